@@ -1,0 +1,43 @@
+"""The legend of dimension letters, and the structs that travel between layers.
+
+    B rows          N = 2, the pair axis     T tokens of a row      S key tokens
+    V vocabulary    D model width            F MLP width            H query heads
+    K kv heads      E head size              L layers               R LoRA rank
+    A microbatches  C candidates per prompt
+
+The same letters stand in every einsum and every public signature.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+from jaxtyping import Bool, Int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """Rows of packed examples; numpy on the host, jax arrays on devices.
+
+    Leading axes are free: `[B, T]` rows, `[A, B, T]` microbatches, `[B, 2, T]` preference pairs.
+    One row with two examples of three and two tokens, the last two of each trained, one pad:
+
+        ids        5 6 7 8 9 0
+        positions  0 1 2 0 1 0
+        segments   1 1 1 2 2 0
+        mask       0 1 1 0 1 0
+
+    Attributes:
+        ids: token ids.
+        positions: index of the token within its own example, from 0.
+        segments: 0 is padding; 1, 2, ... number the examples of a row. A token attends only within
+            its segment.
+        mask: True where the token is trained, that is, predicted from its left neighbour. The first
+            token of a segment is never trained: nothing stands left of it.
+    """
+
+    ids: Int[Any, "*B T"]
+    positions: Int[Any, "*B T"]
+    segments: Int[Any, "*B T"]
+    mask: Bool[Any, "*B T"]

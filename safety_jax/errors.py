@@ -1,0 +1,28 @@
+"""The exceptions a user can cause.
+
+Each message is one line with three parts: what was given, what was expected, what to change.
+`main.py` prints it and exits with code 2; any other exception is a bug and keeps its traceback.
+"""
+
+
+class UserError(Exception):
+    """Something the user gave cannot be used."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.split()))
+
+
+class ConfigError(UserError):
+    """A config value, or a combination of them, is not usable."""
+
+
+class DataError(UserError):
+    """A data source, or one row of it, is not usable; the message names file and row."""
+
+
+class CheckpointError(UserError):
+    """A model folder, an adapter folder or a saved state is not usable."""
+
+
+class DivergenceError(UserError):
+    """Training produced a loss that is not finite; the message names step and row ids."""

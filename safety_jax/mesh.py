@@ -1,0 +1,113 @@
+"""Build the device mesh; THE table from logical axes to mesh axes.
+
+Every parameter and every activation constraint names logical axes only. To change a sharding
+strategy, change this table. An axis that is not in it raises; there is no catch-all.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from safety_jax.errors import ConfigError
+
+AXES = ("data", "fsdp", "tensor")
+
+RULES: dict[str, tuple[str, ...]] = {
+    # activations
+    "rows": ("data", "fsdp"),
+    "tokens": (),
+    "width": (),
+    # parameters: `embed` is the width as stored, sharded by fsdp and gathered layer by layer
+    "layers": (),
+    "vocab": ("tensor",),
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "mlp": ("tensor",),
+    "head_size": (),
+    "norm": (),
+    "rank": (),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """What is known of a weight before it exists: its shape and the logical axis of each side."""
+
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+
+
+def build(data: int, fsdp: int, tensor: int, devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh `data x fsdp x tensor`; exactly one of the sizes may be -1, "what is left".
+
+    Axis types are Auto: `jax.make_mesh` would give Explicit ones, which turn an ordinary
+    fsdp x tensor matmul into a sharding type error.
+
+    Raises:
+        ConfigError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    given = " x ".join(f"{name} {size}" for name, size in sizes.items())
+    open_axes = [name for name, size in sizes.items() if size == -1]
+    known = int(np.prod([size for size in sizes.values() if size != -1]))
+    if len(open_axes) > 1 or known < 1 or any(size < 1 and size != -1 for size in sizes.values()):
+        raise ConfigError(f"mesh {given}: sizes must be positive, at most one may be -1")
+    if open_axes and len(devices) % known == 0:
+        sizes[open_axes[0]] = len(devices) // known
+    if int(np.prod(list(sizes.values()))) != len(devices):
+        raise ConfigError(
+            f"mesh {given} does not fill {len(devices)} device(s); change mesh.data, mesh.fsdp or "
+            "mesh.tensor so that their product is the number of devices"
+        )
+    return jax.make_mesh(
+        tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
+    )
+
+
+def spec(logical: tuple[str | None, ...]) -> PartitionSpec:
+    """The partition spec of an array with these logical axes (None: replicated).
+
+    Raises:
+        KeyError: an axis is not in the table.
+        ValueError: two axes of one array map to the same mesh axis.
+    """
+    entries = [() if axis is None else RULES[axis] for axis in logical]
+    used = [axis for entry in entries for axis in entry]
+    if len(used) != len(set(used)):
+        raise ValueError(f"logical axes {logical} use a mesh axis twice: {entries}")
+    return PartitionSpec(*[entry or None for entry in entries])
+
+
+def sharding(mesh: Mesh, logical: tuple[str | None, ...]) -> NamedSharding:
+    return NamedSharding(mesh, spec(logical))
+
+
+def constrain(x: jax.Array, mesh: Mesh, logical: tuple[str | None, ...]) -> jax.Array:
+    """Pins an activation inside a compiled function."""
+    return jax.lax.with_sharding_constraint(x, sharding(mesh, logical))
+
+
+def check_divides(
+    mesh: Mesh, name: str, shape: tuple[int, ...], logical: tuple[str | None, ...]
+) -> None:
+    """Raises a ConfigError when an array of this shape does not divide over the mesh."""
+    for size, axis in zip(shape, logical, strict=True):
+        mesh_axes = () if axis is None else RULES[axis]
+        parts = int(np.prod([mesh.shape[mesh_axis] for mesh_axis in mesh_axes]))
+        if size % parts:
+            raise ConfigError(
+                f"mesh does not divide the model: {name} has {axis} = {size}, which mesh "
+                f"{' x '.join(mesh_axes)} = {parts} does not divide; change mesh.{mesh_axes[0]}"
+            )
+
+
+def gather(x: jax.Array, mesh: Mesh, logical: tuple[str | None, ...]) -> jax.Array:
+    """A stored parameter as the matmul wants it: `embed` whole on every device, `tensor` split.
+
+    Stating it keeps the compiler from answering fsdp with partial sums of activations.
+    """
+    return constrain(x, mesh, tuple(None if axis == "embed" else axis for axis in logical))
