@@ -1,0 +1,1 @@
+"""Model ports, adapters and the folders they are read from and written to."""

@@ -1,0 +1,194 @@
+"""Causal attention over packed rows, behind one signature with three backends.
+
+    attention(q [B T H E], k [B T K E], v [B T K E], segments [B T]) -> [B T H E]
+
+A token attends to itself and to earlier tokens of its own segment, at most `window` of them in
+all where a window is set. Segment 0 (padding) is a segment like the others, so that no softmax is
+empty. `xla` runs anywhere; `cudnn` on NVIDIA GPUs; `splash` on TPUs. A backend on a platform where
+it cannot run, or where it fails to keep segments apart, is refused: `build` checks before use.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from safety_jax import mesh as meshes
+from safety_jax.errors import ConfigError
+
+Attention = Callable[[Any, Any, Any, Any], Any]
+
+# Queries are taken in blocks: a block meets only the keys before its end, and only one block's
+# scores exist at a time, forward and backward.
+QUERY_BLOCK = 256
+
+
+def allowed(
+    rows: Int[Array, " T"],
+    columns: Int[Array, " S"],
+    row_segments: Int[Array, "B T"],
+    column_segments: Int[Array, "B S"],
+    window: int | None,
+) -> Bool[Array, "B T S"]:
+    """Which key each query may see; rows and columns are indices in the packed row."""
+    distance = rows[:, None] - columns[None, :]
+    near = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+    same = row_segments[:, :, None] == column_segments[:, None, :]
+    return near[None] & same
+
+
+def xla(
+    q: Float[Array, "B T H E"],
+    k: Float[Array, "B T K E"],
+    v: Float[Array, "B T K E"],
+    segments: Int[Array, "B T"],
+    window: int | None,
+) -> Float[Array, "B T H E"]:
+    """Masked softmax attention in blocks of queries; scores and softmax in float32."""
+    B, T, H, E = q.shape
+    K = k.shape[2]
+    grouped = q.reshape(B, T, K, H // K, E)
+
+    @jax.checkpoint
+    def block(q, k, v, mask):
+        scores = jnp.einsum("btkge,bske->bkgts", q, k, preferred_element_type=jnp.float32)
+        scores = jnp.where(mask[:, None, None], scores * E**-0.5, jnp.finfo(jnp.float32).min)
+        weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+        return jnp.einsum("bkgts,bske->btkge", weights, v)
+
+    index = jnp.arange(T)
+    outputs = []
+    for start in range(0, T, QUERY_BLOCK):
+        rows, seen = slice(start, min(start + QUERY_BLOCK, T)), slice(0, start + QUERY_BLOCK)
+        mask = allowed(index[rows], index[seen], segments[:, rows], segments[:, seen], window)
+        outputs.append(block(grouped[:, rows], k[:, seen], v[:, seen], mask))
+    return jnp.concatenate(outputs, axis=1).reshape(B, T, H, E)
+
+
+def cudnn(q, k, v, segments, window: int | None):
+    """cuDNN's fused kernel; segments go in as a mask, which it turns into a bias.
+
+    Its variable-length arguments describe one example a row, so they cannot carry packed segments.
+    """
+    index = jnp.arange(q.shape[1])
+    mask = allowed(index, index, segments, segments, window)[:, None]
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
+
+
+def splash(q, k, v, segments, window: int | None, mesh: Mesh, interpret: bool):
+    """The TPU block-sparse kernel, each device on its own rows and heads."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    T, E = q.shape[1], q.shape[3]
+    heads = q.shape[2] // mesh.shape["tensor"]
+    # The kernel's blocks are 128 lanes wide: shorter heads and ragged rows are padded with zeros.
+    padding = ((0, 0), (0, -T % 128), (0, 0), (0, -E % 128))
+    q, k, v = (jnp.pad(x, padding) for x in (q * E**-0.5, k, v))
+    segments = jnp.pad(segments, ((0, 0), (0, -T % 128)))
+    length = q.shape[1]
+    shape = (length, length)
+    mask = (
+        masks.CausalMask(shape)
+        if window is None
+        else masks.LocalMask(shape, window_size=(window - 1, 0), offset=0)
+    )
+    block = next(size for size in (512, 384, 256, 128) if length % size == 0)
+    sizes = kernels.BlockSizes(
+        block_q=block, block_kv=block, block_kv_compute=block,
+        block_q_dkv=block, block_kv_dkv=block, block_kv_dkv_compute=block,
+        block_q_dq=block, block_kv_dq=block,
+    )  # fmt: skip
+    kernel = kernels.make_splash_mha(
+        masks.MultiHeadMask([mask] * heads),
+        head_shards=1,
+        q_seq_shards=1,
+        block_sizes=sizes,
+        interpret=interpret,
+    )
+
+    def local(q, k, v, segments):
+        per_row = jax.vmap(lambda q, k, v, row: kernel(q, k, v, kernels.SegmentIds(row, row)))
+        swap = functools.partial(jnp.swapaxes, axis1=1, axis2=2)
+        return swap(per_row(swap(q), swap(k), swap(v), segments))
+
+    heads_spec = meshes.spec(("rows", "tokens", "heads", "head_size"))
+    rows_spec = meshes.spec(("rows", "tokens"))
+    mapped = jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(heads_spec, heads_spec, heads_spec, rows_spec),
+        out_specs=heads_spec,
+        check_vma=False,
+    )
+    return mapped(q, k, v, segments)[:, :T, :, :E]
+
+
+PLATFORMS = {"xla": None, "cudnn": "gpu", "splash": "tpu"}
+DEFAULTS = {"cpu": "xla", "gpu": "cudnn", "tpu": "splash"}
+
+
+def build(
+    name: str, mesh: Mesh, window: int | None, compute_dtype: DTypeLike, verify: bool = True
+) -> Attention:
+    """The backend of this name, bound to a mesh; "auto" takes the platform's own.
+
+    Args:
+        verify: compare with `xla` on a small packed row first. Off only for ahead-of-time
+            compilation, where the devices do not exist.
+
+    Raises:
+        ConfigError: the name is unknown, the platform is not the backend's, or the backend's
+            answer on packed rows differs from the reference.
+    """
+    platform = mesh.devices.flat[0].platform
+    if name == "auto":
+        name = DEFAULTS[platform]
+        if name == "cudnn" and jnp.dtype(compute_dtype) == jnp.float32:
+            name = "xla"  # cuDNN's fused kernel takes 16-bit floats only
+    if name not in PLATFORMS:
+        raise ConfigError(f"model.attention {name!r}: expected auto, {', '.join(PLATFORMS)}")
+    if PLATFORMS[name] not in (None, platform):
+        raise ConfigError(
+            f"model.attention {name!r} runs on {PLATFORMS[name]} only, this is {platform}; "
+            "use model.attention=auto"
+        )
+    function: Attention = {
+        "xla": functools.partial(xla, window=window),
+        "cudnn": functools.partial(cudnn, window=window),
+        "splash": functools.partial(splash, window=window, mesh=mesh, interpret=False),
+    }[name]
+    if verify and name != "xla":
+        check_segments(function, functools.partial(xla, window=window), mesh, name, compute_dtype)
+    return function
+
+
+def check_segments(
+    candidate: Attention, reference: Attention, mesh: Mesh, name: str, dtype: DTypeLike
+) -> None:
+    """Refuses a backend whose packed rows differ from the reference's.
+
+    Raises:
+        ConfigError: with the largest difference.
+    """
+    rows = int(np.prod([mesh.shape[axis] for axis in meshes.RULES["rows"]]))
+    heads = mesh.shape["tensor"]
+    keys = jax.random.split(jax.random.key(0), 3)
+    q, k, v = (jax.random.normal(key, (rows, 256, heads, 64)).astype(dtype) for key in keys)
+    segments = jnp.repeat(
+        jnp.array([1, 2, 3, 0]), np.array([60, 100, 70, 26]), total_repeat_length=256
+    )
+    segments = jnp.tile(segments, (rows, 1))
+    given, expected = (jax.jit(f)(q, k, v, segments) for f in (candidate, reference))
+    difference = float(jnp.abs(given.astype(jnp.float32) - expected.astype(jnp.float32)).max())
+    if not difference < 0.05:
+        raise ConfigError(
+            f"model.attention {name!r} does not keep packed examples apart on this device (largest "
+            f"difference to xla {difference:.3g}); use model.attention=xla"
+        )

@@ -1,0 +1,322 @@
+"""The LLaMA family in Flax NNX: LLaMA 1 to 3.2, and the same-shaped Mistral, Qwen2/2.5 and Qwen3.
+
+Families differ by config values only. Layers are stacked on axis 0 and run by one `lax.scan`;
+kernels keep Hugging Face's `[out, in]` orientation, so that weights stream in and out unchanged.
+
+A model is its `Config` and a nested dict of arrays; the NNX modules below declare each parameter
+once (shape, initializer, logical axes) and hold the forward pass. Adapters enter in `Projection`
+alone, as a second tree beside the weights.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from safety_jax import mesh as meshes
+from safety_jax import trees
+from safety_jax.models import lora
+from safety_jax.models.attention import Attention
+
+
+@dataclasses.dataclass(frozen=True)
+class Rope:
+    """Rotary position embedding; the last four fields are read by the kinds that scale."""
+
+    theta: float
+    kind: str  # "default", "linear" or "llama3"
+    factor: float
+    low_frequency_factor: float
+    high_frequency_factor: float
+    original_max_positions: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes and switches of one checkpoint; `models/hf.py` reads it from `config.json`."""
+
+    vocabulary_size: int
+    width: int
+    mlp_width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    norm_epsilon: float
+    rope: Rope
+    tied_embeddings: bool
+    query_key_value_bias: bool
+    output_bias: bool
+    mlp_bias: bool
+    query_key_norm: bool
+    window: int | None
+    max_positions: int
+    initializer_range: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How the forward pass runs, never what it computes."""
+
+    mesh: Mesh
+    compute_dtype: DTypeLike
+    attention: Attention
+    remat: str
+
+
+REMAT: dict[str, Callable[..., Any] | None] = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+# ---------------------------------------------------------------------------- parameters
+
+
+@functools.cache
+def _abstract(config: Config) -> nnx.Module:
+    with nnx.use_eager_sharding(False):
+        return nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0)))
+
+
+def parameters(config: Config) -> dict[str, meshes.Parameter]:
+    """Every weight by its dotted name, in the order of declaration."""
+    state = nnx.state(_abstract(config), nnx.Param)
+    return {
+        ".".join(str(key) for key in path): meshes.Parameter(leaf.shape, leaf.out_sharding)
+        for path, leaf in nnx.to_flat_state(state)
+    }
+
+
+def shardings(config: Config, mesh: Mesh) -> trees.Tree:
+    """The sharding of every weight.
+
+    Raises:
+        ConfigError: the mesh does not divide an axis.
+    """
+    declared = parameters(config)
+    # A head is never split: it is the number of heads that the tensor axis must divide.
+    meshes.check_divides(mesh, "attention", (config.heads,), ("heads",))
+    meshes.check_divides(mesh, "attention", (config.kv_heads,), ("kv_heads",))
+    for name, parameter in declared.items():
+        meshes.check_divides(mesh, name, parameter.shape, parameter.axes)
+    return trees.unflatten(
+        {name: meshes.sharding(mesh, parameter.axes) for name, parameter in declared.items()}
+    )
+
+
+def initialize(config: Config, key: jax.Array, mesh: Mesh, dtype: DTypeLike) -> trees.Tree:
+    """Random weights, made where they live: normal(0, initializer_range), norms 1, biases 0."""
+
+    def make(key: jax.Array) -> trees.Tree:
+        with nnx.use_eager_sharding(False):
+            model = Llama(config, rngs=nnx.Rngs(params=key))
+        weights = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+        return jax.tree.map(lambda weight: weight.astype(dtype), weights)
+
+    return jax.jit(make, out_shardings=shardings(config, mesh))(key)
+
+
+def _bind(config: Config, weights: trees.Tree) -> "Llama":
+    definition, state = nnx.split(_abstract(config))
+    nnx.replace_by_pure_dict(state, weights)
+    return nnx.merge(definition, state)
+
+
+# ---------------------------------------------------------------------------- modules
+
+
+class Projection(nnx.Module):
+    """y = x Wᵀ (+ bias), plus the adapter's x Aᵀ Bᵀ where adapter leaves are given."""
+
+    def __init__(
+        self,
+        size_in: int,
+        size_out: int,
+        axes: tuple[str, str],
+        bias: bool,
+        spread: float,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        self.axes = axes
+        self.kernel = nnx.Param(
+            spread * jax.random.normal(rngs.params(), (size_out, size_in)), out_sharding=axes
+        )
+        self.bias = (
+            nnx.Param(jnp.zeros((size_out,)), out_sharding=axes[:1]) if bias else nnx.data(None)
+        )
+
+    def __call__(self, x: Float[Array, "B T I"], run: Execution, adapter: lora.Leaves | None):
+        kernel = meshes.gather(self.kernel[...].astype(x.dtype), run.mesh, self.axes)
+        y = jnp.einsum("bti,oi->bto", x, kernel)
+        if self.bias is not None:
+            y = y + jnp.broadcast_to(self.bias[...].astype(x.dtype), y.shape)
+        if adapter is not None:
+            y = y + lora.delta(x, adapter)
+        return y
+
+
+def scale_parameter(size: int, axis: str) -> nnx.Param:
+    return nnx.Param(jnp.ones((size,)), out_sharding=(axis,))
+
+
+def norm(x: Float[Array, "*B D"], scale: nnx.Param, epsilon: float) -> Float[Array, "*B D"]:
+    """Root mean square norm, computed in float32 (Zhang and Sennrich 2019, arXiv 1910.07467)."""
+    wide = x.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + epsilon)
+    scale = jnp.broadcast_to(scale[...].astype(jnp.float32), x.shape)
+    return (wide * inverse * scale).astype(x.dtype)
+
+
+class Layer(nnx.Module):
+    """One decoder layer: norm, attention, norm, gated MLP, each with its residual."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.config = config
+        D, F, E = config.width, config.mlp_width, config.head_size
+        query, key_value = config.heads * E, config.kv_heads * E
+        project = functools.partial(Projection, spread=config.initializer_range, rngs=rngs)
+        self.attention_norm = scale_parameter(D, "norm")
+        qkv_bias = config.query_key_value_bias
+        self.query = project(D, query, ("heads", "embed"), qkv_bias)
+        self.key = project(D, key_value, ("kv_heads", "embed"), qkv_bias)
+        self.value = project(D, key_value, ("kv_heads", "embed"), qkv_bias)
+        self.output = project(query, D, ("embed", "heads"), config.output_bias)
+        if config.query_key_norm:
+            self.query_norm = scale_parameter(E, "head_size")
+            self.key_norm = scale_parameter(E, "head_size")
+        self.mlp_norm = scale_parameter(D, "norm")
+        self.gate = project(D, F, ("mlp", "embed"), config.mlp_bias)
+        self.up = project(D, F, ("mlp", "embed"), config.mlp_bias)
+        self.down = project(F, D, ("embed", "mlp"), config.mlp_bias)
+
+    def __call__(self, x, angles, segments, run: Execution, adapters: dict[str, lora.Leaves]):
+        B, T, _ = x.shape
+        config, given = self.config, adapters.get
+        epsilon = config.norm_epsilon
+
+        normed = norm(x, self.attention_norm, epsilon)
+        q = self.query(normed, run, given("query")).reshape(B, T, config.heads, -1)
+        k = self.key(normed, run, given("key")).reshape(B, T, config.kv_heads, -1)
+        v = self.value(normed, run, given("value")).reshape(B, T, config.kv_heads, -1)
+        if config.query_key_norm:
+            q, k = norm(q, self.query_norm, epsilon), norm(k, self.key_norm, epsilon)
+        attended = run.attention(rotate(q, angles), rotate(k, angles), v, segments)
+        x = x + self.output(attended.reshape(B, T, -1), run, given("output"))
+
+        normed = norm(x, self.mlp_norm, epsilon)
+        gate = jax.nn.silu(self.gate(normed, run, given("gate")))
+        x = x + self.down(gate * self.up(normed, run, given("up")), run, given("down"))
+        return meshes.constrain(x, run.mesh, ("rows", "tokens", "width"))
+
+
+class Llama(nnx.Module):
+    """Embedding, stacked layers, final norm, and a head unless embeddings are tied."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        table = (config.vocabulary_size, config.width)
+        spread = config.initializer_range
+        self.embedding = nnx.Param(
+            spread * jax.random.normal(rngs.params(), table), out_sharding=("vocab", "embed")
+        )
+        stack = nnx.vmap(
+            lambda rngs: Layer(config, rngs=rngs),
+            transform_metadata={nnx.PARTITION_NAME: "layers"},
+        )
+        self.layers = nnx.split_rngs(splits=config.layers)(stack)(rngs)
+        self.epsilon = config.norm_epsilon
+        self.final_norm = scale_parameter(config.width, "norm")
+        if not config.tied_embeddings:
+            self.head = nnx.Param(
+                spread * jax.random.normal(rngs.params(), table), out_sharding=("vocab", "embed")
+            )
+
+    def __call__(self, ids, angles, segments, run: Execution, adapters: lora.Adapters | None):
+        table = meshes.gather(self.embedding[...], run.mesh, ("vocab", "embed"))
+        x = jnp.take(table, ids, axis=0).astype(run.compute_dtype)
+        x = meshes.constrain(x, run.mesh, ("rows", "tokens", "width"))
+
+        def body(x, layer_and_leaves):
+            layer, leaves = layer_and_leaves
+            return layer(x, angles, segments, run, leaves), None
+
+        if REMAT[run.remat] is not None:
+            body = jax.checkpoint(body, policy=REMAT[run.remat], prevent_cse=False)
+        leaves = {} if adapters is None else lora.by_layer(adapters)
+        x, _ = jax.lax.scan(body, x, (self.layers, leaves))
+        return norm(x, self.final_norm, self.epsilon)
+
+
+# ---------------------------------------------------------------------------- rotary positions
+
+
+def frequencies(rope: Rope, head_size: int) -> Float[Array, " half"]:
+    """Angular frequency of each pair of dimensions, in radians per token (arXiv 2104.09864).
+
+    `linear` divides every frequency by the factor. `llama3` (Llama 3.1) divides those whose
+    wavelength exceeds the original context, keeps the short ones, and blends in between.
+    """
+    inverse = rope.theta ** -(jnp.arange(0, head_size, 2, dtype=jnp.float32) / head_size)
+    if rope.kind == "default":
+        return inverse
+    if rope.kind == "linear":
+        return inverse / rope.factor
+    turns = rope.original_max_positions * inverse / (2 * jnp.pi)
+    low, high = rope.low_frequency_factor, rope.high_frequency_factor
+    keep = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+    return keep * inverse + (1 - keep) * inverse / rope.factor
+
+
+def rotate(
+    x: Float[Array, "B T H E"], angles: tuple[Float[Array, "B T half"], Float[Array, "B T half"]]
+) -> Float[Array, "B T H E"]:
+    """Turns each pair (x[i], x[i + E/2]) by its angle; float32 inside."""
+    cosine, sine = (angle[:, :, None, :] for angle in angles)
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = (first * cosine - second * sine, second * cosine + first * sine)
+    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+# ---------------------------------------------------------------------------- forward
+
+
+def forward(
+    config: Config,
+    weights: trees.Tree,
+    ids: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    segments: Int[Array, "B T"],
+    run: Execution,
+    adapters: lora.Adapters | None = None,
+) -> Float[Array, "B T D"]:
+    """The last hidden state, normed, in `run.compute_dtype`.
+
+    Without `adapters` this is the base model, bit for bit: the DPO reference is the same call.
+    """
+    per_token = frequencies(config.rope, config.head_size)
+    turned = jnp.einsum("bt,f->btf", positions.astype(jnp.float32), per_token, precision="highest")
+    angles = (jnp.cos(turned), jnp.sin(turned))
+    return _bind(config, weights)(ids, angles, segments, run, adapters)
+
+
+def head(config: Config, weights: trees.Tree, mesh: Mesh) -> Float[Array, "V D"]:
+    """The output matrix: the head, or the embedding where the two are tied."""
+    table = weights["embedding"] if config.tied_embeddings else weights["head"]
+    return meshes.gather(table, mesh, ("vocab", "embed"))
+
+
+def logits(
+    config: Config, weights: trees.Tree, hidden: Float[Array, "B T D"], mesh: Mesh
+) -> Float[Array, "B T V"]:
+    """Float32 logits of every token. Training never calls this: see `objectives.token_logprobs`."""
+    table = head(config, weights, mesh).astype(hidden.dtype)
+    return jnp.einsum("btd,vd->btv", hidden, table, preferred_element_type=jnp.float32)

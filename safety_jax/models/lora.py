@@ -1,0 +1,175 @@
+"""LoRA as a second tree (Hu et al. 2021, arXiv 2106.09685): y = x Wᵀ + scale · drop(x) Aᵀ Bᵀ.
+
+Adapters are plain arrays beside the weights, one pair `a` [L, R, in], `b` [L, out, R] for each
+adapted projection, in PEFT's orientation. Nothing here knows a model: sizes come from its
+parameter table, and the model's projection calls `delta` where leaves are given.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from safety_jax import mesh as meshes
+from safety_jax import trees
+from safety_jax.errors import ConfigError
+
+# Hugging Face's name of each projection that can be adapted, and ours.
+TARGETS = {
+    "q_proj": "query",
+    "k_proj": "key",
+    "v_proj": "value",
+    "o_proj": "output",
+    "gate_proj": "gate",
+    "up_proj": "up",
+    "down_proj": "down",
+}
+ALL_LINEAR = "all-linear"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Adapters:
+    """The adapter tree and the two numbers that apply it.
+
+    Attributes:
+        weights: `{"query": {"a": [L, R, in], "b": [L, out, R]}, ...}`, float32.
+        scale: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA (arXiv 2312.03732).
+        dropout: probability of dropping an input feature of the adapter, in training only.
+        key: randomness of the dropout; None outside training.
+    """
+
+    weights: trees.Tree
+    scale: float = dataclasses.field(metadata={"static": True})
+    dropout: float = dataclasses.field(metadata={"static": True})
+    key: jax.Array | None = None
+
+
+class Leaves(NamedTuple):
+    """One projection's adapter in one layer."""
+
+    a: Float[Array, "R I"]
+    b: Float[Array, "O R"]
+    scale: Any
+    keep: Any  # probability of keeping a feature; None without dropout
+    key: Any
+
+
+def targets(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Hugging Face module names, or ("all-linear",), to ours, in the table's order.
+
+    Raises:
+        ConfigError: a name is not an adaptable projection.
+    """
+    if names == (ALL_LINEAR,):
+        return tuple(TARGETS.values())
+    unknown = [name for name in names if name not in TARGETS]
+    if unknown or not names:
+        raise ConfigError(
+            f"lora.targets {names}: expected {ALL_LINEAR!r} or any of {', '.join(TARGETS)}; "
+            "embeddings and the output head cannot be adapted"
+        )
+    return tuple(ours for hf, ours in TARGETS.items() if hf in names)
+
+
+def scaling(rank: int, alpha: float, rslora: bool) -> float:
+    return alpha / rank**0.5 if rslora else alpha / rank
+
+
+def shapes(
+    parameters: Mapping[str, meshes.Parameter], adapted: tuple[str, ...], rank: int
+) -> dict[str, tuple[tuple[int, ...], tuple[str, ...]]]:
+    """Shape and logical axes of every adapter leaf, by dotted name."""
+    leaves = {}
+    for target in adapted:
+        kernel = parameters[f"layers.{target}.kernel"]
+        layers, size_out, size_in = kernel.shape
+        stacked, axis_out, axis_in = kernel.axes
+        leaves[f"{target}.a"] = ((layers, rank, size_in), (stacked, "rank", axis_in))
+        leaves[f"{target}.b"] = ((layers, size_out, rank), (stacked, axis_out, "rank"))
+    return leaves
+
+
+def shardings(
+    parameters: Mapping[str, meshes.Parameter], adapted: tuple[str, ...], rank: int, mesh: Mesh
+) -> trees.Tree:
+    declared = shapes(parameters, adapted, rank)
+    return trees.unflatten(
+        {name: meshes.sharding(mesh, axes) for name, (_, axes) in declared.items()}
+    )
+
+
+def initialize(
+    parameters: Mapping[str, meshes.Parameter],
+    adapted: tuple[str, ...],
+    rank: int,
+    initialization: str,
+    key: jax.Array,
+    mesh: Mesh,
+) -> trees.Tree:
+    """Fresh adapter weights, float32; either way the adapted model starts equal to the base.
+
+    `peft`: A uniform in ±1/sqrt(in) (kaiming with a = sqrt(5), PEFT's default), B zero.
+    `zero_a`: A zero, B uniform in ±1/sqrt(rank). With B zero the first updates reach the output
+    through B alone and depend on the device order more than they should (marin issue 4755).
+
+    Raises:
+        ConfigError: `initialization` is neither.
+    """
+    if initialization not in ("peft", "zero_a"):
+        raise ConfigError(f"lora.initialization {initialization!r}: expected 'peft' or 'zero_a'")
+    random_leaf = "a" if initialization == "peft" else "b"
+    declared = shapes(parameters, adapted, rank)
+
+    def make(key: jax.Array) -> trees.Tree:
+        leaves = {}
+        for number, (name, (shape, _)) in enumerate(declared.items()):
+            if name.endswith(f".{random_leaf}"):
+                bound = shape[-1] ** -0.5
+                leaf_key = jax.random.fold_in(key, number)
+                leaves[name] = jax.random.uniform(leaf_key, shape, minval=-bound, maxval=bound)
+            else:
+                leaves[name] = jnp.zeros(shape)
+        return trees.unflatten(leaves)
+
+    return jax.jit(make, out_shardings=shardings(parameters, adapted, rank, mesh))(key)
+
+
+def by_layer(adapters: Adapters) -> dict[str, Leaves]:
+    """Leaves with a leading layer axis, for `lax.scan` over the layers."""
+    leaves = {}
+    for number, (target, pair) in enumerate(sorted(adapters.weights.items())):
+        layers = pair["a"].shape[0]
+        keys = keep = None
+        if adapters.key is not None and adapters.dropout > 0:
+            keys = jax.random.split(jax.random.fold_in(adapters.key, number), layers)
+            keep = jnp.full((layers,), 1 - adapters.dropout)
+        scale = jnp.full((layers,), adapters.scale)
+        leaves[target] = Leaves(pair["a"], pair["b"], scale, keep, keys)
+    return leaves
+
+
+def delta(x: Float[Array, "B T I"], leaves: Leaves) -> Float[Array, "B T O"]:
+    """What the adapter adds to a projection of `x`: scale · drop(x) Aᵀ Bᵀ, in x's dtype."""
+    if leaves.keep is not None:
+        kept = jax.random.bernoulli(leaves.key, leaves.keep, x.shape)
+        x = jnp.where(kept, x / leaves.keep.astype(x.dtype), 0)
+    narrow = jnp.einsum("bti,ri->btr", x, leaves.a.astype(x.dtype))
+    narrow = narrow * leaves.scale.astype(x.dtype)
+    # B enters transposed so that its gradient is [R, out], the shape matmul libraries like better.
+    return jnp.einsum("btr,ro->bto", narrow, leaves.b.astype(x.dtype).T)
+
+
+def merge(weights: trees.Tree, adapters: Adapters) -> trees.Tree:
+    """Weights with the adapters added, W + scale · B A, computed in float32, in W's dtype."""
+    flat = trees.flatten(weights)
+    for target, pair in adapters.weights.items():
+        name = f"layers.{target}.kernel"
+        update = jnp.einsum("lor,lri->loi", pair["b"], pair["a"], precision="highest")
+        merged = flat[name].astype(jnp.float32) + adapters.scale * update.astype(jnp.float32)
+        flat[name] = merged.astype(flat[name].dtype)
+    return trees.unflatten(flat)

@@ -1,0 +1,53 @@
+"""Eight CPU devices, strict rank promotion, and the small models that tests share."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # it only compiles here; no device to fight over
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import jax
+import jax.numpy as jnp
+import pytest
+from samples import execute_on
+
+from safety_jax import mesh as meshes
+from safety_jax.models import llama
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def one_device():
+    return meshes.build(1, 1, 1, devices=jax.devices()[:1])
+
+
+@pytest.fixture(scope="session")
+def eight_devices():
+    return meshes.build(2, 2, 2)
+
+
+@pytest.fixture(scope="session")
+def config() -> llama.Config:
+    """Two layers, grouped heads, an untied head; spread wide enough that errors show."""
+    rope = llama.Rope(1e4, "default", 1.0, 1.0, 4.0, 8192)
+    return llama.Config(
+        vocabulary_size=96, width=32, mlp_width=64, layers=2, heads=4, kv_heads=2, head_size=8,
+        norm_epsilon=1e-5, rope=rope, tied_embeddings=False, query_key_value_bias=False,
+        output_bias=False, mlp_bias=False, query_key_norm=False, window=None, max_positions=128,
+        initializer_range=0.3,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def execution(one_device) -> llama.Execution:
+    return execute_on(one_device)
+
+
+@pytest.fixture(scope="session")
+def weights(config, one_device):
+    return llama.initialize(config, jax.random.key(0), one_device, jnp.float32)

@@ -1,0 +1,68 @@
+"""Small models and rows that several test files build."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from safety_jax.batch import Tokens
+from safety_jax.models import attention, llama, lora
+
+
+def execute_on(mesh, remat: str = "none", window: int | None = None) -> llama.Execution:
+    backend = attention.build("xla", mesh, window, jnp.float32)
+    return llama.Execution(mesh, jnp.dtype(jnp.float32), backend, remat)
+
+
+def random_adapters(config: llama.Config, mesh, dropout: float = 0.0) -> lora.Adapters:
+    """Adapters on every projection with neither factor zero."""
+    shapes = lora.shapes(llama.parameters(config), lora.targets(("all-linear",)), 4)
+    flat = {
+        name: 0.2 * jax.random.normal(jax.random.fold_in(jax.random.key(7), i), shape)
+        for i, (name, (shape, _)) in enumerate(shapes.items())
+    }
+    where = lora.shardings(llama.parameters(config), lora.targets(("all-linear",)), 4, mesh)
+    tree = {}
+    for name, leaf in flat.items():
+        target, factor = name.split(".")
+        tree.setdefault(target, {})[factor] = jax.device_put(leaf, where[target][factor])
+    return lora.Adapters(tree, 2.0, dropout)
+
+
+def packed_rows(lengths: list[list[int]], T: int, vocabulary: int, prompt: int = 3) -> Tokens:
+    """Rows of random examples; the first `prompt` tokens of each are not trained."""
+    random = np.random.default_rng(0)
+    rows = len(lengths)
+    ids = np.zeros((rows, T), np.int32)
+    positions, segments, mask = ids.copy(), ids.copy(), np.zeros((rows, T), bool)
+    for row, examples in enumerate(lengths):
+        start = 0
+        for segment, length in enumerate(examples, 1):
+            here = slice(start, start + length)
+            ids[row, here] = random.integers(1, vocabulary, length)
+            positions[row, here] = np.arange(length)
+            segments[row, here] = segment
+            mask[row, here] = np.arange(length) >= prompt
+            start += length
+    return Tokens(ids, positions, segments, mask)
+
+
+def unpacked(rows: Tokens, T: int) -> Tokens:
+    """The same examples, one a row."""
+    found = []
+    for row in range(rows.ids.shape[0]):
+        for segment in range(1, rows.segments[row].max() + 1):
+            here = rows.segments[row] == segment
+            length = int(here.sum())
+            parts = [np.zeros(T, np.int32) for _ in range(3)] + [np.zeros(T, bool)]
+            sources = (rows.ids, rows.positions, np.minimum(rows.segments, 1), rows.mask)
+            for part, source in zip(parts, sources, strict=True):
+                part[:length] = source[row][here]
+            found.append(parts)
+    return Tokens(*[np.stack(column) for column in zip(*found, strict=True)])
+
+
+def on_device(tokens: Tokens) -> Tokens:
+    fields = dataclasses.fields(Tokens)
+    return Tokens(*[jnp.asarray(getattr(tokens, field.name)) for field in fields])

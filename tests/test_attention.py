@@ -1,0 +1,104 @@
+"""Every backend equals a written-out softmax on packed rows; what cannot is refused."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from safety_jax.errors import ConfigError
+from safety_jax.models import attention
+
+
+def written_out(q, k, v, segments, window):
+    """Loops over rows, heads and queries in numpy: the definition."""
+    q, k, v, segments = (np.asarray(x, np.float64) for x in (q, k, v, segments))
+    B, T, H, E = q.shape
+    group = H // k.shape[2]
+    out = np.zeros_like(q)
+    for b in range(B):
+        for h in range(H):
+            for t in range(T):
+                first = 0 if window is None else max(0, t - window + 1)
+                seen = [s for s in range(first, t + 1) if segments[b, s] == segments[b, t]]
+                scores = np.array([q[b, t, h] @ k[b, s, h // group] for s in seen]) / np.sqrt(E)
+                weights = np.exp(scores - scores.max())
+                out[b, t, h] = (weights / weights.sum()) @ v[b, seen, h // group]
+    return out
+
+
+def inputs(T, H, K, E, rows=2):
+    keys = jax.random.split(jax.random.key(0), 3)
+    shapes = ((rows, T, H, E), (rows, T, K, E), (rows, T, K, E))
+    q, k, v = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
+    cuts = [T // 3, T // 2, T - T // 8]
+    segments = np.searchsorted(cuts, np.arange(T), side="right") + 1
+    segments[cuts[-1] :] = 0
+    return q, k, v, jnp.tile(jnp.asarray(segments), (rows, 1))
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_xla_equals_the_definition(window, kv_heads, monkeypatch):
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 16)  # several blocks, the last one short
+    q, k, v, segments = inputs(T=40, H=4, K=kv_heads, E=8)
+    given = attention.xla(q, k, v, segments, window)
+    np.testing.assert_allclose(given, written_out(q, k, v, segments, window), atol=2e-6)
+
+
+@pytest.mark.parametrize("window", [None, 37])
+def test_cudnn_masks_as_xla_does(window, monkeypatch):
+    """The kernel needs a GPU; its mask is checked through the same call's portable kernel."""
+    portable = functools.partial(jax.nn.dot_product_attention)
+    monkeypatch.setattr(
+        jax.nn,
+        "dot_product_attention",
+        lambda *a, implementation, **k: portable(*a, implementation="xla", **k),
+    )
+    q, k, v, segments = inputs(T=64, H=4, K=2, E=8)
+    given = attention.cudnn(q, k, v, segments, window)
+    np.testing.assert_allclose(given, attention.xla(q, k, v, segments, window), atol=2e-6)
+
+
+@pytest.mark.parametrize(("T", "E", "window"), [(256, 128, None), (200, 64, None), (256, 64, 50)])
+def test_splash_equals_xla_with_its_gradient(T, E, window, eight_devices):
+    """The TPU kernel itself, interpreted, on the 2 x 2 x 2 mesh."""
+    q, k, v, segments = inputs(T, H=4, K=2, E=E, rows=4)
+    real = (segments > 0)[:, :, None, None]
+
+    def total(function, q, k, v):
+        out = jnp.where(real, function(q, k, v, segments, window), 0)
+        return (out * jnp.cos(jnp.arange(out.size).reshape(out.shape))).sum(), out
+
+    splash = functools.partial(attention.splash, mesh=eight_devices, interpret=True)
+    found = [
+        jax.jit(jax.value_and_grad(functools.partial(total, function), (0, 1, 2), has_aux=True))(
+            q, k, v
+        )
+        for function in (splash, attention.xla)
+    ]
+    (_, given), given_gradients = found[0]
+    (_, expected), expected_gradients = found[1]
+    np.testing.assert_allclose(given, expected, atol=1e-5)
+    for a, b in zip(given_gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_a_backend_is_refused_off_its_platform(one_device):
+    with pytest.raises(ConfigError, match="runs on tpu only, this is cpu"):
+        attention.build("splash", one_device, None, jnp.float32)
+    with pytest.raises(ConfigError, match="expected auto"):
+        attention.build("flash", one_device, None, jnp.float32)
+
+
+def test_a_backend_that_mixes_segments_is_refused(one_device):
+    def blind(q, k, v, segments):
+        return attention.xla(q, k, v, jnp.ones_like(segments), None)
+
+    def faithful(q, k, v, segments):
+        return attention.xla(q, k, v, segments, None)
+
+    attention.check_segments(faithful, faithful, one_device, "same", jnp.float32)
+    with pytest.raises(ConfigError, match="does not keep packed examples apart"):
+        attention.check_segments(blind, faithful, one_device, "blind", jnp.float32)

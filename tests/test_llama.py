@@ -1,0 +1,126 @@
+"""Packing, causality, remat and the mesh: what must not change the answer does not."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from samples import execute_on, on_device, packed_rows, random_adapters, unpacked
+
+from safety_jax import mesh as meshes
+from safety_jax import objectives, trees
+from safety_jax.errors import ConfigError
+from safety_jax.models import llama
+
+ROWS = [[11, 7, 9], [20, 5], [29]]
+
+
+def loss_and_gradient(config, weights, adapters, tokens, run):
+    """Summed SFT loss and its gradient to every weight and every adapter leaf."""
+
+    def loss(weights, leaves):
+        given = dataclasses.replace(adapters, weights=leaves)
+        hidden = llama.forward(
+            config, weights, tokens.ids, tokens.positions, tokens.segments, run, given
+        )
+        targets, mask = objectives.shift(tokens)
+        head = llama.head(config, weights, run.mesh)
+        scores = objectives.token_logprobs(hidden, head, targets, mask, chunk_tokens=8)
+        return objectives.sft(scores).loss
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1)))(weights, adapters.weights)
+
+
+def assert_trees_close(given, expected, tolerance):
+    known = trees.flatten(expected)
+    for name, leaf in trees.flatten(given).items():
+        scale = max(1.0, float(np.abs(known[name]).max()))
+        np.testing.assert_allclose(leaf / scale, known[name] / scale, atol=tolerance, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def reference(config, weights, execution):
+    """One example a row on one device: loss and gradients."""
+    tokens = on_device(unpacked(packed_rows(ROWS, 32, 96), 32))
+    adapters = random_adapters(config, execution.mesh)
+    return loss_and_gradient(config, weights, adapters, tokens, execution)
+
+
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+def test_packed_equals_unpacked_under_every_remat(remat, config, weights, one_device, reference):
+    tokens = on_device(packed_rows(ROWS, 32, 96))
+    run = execute_on(one_device, remat)
+    loss, gradients = loss_and_gradient(
+        config, weights, random_adapters(config, one_device), tokens, run
+    )
+    np.testing.assert_allclose(loss, reference[0], rtol=1e-6)
+    assert_trees_close(gradients[0], reference[1][0], 1e-5)
+    assert_trees_close(gradients[1], reference[1][1], 1e-5)
+
+
+def test_eight_devices_equal_one(config, weights, eight_devices, reference):
+    rows = packed_rows([*ROWS, []], 32, 96)
+    spread = jax.device_put(jax.device_get(weights), llama.shardings(config, eight_devices))
+    adapters = random_adapters(config, eight_devices)
+    tokens = jax.device_put(on_device(rows), meshes.sharding(eight_devices, ("rows", "tokens")))
+    loss, gradients = loss_and_gradient(
+        config, spread, adapters, tokens, execute_on(eight_devices, "full")
+    )
+    np.testing.assert_allclose(loss, reference[0], rtol=1e-6)
+    assert_trees_close(gradients[0], reference[1][0], 1e-5)
+    assert_trees_close(gradients[1], reference[1][1], 1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_causality_by_zero_gradient(window, config, weights, one_device):
+    """A token's output depends on no later token, no other segment, nothing beyond the window."""
+    config = dataclasses.replace(config, window=window, layers=1)
+    weights = {**weights, "layers": jax.tree.map(lambda x: x[:1], weights["layers"])}
+    tokens = on_device(packed_rows([[9, 8]], 20, 96))
+    run = execute_on(one_device, window=window)
+    where = 13  # position 4 of the second segment
+    table = weights["embedding"][tokens.ids[0]]
+
+    def output(inputs):
+        moved = {**weights, "embedding": inputs}
+        ids = jnp.arange(20)[None]
+        hidden = llama.forward(config, moved, ids, tokens.positions, tokens.segments, run)
+        return jnp.sin(hidden[0, where]).sum()
+
+    reach = np.abs(jax.grad(output)(table)).max(axis=1)
+    first = 9 if window is None else where - window + 1
+    assert (reach[first : where + 1] > 0).all()
+    np.testing.assert_array_equal(reach[:first], 0)
+    np.testing.assert_array_equal(reach[where + 1 :], 0)
+
+
+def test_parameters_cover_the_weights(config, weights):
+    declared = llama.parameters(config)
+    assert {name: leaf.shape for name, leaf in trees.flatten(weights).items()} == {
+        name: parameter.shape for name, parameter in declared.items()
+    }
+    assert set(declared) == set(
+        llama.parameters(dataclasses.replace(config, tied_embeddings=True))
+    ) | {"head"}
+
+
+def test_a_mesh_that_does_not_divide_is_refused(config):
+    odd = dataclasses.replace(config, kv_heads=1)
+    with pytest.raises(ConfigError, match="kv_heads = 1, which mesh tensor = 2 does not divide"):
+        llama.shardings(odd, meshes.build(2, 2, 2))
+    with pytest.raises(ConfigError, match="change mesh.data, mesh.fsdp or mesh.tensor"):
+        meshes.build(3, 1, 1)
+
+
+def test_rope_by_hand():
+    """theta 100, head size 4: frequencies 1 and 1/10; linear scaling divides by the factor."""
+    rope = llama.Rope(100.0, "default", 4.0, 1.0, 4.0, 64)
+    np.testing.assert_allclose(llama.frequencies(rope, 4), [1.0, 0.1], rtol=1e-6)
+    linear = dataclasses.replace(rope, kind="linear")
+    np.testing.assert_allclose(llama.frequencies(linear, 4), [0.25, 0.025], rtol=1e-6)
+    # 64 tokens hold 10.2 turns of the first pair (kept) and 1.02 of the second (1.02 - 1) / 3 kept
+    share = (6.4 / (2 * np.pi) - 1) / 3
+    llama3 = dataclasses.replace(rope, kind="llama3")
+    expected = [1.0, 0.1 * share + 0.025 * (1 - share)]
+    np.testing.assert_allclose(llama.frequencies(llama3, 4), expected, rtol=1e-5)

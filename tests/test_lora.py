@@ -1,0 +1,93 @@
+"""Adapters: off is the base bit for bit, merged is the adapter model, dropout is what it says."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from samples import random_adapters
+
+from safety_jax import trees
+from safety_jax.errors import ConfigError
+from safety_jax.models import llama, lora
+
+IDS = jnp.arange(24)[None] % 17
+POSITIONS, SEGMENTS = jnp.arange(24)[None], jnp.ones((1, 24), int)
+
+
+@pytest.fixture(scope="module")
+def forward(config, execution):
+    def run(weights, adapters):
+        return llama.forward(config, weights, IDS, POSITIONS, SEGMENTS, execution, adapters)
+
+    return jax.jit(run)
+
+
+@pytest.mark.parametrize("initialization", ["peft", "zero_a"])
+def test_fresh_adapters_leave_the_base_bit_for_bit(
+    initialization, config, weights, one_device, forward
+):
+    leaves = lora.initialize(
+        llama.parameters(config), lora.targets(("all-linear",)), 4, initialization,
+        jax.random.key(1), one_device,
+    )  # fmt: skip
+    adapted = forward(weights, lora.Adapters(leaves, 2.0, 0.0))
+    np.testing.assert_array_equal(adapted, forward(weights, None))
+
+
+def test_initialization_follows_peft(config, one_device):
+    """kaiming_uniform with a = sqrt(5) is uniform in ±1/sqrt(in): variance 1 / (3 in)."""
+    wide = dataclasses.replace(config, width=256)
+    leaves = lora.initialize(
+        llama.parameters(wide), ("query",), 64, "peft", jax.random.key(1), one_device
+    )
+    a, b = leaves["query"]["a"], leaves["query"]["b"]
+    assert float(jnp.abs(a).max()) <= 256**-0.5
+    np.testing.assert_allclose(a.var(), 1 / (3 * 256), rtol=0.02)
+    np.testing.assert_array_equal(b, 0)
+
+
+def test_merged_equals_adapter_model(config, weights, one_device, forward):
+    adapters = random_adapters(config, one_device)
+    merged = lora.merge(weights, adapters)
+    adapted = forward(weights, adapters)
+    np.testing.assert_allclose(forward(merged, None), adapted, atol=2e-5)
+    assert float(jnp.abs(adapted - forward(weights, None)).max()) > 0.1
+
+
+def test_scaling_and_targets():
+    assert lora.scaling(4, 8.0, rslora=False) == 2.0
+    assert lora.scaling(4, 8.0, rslora=True) == 4.0
+    assert lora.targets(("v_proj", "q_proj")) == ("query", "value")
+    assert len(lora.targets(("all-linear",))) == 7
+    with pytest.raises(ConfigError, match="output head cannot be adapted"):
+        lora.targets(("lm_head",))
+
+
+def test_dropout_keeps_the_mean_and_needs_a_key():
+    """keep = 3/4: an entry is 0 or 4/3, its mean 1; each layer and projection draws its own."""
+    x = jnp.ones((64, 32, 16))
+    identity = {"a": jnp.eye(16)[None], "b": jnp.eye(16)[None]}
+    adapters = lora.Adapters({"query": identity, "value": identity}, 1.0, 0.25)
+    keyed = dataclasses.replace(adapters, key=jax.random.key(0))
+    leaves = {
+        name: jax.tree.map(lambda leaf: leaf[0], layer)
+        for name, layer in lora.by_layer(keyed).items()
+    }
+    query, value = (np.asarray(lora.delta(x, leaves[name])) for name in ("query", "value"))
+    np.testing.assert_allclose(np.unique(query), [0, 4 / 3], rtol=1e-6)
+    np.testing.assert_allclose(query.mean(), 1, atol=0.02)
+    assert (query != value).mean() > 0.2
+    still = jax.tree.map(lambda leaf: leaf[0], lora.by_layer(adapters)["query"])
+    np.testing.assert_array_equal(lora.delta(x, still), x)
+
+
+def test_gradient_reaches_every_leaf(config, weights, one_device, forward):
+    adapters = random_adapters(config, one_device)
+
+    def total(leaves):
+        return jnp.sin(forward(weights, dataclasses.replace(adapters, weights=leaves))).sum()
+
+    for name, leaf in trees.flatten(jax.grad(total)(adapters.weights)).items():
+        assert (np.abs(leaf).max(axis=(1, 2)) > 0).all(), name
