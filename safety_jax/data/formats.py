@@ -1,0 +1,221 @@
+"""Row formats: the columns that tell each, and how its rows are read.
+
+`FORMATS` and `PROMPTS` at the end are the whole of it: one entry a format. Columns that a format
+does not name are ignored, except `system`, which any format may have.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from safety_jax.data.files import Row
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Parsed:
+    """A row of any format; what it lacks is empty."""
+
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...] = ()
+    rejected: tuple[Message, ...] = ()
+    context: str = ""
+
+
+class BadRow(Exception):
+    """What is wrong with a row; the reader adds where it is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A row format: its name, the columns that it needs, and how a row is read.
+
+    Attributes:
+        beside: where not None, the only columns that may stand beside those needed; for formats
+            whose column names are too common to be taken as a sign alone.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    parse: Callable[[Row], Parsed]
+    beside: tuple[str, ...] | None = None
+
+    def fits(self, row: Row) -> bool:
+        extra = set(row) - set(self.columns)
+        return set(self.columns) <= set(row) and (self.beside is None or extra <= set(self.beside))
+
+
+def text_of(row: Mapping[str, Any], column: str) -> str:
+    if column not in row:
+        raise BadRow(f"{column!r} is missing")
+    value = row[column]
+    if not isinstance(value, str):
+        raise BadRow(f"{column!r} is {type(value).__name__}; expected text")
+    if not value.strip():
+        raise BadRow(f"{column!r} is empty")
+    return value
+
+
+def _instruction(row: Row, *, instruction: str, context: str, answer: str | None) -> Parsed:
+    about = row.get(context)
+    return Parsed(
+        prompt=(Message("user", text_of(row, instruction)),),
+        chosen=(Message("assistant", text_of(row, answer)),) if answer else (),
+        context="" if about is None or about == "" else text_of(row, context),
+    )
+
+
+def _completion(row: Row, *, answer: str | None) -> Parsed:
+    prompt = _prompt(row)
+    return Parsed(prompt, (Message("assistant", text_of(row, answer)),) if answer else ())
+
+
+def _dialogue(row: Row, *, column: str) -> Parsed:
+    return _split(_turns(row, column))
+
+
+def _dialogue_prompt(row: Row, *, column: str) -> Parsed:
+    messages = _turns(row, column)
+    return Parsed(messages if messages[-1].role == "user" else messages[:-1])
+
+
+def _preference(row: Row) -> Parsed:
+    chosen, rejected = _turns(row, "chosen"), _turns(row, "rejected")
+    if chosen[0].role != "assistant":
+        return _implicit_preference(row)
+    return Parsed(_prompt(row), chosen, rejected)
+
+
+def _implicit_preference(row: Row) -> Parsed:
+    """Two dialogues that begin alike; what they share up to a user message is the prompt."""
+    chosen, rejected = _turns(row, "chosen"), _turns(row, "rejected")
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
+        shared += 1
+    while shared and chosen[shared - 1].role != "user":
+        shared -= 1
+    if not shared:
+        raise BadRow("chosen and rejected share no prompt; expected two answers to one question")
+    return Parsed(chosen[:shared], chosen[shared:], rejected[shared:])
+
+
+def _split(messages: tuple[Message, ...]) -> Parsed:
+    if messages[-1].role != "assistant":
+        raise BadRow(f"the last turn is the {messages[-1].role}'s; expected the assistant's")
+    return Parsed(messages[:-1], messages[-1:])
+
+
+def _prompt(row: Row) -> tuple[Message, ...]:
+    value = row.get("prompt")
+    if isinstance(value, list):
+        return _turns(row, "prompt")
+    text = text_of(row, "prompt")
+    return _transcript(text) if text.startswith(_HUMAN) else (Message("user", text),)
+
+
+_HUMAN = "\n\nHuman:"
+_TURN = re.compile(r"\n\n(Human|Assistant):")
+_ROLES = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+}
+
+
+def _turns(row: Row, column: str) -> tuple[Message, ...]:
+    """A list of messages, a transcript, or the bare text of one answer."""
+    value = row.get(column)
+    if not isinstance(value, list):
+        text = text_of(row, column)
+        return _transcript(text) if text.startswith(_HUMAN) else (Message("assistant", text),)
+    if not value:
+        raise BadRow(f"{column!r} is empty")
+    return tuple(_message(item, f"{column}[{i}]") for i, item in enumerate(value))
+
+
+def _message(item: Any, name: str) -> Message:
+    if not isinstance(item, Mapping):
+        raise BadRow(f"{name} is {type(item).__name__}; expected role and content")
+    role, content = ("from", "value") if "from" in item else ("role", "content")
+    try:
+        who, what = text_of(item, role), text_of(item, content)
+    except BadRow as bad:
+        raise BadRow(f"{name}: {bad}") from bad
+    if who.lower() not in _ROLES:
+        raise BadRow(f"{name}: unknown role {who!r}; expected one of {', '.join(_ROLES)}")
+    return Message(_ROLES[who.lower()], what)
+
+
+def _transcript(text: str) -> tuple[Message, ...]:
+    """`\\n\\nHuman: … \\n\\nAssistant: …` as in Anthropic's HH data (Bai et al., arXiv 2204.05862).
+
+    An Assistant label with nothing after it asks for an answer, and is no message.
+    """
+    _, *parts = _TURN.split(text)
+    roles, contents = parts[::2], [content.strip() for content in parts[1::2]]
+    if roles[-1] == "Assistant" and not contents[-1]:
+        roles, contents = roles[:-1], contents[:-1]
+    if not all(contents):
+        raise BadRow(f"turn {contents.index('')} of the transcript is empty")
+    who = {"Human": "user", "Assistant": "assistant"}
+    return tuple(Message(who[r], content) for r, content in zip(roles, contents, strict=True))
+
+
+def _whole_transcript(row: Row) -> Parsed:
+    if not text_of(row, "text").startswith(_HUMAN):
+        raise BadRow(f"'text' does not begin with {_HUMAN!r}; expected a transcript")
+    return _split(_turns(row, "text"))
+
+
+_of = functools.partial
+FORMATS = (
+    Format(
+        "alpaca",
+        ("instruction", "output"),
+        _of(_instruction, instruction="instruction", context="input", answer="output"),
+    ),
+    Format(
+        "alpaca_lists",
+        ("instructions", "outputs"),
+        _of(_instruction, instruction="instructions", context="inputs", answer="outputs"),
+    ),
+    Format(
+        "dolly",
+        ("instruction", "response"),
+        _of(_instruction, instruction="instruction", context="context", answer="response"),
+    ),
+    Format("messages", ("messages",), _of(_dialogue, column="messages")),
+    Format("sharegpt", ("conversations",), _of(_dialogue, column="conversations")),
+    Format("completion", ("prompt", "completion"), _of(_completion, answer="completion")),
+    Format("response", ("prompt", "response"), _of(_completion, answer="response")),
+    Format("label", ("prompt", "label"), _of(_completion, answer="label"), beside=("id",)),
+    Format("preference", ("prompt", "chosen", "rejected"), _preference),
+    Format("implicit_preference", ("chosen", "rejected"), _implicit_preference),
+    Format("transcript", ("text",), _whole_transcript),
+)
+PROMPTS = (
+    Format(
+        "instruction",
+        ("instruction",),
+        _of(_instruction, instruction="instruction", context="input", answer=None),
+    ),
+    Format(
+        "instructions",
+        ("instructions",),
+        _of(_instruction, instruction="instructions", context="inputs", answer=None),
+    ),
+    Format("prompt", ("prompt",), _of(_completion, answer=None)),
+    Format("messages", ("messages",), _of(_dialogue_prompt, column="messages")),
+    Format("sharegpt", ("conversations",), _of(_dialogue_prompt, column="conversations")),
+)

@@ -1,0 +1,188 @@
+"""Mixes sources in chosen proportions, and splits rows off for validation."""
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from safety_jax.data.order import permutation
+from safety_jax.data.records import Pair, Record
+from safety_jax.data.sources import Source
+from safety_jax.errors import ConfigError
+
+R = TypeVar("R", Record, Pair)
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What one source gives to a mix.
+
+    Attributes:
+        source: its name.
+        spec: the text it was opened from.
+        available: usable rows in the source.
+        skipped: rows left out as unusable.
+        used: rows in the mix.
+        share: `used` over the rows of the whole mix.
+    """
+
+    source: str
+    spec: str
+    available: int
+    skipped: int
+    used: int
+    share: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture(Generic[R]):
+    """Mixed rows, source after source and each in the source's order, and how they came about."""
+
+    records: list[R]
+    shares: list[Share]
+
+    def __str__(self) -> str:
+        """One line a source, for people."""
+        width = max(len(share.source) for share in self.shares)
+        lines: list[str] = [
+            f"{share.source:<{width}}  {share.used:>9,} of {share.available:,} rows"
+            f"  {share.share:7.2%}" + (f"  ({share.skipped} skipped)" if share.skipped else "")
+            for share in self.shares
+        ]
+        return "\n".join([*lines, f"{'total':<{width}}  {len(self.records):>9,}"])
+
+
+def mix(sources: Sequence[Source], *, read: Callable[[Source], list[R]], seed: int) -> Mixture[R]:
+    """Draws rows of every source, without repetition, in the asked proportions.
+
+    `rows=` acts first: it draws that many rows, and the source counts as that large from there on.
+    Then
+      - no source has a weight: every row is used;
+      - all have one: weights count relative to their sum, and the mix is the largest one that
+        keeps the proportions and repeats no row;
+      - some have one: those without give all their rows, and a weight is the share of the whole
+        mix, so weights must sum to less than 1. `alpaca?rows=20000` and `safety?weight=0.1` give
+        20,000 and 2,222 rows.
+    A smaller draw is a subset of a larger one with the same seed and source name, so that runs
+    with 100, 500 and 2,000 safety rows differ only in what was added.
+
+    Args:
+        read: `records.read_records` or `records.read_pairs`.
+
+    Raises:
+        ConfigError: more rows asked for than there are, or two sources of one name.
+        DataError: what `read` raises.
+    """
+    names = [source.name for source in sources]
+    for source in sources:
+        if names.count(source.name) > 1:
+            raise ConfigError(
+                f"two sources are named {source.name!r}; add name=... to {source.spec}"
+            )
+    pools = [read(source) for source in sources]
+    for source, pool in zip(sources, pools, strict=True):
+        if source.take is not None and source.take > len(pool):
+            raise ConfigError(
+                f"{source.spec}: {source.take} rows asked for; expected at most the {len(pool)} "
+                "usable ones, lower rows="
+            )
+    sizes = [
+        len(pool) if source.take is None else source.take
+        for source, pool in zip(sources, pools, strict=True)
+    ]
+    counts = _counts(sources, sizes)
+    records: list[R] = []
+    for source, pool, count in zip(sources, pools, counts, strict=True):
+        drawn = permutation(len(pool), seed=seed, stream=zlib.crc32(source.name.encode()))[:count]
+        records.extend(pool[i] for i in np.sort(drawn))
+    shares = [
+        Share(
+            source.name,
+            source.spec,
+            available=len(pool),
+            skipped=len(source.rows) - len(pool),
+            used=count,
+            share=count / len(records),
+        )
+        for source, pool, count in zip(sources, pools, counts, strict=True)
+    ]
+    return Mixture(records, shares)
+
+
+def _counts(sources: Sequence[Source], sizes: Sequence[int]) -> list[int]:
+    """Rows to use of each source, from their sizes and weights."""
+    weights = [source.weight for source in sources]
+    total_weight = math.fsum(weight for weight in weights if weight is not None)
+    if total_weight == 0:
+        return list(sizes)
+    if None not in weights:
+        shares = [(weight or 0.0) / total_weight for weight in weights]
+        rows = min(size / share for size, share in zip(sizes, shares, strict=True))
+        # Rounding may not push a count over its size.
+        return [
+            max(1, min(size, round(rows * share)))
+            for size, share in zip(sizes, shares, strict=True)
+        ]
+    if total_weight >= 1:
+        raise ConfigError(
+            f"weights sum to {total_weight:g} beside a source without a weight; expected less "
+            "than 1, since a weight is then a share of the whole mix"
+        )
+    fixed = sum(size for size, weight in zip(sizes, weights, strict=True) if weight is None)
+    rows = fixed / (1 - total_weight)
+    counts = [
+        size if weight is None else max(1, round(rows * weight))
+        for size, weight in zip(sizes, weights, strict=True)
+    ]
+    for source, size, count in zip(sources, sizes, counts, strict=True):
+        if count > size:
+            raise ConfigError(
+                f"{source.spec}: a weight of {source.weight:g} takes {count} rows; expected at "
+                f"most the {size} there are, lower the weight or give the other sources rows="
+            )
+    return counts
+
+
+def split(records: Sequence[R], *, rows: int, seed: int) -> tuple[list[R], list[R]]:
+    """Splits `rows` rows off for validation; no prompt stands on both sides.
+
+    Rows with the same prompt (regardless of case and spacing) go to one side together. Where the
+    groups do not add up to `rows`, validation gets a few rows less.
+
+    Returns:
+        Training rows and validation rows, each in the given order.
+
+    Raises:
+        ConfigError: nothing would be left to train on.
+    """
+    if rows >= len(records):
+        raise ConfigError(
+            f"{rows} validation rows asked for of {len(records)}; expected fewer than there are"
+        )
+    groups: dict[str, list[int]] = {}
+    for i, record in enumerate(records):
+        groups.setdefault(_prompt_key(record), []).append(i)
+    members = list(groups.values())
+    validation: set[int] = set()
+    for g in permutation(len(members), seed=seed, stream=_SPLIT_STREAM):
+        if len(validation) + len(members[g]) <= rows:
+            validation.update(members[g])
+    return (
+        [record for i, record in enumerate(records) if i not in validation],
+        [record for i, record in enumerate(records) if i in validation],
+    )
+
+
+# Beyond the 32 bits of the name hashes that `mix` draws with.
+_SPLIT_STREAM = 1 << 32
+
+
+def _prompt_key(record: Record | Pair) -> str:
+    messages = record.prompt if isinstance(record, Pair) else record.messages
+    if messages[-1].role == "assistant":
+        messages = messages[:-1]
+    text = "\n".join([record.context, *(message.content for message in messages)])
+    return " ".join(text.casefold().split())

@@ -1,0 +1,178 @@
+"""Turns rows of any known format into records: who said what, and what is to be learned.
+
+The formats themselves stand in formats.py.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from safety_jax.data.files import Row
+from safety_jax.data.formats import FORMATS, PROMPTS, BadRow, Format, Message, Parsed, text_of
+from safety_jax.data.sources import Source
+from safety_jax.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Record:
+    """A dialogue to learn from; its last message is the assistant's, or the user's for a prompt.
+
+    Attributes:
+        messages: an optional system message, then user and assistant in turn.
+        context: Alpaca's `input`, Dolly's `context`: what the first user message is about, or "".
+        source: name of the source.
+        where: the row in words, for messages.
+    """
+
+    messages: tuple[Message, ...]
+    context: str
+    source: str
+    where: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pair:
+    """Two answers to one prompt, the first preferred. Fields as in `Record`."""
+
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    context: str
+    source: str
+    where: str
+
+
+def read_records(source: Source) -> list[Record]:
+    """Rows to learn an answer from; of a preference row, the chosen side.
+
+    Raises:
+        DataError: a format that cannot be told, or a row that has an empty, missing or mistyped
+            value, or turns out of order; the message names file and row. With `bad_rows=skip`
+            such rows are left out.
+    """
+    return [
+        Record(parsed.prompt + parsed.chosen, parsed.context, source.name, where)
+        for where, parsed in _parse(source, FORMATS, _needs_answer)
+    ]
+
+
+def read_pairs(source: Source) -> list[Pair]:
+    """Rows with a preferred and a rejected answer.
+
+    Raises:
+        DataError: as `read_records`; also a row whose two answers are equal.
+    """
+    return [
+        Pair(parsed.prompt, parsed.chosen, parsed.rejected, parsed.context, source.name, where)
+        for where, parsed in _parse(source, FORMATS, _needs_two_answers)
+    ]
+
+
+def read_prompts(source: Source) -> list[Record]:
+    """Rows to generate from; answers, where there are any, are dropped.
+
+    Raises:
+        DataError: as `read_records`.
+    """
+    return [
+        Record(parsed.prompt, parsed.context, source.name, where)
+        for where, parsed in _parse(source, PROMPTS, _needs_prompt)
+    ]
+
+
+def _parse(
+    source: Source, formats: Sequence[Format], check: Callable[[Parsed], None]
+) -> Iterator[tuple[str, Parsed]]:
+    rows = [_renamed(row, source.columns) for row in source.rows]
+    chosen = _format(source, formats, rows[0])
+    found = False
+    for where, row in zip(source.where, rows, strict=True):
+        try:
+            parsed = _with_system(chosen.parse(row), row)
+            _check_turns(parsed.prompt + parsed.chosen)
+            check(parsed)
+        except BadRow as bad:
+            if source.skip_bad_rows:
+                continue
+            raise DataError(
+                f"{where}: {bad} (read as {chosen.name}); mend the row, or add bad_rows=skip to "
+                f"the source to leave such rows out"
+            ) from bad
+        found = True
+        yield where, parsed
+    if not found:
+        raise DataError(f"{source.spec}: no usable row of {len(rows)}; expected at least one")
+
+
+def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
+    """Applies the column map ours -> theirs; a column of theirs gives up its own name."""
+    if not columns:
+        return row
+    kept = {name: value for name, value in row.items() if name not in columns.values()}
+    return kept | {ours: row[theirs] for ours, theirs in columns.items() if theirs in row}
+
+
+def _format(source: Source, formats: Sequence[Format], row: Row) -> Format:
+    """The format that was named, or the one whose columns the first row has."""
+    names = ", ".join(f"{known.name} ({', '.join(known.columns)})" for known in formats)
+    found = f"{source.where[0]}: columns found: {', '.join(row) or '(none)'}"
+    if source.format is not None:
+        for known in formats:
+            if known.name == source.format:
+                return known
+        raise DataError(f"{source.spec}: unknown format {source.format!r}; known are {names}")
+    matching = [known for known in formats if known.fits(row)]
+    # prompt, chosen, rejected also fits chosen, rejected: the format that explains more wins.
+    matching = [
+        known
+        for known in matching
+        if not any(set(known.columns) < set(other.columns) for other in matching)
+    ]
+    if not matching:
+        raise DataError(
+            f"{found}; expected those of one known format: {names}; add columns=ours:theirs,... "
+            "to the source to rename them"
+        )
+    if len(matching) > 1:
+        fitting = ", ".join(known.name for known in matching)
+        raise DataError(f"{found}; they fit {fitting}: add format=NAME to the source to pick one")
+    return matching[0]
+
+
+# Checks of a parsed row.
+
+
+def _needs_prompt(parsed: Parsed) -> None:
+    if not parsed.prompt or parsed.prompt[-1].role != "user":
+        raise BadRow("no user message at the end of the prompt")
+
+
+def _needs_answer(parsed: Parsed) -> None:
+    _needs_prompt(parsed)
+    if not parsed.chosen:
+        raise BadRow("no answer to learn")
+
+
+def _needs_two_answers(parsed: Parsed) -> None:
+    _needs_answer(parsed)
+    if not parsed.rejected:
+        raise BadRow("no rejected answer; preference rows need one")
+    _check_turns(parsed.prompt + parsed.rejected)
+    if parsed.chosen == parsed.rejected:
+        raise BadRow("chosen and rejected are equal, so nothing is preferred")
+
+
+def _check_turns(messages: Sequence[Message]) -> None:
+    turns = [message.role for message in messages]
+    if turns[:1] == ["system"]:
+        turns = turns[1:]
+    for i, role in enumerate(turns):
+        expected = ("user", "assistant")[i % 2]
+        if role != expected:
+            raise BadRow(f"turn {i} is the {role}'s; expected the {expected}'s, turns alternate")
+
+
+def _with_system(parsed: Parsed, row: Row) -> Parsed:
+    if not row.get("system") or parsed.prompt[:1] and parsed.prompt[0].role == "system":
+        return parsed
+    system = Message("system", text_of(row, "system"))
+    return dataclasses.replace(parsed, prompt=(system, *parsed.prompt))

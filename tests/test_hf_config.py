@@ -1,0 +1,295 @@
+"""config.json in and out: transformers' defaults, both spellings of rope, and what is refused."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import transformers
+
+from safety_jax.errors import CheckpointError
+from safety_jax.models import families, hf_config, llama
+from tests.golden import cases
+
+TOKEN_IDS = {"bos_token_id": 5, "eos_token_id": 6, "pad_token_id": None}
+
+
+def parse(**attributes):
+    return hf_config.parse(attributes, "config.json")
+
+
+LLAMA = cases.read_config("llama_grouped")
+QWEN2 = cases.read_config("qwen2")
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+@pytest.mark.parametrize("model_type", families.FAMILIES)
+def test_defaults_are_those_of_transformers(model_type):
+    """Read with nothing given, and with everything that transformers' own class writes."""
+    theirs = transformers.AutoConfig.for_model(model_type)
+    assert parse(model_type=model_type) == parse(**json.loads(theirs.to_json_string(False)))
+    raw = {field.name: field.default for field in dataclasses.fields(type(theirs))}
+    for name, value in families.FAMILIES[model_type].defaults.items():
+        if name != "head_dim":  # qwen2 reads it, but does not declare it
+            assert raw[name] == value, name
+
+
+def old(scaling, theta=10000.0):
+    return {"rope_theta": theta, "rope_scaling": scaling}
+
+
+def new(**parameters):
+    return {"rope_parameters": parameters}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({}, old(None)),
+        ({}, new(rope_type="default", rope_theta=10000.0)),
+        ({}, new(rope_theta=10000.0, partial_rotary_factor=1.0)),
+        (old(None, 5e5), new(rope_type="default", rope_theta=5e5)),
+        (old(None, 5e5), {"rope_theta": 1e4, **new(rope_theta=5e5)}),
+        (
+            old({"type": "linear", "factor": 4.0}),
+            new(rope_type="linear", factor=4, rope_theta=1e4),
+        ),
+        (
+            old({"type": "linear", "factor": 4.0}),
+            old({"rope_type": "linear", "factor": 4.0})
+            | new(rope_type="linear", factor=4.0, rope_theta=1e4),
+        ),
+        (old(LLAMA3, 5e5), new(rope_theta=5e5, **LLAMA3)),
+    ],
+)
+def test_spellings_of_one_rope(first, second):
+    assert parse(model_type="llama", **first) == parse(model_type="llama", **second)
+
+
+def test_rope_values_arrive():
+    rope = parse(model_type="llama", **old(LLAMA3, 5e5)).rope
+    assert dataclasses.astuple(rope) == (5e5, "llama3", 8.0, 1.0, 4.0, 64)
+    assert parse(model_type="llama", **old({"type": "linear", "factor": 4.0})).rope.factor == 4
+
+
+def test_biases_norms_and_windows_follow_the_family():
+    def switches(**attributes):
+        config = parse(**attributes)
+        return (
+            config.query_key_value_bias,
+            config.output_bias,
+            config.mlp_bias,
+            config.query_key_norm,
+            config.window,
+        )
+
+    windowed = {"use_sliding_window": True, "sliding_window": 64, "num_hidden_layers": 2}
+    sliding = ["sliding_attention"] * 2
+    assert switches(model_type="llama") == (False, False, False, False, None)
+    assert switches(model_type="llama", attention_bias=True)[:2] == (True, True)
+    assert switches(model_type="llama", mlp_bias=True)[2]
+    assert switches(model_type="mistral") == (False, False, False, False, 4096)
+    assert switches(model_type="mistral", sliding_window=None)[4] is None
+    assert switches(model_type="qwen2") == (True, False, False, False, None)
+    assert switches(model_type="qwen2", max_window_layers=2, **windowed)[4] is None
+    assert switches(model_type="qwen2", max_window_layers=0, **windowed)[4] == 64
+    assert switches(model_type="qwen2", layer_types=sliding, **windowed)[4] == 64
+    assert switches(model_type="qwen3") == (False, False, False, True, None)
+    assert switches(model_type="qwen3", attention_bias=True)[:2] == (True, True)
+
+
+@pytest.mark.parametrize("name", cases.CASES)
+def test_head_size_is_given_or_derived(name):
+    given = cases.read_config(name)
+    config = hf_config.parse(given, name)
+    derived = given["hidden_size"] // given["num_attention_heads"]
+    assert config.head_size == given.get("head_dim", derived)
+
+
+# As published, shortened by what `test_what_does_not_matter_is_ignored` covers.
+PUBLISHED = {
+    "Llama-2-7b": (
+        '{"architectures": ["LlamaForCausalLM"], "bos_token_id": 1, "eos_token_id": 2,'
+        ' "hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.02,'
+        ' "intermediate_size": 11008, "max_position_embeddings": 4096, "model_type": "llama",'
+        ' "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 32,'
+        ' "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_scaling": null,'
+        ' "tie_word_embeddings": false, "torch_dtype": "float16", "vocab_size": 32000}',
+        6_738_415_616,
+    ),
+    "Llama-3.2-1B": (
+        '{"architectures": ["LlamaForCausalLM"], "attention_bias": false, "head_dim": 64,'
+        ' "eos_token_id": [128001, 128008], "hidden_act": "silu", "hidden_size": 2048,'
+        ' "intermediate_size": 8192, "max_position_embeddings": 131072, "mlp_bias": false,'
+        ' "model_type": "llama", "num_attention_heads": 32, "num_hidden_layers": 16,'
+        ' "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_scaling": {"factor": 32.0,'
+        ' "high_freq_factor": 4.0, "low_freq_factor": 1.0, "rope_type": "llama3",'
+        ' "original_max_position_embeddings": 8192}, "rope_theta": 500000.0,'
+        ' "tie_word_embeddings": true, "vocab_size": 128256}',
+        1_235_814_400,
+    ),
+    "Mistral-7B-v0.1": (
+        '{"architectures": ["MistralForCausalLM"], "hidden_act": "silu", "hidden_size": 4096,'
+        ' "intermediate_size": 14336, "max_position_embeddings": 32768, "model_type": "mistral",'
+        ' "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8,'
+        ' "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "sliding_window": 4096,'
+        ' "tie_word_embeddings": false, "vocab_size": 32000}',
+        7_241_732_096,
+    ),
+    "Qwen2.5-0.5B": (
+        '{"architectures": ["Qwen2ForCausalLM"], "hidden_act": "silu", "hidden_size": 896,'
+        ' "intermediate_size": 4864, "max_position_embeddings": 32768, "max_window_layers": 24,'
+        ' "model_type": "qwen2", "num_attention_heads": 14, "num_hidden_layers": 24,'
+        ' "num_key_value_heads": 2, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0,'
+        ' "sliding_window": 32768, "tie_word_embeddings": true, "use_mrope": false,'
+        ' "use_sliding_window": false, "vocab_size": 151936}',
+        494_032_768,
+    ),
+    "Qwen3-0.6B": (
+        '{"architectures": ["Qwen3ForCausalLM"], "attention_bias": false, "head_dim": 128,'
+        ' "hidden_act": "silu", "hidden_size": 1024, "intermediate_size": 3072,'
+        ' "max_position_embeddings": 40960, "max_window_layers": 28, "model_type": "qwen3",'
+        ' "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 8,'
+        ' "rms_norm_eps": 1e-06, "rope_scaling": null, "rope_theta": 1000000,'
+        ' "sliding_window": null, "tie_word_embeddings": true, "use_sliding_window": false,'
+        ' "vocab_size": 151936}',
+        596_049_920,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configs_give_the_published_number_of_parameters(name):
+    text, expected = PUBLISHED[name]
+    config = hf_config.parse(json.loads(text), name)
+    declared = llama.parameters(config).values()
+    assert sum(math.prod(parameter.shape) for parameter in declared) == expected
+
+
+REFUSED = {
+    "no model type": ({"model_type": None}, "model_type None"),
+    "another model type": ({"model_type": "gpt2"}, "model_type 'gpt2'"),
+    "a list as model type": ({"model_type": ["llama"]}, "model_type"),
+    "a classifier": ({"architectures": ["LlamaForSequenceClassification"]}, "architectures"),
+    "an unknown attribute": ({"logit_softcap": 30.0}, "logit_softcap = 30.0"),
+    "two unknown attributes": ({"zeta": 1, "alpha_scale": 2}, "alpha_scale = 2, zeta = 1"),
+    "remote code": ({"auto_map": {"AutoModel": "x.py"}}, "auto_map"),
+    "quantised": ({"quantization_config": {"bits": 4}}, "quantised checkpoint"),
+    "activation": ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+    "tensor parallel slices": ({"pretraining_tp": 2}, "pretraining_tp = 2"),
+    "partial rotary": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
+    "another family's switch": ({"use_sliding_window": True}, "use_sliding_window"),
+    "a window on llama": ({"sliding_window": 16}, "sliding_window = 16"),
+    "experts": ({"num_experts": 8}, "num_experts"),
+    "text for a number": ({"hidden_size": "32"}, "hidden_size is '32'"),
+    "a fraction": ({"num_hidden_layers": 2.5}, "num_hidden_layers is 2.5"),
+    "zero heads": ({"num_attention_heads": 0}, "num_attention_heads is 0"),
+    "text for a switch": ({"attention_bias": "yes"}, "attention_bias is 'yes'"),
+    "text for epsilon": ({"rms_norm_eps": "1e-5"}, "rms_norm_eps"),
+    "uneven groups": ({"num_key_value_heads": 3}, "do not fit"),
+    "odd head": ({"head_dim": 7}, "head_dim must be even"),
+    "width no multiple of heads": ({"hidden_size": 34, "head_dim": None}, "do not fit"),
+    "dynamic rope": (old({"type": "dynamic", "factor": 2.0}), "'dynamic' is not supported"),
+    "yarn": (new(rope_type="yarn", factor=2.0), "'yarn' is not supported"),
+    "longrope": (old({"type": "longrope", "long_factor": [1.0]}), "'longrope'"),
+    "rope without factor": (old({"type": "linear"}), "expected rope_theta, factor"),
+    "rope with more": (old({"type": "linear", "factor": 2.0, "mscale": 1}), "nothing else"),
+    "partial rope": (new(rope_theta=1e4, partial_rotary_factor=0.5), "nothing else"),
+    "rope by layer type": (new(full_attention={"rope_theta": 1e4}), "nothing else"),
+    "rope as text": ({"rope_scaling": "linear"}, "expected an object"),
+    "negative theta": ({"rope_theta": -1.0, "rope_parameters": None}, "rope settings"),
+    "spellings disagree": (
+        old({"type": "linear", "factor": 2.0})
+        | new(rope_type="linear", factor=4.0, rope_theta=1e4),
+        "disagree",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_with_one_line(case):
+    changes, message = REFUSED[case]
+    with pytest.raises(CheckpointError) as raised:
+        hf_config.parse(LLAMA | changes, "folder/config.json")
+    assert message in str(raised.value)
+    assert str(raised.value).startswith("folder/config.json: ")
+
+
+MIXED = {
+    "by first layer": {"max_window_layers": 1},
+    "by list": {"layer_types": ["full_attention", "sliding_attention"]},
+    "wrong length": {"layer_types": ["full_attention"]},
+    "list against switch": {
+        "layer_types": ["sliding_attention"] * 2,
+        "use_sliding_window": False,
+    },
+    "another kind": {"layer_types": ["chunked_attention"] * 2},
+    "no list": {"layer_types": "full_attention"},
+    "text": {"max_window_layers": "1", "layer_types": None},
+}
+
+
+@pytest.mark.parametrize("case", MIXED)
+def test_layers_with_and_without_window_are_refused(case):
+    given = {**QWEN2, "layer_types": None, "use_sliding_window": True, "sliding_window": 8}
+    with pytest.raises(CheckpointError, match="expected all layers alike"):
+        hf_config.parse(given | MIXED[case], "config.json")
+
+
+def test_what_does_not_matter_is_ignored():
+    noise = {
+        "_name_or_path": "x",
+        "torch_dtype": "float16",
+        "attention_dropout": 0.1,
+        "top_p": 0.9,
+        "pretraining_tp": 1,
+        "quantization_config": None,
+        "use_mrope": False,
+    }
+    assert hf_config.parse(LLAMA | noise, "x") == hf_config.parse(LLAMA, "x")
+
+
+@pytest.mark.parametrize("name", cases.CASES)
+def test_exported_config_is_the_same_model_to_old_and_new_readers(name):
+    """Carried through from a source, and written afresh; each spelling alone is enough."""
+    given = cases.read_config(name)
+    config = hf_config.parse(given, name)
+    for source in (given, cases.old_spelling(given), None):
+        written = hf_config.to_hf_config(config, source, "bfloat16", TOKEN_IDS)
+        assert written["dtype"] == written["torch_dtype"] == "bfloat16"
+        without_old = {k: v for k, v in written.items() if k not in ("rope_theta", "rope_scaling")}
+        without_new = {k: v for k, v in written.items() if k != "rope_parameters"}
+        for spelling in (written, without_old, without_new):
+            assert hf_config.parse(spelling, name) == config
+        theirs = transformers.AutoConfig.for_model(**written)
+        assert theirs.rope_parameters["rope_theta"] == config.rope.theta
+        assert theirs.rope_parameters["rope_type"] == config.rope.kind
+        assert getattr(theirs, "sliding_window", None) == config.window
+
+
+def test_source_attributes_are_carried_through_and_fresh_ones_name_the_tokens():
+    config = hf_config.parse(LLAMA, "x")
+    carried = hf_config.to_hf_config(config, LLAMA | {"use_cache": False}, "float32", TOKEN_IDS)
+    assert carried["use_cache"] is False
+    assert carried.get("bos_token_id") == LLAMA.get("bos_token_id")
+    fresh = hf_config.to_hf_config(config, None, "float32", TOKEN_IDS)
+    assert TOKEN_IDS.items() <= fresh.items()
+
+
+def test_no_family_for_a_combination():
+    config = dataclasses.replace(hf_config.parse(LLAMA, "x"), output_bias=True)
+    with pytest.raises(CheckpointError, match="no supported Hugging Face architecture"):
+        hf_config.to_hf_config(config, None, "float32", TOKEN_IDS)
+
+
+def test_rope_numbers_a_kind_does_not_use_may_differ():
+    config = hf_config.parse(LLAMA, "x")
+    other = dataclasses.replace(config, rope=dataclasses.replace(config.rope, factor=3.0))
+    assert hf_config.describes(LLAMA, other)
+    assert not hf_config.describes(LLAMA, dataclasses.replace(config, layers=3))

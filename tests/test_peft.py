@@ -1,0 +1,362 @@
+"""PEFT adapter folders in and out: bitwise, and refused where they ask for more than LoRA."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import opened
+import pytest
+from safetensors.numpy import save_file
+from samples import random_adapters
+
+from safety_jax.errors import CheckpointError
+from safety_jax.models import hf, hf_config, llama, lora, peft
+from tests.golden import cases
+
+CASE = "llama_grouped"
+LAYERS, RANK = 2, 4
+SIZES = {  # out, in
+    "self_attn.q_proj": (32, 32),
+    "self_attn.k_proj": (16, 32),
+    "self_attn.v_proj": (16, 32),
+    "self_attn.o_proj": (32, 32),
+    "mlp.gate_proj": (48, 32),
+    "mlp.up_proj": (48, 32),
+    "mlp.down_proj": (32, 48),
+}
+DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+MANY = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
+Q_A = "base_model.model.model.layers.{}.self_attn.q_proj.lora_A.weight"
+
+
+@pytest.fixture(scope="module")
+def config():
+    return hf_config.parse(cases.read_config(CASE), CASE)
+
+
+def adapter_tensors(modules=MANY, dtype="float32", rank=RANK) -> dict[str, np.ndarray]:
+    """Tensors as PEFT names them, written down independently of ours."""
+    random = np.random.default_rng(0)
+    tensors = {}
+    for layer in range(LAYERS):
+        for module in modules:
+            size_out, size_in = SIZES[module]
+            for factor, shape in (("A", (rank, size_in)), ("B", (size_out, rank))):
+                name = f"base_model.model.model.layers.{layer}.{module}.lora_{factor}.weight"
+                tensors[name] = random.standard_normal(shape).astype(DTYPES[dtype])
+    return tensors
+
+
+def write_adapter(folder, tensors=None, **attributes):
+    """A folder as peft 0.21 writes it, with every attribute it writes by default."""
+    tensors = adapter_tensors() if tensors is None else tensors
+    modules = sorted({name.split(".")[-3] for name in tensors})
+    given = {
+        "alora_invocation_tokens": None,
+        "alpha_pattern": {},
+        "arrow_config": None,
+        "auto_mapping": None,
+        "base_model_name_or_path": "some/base",
+        "bias": "none",
+        "corda_config": None,
+        "ensure_weight_tying": False,
+        "eva_config": None,
+        "exclude_modules": None,
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "layer_replication": None,
+        "layers_pattern": None,
+        "layers_to_transform": None,
+        "loftq_config": {},
+        "lora_alpha": 16,
+        "lora_bias": False,
+        "lora_dropout": 0.05,
+        "megatron_config": None,
+        "megatron_core": "megatron.core",
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "peft_version": "0.21.2",
+        "qalora_group_size": 16,
+        "r": RANK,
+        "rank_pattern": {},
+        "revision": None,
+        "target_modules": modules,
+        "target_parameters": None,
+        "task_type": "CAUSAL_LM",
+        "trainable_token_indices": None,
+        "use_dora": False,
+        "use_qalora": False,
+        "use_rslora": False,
+    } | attributes
+    folder.mkdir(exist_ok=True)
+    (folder / peft.CONFIG).write_text(json.dumps(given))
+    save_file(tensors, folder / peft.WEIGHTS, metadata={"format": "pt"})
+    return folder
+
+
+def refusal(folder, config, mesh) -> str:
+    with pytest.raises(CheckpointError) as raised:
+        peft.load(folder, config, mesh)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+# ---------------------------------------------------------------------------- there and back
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("modules", [MANY, tuple(SIZES)], ids=["some", "all"])
+def test_round_trip_is_bitwise(modules, dtype, tmp_path, config, one_device, eight_devices):
+    source = write_adapter(tmp_path / "source", adapter_tensors(modules, dtype))
+    for mesh in (one_device, eight_devices):
+        adapters, settings = peft.load(source, config, mesh)
+        assert settings.dtype == dtype
+        assert {leaf.dtype for leaf in jax.tree.leaves(adapters.weights)} == {jnp.dtype("float32")}
+        peft.export(tmp_path / "export", adapters, settings)
+        files = [folder / peft.WEIGHTS for folder in (source, tmp_path / "export")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+        assert peft.load(tmp_path / "export", config, mesh)[1] == settings
+
+
+def test_values_land_in_their_place(tmp_path, config, one_device):
+    adapters, _ = peft.load(write_adapter(tmp_path), config, one_device)
+    tensors = adapter_tensors()
+    assert set(adapters.weights) == {"query", "value", "down"}
+    for layer in range(LAYERS):
+        prefix = f"base_model.model.model.layers.{layer}"
+        for ours, module in zip(("query", "value", "down"), MANY, strict=True):
+            for factor in "ab":
+                found = adapters.weights[ours][factor][layer]
+                name = f"{prefix}.{module}.lora_{factor.upper()}.weight"
+                np.testing.assert_array_equal(found, tensors[name])
+
+
+def test_sharded_as_the_model_shards_them(tmp_path, config, eight_devices):
+    adapters, settings = peft.load(write_adapter(tmp_path), config, eight_devices)
+    declared = lora.shardings(llama.parameters(config), settings.targets, RANK, eight_devices)
+    assert jax.tree.map(lambda leaf: leaf.sharding, adapters.weights) == declared
+
+
+def test_settings_and_scale(tmp_path, config, one_device):
+    adapters, settings = peft.load(write_adapter(tmp_path), config, one_device)
+    assert settings == peft.Settings(
+        rank=4,
+        alpha=16.0,
+        dropout=0.05,
+        targets=("query", "value", "down"),
+        rslora=False,
+        base_name="some/base",
+        dtype="float32",
+    )
+    assert (adapters.scale, adapters.dropout) == (4.0, 0.05)
+    stabilised, settings = peft.load(write_adapter(tmp_path, use_rslora=True), config, one_device)
+    assert settings.rslora and stabilised.scale == 8.0
+
+
+ASKED = {
+    "names": ["q_proj", "self_attn.v_proj", "down_proj"],
+    "a rule": r".*\.(q_proj|v_proj|down_proj)",
+    # what peft makes of "all-linear"
+    "paths": [f"model.layers.{layer}.{module}" for layer in range(LAYERS) for module in MANY],
+    "ends of paths": [f"{layer}.{module}" for layer in range(LAYERS) for module in MANY],
+}
+
+
+@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+def test_target_modules_by_name_and_by_rule(asked, tmp_path, config, one_device):
+    folder = write_adapter(tmp_path, target_modules=asked)
+    assert peft.load(folder, config, one_device)[1].targets == ("query", "value", "down")
+
+
+def test_all_linear(tmp_path, config, one_device):
+    folder = write_adapter(tmp_path, adapter_tensors(tuple(SIZES)), target_modules="all-linear")
+    assert peft.load(folder, config, one_device)[1].targets == tuple(lora.TARGETS.values())
+
+
+def test_an_old_and_short_config(tmp_path, config, one_device):
+    """Releases of 2023 wrote a third of the attributes."""
+    folder = write_adapter(tmp_path)
+    short = {"peft_type": "LORA", "r": 4, "lora_alpha": 16, "target_modules": ["q_proj"]}
+    (folder / peft.CONFIG).write_text(json.dumps(short))
+    save_file(adapter_tensors(("self_attn.q_proj",)), folder / peft.WEIGHTS)
+    settings = peft.load(folder, config, one_device)[1]
+    assert (settings.dropout, settings.rslora, settings.base_name) == (0.0, False, "")
+
+
+def test_exported_attributes(tmp_path, config, one_device):
+    adapters, settings = peft.load(write_adapter(tmp_path / "in"), config, one_device)
+    settings = dataclasses.replace(settings, base_name="my/base")
+    peft.export(tmp_path / "out", adapters, settings)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {peft.CONFIG, peft.WEIGHTS}
+    theirs = json.loads((tmp_path / "in" / peft.CONFIG).read_text())
+    ours = json.loads((tmp_path / "out" / peft.CONFIG).read_text())
+    assert ours.pop("base_model_name_or_path") == "my/base"
+    assert sorted(ours.pop("target_modules")) == theirs["target_modules"]
+    for name, value in ours.items():
+        assert value == theirs[name] and type(value) is type(theirs[name]), name
+
+
+def test_settings_of_other_adapters_are_a_bug(tmp_path, config, one_device):
+    adapters, settings = peft.load(write_adapter(tmp_path / "in"), config, one_device)
+    for change in ({"alpha": 8.0}, {"targets": ("query",)}):
+        with pytest.raises(ValueError, match="given with"):
+            peft.export(tmp_path / "out", adapters, dataclasses.replace(settings, **change))
+
+
+# ---------------------------------------------------------------------------- strictness
+
+ATTRIBUTES = {
+    "another method": ({"peft_type": "IA3"}, "peft_type 'IA3'"),
+    "another task": ({"task_type": "SEQ_CLS"}, "task_type 'SEQ_CLS'"),
+    "ranks by module": ({"rank_pattern": {"q_proj": 8}}, "rank_pattern = {'q_proj': 8}"),
+    "alphas by module": ({"alpha_pattern": {"q_proj": 8}}, "alpha_pattern"),
+    "biases": ({"bias": "all"}, "bias = 'all'"),
+    "whole modules": ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+    "DoRA": ({"use_dora": True}, "use_dora = True"),
+    "some layers": ({"layers_to_transform": [0]}, "layers_to_transform"),
+    "layer 0 alone": ({"layers_to_transform": 3}, "layers_to_transform"),
+    "transposed": ({"fan_in_fan_out": True}, "fan_in_fan_out"),
+    "bias of B": ({"lora_bias": True}, "lora_bias"),
+    "tokens": ({"trainable_token_indices": [1]}, "trainable_token_indices"),
+    "replicated layers": ({"layer_replication": [[0, 1], [0, 2]]}, "layer_replication"),
+    "a feature of a newer release": ({"use_new_thing": 3}, "use_new_thing = 3"),
+    "PiSSA": ({"init_lora_weights": "pissa"}, "also changed the base"),
+    "OLoRA": ({"init_lora_weights": "olora"}, "also changed the base"),
+    "no rank": ({"r": None}, "expected r >= 1"),
+    "rank 0": ({"r": 0}, "expected r >= 1"),
+    "alpha as text": ({"lora_alpha": "16"}, "lora_alpha '16'"),
+    "dropout of 1": ({"lora_dropout": 1.0}, "a probability"),
+    "no targets": ({"target_modules": None}, "target_modules None"),
+    "another rank": ({"r": 8}, "has shape [4, 32]"),
+    "a target without keys": ({"target_modules": ["q_proj", "k_proj"]}, "target_modules: k_proj"),
+    "an adapted head": ({"target_modules": ["q_proj", "lm_head"]}, "target_modules: lm_head"),
+}
+
+
+@pytest.mark.parametrize("case", ATTRIBUTES)
+def test_what_is_more_than_lora_is_refused(case, tmp_path, config, one_device):
+    changes, message = ATTRIBUTES[case]
+    folder = write_adapter(tmp_path / "adapter", **changes)
+    found = refusal(folder, config, one_device)
+    assert message in found and "adapter" in found
+
+
+def replaced(old, new=None):
+    def change(tensors):
+        value = tensors.pop(old)
+        return tensors | ({new: value} if new else {})
+
+    return change
+
+
+TENSORS = {
+    "a layer missing": (
+        lambda tensors: {name: x for name, x in tensors.items() if ".layers.1." not in name},
+        "lacks: base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight",
+    ),
+    "half a pair": (replaced(Q_A.format(1)), f"lacks: {Q_A.format(1)}"),
+    "a layer too many": (
+        lambda tensors: tensors | {Q_A.format(2): np.zeros((4, 32), np.float32)},
+        "adapts what cannot be adapted here or another model",
+    ),
+    "an embedding": (
+        lambda tensors: tensors | {"base_model.model.model.embed_tokens.lora_embedding_A": Q},
+        "lora_embedding_A",
+    ),
+    "a head": (
+        lambda tensors: tensors | {"base_model.model.lm_head.lora_A.weight": Q},
+        "lm_head.lora_A.weight",
+    ),
+    "another architecture": (
+        lambda _: {"base_model.model.transformer.h.0.attn.c_attn.lora_A.weight": Q},
+        "c_attn",
+    ),
+    "nothing": (lambda _: {}, "holds no adapter"),
+    "another width": (
+        lambda tensors: tensors | {Q_A.format(0): np.zeros((4, 48), np.float32)},
+        "has shape [4, 48]",
+    ),
+    "mixed dtypes": (
+        lambda tensors: tensors | {Q_A.format(0): np.zeros((4, 32), np.float16)},
+        "mixes dtypes float16, float32",
+    ),
+}
+Q = np.zeros((4, 32), np.float32)
+
+
+@pytest.mark.parametrize("case", TENSORS)
+def test_weights_that_do_not_fit_are_refused(case, tmp_path, config, one_device):
+    change, message = TENSORS[case]
+    folder = write_adapter(tmp_path, change(adapter_tensors()), target_modules=".*")
+    assert message in refusal(folder, config, one_device)
+
+
+def test_missing_files(tmp_path, config, one_device):
+    assert "holds no adapter_config.json" in refusal(tmp_path, config, one_device)
+    folder = write_adapter(tmp_path / "adapter")
+    (folder / peft.WEIGHTS).rename(folder / "adapter_model.bin")
+    assert "only pickled weights" in refusal(folder, config, one_device)
+    (folder / "adapter_model.bin").unlink()
+    assert "No such file" in refusal(folder, config, one_device)
+
+
+# ---------------------------------------------------------------------------- peft
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # raised inside transformers
+@pytest.mark.parametrize("rslora", [False, True])
+def test_peft_opens_an_export(rslora, tmp_path, config, one_device):
+    import peft as theirs
+
+    base = cases.write_folder(tmp_path / "base", cases.read_config(CASE))
+    weights = hf.load(base, config, one_device, jnp.float32)
+    scale = lora.scaling(RANK, 8.0, rslora)
+    adapters = dataclasses.replace(random_adapters(config, one_device), scale=scale)
+    targets = tuple(lora.TARGETS.values())
+    settings = peft.Settings(RANK, 8.0, 0.1, targets, rslora, str(base), "float32")
+    peft.export(tmp_path / "export", adapters, settings)
+
+    model = theirs.PeftModel.from_pretrained(opened.model_of(base), tmp_path / "export")
+    ids = cases.read_golden(CASE)["ids"]
+    expected = opened.by_transformers(model, ids)
+    found = opened.by_us(config, weights, ids, one_device, adapters)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    plain = opened.by_us(config, weights, ids, one_device)
+    assert np.abs(found - plain).max() > 0.1  # the adapter is no bystander
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # raised inside transformers
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], "all-linear", r".*\.(up|down)_proj"])
+def test_folders_that_peft_writes(targets, tmp_path, config, one_device):
+    import peft as theirs
+    import torch
+
+    base = cases.write_folder(tmp_path / "base", cases.read_config(CASE))
+    settings = theirs.LoraConfig(
+        r=RANK, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM", use_rslora=True
+    )
+    model = theirs.get_peft_model(opened.model_of(base), settings)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(std=0.2)
+    model.save_pretrained(tmp_path / "adapter")
+    ids = cases.read_golden(CASE)["ids"]
+    expected = opened.by_transformers(model, ids)
+
+    adapters, read = peft.load(tmp_path / "adapter", config, one_device)
+    weights = hf.load(base, config, one_device, jnp.float32)
+    found = opened.by_us(config, weights, ids, one_device, adapters)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    merged = opened.by_us(config, lora.merge(weights, adapters), ids, one_device)
+    np.testing.assert_allclose(merged, expected, rtol=0, atol=1e-4)
+    peft.export(tmp_path / "again", adapters, read)
+    files = [tmp_path / folder / peft.WEIGHTS for folder in ("adapter", "again")]
+    assert files[0].read_bytes() == files[1].read_bytes()
