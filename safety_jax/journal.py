@@ -1,0 +1,64 @@
+"""What a run tells of each step: to `metrics.jsonl` and its mirrors, and to the person watching."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from safety_jax import compilation
+from safety_jax.loop import Cadence
+from safety_jax.metrics import Progress, Rate, Writer
+
+
+@dataclasses.dataclass
+class Journal:
+    """Adds what only the host knows to a step's metrics, and passes them on when they are due.
+
+    Attributes:
+        tokens: real tokens seen up to the last step, over all hosts.
+        steps_per_epoch: to give the step as an epoch.
+        measured: the latest evaluation.
+    """
+
+    writer: Writer
+    progress: Progress
+    rate: Rate
+    compiled: compilation.Counter
+    cadence: Cadence
+    steps_per_epoch: int
+    tokens: int
+    measured: dict[str, float] = dataclasses.field(default_factory=dict)
+    fastest: float = 0.0
+    _steps: int = 0
+    _programs: int = 0
+
+    def on_step(self, step: int, metrics: Mapping[str, float], batch: Any) -> None:
+        """After every step, in order; `batch` tells its tokens."""
+        self.tokens += batch.real_tokens
+        self.progress.step(step)
+        self._steps += 1
+        if self._steps == 1:
+            self.rate.restart()  # the first step compiles
+            self._programs = self.compiled.programs
+        else:
+            self.rate.add(batch.real_tokens)
+        if not self.cadence.logs(step):
+            return
+        rates = self.rate.read()
+        self.fastest = max(self.fastest, rates.get("tokens_per_second", 0.0))
+        row = dict(metrics) | {
+            "epoch": step / self.steps_per_epoch,
+            "num_tokens": self.tokens,
+        }
+        self.writer.write(step, row | rates)
+        self.progress.log(step, row | rates)
+
+    def on_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.measured = dict(metrics)
+        self.writer.write(step, metrics)
+        self.progress.log(step, metrics)
+        self.rate.restart()
+
+    def recompilations(self) -> int:
+        """Programs obtained after the first step; evaluation and saving account for a few."""
+        return self.compiled.programs - self._programs
+

@@ -1,0 +1,1 @@
+"""What a run leaves for people to read: plots and the model card."""

@@ -1,0 +1,170 @@
+"""The loss plot of a run, from its `metrics.jsonl` alone, so it can be drawn again at any time."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from safety_jax import metrics, workdir
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Series = tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]
+
+# The curve follows the trend and not the batches: half of its weight lies on this part of the run.
+_HALF_LIFE_OF_RUN = 0.02
+
+_RAW, _SMOOTH, _VALIDATION, _TEXT, _GRID = "#9db7d5", "#1f4e8c", "#d1495b", "#333333", "#e6e6e6"
+
+
+def loss(file: Path, target: Path, title: str) -> bool:
+    """Draws training loss (raw and smoothed) and validation loss over steps into a PNG.
+
+    Args:
+        file: a `metrics.jsonl`.
+        target: the PNG; its folder is created, an old one is replaced whole.
+        title: one line above the plot.
+
+    Returns:
+        False, and nothing drawn, when no loss was logged.
+
+    Raises:
+        DataError: a line of the file is not a metric line.
+    """
+    rows = metrics.read(file)
+    training, validation = series(rows, "loss"), series(rows, "eval/loss")
+    if not training[0].size and not validation[0].size:
+        return False
+    figure, axes = _figure(title)
+    if training[0].size:
+        _draw_training(axes, training)
+    if validation[0].size:
+        _draw_validation(axes, validation)
+    axes.set_ylim(*_limits(training[1], validation[1]))
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("loss, nats per trained token")
+    axes.legend(loc="best", facecolor="white", edgecolor="none", framealpha=0.85)
+    _add_token_axis(axes, series(rows, "num_tokens"))
+    _save(figure, target)
+    return True
+
+
+def series(rows: Sequence[Mapping[str, Any]], name: str) -> Series:
+    """(steps, values) of the rows that hold a finite value of this metric."""
+    pairs = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+    table = np.asarray(pairs, dtype=np.float64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
+
+
+def smooth(
+    steps: Float[np.ndarray, " n"], values: Float[np.ndarray, " n"], half_life: float
+) -> Float[np.ndarray, " n"]:
+    """Exponential moving average whose weights halve every `half_life` steps.
+
+    Normalised by the sum of weights, so it starts at the first value without a bias, and uneven
+    distances between steps count as what they are.
+    """
+    smoothed, total, weight = [], 0.0, 0.0
+    distances = np.diff(steps, prepend=steps[:1])
+    for distance, value in zip(distances, values, strict=True):
+        decay = 0.5 ** (distance / half_life)
+        total, weight = decay * total + value, decay * weight + 1.0
+        smoothed.append(total / weight)
+    return np.asarray(smoothed)
+
+
+def _figure(title: str) -> "tuple[Figure, Axes]":
+    # Imported here: matplotlib takes half a second, and a run needs it only at its end. `Figure`
+    # alone, without pyplot, draws to files with Agg and touches no global state.
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(8, 4.5), dpi=160, layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, loc="left", color=_TEXT, fontsize=12, fontweight="bold", pad=12)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#999999")
+    axes.tick_params(colors=_TEXT)
+    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure, axes
+
+
+def _draw_training(axes: "Axes", training: Series) -> None:
+    steps, values = training
+    half_life = max((steps[-1] - steps[0]) * _HALF_LIFE_OF_RUN, 1.0)
+    axes.plot(steps, values, color=_RAW, linewidth=0.9, alpha=0.8, label="training")
+    axes.plot(
+        steps, smooth(steps, values, half_life), color=_SMOOTH, linewidth=2,
+        label=f"training, smoothed (EMA, half-life in steps: {half_life:.0f})",
+    )  # fmt: skip
+
+
+def _draw_validation(axes: "Axes", validation: Series) -> None:
+    steps, values = validation
+    best = int(np.argmin(values))
+    axes.plot(
+        steps, values, color=_VALIDATION, linewidth=1.2, marker="o", markersize=4,
+        label="validation",
+    )  # fmt: skip
+    axes.plot(
+        steps[best], values[best], color=_VALIDATION, marker="o", markersize=9,
+        markerfacecolor="white", markeredgewidth=2, linestyle="none",
+        label=f"best validation: {values[best]:.4f} at step {steps[best]:.0f}",
+    )  # fmt: skip
+
+
+def _limits(
+    training: Float[np.ndarray, " n"], validation: Float[np.ndarray, " m"]
+) -> tuple[float, float]:
+    """A few outliers of the raw curve may leave the plot; validation points never do."""
+    low, high = [], []
+    if training.size:
+        low.append(training.min())
+        # The first steps are the highest of most runs; 99.5 % of points keep single spikes out.
+        high.append(max(np.quantile(training, 0.995), training[:3].mean()))
+    if validation.size:
+        low.append(validation.min())
+        high.append(validation.max())
+    bottom, top = float(min(low)), float(max(high))
+    margin = 0.06 * (top - bottom) or 0.1
+    return bottom - margin, top + margin
+
+
+def _add_token_axis(axes: "Axes", tokens: Series) -> None:
+    """A second axis on top, in tokens seen, if the run logged them."""
+    from matplotlib.ticker import EngFormatter
+
+    steps, counts = tokens
+    if steps.size < 2 or np.any(np.diff(steps) <= 0) or np.any(np.diff(counts) <= 0):
+        return
+    top = axes.secondary_xaxis("top", functions=(_line(steps, counts), _line(counts, steps)))
+    top.xaxis.set_major_formatter(EngFormatter(sep=""))
+    top.spines["top"].set_visible(False)
+    top.tick_params(colors="#777777", labelsize=8, length=3)
+    top.set_xlabel("tokens", color="#777777", fontsize=8)
+
+
+def _line(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> Callable[[Any], Any]:
+    """Interpolation that goes on straight at both ends; matplotlib asks beyond the data."""
+    slopes = np.diff(y[[0, 1, -2, -1]])[[0, 2]] / np.diff(x[[0, 1, -2, -1]])[[0, 2]]
+
+    def value(at: Any) -> Any:
+        at = np.asarray(at, dtype=np.float64)
+        before, after = np.minimum(at - x[0], 0), np.maximum(at - x[-1], 0)
+        return np.interp(at, x, y) + before * slopes[0] + after * slopes[1]
+
+    return value
+
+
+def _save(figure: "Figure", target: Path) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    target.parent.mkdir(parents=True, exist_ok=True)
+    workdir.write(target, buffer.getvalue())

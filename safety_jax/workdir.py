@@ -1,0 +1,267 @@
+"""The folder of a run: who may write it, and for which config.
+
+    runs/sit-500/
+      config.json        the config, nothing else; two runs are the same when these are
+      environment.json   per start: command, versions, commit
+      metrics.jsonl · checkpoints/ · plots/ · export/ · README.md   written by others, see `Workdir`
+
+Starting again with the same config continues the run. Another config is refused, because the
+checkpoints there belong to the first one; only keys in `FREE` may differ.
+"""
+
+import dataclasses
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from ml_collections import ConfigDict
+
+import safety_jax
+from safety_jax import trees
+from safety_jax.errors import ConfigError
+
+# Keys that may change between two starts of one run. They say where and how fast it runs, what it
+# prints and what it keeps; the weights it arrives at are the same (but for the order of additions).
+FREE = (
+    r"mesh\..*",
+    r"log\..*",
+    r"checkpoint\..*",
+    r"data\.prefetch_steps",
+    r"model\.attention",
+    r"model\.remat",
+    r"train\.rows_per_microbatch",
+)
+
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers")
+_LOCK = ".lock"
+_PART = ".part"
+_NAMED_KEYS = 3  # a message names this many differing keys, and counts the others
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """Paths inside the folder of a run, and the lock on it; `close` lets others in."""
+
+    path: Path
+    config: dict[str, Any]
+    continued: bool  # an earlier start with this config was here
+    _lock: IO[str] | None
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        return self.path / "export"
+
+    @property
+    def plots(self) -> Path:
+        return self.path / "plots"
+
+    @property
+    def card(self) -> Path:
+        return self.path / "README.md"
+
+    def environment(self) -> list[dict[str, Any]]:
+        """One entry a start, oldest first."""
+        return _read_json(self.path / "environment.json")["starts"]
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    def __enter__(self) -> "Workdir":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def prepare(
+    path: str | Path, config: ConfigDict | Mapping[str, Any], primary: bool = True
+) -> Workdir:
+    """Creates the folder of a run, or opens it again, and locks it.
+
+    Args:
+        path: the folder; empty, missing, or of an earlier start with the same config.
+        config: the whole config; JSON values.
+        primary: whether this process writes; exactly one process of a run does.
+
+    Raises:
+        ConfigError: the folder cannot be written, holds something else, belongs to another config,
+            or is in use.
+    """
+    path = Path(path).absolute()
+    plain = _plain(config)
+    if not primary:
+        return Workdir(path, plain, (path / "config.json").exists(), None)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        _check_ours(path)
+        lock = _acquire(path)
+        try:
+            continued = _check_config(path, plain)
+            write(path / "config.json", canonical(plain))
+            _record_start(path / "environment.json")
+        except BaseException:
+            lock.close()
+            raise
+    except OSError as error:
+        raise ConfigError(
+            f"--workdir {path}: {error.strerror or error}; expected a folder that can be written"
+        ) from error
+    return Workdir(path, plain, continued, lock)
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Writes a file whole or not at all: a kill leaves the old content or the new one."""
+    part = path.with_name(path.name + _PART)
+    data = content.encode() if isinstance(content, str) else content
+    with open(part, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys, for files that are compared."""
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """`optim.learning_rate 0.0001 there, 0.0002 here` for each key that matters and differs."""
+    old, new = trees.flatten(there), trees.flatten(here)
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        values = [json.dumps(flat[key]) if key in flat else "absent" for flat in (old, new)]
+        if values[0] != values[1] and not any(re.fullmatch(rule, key) for rule in FREE):
+            found.append(f"{key} {values[0]} there, {values[1]} here")
+    return found
+
+
+def _plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+    """The config as it reads back from JSON: tuples become lists."""
+    plain = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    for key, value in trees.flatten(plain).items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"config.{key}={value!r} cannot be recorded: {error}; expected a finite number, a "
+                "string, a boolean or a tuple of them"
+            ) from error
+    return json.loads(canonical(plain))
+
+
+def _check_ours(path: Path) -> None:
+    names = sorted(entry.name for entry in path.iterdir())
+    others = [name for name in names if name != _LOCK and not name.endswith(_PART)]
+    if others and "config.json" not in others:
+        raise ConfigError(
+            f"--workdir {path} holds {others[0]} but no config.json, so it is not the folder of a "
+            "run; nothing in it was touched; choose an empty or a new folder"
+        )
+
+
+def _check_config(path: Path, config: dict[str, Any]) -> bool:
+    """Whether a run with this config was here; False if none was."""
+    file = path / "config.json"
+    if not file.exists():
+        return False
+    found = differences(_read_json(file), config)
+    if found and not _has_results(path):
+        return False  # a start that failed before its first checkpoint keeps nobody out
+    if found:
+        more = len(found) - _NAMED_KEYS
+        listed = "; ".join(found[:_NAMED_KEYS]) + (f"; and {more} more" if more > 0 else "")
+        raise ConfigError(
+            f"--workdir {path} belongs to another config: {listed}; use another --workdir"
+        )
+    return True
+
+
+def _has_results(path: Path) -> bool:
+    metrics, checkpoints = path / "metrics.jsonl", path / "checkpoints"
+    written = metrics.exists() and metrics.stat().st_size > 0
+    return written or (checkpoints.is_dir() and any(checkpoints.iterdir()))
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{file} is not JSON ({error}); use another --workdir") from error
+
+
+def _acquire(path: Path) -> IO[str]:
+    """Locks the folder until the process ends, however it ends.
+
+    A POSIX lock: unlike `flock` it is not inherited by forked data workers, which may outlive a
+    killed run, and it holds between the machines of an NFS mount.
+    """
+    lock = open(path / _LOCK, "a+")
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        lock.close()
+        raise ConfigError(
+            f"--workdir {path} is being written by {holder}; wait for it or use another --workdir"
+        ) from error
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    lock.flush()
+    return lock
+
+
+def _record_start(file: Path) -> None:
+    starts = _read_json(file)["starts"] if file.exists() else []
+    start = {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", *sys.argv]),
+        "python": sys.version.split()[0],
+        "versions": versions(),
+        "commit": _commit(),
+    }
+    write(file, canonical({"starts": [*starts, start]}))
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of the libraries that decide its results."""
+    installed = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return {"safety_jax": safety_jax.__version__, **installed}
+
+
+def _commit() -> str | None:
+    """The commit this package is checked out at, `-dirty` if changed; None if it is installed."""
+    package = Path(safety_jax.__file__).parent
+    # An environment inside some other repository must not be taken for a checkout of this one.
+    for command in (
+        "ls-files --error-unmatch __init__.py",
+        "describe --always --dirty --abbrev=40",
+    ):
+        try:
+            result = subprocess.run(
+                ["git", "-C", str(package), *command.split()],
+                capture_output=True, text=True, timeout=10, check=True,
+            )  # fmt: skip
+        except (OSError, subprocess.SubprocessError):
+            return None
+    return result.stdout.strip()

@@ -1,0 +1,149 @@
+"""Plots come from metric lines alone; the card holds every fact and the Hub can read it."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+from matplotlib.image import imread
+
+from safety_jax.errors import DataError
+from safety_jax.report import card as cards
+from safety_jax.report import plots
+
+
+def write_metrics(file, steps, evaluations, tokens):
+    with open(file, "w") as out:
+        for step in range(1, steps + 1):
+            row = {
+                "step": step,
+                "loss": 1 + 2 / step,
+                **({"num_tokens": step * 1000} if tokens else {}),
+            }
+            out.write(json.dumps(row) + "\n")
+            if evaluations and step % 10 == 0:
+                out.write(json.dumps({"step": step, "eval/loss": 1.2 + 1 / step}) + "\n")
+
+
+@pytest.mark.parametrize(
+    "steps, evaluations, tokens", [(1, False, True), (2, False, False), (40, True, True)]
+)
+def test_plot_is_a_png_with_all_curves(tmp_path, steps, evaluations, tokens):
+    write_metrics(tmp_path / "metrics.jsonl", steps, evaluations, tokens)
+    target = tmp_path / "plots" / "loss.png"
+    assert plots.loss(tmp_path / "metrics.jsonl", target, "run")
+    image = imread(target)
+    assert image.shape[:2] == (720, 1280)
+
+    def is_drawn(colour):
+        wanted = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        return bool((np.abs(image[..., :3] - wanted).max(-1) < 0.02).any())
+
+    assert is_drawn("#1f4e8c")
+    assert is_drawn("#d1495b") == evaluations
+    assert [p.name for p in target.parent.iterdir()] == ["loss.png"]
+
+
+def test_plot_without_a_loss_is_not_drawn(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": null, "non_finite": {}}\n')
+    assert not plots.loss(tmp_path / "metrics.jsonl", tmp_path / "loss.png", "run")
+    assert not (tmp_path / "loss.png").exists()
+
+
+def test_plot_of_a_broken_file_names_the_line(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"loss": 1}\n')
+    with pytest.raises(DataError, match="metrics.jsonl line 2"):
+        plots.loss(tmp_path / "metrics.jsonl", tmp_path / "loss.png", "run")
+
+
+def test_smoothing_by_hand():
+    steps, values = np.array([0.0, 1.0, 3.0]), np.array([8.0, 2.0, 4.0])
+    # Half-life 1: weights 1/8, 1/4, 1 for the third point, which is two steps after the second.
+    expected = [8.0, (4 + 2) / 1.5, (8 / 8 + 2 / 4 + 4) / (1 / 8 + 1 / 4 + 1)]
+    np.testing.assert_allclose(plots.smooth(steps, values, 1.0), expected)
+
+
+def test_series_leaves_out_what_is_missing_or_not_finite():
+    rows = [{"step": 1, "loss": 2.0}, {"step": 1, "eval/loss": 3.0}, {"step": 2, "loss": None}]
+    steps, values = plots.series(rows, "loss")
+    assert (steps.tolist(), values.tolist()) == ([1.0], [2.0])
+    assert plots.series(rows, "absent")[0].size == 0
+
+
+CARD = cards.Card(
+    title="sit-500",
+    summary="LLaMA 7B, tuned on instructions.",
+    stage="sft",
+    base="huggyllama/llama-7b",
+    base_sha256="ab" * 32,
+    library="peft",
+    export="export",
+    command="python -m safety_jax.main --config=configs/sft.py:safety=500 --workdir=runs/sit-500",
+    config={"optim": {"learning_rate": 1e-4}, "data": {"train": ("a.json|x",)}, "seed": 0},
+    sources=(
+        cards.Source("alpaca", "hf:yahma/alpaca-cleaned:train?rows=20000", 20_000, 0.9756, 3, None),
+        cards.Source("safety", "data/safety.json", 500, 0.0244, 0, "cd" * 32),
+    ),
+    counts={"prompts cut on their left": 12, "answers cut at their end": 1034},
+    prompt="### Instruction:\n```\n### Response:\n",
+    results={"validation loss": 1.03125, "perplexity": 2.8046, "tokens": 12_345_678, "time": "2 h"},
+    hardware={"device": "4 x TPU v5 lite", "mesh": "data 2, fsdp 2"},
+    notes=("base: 8-bit in the paper; bfloat16 here",),
+    versions={"jax": "0.10.2"},
+    commit="0123abc",
+    plots=("plots/loss.png",),
+)
+
+
+def test_the_hub_reads_the_front_matter():
+    data = ModelCard(cards.render(CARD)).data
+    assert data.base_model == "huggyllama/llama-7b"
+    assert (data.library_name, data.pipeline_tag) == ("peft", "text-generation")
+    assert data.tags == ["safety_jax", "safety", "sft", "lora"]
+    assert data.datasets == ["yahma/alpaca-cleaned"]
+
+
+@pytest.mark.parametrize("base", ["/models/llama", "../llama", "llama", "a/b/c", "./a/b"])
+def test_a_folder_is_not_named_as_a_hub_model(base):
+    text = cards.render(dataclasses.replace(CARD, base=base, library="transformers", sources=()))
+    data = ModelCard(text).data
+    assert data.base_model is None and data.datasets is None
+    assert data.tags == ["safety_jax", "safety", "sft"]
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        "# sit-500\n\nLLaMA 7B, tuned on instructions.\n",
+        "![plots/loss.png](plots/loss.png)",
+        'base = AutoModelForCausalLM.from_pretrained("huggyllama/llama-7b", dtype="bfloat16")',
+        'model = PeftModel.from_pretrained(base, "export")',
+        "````text\n### Instruction:\n```\n### Response:\n\n````",
+        "| validation loss | 1.031 |",
+        "| tokens | 12,345,678 |",
+        "| alpaca | `hf:yahma/alpaca-cleaned:train?rows=20000` | 20,000 | 97.56% | 3 |  |",
+        f"| safety | `data/safety.json` | 500 | 2.44% | 0 | `{'cd' * 32}` |",
+        "- answers cut at their end: 1,034",
+        "| `optim.learning_rate` | `0.0001` |",
+        '| `data.train` | `["a.json\\|x"]` |',
+        "## Protocol\n\n- base: 8-bit in the paper; bfloat16 here\n",
+        "```sh\npython -m safety_jax.main --config=configs/sft.py:safety=500",
+        f"| base weights, sha256 | `{'ab' * 32}` |",
+        "| mesh | data 2, fsdp 2 |",
+        "| safety_jax commit | `0123abc` |",
+        "| jax | 0.10.2 |",
+    ],
+)
+def test_card_holds(fact):
+    assert fact in cards.render(CARD)
+
+
+def test_card_of_a_whole_model_from_random_weights():
+    card = dataclasses.replace(
+        CARD, library="transformers", base_sha256=None, export=".", notes=(), commit=None
+    )
+    text = cards.render(card)
+    assert 'model = AutoModelForCausalLM.from_pretrained(".", dtype="bfloat16")' in text
+    assert "PeftModel" not in text and "## Protocol" not in text
+    assert "training began at random weights" in text and "commit | not known" in text

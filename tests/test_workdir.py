@@ -1,0 +1,155 @@
+"""The folder of a run: one config, one writer, nothing overwritten."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+import safety_jax
+from safety_jax import workdir
+from safety_jax.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+
+CONFIG = {
+    "seed": 0,
+    "optim": {"learning_rate": 1e-4, "clip_norm": 1.0},
+    "mesh": {"data": -1, "fsdp": 1},
+    "data": {"train": ("a.json", "b.json"), "template": "alpaca"},
+    "log": {"every_steps": 10},
+}
+
+
+def changed(**values) -> dict:
+    """The config with keys such as `optim__learning_rate` set."""
+    config = json.loads(json.dumps(CONFIG))
+    for key, value in values.items():
+        *groups, last = key.split("__")
+        node = config
+        for group in groups:
+            node = node[group]
+        node[last] = value
+    return config
+
+
+def prepare(path, config=CONFIG):
+    with workdir.prepare(path, config) as run:
+        return run
+
+
+def test_creates_the_folder_with_config_and_environment(tmp_path):
+    run = prepare(tmp_path / "runs" / "a", ConfigDict(CONFIG))
+    assert not run.continued
+    text = (run.path / "config.json").read_text()
+    assert json.loads(text) == json.loads(json.dumps(CONFIG))
+    assert text.index('"data"') < text.index('"log"') < text.index('"mesh"')
+    (start,) = run.environment()
+    assert start["versions"]["safety_jax"] == safety_jax.__version__
+    assert {"jax", "flax", "optax"} <= start["versions"].keys()
+    assert start["command"].startswith("python ")
+    assert run.checkpoints.parent == run.path == run.metrics.parent
+
+
+def test_same_config_continues_and_free_keys_may_differ(tmp_path):
+    prepare(tmp_path, ConfigDict(CONFIG))
+    run = prepare(tmp_path, changed(mesh__fsdp=8, log__every_steps=1))
+    assert run.continued
+    assert len(run.environment()) == 2
+    assert json.loads((tmp_path / "config.json").read_text())["mesh"]["fsdp"] == 8
+
+
+def test_another_config_is_refused_with_the_keys(tmp_path):
+    prepare(tmp_path)
+    before = (tmp_path / "config.json").read_bytes()
+    other = changed(optim__learning_rate=2e-4, mesh__fsdp=2, data__train=["a.json"])
+    with pytest.raises(ConfigError) as error:
+        prepare(tmp_path, other)
+    assert 'data.train ["a.json", "b.json"] there, ["a.json"] here; ' in str(error.value)
+    assert str(error.value).endswith(
+        "optim.learning_rate 0.0001 there, 0.0002 here; use another --workdir"
+    )
+    assert "mesh" not in str(error.value)
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_many_differences_are_counted_and_missing_keys_named():
+    there = {"a": 1, "b": 1, "c": 1, "mesh": {"data": 1}}
+    assert workdir.differences(there, {"a": 1.5, "b": True, "d": "x"}) == [
+        "a 1 there, 1.5 here",
+        "b 1 there, true here",
+        "c 1 there, absent here",
+        'd absent there, "x" here',
+    ]
+
+
+def test_refuses_a_folder_that_is_not_a_run(tmp_path):
+    (tmp_path / "thesis.tex").write_text("important")
+    with pytest.raises(ConfigError, match="thesis.tex but no config.json.*choose an empty"):
+        prepare(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_start_cut_short_before_the_config_was_written_is_no_obstacle(tmp_path):
+    (tmp_path / ".lock").write_text("process 1 on somewhere\n")
+    (tmp_path / "config.json.part").write_text('{"se')
+    assert not prepare(tmp_path).continued
+
+
+@pytest.mark.parametrize("path", ["file", "file/below"])
+def test_path_through_a_file_is_one_line(tmp_path, path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="--workdir .*file.*: .*a folder that can be written"):
+        prepare(tmp_path / path)
+
+
+def test_broken_config_is_one_line(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match="config.json is not JSON .*use another --workdir"):
+        prepare(tmp_path)
+
+
+def test_value_that_json_cannot_hold_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="config.optim.clip_norm=inf cannot be recorded"):
+        prepare(tmp_path, changed(optim__clip_norm=float("inf")))
+
+
+def test_second_process_is_refused_until_the_first_ends(tmp_path):
+    program = (
+        "import sys, json, time\n"
+        "from safety_jax import workdir\n"
+        "run = workdir.prepare(sys.argv[1], json.loads(sys.argv[2]))\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path), json.dumps(CONFIG)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with child:
+        try:
+            assert child.stdout.readline() == "ready\n"
+            with pytest.raises(ConfigError, match=f"is being written by process {child.pid} on "):
+                prepare(tmp_path)
+        finally:
+            child.kill()
+    assert prepare(tmp_path).continued
+
+
+def test_other_processes_of_a_run_write_nothing(tmp_path):
+    run = workdir.prepare(tmp_path / "new", CONFIG, primary=False)
+    run.close()
+    assert not run.path.exists()
+
+
+def test_write_is_whole_or_absent(tmp_path):
+    file = tmp_path / "a.json"
+    workdir.write(file, "old")
+    with pytest.raises(UnicodeEncodeError):
+        workdir.write(file, "new \ud800")
+    assert file.read_text() == "old"
+    workdir.write(file, b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"] and file.read_bytes() == b"new"
