@@ -1,0 +1,69 @@
+"""Flags -> a locked config -> the stage it names; nothing else.
+
+    python -m safety_jax.main --config=configs/sft.py:safety=500 \\
+        --config.model.path=MODEL --workdir=runs/sit-500
+
+What a user can cause ends in one line and exit code 2; anything else is a bug and its traceback.
+"""
+
+import errno
+import sys
+from typing import NoReturn
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from safety_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config file.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if it does not exist.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several hosts: join the others.")
+
+
+def parse(argv: list[str]) -> list[str]:
+    """absl's parser, with every complaint in one line."""
+    flags.mark_flags_as_required(["config", "workdir"])
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, OSError, SyntaxError, TypeError, ValueError) as error:
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        fail(f"unexpected argument {argv[1]!r}; values are set as --config.group.key=value")
+    logging.set_verbosity(logging.WARNING)  # libraries tell every file they write
+    # Late, so that a mistyped flag is told at once.
+    import jax
+
+    from safety_jax.stages import sft
+
+    stages = {"sft": sft.run}
+    config = _CONFIG.value
+    if config.stage not in stages:
+        fail(f"config.stage {config.stage!r}: expected one of {', '.join(stages)}")
+    if _DISTRIBUTED.value:
+        jax.distributed.initialize()
+    try:
+        stages[config.stage](config, _WORKDIR.value)
+    except UserError as error:
+        fail(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        place = f" {error.filename}" if error.filename else ""
+        fail(f"cannot write{place}: {error.strerror}; free space or choose another --workdir")
+
+
+def run() -> None:
+    """The console entry point."""
+    app.run(main, flags_parser=parse)
+
+
+if __name__ == "__main__":
+    run()
