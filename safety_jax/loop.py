@@ -97,7 +97,7 @@ def train(
     best_metric: str,
     cadence: Cadence,
 ) -> Result:
-    """Takes steps until `cadence.total_steps`, or until SIGTERM.
+    """Takes steps until `cadence.total_steps`, or until SIGTERM, which saves and does not evaluate.
 
     The metrics of a step are read while the device works on the next one. A checkpoint is only
     written of a state whose loss was seen to be finite.

@@ -15,7 +15,9 @@ from ml_collections import config_flags
 
 from safety_jax.errors import UserError
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config file.", lock_config=True)
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The run's config file.", lock_config=True
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if it does not exist.")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several hosts: join the others.")
 
@@ -24,8 +26,18 @@ def parse(argv: list[str]) -> list[str]:
     """absl's parser, with every complaint in one line."""
     flags.mark_flags_as_required(["config", "workdir"])
     try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, OSError, SyntaxError, TypeError, ValueError) as error:
+        rest = flags.FLAGS(argv)
+        _ = _CONFIG.value.stage  # a file that cannot be loaded only says so when it is looked at
+        return rest
+    except (
+        flags.Error,
+        AttributeError,
+        KeyError,
+        OSError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+    ) as error:
         fail(str(error))
 
 

@@ -1,0 +1,152 @@
+"""Imports point only downward; every package that is imported is declared."""
+
+import ast
+import pathlib
+import re
+import sys
+import tomllib
+from importlib import metadata
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = "safety_jax"
+
+# The first entry that is a prefix of a module decides. `models` and `data` share a layer, but may
+# not import each other; the modules of a layer may import one another otherwise.
+LAYERS: dict[str, int] = {
+    "batch": 0,
+    "errors": 0,
+    "mesh": 0,
+    "trees": 0,
+    "models": 1,
+    "data": 1,
+    "objectives": 2,
+    "statistics": 2,
+    "checkpoint": 3,
+    "compilation": 3,
+    "feed": 3,
+    "journal": 3,
+    "loop": 3,
+    "metrics": 3,
+    "optim": 3,
+    "policy": 3,
+    "report": 3,
+    "scoring": 3,
+    "step": 3,
+    "workdir": 3,
+    "stages": 4,
+    "main": 5,
+}
+# The mathematics of layer 2 takes arrays: it knows of no model and no data set.
+FORBIDDEN = {
+    ("models", "data"),
+    ("data", "models"),
+    ("objectives", "models"),
+    ("objectives", "data"),
+    ("statistics", "models"),
+    ("statistics", "data"),
+}
+# May stand in `safety_jax` behind a try or inside a function: optional extras.
+OPTIONAL = {"tensorboardX", "wandb"}
+NEVER = {"torch", "tensorflow", "peft", "trl", "accelerate", "pickle"}
+
+
+def imported(path: pathlib.Path) -> set[str]:
+    """Absolute names that a file imports, inside functions too; `from a import b` gives a.b."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def unit(module: str) -> str:
+    """`safety_jax.models.llama` -> `models`: the part that has a layer; "" for the package."""
+    return (module.split(".") + [""])[1]
+
+
+def module_of(path: pathlib.Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def violations(module: str, names: set[str]) -> list[str]:
+    """What the rules say against `module` importing `names`."""
+    here = unit(module)
+    found = []
+    for name in sorted(name for name in names if name.split(".")[0] == PACKAGE):
+        there = unit(name)
+        if there not in LAYERS:
+            continue  # `from safety_jax import __version__`
+        upward = LAYERS[there] > LAYERS[here]
+        if upward or (here, there) in FORBIDDEN:
+            found.append(f"{module} (layer {LAYERS[here]}) imports {name} (layer {LAYERS[there]})")
+        if here == there == "stages" and name.split(".")[2] != "recipe":
+            found.append(f"{module} imports the stage {name}; stages talk through folders")
+    return found
+
+
+SOURCES = sorted((ROOT / PACKAGE).rglob("*.py"))
+MODULES = [path for path in SOURCES if path.parent != ROOT / PACKAGE or path.stem != "__init__"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_of)
+def test_imports_point_downward(path: pathlib.Path):
+    module = module_of(path)
+    assert unit(module) in LAYERS, f"{module} has no layer: enter it in {__file__}"
+    assert not violations(module, imported(path))
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("safety_jax.models.llama", "safety_jax.data.encode"),
+        ("safety_jax.data.loader", "safety_jax.models.hf"),
+        ("safety_jax.mesh", "safety_jax.models.llama"),
+        ("safety_jax.objectives", "safety_jax.models.llama"),
+        ("safety_jax.loop", "safety_jax.stages.sft"),
+        ("safety_jax.stages.sft", "safety_jax.stages.dpo"),
+    ],
+)
+def test_an_upward_import_is_found(module: str, name: str):
+    assert violations(module, {name})
+
+
+def test_downward_imports_pass():
+    names = {"safety_jax.models.llama", "safety_jax.data.encode", "safety_jax.loop", "jax"}
+    assert not violations("safety_jax.stages.sft", names)
+    assert not violations("safety_jax.stages.raft", {"safety_jax.stages.recipe"})
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=module_of)
+def test_configs_import_only_the_argument_parser(path: pathlib.Path):
+    allowed = ("ml_collections.", "configs.common.")
+    assert all(name.startswith(allowed) for name in imported(path)), imported(path)
+
+
+def test_every_import_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {normal(re.split(r"[\[<>=!~; ]", text)[0]) for text in project["dependencies"]}
+    providers = metadata.packages_distributions()
+    undeclared = {}
+    for path in SOURCES:
+        for top in {name.split(".")[0] for name in imported(path)}:
+            assert top not in NEVER, f"{module_of(path)} imports {top}"
+            if top in sys.stdlib_module_names | OPTIONAL | {PACKAGE}:
+                continue
+            if not declared & {normal(name) for name in providers[top]}:
+                undeclared.setdefault(top, module_of(path))
+    assert not undeclared
+
+
+def normal(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def test_no_file_reads_a_config_with_a_fallback():
+    """The file you read is the run you get: `config.get("x", default)` would hide a default."""
+    offending = [module_of(path) for path in SOURCES if "config.get(" in path.read_text("utf-8")]
+    assert not offending

@@ -1,0 +1,113 @@
+"""The loop on a toy model: cadence, a loss that is not finite, SIGTERM, resume."""
+
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from safety_jax import loop, optim
+from safety_jax import mesh as meshes
+from safety_jax import step as steps
+from safety_jax.checkpoint import Checkpoints
+from safety_jax.errors import DivergenceError
+
+
+class Numbers:
+    """Batch n holds the number n; the loss pulls w to it."""
+
+    def __init__(self, poisoned: int = 0, signalled: int = 0):
+        self.position, self.poisoned, self.signalled = 0, poisoned, signalled
+
+    def __next__(self):
+        self.position += 1
+        if self.position == self.signalled:
+            os.kill(os.getpid(), signal.SIGTERM)
+        self.used = 1
+        value = np.nan if self.position == self.poisoned else float(self.position)
+        batch = Numbers.Batch()
+        batch.value, batch.used, batch.row = value, 1, f"numbers.jsonl row {self.position}"
+        return batch
+
+    class Batch:
+        value: float
+        used: int
+        row: str
+
+    def get_state(self):
+        return {"position": self.position}
+
+    def set_state(self, state):
+        self.position = state["position"]
+
+
+@pytest.fixture
+def run(one_device, tmp_path):
+    """Trains w from 0 in `tmp_path`; returns the result and what was told."""
+    optimizer = optax.adam(0.1)
+    where = steps.shardings(
+        {"w": jnp.zeros(1)}, {"w": meshes.sharding(one_device, (None,))}, optimizer, one_device
+    )
+    rate = optim.schedule("constant", learning_rate=0.1, warmup_steps=0, total_steps=9)
+
+    def loss(trainable, frozen, batch, key):
+        noise = 0.0 if key is None else jax.random.normal(key)
+        return {"loss": ((trainable["w"] - batch["x"] + noise) ** 2).sum()}
+
+    step = steps.make(loss, lambda batch: jnp.float32(1), optimizer, rate, where)
+    sharding = meshes.sharding(one_device, (None, None))
+
+    def train(batches, total, folder="checkpoints"):
+        told, measured = [], []
+        start = jax.device_put({"w": jnp.zeros(1)}, where.trainable)
+        state = steps.initialize(start, optimizer, jax.random.key(0), where)
+        with Checkpoints(tmp_path / folder, 1, "eval/loss") as checkpoints:
+            state = loop.resume(checkpoints, state, batches)
+            result = loop.train(
+                state,
+                {},
+                batches,
+                step=step,
+                place=lambda b: {"x": jax.device_put(np.full((1, 1), b.value, "f"), sharding)},
+                evaluate=lambda trainable: {"eval/loss": abs(float(trainable["w"][0]) - 0.2)},
+                rows=lambda batch: [batch.row],
+                on_step=lambda number, metrics, batch: told.append((number, metrics["loss"])),
+                on_evaluation=lambda number, metrics: measured.append(number),
+                checkpoints=checkpoints,
+                best_metric="eval/loss",
+                cadence=loop.Cadence(total, 1, 4, 3),
+            )
+            return result, told, measured, checkpoints.steps()
+
+    return train
+
+
+def test_cadence(run):
+    result, told, measured, kept = run(Numbers(), 8)
+    assert [number for number, _ in told] == list(range(1, 9))
+    assert measured == [3, 4, 6, 8]
+    assert kept == [3, 8]  # the best (w near 0.2 after a few steps of 0.1) and the last
+    assert not result.interrupted and int(result.state.step) == 8
+
+
+def test_a_loss_that_is_not_finite_names_step_and_row(run):
+    with pytest.raises(DivergenceError, match="loss is nan at step 5; rows .* numbers.jsonl row 5"):
+        run(Numbers(poisoned=5), 8)
+    # What was saved before is intact, and training goes on from there once the row is mended.
+    result, told, _, _ = run(Numbers(), 8)
+    assert told[0][0] == 4 and not result.interrupted
+
+
+def test_sigterm_saves_and_a_second_start_ends_with_the_same_bits(run):
+    whole, told, _, _ = run(Numbers(), 8, "whole")
+    first, told_first, _, kept = run(Numbers(signalled=5), 8)
+    assert first.interrupted and kept[-1] == int(first.state.step) == 5
+    second, told_second, _, _ = run(Numbers(), 8)
+    assert told_first + told_second == told
+    np.testing.assert_array_equal(second.state.trainable["w"], whole.state.trainable["w"])
+    for a, b in zip(*map(jax.tree.leaves, (second.state, whole.state)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

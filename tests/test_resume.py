@@ -1,0 +1,126 @@
+"""Killed at any moment and started again, a run ends with the bits of an uninterrupted one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from test_end_to_end import configure, inputs  # noqa: F401
+
+from safety_jax import metrics
+
+ROOT = Path(__file__).parent.parent
+STEPS = 14
+
+
+@pytest.fixture(scope="module")
+def command(inputs, tmp_path_factory):  # noqa: F811
+    """The run as a command; programs are compiled once for all starts."""
+    cache = tmp_path_factory.mktemp("compiled")
+    config = configure(
+        inputs,
+        lora__dropout=0.1,
+        train__max_steps=STEPS,
+        checkpoint__every_steps=2,
+        log__compilation_cache=str(cache),
+    )
+    flags = [
+        f"--config.{key}={value}"
+        for key, value in json.loads(config.to_json_best_effort()).items()
+        if not isinstance(value, dict)
+    ]
+    for group, values in config.to_dict().items():
+        if isinstance(values, dict):
+            flags += [f"--config.{group}.{key}={value}" for key, value in values.items()]
+    flags = [flag for flag in flags if "protocol_notes" not in flag and "stage" not in flag]
+    return [sys.executable, "-m", "safety_jax.main", "--config=configs/sft.py", *flags]
+
+
+def start(command: list[str], folder: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [*command, f"--workdir={folder}"], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.DEVNULL, env=os.environ,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen) -> None:
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+
+
+def wait_for_step(process: subprocess.Popen, folder: Path, step: int) -> None:
+    """Returns once the step is in the metrics: a moment somewhere behind it, often in a save."""
+    file = folder / "metrics.jsonl"
+    until = time.monotonic() + 240
+    while time.monotonic() < until and process.poll() is None:
+        if file.exists() and any(row["step"] >= step for row in metrics.read(file)):
+            return
+        time.sleep(0.002)
+    raise AssertionError(f"step {step} was not seen: {process.communicate()[1]}")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(command, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    finish(start(command, folder))
+    return folder
+
+
+def assert_same(folder: Path, expected: Path, evaluations: bool = True) -> None:
+    given, known = (load_file(f / "export/adapter_model.safetensors") for f in (folder, expected))
+    assert given.keys() == known.keys()
+    for name in known:
+        np.testing.assert_array_equal(given[name], known[name], err_msg=name)
+    rows = [
+        [
+            {key: value for key, value in row.items() if key not in metrics.TIMING}
+            for row in metrics.read(f / "metrics.jsonl")
+            if evaluations or "loss" in row
+        ]
+        for f in (folder, expected)
+    ]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.slow
+def test_killed_twice_and_started_again(command, uninterrupted, tmp_path):
+    folder = tmp_path / "run"
+    for step in (3, 8):
+        process = start(command, folder)
+        wait_for_step(process, folder, step)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert not (folder / "export").exists()
+    finish(start(command, folder))
+    assert_same(folder, uninterrupted)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_ends_cleanly(command, uninterrupted, tmp_path):
+    folder = tmp_path / "run"
+    process = start(command, folder)
+    wait_for_step(process, folder, 3)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    assert "run the same command to go on" in errors
+    finish(start(command, folder))
+    # The stop does not wait for an evaluation that was due at its step.
+    assert_same(folder, uninterrupted, evaluations=False)
+
+
+@pytest.mark.slow
+def test_a_second_start_compiles_nothing(command, uninterrupted, tmp_path):
+    """Of the programs that the first start kept, the second one takes every one it needs."""
+    finish(start(command, tmp_path / "run"))
+    cache = next(flag for flag in command if "compilation_cache" in flag).partition("=")[2]
+    before = {path.name for path in Path(cache).iterdir() if path.name.endswith("-cache")}
+    finish(start(command, tmp_path / "again"))
+    after = {path.name for path in Path(cache).iterdir() if path.name.endswith("-cache")}
+    assert before == after and len(before) > 3
