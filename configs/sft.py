@@ -72,8 +72,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.train = train = ConfigDict()
     train.batch_size = 128  # examples an optimizer step
-    train.rows_per_microbatch = 8  # over all devices; this and the next set memory, not results
-    train.chunk_tokens = 128  # positions of each row whose logits exist at one time
+    train.rows_per_microbatch = 8  # over all devices; memory only, results do not depend on it
     train.chunk_tokens = 128  # tokens of a row whose logits exist at once; memory only
     train.max_steps = 0  # 0: by epochs
     train.epochs = 2.0

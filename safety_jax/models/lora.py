@@ -153,15 +153,13 @@ def by_layer(adapters: Adapters) -> dict[str, Leaves]:
     return leaves
 
 
-def delta(x: Float[Array, "B T I"], leaves: Leaves) -> Float[Array, "B T O"]:
+def delta(x: Float[Array, "tokens I"], leaves: Leaves) -> Float[Array, "tokens O"]:
     """What the adapter adds to a projection of `x`: scale · drop(x) Aᵀ Bᵀ, in x's dtype."""
     if leaves.keep is not None:
         kept = jax.random.bernoulli(leaves.key, leaves.keep, x.shape)
         x = jnp.where(kept, x / leaves.keep.astype(x.dtype), 0)
-    narrow = jnp.einsum("bti,ri->btr", x, leaves.a.astype(x.dtype))
-    narrow = narrow * leaves.scale.astype(x.dtype)
-    # B enters transposed so that its gradient is [R, out], the shape matmul libraries like better.
-    return jnp.einsum("btr,ro->bto", narrow, leaves.b.astype(x.dtype).T)
+    narrow = (x @ leaves.a.astype(x.dtype).T) * leaves.scale.astype(x.dtype)
+    return narrow @ leaves.b.astype(x.dtype).T
 
 
 def merge(weights: trees.Tree, adapters: Adapters) -> trees.Tree:
