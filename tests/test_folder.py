@@ -1,0 +1,284 @@
+"""Model folders: finding weights, refusing what is unsafe or broken, fingerprints, replacement."""
+
+import errno
+import json
+import os
+import resource
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from safety_jax.errors import CheckpointError
+from safety_jax.models import folder as folders
+
+ONE, TWO = "model-1.safetensors", "model-2.safetensors"
+
+
+@pytest.fixture
+def single(tmp_path):
+    save_file({"a": np.zeros(3, np.float32)}, tmp_path / folders.WEIGHTS)
+    return tmp_path
+
+
+@pytest.fixture
+def sharded(tmp_path):
+    """Tensor `a` in the first shard, `b` in the second."""
+    save_file({"a": np.zeros(3, np.float32)}, tmp_path / ONE)
+    save_file({"b": np.ones(4, np.float32)}, tmp_path / TWO)
+    write_index(tmp_path, {"a": ONE, "b": TWO})
+    return tmp_path
+
+
+def write_index(folder, weight_map):
+    (folder / folders.INDEX).write_text(json.dumps({"weight_map": weight_map}))
+
+
+def refusal(folder) -> str:
+    with pytest.raises(CheckpointError) as raised:
+        folders.locate(folder)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+# ---------------------------------------------------------------------------- finding
+
+
+def test_resolve_returns_a_folder_as_it_is(tmp_path, monkeypatch):
+    assert folders.resolve(tmp_path) == tmp_path
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").mkdir()
+    assert folders.resolve("~/model") == tmp_path / "model"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("/no/such/folder", "does not exist"),
+        ("./no/such/folder", "does not exist"),
+        ("", "is a file|does not exist"),
+        ("nobody/no-such-model", "neither a folder here nor a Hub repository"),
+        ("bad--name/x", "neither a folder here nor a Hub repository"),
+    ],
+)
+def test_resolve_refuses_with_one_line(given, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if given == "":
+        (tmp_path / "weights").write_text("")
+        given = str(tmp_path / "weights")
+    with pytest.raises(CheckpointError, match=message) as raised:
+        folders.resolve(given)
+    assert "\n" not in str(raised.value)
+
+
+def test_locates_a_single_file(single):
+    assert folders.locate(single)["a"].shape == (3,)
+
+
+def test_locates_shards(sharded):
+    assert {name: tensor.file.name for name, tensor in folders.locate(sharded).items()} == {
+        "a": ONE,
+        "b": TWO,
+    }
+
+
+def test_links_of_the_hub_cache_are_followed(sharded, tmp_path):
+    """There every file of a snapshot is a link to a blob outside the snapshot's folder."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "main"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    for number, name in enumerate((ONE, TWO, folders.INDEX)):
+        shutil.move(sharded / name, blobs / str(number))
+        (snapshot / name).symlink_to(f"../../blobs/{number}")
+    assert folders.locate(snapshot).keys() == {"a", "b"}
+
+
+def test_a_single_file_wins_over_an_index(sharded):
+    """As in transformers."""
+    save_file({"c": np.zeros(1, np.float32)}, sharded / folders.WEIGHTS)
+    assert folders.locate(sharded).keys() == {"c"}
+
+
+@pytest.mark.parametrize(
+    "shard",
+    ["/etc/x.safetensors", "../x.safetensors", "a/../../x.safetensors", "..\\x.safetensors"],
+)
+def test_shards_outside_the_folder_are_refused(shard, sharded):
+    write_index(sharded, {"a": shard})
+    assert "outside the folder" in refusal(sharded)
+
+
+def test_missing_and_wrong_shards(sharded):
+    (sharded / TWO).unlink()
+    assert f"{TWO}, which is missing" in refusal(sharded)
+    write_index(sharded, {"a": ONE, "b": ONE})
+    assert f"lists b in {ONE}, which does not hold it" in refusal(sharded)
+    write_index(sharded, {"a": ONE, "b": "pytorch_model.bin"})
+    assert "not a .safetensors file" in refusal(sharded)
+    write_index(sharded, {})
+    assert "expected a weight_map" in refusal(sharded)
+    (sharded / folders.INDEX).write_text("[1]")
+    assert "expected a JSON object" in refusal(sharded)
+    (sharded / folders.INDEX).write_text("{")
+    assert "not valid JSON" in refusal(sharded)
+
+
+def test_truncated_shard(sharded):
+    content = (sharded / TWO).read_bytes()
+    (sharded / TWO).write_bytes(content[:-1])
+    assert "truncated" in refusal(sharded)
+
+
+def test_a_tensor_in_two_files(sharded):
+    save_file({"a": np.zeros(3, np.float32), "b": np.ones(4, np.float32)}, sharded / TWO)
+    assert f"tensor a stands in {ONE} and {TWO}" in refusal(sharded)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("pytorch_model.bin", "convert once with transformers"),
+        ("consolidated.00.pth", "only pickled weights"),
+        ("consolidated.safetensors", "only consolidated.safetensors; expected model.safetensors"),
+        ("config.json", "holds no weights"),
+    ],
+)
+def test_folders_without_usable_weights(name, message, tmp_path):
+    (tmp_path / name).write_text("{}")
+    assert message in refusal(tmp_path)
+
+
+def test_read_json_names_what_is_missing(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no config.json"):
+        folders.read_json(tmp_path / "config.json")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        folders.read_json(tmp_path)
+
+
+# ---------------------------------------------------------------------------- token ids
+
+
+def test_token_ids_from_tokenizer_files(tmp_path):
+    nothing = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    assert folders.token_ids(None) == folders.token_ids(tmp_path) == nothing
+    settings = {
+        "bos_token": "<s>",
+        "eos_token": {"content": "</s>"},
+        "pad_token": None,
+        "added_tokens_decoder": {"1": {"content": "<s>"}},
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert folders.token_ids(tmp_path) == nothing | {"bos_token_id": 1}
+    added = {"added_tokens": [{"id": 2, "content": "</s>"}]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(added))
+    assert folders.token_ids(tmp_path) == nothing | {"bos_token_id": 1, "eos_token_id": 2}
+
+
+# ---------------------------------------------------------------------------- fingerprint
+
+
+@pytest.fixture
+def cache(tmp_path_factory, monkeypatch):
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    return cache
+
+
+def test_fingerprint_follows_content(sharded, cache):
+    before = folders.fingerprint(sharded)
+    assert len(before) == 64 and folders.fingerprint(sharded) == before
+    write_index(sharded, {"b": TWO, "a": ONE})
+    assert folders.fingerprint(sharded) == before
+    save_file({"b": np.full(4, 2, np.float32)}, sharded / TWO)
+    assert folders.fingerprint(sharded) != before
+
+
+def test_fingerprint_is_kept_by_path_size_and_time(single, cache):
+    file = single / folders.WEIGHTS
+    before, status = folders.fingerprint(single), file.stat()
+    save_file({"a": np.ones(3, np.float32)}, file)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert folders.fingerprint(single) == before  # same key, so the kept digest is used
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert folders.fingerprint(single) != before
+
+
+def test_fingerprint_survives_a_bad_cache(single, cache, monkeypatch):
+    before = folders.fingerprint(single)
+    (kept,) = (cache / "safety_jax" / "fingerprints").iterdir()
+    kept.write_text("half a dig")
+    assert folders.fingerprint(single) == before
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    assert folders.fingerprint(single) == before
+
+
+# ---------------------------------------------------------------------------- replacing
+
+
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_replacing_swaps_the_whole_folder(tmp_path):
+    target = tmp_path / "export"
+    for content in ("first", "second"):
+        with folders.replacing(target, "config.json") as partial:
+            (partial / "config.json").write_text(content)
+            (partial / content).write_text("")
+            assert target.exists() == (content == "second")
+        assert names(target) == sorted(["config.json", content])
+    assert names(tmp_path) == ["export"]
+
+
+def test_replacing_leaves_other_folders_alone(tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("")
+    with pytest.raises(CheckpointError, match="holds other files"):
+        with folders.replacing(tmp_path / "notes", "config.json"):
+            raise AssertionError("the block must not run")
+    assert names(tmp_path / "notes") == ["mine.txt"]
+    with pytest.raises(CheckpointError, match="Not a directory"):
+        with folders.replacing(tmp_path / "notes" / "mine.txt", "config.json"):
+            raise AssertionError("the block must not run")
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyError()])
+def test_a_failed_block_changes_nothing(failure, tmp_path):
+    target = tmp_path / "export"
+    with folders.replacing(target, "config.json") as partial:
+        (partial / "config.json").write_text("old")
+    expected = CheckpointError if isinstance(failure, OSError) else KeyError
+    with pytest.raises(expected):
+        with folders.replacing(target, "config.json") as partial:
+            (partial / "config.json").write_text("new")
+            raise failure
+    assert (target / "config.json").read_text() == "old"
+    assert names(tmp_path) == ["export"]
+
+
+def test_what_a_killed_run_left_is_tidied(tmp_path):
+    (tmp_path / ".export.partial").mkdir()
+    (tmp_path / ".export.partial" / "half").write_text("")
+    (tmp_path / ".export.previous").mkdir()  # killed between the two renames
+    (tmp_path / ".export.previous" / "config.json").write_text("old")
+    with pytest.raises(KeyError):
+        with folders.replacing(tmp_path / "export", "config.json") as partial:
+            assert names(partial) == []
+            raise KeyError
+    assert (tmp_path / "export" / "config.json").read_text() == "old"
+    assert names(tmp_path) == ["export"]
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    """The limit on file size stands for the full disk: a real write fails with a real error."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(CheckpointError, match="cannot write .*export.*free space") as raised:
+        with folders.replacing(tmp_path / "export", "config.json") as partial:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+            try:
+                (partial / "weights").write_bytes(bytes(5000))
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(raised.value)
+    assert names(tmp_path) == []

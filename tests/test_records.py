@@ -1,0 +1,249 @@
+"""Rows of every known format become the same records; unusable ones are refused, or counted."""
+
+import pytest
+
+from safety_jax.data.records import Message, Pair, Record, read_pairs, read_prompts, read_records
+from safety_jax.data.sources import Source
+from safety_jax.errors import DataError
+
+SYSTEM = Message("system", "Be kind.")
+ASK, ANSWER = Message("user", "Hello?"), Message("assistant", "Hi.")
+AGAIN, LAST = Message("user", "More?"), Message("assistant", "Yes.")
+WORSE, SECOND = Message("assistant", "No."), Message("user", "Why?")
+
+
+def source(*rows, format=None, columns=None, skip=False):
+    where = [f"a.jsonl line {i}" for i in range(1, len(rows) + 1)]
+    return Source("a.jsonl", "a", rows, where, None, None, format, columns or {}, skip)
+
+
+def turns(*messages, keys=("role", "content")):
+    return [dict(zip(keys, (message.role, message.content), strict=True)) for message in messages]
+
+
+def transcript(*messages):
+    who = {"user": "Human", "assistant": "Assistant"}
+    return "".join(f"\n\n{who[message.role]}: {message.content}" for message in messages)
+
+
+SHAREGPT = [
+    {"from": "human", "value": "Hello?"},
+    {"from": "gpt", "value": "Hi."},
+    {"from": "human", "value": "More?"},
+    {"from": "gpt", "value": "Yes."},
+]
+FOUR = (ASK, ANSWER, AGAIN, LAST)
+
+
+@pytest.mark.parametrize(
+    ("row", "messages", "context"),
+    [
+        ({"instruction": "Hello?", "output": "Hi."}, (ASK, ANSWER), ""),
+        ({"instruction": "Hello?", "input": "", "output": "Hi."}, (ASK, ANSWER), ""),
+        ({"instruction": "Hello?", "input": None, "output": "Hi."}, (ASK, ANSWER), ""),
+        ({"instruction": "Hello?", "input": "x", "output": "Hi.", "id": 3}, (ASK, ANSWER), "x"),
+        ({"instructions": "Hello?", "inputs": "x", "outputs": "Hi."}, (ASK, ANSWER), "x"),
+        ({"instruction": "Hello?", "context": "x", "response": "Hi."}, (ASK, ANSWER), "x"),
+        ({"prompt": "Hello?", "completion": "Hi."}, (ASK, ANSWER), ""),
+        ({"prompt": "Hello?", "response": "Hi."}, (ASK, ANSWER), ""),
+        ({"prompt": "Hello?", "label": "Hi.", "id": 1}, (ASK, ANSWER), ""),
+        ({"prompt": turns(ASK), "completion": "Hi."}, (ASK, ANSWER), ""),
+        ({"messages": turns(SYSTEM, *FOUR)}, (SYSTEM, *FOUR), ""),
+        ({"conversations": SHAREGPT}, FOUR, ""),
+        ({"conversations": SHAREGPT, "system": "Be kind."}, (SYSTEM, *FOUR), ""),
+        ({"messages": turns(SYSTEM, *FOUR), "system": "Other."}, (SYSTEM, *FOUR), ""),
+        ({"prompt": "Hello?", "chosen": "Hi.", "rejected": "No."}, (ASK, ANSWER), ""),
+        ({"chosen": transcript(*FOUR), "rejected": transcript(ASK, WORSE)}, FOUR, ""),
+        ({"text": transcript(*FOUR)}, FOUR, ""),
+    ],
+)
+def test_records_of_every_format(row, messages, context):
+    expected = Record(messages, context, "a", "a.jsonl line 1")
+    assert read_records(source(row)) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt", "chosen", "rejected"),
+    [
+        (
+            {"prompt": "Hello?", "chosen": "Hi.", "rejected": "No."},
+            (ASK,),
+            (ANSWER,),
+            (WORSE,),
+        ),
+        (
+            {"prompt": turns(ASK), "chosen": turns(ANSWER), "rejected": turns(WORSE)},
+            (ASK,),
+            (ANSWER,),
+            (WORSE,),
+        ),
+        (  # the prompt stands in all three columns, as in UltraFeedback
+            {"prompt": "Hello?", "chosen": turns(ASK, ANSWER), "rejected": turns(ASK, WORSE)},
+            (ASK,),
+            (ANSWER,),
+            (WORSE,),
+        ),
+        (
+            {"prompt": transcript(ASK, ANSWER, AGAIN) + "\n\nAssistant:", "chosen": "Yes.",
+             "rejected": "No."},
+            (ASK, ANSWER, AGAIN),
+            (LAST,),
+            (WORSE,),
+        ),
+        (
+            {"chosen": transcript(*FOUR), "rejected": transcript(ASK, ANSWER, AGAIN, WORSE)},
+            (ASK, ANSWER, AGAIN),
+            (LAST,),
+            (WORSE,),
+        ),
+        (  # the dialogues part before their last turn
+            {"chosen": transcript(*FOUR), "rejected": transcript(ASK, WORSE)},
+            (ASK,),
+            (ANSWER, AGAIN, LAST),
+            (WORSE,),
+        ),
+        (  # they part at a question, so what is compared begins with the answer before it
+            {"chosen": turns(*FOUR), "rejected": turns(ASK, ANSWER, SECOND, WORSE)},
+            (ASK,),
+            (ANSWER, AGAIN, LAST),
+            (ANSWER, SECOND, WORSE),
+        ),
+    ],
+)  # fmt: skip
+def test_pairs(row, prompt, chosen, rejected):
+    expected = Pair(prompt, chosen, rejected, "", "a", "a.jsonl line 1")
+    assert read_pairs(source(row)) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("row", "messages", "context"),
+    [
+        ({"instructions": "Hello?"}, (ASK,), ""),
+        ({"instruction": "Hello?", "input": "x", "output": "Hi."}, (ASK,), "x"),
+        ({"prompt": "Hello?", "type": "homonyms"}, (ASK,), ""),
+        ({"messages": turns(*FOUR)}, (ASK, ANSWER, AGAIN), ""),
+        ({"messages": turns(ASK, ANSWER, AGAIN)}, (ASK, ANSWER, AGAIN), ""),
+    ],
+)
+def test_prompts(row, messages, context):
+    assert read_prompts(source(row)) == [Record(messages, context, "a", "a.jsonl line 1")]
+
+
+def test_text_is_kept_to_the_letter():
+    row = {"instruction": " Say\t{input} ", "input": " x\n", "output": "\n a </s>  b "}
+    (record,) = read_records(source(row))
+    assert [message.content for message in record.messages] == [row["instruction"], row["output"]]
+    assert record.context == row["input"]
+
+
+def test_column_map_comes_first():
+    row = {"question": "Hello?", "answer": "Hi.", "output": "unused"}
+    mapped = source(row, columns={"instruction": "question", "output": "answer"})
+    assert read_records(mapped)[0].messages == (ASK, ANSWER)
+    # What was renamed is not found under its own name as well.
+    row = {"prompt": "Hello?", "response": "Hi.", "completion": "?"}
+    with pytest.raises(DataError, match="they fit completion, response: add format=NAME"):
+        read_records(source(row))
+    renamed = source(row, columns={"old": "completion"})
+    assert read_records(renamed)[0].messages == (ASK, ANSWER)
+
+
+def test_format_can_be_named():
+    row = {"instruction": "Hello?", "output": "No.", "response": "Hi."}
+    with pytest.raises(DataError, match="they fit alpaca, dolly: add format=NAME"):
+        read_records(source(row))
+    assert read_records(source(row, format="dolly"))[0].messages == (ASK, ANSWER)
+    with pytest.raises(DataError, match="unknown format 'doly'; known are alpaca"):
+        read_records(source(row, format="doly"))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "Hello?", "choices": "Hi."},
+        {"prompt": "How can I kill a process?", "type": "homonyms", "label": "safe"},
+        {"instructions": "Hello?"},
+    ],
+)
+def test_unknown_columns_are_listed(row):
+    with pytest.raises(DataError) as error:
+        read_records(source(row))
+    assert f"a.jsonl line 1: columns found: {', '.join(row)};" in str(error.value)
+    assert "alpaca (instruction, output)" in str(error.value)
+
+
+GOOD = {"instruction": "Hello?", "output": "Hi."}
+BAD = [
+    ({"instruction": "Hello?", "output": ""}, "'output' is empty"),
+    ({"instruction": "Hello?", "output": " \n"}, "'output' is empty"),
+    ({"instruction": "Hello?"}, "'output' is missing"),
+    ({"instruction": "Hello?", "output": None}, "'output' is NoneType; expected text"),
+    ({"instruction": 5, "output": "Hi."}, "'instruction' is int; expected text"),
+    ({"instruction": "Hello?", "input": ["x"], "output": "Hi."}, "'input' is list; expected text"),
+    ({"instruction": "Hello?", "output": "Hi.", "system": 5}, "'system' is int; expected text"),
+]
+
+
+@pytest.mark.parametrize(("row", "message"), BAD)
+def test_bad_rows_are_named(row, message):
+    with pytest.raises(DataError) as error:
+        read_records(source(GOOD, row))
+    assert str(error.value).startswith(f"a.jsonl line 2: {message} (read as alpaca)")
+    assert "bad_rows=skip" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_bad_rows_can_be_skipped():
+    rows = [GOOD, *(row for row, _ in BAD), GOOD]
+    records = read_records(source(*rows, skip=True))
+    assert [record.where for record in records] == ["a.jsonl line 1", "a.jsonl line 9"]
+    with pytest.raises(DataError, match="no usable row of 1"):
+        read_records(source(BAD[0][0], skip=True))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"messages": []}, "'messages' is empty"),
+        ({"messages": ["Hello?"]}, "messages[0] is str; expected role and content"),
+        ({"messages": turns(ASK, Message("assistant", " "))}, "messages[1]: 'content' is empty"),
+        ({"messages": turns(ASK, Message("tool", "5"))}, "messages[1]: unknown role 'tool'"),
+        ({"messages": turns(ASK, AGAIN, ANSWER)}, "turn 1 is the user's; expected the assistant's"),
+        ({"messages": turns(ANSWER, ASK, LAST)}, "turn 0 is the assistant's; expected the user's"),
+        ({"messages": turns(ASK)}, "the last turn is the user's; expected the assistant's"),
+        ({"messages": turns(ASK, SYSTEM, ANSWER)}, "turn 1 is the system's"),
+        ({"conversations": [{"from": "human"}]}, "conversations[0]: 'value' is missing"),
+        ({"text": "Human: Hello? Assistant: Hi."}, "'text' does not begin with"),
+        ({"text": transcript(ASK, ANSWER, AGAIN)}, "the last turn is the user's"),
+        ({"text": "\n\nHuman:\n\nAssistant: Hi."}, "turn 0 of the transcript is empty"),
+        (
+            {"chosen": transcript(ASK) + "\n\nAssistant:", "rejected": transcript(ASK, WORSE)},
+            "no answer to learn",
+        ),
+        (
+            {"chosen": transcript(ASK, ANSWER), "rejected": transcript(AGAIN, WORSE)},
+            "share no prompt",
+        ),
+    ],
+)
+def test_bad_dialogues(row, message):
+    with pytest.raises(DataError) as error:
+        read_records(source(row))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (GOOD, "no rejected answer"),
+        ({"prompt": "Hello?", "chosen": "Hi.", "rejected": "Hi."}, "chosen and rejected are equal"),
+        ({"prompt": "Hello?", "chosen": "Hi.", "rejected": ""}, "'rejected' is empty"),
+        (
+            {"prompt": "Hello?", "chosen": "Hi.", "rejected": turns(WORSE, WORSE)},
+            "turn 2 is the assistant's",
+        ),
+    ],
+)
+def test_bad_pairs(row, message):
+    with pytest.raises(DataError) as error:
+        read_pairs(source(row))
+    assert message in str(error.value)
