@@ -191,7 +191,7 @@ def safety_tuned_llamas(config: ConfigDict):
 
 
 def demo(config: ConfigDict, safety_rows: int | None):
-    """A 1 M parameter LLaMA made by launch/demo; learns to refuse in a minute or two on a CPU."""
+    """A LLaMA of 0.9 M parameters, made by launch/demo; a minute or two on two CPU cores."""
     config.model.path = "launch/demo/model"
     config.model.parameter_dtype = "float32"
     config.model.compute_dtype = "float32"

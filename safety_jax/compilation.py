@@ -33,7 +33,7 @@ class Counter:
         jax.monitoring.register_event_duration_secs_listener(self._on_duration)
         jax.monitoring.register_event_listener(self._on_event)
 
-    def _on_duration(self, event: str, seconds: float, **_: Any) -> None:
+    def _on_duration(self, event: str, duration_secs: float, **_: Any) -> None:
         self.programs += event == _COMPILED
 
     def _on_event(self, event: str, **_: Any) -> None:

@@ -1,4 +1,4 @@
-"""Between loader and compiled step: a host's rows become global arrays, and validation is summed."""
+"""Between loader and compiled step: a host's rows become global arrays; validation is summed."""
 
 import math
 from collections.abc import Callable

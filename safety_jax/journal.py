@@ -61,4 +61,3 @@ class Journal:
     def recompilations(self) -> int:
         """Programs obtained after the first step; evaluation and saving account for a few."""
         return self.compiled.programs - self._programs
-

@@ -6,7 +6,7 @@ Stages differ in the loss inside `step` and in the batches; RAFT calls this loop
 import dataclasses
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 

@@ -18,27 +18,25 @@ from safety_jax.errors import UserError
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The run's config file.", lock_config=True
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if it does not exist.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run; made if it does not exist.", required=True
+)
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several hosts: join the others.")
 
 
 def parse(argv: list[str]) -> list[str]:
     """absl's parser, with every complaint in one line."""
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flag_as_required("config")
     try:
         rest = flags.FLAGS(argv)
         _ = _CONFIG.value.stage  # a file that cannot be loaded only says so when it is looked at
         return rest
-    except (
-        flags.Error,
-        AttributeError,
-        KeyError,
-        OSError,
-        SyntaxError,
-        TypeError,
-        ValueError,
-    ) as error:
-        fail(str(error))
+    except (AttributeError, KeyError) as error:
+        key = str(error.args[0]).splitlines()[0]
+        fail(f"the config has no key {key}; every key is in the file that --config names")
+    except (flags.Error, OSError, SyntaxError, TypeError, ValueError) as error:
+        # Of an error raised inside a config file, only its last line is for people.
+        fail(str(error).rpartition("ValueError: ")[2].rpartition("failure to load: ")[2])
 
 
 def fail(message: str) -> NoReturn:

@@ -87,7 +87,10 @@ def _token_logprobs_backward(chunk_tokens, residuals, gradients):
     if isinstance(incoming, jax.custom_derivatives.SymbolicZero):
         return None, None, None, None
     d_hidden = (incoming[..., None] * slopes).astype(slopes.dtype)
-    d_head = None if recompute is None else _head_gradient(incoming, *recompute, chunk_tokens)
+    d_head = None
+    if recompute is not None:
+        hidden, head, targets, mask = recompute
+        d_head = _head_gradient(incoming, hidden, head, targets, mask, chunk_tokens)
     return d_hidden, d_head, None, None
 
 

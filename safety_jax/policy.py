@@ -149,16 +149,16 @@ def build(
         base = hf.load(folder, config, mesh, dtype)
     else:
         base = llama.initialize(config, base_key, mesh, dtype)
-    started, settings = (None, adapter) if start_from is None else peft.load(start_from, config, mesh)
+    started = None if start_from is None else peft.load(start_from, config, mesh)
 
     if adapter is None:
-        trainable = base if started is None else jax.jit(lora.merge)(base, started)
+        trainable = base if started is None else jax.jit(lora.merge)(base, started[0])
         return Policy(config, run, folder, None, chunk_tokens), trainable, {}
     if started is not None:
         settings = dataclasses.replace(
-            settings, dropout=adapter.dropout, base_name=adapter.base_name, dtype=adapter.dtype
+            started[1], dropout=adapter.dropout, base_name=adapter.base_name, dtype=adapter.dtype
         )
-        return Policy(config, run, folder, settings, chunk_tokens), started.weights, base
+        return Policy(config, run, folder, settings, chunk_tokens), started[0].weights, base
     fresh = lora.initialize(
         llama.parameters(config), adapter.targets, adapter.rank, initialization, adapter_key, mesh
     )

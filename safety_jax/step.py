@@ -36,7 +36,7 @@ class State:
         step: steps taken, int32.
         trainable: adapter weights, or all weights; float32.
         optimizer: the optax state.
-        key: data of the run's random key, uint32[2]; a step's randomness is folded from it and the step.
+        key: data of the run's random key, uint32[2]; a step folds its own from it and its number.
     """
 
     step: Any

@@ -255,7 +255,14 @@ def test_mistakes_in_a_model_folder(inputs, tmp_path):
         (["--config=configs/sft.py:safty=5"], "safty"),
         (["--config=configs/nowhere.py"], "nowhere"),
         (["--config=configs/sft.py:demo", "--config.train.batch_size=many"], "batch_size"),
-        (["--config=configs/sft.py:demo", "--config.model.path=runs/nowhere"], "runs/nowhere"),
+        (
+            [
+                "--config=configs/sft.py:demo",
+                "--config.model.path=runs/nowhere",
+                "--config.train.rows_per_microbatch=8",
+            ],
+            "runs/nowhere",
+        ),
     ],
     ids=["key", "argument", "file", "type", "model"],
 )

@@ -59,7 +59,10 @@ def compile_step(config, topology: str, sizes: tuple[int, int, int], T: int, row
     where = steps.shardings(trainable, trained.shardings(), optimizer, mesh)
     moments = jax.eval_shape(optimizer.init, trainable)
     shapes = steps.State(
-        jax.ShapeDtypeStruct((), jnp.int32), trainable, moments, jax.ShapeDtypeStruct((2,), "uint32")
+        jax.ShapeDtypeStruct((), jnp.int32),
+        trainable,
+        moments,
+        jax.ShapeDtypeStruct((2,), jnp.uint32),
     )
     state = jax.tree.map(lambda x, s: abstract(x.shape, x.dtype, s), shapes, where)
     sharding = NamedSharding(mesh, PartitionSpec(None, *meshes.spec(("rows", "tokens"))))
@@ -78,7 +81,7 @@ def test_llama_2_7b_lora_packed_2048_fits_v5e_4x4(sizes, capsys):
     with capsys.disabled():
         print(
             f"\nLlama-2-7B LoRA r8 on v5e:4x4 as data x fsdp x tensor = {sizes}, 16 rows of 2048: "
-            f"per chip {arguments / 2**30:.2f} GiB arguments + {temporary / 2**30:.2f} GiB temporary"
+            f"a chip needs {arguments / 2**30:.2f} GiB arguments, {temporary / 2**30:.2f} temporary"
         )
     weights = 2 * sum(
         jnp.prod(jnp.array(p.shape, jnp.float32)) for p in llama.parameters(LLAMA_2_7B).values()

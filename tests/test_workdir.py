@@ -64,6 +64,7 @@ def test_same_config_continues_and_free_keys_may_differ(tmp_path):
 
 def test_another_config_is_refused_with_the_keys(tmp_path):
     prepare(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     before = (tmp_path / "config.json").read_bytes()
     other = changed(optim__learning_rate=2e-4, mesh__fsdp=2, data__train=["a.json"])
     with pytest.raises(ConfigError) as error:

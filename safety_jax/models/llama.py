@@ -82,7 +82,7 @@ REMAT: dict[str, Callable[..., Any] | None] = {
 
 
 @functools.cache
-def _abstract(config: Config) -> nnx.Module:
+def _abstract(config: Config) -> "Llama":
     with nnx.use_eager_sharding(False):
         return nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0)))
 
@@ -176,8 +176,8 @@ def norm(x: Float[Array, "*B D"], scale: nnx.Param, epsilon: float) -> Float[Arr
     """Root mean square norm, computed in float32 (Zhang and Sennrich 2019, arXiv 1910.07467)."""
     wide = x.astype(jnp.float32)
     inverse = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + epsilon)
-    scale = jnp.broadcast_to(scale[...].astype(jnp.float32), x.shape)
-    return (wide * inverse * scale).astype(x.dtype)
+    wide_scale = jnp.broadcast_to(scale[...].astype(jnp.float32), x.shape)
+    return (wide * inverse * wide_scale).astype(x.dtype)
 
 
 class Layer(nnx.Module):

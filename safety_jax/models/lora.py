@@ -84,7 +84,7 @@ def shapes(
     parameters: Mapping[str, meshes.Parameter], adapted: tuple[str, ...], rank: int
 ) -> dict[str, tuple[tuple[int, ...], tuple[str, ...]]]:
     """Shape and logical axes of every adapter leaf, by dotted name."""
-    leaves = {}
+    leaves: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {}
     for target in adapted:
         kernel = parameters[f"layers.{target}.kernel"]
         layers, size_out, size_in = kernel.shape

@@ -1,0 +1,40 @@
+# Needs Python 3.11 or later and make; everything else comes from the package index into .venv.
+
+PYTHON ?= python3
+# Test workers: two are quickest on small machines, where each compiles on all cores anyway.
+WORKERS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+# Code that is linted and type-checked.
+SOURCES := safety_jax configs launch tests
+
+.PHONY: install test demo lint format types clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 is needed")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+test: install
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q
+
+demo: install
+	PYTHON=$(BIN)/python bash launch/demo/run.sh
+
+lint: install
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+
+format: install
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+types: install
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) runs build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Measured comparisons with other frameworks; they print figures and never assert."""

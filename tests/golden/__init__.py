@@ -1,0 +1,1 @@
+"""Stored answers of transformers, peft and trl, and the scripts that make them."""

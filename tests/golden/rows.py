@@ -1,0 +1,99 @@
+"""Batches, adapters and numbers of the SFT goldens, shared by the generator and the tests."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from tests.golden import cases
+
+MODEL = "llama_grouped"
+FILE = cases.FOLDER / "sft.npz"
+TRL_FILE = cases.FOLDER / "trl.npz"
+
+ROWS, TOKENS = 4, 40
+STEPS = 3
+RANK, ALPHA = 4, 8.0
+TARGETS = {
+    "query_value": ("q_proj", "v_proj"),
+    "all_linear": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+}
+# Clipping bites in every step: the gradient's norm is above it.
+ADAMW = {
+    "learning_rate": 1e-2,
+    "beta1": 0.9,
+    "beta2": 0.99,
+    "epsilon": 1e-6,
+    "weight_decay": 0.1,
+    "clip_norm": 0.1,
+}
+TRL_STEPS, TRL_ROWS, TRL_MICROBATCHES = 4, 2, 2
+TRL_TRAINED = {"completion": True, "everything": False}
+SCHEDULE_STEPS, SCHEDULE_WARMUP = 24, 6
+
+
+def batch(step: int) -> tuple[np.ndarray, np.ndarray]:
+    """`ids` and `mask` [B, T] of one step: right-padded rows, a prompt and a trained completion.
+
+    Id 0 pads, and also occurs inside rows: what is padding follows from lengths, not from ids.
+    """
+    random = cases.generator(f"batch {step}")
+    lengths = random.randint(12, TOKENS + 1, ROWS)
+    prompts = [random.randint(3, length - 2) for length in lengths]
+    ids = random.randint(0, cases.VOCABULARY, (ROWS, TOKENS))
+    index = np.arange(TOKENS)
+    inside = index < lengths[:, None]
+    mask = inside & (index >= np.array(prompts)[:, None])
+    return np.where(inside, ids, 0), mask
+
+
+def lengths(step: int) -> np.ndarray:
+    """Tokens of each row [B]; every row ends in a trained token."""
+    _, mask = batch(step)
+    return TOKENS - mask[:, ::-1].argmax(axis=1)
+
+
+def adapters(config: dict[str, Any], targets: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """LoRA A [R, in] and B [out, R] of every adapted weight, both random, by weight name + .A/.B"""
+    made = {}
+    for name, shape in cases.shapes(config).items():
+        if name.endswith(tuple(f"{target}.weight" for target in targets)):
+            module = name.removesuffix(".weight")
+            normal = cases.generator(module).standard_normal
+            made[f"{module}.A"] = (normal((RANK, shape[1])) / shape[1] ** 0.5).astype(np.float32)
+            made[f"{module}.B"] = (0.3 * normal((shape[0], RANK))).astype(np.float32)
+    return made
+
+
+def tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """A word tokenizer with LLaMA's habits, one BOS in front and no EOS, saved to `folder`."""
+    special = ["<unk>", "<s>", "</s>"]
+    words = special + [f"w{number}" for number in range(cases.VOCABULARY - len(special))]
+    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    inner.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", words.index("<s>"))]
+    )
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<unk>",
+    )
+    made.save_pretrained(folder)
+    return made
+
+
+def text_rows() -> list[dict[str, str]]:
+    """Prompt and completion rows of very different lengths, in the order that TRL takes them."""
+    random = cases.generator("text rows")
+
+    def words(low: int, high: int) -> str:
+        numbers = random.randint(0, cases.VOCABULARY - 3, random.randint(low, high))
+        return " ".join(f"w{number}" for number in numbers)
+
+    count = TRL_STEPS * TRL_ROWS * TRL_MICROBATCHES
+    return [{"prompt": words(2, 12), "completion": f" {words(1, 28)}"} for _ in range(count)]

@@ -1,0 +1,215 @@
+"""Every config loads with every argument that it documents, complete, typed and locked."""
+
+import importlib
+import pathlib
+
+import pytest
+from ml_collections import ConfigDict
+
+ROOT = pathlib.Path(__file__).parent.parent
+ARGUMENTS = {
+    "sft": [
+        None,
+        "demo",
+        "demo,safety=0",
+        "safety=500",
+        "paper=report",
+        "paper=report,safety=100",
+        "paper=script",
+        "paper=script,safety=2000",
+        "paper=safety_tuned_llamas",
+        "paper=safety_tuned_llamas,safety=1500",
+    ],
+}
+CASES = [(name, arg) for name, arguments in ARGUMENTS.items() for arg in arguments]
+
+# The keys that scripts, checks and the stage rely on; a key cannot vanish unnoticed.
+KEYS = {
+    "sft": """
+        stage seed
+        model.path model.init model.adapter model.tokenizer model.parameter_dtype
+        model.compute_dtype model.attention model.remat
+        lora.rank lora.alpha lora.dropout lora.targets lora.initialization lora.rslora
+        data.train data.safety data.safety_rows data.eval data.eval_rows data.template
+        data.train_on data.max_length data.row_tokens data.packing data.overlong_prompt
+        data.prefetch_steps
+        train.batch_size train.rows_per_microbatch train.chunk_tokens train.max_steps train.epochs
+        optim.learning_rate optim.schedule optim.warmup_steps optim.weight_decay optim.beta1
+        optim.beta2 optim.epsilon optim.clip_norm
+        mesh.data mesh.fsdp mesh.tensor
+        checkpoint.every_steps checkpoint.keep_last checkpoint.export checkpoint.export_merged
+        checkpoint.export_dtype
+        log.every_steps log.eval_every_steps log.tensorboard log.wandb log.compilation_cache
+        sft.protocol_notes
+    """
+}
+
+# What the papers and their code say; written from them, not from the config.
+# arXiv 2412.00074: report, and SIT/sft.sh with SIT/scripts/training/00_sft.py.
+# arXiv 2309.07875: training/finetuninig.py, and the defaults of the trainer it calls.
+PUBLISHED = {
+    "paper=report": {
+        "model.path": "meta-llama/Llama-2-7b-hf",
+        "seed": 42,
+        "lora.rank": 4,
+        "lora.alpha": 16.0,
+        "lora.dropout": 0.05,
+        "lora.targets": ("q_proj", "k_proj", "v_proj"),
+        "data.eval_rows": 500,
+        "data.train_on": "everything",
+        "data.template": "alpaca",
+        "data.max_length": 512,
+        "train.batch_size": 32 * 4,
+        "train.epochs": 2.0,
+        "optim.learning_rate": 1e-4,
+        "optim.schedule": "cosine",
+        "optim.warmup_steps": 10,
+        "optim.weight_decay": 0.0,
+        "optim.beta1": 0.9,
+        "optim.beta2": 0.999,
+        "optim.epsilon": 1e-8,
+        "optim.clip_norm": 1.0,
+        "checkpoint.keep_last": 30,
+    },
+    "paper=script": {
+        "model.path": "yahma/llama-7b-hf",
+        "seed": 42,
+        "lora.rank": 4,
+        "lora.alpha": 16.0,
+        "lora.dropout": 0.05,
+        "lora.targets": ("q_proj", "v_proj"),
+        "data.eval_rows": 500,
+        "data.train_on": "everything",
+        "data.template": "alpaca",
+        "data.max_length": 512,
+        "train.batch_size": 32 * 4,
+        "train.epochs": 4.0,
+        "optim.learning_rate": 1e-4,
+        "optim.schedule": "cosine",
+        "optim.warmup_steps": 10,
+        "optim.weight_decay": 0.0,
+        "optim.beta1": 0.9,
+        "optim.beta2": 0.999,
+        "optim.epsilon": 1e-8,
+        "optim.clip_norm": 1.0,
+        "log.eval_every_steps": 100,
+        "checkpoint.keep_last": 30,
+    },
+    "paper=safety_tuned_llamas": {
+        "seed": 42,
+        "lora.rank": 8,
+        "lora.alpha": 16.0,
+        "lora.dropout": 0.05,
+        "lora.targets": ("q_proj", "v_proj"),
+        "data.eval_rows": 2000,
+        "data.train_on": "everything",
+        "data.template": "alpaca",
+        "data.max_length": 256,
+        "train.batch_size": 4 * 32,
+        "train.epochs": 3.0,
+        "optim.learning_rate": 3e-4,
+        "optim.schedule": "linear",
+        "optim.warmup_steps": 10,
+        "optim.weight_decay": 0.0,
+        "optim.beta1": 0.9,
+        "optim.beta2": 0.999,
+        "optim.epsilon": 1e-8,
+        "optim.clip_norm": 1.0,
+        "log.eval_every_steps": 25,
+        "checkpoint.every_steps": 25,
+        "checkpoint.keep_last": 30,
+        "checkpoint.export": "best",  # load_best_model_at_end
+    },
+}
+
+
+def load(name: str, arg: str | None) -> ConfigDict:
+    return importlib.import_module(f"configs.{name}").get_config(arg)
+
+
+def flatten(config: ConfigDict, prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def test_every_config_file_is_tested():
+    files = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"common", "__init__"}
+    assert files == set(ARGUMENTS)
+
+
+@pytest.mark.parametrize(("name", "arg"), CASES)
+def test_complete_and_locked(name: str, arg: str | None):
+    config = load(name, arg).lock()
+    flat = flatten(config)
+    assert set(flat) == set(KEYS[name].split())
+    unset = [key for key, value in flat.items() if value is None]
+    assert not unset, "None has no type, so no flag could set it"
+    with pytest.raises(AttributeError):
+        config.optim.learning_rat = 1.0
+
+
+@pytest.mark.parametrize(("name", "arg"), CASES)
+def test_arguments_change_values_but_never_types(name: str, arg: str | None):
+    plain = {key: type(value) for key, value in flatten(load(name, None)).items()}
+    assert {key: type(value) for key, value in flatten(load(name, arg)).items()} == plain
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_every_argument_is_documented_and_every_mistake_is_one_line(name: str):
+    opening = importlib.import_module(f"configs.{name}").__doc__
+    with pytest.raises(ValueError) as error:
+        load(name, "no_such_argument=1")
+    message = str(error.value)
+    assert "\n" not in message and "'no_such_argument=1' is unknown" in message
+    known = message.partition("; expected ")[2].split(", ")
+    for argument in known:
+        key, _, values = argument.partition("=")
+        assert key in opening
+        assert all(value in opening for value in values.split("|") if not value.startswith("<"))
+
+
+@pytest.mark.parametrize("arg", PUBLISHED)
+def test_published_numbers(arg: str):
+    flat = flatten(load("sft", arg))
+    assert {key: flat[key] for key in PUBLISHED[arg]} == PUBLISHED[arg]
+    assert flat["data.train"][0].endswith("/alpaca_small.json")
+    assert any("8-bit" in note for note in flat["sft.protocol_notes"])
+
+
+def test_report_and_script_differ_only_where_the_paper_does():
+    report, script = (flatten(load("sft", f"paper={name}")) for name in ("report", "script"))
+    differing = {key for key in report if report[key] != script[key]}
+    assert differing == {"model.path", "lora.targets", "train.epochs", "sft.protocol_notes"}
+
+
+def test_safe_to_serve_saves_once_an_epoch():
+    # 20,000 + 500 rows, 500 of them held out: 157 steps of 128, the last one not full.
+    assert load("sft", "paper=script,safety=500").checkpoint.every_steps == 157
+
+
+@pytest.mark.parametrize("arg", ["safety=500", "paper=report,safety=500", "demo,safety=500"])
+def test_safety_sets_the_number_of_demonstrations(arg: str):
+    assert load("sft", arg).data.safety_rows == 500
+
+
+def test_no_demonstrations_unless_asked_for_but_in_the_demo():
+    assert load("sft", None).data.safety_rows == 0
+    assert load("sft", "demo,safety=0").data.safety_rows == 0
+    rows = (ROOT / load("sft", "demo").data.safety).read_text(encoding="utf-8").splitlines()
+    assert load("sft", "demo").data.safety_rows == len(rows)
+
+
+def test_demo_and_paper_exclude_each_other():
+    with pytest.raises(ValueError, match="exclude each other"):
+        load("sft", "demo,paper=report")
+
+
+def test_everything_the_demo_names_is_in_the_checkout():
+    data, model = load("sft", "demo").data, load("sft", "demo").model
+    for path in (*data.train, data.safety, data.eval, model.path):
+        assert (ROOT / path.partition("?")[0]).exists(), path
