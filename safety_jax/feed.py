@@ -14,11 +14,12 @@ from safety_jax.batch import Tokens
 from safety_jax.data.loader import Batch, Loader
 from safety_jax.errors import ConfigError
 
-Place = Callable[[Batch], Tokens]
+Place = Callable[[Batch], tuple[Tokens, jax.Array]]
 
 
 def place_on(mesh: Mesh, rows_per_microbatch: int) -> Place:
-    """Puts a host's part of `[A, b, T]` onto its devices; b is counted over all hosts.
+    """Puts a host's part of `[A, b, T]` onto its devices, and the number of used microbatches onto
+    all of them; b is counted over all hosts.
 
     Raises:
         ConfigError: the devices that share out rows do not divide b.
@@ -36,7 +37,11 @@ def place_on(mesh: Mesh, rows_per_microbatch: int) -> Place:
         shape = (microbatches, rows_per_microbatch, length)
         return jax.make_array_from_process_local_data(sharding, local, shape)
 
-    return lambda batch: jax.tree.map(put, batch.tokens)
+    def place(batch: Batch) -> tuple[Tokens, jax.Array]:
+        used = jax.device_put(np.int32(batch.used), meshes.sharding(mesh, ()))
+        return jax.tree.map(put, batch.tokens), used
+
+    return place
 
 
 def make_evaluate(
@@ -53,9 +58,8 @@ def make_evaluate(
         totals: dict[str, float] = {}
         count = 0.0
         for number in range(batches.steps):
-            batch = batches.batch(number)
-            used = jax.device_put(np.int32(batch.used))
-            sums, counted = jax.device_get(measure(trainable, frozen, place(batch), used))
+            placed = place(batches.batch(number))
+            sums, counted = jax.device_get(measure(trainable, frozen, *placed))
             count += float(counted)
             for name, value in sums.items():
                 totals[name] = totals.get(name, 0.0) + float(value)

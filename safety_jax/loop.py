@@ -11,7 +11,6 @@ from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
 
 from safety_jax.checkpoint import Checkpoints, abstract
@@ -19,13 +18,6 @@ from safety_jax.errors import DivergenceError
 from safety_jax.step import State
 
 Metrics = dict[str, float]
-
-
-@runtime_checkable
-class Batch(Protocol):
-    """What the loop needs to know of a batch; the rest is between loader and step."""
-
-    used: int  # microbatches that hold anything
 
 
 @runtime_checkable
@@ -88,7 +80,7 @@ def train(
     batches: Batches,
     *,
     step: Callable[..., tuple[State, dict[str, jax.Array]]],
-    place: Callable[[Any], Any],
+    place: Callable[[Any], tuple[Any, jax.Array]],
     evaluate: Callable[[Any], Metrics] | None,
     rows: Callable[[Any], list[str]],
     on_step: Callable[[int, Metrics, Any], None],
@@ -104,7 +96,7 @@ def train(
 
     Args:
         step: `step(state, frozen, arrays, used) -> (state, metrics)`, compiled; donates the state.
-        place: puts a batch's arrays onto the mesh.
+        place: a batch's arrays and number of used microbatches, on the mesh.
         evaluate: metrics of the trainable weights on the validation rows.
         rows: names of a batch's rows, for the message when the loss is not finite.
         on_step: called after every step, one step late, with its number, metrics and batch.
@@ -136,8 +128,7 @@ def train(
     with StopRequest() as stop, jax.transfer_guard("disallow"):
         for number in range(done + 1, cadence.total_steps + 1):
             batch = next(batches)
-            used = jax.device_put(np.int32(batch.used), state.step.sharding)
-            state, metrics = step(state, frozen, place(batch), used)
+            state, metrics = step(state, frozen, *place(batch))
             settle()
             pending = (number, metrics, batch)
 

@@ -69,7 +69,7 @@ def configure(inputs: Path, **overrides):
         "data.eval_rows": 8,
         "data.template": "plain",
         "data.max_length": 64,
-        "train.batch_size": 8,
+        "train.batch_size": 24,  # several microbatches a step
         "train.rows_per_microbatch": 8,
         "train.chunk_tokens": 16,
         "train.max_steps": 6,
@@ -276,6 +276,6 @@ def test_the_command_ends_in_one_line_and_code_two(flags, message, tmp_path):
 
 def test_the_guards_are_on(inputs, tmp_path, monkeypatch):
     """An implicit transfer inside the loop is an error: the step gets only placed arrays."""
-    monkeypatch.setattr(sft.feed, "place_on", lambda mesh, rows: lambda batch: batch.tokens)
+    monkeypatch.setattr(sft.feed, "place_on", lambda mesh, rows: lambda batch: (batch.tokens, 1))
     with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
         sft.run(configure(inputs), str(tmp_path / "run"))

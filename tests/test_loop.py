@@ -26,15 +26,13 @@ class Numbers:
         self.position += 1
         if self.position == self.signalled:
             os.kill(os.getpid(), signal.SIGTERM)
-        self.used = 1
         value = np.nan if self.position == self.poisoned else float(self.position)
         batch = Numbers.Batch()
-        batch.value, batch.used, batch.row = value, 1, f"numbers.jsonl row {self.position}"
+        batch.value, batch.row = value, f"numbers.jsonl row {self.position}"
         return batch
 
     class Batch:
         value: float
-        used: int
         row: str
 
     def get_state(self):
@@ -71,7 +69,10 @@ def run(one_device, tmp_path):
                 {},
                 batches,
                 step=step,
-                place=lambda b: {"x": jax.device_put(np.full((1, 1), b.value, "f"), sharding)},
+                place=lambda b: (
+                    {"x": jax.device_put(np.full((1, 1), b.value, "f"), sharding)},
+                    jax.device_put(np.int32(1), meshes.sharding(one_device, ())),
+                ),
                 evaluate=lambda trainable: {"eval/loss": abs(float(trainable["w"][0]) - 0.2)},
                 rows=lambda batch: [batch.row],
                 on_step=lambda number, metrics, batch: told.append((number, metrics["loss"])),

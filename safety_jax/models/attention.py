@@ -26,7 +26,7 @@ Attention = Callable[[Any, Any, Any, Any], Any]
 
 # Queries are taken in blocks: a block meets only the keys before its end, and only one block's
 # scores exist at a time, forward and backward.
-QUERY_BLOCK = 256
+QUERY_BLOCK = 128
 
 
 def allowed(
