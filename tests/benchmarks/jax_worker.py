@@ -25,7 +25,8 @@ from safety_jax.stages import sft
 
 # What each variant changes; `data.packing` is the default of every config.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "packed": {},
+    "packed": {"train.rows_per_microbatch": 1},
+    "packed_by_two": {"train.rows_per_microbatch": 2},
     "unpacked": {"data.packing": False, "train.rows_per_microbatch": 8},
 }
 
@@ -48,7 +49,6 @@ def make_config(folder: Path, settings: dict[str, Any], variant: str) -> ConfigD
             "data.template": "alpaca",
             "data.max_length": settings["max_length"],
             "train.batch_size": settings["batch_size"],
-            "train.rows_per_microbatch": 2,
             "train.epochs": 1.0,
             "optim.learning_rate": settings["learning_rate"],
             "optim.schedule": "constant",
