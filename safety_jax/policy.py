@@ -142,6 +142,7 @@ def build(
             "model.init=random with adapters would fit them to noise; set lora.rank=0 and no "
             "model.adapter to train all weights"
         )
+    lora.check_initialization(initialization)
     mesh = run.mesh
     base_key, adapter_key = jax.random.split(key)
     dtype = jnp.dtype(jnp.float32) if adapter is None else base_dtype

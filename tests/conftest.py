@@ -8,8 +8,11 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TPU_SKIP_MDS_QUERY"] = "1"
 os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # it only compiles here; no device to fight over
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Eight devices on two busy cores meet late: by default they abort the process after 40 seconds.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    " --xla_cpu_collective_call_terminate_timeout_seconds=900"
+    " --xla_cpu_collective_timeout_seconds=900"
 )
 
 import jax
@@ -21,6 +24,8 @@ from safety_jax import mesh as meshes
 from safety_jax.models import llama
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# One program at a time: two that wait for eight devices each can take each other's threads.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 @pytest.fixture(scope="session")

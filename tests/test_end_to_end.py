@@ -199,6 +199,11 @@ def test_mistakes_in_a_config(inputs, tmp_path):
         ({"data__max_length": 8}, "rows.jsonl.*its prompt has .* data.max_length=8"),
         ({"data__safety_rows": 999}, "999 rows asked for"),
         ({"log__every_steps": 0}, "log.every_steps is 0"),
+        ({"lora__dropout": 1.0}, "lora.dropout is 1.0"),
+        ({"lora__initialization": "ones"}, "expected 'peft' or 'zero_a'"),
+        ({"checkpoint__export": "newest"}, "expected last or best"),
+        ({"checkpoint__export_dtype": "int8"}, "checkpoint.export_dtype 'int8'"),
+        ({"optim__schedule": "poly"}, "optim.schedule 'poly'"),
     ]:
         with pytest.raises(UserError, match=message) as found:
             sft.run(configure(inputs, **overrides), str(tmp_path / "run"))

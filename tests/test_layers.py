@@ -25,6 +25,7 @@ LAYERS: dict[str, int] = {
     "statistics": 2,
     "checkpoint": 3,
     "compilation": 3,
+    "corpus": 3,
     "feed": 3,
     "journal": 3,
     "loop": 3,

@@ -120,8 +120,7 @@ def initialize(
     Raises:
         ConfigError: `initialization` is neither.
     """
-    if initialization not in ("peft", "zero_a"):
-        raise ConfigError(f"lora.initialization {initialization!r}: expected 'peft' or 'zero_a'")
+    check_initialization(initialization)
     random_leaf = "a" if initialization == "peft" else "b"
     declared = shapes(parameters, adapted, rank)
 
@@ -137,6 +136,11 @@ def initialize(
         return trees.unflatten(leaves)
 
     return jax.jit(make, out_shardings=shardings(parameters, adapted, rank, mesh))(key)
+
+
+def check_initialization(name: str) -> None:
+    if name not in ("peft", "zero_a"):
+        raise ConfigError(f"lora.initialization {name!r}: expected 'peft' or 'zero_a'")
 
 
 def by_layer(adapters: Adapters) -> dict[str, Leaves]:

@@ -5,7 +5,6 @@ Sources -> records -> examples; folder -> base and adapters; one loop; export an
 
 import contextlib
 import dataclasses
-import hashlib
 import math
 import sys
 import time
@@ -14,14 +13,14 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
-from transformers import PreTrainedTokenizerBase
 
 from safety_jax import compilation, feed, loop, metrics, objectives, optim, policy, trees, workdir
+from safety_jax import corpus as corpora
 from safety_jax import mesh as meshes
 from safety_jax import step as steps
 from safety_jax.batch import Tokens
 from safety_jax.checkpoint import Checkpoints, abstract
-from safety_jax.data import encode, loader, mixing, prompts, records, sources, tokenizer
+from safety_jax.data import encode, loader, tokenizer
 from safety_jax.errors import ConfigError
 from safety_jax.journal import Journal
 from safety_jax.models import folder as folders
@@ -29,18 +28,6 @@ from safety_jax.models import hf_config, llama, lora, peft
 from safety_jax.report import card, plots
 
 BEST_METRIC = "eval/loss"
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """What is learned from and what is measured on; `evaluation` is None without validation."""
-
-    training: encode.Examples
-    evaluation: encode.Examples | None
-    mixture: mixing.Mixture
-    files: dict[str, str]  # source name -> sha256, for sources that are one local file
-    tokenizer: PreTrainedTokenizerBase
-    prompt: str  # what the model is fed for an example request
 
 
 def run(config: ConfigDict, folder: str) -> None:
@@ -54,21 +41,22 @@ def run(config: ConfigDict, folder: str) -> None:
     compilation.keep(config.log.compilation_cache)
     compiled = compilation.Counter()
     with workdir.prepare(folder, config, primary) as place:
-        # ---- devices, sizes, data: all that can be wrong is found before weights are read
+        # ---- devices, sizes, data: what can be wrong is found before weights are read
+        check_values(config)
         mesh = meshes.build(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
         put = feed.place_on(mesh, config.train.rows_per_microbatch)
         model_folder = folders.resolve(config.model.path)
         model = hf_config.read_config(model_folder)
         llama.shardings(model, mesh)
-        data = read_data(config, model_folder, model)
+        data = read_corpus(config, model_folder, model)
         total = total_steps(config.train, len(data.training))
         batches = make_loader(config, data.training, steps=total, seed=config.seed)
         if primary:
             introduce(config, data, batches, model, mesh)
 
         # ---- what is trained, and how one step goes
-        trained, trainable, frozen = build_policy(config, model, model_folder, mesh)
         rate, optimizer = make_optimizer(config.optim, total)
+        trained, trainable, frozen = build_policy(config, model, model_folder, mesh)
         loss = make_loss(trained)
         where = steps.shardings(trainable, trained.shardings(), optimizer, mesh)
         dropout_key = jax.random.fold_in(jax.random.key(config.seed), 1)
@@ -133,55 +121,51 @@ def run(config: ConfigDict, folder: str) -> None:
                 progress.print(f"exported step {chosen} to {place.export}")
 
 
+def check_values(config: ConfigDict) -> None:
+    """Refuses values that would only be looked at hours later, or never.
+
+    Raises:
+        ConfigError: names key, value and what is expected.
+    """
+    for key, value in (
+        ("log.every_steps", config.log.every_steps),
+        ("log.eval_every_steps", config.log.eval_every_steps),
+        ("checkpoint.every_steps", config.checkpoint.every_steps),
+        ("checkpoint.keep_last", config.checkpoint.keep_last),
+        ("train.chunk_tokens", config.train.chunk_tokens),
+    ):
+        if value < 1:
+            raise ConfigError(f"{key} is {value}; expected at least 1")
+    if config.lora.rank < 0:
+        raise ConfigError(f"lora.rank is {config.lora.rank}; expected 0 (all weights) or more")
+    if not 0 <= config.lora.dropout < 1:
+        raise ConfigError(f"lora.dropout is {config.lora.dropout}; expected 0 or more, below 1")
+    if config.checkpoint.export not in ("last", "best"):
+        raise ConfigError(f"checkpoint.export {config.checkpoint.export!r}: expected last or best")
+    policy.float_type("checkpoint.export_dtype", config.checkpoint.export_dtype)
+
+
 # ---------------------------------------------------------------------------- data
 
 
-def read_data(config: ConfigDict, model_folder: Path, model: llama.Config) -> Data:
-    """Opens, mixes, splits and encodes the sources of the config's `data` group."""
-    data, seed = config.data, config.seed
-    opened = [sources.open_source(spec, "data.train") for spec in data.train]
-    if data.safety_rows > 0:
-        safety = sources.open_source(data.safety, "data.safety")
-        opened.append(dataclasses.replace(safety, name="safety", take=data.safety_rows))
-    mixture = mixing.mix(opened, read=records.read_records, seed=seed)
-    training, evaluation = mixture.records, []
-    if data.eval:
-        evaluation = records.read_records(sources.open_source(data.eval, "data.eval"))
-    elif data.eval_rows > 0:
-        training, evaluation = mixing.split(training, rows=data.eval_rows, seed=seed)
-    own = config.model.tokenizer
+def read_corpus(config: ConfigDict, model_folder: Path, model: llama.Config) -> corpora.Corpus:
+    """What the config's `data` group names, as token ids."""
+    data, own = config.data, config.model.tokenizer
     tokens = tokenizer.load_tokenizer(folders.resolve(own) if own else model_folder)
-    template = prompts.load_template(data.template, tokens)
-
-    def encoded(rows: list[records.Record]) -> encode.Examples:
-        return encode.encode(
-            rows,
-            template,
-            tokens,
-            train_on=data.train_on,
-            max_length=data.max_length,
-            overlong_prompt=data.overlong_prompt,
-            vocabulary_size=model.vocabulary_size,
-        )
-
-    return Data(
-        training=encoded(training),
-        evaluation=encoded(evaluation) if evaluation else None,
-        mixture=mixture,
-        files=file_hashes(mixture),
-        tokenizer=tokens,
-        prompt=template.prompt(training[0]),
+    return corpora.read(
+        train=tuple(data.train),
+        safety=data.safety,
+        safety_rows=data.safety_rows,
+        evaluation=data.eval,
+        eval_rows=data.eval_rows,
+        template=data.template,
+        train_on=data.train_on,
+        max_length=data.max_length,
+        overlong_prompt=data.overlong_prompt,
+        tokens=tokens,
+        vocabulary_size=model.vocabulary_size,
+        seed=config.seed,
     )
-
-
-def file_hashes(mixture: mixing.Mixture) -> dict[str, str]:
-    found = {}
-    for share in mixture.shares:
-        path = Path(share.spec.partition("?")[0])
-        if path.is_file():
-            with open(path, "rb") as file:
-                found[share.source] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
 
 
 def make_loader(
@@ -203,19 +187,16 @@ def make_loader(
 
 
 def introduce(
-    config: ConfigDict, data: Data, batches: loader.Loader, model: llama.Config, mesh: Mesh
+    config: ConfigDict,
+    data: corpora.Corpus,
+    batches: loader.Loader,
+    model: llama.Config,
+    mesh: Mesh,
 ) -> None:
     """Prints what is about to be learned, and by what; the first row with its trained tokens."""
     weights = sum(math.prod(p.shape) for p in llama.parameters(model).values())
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    held_out = 0 if data.evaluation is None else len(data.evaluation)
-    counts = data.training.counts
-    print(data.mixture)
-    print(
-        f"{len(data.training):,} rows to train on, {held_out:,} held out; "
-        f"{counts.cut_prompts} prompts and {counts.cut_answers} answers cut"
-        + "".join(f"; {number} rows skipped: {why}" for why, number in counts.skipped.items())
-    )
+    print(corpora.describe(data))
     print(
         f"{batches.steps:,} steps of {config.train.batch_size} rows, in at most "
         f"{batches.microbatches} microbatches of {config.train.rows_per_microbatch} packed rows; "
@@ -302,13 +283,6 @@ def make_optimizer(group: ConfigDict, total: int):
 
 
 def make_cadence(config: ConfigDict, total: int) -> loop.Cadence:
-    for key, value in (
-        ("log.every_steps", config.log.every_steps),
-        ("log.eval_every_steps", config.log.eval_every_steps),
-        ("checkpoint.every_steps", config.checkpoint.every_steps),
-    ):
-        if value < 1:
-            raise ConfigError(f"{key} is {value}; expected at least 1 step")
     return loop.Cadence(
         total_steps=total,
         log_every_steps=config.log.every_steps,
@@ -389,7 +363,7 @@ def export(
 def report(
     config: ConfigDict,
     place: workdir.Workdir,
-    data: Data,
+    data: corpora.Corpus,
     batches: loader.Loader,
     trained: policy.Policy,
     journal: Journal,

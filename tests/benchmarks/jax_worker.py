@@ -66,7 +66,7 @@ def make_config(folder: Path, settings: dict[str, Any], variant: str) -> ConfigD
 def trained_tokens(config: ConfigDict) -> list[int]:
     """Of every step; what a step holds is a pure function of the config."""
     model_folder = folders.resolve(config.model.path)
-    data = sft.read_data(config, model_folder, hf_config.read_config(model_folder))
+    data = sft.read_corpus(config, model_folder, hf_config.read_config(model_folder))
     total = sft.total_steps(config.train, len(data.training))
     batches = sft.make_loader(config, data.training, steps=total, seed=config.seed)
     return [batches.batch(step).trained_tokens for step in range(total)]

@@ -1,0 +1,109 @@
+"""From the sources of a run to the examples it learns from and is measured on."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from safety_jax.data import encode, mixing, prompts, records, sources
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """What is learned from and what is measured on.
+
+    Attributes:
+        training, evaluation: encoded examples; `evaluation` is None without validation.
+        mixture: what each source gave, before rows were held out.
+        files: source name -> sha256, of sources that are one local file.
+        prompt: what the model is fed for an example request.
+    """
+
+    training: encode.Examples
+    evaluation: encode.Examples | None
+    mixture: mixing.Mixture
+    files: dict[str, str]
+    tokenizer: PreTrainedTokenizerBase
+    prompt: str
+
+
+def read(
+    *,
+    train: tuple[str, ...],
+    safety: str,
+    safety_rows: int,
+    evaluation: str,
+    eval_rows: int,
+    template: str,
+    train_on: str,
+    max_length: int,
+    overlong_prompt: str,
+    tokens: PreTrainedTokenizerBase,
+    vocabulary_size: int,
+    seed: int,
+) -> Corpus:
+    """Opens, mixes, splits and encodes.
+
+    Args:
+        train: specs of instruction sources, see `data/sources.py`.
+        safety, safety_rows: the source of safety demonstrations, and how many are mixed in.
+        evaluation: a source to measure on; "" holds `eval_rows` of the mixed rows out instead.
+        template, train_on, max_length, overlong_prompt, vocabulary_size: see `encode.encode`.
+
+    Raises:
+        ConfigError, DataError: as the modules of `data` do; file and row are named.
+    """
+    opened = [sources.open_source(spec, "data.train") for spec in train]
+    if safety_rows > 0:
+        demonstrations = sources.open_source(safety, "data.safety")
+        opened.append(dataclasses.replace(demonstrations, name="safety", take=safety_rows))
+    mixture = mixing.mix(opened, read=records.read_records, seed=seed)
+    training: list[records.Record] = mixture.records
+    held_out: list[records.Record] = []
+    if evaluation:
+        held_out = records.read_records(sources.open_source(evaluation, "data.eval"))
+    elif eval_rows > 0:
+        training, held_out = mixing.split(training, rows=eval_rows, seed=seed)
+    rendered = prompts.load_template(template, tokens)
+
+    def encoded(rows: list[records.Record]) -> encode.Examples:
+        return encode.encode(
+            rows,
+            rendered,
+            tokens,
+            train_on=train_on,
+            max_length=max_length,
+            overlong_prompt=overlong_prompt,
+            vocabulary_size=vocabulary_size,
+        )
+
+    return Corpus(
+        training=encoded(training),
+        evaluation=encoded(held_out) if held_out else None,
+        mixture=mixture,
+        files=_hashes(mixture),
+        tokenizer=tokens,
+        prompt=rendered.prompt(training[0]),
+    )
+
+
+def describe(corpus: Corpus) -> str:
+    """The mixture, and what splitting and encoding did to its rows; for people."""
+    counts = corpus.training.counts
+    held_out = 0 if corpus.evaluation is None else len(corpus.evaluation)
+    skipped = "".join(f"; {number} rows skipped: {why}" for why, number in counts.skipped.items())
+    return (
+        f"{corpus.mixture}\n{len(corpus.training):,} rows to train on, {held_out:,} held out; "
+        f"{counts.cut_prompts} prompts and {counts.cut_answers} answers cut{skipped}"
+    )
+
+
+def _hashes(mixture: mixing.Mixture) -> dict[str, str]:
+    found = {}
+    for share in mixture.shares:
+        path = Path(share.spec.partition("?")[0])
+        if path.is_file():
+            with open(path, "rb") as file:
+                found[share.source] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
