@@ -16,7 +16,6 @@ class Journal:
     Attributes:
         tokens: real tokens seen up to the last step, over all hosts.
         steps_per_epoch: to give the step as an epoch.
-        measured: the latest evaluation.
     """
 
     writer: Writer
@@ -26,8 +25,6 @@ class Journal:
     cadence: Cadence
     steps_per_epoch: int
     tokens: int
-    measured: dict[str, float] = dataclasses.field(default_factory=dict)
-    fastest: float = 0.0
     _steps: int = 0
     _programs: int = 0
 
@@ -44,7 +41,6 @@ class Journal:
         if not self.cadence.logs(step):
             return
         rates = self.rate.read()
-        self.fastest = max(self.fastest, rates.get("tokens_per_second", 0.0))
         row = dict(metrics) | {
             "epoch": step / self.steps_per_epoch,
             "num_tokens": self.tokens,
@@ -53,7 +49,6 @@ class Journal:
         self.progress.log(step, row | rates)
 
     def on_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.measured = dict(metrics)
         self.writer.write(step, metrics)
         self.progress.log(step, metrics)
         self.rate.restart()

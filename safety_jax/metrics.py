@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
+import numpy as np
 from tqdm import tqdm
 
 from safety_jax import workdir
@@ -244,6 +245,12 @@ def peak_flops(device_kind: str) -> float | None:
     """Dense bfloat16 FLOP/s of one device, by `jax.Device.device_kind`; None when not known."""
     found = (peak for name, peak in PEAK_FLOPS.items() if device_kind.startswith(name))
     return next(found, None)
+
+
+def peak_of(devices: np.ndarray) -> float | None:
+    """FLOP/s of all devices of a mesh together; None when their kind is not known."""
+    peak = peak_flops(devices.flat[0].device_kind)
+    return None if peak is None else peak * devices.size
 
 
 class Rate:

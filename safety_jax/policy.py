@@ -5,13 +5,15 @@ above this file treats the two alike, as a `trainable` and a `frozen` tree.
 """
 
 import dataclasses
+import math
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
-from safety_jax import objectives, trees
+from safety_jax import metrics, objectives, trees
 from safety_jax.batch import Tokens
 from safety_jax.errors import ConfigError
 from safety_jax.models import attention, hf, llama, lora, peft
@@ -67,6 +69,22 @@ class Policy:
         targets, mask = objectives.shift(tokens)
         return objectives.token_logprobs(
             hidden, head, targets, mask, chunk_tokens=self.chunk_tokens
+        )
+
+    def flops_per_token(self, lengths: np.ndarray) -> float:
+        """Model FLOPs to train on one token of examples with these lengths, see `metrics`."""
+        model, adapter, declared = self.config, self.adapter, llama.parameters(self.config)
+        kernels = [p.shape for name, p in declared.items() if name.endswith("kernel")]
+        leaves = lora.shapes(declared, adapter.targets, adapter.rank) if adapter else {}
+        tokens = lengths.astype(float)
+        return metrics.flops_per_token(
+            matmul_weights=sum(map(math.prod, kernels)) + model.vocabulary_size * model.width,
+            adapter_weights=sum(math.prod(shape) for shape, _ in leaves.values()),
+            trains_base=adapter is None,
+            layers=model.layers,
+            heads=model.heads,
+            head_size=model.head_size,
+            example_tokens=float((tokens**2).sum() / tokens.sum()),
         )
 
     def export(self, folder: Path, trainable: trees.Tree, frozen: trees.Tree, dtype: str) -> None:

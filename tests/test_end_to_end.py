@@ -133,6 +133,7 @@ def test_running_again_changes_nothing(finished, inputs):
     sft.run(configure(inputs, checkpoint__export_merged=True), str(finished))
     assert {path: path.read_bytes() for path in before} == before
     assert (finished / "metrics.jsonl").read_text() == lines
+    assert "| eval/perplexity |" in (finished / "README.md").read_text()
 
 
 def test_another_config_is_refused(finished, inputs):

@@ -69,7 +69,12 @@ def run(config: ConfigDict, folder: str) -> None:
             evaluate = feed.make_evaluate(measure, frozen, held_out, put)
 
         # ---- training, from where an earlier start left off
-        cadence = make_cadence(config, total)
+        cadence = loop.Cadence(
+            total_steps=total,
+            log_every_steps=config.log.every_steps,
+            eval_every_steps=config.log.eval_every_steps,
+            save_every_steps=config.checkpoint.every_steps,
+        )
         stream = iter(batches)
         with contextlib.ExitStack() as stack:
             saved = stack.enter_context(
@@ -86,7 +91,9 @@ def run(config: ConfigDict, folder: str) -> None:
             journal = Journal(
                 writer=writer,
                 progress=progress,
-                rate=make_rate(trained, data.training),
+                rate=metrics.Rate(
+                    trained.flops_per_token(data.training.lengths), metrics.peak_of(mesh.devices)
+                ),
                 compiled=compiled,
                 cadence=cadence,
                 steps_per_epoch=batches.steps_per_epoch,
@@ -282,37 +289,6 @@ def make_optimizer(group: ConfigDict, total: int):
     return rate, optimizer
 
 
-def make_cadence(config: ConfigDict, total: int) -> loop.Cadence:
-    return loop.Cadence(
-        total_steps=total,
-        log_every_steps=config.log.every_steps,
-        eval_every_steps=config.log.eval_every_steps,
-        save_every_steps=config.checkpoint.every_steps,
-    )
-
-
-def make_rate(trained: policy.Policy, examples: encode.Examples) -> metrics.Rate:
-    """Tokens per second, and MFU where the device's peak is known."""
-    model, adapter = trained.config, trained.adapter
-    declared = llama.parameters(model)
-    matmuls = [p for name, p in declared.items() if name.endswith("kernel")]
-    head = model.vocabulary_size * model.width
-    leaves = lora.shapes(declared, adapter.targets, adapter.rank) if adapter else {}
-    lengths = examples.lengths.astype(float)
-    flops = metrics.flops_per_token(
-        matmul_weights=sum(math.prod(p.shape) for p in matmuls) + head,
-        adapter_weights=sum(math.prod(shape) for shape, _ in leaves.values()),
-        trains_base=adapter is None,
-        layers=model.layers,
-        heads=model.heads,
-        head_size=model.head_size,
-        example_tokens=float((lengths**2).sum() / lengths.sum()),
-    )
-    devices = trained.run.mesh.devices
-    peak = metrics.peak_flops(devices.flat[0].device_kind)
-    return metrics.Rate(flops, None if peak is None else peak * devices.size)
-
-
 def total_steps(train: ConfigDict, examples: int) -> int:
     """`train.max_steps`, or `train.epochs` in steps.
 
@@ -374,6 +350,9 @@ def report(
     place.plots.mkdir(exist_ok=True)
     title = place.path.name
     plots.loss(place.metrics, place.plots / "loss.png", title)
+    # From the file, not from memory: a finished run that is started again measures nothing anew.
+    rows = metrics.read(place.metrics)
+    evaluations = {row.pop("step"): row for row in rows if BEST_METRIC in row}
     start = place.environment()[-1]
     safety = next((s.used for s in data.mixture.shares if s.source == "safety"), 0)
     mesh = trained.run.mesh
@@ -408,7 +387,7 @@ def report(
             "padding share": batches.padding_share,
             "seconds of this start": time.perf_counter() - began,
             "recompilations": journal.recompilations(),
-            **journal.measured,
+            **evaluations.get(chosen, {}),
         },
         hardware={
             "device": mesh.devices.flat[0].device_kind,
