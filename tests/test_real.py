@@ -15,7 +15,13 @@ from safety_jax import metrics
 from safety_jax.models import hf, peft
 from safety_jax.stages import sft
 
-pytestmark = [pytest.mark.real_data, pytest.mark.torch, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.real_data,
+    pytest.mark.torch,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:peft"),
+]
 
 
 @pytest.fixture(scope="module")
