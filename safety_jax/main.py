@@ -7,6 +7,7 @@ What a user can cause ends in one line and exit code 2; anything else is a bug a
 """
 
 import errno
+import os
 import sys
 from typing import NoReturn
 
@@ -48,6 +49,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         fail(f"unexpected argument {argv[1]!r}; values are set as --config.group.key=value")
     logging.set_verbosity(logging.WARNING)  # libraries tell every file they write
+    # Nothing here misses PyTorch, which transformers says was not found.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     # Late, so that a mistyped flag is told at once.
     import jax
 
