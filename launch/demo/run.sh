@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 python="${PYTHON:-python3}"
-export JAX_PLATFORMS=cpu
+export JAX_PLATFORMS=cpu TRANSFORMERS_NO_ADVISORY_WARNINGS=1
 
 # A finished run would only be shown again: start over.
 rm -rf runs/demo
