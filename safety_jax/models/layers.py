@@ -96,9 +96,7 @@ def table(entries: int, width: int, spread: float, rngs: nnx.Rngs) -> nnx.Param:
     return nnx.Param(values, out_sharding=("entries", "embed"))
 
 
-def look_up(
-    embedding: nnx.Param, ids: Int[Array, "*B"], run: Execution
-) -> Float[Array, "*B D"]:
+def look_up(embedding: nnx.Param, ids: Int[Array, "*B"], run: Execution) -> Float[Array, "*B D"]:
     rows = meshes.gather(embedding[...], run.mesh, ("entries", "embed"))
     return jnp.take(rows, ids, axis=0).astype(run.compute_dtype)
 

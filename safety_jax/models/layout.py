@@ -187,9 +187,7 @@ def check(
         expected |= dict.fromkeys(place.names, place.shape(declared[ours].shape))
     missing = [name for name in expected if name not in tensors]
     derived = re.compile(layout.derived)
-    unexpected = [
-        name for name in tensors if name not in expected and not derived.fullmatch(name)
-    ]
+    unexpected = [name for name in tensors if name not in expected and not derived.fullmatch(name)]
     for name, (original, advice) in layout.copies.items():
         if name in unexpected and original in tensors:
             tensors[name].check(expected[original])

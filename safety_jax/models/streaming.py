@@ -132,7 +132,8 @@ def on_host(
 ) -> np.ndarray:
     """One layer of a stacked weight (None: all of an unstacked one), whole, in host memory.
 
-    `transposed` reverses its axes, see `assemble`. With several processes a collective: all must ask for the same pieces in the same order.
+    `transposed` reverses its axes, see `assemble`. With several processes a collective: all must
+    ask for the same pieces in the same order.
     """
     part = _layer(weight, layer, dtype)
     if part.is_fully_addressable:
