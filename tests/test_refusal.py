@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from safety_jax.scoring.refusal import ACTS, EMPTY, FULL, NONE, PARTIAL, classify
+from safety_jax.scoring.refusal import EMPTY, FULL, NONE, PARTIAL, classify
+from safety_jax.scoring.refusal_acts import ACTS
 
 LIST = "\n1. Knead the dough.\n2. Let it rest.\n3. Bake it."
 

@@ -7,7 +7,16 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from safety_jax.data.files import Row
-from safety_jax.data.formats import FORMATS, PROMPTS, BadRow, Format, Message, Parsed, text_of
+from safety_jax.data.formats import (
+    FORMATS,
+    PROMPTS,
+    RESPONSES,
+    BadRow,
+    Format,
+    Message,
+    Parsed,
+    text_of,
+)
 from safety_jax.data.sources import Source
 from safety_jax.errors import DataError
 
@@ -64,6 +73,18 @@ def read_pairs(source: Source) -> list[Pair]:
     return [
         Pair(parsed.prompt, parsed.chosen, parsed.rejected, parsed.context, source.name, where)
         for where, parsed in _parse(source, FORMATS, _needs_two_answers)
+    ]
+
+
+def read_responses(source: Source) -> list[Record]:
+    """Rows to judge: prompts with the response of a model, which may be empty.
+
+    Raises:
+        DataError: as `read_records`.
+    """
+    return [
+        Record(parsed.prompt + parsed.chosen, parsed.context, source.name, where)
+        for where, parsed in _parse(source, RESPONSES, _needs_answer)
     ]
 
 
