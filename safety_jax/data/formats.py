@@ -247,7 +247,7 @@ _ANSWERS = ("alpaca", "alpaca_lists", "dolly", "completion", "response")
 # What a model answered, to be judged: as in FORMATS, but an answer may be empty.
 RESPONSES = (
     *(
-        dataclasses.replace(known, parse=_of(known.parse, read=_response_of))
+        dataclasses.replace(known, parse=_of(known.parse, read=_response_of))  # type: ignore[call-arg]
         for known in FORMATS
         if known.name in _ANSWERS
     ),

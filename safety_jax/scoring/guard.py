@@ -134,7 +134,7 @@ class Reader:
             self.tokenizer.decode(row[len(start) :], skip_special_tokens=True)
             for row, start in zip(rows, starts, strict=True)
         ]
-        return [end.strip().partition("\n")[0].strip() for end in ends]
+        return [str(end).strip().partition("\n")[0].strip() for end in ends]
 
     def compile_greedy(self) -> Callable[..., Any]:
         """The likeliest next token, `[B, 1]`."""

@@ -196,11 +196,8 @@ class SequenceJudge:
     """One output of a sequence head, or a probability made of it.
 
     Args:
-        output: the label whose output is the score; "" where there is only one.
+        output: which of the outputs is the score, see `output_index`.
         activation: a key of ACTIVATIONS, applied to all outputs of a row.
-
-    Raises:
-        ConfigError: no such output or activation.
     """
 
     def __init__(
@@ -212,18 +209,12 @@ class SequenceJudge:
         encoder: Encoder,
         batcher: Batcher,
         *,
-        output: str,
+        output: int,
         activation: str,
     ):
         self.card = card
         self._weights, self._encoder, self._batcher = weights, encoder, batcher
-        self._output = output_index(scorer.label_names, output)
-        if activation not in ACTIVATIONS:
-            raise ConfigError(
-                f"judge {card.name}: activation {activation!r}; expected one of "
-                f"{', '.join(ACTIVATIONS)}"
-            )
-        self._activation = ACTIVATIONS[activation]
+        self._output, self._activation = output, ACTIVATIONS[activation]
         self._compiled = batcher.compile(
             lambda weights, ids, types, mask: heads.scores(scorer, weights, ids, types, mask, run)
         )
@@ -238,16 +229,26 @@ class SequenceJudge:
         return [row if isinstance(row, Score) else scored(float(next(values))) for row in encoded]
 
 
-def output_index(names: Sequence[str], output: str) -> int:
-    """Which output is meant.
+def output_index(name: str, labels: Sequence[str], output: str) -> int:
+    """Which output of judge `name` is meant: a label, or "" where there is only one.
 
     Raises:
         ConfigError: none of that name, or none named among several.
     """
-    if not output and len(names) == 1:
+    if not output and len(labels) == 1:
         return 0
-    if output not in names:
+    if output not in labels:
         raise ConfigError(
-            f"output {output!r}: expected one of the model's labels, {', '.join(names)}"
+            f"score.judges.{name}.output {output!r}: expected one of the model's labels, "
+            f"{', '.join(labels)}"
         )
-    return list(names).index(output)
+    return list(labels).index(output)
+
+
+def check_activation(name: str, activation: str) -> None:
+    """Raises a ConfigError unless it is a key of ACTIVATIONS."""
+    if activation not in ACTIVATIONS:
+        raise ConfigError(
+            f"score.judges.{name}.activation {activation!r}: expected one of "
+            f"{', '.join(ACTIVATIONS)}"
+        )
