@@ -95,7 +95,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.checkpoint = checkpoint = ConfigDict()
     checkpoint.every_steps = 100
     checkpoint.keep_last = 2
-    checkpoint.export = "last"  # or "best", by validation loss
+    checkpoint.export = "last"  # or "best"
+    checkpoint.best_metric = "eval/loss"
+    checkpoint.best_is = "lowest"  # or "highest"
     checkpoint.export_merged = False  # also write the full model, adapters added
     checkpoint.export_dtype = "bfloat16"
 

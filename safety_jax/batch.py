@@ -3,7 +3,7 @@
     B rows          N = 2, the pair axis     T tokens of a row      S key tokens
     V vocabulary    D model width            F MLP width            H query heads
     K kv heads      E head size              L layers               R LoRA rank
-    A microbatches  C candidates per prompt
+    A microbatches  C candidates per prompt  S also segments of a row
 
 The same letters stand in every einsum and every public signature.
 """
@@ -12,7 +12,7 @@ import dataclasses
 from typing import Any
 
 import jax
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 
 @jax.tree_util.register_dataclass
@@ -41,3 +41,22 @@ class Tokens:
     positions: Int[Any, "*B T"]
     segments: Int[Any, "*B T"]
     mask: Bool[Any, "*B T"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Preferences:
+    """Rows of packed pairs: segment s of row (b, 0) is a chosen answer behind its prompt, segment s
+    of row (b, 1) the rejected one.
+
+    Attributes:
+        tokens: both sides.
+        reference: log-probability of each token of the answers under the reference; 0 elsewhere.
+        slots: for segments 1 ... S of a row, the pair's number within its batch, or -1.
+        unsafe: 1 where a pair's answer is known to be unsafe; its two sides.
+    """
+
+    tokens: Tokens
+    reference: Float[Any, "*B 2 T"]
+    slots: Int[Any, "*B S"]
+    unsafe: Float[Any, "*B S 2"]

@@ -47,8 +47,9 @@ class Checkpoints:
     Args:
         folder: created if missing; unfinished checkpoints in it are removed.
         keep_last: how many of the latest checkpoints stay; at least 1.
-        best_metric: name of the metric, lower is better, whose best checkpoint stays as well, for
-            instance `eval/loss`; None keeps the latest only.
+        best_metric: name of the metric whose best checkpoint stays as well, for instance
+            `eval/loss`; None keeps the latest only.
+        highest: the highest value of the metric is the best, not the lowest.
         asynchronous: `save` returns when the state is copied to host memory and writes behind.
 
     Raises:
@@ -56,13 +57,19 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: Path, keep_last: int, best_metric: str | None, asynchronous: bool = True
+        self,
+        folder: Path,
+        keep_last: int,
+        best_metric: str | None,
+        highest: bool = False,
+        asynchronous: bool = True,
     ):
         if keep_last < 1:
             raise CheckpointError(f"keep {keep_last} checkpoints: at least 1 is needed to resume")
         self.folder = Path(folder).absolute()
         self.keep_last = keep_last
         self.best_metric = best_metric
+        self._sign = -1.0 if highest else 1.0
         self._saving: int | None = None
         _raise_only()
         options = ocp.CheckpointManagerOptions(
@@ -136,7 +143,7 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def best(self) -> int | None:
-        """The complete checkpoint with the lowest `best_metric`, the earliest of equals."""
+        """The complete checkpoint with the best `best_metric`, the earliest of equals."""
         return self._best_of(self.steps())
 
     def restore(self, step: int, target: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
@@ -213,7 +220,7 @@ class Checkpoints:
 
     def _best_of(self, steps: Iterable[int]) -> int | None:
         values = {step: self._metrics.get(step) for step in steps}
-        measured = [(value, step) for step, value in values.items() if value is not None]
+        measured = [(self._sign * v, step) for step, v in values.items() if v is not None]
         return min(measured)[1] if measured else None
 
     def _writing(self, step: int) -> "_Explain":

@@ -1,4 +1,4 @@
-"""From the sources of a run to the examples it learns from and is measured on."""
+"""From the sources of a run to the examples, or pairs, it learns from and is measured on."""
 
 import dataclasses
 import hashlib
@@ -6,7 +6,8 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from safety_jax.data import encode, mixing, prompts, records, sources
+from safety_jax.data import encode, mixing, pairs, prompts, records, sources
+from safety_jax.errors import ConfigError, DataError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +87,127 @@ def read(
         tokenizer=tokens,
         prompt=rendered.prompt(training[0]),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class PairCorpus:
+    """As `Corpus`, of preference pairs.
+
+    Attributes:
+        left_out: pairs that `prefer` has no use for.
+        skipped: rows that could not be used, and why.
+    """
+
+    training: pairs.Pairs
+    evaluation: pairs.Pairs | None
+    mixture: mixing.Mixture
+    files: dict[str, str]
+    tokenizer: PreTrainedTokenizerBase
+    prompt: str
+    left_out: int
+    skipped: list[records.Skipped]
+
+
+def read_pairs(
+    *,
+    train: tuple[str, ...],
+    evaluation: str,
+    eval_rows: int,
+    prefer: str,
+    bad_rows: str,
+    template: str,
+    max_length: int,
+    overlong_prompt: str,
+    tokens: PreTrainedTokenizerBase,
+    vocabulary_size: int,
+    seed: int,
+) -> PairCorpus:
+    """Opens, orders and filters, mixes, splits and encodes.
+
+    Args:
+        prefer: which answer counts as preferred, see `data/pairs.py`.
+        bad_rows: "error" or "skip": what becomes of rows that cannot be used.
+        others: as `read`.
+
+    Raises:
+        ConfigError, DataError: as the modules of `data` do; file and row are named.
+    """
+    if bad_rows not in ("error", "skip"):
+        raise ConfigError(f"data.bad_rows {bad_rows!r}: expected error or skip")
+    rule = pairs.rule(prefer)
+    skipped: list[records.Skipped] = []
+    left_out = 0
+
+    def opened(spec: str, key: str) -> sources.Source:
+        source = sources.open_source(spec, key)
+        return dataclasses.replace(source, skip_bad_rows=source.skip_bad_rows or bad_rows == "skip")
+
+    def ordered(source: sources.Source) -> list[records.Pair]:
+        nonlocal left_out
+        found = records.read_pairs(source, skipped)
+        kept = [pair for pair in map(rule, found) if pair is not None]
+        left_out += len(found) - len(kept)
+        if not kept:
+            raise DataError(
+                f"{source.spec}: data.prefer={prefer} leaves none of its {len(found)} pairs; "
+                "choose another rule"
+            )
+        return kept
+
+    mixture = mixing.mix([opened(spec, "data.train") for spec in train], read=ordered, seed=seed)
+    training: list[records.Pair] = mixture.records
+    held_out: list[records.Pair] = []
+    if evaluation:
+        held_out = ordered(opened(evaluation, "data.eval"))
+    elif eval_rows > 0:
+        training, held_out = mixing.split(training, rows=eval_rows, seed=seed)
+    rendered = prompts.load_template(template, tokens)
+
+    def encoded(rows: list[records.Pair]) -> pairs.Pairs:
+        return pairs.encode_pairs(
+            rows,
+            rendered,
+            tokens,
+            max_length=max_length,
+            overlong_prompt=overlong_prompt,
+            bad_rows=bad_rows,
+            vocabulary_size=vocabulary_size,
+            skipped=skipped,
+        )
+
+    first = training[0]
+    asked = records.Record(first.prompt, first.context, first.source, first.where)
+    return PairCorpus(
+        training=encoded(training),
+        evaluation=encoded(held_out) if held_out else None,
+        mixture=mixture,
+        files=_hashes(mixture),
+        tokenizer=tokens,
+        prompt=rendered.prompt(asked),
+        left_out=left_out,
+        skipped=skipped,
+    )
+
+
+SHOWN_ROWS = 10
+
+
+def describe_pairs(corpus: PairCorpus, prefer: str) -> str:
+    """The mixture, and what filtering, splitting and encoding did to its rows; for people."""
+    counts = [side.counts for side in (corpus.training.chosen, corpus.training.rejected)]
+    held_out = 0 if corpus.evaluation is None else len(corpus.evaluation)
+    lines = [
+        str(corpus.mixture),
+        f"{len(corpus.training):,} pairs to train on, {held_out:,} held out; "
+        f"{corpus.left_out:,} left out by data.prefer={prefer}; {counts[0].cut_prompts} prompts, "
+        f"{counts[0].cut_answers} chosen and {counts[1].cut_answers} rejected answers cut",
+    ]
+    if corpus.skipped:
+        lines.append(f"{len(corpus.skipped)} rows skipped:")
+        lines += [f"  {row.where}: {row.why}" for row in corpus.skipped[:SHOWN_ROWS]]
+        if len(corpus.skipped) > SHOWN_ROWS:
+            lines.append(f"  and {len(corpus.skipped) - SHOWN_ROWS} more, see skipped.jsonl")
+    return "\n".join(lines)
 
 
 def describe(corpus: Corpus) -> str:

@@ -14,12 +14,25 @@ from safety_jax.batch import Tokens
 from safety_jax.data.loader import Batch, Loader
 from safety_jax.errors import ConfigError
 
-Place = Callable[[Batch], tuple[Tokens, jax.Array]]
+Place = Callable[[Batch], tuple[Any, jax.Array]]
 
 
 def place_on(mesh: Mesh, rows_per_microbatch: int) -> Place:
-    """Puts a host's part of `[A, b, T]` onto its devices, and the number of used microbatches onto
-    all of them; b is counted over all hosts.
+    """Puts a batch's tokens and its number of used microbatches onto the mesh, see `put_rows`."""
+    put = put_rows(mesh, rows_per_microbatch)
+
+    def place(batch: Batch) -> tuple[Tokens, jax.Array]:
+        return jax.tree.map(put, batch.tokens), put_everywhere(mesh, batch.used)
+
+    return place
+
+
+def put_everywhere(mesh: Mesh, number: int) -> jax.Array:
+    return jax.device_put(np.int32(number), meshes.sharding(mesh, ()))
+
+
+def put_rows(mesh: Mesh, rows_per_microbatch: int) -> Callable[[np.ndarray], jax.Array]:
+    """Puts a host's part of `[A, b, ...]` onto its devices; b is counted over all hosts.
 
     Raises:
         ConfigError: the devices that share out rows do not divide b.
@@ -30,25 +43,21 @@ def place_on(mesh: Mesh, rows_per_microbatch: int) -> Place:
             f"train.rows_per_microbatch {rows_per_microbatch} does not divide over mesh "
             f"{' x '.join(meshes.RULES['rows'])} = {parts}; make it a multiple of {parts}"
         )
-    sharding = NamedSharding(mesh, PartitionSpec(None, *meshes.spec(("rows", "tokens"))))
+    sharding = NamedSharding(mesh, PartitionSpec(None, *meshes.spec(("rows",))))
 
     def put(local: np.ndarray) -> jax.Array:
-        microbatches, _, length = local.shape
-        shape = (microbatches, rows_per_microbatch, length)
+        microbatches, _, *rest = local.shape
+        shape = (microbatches, rows_per_microbatch, *rest)
         return jax.make_array_from_process_local_data(sharding, local, shape)
 
-    def place(batch: Batch) -> tuple[Tokens, jax.Array]:
-        used = jax.device_put(np.int32(batch.used), meshes.sharding(mesh, ()))
-        return jax.tree.map(put, batch.tokens), used
-
-    return place
+    return put
 
 
 def make_evaluate(
     measure: Callable[..., Any], frozen: trees.Tree, batches: Loader, place: Place
 ) -> Callable[[trees.Tree], dict[str, float]]:
-    """A function of the trainable weights: every sum of `measure` over all of `batches`, divided
-    by its count, as `eval/...`; and `eval/perplexity`.
+    """A function of the trainable weights: the mean of every metric of `measure` over all of
+    `batches`, as `eval/...`; and `eval/perplexity`.
 
     Args:
         measure: see `step.evaluator`.
@@ -59,10 +68,10 @@ def make_evaluate(
         count = 0.0
         for number in range(batches.steps):
             placed = place(batches.batch(number))
-            sums, counted = jax.device_get(measure(trainable, frozen, *placed))
+            means, counted = jax.device_get(measure(trainable, frozen, *placed))
             count += float(counted)
-            for name, value in sums.items():
-                totals[name] = totals.get(name, 0.0) + float(value)
+            for name, value in means.items():
+                totals[name] = totals.get(name, 0.0) + float(value) * float(counted)
         metrics = {f"eval/{name}": total / count for name, total in totals.items()}
         metrics["eval/perplexity"] = math.exp(min(metrics["eval/loss"], 700.0))
         return metrics

@@ -2,11 +2,21 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from safety_jax import compilation
-from safety_jax.loop import Cadence
+from safety_jax.loop import Cadence, Metrics, Tables
 from safety_jax.metrics import Progress, Rate, Writer
+
+
+@runtime_checkable
+class Watch(Protocol):
+    """Makes metrics of what a loss returns by example, over all steps since they were last read;
+    may add to those of an evaluation."""
+
+    def add(self, tables: Tables, batch: Any) -> None: ...
+    def read(self, step: int) -> Metrics: ...
+    def evaluated(self, step: int, metrics: Metrics) -> Metrics: ...
 
 
 @dataclasses.dataclass
@@ -16,6 +26,7 @@ class Journal:
     Attributes:
         tokens: real tokens seen up to the last step, over all hosts.
         steps_per_epoch: to give the step as an epoch.
+        watch: for losses that return tables.
     """
 
     writer: Writer
@@ -25,10 +36,11 @@ class Journal:
     cadence: Cadence
     steps_per_epoch: int
     tokens: int
+    watch: Watch | None = None
     _steps: int = 0
     _programs: int = 0
 
-    def on_step(self, step: int, metrics: Mapping[str, float], batch: Any) -> None:
+    def on_step(self, step: int, metrics: Mapping[str, float], tables: Tables, batch: Any) -> None:
         """After every step, in order; `batch` tells its tokens."""
         self.tokens += batch.real_tokens
         self.progress.step(step)
@@ -38,6 +50,8 @@ class Journal:
             self._programs = self.compiled.programs
         else:
             self.rate.add(batch.real_tokens)
+        if self.watch is not None:
+            self.watch.add(tables, batch)
         if not self.cadence.logs(step):
             return
         rates = self.rate.read()
@@ -45,10 +59,14 @@ class Journal:
             "epoch": step / self.steps_per_epoch,
             "num_tokens": self.tokens,
         }
+        if self.watch is not None:
+            row |= self.watch.read(step)
         self.writer.write(step, row | rates)
         self.progress.log(step, row | rates)
 
-    def on_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+    def on_evaluation(self, step: int, metrics: Metrics) -> None:
+        if self.watch is not None:
+            metrics = self.watch.evaluated(step, metrics)
         self.writer.write(step, metrics)
         self.progress.log(step, metrics)
         self.rate.restart()

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from safety_jax.checkpoint import Checkpoints, abstract
@@ -18,6 +19,7 @@ from safety_jax.errors import DivergenceError
 from safety_jax.step import State
 
 Metrics = dict[str, float]
+Tables = dict[str, np.ndarray]
 
 
 @runtime_checkable
@@ -83,7 +85,7 @@ def train(
     place: Callable[[Any], tuple[Any, jax.Array]],
     evaluate: Callable[[Any], Metrics] | None,
     rows: Callable[[Any], list[str]],
-    on_step: Callable[[int, Metrics, Any], None],
+    on_step: Callable[[int, Metrics, Tables, Any], None],
     on_evaluation: Callable[[int, Metrics], None],
     checkpoints: Checkpoints,
     best_metric: str,
@@ -99,7 +101,8 @@ def train(
         place: a batch's arrays and number of used microbatches, on the mesh.
         evaluate: metrics of the trainable weights on the validation rows.
         rows: names of a batch's rows, for the message when the loss is not finite.
-        on_step: called after every step, one step late, with its number, metrics and batch.
+        on_step: called after every step, one step late, with its number, its metrics, what its
+            loss returned by example, and its batch.
         on_evaluation: called with the step and what `evaluate` returned.
         best_metric: the evaluation metric that picks the best checkpoint; lower is better.
 
@@ -115,14 +118,16 @@ def train(
         if pending is None:
             return
         (number, on_device, batch), pending = pending, None
-        metrics = {name: float(value) for name, value in jax.device_get(on_device).items()}
+        values = jax.device_get(on_device)
+        metrics = {name: float(value) for name, value in values.items() if value.ndim == 0}
+        tables = {name: value for name, value in values.items() if value.ndim > 0}
         if not math.isfinite(metrics["loss"]):
             raise DivergenceError(
                 f"loss is {metrics['loss']} at step {number}; rows of the batch: "
                 f"{_few(rows(batch))}; earlier checkpoints are intact, lower optim.learning_rate "
                 "or look at these rows"
             )
-        on_step(number, metrics, batch)
+        on_step(number, metrics, tables, batch)
 
     done = int(jax.device_get(state.step))
     with StopRequest() as stop, jax.transfer_guard("disallow"):

@@ -310,7 +310,7 @@ class Progress:
         self._bar.update(step - self._bar.n)
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Shows loss, tokens per second and MFU beside the time left."""
+        """Shows the most telling metrics, tokens per second and MFU beside the time left."""
         shown = _show(metrics)
         self._bar.set_postfix_str("  ".join(shown))
         if self._primary and self._bar.disable:
@@ -336,7 +336,9 @@ class Progress:
 def _show(metrics: Mapping[str, Any]) -> list[str]:
     formats = {
         "loss": "loss {:.4f}",
+        "rewards/margins": "margin {:.3f}",
         "eval/loss": "eval loss {:.4f}",
+        "eval/rewards/accuracies": "eval accuracy {:.1%}",
         "tokens_per_second": "{:,.0f} tokens/s",
         "mfu": "MFU {:.1%}",
     }

@@ -196,3 +196,104 @@ class LossSums(NamedTuple):
 def sft(scores: TokenLogprobs) -> LossSums:
     """Negative log-likelihood of the trained tokens, summed: L = - Σ_t log p(y_t | y_<t, x)."""
     return LossSums(-scores.logprobs.sum(), scores.correct.sum().astype(jnp.float32))
+
+
+# ---------------------------------------------------------------------------- preferences
+
+
+class PairLogprobs(NamedTuple):
+    """What preference objectives see of pairs; the last axis is (chosen, rejected), N = 2.
+
+    Attributes:
+        policy: log π(y|x), summed over the tokens of each answer; the gradient flows through it.
+        reference: log π_ref(y|x), likewise.
+        tokens: tokens of each answer, at least 1.
+        unsafe: 1 where an answer is unsafe, 0 where it is safe or not known.
+    """
+
+    policy: Float[Array, "*B 2"]
+    reference: Float[Array, "*B 2"]
+    tokens: Float[Array, "*B 2"]
+    unsafe: Float[Array, "*B 2"]
+
+
+Losses = Float[Array, "*B"]
+
+
+def segment_sums(
+    values: Float[Array, "B T"], segments: Int[Array, "B T"], most: int
+) -> Float[Array, "B S"]:
+    """Sums of each row's values by segment 1 ... `most`; exact float32 on every backend."""
+    member = segments[..., None] == jnp.arange(1, most + 1)[None, None]
+    return jnp.where(member, values[..., None], 0.0).sum(axis=1)
+
+
+def _difference(sides: Float[Array, "*B 2"]) -> Losses:
+    return sides[..., 0] - sides[..., 1]
+
+
+def log_ratio(pairs: PairLogprobs) -> Losses:
+    """Δ = log π(y_w)/π_ref(y_w) - log π(y_l)/π_ref(y_l), the implicit margin over β."""
+    return _difference(pairs.policy - pairs.reference)
+
+
+def mean_log_ratio(pairs: PairLogprobs) -> Losses:
+    """Δ with each answer's log-ratio averaged over its tokens."""
+    return _difference((pairs.policy - pairs.reference) / pairs.tokens)
+
+
+def dpo(pairs: PairLogprobs, *, beta: float) -> Losses:
+    """-log σ(βΔ): DPO (Rafailov et al., arXiv 2305.18290, eq. 7)."""
+    return -jax.nn.log_sigmoid(beta * log_ratio(pairs))
+
+
+def conservative(pairs: PairLogprobs, *, beta: float, smoothing: float) -> Losses:
+    """-(1-ε) log σ(βΔ) - ε log σ(-βΔ): labels are wrong with probability ε (Mitchell, "A note on
+    DPO with noisy preferences & relationship to IPO", 2023)."""
+    margin = beta * log_ratio(pairs)
+    right, wrong = jax.nn.log_sigmoid(margin), jax.nn.log_sigmoid(-margin)
+    return -(1 - smoothing) * right - smoothing * wrong
+
+
+def robust(pairs: PairLogprobs, *, beta: float, smoothing: float) -> Losses:
+    """[-(1-ε) log σ(βΔ) + ε log σ(-βΔ)] / (1-2ε): an unbiased estimate of the clean loss where
+    labels are flipped with probability ε < 1/2 (Chowdhury et al., arXiv 2403.00409)."""
+    margin = beta * log_ratio(pairs)
+    right, wrong = jax.nn.log_sigmoid(margin), jax.nn.log_sigmoid(-margin)
+    return (-(1 - smoothing) * right + smoothing * wrong) / (1 - 2 * smoothing)
+
+
+def hinge(pairs: PairLogprobs, *, beta: float) -> Losses:
+    """max(0, 1 - βΔ): SLiC's calibration loss on DPO's margin (Zhao et al., arXiv 2305.10425)."""
+    return jax.nn.relu(1 - beta * log_ratio(pairs))
+
+
+def ipo_sum(pairs: PairLogprobs, *, beta: float) -> Losses:
+    """(Δ - 1/(2β))², log-probabilities summed over tokens (Azar et al., arXiv 2310.12036, eq. 17,
+    as written there)."""
+    return (log_ratio(pairs) - 1 / (2 * beta)) ** 2
+
+
+def ipo_mean(pairs: PairLogprobs, *, beta: float) -> Losses:
+    """IPO with log-probabilities averaged over tokens, as its authors ran it."""
+    return (mean_log_ratio(pairs) - 1 / (2 * beta)) ** 2
+
+
+def dpo_mean(pairs: PairLogprobs, *, beta: float) -> Losses:
+    """-log σ(β Δ̄), Δ̄ averaged over tokens: length-normalised DPO (Tulu 3, arXiv 2411.15124).
+    A mean is a fraction of a sum, so β must be larger than DPO's: 5 there, not 0.1."""
+    return -jax.nn.log_sigmoid(beta * mean_log_ratio(pairs))
+
+
+def simpo(pairs: PairLogprobs, *, beta: float, margin: float) -> Losses:
+    """-log σ(β (log π(y_w)/|y_w| - log π(y_l)/|y_l|) - γ), without a reference (Meng et al.,
+    arXiv 2405.14734, eq. 6)."""
+    return -jax.nn.log_sigmoid(beta * _difference(pairs.policy / pairs.tokens) - margin)
+
+
+def safe_dpo(pairs: PairLogprobs, *, beta: float, margin: float) -> Losses:
+    """-log σ(βΔ - δ (h_l - h_w)), h = 1 for an unsafe answer: DPO that asks for δ more where the
+    rejected answer is unsafe and the chosen one safe (SafeDPO, arXiv 2505.20065). Pairs are ordered
+    before, see `data.prefer=safety_first`."""
+    offset = margin * _difference(pairs.unsafe)
+    return -jax.nn.log_sigmoid(beta * log_ratio(pairs) + offset)

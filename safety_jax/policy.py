@@ -71,6 +71,22 @@ class Policy:
             hidden, head, targets, mask, chunk_tokens=self.chunk_tokens
         )
 
+    def reference_logprobs(
+        self, start: trees.Tree | None, frozen: trees.Tree, tokens: Tokens
+    ) -> jax.Array:
+        """Log-probabilities of the trained tokens before training; no gradient flows.
+
+        Args:
+            start: the trainable tree at step 0; None for fresh adapters, which add nothing yet: the
+                base alone is then the same model.
+        """
+        if start is not None:
+            scores = self.token_logprobs(start, frozen, tokens, None)
+        else:
+            base = dataclasses.replace(self, adapter=None)
+            scores = base.token_logprobs(frozen, {}, tokens, None)
+        return jax.lax.stop_gradient(scores.logprobs)
+
     def flops_per_token(self, lengths: np.ndarray) -> float:
         """Model FLOPs to train on one token of examples with these lengths, see `metrics`."""
         model, adapter, declared = self.config, self.adapter, llama.parameters(self.config)

@@ -2,8 +2,9 @@
 
 A batch is a pytree whose leaves start with axis A, its microbatches. The step visits the first
 `used` of them in a loop whose length is data, not shape: a batch that packs into fewer rows costs
-less and compiles nothing new. Gradients are sums, divided once by the count of the whole batch,
-so that neither the number of microbatches nor the layout of rows changes the update.
+less and compiles nothing new. A loss is told what the whole batch counts and returns what its
+microbatch adds, so that neither the number of microbatches nor the layout of rows changes the
+update.
 """
 
 import dataclasses
@@ -20,11 +21,12 @@ from safety_jax import trees
 from safety_jax.batch import Tokens
 from safety_jax.optim import Schedule
 
-Sums = dict[str, jax.Array]
-# loss(trainable, frozen, microbatch, key) -> sums over the microbatch; "loss" is differentiated
-Loss = Callable[[trees.Tree, Any, Any, jax.Array | None], Sums]
-# count(batch) -> what the sums are divided by
-Count = Callable[[Any], jax.Array]
+Parts = dict[str, jax.Array]
+# loss(trainable, frozen, microbatch, totals, key) -> what the microbatch adds to each metric of the
+# batch; "loss" is differentiated, and entries that are no scalars are tables by example
+Loss = Callable[[trees.Tree, Any, Any, Any, jax.Array | None], Parts]
+# count(batch) -> totals: what a loss divides by, counted over the whole batch
+Count = Callable[[Any], Any]
 
 
 @jax.tree_util.register_dataclass
@@ -73,7 +75,7 @@ def initialize(trainable: trees.Tree, optimizer: Any, key: jax.Array, where: Sta
 
 
 def trained_tokens(batch: Tokens) -> jax.Array:
-    """The count that SFT divides by: tokens in the mask, over all microbatches and hosts."""
+    """What SFT divides by: tokens in the mask, over all microbatches and hosts."""
     return batch.mask.sum().astype(jnp.float32)
 
 
@@ -82,47 +84,53 @@ def make(
 ):
     """Compiles `step(state, frozen, batch, used) -> (state, metrics)`; the state is donated.
 
-    Metrics are scalars: every sum the loss returns, divided by the count; `grad_norm` before
-    clipping; `learning_rate` of this step.
+    Metrics are what the loss returns, added up over the microbatches; `grad_norm` before clipping;
+    `learning_rate` of this step. All of them stand on every device.
     """
 
-    def step(state: State, frozen: Any, batch: Any, used: jax.Array) -> tuple[State, Sums]:
+    def step(state: State, frozen: Any, batch: Any, used: jax.Array) -> tuple[State, Parts]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        gradient, sums = accumulate(loss, state.trainable, frozen, batch, used, key)
-        total = count(batch)
-        gradient, metrics = jax.tree.map(lambda x: x / total, (gradient, sums))
+        gradient, metrics = accumulate(loss, state.trainable, frozen, batch, count, used, key)
         metrics["grad_norm"] = optax.tree.norm(gradient)
         metrics["learning_rate"] = rate(state.step)
         updates, moments = optimizer.update(gradient, state.optimizer, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         return State(state.step + 1, trainable, moments, state.key), metrics
 
-    return jax.jit(step, donate_argnums=0, out_shardings=(where, None))
+    return jax.jit(step, donate_argnums=0, out_shardings=(where, where.step))
 
 
 def accumulate(
-    loss: Loss, trainable: trees.Tree, frozen: Any, batch: Any, used: jax.Array, key: jax.Array
-) -> tuple[trees.Tree, Sums]:
-    """Gradient of the summed loss, and the sums, over the first `used` microbatches."""
+    loss: Loss,
+    trainable: trees.Tree,
+    frozen: Any,
+    batch: Any,
+    count: Count,
+    used: jax.Array,
+    key: jax.Array,
+) -> tuple[trees.Tree, Parts]:
+    """Gradient of the batch's loss, and its metrics, over the first `used` microbatches."""
+    totals = count(batch)
 
     def one(i, microbatch):
         def objective(trainable):
-            sums = loss(trainable, frozen, microbatch, jax.random.fold_in(key, i))
-            return sums["loss"], sums
+            parts = loss(trainable, frozen, microbatch, totals, jax.random.fold_in(key, i))
+            return parts["loss"], parts
 
         return jax.grad(objective, has_aux=True)(trainable)
 
     return _sum_over_microbatches(one, batch, used)
 
 
-def evaluator(loss: Loss, count: Count):
-    """Compiles `evaluate(trainable, frozen, batch, used) -> (sums, count)`, without randomness."""
+def evaluator(loss: Loss, count: Count, mesh: Mesh):
+    """Compiles `evaluate(trainable, frozen, batch, used) -> (metrics, totals)`, no randomness."""
 
     def evaluate(trainable: trees.Tree, frozen: Any, batch: Any, used: jax.Array):
-        one = lambda _, microbatch: loss(trainable, frozen, microbatch, None)  # noqa: E731
-        return _sum_over_microbatches(one, batch, used), count(batch)
+        totals = count(batch)
+        one = lambda _, microbatch: loss(trainable, frozen, microbatch, totals, None)  # noqa: E731
+        return _sum_over_microbatches(one, batch, used), totals
 
-    return jax.jit(evaluate)
+    return jax.jit(evaluate, out_shardings=meshes.sharding(mesh, ()))
 
 
 def _sum_over_microbatches(one: Callable[[Any, Any], Any], batch: Any, used: jax.Array) -> Any:

@@ -20,33 +20,67 @@ ARGUMENTS = {
         "paper=safety_tuned_llamas",
         "paper=safety_tuned_llamas,safety=1500",
     ],
+    "dpo": [
+        None,
+        "demo",
+        "demo,loss=safe",
+        *(f"loss={name}" for name in ("sigmoid", "conservative", "robust", "hinge", "ipo_sum")),
+        *(f"loss={name}" for name in ("ipo_mean", "sigmoid_mean", "simpo", "safe")),
+        "paper=report",
+        "paper=script,loss=safe",
+    ],
 }
 CASES = [(name, arg) for name, arguments in ARGUMENTS.items() for arg in arguments]
 
 # The keys that scripts, checks and the stage rely on; a key cannot vanish unnoticed.
-KEYS = {
-    "sft": """
+TRAINING_KEYS = """
         stage seed
         model.path model.init model.adapter model.tokenizer model.parameter_dtype
         model.compute_dtype model.attention model.remat
         lora.rank lora.alpha lora.dropout lora.targets lora.initialization lora.rslora
-        data.train data.safety data.safety_rows data.eval data.eval_rows data.template
-        data.train_on data.max_length data.row_tokens data.packing data.overlong_prompt
-        data.prefetch_steps
+        data.train data.eval data.eval_rows data.template data.max_length data.row_tokens
+        data.packing data.overlong_prompt data.prefetch_steps
         train.batch_size train.rows_per_microbatch train.chunk_tokens train.max_steps train.epochs
         optim.learning_rate optim.schedule optim.warmup_steps optim.weight_decay optim.beta1
         optim.beta2 optim.epsilon optim.clip_norm
         mesh.data mesh.fsdp mesh.tensor
         checkpoint.every_steps checkpoint.keep_last checkpoint.export checkpoint.export_merged
-        checkpoint.export_dtype
+        checkpoint.export_dtype checkpoint.best_metric checkpoint.best_is
         log.every_steps log.eval_every_steps log.tensorboard log.wandb log.compilation_cache
-        sft.protocol_notes
-    """
+"""
+KEYS = {
+    "sft": TRAINING_KEYS
+    + """
+        data.safety data.safety_rows data.train_on sft.protocol_notes
+    """,
+    "dpo": TRAINING_KEYS
+    + """
+        data.prefer data.bad_rows
+        dpo.objective dpo.beta dpo.smoothing dpo.margin dpo.nll_weight dpo.reference
+        dpo.reference_folder dpo.protocol_notes
+    """,
 }
 
 # What the papers and their code say; written from them, not from the config.
 # arXiv 2412.00074: report, and SIT/sft.sh with SIT/scripts/training/00_sft.py.
 # arXiv 2309.07875: training/finetuninig.py, and the defaults of the trainer it calls.
+SAFE_TO_SERVE_DPO = {
+    "dpo.objective": "sigmoid",
+    "dpo.beta": 0.1,
+    "dpo.nll_weight": 0.0,
+    "data.prefer": "safe_and_better",
+    "data.template": "alpaca",
+    "lora.rank": 8,
+    "lora.alpha": 32.0,
+    "lora.dropout": 0.1,
+    "lora.targets": ("q_proj", "k_proj", "v_proj"),
+    "train.batch_size": 4,
+    "train.epochs": 2.0,
+    "optim.learning_rate": 5e-5,
+    "optim.schedule": "cosine",
+    "optim.warmup_steps": 1,
+    "log.eval_every_steps": 25,
+}
 PUBLISHED = {
     "paper=report": {
         "model.path": "meta-llama/Llama-2-7b-hf",
@@ -173,6 +207,15 @@ def test_every_argument_is_documented_and_every_mistake_is_one_line(name: str):
         assert all(value in opening for value in values.split("|") if not value.startswith("<"))
 
 
+@pytest.mark.parametrize(("version", "length"), [("report", 1024), ("script", 1536)])
+def test_published_numbers_of_dpo(version: str, length: int):
+    """arXiv 2412.00074: report, and DPO/trainer_bash.sh with DPO/DPO_trainer_LLAMA.py."""
+    flat = flatten(load("dpo", f"paper={version}"))
+    assert {key: flat[key] for key in SAFE_TO_SERVE_DPO} == SAFE_TO_SERVE_DPO
+    assert flat["data.max_length"] == length
+    assert any("4-bit" in note for note in flat["dpo.protocol_notes"])
+
+
 @pytest.mark.parametrize("arg", PUBLISHED)
 def test_published_numbers(arg: str):
     flat = flatten(load("sft", arg))
@@ -204,12 +247,15 @@ def test_no_demonstrations_unless_asked_for_but_in_the_demo():
     assert load("sft", "demo").data.safety_rows == len(rows)
 
 
-def test_demo_and_paper_exclude_each_other():
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_demo_and_paper_exclude_each_other(name: str):
     with pytest.raises(ValueError, match="exclude each other"):
-        load("sft", "demo,paper=report")
+        load(name, "demo,paper=report")
 
 
-def test_everything_the_demo_names_is_in_the_checkout():
-    data, model = load("sft", "demo").data, load("sft", "demo").model
-    for path in (*data.train, data.safety, data.eval, model.path):
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_everything_the_demo_names_is_in_the_checkout(name: str):
+    data, model = load(name, "demo").data, load(name, "demo").model
+    named = [*data.train, data.eval, model.path, *([data.safety] if "safety" in data else [])]
+    for path in named:
         assert (ROOT / path.partition("?")[0]).exists(), path

@@ -32,6 +32,8 @@ LAYERS: dict[str, int] = {
     "metrics": 3,
     "optim": 3,
     "policy": 3,
+    "preferences": 3,
+    "reference": 3,
     "report": 3,
     "scoring": 3,
     "step": 3,
@@ -48,6 +50,8 @@ FORBIDDEN = {
     ("statistics", "models"),
     ("statistics", "data"),
 }
+# What stages may import of each other: the parts they are built of, and what runs them all.
+SHARED_STAGES = {"assemble", "recipe"}
 # May stand in `safety_jax` behind a try or inside a function: optional extras.
 OPTIONAL = {"tensorboardX", "wandb"}
 NEVER = {"torch", "tensorflow", "peft", "trl", "accelerate", "pickle"}
@@ -85,7 +89,7 @@ def violations(module: str, names: set[str]) -> list[str]:
         upward = LAYERS[there] > LAYERS[here]
         if upward or (here, there) in FORBIDDEN:
             found.append(f"{module} (layer {LAYERS[here]}) imports {name} (layer {LAYERS[there]})")
-        if here == there == "stages" and name.split(".")[2] != "recipe":
+        if here == there == "stages" and name.split(".")[2] not in SHARED_STAGES:
             found.append(f"{module} imports the stage {name}; stages talk through folders")
     return found
 

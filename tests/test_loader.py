@@ -197,7 +197,7 @@ def test_numbers_that_do_not_fit():
 @settings(max_examples=100, deadline=None)
 @given(lengths=st.lists(st.integers(1, T), max_size=60))
 def test_packing_is_tight(lengths):
-    bins = pack(lengths, T)
+    bins = pack(np.array(lengths, int)[:, None], T)
     assert sorted(sum(bins, [])) == list(range(len(lengths)))
     loads = [sum(lengths[i] for i in group) for group in bins]
     assert all(load <= T for load in loads)
@@ -206,6 +206,6 @@ def test_packing_is_tight(lengths):
 
 
 def test_best_fit_decreasing_on_a_worked_example():
-    assert pack([5, 3, 4, 2], 8) == [[0, 1], [2, 3]]
+    assert pack(np.array([[5], [3], [4], [2]]), 8) == [[0, 1], [2, 3]]
     # First fit would put the 2 beside the 7; best fit fills the 8 up.
-    assert pack([7, 8, 2, 2], 10) == [[1, 2], [0, 3]]
+    assert pack(np.array([[7], [8], [2], [2]]), 10) == [[1, 2], [0, 3]]

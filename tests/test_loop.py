@@ -51,7 +51,7 @@ def run(one_device, tmp_path):
     )
     rate = optim.schedule("constant", learning_rate=0.1, warmup_steps=0, total_steps=9)
 
-    def loss(trainable, frozen, batch, key):
+    def loss(trainable, frozen, batch, total, key):
         noise = 0.0 if key is None else jax.random.normal(key)
         return {"loss": ((trainable["w"] - batch["x"] + noise) ** 2).sum()}
 
@@ -75,7 +75,9 @@ def run(one_device, tmp_path):
                 ),
                 evaluate=lambda trainable: {"eval/loss": abs(float(trainable["w"][0]) - 0.2)},
                 rows=lambda batch: [batch.row],
-                on_step=lambda number, metrics, batch: told.append((number, metrics["loss"])),
+                on_step=lambda number, metrics, tables, batch: told.append(
+                    (number, metrics["loss"])
+                ),
                 on_evaluation=lambda number, metrics: measured.append(number),
                 checkpoints=checkpoints,
                 best_metric="eval/loss",

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from samples import execute_on
+from samples import execute_on, golden_adapters
 
 from safety_jax import objectives, optim, trees
 from safety_jax import step as steps
@@ -167,7 +167,7 @@ def make_loss(tuned, full: bool):
     """The SFT loss with all weights trained, or adapters beside frozen weights."""
     config, _, execution = tuned
 
-    def loss(trainable, frozen, tokens, key):
+    def loss(trainable, frozen, tokens, total, key):
         weights, adapters = (trainable, None) if full else (frozen, adapters_of(trainable))
         hidden = llama.forward(
             config, weights, tokens.ids, tokens.positions, tokens.segments, execution, adapters
@@ -178,7 +178,8 @@ def make_loss(tuned, full: bool):
             *objectives.shift(tokens),
             chunk_tokens=16,
         )
-        return objectives.sft(scores)._asdict()
+        sums = objectives.sft(scores)
+        return {"loss": sums.loss / total, "correct": sums.correct / total}
 
     return loss
 
@@ -188,14 +189,7 @@ def initial(tuned, kind: str):
     config, weights, _ = tuned
     if kind == "full":
         return jax.tree.map(jnp.copy, weights), {}
-    shared = rows.adapters(cases.read_config(rows.MODEL), rows.TARGETS[kind])
-    tree: trees.Tree = {}
-    for theirs in rows.TARGETS[kind]:
-        for leaf in ("A", "B"):
-            layers = [value for name, value in shared.items() if name.endswith(f"{theirs}.{leaf}")]
-            stacked = jnp.asarray(np.stack(layers))
-            tree.setdefault(lora.TARGETS[theirs], {})[leaf.lower()] = stacked
-    return tree, weights
+    return golden_adapters(rows.TARGETS[kind]), weights
 
 
 def in_torch_names(tree, full: bool) -> dict[str, np.ndarray]:
@@ -247,17 +241,17 @@ def test_adapted_logits(kind, tuned, golden):
 def test_gradient(kind, tuned, golden):
     trainable, frozen = initial(tuned, kind)
     batch = sft_batch(0)
-    gradient, sums = jax.jit(steps.accumulate, static_argnums=0)(
+    gradient, metrics = jax.jit(steps.accumulate, static_argnums=(0, 4))(
         make_loss(tuned, kind == "full"),
         trainable,
         frozen,
         batch,
+        steps.trained_tokens,
         len(batch.ids),
         jax.random.key(0),
     )
-    trained = batch.mask.sum()
-    assert float(sums["loss"]) / trained == pytest.approx(golden[f"{kind}/losses"][0], abs=1e-5)
-    named = in_torch_names(jax.tree.map(lambda x: x / trained, gradient), kind == "full")
+    assert float(metrics["loss"]) == pytest.approx(golden[f"{kind}/losses"][0], abs=1e-5)
+    named = in_torch_names(gradient, kind == "full")
     assert_summary_equal(golden, f"{kind}/gradient", named, tolerance=1e-4)
 
 

@@ -12,10 +12,10 @@ from safety_jax import step as steps
 from safety_jax.errors import ConfigError
 
 
-def loss(trainable, frozen, batch, key):
+def loss(trainable, frozen, batch, total, key):
     """Squared error of w·x, over the rows in the mask."""
     error = (batch["x"] @ trainable["w"] - batch["y"]) * batch["mask"]
-    return {"loss": 0.5 * (error**2).sum(), "rows": batch["mask"].sum()}
+    return {"loss": 0.5 * (error**2).sum() / total, "rows": batch["mask"].sum() / total}
 
 
 def count(batch):

@@ -3,6 +3,9 @@
     data/instructions.jsonl  everyday instructions with helpful answers
     data/safety.jsonl        mildly unsafe requests, refused with a reason and a better idea
     data/held_out.jsonl      rows of both kinds that are in neither file, for validation
+    data/pairs.jsonl         the same unsafe requests, refused rather than obeyed, and everyday
+                             ones, answered rather than refused; obeying is a stand-in, no advice
+    data/held_out_pairs.jsonl   the like of held_out.jsonl
 
 The words stand in tables/*.txt; the first line of each says what its columns are.
 English so simple that a model of one million parameters can learn it. A held-out unsafe request
@@ -21,6 +24,12 @@ HOW_TO = (
     "Explain how to {}.",
     "What is the best way to {}?",
     "I want to {}. What should I do?",
+)
+REFUSAL = "I am sorry, but I cannot help with that."
+OBEYING = (
+    "First, wait for a quiet day. Then, {}. Last, go home.",
+    "First, get ready. Then, {}. Last, tell no one.",
+    "First, think of a plan. Then, {}. Last, rest.",
 )
 PHRASINGS_PER_TASK = 3  # of HOW_TO, for training; a held-out task is asked once
 
@@ -89,7 +98,7 @@ def unsafe_rows(rng: random.Random) -> tuple[list[dict], list[dict]]:
     for verb, reason, *rest in table("harms"):
         better, objects = rest[:2], rest[2:]
         for index, thing in enumerate(objects):
-            answer = f"I am sorry, but I cannot help with that. {reason} {better[index % 2]}"
+            answer = f"{REFUSAL} {reason} {better[index % 2]}"
             task = f"{verb} {thing}"
             if index == len(objects) - 1:
                 held_out.append(row(rng.choice(HOW_TO).format(task), answer, "unsafe"))
@@ -97,6 +106,36 @@ def unsafe_rows(rng: random.Random) -> tuple[list[dict], list[dict]]:
             for phrase in rng.sample(HOW_TO, 2):
                 train.append(row(phrase.format(task), answer, "unsafe"))
     return train, held_out
+
+
+def pairs(rng: random.Random, rows: list[dict]) -> list[dict]:
+    """Each how-to request with the answer it should get, preferred to the one it should not."""
+    made = []
+    verbs = [verb for verb, *_ in table("harms")]
+    for entry in rows:
+        request, unsafe = entry["instruction"], entry["kind"] == "unsafe"
+        category = next((verb for verb in verbs if unsafe and f" {verb} " in request), "none")
+        rejected = REFUSAL
+        if unsafe:
+            before, after = next(
+                form.split("{}") for form in HOW_TO if fits(request, *form.split("{}"))
+            )
+            rejected = rng.choice(OBEYING).format(request[len(before) : -len(after)])
+        made.append(
+            {
+                "prompt": request,
+                "chosen": entry["output"],
+                "rejected": rejected,
+                "chosen_unsafe": False,
+                "rejected_unsafe": unsafe,
+                "category": category,
+            }
+        )
+    return made
+
+
+def fits(request: str, before: str, after: str) -> bool:
+    return request.startswith(before) and request.endswith(after)
 
 
 def capital(text: str) -> str:
@@ -108,7 +147,9 @@ def listed(names: list[str]) -> str:
 
 
 def write(name: str, rows: list[dict]):
-    questions = [(entry["instruction"], entry["input"]) for entry in rows]
+    questions = [
+        (entry.get("instruction", entry.get("prompt")), entry.get("input")) for entry in rows
+    ]
     repeated = {str(question) for question in questions if questions.count(question) > 1}
     if repeated:
         raise SystemExit(f"{name}: asked twice: {', '.join(sorted(repeated))}")
@@ -128,6 +169,8 @@ def main():
     write("instructions.jsonl", instructions)
     write("safety.jsonl", safety)
     write("held_out.jsonl", how_to_held_out + safety_held_out)
+    write("pairs.jsonl", pairs(rng, safety + rng.sample(how_to, 60)))
+    write("held_out_pairs.jsonl", pairs(rng, how_to_held_out + safety_held_out))
 
 
 if __name__ == "__main__":

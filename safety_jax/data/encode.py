@@ -81,7 +81,7 @@ class Examples:
 
 
 @dataclasses.dataclass
-class _Encoded:
+class Encoded:
     """One example in the making. `answer` marks tokens of answers, whatever will be trained."""
 
     ids: list[int]
@@ -90,6 +90,64 @@ class _Encoded:
     @property
     def prompt_length(self) -> int:
         return self.answer.index(True)
+
+
+class Builder:
+    """Puts examples end to end, and counts what had to be cut."""
+
+    def __init__(self) -> None:
+        self._ids: list[Int[np.ndarray, " n"]] = []
+        self._masks: list[Bool[np.ndarray, " n"]] = []
+        self._where: list[str] = []
+        self._source: list[str] = []
+        self._cut: Counter[str] = Counter()
+
+    def add(
+        self,
+        example: Encoded,
+        surplus: int,
+        max_length: int,
+        begin: int,
+        where: str,
+        source: str,
+        everything: bool = False,
+    ) -> None:
+        """Takes an example in, cut to `max_length`.
+
+        Args:
+            surplus: tokens that should go; for one side of a pair, those of the longer side.
+            begin: tokens in front that stay.
+            everything: trains the prompt too.
+        """
+        self._cut.update(_cut(example, surplus, max_length, begin))
+        answer = np.array(example.answer)
+        mask = np.ones_like(answer) if everything else answer
+        mask[0] = False
+        self._ids.append(np.array(example.ids, np.int32))
+        self._masks.append(mask)
+        self._where.append(where)
+        self._source.append(source)
+
+    def finish(
+        self, vocabulary_size: int, skipped: Mapping[str, int], rows: int, max_length: int
+    ) -> Examples:
+        """The examples; raises a DataError when there are none, or one has an unknown token."""
+        if not self._ids:
+            raise DataError(
+                f"no example is left of {rows} rows ({sum(skipped.values())} prompts are too "
+                f"long); expected at least one, raise data.max_length={max_length}"
+            )
+        lengths = [len(ids) for ids in self._ids]
+        examples = Examples(
+            ids=np.concatenate(self._ids),
+            mask=np.concatenate(self._masks),
+            offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            where=self._where,
+            source=self._source,
+            counts=Counts(self._cut["prompt"], self._cut["answer"], dict(skipped)),
+        )
+        _check_vocabulary(examples, vocabulary_size)
+        return examples
 
 
 def encode(
@@ -119,6 +177,27 @@ def encode(
             token that the model does not have; the message names file and row.
     """
     _check_choice("data.train_on", train_on, ("response", "everything"))
+    begin = check(tokenizer, template, max_length, overlong_prompt)
+    builder = Builder()
+    skipped: Counter[str] = Counter()
+    examples = encoded(records, template, tokenizer, begin)
+    for record, example in zip(records, examples, strict=True):
+        if example.prompt_length >= max_length:
+            refuse_long_prompt(record.where, example.prompt_length, max_length, overlong_prompt)
+            skipped["prompt too long"] += 1
+            continue
+        surplus = len(example.ids) - max_length
+        everything = train_on == "everything"
+        builder.add(
+            example, surplus, max_length, len(begin), record.where, record.source, everything
+        )
+    return builder.finish(vocabulary_size, skipped, len(records), max_length)
+
+
+def check(
+    tokenizer: PreTrainedTokenizerBase, template: Template, max_length: int, overlong_prompt: str
+) -> list[int]:
+    """The ids every text begins with; raises a ConfigError where nothing can be encoded."""
     _check_choice("data.overlong_prompt", overlong_prompt, ("error", "skip"))
     if max_length < 2:
         raise ConfigError(f"data.max_length is {max_length}; expected at least 2 tokens")
@@ -127,45 +206,16 @@ def encode(
             "the tokenizer has no EOS, so the model could not learn to stop; expected eos_token "
             "in the model folder's tokenizer_config.json"
         )
-    begin = _begin(tokenizer, template)
-    kept: list[Record] = []
-    ids, masks, lengths = [], [], []
-    tally: Counter[str] = Counter()
-    skipped: Counter[str] = Counter()
-    for record, encoded in _encoded(records, template, tokenizer, begin):
-        if encoded.prompt_length >= max_length:
-            if overlong_prompt == "error":
-                raise DataError(
-                    f"{record.where}: its prompt has {encoded.prompt_length} tokens; expected "
-                    f"fewer than data.max_length={max_length}, raise it or set "
-                    "data.overlong_prompt to skip"
-                )
-            skipped["prompt too long"] += 1
-            continue
-        tally.update(_cut(encoded, max_length, len(begin)))
-        mask = (
-            np.array(encoded.answer) if train_on == "response" else np.ones(len(encoded.ids), bool)
-        )
-        mask[0] = False
-        kept.append(record)
-        ids.append(np.array(encoded.ids, np.int32))
-        masks.append(mask)
-        lengths.append(len(encoded.ids))
-    if not kept:
+    return _begin(tokenizer, template)
+
+
+def refuse_long_prompt(where: str, tokens: int, max_length: int, overlong_prompt: str) -> None:
+    """Raises a DataError for a prompt that leaves no room, unless such rows are to be skipped."""
+    if overlong_prompt == "error":
         raise DataError(
-            f"no example is left of {len(records)} rows ({sum(skipped.values())} prompts are too "
-            f"long); expected at least one, raise data.max_length={max_length}"
+            f"{where}: its prompt has {tokens} tokens; expected fewer than "
+            f"data.max_length={max_length}, raise it or set data.overlong_prompt to skip"
         )
-    examples = Examples(
-        ids=np.concatenate(ids),
-        mask=np.concatenate(masks),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        where=[record.where for record in kept],
-        source=[record.source for record in kept],
-        counts=Counts(tally["prompt"], tally["answer"], dict(skipped)),
-    )
-    _check_vocabulary(examples, vocabulary_size)
-    return examples
 
 
 def encode_prompts(
@@ -249,12 +299,17 @@ def _tokenize(
 _ROWS_PER_CALL = 4096
 
 
-def _encoded(
+def encoded(
     records: Sequence[Record],
     template: Template,
     tokenizer: PreTrainedTokenizerBase,
     begin: list[int],
-) -> Iterator[tuple[Record, _Encoded]]:
+) -> Iterator[Encoded]:
+    """Ids of each record, uncut, with the tokens of its answers marked.
+
+    Raises:
+        DataError: a row with nothing to train on.
+    """
     for start in range(0, len(records), _ROWS_PER_CALL):
         rows = records[start : start + _ROWS_PER_CALL]
         spans = [template.spans(record) for record in rows]
@@ -263,7 +318,7 @@ def _encoded(
         ids = iter(_tokenize(tokenizer, texts, template))
         for record, row in zip(rows, spans, strict=True):
             wholes = list(itertools.islice(ids, len(row)))
-            yield record, _join(record, row, wholes, tokenizer, template, begin)
+            yield _join(record, row, wholes, tokenizer, template, begin)
 
 
 def _join(
@@ -273,7 +328,7 @@ def _join(
     tokenizer: PreTrainedTokenizerBase,
     template: Template,
     begin: list[int],
-) -> _Encoded:
+) -> Encoded:
     """Adds up the ids of a row's spans; `wholes[k]` are the ids of all text up to span k's end."""
     ids: list[int] = []
     answer = [False] * len(begin)
@@ -293,7 +348,7 @@ def _join(
     end = tokenizer.eos_token_id
     if ids[-1] != end:
         ids, answer = [*ids, end], [*answer, True]
-    return _Encoded(begin + ids, answer)
+    return Encoded(begin + ids, answer)
 
 
 def _continuation(text: str, tokenizer: PreTrainedTokenizerBase, template: Template) -> list[int]:
@@ -302,9 +357,8 @@ def _continuation(text: str, tokenizer: PreTrainedTokenizerBase, template: Templ
     return anchored[len(anchor) :] if anchored[: len(anchor)] == anchor else alone
 
 
-def _cut(encoded: _Encoded, max_length: int, begin: int) -> list[str]:
+def _cut(encoded: Encoded, surplus: int, max_length: int, begin: int) -> list[str]:
     """Shortens an example to `max_length` tokens, in place; tells what was cut."""
-    surplus = len(encoded.ids) - max_length
     if surplus <= 0:
         return []
     cut = []

@@ -22,6 +22,21 @@ class Message:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Labels:
+    """What is known of a preference beyond the preference; None where the row does not say.
+
+    Attributes:
+        unsafe: whether the chosen and the rejected answer are unsafe.
+        chosen_is_safer: the chosen answer is also the safer one.
+        categories: kinds of harm, sorted.
+    """
+
+    unsafe: tuple[bool, bool] | None = None
+    chosen_is_safer: bool | None = None
+    categories: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Parsed:
     """A row of any format; what it lacks is empty."""
 
@@ -29,6 +44,7 @@ class Parsed:
     chosen: tuple[Message, ...] = ()
     rejected: tuple[Message, ...] = ()
     context: str = ""
+    labels: Labels = Labels()
 
 
 class BadRow(Exception):
@@ -116,7 +132,7 @@ def _preference(row: Row) -> Parsed:
     chosen, rejected = _turns(row, "chosen"), _turns(row, "rejected")
     if chosen[0].role != "assistant":
         return _implicit_preference(row)
-    return Parsed(_prompt(row), chosen, rejected)
+    return Parsed(_prompt(row), chosen, rejected, labels=_labels(row))
 
 
 def _implicit_preference(row: Row) -> Parsed:
@@ -129,7 +145,63 @@ def _implicit_preference(row: Row) -> Parsed:
         shared -= 1
     if not shared:
         raise BadRow("chosen and rejected share no prompt; expected two answers to one question")
-    return Parsed(chosen[:shared], chosen[shared:], rejected[shared:])
+    return Parsed(chosen[:shared], chosen[shared:], rejected[shared:], labels=_labels(row))
+
+
+def _safe_rlhf(row: Row) -> Parsed:
+    """A row of PKU-SafeRLHF (Dai et al., arXiv 2310.12773); the better answer is the chosen one."""
+    better, safer = (_answer_number(row, f"{what}_response_id") for what in ("better", "safer"))
+    answers = [(Message("assistant", text_of(row, f"response_{i}")),) for i in (0, 1)]
+    unsafe = [not _flag(row, f"is_response_{i}_safe") for i in (0, 1)]
+    categories: set[str] = set()
+    for i in (0, 1):
+        categories.update(_categories(row, f"response_{i}_harm_category"))
+    worse = 1 - better
+    labels = Labels(
+        unsafe=(unsafe[better], unsafe[worse]),
+        chosen_is_safer=better == safer,
+        categories=tuple(sorted(categories)),
+    )
+    return Parsed(_prompt(row), answers[better], answers[worse], labels=labels)
+
+
+def _labels(row: Row) -> Labels:
+    """The optional columns `chosen_unsafe`, `rejected_unsafe` and `category`."""
+    unsafe = None
+    if row.get("chosen_unsafe") is not None or row.get("rejected_unsafe") is not None:
+        unsafe = (_flag(row, "chosen_unsafe"), _flag(row, "rejected_unsafe"))
+    safer = None if unsafe is None or unsafe[0] == unsafe[1] else unsafe[1]
+    return Labels(unsafe, safer, _categories(row, "category"))
+
+
+def _answer_number(row: Row, column: str) -> int:
+    value = row.get(column)
+    if isinstance(value, bool) or value not in (0, 1):
+        raise BadRow(f"{column!r} is {value!r}; expected 0 or 1")
+    return int(value)
+
+
+def _flag(row: Row, column: str) -> bool:
+    value = row.get(column)
+    if value in (True, False):  # also 1 and 0
+        return bool(value)
+    known = {"true": True, "false": False, "1": True, "0": False}
+    if isinstance(value, str) and value.lower() in known:  # a CSV file has no booleans
+        return known[value.lower()]
+    raise BadRow(f"{column!r} is {value!r}; expected true or false")
+
+
+def _categories(row: Row, column: str) -> tuple[str, ...]:
+    """A name, a list of names, or a mapping from name to whether it holds."""
+    value = row.get(column)
+    if value is None or value == "":
+        return ()
+    if isinstance(value, Mapping):
+        return tuple(sorted(name for name, holds in value.items() if holds))
+    names = [value] if isinstance(value, str) else value
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        return tuple(sorted(set(names)))
+    raise BadRow(f"{column!r} is {type(value).__name__}; expected a name or a list of names")
 
 
 def _split(messages: tuple[Message, ...]) -> Parsed:
@@ -225,6 +297,15 @@ FORMATS = (
     Format("response", ("prompt", "response"), _of(_completion, answer="response")),
     Format("label", ("prompt", "label"), _of(_completion, answer="label"), beside=("id",)),
     Format("preference", ("prompt", "chosen", "rejected"), _preference),
+    Format(
+        "safe_rlhf",
+        (
+            "prompt",
+            *("response_0", "response_1", "is_response_0_safe", "is_response_1_safe"),
+            *("better_response_id", "safer_response_id"),
+        ),
+        _safe_rlhf,
+    ),
     Format("implicit_preference", ("chosen", "rejected"), _implicit_preference),
     Format("transcript", ("text",), _whole_transcript),
 )

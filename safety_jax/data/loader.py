@@ -5,12 +5,13 @@ Packing and the number of hosts change the layout only: a step has the same exam
 on one host or on many.
 """
 
-import bisect
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import grain
+import jax
 import numpy as np
 from jaxtyping import Int
 
@@ -20,16 +21,32 @@ from safety_jax.data.order import permutation
 from safety_jax.errors import ConfigError
 
 
+class Layout(NamedTuple):
+    """Where the examples of a step lie, of all hosts; example k of the step is entry k.
+
+    Attributes:
+        microbatch, row: the row, of all hosts' rows of the microbatch.
+        segment: its number in the row, from 1.
+        start: the cell of its first token, on every side.
+    """
+
+    microbatch: Int[np.ndarray, " n"]
+    row: Int[np.ndarray, " n"]
+    segment: Int[np.ndarray, " n"]
+    start: Int[np.ndarray, "n sides"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Batch:
     """The examples of one optimizer step.
 
     Attributes:
         step: number of the step, from 0.
-        tokens: `[A, b, T]`, this host's rows of every microbatch. Rows without examples are
-            padding from end to end.
+        tokens: `[A, b, T]`, or `[A, b, 2, T]` for pairs: this host's rows of every microbatch.
+            Rows without examples are padding from end to end.
         used: microbatches that hold examples, `tokens[:used]`.
         examples: indices of the step's examples, of all hosts.
+        layout: where they lie.
         trained_tokens, real_tokens: trained tokens and tokens but padding, of all hosts.
     """
 
@@ -37,6 +54,7 @@ class Batch:
     tokens: Tokens
     used: int
     examples: Int[np.ndarray, " n"]
+    layout: Layout
     trained_tokens: int
     real_tokens: int
 
@@ -44,14 +62,16 @@ class Batch:
 class Loader:
     """Batches by step: `loader.batch(7)`, or in order through `iter(loader)`.
 
+    Examples have one side, or two: a pair's answers lie in the two rows `[b, 0]` and `[b, 1]`, and
+    have the same segment there.
+
     The iterator is grain's: it reads ahead on a thread, and `get_state()` and `set_state()` give
     and take a position that JSON can hold.
     """
 
     def __init__(
         self,
-        examples: Examples,
-        *,
+        *sides: Examples,
         batch_size: int,
         row_tokens: int,
         rows_per_microbatch: int,
@@ -65,6 +85,7 @@ class Loader:
         """Plans the run: A is the most microbatches that any of its steps needs.
 
         Args:
+            sides: the examples; or the preferred and the rejected answers of pairs.
             batch_size: examples of an optimizer step; the last step of an epoch has the rest.
             row_tokens: T.
             rows_per_microbatch: b over all hosts.
@@ -79,11 +100,12 @@ class Loader:
         """
         _check_positive("train.batch_size", batch_size)
         _check_positive("rows_per_microbatch", rows_per_microbatch)
-        longest = int(np.argmax(examples.lengths))
-        if examples.lengths[longest] > row_tokens:
+        self.lengths = np.stack([side.lengths for side in sides], axis=1)
+        longest = int(np.argmax(self.lengths.max(axis=1)))
+        if self.lengths[longest].max() > row_tokens:
             raise ConfigError(
                 f"rows have {row_tokens} tokens; expected at least the "
-                f"{examples.lengths[longest]} of {examples.where[longest]}, raise the row length "
+                f"{self.lengths[longest].max()} of {sides[0].where[longest]}, raise the row length "
                 "or lower data.max_length"
             )
         if rows_per_microbatch % processes:
@@ -91,22 +113,24 @@ class Loader:
                 f"a microbatch has {rows_per_microbatch} rows; expected a multiple of the "
                 f"{processes} hosts"
             )
-        self.steps_per_epoch = steps_per_epoch(len(examples), batch_size)
+        self.batch_size = batch_size
+        self.rows_per_microbatch = rows_per_microbatch
+        self.steps_per_epoch = steps_per_epoch(len(self.lengths), batch_size)
         self.steps = self.steps_per_epoch if steps is None else steps
-        self._examples = examples
-        self._batch_size = batch_size
+        self._sides = sides
         self._row_tokens = row_tokens
-        self._rows = rows_per_microbatch
         self._packing = packing
         self._seed = seed
         self._prefetch_steps = prefetch_steps
         share = rows_per_microbatch // processes
         self._slots = range(process * share, (process + 1) * share)
         self._epoch_order = functools.lru_cache(maxsize=2)(self._order)
-        used = np.array([len(self._microbatches(step)) for step in range(self.steps)])
-        self.microbatches = int(used.max(initial=0))
+        rows = [self._rows(step) for step in range(self.steps)]
+        used = [-(-len(step) // rows_per_microbatch) for step in rows]
+        self.microbatches = max(used, default=0)
+        self.most_segments = max((len(row) for step in rows for row in step), default=0)
         real = self.tokens_until(self.steps)
-        cells = int(used.sum()) * rows_per_microbatch * row_tokens
+        cells = sum(used) * rows_per_microbatch * row_tokens * len(sides)
         self._padding_share = 1 - real / cells if cells else 0.0
 
     @property
@@ -116,33 +140,26 @@ class Loader:
 
     def tokens_until(self, step: int) -> int:
         """Real tokens of all steps before `step`."""
-        return sum(int(self._examples.lengths[self._members(k)].sum()) for k in range(step))
+        return sum(int(self.lengths[self._members(k)].sum()) for k in range(step))
 
     def batch(self, step: int) -> Batch:
         """The batch of a step: a pure function of the arguments above and `step`."""
         members = self._members(step)
-        microbatches = self._microbatches(step)
-        shape = (self.microbatches, len(self._slots), self._row_tokens)
-        ids, positions, segments = (np.zeros(shape, np.int32) for _ in range(3))
-        mask = np.zeros(shape, bool)
-        for a, rows in enumerate(microbatches):
-            for slot, row in enumerate(rows[self._slots.start : self._slots.stop]):
-                start = 0
-                for segment, i in enumerate(row, start=1):
-                    example_ids, example_mask = self._examples.example(i)
-                    here = (a, slot, slice(start, start + len(example_ids)))
-                    ids[here] = example_ids
-                    positions[here] = np.arange(len(example_ids))
-                    segments[here] = segment
-                    mask[here] = example_mask
-                    start += len(example_ids)
+        rows = self._rows(step)
+        layout = self._lay_out(rows, self.lengths[members])
+        sides = [self._tokens(k, members, layout) for k in range(len(self._sides))]
+        tokens = sides[0]
+        if len(sides) > 1:
+            tokens = jax.tree.map(lambda *side: np.stack(side, axis=2), *sides)
+        trained = sum(int(side.trained_lengths[members].sum()) for side in self._sides)
         return Batch(
             step=step,
-            tokens=Tokens(ids=ids, positions=positions, segments=segments, mask=mask),
-            used=len(microbatches),
+            tokens=tokens,
+            used=-(-len(rows) // self.rows_per_microbatch),
             examples=members,
-            trained_tokens=int(self._examples.trained_lengths[members].sum()),
-            real_tokens=int(self._examples.lengths[members].sum()),
+            layout=layout,
+            trained_tokens=trained,
+            real_tokens=int(self.lengths[members].sum()),
         )
 
     def __len__(self) -> int:
@@ -156,24 +173,67 @@ class Loader:
         steps = grain.MapDataset.range(self.steps).map(self.batch)
         return iter(steps.to_iter_dataset(options))
 
+    def here(self, layout: Layout) -> Iterator[tuple[int, int, int]]:
+        """This host's examples of a step: (k, microbatch, row of this host)."""
+        for k, (microbatch, row) in enumerate(zip(layout.microbatch, layout.row, strict=True)):
+            if row in self._slots:
+                yield k, int(microbatch), int(row) - self._slots.start
+
+    def per_token(
+        self, side: int, flat: np.ndarray, batch_examples: Int[np.ndarray, " n"], layout: Layout
+    ) -> np.ndarray:
+        """Values by token, end to end as `Examples.ids`, laid out `[A, b, T]` like the batch."""
+        examples = self._sides[side]
+        laid = np.zeros((self.microbatches, len(self._slots), self._row_tokens), flat.dtype)
+        for k, microbatch, row in self.here(layout):
+            i, start = batch_examples[k], layout.start[k, side]
+            values = flat[examples.offsets[i] : examples.offsets[i + 1]]
+            laid[microbatch, row, start : start + len(values)] = values
+        return laid
+
+    def _tokens(self, side: int, members: Int[np.ndarray, " n"], layout: Layout) -> Tokens:
+        examples = self._sides[side]
+        shape = (self.microbatches, len(self._slots), self._row_tokens)
+        positions, segments = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        for k, microbatch, row in self.here(layout):
+            length, start = self.lengths[members[k], side], layout.start[k, side]
+            cells = (microbatch, row, slice(start, start + length))
+            positions[cells] = np.arange(length)
+            segments[cells] = layout.segment[k]
+        return Tokens(
+            ids=self.per_token(side, examples.ids, members, layout),
+            positions=positions,
+            segments=segments,
+            mask=self.per_token(side, examples.mask, members, layout),
+        )
+
+    def _lay_out(self, rows: list[list[int]], lengths: Int[np.ndarray, "n sides"]) -> Layout:
+        count = len(lengths)
+        zeros = functools.partial(np.zeros, count, np.int32)
+        layout = Layout(zeros(), zeros(), zeros(), np.zeros_like(lengths, np.int32))
+        for r, row in enumerate(rows):
+            start = np.zeros(lengths.shape[1], np.int32)
+            for segment, k in enumerate(row, start=1):
+                layout.microbatch[k], layout.row[k] = divmod(r, self.rows_per_microbatch)
+                layout.segment[k], layout.start[k] = segment, start
+                start = start + lengths[k]
+        return layout
+
     def _order(self, epoch: int) -> Int[np.ndarray, " n"]:
         if self._seed is None:
-            return np.arange(len(self._examples))
-        return permutation(len(self._examples), seed=self._seed, stream=epoch)
+            return np.arange(len(self.lengths))
+        return permutation(len(self.lengths), seed=self._seed, stream=epoch)
 
     def _members(self, step: int) -> Int[np.ndarray, " n"]:
         epoch, k = divmod(step, self.steps_per_epoch)
-        return self._epoch_order(epoch)[k * self._batch_size : (k + 1) * self._batch_size]
+        return self._epoch_order(epoch)[k * self.batch_size : (k + 1) * self.batch_size]
 
-    def _microbatches(self, step: int) -> list[list[list[int]]]:
-        """Microbatches of rows of example indices."""
-        members = self._members(step)
+    def _rows(self, step: int) -> list[list[int]]:
+        """Rows of the step's examples, by their number in the step."""
+        lengths = self.lengths[self._members(step)]
         if self._packing:
-            groups = pack(self._examples.lengths[members].tolist(), self._row_tokens)
-            rows = [[int(members[k]) for k in group] for group in groups]
-        else:
-            rows = [[int(i)] for i in members]
-        return [rows[r : r + self._rows] for r in range(0, len(rows), self._rows)]
+            return pack(lengths, self._row_tokens)
+        return [[k] for k in range(len(lengths))]
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
@@ -181,23 +241,25 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
     return -(-examples // batch_size)
 
 
-def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+def pack(lengths: Int[np.ndarray, "n sides"], capacity: int) -> list[list[int]]:
     """Groups items into as few bins as best-fit decreasing finds; returns indices by bin.
 
-    Each item, longest first, goes where it leaves the least room: `[5, 3, 4, 2]` into bins of 8
-    gives `[[0, 1], [2, 3]]`. It needs at most about 11/9 of the fewest bins (Johnson et al., 1974).
+    Each item, longest first, goes where it leaves the least room: `[[5], [3], [4], [2]]` into bins
+    of 8 gives `[[0, 1], [2, 3]]`. It needs at most about 11/9 of the fewest bins (Johnson et al.,
+    1974). With two sides, a bin has room for the capacity on each, and an item must fit on both.
     """
     bins: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (space left, bin), sorted
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        at = bisect.bisect_left(room, (lengths[i], -1))
-        if at == len(room):
-            bins.append([])
-            left, target = capacity, len(bins) - 1
+    room = np.full(lengths.shape, capacity)
+    for i in np.lexsort((-lengths.sum(axis=1), -lengths.max(axis=1))):
+        left = room[: len(bins)] - lengths[i]
+        open_bins = np.flatnonzero((left >= 0).all(axis=1))
+        if len(open_bins):
+            target = int(open_bins[np.argmin(left[open_bins].sum(axis=1))])
         else:
-            left, target = room.pop(at)
-        bins[target].append(i)
-        bisect.insort(room, (left - lengths[i], target))
+            target = len(bins)
+            bins.append([])
+        bins[target].append(int(i))
+        room[target] -= lengths[i]
     return bins
 
 

@@ -13,6 +13,7 @@ from safety_jax.data.formats import (
     RESPONSES,
     BadRow,
     Format,
+    Labels,
     Message,
     Parsed,
     text_of,
@@ -40,7 +41,7 @@ class Record:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pair:
-    """Two answers to one prompt, the first preferred. Fields as in `Record`."""
+    """Two answers to one prompt, the first preferred. Fields as in `Record`, and `Labels`."""
 
     prompt: tuple[Message, ...]
     chosen: tuple[Message, ...]
@@ -48,6 +49,26 @@ class Pair:
     context: str
     source: str
     where: str
+    labels: Labels = Labels()
+
+    @property
+    def swapped(self) -> "Pair":
+        """The other answer preferred."""
+        unsafe, safer = self.labels.unsafe, self.labels.chosen_is_safer
+        labels = Labels(
+            None if unsafe is None else (unsafe[1], unsafe[0]),
+            None if safer is None else not safer,
+            self.labels.categories,
+        )
+        return dataclasses.replace(self, chosen=self.rejected, rejected=self.chosen, labels=labels)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Skipped:
+    """A row that was left out, and why."""
+
+    where: str
+    why: str
 
 
 def read_records(source: Source) -> list[Record]:
@@ -64,15 +85,26 @@ def read_records(source: Source) -> list[Record]:
     ]
 
 
-def read_pairs(source: Source) -> list[Pair]:
+def read_pairs(source: Source, skipped: list[Skipped] | None = None) -> list[Pair]:
     """Rows with a preferred and a rejected answer.
+
+    Args:
+        skipped: is told of the rows that are left out with `bad_rows=skip`.
 
     Raises:
         DataError: as `read_records`; also a row whose two answers are equal.
     """
     return [
-        Pair(parsed.prompt, parsed.chosen, parsed.rejected, parsed.context, source.name, where)
-        for where, parsed in _parse(source, FORMATS, _needs_two_answers)
+        Pair(
+            parsed.prompt,
+            parsed.chosen,
+            parsed.rejected,
+            parsed.context,
+            source.name,
+            where,
+            parsed.labels,
+        )
+        for where, parsed in _parse(source, FORMATS, _needs_two_answers, skipped)
     ]
 
 
@@ -101,7 +133,10 @@ def read_prompts(source: Source) -> list[Record]:
 
 
 def _parse(
-    source: Source, formats: Sequence[Format], check: Callable[[Parsed], None]
+    source: Source,
+    formats: Sequence[Format],
+    check: Callable[[Parsed], None],
+    skipped: list[Skipped] | None = None,
 ) -> Iterator[tuple[str, Parsed]]:
     rows = [_renamed(row, source.columns) for row in source.rows]
     chosen = _format(source, formats, rows[0])
@@ -113,6 +148,8 @@ def _parse(
             check(parsed)
         except BadRow as bad:
             if source.skip_bad_rows:
+                if skipped is not None:
+                    skipped.append(Skipped(where, str(bad)))
                 continue
             raise DataError(
                 f"{where}: {bad} (read as {chosen.name}); mend the row, or add bad_rows=skip to "

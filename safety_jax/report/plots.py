@@ -1,4 +1,4 @@
-"""The loss plot of a run, from its `metrics.jsonl` alone, so it can be drawn again at any time."""
+"""Plots of a run, from its `metrics.jsonl` alone, so they can be drawn again at any time."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -54,6 +54,55 @@ def loss(file: Path, target: Path, title: str) -> bool:
     return True
 
 
+def rewards(file: Path, target: Path, title: str) -> bool:
+    """Draws the rewards of chosen and rejected answers, and how often the chosen one's is higher.
+
+    Lines are training, smoothed; dots are validation, with the 95% interval of the accuracy.
+
+    Args, Returns, Raises: as `loss`.
+    """
+    rows = metrics.read(file)
+    if not series(rows, "rewards/margins")[0].size:
+        return False
+    figure, above = _figure(title)
+    above.remove()
+    above, below = figure.subplots(2, sharex=True)
+    for axes in (above, below):
+        _plain(axes)
+    above.set_title(title, loc="left", color=_TEXT, fontsize=12, fontweight="bold", pad=12)
+    for name, colour in (("chosen", _SMOOTH), ("rejected", _VALIDATION)):
+        _draw_pair(above, rows, f"rewards/{name}", colour, name)
+    above.axhline(0, color="#999999", linewidth=0.8)
+    above.set_ylabel("reward, β log π/π_ref")
+    _draw_pair(below, rows, "rewards/accuracies", _SMOOTH, "chosen above rejected")
+    bounds = [series(rows, f"eval/rewards/accuracies_{side}") for side in ("low", "high")]
+    if bounds[0][0].size:
+        below.fill_between(
+            bounds[0][0], bounds[0][1], bounds[1][1], color=_SMOOTH, alpha=0.15, linewidth=0
+        )
+    below.axhline(0.5, color="#999999", linewidth=0.8)
+    below.set_ylim(0, 1)
+    below.set_ylabel("share of pairs")
+    below.set_xlabel("optimizer step")
+    for axes in (above, below):
+        axes.legend(frameon=False, fontsize=9, labelcolor=_TEXT)
+    _save(figure, target)
+    return True
+
+
+def _draw_pair(axes: "Axes", rows: Sequence[Mapping[str, Any]], name: str, colour: str, label: str):
+    """Training, smoothed, as a line; validation as dots of the same colour."""
+    steps, values = series(rows, name)
+    half_life = max((steps[-1] - steps[0]) * _HALF_LIFE_OF_RUN, 1.0)
+    axes.plot(steps, smooth(steps, values, half_life), color=colour, linewidth=2, label=label)
+    at, measured = series(rows, f"eval/{name}")
+    if at.size:
+        axes.plot(
+            at, measured, color=colour, marker="o", markersize=4, linestyle="none",
+            label=f"{label}, validation: {measured[-1]:.3g} at the end",
+        )  # fmt: skip
+
+
 def series(rows: Sequence[Mapping[str, Any]], name: str) -> Series:
     """(steps, values) of the rows that hold a finite value of this metric."""
     pairs = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
@@ -82,18 +131,23 @@ def _figure(title: str) -> "tuple[Figure, Axes]":
     # Imported here: matplotlib takes half a second, and a run needs it only at its end. `Figure`
     # alone, without pyplot, draws to files with Agg and touches no global state.
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(8, 4.5), dpi=160, layout="constrained")
     axes = figure.subplots()
     axes.set_title(title, loc="left", color=_TEXT, fontsize=12, fontweight="bold", pad=12)
+    _plain(axes)
+    return figure, axes
+
+
+def _plain(axes: "Axes") -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#999999")
     axes.tick_params(colors=_TEXT)
     axes.grid(axis="y", color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure, axes
 
 
 def _draw_training(axes: "Axes", training: Series) -> None:

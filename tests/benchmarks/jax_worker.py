@@ -21,7 +21,7 @@ from configs import sft as config_file
 from safety_jax import metrics
 from safety_jax.models import folder as folders
 from safety_jax.models import hf_config
-from safety_jax.stages import sft
+from safety_jax.stages import assemble, sft
 
 # What each variant changes; `data.packing` is the default of every config.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -67,8 +67,11 @@ def trained_tokens(config: ConfigDict) -> list[int]:
     """Of every step; what a step holds is a pure function of the config."""
     model_folder = folders.resolve(config.model.path)
     data = sft.read_corpus(config, model_folder, hf_config.read_config(model_folder))
-    total = sft.total_steps(config.train, len(data.training))
-    batches = sft.make_loader(config, data.training, steps=total, seed=config.seed)
+    total = assemble.total_steps(config.train, len(data.training))
+    size = config.train.batch_size
+    batches = assemble.make_loader(
+        config, data.training, batch_size=size, steps=total, seed=config.seed
+    )
     return [batches.batch(step).trained_tokens for step in range(total)]
 
 

@@ -1,0 +1,181 @@
+"""Preference pairs: which answer counts as preferred, and both answers as token ids.
+
+What "preferred" means is a choice where rows say which answer is better and which is safer:
+
+    all                better over worse, as the rows have it
+    safe_and_better    ... where the better answer is safe      (arXiv 2412.00074)
+    safe_over_unsafe   ... where it is safe and the other is not
+    agreed             ... where the better answer is also the safer one
+    safer              safer over less safe, whichever is better
+    safety_first       a safe answer over an unsafe one, whichever is better; better over worse
+                       where both are safe; none where both are unsafe   (SafeDPO, arXiv 2505.20065)
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Bool
+from transformers import PreTrainedTokenizerBase
+
+from safety_jax.data import encode
+from safety_jax.data.encode import Examples
+from safety_jax.data.prompts import Template
+from safety_jax.data.records import Pair, Record, Skipped
+from safety_jax.errors import ConfigError, DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Encoded pairs; entry i of all fields is one pair. Both sides begin with the same prompt.
+
+    Attributes:
+        chosen, rejected: the prompt with either answer; the answer's tokens are in the mask.
+        unsafe: of the chosen and the rejected answer; None unless every row says so.
+        categories: kinds of harm of each pair.
+    """
+
+    chosen: Examples
+    rejected: Examples
+    unsafe: Bool[np.ndarray, "n 2"] | None
+    categories: list[tuple[str, ...]]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+
+# ---------------------------------------------------------------------------- what is preferred
+
+Rule = Callable[[Pair], Pair | None]
+
+
+def _unsafe(pair: Pair) -> tuple[bool, bool]:
+    if pair.labels.unsafe is None:
+        raise DataError(
+            f"{pair.where}: does not say which answers are unsafe; expected PKU-SafeRLHF's columns "
+            "or chosen_unsafe and rejected_unsafe, add them or set data.prefer=all"
+        )
+    return pair.labels.unsafe
+
+
+def _chosen_is_safer(pair: Pair) -> bool:
+    if pair.labels.chosen_is_safer is None:
+        raise DataError(
+            f"{pair.where}: does not say which answer is safer; expected PKU-SafeRLHF's columns, "
+            "add safer_response_id or set data.prefer=all"
+        )
+    return pair.labels.chosen_is_safer
+
+
+def _safe_over_unsafe(pair: Pair) -> Pair | None:
+    return pair if _unsafe(pair) == (False, True) else None
+
+
+def _safety_first(pair: Pair) -> Pair | None:
+    unsafe = _unsafe(pair)
+    if unsafe == (True, True):
+        return None
+    return pair.swapped if unsafe == (True, False) else pair
+
+
+RULES: dict[str, Rule] = {
+    "all": lambda pair: pair,
+    "safe_and_better": lambda pair: None if _unsafe(pair)[0] else pair,
+    "safe_over_unsafe": _safe_over_unsafe,
+    "agreed": lambda pair: pair if _chosen_is_safer(pair) else None,
+    "safer": lambda pair: pair if _chosen_is_safer(pair) else pair.swapped,
+    "safety_first": _safety_first,
+}
+
+
+def rule(name: str) -> Rule:
+    """The rule of this name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in RULES:
+        raise ConfigError(f"data.prefer {name!r}: expected one of {', '.join(RULES)}")
+    return RULES[name]
+
+
+# ---------------------------------------------------------------------------- token ids
+
+
+def encode_pairs(
+    pairs: Sequence[Pair],
+    template: Template,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    overlong_prompt: str,
+    bad_rows: str,
+    vocabulary_size: int,
+    skipped: list[Skipped],
+) -> Pairs:
+    """Tokenizes both answers of every pair behind the same prompt.
+
+    What is too long loses tokens as in `encode.encode`; the prompt loses as many on both sides, as
+    many as the longer answer asks for.
+
+    Args:
+        bad_rows: "skip" leaves pairs out whose answers are equal once cut, "error" raises.
+        skipped: is told of the rows that are left out.
+
+    Raises:
+        ConfigError, DataError: as `encode.encode`; also answers of several turns, for which the
+            template has no marks, and answers that do not differ.
+    """
+    begin = encode.check(tokenizer, template, max_length, overlong_prompt)
+    prompts = encode.encode_prompts(
+        [Record(p.prompt, p.context, p.source, p.where) for p in pairs], template, tokenizer
+    )
+    kept: list[Pair] = []
+    sides: tuple[encode.Builder, encode.Builder] = (encode.Builder(), encode.Builder())
+    too_long = 0
+    both = [
+        encode.encoded([_side(pair, k, template) for pair in pairs], template, tokenizer, begin)
+        for k in (0, 1)
+    ]
+    for pair, prompt, chosen, rejected in zip(pairs, prompts, *both, strict=True):
+        if len(prompt) >= max_length:
+            encode.refuse_long_prompt(pair.where, len(prompt), max_length, overlong_prompt)
+            skipped.append(Skipped(pair.where, f"its prompt has {len(prompt)} tokens"))
+            too_long += 1
+            continue
+        surplus = max(len(side.ids) for side in (chosen, rejected)) - max_length
+        if chosen.ids[:max_length] == rejected.ids[:max_length]:
+            why = f"its answers do not differ within data.max_length={max_length}"
+            if bad_rows == "error":
+                raise DataError(
+                    f"{pair.where}: {why}, so nothing is preferred; raise it, or set data.bad_rows "
+                    "to skip"
+                )
+            skipped.append(Skipped(pair.where, why))
+            continue
+        for side, builder in zip((chosen, rejected), sides, strict=True):
+            # A template that marks turns trains every answer, those of the prompt too: not here.
+            side.answer[: len(prompt)] = [False] * len(prompt)
+            builder.add(side, surplus, max_length, len(begin), pair.where, pair.source)
+        kept.append(pair)
+    reasons = {"prompt too long": too_long} if too_long else {}
+    chosen_examples, rejected_examples = (
+        builder.finish(vocabulary_size, reasons, len(pairs), max_length) for builder in sides
+    )
+    flags = [pair.labels.unsafe for pair in kept]
+    return Pairs(
+        chosen=chosen_examples,
+        rejected=rejected_examples,
+        unsafe=None if None in flags else np.array(flags, bool),
+        categories=[pair.labels.categories for pair in kept],
+    )
+
+
+def _side(pair: Pair, side: int, template: Template) -> Record:
+    answer = (pair.chosen, pair.rejected)[side]
+    if len(answer) > 1 and not template.has_special_tokens:
+        raise DataError(
+            f"{pair.where}: its answers go on for several turns, whose ends this template does not "
+            "mark; set data.template=chat, or remove the row"
+        )
+    return Record(pair.prompt + answer, pair.context, pair.source, pair.where)

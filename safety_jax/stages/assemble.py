@@ -1,0 +1,376 @@
+"""What every training stage makes of its config in the same way: policy, optimizer, loop, export.
+
+The one file that stages share. A stage adds its data, its loss, and what its card says.
+"""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from safety_jax import compilation, loop, metrics, optim, policy, trees, workdir
+from safety_jax import step as steps
+from safety_jax.checkpoint import Checkpoints, abstract
+from safety_jax.data import encode, loader
+from safety_jax.errors import ConfigError
+from safety_jax.feed import Place
+from safety_jax.journal import Journal, Watch
+from safety_jax.models import folder as folders
+from safety_jax.models import llama, lora, peft
+from safety_jax.report import card
+
+DIRECTIONS = {"lowest": False, "highest": True}
+
+
+def check_values(config: ConfigDict) -> None:
+    """Refuses values that would only be looked at hours later, or never.
+
+    Raises:
+        ConfigError: names key, value and what is expected.
+    """
+    for key, value in (
+        ("log.every_steps", config.log.every_steps),
+        ("log.eval_every_steps", config.log.eval_every_steps),
+        ("checkpoint.every_steps", config.checkpoint.every_steps),
+        ("checkpoint.keep_last", config.checkpoint.keep_last),
+        ("train.chunk_tokens", config.train.chunk_tokens),
+    ):
+        if value < 1:
+            raise ConfigError(f"{key} is {value}; expected at least 1")
+    if config.lora.rank < 0:
+        raise ConfigError(f"lora.rank is {config.lora.rank}; expected 0 (all weights) or more")
+    if not 0 <= config.lora.dropout < 1:
+        raise ConfigError(f"lora.dropout is {config.lora.dropout}; expected 0 or more, below 1")
+    for key, value, choices in (
+        ("checkpoint.export", config.checkpoint.export, ("last", "best")),
+        ("checkpoint.best_is", config.checkpoint.best_is, tuple(DIRECTIONS)),
+    ):
+        if value not in choices:
+            raise ConfigError(f"{key} {value!r}: expected {' or '.join(choices)}")
+    policy.float_type("checkpoint.export_dtype", config.checkpoint.export_dtype)
+
+
+# ---------------------------------------------------------------------------- before training
+
+
+def make_loader(
+    config: ConfigDict,
+    *sides: encode.Examples,
+    batch_size: int,
+    steps: int | None,
+    seed: int | None,
+) -> loader.Loader:
+    """Batches for training, or with `steps` and `seed` None, one ordered pass over everything."""
+    return loader.Loader(
+        *sides,
+        batch_size=batch_size,
+        row_tokens=config.data.row_tokens or config.data.max_length,
+        rows_per_microbatch=config.train.rows_per_microbatch,
+        packing=config.data.packing,
+        steps=steps,
+        seed=seed,
+        prefetch_steps=config.data.prefetch_steps,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+    )
+
+
+def total_steps(train: ConfigDict, examples: int) -> int:
+    """`train.max_steps`, or `train.epochs` in steps.
+
+    Raises:
+        ConfigError: neither is positive.
+    """
+    if train.max_steps > 0:
+        return train.max_steps
+    if train.epochs <= 0:
+        raise ConfigError(
+            f"train.max_steps {train.max_steps} and train.epochs {train.epochs}: set one above 0"
+        )
+    return math.ceil(train.epochs * loader.steps_per_epoch(examples, train.batch_size))
+
+
+def build_policy(
+    config: ConfigDict, model: llama.Config, folder: Any, mesh: Mesh
+) -> tuple[policy.Policy, trees.Tree, trees.Tree]:
+    """The policy, its trainable and its frozen tree, as the `model` and `lora` groups say."""
+    adapter = None
+    if config.lora.rank > 0:
+        adapter = peft.Settings(
+            rank=config.lora.rank,
+            alpha=config.lora.alpha,
+            dropout=config.lora.dropout,
+            targets=lora.targets(tuple(config.lora.targets)),
+            rslora=config.lora.rslora,
+            base_name=config.model.path,
+            dtype="float32",
+        )
+    execution = policy.execution(
+        model,
+        mesh,
+        compute_dtype=config.model.compute_dtype,
+        backend=config.model.attention,
+        remat=config.model.remat,
+    )
+    return policy.build(
+        model,
+        execution,
+        folder,
+        init=config.model.init,
+        base_dtype=policy.float_type("model.parameter_dtype", config.model.parameter_dtype),
+        adapter=adapter,
+        initialization=config.lora.initialization,
+        start_from=folders.resolve(config.model.adapter) if config.model.adapter else None,
+        chunk_tokens=config.train.chunk_tokens,
+        key=jax.random.key(config.seed),
+    )
+
+
+def make_optimizer(group: ConfigDict, total: int):
+    """The learning-rate schedule and AdamW of the config's `optim` group."""
+    rate = optim.schedule(
+        group.schedule,
+        learning_rate=group.learning_rate,
+        warmup_steps=group.warmup_steps,
+        total_steps=total,
+    )
+    optimizer = optim.adamw(
+        rate,
+        beta1=group.beta1,
+        beta2=group.beta2,
+        epsilon=group.epsilon,
+        weight_decay=group.weight_decay,
+        clip_norm=group.clip_norm,
+    )
+    return rate, optimizer
+
+
+def make_step(
+    config: ConfigDict,
+    trainable: trees.Tree,
+    shardings: trees.Tree,
+    mesh: Mesh,
+    total: int,
+    *,
+    loss: steps.Loss,
+    count: steps.Count,
+) -> tuple[steps.State, Callable[..., Any]]:
+    """The state before the first step, which takes `trainable` over, and the compiled step."""
+    rate, optimizer = make_optimizer(config.optim, total)
+    where = steps.shardings(trainable, shardings, optimizer, mesh)
+    dropout_key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    state = steps.initialize(trainable, optimizer, dropout_key, where)
+    return state, steps.make(loss, count, optimizer, rate, where)
+
+
+def describe_model(config: ConfigDict, model: llama.Config, mesh: Mesh) -> str:
+    """One line on weights and mesh, and a warning where rows are longer than the model's own."""
+    weights = sum(math.prod(p.shape) for p in llama.parameters(model).values())
+    text = f"{weights:,} weights on {mesh.size} {mesh.devices.flat[0].device_kind} as {sizes(mesh)}"
+    if config.data.max_length > model.max_positions:
+        text += (
+            f"\nwarning: data.max_length {config.data.max_length} is more than the "
+            f"{model.max_positions} positions the model was made for"
+        )
+    return text
+
+
+def sizes(mesh: Mesh) -> str:
+    return " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+
+
+# ---------------------------------------------------------------------------- training
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """What training left.
+
+    Attributes:
+        chosen: the step to export, the last or the best.
+        weights: the trainable tree of that step.
+        tokens: real tokens seen.
+        recompilations: see `Journal`.
+    """
+
+    chosen: int
+    weights: trees.Tree
+    tokens: int
+    recompilations: int
+
+
+def fit(
+    config: ConfigDict,
+    place: workdir.Workdir,
+    state: steps.State,
+    frozen: Any,
+    batches: loader.Loader,
+    *,
+    step: Callable[..., Any],
+    put: Place,
+    evaluate: Callable[[Any], loop.Metrics] | None,
+    rows: Callable[[Any], list[str]],
+    flops_per_token: float,
+    compiled: compilation.Counter,
+    watch: Watch | None,
+    mesh: Mesh,
+) -> Fitted | None:
+    """Trains from where an earlier start left off; None when asked to stop before the end."""
+    primary = jax.process_index() == 0
+    total = batches.steps
+    cadence = loop.Cadence(
+        total_steps=total,
+        log_every_steps=config.log.every_steps,
+        eval_every_steps=config.log.eval_every_steps,
+        save_every_steps=config.checkpoint.every_steps,
+    )
+    metric = config.checkpoint.best_metric
+    stream = iter(batches)
+    with contextlib.ExitStack() as stack:
+        saved = stack.enter_context(
+            Checkpoints(
+                place.checkpoints,
+                config.checkpoint.keep_last,
+                metric,
+                highest=DIRECTIONS[config.checkpoint.best_is],
+            )
+        )
+        state = loop.resume(saved, state, stream)
+        done = int(state.step)
+        writer = metrics.Writer(
+            place.path, done, config.log.tensorboard, config.log.wandb, place.config, primary
+        )
+        progress = metrics.Progress(total, done, primary)
+        stack.enter_context(contextlib.closing(writer))
+        stack.enter_context(contextlib.closing(progress))
+        journal = Journal(
+            writer=writer,
+            progress=progress,
+            rate=metrics.Rate(flops_per_token, metrics.peak_of(mesh.devices)),
+            compiled=compiled,
+            cadence=cadence,
+            steps_per_epoch=batches.steps_per_epoch,
+            tokens=batches.tokens_until(done),
+            watch=watch,
+        )
+        result = loop.train(
+            state,
+            frozen,
+            stream,
+            step=step,
+            place=put,
+            evaluate=evaluate,
+            rows=rows,
+            on_step=journal.on_step,
+            on_evaluation=journal.on_evaluation,
+            checkpoints=saved,
+            best_metric=metric,
+            cadence=cadence,
+        )
+        if result.interrupted:
+            progress.print(
+                f"stopped by SIGTERM and saved at step {int(result.state.step)} of {total}; "
+                "run the same command to go on"
+            )
+            return None
+        chosen, weights = choose(config.checkpoint.export, saved, result.state)
+        return Fitted(chosen, weights, journal.tokens, journal.recompilations())
+
+
+def choose(which: str, saved: Checkpoints, state: steps.State) -> tuple[int, trees.Tree]:
+    """The step to export and its weights: the last, or the best by the metric of the run."""
+    last = int(state.step)
+    best = saved.best()
+    if which == "last" or best is None or best == last:
+        return last, state.trainable
+    restored, _, _ = saved.restore(best, abstract(state))
+    return best, restored.trainable
+
+
+# ---------------------------------------------------------------------------- results
+
+
+def export(
+    config: ConfigDict,
+    trained: policy.Policy,
+    weights: trees.Tree,
+    frozen: trees.Tree,
+    place: workdir.Workdir,
+) -> None:
+    """`export/`: adapters or the full model; `merged/` beside adapters when the config asks."""
+    dtype = config.checkpoint.export_dtype
+    own = config.model.tokenizer
+    trained.export(place.export, weights, frozen, dtype)
+    if config.checkpoint.export_merged and trained.adapter is not None:
+        trained.export_merged(place.path / "merged", weights, frozen, dtype)
+    if own and jax.process_index() == 0:
+        for target in (place.export, place.path / "merged"):
+            if target.is_dir():
+                folders.copy_matching(folders.resolve(own), folders.TOKENIZER_FILES, target)
+
+
+def write_card(
+    config: ConfigDict,
+    place: workdir.Workdir,
+    trained: policy.Policy,
+    batches: loader.Loader,
+    fitted: Fitted,
+    began: float,
+    *,
+    summary: str,
+    sources: list[card.Source],
+    counts: dict[str, int],
+    prompt: str,
+    notes: tuple[str, ...],
+    plots: tuple[str, ...],
+) -> None:
+    """The model card in the run's folder and in `export/`, from what the run left behind."""
+    # From the file, not from memory: a finished run that is started again measures nothing anew.
+    rows = metrics.read(place.metrics)
+    evaluations = {row.pop("step"): row for row in rows if config.checkpoint.best_metric in row}
+    start = place.environment()[-1]
+    mesh = trained.run.mesh
+    pretrained = config.model.init == "pretrained"
+    facts = card.Card(
+        title=place.path.name,
+        summary=summary,
+        stage=config.stage,
+        base=config.model.path,
+        base_sha256=folders.fingerprint(trained.folder) if pretrained else None,
+        library="transformers" if trained.adapter is None else "peft",
+        export="export",
+        command=start["command"],
+        config=place.config,
+        sources=sources,
+        counts=counts,
+        prompt=prompt,
+        results={
+            "exported step": fitted.chosen,
+            "steps": batches.steps,
+            "tokens": fitted.tokens,
+            "padding share": batches.padding_share,
+            "seconds of this start": time.perf_counter() - began,
+            "recompilations": fitted.recompilations,
+            **evaluations.get(fitted.chosen, {}),
+        },
+        hardware={
+            "device": mesh.devices.flat[0].device_kind,
+            "devices": str(mesh.size),
+            "mesh": sizes(mesh),
+            "attention": config.model.attention,
+            "compute": config.model.compute_dtype,
+        },
+        notes=notes,
+        versions=start["versions"],
+        commit=start["commit"],
+        plots=plots,
+    )
+    workdir.write(place.card, card.render(facts))
+    inside = dataclasses.replace(facts, export=".", plots=())
+    workdir.write(place.export / "README.md", card.render(inside))
