@@ -20,6 +20,12 @@ ARGUMENTS = {
         "paper=safety_tuned_llamas",
         "paper=safety_tuned_llamas,safety=1500",
     ],
+    "score": [
+        None,
+        "deberta,harmfulness,helpfulness,beaver",
+        "llama_guard,wildguard,moderation,sequence",
+        "safe_first",
+    ],
     "dpo": [
         None,
         "demo",
