@@ -59,6 +59,12 @@ KEYS = {
     + """
         data.safety data.safety_rows data.train_on sft.protocol_notes
     """,
+    "score": """
+        stage seed data.responses data.stored
+        score.stored score.rows_per_write score.tokens_per_batch score.parameter_dtype
+        score.compute_dtype score.attention score.judges.refusal.kind
+        mesh.data mesh.fsdp mesh.tensor log.compilation_cache
+    """,
     "dpo": TRAINING_KEYS
     + """
         data.prefer data.bad_rows
