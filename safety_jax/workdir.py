@@ -40,6 +40,7 @@ FREE = (
     r"model\.attention",
     r"model\.remat",
     r"train\.rows_per_microbatch",
+    r"score\.(tokens_per_batch|rows_per_write|attention)",
 )
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers")
@@ -197,8 +198,9 @@ def _check_config(path: Path, config: dict[str, Any]) -> bool:
 
 
 def _has_results(path: Path) -> bool:
-    metrics, checkpoints = path / "metrics.jsonl", path / "checkpoints"
-    written = metrics.exists() and metrics.stat().st_size > 0
+    checkpoints = path / "checkpoints"
+    files = [path / name for name in ("metrics.jsonl", "judgements.jsonl")]
+    written = any(file.exists() and file.stat().st_size > 0 for file in files)
     return written or (checkpoints.is_dir() and any(checkpoints.iterdir()))
 
 

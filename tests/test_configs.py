@@ -20,6 +20,12 @@ ARGUMENTS = {
         "paper=safety_tuned_llamas",
         "paper=safety_tuned_llamas,safety=1500",
     ],
+    "score": [
+        None,
+        "deberta,harmfulness,helpfulness,beaver",
+        "llama_guard,wildguard,moderation,sequence",
+        "safe_first",
+    ],
     "dpo": [
         None,
         "demo",
@@ -52,6 +58,12 @@ KEYS = {
     "sft": TRAINING_KEYS
     + """
         data.safety data.safety_rows data.train_on sft.protocol_notes
+    """,
+    "score": """
+        stage seed data.responses data.stored
+        score.stored score.rows_per_write score.tokens_per_batch score.parameter_dtype
+        score.compute_dtype score.attention score.judges.refusal.kind
+        mesh.data mesh.fsdp mesh.tensor log.compilation_cache
     """,
     "dpo": TRAINING_KEYS
     + """

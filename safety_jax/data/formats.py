@@ -1,7 +1,7 @@
 """Row formats: the columns that tell each, and how its rows are read.
 
-`FORMATS` and `PROMPTS` at the end are the whole of it: one entry a format. Columns that a format
-does not name are ignored, except `system`, which any format may have.
+`FORMATS`, `PROMPTS` and `RESPONSES` at the end are the whole of it: one entry a format. Columns
+that a format does not name are ignored, except `system`, which any format may have.
 """
 
 import dataclasses
@@ -81,18 +81,42 @@ def text_of(row: Mapping[str, Any], column: str) -> str:
     return value
 
 
-def _instruction(row: Row, *, instruction: str, context: str, answer: str | None) -> Parsed:
+def _response_of(row: Mapping[str, Any], column: str) -> str:
+    """Text that may be empty: what a model answered, which is judged and not learned."""
+    if not isinstance(value := row.get(column), str):
+        return text_of(row, column)
+    return value
+
+
+_Reader = Callable[[Mapping[str, Any], str], str]
+
+
+def _instruction(
+    row: Row, *, instruction: str, context: str, answer: str | None, read: _Reader = text_of
+) -> Parsed:
     about = row.get(context)
     return Parsed(
         prompt=(Message("user", text_of(row, instruction)),),
-        chosen=(Message("assistant", text_of(row, answer)),) if answer else (),
+        chosen=(Message("assistant", read(row, answer)),) if answer else (),
         context="" if about is None or about == "" else text_of(row, context),
     )
 
 
-def _completion(row: Row, *, answer: str | None) -> Parsed:
+def _completion(row: Row, *, answer: str | None, read: _Reader = text_of) -> Parsed:
     prompt = _prompt(row)
-    return Parsed(prompt, (Message("assistant", text_of(row, answer)),) if answer else ())
+    return Parsed(prompt, (Message("assistant", read(row, answer)),) if answer else ())
+
+
+def _response(row: Row, *, column: str) -> Parsed:
+    """A dialogue whose last message may be empty."""
+    turns = row.get(column)
+    if isinstance(turns, list) and turns and isinstance(turns[-1], Mapping):
+        content = "value" if "from" in turns[-1] else "content"
+        if turns[-1].get(content) == "" and len(turns) > 1:
+            filled = {**turns[-1], content: "-"}
+            parsed = _dialogue({column: [*turns[:-1], filled]}, column=column)
+            return dataclasses.replace(parsed, chosen=(Message("assistant", ""),))
+    return _dialogue(row, column=column)
 
 
 def _dialogue(row: Row, *, column: str) -> Parsed:
@@ -299,4 +323,16 @@ PROMPTS = (
     Format("prompt", ("prompt",), _of(_completion, answer=None)),
     Format("messages", ("messages",), _of(_dialogue_prompt, column="messages")),
     Format("sharegpt", ("conversations",), _of(_dialogue_prompt, column="conversations")),
+)
+_ANSWERS = ("alpaca", "alpaca_lists", "dolly", "completion", "response")
+# What a model answered, to be judged: as in FORMATS, but an answer may be empty.
+RESPONSES = (
+    *(
+        dataclasses.replace(known, parse=_of(known.parse, read=_response_of))  # type: ignore[call-arg]
+        for known in FORMATS
+        if known.name in _ANSWERS
+    ),
+    Format("messages", ("messages",), _of(_response, column="messages")),
+    Format("sharegpt", ("conversations",), _of(_response, column="conversations")),
+    Format("transcript", ("text",), _whole_transcript),
 )

@@ -10,6 +10,7 @@ from safety_jax.data.files import Row
 from safety_jax.data.formats import (
     FORMATS,
     PROMPTS,
+    RESPONSES,
     BadRow,
     Format,
     Labels,
@@ -104,6 +105,18 @@ def read_pairs(source: Source, skipped: list[Skipped] | None = None) -> list[Pai
             parsed.labels,
         )
         for where, parsed in _parse(source, FORMATS, _needs_two_answers, skipped)
+    ]
+
+
+def read_responses(source: Source) -> list[Record]:
+    """Rows to judge: prompts with the response of a model, which may be empty.
+
+    Raises:
+        DataError: as `read_records`.
+    """
+    return [
+        Record(parsed.prompt + parsed.chosen, parsed.context, source.name, where)
+        for where, parsed in _parse(source, RESPONSES, _needs_answer)
     ]
 
 

@@ -1,0 +1,365 @@
+"""Judges from the rows of a config: one entry of `KINDS` a kind of judge.
+
+A row is a group of keys, `{"kind": "sequence", "path": ..., ...}`, and every key of its kind must
+be there: no judge has a default. `plan` looks at everything that can be wrong, and reads no
+weights; `Planned.load` reads them.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from safety_jax import policy
+from safety_jax.data import tokenizer
+from safety_jax.errors import ConfigError
+from safety_jax.models import folder as folders
+from safety_jax.models import heads, hf, hf_config, llama
+from safety_jax.scoring import combine, guard, moderation, refusal, sequence
+from safety_jax.scoring.batches import Batcher
+from safety_jax.scoring.judge import HARMFUL, REFUSING, Card, Judge
+
+Spec = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Resources:
+    """What judges run on.
+
+    Attributes:
+        parameter_dtype, compute_dtype: of weights and of activations, by name.
+        attention: a backend of `models/attention.py`, for causal trunks.
+        tokens_per_batch: padded tokens that go through a model at once, over all devices.
+    """
+
+    mesh: Mesh
+    parameter_dtype: str
+    compute_dtype: str
+    attention: str
+    tokens_per_batch: int
+
+    def stored(self) -> jnp.dtype:
+        return policy.float_type("score.parameter_dtype", self.parameter_dtype)
+
+    def computed(self) -> jnp.dtype:
+        return policy.float_type("score.compute_dtype", self.compute_dtype)
+
+    @property
+    def precision(self) -> str:
+        return f"{self.parameter_dtype} weights, {self.compute_dtype} activations"
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """A judge before its weights are read.
+
+    Attributes:
+        load: reads them, and gives the judge.
+        combination: of a combined judge, what makes its scores from those of others.
+    """
+
+    card: Card
+    load: Callable[[], Judge]
+    combination: combine.Combination | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of judge.
+
+    Attributes:
+        keys: of its rows, beside `kind`.
+        plan: (name, row, resources, cards of the judges above it in the config) to the judge.
+    """
+
+    keys: tuple[str, ...]
+    plan: Callable[[str, Spec, Resources, Mapping[str, Planned]], Planned]
+
+
+def plan(specs: Mapping[str, Spec], resources: Resources) -> dict[str, Planned]:
+    """The judges of a config, by name, those that others are made of first.
+
+    Raises:
+        ConfigError: a row with an unknown kind, or with keys or values that do not fit.
+        CheckpointError: a model folder that cannot be used.
+    """
+    if not specs:
+        raise ConfigError("score.judges is empty; expected at least one judge")
+    planned: dict[str, Planned] = {}
+    # Combinations last, whatever their place: their parts must be there.
+    for name in sorted(specs, key=lambda name: specs[name].get("kind") in COMBINING):
+        spec = specs[name]
+        kind = KINDS.get(spec.get("kind"))
+        if kind is None:
+            raise ConfigError(
+                f"score.judges.{name}.kind {spec.get('kind')!r}: expected one of {', '.join(KINDS)}"
+            )
+        differing = set(spec) ^ {"kind", *kind.keys}
+        if differing:
+            raise ConfigError(
+                f"score.judges.{name}: key {min(differing)!r} is "
+                f"{'unknown' if min(differing) in spec else 'missing'}; a judge of the kind "
+                f"{spec['kind']} has {', '.join(kind.keys) or 'no keys'}"
+            )
+        planned[name] = kind.plan(name, spec, resources, planned)
+    return planned
+
+
+# ---------------------------------------------------------------------------- kinds
+
+
+def _refusal(name: str, *_: Any) -> Planned:
+    judge = refusal.RefusalJudge(name)
+    return Planned(judge.card, lambda: judge, None)
+
+
+def _folder(name: str, spec: Spec) -> Path:
+    if not spec["path"]:
+        raise ConfigError(
+            f"score.judges.{name}.path is empty; expected a Hugging Face folder or hub id"
+        )
+    return folders.resolve(spec["path"])
+
+
+def _max_tokens(name: str, wanted: int, positions: int) -> int:
+    """`wanted`, or with 0 all that the model was made for."""
+    if not 0 <= wanted <= positions:
+        raise ConfigError(
+            f"score.judges.{name}.max_tokens is {wanted}; expected 1 to {positions}, the positions "
+            "of the model, or 0 for all of them"
+        )
+    return wanted or positions
+
+
+def _sequence(name: str, spec: Spec, resources: Resources, _: Mapping[str, Planned]) -> Planned:
+    folder, mesh = _folder(name, spec), resources.mesh
+    scorer = heads.read_scorer(folder)
+    heads.shardings(scorer, mesh)
+    own = spec["tokenizer"]
+    tokens = tokenizer.load_tokenizer(folders.resolve(own) if own else folder)
+    longest = _max_tokens(name, spec["max_tokens"], scorer.max_tokens)
+    encoder = sequence.Encoder(tokens, spec["template"], longest, spec["overlong"])
+    card = Card(
+        name=name,
+        kind="sequence",
+        model=spec["path"],
+        weights_sha256=folders.fingerprint(folder),
+        direction=spec["direction"],
+        low=spec["low"],
+        high=spec["high"],
+        threshold=spec["threshold"],
+        template=spec["template"],
+        precision=resources.precision,
+        settings={
+            "output": spec["output"],
+            "activation": spec["activation"],
+            "max_tokens": longest,
+            "overlong": spec["overlong"],
+        },
+    )
+    output = sequence.output_index(name, scorer.label_names, spec["output"])
+    sequence.check_activation(name, spec["activation"])
+    run = heads.execution(
+        scorer,
+        mesh,
+        compute_dtype=resources.computed(),
+        backend=resources.attention,
+        remat="none",
+    )
+    stored = resources.stored()
+    batcher = Batcher(mesh, longest, resources.tokens_per_batch)
+
+    def load() -> Judge:
+        weights = heads.load(folder, scorer, mesh, stored)
+        return sequence.SequenceJudge(
+            card,
+            scorer,
+            weights,
+            run,
+            encoder,
+            batcher,
+            output=output,
+            activation=spec["activation"],
+        )
+
+    return Planned(card, load, None)
+
+
+def _guard(
+    name: str,
+    spec: Spec,
+    resources: Resources,
+    *,
+    direction: str,
+    template: str,
+    settings: Mapping[str, Any],
+    make: Callable[[Card, guard.Reader], Judge],
+) -> Planned:
+    """A generative guard; `make` gives the judge once the weights are there."""
+    folder, mesh = _folder(name, spec), resources.mesh
+    config = hf_config.read_config(folder)
+    llama.shardings(config, mesh)
+    longest = _max_tokens(name, spec["max_tokens"], config.max_positions)
+    floor = spec["min_verdict_probability"]
+    if not 0 <= floor < 1:
+        raise ConfigError(
+            f"score.judges.{name}.min_verdict_probability is {floor}; expected 0 or more, below 1"
+        )
+    card = Card(
+        name=name,
+        kind=spec["kind"],
+        model=spec["path"],
+        weights_sha256=folders.fingerprint(folder),
+        direction=direction,
+        low=0.0,
+        high=1.0,
+        threshold=spec["threshold"],
+        template=template,
+        precision=resources.precision,
+        settings={**settings, "max_tokens": longest, "min_verdict_probability": floor},
+    )
+    run = policy.execution(
+        config,
+        mesh,
+        compute_dtype=resources.compute_dtype,
+        backend=resources.attention,
+        remat="none",
+    )
+    reader = guard.Reader(
+        config=config,
+        run=run,
+        tokenizer=tokenizer.load_tokenizer(folder),
+        batcher=Batcher(mesh, longest, resources.tokens_per_batch),
+        floor=floor,
+        weights={},
+    )
+    make(card, reader)  # whatever can be wrong with tokenizer and template shows without weights
+    stored = resources.stored()
+
+    def load() -> Judge:
+        weights = hf.load(folder, config, mesh, stored)
+        return make(card, dataclasses.replace(reader, weights=weights))
+
+    return Planned(card, load, None)
+
+
+def _llama_guard(name: str, spec: Spec, resources: Resources, _: Mapping[str, Planned]) -> Planned:
+    categories = spec["category_tokens"]
+    return _guard(
+        name,
+        spec,
+        resources,
+        direction=HARMFUL,
+        template="the guard's chat template",
+        settings={"category_tokens": categories},
+        make=lambda card, reader: guard.LlamaGuard(card, reader, category_tokens=categories),
+    )
+
+
+def _wildguard(name: str, spec: Spec, resources: Resources, _: Mapping[str, Planned]) -> Planned:
+    field = spec["field"]
+    return _guard(
+        name,
+        spec,
+        resources,
+        direction=REFUSING if field == "response_refusal" else HARMFUL,
+        template="wildguard",
+        settings={"field": field},
+        make=lambda card, reader: guard.WildGuard(card, reader, field=field),
+    )
+
+
+def _moderation(name: str, spec: Spec, *_: Any) -> Planned:
+    patience = {
+        key: spec[key]
+        for key in (
+            "batch_size",
+            "attempts",
+            "timeout_seconds",
+            "pause_seconds",
+            "longest_pause_seconds",
+        )
+    }
+    service = moderation.Service(
+        url=spec["url"], model=spec["model"], key_variable=spec["key_variable"], **patience
+    )
+    card = Card(
+        name=name,
+        kind="moderation",
+        model=spec["model"],
+        weights_sha256=None,
+        direction=HARMFUL,
+        low=0.0,
+        high=1.0,
+        threshold=spec["threshold"],
+        template="response",
+        precision="",
+        settings={"url": spec["url"], "category": spec["category"]},
+    )
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    cache = Path(spec["cache"] or Path(home) / "safety_jax" / "moderation").expanduser()
+    judge = moderation.ModerationJudge(card, service, category=spec["category"], cache=cache)
+    return Planned(card, lambda: judge, None)
+
+
+def _part(name: str, part: str, planned: Mapping[str, Planned]) -> Card:
+    if part not in planned or planned[part].combination is not None:
+        known = [other for other, found in planned.items() if found.combination is None]
+        raise ConfigError(
+            f"score.judges.{name}: {part!r} is not a judge that can be combined; expected one of "
+            f"{', '.join(known) or '(none)'}"
+        )
+    return planned[part].card
+
+
+def _combined(combination: combine.Combination, planned: Mapping[str, Planned]) -> Planned:
+    parts = {name: planned[name] for name in combination.parts}
+
+    def load() -> Judge:
+        return combine.Combined(combination, {n: part.load() for n, part in parts.items()})
+
+    return Planned(combination.card, load, combination)
+
+
+def _weighted_sum(name: str, spec: Spec, _: Resources, planned: Mapping[str, Planned]) -> Planned:
+    weights = dict(spec["weights"])
+    if not weights:
+        raise ConfigError(f"score.judges.{name}.weights is empty; expected judge names and weights")
+    cards = {part: _part(name, part, planned) for part in weights}
+    return _combined(combine.weighted_sum(name, cards, weights), planned)
+
+
+def _safe_first(name: str, spec: Spec, _: Resources, planned: Mapping[str, Planned]) -> Planned:
+    safety, helpfulness = (
+        (part, _part(name, part, planned)) for part in (spec["safety"], spec["helpfulness"])
+    )
+    return _combined(combine.safe_first(name, safety, helpfulness), planned)
+
+
+_GUARD = ("path", "threshold", "max_tokens", "min_verdict_probability")
+KINDS: dict[Any, Kind] = {
+    "refusal": Kind((), _refusal),
+    "sequence": Kind(
+        (
+            "path", "tokenizer", "template", "output", "activation", "direction", "low", "high",
+            "threshold", "max_tokens", "overlong",
+        ),
+        _sequence,
+    ),
+    "llama_guard": Kind((*_GUARD, "category_tokens"), _llama_guard),
+    "wildguard": Kind((*_GUARD, "field"), _wildguard),
+    "moderation": Kind(
+        (
+            "url", "model", "key_variable", "category", "threshold", "cache", "batch_size",
+            "attempts", "timeout_seconds", "pause_seconds", "longest_pause_seconds",
+        ),
+        _moderation,
+    ),
+    "weighted_sum": Kind(("weights",), _weighted_sum),
+    "safe_first": Kind(("safety", "helpfulness"), _safe_first),
+}  # fmt: skip
+COMBINING = ("weighted_sum", "safe_first")

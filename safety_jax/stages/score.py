@@ -1,0 +1,135 @@
+"""Stage `score`: any prompts and responses, any judges -> `scores.jsonl`, `summary.json`, a table.
+
+judgements.jsonl   every score as it came; a killed run goes on from here
+scores.jsonl       one line a response: its place, hashes, and every judge's score
+summary.json       the judges' cards, counts, figures by source, and how they agree
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from safety_jax import compilation, workdir
+from safety_jax import mesh as meshes
+from safety_jax.errors import ConfigError
+from safety_jax.scoring import inputs, registry, summary
+from safety_jax.scoring.inputs import Item
+from safety_jax.scoring.judge import Score
+from safety_jax.scoring.ledger import Ledger, as_json
+
+LEDGER, SCORES, SUMMARY = "judgements.jsonl", "scores.jsonl", "summary.json"
+
+
+def run(config: ConfigDict, folder: str) -> None:
+    """Runs the stage; called again, it goes on where it stopped.
+
+    Raises:
+        UserError: anything that the user can put right.
+    """
+    primary = jax.process_index() == 0
+    compilation.keep(config.log.compilation_cache)
+    with workdir.prepare(folder, config, primary) as place:
+        if config.score.rows_per_write < 1:
+            raise ConfigError(
+                f"score.rows_per_write is {config.score.rows_per_write}; expected at least 1"
+            )
+        # ---- rows and judges: what can be wrong is found before weights are read
+        items, sources = inputs.read(config.data.responses, "data.responses", config.seed)
+        others = config.data.stored
+        more = inputs.read(others, "data.stored", config.seed)[0] if any(others) else []
+        stored = inputs.stored(config.score.stored, items, more)
+        mesh = meshes.build(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+        resources = registry.Resources(
+            mesh=mesh,
+            parameter_dtype=config.score.parameter_dtype,
+            compute_dtype=config.score.compute_dtype,
+            attention=config.score.attention,
+            tokens_per_batch=config.score.tokens_per_batch,
+        )
+        judges = registry.plan(config.score.judges.to_dict(), resources)
+        if primary:
+            print(f"{len(items):,} responses of {len(sources)} source(s), {len(judges)} judge(s)")
+
+        # ---- one judge after the other, so that one model is in memory at a time
+        ledger = Ledger(place.path / LEDGER, primary)
+        scores: dict[str, list[Score]] = {}
+        for name, planned in judges.items():
+            if planned.combination is not None:
+                scores[name] = planned.combination.combine(scores)
+            else:
+                scores[name] = judge_all(
+                    planned, items, ledger, config.score.rows_per_write, primary
+                )
+
+        # ---- what is handed back
+        if primary:
+            write_scores(place, items, judges, scores)
+            found = {
+                "rows": len(items),
+                "sources": sources,
+                "judges": {
+                    name: summary.describe(planned.card, items, scores[name])
+                    for name, planned in judges.items()
+                },
+                "correlations": summary.correlations(scores, stored),
+                "versions": workdir.versions(),
+            }
+            workdir.write(place.path / SUMMARY, workdir.canonical(found))
+            print(f"{summary.tables(found)}\n{place.path / SCORES}", flush=True)
+
+
+def judge_all(
+    planned: registry.Planned, items: list[Item], ledger: Ledger, rows: int, primary: bool
+) -> list[Score]:
+    """Scores of all items by one judge, `rows` at a time; what the ledger has is not scored again.
+
+    Several hosts must do the same work: what is done is what process 0 says.
+    """
+    card = planned.card
+    done = np.array([ledger.get(i, x.conversation, card) is not None for i, x in enumerate(items)])
+    if jax.process_count() > 1:
+        done = np.asarray(multihost_utils.broadcast_one_to_all(done))
+    todo = [int(i) for i in np.flatnonzero(~done)]
+    if todo:
+        judge = planned.load()
+        with tqdm.tqdm(
+            total=len(items), initial=int(done.sum()), desc=card.name, unit="row",
+            disable=not primary,
+        ) as progress:  # fmt: skip
+            for start in range(0, len(todo), rows):
+                chosen = todo[start : start + rows]
+                conversations = [items[i].conversation for i in chosen]
+                ledger.add(chosen, conversations, card, judge.score(conversations))
+                progress.update(len(chosen))
+    found = [ledger.get(i, item.conversation, card) for i, item in enumerate(items)]
+    return [score for score in found if score is not None]
+
+
+def write_scores(
+    place: workdir.Workdir,
+    items: list[Item],
+    judges: Mapping[str, registry.Planned],
+    scores: Mapping[str, list[Score]],
+) -> None:
+    """`scores.jsonl`, whole or not at all."""
+    protocols = {name: planned.card.protocol() for name, planned in judges.items()}
+    lines = []
+    for i, item in enumerate(items):
+        line: dict[str, Any] = {
+            "source": item.source,
+            "where": item.conversation.where,
+            "prompt_sha256": item.conversation.prompt_sha256(),
+            "response_sha256": item.conversation.response_sha256(),
+            "scores": {
+                name: {"protocol": protocols[name]} | as_json(found[i])
+                for name, found in scores.items()
+            },
+        }
+        lines.append(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+    workdir.write(place.path / SCORES, "".join(lines))
