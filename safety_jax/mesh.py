@@ -29,6 +29,9 @@ RULES: dict[str, tuple[str, ...]] = {
     "head_size": (),
     "norm": (),
     "rank": (),
+    # `entries` are the rows of a table that is only looked up, of any number
+    "entries": (),
+    "labels": (),
 }
 
 

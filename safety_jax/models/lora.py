@@ -59,21 +59,25 @@ class Leaves(NamedTuple):
     key: Any
 
 
-def targets(names: tuple[str, ...]) -> tuple[str, ...]:
+def targets(
+    names: tuple[str, ...], known: Mapping[str, str | tuple[str, ...]] = TARGETS
+) -> tuple[str, ...]:
     """Hugging Face module names, or ("all-linear",), to ours, in the table's order.
+
+    Args:
+        known: the architecture's projections; where Hugging Face gives several one name, theirs.
 
     Raises:
         ConfigError: a name is not an adaptable projection.
     """
-    if names == (ALL_LINEAR,):
-        return tuple(TARGETS.values())
-    unknown = [name for name in names if name not in TARGETS]
+    unknown = [name for name in names if name not in known and names != (ALL_LINEAR,)]
     if unknown or not names:
         raise ConfigError(
-            f"lora.targets {names}: expected {ALL_LINEAR!r} or any of {', '.join(TARGETS)}; "
+            f"lora.targets {names}: expected {ALL_LINEAR!r} or any of {', '.join(known)}; "
             "embeddings and the output head cannot be adapted"
         )
-    return tuple(ours for hf, ours in TARGETS.items() if hf in names)
+    taken = [ours for hf, ours in known.items() if hf in names or names == (ALL_LINEAR,)]
+    return tuple(one for ours in taken for one in ((ours,) if isinstance(ours, str) else ours))
 
 
 def scaling(rank: int, alpha: float, rslora: bool) -> float:

@@ -34,10 +34,12 @@ def assemble(
     sharding: NamedSharding,
     dtype: DTypeLike,
     report: Callable[[int], Any],
+    transposed: bool = False,
 ) -> jax.Array:
     """One array from one tensor, or from a tensor a layer stacked on axis 0.
 
-    `report` receives bytes as they arrive. Replicated shards are read once.
+    `report` receives bytes as they arrive. Replicated shards are read once. With `transposed` the
+    files hold the array's axes (those of one layer) in reverse.
 
     Raises:
         CheckpointError: a file cannot be read.
@@ -47,7 +49,7 @@ def assemble(
     arrays = {}
     for boxes in _batches(owners, jnp.dtype(dtype).itemsize):
         buffers = {box: _aligned_empty(_shape(box), jnp.dtype(dtype)) for box in boxes}
-        safetensors.read_chunks(_chunks(tensors, buffers, stacked), report)
+        safetensors.read_chunks(_chunks(tensors, buffers, stacked, transposed), report)
         for box, buffer in buffers.items():
             for device in owners[box]:
                 arrays[device] = jax.device_put(buffer, device)
@@ -58,7 +60,10 @@ def assemble(
 
 
 def _chunks(
-    tensors: Sequence[safetensors.Tensor], buffers: Mapping[Box, np.ndarray], stacked: bool
+    tensors: Sequence[safetensors.Tensor],
+    buffers: Mapping[Box, np.ndarray],
+    stacked: bool,
+    transposed: bool,
 ) -> Iterator[safetensors.Chunk]:
     for layer, tensor in enumerate(tensors):
         pieces = []
@@ -68,6 +73,8 @@ def _chunks(
                 continue
             within = box[1:] if stacked else box
             out = buffer[layer - first] if stacked else buffer
+            if transposed:
+                within, out = within[::-1], out.T
             pieces.append(safetensors.Piece(tuple(slice(*bounds) for bounds in within), out))
         yield from safetensors.chunks(tensor, pieces)
 
@@ -120,12 +127,17 @@ def _layer(weight: jax.Array, layer: jax.Array | None, dtype: np.dtype) -> jax.A
     return jnp.copy(weight).astype(dtype)
 
 
-def on_host(weight: jax.Array, layer: int | None, dtype: np.dtype) -> np.ndarray:
+def on_host(
+    weight: jax.Array, layer: int | None, dtype: np.dtype, transposed: bool = False
+) -> np.ndarray:
     """One layer of a stacked weight (None: all of an unstacked one), whole, in host memory.
 
-    With several processes a collective: all must ask for the same pieces in the same order.
+    `transposed` reverses its axes, see `assemble`. With several processes a collective: all must
+    ask for the same pieces in the same order.
     """
     part = _layer(weight, layer, dtype)
     if part.is_fully_addressable:
-        return np.asarray(part)
-    return np.asarray(multihost_utils.process_allgather(part, tiled=True))
+        host = np.asarray(part)
+    else:
+        host = np.asarray(multihost_utils.process_allgather(part, tiled=True))
+    return host.T if transposed else host

@@ -1,0 +1,69 @@
+"""Sequences of mixed lengths as batches of few shapes, each with about the same number of tokens.
+
+A compiled program has one shape. With a short ladder of lengths, and rows in inverse proportion,
+there are few programs, and little of their work is padding.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+
+@dataclasses.dataclass(frozen=True)
+class Bucket:
+    """One batch: which sequences it holds, and the shape `[rows, length]` it is padded to.
+
+    Attributes:
+        indices: of the sequences, longest first; at most `rows`, fewer only in the last batch.
+    """
+
+    indices: Int[np.ndarray, " n"]
+    rows: int
+    length: int
+
+
+def ladder(shortest: int, longest: int) -> tuple[int, ...]:
+    """Lengths from `shortest` to `longest` in steps of a quarter to a half, each a multiple of 8.
+
+    ladder(64, 512) is 64, 80, 96, 128, 160, 192, 256, 320, 384, 512.
+    """
+    rungs = {longest}
+    base = shortest
+    while base < longest:
+        rungs |= {-(-base * quarters // 32) * 8 for quarters in (4, 5, 6)}
+        base *= 2
+    return tuple(sorted(rung for rung in rungs if rung <= longest))
+
+
+def buckets(
+    lengths: Sequence[int], rungs: Sequence[int], tokens_per_batch: int, rows_multiple: int
+) -> list[Bucket]:
+    """Batches of at most `tokens_per_batch` padded tokens, longest first.
+
+    The longest sequence left decides a batch's length; the next longest fill its rows. So only the
+    last batch has rows to spare, the first one needs the most memory, and every shape is
+    `[rows(length), length]` with `length` a rung.
+
+    Args:
+        lengths: tokens of each sequence.
+        rungs: the lengths that a batch may have.
+        rows_multiple: rows are a multiple of this, what the mesh divides them by, even where that
+            takes more than `tokens_per_batch`.
+
+    Raises:
+        ValueError: a sequence is longer than the last rung.
+    """
+    rungs = sorted(rungs)
+    if len(lengths) and max(lengths) > rungs[-1]:
+        raise ValueError(f"a sequence of {max(lengths)} tokens, but the last rung is {rungs[-1]}")
+    order = np.argsort(-np.asarray(lengths, np.int64), kind="stable")
+    found: list[Bucket] = []
+    start = 0
+    while start < len(order):
+        length = next(rung for rung in rungs if rung >= lengths[order[start]])
+        rows = max(1, tokens_per_batch // length // rows_multiple) * rows_multiple
+        found.append(Bucket(order[start : start + rows], rows, length))
+        start += rows
+    return found

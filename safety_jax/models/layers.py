@@ -1,0 +1,209 @@
+"""What the ports beside LLaMA share: declaring, layer norm, running stacked layers, score heads.
+
+A port is a config and an NNX module that declares each parameter once. Its weights are a plain
+nested dict; `bind` puts them into the module for one forward pass.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from safety_jax import mesh as meshes
+from safety_jax import trees
+from safety_jax.models import lora
+from safety_jax.models.llama import REMAT, Execution, Projection
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+
+# ---------------------------------------------------------------------------- declaring
+
+
+@functools.cache
+def _abstract(module: Callable[..., nnx.Module], config: Any) -> nnx.Module:
+    with nnx.use_eager_sharding(False):
+        return nnx.eval_shape(lambda: module(config, rngs=nnx.Rngs(0)))
+
+
+def parameters(module: Callable[..., nnx.Module], config: Any) -> dict[str, meshes.Parameter]:
+    """Every weight of `module(config)` by its dotted name, in the order of declaration."""
+    state = nnx.state(_abstract(module, config), nnx.Param)
+    return {
+        ".".join(str(key) for key in path): meshes.Parameter(leaf.shape, leaf.out_sharding)
+        for path, leaf in nnx.to_flat_state(state)
+    }
+
+
+def shardings(declared: Mapping[str, meshes.Parameter], heads: int, mesh: Mesh) -> trees.Tree:
+    """The sharding of every weight.
+
+    Raises:
+        ConfigError: the mesh does not divide an axis, or the number of heads.
+    """
+    meshes.check_divides(mesh, "attention", (heads,), ("heads",))
+    for name, parameter in declared.items():
+        meshes.check_divides(mesh, name, parameter.shape, parameter.axes)
+    return trees.unflatten(
+        {name: meshes.sharding(mesh, parameter.axes) for name, parameter in declared.items()}
+    )
+
+
+def initialize(
+    module: Callable[..., nnx.Module],
+    config: Any,
+    key: jax.Array,
+    where: trees.Tree,
+    dtype: DTypeLike,
+) -> trees.Tree:
+    """Random weights of `module(config)`, made where they live."""
+
+    def make(key: jax.Array) -> trees.Tree:
+        with nnx.use_eager_sharding(False):
+            model = module(config, rngs=nnx.Rngs(params=key))
+        weights = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+        return jax.tree.map(lambda weight: weight.astype(dtype), weights)
+
+    return jax.jit(make, out_shardings=where)(key)
+
+
+def bind(module: Callable[..., nnx.Module], config: Any, weights: trees.Tree) -> Any:
+    """The module with these weights."""
+    definition, state = nnx.split(_abstract(module, config))
+    nnx.replace_by_pure_dict(state, weights)
+    return nnx.merge(definition, state)
+
+
+# ---------------------------------------------------------------------------- modules
+
+
+def table(entries: int, width: int, spread: float, rngs: nnx.Rngs) -> nnx.Param:
+    """An embedding table [entries, D]."""
+    values = spread * jax.random.normal(rngs.params(), (entries, width))
+    return nnx.Param(values, out_sharding=("entries", "embed"))
+
+
+def look_up(embedding: nnx.Param, ids: Int[Array, "*B"], run: Execution) -> Float[Array, "*B D"]:
+    rows = meshes.gather(embedding[...], run.mesh, ("entries", "embed"))
+    return jnp.take(rows, ids, axis=0).astype(run.compute_dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Layer norm with scale and bias, computed in float32 (arXiv 1607.06450)."""
+
+    def __init__(self, size: int, epsilon: float):
+        self.epsilon = epsilon
+        self.scale = nnx.Param(jnp.ones((size,)), out_sharding=("norm",))
+        self.bias = nnx.Param(jnp.zeros((size,)), out_sharding=("norm",))
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        wide = x.astype(jnp.float32)
+        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        inverse = jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + self.epsilon)
+        scale, bias = (
+            jnp.broadcast_to(part[...].astype(jnp.float32), x.shape)
+            for part in (self.scale, self.bias)
+        )
+        return (centred * inverse * scale + bias).astype(x.dtype)
+
+
+def stacked(make: Callable[[nnx.Rngs], nnx.Module], layers: int, rngs: nnx.Rngs) -> nnx.Module:
+    """`layers` modules as one, their weights stacked on axis 0."""
+    stack = nnx.vmap(make, transform_metadata={nnx.PARTITION_NAME: "layers"})
+    return nnx.split_rngs(splits=layers)(stack)(rngs)
+
+
+def run_layers(
+    layers: nnx.Module,
+    x: Float[Array, "B T D"],
+    run: Execution,
+    adapters: lora.Adapters | None,
+    call: Callable[..., Any],
+) -> Float[Array, "B T D"]:
+    """x through the stacked layers by one `lax.scan`; `call(layer, x, leaves)` runs a layer."""
+
+    def body(x, layer_and_leaves):
+        layer, leaves = layer_and_leaves
+        return meshes.constrain(call(layer, x, leaves), run.mesh, ("rows", "tokens", "width")), None
+
+    if REMAT[run.remat] is not None:
+        body = jax.checkpoint(body, policy=REMAT[run.remat], prevent_cse=False)
+    leaves = {} if adapters is None else lora.by_layer(adapters)
+    x, _ = jax.lax.scan(body, x, (layers, leaves))
+    return x
+
+
+# ---------------------------------------------------------------------------- score heads
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadConfig:
+    """What turns the hidden state of one token into scores.
+
+    Attributes:
+        reads: the token it reads: "first", or "last" of the real ones.
+        activation: of a square dense layer below the output; None without that layer.
+        mean, deviation: a stored normaliser, one number a label: (score - mean) / deviation.
+    """
+
+    width: int
+    labels: int
+    reads: str
+    activation: str | None
+    bias: bool
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    initializer_range: float
+
+
+class Head(nnx.Module):
+    """A dense layer where the architecture has one, and the output."""
+
+    def __init__(self, config: HeadConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        D, spread = config.width, config.initializer_range
+        if config.activation is not None:
+            self.dense = Projection(D, D, ("width", "embed"), True, spread, rngs=rngs)
+        self.output = Projection(
+            D, config.labels, ("labels", "embed"), config.bias, spread, rngs=rngs
+        )
+
+    def __call__(self, x: Float[Array, "B D"], run: Execution) -> Float[Array, "B labels"]:
+        """Scores in float32, whatever the trunk computes in."""
+        config, x = self.config, x.astype(jnp.float32)[:, None]
+        with jax.default_matmul_precision("highest"):
+            if config.activation is not None:
+                x = ACTIVATIONS[config.activation](self.dense(x, run, None))
+            scores = self.output(x, run, None)[:, 0]
+        mean, deviation = (
+            jnp.broadcast_to(jnp.array(values, jnp.float32), scores.shape)
+            for values in (config.mean, config.deviation)
+        )
+        return (scores - mean) / deviation
+
+
+def read_token(
+    hidden: Float[Array, "B T D"], mask: Bool[Array, "B T"], reads: str
+) -> Float[Array, "B D"]:
+    """The hidden state of each row's first token, or of its last real one, wherever it stands.
+
+    The place follows from the mask, never from token ids: a pad id may be a real token too.
+    """
+    if reads == "first":
+        return hidden[:, 0]
+    index = jnp.arange(mask.shape[1], dtype=jnp.int32)
+    last = jnp.max(jnp.where(mask, index[None], 0), axis=1)
+    return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
