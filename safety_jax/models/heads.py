@@ -24,7 +24,16 @@ from jaxtyping import Array, Bool, Float, Int
 from safety_jax import mesh as meshes
 from safety_jax import trees
 from safety_jax.errors import CheckpointError, ConfigError
-from safety_jax.models import attention, layers, layout, llama, llama_heads, lora
+from safety_jax.models import (
+    attention,
+    deberta,
+    deberta_config,
+    layers,
+    layout,
+    llama,
+    llama_heads,
+    lora,
+)
 from safety_jax.models import folder as folders
 from safety_jax.models.families import FAMILIES
 
@@ -95,11 +104,24 @@ LLAMA = Kind(
     attributes=llama_heads.attributes,
     pairs=False,
 )
+DEBERTA = Kind(
+    module=deberta.Deberta,
+    trunk=lambda config: config,
+    forward=deberta.forward,
+    layout=deberta_config.LAYOUT,
+    targets=deberta_config.TARGETS,
+    parse=deberta_config.parse,
+    head=deberta_config.head,
+    architecture=lambda model_type: deberta_config.ARCHITECTURE,
+    attributes=deberta_config.attributes,
+    pairs=True,
+)
 KINDS = {
     "llama": LLAMA,
     "beaver": dataclasses.replace(LLAMA, layout=llama_heads.BEAVER_LAYOUT),
+    "deberta": DEBERTA,
 }
-MODEL_TYPES = dict.fromkeys(FAMILIES, "llama")
+MODEL_TYPES = {deberta_config.MODEL_TYPE: "deberta"} | dict.fromkeys(FAMILIES, "llama")
 
 
 # ---------------------------------------------------------------------------- reading

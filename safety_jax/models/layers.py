@@ -134,6 +134,11 @@ def run_layers(
     call: Callable[..., Any],
 ) -> Float[Array, "B T D"]:
     """x through the stacked layers by one `lax.scan`; `call(layer, x, leaves)` runs a layer."""
+    return run_stack(layers, {} if adapters is None else lora.by_layer(adapters), x, run, call)
+
+
+def run_stack(layers: nnx.Module, leaves: dict[str, lora.Leaves], x, run: Execution, call):
+    """As `run_layers`, with the adapters' leaves already by layer."""
 
     def body(x, layer_and_leaves):
         layer, leaves = layer_and_leaves
@@ -141,7 +146,6 @@ def run_layers(
 
     if REMAT[run.remat] is not None:
         body = jax.checkpoint(body, policy=REMAT[run.remat], prevent_cse=False)
-    leaves = {} if adapters is None else lora.by_layer(adapters)
     x, _ = jax.lax.scan(body, x, (layers, leaves))
     return x
 
