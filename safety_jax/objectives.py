@@ -224,7 +224,7 @@ def segment_sums(
     values: Float[Array, "B T"], segments: Int[Array, "B T"], most: int
 ) -> Float[Array, "B S"]:
     """Sums of each row's values by segment 1 ... `most`; exact float32 on every backend."""
-    member = segments[..., None] == jnp.arange(1, most + 1)
+    member = segments[..., None] == jnp.arange(1, most + 1)[None, None]
     return jnp.where(member, values[..., None], 0.0).sum(axis=1)
 
 

@@ -9,8 +9,10 @@ next shard, and a damaged shard is computed again. Other weights, tokens or prec
 folder: a stale value is never read.
 """
 
+import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import zipfile
@@ -122,10 +124,10 @@ def logprobs(
     if primary and not all(found):
         _write(folder / "facts.json", lambda file: file.write(cache.describe(pairs).encode()))
     put = put_rows(mesh, batches.rows_per_microbatch)
-    done = sum(found) * PAIRS_PER_SHARD
+    done = sum(len(batches.batch(k).examples) for k, known in enumerate(found) if known)
     with tqdm.tqdm(
         total=len(pairs),
-        initial=min(done, len(pairs)),
+        initial=done,
         desc=f"reference, {name}",
         unit=" pairs",
         disable=all(found) or not primary,
@@ -180,7 +182,8 @@ def _read_shards(
     for number in range(batches.steps):
         batch = batches.batch(number)
         try:
-            with np.load(_shard(folder, number), allow_pickle=False) as stored:
+            content = io.BytesIO(_shard(folder, number).read_bytes())
+            with np.load(content, allow_pickle=False) as stored:
                 for side, name in enumerate(("chosen", "rejected")):
                     flat[side][_span(sides[side], batch)] = stored[name]
             found.append(True)
@@ -206,7 +209,8 @@ def _write(path: Path, fill: Callable[[Any], Any]) -> None:
             os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         raise CheckpointError(
             f"reference values could not be written to {path.parent}: {error.strerror}; make room, "
             "name another dpo.reference_folder, or set dpo.reference=live"

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from safety_jax import trees
 from safety_jax.batch import Tokens
 from safety_jax.models import attention, llama, lora
+from tests.golden import cases, rows
 
 
 def execute_on(mesh, remat: str = "none", window: int | None = None) -> llama.Execution:
@@ -28,6 +30,18 @@ def random_adapters(config: llama.Config, mesh, dropout: float = 0.0) -> lora.Ad
         target, factor = name.split(".")
         tree.setdefault(target, {})[factor] = jax.device_put(leaf, where[target][factor])
     return lora.Adapters(tree, 2.0, dropout)
+
+
+def golden_adapters(targets: tuple[str, ...]) -> trees.Tree:
+    """The adapters of the golden files, which torch had too."""
+    shared = rows.adapters(cases.read_config(rows.MODEL), targets)
+    tree: trees.Tree = {}
+    for theirs in targets:
+        for leaf in ("A", "B"):
+            layers = [value for name, value in shared.items() if name.endswith(f"{theirs}.{leaf}")]
+            stacked = jnp.asarray(np.stack(layers))
+            tree.setdefault(lora.TARGETS[theirs], {})[leaf.lower()] = stacked
+    return tree
 
 
 def packed_rows(lengths: list[list[int]], T: int, vocabulary: int, prompt: int = 3) -> Tokens:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from samples import execute_on
+from samples import execute_on, golden_adapters
 
 from safety_jax import objectives, optim, trees
 from safety_jax import step as steps
@@ -189,14 +189,7 @@ def initial(tuned, kind: str):
     config, weights, _ = tuned
     if kind == "full":
         return jax.tree.map(jnp.copy, weights), {}
-    shared = rows.adapters(cases.read_config(rows.MODEL), rows.TARGETS[kind])
-    tree: trees.Tree = {}
-    for theirs in rows.TARGETS[kind]:
-        for leaf in ("A", "B"):
-            layers = [value for name, value in shared.items() if name.endswith(f"{theirs}.{leaf}")]
-            stacked = jnp.asarray(np.stack(layers))
-            tree.setdefault(lora.TARGETS[theirs], {})[leaf.lower()] = stacked
-    return tree, weights
+    return golden_adapters(rows.TARGETS[kind]), weights
 
 
 def in_torch_names(tree, full: bool) -> dict[str, np.ndarray]:

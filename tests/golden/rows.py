@@ -12,6 +12,7 @@ from tests.golden import cases
 MODEL = "llama_grouped"
 FILE = cases.FOLDER / "sft.npz"
 TRL_FILE = cases.FOLDER / "trl.npz"
+DPO_FILE = cases.FOLDER / "dpo.npz"
 
 ROWS, TOKENS = 4, 40
 STEPS = 3
@@ -31,6 +32,16 @@ ADAMW = {
 }
 TRL_STEPS, TRL_ROWS, TRL_MICROBATCHES = 4, 2, 2
 TRL_TRAINED = {"completion": True, "everything": False}
+# Of one step on four pairs. By our name of the objective: TRL's losses with their weights, beta.
+DPO_PAIRS, DPO_SMOOTHING, DPO_NLL_WEIGHT, DPO_MARGIN = 4, 0.1, 0.2, 0.5
+DPO_LOSSES: dict[str, tuple[dict[str, float], float]] = {
+    "sigmoid": ({"sigmoid": 1.0}, 0.1),
+    "robust": ({"robust": 1.0}, 0.1),
+    "hinge": ({"hinge": 1.0}, 0.1),
+    "ipo_mean": ({"ipo": 1.0}, 0.1),
+    "sigmoid_mean": ({"sigmoid_norm": 1.0}, 5.0),
+    "with_nll": ({"sigmoid": 1.0, "sft": DPO_NLL_WEIGHT}, 0.1),
+}
 SCHEDULE_STEPS, SCHEDULE_WARMUP = 24, 6
 
 
@@ -97,3 +108,17 @@ def text_rows() -> list[dict[str, str]]:
 
     count = TRL_STEPS * TRL_ROWS * TRL_MICROBATCHES
     return [{"prompt": words(2, 12), "completion": f" {words(1, 28)}"} for _ in range(count)]
+
+
+def pair_rows() -> list[dict[str, str]]:
+    """Prompts with two answers of different lengths, in the order that TRL takes them."""
+    random = cases.generator("pair rows")
+
+    def words(low: int, high: int) -> str:
+        numbers = random.randint(0, cases.VOCABULARY - 3, random.randint(low, high))
+        return " ".join(f"w{number}" for number in numbers)
+
+    return [
+        {"prompt": words(2, 10), "chosen": f" {words(1, 16)}", "rejected": f" {words(1, 16)}"}
+        for _ in range(DPO_PAIRS)
+    ]

@@ -1,0 +1,128 @@
+"""Losses, gradients and metrics of TRL's DPOTrainer, and of its CPOTrainer; needs torch and trl.
+
+    python -m tests.golden.make_dpo            writes tests/golden/dpo.npz
+    python -m tests.golden.make_dpo --check    compares with it at 1e-5; exit code 1 on difference
+
+The policy is the shared model with the shared adapters merged, the reference is the model without
+them, so that no difference is zero and a test may train all weights or the adapters.
+"""
+
+import sys
+import tempfile
+import types
+
+import numpy as np
+import torch
+from datasets import Dataset
+from trl import DPOConfig, DPOTrainer
+from trl.experimental.cpo import CPOTrainer
+
+from tests.golden import cases, compare, rows
+from tests.golden.make_sft import adapted_model, reference_model
+from tests.golden.make_trl import padded
+
+KIND = "query_value"
+
+
+def make_trainer(folder: str, name: str) -> DPOTrainer:
+    losses, beta = rows.DPO_LOSSES[name]
+    settings = DPOConfig(
+        folder,
+        beta=beta,
+        loss_type=list(losses),
+        loss_weights=list(losses.values()),
+        label_smoothing=rows.DPO_SMOOTHING if name == "robust" else 0.0,
+        per_device_train_batch_size=rows.DPO_PAIRS,
+        max_length=None,
+        train_sampling_strategy="sequential",
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+    )
+    return DPOTrainer(
+        adapted_model(rows.TARGETS[KIND]).merge_and_unload().requires_grad_(True),
+        ref_model=reference_model(),
+        args=settings,
+        train_dataset=Dataset.from_list(rows.pair_rows()),
+        processing_class=rows.tokenizer(folder),
+    )
+
+
+def step_of(name: str) -> tuple[dict[str, np.ndarray], DPOTrainer]:
+    """Loss, gradient norm and metrics of the first step."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(folder, name)
+        batch = next(iter(trainer.get_train_dataloader()))
+        model = trainer.model.train()
+        loss = trainer.compute_loss(model, batch)
+        loss.backward()
+        squares = [p.grad.double().pow(2).sum() for p in model.parameters() if p.grad is not None]
+        made = {
+            f"{name}/loss": np.array(loss.item()),
+            f"{name}/grad_norm": np.array(torch.stack(squares).sum().sqrt().item()),
+        }
+        for metric, values in trainer._metrics["train"].items():
+            if metric.startswith(("rewards/", "logps/", "mean_token_accuracy")):
+                made[f"{name}/{metric}"] = np.array(values[-1])
+        return made, trainer
+
+
+def token_rows(trainer: DPOTrainer) -> dict[str, np.ndarray]:
+    """Prompt and answers as TRL tokenized them, padded, with their lengths."""
+    made = {}
+    for column in ("prompt_ids", "chosen_ids", "rejected_ids"):
+        ids = list(trainer.train_dataset[column])
+        made[column] = padded(ids, fill=0)
+        made[f"{column}/lengths"] = np.array([len(row) for row in ids])
+    return made
+
+
+def log_ratios(trainer: DPOTrainer) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Summed log π and log π/π_ref of chosen and rejected answers [2, pairs], tokens [2, pairs]."""
+    batch = next(iter(trainer.get_train_dataloader()))
+    mask = batch["completion_mask"][:, 1:]
+    sums = []
+    with torch.no_grad():
+        for model in (trainer.model, trainer.ref_model):
+            logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+            picked = logits.log_softmax(-1)[:, :-1].gather(-1, batch["input_ids"][:, 1:, None])
+            sums.append((picked[..., 0] * mask).sum(1).reshape(2, -1))
+    return sums[0], sums[0] - sums[1], mask.sum(1).reshape(2, -1)
+
+
+def cpo_losses(trainer: DPOTrainer) -> dict[str, np.ndarray]:
+    """What CPOTrainer's arithmetic makes of the same pairs: SimPO, and label smoothing."""
+
+    def losses(inputs: torch.Tensor, **settings: float | str) -> np.ndarray:
+        own = types.SimpleNamespace(
+            accelerator=types.SimpleNamespace(device="cpu"), alpha=0.0, **settings
+        )
+        return CPOTrainer.cpo_loss(own, inputs[0], inputs[1])[0].mean().numpy()
+
+    policy, ratios, tokens = log_ratios(trainer)
+    simpo = {"beta": 2.0, "simpo_gamma": rows.DPO_MARGIN, "label_smoothing": 0.0}
+    smoothed = {"beta": 0.1, "label_smoothing": rows.DPO_SMOOTHING}
+    return {
+        "simpo/loss": losses(policy / tokens, loss_type="simpo", **simpo),
+        "conservative/loss": losses(ratios, loss_type="sigmoid", **smoothed),
+    }
+
+
+def main() -> int:
+    torch.set_num_threads(1)
+    golden = compare.Golden(cases.FOLDER, compare.parse_check(__doc__ or ""), tolerance=1e-5)
+    made = {}
+    for name in rows.DPO_LOSSES:
+        found, trainer = step_of(name)
+        made |= found
+        print(name, found[f"{name}/loss"], found[f"{name}/grad_norm"])
+    made |= token_rows(trainer) | cpo_losses(trainer)
+    golden.arrays(rows.DPO_FILE.name, made)
+    return golden.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
