@@ -158,11 +158,7 @@ class Layer(nnx.Module):
             towards = position_scores(k, self.by_distance(project(name, positions), T))
             scores += jnp.swapaxes(towards, -1, -2)
         terms = 1 + config.content_to_position + config.position_to_content
-        scores = scores * (config.head_size * terms) ** -0.5
-        lowest = jnp.finfo(jnp.float32).min
-        scores = jnp.where(mask[:, None, None, :], scores, lowest)
-        weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-        return jnp.einsum("bhts,bshe->bthe", weights, v).reshape(B, T, -1)
+        return layers.attend(scores * (config.head_size * terms) ** -0.5, v, mask)
 
     def project(self, name: str, x, run: Execution, adapters: dict[str, lora.Leaves]):
         """x through a projection, split into heads."""

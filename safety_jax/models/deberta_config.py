@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from safety_jax.errors import CheckpointError
-from safety_jax.models import deberta
+from safety_jax.models import deberta, layers
 from safety_jax.models.attributes import Attributes, refuse_unknown
 from safety_jax.models.layers import ACTIVATIONS, HeadConfig
-from safety_jax.models.layout import Layout, Row
+from safety_jax.models.layout import Layout, Row, dense_rows, norm_rows
 
 MODEL_TYPE, ARCHITECTURE = "deberta-v2", "DebertaV2ForSequenceClassification"
 DEFAULTS: dict[str, Any] = {
@@ -46,14 +46,6 @@ IRRELEVANT = frozenset(
 )
 
 
-def _dense(theirs: str, ours: str) -> tuple[Row, Row]:
-    return Row(f"{theirs}.weight", f"{ours}.kernel"), Row(f"{theirs}.bias", f"{ours}.bias")
-
-
-def _norm(theirs: str, ours: str) -> tuple[Row, Row]:
-    return Row(f"{theirs}.weight", f"{ours}.scale"), Row(f"{theirs}.bias", f"{ours}.bias")
-
-
 _LAYER, _EMBEDDINGS = "deberta.encoder.layer.{layer}", "deberta.embeddings"
 LAYOUT = Layout(
     rows=(
@@ -61,30 +53,30 @@ LAYOUT = Layout(
         Row(f"{_EMBEDDINGS}.position_embeddings.weight", "position_embedding"),
         Row(f"{_EMBEDDINGS}.token_type_embeddings.weight", "type_embedding"),
         Row(f"{_EMBEDDINGS}.embed_proj.weight", "embedding_projection.kernel"),
-        *_norm(f"{_EMBEDDINGS}.LayerNorm", "embedding_norm"),
-        *_dense(f"{_LAYER}.attention.self.query_proj", "layers.query"),
-        *_dense(f"{_LAYER}.attention.self.key_proj", "layers.key"),
-        *_dense(f"{_LAYER}.attention.self.value_proj", "layers.value"),
-        *_dense(f"{_LAYER}.attention.self.pos_key_proj", "layers.position_key"),
-        *_dense(f"{_LAYER}.attention.self.pos_query_proj", "layers.position_query"),
-        *_dense(f"{_LAYER}.attention.output.dense", "layers.output"),
-        *_norm(f"{_LAYER}.attention.output.LayerNorm", "layers.attention_norm"),
-        *_dense(f"{_LAYER}.intermediate.dense", "layers.up"),
-        *_dense(f"{_LAYER}.output.dense", "layers.down"),
-        *_norm(f"{_LAYER}.output.LayerNorm", "layers.mlp_norm"),
+        *norm_rows(f"{_EMBEDDINGS}.LayerNorm", "embedding_norm"),
+        *dense_rows(f"{_LAYER}.attention.self.query_proj", "layers.query"),
+        *dense_rows(f"{_LAYER}.attention.self.key_proj", "layers.key"),
+        *dense_rows(f"{_LAYER}.attention.self.value_proj", "layers.value"),
+        *dense_rows(f"{_LAYER}.attention.self.pos_key_proj", "layers.position_key"),
+        *dense_rows(f"{_LAYER}.attention.self.pos_query_proj", "layers.position_query"),
+        *dense_rows(f"{_LAYER}.attention.output.dense", "layers.output"),
+        *norm_rows(f"{_LAYER}.attention.output.LayerNorm", "layers.attention_norm"),
+        *dense_rows(f"{_LAYER}.intermediate.dense", "layers.up"),
+        *dense_rows(f"{_LAYER}.output.dense", "layers.down"),
+        *norm_rows(f"{_LAYER}.output.LayerNorm", "layers.mlp_norm"),
         Row("deberta.encoder.rel_embeddings.weight", "relative_embedding"),
-        *_norm("deberta.encoder.LayerNorm", "relative_norm"),
-        *_dense("deberta.encoder.conv.conv", "convolution"),
-        *_norm("deberta.encoder.conv.LayerNorm", "convolution.norm"),
-        *_dense("pooler.dense", "score.dense"),
-        *_dense("classifier", "score.output"),
+        *norm_rows("deberta.encoder.LayerNorm", "relative_norm"),
+        *dense_rows("deberta.encoder.conv.conv", "convolution"),
+        *norm_rows("deberta.encoder.conv.LayerNorm", "convolution.norm"),
+        *dense_rows("pooler.dense", "score.dense"),
+        *dense_rows("classifier", "score.output"),
     ),
     derived=r"deberta\.embeddings\.position_ids",
     renamed=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
     prefix="deberta.",
     other_heads=r"(cls|lm_predictions|mask_predictions|qa_outputs|classifier|pooler)\..*",
 )
-TARGETS = {
+TARGETS: dict[str, str | tuple[str, ...]] = {
     "query_proj": "query",
     "key_proj": "key",
     "value_proj": "value",
@@ -179,15 +171,8 @@ def _convolution(found: Attributes) -> deberta.Convolution | None:
 
 def head(config: deberta.Config, labels: int) -> HeadConfig:
     """The pooler, which is a dense layer on the first token, and the classifier."""
-    return HeadConfig(
-        width=config.width,
-        labels=labels,
-        reads="first",
-        activation=config.pooler_activation,
-        bias=True,
-        mean=(0.0,) * labels,
-        deviation=(1.0,) * labels,
-        initializer_range=config.initializer_range,
+    return layers.fresh_head(
+        config, labels, "first", activation=config.pooler_activation, bias=True
     )
 
 
@@ -196,11 +181,7 @@ def attributes(
 ) -> dict[str, Any]:
     """The config.json of the trunk with a sequence head; what `given` says goes along if it is of
     this very model."""
-    try:
-        carried = given is not None and parse(given, "config.json") == config
-    except CheckpointError:
-        carried = False
-    found = dict(given or {}) if carried else _fresh(config)
+    found = layers.carried(given, config, parse) or _fresh(config)
     return found | {
         "model_type": MODEL_TYPE,
         "architectures": [ARCHITECTURE],

@@ -10,13 +10,12 @@ trunk's kernels take LoRA adapters; the head under "score" is small and trained 
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
@@ -24,18 +23,9 @@ from jaxtyping import Array, Bool, Float, Int
 from safety_jax import mesh as meshes
 from safety_jax import trees
 from safety_jax.errors import CheckpointError, ConfigError
-from safety_jax.models import (
-    attention,
-    deberta,
-    deberta_config,
-    layers,
-    layout,
-    llama,
-    llama_heads,
-    lora,
-)
+from safety_jax.models import attention, layers, layout, llama, llama_heads, lora
 from safety_jax.models import folder as folders
-from safety_jax.models.families import FAMILIES
+from safety_jax.models.kinds import KINDS, MODEL_TYPES
 
 SCORE = "score"  # the head's subtree
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
@@ -66,62 +56,6 @@ class Scorer:
     def labels(self) -> int:
         """Outputs a sequence: 1 for a reward, more for a classifier."""
         return self.head.labels
-
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """What an architecture brings.
-
-    Attributes:
-        module: declares the trunk's weights, given `trunk(config)`.
-        forward: (config, weights, ids, types, mask, run, adapters) to hidden states.
-        head: (config, labels) to the head that a fresh scorer gets.
-        attributes: (config, given, dtype, source) to the exported config.json; labels are added.
-        targets: Hugging Face's names of the projections that adapters can go on, and ours.
-    """
-
-    module: Callable[..., nnx.Module]
-    trunk: Callable[[Any], Any]
-    forward: Callable[..., Any]
-    layout: layout.Layout
-    targets: Mapping[str, str | tuple[str, ...]]
-    parse: Callable[[Mapping[str, Any], str], Any]
-    head: Callable[[Any, int], layers.HeadConfig]
-    architecture: Callable[[str], str]
-    attributes: Callable[..., dict[str, Any]]
-    pairs: bool
-
-
-LLAMA = Kind(
-    module=llama.Llama,
-    trunk=llama_heads.trunk,
-    forward=llama_heads.forward,
-    layout=llama_heads.LAYOUT,
-    targets=lora.TARGETS,
-    parse=llama_heads.parse,
-    head=llama_heads.head,
-    architecture=llama_heads.architecture,
-    attributes=llama_heads.attributes,
-    pairs=False,
-)
-DEBERTA = Kind(
-    module=deberta.Deberta,
-    trunk=lambda config: config,
-    forward=deberta.forward,
-    layout=deberta_config.LAYOUT,
-    targets=deberta_config.TARGETS,
-    parse=deberta_config.parse,
-    head=deberta_config.head,
-    architecture=lambda model_type: deberta_config.ARCHITECTURE,
-    attributes=deberta_config.attributes,
-    pairs=True,
-)
-KINDS = {
-    "llama": LLAMA,
-    "beaver": dataclasses.replace(LLAMA, layout=llama_heads.BEAVER_LAYOUT),
-    "deberta": DEBERTA,
-}
-MODEL_TYPES = {deberta_config.MODEL_TYPE: "deberta"} | dict.fromkeys(FAMILIES, "llama")
 
 
 # ---------------------------------------------------------------------------- reading
@@ -208,7 +142,7 @@ def _labels(given: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], str 
 def parameters(scorer: Scorer) -> dict[str, meshes.Parameter]:
     """Every weight by its dotted name, the head's below "score"."""
     kind = KINDS[scorer.kind]
-    declared = layers.parameters(kind.module, kind.trunk(scorer.config))
+    declared = layers.parameters(kind.module, scorer.config)
     head = layers.parameters(layers.Head, scorer.head)
     return declared | {f"{SCORE}.{name}": parameter for name, parameter in head.items()}
 
@@ -239,9 +173,7 @@ def initialize(scorer: Scorer, key: jax.Array, mesh: Mesh, dtype: DTypeLike) -> 
     """Random weights, made where they live."""
     kind, where = KINDS[scorer.kind], shardings(scorer, mesh)
     trunk_key, head_key = jax.random.split(key)
-    trunk = layers.initialize(
-        kind.module, kind.trunk(scorer.config), trunk_key, _trunk(where), dtype
-    )
+    trunk = layers.initialize(kind.module, scorer.config, trunk_key, _trunk(where), dtype)
     return trunk | {
         SCORE: layers.initialize(layers.Head, scorer.head, head_key, where[SCORE], dtype)
     }

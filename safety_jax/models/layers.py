@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from safety_jax import mesh as meshes
 from safety_jax import trees
+from safety_jax.errors import CheckpointError
 from safety_jax.models import lora
 from safety_jax.models.llama import REMAT, Execution, Projection
 
@@ -150,6 +151,16 @@ def run_stack(layers: nnx.Module, leaves: dict[str, lora.Leaves], x, run: Execut
     return x
 
 
+def attend(
+    scores: Float[Array, "B H T S"], v: Float[Array, "B S H E"], mask: Bool[Array, "B S"]
+) -> Float[Array, "B T D"]:
+    """Values by softmax over the real tokens, in both directions; softmax in float32."""
+    lowest = jnp.finfo(jnp.float32).min
+    weights = jax.nn.softmax(jnp.where(mask[:, None, None, :], scores, lowest), axis=-1)
+    mixed = jnp.einsum("bhts,bshe->bthe", weights.astype(v.dtype), v)
+    return mixed.reshape(*mixed.shape[:2], -1)
+
+
 # ---------------------------------------------------------------------------- score heads
 
 
@@ -171,6 +182,22 @@ class HeadConfig:
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     initializer_range: float
+
+
+def fresh_head(
+    config: Any, labels: int, reads: str, *, activation: str | None, bias: bool
+) -> HeadConfig:
+    """The head of a trunk with this config, without normaliser."""
+    return HeadConfig(
+        width=config.width,
+        labels=labels,
+        reads=reads,
+        activation=activation,
+        bias=bias,
+        mean=(0.0,) * labels,
+        deviation=(1.0,) * labels,
+        initializer_range=config.initializer_range,
+    )
 
 
 class Head(nnx.Module):
@@ -211,3 +238,33 @@ def read_token(
     index = jnp.arange(mask.shape[1], dtype=jnp.int32)
     last = jnp.max(jnp.where(mask, index[None], 0), axis=1)
     return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+
+
+# ---------------------------------------------------------------------------- exported config.json
+
+
+def carried(
+    given: Mapping[str, Any] | None, config: Any, parse: Callable[..., Any]
+) -> dict[str, Any] | None:
+    """Attributes that came with a trunk, if they describe exactly this one."""
+    try:
+        same = given is not None and parse(given, "config.json") == config
+    except CheckpointError:
+        return None
+    return dict(given or {}) if same else None
+
+
+def pad_token(
+    attributes: Mapping[str, Any], token_ids: Mapping[str, int | None]
+) -> dict[str, int | None]:
+    """The padding's id for the config.json of a head that reads the last token.
+
+    Without it `transformers` scores no batch. It looks for this id to find the last real token, so
+    an id that may end a sequence would give another score than ours: the tokenizer's padding is
+    taken only where it is not the end of text as well.
+    """
+    given = attributes.get("pad_token_id")
+    padding = token_ids["pad_token_id"]
+    if given is None and padding != token_ids["eos_token_id"]:
+        return {"pad_token_id": padding}
+    return {"pad_token_id": given}

@@ -42,6 +42,17 @@ class Row(NamedTuple):
     transposed: bool = False
 
 
+def dense_rows(theirs: str, ours: str, transposed: bool = False) -> tuple[Row, Row]:
+    """A kernel and its bias."""
+    kernel = Row(f"{theirs}.weight", f"{ours}.kernel", transposed)
+    return kernel, Row(f"{theirs}.bias", f"{ours}.bias")
+
+
+def norm_rows(theirs: str, ours: str) -> tuple[Row, Row]:
+    """A layer norm's scale and bias."""
+    return Row(f"{theirs}.weight", f"{ours}.scale"), Row(f"{theirs}.bias", f"{ours}.bias")
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """The rows of an architecture, and what else its files may hold.

@@ -12,12 +12,13 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from safety_jax import trees
 from safety_jax.errors import CheckpointError
 from safety_jax.models import folder as folders
-from safety_jax.models import hf, hf_config, llama, lora, safetensors
+from safety_jax.models import hf, hf_config, layers, llama, lora, safetensors
 from safety_jax.models.attributes import Attributes
 from safety_jax.models.families import FAMILIES
 from safety_jax.models.layers import HeadConfig
@@ -75,22 +76,18 @@ def is_beaver(given: Mapping[str, Any]) -> bool:
     return (given.get("architectures") or [None])[0] in BEAVER
 
 
-def trunk(config: llama.Config) -> llama.Config:
+def without_head(config: llama.Config) -> llama.Config:
     """The model without a language-model head."""
     return dataclasses.replace(config, tied_embeddings=True)
 
 
+def trunk(config: llama.Config, *, rngs: nnx.Rngs) -> llama.Llama:
+    """Declares the trunk's weights."""
+    return llama.Llama(without_head(config), rngs=rngs)
+
+
 def head(config: llama.Config, labels: int) -> HeadConfig:
-    return HeadConfig(
-        width=config.width,
-        labels=labels,
-        reads="last",
-        activation=None,
-        bias=False,
-        mean=(0.0,) * labels,
-        deviation=(1.0,) * labels,
-        initializer_range=config.initializer_range,
-    )
+    return layers.fresh_head(config, labels, "last", activation=None, bias=False)
 
 
 def forward(
@@ -105,7 +102,7 @@ def forward(
     """The last hidden state; LLaMA has no token types. Padding is segment 0."""
     positions = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
     segments = mask.astype(jnp.int32)
-    return llama.forward(trunk(config), weights, ids, positions, segments, run, adapters)
+    return llama.forward(without_head(config), weights, ids, positions, segments, run, adapters)
 
 
 # ---------------------------------------------------------------------------- beaver
@@ -164,10 +161,7 @@ def attributes(
         carried = carried if hf_config.describes(carried, config) else None
     token_ids = folders.token_ids(source)
     found = hf_config.to_hf_config(config, carried, dtype, token_ids)
-    if found.get("pad_token_id") is None and token_ids["pad_token_id"] != token_ids["eos_token_id"]:
-        # Without it `transformers` scores no batch. It looks for this id to find the last token,
-        # so an id that may end a real sequence would give another score than ours.
-        found["pad_token_id"] = token_ids["pad_token_id"]
+    found |= layers.pad_token(found, token_ids)
     return found | {"architectures": [architecture(found["model_type"])]}
 
 
