@@ -60,3 +60,22 @@ class Preferences:
     reference: Float[Any, "*B 2 T"]
     slots: Int[Any, "*B S"]
     unsafe: Float[Any, "*B S 2"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """Rows of packed answers to judge: segment s of the N rows (b, ...) is one example, a pair's
+    two answers or a single one.
+
+    Attributes:
+        tokens: all sides; the answers' own tokens are in the mask.
+        ends: cell of the last token of segments 1 ... S; 0 where there is none.
+        slots: for segments 1 ... S, the example's number within its batch, or -1.
+        targets: what is known of each side; 0 where nothing is.
+    """
+
+    tokens: Tokens
+    ends: Int[Any, "*B N S"]
+    slots: Int[Any, "*B S"]
+    targets: Float[Any, "*B S N"]

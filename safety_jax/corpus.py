@@ -83,7 +83,7 @@ def read(
         training=encoded(training),
         evaluation=encoded(held_out) if held_out else None,
         mixture=mixture,
-        files=_hashes(mixture),
+        files=hashes(mixture),
         tokenizer=tokens,
         prompt=rendered.prompt(training[0]),
     )
@@ -181,7 +181,7 @@ def read_pairs(
         training=encoded(training),
         evaluation=encoded(held_out) if held_out else None,
         mixture=mixture,
-        files=_hashes(mixture),
+        files=hashes(mixture),
         tokenizer=tokens,
         prompt=rendered.prompt(asked),
         left_out=left_out,
@@ -202,12 +202,18 @@ def describe_pairs(corpus: PairCorpus, prefer: str) -> str:
         f"{corpus.left_out:,} left out by data.prefer={prefer}; {counts[0].cut_prompts} prompts, "
         f"{counts[0].cut_answers} chosen and {counts[1].cut_answers} rejected answers cut",
     ]
-    if corpus.skipped:
-        lines.append(f"{len(corpus.skipped)} rows skipped:")
-        lines += [f"  {row.where}: {row.why}" for row in corpus.skipped[:SHOWN_ROWS]]
-        if len(corpus.skipped) > SHOWN_ROWS:
-            lines.append(f"  and {len(corpus.skipped) - SHOWN_ROWS} more, see skipped.jsonl")
-    return "\n".join(lines)
+    return "\n".join(lines + describe_skipped(corpus.skipped))
+
+
+def describe_skipped(skipped: list[records.Skipped]) -> list[str]:
+    """Lines that name the first skipped rows; none where none was."""
+    if not skipped:
+        return []
+    lines = [f"{len(skipped)} rows skipped:"]
+    lines += [f"  {row.where}: {row.why}" for row in skipped[:SHOWN_ROWS]]
+    if len(skipped) > SHOWN_ROWS:
+        lines.append(f"  and {len(skipped) - SHOWN_ROWS} more, see skipped.jsonl")
+    return lines
 
 
 def describe(corpus: Corpus) -> str:
@@ -221,7 +227,8 @@ def describe(corpus: Corpus) -> str:
     )
 
 
-def _hashes(mixture: mixing.Mixture) -> dict[str, str]:
+def hashes(mixture: mixing.Mixture) -> dict[str, str]:
+    """Source name -> sha256, of sources that are one local file."""
     found = {}
     for share in mixture.shares:
         path = Path(share.spec.partition("?")[0])

@@ -78,6 +78,7 @@ CARD = cards.Card(
     base="huggyllama/llama-7b",
     base_sha256="ab" * 32,
     library="peft",
+    task=cards.GENERATION,
     export="export",
     command="python -m safety_jax.main --config=configs/sft.py:safety=500 --workdir=runs/sit-500",
     config={"optim": {"learning_rate": 1e-4}, "data": {"train": ("a.json|x",)}, "seed": 0},

@@ -111,6 +111,7 @@ class Builder:
         where: str,
         source: str,
         everything: bool = False,
+        end: tuple[int, ...] = (),
     ) -> None:
         """Takes an example in, cut to `max_length`.
 
@@ -118,8 +119,11 @@ class Builder:
             surplus: tokens that should go; for one side of a pair, those of the longer side.
             begin: tokens in front that stay.
             everything: trains the prompt too.
+            end: ids to put behind what is left of the answer, beyond `max_length`.
         """
         self._cut.update(_cut(example, surplus, max_length, begin))
+        example.ids += end
+        example.answer += [True] * len(end)
         answer = np.array(example.answer)
         mask = np.ones_like(answer) if everything else answer
         mask[0] = False
@@ -176,7 +180,7 @@ def encode(
         DataError: a row with nothing to train on, with a prompt that leaves no room, or with a
             token that the model does not have; the message names file and row.
     """
-    _check_choice("data.train_on", train_on, ("response", "everything"))
+    check_choice("data.train_on", train_on, ("response", "everything"))
     begin = check(tokenizer, template, max_length, overlong_prompt)
     builder = Builder()
     skipped: Counter[str] = Counter()
@@ -198,7 +202,7 @@ def check(
     tokenizer: PreTrainedTokenizerBase, template: Template, max_length: int, overlong_prompt: str
 ) -> list[int]:
     """The ids every text begins with; raises a ConfigError where nothing can be encoded."""
-    _check_choice("data.overlong_prompt", overlong_prompt, ("error", "skip"))
+    check_choice("data.overlong_prompt", overlong_prompt, ("error", "skip"))
     if max_length < 2:
         raise ConfigError(f"data.max_length is {max_length}; expected at least 2 tokens")
     if tokenizer.eos_token_id is None:
@@ -246,7 +250,8 @@ def preview(examples: Examples, i: int, tokenizer: PreTrainedTokenizerBase, *, c
     return shown
 
 
-def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises a ConfigError where a value is none of the choices."""
     if value not in choices:
         raise ConfigError(f"{key} is {value!r}; expected one of {', '.join(choices)}")
 

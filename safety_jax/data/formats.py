@@ -29,11 +29,13 @@ class Labels:
         unsafe: whether the chosen and the rejected answer are unsafe.
         chosen_is_safer: the chosen answer is also the safer one.
         categories: kinds of harm, sorted.
+        value: of a single answer: its rating, or 1 for unsafe and 0 for safe.
     """
 
     unsafe: tuple[bool, bool] | None = None
     chosen_is_safer: bool | None = None
     categories: tuple[str, ...] = ()
+    value: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -152,10 +154,10 @@ def _safe_rlhf(row: Row) -> Parsed:
     """A row of PKU-SafeRLHF (Dai et al., arXiv 2310.12773); the better answer is the chosen one."""
     better, safer = (_answer_number(row, f"{what}_response_id") for what in ("better", "safer"))
     answers = [(Message("assistant", text_of(row, f"response_{i}")),) for i in (0, 1)]
-    unsafe = [not _flag(row, f"is_response_{i}_safe") for i in (0, 1)]
+    unsafe = [not flag_of(row, f"is_response_{i}_safe") for i in (0, 1)]
     categories: set[str] = set()
     for i in (0, 1):
-        categories.update(_categories(row, f"response_{i}_harm_category"))
+        categories.update(categories_of(row, f"response_{i}_harm_category"))
     worse = 1 - better
     labels = Labels(
         unsafe=(unsafe[better], unsafe[worse]),
@@ -169,9 +171,9 @@ def _labels(row: Row) -> Labels:
     """The optional columns `chosen_unsafe`, `rejected_unsafe` and `category`."""
     unsafe = None
     if row.get("chosen_unsafe") is not None or row.get("rejected_unsafe") is not None:
-        unsafe = (_flag(row, "chosen_unsafe"), _flag(row, "rejected_unsafe"))
+        unsafe = (flag_of(row, "chosen_unsafe"), flag_of(row, "rejected_unsafe"))
     safer = None if unsafe is None or unsafe[0] == unsafe[1] else unsafe[1]
-    return Labels(unsafe, safer, _categories(row, "category"))
+    return Labels(unsafe, safer, categories_of(row, "category"))
 
 
 def _answer_number(row: Row, column: str) -> int:
@@ -181,7 +183,7 @@ def _answer_number(row: Row, column: str) -> int:
     return int(value)
 
 
-def _flag(row: Row, column: str) -> bool:
+def flag_of(row: Row, column: str) -> bool:
     value = row.get(column)
     if value in (True, False):  # also 1 and 0
         return bool(value)
@@ -191,7 +193,7 @@ def _flag(row: Row, column: str) -> bool:
     raise BadRow(f"{column!r} is {value!r}; expected true or false")
 
 
-def _categories(row: Row, column: str) -> tuple[str, ...]:
+def categories_of(row: Row, column: str) -> tuple[str, ...]:
     """A name, a list of names, or a mapping from name to whether it holds."""
     value = row.get(column)
     if value is None or value == "":

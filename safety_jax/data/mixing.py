@@ -9,11 +9,11 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from safety_jax.data.order import permutation
-from safety_jax.data.records import Pair, Record
+from safety_jax.data.records import Pair, Rated, Record
 from safety_jax.data.sources import Source
 from safety_jax.errors import ConfigError
 
-R = TypeVar("R", Record, Pair)
+R = TypeVar("R", Record, Pair, Rated)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ def mix(sources: Sequence[Source], *, read: Callable[[Source], list[R]], seed: i
     with 100, 500 and 2,000 safety rows differ only in what was added.
 
     Args:
-        read: `records.read_records` or `records.read_pairs`.
+        read: `records.read_records` or another reader of records.
 
     Raises:
         ConfigError: more rows asked for than there are, or two sources of one name.
@@ -103,7 +103,8 @@ def mix(sources: Sequence[Source], *, read: Callable[[Source], list[R]], seed: i
             source.name,
             source.spec,
             available=len(pool),
-            skipped=len(source.rows) - len(pool),
+            # A row may give two records.
+            skipped=max(0, len(source.rows) - len(pool)),
             used=count,
             share=count / len(records),
         )
@@ -180,8 +181,8 @@ def split(records: Sequence[R], *, rows: int, seed: int) -> tuple[list[R], list[
 _SPLIT_STREAM = 1 << 32
 
 
-def _prompt_key(record: Record | Pair) -> str:
-    messages = record.prompt if isinstance(record, Pair) else record.messages
+def _prompt_key(record: Record | Pair | Rated) -> str:
+    messages = record.messages if isinstance(record, Record) else record.prompt
     if messages[-1].role == "assistant":
         messages = messages[:-1]
     text = "\n".join([record.context, *(message.content for message in messages)])

@@ -2,6 +2,8 @@
 
     alpaca       the papers' wording (Alpaca, as in arXiv 2309.07875 and 2412.00074)
     plain        the messages as they are, a blank line between them
+    human_assistant   Anthropic's transcripts, as many judges read (arXiv 2204.05862, 2309.07875)
+    beaver       PKU's wording, for its reward and cost models (arXiv 2310.12773)
     chat         the tokenizer's own chat template
     file:PATH    a JSON file with `prompt_input` and `prompt_no_input`, as alpaca-lora's
 
@@ -68,12 +70,15 @@ def load_template(name: str, tokenizer: PreTrainedTokenizerBase) -> Template:
         return ALPACA
     if name == "plain":
         return Plain()
+    if name in JUDGES:
+        return JUDGES[name]
     if name == "chat":
         return Chat(tokenizer)
     if name.startswith("file:"):
         return _read_template(name.removeprefix("file:"))
     raise ConfigError(
-        f"data.template: unknown template {name!r}; expected alpaca, plain, chat or file:PATH"
+        f"data.template: unknown template {name!r}; expected alpaca, plain, "
+        f"{', '.join(JUDGES)}, chat or file:PATH"
     )
 
 
@@ -150,6 +155,24 @@ ALPACA = Instruction(
     without_input=f"{_TASK}. {_REQUEST}\n\n{_BLOCK}### Response:\n",
     next_turn=f"\n\n{_BLOCK}### Response:\n",
 )
+
+# Wordings of judges; scoring/sequence.py has the same.
+_HUMAN = "\n\nHuman: {instruction}"
+_USER = "USER: {instruction}"
+JUDGES = {
+    "human_assistant": Instruction(
+        name="human_assistant",
+        with_input=f"{_HUMAN}\n\n{{input}}\n\nAssistant: ",
+        without_input=f"{_HUMAN}\n\nAssistant: ",
+        next_turn=f"{_HUMAN}\n\nAssistant: ",
+    ),
+    "beaver": Instruction(
+        name="beaver",
+        with_input=f"BEGINNING OF CONVERSATION: {_USER}\n\n{{input}} ASSISTANT:",
+        without_input=f"BEGINNING OF CONVERSATION: {_USER} ASSISTANT:",
+        next_turn=None,
+    ),
+}
 
 
 def _read_template(path: str) -> Instruction:

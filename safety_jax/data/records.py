@@ -64,6 +64,24 @@ class Pair:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Rated:
+    """One answer and what somebody said of it. Fields as in `Record`.
+
+    Attributes:
+        value: its rating, or 1 for unsafe and 0 for safe.
+        categories: kinds of harm.
+    """
+
+    prompt: tuple[Message, ...]
+    answer: tuple[Message, ...]
+    context: str
+    source: str
+    where: str
+    value: float
+    categories: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Skipped:
     """A row that was left out, and why."""
 
@@ -118,6 +136,36 @@ def read_responses(source: Source) -> list[Record]:
         Record(parsed.prompt + parsed.chosen, parsed.context, source.name, where)
         for where, parsed in _parse(source, RESPONSES, _needs_answer)
     ]
+
+
+def read_rated(
+    source: Source, formats: Sequence[Format], skipped: list[Skipped] | None = None
+) -> list[Rated]:
+    """Rows of answers with a rating, or a safety label; a pair with two labels gives both answers.
+
+    Args:
+        formats: `ratings.RATINGS` or `ratings.LABELS`.
+        skipped: as in `read_pairs`.
+
+    Raises:
+        DataError: as `read_records`; also a row without rating or label.
+    """
+    found = []
+    for where, parsed in _parse(source, formats, _needs_value, skipped):
+        values = parsed.labels.unsafe or (parsed.labels.value,)
+        for answer, value in zip((parsed.chosen, parsed.rejected), values, strict=False):
+            found.append(
+                Rated(
+                    parsed.prompt,
+                    answer,
+                    parsed.context,
+                    source.name,
+                    where,
+                    float(value or 0.0),
+                    parsed.labels.categories,
+                )
+            )
+    return found
 
 
 def read_prompts(source: Source) -> list[Record]:
@@ -208,6 +256,12 @@ def _needs_answer(parsed: Parsed) -> None:
     _needs_prompt(parsed)
     if not parsed.chosen:
         raise BadRow("no answer to learn")
+
+
+def _needs_value(parsed: Parsed) -> None:
+    _needs_answer(parsed)
+    if parsed.rejected and parsed.labels.unsafe is None:
+        raise BadRow("does not say which answers are unsafe; add chosen_unsafe and rejected_unsafe")
 
 
 def _needs_two_answers(parsed: Parsed) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 from safety_jax import trees
 
+GENERATION, CLASSIFICATION = "text-generation", "text-classification"  # the Hub's names
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -46,6 +48,7 @@ class Card:
         base: the base model's folder or hub id.
         base_sha256: hash of its weight files; None when training began at random weights.
         library: `peft` for an adapter folder, `transformers` for a whole model.
+        task: GENERATION, or CLASSIFICATION for a judge.
         export: the exported folder, as seen from where the card lies.
         command: what to run to get this model again.
         config: the whole config.
@@ -66,6 +69,7 @@ class Card:
     base: str
     base_sha256: str | None
     library: str
+    task: str
     export: str
     command: str
     config: Mapping[str, Any]
@@ -107,7 +111,7 @@ def render(card: Card) -> str:
 def _front_matter(card: Card) -> str:
     """YAML; strings are quoted as JSON, which YAML contains."""
     tags = ["safety_jax", "safety", card.stage, *(["lora"] if card.library == "peft" else [])]
-    lines = [f"library_name: {card.library}", "pipeline_tag: text-generation"]
+    lines = [f"library_name: {card.library}", f"pipeline_tag: {card.task}"]
     if _is_hub_id(card.base):  # the Hub refuses a card whose base model is a folder
         lines.append(f"base_model: {json.dumps(card.base)}")
         lines.append(f"base_model_relation: {'adapter' if card.library == 'peft' else 'finetune'}")
@@ -138,6 +142,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained({base})
 base = AutoModelForCausalLM.from_pretrained({base}, dtype="bfloat16")
 model = PeftModel.from_pretrained(base, {export})"""
+    elif card.task == CLASSIFICATION:
+        code = f"""\
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({export})
+model = AutoModelForSequenceClassification.from_pretrained({export})"""
     else:
         code = f"""\
 from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from safety_jax import metrics, workdir
+from safety_jax import metrics, statistics, workdir
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +22,7 @@ _HALF_LIFE_OF_RUN = 0.02
 _RAW, _SMOOTH, _VALIDATION, _TEXT, _GRID = "#9db7d5", "#1f4e8c", "#d1495b", "#333333", "#e6e6e6"
 
 
-def loss(file: Path, target: Path, title: str) -> bool:
+def loss(file: Path, target: Path, title: str, unit: str = "loss, nats per trained token") -> bool:
     """Draws training loss (raw and smoothed) and validation loss over steps into a PNG.
 
     Args:
@@ -47,7 +47,7 @@ def loss(file: Path, target: Path, title: str) -> bool:
         _draw_validation(axes, validation)
     axes.set_ylim(*_limits(training[1], validation[1]))
     axes.set_xlabel("optimizer step")
-    axes.set_ylabel("loss, nats per trained token")
+    axes.set_ylabel(unit)
     axes.legend(loc="best", facecolor="white", edgecolor="none", framealpha=0.85)
     _add_token_axis(axes, series(rows, "num_tokens"))
     _save(figure, target)
@@ -101,6 +101,37 @@ def _draw_pair(axes: "Axes", rows: Sequence[Mapping[str, Any]], name: str, colou
             at, measured, color=colour, marker="o", markersize=4, linestyle="none",
             label=f"{label}, validation: {measured[-1]:.3g} at the end",
         )  # fmt: skip
+
+
+def reliability(
+    confidence: Sequence[float],
+    accuracy: Sequence[float],
+    count: Sequence[int],
+    target: Path,
+    title: str,
+) -> None:
+    """Draws how often a judge is right against how sure it is; a dot's area is its share.
+
+    Args:
+        confidence, accuracy, count: of each bin, see `calibration.Reliability`.
+    """
+    figure, axes = _figure(title)
+    axes.xaxis.get_major_locator().set_params(integer=False)
+    axes.plot([0.5, 1], [0.5, 1], color="#999999", linewidth=0.8, label="as sure as right")
+    n = np.asarray(count)
+    bounds = [statistics.wilson(round(a * k), int(k)) for a, k in zip(accuracy, n, strict=True)]
+    low, high = np.array(bounds).T
+    axes.vlines(confidence, low, high, color=_SMOOTH, alpha=0.4)
+    axes.scatter(
+        confidence, accuracy, s=20 + 400 * n / n.sum(), color=_SMOOTH, zorder=3,
+        label="held-out examples, with 95% intervals",
+    )  # fmt: skip
+    axes.set_xlim(0.49, 1.01)
+    axes.set_ylim(min(0.45, float(low.min())), 1.02)
+    axes.set_xlabel("confidence: probability of the likelier outcome")
+    axes.set_ylabel("share that is right")
+    axes.legend(frameon=False, fontsize=9, labelcolor=_TEXT)
+    _save(figure, target)
 
 
 def series(rows: Sequence[Mapping[str, Any]], name: str) -> Series:

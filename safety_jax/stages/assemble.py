@@ -7,14 +7,16 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from safety_jax import compilation, loop, metrics, optim, policy, trees, workdir
+from safety_jax import mesh as meshes
 from safety_jax import step as steps
 from safety_jax.checkpoint import Checkpoints, abstract
 from safety_jax.data import encode, loader
@@ -39,7 +41,8 @@ def check_values(config: ConfigDict) -> None:
         ("log.eval_every_steps", config.log.eval_every_steps),
         ("checkpoint.every_steps", config.checkpoint.every_steps),
         ("checkpoint.keep_last", config.checkpoint.keep_last),
-        ("train.chunk_tokens", config.train.chunk_tokens),
+        # Judges have no vocabulary to visit in chunks.
+        *((f"train.{key}", config.train[key]) for key in ("chunk_tokens",) if key in config.train),
     ):
         if value < 1:
             raise ConfigError(f"{key} is {value}; expected at least 1")
@@ -102,15 +105,7 @@ def build_policy(
     """The policy, its trainable and its frozen tree, as the `model` and `lora` groups say."""
     adapter = None
     if config.lora.rank > 0:
-        adapter = peft.Settings(
-            rank=config.lora.rank,
-            alpha=config.lora.alpha,
-            dropout=config.lora.dropout,
-            targets=lora.targets(tuple(config.lora.targets)),
-            rslora=config.lora.rslora,
-            base_name=config.model.path,
-            dtype="float32",
-        )
+        adapter = adapter_settings(config, lora.targets(tuple(config.lora.targets)))
     execution = policy.execution(
         model,
         mesh,
@@ -129,6 +124,19 @@ def build_policy(
         start_from=folders.resolve(config.model.adapter) if config.model.adapter else None,
         chunk_tokens=config.train.chunk_tokens,
         key=jax.random.key(config.seed),
+    )
+
+
+def adapter_settings(config: ConfigDict, targets: tuple[str, ...]) -> peft.Settings:
+    """The config's `lora` group, its targets under our names."""
+    return peft.Settings(
+        rank=config.lora.rank,
+        alpha=config.lora.alpha,
+        dropout=config.lora.dropout,
+        targets=targets,
+        rslora=config.lora.rslora,
+        base_name=config.model.path,
+        dtype="float32",
     )
 
 
@@ -169,14 +177,16 @@ def make_step(
     return state, steps.make(loss, count, optimizer, rate, where)
 
 
-def describe_model(config: ConfigDict, model: llama.Config, mesh: Mesh) -> str:
+def describe_model(
+    config: ConfigDict, declared: Mapping[str, meshes.Parameter], max_positions: int, mesh: Mesh
+) -> str:
     """One line on weights and mesh, and a warning where rows are longer than the model's own."""
-    weights = sum(math.prod(p.shape) for p in llama.parameters(model).values())
+    weights = sum(math.prod(p.shape) for p in declared.values())
     text = f"{weights:,} weights on {mesh.size} {mesh.devices.flat[0].device_kind} as {sizes(mesh)}"
-    if config.data.max_length > model.max_positions:
+    if config.data.max_length > max_positions:
         text += (
             f"\nwarning: data.max_length {config.data.max_length} is more than the "
-            f"{model.max_positions} positions the model was made for"
+            f"{max_positions} positions the model was made for"
         )
     return text
 
@@ -315,10 +325,22 @@ def export(
                 folders.copy_matching(folders.resolve(own), folders.TOKENIZER_FILES, target)
 
 
+@runtime_checkable
+class Trained(Protocol):
+    """What a card says of a model in training, policy or judge."""
+
+    @property
+    def run(self) -> llama.Execution: ...
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def adapter(self) -> peft.Settings | None: ...
+
+
 def write_card(
     config: ConfigDict,
     place: workdir.Workdir,
-    trained: policy.Policy,
+    trained: Trained,
     batches: loader.Loader,
     fitted: Fitted,
     began: float,
@@ -329,8 +351,15 @@ def write_card(
     prompt: str,
     notes: tuple[str, ...],
     plots: tuple[str, ...],
+    task: str = card.GENERATION,
+    results: Mapping[str, float | int | str] | None = None,
 ) -> None:
-    """The model card in the run's folder and in `export/`, from what the run left behind."""
+    """The model card in the run's folder and in `export/`, from what the run left behind.
+
+    Args:
+        task: see `card.Card`; judges are exported whole.
+        results: more of them.
+    """
     # From the file, not from memory: a finished run that is started again measures nothing anew.
     rows = metrics.read(place.metrics)
     evaluations = {row.pop("step"): row for row in rows if config.checkpoint.best_metric in row}
@@ -343,7 +372,8 @@ def write_card(
         stage=config.stage,
         base=config.model.path,
         base_sha256=folders.fingerprint(trained.folder) if pretrained else None,
-        library="transformers" if trained.adapter is None else "peft",
+        library="peft" if trained.adapter and task == card.GENERATION else "transformers",
+        task=task,
         export="export",
         command=start["command"],
         config=place.config,
@@ -358,6 +388,7 @@ def write_card(
             "seconds of this start": time.perf_counter() - began,
             "recompilations": fitted.recompilations,
             **evaluations.get(fitted.chosen, {}),
+            **(results or {}),
         },
         hardware={
             "device": mesh.devices.flat[0].device_kind,

@@ -234,7 +234,7 @@ def introduce(
         f"{batches.microbatches} microbatches of {config.train.rows_per_microbatch} packed double "
         f"rows; {batches.padding_share:.1%} padding"
     )
-    print(assemble.describe_model(config, model, mesh))
+    print(assemble.describe_model(config, llama.parameters(model), model.max_positions, mesh))
     colour = sys.stdout.isatty()
     marked = "green" if colour else "[[ ]]"
     for name, side in (("chosen", data.training.chosen), ("rejected", data.training.rejected)):

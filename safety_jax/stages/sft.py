@@ -122,7 +122,7 @@ def introduce(
         f"{batches.microbatches} microbatches of {config.train.rows_per_microbatch} packed rows; "
         f"{batches.padding_share:.1%} padding"
     )
-    print(assemble.describe_model(config, model, mesh))
+    print(assemble.describe_model(config, llama.parameters(model), model.max_positions, mesh))
     colour = sys.stdout.isatty()
     marked = "green" if colour else "[[ ]]"
     shown = encode.preview(data.training, 0, data.tokenizer, colour=colour)

@@ -1,0 +1,124 @@
+"""How good a judge's scores are, and whether its confidence can be taken at its word.
+
+Host arithmetic over a held-out set. `scores` are log-odds: σ(score) is the probability that the
+outcome is 1.
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import optimize, special, stats
+
+Values = Float[np.ndarray, " n"]
+Outcomes = Bool[np.ndarray, " n"]
+WIDEST = 100.0  # temperatures are sought between 1 / WIDEST and WIDEST
+
+
+def auc(scores: Values, positive: Outcomes) -> float | None:
+    """The probability that a positive has the higher score of a random positive and a random
+    negative, equal scores counting one half: (R - p (p + 1) / 2) / (p n) by the sum R of the
+    positives' mid-ranks (Mann and Whitney, 1947). None without both."""
+    p, n = int(positive.sum()), int((~positive).sum())
+    if p == 0 or n == 0:
+        return None
+    ranks = stats.rankdata(scores)[positive].sum()
+    return float((ranks - p * (p + 1) / 2) / (p * n))
+
+
+@dataclasses.dataclass(frozen=True)
+class Reliability:
+    """Equal-width bins of confidence; empty bins are left out.
+
+    Attributes:
+        confidence, accuracy: mean probability of the predicted outcome, and share that was right.
+        count: examples of each bin.
+    """
+
+    confidence: Float[np.ndarray, " bins"]
+    accuracy: Float[np.ndarray, " bins"]
+    count: Int[np.ndarray, " bins"]
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: Σ count/n |accuracy - confidence| (Guo et al., arXiv
+        1706.04599, eq. 3)."""
+        gaps = np.abs(self.accuracy - self.confidence)
+        return float((self.count * gaps).sum() / self.count.sum())
+
+
+def reliability(scores: Values, outcomes: Outcomes, *, bins: int) -> Reliability:
+    """Confidence against accuracy: the prediction is the likelier outcome, its probability lies
+    between 1/2 and 1."""
+    confidence = special.expit(np.abs(scores))
+    right = (scores > 0) == outcomes
+    index = np.clip(((confidence - 0.5) * 2 * bins).astype(int), 0, bins - 1)
+    count = np.bincount(index, minlength=bins)
+    kept = count > 0
+    sums = [np.bincount(index, weights=w, minlength=bins)[kept] for w in (confidence, right)]
+    return Reliability(sums[0] / count[kept], sums[1] / count[kept], count[kept])
+
+
+def nll(scores: Values, outcomes: Outcomes) -> float:
+    """Mean negative log-likelihood of the outcomes."""
+    return float(np.logaddexp(0, np.where(outcomes, -scores, scores)).mean())
+
+
+def temperature(scores: Values, outcomes: Outcomes) -> float:
+    """T that makes σ(score / T) most likely (Guo et al., arXiv 1706.04599, section 4.2).
+
+    Between 1/100 and 100; the ends mean that the scores hold no confidence worth the name, or that
+    no prediction is wrong.
+    """
+    found = optimize.minimize_scalar(
+        lambda log: nll(scores / np.exp(log), outcomes),
+        bounds=(-np.log(WIDEST), np.log(WIDEST)),
+        method="bounded",
+    )
+    return float(np.exp(found.x))
+
+
+def cross_fitted(
+    scores: Values, outcomes: Outcomes, *, bins: int
+) -> tuple[float, float] | tuple[None, None]:
+    """ECE and NLL after scaling, each half by the temperature of the other.
+
+    Every other example makes a half, so that no temperature is measured where it was fitted. None
+    with fewer than four examples.
+    """
+    if len(scores) < 4:
+        return None, None
+    halves = np.arange(len(scores)) % 2
+    scaled = np.empty_like(scores)
+    for half in (0, 1):
+        here = halves == half
+        scaled[here] = scores[here] / temperature(scores[~here], outcomes[~here])
+    return reliability(scaled, outcomes, bins=bins).error, nll(scaled, outcomes)
+
+
+def logistic(inputs: Values, outcomes: Outcomes, *, intercept: bool) -> tuple[float, float]:
+    """(a, b) of σ(a x + b) by maximum likelihood; b is 0 without intercept.
+
+    What the best judge would do that sees `inputs` alone. A ridge of 1e-6 keeps a finite where one
+    threshold separates the outcomes.
+    """
+    spread = float(inputs.std()) or 1.0
+    x, sign = inputs / spread, np.where(outcomes, 1.0, -1.0)
+
+    def objective(ab):
+        a, b = ab[0], ab[1] * intercept
+        loss = np.logaddexp(0, -sign * (a * x + b)).mean() + 1e-6 * (a**2 + b**2)
+        slope = -sign * special.expit(-sign * (a * x + b))
+        return loss, np.array(
+            [(slope * x).mean() + 2e-6 * a, intercept * (slope.mean() + 2e-6 * b)]
+        )
+
+    found = optimize.minimize(objective, np.zeros(2), jac=True, method="BFGS")
+    return float(found.x[0] / spread), float(found.x[1] * intercept)
+
+
+def correlation(x: Values, y: Values) -> tuple[float, float] | None:
+    """(Pearson, Spearman); None where one of the two does not vary."""
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    return float(stats.pearsonr(x, y)[0]), float(stats.spearmanr(x, y)[0])

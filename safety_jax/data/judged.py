@@ -1,0 +1,277 @@
+"""Answers to be judged, as token ids: how prompt and answer are worded, and what is known of them.
+
+A judge reads the whole of a text, so its ids are those of `tokenizer(text)`, and no ids are kept
+apart for the sake of a prompt. Wordings are those of `prompts.py`, and
+
+    pair    prompt and answer as a text pair, for models that were trained on such (BERT, DeBERTa)
+
+Behind the text stands what the tokenizer puts there, [SEP] for instance, and EOS where it is asked
+for. Both stay where a text had to be cut.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol, cast, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+from transformers import PreTrainedTokenizerBase
+
+from safety_jax.data import encode, prompts
+from safety_jax.data.encode import Encoded, Examples
+from safety_jax.data.records import Pair, Rated, Record, Skipped
+from safety_jax.errors import ConfigError, DataError
+
+PAIR = "pair"
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """Encoded answers; entry i of all fields is one example.
+
+    Attributes:
+        sides: the prompt with the answer, whose tokens are in the mask; of pairs two, chosen and
+            rejected.
+        targets: what is known of each side: a rating, or 1 where it is unsafe; None where pairs do
+            not say.
+        categories: kinds of harm.
+    """
+
+    sides: tuple[Examples, ...]
+    targets: Float[np.ndarray, "n sides"] | None
+    categories: list[tuple[str, ...]]
+
+    def __len__(self) -> int:
+        return len(self.sides[0])
+
+    @property
+    def where(self) -> list[str]:
+        return self.sides[0].where
+
+    @property
+    def source(self) -> list[str]:
+        return self.sides[0].source
+
+    @property
+    def answer_lengths(self) -> Float[np.ndarray, "n sides"]:
+        """Tokens of each answer."""
+        return np.stack([side.trained_lengths for side in self.sides], axis=1).astype(float)
+
+
+# ---------------------------------------------------------------------------- wordings
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """Special tokens around a text, or around and between two."""
+
+    begin: list[int]
+    between: list[int]
+    end: list[int]
+    types: bool  # the tokenizer tells the second text by token types
+
+
+@runtime_checkable
+class Wording(Protocol):
+    """How records become ids; without the frame's end, which is put behind once all is cut."""
+
+    @property
+    def frame(self) -> Frame: ...
+
+    def encode(self, records: Sequence[Record]) -> list[Encoded]: ...
+
+    def prompt(self, record: Record) -> str: ...
+
+
+def wording(
+    name: str, tokenizer: PreTrainedTokenizerBase, *, takes_pairs: bool, append_eos: bool
+) -> Wording:
+    """The wording of a config value.
+
+    Args:
+        takes_pairs: the model was made for text pairs.
+        append_eos: EOS follows the answer, where the tokenizer puts no token of its own there.
+
+    Raises:
+        ConfigError: an unknown name, a pair for a model that takes none, or a tokenizer that has no
+            EOS to append.
+    """
+    if append_eos and tokenizer.eos_token_id is None:
+        raise ConfigError(
+            "data.append_eos: the tokenizer has no EOS; expected eos_token in the model folder's "
+            "tokenizer_config.json, or set it to False"
+        )
+    if name != PAIR:
+        return Text(prompts.load_template(name, tokenizer), tokenizer, append_eos)
+    if not takes_pairs:
+        raise ConfigError(
+            "data.template pair: this model does not take text pairs; expected plain, "
+            "human_assistant, alpaca, chat or file:PATH"
+        )
+    return TextPair(tokenizer)
+
+
+class Text:
+    """One text, worded by a template."""
+
+    def __init__(
+        self, template: prompts.Template, tokenizer: PreTrainedTokenizerBase, append_eos: bool
+    ):
+        self._template, self._tokenizer = template, tokenizer
+        self.frame = _frame(tokenizer)
+        if template.has_special_tokens:  # it spells all of them itself
+            self.frame = Frame([], [], [], types=False)
+        if append_eos and not self.frame.end:
+            self.frame = dataclasses.replace(self.frame, end=[tokenizer.eos_token_id])
+
+    def encode(self, records: Sequence[Record]) -> list[Encoded]:
+        spans = [self._template.spans(record) for record in records]
+        texts = ["".join(span.text for span in row) for row in spans]
+        plain = not self._template.has_special_tokens
+        ids, offsets = _tokenize(self._tokenizer, texts, split_special_tokens=plain)
+        found = []
+        for row, tokens, places in zip(spans, ids, offsets, strict=True):
+            start = sum(len(span.text) for span in row[:-1])
+            answer = [stop > start for _, stop in places]
+            begin, end = self.frame.begin, self.frame.end
+            if end and not plain and tokens[-1:] == end:  # the chat template wrote it
+                tokens, answer = tokens[:-1], answer[:-1]
+            found.append(Encoded(begin + tokens, [False] * len(begin) + answer))
+        return found
+
+    def prompt(self, record: Record) -> str:
+        return self._template.prompt(record)
+
+
+class TextPair:
+    """Prompt and answer as two texts; several turns are joined by blank lines."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self._tokenizer = tokenizer
+        self.frame = _pair_frame(tokenizer)
+
+    def encode(self, records: Sequence[Record]) -> list[Encoded]:
+        asked, _ = _tokenize(self._tokenizer, [self.prompt(record) for record in records])
+        said, _ = _tokenize(self._tokenizer, [record.messages[-1].content for record in records])
+        found = []
+        for first, second in zip(asked, said, strict=True):
+            prompt = self.frame.begin + first + self.frame.between
+            found.append(Encoded(prompt + second, [False] * len(prompt) + [True] * len(second)))
+        return found
+
+    def prompt(self, record: Record) -> str:
+        return prompts.Plain().prompt(record).removesuffix("\n\n")
+
+
+def _tokenize(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], *, split_special_tokens: bool = True
+) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
+    """Ids without special tokens, and the characters that each token covers."""
+    found = tokenizer(
+        texts,
+        add_special_tokens=False,
+        split_special_tokens=split_special_tokens,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        return_offsets_mapping=True,
+        verbose=False,
+    )
+    return found.input_ids, found["offset_mapping"]
+
+
+def _frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
+    plain = tokenizer("a", add_special_tokens=False).input_ids
+    whole = tokenizer("a").input_ids
+    start = _find(whole, plain, 0)
+    return Frame(whole[:start], [], whole[start + len(plain) :], types=False)
+
+
+def _pair_frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
+    first, second = (tokenizer(x, add_special_tokens=False).input_ids for x in ("a", "b"))
+    both = tokenizer("a", "b")
+    whole = both.input_ids
+    start = _find(whole, first, 0)
+    middle = start + len(first)
+    again = _find(whole, second, middle)
+    types = cast(dict, both).get("token_type_ids", [0])
+    return Frame(whole[:start], whole[middle:again], whole[again + len(second) :], any(types))
+
+
+def _find(whole: list[int], part: list[int], start: int) -> int:
+    for place in range(start, len(whole) - len(part) + 1):
+        if whole[place : place + len(part)] == part:
+            return place
+    raise ConfigError(
+        f"the tokenizer gives {whole}, which does not hold {part}, what it gives without special "
+        "tokens; expected special tokens only around a text"
+    )
+
+
+# ---------------------------------------------------------------------------- token ids
+
+
+def encode_answers(
+    rows: Sequence[Pair] | Sequence[Rated],
+    wording: Wording,
+    *,
+    max_length: int,
+    overlong_prompt: str,
+    bad_rows: str,
+    vocabulary_size: int,
+    skipped: list[Skipped],
+) -> Judged:
+    """Tokenizes the answers of every row behind the same prompt.
+
+    What is longer than `max_length` loses tokens as in `encode.encode`; of a pair, the prompt loses
+    as many on both sides.
+
+    Args:
+        bad_rows: "skip" leaves pairs out whose answers are equal once cut, "error" raises.
+        skipped: is told of the rows that are left out.
+
+    Raises:
+        ConfigError, DataError: as `encode.encode`; also pairs whose answers do not differ.
+    """
+    encode.check_choice("data.overlong_prompt", overlong_prompt, ("error", "skip"))
+    begin, end = len(wording.frame.begin), wording.frame.end
+    room = max_length - len(end)
+    if room < 2:
+        raise ConfigError(f"data.max_length is {max_length}; expected at least {2 + len(end)}")
+    sides = [wording.encode(list(side)) for side in zip(*map(_sides, rows), strict=True)]
+    builders = [encode.Builder() for _ in sides]
+    kept: list[Pair | Rated] = []
+    too_long = 0
+    for row, *examples in zip(rows, *sides, strict=True):
+        longest_prompt = max(example.prompt_length for example in examples)
+        if longest_prompt >= room:
+            encode.refuse_long_prompt(row.where, longest_prompt, room, overlong_prompt)
+            skipped.append(Skipped(row.where, f"its prompt has {longest_prompt} tokens"))
+            too_long += 1
+            continue
+        if len(examples) == 2 and examples[0].ids[:room] == examples[1].ids[:room]:
+            why = f"its answers do not differ within data.max_length={max_length}"
+            if bad_rows == "error":
+                raise DataError(
+                    f"{row.where}: {why}, so nothing is preferred; raise it, or set data.bad_rows "
+                    "to skip"
+                )
+            skipped.append(Skipped(row.where, why))
+            continue
+        surplus = max(len(example.ids) for example in examples) - room
+        for example, builder in zip(examples, builders, strict=True):
+            builder.add(example, surplus, room, begin, row.where, row.source, end=tuple(end))
+        kept.append(row)
+    reasons = {"prompt too long": too_long} if too_long else {}
+    finished = [b.finish(vocabulary_size, reasons, len(rows), max_length) for b in builders]
+    categories = [r.labels.categories if isinstance(r, Pair) else r.categories for r in kept]
+    return Judged(tuple(finished), _targets(kept), categories)
+
+
+def _sides(row: Pair | Rated) -> tuple[Record, ...]:
+    answers = (row.chosen, row.rejected) if isinstance(row, Pair) else (row.answer,)
+    return tuple(Record(row.prompt + a, row.context, row.source, row.where) for a in answers)
+
+
+def _targets(rows: Sequence[Pair | Rated]) -> Float[np.ndarray, "n sides"] | None:
+    known = [row.labels.unsafe if isinstance(row, Pair) else (row.value,) for row in rows]
+    return None if None in known else np.array(known, np.float64)

@@ -1,0 +1,96 @@
+"""Row formats of judged answers: `RATINGS` with a number, `LABELS` as safe or unsafe.
+
+As in formats.py, one entry a format; the answer is read as there, the judgement here.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+from safety_jax.data.files import Row
+from safety_jax.data.formats import (
+    FORMATS,
+    BadRow,
+    Format,
+    Parsed,
+    categories_of,
+    flag_of,
+)
+
+_BASE = {known.name: known for known in FORMATS}
+_NAMES = {"unsafe": 1.0, "safe": 0.0, "harmful": 1.0, "harmless": 0.0}
+
+
+def _number(row: Row, column: str) -> float:
+    value = row.get(column)
+    try:
+        number = math.nan if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise BadRow(f"{column!r} is {value!r}; expected a number")
+    return number
+
+
+def _unsafe(row: Row, column: str) -> float:
+    return float(flag_of(row, column))
+
+
+def _safe(row: Row, column: str) -> float:
+    return 1.0 - flag_of(row, column)
+
+
+def _label(row: Row, column: str) -> float:
+    value = row.get(column)
+    if isinstance(value, str) and value.strip().lower() in _NAMES:
+        return _NAMES[value.strip().lower()]
+    try:
+        return float(flag_of(row, column))
+    except BadRow:
+        raise BadRow(
+            f"{column!r} is {value!r}; expected {', '.join(_NAMES)}, or true or 1 for unsafe"
+        ) from None
+
+
+def _judged(row: Row, *, base: Format, column: str, read: Callable[[Row, str], float]) -> Parsed:
+    parsed = base.parse(row)
+    labels = dataclasses.replace(
+        parsed.labels, value=read(row, column), categories=categories_of(row, "category")
+    )
+    return dataclasses.replace(parsed, labels=labels)
+
+
+def _transcript(row: Row, *, column: str) -> Parsed:
+    """Anthropic's red-team attempts (Ganguli et al., arXiv 2209.07858): the last answer of a whole
+    dialogue counts for it."""
+    row = {**row, "text": row.get("transcript")}
+    return _judged(row, base=_BASE["transcript"], column=column, read=_number)
+
+
+def _format(name: str, base: str, column: str, read: Callable[[Row, str], float]) -> Format:
+    known = _BASE[base]
+    parse = functools.partial(_judged, base=known, column=column, read=read)
+    return Format(name, (*known.columns, column), parse)
+
+
+RATINGS = (
+    _format("rating", "response", "rating", _number),
+    _format("rating_of_completion", "completion", "rating", _number),
+    _format("rating_of_messages", "messages", "rating", _number),
+    Format(
+        "red_team",
+        ("transcript", "rating"),
+        functools.partial(_transcript, column="rating"),
+    ),
+)
+# A row with an answer may carry other columns; the pairs of PKU-SafeRLHF have labels for both.
+LABELS = (
+    _format("unsafe", "response", "unsafe", _unsafe),
+    _format("beavertails", "response", "is_safe", _safe),
+    _format("labelled", "response", "label", _label),
+    _format("labelled_messages", "messages", "unsafe", _unsafe),
+    _BASE["safe_rlhf"],
+    _BASE["preference"],
+    _BASE["implicit_preference"],
+)

@@ -1,0 +1,1 @@
+"""Training judges: data, model, loss, and how good the judge is."""
