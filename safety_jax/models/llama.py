@@ -1,4 +1,4 @@
-"""The LLaMA family in Flax NNX: LLaMA 1 to 3.2, and the same-shaped Mistral, Qwen2/2.5 and Qwen3.
+"""The LLaMA family in Flax NNX: LLaMA 1 to 3.2, Mistral, Qwen2/2.5, Qwen3 and Gemma 1.
 
 Families differ by config values only. Layers are stacked on axis 0 and run by one `lax.scan`;
 kernels keep Hugging Face's `[out, in]` orientation, so that weights stream in and out unchanged.
@@ -56,6 +56,9 @@ class Config:
     output_bias: bool
     mlp_bias: bool
     query_key_norm: bool
+    activation: str  # of the gated MLP, a name in ACTIVATIONS
+    scaled_embeddings: bool  # times sqrt(width), rounded to the compute dtype
+    norm_plus_one: bool  # stored norm scales are w in 1 + w
     window: int | None
     max_positions: int
     initializer_range: float
@@ -71,6 +74,10 @@ class Execution:
     remat: str
 
 
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": jax.nn.silu,
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+}
 REMAT: dict[str, Callable[..., Any] | None] = {
     "none": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -168,16 +175,17 @@ class Projection(nnx.Module):
         return y.reshape(*x.shape[:-1], -1)
 
 
-def scale_parameter(size: int, axis: str) -> nnx.Param:
-    return nnx.Param(jnp.ones((size,)), out_sharding=(axis,))
+def scale_parameter(config: Config, size: int, axis: str) -> nnx.Param:
+    make = jnp.zeros if config.norm_plus_one else jnp.ones
+    return nnx.Param(make((size,)), out_sharding=(axis,))
 
 
-def norm(x: Float[Array, "*B D"], scale: nnx.Param, epsilon: float) -> Float[Array, "*B D"]:
+def norm(x: Float[Array, "*B D"], scale: nnx.Param, config: Config) -> Float[Array, "*B D"]:
     """Root mean square norm, computed in float32 (Zhang and Sennrich 2019, arXiv 1910.07467)."""
     wide = x.astype(jnp.float32)
-    inverse = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + epsilon)
-    wide_scale = jnp.broadcast_to(scale[...].astype(jnp.float32), x.shape)
-    return (wide * inverse * wide_scale).astype(x.dtype)
+    inverse = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + config.norm_epsilon)
+    factor = scale[...].astype(jnp.float32) + (1.0 if config.norm_plus_one else 0.0)
+    return (wide * inverse * jnp.broadcast_to(factor, x.shape)).astype(x.dtype)
 
 
 class Layer(nnx.Module):
@@ -188,16 +196,16 @@ class Layer(nnx.Module):
         D, F, E = config.width, config.mlp_width, config.head_size
         query, key_value = config.heads * E, config.kv_heads * E
         project = functools.partial(Projection, spread=config.initializer_range, rngs=rngs)
-        self.attention_norm = scale_parameter(D, "norm")
+        self.attention_norm = scale_parameter(config, D, "norm")
         qkv_bias = config.query_key_value_bias
         self.query = project(D, query, ("heads", "embed"), qkv_bias)
         self.key = project(D, key_value, ("kv_heads", "embed"), qkv_bias)
         self.value = project(D, key_value, ("kv_heads", "embed"), qkv_bias)
         self.output = project(query, D, ("embed", "heads"), config.output_bias)
         if config.query_key_norm:
-            self.query_norm = scale_parameter(E, "head_size")
-            self.key_norm = scale_parameter(E, "head_size")
-        self.mlp_norm = scale_parameter(D, "norm")
+            self.query_norm = scale_parameter(config, E, "head_size")
+            self.key_norm = scale_parameter(config, E, "head_size")
+        self.mlp_norm = scale_parameter(config, D, "norm")
         self.gate = project(D, F, ("mlp", "embed"), config.mlp_bias)
         self.up = project(D, F, ("mlp", "embed"), config.mlp_bias)
         self.down = project(F, D, ("embed", "mlp"), config.mlp_bias)
@@ -205,19 +213,19 @@ class Layer(nnx.Module):
     def __call__(self, x, angles, segments, run: Execution, adapters: dict[str, lora.Leaves]):
         B, T, _ = x.shape
         config, given = self.config, adapters.get
-        epsilon = config.norm_epsilon
 
-        normed = norm(x, self.attention_norm, epsilon)
+        normed = norm(x, self.attention_norm, config)
         q = self.query(normed, run, given("query")).reshape(B, T, config.heads, -1)
         k = self.key(normed, run, given("key")).reshape(B, T, config.kv_heads, -1)
         v = self.value(normed, run, given("value")).reshape(B, T, config.kv_heads, -1)
         if config.query_key_norm:
-            q, k = norm(q, self.query_norm, epsilon), norm(k, self.key_norm, epsilon)
+            q, k = norm(q, self.query_norm, config), norm(k, self.key_norm, config)
         attended = run.attention(rotate(q, angles), rotate(k, angles), v, segments)
         x = x + self.output(attended.reshape(B, T, -1), run, given("output"))
 
-        normed = norm(x, self.mlp_norm, epsilon)
-        gate = jax.nn.silu(self.gate(normed, run, given("gate")))
+        normed = norm(x, self.mlp_norm, config)
+        activate = ACTIVATIONS[config.activation]
+        gate = activate(self.gate(normed, run, given("gate")))
         x = x + self.down(gate * self.up(normed, run, given("up")), run, given("down"))
         return meshes.constrain(x, run.mesh, ("rows", "tokens", "width"))
 
@@ -236,8 +244,8 @@ class Llama(nnx.Module):
             transform_metadata={nnx.PARTITION_NAME: "layers"},
         )
         self.layers = nnx.split_rngs(splits=config.layers)(stack)(rngs)
-        self.epsilon = config.norm_epsilon
-        self.final_norm = scale_parameter(config.width, "norm")
+        self.config = config
+        self.final_norm = scale_parameter(config, config.width, "norm")
         if not config.tied_embeddings:
             self.head = nnx.Param(
                 spread * jax.random.normal(rngs.params(), table), out_sharding=("vocab", "embed")
@@ -246,6 +254,8 @@ class Llama(nnx.Module):
     def __call__(self, ids, angles, segments, run: Execution, adapters: lora.Adapters | None):
         table = meshes.gather(self.embedding[...], run.mesh, ("vocab", "embed"))
         x = jnp.take(table, ids, axis=0).astype(run.compute_dtype)
+        if self.config.scaled_embeddings:
+            x = x * jnp.asarray(self.config.width**0.5, x.dtype)
         x = meshes.constrain(x, run.mesh, ("rows", "tokens", "width"))
 
         def body(x, layer_and_leaves):
@@ -256,7 +266,7 @@ class Llama(nnx.Module):
             body = jax.checkpoint(body, policy=REMAT[run.remat], prevent_cse=False)
         leaves = {} if adapters is None else lora.by_layer(adapters)
         x, _ = jax.lax.scan(body, x, (self.layers, leaves))
-        return norm(x, self.final_norm, self.epsilon)
+        return norm(x, self.final_norm, self.config)
 
 
 # ---------------------------------------------------------------------------- rotary positions
