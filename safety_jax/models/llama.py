@@ -10,8 +10,8 @@ alone, as a second tree beside the weights.
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,18 +24,7 @@ from safety_jax import mesh as meshes
 from safety_jax import trees
 from safety_jax.models import lora
 from safety_jax.models.attention import Attention
-
-
-@dataclasses.dataclass(frozen=True)
-class Rope:
-    """Rotary position embedding; the last four fields are read by the kinds that scale."""
-
-    theta: float
-    kind: str  # "default", "linear" or "llama3"
-    factor: float
-    low_frequency_factor: float
-    high_frequency_factor: float
-    original_max_positions: int
+from safety_jax.models.rotary import Rope, angles, rotate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +67,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
 }
+# Takes rotated q [B T H E], k [B T K E] and v [B T K E] to [B T H E] and what is kept of the layer.
+Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 REMAT: dict[str, Callable[..., Any] | None] = {
     "none": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -210,7 +201,8 @@ class Layer(nnx.Module):
         self.up = project(D, F, ("mlp", "embed"), config.mlp_bias)
         self.down = project(F, D, ("embed", "mlp"), config.mlp_bias)
 
-    def __call__(self, x, angles, segments, run: Execution, adapters: dict[str, lora.Leaves]):
+    def __call__(self, x, angles, run: Execution, adapters: dict[str, lora.Leaves], attend: Attend):
+        """The layer's output, and what `attend` keeps of it."""
         B, T, _ = x.shape
         config, given = self.config, adapters.get
 
@@ -220,14 +212,14 @@ class Layer(nnx.Module):
         v = self.value(normed, run, given("value")).reshape(B, T, config.kv_heads, -1)
         if config.query_key_norm:
             q, k = norm(q, self.query_norm, config), norm(k, self.key_norm, config)
-        attended = run.attention(rotate(q, angles), rotate(k, angles), v, segments)
+        attended, kept = attend(rotate(q, angles), rotate(k, angles), v)
         x = x + self.output(attended.reshape(B, T, -1), run, given("output"))
 
         normed = norm(x, self.mlp_norm, config)
         activate = ACTIVATIONS[config.activation]
         gate = activate(self.gate(normed, run, given("gate")))
         x = x + self.down(gate * self.up(normed, run, given("up")), run, given("down"))
-        return meshes.constrain(x, run.mesh, ("rows", "tokens", "width"))
+        return meshes.constrain(x, run.mesh, ("rows", "tokens", "width")), kept
 
 
 class Llama(nnx.Module):
@@ -251,52 +243,25 @@ class Llama(nnx.Module):
                 spread * jax.random.normal(rngs.params(), table), out_sharding=("vocab", "embed")
             )
 
-    def __call__(self, ids, angles, segments, run: Execution, adapters: lora.Adapters | None):
+    def embed(self, ids, run: Execution):
         table = meshes.gather(self.embedding[...], run.mesh, ("vocab", "embed"))
         x = jnp.take(table, ids, axis=0).astype(run.compute_dtype)
         if self.config.scaled_embeddings:
             x = x * jnp.asarray(self.config.width**0.5, x.dtype)
-        x = meshes.constrain(x, run.mesh, ("rows", "tokens", "width"))
+        return meshes.constrain(x, run.mesh, ("rows", "tokens", "width"))
+
+    def __call__(self, ids, angles, run: Execution, adapters, attend: Attend):
+        """All layers by one scan; what `attend` keeps of each is stacked."""
 
         def body(x, layer_and_leaves):
             layer, leaves = layer_and_leaves
-            return layer(x, angles, segments, run, leaves), None
+            return layer(x, angles, run, leaves, attend)
 
         if REMAT[run.remat] is not None:
             body = jax.checkpoint(body, policy=REMAT[run.remat], prevent_cse=False)
         leaves = {} if adapters is None else lora.by_layer(adapters)
-        x, _ = jax.lax.scan(body, x, (self.layers, leaves))
-        return norm(x, self.final_norm, self.config)
-
-
-# ---------------------------------------------------------------------------- rotary positions
-
-
-def frequencies(rope: Rope, head_size: int) -> Float[Array, " half"]:
-    """Angular frequency of each pair of dimensions, in radians per token (arXiv 2104.09864).
-
-    `linear` divides every frequency by the factor. `llama3` (Llama 3.1) divides those whose
-    wavelength exceeds the original context, keeps the short ones, and blends in between.
-    """
-    inverse = rope.theta ** -(jnp.arange(0, head_size, 2, dtype=jnp.float32) / head_size)
-    if rope.kind == "default":
-        return inverse
-    if rope.kind == "linear":
-        return inverse / rope.factor
-    turns = rope.original_max_positions * inverse / (2 * jnp.pi)
-    low, high = rope.low_frequency_factor, rope.high_frequency_factor
-    keep = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
-    return keep * inverse + (1 - keep) * inverse / rope.factor
-
-
-def rotate(
-    x: Float[Array, "B T H E"], angles: tuple[Float[Array, "B T half"], Float[Array, "B T half"]]
-) -> Float[Array, "B T H E"]:
-    """Turns each pair (x[i], x[i + E/2]) by its angle; float32 inside."""
-    cosine, sine = (angle[:, :, None, :] for angle in angles)
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = (first * cosine - second * sine, second * cosine + first * sine)
-    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+        x, kept = jax.lax.scan(body, self.embed(ids, run), (self.layers, leaves))
+        return norm(x, self.final_norm, self.config), kept
 
 
 # ---------------------------------------------------------------------------- forward
@@ -315,10 +280,74 @@ def forward(
 
     Without `adapters` this is the base model, bit for bit: the DPO reference is the same call.
     """
-    per_token = frequencies(config.rope, config.head_size)
-    turned = jnp.einsum("bt,f->btf", positions.astype(jnp.float32), per_token, precision="highest")
-    angles = (jnp.cos(turned), jnp.sin(turned))
-    return _bind(config, weights)(ids, angles, segments, run, adapters)
+
+    def attend(q, k, v):
+        return run.attention(q, k, v, segments), None
+
+    turned = angles(config.rope, config.head_size, positions)
+    hidden, _ = _bind(config, weights)(ids, turned, run, adapters, attend)
+    return hidden
+
+
+def keys_and_values(
+    config: Config,
+    weights: trees.Tree,
+    ids: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    segments: Int[Array, "B T"],
+    run: Execution,
+    adapters: lora.Adapters | None,
+) -> tuple[Float[Array, "L B T K E"], Float[Array, "L B T K E"]]:
+    """What later tokens attend to: every layer's keys, already rotated, and values."""
+
+    def attend(q, k, v):
+        return run.attention(q, k, v, segments), (k, v)
+
+    turned = angles(config.rope, config.head_size, positions)
+    _, kept = _bind(config, weights)(ids, turned, run, adapters, attend)
+    return kept
+
+
+class Unrolled(NamedTuple):
+    """Weights for `step`: what stands around the layers, and each layer's kernels and adapters."""
+
+    ends: trees.Tree
+    layers: tuple[tuple[trees.Tree, dict[str, lora.Leaves]], ...]
+
+
+def unroll(weights: trees.Tree, adapters: lora.Adapters | None) -> Unrolled:
+    """Every layer's weights as arrays of their own."""
+    stacked = (weights["layers"], {} if adapters is None else lora.by_layer(adapters))
+    count = jax.tree.leaves(stacked)[0].shape[0]
+    layers = [jax.tree.map(lambda leaf, n=number: leaf[n], stacked) for number in range(count)]
+    ends = {name: leaf for name, leaf in weights.items() if name != "layers"}
+    return Unrolled(ends, tuple(layers))
+
+
+def step(
+    config: Config,
+    weights: Unrolled,
+    ids: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    run: Execution,
+    attends: Sequence[Attend],
+) -> tuple[Float[Array, "B T D"], list[Any]]:
+    """The last hidden state of new tokens whose past lies in a cache, and the caches after them.
+
+    Layers are unrolled, so that each cache is an array of its own, read where it lies and updated
+    in place: a slice of stacked caches would be copied before every matrix product.
+
+    Args:
+        attends: for each layer, what takes (q, k, v) to (attended, the layer's cache).
+    """
+    model, turned = _bind(config, weights.ends), angles(config.rope, config.head_size, positions)
+    definition, state = nnx.split(_abstract(config).layers)
+    x, kept = model.embed(ids, run), []
+    for (kernels, leaves), attend in zip(weights.layers, attends, strict=True):
+        nnx.replace_by_pure_dict(state, kernels)
+        x, of_layer = nnx.merge(definition, state)(x, turned, run, leaves, attend)
+        kept.append(of_layer)
+    return norm(x, model.final_norm, config), kept
 
 
 def head(config: Config, weights: trees.Tree, mesh: Mesh) -> Float[Array, "V D"]:
