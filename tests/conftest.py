@@ -45,7 +45,8 @@ def config() -> llama.Config:
     return llama.Config(
         vocabulary_size=96, width=32, mlp_width=64, layers=2, heads=4, kv_heads=2, head_size=8,
         norm_epsilon=1e-5, rope=rope, tied_embeddings=False, query_key_value_bias=False,
-        output_bias=False, mlp_bias=False, query_key_norm=False, window=None, max_positions=128,
+        output_bias=False, mlp_bias=False, query_key_norm=False, activation="silu",
+        scaled_embeddings=False, norm_plus_one=False, window=None, max_positions=128,
         initializer_range=0.3,
     )  # fmt: skip
 

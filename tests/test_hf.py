@@ -79,7 +79,7 @@ def refusal(folder, mesh, error=CheckpointError) -> str:
 
 @pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", ["llama_tied", "llama_grouped", "qwen2", "qwen3"])
+@pytest.mark.parametrize("name", ["llama_tied", "llama_grouped", "qwen2", "qwen3", "gemma_untied"])
 def test_round_trip_is_bitwise(name, dtype, shards, tmp_path, one_device):
     source = write_folder(tmp_path / "source", name, dtype, shards)
     config = hf.read_config(source)

@@ -161,6 +161,15 @@ PUBLISHED = {
         ' "vocab_size": 151936}',
         596_049_920,
     ),
+    "gemma-2b": (
+        '{"architectures": ["GemmaForCausalLM"], "attention_bias": false, "bos_token_id": 2,'
+        ' "eos_token_id": 1, "head_dim": 256, "hidden_act": "gelu", "hidden_activation": null,'
+        ' "hidden_size": 2048, "initializer_range": 0.02, "intermediate_size": 16384,'
+        ' "max_position_embeddings": 8192, "model_type": "gemma", "num_attention_heads": 8,'
+        ' "num_hidden_layers": 18, "num_key_value_heads": 1, "rms_norm_eps": 1e-06,'
+        ' "rope_scaling": null, "rope_theta": 10000.0, "vocab_size": 256000}',
+        2_506_172_416,
+    ),
 }
 
 
@@ -240,6 +249,18 @@ def test_layers_with_and_without_window_are_refused(case):
     given = {**QWEN2, "layer_types": None, "use_sliding_window": True, "sliding_window": 8}
     with pytest.raises(CheckpointError, match="expected all layers alike"):
         hf_config.parse(given | MIXED[case], "config.json")
+
+
+def test_activations_of_gemma():
+    """Every spelling means the tanh approximation; the exact one is refused."""
+    configs = [
+        parse(model_type="gemma", **given)
+        for given in ({}, {"hidden_act": "gelu"}, {"hidden_activation": "gelu_pytorch_tanh"})
+    ]
+    assert {config.activation for config in configs} == {"gelu_tanh"}
+    for given in ({"hidden_activation": "gelu"}, {"hidden_act": "silu"}):
+        with pytest.raises(CheckpointError, match="hidden_act"):
+            parse(model_type="gemma", **given)
 
 
 def test_what_does_not_matter_is_ignored():

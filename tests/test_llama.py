@@ -11,7 +11,7 @@ from samples import execute_on, on_device, packed_rows, random_adapters, unpacke
 from safety_jax import mesh as meshes
 from safety_jax import objectives, trees
 from safety_jax.errors import ConfigError
-from safety_jax.models import llama
+from safety_jax.models import llama, rotary
 
 ROWS = [[11, 7, 9], [20, 5], [29]]
 
@@ -116,11 +116,11 @@ def test_a_mesh_that_does_not_divide_is_refused(config):
 def test_rope_by_hand():
     """theta 100, head size 4: frequencies 1 and 1/10; linear scaling divides by the factor."""
     rope = llama.Rope(100.0, "default", 4.0, 1.0, 4.0, 64)
-    np.testing.assert_allclose(llama.frequencies(rope, 4), [1.0, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(rotary.frequencies(rope, 4), [1.0, 0.1], rtol=1e-6)
     linear = dataclasses.replace(rope, kind="linear")
-    np.testing.assert_allclose(llama.frequencies(linear, 4), [0.25, 0.025], rtol=1e-6)
+    np.testing.assert_allclose(rotary.frequencies(linear, 4), [0.25, 0.025], rtol=1e-6)
     # 64 tokens hold 10.2 turns of the first pair (kept) and 1.02 of the second (1.02 - 1) / 3 kept
     share = (6.4 / (2 * np.pi) - 1) / 3
     llama3 = dataclasses.replace(rope, kind="llama3")
     expected = [1.0, 0.1 * share + 0.025 * (1 - share)]
-    np.testing.assert_allclose(llama.frequencies(llama3, 4), expected, rtol=1e-5)
+    np.testing.assert_allclose(rotary.frequencies(llama3, 4), expected, rtol=1e-5)

@@ -84,6 +84,9 @@ WRONG = {
     "llama3 blend": ("llama_rope_llama3", rope(high_frequency_factor=2.0)),
     "llama3 context": ("llama_rope_llama3", rope(original_max_positions=128)),
     "window dropped": ("mistral_window", lambda _: {"window": None}),
+    "activation": ("gemma", lambda _: {"activation": "silu"}),
+    "embedding not scaled": ("gemma", lambda _: {"scaled_embeddings": False}),
+    "norm without its one": ("gemma_untied", lambda _: {"norm_plus_one": False}),
     "window too long": ("mistral_window", lambda _: {"window": 17}),
 }
 

@@ -310,10 +310,12 @@ def test_missing_files(tmp_path, config, one_device):
 @pytest.mark.torch
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # raised inside transformers
 @pytest.mark.parametrize("rslora", [False, True])
-def test_peft_opens_an_export(rslora, tmp_path, config, one_device):
+@pytest.mark.parametrize("case", [CASE, "gemma"])
+def test_peft_opens_an_export(case, rslora, tmp_path, one_device):
     import peft as theirs
 
-    base = cases.write_folder(tmp_path / "base", cases.read_config(CASE))
+    base = cases.write_folder(tmp_path / "base", cases.read_config(case))
+    config = hf.read_config(base)
     weights = hf.load(base, config, one_device, jnp.float32)
     scale = lora.scaling(RANK, 8.0, rslora)
     adapters = dataclasses.replace(random_adapters(config, one_device), scale=scale)
@@ -322,7 +324,7 @@ def test_peft_opens_an_export(rslora, tmp_path, config, one_device):
     peft.export(tmp_path / "export", adapters, settings)
 
     model = theirs.PeftModel.from_pretrained(opened.model_of(base), tmp_path / "export")
-    ids = cases.read_golden(CASE)["ids"]
+    ids = cases.read_golden(case)["ids"]
     expected = opened.by_transformers(model, ids)
     found = opened.by_us(config, weights, ids, one_device, adapters)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)

@@ -22,7 +22,8 @@ LLAMA_2_7B = llama.Config(
     vocabulary_size=32_000, width=4096, mlp_width=11_008, layers=32, heads=32, kv_heads=32,
     head_size=128, norm_epsilon=1e-5, rope=llama.Rope(1e4, "default", 1.0, 1.0, 4.0, 4096),
     tied_embeddings=False, query_key_value_bias=False, output_bias=False, mlp_bias=False,
-    query_key_norm=False, window=None, max_positions=4096, initializer_range=0.02,
+    query_key_norm=False, activation="silu", scaled_embeddings=False, norm_plus_one=False,
+    window=None, max_positions=4096, initializer_range=0.02,
 )  # fmt: skip
 ADAPTER = peft.Settings(
     rank=8, alpha=16.0, dropout=0.05, targets=lora.targets(("all-linear",)), rslora=False,

@@ -17,6 +17,8 @@ class Family:
         switched_off: attributes this family's class does not implement, with the values that ask
             for nothing.
         query_key_value_bias, output_bias: None when `attention_bias` decides.
+        activations: `hidden_act` as files spell it, and its name in `llama.ACTIVATIONS`.
+        scaled_embeddings, norm_plus_one: see `llama.Config`.
     """
 
     architecture: str
@@ -25,6 +27,9 @@ class Family:
     query_key_value_bias: bool | None
     output_bias: bool | None
     query_key_norm: bool
+    activations: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"silu": "silu"})
+    scaled_embeddings: bool = False
+    norm_plus_one: bool = False
 
 
 COMMON = {
@@ -95,9 +100,39 @@ FAMILIES = {
         output_bias=None,
         query_key_norm=True,
     ),
+    # Gemma 1. Its first files say "gelu" and mean the tanh approximation; `hidden_activation` came
+    # and went with some releases of transformers, and is null or says the same.
+    "gemma": Family(
+        architecture="GemmaForCausalLM",
+        defaults=COMMON
+        | {
+            "vocab_size": 256000,
+            "hidden_size": 3072,
+            "intermediate_size": 24576,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 16,
+            "head_dim": 256,
+            "hidden_act": "gelu_pytorch_tanh",
+            "max_position_embeddings": 8192,
+            "tie_word_embeddings": True,
+            "attention_bias": False,
+        },
+        switched_off={
+            "mlp_bias": (False, None),
+            "hidden_activation": (None, "gelu_pytorch_tanh"),
+            "use_bidirectional_attention": (None, False),
+        },
+        query_key_value_bias=None,
+        output_bias=None,
+        query_key_norm=False,
+        activations={"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu_tanh"},
+        scaled_embeddings=True,
+        norm_plus_one=True,
+    ),
 }
 
-ROPE_THETA = 10000.0  # the default of all four families
+ROPE_THETA = 10000.0  # the default of every family
 ROPE_ATTRIBUTES = frozenset({"rope_theta", "rope_scaling", "rope_parameters"})
 ROPE_NUMBERS = {
     "default": (),

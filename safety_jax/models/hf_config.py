@@ -74,6 +74,9 @@ def parse(given: Mapping[str, Any], where: str) -> llama.Config:
         output_bias=_decided(family.output_bias, attention_bias),
         mlp_bias=attributes.boolean("mlp_bias"),
         query_key_norm=family.query_key_norm,
+        activation=family.activations[attributes.values["hidden_act"]],
+        scaled_embeddings=family.scaled_embeddings,
+        norm_plus_one=family.norm_plus_one,
         window=_window(attributes, layers),
         max_positions=max_positions,
         initializer_range=attributes.number("initializer_range"),
@@ -106,8 +109,10 @@ def _refuse_unknown(given: Mapping[str, Any], family: Family, where: str) -> Non
             f"{where}: quantised checkpoint (quantization_config); expected float32, bfloat16 or "
             "float16 weights; use the model it was made from"
         )
-    if given.get("hidden_act", "silu") != "silu":
-        raise CheckpointError(f"{where}: hidden_act {given['hidden_act']!r}; expected 'silu'")
+    activation = given.get("hidden_act", family.defaults["hidden_act"])
+    if activation not in family.activations:
+        expected = " or ".join(map(repr, family.activations))
+        raise CheckpointError(f"{where}: hidden_act {activation!r}; expected {expected}")
     switched_off = SWITCHED_OFF | dict(family.switched_off)
     known = IRRELEVANT | ROPE_ATTRIBUTES | family.defaults.keys()
     unknown = []
@@ -267,7 +272,7 @@ def describes(attributes: Mapping[str, Any], config: llama.Config) -> bool:
 
 def _fresh(config: llama.Config) -> dict[str, Any]:
     kind = "full_attention" if config.window is None else "sliding_attention"
-    attributes = {
+    attributes: dict[str, Any] = {
         "vocab_size": config.vocabulary_size,
         "hidden_size": config.width,
         "intermediate_size": config.mlp_width,
@@ -275,7 +280,6 @@ def _fresh(config: llama.Config) -> dict[str, Any]:
         "num_attention_heads": config.heads,
         "num_key_value_heads": config.kv_heads,
         "head_dim": config.head_size,
-        "hidden_act": "silu",
         "max_position_embeddings": config.max_positions,
         "initializer_range": config.initializer_range,
         "rms_norm_eps": config.norm_epsilon,
@@ -287,7 +291,12 @@ def _fresh(config: llama.Config) -> dict[str, Any]:
         "max_window_layers": config.layers if config.window is None else 0,
         "layer_types": [kind] * config.layers,
     }
+    activation = config.activation
     for model_type, family in FAMILIES.items():
+        spellings = [theirs for theirs, ours in family.activations.items() if ours == activation]
+        if not spellings:
+            continue
+        attributes["hidden_act"] = spellings[0]
         known = {name: value for name, value in attributes.items() if name in family.defaults}
         named = {"model_type": model_type, "architectures": [family.architecture], **known}
         if describes(named | _rope_attributes(config.rope), config):

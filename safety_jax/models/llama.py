@@ -1,4 +1,4 @@
-"""The LLaMA family in Flax NNX: LLaMA 1 to 3.2, and the same-shaped Mistral, Qwen2/2.5 and Qwen3.
+"""The LLaMA family in Flax NNX: LLaMA 1 to 3.2, Mistral, Qwen2/2.5, Qwen3 and Gemma 1.
 
 Families differ by config values only. Layers are stacked on axis 0 and run by one `lax.scan`;
 kernels keep Hugging Face's `[out, in]` orientation, so that weights stream in and out unchanged.
@@ -10,8 +10,8 @@ alone, as a second tree beside the weights.
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,18 +24,7 @@ from safety_jax import mesh as meshes
 from safety_jax import trees
 from safety_jax.models import lora
 from safety_jax.models.attention import Attention
-
-
-@dataclasses.dataclass(frozen=True)
-class Rope:
-    """Rotary position embedding; the last four fields are read by the kinds that scale."""
-
-    theta: float
-    kind: str  # "default", "linear" or "llama3"
-    factor: float
-    low_frequency_factor: float
-    high_frequency_factor: float
-    original_max_positions: int
+from safety_jax.models.rotary import Rope, angles, rotate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +45,9 @@ class Config:
     output_bias: bool
     mlp_bias: bool
     query_key_norm: bool
+    activation: str  # of the gated MLP, a name in ACTIVATIONS
+    scaled_embeddings: bool  # times sqrt(width), rounded to the compute dtype
+    norm_plus_one: bool  # stored norm scales are w in 1 + w
     window: int | None
     max_positions: int
     initializer_range: float
@@ -71,6 +63,12 @@ class Execution:
     remat: str
 
 
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": jax.nn.silu,
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+}
+# Takes rotated q [B T H E], k [B T K E] and v [B T K E] to [B T H E] and what is kept of the layer.
+Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 REMAT: dict[str, Callable[..., Any] | None] = {
     "none": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -168,16 +166,17 @@ class Projection(nnx.Module):
         return y.reshape(*x.shape[:-1], -1)
 
 
-def scale_parameter(size: int, axis: str) -> nnx.Param:
-    return nnx.Param(jnp.ones((size,)), out_sharding=(axis,))
+def scale_parameter(config: Config, size: int, axis: str) -> nnx.Param:
+    make = jnp.zeros if config.norm_plus_one else jnp.ones
+    return nnx.Param(make((size,)), out_sharding=(axis,))
 
 
-def norm(x: Float[Array, "*B D"], scale: nnx.Param, epsilon: float) -> Float[Array, "*B D"]:
+def norm(x: Float[Array, "*B D"], scale: nnx.Param, config: Config) -> Float[Array, "*B D"]:
     """Root mean square norm, computed in float32 (Zhang and Sennrich 2019, arXiv 1910.07467)."""
     wide = x.astype(jnp.float32)
-    inverse = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + epsilon)
-    wide_scale = jnp.broadcast_to(scale[...].astype(jnp.float32), x.shape)
-    return (wide * inverse * wide_scale).astype(x.dtype)
+    inverse = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + config.norm_epsilon)
+    factor = scale[...].astype(jnp.float32) + (1.0 if config.norm_plus_one else 0.0)
+    return (wide * inverse * jnp.broadcast_to(factor, x.shape)).astype(x.dtype)
 
 
 class Layer(nnx.Module):
@@ -188,38 +187,39 @@ class Layer(nnx.Module):
         D, F, E = config.width, config.mlp_width, config.head_size
         query, key_value = config.heads * E, config.kv_heads * E
         project = functools.partial(Projection, spread=config.initializer_range, rngs=rngs)
-        self.attention_norm = scale_parameter(D, "norm")
+        self.attention_norm = scale_parameter(config, D, "norm")
         qkv_bias = config.query_key_value_bias
         self.query = project(D, query, ("heads", "embed"), qkv_bias)
         self.key = project(D, key_value, ("kv_heads", "embed"), qkv_bias)
         self.value = project(D, key_value, ("kv_heads", "embed"), qkv_bias)
         self.output = project(query, D, ("embed", "heads"), config.output_bias)
         if config.query_key_norm:
-            self.query_norm = scale_parameter(E, "head_size")
-            self.key_norm = scale_parameter(E, "head_size")
-        self.mlp_norm = scale_parameter(D, "norm")
+            self.query_norm = scale_parameter(config, E, "head_size")
+            self.key_norm = scale_parameter(config, E, "head_size")
+        self.mlp_norm = scale_parameter(config, D, "norm")
         self.gate = project(D, F, ("mlp", "embed"), config.mlp_bias)
         self.up = project(D, F, ("mlp", "embed"), config.mlp_bias)
         self.down = project(F, D, ("embed", "mlp"), config.mlp_bias)
 
-    def __call__(self, x, angles, segments, run: Execution, adapters: dict[str, lora.Leaves]):
+    def __call__(self, x, angles, run: Execution, adapters: dict[str, lora.Leaves], attend: Attend):
+        """The layer's output, and what `attend` keeps of it."""
         B, T, _ = x.shape
         config, given = self.config, adapters.get
-        epsilon = config.norm_epsilon
 
-        normed = norm(x, self.attention_norm, epsilon)
+        normed = norm(x, self.attention_norm, config)
         q = self.query(normed, run, given("query")).reshape(B, T, config.heads, -1)
         k = self.key(normed, run, given("key")).reshape(B, T, config.kv_heads, -1)
         v = self.value(normed, run, given("value")).reshape(B, T, config.kv_heads, -1)
         if config.query_key_norm:
-            q, k = norm(q, self.query_norm, epsilon), norm(k, self.key_norm, epsilon)
-        attended = run.attention(rotate(q, angles), rotate(k, angles), v, segments)
+            q, k = norm(q, self.query_norm, config), norm(k, self.key_norm, config)
+        attended, kept = attend(rotate(q, angles), rotate(k, angles), v)
         x = x + self.output(attended.reshape(B, T, -1), run, given("output"))
 
-        normed = norm(x, self.mlp_norm, epsilon)
-        gate = jax.nn.silu(self.gate(normed, run, given("gate")))
+        normed = norm(x, self.mlp_norm, config)
+        activate = ACTIVATIONS[config.activation]
+        gate = activate(self.gate(normed, run, given("gate")))
         x = x + self.down(gate * self.up(normed, run, given("up")), run, given("down"))
-        return meshes.constrain(x, run.mesh, ("rows", "tokens", "width"))
+        return meshes.constrain(x, run.mesh, ("rows", "tokens", "width")), kept
 
 
 class Llama(nnx.Module):
@@ -236,57 +236,32 @@ class Llama(nnx.Module):
             transform_metadata={nnx.PARTITION_NAME: "layers"},
         )
         self.layers = nnx.split_rngs(splits=config.layers)(stack)(rngs)
-        self.epsilon = config.norm_epsilon
-        self.final_norm = scale_parameter(config.width, "norm")
+        self.config = config
+        self.final_norm = scale_parameter(config, config.width, "norm")
         if not config.tied_embeddings:
             self.head = nnx.Param(
                 spread * jax.random.normal(rngs.params(), table), out_sharding=("vocab", "embed")
             )
 
-    def __call__(self, ids, angles, segments, run: Execution, adapters: lora.Adapters | None):
+    def embed(self, ids, run: Execution):
         table = meshes.gather(self.embedding[...], run.mesh, ("vocab", "embed"))
         x = jnp.take(table, ids, axis=0).astype(run.compute_dtype)
-        x = meshes.constrain(x, run.mesh, ("rows", "tokens", "width"))
+        if self.config.scaled_embeddings:
+            x = x * jnp.asarray(self.config.width**0.5, x.dtype)
+        return meshes.constrain(x, run.mesh, ("rows", "tokens", "width"))
+
+    def __call__(self, ids, angles, run: Execution, adapters, attend: Attend):
+        """All layers by one scan; what `attend` keeps of each is stacked."""
 
         def body(x, layer_and_leaves):
             layer, leaves = layer_and_leaves
-            return layer(x, angles, segments, run, leaves), None
+            return layer(x, angles, run, leaves, attend)
 
         if REMAT[run.remat] is not None:
             body = jax.checkpoint(body, policy=REMAT[run.remat], prevent_cse=False)
         leaves = {} if adapters is None else lora.by_layer(adapters)
-        x, _ = jax.lax.scan(body, x, (self.layers, leaves))
-        return norm(x, self.final_norm, self.epsilon)
-
-
-# ---------------------------------------------------------------------------- rotary positions
-
-
-def frequencies(rope: Rope, head_size: int) -> Float[Array, " half"]:
-    """Angular frequency of each pair of dimensions, in radians per token (arXiv 2104.09864).
-
-    `linear` divides every frequency by the factor. `llama3` (Llama 3.1) divides those whose
-    wavelength exceeds the original context, keeps the short ones, and blends in between.
-    """
-    inverse = rope.theta ** -(jnp.arange(0, head_size, 2, dtype=jnp.float32) / head_size)
-    if rope.kind == "default":
-        return inverse
-    if rope.kind == "linear":
-        return inverse / rope.factor
-    turns = rope.original_max_positions * inverse / (2 * jnp.pi)
-    low, high = rope.low_frequency_factor, rope.high_frequency_factor
-    keep = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
-    return keep * inverse + (1 - keep) * inverse / rope.factor
-
-
-def rotate(
-    x: Float[Array, "B T H E"], angles: tuple[Float[Array, "B T half"], Float[Array, "B T half"]]
-) -> Float[Array, "B T H E"]:
-    """Turns each pair (x[i], x[i + E/2]) by its angle; float32 inside."""
-    cosine, sine = (angle[:, :, None, :] for angle in angles)
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = (first * cosine - second * sine, second * cosine + first * sine)
-    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+        x, kept = jax.lax.scan(body, self.embed(ids, run), (self.layers, leaves))
+        return norm(x, self.final_norm, self.config), kept
 
 
 # ---------------------------------------------------------------------------- forward
@@ -305,10 +280,74 @@ def forward(
 
     Without `adapters` this is the base model, bit for bit: the DPO reference is the same call.
     """
-    per_token = frequencies(config.rope, config.head_size)
-    turned = jnp.einsum("bt,f->btf", positions.astype(jnp.float32), per_token, precision="highest")
-    angles = (jnp.cos(turned), jnp.sin(turned))
-    return _bind(config, weights)(ids, angles, segments, run, adapters)
+
+    def attend(q, k, v):
+        return run.attention(q, k, v, segments), None
+
+    turned = angles(config.rope, config.head_size, positions)
+    hidden, _ = _bind(config, weights)(ids, turned, run, adapters, attend)
+    return hidden
+
+
+def keys_and_values(
+    config: Config,
+    weights: trees.Tree,
+    ids: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    segments: Int[Array, "B T"],
+    run: Execution,
+    adapters: lora.Adapters | None,
+) -> tuple[Float[Array, "L B T K E"], Float[Array, "L B T K E"]]:
+    """What later tokens attend to: every layer's keys, already rotated, and values."""
+
+    def attend(q, k, v):
+        return run.attention(q, k, v, segments), (k, v)
+
+    turned = angles(config.rope, config.head_size, positions)
+    _, kept = _bind(config, weights)(ids, turned, run, adapters, attend)
+    return kept
+
+
+class Unrolled(NamedTuple):
+    """Weights for `step`: what stands around the layers, and each layer's kernels and adapters."""
+
+    ends: trees.Tree
+    layers: tuple[tuple[trees.Tree, dict[str, lora.Leaves]], ...]
+
+
+def unroll(weights: trees.Tree, adapters: lora.Adapters | None) -> Unrolled:
+    """Every layer's weights as arrays of their own."""
+    stacked = (weights["layers"], {} if adapters is None else lora.by_layer(adapters))
+    count = jax.tree.leaves(stacked)[0].shape[0]
+    layers = [jax.tree.map(lambda leaf, n=number: leaf[n], stacked) for number in range(count)]
+    ends = {name: leaf for name, leaf in weights.items() if name != "layers"}
+    return Unrolled(ends, tuple(layers))
+
+
+def step(
+    config: Config,
+    weights: Unrolled,
+    ids: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    run: Execution,
+    attends: Sequence[Attend],
+) -> tuple[Float[Array, "B T D"], list[Any]]:
+    """The last hidden state of new tokens whose past lies in a cache, and the caches after them.
+
+    Layers are unrolled, so that each cache is an array of its own, read where it lies and updated
+    in place: a slice of stacked caches would be copied before every matrix product.
+
+    Args:
+        attends: for each layer, what takes (q, k, v) to (attended, the layer's cache).
+    """
+    model, turned = _bind(config, weights.ends), angles(config.rope, config.head_size, positions)
+    definition, state = nnx.split(_abstract(config).layers)
+    x, kept = model.embed(ids, run), []
+    for (kernels, leaves), attend in zip(weights.layers, attends, strict=True):
+        nnx.replace_by_pure_dict(state, kernels)
+        x, of_layer = nnx.merge(definition, state)(x, turned, run, leaves, attend)
+        kept.append(of_layer)
+    return norm(x, model.final_norm, config), kept
 
 
 def head(config: Config, weights: trees.Tree, mesh: Mesh) -> Float[Array, "V D"]:

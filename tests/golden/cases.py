@@ -40,6 +40,7 @@ LLAMA3_ROPE = {
 }
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
 ROPE_500K = {"rope_type": "default", "rope_theta": 500000.0}
+GEMMA = LLAMA | {"model_type": "gemma", "head_dim": 16, "rms_norm_eps": 1e-6}
 QWEN3 = LLAMA | {"model_type": "qwen3", "head_dim": 16, "rms_norm_eps": 1e-6}
 
 CASES: dict[str, dict[str, Any]] = {
@@ -62,6 +63,8 @@ CASES: dict[str, dict[str, Any]] = {
     | {"model_type": "qwen2", "tie_word_embeddings": True, "rms_norm_eps": 1e-6},
     "qwen3": QWEN3,
     "qwen3_tied": QWEN3 | {"tie_word_embeddings": True},
+    "gemma": GEMMA | {"num_key_value_heads": 1},
+    "gemma_untied": GEMMA | {"tie_word_embeddings": False},
 }
 
 
@@ -117,6 +120,7 @@ def weights(config: dict[str, Any]) -> dict[str, np.ndarray]:
     makes up for it where embeddings are tied. Queries and keys are large, so that attention is
     far from uniform and rotary positions matter.
     """
+    centre = 1.0 if config["model_type"] == "gemma" else 0.0  # its norms multiply by 1 + w
     made = {}
     for name, shape in shapes(config).items():
         normal = generator(name).standard_normal(shape)
@@ -124,8 +128,9 @@ def weights(config: dict[str, Any]) -> dict[str, np.ndarray]:
             value = 0.02 * normal
         elif name == "model.norm.weight":
             value = (1 + 0.1 * normal) * (10.0 if config.get("tie_word_embeddings") else 1.0)
+            value = value - centre
         elif "norm" in name:
-            value = 1 + 0.1 * normal
+            value = 1 + 0.1 * normal - centre
         elif name.endswith(".bias"):
             value = 0.2 * normal
         else:

@@ -1,0 +1,165 @@
+"""From logits to the next token: temperature, top-k, top-p, frequency penalty, one uniform number.
+
+Nothing here sorts or draws a number per vocabulary entry. The cut of top-k and top-p is found by
+bisection on the bits of the probabilities, and the token by inverting the cumulative distribution
+at one uniform number a row: both are a few sums over the vocabulary, sharded or not.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from safety_jax.errors import ConfigError
+
+CDF_BLOCK = 256  # the distribution is inverted block by block, then inside one block
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is asked of the model.
+
+    Attributes:
+        temperature: 0 takes the most likely token.
+        top_k: keeps the k most likely tokens; 0 keeps all.
+        top_p: keeps the fewest tokens that hold this probability, after top-k (Holtzman et al.
+            2020, arXiv 1904.09751); 1 keeps all.
+        frequency_penalty: taken from a token's logit for each time it stands in the answer so far.
+        beams: more than 1 searches (see `beams.py`) and does not sample.
+        length_penalty: of beam search: a score is divided by answer length to this power.
+        candidates: answers to each prompt; with beams, the best so many of them.
+        max_new_tokens: of an answer, end-of-sequence included.
+    """
+
+    temperature: float
+    top_k: int
+    top_p: float
+    frequency_penalty: float
+    beams: int
+    length_penalty: float
+    candidates: int
+    max_new_tokens: int
+
+    def check(self) -> None:
+        """Raises a ConfigError for values that ask for nothing sensible."""
+        expected = {
+            "temperature": (self.temperature >= 0, "0 (greedy) or more"),
+            "top_k": (self.top_k >= 0, "0 (all) or more"),
+            "top_p": (0 < self.top_p <= 1, "above 0, at most 1 (all)"),
+            "beams": (self.beams >= 1, "1 (none) or more"),
+            "candidates": (self.candidates >= 1, "1 or more"),
+            "max_new_tokens": (self.max_new_tokens >= 1, "1 or more"),
+        }
+        for name, (fine, wanted) in expected.items():
+            if not fine:
+                raise ConfigError(f"{name} {getattr(self, name)}: expected {wanted}")
+        if self.beams > 1 and (self.temperature or self.frequency_penalty or self.top_k):
+            raise ConfigError(
+                f"beams {self.beams} with temperature {self.temperature}, top_k {self.top_k}, "
+                f"frequency_penalty {self.frequency_penalty}: beam search takes none; set them to 0"
+            )
+        distinct = self.beams if self.beams > 1 else 1 if self.temperature == 0 else None
+        if distinct is not None and self.candidates > distinct:
+            raise ConfigError(
+                f"candidates {self.candidates}: temperature 0 with {self.beams} beam(s) has "
+                f"{distinct} answer(s); set temperature above 0, or ask for fewer candidates"
+            )
+
+
+def penalise(
+    logits: Float[Array, "R V"],
+    history: Int[Array, "R W"],
+    generated: Bool[Array, "R W"],
+    penalty: float,
+) -> Float[Array, "R V"]:
+    """Takes `penalty` from a token's logit for each of its occurrences among generated ones."""
+    rows = jnp.broadcast_to(jnp.arange(history.shape[0])[:, None], history.shape)
+    return logits.at[rows, history].add(jnp.where(generated, -penalty, 0.0))
+
+
+def largest_threshold(
+    values: Float[Array, "R V"], weights: Float[Array, "R V"], target: Float[Array, " R"]
+) -> Float[Array, "R 1"]:
+    """The largest t for which the weights of values >= t sum to at least the target; values >= 0.
+
+    Non-negative floats are ordered as their bits are, so t is found bit by bit.
+    """
+    bits = jax.lax.bitcast_convert_type(values, jnp.int32)
+
+    def try_bit(number, found):
+        raised = found | (jnp.int32(1) << (30 - number))
+        held = jnp.where(bits >= raised, weights, 0.0).sum(axis=-1, keepdims=True)
+        return jnp.where(held >= target[:, None], raised, found)
+
+    found = jax.lax.fori_loop(0, 31, try_bit, jnp.zeros((values.shape[0], 1), jnp.int32))
+    return jax.lax.bitcast_convert_type(found, jnp.float32)
+
+
+def truncate(masses: Float[Array, "R V"], settings: Settings) -> Float[Array, "R V"]:
+    """Unnormalised probabilities with those outside top-k, then top-p, set to 0."""
+    rows, vocabulary = masses.shape
+    if 0 < settings.top_k < vocabulary:
+        count = jnp.full((rows,), settings.top_k, jnp.float32)
+        cut = largest_threshold(masses, jnp.ones_like(masses), count)
+        masses = jnp.where(masses >= cut, masses, 0.0)
+    if settings.top_p < 1:
+        cut = largest_threshold(masses, masses, settings.top_p * masses.sum(axis=-1))
+        masses = jnp.where(masses >= cut, masses, 0.0)
+    return masses
+
+
+def invert(masses: Float[Array, "R V"], uniform: Float[Array, " R"]) -> Int[Array, " R"]:
+    """The first token whose cumulative probability exceeds `uniform`; masses are unnormalised."""
+    rows, vocabulary = masses.shape
+    padded = jnp.pad(masses, ((0, 0), (0, -vocabulary % CDF_BLOCK)))
+    blocks = padded.reshape(rows, -1, CDF_BLOCK)
+    ends = jnp.cumsum(blocks.sum(axis=-1), axis=-1)
+    point = (uniform * ends[:, -1])[:, None]
+    block = jnp.sum(ends <= point, axis=-1)  # a block that is passed over this way has mass
+    before = jnp.where(block > 0, jnp.take_along_axis(ends, block[:, None] - 1, axis=1)[:, 0], 0.0)
+    inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+    reached = jnp.cumsum(inside, axis=-1) > point - before[:, None]
+    # Rounding may leave the point just beyond the block's own sum: the last token with mass then.
+    columns = jnp.broadcast_to(jnp.arange(CDF_BLOCK), inside.shape)
+    last = jnp.max(jnp.where(inside > 0, columns, 0), axis=-1)
+    first = jnp.min(jnp.where(reached & (inside > 0), columns, CDF_BLOCK), axis=-1)
+    return (block * CDF_BLOCK + jnp.minimum(first, last)).astype(jnp.int32)
+
+
+def most_likely(logits: Float[Array, "R V"]) -> Int[Array, " R"]:
+    """The first of the largest logits. (XLA's own argmax takes far longer on a CPU.)"""
+    columns = jnp.broadcast_to(jnp.arange(logits.shape[-1], dtype=jnp.int32), logits.shape)
+    largest = logits >= logits.max(axis=-1, keepdims=True)
+    return jnp.min(jnp.where(largest, columns, logits.shape[-1] - 1), axis=-1)
+
+
+def draw(
+    logits: Float[Array, "R V"],
+    keys: UInt32[Array, "R 2"],
+    positions: Int[Array, " R"],
+    settings: Settings,
+) -> Int[Array, " R"]:
+    """The next token of each row.
+
+    Args:
+        logits: float32, after any penalty.
+        keys: one a row, which depends on seed, prompt and candidate alone.
+        positions: index of the token in its answer; folded into the key.
+    """
+    if settings.temperature == 0:
+        return most_likely(logits)
+
+    def uniform(key, position):
+        key = jax.random.wrap_key_data(key, impl="threefry2x32")
+        return jax.random.uniform(jax.random.fold_in(key, position))
+
+    largest = logits.max(axis=-1, keepdims=True)
+    masses = jnp.exp((logits - largest) / settings.temperature)
+    return invert(truncate(masses, settings), jax.vmap(uniform)(keys, positions))
+
+
+def logprob(logits: Float[Array, "R V"], tokens: Int[Array, " R"]) -> Float[Array, " R"]:
+    """Log-probability of a token of each row under these logits."""
+    chosen = jnp.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
