@@ -1,7 +1,7 @@
 """Scores of transformers for every trunk with a sequence head; needs torch.
 
     python -m tests.golden.make_scores            writes tests/golden/scorers/
-    python -m tests.golden.make_scores --check    compares with it at 1e-5; exit code 1 on difference
+    python -m tests.golden.make_scores --check    compares with it at 1e-5; exit code 1 on a gap
 
 The beaver layout is no class of transformers: `Beaver` here follows safe-rlhf's model on top of
 transformers' `LlamaModel`.

@@ -1,4 +1,4 @@
-"""Tiny random models with a score head, shared by their generator (which needs torch) and the tests.
+"""Tiny random models with a score head, shared by their generator (which needs torch) and tests.
 
 A case is a Hugging Face config. Names and shapes of its weights are stored as `transformers` (for
 the beaver layout: `make_scores.Beaver`) gives them; values come from a numpy seed, see `cases.py`.
