@@ -32,22 +32,46 @@ def batch_of(golden):
     return ids, types, jnp.asarray(golden["mask"])
 
 
-def scores_of(scorer, weights, run, golden, adapters=None) -> np.ndarray:
+def compiled(function):
+    """Quickly: these programs run once or twice."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def forward_of(scorer, run):
     def forward(weights, adapters, ids, types, mask):
         return heads.scores(scorer, weights, ids, types, mask, run, adapters)
 
-    return np.asarray(jax.jit(forward)(weights, adapters, *batch_of(golden)))
+    return compiled(forward)
+
+
+def scores_of(scorer, weights, run, golden, adapters=None) -> np.ndarray:
+    return np.asarray(forward_of(scorer, run)(weights, adapters, *batch_of(golden)))
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory, one_device):
+    """Scorer, weights, execution and compiled forward pass of a case, made once."""
+    made = {}
+
+    def open_case(name):
+        if name not in made:
+            folder = score_cases.write_case(tmp_path_factory.mktemp(name), name)
+            scorer, weights, run = scorer_of(folder, one_device)
+            made[name] = (scorer, weights, run, forward_of(scorer, run))
+        return made[name]
+
+    return open_case
 
 
 # ---------------------------------------------------------------------------- scores
 
 
 @pytest.mark.parametrize("name", score_cases.CASES)
-def test_scores_of_every_architecture(name, tmp_path, one_device):
-    scorer, weights, run = scorer_of(score_cases.write_case(tmp_path, name), one_device)
+def test_scores_of_every_architecture(name, opened):
+    scorer, weights, _, forward = opened(name)
     golden = score_cases.read_golden(name)
-    found = scores_of(scorer, weights, run, golden)
-    assert found.shape == (score_cases.ROWS, scorer.labels) and found.dtype == np.float32
+    found = forward(weights, None, *batch_of(golden))
+    assert found.shape == (score_cases.ROWS, scorer.labels) and found.dtype == jnp.float32
     np.testing.assert_allclose(found, golden["logits"], rtol=0, atol=1e-4)
 
 
@@ -56,7 +80,7 @@ def changed(**changes):
 
 
 WRONG = {
-    "buckets": ("deberta_v3", changed(buckets=0)),
+    "buckets": ("deberta_v3", changed(buckets=6)),
     "bucket size": ("deberta_v3", changed(max_distance=48)),
     "distance": ("deberta_short_distances", changed(max_distance=5)),
     "one product": ("deberta_v3", changed(content_to_position=False)),
@@ -64,80 +88,72 @@ WRONG = {
     "scale without positions": ("deberta_absolute", changed(content_to_position=False)),
     "epsilon": ("bert_relu", changed(norm_epsilon=1e-2)),
     "first position": ("roberta", changed(first_position=0)),
-    "activation": ("gpt2_two_labels", changed(activation="gelu_new")),
-    "groups": (
-        "deberta_convolution",
-        lambda scorer: dataclasses.replace(
-            scorer.config,
-            convolution=dataclasses.replace(scorer.config.convolution, activation="tanh"),
-        ),
-    ),
+    "activation": ("gpt2_two_labels", changed(activation="relu")),
 }
 
 
 @pytest.mark.parametrize("mistake", WRONG)
-def test_a_wrong_config_value_shows(mistake, tmp_path, one_device):
+def test_a_wrong_config_value_shows(mistake, opened):
     """What the parity test would see if a value were lost on the way."""
     name, change = WRONG[mistake]
-    scorer, weights, run = scorer_of(score_cases.write_case(tmp_path, name), one_device)
-    config = change(scorer)
-    declared = heads.parameters(dataclasses.replace(scorer, config=config))
+    scorer, weights, run, _ = opened(name)
+    wrong = dataclasses.replace(scorer, config=change(scorer))
     flat = trees.flatten(weights)
-    fitted = {ours: flat[ours][tuple(map(slice, p.shape))] for ours, p in declared.items()}
+    fitted = {
+        ours: flat[ours][tuple(map(slice, parameter.shape))]
+        for ours, parameter in heads.parameters(wrong).items()
+    }
     golden = score_cases.read_golden(name)
-    try:
-        wrong = dataclasses.replace(scorer, config=config)
-        found = scores_of(wrong, trees.unflatten(fitted), run, golden)
-    except (TypeError, ValueError):
-        return
+    found = scores_of(wrong, trees.unflatten(fitted), run, golden)
     assert np.abs(found - golden["logits"]).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_padding_moves_nothing(name, tmp_path, one_device):
-    """Neither the ids that stand there nor their number; its gradient is zero, others finite."""
-    scorer, weights, run = scorer_of(score_cases.write_case(tmp_path, name), one_device)
-    golden = score_cases.read_golden(name)
-    free = max(set(range(score_cases.VOCABULARY)) - set(golden["ids"].ravel().tolist()))
-    filled = golden | {"ids": np.where(golden["mask"], golden["ids"], free)}
-
+def gradient_of(scorer, run):
     def total(weights, ids, types, mask):
         scores = heads.scores(scorer, weights, ids, types, mask, run)
         return jnp.sin(scores).sum(), scores
 
-    differentiate = jax.jit(jax.value_and_grad(total, has_aux=True))
-    (_, scores), gradients = differentiate(weights, *batch_of(filled))
+    return compiled(jax.value_and_grad(total, has_aux=True))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_padding_moves_nothing(name, opened):
+    """The ids that stand there change no score and get no gradient; all gradients are finite."""
+    scorer, weights, run, _ = opened(name)
+    golden = score_cases.read_golden(name)
+    free = max(set(range(score_cases.VOCABULARY)) - set(golden["ids"].ravel().tolist()))
+    filled = golden | {"ids": np.where(golden["mask"], golden["ids"], free)}
+    (_, scores), gradients = gradient_of(scorer, run)(weights, *batch_of(filled))
     np.testing.assert_allclose(scores, golden["logits"], rtol=0, atol=1e-4)
     flat = trees.flatten(gradients)
     np.testing.assert_array_equal(flat["embedding"][free], 0)
     for ours, gradient in flat.items():
         assert np.isfinite(gradient).all(), ours
-        # A constant on all keys, and on all that a query sees of them, cancels in the softmax.
+        # A constant on all keys cancels in the softmax.
         assert np.abs(gradient).max() > 0 or "bias" in ours, ours
+
+
+def test_more_padding_moves_nothing(opened):
+    scorer, weights, run, forward = opened("deberta_v3")
+    golden = score_cases.read_golden("deberta_v3")
     longer = {name: np.pad(golden[name], ((0, 0), (0, 8))) for name in ("ids", "types", "mask")}
-    np.testing.assert_allclose(
-        scores_of(scorer, weights, run, longer), golden["logits"], rtol=0, atol=1e-4
+    found = forward(weights, None, *batch_of(longer))
+    np.testing.assert_allclose(found, golden["logits"], rtol=0, atol=1e-4)
+
+
+def test_remat_changes_no_gradient(opened):
+    scorer, weights, run, _ = opened("deberta_v3")
+    batch = batch_of(score_cases.read_golden("deberta_v3"))
+    plain, *again = (
+        gradient_of(scorer, dataclasses.replace(run, remat=remat))(weights, *batch)[1]
+        for remat in ("none", "dots", "full")
     )
+    for gradients in again:
+        for found, expected in zip(*map(jax.tree.leaves, (gradients, plain)), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
-@pytest.mark.parametrize("name", ["deberta_convolution", "gpt2"])
-def test_remat_changes_no_gradient(name, remat, tmp_path, one_device):
-    folder = score_cases.write_case(tmp_path, name)
-    golden = score_cases.read_golden(name)
-    found = []
-    for kind in ("none", remat):
-        scorer, weights, run = scorer_of(folder, one_device, kind)
-
-        def total(weights, batch, scorer=scorer, run=run):
-            return jnp.sin(heads.scores(scorer, weights, *batch, run)).sum()
-
-        found.append(jax.jit(jax.grad(total))(weights, batch_of(golden)))
-    for plain, again in zip(*map(jax.tree.leaves, found), strict=True):
-        np.testing.assert_allclose(again, plain, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", [*KINDS, "deberta_own_projections", "beaver_cost"])
+@pytest.mark.parametrize("name", KINDS)
 def test_eight_devices_give_the_same_scores(name, tmp_path, eight_devices):
     scorer, weights, run = scorer_of(score_cases.write_case(tmp_path, name), eight_devices)
     split = [array for array in jax.tree.leaves(weights) if not array.is_fully_replicated]
@@ -157,23 +173,25 @@ def test_mesh_that_does_not_divide(tmp_path):
 
 
 @pytest.mark.parametrize("name", [*KINDS, "deberta_own_projections"])
-def test_adapters_on_every_trunk(name, tmp_path, one_device):
-    """Merged = adapted, on all projections; a target changes the scores."""
-    scorer, weights, run = scorer_of(score_cases.write_case(tmp_path, name), one_device)
+def test_adapters_on_every_trunk(name, opened):
+    """Merged = adapted, on all projections."""
+    scorer, weights, _, forward = opened(name)
     adapted = heads.targets(scorer, ("all-linear",))
     declared = heads.parameters(scorer)
     kernels = {name for name in declared if name.startswith("layers.") and "kernel" in name}
     assert {f"layers.{target}.kernel" for target in adapted} == kernels
+    random = np.random.RandomState(0)
     leaves = {
-        leaf: 0.3 * jax.random.normal(jax.random.key(number), shape)
-        for number, (leaf, (shape, _)) in enumerate(lora.shapes(declared, adapted, 3).items())
+        leaf: jnp.asarray(0.3 * random.standard_normal(shape), jnp.float32)
+        for leaf, (shape, _) in lora.shapes(declared, adapted, 3).items()
     }
     adapters = lora.Adapters(trees.unflatten(leaves), 0.5, 0.0)
     golden = score_cases.read_golden(name)
-    found = scores_of(scorer, weights, run, golden, adapters)
+    found = np.asarray(forward(weights, adapters, *batch_of(golden)))
     assert np.abs(found - golden["logits"]).max() > 1e-2
     merged = lora.merge(weights, adapters)
-    np.testing.assert_allclose(scores_of(scorer, merged, run, golden), found, rtol=0, atol=1e-4)
+    again = forward(merged, None, *batch_of(golden))
+    np.testing.assert_allclose(again, found, rtol=0, atol=1e-4)
 
 
 def test_targets_by_name(tmp_path):
@@ -203,7 +221,7 @@ def test_round_trip_is_bitwise(name, tmp_path, one_device):
         assert heads.read_scorer(tmp_path / "export") == scorer
 
 
-@pytest.mark.parametrize("name", ["deberta_convolution", "bert", "roberta", "gpt2", "qwen3"])
+@pytest.mark.parametrize("name", ["deberta_convolution", "roberta", "qwen3"])
 def test_random_weights_get_a_config_of_their_own(name, tmp_path, one_device):
     scorer = heads.read_scorer(score_cases.write_case(tmp_path / "source", name))
     weights = heads.initialize(scorer, jax.random.key(0), one_device, jnp.float32)
@@ -245,9 +263,9 @@ REFUSED = {
     "no head": ("llama", {"architectures": ["LlamaForCausalLM"]}, "a model with a sequence head"),
     "quantised": ("bert", {"quantization_config": {"bits": 8}}, "quantised checkpoint"),
     "another model": ("bert", {"model_type": "t5"}, "model_type 't5' is not supported"),
-    "more layers": ("gpt2", {"n_layer": 3}, "missing transformer.h.2.ln_1.weight"),
+    "more layers": ("gpt2", {"n_layer": 3}, "missing transformer.h.2."),
     "fewer layers": ("bert", {"num_hidden_layers": 1}, "unexpected bert.encoder.layer.1"),
-    "wider": ("bert", {"intermediate_size": 56}, "has shape [48, 32], but config.json asks for"),
+    "wider": ("bert", {"intermediate_size": 56}, "but config.json asks for [32, 56]"),
     "score type": ("beaver_cost", {"score_type": "safety"}, "score_type is 'safety'"),
     "no statistics": ("beaver_reward", {"do_normalize": True, "mean": [0]}, "var is None"),
 }
@@ -269,7 +287,7 @@ def test_pickled_weights_are_refused_in_one_line(tmp_path, one_device):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     message = refusal(folder, one_device)
     assert "holds only pickled weights (pytorch_model.bin)" in message
-    assert "AutoModelForSequenceClassification" in message
+    assert "DebertaV2ForSequenceClassification.from_pretrained" in message
 
 
 def test_names_of_old_releases(tmp_path, one_device):

@@ -12,7 +12,7 @@ from safety_jax import mesh as meshes
 from safety_jax import optim, policy, trees
 from safety_jax import step as steps
 from safety_jax.batch import Tokens
-from safety_jax.models import attention, llama, lora, peft
+from safety_jax.models import attention, deberta, deberta_config, heads, llama, lora, peft
 from safety_jax.stages import sft
 
 pytestmark = pytest.mark.plan
@@ -89,3 +89,41 @@ def test_llama_2_7b_lora_packed_2048_fits_v5e_4x4(sizes, capsys):
     )
     assert arguments < 1.3 * weights / 16 * (16 / (sizes[1] * sizes[2]))
     assert arguments + temporary < HBM_BYTES["v5e:4x4"]
+
+
+DEBERTA_V3_LARGE = deberta.Config(
+    vocabulary_size=128_100, embedding_size=1024, width=1024, mlp_width=4096, layers=24, heads=16,
+    activation="gelu", norm_epsilon=1e-7, max_positions=512, token_types=0,
+    absolute_positions=False, relative=True, max_distance=512, buckets=256,
+    content_to_position=True, position_to_content=True, shared_projections=True,
+    normed_positions=True, convolution=None, pooler_activation="gelu", initializer_range=0.02,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("sizes", [(16, 1, 1), (2, 4, 2)])
+def test_deberta_v3_large_scores_on_v5e_4x4(sizes, capsys):
+    devices = list(topologies.get_topology_desc(platform="tpu", topology_name="v5e:4x4").devices)
+    mesh = meshes.build(*sizes, devices=devices)
+    head = deberta_config.head(DEBERTA_V3_LARGE, 1)
+    scorer = heads.Scorer("deberta", DEBERTA_V3_LARGE, head, ("reward",), None, 512, True)
+    backend = attention.build("xla", mesh, None, jnp.bfloat16)
+    run = llama.Execution(mesh, jnp.bfloat16, backend, "none")
+    weights = {
+        name: abstract(p.shape, jnp.bfloat16, meshes.sharding(mesh, p.axes))
+        for name, p in heads.parameters(scorer).items()
+    }
+    rows = meshes.sharding(mesh, ("rows", "tokens"))
+    ids, mask = (abstract((64, 512), dtype, rows) for dtype in (jnp.int32, jnp.bool_))
+
+    def step(weights, ids, mask):
+        return heads.scores(scorer, weights, ids, jnp.zeros_like(ids), mask, run)
+
+    compiled = jax.jit(step).lower(trees.unflatten(weights), ids, mask).compile()
+    memory = compiled.memory_analysis()
+    needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    with capsys.disabled():
+        print(
+            f"\nDeBERTa-v3-large scores 64 rows of 512 on v5e:4x4 as data x fsdp x tensor = "
+            f"{sizes}: a chip needs {needed / 2**30:.2f} GiB"
+        )
+    assert needed < HBM_BYTES["v5e:4x4"]

@@ -149,10 +149,12 @@ def _refuse_without_weights(folder: Path) -> None:
     pickled = [file.name for suffix in ("bin", "pth", "pt") for file in folder.glob(f"*.{suffix}")]
     other = [file.name for file in folder.glob("*.safetensors")]
     if pickled:
+        described = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+        model = (described.get("architectures") or ["AutoModelForCausalLM"])[0]
         raise CheckpointError(
             f"{folder} holds only pickled weights ({sorted(pickled)[0]}), which can run code when "
             f"opened; expected {WEIGHTS}; convert once with transformers: "
-            "AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)"
+            f"{model}.from_pretrained(...).save_pretrained(...)"
         )
     found = f"only {sorted(other)[0]}" if other else "no weights"
     raise CheckpointError(f"{folder} holds {found}; expected {WEIGHTS} or {INDEX}")

@@ -1,7 +1,7 @@
 """Scores of transformers for every trunk with a sequence head; needs torch.
 
     python -m tests.golden.make_scores            writes tests/golden/scorers/
-    python -m tests.golden.make_scores --check    compares with it at 1e-5; exit code 1 on difference
+    python -m tests.golden.make_scores --check    compares with it at 1e-5; exit code 1 on a gap
 
 The beaver layout is no class of transformers: `Beaver` here follows safe-rlhf's model on top of
 transformers' `LlamaModel`.
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from transformers.models.deberta_v2 import modeling_deberta_v2
 
 from tests.golden import compare, score_cases
 
@@ -93,6 +94,19 @@ def scores_of(model: Any, batch: dict[str, np.ndarray]) -> np.ndarray:
         return model(**given).logits.numpy()
 
 
+def bucket_tables() -> dict[str, np.ndarray]:
+    """The bucket of every distance, for several numbers of buckets and longest distances."""
+    distance = torch.arange(-score_cases.LONGEST, score_cases.LONGEST + 1)
+    return {
+        f"{buckets}_{longest}": modeling_deberta_v2.make_log_bucket_position(
+            distance, buckets, longest
+        )
+        .numpy()
+        .astype(np.int16)
+        for buckets, longest in score_cases.BUCKETS
+    }
+
+
 def main() -> int:
     torch.set_num_threads(1)
     golden = compare.Golden(score_cases.FOLDER, compare.parse_check(__doc__ or ""), tolerance=1e-5)
@@ -107,6 +121,7 @@ def main() -> int:
         logits = scores_of(model, batch)
         arrays |= {f"{name}/{key}": value for key, value in (batch | {"logits": logits}).items()}
         print(f"{name}: {' '.join(f'{score:.3f}' for score in logits[:, 0])}")
+    arrays |= {f"buckets/{name}": values for name, values in bucket_tables().items()}
     golden.config("cases.json", found | {"transformers_version": transformers.__version__})
     golden.arrays("golden.npz", arrays)
     return golden.finish()

@@ -1,4 +1,4 @@
-"""Tiny random models with a score head, shared by their generator (which needs torch) and the tests.
+"""Tiny random models with a score head, shared by their generator (which needs torch) and tests.
 
 A case is a Hugging Face config. Names and shapes of its weights are stored as `transformers` (for
 the beaver layout: `make_scores.Beaver`) gives them; values come from a numpy seed, see `cases.py`.
@@ -16,6 +16,9 @@ from tests.golden import cases
 FOLDER = cases.FOLDER / "scorers"
 ROWS, TOKENS, VOCABULARY = 4, 40, 96
 LENGTHS = (40, 23, 9, 1)
+# Buckets and longest distances, and how far the golden tables reach. The first is v3's.
+BUCKETS = ((256, 512), (256, 1024), (64, 512), (16, 256), (8, 64))
+LONGEST = 1100
 
 COMMON: dict[str, Any] = {
     "vocab_size": VOCABULARY,

@@ -1,0 +1,158 @@
+"""Scoring with DeBERTa-v3-base's shape against transformers: same weights, texts, threads.
+
+    python -m tests.benchmarks.score [--rounds 3] [--conversations 512] [--peers 8,32]
+
+512 conversations of mixed lengths (log-normal as PKU-SafeRLHF's, a little longer). transformers
+takes them sorted by length, padded to the longest of each batch; this project takes them in buckets
+(`data/buckets.py`). Every run is its own process, pinned to the same cores; runs alternate, and the
+order turns round in every second round. Prints seconds without loading and compiling, which are
+printed beside them. Float32 on CPU; only figures of an idle machine mean much. Needs the extra
+`parity`.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from safety_jax import mesh as meshes
+from safety_jax.models import heads
+
+MODEL = {
+    "architectures": ["DebertaV2ForSequenceClassification"],
+    "model_type": "deberta-v2",
+    "vocab_size": 8192,  # of 128,100: a table that is only looked up
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 0,
+    "relative_attention": True,
+    "position_buckets": 256,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": "p2c|c2p",
+    "position_biased_input": False,
+    "max_relative_positions": -1,
+    "layer_norm_eps": 1e-7,
+    "pooler_hidden_act": "gelu",
+    "hidden_act": "gelu",
+    "id2label": {"0": "reward"},
+    "pad_token_id": 0,
+}
+LONGEST = 512
+
+
+def prepare(folder: Path, conversations: int, layers: int) -> None:
+    """Writes what both sides read: the model folder, ids and lengths."""
+    described = MODEL | {"num_hidden_layers": layers}
+    (folder / "source").mkdir()
+    (folder / "source" / "config.json").write_text(json.dumps(described))
+    scorer = heads.read_scorer(folder / "source")
+    mesh = meshes.build(1, 1, 1, devices=jax.devices()[:1])
+    weights = heads.initialize(scorer, jax.random.key(0), mesh, jnp.float32)
+    heads.export(folder / "model", weights, scorer, folder / "source", jnp.float32, 10**10)
+
+    random = np.random.RandomState(0)
+    lengths = random.lognormal(np.log(120), 0.65, conversations).clip(16, LONGEST).astype(int)
+    ids = [random.randint(3, MODEL["vocab_size"], length) for length in lengths]
+    np.savez(folder / "texts.npz", ids=np.concatenate(ids), lengths=lengths)
+    quarters = ", ".join(f"{value:.0f}" for value in np.percentile(lengths, [5, 25, 50, 75, 95]))
+    print(
+        f"{conversations} conversations, {lengths.sum()} tokens; 5 to 95 %: {quarters}", flush=True
+    )
+
+
+def texts(folder: Path) -> list[np.ndarray]:
+    stored = np.load(folder / "texts.npz")
+    return np.split(stored["ids"], np.cumsum(stored["lengths"])[:-1])
+
+
+def run(module: str, folder: Path, variant: str, threads: int) -> dict[str, Any]:
+    """One worker in its own process, on the first `threads` cores."""
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(threads),
+        "JAX_PLATFORMS": "cpu",
+        "HF_HUB_OFFLINE": "1",
+    }
+    cores = sorted(os.sched_getaffinity(0))[:threads]
+    done = subprocess.run(
+        [sys.executable, "-m", module, str(folder), variant],
+        env=environment,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    )
+    if done.returncode:
+        raise RuntimeError(f"{module} {variant} failed:\n{done.stderr[-4000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def report(results: dict[tuple[str, str], list[dict[str, Any]]], tokens: int) -> None:
+    print(f"\n{'':<28}{'seconds':>9}{'range':>14}{'tokens/s':>10}{'padding':>9}{'before':>8}")
+    best: dict[str, tuple[str, str]] = {}
+    for key, found in results.items():
+        seconds = [one["seconds"] for one in found]
+        middle = statistics.median(seconds)
+        print(
+            f"{title(key):<28}{middle:>9.1f}{f'{min(seconds):.1f}..{max(seconds):.1f}':>14}"
+            f"{tokens / middle:>10.0f}{1 - tokens / found[0]['padded_tokens']:>9.1%}"
+            f"{statistics.median(one['before'] for one in found):>8.1f}"
+        )
+        side = key[0]
+        if side not in best or middle < statistics.median(
+            one["seconds"] for one in results[best[side]]
+        ):
+            best[side] = key
+    first, second = (results[key] for key in best.values())
+    gap = np.abs(np.subtract(first[0]["scores"], second[0]["scores"])).max()
+    ratios = [b["seconds"] / a["seconds"] for a, b in zip(first, second, strict=True)]
+    print(
+        f"\n{' against '.join(title(key) for key in best.values())}: "
+        f"{statistics.median(ratios):.2f}x the speed "
+        f"({min(ratios):.2f} to {max(ratios):.2f} by round); scores differ by {gap:.1e} at most"
+    )
+
+
+def title(key: tuple[str, str]) -> str:
+    module, variant = key
+    return f"safety_jax {variant}" if "jax" in module else f"transformers, rows of {variant}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--conversations", type=int, default=512)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--peers", default="8,32", help="rows of a batch of transformers")
+    parser.add_argument("--ours", default="4096", help="tokens of a batch of ours")
+    given = parser.parse_args()
+    runs = [("tests.benchmarks.score_jax_worker", name) for name in given.ours.split(",")]
+    runs += [("tests.benchmarks.score_torch_worker", name) for name in given.peers.split(",")]
+    results: dict[tuple[str, str], list[dict[str, Any]]] = {key: [] for key in runs}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        prepare(folder, given.conversations, given.layers)
+        tokens = sum(map(len, texts(folder)))
+        print(f"{given.layers} layers, {given.threads} threads, float32", flush=True)
+        for number in range(given.rounds):
+            for key in runs if number % 2 == 0 else reversed(runs):
+                results[key].append(run(key[0], folder, key[1], given.threads))
+                seconds = results[key][-1]["seconds"]
+                print(f"  round {number + 1}: {title(key)}: {seconds:.1f} s", flush=True)
+    report(results, tokens)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Distances of DeBERTa: buckets equal transformers', a reshape reads the right table entry."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from safety_jax.models import deberta, heads
+from tests.golden import score_cases
+
+
+@pytest.mark.parametrize("buckets,longest", score_cases.BUCKETS)
+def test_buckets_equal_transformers(buckets, longest):
+    expected = np.load(score_cases.FOLDER / "golden.npz")[f"buckets/{buckets}_{longest}"]
+    distance = np.arange(-score_cases.LONGEST, score_cases.LONGEST + 1)
+    np.testing.assert_array_equal(deberta.bucket(distance, buckets, longest), expected)
+
+
+@pytest.mark.parametrize("T", [1, 2, 5])
+def test_skew(T):
+    x = jnp.arange(3 * T * (2 * T - 1), dtype=jnp.float32).reshape(3, T, 2 * T - 1)
+    i, j = np.arange(T)[:, None], np.arange(T)[None, :]
+    np.testing.assert_array_equal(deberta.skew(x), np.asarray(x)[:, i, j - i + T - 1])
+
+
+def test_table_rows_stay_in_the_table(tmp_path):
+    """Distances beyond the table count as its last; zero stands in the middle."""
+    for name in ("deberta_v3", "deberta_short_distances", "deberta_long_distances"):
+        config = heads.read_scorer(score_cases.write_case(tmp_path, name)).config
+        rows = deberta.table_rows(config, 300)
+        assert rows.min() == 0 and rows.max() == 2 * config.span - 1
+        assert rows[299] == config.span and (np.diff(rows) >= 0).all()
+
+
+def test_gradient_of_position_scores():
+    """As of a gather, element by element."""
+    T, keys = 6, jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (2, T, 3, 4))
+    table = jax.random.normal(keys[1], (2 * T - 1, 3, 4))
+    weight = jax.random.normal(keys[2], (2, 3, T, T))
+    offset = np.arange(T)[None, :] - np.arange(T)[:, None] + T - 1
+
+    def gathered(x, table):
+        return jnp.einsum("bthe,tshe->bhts", x, table[offset])
+
+    for scores in (deberta.position_scores, gathered):
+        np.testing.assert_allclose(scores(x, table), gathered(x, table), atol=1e-5)
+    found, expected = (
+        jax.grad(lambda x, table, scores=scores: (scores(x, table) * weight).sum(), (0, 1))(
+            x, table
+        )
+        for scores in (deberta.position_scores, gathered)
+    )
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
