@@ -176,9 +176,9 @@ def test_mistakes(folder, one_device, tmp_path):
     bare = write_guard(tmp_path / "bare", None)
     with pytest.raises(ConfigError, match="has no chat template"):
         plan(one_device, bare, "llama_guard")
-    alike = guard.Reader(None, {}, None, tokenizer.load_tokenizer(bare), None, 0.0)
+    reader = plan(one_device, folder, "llama_guard").load()._reader
     with pytest.raises(CheckpointError, match="with the same token"):
-        alike.first_tokens("Answer: ", ("unsafe", "unsaid"))
+        reader.first_tokens("Answer: ", ("unsafe", "unsaid"))
 
 
 @pytest.mark.torch
