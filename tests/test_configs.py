@@ -192,7 +192,9 @@ def test_every_config_file_is_tested():
 def test_complete_and_locked(name: str, arg: str | None):
     config = load(name, arg).lock()
     flat = flatten(config)
-    assert set(flat) == set(KEYS[name].split())
+    beside = {key for key in flat if name == "score" and key.startswith("score.judges.")}
+    assert set(flat) - beside == set(KEYS[name].split()) - beside
+    assert set(KEYS[name].split()) <= set(flat)
     unset = [key for key, value in flat.items() if value is None]
     assert not unset, "None has no type, so no flag could set it"
     with pytest.raises(AttributeError):
@@ -202,7 +204,10 @@ def test_complete_and_locked(name: str, arg: str | None):
 @pytest.mark.parametrize(("name", "arg"), CASES)
 def test_arguments_change_values_but_never_types(name: str, arg: str | None):
     plain = {key: type(value) for key, value in flatten(load(name, None)).items()}
-    assert {key: type(value) for key, value in flatten(load(name, arg)).items()} == plain
+    types = {key: type(value) for key, value in flatten(load(name, arg)).items()}
+    if name == "score":  # an argument adds a judge, which the plain config has not
+        types = {key: found for key, found in types.items() if key in plain}
+    assert types == plain
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
@@ -259,13 +264,13 @@ def test_no_demonstrations_unless_asked_for_but_in_the_demo():
     assert load("sft", "demo").data.safety_rows == len(rows)
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("name", ["sft", "dpo"])
 def test_demo_and_paper_exclude_each_other(name: str):
     with pytest.raises(ValueError, match="exclude each other"):
         load(name, "demo,paper=report")
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("name", ["sft", "dpo"])
 def test_everything_the_demo_names_is_in_the_checkout(name: str):
     data, model = load(name, "demo").data, load(name, "demo").model
     named = [*data.train, data.eval, model.path, *([data.safety] if "safety" in data else [])]

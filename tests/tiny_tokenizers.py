@@ -5,7 +5,7 @@ import io
 import json
 
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
-from tokenizers.models import BPE
+from tokenizers.models import BPE, WordLevel
 from transformers import PreTrainedTokenizerFast
 
 CORPUS = [
@@ -86,6 +86,30 @@ def qwen(**settings) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(_qwen_backend()),
         **{"eos_token": "<|im_end|>", "additional_special_tokens": ["<|im_start|>"]} | settings,
+    )
+
+
+@functools.cache
+def _bert_backend() -> str:
+    backend = Tokenizer(WordLevel(unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
+    backend.train_from_iterator(CORPUS, trainers.WordLevelTrainer(special_tokens=special))
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
+    )
+    return backend.to_str()
+
+
+def bert(**settings) -> PreTrainedTokenizerFast:
+    """As BERT and DeBERTa: whole words, pairs of texts told apart by types."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_bert_backend()),
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **{"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+        | settings,
     )
 
 

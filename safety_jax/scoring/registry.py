@@ -135,6 +135,15 @@ def _max_tokens(name: str, wanted: int, positions: int) -> int:
     return wanted or positions
 
 
+def _numbers(name: str, key: str, value: Any, count: int) -> tuple[float, ...]:
+    """A tuple of so many numbers, or an empty one; configs cannot hold None."""
+    if len(value) not in (0, count) or not all(isinstance(v, int | float) for v in value):
+        raise ConfigError(
+            f"score.judges.{name}.{key} is {value!r}; expected {count} number(s) in a tuple, or ()"
+        )
+    return tuple(float(number) for number in value)
+
+
 def _sequence(name: str, spec: Spec, resources: Resources, _: Mapping[str, Planned]) -> Planned:
     folder, mesh = _folder(name, spec), resources.mesh
     scorer = heads.read_scorer(folder)
@@ -143,15 +152,17 @@ def _sequence(name: str, spec: Spec, resources: Resources, _: Mapping[str, Plann
     tokens = tokenizer.load_tokenizer(folders.resolve(own) if own else folder)
     longest = _max_tokens(name, spec["max_tokens"], scorer.max_tokens)
     encoder = sequence.Encoder(tokens, spec["template"], longest, spec["overlong"])
+    low, high = _numbers(name, "range", spec["range"], 2) or (None, None)
+    (threshold,) = _numbers(name, "threshold", spec["threshold"], 1) or (None,)
     card = Card(
         name=name,
         kind="sequence",
         model=spec["path"],
         weights_sha256=folders.fingerprint(folder),
         direction=spec["direction"],
-        low=spec["low"],
-        high=spec["high"],
-        threshold=spec["threshold"],
+        low=low,
+        high=high,
+        threshold=threshold,
         template=spec["template"],
         precision=resources.precision,
         settings={
@@ -345,7 +356,7 @@ KINDS: dict[Any, Kind] = {
     "refusal": Kind((), _refusal),
     "sequence": Kind(
         (
-            "path", "tokenizer", "template", "output", "activation", "direction", "low", "high",
+            "path", "tokenizer", "template", "output", "activation", "direction", "range",
             "threshold", "max_tokens", "overlong",
         ),
         _sequence,

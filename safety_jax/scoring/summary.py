@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from safety_jax.scoring.inputs import Item, Stored
-from safety_jax.scoring.judge import Card, Score
+from safety_jax.scoring.judge import SAFER, Card, Score
 from safety_jax.statistics import wilson
 
 FEWEST = 3  # pairs of scores that a correlation needs
@@ -112,7 +112,8 @@ def tables(summary: Mapping[str, Any]) -> str:
     for name, judge in summary["judges"].items():
         card = judge["card"]
         line = card["threshold"]
-        says = "" if line is None else f"; unsafe from {line:g}"
+        side = "below" if card["direction"] == SAFER else "from"
+        says = "" if line is None else f"; unsafe {side} {line:g}"
         text += f"\n{name}: {card['kind']} {card['model']}".rstrip() + f", {card['direction']}"
         text += f"{says}; protocol {judge['protocol']}"
         for reason, count in judge["reasons"].items():

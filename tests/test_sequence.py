@@ -1,0 +1,217 @@
+"""Sequence judges: templates, truncation, batches; scores equal those of single rows."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_tokenizers
+from judge_folders import CONVERSATIONS, bert_scorer, conversation, llama_scorer
+from scipy import special
+
+from configs import score as score_config
+from safety_jax.data.formats import Message
+from safety_jax.errors import ConfigError
+from safety_jax.models import heads
+from safety_jax.scoring import batches, registry, sequence
+from safety_jax.scoring.judge import Conversation, Score
+
+FLAT = "higher is safer"
+
+
+@pytest.fixture(scope="session")
+def llama_folder(tmp_path_factory) -> Path:
+    return llama_scorer(tmp_path_factory.mktemp("llama") / "judge")
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory) -> Path:
+    labels = {"id2label": {"0": "fine", "1": "toxic"}, "problem_type": None}
+    return bert_scorer(tmp_path_factory.mktemp("bert") / "judge", **labels)
+
+
+def resources(mesh, tokens: int = 512) -> registry.Resources:
+    return registry.Resources(mesh, "float32", "float32", "xla", tokens)
+
+
+def spec(folder: Path, template: str, **changes):
+    return score_config.sequence(str(folder), template, FLAT).to_dict() | changes
+
+
+def plan(mesh, row) -> registry.Planned:
+    return registry.plan({"judge": row}, resources(mesh))["judge"]
+
+
+def alone(folder: Path, mesh, row: batches.Row) -> np.ndarray:
+    """The head's outputs for one row without padding."""
+    scorer = heads.read_scorer(folder)
+    weights = heads.load(folder, scorer, mesh, jnp.float32)
+    run = heads.execution(scorer, mesh, compute_dtype=jnp.float32, backend="xla", remat="none")
+    ids, types = (jnp.asarray([part], jnp.int32) for part in (row.ids, row.types))
+    compiled = jax.jit(lambda w, *batch: heads.scores(scorer, w, *batch, run))
+    return np.asarray(compiled(weights, ids, types, jnp.ones(ids.shape, bool)))[0]
+
+
+def test_scores_are_those_of_single_rows(llama_folder, one_device, eight_devices):
+    planned = plan(one_device, spec(llama_folder, "human_assistant"))
+    found = planned.load().score(CONVERSATIONS)
+    encoder = sequence.Encoder(
+        tiny_tokenizers.llama(), "human_assistant", max_tokens=64, overlong="unscored"
+    )
+    rows = [encoder.encode(c) for c in CONVERSATIONS]
+    expected = [alone(llama_folder, one_device, row)[0] for row in rows[:2]]
+    np.testing.assert_allclose([score.value for score in found[:2]], expected, atol=1e-4)
+    assert found[2].reason.endswith("tokens, more than 64")
+    expected = [found[i].value for i in (0, 1, 3)]
+    assert np.std(expected) > 1e-2
+    split = plan(eight_devices, spec(llama_folder, "human_assistant"))
+    again = split.load().score(CONVERSATIONS)
+    np.testing.assert_allclose([again[i].value for i in (0, 1, 3)], expected, atol=1e-4)
+    assert again[2] == found[2]
+    assert split.card.protocol() == planned.card.protocol()
+
+
+def test_pairs_have_types_and_labels_have_names(bert_folder, one_device):
+    row = spec(bert_folder, "pair", output="toxic", activation="softmax")
+    found = plan(one_device, row).load().score(CONVERSATIONS)
+    encoder = sequence.Encoder(tiny_tokenizers.bert(), "pair", max_tokens=64, overlong="unscored")
+    rows = [encoder.encode(c) for c in CONVERSATIONS]
+    assert set(rows[0].types) == {0, 1} and rows[0].ids[0] == 1
+    outputs = np.stack([alone(bert_folder, one_device, row) for row in rows[:2]])
+    expected = special.softmax(outputs, axis=-1)[:, 1]
+    np.testing.assert_allclose([score.value for score in found[:2]], expected, atol=1e-5)
+    with pytest.raises(ConfigError, match=r"output '': expected one of the model's labels, fine"):
+        plan(one_device, spec(bert_folder, "pair"))
+
+
+# ---------------------------------------------------------------------------- templates
+
+
+def text_of(template: str, one: Conversation) -> str:
+    tokenizer = tiny_tokenizers.llama(chat_template=tiny_tokenizers.INST)
+    row = sequence.Encoder(tokenizer, template, 256, "unscored").encode(one)
+    assert isinstance(row, batches.Row), row
+    return tokenizer.decode(row.ids)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("human_assistant", "<s>\n\nHuman: bake?\n\nAssistant: bread"),
+        ("beaver", "<s> BEGINNING OF CONVERSATION: USER: bake? ASSISTANT:bread</s>"),
+        ("chat", "<s> [INST] bake? [/INST] bread </s>"),
+        ("response", "<s> bread"),
+    ],
+)
+def test_templates(template: str, expected: str):
+    found = text_of(template, conversation("bake?", "bread"))
+    assert found.replace("<s> ", "<s>") == expected.replace("<s> ", "<s>")
+
+
+def test_several_turns_and_what_has_no_place():
+    turns = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
+    several = Conversation(turns, "d", "row 0")
+    text = text_of("human_assistant", several)
+    assert text.endswith("\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d")
+    system = Conversation((Message("system", "s"), *turns), "d", "row 0")
+    tokenizer = tiny_tokenizers.llama(chat_template=tiny_tokenizers.INST)
+    for template, one, reason in (
+        ("beaver", several, "has several turns"),
+        ("pair", system, "has a system message, for which the template pair has no place"),
+        ("chat", system, "no system message"),
+        (
+            "chat",
+            conversation("q", "a</s>b"),
+            "the assistant's text holds the special token '</s>'",
+        ),
+        ("response", conversation("q", " \n"), "the response is empty"),
+    ):
+        found = sequence.Encoder(tokenizer, template, 256, "unscored").encode(one)
+        assert isinstance(found, Score) and reason in found.reason, found
+
+
+def test_text_that_looks_like_a_special_token_is_text():
+    encoder = sequence.Encoder(tiny_tokenizers.llama(), "response", 256, "unscored")
+    row = encoder.encode(conversation("q", "end </s> of"))
+    assert 2 not in row.ids and row.ids[0] == 1
+
+
+# ---------------------------------------------------------------------------- length
+
+
+def test_what_is_too_long_is_unscored_or_loses_the_left_of_its_prompt():
+    tokenizer = tiny_tokenizers.llama()
+    one = conversation("How do I bake bread? " * 9, "Mix flour and water.")
+    whole = sequence.Encoder(tokenizer, "human_assistant", 999, "unscored").encode(one)
+    room = len(whole.ids) - 20
+    found = sequence.Encoder(tokenizer, "human_assistant", room, "unscored").encode(one)
+    assert found.reason == f"{len(whole.ids)} tokens, more than {room}"
+    cut = sequence.Encoder(tokenizer, "human_assistant", room, "cut_prompt").encode(one)
+    assert list(cut.ids) == [whole.ids[0], *whole.ids[21:]]
+    short = sequence.Encoder(tokenizer, "human_assistant", 9, "cut_prompt").encode(one)
+    assert isinstance(short, Score)
+    pair = sequence.Encoder(tiny_tokenizers.bert(), "pair", 24, "cut_prompt").encode(one)
+    assert len(pair.ids) == 24 and pair.ids[0] == 1
+    after = tiny_tokenizers.bert()("Mix flour and water.", add_special_tokens=False).input_ids
+    assert list(pair.ids[-len(after) - 1 : -1]) == after
+    beaver = sequence.Encoder(tokenizer, "beaver", room, "cut_prompt").encode(one)
+    assert len(beaver.ids) == room and beaver.ids[-1] == 2
+
+
+def test_batches_have_few_shapes_and_keep_the_order(one_device):
+    batcher = batches.Batcher(one_device, longest=128, tokens_per_batch=256)
+    random = np.random.default_rng(0)
+    rows = [batches.Row([i] * n, [0] * n) for i, n in enumerate(random.integers(1, 129, 40))]
+    seen = set()
+
+    def total(_, ids, types, mask):
+        seen.add(ids.shape)
+        return jnp.sum(jnp.where(mask, ids, 0), axis=1, keepdims=True)
+
+    found = batcher.run(batcher.compile(total), {}, rows)
+    assert found[:, 0].tolist() == [sum(row.ids) for row in rows]
+    assert len(seen) <= 4
+
+
+# ---------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"path": ""}, "judge.path is empty"),
+        ({"template": "poem"}, "template 'poem': expected one of pair, human_assistant"),
+        ({"overlong": "cut"}, "overlong 'cut': expected one of unscored, cut_prompt"),
+        ({"template": "chat", "overlong": "cut_prompt"}, "would cut a chat template's marks"),
+        ({"activation": "tanh"}, "activation 'tanh': expected one of none, sigmoid, softmax"),
+        ({"output": "risk"}, "expected one of the model's labels, reward"),
+        ({"direction": "up"}, "direction 'up'"),
+        ({"max_tokens": 4096}, "max_tokens is 4096; expected 1 to 64"),
+        ({"threshold": (1.0, 2.0)}, "expected 1 number"),
+        ({"range": (0.0,)}, "expected 2 number"),
+        ({"kind": "oracle"}, "kind 'oracle': expected one of refusal, sequence"),
+        ({"colour": 3}, "key 'colour' is unknown"),
+    ],
+)
+def test_mistakes(llama_folder, one_device, changes, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        plan(one_device, spec(llama_folder, "human_assistant") | changes)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_key_and_no_judges(llama_folder, one_device):
+    row = spec(llama_folder, "pair")
+    del row["overlong"]
+    with pytest.raises(ConfigError, match="key 'overlong' is missing"):
+        plan(one_device, row)
+    with pytest.raises(ConfigError, match=r"score.judges is empty"):
+        registry.plan({}, resources(one_device))
+    with pytest.raises(ConfigError, match="tokens_per_batch is 0"):
+        registry.plan(
+            {"judge": spec(llama_folder, "human_assistant")},
+            dataclasses.replace(resources(one_device), tokens_per_batch=0),
+        )
+    with pytest.raises(ConfigError, match="'judge' is not a judge that can be combined"):
+        plan(one_device, {"kind": "weighted_sum", "weights": {"judge": 1.0}})
