@@ -193,8 +193,8 @@ class _Sampling:
         now = self.session.sizes
         assert now is not None
         same_lanes = (target.lanes, target.prompts) == (now.lanes, now.prompts)
-        lanes = list(range(now.lanes)) if same_lanes else alive
-        slots = list(range(now.prompts)) if same_lanes else live
+        lanes = list(range(now.lanes)) if same_lanes else list(alive)
+        slots = list(range(now.prompts)) if same_lanes else list(live)
         lanes += [0] * (target.lanes - len(lanes))
         slots += [0] * (target.prompts - len(slots))
         # The newest column comes last, older ones before it, and the next one is column 0.

@@ -67,6 +67,26 @@ CASES: dict[str, dict[str, Any]] = {
     "gemma_untied": GEMMA | {"tie_word_embeddings": False},
 }
 
+# Answers are decoded for these: every family, tied and untied, with and without a window.
+DECODE_CASES = (
+    "llama_grouped",
+    "llama_tied",
+    "mistral_window",
+    "qwen2",
+    "qwen3_tied",
+    "gemma",
+    "gemma_untied",
+)
+DECODE_EOS = (7, 11, 20)
+DECODE_TOKENS = 24
+DECODE_BEAMS = 4
+
+
+def decode_prompts(name: str) -> list[list[int]]:
+    """Shorter and longer than the window of 16, and one of a single token."""
+    random = generator(f"{name} prompts")
+    return [random.randint(21, VOCABULARY, length).tolist() for length in (5, 17, 1, 30, 9)]
+
 
 def read_config(name: str) -> dict[str, Any]:
     """The case's `config.json`, as transformers 5 saved it."""

@@ -1,0 +1,296 @@
+"""Decoding: equal to `generate` of transformers, and the same whatever runs beside it."""
+
+import dataclasses
+import math
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from samples import execute_on, random_adapters
+
+from safety_jax.errors import ConfigError, DataError
+from safety_jax.models import decode, hf, llama, lora
+from tests.golden import cases
+
+GREEDY = decode.Settings(
+    temperature=0.0, top_k=0, top_p=1.0, frequency_penalty=0.0, beams=1, length_penalty=1.0,
+    candidates=1, max_new_tokens=cases.DECODE_TOKENS,
+)  # fmt: skip
+SAMPLED = dataclasses.replace(
+    GREEDY, temperature=0.9, top_k=60, top_p=0.95, frequency_penalty=0.3, candidates=3
+)
+PACE = decode.Pace(
+    lanes=4, prefill_prompts=4, bucket_tokens=32, chunk_steps=7, cache_dtype=jnp.float32
+)
+SEED = 3
+PROMPTS = cases.decode_prompts("llama_grouped") + [[5, 6, 7], [90, 8, 9, 10, 11, 12, 50]]
+NUMBERS = [100 + number for number in range(len(PROMPTS))]
+
+
+def setup(config, run, settings=SAMPLED, eos=cases.DECODE_EOS, stop=None, **pace) -> decode.Setup:
+    return decode.Setup(config, run, settings, dataclasses.replace(PACE, **pace), eos, stop)
+
+
+def generate(made: decode.Setup, weights, which=range(len(PROMPTS)), adapters=None):
+    """Completions of some prompts, by index."""
+    prompts, numbers = [PROMPTS[i] for i in which], [NUMBERS[i] for i in which]
+    found = decode.generate(made, weights, adapters, prompts, numbers, SEED, None)
+    return dict(zip(which, found, strict=True))
+
+
+def ids_of(found) -> dict[int, list[tuple[list[int], str]]]:
+    return {i: [(answer.ids, answer.finish) for answer in row] for i, row in found.items()}
+
+
+@pytest.fixture(scope="module")
+def reference(config, weights, execution):
+    return generate(setup(config, execution), weights)
+
+
+# ---------------------------------------------------------------------------- transformers
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return dict(np.load(cases.FOLDER / "decode.npz"))
+
+
+@pytest.fixture(scope="module", params=cases.DECODE_CASES)
+def family(request, tmp_path_factory, one_device):
+    name = request.param
+    folder = cases.write_folder(tmp_path_factory.mktemp(name), cases.read_config(name))
+    config = hf.read_config(folder)
+    weights = hf.load(folder, config, one_device, jnp.float32)
+    return name, config, weights, execute_on(one_device, window=config.window)
+
+
+@pytest.mark.parametrize("beams", [1, cases.DECODE_BEAMS])
+def test_equals_generate(beams, family, golden):
+    name, config, weights, run = family
+    settings = dataclasses.replace(GREEDY, beams=beams)
+    prompts = cases.decode_prompts(name)
+    lanes = 4 * beams  # five prompts: one waits
+    found = decode.generate(
+        setup(config, run, settings, lanes=lanes), weights, None, prompts, range(5), SEED, None
+    )
+    for number, (answer,) in enumerate(found):
+        expected = golden[f"{name}/{beams}/{number}"].tolist()
+        assert answer.ids == expected
+        assert answer.finish == ("eos" if expected[-1] in cases.DECODE_EOS else "length")
+        if beams > 1:
+            score = float(golden[f"{name}/{beams}/{number}/score"])
+            assert answer.logprobs_sum == pytest.approx(score, abs=1e-4 * len(expected))
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # raised inside transformers
+@pytest.mark.parametrize("length_penalty", [0.0, 2.0])
+def test_beams_equal_generate_live(length_penalty, tmp_path, one_device):
+    """Other length penalties, one end token, and the runners-up too."""
+    import torch
+    import transformers
+
+    folder = cases.write_folder(tmp_path, cases.read_config("llama_grouped"))
+    config = hf.read_config(folder)
+    weights = hf.load(folder, config, one_device, jnp.float32)
+    settings = dataclasses.replace(GREEDY, beams=3, candidates=3, length_penalty=length_penalty)
+    made = setup(config, execute_on(one_device), settings, eos=(30,), lanes=12)
+    found = generate(made, weights)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    for number, prompt in enumerate(PROMPTS):
+        expected = model.generate(
+            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            do_sample=False, num_beams=3, num_return_sequences=3, eos_token_id=30, pad_token_id=0,
+            max_new_tokens=cases.DECODE_TOKENS, length_penalty=length_penalty,
+            early_stopping=False,
+        )  # fmt: skip
+        for answer, row in zip(found[number], expected[:, len(prompt) :].tolist(), strict=True):
+            assert answer.ids == row[: len(answer.ids)]
+            assert set(row[len(answer.ids) :]) <= {0}
+
+
+@pytest.mark.torch
+@pytest.mark.real_data
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # raised inside transformers
+@pytest.mark.parametrize("beams", [1, 4])
+def test_a_trained_checkpoint_tells_the_same_story(beams, one_device):
+    import torch
+    import transformers
+
+    folder = Path(os.environ["SAFETY_JAX_SHARED"]) / "models" / "aidreams260k-hf"
+    config = hf.read_config(folder)
+    weights = hf.load(folder, config, one_device, jnp.float32)
+    random = np.random.default_rng(0)
+    prompts = [
+        [1, *random.integers(3, config.vocabulary_size, n).tolist()] for n in (0, 1, 4, 40, 11)
+    ]
+    settings = dataclasses.replace(GREEDY, beams=beams, max_new_tokens=100)
+    made = setup(config, execute_on(one_device), settings, eos=(1, 2), lanes=4 * beams)
+    found = decode.generate(made, weights, None, prompts, range(5), SEED, None)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    for prompt, (answer,) in zip(prompts, found, strict=True):
+        expected = model.generate(
+            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            do_sample=False, num_beams=beams, max_new_tokens=100, eos_token_id=[1, 2],
+            pad_token_id=0, early_stopping=False,
+        )  # fmt: skip
+        assert answer.ids == expected[0, len(prompt) :].tolist()
+
+
+# ---------------------------------------------------------------------------- independence
+
+
+def test_answers_end_at_different_lengths(reference):
+    lengths = {len(answer.ids) for row in reference.values() for answer in row}
+    assert len(lengths) > 5 and max(lengths) == cases.DECODE_TOKENS
+    assert {answer.finish for row in reference.values() for answer in row} == {"eos", "length"}
+
+
+def test_the_same_in_other_lanes_chunks_and_buckets(config, weights, execution, reference):
+    made = setup(config, execution, lanes=16, bucket_tokens=4, chunk_steps=3, prefill_prompts=2)
+    assert ids_of(generate(made, weights)) == ids_of(reference)
+
+
+def test_the_same_alone_and_whatever_the_number_of_candidates(
+    config, weights, execution, reference
+):
+    alone = generate(setup(config, execution), weights, [3])
+    assert ids_of(alone)[3] == ids_of(reference)[3]
+    fewer = dataclasses.replace(SAMPLED, candidates=2)
+    found = generate(setup(config, execution, fewer), weights)
+    assert all(ids_of(found)[i] == row[:2] for i, row in ids_of(reference).items())
+
+
+def test_eight_devices_write_the_same(config, weights, eight_devices, reference):
+    spread = jax.device_put(jax.device_get(weights), llama.shardings(config, eight_devices))
+    made = setup(config, execute_on(eight_devices), lanes=8)
+    assert ids_of(generate(made, spread)) == ids_of(reference)
+
+
+def test_eight_devices_search_the_same(config, weights, execution, eight_devices):
+    settings = dataclasses.replace(GREEDY, beams=4, candidates=4)
+    alone = generate(setup(config, execution, settings, lanes=16), weights)
+    spread = jax.device_put(jax.device_get(weights), llama.shardings(config, eight_devices))
+    made = setup(config, execute_on(eight_devices), settings, lanes=16)
+    assert ids_of(generate(made, spread)) == ids_of(alone)
+
+
+def test_candidates_and_seeds_differ(config, weights, execution, reference):
+    for row in reference.values():
+        assert len({tuple(answer.ids) for answer in row}) > 1
+    made = setup(config, execution)
+    other = decode.generate(made, weights, None, PROMPTS, NUMBERS, SEED + 1, None)
+    assert [row[0].ids for row in other] != [row[0].ids for row in reference.values()]
+
+
+# ---------------------------------------------------------------------------- log-probabilities
+
+
+def uncached(config, weights, run, prompt, answer, adapters=None) -> float:
+    """Log-probability of the answer by one forward pass over prompt and answer."""
+    whole = prompt + answer.ids
+    ids = jnp.array([whole + [0] * (64 - len(whole))])  # causal: what follows changes nothing
+    positions, ones = jnp.arange(64)[None], jnp.ones(ids.shape, int)
+    hidden = llama.forward(config, weights, ids, positions, ones, run, adapters)
+    logprobs = jax.nn.log_softmax(llama.logits(config, weights, hidden, run.mesh))[0]
+    rows = np.arange(len(prompt) - 1, len(whole) - 1)
+    return float(np.asarray(logprobs)[rows, answer.ids].sum())
+
+
+def test_cached_equals_uncached(config, weights, execution, reference):
+    for number in (1, 3):
+        for answer in reference[number]:
+            expected = uncached(config, weights, execution, PROMPTS[number], answer)
+            assert answer.logprobs_sum == pytest.approx(expected, abs=1e-4 * len(answer.ids))
+
+
+def test_a_window_holds_in_prompt_and_answer(config, weights, one_device):
+    windowed = dataclasses.replace(config, window=6)
+    run = execute_on(one_device, window=6)
+    found = generate(setup(windowed, run), weights, [1, 3])
+    for number, row in found.items():
+        expected = uncached(windowed, weights, run, PROMPTS[number], row[0])
+        assert row[0].logprobs_sum == pytest.approx(expected, abs=1e-4 * len(row[0].ids))
+
+
+def test_adapters_applied_equal_adapters_merged(config, weights, execution):
+    adapters = random_adapters(config, execution.mesh)
+    made = setup(config, execution)
+    applied = generate(made, weights, [0, 1], adapters)
+    merged = generate(made, lora.merge(weights, adapters), [0, 1])
+    assert ids_of(applied) == ids_of(merged)
+    answer = applied[1][0]
+    expected = uncached(config, weights, execution, PROMPTS[1], answer, adapters)
+    assert answer.logprobs_sum == pytest.approx(expected, abs=1e-4 * len(answer.ids))
+
+
+def test_a_bfloat16_cache_is_near(config, weights, execution):
+    settings = dataclasses.replace(GREEDY, max_new_tokens=1)
+    answers = [
+        generate(setup(config, execution, settings, cache_dtype=dtype), weights)
+        for dtype in (jnp.float32, jnp.bfloat16)
+    ]
+    for number in range(len(PROMPTS)):
+        exact, near = (found[number][0] for found in answers)
+        assert near.logprobs_sum == pytest.approx(exact.logprobs_sum, abs=0.3)
+    assert any(answers[0][n][0].logprobs_sum != answers[1][n][0].logprobs_sum for n in (1, 3))
+
+
+# ---------------------------------------------------------------------------- ends and errors
+
+
+def test_stop_strings_cut_text_tokens_and_log_probability(config, weights, execution, reference):
+    def text(ids) -> str:
+        return "".join(f"<{number}>" for number in ids)
+
+    whole = reference[3][0]
+    assert len(whole.ids) > 4
+    # Ends inside the fourth token's text, and begins inside the third's.
+    string = text(whole.ids)[len(text(whole.ids[:3])) - 1 : len(text(whole.ids[:4])) - 1]
+    stopped = generate(setup(config, execution, stop=decode.Stop((string,), text)), weights)
+    answer = stopped[3][0]
+    assert answer.finish == "stop"
+    assert answer.ids == whole.ids[: len(answer.ids)] and string in text(answer.ids)
+    assert string not in text(answer.ids[:-1])
+    assert answer.text == text(whole.ids).split(string)[0]
+    expected = uncached(config, weights, execution, PROMPTS[3], answer)
+    assert answer.logprobs_sum == pytest.approx(expected, abs=1e-3)
+    for number, row in reference.items():
+        for before, after in zip(row, stopped[number], strict=True):
+            plain = before.ids[:-1] if before.finish == "eos" else before.ids
+            assert (after.finish == "stop") == (string in text(plain))
+            if after.finish != "stop":
+                assert (after.ids, after.text) == (before.ids, text(plain))
+
+
+def test_one_token_and_no_prompts(config, weights, execution):
+    one = dataclasses.replace(SAMPLED, max_new_tokens=1)
+    found = generate(setup(config, execution, one, eos=()), weights)
+    assert all(len(a.ids) == 1 and a.finish == "length" for row in found.values() for a in row)
+    assert all(math.isfinite(a.logprobs_sum) for row in found.values() for a in row)
+    assert generate(setup(config, execution), weights, []) == {}
+
+
+def test_the_bar_counts_tokens_and_prompts(config, weights, execution, capsys):
+    decode.generate(
+        setup(config, execution), weights, None, PROMPTS[:2], NUMBERS[:2], SEED, "answers"
+    )
+    shown = capsys.readouterr().err
+    assert "answers: 100%" in shown and "2/2" in shown and "tokens/s" in shown
+
+
+def test_refused(config, weights, execution, eight_devices):
+    made = setup(config, execution)
+    for prompt in ([], [config.vocabulary_size], [-1]):
+        with pytest.raises(DataError, match="prompt 7 has .* use the model's own tokenizer"):
+            decode.generate(made, weights, None, [prompt], [7], SEED, None)
+    with pytest.raises(ConfigError, match="lanes 6 does not divide over mesh data x fsdp = 4"):
+        setup(config, execute_on(eight_devices), lanes=6).check()
+    beams = dataclasses.replace(GREEDY, beams=4)
+    with pytest.raises(ConfigError, match="beam search ends at token ids only"):
+        setup(config, execution, beams, stop=decode.Stop(("x",), str)).check()
+    with pytest.raises(ConfigError, match="chunk_steps 0"):
+        setup(config, execution, chunk_steps=0).check()
