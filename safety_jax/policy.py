@@ -61,7 +61,8 @@ class Policy:
         if self.adapter is None:
             base = trainable
         else:
-            given = self.adapters(trainable, key)
+            adapters = self.adapters(trainable, key)
+            given = lora.spread(adapters, llama.parameters(self.config), self.run.mesh)
         hidden = llama.forward(
             self.config, base, tokens.ids, tokens.positions, tokens.segments, self.run, given
         )

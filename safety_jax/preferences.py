@@ -22,7 +22,8 @@ from safety_jax.loop import Metrics, Tables
 from safety_jax.policy import Policy
 
 Objective = Callable[[objectives.PairLogprobs], jax.Array]
-Sides = tuple[Float[np.ndarray, " chosen_tokens"], Float[np.ndarray, " rejected_tokens"]]
+# (chosen, rejected) values by token, end to end like the ids of `Examples`
+Sides = tuple[np.ndarray, np.ndarray]
 
 # Columns of the table of pairs; (chosen, rejected) where there are two.
 POLICY, REFERENCE, KL = slice(0, 2), slice(2, 4), slice(4, 6)

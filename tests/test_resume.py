@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from test_dpo import configure as configure_dpo
+from test_dpo import write_pairs
 from test_end_to_end import configure, inputs  # noqa: F401
 
-from safety_jax import metrics
+from safety_jax import metrics, reference
 
 ROOT = Path(__file__).parent.parent
 STEPS = 14
@@ -30,6 +32,10 @@ def command(inputs, tmp_path_factory):  # noqa: F811
         checkpoint__every_steps=2,
         log__compilation_cache=str(cache),
     )
+    return command_of(config)
+
+
+def command_of(config) -> list[str]:
     flags = [
         f"--config.{key}={value}"
         for key, value in json.loads(config.to_json_best_effort()).items()
@@ -39,7 +45,8 @@ def command(inputs, tmp_path_factory):  # noqa: F811
         if isinstance(values, dict):
             flags += [f"--config.{group}.{key}={value}" for key, value in values.items()]
     flags = [flag for flag in flags if "protocol_notes" not in flag and "stage" not in flag]
-    return [sys.executable, "-m", "safety_jax.main", "--config=configs/sft.py", *flags]
+    file = f"--config=configs/{config.stage}.py"
+    return [sys.executable, "-m", "safety_jax.main", file, *flags]
 
 
 def start(command: list[str], folder: Path) -> subprocess.Popen:
@@ -124,3 +131,39 @@ def test_a_second_start_compiles_nothing(command, uninterrupted, tmp_path):
     finish(start(command, tmp_path / "again"))
     after = {path.name for path in Path(cache).iterdir() if path.name.endswith("-cache")}
     assert before == after and len(before) > 3
+
+
+@pytest.mark.slow
+def test_dpo_killed_while_the_reference_is_computed_and_while_training(inputs, tmp_path):  # noqa: F811
+    many = write_pairs(tmp_path / "pairs.jsonl", 6 * reference.PAIRS_PER_SHARD)
+
+    def command(cache: str) -> list[str]:
+        config = configure_dpo(
+            inputs,
+            data__train=(str(many),),
+            lora__dropout=0.1,
+            train__max_steps=8,
+            checkpoint__every_steps=2,
+            log__compilation_cache=str(tmp_path / "compiled"),
+            dpo__reference_folder=str(tmp_path / cache),
+        )
+        return command_of(config)
+
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    finish(start(command("undisturbed"), whole))
+
+    process = start(command("reference"), folder)
+    until = time.monotonic() + 240
+    while not (shards := list((tmp_path / "reference").glob("*/*.npz"))):
+        assert time.monotonic() < until and process.poll() is None, process.communicate()[1]
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert len(shards) < 6 and not (folder / "metrics.jsonl").exists()
+
+    process = start(command("reference"), folder)
+    wait_for_step(process, folder, 3)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finish(start(command("reference"), folder))
+    assert_same(folder, whole)

@@ -1,5 +1,6 @@
-"""The training step compiles for TPU slices, from abstract weights, on a machine without TPUs."""
+"""Training steps compile for TPU slices, from abstract weights, on a machine without TPUs."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -9,9 +10,9 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
 from safety_jax import mesh as meshes
-from safety_jax import optim, policy, trees
+from safety_jax import objectives, optim, policy, preferences, trees
 from safety_jax import step as steps
-from safety_jax.batch import Tokens
+from safety_jax.batch import Preferences, Tokens
 from safety_jax.models import attention, llama, lora, peft
 from safety_jax.stages import sft
 
@@ -28,20 +29,36 @@ ADAPTER = peft.Settings(
     base_name="", dtype="float32",
 )  # fmt: skip
 HBM_BYTES = {"v5e:4x4": 16 * 2**30}
+SIZES = (1, 16, 1)  # data x fsdp x tensor
+SEGMENTS = 16  # most pairs of a row
 
 
 def abstract(shape, dtype, sharding):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
 
-def compile_step(config, topology: str, sizes: tuple[int, int, int], T: int, rows: int):
-    """The LoRA step of stage `sft` with packed rows [1, rows, T], compiled for a named slice."""
-    devices = list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
-    mesh = meshes.build(*sizes, devices=devices)
+def abstract_tokens(mesh, rows: tuple[int, ...], T: int) -> Tokens:
+    """One microbatch [1, *rows, T]."""
+    sharding = NamedSharding(mesh, PartitionSpec(None, *meshes.spec(("rows",))))
+    integers = abstract((1, *rows, T), jnp.int32, sharding)
+    return Tokens(integers, integers, integers, abstract((1, *rows, T), jnp.bool_, sharding))
+
+
+def abstract_pairs(mesh, rows: int, T: int) -> Preferences:
+    tokens = abstract_tokens(mesh, (rows, 2), T)
+    where = tokens.ids.sharding
+    return Preferences(
+        tokens=tokens,
+        reference=abstract(tokens.ids.shape, jnp.float32, where),
+        slots=abstract((1, rows, SEGMENTS), jnp.int32, where),
+        unsafe=abstract((1, rows, SEGMENTS, 2), jnp.float32, where),
+    )
+
+
+def abstract_policy(config, mesh):
+    """A LoRA policy with its abstract trainable and frozen tree."""
     backend = attention.build("auto", mesh, config.window, jnp.bfloat16, verify=False)
     run = llama.Execution(mesh, jnp.bfloat16, backend, "full")
-    trained = policy.Policy(config, run, Path("nowhere"), ADAPTER, chunk_tokens=128)
-
     declared = llama.parameters(config)
     base = {
         name: abstract(p.shape, jnp.bfloat16, meshes.sharding(mesh, p.axes))
@@ -51,7 +68,12 @@ def compile_step(config, topology: str, sizes: tuple[int, int, int], T: int, row
         name: abstract(shape, jnp.float32, meshes.sharding(mesh, axes))
         for name, (shape, axes) in lora.shapes(declared, ADAPTER.targets, ADAPTER.rank).items()
     }
-    trainable = trees.unflatten(leaves)
+    trained = policy.Policy(config, run, Path("nowhere"), ADAPTER, chunk_tokens=128)
+    return trained, trees.unflatten(leaves), trees.unflatten(base)
+
+
+def compile_step(trained, trainable, frozen, batch, loss, count):
+    mesh = trained.run.mesh
     rate = optim.schedule("cosine", learning_rate=1e-4, warmup_steps=10, total_steps=100)
     optimizer = optim.adamw(
         rate, beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.0, clip_norm=1.0
@@ -65,26 +87,36 @@ def compile_step(config, topology: str, sizes: tuple[int, int, int], T: int, row
         jax.ShapeDtypeStruct((2,), jnp.uint32),
     )
     state = jax.tree.map(lambda x, s: abstract(x.shape, x.dtype, s), shapes, where)
-    sharding = NamedSharding(mesh, PartitionSpec(None, *meshes.spec(("rows", "tokens"))))
-    integers = abstract((1, rows, T), jnp.int32, sharding)
-    batch = Tokens(integers, integers, integers, abstract((1, rows, T), jnp.bool_, sharding))
     used = abstract((), jnp.int32, meshes.sharding(mesh, ()))
-    step = steps.make(sft.make_loss(trained), steps.trained_tokens, optimizer, rate, where)
-    return step.lower(state, trees.unflatten(base), batch, used).compile()
+    step = steps.make(loss, count, optimizer, rate, where)
+    return step.lower(state, frozen, batch, used).compile()
 
 
-@pytest.mark.parametrize("sizes", [(1, 16, 1)])
-def test_llama_2_7b_lora_packed_2048_fits_v5e_4x4(sizes, capsys):
-    memory = compile_step(LLAMA_2_7B, "v5e:4x4", sizes, T=2048, rows=16).memory_analysis()
-    # Arguments are donated into outputs, so the peak is arguments and temporaries.
-    arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-    with capsys.disabled():
-        print(
-            f"\nLlama-2-7B LoRA r8 on v5e:4x4 as data x fsdp x tensor = {sizes}, 16 rows of 2048: "
-            f"a chip needs {arguments / 2**30:.2f} GiB arguments, {temporary / 2**30:.2f} temporary"
-        )
-    weights = 2 * sum(
-        jnp.prod(jnp.array(p.shape, jnp.float32)) for p in llama.parameters(LLAMA_2_7B).values()
+@functools.cache
+def slice_mesh(topology: str, sizes: tuple[int, int, int]):
+    devices = list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+    return meshes.build(*sizes, devices=devices)
+
+
+@functools.cache
+def sft_step(sizes: tuple[int, int, int], rows: int, T: int):
+    """The LoRA step of stage `sft` with packed rows [1, rows, T]."""
+    mesh = slice_mesh("v5e:4x4", sizes)
+    trained, trainable, base = abstract_policy(LLAMA_2_7B, mesh)
+    batch = abstract_tokens(mesh, (rows,), T)
+    loss = sft.make_loss(trained)
+    return compile_step(trained, trainable, base, batch, loss, steps.trained_tokens)
+
+
+@functools.cache
+def dpo_step(sizes: tuple[int, int, int], rows: int, T: int):
+    """The LoRA step of stage `dpo`, reference cached, with packed double rows [1, rows, 2, T]."""
+    mesh = slice_mesh("v5e:4x4", sizes)
+    trained, trainable, base = abstract_policy(LLAMA_2_7B, mesh)
+    objective = functools.partial(objectives.dpo, beta=0.1)
+    loss = preferences.make_loss(
+        trained, objective, nll_weight=0.0, live=False, batch_size=rows * SEGMENTS
     )
-    assert arguments < 1.3 * weights / 16 * (16 / (sizes[1] * sizes[2]))
-    assert arguments + temporary < HBM_BYTES["v5e:4x4"]
+    frozen = preferences.Frozen(base, None)
+    batch = abstract_pairs(mesh, rows, T)
+    return compile_step(trained, trainable, frozen, batch, loss, preferences.count)

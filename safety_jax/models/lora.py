@@ -6,6 +6,7 @@ parameter table, and the model's projection calls `delta` where leaves are given
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -50,10 +51,10 @@ class Adapters:
 
 
 class Leaves(NamedTuple):
-    """One projection's adapter in one layer."""
+    """One projection's adapter in one layer; with an axis P in front after `spread`."""
 
-    a: Float[Array, "R I"]
-    b: Float[Array, "O R"]
+    a: Float[Array, "*P R I"]
+    b: Float[Array, "*P O R"]
     scale: Any
     keep: Any  # probability of keeping a feature; None without dropout
     key: Any
@@ -147,6 +148,26 @@ def check_initialization(name: str) -> None:
         raise ConfigError(f"lora.initialization {name!r}: expected 'peft' or 'zero_a'")
 
 
+def spread(adapters: Adapters, parameters: Mapping[str, meshes.Parameter], mesh: Mesh) -> Adapters:
+    """Adapters for training on many devices: every shard of rows has a whole copy, [L, P, ...].
+
+    Gradients then stay with their copy through the loop over layers, and are added up in one
+    reduction after it. Adapters sharded like their kernels would meet in every layer instead, in
+    messages so small that their latency is all they cost.
+    """
+    copies = math.prod(mesh.shape[axis] for axis in meshes.RULES["rows"])
+
+    def copy(name: str, leaf: jax.Array) -> jax.Array:
+        target, factor = name.split(".")
+        declared = shapes(parameters, (target,), leaf.shape[1 if factor == "a" else 2])
+        layers, *axes = declared[name][1]
+        whole = meshes.gather(leaf, mesh, (layers, *axes))
+        copied = jnp.broadcast_to(whole[:, None], (leaf.shape[0], copies, *leaf.shape[1:]))
+        return meshes.gather(copied, mesh, (layers, "rows", *axes))
+
+    return dataclasses.replace(adapters, weights=trees.map_named(copy, adapters.weights))
+
+
 def by_layer(adapters: Adapters) -> dict[str, Leaves]:
     """Leaves with a leading layer axis, for `lax.scan` over the layers."""
     leaves = {}
@@ -166,8 +187,11 @@ def delta(x: Float[Array, "tokens I"], leaves: Leaves) -> Float[Array, "tokens O
     if leaves.keep is not None:
         kept = jax.random.bernoulli(leaves.key, leaves.keep, x.shape)
         x = jnp.where(kept, x / leaves.keep.astype(x.dtype), 0)
-    narrow = (x @ leaves.a.astype(x.dtype).T) * leaves.scale.astype(x.dtype)
-    return narrow @ leaves.b.astype(x.dtype).T
+    *copies, _, size_in = leaves.a.shape
+    by_copy = x.reshape(*copies, -1, size_in)
+    narrow = (by_copy @ leaves.a.astype(x.dtype).mT) * leaves.scale.astype(x.dtype)
+    wide = narrow @ leaves.b.astype(x.dtype).mT
+    return wide.reshape(-1, wide.shape[-1])
 
 
 def merge(weights: trees.Tree, adapters: Adapters) -> trees.Tree:

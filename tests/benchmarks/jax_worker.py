@@ -1,9 +1,10 @@
-"""One run of this project's stage `sft` over prepared rows; prints one line of JSON.
+"""One run of this project's stage `sft` or `dpo` over prepared rows; prints one line of JSON.
 
     python -m tests.benchmarks.jax_worker FOLDER VARIANT
 
-FOLDER is what `sft.prepare` wrote. Run by `sft.py` as its own process, so that its peak memory is
-its own. The run is the stage itself, with its data reading, logging, checkpoint and export.
+FOLDER is what `sft.prepare` or `dpo.prepare` wrote. Run by contest.py as its own process, so that
+its peak memory is its own. The run is the stage itself, with its data reading, logging, checkpoint
+and export.
 """
 
 import contextlib
@@ -11,28 +12,50 @@ import json
 import resource
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from configs import sft as config_file
-from safety_jax import metrics
+from configs import dpo as dpo_config
+from configs import sft as sft_config
+from safety_jax import corpus, metrics
+from safety_jax.data import loader
 from safety_jax.models import folder as folders
 from safety_jax.models import hf_config
-from safety_jax.stages import assemble, sft
+from safety_jax.stages import assemble, dpo, sft
+
+STAGES = {"sft": (sft_config, sft), "dpo": (dpo_config, dpo)}
 
 # What each variant changes; `data.packing` is the default of every config.
-VARIANTS: dict[str, dict[str, Any]] = {
-    "packed": {"train.rows_per_microbatch": 1},
-    "packed_by_two": {"train.rows_per_microbatch": 2},
-    "unpacked": {"data.packing": False, "train.rows_per_microbatch": 8},
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "sft": {
+        "packed": {"train.rows_per_microbatch": 1},
+        "packed_by_two": {"train.rows_per_microbatch": 2},
+        "unpacked": {"data.packing": False, "train.rows_per_microbatch": 8},
+    },
+    "dpo": {
+        "cached": {"train.rows_per_microbatch": 1},
+        "cached_by_two": {"train.rows_per_microbatch": 2},
+        "live": {"train.rows_per_microbatch": 1, "dpo.reference": "live"},
+        "live_by_two": {"train.rows_per_microbatch": 2, "dpo.reference": "live"},
+    },
 }
 
 
 def make_config(folder: Path, settings: dict[str, Any], variant: str) -> ConfigDict:
-    config = config_file.get_config()
+    stage = settings["stage"]
+    config = STAGES[stage][0].get_config()
+    own = {}
+    if stage == "dpo":
+        own = {
+            "data.prefer": "all",
+            "dpo.beta": settings["beta"],
+            # A new one for each run; relative to nothing that outlives it.
+            "dpo.reference_folder": tempfile.mkdtemp(dir=folder),
+        }
     config.update_from_flattened_dict(
         {
             "seed": settings["seed"],
@@ -58,45 +81,75 @@ def make_config(folder: Path, settings: dict[str, Any], variant: str) -> ConfigD
             "log.eval_every_steps": 10**6,
             "log.compilation_cache": str(folder / "compiled"),
         }
-        | VARIANTS[variant]
+        | own
+        | VARIANTS[stage][variant]
     )
     return config
 
 
-def trained_tokens(config: ConfigDict) -> list[int]:
-    """Of every step; what a step holds is a pure function of the config."""
+def read_corpus(config: ConfigDict) -> corpus.Corpus | corpus.PairCorpus:
     model_folder = folders.resolve(config.model.path)
-    data = sft.read_corpus(config, model_folder, hf_config.read_config(model_folder))
+    stage = STAGES[config.stage][1]
+    return stage.read_corpus(config, model_folder, hf_config.read_config(model_folder))
+
+
+def make_loader(config: ConfigDict, data: corpus.Corpus | corpus.PairCorpus) -> loader.Loader:
+    """The run's batches; what a step holds is a pure function of the config."""
     total = assemble.total_steps(config.train, len(data.training))
     size = config.train.batch_size
-    batches = assemble.make_loader(
+    if isinstance(data, corpus.PairCorpus):
+        return dpo.make_loader(config, data.training, size, steps=total, seed=config.seed)
+    return assemble.make_loader(
         config, data.training, batch_size=size, steps=total, seed=config.seed
     )
-    return [batches.batch(step).trained_tokens for step in range(total)]
+
+
+class Compiling:
+    """Seconds that XLA compiled, so far."""
+
+    def __init__(self):
+        self.seconds = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._on_duration)
+
+    def _on_duration(self, event: str, seconds: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.seconds += seconds
+
+
+def timed(function, compiling: Compiling, spent: list[float]):
+    """The function, with the seconds of each call, but for compiling, added to `spent`."""
+
+    def call(*args, **kwargs):
+        began, compiled = time.perf_counter(), compiling.seconds
+        result = function(*args, **kwargs)
+        spent.append(time.perf_counter() - began - (compiling.seconds - compiled))
+        return result
+
+    return call
 
 
 def main(folder: Path, variant: str) -> None:
     settings = json.loads((folder / "settings.json").read_text())
-    compiling: list[float] = []
-
-    def on_duration(event: str, seconds: float, **_: Any) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            compiling.append(seconds)
-
-    jax.monitoring.register_event_duration_secs_listener(on_duration)
+    compiling, before = Compiling(), []
+    dpo.know_reference = timed(dpo.know_reference, compiling, before)
     with tempfile.TemporaryDirectory() as place, contextlib.redirect_stdout(sys.stderr):
         config = make_config(folder, settings, variant)
-        sft.run(config, place)
+        STAGES[settings["stage"]][1].run(config, place)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         logged = metrics.read(Path(place) / "metrics.jsonl")
+        batches = make_loader(config, read_corpus(config))
+    steps = [batches.batch(step) for step in range(batches.steps)]
     print(
         json.dumps(
             {
                 # The first step compiles, and has no time of its own.
                 "seconds": [row.get("seconds_per_step", 0.0) for row in logged],
-                "compile_seconds": sum(compiling),
-                "trained_tokens": trained_tokens(config),
+                "examples": [len(step.examples) for step in steps],
+                "trained_tokens": [step.trained_tokens for step in steps],
                 "losses": [row["loss"] for row in logged],
+                "padding_share": batches.padding_share,
+                "before_seconds": sum(before),
+                "compile_seconds": compiling.seconds,
                 "peak_bytes": peak,
             }
         )

@@ -1,0 +1,178 @@
+"""Runs workers as processes of their own, alternating, and sets their figures side by side.
+
+A worker reads the folder that a benchmark prepared, runs one variant of one side, and prints one
+line of JSON, see `Result`. Every run is pinned to the same cores; the order of runs turns round in
+every second round, so that a machine that drifts drifts for both.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+OURS, PEER = "tests.benchmarks.jax_worker", "tests.benchmarks.trl_worker"
+SIDES = {OURS: "safety_jax", PEER: "TRL"}
+WARMUP_STEPS = 2
+
+Key = tuple[str, str]  # worker, variant
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a worker prints.
+
+    Attributes:
+        seconds: of each optimizer step, the wait for its batch included.
+        examples, trained_tokens: of each step.
+        losses: of each step.
+        padding_share: of the cells that were computed.
+        before_seconds: a pass over the data before the first step, without compiling.
+        compile_seconds: of the whole run; none of it is in `seconds`.
+        peak_bytes: resident memory.
+    """
+
+    seconds: list[float]
+    examples: list[int]
+    trained_tokens: list[int]
+    losses: list[float]
+    padding_share: float
+    before_seconds: float
+    compile_seconds: float
+    peak_bytes: int
+
+    def rate(self, counts: list[int]) -> float:
+        """Per second, after warm-up."""
+        return sum(counts[WARMUP_STEPS:]) / sum(self.seconds[WARMUP_STEPS:])
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.rate(self.trained_tokens)
+
+    @property
+    def examples_per_second(self) -> float:
+        return self.rate(self.examples)
+
+    @property
+    def whole_rate(self) -> float:
+        """Examples per second with the pass before the first step counted in."""
+        return 1 / (1 / self.examples_per_second + self.before_seconds / sum(self.examples))
+
+
+def parser(doc: str, ours: str, peers: str) -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=doc)
+    made.add_argument("--rounds", type=int, default=3)
+    made.add_argument("--steps", type=int, default=10)
+    made.add_argument("--threads", type=int, default=2)
+    made.add_argument("--ours", default=ours)
+    made.add_argument("--peers", default=peers)
+    return made
+
+
+def run(key: Key, folder: Path, threads: int) -> Result:
+    """One worker in its own process, on the first `threads` cores."""
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(threads),
+        "JAX_PLATFORMS": "cpu",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TQDM_DISABLE": "1",
+    }
+    cores = sorted(os.sched_getaffinity(0))[:threads]
+    module, variant = key
+    done = subprocess.run(
+        [sys.executable, "-m", module, str(folder), variant],
+        env=environment,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    )
+    if done.returncode:
+        raise RuntimeError(f"{module} {variant} failed:\n{done.stderr[-4000:]}")
+    return Result(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def compete(given: argparse.Namespace, prepare: Callable[[Path], None]) -> dict[Key, list[Result]]:
+    """Every variant of both sides, round after round."""
+    keys = [(OURS, name) for name in given.ours.split(",") if name]
+    keys += [(PEER, name) for name in given.peers.split(",") if name]
+    results: dict[Key, list[Result]] = {key: [] for key in keys}
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "torch", "trl", "peft")}
+    print(f"{datetime.date.today()}: {', '.join(' '.join(pair) for pair in versions.items())}")
+    with tempfile.TemporaryDirectory() as temporary:
+        prepare(Path(temporary))
+        for number in range(given.rounds):
+            for key in keys if number % 2 == 0 else reversed(keys):
+                found = run(key, Path(temporary), given.threads)
+                results[key].append(found)
+                print(
+                    f"  round {number + 1}: {name(key)}: {found.tokens_per_second:.0f} tokens/s, "
+                    f"load {os.getloadavg()[0]:.1f}",
+                    flush=True,
+                )
+    return results
+
+
+def name(key: Key) -> str:
+    return f"{SIDES[key[0]]} {key[1]}"
+
+
+def median(found: list[Result], of: Callable[[Result], float]) -> float:
+    return statistics.median(of(result) for result in found)
+
+
+def speed(found: list[Result]) -> float:
+    return median(found, lambda result: result.tokens_per_second)
+
+
+def table(results: dict[Key, list[Result]], examples: str) -> None:
+    """A line for each variant; medians over rounds."""
+    print(
+        f"\n{'':<26}{f'{examples}/s':>9}{'tokens/s':>10}{'range':>14}{'peak MiB':>10}{'padding':>9}"
+        f"{'before s':>10}{'compile s':>11}{'trained':>9}{'first loss':>12}{'last loss':>11}"
+    )
+    for key, found in results.items():
+        speeds = [result.tokens_per_second for result in found]
+        print(
+            f"{name(key):<26}{median(found, lambda r: r.examples_per_second):>9.2f}"
+            f"{speed(found):>10.0f}{f'{min(speeds):.0f}..{max(speeds):.0f}':>14}"
+            f"{median(found, lambda r: r.peak_bytes) / 2**20:>10.0f}"
+            f"{found[0].padding_share:>9.1%}{median(found, lambda r: r.before_seconds):>10.1f}"
+            f"{median(found, lambda r: r.compile_seconds):>11.1f}"
+            f"{sum(found[0].trained_tokens):>9}"
+            f"{found[0].losses[0]:>12.4f}{found[0].losses[-1]:>11.4f}"
+        )
+
+
+def best(results: dict[Key, list[Result]], side: str, variants: Sequence[str]) -> Key | None:
+    """The quickest of some variants of one side, of those that ran."""
+    ran = [key for key in results if key[0] == side and key[1] in variants]
+    return max(ran, key=lambda key: speed(results[key]), default=None)
+
+
+def ratios(results: dict[Key, list[Result]], ours: Key, peer: Key, examples: str) -> None:
+    """Ours against the peer, round by round."""
+    pairs = list(zip(results[ours], results[peer], strict=True))
+
+    def ratio(of: Callable[[Result], float]) -> tuple[float, str]:
+        by_round = [of(a) / of(b) for a, b in pairs]
+        return statistics.median(by_round), f"{min(by_round):.2f} to {max(by_round):.2f} by round"
+
+    tokens, tokens_range = ratio(lambda result: result.tokens_per_second)
+    whole, _ = ratio(lambda result: result.whole_rate)
+    memory, memory_range = ratio(lambda result: result.peak_bytes)
+    print(
+        f"\n{name(ours)} against {name(peer)}:\n"
+        f"  {tokens:.2f}x the trained tokens per second ({tokens_range}), "
+        f"{ratio(lambda result: result.examples_per_second)[0]:.2f}x the {examples}, "
+        f"{whole:.2f}x with the pass before the first step\n"
+        f"  {memory:.2f}x the peak memory ({memory_range})"
+    )
