@@ -115,8 +115,10 @@ def reliability(
     Args:
         confidence, accuracy, count: of each bin, see `calibration.Reliability`.
     """
+    from matplotlib.ticker import AutoLocator
+
     figure, axes = _figure(title)
-    axes.xaxis.get_major_locator().set_params(integer=False)
+    axes.xaxis.set_major_locator(AutoLocator())
     axes.plot([0.5, 1], [0.5, 1], color="#999999", linewidth=0.8, label="as sure as right")
     n = np.asarray(count)
     bounds = [statistics.wilson(round(a * k), int(k)) for a, k in zip(accuracy, n, strict=True)]

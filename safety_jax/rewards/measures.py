@@ -18,7 +18,8 @@ from safety_jax.data.judged import Judged
 from safety_jax.loop import Metrics
 
 BINS = 10
-MOST_GROUPS = 40  # categories that are told of, the largest
+MOST_GROUPS = 40  # categories in the report, the largest
+FEWEST_SHOWN = 10  # examples of a group that people are told of
 
 Values = Float[np.ndarray, " n"]
 Outcomes = Bool[np.ndarray, " n"]
@@ -320,8 +321,9 @@ def describe(found: Report) -> str:
         line(f"{difference} {part['from']:.0f} to {part['to']:.0f} tokens", part)
     for title in ("by_source", "by_category"):
         groups = found[title]
+        shown = {name: share for name, share in groups.items() if share["n"] >= FEWEST_SHOWN}
         if len(groups) > 1:
-            for name, share in groups.items():
+            for name, share in shown.items():
                 line(f"{title.removeprefix('by_')} {name[:32]}", share)
     correlation = found["length_correlation"]
     if correlation:

@@ -75,7 +75,7 @@ class Trainee:
     ) -> Float[Array, "B S"]:
         scorer, run = self.scorer, self.run
         trunk = {name: part for name, part in weights.items() if name != heads.SCORE}
-        config = llama_heads.trunk(scorer.config)
+        config = llama_heads.without_head(scorer.config)
         places = (tokens.ids, tokens.positions, tokens.segments)
         hidden = llama.forward(config, trunk, *places, run, adapters)
         read = jnp.take_along_axis(hidden, ends[..., None], axis=1)

@@ -353,8 +353,10 @@ def report(
         found = measures.report(held, known(kind, data.training)) | {"step": fitted.chosen}
         print(measures.describe(found))
         if "calibration" in found:
-            bins = [found["calibration"][name] for name in ("confidence", "accuracy", "count")]
-            plots.reliability(*bins, place.plots / "calibration.png", title)
+            bins = {
+                name: found["calibration"][name] for name in ("confidence", "accuracy", "count")
+            }
+            plots.reliability(**bins, target=place.plots / "calibration.png", title=title)
             drawn.append("plots/calibration.png")
     workdir.write(place.path / "results.json", json.dumps(found, indent=1) + "\n")
     facts = judge_facts(config, data, found)
