@@ -29,7 +29,7 @@ from safety_jax.models.session import Completion, Pace, Progress, Session, Setup
 __all__ = ["Completion", "Pace", "Settings", "Setup", "Stop", "generate"]
 
 # A prompt's candidates end one by one, so more prompts are half answered than lanes / candidates.
-PROMPTS_PER_FULL_PROMPT = 3
+PROMPTS_PER_FULL_PROMPT = 2
 # The host looks for lanes to refill when one in so many has finished.
 REFILL_SHARE = 16
 # Lanes are halved as answers run out, down to this share: each number of lanes is compiled.
