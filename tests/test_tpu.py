@@ -11,7 +11,17 @@ from jax.experimental import topologies
 
 from safety_jax import mesh as meshes
 from safety_jax import trees
-from safety_jax.models import attention, deberta, deberta_config, heads, llama
+from safety_jax.models import (
+    attention,
+    chunk,
+    deberta,
+    deberta_config,
+    heads,
+    llama,
+    sampling,
+    session,
+)
+from safety_jax.models import cache as caches
 
 pytestmark = pytest.mark.plan
 
@@ -62,6 +72,75 @@ def test_llama_2_7b_lora_packed_2048_fits_v5e_4x4(method, sizes, capsys):
     weights = 2 * sum(math.prod(p.shape) for p in llama.parameters(LLAMA_2_7B).values())
     assert arguments < 1.3 * weights / 16 * (16 / (sizes[1] * sizes[2]))
     assert arguments + temporary < HBM_BYTES["v5e:4x4"]
+
+
+def decode_programs(config, sizes: tuple[int, int, int], shape: caches.Sizes, C: int):
+    """Prefill of 16 prompts, and a chunk of 32 steps, of sampling on v5e:4x4."""
+    mesh = build_mesh("v5e:4x4", sizes)
+    backend = attention.build("auto", mesh, config.window, jnp.bfloat16, verify=False)
+    run = llama.Execution(mesh, jnp.bfloat16, backend, "none")
+    base = {
+        name: abstract(p.shape, jnp.bfloat16, meshes.sharding(mesh, p.axes))
+        for name, p in llama.parameters(config).items()
+    }
+    weights = trees.unflatten(base)
+    cache = jax.tree.map(
+        lambda x: abstract(x.shape, x.dtype, meshes.sharding(mesh, caches.AXES)),
+        jax.eval_shape(lambda: caches.zeros(config, shape, jnp.bfloat16)),
+    )
+
+    def host(*size: int, dtype=jnp.int32):
+        return abstract(size, dtype, meshes.sharding(mesh, (None,) * len(size)))
+
+    prefill = chunk.read_prompts.lower(
+        config, run, weights, None, cache, host(16, shape.prompt_tokens), host(16), host(16)
+    ).compile()
+    unroll = session.unroll.lower(weights, None).compile()
+    unrolled = jax.tree.map(
+        lambda x, where: abstract(x.shape, x.dtype, where),
+        jax.eval_shape(session.unroll, weights, None),
+        unroll.output_shardings,
+    )
+    R, P = shape.lanes, shape.prompts
+    lanes = chunk.Lanes(host(R), host(R), host(R, dtype=jnp.bool_))
+    seed, names = host(2, dtype=jnp.uint32), host(R, 2, dtype=jnp.uint32)
+    seats = caches.Seats(host(R), host(R), host(P, C), host(P))
+    settings = sampling.Settings(
+        temperature=1.0, top_k=0, top_p=0.9, frequency_penalty=0.0, beams=1, length_penalty=1.0,
+        candidates=C, max_new_tokens=256,
+    )  # fmt: skip
+    write = chunk.write_tokens.lower(
+        config, run, settings, (2,), 32, unrolled, cache, host(R, 0), lanes, seats,
+        seed, names, host(), host(), host(),
+    ).compile()  # fmt: skip
+    return prefill, write
+
+
+@pytest.mark.parametrize("sizes", [(1, 4, 4)])
+def test_llama_2_7b_decodes_on_v5e_4x4(sizes, capsys):
+    shape = caches.Sizes(lanes=64, prompts=24, prompt_tokens=512, own_tokens=256)
+    for name, program in zip(
+        ("reads 16 prompts of 512", "writes 32 tokens in 64 lanes"),
+        decode_programs(LLAMA_2_7B, sizes, shape, C=8),
+        strict=True,
+    ):
+        memory = program.memory_analysis()
+        arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+        with capsys.disabled():
+            print(
+                f"\nLlama-2-7B {name} on v5e:4x4 as data x fsdp x tensor = {sizes}: a chip needs "
+                f"{arguments / 2**30:.2f} GiB arguments, {temporary / 2**30:.2f} temporary"
+            )
+        # Prompts are read from stacked weights, tokens written with unrolled ones: both are held.
+        held = 2 * sum(math.prod(p.shape) for p in llama.parameters(LLAMA_2_7B).values()) / 16
+        assert arguments + temporary + held < HBM_BYTES["v5e:4x4"]
+        # Donated caches become outputs, so nothing of their size is allocated beside them.
+        assert memory.alias_size_in_bytes >= 0.9 * cache_bytes(LLAMA_2_7B, shape) / 16
+
+
+def cache_bytes(config, shape: caches.Sizes) -> int:
+    tokens = shape.prompts * shape.prompt_tokens + shape.lanes * shape.own_tokens
+    return 2 * 2 * config.layers * config.kv_heads * config.head_size * tokens
 
 
 DEBERTA_V3_LARGE = deberta.Config(

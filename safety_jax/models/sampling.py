@@ -134,6 +134,18 @@ def most_likely(logits: Float[Array, "R V"]) -> Int[Array, " R"]:
     return jnp.min(jnp.where(largest, columns, logits.shape[-1] - 1), axis=-1)
 
 
+def candidate_keys(seed: UInt32[Array, " 2"], names: UInt32[Array, "R 2"]) -> UInt32[Array, "R 2"]:
+    """The randomness of each candidate: folded from seed, prompt id and candidate number alone."""
+
+    def fold(name):
+        key = jax.random.wrap_key_data(seed, impl="threefry2x32")
+        for number in name:
+            key = jax.random.fold_in(key, number)
+        return jax.random.key_data(key)
+
+    return jax.vmap(fold)(names)
+
+
 def draw(
     logits: Float[Array, "R V"],
     keys: UInt32[Array, "R 2"],
@@ -144,7 +156,7 @@ def draw(
 
     Args:
         logits: float32, after any penalty.
-        keys: one a row, which depends on seed, prompt and candidate alone.
+        keys: from `candidate_keys`.
         positions: index of the token in its answer; folded into the key.
     """
     if settings.temperature == 0:

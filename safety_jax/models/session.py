@@ -164,7 +164,7 @@ class Progress:
         self._bar.close()
 
 
-_unroll = jax.jit(llama.unroll)
+unroll = jax.jit(llama.unroll)
 _rearrange = jax.jit(caches.rearrange, static_argnames=("prompt_tokens", "mesh"))
 
 
@@ -185,7 +185,7 @@ class Session:
     ):
         self.setup, self.prompts, self.bar = setup, prompts, bar
         self._weights, self._adapters = weights, adapters
-        self.weights = _unroll(weights, adapters)
+        self.weights = unroll(weights, adapters)
         self.sizes: caches.Sizes | None = None
         self.cache: caches.Cache = ()
 
