@@ -208,7 +208,7 @@ def test_people_choose_blind(tmp_path):
     assert [sorted(row) for row in shown] == [
         [f"'-{k} of {i}" for k in range(4)] for i in range(12)
     ]
-    assert len({tuple(s[1] for s in row) for row in shown}) > 3  # each prompt has its own order
+    assert len({tuple(s[2] for s in row) for row in shown}) > 3  # each prompt has its own order
 
     for i, row in enumerate(rows):  # takes candidate 2, wherever it stands; none for the first
         row["choice"] = str(shown[i].index(f"'-2 of {i}") + 1) if i else "0"

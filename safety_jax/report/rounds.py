@@ -37,9 +37,9 @@ REWARDS = (
 )
 
 
-def figures(summary: Summary) -> dict[str, float]:
+def figures(summary: Summary) -> dict[str, int | float]:
     """The numbers of a round, those of its evaluation as eval/<judge>/<source>/<figure>."""
-    found = {
+    found: dict[str, int | float] = {
         name: value
         for name, value in summary.items()
         if isinstance(value, int | float) and name != "round"
