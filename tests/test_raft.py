@@ -91,6 +91,13 @@ def configure(given: Path, arg: str | None = None, **overrides):
     return config.lock()
 
 
+def write_judge(given: Path, folder: Path, threshold: float) -> Path:
+    shutil.copytree(given / "judge/model", folder)
+    facts = json.loads((folder / "judge.json").read_text())
+    (folder / "judge.json").write_text(json.dumps(facts | {"threshold": threshold}))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def finished(given, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "raft"
@@ -225,10 +232,15 @@ def assert_same(folder: Path, expected: Path) -> None:
 # ---------------------------------------------------------------------------- other settings
 
 
-def test_a_fresh_adapter_every_round_is_merged(given, tmp_path, one_device):
-    """The export is the base with both adapters added."""
+def test_a_fresh_adapter_every_round_is_merged(given, finished, tmp_path, one_device):
+    """The export is the base with both adapters added; and only acceptable answers are chosen."""
     folder = tmp_path / "raft"
-    raft.run(configure(given, raft__adapter="merge", raft__accept=("reward",)), str(folder))
+    middle = json.loads((finished / "rounds/01/summary.json").read_text())["reward/mean"]
+    judge = write_judge(given, tmp_path / "judge", threshold=middle)
+    config = configure(
+        given, raft__adapter="merge", raft__judges=(f"reward={judge}",), raft__accept=("reward",)
+    )
+    raft.run(config, str(folder))
     config = hf.read_config(folder / "export")
     weights = hf.load(folder / "export", config, one_device, jnp.float32)
     base = hf.load(given / "model", config, one_device, jnp.float32)
@@ -240,7 +252,7 @@ def test_a_fresh_adapter_every_round_is_merged(given, tmp_path, one_device):
     # Started again, a finished run makes the same export from the adapters of its rounds.
     before = load_file(folder / "export/model.safetensors")
     shutil.rmtree(folder / "export")
-    raft.run(configure(given, raft__adapter="merge", raft__accept=("reward",)), str(folder))
+    raft.run(config, str(folder))
     for name, value in load_file(folder / "export/model.safetensors").items():
         np.testing.assert_array_equal(value, before[name])
     # Some candidate was below the judge's threshold, and none of those was chosen.
@@ -248,7 +260,7 @@ def test_a_fresh_adapter_every_round_is_merged(given, tmp_path, one_device):
     assert any("not accepted" in row["verdicts"] for row in rows)
     for row in rows:
         if row["choice"] is not None:
-            assert row["scores"]["reward"][row["choice"]]["value"] >= 0
+            assert row["scores"]["reward"][row["choice"]]["value"] >= middle
 
 
 def test_people_choose(given, tmp_path, capsys):
@@ -273,9 +285,7 @@ def test_people_choose(given, tmp_path, capsys):
 
 
 def test_nothing_acceptable_trains_nothing(given, tmp_path):
-    high = {"template": "pair", "direction": "higher is safer", "threshold": 1e9, "max_length": 128}
-    shutil.copytree(given / "judge/model", tmp_path / "judge")
-    (tmp_path / "judge/judge.json").write_text(json.dumps(high))
+    write_judge(given, tmp_path / "judge", threshold=1e9)
     folder = tmp_path / "raft"
     config = configure(
         given, raft__rounds=1, raft__judges=(str(tmp_path / "judge"),), raft__accept=("judge",)

@@ -249,7 +249,7 @@ def test_rewards_on_paper():
 
 def test_distance_on_paper():
     rows = [[Candidate("", (1, 2), -1.0, "eos"), Candidate("", (3,), -2.0, "eos")]]
-    found = measures.of_distance(rows, [np.array([-2.0, -4.0])])
+    found = measures.of_distance(rows, [np.array([1.0, 2.0])])
     assert found == {"kl_to_start": 1.5, "kl_to_start_per_token": 1.0}
 
 

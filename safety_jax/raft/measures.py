@@ -107,21 +107,21 @@ def of_texts(
 
 
 def of_distance(
-    candidates: Sequence[Sequence[Candidate]], first: Sequence[np.ndarray]
+    candidates: Sequence[Sequence[Candidate]], log_ratios: Sequence[np.ndarray]
 ) -> dict[str, float | None]:
     """KL(p || p0) to the model at the start, estimated on the candidates: the mean of log p/p0 per
     answer and per token. Candidates are drawn at the run's temperature and not at 1, so at other
     temperatures this is a measure of drift and not exactly the KL."""
     rows = [
-        (candidate.logprob - before, len(candidate.ids))
-        for row, known in zip(candidates, first, strict=True)
-        for candidate, before in zip(row, known, strict=True)
+        (float(ratio), len(candidate.ids))
+        for row, ratios in zip(candidates, log_ratios, strict=True)
+        for candidate, ratio in zip(row, ratios, strict=True)
         if candidate.ids
     ]
-    tokens = sum(count for _, count in rows)
+    total, tokens = math.fsum(ratio for ratio, _ in rows), sum(count for _, count in rows)
     return {
-        "kl_to_start": _mean(ratio for ratio, _ in rows),
-        "kl_to_start_per_token": sum(ratio for ratio, _ in rows) / tokens if tokens else None,
+        "kl_to_start": total / len(rows) if rows else None,
+        "kl_to_start_per_token": total / tokens if tokens else None,
     }
 
 
