@@ -1,7 +1,8 @@
 """The string behind the colon: `--config=configs/sft.py:safety=500,paper=report`.
 
 It picks the structure of a run; flags such as `--config.optim.learning_rate=5e-5` set its values.
-Configs import this file and `ml_collections`, nothing else.
+Configs import this file and `ml_collections`, nothing else; what several configs have in common
+stands below.
 """
 
 from ml_collections import ConfigDict
@@ -71,3 +72,20 @@ def _parse_value(name: str, text: str | None, default: Spec) -> bool | int | flo
     raise ValueError(
         f"config argument {written!r} does not fit; expected {_describe(name, default)}"
     )
+
+
+def sequence_judge(path: str, template: str, direction: str) -> ConfigDict:
+    """The row of a judge that is a model with a sequence head."""
+    judge = ConfigDict()
+    judge.kind = "sequence"
+    judge.path = path  # a Hugging Face folder or hub id
+    judge.tokenizer = ""  # "": the model's own
+    judge.template = template  # pair, human_assistant, beaver, chat, response
+    judge.output = ""  # the label whose output is the score; "": the only one
+    judge.activation = "none"  # sigmoid, softmax
+    judge.direction = direction  # higher is safer, more harmful, better, more refusing
+    judge.range = ()  # (lowest, highest), where it has one
+    judge.threshold = ()  # (number,) that divides safe from unsafe; (): nothing is called unsafe
+    judge.max_tokens = 0  # 0: as many as the model was made for
+    judge.overlong = "unscored"  # or "cut_prompt": from its left
+    return judge

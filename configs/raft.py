@@ -25,8 +25,7 @@ more candidates and trains longer on them: see the README for what that changes.
 
 from ml_collections import ConfigDict
 
-from configs.common import parse_arg
-from configs.score import sequence
+from configs.common import parse_arg, sequence_judge
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -174,7 +173,6 @@ def original(config: ConfigDict):
     config.raft.unfinished = "keep"
     config.sample.temperature = 0.85
     config.sample.candidates = 8
-    config.data.template = "human_assistant"
     config.data.max_length = 384
     config.data.overlong_prompt = "skip"
     config.lora.rank = 0
@@ -212,7 +210,7 @@ def safe_to_serve(config: ConfigDict, version: str):
     config.answer.top_p = 0.95
     config.answer.frequency_penalty = 1.0
     config.answer.max_new_tokens = 120
-    config.score.judges.deberta = sequence(
+    config.score.judges.deberta = sequence_judge(
         "OpenAssistant/reward-model-deberta-v3-large-v2", "pair", "higher is safer"
     )
     config.score.judges.deberta.max_tokens = 512

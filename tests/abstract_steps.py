@@ -9,11 +9,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from safety_jax import mesh as meshes
-from safety_jax import objectives, optim, policy, preferences, trees
+from safety_jax import objectives, optim, policy, preferences, supervised, trees
 from safety_jax import step as steps
 from safety_jax.batch import Preferences, Tokens
 from safety_jax.models import llama, lora, peft
-from safety_jax.stages import sft
 
 
 def array(shape, dtype, sharding):
@@ -65,7 +64,7 @@ class Run:
 
     def sft(self, rows: int, T: int):
         """Stage `sft`'s step on packed rows [1, rows, T]."""
-        loss = sft.make_loss(self.policy)
+        loss = supervised.make_loss(self.policy)
         return self._compile(self.base, tokens(self.mesh, (rows,), T), loss, steps.trained_tokens)
 
     def dpo(self, rows: int, T: int, segments: int):

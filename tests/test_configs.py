@@ -35,6 +35,13 @@ ARGUMENTS = {
         "paper=report",
         "paper=script,loss=safe",
     ],
+    "raft": [
+        None,
+        "demo",
+        "paper=original",
+        "paper=b500",
+        "paper=b100",
+    ],
     "reward": [
         None,
         "demo",
@@ -43,6 +50,7 @@ ARGUMENTS = {
         "paper=safety_tuned_llamas",
     ],
 }
+JUDGING = ("score", "raft")  # have a row for every judge
 CASES = [(name, arg) for name, arguments in ARGUMENTS.items() for arg in arguments]
 
 # The keys that scripts, checks and the stage rely on; a key cannot vanish unnoticed.
@@ -80,6 +88,20 @@ KEYS = {
         dpo.objective dpo.beta dpo.smoothing dpo.margin dpo.nll_weight dpo.reference
         dpo.reference_folder dpo.protocol_notes
     """,
+    "raft": " ".join(set(TRAINING_KEYS.split()) - {"data.train", "data.eval_rows"})
+    + """
+        data.prompts data.ordinary data.ordinary_share data.order data.train_on
+        raft.rounds raft.prompts raft.patience raft.reuse_prompts raft.judges raft.judges_resident
+        raft.rank_by raft.accept raft.kl_weight raft.unfinished raft.reference_answers raft.people
+        raft.adapter raft.measure_kl raft.diversity_alarm raft.length_alarm raft.protocol_notes
+        sample.temperature sample.top_k sample.top_p sample.frequency_penalty sample.candidates
+        sample.max_new_tokens sample.stop sample.lanes sample.prefill_prompts sample.bucket_tokens
+        sample.chunk_steps sample.cache_dtype sample.prompts_per_write
+        answer.temperature answer.top_k answer.top_p answer.frequency_penalty answer.candidates
+        answer.max_new_tokens answer.stop
+        score.rows_per_write score.tokens_per_batch score.parameter_dtype score.compute_dtype
+        score.attention
+    """,
     "reward": " ".join(set(TRAINING_KEYS.split()) - POLICY_KEYS)
     + """
         data.append_eos data.prefer data.bad_rows
@@ -107,6 +129,33 @@ SAFE_TO_SERVE_DPO = {
     "optim.schedule": "cosine",
     "optim.warmup_steps": 1,
     "log.eval_every_steps": 25,
+}
+SAFE_TO_SERVE_RAFT = {
+    "seed": 42,
+    "sample.candidates": 8,
+    "sample.temperature": 0.85,
+    "sample.top_p": 0.95,
+    "sample.max_new_tokens": 120,
+    "answer.temperature": 0.0,
+    "answer.frequency_penalty": 1.0,
+    "answer.max_new_tokens": 120,
+    "raft.rank_by": "deberta",
+    "raft.accept": (),
+    "raft.unfinished": "keep",
+    "raft.adapter": "merge",
+    "raft.kl_weight": 0.0,
+    "data.order": "file",
+    "data.train_on": "everything",
+    "data.max_length": 512,
+    "lora.rank": 4,
+    "lora.alpha": 16.0,
+    "lora.dropout": 0.05,
+    "lora.targets": ("q_proj", "v_proj"),
+    "train.batch_size": 32 * 4,
+    "train.epochs": 4.0,
+    "optim.learning_rate": 1e-4,
+    "optim.schedule": "cosine",
+    "optim.warmup_steps": 10,
 }
 PUBLISHED = {
     "paper=report": {
@@ -207,7 +256,7 @@ def test_every_config_file_is_tested():
 def test_complete_and_locked(name: str, arg: str | None):
     config = load(name, arg).lock()
     flat = flatten(config)
-    beside = {key for key in flat if name == "score" and key.startswith("score.judges.")}
+    beside = {key for key in flat if name in JUDGING and key.startswith("score.judges.")}
     assert set(flat) - beside == set(KEYS[name].split()) - beside
     assert set(KEYS[name].split()) <= set(flat)
     unset = [key for key, value in flat.items() if value is None]
@@ -220,7 +269,7 @@ def test_complete_and_locked(name: str, arg: str | None):
 def test_arguments_change_values_but_never_types(name: str, arg: str | None):
     plain = {key: type(value) for key, value in flatten(load(name, None)).items()}
     types = {key: type(value) for key, value in flatten(load(name, arg)).items()}
-    if name == "score":  # an argument adds a judge, which the plain config has not
+    if name in JUDGING:  # an argument adds a judge, which the plain config has not
         types = {key: found for key, found in types.items() if key in plain}
     assert types == plain
 
@@ -274,6 +323,24 @@ def test_judges_of_harm_say_so(kind: str):
     assert flat["data.prefer"] == ("safer" if kind == "cost" else "all")
 
 
+@pytest.mark.parametrize(("version", "size"), [("b500", (1, 500)), ("b100", (5, 100))])
+def test_published_numbers_of_raft(version: str, size: tuple[int, int]):
+    """arXiv 2412.00074: RAFT/raft_full.sh with RAFT/scripts."""
+    flat = flatten(load("raft", f"paper={version}"))
+    assert (flat["raft.rounds"], flat["raft.prompts"]) == size
+    assert {key: flat[key] for key in SAFE_TO_SERVE_RAFT} == SAFE_TO_SERVE_RAFT
+    assert any("4-bit" in note for note in flat["raft.protocol_notes"])
+
+
+def test_published_numbers_of_the_original_raft():
+    """arXiv 2304.06767, as LMFlow's files have it."""
+    flat = flatten(load("raft", "paper=original"))
+    known = {"raft.prompts": 2048, "sample.candidates": 8, "sample.temperature": 0.85,
+             "optim.learning_rate": 2e-5, "optim.schedule": "linear", "train.epochs": 2.0,
+             "raft.patience": 3, "sample.max_new_tokens": 128, "raft.kl_weight": 0.0}  # fmt: skip
+    assert {key: flat[key] for key in known} == known
+
+
 @pytest.mark.parametrize("arg", PUBLISHED)
 def test_published_numbers(arg: str):
     flat = flatten(load("sft", arg))
@@ -305,7 +372,7 @@ def test_no_demonstrations_unless_asked_for_but_in_the_demo():
     assert load("sft", "demo").data.safety_rows == len(rows)
 
 
-PAPER = {"sft": "report", "dpo": "report", "reward": "safety_tuned_llamas"}
+PAPER = {"sft": "report", "dpo": "report", "raft": "b500", "reward": "safety_tuned_llamas"}
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -317,6 +384,9 @@ def test_demo_and_paper_exclude_each_other(name: str):
 @pytest.mark.parametrize("name", PAPER)
 def test_everything_the_demo_names_is_in_the_checkout(name: str):
     data, model = load(name, "demo").data, load(name, "demo").model
-    named = [*data.train, data.eval, model.path, *([data.safety] if "safety" in data else [])]
+    named = [model.path]
+    for key in ("train", "prompts", "eval", "safety"):
+        value = data.get(key, ())
+        named += [value] if isinstance(value, str) else value
     for path in named:
         assert (ROOT / path.partition("?")[0]).exists(), path

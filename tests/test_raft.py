@@ -241,9 +241,9 @@ def test_a_fresh_adapter_every_round_is_merged(given, finished, tmp_path, one_de
         given, raft__adapter="merge", raft__judges=(f"reward={judge}",), raft__accept=("reward",)
     )
     raft.run(config, str(folder))
-    config = hf.read_config(folder / "export")
-    weights = hf.load(folder / "export", config, one_device, jnp.float32)
-    base = hf.load(given / "model", config, one_device, jnp.float32)
+    model = hf.read_config(folder / "export")
+    weights = hf.load(folder / "export", model, one_device, jnp.float32)
+    base = hf.load(given / "model", model, one_device, jnp.float32)
     moved = [
         float(jnp.abs(a - b).max())
         for a, b in zip(jax.tree.leaves(weights), jax.tree.leaves(base), strict=True)

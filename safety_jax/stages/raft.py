@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
-from safety_jax import compilation, feed, metrics, policy, trees, workdir
+from safety_jax import compilation, feed, metrics, policy, supervised, trees, workdir
 from safety_jax import mesh as meshes
 from safety_jax import step as steps
 from safety_jax.checkpoint import Checkpoints, abstract
@@ -31,7 +31,7 @@ from safety_jax.raft.rounds import Tuned, Weights
 from safety_jax.report import card
 from safety_jax.report import rounds as pictures
 from safety_jax.scoring import registry
-from safety_jax.stages import assemble, sft
+from safety_jax.stages import assemble
 
 ADAPTERS = ("continue", "merge")
 FOLDER = "rounds"
@@ -302,7 +302,7 @@ class Tuner:
         shardings = self._policy.shardings()
         example = jax.eval_shape(lambda tree: tree, self._shapes)
         where = steps.shardings(example, shardings, optimizer, self._mesh)
-        loss = sft.make_loss(self._policy)
+        loss = supervised.make_loss(self._policy)
         return optimizer, where, steps.make(loss, steps.trained_tokens, optimizer, rate, where)
 
     def _start(self, number: int, weights: Weights, total: int) -> tuple[steps.State, Any]:

@@ -11,11 +11,10 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from safety_jax import compilation, feed, objectives, policy, trees, workdir
+from safety_jax import compilation, feed, policy, supervised, workdir
 from safety_jax import corpus as corpora
 from safety_jax import mesh as meshes
 from safety_jax import step as steps
-from safety_jax.batch import Tokens
 from safety_jax.data import encode, loader, tokenizer
 from safety_jax.models import folder as folders
 from safety_jax.models import hf_config, llama
@@ -52,7 +51,7 @@ def run(config: ConfigDict, folder: str) -> None:
 
         # ---- what is trained, and how one step goes
         trained, trainable, frozen = assemble.build_policy(config, model, model_folder, mesh)
-        loss, count = make_loss(trained), steps.trained_tokens
+        loss, count = supervised.make_loss(trained), steps.trained_tokens
         state, step = assemble.make_step(
             config, trainable, trained.shardings(), mesh, total, loss=loss, count=count
         )
@@ -127,22 +126,6 @@ def introduce(
     marked = "green" if colour else "[[ ]]"
     shown = encode.preview(data.training, 0, data.tokenizer, colour=colour)
     print(f"the first row, trained tokens {marked}:\n{shown}\n", flush=True)
-
-
-def make_loss(trained: policy.Policy) -> steps.Loss:
-    """The mean over the batch's trained tokens, of which a microbatch gives its part."""
-
-    def loss(
-        trainable: trees.Tree,
-        frozen: trees.Tree,
-        tokens: Tokens,
-        total: jax.Array,
-        key: jax.Array | None,
-    ):
-        sums = objectives.sft(trained.token_logprobs(trainable, frozen, tokens, key))
-        return {"loss": sums.loss / total, "mean_token_accuracy": sums.correct / total}
-
-    return loss
 
 
 def report(
