@@ -3,8 +3,8 @@
 A prompt is read once and lies in one of P prompt slots; each of its candidates writes its own
 tokens into one of R lanes. Every layer has its own four arrays:
 
-    prompt keys, values   [P, K, S, E]   slot p holds its first `lengths[p]` tokens
-    own keys, values      [R, K, W, E]   a ring: at each step all lanes write the same column
+    prompt keys, values   [P, K, E, S], [P, K, S, E]   slot p holds its first `lengths[p]` tokens
+    own keys, values      [R, K, E, W], [R, K, W, E]   a ring: all lanes write the same column
 
 The ring's column is one slice for all lanes, whenever each of them began, so the update happens in
 place. A lane that has written t + 1 tokens looks at the t + 1 newest columns. The lanes of a prompt
@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 from safety_jax import mesh as meshes
 from safety_jax.models import llama
 
-AXES = ("rows", "kv_heads", "tokens", "head_size")
+AXES = ("rows", "kv_heads", None, None)
 MASKED = -1e30  # finite: what no lane looks at gets weight 0, and never a NaN
 
 
@@ -73,12 +73,11 @@ class View(NamedTuple):
 
 
 def zeros(config: llama.Config, sizes: Sizes, dtype: DTypeLike) -> Cache:
-    tail = config.head_size
-    prompt = (sizes.prompts, config.kv_heads, sizes.prompt_tokens, tail)
-    own = (sizes.lanes, config.kv_heads, sizes.own_tokens, tail)
+    K, E = config.kv_heads, config.head_size
+    P, S, R, W = sizes.prompts, sizes.prompt_tokens, sizes.lanes, sizes.own_tokens
+    shapes = (P, K, E, S), (P, K, S, E), (R, K, E, W), (R, K, W, E)
     return tuple(
-        Layer(*(jnp.zeros(shape, dtype) for shape in (prompt, prompt, own, own)))
-        for _ in range(config.layers)
+        Layer(*(jnp.zeros(shape, dtype) for shape in shapes)) for _ in range(config.layers)
     )
 
 
@@ -89,8 +88,8 @@ def allocate(config: llama.Config, sizes: Sizes, dtype: DTypeLike, mesh: Mesh) -
 
 
 def sizes(cache: Cache) -> Sizes:
-    P, _, S, _ = cache[0].prompt_keys.shape
-    R, _, W, _ = cache[0].own_keys.shape
+    P, _, S, _ = cache[0].prompt_values.shape
+    R, _, W, _ = cache[0].own_values.shape
     return Sizes(R, P, S, W)
 
 
@@ -103,15 +102,16 @@ def insert(
 ) -> Cache:
     """Puts freshly read prompts into their slots; a slot beyond the last one drops its row."""
 
-    def put(slot_array: jax.Array, fresh: jax.Array) -> jax.Array:
-        fresh = jnp.swapaxes(fresh, 1, 2).astype(slot_array.dtype)
-        placed = slot_array.at[slots, :, : fresh.shape[2]].set(fresh, mode="drop")
+    def put(slots_array: jax.Array, fresh: jax.Array) -> jax.Array:
+        fresh = fresh.astype(slots_array.dtype)
+        extent = tuple(slice(0, size) for size in fresh.shape[1:])
+        placed = slots_array.at[(slots, *extent)].set(fresh, mode="drop")
         return meshes.constrain(placed, mesh, AXES)
 
     return tuple(
         layer._replace(
-            prompt_keys=put(layer.prompt_keys, keys[number]),
-            prompt_values=put(layer.prompt_values, values[number]),
+            prompt_keys=put(layer.prompt_keys, jnp.transpose(keys[number], (0, 2, 3, 1))),
+            prompt_values=put(layer.prompt_values, jnp.swapaxes(values[number], 1, 2)),
         )
         for number, layer in enumerate(cache)
     )
@@ -127,16 +127,24 @@ def rearrange(
 ) -> Cache:
     """A cache of other sizes, with these lanes, prompt slots and ring columns of the old one."""
 
-    def own(array: jax.Array) -> jax.Array:
-        return meshes.constrain(array[lanes][:, :, columns], mesh, AXES)
+    def own(array: jax.Array, axis: int) -> jax.Array:
+        return meshes.constrain(jnp.take(array[lanes], columns, axis=axis), mesh, AXES)
 
-    def prompt(array: jax.Array) -> jax.Array:
-        array = array[prompts][:, :, :prompt_tokens]
-        missing = prompt_tokens - array.shape[2]
-        padded = jnp.pad(array, ((0, 0), (0, 0), (0, missing), (0, 0)))
-        return meshes.constrain(padded, mesh, AXES)
+    def prompt(array: jax.Array, axis: int) -> jax.Array:
+        kept = min(prompt_tokens, array.shape[axis])
+        array = jax.lax.slice_in_dim(array[prompts], 0, kept, axis=axis)
+        padding = [(0, prompt_tokens - kept if side == axis else 0) for side in range(4)]
+        return meshes.constrain(jnp.pad(array, padding), mesh, AXES)
 
-    return tuple(Layer(*map(prompt, layer[:2]), *map(own, layer[2:])) for layer in cache)
+    return tuple(
+        Layer(
+            prompt(layer.prompt_keys, 3),
+            prompt(layer.prompt_values, 2),
+            own(layer.own_keys, 3),
+            own(layer.own_values, 2),
+        )
+        for layer in cache
+    )
 
 
 def look(
@@ -179,12 +187,14 @@ def attend(
     dtype = layer.own_keys.dtype
     q = q[:, 0].astype(dtype).reshape(R, K, H // K, E)
 
-    def write(ring: jax.Array, token: jax.Array) -> jax.Array:
-        token = jnp.swapaxes(token, 1, 2).astype(dtype)
-        ring = jax.lax.dynamic_update_slice(ring, token, (0, 0, view.column, 0))
+    def write(ring: jax.Array, token: jax.Array, axis: int) -> jax.Array:
+        token = jnp.expand_dims(token[:, 0], axis).astype(dtype)
+        ring = jax.lax.dynamic_update_slice_in_dim(ring, token, view.column, axis)
         return meshes.constrain(ring, mesh, AXES)
 
-    layer = layer._replace(own_keys=write(layer.own_keys, k), own_values=write(layer.own_values, v))
+    layer = layer._replace(
+        own_keys=write(layer.own_keys, k, 3), own_values=write(layer.own_values, v, 2)
+    )
     own = _partial(q, layer.own_keys, layer.own_values, view.own[:, None, None])
 
     # [P, C] lanes of a prompt, their heads beside each other: one product over C · H/K rows.
@@ -210,15 +220,31 @@ class _Partial(NamedTuple):
 
 
 def _partial(q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array) -> _Partial:
-    """Attention of q [N, K, M, E] to keys and values [N, K, S, E]; float32 inside."""
-    scores = jnp.einsum("nkme,nkse->nkms", q, keys, preferred_element_type=jnp.float32)
+    """Attention of q [N, K, M, E] to keys [N, K, E, S] and values [N, K, S, E]; float32 inside.
+
+    A single query is no matrix: its products are summed where they are made, which takes a CPU half
+    the time of as many small matrix products.
+    """
+    single = q.shape[2] == 1
+    if single:
+        column = q[:, :, 0, :, None].astype(jnp.float32)
+        scores = (column * keys.astype(jnp.float32)).sum(axis=2)[:, :, None]
+    else:
+        scores = jnp.einsum("nkme,nkes->nkms", q, keys, preferred_element_type=jnp.float32)
     scores = jnp.where(mask, scores * q.shape[-1] ** -0.5, MASKED)
     largest = scores.max(axis=-1, keepdims=True)
     weights = jnp.exp(scores - largest)
     total = weights.sum(axis=-1, keepdims=True)
-    weighted = jnp.einsum(
-        "nkms,nkse->nkme", weights.astype(values.dtype), values, preferred_element_type=jnp.float32
-    )
+    if single:
+        column = weights[:, :, 0, :, None]
+        weighted = (column * values.astype(jnp.float32)).sum(axis=2)[:, :, None]
+    else:
+        weighted = jnp.einsum(
+            "nkms,nkse->nkme",
+            weights.astype(values.dtype),
+            values,
+            preferred_element_type=jnp.float32,
+        )
     return _Partial(weighted, total, largest)
 
 

@@ -74,8 +74,8 @@ def next_logits(
     view = caches.look(seats, written, column, caches.sizes(cache), config.window)
     attends = [functools.partial(caches.attend, layer, seats, view, run.mesh) for layer in cache]
     positions = (seats.lengths[seats.prompts] + written)[:, None]
-    hidden, kept = llama.step(config, weights, tokens[:, None], positions, run, attends)
-    return llama.logits(config, weights.ends, hidden, run.mesh)[:, 0], tuple(kept)
+    logits, kept = llama.step(config, weights, tokens[:, None], positions, run, attends)
+    return logits[:, 0], tuple(kept)
 
 
 @functools.partial(
