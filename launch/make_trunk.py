@@ -6,8 +6,8 @@
         --config.model.init=random --config.data.train=PAIRS --config.data.eval_rows=345 ...
 
 The tokenizer is lower-case byte-level BPE. It learns from the pairs that the run will train on, not
-from those it will hold out: give both the same sources, `eval_rows` and `seed`. There are no weights
-in the folder.
+from those it will hold out: give both the same sources, `eval_rows` and `seed`. The folder has no
+weights.
 """
 
 import argparse

@@ -37,6 +37,13 @@ ARGUMENTS = {
         "paper=report",
         "paper=script,loss=safe",
     ],
+    "reward": [
+        None,
+        "demo",
+        "demo,kind=binary",
+        *(f"kind={name}" for name in ("pairs", "cost", "regression", "binary")),
+        "paper=safety_tuned_llamas",
+    ],
 }
 CASES = [(name, arg) for name, arguments in ARGUMENTS.items() for arg in arguments]
 
@@ -56,6 +63,8 @@ TRAINING_KEYS = """
         checkpoint.export_dtype checkpoint.best_metric checkpoint.best_is
         log.every_steps log.eval_every_steps log.tensorboard log.wandb log.compilation_cache
 """
+# A judge has no vocabulary to visit, starts from no adapter, and is exported whole.
+POLICY_KEYS = {"model.adapter", "train.chunk_tokens", "checkpoint.export_merged"}
 KEYS = {
     "sft": TRAINING_KEYS
     + """
@@ -72,6 +81,12 @@ KEYS = {
         data.prefer data.bad_rows
         dpo.objective dpo.beta dpo.smoothing dpo.margin dpo.nll_weight dpo.reference
         dpo.reference_folder dpo.protocol_notes
+    """,
+    "reward": " ".join(set(TRAINING_KEYS.split()) - POLICY_KEYS)
+    + """
+        data.append_eos data.prefer data.bad_rows
+        reward.kind reward.direction reward.margin reward.centring reward.regularization
+        reward.protocol_notes
     """,
 }
 
@@ -235,6 +250,32 @@ def test_published_numbers_of_dpo(version: str, length: int):
     assert any("4-bit" in note for note in flat["dpo.protocol_notes"])
 
 
+def test_published_numbers_of_the_harmfulness_model():
+    """arXiv 2309.07875, training of its 0-4 reward model."""
+    flat = flatten(load("reward", "paper=safety_tuned_llamas"))
+    published = {
+        "model.path": "microsoft/deberta-v3-large",
+        "reward.kind": "regression",
+        "reward.direction": "higher is more harmful",
+        "lora.rank": 0,
+        "data.max_length": 512,
+        "train.batch_size": 32,
+        "train.epochs": 1.0,
+        "optim.learning_rate": 2e-5,
+        "checkpoint.best_metric": "eval/mse",
+        "checkpoint.best_is": "lowest",
+    }
+    assert {key: flat[key] for key in published} == published
+    assert any("not distributed" in note for note in flat["reward.protocol_notes"])
+
+
+@pytest.mark.parametrize("kind", ["cost", "regression", "binary"])
+def test_judges_of_harm_say_so(kind: str):
+    flat = flatten(load("reward", f"kind={kind}"))
+    assert flat["reward.direction"] == "higher is more harmful"
+    assert flat["data.prefer"] == ("safer" if kind == "cost" else "all")
+
+
 @pytest.mark.parametrize("arg", PUBLISHED)
 def test_published_numbers(arg: str):
     flat = flatten(load("sft", arg))
@@ -266,13 +307,16 @@ def test_no_demonstrations_unless_asked_for_but_in_the_demo():
     assert load("sft", "demo").data.safety_rows == len(rows)
 
 
-@pytest.mark.parametrize("name", ["sft", "dpo"])
+PAPER = {"sft": "report", "dpo": "report", "reward": "safety_tuned_llamas"}
+
+
+@pytest.mark.parametrize("name", PAPER)
 def test_demo_and_paper_exclude_each_other(name: str):
     with pytest.raises(ValueError, match="exclude each other"):
-        load(name, "demo,paper=report")
+        load(name, f"demo,paper={PAPER[name]}")
 
 
-@pytest.mark.parametrize("name", ["sft", "dpo"])
+@pytest.mark.parametrize("name", PAPER)
 def test_everything_the_demo_names_is_in_the_checkout(name: str):
     data, model = load(name, "demo").data, load(name, "demo").model
     named = [*data.train, data.eval, model.path, *([data.safety] if "safety" in data else [])]

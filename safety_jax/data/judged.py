@@ -54,7 +54,7 @@ class Judged:
 
     @property
     def answer_lengths(self) -> Float[np.ndarray, "n sides"]:
-        """Tokens of each answer."""
+        """Tokens of each answer, with what stands behind it."""
         return np.stack([side.trained_lengths for side in self.sides], axis=1).astype(float)
 
 

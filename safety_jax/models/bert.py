@@ -46,6 +46,10 @@ class Config:
     initializer_range: float
 
     @property
+    def head_size(self) -> int:
+        return self.width // self.heads
+
+    @property
     def max_positions(self) -> int:
         return self.position_entries - self.first_position
 

@@ -35,6 +35,10 @@ class Config:
     max_positions: int
     initializer_range: float
 
+    @property
+    def head_size(self) -> int:
+        return self.width // self.heads
+
 
 # ---------------------------------------------------------------------------- modules
 

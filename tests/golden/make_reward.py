@@ -1,7 +1,7 @@
 """Losses, gradients and metrics of TRL's RewardTrainer; needs torch and trl.
 
     python -m tests.golden.make_reward            writes tests/golden/reward.npz
-    python -m tests.golden.make_reward --check    compares with it at 1e-5; exit code 1 on difference
+    python -m tests.golden.make_reward --check    compares with it at 1e-5; exit code 1 if not
 
 The judge is the tiny LLaMA of `score_cases` with its head, the pairs are those of `rows.py`.
 """

@@ -13,6 +13,7 @@ MODEL = "llama_grouped"
 FILE = cases.FOLDER / "sft.npz"
 TRL_FILE = cases.FOLDER / "trl.npz"
 DPO_FILE = cases.FOLDER / "dpo.npz"
+REWARD_FILE = cases.FOLDER / "reward.npz"
 
 ROWS, TOKENS = 4, 40
 STEPS = 3
@@ -42,6 +43,9 @@ DPO_LOSSES: dict[str, tuple[dict[str, float], float]] = {
     "sigmoid_mean": ({"sigmoid_norm": 1.0}, 5.0),
     "with_nll": ({"sigmoid": 1.0, "sft": DPO_NLL_WEIGHT}, 0.1),
 }
+# Margin and weight of centring of a step on those pairs, and what TRL then logs.
+REWARDS = {"plain": (0.0, 0.0), "margin": (0.7, 0.0), "centring": (0.0, 0.1), "both": (0.3, 0.2)}
+REWARD_METRICS = ("accuracy", "margin", "mean_reward", "min_reward", "max_reward")
 SCHEDULE_STEPS, SCHEDULE_WARMUP = 24, 6
 
 
