@@ -9,7 +9,10 @@
 Rows: JSON, JSON lines, CSV, Parquet, Arrow; the papers' parallel lists; `hf:`, `tfds:`, URLs. A
 response may be empty. `?columns=response:answer` names a column of another name.
 
+    python -m safety_jax.main --config=configs/score.py:demo --workdir=runs/score_demo
+
 Arguments, behind the colon and joined by commas, each a judge beside the refusal detector:
+    demo          no judge, but responses: the pairs of launch/demo; ten seconds, no network
     deberta       OpenAssistant's reward model (Safe to Serve, arXiv 2412.00074)
     harmfulness   0 to 4, of Safety-Tuned LLaMAs (arXiv 2309.07875), the variant redteam-osst
     helpfulness   the GPT-2 reward model of Safe to Serve
@@ -25,6 +28,9 @@ A judge of its own takes no code: copy a group below. See `safety_jax/scoring/re
 
 Cost: the refusal detector does about a thousand responses a second; DeBERTa-v3-large takes 0.9 GB
 in bfloat16, Llama Guard 3 16 GB over all chips, plus a batch of activations.
+
+Expect (demo): full refusals among the preferred answers, where a request is harmful, and among the
+rejected ones, where it is not.
 """
 
 from ml_collections import ConfigDict
@@ -35,6 +41,7 @@ from configs.common import parse_arg, sequence_judge
 def get_config(arg: str | None = None) -> ConfigDict:
     choice = parse_arg(
         arg,
+        demo=False,
         deberta=False,
         harmfulness=False,
         helpfulness=False,
@@ -57,10 +64,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.score = score = ConfigDict()
     score.stored = ()  # columns of scores from elsewhere, to correlate with
     score.rows_per_write = 512  # rows between two writes; a kill costs at most these
-    score.tokens_per_batch = 16384  # padded, over all devices; memory only
+    score.tokens_per_batch = 16384  # padded, over all devices; memory, and speed: CPUs like 1024
     score.parameter_dtype = "bfloat16"
     score.compute_dtype = "bfloat16"
     score.attention = "auto"  # xla, cudnn (GPU), splash (TPU); for causal models
+
+    if choice.demo:
+        pairs = "launch/demo/data/held_out_pairs.jsonl"
+        data.responses = tuple(
+            f"{pairs}?name={side}&columns=response:{side}" for side in ("chosen", "rejected")
+        )
 
     score.judges = judges = ConfigDict()
     judges.refusal = ConfigDict({"kind": "refusal"})

@@ -22,6 +22,8 @@ ARGUMENTS = {
     ],
     "score": [
         None,
+        "demo",
+        "demo,sequence",
         "deberta,harmfulness,helpfulness,beaver",
         "llama_guard,wildguard,moderation,sequence",
         "safe_first",
@@ -390,3 +392,10 @@ def test_everything_the_demo_names_is_in_the_checkout(name: str):
         named += [value] if isinstance(value, str) else value
     for path in named:
         assert (ROOT / path.partition("?")[0]).exists(), path
+
+
+def test_the_demo_of_scoring_needs_no_model():
+    config = load("score", "demo")
+    assert [judge.kind for judge in config.score.judges.values()] == ["refusal"]
+    for spec in config.data.responses:
+        assert (ROOT / spec.partition("?")[0]).exists(), spec

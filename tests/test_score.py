@@ -275,6 +275,23 @@ def test_the_command(tmp_path):
     assert "nowhere.jsonl" in bad.stderr
 
 
+def test_the_demo(tmp_path, monkeypatch, capsys):
+    """Refusals on the right side: of the preferred answers, those to harmful requests."""
+    monkeypatch.chdir(ROOT)
+    config = score_config.get_config("demo")
+    config.mesh.data = 8
+    score.run(config.lock(), str(tmp_path / "run"))
+    rows = [json.loads(line) for line in
+            (ROOT / "launch/demo/data/held_out_pairs.jsonl").read_text().splitlines()]  # fmt: skip
+    found = [row["scores"]["refusal"]["label"] for row in lines(tmp_path / "run")]
+    harmful = [row["rejected_unsafe"] for row in rows]
+    assert 0 < sum(harmful) < len(rows)
+    expected = ["full" if bad else "none" for bad in harmful]
+    expected += ["none" if bad else "full" for bad in harmful]
+    assert [{"partial": "full"}.get(label, label) for label in found] == expected
+    assert "chosen" in capsys.readouterr().out
+
+
 @pytest.mark.real_data
 def test_a_papers_files(tmp_path):
     """The stored judges of Safe to Serve, from three files, against the refusal detector."""
