@@ -54,9 +54,15 @@ def main(argv: list[str]) -> None:
     # Late, so that a mistyped flag is told at once.
     import jax
 
-    from safety_jax.stages import dpo, reward, score, sft
+    from safety_jax.stages import dpo, raft, reward, score, sft
 
-    stages = {"dpo": dpo.run, "reward": reward.run, "score": score.run, "sft": sft.run}
+    stages = {
+        "dpo": dpo.run,
+        "raft": raft.run,
+        "reward": reward.run,
+        "score": score.run,
+        "sft": sft.run,
+    }
     config = _CONFIG.value
     if config.stage not in stages:
         fail(f"config.stage {config.stage!r}: expected one of {', '.join(stages)}")

@@ -41,6 +41,8 @@ FREE = (
     r"model\.remat",
     r"train\.rows_per_microbatch",
     r"score\.(tokens_per_batch|rows_per_write|attention)",
+    r"sample\.(lanes|prefill_prompts|bucket_tokens|chunk_steps)",
+    r"raft\.(rounds|patience|judges_resident)",
 )
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers")

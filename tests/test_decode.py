@@ -1,6 +1,7 @@
 """Decoding: equal to `generate` of transformers, and the same whatever runs beside it."""
 
 import dataclasses
+import functools
 import math
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from samples import execute_on, random_adapters
 
+from safety_jax import compilation
 from safety_jax.errors import ConfigError, DataError
 from safety_jax.models import decode, hf, llama, lora
 from tests.golden import cases
@@ -22,19 +24,24 @@ GREEDY = decode.Settings(
 SAMPLED = dataclasses.replace(
     GREEDY, temperature=0.9, top_k=60, top_p=0.95, frequency_penalty=0.3, candidates=3
 )
+FIRST = dataclasses.replace(SAMPLED, max_new_tokens=1)
+# One program of each kind: an odd number of lanes is not halved towards the end, and prompts are
+# read one by one. Other sizes have their own test.
 PACE = decode.Pace(
-    lanes=4, prefill_prompts=4, bucket_tokens=32, chunk_steps=7, cache_dtype=jnp.float32
+    lanes=5, prefill_prompts=1, bucket_tokens=32, chunk_steps=7, cache_dtype=jnp.float32
 )
 SEED = 3
 PROMPTS = cases.decode_prompts("llama_grouped") + [[5, 6, 7], [90, 8, 9, 10, 11, 12, 50]]
 NUMBERS = [100 + number for number in range(len(PROMPTS))]
+
+EVERY = tuple(range(len(PROMPTS)))
 
 
 def setup(config, run, settings=SAMPLED, eos=cases.DECODE_EOS, stop=None, **pace) -> decode.Setup:
     return decode.Setup(config, run, settings, dataclasses.replace(PACE, **pace), eos, stop)
 
 
-def generate(made: decode.Setup, weights, which=range(len(PROMPTS)), adapters=None):
+def generate(made: decode.Setup, weights, which=EVERY, adapters=None):
     """Completions of some prompts, by index."""
     prompts, numbers = [PROMPTS[i] for i in which], [NUMBERS[i] for i in which]
     found = decode.generate(made, weights, adapters, prompts, numbers, SEED, None)
@@ -58,21 +65,15 @@ def golden():
     return dict(np.load(cases.FOLDER / "decode.npz"))
 
 
-@pytest.fixture(scope="module", params=cases.DECODE_CASES)
-def family(request, tmp_path_factory, one_device):
-    name = request.param
-    folder = cases.write_folder(tmp_path_factory.mktemp(name), cases.read_config(name))
+@pytest.mark.parametrize(("name", "beams"), cases.DECODE_RUNS)
+def test_equals_generate(name, beams, tmp_path, one_device, golden):
+    folder = cases.write_folder(tmp_path, cases.read_config(name))
     config = hf.read_config(folder)
     weights = hf.load(folder, config, one_device, jnp.float32)
-    return name, config, weights, execute_on(one_device, window=config.window)
-
-
-@pytest.mark.parametrize("beams", [1, cases.DECODE_BEAMS])
-def test_equals_generate(beams, family, golden):
-    name, config, weights, run = family
+    run = execute_on(one_device, window=config.window)
     settings = dataclasses.replace(GREEDY, beams=beams)
     prompts = cases.decode_prompts(name)
-    lanes = 4 * beams  # five prompts: one waits
+    lanes = 3 if beams == 1 else 5 * beams  # of five prompts sampled, two wait
     found = decode.generate(
         setup(config, run, settings, lanes=lanes), weights, None, prompts, range(5), SEED, None
     )
@@ -150,7 +151,7 @@ def test_answers_end_at_different_lengths(reference):
 
 
 def test_the_same_in_other_lanes_chunks_and_buckets(config, weights, execution, reference):
-    made = setup(config, execution, lanes=16, bucket_tokens=4, chunk_steps=3, prefill_prompts=2)
+    made = setup(config, execution, lanes=10, bucket_tokens=16, chunk_steps=5, prefill_prompts=2)
     assert ids_of(generate(made, weights)) == ids_of(reference)
 
 
@@ -166,7 +167,7 @@ def test_the_same_alone_and_whatever_the_number_of_candidates(
 
 def test_eight_devices_write_the_same(config, weights, eight_devices, reference):
     spread = jax.device_put(jax.device_get(weights), llama.shardings(config, eight_devices))
-    made = setup(config, execute_on(eight_devices), lanes=8)
+    made = setup(config, execute_on(eight_devices), lanes=12, prefill_prompts=4)
     assert ids_of(generate(made, spread)) == ids_of(reference)
 
 
@@ -174,8 +175,20 @@ def test_eight_devices_search_the_same(config, weights, execution, eight_devices
     settings = dataclasses.replace(GREEDY, beams=4, candidates=4)
     alone = generate(setup(config, execution, settings, lanes=16), weights)
     spread = jax.device_put(jax.device_get(weights), llama.shardings(config, eight_devices))
-    made = setup(config, execute_on(eight_devices), settings, lanes=16)
+    made = setup(config, execute_on(eight_devices), settings, lanes=16, prefill_prompts=4)
     assert ids_of(generate(made, spread)) == ids_of(alone)
+
+
+def test_a_second_call_compiles_nothing(config, weights, execution, reference):
+    """Nor do other prompts, of other lengths and another number, at another seed."""
+    counter = compilation.Counter()
+    random = np.random.default_rng(1)
+    prompts = [random.integers(21, 96, n).tolist() for n in (30, 2, 11, 1, 23, 6, 14, 28, 3)]
+    found = decode.generate(
+        setup(config, execution), weights, None, prompts, range(9), SEED + 1, None
+    )
+    assert [len(row) for row in found] == [SAMPLED.candidates] * 9
+    assert counter.programs == 0
 
 
 def test_candidates_and_seeds_differ(config, weights, execution, reference):
@@ -189,15 +202,19 @@ def test_candidates_and_seeds_differ(config, weights, execution, reference):
 # ---------------------------------------------------------------------------- log-probabilities
 
 
+@functools.partial(jax.jit, static_argnames=("config", "run"))
+def logprobs(config, weights, run, ids, adapters):
+    positions, ones = jnp.arange(64)[None], jnp.ones(ids.shape, int)
+    hidden = llama.forward(config, weights, ids, positions, ones, run, adapters)
+    return jax.nn.log_softmax(llama.logits(config, weights, hidden, run.mesh))[0]
+
+
 def uncached(config, weights, run, prompt, answer, adapters=None) -> float:
     """Log-probability of the answer by one forward pass over prompt and answer."""
     whole = prompt + answer.ids
-    ids = jnp.array([whole + [0] * (64 - len(whole))])  # causal: what follows changes nothing
-    positions, ones = jnp.arange(64)[None], jnp.ones(ids.shape, int)
-    hidden = llama.forward(config, weights, ids, positions, ones, run, adapters)
-    logprobs = jax.nn.log_softmax(llama.logits(config, weights, hidden, run.mesh))[0]
-    rows = np.arange(len(prompt) - 1, len(whole) - 1)
-    return float(np.asarray(logprobs)[rows, answer.ids].sum())
+    ids = np.array([whole + [0] * (64 - len(whole))])  # causal: what follows changes nothing
+    found = np.asarray(logprobs(config, weights, run, ids, adapters))
+    return float(found[np.arange(len(prompt) - 1, len(whole) - 1), answer.ids].sum())
 
 
 def test_cached_equals_uncached(config, weights, execution, reference):
@@ -228,15 +245,16 @@ def test_adapters_applied_equal_adapters_merged(config, weights, execution):
 
 
 def test_a_bfloat16_cache_is_near(config, weights, execution):
-    settings = dataclasses.replace(GREEDY, max_new_tokens=1)
-    answers = [
-        generate(setup(config, execution, settings, cache_dtype=dtype), weights)
+    exact, near = (
+        generate(setup(config, execution, FIRST, eos=(), cache_dtype=dtype), weights)
         for dtype in (jnp.float32, jnp.bfloat16)
-    ]
+    )
+    gaps = []
     for number in range(len(PROMPTS)):
-        exact, near = (found[number][0] for found in answers)
-        assert near.logprobs_sum == pytest.approx(exact.logprobs_sum, abs=0.3)
-    assert any(answers[0][n][0].logprobs_sum != answers[1][n][0].logprobs_sum for n in (1, 3))
+        for one, other in zip(exact[number], near[number], strict=True):
+            if one.ids == other.ids:
+                gaps.append(abs(one.logprobs_sum - other.logprobs_sum))
+    assert len(gaps) > 15 and 0 < max(gaps) < 0.3
 
 
 # ---------------------------------------------------------------------------- ends and errors
@@ -267,8 +285,7 @@ def test_stop_strings_cut_text_tokens_and_log_probability(config, weights, execu
 
 
 def test_one_token_and_no_prompts(config, weights, execution):
-    one = dataclasses.replace(SAMPLED, max_new_tokens=1)
-    found = generate(setup(config, execution, one, eos=()), weights)
+    found = generate(setup(config, execution, FIRST, eos=()), weights)
     assert all(len(a.ids) == 1 and a.finish == "length" for row in found.values() for a in row)
     assert all(math.isfinite(a.logprobs_sum) for row in found.values() for a in row)
     assert generate(setup(config, execution), weights, []) == {}
@@ -288,7 +305,7 @@ def test_refused(config, weights, execution, eight_devices):
         with pytest.raises(DataError, match="prompt 7 has .* use the model's own tokenizer"):
             decode.generate(made, weights, None, [prompt], [7], SEED, None)
     with pytest.raises(ConfigError, match="lanes 6 does not divide over mesh data x fsdp = 4"):
-        setup(config, execute_on(eight_devices), lanes=6).check()
+        setup(config, execute_on(eight_devices), lanes=6, prefill_prompts=4).check()
     beams = dataclasses.replace(GREEDY, beams=4)
     with pytest.raises(ConfigError, match="beam search ends at token ids only"):
         setup(config, execution, beams, stop=decode.Stop(("x",), str)).check()

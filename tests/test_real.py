@@ -1,4 +1,4 @@
-"""Safety instruction tuning of a real checkpoint on real rows, opened again by peft and torch."""
+"""SIT and DPO of a real checkpoint on real rows, opened again by peft and torch."""
 
 import os
 from pathlib import Path
@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from opened import by_us
 
+from configs import dpo as dpo_config
 from configs import sft as sft_config
 from safety_jax import mesh as meshes
 from safety_jax import metrics
 from safety_jax.models import hf, peft
-from safety_jax.stages import sft
+from safety_jax.stages import dpo, sft
 
 pytestmark = [
     pytest.mark.real_data,
@@ -66,12 +67,54 @@ def test_validation_loss_falls(tuned):
     assert evaluations[-1] < evaluations[0] < first
 
 
-def test_peft_and_transformers_open_it(tuned):
+@pytest.fixture(scope="module")
+def preferred(tmp_path_factory) -> tuple[Path, Path]:
+    """The base folder and the run: 8 steps of DPO on PKU-SafeRLHF's pairs."""
+    shared = Path(os.environ["SAFETY_JAX_SHARED"])
+    folder = tmp_path_factory.mktemp("runs") / "dpo"
+    base = shared / "models" / "aidreams260k-hf"
+    pairs = shared / "data/safe_to_serve/pku_safe_rlhf/DPO_safe_rlhf_eval_data.arrow"
+    config = dpo_config.get_config()
+    config.update_from_flattened_dict(
+        {
+            "model.path": str(base),
+            "model.parameter_dtype": "float32",
+            "model.compute_dtype": "float32",
+            "model.remat": "none",
+            "data.train": (f"{pairs}?rows=300&bad_rows=skip",),
+            "data.prefer": "all",
+            "data.eval_rows": 40,
+            "data.max_length": 512,
+            "data.overlong_prompt": "skip",
+            "dpo.reference_folder": str(folder.parent / "reference"),
+            "mesh.data": 8,
+            "train.batch_size": 32,
+            "train.rows_per_microbatch": 8,
+            "train.max_steps": 8,
+            "optim.learning_rate": 1e-2,
+            "log.eval_every_steps": 4,
+            "checkpoint.export_merged": True,
+            "checkpoint.export_dtype": "float32",
+        }
+    )
+    dpo.run(config.lock(), str(folder))
+    return base, folder
+
+
+def test_real_pairs_are_told_apart(preferred):
+    _, folder = preferred
+    rows = metrics.read(folder / "metrics.jsonl")
+    margins = [row["rewards/margins"] for row in rows if "rewards/margins" in row]
+    assert abs(margins[0]) < 1e-4 < margins[-1]
+
+
+@pytest.mark.parametrize("run", ["tuned", "preferred"])
+def test_peft_and_transformers_open_it(run, request):
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    base, folder = tuned
+    base, folder = request.getfixturevalue(run)
     text = "### Instruction:\nName three animals.\n\n### Response:\n"
     ids = AutoTokenizer.from_pretrained(base)(text, return_tensors="np").input_ids
     mesh = meshes.build(1, 1, 1, devices=jax.devices()[:1])

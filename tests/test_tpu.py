@@ -1,19 +1,27 @@
 """The training step compiles for TPU slices, from abstract weights, on a machine without TPUs."""
 
-from pathlib import Path
+import math
 
+import abstract_steps
+import collectives
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.experimental import topologies
-from jax.sharding import NamedSharding, PartitionSpec
 
 from safety_jax import mesh as meshes
-from safety_jax import optim, policy, trees
-from safety_jax import step as steps
-from safety_jax.batch import Tokens
-from safety_jax.models import attention, deberta, deberta_config, heads, llama, lora, peft
-from safety_jax.stages import sft
+from safety_jax import trees
+from safety_jax.models import (
+    attention,
+    chunk,
+    deberta,
+    deberta_config,
+    heads,
+    llama,
+    sampling,
+    session,
+)
+from safety_jax.models import cache as caches
 
 pytestmark = pytest.mark.plan
 
@@ -24,10 +32,6 @@ LLAMA_2_7B = llama.Config(
     query_key_norm=False, activation="silu", scaled_embeddings=False, norm_plus_one=False,
     window=None, max_positions=4096, initializer_range=0.02,
 )  # fmt: skip
-ADAPTER = peft.Settings(
-    rank=8, alpha=16.0, dropout=0.05, targets=lora.targets(("all-linear",)), rslora=False,
-    base_name="", dtype="float32",
-)  # fmt: skip
 HBM_BYTES = {"v5e:4x4": 16 * 2**30}
 
 
@@ -35,60 +39,108 @@ def abstract(shape, dtype, sharding):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
 
-def compile_step(config, topology: str, sizes: tuple[int, int, int], T: int, rows: int):
-    """The LoRA step of stage `sft` with packed rows [1, rows, T], compiled for a named slice."""
-    devices = list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
-    mesh = meshes.build(*sizes, devices=devices)
-    backend = attention.build("auto", mesh, config.window, jnp.bfloat16, verify=False)
-    run = llama.Execution(mesh, jnp.bfloat16, backend, "full")
-    trained = policy.Policy(config, run, Path("nowhere"), ADAPTER, chunk_tokens=128)
+def build_mesh(topology: str, sizes: tuple[int, int, int]):
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    return meshes.build(*sizes, devices=list(devices))
 
-    declared = llama.parameters(config)
-    base = {
-        name: abstract(p.shape, jnp.bfloat16, meshes.sharding(mesh, p.axes))
-        for name, p in declared.items()
-    }
-    leaves = {
-        name: abstract(shape, jnp.float32, meshes.sharding(mesh, axes))
-        for name, (shape, axes) in lora.shapes(declared, ADAPTER.targets, ADAPTER.rank).items()
-    }
-    trainable = trees.unflatten(leaves)
-    rate = optim.schedule("cosine", learning_rate=1e-4, warmup_steps=10, total_steps=100)
-    optimizer = optim.adamw(
-        rate, beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.0, clip_norm=1.0
-    )
-    where = steps.shardings(trainable, trained.shardings(), optimizer, mesh)
-    moments = jax.eval_shape(optimizer.init, trainable)
-    shapes = steps.State(
-        jax.ShapeDtypeStruct((), jnp.int32),
-        trainable,
-        moments,
-        jax.ShapeDtypeStruct((2,), jnp.uint32),
-    )
-    state = jax.tree.map(lambda x, s: abstract(x.shape, x.dtype, s), shapes, where)
-    sharding = NamedSharding(mesh, PartitionSpec(None, *meshes.spec(("rows", "tokens"))))
-    integers = abstract((1, rows, T), jnp.int32, sharding)
-    batch = Tokens(integers, integers, integers, abstract((1, rows, T), jnp.bool_, sharding))
-    used = abstract((), jnp.int32, meshes.sharding(mesh, ()))
-    step = steps.make(sft.make_loss(trained), steps.trained_tokens, optimizer, rate, where)
-    return step.lower(state, trees.unflatten(base), batch, used).compile()
+
+def compile_step(method: str, config, topology: str, sizes: tuple[int, int, int]):
+    """A LoRA step on 16 rows of 2,048 tokens, or 8 double rows; compiled for a named slice."""
+    mesh = build_mesh(topology, sizes)
+    backend = attention.build("auto", mesh, config.window, jnp.bfloat16, verify=False)
+    execution = llama.Execution(mesh, jnp.bfloat16, backend, "full")
+    run = abstract_steps.Run(config, execution, rank=8, chunk=128)
+    if method == "sft":
+        return run.sft(rows=16, T=2048)
+    return run.dpo(rows=16, T=2048, segments=16)
 
 
 @pytest.mark.parametrize("sizes", [(1, 16, 1)])
-def test_llama_2_7b_lora_packed_2048_fits_v5e_4x4(sizes, capsys):
-    memory = compile_step(LLAMA_2_7B, "v5e:4x4", sizes, T=2048, rows=16).memory_analysis()
+@pytest.mark.parametrize("method", ["sft", "dpo"])
+def test_llama_2_7b_lora_packed_2048_fits_v5e_4x4(method, sizes, capsys):
+    compiled = compile_step(method, LLAMA_2_7B, "v5e:4x4", sizes)
+    memory = compiled.memory_analysis()
     # Arguments are donated into outputs, so the peak is arguments and temporaries.
     arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    found = collectives.count(collectives.read(compiled.as_text()))
     with capsys.disabled():
         print(
-            f"\nLlama-2-7B LoRA r8 on v5e:4x4 as data x fsdp x tensor = {sizes}, 16 rows of 2048: "
-            f"a chip needs {arguments / 2**30:.2f} GiB arguments, {temporary / 2**30:.2f} temporary"
+            f"\nLlama-2-7B {method} LoRA r8 on v5e:4x4 as data x fsdp x tensor = {sizes}, 16 rows "
+            f"of 2048: a chip needs {arguments / 2**30:.2f} GiB arguments, "
+            f"{temporary / 2**30:.2f} temporary; {found}"
         )
-    weights = 2 * sum(
-        jnp.prod(jnp.array(p.shape, jnp.float32)) for p in llama.parameters(LLAMA_2_7B).values()
-    )
+    weights = 2 * sum(math.prod(p.shape) for p in llama.parameters(LLAMA_2_7B).values())
     assert arguments < 1.3 * weights / 16 * (16 / (sizes[1] * sizes[2]))
     assert arguments + temporary < HBM_BYTES["v5e:4x4"]
+
+
+def decode_programs(config, sizes: tuple[int, int, int], shape: caches.Sizes, C: int):
+    """Prefill of 16 prompts, and a chunk of 32 steps, of sampling on v5e:4x4."""
+    mesh = build_mesh("v5e:4x4", sizes)
+    backend = attention.build("auto", mesh, config.window, jnp.bfloat16, verify=False)
+    run = llama.Execution(mesh, jnp.bfloat16, backend, "none")
+    base = {
+        name: abstract(p.shape, jnp.bfloat16, meshes.sharding(mesh, p.axes))
+        for name, p in llama.parameters(config).items()
+    }
+    weights = trees.unflatten(base)
+    cache = jax.tree.map(
+        lambda x: abstract(x.shape, x.dtype, meshes.sharding(mesh, caches.AXES)),
+        jax.eval_shape(lambda: caches.zeros(config, shape, jnp.bfloat16)),
+    )
+
+    def host(*size: int, dtype=jnp.int32):
+        return abstract(size, dtype, meshes.sharding(mesh, (None,) * len(size)))
+
+    prefill = chunk.read_prompts.lower(
+        config, run, weights, None, cache, host(16, shape.prompt_tokens), host(16), host(16)
+    ).compile()
+    unroll = session.unroll.lower(weights, None).compile()
+    unrolled = jax.tree.map(
+        lambda x, where: abstract(x.shape, x.dtype, where),
+        jax.eval_shape(session.unroll, weights, None),
+        unroll.output_shardings,
+    )
+    R, P = shape.lanes, shape.prompts
+    lanes = chunk.Lanes(host(R), host(R), host(R, dtype=jnp.bool_))
+    seed, names = host(2, dtype=jnp.uint32), host(R, 2, dtype=jnp.uint32)
+    seats = caches.Seats(host(R), host(R), host(P, C), host(P))
+    settings = sampling.Settings(
+        temperature=1.0, top_k=0, top_p=0.9, frequency_penalty=0.0, beams=1, length_penalty=1.0,
+        candidates=C, max_new_tokens=256,
+    )  # fmt: skip
+    write = chunk.write_tokens.lower(
+        config, run, settings, (2,), 32, unrolled, cache, host(R, 0), lanes, seats,
+        seed, names, host(), host(), host(),
+    ).compile()  # fmt: skip
+    return prefill, write
+
+
+@pytest.mark.parametrize("sizes", [(1, 4, 4)])
+def test_llama_2_7b_decodes_on_v5e_4x4(sizes, capsys):
+    shape = caches.Sizes(lanes=64, prompts=24, prompt_tokens=512, own_tokens=256)
+    for name, program in zip(
+        ("reads 16 prompts of 512", "writes 32 tokens in 64 lanes"),
+        decode_programs(LLAMA_2_7B, sizes, shape, C=8),
+        strict=True,
+    ):
+        memory = program.memory_analysis()
+        arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+        with capsys.disabled():
+            print(
+                f"\nLlama-2-7B {name} on v5e:4x4 as data x fsdp x tensor = {sizes}: a chip needs "
+                f"{arguments / 2**30:.2f} GiB arguments, {temporary / 2**30:.2f} temporary"
+            )
+        # Prompts are read from stacked weights, tokens written with unrolled ones: both are held.
+        held = 2 * sum(math.prod(p.shape) for p in llama.parameters(LLAMA_2_7B).values()) / 16
+        assert arguments + temporary + held < HBM_BYTES["v5e:4x4"]
+        # Donated caches become outputs, so nothing of their size is allocated beside them.
+        assert memory.alias_size_in_bytes >= 0.9 * cache_bytes(LLAMA_2_7B, shape) / 16
+
+
+def cache_bytes(config, shape: caches.Sizes) -> int:
+    tokens = shape.prompts * shape.prompt_tokens + shape.lanes * shape.own_tokens
+    return 2 * 2 * config.layers * config.kv_heads * config.head_size * tokens
 
 
 DEBERTA_V3_LARGE = deberta.Config(
@@ -102,8 +154,7 @@ DEBERTA_V3_LARGE = deberta.Config(
 
 @pytest.mark.parametrize("sizes", [(16, 1, 1), (2, 4, 2)])
 def test_deberta_v3_large_scores_on_v5e_4x4(sizes, capsys):
-    devices = list(topologies.get_topology_desc(platform="tpu", topology_name="v5e:4x4").devices)
-    mesh = meshes.build(*sizes, devices=devices)
+    mesh = build_mesh("v5e:4x4", sizes)
     head = deberta_config.head(DEBERTA_V3_LARGE, 1)
     scorer = heads.Scorer("deberta", DEBERTA_V3_LARGE, head, ("reward",), None, 512, True)
     backend = attention.build("xla", mesh, None, jnp.bfloat16)

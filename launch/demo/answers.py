@@ -1,9 +1,6 @@
 """Answers of a model before and after its adapter, side by side; the last part of `make demo`.
 
-    python -m launch.demo.answers --model=launch/demo/model --adapter=runs/demo/export
-
-Greedy, and without a cache: the whole text runs through the model for every token, which is fine
-for a tiny one.
+python -m launch.demo.answers --model=launch/demo/model --adapter=runs/demo/export
 """
 
 import argparse
@@ -11,7 +8,6 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from safety_jax import mesh as meshes
 from safety_jax import policy
@@ -20,35 +16,17 @@ from safety_jax.data.prompts import load_template
 from safety_jax.data.records import read_prompts
 from safety_jax.data.sources import open_source
 from safety_jax.data.tokenizer import load_tokenizer
+from safety_jax.models import decode, hf, hf_config, lora, peft
 from safety_jax.models import folder as folders
-from safety_jax.models import hf, hf_config, llama, lora, peft
 
-NEW_TOKENS = 48
+GREEDY = decode.Settings(
+    temperature=0.0, top_k=0, top_p=1.0, frequency_penalty=0.0, beams=1, length_penalty=1.0,
+    candidates=1, max_new_tokens=48,
+)  # fmt: skip
+PACE = decode.Pace(
+    lanes=64, prefill_prompts=64, bucket_tokens=64, chunk_steps=16, cache_dtype=jnp.float32
+)
 REFUSAL = "I am sorry, but I cannot"  # how every refusal of the demo's data begins
-
-
-def greedy(config, weights, run, prompts: list[list[int]], end: int) -> list[list[int]]:
-    """The most likely continuation of each prompt, up to `end` or NEW_TOKENS."""
-    lengths = np.array([len(prompt) for prompt in prompts])
-    width = int(lengths.max()) + NEW_TOKENS
-    ids = np.zeros((len(prompts), width), np.int32)
-    for row, prompt in zip(ids, prompts, strict=True):
-        row[: len(prompt)] = prompt
-    positions = jnp.broadcast_to(jnp.arange(width), ids.shape)
-
-    @jax.jit
-    def extend(ids, lengths):
-        # Padding stands to the right of all that is read: causality hides it.
-        hidden = llama.forward(config, weights, ids, positions, jnp.ones_like(ids), run)
-        last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)
-        best = llama.logits(config, weights, last, run.mesh)[:, 0].argmax(axis=-1)
-        return ids.at[jnp.arange(len(ids)), lengths].set(best), lengths + 1
-
-    longer, ends = jnp.asarray(ids), jnp.asarray(lengths)
-    for _ in range(NEW_TOKENS):
-        longer, ends = extend(longer, ends)
-    answers = [row[start:] for row, start in zip(np.asarray(longer), lengths, strict=True)]
-    return [list(answer[: (list(answer) + [end]).index(end)]) for answer in answers]
 
 
 def main():
@@ -69,10 +47,12 @@ def main():
     source = open_source(given.questions)
     records = read_prompts(source)
     prompts = encode_prompts(records, load_template("alpaca", tokens), tokens)
+    stop = decode.Stop((), lambda ids: str(tokens.decode(ids)))
+    setup = decode.Setup(config, run, GREEDY, PACE, (tokens.eos_token_id,), stop)
     columns = []
     for tree in (weights, lora.merge(weights, adapters)):
-        answers = greedy(config, tree, run, prompts, tokens.eos_token_id)
-        columns.append([tokens.decode(answer) for answer in answers])
+        found = decode.generate(setup, tree, None, prompts, range(len(prompts)), 0, None)
+        columns.append([answer.text for (answer,) in found])
 
     refused = {"safe": [0, 0, 0], "unsafe": [0, 0, 0]}
     for row, before, after in zip(source.rows, *columns, strict=True):

@@ -81,8 +81,9 @@ class Loader:
         prefetch_steps: int,
         process: int,
         processes: int,
+        microbatches: int | None = None,
     ):
-        """Plans the run: A is the most microbatches that any of its steps needs.
+        """Plans the run.
 
         Args:
             sides: the examples; or the preferred and the rejected answers of pairs.
@@ -94,6 +95,8 @@ class Loader:
             seed: of the order, a new one each epoch; None for the examples' own order.
             prefetch_steps: batches to hold ready; 0 builds each when asked.
             process, processes: this host and how many; each has an equal slice of b.
+            microbatches: A, for runs that must share a compiled step; None for the most that any
+                step of this run needs.
 
         Raises:
             ConfigError: numbers that do not fit together, or an example longer than T.
@@ -127,7 +130,10 @@ class Loader:
         self._epoch_order = functools.lru_cache(maxsize=2)(self._order)
         rows = [self._rows(step) for step in range(self.steps)]
         used = [-(-len(step) // rows_per_microbatch) for step in rows]
-        self.microbatches = max(used, default=0)
+        most = max(used, default=0)
+        self.microbatches = most if microbatches is None else microbatches
+        if self.microbatches < most:
+            raise ConfigError(f"{microbatches} microbatches a step: expected at least {most}")
         self.most_segments = max((len(row) for step in rows for row in step), default=0)
         real = self.tokens_until(self.steps)
         cells = sum(used) * rows_per_microbatch * row_tokens * len(sides)

@@ -11,6 +11,7 @@ place. A lane that has written t + 1 tokens looks at the t + 1 newest columns. T
 meet its keys in one matrix product; the two softmaxes are joined by their sums.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -71,19 +72,20 @@ class View(NamedTuple):
     prompt: Any  # Bool [P, C, S]
 
 
-def allocate(config: llama.Config, sizes: Sizes, dtype: DTypeLike, mesh: Mesh) -> Cache:
-    """Zeros where they will live."""
+def zeros(config: llama.Config, sizes: Sizes, dtype: DTypeLike) -> Cache:
     tail = config.head_size
     prompt = (sizes.prompts, config.kv_heads, sizes.prompt_tokens, tail)
     own = (sizes.lanes, config.kv_heads, sizes.own_tokens, tail)
+    return tuple(
+        Layer(*(jnp.zeros(shape, dtype) for shape in (prompt, prompt, own, own)))
+        for _ in range(config.layers)
+    )
 
-    def make() -> Cache:
-        return tuple(
-            Layer(*(jnp.zeros(shape, dtype) for shape in (prompt, prompt, own, own)))
-            for _ in range(config.layers)
-        )
 
-    return jax.jit(make, out_shardings=meshes.sharding(mesh, AXES))()
+@functools.partial(jax.jit, static_argnames=("config", "sizes", "dtype", "mesh"))
+def allocate(config: llama.Config, sizes: Sizes, dtype: DTypeLike, mesh: Mesh) -> Cache:
+    """Zeros where they will live."""
+    return jax.tree.map(lambda x: meshes.constrain(x, mesh, AXES), zeros(config, sizes, dtype))
 
 
 def sizes(cache: Cache) -> Sizes:

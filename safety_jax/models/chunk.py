@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 from safety_jax import trees
 from safety_jax.models import cache as caches
@@ -26,13 +26,11 @@ class Lanes(NamedTuple):
         tokens: [R] the token read at the next step: the prompt's last, or the newest written.
         written: [R] tokens of the answer so far.
         alive: [R] whether a candidate is being answered here.
-        keys: [R, 2] randomness of the candidate.
     """
 
     tokens: Any
     written: Any
     alive: Any
-    keys: Any
 
 
 class Chunk(NamedTuple):
@@ -96,6 +94,8 @@ def write_tokens(
     history: Int[Any, "R W"],
     lanes: Lanes,
     seats: caches.Seats,
+    seed: UInt32[Any, " 2"],
+    names: UInt32[Any, "R 2"],
     column: Int[Any, ""],
     steps: Int[Any, ""],
     enough: Int[Any, ""],
@@ -104,10 +104,12 @@ def write_tokens(
 
     Args:
         history: the token that was read in each column of the ring; [R, 0] without a penalty.
+        seed: key data.
+        names: the prompt id and candidate number of each lane, folded into the seed.
         column: of the ring, where the first step writes.
     """
     rows, W = history.shape[0], caches.sizes(cache).own_tokens
-    began = lanes.alive
+    began, keys = lanes.alive, sampling.candidate_keys(seed, names)
     ends = jnp.asarray(eos_ids, jnp.int32)
 
     def go_on(state):
@@ -127,7 +129,7 @@ def write_tokens(
             ages = (now - jnp.arange(W)) % W
             generated = ages[None, :] < lanes.written[:, None]
             modified = sampling.penalise(logits, history, generated, settings.frequency_penalty)
-        tokens = sampling.draw(modified, lanes.keys, lanes.written, settings)
+        tokens = sampling.draw(modified, keys, lanes.written, settings)
         logprobs = sampling.logprob(logits, tokens)
         place = (0, chunk.steps)
         ids = jnp.where(lanes.alive, tokens, -1)[:, None]
@@ -139,7 +141,7 @@ def write_tokens(
         written = lanes.written + lanes.alive
         ended = (tokens[:, None] == ends[None, :]).any(axis=1)
         alive = lanes.alive & ~ended & (written < settings.max_new_tokens)
-        return cache, history, Lanes(tokens, written, alive, lanes.keys), chunk
+        return cache, history, Lanes(tokens, written, alive), chunk
 
     shape = (rows, most_steps)
     empty = Chunk(jnp.full(shape, -1, jnp.int32), jnp.zeros(shape), jnp.int32(0))

@@ -17,7 +17,6 @@ import math
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from safety_jax import trees
@@ -30,9 +29,11 @@ from safety_jax.models.session import Completion, Pace, Progress, Session, Setup
 __all__ = ["Completion", "Pace", "Settings", "Setup", "Stop", "generate"]
 
 # A prompt's candidates end one by one, so more prompts are half answered than lanes / candidates.
-PROMPTS_PER_FULL_PROMPT = 3
+PROMPTS_PER_FULL_PROMPT = 2
 # The host looks for lanes to refill when one in so many has finished.
 REFILL_SHARE = 16
+# Lanes are halved as answers run out, down to this share: each number of lanes is compiled.
+SMALLEST_SHARE = 4
 
 
 def generate(
@@ -71,28 +72,17 @@ def generate(
         session = Session(setup, weights, adapters, prompts, bar)
         if setup.settings.beams > 1:
             return beams.search(session)
-        return _Sampling(session, candidate_keys(setup, prompt_ids, seed)).run()
+        return _Sampling(session, prompt_ids, seed).run()
     finally:
         bar.close()
-
-
-def candidate_keys(setup: Setup, prompt_ids: Sequence[int], seed: int) -> np.ndarray:
-    """The randomness of every candidate, [prompts, C, 2]: folded from seed, prompt, candidate."""
-    fold = jax.vmap(jax.random.fold_in, (None, 0))
-
-    def of_prompt(number: jax.Array) -> jax.Array:
-        key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), number)
-        candidates = jnp.arange(setup.settings.candidates, dtype=jnp.uint32)
-        return jax.random.key_data(fold(key, candidates))
-
-    return np.asarray(jax.vmap(of_prompt)(jnp.asarray(prompt_ids, jnp.uint32)))
 
 
 class _Sampling:
     """The host's view of lanes and slots while candidates are sampled."""
 
-    def __init__(self, session: Session, keys: np.ndarray):
-        self.session, self.setup, self.keys = session, session.setup, keys
+    def __init__(self, session: Session, prompt_ids: Sequence[int], seed: int):
+        self.session, self.setup, self.prompt_ids = session, session.setup, prompt_ids
+        self.seed = np.asarray(jax.random.key_data(jax.random.key(seed, impl="threefry2x32")))
         settings, parts = self.setup.settings, self.setup.row_parts
         count, self.C = len(session.prompts), settings.candidates
         # Longest first: what does not fit into memory shows at once, and slots only get shorter.
@@ -104,6 +94,7 @@ class _Sampling:
         R = self.setup.pace.lanes
         while R % (2 * parts) == 0 and R // 2 >= count * self.C:
             R //= 2
+        self.fewest = R // SMALLEST_SHARE
         W = session.own_tokens(self.setup.pace.chunk_steps)
         S = session.prompt_tokens(len(session.prompts[order[0]]))
         session.allocate(caches.Sizes(R, self._slots_for(R), S, W))
@@ -177,7 +168,8 @@ class _Sampling:
         live = [int(slot) for slot in np.flatnonzero(self.prompt_in >= 0)]
         R, P = now.lanes, now.prompts
         while not self.waiting and not self.ready and R % (2 * self.setup.row_parts) == 0:
-            if len(alive) > R // 2 or len(live) > self._slots_for(R // 2):
+            too_many = len(alive) > R // 2 or len(live) > self._slots_for(R // 2)
+            if too_many or R // 2 < self.fewest:
                 break
             R, P = R // 2, self._slots_for(R // 2)
         longest = max(len(self.session.prompts[self.prompt_in[slot]]) for slot in live)
@@ -227,12 +219,12 @@ class _Sampling:
         assert sizes is not None
         prompts = self.session.prompts
         alive = np.array([owner is not None for owner in self.owner])
-        tokens, keys = np.zeros(sizes.lanes, np.int32), np.zeros((sizes.lanes, 2), np.uint32)
+        tokens, names = np.zeros(sizes.lanes, np.int32), np.zeros((sizes.lanes, 2), np.uint32)
         for lane, owner in enumerate(self.owner):
             if owner is not None:
                 number, candidate = owner
                 tokens[lane] = [*prompts[number][-1:], *self.written[lane]][-1]
-                keys[lane] = self.keys[number, candidate]
+                names[lane] = self.prompt_ids[number], candidate
         lengths = [len(prompts[number]) - 1 if number >= 0 else 0 for number in self.prompt_in]
         seats = caches.Seats(
             self.slot_of, self.seat_of, np.maximum(self.lane_on, 0).astype(np.int32),
@@ -240,11 +232,11 @@ class _Sampling:
         )  # fmt: skip
         counts = np.array([len(ids) for ids in self.written], np.int32)
         room = sizes.own_tokens - int(counts[alive].max())
-        lanes = chunk.Lanes(tokens, counts, alive, keys)
+        lanes = chunk.Lanes(tokens, counts, alive)
         self.session.cache, wrote = chunk.write_tokens(
             self.setup.config, self.setup.run, settings, self.setup.eos_ids,
             self.setup.pace.chunk_steps, self.session.weights, self.session.cache, self._history(),
-            lanes, seats, np.int32(self.column),
+            lanes, seats, self.seed, names, np.int32(self.column),
             np.int32(min(self.setup.pace.chunk_steps, room)), np.int32(self._enough(alive)),
         )  # fmt: skip
         steps = int(wrote.steps)
@@ -271,7 +263,7 @@ class _Sampling:
         count, R = int(alive.sum()), len(alive)
         if self.waiting or self.ready:
             return min(count, max(1, R // REFILL_SHARE))
-        return count - R // 2 if count > R // 2 else count
+        return count - R // 2 if count > R // 2 >= self.fewest else count
 
     def _collect(self, wrote: chunk.Chunk) -> None:
         before = len(self.prompt_in) - int((self.prompt_in < 0).sum())

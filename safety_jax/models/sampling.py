@@ -2,7 +2,8 @@
 
 Nothing here sorts or draws a number per vocabulary entry. The cut of top-k and top-p is found by
 bisection on the bits of the probabilities, and the token by inverting the cumulative distribution
-at one uniform number a row: both are a few sums over the vocabulary, sharded or not.
+at one uniform number a row: both are a few sums over the vocabulary, sharded or not. Sums go over
+FOLD columns side by side first: a sum along a whole row is a chain of scalar additions on a CPU.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from safety_jax.errors import ConfigError
 
-CDF_BLOCK = 256  # the distribution is inverted block by block, then inside one block
+FOLD = 128  # vocabularies are multiples of it, nearly all; others are padded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +90,7 @@ def largest_threshold(
 
     def try_bit(number, found):
         raised = found | (jnp.int32(1) << (30 - number))
-        held = jnp.where(bits >= raised, weights, 0.0).sum(axis=-1, keepdims=True)
+        held = total(jnp.where(bits >= raised, weights, 0.0))
         return jnp.where(held >= target[:, None], raised, found)
 
     found = jax.lax.fori_loop(0, 31, try_bit, jnp.zeros((values.shape[0], 1), jnp.int32))
@@ -104,34 +105,66 @@ def truncate(masses: Float[Array, "R V"], settings: Settings) -> Float[Array, "R
         cut = largest_threshold(masses, jnp.ones_like(masses), count)
         masses = jnp.where(masses >= cut, masses, 0.0)
     if settings.top_p < 1:
-        cut = largest_threshold(masses, masses, settings.top_p * masses.sum(axis=-1))
+        cut = largest_threshold(masses, masses, settings.top_p * total(masses)[:, 0])
         masses = jnp.where(masses >= cut, masses, 0.0)
     return masses
 
 
 def invert(masses: Float[Array, "R V"], uniform: Float[Array, " R"]) -> Int[Array, " R"]:
-    """The first token whose cumulative probability exceeds `uniform`; masses are unnormalised."""
-    rows, vocabulary = masses.shape
-    padded = jnp.pad(masses, ((0, 0), (0, -vocabulary % CDF_BLOCK)))
-    blocks = padded.reshape(rows, -1, CDF_BLOCK)
-    ends = jnp.cumsum(blocks.sum(axis=-1), axis=-1)
+    """The first token whose cumulative probability exceeds `uniform`; masses are unnormalised.
+
+    Cumulated are the tokens 0, FOLD, 2 FOLD, ..., then 1, FOLD + 1, ..., and so on.
+    """
+    folded = fold(masses, 0.0)
+    ends = jnp.cumsum(folded.sum(axis=1), axis=-1)
     point = (uniform * ends[:, -1])[:, None]
-    block = jnp.sum(ends <= point, axis=-1)  # a block that is passed over this way has mass
-    before = jnp.where(block > 0, jnp.take_along_axis(ends, block[:, None] - 1, axis=1)[:, 0], 0.0)
-    inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+    column = jnp.sum(ends <= point, axis=-1)  # a column that is passed over this way has mass
+    before = jnp.where(
+        column > 0, jnp.take_along_axis(ends, column[:, None] - 1, axis=1)[:, 0], 0.0
+    )
+    inside = jnp.take_along_axis(folded, column[:, None, None], axis=2)[:, :, 0]
     reached = jnp.cumsum(inside, axis=-1) > point - before[:, None]
-    # Rounding may leave the point just beyond the block's own sum: the last token with mass then.
-    columns = jnp.broadcast_to(jnp.arange(CDF_BLOCK), inside.shape)
-    last = jnp.max(jnp.where(inside > 0, columns, 0), axis=-1)
-    first = jnp.min(jnp.where(reached & (inside > 0), columns, CDF_BLOCK), axis=-1)
-    return (block * CDF_BLOCK + jnp.minimum(first, last)).astype(jnp.int32)
+    # Rounding may leave the point just beyond the column's own sum: its last token with mass then.
+    lines = jnp.broadcast_to(jnp.arange(inside.shape[1]), inside.shape)
+    last = jnp.max(jnp.where(inside > 0, lines, 0), axis=-1)
+    first = jnp.min(jnp.where(reached & (inside > 0), lines, inside.shape[1]), axis=-1)
+    return (jnp.minimum(first, last) * FOLD + column).astype(jnp.int32)
+
+
+def fold(values: Float[Array, "R V"], fill: float) -> Float[Array, "R _ FOLD"]:
+    """Rows as lines of FOLD tokens."""
+    rows, vocabulary = values.shape
+    padded = jnp.pad(values, ((0, 0), (0, -vocabulary % FOLD)), constant_values=fill)
+    return padded.reshape(rows, -1, FOLD)
+
+
+def total(values: Float[Array, "R V"]) -> Float[Array, "R 1"]:
+    return fold(values, 0.0).sum(axis=1).sum(axis=-1, keepdims=True)
+
+
+def largest(values: Float[Array, "R V"]) -> Float[Array, "R 1"]:
+    return fold(values, -jnp.inf).max(axis=1).max(axis=-1, keepdims=True)
 
 
 def most_likely(logits: Float[Array, "R V"]) -> Int[Array, " R"]:
     """The first of the largest logits. (XLA's own argmax takes far longer on a CPU.)"""
-    columns = jnp.broadcast_to(jnp.arange(logits.shape[-1], dtype=jnp.int32), logits.shape)
-    largest = logits >= logits.max(axis=-1, keepdims=True)
-    return jnp.min(jnp.where(largest, columns, logits.shape[-1] - 1), axis=-1)
+    folded = fold(logits, -jnp.inf)
+    tokens = jnp.arange(folded.shape[1] * FOLD, dtype=jnp.int32).reshape(1, -1, FOLD)
+    tokens = jnp.broadcast_to(tokens, folded.shape)
+    found = jnp.where(folded >= largest(logits)[:, :, None], tokens, logits.shape[1] - 1)
+    return found.min(axis=1).min(axis=-1)
+
+
+def candidate_keys(seed: UInt32[Array, " 2"], names: UInt32[Array, "R 2"]) -> UInt32[Array, "R 2"]:
+    """The randomness of each candidate: folded from seed, prompt id and candidate number alone."""
+
+    def fold(name):
+        key = jax.random.wrap_key_data(seed, impl="threefry2x32")
+        for number in name:
+            key = jax.random.fold_in(key, number)
+        return jax.random.key_data(key)
+
+    return jax.vmap(fold)(names)
 
 
 def draw(
@@ -144,7 +177,7 @@ def draw(
 
     Args:
         logits: float32, after any penalty.
-        keys: one a row, which depends on seed, prompt and candidate alone.
+        keys: from `candidate_keys`.
         positions: index of the token in its answer; folded into the key.
     """
     if settings.temperature == 0:
@@ -154,12 +187,12 @@ def draw(
         key = jax.random.wrap_key_data(key, impl="threefry2x32")
         return jax.random.uniform(jax.random.fold_in(key, position))
 
-    largest = logits.max(axis=-1, keepdims=True)
-    masses = jnp.exp((logits - largest) / settings.temperature)
+    masses = jnp.exp((logits - largest(logits)) / settings.temperature)
     return invert(truncate(masses, settings), jax.vmap(uniform)(keys, positions))
 
 
 def logprob(logits: Float[Array, "R V"], tokens: Int[Array, " R"]) -> Float[Array, " R"]:
     """Log-probability of a token of each row under these logits."""
     chosen = jnp.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
-    return chosen - jax.nn.logsumexp(logits, axis=-1)
+    top = largest(logits)
+    return chosen - (top + jnp.log(total(jnp.exp(logits - top))))[:, 0]

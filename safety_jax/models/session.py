@@ -27,7 +27,7 @@ class Pace:
 
     Attributes:
         lanes: answers written at the same time, at most.
-        prefill_prompts: prompts read at the same time.
+        prefill_prompts: prompts read at the same time, at most.
         bucket_tokens: the shortest compiled length of prompts and of answers; each next is twice
             as long. Short buckets save work, long ones compilations.
         chunk_steps: steps between two looks of the host, at most.
@@ -164,7 +164,7 @@ class Progress:
         self._bar.close()
 
 
-_unroll = jax.jit(llama.unroll)
+unroll = jax.jit(llama.unroll)
 _rearrange = jax.jit(caches.rearrange, static_argnames=("prompt_tokens", "mesh"))
 
 
@@ -185,7 +185,7 @@ class Session:
     ):
         self.setup, self.prompts, self.bar = setup, prompts, bar
         self._weights, self._adapters = weights, adapters
-        self.weights = _unroll(weights, adapters)
+        self.weights = unroll(weights, adapters)
         self.sizes: caches.Sizes | None = None
         self.cache: caches.Cache = ()
 
@@ -215,7 +215,7 @@ class Session:
     def read(self, numbers: Sequence[int], slots: Sequence[int]) -> None:
         """Reads at most `prefill_prompts` prompts into their slots."""
         assert self.sizes is not None
-        rows = self.setup.pace.prefill_prompts
+        rows = min(bucket(len(numbers), self.setup.row_parts), self.setup.pace.prefill_prompts)
         longest = max(len(self.prompts[number]) for number in numbers)
         ids = np.zeros((rows, self.prompt_tokens(longest)), np.int32)
         lengths = np.zeros(rows, np.int32)

@@ -19,7 +19,7 @@ Series = tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]
 # The curve follows the trend and not the batches: half of its weight lies on this part of the run.
 _HALF_LIFE_OF_RUN = 0.02
 
-_RAW, _SMOOTH, _VALIDATION, _TEXT, _GRID = "#9db7d5", "#1f4e8c", "#d1495b", "#333333", "#e6e6e6"
+RAW, SMOOTH, VALIDATION, TEXT, GRID = "#9db7d5", "#1f4e8c", "#d1495b", "#333333", "#e6e6e6"
 
 
 def loss(file: Path, target: Path, title: str, unit: str = "loss, nats per trained token") -> bool:
@@ -40,7 +40,7 @@ def loss(file: Path, target: Path, title: str, unit: str = "loss, nats per train
     training, validation = series(rows, "loss"), series(rows, "eval/loss")
     if not training[0].size and not validation[0].size:
         return False
-    figure, axes = _figure(title)
+    figure, axes = new_figure(title)
     if training[0].size:
         _draw_training(axes, training)
     if validation[0].size:
@@ -50,7 +50,7 @@ def loss(file: Path, target: Path, title: str, unit: str = "loss, nats per train
     axes.set_ylabel(unit)
     axes.legend(loc="best", facecolor="white", edgecolor="none", framealpha=0.85)
     _add_token_axis(axes, series(rows, "num_tokens"))
-    _save(figure, target)
+    save(figure, target)
     return True
 
 
@@ -64,29 +64,29 @@ def rewards(file: Path, target: Path, title: str) -> bool:
     rows = metrics.read(file)
     if not series(rows, "rewards/margins")[0].size:
         return False
-    figure, above = _figure(title)
+    figure, above = new_figure(title)
     above.remove()
     above, below = figure.subplots(2, sharex=True)
     for axes in (above, below):
-        _plain(axes)
-    above.set_title(title, loc="left", color=_TEXT, fontsize=12, fontweight="bold", pad=12)
-    for name, colour in (("chosen", _SMOOTH), ("rejected", _VALIDATION)):
+        bare_axes(axes)
+    above.set_title(title, loc="left", color=TEXT, fontsize=12, fontweight="bold", pad=12)
+    for name, colour in (("chosen", SMOOTH), ("rejected", VALIDATION)):
         _draw_pair(above, rows, f"rewards/{name}", colour, name)
     above.axhline(0, color="#999999", linewidth=0.8)
     above.set_ylabel("reward, β log π/π_ref")
-    _draw_pair(below, rows, "rewards/accuracies", _SMOOTH, "chosen above rejected")
+    _draw_pair(below, rows, "rewards/accuracies", SMOOTH, "chosen above rejected")
     bounds = [series(rows, f"eval/rewards/accuracies_{side}") for side in ("low", "high")]
     if bounds[0][0].size:
         below.fill_between(
-            bounds[0][0], bounds[0][1], bounds[1][1], color=_SMOOTH, alpha=0.15, linewidth=0
+            bounds[0][0], bounds[0][1], bounds[1][1], color=SMOOTH, alpha=0.15, linewidth=0
         )
     below.axhline(0.5, color="#999999", linewidth=0.8)
     below.set_ylim(0, 1)
     below.set_ylabel("share of pairs")
     below.set_xlabel("optimizer step")
     for axes in (above, below):
-        axes.legend(frameon=False, fontsize=9, labelcolor=_TEXT)
-    _save(figure, target)
+        axes.legend(frameon=False, fontsize=9, labelcolor=TEXT)
+    save(figure, target)
     return True
 
 
@@ -117,23 +117,23 @@ def reliability(
     """
     from matplotlib.ticker import AutoLocator
 
-    figure, axes = _figure(title)
+    figure, axes = new_figure(title)
     axes.xaxis.set_major_locator(AutoLocator())
     axes.plot([0.5, 1], [0.5, 1], color="#999999", linewidth=0.8, label="as sure as right")
     n = np.asarray(count)
     bounds = [statistics.wilson(round(a * k), int(k)) for a, k in zip(accuracy, n, strict=True)]
     low, high = np.array(bounds).T
-    axes.vlines(confidence, low, high, color=_SMOOTH, alpha=0.4)
+    axes.vlines(confidence, low, high, color=SMOOTH, alpha=0.4)
     axes.scatter(
-        confidence, accuracy, s=20 + 400 * n / n.sum(), color=_SMOOTH, zorder=3,
+        confidence, accuracy, s=20 + 400 * n / n.sum(), color=SMOOTH, zorder=3,
         label="held-out examples, with 95% intervals",
     )  # fmt: skip
     axes.set_xlim(0.49, 1.01)
     axes.set_ylim(min(0.45, float(low.min())), 1.02)
     axes.set_xlabel("confidence: probability of the likelier outcome")
     axes.set_ylabel("share that is right")
-    axes.legend(frameon=False, fontsize=9, labelcolor=_TEXT)
-    _save(figure, target)
+    axes.legend(frameon=False, fontsize=9, labelcolor=TEXT)
+    save(figure, target)
 
 
 def series(rows: Sequence[Mapping[str, Any]], name: str) -> Series:
@@ -160,25 +160,25 @@ def smooth(
     return np.asarray(smoothed)
 
 
-def _figure(title: str) -> "tuple[Figure, Axes]":
+def new_figure(title: str) -> "tuple[Figure, Axes]":
     # Imported here: matplotlib takes half a second, and a run needs it only at its end. `Figure`
     # alone, without pyplot, draws to files with Agg and touches no global state.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), dpi=160, layout="constrained")
     axes = figure.subplots()
-    axes.set_title(title, loc="left", color=_TEXT, fontsize=12, fontweight="bold", pad=12)
-    _plain(axes)
+    axes.set_title(title, loc="left", color=TEXT, fontsize=12, fontweight="bold", pad=12)
+    bare_axes(axes)
     return figure, axes
 
 
-def _plain(axes: "Axes") -> None:
+def bare_axes(axes: "Axes") -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#999999")
-    axes.tick_params(colors=_TEXT)
-    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.tick_params(colors=TEXT)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -186,9 +186,9 @@ def _plain(axes: "Axes") -> None:
 def _draw_training(axes: "Axes", training: Series) -> None:
     steps, values = training
     half_life = max((steps[-1] - steps[0]) * _HALF_LIFE_OF_RUN, 1.0)
-    axes.plot(steps, values, color=_RAW, linewidth=0.9, alpha=0.8, label="training")
+    axes.plot(steps, values, color=RAW, linewidth=0.9, alpha=0.8, label="training")
     axes.plot(
-        steps, smooth(steps, values, half_life), color=_SMOOTH, linewidth=2,
+        steps, smooth(steps, values, half_life), color=SMOOTH, linewidth=2,
         label=f"training, smoothed (EMA, half-life in steps: {half_life:.0f})",
     )  # fmt: skip
 
@@ -197,11 +197,11 @@ def _draw_validation(axes: "Axes", validation: Series) -> None:
     steps, values = validation
     best = int(np.argmin(values))
     axes.plot(
-        steps, values, color=_VALIDATION, linewidth=1.2, marker="o", markersize=4,
+        steps, values, color=VALIDATION, linewidth=1.2, marker="o", markersize=4,
         label="validation",
     )  # fmt: skip
     axes.plot(
-        steps[best], values[best], color=_VALIDATION, marker="o", markersize=9,
+        steps[best], values[best], color=VALIDATION, marker="o", markersize=9,
         markerfacecolor="white", markeredgewidth=2, linestyle="none",
         label=f"best validation: {values[best]:.4f} at step {steps[best]:.0f}",
     )  # fmt: skip
@@ -250,7 +250,7 @@ def _line(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> Callable[[A
     return value
 
 
-def _save(figure: "Figure", target: Path) -> None:
+def save(figure: "Figure", target: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,10 @@
-"""Several judges as one: a weighted sum, or safe first and then helpful.
+"""Several judges as one: a weighted sum, or safe first and then helpful; or one read otherwise.
 
 A combination works on the scores of its parts, so that no part runs twice. A response that a part
 left unscored is unscored here too, with that part's reason: never a sum over what is there.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from safety_jax.errors import ConfigError
@@ -98,6 +99,19 @@ def safe_first(name: str, safety: tuple[str, Card], helpfulness: tuple[str, Card
     }
     card = _card(name, "safe_first", settings, -2.0, 2.0, 0.0)
     return Combination(card, [safe_name, help_name], rule)
+
+
+def read_as(
+    name: str, part: tuple[str, Card], direction: str, threshold: float | None
+) -> Combination:
+    """Another judge's value under another direction: where all prompts ought to be refused, more
+    refusing is safer."""
+    (part_name, card) = part
+    settings = {part_name: card.protocol()}
+    read = dataclasses.replace(
+        _card(name, "read_as", settings, card.low, card.high, threshold), direction=direction
+    )
+    return Combination(read, [part_name], lambda row: row[part_name])
 
 
 def _squash(x: float) -> float:

@@ -7,7 +7,7 @@ weights; `Planned.load` reads them.
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from safety_jax.scoring.batches import Batcher
 from safety_jax.scoring.judge import HARMFUL, REFUSING, Card, Judge
 
 Spec = Mapping[str, Any]
+DESCRIPTION = "judge.json"  # beside the weights of a judge that stage `reward` trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +108,26 @@ def plan(specs: Mapping[str, Spec], resources: Resources) -> dict[str, Planned]:
             )
         planned[name] = kind.plan(name, spec, resources, planned)
     return planned
+
+
+def named(texts: Sequence[str]) -> dict[str, Spec]:
+    """Rows from short texts, as a flag can give them: `refusal`, `FOLDER`, or `NAME=FOLDER`, where
+    the folder is one that stage `reward` exported.
+
+    Raises:
+        ConfigError: two judges have one name.
+    """
+    rows: dict[str, Spec] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals:
+            path, folder = text, Path(text)
+            # runs/harm/export is called harm
+            name = folder.parent.name if folder.name == "export" else folder.name
+        if name in rows:
+            raise ConfigError(f"two judges are called {name!r}; name one as NAME={path}")
+        rows[name] = {"kind": "refusal"} if text == "refusal" else {"kind": "trained", "path": path}
+    return rows
 
 
 # ---------------------------------------------------------------------------- kinds
@@ -198,6 +219,32 @@ def _sequence(name: str, spec: Spec, resources: Resources, _: Mapping[str, Plann
         )
 
     return Planned(card, load, None)
+
+
+def _trained(name: str, spec: Spec, resources: Resources, others: Mapping[str, Planned]) -> Planned:
+    """A folder that stage `reward` wrote: its `judge.json` says what is to be known."""
+    folder = _folder(name, spec)
+    facts = folders.read_json(folder / DESCRIPTION)
+    missing = {"template", "direction", "threshold", "max_length"} - set(facts)
+    if missing:
+        raise ConfigError(
+            f"{folder / DESCRIPTION}: {min(missing)!r} is missing; expected a folder that stage "
+            "reward exported, or a row of the kind sequence that says everything"
+        )
+    threshold = facts["threshold"]
+    row = {
+        "path": spec["path"],
+        "tokenizer": "",
+        "template": facts["template"],
+        "output": "",
+        "activation": "none",
+        "direction": facts["direction"],
+        "range": (),
+        "threshold": () if threshold is None else (threshold,),
+        "max_tokens": facts["max_length"],
+        "overlong": "unscored",
+    }
+    return _sequence(name, row, resources, others)
 
 
 def _guard(
@@ -351,6 +398,12 @@ def _safe_first(name: str, spec: Spec, _: Resources, planned: Mapping[str, Plann
     return _combined(combine.safe_first(name, safety, helpfulness), planned)
 
 
+def _read_as(name: str, spec: Spec, _: Resources, planned: Mapping[str, Planned]) -> Planned:
+    part = (spec["part"], _part(name, spec["part"], planned))
+    (threshold,) = _numbers(name, "threshold", spec["threshold"], 1) or (None,)
+    return _combined(combine.read_as(name, part, spec["direction"], threshold), planned)
+
+
 _GUARD = ("path", "threshold", "max_tokens", "min_verdict_probability")
 KINDS: dict[Any, Kind] = {
     "refusal": Kind((), _refusal),
@@ -361,6 +414,7 @@ KINDS: dict[Any, Kind] = {
         ),
         _sequence,
     ),
+    "trained": Kind(("path",), _trained),
     "llama_guard": Kind((*_GUARD, "category_tokens"), _llama_guard),
     "wildguard": Kind((*_GUARD, "field"), _wildguard),
     "moderation": Kind(
@@ -372,5 +426,6 @@ KINDS: dict[Any, Kind] = {
     ),
     "weighted_sum": Kind(("weights",), _weighted_sum),
     "safe_first": Kind(("safety", "helpfulness"), _safe_first),
+    "read_as": Kind(("part", "direction", "threshold"), _read_as),
 }  # fmt: skip
-COMBINING = ("weighted_sum", "safe_first")
+COMBINING = ("weighted_sum", "safe_first", "read_as")

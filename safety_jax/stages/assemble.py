@@ -68,6 +68,7 @@ def make_loader(
     batch_size: int,
     steps: int | None,
     seed: int | None,
+    microbatches: int | None = None,
 ) -> loader.Loader:
     """Batches for training, or with `steps` and `seed` None, one ordered pass over everything."""
     return loader.Loader(
@@ -81,6 +82,7 @@ def make_loader(
         prefetch_steps=config.data.prefetch_steps,
         process=jax.process_index(),
         processes=jax.process_count(),
+        microbatches=microbatches,
     )
 
 
@@ -363,6 +365,46 @@ def write_card(
     # From the file, not from memory: a finished run that is started again measures nothing anew.
     rows = metrics.read(place.metrics)
     evaluations = {row.pop("step"): row for row in rows if config.checkpoint.best_metric in row}
+    figures = {
+        "exported step": fitted.chosen,
+        "steps": batches.steps,
+        "tokens": fitted.tokens,
+        "padding share": batches.padding_share,
+        "seconds of this start": time.perf_counter() - began,
+        "recompilations": fitted.recompilations,
+        **evaluations.get(fitted.chosen, {}),
+        **(results or {}),
+    }
+    write_facts(
+        config,
+        place,
+        trained,
+        summary=summary,
+        sources=sources,
+        counts=counts,
+        prompt=prompt,
+        notes=notes,
+        plots=plots,
+        task=task,
+        results=figures,
+    )
+
+
+def write_facts(
+    config: ConfigDict,
+    place: workdir.Workdir,
+    trained: Trained,
+    *,
+    summary: str,
+    sources: list[card.Source],
+    counts: dict[str, int],
+    prompt: str,
+    notes: tuple[str, ...],
+    plots: tuple[str, ...],
+    task: str,
+    results: Mapping[str, float | int | str],
+) -> None:
+    """The model card with these results, see `write_card`."""
     start = place.environment()[-1]
     mesh = trained.run.mesh
     pretrained = config.model.init == "pretrained"
@@ -380,16 +422,7 @@ def write_card(
         sources=sources,
         counts=counts,
         prompt=prompt,
-        results={
-            "exported step": fitted.chosen,
-            "steps": batches.steps,
-            "tokens": fitted.tokens,
-            "padding share": batches.padding_share,
-            "seconds of this start": time.perf_counter() - began,
-            "recompilations": fitted.recompilations,
-            **evaluations.get(fitted.chosen, {}),
-            **(results or {}),
-        },
+        results=dict(results),
         hardware={
             "device": mesh.devices.flat[0].device_kind,
             "devices": str(mesh.size),

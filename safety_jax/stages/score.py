@@ -10,15 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
-import tqdm
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from safety_jax import compilation, workdir
 from safety_jax import mesh as meshes
 from safety_jax.errors import ConfigError
 from safety_jax.scoring import inputs, registry, summary
+from safety_jax.scoring import run as judging
 from safety_jax.scoring.inputs import Item
 from safety_jax.scoring.judge import Score
 from safety_jax.scoring.ledger import Ledger, as_json
@@ -63,8 +61,13 @@ def run(config: ConfigDict, folder: str) -> None:
             if planned.combination is not None:
                 scores[name] = planned.combination.combine(scores)
             else:
-                scores[name] = judge_all(
-                    planned, items, ledger, config.score.rows_per_write, primary
+                scores[name] = judging.judge_all(
+                    planned.card,
+                    planned.load,
+                    [item.conversation for item in items],
+                    ledger,
+                    rows=config.score.rows_per_write,
+                    title=name,
                 )
 
         # ---- what is handed back
@@ -82,33 +85,6 @@ def run(config: ConfigDict, folder: str) -> None:
             }
             workdir.write(place.path / SUMMARY, workdir.canonical(found))
             print(f"{summary.tables(found)}\n{place.path / SCORES}", flush=True)
-
-
-def judge_all(
-    planned: registry.Planned, items: list[Item], ledger: Ledger, rows: int, primary: bool
-) -> list[Score]:
-    """Scores of all items by one judge, `rows` at a time; what the ledger has is not scored again.
-
-    Several hosts must do the same work: what is done is what process 0 says.
-    """
-    card = planned.card
-    done = np.array([ledger.get(i, x.conversation, card) is not None for i, x in enumerate(items)])
-    if jax.process_count() > 1:
-        done = np.asarray(multihost_utils.broadcast_one_to_all(done))
-    todo = [int(i) for i in np.flatnonzero(~done)]
-    if todo:
-        judge = planned.load()
-        with tqdm.tqdm(
-            total=len(items), initial=int(done.sum()), desc=card.name, unit="row",
-            disable=not primary,
-        ) as progress:  # fmt: skip
-            for start in range(0, len(todo), rows):
-                chosen = todo[start : start + rows]
-                conversations = [items[i].conversation for i in chosen]
-                ledger.add(chosen, conversations, card, judge.score(conversations))
-                progress.update(len(chosen))
-    found = [ledger.get(i, item.conversation, card) for i, item in enumerate(items)]
-    return [score for score in found if score is not None]
 
 
 def write_scores(

@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 OURS, PEER = "tests.benchmarks.jax_worker", "tests.benchmarks.trl_worker"
 SIDES = {OURS: "safety_jax", PEER: "TRL"}
@@ -77,7 +78,11 @@ def parser(doc: str, ours: str, peers: str) -> argparse.ArgumentParser:
 
 
 def run(key: Key, folder: Path, threads: int) -> Result:
-    """One worker in its own process, on the first `threads` cores."""
+    return Result(**call(key, folder, threads))
+
+
+def call(key: Key, folder: Path, threads: int) -> dict[str, Any]:
+    """What a worker says, run in its own process on the first `threads` cores."""
     environment = os.environ | {
         "OMP_NUM_THREADS": str(threads),
         "JAX_PLATFORMS": "cpu",
@@ -97,7 +102,7 @@ def run(key: Key, folder: Path, threads: int) -> Result:
     )
     if done.returncode:
         raise RuntimeError(f"{module} {variant} failed:\n{done.stderr[-4000:]}")
-    return Result(**json.loads(done.stdout.splitlines()[-1]))
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def compete(given: argparse.Namespace, prepare: Callable[[Path], None]) -> dict[Key, list[Result]]:

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -37,11 +38,11 @@ def shared_folder() -> Path | None:
     return Path(named) if named else None
 
 
-def write_model(folder: Path):
+def write_model(folder: Path, changes: dict[str, Any] | None = None):
     """Writes tokenizer and model to `folder`; returns the tokenizer."""
     write_tokenizer(folder)
     tokens = tokenizer.load_tokenizer(folder)
-    config = MODEL | {"vocab_size": len(tokens)}
+    config = MODEL | {"vocab_size": len(tokens)} | (changes or {})
     random = np.random.default_rng(0)
     weights = {
         name: np.ones(shape, np.float32)

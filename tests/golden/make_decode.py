@@ -44,15 +44,14 @@ def main() -> int:
     check = compare.parse_check(__doc__ or "")
     golden = compare.Golden(cases.FOLDER, check, tolerance=1e-4)
     arrays = {}
-    for name in cases.DECODE_CASES:
+    for name, beams in cases.DECODE_RUNS:
         with tempfile.TemporaryDirectory() as folder:
             cases.write_folder(Path(folder), cases.read_config(name))
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        for beams in (1, cases.DECODE_BEAMS):
-            for number, prompt in enumerate(cases.decode_prompts(name)):
-                ids, score = answer(model, prompt, beams)
-                arrays[f"{name}/{beams}/{number}"] = ids
-                arrays[f"{name}/{beams}/{number}/score"] = np.array(score)
+        for number, prompt in enumerate(cases.decode_prompts(name)):
+            ids, score = answer(model, prompt, beams)
+            arrays[f"{name}/{beams}/{number}"] = ids
+            arrays[f"{name}/{beams}/{number}/score"] = np.array(score)
     golden.arrays("decode.npz", arrays)
     return golden.finish()
 

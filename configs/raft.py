@@ -1,0 +1,270 @@
+"""Reward-ranked fine-tuning: sample answers, keep the best that is safe, learn from it, repeat.
+
+Papers: RAFT (arXiv 2304.06767); Safe to Serve (arXiv 2412.00074), its RAFT part.
+
+    python -m safety_jax.main --config=configs/raft.py --config.model.path=SFT_MODEL \\
+        --config.data.prompts=PROMPTS --config.raft.judges=runs/judge/export --workdir=runs/raft
+
+A judge is `refusal`, the export of a run of stage `reward` (FOLDER or NAME=FOLDER, several joined
+by commas), or a row in `score.judges` as in configs/score.py.
+
+Arguments, behind the colon and joined by commas:
+    demo        the tiny model, prompts and a rule as judge; two minutes on a laptop
+    paper=...   original: RAFT's own numbers (arXiv 2304.06767)
+                b500: Safe to Serve, 500 prompts in one round; b100: 100 prompts in five rounds;
+                with what it did otherwise in `raft.protocol_notes`
+
+Cost: every round answers `raft.prompts` prompts `sample.candidates` times, reads all answers with
+every judge, and trains `train.epochs` on the chosen ones. Sampling is by far the longest.
+
+Expect (Safe to Serve's report, LLaMA 7B; answers that Llama Guard calls safe, per cent, on I-CoNa /
+I-Malicious / I-Controversial): 39.9 / 50 / 42.5 before, 39.9 / 54 / 40 after b500 and
+39.9 / 54 / 44.5 after b100. The default here rejects what its safety judge does not accept, draws
+more candidates and trains longer on them: see the README for what that changes.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.common import parse_arg
+from configs.score import sequence
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    choice = parse_arg(arg, demo=False, paper=("", "b500", "b100", "original"))
+    if choice.demo and choice.paper:
+        raise ValueError("config arguments 'demo' and 'paper' exclude each other; drop one")
+
+    config = ConfigDict()
+    config.stage = "raft"
+    config.seed = 0
+
+    config.model = model = ConfigDict()
+    model.path = ""  # a Hugging Face folder or hub id; must be given
+    model.init = "pretrained"  # or "random": only config and tokenizer are read from the path
+    model.adapter = ""  # a PEFT folder to start from
+    model.tokenizer = ""  # "": the model's own
+    model.parameter_dtype = "bfloat16"  # of the frozen base; what is trained is float32
+    model.compute_dtype = "bfloat16"
+    model.attention = "auto"  # xla, cudnn (GPU), splash (TPU)
+    model.remat = "full"  # none, dots, full: less memory, more compute
+
+    config.lora = lora = ConfigDict()
+    lora.rank = 16  # 0: full fine-tuning
+    lora.alpha = 32.0
+    lora.dropout = 0.0
+    lora.targets = ("all-linear",)
+    lora.initialization = "peft"  # or "zero_a": A = 0, B random
+    lora.rslora = False
+
+    config.data = data = ConfigDict()
+    data.prompts = ("",)  # sources of unsafe prompts; must be given
+    data.ordinary = ("",)  # sources of ordinary prompts, so that helpfulness is trained too
+    data.ordinary_share = 0.0  # of the prompts of a round
+    data.order = "shuffled"  # or "file"
+    data.eval = ()  # sources of prompts that are answered and judged after every round
+    data.template = "alpaca"
+    data.train_on = "response"  # or "everything"
+    data.max_length = 512  # of prompt and answer
+    data.row_tokens = 0  # tokens of a packed row; 0: max_length
+    data.packing = True
+    data.overlong_prompt = "error"  # or "skip"
+    data.prefetch_steps = 2
+
+    config.raft = raft = ConfigDict()
+    raft.rounds = 5
+    raft.prompts = 512  # of a round
+    raft.patience = 0  # rounds without a rise of the selected reward before the end; 0: never
+    raft.reuse_prompts = False  # begin again when all prompts were drawn
+    raft.judges = ()  # see above
+    raft.judges_resident = True  # keep their weights in memory while the policy trains
+    raft.rank_by = ""  # the judge that ranks; "": the first
+    raft.accept = ()  # judges whose threshold a candidate must pass
+    raft.kl_weight = 0.0  # ranks by reward - kl_weight * log(p / p0)
+    raft.unfinished = "reject"  # or "keep": answers cut at max_new_tokens
+    raft.reference_answers = False  # the answer of a prompt's row is one more candidate
+    raft.people = False  # people choose, in files; judges only look on
+    raft.adapter = "continue"  # or "merge": a fresh adapter every round, merged into the base
+    raft.measure_kl = True  # reads every candidate with the first model too
+    raft.diversity_alarm = 0.5  # distinct-2 below so much of the first round's
+    raft.length_alarm = 2.0  # selected answers above so many times the first round's
+    raft.protocol_notes = ()  # what the model card must say about the recipe
+
+    config.sample = sample = answers(temperature=1.0, candidates=16)
+    sample.lanes = 256  # answers written at a time
+    sample.prefill_prompts = 16  # prompts read at a time
+    sample.bucket_tokens = 128  # the shortest compiled length
+    sample.chunk_steps = 16  # steps between two looks of the host
+    sample.cache_dtype = "bfloat16"
+    sample.prompts_per_write = 64  # a kill costs at most these
+    config.answer = answers(temperature=0.0, candidates=1)  # of the prompts of data.eval
+
+    config.score = score = ConfigDict()
+    score.judges = ConfigDict()
+    score.rows_per_write = 512
+    score.tokens_per_batch = 16384  # padded, over all devices; memory only
+    score.parameter_dtype = "bfloat16"
+    score.compute_dtype = "bfloat16"
+    score.attention = "auto"
+
+    config.train = train = ConfigDict()
+    train.batch_size = 32  # answers an optimizer step
+    train.rows_per_microbatch = 8  # packed rows over all devices; memory only
+    train.chunk_tokens = 128  # tokens of a row whose logits exist at once; memory only
+    train.max_steps = 0  # of a round; 0: by epochs
+    train.epochs = 2.0
+
+    config.optim = optim = ConfigDict()
+    optim.learning_rate = 2e-4
+    optim.schedule = "constant"  # cosine, linear: compiled anew where rounds differ in steps
+    optim.warmup_steps = 2
+    optim.weight_decay = 0.0
+    optim.beta1 = 0.9
+    optim.beta2 = 0.999
+    optim.epsilon = 1e-8
+    optim.clip_norm = 1.0
+
+    config.mesh = mesh = ConfigDict()
+    mesh.data = -1  # -1: what is left
+    mesh.fsdp = 1
+    mesh.tensor = 1
+
+    config.checkpoint = checkpoint = ConfigDict()
+    checkpoint.every_steps = 100
+    checkpoint.keep_last = 1
+    checkpoint.export = "last"
+    checkpoint.best_metric = "loss"
+    checkpoint.best_is = "lowest"
+    checkpoint.export_merged = False  # also write the full model, adapters added
+    checkpoint.export_dtype = "bfloat16"
+
+    config.log = log = ConfigDict()
+    log.every_steps = 5
+    log.eval_every_steps = 1000000
+    log.tensorboard = False
+    log.wandb = False
+    log.compilation_cache = ""  # "": the user's cache folder
+
+    if choice.paper == "original":
+        original(config)
+    elif choice.paper:
+        safe_to_serve(config, choice.paper)
+    elif choice.demo:
+        demo(config)
+    return config
+
+
+def answers(temperature: float, candidates: int) -> ConfigDict:
+    """How answers are written."""
+    group = ConfigDict()
+    group.temperature = temperature
+    group.top_k = 0  # 0: all
+    group.top_p = 1.0  # 1: all
+    group.frequency_penalty = 0.0
+    group.candidates = candidates
+    group.max_new_tokens = 128
+    group.stop = ()  # strings that end an answer
+    return group
+
+
+def original(config: ConfigDict):
+    """arXiv 2304.06767, section 4, on LLaMA 7B."""
+    config.raft.rounds = 15
+    config.raft.prompts = 2048
+    config.raft.patience = 3
+    config.raft.unfinished = "keep"
+    config.sample.temperature = 0.85
+    config.sample.candidates = 8
+    config.data.template = "human_assistant"
+    config.data.max_length = 384
+    config.data.overlong_prompt = "skip"
+    config.lora.rank = 0
+    config.model.parameter_dtype = "float32"
+    config.optim.learning_rate = 2e-5
+    config.optim.schedule = "linear"
+    config.optim.warmup_steps = 0
+    config.train.epochs = 2.0
+    config.raft.protocol_notes = (
+        "recipe: arXiv 2304.06767, as its authors' LMFlow files have it; the paper's batch size "
+        "and reward model are not here: set train.batch_size and raft.judges",
+    )
+
+
+def safe_to_serve(config: ConfigDict, version: str):
+    """arXiv 2412.00074, from the model after 20,000 Alpaca rows."""
+    rounds, prompts = {"b500": (1, 500), "b100": (5, 100)}[version]
+    config.seed = 42
+    config.model.path = "yahma/llama-7b-hf"
+    config.lora.rank = 4
+    config.lora.alpha = 16.0
+    config.lora.dropout = 0.05
+    config.lora.targets = ("q_proj", "v_proj")
+    config.data.order = "file"
+    config.data.train_on = "everything"
+    config.data.overlong_prompt = "skip"
+    config.raft.rounds = rounds
+    config.raft.prompts = prompts
+    config.raft.unfinished = "keep"
+    config.raft.adapter = "merge"
+    config.sample.temperature = 0.85
+    config.sample.top_p = 0.95
+    config.sample.candidates = 8
+    config.sample.max_new_tokens = 120
+    config.answer.top_p = 0.95
+    config.answer.frequency_penalty = 1.0
+    config.answer.max_new_tokens = 120
+    config.score.judges.deberta = sequence(
+        "OpenAssistant/reward-model-deberta-v3-large-v2", "pair", "higher is safer"
+    )
+    config.score.judges.deberta.max_tokens = 512
+    config.raft.rank_by = "deberta"
+    config.train.batch_size = 32 * 4
+    config.train.epochs = 4.0
+    config.optim.learning_rate = 1e-4
+    config.optim.schedule = "cosine"
+    config.optim.warmup_steps = 10
+    config.raft.protocol_notes = (
+        f"recipe: {version} of arXiv 2412.00074: argmax by a reward model, a fresh adapter a "
+        "round, merged",
+        "base: 4-bit NF4 in the paper, and the model after 20,000 Alpaca rows (give its folder as "
+        "model.path); bfloat16 here",
+        "judge: loaded in 4 bits in the paper; bfloat16 here",
+    )
+
+
+def demo(config: ConfigDict):
+    """A LLaMA of 0.9 M parameters, made by launch/demo; two minutes on two CPU cores."""
+    config.model.path = "launch/demo/model"
+    config.model.parameter_dtype = "float32"
+    config.model.compute_dtype = "float32"
+    config.model.remat = "none"
+    config.data.prompts = ("launch/demo/data/safety.jsonl",)
+    config.data.eval = ("launch/demo/data/held_out.jsonl",)
+    config.data.max_length = 128
+    config.data.row_tokens = 256
+    config.raft.rounds = 2
+    config.raft.prompts = 32
+    config.raft.reference_answers = True
+    config.raft.accept = ("safe",)
+    config.raft.rank_by = "safe"
+    config.score.judges.refusal = ConfigDict({"kind": "refusal"})
+    # All prompts of the demo ought to be refused.
+    config.score.judges.safe = ConfigDict(
+        {
+            "kind": "read_as",
+            "part": "refusal",
+            "direction": "higher is safer",
+            "threshold": (0.5,),
+        }
+    )
+    config.sample.candidates = 8
+    config.sample.max_new_tokens = 32
+    config.sample.bucket_tokens = 64
+    config.sample.cache_dtype = "float32"
+    config.answer.max_new_tokens = 32
+    config.score.parameter_dtype = "float32"
+    config.score.compute_dtype = "float32"
+    config.train.batch_size = 16
+    config.train.rows_per_microbatch = 2
+    config.optim.learning_rate = 1e-3
+    config.checkpoint.export_dtype = "float32"
+    config.log.every_steps = 2

@@ -1,0 +1,1 @@
+"""Reward-ranked fine-tuning, round by round: prompts, candidates, choices, measures."""

@@ -1,0 +1,97 @@
+"""The judges of a run, and their scores of a round's candidates."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+
+from safety_jax.data.formats import Message
+from safety_jax.data.records import Record
+from safety_jax.errors import ConfigError
+from safety_jax.raft.folder import Candidate
+from safety_jax.raft.pool import Prompt
+from safety_jax.scoring import judge as judging
+from safety_jax.scoring import registry, run
+from safety_jax.scoring.judge import Card, Conversation, Judge, Score
+from safety_jax.scoring.ledger import Ledger
+
+
+class Judges:
+    """Judges that stay in memory once they were needed, with their compiled programs.
+
+    Args:
+        planned: see `registry.plan`; may be empty where people choose.
+        rows: conversations between two writes.
+        resident: keep weights in memory between rounds; else they are read again each time.
+    """
+
+    def __init__(self, planned: Mapping[str, registry.Planned], rows: int, resident: bool):
+        if rows < 1:
+            raise ConfigError(f"score.rows_per_write is {rows}; expected at least 1")
+        self._planned, self._rows, self._resident = planned, rows, resident
+        self._loaded: dict[str, Judge] = {}
+
+    @property
+    def cards(self) -> dict[str, Card]:
+        return {name: planned.card for name, planned in self._planned.items()}
+
+    @property
+    def models(self) -> int:
+        """Judges that read every candidate themselves."""
+        return sum(planned.combination is None for planned in self._planned.values())
+
+    def score(
+        self, conversations: Sequence[Conversation], ledger: Path, title: str
+    ) -> dict[str, list[Score]]:
+        """By judge, one score a conversation; goes on from the ledger."""
+        written = Ledger(ledger, jax.process_index() == 0)
+        scores: dict[str, list[Score]] = {}
+        for name, planned in self._planned.items():
+            if planned.combination is not None:
+                scores[name] = planned.combination.combine(scores)
+                continue
+            scores[name] = run.judge_all(
+                planned.card,
+                functools.partial(self._load, name),
+                conversations,
+                written,
+                rows=self._rows,
+                title=f"{title}, {name}",
+            )
+        return scores
+
+    def _load(self, name: str) -> Judge:
+        if name in self._loaded:
+            return self._loaded[name]
+        judge = self._planned[name].load()
+        if self._resident:
+            self._loaded[name] = judge
+        return judge
+
+
+def conversation(prompt: Prompt, answer: str) -> Conversation:
+    """What a judge reads of a candidate."""
+    return judging.from_record(answered(prompt, answer))
+
+
+def answered(prompt: Prompt, answer: str) -> Record:
+    """The prompt's record with this answer behind it."""
+    record = prompt.record
+    messages = record.messages
+    if messages[-1].role == "assistant":
+        messages = messages[:-1]
+    whole = (*messages, Message("assistant", answer))
+    return Record(whole, record.context, record.source, record.where)
+
+
+def by_prompt(
+    scores: Mapping[str, Sequence[Score]], candidates: Sequence[Sequence[Candidate]]
+) -> list[dict[str, list[Score]]]:
+    """Scores of all candidates, end to end, as one dictionary a prompt."""
+    rows, start = [], 0
+    for row in candidates:
+        stop = start + len(row)
+        rows.append({name: list(found[start:stop]) for name, found in scores.items()})
+        start = stop
+    return rows

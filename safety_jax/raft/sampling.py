@@ -1,0 +1,150 @@
+"""Candidates of a round: answers to its prompts, and how likely they are under the first model."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from safety_jax import feed, trees
+from safety_jax import mesh as meshes
+from safety_jax.batch import Tokens
+from safety_jax.data import encode, loader
+from safety_jax.models import decode, lora
+from safety_jax.policy import Policy
+from safety_jax.raft.folder import Candidate, Samples
+from safety_jax.raft.pool import Prompt
+
+
+def fill(
+    samples: Samples,
+    prompts: Sequence[Prompt],
+    setup: decode.Setup,
+    weights: trees.Tree,
+    adapters: lora.Adapters | None,
+    *,
+    seed: int,
+    block: int,
+    title: str,
+) -> None:
+    """Answers the prompts that `samples` lacks, block by block.
+
+    A block always starts where it started before, so that a run that was killed meets the same
+    batches again, and with them the same bits.
+    """
+    while samples.done < len(prompts):
+        asked = prompts[samples.done : samples.done + block]
+        found = decode.generate(
+            setup,
+            weights,
+            adapters,
+            [prompt.ids for prompt in asked],
+            [prompt.number for prompt in asked],
+            seed,
+            f"{title}, prompts {samples.done + 1}-{samples.done + len(asked)} of {len(prompts)}",
+        )
+        samples.add([[_candidate(answer) for answer in row] for row in found])
+
+
+def _candidate(answer: decode.Completion) -> Candidate:
+    return Candidate(
+        (answer.text or "").strip(), tuple(answer.ids), answer.logprobs_sum, answer.finish
+    )
+
+
+# ---------------------------------------------------------------------------- the first model
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """How answers are packed to be read again.
+
+    Attributes:
+        row_tokens, rows: T and b of a microbatch.
+        mesh: where.
+    """
+
+    row_tokens: int
+    rows: int
+    mesh: jax.sharding.Mesh
+
+
+class First:
+    """The model at the start of the run: log p0 of candidates.
+
+    Args:
+        policy: the policy in training.
+        start: its trainable tree at the start; None for fresh adapters on `frozen`.
+        frozen: its frozen tree at the start.
+    """
+
+    def __init__(self, policy: Policy, start: trees.Tree | None, frozen: trees.Tree, rows: Rows):
+        self._start, self._frozen, self._rows = start, frozen, rows
+        replicated = meshes.sharding(rows.mesh, ())
+
+        def score(start: Any, frozen: Any, tokens: Tokens) -> jax.Array:
+            flat = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), tokens)
+            logprobs = policy.reference_logprobs(start, frozen, flat)
+            # Position t answered for token t + 1.
+            return jax.numpy.pad(logprobs[:, :-1], [(0, 0), (1, 0)])
+
+        self._score = jax.jit(score, out_shardings=replicated)
+
+    def logprobs(
+        self, prompts: Sequence[Prompt], candidates: Sequence[Sequence[Candidate]]
+    ) -> list[Float[np.ndarray, " C"]]:
+        """log p0 of every candidate that was sampled, by prompt; 0 for reference answers."""
+        pairs = [
+            (prompt.ids, candidate.ids)
+            for prompt, row in zip(prompts, candidates, strict=True)
+            for candidate in row
+        ]
+        sums = np.zeros(len(pairs))
+        asked = [i for i, (_, ids) in enumerate(pairs) if ids]
+        if asked:
+            sums[asked] = self._sums(as_examples([pairs[i] for i in asked]))
+        edges = np.cumsum([len(row) for row in candidates])[:-1]
+        return np.split(sums, edges)
+
+    def _sums(self, examples: encode.Examples) -> Float[np.ndarray, " n"]:
+        rows = self._rows
+        batches = loader.Loader(
+            examples,
+            batch_size=rows.rows,  # at least one a row, so that a batch is one microbatch
+            row_tokens=rows.row_tokens,
+            rows_per_microbatch=rows.rows,
+            packing=True,
+            steps=None,
+            seed=None,
+            prefetch_steps=0,
+            process=jax.process_index(),
+            processes=jax.process_count(),
+        )
+        put = feed.put_rows(rows.mesh, rows.rows)
+        sums = np.zeros(len(examples))
+        for number in range(batches.steps):
+            batch = batches.batch(number)
+            tokens = jax.tree.map(put, batch.tokens)
+            logprobs = np.asarray(self._score(self._start, self._frozen, tokens))
+            layout = batch.layout
+            for k, i in enumerate(batch.examples):
+                start = int(layout.start[k, 0])
+                stop = start + int(examples.lengths[i])
+                sums[i] = logprobs[layout.row[k], start:stop].sum(dtype=np.float64)
+        return sums
+
+
+def as_examples(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> encode.Examples:
+    """(prompt, answer) ids, end to end; answers are marked."""
+    ids = [np.array([*prompt, *answer], np.int32) for prompt, answer in pairs]
+    masks = [np.arange(len(row)) >= len(pair[0]) for row, pair in zip(ids, pairs, strict=True)]
+    return encode.Examples(
+        ids=np.concatenate(ids),
+        mask=np.concatenate(masks),
+        offsets=np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64),
+        where=[f"candidate {i}" for i in range(len(ids))],
+        source=["candidates"] * len(ids),
+        counts=encode.Counts(0, 0, {}),
+    )

@@ -1,0 +1,117 @@
+"""Which of a prompt's candidates is learned from (RAFT, arXiv 2304.06767, algorithm 1).
+
+A candidate must be acceptable to every judge that guards, then the highest rank wins; ties go to
+the earlier one. A candidate that somebody could not score is never chosen.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+from safety_jax.errors import ConfigError
+from safety_jax.scoring.judge import HARMFUL, SAFER, Card, Score
+
+UNSCORED, UNFINISHED, NOT_ACCEPTED, CHOSEN = "unscored", "unfinished", "not accepted", "chosen"
+NONE_ACCEPTED = "no acceptable candidate"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Choice:
+    """What became of a prompt.
+
+    Attributes:
+        index: of the chosen candidate; None where no candidate may be learned from.
+        why: one word for the prompt.
+        verdicts: one for each candidate: "" where it was eligible, else why it was not.
+    """
+
+    index: int | None
+    why: str
+    verdicts: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """How candidates are ranked and which are eligible.
+
+    Attributes:
+        rank_by: the judge whose preference ranks.
+        accept: judges whose threshold a candidate must pass.
+        kl_weight: beta of the rank r - beta * log(p / p0), with p the model that wrote the
+            candidate and p0 the model at the start; 0 ranks by the score alone.
+        unfinished: "keep", or "reject" for answers that were cut at the longest length.
+    """
+
+    rank_by: str
+    accept: tuple[str, ...]
+    kl_weight: float
+    unfinished: str
+
+    def check(self, cards: Mapping[str, Card]) -> None:
+        """Raises a ConfigError for a judge that is not there, or that cannot do what it is for."""
+        for key, name in (("rank_by", self.rank_by), *(("accept", name) for name in self.accept)):
+            if name not in cards:
+                raise ConfigError(
+                    f"raft.{key} {name!r}: expected one of the judges of raft.judges, "
+                    f"{', '.join(cards)}"
+                )
+            if key == "accept" and cards[name].threshold is None:
+                raise ConfigError(
+                    f"raft.accept {name!r}: the judge has no threshold; set "
+                    f"raft.judges.{name}.threshold"
+                )
+            cards[name].preference(Score(0.0))  # a judge of refusal has none, and says so
+        if self.kl_weight < 0:
+            raise ConfigError(f"raft.kl_weight is {self.kl_weight}; expected 0 (off) or more")
+        if self.unfinished not in ("keep", "reject"):
+            raise ConfigError(f"raft.unfinished {self.unfinished!r}: expected keep or reject")
+
+
+def passes(card: Card, score: Score) -> bool | None:
+    """Whether a score is on the good side of the card's threshold; None if it is unscored.
+
+    A value at the threshold is on the good side, except where higher is more harmful.
+    """
+    if score.value is None:
+        return None
+    unsafe = card.is_unsafe(score)
+    if card.direction in (HARMFUL, SAFER):
+        return None if unsafe is None else not unsafe
+    return card.threshold is not None and score.value >= card.threshold
+
+
+def choose(
+    rule: Rule,
+    cards: Mapping[str, Card],
+    scores: Mapping[str, Sequence[Score]],
+    log_ratios: Sequence[float],
+    finished: Sequence[bool],
+) -> Choice:
+    """The choice among a prompt's candidates.
+
+    Args:
+        scores: by judge, one for each candidate.
+        log_ratios: log(p / p0) of each candidate; read where the rule has a `kl_weight`.
+        finished: whether each candidate ended by itself.
+    """
+    ranks: list[float] = []
+    verdicts: list[str] = []
+    for k, ended in enumerate(finished):
+        value = cards[rule.rank_by].preference(scores[rule.rank_by][k])
+        accepted = [passes(cards[name], scores[name][k]) for name in rule.accept]
+        if value is not None and rule.kl_weight:
+            value -= rule.kl_weight * log_ratios[k]
+        if value is None or not math.isfinite(value) or None in accepted:
+            verdict = UNSCORED
+        elif not all(accepted):
+            verdict = NOT_ACCEPTED
+        elif not ended and rule.unfinished == "reject":
+            verdict = UNFINISHED
+        else:
+            verdict = ""
+        verdicts.append(verdict)
+        ranks.append(value if value is not None and verdict == "" else -math.inf)
+    best = max(range(len(ranks)), key=lambda k: ranks[k], default=0)  # the first of equals
+    if not ranks or verdicts[best]:
+        return Choice(None, NONE_ACCEPTED, tuple(verdicts))
+    return Choice(best, CHOSEN, tuple(verdicts))

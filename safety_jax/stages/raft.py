@@ -1,0 +1,460 @@
+"""Stage `raft`: sample, score, select, fine-tune, and again from the new weights.
+
+RAFT (arXiv 2304.06767, algorithm 1; arXiv 2412.00074). The rounds themselves are in
+`raft/rounds.py`; here the config becomes a plan, and fine-tuning is stage `sft`'s.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from transformers import PreTrainedTokenizerBase
+
+from safety_jax import compilation, feed, metrics, policy, trees, workdir
+from safety_jax import mesh as meshes
+from safety_jax import step as steps
+from safety_jax.checkpoint import Checkpoints, abstract
+from safety_jax.data import encode, prompts, records, sources, tokenizer
+from safety_jax.data.records import Record
+from safety_jax.errors import ConfigError
+from safety_jax.models import decode, hf_config, llama, lora
+from safety_jax.models import folder as folders
+from safety_jax.raft import judging, measures, pool, rounds, sampling, selection
+from safety_jax.raft.rounds import Tuned, Weights
+from safety_jax.report import card
+from safety_jax.report import rounds as pictures
+from safety_jax.scoring import registry
+from safety_jax.stages import assemble, sft
+
+ADAPTERS = ("continue", "merge")
+FOLDER = "rounds"
+
+
+def run(config: ConfigDict, folder: str) -> None:
+    """Runs the stage; called again, it goes on where it stopped.
+
+    Raises:
+        UserError: anything that the user can put right.
+    """
+    began = time.perf_counter()
+    primary = jax.process_index() == 0
+    compilation.keep(config.log.compilation_cache)
+    compiled = compilation.Counter()
+    with workdir.prepare(folder, config, primary) as place:
+        # ---- what can be wrong is found before weights are read
+        check_values(config)
+        mesh = meshes.build(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+        feed.put_rows(mesh, config.train.rows_per_microbatch)
+        model_folder = folders.resolve(config.model.path)
+        model = hf_config.read_config(model_folder)
+        llama.shardings(model, mesh)
+        own = config.model.tokenizer
+        tokens = tokenizer.load_tokenizer(folders.resolve(own) if own else model_folder)
+        judges = plan_judges(config, mesh)
+        plan = make_plan(config, place, tokens, judges)
+        if primary:
+            print(plan.pool.describe())
+            print(f"judges: {', '.join(judges.cards) or 'people'}")
+            print(
+                assemble.describe_model(config, llama.parameters(model), model.max_positions, mesh),
+                flush=True,
+            )
+
+        # ---- the policy, and what a round does with it
+        trained, trainable, frozen = assemble.build_policy(config, model, model_folder, mesh)
+        parts = rounds.Parts(
+            policy=trained,
+            sample=make_setup(config, config.sample, trained, tokens),
+            answer=make_setup(config, config.answer, trained, tokens),
+            judges=judges,
+            tuner=Tuner(config, place, trained, mesh, tokens, compiled),
+            first=make_first(config, trained, trainable, frozen, mesh),
+            compiled=compiled,
+            say=lambda text: print(text, flush=True) if primary else None,
+        )
+        outcome = rounds.run(plan, parts, Weights(trainable, frozen))
+        if primary:
+            report(config, place, trained, plan, outcome.summaries, began)
+        if outcome.weights is None:
+            return
+
+        # ---- what is handed back
+        export(config, trained, outcome.weights, place)
+        if primary:
+            report(config, place, trained, plan, outcome.summaries, began, exported=True)
+            print(f"exported round {outcome.summaries[-1]['round']} to {place.export}", flush=True)
+
+
+# ---------------------------------------------------------------------------- from config to plan
+
+
+def check_values(config: ConfigDict) -> None:
+    """Refuses values that would only be looked at hours later, or never.
+
+    Raises:
+        ConfigError: names key, value and what is expected.
+    """
+    assemble.check_values(config)
+    raft = config.raft
+    if raft.adapter not in ADAPTERS:
+        raise ConfigError(f"raft.adapter {raft.adapter!r}: expected {' or '.join(ADAPTERS)}")
+    if raft.adapter == "merge" and config.lora.rank == 0:
+        raise ConfigError("raft.adapter=merge with lora.rank=0: there is nothing to merge; use "
+                          "continue, or set lora.rank")  # fmt: skip
+    for key, value in (
+        ("raft.patience", raft.patience),
+        ("raft.diversity_alarm", raft.diversity_alarm),
+        ("raft.length_alarm", raft.length_alarm),
+    ):
+        if value < 0:
+            raise ConfigError(f"{key} is {value}; expected 0 (off) or more")
+    if config.sample.prompts_per_write < 1:
+        raise ConfigError(
+            f"sample.prompts_per_write is {config.sample.prompts_per_write}; expected at least 1"
+        )
+
+
+def plan_judges(config: ConfigDict, mesh: Mesh) -> judging.Judges:
+    """The judges of `score.judges` and `raft.judges`, none of them read yet.
+
+    Raises:
+        ConfigError: no judge and no people; or rows that do not fit.
+    """
+    rows = config.score.judges.to_dict() | registry.named(tuple(config.raft.judges))
+    if not rows and not config.raft.people:
+        raise ConfigError(
+            "raft.judges is empty; expected folders that stage reward exported, rows in "
+            "score.judges, or raft.people"
+        )
+    resources = registry.Resources(
+        mesh=mesh,
+        parameter_dtype=config.score.parameter_dtype,
+        compute_dtype=config.score.compute_dtype,
+        attention=config.score.attention,
+        tokens_per_batch=config.score.tokens_per_batch,
+    )
+    planned = registry.plan(rows, resources) if rows else {}
+    return judging.Judges(planned, config.score.rows_per_write, config.raft.judges_resident)
+
+
+def make_plan(
+    config: ConfigDict,
+    place: workdir.Workdir,
+    tokens: PreTrainedTokenizerBase,
+    judges: judging.Judges,
+) -> rounds.Plan:
+    """Prompts, rule and limits.
+
+    Raises:
+        ConfigError, DataError: values and rows that cannot be used.
+    """
+    raft, data = config.raft, config.data
+    longest = data.max_length - config.sample.max_new_tokens
+    if longest < 1:
+        raise ConfigError(
+            f"sample.max_new_tokens {config.sample.max_new_tokens} leaves no room for a prompt in "
+            f"data.max_length {data.max_length}"
+        )
+    rule = selection.Rule(
+        rank_by=raft.rank_by or next(iter(judges.cards), ""),
+        accept=tuple(raft.accept),
+        kl_weight=raft.kl_weight,
+        unfinished=raft.unfinished,
+    )
+    if not raft.people:
+        rule.check(judges.cards)
+    asked = pool.read(
+        tuple(data.prompts),
+        tuple(data.ordinary),
+        share=data.ordinary_share,
+        per_round=raft.prompts,
+        rounds=raft.rounds,
+        reuse=raft.reuse_prompts,
+        order=data.order,
+        template=data.template,
+        with_answers=raft.reference_answers,
+        longest=longest,
+        overlong=data.overlong_prompt,
+        tokens=tokens,
+        seed=config.seed,
+    )
+    return rounds.Plan(
+        path=place.path / FOLDER,
+        pool=asked,
+        held_out=read_held_out(config, tokens, longest),
+        seed=config.seed,
+        rounds=raft.rounds,
+        patience=raft.patience,
+        rule=rule,
+        limits=measures.Limits(raft.diversity_alarm, raft.length_alarm),
+        block=config.sample.prompts_per_write,
+        reference_answers=raft.reference_answers,
+        people=raft.people,
+        keep_checkpoints=raft.adapter == "merge",
+    )
+
+
+def read_held_out(
+    config: ConfigDict, tokens: PreTrainedTokenizerBase, longest: int
+) -> list[pool.Prompt]:
+    """The prompts of `data.eval`, in order, grouped by source."""
+    rendered = prompts.load_template(config.data.template, tokens)
+    found: list[pool.Prompt] = []
+    for spec in config.data.eval:
+        source = sources.open_source(spec, "data.eval")
+        rows = records.read_prompts(source)
+        ids = encode.encode_prompts(rows, rendered, tokens)
+        for record, asked in zip(rows, ids, strict=True):
+            if len(asked) > longest:
+                encode.refuse_long_prompt(
+                    record.where, len(asked), longest, config.data.overlong_prompt
+                )
+                continue
+            found.append(pool.Prompt(len(found), source.name, record, asked, ""))
+    return found
+
+
+def make_setup(
+    config: ConfigDict, group: ConfigDict, trained: policy.Policy, tokens: PreTrainedTokenizerBase
+) -> decode.Setup:
+    """How answers are written, by one of the config's two groups, at the pace of `sample`."""
+    if tokens.eos_token_id is None:
+        raise ConfigError(f"{config.model.path}: the tokenizer has no EOS, so no answer would end")
+    settings = decode.Settings(
+        temperature=group.temperature,
+        top_k=group.top_k,
+        top_p=group.top_p,
+        frequency_penalty=group.frequency_penalty,
+        beams=1,
+        length_penalty=1.0,
+        candidates=group.candidates,
+        max_new_tokens=group.max_new_tokens,
+    )
+    pace = decode.Pace(
+        lanes=config.sample.lanes,
+        prefill_prompts=config.sample.prefill_prompts,
+        bucket_tokens=config.sample.bucket_tokens,
+        chunk_steps=config.sample.chunk_steps,
+        cache_dtype=policy.float_type("sample.cache_dtype", config.sample.cache_dtype),
+    )
+
+    def text(ids: Sequence[int]) -> str:
+        return str(tokens.decode(list(ids), skip_special_tokens=True))
+
+    stop = decode.Stop(tuple(group.stop), text)
+    ends = (int(tokens.eos_token_id),)
+    setup = decode.Setup(trained.config, trained.run, settings, pace, ends, stop)
+    setup.check()
+    return setup
+
+
+def make_first(
+    config: ConfigDict,
+    trained: policy.Policy,
+    trainable: trees.Tree,
+    frozen: trees.Tree,
+    mesh: Mesh,
+) -> sampling.First | None:
+    """The model at the start, where the config asks for its log-probabilities."""
+    if not (config.raft.measure_kl or config.raft.kl_weight):
+        return None
+    fresh = trained.adapter is not None and not config.model.adapter
+    # What is trained is given away to the first step, so the start is a copy.
+    start = None if fresh else jax.tree.map(lambda x: x.copy(), trainable)
+    rows = sampling.Rows(config.data.max_length, config.train.rows_per_microbatch, mesh)
+    return sampling.First(trained, start, frozen, rows)
+
+
+# ---------------------------------------------------------------------------- fine-tuning
+
+
+class Tuner:
+    """Fine-tunes on a round's selection as stage `sft` does, with an optimizer of its own.
+
+    Rounds share one compiled step: their batches have one shape, and so have their schedules where
+    they have as many steps (any number, where the schedule is constant).
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        place: workdir.Workdir,
+        trained: policy.Policy,
+        mesh: Mesh,
+        tokens: PreTrainedTokenizerBase,
+        compiled: compilation.Counter,
+    ):
+        self._config, self._place, self._policy = config, place, trained
+        self._mesh, self._tokens, self._compiled = mesh, tokens, compiled
+        self._merge = jax.jit(lora.merge)
+        self._steps = functools.cache(self._make_step)
+
+    def _make_step(self, total: int):
+        """Optimizer and compiled step of rounds with so many steps."""
+        rate, optimizer = assemble.make_optimizer(self._config.optim, total)
+        shardings = self._policy.shardings()
+        example = jax.eval_shape(lambda tree: tree, self._shapes)
+        where = steps.shardings(example, shardings, optimizer, self._mesh)
+        loss = sft.make_loss(self._policy)
+        return optimizer, where, steps.make(loss, steps.trained_tokens, optimizer, rate, where)
+
+    def _start(self, number: int, weights: Weights, total: int) -> tuple[steps.State, Any]:
+        self._shapes = weights.trainable
+        kind = total if self._config.optim.schedule != "constant" else 0
+        optimizer, where, step = self._steps(kind)
+        key = jax.random.fold_in(jax.random.key(self._config.seed), number)
+        return steps.initialize(weights.trainable, optimizer, key, where), step
+
+    def tune(
+        self, path: Path, number: int, records: Sequence[Record], weights: Weights
+    ) -> Tuned | None:
+        config = self._config
+        examples = self._encode(records)
+        batch = config.train.batch_size
+        batches = assemble.make_loader(
+            config,
+            examples,
+            batch_size=batch,
+            steps=assemble.total_steps(config.train, len(examples)),
+            seed=config.seed + number,
+            microbatches=-(-batch // config.train.rows_per_microbatch),
+        )
+        state, step = self._start(number, weights, batches.steps)
+        flops = self._policy.flops_per_token(examples.lengths)
+        fitted = assemble.fit(
+            config,
+            dataclasses.replace(self._place, path=path),
+            state,
+            weights.frozen,
+            batches,
+            step=step,
+            put=feed.place_on(self._mesh, config.train.rows_per_microbatch),
+            evaluate=None,
+            rows=lambda batch: [examples.where[i] for i in batch.examples],
+            flops_per_token=flops,
+            compiled=self._compiled,
+            watch=None,
+            mesh=self._mesh,
+        )
+        if fitted is None:
+            return None
+        last = [row for row in metrics.read(path / "metrics.jsonl") if "loss" in row][-1]
+        figures = {name: last[name] for name in ("loss", "grad_norm", "mean_token_accuracy")}
+        tokens = batches.tokens_until(batches.steps)
+        return Tuned(
+            self._advance(fitted.weights, weights.frozen, number),
+            batches.steps,
+            tokens,
+            flops * tokens,
+            figures,
+        )
+
+    def restore(self, path: Path, number: int, weights: Weights) -> Weights:
+        state, _ = self._start(number, weights, 0)
+        with contextlib.closing(
+            Checkpoints(
+                path / "checkpoints", self._config.checkpoint.keep_last, "loss", highest=False
+            )
+        ) as saved:
+            latest = saved.latest()
+            assert latest is not None, "a finished round has a checkpoint"
+            restored, _, _ = saved.restore(latest, abstract(state))
+        return self._advance(restored.trainable, weights.frozen, number)
+
+    def _encode(self, records: Sequence[Record]) -> encode.Examples:
+        data = self._config.data
+        return encode.encode(
+            records,
+            prompts.load_template(data.template, self._tokens),
+            self._tokens,
+            train_on=data.train_on,
+            max_length=data.max_length,
+            overlong_prompt="skip",
+            vocabulary_size=self._policy.config.vocabulary_size,
+        )
+
+    def _advance(self, trainable: trees.Tree, frozen: trees.Tree, number: int) -> Weights:
+        """What the next round starts from."""
+        adapter = self._policy.adapter
+        if self._config.raft.adapter == "continue" or adapter is None:
+            return Weights(trainable, frozen)
+        merged = self._merge(frozen, self._policy.adapters(trainable))
+        fresh = lora.initialize(
+            llama.parameters(self._policy.config),
+            adapter.targets,
+            adapter.rank,
+            self._config.lora.initialization,
+            jax.random.fold_in(jax.random.key(self._config.seed), number),
+            self._mesh,
+        )
+        return Weights(fresh, merged)
+
+
+# ---------------------------------------------------------------------------- results
+
+
+def export(
+    config: ConfigDict, trained: policy.Policy, weights: Weights, place: workdir.Workdir
+) -> None:
+    """`export/`: the adapter, or the full model where adapters were merged or all was trained."""
+    if config.raft.adapter == "continue":
+        assemble.export(config, trained, weights.trainable, weights.frozen, place)
+        return
+    whole = dataclasses.replace(trained, adapter=None)
+    assemble.export(config, whole, weights.frozen, {}, place)
+
+
+def report(
+    config: ConfigDict,
+    place: workdir.Workdir,
+    trained: policy.Policy,
+    plan: rounds.Plan,
+    summaries: Sequence[rounds.Summary],
+    began: float,
+    *,
+    exported: bool = False,
+) -> None:
+    """`metrics.jsonl` with one line a round, plots, and once there is a model, its card."""
+    with metrics.Writer(
+        place.path, -1, config.log.tensorboard, config.log.wandb, place.config
+    ) as writer:
+        for row in summaries:
+            writer.write(row["round"], pictures.figures(row))
+    drawn = pictures.draw(summaries, place.plots, place.path.name)
+    if not exported:
+        return
+    last = summaries[-1]
+    totals = {
+        f"{name}, all rounds": sum(row.get(name, 0) for row in summaries)
+        for name in pictures.TOTALS
+    }
+    assemble.write_facts(
+        config,
+        place,
+        trained,
+        summary=f"{config.model.path} after {last['round']} rounds of reward-ranked fine-tuning "
+        f"(RAFT) on its own answers to {sum(r.get('prompts', 0) for r in summaries):,} prompts.",
+        sources=[
+            card.Source(g.name, ", ".join(given), len(g.records), 0.0, 0, None)
+            for g, given in zip(
+                plan.pool.groups, (config.data.prompts, config.data.ordinary), strict=False
+            )
+        ],
+        counts={"prompts too long": plan.pool.skipped},
+        prompt=str(plan.pool.groups[0].records[0].messages[-1].content),
+        notes=tuple(config.raft.protocol_notes),
+        plots=tuple(drawn),
+        task=card.GENERATION,
+        results={
+            **pictures.figures(last),
+            **totals,
+            "seconds of this start": time.perf_counter() - began,
+        },
+    )

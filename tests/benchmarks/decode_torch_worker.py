@@ -1,0 +1,68 @@
+"""Answers prepared prompts with transformers; prints one line of JSON.
+
+    python -m tests.benchmarks.decode_torch_worker FOLDER ANSWERS/ROWS
+
+FOLDER is what `decode.prepare` wrote; ANSWERS is `forced` or `ended`. Prompts are sorted by length
+and left-padded; a batch has ROWS answers.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+import transformers
+
+from tests.benchmarks import decode as benchmark
+
+
+def main(folder: Path, answers: str, rows: int) -> None:
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    torch.manual_seed(0)
+    prompts = json.loads((folder / "prompts.json").read_text())
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder / "model", dtype=torch.float32
+    ).eval()
+    end = 2 if answers == "ended" else None
+    model.generation_config.eos_token_id = end
+    order = sorted(prompts, key=len, reverse=True)
+    count = rows // benchmark.CANDIDATES
+
+    def generate(batch: list[list[int]], new_tokens: int) -> list[int]:
+        """The lengths of the answers."""
+        width = max(map(len, batch))
+        ids = torch.zeros(len(batch), width, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(batch):
+            ids[row, width - len(prompt) :] = torch.tensor(prompt)
+            mask[row, width - len(prompt) :] = 1
+        found = model.generate(
+            ids, attention_mask=mask, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+            num_return_sequences=benchmark.CANDIDATES, max_new_tokens=new_tokens,
+            eos_token_id=end, pad_token_id=0, use_cache=True,
+        )[:, width:].tolist()  # fmt: skip
+        return [answer.index(end) + 1 if end in answer else len(answer) for answer in found]
+
+    with torch.inference_mode():
+        generate(order[:count], 2)
+        began = time.perf_counter()
+        lengths: list[int] = []
+        for start in range(0, len(order), count):
+            lengths += generate(order[start : start + count], benchmark.NEW_TOKENS)
+        seconds = time.perf_counter() - began
+    said = {
+        "seconds": seconds,
+        "compile_seconds": 0.0,
+        "lengths": lengths,
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+    print(json.dumps(said))
+
+
+if __name__ == "__main__":
+    folder, variant = sys.argv[1:]
+    answers, rows = variant.split("/")
+    main(Path(folder), answers, int(rows))

@@ -1,0 +1,273 @@
+"""Choices among candidates, prompts of rounds, files of rounds, people's choices, measures."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import tiny_tokenizers
+
+from safety_jax.data import encode, prompts
+from safety_jax.data.formats import Message
+from safety_jax.data.records import Record
+from safety_jax.errors import ConfigError, DataError
+from safety_jax.raft import folder, measures, people, pool, selection
+from safety_jax.raft.folder import Candidate
+from safety_jax.scoring.judge import BETTER, HARMFUL, REFUSING, SAFER, Card, Score, unscored
+
+
+def card(name: str, direction: str = SAFER, threshold: float | None = None) -> Card:
+    return Card(name, "sequence", "", None, direction, None, None, threshold, "", "", {})
+
+
+CARDS = {"reward": card("reward", BETTER), "harm": card("harm", HARMFUL, 0.5)}
+PLAIN = selection.Rule("reward", (), 0.0, "keep")
+SAFE = selection.Rule("reward", ("harm",), 0.0, "reject")
+
+
+def choose(rule, rewards, harms=None, ratios=None, finished=None):
+    def as_scores(values):
+        return [unscored("no") if value is None else Score(value) for value in values]
+
+    n = len(rewards)
+    scores = {"reward": as_scores(rewards), "harm": as_scores(harms or [0.0] * n)}
+    return selection.choose(rule, CARDS, scores, ratios or [0.0] * n, finished or [True] * n)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "index"),
+    [
+        ([1.0, 3.0, 2.0], 1),
+        ([2.0, 2.0, 1.0], 0),  # a tie goes to the earlier one
+        ([None, -5.0, None], 1),
+        ([None, None], None),
+        ([-1e30, None], 0),
+        ([], None),
+    ],
+)
+def test_the_best_scored_candidate_wins(rewards, index):
+    assert choose(PLAIN, rewards).index == index
+
+
+def test_unscored_is_no_score_and_why_is_told():
+    found = choose(PLAIN, [None, 1.0])
+    assert found.verdicts == ("unscored", "") and found.why == "chosen"
+    assert choose(PLAIN, [None]).why == "no acceptable candidate"
+
+
+def test_safe_first_then_helpful():
+    found = choose(SAFE, [9.0, 5.0, 7.0], harms=[0.5, 0.2, 0.49])
+    assert found.index == 2  # at the threshold of harm is harmful
+    assert found.verdicts == ("not accepted", "", "")
+    assert choose(SAFE, [9.0, 5.0], harms=[0.9, None]).verdicts == ("not accepted", "unscored")
+    assert choose(SAFE, [9.0, 5.0], harms=[0.9, 0.9]).index is None
+
+
+def test_unfinished_answers_are_rejected_where_asked():
+    assert choose(SAFE, [9.0, 5.0], finished=[False, True]).index == 1
+    assert choose(PLAIN, [9.0, 5.0], finished=[False, True]).index == 0
+
+
+def test_a_rank_with_distance_to_the_start():
+    rule = selection.Rule("reward", (), 0.1, "keep")
+    assert choose(rule, [1.0, 0.9], ratios=[5.0, 0.0]).index == 1  # 0.5 against 0.9
+    assert choose(rule, [1.0, 0.9], ratios=[0.5, 0.0]).index == 0  # 0.95 against 0.9
+    assert choose(rule, [1.0, 0.9], ratios=[math.nan, 0.0]).index == 1
+
+
+def test_less_harm_is_better_where_a_harm_judge_ranks():
+    rule = selection.Rule("harm", (), 0.0, "keep")
+    assert choose(rule, [0.0, 0.0], harms=[0.4, 0.1]).index == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (selection.Rule("nobody", (), 0.0, "keep"), "raft.rank_by 'nobody': expected one of"),
+        (selection.Rule("reward", ("reward",), 0.0, "keep"), "has no threshold"),
+        (selection.Rule("reward", (), -1.0, "keep"), "raft.kl_weight is -1.0"),
+        (selection.Rule("reward", (), 0.0, "cut"), "expected keep or reject"),
+        (selection.Rule("refusal", (), 0.0, "keep"), "measures refusal"),
+    ],
+)
+def test_rules_that_cannot_hold(rule, message):
+    with pytest.raises(ConfigError, match=message):
+        rule.check(CARDS | {"refusal": card("refusal", REFUSING)})
+
+
+def test_sides_of_a_threshold():
+    for direction, below, at in (
+        (SAFER, False, True),
+        (HARMFUL, True, False),
+        (BETTER, False, True),
+    ):
+        judge = card("j", direction, 1.0)
+        assert selection.passes(judge, Score(0.9)) is below
+        assert selection.passes(judge, Score(1.0)) is at
+    assert selection.passes(card("j", SAFER, 1.0), unscored("no")) is None
+
+
+# ---------------------------------------------------------------------------- prompts
+
+
+def read_pool(tmp_path, **changes):
+    for name, count in (("unsafe", 20), ("ordinary", 9)):
+        rows = [{"instruction": f"{name} {i}", "output": f"answer {i}"} for i in range(count)]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    settings = {
+        "specs": (str(tmp_path / "unsafe.jsonl"),), "ordinary": (str(tmp_path / "ordinary.jsonl"),),
+        "share": 0.25, "per_round": 8, "rounds": 3, "reuse": False, "order": "shuffled",
+        "template": "plain", "with_answers": True, "longest": 64, "overlong": "error",
+        "tokens": tiny_tokenizers.qwen(), "seed": 0,
+    } | changes  # fmt: skip
+    return pool.read(settings.pop("specs"), settings.pop("ordinary"), **settings)
+
+
+def test_no_prompt_comes_twice(tmp_path):
+    drawn = [read_pool(tmp_path).draw(number) for number in range(3)]
+    assert [[p.group for p in row].count("ordinary") for row in drawn] == [2, 2, 2]
+    texts = [p.record.messages[0].content for row in drawn for p in row]
+    assert len(set(texts)) == len(texts) == 24
+    assert len({p.number for row in drawn for p in row}) == 24
+    for prompt in drawn[0]:
+        number = prompt.record.messages[0].content.split()[1]
+        assert prompt.reference == f"answer {number}"
+
+
+def test_seeds_and_orders(tmp_path):
+    def first(**changes):
+        return [p.record.messages[0].content for p in read_pool(tmp_path, **changes).draw(0)]
+
+    assert first() == first() != first(seed=1)
+    assert first(order="file", share=0.0, rounds=2) == [f"unsafe {i}" for i in range(8)]
+    assert {p.reference for p in read_pool(tmp_path, with_answers=False).draw(0)} == {""}
+
+
+def test_a_pool_that_is_too_small(tmp_path):
+    with pytest.raises(DataError, match="20 usable prompts; 4 rounds of 6 need 24"):
+        read_pool(tmp_path, rounds=4)
+    drawn = read_pool(tmp_path, rounds=4, reuse=True).draw(3)
+    assert len({p.number for p in drawn}) == 8
+    with pytest.raises(ConfigError, match=r"data.ordinary is empty; .* 2 prompts a round"):
+        read_pool(tmp_path, ordinary=("",))
+    with pytest.raises(ConfigError, match="data.order 'random'"):
+        read_pool(tmp_path, order="random")
+
+
+def test_rounds_have_seeds_of_their_own():
+    assert len({pool.seed_of_round(s, n) for s in range(5) for n in range(5)}) == 25
+
+
+# ---------------------------------------------------------------------------- files
+
+
+def candidates(count: int) -> list[list[Candidate]]:
+    return [[Candidate(f"{i} \ud800", (i, 7), -1.5 * i, "eos")] * 2 for i in range(count)]
+
+
+def test_samples_come_back_and_a_torn_block_does_not(tmp_path):
+    path, rows = tmp_path / "samples.jsonl", candidates(5)
+    samples = folder.Samples(path, range(5), 2, True)
+    for start in (0, 2, 4):
+        samples.add(rows[start : start + 2])
+    assert folder.Samples(path, range(5), 2, True).candidates == rows
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:3]) + lines[3][:9])  # killed inside the second block
+    again = folder.Samples(path, range(5), 2, True)
+    assert again.done == 2 and path.read_bytes() == b"".join(lines[:2])
+    again.add(rows[2:4])
+    again.add(rows[4:])
+    assert path.read_bytes() == whole
+    with pytest.raises(DataError, match="line 1 answers prompt 0; expected prompt 9"):
+        folder.Samples(path, [9, 1, 2, 3, 4], 2, True)
+    path.write_bytes(b"{}\n" + b"".join(lines[1:]))
+    with pytest.raises(DataError, match="line 1 is damaged"):
+        folder.Samples(path, range(5), 2, True)
+
+
+# ---------------------------------------------------------------------------- people
+
+
+def prompt(number: int) -> pool.Prompt:
+    record = Record((Message("user", f"=cmd {number}"),), "", "s", f"row {number}")
+    return pool.Prompt(number, "unsafe", record, [1], "")
+
+
+def test_people_choose_blind(tmp_path):
+    asked = [prompt(i) for i in range(12)]
+    texts = [[Candidate(f"-{k} of {i}", (1,), 0.0, "eos") for k in range(4)] for i in range(12)]
+    file = tmp_path / "for_people.csv"
+    people.export(file, asked, texts, seed=0)
+    with open(file, newline="", encoding="utf-8-sig") as opened:
+        rows = list(csv.DictReader(opened))
+    assert not any(cell.startswith(("=", "-", "+", "@")) for row in rows for cell in row.values())
+    shown = [[row[f"answer_{k + 1}"] for k in range(4)] for row in rows]
+    assert [sorted(row) for row in shown] == [
+        [f"'-{k} of {i}" for k in range(4)] for i in range(12)
+    ]
+    assert len({tuple(s[2] for s in row) for row in shown}) > 3  # each prompt has its own order
+
+    for i, row in enumerate(rows):  # takes candidate 2, wherever it stands; none for the first
+        row["choice"] = str(shown[i].index(f"'-2 of {i}") + 1) if i else "0"
+    with open(file, "w", newline="", encoding="utf-8-sig") as opened:
+        writer = csv.DictWriter(opened, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(reversed(rows))
+    found = people.read(file, asked, texts, seed=0)
+    assert [choice.index for choice in found] == [None] + [2] * 11
+    file.write_text(file.read_text(encoding="utf-8-sig").replace("cmd 3,", "cmd 3,x"))
+    with pytest.raises(DataError, match=r"row 9: prompt 3 has the choice 'x\d'; expected 1 to 4"):
+        people.read(file, asked, texts, seed=0)
+
+
+# ---------------------------------------------------------------------------- measures
+
+
+def test_distinct_on_paper():
+    assert measures.distinct(["a b a", "a b"], 1) == 2 / 5
+    assert measures.distinct(["a b a", "a b"], 2) == 2 / 3
+    assert measures.distinct(["a"], 2) == 0.0
+
+
+def test_rewards_on_paper():
+    judge = CARDS["reward"]
+    scores = [[Score(1.0), Score(3.0)], [unscored("x"), Score(-1.0)]]
+    choices = [selection.Choice(0, "", ("", "")), selection.Choice(None, "", ("", "unscored"))]
+    found = measures.of_rewards(judge, scores, choices)
+    assert found["reward/mean"] == 1.0
+    assert found["reward/best_of_candidates"] == 1.0
+    assert found["reward/selected"] == 1.0
+    assert found["unscored_share"] == 0.25
+    assert sum(found["reward/histogram"]["counts"]) == 3
+    counted = measures.of_choices(choices)
+    assert counted["prompts_without_choice_share"] == 0.5
+    assert counted["candidates/unscored_share"] == 0.25
+
+
+def test_distance_on_paper():
+    rows = [[Candidate("", (1, 2), -1.0, "eos"), Candidate("", (3,), -2.0, "eos")]]
+    found = measures.of_distance(rows, [np.array([1.0, 2.0])])
+    assert found == {"kl_to_start": 1.5, "kl_to_start_per_token": 1.0}
+
+
+def test_alarms():
+    limits = measures.Limits(0.5, 2.0)
+    first = {"distinct_2": 0.8, "length/selected": 20.0}
+    assert measures.alarms(first, {"distinct_2": 0.41, "length/selected": 40.0}, limits) == []
+    found = measures.alarms(first, {"distinct_2": 0.39, "length/selected": 41.0}, limits)
+    assert "diversity collapses" in found[0] and "length explodes" in found[1]
+
+
+def test_encoded_candidates_are_prompt_and_answer():
+    """What the first model reads of a candidate is what the policy wrote."""
+    tokens = tiny_tokenizers.qwen()
+    record = Record((Message("user", "say no"),), "", "s", "row 0")
+    (ids,) = encode.encode_prompts([record], prompts.load_template("plain", tokens), tokens)
+    from safety_jax.raft.sampling import as_examples
+
+    examples = as_examples([(ids, (5, 6))])
+    np.testing.assert_array_equal(examples.ids, [*ids, 5, 6])
+    np.testing.assert_array_equal(examples.mask, [False] * len(ids) + [True, True])
