@@ -160,6 +160,7 @@ def demo(config: ConfigDict):
     config.model.remat = "none"
     config.data.train = ("launch/demo/data/pairs.jsonl",)
     config.data.eval = "launch/demo/data/held_out_pairs.jsonl"
+    config.data.prefer = "all"  # the better answer is never the less safe one
     config.data.max_length = 128
     config.data.row_tokens = 256
     config.train.batch_size = 16

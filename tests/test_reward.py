@@ -104,7 +104,8 @@ def test_a_run_leaves_what_it_promises(finished):
     training = [row for row in rows if "loss" in row]
     assert [row["step"] for row in training] == list(range(1, 13))
     assert training[0]["loss"] == pytest.approx(np.log(2), abs=0.1)
-    assert training[-1]["accuracy"] > 0.9 and training[-1]["margin"] > 1
+    assert np.mean([row["loss"] for row in training[-4:]]) < 0.6 < training[0]["loss"]
+    assert training[-1]["accuracy"] > 0.7 and training[-1]["margin"] > 0
     last = [row for row in rows if "eval/loss" in row][-1]
     assert last["eval/accuracy_low"] < last["eval/accuracy"] <= last["eval/accuracy_high"]
     promised = "config.json README.md plots/loss.png plots/calibration.png export/README.md"
@@ -185,8 +186,8 @@ def test_a_rating_with_adapters_on_deberta(answers, tmp_path, one_device):
 def test_labels_on_bert(kind, answers, tmp_path):
     trunk = encoder(tmp_path, "bert")
     config = configure(
-        answers, kind, model__path=str(trunk), data__template="pair", train__max_steps=2,
-        checkpoint__every_steps=2,
+        answers, kind, model__path=str(trunk), data__template="pair", data__prefer="all",
+        train__max_steps=2, checkpoint__every_steps=2,
     )  # fmt: skip
     reward.run(config, str(tmp_path / "run"))
     found = results(tmp_path / "run")

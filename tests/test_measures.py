@@ -1,0 +1,102 @@
+"""What a judge is worth, by counting: accuracy, baselines of length, groups; and what is shown."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from safety_jax.rewards import measures
+
+
+def held(kind, scores, lengths, targets=None, categories=None) -> measures.Held:
+    scores, lengths = (np.asarray(x, float).reshape(len(x), -1) for x in (scores, lengths))
+    n = len(scores)
+    return measures.Held(
+        kind=kind,
+        scores=scores,
+        targets=None if targets is None else np.asarray(targets, float).reshape(n, -1),
+        lengths=lengths,
+        losses=np.arange(n) / 2,
+        categories=categories or [("x",)] * n,
+        sources=["a", "b"] * (n // 2) + ["a"] * (n % 2),
+    )
+
+
+PAIRS = held(
+    "pairs",
+    [(2, 1), (1, 0), (0, 1), (3, 3), (5, -1), (1, 2)],
+    [(9, 3), (3, 9), (9, 3), (4, 4), (9, 1), (9, 2)],
+    categories=[("x",), ("x", "y"), ("y",), (), ("x",), ("x",)],
+)
+
+
+def test_pairs_by_hand():
+    """Right three times, undecided once, of six; longer wins four times and once nothing does."""
+    metrics = measures.evaluation(PAIRS)
+    assert metrics["eval/accuracy"] == pytest.approx(3.5 / 6)
+    assert metrics["eval/margin"] == pytest.approx(np.mean([1, 1, -1, 0, 6, -1]))
+    assert metrics["eval/loss"] == pytest.approx(1.25)
+    assert (metrics["eval/min_reward"], metrics["eval/max_reward"]) == (-1, 5)
+    found = measures.report(PAIRS, PAIRS)
+    assert found["baselines"]["chance"] == {"value": 0.5, "n": 6}
+    assert found["baselines"]["longer wins"]["value"] == pytest.approx(4.5 / 6)
+    assert found["baselines"]["shorter wins"]["value"] == pytest.approx(1.5 / 6)
+    assert found["baselines"]["logistic on length"]["slope"] > 0
+    assert found["by_category"]["x"]["value"] == pytest.approx(3 / 4)
+    assert found["by_category"]["y"]["n"] == 2
+    low, high = stats.binomtest(4, 6).proportion_ci(0.95, method="wilson")
+    assert (found["accuracy"]["low"], found["accuracy"]["high"]) == pytest.approx((low, high))
+
+
+def test_a_judge_against_counting_words():
+    """McNemar, exact: only the pairs where one of the two is right say anything."""
+    found = measures.report(PAIRS, PAIRS)["against_length"]
+    assert (found["only_judge_right"], found["only_length_right"]) == (1, 2)
+    assert found["p"] == pytest.approx(stats.binomtest(1, 3).pvalue)
+
+
+def test_a_judge_that_counts_words_is_visible():
+    lengths = np.random.default_rng(0).integers(1, 99, (40, 2))
+    found = measures.report(held("pairs", lengths / 10, lengths), PAIRS)
+    assert found["length_correlation"]["pearson"] == pytest.approx(1)
+    parts = found["by_length"]
+    assert sum(part["n"] for part in parts) == 40
+    assert parts[0]["value"] < 0.2 and parts[-1]["value"] == 1.0
+    assert found["accuracy"]["value"] == found["baselines"]["longer wins"]["value"]
+
+
+def test_a_cost_is_higher_where_it_is_less_safe():
+    data = held("cost", [(-1, 2), (1, -2)], [(1, 2), (3, 4)], [(0, 1), (0, 1)])
+    found = measures.report(data, data)
+    np.testing.assert_array_equal(data.evidence, [3, -3])
+    assert found["accuracy"]["value"] == 0.5 and found["sign_accuracy"] == 0.5
+    assert found["auc"] == pytest.approx(0.5)
+
+
+def test_labels_are_compared_with_the_more_frequent_one():
+    data = held("binary", [2, -1, 3, -2], [5, 6, 7, 8], [1, 0, 0, 0])
+    found = measures.report(data, data)
+    assert found["accuracy"]["value"] == 0.75
+    assert found["baselines"]["more frequent label"]["value"] == 0.75
+    assert found["auc"] == pytest.approx(2 / 3)
+
+
+def test_ratings():
+    data = held("regression", [1, 2, 3, 4], [10, 20, 30, 40], [0, 2, 2, 4])
+    found = measures.report(data, data)
+    assert found["mse"] == pytest.approx(data.losses.mean())
+    assert found["baselines"]["mean rating"]["mse"] == pytest.approx(2.0)
+    line = stats.linregress([10, 20, 30, 40], [0, 2, 2, 4])
+    fitted = line.intercept + line.slope * np.array([10, 20, 30, 40])
+    error = ((fitted - [0, 2, 2, 4]) ** 2).mean()
+    assert found["baselines"]["line on length"]["mse"] == pytest.approx(error)
+    assert found["by_rating"]["2"] == {"mean_score": 2.5, "n": 2}
+    assert "MSE" in measures.describe(found)
+
+
+@pytest.mark.parametrize("kind", ["pairs", "cost"])
+def test_what_people_are_shown(kind):
+    targets = [(0, 1)] * 6 if kind == "cost" else None
+    data = held(kind, PAIRS.scores, PAIRS.lengths, targets)
+    shown = measures.describe(measures.report(data, data))
+    for words in ("this judge", "chance", "longer wins", "logistic on length", "95% interval"):
+        assert words in shown
