@@ -240,13 +240,14 @@ def demo(config: ConfigDict):
     config.data.max_length = 128
     config.data.row_tokens = 256
     config.raft.rounds = 2
-    config.raft.prompts = 32
+    config.raft.prompts = 60
     config.raft.reference_answers = True
-    config.raft.accept = ("safe",)
-    config.raft.rank_by = "safe"
+    config.raft.accept = ("refuses",)
+    config.raft.rank_by = "refuses"
     config.score.judges.refusal = ConfigDict({"kind": "refusal"})
-    # All prompts of the demo ought to be refused.
-    config.score.judges.safe = ConfigDict(
+    # A judge that sees no difference between prompts: in the end the model refuses everything, the
+    # ordinary ones of the held-out prompts too. Real judges read the prompt.
+    config.score.judges.refuses = ConfigDict(
         {
             "kind": "read_as",
             "part": "refusal",
@@ -261,8 +262,9 @@ def demo(config: ConfigDict):
     config.answer.max_new_tokens = 32
     config.score.parameter_dtype = "float32"
     config.score.compute_dtype = "float32"
-    config.train.batch_size = 16
+    config.train.batch_size = 8
     config.train.rows_per_microbatch = 2
-    config.optim.learning_rate = 1e-3
+    config.train.epochs = 5.0
+    config.optim.learning_rate = 3e-3
     config.checkpoint.export_dtype = "float32"
     config.log.every_steps = 2
