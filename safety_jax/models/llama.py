@@ -323,8 +323,8 @@ def unroll(weights: trees.Tree, adapters: lora.Adapters | None) -> Unrolled:
     count = jax.tree.leaves(stacked)[0].shape[0]
     layers = [jax.tree.map(lambda leaf, n=number: leaf[n], stacked) for number in range(count)]
     ends = {name: leaf for name, leaf in weights.items() if name != "layers"}
-    head = weights["head"] if "head" in weights else weights["embedding"]
-    return Unrolled(ends, tuple(layers), head.T)
+    table = weights["head"] if "head" in weights else weights["embedding"]
+    return Unrolled(ends, tuple(layers), table.T)
 
 
 def step(
