@@ -32,9 +32,10 @@ def test_table_rows_stay_in_the_table(tmp_path):
         assert rows[299] == config.span and (np.diff(rows) >= 0).all()
 
 
-def test_gradient_of_position_scores():
-    """As of a gather, element by element."""
-    T, keys = 6, jax.random.split(jax.random.key(0), 3)
+@pytest.mark.parametrize("T", [6, 8])
+def test_position_scores(T):
+    """And their gradient, as of a gather, element by element; 6 tokens are one block, 8 four."""
+    keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (2, T, 3, 4))
     table = jax.random.normal(keys[1], (2 * T - 1, 3, 4))
     weight = jax.random.normal(keys[2], (2, 3, T, T))

@@ -23,6 +23,9 @@ from safety_jax import trees
 from safety_jax.models import layers, lora
 from safety_jax.models.llama import Execution, Projection
 
+# Of tokens, in the products with positions: more of them save less than they cost.
+BLOCKS = 4
+
 
 @dataclasses.dataclass(frozen=True)
 class Convolution:
@@ -104,11 +107,13 @@ def table_rows(config: Config, T: int) -> np.ndarray:
     return np.clip(distance + config.span, 0, 2 * config.span - 1)
 
 
-def skew(x: Float[Array, "*B T W"]) -> Float[Array, "*B T T"]:
-    """y[i, j] = x[i, j - i + T - 1], where W = 2 T - 1: each row moved by one against the last."""
-    *lead, T, W = x.shape
-    flat = jax.lax.slice_in_dim(x.reshape(*lead, T * W), T - 1, T - 1 + T * (W - 1), axis=-1)
-    return flat.reshape(*lead, T, W - 1)[..., :T] if T > 1 else x
+def skew(x: Float[Array, "*B Q W"]) -> Float[Array, "*B Q T"]:
+    """y[i, j] = x[i, j - i + Q - 1], where W = Q + T - 1: a row is the last one moved by one."""
+    *lead, Q, W = x.shape
+    if Q == 1:
+        return x
+    flat = jax.lax.slice_in_dim(x.reshape(*lead, Q * W), Q - 1, Q - 1 + Q * (W - 1), axis=-1)
+    return flat.reshape(*lead, Q, W - 1)[..., : W - Q + 1]
 
 
 # ---------------------------------------------------------------------------- modules
@@ -174,8 +179,18 @@ class Layer(nnx.Module):
 def position_scores(
     x: Float[Array, "B T H E"], table: Float[Array, "W H E"]
 ) -> Float[Array, "B H T T"]:
-    """Token i of x with the table's entry j - i + T - 1, for all i and j."""
-    return skew(jnp.einsum("bthe,whe->bhtw", x, table, preferred_element_type=jnp.float32))
+    """Token i of x with the table's entry j - i + T - 1, for all i and j.
+
+    Tokens go in blocks: one of Q tokens needs Q + T - 1 entries, where all T need 2 T - 1.
+    """
+    B, T, H, E = x.shape
+    blocks = BLOCKS if T % BLOCKS == 0 else 1
+    Q = T // blocks
+    firsts = range(T - Q, -1, -Q)
+    tables = jnp.stack([table[first : first + Q + T - 1] for first in firsts])
+    tokens = x.reshape(B, blocks, Q, H, E)
+    products = jnp.einsum("bnqhe,nwhe->bhnqw", tokens, tables, preferred_element_type=jnp.float32)
+    return skew(products).reshape(B, H, T, T)
 
 
 class ConvolutionLayer(nnx.Module):
