@@ -54,6 +54,12 @@ def test_a_judge_against_counting_words():
     assert found["p"] == pytest.approx(stats.binomtest(1, 3).pvalue)
 
 
+def test_answers_of_one_length_do_not_count_against_counting_words():
+    data = held("pairs", [(1, 0)] * 8, [(4, 4)] * 8)
+    found = measures.report(data, PAIRS)["against_length"]
+    assert found == {"only_judge_right": 0, "only_length_right": 0, "p": 1.0}
+
+
 def test_a_judge_that_counts_words_is_visible():
     lengths = np.random.default_rng(0).integers(1, 99, (40, 2))
     found = measures.report(held("pairs", lengths / 10, lengths), PAIRS)

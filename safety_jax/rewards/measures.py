@@ -233,9 +233,13 @@ def _baselines(data: Held, training: Held) -> tuple[Report, Values]:
 
 
 def _paired_test(judge: Values, by_length: Values) -> Report:
-    """McNemar's exact test on the examples where just one of the two is right."""
-    only_judge = int(((judge == 1) & (by_length < 1)).sum())
-    only_length = int(((judge < 1) & (by_length == 1)).sum())
+    """McNemar's exact test on the examples where just one of the two is right.
+
+    Where one is undecided, as counting words is between answers that were cut to one length, the
+    example says nothing.
+    """
+    only_judge = int(((judge == 1) & (by_length == 0)).sum())
+    only_length = int(((judge == 0) & (by_length == 1)).sum())
     decided = only_judge + only_length
     p = stats.binomtest(only_judge, decided).pvalue if decided else 1.0
     return {"only_judge_right": only_judge, "only_length_right": only_length, "p": float(p)}
