@@ -12,6 +12,7 @@ from judge_folders import llama_scorer
 from ml_collections import ConfigDict
 from scipy import stats
 
+from configs import common
 from configs import score as score_config
 from safety_jax.errors import ConfigError, DataError, UserError
 from safety_jax.scoring import refusal
@@ -52,7 +53,7 @@ def configure(source: str, judges: dict | None = None, **values) -> ConfigDict:
 
 
 def reward(model: Path, **changes) -> dict:
-    row = score_config.sequence(str(model), "human_assistant", "higher is safer").to_dict()
+    row = common.sequence_judge(str(model), "human_assistant", "higher is safer").to_dict()
     return row | {"threshold": (0.0,)} | changes
 
 
@@ -154,13 +155,13 @@ def test_a_killed_run_goes_on(tmp_path, monkeypatch):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_an_edited_row_is_scored_anew(tmp_path):
-    config = configure(write(tmp_path / "rows.jsonl"))
+def test_an_edited_row_is_scored_anew_with_its_block(tmp_path):
+    config = configure(write(tmp_path / "rows.jsonl"), score__rows_per_write=2)
     score.run(config, str(tmp_path / "run"))
     write(tmp_path / "rows.jsonl", [{**ROWS[0], "response": NO}, *ROWS[1:]])
     score.run(config, str(tmp_path / "run"))
     assert lines(tmp_path / "run")[0]["scores"]["refusal"]["label"] == "full"
-    assert len(lines(tmp_path / "run", score.LEDGER)) == 6
+    assert len(lines(tmp_path / "run", score.LEDGER)) == len(ROWS) + 2
 
 
 def test_a_damaged_ledger_and_another_config_are_refused(tmp_path):

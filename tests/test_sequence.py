@@ -11,7 +11,7 @@ import tiny_tokenizers
 from judge_folders import CONVERSATIONS, bert_scorer, conversation, llama_scorer
 from scipy import special
 
-from configs import score as score_config
+from configs import common
 from safety_jax.data.formats import Message
 from safety_jax.errors import ConfigError
 from safety_jax.models import heads
@@ -37,7 +37,7 @@ def resources(mesh, tokens: int = 512) -> registry.Resources:
 
 
 def spec(folder: Path, template: str, **changes):
-    return score_config.sequence(str(folder), template, FLAT).to_dict() | changes
+    return common.sequence_judge(str(folder), template, FLAT).to_dict() | changes
 
 
 def plan(mesh, row) -> registry.Planned:
