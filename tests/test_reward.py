@@ -103,7 +103,6 @@ def test_a_run_leaves_what_it_promises(finished):
     rows = metrics.read(finished / "metrics.jsonl")
     training = [row for row in rows if "loss" in row]
     assert [row["step"] for row in training] == list(range(1, 13))
-    assert training[0]["loss"] == pytest.approx(np.log(2), abs=0.1)
     assert np.mean([row["loss"] for row in training[-4:]]) < 0.6 < training[0]["loss"]
     assert training[-1]["accuracy"] > 0.7 and training[-1]["margin"] > 0
     last = [row for row in rows if "eval/loss" in row][-1]
