@@ -143,6 +143,7 @@ def test_seeds_and_orders(tmp_path):
     assert first() == first() != first(seed=1)
     assert first(order="file", share=0.0, rounds=2) == [f"unsafe {i}" for i in range(8)]
     assert {p.reference for p in read_pool(tmp_path, with_answers=False).draw(0)} == {""}
+    assert read_pool(tmp_path).example.startswith("unsafe 0")
 
 
 def test_a_pool_that_is_too_small(tmp_path):

@@ -14,6 +14,9 @@ from safetensors.numpy import load_file
 from test_dpo import configure as configure_dpo
 from test_dpo import write_pairs
 from test_end_to_end import configure, inputs  # noqa: F401
+from test_raft import assert_same as assert_same_rounds
+from test_raft import configure as configure_raft
+from test_raft import given  # noqa: F401
 
 from safety_jax import metrics, reference
 
@@ -43,7 +46,11 @@ def command_of(config) -> list[str]:
     ]
     for group, values in config.to_dict().items():
         if isinstance(values, dict):
-            flags += [f"--config.{group}.{key}={value}" for key, value in values.items()]
+            flags += [
+                f"--config.{group}.{key}={value}"
+                for key, value in values.items()
+                if not isinstance(value, dict)
+            ]
     flags = [flag for flag in flags if "protocol_notes" not in flag and "stage" not in flag]
     file = f"--config=configs/{config.stage}.py"
     return [sys.executable, "-m", "safety_jax.main", file, *flags]
@@ -80,10 +87,10 @@ def uninterrupted(command, tmp_path_factory) -> Path:
 
 
 def assert_same(folder: Path, expected: Path, evaluations: bool = True) -> None:
-    given, known = (load_file(f / "export/adapter_model.safetensors") for f in (folder, expected))
-    assert given.keys() == known.keys()
+    found, known = (load_file(f / "export/adapter_model.safetensors") for f in (folder, expected))
+    assert found.keys() == known.keys()
     for name in known:
-        np.testing.assert_array_equal(given[name], known[name], err_msg=name)
+        np.testing.assert_array_equal(found[name], known[name], err_msg=name)
     rows = [
         [
             {key: value for key, value in row.items() if key not in metrics.TIMING}
@@ -167,3 +174,32 @@ def test_dpo_killed_while_the_reference_is_computed_and_while_training(inputs, t
     process.communicate()
     finish(start(command("reference"), folder))
     assert_same(folder, whole)
+
+
+# What tells that a phase of a round has begun.
+PHASES = (
+    "samples.jsonl", "judgements.jsonl", "candidates.jsonl", "checkpoints/*",
+    "evaluation_samples.jsonl",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_raft_killed_in_every_phase(given, tmp_path):  # noqa: F811
+    """Ten times: in every phase of both rounds, a moment after it has begun."""
+    cache = str(tmp_path / "compiled")
+    command = command_of(configure_raft(given, log__compilation_cache=cache))
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    finish(start(command, whole))
+    random = np.random.default_rng(0)
+    for number, phase in ((n, phase) for n in ("01", "02") for phase in PHASES):
+        process = start(command, folder)
+        until = time.monotonic() + 240
+        while not list((folder / "rounds" / number).glob(phase)):
+            assert time.monotonic() < until and process.poll() is None, process.communicate()[1]
+            time.sleep(0.002)
+        time.sleep(random.uniform(0, 0.2))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert not (folder / "export").exists()
+    finish(start(command, folder))
+    assert_same_rounds(folder, whole)

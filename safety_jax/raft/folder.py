@@ -21,8 +21,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
 from safety_jax import workdir
-from safety_jax.errors import DataError
+from safety_jax.errors import ConfigError, DataError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ class Samples:
 
     def __init__(self, path: Path, numbers: Sequence[int], block: int, writes: bool):
         """Args: numbers: of the round's prompts, in order; block: prompts written at a time."""
-        self._path, self._numbers, self._block, self._writes = path, list(numbers), block, writes
+        self.path, self._numbers, self._block, self._writes = path, list(numbers), block, writes
         self.candidates: list[list[Candidate]] = []
         if path.exists():
             self._read()
@@ -72,35 +76,50 @@ class Samples:
             lines.append(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
         self.candidates += [list(row) for row in candidates]
         if self._writes:
-            with open(self._path, "ab") as file:
+            with open(self.path, "ab") as file:
                 file.write("".join(lines).encode("utf-8", "surrogatepass"))
                 file.flush()
                 os.fsync(file.fileno())
 
     def _read(self) -> None:
-        lines = self._path.read_bytes().split(b"\n")[:-1]  # what follows the last break is torn
+        lines = self.path.read_bytes().split(b"\n")[:-1]  # what follows the last break is torn
         count = len(lines)
         if count < len(self._numbers):
             count -= count % self._block
         if count > len(self._numbers):
-            raise DataError(f"{self._path} has {count} prompts; this round has fewer; remove it")
+            raise DataError(f"{self.path} has {count} prompts; this round has fewer; remove it")
         for place, line in enumerate(lines[:count]):
             try:
                 found = json.loads(line.decode("utf-8", "surrogatepass"))
                 row = [Candidate(c[0], tuple(c[1]), c[2], c[3]) for c in found["candidates"]]
             except (ValueError, KeyError, TypeError, IndexError) as error:
                 raise DataError(
-                    f"{self._path} line {place + 1} is damaged ({type(error).__name__}); remove "
+                    f"{self.path} line {place + 1} is damaged ({type(error).__name__}); remove "
                     "the file, and the round is sampled anew"
                 ) from error
             if found["prompt"] != self._numbers[place]:
                 raise DataError(
-                    f"{self._path} line {place + 1} answers prompt {found['prompt']}; expected "
+                    f"{self.path} line {place + 1} answers prompt {found['prompt']}; expected "
                     f"prompt {self._numbers[place]}: data changed since; use another --workdir"
                 )
             self.candidates.append(row)
         if self._writes:
-            os.truncate(self._path, sum(len(line) + 1 for line in lines[:count]))
+            os.truncate(self.path, sum(len(line) + 1 for line in lines[:count]))
+
+
+def check_shared(done: int, path: Path) -> None:
+    """Raises a ConfigError where hosts do not see the same files: each reads what process 0 wrote.
+
+    Args:
+        done: what this process found done.
+    """
+    if jax.process_count() > 1:
+        first = int(multihost_utils.broadcast_one_to_all(np.int32(done)))
+        if first != done:
+            raise ConfigError(
+                f"{path}: process 0 sees {first} prompts answered, process {jax.process_index()} "
+                f"{done}; expected a --workdir that all hosts share"
+            )
 
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:

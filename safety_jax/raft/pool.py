@@ -56,11 +56,13 @@ class Pool:
 
     Attributes:
         groups: unsafe prompts, then ordinary ones where there are any.
-        skipped: prompts too long, by source.
+        skipped: prompts too long.
+        example: what the model is fed for the first prompt.
     """
 
     groups: tuple[Group, ...]
     skipped: int
+    example: str
 
     def draw(self, number: int) -> list[Prompt]:
         """The prompts of round `number`, from 0; a prompt drawn once comes again only when its
@@ -150,7 +152,7 @@ def read(
         if order == "shuffled":
             places = permutation(len(kept), seed=seed, stream=STREAM + stream)
         groups.append(Group(name, [rows[i] for i in kept], [ids[i] for i in kept], needed, places))
-    return Pool(tuple(groups), skipped)
+    return Pool(tuple(groups), skipped, rendered.prompt(groups[0].records[0]))
 
 
 STREAM = 7000  # of the permutations of prompts, beside those of training epochs

@@ -14,6 +14,7 @@ from safety_jax.batch import Tokens
 from safety_jax.data import encode, loader
 from safety_jax.models import decode, lora
 from safety_jax.policy import Policy
+from safety_jax.raft import folder as files
 from safety_jax.raft.folder import Candidate, Samples
 from safety_jax.raft.pool import Prompt
 
@@ -34,6 +35,7 @@ def fill(
     A block always starts where it started before, so that a run that was killed meets the same
     batches again, and with them the same bits.
     """
+    files.check_shared(samples.done, samples.path)
     while samples.done < len(prompts):
         asked = prompts[samples.done : samples.done + block]
         found = decode.generate(

@@ -448,7 +448,7 @@ def report(
             )
         ],
         counts={"prompts too long": plan.pool.skipped},
-        prompt=str(plan.pool.groups[0].records[0].messages[-1].content),
+        prompt=plan.pool.example,
         notes=tuple(config.raft.protocol_notes),
         plots=tuple(drawn),
         task=card.GENERATION,
