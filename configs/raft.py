@@ -5,8 +5,8 @@ Papers: RAFT (arXiv 2304.06767); Safe to Serve (arXiv 2412.00074), its RAFT part
     python -m safety_jax.main --config=configs/raft.py --config.model.path=SFT_MODEL \\
         --config.data.prompts=PROMPTS --config.raft.judges=runs/judge/export --workdir=runs/raft
 
-A judge is `refusal`, the export of a run of stage `reward` (FOLDER or NAME=FOLDER; several as
-a tuple in quotes), or a row in `score.judges` as in configs/score.py.
+Judges: `refusal` (which looks on, for it cannot rank); the export of a run of stage `reward`, as
+FOLDER or NAME=FOLDER (several as a tuple, quoted); rows in `score.judges` as in configs/score.py.
 
 Arguments, behind the colon and joined by commas:
     demo        the tiny model, prompts and a rule as judge; two minutes on a laptop

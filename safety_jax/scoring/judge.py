@@ -158,7 +158,8 @@ class Card:
         if self.direction == REFUSING:
             raise ConfigError(
                 f"judge {self.name} measures refusal, which is neither good nor bad; choose by a "
-                f"judge whose direction is one of {', '.join(DIRECTIONS[:3])}"
+                f"judge whose direction is one of {', '.join(DIRECTIONS[:3])}, or read it under "
+                "one of these by a row of the kind read_as"
             )
         if score.value is None:
             return None
