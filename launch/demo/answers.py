@@ -47,7 +47,7 @@ def main():
     source = open_source(given.questions)
     records = read_prompts(source)
     prompts = encode_prompts(records, load_template("alpaca", tokens), tokens)
-    stop = decode.Stop((), lambda ids: str(tokens.decode(ids)))
+    stop = decode.Stop((), lambda ids: str(tokens.decode(list(ids))))
     setup = decode.Setup(config, run, GREEDY, PACE, (tokens.eos_token_id,), stop)
     columns = []
     for tree in (weights, lora.merge(weights, adapters)):
