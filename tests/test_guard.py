@@ -16,6 +16,7 @@ from safety_jax.errors import CheckpointError, ConfigError
 from safety_jax.models import hf, hf_config, llama
 from safety_jax.scoring import guard, registry
 from safety_jax.scoring.judge import Conversation
+from safety_jax.scoring.planned import Planned, Resources
 
 
 @pytest.fixture(scope="session")
@@ -28,11 +29,11 @@ def third(tmp_path_factory) -> Path:
     return write_guard(tmp_path_factory.mktemp("guard3") / "model", GUARD3)
 
 
-def plan(mesh, folder: Path, kind: str, **changes) -> registry.Planned:
+def plan(mesh, folder: Path, kind: str, **changes) -> Planned:
     # A random model has no verdict in mind: its floor is 0.
     row = score_config.guard(kind, str(folder)).to_dict() | {"min_verdict_probability": 0.0}
     own = {"category_tokens": 0} if kind == "llama_guard" else {"field": "harmful_response"}
-    resources = registry.Resources(mesh, "float32", "float32", "xla", 1024)
+    resources = Resources(mesh, "float32", "float32", "xla", 1024)
     return registry.plan({"guard": row | {"max_tokens": 1024} | own | changes}, resources)["guard"]
 
 

@@ -17,6 +17,7 @@ from safety_jax.errors import ConfigError
 from safety_jax.models import heads
 from safety_jax.scoring import batches, registry, sequence
 from safety_jax.scoring.judge import Conversation, Score
+from safety_jax.scoring.planned import Planned, Resources
 
 FLAT = "higher is safer"
 
@@ -32,15 +33,15 @@ def bert_folder(tmp_path_factory) -> Path:
     return bert_scorer(tmp_path_factory.mktemp("bert") / "judge", **labels)
 
 
-def resources(mesh, tokens: int = 512) -> registry.Resources:
-    return registry.Resources(mesh, "float32", "float32", "xla", tokens)
+def resources(mesh, tokens: int = 512) -> Resources:
+    return Resources(mesh, "float32", "float32", "xla", tokens)
 
 
 def spec(folder: Path, template: str, **changes):
     return common.sequence_judge(str(folder), template, FLAT).to_dict() | changes
 
 
-def plan(mesh, row) -> registry.Planned:
+def plan(mesh, row) -> Planned:
     return registry.plan({"judge": row}, resources(mesh))["judge"]
 
 

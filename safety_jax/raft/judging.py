@@ -12,9 +12,10 @@ from safety_jax.errors import ConfigError
 from safety_jax.raft.folder import Candidate
 from safety_jax.raft.pool import Prompt
 from safety_jax.scoring import judge as judging
-from safety_jax.scoring import registry, run
+from safety_jax.scoring import run
 from safety_jax.scoring.judge import Card, Conversation, Judge, Score
 from safety_jax.scoring.ledger import Ledger
+from safety_jax.scoring.planned import Planned
 
 
 class Judges:
@@ -26,7 +27,7 @@ class Judges:
         resident: keep weights in memory between rounds; else they are read again each time.
     """
 
-    def __init__(self, planned: Mapping[str, registry.Planned], rows: int, resident: bool):
+    def __init__(self, planned: Mapping[str, Planned], rows: int, resident: bool):
         if rows < 1:
             raise ConfigError(f"score.rows_per_write is {rows}; expected at least 1")
         self._planned, self._rows, self._resident = planned, rows, resident

@@ -10,116 +10,23 @@ import dataclasses
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import numpy as np
 
-from safety_jax import compilation, trees, workdir
-from safety_jax.data.records import Record
-from safety_jax.models import decode, llama
+from safety_jax import workdir
 from safety_jax.policy import Policy
 from safety_jax.raft import folder as files
-from safety_jax.raft import judging, measures, people, sampling, selection
+from safety_jax.raft import judging, measures, people, sampling, selection, telling
 from safety_jax.raft.folder import Candidate
-from safety_jax.raft.pool import Pool, Prompt, seed_of_round
+from safety_jax.raft.plan import Parts, Plan, Summary, Tuned, Weights
+from safety_jax.raft.pool import Prompt, seed_of_round
 from safety_jax.raft.selection import Choice
 from safety_jax.scoring.judge import Score
 from safety_jax.scoring.ledger import as_json
-
-Summary = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Weights:
-    """The policy between two rounds."""
-
-    trainable: trees.Tree
-    frozen: trees.Tree
-
-
-@dataclasses.dataclass(frozen=True)
-class Tuned:
-    """What fine-tuning on a round's selection left.
-
-    Attributes:
-        weights: for the next round.
-        steps, tokens, flops: optimizer steps, tokens learned from, and what they cost.
-        figures: the loop's last numbers.
-    """
-
-    weights: Weights
-    steps: int
-    tokens: int
-    flops: float
-    figures: Mapping[str, float]
-
-
-@runtime_checkable
-class Tuner(Protocol):
-    """Fine-tunes in a round's folder; the stage's, for it knows the config."""
-
-    def tune(
-        self, path: Path, number: int, records: Sequence[Record], weights: Weights
-    ) -> Tuned | None:
-        """None when asked to stop before the end."""
-        ...
-
-    def restore(self, path: Path, number: int, weights: Weights) -> Weights:
-        """What `tune` left in the folder of a finished round."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a run is, apart from its models.
-
-    Attributes:
-        path: the folder of the rounds.
-        pool, held_out: prompts to learn from, and those answered after every round.
-        rounds: at most so many.
-        patience: rounds without a rise of the selected reward before the run ends; 0: never.
-        rule, limits: how candidates are chosen, and what is alarming.
-        block: prompts sampled between two writes.
-        reference_answers: the answer of a prompt's row is one more candidate.
-        people: choices come from a file that people fill in.
-        keep_checkpoints: whether weights are made of those of all rounds (see `Tuner.restore`).
-    """
-
-    path: Path
-    pool: Pool
-    held_out: Sequence[Prompt]
-    seed: int
-    rounds: int
-    patience: int
-    rule: selection.Rule
-    limits: measures.Limits
-    block: int
-    reference_answers: bool
-    people: bool
-    keep_checkpoints: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Parts:
-    """What a run works with.
-
-    Attributes:
-        sample, answer: how candidates are sampled, and how held-out prompts are answered.
-        first: the model at the start; None where nothing asks for log p0.
-        say: tells the person who watches.
-    """
-
-    policy: Policy
-    sample: decode.Setup
-    answer: decode.Setup
-    judges: judging.Judges
-    tuner: Tuner
-    first: sampling.First | None
-    compiled: compilation.Counter
-    say: Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,29 +45,29 @@ def run(plan: Plan, parts: Parts, weights: Weights) -> Outcome:
         path = plan.path / f"{number:02d}"
         found = files.read_summary(path)
         if found is None:
-            for earlier in waiting if plan.keep_checkpoints else waiting[-1:]:
-                weights = parts.tuner.restore(plan.path / f"{earlier:02d}", earlier, weights)
-            waiting = []
+            weights, waiting = _restore(plan, parts, waiting, weights), []
             path.mkdir(parents=True, exist_ok=True)
             done = _round(plan, parts, number, path, weights, summaries)
             if done is None:
                 return Outcome(None, summaries)
             weights, found = done
-            if number and not plan.keep_checkpoints:
-                for earlier in range(1, number):
-                    if found["optimizer_steps"]:
-                        shutil.rmtree(
-                            plan.path / f"{earlier:02d}" / "checkpoints", ignore_errors=True
-                        )
+            if found["optimizer_steps"] and not plan.keep_checkpoints:
+                for earlier in range(1, number):  # this round's weights hold theirs
+                    shutil.rmtree(plan.path / f"{earlier:02d}/checkpoints", ignore_errors=True)
         elif found["optimizer_steps"]:
             waiting.append(number)
         summaries.append(found)
         if _stalls(summaries, plan.patience):
             parts.say(f"the selected reward has not risen for {plan.patience} rounds; done")
             break
-    for earlier in waiting if plan.keep_checkpoints else waiting[-1:]:
-        weights = parts.tuner.restore(plan.path / f"{earlier:02d}", earlier, weights)
-    return Outcome(weights, summaries)
+    return Outcome(_restore(plan, parts, waiting, weights), summaries)
+
+
+def _restore(plan: Plan, parts: Parts, finished: Sequence[int], weights: Weights) -> Weights:
+    """What the last of some finished rounds left; merged adapters add up over all of them."""
+    for number in finished if plan.keep_checkpoints else finished[-1:]:
+        weights = parts.tuner.restore(plan.path / f"{number:02d}", number, weights)
+    return weights
 
 
 def _stalls(summaries: Sequence[Summary], patience: int) -> bool:
@@ -199,7 +106,8 @@ def _round(
     found["compiled_programs"] = parts.compiled.programs - programs
     if jax.process_index() == 0:
         workdir.write(path / "summary.json", workdir.canonical(found))
-    parts.say(describe(found))
+    if number or plan.held_out:
+        parts.say(telling.describe(found))
     return weights, found
 
 
@@ -215,7 +123,8 @@ def _learn(
     drawn = plan.pool.draw(number - 1)
     title = f"round {number}"
     with clock("sampling"):
-        sampled = _sample(plan, parts, drawn, path, weights, seed_of_round(plan.seed, number))
+        seed = seed_of_round(plan.seed, number)
+        sampled = _sample(plan, parts, drawn, path, weights, seed, title)
         log_ratios = _log_ratios(parts, drawn, sampled)
     candidates = with_references(drawn, sampled) if plan.reference_answers else sampled
     with clock("scoring"):
@@ -235,7 +144,7 @@ def _learn(
         if choice.index is not None
     ]
     if jax.process_index() == 0:
-        _write(path, drawn, candidates, rows, log_ratios, choices)
+        telling.write(path, drawn, candidates, rows, log_ratios, choices)
     with clock("training"):
         tuned = parts.tuner.tune(path, number, chosen, weights) if chosen else Tuned(
             weights, 0, 0, 0.0, {}
@@ -244,11 +153,11 @@ def _learn(
             return None
     return tuned.weights, {
         **measures.of_choices(choices),
-        **_rewards(plan, parts, rows, choices),
+        **telling.rewards(plan, parts, rows, choices),
         **measures.of_texts(candidates, choices),
         **(measures.of_distance(sampled, log_ratios) if parts.first else {}),
         **{f"training/{name}": value for name, value in tuned.figures.items()},
-        **_cost(parts, drawn, candidates, tuned),
+        **telling.cost(parts, drawn, candidates, tuned),
         "learned_from": len(chosen),
         "optimizer_steps": tuned.steps,
     }
@@ -258,7 +167,13 @@ def _learn(
 
 
 def _sample(
-    plan: Plan, parts: Parts, drawn: Sequence[Prompt], path: Path, weights: Weights, seed: int
+    plan: Plan,
+    parts: Parts,
+    drawn: Sequence[Prompt],
+    path: Path,
+    weights: Weights,
+    seed: int,
+    title: str,
 ) -> list[list[Candidate]]:
     samples = files.Samples(
         path / "samples.jsonl",
@@ -268,7 +183,7 @@ def _sample(
     )
     base, adapters = speaking(parts.policy, weights)
     sampling.fill(
-        samples, drawn, parts.sample, base, adapters, seed=seed, block=plan.block, title=path.name
+        samples, drawn, parts.sample, base, adapters, seed=seed, block=plan.block, title=title
     )
     return samples.candidates
 
@@ -347,7 +262,7 @@ def _evaluate(
         path / "evaluation_samples.jsonl", numbers, plan.block, jax.process_index() == 0
     )
     base, adapters = speaking(parts.policy, weights)
-    title = f"{path.name} held out"
+    title = f"round {number}, held out"
     sampling.fill(
         samples, asked, parts.answer, base, adapters, seed=plan.seed, block=plan.block, title=title
     )
@@ -388,84 +303,6 @@ def _evaluate(
     }
 
 
-# ---------------------------------------------------------------------------- what is written
-
-
-def _write(
-    path: Path,
-    drawn: Sequence[Prompt],
-    candidates: Sequence[Sequence[Candidate]],
-    rows: Sequence[Mapping[str, Sequence[Score]]],
-    log_ratios: Sequence[np.ndarray],
-    choices: Sequence[Choice],
-) -> None:
-    everything, selected = [], []
-    for prompt, answers, row, ratios, choice in zip(
-        drawn, candidates, rows, log_ratios, choices, strict=True
-    ):
-        asked = judging.conversation(prompt, "")
-        everything.append(
-            {
-                "prompt_number": prompt.number,
-                "group": prompt.group,
-                "where": prompt.record.where,
-                "prompt": asked.question,
-                "responses": [candidate.text for candidate in answers],
-                "finish": [candidate.finish for candidate in answers],
-                "scores": {
-                    name: [as_json(score) for score in found] for name, found in row.items()
-                },
-                "log_ratio_to_start": [float(ratio) for ratio in ratios],
-                "verdicts": list(choice.verdicts),
-                "choice": choice.index,
-                "why": choice.why,
-            }
-        )
-        if choice.index is not None:
-            messages = judging.answered(prompt, answers[choice.index].text).messages
-            turns = [{"role": m.role, "content": m.content} for m in messages]
-            selected.append({"messages": turns})
-    files.write_lines(path / "candidates.jsonl", everything)
-    files.write_lines(path / "selected.jsonl", selected)
-
-
-def _rewards(
-    plan: Plan,
-    parts: Parts,
-    rows: Sequence[Mapping[str, Sequence[Score]]],
-    choices: Sequence[Choice],
-) -> Summary:
-    card = parts.judges.cards.get(plan.rule.rank_by)
-    if card is None:  # people choose, and no judge looks on
-        return {}
-    return measures.of_rewards(card, [row[card.name] for row in rows], choices)
-
-
-def _cost(
-    parts: Parts,
-    drawn: Sequence[Prompt],
-    candidates: Sequence[Sequence[Candidate]],
-    tuned: Tuned,
-) -> Summary:
-    """What the round cost, so that methods can be compared at equal compute."""
-    declared = llama.parameters(parts.policy.config)
-    weights = sum(math.prod(p.shape) for name, p in declared.items() if name.endswith("kernel"))
-    weights += parts.policy.config.vocabulary_size * parts.policy.config.width
-    generated = sum(len(candidate.ids) for row in candidates for candidate in row)
-    read = sum(len(prompt.ids) for prompt in drawn)
-    judged = generated + sum(
-        len(prompt.ids) * len(row) for prompt, row in zip(drawn, candidates, strict=True)
-    )
-    return {
-        "generated_tokens": generated,
-        "candidates_sampled": sum(bool(c.ids) for row in candidates for c in row),
-        "judged_tokens": judged * parts.judges.models,
-        "trained_tokens": tuned.tokens,
-        "sampling_flops": 2.0 * weights * (generated + read),
-        "training_flops": tuned.flops,
-    }
-
-
 class Clock:
     """Seconds by phase, of this start."""
 
@@ -477,45 +314,3 @@ class Clock:
         began = time.perf_counter()
         yield
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - began
-
-
-def describe(summary: Summary) -> str:
-    """A finished round in a few lines, for people."""
-    number = summary["round"]
-    lines = []
-    if number:
-        without = summary["prompts_without_choice"]
-        lines.append(
-            f"round {number}: {summary['prompts']:,} prompts, "
-            f"{summary['candidates_sampled']:,} candidates, {without:,} prompts without an "
-            f"acceptable one; {summary['optimizer_steps']} steps on {summary['learned_from']:,}"
-        )
-        known = [
-            f"{label} {summary[key]:.3f}"
-            for key, label in REWARDS.items()
-            if summary.get(key) is not None
-        ]
-        if known:
-            lines.append("  reward: " + ", ".join(known))
-        spent = summary["seconds"]
-        phases = ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in spent.items())
-        rate = summary["candidates_sampled"] / max(spent.get("sampling", 0.0), 1e-9)
-        lines.append(
-            f"  {phases}; {rate:.1f} candidates/s, {summary['compiled_programs']} programs compiled"
-        )
-    for judge, sources in summary.get("evaluation", {}).items():
-        for source, found in sources.items():
-            if "safe_share" in found:
-                low, high = found["safe_share_95"]
-                lines.append(
-                    f"  after round {number}, {source}: {found['safe_share']:.1%} safe "
-                    f"[{low:.1%}, {high:.1%}] by {judge}"
-                )
-    return "\n".join(lines + [f"warning: {alarm}" for alarm in summary.get("alarms", [])])
-
-
-REWARDS = {
-    "reward/mean": "mean",
-    "reward/best_of_candidates": "best of the candidates",
-    "reward/selected": "selected",
-}

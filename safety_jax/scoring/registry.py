@@ -11,61 +11,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
-from jax.sharding import Mesh
-
-from safety_jax import policy
 from safety_jax.data import tokenizer
 from safety_jax.errors import ConfigError
 from safety_jax.models import folder as folders
-from safety_jax.models import heads, hf, hf_config, llama
-from safety_jax.scoring import combine, guard, moderation, refusal, sequence
+from safety_jax.models import heads
+from safety_jax.scoring import combine, guards, moderation, refusal, sequence
 from safety_jax.scoring.batches import Batcher
-from safety_jax.scoring.judge import HARMFUL, REFUSING, Card, Judge
-
-Spec = Mapping[str, Any]
-DESCRIPTION = "judge.json"  # beside the weights of a judge that stage `reward` trained
-
-
-@dataclasses.dataclass(frozen=True)
-class Resources:
-    """What judges run on.
-
-    Attributes:
-        parameter_dtype, compute_dtype: of weights and of activations, by name.
-        attention: a backend of `models/attention.py`, for causal trunks.
-        tokens_per_batch: padded tokens that go through a model at once, over all devices.
-    """
-
-    mesh: Mesh
-    parameter_dtype: str
-    compute_dtype: str
-    attention: str
-    tokens_per_batch: int
-
-    def stored(self) -> jnp.dtype:
-        return policy.float_type("score.parameter_dtype", self.parameter_dtype)
-
-    def computed(self) -> jnp.dtype:
-        return policy.float_type("score.compute_dtype", self.compute_dtype)
-
-    @property
-    def precision(self) -> str:
-        return f"{self.parameter_dtype} weights, {self.compute_dtype} activations"
-
-
-@dataclasses.dataclass(frozen=True)
-class Planned:
-    """A judge before its weights are read.
-
-    Attributes:
-        load: reads them, and gives the judge.
-        combination: of a combined judge, what makes its scores from those of others.
-    """
-
-    card: Card
-    load: Callable[[], Judge]
-    combination: combine.Combination | None
+from safety_jax.scoring.judge import HARMFUL, Card, Judge
+from safety_jax.scoring.planned import (
+    DESCRIPTION,
+    Planned,
+    Resources,
+    Spec,
+    max_tokens,
+    numbers,
+    resolve_folder,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,43 +99,16 @@ def _refusal(name: str, *_: Any) -> Planned:
     return Planned(judge.card, lambda: judge, None)
 
 
-def _folder(name: str, spec: Spec) -> Path:
-    if not spec["path"]:
-        raise ConfigError(
-            f"score.judges.{name}.path is empty; expected a Hugging Face folder or hub id"
-        )
-    return folders.resolve(spec["path"])
-
-
-def _max_tokens(name: str, wanted: int, positions: int) -> int:
-    """`wanted`, or with 0 all that the model was made for."""
-    if not 0 <= wanted <= positions:
-        raise ConfigError(
-            f"score.judges.{name}.max_tokens is {wanted}; expected 1 to {positions}, the positions "
-            "of the model, or 0 for all of them"
-        )
-    return wanted or positions
-
-
-def _numbers(name: str, key: str, value: Any, count: int) -> tuple[float, ...]:
-    """A tuple of so many numbers, or an empty one; configs cannot hold None."""
-    if len(value) not in (0, count) or not all(isinstance(v, int | float) for v in value):
-        raise ConfigError(
-            f"score.judges.{name}.{key} is {value!r}; expected {count} number(s) in a tuple, or ()"
-        )
-    return tuple(float(number) for number in value)
-
-
 def _sequence(name: str, spec: Spec, resources: Resources, _: Mapping[str, Planned]) -> Planned:
-    folder, mesh = _folder(name, spec), resources.mesh
+    folder, mesh = resolve_folder(name, spec), resources.mesh
     scorer = heads.read_scorer(folder)
     heads.shardings(scorer, mesh)
     own = spec["tokenizer"]
     tokens = tokenizer.load_tokenizer(folders.resolve(own) if own else folder)
-    longest = _max_tokens(name, spec["max_tokens"], scorer.max_tokens)
+    longest = max_tokens(name, spec["max_tokens"], scorer.max_tokens)
     encoder = sequence.Encoder(tokens, spec["template"], longest, spec["overlong"])
-    low, high = _numbers(name, "range", spec["range"], 2) or (None, None)
-    (threshold,) = _numbers(name, "threshold", spec["threshold"], 1) or (None,)
+    low, high = numbers(name, "range", spec["range"], 2) or (None, None)
+    (threshold,) = numbers(name, "threshold", spec["threshold"], 1) or (None,)
     card = Card(
         name=name,
         kind="sequence",
@@ -223,7 +157,7 @@ def _sequence(name: str, spec: Spec, resources: Resources, _: Mapping[str, Plann
 
 def _trained(name: str, spec: Spec, resources: Resources, others: Mapping[str, Planned]) -> Planned:
     """A folder that stage `reward` wrote: its `judge.json` says what is to be known."""
-    folder = _folder(name, spec)
+    folder = resolve_folder(name, spec)
     facts = folders.read_json(folder / DESCRIPTION)
     missing = {"template", "direction", "threshold", "max_length"} - set(facts)
     if missing:
@@ -245,90 +179,6 @@ def _trained(name: str, spec: Spec, resources: Resources, others: Mapping[str, P
         "overlong": "unscored",
     }
     return _sequence(name, row, resources, others)
-
-
-def _guard(
-    name: str,
-    spec: Spec,
-    resources: Resources,
-    *,
-    direction: str,
-    template: str,
-    settings: Mapping[str, Any],
-    make: Callable[[Card, guard.Reader], Judge],
-) -> Planned:
-    """A generative guard; `make` gives the judge once the weights are there."""
-    folder, mesh = _folder(name, spec), resources.mesh
-    config = hf_config.read_config(folder)
-    llama.shardings(config, mesh)
-    longest = _max_tokens(name, spec["max_tokens"], config.max_positions)
-    floor = spec["min_verdict_probability"]
-    if not 0 <= floor < 1:
-        raise ConfigError(
-            f"score.judges.{name}.min_verdict_probability is {floor}; expected 0 or more, below 1"
-        )
-    card = Card(
-        name=name,
-        kind=spec["kind"],
-        model=spec["path"],
-        weights_sha256=folders.fingerprint(folder),
-        direction=direction,
-        low=0.0,
-        high=1.0,
-        threshold=spec["threshold"],
-        template=template,
-        precision=resources.precision,
-        settings={**settings, "max_tokens": longest, "min_verdict_probability": floor},
-    )
-    run = policy.execution(
-        config,
-        mesh,
-        compute_dtype=resources.compute_dtype,
-        backend=resources.attention,
-        remat="none",
-    )
-    reader = guard.Reader(
-        config=config,
-        run=run,
-        tokenizer=tokenizer.load_tokenizer(folder),
-        batcher=Batcher(mesh, longest, resources.tokens_per_batch),
-        floor=floor,
-        weights={},
-    )
-    make(card, reader)  # whatever can be wrong with tokenizer and template shows without weights
-    stored = resources.stored()
-
-    def load() -> Judge:
-        weights = hf.load(folder, config, mesh, stored)
-        return make(card, dataclasses.replace(reader, weights=weights))
-
-    return Planned(card, load, None)
-
-
-def _llama_guard(name: str, spec: Spec, resources: Resources, _: Mapping[str, Planned]) -> Planned:
-    categories = spec["category_tokens"]
-    return _guard(
-        name,
-        spec,
-        resources,
-        direction=HARMFUL,
-        template="the guard's chat template",
-        settings={"category_tokens": categories},
-        make=lambda card, reader: guard.LlamaGuard(card, reader, category_tokens=categories),
-    )
-
-
-def _wildguard(name: str, spec: Spec, resources: Resources, _: Mapping[str, Planned]) -> Planned:
-    field = spec["field"]
-    return _guard(
-        name,
-        spec,
-        resources,
-        direction=REFUSING if field == "response_refusal" else HARMFUL,
-        template="wildguard",
-        settings={"field": field},
-        make=lambda card, reader: guard.WildGuard(card, reader, field=field),
-    )
 
 
 def _moderation(name: str, spec: Spec, *_: Any) -> Planned:
@@ -400,7 +250,7 @@ def _safe_first(name: str, spec: Spec, _: Resources, planned: Mapping[str, Plann
 
 def _read_as(name: str, spec: Spec, _: Resources, planned: Mapping[str, Planned]) -> Planned:
     part = (spec["part"], _part(name, spec["part"], planned))
-    (threshold,) = _numbers(name, "threshold", spec["threshold"], 1) or (None,)
+    (threshold,) = numbers(name, "threshold", spec["threshold"], 1) or (None,)
     return _combined(combine.read_as(name, part, spec["direction"], threshold), planned)
 
 
@@ -415,8 +265,8 @@ KINDS: dict[Any, Kind] = {
         _sequence,
     ),
     "trained": Kind(("path",), _trained),
-    "llama_guard": Kind((*_GUARD, "category_tokens"), _llama_guard),
-    "wildguard": Kind((*_GUARD, "field"), _wildguard),
+    "llama_guard": Kind((*_GUARD, "category_tokens"), guards.llama_guard),
+    "wildguard": Kind((*_GUARD, "field"), guards.wildguard),
     "moderation": Kind(
         (
             "url", "model", "key_variable", "category", "threshold", "cache", "batch_size",

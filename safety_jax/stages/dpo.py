@@ -38,7 +38,7 @@ from safety_jax.errors import ConfigError
 from safety_jax.models import folder as folders
 from safety_jax.models import hf_config, llama
 from safety_jax.report import card, plots
-from safety_jax.stages import assemble
+from safety_jax.stages import assemble, results
 
 REFERENCES = ("cached", "live", "none")
 
@@ -131,7 +131,7 @@ def run(config: ConfigDict, folder: str) -> None:
         )
         if fitted is None:
             return
-        assemble.export(config, trained, fitted.weights, frozen, place)
+        results.export(config, trained, fitted.weights, frozen, place)
         if primary:
             report(config, place, data, batches, trained, fitted, began)
             print(f"exported step {fitted.chosen} to {place.export}", flush=True)
@@ -322,7 +322,7 @@ def report(
             "the policy may have lost the answers it should learn",
         )
     chosen = data.training.chosen.counts
-    assemble.write_card(
+    results.write_card(
         config,
         place,
         trained,

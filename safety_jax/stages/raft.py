@@ -4,34 +4,29 @@ RAFT (arXiv 2304.06767, algorithm 1; arXiv 2412.00074). The rounds themselves ar
 `raft/rounds.py`; here the config becomes a plan, and fine-tuning is stage `sft`'s.
 """
 
-import contextlib
 import dataclasses
-import functools
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
-from safety_jax import compilation, feed, metrics, policy, supervised, trees, workdir
+from safety_jax import compilation, feed, metrics, policy, trees, workdir
 from safety_jax import mesh as meshes
-from safety_jax import step as steps
-from safety_jax.checkpoint import Checkpoints, abstract
 from safety_jax.data import encode, prompts, records, sources, tokenizer
-from safety_jax.data.records import Record
 from safety_jax.errors import ConfigError
-from safety_jax.models import decode, hf_config, llama, lora
+from safety_jax.models import decode, hf_config, llama
 from safety_jax.models import folder as folders
 from safety_jax.raft import judging, measures, pool, rounds, sampling, selection
-from safety_jax.raft.rounds import Tuned, Weights
+from safety_jax.raft.plan import Parts, Plan, Summary, Weights
 from safety_jax.report import card
 from safety_jax.report import rounds as pictures
 from safety_jax.scoring import registry
-from safety_jax.stages import assemble
+from safety_jax.scoring.planned import Resources
+from safety_jax.stages import assemble, results
+from safety_jax.stages.tuning import Tuner
 
 ADAPTERS = ("continue", "merge")
 FOLDER = "rounds"
@@ -69,26 +64,27 @@ def run(config: ConfigDict, folder: str) -> None:
 
         # ---- the policy, and what a round does with it
         trained, trainable, frozen = assemble.build_policy(config, model, model_folder, mesh)
-        parts = rounds.Parts(
+        shapes = jax.eval_shape(lambda tree: tree, trainable)
+        parts = Parts(
             policy=trained,
             sample=make_setup(config, config.sample, trained, tokens),
             answer=make_setup(config, config.answer, trained, tokens),
             judges=judges,
-            tuner=Tuner(config, place, trained, mesh, tokens, compiled),
+            tuner=Tuner(config, place, trained, shapes, mesh, tokens, compiled),
             first=make_first(config, trained, trainable, frozen, mesh),
             compiled=compiled,
             say=lambda text: print(text, flush=True) if primary else None,
         )
         outcome = rounds.run(plan, parts, Weights(trainable, frozen))
-        if primary:
-            report(config, place, trained, plan, outcome.summaries, began)
-        if outcome.weights is None:
-            return
 
         # ---- what is handed back
+        if primary:
+            drawn = draw(config, place, outcome.summaries)
+        if outcome.weights is None:
+            return
         export(config, trained, outcome.weights, place)
         if primary:
-            report(config, place, trained, plan, outcome.summaries, began, exported=True)
+            describe(config, place, trained, plan, outcome.summaries, drawn, began)
             print(f"exported round {outcome.summaries[-1]['round']} to {place.export}", flush=True)
 
 
@@ -133,7 +129,7 @@ def plan_judges(config: ConfigDict, mesh: Mesh) -> judging.Judges:
             "raft.judges is empty; expected folders that stage reward exported, rows in "
             "score.judges, or raft.people"
         )
-    resources = registry.Resources(
+    resources = Resources(
         mesh=mesh,
         parameter_dtype=config.score.parameter_dtype,
         compute_dtype=config.score.compute_dtype,
@@ -149,7 +145,7 @@ def make_plan(
     place: workdir.Workdir,
     tokens: PreTrainedTokenizerBase,
     judges: judging.Judges,
-) -> rounds.Plan:
+) -> Plan:
     """Prompts, rule and limits.
 
     Raises:
@@ -163,12 +159,12 @@ def make_plan(
             f"data.max_length {data.max_length}"
         )
     rule = selection.Rule(
-        rank_by=raft.rank_by or next(iter(judges.cards), ""),
+        rank_by=raft.rank_by or ("" if raft.people else next(iter(judges.cards))),
         accept=tuple(raft.accept),
         kl_weight=raft.kl_weight,
         unfinished=raft.unfinished,
     )
-    if not raft.people:
+    if rule.rank_by:
         rule.check(judges.cards)
     asked = pool.read(
         tuple(data.prompts),
@@ -185,7 +181,7 @@ def make_plan(
         tokens=tokens,
         seed=config.seed,
     )
-    return rounds.Plan(
+    return Plan(
         path=place.path / FOLDER,
         pool=asked,
         held_out=read_held_out(config, tokens, longest),
@@ -272,131 +268,6 @@ def make_first(
     return sampling.First(trained, start, frozen, rows)
 
 
-# ---------------------------------------------------------------------------- fine-tuning
-
-
-class Tuner:
-    """Fine-tunes on a round's selection as stage `sft` does, with an optimizer of its own.
-
-    Rounds share one compiled step: their batches have one shape, and so have their schedules where
-    they have as many steps (any number, where the schedule is constant).
-    """
-
-    def __init__(
-        self,
-        config: ConfigDict,
-        place: workdir.Workdir,
-        trained: policy.Policy,
-        mesh: Mesh,
-        tokens: PreTrainedTokenizerBase,
-        compiled: compilation.Counter,
-    ):
-        self._config, self._place, self._policy = config, place, trained
-        self._mesh, self._tokens, self._compiled = mesh, tokens, compiled
-        self._merge = jax.jit(lora.merge)
-        self._steps = functools.cache(self._make_step)
-
-    def _make_step(self, total: int):
-        """Optimizer and compiled step of rounds with so many steps."""
-        rate, optimizer = assemble.make_optimizer(self._config.optim, total)
-        shardings = self._policy.shardings()
-        example = jax.eval_shape(lambda tree: tree, self._shapes)
-        where = steps.shardings(example, shardings, optimizer, self._mesh)
-        loss = supervised.make_loss(self._policy)
-        return optimizer, where, steps.make(loss, steps.trained_tokens, optimizer, rate, where)
-
-    def _start(self, number: int, weights: Weights, total: int) -> tuple[steps.State, Any]:
-        self._shapes = weights.trainable
-        kind = total if self._config.optim.schedule != "constant" else 0
-        optimizer, where, step = self._steps(kind)
-        key = jax.random.fold_in(jax.random.key(self._config.seed), number)
-        return steps.initialize(weights.trainable, optimizer, key, where), step
-
-    def tune(
-        self, path: Path, number: int, records: Sequence[Record], weights: Weights
-    ) -> Tuned | None:
-        config = self._config
-        examples = self._encode(records)
-        batch = config.train.batch_size
-        batches = assemble.make_loader(
-            config,
-            examples,
-            batch_size=batch,
-            steps=assemble.total_steps(config.train, len(examples)),
-            seed=config.seed + number,
-            microbatches=-(-batch // config.train.rows_per_microbatch),
-        )
-        state, step = self._start(number, weights, batches.steps)
-        flops = self._policy.flops_per_token(examples.lengths)
-        fitted = assemble.fit(
-            config,
-            dataclasses.replace(self._place, path=path),
-            state,
-            weights.frozen,
-            batches,
-            step=step,
-            put=feed.place_on(self._mesh, config.train.rows_per_microbatch),
-            evaluate=None,
-            rows=lambda batch: [examples.where[i] for i in batch.examples],
-            flops_per_token=flops,
-            compiled=self._compiled,
-            watch=None,
-            mesh=self._mesh,
-        )
-        if fitted is None:
-            return None
-        last = [row for row in metrics.read(path / "metrics.jsonl") if "loss" in row][-1]
-        figures = {name: last[name] for name in ("loss", "grad_norm", "mean_token_accuracy")}
-        tokens = batches.tokens_until(batches.steps)
-        return Tuned(
-            self._advance(fitted.weights, weights.frozen, number),
-            batches.steps,
-            tokens,
-            flops * tokens,
-            figures,
-        )
-
-    def restore(self, path: Path, number: int, weights: Weights) -> Weights:
-        state, _ = self._start(number, weights, 0)
-        with contextlib.closing(
-            Checkpoints(
-                path / "checkpoints", self._config.checkpoint.keep_last, "loss", highest=False
-            )
-        ) as saved:
-            latest = saved.latest()
-            assert latest is not None, "a finished round has a checkpoint"
-            restored, _, _ = saved.restore(latest, abstract(state))
-        return self._advance(restored.trainable, weights.frozen, number)
-
-    def _encode(self, records: Sequence[Record]) -> encode.Examples:
-        data = self._config.data
-        return encode.encode(
-            records,
-            prompts.load_template(data.template, self._tokens),
-            self._tokens,
-            train_on=data.train_on,
-            max_length=data.max_length,
-            overlong_prompt="skip",
-            vocabulary_size=self._policy.config.vocabulary_size,
-        )
-
-    def _advance(self, trainable: trees.Tree, frozen: trees.Tree, number: int) -> Weights:
-        """What the next round starts from."""
-        adapter = self._policy.adapter
-        if self._config.raft.adapter == "continue" or adapter is None:
-            return Weights(trainable, frozen)
-        merged = self._merge(frozen, self._policy.adapters(trainable))
-        fresh = lora.initialize(
-            llama.parameters(self._policy.config),
-            adapter.targets,
-            adapter.rank,
-            self._config.lora.initialization,
-            jax.random.fold_in(jax.random.key(self._config.seed), number),
-            self._mesh,
-        )
-        return Weights(fresh, merged)
-
-
 # ---------------------------------------------------------------------------- results
 
 
@@ -405,37 +276,38 @@ def export(
 ) -> None:
     """`export/`: the adapter, or the full model where adapters were merged or all was trained."""
     if config.raft.adapter == "continue":
-        assemble.export(config, trained, weights.trainable, weights.frozen, place)
+        results.export(config, trained, weights.trainable, weights.frozen, place)
         return
     whole = dataclasses.replace(trained, adapter=None)
-    assemble.export(config, whole, weights.frozen, {}, place)
+    results.export(config, whole, weights.frozen, {}, place)
 
 
-def report(
-    config: ConfigDict,
-    place: workdir.Workdir,
-    trained: policy.Policy,
-    plan: rounds.Plan,
-    summaries: Sequence[rounds.Summary],
-    began: float,
-    *,
-    exported: bool = False,
-) -> None:
-    """`metrics.jsonl` with one line a round, plots, and once there is a model, its card."""
+def draw(config: ConfigDict, place: workdir.Workdir, summaries: Sequence[Summary]) -> list[str]:
+    """`metrics.jsonl` with one line a round, and the plots; names of these."""
     with metrics.Writer(
         place.path, -1, config.log.tensorboard, config.log.wandb, place.config
     ) as writer:
         for row in summaries:
             writer.write(row["round"], pictures.figures(row))
-    drawn = pictures.draw(summaries, place.plots, place.path.name)
-    if not exported:
-        return
+    return pictures.draw(summaries, place.plots, place.path.name)
+
+
+def describe(
+    config: ConfigDict,
+    place: workdir.Workdir,
+    trained: policy.Policy,
+    plan: Plan,
+    summaries: Sequence[Summary],
+    drawn: Sequence[str],
+    began: float,
+) -> None:
+    """The model card."""
     last = summaries[-1]
     totals = {
         f"{name}, all rounds": sum(row.get(name, 0) for row in summaries)
         for name in pictures.TOTALS
     }
-    assemble.write_facts(
+    results.write_facts(
         config,
         place,
         trained,

@@ -9,7 +9,6 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from safety_jax import compilation, feed, loop, policy, reward_objectives, trees, workdir
+from safety_jax import compilation, feed, policy, reward_objectives, trees, workdir
 from safety_jax import mesh as meshes
 from safety_jax import step as steps
 from safety_jax.data import encode, judged, loader, tokenizer
@@ -30,7 +29,9 @@ from safety_jax.rewards import corpus as corpora
 from safety_jax.rewards import loss as losses
 from safety_jax.rewards import measures
 from safety_jax.rewards import model as models
-from safety_jax.stages import assemble
+from safety_jax.rewards import watch as watching
+from safety_jax.scoring.planned import DESCRIPTION
+from safety_jax.stages import assemble, results
 
 # What a kind calls its output, and what `transformers` calls the task.
 OUTPUTS = {
@@ -40,7 +41,6 @@ OUTPUTS = {
     "binary": ("unsafe", "multi_label_classification"),
 }
 DIRECTIONS = ("higher is safer", "higher is more harmful", "higher is better")
-JUDGE = "judge.json"
 
 
 def run(config: ConfigDict, folder: str) -> None:
@@ -89,7 +89,7 @@ def run(config: ConfigDict, folder: str) -> None:
         measure = None
         if data.evaluation is not None:
             held_out = make_loader(config, scorer, data.evaluation, steps=None, seed=None)
-            measure = make_measure(
+            measure = watching.make_measure(
                 steps.evaluator(loss, losses.count, mesh),
                 config.reward.kind,
                 frozen,
@@ -113,7 +113,7 @@ def run(config: ConfigDict, folder: str) -> None:
                 np.concatenate([side.lengths for side in data.training.sides])
             ),
             compiled=compiled,
-            watch=Watch(config.reward.kind, data.training),
+            watch=watching.Watch(config.reward.kind, data.training),
             mesh=mesh,
         )
         if fitted is None:
@@ -283,53 +283,6 @@ def build(
     )
 
 
-# ---------------------------------------------------------------------------- what is measured
-
-
-def make_measure(
-    evaluator: Callable[..., Any],
-    kind: str,
-    frozen: trees.Tree,
-    batches: loader.Loader,
-    place: feed.Place,
-    data: judged.Judged,
-) -> Callable[[trees.Tree], measures.Held]:
-    """A function of the trainable weights: the scores of all held-out examples."""
-
-    def measure(trainable: trees.Tree) -> measures.Held:
-        tables, examples = [], []
-        for number in range(batches.steps):
-            batch = batches.batch(number)
-            parts, _ = evaluator(trainable, frozen, *place(batch))
-            tables.append(jax.device_get(parts["examples"])[: len(batch.examples)])
-            examples.append(batch.examples)
-        return measures.held(kind, np.concatenate(tables), np.concatenate(examples), data)
-
-    return measure
-
-
-class Watch:
-    """Metrics of training steps, over all examples since they were last read; see
-    `journal.Watch`."""
-
-    def __init__(self, kind: str, data: judged.Judged):
-        self._kind, self._data = kind, data
-        self._tables: list[np.ndarray] = []
-        self._examples: list[np.ndarray] = []
-
-    def add(self, tables: loop.Tables, batch: loader.Batch) -> None:
-        self._tables.append(tables["examples"][: len(batch.examples)])
-        self._examples.append(batch.examples)
-
-    def read(self, step: int) -> loop.Metrics:
-        table, examples = np.concatenate(self._tables), np.concatenate(self._examples)
-        self._tables, self._examples = [], []
-        return measures.summarize(measures.held(self._kind, table, examples, self._data))
-
-    def evaluated(self, step: int, metrics: loop.Metrics) -> loop.Metrics:
-        return metrics
-
-
 # ---------------------------------------------------------------------------- results
 
 
@@ -360,8 +313,8 @@ def report(
             drawn.append("plots/calibration.png")
     workdir.write(place.path / "results.json", json.dumps(found, indent=1) + "\n")
     facts = judge_facts(config, data, found)
-    workdir.write(place.export / JUDGE, json.dumps(facts, indent=1) + "\n")
-    assemble.write_card(
+    workdir.write(place.export / DESCRIPTION, json.dumps(facts, indent=1) + "\n")
+    results.write_card(
         config,
         place,
         trained,

@@ -20,6 +20,7 @@ from safety_jax.scoring import run as judging
 from safety_jax.scoring.inputs import Item
 from safety_jax.scoring.judge import Score
 from safety_jax.scoring.ledger import Ledger, as_json
+from safety_jax.scoring.planned import Planned, Resources
 
 LEDGER, SCORES, SUMMARY = "judgements.jsonl", "scores.jsonl", "summary.json"
 
@@ -43,7 +44,7 @@ def run(config: ConfigDict, folder: str) -> None:
         more = inputs.read(others, "data.stored", config.seed)[0] if any(others) else []
         stored = inputs.stored(config.score.stored, items, more)
         mesh = meshes.build(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-        resources = registry.Resources(
+        resources = Resources(
             mesh=mesh,
             parameter_dtype=config.score.parameter_dtype,
             compute_dtype=config.score.compute_dtype,
@@ -90,7 +91,7 @@ def run(config: ConfigDict, folder: str) -> None:
 def write_scores(
     place: workdir.Workdir,
     items: list[Item],
-    judges: Mapping[str, registry.Planned],
+    judges: Mapping[str, Planned],
     scores: Mapping[str, list[Score]],
 ) -> None:
     """`scores.jsonl`, whole or not at all."""

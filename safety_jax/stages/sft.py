@@ -19,7 +19,7 @@ from safety_jax.data import encode, loader, tokenizer
 from safety_jax.models import folder as folders
 from safety_jax.models import hf_config, llama
 from safety_jax.report import card, plots
-from safety_jax.stages import assemble
+from safety_jax.stages import assemble, results
 
 
 def run(config: ConfigDict, folder: str) -> None:
@@ -81,7 +81,7 @@ def run(config: ConfigDict, folder: str) -> None:
         )
         if fitted is None:
             return
-        assemble.export(config, trained, fitted.weights, frozen, place)
+        results.export(config, trained, fitted.weights, frozen, place)
         if primary:
             report(config, place, data, batches, trained, fitted, began)
             print(f"exported step {fitted.chosen} to {place.export}", flush=True)
@@ -141,7 +141,7 @@ def report(
     place.plots.mkdir(exist_ok=True)
     plots.loss(place.metrics, place.plots / "loss.png", place.path.name)
     safety = next((s.used for s in data.mixture.shares if s.source == "safety"), 0)
-    assemble.write_card(
+    results.write_card(
         config,
         place,
         trained,

@@ -1,0 +1,99 @@
+"""Guards from their config rows: Llama Guard and WildGuard."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from safety_jax import policy
+from safety_jax.data import tokenizer
+from safety_jax.errors import ConfigError
+from safety_jax.models import folder as folders
+from safety_jax.models import hf, hf_config, llama
+from safety_jax.scoring import guard
+from safety_jax.scoring.batches import Batcher
+from safety_jax.scoring.judge import HARMFUL, REFUSING, Card, Judge
+from safety_jax.scoring.planned import Planned, Resources, Spec, max_tokens, resolve_folder
+
+
+def _guard(
+    name: str,
+    spec: Spec,
+    resources: Resources,
+    *,
+    direction: str,
+    template: str,
+    settings: Mapping[str, Any],
+    make: Callable[[Card, guard.Reader], Judge],
+) -> Planned:
+    """A generative guard; `make` gives the judge once the weights are there."""
+    folder, mesh = resolve_folder(name, spec), resources.mesh
+    config = hf_config.read_config(folder)
+    llama.shardings(config, mesh)
+    longest = max_tokens(name, spec["max_tokens"], config.max_positions)
+    floor = spec["min_verdict_probability"]
+    if not 0 <= floor < 1:
+        raise ConfigError(
+            f"score.judges.{name}.min_verdict_probability is {floor}; expected 0 or more, below 1"
+        )
+    card = Card(
+        name=name,
+        kind=spec["kind"],
+        model=spec["path"],
+        weights_sha256=folders.fingerprint(folder),
+        direction=direction,
+        low=0.0,
+        high=1.0,
+        threshold=spec["threshold"],
+        template=template,
+        precision=resources.precision,
+        settings={**settings, "max_tokens": longest, "min_verdict_probability": floor},
+    )
+    run = policy.execution(
+        config,
+        mesh,
+        compute_dtype=resources.compute_dtype,
+        backend=resources.attention,
+        remat="none",
+    )
+    reader = guard.Reader(
+        config=config,
+        run=run,
+        tokenizer=tokenizer.load_tokenizer(folder),
+        batcher=Batcher(mesh, longest, resources.tokens_per_batch),
+        floor=floor,
+        weights={},
+    )
+    make(card, reader)  # whatever can be wrong with tokenizer and template shows without weights
+    stored = resources.stored()
+
+    def load() -> Judge:
+        weights = hf.load(folder, config, mesh, stored)
+        return make(card, dataclasses.replace(reader, weights=weights))
+
+    return Planned(card, load, None)
+
+
+def llama_guard(name: str, spec: Spec, resources: Resources, _: Mapping[str, Planned]) -> Planned:
+    categories = spec["category_tokens"]
+    return _guard(
+        name,
+        spec,
+        resources,
+        direction=HARMFUL,
+        template="the guard's chat template",
+        settings={"category_tokens": categories},
+        make=lambda card, reader: guard.LlamaGuard(card, reader, category_tokens=categories),
+    )
+
+
+def wildguard(name: str, spec: Spec, resources: Resources, _: Mapping[str, Planned]) -> Planned:
+    field = spec["field"]
+    return _guard(
+        name,
+        spec,
+        resources,
+        direction=REFUSING if field == "response_refusal" else HARMFUL,
+        template="wildguard",
+        settings={"field": field},
+        make=lambda card, reader: guard.WildGuard(card, reader, field=field),
+    )
