@@ -69,24 +69,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     data.overlong_prompt = "error"  # or "skip"
     data.prefetch_steps = 2
 
-    config.raft = raft = ConfigDict()
-    raft.rounds = 5
-    raft.prompts = 512  # of a round
-    raft.patience = 0  # rounds without a rise of the selected reward before the end; 0: never
-    raft.reuse_prompts = False  # begin again when all prompts were drawn
-    raft.judges = ()  # see above
-    raft.judges_resident = True  # keep their weights in memory while the policy trains
-    raft.rank_by = ""  # the judge that ranks; "": the first
-    raft.accept = ()  # judges whose threshold a candidate must pass
-    raft.kl_weight = 0.0  # ranks by reward - kl_weight * log(p / p0)
-    raft.unfinished = "reject"  # or "keep": answers cut at max_new_tokens
-    raft.reference_answers = False  # the answer of a prompt's row is one more candidate
-    raft.people = False  # people choose, in files; judges only look on
-    raft.adapter = "continue"  # or "merge": a fresh adapter every round, merged into the base
-    raft.measure_kl = True  # reads every candidate with the first model too
-    raft.diversity_alarm = 0.5  # distinct-2 below so much of the first round's
-    raft.length_alarm = 2.0  # selected answers above so many times the first round's
-    raft.protocol_notes = ()  # what the model card must say about the recipe
+    config.raft = rounds()
 
     config.sample = sample = answers(temperature=1.0, candidates=16)
     sample.lanes = 256  # answers written at a time
@@ -150,6 +133,29 @@ def get_config(arg: str | None = None) -> ConfigDict:
     elif choice.demo:
         demo(config)
     return config
+
+
+def rounds() -> ConfigDict:
+    """What a round draws, keeps and goes on from."""
+    raft = ConfigDict()
+    raft.rounds = 5
+    raft.prompts = 512  # of a round
+    raft.patience = 0  # rounds without a rise of the selected reward before the end; 0: never
+    raft.reuse_prompts = False  # begin again when all prompts were drawn
+    raft.judges = ()  # see above
+    raft.judges_resident = True  # keep their weights in memory while the policy trains
+    raft.rank_by = ""  # the judge that ranks; "": the first
+    raft.accept = ()  # judges whose threshold a candidate must pass
+    raft.kl_weight = 0.0  # ranks by reward - kl_weight * log(p / p0)
+    raft.unfinished = "reject"  # or "keep": answers cut at max_new_tokens
+    raft.reference_answers = False  # the answer of a prompt's row is one more candidate
+    raft.people = False  # people choose, in files; judges only look on
+    raft.adapter = "continue"  # or "merge": a fresh adapter every round, merged into the base
+    raft.measure_kl = True  # reads every candidate with the first model too
+    raft.diversity_alarm = 0.5  # distinct-2 below so much of the first round's
+    raft.length_alarm = 2.0  # selected answers above so many times the first round's
+    raft.protocol_notes = ()  # what the model card must say about the recipe
+    return raft
 
 
 def answers(temperature: float, candidates: int) -> ConfigDict:

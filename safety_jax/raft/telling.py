@@ -73,7 +73,8 @@ def cost(
     candidates: Sequence[Sequence[Candidate]],
     tuned: Tuned,
 ) -> Summary:
-    """What the round cost, so that methods can be compared at equal compute."""
+    """What the round cost, so that methods can be compared at equal compute; FLOPs are the policy's
+    own, for what judges are made of is theirs: their share is given in tokens."""
     declared = llama.parameters(parts.policy.config)
     weights = sum(math.prod(p.shape) for name, p in declared.items() if name.endswith("kernel"))
     weights += parts.policy.config.vocabulary_size * parts.policy.config.width
