@@ -28,6 +28,7 @@ LAYERS: dict[str, int] = {
     "checkpoint": 3,
     "compilation": 3,
     "corpus": 3,
+    "evaluation": 3,
     "feed": 3,
     "journal": 3,
     "loop": 3,
