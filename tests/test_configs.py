@@ -96,10 +96,10 @@ KEYS = {
         raft.rounds raft.prompts raft.patience raft.reuse_prompts raft.judges raft.judges_resident
         raft.rank_by raft.accept raft.kl_weight raft.unfinished raft.reference_answers raft.people
         raft.adapter raft.measure_kl raft.diversity_alarm raft.length_alarm raft.protocol_notes
-        sample.temperature sample.top_k sample.top_p sample.frequency_penalty sample.candidates
+        sample.temperature sample.top_k sample.top_p sample.frequency_penalty sample.beams sample.length_penalty sample.candidates
         sample.max_new_tokens sample.stop sample.lanes sample.prefill_prompts sample.bucket_tokens
         sample.chunk_steps sample.cache_dtype sample.prompts_per_write
-        answer.temperature answer.top_k answer.top_p answer.frequency_penalty answer.candidates
+        answer.temperature answer.top_k answer.top_p answer.frequency_penalty answer.beams answer.length_penalty answer.candidates
         answer.max_new_tokens answer.stop
         score.rows_per_write score.tokens_per_batch score.parameter_dtype score.compute_dtype
         score.attention
