@@ -47,7 +47,6 @@ class Item:
         id: unique in its set; the file's own where it has one, else the row's number from 0.
         prompt: an optional system message, then user and assistant in turn; the last is the user's.
         where: file and row, for messages.
-        context: what the prompt is about, Alpaca's `input`; "" where the file has none.
         category: a tag, type or topic of the file; "" where it has none.
         reference: an answer given in the file; of multiple-choice items the right one of `choices`;
             "" where there is none.
@@ -60,7 +59,6 @@ class Item:
     id: str
     prompt: tuple[Message, ...]
     where: str
-    context: str = ""
     category: str = ""
     reference: str = ""
     twin: str = ""
