@@ -71,6 +71,17 @@ TRAINING_KEYS = """
         checkpoint.export_dtype checkpoint.best_metric checkpoint.best_is
         log.every_steps log.eval_every_steps log.tensorboard log.wandb log.compilation_cache
 """
+ANSWER_KEYS = (
+    "temperature", "top_k", "top_p", "frequency_penalty", "beams", "length_penalty", "candidates",
+    "max_new_tokens", "stop",
+)  # fmt: skip
+# How answers are written and judged, whatever they are.
+PACE_KEYS = """
+        sample.lanes sample.prefill_prompts sample.bucket_tokens sample.chunk_steps
+        sample.cache_dtype sample.prompts_per_write
+        score.rows_per_write score.tokens_per_batch score.parameter_dtype score.compute_dtype
+        score.attention
+"""
 # A judge has no vocabulary to visit, starts from no adapter, and is exported whole.
 POLICY_KEYS = {"model.adapter", "train.chunk_tokens", "checkpoint.export_merged"}
 KEYS = {
@@ -96,14 +107,9 @@ KEYS = {
         raft.rounds raft.prompts raft.patience raft.reuse_prompts raft.judges raft.judges_resident
         raft.rank_by raft.accept raft.kl_weight raft.unfinished raft.reference_answers raft.people
         raft.adapter raft.measure_kl raft.diversity_alarm raft.length_alarm raft.protocol_notes
-        sample.temperature sample.top_k sample.top_p sample.frequency_penalty sample.candidates
-        sample.max_new_tokens sample.stop sample.lanes sample.prefill_prompts sample.bucket_tokens
-        sample.chunk_steps sample.cache_dtype sample.prompts_per_write
-        answer.temperature answer.top_k answer.top_p answer.frequency_penalty answer.candidates
-        answer.max_new_tokens answer.stop
-        score.rows_per_write score.tokens_per_batch score.parameter_dtype score.compute_dtype
-        score.attention
-    """,
+    """
+    + PACE_KEYS
+    + " ".join(f" {group}.{key}" for group in ("sample", "answer") for key in ANSWER_KEYS),
     "reward": " ".join(set(TRAINING_KEYS.split()) - POLICY_KEYS)
     + """
         data.append_eos data.prefer data.bad_rows
