@@ -41,6 +41,7 @@ LAYERS: dict[str, int] = {
     "report": 3,
     "rewards": 3,
     "scoring": 3,
+    "sheets": 3,
     "step": 3,
     "supervised": 3,
     "workdir": 3,

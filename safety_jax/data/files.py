@@ -190,3 +190,4 @@ _READERS: Mapping[str, Callable[[Path, str, str], list[PlacedRow]]] = {
     ".parquet": _read_parquet,
     ".arrow": _read_arrow,
 }
+ENDINGS = tuple(_READERS)

@@ -8,8 +8,8 @@
     chat         the tokenizer's own chat template
     file:PATH    a JSON file with `prompt_input` and `prompt_no_input`, as alpaca-lora's
 
-Several turns: `chat` learns every answer, since the template marks where each ends. The other
-three have no such mark, so they learn the last answer alone, and what was said before is prompt.
+Several turns: `chat` learns every answer, since the template marks where each ends. The others
+have no such mark, so they learn the last answer alone, and what was said before is prompt.
 """
 
 import dataclasses
