@@ -15,6 +15,7 @@ from safety_jax.data.files import PlacedRow
 from safety_jax.errors import DataError
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+_LONGEST = 32_000  # characters; Excel moves what is above 32,767 into other cells
 
 
 def write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -31,6 +32,8 @@ def safe(cell: str) -> str:
     """A cell that is shown and not run, whatever stands in it."""
     # A NUL ends the cell in some programs, and with it the row.
     cell = cell.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    if len(cell) > _LONGEST:
+        cell = f"{cell[:_LONGEST]} [cut: {len(cell) - _LONGEST:,} characters more]"
     return "'" + cell if cell.lstrip(" ").startswith(_FORMULA) else cell
 
 
