@@ -62,7 +62,7 @@ FORBIDDEN = {
     ("statistics", "data"),
 }
 # What stages may import of each other: the parts they are built of, and what runs them all.
-SHARED_STAGES = {"answering", "assemble", "recipe", "results", "tuning"}
+SHARED_STAGES = {"answering", "assemble", "evaluate_plan", "recipe", "results", "tuning"}
 # May stand in `safety_jax` behind a try or inside a function: optional extras.
 OPTIONAL = {"tensorboardX", "wandb"}
 NEVER = {"torch", "tensorflow", "peft", "trl", "accelerate", "pickle"}
