@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from safety_jax.errors import ConfigError
-from safety_jax.evaluation import compare, derived, measures
+from safety_jax.evaluation import compare, derived, measures, people
 from safety_jax.evaluation.compare import Margins
 from safety_jax.evaluation.measures import Block, Resampling
+from safety_jax.evaluation.people import People
 from safety_jax.evaluation.responses import Response
 from safety_jax.evaluation.results import Answer, Report, Row, Score, Transcript
 from safety_jax.evaluation.sets import CHOICE, Set
@@ -46,7 +47,7 @@ class Material:
         responses: by model and set, entry i to item i.
         letters: of multiple choice, by model and set: what was read out of each answer.
         models, facts: see `results.Report`.
-        human: by model and set: what people called an answer, or "".
+        people: what people said of a sample of the answers; None without them.
     """
 
     sets: Sequence[Set]
@@ -55,7 +56,7 @@ class Material:
     responses: Mapping[str, Mapping[str, Sequence[Response]]]
     letters: Mapping[str, Mapping[str, Sequence[str]]]
     models: Mapping[str, Mapping[str, Any]]
-    human: Mapping[str, Mapping[str, Sequence[str]]]
+    people: People | None
     facts: Mapping[str, Any]
 
 
@@ -69,7 +70,7 @@ def check(choice: Choice, models: Sequence[str], cards: Mapping[str, Card]) -> C
         raise ConfigError(
             f"evaluate.baseline {choice.baseline!r}: expected one of {', '.join(models)}"
         )
-    dividing = [name for name, card in cards.items() if measures.divides(card)]
+    dividing = _dividing(cards)
     helping = [name for name, card in cards.items() if card.direction == BETTER]
     for key, name, known, what in (
         ("safety", choice.safety, dividing, "divides safe from unsafe by a threshold"),
@@ -90,16 +91,25 @@ def check(choice: Choice, models: Sequence[str], cards: Mapping[str, Card]) -> C
 
 def report(material: Material, choice: Choice) -> Report:
     """All of it, in one place; see `results.Report`."""
-    blocks = material.blocks
-    rows = tuple(measures.row(b, choice.how) for found in blocks.values() for b in found)
+    blocks, said, how = material.blocks, material.people, choice.how
+    rows = tuple(measures.row(b, how) for found in blocks.values() for b in found)
     margins = Margins(choice.margin_share, choice.margin_score, choice.helpfulness)
     base = blocks[choice.baseline]
     comparisons, derivations = [], {}
     for model, found in blocks.items():
         derivations[model] = derived.derive(found)
         if model != choice.baseline:
-            comparisons += compare.compare(base, found, choice.how, margins, force=choice.force)
-            derivations[model] |= derived.win_rates(base, found, choice.how)
+            comparisons += compare.compare(base, found, how, margins, force=choice.force)
+            derivations[model] |= derived.win_rates(base, found, how)
+    everything, cards, between = [b for found in blocks.values() for b in found], material.cards, []
+    quality, corrected = {}, {}
+    if said is not None:
+        quality = {j: people.quality(everything, said, j) for j in _dividing(cards)}
+        if choice.safety:
+            corrected = people.corrected(everything, choice.safety, quality[choice.safety])
+        between = people.between(said, how)
+        everything = [said.beside(b) if b.set.kind != CHOICE else b for b in everything]
+        cards = {**cards, people.JUDGE: said.card()}
     return Report(
         title=choice.title,
         baseline=choice.baseline,
@@ -114,15 +124,18 @@ def report(material: Material, choice: Choice) -> Report:
         rows=rows,
         comparisons=tuple(comparisons),
         derived=derivations,
-        agreement=tuple(
-            derived.agreement([b for found in blocks.values() for b in found], material.cards)
-        ),
-        corrected={},
+        agreement=tuple(derived.agreement(everything, cards) + between),
+        corrected=corrected,
+        quality=quality,
         notes=tuple(_notes(rows, comparisons)),
         transcripts=tuple(_transcript(of, i, material) for of in material.sets
                           for i in range(len(of.items))),
         facts=material.facts,
     )  # fmt: skip
+
+
+def _dividing(cards: Mapping[str, Card]) -> list[str]:
+    return [name for name, card in cards.items() if measures.divides(card)]
 
 
 def _facts(of: Set) -> dict[str, Any]:
@@ -199,7 +212,7 @@ def _answer(model: str, block: Block, i: int, material: Material) -> Answer:
     response = material.responses[model][name][i]
     scores = {judge: found[i] for judge, found in block.scores.items()}
     letters = material.letters.get(model, {}).get(name)
-    human = material.human.get(model, {}).get(name)
+    said = material.people
     return Answer(
         text=response.text,
         finish=response.finish,
@@ -212,5 +225,5 @@ def _answer(model: str, block: Block, i: int, material: Material) -> Answer:
             if judge != block.detector
         },
         choice=letters[i] if letters else "",
-        human=human[i] if human else "",
+        human=said.verdict((model, name, block.set.items[i].id)) if said else "",
     )

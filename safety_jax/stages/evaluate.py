@@ -3,7 +3,7 @@
 responses/MODEL/SET.jsonl    every answer and what it depends on; a killed run goes on from here
 judgements/MODEL/SET.jsonl   every score as it came
 report.html, report.md, report.json, plots/   what it all comes to
-sheet.csv, sheet_key.json    where asked for: answers for people to label, and whose they are
+for_people.csv               where asked for: answers for people to label
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,10 @@ import jax
 from ml_collections import ConfigDict
 
 from safety_jax import compilation, policy, workdir
-from safety_jax.evaluation import asking, assemble, letters, responses, stored
+from safety_jax.evaluation import asking, assemble, letters, people, responses, stored
 from safety_jax.evaluation.measures import Block
 from safety_jax.evaluation.responses import Response
+from safety_jax.evaluation.results import Report
 from safety_jax.evaluation.sets import CHOICE, Set
 from safety_jax.report import evaluation as reports
 from safety_jax.scoring.judge import Score
@@ -38,20 +39,9 @@ def run(config: ConfigDict, folder: str) -> None:
         if primary:
             print(plan.describe(), flush=True)
         answers = answer(config, place, plan, primary)
-        blocks = judge(config, place, plan, answers, primary)
+        judged = judge(config, place, plan, answers, primary)
         if primary:
-            start = place.environment()[-1]
-            material = assemble.Material(
-                sets=plan.sets,
-                cards=plan.cards,
-                blocks={model: [b for b, _ in found] for model, found in blocks.items()},
-                responses=answers,
-                letters={m: {b.set.name: read for b, read in f} for m, f in blocks.items()},
-                models=plan.describe_models(),
-                human={},
-                facts={"seed": config.seed, "config": place.config} | start,
-            )
-            report = assemble.report(material, plan.choice)
+            report = describe(config, place, plan, answers, judged)
             reports.write(report, place.path)
             print(f"{reports.tables(report)}\n{place.path / 'report.html'}", flush=True)
 
@@ -153,3 +143,36 @@ def make_block(
         correct=[r == item.reference for r, item in zip(read, of.items, strict=False)],
     )
     return block, read
+
+
+# ---------------------------------------------------------------------------- what it comes to
+
+
+def describe(
+    config: ConfigDict,
+    place: workdir.Workdir,
+    plan: Plan,
+    answers: Mapping[str, Mapping[str, Sequence[Response]]],
+    judged: Mapping[str, Sequence[tuple[Block, list[str]]]],
+) -> Report:
+    """The report; with people's labels where they came back. A sheet for them goes out here."""
+    blocks = {model: [block for block, _ in found] for model, found in judged.items()}
+    open_ended = [b for found in blocks.values() for b in found if b.set.kind != CHOICE]
+    if config.evaluate.sheet_answers:
+        people.export(place.path, open_ended, config.evaluate.sheet_answers, config.seed)
+    given = tuple(config.evaluate.labels)
+    said = people.read(given, place.path, open_ended, "evaluate.labels") if given else None
+    material = assemble.Material(
+        sets=plan.sets,
+        cards=plan.cards,
+        blocks=blocks,
+        responses=answers,
+        letters={
+            model: {block.set.name: read for block, read in found}
+            for model, found in judged.items()
+        },
+        models=plan.describe_models(),
+        people=said,
+        facts={"seed": config.seed, "config": place.config} | place.environment()[-1],
+    )
+    return assemble.report(material, plan.choice)
