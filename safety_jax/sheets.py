@@ -47,6 +47,7 @@ def read(path: Path, columns: Sequence[str], key: str) -> list[PlacedRow]:
     missing = set(columns) - set(source.rows[0])
     if missing:
         raise DataError(
-            f"{path}: column {min(missing)!r} is missing; expected those that went out, cells joined by commas"
+            f"{path}: column {min(missing)!r} is missing; expected those that went out, joined "
+            "by commas"
         )
     return list(zip(source.where, source.rows, strict=True))

@@ -48,7 +48,7 @@ class People:
     labels: Mapping[str, Mapping[Place, str]]
 
     def verdict(self, place: Place) -> str:
-        """What most of those who were sure call an answer; "" where they are even, or nobody was."""
+        """What most of those who are sure call an answer; "" where they are even."""
         said = Counter(labels[place] for labels in self.labels.values() if place in labels)
         if said[SAFE] == said[UNSAFE]:
             return ""
