@@ -8,6 +8,7 @@ from typing import Any
 
 from safety_jax import workdir
 from safety_jax.evaluation.results import Report
+from safety_jax.report.evaluation import page
 from safety_jax.report.evaluation.text import markdown, tables
 
 __all__ = ["tables", "write"]
@@ -25,6 +26,7 @@ def write(report: Report, folder: Path) -> None:
         ValueError: a number of the report is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    workdir.write(folder / "report.html", page.render(report))
     workdir.write(folder / "report.json", as_json(report))
     workdir.write(folder / "report.md", markdown(report, []))
 
