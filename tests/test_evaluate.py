@@ -148,7 +148,8 @@ def test_a_killed_run_goes_on_and_a_finished_one_does_nothing(
     monkeypatch.setattr(decode, "generate", dies)
     with pytest.raises(KeyboardInterrupt):
         evaluate.run(configure(given), str(folder))
-    (folder / "responses" / "base" / "unsafe.jsonl").open("ab").write(b'{"torn')
+    with open(folder / "responses" / "base" / "unsafe.jsonl", "ab") as file:
+        file.write(b'{"torn')
     evaluate.run(configure(given), str(folder))
     assert kept(folder) == kept(finished)
     count = len(calls)
