@@ -1,157 +1,52 @@
 """Tasks of lm-evaluation-harness on our models: every number from whole logits, by hand."""
 
 import dataclasses
-import functools
 import json
 import math
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_tokenizers
-from samples import execute_on, random_adapters
+from asked import LIMITS, WINDOW, by_hand, logprobs, tiny_model
+from lm_eval import evaluator
+from lm_eval.api.instance import Instance
+from samples import execute_on
 
 from safety_jax.errors import ConfigError, DataError
-from safety_jax.evaluation import harness, likelihood
-from safety_jax.evaluation.likelihood import Limits, Model, Pair
-from safety_jax.models import decode, llama
+from safety_jax.evaluation import harness
+from safety_jax.evaluation.harness_lm import HarnessLM, read_settings
+from safety_jax.evaluation.likelihood import Model
+from safety_jax.models import decode, hf, hf_config
+from tests.golden import cases
 
-lm_eval = pytest.importorskip("lm_eval")
-
-from lm_eval.api.instance import Instance  # noqa: E402
-
-from safety_jax.evaluation.harness_lm import HarnessLM, read_settings  # noqa: E402
-
-WINDOW = 48
-LIMITS = Limits(longest=WINDOW, tokens_per_batch=192, chunk_tokens=16)
 PACE = decode.Pace(
     lanes=8, prefill_prompts=8, bucket_tokens=16, chunk_steps=4, cache_dtype=jnp.float32
 )
 ASKING = harness.Asking(num_fewshot=None, limit=None, chat=False, system="", seed=1, bootstrap=100)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def tokens():
     return tiny_tokenizers.llama(chat_template=tiny_tokenizers.INST)
 
 
-@pytest.fixture(scope="session")
-def small(config, tokens) -> llama.Config:
-    return dataclasses.replace(config, vocabulary_size=len(tokens))
+@pytest.fixture(scope="module")
+def model(config, execution, tokens) -> Model:
+    return tiny_model(config, execution, tokens)
 
 
-@pytest.fixture(scope="session")
-def model(small, tokens, one_device, execution) -> Model:
-    weights = llama.initialize(small, jax.random.key(0), one_device, jnp.float32)
-    return Model(small, execution, weights, None, tokens)
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lm(model) -> HarnessLM:
     return HarnessLM(model, LIMITS, PACE, (2,), 1)
 
 
+# ---------------------------------------------------------------------------- requests
+
+
 def request(kind: str, *arguments) -> Instance:
     return Instance(request_type=kind, doc={}, arguments=arguments, idx=0)
-
-
-@functools.cache
-def whole_logits(config: llama.Config, run: llama.Execution):
-    """Logits of one row of any length, padded at its end, where nothing sees it."""
-
-    @jax.jit
-    def compute(weights, adapters, ids):
-        positions = jnp.arange(ids.shape[1])[None]
-        ones = jnp.ones(ids.shape, int)
-        hidden = llama.forward(config, weights, ids, positions, ones, run, adapters)
-        return llama.logits(config, weights, hidden, run.mesh)
-
-    return compute
-
-
-def logprobs(model: Model, ids: list[int]) -> np.ndarray:
-    """log p of every token behind every prefix, from whole logits."""
-    row = np.zeros((1, 128), np.int32)
-    row[0, : len(ids)] = ids
-    compute = whole_logits(model.config, model.run)
-    logits = np.asarray(compute(model.weights, model.adapters, row), np.float64)[0, : len(ids)]
-    return logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
-
-
-def by_hand(model: Model, context: list[int], continuation: list[int]) -> tuple[float, bool]:
-    """What a pair's likelihood is, and whether it is greedy."""
-    read = [*context, *continuation][-(WINDOW + 1) :][:-1]
-    found = logprobs(model, read)[-len(continuation) :]
-    chosen = found[np.arange(len(continuation)), continuation]
-    return float(chosen.sum()), bool((found.argmax(axis=-1) == continuation).all())
-
-
-# ---------------------------------------------------------------------------- likelihood
-
-
-def random_pairs(vocabulary: int) -> list[Pair]:
-    """Of many lengths; three share their context, and two are the same."""
-    random = np.random.default_rng(0)
-    sizes = [(1, 1), (5, 3), (40, 9), (60, 20), (3, 40), (2, WINDOW), (17, 1), (30, 30)]
-    pairs = [
-        Pair(tuple(random.integers(3, vocabulary, a).tolist()),
-             tuple(random.integers(3, vocabulary, b).tolist()))
-        for a, b in sizes
-    ]  # fmt: skip
-    first = pairs[1]
-    pairs += [Pair(first.context, (7,)), Pair(first.context, (8,)), Pair(first.context, (9,))]
-    return [*pairs, pairs[0], Pair((*first.context, 7), (5,)), Pair(first.context, (7, 6))]
-
-
-@pytest.mark.parametrize("changed", ["", "adapters", "mesh"])
-def test_likelihoods_are_those_of_whole_logits(model, eight_devices, changed):
-    if changed == "adapters":
-        adapters = random_adapters(model.config, model.run.mesh)
-        model = dataclasses.replace(model, adapters=adapters)
-    other = model
-    if changed == "mesh":
-        run = execute_on(eight_devices)
-        placed = jax.device_put(model.weights, llama.shardings(model.config, eight_devices))
-        other = dataclasses.replace(model, run=run, weights=placed)
-    pairs = random_pairs(model.config.vocabulary_size)
-    found = likelihood.Scorer(other, LIMITS).score(pairs, None)
-    for pair, one in zip(pairs, found, strict=True):
-        expected, greedy = by_hand(model, list(pair.context), list(pair.continuation))
-        assert one.logprob == pytest.approx(expected, abs=1e-4 * len(pair.continuation))
-        assert one.greedy == greedy
-
-
-def test_a_greedy_continuation_is_told(model):
-    context = [1, 40, 50]
-    ids = list(context)
-    for _ in range(5):
-        ids.append(int(logprobs(model, ids)[-1].argmax()))
-    written = tuple(ids[3:])
-    pairs = [Pair(tuple(context), written), Pair(tuple(context), (*written[:-1], written[-1] ^ 1))]
-    assert [one.greedy for one in likelihood.Scorer(model, LIMITS).score(pairs, None)] == [
-        True,
-        False,
-    ]
-
-
-def test_equal_contexts_are_read_once(model):
-    scorer = likelihood.Scorer(model, LIMITS)
-    pairs = [Pair((5, 6, 7), (letter,)) for letter in range(10, 20)]
-    assert [row.members for row in scorer._rows(pairs)] == [list(range(10))]
-    # A row has as many slots as tokens, at least those of the shortest shape.
-    many = [Pair((5, 6, 7), (letter,)) for letter in range(10, 10 + WINDOW + 1)]
-    assert [len(row.members) for row in scorer._rows(many)] == [WINDOW, 1]
-
-
-@pytest.mark.parametrize("pair", [((), (1,)), ((1,), ()), ((1,), (2,) * (WINDOW + 1))])
-def test_a_pair_that_cannot_be_scored_is_refused(model, pair):
-    with pytest.raises(ValueError, match="pair 0 has"):
-        likelihood.Scorer(model, LIMITS).score([Pair(*pair)], None)
-
-
-# ---------------------------------------------------------------------------- requests
 
 
 def test_contexts_and_continuations_are_told_apart_as_hflm_does(lm, tokens, model):
@@ -174,6 +69,12 @@ def test_contexts_and_continuations_are_told_apart_as_hflm_does(lm, tokens, mode
         assert before[0] == 1 and before.count(1) == 1
         expected, expected_greedy = by_hand(model, before, behind)
         assert logprob == pytest.approx(expected, abs=1e-3) and greedy == expected_greedy
+
+
+def test_a_context_without_tokens_is_that_before_every_text(lm):
+    """A space alone, to a tokenizer without BOS."""
+    alone, before = lm._loglikelihood_tokens([((" ", "a"), [], [5]), (("", "a"), [1], [5])], True)
+    assert alone == before
 
 
 def test_each_token_of_a_long_text_is_predicted_once(lm, tokens, model):
@@ -309,7 +210,7 @@ metadata: {version: 1.0}
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def files(tmp_path_factory) -> list[str]:
     """A file for each of the three kinds of tasks, on documents of four rows."""
     folder = tmp_path_factory.mktemp("tasks")
@@ -324,7 +225,7 @@ def files(tmp_path_factory) -> list[str]:
     return paths
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def found(model, files) -> dict:
     return harness.run_tasks(model, files, LIMITS, PACE, (2,), ASKING)
 
@@ -420,59 +321,56 @@ def test_a_missing_extra_is_named(monkeypatch):
 # ---------------------------------------------------------------------------- HFLM
 
 
-@pytest.mark.torch
-def test_equal_to_hflm(tmp_path, files, tokens, one_device):
-    """Every likelihood, rolling sum and answer of HFLM on the same folder."""
-    from lm_eval import evaluator
+def in_both(folder: Path, tokens, mesh):
+    """HFLM and ours on the same random folder."""
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
 
-    from safety_jax.models import hf, hf_config
-    from tests.golden import cases
+    config = cases.LLAMA | {"vocab_size": len(tokens), "architectures": ["LlamaForCausalLM"]}
+    config |= {"bos_token_id": tokens.bos_token_id, "eos_token_id": tokens.eos_token_id}
+    cases.write_folder(folder, config)
+    tokens.save_pretrained(folder)
+    theirs = HFLM(str(folder), device="cpu", dtype="float32", batch_size=4, max_length=WINDOW)
+    small = hf_config.read_config(folder)
+    weights = hf.load(folder, small, mesh, jnp.float32)
+    model = Model(small, execute_on(mesh), weights, None, tokens)
+    return theirs, HarnessLM(model, LIMITS, PACE, (tokens.eos_token_id,), 1)
 
-    config = cases.LLAMA | {
-        "vocab_size": len(tokens), "architectures": ["LlamaForCausalLM"],
-        "bos_token_id": 1, "eos_token_id": 2,
-    }  # fmt: skip
-    cases.write_folder(tmp_path, config)
-    tokens.save_pretrained(tmp_path)
-    theirs = HFLM(
-        pretrained=str(tmp_path), device="cpu", dtype="float32", batch_size=4, max_length=WINDOW
-    )
-    small = hf_config.read_config(tmp_path)
-    weights = hf.load(tmp_path, small, one_device, jnp.float32)
-    model = Model(small, execute_on(one_device), weights, None, tokens)
-    ours = HarnessLM(model, LIMITS, PACE, (2,), 1)
 
+@pytest.mark.torch
+@pytest.mark.parametrize("make", [tiny_tokenizers.llama, tiny_tokenizers.qwen])
+def test_requests_are_answered_as_hflm_does(tmp_path, one_device, make):
+    theirs, ours = in_both(tmp_path, make(), one_device)
     pairs = [
         ("Name three colours. ", "Red"), ("", "Mix flour"), ("Then wait.\n", " Then bake."),
         ("<s>user", " assistant"), ("explain why " * 40, "no to a request"), ("a", "b" * 40),
         ("Answer:", " A"), ("Answer:", " B"), ("Answer:", " C"), ("Answer: ", " C"),
+        ("<|im_end|>say", " no  "),
     ]  # fmt: skip
     asked = [request("loglikelihood", *pair) for pair in pairs]
-    for our, their in zip(
-        ours.loglikelihood(asked, True), theirs.loglikelihood(asked, True), strict=True
-    ):
+    found = ours.loglikelihood(asked, True)
+    for our, their in zip(found, theirs.loglikelihood(asked, True), strict=True):
         assert our[0] == pytest.approx(their[0], abs=1e-4) and our[1] == their[1]
-    texts = ["Mix flour, water, salt and yeast. " * 8, "no", "user assistant\n\n"]
+    texts = ["Mix flour, water, salt and yeast. " * 11, "no", "user assistant\n\n", ""]
     asked = [request("loglikelihood_rolling", text) for text in texts]
-    np.testing.assert_allclose(
-        ours.loglikelihood_rolling(asked, True),
-        theirs.loglikelihood_rolling(asked, True),
-        rtol=1e-5, atol=1e-4,
-    )  # fmt: skip
+    expected = theirs.loglikelihood_rolling(asked, True)
+    np.testing.assert_allclose(ours.loglikelihood_rolling(asked, True), expected, atol=1e-4)
     kwargs = {"until": ["\n", "e"], "max_gen_toks": 12, "do_sample": False}
     asked = [request("generate_until", text, kwargs) for text in ("say", "How do I", "why " * 60)]
     assert ours.generate_until(asked, True) == theirs.generate_until(asked, True)
 
-    found = harness.run_tasks(model, files, LIMITS, PACE, (2,), ASKING)
-    loaded = TaskManager(include_defaults=False).load(files)
-    for task in loaded["tasks"].values():
-        task.set_config(key="num_fewshot", value=0)
-    expected = evaluator.evaluate(theirs, loaded, bootstrap_iters=0)
+
+@pytest.mark.torch
+def test_tasks_come_to_what_they_come_to_with_hflm(tmp_path, files, tokens, one_device):
+    theirs, ours = in_both(tmp_path, tokens, one_device)
+    asking = dataclasses.replace(ASKING, num_fewshot=1)
+    found = harness.run_tasks(ours._model, files, LIMITS, PACE, (2,), asking)
+    expected = evaluator.simple_evaluate(
+        theirs, tasks=files, num_fewshot=1, bootstrap_iters=0, fewshot_random_seed=ASKING.seed
+    )
     for task, values in expected["results"].items():
         for key, value in values.items():
             if "," in key and "stderr" not in key:
                 assert found["results"][task][key] == pytest.approx(value, rel=1e-4)
+        assert found["n-shot"][task] == expected["n-shot"][task]
         for our, their in zip(found["samples"][task], expected["samples"][task], strict=True):
             assert our["prompt_hash"] == their["prompt_hash"]

@@ -127,7 +127,7 @@ class HarnessLM(TemplateLM):
                     f"the continuation {continuation!r:.60} of {context!r:.60} has {len(behind)} "
                     f"tokens; expected 1 to {self.max_length}, the most that the model reads"
                 )
-            pairs.append(Pair(tuple(before), tuple(behind)))
+            pairs.append(Pair(tuple(before) or (self.prefix_token_id,), tuple(behind)))
         title = None if disable_tqdm else "log-likelihoods"
         answers = [(found.logprob, found.greedy) for found in self._scorer.score(pairs, title)]
         for (texts, _, _), answer in zip(requests, answers, strict=True):
