@@ -109,8 +109,7 @@ def _group(title: str, rates: dict[str, Rate | None]) -> Group:
 
 
 def _words(rate: Rate) -> str:
-    cell = tables.rate(rate)
-    return " ".join((cell.text, *cell.notes))
+    return f"{words.percent(rate.value)} {words.interval(rate.low, rate.high, True)}"
 
 
 # ---------------------------------------------------------------------------- against the baseline

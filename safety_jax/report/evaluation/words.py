@@ -26,10 +26,11 @@ def percent(share: float | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three digits that matter."""
+    """About three digits that matter."""
     if value is None:
         return NONE
-    return minus(f"{value:.0f}" if abs(value) >= 100 else f"{value:.2f}")
+    digits = 0 if abs(value) >= 100 else 3 if 0 < abs(value) < 0.1 else 2
+    return minus(f"{value:.{digits}f}")
 
 
 def minus(text: str) -> str:
