@@ -11,7 +11,7 @@ from safety_jax.report.evaluation import words
 from safety_jax.report.evaluation.figures import TradeOff
 
 WIDTH, HEIGHT = 380, 320
-LEFT, RIGHT, TOP, BOTTOM = 46, WIDTH - 16, 16, HEIGHT - 44  # edges of the plane
+LEFT, RIGHT, TOP, BOTTOM = 46, WIDTH - 16, 28, HEIGHT - 44  # edges of the plane
 LINE = 13  # height of a name
 ASIDE = 8  # of a name from its point
 

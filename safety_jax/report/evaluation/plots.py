@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from safety_jax.evaluation.results import Report
 from safety_jax.report.evaluation import escaping, figures, words
 from safety_jax.report.evaluation.figures import Axis, Forest, Heat, TradeOff
@@ -179,10 +181,11 @@ def _heat(axes: "Axes", heat: Heat) -> None:
             if cell is None:
                 continue
             share, interval = cell
-            axes.add_patch(_square(k, i, shades(0.05 + 0.75 * share)))
+            shade = shades(0.05 + 0.85 * share)
+            axes.add_patch(_square(k, i, shade))
             axes.text(
                 k, i, f"{100 * share:.0f}%  {interval}", ha="center", va="center", fontsize=7.5,
-                color="white" if share > 0.7 else TEXT,
+                color=_ink(shade),
             )  # fmt: skip
     axes.set_xlim(-0.5, len(heat.models) - 0.5)
     axes.set_ylim(len(heat.rows) - 0.5, -0.5)
@@ -192,6 +195,12 @@ def _heat(axes: "Axes", heat: Heat) -> None:
     axes.xaxis.tick_top()
     axes.spines["bottom"].set_visible(False)
     axes.set_title(f"Unsafe answers, {plain(heat.title)}", loc="left", color=TEXT, fontsize=10)
+
+
+def _ink(shade: tuple[float, ...]) -> str:
+    """Black or white, whatever stands out more (WCAG's relative luminance)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in shade[:3]]
+    return "white" if np.dot(linear, (0.2126, 0.7152, 0.0722)) < 0.18 else "black"
 
 
 def _square(x: int, y: int, colour: tuple[float, ...]):

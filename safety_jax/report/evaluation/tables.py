@@ -70,8 +70,12 @@ def rate(found: Rate | None) -> Cell:
 def estimate(found: Estimate | None, shares: bool = False) -> Cell:
     if found is None or found.value is None:
         return EMPTY
-    text = words.percent(found.value) if shares else words.number(found.value)
-    return Cell(text, tuple(filter(None, (words.interval(found.low, found.high, shares),))))
+    if found.low is None or found.high is None:
+        return Cell(words.percent(found.value) if shares else words.number(found.value))
+    if shares:
+        return Cell(words.percent(found.value), (words.interval(found.low, found.high, True),))
+    text, low, high = words.numbers([found.value, found.low, found.high])
+    return Cell(text, (f"[{low}, {high}]",))
 
 
 def value(found: Any) -> Cell:

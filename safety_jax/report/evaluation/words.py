@@ -27,10 +27,14 @@ def percent(share: float | None) -> str:
 
 def number(value: float | None) -> str:
     """About three digits that matter."""
-    if value is None:
-        return NONE
-    digits = 0 if abs(value) >= 100 else 3 if 0 < abs(value) < 0.1 else 2
-    return minus(f"{value:.{digits}f}")
+    return NONE if value is None else numbers([value])[0]
+
+
+def numbers(values: Sequence[float]) -> list[str]:
+    """Numbers that belong together, with as many digits as the largest needs."""
+    largest = max(map(abs, values))
+    digits = 0 if largest >= 100 else 3 if 0 < largest < 0.1 else 2
+    return [minus(f"{value:.{digits}f}") for value in values]
 
 
 def minus(text: str) -> str:
