@@ -1,4 +1,4 @@
-"""An evaluation for people to read: `report.html`, `report.md`, plots, and the terminal's tables."""
+"""An evaluation for people to read: a page, Markdown, plots, and tables for the terminal."""
 
 import dataclasses
 import json

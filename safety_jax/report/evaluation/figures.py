@@ -141,12 +141,11 @@ def _changes(report: Report, found: Sequence[Comparison]) -> Forest | None:
         marks = [
             Mark(
                 c.second, models.index(c.second),
-                *(_scaled(end, reach) for end in (c.difference.value, c.difference.low, c.difference.high)),
-                f"{words.difference(c.difference, True)} "
-                f"{words.interval(c.difference.low, c.difference.high, True)}",
+                *(_scaled(end, reach) for end in (found.value, found.low, found.high)),
+                f"{words.difference(found, True)} {words.interval(found.low, found.high, True)}",
                 words.tone(report, c),
             )
-            for c in of_set
+            for c, found in ((c, c.difference) for c in of_set)
         ]  # fmt: skip
         groups.append(Group(words.sets(report, name), of_set[0].n, tuple(marks)))
     title = f"{words.measure(known[0].measure).capitalize()}: change against {report.baseline}"

@@ -40,7 +40,8 @@ def place(found: TradeOff) -> dict[str, Any]:
         "title": found.title, "points": _named(points), "front": _front(points),
         "x_ticks": [(x(tick), label(tick, found.shares)) for tick in across],
         "y_ticks": [(y(tick), label(tick, True)) for tick in up],
-        "width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM,
+        "width": WIDTH, "height": HEIGHT,
+        "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM,
     }  # fmt: skip
 
 

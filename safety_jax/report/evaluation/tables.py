@@ -136,7 +136,7 @@ def _safe(report: Report) -> Group | None:
     sets = [name for name in words.unsafe_sets(report) if safe_rates(report, name)]
     if not sets:
         return None
-    above = f"safe answers to unsafe prompts, by {report.safety}"
+    above = f"safe, by {report.safety} (unsafe prompts)"
     columns = _columns(report, sets, lambda row: safe_rate(report, row), f"safe/{report.safety}")
     return above, columns
 
@@ -152,7 +152,7 @@ def _over_refusal(report: Report) -> Group | None:
     columns = _columns(
         report, sets, lambda row: row.refused.any if row.refused else None, "refused"
     )
-    return "over-refusal: refused safe prompts", columns
+    return "over-refusal (safe prompts)", columns
 
 
 def _columns(report: Report, sets: Sequence[str], pick: Any, measure: str) -> list[Column]:
