@@ -1,4 +1,4 @@
-"""An evaluation for people to read: `report.html`, `report.md`, plots, and the terminal's tables."""
+"""An evaluation for people to read: a page, Markdown, plots, and tables for the terminal."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 from safety_jax import workdir
 from safety_jax.evaluation.results import Report
-from safety_jax.report.evaluation import page
+from safety_jax.report.evaluation import page, plots
 from safety_jax.report.evaluation.text import markdown, tables
 
 __all__ = ["tables", "write"]
@@ -28,7 +28,7 @@ def write(report: Report, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     workdir.write(folder / "report.html", page.render(report))
     workdir.write(folder / "report.json", as_json(report))
-    workdir.write(folder / "report.md", markdown(report, []))
+    workdir.write(folder / "report.md", markdown(report, plots.draw(report, folder / "plots")))
 
 
 def as_json(report: Report) -> str:

@@ -2,24 +2,35 @@
 
 import json
 import re
+import unicodedata
 from typing import Any
 
 from markupsafe import Markup
 
 # Characters that are not seen but change what is: controls, zero-width ones, direction marks,
-# fillers, tags, noncharacters. Tab, line feed and emoji's variation selectors are harmless. Lone
-# surrogates have no UTF-8 at all. The page's script uses the same class, with the flag `u`.
-INVISIBLE = (
+# fillers, tags, noncharacters, and lone surrogates, which have no UTF-8 at all. Tab, line feed and
+# emoji's variation selectors are harmless.
+_INVISIBLE = (
     r"\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5"
     r"\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0d"
     r"\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff"
 )
-_TAGS = "\U000e0000-\U000e0fff"
-_RUN = re.compile(f"([{INVISIBLE}{_TAGS}])\\1*")
+_TAGS = r"\U000e0000-\U000e0fff"
+# Accents and the like; no language stacks six of them on one letter.
+_COMBINING = (
+    r"\u0300-\u034e\u0350-\u036f\u0483-\u0489\u0591-\u05bd\u0610-\u061a\u064b-\u065f\u0e34-\u0e3a"
+    r"\u0e47-\u0e4e\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
+)
+_PATTERN = rf"([{_INVISIBLE}{_TAGS}])\1*|[{_COMBINING}]{{6,}}"
+_RUN = re.compile(_PATTERN)
+# The same in JavaScript, with the flag `u`.
+SCRIPT_PATTERN = _PATTERN.replace(_TAGS, r"\u{e0000}-\u{e0fff}")
 
 
 def name(run: str) -> str:
-    """`U+202E`, and how often: `U+200B ×40`."""
+    """`U+202E`, and how often: `U+200B ×40`; or how many combining marks stand there."""
+    if run[0] != run[-1] or unicodedata.combining(run[0]):
+        return f"{len(run)} combining marks"
     times = f" ×{len(run)}" if len(run) > 1 else ""
     return f"U+{ord(run[0]):04X}{times}"
 
@@ -31,6 +42,7 @@ def line(text: str) -> str:
 
 def visible(text: str) -> Markup:
     """HTML of a text: escaped, with invisible characters shown as marks."""
+    text = text.replace("\r\n", "\n")
     parts, end = [], 0
     for run in _RUN.finditer(text):
         parts += [Markup.escape(text[end : run.start()]), _mark(run[0])]

@@ -109,8 +109,7 @@ def _group(title: str, rates: dict[str, Rate | None]) -> Group:
 
 
 def _words(rate: Rate) -> str:
-    cell = tables.rate(rate)
-    return " ".join((cell.text, *cell.notes))
+    return f"{words.percent(rate.value)} {words.interval(rate.low, rate.high, True)}"
 
 
 # ---------------------------------------------------------------------------- against the baseline
@@ -142,12 +141,11 @@ def _changes(report: Report, found: Sequence[Comparison]) -> Forest | None:
         marks = [
             Mark(
                 c.second, models.index(c.second),
-                *(_scaled(end, reach) for end in (c.difference.value, c.difference.low, c.difference.high)),
-                f"{words.difference(c.difference, True)} "
-                f"{words.interval(c.difference.low, c.difference.high, True)}",
+                *(_scaled(end, reach) for end in (found.value, found.low, found.high)),
+                f"{words.difference(found, True)} {words.interval(found.low, found.high, True)}",
                 words.tone(report, c),
             )
-            for c in of_set
+            for c, found in ((c, c.difference) for c in of_set)
         ]  # fmt: skip
         groups.append(Group(words.sets(report, name), of_set[0].n, tuple(marks)))
     title = f"{words.measure(known[0].measure).capitalize()}: change against {report.baseline}"
@@ -159,6 +157,73 @@ def _changes(report: Report, found: Sequence[Comparison]) -> Forest | None:
 
 def _scaled(value: float | None, reach: float) -> float:
     return (value or 0.0) / (2 * reach) + 0.5
+
+
+# ---------------------------------------------------------------------------- how answers are safe
+
+
+@dataclasses.dataclass(frozen=True)
+class Bar:
+    """All answers of a model; segments are (kind, start, width), shares of all."""
+
+    model: str
+    segments: tuple[tuple[str, float, float], ...]
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Bars:
+    title: str
+    n: int
+    bars: tuple[Bar, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class MakeUp:
+    """What answers are; `kinds` names the segments."""
+
+    title: str
+    text: str
+    kinds: tuple[tuple[str, str], ...]
+    axis: Axis
+    groups: tuple[Bars, ...]
+
+
+KINDS = (
+    ("engaged", "safe without refusing"),
+    ("refusing", "safe and refusing"),
+    ("unsafe", "unsafe"),
+)
+
+
+def makeup(report: Report) -> MakeUp | None:
+    """Whether a model is safe because it refuses, or safe and still answers."""
+    groups = []
+    for name in words.unsafe_sets(report):
+        rows = [report.row(model, name) for model in words.models(report)]
+        bars = [bar for row in rows if row and (bar := _bar(report, row))]
+        if bars:
+            groups.append(Bars(name, max(row.n for row in rows if row), tuple(bars)))
+    text = (
+        "A model may be safe because it refuses, or safe and still answer; unscored answers are "
+        "left out. Numbers: safe without refusing, and safe."
+    )
+    return MakeUp("How answers are safe", text, KINDS, PERCENT, tuple(groups)) if groups else None
+
+
+def _bar(report: Report, row: Row) -> Bar | None:
+    found = row.judged.get(report.safety)
+    if found is None or found.safe is None or found.engaged is None:
+        return None
+    safe, engaged = found.safe.value, found.engaged.value
+    if safe is None or engaged is None:
+        return None
+    ends = (0.0, engaged, max(safe, engaged), 1.0)
+    segments = tuple(
+        (kind, start, end - start)
+        for (kind, _), start, end in zip(KINDS, ends, ends[1:], strict=False)
+    )
+    return Bar(row.model, segments, f"{words.percent(engaged)} of {words.percent(safe)}")
 
 
 # ---------------------------------------------------------------------------- categories

@@ -11,7 +11,7 @@ from safety_jax.report.evaluation import words
 from safety_jax.report.evaluation.figures import TradeOff
 
 WIDTH, HEIGHT = 380, 320
-LEFT, RIGHT, TOP, BOTTOM = 46, WIDTH - 16, 16, HEIGHT - 44  # edges of the plane
+LEFT, RIGHT, TOP, BOTTOM = 46, WIDTH - 16, 28, HEIGHT - 44  # edges of the plane
 LINE = 13  # height of a name
 ASIDE = 8  # of a name from its point
 
@@ -40,7 +40,8 @@ def place(found: TradeOff) -> dict[str, Any]:
         "title": found.title, "points": _named(points), "front": _front(points),
         "x_ticks": [(x(tick), label(tick, found.shares)) for tick in across],
         "y_ticks": [(y(tick), label(tick, True)) for tick in up],
-        "width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM,
+        "width": WIDTH, "height": HEIGHT,
+        "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM,
     }  # fmt: skip
 
 

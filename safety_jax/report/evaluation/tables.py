@@ -70,8 +70,12 @@ def rate(found: Rate | None) -> Cell:
 def estimate(found: Estimate | None, shares: bool = False) -> Cell:
     if found is None or found.value is None:
         return EMPTY
-    text = words.percent(found.value) if shares else words.number(found.value)
-    return Cell(text, tuple(filter(None, (words.interval(found.low, found.high, shares),))))
+    if found.low is None or found.high is None:
+        return Cell(words.percent(found.value) if shares else words.number(found.value))
+    if shares:
+        return Cell(words.percent(found.value), (words.interval(found.low, found.high, True),))
+    text, low, high = words.numbers([found.value, found.low, found.high])
+    return Cell(text, (f"[{low}, {high}]",))
 
 
 def value(found: Any) -> Cell:
@@ -132,7 +136,7 @@ def _safe(report: Report) -> Group | None:
     sets = [name for name in words.unsafe_sets(report) if safe_rates(report, name)]
     if not sets:
         return None
-    above = f"safe answers to unsafe prompts, by {report.safety}"
+    above = f"safe, by {report.safety} (unsafe prompts)"
     columns = _columns(report, sets, lambda row: safe_rate(report, row), f"safe/{report.safety}")
     return above, columns
 
@@ -148,7 +152,7 @@ def _over_refusal(report: Report) -> Group | None:
     columns = _columns(
         report, sets, lambda row: row.refused.any if row.refused else None, "refused"
     )
-    return "over-refusal: refused safe prompts", columns
+    return "over-refusal (safe prompts)", columns
 
 
 def _columns(report: Report, sets: Sequence[str], pick: Any, measure: str) -> list[Column]:

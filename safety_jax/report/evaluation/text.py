@@ -126,7 +126,10 @@ def _table(table: Table) -> list[str]:
     for above, count in table.groups:
         groups[column : column + count] = [above] * count
         column += count
-    head = [f"{above}: {name}" if above else name for above, name in zip(groups, table.head)]
+    head = [
+        f"{above}: {name}" if above else name
+        for above, name in zip(groups, table.head, strict=True)
+    ]
     rows = [head, ["---"] * len(head), *([_joined(cell) for cell in row] for row in table.rows)]
     lines = [f"| {' | '.join(_inline(text) for text in row)} |" for row in rows]
     return [_inline(table.text), "\n".join(lines)]

@@ -23,7 +23,7 @@ def index(report: Report) -> dict[str, Any]:
     categories = list(dict.fromkeys(item.category for item in items))
     answers = {model: [item.answers.get(model) for item in items] for model in models}
     return {
-        "invisible": escaping.INVISIBLE + r"\u{e0000}-\u{e0fff}",
+        "invisible": escaping.SCRIPT_PATTERN,
         "models": models,
         "judges": judges,
         "safety": judges.index(report.safety) if report.safety in judges else -1,

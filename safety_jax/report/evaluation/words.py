@@ -26,10 +26,15 @@ def percent(share: float | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three digits that matter."""
-    if value is None:
-        return NONE
-    return minus(f"{value:.0f}" if abs(value) >= 100 else f"{value:.2f}")
+    """About three digits that matter."""
+    return NONE if value is None else numbers([value])[0]
+
+
+def numbers(values: Sequence[float]) -> list[str]:
+    """Numbers that belong together, with as many digits as the largest needs."""
+    largest = max(map(abs, values))
+    digits = 0 if largest >= 100 else 3 if 0 < largest < 0.1 else 2
+    return [minus(f"{value:.{digits}f}") for value in values]
 
 
 def minus(text: str) -> str:

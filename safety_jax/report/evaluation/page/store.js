@@ -2,7 +2,7 @@
 
 const index = JSON.parse(document.getElementById("index").textContent);
 const size = index.ids.length;
-const invisible = new RegExp(`([${index.invisible}])\\1*`, "gu");
+const invisible = new RegExp(index.invisible, "gu");
 const KEPT = 24; // parsed pieces that stay in memory
 
 const parsed = new Map(); // piece -> items, the least recently used first

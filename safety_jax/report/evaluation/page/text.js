@@ -31,8 +31,9 @@ function parts(text, words) {
   return found;
 }
 
-/** `U+200B ×40`: a character and how often it stands there in a row. */
+/** `U+200B ×40`: a character and how often it stands there in a row; or how many accents are stacked. */
 function codePoint(run) {
+  if (/^\p{M}{6}/u.test(run)) return `${run.length} combining marks`;
   const point = run.codePointAt(0);
   const times = run.length / String.fromCodePoint(point).length;
   const name = `U+${point.toString(16).toUpperCase().padStart(4, "0")}`;
