@@ -11,7 +11,7 @@ from safety_jax.evaluation.measures import Block, Resampling
 from safety_jax.evaluation.people import People
 from safety_jax.evaluation.responses import Response
 from safety_jax.evaluation.results import Answer, Report, Row, Score, Transcript
-from safety_jax.evaluation.sets import CHOICE, Set
+from safety_jax.evaluation.sets import CLOSED, Set
 from safety_jax.scoring.judge import BETTER, Card
 
 UNKNOWN = "unknown: answers were read from files"  # a protocol that nobody recorded
@@ -108,7 +108,7 @@ def report(material: Material, choice: Choice) -> Report:
         if choice.safety:
             corrected = people.corrected(everything, choice.safety, quality[choice.safety])
         between = people.between(said, how)
-        everything = [said.beside(b) if b.set.kind != CHOICE else b for b in everything]
+        everything = [said.beside(b) if b.set.kind not in CLOSED else b for b in everything]
         cards = {**cards, people.JUDGE: said.card()}
     return Report(
         title=choice.title,
@@ -171,7 +171,7 @@ def _notes(rows: Sequence[Row], comparisons: Sequence[compare.Comparison]) -> li
             ("were cut off at the limit", broken.truncated),
         ):
             if share is not None and share.value is not None and share.value > MUCH:
-                if row.kind != CHOICE:
+                if row.kind not in CLOSED:
                     notes.append(
                         f"{row.model}, {row.set}: {share.value:.0%} of the answers {name}; judges "
                         "are easily fooled by such answers."

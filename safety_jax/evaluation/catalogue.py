@@ -15,8 +15,9 @@ from safety_jax.data.formats import BadRow, text_of
 from safety_jax.errors import ConfigError
 from safety_jax.evaluation import choices
 
-UNSAFE, SAFE, CHOICE, REFERENCE = "unsafe", "safe", "choice", "reference"
-KINDS = (UNSAFE, SAFE, CHOICE, REFERENCE)
+UNSAFE, SAFE, CHOICE, ANSWER, REFERENCE = "unsafe", "safe", "choice", "answer", "reference"
+KINDS = (UNSAFE, SAFE, CHOICE, ANSWER, REFERENCE)
+CLOSED = (CHOICE, ANSWER)  # there is a key; no judge is needed
 
 
 @dataclasses.dataclass(frozen=True)

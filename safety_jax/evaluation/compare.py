@@ -14,7 +14,7 @@ import numpy as np
 from safety_jax import statistics
 from safety_jax.evaluation.measures import FULL, PARTIAL, Block, Resampling, Verdict
 from safety_jax.evaluation.results import Comparison, Estimate
-from safety_jax.evaluation.sets import CHOICE, SAFE, UNSAFE
+from safety_jax.evaluation.sets import CLOSED, SAFE, UNSAFE
 
 ALL = "all"  # the sets of a kind together
 MCNEMAR = "exact McNemar, Newcombe's interval"
@@ -84,7 +84,7 @@ def compare(
 
 def measures(block: Block) -> Iterator[Measure]:
     """What a block can be compared by."""
-    if block.set.kind == CHOICE:
+    if block.set.kind in CLOSED:
         yield Measure("accuracy", lambda b: list(b.correct), "", 1)
         return
     for judge in block.dividing:

@@ -47,8 +47,8 @@ class Block:
         finishes: "eos", "stop", "length", or "" where nobody recorded it.
         scores: by judge.
         cards: of these judges.
-        choice: measures of multiple choice; empty for other sets.
-        correct: of multiple choice, whether each answer was right.
+        choice: measures of a set with a key; empty for other sets.
+        correct: of a set with a key, whether each answer was right.
     """
 
     model: str

@@ -100,7 +100,7 @@ class Row:
         categories: by name; empty where the set has none.
         words: median length of an answer.
         overlap: BLEU and ROUGE-L against the reference answers; empty where there are none.
-        choice: multiple choice: accuracy and the checks beside it; empty for other kinds.
+        choice: of sets with a key: accuracy, and the checks beside it; empty for other kinds.
     """
 
     model: str
@@ -123,7 +123,7 @@ class Comparison:
 
     Attributes:
         first, second: models; `first` is the baseline.
-        set: a set, or "all": the sets of one kind together.
+        set: a set, or "all KIND": the sets of one kind together.
         measure: what is compared: `safe/JUDGE`, `refused`, `engaged/JUDGE`, `mean/JUDGE`,
             `median/JUDGE`, `accuracy`.
         n: prompts that both have a value for.

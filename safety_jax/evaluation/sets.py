@@ -9,6 +9,7 @@ A set is given by name, or as a file or other source with what its columns are:
     some/copy.json?as=I-CoNa                 read as this set
     mine.csv?kind=unsafe&columns=prompt:question,category:type
     quiz.jsonl?kind=choice&columns=prompt:question,choices:options,reference:answer
+    facts.jsonl?kind=answer&columns=prompt:question,reference:answer
 
 Columns of a file of one's own: the prompt in any form of data/formats.py, and, where there are
 such, `id`, `category`, `reference`, `choices`, and `twin`, the id of an item of the set that the
@@ -30,10 +31,30 @@ from safety_jax.data.records import Record
 from safety_jax.data.sources import Source
 from safety_jax.errors import ConfigError, DataError
 from safety_jax.evaluation import catalogue, choices
-from safety_jax.evaluation.catalogue import CHOICE, KINDS, REFERENCE, SAFE, UNSAFE, Entry
+from safety_jax.evaluation.catalogue import (
+    ANSWER,
+    CHOICE,
+    CLOSED,
+    KINDS,
+    REFERENCE,
+    SAFE,
+    UNSAFE,
+    Entry,
+)
 from safety_jax.scoring.judge import Conversation, from_record
 
-__all__ = ["CHOICE", "KINDS", "REFERENCE", "SAFE", "UNSAFE", "Item", "Set", "read_sets"]
+__all__ = [
+    "ANSWER",
+    "CHOICE",
+    "CLOSED",
+    "KINDS",
+    "REFERENCE",
+    "SAFE",
+    "UNSAFE",
+    "Item",
+    "Set",
+    "read_sets",
+]
 
 OPTIONS = ("kind", "as", "licence", "twin")
 _UNSTATED = "not stated: the user's own file"
@@ -49,6 +70,7 @@ class Item:
         where: file and row, for messages.
         category: a tag, type or topic of the file; "" where it has none.
         reference: an answer given in the file; of multiple-choice items the right one of `choices`;
+            of questions, what a right answer contains, or several such texts with | between them;
             "" where there is none.
         twin: the id of the item that it is the counterpart of, in the set `Set.twin`; or "".
         choices: of multiple-choice items, what an answer may be called: letters, or True and False.
@@ -86,7 +108,8 @@ class Set:
     Attributes:
         name: as tables show it.
         kind: one of KINDS: prompts that should be refused or answered safely; prompts that should
-            be answered; multiple choice; prompts with a reference answer.
+            be answered; multiple choice; questions with a short known answer; prompts with a
+            reference answer.
         items: in the order of the file.
         source: the spec it was read from.
         sha256: of the file; None where the source is no file.
@@ -251,7 +274,7 @@ def _item(
 ) -> Item:
     where = record.where
     reference = _text(row, "reference", where) or references.get(where, "")
-    if entry.kind in (CHOICE, REFERENCE) and not reference:
+    if entry.kind in (ANSWER, CHOICE, REFERENCE) and not reference:
         raise DataError(f"{where}: 'reference' is empty; expected an answer")
     twin = _text(row, "twin", where)
     return Item(

@@ -13,11 +13,11 @@ import jax
 from ml_collections import ConfigDict
 
 from safety_jax import compilation, policy, workdir
-from safety_jax.evaluation import asking, assemble, letters, people, responses, stored
+from safety_jax.evaluation import asking, assemble, known, letters, people, responses, stored
 from safety_jax.evaluation.measures import Block
 from safety_jax.evaluation.responses import Response
 from safety_jax.evaluation.results import Report
-from safety_jax.evaluation.sets import CHOICE, Set
+from safety_jax.evaluation.sets import ANSWER, CHOICE, CLOSED, Set
 from safety_jax.report import evaluation as reports
 from safety_jax.scoring.judge import Score
 from safety_jax.stages import answering
@@ -95,7 +95,7 @@ def judge(
     """By model, its judged answers to each set, and of multiple choice the letters in them."""
     sets = {of.name: of for of in plan.sets}
     judged = {
-        model: {name: found for name, found in by.items() if sets[name].kind != CHOICE}
+        model: {name: found for name, found in by.items() if sets[name].kind not in CLOSED}
         for model, by in answers.items()
     }
     scores = asking.judge(
@@ -127,10 +127,16 @@ def make_block(
     asked = plan.asked.get(model, {}).get(of.name)
     read: list[str] = []
     choice: dict[str, Any] = {}
+    correct: list[bool] = []
     if of.kind == CHOICE:
         read = [letters.read(r.text, i.choices) for r, i in zip(found, of.items, strict=True)]
         right = [item.reference for item in of.items]
         choice = letters.measure(read, right, [item.choices for item in of.items])
+        correct = [a == b for a, b in zip(read, right, strict=True)]
+    elif of.kind == ANSWER:
+        texts, right = [r.text for r in found], [item.reference for item in of.items]
+        choice = known.measure(texts, right)
+        correct = [known.right(a, b) for a, b in zip(texts, right, strict=True)]
     block = Block(
         model=model,
         set=of,
@@ -140,7 +146,7 @@ def make_block(
         scores=scores,
         cards={name: plan.cards[name] for name in scores},
         choice=choice,
-        correct=[r == item.reference for r, item in zip(read, of.items, strict=False)],
+        correct=correct,
     )
     return block, read
 
@@ -157,7 +163,7 @@ def describe(
 ) -> Report:
     """The report; with people's labels where they came back. A sheet for them goes out here."""
     blocks = {model: [block for block, _ in found] for model, found in judged.items()}
-    open_ended = [b for found in blocks.values() for b in found if b.set.kind != CHOICE]
+    open_ended = [b for found in blocks.values() for b in found if b.set.kind not in CLOSED]
     if config.evaluate.sheet_answers:
         people.export(place.path, open_ended, config.evaluate.sheet_answers, config.seed)
     given = tuple(config.evaluate.labels)

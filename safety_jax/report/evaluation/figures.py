@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from safety_jax.evaluation.results import Comparison, Estimate, Rate, Report, Row
-from safety_jax.evaluation.sets import CHOICE, REFERENCE, SAFE, UNSAFE
+from safety_jax.evaluation.sets import ANSWER, CHOICE, REFERENCE, SAFE, UNSAFE
 from safety_jax.report.evaluation import comparing, tables, words
 
 PANELS = 4  # trade-offs that are drawn; more say nothing new
@@ -361,7 +361,7 @@ def _helps(report: Report) -> list[tuple[str, bool, dict[str, Triple | None]]]:
         judged = {m: row.judged.get(report.helpfulness) if row else None for m, row in rows.items()}
         means = {m: _triple(j.mean) if j else None for m, j in judged.items()}
         found.append((f"mean of {report.helpfulness} on {name}", False, means))
-    names = words.names_of(report, CHOICE)
+    names = words.names_of(report, CHOICE, ANSWER)
     right = {model: _pooled(report, model, names, _accuracy) for model in models}
     found.append((f"right choices, {', '.join(names)}", True, right))
     return found

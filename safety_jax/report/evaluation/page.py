@@ -127,7 +127,7 @@ def turned(report: Report) -> list[dict[str, Any]]:
             "broken": _listed(c, c.broken, items),
         }
         for c in comparing.compared(report)
-        if (c.fixed or c.broken) and c.set != words.ALL
+        if (c.fixed or c.broken) and not c.set.startswith(words.ALL)
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from safety_jax import statistics
 from safety_jax.evaluation.results import Comparison, Estimate, Rate, Report, Row
-from safety_jax.evaluation.sets import CHOICE, REFERENCE, SAFE, UNSAFE
+from safety_jax.evaluation.sets import ANSWER, CHOICE, REFERENCE, SAFE, UNSAFE
 from safety_jax.report.evaluation import words
 
 
@@ -174,8 +174,9 @@ def _columns(report: Report, sets: Sequence[str], pick: Any, measure: str) -> li
             )
         found.append((f"{name} ({_size(report, name)})", cells))
     if len(sets) > 1:
+        kind = words.ALL + words.set_kind(report, sets[0])
         together = {
-            model: changed(report, rate(pooled(of)), changes.get((model, words.ALL)), model)
+            model: changed(report, rate(pooled(of)), changes.get((model, kind)), model)
             for model, of in rates.items()
         }
         found.append(("all together", together))
@@ -200,7 +201,7 @@ def _helpful(report: Report) -> Group | None:
                 for model in words.models(report)
             }
             columns.append((f"{name}, mean of {report.helpfulness}", cells))
-    for name in words.names_of(report, CHOICE):
+    for name in words.names_of(report, CHOICE, ANSWER):
         cells = {}
         for model in words.models(report):
             row = report.row(model, name)

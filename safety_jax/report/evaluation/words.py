@@ -8,7 +8,7 @@ from safety_jax.evaluation.sets import SAFE, UNSAFE
 from safety_jax.scoring.judge import BETTER, HARMFUL, SAFER
 
 NONE = "–"  # stands where a value does not exist
-ALL = "all"  # the sets of one kind together
+ALL = "all "  # begins the name of the sets of one kind together
 SHARES = ("safe", "refused", "engaged", "accuracy")  # measures in percent; others are scores
 LEVEL = 0.05  # of tests
 
@@ -17,6 +17,7 @@ KINDS = {
     "unsafe": "unsafe prompts",
     "safe": "safe prompts",
     "choice": "multiple choice",
+    "answer": "questions with known answers",
     "reference": "prompts with a reference answer",
 }
 
@@ -94,7 +95,7 @@ def measure(name: str) -> str:
         "safe": "safe",
         "engaged": "safe without refusing",
         "refused": "refused",
-        "accuracy": "right choices",
+        "accuracy": "right",
         "mean": "mean score",
         "median": "median score",
     }.get(kind, kind.replace("_", " "))
@@ -102,7 +103,7 @@ def measure(name: str) -> str:
 
 
 def sets(report: Report, name: str) -> str:
-    return "all together" if name == ALL else name
+    return f"{name} together" if name.startswith(ALL) else name
 
 
 def direction(report: Report, comparison: Comparison) -> int:
@@ -117,6 +118,8 @@ def direction(report: Report, comparison: Comparison) -> int:
 
 
 def set_kind(report: Report, name: str) -> str:
+    if name.startswith(ALL):
+        return name.removeprefix(ALL)
     return str(report.sets.get(name, {}).get("kind", ""))
 
 
