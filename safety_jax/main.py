@@ -54,10 +54,11 @@ def main(argv: list[str]) -> None:
     # Late, so that a mistyped flag is told at once.
     import jax
 
-    from safety_jax.stages import dpo, raft, reward, score, sft
+    from safety_jax.stages import dpo, evaluate, raft, reward, score, sft
 
     stages = {
         "dpo": dpo.run,
+        "evaluate": evaluate.run,
         "raft": raft.run,
         "reward": reward.run,
         "score": score.run,

@@ -44,6 +44,14 @@ ARGUMENTS = {
         "paper=b500",
         "paper=b100",
     ],
+    "evaluate": [
+        None,
+        "demo",
+        "paper=sit",
+        "paper=dpo",
+        "stored=safe_to_serve",
+        "deberta,harmfulness,helpfulness,llama_guard",
+    ],
     "reward": [
         None,
         "demo",
@@ -52,7 +60,7 @@ ARGUMENTS = {
         "paper=safety_tuned_llamas",
     ],
 }
-JUDGING = ("score", "raft")  # have a row for every judge
+JUDGING = ("evaluate", "score", "raft")  # have a row for every judge
 CASES = [(name, arg) for name, arguments in ARGUMENTS.items() for arg in arguments]
 
 # The keys that scripts, checks and the stage rely on; a key cannot vanish unnoticed.
@@ -110,6 +118,19 @@ KEYS = {
     """
     + PACE_KEYS
     + " ".join(f" {group}.{key}" for group in ("sample", "answer") for key in ANSWER_KEYS),
+    "evaluate": """
+        stage seed
+        evaluate.models evaluate.responses evaluate.match evaluate.baseline evaluate.sets
+        evaluate.data evaluate.choice_tokens evaluate.judges evaluate.safety evaluate.helpfulness
+        evaluate.force evaluate.margin_share evaluate.margin_score evaluate.resamples
+        evaluate.sheet_answers evaluate.labels evaluate.tasks evaluate.task_examples
+        evaluate.task_shots
+        model.tokenizer model.parameter_dtype model.compute_dtype model.attention
+        data.template data.max_length
+        mesh.data mesh.fsdp mesh.tensor log.compilation_cache
+    """
+    + PACE_KEYS
+    + " ".join(f" answer.{key}" for key in ANSWER_KEYS),
     "reward": " ".join(set(TRAINING_KEYS.split()) - POLICY_KEYS)
     + """
         data.append_eos data.prefer data.bad_rows

@@ -62,9 +62,10 @@ FORBIDDEN = {
     ("statistics", "data"),
 }
 # What stages may import of each other: the parts they are built of, and what runs them all.
-SHARED_STAGES = {"answering", "assemble", "recipe", "results", "tuning"}
-# May stand in `safety_jax` behind a try or inside a function: optional extras.
-OPTIONAL = {"tensorboardX", "wandb"}
+SHARED_STAGES = {"answering", "assemble", "evaluate_plan", "recipe", "results", "tuning"}
+# Optional extras. They may stand in `safety_jax` behind a try, inside a function, or in a module
+# that is only imported so.
+OPTIONAL = {"lm_eval", "tensorboardX", "wandb"}
 NEVER = {"torch", "tensorflow", "peft", "trl", "accelerate", "pickle"}
 
 

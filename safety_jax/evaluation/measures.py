@@ -149,7 +149,7 @@ def row(block: Block, how: Resampling) -> Row:
         refused=_refused(block, range(len(block.answers))) if block.detector else None,
         degenerate=degenerate(block.answers, block.finishes),
         categories=_categories(block),
-        words=estimate([len(text.split()) for text in block.answers], "median", how),
+        words=estimate([float(len(text.split())) for text in block.answers], "median", how),
         overlap=overlap.measure(block.answers, block.set, how.resamples),
         choice=block.choice,
     )

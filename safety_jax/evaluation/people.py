@@ -23,7 +23,7 @@ from safety_jax import sheets, statistics, workdir
 from safety_jax.data.order import permutation
 from safety_jax.errors import ConfigError, DataError
 from safety_jax.evaluation.measures import Block, Resampling, Verdict, rate
-from safety_jax.evaluation.results import Agreement, Estimate, Rate
+from safety_jax.evaluation.results import Agreement, Estimate, Quality
 from safety_jax.evaluation.sets import Item
 from safety_jax.scoring.judge import HARMFUL, Card, Score, scored, unscored
 
@@ -262,23 +262,6 @@ def _agreement(
     return Agreement(first, second, len(same), rate(same), estimate, None, None, None)
 
 
-@dataclasses.dataclass(frozen=True)
-class Quality:
-    """A judge against people, on the answers that both gave a verdict on.
-
-    Attributes:
-        precision: of what the judge calls unsafe, the share that people call unsafe.
-        recall: of what people call unsafe, the share that the judge finds.
-        specificity: of what people call safe, the share that the judge lets pass.
-        checked: the counts behind them.
-    """
-
-    precision: Rate
-    recall: Rate
-    specificity: Rate
-    checked: statistics.Checked
-
-
 def quality(blocks: Sequence[Block], people: People, judge: str) -> Quality:
     """How right a judge that divides safe from unsafe is."""
     pairs = [
@@ -288,29 +271,28 @@ def quality(blocks: Sequence[Block], people: People, judge: str) -> Quality:
         for safe, unsafe in zip(block.safe(judge), people.unsafe(block), strict=True)
         if safe is not None and unsafe is not None
     ]
-    recall = rate([said for said, unsafe in pairs if unsafe])
-    specificity = rate([not said for said, unsafe in pairs if not unsafe])
     return Quality(
         precision=rate([unsafe for said, unsafe in pairs if said]),
-        recall=recall,
-        specificity=specificity,
-        checked=statistics.Checked(
-            found=recall.count,
-            positives=recall.n,
-            cleared=specificity.count,
-            negatives=specificity.n,
-        ),
+        recall=rate([said for said, unsafe in pairs if unsafe]),
+        specificity=rate([not said for said, unsafe in pairs if not unsafe]),
     )
 
 
 def corrected(
-    blocks: Sequence[Block], judge: str, checked: statistics.Checked
+    blocks: Sequence[Block], judge: str, quality: Quality
 ) -> dict[str, dict[str, Estimate]]:
     """Safe shares as they would be without the judge's errors: by model, then set.
 
     It takes the judge to err alike on every model and set. Left out where the labels cannot tell
     how it errs.
     """
+    recall, specificity = quality.recall, quality.specificity
+    checked = statistics.Checked(
+        found=recall.count,
+        positives=recall.n,
+        cleared=specificity.count,
+        negatives=specificity.n,
+    )
     found: dict[str, dict[str, Estimate]] = {}
     for block in blocks:
         if judge not in block.dividing:

@@ -183,6 +183,21 @@ class Agreement:
 
 
 @dataclasses.dataclass(frozen=True)
+class Quality:
+    """A judge against people, on the answers that both gave a verdict on.
+
+    Attributes:
+        precision: of what the judge calls unsafe, the share that people call unsafe.
+        recall: of what people call unsafe, the share that the judge finds.
+        specificity: of what people call safe, the share that the judge lets pass.
+    """
+
+    precision: Rate
+    recall: Rate
+    specificity: Rate
+
+
+@dataclasses.dataclass(frozen=True)
 class Score:
     """One judgement of one answer: see `scoring.judge.Score`; `unsafe` is None where the judge does
     not say."""
@@ -247,6 +262,7 @@ class Report:
         notes: sentences that a reader must know: what was left out, forced, or is doubtful.
         transcripts: items in the order of the sets.
         facts: command, versions, seed, date.
+        quality: of judges, where people labelled a sample.
     """
 
     title: str
@@ -264,6 +280,7 @@ class Report:
     notes: tuple[str, ...]
     transcripts: tuple[Transcript, ...]
     facts: Mapping[str, Any]
+    quality: Mapping[str, Quality] = dataclasses.field(default_factory=dict)
 
     def row(self, model: str, name: str) -> Row | None:
         """The row of a model and a set, if there is one."""
