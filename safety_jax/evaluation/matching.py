@@ -76,7 +76,7 @@ def _by_prompt(asked: Set, keys: Sequence[str], found: Sequence[Found], file: st
     for item, key in zip(asked.items, keys, strict=True):
         if len(there[key]) != wanted[key]:
             raise DataError(
-                f"{file}: the prompt of {asked.name} item {item.id} ({_shown(item)!r}) is there "
+                f"{file}: the prompt of {asked.name} item {item.id} ({_shown(item)}) is there "
                 f"{len(there[key])} times; expected {wanted[key]}: answers cannot be matched by "
                 "prompt, mend the file"
             )
@@ -100,8 +100,8 @@ def _mismatch(asked: Set, keys: Sequence[str], found: Sequence[Found], file: str
         return f"{file}: {counts}: {place} {what}; {advice}"
     first = wrong[0]
     return (
-        f"{found[first].where}: answers {found[first].prompt:.{_SHOWN}}… where {asked.name} asks "
-        f"{_shown(asked.items[first])}… (item {asked.items[first].id}): "
+        f"{found[first].where}: answers {_short(found[first].prompt)} where {asked.name} asks "
+        f"{_shown(asked.items[first])} (item {asked.items[first].id}): "
         f"{_kind(keys, found, first)}; {len(wrong)} of {both} rows stand beside another prompt"
         f"{'' if len(keys) == len(there) else f'; {counts}'}; {advice}"
     )
@@ -141,4 +141,8 @@ def _shift(keys: Sequence[str], there: Sequence[str], first: int) -> int:
 
 
 def _shown(item: Item) -> str:
-    return f"{item.prompt[-1].content.strip():.{_SHOWN}}"
+    return _short(item.prompt[-1].content.strip())
+
+
+def _short(text: str) -> str:
+    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}…"
