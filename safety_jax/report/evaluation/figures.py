@@ -291,7 +291,7 @@ def types(report: Report) -> list[Forest]:
         if groups:
             kind = words.KINDS[SAFE if name in safe_sets else UNSAFE]
             text = f"Refused share of {kind}, by type, with 95% intervals. {wanted}."
-            found.append(Forest(name, text, PERCENT, tuple(groups)))
+            found.append(Forest(f"Refusal by type, {name}", text, PERCENT, tuple(groups)))
     return found
 
 

@@ -118,10 +118,8 @@ def summary(report: Report) -> Table:
     ]
     return Table(
         "Summary",
-        "With 95% intervals in brackets. Below them, the change against the baseline, in "
-        "percentage points for shares."
-        if len(names) > 1
-        else "With 95% intervals in brackets.",
+        "With 95% intervals in brackets. Shares are of what could be judged; below them, what they "
+        "would be at least and at most with the rest.",
         ("model", *(head for _, columns in groups for head, _ in columns)),
         tuple(rows),
         (("", 1), *((words_above, len(columns)) for words_above, columns in groups)),

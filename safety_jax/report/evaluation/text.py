@@ -1,8 +1,10 @@
 """The report as text: Markdown for a model card, and a table for the terminal."""
 
 import json
+import re
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 
 from safety_jax.evaluation.results import Estimate, Rate, Report
 from safety_jax.evaluation.sets import UNSAFE
@@ -100,11 +102,13 @@ def markdown(report: Report, plots: Sequence[str]) -> str:
         parts.degenerate(report),
     ]
     summary = parts.summary(report)
+    head, lines = _sideways(summary)
     sections = [
         f"# {_inline(report.title)}",
         "\n".join(f"- {_inline(note)}" for note in report.notes),
-        *_table(summary),
-        *(f"![{plot}]({plot})" for plot in plots),
+        _inline(summary.text),
+        _lines(head, lines),
+        *(f"![{Path(plot).stem.replace('_', ' ')}]({plot})" for plot in plots),
         *(["## Against the baseline"] if compared else []),
         *(part for table in compared for part in _section(table)),
         *_section(comparing.refused(report)),
@@ -121,24 +125,24 @@ def _section(table: Table | None) -> list[str]:
 
 
 def _table(table: Table) -> list[str]:
-    groups = [""] * len(table.head)
-    column = 0
-    for above, count in table.groups:
-        groups[column : column + count] = [above] * count
-        column += count
-    head = [
-        f"{above}: {name}" if above else name
-        for above, name in zip(groups, table.head, strict=True)
-    ]
-    rows = [head, ["---"] * len(head), *([_joined(cell) for cell in row] for row in table.rows)]
-    lines = [f"| {' | '.join(_inline(text) for text in row)} |" for row in rows]
-    return [_inline(table.text), "\n".join(lines)]
+    rows = [[_joined(cell) for cell in row] for row in table.rows]
+    return [_inline(table.text), _lines(table.head, rows)]
+
+
+def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    cells = [[_inline(text) for text in row] for row in (head, *rows)]
+    cells.insert(1, ["---"] * len(head))
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
 def _inline(text: str) -> str:
-    """One line that no reader of Markdown takes for markup, HTML or a link."""
+    """One line that no reader of Markdown takes for markup, HTML or a link.
+
+    Brackets stay, so that intervals can be read: what makes them a link is what follows them.
+    """
     text = escaping.line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join(f"\\{letter}" if letter in "\\`*_[]|#!~$" else letter for letter in text)
+    text = "".join(f"\\{letter}" if letter in "\\`*_|#!~$" else letter for letter in text)
+    return re.sub(r"\](?=[(\[:])", r"\\]", text)
 
 
 def _model_index(report: Report) -> list[str]:

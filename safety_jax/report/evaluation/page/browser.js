@@ -6,6 +6,7 @@ const detail = byId("detail");
 const list = new List(byId("list"), (row, item) => fillRow(row, item, models(), form.elements.open.checked), visit);
 let asked = 0; // numbers the searches, so that an older one stops
 let words = null;
+let naming; // the timer that names the item in the address
 
 /** Models that are looked at. */
 function models() {
@@ -26,10 +27,14 @@ function choose(position) {
   tellPlace();
 }
 
-/** What the reader chose: the address names it, so that it can be passed on. */
+/**
+ * What the reader chose: the address names it, so that it can be passed on. Not at once, for browsers
+ * refuse more than some changes a second, and keys are held down.
+ */
 function visit(position) {
   choose(position);
-  history.replaceState(null, "", `#item-${list.items[position]}`);
+  clearTimeout(naming);
+  naming = setTimeout(() => history.replaceState(null, "", `#item-${list.items[list.position]}`), 400);
 }
 
 function tellPlace() {
