@@ -5,8 +5,9 @@
       recipe.json                      what is finished: folder, seconds, and what it took
 
 A step's config is a whole config of its stage. Its texts may name what came before: `@base` is
-`recipe.base`, `@sit` the folder that step `sit` exported, `@sit/merged` a folder in its run. A step
-that is finished is not run again; one that was cut off goes on where it stopped, by its own means.
+`recipe.base`, `@data` is `recipe.data`, `@sit` the folder that step `sit` exported, `@sit/merged` a
+folder in its run. A step that is finished is not run again; one that was cut off goes on where it
+stopped, by its own means.
 """
 
 import dataclasses
@@ -24,11 +25,10 @@ from safety_jax import workdir
 from safety_jax.errors import ConfigError
 
 RECORD = "recipe.json"
-BASE = "base"
+GIVEN = ("base", "data")  # names of keys of the recipe
 # The folder that a step hands on, inside its run; of stages that train.
 EXPORT = "export"
-_NAME = re.compile(r"[a-z][a-z0-9_-]*")
-_REFERENCE = re.compile(r"@([a-z][a-z0-9_-]*)")
+_REFERENCE = re.compile(r"@([a-z][a-z0-9_]*)")
 
 Stage = Callable[[ConfigDict, str], None]
 
@@ -90,34 +90,32 @@ def read_steps(config: ConfigDict, stages: Mapping[str, Stage]) -> list[Step]:
     names = list(config.recipe.steps)
     if not names:
         raise ConfigError("recipe.steps is empty; expected names of steps")
+    known = {
+        key: group
+        for key, group in config.items()
+        if isinstance(group, ConfigDict) and "stage" in group
+    }
     found: list[Step] = []
     for name in names:
-        group = config.get(name)
-        if not _NAME.fullmatch(name) or not isinstance(group, ConfigDict) or "stage" not in group:
-            known = [key for key, g in config.items() if isinstance(g, ConfigDict) and "stage" in g]
+        if name not in known:
             raise ConfigError(f"recipe.steps {name!r}: expected one of {', '.join(known)}")
+        group = known[name]
         if names.count(name) > 1:
             raise ConfigError(f"recipe.steps names {name!r} twice")
         if group.stage not in stages:
             raise ConfigError(f"{name}.stage {group.stage!r}: expected one of {', '.join(stages)}")
-        before = {BASE, *(step.name for step in found)}
-        needs = {
-            reference for text in _texts(group.to_dict()) for reference in _REFERENCE.findall(text)
-        }
-        late = (needs & set(names)) - before
+        named = {found for text in _texts(group.to_dict()) for found in _REFERENCE.findall(text)}
+        before = {step.name for step in found}
+        late = (named & known.keys()) - before
         if late:
             raise ConfigError(
-                f"step {name} uses @{min(late)}, which does not come before it in recipe.steps"
+                f"step {name} uses @{min(late)}, which does not come before it in recipe.steps; "
+                f"put it there, or take it out of {name}'s config"
             )
-        if BASE in needs and not config.recipe.base:
-            raise ConfigError("recipe.base is empty; expected a Hugging Face folder or hub id")
-        missing = needs - before
-        if missing:
-            raise ConfigError(
-                f"step {name} uses @{min(missing)}; expected one of {', '.join(sorted(before))}, "
-                "or take it out of its config, as steps that are left out of recipe.steps"
-            )
-        found.append(Step(name, frozenset(needs - {BASE})))
+        for key in GIVEN:
+            if key in named and not config.recipe[key]:
+                raise ConfigError(f"recipe.{key} is empty; step {name} uses @{key}: give a folder")
+        found.append(Step(name, frozenset(named & before)))
     return found
 
 
@@ -137,8 +135,8 @@ def fill(config: ConfigDict, step: Step, folder: Path) -> ConfigDict:
 
     def replaced(match: re.Match[str]) -> str:
         name = match[1]
-        if name == BASE:
-            return str(config.recipe.base)
+        if name in GIVEN:
+            return str(config.recipe[name])
         if name not in step.needs:
             return match[0]
         # @sit/merged is a folder of the run, @sit what it exported.
