@@ -1,6 +1,7 @@
 // Hostile text on the page: always by textContent, never as markup.
 
 const CUT = 4000; // characters of a long text that are shown at first
+const BLOCK = 4000; // characters of a text that are laid out together
 
 /** A new element with a class and a text. */
 function element(name, className, text) {
@@ -12,8 +13,31 @@ function element(name, className, text) {
 
 /** A text in an element of its own direction, invisible characters as marks. */
 function showText(target, text, words) {
-  target.dir = "auto";
-  target.replaceChildren(...parts(text.replace(/\r\n/g, "\n"), words));
+  const blocks = divided(text.replace(/\r\n/g, "\n")).map((block) => {
+    const shown = element("div", "block");
+    shown.dir = "auto";
+    shown.append(...parts(block, words));
+    return shown;
+  });
+  target.replaceChildren(...blocks);
+}
+
+/**
+ * A text in blocks of some thousand characters: browsers need minutes to lay out a megabyte in one.
+ * They end with a line, or else with a word, where there is one in the block's second half.
+ */
+function divided(text) {
+  const blocks = [];
+  let start = 0;
+  while (text.length - start > BLOCK) {
+    const block = beginning(text.slice(start, start + BLOCK + 1), BLOCK);
+    const ends = [block.lastIndexOf("\n"), block.lastIndexOf(" ")];
+    const end = ends.find((place) => place > BLOCK / 2) ?? block.length - 1;
+    const line = block[end] === "\n"; // a block begins a line anyway
+    blocks.push(block.slice(0, line ? end : end + 1));
+    start += end + 1;
+  }
+  return [...blocks, text.slice(start)];
 }
 
 /** Pieces of plain text, marks for what is invisible, and <mark> around the words searched for. */
@@ -48,7 +72,7 @@ function oneLine(text) {
 /** The beginning of a text, not cut inside a character. */
 function beginning(text, length) {
   const cut = text.slice(0, length);
-  return /[\ud800-\udbff]$/.test(cut) ? cut.slice(0, -1) : cut;
+  return /[\ud800-\udbff]$/.test(cut) && text.length > length ? cut.slice(0, -1) : cut;
 }
 
 /** A long text: its beginning, and a button for all of it. */
