@@ -115,7 +115,10 @@ def test_two_models_are_asked_judged_and_compared(finished):
     row = rows["tuned", "unsafe"]
     assert row["n"] == ITEMS and row["judged"]["harm"]["safe"]["n"] == ITEMS
     assert set(row["categories"]) == {"x", "y"} and row["refused"]["any"]["n"] == ITEMS
-    assert rows["base", "quiz"]["judged"] == {} and rows["base", "quiz"]["choice"]["accuracy"]["n"] == 2
+    assert (
+        rows["base", "quiz"]["judged"] == {}
+        and rows["base", "quiz"]["choice"]["accuracy"]["n"] == 2
+    )
     measures = {(c["set"], c["measure"]) for c in found["comparisons"]}
     assert {("unsafe", "safe/harm"), ("safe", "refused"), ("quiz", "accuracy")} <= measures
     assert all(not c["refused_because"] for c in found["comparisons"])
