@@ -171,6 +171,7 @@ def make_block(
 ) -> tuple[Block, list[str]]:
     """A model's answers to a set with their scores."""
     asked = plan.asked.get(model, {}).get(of.name)
+    protocol = asked.protocol.of(of) if asked else responses.recorded(found, of)
     read: list[str] = []
     choice: dict[str, Any] = {}
     correct: list[bool] = []
@@ -186,7 +187,7 @@ def make_block(
     block = Block(
         model=model,
         set=of,
-        protocol=assemble.UNKNOWN if asked is None else asked.protocol.of(of),
+        protocol=protocol or assemble.UNKNOWN,
         answers=[response.text for response in found],
         finishes=[response.finish for response in found],
         scores=scores,
