@@ -10,6 +10,7 @@ from safety_jax.evaluation.results import Estimate, Rate, Report
 from safety_jax.evaluation.sets import UNSAFE
 from safety_jax.report.evaluation import comparing, escaping, protocol, words
 from safety_jax.report.evaluation import tables as parts
+from safety_jax.report.evaluation.sentence import sentence
 from safety_jax.report.evaluation.tables import Cell, Table
 
 # What a terminal shows of each comparison; the other columns are in the report.
@@ -40,6 +41,8 @@ def tables(report: Report) -> str:
     if refused:
         rows = [[cell.text for cell in row] for row in refused.rows]
         sections.append(f"{refused.title}\n{_aligned(refused.head, rows)}")
+    if said := sentence(report):
+        sections.append(escaping.line(said))
     if report.notes:
         sections.append("\n".join(f"note: {escaping.line(note)}" for note in report.notes))
     return "\n\n".join(sections) + "\n"
@@ -105,6 +108,7 @@ def markdown(report: Report, plots: Sequence[str]) -> str:
     head, lines = _sideways(summary)
     sections = [
         f"# {_inline(report.title)}",
+        _inline(sentence(report)),
         "\n".join(f"- {_inline(note)}" for note in report.notes),
         _inline(summary.text),
         _lines(head, lines),
