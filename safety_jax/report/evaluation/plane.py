@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from safety_jax.report.evaluation import words
-from safety_jax.report.evaluation.figures import TradeOff
+from safety_jax.report.evaluation.tradeoff import TradeOff
 
 WIDTH, HEIGHT = 380, 320
 LEFT, RIGHT, TOP, BOTTOM = 46, WIDTH - 16, 28, HEIGHT - 44  # edges of the plane

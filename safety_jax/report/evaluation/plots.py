@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from safety_jax.evaluation.results import Report
-from safety_jax.report.evaluation import escaping, figures, words
-from safety_jax.report.evaluation.figures import Axis, Forest, Heat, TradeOff
+from safety_jax.report.evaluation import escaping, forests, harm, tradeoff, words
+from safety_jax.report.evaluation.forests import Axis, Forest
+from safety_jax.report.evaluation.harm import Heat
+from safety_jax.report.evaluation.tradeoff import TradeOff
 from safety_jax.report.plots import GRID, TEXT, new_figure, save
 
 if TYPE_CHECKING:
@@ -27,13 +29,13 @@ LONGEST = 40  # characters of a name
 
 def draw(report: Report, folder: Path) -> list[str]:
     """Draws what there is to draw; names of the files, as seen from above the folder."""
-    shares = [f for f in (figures.safe(report), figures.over_refusal(report)) if f]
+    shares = [f for f in (forests.safe(report), forests.over_refusal(report)) if f]
     wanted: tuple[tuple[str, Sequence, Callable], ...] = (
         ("forest", shares, _forests),
-        ("changes", figures.changes(report)[:1], _forests),
-        ("pareto", figures.trade_offs(report), _trade_offs),
-        ("categories", figures.harm(report), _heats),
-        ("refusal_types", figures.types(report), _forests),
+        ("changes", forests.changes(report)[:1], _forests),
+        ("pareto", tradeoff.trade_offs(report), _trade_offs),
+        ("categories", harm.harm(report), _heats),
+        ("refusal_types", forests.types(report), _forests),
     )
     drawn = []
     with warnings.catch_warnings():

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from safety_jax.evaluation.results import Estimate, Rate, Report
 from safety_jax.evaluation.sets import UNSAFE
-from safety_jax.report.evaluation import comparing, escaping, protocol, words
-from safety_jax.report.evaluation import tables as parts
+from safety_jax.report.evaluation import comparing, details, escaping, protocol, words
+from safety_jax.report.evaluation import summary as summaries
 from safety_jax.report.evaluation.sentence import sentence
-from safety_jax.report.evaluation.tables import Cell, Table
+from safety_jax.report.evaluation.tables import Cell, Table, accuracy, safe_rate
 
 # What a terminal shows of each comparison; the other columns are in the report.
 _TERMINAL = (
@@ -31,7 +31,7 @@ def tables(report: Report) -> str:
 
     The summary stands on its side, a line for each measure and set: terminals are narrow.
     """
-    sections = [_aligned(*_sideways(parts.summary(report)))]
+    sections = [_aligned(*_sideways(summaries.summary(report)))]
     for table in comparing.comparisons(report):
         kept = [i for i, name in enumerate(table.head) if name in _TERMINAL]
         head = [table.head[i] for i in kept]
@@ -96,15 +96,20 @@ def markdown(report: Report, plots: Sequence[str]) -> str:
         plots: PNG files, as seen from where the text lies.
     """
     compared = comparing.comparisons(report)
-    judged = [parts.judged(report), comparing.agreement(report), comparing.corrected(report)]
-    measured = [
-        parts.refusals(report),
-        parts.derived(report),
-        parts.choices(report),
-        parts.overlap(report),
-        parts.degenerate(report),
+    judged = [
+        details.judged(report),
+        comparing.agreement(report),
+        comparing.quality(report),
+        comparing.corrected(report),
     ]
-    summary = parts.summary(report)
+    measured = [
+        details.refusals(report),
+        details.derived(report),
+        details.choices(report),
+        details.overlap(report),
+        details.degenerate(report),
+    ]
+    summary = summaries.summary(report)
     head, lines = _sideways(summary)
     sections = [
         f"# {_inline(report.title)}",
@@ -172,13 +177,12 @@ def _results(report: Report, model: str) -> list[dict[str, object]]:
             continue
         metrics: list[tuple[str, Rate | Estimate | None]] = []
         if row.kind == UNSAFE:
-            metrics.append((f"safe share, by {report.safety}", parts.safe_rate(report, row)))
+            metrics.append((f"safe share, by {report.safety}", safe_rate(report, row)))
         if row.refused:
             metrics.append(("refused share", row.refused.any))
         helpful = row.judged.get(report.helpfulness)
         metrics.append((f"mean of {report.helpfulness}", helpful.mean if helpful else None))
-        accuracy = row.choice.get("accuracy")
-        metrics.append(("accuracy", accuracy if isinstance(accuracy, Rate) else None))
+        metrics.append(("accuracy", accuracy(row)))
         known = [
             {
                 "type": name,
