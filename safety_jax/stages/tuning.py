@@ -70,7 +70,11 @@ class Tuner:
             config,
             examples,
             batch_size=batch,
-            steps=assemble.total_steps(config.train, len(examples)),
+            steps=assemble.budgeted_steps(
+                config.train,
+                len(examples),
+                assemble.flops_per_example(config, self._policy.config, examples.lengths),
+            ),
             seed=config.seed + number,
             microbatches=-(-batch // config.train.rows_per_microbatch),
         )
