@@ -52,6 +52,7 @@ ARGUMENTS = {
         "stored=safe_to_serve",
         "deberta,harmfulness,helpfulness,llama_guard",
     ],
+    "recipe": [None, "real", "demo"],
     "reward": [
         None,
         "demo",
@@ -131,6 +132,9 @@ KEYS = {
     """
     + PACE_KEYS
     + " ".join(f" answer.{key}" for key in ANSWER_KEYS),
+    "recipe": """
+        stage seed recipe.base recipe.data recipe.steps recipe.max_flops
+    """,
     "reward": " ".join(set(TRAINING_KEYS.split()) - POLICY_KEYS)
     + """
         data.append_eos data.prefer data.bad_rows
@@ -281,10 +285,25 @@ def test_every_config_file_is_tested():
     assert files == set(ARGUMENTS)
 
 
+def own_keys(name: str, config: ConfigDict) -> dict:
+    """Keys and values; of a recipe without those of its steps, which are configs of other files."""
+    steps = config.recipe.steps if name == "recipe" else ()
+    return {key: v for key, v in flatten(config).items() if key.split(".")[0] not in steps}
+
+
+@pytest.mark.parametrize("arg", ARGUMENTS["recipe"])
+def test_every_step_of_a_recipe_is_a_whole_config_of_its_stage(arg: str | None):
+    config = load("recipe", arg)
+    for name in config.recipe.steps:
+        step = config[name]
+        missing = set(KEYS[step.stage].split()) - set(flatten(step))
+        assert {key for key in missing if not key.startswith("score.judges.")} == set()
+
+
 @pytest.mark.parametrize(("name", "arg"), CASES)
 def test_complete_and_locked(name: str, arg: str | None):
     config = load(name, arg).lock()
-    flat = flatten(config)
+    flat = own_keys(name, config)
     beside = {key for key in flat if name in JUDGING and key.startswith("score.judges.")}
     assert set(flat) - beside == set(KEYS[name].split()) - beside
     assert set(KEYS[name].split()) <= set(flat)
@@ -296,8 +315,8 @@ def test_complete_and_locked(name: str, arg: str | None):
 
 @pytest.mark.parametrize(("name", "arg"), CASES)
 def test_arguments_change_values_but_never_types(name: str, arg: str | None):
-    plain = {key: type(value) for key, value in flatten(load(name, None)).items()}
-    types = {key: type(value) for key, value in flatten(load(name, arg)).items()}
+    plain = {key: type(value) for key, value in own_keys(name, load(name, None)).items()}
+    types = {key: type(value) for key, value in own_keys(name, load(name, arg)).items()}
     if name in JUDGING:  # an argument adds a judge, which the plain config has not
         types = {key: found for key, found in types.items() if key in plain}
     assert types == plain

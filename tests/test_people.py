@@ -253,8 +253,6 @@ def test_quality_of_a_judge_on_paper():
     assert (found.precision.count, found.precision.n) == (2, 3)
     assert (found.recall.count, found.recall.n) == (2, 3)
     assert (found.specificity.count, found.specificity.n) == (4, 5)
-    checked = found.checked
-    assert (checked.found, checked.positives, checked.cleared, checked.negatives) == (2, 3, 4, 5)
 
 
 def test_corrected_shares_on_paper():
@@ -262,14 +260,14 @@ def test_corrected_shares_on_paper():
     # (.4 + .8 - 1) / (.9 + .8 - 1) = 2/7 are unsafe, 5/7 safe.
     truth = "u" * 100 + "s" * 100
     verdicts = [1] * 90 + [0] * 10 + [1] * 20 + [0] * 80
-    checked = people.quality([block("m", "A", verdicts)], labelled(a=truth), "guard").checked
+    quality = people.quality([block("m", "A", verdicts)], labelled(a=truth), "guard")
     others = [block("m", "B", [1] * 40 + [0] * 60), block("n", "B", [None] * 3)]
-    found = people.corrected(others, "guard", checked)
+    found = people.corrected(others, "guard", quality)
     assert list(found) == ["m"] and list(found["m"]) == ["B"]
     estimate = found["m"]["B"]
     assert estimate.value == pytest.approx(5 / 7) and estimate.n == 100
     assert estimate.low < 5 / 7 < estimate.high
-    none = people.quality([block("m", "A", [1, 1])], labelled(a="uu"), "guard").checked
+    none = people.quality([block("m", "A", [1, 1])], labelled(a="uu"), "guard")
     assert people.corrected(others, "guard", none) == {}
 
 

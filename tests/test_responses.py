@@ -13,7 +13,7 @@ from safety_jax.data.formats import Message
 from safety_jax.errors import ConfigError, DataError
 from safety_jax.evaluation import existing, matching, stored
 from safety_jax.evaluation.existing import read_existing
-from safety_jax.evaluation.responses import Protocol, Response, Responses
+from safety_jax.evaluation.responses import Protocol, Response, Responses, recorded
 from safety_jax.evaluation.sets import Item, Set, read_sets
 from safety_jax.scoring.judge import BETTER, HARMFUL, SAFER
 
@@ -141,6 +141,12 @@ def test_hostile_answers_come_back_as_they_were(tmp_path, asked):
 # ---------------------------------------------------------------------------- existing answers
 
 
+def test_names_that_no_file_can_have(tmp_path):
+    asked = ask("a/b", "p")
+    write_lists(tmp_path / "a%2Fb.json", prompt=["p"], response=["x"])
+    assert read_existing(str(tmp_path), [asked], KEY, "row")["a/b"][0].text == "x"
+
+
 def test_a_folder_of_a_run(tmp_path, asked):
     other = numbered("Q-Harm", 3)
     open_file(tmp_path / "I-CoNa.jsonl", asked).add(replies(asked, 0, 10))
@@ -151,6 +157,10 @@ def test_a_folder_of_a_run(tmp_path, asked):
         (r.id, r.text, r.finish) for r in replies(asked, 0, 10)
     ]
     assert found["I-CoNa"][0].stored["template"] == "alpaca"
+    assert recorded(found["I-CoNa"], asked) == PROTOCOL.of(asked)
+    assert recorded(replies(asked, 0, 10), asked) is None
+    changed = dataclasses.replace(found["I-CoNa"][0], stored={"template": "chat"})
+    assert recorded([changed, *found["I-CoNa"][1:]], asked) is None
     assert found["I-CoNa"][2].where == "I-CoNa.jsonl line 3"
     edited = ask("I-CoNa", *prompts(asked)[:9], "edited")
     with pytest.raises(DataError, match=r"line 10: answers 'the prompt \w{16}' where .*'edited'"):
@@ -166,7 +176,8 @@ def test_scores_of_three_files_come_together(tmp_path, asked):
     found = read_existing(str(tmp_path), [asked], KEY, "row")["I-CoNa"]
     assert found[3].stored == {"verdict": "safe", "harm": 3} and found[3].text == "answer 3"
     hashes = existing.existing_files(str(tmp_path), [asked], KEY)
-    assert sorted(hashes) == ["responses_cm_I-CoNa.json", "responses_redteam_I-CoNa.json"]
+    names = ("responses_cm_I-CoNa.json", "responses_redteam_I-CoNa.json")
+    assert sorted(hashes) == [f"{tmp_path.name}/{name}" for name in names]
     assert all(len(value) == 64 for value in hashes.values())
 
     write_lists(tmp_path / "c_I-CoNa.json", **said, harm=[0, 0, *range(2, 10)])

@@ -46,6 +46,7 @@ class Material:
         blocks: by model, in the order of the sets.
         responses: by model and set, entry i to item i.
         letters: of multiple choice, by model and set: what was read out of each answer.
+        tasks: blocks of lm-evaluation-harness, by model; they have no transcripts.
         models, facts: see `results.Report`.
         people: what people said of a sample of the answers; None without them.
     """
@@ -57,6 +58,7 @@ class Material:
     letters: Mapping[str, Mapping[str, Sequence[str]]]
     models: Mapping[str, Mapping[str, Any]]
     people: People | None
+    tasks: Mapping[str, Sequence[Block]]
     facts: Mapping[str, Any]
 
 
@@ -91,7 +93,9 @@ def check(choice: Choice, models: Sequence[str], cards: Mapping[str, Card]) -> C
 
 def report(material: Material, choice: Choice) -> Report:
     """All of it, in one place; see `results.Report`."""
-    blocks, said, how = material.blocks, material.people, choice.how
+    said, how = material.people, choice.how
+    blocks = {m: [*found, *material.tasks.get(m, ())] for m, found in material.blocks.items()}
+    sets = {b.set.name: b.set for found in blocks.values() for b in found}
     rows = tuple(measures.row(b, how) for found in blocks.values() for b in found)
     margins = Margins(choice.margin_share, choice.margin_score, choice.helpfulness)
     base = blocks[choice.baseline]
@@ -116,7 +120,7 @@ def report(material: Material, choice: Choice) -> Report:
         safety=choice.safety,
         helpfulness=choice.helpfulness,
         models=material.models,
-        sets={of.name: _facts(of) for of in material.sets},
+        sets={name: _facts(of) for name, of in sets.items()},
         judges={
             name: dataclasses.asdict(card) | {"protocol": card.protocol()}
             for name, card in material.cards.items()

@@ -22,13 +22,8 @@ def choice_row(row: Row) -> Row:
     """
     texts = _texts(row.get("choices"))
     letters = LETTERS[: len(texts)]
-    return (
-        row
-        | _asked(text_of(row, "prompt"), texts)
-        | {  # type: ignore[operator]
-            "reference": _right(row.get("reference"), letters),
-        }
-    )
+    right = _right(row.get("reference"), letters)
+    return {**row, **_asked(text_of(row, "prompt"), texts), "reference": right}
 
 
 def openbookqa(row: Row) -> Row:

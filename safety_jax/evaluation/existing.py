@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from safety_jax.data import files, records, sources
 from safety_jax.data.files import Row
@@ -72,12 +73,13 @@ def read_existing(
 
 
 def existing_files(spec: str, sets: Sequence[Set], key: str) -> dict[str, str]:
-    """The local files that `read_existing` reads, and the SHA-256 of each."""
+    """The local files that `read_existing` reads, as FOLDER/FILE, and the SHA-256 of each."""
     found = {}
     for place, _ in _places(spec, sets, key):
         path = Path(sources.split(place)[0]).expanduser()
         if path.is_file():
-            found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            name = f"{path.resolve().parent.name}/{path.name}"
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
 
@@ -96,7 +98,8 @@ def _places(spec: str, sets: Sequence[Set], key: str) -> list[tuple[str, list[Se
         raise ConfigError(f"{key}: {spec}: set= belongs to a file, and this is a folder")
     names = sorted(entry.name for entry in path.iterdir() if entry.is_file())
     known = [name for name in names if name.lower().endswith(files.ENDINGS)]
-    found = [(f"{path / name}?{query}", _of(name, sets)) for name in known]
+    # A run quotes what a file name cannot hold.
+    found = [(f"{path / name}?{query}", _of(unquote(name), sets)) for name in known]
     found = [(place, named) for place, named in found if named]
     if not found:
         inner = path / "responses"

@@ -21,6 +21,7 @@ from safety_jax.errors import DataError
 from safety_jax.evaluation.sets import Item, Set
 
 EARLIER = "earlier"
+_FACTS = ("template", "decoding", "seed")  # of `Protocol.of`, as lines have them
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,6 +65,16 @@ class Protocol:
         """Names everything but the model, in 16 hex digits: what two models must share for their
         answers to be compared."""
         return _hash([self.template, self.decoding_hash(), self.seed, asked.items_sha256])
+
+
+def recorded(found: Sequence[Response], asked: Set) -> str | None:
+    """`Protocol.of` for answers that a run here wrote, from what stands beside them; None where
+    they come from elsewhere, or were made in several ways."""
+    facts = [[response.stored.get(name) for name in _FACTS] for response in found]
+    match facts[0]:
+        case [str(), str(), int()] if all(fact == facts[0] for fact in facts):
+            return _hash([*facts[0], asked.items_sha256])
+    return None
 
 
 def _hash(value: Any) -> str:

@@ -3,6 +3,7 @@
 responses/MODEL/SET.jsonl    every answer and what it depends on; a killed run goes on from here
 judgements/MODEL/SET.jsonl   every score as it came
 report.html, report.md, report.json, plots/   what it all comes to
+tasks/MODEL.json             where asked for: what lm-evaluation-harness found
 for_people.csv               where asked for: answers for people to label
 """
 
@@ -13,7 +14,18 @@ import jax
 from ml_collections import ConfigDict
 
 from safety_jax import compilation, policy, workdir
-from safety_jax.evaluation import asking, assemble, known, letters, people, responses, stored
+from safety_jax.evaluation import (
+    asking,
+    assemble,
+    harness,
+    known,
+    letters,
+    people,
+    responses,
+    stored,
+    tasks,
+)
+from safety_jax.evaluation.likelihood import Limits, Model
 from safety_jax.evaluation.measures import Block
 from safety_jax.evaluation.responses import Response
 from safety_jax.evaluation.results import Report
@@ -23,7 +35,8 @@ from safety_jax.scoring.judge import Score
 from safety_jax.stages import answering
 from safety_jax.stages.evaluate_plan import Plan, has, make_plan
 
-RESPONSES, JUDGEMENTS = "responses", "judgements"
+CHUNK_TOKENS = 128  # positions of a row whose logits exist at once, where tasks are scored
+RESPONSES, JUDGEMENTS, TASKS = "responses", "judgements", "tasks"
 
 
 def run(config: ConfigDict, folder: str) -> None:
@@ -49,40 +62,73 @@ def run(config: ConfigDict, folder: str) -> None:
 def answer(
     config: ConfigDict, place: workdir.Workdir, plan: Plan, primary: bool
 ) -> dict[str, dict[str, list[Response]]]:
-    """Answers of every model to every set that it has any to; models are read one after the
-    other."""
+    """Answers of every model to every set that it has any to."""
     found = {name: {of: list(rows) for of, rows in by.items()} for name, by in plan.read.items()}
-    dtype = policy.float_type("model.parameter_dtype", config.model.parameter_dtype)
-    for name, opened in plan.opened.items():
-        files = {
-            of.name: responses.Responses(
-                asking.place(place.path / RESPONSES, name, of.name),
-                of,
-                plan.asked[name][of.name].protocol,
-                block=config.sample.prompts_per_write,
-                writes=primary,
-            )
-            for of in plan.sets
-        }
-        left = [of for of in plan.sets if files[of.name].done < len(of.items)]
-        if left:
-            weights, adapters = opened.load(plan.mesh, dtype)
-            for of in left:
-                asked = plan.asked[name][of.name]
-                asking.fill(
-                    files[of.name],
-                    of,
-                    asked.ids,
-                    asked.setup,
-                    weights,
-                    adapters,
-                    seed=config.seed,
-                    block=config.sample.prompts_per_write,
-                    title=f"{name}, {of.name}",
-                )
-            answering.release(weights, adapters)
-        found[name] = {of: file.all() for of, file in files.items()}
+    for name in plan.opened:
+        found[name] = answer_as(config, place, plan, name, primary)
     return {name: found[name] for name in plan.models}
+
+
+def answer_as(
+    config: ConfigDict, place: workdir.Workdir, plan: Plan, name: str, primary: bool
+) -> dict[str, list[Response]]:
+    """One model's answers to all sets, and its results of tasks; its weights are read if anything
+    is missing, and freed before the next model's are."""
+    block = config.sample.prompts_per_write
+    files = {
+        of.name: responses.Responses(
+            asking.place(place.path / RESPONSES, name, of.name),
+            of,
+            plan.asked[name][of.name].protocol,
+            block=block,
+            writes=primary,
+        )
+        for of in plan.sets
+    }
+    left = [of for of in plan.sets if files[of.name].done < len(of.items)]
+    unasked = bool(plan.tasks.names) and read_tasks(place, plan, name) is None
+    if left or unasked:
+        opened = plan.opened[name]
+        dtype = policy.float_type("model.parameter_dtype", config.model.parameter_dtype)
+        weights, adapters = opened.load(plan.mesh, dtype)
+        for of in left:
+            asked = plan.asked[name][of.name]
+            asking.fill(
+                files[of.name],
+                of,
+                asked.ids,
+                asked.setup,
+                weights,
+                adapters,
+                seed=config.seed,
+                block=block,
+                title=f"{name}, {of.name}",
+            )
+        if unasked:
+            asked = next(iter(plan.asked[name].values()))
+            found = harness.run_tasks(
+                Model(opened.config, asked.setup.run, weights, adapters, opened.tokens),
+                plan.tasks.names,
+                Limits(
+                    longest=config.data.max_length or opened.config.max_positions,
+                    tokens_per_batch=config.score.tokens_per_batch,
+                    chunk_tokens=CHUNK_TOKENS,
+                ),
+                asked.setup.pace,
+                asked.setup.eos_ids,
+                plan.tasks.asking,
+            )
+            if primary:
+                protocol = plan.tasks.protocol(opened.weights_sha256)
+                tasks.write(place.path / TASKS / f"{name}.json", protocol, found)
+        answering.release(weights, adapters)
+    return {of: file.all() for of, file in files.items()}
+
+
+def read_tasks(place: workdir.Workdir, plan: Plan, name: str) -> dict[str, Any] | None:
+    """The results of a model's tasks that are kept; None where they are not."""
+    protocol = plan.tasks.protocol(plan.opened[name].weights_sha256)
+    return tasks.read(place.path / TASKS / f"{name}.json", protocol)
 
 
 def judge(
@@ -125,6 +171,7 @@ def make_block(
 ) -> tuple[Block, list[str]]:
     """A model's answers to a set with their scores."""
     asked = plan.asked.get(model, {}).get(of.name)
+    protocol = asked.protocol.of(of) if asked else responses.recorded(found, of)
     read: list[str] = []
     choice: dict[str, Any] = {}
     correct: list[bool] = []
@@ -140,7 +187,7 @@ def make_block(
     block = Block(
         model=model,
         set=of,
-        protocol=assemble.UNKNOWN if asked is None else asked.protocol.of(of),
+        protocol=protocol or assemble.UNKNOWN,
         answers=[response.text for response in found],
         finishes=[response.finish for response in found],
         scores=scores,
@@ -168,6 +215,8 @@ def describe(
         people.export(place.path, open_ended, config.evaluate.sheet_answers, config.seed)
     given = tuple(config.evaluate.labels)
     said = people.read(given, place.path, open_ended, "evaluate.labels") if given else None
+    results = {name: read_tasks(place, plan, name) for name in plan.opened}
+    done = {name: found for name, found in results.items() if found}
     material = assemble.Material(
         sets=plan.sets,
         cards=plan.cards,
@@ -179,6 +228,12 @@ def describe(
         },
         models=plan.describe_models(),
         people=said,
-        facts={"seed": config.seed, "config": place.config} | place.environment()[-1],
+        tasks={name: tasks.blocks(found, name) for name, found in done.items()},
+        facts={
+            "seed": config.seed,
+            "config": place.config,
+            "tasks": {name: tasks.figures(found) for name, found in done.items()},
+            **place.environment()[-1],
+        },
     )
     return assemble.report(material, plan.choice)

@@ -13,11 +13,12 @@ from safety_jax import mesh as meshes
 from safety_jax import policy
 from safety_jax.data import encode, prompts
 from safety_jax.errors import ConfigError, DataError
-from safety_jax.evaluation import assemble, existing, stored
+from safety_jax.evaluation import assemble, existing, harness, stored
 from safety_jax.evaluation import sets as evaluated
 from safety_jax.evaluation.measures import Resampling
 from safety_jax.evaluation.responses import Protocol, Response
 from safety_jax.evaluation.sets import CHOICE, Set
+from safety_jax.evaluation.tasks import Wanted
 from safety_jax.models import decode
 from safety_jax.scoring import registry
 from safety_jax.scoring.judge import Card
@@ -54,6 +55,7 @@ class Plan:
         read: by model and set, answers that exist.
         planned: judges that read answers.
         stored: cards of judges whose scores stand beside the answers.
+        tasks: of lm-evaluation-harness, for the models that answer.
     """
 
     mesh: Mesh
@@ -63,6 +65,7 @@ class Plan:
     read: Mapping[str, Mapping[str, Sequence[Response]]]
     planned: Mapping[str, Planned]
     stored: Mapping[str, Card]
+    tasks: Wanted
     choice: assemble.Choice
     models: Mapping[str, str]
 
@@ -152,6 +155,7 @@ def make_plan(config: ConfigDict, title: str) -> Plan:
         read=read,
         planned=planned,
         stored=cards,
+        tasks=plan_tasks(config),
         choice=assemble.check(choice, list(everyone), judges),
         models=everyone,
     )
@@ -205,6 +209,26 @@ def plan_judges(
         if not any(has(card, found) for by_set in read.values() for found in by_set.values()):
             stored.scores(card, [r for by_set in read.values() for f in by_set.values() for r in f])
     return planned, cards
+
+
+def plan_tasks(config: ConfigDict) -> Wanted:
+    """Tasks of lm-evaluation-harness.
+
+    Raises:
+        ConfigError: tasks are named, and the harness is not installed.
+    """
+    group = config.evaluate
+    if group.tasks:
+        harness.check_installed()
+    asking = harness.Asking(
+        num_fewshot=group.task_shots,
+        limit=group.task_examples or None,
+        chat=config.data.template == "chat",
+        system="",
+        seed=config.seed,
+        bootstrap=group.resamples,
+    )
+    return Wanted(tuple(group.tasks), asking, config.model.to_dict())
 
 
 def has(card: Card, found: Sequence[Response]) -> bool:

@@ -77,7 +77,7 @@ def _canvas(width: float, height: float, title: str, panels: Sequence[float], ac
 
 def _forests(found: Sequence[Forest], report: Report) -> "Figure":
     heights = [sum(len(group.marks) + 1.2 for group in forest.groups) + 1.5 for forest in found]
-    figure, axes = _canvas(8, LINE * sum(heights) + 0.7, report.title, heights, across=False)
+    figure, axes = _canvas(8.0, LINE * sum(heights) + 0.7, report.title, heights, across=False)
     for panel, forest in zip(axes, found, strict=True):
         _forest(panel, forest)
     return figure

@@ -9,6 +9,7 @@ from pathlib import Path
 from safety_jax.evaluation.results import Report
 from safety_jax.report.evaluation import comparing, details, escaping, model_index, protocol
 from safety_jax.report.evaluation import summary as summaries
+from safety_jax.report.evaluation.sentence import sentence
 from safety_jax.report.evaluation.tables import Cell, Table
 
 # What a terminal shows of each comparison; the other columns are in the report.
@@ -39,6 +40,8 @@ def tables(report: Report) -> str:
     if refused:
         rows = [[cell.text for cell in row] for row in refused.rows]
         sections.append(f"{refused.title}\n{_aligned(refused.head, rows)}")
+    if said := sentence(report):
+        sections.append(escaping.line(said))
     if report.notes:
         sections.append("\n".join(f"note: {escaping.line(note)}" for note in report.notes))
     return "\n\n".join(sections) + "\n"
@@ -109,6 +112,7 @@ def markdown(report: Report, plots: Sequence[str]) -> str:
     head, lines = _sideways(summary)
     sections = [
         f"# {_inline(report.title)}",
+        _inline(sentence(report)),
         "\n".join(f"- {_inline(note)}" for note in report.notes),
         _inline(summary.text),
         _lines(head, lines),
