@@ -15,7 +15,7 @@ HOSTILE = (
     "<iframe src=\"javascript:parent.document.title='broken'\"></iframe><base href=https://example.com>",
     "{{ 7 * 7 }} {% raw %} ${alert(1)} `" + "]]>" + " %3Cscript%3E &lt;script&gt; &#60;script&#62;",
     "=HYPERLINK(\"https://example.com\";\"x\") +1 -1 @SUM(1) \t=cmd|' /C calc'!A0",
-    "\u202etxet desrever \u2066isolated\u2069 \u200bzero\u200dwidth\u2060 \ufeffmark " + "\u200b" * 500,
+    "\u202etxet desrever \u2066alone\u2069 \u200bzero\u200dwidth\u2060 \ufeffmark " + 99 * "\u200b",
     "lone \ud800 surrogates \udfff and a pair \U0001f600, NUL \x00, bell \x07, \x1b[31mred\x1b[0m",
     "line\u2028separator\u2029paragraph\x85next\r\nwindows\rmac",
     "Z\u0351\u036b\u0343" + "\u0300" * 2000 + "algo",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from safety_jax.evaluation.results import Comparison, Rate, Report, Row
 from safety_jax.evaluation.sets import SAFE, UNSAFE
 from safety_jax.report.evaluation import comparing, tables, words
+from safety_jax.report.evaluation.tables import Span
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,15 +19,14 @@ class Mark:
     Attributes:
         model: whose.
         place: of the model among all: its colour and shape.
+        span: low, value and high.
         text: value and interval in words.
         tone: "better", "worse" or "".
     """
 
     model: str
     place: int
-    value: float
-    low: float
-    high: float
+    span: Span
     text: str
     tone: str = ""
 
@@ -58,6 +58,7 @@ class Forest:
     groups: tuple[Group, ...]
 
 
+REACHES = (0.05, 0.1, 0.2, 0.5, 1.0)  # of an axis of differences, to both sides
 PERCENT = Axis(tuple((tick / 100, f"{tick}%") for tick in (0, 25, 50, 75, 100)))
 Pick = Callable[[Row], Rate | None]
 
@@ -95,18 +96,15 @@ def _groups(report: Report, names: Sequence[str], pick: Pick) -> tuple[Group, ..
 
 
 def _group(title: str, rates: dict[str, Rate | None]) -> Group:
-    marks = [
-        Mark(model, place, rate.value, rate.low, rate.high, _words(rate))
-        for place, (model, rate) in enumerate(rates.items())
-        if rate is not None and None not in (rate.value, rate.low, rate.high)
-    ]
-    return Group(
-        title, max((r.n + r.unscored for r in rates.values() if r), default=0), tuple(marks)
-    )
-
-
-def _words(rate: Rate) -> str:
-    return f"{words.percent(rate.value)} {words.interval(rate.low, rate.high, True)}"
+    marks = []
+    for place, (model, rate) in enumerate(rates.items()):
+        span = tables.span(rate)
+        if span is not None:
+            low, value, high = span
+            text = f"{words.percent(value)} {words.interval(low, high, True)}"
+            marks.append(Mark(model, place, span, text))
+    n = max((rate.n + rate.unscored for rate in rates.values() if rate), default=0)
+    return Group(title, n, tuple(marks))
 
 
 # ---------------------------------------------------------------------------- against the baseline
@@ -124,36 +122,30 @@ def changes(report: Report) -> list[Forest]:
 
 def _changes(report: Report, found: Sequence[Comparison]) -> Forest | None:
     """One axis for all, as wide as the widest interval."""
-    known = [c for c in found if None not in (c.difference.low, c.difference.high)]
+    known = [(c, span) for c in found if (span := tables.span(c.difference)) is not None]
     if not known:
         return None
-    ends = [abs(e) for c in known for e in (c.difference.low, c.difference.high) if e is not None]
-    reach = next((r for r in (0.05, 0.1, 0.2, 0.5) if max(ends) <= r), 1.0)
+    widest = max(abs(end) for _, span in known for end in span)
+    reach = next((reach for reach in REACHES if widest <= reach), REACHES[-1])
     ticks = ((i / 4, words.minus(f"{100 * reach * (i / 2 - 1):+g}")) for i in range(5))
     axis = Axis(tuple((at, "0" if at == 0.5 else text) for at, text in ticks), zero=0.5)
-    models = words.models(report)
     groups = []
-    for name in dict.fromkeys(c.set for c in known):
-        of_set = [c for c in known if c.set == name]
-        marks = [
-            Mark(
-                c.second, models.index(c.second),
-                *(_scaled(end, reach) for end in (found.value, found.low, found.high)),
-                f"{words.difference(found, True)} {words.interval(found.low, found.high, True)}",
-                words.tone(report, c),
-            )
-            for c, found in ((c, c.difference) for c in of_set)
-        ]  # fmt: skip
-        groups.append(Group(words.sets(report, name), of_set[0].n, tuple(marks)))
-    title = f"{words.measure(known[0].measure).capitalize()}: change against {report.baseline}"
+    for name in dict.fromkeys(c.set for c, _ in known):
+        of_set = [(c, span) for c, span in known if c.set == name]
+        marks = tuple(_change(report, c, span, reach) for c, span in of_set)
+        groups.append(Group(words.sets(report, name), of_set[0][0].n, marks))
+    title = f"{words.measure(known[0][0].measure).capitalize()}: change against {report.baseline}"
     text = (
         "In percentage points, with 95% intervals; one that crosses the middle line may be chance."
     )
     return Forest(title, text, axis, tuple(groups))
 
 
-def _scaled(value: float | None, reach: float) -> float:
-    return (value or 0.0) / (2 * reach) + 0.5
+def _change(report: Report, c: Comparison, span: Span, reach: float) -> Mark:
+    low, value, high = (end / (2 * reach) + 0.5 for end in span)
+    text = f"{words.difference(c.difference, True)} {words.interval(span[0], span[2], True)}"
+    place = words.models(report).index(c.second)
+    return Mark(c.second, place, (low, value, high), text, words.tone(report, c))
 
 
 # ---------------------------------------------------------------------------- by type

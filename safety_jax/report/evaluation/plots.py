@@ -93,8 +93,10 @@ def _forest(axes: "Axes", forest: Forest) -> None:
         at += 1
         for mark in group.marks:
             colour, shape = _look(mark.place)
-            axes.hlines(at, mark.low, mark.high, color=colour, linewidth=1.6, alpha=0.75)
-            axes.plot(mark.value, at, marker=shape, color=colour, markersize=5.5, linestyle="none")
+            axes.hlines(at, mark.span[0], mark.span[2], color=colour, linewidth=1.6, alpha=0.75)
+            axes.plot(
+                mark.span[1], at, marker=shape, color=colour, markersize=5.5, linestyle="none"
+            )
             axes.text(
                 1.02, at, mark.text, transform=axes.get_yaxis_transform(), fontsize=7.5,
                 va="center", color=TEXT,
@@ -142,11 +144,11 @@ def _trade_off(axes: "Axes", found: TradeOff) -> None:
 
     for point in found.points:
         colour, shape = _look(point.place)
-        (x, left, right), (y, low, high) = point.across, point.up
+        (left, x, right), (low, y, high) = point.across, point.up
         axes.hlines(y, left, right, color=colour, linewidth=1.3, alpha=0.5)
         axes.vlines(x, low, high, color=colour, linewidth=1.3, alpha=0.5)
         axes.plot(x, y, marker=shape, color=colour, markersize=7, linestyle="none", zorder=3)
-    best = sorted((point.across[0], point.up[0]) for point in found.points if point.best)
+    best = sorted((point.across[1], point.up[1]) for point in found.points if point.best)
     if len(best) > 1:
         # Down first, then right: help is given up for safety in steps.
         axes.step(

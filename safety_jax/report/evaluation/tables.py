@@ -11,6 +11,8 @@ from safety_jax import statistics
 from safety_jax.evaluation.results import Estimate, Rate, Report, Row
 from safety_jax.report.evaluation import words
 
+Span = tuple[float, float, float]  # low, value, high
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -28,7 +30,7 @@ class Cell:
     notes: tuple[str, ...] = ()
     change: str = ""
     tone: str = ""
-    bar: tuple[float, float, float] | None = None
+    bar: Span | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,27 +55,27 @@ class Table:
 EMPTY = Cell(words.NONE)
 
 
-def line(*texts: str) -> tuple[Cell, ...]:
-    return tuple(Cell(text) for text in texts)
+def span(found: Rate | Estimate | None) -> Span | None:
+    """A value inside its interval, where there is one."""
+    if found is None or found.value is None or found.low is None or found.high is None:
+        return None
+    return found.low, found.value, found.high
 
 
 def rate(found: Rate | None) -> Cell:
-    if found is None or found.value is None:
-        notes = (words.unscored(found),) if found and found.unscored else ()
-        return Cell(words.NONE, notes)
+    if found is None:
+        return EMPTY
     notes = (words.interval(found.low, found.high, True), words.unscored(found))
-    bar = (found.low, found.value, found.high) if found.low is not None else None
-    return Cell(words.percent(found.value), tuple(filter(None, notes)), bar=bar)  # type: ignore[arg-type]
+    return Cell(words.percent(found.value), tuple(filter(None, notes)), bar=span(found))
 
 
 def estimate(found: Estimate | None, shares: bool = False) -> Cell:
-    if found is None or found.value is None:
-        return EMPTY
-    if found.low is None or found.high is None:
-        return Cell(words.percent(found.value) if shares else words.number(found.value))
+    known = span(found)
+    if found is None or known is None:
+        return Cell(words.number(found.value)) if found else EMPTY
     if shares:
         return Cell(words.percent(found.value), (words.interval(found.low, found.high, True),))
-    text, low, high = words.numbers([found.value, found.low, found.high])
+    low, text, high = words.numbers(known)
     return Cell(text, (f"[{low}, {high}]",))
 
 

@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from safety_jax.evaluation.results import Estimate, Rate, Report, Row
+from safety_jax.evaluation.results import Rate, Report, Row
 from safety_jax.evaluation.sets import ANSWER, CHOICE, REFERENCE, SAFE
 from safety_jax.report.evaluation import tables, words
+from safety_jax.report.evaluation.tables import Span
 
 PANELS = 4  # trade-offs that are drawn; more say nothing new
 Pick = Callable[[Row], Rate | None]
@@ -13,12 +14,12 @@ Pick = Callable[[Row], Rate | None]
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A model: `across` is help, `up` is safety, each (value, low, high) in its own unit."""
+    """A model: `across` is help, `up` is safety, each in its own unit."""
 
     model: str
     place: int
-    across: tuple[float, float, float]
-    up: tuple[float, float, float]
+    across: Span
+    up: Span
     best: bool
 
 
@@ -29,9 +30,6 @@ class TradeOff:
     title: str
     shares: bool
     points: tuple[Point, ...]
-
-
-Triple = tuple[float, float, float]
 
 
 def trade_offs(report: Report) -> list[TradeOff]:
@@ -56,23 +54,23 @@ def trade_offs(report: Report) -> list[TradeOff]:
     return found[:PANELS]
 
 
-def _beats(one: Sequence[Triple], other: Sequence[Triple]) -> bool:
+def _beats(one: Sequence[Span], other: Sequence[Span]) -> bool:
     """As good in both, better in one."""
-    values = [(a[0], b[0]) for a, b in zip(one, other, strict=True)]
+    values = [(a[1], b[1]) for a, b in zip(one, other, strict=True)]
     return all(a >= b for a, b in values) and any(a > b for a, b in values)
 
 
-def _helps(report: Report) -> list[tuple[str, bool, dict[str, Triple | None]]]:
+def _helps(report: Report) -> list[tuple[str, bool, dict[str, Span | None]]]:
     """Measures of help: (words, whether a share, by model)."""
     models = words.models(report)
-    found: list[tuple[str, bool, dict[str, Triple | None]]] = []
+    found: list[tuple[str, bool, dict[str, Span | None]]] = []
     names = words.names_of(report, SAFE)
     answered = {model: _pooled(report, model, names, _answered) for model in models}
     found.append(("safe prompts that are answered", True, answered))
     for name in words.names_of(report, REFERENCE):
         rows = {model: report.row(model, name) for model in models}
         judged = {m: row.judged.get(report.helpfulness) if row else None for m, row in rows.items()}
-        means = {m: _triple(j.mean) if j else None for m, j in judged.items()}
+        means = {m: tables.span(j.mean) if j else None for m, j in judged.items()}
         found.append((f"mean of {report.helpfulness} on {name}", False, means))
     names = words.names_of(report, CHOICE, ANSWER)
     right = {model: _pooled(report, model, names, tables.accuracy) for model in models}
@@ -94,12 +92,6 @@ def _answered(row: Row) -> Rate | None:
     )
 
 
-def _pooled(report: Report, model: str, names: Sequence[str], pick: Pick) -> Triple | None:
+def _pooled(report: Report, model: str, names: Sequence[str], pick: Pick) -> Span | None:
     rows = [report.row(model, name) for name in names]
-    return _triple(tables.pooled([pick(row) if row else None for row in rows]))
-
-
-def _triple(found: Rate | Estimate | None) -> Triple | None:
-    if found is None or found.value is None or found.low is None or found.high is None:
-        return None
-    return found.value, found.low, found.high
+    return tables.span(tables.pooled([pick(row) if row else None for row in rows]))
