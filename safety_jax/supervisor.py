@@ -35,8 +35,10 @@ CAUSE_SECONDS = 30.0
 
 # What an error says when it is only the echo of another host's.
 _ECHO = re.compile(r"Gloo|NCCL|coordination service|heartbeat|UNAVAILABLE|DEADLINE_EXCEEDED")
-# jaxlib's own way of ending a process: this, and a page of addresses.
-_ABORT = re.compile(rb"(?:^|\n)F\d{4} \d\d:\d\d:\d\d")
+# jaxlib's own way of ending a process: lines like these, and a page of addresses.
+_ABORT = re.compile(
+    rb"(?:^|\n)(?:F\d{4} |[EW]\d{4} [^\n]*(?:coordination_service|preemption_sync_manager))"
+)
 _STATUS = re.compile(r"absl::Status: (.+?)(?:\n\D|$)", re.DOTALL)
 
 
@@ -82,7 +84,8 @@ def _work(
 ) -> None:
     threading.Thread(target=_end_with_supervisor, args=(line,), daemon=True).start()
     try:
-        work(lambda joined: line.send({"joined": joined}))
+        # As a plain tuple: to know its type, the supervisor would have to import jax.
+        work(lambda joined: line.send({"joined": tuple(joined)}))
         return
     except Exception as error:
         known, last = explain(error), f"{type(error).__name__}: {error}"
@@ -122,9 +125,12 @@ class _Relay:
                 continue
             os.write(2, data)
 
+    def finish(self) -> None:
+        self._thread.join(timeout=5)  # a grandchild may hold the pipe open
+
     def aborted(self) -> str | None:
         """Why jaxlib ended the child, if it did."""
-        self._thread.join(timeout=5)  # a grandchild may hold the pipe open
+        self.finish()
         text = self.last.decode(errors="replace")
         if not text:
             return None
@@ -179,6 +185,8 @@ class _Watch:
         for folder in (self._workdir / FOLDER).glob("*"):
             if folder != self._folder:
                 shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            (self._workdir / FOLDER).rmdir()
 
     def _failure(self) -> dict[str, Any]:
         told = self._told or {"code": OTHER_ERROR, "echo": False}
@@ -218,6 +226,7 @@ class _Watch:
         return None
 
     def _end(self, failure: dict[str, Any]) -> int:
+        self._relay.finish()
         own = failure["process"] == self._process
         where = "" if own else f"process {failure['process']} on {failure['host']}: "
         print(f"error: {where}{failure['reason']}", file=sys.stderr, flush=True)

@@ -119,8 +119,7 @@ def prepare(
         there, here = trees.flatten(known), trees.flatten(plain)
         changed = [key for key in sorted(there | here) if there.get(key) != here.get(key)]
         raise ConfigError(
-            f"process 0 runs with another {' and '.join(f'config.{key}' for key in changed[:3])}; "
-            "start all with the same command"
+            f"config.{changed[0]} is not the same as on process 0; start all with one command"
             if changed
             else f"--workdir {path} has no config.json here, but process 0 wrote one; expected a "
             "folder on a disk that all hosts share"
