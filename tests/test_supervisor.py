@@ -1,4 +1,4 @@
-"""However a process ends, its host and the others say why, in one line; no jax is needed for that."""
+"""However a process ends, its host and the others say why, in one line; that needs no jax."""
 
 import os
 import signal
@@ -29,6 +29,7 @@ assert not {"jax", "numpy"} & set(sys.modules)
 sys.exit(code)
 """
 WAITS = "time.sleep(600)"
+KILLED = "killed by SIGKILL; the system does so when memory runs out"
 # What jaxlib writes when the coordinator is gone.
 ABORTS = r"""
 time.sleep(0.5)
@@ -67,11 +68,7 @@ HOST = socket.gethostname()
     [
         ("raise LookupError('rows.jsonl line 2\\nis empty')", 2, "rows.jsonl line 2 is empty"),
         ("sys.exit(7)", 7, "ended with code 7"),
-        (
-            "os.kill(os.getpid(), 9)",
-            1,
-            "killed by SIGKILL; the system does so when memory runs out",
-        ),
+        ("os.kill(os.getpid(), 9)", 1, KILLED),
         (ABORTS, 1, "killed by SIGTERM"),
     ],
     ids=["user error", "exit", "killed", "aborted"],
