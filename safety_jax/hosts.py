@@ -45,7 +45,7 @@ def join(place: Place | None) -> Joined:
         place: None where jax finds the others itself: TPU slices, Slurm, Kubernetes, Open MPI.
 
     Raises:
-        ConfigError: there is nothing to join, or the others cannot be reached.
+        ConfigError: there is nothing to join. Others that do not come are no mistake of the user's.
     """
     try:
         jax.distributed.initialize(
@@ -54,10 +54,10 @@ def join(place: Place | None) -> Joined:
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
-    except (ValueError, RuntimeError) as error:
+    except ValueError as error:
         raise ConfigError(
-            f"--distributed: the other processes cannot be joined ({error}); expected a TPU slice, "
-            "Slurm, Kubernetes or Open MPI, or --coordinator, --processes and --process"
+            f"--distributed: jax does not find the other processes ({error}); expected a TPU "
+            "slice, Slurm, Kubernetes or Open MPI, or --coordinator, --processes and --process"
         ) from error
     job = first_says(lambda: secrets.token_hex(8))
     return Joined(job, jax.process_index(), jax.process_count())
