@@ -37,7 +37,7 @@ CAUSE_SECONDS = 30.0
 _ECHO = re.compile(r"Gloo|NCCL|coordination service|heartbeat|UNAVAILABLE|DEADLINE_EXCEEDED")
 # jaxlib's own way of ending a process: lines like these, and a page of addresses.
 _ABORT = re.compile(
-    rb"(?:^|\n)(?:F\d{4} |[EW]\d{4} [^\n]*(?:coordination_service|preemption_sync_manager))"
+    rb"F\d{4} [\d:.]{15} |[EW]\d{4} [\d:.]{15} [^\n]*(?:coordination_service|preemption_sync)"
 )
 _STATUS = re.compile(r"absl::Status: (.+?)(?:\n\D|$)", re.DOTALL)
 
