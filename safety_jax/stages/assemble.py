@@ -62,6 +62,7 @@ def check_values(config: ConfigDict) -> None:
 
 def make_loader(
     config: ConfigDict,
+    mesh: Mesh,
     *sides: encode.Examples,
     batch_size: int,
     steps: int | None,
@@ -78,8 +79,7 @@ def make_loader(
         steps=steps,
         seed=seed,
         prefetch_steps=config.data.prefetch_steps,
-        process=jax.process_index(),
-        processes=jax.process_count(),
+        rows_here=meshes.rows_here(mesh, config.train.rows_per_microbatch),
         microbatches=microbatches,
     )
 

@@ -48,7 +48,7 @@ def run(config: ConfigDict, folder: str) -> None:
         )
         size = config.train.batch_size
         batches = assemble.make_loader(
-            config, data.training, batch_size=size, steps=total, seed=config.seed
+            config, mesh, data.training, batch_size=size, steps=total, seed=config.seed
         )
         if primary:
             introduce(config, data, batches, model, mesh)
@@ -62,7 +62,7 @@ def run(config: ConfigDict, folder: str) -> None:
         evaluate = None
         if data.evaluation is not None:
             held_out = assemble.make_loader(
-                config, data.evaluation, batch_size=size, steps=None, seed=None
+                config, mesh, data.evaluation, batch_size=size, steps=None, seed=None
             )
             measure = steps.evaluator(loss, count, mesh)
             evaluate = feed.make_evaluate(measure, frozen, held_out, put)
