@@ -54,10 +54,11 @@ def main(argv: list[str]) -> None:
     # Late, so that a mistyped flag is told at once.
     import jax
 
-    from safety_jax.stages import dpo, raft, reward, score, sft
+    from safety_jax.stages import dpo, plan, raft, reward, score, sft
 
     stages = {
         "dpo": dpo.run,
+        "plan": plan.run,
         "raft": raft.run,
         "reward": reward.run,
         "score": score.run,

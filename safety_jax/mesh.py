@@ -5,6 +5,7 @@ strategy, change this table. An axis that is not in it raises; there is no catch
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -43,7 +44,7 @@ class Parameter:
     axes: tuple[str, ...]
 
 
-def build(data: int, fsdp: int, tensor: int, devices: list[jax.Device] | None = None) -> Mesh:
+def build(data: int, fsdp: int, tensor: int, devices: list[Any] | None = None) -> Mesh:
     """A mesh `data x fsdp x tensor`; exactly one of the sizes may be -1, "what is left".
 
     Axis types are Auto: `jax.make_mesh` would give Explicit ones, which turn an ordinary

@@ -223,7 +223,21 @@ def make_setup(
     """How answers are written, by one of the config's two groups, at the pace of `sample`."""
     if tokens.eos_token_id is None:
         raise ConfigError(f"{config.model.path}: the tokenizer has no EOS, so no answer would end")
-    settings = decode.Settings(
+
+    def text(ids: Sequence[int]) -> str:
+        return str(tokens.decode(list(ids), skip_special_tokens=True))
+
+    stop = decode.Stop(tuple(group.stop), text)
+    ends = (int(tokens.eos_token_id),)
+    settings, pace = answer_settings(group), decoding_pace(config.sample)
+    setup = decode.Setup(trained.config, trained.run, settings, pace, ends, stop)
+    setup.check()
+    return setup
+
+
+def answer_settings(group: ConfigDict) -> decode.Settings:
+    """What is asked of the decoder, by the config's `sample` or `answer` group."""
+    return decode.Settings(
         temperature=group.temperature,
         top_k=group.top_k,
         top_p=group.top_p,
@@ -233,22 +247,17 @@ def make_setup(
         candidates=group.candidates,
         max_new_tokens=group.max_new_tokens,
     )
-    pace = decode.Pace(
-        lanes=config.sample.lanes,
-        prefill_prompts=config.sample.prefill_prompts,
-        bucket_tokens=config.sample.bucket_tokens,
-        chunk_steps=config.sample.chunk_steps,
-        cache_dtype=policy.float_type("sample.cache_dtype", config.sample.cache_dtype),
+
+
+def decoding_pace(group: ConfigDict) -> decode.Pace:
+    """How the decoder runs, by the config's `sample` group."""
+    return decode.Pace(
+        lanes=group.lanes,
+        prefill_prompts=group.prefill_prompts,
+        bucket_tokens=group.bucket_tokens,
+        chunk_steps=group.chunk_steps,
+        cache_dtype=policy.float_type("sample.cache_dtype", group.cache_dtype),
     )
-
-    def text(ids: Sequence[int]) -> str:
-        return str(tokens.decode(list(ids), skip_special_tokens=True))
-
-    stop = decode.Stop(tuple(group.stop), text)
-    ends = (int(tokens.eos_token_id),)
-    setup = decode.Setup(trained.config, trained.run, settings, pace, ends, stop)
-    setup.check()
-    return setup
 
 
 def make_first(
