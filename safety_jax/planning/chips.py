@@ -21,6 +21,16 @@ NO_LIBTPU = (
 XLA_SHARE = 0.75  # of a GPU's memory, jax's default: XLA_PYTHON_CLIENT_MEM_FRACTION
 
 
+# Without these, libtpu asks a metadata server for the TPU of this machine, complains that there is
+# none, and wants to be the only one on it. The names have no bearing on what it compiles for.
+NO_TPU_HERE = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Chip:
     """One kind of chip.
@@ -160,10 +170,7 @@ def topology(where: Slice) -> list[Any]:
     Raises:
         ConfigError: libtpu is not installed, or does not know such a slice.
     """
-    # Without these, libtpu asks a metadata server for the TPU of this machine, and wants to be
-    # the only one on it.
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"
-    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
+    os.environ.update(NO_TPU_HERE)
     try:
         import libtpu  # noqa: F401
     except ImportError as error:

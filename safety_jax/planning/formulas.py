@@ -237,7 +237,7 @@ def exchanged(
     parts: Parts,
     *,
     width: int,
-    tokens: float,
+    tokens: int,
     passes: int,
     repeats: int,
     reduced: int,
@@ -246,7 +246,7 @@ def exchanged(
 
     Args:
         tokens: of all rows.
-        passes: over the layers, backward ones too.
+        passes: loops over the layers, the backward one too; what it computes again it has gathered.
         repeats: microbatches.
         reduced: float32 numbers whose sum all rows' devices need: gradients, of a shard's size.
     """

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -75,7 +76,8 @@ class Asked:
     def own_mesh(self) -> layouts.Sizes:
         """The mesh of the run's config, -1 filled in."""
         mesh = self.config.mesh
-        return layouts.Sizes(*layouts.build(mesh.values(), self.found).shape.values())
+        given = layouts.Sizes(mesh.data, mesh.fsdp, mesh.tensor)
+        return layouts.Sizes(*layouts.build(given, self.found).shape.values())
 
     def mesh(self, sizes: layouts.Sizes) -> Mesh:
         """Raises a ConfigError unless it divides the model."""
@@ -177,7 +179,7 @@ def training_programs(asked: Asked, choice: Choice) -> list[Program]:
     )
     exchanged = formulas.exchanged(
         asked.model, parts, width=width, tokens=everything * T,
-        passes=formulas.PASSES[trained.run.remat] + 1 + live, repeats=microbatches,
+        passes=2 + live, repeats=microbatches,
         reduced=abstract.bytes_on_device(trainable) // 4,
     )  # fmt: skip
     chunks = math.ceil(T / trained.chunk_tokens)
@@ -214,8 +216,9 @@ def make_policy(asked: Asked, mesh: Mesh) -> policy.Policy:
     run = asked.execution(
         mesh, config.model.compute_dtype, config.model.attention, config.model.remat
     )
-    folder = assemble.folders.Path(config.model.path)
-    return policy.Policy(asked.model, run, folder, adapter, config.train.chunk_tokens)
+    return policy.Policy(
+        asked.model, run, Path(config.model.path), adapter, config.train.chunk_tokens
+    )
 
 
 def make_loss(
