@@ -268,5 +268,5 @@ def exchanged(
 
 def network_seconds(received: Mapping[int, float], where: Slice) -> float:
     """Seconds in which a device receives so many bytes from groups of so many devices."""
-    alone = sum(size / where.network(group) for group, size in received.items())
+    alone = math.fsum(size / where.network(group) for group, size in received.items())
     return alone * where.chip.devices  # which share the links of their chip

@@ -105,7 +105,7 @@ def measure(program: Program, devices: int) -> Measured:
     exchanges = collectives.totals(
         collectives.read(compiled.as_text(), devices), program.unknown_trips
     )
-    return Measured(memory, memory.total, tuple(exchanges), time.perf_counter() - began)
+    return Measured(memory, float(memory.total), tuple(exchanges), time.perf_counter() - began)
 
 
 def by_formula(program: Program) -> Measured:
@@ -117,7 +117,7 @@ def by_formula(program: Program) -> Measured:
         temporaries=round(program.temporaries),
         program=0,
     )
-    return Measured(memory, memory.total, (), 0.0)
+    return Measured(memory, float(memory.total), (), 0.0)
 
 
 def read_memory(program: Program, stats: Any) -> Memory:

@@ -70,7 +70,7 @@ class Asked:
 
     def mesh_for_rows(self, rows: int, bytes_each: int) -> layouts.Sizes:
         """The mesh that is chosen for so many rows a step, and bytes held for each weight."""
-        state = bytes_each * formulas.all_weights(self.model)
+        state = float(bytes_each * formulas.all_weights(self.model))
         return layouts.for_rows(self.model, len(self.found), rows, state, self.memory)
 
     def own_mesh(self) -> layouts.Sizes:
@@ -248,7 +248,7 @@ def make_loss(
 def choose_decoding(asked: Asked) -> Choice:
     config = asked.config
     # Weights are held twice: stacked to read prompts, layer by layer to write.
-    weights = 2 * base_dtype(config).itemsize * formulas.kernel_weights(asked.model)
+    weights = 2.0 * base_dtype(config).itemsize * formulas.kernel_weights(asked.model)
     sizes = (
         asked.own_mesh()
         if asked.keep
