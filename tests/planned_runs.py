@@ -6,7 +6,8 @@ from typing import Any
 
 from safety_jax.models import llama
 from safety_jax.planning import chips
-from safety_jax.stages.planned import STAGES, Asked, Choice
+from safety_jax.stages.plan import STAGES
+from safety_jax.stages.planned import Asked, Choice
 
 
 def asked(

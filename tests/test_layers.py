@@ -61,9 +61,9 @@ FORBIDDEN = {
     ("statistics", "data"),
 }
 # What stages may import of each other: the parts they are built of, and what runs them all.
-SHARED_STAGES = {"assemble", "planned", "recipe", "results", "tuning"}
-# Runs no other stage, but must make of their configs what they do.
-LOOKS_IN = "safety_jax.stages.planned"
+SHARED_STAGES = {"assemble", "planned", "planned_passes", "recipe", "results", "tuning"}
+# Run no other stage, but must make of their configs what they do.
+LOOK_IN = {"safety_jax.stages.planned", "safety_jax.stages.planned_passes"}
 # May stand in `safety_jax` behind a try or inside a function: optional extras.
 OPTIONAL = {"libtpu", "tensorboardX", "wandb"}
 NEVER = {"torch", "tensorflow", "peft", "trl", "accelerate", "pickle"}
@@ -101,7 +101,7 @@ def violations(module: str, names: set[str]) -> list[str]:
         upward = LAYERS[there] > LAYERS[here]
         if upward or (here, there) in FORBIDDEN:
             found.append(f"{module} (layer {LAYERS[here]}) imports {name} (layer {LAYERS[there]})")
-        among = here == there == "stages" and module != LOOKS_IN
+        among = here == there == "stages" and module not in LOOK_IN
         if among and name.split(".")[2] not in SHARED_STAGES:
             found.append(f"{module} imports the stage {name}; stages talk through folders")
     return found

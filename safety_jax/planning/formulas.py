@@ -131,7 +131,7 @@ def training(
     kernels, head = kernel_weights(config), head_weights(config)
     passes, reference = PASSES[remat], int(live_reference)
     attention_passes = ATTENTION_PASSES[remat]
-    by_token = 2 * kernels * (passes + reference + (2 if full else 1))
+    by_token = 2.0 * kernels * (passes + reference + (2 if full else 1))
     by_token += 2 * head * ((4 if full else 2) + reference)
     by_token += 2 * adapter_weights(policy) * (passes + 2)
     products = 2 * (attention_passes + reference) + ATTENTION_BACKWARD

@@ -19,31 +19,33 @@ def lines(plans: Sequence[Plan], priced: bool) -> list[tuple[str, ...]]:
 
 
 def _line(plan: Plan, priced: bool) -> tuple[str, ...]:
-    names = (plan["run"], plan["model"], plan["slice"])
-    if plan["problem"] and plan["memory"] is None and plan["needed"] is None:
-        return (*names, *[""] * (len(HEAD) - 4 + priced), plan["problem"])
-    mesh = " x ".join(str(size) for size in plan["mesh"])
-    cells = (
-        *names,
-        mesh,
+    cells = [plan["run"], plan["model"], plan["slice"]]
+    width = len(HEAD) + priced
+    if plan["needed"] is None:  # not even a mesh could be made
+        return (*cells, *["-"] * (width - len(cells) - 1), plan["problem"])
+    cells += [
+        " x ".join(str(size) for size in plan["mesh"]),
         str(plan["rows"]),
         f"{plan['needed'] / GIB:.1f}",
         f"{plan['available'] / GIB:.1f}",
-        "yes" if plan["fits"] else "no",
+        ("yes" if plan["fits"] else "no") + (" (formula)" if plan["formula"] else ""),
         largest(plan),
-    )
+    ]
     if not plan["fits"]:
-        return (*cells, *["-"] * (len(HEAD) - len(cells) + priced))
+        return (*cells, *["-"] * (width - len(cells)))
     times = plan["times"]
-    exchanged = sum(one["received"] for one in plan["exchanges"])
-    cells += (
+    received = sum(one["received"] for one in plan["exchanges"])
+    cells += [
         between(times["best"], times["worst"], ".3g"),
         between(times["tokens"] / times["worst"], times["tokens"] / times["best"], ",.0f"),
         between(100 * times["mfu_worst"], 100 * times["mfu_best"], ".0f") + "%",
         times["bound"],
-        f"{exchanged / 1e9:.3g}",
-    )
-    return (*cells, between(*plan["price"], ".3g")) if priced and plan["price"] else cells
+        f"{received / 1e9:.3g}",
+    ]
+    if priced:
+        low, high = plan["price"] or (None, None)
+        cells.append("-" if low is None else between(low, high, ".3g"))
+    return tuple(cells)
 
 
 def largest(plan: Plan) -> str:
@@ -103,8 +105,8 @@ def details(plan: Plan) -> str:
 
 
 ASSUMPTIONS = (
-    "memory and exchanges are the compiler's, libtpu's for TPUs, by formula for GPUs (marked "
-    "formula); the allocator's own share is not in them",
+    "memory and exchanges are the compiler's, libtpu's for TPUs, and by formula for GPUs; what the "
+    "allocator loses is not in them",
     "FLOPs are by formula: every row full, every token trained or read, attention causal over the "
     "whole row; MFU counts model FLOPs, nothing twice",
     "step: from the longest of compute, memory traffic and network at published speeds, all "

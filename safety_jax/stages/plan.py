@@ -19,13 +19,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from safety_jax import trees, workdir
 from safety_jax.errors import ConfigError, UserError
 from safety_jax.planning import chips, formulas, layouts, programs, roofline, sizes, table
-from safety_jax.stages.planned import STAGES, Asked, Choice, Planned
+from safety_jax.stages.planned import TRAINING, Asked, Choice, Planned
+from safety_jax.stages.planned_passes import DECODING, JUDGING
 
+STAGES = {"sft": TRAINING, "dpo": TRAINING, "raft": DECODING, "score": JUDGING}
 PLANS = "plans"
 MESHES = ("auto", "run")
 COMPILATIONS = 4  # that a search may take, the first included
@@ -38,6 +41,7 @@ def run(config: ConfigDict, folder: str) -> None:
     Raises:
         UserError: anything that the user can put right; of a single plan, that it does not fit.
     """
+    jax.config.update("jax_platforms", "cpu")  # nothing runs, so no accelerator is taken
     plan = config.plan
     if plan.mesh not in MESHES:
         raise ConfigError(f"plan.mesh {plan.mesh!r}: expected {' or '.join(MESHES)}")
