@@ -165,6 +165,8 @@ def answers(temperature: float, candidates: int) -> ConfigDict:
     group.top_k = 0  # 0: all
     group.top_p = 1.0  # 1: all
     group.frequency_penalty = 0.0
+    group.beams = 1  # above 1: beam search, without randomness
+    group.length_penalty = 1.0  # of beams
     group.candidates = candidates
     group.max_new_tokens = 128
     group.stop = ()  # strings that end an answer

@@ -7,6 +7,7 @@ What a user can cause ends in one line and exit code 2; anything else is a bug a
 """
 
 import errno
+import functools
 import os
 import sys
 from typing import NoReturn
@@ -54,16 +55,18 @@ def main(argv: list[str]) -> None:
     # Late, so that a mistyped flag is told at once.
     import jax
 
-    from safety_jax.stages import dpo, plan, raft, reward, score, sft
+    from safety_jax.stages import dpo, evaluate, plan, raft, recipe, reward, score, sft
 
     stages = {
         "dpo": dpo.run,
+        "evaluate": evaluate.run,
         "plan": plan.run,
         "raft": raft.run,
         "reward": reward.run,
         "score": score.run,
         "sft": sft.run,
     }
+    stages["recipe"] = functools.partial(recipe.run, stages=dict(stages))
     config = _CONFIG.value
     if config.stage not in stages:
         fail(f"config.stage {config.stage!r}: expected one of {', '.join(stages)}")

@@ -18,7 +18,7 @@ from safety_jax.planning import abstract, decoding, formulas, layouts
 from safety_jax.planning.programs import Program
 from safety_jax.scoring import guard
 from safety_jax.scoring.planned import max_tokens
-from safety_jax.stages import raft
+from safety_jax.stages import answering
 from safety_jax.stages.planned import (
     Asked,
     Choice,
@@ -54,9 +54,9 @@ def decoding_programs(asked: Asked, choice: Choice) -> list[Program]:
     config, mesh = asked.config, asked.mesh(choice.mesh)
     trained = make_policy(asked, mesh)
     run = dataclasses.replace(trained.run)
-    settings = raft.answer_settings(config.sample)
+    settings = answering.read_settings(config.sample)
     parts = formulas.Parts.of(mesh.shape)
-    pace = dataclasses.replace(raft.decoding_pace(config.sample), lanes=choice.rows)
+    pace = dataclasses.replace(answering.read_pace(config.sample), lanes=choice.rows)
     if not asked.keep:
         pace = dataclasses.replace(
             pace, prefill_prompts=layouts.round_up(pace.prefill_prompts, parts.rows)
