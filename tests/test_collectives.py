@@ -5,6 +5,7 @@ import pytest
 from planned_runs import asked, programs
 
 from safety_jax.planning import abstract, collectives
+from safety_jax.planning import programs as compilations
 from safety_jax.stages import planned
 
 KERNELS = 7  # of a layer
@@ -94,3 +95,36 @@ def test_temporaries_by_formula_are_of_the_compilers_size(compiled, program):
 def test_the_formula_exchanges_what_the_program_does(program, exchanged):
     found = sum(one.received for one in collectives.totals(exchanged, program.unknown_trips))
     assert sum(program.exchanged.values()) == pytest.approx(found, rel=0.2)
+
+
+def test_microbatches_repeat_what_layers_exchange(config):
+    run = asked(
+        "sft", config, "v5e:2x4", jax.devices(), (2, 2, 2),
+        model__compute_dtype="float32", model__parameter_dtype="float32", data__max_length=32,
+        train__batch_size=24, train__rows_per_microbatch=8, train__chunk_tokens=16,
+        lora__rank=4, lora__dropout=0.0,
+    )  # fmt: skip
+    (program,) = programs(run)
+    assert program.unknown_trips == (3, 2)
+    found = compilations.measure(program, 8)
+    gathers = [
+        one for one in found.exchanges if one.kind == "all-gather" and "jvp()/while" in one.place
+    ]
+    assert {one.group for one in gathers} == {2}
+    assert sum(one.times for one in gathers) >= 2 * KERNELS * config.layers * 3
+    assert found.memory.total == pytest.approx(found.needed)
+
+
+def test_both_programs_of_a_decoder_hold_what_the_plan_says(config):
+    run = asked(
+        "raft", config, "v5e:2x4", jax.devices(), (2, 2, 2), data__max_length=24,
+        model__compute_dtype="float32", model__parameter_dtype="float32", sample__lanes=8,
+        sample__prefill_prompts=4, sample__bucket_tokens=8, sample__candidates=2,
+        sample__max_new_tokens=8, sample__cache_dtype="float32", raft__prompts=8, lora__rank=4,
+    )  # fmt: skip
+    for program in programs(run):
+        found = compilations.measure(program, 8)
+        # The host's own arrays are small; a small model's table of outputs is not.
+        tables = 2 * 4 * config.vocabulary_size * config.width
+        assert abs(found.memory.arguments - sum(program.arguments.values())) < tables
+        assert found.needed == found.memory.total > found.memory.held > 0

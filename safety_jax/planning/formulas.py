@@ -219,6 +219,11 @@ def passing(
     return tokens * width * (at_work + keeps * kept) + _gathered(config, parts, width)
 
 
+def sampling(config: llama.Config, parts: Parts, lanes: int) -> float:
+    """Bytes of one device beside its arguments while tokens are drawn: four times the logits."""
+    return 4 * 4.0 * lanes * config.vocabulary_size / parts.devices
+
+
 def _layer_numbers(config: llama.Config, parts: Parts) -> tuple[float, float]:
     """Of a token on one device: what a layer's projections give, and all that exists at once."""
     narrow = (config.heads + 2 * config.kv_heads) * config.head_size / parts.tensor

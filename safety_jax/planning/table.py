@@ -43,8 +43,8 @@ def _line(plan: Plan, priced: bool) -> tuple[str, ...]:
         f"{received / 1e9:.3g}",
     ]
     if priced:
-        low, high = plan["price"] or (None, None)
-        cells.append("-" if low is None else between(low, high, ".3g"))
+        low, high = plan["price"] or (0.0, 0.0)
+        cells.append(between(low, high, ".3g") if high else "-")
     return tuple(cells)
 
 

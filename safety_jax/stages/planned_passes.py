@@ -4,6 +4,7 @@ See `planned.py`.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -46,79 +47,71 @@ def choose_decoding(asked: Asked) -> Choice:
     return chosen(asked, sizes, lanes, max(lanes, most))
 
 
-def decoding_programs(asked: Asked, choice: Choice) -> list[Program]:
-    """Sampling of stage `raft`: prompts are read, then a token is written in every lane.
-
-    The longest prompts that the config allows, and caches for the longest answers.
-    """
-    config, mesh = asked.config, asked.mesh(choice.mesh)
-    trained = make_policy(asked, mesh)
-    run = dataclasses.replace(trained.run)
+def decoding_setup(
+    asked: Asked, trained: policy.Policy, lanes: int
+) -> tuple[decode.Setup, caches.Sizes]:
+    """How the stage decodes, with the longest prompts that the config allows and caches for the
+    longest answers."""
+    config, parts = asked.config, formulas.Parts.of(trained.run.mesh.shape)
     settings = answering.read_settings(config.sample)
-    parts = formulas.Parts.of(mesh.shape)
-    pace = dataclasses.replace(answering.read_pace(config.sample), lanes=choice.rows)
+    pace = dataclasses.replace(answering.read_pace(config.sample), lanes=lanes)
     if not asked.keep:
-        pace = dataclasses.replace(
-            pace, prefill_prompts=layouts.round_up(pace.prefill_prompts, parts.rows)
-        )
-    setup = decode.Setup(asked.model, run, settings, pace, eos_ids=(2,), stop=None)
+        read = layouts.round_up(pace.prefill_prompts, parts.rows)
+        pace = dataclasses.replace(pace, prefill_prompts=read)
+    setup = decode.Setup(asked.model, trained.run, settings, pace, eos_ids=(2,), stop=None)
     setup.check()
-    trainable, base = abstract.trained(trained, base_dtype(config))
+    most = settings.max_new_tokens
+    return setup, caches.Sizes(
+        lanes=lanes,
+        prompts=decode.prompt_slots(lanes, settings.candidates, config.raft.prompts, parts.rows),
+        prompt_tokens=decode.bucket(config.data.max_length - most, pace.bucket_tokens),
+        own_tokens=min(decode.bucket(most, pace.bucket_tokens), most),
+    )
+
+
+def decoding_programs(asked: Asked, choice: Choice) -> list[Program]:
+    """Sampling of stage `raft`: prompts are read, then a token is written in every lane."""
+    model, mesh = asked.model, asked.mesh(choice.mesh)
+    trained = make_policy(asked, mesh)
+    setup, sizes = decoding_setup(asked, trained, choice.rows)
+    trainable, base = abstract.trained(trained, base_dtype(asked.config))
     adapters = None if trained.adapter is None else trained.adapters(trainable)
     weights = trainable if trained.adapter is None else base
-
-    prompt = decode.bucket(config.data.max_length - settings.max_new_tokens, pace.bucket_tokens)
-    own = min(decode.bucket(settings.max_new_tokens, pace.bucket_tokens), settings.max_new_tokens)
-    slots = decode.prompt_slots(pace.lanes, settings.candidates, config.raft.prompts, parts.rows)
-    sizes = caches.Sizes(pace.lanes, slots, prompt, own)
     cache = decoding.cache(setup, sizes)
-    width, cache_width = number_bytes(run), jnp.dtype(pace.cache_dtype).itemsize
-    held = {
-        "parameters": abstract.bytes_on_device((trainable, base)),
-        "parameters by layer": abstract.bytes_on_device((trainable, base)),
-        "caches": abstract.bytes_on_device(cache),
-    }
-    stacked, unrolled = held["parameters"], held["parameters by layer"]
-    logits = 4 * 4 * pace.lanes * asked.model.vocabulary_size / parts.devices
 
-    def exchange(tokens: int) -> dict[int, float]:
-        return formulas.exchanged(
-            asked.model, parts, width=width, tokens=tokens, passes=1, repeats=1, reduced=0
-        )
-
-    read_tokens = pace.prefill_prompts * prompt
-    return [
-        Program(
-            name=f"reads {pace.prefill_prompts} prompts of {prompt} tokens",
-            lower=lambda: decoding.lower_reading(setup, weights, adapters, cache, prompt),
-            arguments={"parameters": stacked, "caches": held["caches"]},
-            held={"parameters by layer": unrolled},
-            unknown_trips=(1,),
-            load=formulas.reading(
-                asked.model, parts, width=width, rows=pace.prefill_prompts, row_tokens=prompt,
-                outputs=False,
-            ),
-            temporaries=formulas.passing(
-                asked.model, parts, width=width, rows=pace.prefill_prompts, row_tokens=prompt,
-                keeps=True,
-            ),
-            exchanged=exchange(read_tokens),
+    parts, width = formulas.Parts.of(mesh.shape), number_bytes(trained.run)
+    cache_width = jnp.dtype(setup.pace.cache_dtype).itemsize
+    prompts = {"rows": setup.pace.prefill_prompts, "row_tokens": sizes.prompt_tokens}
+    exchanged = functools.partial(
+        formulas.exchanged, model, parts, width=width, passes=1, repeats=1, reduced=0
+    )
+    # Both copies of the weights are held, of which each program is given one.
+    stacked = {"parameters": abstract.bytes_on_device((trainable, base))}
+    unrolled = {"parameters by layer": stacked["parameters"]}
+    caches_held = {"caches": abstract.bytes_on_device(cache)}
+    reads = Program(
+        name=f"reads {prompts['rows']} prompts of {prompts['row_tokens']} tokens",
+        lower=lambda: decoding.lower_reading(setup, weights, adapters, cache, sizes.prompt_tokens),
+        arguments=stacked | caches_held,
+        held=unrolled,
+        unknown_trips=(1,),
+        load=formulas.reading(model, parts, width=width, outputs=False, **prompts),
+        temporaries=formulas.passing(model, parts, width=width, keeps=True, **prompts),
+        exchanged=exchanged(tokens=prompts["rows"] * prompts["row_tokens"]),
+    )
+    writes = Program(
+        name=f"writes a token in {sizes.lanes} lanes",
+        lower=lambda: decoding.lower_writing(
+            setup, decoding.unrolled(weights, adapters), cache, sizes
         ),
-        Program(
-            name=f"writes a token in {pace.lanes} lanes",
-            lower=lambda: decoding.lower_writing(
-                setup, decoding.unrolled(weights, adapters), cache, sizes
-            ),
-            arguments={"parameters by layer": unrolled, "caches": held["caches"]},
-            held={"parameters": stacked},
-            unknown_trips=(1,),  # what one token costs
-            load=formulas.writing(
-                asked.model, parts, sizes, width=width, cache_width=cache_width
-            ),
-            temporaries=logits,
-            exchanged=exchange(pace.lanes),
-        ),
-    ]  # fmt: skip
+        arguments=unrolled | caches_held,
+        held=stacked,
+        unknown_trips=(1,),  # what one token costs
+        load=formulas.writing(model, parts, sizes, width=width, cache_width=cache_width),
+        temporaries=formulas.sampling(model, parts, sizes.lanes),
+        exchanged=exchanged(tokens=sizes.lanes),
+    )
+    return [reads, writes]
 
 
 # ---------------------------------------------------------------------------- judging
