@@ -269,10 +269,13 @@ def attempt(asked: Asked, planned: Planned, choice: Choice) -> dict[str, Any]:
     where, devices = asked.where, asked.where.devices
     available = asked.memory
     listed = planned.programs(asked, choice)
-    measured = [
-        programs.measure(one, devices) if where.is_tpu else programs.by_formula(one)
-        for one in listed
-    ]
+    measured = []
+    for one in listed:
+        if where.is_tpu:
+            print(f"compiling for {where.name}: {one.name}", flush=True)
+        measured.append(
+            programs.measure(one, devices) if where.is_tpu else programs.by_formula(one)
+        )
     fullest = max(measured, key=lambda one: one.needed)
     timed, shown = measured[-1], listed[-1]
     fits = all(one.memory is not None and one.needed <= available for one in measured)
