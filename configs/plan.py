@@ -13,8 +13,8 @@ Arguments, behind the colon and joined by commas:
     table       every stage, five slices and four sizes
 
 Cost: each program is compiled by libtpu (`pip install -e '.[plan]'`) on this machine's processor,
-two to six minutes a program on two cores; `plan.search` takes up to four. GPUs cost nothing: their
-part is by formula.
+three to ten minutes of one core; `plan.search` takes up to four. GPUs cost nothing: their part is
+by formula.
 
 Expect: Llama 2 7B by DPO with LoRA, packed rows of 2,048 tokens, fits v5e:4x4.
 """

@@ -114,6 +114,6 @@ ASSUMPTIONS = (
     "steps are longer than the first figure, and input, logging and saving are not in it",
     "network: every link of the axes that a group spans carries its share; axes shorter than a "
     "ring at half speed; latency not counted",
-    "rows: of a microbatch (training), a batch (judging), lanes (writing); a decoder's step writes "
-    "one token in each lane, caches full",
+    "rows: of a microbatch (training; double rows for pairs), of a batch (judging), lanes (writing: "
+    "a step writes one token in each, caches full)",
 )
