@@ -78,11 +78,12 @@ def work(joined: Callable[[Any], None] | None) -> None:
     import jax
 
     from safety_jax import hosts
-    from safety_jax.stages import dpo, evaluate, raft, recipe, reward, score, sft
+    from safety_jax.stages import dpo, evaluate, plan, raft, recipe, reward, score, sft
 
     stages = {
         "dpo": dpo.run,
         "evaluate": evaluate.run,
+        "plan": plan.run,
         "raft": raft.run,
         "reward": reward.run,
         "score": score.run,
