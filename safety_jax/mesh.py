@@ -129,7 +129,8 @@ def rows_here(mesh: Mesh, rows: int) -> tuple[int, ...]:
     Where the rest of the mesh reaches over several processes, each of them has the same rows.
     """
     held = sharding(mesh, ("rows",)).addressable_devices_indices_map((rows,)).values()
-    return tuple(sorted({row for (part,) in held for row in range(*part.indices(rows))}))
+    parts = [index[0] for index in held if index is not None]
+    return tuple(sorted({row for part in parts for row in range(*part.indices(rows))}))
 
 
 def constrain(x: jax.Array, mesh: Mesh, logical: tuple[str | None, ...]) -> jax.Array:
