@@ -141,9 +141,13 @@ def test_second_process_is_refused_until_the_first_ends(tmp_path):
 
 
 def test_other_processes_of_a_run_write_nothing(tmp_path):
-    run = workdir.prepare(tmp_path / "new", CONFIG, primary=False)
-    run.close()
-    assert not run.path.exists()
+    prepare(tmp_path / "run")
+    before = {file: file.read_bytes() for file in (tmp_path / "run").iterdir()}
+    workdir.prepare(tmp_path / "run", CONFIG, primary=False).close()
+    assert {file: file.read_bytes() for file in (tmp_path / "run").iterdir()} == before
+    with pytest.raises(ConfigError, match="a disk that all hosts share"):
+        workdir.prepare(tmp_path / "elsewhere", CONFIG, primary=False)
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_write_is_whole_or_absent(tmp_path):
