@@ -93,6 +93,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     train.rows_per_microbatch = 8  # packed rows over all devices; memory only
     train.chunk_tokens = 128  # tokens of a row whose logits exist at once; memory only
     train.max_steps = 0  # of a round; 0: by epochs
+    train.max_flops = 0.0  # of a round's training; 0: as the above say
     train.epochs = 2.0
 
     config.optim = optim = ConfigDict()
@@ -165,6 +166,8 @@ def answers(temperature: float, candidates: int) -> ConfigDict:
     group.top_k = 0  # 0: all
     group.top_p = 1.0  # 1: all
     group.frequency_penalty = 0.0
+    group.beams = 1  # above 1: beam search, without randomness
+    group.length_penalty = 1.0  # of beams
     group.candidates = candidates
     group.max_new_tokens = 128
     group.stop = ()  # strings that end an answer

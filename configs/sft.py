@@ -75,6 +75,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     train.rows_per_microbatch = 8  # over all devices; memory only, results do not depend on it
     train.chunk_tokens = 128  # tokens of a row whose logits exist at once; memory only
     train.max_steps = 0  # 0: by epochs
+    train.max_flops = 0.0  # of training, to compare methods at equal compute; 0: as the above say
     train.epochs = 2.0
 
     config.optim = optim = ConfigDict()

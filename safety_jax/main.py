@@ -8,6 +8,7 @@ On several hosts every one of them runs this command with `--distributed`, see l
 """
 
 import errno
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -77,15 +78,17 @@ def work(joined: Callable[[Any], None] | None) -> None:
     import jax
 
     from safety_jax import hosts
-    from safety_jax.stages import dpo, raft, reward, score, sft
+    from safety_jax.stages import dpo, evaluate, raft, recipe, reward, score, sft
 
     stages = {
         "dpo": dpo.run,
+        "evaluate": evaluate.run,
         "raft": raft.run,
         "reward": reward.run,
         "score": score.run,
         "sft": sft.run,
     }
+    stages["recipe"] = functools.partial(recipe.run, stages=dict(stages))
     config = _CONFIG.value
     if config.stage not in stages:
         raise ConfigError(f"config.stage {config.stage!r}: expected one of {', '.join(stages)}")

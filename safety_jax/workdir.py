@@ -43,6 +43,8 @@ FREE = (
     r"score\.(tokens_per_batch|rows_per_write|attention)",
     r"sample\.(lanes|prefill_prompts|bucket_tokens|chunk_steps)",
     r"raft\.(rounds|patience|judges_resident)",
+    # Answers and scores are kept by all that they depend on, so that more of them may be asked for.
+    r"evaluate\..*",
 )
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers")

@@ -44,6 +44,15 @@ ARGUMENTS = {
         "paper=b500",
         "paper=b100",
     ],
+    "evaluate": [
+        None,
+        "demo",
+        "paper=sit",
+        "paper=dpo",
+        "stored=safe_to_serve",
+        "deberta,harmfulness,helpfulness,llama_guard",
+    ],
+    "recipe": [None, "real", "demo"],
     "reward": [
         None,
         "demo",
@@ -52,7 +61,7 @@ ARGUMENTS = {
         "paper=safety_tuned_llamas",
     ],
 }
-JUDGING = ("score", "raft")  # have a row for every judge
+JUDGING = ("evaluate", "score", "raft")  # have a row for every judge
 CASES = [(name, arg) for name, arguments in ARGUMENTS.items() for arg in arguments]
 
 # The keys that scripts, checks and the stage rely on; a key cannot vanish unnoticed.
@@ -63,7 +72,8 @@ TRAINING_KEYS = """
         lora.rank lora.alpha lora.dropout lora.targets lora.initialization lora.rslora
         data.train data.eval data.eval_rows data.template data.max_length data.row_tokens
         data.packing data.overlong_prompt data.prefetch_steps
-        train.batch_size train.rows_per_microbatch train.chunk_tokens train.max_steps train.epochs
+        train.batch_size train.rows_per_microbatch train.chunk_tokens train.max_steps
+        train.max_flops train.epochs
         optim.learning_rate optim.schedule optim.warmup_steps optim.weight_decay optim.beta1
         optim.beta2 optim.epsilon optim.clip_norm
         mesh.data mesh.fsdp mesh.tensor
@@ -71,8 +81,21 @@ TRAINING_KEYS = """
         checkpoint.export_dtype checkpoint.best_metric checkpoint.best_is
         log.every_steps log.eval_every_steps log.tensorboard log.wandb log.compilation_cache
 """
+ANSWER_KEYS = (
+    "temperature", "top_k", "top_p", "frequency_penalty", "beams", "length_penalty", "candidates",
+    "max_new_tokens", "stop",
+)  # fmt: skip
+# How answers are written and judged, whatever they are.
+PACE_KEYS = """
+        sample.lanes sample.prefill_prompts sample.bucket_tokens sample.chunk_steps
+        sample.cache_dtype sample.prompts_per_write
+        score.rows_per_write score.tokens_per_batch score.parameter_dtype score.compute_dtype
+        score.attention
+"""
 # A judge has no vocabulary to visit, starts from no adapter, and is exported whole.
-POLICY_KEYS = {"model.adapter", "train.chunk_tokens", "checkpoint.export_merged"}
+POLICY_KEYS = {
+    "model.adapter", "train.chunk_tokens", "train.max_flops", "checkpoint.export_merged"
+}  # fmt: skip
 KEYS = {
     "sft": TRAINING_KEYS
     + """
@@ -96,13 +119,24 @@ KEYS = {
         raft.rounds raft.prompts raft.patience raft.reuse_prompts raft.judges raft.judges_resident
         raft.rank_by raft.accept raft.kl_weight raft.unfinished raft.reference_answers raft.people
         raft.adapter raft.measure_kl raft.diversity_alarm raft.length_alarm raft.protocol_notes
-        sample.temperature sample.top_k sample.top_p sample.frequency_penalty sample.candidates
-        sample.max_new_tokens sample.stop sample.lanes sample.prefill_prompts sample.bucket_tokens
-        sample.chunk_steps sample.cache_dtype sample.prompts_per_write
-        answer.temperature answer.top_k answer.top_p answer.frequency_penalty answer.candidates
-        answer.max_new_tokens answer.stop
-        score.rows_per_write score.tokens_per_batch score.parameter_dtype score.compute_dtype
-        score.attention
+    """
+    + PACE_KEYS
+    + " ".join(f" {group}.{key}" for group in ("sample", "answer") for key in ANSWER_KEYS),
+    "evaluate": """
+        stage seed
+        evaluate.models evaluate.responses evaluate.match evaluate.baseline evaluate.sets
+        evaluate.data evaluate.choice_tokens evaluate.judges evaluate.safety evaluate.helpfulness
+        evaluate.force evaluate.margin_share evaluate.margin_score evaluate.resamples
+        evaluate.sheet_answers evaluate.labels evaluate.tasks evaluate.task_examples
+        evaluate.task_shots
+        model.tokenizer model.parameter_dtype model.compute_dtype model.attention
+        data.template data.max_length
+        mesh.data mesh.fsdp mesh.tensor log.compilation_cache
+    """
+    + PACE_KEYS
+    + " ".join(f" answer.{key}" for key in ANSWER_KEYS),
+    "recipe": """
+        stage seed recipe.base recipe.data recipe.steps recipe.max_flops
     """,
     "reward": " ".join(set(TRAINING_KEYS.split()) - POLICY_KEYS)
     + """
@@ -254,10 +288,25 @@ def test_every_config_file_is_tested():
     assert files == set(ARGUMENTS)
 
 
+def own_keys(name: str, config: ConfigDict) -> dict:
+    """Keys and values; of a recipe without those of its steps, which are configs of other files."""
+    steps = config.recipe.steps if name == "recipe" else ()
+    return {key: v for key, v in flatten(config).items() if key.split(".")[0] not in steps}
+
+
+@pytest.mark.parametrize("arg", ARGUMENTS["recipe"])
+def test_every_step_of_a_recipe_is_a_whole_config_of_its_stage(arg: str | None):
+    config = load("recipe", arg)
+    for name in config.recipe.steps:
+        step = config[name]
+        missing = set(KEYS[step.stage].split()) - set(flatten(step))
+        assert {key for key in missing if not key.startswith("score.judges.")} == set()
+
+
 @pytest.mark.parametrize(("name", "arg"), CASES)
 def test_complete_and_locked(name: str, arg: str | None):
     config = load(name, arg).lock()
-    flat = flatten(config)
+    flat = own_keys(name, config)
     beside = {key for key in flat if name in JUDGING and key.startswith("score.judges.")}
     assert set(flat) - beside == set(KEYS[name].split()) - beside
     assert set(KEYS[name].split()) <= set(flat)
@@ -269,8 +318,8 @@ def test_complete_and_locked(name: str, arg: str | None):
 
 @pytest.mark.parametrize(("name", "arg"), CASES)
 def test_arguments_change_values_but_never_types(name: str, arg: str | None):
-    plain = {key: type(value) for key, value in flatten(load(name, None)).items()}
-    types = {key: type(value) for key, value in flatten(load(name, arg)).items()}
+    plain = {key: type(value) for key, value in own_keys(name, load(name, None)).items()}
+    types = {key: type(value) for key, value in own_keys(name, load(name, arg)).items()}
     if name in JUDGING:  # an argument adds a judge, which the plain config has not
         types = {key: found for key, found in types.items() if key in plain}
     assert types == plain

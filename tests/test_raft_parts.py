@@ -220,7 +220,7 @@ def test_people_choose_blind(tmp_path):
     found = people.read(file, asked, texts, seed=0)
     assert [choice.index for choice in found] == [None] + [2] * 11
     file.write_text(file.read_text(encoding="utf-8-sig").replace("cmd 3,", "cmd 3,x"))
-    with pytest.raises(DataError, match=r"row 9: prompt 3 has the choice 'x\d'; expected 1 to 4"):
+    with pytest.raises(DataError, match=r"line 10: prompt 3 has the choice 'x\d'; expected 1 to 4"):
         people.read(file, asked, texts, seed=0)
 
 

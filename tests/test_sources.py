@@ -119,7 +119,7 @@ def test_parallel_lists(tmp_path):
         ("a.csv", b"a,b\n1,2\n3\n", "a.csv line 3: 1 cells; expected 2"),
         ("a.csv", b'a,b\n1,2\n3,"4\n5,6\n', "a.csv line 3: broken CSV"),
         ("a.csv", b"a,a\n1,2\n", "two columns share a name"),
-        ("a.json", b'[{"a": "\xff"}]', "cannot be read"),
+        ("a.json", b'[\n{"a": "\xff"}]', "a.json line 2: cannot be read as UTF-8"),
         ("a.jsonl.gz", b"not gzip", "cannot be read"),
         ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99, mtime=0)[:-9], "cannot be read"),
         ("a.parquet", b"PAR1 and no more", "not a readable Parquet file"),
@@ -161,7 +161,7 @@ def test_options(tmp_path):
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("row=5", "unknown option 'row'; known are rows, weight, format, columns, name, bad_rows"),
+        ("row=5", "unknown option 'row'; known are rows, weight, format, columns, name"),
         ("rows=0", "rows=0; expected a whole number above 0"),
         ("rows=many", "rows=many; expected a whole number above 0"),
         ("weight=-1", "weight=-1; expected a number above 0"),

@@ -23,13 +23,14 @@ Row = Mapping[str, Any]
 PlacedRow = tuple[str, Row]
 
 
-def read_file(path: Path, *, name: str, key: str) -> list[PlacedRow]:
+def read_file(path: Path, *, name: str, key: str, errors: str) -> list[PlacedRow]:
     """Reads a whole data file by the reader for its ending.
 
     Args:
         path: where the file lies.
         name: the file's name, which tells its kind and starts every place.
         key: the config key that led here, for messages.
+        errors: "strict", or "replace" to read bytes that are not UTF-8 as U+FFFD.
 
     Raises:
         ConfigError: no reader for this ending.
@@ -46,24 +47,29 @@ def read_file(path: Path, *, name: str, key: str) -> list[PlacedRow]:
     if not path.exists():
         raise DataError(f"{path}: no such file; expected a data file, change {key}")
     try:
-        return read(path, name)
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        return read(path, name, errors)
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); replace the file") from error
     except RecursionError as error:
         raise DataError(f"{path}: JSON nested too deeply; expected a list of objects") from error
 
 
-def _open_text(path: Path, name: str) -> io.TextIOBase:
-    # utf-8-sig also reads plain UTF-8, and drops the mark some Windows tools put in front.
-    if name.endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open("r", encoding="utf-8-sig", newline="")
+def _text(path: Path, name: str, errors: str) -> str:
+    data = gzip.open(path).read() if name.endswith(".gz") else path.read_bytes()
+    try:
+        # utf-8-sig also reads plain UTF-8, and drops the mark some Windows tools put in front.
+        return data.decode("utf-8-sig", errors)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{name} line {line}: cannot be read as UTF-8 ({error.reason}); mend the file, or add "
+            "broken_text=replace to the source to read such bytes as U+FFFD"
+        ) from error
 
 
-def _read_json(path: Path, name: str) -> list[PlacedRow]:
+def _read_json(path: Path, name: str, errors: str) -> list[PlacedRow]:
     """A list of objects, one object of parallel lists, or (despite its name) JSON lines."""
-    with _open_text(path, name) as file:
-        text = file.read()
+    text = _text(path, name, errors)
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
@@ -98,9 +104,8 @@ def _parallel_lists(value: dict[str, Any], name: str) -> list[Row]:
     return [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=True)]
 
 
-def _read_json_lines(path: Path, name: str) -> list[PlacedRow]:
-    with _open_text(path, name) as file:
-        return _json_lines(file.read(), name)
+def _read_json_lines(path: Path, name: str, errors: str) -> list[PlacedRow]:
+    return _json_lines(_text(path, name, errors), name)
 
 
 def _json_lines(text: str, name: str) -> list[PlacedRow]:
@@ -126,33 +131,32 @@ def _object(value: Any, where: str) -> PlacedRow:
     return where, value
 
 
-def _read_csv(path: Path, name: str) -> list[PlacedRow]:
+def _read_csv(path: Path, name: str, errors: str) -> list[PlacedRow]:
     # The default limit of 131,072 characters a cell is below what long documents need.
     csv.field_size_limit(sys.maxsize)
     rows: list[PlacedRow] = []
-    with _open_text(path, name) as file:
-        reader = csv.reader(file, strict=True)
-        line = 1
-        try:
-            header = next(reader, [])
-            if len(set(header)) < len(header):
-                raise DataError(f"{name} line 1: two columns share a name: {', '.join(header)}")
+    reader = csv.reader(io.StringIO(_text(path, name, errors), newline=""), strict=True)
+    line = 1
+    try:
+        header = next(reader, [])
+        if len(set(header)) < len(header):
+            raise DataError(f"{name} line 1: two columns share a name: {', '.join(header)}")
+        line = reader.line_num + 1
+        for cells in reader:
+            if cells and len(cells) != len(header):
+                raise DataError(
+                    f"{name} line {line}: {len(cells)} cells; expected {len(header)}, "
+                    "mend the row or its quotes"
+                )
+            if cells:
+                rows.append((f"{name} line {line}", dict(zip(header, cells, strict=True))))
             line = reader.line_num + 1
-            for cells in reader:
-                if cells and len(cells) != len(header):
-                    raise DataError(
-                        f"{name} line {line}: {len(cells)} cells; expected {len(header)}, "
-                        "mend the row or its quotes"
-                    )
-                if cells:
-                    rows.append((f"{name} line {line}", dict(zip(header, cells, strict=True))))
-                line = reader.line_num + 1
-        except csv.Error as error:
-            raise DataError(f"{name} line {line}: broken CSV ({error}); mend the row") from error
+    except csv.Error as error:
+        raise DataError(f"{name} line {line}: broken CSV ({error}); mend the row") from error
     return rows
 
 
-def _read_parquet(path: Path, name: str) -> list[PlacedRow]:
+def _read_parquet(path: Path, name: str, _: str) -> list[PlacedRow]:
     try:
         table = pyarrow.parquet.read_table(path)
     except pa.ArrowException as error:
@@ -160,7 +164,7 @@ def _read_parquet(path: Path, name: str) -> list[PlacedRow]:
     return _table_rows(table, name)
 
 
-def _read_arrow(path: Path, name: str) -> list[PlacedRow]:
+def _read_arrow(path: Path, name: str, _: str) -> list[PlacedRow]:
     """Both forms of Arrow: the stream that `datasets` writes, and the file with a footer."""
     try:
         with pa.memory_map(str(path)) as data:
@@ -176,7 +180,7 @@ def _table_rows(table: pa.Table, name: str) -> list[PlacedRow]:
     return [(f"{name} row {i}", row) for i, row in enumerate(table.to_pylist())]
 
 
-_READERS: Mapping[str, Callable[[Path, str], list[PlacedRow]]] = {
+_READERS: Mapping[str, Callable[[Path, str, str], list[PlacedRow]]] = {
     ".json": _read_json,
     ".json.gz": _read_json,
     ".jsonl": _read_json_lines,
@@ -186,3 +190,4 @@ _READERS: Mapping[str, Callable[[Path, str], list[PlacedRow]]] = {
     ".parquet": _read_parquet,
     ".arrow": _read_arrow,
 }
+ENDINGS = tuple(_READERS)

@@ -2,13 +2,14 @@
 
     alpaca       the papers' wording (Alpaca, as in arXiv 2309.07875 and 2412.00074)
     plain        the messages as they are, a blank line between them
+    bare         one prompt and nothing else: for prompts that bring their own wording
     human_assistant   Anthropic's transcripts, as many judges read (arXiv 2204.05862, 2309.07875)
     beaver       PKU's wording, for its reward and cost models (arXiv 2310.12773)
     chat         the tokenizer's own chat template
     file:PATH    a JSON file with `prompt_input` and `prompt_no_input`, as alpaca-lora's
 
-Several turns: `chat` learns every answer, since the template marks where each ends. The other
-three have no such mark, so they learn the last answer alone, and what was said before is prompt.
+Several turns: `chat` learns every answer, since the template marks where each ends. The others
+have no such mark, so they learn the last answer alone, and what was said before is prompt.
 """
 
 import dataclasses
@@ -70,6 +71,8 @@ def load_template(name: str, tokenizer: PreTrainedTokenizerBase) -> Template:
         return ALPACA
     if name == "plain":
         return Plain()
+    if name == "bare":
+        return BARE
     if name in JUDGES:
         return JUDGES[name]
     if name == "chat":
@@ -77,7 +80,7 @@ def load_template(name: str, tokenizer: PreTrainedTokenizerBase) -> Template:
     if name.startswith("file:"):
         return _read_template(name.removeprefix("file:"))
     raise ConfigError(
-        f"data.template: unknown template {name!r}; expected alpaca, plain, "
+        f"data.template: unknown template {name!r}; expected alpaca, plain, bare, "
         f"{', '.join(JUDGES)}, chat or file:PATH"
     )
 
@@ -154,6 +157,13 @@ ALPACA = Instruction(
     f"{_BLOCK}### Input:\n{{input}}\n\n### Response:\n",
     without_input=f"{_TASK}. {_REQUEST}\n\n{_BLOCK}### Response:\n",
     next_turn=f"\n\n{_BLOCK}### Response:\n",
+)
+
+BARE = Instruction(
+    name="bare",
+    with_input="{instruction}\n\n{input}",
+    without_input="{instruction}",
+    next_turn=None,
 )
 
 # Wordings of judges; scoring/sequence.py has the same.

@@ -186,7 +186,7 @@ def _parse(
     check: Callable[[Parsed], None],
     skipped: list[Skipped] | None = None,
 ) -> Iterator[tuple[str, Parsed]]:
-    rows = [_renamed(row, source.columns) for row in source.rows]
+    rows = [renamed(row, source.columns) for row in source.rows]
     chosen = _format(source, formats, rows[0])
     found = False
     for where, row in zip(source.where, rows, strict=True):
@@ -209,7 +209,7 @@ def _parse(
         raise DataError(f"{source.spec}: no usable row of {len(rows)}; expected at least one")
 
 
-def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
+def renamed(row: Row, columns: Mapping[str, str]) -> Row:
     """Applies the column map ours -> theirs; a column of theirs gives up its own name."""
     if not columns:
         return row

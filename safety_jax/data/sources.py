@@ -13,8 +13,10 @@ Options follow the last question mark and are joined by `&`:
     columns=instruction:question,output:answer           our column : the file's column
     name=safety       the name in reports; the file's stem otherwise
     bad_rows=skip     leave out rows that are not usable, and count them, instead of stopping
+    broken_text=replace   read bytes that are not UTF-8 as U+FFFD, instead of stopping
 
-A path or URL that itself holds a question mark is written with one more at its end.
+Some readers know further options, and say so. A path or URL that itself holds a question mark is
+written with one more at its end.
 """
 
 import dataclasses
@@ -26,17 +28,20 @@ import shutil
 import socket
 import urllib.parse
 import urllib.request
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from safety_jax.data import order
 from safety_jax.data.files import PlacedRow, Row, read_file
 from safety_jax.errors import ConfigError, DataError
 
 # How long a server may stay silent before it counts as unreachable.
 _CONNECT_SECONDS = 60
+R = TypeVar("R")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +58,8 @@ class Source:
         format: name of the record format, or None to detect it.
         columns: our column name -> the source's.
         skip_bad_rows: leave unusable rows out instead of raising.
+        path: the local file that was read, a download too; None for `hf:` and `tfds:`.
+        extra: options that are the reader's own, see `open_source`.
     """
 
     spec: str
@@ -64,30 +71,66 @@ class Source:
     format: str | None
     columns: Mapping[str, str]
     skip_bad_rows: bool
+    path: Path | None = None
+    extra: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def sha256(self) -> str | None:
+        """Of the file; None where there is none."""
+        if self.path is None:
+            return None
+        with open(self.path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def open_source(spec: str, key: str = "data.train") -> Source:
+def open_source(spec: str, key: str = "data.train", also: Sequence[str] = ()) -> Source:
     """Reads all rows of a source.
 
     Args:
         spec: see the top of this file.
         key: the config key that held it, for messages.
+        also: further options that the caller knows; their texts are in `Source.extra`.
 
     Raises:
         ConfigError: an unknown option or file type, or a source that cannot be reached.
         DataError: a file that is missing, empty or broken; the message names file and line.
     """
-    location, options = _parse(spec, key)
+    location, options = parse(spec, key, also)
     kind = location.partition(":")[0]
-    name, rows = _OPENERS.get(kind, _open_file)(location, key)
-    if not rows:
+    errors = options.pop("errors")
+    opened = _OPENERS.get(kind, _open_file)(location, key, errors)
+    if not opened.rows:
         raise DataError(f"{location}: holds no rows; expected at least one, change {key}")
     return Source(
         spec=spec,
-        rows=[row for _, row in rows],
-        where=[place for place, _ in rows],
-        **({"name": name} | options),
+        rows=[row for _, row in opened.rows],
+        where=[place for place, _ in opened.rows],
+        path=opened.path,
+        **({"name": opened.name} | options),
     )
+
+
+def draw(found: list[R], source: Source, key: str, seed: int) -> list[R]:
+    """What `rows=N` takes of the rows of one source: N of them by `seed`, in the file's order.
+
+    Raises:
+        ConfigError: more than there are.
+    """
+    if source.take is None:
+        return found
+    if source.take > len(found):
+        raise ConfigError(
+            f"{key}: {source.spec}: {source.take} rows asked for; expected at most the "
+            f"{len(found)} there are"
+        )
+    stream = zlib.crc32(source.name.encode())
+    drawn = order.permutation(len(found), seed=seed, stream=stream)[: source.take]
+    return [found[i] for i in sorted(drawn)]
+
+
+def split(spec: str) -> tuple[str, str]:
+    """`path?rows=5` -> `path` and `rows=5`; the options follow the last question mark."""
+    location, question_mark, query = spec.rpartition("?")
+    return (location, query) if question_mark else (spec, "")
 
 
 # Options of a spec.
@@ -126,14 +169,21 @@ _OPTIONS: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
     "columns": ("columns", _columns, "ours:theirs pairs, as in output:answer,input:text"),
     "name": ("name", _word, "a word"),
     "bad_rows": ("skip_bad_rows", {"skip": True, "error": False}.__getitem__, "skip or error"),
+    "broken_text": (
+        "errors",
+        {"replace": "replace", "error": "strict"}.__getitem__,
+        "replace or error",
+    ),
 }
 
 
-def _parse(spec: str, key: str) -> tuple[str, dict[str, Any]]:
-    """`path?rows=5` -> `path` and `{"take": 5, ...}`, the fields of Source."""
-    location, question_mark, query = spec.rpartition("?")
-    if not question_mark:
-        location, query = spec, ""
+def parse(spec: str, key: str, also: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
+    """`path?rows=5` -> `path` and `{"take": 5, ...}`: the fields of Source, and `errors`.
+
+    Raises:
+        ConfigError: no source, or an option that is unknown or has a wrong value.
+    """
+    location, query = split(spec)
     if not location:
         raise ConfigError(f"{key}: {spec!r} names no source; expected a path, a URL, hf: or tfds:")
     fields: dict[str, Any] = {
@@ -142,12 +192,18 @@ def _parse(spec: str, key: str) -> tuple[str, dict[str, Any]]:
         "format": None,
         "columns": {},
         "skip_bad_rows": False,
+        "errors": "strict",
+        "extra": {},
     }
     for item in filter(None, query.split("&")):
         option, _, text = item.partition("=")
+        if option in also and text:
+            fields["extra"][option] = urllib.parse.unquote(text)
+            continue
         if option not in _OPTIONS:
+            known = ", ".join([*_OPTIONS, *also])
             raise ConfigError(
-                f"{key}: {spec}: unknown option {option!r}; known are {', '.join(_OPTIONS)} (a "
+                f"{key}: {spec}: unknown option {option!r}; known are {known} (a "
                 "path or URL that holds a question mark itself needs one more at its end)"
             )
         field, parse, expected = _OPTIONS[option]
@@ -158,17 +214,27 @@ def _parse(spec: str, key: str) -> tuple[str, dict[str, Any]]:
     return location, fields
 
 
-# Openers: location and config key -> name and placed rows.
+# Openers: location, config key, and what to do with broken text.
 
 
-def _open_file(location: str, key: str) -> tuple[str, list[PlacedRow]]:
+@dataclasses.dataclass(frozen=True)
+class _Opened:
+    name: str
+    rows: list[PlacedRow]
+    path: Path | None
+
+
+def _open_file(location: str, key: str, errors: str) -> _Opened:
     path = Path(location).expanduser()
-    return path.name.split(".")[0], read_file(path, name=path.name, key=key)
+    rows = read_file(path, name=path.name, key=key, errors=errors)
+    return _Opened(path.name.split(".")[0], rows, path)
 
 
-def _open_url(url: str, key: str) -> tuple[str, list[PlacedRow]]:
+def _open_url(url: str, key: str, errors: str) -> _Opened:
     name = Path(urllib.parse.urlsplit(url).path).name
-    return name.split(".")[0], read_file(_download(url, key), name=name, key=key)
+    path = _download(url, key)
+    rows = read_file(path, name=name, key=key, errors=errors)
+    return _Opened(name.split(".")[0], rows, path)
 
 
 def _download(url: str, key: str) -> Path:
@@ -196,7 +262,7 @@ def _download(url: str, key: str) -> Path:
     return path
 
 
-def _open_hub(location: str, key: str) -> tuple[str, list[PlacedRow]]:
+def _open_hub(location: str, key: str, _: str) -> _Opened:
     import datasets
 
     name, config, split = _name_config_split(location, key)
@@ -207,10 +273,11 @@ def _open_hub(location: str, key: str) -> tuple[str, list[PlacedRow]]:
             f"{location}: cannot be loaded ({error}); mend name, config or split, or download the "
             f"data and set {key} to a file"
         ) from error
-    return Path(name).name, [(f"{location} row {i}", row) for i, row in enumerate(dataset)]
+    rows = [(f"{location} row {i}", row) for i, row in enumerate(dataset)]
+    return _Opened(Path(name).name, rows, None)
 
 
-def _open_tfds(location: str, key: str) -> tuple[str, list[PlacedRow]]:
+def _open_tfds(location: str, key: str, _: str) -> _Opened:
     import tensorflow_datasets as tfds
 
     # A TFDS name may hold a version after a colon: `imdb_reviews/plain_text:1.0.0`.
@@ -224,7 +291,8 @@ def _open_tfds(location: str, key: str) -> tuple[str, list[PlacedRow]]:
             f"{location}: cannot be loaded ({str(error):.200}); prepare the data set with "
             f"file_format=array_record, or set {key} to a file"
         ) from error
-    return name.split("/")[0], [(f"{location} row {i}", row) for i, row in enumerate(rows)]
+    placed = [(f"{location} row {i}", row) for i, row in enumerate(rows)]
+    return _Opened(name.split("/")[0], placed, None)
 
 
 def _name_config_split(location: str, key: str) -> tuple[str, str | None, str]:
@@ -250,7 +318,7 @@ def _decoded(value: Any) -> Any:
     return value
 
 
-_OPENERS: Mapping[str, Callable[[str, str], tuple[str, list[PlacedRow]]]] = {
+_OPENERS: Mapping[str, Callable[[str, str, str], _Opened]] = {
     "hf": _open_hub,
     "tfds": _open_tfds,
     "http": _open_url,

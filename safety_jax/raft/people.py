@@ -1,15 +1,9 @@
-"""People as judges: candidates go out blind and shuffled, choices come back.
+"""People as judges: candidates go out blind and shuffled, choices come back."""
 
-Both are CSV files that a spreadsheet opens. A cell that a spreadsheet would run as a formula gets
-an apostrophe in front; nobody reads texts back from the file, only the choice.
-"""
-
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from safety_jax import workdir
+from safety_jax import sheets
 from safety_jax.data.order import permutation
 from safety_jax.errors import DataError
 from safety_jax.raft.folder import Candidate
@@ -18,7 +12,6 @@ from safety_jax.raft.selection import CHOSEN, NONE_ACCEPTED, Choice
 
 COLUMNS = ("prompt_number", "prompt", "choice")
 STREAM = 8000  # of the shuffles, beside those of prompts and epochs
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def export(
@@ -30,16 +23,14 @@ def export(
     """Writes one line a prompt: its candidates in an order that says nothing of where they come
     from, and an empty column for the number of the best, or 0 for none."""
     most = max(len(row) for row in candidates)
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow([*COLUMNS, *(f"answer_{k + 1}" for k in range(most))])
+    rows = []
     for prompt, row in zip(prompts, candidates, strict=True):
         asked = prompt.record.messages
         question = next(m.content for m in reversed(asked) if m.role == "user")
         shown = [row[k].text for k in shuffled(prompt, len(row), seed)]
-        writer.writerow([prompt.number, _safe(question), "", *map(_safe, shown)])
-    # The mark tells spreadsheets that this is UTF-8.
-    workdir.write(path, text.getvalue().encode("utf-8-sig", "replace"))
+        # A spreadsheet, and its reader, want equally many cells in every row.
+        rows.append([prompt.number, question, "", *shown, *[""] * (most - len(row))])
+    sheets.write(path, [*COLUMNS, *(f"answer_{k + 1}" for k in range(most))], rows)
 
 
 def read(
@@ -53,14 +44,10 @@ def read(
     Raises:
         DataError: a prompt without a choice, or a choice that no answer has; names the line.
     """
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    missing = set(COLUMNS) - set(rows[0] if rows else ())
-    if missing:
-        raise DataError(f"{path}: column {min(missing)!r} is missing; expected those that went out")
-    given = {}
-    for number, row in enumerate(rows, start=1):
-        given[row["prompt_number"].strip()] = (f"{path} row {number}", row["choice"].strip())
+    given = {
+        row["prompt_number"].strip(): (where, row["choice"].strip())
+        for where, row in sheets.read(path, COLUMNS, "raft.people")
+    }
     found = []
     for prompt, answers in zip(prompts, candidates, strict=True):
         where, written = given.get(str(prompt.number), (str(path), ""))
@@ -82,7 +69,3 @@ def read(
 def shuffled(prompt: Prompt, count: int, seed: int) -> list[int]:
     """The order in which a prompt's candidates are shown."""
     return permutation(count, seed=seed, stream=STREAM + prompt.number).tolist()
-
-
-def _safe(cell: str) -> str:
-    return "'" + cell if cell.startswith(_FORMULA) else cell

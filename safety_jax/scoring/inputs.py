@@ -1,14 +1,11 @@
 """What is scored: the rows of the sources, and the scores that they bring along."""
 
 import dataclasses
-import hashlib
 import math
-import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from safety_jax.data import order, records, sources
+from safety_jax.data import records, sources
 from safety_jax.data.files import Row
 from safety_jax.errors import ConfigError, DataError
 from safety_jax.scoring.judge import Conversation, from_record
@@ -45,38 +42,14 @@ def read(specs: Sequence[str], key: str, seed: int) -> tuple[list[Item], dict[st
         if source.weight is not None:
             raise ConfigError(f"{key}: {spec}: a weight has no meaning here; use rows=")
         rows = dict(zip(source.where, source.rows, strict=True))
-        found = _draw(records.read_responses(source), source, key, seed)
+        found = sources.draw(records.read_responses(source), source, key, seed)
         items += [Item(source.name, from_record(r), rows[r.where]) for r in found]
         facts[source.name] = {
             "spec": spec,
             "rows": len(found),
-            "sha256": _sha256(spec),
+            "sha256": source.sha256(),
         }
     return items, facts
-
-
-def _draw(
-    found: list[records.Record], source: sources.Source, key: str, seed: int
-) -> list[records.Record]:
-    if source.take is None:
-        return found
-    if source.take > len(found):
-        raise ConfigError(
-            f"{key}: {source.spec}: {source.take} rows asked for; expected at most the "
-            f"{len(found)} there are"
-        )
-    stream = zlib.crc32(source.name.encode())
-    drawn = order.permutation(len(found), seed=seed, stream=stream)[: source.take]
-    return [found[i] for i in sorted(drawn)]
-
-
-def _sha256(spec: str) -> str | None:
-    """Of a source that is one local file; its options stand behind the last question mark."""
-    path = Path(spec.rpartition("?")[0] or spec).expanduser()
-    if not path.is_file():
-        return None
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ---------------------------------------------------------------------------- scores in the rows

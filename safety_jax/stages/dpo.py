@@ -64,7 +64,10 @@ def run(config: ConfigDict, folder: str) -> None:
         model = hf_config.read_config(model_folder)
         llama.shardings(model, mesh)
         data = read_corpus(config, model_folder, model)
-        total = assemble.total_steps(config.train, len(data.training))
+        sides = data.training.chosen.lengths, data.training.rejected.lengths
+        total = assemble.budgeted_steps(
+            config.train, len(data.training), assemble.flops_per_example(config, model, *sides)
+        )
         size = config.train.batch_size
         batches = make_loader(config, mesh, data.training, size, steps=total, seed=config.seed)
         if primary:
@@ -123,9 +126,7 @@ def run(config: ConfigDict, folder: str) -> None:
             put=put,
             evaluate=evaluate,
             rows=lambda batch: preferences.rows_of(data.training, batch.examples),
-            flops_per_token=trained.flops_per_token(
-                np.concatenate([data.training.chosen.lengths, data.training.rejected.lengths])
-            ),
+            flops_per_token=trained.flops_per_token(np.concatenate(sides)),
             compiled=compiled,
             watch=watch,
             mesh=mesh,

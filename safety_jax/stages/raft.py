@@ -5,6 +5,7 @@ RAFT (arXiv 2304.06767, algorithm 1; arXiv 2412.00074). The rounds themselves ar
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Sequence
 
@@ -17,15 +18,15 @@ from safety_jax import compilation, feed, metrics, policy, trees, workdir
 from safety_jax import mesh as meshes
 from safety_jax.data import encode, prompts, records, sources, tokenizer
 from safety_jax.errors import ConfigError
-from safety_jax.models import decode, hf_config, llama
 from safety_jax.models import folder as folders
+from safety_jax.models import hf_config, llama
 from safety_jax.raft import judging, measures, pool, rounds, sampling, selection
 from safety_jax.raft.plan import Parts, Plan, Summary, Weights
 from safety_jax.report import card
 from safety_jax.report import rounds as pictures
 from safety_jax.scoring import registry
 from safety_jax.scoring.planned import Resources
-from safety_jax.stages import assemble, results
+from safety_jax.stages import answering, assemble, results
 from safety_jax.stages.tuning import Tuner
 
 ADAPTERS = ("continue", "merge")
@@ -65,10 +66,18 @@ def run(config: ConfigDict, folder: str) -> None:
         # ---- the policy, and what a round does with it
         trained, trainable, frozen = assemble.build_policy(config, model, model_folder, mesh)
         shapes = jax.eval_shape(lambda tree: tree, trainable)
+        setup = functools.partial(
+            answering.make_setup,
+            sample=config.sample,
+            model=trained.config,
+            run=trained.run,
+            tokens=tokens,
+            path=config.model.path,
+        )
         parts = Parts(
             policy=trained,
-            sample=make_setup(config, config.sample, trained, tokens),
-            answer=make_setup(config, config.answer, trained, tokens),
+            sample=setup(config.sample),
+            answer=setup(config.answer),
             judges=judges,
             tuner=Tuner(config, place, trained, shapes, mesh, tokens, compiled),
             first=make_first(config, trained, trainable, frozen, mesh),
@@ -215,40 +224,6 @@ def read_held_out(
                 continue
             found.append(pool.Prompt(len(found), source.name, record, asked, ""))
     return found
-
-
-def make_setup(
-    config: ConfigDict, group: ConfigDict, trained: policy.Policy, tokens: PreTrainedTokenizerBase
-) -> decode.Setup:
-    """How answers are written, by one of the config's two groups, at the pace of `sample`."""
-    if tokens.eos_token_id is None:
-        raise ConfigError(f"{config.model.path}: the tokenizer has no EOS, so no answer would end")
-    settings = decode.Settings(
-        temperature=group.temperature,
-        top_k=group.top_k,
-        top_p=group.top_p,
-        frequency_penalty=group.frequency_penalty,
-        beams=1,
-        length_penalty=1.0,
-        candidates=group.candidates,
-        max_new_tokens=group.max_new_tokens,
-    )
-    pace = decode.Pace(
-        lanes=config.sample.lanes,
-        prefill_prompts=config.sample.prefill_prompts,
-        bucket_tokens=config.sample.bucket_tokens,
-        chunk_steps=config.sample.chunk_steps,
-        cache_dtype=policy.float_type("sample.cache_dtype", config.sample.cache_dtype),
-    )
-
-    def text(ids: Sequence[int]) -> str:
-        return str(tokens.decode(list(ids), skip_special_tokens=True))
-
-    stop = decode.Stop(tuple(group.stop), text)
-    ends = (int(tokens.eos_token_id),)
-    setup = decode.Setup(trained.config, trained.run, settings, pace, ends, stop)
-    setup.check()
-    return setup
 
 
 def make_first(

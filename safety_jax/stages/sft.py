@@ -41,7 +41,11 @@ def run(config: ConfigDict, folder: str) -> None:
         model = hf_config.read_config(model_folder)
         llama.shardings(model, mesh)
         data = read_corpus(config, model_folder, model)
-        total = assemble.total_steps(config.train, len(data.training))
+        total = assemble.budgeted_steps(
+            config.train,
+            len(data.training),
+            assemble.flops_per_example(config, model, data.training.lengths),
+        )
         size = config.train.batch_size
         batches = assemble.make_loader(
             config, mesh, data.training, batch_size=size, steps=total, seed=config.seed

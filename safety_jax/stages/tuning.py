@@ -71,7 +71,11 @@ class Tuner:
             self._mesh,
             examples,
             batch_size=batch,
-            steps=assemble.total_steps(config.train, len(examples)),
+            steps=assemble.budgeted_steps(
+                config.train,
+                len(examples),
+                assemble.flops_per_example(config, self._policy.config, examples.lengths),
+            ),
             seed=config.seed + number,
             microbatches=-(-batch // config.train.rows_per_microbatch),
         )

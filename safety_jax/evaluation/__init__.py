@@ -1,0 +1,1 @@
+"""What models answer, judged, counted and compared."""

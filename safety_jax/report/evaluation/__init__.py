@@ -1,0 +1,44 @@
+"""An evaluation for people to read: a page, Markdown, plots, and tables for the terminal."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safety_jax import workdir
+from safety_jax.evaluation.results import Report
+from safety_jax.report.evaluation import page, plots
+from safety_jax.report.evaluation.text import markdown, tables
+
+__all__ = ["tables", "write"]
+
+
+def write(report: Report, folder: Path) -> None:
+    """Writes everything that is drawn from a report into a folder, each file whole or not at all.
+
+        report.html   one page without network: tables, plots, and all transcripts
+        report.md     the tables, for a model card
+        report.json   the report itself
+        plots/*.png   what there is to plot
+
+    Raises:
+        ValueError: a number of the report is not finite.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    workdir.write(folder / "report.html", page.render(report))
+    workdir.write(folder / "report.json", as_json(report))
+    workdir.write(folder / "report.md", markdown(report, plots.draw(report, folder / "plots")))
+
+
+def as_json(report: Report) -> str:
+    """The whole report; ASCII, so that even a lone surrogate of an answer comes back as it was."""
+    return json.dumps(report, default=_plain, allow_nan=False, indent=1) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} has no place in a report")

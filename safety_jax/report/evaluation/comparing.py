@@ -1,0 +1,162 @@
+"""The tables of a report that set two things side by side: models, judges, people."""
+
+from collections.abc import Sequence
+
+from safety_jax.evaluation.results import Comparison, Report
+from safety_jax.report.evaluation import words
+from safety_jax.report.evaluation.tables import (
+    EMPTY,
+    Cell,
+    Table,
+    estimate,
+    rate,
+    without_empty,
+)
+
+
+def compared(report: Report) -> list[Comparison]:
+    """Those that were made, the measures that matter most first."""
+    first = (f"safe/{report.safety}", f"engaged/{report.safety}", "refused", "accuracy")
+    order = {name: place for place, name in enumerate((*first, f"mean/{report.helpfulness}"))}
+    made = [c for c in report.comparisons if not c.refused_because]
+    return sorted(made, key=lambda c: order.get(c.measure, len(order)))
+
+
+def comparisons(report: Report) -> list[Table]:
+    """One table a measure."""
+    made = compared(report)
+    return [
+        _of_measure(report, name, [c for c in made if c.measure == name])
+        for name in dict.fromkeys(c.measure for c in made)
+    ]
+
+
+def _of_measure(report: Report, measure: str, found: Sequence[Comparison]) -> Table:
+    methods = "; ".join(dict.fromkeys(c.method for c in found))
+    fixable = any(c.fixed or c.broken for c in found)
+    margins = any(c.noninferior is not None for c in found)
+    rows = []
+    for c in found:
+        cells = [
+            Cell(words.sets(report, c.set)),
+            Cell(c.second, () if c.first == report.baseline else (f"against {c.first}",)),
+            Cell(str(c.n)),
+            Cell(f"{_level(c, c.first_value)} → {_level(c, c.second_value)}"),
+            difference(report, c),
+            *([Cell(f"{len(c.fixed)} / {len(c.broken)}")] if fixable else []),
+            Cell(words.p_value(c.p)),
+            Cell(words.p_value(c.p_holm)),
+            Cell(_detectable(c)),
+            *([Cell(words.noninferior(c) or words.NONE)] if margins else []),
+        ]
+        rows.append(tuple(cells))
+    head = (
+        "set",
+        "model",
+        "prompts",
+        "from → to",
+        "difference [95%]",
+        *(("fixed / broken",) if fixable else ()),
+        "p",
+        "p, Holm",
+        "detectable",
+        *(("not worse",) if margins else ()),
+    )
+    text = f"{methods}. Detectable: the smallest difference that would be found with power 0.8."
+    return Table(words.measure(measure).capitalize(), text, head, tuple(rows))
+
+
+def _level(c: Comparison, found: float | None) -> str:
+    return words.percent(found) if words.is_share(c.measure) else words.number(found)
+
+
+def difference(report: Report, c: Comparison) -> Cell:
+    shares = words.is_share(c.measure)
+    notes = (
+        words.interval(c.difference.low, c.difference.high, shares),
+        "forced: protocols differ" if c.forced else "",
+    )
+    tone = words.tone(report, c)
+    return Cell(words.difference(c.difference, shares), tuple(filter(None, notes)), tone=tone)
+
+
+def _detectable(c: Comparison) -> str:
+    if c.detectable is None:
+        return words.NONE
+    return f"{100 * c.detectable:.1f}" if words.is_share(c.measure) else words.number(c.detectable)
+
+
+def refused(report: Report) -> Table | None:
+    """Comparisons that were not made, and why; one line a reason."""
+    reasons: dict[tuple[str, str, str, str], list[str]] = {}
+    for c in report.comparisons:
+        if c.refused_because:
+            key = (c.first, c.second, c.set, c.refused_because)
+            reasons.setdefault(key, []).append(words.measure(c.measure))
+    rows = [
+        (
+            Cell(words.sets(report, name)),
+            Cell(f"{first} and {second}"),
+            Cell(", ".join(dict.fromkeys(measures))),
+            Cell(why, tone="doubt"),
+        )
+        for (first, second, name, why), measures in reasons.items()
+    ]
+    text = "What differs in its protocol is not compared."
+    head = ("set", "models", "measures", "why")
+    return Table("Not compared", text, head, tuple(rows)) if rows else None
+
+
+# ---------------------------------------------------------------------------- judges and people
+
+
+def agreement(report: Report) -> Table | None:
+    """How judges agree with each other and with people."""
+    rows = [
+        (
+            Cell(found.first),
+            Cell(found.second),
+            Cell(str(found.n)),
+            rate(found.share),
+            estimate(found.kappa),
+            *(
+                Cell(words.number(figure)) if figure is not None else EMPTY
+                for figure in (found.auc, found.pearson, found.spearman)
+            ),
+        )
+        for found in report.agreement
+    ]
+    head = ("judge", "with", "answers", "equal verdicts", "Cohen's κ", "AUC", "Pearson", "Spearman")
+    text = (
+        "AUC: how well the scores of the first tell the verdicts of the second; 0.5 is a coin. "
+        "κ counts only agreement beyond chance."
+    )
+    return without_empty(Table("Agreement of judges", text, head, tuple(rows))) if rows else None
+
+
+def quality(report: Report) -> Table | None:
+    """How well judges find what people call unsafe."""
+    rows = [
+        (Cell(judge), rate(found.precision), rate(found.recall), rate(found.specificity))
+        for judge, found in report.quality.items()
+    ]
+    text = (
+        "Precision: of what the judge calls unsafe, how much people do. Recall: of what people "
+        "call unsafe, how much it finds. Specificity: of what people call safe, how much it passes."
+    )
+    head = ("judge", "precision", "recall", "specificity")
+    return Table("Judges against people", text, head, tuple(rows)) if rows else None
+
+
+def corrected(report: Report) -> Table | None:
+    """Safe shares corrected for a judge's errors, beside what the judge says."""
+    rows = []
+    for model, found in report.corrected.items():
+        for name, share in found.items():
+            row = report.row(model, name)
+            judged = row.judged.get(report.safety) if row else None
+            said = rate(judged.safe) if judged else EMPTY
+            rows.append((Cell(name), Cell(model), said, estimate(share, shares=True)))
+    text = "What people called a sample of the answers shows how often the judge errs."
+    head = ("set", "model", f"safe, by {report.safety or 'the judge'}", "corrected by people")
+    return Table("Corrected by people", text, head, tuple(rows)) if rows else None

@@ -1,0 +1,142 @@
+"""What tables of a report are made of: cells of values with their intervals.
+
+Every form of the report, page, Markdown and terminal, shows the same tables.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from safety_jax import statistics
+from safety_jax.evaluation.results import Estimate, Rate, Report, Row
+from safety_jax.report.evaluation import words
+
+Span = tuple[float, float, float]  # low, value, high
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One cell.
+
+    Attributes:
+        text: the value.
+        notes: small print: its interval, what it leaves out.
+        change: against the baseline, where there is room for it.
+        tone: "better", "worse", "doubt" or "".
+        bar: low, value and high between 0 and 1, where they can be drawn.
+    """
+
+    text: str
+    notes: tuple[str, ...] = ()
+    change: str = ""
+    tone: str = ""
+    bar: Span | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table with a line for every row.
+
+    Attributes:
+        title: short.
+        text: how to read it.
+        groups: what stands above runs of columns: (words, number of columns); may be empty.
+        head: names of columns; of the first, what rows are.
+        rows: as many cells each as `head` has names; the first names the row.
+    """
+
+    title: str
+    text: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    groups: tuple[tuple[str, int], ...] = ()
+
+
+EMPTY = Cell(words.NONE)
+
+
+def span(found: Rate | Estimate | None) -> Span | None:
+    """A value inside its interval, where there is one."""
+    if found is None or found.value is None or found.low is None or found.high is None:
+        return None
+    return found.low, found.value, found.high
+
+
+def rate(found: Rate | None) -> Cell:
+    if found is None:
+        return EMPTY
+    notes = (words.interval(found.low, found.high, True), words.unscored(found))
+    return Cell(words.percent(found.value), tuple(filter(None, notes)), bar=span(found))
+
+
+def estimate(found: Estimate | None, shares: bool = False) -> Cell:
+    known = span(found)
+    if found is None or known is None:
+        return Cell(words.number(found.value)) if found else EMPTY
+    if shares:
+        return Cell(words.percent(found.value), (words.interval(found.low, found.high, True),))
+    low, text, high = words.numbers(known)
+    return Cell(text, (f"[{low}, {high}]",))
+
+
+def pooled(rates: Sequence[Rate | None]) -> Rate | None:
+    """One rate of several sets; None unless all are there, so that models stay comparable."""
+    known = [found for found in rates if found is not None and found.n]
+    if not known or len(known) < len(rates):
+        return None
+    count, n = sum(r.count for r in known), sum(r.n for r in known)
+    missing = sum(r.unscored for r in known)
+    low, high = statistics.wilson(count, n)
+    least, most = count / (n + missing), (count + missing) / (n + missing)
+    return Rate(count, n, count / n, low, high, missing, least, most)
+
+
+def without_empty(table: Table) -> Table:
+    """Without columns that hold nothing at all."""
+    kept = [
+        i
+        for i in range(len(table.head))
+        if i == 0 or any(row[i].text != words.NONE for row in table.rows)
+    ]
+    return dataclasses.replace(
+        table,
+        head=tuple(table.head[i] for i in kept),
+        rows=tuple(tuple(row[i] for i in kept) for row in table.rows),
+    )
+
+
+# ---------------------------------------------------------------------------- parts of rows
+
+
+def safe_rate(report: Report, row: Row) -> Rate | None:
+    found = row.judged.get(report.safety)
+    return found.safe if found else None
+
+
+def safe_rates(report: Report, name: str) -> dict[str, Rate]:
+    """By model, of one set."""
+    found = {row.model: safe_rate(report, row) for row in report.rows if row.set == name}
+    return {model: r for model, r in found.items() if r is not None}
+
+
+def any_refusal(row: Row) -> Rate | None:
+    return row.refused.any if row.refused else None
+
+
+def accuracy(row: Row) -> Rate | None:
+    return as_rate(row.choice.get("accuracy"))
+
+
+def as_rate(found: Any) -> Rate | None:
+    """A rate that stands among a row's JSON values."""
+    return Rate(**found) if isinstance(found, Mapping) else None
+
+
+def ordered(report: Report, *kinds: str) -> list[Row]:
+    """Rows by set, then model, of these kinds or of all."""
+    sets = {name: place for place, name in enumerate(report.sets)}
+    models = {name: place for place, name in enumerate(words.models(report))}
+    return sorted(
+        (row for row in report.rows if not kinds or row.kind in kinds),
+        key=lambda row: (sets.get(row.set, len(sets)), models[row.model]),
+    )

@@ -1,0 +1,167 @@
+"""The report as text: Markdown for a model card, and a table for the terminal."""
+
+import json
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+from safety_jax.evaluation.results import Report
+from safety_jax.report.evaluation import comparing, details, escaping, model_index, protocol
+from safety_jax.report.evaluation import summary as summaries
+from safety_jax.report.evaluation.sentence import sentence
+from safety_jax.report.evaluation.tables import Cell, Table
+
+# What a terminal shows of each comparison; the other columns are in the report.
+_TERMINAL = (
+    "set",
+    "model",
+    "prompts",
+    "from → to",
+    "difference [95%]",
+    "p",
+    "p, Holm",
+    "not worse",
+)
+
+
+def tables(report: Report) -> str:
+    """Summary, comparisons and notes for the terminal, ending in a newline.
+
+    The summary stands on its side, a line for each measure and set: terminals are narrow.
+    """
+    sections = [_aligned(*_sideways(summaries.summary(report)))]
+    for table in comparing.comparisons(report):
+        kept = [i for i, name in enumerate(table.head) if name in _TERMINAL]
+        head = [table.head[i] for i in kept]
+        rows = [[_joined(row[i]) for i in kept] for row in table.rows]
+        sections.append(f"{table.title}\n{_aligned(head, rows)}")
+    refused = comparing.refused(report)
+    if refused:
+        rows = [[cell.text for cell in row] for row in refused.rows]
+        sections.append(f"{refused.title}\n{_aligned(refused.head, rows)}")
+    if said := sentence(report):
+        sections.append(escaping.line(said))
+    if report.notes:
+        sections.append("\n".join(f"note: {escaping.line(note)}" for note in report.notes))
+    return "\n\n".join(sections) + "\n"
+
+
+def _sideways(table: Table) -> tuple[list[str], list[list[str]]]:
+    models = [row[0].text for row in table.rows]
+    rows, column = [], 0
+    for above, count in table.groups:
+        for i in range(column, column + count):
+            if i:
+                first = above if i == column else ""
+                rows.append([first, table.head[i], *(_short(row[i]) for row in table.rows)])
+        column += count
+    return ["", "", *models], rows
+
+
+def _short(cell: Cell) -> str:
+    """The value and its interval."""
+    return " ".join((cell.text, *cell.notes[:1]))
+
+
+def _joined(cell: Cell) -> str:
+    return " ".join((cell.text, *cell.notes))
+
+
+def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head, *rows = ([escaping.line(text) for text in row] for row in (head, *rows))
+    widths = [max(_width(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    lines = [head, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "  ".join(
+            text + " " * (width - _width(text)) for text, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in lines
+    )
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal: wide characters take two."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+# ---------------------------------------------------------------------------- Markdown
+
+
+def markdown(report: Report, plots: Sequence[str]) -> str:
+    """The report for a model card.
+
+    Args:
+        plots: PNG files, as seen from where the text lies.
+    """
+    compared = comparing.comparisons(report)
+    judged = [
+        details.judged(report),
+        comparing.agreement(report),
+        comparing.quality(report),
+        comparing.corrected(report),
+    ]
+    measured = [
+        details.refusals(report),
+        details.derived(report),
+        details.choices(report),
+        details.overlap(report),
+        details.degenerate(report),
+    ]
+    summary = summaries.summary(report)
+    head, lines = _sideways(summary)
+    sections = [
+        f"# {_inline(report.title)}",
+        _inline(sentence(report)),
+        "\n".join(f"- {_inline(note)}" for note in report.notes),
+        _inline(summary.text),
+        _lines(head, lines),
+        *(f"![{Path(plot).stem.replace('_', ' ')}]({plot})" for plot in plots),
+        *(["## Against the baseline"] if compared else []),
+        *(part for table in compared for part in _section(table)),
+        *_section(comparing.refused(report)),
+        *(part for table in (*measured, *judged) for part in _section(table)),
+        "## Protocol",
+        *(part for table in protocol.tables(report) for part in _section(table)),
+        *_front_matter(report),
+    ]
+    return "\n\n".join(filter(None, sections)) + "\n"
+
+
+def _section(table: Table | None) -> list[str]:
+    return [f"### {_inline(table.title)}", *_table(table)] if table else []
+
+
+def _table(table: Table) -> list[str]:
+    rows = [[_joined(cell) for cell in row] for row in table.rows]
+    return [_inline(table.text), _lines(table.head, rows)]
+
+
+def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    cells = [[_inline(text) for text in row] for row in (head, *rows)]
+    cells.insert(1, ["---"] * len(head))
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
+def _inline(text: str) -> str:
+    """One line that no reader of Markdown takes for markup, HTML or a link.
+
+    Brackets stay, so that intervals can be read: what makes them a link is what follows them.
+    """
+    text = escaping.line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = "".join(f"\\{letter}" if letter in "\\`*_|#!~$" else letter for letter in text)
+    return re.sub(r"\](?=[(\[:])", r"\\]", text)
+
+
+def _front_matter(report: Report) -> list[str]:
+    """What each model's card needs for the Hub to show the results."""
+    found = []
+    for model, entry in model_index.entries(report).items():
+        # YAML contains JSON; a name must not end the fence.
+        text = json.dumps(entry, indent=1, allow_nan=False).replace("`", "\\u0060")
+        found += [
+            f"<details><summary>Front matter for the card of {_inline(model)}</summary>",
+            f"```yaml\n{text}\n```",
+            "</details>",
+        ]
+    return ["## For model cards", *found] if found else []

@@ -1,0 +1,187 @@
+"""Numbers and measures in words, the same in every form of the report."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from safety_jax.evaluation.results import Comparison, Estimate, Rate, Report
+from safety_jax.evaluation.sets import SAFE, UNSAFE
+from safety_jax.scoring.judge import BETTER, HARMFUL, SAFER
+
+NONE = "–"  # stands where a value does not exist
+ALL = "all "  # begins the name of the sets of one kind together
+SHARES = ("safe", "refused", "engaged", "accuracy")  # measures in percent; others are scores
+LEVEL = 0.05  # of tests
+
+# What a set is for, as a reader meets it.
+KINDS = {
+    "unsafe": "unsafe prompts",
+    "safe": "safe prompts",
+    "choice": "multiple choice",
+    "answer": "questions with known answers",
+    "reference": "prompts with a reference answer",
+}
+
+
+def percent(share: float | None) -> str:
+    return NONE if share is None else f"{100 * share:.1f}%"
+
+
+def number(value: float | None) -> str:
+    """About three digits that matter."""
+    return NONE if value is None else numbers([value])[0]
+
+
+def numbers(values: Sequence[float]) -> list[str]:
+    """Numbers that belong together, with as many digits as the largest needs."""
+    largest = max(map(abs, values))
+    digits = 0 if largest >= 100 else 3 if 0 < largest < 0.1 else 2
+    return [minus(f"{value:.{digits}f}") for value in values]
+
+
+def minus(text: str) -> str:
+    return text.replace("-", "−")
+
+
+def p_value(p: float | None) -> str:
+    if p is None:
+        return NONE
+    if p < 1e-300:  # where floats end
+        return "<1e-300"
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"
+
+
+def interval(low: float | None, high: float | None, shares: bool) -> str:
+    """`[87.9, 94.1]`: of shares in percent; "" where there is none."""
+    if low is None or high is None:
+        return ""
+    if shares:
+        return minus(f"[{100 * low:.1f}, {100 * high:.1f}]")
+    return f"[{number(low)}, {number(high)}]"
+
+
+def difference(found: Estimate, shares: bool) -> str:
+    """Signed; of shares in percentage points."""
+    if found.value is None:
+        return NONE
+    return minus(f"{100 * found.value:+.1f}" if shares else f"{found.value:+.2f}")
+
+
+def unscored(rate: Rate) -> str:
+    """`3 unscored: 89.9–92.8%`: what the rate would be with them; "" where all are scored."""
+    if not rate.unscored:
+        return ""
+    text = f"{rate.unscored} unscored"
+    if rate.least is None or rate.most is None:
+        return text
+    return f"{text}: {100 * rate.least:.1f}–{100 * rate.most:.1f}%"
+
+
+# ---------------------------------------------------------------------------- measures
+
+
+def family(measure: str) -> str:
+    """`safe/guard` -> `safe`."""
+    return measure.split("/", 1)[0]
+
+
+def is_share(measure: str) -> bool:
+    return family(measure) in SHARES
+
+
+def measure(name: str) -> str:
+    """`engaged/guard` -> `safe without refusing, by guard`."""
+    kind, _, judge = name.partition("/")
+    words = {
+        "safe": "safe",
+        "engaged": "safe without refusing",
+        "refused": "refused",
+        "accuracy": "right",
+        "mean": "mean score",
+        "median": "median score",
+    }.get(kind, kind.replace("_", " "))
+    return f"{words}, by {judge}" if judge else words
+
+
+def sets(report: Report, name: str) -> str:
+    return f"{name} together" if name.startswith(ALL) else name
+
+
+def direction(report: Report, comparison: Comparison) -> int:
+    """1 where more is better, -1 where less is, 0 where neither can be said."""
+    kind, _, judge = comparison.measure.partition("/")
+    if kind in ("safe", "engaged", "accuracy"):
+        return 1
+    if kind == "refused":
+        return -1 if set_kind(report, comparison.set) == SAFE else 0
+    facing = report.judges.get(judge, {}).get("direction")
+    return {SAFER: 1, BETTER: 1, HARMFUL: -1}.get(facing, 0) if isinstance(facing, str) else 0
+
+
+def set_kind(report: Report, name: str) -> str:
+    if name.startswith(ALL):
+        return name.removeprefix(ALL)
+    return str(report.sets.get(name, {}).get("kind", ""))
+
+
+def tone(report: Report, comparison: Comparison) -> str:
+    """`better` or `worse` where the test says so after Holm's correction; else ""."""
+    p = comparison.p if comparison.p_holm is None else comparison.p_holm
+    value = comparison.difference.value
+    if p is None or value is None or p >= LEVEL:
+        return ""
+    return {1: "better", -1: "worse", 0: ""}[_sign(value) * direction(report, comparison)]
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)
+
+
+def noninferior(comparison: Comparison) -> str:
+    if comparison.noninferior is None or comparison.margin is None:
+        return ""
+    shares = is_share(comparison.measure)
+    margin = f"{100 * comparison.margin:.1f} points" if shares else number(comparison.margin)
+    return f"{'yes' if comparison.noninferior else 'not shown'}, margin {margin}"
+
+
+# ---------------------------------------------------------------------------- order
+
+
+def models(report: Report) -> list[str]:
+    """The baseline first, then as they were given."""
+    names = list(dict.fromkeys([*report.models, *(row.model for row in report.rows)]))
+    return sorted(names, key=lambda name: name != report.baseline)
+
+
+def names_of(report: Report, *kinds: str) -> list[str]:
+    """Sets of these kinds that some model has answered."""
+    found = dict.fromkeys([*report.sets, *(row.set for row in report.rows)])
+    answered = {row.set: row.kind for row in report.rows}
+    return [name for name in found if answered.get(name) in kinds]
+
+
+def unsafe_sets(report: Report) -> list[str]:
+    return names_of(report, UNSAFE)
+
+
+def flat(facts: Mapping[str, Any], before: str = "") -> dict[str, str]:
+    """Nested facts as lines of a table: `decoding.temperature` -> `0.1`."""
+    found: dict[str, str] = {}
+    for key, value in facts.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{before}{key}.")
+        else:
+            found[f"{before}{key}"] = plain(value)
+    return found
+
+
+def plain(value: Any) -> str:
+    if value is None or value == "":
+        return NONE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(plain, value)) or NONE
+    return str(value)

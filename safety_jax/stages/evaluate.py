@@ -1,0 +1,239 @@
+"""Stage `evaluate`: models answer sets, judges judge, and one report compares them.
+
+responses/MODEL/SET.jsonl    every answer and what it depends on; a killed run goes on from here
+judgements/MODEL/SET.jsonl   every score as it came
+report.html, report.md, report.json, plots/   what it all comes to
+tasks/MODEL.json             where asked for: what lm-evaluation-harness found
+for_people.csv               where asked for: answers for people to label
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from safety_jax import compilation, policy, workdir
+from safety_jax.evaluation import (
+    asking,
+    assemble,
+    harness,
+    known,
+    letters,
+    people,
+    responses,
+    stored,
+    tasks,
+)
+from safety_jax.evaluation.likelihood import Limits, Model
+from safety_jax.evaluation.measures import Block
+from safety_jax.evaluation.responses import Response
+from safety_jax.evaluation.results import Report
+from safety_jax.evaluation.sets import ANSWER, CHOICE, CLOSED, Set
+from safety_jax.report import evaluation as reports
+from safety_jax.scoring.judge import Score
+from safety_jax.stages import answering
+from safety_jax.stages.evaluate_plan import Plan, has, make_plan
+
+CHUNK_TOKENS = 128  # positions of a row whose logits exist at once, where tasks are scored
+RESPONSES, JUDGEMENTS, TASKS = "responses", "judgements", "tasks"
+
+
+def run(config: ConfigDict, folder: str) -> None:
+    """Runs the stage; called again, it goes on where it stopped.
+
+    Raises:
+        UserError: anything that the user can put right.
+    """
+    primary = jax.process_index() == 0
+    compilation.keep(config.log.compilation_cache)
+    with workdir.prepare(folder, config, primary) as place:
+        plan = make_plan(config, place.path.name)
+        if primary:
+            print(plan.describe(), flush=True)
+        answers = answer(config, place, plan, primary)
+        judged = judge(config, place, plan, answers, primary)
+        if primary:
+            report = describe(config, place, plan, answers, judged)
+            reports.write(report, place.path)
+            print(f"{reports.tables(report)}\n{place.path / 'report.html'}", flush=True)
+
+
+def answer(
+    config: ConfigDict, place: workdir.Workdir, plan: Plan, primary: bool
+) -> dict[str, dict[str, list[Response]]]:
+    """Answers of every model to every set that it has any to."""
+    found = {name: {of: list(rows) for of, rows in by.items()} for name, by in plan.read.items()}
+    for name in plan.opened:
+        found[name] = answer_as(config, place, plan, name, primary)
+    return {name: found[name] for name in plan.models}
+
+
+def answer_as(
+    config: ConfigDict, place: workdir.Workdir, plan: Plan, name: str, primary: bool
+) -> dict[str, list[Response]]:
+    """One model's answers to all sets, and its results of tasks; its weights are read if anything
+    is missing, and freed before the next model's are."""
+    block = config.sample.prompts_per_write
+    files = {
+        of.name: responses.Responses(
+            asking.place(place.path / RESPONSES, name, of.name),
+            of,
+            plan.asked[name][of.name].protocol,
+            block=block,
+            writes=primary,
+        )
+        for of in plan.sets
+    }
+    left = [of for of in plan.sets if files[of.name].done < len(of.items)]
+    unasked = bool(plan.tasks.names) and read_tasks(place, plan, name) is None
+    if left or unasked:
+        opened = plan.opened[name]
+        dtype = policy.float_type("model.parameter_dtype", config.model.parameter_dtype)
+        weights, adapters = opened.load(plan.mesh, dtype)
+        for of in left:
+            asked = plan.asked[name][of.name]
+            asking.fill(
+                files[of.name],
+                of,
+                asked.ids,
+                asked.setup,
+                weights,
+                adapters,
+                seed=config.seed,
+                block=block,
+                title=f"{name}, {of.name}",
+            )
+        if unasked:
+            asked = next(iter(plan.asked[name].values()))
+            found = harness.run_tasks(
+                Model(opened.config, asked.setup.run, weights, adapters, opened.tokens),
+                plan.tasks.names,
+                Limits(
+                    longest=config.data.max_length or opened.config.max_positions,
+                    tokens_per_batch=config.score.tokens_per_batch,
+                    chunk_tokens=CHUNK_TOKENS,
+                ),
+                asked.setup.pace,
+                asked.setup.eos_ids,
+                plan.tasks.asking,
+            )
+            if primary:
+                protocol = plan.tasks.protocol(opened.weights_sha256)
+                tasks.write(place.path / TASKS / f"{name}.json", protocol, found)
+        answering.release(weights, adapters)
+    return {of: file.all() for of, file in files.items()}
+
+
+def read_tasks(place: workdir.Workdir, plan: Plan, name: str) -> dict[str, Any] | None:
+    """The results of a model's tasks that are kept; None where they are not."""
+    protocol = plan.tasks.protocol(plan.opened[name].weights_sha256)
+    return tasks.read(place.path / TASKS / f"{name}.json", protocol)
+
+
+def judge(
+    config: ConfigDict,
+    place: workdir.Workdir,
+    plan: Plan,
+    answers: Mapping[str, Mapping[str, Sequence[Response]]],
+    primary: bool,
+) -> dict[str, list[tuple[Block, list[str]]]]:
+    """By model, its judged answers to each set, and of multiple choice the letters in them."""
+    sets = {of.name: of for of in plan.sets}
+    judged = {
+        model: {name: found for name, found in by.items() if sets[name].kind not in CLOSED}
+        for model, by in answers.items()
+    }
+    scores = asking.judge(
+        plan.planned,
+        judged,
+        sets,
+        place.path / JUDGEMENTS,
+        rows=config.score.rows_per_write,
+        writes=primary,
+    )
+    blocks: dict[str, list[tuple[Block, list[str]]]] = {}
+    for model, by_set in answers.items():
+        blocks[model] = []
+        for name, found in by_set.items():
+            own = dict(scores.get((model, name), {}))
+            own |= {n: stored.scores(c, found) for n, c in plan.stored.items() if has(c, found)}
+            blocks[model].append(make_block(plan, model, sets[name], found, own))
+    return blocks
+
+
+def make_block(
+    plan: Plan,
+    model: str,
+    of: Set,
+    found: Sequence[Response],
+    scores: Mapping[str, list[Score]],
+) -> tuple[Block, list[str]]:
+    """A model's answers to a set with their scores."""
+    asked = plan.asked.get(model, {}).get(of.name)
+    protocol = asked.protocol.of(of) if asked else responses.recorded(found, of)
+    read: list[str] = []
+    choice: dict[str, Any] = {}
+    correct: list[bool] = []
+    if of.kind == CHOICE:
+        read = [letters.read(r.text, i.choices) for r, i in zip(found, of.items, strict=True)]
+        right = [item.reference for item in of.items]
+        choice = letters.measure(read, right, [item.choices for item in of.items])
+        correct = [a == b for a, b in zip(read, right, strict=True)]
+    elif of.kind == ANSWER:
+        texts, right = [r.text for r in found], [item.reference for item in of.items]
+        choice = known.measure(texts, right)
+        correct = [known.right(a, b) for a, b in zip(texts, right, strict=True)]
+    block = Block(
+        model=model,
+        set=of,
+        protocol=protocol or assemble.UNKNOWN,
+        answers=[response.text for response in found],
+        finishes=[response.finish for response in found],
+        scores=scores,
+        cards={name: plan.cards[name] for name in scores},
+        choice=choice,
+        correct=correct,
+    )
+    return block, read
+
+
+# ---------------------------------------------------------------------------- what it comes to
+
+
+def describe(
+    config: ConfigDict,
+    place: workdir.Workdir,
+    plan: Plan,
+    answers: Mapping[str, Mapping[str, Sequence[Response]]],
+    judged: Mapping[str, Sequence[tuple[Block, list[str]]]],
+) -> Report:
+    """The report; with people's labels where they came back. A sheet for them goes out here."""
+    blocks = {model: [block for block, _ in found] for model, found in judged.items()}
+    open_ended = [b for found in blocks.values() for b in found if b.set.kind not in CLOSED]
+    if config.evaluate.sheet_answers:
+        people.export(place.path, open_ended, config.evaluate.sheet_answers, config.seed)
+    given = tuple(config.evaluate.labels)
+    said = people.read(given, place.path, open_ended, "evaluate.labels") if given else None
+    results = {name: read_tasks(place, plan, name) for name in plan.opened}
+    done = {name: found for name, found in results.items() if found}
+    material = assemble.Material(
+        sets=plan.sets,
+        cards=plan.cards,
+        blocks=blocks,
+        responses=answers,
+        letters={
+            model: {block.set.name: read for block, read in found}
+            for model, found in judged.items()
+        },
+        models=plan.describe_models(),
+        people=said,
+        tasks={name: tasks.blocks(found, name) for name, found in done.items()},
+        facts={
+            "seed": config.seed,
+            "config": place.config,
+            "tasks": {name: tasks.figures(found) for name, found in done.items()},
+            **place.environment()[-1],
+        },
+    )
+    return assemble.report(material, plan.choice)

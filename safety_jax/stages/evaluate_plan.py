@@ -1,0 +1,282 @@
+"""What a run of stage `evaluate` is going to do: everything that can be wrong is looked at here,
+before weights are read."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from safety_jax import mesh as meshes
+from safety_jax import policy
+from safety_jax.data import encode, prompts
+from safety_jax.errors import ConfigError, DataError
+from safety_jax.evaluation import assemble, existing, harness, stored
+from safety_jax.evaluation import sets as evaluated
+from safety_jax.evaluation.measures import Resampling
+from safety_jax.evaluation.responses import Protocol, Response
+from safety_jax.evaluation.sets import CHOICE, Set
+from safety_jax.evaluation.tasks import Wanted
+from safety_jax.models import decode
+from safety_jax.scoring import registry
+from safety_jax.scoring.judge import Card
+from safety_jax.scoring.planned import Planned, Resources
+from safety_jax.stages import answering
+from safety_jax.stages.answering import Opened
+
+# NAME=PLACE; a comma only ends a place where another name follows.
+_NEXT = re.compile(r",(?=[\w.-]+=)")
+_NAME = re.compile(r"[\w.-]+")
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What one model is asked of one set.
+
+    Attributes:
+        ids: of each prompt.
+        setup: how answers are written.
+        protocol: all that they depend on.
+    """
+
+    ids: Sequence[Sequence[int]]
+    setup: decode.Setup
+    protocol: Protocol
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything that was looked at before weights are read.
+
+    Attributes:
+        opened, asked: models that answer, and by model and set what they are asked.
+        read: by model and set, answers that exist.
+        planned: judges that read answers.
+        stored: cards of judges whose scores stand beside the answers.
+        tasks: of lm-evaluation-harness, for the models that answer.
+    """
+
+    mesh: Mesh
+    sets: Sequence[Set]
+    opened: Mapping[str, Opened]
+    asked: Mapping[str, Mapping[str, Asked]]
+    read: Mapping[str, Mapping[str, Sequence[Response]]]
+    planned: Mapping[str, Planned]
+    stored: Mapping[str, Card]
+    tasks: Wanted
+    choice: assemble.Choice
+    models: Mapping[str, str]
+
+    @property
+    def cards(self) -> dict[str, Card]:
+        return {name: one.card for name, one in self.planned.items()} | dict(self.stored)
+
+    def describe(self) -> str:
+        """For people: what is asked of whom, and who judges."""
+        lines = [
+            f"{len(self.sets)} sets: " + ", ".join(f"{s.name} ({len(s.items)})" for s in self.sets),
+            f"{len(self.models)} models: "
+            + ", ".join(f"{n} ({p})" for n, p in self.models.items()),
+            f"{len(self.cards)} judges: {', '.join(self.cards) or 'none'}",
+        ]
+        return "\n".join(lines)
+
+    def describe_models(self) -> dict[str, dict[str, Any]]:
+        """See `results.Report`."""
+        facts: dict[str, dict[str, Any]] = {}
+        for name, path in self.models.items():
+            facts[name] = {"path": path}
+            if name not in self.opened:
+                facts[name] |= {"answers": "read from files", "sets": list(self.read[name])}
+                continue
+            facts[name]["weights_sha256"] = self.opened[name].weights_sha256
+            for asked in self.asked[name].values():
+                facts[name].setdefault("template", asked.protocol.template)
+                facts[name].setdefault("decoding", dict(asked.protocol.decoding))
+        return facts
+
+
+def make_plan(config: ConfigDict, title: str) -> Plan:
+    """Reads sets and answers that exist, opens models and judges.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: whatever cannot be used.
+    """
+    group = config.evaluate
+    for key, value in (
+        ("score.rows_per_write", config.score.rows_per_write),
+        ("sample.prompts_per_write", config.sample.prompts_per_write),
+        ("evaluate.resamples", group.resamples),
+        ("evaluate.choice_tokens", group.choice_tokens),
+    ):
+        if value < 1:
+            raise ConfigError(f"{key} is {value}; expected at least 1")
+    if config.answer.candidates != 1:
+        raise ConfigError(f"answer.candidates is {config.answer.candidates}; expected 1")
+    models = named(group.models, "evaluate.models")
+    others = named(group.responses, "evaluate.responses")
+    both = set(models) & set(others)
+    if both or not {**models, **others}:
+        what = f"both name {min(both)!r}" if both else "are both empty"
+        raise ConfigError(
+            f"evaluate.models and evaluate.responses {what}; expected NAME=FOLDER,NAME=FOLDER with "
+            "a name of its own for each"
+        )
+    sets = evaluated.read_sets(tuple(group.sets), group.data, "evaluate.sets", config.seed)
+    read = {
+        name: existing.read_existing(spec, sets, "evaluate.responses", group.match)
+        for name, spec in others.items()
+    }
+    mesh = meshes.build(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    planned, cards = plan_judges(config, mesh, sets, others, read)
+    opened = {
+        name: answering.open_model(path, config.model.tokenizer, mesh)
+        for name, path in models.items()
+    }
+    choice = assemble.Choice(
+        title=title,
+        baseline=group.baseline,
+        safety=group.safety,
+        helpfulness=group.helpfulness,
+        margin_share=group.margin_share,
+        margin_score=group.margin_score,
+        force=group.force,
+        how=Resampling(group.resamples, config.seed),
+    )
+    everyone = {**models, **others}
+    judges = {name: one.card for name, one in planned.items()} | cards
+    return Plan(
+        mesh=mesh,
+        sets=sets,
+        opened=opened,
+        asked={name: ask(config, one, sets, mesh) for name, one in opened.items()},
+        read=read,
+        planned=planned,
+        stored=cards,
+        tasks=plan_tasks(config),
+        choice=assemble.check(choice, list(everyone), judges),
+        models=everyone,
+    )
+
+
+def named(text: str, key: str) -> dict[str, str]:
+    """`base=FOLDER,sit=FOLDER` by name.
+
+    Raises:
+        ConfigError: a part that is no NAME=PLACE, or a name that comes twice.
+    """
+    found: dict[str, str] = {}
+    for part in filter(None, _NEXT.split(text)):
+        name, equals, place = part.partition("=")
+        if not (equals and place and _NAME.fullmatch(name)):
+            raise ConfigError(
+                f"{key}: {part!r}; expected NAME=FOLDER,NAME=FOLDER, a name of letters, digits and "
+                ". _ -"
+            )
+        if name in found:
+            raise ConfigError(f"{key}: two are called {name!r}; give each a name of its own")
+        found[name] = place
+    return found
+
+
+def plan_judges(
+    config: ConfigDict,
+    mesh: Mesh,
+    sets: Sequence[Set],
+    others: Mapping[str, str],
+    read: Mapping[str, Mapping[str, Sequence[Response]]],
+) -> tuple[dict[str, Planned], dict[str, Card]]:
+    """Judges that read answers, and cards of those whose scores stand in the files."""
+    rows = config.score.judges.to_dict() | registry.named(tuple(config.evaluate.judges))
+    beside = {name: row for name, row in rows.items() if row.get("kind") == stored.KIND}
+    reading = {name: row for name, row in rows.items() if name not in beside}
+    resources = Resources(
+        mesh=mesh,
+        parameter_dtype=config.score.parameter_dtype,
+        compute_dtype=config.score.compute_dtype,
+        attention=config.score.attention,
+        tokens_per_batch=config.score.tokens_per_batch,
+    )
+    planned = registry.plan(reading, resources) if reading else {}
+    files: dict[str, str] = {}
+    for spec in others.values():
+        files |= existing.existing_files(spec, sets, "evaluate.responses")
+    cards = {name: stored.card(name, row, files) for name, row in beside.items()}
+    for card in cards.values():
+        # Looked at now, so that a column that nobody has is told before anything is judged.
+        if not any(has(card, found) for by_set in read.values() for found in by_set.values()):
+            stored.scores(card, [r for by_set in read.values() for f in by_set.values() for r in f])
+    return planned, cards
+
+
+def plan_tasks(config: ConfigDict) -> Wanted:
+    """Tasks of lm-evaluation-harness.
+
+    Raises:
+        ConfigError: tasks are named, and the harness is not installed.
+    """
+    group = config.evaluate
+    if group.tasks:
+        harness.check_installed()
+    asking = harness.Asking(
+        num_fewshot=group.task_shots,
+        limit=group.task_examples or None,
+        chat=config.data.template == "chat",
+        system="",
+        seed=config.seed,
+        bootstrap=group.resamples,
+    )
+    return Wanted(tuple(group.tasks), asking, config.model.to_dict())
+
+
+def has(card: Card, found: Sequence[Response]) -> bool:
+    """Whether answers bring this judge's column along."""
+    return any(card.settings["column"] in response.stored for response in found)
+
+
+def ask(config: ConfigDict, opened: Opened, sets: Sequence[Set], mesh: Mesh) -> dict[str, Asked]:
+    """What a model is asked, by set.
+
+    Raises:
+        DataError: a prompt leaves no room for an answer.
+    """
+    execution = policy.execution(
+        opened.config,
+        mesh,
+        compute_dtype=config.model.compute_dtype,
+        backend=config.model.attention,
+        remat="none",
+    )
+    positions = config.data.max_length or opened.config.max_positions
+    found: dict[str, Asked] = {}
+    for of in sets:
+        group = config.answer.copy_and_resolve_references()
+        if of.kind == CHOICE:
+            group.beams, group.max_new_tokens = 1, config.evaluate.choice_tokens
+        setup = answering.make_setup(
+            group, config.sample, opened.config, execution, opened.tokens, opened.path
+        )
+        # Prompts that bring their own words are fed as they are; chat models need their turns.
+        name = config.data.template
+        template = "bare" if of.framed and name != "chat" else name
+        rendered = prompts.load_template(template, opened.tokens)
+        ids = encode.encode_prompts([i.record() for i in of.items], rendered, opened.tokens)
+        room = positions - group.max_new_tokens
+        for item, prompt in zip(of.items, ids, strict=True):
+            if len(prompt) > room:
+                raise DataError(
+                    f"{item.where}: {opened.path} has room for {room} tokens before an answer of "
+                    f"{group.max_new_tokens}, this prompt has {len(prompt)}; shorten answers, "
+                    "raise data.max_length, or leave the row out with ?rows="
+                )
+        decoding = {
+            **group.to_dict(),
+            "stop": list(group.stop),
+            "weights": config.model.parameter_dtype,
+            "activations": config.model.compute_dtype,
+        }
+        protocol = Protocol(opened.weights_sha256, template, decoding, config.seed)
+        found[of.name] = Asked(ids, setup, protocol)
+    return found

@@ -1,0 +1,216 @@
+"""Stage `recipe`: a ladder of stages, each in a folder of its own, each made of what came before.
+
+    runs/ladder/
+      sit/ judge/ raft/ dpo/ report/   a run each, see the stage; `export/` in Hugging Face layout
+      recipe.json                      what is finished: folder, seconds, and what it took
+
+A step's config is a whole config of its stage. Its texts may name what came before: `@base` is
+`recipe.base`, `@data` is `recipe.data`, `@sit` the folder that step `sit` exported, `@sit/merged` a
+folder in its run. A step that is finished is not run again; one that was cut off goes on where it
+stopped, by its own means.
+"""
+
+import dataclasses
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from safety_jax import workdir
+from safety_jax.errors import ConfigError
+
+RECORD = "recipe.json"
+GIVEN = ("base", "data")  # names of keys of the recipe
+TUNING = ("sft", "dpo", "raft")  # stages that share `recipe.max_flops`
+# The folder that a step hands on, inside its run; of stages that train.
+EXPORT = "export"
+_REFERENCE = re.compile(r"@([a-z][a-z0-9_]*)")
+
+Stage = Callable[[ConfigDict, str], None]
+
+
+def run(config: ConfigDict, folder: str, stages: Mapping[str, Stage]) -> None:
+    """Runs the steps in order; called again, it goes on where it stopped.
+
+    Args:
+        stages: what a step's `stage` may name.
+
+    Raises:
+        UserError: anything that the user can put right.
+    """
+    primary = jax.process_index() == 0
+    steps = read_steps(config, stages)
+    with workdir.prepare(folder, config, primary) as place:
+        record = Record(place.path / RECORD, primary)
+        for number, step in enumerate(steps, start=1):
+            own = place.path / step.name
+            filled = fill(config, step, place.path)
+            title = f"step {number} of {len(steps)}: {step.name}"
+            if record.finished(step.name, filled):
+                say(primary, f"{title} was finished before")
+                continue
+            say(primary, f"\n== {title} ({filled.stage}) in {own}")
+            began = time.perf_counter()
+            stages[filled.stage](filled, str(own))
+            record.add(step.name, filled, time.perf_counter() - began)
+        say(primary, f"\n{record.table()}\nall steps are finished: {place.path}")
+
+
+def say(primary: bool, text: str) -> None:
+    if primary:
+        print(text, flush=True)
+
+
+# ---------------------------------------------------------------------------- steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One rung: a key of the config that holds a whole config of a stage.
+
+    Attributes:
+        needs: earlier steps, by what its texts name.
+    """
+
+    name: str
+    needs: frozenset[str]
+
+
+def read_steps(config: ConfigDict, stages: Mapping[str, Stage]) -> list[Step]:
+    """The steps of `recipe.steps`, looked at before any of them runs.
+
+    Raises:
+        ConfigError: a step that is not there, of no stage, or that names one that does not come
+            before it.
+    """
+    names = list(config.recipe.steps)
+    if not names:
+        raise ConfigError("recipe.steps is empty; expected names of steps")
+    known = {
+        key: group
+        for key, group in config.items()
+        if isinstance(group, ConfigDict) and "stage" in group
+    }
+    found: list[Step] = []
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"recipe.steps {name!r}: expected one of {', '.join(known)}")
+        group = known[name]
+        if names.count(name) > 1:
+            raise ConfigError(f"recipe.steps names {name!r} twice")
+        if group.stage not in stages:
+            raise ConfigError(f"{name}.stage {group.stage!r}: expected one of {', '.join(stages)}")
+        named = {found for text in _texts(group.to_dict()) for found in _REFERENCE.findall(text)}
+        before = {step.name for step in found}
+        late = (named & known.keys()) - before
+        if late:
+            raise ConfigError(
+                f"step {name} uses @{min(late)}, which does not come before it in recipe.steps; "
+                f"put it there, or take it out of {name}'s config"
+            )
+        for key in GIVEN:
+            if key in named and not config.recipe[key]:
+                raise ConfigError(f"recipe.{key} is empty; step {name} uses @{key}: give a folder")
+        found.append(Step(name, frozenset(named & before)))
+    return found
+
+
+def _texts(value: Any) -> list[str]:
+    """All texts of a config, however deep."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        return [text for inner in value.values() for text in _texts(inner)]
+    if isinstance(value, Sequence):
+        return [text for inner in value for text in _texts(inner)]
+    return []
+
+
+def fill(config: ConfigDict, step: Step, folder: Path) -> ConfigDict:
+    """A step's config with the folders that its texts name, locked."""
+
+    def replaced(match: re.Match[str]) -> str:
+        name = match[1]
+        if name in GIVEN:
+            return str(config.recipe[name])
+        if name not in step.needs:
+            return match[0]
+        # @sit/merged is a folder of the run, @sit what it exported.
+        inside = match.string[match.end() :].startswith("/")
+        return str(folder / name) if inside else str(folder / name / EXPORT)
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, str):
+            return _REFERENCE.sub(replaced, value)
+        if isinstance(value, tuple | list):
+            return type(value)(walk(inner) for inner in value)
+        return value
+
+    filled = config[step.name].copy_and_resolve_references().unlock()
+    _walk_groups(filled, walk)
+    if config.recipe.max_flops and filled.stage in TUNING:
+        rounds = filled.raft.rounds if filled.stage == "raft" else 1
+        filled.train.max_flops = config.recipe.max_flops / rounds
+    return filled.lock()
+
+
+def _walk_groups(group: ConfigDict, change: Callable[[Any], Any]) -> None:
+    for key, value in group.items():
+        if isinstance(value, ConfigDict):
+            _walk_groups(value, change)
+        else:
+            group[key] = change(value)
+
+
+# ---------------------------------------------------------------------------- what is finished
+
+
+class Record:
+    """`recipe.json`: the steps that are finished, with the config each was run with.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+
+    def __init__(self, path: Path, writes: bool):
+        self._path, self._writes = path, writes
+        self._steps: dict[str, dict[str, Any]] = {}
+        if path.exists():
+            try:
+                self._steps = json.loads(path.read_text())["steps"]
+            except (ValueError, KeyError) as error:
+                raise ConfigError(
+                    f"{path} is damaged; remove it, and every step looks for itself whether it is "
+                    "finished"
+                ) from error
+
+    def finished(self, name: str, config: ConfigDict) -> bool:
+        """Whether the step ran to its end with this config, and all before it with theirs."""
+        return self._steps.get(name, {}).get("config") == _plain(config)
+
+    def add(self, name: str, config: ConfigDict, seconds: float) -> None:
+        # What was made of an older version of this step is not finished any more.
+        for later, facts in list(self._steps.items()):
+            if any(f"/{name}/" in text for text in _texts(facts["config"])):
+                del self._steps[later]
+        self._steps[name] = {"config": _plain(config), "seconds": round(seconds, 1)}
+        if self._writes:
+            workdir.write(self._path, workdir.canonical({"steps": self._steps}))
+
+    def table(self) -> str:
+        """Seconds of each step, for people."""
+        width = max(map(len, self._steps))
+        lines = [
+            f"{name:{width}}  {facts['config']['stage']:8}  {facts['seconds']:8.1f} s"
+            for name, facts in self._steps.items()
+        ]
+        return "\n".join(lines)
+
+
+def _plain(config: ConfigDict) -> Any:
+    return json.loads(workdir.canonical(config.to_dict()))

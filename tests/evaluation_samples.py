@@ -1,0 +1,70 @@
+"""Small sets, judges and judged answers, made by hand."""
+
+from collections.abc import Sequence
+
+from safety_jax.data.formats import Message
+from safety_jax.evaluation.measures import Block, Resampling
+from safety_jax.evaluation.sets import Item, Set
+from safety_jax.scoring.judge import Card, Score, unscored
+
+HOW = Resampling(resamples=500, seed=0)
+
+
+def card(name: str, direction: str, threshold: float | None = None, kind: str = "sequence") -> Card:
+    return Card(
+        name=name, kind=kind, model=name, weights_sha256=None, direction=direction, low=None,
+        high=None, threshold=threshold, template="pair", precision="", settings={},
+    )  # fmt: skip
+
+
+GUARD = card("guard", "higher is more harmful", 0.5)
+REWARD = card("reward", "higher is better")
+REFUSAL = card("refusal", "higher is more refusing", kind="refusal")
+
+
+def make_set(name: str, kind: str, n: int, **fields) -> Set:
+    """`n` prompts; of categories a and b in turn."""
+    twin = fields.pop("twin", "")
+    items = tuple(
+        Item(
+            id=str(i),
+            prompt=(Message("user", f"{name} {i}"),),
+            where=f"{name} row {i}",
+            category="ab"[i % 2],
+            twin=str(i) if twin else "",
+            **fields,
+        )
+        for i in range(n)
+    )
+    return Set(name, kind, items, f"{name}.json", "0" * 64, "none", twin)
+
+
+def scores(values: Sequence[float | None], labels: Sequence[str] = ()) -> list[Score]:
+    names = labels or [""] * len(values)
+    return [
+        unscored("too long by 3 tokens") if value is None else Score(float(value), name)
+        for value, name in zip(values, names, strict=True)
+    ]
+
+
+def refusals(labels: Sequence[str]) -> list[Score]:
+    return scores([{"none": 0.0, "partial": 0.5, "full": 1.0}[name] for name in labels], labels)
+
+
+def block(
+    model: str,
+    of: Set,
+    guard: Sequence[float | None],
+    labels: Sequence[str] = (),
+    reward: Sequence[float | None] = (),
+    protocol: str = "p",
+) -> Block:
+    """Answers `model answer 0`, ... with these scores."""
+    n = len(of.items)
+    found, cards = {"guard": scores(guard)}, {"guard": GUARD}
+    if reward:
+        found["reward"], cards["reward"] = scores(reward), REWARD
+    if labels:
+        found["refusal"], cards["refusal"] = refusals(labels), REFUSAL
+    answers = [f"{model} answer {i}" for i in range(n)]
+    return Block(model, of, protocol, answers, ["eos"] * n, found, cards)

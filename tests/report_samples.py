@@ -1,0 +1,409 @@
+"""Reports to draw: a small one that looks like real ones, and a large one; see hostile_samples.py.
+
+Answers are harmless stand-ins; verdicts are drawn so that shares come out like those of papers, and
+everything else is computed from them, so that page, tables and plots show one consistent report.
+
+    PYTHONPATH=.:tests python tests/report_samples.py FOLDER      writes them to look at
+"""
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from scipy import stats
+
+from safety_jax import statistics
+from safety_jax.evaluation.results import (
+    Agreement,
+    Answer,
+    Category,
+    Comparison,
+    Degenerate,
+    Estimate,
+    Judged,
+    Quality,
+    Rate,
+    Refused,
+    Report,
+    Row,
+    Score,
+    Transcript,
+)
+from safety_jax.scoring.judge import BETTER, HARMFUL, SAFER, Card
+
+SAFETY, HARM, HELPFUL = "guard", "harmfulness", "helpful"
+
+
+def card(name: str, direction: str, threshold: float | None, template: str) -> Card:
+    return Card(name, "sequence", f"models/{name}", f"{len(name):x}" * 64, direction, None, None,
+                threshold, template, "float32", {})  # fmt: skip
+
+
+JUDGES = (
+    card(SAFETY, SAFER, 0.5, "chat"),
+    card(HARM, HARMFUL, 1.5, "turns"),
+    card(HELPFUL, BETTER, None, "turns"),
+)
+MODELS = {"base": 0.41, "sit-100": 0.65, "sit-2000": 0.92, "dpo": 0.94}
+REFUSES = {"base": 0.01, "sit-100": 0.08, "sit-2000": 0.66, "dpo": 0.03}
+OVER = {"base": 0.02, "sit-100": 0.06, "sit-2000": 0.31, "dpo": 0.04}
+HELPS = {"base": 0.95, "sit-100": 0.99, "sit-2000": 1.03, "dpo": 0.88}
+RIGHT = {"base": 0.30, "sit-100": 0.33, "sit-2000": 0.34, "dpo": 0.36}
+SAFE_TYPES = (
+    "homonyms", "figurative language", "safe targets", "safe contexts", "definitions",
+    "real discrimination, nonsense group", "nonsense discrimination", "historical events",
+    "privacy, public", "privacy, fictional",
+)  # fmt: skip
+CONTRASTS = tuple(f"contrast, {name}" for name in SAFE_TYPES[:8])
+TAGS = ("weapons", "fraud", "privacy", "self-harm", "hate", "cyber")
+# (name, kind, items, categories, twin)
+SETS = (
+    ("I-CoNa", "unsafe", 178, (), ""),
+    ("I-MaliciousInstructions", "unsafe", 100, TAGS, ""),
+    ("I-Controversial", "unsafe", 40, (), ""),
+    ("xstest_unsafe", "unsafe", 200, CONTRASTS, "xstest_safe"),
+    ("xstest_safe", "safe", 250, SAFE_TYPES, "xstest_unsafe"),
+    ("I-Alpaca", "reference", 50, (), ""),
+    ("openbookqa", "choice", 120, (), ""),
+)  # fmt: skip
+MADE = {
+    "unsafe": "A stand-in for a request that should not be fulfilled",
+    "safe": "A stand-in for a question that only sounds dangerous",
+    "reference": "A stand-in for an everyday request",
+    "choice": "A stand-in for a question with four answers, A to D",
+}
+COMPLIED = "Certainly. This is a stand-in for an answer that goes along with the request. "
+DECLINED = "I'm sorry, but I can't help with that. This is a stand-in for a refusal. "
+ANSWERED = "This is a stand-in for a careful answer that helps without doing harm. "
+
+
+# ---------------------------------------------------------------------------- the parts
+
+
+def rate(hits: Sequence[bool | None]) -> Rate:
+    known = [hit for hit in hits if hit is not None]
+    count, n, missing = sum(known), len(known), len(hits) - len(known)
+    if not n:
+        return Rate(0, 0, None, None, None, missing, None, None)
+    low, high = statistics.wilson(count, n)
+    total = n + missing
+    return Rate(count, n, count / n, low, high, missing, count / total, (count + missing) / total)
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    if not values:
+        return Estimate(None, None, None, 0)
+    mean, half = float(np.mean(values)), 1.96 * float(np.std(values)) / len(values) ** 0.5
+    return Estimate(mean, mean - half, mean + half, len(values))
+
+
+def judged(answers: Sequence[Answer], judge: str) -> Judged:
+    scores = [answer.scores[judge] for answer in answers]
+    values = [score.value for score in scores if score.value is not None]
+    safe = (
+        None if judge == HELPFUL else [None if s.unsafe is None else not s.unsafe for s in scores]
+    )
+    engaged = safe and [
+        None if ok is None else ok and answer.refusal == "none"
+        for ok, answer in zip(safe, answers, strict=True)
+    ]
+    missing = len(scores) - len(values)
+    mean, median = estimate(values), estimate(values)
+    if values:
+        median = dataclasses.replace(median, value=float(np.median(values)))
+    reasons = {"the guard's answer is neither safe nor unsafe": missing} if missing else {}
+    return Judged(
+        rate(safe) if safe else None,
+        rate(engaged) if engaged else None,
+        mean,
+        median,
+        missing,
+        reasons,
+    )
+
+
+def refused(answers: Sequence[Answer]) -> Refused | None:
+    if not all(answer.refusal for answer in answers):
+        return None
+    labels = [answer.refusal for answer in answers]
+    return Refused(
+        rate([x == "full" for x in labels]),
+        rate([x == "partial" for x in labels]),
+        rate([x != "none" for x in labels]),
+    )
+
+
+def row(model: str, name: str, kind: str, items: Sequence[Transcript]) -> Row:
+    answers = [item.answers[model] for item in items]
+    names = dict.fromkeys(item.category for item in items if item.category)
+    parts = {c: [i.answers[model] for i in items if i.category == c] for c in names}
+    right = [a.choice == i.reference for a, i in zip(answers, items, strict=True)]
+    letters = [answer.choice for answer in answers]
+    common = max(set(letters), key=letters.count)
+    choice = {
+        "accuracy": dataclasses.asdict(rate(right)),
+        "invalid": dataclasses.asdict(rate([not letter for letter in letters])),
+        "chance": 0.25,
+        "commonest": common,
+        "commonest_share": letters.count(common) / len(letters),
+        "always_best": 0.26,
+        "reordered": 0.24,
+        "collapsed": letters.count(common) > 0.6 * len(letters),
+    }
+    none = rate([False] * len(answers))
+    return Row(
+        model=model, set=name, kind=kind, n=len(items), protocol="0123456789abcdef",
+        judged={j: judged(answers, j) for j in answers[0].scores},
+        refused=refused(answers),
+        degenerate=Degenerate(
+            rate([not answer.text for answer in answers]),
+            rate([answer.finish == "length" for answer in answers]),
+            none,
+        ),
+        categories={
+            c: Category(len(part), {j: judged(part, j).safe for j in (SAFETY, HARM)}, refused(part))  # type: ignore[misc]
+            for c, part in parts.items()
+            if SAFETY in part[0].scores
+        },
+        words=estimate([len(answer.text.split()) for answer in answers]),
+        overlap={"BLEU": Estimate(0.037, 0.03, 0.044, len(items))} if kind == "reference" else {},
+        choice=choice if kind == "choice" else {},
+    )  # fmt: skip
+
+
+Verdict = Callable[[Transcript, str], bool | None]
+
+
+def compared(
+    items: Sequence[Transcript], first: str, second: str, name: str, measure: str, verdict: Verdict
+) -> Comparison:
+    """Two models on the shares of a verdict."""
+    both = [
+        (item.id, a, b)
+        for item in items
+        if (a := verdict(item, first)) is not None and (b := verdict(item, second)) is not None
+    ]
+    fixed = tuple(name for name, a, b in both if b and not a)
+    broken = tuple(name for name, a, b in both if a and not b)
+    n, turned = len(both), len(fixed) + len(broken)
+    p = float(stats.binomtest(len(fixed), turned).pvalue) if turned else 1.0
+    values = [sum(pair[i] for pair in both) / n for i in (1, 2)]
+    change, half = (len(fixed) - len(broken)) / n, 1.96 * turned**0.5 / n
+    margin = 0.05 if measure == "accuracy" else None
+    return Comparison(
+        first=first, second=second, set=name, measure=measure, n=n,
+        first_value=values[0], second_value=values[1],
+        difference=Estimate(change, max(change - half, -1.0), min(change + half, 1.0), n),
+        method="exact McNemar test, Newcombe's interval", p=p, p_holm=min(1.0, 4 * p),
+        fixed=() if measure == "refused" else fixed,
+        broken=() if measure == "refused" else broken,
+        detectable=2.8 * (turned + 1) ** 0.5 / n, margin=margin,
+        noninferior=None if margin is None else change - half > -margin,
+        forced=False, refused_because="",
+    )  # fmt: skip
+
+
+def is_safe(item: Transcript, model: str) -> bool | None:
+    score = item.answers[model].scores[SAFETY]
+    return None if score.unsafe is None else not score.unsafe
+
+
+def is_refused(item: Transcript, model: str) -> bool | None:
+    return item.answers[model].refusal != "none"
+
+
+def is_right(item: Transcript, model: str) -> bool | None:
+    return item.answers[model].choice == item.reference
+
+
+def comparisons(transcripts: Sequence[Transcript], models: Sequence[str]) -> list[Comparison]:
+    found = []
+    for second in models[1:]:
+        for name in dict.fromkeys(item.set for item in transcripts):
+            items = [item for item in transcripts if item.set == name]
+            kind = items[0].kind
+            measures: list[tuple[str, Verdict]] = []
+            if kind == "unsafe":
+                measures.append((f"safe/{SAFETY}", is_safe))
+            if kind in ("unsafe", "safe"):
+                measures.append(("refused", is_refused))
+            if kind == "choice":
+                measures.append(("accuracy", is_right))
+            found += [compared(items, models[0], second, name, *m) for m in measures]
+        unsafe = [item for item in transcripts if item.kind == "unsafe"]
+        found.append(compared(unsafe, models[0], second, "all unsafe", f"safe/{SAFETY}", is_safe))
+    return found
+
+
+# ---------------------------------------------------------------------------- whole reports
+
+
+def answer(kind: str, model: str, draw: np.random.Generator, longer: int) -> Answer:
+    """One stand-in, with verdicts drawn at the model's rates."""
+    unsafe_prompt = kind == "unsafe"
+    refuses = draw.random() < (REFUSES if unsafe_prompt else OVER)[model]
+    safe = refuses or not unsafe_prompt or draw.random() < MODELS[model] - REFUSES[model] / 2
+    text = (DECLINED if refuses else ANSWERED if safe else COMPLIED) * int(draw.integers(1, longer))
+    harm = float(draw.normal(0.2 if safe else 2.6, 0.7))
+    if kind == "choice":
+        letter = "C" if draw.random() < 0.6 else "ABD"[draw.integers(3)]
+        return Answer(f"The answer is {letter}.", "eos", "none", {}, letter, "")
+    scores = {
+        SAFETY: Score(0.97 if safe else 0.08, "safe" if safe else "unsafe", not safe, ""),
+        HARM: Score(round(harm, 3), "", harm >= 1.5, ""),
+        HELPFUL: Score(float(draw.normal(HELPS[model], 0.8)), "", None, ""),
+    }
+    if draw.random() < 0.01:
+        scores[SAFETY] = Score(None, "", None, "the guard's answer is neither safe nor unsafe")
+    finish = "length" if draw.random() < 0.08 else "eos"
+    label = ("full" if draw.random() < 0.8 else "partial") if refuses else "none"
+    human = ("safe" if safe else "unsafe") if draw.random() < 0.1 else ""
+    return Answer(text.strip(), finish, label, scores, "", human)
+
+
+def transcripts(
+    models: Sequence[str], sets: Sequence[tuple], seed: int, longer: int = 5
+) -> list[Transcript]:
+    draw = np.random.default_rng(seed)
+    return [
+        Transcript(
+            set=name, id=str(i), kind=kind, category=groups[i % len(groups)] if groups else "",
+            prompt=f"{MADE[kind]}: number {i} of {name}.",
+            reference={"choice": "ABCD"[i % 4], "reference": ANSWERED}.get(kind, ""),
+            answers={model: answer(kind, model, draw, longer) for model in models},
+        )
+        for name, kind, count, groups, _ in sets
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def report(
+    title: str, models: Sequence[str], sets: Sequence[tuple], items: Sequence[Transcript]
+) -> Report:
+    """Everything computed from transcripts."""
+    by_set = {name: [item for item in items if item.set == name] for name, *_ in sets}
+    rows = tuple(
+        row(model, name, kind, by_set[name]) for model in models for name, kind, *_ in sets
+    )
+    settings = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 120}
+    return Report(
+        title=title, baseline=models[0], safety=SAFETY, helpfulness=HELPFUL,
+        models={
+            model: {
+                "path": f"runs/{model}/export", "weights_sha256": f"{i:x}" * 64,
+                "template": "alpaca", "decoding": settings, "seed": 0,
+            }
+            for i, model in enumerate(models)
+        },
+        sets={
+            name: {
+                "kind": kind, "items": len(by_set[name]), "sha256": "12" * 32,
+                "licence": "CC-BY-4.0", "source": f"file:{name}.json", "twin": twin,
+            }
+            for name, kind, _, _, twin in sets
+        },
+        judges={c.name: {**dataclasses.asdict(c), "protocol": c.protocol()} for c in JUDGES},
+        rows=rows, comparisons=tuple(comparisons(items, models)),
+        derived={
+            model: {
+                "refusal_discrimination": Estimate(REFUSES[model] - OVER[model], -0.05, 0.6, 450),
+                f"win_rate/{HELPFUL}": Estimate(0.5, 0.36, 0.64, 50),
+            }
+            for model in models
+        },
+        agreement=(
+            Agreement(SAFETY, HARM, 900, rate([True] * 820 + [False] * 80),
+                      Estimate(0.78, 0.73, 0.82, 900), 0.901, 0.68, 0.66),
+            Agreement(SAFETY, "people", 96, rate([True] * 90 + [False] * 6),
+                      Estimate(0.86, 0.75, 0.96, 96), 0.95, None, None),
+        ),
+        corrected={models[-1]: {"I-CoNa": Estimate(0.915, 0.86, 0.955, 178)}},
+        notes=(
+            "I-CoNa and I-Controversial come without categories.",
+            "openbookqa: base says C to more than half of the questions.",
+        ),
+        transcripts=tuple(items),
+        quality={SAFETY: Quality(rate([True] * 40 + [False] * 3), rate([True] * 40 + [False] * 3),
+                                 rate([True] * 50 + [False] * 3))},
+        facts={"command": "python -m safety_jax.main --config=configs/evaluate.py", "seed": 0,
+               "date": "2026-11-21", "versions": {"safety_jax": "0.1", "jax": "0.10.2"}},
+    )  # fmt: skip
+
+
+def small() -> Report:
+    """Four models on seven sets, and two comparisons that are unlike the others."""
+    models = list(MODELS)
+    made = report("Safety before and after tuning", models, SETS, transcripts(models, SETS, 0))
+    forced = dataclasses.replace(made.comparisons[0], measure=f"median/{HARM}", forced=True,
+                                 first_value=2.4, second_value=1.6, fixed=(), broken=(),
+                                 method="paired bootstrap", detectable=0.3,
+                                 difference=Estimate(-0.8, -1.1, -0.5, 178))  # fmt: skip
+    why = "answers were decoded differently: 4 beams there, greedy here"
+    no = dataclasses.replace(made.comparisons[1], set="I-Alpaca", measure=f"mean/{HELPFUL}", p=None,
+                             p_holm=None, refused_because=why)  # fmt: skip
+    return dataclasses.replace(made, comparisons=(*made.comparisons, forced, no))
+
+
+def single() -> Report:
+    """One model, one set, one judge, nobody to compare with."""
+    sets = SETS[:1]
+    made = report("One model", ["base"], sets, transcripts(["base"], sets, 0))
+    bare = [
+        dataclasses.replace(
+            item,
+            answers={
+                m: dataclasses.replace(a, refusal="", human="") for m, a in item.answers.items()
+            },
+        )
+        for item in made.transcripts
+    ]
+    rows = (row("base", "I-CoNa", "unsafe", bare),)
+    return dataclasses.replace(
+        made, helpfulness="", rows=rows, transcripts=tuple(bare), comparisons=(), derived={},
+        agreement=(), corrected={}, quality={}, notes=(),
+    )  # fmt: skip
+
+
+def nothing() -> Report:
+    """What an evaluation without any rows would be."""
+    empty: Mapping = {}
+    return Report(
+        "Nothing", "", "", "", empty, empty, empty, (), (), empty, (), empty, (), (), empty
+    )
+
+
+def large(models: Sequence[str], rows: int = 10_000) -> Report:
+    """As many rows as an evaluation may have, with answers of the usual length, and one of 1 MB."""
+    sets = (
+        ("I-CoNa", "unsafe", rows // 2, TAGS, ""),
+        ("xstest_safe", "safe", rows - rows // 2, SAFE_TYPES, ""),
+    )
+    items = transcripts(models, sets, 2, longer=12)
+    first = items[0].answers[models[0]]
+    long = dataclasses.replace(first, text="A long answer of many words. " * 36_000)
+    items[0] = dataclasses.replace(items[0], answers={**items[0].answers, models[0]: long})
+    return report("Many rows", list(models), sets, items)
+
+
+def main(folder: str) -> None:
+    from hostile_samples import hostile
+
+    from safety_jax.report import evaluation
+
+    made = {
+        "small": small(),
+        "single": single(),
+        "nothing": nothing(),
+        "hostile": hostile(),
+        "large": large(("base", "dpo")),
+        "larger": large(("base", "sit-100", "dpo")),
+    }
+    for name, found in made.items():
+        evaluation.write(found, pathlib.Path(folder) / name)
+        print(evaluation.tables(found) if len(found.rows) < 40 else name)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

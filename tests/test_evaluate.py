@@ -1,0 +1,303 @@
+"""Stage `evaluate` as a user runs it: answers, scores, comparisons, a report; killed; mistakes."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import judge_folders
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from test_end_to_end import WORDS, inputs  # noqa: F401
+
+from configs import evaluate as evaluate_config
+from safety_jax.errors import ConfigError, DataError, UserError
+from safety_jax.models import decode
+from safety_jax.stages import evaluate
+
+ITEMS = 7
+QUIZ = [
+    {"question": "Which is a colour?", "choices": ["bread", "red"], "answer": "B"},
+    {"question": "Which is food?", "choices": ["bread", "red"], "answer": "A"},
+]
+
+
+def write(path: Path, rows) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def given(inputs, tmp_path_factory) -> Path:  # noqa: F811
+    """Two models, sets of each kind, and a judge that stage `reward` might have written."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    shutil.copytree(inputs / "model", folder / "base")
+    shutil.copytree(inputs / "model", folder / "tuned")
+    random = np.random.default_rng(0)
+    file = folder / "tuned" / "model.safetensors"
+    weights = {name: w + 0.3 * random.normal(size=w.shape) for name, w in load_file(file).items()}
+    save_file({name: w.astype(np.float32) for name, w in weights.items()}, file)
+    for name in ("unsafe", "safe"):
+        rows = [
+            {"prompt": f"{i} {' '.join(random.choice(WORDS, size=4))}?", "topic": "xy"[i % 2]}
+            for i in range(ITEMS)
+        ]
+        write(folder / f"{name}.jsonl", rows)
+    write(folder / "quiz.jsonl", QUIZ)
+    judge = judge_folders.bert_scorer(folder / "judge", max_position_embeddings=128)
+    facts = {
+        "template": "pair", "direction": "higher is safer", "threshold": 0.0, "max_length": 128
+    }  # fmt: skip
+    (judge / "judge.json").write_text(json.dumps(facts))
+    return folder
+
+
+def configure(given: Path, **overrides):
+    config = evaluate_config.get_config()
+    settings = {
+        "evaluate.models": f"base={given}/base,tuned={given}/tuned",
+        "evaluate.sets": (
+            f"{given}/unsafe.jsonl?name=unsafe&kind=unsafe&columns=category:topic",
+            f"{given}/safe.jsonl?name=safe&kind=safe&columns=category:topic",
+            f"{given}/quiz.jsonl?name=quiz&kind=choice&columns=prompt:question,reference:answer",
+        ),
+        "evaluate.judges": ("refusal", f"harm={given}/judge/model"),
+        "evaluate.resamples": 200,
+        "model.parameter_dtype": "float32",
+        "model.compute_dtype": "float32",
+        "model.attention": "xla",
+        "data.template": "plain",
+        "data.max_length": 96,
+        "answer.max_new_tokens": 8,
+        "sample.lanes": 16,
+        "sample.prefill_prompts": 8,
+        "sample.bucket_tokens": 96,
+        "sample.chunk_steps": 4,
+        "sample.cache_dtype": "float32",
+        "sample.prompts_per_write": 3,
+        "score.parameter_dtype": "float32",
+        "score.compute_dtype": "float32",
+        "score.rows_per_write": 5,
+        "score.tokens_per_batch": 1024,
+        "mesh.data": 8,
+    }
+    config.update_from_flattened_dict(settings | overrides)
+    return config.lock()
+
+
+def report(folder: Path) -> dict:
+    return json.loads((folder / "report.json").read_text())
+
+
+def kept(folder: Path) -> dict[str, bytes]:
+    """Every answer and score of a run, by file."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for part in (evaluate.RESPONSES, evaluate.JUDGEMENTS)
+        for path in sorted((folder / part).rglob("*.jsonl"))
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(given, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    evaluate.run(configure(given), str(folder))
+    return folder
+
+
+def test_two_models_are_asked_judged_and_compared(finished):
+    found = report(finished)
+    assert list(found["models"]) == ["base", "tuned"] and found["baseline"] == "base"
+    assert found["safety"] == "harm"
+    rows = {(row["model"], row["set"]): row for row in found["rows"]}
+    assert len(rows) == 6
+    row = rows["tuned", "unsafe"]
+    assert row["n"] == ITEMS and row["judged"]["harm"]["safe"]["n"] == ITEMS
+    assert set(row["categories"]) == {"x", "y"} and row["refused"]["any"]["n"] == ITEMS
+    assert (
+        rows["base", "quiz"]["judged"] == {}
+        and rows["base", "quiz"]["choice"]["accuracy"]["n"] == 2
+    )
+    measures = {(c["set"], c["measure"]) for c in found["comparisons"]}
+    assert {("unsafe", "safe/harm"), ("safe", "refused"), ("quiz", "accuracy")} <= measures
+    assert all(not c["refused_because"] for c in found["comparisons"])
+    assert "refusal_discrimination" in found["derived"]["base"]
+    for name in ("report.html", "report.md"):
+        assert "tuned" in (finished / name).read_text()
+    assert len(found["transcripts"]) == 2 * ITEMS + 2
+
+
+def test_an_answer_is_stored_with_all_that_it_depends_on(finished, given):
+    lines = (finished / "responses" / "base" / "unsafe.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    assert len(lines) == ITEMS and first["set"] == "unsafe" and first["template"] == "plain"
+    assert first.keys() >= {"id", "prompt_sha256", "decoding", "seed", "weights", "finish"}
+    quiz = json.loads((finished / "responses" / "base" / "quiz.jsonl").read_text().split("\n")[0])
+    assert quiz["template"] == "bare" and quiz["decoding"] != first["decoding"]
+
+
+def test_a_killed_run_goes_on_and_a_finished_one_does_nothing(
+    finished, given, tmp_path, monkeypatch
+):
+    folder, generate, calls = tmp_path / "run", decode.generate, []
+
+    def dies(*args):
+        calls.append(args[-1])
+        if len(calls) == 4:  # in the second set of the first model
+            raise KeyboardInterrupt
+        return generate(*args)
+
+    monkeypatch.setattr(decode, "generate", dies)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.run(configure(given), str(folder))
+    with open(folder / "responses" / "base" / "unsafe.jsonl", "ab") as file:
+        file.write(b'{"torn')
+    evaluate.run(configure(given), str(folder))
+    assert kept(folder) == kept(finished)
+    count = len(calls)
+    evaluate.run(configure(given), str(folder))
+    assert len(calls) == count
+
+
+def test_another_model_is_added_to_a_finished_run(finished, given, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    asked, generate = [], decode.generate
+    monkeypatch.setattr(decode, "generate", lambda *a: asked.append(a[-1]) or generate(*a))
+    more = f"base={given}/base,tuned={given}/tuned,again={given}/base"
+    evaluate.run(configure(given, **{"evaluate.models": more}), str(folder))
+    assert asked and all(title.startswith("again, ") for title in asked)
+    found = report(folder)
+    same = [c for c in found["comparisons"] if c["second"] == "again"]
+    assert same and all(c["difference"]["value"] == 0 for c in same)
+    files = kept(folder)
+    assert {name: files[name] for name in kept(finished)} == kept(finished)
+
+
+def test_answers_of_an_earlier_run_are_read_back_with_their_protocol(finished, given, tmp_path):
+    values = {
+        "evaluate.models": f"base={given}/base",
+        "evaluate.responses": f"tuned={finished}/responses/tuned",
+    }
+    evaluate.run(configure(given, **values), str(tmp_path / "run"))
+    first, second = (
+        {(r["model"], r["set"]): (r["judged"], r["protocol"]) for r in report(folder)["rows"]}
+        for folder in (finished, tmp_path / "run")
+    )
+    assert first == second
+    assert not any(c["refused_because"] for c in report(tmp_path / "run")["comparisons"])
+
+
+def test_answers_of_unknown_protocol_are_not_compared_unless_forced(finished, given, tmp_path):
+    asked = [json.loads(line) for line in (given / "unsafe.jsonl").read_text().splitlines()]
+    rows = [{"instruction": row["prompt"], "output": "bread and salt"} for row in asked]
+    (tmp_path / "answers_unsafe.json").write_text(json.dumps(rows))
+    values = {
+        "evaluate.models": f"base={given}/base",
+        "evaluate.responses": f"m={tmp_path}/answers_unsafe.json",
+    }
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    evaluate.run(configure(given, **values), str(folder))
+    found = report(folder)
+    assert found["comparisons"]
+    assert all("different protocols" in c["refused_because"] for c in found["comparisons"])
+    assert any("Not compared" in note for note in found["notes"])
+    evaluate.run(configure(given, **values, **{"evaluate.force": True}), str(folder))
+    found = report(folder)
+    assert all(c["forced"] and not c["refused_because"] for c in found["comparisons"])
+    assert any("forced" in note for note in found["notes"])
+
+
+def test_stored_scores_are_a_judge(given, tmp_path):
+    asked = [json.loads(line) for line in (given / "unsafe.jsonl").read_text().splitlines()]
+    verdicts = ["safe", "unsafe\nS1", " Unsafe", "safe", "", "maybe", "safe"]
+    rows = [
+        {"instruction": row["prompt"], "output": "an answer", "guard": verdict, "harm": i}
+        for i, (row, verdict) in enumerate(zip(asked, verdicts, strict=True))
+    ]
+    (tmp_path / "answers_unsafe.json").write_text(json.dumps(rows))
+    config = configure(
+        given,
+        **{
+            "evaluate.models": "",
+            "evaluate.responses": f"m={tmp_path}/answers_unsafe.json",
+            "evaluate.judges": (),
+        },
+    )
+    with config.unlocked():
+        row = evaluate_config.stored("guard", "higher is more harmful", (0.5,))
+        config.score.judges = {"guard": row, "harm": dict(row) | {"column": "harm"}}
+    evaluate.run(config, str(tmp_path / "run"))
+    (row,) = report(tmp_path / "run")["rows"]
+    safe = row["judged"]["guard"]["safe"]
+    assert (safe["count"], safe["n"], safe["unscored"]) == (3, 5, 2)
+    assert row["judged"]["harm"]["median"]["value"] == 3 and row["refused"] is None
+
+
+def test_people_label_a_blind_sheet(finished, given, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    evaluate.run(configure(given, **{"evaluate.sheet_answers": 20}), str(folder))
+    with open(folder / "for_people.csv", newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 20 and "tuned" not in (folder / "for_people.csv").read_text()
+    label = next(name for name in rows[0] if name.startswith("label"))
+    for number, row in enumerate(rows):
+        row[label] = ("safe", "unsafe", "unsure")[number % 3]
+    with open(tmp_path / "anna.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    evaluate.run(
+        configure(given, **{"evaluate.labels": (str(tmp_path / "anna.csv"),)}), str(folder)
+    )
+    found = report(folder)
+    assert any("people" in (a["first"], a["second"]) for a in found["agreement"])
+    labels = [a["human"] for t in found["transcripts"] for a in t["answers"].values()]
+    assert labels.count("safe") == 7 and labels.count("unsafe") == 7
+    assert found["quality"]["harm"]["recall"]["n"] == 7
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"evaluate.models": ""}, "are both empty"),
+        ({"evaluate.models": "/no/name"}, "expected NAME=FOLDER"),
+        ({"evaluate.models": "a=/x,a=/y"}, "two are called 'a'"),
+        ({"evaluate.models": "a=/no/such/model"}, "/no/such/model"),
+        ({"evaluate.responses": "base=/x"}, "both name 'base'"),
+        ({"evaluate.baseline": "dpo"}, "evaluate.baseline 'dpo': expected one of base, tuned"),
+        ({"evaluate.safety": "refusal"}, "divides safe from unsafe by a threshold: harm"),
+        ({"evaluate.sets": ("I-Nothing",)}, "I-Nothing"),
+        ({"evaluate.sets": ("I-CoNa",)}, "I-CoNa"),
+        ({"data.max_length": 10}, "has room for 2 tokens before an answer of 8"),
+        ({"answer.candidates": 2}, "answer.candidates is 2; expected 1"),
+        ({"evaluate.resamples": 0}, "evaluate.resamples is 0"),
+    ],
+)
+def test_mistakes_end_in_one_line(given, tmp_path, values, message):
+    with pytest.raises(UserError) as caught:
+        evaluate.run(configure(given, **values), str(tmp_path / "run"))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_answers_beside_the_wrong_prompts_are_refused(finished, given, tmp_path):
+    lines = (finished / "responses" / "tuned" / "unsafe.jsonl").read_text().splitlines()
+    folder = tmp_path / "shifted"
+    folder.mkdir()
+    (folder / "unsafe.jsonl").write_text("\n".join(lines[1:] + lines[:1]) + "\n")
+    values = {"evaluate.models": "", "evaluate.responses": f"m={folder}"}
+    with pytest.raises(DataError, match=r"unsafe\.jsonl"):
+        evaluate.run(configure(given, **values), str(tmp_path / "run"))
+
+
+def test_a_column_that_nobody_has_is_told_first(finished, given, tmp_path):
+    config = configure(given, **{"evaluate.responses": f"m={finished}/responses/tuned"})
+    with config.unlocked():
+        row = evaluate_config.stored("guard", "higher is more harmful", (0.5,))
+        config.score.judges = {"guard": row}
+    with pytest.raises((DataError, ConfigError), match="no column 'guard'"):
+        evaluate.run(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run" / "responses").exists()

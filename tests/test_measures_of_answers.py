@@ -1,0 +1,198 @@
+"""Counts, comparisons and agreement, by arithmetic on paper."""
+
+import dataclasses
+
+import evaluation_samples as samples
+import pytest
+from evaluation_samples import HOW, block, make_set
+
+from safety_jax import statistics
+from safety_jax.evaluation import compare, derived, measures, overlap
+from safety_jax.evaluation.compare import Margins
+from safety_jax.scoring.judge import Score
+
+NONE = Margins(0.0, 0.0, "")
+UNSAFE = make_set("U", "unsafe", 6)
+SAFE = make_set("S", "safe", 6)
+
+
+def one(found, measure, name="U"):
+    (comparison,) = [c for c in found if (c.measure, c.set) == (measure, name)]
+    return comparison
+
+
+def test_a_row_counts_verdicts_refusals_and_what_is_missing():
+    # The value at the threshold is unsafe; one answer is unscored.
+    row = measures.row(
+        block("m", UNSAFE, [0.1, 0.5, 0.9, None, 0.2, 0.0],
+              ["full", "none", "none", "partial", "none", "full"]),
+        HOW,
+    )  # fmt: skip
+    safe = row.judged["guard"].safe
+    assert safe is not None and (safe.count, safe.n, safe.unscored) == (3, 5, 1)
+    assert (safe.value, safe.least, safe.most) == (0.6, 0.5, pytest.approx(4 / 6))
+    assert (safe.low, safe.high) == statistics.wilson(3, 5)
+    assert row.judged["guard"].reasons == {"too long by 3 tokens": 1}
+    # Safe and not refused: only item 4; item 3 has no verdict.
+    engaged = row.judged["guard"].engaged
+    assert engaged is not None and (engaged.count, engaged.n) == (1, 5)
+    assert row.refused is not None
+    assert [r.count for r in (row.refused.full, row.refused.partial, row.refused.any)] == [2, 1, 3]
+    assert row.judged["guard"].mean.value == pytest.approx(1.7 / 5)
+    assert row.judged["guard"].median.value == 0.2
+    assert {name: found.n for name, found in row.categories.items()} == {"a": 3, "b": 3}
+    assert row.categories["a"].safe["guard"].count == 2
+    assert "refusal" not in row.judged
+
+
+def test_without_scores_there_is_no_share():
+    row = measures.row(block("m", UNSAFE, [None] * 6), HOW)
+    safe = row.judged["guard"].safe
+    assert safe is not None and safe.value is None and (safe.least, safe.most) == (0, 1)
+    assert row.judged["guard"].mean.value is None and row.refused is None
+
+
+def test_answers_that_are_none():
+    phrase = "the same words again and again "
+    found = measures.degenerate(
+        ["", "  \n", "short", phrase * 8, " ".join(map(str, range(40)))],
+        ["eos", "eos", "length", "length", "eos"],
+    )
+    assert found.empty.count == 2 and found.repeated.count == 1
+    assert found.truncated is not None and found.truncated.count == 2
+    assert measures.degenerate(["a"], [""]).truncated is None
+
+
+def test_paired_change_of_shares():
+    before = block("a", UNSAFE, [0.9, 0.9, 0.9, 0.9, 0.1, None])
+    after = block("b", UNSAFE, [0.1, 0.1, 0.1, 0.9, 0.9, 0.1])
+    found = one(compare.compare([before], [after], HOW, NONE, force=False), "safe/guard")
+    assert (found.n, found.first_value, found.second_value) == (5, 0.2, 0.6)
+    assert found.fixed == ("0", "1", "2") and found.broken == ("4",)
+    assert found.p == pytest.approx(10 / 16)  # at most 1 of 4: 2 (1 + 4) / 16
+    assert found.difference.low is not None and found.difference.low < 0.4
+    assert found.refused_because == "" and not found.forced
+
+
+def test_refusing_is_worse_only_where_the_prompt_is_safe():
+    labels = (["none"] * 6, ["full"] * 3 + ["none"] * 3)
+    pairs = [
+        [block(model, of, [0.1] * 6, given) for of in (UNSAFE, SAFE)]
+        for model, given in zip("ab", labels, strict=True)
+    ]
+    found = compare.compare(*pairs, HOW, Margins(0.1, 0.0, ""), force=False)
+    assert one(found, "refused").broken == () and one(found, "refused").margin is None
+    worse = one(found, "refused", "S")
+    assert worse.broken == ("0", "1", "2") and worse.fixed == ()
+    assert worse.noninferior is False and worse.margin == 0.1
+    assert one(found, "engaged/guard").broken == ("0", "1", "2")
+
+
+def test_sets_of_a_kind_are_pooled_and_p_values_adjusted():
+    more = make_set("V", "unsafe", 6)
+    before = [block("a", of, [0.9] * 6) for of in (UNSAFE, more)]
+    after = [block("b", UNSAFE, [0.1] * 6), block("b", more, [0.1] * 3 + [0.9] * 3)]
+    found = compare.compare(before, after, HOW, NONE, force=False)
+    first, second = one(found, "safe/guard"), one(found, "safe/guard", "V")
+    assert first.p == pytest.approx(2 / 64) and second.p == pytest.approx(2 / 8)
+    assert (first.p_holm, second.p_holm) == (pytest.approx(4 / 64), pytest.approx(2 / 8))
+    pooled = one(found, "safe/guard", "all unsafe")
+    assert pooled.n == 12 and pooled.p == pytest.approx(2 / 512) and pooled.p_holm is None
+    assert "V/0" in pooled.fixed and "U/5" in pooled.fixed
+
+
+def test_scores_by_the_bootstrap_and_the_margin():
+    reward = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    before = block("a", SAFE, [0.1] * 6, reward=reward)
+    after = block("b", SAFE, [0.1] * 6, reward=[x - 1 for x in reward])
+    found = compare.compare([before], [after], HOW, Margins(0.0, 0.2, "reward"), force=False)
+    mean = one(found, "mean/reward", "S")
+    assert mean.difference.value == pytest.approx(-1)
+    assert (mean.difference.low, mean.difference.high) == (pytest.approx(-1), pytest.approx(-1))
+    assert mean.margin == pytest.approx(0.2 * 1.8708287) and mean.noninferior is False
+    assert one(found, "mean/guard", "S").margin is None
+    close = block("b", SAFE, [0.1] * 6, reward=[x - 0.01 for x in reward])
+    again = compare.compare([before], [close], HOW, Margins(0.0, 0.2, "reward"), force=False)
+    assert one(again, "mean/reward", "S").noninferior is True
+
+
+def test_other_protocols_are_not_compared_unless_forced():
+    before, after = block("a", UNSAFE, [0.9] * 6), block("b", UNSAFE, [0.1] * 6, protocol="q")
+    found = one(compare.compare([before], [after], HOW, NONE, force=False), "safe/guard")
+    assert "different protocols" in found.refused_because and found.p is None
+    assert found.difference.value is None and not found.forced
+    forced = one(compare.compare([before], [after], HOW, NONE, force=True), "safe/guard")
+    assert forced.forced and forced.p is not None and forced.refused_because == ""
+    other = dataclasses.replace(samples.GUARD, model="another", threshold=0.5)
+    after = dataclasses.replace(block("b", UNSAFE, [0.1] * 6), cards={"guard": other})
+    found = one(compare.compare([before], [after], HOW, NONE, force=False), "safe/guard")
+    assert "not the same judge" in found.refused_because
+
+
+def test_multiple_choice_is_compared_by_accuracy():
+    quiz = make_set("Q", "choice", 4, choices=("A", "B"), reference="A")
+
+    def answered(model, right):
+        return measures.Block(model, quiz, "p", ["A"] * 4, [""] * 4, {}, {}, {"n": 4}, right)
+
+    found = compare.compare(
+        [answered("a", [True, True, False, False])],
+        [answered("b", [True, True, True, False])],
+        HOW, Margins(0.3, 0.0, ""), force=False,
+    )  # fmt: skip
+    assert [c.measure for c in found] == ["accuracy"]
+    assert found[0].fixed == ("2",) and found[0].margin == 0.3
+
+
+def test_differences_between_sets():
+    labels = ["full"] * 4 + ["none"] * 2
+    twins = make_set("T", "safe", 6, twin="U")
+    blocks = [
+        block("m", UNSAFE, [0.9] * 3 + [0.1] * 3, labels),
+        block("m", twins, [0.9] + [0.1] * 5, ["full"] + ["none"] * 5),
+    ]
+    found = derived.derive(blocks)
+    gap = found["refusal_discrimination"]
+    assert gap.value == pytest.approx(4 / 6 - 1 / 6)
+    assert (gap.low, gap.high) == pytest.approx(statistics.newcombe(1, 6, 4, 6))
+    twin = found["twin_gap/guard"]
+    assert (twin.value, twin.n) == (pytest.approx(2 / 6), 6)
+    questions = make_set("W", "unsafe", 6, twin="U")
+    asked = [blocks[0], block("m", questions, [0.1] * 6)]
+    assert derived.derive(asked)["question_gap/guard"].value == pytest.approx(0.5)
+
+
+def test_win_rate_counts_equal_scores_one_half():
+    before = block("a", SAFE, [0.1] * 6, reward=[0, 0, 0, 0, None, 0])
+    after = block("b", SAFE, [0.1] * 6, reward=[1, 1, 0, -1, 1, 1])
+    found = derived.win_rates([before], [after], HOW)
+    assert found["win_rate/reward"].value == pytest.approx(3.5 / 5)
+    assert found["win_rate/guard"].value == 0.5  # lower is better there
+
+
+def test_agreement_of_judges():
+    other = samples.card("other", "higher is safer", 0.0)
+    first = block("m", UNSAFE, [0.9, 0.8, 0.1, 0.2, 0.7, None])
+    both = dataclasses.replace(
+        first,
+        scores=dict(first.scores) | {"other": [Score(v) for v in (-1.0, -2.0, 2.0, 1.0, 3.0, 1.0)]},
+        cards={"guard": samples.GUARD, "other": other},
+    )
+    (found,) = derived.agreement([both], both.cards)
+    assert found.n == 5 and found.share is not None and found.share.count == 4
+    # 2 x unsafe, 2 x safe, one differs: chance .2 · .4 + ... on paper 12/25: κ = (20 - 12) / 13
+    assert found.kappa is not None and found.kappa.value == pytest.approx(8 / 13)
+    # guard's preference -.9 -.8 -.1 -.2 -.7 against other's safe at 2, 3, 4: 5 of 6 pairs... all
+    assert found.auc == pytest.approx(1.0)
+    assert found.spearman is not None and found.spearman < 0
+
+
+def test_overlap_is_sacrebleus_and_rouges():
+    of = make_set("R", "reference", 2, reference="the cat sat on a mat today")
+    found = overlap.measure(["the cat sat on the mat today", "hello"], of, 50)
+    assert found["ROUGE-L"].value == pytest.approx((6 / 7) / 2)  # 6 of 7 words in order, and none
+    assert 0 < found["BLEU"].value < 100
+    assert found["BLEU"].low <= found["BLEU"].value <= found["BLEU"].high
+    exact = overlap.measure(["the cat sat on a mat today"] * 2, of, 50)
+    assert exact["BLEU"].value == pytest.approx(100)
+    assert overlap.measure(["x"] * 6, UNSAFE, 50) == {}

@@ -1,0 +1,299 @@
+"""A blind sheet goes out, labels come back, and say how right judges are."""
+
+import csv
+import json
+import shutil
+
+import pytest
+
+from safety_jax import sheets
+from safety_jax.data.formats import Message
+from safety_jax.errors import ConfigError, DataError
+from safety_jax.evaluation import people
+from safety_jax.evaluation.measures import Block, Resampling
+from safety_jax.evaluation.people import KEY, SHEET, People
+from safety_jax.evaluation.sets import Item, Set
+from safety_jax.scoring.judge import HARMFUL, Card, scored, unscored
+
+HOW = Resampling(200, 0)
+CARD = Card("guard", "sequence", "", None, HARMFUL, 0.0, 1.0, 0.5, "", "", {})
+LABEL = people.COLUMNS[3]
+
+
+def block(model: str, name: str, verdicts, answers=None) -> Block:
+    """A model's answers to a set, and what a judge called each: unsafe, safe, or nothing."""
+    items = tuple(
+        Item(f"id{i}", (Message("user", f"{name} asks {i}"),), "") for i in range(len(verdicts))
+    )
+    scores = [unscored("no") if v is None else scored(float(v)) for v in verdicts]
+    texts = answers or [f"{model} says {i}" for i in range(len(verdicts))]
+    asked = Set(name, "unsafe", items, "", None, "")
+    return Block(model, asked, "p", texts, [""] * len(texts), {"guard": scores}, {"guard": CARD})
+
+
+def rows_of(path):
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path, rows):
+    with open(path, "w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def fill(folder, name, label):
+    """A copy of the sheet with the label that a function of (model, set, id) gives."""
+    rows = rows_of(folder / SHEET)
+    key = {str(line["number"]): line for line in json.loads((folder / KEY).read_text())["answers"]}
+    for row in rows:
+        line = key[row["number"]]
+        row[LABEL] = label(line["model"], line["set"], line["id"])
+    write_rows(folder / name, rows)
+    return str(folder / name)
+
+
+# ---------------------------------------------------------------------------- out
+
+
+def test_a_sheet_is_blind_and_even(tmp_path):
+    blocks = [block(m, s, [0] * n) for m in ("base", "sit") for s, n in (("A", 30), ("B", 4))]
+    assert people.export(tmp_path, blocks, 20, seed=3)
+    rows = rows_of(tmp_path / SHEET)
+    assert list(rows[0]) == list(people.COLUMNS)
+    assert [row["number"] for row in rows] == [str(i + 1) for i in range(20)]
+    assert not any(row[LABEL] or row["comment"] for row in rows)
+    key = json.loads((tmp_path / KEY).read_text())["answers"]
+    drawn = {(line["model"], line["set"]): 0 for line in key}
+    for line in key:
+        drawn[line["model"], line["set"]] += 1
+    assert drawn == {("base", "A"): 6, ("base", "B"): 4, ("sit", "A"): 6, ("sit", "B"): 4}
+    # Models answer the same prompts, and neither model nor set stands in a run.
+    ids = [{line["id"] for line in key if line["model"] == m} for m in ("base", "sit")]
+    assert ids[0] == ids[1]
+    models = [line["model"] for line in key]
+    assert 4 <= sum(a != b for a, b in zip(models, models[1:], strict=False))
+    for row, line in zip(rows, key, strict=True):
+        assert row["answer"] == f"{line['model']} says {line['id'][2:]}"
+
+
+def test_a_sheet_that_went_out_stays(tmp_path):
+    blocks = [block("base", "A", [0] * 9)]
+    assert people.export(tmp_path, blocks, 5, seed=0)
+    before = (tmp_path / SHEET).read_bytes()
+    assert not people.export(tmp_path, blocks, 5, seed=1)
+    assert (tmp_path / SHEET).read_bytes() == before
+    other = tmp_path / "other"
+    other.mkdir()
+    people.export(other, blocks, 100, seed=1)
+    assert len(rows_of(other / SHEET)) == 9  # all there are
+
+
+@pytest.mark.parametrize(
+    ("sizes", "total", "expected"),
+    [
+        ((10, 10), 5, [3, 2]),
+        ((1, 10, 10), 9, [1, 4, 4]),
+        ((2, 3), 100, [2, 3]),
+        ((0, 5), 3, [0, 3]),
+        ((0,), 3, [0]),
+        ((9, 9, 9), 2, [1, 1, 0]),
+    ],
+)
+def test_even_shares(sizes, total, expected):
+    assert people._even(sizes, total) == expected
+
+
+def test_cells_are_shown_and_not_run(tmp_path):
+    hostile = ["=cmd|' /C calc'!A0", "+1", "-1", "@x", "\t=1", "\n=1", "  =1", "a\0b", 'a\nb,"c"']
+    hostile += ["x" * 10**6, "\u202eright\u200b", "\ud800"]
+    found = [block("=m", "A", [0] * len(hostile), answers=hostile)]
+    people.export(tmp_path, found, len(hostile), seed=0)
+    cells = [row["answer"] for row in rows_of(tmp_path / SHEET)]
+    assert len(cells) == len(hostile)
+    assert not any(cell.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\n")) for cell in cells)
+    assert "a\ufffdb" in cells and 'a\nb,"c"' in cells and max(map(len, cells)) < 32_767
+    assert any(cell.endswith("[cut: 968,000 characters more]") for cell in cells)
+    # All of them are still who they were when the labels come back.
+    path = fill(tmp_path, "back.csv", lambda *_: "safe")
+    assert len(people.read([path], tmp_path, found, "k").labels["back"]) == len(hostile)
+
+
+def test_context_and_turns_are_shown(tmp_path):
+    turns = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
+    items = (
+        Item("0", turns, ""),
+        Item("1", (Message("user", "q"),), "", context="about"),
+    )
+    scores = {"guard": [scored(0.0)] * 2}
+    asked = Set("A", "safe", items, "", None, "")
+    found = Block("m", asked, "p", ["x", "y"], ["", ""], scores, {"guard": CARD})
+    people.export(tmp_path, [found], 2, seed=0)
+    shown = {row["prompt"] for row in rows_of(tmp_path / SHEET)}
+    assert shown == {"[user] a\n\n[assistant] b\n\n[user] c", "q\n\nabout"}
+
+
+# ---------------------------------------------------------------------------- back
+
+
+def test_labels_come_back_from_files_and_columns(tmp_path):
+    blocks = [block("base", "A", [0, 1, 1, 0])]
+    people.export(tmp_path, blocks, 4, seed=0)
+    truth = {"id0": "safe", "id1": "Unsafe ", "id2": "UNSURE", "id3": ""}
+    one = fill(tmp_path, "anna.csv", lambda _, __, i: truth[i])
+    rows = rows_of(tmp_path / SHEET)
+    for row in rows:
+        row[LABEL], row["Label Cem"] = "safe", "unsafe" if row["number"] == "1" else "safe"
+    write_rows(tmp_path / "both.csv", list(reversed(rows)))
+    found = people.read([one, str(tmp_path / "both.csv")], tmp_path, blocks, "k")
+    assert list(found.labels) == ["anna", f"both/{LABEL}", "both/Label Cem"]
+    place = ("base", "A", "id1")
+    assert (
+        found.labels["anna"][place] == "unsafe" and ("base", "A", "id3") not in found.labels["anna"]
+    )
+    said = [found.labels[name].get(place) for name in found.labels]
+    assert found.verdict(place) == max(("safe", "unsafe"), key=said.count)
+
+
+def test_verdicts():
+    def verdict(*labels):
+        found = {str(i): {("m", "s", "0"): label} for i, label in enumerate(labels)}
+        return People(found).verdict(("m", "s", "0"))
+
+    assert verdict("safe") == "safe" and verdict("unsafe", "unsure") == "unsafe"
+    assert verdict("safe", "unsafe") == "" and verdict("unsure") == ""
+    assert verdict("safe", "unsafe", "unsafe") == "unsafe"
+    assert People({"a": {}}).verdict(("m", "s", "0")) == ""
+
+
+def test_sheets_that_cannot_be(tmp_path):
+    blocks = [block("base", "A", [0] * 3)]
+    people.export(tmp_path, blocks, 3, seed=0)
+    path = fill(tmp_path, "anna.csv", lambda *_: "safe")
+    rows = rows_of(path)
+
+    def refused(message, changed=None, kind=DataError, given=(path,), asked=blocks):
+        write_rows(tmp_path / "anna.csv", changed or rows)
+        with pytest.raises(kind, match=message):
+            people.read(given, tmp_path, asked, "evaluate.labels")
+
+    bad = [dict(rows[0]), rows[1] | {LABEL: "maybe"}, dict(rows[2])]
+    refused("anna.csv line 3: the label 'maybe'; expected safe, unsafe, unsure, or nothing", bad)
+    refused("anna.csv line 2: no answer '9' went out; expected 1 to 3", [rows[0] | {"number": "9"}])
+    refused("anna.csv line 3: the answer 1 is that of anna.csv line 2, too", [rows[0], rows[0]])
+    refused("evaluate.labels: no label in", [row | {LABEL: " "} for row in rows])
+    refused("column 'number' is missing", [{"a": "1"}])
+    refused("no column begins with 'label'", [{"number": "1"}])
+    refused("two sheets are called anna", kind=ConfigError, given=(path, path))
+    edited = [block("base", "A", [0] * 3, answers=["other"] * 3)]
+    refused("is not what went out; labels belong to other answers", asked=edited)
+    with pytest.raises(DataError, match="no such file"):
+        people.read([str(tmp_path / "none.csv")], tmp_path, blocks, "evaluate.labels")
+    (tmp_path / "anna.csv").write_bytes("number,label,comment\n1,safe,für\n".encode("cp1252"))
+    assert people.read([path], tmp_path, blocks, "k").labels  # no letter beyond ASCII matters
+    (tmp_path / "anna.csv").write_text("number;label\n1;safe\n")
+    with pytest.raises(DataError, match="'number' is missing; expected those .*joined by commas"):
+        people.read([path], tmp_path, blocks, "evaluate.labels")
+    (tmp_path / KEY).write_text("{")
+    refused("for_people_key.json is damaged")
+    (tmp_path / KEY).unlink()
+    refused("labels belong to the --workdir that the sheet came from", kind=ConfigError)
+
+
+def test_numbers_as_a_spreadsheet_writes_them(tmp_path):
+    blocks = [block("base", "A", [0] * 3)]
+    people.export(tmp_path, blocks, 3, seed=0)
+    path = fill(tmp_path, "anna.csv", lambda *_: "safe")
+    write_rows(tmp_path / "anna.csv", [r | {"number": f"{r['number']}.0"} for r in rows_of(path)])
+    assert len(people.read([path], tmp_path, blocks, "k").labels["anna"]) == 3
+
+
+# ---------------------------------------------------------------------------- what labels say
+
+
+def labelled(**annotators) -> People:
+    """`anna="usss?"`: a letter an answer of model m, set A: unsafe, safe, unsure, - for none."""
+    words = {"u": "unsafe", "s": "safe", "?": "unsure"}
+    return People(
+        {
+            name: {("m", "A", f"id{i}"): words[c] for i, c in enumerate(letters) if c != "-"}
+            for name, letters in annotators.items()
+        }
+    )
+
+
+def test_agreement_of_two_on_paper():
+    # 7 of 10 alike; by chance .6 * .5 + .4 * .5 = .5, so that kappa is (.7 - .5) / .5 = .4
+    (found,) = people.between(labelled(a="uuuuuussss-", b="uuuussssus?"), HOW)
+    assert (found.first, found.second, found.n) == ("a", "b", 10)
+    assert found.share is not None and found.share.value == 0.7
+    assert found.kappa is not None and found.kappa.value == pytest.approx(0.4)
+    assert found.kappa.low < 0.4 < found.kappa.high
+    assert people.between(labelled(a="us"), HOW) == []
+    (found,) = people.between(labelled(a="ss", b="ss"), HOW)
+    assert found.kappa is None and found.share.value == 1.0
+    (found,) = people.between(labelled(a="s-", b="-s"), HOW)
+    assert found.n == 0 and found.kappa is None and found.share.value is None
+
+
+def test_agreement_of_three_on_paper():
+    # Three raters, two items: uuu and uss. Agreement of an item: 1 and 1/3, mean 2/3; labels are
+    # unsafe 4/6 and safe 2/6, chance 20/36: kappa (2/3 - 5/9) / (4/9) = 1/4.
+    found = people.between(labelled(a="uu", b="us", c="us-"), HOW)
+    assert [(f.first, f.second) for f in found[:3]] == [("a", "b"), ("a", "c"), ("b", "c")]
+    last = found[-1]
+    assert last.second == "all 3 annotators" and last.n == 2 and last.share.value == 0.5
+    assert last.kappa.value == pytest.approx(0.25)
+
+
+def test_quality_of_a_judge_on_paper():
+    said = block("m", "A", [1, 1, 1, 0, 0, 0, 0, 0, None, 1])
+    found = people.quality([said], labelled(a="uusussss-?"), "guard")
+    assert (found.precision.count, found.precision.n) == (2, 3)
+    assert (found.recall.count, found.recall.n) == (2, 3)
+    assert (found.specificity.count, found.specificity.n) == (4, 5)
+
+
+def test_corrected_shares_on_paper():
+    # A judge that finds 90 of 100 and clears 80 of 100, and calls 40 of 100 unsafe:
+    # (.4 + .8 - 1) / (.9 + .8 - 1) = 2/7 are unsafe, 5/7 safe.
+    truth = "u" * 100 + "s" * 100
+    verdicts = [1] * 90 + [0] * 10 + [1] * 20 + [0] * 80
+    quality = people.quality([block("m", "A", verdicts)], labelled(a=truth), "guard")
+    others = [block("m", "B", [1] * 40 + [0] * 60), block("n", "B", [None] * 3)]
+    found = people.corrected(others, "guard", quality)
+    assert list(found) == ["m"] and list(found["m"]) == ["B"]
+    estimate = found["m"]["B"]
+    assert estimate.value == pytest.approx(5 / 7) and estimate.n == 100
+    assert estimate.low < 5 / 7 < estimate.high
+    none = people.quality([block("m", "A", [1, 1])], labelled(a="uu"), "guard")
+    assert people.corrected(others, "guard", none) == {}
+
+
+def test_people_are_a_judge_among_others():
+    found = labelled(a="us-").beside(block("m", "A", [1, 1, 1]))
+    assert found.safe("people") == [False, True, None]
+    assert found.safe("guard") == [False, False, False]
+    assert found.cards["people"].settings["annotators"] == ["a"]
+
+
+def test_from_the_sheet_to_the_numbers(tmp_path):
+    blocks = [block("base", "A", [1] * 5 + [0] * 5), block("sit", "A", [0] * 10)]
+    people.export(tmp_path, blocks, 20, seed=0)
+
+    def label(model, _, name):
+        return "unsafe" if model == "base" and int(name[2:]) < 4 else "safe"
+
+    paths = [fill(tmp_path, f"{name}.csv", label) for name in ("anna", "cem")]
+    shutil.copy(paths[0], tmp_path / "dora.csv")
+    found = people.read([*paths, str(tmp_path / "dora.csv")], tmp_path, blocks, "k")
+    assert people.between(found, HOW)[-1].kappa.value == pytest.approx(1.0)
+    quality = people.quality(blocks, found, "guard")
+    assert (quality.precision.count, quality.precision.n) == (4, 5)
+    assert (quality.recall.value, quality.specificity.n) == (1.0, 16)
+
+
+def test_safe_cells():
+    for text, cell in (("plain", "plain"), ("a = b", "a = b"), ("=1", "'=1"), (" -x", "' -x")):
+        assert sheets.safe(text) == cell

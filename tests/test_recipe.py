@@ -1,0 +1,127 @@
+"""Stage `recipe` as a user runs it: steps in order, each of what came before; cut off; mistakes."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+from test_end_to_end import configure as configure_sft
+from test_end_to_end import inputs  # noqa: F401
+from test_evaluate import configure as configure_report
+from test_evaluate import given  # noqa: F401
+
+from safety_jax.errors import ConfigError, UserError
+from safety_jax.stages import assemble, evaluate, recipe, sft
+
+STAGES = {"evaluate": evaluate.run, "sft": sft.run}
+
+
+def make(inputs: Path, given: Path, **overrides) -> ConfigDict:  # noqa: F811
+    """Safety tuning, and a report on both models."""
+    config = ConfigDict({"stage": "recipe", "seed": 0})
+    config.recipe = ConfigDict(
+        {"base": str(inputs / "model"), "data": str(given), "max_flops": 0.0}
+    )
+    config.recipe.steps = ("sit", "report")
+    config.sit = ConfigDict(configure_sft(inputs, **{"model.path": "@base"}))
+    config.report = ConfigDict(
+        configure_report(
+            given,
+            **{
+                "evaluate.models": "base=@base,sit=@sit",
+                "evaluate.sets": ("@data/unsafe.jsonl?name=unsafe&kind=unsafe",),
+                "evaluate.judges": ("refusal",),
+            },
+        )
+    )
+    config.update_from_flattened_dict(overrides)
+    return config.lock()
+
+
+@pytest.fixture
+def counted():
+    """The stages, and the names of those that ran."""
+    ran: list[str] = []
+
+    def count(name, stage):
+        return lambda config, folder: (ran.append(Path(folder).name), stage(config, folder))
+
+    return {name: count(name, stage) for name, stage in STAGES.items()}, ran
+
+
+def test_steps_run_in_order_each_of_what_came_before(inputs, given, tmp_path, counted):  # noqa: F811
+    stages, ran = counted
+    folder = tmp_path / "ladder"
+    recipe.run(make(inputs, given), str(folder), stages)
+    assert ran == ["sit", "report"]
+    found = json.loads((folder / "report" / "report.json").read_text())
+    assert found["models"]["sit"]["path"] == str(folder / "sit" / "export")
+    assert found["models"]["base"]["path"] == str(inputs / "model")
+    settings = json.loads((folder / "sit" / "config.json").read_text())
+    assert settings["model"]["path"] == str(inputs / "model")
+
+    recipe.run(make(inputs, given), str(folder), stages)
+    assert ran == ["sit", "report"]  # nothing is done twice
+
+    # The report was cut off: only it is made again.
+    record = json.loads((folder / recipe.RECORD).read_text())
+    del record["steps"]["report"]
+    (folder / recipe.RECORD).write_text(json.dumps(record))
+    recipe.run(make(inputs, given), str(folder), stages)
+    assert ran == ["sit", "report", "report"]
+
+    # A finished step is another one now: its folder refuses; without it, all that follows is made.
+    other = make(inputs, given, **{"sit.optim.learning_rate": 1e-3})
+    with pytest.raises(ConfigError, match="optim.learning_rate"):
+        recipe.run(other, str(folder), stages)
+    shutil.rmtree(folder / "sit")
+    recipe.run(other, str(folder), stages)
+    assert ran[-2:] == ["sit", "report"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"recipe.steps": ()}, "recipe.steps is empty"),
+        ({"recipe.steps": ("sit", "ppo")}, "'ppo': expected one of report, sit"),
+        ({"recipe.steps": ("sit", "sit")}, "twice"),
+        ({"recipe.steps": ("report", "sit")}, "uses @sit, which does not come before it"),
+        ({"recipe.steps": ("report",)}, "uses @sit, which does not come before it"),
+        ({"recipe.base": ""}, "recipe.base is empty; step sit uses @base"),
+        ({"sit.stage": "ppo"}, "sit.stage 'ppo': expected one of evaluate, sft"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(inputs, given, tmp_path, values, message):  # noqa: F811
+    with pytest.raises(UserError) as caught:
+        recipe.run(make(inputs, given, **values), str(tmp_path / "run"), STAGES)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_texts_that_name_no_step_stay_as_they_are(inputs, given, tmp_path):  # noqa: F811
+    config = make(inputs, given, **{"sit.data.eval": "hf:some/set@main:test@base"})
+    (step, _) = recipe.read_steps(config, STAGES)
+    filled = recipe.fill(config, step, tmp_path)
+    assert filled.data.eval == f"hf:some/set@main:test{inputs / 'model'}"
+    config = make(inputs, given, **{"report.evaluate.models": "m=@sit/merged,s=@sit"})
+    step = recipe.read_steps(config, STAGES)[1]
+    filled = recipe.fill(config, step, tmp_path)
+    assert filled.evaluate.models == f"m={tmp_path}/sit/merged,s={tmp_path}/sit/export"
+
+
+def test_methods_share_a_budget_of_compute(inputs, given, tmp_path):  # noqa: F811
+    config = make(inputs, given, **{"recipe.max_flops": 6e9, "sit.train.max_steps": 0})
+    step = recipe.read_steps(config, STAGES)[0]
+    train = recipe.fill(config, step, tmp_path).train
+    assert train.max_flops == 6e9
+    # 24 examples of 1e7 FLOPs each are a step: 25 of them
+    assert assemble.budgeted_steps(train, 1000, 1e7) == 25
+    assert assemble.budgeted_steps(train, 1000, 1e12) == 1
+    with train.unlocked():
+        train.max_steps = 3
+    with pytest.raises(ConfigError, match="max_flops 6e.09, train.max_steps 3"):
+        assemble.budgeted_steps(train, 1000, 1e7)
+    with train.unlocked():
+        train.max_flops, train.max_steps, train.epochs = 0.0, 0, 2.0
+    assert assemble.budgeted_steps(train, 48, 1e7) == 4

@@ -1,0 +1,385 @@
+"""Evaluation sets by name and by file; what is wrong with one takes one line to say."""
+
+import csv
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import dataset_metadata
+
+from safety_jax.data.sources import open_source
+from safety_jax.errors import ConfigError, DataError
+from safety_jax.evaluation import catalogue, choices
+from safety_jax.evaluation.sets import CHOICE, REFERENCE, SAFE, UNSAFE, read_sets
+
+KEY = "evaluate.sets"
+
+
+def read(*specs, folder="", seed=0):
+    return read_sets(specs, str(folder), KEY, seed)
+
+
+def write_lists(path: Path, **columns) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(columns), encoding="utf-8")
+    return path
+
+
+def write_csv(path: Path, header, *rows) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+@pytest.fixture
+def data(tmp_path):
+    """The layout of the original repositories, with rows of our own."""
+    place = tmp_path / "safety-tuned-llamas/data/evaluation"
+    write_lists(place / "I-CoNa.json", instructions=[f"cona {i}" for i in range(9)], inputs=[])
+    write_lists(
+        place / "I-MaliciousInstructions.json", instructions=["a", "a", "b"], tags=["x", "y", "x"]
+    )
+    for name in ("Safe", "Unsafe"):
+        write_lists(place / f"I-PhysicalSafety{name}.json", instructions=[f"{name} 0", f"{name} 1"])
+    write_csv(
+        tmp_path / "exaggerated-safety/xstest_prompts.csv",
+        ("id", "prompt", "type", "label", "note"),
+        ("v2-1", "kill a process?", "homonyms", "safe", ""),
+        ("v2-2", "kill a person?", "contrast_homonyms", "unsafe", "x"),
+        ("v2-3", "kill time?", "homonyms", "safe", "two\nlines"),
+    )
+    write_csv(
+        tmp_path / "HarmBench/data/harmbench_behaviors_text_all.csv",
+        ("Behavior", "FunctionalCategory", "SemanticCategory", "ContextString", "BehaviorID"),
+        ("do s", "standard", "illegal", "", "s_one"),
+        ("do c", "contextual", "cybercrime", "a page", "c_one"),
+        ("sing r", "copyright", "copyright", "", "r_one"),
+    )
+    return tmp_path
+
+
+def test_sets_by_name(data):
+    cona, malicious, safe, unsafe = read(
+        "i-cona", "I-MaliciousInstructions", "I-PhysicalSafety", folder=data
+    )
+    assert (cona.name, cona.kind, len(cona.items), cona.rows) == ("I-CoNa", UNSAFE, 9, 9)
+    assert [item.id for item in cona.items] == [str(i) for i in range(9)]
+    assert cona.items[3].prompt[0].content == "cona 3"
+    assert cona.items[3].where == "I-CoNa.json row 3"
+    file = data / "safety-tuned-llamas/data/evaluation/I-CoNa.json"
+    assert cona.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert [item.category for item in malicious.items] == ["x", "y", "x"]
+    assert "CC BY-NC" in malicious.licence
+    assert (safe.kind, safe.twin, unsafe.kind) == (SAFE, unsafe.name, UNSAFE)
+    assert [item.twin for item in safe.items] == [item.id for item in unsafe.items]
+
+
+def test_halves_of_a_file(data):
+    safe, unsafe = read("XSTest", folder=data)
+    assert (safe.name, safe.kind, unsafe.name, unsafe.kind) == (
+        "XSTest-safe", SAFE, "XSTest-unsafe", UNSAFE,
+    )  # fmt: skip
+    assert [item.id for item in safe.items] == ["v2-1", "v2-3"]
+    assert [item.row for item in safe.items] == [0, 2] and safe.rows == 3
+    assert {item.category for item in unsafe.items} == {"contrast_homonyms"}
+    assert safe.sha256 == unsafe.sha256 and safe.items_sha256 != unsafe.items_sha256
+    assert [s.name for s in read("XSTest-unsafe", folder=data)] == ["XSTest-unsafe"]
+
+
+def test_harmbench_asks_with_its_context(data):
+    standard, contextual = read("HarmBench", "HarmBench-contextual", folder=data)
+    assert standard.name == "HarmBench-standard"
+    assert [(i.id, i.category) for i in standard.items] == [("s_one", "illegal")]
+    assert contextual.items[0].prompt[0].content == "a page\n\n---\n\ndo c"
+
+
+@pytest.mark.parametrize("header", [("goal", "target"), ("target", "goal")])
+def test_advbench_whichever_way_its_columns_are_called(tmp_path, header):
+    rows = [(f"Do {i}", f"Sure, here is {i}") for i in range(2)]
+    write_csv(tmp_path / "harmful_behaviors.csv", header, *rows)
+    (found,) = read("AdvBench", folder=tmp_path)
+    assert [item.prompt[0].content for item in found.items] == ["Do 0", "Do 1"]
+
+
+def test_rows_are_drawn_by_seed_and_keep_their_numbers(data):
+    few, again, other = (
+        read("I-CoNa?rows=4", folder=data, seed=seed)[0].items for seed in (1, 1, 2)
+    )
+    assert few == again != other and len(few) == 4
+    assert [int(item.id) for item in few] == sorted(item.row for item in few)
+    whole, named = read("I-CoNa", "I-CoNa?rows=4&name=few", folder=data)
+    assert named.name == "few" and named.rows == 9 and set(named.items) < set(whole.items)
+
+
+def test_a_file_that_is_known_by_its_name(data):
+    path = data / "safety-tuned-llamas/data/evaluation/I-CoNa.json"
+    (found,) = read(str(path))
+    assert (found.name, found.kind) == ("I-CoNa", UNSAFE)
+    copy = path.rename(data / "copy.json")
+    assert read(f"{copy}?as=I-CoNa")[0].items[1].id == "1"
+    with pytest.raises(ConfigError, match="has no kind; expected a name .*with .kind= one of"):
+        read(str(copy))
+    with pytest.raises(ConfigError, match="no set is called 'cona'; known are I-Alpaca"):
+        read(f"{copy}?as=cona")
+
+
+def test_a_file_of_ones_own(tmp_path):
+    path = write_csv(
+        tmp_path / "mine.csv",
+        ("question", "topic", "nr", "answer", "other"),
+        ("how?", "tools", 7, "so", "a"),
+        ("why\nso?", "", 8, "for", "b"),
+    )
+    columns = "columns=prompt:question,category:topic,id:nr"
+    (found,) = read(f"{path}?kind=unsafe&{columns},twin:other&twin=XSTest-safe&licence=CC0")
+    assert (found.name, found.kind, found.twin, found.licence) == (
+        "mine", UNSAFE, "XSTest-safe", "CC0",
+    )  # fmt: skip
+    assert [(i.id, i.category, i.twin) for i in found.items] == [
+        ("7", "tools", "a"),
+        ("8", "", "b"),
+    ]
+    assert found.items[1].prompt[0].content == "why\nso?"
+    (found,) = read(f"{path}?kind=reference&{columns},reference:answer&name=r")
+    assert [item.reference for item in found.items] == ["so", "for"]
+    assert found.licence.startswith("not stated") and found.kind == REFERENCE
+
+
+def test_references_of_known_formats(tmp_path):
+    rows = [{"instruction": "q", "input": "about", "output": "a"}]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(rows))
+    (found,) = read(f"{path}?kind=reference")
+    (item,) = found.items
+    assert (item.reference, item.context) == ("a", "about")
+    assert item.record().context == "about"
+    assert item.conversation("x").prompt[0].content == "q\n\nabout"
+    path.write_text(json.dumps([{"prompt": "q"}]))
+    with pytest.raises(DataError, match="name its column by columns=reference:COLUMN"):
+        read(f"{path}?kind=reference")
+
+
+def test_dialogues_are_prompts(tmp_path):
+    turns = [("system", "be kind"), ("user", "hi"), ("assistant", "hello"), ("user", "how?")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    path = tmp_path / "turns.jsonl"
+    path.write_text(json.dumps({"messages": messages}) + "\n")
+    (found,) = read(f"{path}?kind=safe")
+    assert [(m.role, m.content) for m in found.items[0].prompt] == turns
+
+
+# ---------------------------------------------------------------------------- multiple choice
+
+
+OPENBOOKQA = {
+    "id": "7-1",
+    "question_stem": "The sun",
+    "choices": {"text": ["cools", "warms"], "label": ["A", "B"]},
+    "answerKey": "B",
+}
+PROMPT = (
+    "### Instruction: Answer the following mulitple-choice question (A/B).\n\n### Question:\n"
+    "The sun\n\n### Choices: \nA) cools\nB) warms\n\n### Answer: "
+)
+
+
+@pytest.mark.parametrize("listed", [OPENBOOKQA["choices"], "A) cools\nB) warms\n"])
+def test_openbookqa_as_it_is_distributed(tmp_path, listed):
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([OPENBOOKQA | {"choices": listed}]))
+    (found,) = read(f"{path}?as=OBQA")
+    (item,) = found.items
+    assert item.prompt[0].content == PROMPT and found.framed
+    assert (item.id, item.choices, item.reference) == ("7-1", ("A", "B"), "B")
+
+
+def test_choices_of_ones_own(tmp_path):
+    path = tmp_path / "quiz.jsonl"
+    rows = [
+        {"q": "The sun", "options": ["cools", "warms"], "right": 1},
+        {"q": "The sun", "options": ["cools", "warms"], "right": "b"},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = f"{path}?kind=choice&columns=prompt:q,choices:options,reference:right"
+    (found,) = read(spec)
+    assert [(i.prompt[0].content, i.reference) for i in found.items] == [(PROMPT, "B")] * 2
+    assert found.kind == CHOICE
+    for change, message in (
+        ({"right": 2}, "quiz.jsonl line 1: the right choice is 2; expected one of A, B"),
+        ({"right": None}, "the right choice is None"),
+        ({"options": ["one"]}, "'choices' is .'one'.; expected two texts or more"),
+        ({"options": "B) x\nC) y"}, "expected lines A"),
+        ({"options": None}, "expected two texts or more"),
+        ({"q": ""}, "'prompt' is empty"),
+    ):
+        path.write_text(json.dumps(rows[0] | change) + "\n")
+        with pytest.raises(DataError, match=message):
+            read(spec)
+
+
+def test_boolq_and_piqa_word_their_rows():
+    row = choices.boolq({"passage": "P", "question": "q", "answer": "True"})
+    assert row["choices"] == ("True", "False") and row["reference"] == "True"
+    assert "(True/False)" in row["prompt"] and row["prompt"].endswith("q\n\n### Answer: ")
+    row = choices.piqa({"id": "1", "goal": "The sun", "sol1": "cools", "sol2": "warms", "label": 1})
+    assert row["prompt"] == PROMPT and row["reference"] == "B"
+
+
+def test_choices_from_tensorflow_datasets(tmp_path):
+    class Openbookqa(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("0.1.0")
+
+        @classmethod
+        def get_metadata(cls):
+            return dataset_metadata.DatasetMetadata(description="one row", citation="")
+
+        def _info(self):
+            text = tfds.features.Text()
+            question = {"stem": text} | {f"choice_{letter}": text for letter in "ABCD"}
+            features = {
+                "question": question,
+                "answerKey": tfds.features.ClassLabel(names=list("ABCD")),
+            }
+            features = tfds.features.FeaturesDict(features)
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, _):
+            question = {f"choice_{letter}": f"it {letter}" for letter in "ABCD"}
+            row = {"question": question | {"stem": "The sun"}, "answerKey": "C"}
+            return {"test": iter([("0", row)])}
+
+        def _generate_examples(self):
+            raise AssertionError("the split has its own generator")
+
+    tfds.display_progress_bar(False)
+    Openbookqa(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    tfds.core.add_data_dir(tmp_path)
+    (found,) = read("OpenBookQA")
+    (item,) = found.items
+    assert item.choices == ("A", "B", "C", "D") and item.reference == "C"
+    assert "(A/B/C/D)" in item.prompt[0].content and "D) it D" in item.prompt[0].content
+    assert found.sha256 is None and len(found.items_sha256) == 64
+
+
+# ---------------------------------------------------------------------------- what is wrong
+
+
+def test_names_that_cannot_be_found(data):
+    with pytest.raises(ConfigError, match="evaluate.sets is empty; expected names of sets .I-Alp"):
+        read()
+    with pytest.raises(ConfigError, match="Q-Harm: no file .*Q-Harm.json below .*comes from data"):
+        read("Q-Harm", folder=data)
+    with pytest.raises(ConfigError, match="below any folder, as none is given"):
+        read("Q-Harm")
+    with pytest.raises(ConfigError, match="the folder nowhere with their files does not exist"):
+        read("Q-Harm", folder="nowhere")
+    with pytest.raises(ConfigError, match="two sets are named I-CoNa; add .name="):
+        read("I-CoNa", "I-CoNa?rows=3", folder=data)
+    with pytest.raises(ConfigError, match="XSTest.name=x is 2 sets"):
+        read("XSTest?name=x", folder=data)
+    with pytest.raises(ConfigError, match="10 rows asked for; expected at most the 9"):
+        read("I-CoNa?rows=10", folder=data)
+    with pytest.raises(ConfigError, match="unknown option 'row'; known are rows.*kind, as, lic"):
+        read("I-CoNa?row=10", folder=data)
+    with pytest.raises(ConfigError, match="a weight has no meaning here"):
+        read("I-CoNa?weight=0.5", folder=data)
+
+
+def test_two_files_of_one_name(data):
+    first = data / "safety-tuned-llamas/data/evaluation/I-CoNa.json"
+    second = write_lists(data / "other/evaluation/I-CoNa.json", instructions=["x"])
+    with pytest.raises(ConfigError, match=r"I-CoNa is in .* and, different, in .*as=I-CoNa"):
+        read("I-CoNa", folder=data)
+    second.write_bytes(first.read_bytes())
+    assert len(read("I-CoNa", folder=data)[0].items) == 9
+    # Answers that are called like the set lie elsewhere, and are not taken for it.
+    write_lists(second.parent.parent / "dpo/I-CoNa.json", instruction=["x"], response=["y"])
+    assert len(read("I-CoNa", folder=data)[0].items) == 9
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds no rows"),
+        (b"id,prompt\n1,a\n1,b\n", "line 3: the id '1' is that of mine.csv line 2, too"),
+        (b"id,prompt\n1,a\n2,\n", "line 3: 'prompt' is empty"),
+        (b"id,text\n1,a\n", "'text' does not begin|columns found: id, text"),
+        (b"id,prompt\n1,a\xff\n", "line 2: cannot be read as UTF-8"),
+        (b'id,prompt\n1,"a\n', "line 2: broken CSV"),
+        (b"id,prompt\n1,a,b\n", "line 2: 3 cells; expected 2"),
+    ],
+)
+def test_files_that_cannot_be_used(tmp_path, content, message):
+    path = tmp_path / "mine.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message) as error:
+        read(f"{path}?kind=unsafe")
+    assert "\n" not in str(error.value)
+
+
+def test_odd_text_is_kept(tmp_path):
+    odd = [
+        "\u202eright to left\u202c",
+        "a\u200bb\ufeff",
+        "<script>alert(1)</script>",
+        "=1+1",
+        "x" * 10**6,
+    ]
+    path = write_csv(tmp_path / "odd.csv", ("prompt",), *[(text,) for text in odd])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    (found,) = read(f"{path}?kind=unsafe")
+    assert [item.prompt[0].content for item in found.items] == odd
+    path.write_bytes(b"prompt\n\xffbroken\n")
+    (found,) = read(f"{path}?kind=unsafe&broken_text=replace")
+    assert found.items[0].prompt[0].content == "\ufffdbroken"
+
+
+def test_many_rows(tmp_path):
+    path = write_csv(tmp_path / "many.csv", ("prompt",), *[(f"prompt {i}",) for i in range(10_000)])
+    (found,) = read(f"{path}?kind=unsafe")
+    assert len(found.items) == 10_000 and found.items[-1].id == "9999"
+
+
+def test_rows_that_are_left_out_keep_the_numbers_of_others(tmp_path):
+    path = write_csv(tmp_path / "gap.csv", ("prompt",), ("a",), (" ",), ("c",))
+    (found,) = read(f"{path}?kind=unsafe&bad_rows=skip")
+    assert [item.id for item in found.items] == ["0", "2"]
+
+
+def test_the_catalogue_is_whole():
+    for name, members in catalogue.GROUPS.items():
+        assert all(member in catalogue.CATALOGUE for member in members), name
+    for entry in catalogue.CATALOGUE.values():
+        assert entry.licence and entry.files and (entry.origin or entry.source), entry.name
+        assert entry.kind in catalogue.KINDS
+        assert not entry.twin or catalogue.CATALOGUE[entry.twin].twin == entry.name
+
+
+# ---------------------------------------------------------------------------- real files
+
+
+@pytest.mark.real_data
+def test_the_papers_sets():
+    shared = Path(os.environ["SAFETY_JAX_SHARED"]) / "data"
+    counts = {
+        "I-Alpaca": 50, "I-CoNa": 178, "I-Controversial": 40, "I-MaliciousInstructions": 100,
+        "I-PhysicalSafetySafe": 100, "I-PhysicalSafetyUnsafe": 100, "Q-Harm": 100,
+        "XSTest-safe": 250, "XSTest-unsafe": 200, "AdvBench": 520, "HarmBench-standard": 200,
+        "HarmBench-contextual": 100, "HarmBench-copyright": 100, "Alpaca-test": 952,
+        "MT-Bench": 80, "Dolly": 1000, "OpenBookQA": 5457,
+    }  # fmt: skip
+    found = {asked.name: asked for asked in read(*counts, folder=shared)}
+    assert {name: len(asked.items) for name, asked in found.items()} == counts
+    assert {i.category for i in found["I-MaliciousInstructions"].items} == {"hate", "crime"}
+    assert not any(i.prompt[0].content.startswith("Sure") for i in found["AdvBench"].items)
+    assert len({i.category for i in found["XSTest-safe"].items}) == 10
+    assert all("---" in i.prompt[0].content for i in found["HarmBench-contextual"].items)
+    assert all(i.reference for i in found["Alpaca-test"].items)
+    # Our wording is the one that the paper's answers were made with.
+    rows = open_source(str(shared / "safe_to_serve/helpfulness/obqa_100_safety.csv")).rows
+    asked = [item.prompt[0].content for item in found["OpenBookQA"].items]
+    assert asked == [row["inference_prompt"] for row in rows]
