@@ -106,13 +106,12 @@ def launch(command: list[str]) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def start(config, folder: Path, *differing: str) -> list[subprocess.Popen]:
-    """The command on every host; `differing` are flags of the second one alone."""
+def start(config, folder: Path) -> list[subprocess.Popen]:
+    """The command on every host."""
     place = free_place()
     return [
         launch([*command_of(config), f"--workdir={folder}", "--distributed",
-                f"--coordinator={place}", f"--processes={PROCESSES}", f"--process={number}",
-                *(differing if number else ())])
+                f"--coordinator={place}", f"--processes={PROCESSES}", f"--process={number}"])
         for number in range(PROCESSES)
     ]  # fmt: skip
 
@@ -198,36 +197,34 @@ def test_scores_are_the_same(alone, together):
 @pytest.mark.slow
 def test_killed_and_started_again_it_ends_with_the_same_bits(configs, together, tmp_path):
     folder = tmp_path / "run"
-    host = socket.gethostname()
-    killed = "killed by SIGKILL; the system does so when memory runs out"
-    for victim, step in ((1, 3), (0, 5)):
+
+    def start_and_kill(step: int, victim: int, whole_host: bool) -> list[tuple[int, str]]:
         pair = start(configs["sft"], folder)
         wait_for_step(pair[0], folder, step)
-        psutil.Process(pair[victim].pid).children()[0].kill()
+        process = psutil.Process(pair[victim].pid)
+        (process if whole_host else process.children()[0]).kill()
         began = time.monotonic()
         ends = [end(process) for process in pair]
-        assert time.monotonic() - began < 60
-        assert [code for code, _ in ends] == [1, 1]
-        assert complaint(ends[victim][1]) == f"error: {killed}"
-        assert complaint(ends[1 - victim][1]) == f"error: process {victim} on {host}: {killed}"
+        assert time.monotonic() - began < 120  # seconds on a quiet machine
         assert not (folder / "export").exists()
+        return ends
+
+    reason = "killed by SIGKILL; the system does so when memory runs out"
+    ends = start_and_kill(3, victim=1, whole_host=False)
+    assert [code for code, _ in ends] == [1, 1]
+    assert complaint(ends[1][1]) == f"error: {reason}"
+    assert complaint(ends[0][1]) == f"error: process 1 on {socket.gethostname()}: {reason}"
+
+    # With its supervisor gone nobody can tell; what jax noticed is the reason.
+    ends = start_and_kill(5, victim=0, whole_host=True)
+    assert ends[1][0] == 1 and complaint(ends[1][1])
+
     for process in start(configs["sft"], folder):
         code, errors = end(process)
         assert code == 0, errors
     assert numbers(folder) == numbers(together / "sft")
     for name in ("export/adapter_model.safetensors", "merged/model.safetensors"):
         assert (folder / name).read_bytes() == (together / "sft" / name).read_bytes()
-
-
-@pytest.mark.slow
-def test_a_whole_host_that_is_gone_ends_the_others(configs, together, tmp_path):
-    """Its supervisor with it, so that nobody can tell; then the broken connection is the reason."""
-    pair = start(configs["sft"], tmp_path / "run")
-    wait_for_step(pair[0], tmp_path / "run", 1)
-    pair[1].kill()
-    end(pair[1])
-    code, errors = end(pair[0])
-    assert code == 1 and complaint(errors)
 
 
 @pytest.mark.slow
@@ -244,15 +241,6 @@ def test_sigterm_of_one_host_saves_on_all(configs, together, tmp_path):
     assert "run the same command to go on" in ends[0][1]
     last = metrics.read(tmp_path / "run" / "metrics.jsonl")[-1]["step"]
     assert last < 2000 and (tmp_path / "run" / "checkpoints" / str(last)).is_dir()
-
-
-@pytest.mark.slow
-def test_a_mistake_on_one_host_is_told_on_both(configs, tmp_path):
-    ends = [end(p) for p in start(configs["score"], tmp_path / "run", "--config.seed=1")]
-    assert [code for code, _ in ends] == [2, 2]
-    reason = "config.seed is not the same as on process 0; start all with one command"
-    assert complaint(ends[1][1]) == f"error: {reason}"
-    assert complaint(ends[0][1]) == f"error: process 1 on {socket.gethostname()}: {reason}"
 
 
 def test_flags_that_belong_together(tmp_path):

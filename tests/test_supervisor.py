@@ -34,7 +34,7 @@ KILLED = "killed by SIGKILL; the system does so when memory runs out"
 ABORTS = r"""
 time.sleep(0.5)
 os.write(2, b"E1121 18:51:18.305723 7 coordination_service_agent.cc:289] Polled an error.\n"
-    b"F1121 18:51:18.305880       7 client.h:80] Terminating process. absl::Status: UNAVAILABLE: gone:\n"
+    b"F1121 18:51:18.305880       7 client.h:80] Ends. absl::Status: UNAVAILABLE: gone:\n"
     b"1\nThe tasks have crashed.\n*** Check failure stack trace: ***\n    @     0x7ff81e740634\n")
 os.abort()
 """

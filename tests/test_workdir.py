@@ -150,6 +150,13 @@ def test_other_processes_of_a_run_write_nothing(tmp_path):
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_processes_of_a_run_have_one_config(tmp_path, monkeypatch):
+    prepare(tmp_path)
+    monkeypatch.setattr(workdir.hosts, "first_says", lambda ask: [changed(), True])
+    with pytest.raises(ConfigError, match="config.optim.clip_norm is not the same as on process 0"):
+        workdir.prepare(tmp_path, changed(optim__clip_norm=0.5), primary=False)
+
+
 def test_write_is_whole_or_absent(tmp_path):
     file = tmp_path / "a.json"
     workdir.write(file, "old")
