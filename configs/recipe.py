@@ -122,7 +122,7 @@ def real(config: ConfigDict):
 
 
 def demo(config: ConfigDict):
-    """A LLaMA of 0.9 M parameters and data, all made by launch/demo."""
+    """A LLaMA of a million parameters and data, all made by launch/demo."""
     config.recipe.base = "launch/demo/model"
     config.recipe.data = "launch/demo/data"
     config.sit = sft.get_config("demo")
