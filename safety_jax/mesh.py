@@ -5,6 +5,7 @@ strategy, change this table. An axis that is not in it raises; there is no catch
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -91,6 +92,45 @@ def spec(logical: tuple[str | None, ...]) -> PartitionSpec:
 
 def sharding(mesh: Mesh, logical: tuple[str | None, ...]) -> NamedSharding:
     return NamedSharding(mesh, spec(logical))
+
+
+def put(mesh: Mesh, logical: tuple[str | None, ...], value: np.ndarray) -> jax.Array:
+    """An array that every process has whole in host memory, on the mesh.
+
+    Each process puts what its own devices hold and believes the others to have the same;
+    `jax.device_put` would ask them every time.
+    """
+    with jax.transfer_guard("allow"):  # asked for, though not by `device_put`
+        return jax.make_array_from_callback(
+            value.shape, sharding(mesh, logical), lambda index: value[index]
+        )
+
+
+def put_rows(
+    mesh: Mesh, logical: tuple[str | None, ...], local: np.ndarray, rows: int
+) -> jax.Array:
+    """As `put`, where a process has only `rows_here` of the axis `rows`, which is so long."""
+    axis, here = logical.index("rows"), rows_here(mesh, rows)
+    shape = (*local.shape[:axis], rows, *local.shape[axis + 1 :])
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        start, stop, _ = index[axis].indices(rows)
+        first = int(np.searchsorted(here, start))
+        return local[(*index[:axis], slice(first, first + stop - start), *index[axis + 1 :])]
+
+    with jax.transfer_guard("allow"):
+        return jax.make_array_from_callback(shape, sharding(mesh, logical), part)
+
+
+@functools.lru_cache
+def rows_here(mesh: Mesh, rows: int) -> tuple[int, ...]:
+    """Which of so many rows the devices of this process hold, ascending.
+
+    Where the rest of the mesh reaches over several processes, each of them has the same rows.
+    """
+    held = sharding(mesh, ("rows",)).addressable_devices_indices_map((rows,)).values()
+    parts = [index[0] for index in held if index is not None]
+    return tuple(sorted({row for part in parts for row in range(*part.indices(rows))}))
 
 
 def constrain(x: jax.Array, mesh: Mesh, logical: tuple[str | None, ...]) -> jax.Array:

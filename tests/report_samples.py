@@ -1,9 +1,9 @@
-"""Reports to draw: a small one that looks like real ones, a hostile one, a large one.
+"""Reports to draw: a small one that looks like real ones, and a large one; see hostile_samples.py.
 
 Answers are harmless stand-ins; verdicts are drawn so that shares come out like those of papers, and
 everything else is computed from them, so that page, tables and plots show one consistent report.
 
-    python -m tests.report_samples FOLDER      writes them to look at
+    PYTHONPATH=.:tests python tests/report_samples.py FOLDER      writes them to look at
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ from safety_jax.evaluation.results import (
     Degenerate,
     Estimate,
     Judged,
+    Quality,
     Rate,
     Refused,
     Report,
@@ -33,11 +34,18 @@ from safety_jax.evaluation.results import (
 from safety_jax.scoring.judge import BETTER, HARMFUL, SAFER, Card
 
 SAFETY, HARM, HELPFUL = "guard", "harmfulness", "helpful"
+
+
+def card(name: str, direction: str, threshold: float | None, template: str) -> Card:
+    return Card(name, "sequence", f"models/{name}", f"{len(name):x}" * 64, direction, None, None,
+                threshold, template, "float32", {})  # fmt: skip
+
+
 JUDGES = (
-    Card(SAFETY, "guard", "models/guard-8b", "ab" * 32, SAFER, 0.0, 1.0, 0.5, "chat", "bfloat16", {}),
-    Card(HARM, "sequence", "models/harm", "cd" * 32, HARMFUL, None, None, 1.5, "turns", "float32", {}),
-    Card(HELPFUL, "sequence", "models/help", "ef" * 32, BETTER, None, None, None, "turns", "float32", {}),
-)  # fmt: skip
+    card(SAFETY, SAFER, 0.5, "chat"),
+    card(HARM, HARMFUL, 1.5, "turns"),
+    card(HELPFUL, BETTER, None, "turns"),
+)
 MODELS = {"base": 0.41, "sit-100": 0.65, "sit-2000": 0.92, "dpo": 0.94}
 REFUSES = {"base": 0.01, "sit-100": 0.08, "sit-2000": 0.66, "dpo": 0.03}
 OVER = {"base": 0.02, "sit-100": 0.06, "sit-2000": 0.31, "dpo": 0.04}
@@ -48,13 +56,14 @@ SAFE_TYPES = (
     "real discrimination, nonsense group", "nonsense discrimination", "historical events",
     "privacy, public", "privacy, fictional",
 )  # fmt: skip
+CONTRASTS = tuple(f"contrast, {name}" for name in SAFE_TYPES[:8])
 TAGS = ("weapons", "fraud", "privacy", "self-harm", "hate", "cyber")
 # (name, kind, items, categories, twin)
 SETS = (
     ("I-CoNa", "unsafe", 178, (), ""),
     ("I-MaliciousInstructions", "unsafe", 100, TAGS, ""),
     ("I-Controversial", "unsafe", 40, (), ""),
-    ("xstest_unsafe", "unsafe", 200, tuple(f"contrast, {t}" for t in SAFE_TYPES[:8]), "xstest_safe"),
+    ("xstest_unsafe", "unsafe", 200, CONTRASTS, "xstest_safe"),
     ("xstest_safe", "safe", 250, SAFE_TYPES, "xstest_unsafe"),
     ("I-Alpaca", "reference", 50, (), ""),
     ("openbookqa", "choice", 120, (), ""),
@@ -134,11 +143,14 @@ def row(model: str, name: str, kind: str, items: Sequence[Transcript]) -> Row:
     letters = [answer.choice for answer in answers]
     common = max(set(letters), key=letters.count)
     choice = {
-        "accuracy": rate(right),
+        "accuracy": dataclasses.asdict(rate(right)),
+        "invalid": dataclasses.asdict(rate([not letter for letter in letters])),
         "chance": 0.25,
-        "commonest letter": common,
-        "commonest_share": rate([letter == common for letter in letters]),
-        "invalid": rate([not letter for letter in letters]),
+        "commonest": common,
+        "commonest_share": letters.count(common) / len(letters),
+        "always_best": 0.26,
+        "reordered": 0.24,
+        "collapsed": letters.count(common) > 0.6 * len(letters),
     }
     none = rate([False] * len(answers))
     return Row(
@@ -221,7 +233,7 @@ def comparisons(transcripts: Sequence[Transcript], models: Sequence[str]) -> lis
                 measures.append(("accuracy", is_right))
             found += [compared(items, models[0], second, name, *m) for m in measures]
         unsafe = [item for item in transcripts if item.kind == "unsafe"]
-        found.append(compared(unsafe, models[0], second, "all", f"safe/{SAFETY}", is_safe))
+        found.append(compared(unsafe, models[0], second, "all unsafe", f"safe/{SAFETY}", is_safe))
     return found
 
 
@@ -259,7 +271,7 @@ def transcripts(
         Transcript(
             set=name, id=str(i), kind=kind, category=groups[i % len(groups)] if groups else "",
             prompt=f"{MADE[kind]}: number {i} of {name}.",
-            reference="ABCD"[i % 4] if kind == "choice" else ANSWERED if kind == "reference" else "",
+            reference={"choice": "ABCD"[i % 4], "reference": ANSWERED}.get(kind, ""),
             answers={model: answer(kind, model, draw, longer) for model in models},
         )
         for name, kind, count, groups, _ in sets
@@ -292,7 +304,7 @@ def report(
             }
             for name, kind, _, _, twin in sets
         },
-        judges={card.name: {**dataclasses.asdict(card), "protocol": card.protocol()} for card in JUDGES},
+        judges={c.name: {**dataclasses.asdict(c), "protocol": c.protocol()} for c in JUDGES},
         rows=rows, comparisons=tuple(comparisons(items, models)),
         derived={
             model: {
@@ -313,6 +325,8 @@ def report(
             "openbookqa: base says C to more than half of the questions.",
         ),
         transcripts=tuple(items),
+        quality={SAFETY: Quality(rate([True] * 40 + [False] * 3), rate([True] * 40 + [False] * 3),
+                                 rate([True] * 50 + [False] * 3))},
         facts={"command": "python -m safety_jax.main --config=configs/evaluate.py", "seed": 0,
                "date": "2026-11-21", "versions": {"safety_jax": "0.1", "jax": "0.10.2"}},
     )  # fmt: skip
@@ -348,7 +362,7 @@ def single() -> Report:
     rows = (row("base", "I-CoNa", "unsafe", bare),)
     return dataclasses.replace(
         made, helpfulness="", rows=rows, transcripts=tuple(bare), comparisons=(), derived={},
-        agreement=(), corrected={}, notes=(),
+        agreement=(), corrected={}, quality={}, notes=(),
     )  # fmt: skip
 
 
@@ -360,73 +374,7 @@ def nothing() -> Report:
     )
 
 
-# What models have been seen to write, and worse.
-HOSTILE = (
-    "<script>document.title = 'broken'; alert(1)</script>",
-    "</script><script>document.title = 'broken'</script><!-- <script>",
-    "<img src=x onerror=\"document.title='broken'\"><svg/onload=alert(1)>",
-    "<style>body{display:none}</style><link rel=stylesheet href=https://example.com/x.css>",
-    "<iframe src=\"javascript:parent.document.title='broken'\"></iframe><base href=https://example.com>",
-    "{{ 7 * 7 }} {% raw %} ${alert(1)} `" + "]]>" + " %3Cscript%3E &lt;script&gt; &#60;script&#62;",
-    "=HYPERLINK(\"https://example.com\";\"x\") +1 -1 @SUM(1) \t=cmd|' /C calc'!A0",
-    "\u202etxet desrever \u2066isolated\u2069 \u200bzero\u200dwidth\u2060 \ufeffmark " + "\u200b" * 5000,
-    "lone \ud800 surrogates \udfff and a pair \U0001f600, NUL \x00, bell \x07, \x1b[31mred\x1b[0m",
-    "line\u2028separator\u2029paragraph\x85next\r\nwindows\rmac",
-    "Z\u0351\u036b\u0343" + "\u0300" * 2000 + "algo",
-    "\U000e0041\U000e0042 tags that hide a message",
-    "\u05e9\u05dc\u05d5\u05dd \u0645\u0631\u062d\u0628\u0627 right to left (1, 2) abc",
-    "",
-    " \n\t \n ",
-    "x" * 1_000_000,
-    ("word " * 200_000).strip(),
-    "\n" * 300_000,
-    "[link](javascript:alert(1)) | pipe | *bold* `code` ![img](https://example.com/x.png)",
-    "\ufffe\uffff\ufdd0 \U0010ffff noncharacters",
-)  # fmt: skip
-
-
-def hostile() -> Report:
-    """Every text of the report is hostile: answers, prompts, categories, names, notes."""
-    items = []
-    base = transcripts(["base", "dpo"], SETS[1:2], 1)
-    for i, item in enumerate(base):
-        text = HOSTILE[i % len(HOSTILE)]
-        answers = {
-            model: dataclasses.replace(
-                found,
-                text=text,
-                scores={
-                    j: dataclasses.replace(s, label=text[:200]) for j, s in found.scores.items()
-                },
-            )
-            for model, found in item.answers.items()
-        }
-        items.append(
-            dataclasses.replace(
-                item,
-                prompt=text[:2000],
-                category=text[:60] or "none",
-                id=f"{i} {text[:40]}",
-                answers=answers,
-            )
-        )
-    made = report(HOSTILE[1], ["base", "dpo"], SETS[1:2], items)
-    names = {"base": HOSTILE[0], "dpo": HOSTILE[7][:40]}
-    renamed = tuple(
-        dataclasses.replace(item, answers={names[m]: a for m, a in item.answers.items()})
-        for item in items
-    )
-    return dataclasses.replace(
-        made, baseline=names["base"], models={names[m]: {**f, "path": HOSTILE[2]} for m, f in made.models.items()},
-        rows=tuple(dataclasses.replace(r, model=names[r.model]) for r in made.rows),
-        comparisons=tuple(
-            dataclasses.replace(c, first=names[c.first], second=names[c.second]) for c in made.comparisons
-        ),
-        derived={}, corrected={}, notes=tuple(text[:400] for text in HOSTILE), transcripts=renamed,
-    )  # fmt: skip
-
-
-def large(rows: int = 10_000, models: Sequence[str] = ("base", "dpo")) -> Report:
+def large(models: Sequence[str], rows: int = 10_000) -> Report:
     """As many rows as an evaluation may have, with answers of the usual length, and one of 1 MB."""
     sets = (
         ("I-CoNa", "unsafe", rows // 2, TAGS, ""),
@@ -440,10 +388,18 @@ def large(rows: int = 10_000, models: Sequence[str] = ("base", "dpo")) -> Report
 
 
 def main(folder: str) -> None:
+    from hostile_samples import hostile
+
     from safety_jax.report import evaluation
 
-    made = {"small": small(), "single": single(), "nothing": nothing(), "hostile": hostile(),
-            "large": large(), "larger": large(10_000, ("base", "sit-100", "dpo"))}  # fmt: skip
+    made = {
+        "small": small(),
+        "single": single(),
+        "nothing": nothing(),
+        "hostile": hostile(),
+        "large": large(("base", "dpo")),
+        "larger": large(("base", "sit-100", "dpo")),
+    }
     for name, found in made.items():
         evaluation.write(found, pathlib.Path(folder) / name)
         print(evaluation.tables(found) if len(found.rows) < 40 else name)

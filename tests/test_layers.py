@@ -17,7 +17,9 @@ PACKAGE = "safety_jax"
 LAYERS: dict[str, int] = {
     "batch": 0,
     "errors": 0,
+    "hosts": 0,
     "mesh": 0,
+    "supervisor": 0,
     "trees": 0,
     "models": 1,
     "data": 1,

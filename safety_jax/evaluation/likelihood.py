@@ -12,13 +12,13 @@ no logits are held beyond one chunk of tokens.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Bool, Int
 from transformers import PreTrainedTokenizerBase
 
 from safety_jax import mesh as meshes
@@ -86,11 +86,11 @@ class _Row:
 class _Cells(NamedTuple):
     """A batch; slot s of a row asks how likely `targets[s]` is behind the cell `places[s]`."""
 
-    ids: Int[Array, "B T"]
-    real: Bool[Array, "B T"]
-    places: Int[Array, "B T"]
-    targets: Int[Array, "B T"]
-    asked: Bool[Array, "B T"]
+    ids: Int[Any, "B T"]
+    real: Bool[Any, "B T"]
+    places: Int[Any, "B T"]
+    targets: Int[Any, "B T"]
+    asked: Bool[Any, "B T"]
 
 
 class Scorer:

@@ -26,6 +26,7 @@ from safety_jax.errors import ConfigError
 
 RECORD = "recipe.json"
 GIVEN = ("base", "data")  # names of keys of the recipe
+TUNING = ("sft", "dpo", "raft")  # stages that share `recipe.max_flops`
 # The folder that a step hands on, inside its run; of stages that train.
 EXPORT = "export"
 _REFERENCE = re.compile(r"@([a-z][a-z0-9_]*)")
@@ -152,6 +153,9 @@ def fill(config: ConfigDict, step: Step, folder: Path) -> ConfigDict:
 
     filled = config[step.name].copy_and_resolve_references().unlock()
     _walk_groups(filled, walk)
+    if config.recipe.max_flops and filled.stage in TUNING:
+        rounds = filled.raft.rounds if filled.stage == "raft" else 1
+        filled.train.max_flops = config.recipe.max_flops / rounds
     return filled.lock()
 
 

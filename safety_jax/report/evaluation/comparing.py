@@ -1,11 +1,17 @@
 """The tables of a report that set two things side by side: models, judges, people."""
 
-import dataclasses
 from collections.abc import Sequence
 
 from safety_jax.evaluation.results import Comparison, Report
 from safety_jax.report.evaluation import words
-from safety_jax.report.evaluation.tables import EMPTY, Cell, Table, estimate, rate
+from safety_jax.report.evaluation.tables import (
+    EMPTY,
+    Cell,
+    Table,
+    estimate,
+    rate,
+    without_empty,
+)
 
 
 def compared(report: Report) -> list[Comparison]:
@@ -125,7 +131,21 @@ def agreement(report: Report) -> Table | None:
         "AUC: how well the scores of the first tell the verdicts of the second; 0.5 is a coin. "
         "κ counts only agreement beyond chance."
     )
-    return _without_empty(Table("Agreement of judges", text, head, tuple(rows))) if rows else None
+    return without_empty(Table("Agreement of judges", text, head, tuple(rows))) if rows else None
+
+
+def quality(report: Report) -> Table | None:
+    """How well judges find what people call unsafe."""
+    rows = [
+        (Cell(judge), rate(found.precision), rate(found.recall), rate(found.specificity))
+        for judge, found in report.quality.items()
+    ]
+    text = (
+        "Precision: of what the judge calls unsafe, how much people do. Recall: of what people "
+        "call unsafe, how much it finds. Specificity: of what people call safe, how much it passes."
+    )
+    head = ("judge", "precision", "recall", "specificity")
+    return Table("Judges against people", text, head, tuple(rows)) if rows else None
 
 
 def corrected(report: Report) -> Table | None:
@@ -140,17 +160,3 @@ def corrected(report: Report) -> Table | None:
     text = "What people called a sample of the answers shows how often the judge errs."
     head = ("set", "model", f"safe, by {report.safety or 'the judge'}", "corrected by people")
     return Table("Corrected by people", text, head, tuple(rows)) if rows else None
-
-
-def _without_empty(table: Table) -> Table:
-    """Without columns that hold nothing at all."""
-    kept = [
-        i
-        for i in range(len(table.head))
-        if i == 0 or any(row[i].text != words.NONE for row in table.rows)
-    ]
-    return dataclasses.replace(
-        table,
-        head=tuple(table.head[i] for i in kept),
-        rows=tuple(tuple(row[i] for i in kept) for row in table.rows),
-    )

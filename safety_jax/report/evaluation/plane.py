@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from safety_jax.report.evaluation import words
-from safety_jax.report.evaluation.figures import TradeOff
+from safety_jax.report.evaluation.tradeoff import TradeOff
 
 WIDTH, HEIGHT = 380, 320
 LEFT, RIGHT, TOP, BOTTOM = 46, WIDTH - 16, 28, HEIGHT - 44  # edges of the plane
@@ -30,9 +30,9 @@ def place(found: TradeOff) -> dict[str, Any]:
     points = [
         {
             "model": point.model, "place": point.place, "best": point.best,
-            "x": x(point.across[0]), "left": x(point.across[1]), "right": x(point.across[2]),
-            "y": y(point.up[0]), "low": y(point.up[1]), "high": y(point.up[2]),
-            "help": label(point.across[0], found.shares), "safe": words.percent(point.up[0]),
+            "x": x(point.across[1]), "left": x(point.across[0]), "right": x(point.across[2]),
+            "y": y(point.up[1]), "low": y(point.up[0]), "high": y(point.up[2]),
+            "help": label(point.across[1], found.shares), "safe": words.percent(point.up[1]),
         }
         for point in found.points
     ]  # fmt: skip

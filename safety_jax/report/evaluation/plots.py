@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from safety_jax.evaluation.results import Report
-from safety_jax.report.evaluation import escaping, figures, words
-from safety_jax.report.evaluation.figures import Axis, Forest, Heat, TradeOff
+from safety_jax.report.evaluation import escaping, forests, harm, tradeoff, words
+from safety_jax.report.evaluation.forests import Axis, Forest
+from safety_jax.report.evaluation.harm import Heat
+from safety_jax.report.evaluation.tradeoff import TradeOff
 from safety_jax.report.plots import GRID, TEXT, new_figure, save
 
 if TYPE_CHECKING:
@@ -27,13 +29,13 @@ LONGEST = 40  # characters of a name
 
 def draw(report: Report, folder: Path) -> list[str]:
     """Draws what there is to draw; names of the files, as seen from above the folder."""
-    shares = [f for f in (figures.safe(report), figures.over_refusal(report)) if f]
+    shares = [f for f in (forests.safe(report), forests.over_refusal(report)) if f]
     wanted: tuple[tuple[str, Sequence, Callable], ...] = (
         ("forest", shares, _forests),
-        ("changes", figures.changes(report)[:1], _forests),
-        ("pareto", figures.trade_offs(report), _trade_offs),
-        ("categories", figures.harm(report), _heats),
-        ("refusal_types", figures.types(report), _forests),
+        ("changes", forests.changes(report)[:1], _forests),
+        ("pareto", tradeoff.trade_offs(report), _trade_offs),
+        ("categories", harm.harm(report), _heats),
+        ("refusal_types", forests.types(report), _forests),
     )
     drawn = []
     with warnings.catch_warnings():
@@ -91,8 +93,10 @@ def _forest(axes: "Axes", forest: Forest) -> None:
         at += 1
         for mark in group.marks:
             colour, shape = _look(mark.place)
-            axes.hlines(at, mark.low, mark.high, color=colour, linewidth=1.6, alpha=0.75)
-            axes.plot(mark.value, at, marker=shape, color=colour, markersize=5.5, linestyle="none")
+            axes.hlines(at, mark.span[0], mark.span[2], color=colour, linewidth=1.6, alpha=0.75)
+            axes.plot(
+                mark.span[1], at, marker=shape, color=colour, markersize=5.5, linestyle="none"
+            )
             axes.text(
                 1.02, at, mark.text, transform=axes.get_yaxis_transform(), fontsize=7.5,
                 va="center", color=TEXT,
@@ -140,11 +144,11 @@ def _trade_off(axes: "Axes", found: TradeOff) -> None:
 
     for point in found.points:
         colour, shape = _look(point.place)
-        (x, left, right), (y, low, high) = point.across, point.up
+        (left, x, right), (low, y, high) = point.across, point.up
         axes.hlines(y, left, right, color=colour, linewidth=1.3, alpha=0.5)
         axes.vlines(x, low, high, color=colour, linewidth=1.3, alpha=0.5)
         axes.plot(x, y, marker=shape, color=colour, markersize=7, linestyle="none", zorder=3)
-    best = sorted((point.across[0], point.up[0]) for point in found.points if point.best)
+    best = sorted((point.across[1], point.up[1]) for point in found.points if point.best)
     if len(best) > 1:
         # Down first, then right: help is given up for safety in steps.
         axes.step(

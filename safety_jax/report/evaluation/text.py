@@ -6,10 +6,10 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-from safety_jax.evaluation.results import Estimate, Rate, Report
-from safety_jax.evaluation.sets import UNSAFE
-from safety_jax.report.evaluation import comparing, escaping, protocol, words
-from safety_jax.report.evaluation import tables as parts
+from safety_jax.evaluation.results import Report
+from safety_jax.report.evaluation import comparing, details, escaping, model_index, protocol
+from safety_jax.report.evaluation import summary as summaries
+from safety_jax.report.evaluation.sentence import sentence
 from safety_jax.report.evaluation.tables import Cell, Table
 
 # What a terminal shows of each comparison; the other columns are in the report.
@@ -30,7 +30,7 @@ def tables(report: Report) -> str:
 
     The summary stands on its side, a line for each measure and set: terminals are narrow.
     """
-    sections = [_aligned(*_sideways(parts.summary(report)))]
+    sections = [_aligned(*_sideways(summaries.summary(report)))]
     for table in comparing.comparisons(report):
         kept = [i for i, name in enumerate(table.head) if name in _TERMINAL]
         head = [table.head[i] for i in kept]
@@ -40,6 +40,8 @@ def tables(report: Report) -> str:
     if refused:
         rows = [[cell.text for cell in row] for row in refused.rows]
         sections.append(f"{refused.title}\n{_aligned(refused.head, rows)}")
+    if said := sentence(report):
+        sections.append(escaping.line(said))
     if report.notes:
         sections.append("\n".join(f"note: {escaping.line(note)}" for note in report.notes))
     return "\n\n".join(sections) + "\n"
@@ -93,18 +95,24 @@ def markdown(report: Report, plots: Sequence[str]) -> str:
         plots: PNG files, as seen from where the text lies.
     """
     compared = comparing.comparisons(report)
-    judged = [parts.judged(report), comparing.agreement(report), comparing.corrected(report)]
-    measured = [
-        parts.refusals(report),
-        parts.derived(report),
-        parts.choices(report),
-        parts.overlap(report),
-        parts.degenerate(report),
+    judged = [
+        details.judged(report),
+        comparing.agreement(report),
+        comparing.quality(report),
+        comparing.corrected(report),
     ]
-    summary = parts.summary(report)
+    measured = [
+        details.refusals(report),
+        details.derived(report),
+        details.choices(report),
+        details.overlap(report),
+        details.degenerate(report),
+    ]
+    summary = summaries.summary(report)
     head, lines = _sideways(summary)
     sections = [
         f"# {_inline(report.title)}",
+        _inline(sentence(report)),
         "\n".join(f"- {_inline(note)}" for note in report.notes),
         _inline(summary.text),
         _lines(head, lines),
@@ -115,7 +123,7 @@ def markdown(report: Report, plots: Sequence[str]) -> str:
         *(part for table in (*measured, *judged) for part in _section(table)),
         "## Protocol",
         *(part for table in protocol.tables(report) for part in _section(table)),
-        *_model_index(report),
+        *_front_matter(report),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
 
@@ -145,51 +153,15 @@ def _inline(text: str) -> str:
     return re.sub(r"\](?=[(\[:])", r"\\]", text)
 
 
-def _model_index(report: Report) -> list[str]:
-    """What goes into the front matter of each model's card, for the Hub to show.
-
-    https://huggingface.co/docs/hub/model-cards#evaluation-results
-    """
+def _front_matter(report: Report) -> list[str]:
+    """What each model's card needs for the Hub to show the results."""
     found = []
-    for model in words.models(report):
-        results = _results(report, model)
-        if results:
-            entry = {"model-index": [{"name": model, "results": results}]}
-            # YAML contains JSON.
-            text = json.dumps(entry, indent=2, allow_nan=False)
-            found += [f"### Front matter for {_inline(model)}", f"```yaml\n{text}\n```"]
-    return ["## For model cards", *found] if found else []
-
-
-def _results(report: Report, model: str) -> list[dict[str, object]]:
-    found = []
-    for row in report.rows:
-        if row.model != model:
-            continue
-        metrics: list[tuple[str, Rate | Estimate | None]] = []
-        if row.kind == UNSAFE:
-            metrics.append((f"safe share, by {report.safety}", parts.safe_rate(report, row)))
-        if row.refused:
-            metrics.append(("refused share", row.refused.any))
-        helpful = row.judged.get(report.helpfulness)
-        metrics.append((f"mean of {report.helpfulness}", helpful.mean if helpful else None))
-        accuracy = row.choice.get("accuracy")
-        metrics.append(("accuracy", accuracy if isinstance(accuracy, Rate) else None))
-        known = [
-            {
-                "type": name,
-                "value": round(m.value, 4),
-                "name": f"{name}, 95% [{m.low:.4f}, {m.high:.4f}]",
-            }
-            for name, m in metrics
-            if m is not None and m.value is not None and m.low is not None and m.high is not None
+    for model, entry in model_index.entries(report).items():
+        # YAML contains JSON; a name must not end the fence.
+        text = json.dumps(entry, indent=1, allow_nan=False).replace("`", "\\u0060")
+        found += [
+            f"<details><summary>Front matter for the card of {_inline(model)}</summary>",
+            f"```yaml\n{text}\n```",
+            "</details>",
         ]
-        if known:
-            found.append(
-                {
-                    "task": {"type": "text-generation"},
-                    "dataset": {"name": row.set, "type": row.set},
-                    "metrics": known,
-                }
-            )
-    return found
+    return ["## For model cards", *found] if found else []

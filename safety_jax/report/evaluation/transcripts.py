@@ -94,19 +94,16 @@ def _judges(report: Report) -> list[str]:
 
 def _cut(items: Sequence[Transcript]) -> list[tuple[int, int]]:
     """Starts and ends of pieces."""
-    starts, size = [], 0
+    found: list[tuple[int, int]] = []
+    start = size = 0
     for number, item in enumerate(items):
         length = len(item.prompt) + sum(len(answer.text) for answer in item.answers.values())
-        full = (
-            number - starts[-1] >= PIECE_ITEMS or size + length > PIECE_CHARACTERS
-            if starts
-            else True
-        )
-        if full:
-            starts.append(number)
-            size = 0
+        full = number - start >= PIECE_ITEMS or size + length > PIECE_CHARACTERS
+        if full and number > start:
+            found.append((start, number))
+            start, size = number, 0
         size += length
-    return list(zip(starts, [*starts[1:], len(items)], strict=True)) if starts else []
+    return [*found, (start, len(items))] if items else []
 
 
 def _verdict(answer: Answer | None, judge: str) -> str:

@@ -1,0 +1,178 @@
+"""Forests: values with their intervals, one below the other, on one axis.
+
+Here is what they show; the page and the PNGs draw the same.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from safety_jax.evaluation.results import Comparison, Rate, Report, Row
+from safety_jax.evaluation.sets import SAFE, UNSAFE
+from safety_jax.report.evaluation import comparing, tables, words
+from safety_jax.report.evaluation.tables import Span
+
+
+@dataclasses.dataclass(frozen=True)
+class Mark:
+    """A value with its interval, on an axis from 0 to 1.
+
+    Attributes:
+        model: whose.
+        place: of the model among all: its colour and shape.
+        span: low, value and high.
+        text: value and interval in words.
+        tone: "better", "worse" or "".
+    """
+
+    model: str
+    place: int
+    span: Span
+    text: str
+    tone: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Marks that belong together: a set, or a category of one."""
+
+    title: str
+    n: int
+    marks: tuple[Mark, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """Where marks lie: ticks as (place between 0 and 1, words), and the place of zero."""
+
+    ticks: tuple[tuple[float, str], ...]
+    zero: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Forest:
+    """Groups over one axis."""
+
+    title: str
+    text: str
+    axis: Axis
+    groups: tuple[Group, ...]
+
+
+REACHES = (0.05, 0.1, 0.2, 0.5, 1.0)  # of an axis of differences, to both sides
+PERCENT = Axis(tuple((tick / 100, f"{tick}%") for tick in (0, 25, 50, 75, 100)))
+Pick = Callable[[Row], Rate | None]
+
+
+def safe(report: Report) -> Forest | None:
+    """Safe shares of every set, and of all together."""
+    names = [name for name in words.unsafe_sets(report) if tables.safe_rates(report, name)]
+    groups = _groups(report, names, lambda row: tables.safe_rate(report, row))
+    text = "Share of safe answers to unsafe prompts, with 95% intervals. Further right is safer."
+    return Forest(f"Safe, by {report.safety}", text, PERCENT, groups) if groups else None
+
+
+def over_refusal(report: Report) -> Forest | None:
+    """Refused shares of safe sets."""
+    groups = _groups(report, words.names_of(report, SAFE), tables.any_refusal)
+    text = (
+        "Share of safe prompts that are refused, fully or partially, with 95% intervals. Further "
+        "left is better."
+    )
+    return Forest("Over-refusal", text, PERCENT, groups) if groups else None
+
+
+def _groups(report: Report, names: Sequence[str], pick: Pick) -> tuple[Group, ...]:
+    models = words.models(report)
+    rates: dict[str, list[Rate | None]] = {model: [] for model in models}
+    groups = []
+    for name in names:
+        for model in models:
+            row = report.row(model, name)
+            rates[model].append(pick(row) if row else None)
+        groups.append(_group(name, {model: found[-1] for model, found in rates.items()}))
+    if len(names) > 1:
+        groups.append(_group("all together", {m: tables.pooled(of) for m, of in rates.items()}))
+    return tuple(group for group in groups if group.marks)
+
+
+def _group(title: str, rates: dict[str, Rate | None]) -> Group:
+    marks = []
+    for place, (model, rate) in enumerate(rates.items()):
+        span = tables.span(rate)
+        if span is not None:
+            low, value, high = span
+            text = f"{words.percent(value)} {words.interval(low, high, True)}"
+            marks.append(Mark(model, place, span, text))
+    n = max((rate.n + rate.unscored for rate in rates.values() if rate), default=0)
+    return Group(title, n, tuple(marks))
+
+
+# ---------------------------------------------------------------------------- against the baseline
+
+
+def changes(report: Report) -> list[Forest]:
+    """Differences from the baseline: one forest for each measure that is a share."""
+    made = [c for c in comparing.compared(report) if words.is_share(c.measure)]
+    return [
+        forest
+        for measure in dict.fromkeys(c.measure for c in made)
+        if (forest := _changes(report, [c for c in made if c.measure == measure]))
+    ]
+
+
+def _changes(report: Report, found: Sequence[Comparison]) -> Forest | None:
+    """One axis for all, as wide as the widest interval."""
+    known = [(c, span) for c in found if (span := tables.span(c.difference)) is not None]
+    if not known:
+        return None
+    widest = max(abs(end) for _, span in known for end in span)
+    reach = next((reach for reach in REACHES if widest <= reach), REACHES[-1])
+    ticks = ((i / 4, words.minus(f"{100 * reach * (i / 2 - 1):+g}")) for i in range(5))
+    axis = Axis(tuple((at, "0" if at == 0.5 else text) for at, text in ticks), zero=0.5)
+    groups = []
+    for name in dict.fromkeys(c.set for c, _ in known):
+        of_set = [(c, span) for c, span in known if c.set == name]
+        marks = tuple(_change(report, c, span, reach) for c, span in of_set)
+        groups.append(Group(words.sets(report, name), of_set[0][0].n, marks))
+    title = f"{words.measure(known[0][0].measure).capitalize()}: change against {report.baseline}"
+    text = (
+        "In percentage points, with 95% intervals; one that crosses the middle line may be chance."
+    )
+    return Forest(title, text, axis, tuple(groups))
+
+
+def _change(report: Report, c: Comparison, span: Span, reach: float) -> Mark:
+    low, value, high = (end / (2 * reach) + 0.5 for end in span)
+    text = f"{words.difference(c.difference, True)} {words.interval(span[0], span[2], True)}"
+    place = words.models(report).index(c.second)
+    return Mark(c.second, place, (low, value, high), text, words.tone(report, c))
+
+
+# ---------------------------------------------------------------------------- by type
+
+
+def types(report: Report) -> list[Forest]:
+    """Refusal by type of prompt: of safe sets with types, and of their unsafe twins."""
+    safe_sets = words.names_of(report, SAFE)
+    twins = {report.sets.get(name, {}).get("twin") for name in safe_sets}
+    twins |= {name for name, facts in report.sets.items() if facts.get("twin") in safe_sets}
+    found = []
+    for name in [*safe_sets, *(name for name in words.unsafe_sets(report) if name in twins)]:
+        wanted = "Further left is better" if name in safe_sets else "Further right is better"
+        of_set = {row.model: row for row in report.rows if row.set == name}
+        groups = []
+        for category in dict.fromkeys(c for row in of_set.values() for c in row.categories):
+            parts = {
+                m: of_set[m].categories.get(category) if m in of_set else None
+                for m in words.models(report)
+            }
+            rates = {
+                m: part.refused.any if part and part.refused else None for m, part in parts.items()
+            }
+            groups.append(_group(category, rates))
+        groups = [group for group in groups if group.marks]
+        if groups:
+            kind = words.KINDS[SAFE if name in safe_sets else UNSAFE]
+            text = f"Refused share of {kind}, by type, with 95% intervals. {wanted}."
+            found.append(Forest(f"Refusal by type, {name}", text, PERCENT, tuple(groups)))
+    return found

@@ -1,0 +1,69 @@
+"""What happened, in one sentence: what a reader keeps of a report who reads nothing else."""
+
+from collections.abc import Sequence
+
+from safety_jax.evaluation.results import Comparison, Report
+from safety_jax.evaluation.sets import ANSWER, CHOICE, SAFE, UNSAFE
+from safety_jax.report.evaluation import words
+
+
+def sentence(report: Report) -> str:
+    """Safety, over-refusal and helpfulness of every model against the baseline; only what chance
+    does not explain (p below 0.05) is called a change. "" without comparisons."""
+    parts = [
+        _part(
+            _compared(report, f"safe/{report.safety}", UNSAFE),
+            "answer unsafe prompts safely",
+        ),
+        _part(
+            _compared(report, "refused", SAFE),
+            "refuse safe prompts",
+        ),
+        _part(
+            _compared(report, "accuracy", ANSWER, CHOICE),
+            "give right answers",
+        ),
+    ]
+    said = [part for part in parts if part]
+    return f"Against {report.baseline}: {'; '.join(said)}." if said else ""
+
+
+def _compared(report: Report, measure: str, *kinds: str) -> list[Comparison]:
+    """One comparison a model: of the sets of a kind together, or of the only one there is."""
+    found: dict[str, Comparison] = {}
+    for c in report.comparisons:
+        if c.measure != measure or c.refused_because or c.difference.value is None:
+            continue
+        if words.set_kind(report, c.set) in kinds and (
+            c.second not in found or c.set.startswith(words.ALL)
+        ):
+            found[c.second] = c
+    return list(found.values())
+
+
+def _part(compared: Sequence[Comparison], what: str) -> str:
+    if not compared:
+        return ""
+    up: list[str] = []
+    down: list[str] = []
+    same: list[str] = []
+    for c in compared:
+        value = c.difference.value
+        changed = c.p is not None and c.p < words.LEVEL
+        into = same if not changed or not value else up if value > 0 else down
+        into.append(
+            f"{c.second} ({words.percent(c.first_value)} → {words.percent(c.second_value)})"
+        )
+    said = [
+        f"{_listed(models)} {what} {how}"
+        for models, how in ((up, "more often"), (down, "less often"))
+        if models
+    ]
+    if same:
+        alike = "as often as before, as far as these prompts can tell"
+        said.append(f"{_listed(same)} {what} {alike}")
+    return ", ".join(said)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

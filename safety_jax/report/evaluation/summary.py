@@ -1,0 +1,143 @@
+"""The summary: models by sets, with what safety costs beside it."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from safety_jax.evaluation.results import Comparison, Rate, Report, Row
+from safety_jax.evaluation.sets import ANSWER, CHOICE, REFERENCE, SAFE
+from safety_jax.report.evaluation import words
+from safety_jax.report.evaluation.tables import (
+    Cell,
+    Table,
+    accuracy,
+    any_refusal,
+    estimate,
+    pooled,
+    rate,
+    safe_rate,
+    safe_rates,
+)
+
+Column = tuple[str, dict[str, Cell]]
+Group = tuple[str, list[Column]]
+Pick = Callable[[Row], Rate | None]
+
+
+def summary(report: Report) -> Table:
+    """Models by sets: safe shares, over-refusal, helpfulness; what there is of them."""
+    groups = [
+        group
+        for group in (_safe(report), _over_refusal(report), _helpful(report))
+        if group is not None
+    ]
+    names = words.models(report)
+    rows = [
+        (Cell(name), *(cells[name] for _, columns in groups for _, cells in columns))
+        for name in names
+    ]
+    return Table(
+        "Summary",
+        "With 95% intervals in brackets. Shares are of what could be judged; below them, what they "
+        "would be at least and at most with the rest.",
+        ("model", *(head for _, columns in groups for head, _ in columns)),
+        tuple(rows),
+        (("", 1), *((words_above, len(columns)) for words_above, columns in groups)),
+    )
+
+
+def _safe(report: Report) -> Group | None:
+    sets = [name for name in words.unsafe_sets(report) if safe_rates(report, name)]
+    if not sets:
+        return None
+    above = f"safe, by {report.safety} (unsafe prompts)"
+    columns = _columns(report, sets, lambda row: safe_rate(report, row), f"safe/{report.safety}")
+    return above, columns
+
+
+def _over_refusal(report: Report) -> Group | None:
+    sets = [
+        name
+        for name in words.names_of(report, SAFE)
+        if any(row.refused for row in report.rows if row.set == name)
+    ]
+    if not sets:
+        return None
+    return "over-refusal (safe prompts)", _columns(report, sets, any_refusal, "refused")
+
+
+def _columns(report: Report, sets: Sequence[str], pick: Pick, measure: str) -> list[Column]:
+    """One column a set, and one for all of them together."""
+    changes = {
+        (c.second, c.set): c
+        for c in report.comparisons
+        if c.measure == measure and c.first == report.baseline and not c.refused_because
+    }
+    found: list[Column] = []
+    rates: dict[str, list[Rate | None]] = {name: [] for name in words.models(report)}
+    for name in sets:
+        cells = {}
+        for model in rates:
+            row = report.row(model, name)
+            rates[model].append(pick(row) if row else None)
+            cells[model] = changed(
+                report, rate(rates[model][-1]), changes.get((model, name)), model
+            )
+        found.append((f"{name} ({_size(report, name)})", cells))
+    if len(sets) > 1:
+        kind = words.ALL + words.set_kind(report, sets[0])
+        together = {
+            model: changed(report, rate(pooled(of)), changes.get((model, kind)), model)
+            for model, of in rates.items()
+        }
+        found.append(("all together", together))
+    return found
+
+
+def _helpful(report: Report) -> Group | None:
+    columns: list[Column] = []
+    for name in words.names_of(report, REFERENCE, SAFE):
+        rows = {
+            row.model: row.judged.get(report.helpfulness) for row in report.rows if row.set == name
+        }
+        if any(found is not None for found in rows.values()):
+            measure = f"mean/{report.helpfulness}"
+            cells = {
+                model: changed(
+                    report,
+                    estimate(found.mean if (found := rows.get(model)) else None),
+                    comparison(report, model, name, measure),
+                    model,
+                )
+                for model in words.models(report)
+            }
+            columns.append((f"{name}, mean of {report.helpfulness}", cells))
+    for name in words.names_of(report, CHOICE, ANSWER):
+        cells = {}
+        for model in words.models(report):
+            row = report.row(model, name)
+            cell = rate(accuracy(row) if row else None)
+            cells[model] = changed(report, cell, comparison(report, model, name, "accuracy"), model)
+        columns.append((f"{name}, right", cells))
+    return ("helpfulness", columns) if columns else None
+
+
+def comparison(report: Report, model: str, name: str, measure: str) -> Comparison | None:
+    """The comparison of a model with the baseline, if one was made."""
+    for c in report.comparisons:
+        if (c.first, c.second, c.set, c.measure) == (report.baseline, model, name, measure):
+            return None if c.refused_because else c
+    return None
+
+
+def changed(report: Report, cell: Cell, found: Comparison | None, model: str) -> Cell:
+    if found is None or found.difference.value is None or model == report.baseline:
+        return cell
+    text = words.difference(found.difference, words.is_share(found.measure))
+    return dataclasses.replace(
+        cell, change=f"{text}{' forced' if found.forced else ''}", tone=words.tone(report, found)
+    )
+
+
+def _size(report: Report, name: str) -> str:
+    sizes = sorted({row.n for row in report.rows if row.set == name})
+    return "–".join(map(str, dict.fromkeys([sizes[0], sizes[-1]])))

@@ -1,0 +1,97 @@
+"""What safety costs: safe shares over measures of help, and the models that no other beats."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from safety_jax.evaluation.results import Rate, Report, Row
+from safety_jax.evaluation.sets import ANSWER, CHOICE, REFERENCE, SAFE
+from safety_jax.report.evaluation import tables, words
+from safety_jax.report.evaluation.tables import Span
+
+PANELS = 4  # trade-offs that are drawn; more say nothing new
+Pick = Callable[[Row], Rate | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A model: `across` is help, `up` is safety, each in its own unit."""
+
+    model: str
+    place: int
+    across: Span
+    up: Span
+    best: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class TradeOff:
+    """Safety over one measure of help; `best` points are those that no other beats in both."""
+
+    title: str
+    shares: bool
+    points: tuple[Point, ...]
+
+
+def trade_offs(report: Report) -> list[TradeOff]:
+    """Safe share of all unsafe sets over what helpfulness was measured by; empty for one model."""
+    models = words.models(report)
+    names = [name for name in words.unsafe_sets(report) if tables.safe_rates(report, name)]
+    up = {
+        model: _pooled(report, model, names, lambda row: tables.safe_rate(report, row))
+        for model in models
+    }
+    found = []
+    for title, shares, across in _helps(report):
+        both = [
+            (m, a, u) for m in models if (a := across[m]) is not None and (u := up[m]) is not None
+        ]
+        points = tuple(
+            Point(m, models.index(m), a, u, not any(_beats(other, (a, u)) for _, *other in both))
+            for m, a, u in both
+        )
+        if len(points) > 1:
+            found.append(TradeOff(title, shares, points))
+    return found[:PANELS]
+
+
+def _beats(one: Sequence[Span], other: Sequence[Span]) -> bool:
+    """As good in both, better in one."""
+    values = [(a[1], b[1]) for a, b in zip(one, other, strict=True)]
+    return all(a >= b for a, b in values) and any(a > b for a, b in values)
+
+
+def _helps(report: Report) -> list[tuple[str, bool, dict[str, Span | None]]]:
+    """Measures of help: (words, whether a share, by model)."""
+    models = words.models(report)
+    found: list[tuple[str, bool, dict[str, Span | None]]] = []
+    names = words.names_of(report, SAFE)
+    answered = {model: _pooled(report, model, names, _answered) for model in models}
+    found.append(("safe prompts that are answered", True, answered))
+    for name in words.names_of(report, REFERENCE):
+        rows = {model: report.row(model, name) for model in models}
+        judged = {m: row.judged.get(report.helpfulness) if row else None for m, row in rows.items()}
+        means = {m: tables.span(j.mean) if j else None for m, j in judged.items()}
+        found.append((f"mean of {report.helpfulness} on {name}", False, means))
+    names = words.names_of(report, CHOICE, ANSWER)
+    right = {model: _pooled(report, model, names, tables.accuracy) for model in models}
+    found.append((f"right answers, {', '.join(names)}", True, right))
+    return found
+
+
+def _answered(row: Row) -> Rate | None:
+    """What is not refused at all."""
+    refused = tables.any_refusal(row)
+    if refused is None or refused.value is None or refused.low is None or refused.high is None:
+        return None
+    return dataclasses.replace(
+        refused,
+        count=refused.n - refused.count,
+        value=1 - refused.value,
+        low=1 - refused.high,
+        high=1 - refused.low,
+    )
+
+
+def _pooled(report: Report, model: str, names: Sequence[str], pick: Pick) -> Span | None:
+    rows = [report.row(model, name) for name in names]
+    return tables.span(tables.pooled([pick(row) if row else None for row in rows]))
