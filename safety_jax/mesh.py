@@ -98,7 +98,7 @@ def put(mesh: Mesh, logical: tuple[str | None, ...], value: np.ndarray) -> jax.A
     """
     with jax.transfer_guard("allow"):  # asked for, though not by `device_put`
         return jax.make_array_from_callback(
-            value.shape, sharding(mesh, logical), lambda index: value[index]
+            value.shape, sharding(mesh, logical), lambda index: np.asarray(value[index])
         )
 
 
@@ -109,7 +109,8 @@ def put_rows(
     axis, here = logical.index("rows"), rows_here(mesh, rows)
     shape = (*local.shape[:axis], rows, *local.shape[axis + 1 :])
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None  # it is for devices of other processes
         start, stop, _ = index[axis].indices(rows)
         first = int(np.searchsorted(here, start))
         return local[(*index[:axis], slice(first, first + stop - start), *index[axis + 1 :])]
@@ -125,7 +126,8 @@ def rows_here(mesh: Mesh, rows: int) -> tuple[int, ...]:
     Where the rest of the mesh reaches over several processes, each of them has the same rows.
     """
     held = sharding(mesh, ("rows",)).addressable_devices_indices_map((rows,)).values()
-    return tuple(sorted({row for (part,) in held for row in range(*part.indices(rows))}))
+    parts = {index[0].indices(rows) for index in held if index is not None}
+    return tuple(sorted({row for part in parts for row in range(*part)}))
 
 
 def constrain(x: jax.Array, mesh: Mesh, logical: tuple[str | None, ...]) -> jax.Array:

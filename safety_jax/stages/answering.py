@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
-from safety_jax import policy, trees
+from safety_jax import hosts, policy, trees
 from safety_jax.data import tokenizer
 from safety_jax.errors import ConfigError
 from safety_jax.models import decode, hf, hf_config, llama, lora, peft
@@ -108,7 +108,7 @@ def open_model(path: str, own_tokenizer: str, mesh: Mesh) -> Opened:
         ConfigError, CheckpointError: it cannot be used on this mesh.
     """
     folder, adapter = folders.resolve(path), None
-    hashes = [folders.fingerprint(folder)]
+    hashes = [hosts.first_says(lambda: folders.fingerprint(folder))]
     if (folder / _ADAPTER).is_file():
         base = folders.read_json(folder / _ADAPTER).get("base_model_name_or_path")
         if not base:
@@ -117,7 +117,7 @@ def open_model(path: str, own_tokenizer: str, mesh: Mesh) -> Opened:
                 "or hub id of the model that the adapter belongs to"
             )
         folder, adapter = folders.resolve(str(base)), folder
-        hashes.append(folders.fingerprint(folder))
+        hashes.append(hosts.first_says(lambda: folders.fingerprint(folder)))
     config = hf_config.read_config(folder)
     llama.shardings(config, mesh)
     tokens = tokenizer.load_tokenizer(folders.resolve(own_tokenizer) if own_tokenizer else folder)
