@@ -93,8 +93,11 @@ def work(joined: Callable[[Any], None] | None) -> None:
     if config.stage not in stages:
         raise ConfigError(f"config.stage {config.stage!r}: expected one of {', '.join(stages)}")
     if joined is not None:
-        given = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        joined(hosts.join(None if given == (None,) * 3 else hosts.Place(*given)))
+        place = None
+        coordinator, processes, process = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+        if coordinator is not None and processes is not None and process is not None:
+            place = hosts.Place(coordinator, processes, process)
+        joined(hosts.join(place))
     stages[config.stage](config, _WORKDIR.value)
     jax.distributed.shutdown()  # waits for the others
 

@@ -195,11 +195,11 @@ def test_an_evaluation_is_the_same(alone, together):
     for mine, theirs in zip(two["rows"], one["rows"], strict=True):
         assert mine["judged"]["harm"]["safe"] == theirs["judged"]["harm"]["safe"]
         assert mine["refused"] == theirs["refused"]
-    answers = [test_evaluate.kept(folder / "evaluate") for folder in (alone, together)]
-    assert answers[0].keys() == answers[1].keys() and answers[0]
-    for name, content in answers[0].items():
+    found, expected = (test_evaluate.kept(folder / "evaluate") for folder in (together, alone))
+    assert found.keys() == expected.keys() and expected
+    for name, content in expected.items():
         if name.startswith("responses"):
-            assert answers[1][name] == content, name
+            assert found[name] == content, name
 
 
 @pytest.mark.slow
