@@ -169,7 +169,7 @@ def safe_to_serve(config: ConfigDict, version: str):
 
 
 def demo(config: ConfigDict):
-    """A LLaMA of 0.9 M parameters, made by launch/demo; about a minute on two CPU cores."""
+    """A LLaMA of a million parameters, made by launch/demo; about a minute on two CPU cores."""
     config.model.path = "launch/demo/model"
     config.model.parameter_dtype = "float32"
     config.model.compute_dtype = "float32"

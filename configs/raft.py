@@ -239,12 +239,12 @@ def safe_to_serve(config: ConfigDict, version: str):
 
 
 def demo(config: ConfigDict):
-    """A LLaMA of 0.9 M parameters, made by launch/demo; two minutes on two CPU cores."""
+    """A LLaMA of a million parameters, made by launch/demo; two minutes on two CPU cores."""
     config.model.path = "launch/demo/model"
     config.model.parameter_dtype = "float32"
     config.model.compute_dtype = "float32"
     config.model.remat = "none"
-    config.data.prompts = ("launch/demo/data/safety.jsonl",)
+    config.data.prompts = ("launch/demo/data/raft_prompts.jsonl",)
     config.data.eval = ("launch/demo/data/held_out.jsonl",)
     config.data.max_length = 128
     config.data.row_tokens = 256

@@ -194,7 +194,7 @@ def safety_tuned_llamas(config: ConfigDict):
 
 
 def demo(config: ConfigDict, safety_rows: int | None):
-    """A LLaMA of 0.9 M parameters, made by launch/demo; a minute or two on two CPU cores."""
+    """A LLaMA of a million parameters, made by launch/demo; a minute or two on two CPU cores."""
     config.model.path = "launch/demo/model"
     config.model.parameter_dtype = "float32"
     config.model.compute_dtype = "float32"

@@ -78,11 +78,12 @@ def work(joined: Callable[[Any], None] | None) -> None:
     import jax
 
     from safety_jax import hosts
-    from safety_jax.stages import dpo, evaluate, raft, recipe, reward, score, sft
+    from safety_jax.stages import dpo, evaluate, plan, raft, recipe, reward, score, sft
 
     stages = {
         "dpo": dpo.run,
         "evaluate": evaluate.run,
+        "plan": plan.run,
         "raft": raft.run,
         "reward": reward.run,
         "score": score.run,
@@ -93,8 +94,8 @@ def work(joined: Callable[[Any], None] | None) -> None:
     if config.stage not in stages:
         raise ConfigError(f"config.stage {config.stage!r}: expected one of {', '.join(stages)}")
     if joined is not None:
-        place = None
         coordinator, processes, process = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+        place = None
         if coordinator is not None and processes is not None and process is not None:
             place = hosts.Place(coordinator, processes, process)
         joined(hosts.join(place))

@@ -6,9 +6,11 @@ strategy, change this table. An axis that is not in it raises; there is no catch
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from safety_jax.errors import ConfigError
@@ -44,11 +46,12 @@ class Parameter:
     axes: tuple[str, ...]
 
 
-def build(data: int, fsdp: int, tensor: int, devices: list[jax.Device] | None = None) -> Mesh:
+def build(data: int, fsdp: int, tensor: int, devices: list[Any] | None = None) -> Mesh:
     """A mesh `data x fsdp x tensor`; exactly one of the sizes may be -1, "what is left".
 
     Axis types are Auto: `jax.make_mesh` would give Explicit ones, which turn an ordinary
-    fsdp x tensor matmul into a sharding type error.
+    fsdp x tensor matmul into a sharding type error. An axis of a TPU's network may be split:
+    `jax.make_mesh` refuses 128 x 2 on a v6e slice of 16 x 16.
 
     Raises:
         ConfigError: the sizes do not multiply to the number of devices.
@@ -67,9 +70,10 @@ def build(data: int, fsdp: int, tensor: int, devices: list[jax.Device] | None = 
             f"mesh {given} does not fill {len(devices)} device(s); change mesh.data, mesh.fsdp or "
             "mesh.tensor so that their product is the number of devices"
         )
-    return jax.make_mesh(
-        tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
+    laid_out = mesh_utils.create_device_mesh(
+        tuple(sizes.values()), devices, allow_split_physical_axes=True
     )
+    return Mesh(laid_out, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def spec(logical: tuple[str | None, ...]) -> PartitionSpec:
@@ -126,8 +130,8 @@ def rows_here(mesh: Mesh, rows: int) -> tuple[int, ...]:
     Where the rest of the mesh reaches over several processes, each of them has the same rows.
     """
     held = sharding(mesh, ("rows",)).addressable_devices_indices_map((rows,)).values()
-    parts = {index[0].indices(rows) for index in held if index is not None}
-    return tuple(sorted({row for part in parts for row in range(*part)}))
+    parts = [index[0] for index in held if index is not None]
+    return tuple(sorted({row for part in parts for row in range(*part.indices(rows))}))
 
 
 def constrain(x: jax.Array, mesh: Mesh, logical: tuple[str | None, ...]) -> jax.Array:

@@ -129,9 +129,18 @@ def flops_per_token(
 
 
 def execution(
-    config: llama.Config, mesh: Mesh, *, compute_dtype: str, backend: str, remat: str
+    config: llama.Config,
+    mesh: Mesh,
+    *,
+    compute_dtype: str,
+    backend: str,
+    remat: str,
+    verify: bool = True,
 ) -> llama.Execution:
     """How to run a model on this mesh.
+
+    Args:
+        verify: see `attention.build`.
 
     Raises:
         ConfigError: an unknown dtype or remat name, or a backend that cannot run here.
@@ -139,7 +148,7 @@ def execution(
     if remat not in llama.REMAT:
         raise ConfigError(f"model.remat {remat!r}: expected one of {', '.join(llama.REMAT)}")
     dtype = float_type("model.compute_dtype", compute_dtype)
-    function = attention.build(backend, mesh, config.window, dtype)
+    function = attention.build(backend, mesh, config.window, dtype, verify)
     return llama.Execution(mesh, dtype, function, remat)
 
 

@@ -37,6 +37,7 @@ ARGUMENTS = {
         "paper=report",
         "paper=script,loss=safe",
     ],
+    "plan": [None, "table"],
     "raft": [
         None,
         "demo",
@@ -112,6 +113,10 @@ KEYS = {
         data.prefer data.bad_rows
         dpo.objective dpo.beta dpo.smoothing dpo.margin dpo.nll_weight dpo.reference
         dpo.reference_folder dpo.protocol_notes
+    """,
+    "plan": """
+        stage plan.run plan.set plan.slice plan.mesh plan.example_tokens plan.search plan.price
+        model.size
     """,
     "raft": " ".join(set(TRAINING_KEYS.split()) - {"data.train", "data.eval_rows"})
     + """

@@ -18,6 +18,7 @@ from safety_jax.data.sources import open_source
 from safety_jax.data.tokenizer import load_tokenizer
 from safety_jax.models import decode, hf, hf_config, lora, peft
 from safety_jax.models import folder as folders
+from safety_jax.scoring import refusal
 
 GREEDY = decode.Settings(
     temperature=0.0, top_k=0, top_p=1.0, frequency_penalty=0.0, beams=1, length_penalty=1.0,
@@ -26,7 +27,10 @@ GREEDY = decode.Settings(
 PACE = decode.Pace(
     lanes=64, prefill_prompts=64, bucket_tokens=64, chunk_steps=16, cache_dtype=jnp.float32
 )
-REFUSAL = "I am sorry, but I cannot"  # how every refusal of the demo's data begins
+
+
+def refuses(answer: str) -> bool:
+    return refusal.classify(answer).label in (refusal.FULL, refusal.PARTIAL)
 
 
 def main():
@@ -59,8 +63,8 @@ def main():
         print(f"\n{row['instruction']}  ({row['kind']})\n  before: {before}\n  after:  {after}")
         count = refused[row["kind"]]
         count[0] += 1
-        count[1] += before.startswith(REFUSAL)
-        count[2] += after.startswith(REFUSAL)
+        count[1] += refuses(before)
+        count[2] += refuses(after)
     print()
     for kind, (asked, before, after) in refused.items():
         print(f"{kind} requests refused: {before} of {asked} before, {after} of {asked} after")
