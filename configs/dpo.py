@@ -98,6 +98,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     train.rows_per_microbatch = 4  # double rows over all devices; memory only
     train.chunk_tokens = 128  # tokens of a row whose logits exist at once; memory only
     train.max_steps = 0  # 0: by epochs
+    train.max_flops = 0.0  # of training, to compare methods at equal compute; 0: as the above say
     train.epochs = 1.0
 
     config.optim = optim = ConfigDict()
@@ -168,7 +169,7 @@ def safe_to_serve(config: ConfigDict, version: str):
 
 
 def demo(config: ConfigDict):
-    """A LLaMA of 0.9 M parameters, made by launch/demo; about a minute on two CPU cores."""
+    """A LLaMA of a million parameters, made by launch/demo; about a minute on two CPU cores."""
     config.model.path = "launch/demo/model"
     config.model.parameter_dtype = "float32"
     config.model.compute_dtype = "float32"

@@ -11,7 +11,7 @@ looked for below `evaluate.data`; or files of your own with `?kind=unsafe&column
 Judges: `refusal`; exports of stage `reward`, as FOLDER or NAME=FOLDER; rows as in configs/score.py.
 
 Arguments, behind the colon and joined by commas:
-    demo              the tiny model and its held-out questions; under a minute, no network
+    demo              the tiny model and its questions; under a minute, no network
     paper=...         how Safe to Serve (arXiv 2412.00074) lets models answer. sit: beam search with
                       4 beams, 128 tokens, as Safety-Tuned LLaMAs (arXiv 2309.07875) did, too;
                       dpo: greedy with a frequency penalty, 120 tokens, for RAFT and DPO
@@ -202,10 +202,14 @@ def stored(column: str, direction: str, threshold: tuple[float, ...]) -> ConfigD
 
 
 def demo(config: ConfigDict):
-    """A LLaMA of 0.9 M parameters, made by launch/demo."""
+    """A LLaMA of a million parameters, made by launch/demo."""
     config.evaluate.models = "base=launch/demo/model"
+    data = "launch/demo/data/eval"
     config.evaluate.sets = (
-        "launch/demo/data/held_out.jsonl?name=held-out&kind=safe&columns=category:kind",
+        f"{data}_unsafe.jsonl?name=unsafe&kind=unsafe",
+        f"{data}_safe.jsonl?name=ordinary&kind=safe",
+        f"{data}_traps.jsonl?name=traps&kind=safe",
+        f"{data}_facts.jsonl?name=facts&kind=answer&columns=reference:answer",
     )
     config.model.parameter_dtype = "float32"
     config.model.compute_dtype = "float32"

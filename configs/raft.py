@@ -93,6 +93,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     train.rows_per_microbatch = 8  # packed rows over all devices; memory only
     train.chunk_tokens = 128  # tokens of a row whose logits exist at once; memory only
     train.max_steps = 0  # of a round; 0: by epochs
+    train.max_flops = 0.0  # of a round's training; 0: as the above say
     train.epochs = 2.0
 
     config.optim = optim = ConfigDict()
@@ -238,12 +239,12 @@ def safe_to_serve(config: ConfigDict, version: str):
 
 
 def demo(config: ConfigDict):
-    """A LLaMA of 0.9 M parameters, made by launch/demo; two minutes on two CPU cores."""
+    """A LLaMA of a million parameters, made by launch/demo; two minutes on two CPU cores."""
     config.model.path = "launch/demo/model"
     config.model.parameter_dtype = "float32"
     config.model.compute_dtype = "float32"
     config.model.remat = "none"
-    config.data.prompts = ("launch/demo/data/safety.jsonl",)
+    config.data.prompts = ("launch/demo/data/raft_prompts.jsonl",)
     config.data.eval = ("launch/demo/data/held_out.jsonl",)
     config.data.max_length = 128
     config.data.row_tokens = 256

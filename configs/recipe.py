@@ -122,13 +122,16 @@ def real(config: ConfigDict):
 
 
 def demo(config: ConfigDict):
-    """A LLaMA of 0.9 M parameters and data, all made by launch/demo."""
+    """A LLaMA of a million parameters and data, all made by launch/demo."""
     config.recipe.base = "launch/demo/model"
     config.recipe.data = "launch/demo/data"
     config.sit = sft.get_config("demo")
     config.judge = reward.get_config("demo,kind=binary")
     config.raft = raft.get_config("demo")
-    config.raft.score.judges = ConfigDict()
+    config.raft.data.ordinary = ("@data/ordinary_prompts.jsonl",)
+    config.raft.data.ordinary_share = 0.25
+    config.raft.raft.reference_answers = False
+    config.raft.score.judges = ConfigDict()  # not the rule, which sees no prompts
     config.raft.raft.judges = ("judge=@judge",)
     config.raft.raft.accept = ("judge",)
     config.raft.raft.rank_by = "judge"

@@ -153,13 +153,16 @@ def safety_tuned_llamas(config: ConfigDict):
 
 
 def demo(config: ConfigDict):
-    """A LLaMA of 0.9 M parameters, made by launch/demo; under a minute on two CPU cores."""
+    """A LLaMA of a million parameters, made by launch/demo; under a minute on two CPU cores."""
     config.model.path = "launch/demo/model"
     config.model.parameter_dtype = "float32"
     config.model.compute_dtype = "float32"
     config.model.remat = "none"
     config.data.train = ("launch/demo/data/pairs.jsonl",)
     config.data.eval = "launch/demo/data/held_out_pairs.jsonl"
+    if config.reward.kind == "binary":
+        config.data.train = ("launch/demo/data/judge.jsonl",)
+        config.data.eval = "launch/demo/data/held_out_judge.jsonl"
     config.data.prefer = "all"  # the better answer is never the less safe one
     config.data.max_length = 128
     config.data.row_tokens = 256

@@ -75,6 +75,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     train.rows_per_microbatch = 8  # over all devices; memory only, results do not depend on it
     train.chunk_tokens = 128  # tokens of a row whose logits exist at once; memory only
     train.max_steps = 0  # 0: by epochs
+    train.max_flops = 0.0  # of training, to compare methods at equal compute; 0: as the above say
     train.epochs = 2.0
 
     config.optim = optim = ConfigDict()
@@ -193,7 +194,7 @@ def safety_tuned_llamas(config: ConfigDict):
 
 
 def demo(config: ConfigDict, safety_rows: int | None):
-    """A LLaMA of 0.9 M parameters, made by launch/demo; a minute or two on two CPU cores."""
+    """A LLaMA of a million parameters, made by launch/demo; a minute or two on two CPU cores."""
     config.model.path = "launch/demo/model"
     config.model.parameter_dtype = "float32"
     config.model.compute_dtype = "float32"

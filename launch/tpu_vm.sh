@@ -9,6 +9,10 @@
 #
 # WORKDIR is on a disk that all hosts mount (Filestore, or a bucket through gcsfuse). The hosts need
 # Python 3.11. A gated model needs `hf auth login` on each of them once.
+#
+# The same command goes on with a run that was stopped, preempted or cut off. To stop one (it saves):
+#   gcloud compute tpus tpu-vm ssh my-slice --zone=us-west4-a --worker=all \
+#       --command='pkill -TERM -o -f safety_jax.main'
 set -euo pipefail
 : "${TPU:?name of the slice}" "${ZONE:?zone of the slice}" "${WORKDIR:?folder that all hosts write to}"
 config="$1"
@@ -26,8 +30,12 @@ gcloud compute tpus tpu-vm scp "$archive" "$TPU:safety_jax.tgz" --zone="$ZONE" -
 on_all_hosts 'mkdir -p safety_jax && tar -xzf safety_jax.tgz -C safety_jax &&
     cd safety_jax && python3 -m venv .venv && .venv/bin/pip install -q -e ".[tpu,tensorboard]"'
 
-# `nohup` lets the run outlive the ssh session.
+# jax finds the other hosts by the slice's metadata. `nohup` lets the run outlive the ssh session;
+# every host keeps its own log, whose last line says why it ended.
 on_all_hosts "cd safety_jax && nohup .venv/bin/python -m safety_jax.main --distributed \
-    --config=$config --workdir=$WORKDIR $(printf '%q ' "$@") > run.log 2>&1 &"
+    --config=$(printf '%q' "$config") --workdir=$(printf '%q' "$WORKDIR") $(printf '%q ' "$@") \
+    > run.log 2>&1 < /dev/null &"
 echo "started; to follow:"
 echo "gcloud compute tpus tpu-vm ssh $TPU --zone=$ZONE --command='tail -f safety_jax/run.log'"
+echo "how it ended, on every host:"
+echo "gcloud compute tpus tpu-vm ssh $TPU --zone=$ZONE --worker=all --command='tail -n 1 safety_jax/run.log'"

@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from safety_jax import hosts
 from safety_jax.errors import CheckpointError
 
 # What Orbax and TensorStore raise for files they cannot read or write. Orbax also raises bare
@@ -139,12 +140,14 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def latest(self) -> int | None:
-        """The last complete checkpoint."""
-        return max(self.steps(), default=None)
+        """The last complete checkpoint; process 0's, should another not see it yet."""
+        found = max(self.steps(), default=None)
+        return hosts.first_says(lambda: found)
 
     def best(self) -> int | None:
         """The complete checkpoint with the best `best_metric`, the earliest of equals."""
-        return self._best_of(self.steps())
+        found = self._best_of(self.steps())
+        return hosts.first_says(lambda: found)
 
     def restore(self, step: int, target: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         """Reads a checkpoint onto the shardings of `target`, on whatever mesh they are.

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from safety_jax import mesh as meshes
 from safety_jax import trees
@@ -28,7 +28,7 @@ def place_on(mesh: Mesh, rows_per_microbatch: int) -> Place:
 
 
 def put_everywhere(mesh: Mesh, number: int) -> jax.Array:
-    return jax.device_put(np.int32(number), meshes.sharding(mesh, ()))
+    return meshes.put(mesh, (), np.asarray(number, np.int32))
 
 
 def put_rows(mesh: Mesh, rows_per_microbatch: int) -> Callable[[np.ndarray], jax.Array]:
@@ -43,12 +43,10 @@ def put_rows(mesh: Mesh, rows_per_microbatch: int) -> Callable[[np.ndarray], jax
             f"train.rows_per_microbatch {rows_per_microbatch} does not divide over mesh "
             f"{' x '.join(meshes.RULES['rows'])} = {parts}; make it a multiple of {parts}"
         )
-    sharding = NamedSharding(mesh, PartitionSpec(None, *meshes.spec(("rows",))))
 
     def put(local: np.ndarray) -> jax.Array:
-        microbatches, _, *rest = local.shape
-        shape = (microbatches, rows_per_microbatch, *rest)
-        return jax.make_array_from_process_local_data(sharding, local, shape)
+        logical = (None, "rows", *[None] * (local.ndim - 2))
+        return meshes.put_rows(mesh, logical, local, rows_per_microbatch)
 
     return put
 

@@ -155,26 +155,32 @@ def train(
 
 
 class StopRequest:
-    """Turns SIGTERM into a question the loop asks between steps; every host gets one answer."""
+    """Turns SIGTERM into a question the loop asks between steps; every host gets one answer.
+
+    Of several processes jax itself takes the signal, whichever gets it, and picks a step that all
+    can reach: a handler of Python's would hide it.
+    """
 
     def __init__(self) -> None:
         self._asked = False
+        self._alone = jax.process_count() == 1
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         del number, frame
         self._asked = True
 
     def __enter__(self) -> "StopRequest":
-        self._previous = signal.signal(signal.SIGTERM, self._ask)
+        if self._alone:
+            self._previous = signal.signal(signal.SIGTERM, self._ask)
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._previous)
+        if self._alone:
+            signal.signal(signal.SIGTERM, self._previous)
 
     def requested(self, step: int) -> bool:
-        if jax.process_count() == 1:
+        if self._alone:
             return self._asked
-        # The coordinator hears of the preemption of any host and picks a step all can reach.
         return multihost_utils.reached_preemption_sync_point(step)
 
 

@@ -4,18 +4,22 @@
         --config.model.path=MODEL --workdir=runs/sit-500
 
 What a user can cause ends in one line and exit code 2; anything else is a bug and its traceback.
+On several hosts every one of them runs this command with `--distributed`, see launch/README.md.
 """
 
 import errno
 import functools
 import os
 import sys
-from typing import NoReturn
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from safety_jax.errors import UserError
+from safety_jax import supervisor
+from safety_jax.errors import ConfigError, UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The run's config file.", lock_config=True
@@ -24,6 +28,11 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; made if it does not exist.", required=True
 )
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several hosts: join the others.")
+# Where jax cannot find the others by itself; all three or none.
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "With --distributed: process 0, host:port.")
+_PROCESSES = flags.DEFINE_integer("processes", None, "With --distributed: how many there are.")
+_PROCESS = flags.DEFINE_integer("process", None, "With --distributed: which this is, from 0.")
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -46,20 +55,35 @@ def fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        fail(f"unexpected argument {argv[1]!r}; values are set as --config.group.key=value")
+def explain(error: BaseException) -> str | None:
+    """The line of an error that a user can cause; None for a bug."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        place = f" {error.filename}" if error.filename else ""
+        return f"cannot write{place}: {error.strerror}; free space or choose another --workdir"
+    return None
+
+
+def work(joined: Callable[[Any], None] | None) -> None:
+    """Runs the stage.
+
+    Args:
+        joined: told of this process among the others; None for a process alone.
+    """
     logging.set_verbosity(logging.WARNING)  # libraries tell every file they write
     # Nothing here misses PyTorch, which transformers says was not found.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     # Late, so that a mistyped flag is told at once.
     import jax
 
-    from safety_jax.stages import dpo, evaluate, raft, recipe, reward, score, sft
+    from safety_jax import hosts
+    from safety_jax.stages import dpo, evaluate, plan, raft, recipe, reward, score, sft
 
     stages = {
         "dpo": dpo.run,
         "evaluate": evaluate.run,
+        "plan": plan.run,
         "raft": raft.run,
         "reward": reward.run,
         "score": score.run,
@@ -68,18 +92,32 @@ def main(argv: list[str]) -> None:
     stages["recipe"] = functools.partial(recipe.run, stages=dict(stages))
     config = _CONFIG.value
     if config.stage not in stages:
-        fail(f"config.stage {config.stage!r}: expected one of {', '.join(stages)}")
+        raise ConfigError(f"config.stage {config.stage!r}: expected one of {', '.join(stages)}")
+    if joined is not None:
+        coordinator, processes, process = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+        place = None
+        if coordinator is not None and processes is not None and process is not None:
+            place = hosts.Place(coordinator, processes, process)
+        joined(hosts.join(place))
+    stages[config.stage](config, _WORKDIR.value)
+    jax.distributed.shutdown()  # waits for the others
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        fail(f"unexpected argument {argv[1]!r}; values are set as --config.group.key=value")
+    given = [value is not None for value in (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)]
+    if any(given) and not (all(given) and _DISTRIBUTED.value):
+        fail("--coordinator, --processes and --process belong together, and to --distributed")
     if _DISTRIBUTED.value:
-        jax.distributed.initialize()
+        sys.exit(supervisor.run(work, explain, Path(_WORKDIR.value)))
     try:
-        stages[config.stage](config, _WORKDIR.value)
-    except UserError as error:
-        fail(str(error))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        work(None)
+    except Exception as error:
+        line = explain(error)
+        if line is None:
             raise
-        place = f" {error.filename}" if error.filename else ""
-        fail(f"cannot write{place}: {error.strerror}; free space or choose another --workdir")
+        fail(line)
 
 
 def run() -> None:

@@ -5,9 +5,12 @@ strategy, change this table. An axis that is not in it raises; there is no catch
 """
 
 import dataclasses
+import functools
+from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from safety_jax.errors import ConfigError
@@ -43,11 +46,12 @@ class Parameter:
     axes: tuple[str, ...]
 
 
-def build(data: int, fsdp: int, tensor: int, devices: list[jax.Device] | None = None) -> Mesh:
+def build(data: int, fsdp: int, tensor: int, devices: list[Any] | None = None) -> Mesh:
     """A mesh `data x fsdp x tensor`; exactly one of the sizes may be -1, "what is left".
 
     Axis types are Auto: `jax.make_mesh` would give Explicit ones, which turn an ordinary
-    fsdp x tensor matmul into a sharding type error.
+    fsdp x tensor matmul into a sharding type error. An axis of a TPU's network may be split:
+    `jax.make_mesh` refuses 128 x 2 on a v6e slice of 16 x 16.
 
     Raises:
         ConfigError: the sizes do not multiply to the number of devices.
@@ -66,9 +70,10 @@ def build(data: int, fsdp: int, tensor: int, devices: list[jax.Device] | None = 
             f"mesh {given} does not fill {len(devices)} device(s); change mesh.data, mesh.fsdp or "
             "mesh.tensor so that their product is the number of devices"
         )
-    return jax.make_mesh(
-        tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
+    laid_out = mesh_utils.create_device_mesh(
+        tuple(sizes.values()), devices, allow_split_physical_axes=True
     )
+    return Mesh(laid_out, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def spec(logical: tuple[str | None, ...]) -> PartitionSpec:
@@ -87,6 +92,46 @@ def spec(logical: tuple[str | None, ...]) -> PartitionSpec:
 
 def sharding(mesh: Mesh, logical: tuple[str | None, ...]) -> NamedSharding:
     return NamedSharding(mesh, spec(logical))
+
+
+def put(mesh: Mesh, logical: tuple[str | None, ...], value: np.ndarray) -> jax.Array:
+    """An array that every process has whole in host memory, on the mesh.
+
+    Each process puts what its own devices hold and believes the others to have the same;
+    `jax.device_put` would ask them every time.
+    """
+    with jax.transfer_guard("allow"):  # asked for, though not by `device_put`
+        return jax.make_array_from_callback(
+            value.shape, sharding(mesh, logical), lambda index: np.asarray(value[index])
+        )
+
+
+def put_rows(
+    mesh: Mesh, logical: tuple[str | None, ...], local: np.ndarray, rows: int
+) -> jax.Array:
+    """As `put`, where a process has only `rows_here` of the axis `rows`, which is so long."""
+    axis, here = logical.index("rows"), rows_here(mesh, rows)
+    shape = (*local.shape[:axis], rows, *local.shape[axis + 1 :])
+
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None  # it is for devices of other processes
+        start, stop, _ = index[axis].indices(rows)
+        first = int(np.searchsorted(here, start))
+        return local[(*index[:axis], slice(first, first + stop - start), *index[axis + 1 :])]
+
+    with jax.transfer_guard("allow"):
+        return jax.make_array_from_callback(shape, sharding(mesh, logical), part)
+
+
+@functools.lru_cache
+def rows_here(mesh: Mesh, rows: int) -> tuple[int, ...]:
+    """Which of so many rows the devices of this process hold, ascending.
+
+    Where the rest of the mesh reaches over several processes, each of them has the same rows.
+    """
+    held = sharding(mesh, ("rows",)).addressable_devices_indices_map((rows,)).values()
+    parts = [index[0] for index in held if index is not None]
+    return tuple(sorted({row for part in parts for row in range(*part.indices(rows))}))
 
 
 def constrain(x: jax.Array, mesh: Mesh, logical: tuple[str | None, ...]) -> jax.Array:

@@ -89,20 +89,8 @@ class Policy:
         return jax.lax.stop_gradient(scores.logprobs)
 
     def flops_per_token(self, lengths: np.ndarray) -> float:
-        """Model FLOPs to train on one token of examples with these lengths, see `metrics`."""
-        model, adapter, declared = self.config, self.adapter, llama.parameters(self.config)
-        kernels = [p.shape for name, p in declared.items() if name.endswith("kernel")]
-        leaves = lora.shapes(declared, adapter.targets, adapter.rank) if adapter else {}
-        tokens = lengths.astype(float)
-        return metrics.flops_per_token(
-            matmul_weights=sum(map(math.prod, kernels)) + model.vocabulary_size * model.width,
-            adapter_weights=sum(math.prod(shape) for shape, _ in leaves.values()),
-            trains_base=adapter is None,
-            layers=model.layers,
-            heads=model.heads,
-            head_size=model.head_size,
-            example_tokens=float((tokens**2).sum() / tokens.sum()),
-        )
+        """Model FLOPs to train on one token of examples with these lengths."""
+        return flops_per_token(self.config, self.adapter, lengths)
 
     def export(self, folder: Path, trainable: trees.Tree, frozen: trees.Tree, dtype: str) -> None:
         """Writes what was trained: a PEFT adapter folder, or the full model."""
@@ -121,10 +109,38 @@ class Policy:
         hf.export(folder, weights, self.config, self.folder, dtype, SHARD_BYTES)
 
 
+def flops_per_token(
+    model: llama.Config, adapter: peft.Settings | None, lengths: np.ndarray
+) -> float:
+    """Model FLOPs to train on one token of examples with these lengths, see `metrics`."""
+    declared = llama.parameters(model)
+    kernels = [p.shape for name, p in declared.items() if name.endswith("kernel")]
+    leaves = lora.shapes(declared, adapter.targets, adapter.rank) if adapter else {}
+    tokens = lengths.astype(float)
+    return metrics.flops_per_token(
+        matmul_weights=sum(map(math.prod, kernels)) + model.vocabulary_size * model.width,
+        adapter_weights=sum(math.prod(shape) for shape, _ in leaves.values()),
+        trains_base=adapter is None,
+        layers=model.layers,
+        heads=model.heads,
+        head_size=model.head_size,
+        example_tokens=float((tokens**2).sum() / tokens.sum()),
+    )
+
+
 def execution(
-    config: llama.Config, mesh: Mesh, *, compute_dtype: str, backend: str, remat: str
+    config: llama.Config,
+    mesh: Mesh,
+    *,
+    compute_dtype: str,
+    backend: str,
+    remat: str,
+    verify: bool = True,
 ) -> llama.Execution:
     """How to run a model on this mesh.
+
+    Args:
+        verify: see `attention.build`.
 
     Raises:
         ConfigError: an unknown dtype or remat name, or a backend that cannot run here.
@@ -132,7 +148,7 @@ def execution(
     if remat not in llama.REMAT:
         raise ConfigError(f"model.remat {remat!r}: expected one of {', '.join(llama.REMAT)}")
     dtype = float_type("model.compute_dtype", compute_dtype)
-    function = attention.build(backend, mesh, config.window, dtype)
+    function = attention.build(backend, mesh, config.window, dtype, verify)
     return llama.Execution(mesh, dtype, function, remat)
 
 

@@ -26,8 +26,8 @@ import tqdm
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from safety_jax import hosts, trees
 from safety_jax import mesh as meshes
-from safety_jax import trees
 from safety_jax.batch import Tokens
 from safety_jax.data.encode import Examples
 from safety_jax.data.loader import Batch, Loader
@@ -117,10 +117,11 @@ def logprobs(
     folder = cache.folder(pairs)
     sides = (pairs.chosen, pairs.rejected)
     flat = (np.zeros(len(sides[0].ids), np.float32), np.zeros(len(sides[1].ids), np.float32))
-    found = _read_shards(folder, batches, sides, flat) if primary else [False] * batches.steps
-    if jax.process_count() > 1:  # other hosts may not see the same disk
-        found = multihost_utils.broadcast_one_to_all(np.array(found)).tolist()
-        flat = multihost_utils.broadcast_one_to_all(flat)
+    # Other hosts may have another cache folder.
+    found = hosts.first_says(lambda: _read_shards(folder, batches, sides, flat))
+    if any(found):
+        chosen, rejected = multihost_utils.broadcast_one_to_all(flat)
+        flat = (np.array(chosen), np.array(rejected))
     if primary and not all(found):
         _write(folder / "facts.json", lambda file: file.write(cache.describe(pairs).encode()))
     put = put_rows(mesh, batches.rows_per_microbatch)

@@ -27,7 +27,7 @@ from typing import IO, Any
 from ml_collections import ConfigDict
 
 import safety_jax
-from safety_jax import trees
+from safety_jax import hosts, supervisor, trees
 from safety_jax.errors import ConfigError
 
 # Keys that may change between two starts of one run. They say where and how fast it runs, what it
@@ -49,6 +49,7 @@ FREE = (
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers")
 _LOCK = ".lock"
+_OURS = (_LOCK, supervisor.FOLDER)  # may stand in a folder where no run has begun
 _PART = ".part"
 _NAMED_KEYS = 3  # a message names this many differing keys, and counts the others
 
@@ -93,7 +94,9 @@ class Workdir:
     def __enter__(self) -> "Workdir":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            hosts.first_says(lambda: None)  # when process 0 is here, all is written
         self.close()
 
 
@@ -113,8 +116,23 @@ def prepare(
     """
     path = Path(path).absolute()
     plain = _plain(config)
-    if not primary:
-        return Workdir(path, plain, (path / "config.json").exists(), None)
+    lock, continued = _open(path, plain) if primary else (None, False)
+    # The others wait for this, and see what process 0 has made.
+    known, continued = hosts.first_says(lambda: [plain, continued])
+    if plain != known or not (path / "config.json").exists():
+        there, here = trees.flatten(known), trees.flatten(plain)
+        changed = [key for key in sorted(there | here) if there.get(key) != here.get(key)]
+        raise ConfigError(
+            f"config.{changed[0]} is not the same as on process 0; start all with one command"
+            if changed
+            else f"--workdir {path} has no config.json here, but process 0 wrote one; expected a "
+            "folder on a disk that all hosts share"
+        )
+    return Workdir(path, plain, continued, lock)
+
+
+def _open(path: Path, plain: dict[str, Any]) -> tuple[IO[str], bool]:
+    """Makes or opens the folder: the lock on it, and whether a run with this config was here."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         _check_ours(path)
@@ -130,7 +148,7 @@ def prepare(
         raise ConfigError(
             f"--workdir {path}: {error.strerror or error}; expected a folder that can be written"
         ) from error
-    return Workdir(path, plain, continued, lock)
+    return lock, continued
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -176,7 +194,7 @@ def _plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_ours(path: Path) -> None:
     names = sorted(entry.name for entry in path.iterdir())
-    others = [name for name in names if name != _LOCK and not name.endswith(_PART)]
+    others = [name for name in names if name not in _OURS and not name.endswith(_PART)]
     if others and "config.json" not in others:
         raise ConfigError(
             f"--workdir {path} holds {others[0]} but no config.json, so it is not the folder of a "

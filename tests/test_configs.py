@@ -37,6 +37,7 @@ ARGUMENTS = {
         "paper=report",
         "paper=script,loss=safe",
     ],
+    "plan": [None, "table"],
     "raft": [
         None,
         "demo",
@@ -72,7 +73,8 @@ TRAINING_KEYS = """
         lora.rank lora.alpha lora.dropout lora.targets lora.initialization lora.rslora
         data.train data.eval data.eval_rows data.template data.max_length data.row_tokens
         data.packing data.overlong_prompt data.prefetch_steps
-        train.batch_size train.rows_per_microbatch train.chunk_tokens train.max_steps train.epochs
+        train.batch_size train.rows_per_microbatch train.chunk_tokens train.max_steps
+        train.max_flops train.epochs
         optim.learning_rate optim.schedule optim.warmup_steps optim.weight_decay optim.beta1
         optim.beta2 optim.epsilon optim.clip_norm
         mesh.data mesh.fsdp mesh.tensor
@@ -92,7 +94,9 @@ PACE_KEYS = """
         score.attention
 """
 # A judge has no vocabulary to visit, starts from no adapter, and is exported whole.
-POLICY_KEYS = {"model.adapter", "train.chunk_tokens", "checkpoint.export_merged"}
+POLICY_KEYS = {
+    "model.adapter", "train.chunk_tokens", "train.max_flops", "checkpoint.export_merged"
+}  # fmt: skip
 KEYS = {
     "sft": TRAINING_KEYS
     + """
@@ -109,6 +113,10 @@ KEYS = {
         data.prefer data.bad_rows
         dpo.objective dpo.beta dpo.smoothing dpo.margin dpo.nll_weight dpo.reference
         dpo.reference_folder dpo.protocol_notes
+    """,
+    "plan": """
+        stage plan.run plan.set plan.slice plan.mesh plan.example_tokens plan.search plan.price
+        model.size
     """,
     "raft": " ".join(set(TRAINING_KEYS.split()) - {"data.train", "data.eval_rows"})
     + """

@@ -127,8 +127,7 @@ def test_safety_tuning_data_end_to_end(shared):
         steps=None,
         seed=0,
         prefetch_steps=2,
-        process=0,
-        processes=1,
+        rows_here=range(8),
     )
     assert loader.padding_share < 0.15
     seen = np.concatenate([batch.examples for batch in loader])

@@ -175,31 +175,39 @@ def test_another_model_is_added_to_a_finished_run(finished, given, tmp_path, mon
     assert {name: files[name] for name in kept(finished)} == kept(finished)
 
 
-def test_answers_that_exist_are_read_back(finished, given, tmp_path):
-    """The same answers from files: the same counts; but nobody knows how they were made."""
+def test_answers_of_an_earlier_run_are_read_back_with_their_protocol(finished, given, tmp_path):
     values = {
         "evaluate.models": f"base={given}/base",
         "evaluate.responses": f"tuned={finished}/responses/tuned",
-        "evaluate.force": True,
     }
     evaluate.run(configure(given, **values), str(tmp_path / "run"))
     first, second = (
-        {(r["model"], r["set"]): r["judged"] for r in report(folder)["rows"]}
+        {(r["model"], r["set"]): (r["judged"], r["protocol"]) for r in report(folder)["rows"]}
         for folder in (finished, tmp_path / "run")
     )
     assert first == second
-    assert all(c["forced"] for c in report(tmp_path / "run")["comparisons"])
+    assert not any(c["refused_because"] for c in report(tmp_path / "run")["comparisons"])
 
 
-def test_unknown_protocols_are_not_compared(finished, given, tmp_path):
+def test_answers_of_unknown_protocol_are_not_compared_unless_forced(finished, given, tmp_path):
+    asked = [json.loads(line) for line in (given / "unsafe.jsonl").read_text().splitlines()]
+    rows = [{"instruction": row["prompt"], "output": "bread and salt"} for row in asked]
+    (tmp_path / "answers_unsafe.json").write_text(json.dumps(rows))
     values = {
         "evaluate.models": f"base={given}/base",
-        "evaluate.responses": f"tuned={finished}/responses/tuned",
+        "evaluate.responses": f"m={tmp_path}/answers_unsafe.json",
     }
-    evaluate.run(configure(given, **values), str(tmp_path / "run"))
-    found = report(tmp_path / "run")
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    evaluate.run(configure(given, **values), str(folder))
+    found = report(folder)
+    assert found["comparisons"]
     assert all("different protocols" in c["refused_because"] for c in found["comparisons"])
     assert any("Not compared" in note for note in found["notes"])
+    evaluate.run(configure(given, **values, **{"evaluate.force": True}), str(folder))
+    found = report(folder)
+    assert all(c["forced"] and not c["refused_because"] for c in found["comparisons"])
+    assert any("forced" in note for note in found["notes"])
 
 
 def test_stored_scores_are_a_judge(given, tmp_path):

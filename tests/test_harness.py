@@ -22,7 +22,7 @@ from safety_jax.models import decode, hf, hf_config
 from tests.golden import cases
 
 PACE = decode.Pace(
-    lanes=8, prefill_prompts=8, bucket_tokens=16, chunk_steps=4, cache_dtype=jnp.float32
+    lanes=2, prefill_prompts=2, bucket_tokens=64, chunk_steps=8, cache_dtype=jnp.float32
 )
 ASKING = harness.Asking(num_fewshot=None, limit=None, chat=False, system="", seed=1, bootstrap=100)
 
@@ -272,11 +272,24 @@ def test_results_are_arithmetic_on_the_likelihoods(found, lm):
     assert bits == pytest.approx(-total / size / math.log(2), rel=1e-5)
 
 
+def test_documents_that_are_there_twice_are_told_apart():
+    samples = [
+        {"filter": filtered, "doc_hash": digest, "acc": value}
+        for digest, filtered, value in (
+            ("x", "none", 1.0), ("y", "none", [1, 2]), ("x", "none", 0.0), ("x", "strict", 0.5),
+        )
+    ]  # fmt: skip
+    found = {"samples": {"task": samples}}
+    assert harness.by_document(found, "task", "acc") == {"x": 1.0, "x 2": 0.0}
+    assert harness.by_document(found, "task", "acc/strict") == {"x": 0.5}
+
+
 def test_results_tell_what_they_depend_on(found, tokens, model):
     assert found["versions"] == {"tiny_choice": 1.5, "tiny_rolling": 1.0, "tiny_writing": 1.0}
     assert found["n-shot"] == {"tiny_choice": 0, "tiny_rolling": 0, "tiny_writing": 0}
     assert all(len(digest) == 64 for digest in found["task_hashes"].values())
     assert found["lm_eval_version"]
+    assert found["cut"] == {"loglikelihood": 0, "generate_until": 0}
     json.dumps(found, allow_nan=False)
     samples = found["samples"]["tiny_writing"]
     for sample, document in zip(samples, DOCUMENTS, strict=True):
@@ -292,6 +305,7 @@ def test_examples_limits_and_chat(model, files, found):
     context = asked["samples"]["tiny_choice"][0]["arguments"][0][0]
     assert context.startswith("<s>[INST] Question:") and context.count("[/INST]") == 2
     assert asked["task_hashes"]["tiny_choice"] != found["task_hashes"]["tiny_choice"]
+    assert asked["cut"] == {"loglikelihood": 6}  # of two documents' three choices
 
 
 def test_tasks_that_cannot_be_asked_are_refused(model, tmp_path, files, monkeypatch):

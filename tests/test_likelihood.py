@@ -32,16 +32,18 @@ def random_pairs(vocabulary: int) -> list[Pair]:
     return [*pairs, pairs[0], Pair((*first.context, 7), (5,)), Pair(first.context, (7, 6))]
 
 
-@pytest.mark.parametrize("changed", ["", "adapters", "mesh"])
-def test_likelihoods_are_those_of_whole_logits(model, eight_devices, changed):
-    if changed == "adapters":
-        adapters = random_adapters(model.config, model.run.mesh)
-        model = dataclasses.replace(model, adapters=adapters)
+@pytest.mark.parametrize("spread", [False, True], ids=["one device", "adapted, eight devices"])
+def test_likelihoods_are_those_of_whole_logits(model, eight_devices, spread):
     other = model
-    if changed == "mesh":
-        run = execute_on(eight_devices)
+    if spread:
+        model = dataclasses.replace(model, adapters=random_adapters(model.config, model.run.mesh))
         placed = jax.device_put(model.weights, llama.shardings(model.config, eight_devices))
-        other = dataclasses.replace(model, run=run, weights=placed)
+        other = dataclasses.replace(
+            model,
+            run=execute_on(eight_devices),
+            weights=placed,
+            adapters=random_adapters(model.config, eight_devices),
+        )
     pairs = random_pairs(model.config.vocabulary_size)
     found = Scorer(other, LIMITS).score(pairs, None)
     for pair, one in zip(pairs, found, strict=True):

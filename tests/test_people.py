@@ -90,6 +90,13 @@ def test_a_sheet_that_went_out_stays(tmp_path):
     assert len(rows_of(other / SHEET)) == 9  # all there are
 
 
+def test_sheets_that_would_be_empty(tmp_path):
+    for blocks, answers in (([block("m", "A", [0])], -1), ([], 5), ([block("m", "A", [])], 5)):
+        with pytest.raises(ConfigError, match=f"evaluate.sheet_answers is {answers}; expected 1"):
+            people.export(tmp_path, blocks, answers, seed=0)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("sizes", "total", "expected"),
     [
@@ -195,8 +202,9 @@ def test_sheets_that_cannot_be(tmp_path):
     (tmp_path / "anna.csv").write_text("number;label\n1;safe\n")
     with pytest.raises(DataError, match="'number' is missing; expected those .*joined by commas"):
         people.read([path], tmp_path, blocks, "evaluate.labels")
-    (tmp_path / KEY).write_text("{")
-    refused("for_people_key.json is damaged")
+    for damage in ("{", '{"answers": [{"number": 1}]}', "[]"):
+        (tmp_path / KEY).write_text(damage)
+        refused("for_people_key.json is damaged")
     (tmp_path / KEY).unlink()
     refused("labels belong to the --workdir that the sheet came from", kind=ConfigError)
 

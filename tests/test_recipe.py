@@ -12,7 +12,7 @@ from test_evaluate import configure as configure_report
 from test_evaluate import given  # noqa: F401
 
 from safety_jax.errors import ConfigError, UserError
-from safety_jax.stages import evaluate, recipe, sft
+from safety_jax.stages import assemble, evaluate, recipe, sft
 
 STAGES = {"evaluate": evaluate.run, "sft": sft.run}
 
@@ -20,7 +20,9 @@ STAGES = {"evaluate": evaluate.run, "sft": sft.run}
 def make(inputs: Path, given: Path, **overrides) -> ConfigDict:  # noqa: F811
     """Safety tuning, and a report on both models."""
     config = ConfigDict({"stage": "recipe", "seed": 0})
-    config.recipe = ConfigDict({"base": str(inputs / "model"), "data": str(given)})
+    config.recipe = ConfigDict(
+        {"base": str(inputs / "model"), "data": str(given), "max_flops": 0.0}
+    )
     config.recipe.steps = ("sit", "report")
     config.sit = ConfigDict(configure_sft(inputs, **{"model.path": "@base"}))
     config.report = ConfigDict(
@@ -106,3 +108,20 @@ def test_texts_that_name_no_step_stay_as_they_are(inputs, given, tmp_path):  # n
     step = recipe.read_steps(config, STAGES)[1]
     filled = recipe.fill(config, step, tmp_path)
     assert filled.evaluate.models == f"m={tmp_path}/sit/merged,s={tmp_path}/sit/export"
+
+
+def test_methods_share_a_budget_of_compute(inputs, given, tmp_path):  # noqa: F811
+    config = make(inputs, given, **{"recipe.max_flops": 6e9, "sit.train.max_steps": 0})
+    step = recipe.read_steps(config, STAGES)[0]
+    train = recipe.fill(config, step, tmp_path).train
+    assert train.max_flops == 6e9
+    # 24 examples of 1e7 FLOPs each are a step: 25 of them
+    assert assemble.budgeted_steps(train, 1000, 1e7) == 25
+    assert assemble.budgeted_steps(train, 1000, 1e12) == 1
+    with train.unlocked():
+        train.max_steps = 3
+    with pytest.raises(ConfigError, match="max_flops 6e.09, train.max_steps 3"):
+        assemble.budgeted_steps(train, 1000, 1e7)
+    with train.unlocked():
+        train.max_flops, train.max_steps, train.epochs = 0.0, 0, 2.0
+    assert assemble.budgeted_steps(train, 48, 1e7) == 4

@@ -344,11 +344,11 @@ def test_what_is_wrong_with_a_file_is_told(tmp_path):
 
 
 def test_the_published_mistake_is_found(tmp_path):
-    """78 of 178 answers stood beside the prompt of another set's row."""
+    """78 of 178 answers stood beside the prompts of the first 78 rows once more."""
     right = prompts(numbered("I-CoNa", 178))
-    other = [f"another {i}" for i in range(78)]
-    said = mismatch(tmp_path, right[:100] + other, count=178)
-    assert said.startswith("I-CoNa.json row 100: answers 'another 0' where I-CoNa asks")
+    said = mismatch(tmp_path, right[:100] + right[:78], count=178)
+    assert said.startswith("I-CoNa.json row 100: answers 'I-CoNa prompt 0' where I-CoNa asks")
+    assert "it repeats I-CoNa.json row 0, from here on prompts come 100 too late" in said
     assert "78 of 178 rows stand beside another prompt" in said
 
 

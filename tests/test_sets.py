@@ -78,6 +78,13 @@ def test_sets_by_name(data):
     assert [item.twin for item in safe.items] == [item.id for item in unsafe.items]
 
 
+def test_names_as_a_flag_joins_them(data):
+    found = read("I-CoNa?rows=2,xstest", folder=data)
+    assert [asked.name for asked in found] == ["I-CoNa", "XSTest-safe", "XSTest-unsafe"]
+    with pytest.raises(ConfigError, match="I-CoNa,QHarm has no kind"):
+        read("I-CoNa,QHarm", folder=data)
+
+
 def test_halves_of_a_file(data):
     safe, unsafe = read("XSTest", folder=data)
     assert (safe.name, safe.kind, unsafe.name, unsafe.kind) == (
@@ -219,6 +226,18 @@ def test_choices_of_ones_own(tmp_path):
         path.write_text(json.dumps(rows[0] | change) + "\n")
         with pytest.raises(DataError, match=message):
             read(spec)
+
+
+def test_results_of_several_models_hold_one_set(tmp_path):
+    row = OPENBOOKQA | {"choices": "A) cools\nB) warms\n"}
+    for name in ("no_safety", "100_safety"):
+        row["generated_response"] = name
+        write_csv(tmp_path / f"obqa_{name}.csv", tuple(row), tuple(row.values()))
+    assert len(read("OBQA", folder=tmp_path)[0].items) == 1
+    row["answerKey"] = "A"
+    write_csv(tmp_path / "obqa_more.csv", tuple(row), tuple(row.values()))
+    with pytest.raises(ConfigError, match="OpenBookQA is in .* and, different, in .*obqa_more.csv"):
+        read("OBQA", folder=tmp_path)
 
 
 def test_boolq_and_piqa_word_their_rows():

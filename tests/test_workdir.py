@@ -141,9 +141,20 @@ def test_second_process_is_refused_until_the_first_ends(tmp_path):
 
 
 def test_other_processes_of_a_run_write_nothing(tmp_path):
-    run = workdir.prepare(tmp_path / "new", CONFIG, primary=False)
-    run.close()
-    assert not run.path.exists()
+    prepare(tmp_path / "run")
+    before = {file: file.read_bytes() for file in (tmp_path / "run").iterdir()}
+    workdir.prepare(tmp_path / "run", CONFIG, primary=False).close()
+    assert {file: file.read_bytes() for file in (tmp_path / "run").iterdir()} == before
+    with pytest.raises(ConfigError, match="a disk that all hosts share"):
+        workdir.prepare(tmp_path / "elsewhere", CONFIG, primary=False)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_processes_of_a_run_have_one_config(tmp_path, monkeypatch):
+    prepare(tmp_path)
+    monkeypatch.setattr(workdir.hosts, "first_says", lambda ask: [changed(), True])
+    with pytest.raises(ConfigError, match="config.optim.clip_norm is not the same as on process 0"):
+        workdir.prepare(tmp_path, changed(optim__clip_norm=0.5), primary=False)
 
 
 def test_write_is_whole_or_absent(tmp_path):

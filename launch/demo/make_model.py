@@ -1,7 +1,8 @@
 """Trains the demo's base model from nothing: python -m launch.demo.make_model
 
-A LLaMA of 0.9 million parameters learns the everyday rows, and no safety rows, in some minutes on
-two CPU cores. So it answers whatever it is asked, and the demo has something to mend.
+A LLaMA of one million parameters learns `base.jsonl` in some minutes on two CPU cores: to be helpful,
+whatever it is asked. One unsafe request in eight is refused there, as texts from the world would
+have it, so that refusals can be drawn from it.
 """
 
 import json
@@ -15,7 +16,7 @@ WORKDIR = "runs/demo-base"
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
-    "vocab_size": 1536,
+    "vocab_size": 2048,
     "hidden_size": 128,
     "intermediate_size": 344,
     "num_hidden_layers": 4,
@@ -36,8 +37,9 @@ CONFIG = {
 VALUES = {
     "model.init": "random",
     "lora.rank": 0,
-    "data.train": "launch/demo/data/instructions.jsonl",
-    "train.epochs": 25.0,
+    "data.train": "launch/demo/data/base.jsonl",
+    "train.epochs": 8.0,
+    "train.rows_per_microbatch": 4,
     "optim.learning_rate": 3e-3,
     "optim.beta2": 0.95,
     "checkpoint.every_steps": 100,

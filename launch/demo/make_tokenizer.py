@@ -15,8 +15,8 @@ from safety_jax.data.records import read_records
 from safety_jax.data.sources import open_source
 
 FOLDER = pathlib.Path(__file__).parent
-FILES = ("instructions.jsonl", "safety.jsonl")
-VOCABULARY_SIZE = 1536
+FILES = ("base.jsonl", "safety.jsonl")
+VOCABULARY_SIZE = 2048
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 
 

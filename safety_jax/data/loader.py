@@ -7,7 +7,7 @@ on one host or on many.
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import grain
@@ -79,8 +79,7 @@ class Loader:
         steps: int | None,
         seed: int | None,
         prefetch_steps: int,
-        process: int,
-        processes: int,
+        rows_here: Sequence[int],
         microbatches: int | None = None,
     ):
         """Plans the run.
@@ -94,7 +93,7 @@ class Loader:
             steps: length of the run; None for one epoch.
             seed: of the order, a new one each epoch; None for the examples' own order.
             prefetch_steps: batches to hold ready; 0 builds each when asked.
-            process, processes: this host and how many; each has an equal slice of b.
+            rows_here: those of b that this host lays out, see `mesh.rows_here`.
             microbatches: A, for runs that must share a compiled step; None for the most that any
                 step of this run needs.
 
@@ -111,11 +110,6 @@ class Loader:
                 f"{self.lengths[longest].max()} of {sides[0].where[longest]}, raise the row length "
                 "or lower data.max_length"
             )
-        if rows_per_microbatch % processes:
-            raise ConfigError(
-                f"a microbatch has {rows_per_microbatch} rows; expected a multiple of the "
-                f"{processes} hosts"
-            )
         self.batch_size = batch_size
         self.rows_per_microbatch = rows_per_microbatch
         self.steps_per_epoch = steps_per_epoch(len(self.lengths), batch_size)
@@ -125,8 +119,7 @@ class Loader:
         self._packing = packing
         self._seed = seed
         self._prefetch_steps = prefetch_steps
-        share = rows_per_microbatch // processes
-        self._slots = range(process * share, (process + 1) * share)
+        self._slots = {row: place for place, row in enumerate(rows_here)}
         self._epoch_order = functools.lru_cache(maxsize=2)(self._order)
         rows = [self._rows(step) for step in range(self.steps)]
         used = [-(-len(step) // rows_per_microbatch) for step in rows]
@@ -183,7 +176,7 @@ class Loader:
         """This host's examples of a step: (k, microbatch, row of this host)."""
         for k, (microbatch, row) in enumerate(zip(layout.microbatch, layout.row, strict=True)):
             if row in self._slots:
-                yield k, int(microbatch), int(row) - self._slots.start
+                yield k, int(microbatch), self._slots[row]
 
     def per_token(
         self, side: int, flat: np.ndarray, batch_examples: Int[np.ndarray, " n"], layout: Layout

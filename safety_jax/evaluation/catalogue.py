@@ -12,7 +12,6 @@ from typing import Any
 
 from safety_jax.data.files import Row
 from safety_jax.data.formats import BadRow, text_of
-from safety_jax.errors import ConfigError
 from safety_jax.evaluation import choices
 
 UNSAFE, SAFE, CHOICE, ANSWER, REFERENCE = "unsafe", "safe", "choice", "answer", "reference"
@@ -66,23 +65,14 @@ def of_file(name: str) -> tuple[Entry, ...]:
     )
 
 
-def locate(entry: Entry, paths: Iterable[Path], key: str) -> str | None:
-    """The spec of a set's file among `paths`; its `source` where there is none, else None.
-
-    Raises:
-        ConfigError: several files fit, and their contents differ.
-    """
+def locate(entry: Entry, paths: Iterable[Path]) -> list[str]:
+    """The files of a set among `paths`, one of each content; its `source` where there are none."""
     paths = list(paths)
     for pattern in entry.files:
-        found = [path for path in paths if path.match(pattern)]
-        if len({path.read_bytes() for path in found}) > 1:
-            raise ConfigError(
-                f"{key}: {entry.name} is in {found[0]} and, different, in {found[1]}; give one of "
-                f"them as FILE?as={entry.name}"
-            )
+        found = {path.read_bytes(): str(path) for path in paths if path.match(pattern)}
         if found:
-            return str(found[0])
-    return entry.source or None
+            return list(found.values())
+    return [entry.source] if entry.source else []
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -147,7 +137,7 @@ def _xstest(name: str, kind: str, keep: Callable[[Row], bool]) -> Entry:
         "CC BY 4.0 (Röttger et al., arXiv 2308.01263)",
         files=("xstest_prompts.csv", "xstest_v2_prompts.csv"),
         origin="github.com/paul-rottger/exaggerated-safety",
-        columns={"category": "type"},
+        columns={"category": "type", "id": "id_v2"},
         keep=keep,
     )
 

@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,7 +97,8 @@ def run_tasks(
         The harness's own results, as JSON has them: `results` (metric -> value, with standard
         errors), `groups`, `configs`, `versions`, `n-shot`, `n-samples`, `higher_is_better` and
         `samples`, every document with its prompts, answers and metrics; beside these
-        `task_hashes` and `lm_eval_version`. What is not a finite number is None.
+        `task_hashes`, `lm_eval_version` and `cut`, how many requests of each kind were too long
+        and lost tokens on their left. What is not a finite number is None.
 
     Raises:
         ConfigError: the extra is missing, a task that does not exist, cannot be loaded or cannot
@@ -123,7 +125,7 @@ def run_tasks(
         )
     hashes = {task: _hash(samples) for task, samples in found["samples"].items()}
     version = importlib.metadata.version("lm_eval")
-    return _plain({**found, "task_hashes": hashes, "lm_eval_version": version})
+    return _plain({**found, "task_hashes": hashes, "lm_eval_version": version, "cut": dict(lm.cut)})
 
 
 def figures(found: Mapping[str, Any]) -> list[Figure]:
@@ -156,15 +158,23 @@ def figures(found: Mapping[str, Any]) -> list[Figure]:
 def by_document(found: Mapping[str, Any], task: str, metric: str) -> dict[str, float]:
     """A metric of every document, by its hash, so that two models can be compared in pairs.
 
+    A document that a task has several times is numbered: `…`, `… 2`, `… 3`.
+
     Args:
         metric: as in `Figure`. A document without a single number for it is left out.
     """
     name, _, filtered = metric.partition("/")
-    return {
-        sample["doc_hash"]: float(sample[name])
-        for sample in found["samples"][task]
-        if sample["filter"] == (filtered or NO_FILTER) and isinstance(sample.get(name), int | float)
-    }
+    values: dict[str, float] = {}
+    seen: Counter[str] = Counter()
+    for sample in found["samples"][task]:
+        if sample["filter"] != (filtered or NO_FILTER):
+            continue
+        document = sample["doc_hash"]
+        seen[document] += 1
+        if isinstance(sample.get(name), int | float):
+            key = document if seen[document] == 1 else f"{document} {seen[document]}"
+            values[key] = float(sample[name])
+    return values
 
 
 # ---------------------------------------------------------------------------- tasks

@@ -7,6 +7,7 @@ that are not known are refused, where HFLM hands them to `generate`.
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,6 +40,9 @@ class HarnessLM(TemplateLM):
         pace: of decoding.
         eos_ids: tokens that end an answer.
         seed: of tasks that sample.
+
+    Attributes:
+        cut: requests whose context lost tokens on its left, by kind of request.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class HarnessLM(TemplateLM):
         self.max_length = limits.longest
         self._model, self._scorer = model, Scorer(model, limits)
         self._pace, self._eos_ids, self._seed = pace, eos_ids, seed
+        self.cut: Counter[str] = Counter()
 
     # ------------------------------------------------------------------------ tokens
 
@@ -127,6 +132,7 @@ class HarnessLM(TemplateLM):
                     f"the continuation {continuation!r:.60} of {context!r:.60} has {len(behind)} "
                     f"tokens; expected 1 to {self.max_length}, the most that the model reads"
                 )
+            self.cut["loglikelihood"] += len(before) + len(behind) > self.max_length + 1
             pairs.append(Pair(tuple(before) or (self.prefix_token_id,), tuple(behind)))
         title = None if disable_tqdm else "log-likelihoods"
         answers = [(found.logprob, found.greedy) for found in self._scorer.score(pairs, title)]
@@ -189,10 +195,17 @@ class HarnessLM(TemplateLM):
         # Beam search ends at tokens only; its text is cut afterwards.
         stop = decode.Stop(() if settings.beams > 1 else strings, self._text)
         setup = decode.Setup(self._model.config, self._model.run, settings, self._pace, ends, stop)
-        prompts = [self.tok_encode(text)[-room:] or [self.prefix_token_id] for text in contexts]
+        prompts = [self.tok_encode(text) or [self.prefix_token_id] for text in contexts]
+        self.cut["generate_until"] += sum(len(prompt) > room for prompt in prompts)
         title = None if quiet else "answers"
         found = decode.generate(
-            setup, self._model.weights, self._model.adapters, prompts, numbers, self._seed, title
+            setup,
+            self._model.weights,
+            self._model.adapters,
+            [prompt[-room:] for prompt in prompts],
+            numbers,
+            self._seed,
+            title,
         )
         texts = [answer.text or "" for (answer,) in found]
         return [postprocess_generated_text(text, list(strings), None) for text in texts]

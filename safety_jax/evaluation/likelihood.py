@@ -12,13 +12,13 @@ no logits are held beyond one chunk of tokens.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Bool, Int
 from transformers import PreTrainedTokenizerBase
 
 from safety_jax import mesh as meshes
@@ -86,11 +86,11 @@ class _Row:
 class _Cells(NamedTuple):
     """A batch; slot s of a row asks how likely `targets[s]` is behind the cell `places[s]`."""
 
-    ids: Int[Array, "B T"]
-    real: Bool[Array, "B T"]
-    places: Int[Array, "B T"]
-    targets: Int[Array, "B T"]
-    asked: Bool[Array, "B T"]
+    ids: Int[Any, "B T"]
+    real: Bool[Any, "B T"]
+    places: Int[Any, "B T"]
+    targets: Int[Any, "B T"]
+    asked: Bool[Any, "B T"]
 
 
 class Scorer:
@@ -100,7 +100,6 @@ class Scorer:
         self.model, self.limits = model, limits
         mesh = model.run.mesh
         self._parts = int(np.prod([mesh.shape[axis] for axis in meshes.RULES["rows"]]))
-        self._place = meshes.sharding(mesh, ("rows", "tokens"))
         self._rungs = buckets.ladder(min(SHORTEST, limits.longest), limits.longest)
         self._compiled = jax.jit(self._score, out_shardings=meshes.sharding(mesh, ()))
 
@@ -123,7 +122,8 @@ class Scorer:
             ):
                 batch = [rows[i] for i in bucket.indices]
                 cells = _lay_out(batch, pairs, bucket.rows, bucket.length)
-                placed = _Cells(*(jax.device_put(array, self._place) for array in cells))
+                mesh = self.model.run.mesh
+                placed = _Cells(*(meshes.put(mesh, ("rows", "tokens"), part) for part in cells))
                 scores = jax.device_get(
                     self._compiled(self.model.weights, self.model.adapters, placed)
                 )

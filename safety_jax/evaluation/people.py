@@ -91,7 +91,15 @@ def export(folder: Path, blocks: Sequence[Block], answers: int, seed: int) -> bo
 
     Returns:
         Whether a sheet was written.
+
+    Raises:
+        ConfigError: fewer than one answer is asked for, or there is none.
     """
+    if answers < 1 or not any(block.answers for block in blocks):
+        raise ConfigError(
+            f"evaluate.sheet_answers is {answers}; expected 1 or more, and answers that are not of "
+            "multiple choice, or 0 for no sheet"
+        )
     if (folder / SHEET).exists() and (folder / KEY).exists():
         return False
     drawn = _draw(blocks, answers, seed)
@@ -207,6 +215,10 @@ def _key(path: Path, blocks: Sequence[Block]) -> dict[str, Place]:
     """Number -> answer, for those that are still as they were."""
     try:
         lines = json.loads(path.read_text("utf-8"))["answers"]
+        keyed = [
+            (str(line["number"]), (line["model"], line["set"], line["id"]), line["response_sha256"])
+            for line in lines
+        ]
     except FileNotFoundError as error:
         raise ConfigError(
             f"{path} does not exist; labels belong to the --workdir that the sheet came from"
@@ -218,16 +230,13 @@ def _key(path: Path, blocks: Sequence[Block]) -> dict[str, Place]:
         for block in blocks
         for item, answer in zip(block.set.items, block.answers, strict=True)
     }
-    places = {}
-    for line in lines:
-        place = (line["model"], line["set"], line["id"])
-        if now.get(place) != line["response_sha256"]:
+    for number, place, sha256 in keyed:
+        if now.get(place) != sha256:
             raise DataError(
-                f"{path}: answer {line['number']} ({', '.join(place)}) is not what went out; "
-                "labels belong to other answers: label a new sheet in another --workdir"
+                f"{path}: answer {number} ({', '.join(place)}) is not what went out; labels belong "
+                "to other answers: label a new sheet in another --workdir"
             )
-        places[str(line["number"])] = place
-    return places
+    return {number: place for number, place, _ in keyed}
 
 
 # ---------------------------------------------------------------------------- what labels say

@@ -19,6 +19,7 @@ option `twin` names. Further options: `licence`, and those of data/sources.py.
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -156,12 +157,18 @@ def read_sets(specs: Sequence[str], folder: str, key: str, seed: int) -> list[Se
         )
     below = _files(folder, key)
     found: dict[str, Set] = {}
-    for spec in specs:
+    for spec in itertools.chain.from_iterable(map(_listed, specs)):
         for made in _read(spec, folder, below, key, seed):
             if made.name in found:
                 raise ConfigError(f"{key}: two sets are named {made.name}; add ?name= to one")
             found[made.name] = made
     return list(found.values())
+
+
+def _listed(spec: str) -> list[str]:
+    """`I-CoNa,XSTest` as a flag gives it: names joined by commas are several sets."""
+    parts = spec.split(",")
+    return parts if all(catalogue.named(sources.split(part)[0]) for part in parts) else [spec]
 
 
 def _files(folder: str, key: str) -> list[Path]:
@@ -182,18 +189,33 @@ def _read(spec: str, folder: str, below: Sequence[Path], key: str, seed: int) ->
         raise ConfigError(f"{key}: {spec} is {len(entries)} sets; give each a name of its own")
     made = []
     for entry in entries:
-        place = catalogue.locate(entry, below, key) if by_name else location
-        if place is None:
+        places = catalogue.locate(entry, below) if by_name else [location]
+        if not places:
             raise ConfigError(
                 f"{key}: {entry.name}: no file {' or '.join(entry.files)} below "
                 f"{folder or 'any folder, as none is given'}; it comes from {entry.origin}"
             )
-        source = sources.open_source(f"{place}?{query}", key, OPTIONS)
-        if source.weight is not None:
-            raise ConfigError(f"{key}: {spec}: a weight has no meaning here; use rows=")
-        name = options.get("name") or entry.name or source.name
-        made.append(_make(dataclasses.replace(source, name=name, spec=spec), entry, key, seed))
+        found = []
+        for place in places:
+            source = sources.open_source(f"{place}?{query}", key, OPTIONS)
+            if source.weight is not None:
+                raise ConfigError(f"{key}: {spec}: a weight has no meaning here; use rows=")
+            name = options.get("name") or entry.name or source.name
+            found.append(_make(dataclasses.replace(source, name=name, spec=spec), entry, key, seed))
+        _check_same(found, places, key)
+        made.append(found[0])
     return made
+
+
+def _check_same(found: Sequence[Set], places: Sequence[str], key: str) -> None:
+    """Results of several models may each repeat the questions; any of their files will do."""
+    asked = [[dataclasses.replace(item, where="") for item in one.items] for one in found]
+    for place, items in zip(places, asked, strict=True):
+        if items != asked[0]:
+            raise ConfigError(
+                f"{key}: {found[0].name} is in {places[0]} and, different, in {place}; give one of "
+                f"them as FILE?as={found[0].name}"
+            )
 
 
 def _entries(location: str, extra: Mapping[str, str], key: str, spec: str) -> tuple[Entry, ...]:

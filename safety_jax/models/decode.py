@@ -77,6 +77,12 @@ def generate(
         bar.close()
 
 
+def prompt_slots(lanes: int, candidates: int, prompts: int, row_parts: int) -> int:
+    """P: enough for the prompts that R lanes answer at a time, and never more than R."""
+    most = math.ceil(PROMPTS_PER_FULL_PROMPT * lanes / candidates) if candidates > 1 else lanes
+    return min(bucket(min(most, prompts), row_parts), lanes)
+
+
 class _Sampling:
     """The host's view of lanes and slots while candidates are sampled."""
 
@@ -114,10 +120,8 @@ class _Sampling:
         self.lane_on = np.full((P, self.C), -1)
 
     def _slots_for(self, lanes: int) -> int:
-        """P: enough for the prompts that R lanes answer at a time, and never more than R."""
         count = len(self.session.prompts)
-        most = math.ceil(PROMPTS_PER_FULL_PROMPT * lanes / self.C) if self.C > 1 else lanes
-        return min(bucket(min(most, count), self.setup.row_parts), lanes)
+        return prompt_slots(lanes, self.C, count, self.setup.row_parts)
 
     def run(self) -> list[list[Completion]]:
         while True:

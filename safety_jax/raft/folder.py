@@ -22,10 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
-from safety_jax import workdir
+from safety_jax import hosts, workdir
 from safety_jax.errors import ConfigError, DataError
 
 
@@ -113,13 +111,12 @@ def check_shared(done: int, path: Path) -> None:
     Args:
         done: what this process found done.
     """
-    if jax.process_count() > 1:
-        first = int(multihost_utils.broadcast_one_to_all(np.int32(done)))
-        if first != done:
-            raise ConfigError(
-                f"{path}: process 0 sees {first} prompts answered, process {jax.process_index()} "
-                f"{done}; expected a --workdir that all hosts share"
-            )
+    first = hosts.first_says(lambda: done)
+    if first != done:
+        raise ConfigError(
+            f"{path}: process 0 sees {first} prompts answered, process {jax.process_index()} "
+            f"{done}; expected a --workdir that all hosts share"
+        )
 
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:

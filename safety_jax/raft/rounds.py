@@ -7,6 +7,7 @@ A phase whose file is there is not done again.
 
 import contextlib
 import dataclasses
+import functools
 import math
 import shutil
 import time
@@ -17,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from safety_jax import workdir
+from safety_jax import hosts, workdir
 from safety_jax.policy import Policy
 from safety_jax.raft import folder as files
 from safety_jax.raft import judging, measures, people, sampling, selection, telling
@@ -43,7 +44,8 @@ def run(plan: Plan, parts: Parts, weights: Weights) -> Outcome:
     waiting: list[int] = []  # finished rounds whose weights were not needed yet
     for number in range(plan.rounds + 1):
         path = plan.path / f"{number:02d}"
-        found = files.read_summary(path)
+        # One answer, lest a host begin a round that another knows finished.
+        found = hosts.first_says(functools.partial(files.read_summary, path))
         if found is None:
             weights, waiting = _restore(plan, parts, waiting, weights), []
             path.mkdir(parents=True, exist_ok=True)
@@ -51,7 +53,8 @@ def run(plan: Plan, parts: Parts, weights: Weights) -> Outcome:
             if done is None:
                 return Outcome(None, summaries)
             weights, found = done
-            if found["optimizer_steps"] and not plan.keep_checkpoints:
+            superseded = found["optimizer_steps"] and not plan.keep_checkpoints
+            if superseded and jax.process_index() == 0:
                 for earlier in range(1, number):  # this round's weights hold theirs
                     shutil.rmtree(plan.path / f"{earlier:02d}/checkpoints", ignore_errors=True)
         elif found["optimizer_steps"]:
@@ -233,7 +236,7 @@ def _select(
         out, back = path / "for_people.csv", path / "choices.csv"
         if not out.exists() and jax.process_index() == 0:
             people.export(out, drawn, candidates, plan.seed)
-        if not back.exists():
+        if not hosts.first_says(back.exists):
             parts.say(
                 f"candidates are in {out}: write the number of the best answer (0: none) into the "
                 f"column choice, save it as {back}, and run the same command again"

@@ -121,8 +121,7 @@ class First:
             steps=None,
             seed=None,
             prefetch_steps=0,
-            process=jax.process_index(),
-            processes=jax.process_count(),
+            rows_here=meshes.rows_here(rows.mesh, rows.rows),
         )
         put = feed.put_rows(rows.mesh, rows.rows)
         sums = np.zeros(len(examples))

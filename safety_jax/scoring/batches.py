@@ -80,10 +80,12 @@ class Batcher:
         parts = int(np.prod([self.mesh.shape[axis] for axis in meshes.RULES["rows"]]))
         rungs = buckets.ladder(min(SHORTEST, self.longest), self.longest)
         lengths = [len(row.ids) for row in rows]
-        where = meshes.sharding(self.mesh, ("rows", "tokens"))
         for bucket in buckets.buckets(lengths, rungs, self.tokens_per_batch, parts):
             padded = pad([rows[i] for i in bucket.indices], bucket.rows, bucket.length)
-            placed = (jax.device_put(a, where) for a in (padded.ids, padded.types, padded.mask))
+            placed = [
+                meshes.put(self.mesh, ("rows", "tokens"), array)
+                for array in (padded.ids, padded.types, padded.mask)
+            ]
             yield bucket.indices, Batch(*placed)
 
 

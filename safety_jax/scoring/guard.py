@@ -101,16 +101,8 @@ class Reader:
         return found
 
     def compile(self, first: Sequence[int], second: Sequence[int]) -> Callable[..., Any]:
-        """log P of the next token being in each of two sets, `[B, 2]`."""
-
-        def logs(weights: trees.Tree, ids, types, mask) -> jax.Array:
-            logits = self._next_logits(weights, ids, mask)
-            everything = jax.nn.logsumexp(logits, axis=-1)
-            sets = [jnp.asarray(tokens, jnp.int32) for tokens in (first, second)]
-            found = [jax.nn.logsumexp(logits[:, tokens], axis=-1) - everything for tokens in sets]
-            return jnp.stack(found, axis=-1)
-
-        return self.batcher.compile(logs)
+        """`verdict` of this model."""
+        return self.batcher.compile(verdict(self.config, self.run, first, second))
 
     def continuations(
         self, compiled: Callable[..., Any], texts: Sequence[str], max_tokens: int
@@ -140,7 +132,7 @@ class Reader:
         """The likeliest next token, `[B, 1]`."""
         return self.batcher.compile(
             lambda weights, ids, types, mask: jnp.argmax(
-                self._next_logits(weights, ids, mask), axis=-1, keepdims=True
+                next_logits(self.config, self.run, weights, ids, mask), axis=-1, keepdims=True
             )
         )
 
@@ -150,13 +142,32 @@ class Reader:
             return unscored(f"{len(ids)} tokens, more than {self.batcher.longest}")
         return Row(ids, [0] * len(ids))
 
-    def _next_logits(self, weights: trees.Tree, ids, mask) -> jax.Array:
-        """Float32 logits behind the last real token of each row, `[B, V]`."""
-        positions = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
-        segments = mask.astype(jnp.int32)
-        hidden = llama.forward(self.config, weights, ids, positions, segments, self.run)
-        last = layers.read_token(hidden, mask, "last")[:, None]
-        return llama.logits(self.config, weights, last, self.run.mesh)[:, 0]
+
+def verdict(
+    config: llama.Config, run: llama.Execution, first: Sequence[int], second: Sequence[int]
+) -> Callable[..., Any]:
+    """A function of (weights, ids, types, mask): log P of the next token being in each of two sets,
+    `[B, 2]`."""
+
+    def logs(weights: trees.Tree, ids, types, mask) -> jax.Array:
+        logits = next_logits(config, run, weights, ids, mask)
+        everything = jax.nn.logsumexp(logits, axis=-1)
+        sets = [jnp.asarray(tokens, jnp.int32) for tokens in (first, second)]
+        found = [jax.nn.logsumexp(logits[:, tokens], axis=-1) - everything for tokens in sets]
+        return jnp.stack(found, axis=-1)
+
+    return logs
+
+
+def next_logits(
+    config: llama.Config, run: llama.Execution, weights: trees.Tree, ids, mask
+) -> jax.Array:
+    """Float32 logits behind the last real token of each row, `[B, V]`."""
+    positions = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
+    segments = mask.astype(jnp.int32)
+    hidden = llama.forward(config, weights, ids, positions, segments, run)
+    last = layers.read_token(hidden, mask, "last")[:, None]
+    return llama.logits(config, weights, last, run.mesh)[:, 0]
 
 
 # ---------------------------------------------------------------------------- Llama Guard

@@ -22,7 +22,7 @@ from typing import Any
 
 import requests
 
-from safety_jax import workdir
+from safety_jax import hosts, workdir
 from safety_jax.errors import ConfigError
 from safety_jax.scoring.judge import Card, Conversation, Score, scored, unscored
 
@@ -191,19 +191,24 @@ class ModerationJudge:
         Raises:
             ConfigError: the service cannot be reached, or rejects the key.
         """
-        texts = dict.fromkeys(c.response for c in conversations if c.response.strip())
-        kept = {text: self._kept(text) for text in texts}
-        missing = [text for text, result in kept.items() if result is None]
-        with requests.Session() as session:
-            for start in range(0, len(missing), self._service.batch_size):
-                batch = missing[start : start + self._service.batch_size]
-                kept |= dict(zip(batch, self._fetch(session, batch), strict=True))
+        texts = list(dict.fromkeys(c.response for c in conversations if c.response.strip()))
+        kept = hosts.first_says(lambda: self._ask_about(texts))  # the others do not ask again
         return [
             self._score(kept[c.response])
             if c.response in kept
             else unscored("the response is empty")
             for c in conversations
         ]
+
+    def _ask_about(self, texts: Sequence[str]) -> dict[str, Any]:
+        """Results by text, kept or fetched; for a text without one, the reason as text."""
+        kept: dict[str, Any] = {text: self._kept(text) for text in texts}
+        missing = [text for text, result in kept.items() if result is None]
+        with requests.Session() as session:
+            for start in range(0, len(missing), self._service.batch_size):
+                batch = missing[start : start + self._service.batch_size]
+                kept |= dict(zip(batch, self._fetch(session, batch), strict=True))
+        return kept
 
     def _fetch(self, session: requests.Session, texts: Sequence[str]) -> list[Any]:
         """Results in order; for a text without one, the reason as text."""

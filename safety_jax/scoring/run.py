@@ -3,10 +3,9 @@
 from collections.abc import Callable, Sequence
 
 import jax
-import numpy as np
 import tqdm
-from jax.experimental import multihost_utils
 
+from safety_jax import hosts
 from safety_jax.scoring.judge import Card, Conversation, Judge, Score
 from safety_jax.scoring.ledger import Ledger
 
@@ -30,11 +29,10 @@ def judge_all(
         rows: of a block.
     """
     count = len(conversations)
-    done = np.array([ledger.get(i, c, card) is not None for i, c in enumerate(conversations)])
-    if jax.process_count() > 1:  # several hosts must do the same work: what process 0 says
-        done = np.asarray(multihost_utils.broadcast_one_to_all(done))
+    scored = enumerate(conversations)
+    done = hosts.first_says(lambda: [ledger.get(i, c, card) is not None for i, c in scored])
     blocks = [range(start, min(start + rows, count)) for start in range(0, count, rows)]
-    todo = [list(block) for block in blocks if not done[list(block)].all()]
+    todo = [list(block) for block in blocks if not all(done[i] for i in block)]
     if todo:
         judge = load()
         left = sum(map(len, todo))

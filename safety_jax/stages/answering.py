@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
-from safety_jax import policy, trees
+from safety_jax import hosts, policy, trees
 from safety_jax.data import tokenizer
 from safety_jax.errors import ConfigError
 from safety_jax.models import decode, hf, hf_config, llama, lora, peft
@@ -39,7 +39,20 @@ def make_setup(
     """
     if tokens.eos_token_id is None:
         raise ConfigError(f"{path}: the tokenizer has no EOS, so no answer would end")
-    settings = decode.Settings(
+
+    def text(ids: Sequence[int]) -> str:
+        return str(tokens.decode(list(ids), skip_special_tokens=True))
+
+    stop = decode.Stop(tuple(group.stop), text)
+    ends = (int(tokens.eos_token_id),)
+    setup = decode.Setup(model, run, read_settings(group), read_pace(sample), ends, stop)
+    setup.check()
+    return setup
+
+
+def read_settings(group: ConfigDict) -> decode.Settings:
+    """What is asked of the decoder."""
+    return decode.Settings(
         temperature=group.temperature,
         top_k=group.top_k,
         top_p=group.top_p,
@@ -49,21 +62,17 @@ def make_setup(
         candidates=group.candidates,
         max_new_tokens=group.max_new_tokens,
     )
-    pace = decode.Pace(
+
+
+def read_pace(sample: ConfigDict) -> decode.Pace:
+    """How the decoder runs."""
+    return decode.Pace(
         lanes=sample.lanes,
         prefill_prompts=sample.prefill_prompts,
         bucket_tokens=sample.bucket_tokens,
         chunk_steps=sample.chunk_steps,
         cache_dtype=policy.float_type("sample.cache_dtype", sample.cache_dtype),
     )
-
-    def text(ids: Sequence[int]) -> str:
-        return str(tokens.decode(list(ids), skip_special_tokens=True))
-
-    stop = decode.Stop(tuple(group.stop), text)
-    setup = decode.Setup(model, run, settings, pace, (int(tokens.eos_token_id),), stop)
-    setup.check()
-    return setup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +117,7 @@ def open_model(path: str, own_tokenizer: str, mesh: Mesh) -> Opened:
         ConfigError, CheckpointError: it cannot be used on this mesh.
     """
     folder, adapter = folders.resolve(path), None
-    hashes = [folders.fingerprint(folder)]
+    hashes = [fingerprint(folder)]
     if (folder / _ADAPTER).is_file():
         base = folders.read_json(folder / _ADAPTER).get("base_model_name_or_path")
         if not base:
@@ -117,11 +126,16 @@ def open_model(path: str, own_tokenizer: str, mesh: Mesh) -> Opened:
                 "or hub id of the model that the adapter belongs to"
             )
         folder, adapter = folders.resolve(str(base)), folder
-        hashes.append(folders.fingerprint(folder))
+        hashes.append(fingerprint(folder))
     config = hf_config.read_config(folder)
     llama.shardings(config, mesh)
     tokens = tokenizer.load_tokenizer(folders.resolve(own_tokenizer) if own_tokenizer else folder)
     return Opened(path, folder, adapter, config, tokens, "+".join(hashes))
+
+
+def fingerprint(folder: Path) -> str:
+    """A hash of a folder's weights; one process reads them all."""
+    return hosts.first_says(lambda: folders.fingerprint(folder))
 
 
 def release(*trees_: Any) -> None:

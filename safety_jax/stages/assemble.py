@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -61,6 +62,7 @@ def check_values(config: ConfigDict) -> None:
 
 def make_loader(
     config: ConfigDict,
+    mesh: Mesh,
     *sides: encode.Examples,
     batch_size: int,
     steps: int | None,
@@ -77,10 +79,25 @@ def make_loader(
         steps=steps,
         seed=seed,
         prefetch_steps=config.data.prefetch_steps,
-        process=jax.process_index(),
-        processes=jax.process_count(),
+        rows_here=meshes.rows_here(mesh, config.train.rows_per_microbatch),
         microbatches=microbatches,
     )
+
+
+def budgeted_steps(train: ConfigDict, examples: int, flops_per_example: float) -> int:
+    """`train.max_flops` in steps, or without one what `total_steps` says.
+
+    Raises:
+        ConfigError: as there, or two limits are set.
+    """
+    if not train.max_flops:
+        return total_steps(train, examples)
+    if train.max_flops < 0 or train.max_steps > 0:
+        raise ConfigError(
+            f"train.max_flops {train.max_flops:g}, train.max_steps {train.max_steps}: expected one "
+            "of them above 0 and the other 0"
+        )
+    return max(1, round(train.max_flops / (flops_per_example * train.batch_size)))
 
 
 def total_steps(train: ConfigDict, examples: int) -> int:
@@ -96,6 +113,16 @@ def total_steps(train: ConfigDict, examples: int) -> int:
             f"train.max_steps {train.max_steps} and train.epochs {train.epochs}: set one above 0"
         )
     return math.ceil(train.epochs * loader.steps_per_epoch(examples, train.batch_size))
+
+
+def flops_per_example(config: ConfigDict, model: llama.Config, *sides: np.ndarray) -> float:
+    """Model FLOPs to train on one example, of the mean length of each side."""
+    adapter = None
+    if config.lora.rank > 0:
+        adapter = adapter_settings(config, lora.targets(tuple(config.lora.targets)))
+    return sum(
+        policy.flops_per_token(model, adapter, lengths) * float(lengths.mean()) for lengths in sides
+    )
 
 
 def build_policy(

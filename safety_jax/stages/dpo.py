@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from safety_jax import (
     compilation,
     feed,
+    hosts,
     metrics,
     objectives,
     policy,
@@ -63,9 +64,12 @@ def run(config: ConfigDict, folder: str) -> None:
         model = hf_config.read_config(model_folder)
         llama.shardings(model, mesh)
         data = read_corpus(config, model_folder, model)
-        total = assemble.total_steps(config.train, len(data.training))
+        sides = data.training.chosen.lengths, data.training.rejected.lengths
+        total = assemble.budgeted_steps(
+            config.train, len(data.training), assemble.flops_per_example(config, model, *sides)
+        )
         size = config.train.batch_size
-        batches = make_loader(config, data.training, size, steps=total, seed=config.seed)
+        batches = make_loader(config, mesh, data.training, size, steps=total, seed=config.seed)
         if primary:
             write_skipped(data, place)
             introduce(config, data, batches, model, mesh)
@@ -95,7 +99,7 @@ def run(config: ConfigDict, folder: str) -> None:
         put = preferences.place_on(mesh, batches, data.training, known[0], batches.most_segments)
         evaluate = None
         if data.evaluation is not None:
-            held_out = make_loader(config, data.evaluation, size, steps=None, seed=None)
+            held_out = make_loader(config, mesh, data.evaluation, size, steps=None, seed=None)
             evaluate = preferences.make_evaluate(
                 steps.evaluator(loss, preferences.count, mesh),
                 still,
@@ -122,9 +126,7 @@ def run(config: ConfigDict, folder: str) -> None:
             put=put,
             evaluate=evaluate,
             rows=lambda batch: preferences.rows_of(data.training, batch.examples),
-            flops_per_token=trained.flops_per_token(
-                np.concatenate([data.training.chosen.lengths, data.training.rejected.lengths])
-            ),
+            flops_per_token=trained.flops_per_token(np.concatenate(sides)),
             compiled=compiled,
             watch=watch,
             mesh=mesh,
@@ -206,10 +208,16 @@ def read_corpus(config: ConfigDict, model_folder: Path, model: llama.Config) -> 
 
 
 def make_loader(
-    config: ConfigDict, data: pairs.Pairs, batch_size: int, *, steps: int | None, seed: int | None
+    config: ConfigDict,
+    mesh: Mesh,
+    data: pairs.Pairs,
+    batch_size: int,
+    *,
+    steps: int | None,
+    seed: int | None,
 ) -> loader.Loader:
     return assemble.make_loader(
-        config, data.chosen, data.rejected, batch_size=batch_size, steps=steps, seed=seed
+        config, mesh, data.chosen, data.rejected, batch_size=batch_size, steps=steps, seed=seed
     )
 
 
@@ -270,7 +278,7 @@ def know_reference(
     def known(name: str, sides: pairs.Pairs | None) -> preferences.Sides | None:
         if sides is None:
             return None
-        batches = make_loader(config, sides, reference.PAIRS_PER_SHARD, steps=None, seed=None)
+        batches = make_loader(config, mesh, sides, reference.PAIRS_PER_SHARD, steps=None, seed=None)
         return reference.logprobs(cache, sides, batches, score, start, frozen, mesh, name=name)
 
     return known("training", data.training), known("held out", data.evaluation)
@@ -285,10 +293,14 @@ def facts(config: ConfigDict, trained: policy.Policy) -> dict[str, Any]:
     """What reference log-probabilities depend on, beside the tokens."""
     model = config.model
     pretrained, adapter = model.init == "pretrained", model.adapter
+
+    def fingerprint(folder: Path) -> str:
+        return hosts.first_says(lambda: folders.fingerprint(folder))  # one reads it all
+
     return {
-        "weights": folders.fingerprint(trained.folder) if pretrained else f"seed {config.seed}",
+        "weights": fingerprint(trained.folder) if pretrained else f"seed {config.seed}",
         "model": repr(trained.config),
-        "adapter": folders.fingerprint(folders.resolve(adapter)) if adapter else None,
+        "adapter": fingerprint(folders.resolve(adapter)) if adapter else None,
         "template": config.data.template,
         # A frozen base is stored in this type; weights that are trained are float32.
         "parameter_dtype": model.parameter_dtype if trained.adapter else "float32",

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from safety_jax import compilation, policy, workdir
+from safety_jax import compilation, hosts, policy, workdir
 from safety_jax.evaluation import (
     asking,
     assemble,
@@ -86,7 +86,9 @@ def answer_as(
         for of in plan.sets
     }
     left = [of for of in plan.sets if files[of.name].done < len(of.items)]
-    unasked = bool(plan.tasks.names) and read_tasks(place, plan, name) is None
+    unasked = bool(plan.tasks.names) and hosts.first_says(
+        lambda: read_tasks(place, plan, name) is None
+    )
     if left or unasked:
         opened = plan.opened[name]
         dtype = policy.float_type("model.parameter_dtype", config.model.parameter_dtype)

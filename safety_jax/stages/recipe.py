@@ -11,6 +11,7 @@ stopped, by its own means.
 """
 
 import dataclasses
+import functools
 import json
 import re
 import time
@@ -21,11 +22,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from safety_jax import workdir
+from safety_jax import hosts, workdir
 from safety_jax.errors import ConfigError
 
 RECORD = "recipe.json"
 GIVEN = ("base", "data")  # names of keys of the recipe
+TUNING = ("sft", "dpo", "raft")  # stages that share `recipe.max_flops`
 # The folder that a step hands on, inside its run; of stages that train.
 EXPORT = "export"
 _REFERENCE = re.compile(r"@([a-z][a-z0-9_]*)")
@@ -50,7 +52,7 @@ def run(config: ConfigDict, folder: str, stages: Mapping[str, Stage]) -> None:
             own = place.path / step.name
             filled = fill(config, step, place.path)
             title = f"step {number} of {len(steps)}: {step.name}"
-            if record.finished(step.name, filled):
+            if hosts.first_says(functools.partial(record.finished, step.name, filled)):
                 say(primary, f"{title} was finished before")
                 continue
             say(primary, f"\n== {title} ({filled.stage}) in {own}")
@@ -152,6 +154,9 @@ def fill(config: ConfigDict, step: Step, folder: Path) -> ConfigDict:
 
     filled = config[step.name].copy_and_resolve_references().unlock()
     _walk_groups(filled, walk)
+    if config.recipe.max_flops and filled.stage in TUNING:
+        rounds = filled.raft.rounds if filled.stage == "raft" else 1
+        filled.train.max_flops = config.recipe.max_flops / rounds
     return filled.lock()
 
 

@@ -67,7 +67,7 @@ def run(config: ConfigDict, folder: str) -> None:
         heads.shardings(scorer, mesh)
         wording, data = read_corpus(config, model_folder, scorer)
         total = assemble.total_steps(config.train, len(data.training))
-        batches = make_loader(config, scorer, data.training, steps=total, seed=config.seed)
+        batches = make_loader(config, mesh, scorer, data.training, steps=total, seed=config.seed)
         if primary:
             introduce(config, data, batches, scorer, own_head, mesh, place)
 
@@ -88,7 +88,7 @@ def run(config: ConfigDict, folder: str) -> None:
         )
         measure = None
         if data.evaluation is not None:
-            held_out = make_loader(config, scorer, data.evaluation, steps=None, seed=None)
+            held_out = make_loader(config, mesh, scorer, data.evaluation, steps=None, seed=None)
             measure = watching.make_measure(
                 steps.evaluator(loss, losses.count, mesh),
                 config.reward.kind,
@@ -187,6 +187,7 @@ def read_corpus(
 
 def make_loader(
     config: ConfigDict,
+    mesh: Mesh,
     scorer: heads.Scorer,
     data: judged.Judged,
     *,
@@ -210,8 +211,7 @@ def make_loader(
         steps=steps,
         seed=seed,
         prefetch_steps=config.data.prefetch_steps,
-        process=jax.process_index(),
-        processes=jax.process_count(),
+        rows_here=meshes.rows_here(mesh, config.train.rows_per_microbatch),
     )
 
 

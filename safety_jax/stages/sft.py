@@ -41,10 +41,14 @@ def run(config: ConfigDict, folder: str) -> None:
         model = hf_config.read_config(model_folder)
         llama.shardings(model, mesh)
         data = read_corpus(config, model_folder, model)
-        total = assemble.total_steps(config.train, len(data.training))
+        total = assemble.budgeted_steps(
+            config.train,
+            len(data.training),
+            assemble.flops_per_example(config, model, data.training.lengths),
+        )
         size = config.train.batch_size
         batches = assemble.make_loader(
-            config, data.training, batch_size=size, steps=total, seed=config.seed
+            config, mesh, data.training, batch_size=size, steps=total, seed=config.seed
         )
         if primary:
             introduce(config, data, batches, model, mesh)
@@ -58,7 +62,7 @@ def run(config: ConfigDict, folder: str) -> None:
         evaluate = None
         if data.evaluation is not None:
             held_out = assemble.make_loader(
-                config, data.evaluation, batch_size=size, steps=None, seed=None
+                config, mesh, data.evaluation, batch_size=size, steps=None, seed=None
             )
             measure = steps.evaluator(loss, count, mesh)
             evaluate = feed.make_evaluate(measure, frozen, held_out, put)

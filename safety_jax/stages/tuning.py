@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
-from safety_jax import compilation, feed, metrics, policy, supervised, trees, workdir
+from safety_jax import compilation, feed, hosts, metrics, policy, supervised, trees, workdir
 from safety_jax import step as steps
 from safety_jax.checkpoint import Checkpoints, abstract
 from safety_jax.data import encode, prompts
@@ -68,9 +68,14 @@ class Tuner:
         batch = config.train.batch_size
         batches = assemble.make_loader(
             config,
+            self._mesh,
             examples,
             batch_size=batch,
-            steps=assemble.total_steps(config.train, len(examples)),
+            steps=assemble.budgeted_steps(
+                config.train,
+                len(examples),
+                assemble.flops_per_example(config, self._policy.config, examples.lengths),
+            ),
             seed=config.seed + number,
             microbatches=-(-batch // config.train.rows_per_microbatch),
         )
@@ -93,7 +98,7 @@ class Tuner:
         )
         if fitted is None:
             return None
-        last = [row for row in metrics.read(path / "metrics.jsonl") if "loss" in row][-1]
+        last = hosts.first_says(lambda: _last_step(path / "metrics.jsonl"))
         figures = {name: last[name] for name in ("loss", "grad_norm", "mean_token_accuracy")}
         tokens = batches.tokens_until(batches.steps)
         return Tuned(
@@ -148,3 +153,8 @@ class Tuner:
             self._mesh,
         )
         return Weights(fresh, merged)
+
+
+def _last_step(file: Path) -> dict[str, Any]:
+    """Metrics of the last step taken."""
+    return [row for row in metrics.read(file) if "loss" in row][-1]

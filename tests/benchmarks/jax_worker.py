@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from configs import dpo as dpo_config
 from configs import sft as sft_config
 from safety_jax import corpus, metrics
+from safety_jax import mesh as meshes
 from safety_jax.data import loader
 from safety_jax.models import folder as folders
 from safety_jax.models import hf_config
@@ -97,10 +98,11 @@ def make_loader(config: ConfigDict, data: corpus.Corpus | corpus.PairCorpus) -> 
     """The run's batches; what a step holds is a pure function of the config."""
     total = assemble.total_steps(config.train, len(data.training))
     size = config.train.batch_size
+    mesh = meshes.build(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     if isinstance(data, corpus.PairCorpus):
-        return dpo.make_loader(config, data.training, size, steps=total, seed=config.seed)
+        return dpo.make_loader(config, mesh, data.training, size, steps=total, seed=config.seed)
     return assemble.make_loader(
-        config, data.training, batch_size=size, steps=total, seed=config.seed
+        config, mesh, data.training, batch_size=size, steps=total, seed=config.seed
     )
 
 

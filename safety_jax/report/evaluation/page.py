@@ -49,6 +49,7 @@ def render(report: Report) -> str:
         said=sentence.sentence(report),
         models=words.models(report),
         colours=COLOURS,
+        sentence=sentence.sentence(report),
         summary=summary.summary(report),
         forests=[f for f in (forests.safe(report), forests.over_refusal(report)) if f],
         trade_offs=[plane.place(found) for found in tradeoff.trade_offs(report)],

@@ -44,7 +44,9 @@ def _compared(report: Report, measure: str, *kinds: str) -> list[Comparison]:
 def _part(compared: Sequence[Comparison], what: str) -> str:
     if not compared:
         return ""
-    up, down, same = [], [], []
+    up: list[str] = []
+    down: list[str] = []
+    same: list[str] = []
     for c in compared:
         value = c.difference.value
         changed = c.p is not None and c.p < words.LEVEL

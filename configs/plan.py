@@ -1,0 +1,53 @@
+"""What a run needs of a slice that is not there: memory, exchanges, time; nothing is rented.
+
+    python -m safety_jax.main --config=configs/plan.py --config.plan.run=configs/dpo.py \\
+        --config.plan.slice=v5e:4x4 --config.model.size=llama2-7b --workdir=runs/plan
+
+Several runs, sizes and slices, quoted, make a table of all their combinations:
+
+    --config.plan.slice="('v5e:4x4','v5p:4x4x4')" --config.model.size="('llama2-7b','llama3-8b')"
+
+A killed table goes on where it stopped; a plan that is there is not made again.
+
+Arguments, behind the colon and joined by commas:
+    table       every stage, five slices and four sizes
+
+Cost: each program is compiled by libtpu (`pip install -e '.[plan]'`) on this machine's processor,
+three to ten minutes of one core; `plan.search` takes up to four. GPUs cost nothing: their part is
+by formula.
+
+Expect: Llama 2 7B by DPO with LoRA, packed rows of 2,048 tokens, fits v5e:4x4.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.common import parse_arg
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    choice = parse_arg(arg, table=False)
+
+    config = ConfigDict()
+    config.stage = "plan"
+
+    config.plan = plan = ConfigDict()
+    plan.run = ("configs/sft.py",)  # runs: their config files, with arguments behind a colon
+    plan.set = ()  # values of these configs: "data.max_length=2048"
+    plan.slice = ("v5e:4x4",)  # v4, v5e, v5p, v6e, tpu7x; a100, h100, h200, b200 with a count
+    # "auto": mesh and rows that divide over it; "run": as the run's config has them
+    plan.mesh = "auto"
+    plan.example_tokens = 0  # mean length of an example; 0: data.max_length
+    plan.search = True  # for the most rows that fit
+    plan.price = ()  # of a chip for an hour: "v5e=1.20"
+
+    config.model = model = ConfigDict()
+    model.size = ("llama2-7b",)  # llama2-13b, llama2-70b, llama3-8b, llama3-70b; or a folder
+
+    if choice.table:
+        plan.run = ("configs/sft.py", "configs/dpo.py", "configs/raft.py",
+                    "configs/score.py:llama_guard")  # fmt: skip
+        plan.set = ("data.max_length=2048",)
+        plan.slice = ("v5e:4x4", "v5e:16x16", "v5p:4x4x4", "v6e:4x4", "v6e:16x16")
+        plan.search = False
+        model.size = ("llama2-7b", "llama3-8b", "llama2-13b", "llama3-70b")
+    return config

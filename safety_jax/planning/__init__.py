@@ -1,0 +1,1 @@
+"""What a run needs of machines that are not there: memory, exchanges, time, from shapes alone."""

@@ -1,0 +1,115 @@
+"""What a program is given, as shapes: weights, batches and training states of arrays that do not
+exist, laid out on a mesh of devices that need not exist either."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
+
+from safety_jax import mesh as meshes
+from safety_jax import optim, preferences, trees
+from safety_jax import step as steps
+from safety_jax.batch import Preferences, Tokens
+from safety_jax.models import llama, lora
+from safety_jax.policy import Policy
+
+
+def array(shape: tuple[int, ...], dtype: DTypeLike, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+
+def replicated(mesh: Mesh, *shape: int, dtype: DTypeLike = jnp.int32) -> jax.ShapeDtypeStruct:
+    """What the host hands over whole: every device has all of it."""
+    return array(shape, dtype, meshes.sharding(mesh, (None,) * len(shape)))
+
+
+def bytes_on_device(tree: Any) -> int:
+    """Bytes of a tree of abstract arrays that one device holds, padding left out."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * jnp.dtype(leaf.dtype).itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+# ---------------------------------------------------------------------------- weights
+
+
+def weights(declared: Mapping[str, meshes.Parameter], mesh: Mesh, dtype: DTypeLike) -> trees.Tree:
+    """A model's weights, from its table of parameters."""
+    return trees.unflatten(
+        {
+            name: array(parameter.shape, dtype, meshes.sharding(mesh, parameter.axes))
+            for name, parameter in declared.items()
+        }
+    )
+
+
+def trained(policy: Policy, base_dtype: DTypeLike) -> tuple[trees.Tree, trees.Tree]:
+    """The trainable and the frozen tree of a policy; what is trained is float32."""
+    declared, mesh, adapter = llama.parameters(policy.config), policy.run.mesh, policy.adapter
+    if adapter is None:
+        return weights(declared, mesh, jnp.float32), {}
+    leaves = {
+        name: array(shape, jnp.float32, meshes.sharding(mesh, axes))
+        for name, (shape, axes) in lora.shapes(declared, adapter.targets, adapter.rank).items()
+    }
+    return trees.unflatten(leaves), weights(declared, mesh, base_dtype)
+
+
+# ---------------------------------------------------------------------------- batches
+
+
+def tokens(mesh: Mesh, leading: tuple[int, ...], T: int) -> Tokens:
+    """Rows [A, b, T], or [A, b, 2, T]."""
+    sharding = NamedSharding(mesh, PartitionSpec(None, *meshes.spec(("rows",))))
+    integers = array((*leading, T), jnp.int32, sharding)
+    return Tokens(integers, integers, integers, array((*leading, T), jnp.bool_, sharding))
+
+
+def pairs(mesh: Mesh, microbatches: int, rows: int, T: int, segments: int) -> Preferences:
+    """Double rows [A, b, 2, T] with at most `segments` pairs each."""
+    both = tokens(mesh, (microbatches, rows, 2), T)
+    where = both.ids.sharding
+    return Preferences(
+        tokens=both,
+        reference=array(both.ids.shape, jnp.float32, where),
+        slots=array((microbatches, rows, segments), jnp.int32, where),
+        unsafe=array((microbatches, rows, segments, 2), jnp.float32, where),
+    )
+
+
+# ---------------------------------------------------------------------------- the step
+
+
+def state(policy: Policy, trainable: trees.Tree, optimizer: Any) -> tuple[steps.State, steps.State]:
+    """A training state, and where its parts live."""
+    mesh = policy.run.mesh
+    where = steps.shardings(trainable, policy.shardings(), optimizer, mesh)
+    shapes = steps.State(
+        jax.ShapeDtypeStruct((), jnp.int32),
+        trainable,
+        jax.eval_shape(optimizer.init, trainable),
+        jax.ShapeDtypeStruct((2,), jnp.uint32),
+    )
+    return jax.tree.map(lambda x, s: array(x.shape, x.dtype, s), shapes, where), where
+
+
+def lower_step(
+    given: steps.State,
+    where: steps.State,
+    frozen: trees.Tree | preferences.Frozen,
+    batch: Tokens | Preferences,
+    *,
+    loss: steps.Loss,
+    count: steps.Count,
+    optimizer: Any,
+    rate: optim.Schedule,
+) -> Any:
+    """The training step of `step.make`, lowered for these shapes; `compile()` it."""
+    used = array((), jnp.int32, where.step)
+    step = steps.make(loss, count, optimizer, rate, where)
+    return step.lower(given, frozen, batch, used)

@@ -1,0 +1,197 @@
+"""Chips as their makers publish them, and slices of them by name: `v5e:4x4`, `h100:8`.
+
+Peak FLOP/s are those of `metrics.PEAK_FLOPS`. A TPU's memory is what libtpu 0.0.42 gives a program,
+less than the data sheet's; a GPU's is the data sheet's less what XLA leaves free by default.
+"""
+
+import dataclasses
+import math
+import os
+import re
+from typing import Any
+
+from safety_jax import metrics
+from safety_jax.errors import ConfigError
+
+GIB = 2**30
+NO_LIBTPU = (
+    "libtpu, which compiles for TPUs, cannot be imported; pip install 'safety_jax[plan]', or plan "
+    "for GPUs, which takes formulas alone"
+)
+XLA_SHARE = 0.75  # of a GPU's memory, jax's default: XLA_PYTHON_CLIENT_MEM_FRACTION
+
+
+# Without these, libtpu asks a metadata server for the TPU of this machine, complains that there is
+# none, and wants to be the only one on it. The names have no bearing on what it compiles for.
+NO_TPU_HERE = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One kind of chip.
+
+    Attributes:
+        kind: what jax calls its devices.
+        devices: jax devices a chip; all figures below are of a chip.
+        memory: bytes that a program may use.
+        bandwidth: bytes/s between the chip and its memory.
+        network: bytes/s that it can send to its neighbours over all links, one direction.
+        axes: dimensions of a TPU's network; 0 for GPUs behind a switch.
+        ring: an axis closes to a ring where its length is a multiple of this.
+        node: GPUs behind one switch; beyond, each sends `outside` bytes/s.
+        source: where the figures stand.
+    """
+
+    kind: str
+    devices: int
+    memory: float
+    bandwidth: float
+    network: float
+    axes: int
+    ring: int
+    node: int
+    outside: float
+    source: str
+
+    @property
+    def flops(self) -> float:
+        """Dense bfloat16 FLOP/s of the chip."""
+        peak = metrics.peak_flops(self.kind)
+        assert peak is not None
+        return peak * self.devices
+
+
+def _tpu(kind, devices, memory_gib, bandwidth, both_ways, axes, ring, source) -> Chip:
+    """Data sheets count both directions of the links together."""
+    return Chip(
+        kind, devices, memory_gib * GIB, bandwidth, both_ways / 2, axes, ring, 0, 0.0, source
+    )
+
+
+def _gpu(kind, memory, bandwidth, both_ways, outside, source) -> Chip:
+    usable = memory * XLA_SHARE
+    return Chip(kind, 1, usable, bandwidth, both_ways / 2, 0, 0, 8, outside, source)
+
+
+TPU_DOCS = "https://docs.cloud.google.com/tpu/docs/"
+CHIPS: dict[str, Chip] = {
+    # Links of v4: six of 50 GB/s each way (arXiv 2304.01433, table 4).
+    "v4": _tpu("TPU v4", 1, 30.75, 1200e9, 600e9, 3, 4, TPU_DOCS + "v4, arXiv 2304.01433"),
+    "v5e": _tpu("TPU v5 lite", 1, 15.75, 819e9, 400e9, 2, 16, TPU_DOCS + "v5e"),
+    "v5p": _tpu("TPU v5", 1, 95.74, 2765e9, 1200e9, 3, 4, TPU_DOCS + "v5p"),
+    "v6e": _tpu("TPU v6 lite", 1, 31.25, 1638e9, 800e9, 2, 16, TPU_DOCS + "v6e"),
+    "tpu7x": _tpu("TPU7x", 2, 2 * 94.75, 7380e9, 1200e9, 3, 4, TPU_DOCS + "tpu7x"),
+    "a100": _gpu(
+        "NVIDIA A100", 80e9, 2039e9, 600e9, 25e9, "NVIDIA A100 80GB SXM and DGX A100 data sheets"
+    ),
+    "h100": _gpu(
+        "NVIDIA H100", 80e9, 3350e9, 900e9, 50e9, "NVIDIA H100 SXM and DGX H100 data sheets"
+    ),
+    "h200": _gpu(
+        "NVIDIA H200", 141e9, 4800e9, 900e9, 50e9, "NVIDIA H200 SXM and DGX H200 data sheets"
+    ),
+    "b200": _gpu("NVIDIA B200", 180e9, 8000e9, 1800e9, 50e9, "NVIDIA DGX B200 data sheet"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """Some chips that are wired together.
+
+    Attributes:
+        shape: chips along each axis of the network; (count,) for GPUs.
+    """
+
+    name: str
+    chip: Chip
+    shape: tuple[int, ...]
+
+    @property
+    def chips(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def devices(self) -> int:
+        """What jax counts."""
+        return self.chips * self.chip.devices
+
+    @property
+    def is_tpu(self) -> bool:
+        return self.chip.axes > 0
+
+    def network(self, group: int) -> float:
+        """Bytes/s, one direction, at which each chip of a group of so many devices can receive from
+        the others, all links of the axes that the group needs carrying their share.
+
+        A group takes the fewest axes of the slice that hold it; an axis that is no ring has links
+        on one side only at its ends, which the others wait for.
+        """
+        group = max(1, group // self.chip.devices)
+        if not self.is_tpu:
+            return self.chip.network if group <= self.chip.node else self.chip.outside
+        found, held = 0.0, 1
+        for length in sorted(self.shape, reverse=True):
+            if held >= group and found:
+                break
+            per_axis = self.chip.network / self.chip.axes
+            if length > 1:
+                found += per_axis if length % self.chip.ring == 0 else per_axis / 2
+            held *= length
+        return found or self.chip.network
+
+
+def parse_slice(name: str) -> Slice:
+    """`v5e:4x4`, `v5p:4x4x4`, `tpu7x:2x2x1`, `h100:8`.
+
+    Raises:
+        ConfigError: an unknown chip, or a shape that is not one of its network.
+    """
+    kind, _, shape = name.partition(":")
+    chip = CHIPS.get(kind.lower())
+    if chip is None:
+        raise ConfigError(f"plan.slice {name!r}: expected CHIP:SHAPE, one of {', '.join(CHIPS)}")
+    axes = chip.axes or 1
+    example = "x".join(["4"] * axes) if chip.axes else "8"
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape) or shape.count("x") + 1 != axes:
+        raise ConfigError(
+            f"plan.slice {name!r}: expected {axes} number(s), such as {kind.lower()}:{example}"
+        )
+    return Slice(f"{kind.lower()}:{shape}", chip, tuple(int(size) for size in shape.split("x")))
+
+
+def topology(where: Slice) -> list[Any]:
+    """The devices of a TPU slice that is not there, for ahead-of-time compilation.
+
+    Raises:
+        ConfigError: libtpu is not installed, or does not know such a slice.
+    """
+    os.environ.update(NO_TPU_HERE)
+    try:
+        import libtpu  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(NO_LIBTPU) from error
+    from jax.experimental import topologies
+
+    generation, _, shape = where.name.partition(":")
+    name = where.chip.kind if generation == "tpu7x" else generation
+    options: dict[str, Any] = {}
+    if generation == "v4":  # a chip is two devices unless libtpu is told otherwise; jax has one
+        options["chip_config_name"] = "megacore"
+    if where.chips == 1:  # less than a host has
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    try:
+        found = topologies.get_topology_desc(
+            platform="tpu", topology_name=f"{name}:{shape}", **options
+        )
+    except Exception as error:  # jax gives whatever libtpu raises
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"plan.slice {where.name!r}: libtpu knows no such slice ({reason}); expected one that "
+            "can be rented, such as v5e:4x4 or v5p:4x4x4"
+        ) from error
+    return list(found.devices)

@@ -1,0 +1,62 @@
+"""The two programs of decoding on abstract arrays: prompts are read, tokens are written."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from safety_jax import mesh as meshes
+from safety_jax import trees
+from safety_jax.models import cache as caches
+from safety_jax.models import chunk, decode, llama, lora, session
+from safety_jax.planning import abstract
+
+
+def cache(setup: decode.Setup, sizes: caches.Sizes) -> caches.Cache:
+    """Every layer's keys and values."""
+    where = meshes.sharding(setup.run.mesh, caches.AXES)
+    return jax.tree.map(
+        lambda x: abstract.array(x.shape, x.dtype, where),
+        jax.eval_shape(lambda: caches.zeros(setup.config, sizes, setup.pace.cache_dtype)),
+    )
+
+
+def unrolled(weights: trees.Tree, adapters: lora.Adapters | None) -> llama.Unrolled:
+    """The second copy of the weights, layer by layer, that `session.Session` makes; where each
+    array lies is the compiler's choice."""
+    where = session.unroll.lower(weights, adapters).compile().output_shardings
+    shapes = jax.eval_shape(session.unroll, weights, adapters)
+    return jax.tree.map(lambda x, s: abstract.array(x.shape, x.dtype, s), shapes, where)
+
+
+def lower_reading(
+    setup: decode.Setup,
+    weights: trees.Tree,
+    adapters: lora.Adapters | None,
+    held: caches.Cache,
+    prompt_tokens: int,
+) -> Any:
+    """`chunk.read_prompts`, for as many prompts as are read at once."""
+    host = functools.partial(abstract.replicated, setup.run.mesh)
+    rows = setup.pace.prefill_prompts
+    return chunk.read_prompts.lower(
+        setup.config, setup.run, weights, adapters, held, host(rows, prompt_tokens), host(rows),
+        host(rows),
+    )  # fmt: skip
+
+
+def lower_writing(
+    setup: decode.Setup, weights: llama.Unrolled, held: caches.Cache, sizes: caches.Sizes
+) -> Any:
+    """`chunk.write_tokens`; one trip of its loop writes one token in every lane."""
+    host = functools.partial(abstract.replicated, setup.run.mesh)
+    R, P, C = sizes.lanes, sizes.prompts, setup.settings.candidates
+    seen = sizes.own_tokens if setup.settings.frequency_penalty else 0
+    lanes = chunk.Lanes(host(R), host(R), host(R, dtype=jnp.bool_))
+    seats = caches.Seats(host(R), host(R), host(P, C), host(P))
+    seed, names = host(2, dtype=jnp.uint32), host(R, 2, dtype=jnp.uint32)
+    return chunk.write_tokens.lower(
+        setup.config, setup.run, setup.settings, setup.eos_ids, setup.pace.chunk_steps, weights,
+        held, host(R, seen), lanes, seats, seed, names, host(), host(), host(),
+    )  # fmt: skip

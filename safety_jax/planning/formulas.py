@@ -1,0 +1,277 @@
+"""Work and memory by formula: FLOPs, bytes to and from memory, bytes exchanged, bytes held.
+
+What holds for all: every row is full, every token is trained, and attention is causal over the
+row. These are upper bounds of real rows, in which prompts are not trained.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from safety_jax.models import cache as caches
+from safety_jax.models import llama, lora
+from safety_jax.planning.chips import Slice
+from safety_jax.policy import Policy
+
+# Times the layers' forward pass runs, by `model.remat`, and the attention within it: saved dots do
+# not include the attention kernel's.
+PASSES = {"none": 1, "dots": 1, "full": 2}
+ATTENTION_PASSES = {"none": 1, "dots": 2, "full": 2}
+# Matrix products of the attention's backward pass, of which the forward pass has two: splash takes
+# three for the queries and four for keys and values, for each of the two computes scores anew.
+ATTENTION_BACKWARD = 7
+# Vectors of the width D, and of the MLP's width F, that a layer writes or reads for each token in
+# one pass: norms, projections in and out, residuals; gate, up, their product, each twice.
+WIDTH_VECTORS, MLP_VECTORS = 14, 6
+SAMPLING_READS = 6  # of the logits: softmax, penalties, the draw
+
+
+class Load(NamedTuple):
+    """What a run of a program costs.
+
+    Attributes:
+        model_flops: of all chips together, what MFU counts: nothing twice.
+        flops: of one chip, what it carries out.
+        traffic: bytes between one chip and its memory.
+        tokens: tokens of all rows.
+    """
+
+    model_flops: float
+    flops: float
+    traffic: float
+    tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """How many devices share what.
+
+    Attributes:
+        rows: devices among which rows are divided, data x fsdp.
+        stored: devices among which a kernel is divided where it is stored, fsdp x tensor.
+        tensor: devices among which a kernel is divided where it is used.
+    """
+
+    rows: int
+    stored: int
+    tensor: int
+
+    @classmethod
+    def of(cls, mesh: Mapping[str, int]) -> "Parts":
+        return cls(mesh["data"] * mesh["fsdp"], mesh["fsdp"] * mesh["tensor"], mesh["tensor"])
+
+    @property
+    def devices(self) -> int:
+        return self.rows * self.tensor
+
+    @property
+    def gathered(self) -> bool:
+        """Whether kernels are gathered before use."""
+        return self.stored > self.tensor
+
+
+def kernel_weights(config: llama.Config) -> int:
+    """Weights of the layers' projections."""
+    declared = llama.parameters(config)
+    return sum(math.prod(p.shape) for name, p in declared.items() if name.endswith("kernel"))
+
+
+def all_weights(config: llama.Config) -> int:
+    return sum(math.prod(p.shape) for p in llama.parameters(config).values())
+
+
+def head_weights(config: llama.Config) -> int:
+    return config.vocabulary_size * config.width
+
+
+def adapter_weights(policy: Policy) -> int:
+    adapter = policy.adapter
+    if adapter is None:
+        return 0
+    leaves = lora.shapes(llama.parameters(policy.config), adapter.targets, adapter.rank)
+    return sum(math.prod(shape) for shape, _ in leaves.values())
+
+
+def _attention(config: llama.Config, row_tokens: int) -> float:
+    """FLOPs of one matrix product of causal attention, for each token of a row."""
+    seen = row_tokens / 2 if config.window is None else min(row_tokens / 2, config.window)
+    return 2 * seen * config.heads * config.head_size * config.layers
+
+
+def _activation_traffic(config: llama.Config, width: int) -> float:
+    """Bytes that the layers read and write for a token, in one pass."""
+    vectors = WIDTH_VECTORS * config.width + MLP_VECTORS * config.mlp_width
+    return float(width * vectors * config.layers)
+
+
+def training(
+    policy: Policy,
+    parts: Parts,
+    *,
+    width: int,
+    rows: int,
+    row_tokens: int,
+    microbatches: int,
+    example_tokens: int,
+    live_reference: bool,
+) -> Load:
+    """One optimizer step.
+
+    Args:
+        width: bytes of a number that is computed with.
+        rows: of all microbatches, both sides of pairs.
+        example_tokens: of an example, which attends to itself only.
+        live_reference: the reference is another forward pass of the step.
+    """
+    config, remat = policy.config, policy.run.remat
+    tokens, full = rows * row_tokens, policy.adapter is None
+    kernels, head = kernel_weights(config), head_weights(config)
+    passes, reference = PASSES[remat], int(live_reference)
+    attention_passes = ATTENTION_PASSES[remat]
+    by_token = 2.0 * kernels * (passes + reference + (2 if full else 1))
+    by_token += 2 * head * ((4 if full else 2) + reference)
+    by_token += 2 * adapter_weights(policy) * (passes + 2)
+    products = 2 * (attention_passes + reference) + ATTENTION_BACKWARD
+    by_token += _attention(config, row_tokens) * products
+
+    moves = passes + reference + 1
+    # A gathered kernel is written and read, one that lies there is only read.
+    traffic = microbatches * moves * kernels * width / parts.tensor * (1 + parts.gathered)
+    chunks = math.ceil(row_tokens / policy.chunk_tokens) * microbatches
+    traffic += chunks * (2 + reference) * head * width / parts.tensor
+    traffic += tokens / parts.rows * moves * _activation_traffic(config, width) / parts.tensor
+    trainable = kernels + 2 * head if full else adapter_weights(policy)
+    traffic += 7 * 4 * trainable / parts.stored  # AdamW: weight, gradient, two moments, in and out
+    lengths = np.array([example_tokens])
+    model_flops = tokens * (policy.flops_per_token(lengths) + reference * 2 * (kernels + head))
+    return Load(model_flops, tokens * by_token / parts.devices, traffic, tokens)
+
+
+def reading(
+    config: llama.Config, parts: Parts, *, width: int, rows: int, row_tokens: int, outputs: bool
+) -> Load:
+    """One forward pass over rows: a judge's, or a decoder's over prompts.
+
+    Args:
+        outputs: whether the last token of each row meets the vocabulary.
+    """
+    kernels, tokens = kernel_weights(config), rows * row_tokens
+    work = tokens * (2 * kernels + 2 * _attention(config, row_tokens))
+    work += 2 * rows * head_weights(config) * outputs
+    traffic = kernels * width / parts.tensor * (1 + parts.gathered)
+    traffic += tokens / parts.rows * _activation_traffic(config, width) / parts.tensor
+    return Load(work, work / parts.devices, traffic, tokens)
+
+
+def writing(
+    config: llama.Config, parts: Parts, sizes: caches.Sizes, *, width: int, cache_width: int
+) -> Load:
+    """One token in each lane, caches filled to the end."""
+    weights = kernel_weights(config) + head_weights(config)
+    seen = sizes.prompt_tokens + sizes.own_tokens
+    attention = 4 * seen * config.heads * config.head_size * config.layers
+    work = float(sizes.lanes * (2 * weights + attention))
+    traffic = weights * width / parts.tensor * (1 + parts.gathered)
+    traffic += cache_bytes(config, sizes, cache_width) / parts.devices
+    traffic += SAMPLING_READS * 4 * sizes.lanes * config.vocabulary_size / parts.devices
+    return Load(work, work / parts.devices, traffic, sizes.lanes)
+
+
+def cache_bytes(config: llama.Config, sizes: caches.Sizes, cache_width: int) -> int:
+    tokens = sizes.prompts * sizes.prompt_tokens + sizes.lanes * sizes.own_tokens
+    return 2 * cache_width * config.layers * config.kv_heads * config.head_size * tokens
+
+
+# ------------------------------------------------------------------------ where nothing compiles
+
+
+def activations(policy: Policy, parts: Parts, *, width: int, rows: int, row_tokens: int) -> float:
+    """Bytes of one device beside its arguments in a training step: what the backward pass needs of
+    every layer, one layer at work, a layer's kernels gathered, the head, a chunk of logits.
+
+    Args:
+        rows: of a microbatch, both sides of pairs.
+    """
+    config = policy.config
+    tokens = rows * row_tokens / parts.rows
+    outputs, at_work = _layer_numbers(config, parts)
+    kept = {"full": config.width, "dots": config.width + outputs, "none": at_work}
+    found = tokens * width * (config.layers * kept[policy.run.remat] + at_work)
+    found += _gathered(config, parts, width) + width * head_weights(config) / parts.tensor
+    chunk = rows / parts.rows * min(policy.chunk_tokens, row_tokens)
+    return found + 2 * 4 * chunk * config.vocabulary_size / parts.tensor
+
+
+def passing(
+    config: llama.Config, parts: Parts, *, width: int, rows: int, row_tokens: int, keeps: bool
+) -> float:
+    """Bytes of one device beside its arguments in a forward pass alone.
+
+    Args:
+        keeps: every layer's keys and values.
+    """
+    tokens = rows * row_tokens / parts.rows
+    _, at_work = _layer_numbers(config, parts)
+    kept = 2 * config.layers * config.kv_heads * config.head_size / parts.tensor
+    return tokens * width * (at_work + keeps * kept) + _gathered(config, parts, width)
+
+
+def sampling(config: llama.Config, parts: Parts, lanes: int) -> float:
+    """Bytes of one device beside its arguments while tokens are drawn: four times the logits."""
+    return 4 * 4.0 * lanes * config.vocabulary_size / parts.devices
+
+
+def _layer_numbers(config: llama.Config, parts: Parts) -> tuple[float, float]:
+    """Of a token on one device: what a layer's projections give, and all that exists at once."""
+    narrow = (config.heads + 2 * config.kv_heads) * config.head_size / parts.tensor
+    outputs = narrow + 2 * config.width + 2 * config.mlp_width / parts.tensor
+    return outputs, 4 * config.width + 2 * (outputs + config.mlp_width / parts.tensor)
+
+
+def _gathered(config: llama.Config, parts: Parts, width: int) -> float:
+    """Bytes of a layer's kernels where they are gathered."""
+    layer = kernel_weights(config) / config.layers
+    return width * layer / parts.tensor if parts.gathered else 0.0
+
+
+def exchanged(
+    config: llama.Config,
+    parts: Parts,
+    *,
+    width: int,
+    tokens: int,
+    passes: int,
+    repeats: int,
+    reduced: int,
+) -> dict[int, float]:
+    """Bytes that each device receives, by size of the group it receives them from.
+
+    Args:
+        tokens: of all rows.
+        passes: loops over the layers, the backward one too; what it computes again it has gathered.
+        repeats: microbatches.
+        reduced: float32 numbers whose sum all rows' devices need: gradients, of a shard's size.
+    """
+    found: dict[int, float] = {}
+    fsdp = parts.stored // parts.tensor
+    if fsdp > 1:
+        weights = repeats * passes * kernel_weights(config) + 2 * head_weights(config)
+        found[fsdp] = weights * width / parts.tensor * (fsdp - 1) / fsdp
+    if parts.rows > 1:
+        share = 2 * 4 * reduced * (parts.rows - 1) / parts.rows
+        found[parts.rows] = found.get(parts.rows, 0.0) + share
+    if parts.tensor > 1:
+        # Two sums of activations a layer and pass: behind attention, and behind the MLP.
+        sums = 2 * passes * config.layers * tokens / parts.rows * config.width * width
+        share = 2 * sums * (parts.tensor - 1) / parts.tensor
+        found[parts.tensor] = found.get(parts.tensor, 0.0) + share
+    return found
+
+
+def network_seconds(received: Mapping[int, float], where: Slice) -> float:
+    """Seconds in which a device receives so many bytes from groups of so many devices."""
+    alone = math.fsum(size / where.network(group) for group, size in received.items())
+    return alone * where.chip.devices  # which share the links of their chip

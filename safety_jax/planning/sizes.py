@@ -1,0 +1,52 @@
+"""Models by name, as their config.json files have them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safety_jax.errors import ConfigError
+from safety_jax.models import folder as folders
+from safety_jax.models import hf_config, llama
+
+
+def _llama(
+    width: int, mlp_width: int, layers: int, heads: int, kv_heads: int, **others: Any
+) -> dict[str, Any]:
+    return {
+        "model_type": "llama",
+        "vocab_size": 32_000,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "hidden_size": width,
+        "intermediate_size": mlp_width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        **others,
+    }
+
+
+_THREE = {"vocab_size": 128_256, "max_position_embeddings": 8192, "rope_theta": 500_000.0}
+SIZES: Mapping[str, Mapping[str, Any]] = {
+    "llama2-7b": _llama(4096, 11_008, 32, 32, 32),
+    "llama2-13b": _llama(5120, 13_824, 40, 40, 40),
+    "llama2-70b": _llama(8192, 28_672, 80, 64, 8),
+    "llama3-8b": _llama(4096, 14_336, 32, 32, 8, **_THREE),
+    "llama3-70b": _llama(8192, 28_672, 80, 64, 8, **_THREE),
+}
+
+
+def read(name: str) -> llama.Config:
+    """A model of the table, or of a Hugging Face folder or hub id.
+
+    Raises:
+        ConfigError: neither.
+        CheckpointError: a folder whose config.json cannot be used.
+    """
+    if name in SIZES:
+        return hf_config.parse(SIZES[name], name)
+    if not Path(name).expanduser().exists() and "/" not in name:
+        raise ConfigError(
+            f"model.size {name!r}: expected {', '.join(SIZES)}, or a Hugging Face folder"
+        )
+    return hf_config.read_config(folders.resolve(name))

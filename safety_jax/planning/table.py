@@ -1,0 +1,121 @@
+"""Plans as people read them: a table for the terminal, the same in Markdown, notes below it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from safety_jax.planning.chips import GIB
+
+Plan = Mapping[str, Any]
+FORMULA = "by formula"  # the kind of an exchange that no program was read for
+HEAD = (
+    "run", "model", "slice", "data x fsdp x tensor", "rows", "GiB a chip", "of", "fits",
+    "largest rows", "step, s", "tokens/s", "MFU", "bound by", "GB exchanged",
+)  # fmt: skip
+PRICED = ("a million tokens",)
+
+
+def lines(plans: Sequence[Plan], priced: bool) -> list[tuple[str, ...]]:
+    """The head, and a line for each plan."""
+    return [(*HEAD, *PRICED) if priced else HEAD, *(_line(plan, priced) for plan in plans)]
+
+
+def _line(plan: Plan, priced: bool) -> tuple[str, ...]:
+    cells = [plan["run"], plan["model"], plan["slice"]]
+    width = len(HEAD) + priced
+    if plan["needed"] is None:  # not even a mesh could be made
+        return (*cells, *["-"] * (width - len(cells) - 1), plan["problem"])
+    cells += [
+        " x ".join(str(size) for size in plan["mesh"]),
+        str(plan["rows"]),
+        f"{plan['needed'] / GIB:.1f}",
+        f"{plan['available'] / GIB:.1f}",
+        ("yes" if plan["fits"] else "no") + (" (formula)" if plan["formula"] else ""),
+        largest(plan),
+    ]
+    if not plan["fits"]:
+        return (*cells, *["-"] * (width - len(cells)))
+    times = plan["times"]
+    received = sum(one["received"] for one in plan["exchanges"])
+    estimated = any(one["kind"] == FORMULA for one in plan["exchanges"])
+    cells += [
+        between(times["best"], times["worst"], ".3g"),
+        between(times["tokens"] / times["worst"], times["tokens"] / times["best"], ",.0f"),
+        between(100 * times["mfu_worst"], 100 * times["mfu_best"], ".0f") + "%",
+        times["bound"],
+        ("≈" if estimated else "") + f"{received / 1e9:.3g}",
+    ]
+    if priced:
+        low, high = plan["price"] or (0.0, 0.0)
+        cells.append(between(low, high, ".3g") if high else "-")
+    return tuple(cells)
+
+
+def largest(plan: Plan) -> str:
+    """The most rows that fit, where they were searched."""
+    found = plan["largest"]
+    if found is None:
+        return "-"
+    least = "" if found["exact"] else "at least "
+    return f"{least}{found['rows']:,}" + (" (all)" if found["all"] else "")
+
+
+def between(low: float, high: float, form: str) -> str:
+    first, second = format(low, form), format(high, form)
+    return first if first == second else f"{first}–{second}"
+
+
+def terminal(plans: Sequence[Plan], priced: bool) -> str:
+    table = lines(plans, priced)
+    width = max(len(line) for line in table)
+    table = [(*line, *[""] * (width - len(line))) for line in table]
+    widths = [max(len(line[i]) for line in table) for i in range(width)]
+    rows = [table[0], tuple("-" * size for size in widths), *table[1:]]
+    return "\n".join(
+        "  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def markdown(plans: Sequence[Plan], priced: bool) -> str:
+    table = lines(plans, priced)
+    rows = [table[0], tuple("---" for _ in table[0]), *table[1:]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def details(plan: Plan) -> str:
+    """One plan in full: memory by what it is, exchanges, times."""
+    text = f"{plan['program']} on {plan['slice']}, {plan['chips']} chips"
+    memory = plan["memory"]
+    if memory:
+        parts = {**memory["parts"], "temporaries": memory["temporaries"]}
+        parts["program"] = memory["program"]
+        listed = ", ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items() if size)
+        text += f"\n  GiB a device: {listed}; {memory['total'] / GIB:.2f} in all"
+    for one in plan["exchanges"]:
+        text += (
+            f"\n  {one['times']:,} x {one['kind']} among {one['group']} ({one['place']}): "
+            f"{one['received'] / 1e9:.3g} GB received"
+        )
+    if plan["fits"]:
+        times = plan["times"]
+        text += (
+            f"\n  seconds: compute {times['compute']:.3g}, memory {times['memory']:.3g}, network "
+            f"{times['network']:.3g}; {times['best']:.3g} if all overlap, {times['worst']:.3g} if "
+            "nothing does"
+        )
+    return text
+
+
+ASSUMPTIONS = (
+    "memory and exchanges are the compiler's, libtpu's for TPUs, and by formula for GPUs and where "
+    "an exchange is marked ≈; what the allocator loses is not in them",
+    "FLOPs are by formula: every row full, every token trained or read, attention causal over the "
+    "whole row; MFU counts model FLOPs, nothing twice",
+    "step: from the longest of compute, memory traffic and network at published speeds, all "
+    "overlapping, to their sum, nothing overlapping; no kernel reaches the peak, so that real "
+    "steps are longer than the first figure, and input, logging and saving are not in it",
+    "network: every link of the axes that a group spans carries its share; axes shorter than a "
+    "ring at half speed; latency not counted",
+    "rows: of a microbatch (training; double rows for pairs), of a batch (judging), lanes "
+    "(writing: a step writes one token in each, caches full)",
+)

@@ -1,0 +1,342 @@
+"""Stage `plan`: does a run fit a slice, how fast at best, at what price, before anything is rented.
+
+The very programs of the run's stage are compiled for a slice that is not there, from shapes alone.
+
+plans/*.json   one a run, model and slice; a finished one is not compiled again
+plan.json      all of them
+plan.md        the table
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import re
+import runpy
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from safety_jax import trees, workdir
+from safety_jax.errors import ConfigError, UserError
+from safety_jax.planning import chips, formulas, layouts, programs, roofline, sizes, table
+from safety_jax.stages.planned import TRAINING, Asked, Choice, Planned
+from safety_jax.stages.planned_passes import DECODING, JUDGING
+
+STAGES = {"sft": TRAINING, "dpo": TRAINING, "raft": DECODING, "score": JUDGING}
+PLANS = "plans"
+MESHES = ("auto", "run")
+COMPILATIONS = 4  # that a search may take, the first included
+HOPE = 0.8  # of memory by formula, at which rows are tried first
+
+
+def run(config: ConfigDict, folder: str) -> None:
+    """Runs the stage; called again, it goes on where it stopped.
+
+    Raises:
+        UserError: anything that the user can put right; of a single plan, that it does not fit.
+    """
+    jax.config.update("jax_platforms", "cpu")  # nothing runs, so no accelerator is taken
+    plan = config.plan
+    if plan.mesh not in MESHES:
+        raise ConfigError(f"plan.mesh {plan.mesh!r}: expected {' or '.join(MESHES)}")
+    slices = [chips.parse_slice(name) for name in plan.slice]
+    prices = read_prices(plan.price)
+    runs = {spec: load_run(spec) for spec in plan.run}
+    set_values(runs, tuple(plan.set))
+    cells = list(itertools.product(runs, config.model.size, slices))
+    if not cells:
+        raise ConfigError("plan.run, model.size and plan.slice must each name at least one")
+    found = []
+    with workdir.prepare(folder, config) as place:
+        (place.path / PLANS).mkdir(exist_ok=True)
+        for number, (spec, size, where) in enumerate(cells, 1):
+            made = known_or_made(place, config, runs[spec], spec, size, where)
+            made = made | {"price": priced(made, where, prices)}
+            found.append(made)
+            print(f"[{number}/{len(cells)}] {made['problem'] or table.details(made)}", flush=True)
+        text = table.markdown(found, bool(prices))
+        notes = "".join(f"- {line}\n" for line in table.ASSUMPTIONS)
+        workdir.write(place.path / "plan.json", workdir.canonical({"plans": found}))
+        workdir.write(place.path / "plan.md", f"{text}\n{notes}")
+        print(f"\n{table.terminal(found, bool(prices))}\n\n{notes}{place.path / 'plan.md'}")
+    if len(found) == 1 and found[0]["problem"]:
+        raise ConfigError(found[0]["problem"])
+
+
+# ---------------------------------------------------------------------------- what is asked
+
+
+def load_run(spec: str) -> ConfigDict:
+    """A run's config from its file, `configs/dpo.py:loss=safe`.
+
+    Raises:
+        ConfigError: no such file, an argument it does not know, or a stage that cannot be planned.
+    """
+    path, _, argument = spec.partition(":")
+    if not Path(path).is_file():
+        raise ConfigError(f"plan.run {spec!r}: no such file; expected configs/STAGE.py:ARGUMENTS")
+    try:
+        config = runpy.run_path(path)["get_config"](argument or None)
+    except (KeyError, SyntaxError, ValueError) as error:
+        raise ConfigError(f"plan.run {spec!r}: {error}") from error
+    if config.stage not in STAGES:
+        raise ConfigError(f"plan.run {spec!r}: its stage is {config.stage}; expected one of "
+                          f"{', '.join(STAGES)}")  # fmt: skip
+    return config
+
+
+def set_values(runs: dict[str, ConfigDict], values: Sequence[str]) -> None:
+    """Sets `data.max_length=2048` in every run that has the key.
+
+    Raises:
+        ConfigError: no run has it, or the value is of another type.
+    """
+    for text in values:
+        key, equals, written = text.partition("=")
+        having = [config for config in runs.values() if key in trees.flatten(config.to_dict())]
+        if not equals or not having:
+            raise ConfigError(
+                f"plan.set {text!r}: expected KEY=VALUE with a key of plan.run's config, such as "
+                "data.max_length=2048"
+            )
+        for config in having:
+            now = trees.flatten(config.to_dict())[key]
+            config.update_from_flattened_dict({key: _value(text, written, now)})
+
+
+def _value(text: str, written: str, now: Any) -> Any:
+    """`written` as a value of the type of `now`."""
+    try:
+        if isinstance(now, bool):
+            return {"true": True, "false": False}[written.lower()]
+        if isinstance(now, tuple):
+            return tuple(written.split(","))
+        return type(now)(written)
+    except (KeyError, ValueError) as error:
+        raise ConfigError(
+            f"plan.set {text!r}: expected a value like {now!r}, a {type(now).__name__}"
+        ) from error
+
+
+def read_prices(values: Sequence[str]) -> dict[str, float]:
+    """`v5e=1.20` -> the price of a chip for an hour, in any currency."""
+    found = {}
+    for text in values:
+        kind, _, number = text.partition("=")
+        if kind not in chips.CHIPS or not re.fullmatch(r"\d+(\.\d+)?", number):
+            raise ConfigError(
+                f"plan.price {text!r}: expected CHIP=PRICE of a chip for an hour, such as "
+                f"{next(iter(chips.CHIPS))}=3.22"
+            )
+        found[kind] = float(number)
+    return found
+
+
+# ---------------------------------------------------------------------------- a plan
+
+
+def known_or_made(
+    place: workdir.Workdir,
+    config: ConfigDict,
+    run_config: ConfigDict,
+    spec: str,
+    size: str,
+    where: chips.Slice,
+) -> dict[str, Any]:
+    """The plan that an earlier start has written, or a new one."""
+    facts = {
+        "config": run_config.to_dict(),
+        "model": repr(sizes.read(size)),
+        "slice": where.name,
+        "mesh": config.plan.mesh,
+        "example_tokens": config.plan.example_tokens,
+        "search": config.plan.search,
+        "versions": versions(where),
+    }
+    key = hashlib.sha256(workdir.canonical(facts).encode()).hexdigest()
+    name = re.sub(r"[^\w.-]+", "-", f"{spec}_{size}_{where.name}")
+    file = place.path / PLANS / f"{name}-{key[:8]}.json"
+    if file.exists():
+        return dict(json.loads(file.read_text()))
+    began = time.perf_counter()
+    made = {"run": label(spec), "model": Path(size).name, "slice": where.name,
+            "chips": where.chips}  # fmt: skip
+    try:
+        found = layouts.devices(where)
+        asked = Asked(
+            run_config, sizes.read(size), where, found, config.plan.mesh == "run",
+            config.plan.example_tokens,
+        )  # fmt: skip
+        made |= make(asked, STAGES[run_config.stage], config.plan.search)
+    except UserError as error:
+        if len(config.plan.run) * len(config.model.size) * len(config.plan.slice) == 1:
+            raise
+        made |= {"problem": str(error), "memory": None, "needed": None, "fits": False,
+                 "largest": None, "exchanges": []}  # fmt: skip
+    made |= {"versions": facts["versions"], "seconds": time.perf_counter() - began}
+    workdir.write(file, workdir.canonical(made))
+    return made
+
+
+def versions(where: chips.Slice) -> dict[str, str]:
+    """What a plan depends on beside its config."""
+    names = ["jax", "libtpu"] if where.is_tpu else ["jax"]
+    try:
+        return {name: importlib.metadata.version(name) for name in names}
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ConfigError(chips.NO_LIBTPU) from error
+
+
+def label(spec: str) -> str:
+    """configs/dpo.py:loss=safe -> dpo:loss=safe"""
+    path, colon, argument = spec.partition(":")
+    return f"{Path(path).stem}{colon}{argument}"
+
+
+def make(asked: Asked, planned: Planned, search: bool) -> dict[str, Any]:
+    """Compiles the run's programs; where rows may be chosen, with as many as fit."""
+    choice = begin(asked, planned, planned.choose(asked))
+    tries = {choice.rows: attempt(asked, planned, choice)}
+    while len(tries) < COMPILATIONS:
+        fits = any(one["fits"] for one in tries.values())
+        if not search and (fits or not choice.free):
+            break
+        rows = next_rows(choice, tries, asked.memory)
+        if rows is None:
+            break
+        tries[rows] = attempt(asked, planned, dataclasses.replace(choice, rows=rows))
+    fitting = [rows for rows, one in tries.items() if one["fits"]]
+    most = max(fitting, default=0)
+    rows = most if most and choice.free else choice.rows
+    taken = tries[rows]
+    return {
+        **taken,
+        "unit": planned.unit,
+        "mesh": list(choice.mesh),
+        "rows": rows,
+        "largest": largest(choice, tries, most) if search and most else None,
+        "formula": not asked.where.is_tpu,
+        "problem": None if taken["fits"] else too_large(asked, choice, taken, most),
+    }
+
+
+def begin(asked: Asked, planned: Planned, choice: Choice) -> Choice:
+    """With so many rows, where they may be chosen, as the formulas let hope that they fit."""
+    rows = choice.rows
+    while choice.free and rows > choice.step:
+        listed = planned.programs(asked, dataclasses.replace(choice, rows=rows))
+        if max(programs.by_formula(one).needed for one in listed) <= HOPE * asked.memory:
+            break
+        rows = layouts.round_up(rows // 2, choice.step)
+    return dataclasses.replace(choice, rows=rows)
+
+
+def largest(choice: Choice, tries: dict[int, dict[str, Any]], most: int) -> dict[str, Any]:
+    """The most rows that fitted; `exact` where the next larger number did not."""
+    failing = [rows for rows, one in tries.items() if not one["fits"]]
+    whole = most >= choice.most
+    exact = whole or min(failing, default=choice.most) - most <= choice.step
+    return {"rows": most, "all": whole, "exact": exact, "times": tries[most]["times"]}
+
+
+def next_rows(choice: Choice, tries: dict[int, dict[str, Any]], room: float) -> int | None:
+    """Where a straight line through two tries says that memory ends, between the most rows that
+    fitted and the fewest that did not; None where these are neighbours."""
+    unit = choice.step
+    fitting = [rows for rows, one in tries.items() if one["fits"]]
+    failing = [rows for rows, one in tries.items() if not one["fits"]]
+    low, high = max(fitting, default=0), min(failing, default=choice.most + unit)
+    if high - low <= unit:
+        return None
+    known = sorted((rows, one["needed"]) for rows, one in tries.items())
+    if len(known) == 1:
+        rows = choice.most if fitting else known[0][0] // 2
+    else:
+        (r0, m0), (r1, m1) = known[-2:] if fitting else known[:2]
+        slope = max((m1 - m0) / (r1 - r0), 1.0)
+        rows = int(r0 + (room - m0) / slope)
+    return min(max(rows // unit * unit, low + unit), high - unit)
+
+
+def attempt(asked: Asked, planned: Planned, choice: Choice) -> dict[str, Any]:
+    """Memory, exchanges and times of the run's programs; memory of the one that takes most."""
+    where, devices = asked.where, asked.where.devices
+    available = asked.memory
+    listed = planned.programs(asked, choice)
+    measured = []
+    for one in listed:
+        if where.is_tpu:
+            print(f"compiling for {where.name}: {one.name}", flush=True)
+        measured.append(
+            programs.measure(one, devices) if where.is_tpu else programs.by_formula(one)
+        )
+    fullest = max(measured, key=lambda one: one.needed)
+    timed, shown = measured[-1], listed[-1]
+    fits = all(one.memory is not None and one.needed <= available for one in measured)
+    received = dict(shown.exchanged)
+    exchanges = [
+        {"kind": table.FORMULA, "place": "", "group": group, "times": 1, "received": size}
+        for group, size in received.items()
+    ]
+    if timed.exchanges is not None:
+        exchanges = [total._asdict() for total in timed.exchanges]
+        received = dict.fromkeys((total.group for total in timed.exchanges), 0.0)
+        for total in timed.exchanges:
+            received[total.group] += total.received
+    seconds = formulas.network_seconds(received, where)
+    times = roofline.estimate(shown.load, seconds, where)
+    return {
+        "program": shown.name,
+        "fits": fits,
+        "needed": fullest.needed,
+        "available": available,
+        "memory": None if fullest.memory is None else dataclasses.asdict(fullest.memory)
+        | {"total": fullest.memory.total},
+        "exchanges": exchanges,
+        "times": dataclasses.asdict(times) | {
+            "best": times.best, "worst": times.worst, "bound": times.bound,
+            "mfu_best": times.mfu(times.best), "mfu_worst": times.mfu(times.worst),
+        },
+        "compile_seconds": sum(one.seconds for one in measured),
+    }  # fmt: skip
+
+
+def too_large(asked: Asked, choice: Choice, made: dict[str, Any], most: int) -> str:
+    """The line that says what to change."""
+    needed, there = made["needed"] / chips.GIB, made["available"] / chips.GIB
+    text = (
+        f"{made['program']} on {asked.where.name} needs {needed:.2f} GiB a device, which has "
+        f"{there:.2f}; "
+    )
+    mesh, config = choice.mesh, asked.config
+    changes = []
+    if most:
+        changes.append(f"train.rows_per_microbatch={most}, which fits")
+    elif choice.rows > choice.step:
+        changes.append(f"fewer rows than {choice.rows} (train.rows_per_microbatch, sample.lanes)")
+    if "model" in config and config.model.remat != "full" and config.stage != "raft":
+        changes.append("model.remat=full")
+    if mesh.data > 1:
+        changes.append(f"mesh.fsdp={mesh.fsdp * mesh.data} with mesh.data=1")
+    wider = [n for n in layouts.tensor_sizes(asked.model, len(asked.found)) if n > mesh.tensor]
+    if wider:
+        changes.append(f"mesh.tensor={wider[0]}")
+    return text + "change " + ", or ".join([*changes, "the slice to a larger one"])
+
+
+def priced(
+    made: dict[str, Any], where: chips.Slice, prices: dict[str, float]
+) -> list[float] | None:
+    """Of a million tokens, at best and at worst."""
+    rate = prices.get(where.name.partition(":")[0])
+    if rate is None or not made["fits"]:
+        return None
+    fields = {field.name for field in dataclasses.fields(roofline.Times)}
+    times = roofline.Times(**{name: v for name, v in made["times"].items() if name in fields})
+    return list(roofline.price(times, where, rate))

@@ -1,0 +1,202 @@
+"""Programs of a run that have no backward pass: sampling of `raft`, judging of `score`.
+
+See `planned.py`.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from safety_jax import mesh as meshes
+from safety_jax import policy
+from safety_jax.errors import ConfigError
+from safety_jax.models import cache as caches
+from safety_jax.models import decode, heads, llama, llama_heads
+from safety_jax.planning import abstract, decoding, formulas, layouts
+from safety_jax.planning.programs import Program
+from safety_jax.scoring import guard
+from safety_jax.scoring.planned import max_tokens
+from safety_jax.stages import answering
+from safety_jax.stages.planned import (
+    Asked,
+    Choice,
+    Planned,
+    base_dtype,
+    chosen,
+    make_policy,
+    number_bytes,
+)
+
+# ---------------------------------------------------------------------------- decoding
+
+
+def choose_decoding(asked: Asked) -> Choice:
+    config = asked.config
+    # Weights are held twice: stacked to read prompts, layer by layer to write.
+    weights = 2.0 * base_dtype(config).itemsize * formulas.kernel_weights(asked.model)
+    sizes = (
+        asked.own_mesh()
+        if asked.keep
+        else layouts.for_decoding(asked.model, len(asked.found), weights, asked.memory)
+    )
+    lanes = config.sample.lanes
+    most = config.raft.prompts * config.sample.candidates
+    return chosen(asked, sizes, lanes, max(lanes, most))
+
+
+def decoding_setup(
+    asked: Asked, trained: policy.Policy, lanes: int
+) -> tuple[decode.Setup, caches.Sizes]:
+    """How the stage decodes, with the longest prompts that the config allows and caches for the
+    longest answers."""
+    config, parts = asked.config, formulas.Parts.of(trained.run.mesh.shape)
+    settings = answering.read_settings(config.sample)
+    pace = dataclasses.replace(answering.read_pace(config.sample), lanes=lanes)
+    if not asked.keep:
+        read = layouts.round_up(pace.prefill_prompts, parts.rows)
+        pace = dataclasses.replace(pace, prefill_prompts=read)
+    setup = decode.Setup(asked.model, trained.run, settings, pace, eos_ids=(2,), stop=None)
+    setup.check()
+    most = settings.max_new_tokens
+    return setup, caches.Sizes(
+        lanes=lanes,
+        prompts=decode.prompt_slots(lanes, settings.candidates, config.raft.prompts, parts.rows),
+        prompt_tokens=decode.bucket(config.data.max_length - most, pace.bucket_tokens),
+        own_tokens=min(decode.bucket(most, pace.bucket_tokens), most),
+    )
+
+
+def decoding_programs(asked: Asked, choice: Choice) -> list[Program]:
+    """Sampling of stage `raft`: prompts are read, then a token is written in every lane."""
+    model, mesh = asked.model, asked.mesh(choice.mesh)
+    trained = make_policy(asked, mesh)
+    setup, sizes = decoding_setup(asked, trained, choice.rows)
+    trainable, base = abstract.trained(trained, base_dtype(asked.config))
+    adapters = None if trained.adapter is None else trained.adapters(trainable)
+    weights = trainable if trained.adapter is None else base
+    cache = decoding.cache(setup, sizes)
+
+    parts, width = formulas.Parts.of(mesh.shape), number_bytes(trained.run)
+    cache_width = jnp.dtype(setup.pace.cache_dtype).itemsize
+    prompts = {"rows": setup.pace.prefill_prompts, "row_tokens": sizes.prompt_tokens}
+    exchanged = functools.partial(
+        formulas.exchanged, model, parts, width=width, passes=1, repeats=1, reduced=0
+    )
+    # Both copies of the weights are held, of which each program is given one.
+    stacked = {"parameters": abstract.bytes_on_device((trainable, base))}
+    unrolled = {"parameters by layer": stacked["parameters"]}
+    caches_held = {"caches": abstract.bytes_on_device(cache)}
+    reads = Program(
+        name=f"reads {prompts['rows']} prompts of {prompts['row_tokens']} tokens",
+        lower=lambda: decoding.lower_reading(setup, weights, adapters, cache, sizes.prompt_tokens),
+        arguments=stacked | caches_held,
+        held=unrolled,
+        unknown_trips=(1,),
+        load=formulas.reading(model, parts, width=width, outputs=False, **prompts),
+        temporaries=formulas.passing(model, parts, width=width, keeps=True, **prompts),
+        exchanged=exchanged(tokens=prompts["rows"] * prompts["row_tokens"]),
+    )
+    writes = Program(
+        name=f"writes a token in {sizes.lanes} lanes",
+        lower=lambda: decoding.lower_writing(
+            setup, decoding.unrolled(weights, adapters), cache, sizes
+        ),
+        arguments=unrolled | caches_held,
+        held=stacked,
+        unknown_trips=(1,),  # what one token costs
+        load=formulas.writing(model, parts, sizes, width=width, cache_width=cache_width),
+        temporaries=formulas.sampling(model, parts, sizes.lanes),
+        exchanged=exchanged(tokens=sizes.lanes),
+    )
+    return [reads, writes]
+
+
+# ---------------------------------------------------------------------------- judging
+
+GUARDS = ("llama_guard", "wildguard")
+
+
+def judge_row(asked: Asked) -> tuple[str, Any]:
+    """The one judge of the config that is a LLaMA: a guard, or a sequence head."""
+    rows = [
+        (name, row)
+        for name, row in asked.config.score.judges.items()
+        if row.kind in (*GUARDS, "sequence")
+    ]
+    if len(rows) != 1:
+        raise ConfigError(
+            f"plan.run has {len(rows)} judges that are models; expected one, such as "
+            "configs/score.py:llama_guard"
+        )
+    return rows[0]
+
+
+def judged_tokens(asked: Asked) -> int:
+    name, row = judge_row(asked)
+    return max_tokens(name, row.max_tokens, asked.model.max_positions)
+
+
+def score_dtype(asked: Asked) -> Any:
+    return policy.float_type("score.parameter_dtype", asked.config.score.parameter_dtype)
+
+
+def choose_judging(asked: Asked) -> Choice:
+    rows = max(1, asked.config.score.tokens_per_batch // judged_tokens(asked))
+    each = score_dtype(asked).itemsize
+    sizes = asked.own_mesh() if asked.keep else asked.mesh_for_rows(rows, each)
+    parts = sizes.data * sizes.fsdp
+    rows = max(1, rows // parts) * parts  # as `buckets.buckets` has it
+    return Choice(sizes, rows, max(rows, asked.config.score.rows_per_write), parts, not asked.keep)
+
+
+def judging_programs(asked: Asked, choice: Choice) -> list[Program]:
+    """A batch of the longest rows through a judge of this size."""
+    score, mesh = asked.config.score, asked.mesh(choice.mesh)
+    _, row = judge_row(asked)
+    T = judged_tokens(asked)
+    run = asked.execution(mesh, score.compute_dtype, score.attention, "none")
+    stored = score_dtype(asked)
+    if row.kind in GUARDS:
+        declared = llama.parameters(asked.model)
+        function = guard.verdict(asked.model, run, (0,), (1,))
+    else:
+        head = llama_heads.head(asked.model, 1)
+        scorer = heads.Scorer("llama", asked.model, head, ("score",), None, T, False)
+        declared = heads.parameters(scorer)
+        function = lambda weights, ids, types, mask: heads.scores(  # noqa: E731
+            scorer, weights, ids, types, mask, run
+        )
+    weights = abstract.weights(declared, mesh, stored)
+    where = meshes.sharding(mesh, ("rows", "tokens"))
+    ids, mask = (abstract.array((choice.rows, T), kind, where) for kind in (jnp.int32, jnp.bool_))
+    compiled = jax.jit(function, out_shardings=meshes.sharding(mesh, ()))
+    parts, width = formulas.Parts.of(mesh.shape), number_bytes(run)
+    return [
+        Program(
+            name=f"judges {choice.rows} rows of {T:,} tokens",
+            lower=lambda: compiled.lower(weights, ids, ids, mask),
+            arguments={
+                "parameters": abstract.bytes_on_device(weights),
+                "batch": abstract.bytes_on_device((ids, ids, mask)),
+            },
+            held={},
+            unknown_trips=(1,),
+            load=formulas.reading(
+                asked.model, parts, width=width, rows=choice.rows, row_tokens=T, outputs=True
+            ),
+            temporaries=formulas.passing(
+                asked.model, parts, width=width, rows=choice.rows, row_tokens=T, keeps=False
+            ),
+            exchanged=formulas.exchanged(
+                asked.model, parts, width=width, tokens=choice.rows * T, passes=1, repeats=1,
+                reduced=0,
+            ),
+        )
+    ]  # fmt: skip
+
+
+DECODING = Planned("written", choose_decoding, decoding_programs)
+JUDGING = Planned("judged", choose_judging, judging_programs)

@@ -1,0 +1,374 @@
+"""Stage plan: published figures, formulas on paper, parsing, choices, and what the user reads."""
+
+import importlib
+import json
+import sys
+
+import jax
+import pytest
+from planned_runs import asked, programs
+
+from safety_jax.errors import ConfigError
+from safety_jax.models import cache as caches
+from safety_jax.models import llama
+from safety_jax.planning import chips, collectives, formulas, layouts, roofline, sizes, table
+from safety_jax.planning import programs as compilations
+from safety_jax.stages import plan, planned
+
+# ---------------------------------------------------------------------------- chips
+
+
+@pytest.mark.parametrize(
+    ("name", "chips_there", "devices"),
+    [("v5e:4x4", 16, 16), ("v5p:4x4x4", 64, 64), ("tpu7x:2x2x1", 4, 8), ("H100:8", 8, 8)],
+)
+def test_slices_by_name(name, chips_there, devices):
+    found = chips.parse_slice(name)
+    assert (found.chips, found.devices) == (chips_there, devices)
+
+
+@pytest.mark.parametrize("name", ["v5e", "v5e:4", "v5p:4x4", "h100:2x4", "v5e:4x0", "v9:4x4"])
+def test_a_slice_that_is_none_is_one_line(name):
+    with pytest.raises(ConfigError, match="plan.slice") as error:
+        chips.parse_slice(name)
+    assert "\n" not in str(error.value) and name in str(error.value)
+
+
+def test_published_figures():
+    peaks = {name: chip.flops / 1e12 for name, chip in chips.CHIPS.items()}
+    assert peaks["v5e"] == 197 and peaks["v6e"] == 918 and peaks["tpu7x"] == 2307
+    assert all(chip.source for chip in chips.CHIPS.values())
+    assert chips.CHIPS["v5e"].memory == 15.75 * 2**30
+
+
+def test_a_group_hears_others_over_the_axes_that_it_spans():
+    # 400 GB/s both ways over two axes: 100 GB/s each way an axis, half where it is no ring.
+    small, whole = chips.parse_slice("v5e:4x4"), chips.parse_slice("v5e:16x16")
+    assert small.network(16) == 100e9 and small.network(4) == 50e9
+    assert whole.network(256) == 200e9 and whole.network(16) == 100e9
+    nodes = chips.parse_slice("h100:16")
+    assert nodes.network(8) == 450e9 and nodes.network(16) == 50e9
+
+
+# ---------------------------------------------------------------------------- formulas
+
+
+def test_sizes_have_the_weights_of_their_names():
+    billions = {name: formulas.all_weights(sizes.read(name)) / 1e9 for name in sizes.SIZES}
+    assert billions == pytest.approx(
+        {"llama2-7b": 6.738, "llama2-13b": 13.016, "llama2-70b": 68.977, "llama3-8b": 8.030,
+         "llama3-70b": 70.554}, abs=1e-3,
+    )  # fmt: skip
+
+
+def training_load(config, **changed):
+    values = {"model__remat": "none", "data__max_length": 32, "lora__rank": 0,
+              "train__batch_size": 8, "train__rows_per_microbatch": 8,
+              "train__chunk_tokens": 16, "model__compute_dtype": "float32"}  # fmt: skip
+    run = asked("sft", config, "v5e:2x4", jax.devices(), (8, 1, 1), **values | changed)
+    return programs(run)[0].load
+
+
+def test_flops_of_a_step_on_paper(config):
+    """D 32, F 64, 2 layers, 4 heads of 8 over 2 key heads, 96 tokens in the vocabulary."""
+    kernels = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
+    head, tokens = 96 * 32, 8 * 32
+    attention = 2 * 16 * 4 * 8 * 2  # one product, a token; half of 32 keys
+    full = tokens * (6 * kernels + 8 * head + (2 + 7) * attention)
+    assert training_load(config).flops == full / 8
+    again = tokens * (2 * kernels + 2 * attention)
+    assert training_load(config, model__remat="full").flops == (full + again) / 8
+    assert training_load(config).tokens == tokens
+    # What MFU counts: the head's logits once each way, attention's backward twice its forward.
+    counted = tokens * (6 * kernels + 6 * head + 6 * attention)
+    assert training_load(config).model_flops == counted
+
+
+def test_adapters_spare_the_gradient_of_the_base(config):
+    frozen = training_load(config, lora__rank=4, lora__targets=("all-linear",))
+    kernels = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
+    adapters = 2 * 4 * (4 * 32 + 2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 64) - 4 * 32)
+    head, tokens, attention = 96 * 32, 8 * 32, 2 * 16 * 4 * 8 * 2
+    work = 4 * kernels + 4 * head + 6 * adapters + 9 * attention
+    assert frozen.flops == tokens * work / 8
+
+
+def test_flops_by_formula_are_those_the_compiler_counts(config):
+    """Of a forward pass without loops, which the compiler would count once."""
+    one = llama.Config(**{**config.__dict__, "layers": 1, "mlp_width": 512, "width": 128,
+                          "head_size": 32})  # fmt: skip
+    run = asked(
+        "score", one, "v5e:1x1", jax.devices()[:1], (1, 1, 1), "llama_guard",
+        score__judges__llama_guard__max_tokens=64, score__tokens_per_batch=256,
+        score__compute_dtype="float32", score__parameter_dtype="float32",
+    )  # fmt: skip
+    (program,) = programs(run)
+    counted = program.lower().compile().cost_analysis()["flops"]
+    # The compiler counts scores that causality throws away, and what is no matrix product.
+    assert program.load.flops < counted < 1.25 * program.load.flops
+
+
+def test_a_written_token_reads_weights_and_caches_once():
+    model = sizes.read("llama2-7b")
+    lanes = caches.Sizes(lanes=64, prompts=8, prompt_tokens=512, own_tokens=256)
+    parts = formulas.Parts(rows=4, stored=4, tensor=4)
+    load = formulas.writing(model, parts, lanes, width=2, cache_width=2)
+    weights = formulas.kernel_weights(model) + formulas.head_weights(model)
+    cache = 2 * 2 * 32 * 32 * 128 * (8 * 512 + 64 * 256)
+    assert formulas.cache_bytes(model, lanes, 2) == cache
+    assert load.traffic == 2 * weights / 4 + cache / 16 + 6 * 4 * 64 * 32_000 / 16
+    assert load.flops == 64 * (2 * weights + 4 * 768 * 32 * 128 * 32) / 16
+
+
+# ---------------------------------------------------------------------------- roofline
+
+
+def test_roofline_on_paper():
+    where = chips.parse_slice("v5e:4x4")
+    # 197 TFLOP and 819 GB take a second each; 50 GB within a group of 4 another.
+    load = formulas.Load(16 * 98.5e12, 197e12, 0.5 * 819e9, 1000)
+    seconds = formulas.network_seconds({4: 12.5e9}, where)
+    times = roofline.estimate(load, seconds, where)
+    assert (times.compute, times.memory, times.network) == (1.0, 0.5, 0.25)
+    assert (times.best, times.worst, times.bound) == (1.0, 1.75, "compute")
+    assert times.mfu(times.best) == 0.5 and times.mfu(times.worst) == pytest.approx(0.5 / 1.75)
+    # 16 chips at 2 an hour: 1.75 s are 0.0156 for 1,000 tokens.
+    assert roofline.price(times, where, 2.0) == pytest.approx((8.889, 15.556), abs=1e-3)
+
+
+def test_two_devices_of_a_chip_share_it():
+    where = chips.parse_slice("tpu7x:4x4x4")
+    load = formulas.Load(1.0, 1153.5e12, 7380e9 / 2, 1)
+    times = roofline.estimate(load, formulas.network_seconds({128: 300e9}, where), where)
+    assert times.compute == times.memory == times.network == 1.0
+
+
+# ---------------------------------------------------------------------------- reading programs
+
+PROGRAM = """\
+HloModule step
+
+%layer.body (x: (s32[], bf16[8,4])) -> (s32[], bf16[8,4]) {
+  %all-gather.1 = bf16[8,16]{1,0:T(8,128)(2,1)} all-gather(%x), channel_id=3, replica_groups=mesh['a'=2,'b'=4] {'b'}, dimensions={1}
+  %all-reduce.2 = (f32[5]{0}, f32[3]{0}) all-reduce(%y, %z), channel_id=4, replica_groups=[2,4]<=[8], to_apply=%add
+}
+
+%layer.condition (x: (s32[], bf16[8,4])) -> pred[] {
+  %constant.7 = s32[]{:T(128)} constant(32)
+  %counter = s32[]{:T(128)} get-tuple-element(%x), index=0
+  ROOT %lt.1 = pred[]{:T(512)} compare(%counter, %constant.7), direction=LT
+}
+
+%rows.body (x: (s32[], bf16[8,4])) -> (s32[], bf16[8,4]) {
+  %while.2 = (s32[], bf16[8,4]) while(%x), condition=%layer.condition, body=%layer.body, metadata={op_name="jit(step)/while/body/jvp()/while"}
+}
+
+%rows.condition (x: (s32[], bf16[8,4])) -> pred[] {
+  ROOT %lt.2 = pred[]{:T(512)} compare(%i, %used), direction=LT
+}
+
+ENTRY %main (x: bf16[8,4]) -> bf16[8,4] {
+  %while.1 = (s32[], bf16[8,4]) while(%x), condition=%rows.condition, body=%rows.body, metadata={op_name="jit(step)/while"}
+  %all-gather-start.5 = (bf16[2,2]{1,0}, bf16[4,2]{1,0}) all-gather-start(%x), channel_id=5, replica_groups={{0,1},{2,3}}, dimensions={0}
+  %permute = bf16[4]{0} collective-permute(%x), channel_id=6, source_target_pairs={{0,1},{1,0}}
+}
+"""  # noqa: E501
+
+
+def test_exchanges_are_read_with_their_groups_bytes_and_trips():
+    found = {one.kind: one for one in collectives.read(PROGRAM, 8) if one.loops}
+    gathered, reduced = found["all-gather"], found["all-reduce"]
+    assert (gathered.group, gathered.size) == (4, 8 * 16 * 2)
+    assert (reduced.group, reduced.size) == (4, 8 * 4)
+    assert [loop.trips for loop in gathered.loops] == [None, 32]
+    assert gathered.place == "while/body/jvp()/while"
+    assert gathered.times((3,)) == 96 and gathered.received() == 256 * 3 / 4
+    assert reduced.received() == 2 * 32 * 3 / 4
+    once = {one.kind: one for one in collectives.read(PROGRAM, 8) if not one.loops}
+    assert (once["all-gather"].group, once["all-gather"].size) == (2, 16)
+    assert once["collective-permute"].received() == 8
+    totals = collectives.totals(collectives.read(PROGRAM, 8), (3,))
+    assert totals[0] == ("all-gather", "while/body/jvp()/while", 4, 96, 96 * 192.0)
+
+
+@pytest.mark.parametrize(
+    ("message", "gib"),
+    [
+        ("RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory "
+         "required for HLO temporaries (24.31G) exceeds available HBM (15.75G).", 24.31),
+        ("Ran out of memory in memory space hbm. Used 66.00G of 15.75G hbm. Exceeded by", 66.0),
+        ("the total memory (1.50T) exceeds available HBM (31.24G)", 1536.0),
+        ("INTERNAL: Mosaic failed to compile", None),
+    ],
+)  # fmt: skip
+def test_what_the_compiler_says_of_a_program_too_large(message, gib):
+    assert compilations.too_large(message) == (None if gib is None else gib * 2**30)
+
+
+def test_a_program_that_jax_cannot_print_has_no_exchanges():
+    """As of libtpu 0.0.51, whose asynchronous collectives jax 0.10.2 does not know all."""
+
+    class Compiled:
+        def as_text(self):
+            raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure")
+
+    assert compilations.read_exchanges(Compiled(), 8, (1,)) is None
+
+
+# ---------------------------------------------------------------------------- choices
+
+
+def test_meshes_give_every_device_a_row_and_hold_weights_whole_where_they_fit():
+    model = sizes.read("llama3-70b")
+    state, room = 2.0 * formulas.all_weights(model), 31.24 * 2**30
+    # 64 rows on 256 devices: four devices a row; 141 GB do not lie on one device.
+    assert layouts.for_rows(model, 256, 64, state, room) == (1, 64, 4)
+    small = sizes.read("llama2-7b")
+    assert layouts.for_rows(small, 64, 128, 13.5e9, 95.73 * 2**30) == (64, 1, 1)
+    assert layouts.for_rows(small, 16, 128, 13.5e9, 15.75 * 2**30) == (1, 16, 1)
+
+
+def test_decoders_keep_kernels_whole_as_far_as_heads_allow():
+    small, large = sizes.read("llama2-7b"), sizes.read("llama3-70b")
+    assert layouts.for_decoding(small, 16, 27e9, 15.75 * 2**30) == (4, 1, 4)
+    # Eight key heads are the end of `tensor`.
+    assert layouts.for_decoding(large, 16, 280e9, 31.24 * 2**30) == (1, 2, 8)
+
+
+def tried(**needed):
+    return {int(rows[1:]): {"needed": float(m), "fits": m <= 100} for rows, m in needed.items()}
+
+
+@pytest.mark.parametrize(
+    ("tries", "expected"),
+    [
+        (tried(r16=20), 256),  # all of the step's rows
+        (tried(r16=20, r256=340), 64),  # 4/3 a row more than 20 reaches 100 at row 76
+        (tried(r16=20, r256=90), None),  # all fit
+        (tried(r16=120), None),  # not even one a device
+        (tried(r64=120), 32),
+        (tried(r32=90, r48=110), None),  # neighbours
+    ],
+)
+def test_the_search_follows_a_straight_line(tries, expected):
+    choice = planned.Choice(layouts.Sizes(1, 16, 1), 16, 256, 16, free=True)
+    assert plan.next_rows(choice, tries, 100.0) == expected
+
+
+# ---------------------------------------------------------------------------- the stage
+
+COMMAND = ("--config.plan.slice=h100:8", "--config.model.size=llama2-7b")
+
+
+def start(arguments, tmp_path):
+    """What main makes of these flags."""
+    config = importlib.import_module("configs.plan").get_config()
+    flat = {}
+    for argument in arguments:
+        key, _, value = argument.removeprefix("--config.").partition("=")
+        flat[key] = tuple(value.split("|")) if isinstance(
+            config.plan.get(key.removeprefix("plan."), ()), tuple) else value  # fmt: skip
+    config.update_from_flattened_dict(flat)
+    plan.run(config.lock(), str(tmp_path))
+    return json.loads((tmp_path / "plan.json").read_text())["plans"]
+
+
+def test_gpus_are_planned_by_formula_and_kept(tmp_path, capsys):
+    runs = "configs/sft.py|configs/dpo.py|configs/raft.py|configs/score.py:llama_guard"
+    arguments = (
+        f"--config.plan.run={runs}",
+        "--config.plan.slice=h100:8|h200:8",
+        "--config.model.size=llama2-7b|llama3-70b",
+        "--config.plan.price=h100=2",
+    )
+    plans = start(arguments, tmp_path)
+    assert len(plans) == 16 and all(one["formula"] for one in plans)
+    by_name = {(one["run"], one["model"], one["slice"]): one for one in plans}
+    small = by_name["sft", "llama2-7b", "h100:8"]
+    # 13.5 GB of weights lie whole on each: nothing is gathered, and all rows are one microbatch.
+    assert small["fits"] and small["mesh"] == [8, 1, 1] and small["rows"] == 128
+    assert small["price"][0] < small["price"][1]
+    assert by_name["sft", "llama2-7b", "h200:8"]["price"] is None
+    # 141 GB do not: kernels are gathered, or divided where every token needs them.
+    assert by_name["sft", "llama3-70b", "h100:8"]["mesh"] == [1, 8, 1]
+    assert by_name["raft", "llama3-70b", "h100:8"]["mesh"] == [1, 1, 8]
+    said = capsys.readouterr().out
+    assert "[16/16]" in said and "compute" in said
+    markdown = (tmp_path / "plan.md").read_text()
+    assert markdown.count("\n| sft |") == 4 and "every row full" in markdown
+    # Asked again, and for more: nothing is made twice.
+    written = {file: file.stat().st_mtime_ns for file in (tmp_path / "plans").iterdir()}
+    start((*arguments[:1], "--config.plan.slice=h100:8|h200:8|a100:8", *arguments[2:]), tmp_path)
+    assert all(file.stat().st_mtime_ns == then for file, then in written.items())
+
+
+def test_a_single_plan_that_does_not_fit_is_one_line_with_what_to_change(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        start(("--config.plan.run=configs/sft.py", "--config.plan.slice=a100:1",
+               "--config.model.size=llama3-70b", "--config.plan.set=data.max_length=2048"),
+              tmp_path)  # fmt: skip
+    message = str(error.value)
+    assert "\n" not in message and "needs" in message and "which has 55.88" in message
+    assert "change" in message and "a larger one" in message
+    # The plan is there all the same.
+    assert json.loads((tmp_path / "plan.json").read_text())["plans"][0]["fits"] is False
+
+
+def test_the_runs_own_mesh_and_values_are_taken_when_asked(tmp_path):
+    values = "mesh.data=1|mesh.fsdp=8|train.rows_per_microbatch=16|data.max_length=2048"
+    plans = start(
+        ("--config.plan.run=configs/dpo.py", "--config.plan.slice=h100:8",
+         "--config.plan.mesh=run", f"--config.plan.set={values}"), tmp_path,
+    )  # fmt: skip
+    assert plans[0]["mesh"] == [1, 8, 1] and plans[0]["rows"] == 16
+    assert plans[0]["program"] == "a step of 128 rows of 2,048 tokens"
+    assert plans[0]["largest"]["rows"] == 64 and plans[0]["largest"]["all"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ("plan.run=configs/none.py", "no such file"),
+        ("plan.run=configs/dpo.py:loss=none", "does not fit; expected loss=sigmoid"),
+        ("plan.run=configs/reward.py", "its stage is reward; expected one of sft, dpo"),
+        ("plan.run=configs/score.py", "has 0 judges that are models; expected one"),
+        ("plan.set=data.max_length", "expected KEY=VALUE"),
+        ("plan.set=data.longest=3", "a key of plan.run's config"),
+        ("plan.set=data.max_length=long", "expected a value like 512, a int"),
+        ("plan.price=h100", "expected CHIP=PRICE"),
+        ("plan.slice=h100", "expected 1 number"),
+        ("plan.mesh=best", "expected auto or run"),
+        ("model.size=llama9", "expected llama2-7b"),
+    ],
+)
+def test_mistakes_are_one_line(argument, told, tmp_path):
+    with pytest.raises(ConfigError) as error:
+        start((*COMMAND, f"--config.{argument}"), tmp_path)
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_mesh_that_does_not_divide_the_rows_says_what_would(tmp_path):
+    with pytest.raises(ConfigError, match="a multiple of 8"):
+        start((*COMMAND, "--config.plan.mesh=run",
+               "--config.plan.set=train.rows_per_microbatch=4"), tmp_path)  # fmt: skip
+
+
+def test_without_libtpu_the_extra_is_named(tmp_path, monkeypatch):
+    def absent(name):
+        if name == "libtpu":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    with pytest.raises(ConfigError, match=r"pip install 'safety_jax\[plan\]'"):
+        start(("--config.plan.slice=v5e:4x4",), tmp_path)
+    monkeypatch.setitem(sys.modules, "libtpu", None)
+    with pytest.raises(ConfigError, match=r"pip install 'safety_jax\[plan\]'"):
+        chips.topology(chips.parse_slice("v5e:4x4"))
+
+
+def test_a_plan_that_cannot_be_made_is_a_row_among_others(tmp_path):
+    plans = start(("--config.plan.run=configs/score.py|configs/sft.py",
+                   "--config.plan.slice=h100:8"), tmp_path)  # fmt: skip
+    assert [bool(one["problem"]) for one in plans] == [True, False]
+    assert "judges" in table.terminal(plans, False)
