@@ -61,7 +61,7 @@ class Material:
     people: People | None
     tasks: Mapping[str, Sequence[Block]]
     facts: Mapping[str, Any]
-    preferences: Sequence[Preference] = ()
+    preferences: Sequence[Preference]
 
 
 def check(choice: Choice, models: Sequence[str], cards: Mapping[str, Card]) -> Choice:

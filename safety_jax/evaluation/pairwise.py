@@ -60,10 +60,10 @@ class Outcome:
 
     @property
     def sides(self) -> tuple[bool, bool] | None:
-        """Whether the model's answer is preferred, shown last and first; None where the judge was
-        not asked, or took no side."""
+        """Whether the model's answer is preferred, shown last and first; None where a score is
+        missing, or takes no side."""
         found = self.scores
-        if self.alike or found is None or 0.5 in found:
+        if found is None or 0.5 in found:
             return None
         return found[0] > 0.5, found[1] > 0.5
 
@@ -161,7 +161,7 @@ def count(
     wins = tuple(one.id for one, both in known if min(both) > 0.5)
     losses = tuple(one.id for one, both in known if max(both) < 0.5)
     decided = {*wins, *losses}
-    sides = [one.sides for one in outcomes]
+    sides = [one.sides for one in outcomes if not one.alike]
     missing = [one for one in outcomes if one.scores is None]
     return Preference(
         judge=judge,
@@ -209,7 +209,8 @@ def _shown_first(sides: Sequence[tuple[bool, bool]]) -> Estimate:
 def notes(found: Sequence[Preference]) -> list[str]:
     """What a reader must know before a win is believed."""
     said = []
-    for one in found:
+    # One of each model: its sets together, which come last, where there are several.
+    for one in {one.second: one for one in found if not one.refused_because}.values():
         place = f"{one.second} against {one.first}, {one.set}"
         shown = one.shown_first
         if shown.low is not None and shown.high is not None and not shown.low <= 0.5 <= shown.high:
