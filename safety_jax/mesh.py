@@ -102,7 +102,7 @@ def put(mesh: Mesh, logical: tuple[str | None, ...], value: np.ndarray) -> jax.A
     """
     with jax.transfer_guard("allow"):  # asked for, though not by `device_put`
         return jax.make_array_from_callback(
-            value.shape, sharding(mesh, logical), lambda index: value[index]
+            value.shape, sharding(mesh, logical), lambda index: np.asarray(value[index])
         )
 
 
@@ -113,7 +113,8 @@ def put_rows(
     axis, here = logical.index("rows"), rows_here(mesh, rows)
     shape = (*local.shape[:axis], rows, *local.shape[axis + 1 :])
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None  # it is for devices of other processes
         start, stop, _ = index[axis].indices(rows)
         first = int(np.searchsorted(here, start))
         return local[(*index[:axis], slice(first, first + stop - start), *index[axis + 1 :])]

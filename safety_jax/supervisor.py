@@ -31,7 +31,7 @@ FOLDER = ".hosts"
 USER_ERROR, OTHER_ERROR = 2, 1  # exit codes
 LOOK_SECONDS = 0.5
 # After an error that another host has probably caused: for the file with the cause to appear.
-CAUSE_SECONDS = 30.0
+CAUSE_SECONDS = 15.0
 
 # What an error says when it is only the echo of another host's.
 _ECHO = re.compile(r"Gloo|NCCL|coordination service|heartbeat|UNAVAILABLE|DEADLINE_EXCEEDED")
@@ -123,7 +123,8 @@ class _Relay:
             elif self.last:
                 self.last += data
                 continue
-            os.write(2, data)
+            with contextlib.suppress(OSError):  # nobody listens, but jax's last page still counts
+                os.write(2, data)
 
     def finish(self) -> None:
         self._thread.join(timeout=5)  # a grandchild may hold the pipe open

@@ -323,3 +323,38 @@ def test_a_column_that_nobody_has_is_told_first(finished, given, tmp_path):
     with pytest.raises((DataError, ConfigError), match="no column 'guard'"):
         evaluate.run(config, str(tmp_path / "run"))
     assert not (tmp_path / "run" / "responses").exists()
+
+
+TASK = """task: pick
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: choices
+doc_to_target: right
+metric_list:
+  - {{metric: acc, aggregation: mean, higher_is_better: true}}
+"""
+
+
+def test_tasks_of_the_harness_are_compared_in_pairs(finished, given, tmp_path):
+    rows = [{**row, "right": int(row["answer"] == "B")} for row in QUIZ] * 2
+    for number, row in enumerate(rows):
+        rows[number] = {**row, "question": f"{number} {row['question']}"}
+    write(tmp_path / "pick.jsonl", rows)
+    (tmp_path / "pick.yaml").write_text(TASK.format(file=tmp_path / "pick.jsonl"))
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    values = {"evaluate.tasks": (str(tmp_path / "pick.yaml"),)}
+    evaluate.run(configure(given, **values), str(folder))
+    found = report(folder)
+    rows = [row for row in found["rows"] if row["set"] == "pick"]
+    assert [row["choice"]["accuracy"]["n"] for row in rows] == [4, 4]
+    assert rows[0]["choice"]["acc"] == rows[0]["choice"]["accuracy"]["value"]
+    (compared,) = [c for c in found["comparisons"] if c["set"] == "pick"]
+    assert compared["measure"] == "accuracy" and compared["n"] == 4
+    assert {figure["task"] for figure in found["facts"]["tasks"]["base"]} == {"pick"}
+    kept_before = (folder / "tasks" / "base.json").stat().st_mtime_ns
+    evaluate.run(configure(given, **values), str(folder))
+    assert (folder / "tasks" / "base.json").stat().st_mtime_ns == kept_before

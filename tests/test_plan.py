@@ -205,6 +205,16 @@ def test_what_the_compiler_says_of_a_program_too_large(message, gib):
     assert compilations.too_large(message) == (None if gib is None else gib * 2**30)
 
 
+def test_a_program_that_jax_cannot_print_has_no_exchanges():
+    """As of libtpu 0.0.51, whose asynchronous collectives jax 0.10.2 does not know all."""
+
+    class Compiled:
+        def as_text(self):
+            raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure")
+
+    assert compilations.read_exchanges(Compiled(), 8, (1,)) is None
+
+
 # ---------------------------------------------------------------------------- choices
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Safety instruction tuning of the demo's tiny LLaMA, then its answers before and after: make demo
+# The whole ladder on the demo's tiny LLaMA, and a report on it: make demo
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 python="${PYTHON:-python3}"
@@ -7,14 +7,12 @@ export JAX_PLATFORMS=cpu TRANSFORMERS_NO_ADVISORY_WARNINGS=1
 
 # A finished run would only be shown again: start over.
 rm -rf runs/demo
-"$python" -m safety_jax.main --config=configs/sft.py:demo --workdir=runs/demo
-"$python" -m launch.demo.answers --model=launch/demo/model --adapter=runs/demo/export
+"$python" -m safety_jax.main --config=configs/recipe.py:demo --workdir=runs/demo
 
 cat <<'MESSAGE'
-(A model of this size knows hardly any facts. What it learned here is what to refuse.)
 
-runs/demo holds the run:
-  README.md       the model card          metrics.jsonl   loss, step by step
-  plots/          the loss as a picture   export/         the adapter, for peft or vLLM
-  config.json     all settings            checkpoints/    to resume from
+runs/demo holds a folder for each step:
+  sit/ raft/ dpo/       export/ is the adapter, for peft or vLLM; README.md the model card
+  judge/                the judge that chose for RAFT, measured on held-out answers
+  report/report.html    all of it on one page, with every answer: open it in a browser
 MESSAGE

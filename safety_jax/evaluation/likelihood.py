@@ -100,7 +100,6 @@ class Scorer:
         self.model, self.limits = model, limits
         mesh = model.run.mesh
         self._parts = int(np.prod([mesh.shape[axis] for axis in meshes.RULES["rows"]]))
-        self._place = meshes.sharding(mesh, ("rows", "tokens"))
         self._rungs = buckets.ladder(min(SHORTEST, limits.longest), limits.longest)
         self._compiled = jax.jit(self._score, out_shardings=meshes.sharding(mesh, ()))
 
@@ -123,7 +122,8 @@ class Scorer:
             ):
                 batch = [rows[i] for i in bucket.indices]
                 cells = _lay_out(batch, pairs, bucket.rows, bucket.length)
-                placed = _Cells(*(jax.device_put(array, self._place) for array in cells))
+                mesh = self.model.run.mesh
+                placed = _Cells(*(meshes.put(mesh, ("rows", "tokens"), part) for part in cells))
                 scores = jax.device_get(
                     self._compiled(self.model.weights, self.model.adapters, placed)
                 )

@@ -1,6 +1,6 @@
 """Chips as their makers publish them, and slices of them by name: `v5e:4x4`, `h100:8`.
 
-Peak FLOP/s are those of `metrics.PEAK_FLOPS`. A TPU's memory is what libtpu 0.0.51 gives a program,
+Peak FLOP/s are those of `metrics.PEAK_FLOPS`. A TPU's memory is what libtpu 0.0.42 gives a program,
 less than the data sheet's; a GPU's is the data sheet's less what XLA leaves free by default.
 """
 
@@ -83,9 +83,9 @@ CHIPS: dict[str, Chip] = {
     # Links of v4: six of 50 GB/s each way (arXiv 2304.01433, table 4).
     "v4": _tpu("TPU v4", 1, 30.75, 1200e9, 600e9, 3, 4, TPU_DOCS + "v4, arXiv 2304.01433"),
     "v5e": _tpu("TPU v5 lite", 1, 15.75, 819e9, 400e9, 2, 16, TPU_DOCS + "v5e"),
-    "v5p": _tpu("TPU v5", 1, 95.73, 2765e9, 1200e9, 3, 4, TPU_DOCS + "v5p"),
-    "v6e": _tpu("TPU v6 lite", 1, 31.24, 1638e9, 800e9, 2, 16, TPU_DOCS + "v6e"),
-    "tpu7x": _tpu("TPU7x", 2, 2 * 94.74, 7380e9, 1200e9, 3, 4, TPU_DOCS + "tpu7x"),
+    "v5p": _tpu("TPU v5", 1, 95.74, 2765e9, 1200e9, 3, 4, TPU_DOCS + "v5p"),
+    "v6e": _tpu("TPU v6 lite", 1, 31.25, 1638e9, 800e9, 2, 16, TPU_DOCS + "v6e"),
+    "tpu7x": _tpu("TPU7x", 2, 2 * 94.75, 7380e9, 1200e9, 3, 4, TPU_DOCS + "tpu7x"),
     "a100": _gpu(
         "NVIDIA A100", 80e9, 2039e9, 600e9, 25e9, "NVIDIA A100 80GB SXM and DGX A100 data sheets"
     ),
@@ -179,9 +179,11 @@ def topology(where: Slice) -> list[Any]:
 
     generation, _, shape = where.name.partition(":")
     name = where.chip.kind if generation == "tpu7x" else generation
-    shape += "x1" * (3 - len(where.shape)) if where.chip.axes == 3 else ""
-    # libtpu speaks of a v4 chip as two devices unless it is told otherwise; jax has one.
-    options = {"chip_config_name": "megacore"} if generation == "v4" else {}
+    options: dict[str, Any] = {}
+    if generation == "v4":  # a chip is two devices unless libtpu is told otherwise; jax has one
+        options["chip_config_name"] = "megacore"
+    if where.chips == 1:  # less than a host has
+        options["chips_per_host_bounds"] = (1, 1, 1)
     try:
         found = topologies.get_topology_desc(
             platform="tpu", topology_name=f"{name}:{shape}", **options

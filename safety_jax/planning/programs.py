@@ -76,13 +76,14 @@ class Measured:
     Attributes:
         memory: None where it is too large to compile.
         needed: bytes of one device; of a program too large, what the compiler says it would need.
-        exchanges: see `collectives.totals`; empty where it did not compile.
+        exchanges: see `collectives.totals`; None where it did not compile, or jax cannot print
+            what libtpu made.
         seconds: that compiling took.
     """
 
     memory: Memory | None
     needed: float
-    exchanges: tuple[collectives.Total, ...]
+    exchanges: tuple[collectives.Total, ...] | None
     seconds: float
 
 
@@ -100,12 +101,22 @@ def measure(program: Program, devices: int) -> Measured:
         needed = too_large(str(error))
         if needed is None:
             raise
-        return Measured(None, needed + held, (), time.perf_counter() - began)
+        return Measured(None, needed + held, None, time.perf_counter() - began)
     memory = read_memory(program, compiled.memory_analysis())
-    exchanges = collectives.totals(
-        collectives.read(compiled.as_text(), devices), program.unknown_trips
-    )
-    return Measured(memory, float(memory.total), tuple(exchanges), time.perf_counter() - began)
+    exchanges = read_exchanges(compiled, devices, program.unknown_trips)
+    return Measured(memory, float(memory.total), exchanges, time.perf_counter() - began)
+
+
+def read_exchanges(
+    compiled: Any, devices: int, unknown_trips: tuple[int, ...]
+) -> tuple[collectives.Total, ...] | None:
+    """What a compiled program exchanges; None where jax cannot print it."""
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError:
+        # A libtpu that is newer than jax may use instructions that jax cannot read back.
+        return None
+    return tuple(collectives.totals(collectives.read(text, devices), unknown_trips))
 
 
 def by_formula(program: Program) -> Measured:
@@ -117,7 +128,7 @@ def by_formula(program: Program) -> Measured:
         temporaries=round(program.temporaries),
         program=0,
     )
-    return Measured(memory, float(memory.total), (), 0.0)
+    return Measured(memory, float(memory.total), None, 0.0)
 
 
 def read_memory(program: Program, stats: Any) -> Memory:

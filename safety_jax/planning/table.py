@@ -6,6 +6,7 @@ from typing import Any
 from safety_jax.planning.chips import GIB
 
 Plan = Mapping[str, Any]
+FORMULA = "by formula"  # the kind of an exchange that no program was read for
 HEAD = (
     "run", "model", "slice", "data x fsdp x tensor", "rows", "GiB a chip", "of", "fits",
     "largest rows", "step, s", "tokens/s", "MFU", "bound by", "GB exchanged",
@@ -35,12 +36,13 @@ def _line(plan: Plan, priced: bool) -> tuple[str, ...]:
         return (*cells, *["-"] * (width - len(cells)))
     times = plan["times"]
     received = sum(one["received"] for one in plan["exchanges"])
+    estimated = any(one["kind"] == FORMULA for one in plan["exchanges"])
     cells += [
         between(times["best"], times["worst"], ".3g"),
         between(times["tokens"] / times["worst"], times["tokens"] / times["best"], ",.0f"),
         between(100 * times["mfu_worst"], 100 * times["mfu_best"], ".0f") + "%",
         times["bound"],
-        f"{received / 1e9:.3g}",
+        ("≈" if estimated else "") + f"{received / 1e9:.3g}",
     ]
     if priced:
         low, high = plan["price"] or (0.0, 0.0)
@@ -105,8 +107,8 @@ def details(plan: Plan) -> str:
 
 
 ASSUMPTIONS = (
-    "memory and exchanges are the compiler's, libtpu's for TPUs, and by formula for GPUs; what the "
-    "allocator loses is not in them",
+    "memory and exchanges are the compiler's, libtpu's for TPUs, and by formula for GPUs and where "
+    "an exchange is marked ≈; what the allocator loses is not in them",
     "FLOPs are by formula: every row full, every token trained or read, attention causal over the "
     "whole row; MFU counts model FLOPs, nothing twice",
     "step: from the longest of compute, memory traffic and network at published speeds, all "
@@ -114,6 +116,6 @@ ASSUMPTIONS = (
     "steps are longer than the first figure, and input, logging and saving are not in it",
     "network: every link of the axes that a group spans carries its share; axes shorter than a "
     "ring at half speed; latency not counted",
-    "rows: of a microbatch (training; double rows for pairs), of a batch (judging), lanes (writing: "
-    "a step writes one token in each, caches full)",
+    "rows: of a microbatch (training; double rows for pairs), of a batch (judging), lanes "
+    "(writing: a step writes one token in each, caches full)",
 )

@@ -279,9 +279,16 @@ def attempt(asked: Asked, planned: Planned, choice: Choice) -> dict[str, Any]:
     fullest = max(measured, key=lambda one: one.needed)
     timed, shown = measured[-1], listed[-1]
     fits = all(one.memory is not None and one.needed <= available for one in measured)
-    received: dict[int, float] = dict(shown.exchanged) if not where.is_tpu else {}
-    for total in timed.exchanges:
-        received[total.group] = received.get(total.group, 0.0) + total.received
+    received = dict(shown.exchanged)
+    exchanges = [
+        {"kind": table.FORMULA, "place": "", "group": group, "times": 1, "received": size}
+        for group, size in received.items()
+    ]
+    if timed.exchanges is not None:
+        exchanges = [total._asdict() for total in timed.exchanges]
+        received = dict.fromkeys((total.group for total in timed.exchanges), 0.0)
+        for total in timed.exchanges:
+            received[total.group] += total.received
     seconds = formulas.network_seconds(received, where)
     times = roofline.estimate(shown.load, seconds, where)
     return {
@@ -291,10 +298,7 @@ def attempt(asked: Asked, planned: Planned, choice: Choice) -> dict[str, Any]:
         "available": available,
         "memory": None if fullest.memory is None else dataclasses.asdict(fullest.memory)
         | {"total": fullest.memory.total},
-        "exchanges": [total._asdict() for total in timed.exchanges] or [
-            {"kind": "by formula", "place": "", "group": group, "times": 1, "received": size}
-            for group, size in received.items()
-        ],
+        "exchanges": exchanges,
         "times": dataclasses.asdict(times) | {
             "best": times.best, "worst": times.worst, "bound": times.bound,
             "mfu_best": times.mfu(times.best), "mfu_worst": times.mfu(times.worst),

@@ -11,6 +11,7 @@ stopped, by its own means.
 """
 
 import dataclasses
+import functools
 import json
 import re
 import time
@@ -21,7 +22,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from safety_jax import workdir
+from safety_jax import hosts, workdir
 from safety_jax.errors import ConfigError
 
 RECORD = "recipe.json"
@@ -51,7 +52,7 @@ def run(config: ConfigDict, folder: str, stages: Mapping[str, Stage]) -> None:
             own = place.path / step.name
             filled = fill(config, step, place.path)
             title = f"step {number} of {len(steps)}: {step.name}"
-            if record.finished(step.name, filled):
+            if hosts.first_says(functools.partial(record.finished, step.name, filled)):
                 say(primary, f"{title} was finished before")
                 continue
             say(primary, f"\n== {title} ({filled.stage}) in {own}")
