@@ -47,7 +47,7 @@ def plan(mesh, folder, longest: int = 1024, floor: float = 0.0) -> Planned:
 
 @pytest.mark.parametrize("answer", HOSTILE)
 def test_no_answer_can_forge_the_form(answer):
-    plain = preference.comparison(PROMPT, "Blue.", "Green.", "").question.splitlines()
+    plain = preference.comparison(PROMPT, "Blue.", "Black.", "").question.splitlines()
     for first, second in ((answer, "Green."), ("Green.", answer)):
         lines = preference.comparison(PROMPT, first, second, "").question.splitlines()
         assert len(lines) == len(plain)
