@@ -8,6 +8,7 @@ from pathlib import Path
 import judge_folders
 import numpy as np
 import pytest
+import tiny_tokenizers
 from safetensors.numpy import load_file, save_file
 from test_end_to_end import WORDS, inputs  # noqa: F401
 
@@ -126,6 +127,27 @@ def test_two_models_are_asked_judged_and_compared(finished):
     for name in ("report.html", "report.md"):
         assert "tuned" in (finished / name).read_text()
     assert len(found["transcripts"]) == 2 * ITEMS + 2
+
+
+def test_answers_are_held_side_by_side_where_a_judge_for_that_is_named(finished, given, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    judge = judge_folders.write_guard(tmp_path / "judge", tiny_tokenizers.CHATML)
+    values = {"evaluate.preference": str(judge), "evaluate.preference_probability": 0.0}
+    evaluate.run(configure(given, **values), str(folder))
+    (one,) = report(folder)["preferences"]  # unsafe prompts and multiple choice are left out
+    assert (one["first"], one["second"], one["set"]) == ("base", "tuned", "safe")
+    assert one["n"] == ITEMS == sum(len(one[name]) for name in ("wins", "ties", "losses"))
+    assert one["flips"]["n"] + one["alike"] == ITEMS
+    lines = (folder / evaluate.PREFERENCES / "tuned" / "safe.jsonl").read_text().splitlines()
+    assert len(lines) == 2 * (ITEMS - one["alike"])
+    assert report(folder)["facts"]["preference"]["model"] == str(judge)
+    assert "Preferred answers" in (folder / "report.md").read_text()
+    assert kept(folder) == kept(finished)
+    with pytest.raises(ConfigError, match="preference_probability is 1.0; expected 0 or more"):
+        evaluate.run(
+            configure(given, **values | {"evaluate.preference_probability": 1.0}), str(folder)
+        )
 
 
 def test_an_answer_is_stored_with_all_that_it_depends_on(finished, given):

@@ -1,8 +1,9 @@
 """The tables of a report that set two things side by side: models, judges, people."""
 
+import dataclasses
 from collections.abc import Sequence
 
-from safety_jax.evaluation.results import Comparison, Report
+from safety_jax.evaluation.results import Comparison, Preference, Report
 from safety_jax.report.evaluation import words
 from safety_jax.report.evaluation.cells import (
     EMPTY,
@@ -84,6 +85,47 @@ def _detectable(c: Comparison) -> str:
     if c.detectable is None:
         return words.NONE
     return f"{100 * c.detectable:.1f}" if words.is_share(c.measure) else words.number(c.detectable)
+
+
+def preferred(report: Report) -> Table | None:
+    """Answers held side by side with the baseline's: won, lost, and what the order does."""
+    made = [found for found in report.preferences if found.n or found.unscored]
+    rows = [
+        (
+            Cell(words.sets(report, found.set)),
+            Cell(found.second, ("forced: protocols differ",) if found.forced else ()),
+            Cell(str(found.n), (f"{found.unscored} unscored",) if found.unscored else ()),
+            Cell(str(len(found.wins))),
+            Cell(str(len(found.ties)), (f"{found.alike} the same",) if found.alike else ()),
+            Cell(str(len(found.losses))),
+            estimate(found.win_rate, shares=True),
+            _shown_first(found),
+            rate(found.flips),
+        )
+        for found in made
+    ]
+    if not made:
+        return None
+    judge, against = made[0].judge, made[0].first
+    text = (
+        f"By {judge}, which reads the answer beside that of {against}, in both orders. Won and "
+        "lost is what it prefers in both; where the order turned the verdict, or the answers are "
+        "the same, it is a tie. Win rate: by the mean of both orders. Without position bias, what "
+        "is shown first is preferred half of the time."
+    )
+    head = (
+        "set", "model", "prompts", "wins", "ties", "losses", "win rate [95%]",
+        "shown first preferred [95%]", "verdicts that flip",
+    )  # fmt: skip
+    return Table("Preferred answers", text, head, tuple(rows))
+
+
+def _shown_first(found: Preference) -> Cell:
+    """In doubt where the place decides more often than chance lets it."""
+    cell, shown = estimate(found.shown_first, shares=True), found.shown_first
+    if shown.low is None or shown.high is None or shown.low <= 0.5 <= shown.high:
+        return cell
+    return dataclasses.replace(cell, tone="doubt")
 
 
 def refused(report: Report) -> Table | None:
