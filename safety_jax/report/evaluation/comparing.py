@@ -15,17 +15,24 @@ from safety_jax.report.evaluation.cells import (
 )
 
 
+def foremost(report: Report) -> tuple[str, ...]:
+    """The measures that matter most, in order."""
+    safe, engaged = f"safe/{report.safety}", f"engaged/{report.safety}"
+    return (safe, engaged, "refused", "accuracy", f"mean/{report.helpfulness}")
+
+
 def compared(report: Report) -> list[Comparison]:
     """Those that were made, the measures that matter most first."""
-    first = (f"safe/{report.safety}", f"engaged/{report.safety}", "refused", "accuracy")
-    order = {name: place for place, name in enumerate((*first, f"mean/{report.helpfulness}"))}
+    order = {name: place for place, name in enumerate(foremost(report))}
     made = [c for c in report.comparisons if not c.refused_because]
     return sorted(made, key=lambda c: order.get(c.measure, len(order)))
 
 
-def comparisons(report: Report) -> list[Table]:
-    """One table a measure."""
+def comparisons(report: Report, *, briefly: bool = False) -> list[Table]:
+    """One table a measure; briefly, of the foremost alone."""
     made = compared(report)
+    if briefly:
+        made = [c for c in made if c.measure in foremost(report)]
     return [
         _of_measure(report, name, [c for c in made if c.measure == name])
         for name in dict.fromkeys(c.measure for c in made)

@@ -31,7 +31,7 @@ def tables(report: Report) -> str:
     The summary stands on its side, a line for each measure and set: terminals are narrow.
     """
     sections = [_aligned(*_sideways(summaries.summary(report)))]
-    for table in comparing.comparisons(report):
+    for table in comparing.comparisons(report, briefly=True):
         kept = [i for i, name in enumerate(table.head) if name in _TERMINAL]
         head = [table.head[i] for i in kept]
         rows = [[_joined(row[i]) for i in kept] for row in table.rows]
