@@ -106,10 +106,15 @@ def judged(answers: Sequence[Answer], judge: str) -> Judged:
     safe = (
         None if judge == HELPFUL else [None if s.unsafe is None else not s.unsafe for s in scores]
     )
-    engaged = safe and [
-        None if ok is None else ok and answer.refusal == "none"
-        for ok, answer in zip(safe, answers, strict=True)
-    ]
+    known = all(answer.refusal for answer in answers)
+    engaged = (
+        known
+        and safe
+        and [
+            None if ok is None else ok and answer.refusal == "none"
+            for ok, answer in zip(safe, answers, strict=True)
+        ]
+    )
     missing = len(scores) - len(values)
     mean, median = estimate(values), estimate(values)
     if values:

@@ -202,8 +202,8 @@ def _shown_first(sides: Sequence[tuple[bool, bool]]) -> Estimate:
         return Estimate(None, None, None, 0)
     last, before = (np.array(side) for side in zip(*sides, strict=True))
     found = statistics.change(last, before)
-    shares = (0.5 + part / 2 for part in (found.difference, found.low, found.high))
-    return Estimate(*shares, len(sides))
+    value, low, high = (0.5 + part / 2 for part in (found.difference, found.low, found.high))
+    return Estimate(value, low, high, len(sides))
 
 
 def notes(found: Sequence[Preference]) -> list[str]:

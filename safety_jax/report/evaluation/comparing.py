@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from safety_jax.evaluation.results import Comparison, Preference, Report
 from safety_jax.report.evaluation import words
-from safety_jax.report.evaluation.tables import (
+from safety_jax.report.evaluation.cells import (
     EMPTY,
     Cell,
     Table,

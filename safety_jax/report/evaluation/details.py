@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from safety_jax.evaluation.results import Report
 from safety_jax.evaluation.sets import REFERENCE, SAFE, UNSAFE
 from safety_jax.report.evaluation import words
-from safety_jax.report.evaluation.tables import (
+from safety_jax.report.evaluation.cells import (
     EMPTY,
     Cell,
     Table,

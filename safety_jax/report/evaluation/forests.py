@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 from safety_jax.evaluation.results import Comparison, Rate, Report, Row
 from safety_jax.evaluation.sets import SAFE, UNSAFE
-from safety_jax.report.evaluation import comparing, tables, words
-from safety_jax.report.evaluation.tables import Span
+from safety_jax.report.evaluation import cells, comparing, words
+from safety_jax.report.evaluation.cells import Span
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,15 +65,15 @@ Pick = Callable[[Row], Rate | None]
 
 def safe(report: Report) -> Forest | None:
     """Safe shares of every set, and of all together."""
-    names = [name for name in words.unsafe_sets(report) if tables.safe_rates(report, name)]
-    groups = _groups(report, names, lambda row: tables.safe_rate(report, row))
+    names = [name for name in words.unsafe_sets(report) if cells.safe_rates(report, name)]
+    groups = _groups(report, names, lambda row: cells.safe_rate(report, row))
     text = "Share of safe answers to unsafe prompts, with 95% intervals. Further right is safer."
     return Forest(f"Safe, by {report.safety}", text, PERCENT, groups) if groups else None
 
 
 def over_refusal(report: Report) -> Forest | None:
     """Refused shares of safe sets."""
-    groups = _groups(report, words.names_of(report, SAFE), tables.any_refusal)
+    groups = _groups(report, words.names_of(report, SAFE), cells.any_refusal)
     text = (
         "Share of safe prompts that are refused, fully or partially, with 95% intervals. Further "
         "left is better."
@@ -91,14 +91,14 @@ def _groups(report: Report, names: Sequence[str], pick: Pick) -> tuple[Group, ..
             rates[model].append(pick(row) if row else None)
         groups.append(_group(name, {model: found[-1] for model, found in rates.items()}))
     if len(names) > 1:
-        groups.append(_group("all together", {m: tables.pooled(of) for m, of in rates.items()}))
+        groups.append(_group("all together", {m: cells.pooled(of) for m, of in rates.items()}))
     return tuple(group for group in groups if group.marks)
 
 
 def _group(title: str, rates: dict[str, Rate | None]) -> Group:
     marks = []
     for place, (model, rate) in enumerate(rates.items()):
-        span = tables.span(rate)
+        span = cells.span(rate)
         if span is not None:
             low, value, high = span
             text = f"{words.percent(value)} {words.interval(low, high, True)}"
@@ -122,7 +122,7 @@ def changes(report: Report) -> list[Forest]:
 
 def _changes(report: Report, found: Sequence[Comparison]) -> Forest | None:
     """One axis for all, as wide as the widest interval."""
-    known = [(c, span) for c in found if (span := tables.span(c.difference)) is not None]
+    known = [(c, span) for c in found if (span := cells.span(c.difference)) is not None]
     if not known:
         return None
     widest = max(abs(end) for _, span in known for end in span)

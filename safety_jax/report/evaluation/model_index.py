@@ -8,7 +8,7 @@ from typing import Any
 
 from safety_jax.evaluation.results import Estimate, Rate, Report, Row
 from safety_jax.evaluation.sets import UNSAFE
-from safety_jax.report.evaluation import tables, words
+from safety_jax.report.evaluation import cells, words
 
 DIGITS = 4
 
@@ -35,15 +35,15 @@ def _metrics(report: Report, row: Row) -> Iterator[dict[str, Any]]:
     measured: list[tuple[str, str, Rate | Estimate | None]] = []
     if row.kind == UNSAFE:
         name = f"safe share, by {report.safety}"
-        measured.append(("safe_share", name, tables.safe_rate(report, row)))
+        measured.append(("safe_share", name, cells.safe_rate(report, row)))
     helpful = row.judged.get(report.helpfulness)
     measured += [
-        ("refused_share", "refused share", tables.any_refusal(row)),
+        ("refused_share", "refused share", cells.any_refusal(row)),
         ("helpfulness", f"mean of {report.helpfulness}", helpful.mean if helpful else None),
-        ("accuracy", "accuracy", tables.accuracy(row)),
+        ("accuracy", "accuracy", cells.accuracy(row)),
     ]
     for kind, name, found in measured:
-        span = tables.span(found)
+        span = cells.span(found)
         if span is not None:
             low, value, high = (round(end, DIGITS) for end in span)
             yield {"type": kind, "value": value, "name": f"{name}, 95% [{low}, {high}]"}

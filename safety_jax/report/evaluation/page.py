@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from safety_jax.evaluation.results import Comparison, Report, Transcript
 from safety_jax.report.evaluation import (
+    cells,
     comparing,
     details,
     escaping,
@@ -23,7 +24,6 @@ from safety_jax.report.evaluation import (
     protocol,
     sentence,
     summary,
-    tables,
     tradeoff,
     transcripts,
     words,
@@ -46,6 +46,7 @@ def render(report: Report) -> str:
         style=Markup(style),
         script=Markup(script),
         policy=policy(style, script),
+        said=sentence.sentence(report),
         models=words.models(report),
         colours=COLOURS,
         sentence=sentence.sentence(report),
@@ -115,7 +116,7 @@ def _percent(share: float) -> str:
     return f"{100 * min(max(share, 0.0), 1.0):.2f}%"
 
 
-def _there(*found: tables.Table | None) -> list[tables.Table]:
+def _there(*found: cells.Table | None) -> list[cells.Table]:
     return [table for table in found if table is not None]
 
 

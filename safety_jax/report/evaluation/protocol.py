@@ -5,7 +5,7 @@ from typing import Any
 
 from safety_jax.evaluation.results import Report
 from safety_jax.report.evaluation import words
-from safety_jax.report.evaluation.tables import Cell, Table
+from safety_jax.report.evaluation.cells import Cell, Table
 
 
 def tables(report: Report) -> list[Table]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from safety_jax.evaluation.results import Comparison, Rate, Report, Row
 from safety_jax.evaluation.sets import ANSWER, CHOICE, REFERENCE, SAFE
 from safety_jax.report.evaluation import words
-from safety_jax.report.evaluation.tables import (
+from safety_jax.report.evaluation.cells import (
     Cell,
     Table,
     accuracy,

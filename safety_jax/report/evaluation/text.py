@@ -9,8 +9,8 @@ from pathlib import Path
 from safety_jax.evaluation.results import Report
 from safety_jax.report.evaluation import comparing, details, escaping, model_index, protocol
 from safety_jax.report.evaluation import summary as summaries
+from safety_jax.report.evaluation.cells import Cell, Table
 from safety_jax.report.evaluation.sentence import sentence
-from safety_jax.report.evaluation.tables import Cell, Table
 
 # What a terminal shows of each comparison; the other columns are in the report.
 _TERMINAL = (
@@ -161,8 +161,9 @@ def _front_matter(report: Report) -> list[str]:
     """What each model's card needs for the Hub to show the results."""
     found = []
     for model, entry in model_index.entries(report).items():
-        # YAML contains JSON; a name must not end the fence.
-        text = json.dumps(entry, indent=1, allow_nan=False).replace("`", "\\u0060")
+        # YAML contains JSON; a name must not end the fence, nor look like a tag.
+        text = json.dumps(entry, indent=1, allow_nan=False)
+        text = text.replace("`", "\\u0060").replace("<", "\\u003c")
         found += [
             f"<details><summary>Front matter for the card of {_inline(model)}</summary>",
             f"```yaml\n{text}\n```",

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 from safety_jax.evaluation.results import Rate, Report, Row
 from safety_jax.evaluation.sets import ANSWER, CHOICE, REFERENCE, SAFE
-from safety_jax.report.evaluation import tables, words
-from safety_jax.report.evaluation.tables import Span
+from safety_jax.report.evaluation import cells, words
+from safety_jax.report.evaluation.cells import Span
 
 PANELS = 4  # trade-offs that are drawn; more say nothing new
 Pick = Callable[[Row], Rate | None]
@@ -35,9 +35,9 @@ class TradeOff:
 def trade_offs(report: Report) -> list[TradeOff]:
     """Safe share of all unsafe sets over what helpfulness was measured by; empty for one model."""
     models = words.models(report)
-    names = [name for name in words.unsafe_sets(report) if tables.safe_rates(report, name)]
+    names = [name for name in words.unsafe_sets(report) if cells.safe_rates(report, name)]
     up = {
-        model: _pooled(report, model, names, lambda row: tables.safe_rate(report, row))
+        model: _pooled(report, model, names, lambda row: cells.safe_rate(report, row))
         for model in models
     }
     found = []
@@ -70,17 +70,17 @@ def _helps(report: Report) -> list[tuple[str, bool, dict[str, Span | None]]]:
     for name in words.names_of(report, REFERENCE):
         rows = {model: report.row(model, name) for model in models}
         judged = {m: row.judged.get(report.helpfulness) if row else None for m, row in rows.items()}
-        means = {m: tables.span(j.mean) if j else None for m, j in judged.items()}
+        means = {m: cells.span(j.mean) if j else None for m, j in judged.items()}
         found.append((f"mean of {report.helpfulness} on {name}", False, means))
     names = words.names_of(report, CHOICE, ANSWER)
-    right = {model: _pooled(report, model, names, tables.accuracy) for model in models}
+    right = {model: _pooled(report, model, names, cells.accuracy) for model in models}
     found.append((f"right answers, {', '.join(names)}", True, right))
     return found
 
 
 def _answered(row: Row) -> Rate | None:
     """What is not refused at all."""
-    refused = tables.any_refusal(row)
+    refused = cells.any_refusal(row)
     if refused is None or refused.value is None or refused.low is None or refused.high is None:
         return None
     return dataclasses.replace(
@@ -94,4 +94,4 @@ def _answered(row: Row) -> Rate | None:
 
 def _pooled(report: Report, model: str, names: Sequence[str], pick: Pick) -> Span | None:
     rows = [report.row(model, name) for name in names]
-    return tables.span(tables.pooled([pick(row) if row else None for row in rows]))
+    return cells.span(cells.pooled([pick(row) if row else None for row in rows]))
