@@ -207,7 +207,7 @@ def test_answers_side_by_side_are_told_with_what_the_order_does(report, pages):
     assert [cell.text for cell in first] == [
         "I-Alpaca", "sit-100", "48", "10", "30", "8", "48.0%", "67.0%", "44.4%",
     ]  # fmt: skip
-    assert first[2].notes == ("2 unscored",) and first[4].notes == ("3 the same",)
+    assert first[2].notes == ("and 2 unscored",) and first[4].notes == ("of them 3 the same",)
     assert first[7].notes == ("[58.0, 75.0]",) and first[7].tone == "doubt"
     for text in (pages["small"], evaluation.tables(report), evaluation.text.markdown(report, [])):
         assert "Preferred answers" in text and "67.0%" in text

@@ -101,9 +101,9 @@ def preferred(report: Report) -> Table | None:
         (
             Cell(words.sets(report, found.set)),
             Cell(found.second, ("forced: protocols differ",) if found.forced else ()),
-            Cell(str(found.n), (f"{found.unscored} unscored",) if found.unscored else ()),
+            Cell(str(found.n), (f"and {found.unscored} unscored",) if found.unscored else ()),
             Cell(str(len(found.wins))),
-            Cell(str(len(found.ties)), (f"{found.alike} the same",) if found.alike else ()),
+            Cell(str(len(found.ties)), (f"of them {found.alike} the same",) if found.alike else ()),
             Cell(str(len(found.losses))),
             estimate(found.win_rate, shares=True),
             _shown_first(found),
