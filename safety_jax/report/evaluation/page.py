@@ -33,7 +33,7 @@ SCRIPTS = ("text", "store", "filter", "list", "detail", "browser")  # in this or
 STYLES = ("page", "charts", "browser")
 LISTED = 60  # prompts of a comparison's fixed or broken items that the page lists by itself
 PROMPT = 280  # characters of each
-COLOURS = 8  # colours and shapes of models, in charts.css and charts.html
+COLOURS = 8  # colours and shapes of models, in charts.css and parts.html
 
 
 def render(report: Report) -> str:
@@ -46,7 +46,6 @@ def render(report: Report) -> str:
         style=Markup(style),
         script=Markup(script),
         policy=policy(style, script),
-        said=sentence.sentence(report),
         models=words.models(report),
         colours=COLOURS,
         sentence=sentence.sentence(report),
