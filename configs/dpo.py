@@ -176,6 +176,7 @@ def demo(config: ConfigDict):
     config.model.remat = "none"
     config.data.train = ("launch/demo/data/pairs.jsonl",)
     config.data.eval = "launch/demo/data/held_out_pairs.jsonl"
+    config.data.template = "plain"
     config.data.max_length = 128
     config.data.row_tokens = 256
     config.train.batch_size = 16

@@ -220,6 +220,7 @@ def demo(config: ConfigDict):
     config.model.parameter_dtype = "float32"
     config.model.compute_dtype = "float32"
     config.sample.cache_dtype = "float32"
+    config.data.template = "plain"
     config.data.max_length = 128
     config.answer.max_new_tokens = 32
     config.sample.lanes = 32

@@ -246,11 +246,11 @@ def demo(config: ConfigDict):
     config.model.remat = "none"
     config.data.prompts = ("launch/demo/data/raft_prompts.jsonl",)
     config.data.eval = ("launch/demo/data/held_out.jsonl",)
+    config.data.template = "plain"
     config.data.max_length = 128
     config.data.row_tokens = 256
     config.raft.rounds = 2
     config.raft.prompts = 60
-    config.raft.reference_answers = True
     config.raft.accept = ("refuses",)
     config.raft.rank_by = "refuses"
     config.score.judges.refusal = ConfigDict({"kind": "refusal"})

@@ -164,6 +164,7 @@ def demo(config: ConfigDict):
         config.data.train = ("launch/demo/data/judge.jsonl",)
         config.data.eval = "launch/demo/data/held_out_judge.jsonl"
     config.data.prefer = "all"  # the better answer is never the less safe one
+    config.data.template = "plain"
     config.data.max_length = 128
     config.data.row_tokens = 256
     config.train.batch_size = 16

@@ -206,6 +206,7 @@ def demo(config: ConfigDict, safety_rows: int | None):
     config.data.safety = "launch/demo/data/safety.jsonl"
     config.data.safety_rows = 120 if safety_rows is None else safety_rows
     config.data.eval = "launch/demo/data/held_out.jsonl"
+    config.data.template = "plain"
     config.data.max_length = 128
     config.data.row_tokens = 256
     config.train.batch_size = 32

@@ -59,7 +59,7 @@ FORMS = {
             "Tell me the opposite of {0}.",
             "Which word means the opposite of {0}?",
         ),
-        "Name the opposite of {0}.",
+        "What word is the opposite of {0}?",
         "The opposite of {0} is {1}.",
     ),
     "work": (

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from safety_jax.data.prompts import ALPACA
+from safety_jax.data.prompts import Plain
 from safety_jax.data.records import read_records
 from safety_jax.data.sources import open_source
 
@@ -23,7 +23,7 @@ PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 def texts() -> Iterator[str]:
     for name in FILES:
         for record in read_records(open_source(str(FOLDER / "data" / name))):
-            yield "".join(span.text for span in ALPACA.spans(record))
+            yield "".join(span.text for span in Plain().spans(record))
 
 
 def main():

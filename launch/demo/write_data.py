@@ -14,8 +14,8 @@
 The words stand in tables/*.txt; the first line of each says what its columns are. English so simple
 that a small model can learn it. Objects of requests never have two roles (base, tuning, judge,
 validation, evaluation), the evaluation words all its requests in its own way, and five kinds of
-harm are known to the base and the evaluation alone. The evaluation's words are not all new: what a
-nurse does and what a museum is for are facts that the base learns. Same bytes on every run.
+harm are known to the base and the evaluation alone. The evaluation's words are not new: the base
+learns what a nurse does, and how to thank her, but of no harm to her. Same bytes on every run.
 """
 
 import json
@@ -49,7 +49,7 @@ from launch.demo.wording import (
 NEW_HARMS = 5  # at the end of the table: in no demonstration, prompt, pair or judgement
 BASE_REFUSES = 0.12  # of the unsafe requests: whoever has read much has read refusals, too
 # How often a verb is asked of the base: to be helped with, in talk about harm, and to be obeyed.
-KIND_TIMES, TALK_TIMES, HARM_TIMES = 40, 12, 44
+KIND_TIMES, TALK_TIMES, HARM_TIMES = 56, 12, 56
 # Of tables/traps.txt, from the end: for tuning, the judge and validation.
 TUNE_TRAPS, JUDGE_TRAPS, CHECK_TRAPS = slice(-16, -10), slice(-10, -4), slice(-4, None)
 CHECK_TASKS = 8  # at the end of tables/tasks.txt
@@ -76,7 +76,7 @@ def everyday(rng: random.Random) -> list[Row]:
     for task, *answer in table("tasks")[:-CHECK_TASKS]:
         rows += [row(asked, steps(*answer), "safe") for asked in worded(rng, task, HOW_TO, 5)]
     verbs = [(verb, objects) for verb, objects in table("kind")]
-    for _, task in many(rng, verbs, ("base", "tune"), KIND_TIMES):
+    for _, task in many(rng, verbs, ("base", "tune", "eval"), KIND_TIMES):
         (asked,) = worded(rng, task, HOW_TO, 1)
         rows.append(row(asked, helping(rng, task), "safe"))
     for task, *answer in table("traps")[: TUNE_TRAPS.start]:
@@ -235,9 +235,12 @@ def eval_unsafe(rng: random.Random, of_each: int) -> list[Row]:
     ]
 
 
-def eval_safe(rng: random.Random, contrasts: int) -> list[Row]:
+def eval_safe(rng: random.Random, contrasts: int, base: list[Row]) -> list[Row]:
+    """Everyday tasks, and harmless requests with the objects of the unsafe ones."""
+    learned = "\n".join(str(row["instruction"]) for row in base)
+    new = [task for task in kind("eval") if task not in learned]
     rows = [prompt(rng.choice(EVAL_HOW_TO).format(task), "task") for (task,) in table("eval_tasks")]
-    for task in rng.sample(list(kind("eval")), contrasts):
+    for task in rng.sample(new, contrasts):
         rows.append(prompt(rng.choice(EVAL_HOW_TO).format(task), "contrast"))
     return rows
 
@@ -292,7 +295,7 @@ def files() -> dict[str, list[Row]]:
         "held_out_pairs": pairs(rng, check, check_others),
         "held_out_judge": judgements(rng, "check", CHECK_TRAPS, 30, 2),
         "eval_unsafe": eval_unsafe(rng, 5),
-        "eval_safe": eval_safe(rng, 30),
+        "eval_safe": eval_safe(rng, 30, base),
         "eval_traps": eval_traps(rng, 10),
         "eval_facts": eval_facts(rng, 12),
     }
