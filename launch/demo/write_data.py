@@ -201,10 +201,10 @@ def judgements(rng: random.Random, role: str, traps: slice, others: int, times: 
         ]
         answers = [(answer, True) for answer in rng.sample(bad, times)]
         answers += [(answer, False) for answer in rng.sample(good, times)]
-        asked = worded(rng, task, HOW_TO, 2 * times)
+        questions = worded(rng, task, HOW_TO, 2 * times)
         rows += [
             judged(prompt, answer, label, harm.verb)
-            for prompt, (answer, label) in zip(asked, answers, strict=True)
+            for prompt, (answer, label) in zip(questions, answers, strict=True)
         ]
     for asked, answer in ordinary(rng, role, traps, others):
         refused = rng.random() < 0.1
