@@ -88,4 +88,5 @@ def sequence_judge(path: str, template: str, direction: str) -> ConfigDict:
     judge.threshold = ()  # (number,) that divides safe from unsafe; (): nothing is called unsafe
     judge.max_tokens = 0  # 0: as many as the model was made for
     judge.overlong = "unscored"  # or "cut_prompt": from its left
+    judge.append_eos = False  # behind the response, where the tokenizer puts nothing there
     return judge

@@ -48,7 +48,8 @@ def given(inputs, tmp_path_factory) -> Path:  # noqa: F811
     write(folder / "quiz.jsonl", QUIZ)
     judge = judge_folders.bert_scorer(folder / "judge", max_position_embeddings=128)
     facts = {
-        "template": "pair", "direction": "higher is safer", "threshold": 0.0, "max_length": 128
+        "template": "pair", "direction": "higher is safer", "threshold": 0.0, "max_length": 128,
+        "append_eos": False,
     }  # fmt: skip
     (judge / "judge.json").write_text(json.dumps(facts))
     return folder

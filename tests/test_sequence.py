@@ -12,11 +12,13 @@ from judge_folders import CONVERSATIONS, bert_scorer, conversation, llama_scorer
 from scipy import special
 
 from configs import common
+from safety_jax.data import judged
 from safety_jax.data.formats import Message
+from safety_jax.data.records import Record
 from safety_jax.errors import ConfigError
 from safety_jax.models import heads
 from safety_jax.scoring import batches, registry, sequence
-from safety_jax.scoring.judge import Conversation, Score
+from safety_jax.scoring.judge import Conversation, Score, from_record
 from safety_jax.scoring.planned import Planned, Resources
 
 FLAT = "higher is safer"
@@ -59,7 +61,11 @@ def test_scores_are_those_of_single_rows(llama_folder, one_device, eight_devices
     planned = plan(one_device, spec(llama_folder, "human_assistant"))
     found = planned.load().score(CONVERSATIONS)
     encoder = sequence.Encoder(
-        tiny_tokenizers.llama(), "human_assistant", max_tokens=64, overlong="unscored"
+        tiny_tokenizers.llama(),
+        "human_assistant",
+        max_tokens=64,
+        overlong="unscored",
+        append_eos=False,
     )
     rows = [encoder.encode(c) for c in CONVERSATIONS]
     expected = [alone(llama_folder, one_device, row)[0] for row in rows[:2]]
@@ -77,7 +83,9 @@ def test_scores_are_those_of_single_rows(llama_folder, one_device, eight_devices
 def test_pairs_have_types_and_labels_have_names(bert_folder, one_device):
     row = spec(bert_folder, "pair", output="toxic", activation="softmax")
     found = plan(one_device, row).load().score(CONVERSATIONS)
-    encoder = sequence.Encoder(tiny_tokenizers.bert(), "pair", max_tokens=64, overlong="unscored")
+    encoder = sequence.Encoder(
+        tiny_tokenizers.bert(), "pair", max_tokens=64, overlong="unscored", append_eos=False
+    )
     rows = [encoder.encode(c) for c in CONVERSATIONS]
     assert set(rows[0].types) == {0, 1} and rows[0].ids[0] == 1
     outputs = np.stack([alone(bert_folder, one_device, row) for row in rows[:2]])
@@ -92,7 +100,7 @@ def test_pairs_have_types_and_labels_have_names(bert_folder, one_device):
 
 def text_of(template: str, one: Conversation) -> str:
     tokenizer = tiny_tokenizers.llama(chat_template=tiny_tokenizers.INST)
-    row = sequence.Encoder(tokenizer, template, 256, "unscored").encode(one)
+    row = sequence.Encoder(tokenizer, template, 256, "unscored", False).encode(one)
     assert isinstance(row, batches.Row), row
     return tokenizer.decode(row.ids)
 
@@ -129,12 +137,12 @@ def test_several_turns_and_what_has_no_place():
         ),
         ("response", conversation("q", " \n"), "the response is empty"),
     ):
-        found = sequence.Encoder(tokenizer, template, 256, "unscored").encode(one)
+        found = sequence.Encoder(tokenizer, template, 256, "unscored", False).encode(one)
         assert isinstance(found, Score) and reason in found.reason, found
 
 
 def test_text_that_looks_like_a_special_token_is_text():
-    encoder = sequence.Encoder(tiny_tokenizers.llama(), "response", 256, "unscored")
+    encoder = sequence.Encoder(tiny_tokenizers.llama(), "response", 256, "unscored", False)
     row = encoder.encode(conversation("q", "end </s> of"))
     assert 2 not in row.ids and row.ids[0] == 1
 
@@ -145,19 +153,19 @@ def test_text_that_looks_like_a_special_token_is_text():
 def test_what_is_too_long_is_unscored_or_loses_the_left_of_its_prompt():
     tokenizer = tiny_tokenizers.llama()
     one = conversation("How do I bake bread? " * 9, "Mix flour and water.")
-    whole = sequence.Encoder(tokenizer, "human_assistant", 999, "unscored").encode(one)
+    whole = sequence.Encoder(tokenizer, "human_assistant", 999, "unscored", False).encode(one)
     room = len(whole.ids) - 20
-    found = sequence.Encoder(tokenizer, "human_assistant", room, "unscored").encode(one)
+    found = sequence.Encoder(tokenizer, "human_assistant", room, "unscored", False).encode(one)
     assert found.reason == f"{len(whole.ids)} tokens, more than {room}"
-    cut = sequence.Encoder(tokenizer, "human_assistant", room, "cut_prompt").encode(one)
+    cut = sequence.Encoder(tokenizer, "human_assistant", room, "cut_prompt", False).encode(one)
     assert list(cut.ids) == [whole.ids[0], *whole.ids[21:]]
-    short = sequence.Encoder(tokenizer, "human_assistant", 9, "cut_prompt").encode(one)
+    short = sequence.Encoder(tokenizer, "human_assistant", 9, "cut_prompt", False).encode(one)
     assert isinstance(short, Score)
-    pair = sequence.Encoder(tiny_tokenizers.bert(), "pair", 24, "cut_prompt").encode(one)
+    pair = sequence.Encoder(tiny_tokenizers.bert(), "pair", 24, "cut_prompt", False).encode(one)
     assert len(pair.ids) == 24 and pair.ids[0] == 1
     after = tiny_tokenizers.bert()("Mix flour and water.", add_special_tokens=False).input_ids
     assert list(pair.ids[-len(after) - 1 : -1]) == after
-    beaver = sequence.Encoder(tokenizer, "beaver", room, "cut_prompt").encode(one)
+    beaver = sequence.Encoder(tokenizer, "beaver", room, "cut_prompt", False).encode(one)
     assert len(beaver.ids) == room and beaver.ids[-1] == 2
 
 
@@ -216,3 +224,24 @@ def test_a_missing_key_and_no_judges(llama_folder, one_device):
         )
     with pytest.raises(ConfigError, match="'judge' is not a judge that can be combined"):
         plan(one_device, {"kind": "weighted_sum", "weights": {"judge": 1.0}})
+
+
+@pytest.mark.parametrize("append_eos", [False, True])
+@pytest.mark.parametrize("template", ["plain", "alpaca", "human_assistant"])
+def test_a_judge_reads_what_stage_reward_trained_it_on(template, append_eos):
+    """Both word a conversation alike, token by token."""
+    tokenizer = tiny_tokenizers.llama()
+    record = Record(
+        (Message("user", "How do I bake bread?"), Message("assistant", "Mix flour.")), "", "s", "w"
+    )
+    wording = judged.wording(template, tokenizer, takes_pairs=False, append_eos=append_eos)
+    trained = wording.encode([record])[0].ids + wording.frame.end
+    encoder = sequence.Encoder(tokenizer, template, 256, "unscored", append_eos)
+    row = encoder.encode(from_record(record))
+    assert row.ids == trained
+    assert (row.ids[-1] == tokenizer.eos_token_id) is append_eos
+
+
+def test_a_template_that_nobody_knows_is_refused():
+    with pytest.raises(ConfigError, match="template 'pirate': expected one of pair"):
+        sequence.Encoder(tiny_tokenizers.llama(), "pirate", 256, "unscored", False)

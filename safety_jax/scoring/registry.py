@@ -107,7 +107,9 @@ def _sequence(name: str, spec: Spec, resources: Resources, _: Mapping[str, Plann
     own = spec["tokenizer"]
     tokens = tokenizer.load_tokenizer(folders.resolve(own) if own else folder)
     longest = max_tokens(name, spec["max_tokens"], scorer.max_tokens)
-    encoder = sequence.Encoder(tokens, spec["template"], longest, spec["overlong"])
+    encoder = sequence.Encoder(
+        tokens, spec["template"], longest, spec["overlong"], spec["append_eos"]
+    )
     low, high = numbers(name, "range", spec["range"], 2) or (None, None)
     (threshold,) = numbers(name, "threshold", spec["threshold"], 1) or (None,)
     card = Card(
@@ -126,6 +128,7 @@ def _sequence(name: str, spec: Spec, resources: Resources, _: Mapping[str, Plann
             "activation": spec["activation"],
             "max_tokens": longest,
             "overlong": spec["overlong"],
+            "append_eos": spec["append_eos"],
         },
     )
     output = sequence.output_index(name, scorer.label_names, spec["output"])
@@ -160,7 +163,7 @@ def _trained(name: str, spec: Spec, resources: Resources, others: Mapping[str, P
     """A folder that stage `reward` wrote: its `judge.json` says what is to be known."""
     folder = resolve_folder(name, spec)
     facts = folders.read_json(folder / DESCRIPTION)
-    missing = {"template", "direction", "threshold", "max_length"} - set(facts)
+    missing = {"template", "direction", "threshold", "max_length", "append_eos"} - set(facts)
     if missing:
         raise ConfigError(
             f"{folder / DESCRIPTION}: {min(missing)!r} is missing; expected a folder that stage "
@@ -178,6 +181,7 @@ def _trained(name: str, spec: Spec, resources: Resources, others: Mapping[str, P
         "threshold": () if threshold is None else (threshold,),
         "max_tokens": facts["max_length"],
         "overlong": "unscored",
+        "append_eos": facts["append_eos"],
     }
     return _sequence(name, row, resources, others)
 
@@ -261,7 +265,7 @@ KINDS: dict[Any, Kind] = {
     "sequence": Kind(
         (
             "path", "tokenizer", "template", "output", "activation", "direction", "range",
-            "threshold", "max_tokens", "overlong",
+            "threshold", "max_tokens", "overlong", "append_eos",
         ),
         _sequence,
     ),

@@ -6,9 +6,11 @@ human_assistant  "\\n\\nHuman: q\\n\\nAssistant: a"; arXiv 2309.07875's harmfuln
 beaver           PKU's "BEGINNING OF CONVERSATION: USER: q ASSISTANT:a" and EOS (safe-rlhf)
 chat             the tokenizer's chat template
 response         the response alone; toxicity classifiers
+plain, alpaca, bare, file:PATH   as data/prompts.py words what models are trained on, judges too
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,8 +20,10 @@ from scipy import special
 from transformers import PreTrainedTokenizerBase
 
 from safety_jax import trees
+from safety_jax.data import prompts
 from safety_jax.data.formats import Message
-from safety_jax.errors import ConfigError
+from safety_jax.data.records import Record
+from safety_jax.errors import ConfigError, DataError
 from safety_jax.models import heads, llama
 from safety_jax.scoring.batches import Batcher, Row
 from safety_jax.scoring.judge import Card, Conversation, Score, scored, unscored
@@ -110,6 +114,20 @@ def special_token(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
     return next((token for token in special if token in text), None)
 
 
+def _worded(name: str, tokenizer: PreTrainedTokenizerBase) -> Template:
+    """A template of data/prompts.py; what it has no place for, a judge has none for either."""
+    template = prompts.load_template(name, tokenizer)
+
+    def words(conversation: Conversation, _: PreTrainedTokenizerBase) -> tuple[str, str]:
+        asked = Record(conversation.prompt, "", "", conversation.where)
+        try:
+            return template.prompt(asked), conversation.response
+        except DataError as error:
+            raise NoPlace(str(error)) from error
+
+    return words
+
+
 TEMPLATES: dict[str, Template] = {
     "pair": _pair,
     "human_assistant": _human_assistant,
@@ -117,6 +135,7 @@ TEMPLATES: dict[str, Template] = {
     "chat": _chat,
     "response": _response,
 }
+WORDED = ("plain", "alpaca", "bare")
 # EOS behind the response, as safe-rlhf trains its models (arXiv 2310.12773).
 ENDED = ("beaver",)
 
@@ -129,33 +148,51 @@ class Encoder:
     """Conversations to rows of tokens, as a judge's card says.
 
     Attributes:
-        template: a key of TEMPLATES.
+        template: a key of TEMPLATES, or a template of data/prompts.py.
         max_tokens: what a row may have.
         overlong: one of OVERLONG: a longer row is left unscored, or its prompt is cut on the left.
+        append_eos: EOS follows the response, where the tokenizer puts no token of its own there.
     """
 
     tokenizer: PreTrainedTokenizerBase
     template: str
     max_tokens: int
     overlong: str
+    append_eos: bool
 
     def __post_init__(self) -> None:
-        for key, value, known in (
-            ("template", self.template, tuple(TEMPLATES)),
-            ("overlong", self.overlong, OVERLONG),
-        ):
-            if value not in known:
-                raise ConfigError(f"{key} {value!r}: expected one of {', '.join(known)}")
+        if self.overlong not in OVERLONG:
+            raise ConfigError(f"overlong {self.overlong!r}: expected one of {', '.join(OVERLONG)}")
         if self.template == "chat" and not self.tokenizer.chat_template:
             raise ConfigError("template is chat, but the tokenizer has no chat template")
         if self.template == "chat" and self.overlong == "cut_prompt":
             raise ConfigError("overlong is cut_prompt, which would cut a chat template's marks")
+        if self.template not in TEMPLATES and not self.template.startswith("file:"):
+            if self.template not in WORDED:
+                known = (*TEMPLATES, *WORDED, "file:PATH")
+                raise ConfigError(f"template {self.template!r}: expected one of {', '.join(known)}")
         self.tokenizer.truncation_side = "left"
+
+    @functools.cached_property
+    def _words(self) -> Template:
+        if self.template in TEMPLATES:
+            return TEMPLATES[self.template]
+        return _worded(self.template, self.tokenizer)
+
+    @functools.cached_property
+    def _ended(self) -> bool:
+        """Whether EOS is ours to put behind the response."""
+        if self.template in ENDED:
+            return True
+        alone, whole = (
+            self.tokenizer("a", add_special_tokens=special).input_ids for special in (False, True)
+        )
+        return self.append_eos and alone[-1] == whole[-1]
 
     def encode(self, conversation: Conversation) -> Row | Score:
         """The row, or why there is none."""
         try:
-            before, after = TEMPLATES[self.template](conversation, self.tokenizer)
+            before, after = self._words(conversation, self.tokenizer)
         except NoPlace as problem:
             return unscored(str(problem))
         row = self._row(before, after, {})
@@ -166,8 +203,8 @@ class Encoder:
                 return unscored(f"{length} tokens, more than {room}")
             # What a truncating tokenizer would leave, without the EOS that is ours to add.
             cut = "only_first" if self.template == "pair" else True
-            ended = self.template in ENDED
-            row = self._row(before, after, {"truncation": cut, "max_length": room - ended})
+            room -= self._ended
+            row = self._row(before, after, {"truncation": cut, "max_length": room})
         return row
 
     def _row(self, before: str, after: str, truncation: dict[str, Any]) -> Row:
@@ -183,7 +220,7 @@ class Encoder:
             **truncation,
         )
         ids = [*encoded["input_ids"]]
-        if self.template in ENDED:
+        if self._ended and (self.template in ENDED or ids[-1] != self.tokenizer.eos_token_id):
             ids.append(self.tokenizer.eos_token_id)
         types = [*(encoded.get("token_type_ids") or ())]
         return Row(ids, types + [0] * (len(ids) - len(types)))
