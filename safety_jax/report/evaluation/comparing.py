@@ -62,7 +62,10 @@ def _of_measure(report: Report, measure: str, found: Sequence[Comparison]) -> Ta
         "detectable",
         *(("not worse",) if margins else ()),
     )
-    text = f"{methods[:1].upper()}{methods[1:]}. Detectable: the smallest difference that would be found with power 0.8."
+    text = (
+        f"{methods[:1].upper()}{methods[1:]}. Detectable: the smallest difference that would be "
+        "found with power 0.8."
+    )
     return Table(words.measure(measure).capitalize(), text, head, tuple(rows))
 
 
