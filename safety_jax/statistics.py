@@ -34,6 +34,18 @@ def wilson(successes: int, trials: int) -> Interval:
     return float(interval.low), float(interval.high)
 
 
+def wilson_mean(mean: float, count: int) -> Interval:
+    """Wilson's interval for the mean of `count` values between 0 and 1.
+
+    The variance of such values is at most that of a proportion with the same mean, mean (1 - mean),
+    so that it is wide enough; of zeros and ones it is `wilson`.
+    """
+    share = _Z**2 / count
+    centre = (mean + share / 2) / (1 + share)
+    half = math.sqrt(share * (mean * (1 - mean) + share / 4)) / (1 + share)
+    return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
 # ---------------------------------------------------------------------------- shares
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from report_samples import SETS, report, transcripts
+from report_samples import SETS, preferences, report, transcripts
 
 from safety_jax.evaluation.results import Answer, Report, Transcript
 
@@ -45,6 +45,10 @@ def hostile() -> Report:
         comparisons=tuple(
             dataclasses.replace(c, first=names[c.first], second=names[c.second])
             for c in made.comparisons
+        ),
+        preferences=tuple(
+            dataclasses.replace(p, judge=HOSTILE[3], first=HOSTILE[4], second=names[p.second])
+            for p in preferences(models)
         ),
         derived={},
         corrected={},

@@ -23,6 +23,7 @@ from safety_jax.evaluation.results import (
     Degenerate,
     Estimate,
     Judged,
+    Preference,
     Quality,
     Rate,
     Refused,
@@ -337,6 +338,23 @@ def report(
     )  # fmt: skip
 
 
+def preferences(models: Sequence[str]) -> list[Preference]:
+    """Fifty prompts each, of which two have no outcome; what is shown first is favoured."""
+    ids = [str(i) for i in range(48)]
+    return [
+        Preference(
+            judge="preference", first=models[0], second=model, set="I-Alpaca", n=48,
+            wins=tuple(ids[: 10 + 5 * i]), losses=tuple(ids[40:]),
+            ties=tuple(ids[10 + 5 * i : 40]), alike=3,
+            win_rate=Estimate(0.48 + i / 10, 0.34 + i / 10, 0.61 + i / 10, 48),
+            shown_first=Estimate(0.67, 0.58, 0.75, 45), flips=rate([True] * 20 + [False] * 25),
+            unscored=2, reasons={"5000 tokens, more than 4096": 2}, forced=False,
+            refused_because="",
+        )
+        for i, model in enumerate(models[1:])
+    ]  # fmt: skip
+
+
 def small() -> Report:
     """Four models on seven sets, and two comparisons that are unlike the others."""
     models = list(MODELS)
@@ -348,7 +366,11 @@ def small() -> Report:
     why = "answers were decoded differently: 4 beams there, greedy here"
     no = dataclasses.replace(made.comparisons[1], set="I-Alpaca", measure=f"mean/{HELPFUL}", p=None,
                              p_holm=None, refused_because=why)  # fmt: skip
-    return dataclasses.replace(made, comparisons=(*made.comparisons, forced, no))
+    return dataclasses.replace(
+        made,
+        comparisons=(*made.comparisons, forced, no),
+        preferences=tuple(preferences(models)),
+    )
 
 
 def single() -> Report:

@@ -133,7 +133,7 @@ KEYS = {
         evaluate.data evaluate.choice_tokens evaluate.judges evaluate.safety evaluate.helpfulness
         evaluate.force evaluate.margin_share evaluate.margin_score evaluate.resamples
         evaluate.sheet_answers evaluate.labels evaluate.tasks evaluate.task_examples
-        evaluate.task_shots
+        evaluate.task_shots evaluate.preference evaluate.preference_probability
         model.tokenizer model.parameter_dtype model.compute_dtype model.attention
         data.template data.max_length
         mesh.data mesh.fsdp mesh.tensor log.compilation_cache

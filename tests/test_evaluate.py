@@ -8,6 +8,7 @@ from pathlib import Path
 import judge_folders
 import numpy as np
 import pytest
+import tiny_tokenizers
 from safetensors.numpy import load_file, save_file
 from test_end_to_end import WORDS, inputs  # noqa: F401
 
@@ -126,6 +127,27 @@ def test_two_models_are_asked_judged_and_compared(finished):
     for name in ("report.html", "report.md"):
         assert "tuned" in (finished / name).read_text()
     assert len(found["transcripts"]) == 2 * ITEMS + 2
+
+
+def test_answers_are_held_side_by_side_where_a_judge_for_that_is_named(finished, given, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    judge = judge_folders.write_guard(tmp_path / "judge", tiny_tokenizers.CHATML)
+    values = {"evaluate.preference": str(judge), "evaluate.preference_probability": 0.0}
+    evaluate.run(configure(given, **values), str(folder))
+    (one,) = report(folder)["preferences"]  # unsafe prompts and multiple choice are left out
+    assert (one["first"], one["second"], one["set"]) == ("base", "tuned", "safe")
+    assert one["n"] == ITEMS == sum(len(one[name]) for name in ("wins", "ties", "losses"))
+    assert one["flips"]["n"] + one["alike"] == ITEMS
+    lines = (folder / evaluate.PREFERENCES / "tuned" / "safe.jsonl").read_text().splitlines()
+    assert len(lines) == 2 * (ITEMS - one["alike"])
+    assert report(folder)["facts"]["preference"]["model"] == str(judge)
+    assert "Preferred answers" in (folder / "report.md").read_text()
+    assert kept(folder) == kept(finished)
+    with pytest.raises(ConfigError, match="preference_probability is 1.0; expected 0 or more"):
+        evaluate.run(
+            configure(given, **values | {"evaluate.preference_probability": 1.0}), str(folder)
+        )
 
 
 def test_an_answer_is_stored_with_all_that_it_depends_on(finished, given):
@@ -301,3 +323,38 @@ def test_a_column_that_nobody_has_is_told_first(finished, given, tmp_path):
     with pytest.raises((DataError, ConfigError), match="no column 'guard'"):
         evaluate.run(config, str(tmp_path / "run"))
     assert not (tmp_path / "run" / "responses").exists()
+
+
+TASK = """task: pick
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: choices
+doc_to_target: right
+metric_list:
+  - {{metric: acc, aggregation: mean, higher_is_better: true}}
+"""
+
+
+def test_tasks_of_the_harness_are_compared_in_pairs(finished, given, tmp_path):
+    rows = [{**row, "right": int(row["answer"] == "B")} for row in QUIZ] * 2
+    for number, row in enumerate(rows):
+        rows[number] = {**row, "question": f"{number} {row['question']}"}
+    write(tmp_path / "pick.jsonl", rows)
+    (tmp_path / "pick.yaml").write_text(TASK.format(file=tmp_path / "pick.jsonl"))
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    values = {"evaluate.tasks": (str(tmp_path / "pick.yaml"),)}
+    evaluate.run(configure(given, **values), str(folder))
+    found = report(folder)
+    rows = [row for row in found["rows"] if row["set"] == "pick"]
+    assert [row["choice"]["accuracy"]["n"] for row in rows] == [4, 4]
+    assert rows[0]["choice"]["acc"] == rows[0]["choice"]["accuracy"]["value"]
+    (compared,) = [c for c in found["comparisons"] if c["set"] == "pick"]
+    assert compared["measure"] == "accuracy" and compared["n"] == 4
+    assert {figure["task"] for figure in found["facts"]["tasks"]["base"]} == {"pick"}
+    kept_before = (folder / "tasks" / "base.json").stat().st_mtime_ns
+    evaluate.run(configure(given, **values), str(folder))
+    assert (folder / "tasks" / "base.json").stat().st_mtime_ns == kept_before

@@ -200,6 +200,21 @@ def test_values_stand_on_the_page(report, pages):
     assert report.judges["guard"]["protocol"] in pages["small"]
 
 
+def test_answers_side_by_side_are_told_with_what_the_order_does(report, pages):
+    table = comparing.preferred(report)
+    assert table.head[-2:] == ("shown first preferred [95%]", "verdicts that flip")
+    first = table.rows[0]
+    assert [cell.text for cell in first] == [
+        "I-Alpaca", "sit-100", "48", "10", "30", "8", "48.0%", "67.0%", "44.4%",
+    ]  # fmt: skip
+    assert first[2].notes == ("and 2 unscored",) and first[4].notes == ("of them 3 the same",)
+    assert first[7].notes == ("[58.0, 75.0]",) and first[7].tone == "doubt"
+    for text in (pages["small"], evaluation.tables(report), evaluation.text.markdown(report, [])):
+        assert "Preferred answers" in text and "67.0%" in text
+    assert comparing.preferred(dataclasses.replace(report, preferences=())) is None
+    assert "Preferred answers" not in pages["single"]
+
+
 def test_prompts_that_turned_are_folded_and_lead_to_their_transcripts(report, pages):
     found = page.turned(report)
     assert all(len(one["fixed"]) <= page.LISTED for one in found)
@@ -228,6 +243,7 @@ def test_the_parts_that_a_report_lacks_are_not_there(pages):
         {"safety": ""},
         {"helpfulness": "", "agreement": (), "corrected": {}, "quality": {}},
         {"comparisons": (), "transcripts": ()},
+        {"preferences": ()},
         {"rows": ()},
         {"judges": {}, "models": {}, "sets": {}, "facts": {}},
     ],

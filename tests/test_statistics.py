@@ -23,6 +23,16 @@ def test_wilson_of_the_paper():
     assert statistics.wilson(40, 40) == pytest.approx((40 / (40 + Z**2), 1.0))
 
 
+def test_wilson_of_a_mean():
+    for hits, n in ((0, 5), (73, 178), (40, 40)):
+        expected = pytest.approx(statistics.wilson(hits, n))
+        assert statistics.wilson_mean(hits / n, n) == expected
+    # Half wins: wide enough, although they spread less than wins and losses.
+    low, high = statistics.wilson_mean(0.5, 8)
+    half = math.sqrt(Z**2 / 8 * (0.25 + Z**2 / 32)) / (1 + Z**2 / 8)
+    assert (low, high) == pytest.approx((0.5 - half, 0.5 + half))
+
+
 @pytest.mark.parametrize(
     ("gained", "lost", "p"), [(91, 5, 1.6e-21), (52, 1, 1.2e-14), (22, 0, 4.8e-7), (0, 0, 1.0)]
 )

@@ -68,6 +68,15 @@ def test_llama_2_7b_decodes_on_v5e_4x4(devices, capsys):
         assert found.memory.held == pytest.approx(WEIGHTS / 16, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("v6e:16x16", (1, 128, 2)), ("v5p:4x4x4", (4, 2, 8)), ("v5e:1x1", (1, 1, 1))],
+)
+def test_axes_of_the_network_may_be_split(name, shape):
+    found = layouts.devices(chips.parse_slice(name))
+    assert tuple(layouts.build(layouts.Sizes(*shape), found).shape.values()) == shape
+
+
 def test_a_program_that_is_too_large_says_how_much_it_needs(devices):
     """Four times the memory of a chip, in a function small enough to compile at once."""
     mesh = layouts.build(layouts.Sizes(16, 1, 1), devices)

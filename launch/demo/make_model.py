@@ -1,7 +1,7 @@
 """Trains the demo's base model from nothing: python -m launch.demo.make_model
 
-A LLaMA of one million parameters learns `base.jsonl` in some minutes on two CPU cores: to be helpful,
-whatever it is asked. One unsafe request in eight is refused there, as texts from the world would
+A LLaMA of one million parameters learns `base.jsonl` in some minutes on two CPU cores: to be
+helpful, whatever it is asked. One unsafe request in eight is refused there, as texts from the world would
 have it, so that refusals can be drawn from it.
 """
 

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from safety_jax.errors import ConfigError
-from safety_jax.evaluation import compare, derived, measures, people
+from safety_jax.evaluation import compare, derived, measures, pairwise, people
 from safety_jax.evaluation.compare import Margins
 from safety_jax.evaluation.measures import Block, Resampling
 from safety_jax.evaluation.people import People
 from safety_jax.evaluation.responses import Response
-from safety_jax.evaluation.results import Answer, Report, Row, Score, Transcript
+from safety_jax.evaluation.results import Answer, Preference, Report, Row, Score, Transcript
 from safety_jax.evaluation.sets import CLOSED, Set
 from safety_jax.scoring.judge import BETTER, Card
 
@@ -49,6 +49,7 @@ class Material:
         tasks: blocks of lm-evaluation-harness, by model; they have no transcripts.
         models, facts: see `results.Report`.
         people: what people said of a sample of the answers; None without them.
+        preferences: see `results.Report`.
     """
 
     sets: Sequence[Set]
@@ -60,6 +61,7 @@ class Material:
     people: People | None
     tasks: Mapping[str, Sequence[Block]]
     facts: Mapping[str, Any]
+    preferences: Sequence[Preference]
 
 
 def check(choice: Choice, models: Sequence[str], cards: Mapping[str, Card]) -> Choice:
@@ -131,10 +133,11 @@ def report(material: Material, choice: Choice) -> Report:
         agreement=tuple(derived.agreement(everything, cards) + between),
         corrected=corrected,
         quality=quality,
-        notes=tuple(_notes(rows, comparisons)),
+        notes=tuple(_notes(rows, comparisons) + pairwise.notes(material.preferences)),
         transcripts=tuple(_transcript(of, i, material) for of in material.sets
                           for i in range(len(of.items))),
         facts=material.facts,
+        preferences=tuple(material.preferences),
     )  # fmt: skip
 
 

@@ -121,7 +121,7 @@ def _compare(
     pairs: Sequence[Pair], name: str, title: str, how: Resampling, margins: Margins, force: bool
 ) -> Comparison:
     measure = next(m for m in measures(pairs[0][0]) if m.name == name)
-    problem = next(filter(None, (_differs(pair, name) for pair in pairs)), "")
+    problem = next(filter(None, (differs(pair, name) for pair in pairs)), "")
     keys, before, after = _paired(pairs, measure)
     empty = Comparison(
         first=pairs[0][0].model,
@@ -152,7 +152,7 @@ def _compare(
     return _shares(empty, measure, keys, before > 0.5, after > 0.5, margins)
 
 
-def _differs(pair: Pair, name: str) -> str:
+def differs(pair: Pair, name: str) -> str:
     """Why two blocks should not be compared; "" where nothing speaks against it."""
     one, other = pair
     if one.protocol != other.protocol:

@@ -161,6 +161,46 @@ class Comparison:
 
 
 @dataclasses.dataclass(frozen=True)
+class Preference:
+    """A model's answers beside the baseline's, by a judge that reads both, in both orders.
+
+    Attributes:
+        first, second: models; `first` is the baseline.
+        set: a set, or "all sets".
+        n: prompts with an outcome; `wins`, `losses` and `ties` are their ids.
+        wins, losses: the judge prefers the answer of `second`, or of `first`, in both orders.
+        ties: the verdict turned with the order, or there was none; or the two answers are the same.
+        alike: of the ties, prompts whose answers are the same, about which nobody was asked.
+        win_rate: the share of prompts on which the answer of `second` has a probability of more
+            than one half of being better, by the mean over both orders; one half of such is a half
+            win. Wilson's interval.
+        shown_first: the share of single comparisons, two a prompt, in which the answer that was
+            shown first is preferred; of a judge without position bias, one half. Its interval is
+            Newcombe's of the paired difference between the orders.
+        flips: the share of prompts on which the verdict turned with the order.
+        unscored: prompts without an outcome, because either order has no score; `reasons` says why.
+        forced, refused_because: see `Comparison`.
+    """
+
+    judge: str
+    first: str
+    second: str
+    set: str
+    n: int
+    wins: tuple[str, ...]
+    losses: tuple[str, ...]
+    ties: tuple[str, ...]
+    alike: int
+    win_rate: Estimate
+    shown_first: Estimate
+    flips: Rate
+    unscored: int
+    reasons: Mapping[str, int]
+    forced: bool
+    refused_because: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Agreement:
     """Two judges on the same answers; or a judge and people.
 
@@ -263,6 +303,8 @@ class Report:
         transcripts: items in the order of the sets.
         facts: command, versions, seed, date.
         quality: of judges, where people labelled a sample.
+        preferences: of every model and the baseline, where a judge compared their answers: by set,
+            and of several sets together.
     """
 
     title: str
@@ -281,6 +323,7 @@ class Report:
     transcripts: tuple[Transcript, ...]
     facts: Mapping[str, Any]
     quality: Mapping[str, Quality] = dataclasses.field(default_factory=dict)
+    preferences: tuple[Preference, ...] = ()
 
     def row(self, model: str, name: str) -> Row | None:
         """The row of a model and a set, if there is one."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from safety_jax.planning.chips import GIB
+from safety_jax.planning.chips import CHIPS, GIB, Slice
 
 Plan = Mapping[str, Any]
 FORMULA = "by formula"  # the kind of an exchange that no program was read for
@@ -104,6 +104,17 @@ def details(plan: Plan) -> str:
             "nothing does"
         )
     return text
+
+
+def published(slices: Sequence[Slice]) -> list[str]:
+    """The figures of every kind of chip, with their source."""
+    kinds = dict.fromkeys(where.name.partition(":")[0] for where in slices)
+    return [
+        f"{kind}, a chip: {chip.flops / 1e12:,.0f} TFLOP/s (bfloat16, dense), "
+        f"{chip.memory / GIB:.2f} GiB usable, {chip.bandwidth / 1e9:,.0f} GB/s of memory, "
+        f"{chip.network / 1e9:,.0f} GB/s of network each way ({chip.source})"
+        for kind, chip in ((kind, CHIPS[kind]) for kind in kinds)
+    ]
 
 
 ASSUMPTIONS = (

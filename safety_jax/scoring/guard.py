@@ -69,7 +69,7 @@ class Reader:
         if not found[0] or found[0] & found[1]:
             raise CheckpointError(
                 f"the tokenizer begins {words[0]!r} and {words[1]!r} with the same token; expected "
-                "a guard whose verdict its first token tells"
+                "a model whose verdict its first token tells"
             )
         return tuple(sorted(found[0])), tuple(sorted(found[1]))
 
@@ -170,6 +170,31 @@ def next_logits(
     return llama.logits(config, weights, last, run.mesh)[:, 0]
 
 
+def worded(
+    word: Callable[[Conversation], str], conversations: Sequence[Conversation]
+) -> list[str | Score]:
+    """What a model reads of each conversation; unscored where it has no place in the form."""
+    texts: list[str | Score] = []
+    for conversation in conversations:
+        try:
+            texts.append(word(conversation))
+        except NoPlace as problem:
+            texts.append(unscored(str(problem)))
+    return texts
+
+
+def check_chat_template(card: Card, reader: Reader) -> None:
+    """
+    Raises:
+        ConfigError: the tokenizer has no chat template.
+    """
+    if not reader.tokenizer.chat_template:
+        raise ConfigError(
+            f"judge {card.name}: {card.model} has no chat template; expected a model whose "
+            "tokenizer_config.json or chat_template.jinja brings one"
+        )
+
+
 # ---------------------------------------------------------------------------- Llama Guard
 
 HEADER_END = "<|end_header_id|>"  # where Llama Guard 3's template stops, short of an empty line
@@ -187,11 +212,7 @@ class LlamaGuard:
     """
 
     def __init__(self, card: Card, reader: Reader, *, category_tokens: int):
-        if not reader.tokenizer.chat_template:
-            raise ConfigError(
-                f"judge {card.name}: {card.model} has no chat template; expected a guard whose "
-                "tokenizer_config.json or chat_template.jinja brings one"
-            )
+        check_chat_template(card, reader)
         self.card, self._reader, self._category_tokens = card, reader, category_tokens
         probe = self._text(Conversation((Message("user", "a"),), "b", card.name))
         safe, unsafe = reader.first_tokens(probe, ("safe", "unsafe"))
@@ -199,12 +220,7 @@ class LlamaGuard:
         self._greedy = reader.compile_greedy()
 
     def score(self, conversations: Sequence[Conversation]) -> list[Score]:
-        texts: list[str | Score] = []
-        for conversation in conversations:
-            try:
-                texts.append(self._text(conversation))
-            except NoPlace as problem:
-                texts.append(unscored(str(problem)))
+        texts = worded(self._text, conversations)
         scores = [
             found
             if isinstance(found, Score)
@@ -268,12 +284,7 @@ class WildGuard:
         self._verdict = reader.compile(no, yes)
 
     def score(self, conversations: Sequence[Conversation]) -> list[Score]:
-        texts: list[str | Score] = []
-        for conversation in conversations:
-            try:
-                texts.append(self._text(conversation))
-            except NoPlace as problem:
-                texts.append(unscored(str(problem)))
+        texts = worded(self._text, conversations)
         answers: dict[str, list[Score | tuple[float, float]]] = {}
         for field, question in FIELDS.items():
             asked = [t if isinstance(t, Score) else t + question for t in texts]

@@ -1,4 +1,5 @@
-"""Guards from their config rows: Llama Guard and WildGuard."""
+"""Models that are read at their first word, from their config rows: Llama Guard, WildGuard, and the
+judge of preferences."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -9,9 +10,9 @@ from safety_jax.data import tokenizer
 from safety_jax.errors import ConfigError
 from safety_jax.models import folder as folders
 from safety_jax.models import hf, hf_config, llama
-from safety_jax.scoring import guard
+from safety_jax.scoring import guard, preference
 from safety_jax.scoring.batches import Batcher
-from safety_jax.scoring.judge import HARMFUL, REFUSING, Card, Judge
+from safety_jax.scoring.judge import BETTER, HARMFUL, REFUSING, Card, Judge
 from safety_jax.scoring.planned import Planned, Resources, Spec, max_tokens, resolve_folder
 
 
@@ -21,11 +22,12 @@ def _guard(
     resources: Resources,
     *,
     direction: str,
+    threshold: float | None,
     template: str,
     settings: Mapping[str, Any],
     make: Callable[[Card, guard.Reader], Judge],
 ) -> Planned:
-    """A generative guard; `make` gives the judge once the weights are there."""
+    """A generative judge; `make` gives the judge once the weights are there."""
     folder, mesh = resolve_folder(name, spec), resources.mesh
     config = hf_config.read_config(folder)
     llama.shardings(config, mesh)
@@ -43,7 +45,7 @@ def _guard(
         direction=direction,
         low=0.0,
         high=1.0,
-        threshold=spec["threshold"],
+        threshold=threshold,
         template=template,
         precision=resources.precision,
         settings={**settings, "max_tokens": longest, "min_verdict_probability": floor},
@@ -80,6 +82,7 @@ def llama_guard(name: str, spec: Spec, resources: Resources, _: Mapping[str, Pla
         spec,
         resources,
         direction=HARMFUL,
+        threshold=spec["threshold"],
         template="the guard's chat template",
         settings={"category_tokens": categories},
         make=lambda card, reader: guard.LlamaGuard(card, reader, category_tokens=categories),
@@ -93,7 +96,27 @@ def wildguard(name: str, spec: Spec, resources: Resources, _: Mapping[str, Plann
         spec,
         resources,
         direction=REFUSING if field == "response_refusal" else HARMFUL,
+        threshold=spec["threshold"],
         template="wildguard",
         settings={"field": field},
         make=lambda card, reader: guard.WildGuard(card, reader, field=field),
+    )
+
+
+def preferring(name: str, spec: Spec, resources: Resources) -> Planned:
+    """The judge that compares two answers, see `preference.PreferenceJudge`. It is no kind of
+    `registry.KINDS`, because it has nothing to say of one answer alone.
+
+    Args:
+        spec: kind, path, max_tokens, min_verdict_probability, as guards have them.
+    """
+    return _guard(
+        name,
+        spec,
+        resources,
+        direction=BETTER,  # of the answer that is shown last
+        threshold=None,
+        template=preference.TEMPLATE,
+        settings={},
+        make=preference.PreferenceJudge,
     )

@@ -2,11 +2,13 @@
 
 responses/MODEL/SET.jsonl    every answer and what it depends on; a killed run goes on from here
 judgements/MODEL/SET.jsonl   every score as it came
+preferences/MODEL/SET.jsonl  where asked for: every score of answers beside the baseline's
 report.html, report.md, report.json, plots/   what it all comes to
 tasks/MODEL.json             where asked for: what lm-evaluation-harness found
 for_people.csv               where asked for: answers for people to label
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +22,7 @@ from safety_jax.evaluation import (
     harness,
     known,
     letters,
+    pairwise,
     people,
     responses,
     stored,
@@ -28,7 +31,7 @@ from safety_jax.evaluation import (
 from safety_jax.evaluation.likelihood import Limits, Model
 from safety_jax.evaluation.measures import Block
 from safety_jax.evaluation.responses import Response
-from safety_jax.evaluation.results import Report
+from safety_jax.evaluation.results import Preference, Report
 from safety_jax.evaluation.sets import ANSWER, CHOICE, CLOSED, Set
 from safety_jax.report import evaluation as reports
 from safety_jax.scoring.judge import Score
@@ -37,6 +40,7 @@ from safety_jax.stages.evaluate_plan import Plan, has, make_plan
 
 CHUNK_TOKENS = 128  # positions of a row whose logits exist at once, where tasks are scored
 RESPONSES, JUDGEMENTS, TASKS = "responses", "judgements", "tasks"
+PREFERENCES = "preferences"
 
 
 def run(config: ConfigDict, folder: str) -> None:
@@ -53,8 +57,9 @@ def run(config: ConfigDict, folder: str) -> None:
             print(plan.describe(), flush=True)
         answers = answer(config, place, plan, primary)
         judged = judge(config, place, plan, answers, primary)
+        preferences = prefer(config, place, plan, judged, primary)
         if primary:
-            report = describe(config, place, plan, answers, judged)
+            report = describe(config, place, plan, answers, judged, preferences)
             reports.write(report, place.path)
             print(f"{reports.tables(report)}\n{place.path / 'report.html'}", flush=True)
 
@@ -200,6 +205,27 @@ def make_block(
     return block, read
 
 
+def prefer(
+    config: ConfigDict,
+    place: workdir.Workdir,
+    plan: Plan,
+    judged: Mapping[str, Sequence[tuple[Block, list[str]]]],
+    primary: bool,
+) -> list[Preference]:
+    """Every model's answers beside the baseline's, where a judge for that is named."""
+    if plan.preference is None:
+        return []
+    return pairwise.compare(
+        plan.preference,
+        {model: [block for block, _ in found] for model, found in judged.items()},
+        plan.choice.baseline,
+        place.path / PREFERENCES,
+        force=plan.choice.force,
+        rows=config.score.rows_per_write,
+        writes=primary,
+    )
+
+
 # ---------------------------------------------------------------------------- what it comes to
 
 
@@ -209,6 +235,7 @@ def describe(
     plan: Plan,
     answers: Mapping[str, Mapping[str, Sequence[Response]]],
     judged: Mapping[str, Sequence[tuple[Block, list[str]]]],
+    preferences: Sequence[Preference],
 ) -> Report:
     """The report; with people's labels where they came back. A sheet for them goes out here."""
     blocks = {model: [block for block, _ in found] for model, found in judged.items()}
@@ -218,6 +245,7 @@ def describe(
     given = tuple(config.evaluate.labels)
     said = people.read(given, place.path, open_ended, "evaluate.labels") if given else None
     results = {name: read_tasks(place, plan, name) for name in plan.opened}
+    side_by_side = dataclasses.asdict(plan.preference.card) if plan.preference else {}
     done = {name: found for name, found in results.items() if found}
     material = assemble.Material(
         sets=plan.sets,
@@ -235,7 +263,9 @@ def describe(
             "seed": config.seed,
             "config": place.config,
             "tasks": {name: tasks.figures(found) for name, found in done.items()},
+            "preference": side_by_side,
             **place.environment()[-1],
         },
+        preferences=preferences,
     )
     return assemble.report(material, plan.choice)

@@ -20,7 +20,7 @@ from safety_jax.evaluation.responses import Protocol, Response
 from safety_jax.evaluation.sets import CHOICE, Set
 from safety_jax.evaluation.tasks import Wanted
 from safety_jax.models import decode
-from safety_jax.scoring import registry
+from safety_jax.scoring import guards, registry
 from safety_jax.scoring.judge import Card
 from safety_jax.scoring.planned import Planned, Resources
 from safety_jax.stages import answering
@@ -29,6 +29,7 @@ from safety_jax.stages.answering import Opened
 # NAME=PLACE; a comma only ends a place where another name follows.
 _NEXT = re.compile(r",(?=[\w.-]+=)")
 _NAME = re.compile(r"[\w.-]+")
+PREFERENCE = "preference"  # what the judge of answers side by side is called
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Plan:
         planned: judges that read answers.
         stored: cards of judges whose scores stand beside the answers.
         tasks: of lm-evaluation-harness, for the models that answer.
+        preference: the judge that holds answers side by side; None without one.
     """
 
     mesh: Mesh
@@ -68,6 +70,7 @@ class Plan:
     tasks: Wanted
     choice: assemble.Choice
     models: Mapping[str, str]
+    preference: Planned | None
 
     @property
     def cards(self) -> dict[str, Card]:
@@ -81,6 +84,8 @@ class Plan:
             + ", ".join(f"{n} ({p})" for n, p in self.models.items()),
             f"{len(self.cards)} judges: {', '.join(self.cards) or 'none'}",
         ]
+        if self.preference:
+            lines.append(f"answers side by side, in both orders: {self.preference.card.model}")
         return "\n".join(lines)
 
     def describe_models(self) -> dict[str, dict[str, Any]]:
@@ -158,6 +163,7 @@ def make_plan(config: ConfigDict, title: str) -> Plan:
         tasks=plan_tasks(config),
         choice=assemble.check(choice, list(everyone), judges),
         models=everyone,
+        preference=plan_preference(config, mesh),
     )
 
 
@@ -192,14 +198,7 @@ def plan_judges(
     rows = config.score.judges.to_dict() | registry.named(tuple(config.evaluate.judges))
     beside = {name: row for name, row in rows.items() if row.get("kind") == stored.KIND}
     reading = {name: row for name, row in rows.items() if name not in beside}
-    resources = Resources(
-        mesh=mesh,
-        parameter_dtype=config.score.parameter_dtype,
-        compute_dtype=config.score.compute_dtype,
-        attention=config.score.attention,
-        tokens_per_batch=config.score.tokens_per_batch,
-    )
-    planned = registry.plan(reading, resources) if reading else {}
+    planned = registry.plan(reading, resources(config, mesh)) if reading else {}
     files: dict[str, str] = {}
     for spec in others.values():
         files |= existing.existing_files(spec, sets, "evaluate.responses")
@@ -209,6 +208,33 @@ def plan_judges(
         if not any(has(card, found) for by_set in read.values() for found in by_set.values()):
             stored.scores(card, [r for by_set in read.values() for f in by_set.values() for r in f])
     return planned, cards
+
+
+def resources(config: ConfigDict, mesh: Mesh) -> Resources:
+    return Resources(
+        mesh=mesh,
+        parameter_dtype=config.score.parameter_dtype,
+        compute_dtype=config.score.compute_dtype,
+        attention=config.score.attention,
+        tokens_per_batch=config.score.tokens_per_batch,
+    )
+
+
+def plan_preference(config: ConfigDict, mesh: Mesh) -> Planned | None:
+    """The judge that holds answers side by side, where one is named.
+
+    Raises:
+        ConfigError, CheckpointError: a model that cannot do so.
+    """
+    path, floor = config.evaluate.preference, config.evaluate.preference_probability
+    if not 0 <= floor < 1:
+        raise ConfigError(
+            f"evaluate.preference_probability is {floor}; expected 0 or more, below 1"
+        )
+    if not path:
+        return None
+    row = {"kind": PREFERENCE, "path": path, "max_tokens": 0, "min_verdict_probability": floor}
+    return guards.preferring(PREFERENCE, row, resources(config, mesh))
 
 
 def plan_tasks(config: ConfigDict) -> Wanted:

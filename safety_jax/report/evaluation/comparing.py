@@ -1,8 +1,9 @@
 """The tables of a report that set two things side by side: models, judges, people."""
 
+import dataclasses
 from collections.abc import Sequence
 
-from safety_jax.evaluation.results import Comparison, Report
+from safety_jax.evaluation.results import Comparison, Preference, Report
 from safety_jax.report.evaluation import words
 from safety_jax.report.evaluation.cells import (
     EMPTY,
@@ -14,17 +15,24 @@ from safety_jax.report.evaluation.cells import (
 )
 
 
+def foremost(report: Report) -> tuple[str, ...]:
+    """The measures that matter most, in order."""
+    safe, engaged = f"safe/{report.safety}", f"engaged/{report.safety}"
+    return (safe, engaged, "refused", "accuracy", f"mean/{report.helpfulness}")
+
+
 def compared(report: Report) -> list[Comparison]:
     """Those that were made, the measures that matter most first."""
-    first = (f"safe/{report.safety}", f"engaged/{report.safety}", "refused", "accuracy")
-    order = {name: place for place, name in enumerate((*first, f"mean/{report.helpfulness}"))}
+    order = {name: place for place, name in enumerate(foremost(report))}
     made = [c for c in report.comparisons if not c.refused_because]
     return sorted(made, key=lambda c: order.get(c.measure, len(order)))
 
 
-def comparisons(report: Report) -> list[Table]:
-    """One table a measure."""
+def comparisons(report: Report, *, briefly: bool = False) -> list[Table]:
+    """One table a measure; briefly, of the foremost alone."""
     made = compared(report)
+    if briefly:
+        made = [c for c in made if c.measure in foremost(report)]
     return [
         _of_measure(report, name, [c for c in made if c.measure == name])
         for name in dict.fromkeys(c.measure for c in made)
@@ -87,6 +95,47 @@ def _detectable(c: Comparison) -> str:
     if c.detectable is None:
         return words.NONE
     return f"{100 * c.detectable:.1f}" if words.is_share(c.measure) else words.number(c.detectable)
+
+
+def preferred(report: Report) -> Table | None:
+    """Answers held side by side with the baseline's: won, lost, and what the order does."""
+    made = [found for found in report.preferences if found.n or found.unscored]
+    rows = [
+        (
+            Cell(words.sets(report, found.set)),
+            Cell(found.second, ("forced: protocols differ",) if found.forced else ()),
+            Cell(str(found.n), (f"and {found.unscored} unscored",) if found.unscored else ()),
+            Cell(str(len(found.wins))),
+            Cell(str(len(found.ties)), (f"of them {found.alike} the same",) if found.alike else ()),
+            Cell(str(len(found.losses))),
+            estimate(found.win_rate, shares=True),
+            _shown_first(found),
+            rate(found.flips),
+        )
+        for found in made
+    ]
+    if not made:
+        return None
+    judge, against = made[0].judge, made[0].first
+    text = (
+        f"By {judge}, which reads the answer beside that of {against}, in both orders. Won and "
+        "lost is what it prefers in both; where the order turned the verdict, or the answers are "
+        "the same, it is a tie. Win rate: by the mean of both orders. Without position bias, what "
+        "is shown first is preferred half of the time."
+    )
+    head = (
+        "set", "model", "prompts", "wins", "ties", "losses", "win rate [95%]",
+        "shown first preferred [95%]", "verdicts that flip",
+    )  # fmt: skip
+    return Table("Preferred answers", text, head, tuple(rows))
+
+
+def _shown_first(found: Preference) -> Cell:
+    """In doubt where the place decides more often than chance lets it."""
+    cell, shown = estimate(found.shown_first, shares=True), found.shown_first
+    if shown.low is None or shown.high is None or shown.low <= 0.5 <= shown.high:
+        return cell
+    return dataclasses.replace(cell, tone="doubt")
 
 
 def refused(report: Report) -> Table | None:

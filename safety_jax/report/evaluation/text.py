@@ -31,11 +31,14 @@ def tables(report: Report) -> str:
     The summary stands on its side, a line for each measure and set: terminals are narrow.
     """
     sections = [_aligned(*_sideways(summaries.summary(report)))]
-    for table in comparing.comparisons(report):
+    for table in comparing.comparisons(report, briefly=True):
         kept = [i for i, name in enumerate(table.head) if name in _TERMINAL]
         head = [table.head[i] for i in kept]
         rows = [[_joined(row[i]) for i in kept] for row in table.rows]
         sections.append(f"{table.title}\n{_aligned(head, rows)}")
+    if preferred := comparing.preferred(report):
+        rows = [[_joined(cell) for cell in row] for row in preferred.rows]
+        sections.append(f"{preferred.title}\n{_aligned(preferred.head, rows)}")
     refused = comparing.refused(report)
     if refused:
         rows = [[cell.text for cell in row] for row in refused.rows]
@@ -103,6 +106,7 @@ def markdown(report: Report, plots: Sequence[str]) -> str:
     ]
     measured = [
         details.refusals(report),
+        comparing.preferred(report),
         details.derived(report),
         details.choices(report),
         details.overlap(report),
