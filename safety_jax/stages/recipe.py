@@ -59,7 +59,10 @@ def run(config: ConfigDict, folder: str, stages: Mapping[str, Stage]) -> None:
             began = time.perf_counter()
             stages[filled.stage](filled, str(own))
             record.add(step.name, filled, time.perf_counter() - began)
-        say(primary, f"\n{record.table()}\nall steps are finished: {place.path}")
+        say(
+            primary,
+            f"\n{record.table([step.name for step in steps])}\nall steps are finished: {place.path}",
+        )
 
 
 def say(primary: bool, text: str) -> None:
@@ -203,14 +206,14 @@ class Record:
         if self._writes:
             workdir.write(self._path, workdir.canonical({"steps": self._steps}))
 
-    def table(self) -> str:
-        """Seconds of each step, for people."""
-        width = max(map(len, self._steps))
-        lines = [
+    def table(self, names: Sequence[str]) -> str:
+        """Seconds of each of these steps, for people."""
+        width = max(map(len, names))
+        steps = [(name, self._steps[name]) for name in names]
+        return "\n".join(
             f"{name:{width}}  {facts['config']['stage']:8}  {facts['seconds']:8.1f} s"
-            for name, facts in self._steps.items()
-        ]
-        return "\n".join(lines)
+            for name, facts in steps
+        )
 
 
 def _plain(config: ConfigDict) -> Any:
