@@ -59,10 +59,8 @@ def run(config: ConfigDict, folder: str, stages: Mapping[str, Stage]) -> None:
             began = time.perf_counter()
             stages[filled.stage](filled, str(own))
             record.add(step.name, filled, time.perf_counter() - began)
-        say(
-            primary,
-            f"\n{record.table([step.name for step in steps])}\nall steps are finished: {place.path}",
-        )
+        table = record.table([step.name for step in steps])
+        say(primary, f"\n{table}\nall steps are finished: {place.path}")
 
 
 def say(primary: bool, text: str) -> None:
