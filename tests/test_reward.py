@@ -129,7 +129,7 @@ def test_what_is_exported_scores_as_what_was_trained(finished, one_device):
     asked = "1 the cat and milk?"
     texts = [form.format(asked, f" {word} at home") for word in ("bread", "salt")]
     better, worse = by_us(finished / "export", one_device, tokens, [texts])[:, 0]
-    assert better > worse + 0.5
+    assert better > worse
 
 
 def test_running_again_changes_nothing(finished, answers):
