@@ -77,10 +77,11 @@ def loader_of(pairs: Pairs, **changes) -> Loader:
         "steps": None,
         "seed": None,
         "prefetch_steps": 0,
-        "process": 0,
-        "processes": 1,
     }
-    return Loader(pairs.chosen, pairs.rejected, **(defaults | changes))
+    given = defaults | changes
+    return Loader(
+        pairs.chosen, pairs.rejected, rows_here=range(given["rows_per_microbatch"]), **given
+    )
 
 
 @dataclasses.dataclass(frozen=True)

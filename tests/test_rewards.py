@@ -69,10 +69,9 @@ def loader_of(data: Judged, **changes) -> Loader:
         "steps": None,
         "seed": None,
         "prefetch_steps": 0,
-        "process": 0,
-        "processes": 1,
     }
-    return Loader(*data.sides, **(defaults | changes))
+    given = defaults | changes
+    return Loader(*data.sides, rows_here=range(given["rows_per_microbatch"]), **given)
 
 
 @dataclasses.dataclass(frozen=True)
