@@ -25,7 +25,7 @@ more candidates and trains longer on them: see the README for what that changes.
 
 from ml_collections import ConfigDict
 
-from configs.common import parse_arg, sequence_judge
+from configs.common import answers, judging, parse_arg, published_judge, set_pace
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -71,22 +71,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.raft = rounds()
 
-    config.sample = sample = answers(temperature=1.0, candidates=16)
-    sample.lanes = 256  # answers written at a time
-    sample.prefill_prompts = 16  # prompts read at a time
-    sample.bucket_tokens = 128  # the shortest compiled length
-    sample.chunk_steps = 16  # steps between two looks of the host
-    sample.cache_dtype = "bfloat16"
-    sample.prompts_per_write = 64  # a kill costs at most these
-    config.answer = answers(temperature=0.0, candidates=1)  # of the prompts of data.eval
-
-    config.score = score = ConfigDict()
-    score.judges = ConfigDict()
-    score.rows_per_write = 512
-    score.tokens_per_batch = 16384  # padded, over all devices; memory only
-    score.parameter_dtype = "bfloat16"
-    score.compute_dtype = "bfloat16"
-    score.attention = "auto"
+    config.sample = answers(temperature=1.0, candidates=16, max_new_tokens=128)
+    set_pace(config.sample, prompts_per_write=64)
+    # of the prompts of data.eval
+    config.answer = answers(temperature=0.0, candidates=1, max_new_tokens=128)
+    config.score = judging()
 
     config.train = train = ConfigDict()
     train.batch_size = 32  # answers an optimizer step
@@ -159,21 +148,6 @@ def rounds() -> ConfigDict:
     return raft
 
 
-def answers(temperature: float, candidates: int) -> ConfigDict:
-    """How answers are written."""
-    group = ConfigDict()
-    group.temperature = temperature
-    group.top_k = 0  # 0: all
-    group.top_p = 1.0  # 1: all
-    group.frequency_penalty = 0.0
-    group.beams = 1  # above 1: beam search, without randomness
-    group.length_penalty = 1.0  # of beams
-    group.candidates = candidates
-    group.max_new_tokens = 128
-    group.stop = ()  # strings that end an answer
-    return group
-
-
 def original(config: ConfigDict):
     """arXiv 2304.06767, section 4, on LLaMA 7B."""
     config.raft.rounds = 15
@@ -219,10 +193,7 @@ def safe_to_serve(config: ConfigDict, version: str):
     config.answer.top_p = 0.95
     config.answer.frequency_penalty = 1.0
     config.answer.max_new_tokens = 120
-    config.score.judges.deberta = sequence_judge(
-        "OpenAssistant/reward-model-deberta-v3-large-v2", "pair", "higher is safer"
-    )
-    config.score.judges.deberta.max_tokens = 512
+    config.score.judges.deberta = published_judge("deberta")
     config.raft.rank_by = "deberta"
     config.train.batch_size = 32 * 4
     config.train.epochs = 4.0

@@ -35,7 +35,7 @@ rejected ones, where it is not.
 
 from ml_collections import ConfigDict
 
-from configs.common import parse_arg, sequence_judge
+from configs.common import guard, judging, parse_arg, published_judge, sequence_judge
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -61,13 +61,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     data.responses = ("",)  # sources of prompts and responses; must be given
     data.stored = ("",)  # sources with further columns for score.stored, matched by text
 
-    config.score = score = ConfigDict()
+    config.score = score = judging()
     score.stored = ()  # columns of scores from elsewhere, to correlate with
-    score.rows_per_write = 512  # rows between two writes; a kill costs at most these
-    score.tokens_per_batch = 16384  # padded, over all devices; memory, and speed: CPUs like 1024
-    score.parameter_dtype = "bfloat16"
-    score.compute_dtype = "bfloat16"
-    score.attention = "auto"  # xla, cudnn (GPU), splash (TPU); for causal models
 
     if choice.demo:
         pairs = "launch/demo/data/held_out_pairs.jsonl"
@@ -75,25 +70,17 @@ def get_config(arg: str | None = None) -> ConfigDict:
             f"{pairs}?name={side}&columns=response:{side}" for side in ("chosen", "rejected")
         )
 
-    score.judges = judges = ConfigDict()
+    judges = score.judges
     judges.refusal = ConfigDict({"kind": "refusal"})
-    if choice.deberta:
-        judges.deberta = sequence_judge(
-            "OpenAssistant/reward-model-deberta-v3-large-v2", "pair", "higher is safer"
-        )
-        judges.deberta.max_tokens = 512
-    if choice.harmfulness or choice.safe_first:
-        judges.harmfulness = sequence_judge(
-            "safepaca/absolute-harmfulness-predictor-redteam-osst",
-            "human_assistant",
-            "higher is more harmful",
-        )
-        judges.harmfulness.threshold = (1.5,)
-        judges.harmfulness.max_tokens = 512
-    if choice.helpfulness or choice.safe_first:
-        judges.helpfulness = sequence_judge(
-            "Ray2333/gpt2-large-helpful-reward_model", "human_assistant", "higher is better"
-        )
+    safe_first = choice.safe_first
+    for name, asked in (
+        ("deberta", choice.deberta),
+        ("harmfulness", choice.harmfulness or safe_first),
+        ("helpfulness", choice.helpfulness or safe_first),
+        ("llama_guard", choice.llama_guard),
+    ):
+        if asked:
+            judges[name] = published_judge(name)
     if choice.beaver:
         judges.beaver = sequence_judge(
             "PKU-Alignment/beaver-7b-v1.0-cost", "beaver", "higher is more harmful"
@@ -101,15 +88,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
         judges.beaver.threshold = (0.0,)
     if choice.sequence:
         judges.sequence = sequence_judge("", "pair", "higher is safer")
-    if choice.llama_guard:
-        judges.llama_guard = guard("llama_guard", "meta-llama/Llama-Guard-3-8B")
-        judges.llama_guard.category_tokens = 0  # 8: also the names of the categories
     if choice.wildguard:
         judges.wildguard = guard("wildguard", "allenai/wildguard")
         judges.wildguard.field = "harmful_response"  # harmful_request, response_refusal
     if choice.moderation:
         judges.moderation = moderation()
-    if choice.safe_first:
+    if safe_first:
         judges.safe_first = ConfigDict(
             {"kind": "safe_first", "safety": "harmfulness", "helpfulness": "helpfulness"}
         )
@@ -122,17 +106,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.log = ConfigDict()
     config.log.compilation_cache = ""  # "": the user's cache folder
     return config
-
-
-def guard(kind: str, path: str) -> ConfigDict:
-    """A generative guard."""
-    judge = ConfigDict()
-    judge.kind = kind
-    judge.path = path
-    judge.threshold = 0.5
-    judge.max_tokens = 4096  # longer rows are unscored
-    judge.min_verdict_probability = 0.5  # of both verdicts together; below it a row is unscored
-    return judge
 
 
 def moderation() -> ConfigDict:
