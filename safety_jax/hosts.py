@@ -8,6 +8,7 @@ done by process 0, which tells the others: `first_says`.
 import json
 import secrets
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -90,3 +91,17 @@ def first_says(ask: Callable[[], Any]) -> Any:
 
 
 _STEP = 1 << 16
+
+
+def check_shared(done: int, path: Path) -> None:
+    """Raises a ConfigError where hosts do not see the same files: each reads what process 0 wrote.
+
+    Args:
+        done: what this process found done of `path`.
+    """
+    first = first_says(lambda: done)
+    if first != done:
+        raise ConfigError(
+            f"{path}: process 0 sees {first} prompts answered, process {jax.process_index()} "
+            f"{done}; expected a --workdir that all hosts share"
+        )

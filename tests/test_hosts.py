@@ -36,6 +36,7 @@ from safety_jax.stages import dpo, evaluate, raft, reward, score, sft
 ROOT = Path(__file__).parent.parent
 PROCESSES, DEVICES = 2, 8
 SECONDS = 600  # for anything, on a machine with other work
+COUNTS = ("num_tokens", "epoch")
 STAGES = {"sft": sft.run, "dpo": dpo.run, "raft": raft.run, "reward": reward.run,
           "evaluate": evaluate.run, "score": score.run}  # fmt: skip
 ENVIRONMENT = {
@@ -164,8 +165,10 @@ def test_training_is_the_same(stage, weights, atol, alone, together):
     one, two = numbers(alone / stage), numbers(together / stage)
     assert [row.keys() for row in two] == [row.keys() for row in one]
     for mine, theirs in zip(two, one, strict=True):
-        for name in {"loss", "eval/loss", "grad_norm", "num_tokens", "epoch"} & mine.keys():
-            np.testing.assert_allclose(mine[name], theirs[name], rtol=1e-5, err_msg=name)
+        assert [mine.get(name) for name in COUNTS] == [theirs.get(name) for name in COUNTS]
+        # Sums over two processes are taken in another order, and the weights then drift apart.
+        for name in {"loss", "eval/loss", "grad_norm"} & mine.keys():
+            np.testing.assert_allclose(mine[name], theirs[name], rtol=1e-4, err_msg=name)
     assert_same_weights(stage, alone, together, weights, atol)
 
 

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from safety_jax import trees
+from safety_jax import hosts, trees
 from safety_jax.evaluation.responses import Response, Responses
 from safety_jax.evaluation.sets import Set
 from safety_jax.models import decode, lora
-from safety_jax.raft.folder import check_shared
 from safety_jax.scoring import run
 from safety_jax.scoring.judge import Score
 from safety_jax.scoring.ledger import Ledger
@@ -40,7 +39,7 @@ def fill(
     A block always starts where it started before, so that a run that was killed meets the same
     batches again.
     """
-    check_shared(answers.done, answers.path)
+    hosts.check_shared(answers.done, answers.path)
     own = zlib.crc32(of.name.encode()) ^ seed
     while answers.done < len(prompts):
         numbers = range(answers.done, min(answers.done + block, len(prompts)))

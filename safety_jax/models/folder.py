@@ -14,6 +14,7 @@ from typing import Any
 
 import huggingface_hub
 
+from safety_jax import hosts
 from safety_jax.errors import CheckpointError
 from safety_jax.models import safetensors
 
@@ -199,6 +200,11 @@ def fingerprint(folder: Path) -> str:
         digests = list(pool.map(_digest, files))
     lines = [f"{digest}  {file.name}\n" for digest, file in zip(digests, files, strict=True)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def shared_fingerprint(folder: Path) -> str:
+    """`fingerprint`, which one process reads and tells the others; all of them must come here."""
+    return hosts.first_says(lambda: fingerprint(folder))
 
 
 def _digest(file: Path) -> str:

@@ -21,10 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from safety_jax import hosts, workdir
-from safety_jax.errors import ConfigError, DataError
+from safety_jax import workdir
+from safety_jax.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -103,20 +101,6 @@ class Samples:
             self.candidates.append(row)
         if self._writes:
             os.truncate(self.path, sum(len(line) + 1 for line in lines[:count]))
-
-
-def check_shared(done: int, path: Path) -> None:
-    """Raises a ConfigError where hosts do not see the same files: each reads what process 0 wrote.
-
-    Args:
-        done: what this process found done.
-    """
-    first = hosts.first_says(lambda: done)
-    if first != done:
-        raise ConfigError(
-            f"{path}: process 0 sees {first} prompts answered, process {jax.process_index()} "
-            f"{done}; expected a --workdir that all hosts share"
-        )
 
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -8,13 +8,12 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from safety_jax import feed, trees
+from safety_jax import feed, hosts, trees
 from safety_jax import mesh as meshes
 from safety_jax.batch import Tokens
 from safety_jax.data import encode, loader
 from safety_jax.models import decode, lora
 from safety_jax.policy import Policy
-from safety_jax.raft import folder as files
 from safety_jax.raft.folder import Candidate, Samples
 from safety_jax.raft.pool import Prompt
 
@@ -35,7 +34,7 @@ def fill(
     A block always starts where it started before, so that a run that was killed meets the same
     batches again, and with them the same bits.
     """
-    files.check_shared(samples.done, samples.path)
+    hosts.check_shared(samples.done, samples.path)
     while samples.done < len(prompts):
         asked = prompts[samples.done : samples.done + block]
         found = decode.generate(

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from safety_jax import hosts, policy
+from safety_jax import policy
 from safety_jax.data import tokenizer
 from safety_jax.errors import ConfigError
 from safety_jax.models import folder as folders
@@ -41,7 +41,7 @@ def _guard(
         name=name,
         kind=spec["kind"],
         model=spec["path"],
-        weights_sha256=hosts.first_says(lambda: folders.fingerprint(folder)),
+        weights_sha256=folders.shared_fingerprint(folder),
         direction=direction,
         low=0.0,
         high=1.0,

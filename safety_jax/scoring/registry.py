@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safety_jax import hosts
 from safety_jax.data import tokenizer
 from safety_jax.errors import ConfigError
 from safety_jax.models import folder as folders
@@ -116,7 +115,7 @@ def _sequence(name: str, spec: Spec, resources: Resources, _: Mapping[str, Plann
         name=name,
         kind="sequence",
         model=spec["path"],
-        weights_sha256=hosts.first_says(lambda: folders.fingerprint(folder)),
+        weights_sha256=folders.shared_fingerprint(folder),
         direction=spec["direction"],
         low=low,
         high=high,

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
-from safety_jax import hosts, policy, trees
+from safety_jax import policy, trees
 from safety_jax.data import tokenizer
 from safety_jax.errors import ConfigError
 from safety_jax.models import decode, hf, hf_config, llama, lora, peft
@@ -117,7 +117,7 @@ def open_model(path: str, own_tokenizer: str, mesh: Mesh) -> Opened:
         ConfigError, CheckpointError: it cannot be used on this mesh.
     """
     folder, adapter = folders.resolve(path), None
-    hashes = [fingerprint(folder)]
+    hashes = [folders.shared_fingerprint(folder)]
     if (folder / _ADAPTER).is_file():
         base = folders.read_json(folder / _ADAPTER).get("base_model_name_or_path")
         if not base:
@@ -126,16 +126,11 @@ def open_model(path: str, own_tokenizer: str, mesh: Mesh) -> Opened:
                 "or hub id of the model that the adapter belongs to"
             )
         folder, adapter = folders.resolve(str(base)), folder
-        hashes.append(fingerprint(folder))
+        hashes.append(folders.shared_fingerprint(folder))
     config = hf_config.read_config(folder)
     llama.shardings(config, mesh)
     tokens = tokenizer.load_tokenizer(folders.resolve(own_tokenizer) if own_tokenizer else folder)
     return Opened(path, folder, adapter, config, tokens, "+".join(hashes))
-
-
-def fingerprint(folder: Path) -> str:
-    """A hash of a folder's weights; one process reads them all."""
-    return hosts.first_says(lambda: folders.fingerprint(folder))
 
 
 def release(*trees_: Any) -> None:

@@ -22,7 +22,6 @@ from ml_collections import ConfigDict
 from safety_jax import (
     compilation,
     feed,
-    hosts,
     metrics,
     objectives,
     policy,
@@ -293,10 +292,7 @@ def facts(config: ConfigDict, trained: policy.Policy) -> dict[str, Any]:
     """What reference log-probabilities depend on, beside the tokens."""
     model = config.model
     pretrained, adapter = model.init == "pretrained", model.adapter
-
-    def fingerprint(folder: Path) -> str:
-        return hosts.first_says(lambda: folders.fingerprint(folder))  # one reads it all
-
+    fingerprint = folders.shared_fingerprint
     return {
         "weights": fingerprint(trained.folder) if pretrained else f"seed {config.seed}",
         "model": repr(trained.config),
