@@ -106,7 +106,6 @@ def real(config: ConfigDict):
     config.raft.raft.rounds = 3
     config.raft.raft.prompts = 320
     config.raft.raft.judges = ("judge=@judge",)
-    config.raft.raft.accept = ("judge",)
     config.dpo = dpo.get_config()
     config.dpo.data.train = (pairs,)
     config.dpo.data.prefer = "all"  # the file says which answer is better, not which is safe

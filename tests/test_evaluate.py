@@ -356,6 +356,13 @@ def test_tasks_of_the_harness_are_compared_in_pairs(finished, given, tmp_path):
     (compared,) = [c for c in found["comparisons"] if c["set"] == "pick"]
     assert compared["measure"] == "accuracy" and compared["n"] == 4
     assert {figure["task"] for figure in found["facts"]["tasks"]["base"]} == {"pick"}
-    kept_before = (folder / "tasks" / "base.json").stat().st_mtime_ns
+    kept = folder / "tasks" / "base.json"
+    results = json.loads(kept.read_text())
+    assert results["found"]["cut"] == {"loglikelihood": 0} and "window" not in str(found["notes"])
+    results["found"]["cut"] = {"loglikelihood": 3}
+    kept.write_text(json.dumps(results))
+    kept_before = kept.stat().st_mtime_ns
     evaluate.run(configure(given, **values), str(folder))
-    assert (folder / "tasks" / "base.json").stat().st_mtime_ns == kept_before
+    assert kept.stat().st_mtime_ns == kept_before
+    (note,) = [note for note in report(folder)["notes"] if "window" in note]
+    assert note.startswith("base: 3 requests of tasks (loglikelihood)")

@@ -50,6 +50,7 @@ class Material:
         models, facts: see `results.Report`.
         people: what people said of a sample of the answers; None without them.
         preferences: see `results.Report`.
+        notes: what else a reader must know before a number is believed.
     """
 
     sets: Sequence[Set]
@@ -62,6 +63,7 @@ class Material:
     tasks: Mapping[str, Sequence[Block]]
     facts: Mapping[str, Any]
     preferences: Sequence[Preference]
+    notes: Sequence[str]
 
 
 def check(choice: Choice, models: Sequence[str], cards: Mapping[str, Card]) -> Choice:
@@ -133,7 +135,9 @@ def report(material: Material, choice: Choice) -> Report:
         agreement=tuple(derived.agreement(everything, cards) + between),
         corrected=corrected,
         quality=quality,
-        notes=tuple(_notes(rows, comparisons) + pairwise.notes(material.preferences)),
+        notes=(
+            *_notes(rows, comparisons), *pairwise.notes(material.preferences), *material.notes
+        ),
         transcripts=tuple(_transcript(of, i, material) for of in material.sets
                           for i in range(len(of.items))),
         facts=material.facts,

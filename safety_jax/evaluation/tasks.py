@@ -66,6 +66,16 @@ def figures(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [dataclasses.asdict(figure) for figure in harness.figures(found)]
 
 
+def notes(found: Mapping[str, Any], model: str) -> list[str]:
+    """What was not asked as it stands."""
+    return [
+        f"{model}: {count} requests of tasks ({kind}) were longer than its window and lost tokens "
+        "on their left; with fewer shots they may fit."
+        for kind, count in found["cut"].items()
+        if count
+    ]
+
+
 def blocks(found: Mapping[str, Any], model: str) -> list[Block]:
     """The tasks whose documents are right or wrong, as sets that models are compared on."""
     made = []

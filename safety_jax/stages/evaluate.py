@@ -267,5 +267,6 @@ def describe(
             **place.environment()[-1],
         },
         preferences=preferences,
+        notes=[note for name, found in done.items() for note in tasks.notes(found, name)],
     )
     return assemble.report(material, plan.choice)

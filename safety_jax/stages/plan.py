@@ -42,6 +42,10 @@ def run(config: ConfigDict, folder: str) -> None:
         UserError: anything that the user can put right; of a single plan, that it does not fit.
     """
     jax.config.update("jax_platforms", "cpu")  # nothing runs, so no accelerator is taken
+    if jax.process_count() > 1:
+        raise ConfigError(
+            "a plan is made on one machine; expected one process: leave out --distributed"
+        )
     plan = config.plan
     if plan.mesh not in MESHES:
         raise ConfigError(f"plan.mesh {plan.mesh!r}: expected {' or '.join(MESHES)}")

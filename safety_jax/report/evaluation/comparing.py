@@ -29,52 +29,52 @@ def compared(report: Report) -> list[Comparison]:
 
 
 def comparisons(report: Report, *, briefly: bool = False) -> list[Table]:
-    """One table a measure; briefly, of the foremost alone."""
+    """One table a measure; briefly, of the foremost alone, in few columns."""
     made = compared(report)
     if briefly:
         made = [c for c in made if c.measure in foremost(report)]
     return [
-        _of_measure(report, name, [c for c in made if c.measure == name])
+        _of_measure(report, name, [c for c in made if c.measure == name], briefly)
         for name in dict.fromkeys(c.measure for c in made)
     ]
 
 
-def _of_measure(report: Report, measure: str, found: Sequence[Comparison]) -> Table:
-    methods = "; ".join(dict.fromkeys(c.method for c in found))
+def _of_measure(report: Report, measure: str, found: Sequence[Comparison], briefly: bool) -> Table:
     fixable = any(c.fixed or c.broken for c in found)
     margins = any(c.noninferior is not None for c in found)
-    rows = []
-    for c in found:
-        cells = [
-            Cell(words.sets(report, c.set)),
-            Cell(c.second, () if c.first == report.baseline else (f"against {c.first}",)),
-            Cell(str(c.n)),
-            Cell(f"{_level(c, c.first_value)} → {_level(c, c.second_value)}"),
-            difference(report, c),
-            *([Cell(f"{len(c.fixed)} / {len(c.broken)}")] if fixable else []),
-            Cell(words.p_value(c.p)),
-            Cell(words.p_value(c.p_holm)),
-            Cell(_detectable(c)),
-            *([Cell(words.noninferior(c) or words.NONE)] if margins else []),
-        ]
-        rows.append(tuple(cells))
-    head = (
-        "set",
-        "model",
-        "prompts",
-        "from → to",
-        "difference [95%]",
-        *(("fixed / broken",) if fixable else ()),
-        "p",
-        "p, Holm",
-        "detectable",
-        *(("not worse",) if margins else ()),
-    )
+    columns = [
+        ("set", [Cell(words.sets(report, c.set)) for c in found]),
+        ("model", [_against(report, c) for c in found]),
+        ("prompts", [Cell(str(c.n)) for c in found]),
+        ("from → to", [_from_to(c) for c in found]),
+        ("difference [95%]", [difference(report, c) for c in found]),
+    ]
+    if fixable and not briefly:
+        changed = [Cell(f"{len(c.fixed)} / {len(c.broken)}") for c in found]
+        columns.append(("fixed / broken", changed))
+    columns.append(("p", [Cell(words.p_value(c.p)) for c in found]))
+    columns.append(("p, Holm", [Cell(words.p_value(c.p_holm)) for c in found]))
+    if not briefly:
+        columns.append(("detectable", [Cell(_detectable(c)) for c in found]))
+    if margins:
+        columns.append(("not worse", [Cell(words.noninferior(c) or words.NONE) for c in found]))
+    methods = "; ".join(dict.fromkeys(c.method for c in found))
     text = (
         f"{methods[:1].upper()}{methods[1:]}. Detectable: the smallest difference that would be "
         "found with power 0.8."
     )
-    return Table(words.measure(measure).capitalize(), text, head, tuple(rows))
+    head, cells_of = zip(*columns, strict=True)
+    return Table(
+        words.measure(measure).capitalize(), text, head, tuple(zip(*cells_of, strict=True))
+    )
+
+
+def _against(report: Report, c: Comparison) -> Cell:
+    return Cell(c.second, () if c.first == report.baseline else (f"against {c.first}",))
+
+
+def _from_to(c: Comparison) -> Cell:
+    return Cell(f"{_level(c, c.first_value)} → {_level(c, c.second_value)}")
 
 
 def _level(c: Comparison, found: float | None) -> str:

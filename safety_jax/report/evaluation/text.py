@@ -12,18 +12,6 @@ from safety_jax.report.evaluation import summary as summaries
 from safety_jax.report.evaluation.cells import Cell, Table
 from safety_jax.report.evaluation.sentence import sentence
 
-# What a terminal shows of each comparison; the other columns are in the report.
-_TERMINAL = (
-    "set",
-    "model",
-    "prompts",
-    "from → to",
-    "difference [95%]",
-    "p",
-    "p, Holm",
-    "not worse",
-)
-
 
 def tables(report: Report) -> str:
     """Summary, comparisons and notes for the terminal, ending in a newline.
@@ -32,10 +20,8 @@ def tables(report: Report) -> str:
     """
     sections = [_aligned(*_sideways(summaries.summary(report)))]
     for table in comparing.comparisons(report, briefly=True):
-        kept = [i for i, name in enumerate(table.head) if name in _TERMINAL]
-        head = [table.head[i] for i in kept]
-        rows = [[_joined(row[i]) for i in kept] for row in table.rows]
-        sections.append(f"{table.title}\n{_aligned(head, rows)}")
+        rows = [[_joined(cell) for cell in row] for row in table.rows]
+        sections.append(f"{table.title}\n{_aligned(table.head, rows)}")
     if preferred := comparing.preferred(report):
         rows = [[_joined(cell) for cell in row] for row in preferred.rows]
         sections.append(f"{preferred.title}\n{_aligned(preferred.head, rows)}")
