@@ -136,6 +136,11 @@ def test_filters_search_and_keys(folder, tab):
     unsafe = [i for i in unsafe if i.answers["dpo"].scores["guard"].unsafe]
     chosen = "form.set.value = ''; form.model.value = 3; form.judge.value = 0;"
     assert listed(f"{chosen} form.label.value = 'u'") == len(unsafe)
+    liked = next(found for found in report.preferences if found.second == "dpo")
+    chosen = "form.judge.value = ''; form.model.value = 3;"
+    assert listed(f"{chosen} form.label.value = 'vw'") == len(liked.wins)
+    assert "preferred to that of base" in shown(tab)
+    assert listed(f"{chosen} form.label.value = 'vl'") == len(liked.losses)
     turned = next(c for c in report.comparisons if c.fixed)
     assert listed(
         "document.getElementById('filters').reset(); form.change.value = '0f'"

@@ -41,6 +41,8 @@ def index(report: Report) -> dict[str, Any]:
         "refusals": ["".join(map(_refusal, answers[model])) for model in models],
         "endings": ["".join(map(_ending, answers[model])) for model in models],
         "people": ["".join(map(_people, answers[model])) for model in models],
+        "baseline": report.baseline,
+        "preferred": [preferred(report, model) for model in models],
         "changes": changes(report),
         "pieces": [start for start, _ in _cut(items)],
     }
@@ -83,6 +85,16 @@ def changes(report: Report) -> list[dict[str, Any]]:
             title = f"{c.second}, {words.measure(c.measure)}, {c.set}"
             found.append({"title": title, "fixed": known[0], "broken": known[1]})
     return found
+
+
+def preferred(report: Report, model: str) -> str:
+    """w where its answer is preferred to the baseline's, l where that one is, t for a tie."""
+    letters: dict[tuple[str, str], str] = {}
+    for found in report.preferences:
+        if found.second == model:
+            for letter, ids in (("w", found.wins), ("l", found.losses), ("t", found.ties)):
+                letters |= {(found.set, name): letter for name in ids}
+    return "".join(letters.get((item.set, item.id), NOTHING) for item in report.transcripts)
 
 
 def _judges(report: Report) -> list[str]:

@@ -3,6 +3,7 @@
 const COLOURS = 8; // of models, as in charts.css
 const VERDICTS = { s: "safe", u: "unsafe", "?": "unscored" };
 const REFUSALS = { f: "refuses", p: "refuses partially", n: "does not refuse" };
+const PREFERRED = { w: "preferred to that of", l: "less liked than that of", t: "a tie with that of" };
 const ENDINGS = { e: "empty", c: "cut off" };
 
 /** Class of a verdict's letter. */
@@ -63,6 +64,8 @@ function showAnswer(item, model, answer, words, open) {
   if (refusal) chips.append(element("li", "chip", refusal));
   const ending = ENDINGS[index.endings[model][item]];
   if (ending) chips.append(element("li", "chip unknown", ending));
+  const preferred = PREFERRED[index.preferred[model][item]];
+  if (preferred) chips.append(element("li", "chip", `${preferred} ${oneLine(index.baseline)}`));
   const people = index.people[model][item];
   if (VERDICTS[people]) chips.append(element("li", `chip ${people}`, `people: ${VERDICTS[people]}`));
   if (answer.choice) chips.append(element("li", "chip", `chooses ${oneLine(answer.choice)}`));

@@ -24,6 +24,7 @@ function changedItems(text) {
 
 function hasLabel(item, model, judges, label) {
   if (label[0] === "h") return index.people[model][item] === label[1];
+  if (label[0] === "v") return index.preferred[model][item] === label[1];
   if ("fpn".includes(label)) return index.refusals[model][item] === label;
   if ("ec".includes(label)) return index.endings[model][item] === label;
   return judges.some((judge) => index.verdicts[model][judge][item] === label);
