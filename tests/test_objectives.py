@@ -1,4 +1,7 @@
-"""`token_logprobs` against a plain log-softmax, by value and by gradient; masks; chunks."""
+"""`token_logprobs` against a plain log-softmax, by value and by gradient; masks; chunks; the losses
+of pairs on paper."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -88,3 +91,60 @@ def test_shift_never_crosses_a_boundary():
     segments = np.asarray(tokens.segments)
     answers = np.flatnonzero(np.asarray(mask)[0])
     assert (segments[0, answers] == segments[0, answers + 1]).all()
+
+
+# ---------------------------------------------------------------------------- pairs, on paper
+
+
+def one_pair(policy_sums, reference_sums, tokens=(2.0, 4.0), unsafe=(0.0, 0.0)):
+    arrays = (jnp.array([x], jnp.float32) for x in (policy_sums, reference_sums, tokens, unsafe))
+    return objectives.PairLogprobs(*arrays)
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + np.exp(-x))
+
+
+# Δ = (-10 + 12) - (-20 + 16) = 6; averaged (2/2) - (-4/4) = 2; π alone, averaged: -5 + 5 = 0.
+PAIR = ((-10.0, -20.0), (-12.0, -16.0))
+
+
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    [
+        (functools.partial(objectives.dpo, beta=0.5), -np.log(sigmoid(3))),
+        (
+            functools.partial(objectives.conservative, beta=0.5, smoothing=0.2),
+            -0.8 * np.log(sigmoid(3)) - 0.2 * np.log(sigmoid(-3)),
+        ),
+        (
+            functools.partial(objectives.robust, beta=0.5, smoothing=0.2),
+            (-0.8 * np.log(sigmoid(3)) + 0.2 * np.log(sigmoid(-3))) / 0.6,
+        ),
+        (functools.partial(objectives.hinge, beta=0.1), 0.4),
+        (functools.partial(objectives.hinge, beta=0.5), 0.0),
+        (functools.partial(objectives.ipo_sum, beta=0.5), 25.0),
+        (functools.partial(objectives.ipo_mean, beta=0.5), 1.0),
+        (functools.partial(objectives.dpo_mean, beta=0.5), -np.log(sigmoid(1))),
+        (functools.partial(objectives.simpo, beta=2.0, margin=0.5), -np.log(sigmoid(-0.5))),
+        (functools.partial(objectives.safe_dpo, beta=0.5, margin=7.0), -np.log(sigmoid(3))),
+    ],
+)
+def test_objectives_on_paper(objective, expected):
+    np.testing.assert_allclose(objective(one_pair(*PAIR))[0], expected, rtol=1e-6)
+
+
+def test_safe_dpo_asks_for_more_where_only_the_rejected_answer_is_unsafe():
+    """-log σ(βΔ - δ(h_l - h_w)): the margin of 3 must pass δ = 7 first."""
+    given = one_pair(*PAIR, unsafe=(0.0, 1.0))
+    found = objectives.safe_dpo(given, beta=0.5, margin=7.0)
+    np.testing.assert_allclose(found[0], -np.log(sigmoid(3 - 7)), rtol=1e-6)
+
+
+def test_robust_is_the_clean_loss_on_average():
+    """Labels flipped with probability ε: the mean over both labels is the loss of the true one."""
+    straight = one_pair(*PAIR)
+    flipped = one_pair(*(sides[::-1] for sides in PAIR), tokens=(4.0, 2.0))
+    robust = functools.partial(objectives.robust, beta=0.5, smoothing=0.2)
+    mean = 0.8 * robust(straight) + 0.2 * robust(flipped)
+    np.testing.assert_allclose(mean, objectives.dpo(straight, beta=0.5), rtol=1e-5)
