@@ -1,6 +1,9 @@
-"""Small sets, judges and judged answers, made by hand."""
+"""Small sets, judges and judged answers, made by hand, and files with prompts and answers."""
 
+import csv
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from safety_jax.data.formats import Message
 from safety_jax.evaluation.measures import Block, Resampling
@@ -37,6 +40,39 @@ def make_set(name: str, kind: str, n: int, **fields) -> Set:
         for i in range(n)
     )
     return Set(name, kind, items, f"{name}.json", "0" * 64, "none", twin)
+
+
+def ask(name: str, *prompts: str, rows: int | None = None, **facts) -> Set:
+    items = tuple(
+        Item(str(i), (Message("user", text),), f"{name} row {i}", row=i, **facts)
+        for i, text in enumerate(prompts)
+    )
+    return Set(name, "unsafe", items, name, None, "", rows=len(items) if rows is None else rows)
+
+
+def numbered(name: str, count: int) -> Set:
+    return ask(name, *[f"{name} prompt {i}" for i in range(count)])
+
+
+def prompts(asked: Set) -> list[str]:
+    return [item.prompt[0].content for item in asked.items]
+
+
+def answers(count: int, text: str = "answer") -> list[str]:
+    return [f"{text} {i}" for i in range(count)]
+
+
+def write_lists(path: Path, **columns) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(columns), encoding="utf-8")
+    return path
+
+
+def write_csv(path: Path, header, *rows) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
 
 
 def scores(values: Sequence[float | None], labels: Sequence[str] = ()) -> list[Score]:
