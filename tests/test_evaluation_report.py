@@ -198,6 +198,16 @@ def test_the_index_has_a_letter_for_every_item(report):
             assert judges[index["judges"].index("guard")][number] == letter
 
 
+def test_the_index_says_whose_answer_was_preferred(report):
+    index = transcripts.index(report)
+    letters = dict(zip(index["models"], index["preferred"], strict=True))
+    assert set(letters["base"]) == {"-"}
+    for found in report.preferences:
+        for letter, ids in (("w", found.wins), ("l", found.losses), ("t", found.ties)):
+            asked = zip(report.transcripts, letters[found.second], strict=True)
+            assert tuple(i.id for i, own in asked if own == letter and i.set == found.set) == ids
+
+
 def test_pieces_are_small_and_whole(spoilt):
     index, pieces = transcripts.index(spoilt), list(transcripts.pieces(spoilt))
     assert [sum(map(len, pieces[:i])) for i in range(len(pieces))] == index["pieces"]
