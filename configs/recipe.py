@@ -17,7 +17,7 @@ Arguments, behind the colon and joined by commas:
               judged by Llama Guard and the paper's reward models. For a TPU slice: see
               configs/plan.py for what fits
     real      one of each on real data: local folders laid out as the papers' repositories are
-    demo      a tiny model and data that ship with the project; ten minutes on two CPU cores
+    demo      a tiny model and data that ship with the project; three minutes on two CPU cores
 
 `recipe.max_flops` gives every step that tunes the base the same training compute: 6e18 is about an
 epoch of 20,000 Alpaca rows with LoRA at 7B.

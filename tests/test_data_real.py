@@ -37,6 +37,11 @@ def shared():
         ("dolly/databricks_dolly_1000.csv", read_records, 1000),
         ("dolly/dolly_safety_only.jsonl", read_records, 387),
         ("safe_to_serve/helpfulness/alpaca_test.json", read_records, 952),
+        (
+            "safe_to_serve/helpfulness/qa_test.xlsx?columns=prompt:Prompt,response:Answer",
+            read_records,
+            60,
+        ),
         (f"{PKU}sft_safe_rlhf_train_data.arrow?bad_rows=skip", read_records, 8065),
         (f"{PKU}DPO_safe_rlhf_eval_data.arrow?bad_rows=skip", read_pairs, 3454),
         ("hh_rlhf/harmless-base/test.jsonl.gz?bad_rows=skip", read_pairs, 2299),

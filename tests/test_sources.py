@@ -8,6 +8,7 @@ import json
 import threading
 
 import datasets
+import openpyxl
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -37,6 +38,11 @@ def write(path, rows=ROWS):
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
             writer.writerows(rows)
+    elif name.endswith(".xlsx"):
+        book = openpyxl.Workbook()
+        for row in (list(rows[0]), *(list(row.values()) for row in rows)):
+            book.active.append(row)
+        book.save(path)
     elif name.endswith(".parquet"):
         pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path)
     else:
@@ -59,6 +65,7 @@ INDICES = ["row 0", "row 1", "row 2"]
         ("a.jsonl", LINES),
         ("a.jsonl.gz", LINES),
         ("a.csv", ["line 2", "line 4", "line 5"]),  # below the header; the first has two lines
+        ("a.xlsx", ["row 2", "row 3", "row 4"]),  # below the header
         ("a.parquet", INDICES),
         ("stream.arrow", INDICES),
         ("file.arrow", INDICES),
@@ -89,6 +96,20 @@ def test_byte_order_mark_is_no_data(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b"\xef\xbb\xbfinstruction,output\nq,a\n")
     assert open_source(str(path)).rows == [{"instruction": "q", "output": "a"}]
+
+
+def test_a_sheet_may_have_gaps(tmp_path):
+    book = openpyxl.Workbook()
+    for row in (["prompt", None, "n"], ["a", "no title", 1], [], ["b", None, None]):
+        book.active.append(row)
+    book.save(tmp_path / "a.xlsx")
+    source = open_source(str(tmp_path / "a.xlsx"))
+    assert source.rows == [{"prompt": "a", "n": "1"}, {"prompt": "b", "n": ""}]
+    assert source.where == ["a.xlsx row 2", "a.xlsx row 4"]
+    book.active["C1"] = "prompt"
+    book.save(tmp_path / "b.xlsx")
+    with pytest.raises(DataError, match=r"b\.xlsx row 1: two columns share a name"):
+        open_source(str(tmp_path / "b.xlsx"))
 
 
 def test_parallel_lists(tmp_path):
@@ -122,6 +143,7 @@ def test_parallel_lists(tmp_path):
         ("a.json", b'[\n{"a": "\xff"}]', "a.json line 2: cannot be read as UTF-8"),
         ("a.jsonl.gz", b"not gzip", "cannot be read"),
         ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99, mtime=0)[:-9], "cannot be read"),
+        ("a.xlsx", b"PK and no more", "a.xlsx: not a readable Excel workbook"),
         ("a.parquet", b"PAR1 and no more", "not a readable Parquet file"),
         ("a.arrow", b"ARROW1 and no more", "not a readable Arrow file"),
         ("a.arrow", b"\xff\xff\xff\xff and no more", "not a readable Arrow file"),

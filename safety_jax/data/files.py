@@ -1,18 +1,21 @@
-"""Readers of data files: JSON, JSON lines, CSV, Parquet, Arrow; gzip where the name ends in .gz.
+"""Readers of data files: JSON, JSON lines, CSV, Excel, Parquet, Arrow; gzip by the ending .gz.
 
 Every reader returns one `(place, row)` a row. The place is what a user looks up: the line of a text
-file, counted from 1; the row of a list or table, counted from 0.
+file or the row of a sheet, counted from 1; the row of a list or table, counted from 0.
 """
 
+import contextlib
 import csv
 import gzip
 import io
 import json
 import sys
+import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import ParseError
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -156,6 +159,30 @@ def _read_csv(path: Path, name: str, errors: str) -> list[PlacedRow]:
     return rows
 
 
+def _read_excel(path: Path, name: str, _: str) -> list[PlacedRow]:
+    """The first sheet, its columns named in row 1; cells are texts, as in CSV."""
+    import openpyxl
+
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        with contextlib.closing(book):
+            cells = [
+                ["" if cell is None else str(cell) for cell in row]
+                for row in book.worksheets[0].iter_rows(values_only=True)
+            ]
+    except (zipfile.BadZipFile, KeyError, IndexError, ValueError, ParseError) as error:
+        raise DataError(f"{name}: not a readable Excel workbook ({error})") from error
+    columns = [(i, title) for i, title in enumerate(cells[0] if cells else ()) if title]
+    titles = [title for _, title in columns]
+    if len(set(titles)) < len(titles):
+        raise DataError(f"{name} row 1: two columns share a name: {', '.join(titles)}")
+    return [
+        (f"{name} row {number}", {title: row[i] for i, title in columns})
+        for number, row in enumerate(cells[1:], start=2)
+        if any(row)
+    ]
+
+
 def _read_parquet(path: Path, name: str, _: str) -> list[PlacedRow]:
     try:
         table = pyarrow.parquet.read_table(path)
@@ -187,6 +214,7 @@ _READERS: Mapping[str, Callable[[Path, str, str], list[PlacedRow]]] = {
     ".jsonl.gz": _read_json_lines,
     ".csv": _read_csv,
     ".csv.gz": _read_csv,
+    ".xlsx": _read_excel,
     ".parquet": _read_parquet,
     ".arrow": _read_arrow,
 }
