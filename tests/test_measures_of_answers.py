@@ -72,6 +72,8 @@ def test_paired_change_of_shares():
     assert found.p == pytest.approx(10 / 16)  # at most 1 of 4: 2 (1 + 4) / 16
     assert found.difference.low is not None and found.difference.low < 0.4
     assert found.refused_because == "" and not found.forced
+    back = one(compare.compare([after], [before], HOW, NONE, force=False), "safe/guard")
+    assert (back.n, back.fixed, back.broken) == (5, found.broken, found.fixed)
 
 
 def test_refusing_is_worse_only_where_the_prompt_is_safe():
