@@ -47,7 +47,7 @@ def tab():
 
 
 def shown(tab) -> str:
-    return tab.run("document.getElementById('detail').innerText")
+    return tab.run("document.getElementById('detail').textContent")
 
 
 def place(tab) -> str:
@@ -77,7 +77,7 @@ def test_nothing_hostile_runs(folder, tab):
         tab.run("document.querySelector('[name=open]').checked || "
                 "document.querySelector('[name=open]').click()")  # fmt: skip
         tab.run("[...document.querySelectorAll('.more')].forEach((more) => more.click())")
-        text = tab.run("document.querySelector('.answer').innerText")
+        text = tab.run("document.querySelector('.answer').textContent")
         assert "\u202e" not in text and "\u200b" not in text
     check_harmless(tab, HOSTILE[1])
 
@@ -110,7 +110,7 @@ def test_texts_are_folded_until_they_are_asked_for(folder, tab):
     assert "may be harmful" in shown(tab) and "stand-in" not in shown(tab)
     tab.run("document.querySelector('.prompt .fold').click()")
     assert "A stand-in for a request" in shown(tab)
-    assert "A stand-in for a request" not in tab.run("document.getElementById('list').innerText")
+    assert "A stand-in for a request" not in tab.run("document.getElementById('list').textContent")
     tab.key("t", "t")
     assert "may be harmful" not in shown(tab)
 
