@@ -97,8 +97,8 @@ def real(config: ConfigDict):
     config.sit.data.safety = safety
     config.sit.data.eval_rows = 100
     config.judge = reward.get_config()
-    config.judge.reward.direction = "higher is safer"
     config.judge.data.train = (pairs,)
+    config.judge.data.bad_rows = "skip"
     config.raft = raft.get_config()
     config.raft.data.prompts = (safety,)
     config.raft.data.ordinary = (stanford,)
@@ -108,6 +108,7 @@ def real(config: ConfigDict):
     config.raft.raft.judges = ("judge=@judge",)
     config.dpo = dpo.get_config()
     config.dpo.data.train = (pairs,)
+    config.dpo.data.bad_rows = "skip"
     config.dpo.data.prefer = "all"  # the file says which answer is better, not which is safe
     tuned = ["sit", "raft", "dpo"]
     for name in (*tuned, "judge"):
