@@ -6,8 +6,8 @@
         --config.data.responses=answers.jsonl --config.score.judges.llama_guard.path=FOLDER \\
         --workdir=runs/scores
 
-Rows: JSON, JSON lines, CSV, Excel, Parquet, Arrow; the papers' parallel lists; `hf:`, `tfds:`, URLs.
-A response may be empty. `?columns=response:answer` names a column of another name.
+Rows: JSON, JSON lines, CSV, Excel, Parquet, Arrow; the papers' parallel lists; `hf:`, `tfds:`,
+URLs. A response may be empty. `?columns=response:answer` names a column of another name.
 
     python -m safety_jax.main --config=configs/score.py:demo --workdir=runs/score_demo
 
