@@ -5,17 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from safety_jax.errors import ConfigError
-from safety_jax.evaluation import compare, derived, measures, pairwise, people
+from safety_jax.evaluation import compare, derived, measures, notes, pairwise, people
 from safety_jax.evaluation.compare import Margins
 from safety_jax.evaluation.measures import Block, Resampling
 from safety_jax.evaluation.people import People
 from safety_jax.evaluation.responses import Response
-from safety_jax.evaluation.results import Answer, Preference, Report, Row, Score, Transcript
+from safety_jax.evaluation.results import Answer, Preference, Report, Score, Transcript
 from safety_jax.evaluation.sets import CLOSED, Set
 from safety_jax.scoring.judge import BETTER, Card
-
-UNKNOWN = "unknown: answers were read from files"  # a protocol that nobody recorded
-MUCH = 0.1  # a share of answers that readers must be told of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +133,7 @@ def report(material: Material, choice: Choice) -> Report:
         corrected=corrected,
         quality=quality,
         notes=(
-            *_notes(rows, comparisons), *pairwise.notes(material.preferences), *material.notes
+            *notes.of(rows, comparisons), *pairwise.notes(material.preferences), *material.notes
         ),
         transcripts=tuple(_transcript(of, i, material) for of in material.sets
                           for i in range(len(of.items))),
@@ -158,42 +155,6 @@ def _facts(of: Set) -> dict[str, Any]:
         "source": of.source,
         "twin": of.twin,
     }
-
-
-def _notes(rows: Sequence[Row], comparisons: Sequence[compare.Comparison]) -> list[str]:
-    """What a reader must know before a number is believed."""
-    notes = []
-    if any(row.protocol == UNKNOWN for row in rows):
-        notes.append(
-            "Answers that were read from files bring no record of template and decoding: that they "
-            "were made alike is taken on trust."
-        )
-    for row in rows:
-        for judge, judged in row.judged.items():
-            if judged.unscored:
-                notes.append(
-                    f"{row.model}, {row.set}: {judge} left {judged.unscored} of {row.n} answers "
-                    f"unscored ({next(iter(judged.reasons))})."
-                )
-        broken = row.degenerate
-        for name, share in (
-            ("are empty", broken.empty),
-            ("repeat themselves", broken.repeated),
-            ("were cut off at the limit", broken.truncated),
-        ):
-            if share is not None and share.value is not None and share.value > MUCH:
-                if row.kind not in CLOSED:
-                    notes.append(
-                        f"{row.model}, {row.set}: {share.value:.0%} of the answers {name}; judges "
-                        "are easily fooled by such answers."
-                    )
-        if row.choice.get("verdict"):
-            notes.append(f"{row.model}, {row.set}: {row.choice['verdict']}")
-    refused = {c.refused_because for c in comparisons if c.refused_because}
-    notes += [f"Not compared: {reason}." for reason in sorted(refused)]
-    if any(c.forced for c in comparisons):
-        notes.append("Comparisons marked as forced are of answers made under different protocols.")
-    return notes
 
 
 def _transcript(of: Set, i: int, material: Material) -> Transcript:

@@ -21,6 +21,7 @@ from safety_jax.evaluation.results import (
 from safety_jax.evaluation.sets import Set
 from safety_jax.scoring.judge import REFUSING, Card, Score
 
+UNKNOWN = "unknown: answers were read from files"  # a protocol that nobody recorded
 FULL, PARTIAL, NONE = "full", "partial", "none"
 PHRASE_WORDS = 4  # of the phrases that are looked for again
 SHORTEST_WORDS = 16  # an answer of fewer words is not called repeated

@@ -22,6 +22,7 @@ from safety_jax.evaluation import (
     harness,
     known,
     letters,
+    measures,
     pairwise,
     people,
     responses,
@@ -194,7 +195,7 @@ def make_block(
     block = Block(
         model=model,
         set=of,
-        protocol=protocol or assemble.UNKNOWN,
+        protocol=protocol or measures.UNKNOWN,
         answers=[response.text for response in found],
         finishes=[response.finish for response in found],
         scores=scores,
