@@ -29,6 +29,8 @@ def test_what_is_wrong_with_a_file_is_told(tmp_path):
         "row 3" in said
         and "it repeats I-CoNa.json row 2, from here on prompts come 1 too late" in said
     )
+    said = mismatch(tmp_path, [*right[:3], "put in", *right[3:9]])
+    assert "row 3: answers 'put in'" in said and "prompts come 1 too late: rows are" in said
     said = mismatch(tmp_path, [*right[:3], right[4], right[3], *right[5:]])
     assert "row 3" in said and "the prompts are those of the set in another order" in said
     assert "2 of 10 rows" in said and "set evaluate.match to prompt" in said

@@ -116,6 +116,11 @@ def test_scores_by_the_bootstrap_and_the_margin():
     close = block("b", SAFE, [0.1] * 6, reward=[x - 0.01 for x in reward])
     again = compare.compare([before], [close], HOW, Margins(0.0, 0.2, "reward"), force=False)
     assert one(again, "mean/reward", "S").noninferior is True
+    harm = [block(model, SAFE, [x / 10 for x in values]) for model, values in
+            (("a", range(6)), ("b", range(1, 7)))]  # fmt: skip
+    for pair, holds in ((harm, False), (harm[::-1], True)):
+        found = compare.compare(pair[:1], pair[1:], HOW, Margins(0.0, 0.2, "guard"), force=False)
+        assert one(found, "mean/guard", "S").noninferior is holds  # less harm is no worse
 
 
 def test_other_protocols_are_not_compared_unless_forced():

@@ -99,5 +99,6 @@ def judge(
                 Ledger(path, writes),
                 rows=rows,
                 title=f"{judge_name}: {model}, {name}",
+                leave=False,  # there may be hundreds
             )
     return found

@@ -18,6 +18,7 @@ def judge_all(
     *,
     rows: int,
     title: str,
+    leave: bool = True,
 ) -> list[Score]:
     """The score of every conversation; what the ledger has is not scored again.
 
@@ -27,6 +28,7 @@ def judge_all(
     Args:
         load: reads the judge's weights; called where something is left to score.
         rows: of a block.
+        leave: the progress bar stays when all is scored.
     """
     count = len(conversations)
     scored = enumerate(conversations)
@@ -38,7 +40,7 @@ def judge_all(
         left = sum(map(len, todo))
         with tqdm.tqdm(
             total=count, initial=count - left, desc=title, unit="row",
-            disable=jax.process_index() != 0,
+            leave=leave, disable=jax.process_index() != 0,
         ) as progress:  # fmt: skip
             for block in todo:
                 chosen = [conversations[i] for i in block]
