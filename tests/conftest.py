@@ -1,9 +1,10 @@
 """Eight CPU devices, strict rank promotion, and the small models that tests share."""
 
 import os
+import shutil
 import tempfile
 
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="safety_jax_cache_")
+CACHE = os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="safety_jax_cache_")
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TPU_SKIP_MDS_QUERY"] = "1"
 os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # it only compiles here; no device to fight over
@@ -26,6 +27,10 @@ from safety_jax.models import llama
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # One program at a time: two that wait for eight devices each can take each other's threads.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+def pytest_unconfigure():
+    shutil.rmtree(CACHE, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
