@@ -273,7 +273,8 @@ def test_tensorflow_dataset_without_tensorflow(tmp_path, monkeypatch):
             return tfds.core.DatasetInfo(builder=self, features=features)
 
         def _split_generators(self, _):
-            return {"train": ((i, row | {"tags": ["ä", "b"]}) for i, row in enumerate(ROWS))}
+            rows = [(i, row | {"tags": ["ä", "b"]}) for i, row in enumerate(ROWS)]
+            return {"train": iter(rows), "validation": iter(rows[:1])}
 
         def _generate_examples(self):
             raise AssertionError("the split has its own generator")
@@ -286,6 +287,7 @@ def test_tensorflow_dataset_without_tensorflow(tmp_path, monkeypatch):
     by_name = sorted(source.rows, key=lambda row: row["instruction"])
     expected = sorted(ROWS, key=lambda row: row["instruction"])
     assert by_name == [row | {"tags": ["ä", "b"]} for row in expected]
+    assert len(open_source("tfds:tiny_turns:train+validation").rows) == len(ROWS) + 1
     with pytest.raises(ConfigError, match="cannot be loaded.*set data.train to a file"):
         open_source("tfds:tiny_turns:nosplit")
     with pytest.raises(ConfigError, match="cannot be loaded"):
