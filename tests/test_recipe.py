@@ -115,6 +115,11 @@ def test_methods_share_a_budget_of_compute(inputs, given, tmp_path):  # noqa: F8
     step = recipe.read_steps(config, STAGES)[0]
     train = recipe.fill(config, step, tmp_path).train
     assert train.max_flops == 6e9
+    with config.unlocked():
+        config.raft = ConfigDict({"raft": {"rounds": 4}, "train": {"max_flops": 0.0}})
+        config.raft.stage, config.recipe.steps = "raft", ("raft",)
+    (rounds,) = recipe.read_steps(config, {"raft": sft.run})
+    assert recipe.fill(config, rounds, tmp_path).train.max_flops == 1.5e9  # of each of four
     # 24 examples of 1e7 FLOPs each are a step: 25 of them
     assert assemble.budgeted_steps(train, 1000, 1e7) == 25
     assert assemble.budgeted_steps(train, 1000, 1e12) == 1
