@@ -373,3 +373,10 @@ def test_a_plan_that_cannot_be_made_is_a_row_among_others(tmp_path):
                    "--config.plan.slice=h100:8"), tmp_path)  # fmt: skip
     assert [bool(one["problem"]) for one in plans] == [True, False]
     assert "judges" in table.terminal(plans, False)
+
+
+def test_a_plan_is_made_by_one_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ConfigError, match="leave out --distributed"):
+        start((), tmp_path)
+    assert not list(tmp_path.iterdir())

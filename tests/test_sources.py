@@ -106,6 +106,14 @@ def test_a_sheet_may_have_gaps(tmp_path):
     source = open_source(str(tmp_path / "a.xlsx"))
     assert source.rows == [{"prompt": "a", "n": "1"}, {"prompt": "b", "n": ""}]
     assert source.where == ["a.xlsx row 2", "a.xlsx row 4"]
+    narrow = openpyxl.Workbook(write_only=True)  # which does not tell its width
+    for row in (["prompt", "n"], ["a"], ["b", 2]):
+        sheet = narrow.active or narrow.create_sheet()
+        sheet.append(row)
+    narrow.save(tmp_path / "c.xlsx")
+    assert open_source(str(tmp_path / "c.xlsx")).rows == [
+        {"prompt": "a", "n": ""}, {"prompt": "b", "n": "2"},
+    ]  # fmt: skip
     book.active["C1"] = "prompt"
     book.save(tmp_path / "b.xlsx")
     with pytest.raises(DataError, match=r"b\.xlsx row 1: two columns share a name"):

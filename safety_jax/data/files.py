@@ -164,7 +164,9 @@ def _read_excel(path: Path, name: str, _: str) -> list[PlacedRow]:
     import openpyxl
 
     try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        # From memory: of a path openpyxl wants the ending, which a downloaded file need not have.
+        content = io.BytesIO(path.read_bytes())
+        book = openpyxl.load_workbook(content, read_only=True, data_only=True)
         with contextlib.closing(book):
             cells = [
                 ["" if cell is None else str(cell) for cell in row]
@@ -177,7 +179,8 @@ def _read_excel(path: Path, name: str, _: str) -> list[PlacedRow]:
     if len(set(titles)) < len(titles):
         raise DataError(f"{name} row 1: two columns share a name: {', '.join(titles)}")
     return [
-        (f"{name} row {number}", {title: row[i] for i, title in columns})
+        # Rows end with their last cell where a file does not tell its width.
+        (f"{name} row {number}", {title: row[i] if i < len(row) else "" for i, title in columns})
         for number, row in enumerate(cells[1:], start=2)
         if any(row)
     ]
