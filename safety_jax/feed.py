@@ -37,7 +37,7 @@ def put_rows(mesh: Mesh, rows_per_microbatch: int) -> Callable[[np.ndarray], jax
     Raises:
         ConfigError: the devices that share out rows do not divide b.
     """
-    parts = int(np.prod([mesh.shape[axis] for axis in meshes.RULES["rows"]]))
+    parts = meshes.row_parts(mesh)
     if rows_per_microbatch % parts:
         raise ConfigError(
             f"train.rows_per_microbatch {rows_per_microbatch} does not divide over mesh "

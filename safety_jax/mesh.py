@@ -123,6 +123,11 @@ def put_rows(
         return jax.make_array_from_callback(shape, sharding(mesh, logical), part)
 
 
+def row_parts(mesh: Mesh) -> int:
+    """Devices that share out rows: every batch of rows is a multiple of this."""
+    return int(np.prod([mesh.shape[axis] for axis in RULES["rows"]]))
+
+
 @functools.lru_cache
 def rows_here(mesh: Mesh, rows: int) -> tuple[int, ...]:
     """Which of so many rows the devices of this process hold, ascending.

@@ -66,8 +66,8 @@ FORBIDDEN = {
 }
 # What stages may import of each other: the parts they are built of, and what runs them all.
 SHARED_STAGES = {
-    "answering", "assemble", "evaluate_plan", "planned", "planned_passes", "recipe", "results",
-    "tuning",
+    "answering", "assemble", "devices", "evaluate_plan", "planned", "planned_passes", "recipe",
+    "results", "tuning",
 }  # fmt: skip
 # Runs no other stage, but must make of their configs what they do.
 LOOKS_IN = "safety_jax.stages.planned"

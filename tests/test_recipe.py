@@ -89,6 +89,9 @@ def test_steps_run_in_order_each_of_what_came_before(inputs, given, tmp_path, co
         ({"recipe.steps": ("report", "sit")}, "uses @sit, which does not come before it"),
         ({"recipe.steps": ("report",)}, "uses @sit, which does not come before it"),
         ({"recipe.base": ""}, "recipe.base is empty; step sit uses @base"),
+        ({"sit.train.rows_per_microbatch": 3}, "step sit: train.rows_per_microbatch 3 does not"),
+        ({"report.sample.lanes": 12}, "step report: lanes 12 does not divide"),
+        ({"report.mesh.tensor": 3}, "step report: mesh data"),
         ({"sit.stage": "ppo"}, "sit.stage 'ppo': expected one of evaluate, sft"),
     ],
 )

@@ -25,14 +25,14 @@ class Bucket:
 
 
 def ladder(shortest: int, longest: int) -> tuple[int, ...]:
-    """Lengths from `shortest` to `longest` in steps of a quarter to a half, each a multiple of 8.
+    """Lengths from `shortest` to `longest` in steps of a quarter to a seventh, each a multiple of 8.
 
-    ladder(64, 512) is 64, 80, 96, 128, 160, 192, 256, 320, 384, 512.
+    ladder(64, 256) is 64, 80, 96, 112, 128, 160, 192, 224, 256.
     """
     rungs = {longest}
     base = shortest
     while base < longest:
-        rungs |= {-(-base * quarters // 32) * 8 for quarters in (4, 5, 6)}
+        rungs |= {-(-base * quarters // 32) * 8 for quarters in (4, 5, 6, 7)}
         base *= 2
     return tuple(sorted(rung for rung in rungs if rung <= longest))
 

@@ -99,7 +99,7 @@ class Scorer:
     def __init__(self, model: Model, limits: Limits):
         self.model, self.limits = model, limits
         mesh = model.run.mesh
-        self._parts = int(np.prod([mesh.shape[axis] for axis in meshes.RULES["rows"]]))
+        self._parts = meshes.row_parts(mesh)
         self._rungs = buckets.ladder(min(SHORTEST, limits.longest), limits.longest)
         self._compiled = jax.jit(self._score, out_shardings=meshes.sharding(mesh, ()))
 

@@ -177,7 +177,7 @@ def check_segments(
     Raises:
         ConfigError: with the largest difference.
     """
-    rows = int(np.prod([mesh.shape[axis] for axis in meshes.RULES["rows"]]))
+    rows = meshes.row_parts(mesh)
     heads = mesh.shape["tensor"]
     keys = jax.random.split(jax.random.key(0), 3)
     q, k, v = (jax.random.normal(key, (rows, 256, heads, 64)).astype(dtype) for key in keys)

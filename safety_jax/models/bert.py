@@ -76,13 +76,12 @@ class Layer(nnx.Module):
         self.mlp_norm = layers.LayerNorm(D, config.norm_epsilon)
 
     def __call__(self, x, mask, run: Execution, adapters: dict[str, lora.Leaves]):
-        B, T, _ = x.shape
         given = adapters.get
         q, k, v = (
-            getattr(self, name)(x, run, given(name)).reshape(B, T, self.config.heads, -1)
+            layers.heads_first(getattr(self, name)(x, run, given(name)), self.config.heads)
             for name in ("query", "key", "value")
         )
-        scores = jnp.einsum("bthe,bshe->bhts", q, k, preferred_element_type=jnp.float32)
+        scores = jnp.einsum("hbte,hbse->hbts", q, k, preferred_element_type=jnp.float32)
         attended = layers.attend(scores * q.shape[-1] ** -0.5, v, mask)
         x = self.attention_norm(x + self.output(attended, run, given("output")))
         wide = ACTIVATIONS[self.config.activation](self.up(x, run, given("up")))

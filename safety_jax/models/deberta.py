@@ -24,7 +24,7 @@ from safety_jax.models import layers, lora
 from safety_jax.models.llama import Execution, Projection
 
 # Of tokens, in the products with positions: more of them save less than they cost.
-BLOCKS = 4
+BLOCKS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,14 +150,13 @@ class Layer(nnx.Module):
         return self.mlp_norm(x + self.down(wide, run, given("down")))
 
     def attend(self, x, positions, mask, run: Execution, adapters: dict[str, lora.Leaves]):
-        B, T, _ = x.shape
-        config = self.config
+        T, config = x.shape[1], self.config
         project = functools.partial(self.project, run=run, adapters=adapters)
         q, k, v = (project(name, x) for name in ("query", "key", "value"))
-        scores = jnp.einsum("bthe,bshe->bhts", q, k, preferred_element_type=jnp.float32)
+        scores = jnp.einsum("hbte,hbse->hbts", q, k, preferred_element_type=jnp.float32)
         if config.relative and config.content_to_position:
             name = "key" if config.shared_projections else "position_key"
-            scores += position_scores(q, self.by_distance(project(name, positions), T)[::-1])
+            scores += position_scores(q, self.by_distance(project(name, positions), T)[:, ::-1])
         if config.relative and config.position_to_content:
             name = "query" if config.shared_projections else "position_query"
             towards = position_scores(k, self.by_distance(project(name, positions), T))
@@ -166,31 +165,35 @@ class Layer(nnx.Module):
         return layers.attend(scores * (config.head_size * terms) ** -0.5, v, mask)
 
     def project(self, name: str, x, run: Execution, adapters: dict[str, lora.Leaves]):
-        """x through a projection, split into heads."""
-        projected = getattr(self, name)(x, run, adapters.get(name))
-        return projected.reshape(*x.shape[:-1], self.config.heads, self.config.head_size)
+        """x through a projection, split into heads [H, B, T, E]."""
+        return layers.heads_first(
+            getattr(self, name)(x, run, adapters.get(name)), self.config.heads
+        )
 
-    def by_distance(self, projected: Float[Array, "1 P H E"], T: int) -> Float[Array, "W H E"]:
+    def by_distance(self, projected: Float[Array, "H 1 P E"], T: int) -> Float[Array, "H W E"]:
         """Projected position embeddings for each distance from -(T - 1) to T - 1."""
         rows = table_rows(self.config, T)
-        return jnp.take(projected[0], rows - rows.min(), axis=0)
+        return jnp.take(projected[:, 0], rows - rows.min(), axis=1)
 
 
 def position_scores(
-    x: Float[Array, "B T H E"], table: Float[Array, "W H E"]
-) -> Float[Array, "B H T T"]:
+    x: Float[Array, "H B T E"], table: Float[Array, "H W E"]
+) -> Float[Array, "H B T T"]:
     """Token i of x with the table's entry j - i + T - 1, for all i and j.
 
     Tokens go in blocks: one of Q tokens needs Q + T - 1 entries, where all T need 2 T - 1.
     """
-    B, T, H, E = x.shape
-    blocks = BLOCKS if T % BLOCKS == 0 else 1
-    Q = T // blocks
-    firsts = range(T - Q, -1, -Q)
-    tables = jnp.stack([table[first : first + Q + T - 1] for first in firsts])
-    tokens = x.reshape(B, blocks, Q, H, E)
-    products = jnp.einsum("bnqhe,nwhe->bhnqw", tokens, tables, preferred_element_type=jnp.float32)
-    return skew(products).reshape(B, H, T, T)
+    T = x.shape[2]
+    Q = T // BLOCKS if T % BLOCKS == 0 else T
+
+    def block(first: int) -> jax.Array:
+        tokens = x[:, :, first : first + Q]
+        entries = table[:, T - Q - first : 2 * T - 1 - first]
+        return skew(
+            jnp.einsum("hbqe,hwe->hbqw", tokens, entries, preferred_element_type=jnp.float32)
+        )
+
+    return jnp.concatenate([block(first) for first in range(0, T, Q)], axis=2)
 
 
 class ConvolutionLayer(nnx.Module):

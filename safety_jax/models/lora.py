@@ -6,7 +6,6 @@ parameter table, and the model's projection calls `delta` where leaves are given
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -155,7 +154,7 @@ def spread(adapters: Adapters, parameters: Mapping[str, meshes.Parameter], mesh:
     reduction after it. Adapters sharded like their kernels would meet in every layer instead, in
     messages so small that their latency is all they cost.
     """
-    copies = math.prod(mesh.shape[axis] for axis in meshes.RULES["rows"])
+    copies = meshes.row_parts(mesh)
 
     def copy(name: str, leaf: jax.Array) -> jax.Array:
         target, factor = name.split(".")

@@ -40,6 +40,19 @@ class Pace:
     chunk_steps: int
     cache_dtype: DTypeLike
 
+    def check(self, row_parts: int) -> None:
+        """Raises a ConfigError for a pace that cannot be used, or not on so many devices."""
+        for name in ("lanes", "prefill_prompts"):
+            size = getattr(self, name)
+            if size < 1 or size % row_parts:
+                raise ConfigError(
+                    f"{name} {size} does not divide over mesh {' x '.join(meshes.RULES['rows'])} = "
+                    f"{row_parts}; make it a multiple of {row_parts}"
+                )
+        for name in ("bucket_tokens", "chunk_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} {getattr(self, name)}: expected 1 or more")
+
 
 @dataclasses.dataclass(frozen=True)
 class Stop:
@@ -109,21 +122,12 @@ class Setup:
     @property
     def row_parts(self) -> int:
         """Lanes, prompt slots and prompts read at once are multiples of this."""
-        return int(np.prod([self.run.mesh.shape[axis] for axis in meshes.RULES["rows"]]))
+        return meshes.row_parts(self.run.mesh)
 
     def check(self) -> None:
         """Raises a ConfigError for settings or a pace that cannot be used, or not on this mesh."""
         self.settings.check()
-        for name in ("lanes", "prefill_prompts"):
-            size = getattr(self.pace, name)
-            if size < 1 or size % self.row_parts:
-                raise ConfigError(
-                    f"{name} {size} does not divide over mesh {' x '.join(meshes.RULES['rows'])} = "
-                    f"{self.row_parts}; make it a multiple of {self.row_parts}"
-                )
-        for name in ("bucket_tokens", "chunk_steps"):
-            if getattr(self.pace, name) < 1:
-                raise ConfigError(f"{name} {getattr(self.pace, name)}: expected 1 or more")
+        self.pace.check(self.row_parts)
         if self.settings.beams > 1 and self.stop is not None and self.stop.strings:
             raise ConfigError(
                 f"stop strings with {self.settings.beams} beams: beam search ends at token ids "

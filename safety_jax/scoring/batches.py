@@ -77,7 +77,7 @@ class Batcher:
 
     def batches(self, rows: Sequence[Row]) -> Iterator[tuple[Int[np.ndarray, " n"], Batch]]:
         """Batches on their devices, each with the indices of its rows."""
-        parts = int(np.prod([self.mesh.shape[axis] for axis in meshes.RULES["rows"]]))
+        parts = meshes.row_parts(self.mesh)
         rungs = buckets.ladder(min(SHORTEST, self.longest), self.longest)
         lengths = [len(row.ids) for row in rows]
         for bucket in buckets.buckets(lengths, rungs, self.tokens_per_batch, parts):

@@ -21,7 +21,6 @@ from ml_collections import ConfigDict
 
 from safety_jax import (
     compilation,
-    feed,
     metrics,
     objectives,
     policy,
@@ -31,14 +30,13 @@ from safety_jax import (
     workdir,
 )
 from safety_jax import corpus as corpora
-from safety_jax import mesh as meshes
 from safety_jax import step as steps
 from safety_jax.data import encode, loader, pairs, tokenizer
 from safety_jax.errors import ConfigError
 from safety_jax.models import folder as folders
 from safety_jax.models import hf_config, llama
 from safety_jax.report import card, plots
-from safety_jax.stages import assemble, results
+from safety_jax.stages import assemble, devices, results
 
 REFERENCES = ("cached", "live", "none")
 
@@ -57,8 +55,7 @@ def run(config: ConfigDict, folder: str) -> None:
         # ---- devices, sizes, data: what can be wrong is found before weights are read
         assemble.check_values(config)
         objective = make_objective(config.dpo)
-        mesh = meshes.build(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-        feed.put_rows(mesh, config.train.rows_per_microbatch)
+        mesh = devices.build_mesh(config)
         model_folder = folders.resolve(config.model.path)
         model = hf_config.read_config(model_folder)
         llama.shardings(model, mesh)

@@ -9,7 +9,6 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from safety_jax import mesh as meshes
 from safety_jax import policy
 from safety_jax.data import encode, prompts
 from safety_jax.errors import ConfigError, DataError
@@ -23,7 +22,7 @@ from safety_jax.models import decode
 from safety_jax.scoring import guards, registry
 from safety_jax.scoring.judge import Card
 from safety_jax.scoring.planned import Planned, Resources
-from safety_jax.stages import answering
+from safety_jax.stages import answering, devices
 from safety_jax.stages.answering import Opened
 
 # NAME=PLACE; a comma only ends a place where another name follows.
@@ -134,7 +133,7 @@ def make_plan(config: ConfigDict, title: str) -> Plan:
         name: existing.read_existing(spec, sets, "evaluate.responses", group.match)
         for name, spec in others.items()
     }
-    mesh = meshes.build(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    mesh = devices.build_mesh(config)
     planned, cards = plan_judges(config, mesh, sets, others, read)
     opened = {
         name: answering.open_model(path, config.model.tokenizer, mesh)

@@ -14,8 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
-from safety_jax import compilation, feed, metrics, policy, trees, workdir
-from safety_jax import mesh as meshes
+from safety_jax import compilation, metrics, policy, trees, workdir
 from safety_jax.data import encode, prompts, records, sources, tokenizer
 from safety_jax.errors import ConfigError
 from safety_jax.models import folder as folders
@@ -26,7 +25,7 @@ from safety_jax.report import card
 from safety_jax.report import rounds as pictures
 from safety_jax.scoring import registry
 from safety_jax.scoring.planned import Resources
-from safety_jax.stages import answering, assemble, results
+from safety_jax.stages import answering, assemble, devices, results
 from safety_jax.stages.tuning import Tuner
 
 ADAPTERS = ("continue", "merge")
@@ -46,8 +45,7 @@ def run(config: ConfigDict, folder: str) -> None:
     with workdir.prepare(folder, config, primary) as place:
         # ---- what can be wrong is found before weights are read
         check_values(config)
-        mesh = meshes.build(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-        feed.put_rows(mesh, config.train.rows_per_microbatch)
+        mesh = devices.build_mesh(config)
         model_folder = folders.resolve(config.model.path)
         model = hf_config.read_config(model_folder)
         llama.shardings(model, mesh)

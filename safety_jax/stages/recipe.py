@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 
 from safety_jax import hosts, workdir
 from safety_jax.errors import ConfigError
+from safety_jax.stages import devices
 
 RECORD = "recipe.json"
 GIVEN = ("base", "data")  # names of keys of the recipe
@@ -88,7 +89,7 @@ def read_steps(config: ConfigDict, stages: Mapping[str, Stage]) -> list[Step]:
 
     Raises:
         ConfigError: a step that is not there, of no stage, or that names one that does not come
-            before it.
+            before it; or one that these devices cannot run.
     """
     names = list(config.recipe.steps)
     if not names:
@@ -118,6 +119,11 @@ def read_steps(config: ConfigDict, stages: Mapping[str, Stage]) -> list[Step]:
         for key in GIVEN:
             if key in named and not config.recipe[key]:
                 raise ConfigError(f"recipe.{key} is empty; step {name} uses @{key}: give a folder")
+        if "mesh" in group:
+            try:
+                devices.build_mesh(group)
+            except ConfigError as error:
+                raise ConfigError(f"step {name}: {error}") from error
         found.append(Step(name, frozenset(named & before)))
     return found
 

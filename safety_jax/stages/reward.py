@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from safety_jax import compilation, feed, policy, reward_objectives, trees, workdir
+from safety_jax import compilation, policy, reward_objectives, trees, workdir
 from safety_jax import mesh as meshes
 from safety_jax import step as steps
 from safety_jax.data import encode, judged, loader, tokenizer
@@ -31,7 +31,7 @@ from safety_jax.rewards import measures
 from safety_jax.rewards import model as models
 from safety_jax.rewards import watch as watching
 from safety_jax.scoring.planned import DESCRIPTION
-from safety_jax.stages import assemble, results
+from safety_jax.stages import assemble, devices, results
 
 # What a kind calls its output, and what `transformers` calls the task.
 OUTPUTS = {
@@ -57,8 +57,7 @@ def run(config: ConfigDict, folder: str) -> None:
         # ---- devices, sizes, data: what can be wrong is found before weights are read
         assemble.check_values(config)
         objective = make_objective(config.reward)
-        mesh = meshes.build(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-        feed.put_rows(mesh, config.train.rows_per_microbatch)
+        mesh = devices.build_mesh(config)
         model_folder = folders.resolve(config.model.path)
         label, problem = OUTPUTS[config.reward.kind]
         scorer, own_head = models.read_scorer(

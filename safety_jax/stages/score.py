@@ -13,7 +13,6 @@ import jax
 from ml_collections import ConfigDict
 
 from safety_jax import compilation, workdir
-from safety_jax import mesh as meshes
 from safety_jax.errors import ConfigError
 from safety_jax.scoring import inputs, registry, summary
 from safety_jax.scoring import run as judging
@@ -21,6 +20,7 @@ from safety_jax.scoring.inputs import Item
 from safety_jax.scoring.judge import Score
 from safety_jax.scoring.ledger import Ledger, as_json
 from safety_jax.scoring.planned import Planned, Resources
+from safety_jax.stages import devices
 
 LEDGER, SCORES, SUMMARY = "judgements.jsonl", "scores.jsonl", "summary.json"
 
@@ -43,7 +43,7 @@ def run(config: ConfigDict, folder: str) -> None:
         others = config.data.stored
         more = inputs.read(others, "data.stored", config.seed)[0] if any(others) else []
         stored = inputs.stored(config.score.stored, items, more)
-        mesh = meshes.build(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+        mesh = devices.build_mesh(config)
         resources = Resources(
             mesh=mesh,
             parameter_dtype=config.score.parameter_dtype,

@@ -13,13 +13,12 @@ from ml_collections import ConfigDict
 
 from safety_jax import compilation, feed, policy, supervised, workdir
 from safety_jax import corpus as corpora
-from safety_jax import mesh as meshes
 from safety_jax import step as steps
 from safety_jax.data import encode, loader, tokenizer
 from safety_jax.models import folder as folders
 from safety_jax.models import hf_config, llama
 from safety_jax.report import card, plots
-from safety_jax.stages import assemble, results
+from safety_jax.stages import assemble, devices, results
 
 
 def run(config: ConfigDict, folder: str) -> None:
@@ -35,7 +34,7 @@ def run(config: ConfigDict, folder: str) -> None:
     with workdir.prepare(folder, config, primary) as place:
         # ---- devices, sizes, data: what can be wrong is found before weights are read
         assemble.check_values(config)
-        mesh = meshes.build(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+        mesh = devices.build_mesh(config)
         put = feed.place_on(mesh, config.train.rows_per_microbatch)
         model_folder = folders.resolve(config.model.path)
         model = hf_config.read_config(model_folder)

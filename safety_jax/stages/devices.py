@@ -1,0 +1,23 @@
+"""The devices of a run, and what must divide over them."""
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from safety_jax import feed
+from safety_jax import mesh as meshes
+from safety_jax.stages import answering
+
+
+def build_mesh(config: ConfigDict) -> Mesh:
+    """The mesh of a stage's config, and a look at every number that it must divide.
+
+    Raises:
+        ConfigError: the mesh does not fill the devices, or does not divide the rows of a microbatch
+            or the lanes of the decoder.
+    """
+    mesh = meshes.build(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    if "train" in config:
+        feed.put_rows(mesh, config.train.rows_per_microbatch)
+    if "sample" in config:
+        answering.read_pace(config.sample).check(meshes.row_parts(mesh))
+    return mesh
