@@ -14,11 +14,15 @@ KERNELS = 7  # of a layer
 @pytest.fixture(scope="module")
 def run(config):
     """Eight devices that share rows and weights."""
+    return pairs_run("dpo", config, train__chunk_tokens=16)
+
+
+def pairs_run(stage, config, **values):
     return asked(
-        "dpo", config, "v5e:2x4", jax.devices(), (1, 8, 1),
+        stage, config, "v5e:2x4", jax.devices(), (1, 8, 1),
         model__compute_dtype="float32", model__parameter_dtype="float32", data__max_length=8,
-        data__row_tokens=32, train__batch_size=32, train__rows_per_microbatch=8,
-        train__chunk_tokens=16, lora__rank=4, lora__dropout=0.05,
+        data__row_tokens=32, train__batch_size=32, train__rows_per_microbatch=8, lora__rank=4,
+        lora__dropout=0.05, **values,
     )  # fmt: skip
 
 
@@ -127,3 +131,17 @@ def test_both_programs_of_a_decoder_hold_what_the_plan_says(config):
         tables = 2 * 4 * config.vocabulary_size * config.width
         assert abs(found.memory.arguments - sum(program.arguments.values())) < tables
         assert found.needed == found.memory.total > found.memory.held > 0
+
+
+def test_a_judge_with_adapters_exchanges_no_more_than_its_kernels(config):
+    (judged,) = programs(pairs_run("reward", config))
+    found = judged.lower().compile()
+    assert collectives.count(one for one in collectives.read(found.as_text(), 8) if one.loops) == {
+        ("all-gather", "jvp()/while"): KERNELS,
+        ("all-gather", "transpose(jvp())/while"): KERNELS,
+    }
+    stats = found.memory_analysis()
+    # A trunk that packs looks at segments; the mask of answers is for others.
+    unread = judged.arguments["batch"] // 10
+    assert abs(stats.argument_size_in_bytes - sum(judged.arguments.values())) <= unread
+    assert stats.temp_size_in_bytes / 4 < judged.temporaries < 4 * stats.temp_size_in_bytes

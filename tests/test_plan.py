@@ -93,6 +93,21 @@ def test_adapters_spare_the_gradient_of_the_base(config):
     assert frozen.flops == tokens * work / 8
 
 
+def test_a_judge_in_training_has_no_vocabulary(config):
+    """Two sides of 8 rows; what its head adds is a vector's product a pair."""
+    run = asked(
+        "reward", config, "v5e:2x4", jax.devices(), (8, 1, 1), model__remat="none",
+        data__max_length=32, train__batch_size=8, train__rows_per_microbatch=8,
+        model__compute_dtype="float32",
+    )  # fmt: skip
+    (program,) = programs(run)
+    kernels = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
+    attention, tokens = 2 * 16 * 4 * 8 * 2, 2 * 8 * 32
+    assert program.load.flops == tokens * (6 * kernels + 9 * attention) / 8
+    assert program.load.model_flops == tokens * (6 * kernels + 6 * attention)
+    assert program.name == "a step of 16 rows of 32 tokens"
+
+
 def test_flops_by_formula_are_those_the_compiler_counts(config):
     """Of a forward pass without loops, which the compiler would count once."""
     one = llama.Config(**{**config.__dict__, "layers": 1, "mlp_width": 512, "width": 128,
@@ -331,7 +346,7 @@ def test_the_runs_own_mesh_and_values_are_taken_when_asked(tmp_path):
     [
         ("plan.run=configs/none.py", "no such file"),
         ("plan.run=configs/dpo.py:loss=none", "does not fit; expected loss=sigmoid"),
-        ("plan.run=configs/reward.py", "its stage is reward; expected one of sft, dpo"),
+        ("plan.run=configs/evaluate.py", "its stage is evaluate; expected one of sft, dpo"),
         ("plan.run=configs/score.py", "has 0 judges that are models; expected one"),
         ("plan.set=data.max_length", "expected KEY=VALUE"),
         ("plan.set=data.longest=3", "a key of plan.run's config"),

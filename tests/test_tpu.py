@@ -36,11 +36,12 @@ def measure(run, program, capsys) -> compilations.Measured:
     return found
 
 
-@pytest.mark.parametrize(("method", "sides"), [("sft", 1), ("dpo", 2)])
-def test_llama_2_7b_lora_packed_2048_fits_v5e_4x4(method, sides, devices, capsys):
+@pytest.mark.parametrize("method", ["sft", "dpo", "reward"])
+def test_llama_2_7b_lora_packed_2048_fits_v5e_4x4(method, devices, capsys):
     run = asked(
         method, LLAMA_2_7B, V5E, devices, (1, 16, 1), data__max_length=2048,
-        train__batch_size=16, train__rows_per_microbatch=16, lora__targets=("all-linear",),
+        train__batch_size=16, train__rows_per_microbatch=16, lora__rank=16,
+        lora__targets=("all-linear",),
     )  # fmt: skip
     (program,) = programs(run)
     found = measure(run, program, capsys)

@@ -25,7 +25,7 @@ class Bucket:
 
 
 def ladder(shortest: int, longest: int) -> tuple[int, ...]:
-    """Lengths from `shortest` to `longest` in steps of a quarter to a seventh, each a multiple of 8.
+    """Lengths from `shortest` to `longest` by steps of a quarter to a seventh, multiples of 8.
 
     ladder(64, 256) is 64, 80, 96, 112, 128, 160, 192, 224, 256.
     """

@@ -13,9 +13,10 @@ from jax.typing import DTypeLike
 from safety_jax import mesh as meshes
 from safety_jax import optim, preferences, trees
 from safety_jax import step as steps
-from safety_jax.batch import Preferences, Tokens
-from safety_jax.models import llama, lora
+from safety_jax.batch import Answers, Preferences, Tokens
+from safety_jax.models import heads, llama, lora, peft
 from safety_jax.policy import Policy
+from safety_jax.rewards.model import Trainee
 
 
 def array(shape: tuple[int, ...], dtype: DTypeLike, sharding: Any) -> jax.ShapeDtypeStruct:
@@ -50,14 +51,33 @@ def weights(declared: Mapping[str, meshes.Parameter], mesh: Mesh, dtype: DTypeLi
 
 def trained(policy: Policy, base_dtype: DTypeLike) -> tuple[trees.Tree, trees.Tree]:
     """The trainable and the frozen tree of a policy; what is trained is float32."""
-    declared, mesh, adapter = llama.parameters(policy.config), policy.run.mesh, policy.adapter
-    if adapter is None:
+    declared, mesh = llama.parameters(policy.config), policy.run.mesh
+    if policy.adapter is None:
         return weights(declared, mesh, jnp.float32), {}
-    leaves = {
-        name: array(shape, jnp.float32, meshes.sharding(mesh, axes))
-        for name, (shape, axes) in lora.shapes(declared, adapter.targets, adapter.rank).items()
-    }
-    return trees.unflatten(leaves), weights(declared, mesh, base_dtype)
+    return adapters(declared, policy.adapter, mesh), weights(declared, mesh, base_dtype)
+
+
+def judge(trainee: Trainee, base_dtype: DTypeLike) -> tuple[trees.Tree, trees.Tree]:
+    """Likewise of a judge in training; its head is always trained."""
+    declared, mesh = heads.parameters(trainee.scorer), trainee.run.mesh
+    whole = weights(declared, mesh, jnp.float32)
+    if trainee.adapter is None:
+        return whole, {}
+    frozen = weights(declared, mesh, base_dtype)
+    del frozen[heads.SCORE]
+    moving = adapters(declared, trainee.adapter, mesh)
+    return {"adapters": moving, heads.SCORE: whole[heads.SCORE]}, frozen
+
+
+def adapters(
+    declared: Mapping[str, meshes.Parameter], adapter: peft.Settings, mesh: Mesh
+) -> trees.Tree:
+    return trees.unflatten(
+        {
+            name: array(shape, jnp.float32, meshes.sharding(mesh, axes))
+            for name, (shape, axes) in lora.shapes(declared, adapter.targets, adapter.rank).items()
+        }
+    )
 
 
 # ---------------------------------------------------------------------------- batches
@@ -82,13 +102,27 @@ def pairs(mesh: Mesh, microbatches: int, rows: int, T: int, segments: int) -> Pr
     )
 
 
+def answers(mesh: Mesh, microbatches: int, rows: int, sides: int, T: int, segments: int) -> Answers:
+    """Rows [A, b, N, T] with at most `segments` answers each, to be judged."""
+    tokens_of_all = tokens(mesh, (microbatches, rows, sides), T)
+    where = tokens_of_all.ids.sharding
+    return Answers(
+        tokens=tokens_of_all,
+        ends=array((microbatches, rows, sides, segments), jnp.int32, where),
+        slots=array((microbatches, rows, segments), jnp.int32, where),
+        targets=array((microbatches, rows, segments, sides), jnp.float32, where),
+    )
+
+
 # ---------------------------------------------------------------------------- the step
 
 
-def state(policy: Policy, trainable: trees.Tree, optimizer: Any) -> tuple[steps.State, steps.State]:
+def state(
+    trained: Policy | Trainee, trainable: trees.Tree, optimizer: Any
+) -> tuple[steps.State, steps.State]:
     """A training state, and where its parts live."""
-    mesh = policy.run.mesh
-    where = steps.shardings(trainable, policy.shardings(), optimizer, mesh)
+    mesh = trained.run.mesh
+    where = steps.shardings(trainable, trained.shardings(), optimizer, mesh)
     shapes = steps.State(
         jax.ShapeDtypeStruct((), jnp.int32),
         trainable,
@@ -102,7 +136,7 @@ def lower_step(
     given: steps.State,
     where: steps.State,
     frozen: trees.Tree | preferences.Frozen,
-    batch: Tokens | Preferences,
+    batch: Tokens | Preferences | Answers,
     *,
     loss: steps.Loss,
     count: steps.Count,

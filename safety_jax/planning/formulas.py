@@ -9,12 +9,9 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-
 from safety_jax.models import cache as caches
-from safety_jax.models import llama, lora
+from safety_jax.models import llama, lora, peft
 from safety_jax.planning.chips import Slice
-from safety_jax.policy import Policy
 
 # Times the layers' forward pass runs, by `model.remat`, and the attention within it: saved dots do
 # not include the attention kernel's.
@@ -43,6 +40,36 @@ class Load(NamedTuple):
     flops: float
     traffic: float
     tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A model in training.
+
+    Attributes:
+        adapter: None when all weights are trained.
+        chunk_tokens: whose logits exist at the same time; 0: a judge, which has no vocabulary.
+    """
+
+    config: llama.Config
+    remat: str
+    adapter: peft.Settings | None
+    chunk_tokens: int
+
+    @property
+    def head_weights(self) -> int:
+        return head_weights(self.config) if self.chunk_tokens else 0
+
+    @property
+    def adapter_weights(self) -> int:
+        if self.adapter is None:
+            return 0
+        leaves = lora.shapes(llama.parameters(self.config), self.adapter.targets, self.adapter.rank)
+        return sum(math.prod(shape) for shape, _ in leaves.values())
+
+    def chunks(self, row_tokens: int) -> int:
+        """Loops over the vocabulary for a row."""
+        return math.ceil(row_tokens / self.chunk_tokens) if self.chunk_tokens else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,14 +114,6 @@ def head_weights(config: llama.Config) -> int:
     return config.vocabulary_size * config.width
 
 
-def adapter_weights(policy: Policy) -> int:
-    adapter = policy.adapter
-    if adapter is None:
-        return 0
-    leaves = lora.shapes(llama.parameters(policy.config), adapter.targets, adapter.rank)
-    return sum(math.prod(shape) for shape, _ in leaves.values())
-
-
 def _attention(config: llama.Config, row_tokens: int) -> float:
     """FLOPs of one matrix product of causal attention, for each token of a row."""
     seen = row_tokens / 2 if config.window is None else min(row_tokens / 2, config.window)
@@ -108,14 +127,14 @@ def _activation_traffic(config: llama.Config, width: int) -> float:
 
 
 def training(
-    policy: Policy,
+    trained: Trained,
     parts: Parts,
     *,
     width: int,
     rows: int,
     row_tokens: int,
     microbatches: int,
-    example_tokens: int,
+    flops_per_token: float,
     live_reference: bool,
 ) -> Load:
     """One optimizer step.
@@ -123,30 +142,29 @@ def training(
     Args:
         width: bytes of a number that is computed with.
         rows: of all microbatches, both sides of pairs.
-        example_tokens: of an example, which attends to itself only.
+        flops_per_token: what MFU counts, without the reference; see `metrics.flops_per_token`.
         live_reference: the reference is another forward pass of the step.
     """
-    config, remat = policy.config, policy.run.remat
-    tokens, full = rows * row_tokens, policy.adapter is None
-    kernels, head = kernel_weights(config), head_weights(config)
+    config, remat = trained.config, trained.remat
+    tokens, full = rows * row_tokens, trained.adapter is None
+    kernels, head = kernel_weights(config), trained.head_weights
     passes, reference = PASSES[remat], int(live_reference)
     attention_passes = ATTENTION_PASSES[remat]
     by_token = 2.0 * kernels * (passes + reference + (2 if full else 1))
     by_token += 2 * head * ((4 if full else 2) + reference)
-    by_token += 2 * adapter_weights(policy) * (passes + 2)
+    by_token += 2 * trained.adapter_weights * (passes + 2)
     products = 2 * (attention_passes + reference) + ATTENTION_BACKWARD
     by_token += _attention(config, row_tokens) * products
 
     moves = passes + reference + 1
     # A gathered kernel is written and read, one that lies there is only read.
     traffic = microbatches * moves * kernels * width / parts.tensor * (1 + parts.gathered)
-    chunks = math.ceil(row_tokens / policy.chunk_tokens) * microbatches
+    chunks = trained.chunks(row_tokens) * microbatches
     traffic += chunks * (2 + reference) * head * width / parts.tensor
     traffic += tokens / parts.rows * moves * _activation_traffic(config, width) / parts.tensor
-    trainable = kernels + 2 * head if full else adapter_weights(policy)
+    trainable = kernels + 2 * head if full else trained.adapter_weights
     traffic += 7 * 4 * trainable / parts.stored  # AdamW: weight, gradient, two moments, in and out
-    lengths = np.array([example_tokens])
-    model_flops = tokens * (policy.flops_per_token(lengths) + reference * 2 * (kernels + head))
+    model_flops = tokens * (flops_per_token + reference * 2 * (kernels + head))
     return Load(model_flops, tokens * by_token / parts.devices, traffic, tokens)
 
 
@@ -188,20 +206,20 @@ def cache_bytes(config: llama.Config, sizes: caches.Sizes, cache_width: int) -> 
 # ------------------------------------------------------------------------ where nothing compiles
 
 
-def activations(policy: Policy, parts: Parts, *, width: int, rows: int, row_tokens: int) -> float:
+def activations(trained: Trained, parts: Parts, *, width: int, rows: int, row_tokens: int) -> float:
     """Bytes of one device beside its arguments in a training step: what the backward pass needs of
     every layer, one layer at work, a layer's kernels gathered, the head, a chunk of logits.
 
     Args:
         rows: of a microbatch, both sides of pairs.
     """
-    config = policy.config
+    config = trained.config
     tokens = rows * row_tokens / parts.rows
     outputs, at_work = _layer_numbers(config, parts)
     kept = {"full": config.width, "dots": config.width + outputs, "none": at_work}
-    found = tokens * width * (config.layers * kept[policy.run.remat] + at_work)
-    found += _gathered(config, parts, width) + width * head_weights(config) / parts.tensor
-    chunk = rows / parts.rows * min(policy.chunk_tokens, row_tokens)
+    found = tokens * width * (config.layers * kept[trained.remat] + at_work)
+    found += _gathered(config, parts, width) + width * trained.head_weights / parts.tensor
+    chunk = rows / parts.rows * min(trained.chunk_tokens, row_tokens)
     return found + 2 * 4 * chunk * config.vocabulary_size / parts.tensor
 
 

@@ -76,6 +76,8 @@ class Trainee:
         scorer, run = self.scorer, self.run
         trunk = {name: part for name, part in weights.items() if name != heads.SCORE}
         config = llama_heads.without_head(scorer.config)
+        if adapters is not None:
+            adapters = lora.spread(adapters, heads.parameters(scorer), run.mesh)
         places = (tokens.ids, tokens.positions, tokens.segments)
         hidden = llama.forward(config, trunk, *places, run, adapters)
         read = jnp.take_along_axis(hidden, ends[..., None], axis=1)

@@ -28,7 +28,9 @@ from safety_jax.planning import chips, formulas, layouts, programs, roofline, si
 from safety_jax.stages.planned import TRAINING, Asked, Choice, Planned
 from safety_jax.stages.planned_passes import DECODING, JUDGING
 
-STAGES = {"sft": TRAINING, "dpo": TRAINING, "raft": DECODING, "score": JUDGING}
+STAGES = {
+    "sft": TRAINING, "dpo": TRAINING, "reward": TRAINING, "raft": DECODING, "score": JUDGING,
+}  # fmt: skip
 PLANS = "plans"
 MESHES = ("auto", "run")
 COMPILATIONS = 4  # that a search may take, the first included

@@ -14,7 +14,7 @@ from safety_jax import mesh as meshes
 from safety_jax import policy
 from safety_jax.errors import ConfigError
 from safety_jax.models import cache as caches
-from safety_jax.models import decode, heads, llama, llama_heads
+from safety_jax.models import decode, heads, llama
 from safety_jax.planning import abstract, decoding, formulas, layouts
 from safety_jax.planning.programs import Program
 from safety_jax.scoring import guard
@@ -27,6 +27,7 @@ from safety_jax.stages.planned import (
     base_dtype,
     chosen,
     make_policy,
+    make_scorer,
     number_bytes,
 )
 
@@ -163,8 +164,7 @@ def judging_programs(asked: Asked, choice: Choice) -> list[Program]:
         declared = llama.parameters(asked.model)
         function = guard.verdict(asked.model, run, (0,), (1,))
     else:
-        head = llama_heads.head(asked.model, 1)
-        scorer = heads.Scorer("llama", asked.model, head, ("score",), None, T, False)
+        scorer = make_scorer(asked.model, T)
         declared = heads.parameters(scorer)
         function = lambda weights, ids, types, mask: heads.scores(  # noqa: E731
             scorer, weights, ids, types, mask, run
