@@ -181,7 +181,7 @@ def test_batches_have_few_shapes_and_keep_the_order(one_device):
 
     found = batcher.run(batcher.compile(total), {}, rows)
     assert found[:, 0].tolist() == [sum(row.ids) for row in rows]
-    assert len(seen) <= 4
+    assert len(seen) <= 5  # 64, 80, 96, 112, 128
 
 
 # ---------------------------------------------------------------------------- mistakes
