@@ -66,11 +66,11 @@ FORBIDDEN = {
 }
 # What stages may import of each other: the parts they are built of, and what runs them all.
 SHARED_STAGES = {
-    "answering", "assemble", "devices", "evaluate_plan", "planned", "planned_passes", "recipe",
-    "results", "tuning",
+    "answering", "assemble", "devices", "evaluate_plan", "planned", "planned_passes",
+    "planned_training", "recipe", "results", "tuning",
 }  # fmt: skip
 # Runs no other stage, but must make of their configs what they do.
-LOOKS_IN = "safety_jax.stages.planned"
+LOOKS_IN = "safety_jax.stages.planned_training"
 # Optional extras. They may stand in `safety_jax` behind a try, inside a function, or in a module
 # that is only imported so.
 OPTIONAL = {"libtpu", "lm_eval", "tensorboardX", "wandb"}

@@ -25,8 +25,9 @@ from ml_collections import ConfigDict
 from safety_jax import trees, workdir
 from safety_jax.errors import ConfigError, UserError
 from safety_jax.planning import chips, formulas, layouts, programs, roofline, sizes, table
-from safety_jax.stages.planned import TRAINING, Asked, Choice, Planned
+from safety_jax.stages.planned import Asked, Choice, Planned
 from safety_jax.stages.planned_passes import DECODING, JUDGING
+from safety_jax.stages.planned_training import TRAINING
 
 STAGES = {
     "sft": TRAINING, "dpo": TRAINING, "reward": TRAINING, "raft": DECODING, "score": JUDGING,

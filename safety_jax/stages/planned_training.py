@@ -1,0 +1,201 @@
+"""The optimizer step that a run of `sft`, `dpo` or `reward` would compile, by its own config, on
+shapes alone. See `planned.py`."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from safety_jax import policy, preferences, supervised, trees
+from safety_jax import step as steps
+from safety_jax.batch import Answers, Preferences, Tokens
+from safety_jax.models import heads
+from safety_jax.planning import abstract, formulas
+from safety_jax.planning.programs import Program
+from safety_jax.rewards import corpus as corpora
+from safety_jax.rewards import loss as judging
+from safety_jax.rewards.model import Trainee
+from safety_jax.stages import assemble, dpo, reward
+from safety_jax.stages.planned import (
+    Asked,
+    Choice,
+    Planned,
+    base_dtype,
+    chosen,
+    make_adapter,
+    make_policy,
+    make_scorer,
+    number_bytes,
+    training_run,
+)
+
+
+def row_tokens(config: ConfigDict) -> int:
+    return int(config.data.row_tokens or config.data.max_length)
+
+
+def example_tokens(asked: Asked) -> int:
+    return asked.example_tokens or int(asked.config.data.max_length)
+
+
+def rows_of_step(asked: Asked) -> int:
+    """Rows that the examples of an optimizer step fill."""
+    config = asked.config
+    if not config.data.packing:
+        return int(config.train.batch_size)
+    whole = max(1, row_tokens(config) // example_tokens(asked))
+    return math.ceil(config.train.batch_size / whole)
+
+
+def choose_training(asked: Asked) -> Choice:
+    config, rows = asked.config, rows_of_step(asked)
+    # Adapters and their moments are small; of weights that are trained there are three.
+    each = base_dtype(config).itemsize if config.lora.rank > 0 else 3 * 4
+    sizes = asked.own_mesh() if asked.keep else asked.mesh_for_rows(rows, each)
+    given = config.train.rows_per_microbatch
+    # Fewer microbatches gather weights less often: as many rows as fit, where they may be chosen.
+    return chosen(asked, sizes, given if asked.keep else rows, rows)
+
+
+def training_programs(asked: Asked, choice: Choice) -> list[Program]:
+    """The optimizer step of stages `sft`, `dpo` and `reward`."""
+    config, T = asked.config, row_tokens(asked.config)
+    assemble.check_values(config)
+    mesh = asked.mesh(choice.mesh)
+    microbatches = math.ceil(rows_of_step(asked) / choice.rows)
+    step = STEPS[config.stage](asked, mesh, choice.rows, microbatches)
+    rate, optimizer = assemble.make_optimizer(config.optim, total=1000)
+    given, where = abstract.state(step.trained, step.trainable, optimizer)
+    run = step.trained.run
+    trained = formulas.Trained(asked.model, run.remat, step.trained.adapter, step.chunk_tokens)
+    parts, width = formulas.Parts.of(mesh.shape), number_bytes(run)
+    everything = choice.rows * step.sides * microbatches
+    lengths = np.array([min(T, example_tokens(asked))])
+    load = formulas.training(
+        trained, parts, width=width, rows=everything, row_tokens=T, microbatches=microbatches,
+        flops_per_token=step.flops_per_token(lengths), live_reference=step.live,
+    )  # fmt: skip
+    temporaries = formulas.activations(
+        trained, parts, width=width, rows=choice.rows * step.sides, row_tokens=T
+    )
+    exchanged = formulas.exchanged(
+        asked.model, parts, width=width, tokens=everything * T,
+        passes=2 + step.live, repeats=microbatches,
+        reduced=abstract.bytes_on_device(step.trainable) // 4,
+    )  # fmt: skip
+    loops = microbatches if microbatches > 1 else 0, trained.chunks(T)
+    lower = functools.partial(
+        abstract.lower_step, given, where, step.frozen, step.batch, loss=step.loss,
+        count=step.count, optimizer=optimizer, rate=rate,
+    )  # fmt: skip
+    return [
+        Program(
+            name=f"a step of {everything:,} rows of {T:,} tokens",
+            lower=lower,
+            arguments={
+                "parameters": abstract.bytes_on_device((step.trainable, step.base)),
+                "optimizer": abstract.bytes_on_device(given.optimizer),
+                "batch": abstract.bytes_on_device(step.batch),
+            },
+            held={},
+            unknown_trips=tuple(trips for trips in loops if trips) or (1,),
+            load=load,
+            temporaries=temporaries,
+            exchanged=exchanged,
+        )
+    ]
+
+
+# ---------------------------------------------------------------------------- what a step is of
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What an optimizer step is made of, in shapes.
+
+    Attributes:
+        trained: where what is trained lives, and how it runs.
+        trainable, base: weights that move, and that stand still.
+        frozen: what the loss is given of the latter.
+        sides: rows that belong together: 2 for pairs.
+        live: the reference is computed in the step.
+        chunk_tokens: see `formulas.Trained`.
+        flops_per_token: of examples of some lengths, see `metrics`.
+    """
+
+    trained: policy.Policy | Trainee
+    trainable: trees.Tree
+    base: trees.Tree
+    frozen: trees.Tree | preferences.Frozen
+    batch: Tokens | Preferences | Answers
+    loss: steps.Loss
+    count: steps.Count
+    sides: int
+    live: bool
+    chunk_tokens: int
+    flops_per_token: Callable[[np.ndarray], float]
+
+
+def segments(asked: Asked) -> int:
+    """Examples of a row."""
+    return max(1, row_tokens(asked.config) // example_tokens(asked))
+
+
+def tuning_step(asked: Asked, mesh: Mesh, rows: int, microbatches: int) -> Step:
+    trained = make_policy(asked, mesh)
+    trainable, base = abstract.trained(trained, base_dtype(asked.config))
+    batch = abstract.tokens(mesh, (microbatches, rows), row_tokens(asked.config))
+    return Step(
+        trained, trainable, base, base, batch, supervised.make_loss(trained),
+        steps.trained_tokens, sides=1, live=False, chunk_tokens=trained.chunk_tokens,
+        flops_per_token=trained.flops_per_token,
+    )  # fmt: skip
+
+
+def preference_step(asked: Asked, mesh: Mesh, rows: int, microbatches: int) -> Step:
+    config = asked.config
+    trained = make_policy(asked, mesh)
+    trainable, base = abstract.trained(trained, base_dtype(config))
+    live = config.dpo.reference == "live"
+    loss = preferences.make_loss(
+        trained,
+        dpo.make_objective(config.dpo),
+        nll_weight=config.dpo.nll_weight,
+        live=live,
+        batch_size=config.train.batch_size,
+    )
+    batch = abstract.pairs(mesh, microbatches, rows, row_tokens(config), segments(asked))
+    return Step(
+        trained, trainable, base, preferences.Frozen(base, None), batch, loss, preferences.count,
+        sides=2, live=live, chunk_tokens=trained.chunk_tokens,
+        flops_per_token=trained.flops_per_token,
+    )  # fmt: skip
+
+
+def judge_step(asked: Asked, mesh: Mesh, rows: int, microbatches: int) -> Step:
+    config, T = asked.config, row_tokens(asked.config)
+    scorer = make_scorer(asked.model, T)
+    adapter = make_adapter(config, functools.partial(heads.targets, scorer))
+    trainee = Trainee(scorer, training_run(asked, mesh), Path(config.model.path), adapter, False)
+    trainable, base = abstract.judge(trainee, base_dtype(config))
+    sides = 2 if config.reward.kind in corpora.PAIRED else 1
+    batch = abstract.answers(mesh, microbatches, rows, sides, T, segments(asked))
+    objective = reward.make_objective(config.reward)
+    loss = judging.make_loss(trainee, objective, batch_size=config.train.batch_size)
+    return Step(
+        trainee, trainable, base, base, batch, loss, judging.count, sides=sides, live=False,
+        chunk_tokens=0, flops_per_token=trainee.flops_per_token,
+    )  # fmt: skip
+
+
+STEPS: dict[str, Callable[[Asked, Mesh, int, int], Step]] = {
+    "sft": tuning_step,
+    "dpo": preference_step,
+    "reward": judge_step,
+}
+TRAINING = Planned("trained", choose_training, training_programs)
