@@ -1,5 +1,7 @@
 """Distances of DeBERTa: buckets equal transformers', a reshape reads the right table entry."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,3 +56,14 @@ def test_position_scores(T):
     )
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("T", [1, 7, 8])
+def test_position_scores_of_the_first_token_alone(T):
+    x = jax.random.normal(jax.random.key(0), (3, 2, T, 4))
+    table = jax.random.normal(jax.random.key(1), (3, 2 * T - 1, 4))
+    both = functools.partial(np.testing.assert_allclose, atol=1e-5)
+    both(deberta.position_scores(x[:, :, :1], table), deberta.position_scores(x, table)[:, :, :1])
+    every = deberta.position_to_content(table, x, T)
+    both(every, np.swapaxes(deberta.position_scores(x, table), 2, 3))
+    both(deberta.position_to_content(table, x, 1), every[:, :, :1])

@@ -17,6 +17,8 @@ from test_end_to_end import configure, inputs  # noqa: F401
 from test_raft import assert_same as assert_same_rounds
 from test_raft import configure as configure_raft
 from test_raft import given  # noqa: F401
+from test_reward import answers  # noqa: F401
+from test_reward import configure as configure_reward
 
 from safety_jax import metrics, reference
 
@@ -86,8 +88,13 @@ def uninterrupted(command, tmp_path_factory) -> Path:
     return folder
 
 
-def assert_same(folder: Path, expected: Path, evaluations: bool = True) -> None:
-    found, known = (load_file(f / "export/adapter_model.safetensors") for f in (folder, expected))
+def assert_same(
+    folder: Path,
+    expected: Path,
+    evaluations: bool = True,
+    weights: str = "adapter_model.safetensors",
+) -> None:
+    found, known = (load_file(f / "export" / weights) for f in (folder, expected))
     assert found.keys() == known.keys()
     for name in known:
         np.testing.assert_array_equal(found[name], known[name], err_msg=name)
@@ -174,6 +181,28 @@ def test_dpo_killed_while_the_reference_is_computed_and_while_training(inputs, t
     process.communicate()
     finish(start(command("reference"), folder))
     assert_same(folder, whole)
+
+
+@pytest.mark.slow
+def test_a_judge_killed_twice_while_it_learns(answers, tmp_path):  # noqa: F811
+    config = configure_reward(
+        answers,
+        train__max_steps=STEPS,
+        checkpoint__every_steps=2,
+        log__compilation_cache=str(tmp_path / "compiled"),
+    )
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    finish(start(command_of(config), whole))
+    for step in (3, 8):
+        process = start(command_of(config), folder)
+        wait_for_step(process, folder, step)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert not (folder / "export").exists()
+    finish(start(command_of(config), folder))
+    assert_same(folder, whole, weights="model.safetensors")
+    found, known = ((f / "results.json").read_bytes() for f in (folder, whole))
+    assert found == known
 
 
 # What tells that a phase of a round has begun.

@@ -75,15 +75,16 @@ class Layer(nnx.Module):
         self.down = project(F, D, ("embed", "mlp"))
         self.mlp_norm = layers.LayerNorm(D, config.norm_epsilon)
 
-    def __call__(self, x, mask, run: Execution, adapters: dict[str, lora.Leaves]):
-        given = adapters.get
+    def __call__(self, x, mask, run: Execution, adapters: dict[str, lora.Leaves], first_only=False):
+        """[B T D] to [B T D], or to [B 1 D]: what the first token becomes."""
+        given, asking = adapters.get, x[:, :1] if first_only else x
         q, k, v = (
-            layers.heads_first(getattr(self, name)(x, run, given(name)), self.config.heads)
-            for name in ("query", "key", "value")
+            layers.heads_first(getattr(self, name)(of, run, given(name)), self.config.heads)
+            for name, of in (("query", asking), ("key", x), ("value", x))
         )
         scores = jnp.einsum("hbte,hbse->hbts", q, k, preferred_element_type=jnp.float32)
         attended = layers.attend(scores * q.shape[-1] ** -0.5, v, mask)
-        x = self.attention_norm(x + self.output(attended, run, given("output")))
+        x = self.attention_norm(asking + self.output(attended, run, given("output")))
         wide = ACTIVATIONS[self.config.activation](self.up(x, run, given("up")))
         return self.mlp_norm(x + self.down(wide, run, given("down")))
 
@@ -107,9 +108,11 @@ class Bert(nnx.Module):
         x = x + layers.look_up(self.position_embedding, jnp.broadcast_to(index, ids.shape), run)
         x = x + layers.look_up(self.type_embedding, types, run)
         x = meshes.constrain(self.embedding_norm(x), run.mesh, ("rows", "tokens", "width"))
-        return layers.run_layers(
-            self.layers, x, run, adapters, lambda layer, x, leaves: layer(x, mask, run, leaves)
-        )
+
+        def call(layer, x, leaves, first_only=False):
+            return layer(x, mask, run, leaves, first_only)
+
+        return layers.run_to_first(self.layers, lora.by_layer(adapters), x, run, call)
 
 
 def forward(
@@ -120,8 +123,10 @@ def forward(
     mask: Bool[Array, "B T"],
     run: Execution,
     adapters: lora.Adapters | None,
-) -> Float[Array, "B T D"]:
-    """The last hidden state, in `run.compute_dtype`; `mask` is True at real tokens.
+) -> Float[Array, "B 1 D"]:
+    """The last hidden state of the first token, which the head reads, in `run.compute_dtype`.
+
+    `mask` is True at real tokens.
 
     Where the model has one token type (RoBERTa), `types` must be zeros, as its tokenizer gives.
     """

@@ -142,25 +142,30 @@ class Layer(nnx.Module):
         self.down = project(F, D, ("embed", "mlp"))
         self.mlp_norm = layers.LayerNorm(D, config.norm_epsilon)
 
-    def __call__(self, x, positions, mask, run: Execution, adapters: dict[str, lora.Leaves]):
-        given = adapters.get
-        attended = self.attend(x, positions, mask, run, adapters)
-        x = self.attention_norm(x + self.output(attended, run, given("output")))
+    def __call__(
+        self, x, positions, mask, run: Execution, adapters: dict[str, lora.Leaves], first_only=False
+    ):
+        """[B T D] to [B T D], or to [B 1 D]: what the first token becomes."""
+        given, asking = adapters.get, x[:, :1] if first_only else x
+        attended = self.attend(asking, x, positions, mask, run, adapters)
+        x = self.attention_norm(asking + self.output(attended, run, given("output")))
         wide = layers.ACTIVATIONS[self.config.activation](self.up(x, run, given("up")))
         return self.mlp_norm(x + self.down(wide, run, given("down")))
 
-    def attend(self, x, positions, mask, run: Execution, adapters: dict[str, lora.Leaves]):
+    def attend(self, asking, x, positions, mask, run: Execution, adapters: dict[str, lora.Leaves]):
+        """What x [B T D] answers to `asking`: x itself, or its first token."""
         T, config = x.shape[1], self.config
         project = functools.partial(self.project, run=run, adapters=adapters)
-        q, k, v = (project(name, x) for name in ("query", "key", "value"))
+        q, k, v = project("query", asking), project("key", x), project("value", x)
         scores = jnp.einsum("hbte,hbse->hbts", q, k, preferred_element_type=jnp.float32)
         if config.relative and config.content_to_position:
             name = "key" if config.shared_projections else "position_key"
             scores += position_scores(q, self.by_distance(project(name, positions), T)[:, ::-1])
         if config.relative and config.position_to_content:
             name = "query" if config.shared_projections else "position_query"
-            towards = position_scores(k, self.by_distance(project(name, positions), T))
-            scores += jnp.swapaxes(towards, -1, -2)
+            scores += position_to_content(
+                self.by_distance(project(name, positions), T), k, asking.shape[1]
+            )
         terms = 1 + config.content_to_position + config.position_to_content
         return layers.attend(scores * (config.head_size * terms) ** -0.5, v, mask)
 
@@ -177,23 +182,34 @@ class Layer(nnx.Module):
 
 
 def position_scores(
-    x: Float[Array, "H B T E"], table: Float[Array, "H W E"]
-) -> Float[Array, "H B T T"]:
-    """Token i of x with the table's entry j - i + T - 1, for all i and j.
+    x: Float[Array, "H B Q E"], table: Float[Array, "H W E"]
+) -> Float[Array, "H B Q T"]:
+    """Token i of the first Q with the table's entry j - i + T - 1, for all j of T; W = 2 T - 1.
 
-    Tokens go in blocks: one of Q tokens needs Q + T - 1 entries, where all T need 2 T - 1.
+    Tokens go in blocks: one of N tokens needs N + T - 1 entries, where all T need 2 T - 1.
     """
-    T = x.shape[2]
-    Q = T // BLOCKS if T % BLOCKS == 0 else T
+    Q, T = x.shape[2], (table.shape[1] + 1) // 2
+    N = Q // BLOCKS if Q % BLOCKS == 0 else Q
 
     def block(first: int) -> jax.Array:
-        tokens = x[:, :, first : first + Q]
-        entries = table[:, T - Q - first : 2 * T - 1 - first]
+        tokens = x[:, :, first : first + N]
+        entries = table[:, T - N - first : 2 * T - 1 - first]
         return skew(
             jnp.einsum("hbqe,hwe->hbqw", tokens, entries, preferred_element_type=jnp.float32)
         )
 
-    return jnp.concatenate([block(first) for first in range(0, T, Q)], axis=2)
+    return jnp.concatenate([block(first) for first in range(0, Q, N)], axis=2)
+
+
+def position_to_content(
+    table: Float[Array, "H W E"], x: Float[Array, "H B T E"], Q: int
+) -> Float[Array, "H B Q T"]:
+    """The table's entry i - j + T - 1 with token j, for all j and the first Q i: all, or one."""
+    if Q > 1:
+        return jnp.swapaxes(position_scores(x, table), -1, -2)
+    entries = table[:, x.shape[2] - 1 :: -1]
+    first = jnp.einsum("hte,hbte->hbt", entries, x, preferred_element_type=jnp.float32)
+    return first[:, :, None]
 
 
 class ConvolutionLayer(nnx.Module):
@@ -251,21 +267,15 @@ class Deberta(nnx.Module):
         x = self.embed(ids, types, mask, run)
         positions = self.positions(ids.shape[1], run)
 
-        def call(layer, x, leaves):
-            return layer(x, positions, mask, run, leaves)
+        def call(layer, x, leaves, first_only=False):
+            return layer(x, positions, mask, run, leaves, first_only)
 
-        if self.config.convolution is None:
-            return layers.run_layers(self.layers, x, run, adapters, call)
-        # The convolution stands beside the first layer alone: that one runs by itself.
-        leaves = {} if adapters is None else lora.by_layer(adapters)
-        first, rest = (
-            jax.tree.map(take, (nnx.state(self.layers, nnx.Param), leaves))
-            for take in (lambda leaf: leaf[:1], lambda leaf: leaf[1:])
-        )
-        definition = nnx.graphdef(self.layers)
-        y = layers.run_stack(nnx.merge(definition, first[0]), first[1], x, run, call)
-        y = self.convolution(x, y, mask, run)
-        return layers.run_stack(nnx.merge(definition, rest[0]), rest[1], y, run, call)
+        stack, leaves = self.layers, lora.by_layer(adapters)
+        if self.config.convolution is not None:
+            # It stands beside the first layer alone: that one runs by itself.
+            first, (stack, leaves) = layers.split(stack, leaves, 1)
+            x = self.convolution(x, layers.run_layers(*first, x, run, call), mask, run)
+        return layers.run_to_first(stack, leaves, x, run, call)
 
     def embed(self, ids, types, mask, run: Execution) -> Float[Array, "B T D"]:
         config = self.config
@@ -297,6 +307,9 @@ def forward(
     mask: Bool[Array, "B T"],
     run: Execution,
     adapters: lora.Adapters | None,
-) -> Float[Array, "B T D"]:
-    """The last hidden state, in `run.compute_dtype`; `mask` is True at real tokens."""
+) -> Float[Array, "B 1 D"]:
+    """The last hidden state of the first token, which the head reads, in `run.compute_dtype`.
+
+    `mask` is True at real tokens.
+    """
     return layers.bind(Deberta, config, weights)(ids, types, mask, run, adapters)

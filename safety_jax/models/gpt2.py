@@ -89,10 +89,12 @@ class Gpt2(nnx.Module):
         x = x + layers.look_up(self.position_embedding, index, run)
         x = meshes.constrain(x, run.mesh, ("rows", "tokens", "width"))
         segments = mask.astype(jnp.int32)
-        x = layers.run_layers(
-            self.layers, x, run, adapters, lambda layer, x, leaves: layer(x, segments, run, leaves)
-        )
-        return self.final_norm(x)
+
+        def call(layer, x, leaves):
+            return layer(x, segments, run, leaves)
+
+        leaves = lora.by_layer(adapters)
+        return self.final_norm(layers.run_layers(self.layers, leaves, x, run, call))
 
 
 def forward(

@@ -16,7 +16,8 @@ class Kind:
 
     Attributes:
         module: declares the trunk's weights.
-        forward: (config, weights, ids, types, mask, run, adapters) to hidden states.
+        forward: (config, weights, ids, types, mask, run, adapters) to hidden states, of every token
+            or of the first alone, where `head` reads no other.
         head: (config, labels) to the head that a fresh scorer gets.
         attributes: (config, given, dtype, source) to the exported config.json; labels are added.
         targets: Hugging Face's names of the projections that adapters can go on, and ours.

@@ -137,26 +137,62 @@ def stacked(make: Callable[[nnx.Rngs], nnx.Module], layers: int, rngs: nnx.Rngs)
 
 def run_layers(
     layers: nnx.Module,
+    leaves: dict[str, lora.Leaves],
     x: Float[Array, "B T D"],
     run: Execution,
-    adapters: lora.Adapters | None,
     call: Callable[..., Any],
 ) -> Float[Array, "B T D"]:
-    """x through the stacked layers by one `lax.scan`; `call(layer, x, leaves)` runs a layer."""
-    return run_stack(layers, {} if adapters is None else lora.by_layer(adapters), x, run, call)
+    """x through the stacked layers by one `lax.scan`.
 
-
-def run_stack(layers: nnx.Module, leaves: dict[str, lora.Leaves], x, run: Execution, call):
-    """As `run_layers`, with the adapters' leaves already by layer."""
-
-    def body(x, layer_and_leaves):
-        layer, leaves = layer_and_leaves
-        return meshes.constrain(call(layer, x, leaves), run.mesh, ("rows", "tokens", "width")), None
-
-    if REMAT[run.remat] is not None:
-        body = jax.checkpoint(body, policy=REMAT[run.remat], prevent_cse=False)
-    x, _ = jax.lax.scan(body, x, (layers, leaves))
+    Args:
+        leaves: the adapters' (`lora.by_layer`).
+        call: `call(layer, x, leaves)` runs one layer.
+    """
+    one = _one_layer(call, run)
+    x, _ = jax.lax.scan(lambda x, layer: (one(x, *layer), None), x, (layers, leaves))
     return x
+
+
+def run_to_first(
+    layers: nnx.Module,
+    leaves: dict[str, lora.Leaves],
+    x: Float[Array, "B T D"],
+    run: Execution,
+    call: Callable[..., Any],
+) -> Float[Array, "B 1 D"]:
+    """x through the stacked layers; the first token's state alone, for heads that read no other.
+
+    What the last layer would make of the other tokens, beyond the keys and values that the first
+    one looks at, is five sixths of its products.
+
+    Args:
+        call: as in `run_layers`; with `first_only=True` it takes [B T D] to [B 1 D].
+    """
+    below, last = split(layers, leaves, -1)
+    if not jax.tree.leaves(last):
+        return x[:, :1]
+    x = run_layers(*below, x, run, call)
+    layer = jax.tree.map(lambda leaf: leaf[0], last)
+    return _one_layer(functools.partial(call, first_only=True), run)(x, *layer)
+
+
+def split(layers: nnx.Module, leaves: dict[str, lora.Leaves], at: int) -> tuple[Any, Any]:
+    """The layers before number `at` and those from it on, each with its leaves."""
+    return (
+        jax.tree.map(lambda leaf: leaf[:at], (layers, leaves)),
+        jax.tree.map(lambda leaf: leaf[at:], (layers, leaves)),
+    )
+
+
+def _one_layer(call: Callable[..., Any], run: Execution) -> Callable[..., Any]:
+    """(x, layer, leaves) -> x, laid out and rematerialised as `run` says."""
+
+    def one(x, layer, leaves):
+        return meshes.constrain(call(layer, x, leaves), run.mesh, ("rows", "tokens", "width"))
+
+    if REMAT[run.remat] is None:
+        return one
+    return jax.checkpoint(one, policy=REMAT[run.remat], prevent_cse=False)
 
 
 def heads_first(x: Float[Array, "B T D"], heads: int) -> Float[Array, "H B T E"]:
@@ -242,9 +278,11 @@ class Head(nnx.Module):
 
 
 def read_token(
-    hidden: Float[Array, "B T D"], mask: Bool[Array, "B T"], reads: str
+    hidden: Float[Array, "B _ D"], mask: Bool[Array, "B T"], reads: str
 ) -> Float[Array, "B D"]:
     """The hidden state of each row's first token, or of its last real one, wherever it stands.
+
+    For "first", `hidden` may be of the first token alone, [B 1 D].
 
     The place follows from the mask, never from token ids: a pad id may be a real token too.
     """

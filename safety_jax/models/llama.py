@@ -259,8 +259,8 @@ class Llama(nnx.Module):
 
         if REMAT[run.remat] is not None:
             body = jax.checkpoint(body, policy=REMAT[run.remat], prevent_cse=False)
-        leaves = {} if adapters is None else lora.by_layer(adapters)
-        x, kept = jax.lax.scan(body, self.embed(ids, run), (self.layers, leaves))
+        stacked = (self.layers, lora.by_layer(adapters))
+        x, kept = jax.lax.scan(body, self.embed(ids, run), stacked)
         return norm(x, self.final_norm, self.config), kept
 
 
@@ -319,7 +319,7 @@ class Unrolled(NamedTuple):
 
 def unroll(weights: trees.Tree, adapters: lora.Adapters | None) -> Unrolled:
     """Every layer's weights as arrays of their own."""
-    stacked = (weights["layers"], {} if adapters is None else lora.by_layer(adapters))
+    stacked = (weights["layers"], lora.by_layer(adapters))
     count = jax.tree.leaves(stacked)[0].shape[0]
     layers = [jax.tree.map(lambda leaf, n=number: leaf[n], stacked) for number in range(count)]
     ends = {name: leaf for name, leaf in weights.items() if name != "layers"}

@@ -167,8 +167,10 @@ def spread(adapters: Adapters, parameters: Mapping[str, meshes.Parameter], mesh:
     return dataclasses.replace(adapters, weights=trees.map_named(copy, adapters.weights))
 
 
-def by_layer(adapters: Adapters) -> dict[str, Leaves]:
-    """Leaves with a leading layer axis, for `lax.scan` over the layers."""
+def by_layer(adapters: Adapters | None) -> dict[str, Leaves]:
+    """Leaves with a leading layer axis, for `lax.scan` over the layers; none of no adapters."""
+    if adapters is None:
+        return {}
     leaves = {}
     for number, (target, pair) in enumerate(sorted(adapters.weights.items())):
         layers = pair["a"].shape[0]
