@@ -176,7 +176,10 @@ def run_to_first(
     return _one_layer(functools.partial(call, first_only=True), run)(x, *layer)
 
 
-def split(layers: nnx.Module, leaves: dict[str, lora.Leaves], at: int) -> tuple[Any, Any]:
+Part = tuple[nnx.Module, dict[str, lora.Leaves]]
+
+
+def split(layers: nnx.Module, leaves: dict[str, lora.Leaves], at: int) -> tuple[Part, Part]:
     """The layers before number `at` and those from it on, each with its leaves."""
     return (
         jax.tree.map(lambda leaf: leaf[:at], (layers, leaves)),
