@@ -91,15 +91,18 @@ def call(key: Key, folder: Path, threads: int) -> dict[str, Any]:
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "TQDM_DISABLE": "1",
     }
-    cores = sorted(os.sched_getaffinity(0))[:threads]
     module, variant = key
-    done = subprocess.run(
-        [sys.executable, "-m", module, str(folder), variant],
-        env=environment,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, cores),
-    )
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[:threads])  # the worker inherits it
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", module, str(folder), variant],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+    finally:
+        os.sched_setaffinity(0, allowed)
     if done.returncode:
         raise RuntimeError(f"{module} {variant} failed:\n{done.stderr[-4000:]}")
     return json.loads(done.stdout.splitlines()[-1])

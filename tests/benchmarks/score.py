@@ -12,10 +12,7 @@ printed beside them. Float32 on CPU; only figures of an idle machine mean much. 
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ import numpy as np
 
 from safety_jax import mesh as meshes
 from safety_jax.models import heads
+from tests.benchmarks import contest
 
 MODEL = {
     "architectures": ["DebertaV2ForSequenceClassification"],
@@ -78,29 +76,9 @@ def texts(folder: Path) -> list[np.ndarray]:
     return np.split(stored["ids"], np.cumsum(stored["lengths"])[:-1])
 
 
-def run(module: str, folder: Path, variant: str, threads: int) -> dict[str, Any]:
-    """One worker in its own process, on the first `threads` cores."""
-    environment = os.environ | {
-        "OMP_NUM_THREADS": str(threads),
-        "JAX_PLATFORMS": "cpu",
-        "HF_HUB_OFFLINE": "1",
-    }
-    cores = sorted(os.sched_getaffinity(0))[:threads]
-    done = subprocess.run(
-        [sys.executable, "-m", module, str(folder), variant],
-        env=environment,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, cores),
-    )
-    if done.returncode:
-        raise RuntimeError(f"{module} {variant} failed:\n{done.stderr[-4000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def report(results: dict[tuple[str, str], list[dict[str, Any]]], tokens: int) -> None:
+def report(results: dict[contest.Key, list[dict[str, Any]]], tokens: int) -> None:
     print(f"\n{'':<28}{'seconds':>9}{'range':>14}{'tokens/s':>10}{'padding':>9}{'before':>8}")
-    best: dict[str, tuple[str, str]] = {}
+    best: dict[str, contest.Key] = {}
     for key, found in results.items():
         seconds = [one["seconds"] for one in found]
         middle = statistics.median(seconds)
@@ -124,7 +102,7 @@ def report(results: dict[tuple[str, str], list[dict[str, Any]]], tokens: int) ->
     )
 
 
-def title(key: tuple[str, str]) -> str:
+def title(key: contest.Key) -> str:
     module, variant = key
     return f"safety_jax {variant}" if "jax" in module else f"transformers, rows of {variant}"
 
@@ -136,11 +114,11 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peers", default="8,32", help="rows of a batch of transformers")
-    parser.add_argument("--ours", default="4096", help="tokens of a batch of ours")
+    parser.add_argument("--ours", default="2048", help="tokens of a batch of ours")
     given = parser.parse_args()
     runs = [("tests.benchmarks.score_jax_worker", name) for name in given.ours.split(",")]
     runs += [("tests.benchmarks.score_torch_worker", name) for name in given.peers.split(",")]
-    results: dict[tuple[str, str], list[dict[str, Any]]] = {key: [] for key in runs}
+    results: dict[contest.Key, list[dict[str, Any]]] = {key: [] for key in runs}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         prepare(folder, given.conversations, given.layers)
@@ -148,7 +126,7 @@ def main() -> None:
         print(f"{given.layers} layers, {given.threads} threads, float32", flush=True)
         for number in range(given.rounds):
             for key in runs if number % 2 == 0 else reversed(runs):
-                results[key].append(run(key[0], folder, key[1], given.threads))
+                results[key].append(contest.call(key, folder, given.threads))
                 seconds = results[key][-1]["seconds"]
                 print(f"  round {number + 1}: {title(key)}: {seconds:.1f} s", flush=True)
     report(results, tokens)
