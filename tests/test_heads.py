@@ -1,16 +1,18 @@
 """Score heads on every trunk: equal to transformers, blind to padding, adapted or not."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from safety_jax import mesh as meshes
 from safety_jax import trees
 from safety_jax.errors import ConfigError
-from safety_jax.models import heads, lora
+from safety_jax.models import attention, heads, layers, llama, lora
 from tests.golden import score_cases
 
 # One of each kind, and the parts that stand outside the stacked layers.
@@ -196,3 +198,37 @@ def test_targets_by_name(tmp_path):
     assert heads.targets(scorer, ("query_proj", "dense")) == ("query", "output", "up", "down")
     with pytest.raises(ConfigError, match="expected 'all-linear' or any of query_proj"):
         heads.targets(scorer, ("q_proj",))
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_the_last_layer_makes_the_first_token_as_among_all(count, remat, one_device):
+    """And no layer's weights get another gradient for it."""
+    dtype = jnp.dtype(jnp.float32)
+    run = llama.Execution(one_device, dtype, attention.build("xla", one_device, None, dtype), remat)
+
+    class Mixes(nnx.Module):
+        def __init__(self, rngs):
+            self.kernel = nnx.Param(jax.random.normal(rngs.params(), (4, 4)))
+
+        def __call__(self, x, first_only=False):
+            asking = x[:, :1] if first_only else x
+            return asking + jnp.tanh(x.mean(axis=1, keepdims=True) @ self.kernel[...])
+
+    stack = layers.stacked(Mixes, count, nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(1), (2, 3, 4))
+
+    def call(layer, x, leaves, first_only=False):
+        return layer(x, first_only)
+
+    def summed(through, stack):
+        return (through(stack, {}, x, run, call)[:, 0] ** 2).sum()
+
+    (found, slopes), (expected, known) = (
+        nnx.value_and_grad(functools.partial(summed, through))(stack)
+        for through in (layers.run_to_first, layers.run_layers)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(slopes.kernel[...], known.kernel[...], rtol=1e-5, atol=1e-5)
+    nothing = layers.split(stack, {}, count)[1]
+    np.testing.assert_array_equal(layers.run_to_first(*nothing, x, run, call), x[:, :1])

@@ -169,7 +169,7 @@ def run_to_first(
         call: as in `run_layers`; with `first_only=True` it takes [B T D] to [B 1 D].
     """
     below, last = split(layers, leaves, -1)
-    if not jax.tree.leaves(last):
+    if not len(jax.tree.leaves(last)[0]):  # a convolution stood beside the only layer
         return x[:, :1]
     x = run_layers(*below, x, run, call)
     layer = jax.tree.map(lambda leaf: leaf[0], last)
