@@ -90,7 +90,6 @@ def test_missing_library_names_the_extra_and_changes_nothing(tmp_path, monkeypat
 
 
 def test_tensorboard_holds_the_same_numbers(tmp_path):
-    pytest.importorskip("tensorboardX")
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.record_writer import masked_crc32c
 
@@ -109,7 +108,6 @@ def test_tensorboard_holds_the_same_numbers(tmp_path):
 
 
 def test_wandb_run_keeps_its_id_over_a_resume(tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     ids = []
     for resume_step in (0, 1):
