@@ -6,7 +6,7 @@
 
 Models: Hugging Face folders or hub ids, or PEFT folders. Answers that exist already are read by
 `--config.evaluate.responses=NAME=FOLDER_OR_FILE,...`; their prompts must be the sets', row by row.
-Sets: names (I-CoNa, XSTest, HarmBench, ...: `safety_jax/evaluation/catalogue.py`), whose files are
+Sets: names (I-CoNa, XSTest, HarmBench, ...: `evaluation/sets/catalogue.py`), whose files are
 looked for below `evaluate.data`; or files of your own with `?kind=unsafe&columns=...`; or any
 source read as a set, such as Safe to Serve's `tfds:openbookqa:train+validation?as=OpenBookQA`.
 Judges: `refusal`; exports of stage `reward`, as FOLDER or NAME=FOLDER; rows as in configs/score.py.

@@ -6,7 +6,7 @@ Papers: InstructGPT's reward model (arXiv 2203.02155); the cost model of Safe RL
     python -m safety_jax.main --config=configs/reward.py --config.model.path=TRUNK \\
         --config.data.train=PAIRS --workdir=runs/reward
 
-The trunk is any folder that `models/heads.py` reads (LLaMA family, DeBERTa, BERT, RoBERTa, GPT-2),
+The trunk is any folder of the LLaMA family, DeBERTa, BERT, RoBERTa or GPT-2 (`models/encoders`),
 with a head of one output, which goes on, or with another or none, which is replaced.
 
 Arguments, behind the colon and joined by commas:

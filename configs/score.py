@@ -24,7 +24,7 @@ Arguments, behind the colon and joined by commas, each a judge beside the refusa
     sequence      any other model with a sequence head; give its path and what its output means
     safe_first    harmfulness first, then helpfulness; with both of them
 
-A judge of its own takes no code: copy a group below. See `safety_jax/scoring/registry.py`.
+A judge of its own takes no code: copy a group below. See `safety_jax/judges/registry.py`.
 
 Cost: the refusal detector does about a thousand responses a second; DeBERTa-v3-large takes 0.9 GB
 in bfloat16, Llama Guard 3 16 GB over all chips, plus a batch of activations.

@@ -18,8 +18,8 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from safety_jax import supervisor
-from safety_jax.errors import ConfigError, UserError
+from safety_jax.base import supervisor
+from safety_jax.base.errors import ConfigError, UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The run's config file.", lock_config=True
@@ -77,7 +77,7 @@ def work(joined: Callable[[Any], None] | None) -> None:
     # Late, so that a mistyped flag is told at once.
     import jax
 
-    from safety_jax import hosts
+    from safety_jax.base import hosts
     from safety_jax.stages import dpo, evaluate, plan, raft, recipe, reward, score, sft
 
     stages = {

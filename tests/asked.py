@@ -7,22 +7,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from safety_jax.evaluation.likelihood import Limits, Model
+from safety_jax.evaluation.harness.loglikelihood import RequestLimits, ScoredModel
 from safety_jax.models import llama
 
 WINDOW = 48
-LIMITS = Limits(longest=WINDOW, tokens_per_batch=192, chunk_tokens=16)
+LIMITS = RequestLimits(longest=WINDOW, tokens_per_batch=192, chunk_tokens=16)
 
 
-def tiny_model(config: llama.Config, run: llama.Execution, tokens) -> Model:
+def tiny_model(config: llama.LlamaConfig, run: llama.Execution, tokens) -> ScoredModel:
     """Random weights for the tokens of a tokenizer."""
     config = dataclasses.replace(config, vocabulary_size=len(tokens))
     weights = llama.initialize(config, jax.random.key(0), run.mesh, jnp.float32)
-    return Model(config, run, weights, None, tokens)
+    return ScoredModel(config, run, weights, None, tokens)
 
 
 @functools.cache
-def whole_logits(config: llama.Config, run: llama.Execution):
+def whole_logits(config: llama.LlamaConfig, run: llama.Execution):
     """Logits of one row of any length, padded at its end, where nothing sees it."""
 
     @jax.jit
@@ -35,7 +35,7 @@ def whole_logits(config: llama.Config, run: llama.Execution):
     return compute
 
 
-def logprobs(model: Model, ids: list[int]) -> np.ndarray:
+def logprobs(model: ScoredModel, ids: list[int]) -> np.ndarray:
     """log p of every token behind every prefix, from whole logits."""
     row = np.zeros((1, 128), np.int32)
     row[0, : len(ids)] = ids
@@ -44,7 +44,7 @@ def logprobs(model: Model, ids: list[int]) -> np.ndarray:
     return logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
 
 
-def by_hand(model: Model, context: list[int], continuation: list[int]) -> tuple[float, bool]:
+def by_hand(model: ScoredModel, context: list[int], continuation: list[int]) -> tuple[float, bool]:
     """What a pair's likelihood is, and whether it is greedy."""
     read = [*context, *continuation][-(WINDOW + 1) :][:-1]
     found = logprobs(model, read)[-len(continuation) :]

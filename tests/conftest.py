@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import pytest
 from samples import execute_on
 
-from safety_jax import mesh as meshes
+from safety_jax.base import mesh as meshes
 from safety_jax.models import llama
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -44,10 +44,10 @@ def eight_devices():
 
 
 @pytest.fixture(scope="session")
-def config() -> llama.Config:
+def config() -> llama.LlamaConfig:
     """Two layers, grouped heads, an untied head; spread wide enough that errors show."""
     rope = llama.Rope(1e4, "default", 1.0, 1.0, 4.0, 8192)
-    return llama.Config(
+    return llama.LlamaConfig(
         vocabulary_size=96, width=32, mlp_width=64, layers=2, heads=4, kv_heads=2, head_size=8,
         norm_epsilon=1e-5, rope=rope, tied_embeddings=False, query_key_value_bias=False,
         output_bias=False, mlp_bias=False, query_key_norm=False, activation="silu",

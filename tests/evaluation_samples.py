@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safety_jax.data.formats import Message
-from safety_jax.evaluation.measures import Block, Resampling
-from safety_jax.evaluation.sets import Item, Set
-from safety_jax.scoring.judge import Card, Score, unscored
+from safety_jax.evaluation.measures.counts import Block, Resampling
+from safety_jax.evaluation.sets.items import Item, Set
+from safety_jax.judges.judge import JudgeCard, Score, unscored
 
 HOW = Resampling(resamples=500, seed=0)
 
 
-def card(name: str, direction: str, threshold: float | None = None, kind: str = "sequence") -> Card:
-    return Card(
+def card(
+    name: str, direction: str, threshold: float | None = None, kind: str = "sequence"
+) -> JudgeCard:
+    return JudgeCard(
         name=name, kind=kind, model=name, weights_sha256=None, direction=direction, low=None,
         high=None, threshold=threshold, template="pair", precision="", settings={},
     )  # fmt: skip

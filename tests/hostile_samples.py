@@ -4,7 +4,7 @@ import dataclasses
 
 from report_samples import SETS, preferences, report, transcripts
 
-from safety_jax.evaluation.results import Answer, Report, Transcript
+from safety_jax.evaluation.measures.results import Answer, Report, Transcript
 
 # Nothing of this may run, hide, reach over its place, or fetch anything.
 HOSTILE = (

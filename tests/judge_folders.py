@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import tiny_tokenizers
 
-from safety_jax import mesh as meshes
+from safety_jax.base import mesh as meshes
 from safety_jax.data.formats import Message
-from safety_jax.models import heads
-from safety_jax.scoring.judge import Conversation
+from safety_jax.judges.judge import Conversation
+from safety_jax.models.encoders import heads
 from tests.golden import cases
 
 # As Llama Guard 2: the whole conversation in one text, and the verdict right behind it.

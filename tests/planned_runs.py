@@ -7,30 +7,30 @@ from typing import Any
 from safety_jax.models import llama
 from safety_jax.planning import chips
 from safety_jax.stages.plan import STAGES
-from safety_jax.stages.planned import Asked, Choice
+from safety_jax.stages.planned import PlanRequest, ProgramChoice
 
 
 def asked(
     stage: str,
-    model: llama.Config,
+    model: llama.LlamaConfig,
     where: str,
     found: Sequence[Any],
     sizes: tuple[int, int, int],
     argument: str | None = None,
     **values: Any,
-) -> Asked:
+) -> PlanRequest:
     """A run by its own config, with some values set: `data__max_length=32`."""
     config = importlib.import_module(f"configs.{stage}").get_config(argument)
     flat = {key.replace("__", "."): value for key, value in values.items()}
     axes = ("mesh.data", "mesh.fsdp", "mesh.tensor")
     config.update_from_flattened_dict(flat | dict(zip(axes, sizes, strict=True)))
-    return Asked(config, model, chips.parse_slice(where), found, keep=True, example_tokens=0)
+    return PlanRequest(config, model, chips.parse_slice(where), found, keep=True, example_tokens=0)
 
 
-def programs(run: Asked, rows: int | None = None) -> list[Any]:
+def programs(run: PlanRequest, rows: int | None = None) -> list[Any]:
     """Of the run as its config has it, or with other rows."""
     planned = STAGES[run.config.stage]
     choice = planned.choose(run)
     if rows is not None:
-        choice = Choice(choice.mesh, rows, choice.most, choice.step, choice.free)
+        choice = ProgramChoice(choice.mesh, rows, choice.most, choice.step, choice.free)
     return planned.programs(run, choice)

@@ -6,19 +6,19 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy import stats
 
-from safety_jax import statistics
-from safety_jax.evaluation.results import (
+from safety_jax.evaluation.measures.results import (
     Answer,
     Category,
     Comparison,
     Degenerate,
     Estimate,
-    Judged,
+    JudgedRates,
     Rate,
     Refused,
-    Row,
+    ResultRow,
     Transcript,
 )
+from safety_jax.maths import statistics
 
 SAFETY, HARM, HELPFUL = "guard", "harmfulness", "helpful"
 
@@ -40,7 +40,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - half, mean + half, len(values))
 
 
-def judged(answers: Sequence[Answer], judge: str) -> Judged:
+def judged(answers: Sequence[Answer], judge: str) -> JudgedRates:
     scores = [answer.scores[judge] for answer in answers]
     values = [score.value for score in scores if score.value is not None]
     safe = (
@@ -60,7 +60,7 @@ def judged(answers: Sequence[Answer], judge: str) -> Judged:
     if values:
         median = dataclasses.replace(median, value=float(np.median(values)))
     reasons = {"the guard's answer is neither safe nor unsafe": missing} if missing else {}
-    return Judged(
+    return JudgedRates(
         rate(safe) if safe else None,
         rate(engaged) if engaged else None,
         mean,
@@ -81,7 +81,7 @@ def refused(answers: Sequence[Answer]) -> Refused | None:
     )
 
 
-def row(model: str, name: str, kind: str, items: Sequence[Transcript]) -> Row:
+def row(model: str, name: str, kind: str, items: Sequence[Transcript]) -> ResultRow:
     answers = [item.answers[model] for item in items]
     names = dict.fromkeys(item.category for item in items if item.category)
     parts = {c: [i.answers[model] for i in items if i.category == c] for c in names}
@@ -99,7 +99,7 @@ def row(model: str, name: str, kind: str, items: Sequence[Transcript]) -> Row:
         "collapsed": letters.count(common) > 0.6 * len(letters),
     }
     none = rate([False] * len(answers))
-    return Row(
+    return ResultRow(
         model=model, set=name, kind=kind, n=len(items), protocol="0123456789abcdef",
         judged={j: judged(answers, j) for j in answers[0].scores},
         refused=refused(answers),

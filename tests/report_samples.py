@@ -14,22 +14,25 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from report_parts import HARM, HELPFUL, SAFETY, comparisons, rate, row
 
-from safety_jax.evaluation.results import (
+from safety_jax.evaluation.measures.results import (
     Agreement,
     Answer,
     Estimate,
     Preference,
     Quality,
     Report,
-    Score,
     Transcript,
+    TranscriptScore,
 )
-from safety_jax.scoring.judge import BETTER, HARMFUL, SAFER, Card
+from safety_jax.judges.judge import BETTER, HARMFUL, SAFER, JudgeCard
 
 
-def card(name: str, direction: str, threshold: float | None, template: str) -> Card:
-    return Card(name, "sequence", f"models/{name}", f"{len(name):x}" * 64, direction, None, None,
-                threshold, template, "float32", {})  # fmt: skip
+def card(name: str, direction: str, threshold: float | None, template: str) -> JudgeCard:
+    weights = f"{len(name):x}" * 64
+    return JudgeCard(
+        name, "sequence", f"models/{name}", weights, direction, None, None, threshold, template,
+        "float32", {},
+    )  # fmt: skip
 
 
 JUDGES = (
@@ -81,12 +84,14 @@ def answer(kind: str, model: str, draw: np.random.Generator, longer: int) -> Ans
         letter = "C" if draw.random() < 0.6 else "ABD"[draw.integers(3)]
         return Answer(f"The answer is {letter}.", "eos", "none", {}, letter, "")
     scores = {
-        SAFETY: Score(0.97 if safe else 0.08, "safe" if safe else "unsafe", not safe, ""),
-        HARM: Score(round(harm, 3), "", harm >= 1.5, ""),
-        HELPFUL: Score(float(draw.normal(HELPS[model], 0.8)), "", None, ""),
+        SAFETY: TranscriptScore(0.97 if safe else 0.08, "safe" if safe else "unsafe", not safe, ""),
+        HARM: TranscriptScore(round(harm, 3), "", harm >= 1.5, ""),
+        HELPFUL: TranscriptScore(float(draw.normal(HELPS[model], 0.8)), "", None, ""),
     }
     if draw.random() < 0.01:
-        scores[SAFETY] = Score(None, "", None, "the guard's answer is neither safe nor unsafe")
+        scores[SAFETY] = TranscriptScore(
+            None, "", None, "the guard's answer is neither safe nor unsafe"
+        )
     finish = "length" if draw.random() < 0.08 else "eos"
     label = ("full" if draw.random() < 0.8 else "partial") if refuses else "none"
     human = ("safe" if safe else "unsafe") if draw.random() < 0.1 else ""

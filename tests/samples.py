@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from safety_jax import trees
-from safety_jax.batch import Tokens
+from safety_jax.base import trees
+from safety_jax.base.batch import Tokens
 from safety_jax.models import attention, llama, lora
 from tests.golden import cases, rows
 
@@ -17,7 +17,7 @@ def execute_on(mesh, remat: str = "none", window: int | None = None) -> llama.Ex
     return llama.Execution(mesh, jnp.dtype(jnp.float32), backend, remat)
 
 
-def random_adapters(config: llama.Config, mesh, dropout: float = 0.0) -> lora.Adapters:
+def random_adapters(config: llama.LlamaConfig, mesh, dropout: float = 0.0) -> lora.Adapters:
     """Adapters on every projection with neither factor zero."""
     shapes = lora.shapes(llama.parameters(config), lora.targets(("all-linear",)), 4)
     flat = {

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from safety_jax.errors import ConfigError
+from safety_jax.base.errors import ConfigError
 from safety_jax.models import attention
 
 

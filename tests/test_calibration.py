@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import optimize, special, stats
 
-from safety_jax import calibration
+from safety_jax.maths import calibration
 
 
 def drawn(count: int, spread: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

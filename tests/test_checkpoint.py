@@ -16,10 +16,10 @@ import numpy as np
 import optax
 import pytest
 
-from safety_jax import mesh as meshes
-from safety_jax.checkpoint import Checkpoints, abstract
-from safety_jax.errors import CheckpointError
-from safety_jax.step import State
+from safety_jax.base import mesh as meshes
+from safety_jax.base.errors import CheckpointError
+from safety_jax.training.checkpoint import Checkpoints, abstract
+from safety_jax.training.step import State
 
 ROOT = Path(__file__).parents[1]
 
@@ -183,8 +183,8 @@ def test_keeping_none_is_refused(tmp_path):
 CHILD = """
 import json, resource, signal, sys
 import jax, jax.numpy as jnp
-from safety_jax.checkpoint import Checkpoints
-from safety_jax.errors import CheckpointError
+from safety_jax.training.checkpoint import Checkpoints
+from safety_jax.base.errors import CheckpointError
 
 folder, limit = sys.argv[1], int(sys.argv[2])
 state = {"x": jax.random.normal(jax.random.key(0), (8_000_000,))}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
+from safety_jax.base.errors import DataError
 from safety_jax.data.encode import encode, encode_prompts
 from safety_jax.data.loader import Loader
 from safety_jax.data.mixing import mix
@@ -15,7 +16,6 @@ from safety_jax.data.prompts import ALPACA, load_template
 from safety_jax.data.records import read_pairs, read_prompts, read_records
 from safety_jax.data.sources import open_source
 from safety_jax.data.tokenizer import load_tokenizer
-from safety_jax.errors import DataError
 
 pytestmark = pytest.mark.real_data
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from safety_jax.models import deberta, heads
+from safety_jax.models.encoders import deberta, heads
 from tests.golden import score_cases
 
 

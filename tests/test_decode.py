@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from samples import execute_on, random_adapters
 
-from safety_jax import compilation
-from safety_jax.errors import ConfigError, DataError
-from safety_jax.models import decode, hf, llama, lora
+from safety_jax.base import compilation
+from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.models import llama, lora
+from safety_jax.models.decoding import generation
+from safety_jax.models.folders import hf
 from tests.golden import cases
 
-GREEDY = decode.Settings(
+GREEDY = generation.Settings(
     temperature=0.0, top_k=0, top_p=1.0, frequency_penalty=0.0, beams=1, length_penalty=1.0,
     candidates=1, max_new_tokens=cases.DECODE_TOKENS,
 )  # fmt: skip
@@ -27,7 +29,7 @@ SAMPLED = dataclasses.replace(
 FIRST = dataclasses.replace(SAMPLED, max_new_tokens=1)
 # One program of each kind: an odd number of lanes is not halved towards the end, and prompts are
 # read one by one. Other sizes have their own test.
-PACE = decode.Pace(
+PACE = generation.Pace(
     lanes=5, prefill_prompts=1, bucket_tokens=32, chunk_steps=7, cache_dtype=jnp.float32
 )
 SEED = 3
@@ -37,14 +39,16 @@ NUMBERS = [100 + number for number in range(len(PROMPTS))]
 EVERY = tuple(range(len(PROMPTS)))
 
 
-def setup(config, run, settings=SAMPLED, eos=cases.DECODE_EOS, stop=None, **pace) -> decode.Setup:
-    return decode.Setup(config, run, settings, dataclasses.replace(PACE, **pace), eos, stop)
+def setup(
+    config, run, settings=SAMPLED, eos=cases.DECODE_EOS, stop=None, **pace
+) -> generation.Setup:
+    return generation.Setup(config, run, settings, dataclasses.replace(PACE, **pace), eos, stop)
 
 
-def generate(made: decode.Setup, weights, which=EVERY, adapters=None):
+def generate(made: generation.Setup, weights, which=EVERY, adapters=None):
     """Completions of some prompts, by index."""
     prompts, numbers = [PROMPTS[i] for i in which], [NUMBERS[i] for i in which]
-    found = decode.generate(made, weights, adapters, prompts, numbers, SEED, None)
+    found = generation.generate(made, weights, adapters, prompts, numbers, SEED, None)
     return dict(zip(which, found, strict=True))
 
 
@@ -74,7 +78,7 @@ def test_equals_generate(name, beams, tmp_path, one_device, golden):
     settings = dataclasses.replace(GREEDY, beams=beams)
     prompts = cases.decode_prompts(name)
     lanes = 3 if beams == 1 else 5 * beams  # of five prompts sampled, two wait
-    found = decode.generate(
+    found = generation.generate(
         setup(config, run, settings, lanes=lanes), weights, None, prompts, range(5), SEED, None
     )
     for number, (answer,) in enumerate(found):
@@ -130,7 +134,7 @@ def test_a_trained_checkpoint_tells_the_same_story(beams, one_device):
     ]
     settings = dataclasses.replace(GREEDY, beams=beams, max_new_tokens=100)
     made = setup(config, execute_on(one_device), settings, eos=(1, 2), lanes=4 * beams)
-    found = decode.generate(made, weights, None, prompts, range(5), SEED, None)
+    found = generation.generate(made, weights, None, prompts, range(5), SEED, None)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     for prompt, (answer,) in zip(prompts, found, strict=True):
         expected = model.generate(
@@ -184,7 +188,7 @@ def test_a_second_call_compiles_nothing(config, weights, execution, reference):
     counter = compilation.Counter()
     random = np.random.default_rng(1)
     prompts = [random.integers(21, 96, n).tolist() for n in (30, 2, 11, 1, 23, 6, 14, 28, 3)]
-    found = decode.generate(
+    found = generation.generate(
         setup(config, execution), weights, None, prompts, range(9), SEED + 1, None
     )
     assert [len(row) for row in found] == [SAMPLED.candidates] * 9
@@ -195,7 +199,7 @@ def test_candidates_and_seeds_differ(config, weights, execution, reference):
     for row in reference.values():
         assert len({tuple(answer.ids) for answer in row}) > 1
     made = setup(config, execution)
-    other = decode.generate(made, weights, None, PROMPTS, NUMBERS, SEED + 1, None)
+    other = generation.generate(made, weights, None, PROMPTS, NUMBERS, SEED + 1, None)
     assert [row[0].ids for row in other] != [row[0].ids for row in reference.values()]
 
 
@@ -268,7 +272,7 @@ def test_stop_strings_cut_text_tokens_and_log_probability(config, weights, execu
     assert len(whole.ids) > 4
     # Ends inside the fourth token's text, and begins inside the third's.
     string = text(whole.ids)[len(text(whole.ids[:3])) - 1 : len(text(whole.ids[:4])) - 1]
-    stopped = generate(setup(config, execution, stop=decode.Stop((string,), text)), weights)
+    stopped = generate(setup(config, execution, stop=generation.Stop((string,), text)), weights)
     answer = stopped[3][0]
     assert answer.finish == "stop"
     assert answer.ids == whole.ids[: len(answer.ids)] and string in text(answer.ids)
@@ -292,7 +296,7 @@ def test_one_token_and_no_prompts(config, weights, execution):
 
 
 def test_the_bar_counts_tokens_and_prompts(config, weights, execution, capsys):
-    decode.generate(
+    generation.generate(
         setup(config, execution), weights, None, PROMPTS[:2], NUMBERS[:2], SEED, "answers"
     )
     shown = capsys.readouterr().err
@@ -303,11 +307,11 @@ def test_refused(config, weights, execution, eight_devices):
     made = setup(config, execution)
     for prompt in ([], [config.vocabulary_size], [-1]):
         with pytest.raises(DataError, match="prompt 7 has .* use the model's own tokenizer"):
-            decode.generate(made, weights, None, [prompt], [7], SEED, None)
+            generation.generate(made, weights, None, [prompt], [7], SEED, None)
     with pytest.raises(ConfigError, match="lanes 6 does not divide over mesh data x fsdp = 4"):
         setup(config, execute_on(eight_devices), lanes=6, prefill_prompts=4).check()
     beams = dataclasses.replace(GREEDY, beams=4)
     with pytest.raises(ConfigError, match="beam search ends at token ids only"):
-        setup(config, execution, beams, stop=decode.Stop(("x",), str)).check()
+        setup(config, execution, beams, stop=generation.Stop(("x",), str)).check()
     with pytest.raises(ConfigError, match="chunk_steps 0"):
         setup(config, execution, chunk_steps=0).check()

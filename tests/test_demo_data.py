@@ -3,7 +3,7 @@
 import pytest
 
 from launch.demo import wording, write_data
-from safety_jax.scoring import refusal
+from safety_jax.judges import refusal
 
 TRAINED = ("base", "instructions", "safety", "raft_prompts", "ordinary_prompts", "pairs", "judge")
 EVALUATED = ("eval_unsafe", "eval_safe", "eval_traps", "eval_facts")

@@ -11,10 +11,10 @@ from safetensors.numpy import load_file
 from test_end_to_end import WORDS, inputs  # noqa: F401
 
 from configs import dpo as dpo_config
-from safety_jax import metrics
-from safety_jax.errors import ConfigError, DataError
-from safety_jax.models import hf, peft
+from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.models.folders import hf, peft
 from safety_jax.stages import dpo
+from safety_jax.training import metrics
 
 
 def write_pairs(path: Path, count: int) -> Path:

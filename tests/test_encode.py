@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from tokenizers import normalizers, processors
 
+from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data.encode import encode, encode_prompts, preview
 from safety_jax.data.prompts import load_template
 from safety_jax.data.records import Message, Record
-from safety_jax.errors import ConfigError, DataError
 from tests.tiny_tokenizers import CHATML, INST, llama, qwen
 
 

@@ -13,11 +13,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from configs import sft as sft_config
-from safety_jax import mesh as meshes
-from safety_jax import metrics, trees
-from safety_jax.errors import CheckpointError, ConfigError, DataError, UserError
-from safety_jax.models import hf, llama, lora, peft
+from safety_jax.base import mesh as meshes
+from safety_jax.base import trees
+from safety_jax.base.errors import CheckpointError, ConfigError, DataError, UserError
+from safety_jax.models import llama, lora
+from safety_jax.models.folders import hf, peft
 from safety_jax.stages import sft
+from safety_jax.training import metrics
 from tests.golden import cases
 
 ROOT = Path(__file__).parent.parent

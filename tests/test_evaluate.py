@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save_file
 from test_end_to_end import WORDS, inputs  # noqa: F401
 
 from configs import evaluate as evaluate_config
-from safety_jax.errors import ConfigError, DataError, UserError
-from safety_jax.models import decode
+from safety_jax.base.errors import ConfigError, DataError, UserError
+from safety_jax.models.decoding import generation
 from safety_jax.stages import evaluate
 
 ITEMS = 7
@@ -163,7 +163,7 @@ def test_an_answer_is_stored_with_all_that_it_depends_on(finished, given):
 def test_a_killed_run_goes_on_and_a_finished_one_does_nothing(
     finished, given, tmp_path, monkeypatch
 ):
-    folder, generate, calls = tmp_path / "run", decode.generate, []
+    folder, generate, calls = tmp_path / "run", generation.generate, []
 
     def dies(*args):
         calls.append(args[-1])
@@ -171,7 +171,7 @@ def test_a_killed_run_goes_on_and_a_finished_one_does_nothing(
             raise KeyboardInterrupt
         return generate(*args)
 
-    monkeypatch.setattr(decode, "generate", dies)
+    monkeypatch.setattr(generation, "generate", dies)
     with pytest.raises(KeyboardInterrupt):
         evaluate.run(configure(given), str(folder))
     with open(folder / "responses" / "base" / "unsafe.jsonl", "ab") as file:
@@ -186,8 +186,8 @@ def test_a_killed_run_goes_on_and_a_finished_one_does_nothing(
 def test_another_model_is_added_to_a_finished_run(finished, given, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
-    asked, generate = [], decode.generate
-    monkeypatch.setattr(decode, "generate", lambda *a: asked.append(a[-1]) or generate(*a))
+    asked, generate = [], generation.generate
+    monkeypatch.setattr(generation, "generate", lambda *a: asked.append(a[-1]) or generate(*a))
     more = f"base={given}/base,tuned={given}/tuned,again={given}/base"
     evaluate.run(configure(given, **{"evaluate.models": more}), str(folder))
     assert asked and all(title.startswith("again, ") for title in asked)

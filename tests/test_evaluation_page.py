@@ -7,7 +7,7 @@ import pytest
 from hostile_samples import HOSTILE, hostile
 from report_samples import large, small
 
-from safety_jax import workdir
+from safety_jax.base import files
 from safety_jax.report.evaluation import page
 
 pytestmark = [
@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
         ("hostile", hostile()),
         ("large", large(("base", "dpo"))),
     ):
-        workdir.write(found / f"{name}.html", page.render(report))
+        files.write(found / f"{name}.html", page.render(report))
     return found
 
 

@@ -10,7 +10,7 @@ from hostile_samples import hostile
 from report_parts import rate
 from report_samples import large, nothing, single, small
 
-from safety_jax.evaluation.results import Report
+from safety_jax.evaluation.measures.results import Report
 from safety_jax.report import evaluation
 from safety_jax.report.evaluation import (
     cells,

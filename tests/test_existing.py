@@ -12,12 +12,12 @@ from evaluation_samples import answers, ask, numbered, prompts, write_lists
 from test_responses import KEY, PROTOCOL, open_file, replies
 from test_stored import judge
 
+from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data.formats import Message
-from safety_jax.errors import ConfigError, DataError
-from safety_jax.evaluation import existing, stored
-from safety_jax.evaluation.existing import read_existing
-from safety_jax.evaluation.responses import recorded
-from safety_jax.evaluation.sets import Item, Set, read_sets
+from safety_jax.evaluation.answers import existing, stored_scores
+from safety_jax.evaluation.answers.existing import read_existing
+from safety_jax.evaluation.answers.responses import recorded
+from safety_jax.evaluation.sets.items import Item, Set, read_sets
 
 
 @pytest.fixture
@@ -239,7 +239,9 @@ def test_the_papers_table_comes_out_again(shared):
     found = read_existing(str(shared / "safe_to_serve/sit/safety_100"), sets, KEY, "row")
     guard = judge(threshold=(0.5,), column="llama_guard_response")
     safe = {
-        name: sum(guard.is_unsafe(score) is False for score in stored.scores(guard, responses))
+        name: sum(
+            guard.is_unsafe(score) is False for score in stored_scores.scores(guard, responses)
+        )
         for name, responses in found.items()
     }
     assert safe == {"I-CoNa": 116, "I-MaliciousInstructions": 65, "I-Controversial": 28}
@@ -248,7 +250,7 @@ def test_the_papers_table_comes_out_again(shared):
         ("deberta_score", (-2.02, -2.38, -1.52)),
     ):
         card = judge(column=column)
-        scores = [stored.scores(card, found[name]) for name in names]
+        scores = [stored_scores.scores(card, found[name]) for name in names]
         assert tuple(round(statistics.median(s.value for s in row), 2) for row in scores) == medians
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from safety_jax.errors import CheckpointError
-from safety_jax.models import folder as folders
+from safety_jax.base.errors import CheckpointError
+from safety_jax.models.folders import hub as folders
 
 ONE, TWO = "model-1.safetensors", "model-2.safetensors"
 

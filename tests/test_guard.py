@@ -10,13 +10,14 @@ from judge_folders import CONVERSATIONS, GUARD3, conversation, write_guard
 from samples import execute_on
 
 from configs import score as score_config
+from safety_jax.base.errors import CheckpointError, ConfigError
 from safety_jax.data import tokenizer
 from safety_jax.data.formats import Message
-from safety_jax.errors import CheckpointError, ConfigError
-from safety_jax.models import hf, hf_config, llama
-from safety_jax.scoring import guard, registry
-from safety_jax.scoring.judge import Conversation
-from safety_jax.scoring.planned import Planned, Resources
+from safety_jax.judges import guard, registry
+from safety_jax.judges.judge import Conversation
+from safety_jax.judges.planned import PlannedJudge, Resources
+from safety_jax.models import llama
+from safety_jax.models.folders import hf, hf_config
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +30,7 @@ def third(tmp_path_factory) -> Path:
     return write_guard(tmp_path_factory.mktemp("guard3") / "model", GUARD3)
 
 
-def plan(mesh, folder: Path, kind: str, **changes) -> Planned:
+def plan(mesh, folder: Path, kind: str, **changes) -> PlannedJudge:
     # A random model has no verdict in mind: its floor is 0.
     row = score_config.guard(kind, str(folder)).to_dict() | {"min_verdict_probability": 0.0}
     own = {"category_tokens": 0} if kind == "llama_guard" else {"field": "harmful_response"}

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from safety_jax import mesh as meshes
-from safety_jax import trees
-from safety_jax.errors import ConfigError
-from safety_jax.models import attention, heads, layers, llama, lora
+from safety_jax.base import mesh as meshes
+from safety_jax.base import trees
+from safety_jax.base.errors import ConfigError
+from safety_jax.models import attention, layers, llama, lora
+from safety_jax.models.encoders import heads
 from tests.golden import score_cases
 
 # One of each kind, and the parts that stand outside the stacked layers.

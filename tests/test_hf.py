@@ -14,10 +14,11 @@ import opened
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from safety_jax import trees
-from safety_jax.errors import CheckpointError, ConfigError
-from safety_jax.models import folder as folders
-from safety_jax.models import hf, llama, streaming
+from safety_jax.base import trees
+from safety_jax.base.errors import CheckpointError, ConfigError
+from safety_jax.models import llama
+from safety_jax.models.folders import hf, streaming
+from safety_jax.models.folders import hub as folders
 from tests.golden import cases
 
 GIGABYTES = 5_000_000_000

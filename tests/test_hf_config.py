@@ -7,8 +7,9 @@ import math
 import pytest
 import transformers
 
-from safety_jax.errors import CheckpointError
-from safety_jax.models import families, hf_config, llama
+from safety_jax.base.errors import CheckpointError
+from safety_jax.models import llama
+from safety_jax.models.folders import families, hf_config
 from tests.golden import cases
 
 TOKEN_IDS = {"bos_token_id": 5, "eos_token_id": 6, "pad_token_id": None}

@@ -30,8 +30,8 @@ from test_resume import command_of, wait_for_step
 from test_reward import answers  # noqa: F401
 from test_score import model  # noqa: F401
 
-from safety_jax import metrics
 from safety_jax.stages import dpo, evaluate, raft, reward, score, sft
+from safety_jax.training import metrics
 
 ROOT = Path(__file__).parent.parent
 PROCESSES, DEVICES = 2, 8

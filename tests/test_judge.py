@@ -6,16 +6,16 @@ import math
 import pytest
 from judge_folders import conversation
 
+from safety_jax.base.errors import ConfigError
 from safety_jax.data.formats import Message
 from safety_jax.data.records import Record
-from safety_jax.errors import ConfigError
-from safety_jax.scoring import combine, judge
-from safety_jax.scoring.judge import BETTER, HARMFUL, REFUSING, SAFER, Card, scored, unscored
-from safety_jax.scoring.refusal import RefusalJudge
+from safety_jax.judges import combine, judge
+from safety_jax.judges.judge import BETTER, HARMFUL, REFUSING, SAFER, JudgeCard, scored, unscored
+from safety_jax.judges.refusal import RefusalJudge
 
 
-def card(name: str = "a", direction: str = SAFER, threshold: float | None = 0.5) -> Card:
-    return Card(
+def card(name: str = "a", direction: str = SAFER, threshold: float | None = 0.5) -> JudgeCard:
+    return JudgeCard(
         name=name, kind="test", model="", weights_sha256=None, direction=direction, low=None,
         high=None, threshold=threshold, template="", precision="", settings={},
     )  # fmt: skip
@@ -24,7 +24,7 @@ def card(name: str = "a", direction: str = SAFER, threshold: float | None = 0.5)
 class Fixed:
     """A judge that knows its scores by heart."""
 
-    def __init__(self, card: Card, scores):
+    def __init__(self, card: JudgeCard, scores):
         self.card, self._scores = card, scores
 
     def score(self, conversations):

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import judged, ratings, records, sources
 from safety_jax.data.formats import Labels, Message
 from safety_jax.data.records import Pair, Rated, Record
-from safety_jax.errors import ConfigError, DataError
 from tests import tiny_tokenizers
 
 ASK = Message("user", "How do I bake bread?")

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from samples import execute_on, on_device, packed_rows, random_adapters, unpacked
 
-from safety_jax import mesh as meshes
-from safety_jax import objectives, trees
-from safety_jax.errors import ConfigError
+from safety_jax.base import mesh as meshes
+from safety_jax.base import trees
+from safety_jax.base.errors import ConfigError
+from safety_jax.maths import losses
 from safety_jax.models import llama, rotary
 
 ROWS = [[11, 7, 9], [20, 5], [29]]
@@ -24,10 +25,10 @@ def loss_and_gradient(config, weights, adapters, tokens, run):
         hidden = llama.forward(
             config, weights, tokens.ids, tokens.positions, tokens.segments, run, given
         )
-        targets, mask = objectives.shift(tokens)
+        targets, mask = losses.shift(tokens)
         head = llama.head(config, weights, run.mesh)
-        scores = objectives.token_logprobs(hidden, head, targets, mask, chunk_tokens=8)
-        return objectives.sft(scores).loss
+        scores = losses.token_logprobs(hidden, head, targets, mask, chunk_tokens=8)
+        return losses.sft(scores).loss
 
     return jax.jit(jax.value_and_grad(loss, (0, 1)))(weights, adapters.weights)
 

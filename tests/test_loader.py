@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safety_jax.batch import Tokens
+from safety_jax.base.batch import Tokens
+from safety_jax.base.errors import ConfigError
 from safety_jax.data.encode import Counts, Examples
 from safety_jax.data.loader import Loader, pack
-from safety_jax.errors import ConfigError
 
 T = 16
 

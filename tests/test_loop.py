@@ -9,11 +9,11 @@ import numpy as np
 import optax
 import pytest
 
-from safety_jax import loop, optim
-from safety_jax import mesh as meshes
-from safety_jax import step as steps
-from safety_jax.checkpoint import Checkpoints
-from safety_jax.errors import DivergenceError
+from safety_jax.base import mesh as meshes
+from safety_jax.base.errors import DivergenceError
+from safety_jax.training import loop, optim
+from safety_jax.training import step as steps
+from safety_jax.training.checkpoint import Checkpoints
 
 
 class Numbers:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from samples import random_adapters
 
-from safety_jax import trees
-from safety_jax.errors import ConfigError
+from safety_jax.base import trees
+from safety_jax.base.errors import ConfigError
 from safety_jax.models import llama, lora
 
 IDS = jnp.arange(24)[None] % 17

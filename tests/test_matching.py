@@ -4,9 +4,9 @@ import pytest
 from evaluation_samples import answers, ask, numbered, prompts, write_lists
 from test_responses import KEY
 
-from safety_jax.errors import ConfigError, DataError
-from safety_jax.evaluation import matching
-from safety_jax.evaluation.existing import read_existing
+from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.evaluation.answers import matching
+from safety_jax.evaluation.answers.existing import read_existing
 
 
 def mismatch(tmp_path, texts, count=10, match="row"):

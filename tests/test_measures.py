@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from safety_jax.rewards import measures
+from safety_jax.training import judge_quality
 
 
-def held(kind, scores, lengths, targets=None, categories=None) -> measures.Held:
+def held(kind, scores, lengths, targets=None, categories=None) -> judge_quality.Held:
     scores, lengths = (np.asarray(x, float).reshape(len(x), -1) for x in (scores, lengths))
     n = len(scores)
-    return measures.Held(
+    return judge_quality.Held(
         kind=kind,
         scores=scores,
         targets=None if targets is None else np.asarray(targets, float).reshape(n, -1),
@@ -31,12 +31,12 @@ PAIRS = held(
 
 def test_pairs_by_hand():
     """Right three times, undecided once, of six; longer wins four times and once nothing does."""
-    metrics = measures.evaluation(PAIRS)
+    metrics = judge_quality.evaluation(PAIRS)
     assert metrics["eval/accuracy"] == pytest.approx(3.5 / 6)
     assert metrics["eval/margin"] == pytest.approx(np.mean([1, 1, -1, 0, 6, -1]))
     assert metrics["eval/loss"] == pytest.approx(1.25)
     assert (metrics["eval/min_reward"], metrics["eval/max_reward"]) == (-1, 5)
-    found = measures.report(PAIRS, PAIRS)
+    found = judge_quality.report(PAIRS, PAIRS)
     assert found["baselines"]["chance"] == {"value": 0.5, "n": 6}
     assert found["baselines"]["longer wins"]["value"] == pytest.approx(4.5 / 6)
     assert found["baselines"]["shorter wins"]["value"] == pytest.approx(1.5 / 6)
@@ -49,20 +49,20 @@ def test_pairs_by_hand():
 
 def test_a_judge_against_counting_words():
     """McNemar, exact: only the pairs where one of the two is right say anything."""
-    found = measures.report(PAIRS, PAIRS)["against_length"]
+    found = judge_quality.report(PAIRS, PAIRS)["against_length"]
     assert (found["only_judge_right"], found["only_length_right"]) == (1, 2)
     assert found["p"] == pytest.approx(stats.binomtest(1, 3).pvalue)
 
 
 def test_answers_of_one_length_do_not_count_against_counting_words():
     data = held("pairs", [(1, 0)] * 8, [(4, 4)] * 8)
-    found = measures.report(data, PAIRS)["against_length"]
+    found = judge_quality.report(data, PAIRS)["against_length"]
     assert found == {"only_judge_right": 0, "only_length_right": 0, "p": 1.0}
 
 
 def test_a_judge_that_counts_words_is_visible():
     lengths = np.random.default_rng(0).integers(1, 99, (40, 2))
-    found = measures.report(held("pairs", lengths / 10, lengths), PAIRS)
+    found = judge_quality.report(held("pairs", lengths / 10, lengths), PAIRS)
     assert found["length_correlation"]["pearson"] == pytest.approx(1)
     parts = found["by_length"]
     assert sum(part["n"] for part in parts) == 40
@@ -72,7 +72,7 @@ def test_a_judge_that_counts_words_is_visible():
 
 def test_a_cost_is_higher_where_it_is_less_safe():
     data = held("cost", [(-1, 2), (1, -2)], [(1, 2), (3, 4)], [(0, 1), (0, 1)])
-    found = measures.report(data, data)
+    found = judge_quality.report(data, data)
     np.testing.assert_array_equal(data.evidence, [3, -3])
     assert found["accuracy"]["value"] == 0.5 and found["sign_accuracy"] == 0.5
     assert found["auc"] == pytest.approx(0.5)
@@ -80,7 +80,7 @@ def test_a_cost_is_higher_where_it_is_less_safe():
 
 def test_labels_are_compared_with_the_more_frequent_one():
     data = held("binary", [2, -1, 3, -2], [5, 6, 7, 8], [1, 0, 0, 0])
-    found = measures.report(data, data)
+    found = judge_quality.report(data, data)
     assert found["accuracy"]["value"] == 0.75
     assert found["baselines"]["more frequent label"]["value"] == 0.75
     assert found["auc"] == pytest.approx(2 / 3)
@@ -88,7 +88,7 @@ def test_labels_are_compared_with_the_more_frequent_one():
 
 def test_ratings():
     data = held("regression", [1, 2, 3, 4], [10, 20, 30, 40], [0, 2, 2, 4])
-    found = measures.report(data, data)
+    found = judge_quality.report(data, data)
     assert found["mse"] == pytest.approx(data.losses.mean())
     assert found["baselines"]["mean rating"]["mse"] == pytest.approx(2.0)
     line = stats.linregress([10, 20, 30, 40], [0, 2, 2, 4])
@@ -96,13 +96,13 @@ def test_ratings():
     error = ((fitted - [0, 2, 2, 4]) ** 2).mean()
     assert found["baselines"]["line on length"]["mse"] == pytest.approx(error)
     assert found["by_rating"]["2"] == {"mean_score": 2.5, "n": 2}
-    assert "MSE" in measures.describe(found)
+    assert "MSE" in judge_quality.describe(found)
 
 
 @pytest.mark.parametrize("kind", ["pairs", "cost"])
 def test_what_people_are_shown(kind):
     targets = [(0, 1)] * 6 if kind == "cost" else None
     data = held(kind, PAIRS.scores, PAIRS.lengths, targets)
-    shown = measures.describe(measures.report(data, data))
+    shown = judge_quality.describe(judge_quality.report(data, data))
     for words in ("this judge", "chance", "longer wins", "logistic on length", "95% interval"):
         assert words in shown

@@ -6,10 +6,10 @@ import evaluation_samples as samples
 import pytest
 from evaluation_samples import HOW, block, make_set
 
-from safety_jax import statistics
-from safety_jax.evaluation import compare, derived, measures, overlap
-from safety_jax.evaluation.compare import Margins
-from safety_jax.scoring.judge import Score
+from safety_jax.evaluation.measures import compare, counts, derived, overlap
+from safety_jax.evaluation.measures.compare import Margins
+from safety_jax.judges.judge import Score
+from safety_jax.maths import statistics
 
 NONE = Margins(0.0, 0.0, "")
 UNSAFE = make_set("U", "unsafe", 6)
@@ -23,7 +23,7 @@ def one(found, measure, name="U"):
 
 def test_a_row_counts_verdicts_refusals_and_what_is_missing():
     # The value at the threshold is unsafe; one answer is unscored.
-    row = measures.row(
+    row = counts.row(
         block("m", UNSAFE, [0.1, 0.5, 0.9, None, 0.2, 0.0],
               ["full", "none", "none", "partial", "none", "full"]),
         HOW,
@@ -46,7 +46,7 @@ def test_a_row_counts_verdicts_refusals_and_what_is_missing():
 
 
 def test_without_scores_there_is_no_share():
-    row = measures.row(block("m", UNSAFE, [None] * 6), HOW)
+    row = counts.row(block("m", UNSAFE, [None] * 6), HOW)
     safe = row.judged["guard"].safe
     assert safe is not None and safe.value is None and (safe.least, safe.most) == (0, 1)
     assert row.judged["guard"].mean.value is None and row.refused is None
@@ -54,13 +54,13 @@ def test_without_scores_there_is_no_share():
 
 def test_answers_that_are_none():
     phrase = "the same words again and again "
-    found = measures.degenerate(
+    found = counts.degenerate(
         ["", "  \n", "short", phrase * 8, " ".join(map(str, range(40)))],
         ["eos", "eos", "length", "length", "eos"],
     )
     assert found.empty.count == 2 and found.repeated.count == 1
     assert found.truncated is not None and found.truncated.count == 2
-    assert measures.degenerate(["a"], [""]).truncated is None
+    assert counts.degenerate(["a"], [""]).truncated is None
 
 
 def test_paired_change_of_shares():
@@ -140,7 +140,7 @@ def test_multiple_choice_is_compared_by_accuracy():
     quiz = make_set("Q", "choice", 4, choices=("A", "B"), reference="A")
 
     def answered(model, right):
-        return measures.Block(model, quiz, "p", ["A"] * 4, [""] * 4, {}, {}, {"n": 4}, right)
+        return counts.Block(model, quiz, "p", ["A"] * 4, [""] * 4, {}, {}, {"n": 4}, right)
 
     found = compare.compare(
         [answered("a", [True, True, False, False])],

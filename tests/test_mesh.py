@@ -4,8 +4,8 @@ import jax
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from safety_jax import mesh as meshes
-from safety_jax.errors import ConfigError
+from safety_jax.base import mesh as meshes
+from safety_jax.base.errors import ConfigError
 
 
 def test_one_size_may_be_left_open():

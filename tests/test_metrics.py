@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from safety_jax import metrics
-from safety_jax.errors import ConfigError, DataError
+from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.training import metrics
 
 
 def writer(folder, resume_step=0, tensorboard=False, wandb=False, primary=True):
@@ -146,7 +146,7 @@ def test_peak_by_device_kind(kind, peak):
 
 def test_rate_by_hand():
     now = [0.0]
-    rate = metrics.Rate(flops_per_token=100.0, peak=4000.0, clock=lambda: now[0])
+    rate = metrics.Throughput(flops_per_token=100.0, peak=4000.0, clock=lambda: now[0])
     assert rate.read() == {}
     rate.add(1_000_000)
     now[0] = 3.0
@@ -156,14 +156,14 @@ def test_rate_by_hand():
         rate.add(tokens)
     assert rate.read() == {"tokens_per_second": 20.0, "seconds_per_step": 2.0, "mfu": 0.5}
     assert rate.read() == {}
-    unknown = metrics.Rate(100.0, None, clock=lambda: now[0])
+    unknown = metrics.Throughput(100.0, None, clock=lambda: now[0])
     unknown.add(5)
     now[0] += 1.0
     assert set(unknown.read()) < set(metrics.TIMING) and "mfu" not in unknown.read()
 
 
 def test_progress_off_a_terminal_is_one_line_per_log(capsys):
-    progress = metrics.Progress(40, 10)
+    progress = metrics.ProgressBar(40, 10)
     for step in range(11, 31):
         progress.step(step)
         if step % 10 == 0:
@@ -177,7 +177,7 @@ def test_progress_off_a_terminal_is_one_line_per_log(capsys):
 
 def test_progress_on_a_terminal_is_a_bar(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    progress = metrics.Progress(40, 10)
+    progress = metrics.ProgressBar(40, 10)
     progress.step(20)
     progress.log(20, {"loss": 1.5})
     progress.close()
@@ -186,7 +186,7 @@ def test_progress_on_a_terminal_is_a_bar(capsys, monkeypatch):
 
 
 def test_other_processes_show_nothing(capsys):
-    progress = metrics.Progress(4, 0, primary=False)
+    progress = metrics.ProgressBar(4, 0, primary=False)
     progress.log(1, {"loss": 1.0})
     progress.print("x")
     progress.close()

@@ -2,10 +2,10 @@
 
 import pytest
 
+from safety_jax.base.errors import ConfigError
 from safety_jax.data.mixing import mix, split
 from safety_jax.data.records import Message, Pair, Record, read_pairs, read_records
 from safety_jax.data.sources import Source
-from safety_jax.errors import ConfigError
 
 
 def source(name, size, take=None, weight=None, bad=0):

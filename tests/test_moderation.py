@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
+from safety_jax.base.errors import ConfigError
 from safety_jax.data.formats import Message
-from safety_jax.errors import ConfigError
-from safety_jax.scoring import moderation
-from safety_jax.scoring.judge import HARMFUL, Card, Conversation
+from safety_jax.judges import moderation
+from safety_jax.judges.judge import HARMFUL, Conversation, JudgeCard
 
 KEY = "sk-do-not-print-this"
-CARD = Card(
+CARD = JudgeCard(
     name="moderation", kind="moderation", model="some-model", weights_sha256=None,
     direction=HARMFUL, low=0.0, high=1.0, threshold=0.5, template="response", precision="",
     settings={},

@@ -10,8 +10,8 @@ from safetensors.numpy import load_file, save_file
 from test_heads import scorer_of, scores_of
 from test_heads_folder import GIGABYTES
 
-from safety_jax.errors import CheckpointError
-from safety_jax.models import heads
+from safety_jax.base.errors import CheckpointError
+from safety_jax.models.encoders import heads
 from tests.golden import cases, score_cases
 
 

@@ -4,14 +4,14 @@ import dataclasses
 
 from evaluation_samples import HOW, block, make_set
 
-from safety_jax.evaluation import measures, notes
+from safety_jax.evaluation.measures import counts, notes
 
 UNSAFE, OTHER = make_set("U", "unsafe", 4), make_set("V", "safe", 4)
 
 
 def row(of, scores, answers, finishes):
     made = block("base", of, scores)
-    return measures.row(dataclasses.replace(made, answers=answers, finishes=finishes), HOW)
+    return counts.row(dataclasses.replace(made, answers=answers, finishes=finishes), HOW)
 
 
 def test_answers_that_are_none_are_told_in_one_line_a_model():
@@ -31,7 +31,7 @@ def test_answers_that_are_none_are_told_in_one_line_a_model():
 
 
 def test_answers_of_unknown_making_are_told_once():
-    made = [dataclasses.replace(block("base", of, [0.1] * 4), protocol=measures.UNKNOWN)
+    made = [dataclasses.replace(block("base", of, [0.1] * 4), protocol=counts.UNKNOWN)
             for of in (UNSAFE, OTHER)]  # fmt: skip
-    (told,) = notes.of([measures.row(one, HOW) for one in made], [])
+    (told,) = notes.of([counts.row(one, HOW) for one in made], [])
     assert told.startswith("Answers that were read from files")

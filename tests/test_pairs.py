@@ -6,10 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from safety_jax import corpus
-from safety_jax.data import pairs, prompts, records, sources
+from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.data import corpus, pairs, prompts, records, sources
 from safety_jax.data.formats import Labels, Message
-from safety_jax.errors import ConfigError, DataError
 from tests import tiny_tokenizers
 
 SAFE_RLHF = {

@@ -16,10 +16,13 @@ import numpy as np
 import pytest
 from samples import execute_on, golden_adapters
 
-from safety_jax import objectives, optim, trees
-from safety_jax import step as steps
-from safety_jax.batch import Tokens
-from safety_jax.models import hf, llama, lora
+from safety_jax.base import trees
+from safety_jax.base.batch import Tokens
+from safety_jax.maths import losses
+from safety_jax.models import llama, lora
+from safety_jax.models.folders import hf
+from safety_jax.training import optim
+from safety_jax.training import step as steps
 from tests.golden import cases, rows
 
 
@@ -175,13 +178,13 @@ def make_loss(tuned, full: bool):
         hidden = llama.forward(
             config, weights, tokens.ids, tokens.positions, tokens.segments, execution, adapters
         )
-        scores = objectives.token_logprobs(
+        scores = losses.token_logprobs(
             hidden,
             llama.head(config, weights, execution.mesh),
-            *objectives.shift(tokens),
+            *losses.shift(tokens),
             chunk_tokens=16,
         )
-        sums = objectives.sft(scores)
+        sums = losses.sft(scores)
         return {"loss": sums.loss / total, "correct": sums.correct / total}
 
     return loss
@@ -288,19 +291,19 @@ def trainer(tuned):
 
 def run_steps(state, frozen, step, batches):
     """Losses, gradient norms, and the state after the steps."""
-    losses, norms = [], []
+    seen, norms = [], []
     for batch in batches:
         state, metrics = step(state, frozen, batch, np.int32(len(batch.ids)))
-        losses.append(float(metrics["loss"]))
+        seen.append(float(metrics["loss"]))
         norms.append(float(metrics["grad_norm"]))
-    return losses, norms, state
+    return seen, norms, state
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_clipped_adamw_steps(kind, trainer, golden):
     batches = [sft_batch(number) for number in range(rows.STEPS)]
-    losses, norms, state = run_steps(*trainer(kind), batches)
-    np.testing.assert_allclose(losses, golden[f"{kind}/losses"], rtol=1e-4)
+    seen, norms, state = run_steps(*trainer(kind), batches)
+    np.testing.assert_allclose(seen, golden[f"{kind}/losses"], rtol=1e-4)
     np.testing.assert_allclose(norms, golden[f"{kind}/gradient_norms"], rtol=1e-4)
     named = in_torch_names(state.trainable, kind == "full")
     if kind == "full":
@@ -340,6 +343,6 @@ def test_losses_that_trl_logs(kind, trainer):
         microbatches(*(golden["ids"][here], mask[here], golden["lengths"][here]), 1, rows.TRL_ROWS)
         for here in np.split(np.arange(examples * rows.TRL_STEPS), rows.TRL_STEPS)
     ]
-    losses, norms, _ = run_steps(*trainer("full"), batches)
-    np.testing.assert_allclose(losses, golden["losses"], rtol=1e-4)
+    seen, norms, _ = run_steps(*trainer("full"), batches)
+    np.testing.assert_allclose(seen, golden["losses"], rtol=1e-4)
     np.testing.assert_allclose(norms, golden["gradient_norms"], rtol=1e-3)

@@ -12,8 +12,9 @@ import pytest
 from safetensors.numpy import save_file
 from samples import random_adapters
 
-from safety_jax.errors import CheckpointError
-from safety_jax.models import hf, hf_config, llama, lora, peft
+from safety_jax.base.errors import CheckpointError
+from safety_jax.models import llama, lora
+from safety_jax.models.folders import hf, hf_config, peft
 from tests.golden import cases
 
 CASE = "llama_grouped"
@@ -143,7 +144,7 @@ def test_sharded_as_the_model_shards_them(tmp_path, config, eight_devices):
 
 def test_settings_and_scale(tmp_path, config, one_device):
     adapters, settings = peft.load(write_adapter(tmp_path), config, one_device)
-    assert settings == peft.Settings(
+    assert settings == peft.LoraConfig(
         rank=4,
         alpha=16.0,
         dropout=0.05,
@@ -320,7 +321,7 @@ def test_peft_opens_an_export(case, rslora, tmp_path, one_device):
     scale = lora.scaling(RANK, 8.0, rslora)
     adapters = dataclasses.replace(random_adapters(config, one_device), scale=scale)
     targets = tuple(lora.TARGETS.values())
-    settings = peft.Settings(RANK, 8.0, 0.1, targets, rslora, str(base), "float32")
+    settings = peft.LoraConfig(RANK, 8.0, 0.1, targets, rslora, str(base), "float32")
     peft.export(tmp_path / "export", adapters, settings)
 
     model = theirs.PeftModel.from_pretrained(opened.model_of(base), tmp_path / "export")

@@ -6,17 +6,17 @@ import shutil
 
 import pytest
 
-from safety_jax import sheets
+from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.data import sheets
 from safety_jax.data.formats import Message
-from safety_jax.errors import ConfigError, DataError
-from safety_jax.evaluation import people
-from safety_jax.evaluation.measures import Block, Resampling
-from safety_jax.evaluation.people import KEY, SHEET, People
-from safety_jax.evaluation.sets import Item, Set
-from safety_jax.scoring.judge import HARMFUL, Card, scored, unscored
+from safety_jax.evaluation.measures import people
+from safety_jax.evaluation.measures.counts import Block, Resampling
+from safety_jax.evaluation.measures.people import KEY, SHEET, People
+from safety_jax.evaluation.sets.items import Item, Set
+from safety_jax.judges.judge import HARMFUL, JudgeCard, scored, unscored
 
 HOW = Resampling(200, 0)
-CARD = Card("guard", "sequence", "", None, HARMFUL, 0.0, 1.0, 0.5, "", "", {})
+CARD = JudgeCard("guard", "sequence", "", None, HARMFUL, 0.0, 1.0, 0.5, "", "", {})
 LABEL = people.COLUMNS[3]
 
 

@@ -8,9 +8,9 @@ import jax
 import pytest
 from planned_runs import asked, programs
 
-from safety_jax.errors import ConfigError
-from safety_jax.models import cache as caches
+from safety_jax.base.errors import ConfigError
 from safety_jax.models import llama
+from safety_jax.models.decoding import kv_cache as caches
 from safety_jax.planning import chips, collectives, formulas, layouts, roofline, sizes, table
 from safety_jax.planning import programs as compilations
 from safety_jax.stages import plan, planned
@@ -110,7 +110,7 @@ def test_a_judge_in_training_has_no_vocabulary(config):
 
 def test_flops_by_formula_are_those_the_compiler_counts(config):
     """Of a forward pass without loops, which the compiler would count once."""
-    one = llama.Config(**{**config.__dict__, "layers": 1, "mlp_width": 512, "width": 128,
+    one = llama.LlamaConfig(**{**config.__dict__, "layers": 1, "mlp_width": 512, "width": 128,
                           "head_size": 32})  # fmt: skip
     run = asked(
         "score", one, "v5e:1x1", jax.devices()[:1], (1, 1, 1), "llama_guard",
@@ -125,8 +125,8 @@ def test_flops_by_formula_are_those_the_compiler_counts(config):
 
 def test_a_written_token_reads_weights_and_caches_once():
     model = sizes.read("llama2-7b")
-    lanes = caches.Sizes(lanes=64, prompts=8, prompt_tokens=512, own_tokens=256)
-    parts = formulas.Parts(rows=4, stored=4, tensor=4)
+    lanes = caches.CacheSizes(lanes=64, prompts=8, prompt_tokens=512, own_tokens=256)
+    parts = formulas.FlopParts(rows=4, stored=4, tensor=4)
     load = formulas.writing(model, parts, lanes, width=2, cache_width=2)
     weights = formulas.kernel_weights(model) + formulas.head_weights(model)
     cache = 2 * 2 * 32 * 32 * 128 * (8 * 512 + 64 * 256)
@@ -266,7 +266,7 @@ def tried(**needed):
     ],
 )
 def test_the_search_follows_a_straight_line(tries, expected):
-    choice = planned.Choice(layouts.Sizes(1, 16, 1), 16, 256, 16, free=True)
+    choice = planned.ProgramChoice(layouts.ModelSizes(1, 16, 1), 16, 256, 16, free=True)
     assert plan.next_rows(choice, tries, 100.0) == expected
 
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from samples import execute_on, on_device, packed_rows, random_adapters
 
-from safety_jax import policy
-from safety_jax.errors import ConfigError
-from safety_jax.models import hf, lora, peft
+from safety_jax.base.errors import ConfigError
+from safety_jax.models import lora
+from safety_jax.models.folders import hf, peft
+from safety_jax.training import policy
 
-SETTINGS = peft.Settings(
+SETTINGS = peft.LoraConfig(
     rank=4, alpha=8.0, dropout=0.25, targets=lora.targets(("all-linear",)), rslora=False,
     base_name="base", dtype="float32",
 )  # fmt: skip

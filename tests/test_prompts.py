@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data.prompts import Span, load_template
 from safety_jax.data.records import Message, Record
-from safety_jax.errors import ConfigError, DataError
 from tests.tiny_tokenizers import CHATML, INST, llama, qwen
 
 

@@ -13,10 +13,10 @@ from safetensors.numpy import load_file
 from test_end_to_end import WORDS, inputs  # noqa: F401
 
 from configs import raft as raft_config
-from safety_jax import metrics
-from safety_jax.errors import ConfigError, DataError
-from safety_jax.models import hf
+from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.models.folders import hf
 from safety_jax.stages import raft
+from safety_jax.training import metrics
 
 PROMPTS, CANDIDATES = 8, 3
 

@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 import tiny_tokenizers
 
+from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import encode, prompts
 from safety_jax.data.formats import Message
 from safety_jax.data.records import Record
-from safety_jax.errors import ConfigError, DataError
-from safety_jax.raft import folder, measures, people, pool, selection
-from safety_jax.raft.folder import Candidate
-from safety_jax.scoring.judge import BETTER, HARMFUL, REFUSING, SAFER, Card, Score, unscored
+from safety_jax.judges.judge import BETTER, HARMFUL, REFUSING, SAFER, JudgeCard, Score, unscored
+from safety_jax.raft import people, prompt_pool, round_files, round_measures, selection
+from safety_jax.raft.round_files import Candidate
 
 
-def card(name: str, direction: str = SAFER, threshold: float | None = None) -> Card:
-    return Card(name, "sequence", "", None, direction, None, None, threshold, "", "", {})
+def card(name: str, direction: str = SAFER, threshold: float | None = None) -> JudgeCard:
+    return JudgeCard(name, "sequence", "", None, direction, None, None, threshold, "", "", {})
 
 
 CARDS = {"reward": card("reward", BETTER), "harm": card("harm", HARMFUL, 0.5)}
-PLAIN = selection.Rule("reward", (), 0.0, "keep")
-SAFE = selection.Rule("reward", ("harm",), 0.0, "reject")
+PLAIN = selection.SelectionRule("reward", (), 0.0, "keep")
+SAFE = selection.SelectionRule("reward", ("harm",), 0.0, "reject")
 
 
 def choose(rule, rewards, harms=None, ratios=None, finished=None):
@@ -70,25 +70,28 @@ def test_unfinished_answers_are_rejected_where_asked():
 
 
 def test_a_rank_with_distance_to_the_start():
-    rule = selection.Rule("reward", (), 0.1, "keep")
+    rule = selection.SelectionRule("reward", (), 0.1, "keep")
     assert choose(rule, [1.0, 0.9], ratios=[5.0, 0.0]).index == 1  # 0.5 against 0.9
     assert choose(rule, [1.0, 0.9], ratios=[0.5, 0.0]).index == 0  # 0.95 against 0.9
     assert choose(rule, [1.0, 0.9], ratios=[math.nan, 0.0]).index == 1
 
 
 def test_less_harm_is_better_where_a_harm_judge_ranks():
-    rule = selection.Rule("harm", (), 0.0, "keep")
+    rule = selection.SelectionRule("harm", (), 0.0, "keep")
     assert choose(rule, [0.0, 0.0], harms=[0.4, 0.1]).index == 1
 
 
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        (selection.Rule("nobody", (), 0.0, "keep"), "raft.rank_by 'nobody': expected one of"),
-        (selection.Rule("reward", ("reward",), 0.0, "keep"), "has no threshold"),
-        (selection.Rule("reward", (), -1.0, "keep"), "raft.kl_weight is -1.0"),
-        (selection.Rule("reward", (), 0.0, "cut"), "expected keep or reject"),
-        (selection.Rule("refusal", (), 0.0, "keep"), "measures refusal"),
+        (
+            selection.SelectionRule("nobody", (), 0.0, "keep"),
+            "raft.rank_by 'nobody': expected one of",
+        ),
+        (selection.SelectionRule("reward", ("reward",), 0.0, "keep"), "has no threshold"),
+        (selection.SelectionRule("reward", (), -1.0, "keep"), "raft.kl_weight is -1.0"),
+        (selection.SelectionRule("reward", (), 0.0, "cut"), "expected keep or reject"),
+        (selection.SelectionRule("refusal", (), 0.0, "keep"), "measures refusal"),
     ],
 )
 def test_rules_that_cannot_hold(rule, message):
@@ -122,7 +125,7 @@ def read_pool(tmp_path, **changes):
         "template": "plain", "with_answers": True, "longest": 64, "overlong": "error",
         "tokens": tiny_tokenizers.qwen(), "seed": 0,
     } | changes  # fmt: skip
-    return pool.read(settings.pop("specs"), settings.pop("ordinary"), **settings)
+    return prompt_pool.read(settings.pop("specs"), settings.pop("ordinary"), **settings)
 
 
 def test_no_prompt_comes_twice(tmp_path):
@@ -158,7 +161,7 @@ def test_a_pool_that_is_too_small(tmp_path):
 
 
 def test_rounds_have_seeds_of_their_own():
-    assert len({pool.seed_of_round(s, n) for s in range(5) for n in range(5)}) == 25
+    assert len({prompt_pool.seed_of_round(s, n) for s in range(5) for n in range(5)}) == 25
 
 
 # ---------------------------------------------------------------------------- files
@@ -170,31 +173,31 @@ def candidates(count: int) -> list[list[Candidate]]:
 
 def test_samples_come_back_and_a_torn_block_does_not(tmp_path):
     path, rows = tmp_path / "samples.jsonl", candidates(5)
-    samples = folder.Samples(path, range(5), 2, True)
+    samples = round_files.Samples(path, range(5), 2, True)
     for start in (0, 2, 4):
         samples.add(rows[start : start + 2])
-    assert folder.Samples(path, range(5), 2, True).candidates == rows
+    assert round_files.Samples(path, range(5), 2, True).candidates == rows
     whole = path.read_bytes()
     lines = whole.splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:3]) + lines[3][:9])  # killed inside the second block
-    again = folder.Samples(path, range(5), 2, True)
+    again = round_files.Samples(path, range(5), 2, True)
     assert again.done == 2 and path.read_bytes() == b"".join(lines[:2])
     again.add(rows[2:4])
     again.add(rows[4:])
     assert path.read_bytes() == whole
     with pytest.raises(DataError, match="line 1 answers prompt 0; expected prompt 9"):
-        folder.Samples(path, [9, 1, 2, 3, 4], 2, True)
+        round_files.Samples(path, [9, 1, 2, 3, 4], 2, True)
     path.write_bytes(b"{}\n" + b"".join(lines[1:]))
     with pytest.raises(DataError, match="line 1 is damaged"):
-        folder.Samples(path, range(5), 2, True)
+        round_files.Samples(path, range(5), 2, True)
 
 
 # ---------------------------------------------------------------------------- people
 
 
-def prompt(number: int) -> pool.Prompt:
+def prompt(number: int) -> prompt_pool.Prompt:
     record = Record((Message("user", f"=cmd {number}"),), "", "s", f"row {number}")
-    return pool.Prompt(number, "unsafe", record, [1], "")
+    return prompt_pool.Prompt(number, "unsafe", record, [1], "")
 
 
 def test_people_choose_blind(tmp_path):
@@ -228,37 +231,40 @@ def test_people_choose_blind(tmp_path):
 
 
 def test_distinct_on_paper():
-    assert measures.distinct(["a b a", "a b"], 1) == 2 / 5
-    assert measures.distinct(["a b a", "a b"], 2) == 2 / 3
-    assert measures.distinct(["a"], 2) == 0.0
+    assert round_measures.distinct(["a b a", "a b"], 1) == 2 / 5
+    assert round_measures.distinct(["a b a", "a b"], 2) == 2 / 3
+    assert round_measures.distinct(["a"], 2) == 0.0
 
 
 def test_rewards_on_paper():
     judge = CARDS["reward"]
     scores = [[Score(1.0), Score(3.0)], [unscored("x"), Score(-1.0)]]
-    choices = [selection.Choice(0, "", ("", "")), selection.Choice(None, "", ("", "unscored"))]
-    found = measures.of_rewards(judge, scores, choices)
+    choices = [
+        selection.Selection(0, "", ("", "")),
+        selection.Selection(None, "", ("", "unscored")),
+    ]
+    found = round_measures.of_rewards(judge, scores, choices)
     assert found["reward/mean"] == 1.0
     assert found["reward/best_of_candidates"] == 1.0
     assert found["reward/selected"] == 1.0
     assert found["unscored_share"] == 0.25
     assert sum(found["reward/histogram"]["counts"]) == 3
-    counted = measures.of_choices(choices)
+    counted = round_measures.of_choices(choices)
     assert counted["prompts_without_choice_share"] == 0.5
     assert counted["candidates/unscored_share"] == 0.25
 
 
 def test_distance_on_paper():
     rows = [[Candidate("", (1, 2), -1.0, "eos"), Candidate("", (3,), -2.0, "eos")]]
-    found = measures.of_distance(rows, [np.array([1.0, 2.0])])
+    found = round_measures.of_distance(rows, [np.array([1.0, 2.0])])
     assert found == {"kl_to_start": 1.5, "kl_to_start_per_token": 1.0}
 
 
 def test_alarms():
-    limits = measures.Limits(0.5, 2.0)
+    limits = round_measures.AlarmLimits(0.5, 2.0)
     first = {"distinct_2": 0.8, "length/selected": 20.0}
-    assert measures.alarms(first, {"distinct_2": 0.41, "length/selected": 40.0}, limits) == []
-    found = measures.alarms(first, {"distinct_2": 0.39, "length/selected": 41.0}, limits)
+    assert round_measures.alarms(first, {"distinct_2": 0.41, "length/selected": 40.0}, limits) == []
+    found = round_measures.alarms(first, {"distinct_2": 0.39, "length/selected": 41.0}, limits)
     assert "diversity collapses" in found[0] and "length explodes" in found[1]
 
 

@@ -11,10 +11,10 @@ from opened import by_us
 
 from configs import dpo as dpo_config
 from configs import sft as sft_config
-from safety_jax import mesh as meshes
-from safety_jax import metrics
-from safety_jax.models import hf, peft
+from safety_jax.base import mesh as meshes
+from safety_jax.models.folders import hf, peft
 from safety_jax.stages import dpo, sft
+from safety_jax.training import metrics
 
 pytestmark = [
     pytest.mark.real_data,

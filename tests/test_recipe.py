@@ -11,7 +11,7 @@ from test_end_to_end import inputs  # noqa: F401
 from test_evaluate import configure as configure_report
 from test_evaluate import given  # noqa: F401
 
-from safety_jax.errors import ConfigError, UserError
+from safety_jax.base.errors import ConfigError, UserError
 from safety_jax.stages import assemble, evaluate, recipe, sft
 
 STAGES = {"evaluate": evaluate.run, "sft": sft.run}

@@ -2,9 +2,9 @@
 
 import pytest
 
+from safety_jax.base.errors import DataError
 from safety_jax.data.records import Message, Pair, Record, read_pairs, read_prompts, read_records
 from safety_jax.data.sources import Source
-from safety_jax.errors import DataError
 
 SYSTEM = Message("system", "Be kind.")
 ASK, ANSWER = Message("user", "Hello?"), Message("assistant", "Hi.")

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from safety_jax import reference
-from safety_jax.errors import CheckpointError
+from safety_jax.base.errors import CheckpointError
+from safety_jax.training import reference
 from tests.test_preferences import loader_of, random_pairs
 
 PAIRS = random_pairs(8)
@@ -40,7 +40,7 @@ def known(one_device, tmp_path):
             calls += 1
             return compiled(tokens)
 
-        cache = reference.Cache(tmp_path / "reference", facts or {"weights": "abc"})
+        cache = reference.ReferenceCache(tmp_path / "reference", facts or {"weights": "abc"})
         batches = loader_of(pairs, batch_size=3, packing=False, rows_per_microbatch=3)
         values = reference.logprobs(cache, pairs, batches, score, None, {}, one_device, name="test")
         for side, found in zip((pairs.chosen, pairs.rejected), values, strict=True):

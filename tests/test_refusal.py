@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from safety_jax.scoring.refusal import EMPTY, FULL, HELPS, NONE, PARTIAL, REFUSES, classify
-from safety_jax.scoring.refusal_acts import ACTS
+from safety_jax.judges.refusal import EMPTY, FULL, HELPS, NONE, PARTIAL, REFUSES, classify
+from safety_jax.judges.refusal_rules import ACTS
 
 LIST = "\n1. Knead the dough.\n2. Let it rest.\n3. Bake it."
 

@@ -8,8 +8,8 @@ import pytest
 from huggingface_hub import ModelCard
 from matplotlib.image import imread
 
-from safety_jax.errors import DataError
-from safety_jax.report import card as cards
+from safety_jax.base.errors import DataError
+from safety_jax.report import model_card as cards
 from safety_jax.report import plots
 
 
@@ -71,7 +71,7 @@ def test_series_leaves_out_what_is_missing_or_not_finite():
     assert plots.series(rows, "absent")[0].size == 0
 
 
-CARD = cards.Card(
+CARD = cards.ModelCard(
     title="sit-500",
     summary="LLaMA 7B, tuned on instructions.",
     stage="sft",
@@ -83,8 +83,10 @@ CARD = cards.Card(
     command="python -m safety_jax.main --config=configs/sft.py:safety=500 --workdir=runs/sit-500",
     config={"optim": {"learning_rate": 1e-4}, "data": {"train": ("a.json|x",)}, "seed": 0},
     sources=(
-        cards.Source("alpaca", "hf:yahma/alpaca-cleaned:train?rows=20000", 20_000, 0.9756, 3, None),
-        cards.Source("safety", "data/safety.json", 500, 0.0244, 0, "cd" * 32),
+        cards.CardSource(
+            "alpaca", "hf:yahma/alpaca-cleaned:train?rows=20000", 20_000, 0.9756, 3, None
+        ),
+        cards.CardSource("safety", "data/safety.json", 500, 0.0244, 0, "cd" * 32),
     ),
     counts={"prompts cut on their left": 12, "answers cut at their end": 1034},
     prompt="### Instruction:\n```\n### Response:\n",

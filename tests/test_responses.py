@@ -6,10 +6,10 @@ import json
 import pytest
 from evaluation_samples import ask, numbered, prompts
 
+from safety_jax.base.errors import DataError
 from safety_jax.data.formats import Message
-from safety_jax.errors import DataError
-from safety_jax.evaluation.existing import read_existing
-from safety_jax.evaluation.responses import Protocol, Response, Responses
+from safety_jax.evaluation.answers.existing import read_existing
+from safety_jax.evaluation.answers.responses import Protocol, Response, Responses
 
 KEY = "evaluate.responses"
 PROTOCOL = Protocol("f00d", "alpaca", {"temperature": 0.0, "beams": 4}, 0)

@@ -20,7 +20,7 @@ from test_raft import given  # noqa: F401
 from test_reward import answers  # noqa: F401
 from test_reward import configure as configure_reward
 
-from safety_jax import metrics, reference
+from safety_jax.training import metrics, reference
 
 ROOT = Path(__file__).parent.parent
 STEPS = 14

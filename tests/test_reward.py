@@ -11,11 +11,11 @@ from test_dpo import write_pairs
 from test_end_to_end import inputs  # noqa: F401
 
 from configs import reward as reward_config
-from safety_jax import metrics
+from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import tokenizer as tokenizers
-from safety_jax.errors import ConfigError, DataError
-from safety_jax.models import heads
+from safety_jax.models.encoders import heads
 from safety_jax.stages import reward
+from safety_jax.training import metrics
 from tests import tiny_tokenizers
 from tests.golden import score_cases
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from safety_jax.errors import CheckpointError
-from safety_jax.models import safetensors
+from safety_jax.base.errors import CheckpointError
+from safety_jax.models.folders import safetensors
 
 DTYPES = (np.float32, ml_dtypes.bfloat16, np.float16)
 
@@ -53,7 +53,7 @@ def test_writes_the_bytes_the_library_writes(dtype, tmp_path):
     given = arrays(dtype)
     save_file(given, tmp_path / "theirs", metadata={"format": "pt"})
     sources = {
-        name: safetensors.Source(array.dtype, array.shape, lambda array=array: array)
+        name: safetensors.TensorSource(array.dtype, array.shape, lambda array=array: array)
         for name, array in given.items()
     }
     safetensors.write(tmp_path / "ours", sources)
@@ -62,7 +62,7 @@ def test_writes_the_bytes_the_library_writes(dtype, tmp_path):
 
 
 def test_writer_refuses_an_array_unlike_its_header(tmp_path):
-    wrong = safetensors.Source(np.dtype(np.float32), (3,), lambda: np.zeros(2, np.float32))
+    wrong = safetensors.TensorSource(np.dtype(np.float32), (3,), lambda: np.zeros(2, np.float32))
     with pytest.raises(ValueError, match="given for"):
         safetensors.write(tmp_path / "x", {"a": wrong})
 

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from safety_jax.errors import ConfigError
-from safety_jax.models import sampling
+from safety_jax.base.errors import ConfigError
+from safety_jax.models.decoding import sampling
 
-SETTINGS = sampling.Settings(
+SETTINGS = sampling.SamplingParams(
     temperature=1.0, top_k=0, top_p=1.0, frequency_penalty=0.0, beams=1, length_penalty=1.0,
     candidates=1, max_new_tokens=8,
 )  # fmt: skip
@@ -19,7 +19,7 @@ draw = jax.jit(sampling.draw, static_argnames="settings")
 MASSES = np.random.default_rng(0).exponential(size=(5, 600)).astype(np.float32)
 
 
-def change(**values) -> sampling.Settings:
+def change(**values) -> sampling.SamplingParams:
     return dataclasses.replace(SETTINGS, **values)
 
 

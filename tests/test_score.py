@@ -14,8 +14,8 @@ from scipy import stats
 
 from configs import common
 from configs import score as score_config
-from safety_jax.errors import ConfigError, DataError, UserError
-from safety_jax.scoring import refusal
+from safety_jax.base.errors import ConfigError, DataError, UserError
+from safety_jax.judges import refusal
 from safety_jax.stages import score
 
 ROOT = Path(__file__).parent.parent
@@ -114,7 +114,7 @@ def test_a_run_leaves_what_it_promises(finished, capsys):
 def test_running_again_scores_nothing(finished, model, monkeypatch):
     before = {path: path.read_bytes() for path in (finished / "run").glob("*.json*")}
     monkeypatch.setattr(refusal.RefusalJudge, "score", None)
-    monkeypatch.setattr("safety_jax.scoring.sequence.SequenceJudge.score", None)
+    monkeypatch.setattr("safety_jax.judges.sequence.SequenceJudge.score", None)
     judges = {
         "both": {"kind": "safe_first", "safety": "reward", "helpfulness": "reward"},
         "reward": reward(model),

@@ -4,7 +4,7 @@ import dataclasses
 
 from report_samples import small
 
-from safety_jax.evaluation.results import Comparison, Estimate
+from safety_jax.evaluation.measures.results import Comparison, Estimate
 from safety_jax.report.evaluation import sentence, text
 
 

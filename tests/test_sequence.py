@@ -12,14 +12,14 @@ from judge_folders import CONVERSATIONS, bert_scorer, conversation, llama_scorer
 from scipy import special
 
 from configs import common
+from safety_jax.base.errors import ConfigError
 from safety_jax.data import judged
 from safety_jax.data.formats import Message
 from safety_jax.data.records import Record
-from safety_jax.errors import ConfigError
-from safety_jax.models import heads
-from safety_jax.scoring import batches, registry, sequence
-from safety_jax.scoring.judge import Conversation, Score, from_record
-from safety_jax.scoring.planned import Planned, Resources
+from safety_jax.judges import batching, registry, sequence
+from safety_jax.judges.judge import Conversation, Score, from_record
+from safety_jax.judges.planned import PlannedJudge, Resources
+from safety_jax.models.encoders import heads
 
 FLAT = "higher is safer"
 
@@ -43,11 +43,11 @@ def spec(folder: Path, template: str, **changes):
     return common.sequence_judge(str(folder), template, FLAT).to_dict() | changes
 
 
-def plan(mesh, row) -> Planned:
+def plan(mesh, row) -> PlannedJudge:
     return registry.plan({"judge": row}, resources(mesh))["judge"]
 
 
-def alone(folder: Path, mesh, row: batches.Row) -> np.ndarray:
+def alone(folder: Path, mesh, row: batching.TokenRow) -> np.ndarray:
     """The head's outputs for one row without padding."""
     scorer = heads.read_scorer(folder)
     weights = heads.load(folder, scorer, mesh, jnp.float32)
@@ -101,7 +101,7 @@ def test_pairs_have_types_and_labels_have_names(bert_folder, one_device):
 def text_of(template: str, one: Conversation) -> str:
     tokenizer = tiny_tokenizers.llama(chat_template=tiny_tokenizers.INST)
     row = sequence.Encoder(tokenizer, template, 256, "unscored", False).encode(one)
-    assert isinstance(row, batches.Row), row
+    assert isinstance(row, batching.TokenRow), row
     return tokenizer.decode(row.ids)
 
 
@@ -170,9 +170,9 @@ def test_what_is_too_long_is_unscored_or_loses_the_left_of_its_prompt():
 
 
 def test_batches_have_few_shapes_and_keep_the_order(one_device):
-    batcher = batches.Batcher(one_device, longest=128, tokens_per_batch=256)
+    batcher = batching.Batcher(one_device, longest=128, tokens_per_batch=256)
     random = np.random.default_rng(0)
-    rows = [batches.Row([i] * n, [0] * n) for i, n in enumerate(random.integers(1, 129, 40))]
+    rows = [batching.TokenRow([i] * n, [0] * n) for i, n in enumerate(random.integers(1, 129, 40))]
     seen = set()
 
     def total(_, ids, types, mask):

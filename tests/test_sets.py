@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from evaluation_samples import write_csv, write_lists
 
+from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data.sources import open_source
-from safety_jax.errors import ConfigError, DataError
-from safety_jax.evaluation import catalogue
-from safety_jax.evaluation.sets import REFERENCE, SAFE, UNSAFE, read_sets
+from safety_jax.evaluation.sets import catalogue
+from safety_jax.evaluation.sets.items import REFERENCE, SAFE, UNSAFE, read_sets
 
 KEY = "evaluate.sets"
 

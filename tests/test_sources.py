@@ -15,8 +15,8 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_metadata
 
+from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data.sources import open_source
-from safety_jax.errors import ConfigError, DataError
 
 ROWS = [
     {"instruction": "Name a colour.", "output": "Red.\nOr blue."},

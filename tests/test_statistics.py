@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from safety_jax import statistics
+from safety_jax.maths import statistics
 
 Z = 1.959963984540054
 

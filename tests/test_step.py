@@ -6,10 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from safety_jax import mesh as meshes
-from safety_jax import optim
-from safety_jax import step as steps
-from safety_jax.errors import ConfigError
+from safety_jax.base import mesh as meshes
+from safety_jax.base.errors import ConfigError
+from safety_jax.training import optim
+from safety_jax.training import step as steps
 
 
 def loss(trainable, frozen, batch, total, key):

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from safety_jax import supervisor
+from safety_jax.base import supervisor
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = """

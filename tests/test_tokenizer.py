@@ -6,8 +6,8 @@ import random
 import pytest
 import sentencepiece
 
+from safety_jax.base.errors import CheckpointError
 from safety_jax.data.tokenizer import load_tokenizer
-from safety_jax.errors import CheckpointError
 from tests.tiny_tokenizers import CHATML, CORPUS, llama, sentencepiece_model
 
 

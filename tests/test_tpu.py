@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import pytest
 from planned_runs import asked, programs
 
-from safety_jax import mesh as meshes
-from safety_jax.models import attention, deberta, deberta_config, heads, llama
+from safety_jax.base import mesh as meshes
+from safety_jax.models import attention, llama
+from safety_jax.models.encoders import deberta, deberta_config, heads
 from safety_jax.planning import abstract, chips, formulas, layouts, sizes
 from safety_jax.planning import programs as compilations
 
@@ -75,12 +76,12 @@ def test_llama_2_7b_decodes_on_v5e_4x4(devices, capsys):
 )
 def test_axes_of_the_network_may_be_split(name, shape):
     found = layouts.devices(chips.parse_slice(name))
-    assert tuple(layouts.build(layouts.Sizes(*shape), found).shape.values()) == shape
+    assert tuple(layouts.build(layouts.ModelSizes(*shape), found).shape.values()) == shape
 
 
 def test_a_program_that_is_too_large_says_how_much_it_needs(devices):
     """Four times the memory of a chip, in a function small enough to compile at once."""
-    mesh = layouts.build(layouts.Sizes(16, 1, 1), devices)
+    mesh = layouts.build(layouts.ModelSizes(16, 1, 1), devices)
     whole = jax.ShapeDtypeStruct(
         (round(AVAILABLE), 4), jnp.int8, sharding=meshes.sharding(mesh, (None, None))
     )
@@ -92,7 +93,7 @@ def test_a_program_that_is_too_large_says_how_much_it_needs(devices):
     assert found.memory is None and found.needed >= 4 * AVAILABLE
 
 
-DEBERTA_V3_LARGE = deberta.Config(
+DEBERTA_V3_LARGE = deberta.DebertaConfig(
     vocabulary_size=128_100, embedding_size=1024, width=1024, mlp_width=4096, layers=24, heads=16,
     activation="gelu", norm_epsilon=1e-7, max_positions=512, token_types=0,
     absolute_positions=False, relative=True, max_distance=512, buckets=256,
@@ -103,7 +104,7 @@ DEBERTA_V3_LARGE = deberta.Config(
 
 @pytest.mark.parametrize("sizes", [(16, 1, 1), (2, 4, 2)])
 def test_deberta_v3_large_scores_on_v5e_4x4(sizes, devices, capsys):
-    mesh = layouts.build(layouts.Sizes(*sizes), devices)
+    mesh = layouts.build(layouts.ModelSizes(*sizes), devices)
     head = deberta_config.head(DEBERTA_V3_LARGE, 1)
     scorer = heads.Scorer("deberta", DEBERTA_V3_LARGE, head, ("reward",), None, 512, True)
     backend = attention.build("xla", mesh, None, jnp.bfloat16)

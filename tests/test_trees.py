@@ -2,8 +2,8 @@
 
 import pytest
 
-from safety_jax import trees
-from safety_jax.errors import ConfigError
+from safety_jax.base import trees
+from safety_jax.base.errors import ConfigError
 
 TREE = {"embedding": 1, "layers": {"query": {"kernel": 2, "bias": 3}, "mlp_norm": 4}}
 FLAT = {"embedding": 1, "layers.query.kernel": 2, "layers.query.bias": 3, "layers.mlp_norm": 4}

@@ -10,8 +10,9 @@ import pytest
 from ml_collections import ConfigDict
 
 import safety_jax
-from safety_jax import workdir
-from safety_jax.errors import ConfigError
+from safety_jax.base import files
+from safety_jax.base.errors import ConfigError
+from safety_jax.training import workdir
 
 ROOT = Path(__file__).parents[1]
 
@@ -159,9 +160,9 @@ def test_processes_of_a_run_have_one_config(tmp_path, monkeypatch):
 
 def test_write_is_whole_or_absent(tmp_path):
     file = tmp_path / "a.json"
-    workdir.write(file, "old")
+    files.write(file, "old")
     with pytest.raises(UnicodeEncodeError):
-        workdir.write(file, "new \ud800")
+        files.write(file, "new \ud800")
     assert file.read_text() == "old"
-    workdir.write(file, b"new")
+    files.write(file, b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"] and file.read_bytes() == b"new"

@@ -22,9 +22,9 @@ import numpy as np
 from jaxtyping import Bool, Int
 from transformers import PreTrainedTokenizerBase
 
+from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data.prompts import Span, Template
 from safety_jax.data.records import Record
-from safety_jax.errors import ConfigError, DataError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from safety_jax.data.files import Row
+from safety_jax.data.readers import Row
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -17,16 +17,16 @@ import numpy as np
 from jaxtyping import Float
 from transformers import PreTrainedTokenizerBase
 
+from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import encode, prompts
 from safety_jax.data.encode import Encoded, Examples
 from safety_jax.data.records import Pair, Rated, Record, Skipped
-from safety_jax.errors import ConfigError, DataError
 
 PAIR = "pair"
 
 
 @dataclasses.dataclass(frozen=True)
-class Judged:
+class JudgedAnswers:
     """Encoded answers; entry i of all fields is one example.
 
     Attributes:
@@ -219,7 +219,7 @@ def encode_answers(
     bad_rows: str,
     vocabulary_size: int,
     skipped: list[Skipped],
-) -> Judged:
+) -> JudgedAnswers:
     """Tokenizes the answers of every row behind the same prompt.
 
     What is longer than `max_length` loses tokens as in `encode.encode`; of a pair, the prompt loses
@@ -264,7 +264,7 @@ def encode_answers(
     reasons = {"prompt too long": too_long} if too_long else {}
     finished = [b.finish(vocabulary_size, reasons, len(rows), max_length) for b in builders]
     categories = [r.labels.categories if isinstance(r, Pair) else r.categories for r in kept]
-    return Judged(tuple(finished), _targets(kept), categories)
+    return JudgedAnswers(tuple(finished), _targets(kept), categories)
 
 
 def _sides(row: Pair | Rated) -> tuple[Record, ...]:

@@ -15,13 +15,13 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from safety_jax.batch import Tokens
+from safety_jax.base.batch import Tokens
+from safety_jax.base.errors import ConfigError
 from safety_jax.data.encode import Examples
-from safety_jax.data.order import permutation
-from safety_jax.errors import ConfigError
+from safety_jax.data.shuffling import permutation
 
 
-class Layout(NamedTuple):
+class RowLayout(NamedTuple):
     """Where the examples of a step lie, of all hosts; example k of the step is entry k.
 
     Attributes:
@@ -54,7 +54,7 @@ class Batch:
     tokens: Tokens
     used: int
     examples: Int[np.ndarray, " n"]
-    layout: Layout
+    layout: RowLayout
     trained_tokens: int
     real_tokens: int
 
@@ -172,14 +172,14 @@ class Loader:
         steps = grain.MapDataset.range(self.steps).map(self.batch)
         return iter(steps.to_iter_dataset(options))
 
-    def here(self, layout: Layout) -> Iterator[tuple[int, int, int]]:
+    def here(self, layout: RowLayout) -> Iterator[tuple[int, int, int]]:
         """This host's examples of a step: (k, microbatch, row of this host)."""
         for k, (microbatch, row) in enumerate(zip(layout.microbatch, layout.row, strict=True)):
             if row in self._slots:
                 yield k, int(microbatch), self._slots[row]
 
     def per_token(
-        self, side: int, flat: np.ndarray, batch_examples: Int[np.ndarray, " n"], layout: Layout
+        self, side: int, flat: np.ndarray, batch_examples: Int[np.ndarray, " n"], layout: RowLayout
     ) -> np.ndarray:
         """Values by token, end to end as `Examples.ids`, laid out `[A, b, T]` like the batch."""
         examples = self._sides[side]
@@ -190,7 +190,7 @@ class Loader:
             laid[microbatch, row, start : start + len(values)] = values
         return laid
 
-    def _tokens(self, side: int, members: Int[np.ndarray, " n"], layout: Layout) -> Tokens:
+    def _tokens(self, side: int, members: Int[np.ndarray, " n"], layout: RowLayout) -> Tokens:
         examples = self._sides[side]
         shape = (self.microbatches, len(self._slots), self._row_tokens)
         positions, segments = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
@@ -206,10 +206,10 @@ class Loader:
             mask=self.per_token(side, examples.mask, members, layout),
         )
 
-    def _lay_out(self, rows: list[list[int]], lengths: Int[np.ndarray, "n sides"]) -> Layout:
+    def _lay_out(self, rows: list[list[int]], lengths: Int[np.ndarray, "n sides"]) -> RowLayout:
         count = len(lengths)
         zeros = functools.partial(np.zeros, count, np.int32)
-        layout = Layout(zeros(), zeros(), zeros(), np.zeros_like(lengths, np.int32))
+        layout = RowLayout(zeros(), zeros(), zeros(), np.zeros_like(lengths, np.int32))
         for r, row in enumerate(rows):
             start = np.zeros(lengths.shape[1], np.int32)
             for segment, k in enumerate(row, start=1):

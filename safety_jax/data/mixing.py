@@ -8,10 +8,10 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from safety_jax.data.order import permutation
+from safety_jax.base.errors import ConfigError
 from safety_jax.data.records import Pair, Rated, Record
+from safety_jax.data.shuffling import permutation
 from safety_jax.data.sources import Source
-from safety_jax.errors import ConfigError
 
 R = TypeVar("R", Record, Pair, Rated)
 

@@ -18,11 +18,11 @@ import numpy as np
 from jaxtyping import Bool
 from transformers import PreTrainedTokenizerBase
 
+from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import encode
 from safety_jax.data.encode import Examples
 from safety_jax.data.prompts import Template
 from safety_jax.data.records import Pair, Record, Skipped
-from safety_jax.errors import ConfigError, DataError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Pairs:
 
 # ---------------------------------------------------------------------------- what is preferred
 
-Rule = Callable[[Pair], Pair | None]
+PreferenceRule = Callable[[Pair], Pair | None]
 
 
 def _unsafe(pair: Pair) -> tuple[bool, bool]:
@@ -78,7 +78,7 @@ def _safety_first(pair: Pair) -> Pair | None:
     return pair.swapped if unsafe == (True, False) else pair
 
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, PreferenceRule] = {
     "all": lambda pair: pair,
     "safe_and_better": lambda pair: None if _unsafe(pair)[0] else pair,
     "safe_over_unsafe": _safe_over_unsafe,
@@ -88,7 +88,7 @@ RULES: dict[str, Rule] = {
 }
 
 
-def rule(name: str) -> Rule:
+def rule(name: str) -> PreferenceRule:
     """The rule of this name.
 
     Raises:

@@ -22,9 +22,9 @@ from typing import Protocol, cast, runtime_checkable
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
+from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data.formats import Message
 from safety_jax.data.records import Record
-from safety_jax.errors import ConfigError, DataError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ BARE = Instruction(
     next_turn=None,
 )
 
-# Wordings of judges; scoring/sequence.py has the same.
+# Wordings of judges; judges/sequence.py has the same.
 _HUMAN = "\n\nHuman: {instruction}"
 _USER = "USER: {instruction}"
 JUDGES = {

@@ -8,15 +8,8 @@ import functools
 import math
 from collections.abc import Callable
 
-from safety_jax.data.files import Row
-from safety_jax.data.formats import (
-    FORMATS,
-    BadRow,
-    Format,
-    Parsed,
-    categories_of,
-    flag_of,
-)
+from safety_jax.data.formats import FORMATS, BadRow, Format, Parsed, categories_of, flag_of
+from safety_jax.data.readers import Row
 
 _BASE = {known.name: known for known in FORMATS}
 _NAMES = {"unsafe": 1.0, "safe": 0.0, "harmful": 1.0, "harmless": 0.0}

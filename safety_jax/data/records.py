@@ -6,7 +6,7 @@ The formats themselves stand in formats.py.
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from safety_jax.data.files import Row
+from safety_jax.base.errors import DataError
 from safety_jax.data.formats import (
     FORMATS,
     PROMPTS,
@@ -18,8 +18,8 @@ from safety_jax.data.formats import (
     Parsed,
     text_of,
 )
+from safety_jax.data.readers import Row
 from safety_jax.data.sources import Source
-from safety_jax.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

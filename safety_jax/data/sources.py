@@ -35,9 +35,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from safety_jax.data import order
-from safety_jax.data.files import PlacedRow, Row, read_file
-from safety_jax.errors import ConfigError, DataError
+from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.data import shuffling
+from safety_jax.data.readers import PlacedRow, Row, read_file
 
 # How long a server may stay silent before it counts as unreachable.
 _CONNECT_SECONDS = 60
@@ -123,7 +123,7 @@ def draw(found: list[R], source: Source, key: str, seed: int) -> list[R]:
             f"{len(found)} there are"
         )
     stream = zlib.crc32(source.name.encode())
-    drawn = order.permutation(len(found), seed=seed, stream=stream)[: source.take]
+    drawn = shuffling.permutation(len(found), seed=seed, stream=stream)[: source.take]
     return [found[i] for i in sorted(drawn)]
 
 

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from safety_jax.errors import CheckpointError
+from safety_jax.base.errors import CheckpointError
 
 _FILES = "tokenizer.json, or tokenizer.model of SentencePiece"
 

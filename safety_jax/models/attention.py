@@ -19,8 +19,8 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from safety_jax import mesh as meshes
-from safety_jax.errors import ConfigError
+from safety_jax.base import mesh as meshes
+from safety_jax.base.errors import ConfigError
 
 Attention = Callable[[Any, Any, Any, Any], Any]
 

@@ -17,9 +17,9 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from safety_jax import mesh as meshes
-from safety_jax import trees
-from safety_jax.errors import CheckpointError
+from safety_jax.base import mesh as meshes
+from safety_jax.base import trees
+from safety_jax.base.errors import CheckpointError
 from safety_jax.models import lora
 from safety_jax.models.llama import REMAT, Execution, Projection
 

@@ -20,16 +20,16 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from safety_jax import mesh as meshes
-from safety_jax import trees
+from safety_jax.base import mesh as meshes
+from safety_jax.base import trees
 from safety_jax.models import lora
 from safety_jax.models.attention import Attention
 from safety_jax.models.rotary import Rope, angles, rotate
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Sizes and switches of one checkpoint; `models/hf.py` reads it from `config.json`."""
+class LlamaConfig:
+    """Sizes and switches of one checkpoint; `models/folders/hf.py` reads it from `config.json`."""
 
     vocabulary_size: int
     width: int
@@ -80,12 +80,12 @@ REMAT: dict[str, Callable[..., Any] | None] = {
 
 
 @functools.cache
-def _abstract(config: Config) -> "Llama":
+def _abstract(config: LlamaConfig) -> "Llama":
     with nnx.use_eager_sharding(False):
         return nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0)))
 
 
-def parameters(config: Config) -> dict[str, meshes.Parameter]:
+def parameters(config: LlamaConfig) -> dict[str, meshes.Parameter]:
     """Every weight by its dotted name, in the order of declaration."""
     state = nnx.state(_abstract(config), nnx.Param)
     return {
@@ -94,7 +94,7 @@ def parameters(config: Config) -> dict[str, meshes.Parameter]:
     }
 
 
-def shardings(config: Config, mesh: Mesh) -> trees.Tree:
+def shardings(config: LlamaConfig, mesh: Mesh) -> trees.Tree:
     """The sharding of every weight.
 
     Raises:
@@ -111,7 +111,7 @@ def shardings(config: Config, mesh: Mesh) -> trees.Tree:
     )
 
 
-def initialize(config: Config, key: jax.Array, mesh: Mesh, dtype: DTypeLike) -> trees.Tree:
+def initialize(config: LlamaConfig, key: jax.Array, mesh: Mesh, dtype: DTypeLike) -> trees.Tree:
     """Random weights, made where they live: normal(0, initializer_range), norms 1, biases 0."""
 
     def make(key: jax.Array) -> trees.Tree:
@@ -123,7 +123,7 @@ def initialize(config: Config, key: jax.Array, mesh: Mesh, dtype: DTypeLike) -> 
     return jax.jit(make, out_shardings=shardings(config, mesh))(key)
 
 
-def _bind(config: Config, weights: trees.Tree) -> "Llama":
+def _bind(config: LlamaConfig, weights: trees.Tree) -> "Llama":
     definition, state = nnx.split(_abstract(config))
     nnx.replace_by_pure_dict(state, weights)
     return nnx.merge(definition, state)
@@ -166,12 +166,12 @@ class Projection(nnx.Module):
         return y.reshape(*x.shape[:-1], -1)
 
 
-def scale_parameter(config: Config, size: int, axis: str) -> nnx.Param:
+def scale_parameter(config: LlamaConfig, size: int, axis: str) -> nnx.Param:
     make = jnp.zeros if config.norm_plus_one else jnp.ones
     return nnx.Param(make((size,)), out_sharding=(axis,))
 
 
-def norm(x: Float[Array, "*B D"], scale: nnx.Param, config: Config) -> Float[Array, "*B D"]:
+def norm(x: Float[Array, "*B D"], scale: nnx.Param, config: LlamaConfig) -> Float[Array, "*B D"]:
     """Root mean square norm, computed in float32 (Zhang and Sennrich 2019, arXiv 1910.07467)."""
     wide = x.astype(jnp.float32)
     inverse = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + config.norm_epsilon)
@@ -179,10 +179,10 @@ def norm(x: Float[Array, "*B D"], scale: nnx.Param, config: Config) -> Float[Arr
     return (wide * inverse * jnp.broadcast_to(factor, x.shape)).astype(x.dtype)
 
 
-class Layer(nnx.Module):
+class LlamaLayer(nnx.Module):
     """One decoder layer: norm, attention, norm, gated MLP, each with its residual."""
 
-    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+    def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
         self.config = config
         D, F, E = config.width, config.mlp_width, config.head_size
         query, key_value = config.heads * E, config.kv_heads * E
@@ -225,14 +225,14 @@ class Layer(nnx.Module):
 class Llama(nnx.Module):
     """Embedding, stacked layers, final norm, and a head unless embeddings are tied."""
 
-    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+    def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
         table = (config.vocabulary_size, config.width)
         spread = config.initializer_range
         self.embedding = nnx.Param(
             spread * jax.random.normal(rngs.params(), table), out_sharding=("vocab", "embed")
         )
         stack = nnx.vmap(
-            lambda rngs: Layer(config, rngs=rngs),
+            lambda rngs: LlamaLayer(config, rngs=rngs),
             transform_metadata={nnx.PARTITION_NAME: "layers"},
         )
         self.layers = nnx.split_rngs(splits=config.layers)(stack)(rngs)
@@ -268,7 +268,7 @@ class Llama(nnx.Module):
 
 
 def forward(
-    config: Config,
+    config: LlamaConfig,
     weights: trees.Tree,
     ids: Int[Array, "B T"],
     positions: Int[Array, "B T"],
@@ -290,7 +290,7 @@ def forward(
 
 
 def keys_and_values(
-    config: Config,
+    config: LlamaConfig,
     weights: trees.Tree,
     ids: Int[Array, "B T"],
     positions: Int[Array, "B T"],
@@ -328,7 +328,7 @@ def unroll(weights: trees.Tree, adapters: lora.Adapters | None) -> Unrolled:
 
 
 def step(
-    config: Config,
+    config: LlamaConfig,
     weights: Unrolled,
     ids: Int[Array, "B T"],
     positions: Int[Array, "B T"],
@@ -355,15 +355,15 @@ def step(
     return jnp.einsum("btd,dv->btv", normed, table, preferred_element_type=jnp.float32), kept
 
 
-def head(config: Config, weights: trees.Tree, mesh: Mesh) -> Float[Array, "V D"]:
+def head(config: LlamaConfig, weights: trees.Tree, mesh: Mesh) -> Float[Array, "V D"]:
     """The output matrix: the head, or the embedding where the two are tied."""
     table = weights["embedding"] if config.tied_embeddings else weights["head"]
     return meshes.gather(table, mesh, ("vocab", "embed"))
 
 
 def logits(
-    config: Config, weights: trees.Tree, hidden: Float[Array, "B T D"], mesh: Mesh
+    config: LlamaConfig, weights: trees.Tree, hidden: Float[Array, "B T D"], mesh: Mesh
 ) -> Float[Array, "B T V"]:
-    """Float32 logits of every token. Training never calls this: see `objectives.token_logprobs`."""
+    """Float32 logits of every token. Training never calls this: see `losses.token_logprobs`."""
     table = head(config, weights, mesh).astype(hidden.dtype)
     return jnp.einsum("btd,vd->btv", hidden, table, preferred_element_type=jnp.float32)

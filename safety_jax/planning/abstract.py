@@ -10,13 +10,16 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
-from safety_jax import mesh as meshes
-from safety_jax import optim, preferences, trees
-from safety_jax import step as steps
-from safety_jax.batch import Answers, Preferences, Tokens
-from safety_jax.models import heads, llama, lora, peft
-from safety_jax.policy import Policy
-from safety_jax.rewards.model import Trainee
+from safety_jax.base import mesh as meshes
+from safety_jax.base import trees
+from safety_jax.base.batch import Answers, Preferences, Tokens
+from safety_jax.models import llama, lora
+from safety_jax.models.encoders import heads
+from safety_jax.models.folders import peft
+from safety_jax.training import optim, preference
+from safety_jax.training import step as steps
+from safety_jax.training.judge_model import Trainee
+from safety_jax.training.policy import Policy
 
 
 def array(shape: tuple[int, ...], dtype: DTypeLike, sharding: Any) -> jax.ShapeDtypeStruct:
@@ -70,7 +73,7 @@ def judge(trainee: Trainee, base_dtype: DTypeLike) -> tuple[trees.Tree, trees.Tr
 
 
 def adapters(
-    declared: Mapping[str, meshes.Parameter], adapter: peft.Settings, mesh: Mesh
+    declared: Mapping[str, meshes.Parameter], adapter: peft.LoraConfig, mesh: Mesh
 ) -> trees.Tree:
     return trees.unflatten(
         {
@@ -135,7 +138,7 @@ def state(
 def lower_step(
     given: steps.State,
     where: steps.State,
-    frozen: trees.Tree | preferences.Frozen,
+    frozen: trees.Tree | preference.Frozen,
     batch: Tokens | Preferences | Answers,
     *,
     loss: steps.Loss,

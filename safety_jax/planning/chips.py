@@ -10,8 +10,8 @@ import os
 import re
 from typing import Any
 
-from safety_jax import metrics
-from safety_jax.errors import ConfigError
+from safety_jax.base.errors import ConfigError
+from safety_jax.training import metrics
 
 GIB = 2**30
 NO_LIBTPU = (

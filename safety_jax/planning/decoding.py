@@ -6,14 +6,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from safety_jax import mesh as meshes
-from safety_jax import trees
-from safety_jax.models import cache as caches
-from safety_jax.models import chunk, decode, llama, lora, session
+from safety_jax.base import mesh as meshes
+from safety_jax.base import trees
+from safety_jax.models import llama, lora
+from safety_jax.models.decoding import generation, programs, session
+from safety_jax.models.decoding import kv_cache as caches
 from safety_jax.planning import abstract
 
 
-def cache(setup: decode.Setup, sizes: caches.Sizes) -> caches.Cache:
+def cache(setup: generation.Setup, sizes: caches.CacheSizes) -> caches.Cache:
     """Every layer's keys and values."""
     where = meshes.sharding(setup.run.mesh, caches.AXES)
     return jax.tree.map(
@@ -31,32 +32,32 @@ def unrolled(weights: trees.Tree, adapters: lora.Adapters | None) -> llama.Unrol
 
 
 def lower_reading(
-    setup: decode.Setup,
+    setup: generation.Setup,
     weights: trees.Tree,
     adapters: lora.Adapters | None,
     held: caches.Cache,
     prompt_tokens: int,
 ) -> Any:
-    """`chunk.read_prompts`, for as many prompts as are read at once."""
+    """`programs.read_prompts`, for as many prompts as are read at once."""
     host = functools.partial(abstract.replicated, setup.run.mesh)
     rows = setup.pace.prefill_prompts
-    return chunk.read_prompts.lower(
+    return programs.read_prompts.lower(
         setup.config, setup.run, weights, adapters, held, host(rows, prompt_tokens), host(rows),
         host(rows),
     )  # fmt: skip
 
 
 def lower_writing(
-    setup: decode.Setup, weights: llama.Unrolled, held: caches.Cache, sizes: caches.Sizes
+    setup: generation.Setup, weights: llama.Unrolled, held: caches.Cache, sizes: caches.CacheSizes
 ) -> Any:
-    """`chunk.write_tokens`; one trip of its loop writes one token in every lane."""
+    """`programs.write_tokens`; one trip of its loop writes one token in every lane."""
     host = functools.partial(abstract.replicated, setup.run.mesh)
     R, P, C = sizes.lanes, sizes.prompts, setup.settings.candidates
     seen = sizes.own_tokens if setup.settings.frequency_penalty else 0
-    lanes = chunk.Lanes(host(R), host(R), host(R, dtype=jnp.bool_))
+    lanes = programs.Lanes(host(R), host(R), host(R, dtype=jnp.bool_))
     seats = caches.Seats(host(R), host(R), host(P, C), host(P))
     seed, names = host(2, dtype=jnp.uint32), host(R, 2, dtype=jnp.uint32)
-    return chunk.write_tokens.lower(
+    return programs.write_tokens.lower(
         setup.config, setup.run, setup.settings, setup.eos_ids, setup.pace.chunk_steps, weights,
         held, host(R, seen), lanes, seats, seed, names, host(), host(), host(),
     )  # fmt: skip

@@ -9,8 +9,9 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from safety_jax.models import cache as caches
-from safety_jax.models import llama, lora, peft
+from safety_jax.models import llama, lora
+from safety_jax.models.decoding import kv_cache as caches
+from safety_jax.models.folders import peft
 from safety_jax.planning.chips import Slice
 
 # Times the layers' forward pass runs, by `model.remat`, and the attention within it: saved dots do
@@ -43,7 +44,7 @@ class Load(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class TrainedWeights:
     """A model in training.
 
     Attributes:
@@ -51,9 +52,9 @@ class Trained:
         chunk_tokens: whose logits exist at the same time; 0: a judge, which has no vocabulary.
     """
 
-    config: llama.Config
+    config: llama.LlamaConfig
     remat: str
-    adapter: peft.Settings | None
+    adapter: peft.LoraConfig | None
     chunk_tokens: int
 
     @property
@@ -73,7 +74,7 @@ class Trained:
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
+class FlopParts:
     """How many devices share what.
 
     Attributes:
@@ -87,7 +88,7 @@ class Parts:
     tensor: int
 
     @classmethod
-    def of(cls, mesh: Mapping[str, int]) -> "Parts":
+    def of(cls, mesh: Mapping[str, int]) -> "FlopParts":
         return cls(mesh["data"] * mesh["fsdp"], mesh["fsdp"] * mesh["tensor"], mesh["tensor"])
 
     @property
@@ -100,35 +101,35 @@ class Parts:
         return self.stored > self.tensor
 
 
-def kernel_weights(config: llama.Config) -> int:
+def kernel_weights(config: llama.LlamaConfig) -> int:
     """Weights of the layers' projections."""
     declared = llama.parameters(config)
     return sum(math.prod(p.shape) for name, p in declared.items() if name.endswith("kernel"))
 
 
-def all_weights(config: llama.Config) -> int:
+def all_weights(config: llama.LlamaConfig) -> int:
     return sum(math.prod(p.shape) for p in llama.parameters(config).values())
 
 
-def head_weights(config: llama.Config) -> int:
+def head_weights(config: llama.LlamaConfig) -> int:
     return config.vocabulary_size * config.width
 
 
-def _attention(config: llama.Config, row_tokens: int) -> float:
+def _attention(config: llama.LlamaConfig, row_tokens: int) -> float:
     """FLOPs of one matrix product of causal attention, for each token of a row."""
     seen = row_tokens / 2 if config.window is None else min(row_tokens / 2, config.window)
     return 2 * seen * config.heads * config.head_size * config.layers
 
 
-def _activation_traffic(config: llama.Config, width: int) -> float:
+def _activation_traffic(config: llama.LlamaConfig, width: int) -> float:
     """Bytes that the layers read and write for a token, in one pass."""
     vectors = WIDTH_VECTORS * config.width + MLP_VECTORS * config.mlp_width
     return float(width * vectors * config.layers)
 
 
 def training(
-    trained: Trained,
-    parts: Parts,
+    trained: TrainedWeights,
+    parts: FlopParts,
     *,
     width: int,
     rows: int,
@@ -169,7 +170,13 @@ def training(
 
 
 def reading(
-    config: llama.Config, parts: Parts, *, width: int, rows: int, row_tokens: int, outputs: bool
+    config: llama.LlamaConfig,
+    parts: FlopParts,
+    *,
+    width: int,
+    rows: int,
+    row_tokens: int,
+    outputs: bool,
 ) -> Load:
     """One forward pass over rows: a judge's, or a decoder's over prompts.
 
@@ -185,7 +192,12 @@ def reading(
 
 
 def writing(
-    config: llama.Config, parts: Parts, sizes: caches.Sizes, *, width: int, cache_width: int
+    config: llama.LlamaConfig,
+    parts: FlopParts,
+    sizes: caches.CacheSizes,
+    *,
+    width: int,
+    cache_width: int,
 ) -> Load:
     """One token in each lane, caches filled to the end."""
     weights = kernel_weights(config) + head_weights(config)
@@ -198,7 +210,7 @@ def writing(
     return Load(work, work / parts.devices, traffic, sizes.lanes)
 
 
-def cache_bytes(config: llama.Config, sizes: caches.Sizes, cache_width: int) -> int:
+def cache_bytes(config: llama.LlamaConfig, sizes: caches.CacheSizes, cache_width: int) -> int:
     tokens = sizes.prompts * sizes.prompt_tokens + sizes.lanes * sizes.own_tokens
     return 2 * cache_width * config.layers * config.kv_heads * config.head_size * tokens
 
@@ -206,7 +218,9 @@ def cache_bytes(config: llama.Config, sizes: caches.Sizes, cache_width: int) -> 
 # ------------------------------------------------------------------------ where nothing compiles
 
 
-def activations(trained: Trained, parts: Parts, *, width: int, rows: int, row_tokens: int) -> float:
+def activations(
+    trained: TrainedWeights, parts: FlopParts, *, width: int, rows: int, row_tokens: int
+) -> float:
     """Bytes of one device beside its arguments in a training step: what the backward pass needs of
     every layer, one layer at work, a layer's kernels gathered, the head, a chunk of logits.
 
@@ -224,7 +238,13 @@ def activations(trained: Trained, parts: Parts, *, width: int, rows: int, row_to
 
 
 def passing(
-    config: llama.Config, parts: Parts, *, width: int, rows: int, row_tokens: int, keeps: bool
+    config: llama.LlamaConfig,
+    parts: FlopParts,
+    *,
+    width: int,
+    rows: int,
+    row_tokens: int,
+    keeps: bool,
 ) -> float:
     """Bytes of one device beside its arguments in a forward pass alone.
 
@@ -237,27 +257,27 @@ def passing(
     return tokens * width * (at_work + keeps * kept) + _gathered(config, parts, width)
 
 
-def sampling(config: llama.Config, parts: Parts, lanes: int) -> float:
+def sampling(config: llama.LlamaConfig, parts: FlopParts, lanes: int) -> float:
     """Bytes of one device beside its arguments while tokens are drawn: four times the logits."""
     return 4 * 4.0 * lanes * config.vocabulary_size / parts.devices
 
 
-def _layer_numbers(config: llama.Config, parts: Parts) -> tuple[float, float]:
+def _layer_numbers(config: llama.LlamaConfig, parts: FlopParts) -> tuple[float, float]:
     """Of a token on one device: what a layer's projections give, and all that exists at once."""
     narrow = (config.heads + 2 * config.kv_heads) * config.head_size / parts.tensor
     outputs = narrow + 2 * config.width + 2 * config.mlp_width / parts.tensor
     return outputs, 4 * config.width + 2 * (outputs + config.mlp_width / parts.tensor)
 
 
-def _gathered(config: llama.Config, parts: Parts, width: int) -> float:
+def _gathered(config: llama.LlamaConfig, parts: FlopParts, width: int) -> float:
     """Bytes of a layer's kernels where they are gathered."""
     layer = kernel_weights(config) / config.layers
     return width * layer / parts.tensor if parts.gathered else 0.0
 
 
 def exchanged(
-    config: llama.Config,
-    parts: Parts,
+    config: llama.LlamaConfig,
+    parts: FlopParts,
     *,
     width: int,
     tokens: int,

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from safety_jax import mesh as meshes
+from safety_jax.base import mesh as meshes
 from safety_jax.models import llama
 from safety_jax.planning.chips import Slice, topology
 
@@ -13,7 +13,7 @@ from safety_jax.planning.chips import Slice, topology
 TRAINING_SHARE, DECODING_SHARE = 0.4, 0.6
 
 
-class Sizes(NamedTuple):
+class ModelSizes(NamedTuple):
     """Of the mesh's axes."""
 
     data: int
@@ -42,17 +42,19 @@ def devices(where: Slice) -> Sequence[Any]:
     return [Absent(number, where.chip.kind) for number in range(where.devices)]
 
 
-def build(sizes: Sizes, found: Sequence[Any]) -> Any:
+def build(sizes: ModelSizes, found: Sequence[Any]) -> Any:
     return meshes.build(*sizes, devices=list(found))
 
 
-def tensor_sizes(model: llama.Config, count: int) -> list[int]:
+def tensor_sizes(model: llama.LlamaConfig, count: int) -> list[int]:
     """Sizes of the tensor axis that neither split a head nor leave devices over, smallest first."""
     whole = (count, model.heads, model.kv_heads, model.mlp_width, model.vocabulary_size)
     return [size for size in range(1, count + 1) if all(one % size == 0 for one in whole)]
 
 
-def for_rows(model: llama.Config, count: int, rows: int, state: float, memory: float) -> Sizes:
+def for_rows(
+    model: llama.LlamaConfig, count: int, rows: int, state: float, memory: float
+) -> ModelSizes:
     """For training and judging: as little `tensor` as leaves no device without a row. The rest is
     `data` where the state fits whole, so that nothing is gathered; else all `fsdp`, which holds
     least and gathers over every link.
@@ -66,11 +68,11 @@ def for_rows(model: llama.Config, count: int, rows: int, state: float, memory: f
     fitting = tensor_sizes(model, count)
     tensor = next((size for size in fitting if count // size <= rows), fitting[-1])
     if state / tensor <= TRAINING_SHARE * memory:
-        return Sizes(count // tensor, 1, tensor)
+        return ModelSizes(count // tensor, 1, tensor)
     return _stored(model, count // tensor, tensor)
 
 
-def for_decoding(model: llama.Config, count: int, weights: float, memory: float) -> Sizes:
+def for_decoding(model: llama.LlamaConfig, count: int, weights: float, memory: float) -> ModelSizes:
     """For writing tokens: weights whole on as few devices as hold them, because a kernel that is
     gathered for every token costs more than the token; then `fsdp`, where `tensor` has an end.
 
@@ -84,16 +86,16 @@ def for_decoding(model: llama.Config, count: int, weights: float, memory: float)
     parts = count // tensor
     for fsdp in _divisors(model, parts):
         if weights / tensor / fsdp <= room:
-            return Sizes(parts // fsdp, fsdp, tensor)
+            return ModelSizes(parts // fsdp, fsdp, tensor)
     return _stored(model, parts, tensor)
 
 
-def _stored(model: llama.Config, parts: int, tensor: int) -> Sizes:
+def _stored(model: llama.LlamaConfig, parts: int, tensor: int) -> ModelSizes:
     fsdp = _divisors(model, parts)[-1]
-    return Sizes(parts // fsdp, fsdp, tensor)
+    return ModelSizes(parts // fsdp, fsdp, tensor)
 
 
-def _divisors(model: llama.Config, parts: int) -> list[int]:
+def _divisors(model: llama.LlamaConfig, parts: int) -> list[int]:
     return [n for n in range(1, parts + 1) if parts % n == 0 and model.width % n == 0]
 
 

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safety_jax.errors import ConfigError
-from safety_jax.models import folder as folders
-from safety_jax.models import hf_config, llama
+from safety_jax.base.errors import ConfigError
+from safety_jax.models import llama
+from safety_jax.models.folders import hf_config
+from safety_jax.models.folders import hub as folders
 
 
 def _llama(
@@ -36,7 +37,7 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def read(name: str) -> llama.Config:
+def read(name: str) -> llama.LlamaConfig:
     """A model of the table, or of a Hugging Face folder or hub id.
 
     Raises:

@@ -5,7 +5,7 @@ from typing import Any
 
 from safety_jax.planning.chips import CHIPS, GIB, Slice
 
-Plan = Mapping[str, Any]
+PlanRecord = Mapping[str, Any]
 FORMULA = "by formula"  # the kind of an exchange that no program was read for
 HEAD = (
     "run", "model", "slice", "data x fsdp x tensor", "rows", "GiB a chip", "of", "fits",
@@ -14,12 +14,12 @@ HEAD = (
 PRICED = ("a million tokens",)
 
 
-def lines(plans: Sequence[Plan], priced: bool) -> list[tuple[str, ...]]:
+def lines(plans: Sequence[PlanRecord], priced: bool) -> list[tuple[str, ...]]:
     """The head, and a line for each plan."""
     return [(*HEAD, *PRICED) if priced else HEAD, *(_line(plan, priced) for plan in plans)]
 
 
-def _line(plan: Plan, priced: bool) -> tuple[str, ...]:
+def _line(plan: PlanRecord, priced: bool) -> tuple[str, ...]:
     cells = [plan["run"], plan["model"], plan["slice"]]
     width = len(HEAD) + priced
     if plan["needed"] is None:  # not even a mesh could be made
@@ -50,7 +50,7 @@ def _line(plan: Plan, priced: bool) -> tuple[str, ...]:
     return tuple(cells)
 
 
-def largest(plan: Plan) -> str:
+def largest(plan: PlanRecord) -> str:
     """The most rows that fit, where they were searched."""
     found = plan["largest"]
     if found is None:
@@ -64,7 +64,7 @@ def between(low: float, high: float, form: str) -> str:
     return first if first == second else f"{first}–{second}"
 
 
-def terminal(plans: Sequence[Plan], priced: bool) -> str:
+def terminal(plans: Sequence[PlanRecord], priced: bool) -> str:
     table = lines(plans, priced)
     width = max(len(line) for line in table)
     table = [(*line, *[""] * (width - len(line))) for line in table]
@@ -76,13 +76,13 @@ def terminal(plans: Sequence[Plan], priced: bool) -> str:
     )
 
 
-def markdown(plans: Sequence[Plan], priced: bool) -> str:
+def markdown(plans: Sequence[PlanRecord], priced: bool) -> str:
     table = lines(plans, priced)
     rows = [table[0], tuple("---" for _ in table[0]), *table[1:]]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
-def details(plan: Plan) -> str:
+def details(plan: PlanRecord) -> str:
     """One plan in full: memory by what it is, exchanges, times."""
     text = f"{plan['program']} on {plan['slice']}, {plan['chips']} chips"
     memory = plan["memory"]

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import jax
 
+from safety_jax.base.errors import ConfigError
 from safety_jax.data.formats import Message
 from safety_jax.data.records import Record
-from safety_jax.errors import ConfigError
-from safety_jax.raft.folder import Candidate
-from safety_jax.raft.pool import Prompt
-from safety_jax.scoring import judge as judging
-from safety_jax.scoring import run
-from safety_jax.scoring.judge import Card, Conversation, Judge, Score
-from safety_jax.scoring.ledger import Ledger
-from safety_jax.scoring.planned import Planned
+from safety_jax.judges import judge as judging
+from safety_jax.judges import scoring
+from safety_jax.judges.judge import Conversation, Judge, JudgeCard, Score
+from safety_jax.judges.ledger import Ledger
+from safety_jax.judges.planned import PlannedJudge
+from safety_jax.raft.prompt_pool import Prompt
+from safety_jax.raft.round_files import Candidate
 
 
 class Judges:
@@ -27,14 +27,14 @@ class Judges:
         resident: keep weights in memory between rounds; else they are read again each time.
     """
 
-    def __init__(self, planned: Mapping[str, Planned], rows: int, resident: bool):
+    def __init__(self, planned: Mapping[str, PlannedJudge], rows: int, resident: bool):
         if rows < 1:
             raise ConfigError(f"score.rows_per_write is {rows}; expected at least 1")
         self._planned, self._rows, self._resident = planned, rows, resident
         self._loaded: dict[str, Judge] = {}
 
     @property
-    def cards(self) -> dict[str, Card]:
+    def cards(self) -> dict[str, JudgeCard]:
         return {name: planned.card for name, planned in self._planned.items()}
 
     @property
@@ -52,7 +52,7 @@ class Judges:
             if planned.combination is not None:
                 scores[name] = planned.combination.combine(scores)
                 continue
-            scores[name] = run.judge_all(
+            scores[name] = scoring.judge_all(
                 planned.card,
                 functools.partial(self._load, name),
                 conversations,

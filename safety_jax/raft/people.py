@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from safety_jax import sheets
-from safety_jax.data.order import permutation
-from safety_jax.errors import DataError
-from safety_jax.raft.folder import Candidate
-from safety_jax.raft.pool import Prompt
-from safety_jax.raft.selection import CHOSEN, NONE_ACCEPTED, Choice
+from safety_jax.base.errors import DataError
+from safety_jax.data import sheets
+from safety_jax.data.shuffling import permutation
+from safety_jax.raft.prompt_pool import Prompt
+from safety_jax.raft.round_files import Candidate
+from safety_jax.raft.selection import CHOSEN, NONE_ACCEPTED, Selection
 
 COLUMNS = ("prompt_number", "prompt", "choice")
 STREAM = 8000  # of the shuffles, beside those of prompts and epochs
@@ -38,7 +38,7 @@ def read(
     prompts: Sequence[Prompt],
     candidates: Sequence[Sequence[Candidate]],
     seed: int,
-) -> list[Choice]:
+) -> list[Selection]:
     """The choices that people wrote into the file.
 
     Raises:
@@ -59,10 +59,10 @@ def read(
             )
         place = int(written)
         if not place:
-            found.append(Choice(None, NONE_ACCEPTED, ("",) * count))
+            found.append(Selection(None, NONE_ACCEPTED, ("",) * count))
             continue
         index = shuffled(prompt, count, seed)[place - 1]
-        found.append(Choice(index, CHOSEN, ("",) * count))
+        found.append(Selection(index, CHOSEN, ("",) * count))
     return found
 
 

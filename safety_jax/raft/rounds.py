@@ -18,40 +18,48 @@ from typing import Any
 import jax
 import numpy as np
 
-from safety_jax import hosts, workdir
-from safety_jax.policy import Policy
-from safety_jax.raft import folder as files
-from safety_jax.raft import judging, measures, people, sampling, selection, telling
-from safety_jax.raft.folder import Candidate
-from safety_jax.raft.plan import Parts, Plan, Summary, Tuned, Weights
-from safety_jax.raft.pool import Prompt, seed_of_round
-from safety_jax.raft.selection import Choice
-from safety_jax.scoring.judge import Score
-from safety_jax.scoring.ledger import as_json
+from safety_jax.base import files, hosts
+from safety_jax.judges.judge import Score
+from safety_jax.judges.ledger import as_json
+from safety_jax.raft import (
+    judging,
+    people,
+    reporting,
+    round_files,
+    round_measures,
+    sampling,
+    selection,
+)
+from safety_jax.raft.prompt_pool import Prompt, seed_of_round
+from safety_jax.raft.round_files import Candidate
+from safety_jax.raft.selection import Selection
+from safety_jax.raft.setup import RaftParts, RaftPlan, RoundSummary, Tuned, Weights
+from safety_jax.training import workdir
+from safety_jax.training.policy import Policy
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """How a run ended; `weights` is None when it waits for people or was asked to stop."""
 
     weights: Weights | None
-    summaries: list[Summary]
+    summaries: list[RoundSummary]
 
 
-def run(plan: Plan, parts: Parts, weights: Weights) -> Outcome:
+def run(plan: RaftPlan, parts: RaftParts, weights: Weights) -> RunOutcome:
     """All rounds that are left, from the weights at the start of the run."""
-    summaries: list[Summary] = []
+    summaries: list[RoundSummary] = []
     waiting: list[int] = []  # finished rounds whose weights were not needed yet
     for number in range(plan.rounds + 1):
         path = plan.path / f"{number:02d}"
         # One answer, lest a host begin a round that another knows finished.
-        found = hosts.first_says(functools.partial(files.read_summary, path))
+        found = hosts.first_says(functools.partial(round_files.read_summary, path))
         if found is None:
             weights, waiting = _restore(plan, parts, waiting, weights), []
             path.mkdir(parents=True, exist_ok=True)
             done = _round(plan, parts, number, path, weights, summaries)
             if done is None:
-                return Outcome(None, summaries)
+                return RunOutcome(None, summaries)
             weights, found = done
             superseded = found["optimizer_steps"] and not plan.keep_checkpoints
             if superseded and jax.process_index() == 0:
@@ -63,17 +71,19 @@ def run(plan: Plan, parts: Parts, weights: Weights) -> Outcome:
         if _stalls(summaries, plan.patience):
             parts.say(f"the selected reward has not risen for {plan.patience} rounds; done")
             break
-    return Outcome(_restore(plan, parts, waiting, weights), summaries)
+    return RunOutcome(_restore(plan, parts, waiting, weights), summaries)
 
 
-def _restore(plan: Plan, parts: Parts, finished: Sequence[int], weights: Weights) -> Weights:
+def _restore(
+    plan: RaftPlan, parts: RaftParts, finished: Sequence[int], weights: Weights
+) -> Weights:
     """What the last of some finished rounds left; merged adapters add up over all of them."""
     for number in finished if plan.keep_checkpoints else finished[-1:]:
         weights = parts.tuner.restore(plan.path / f"{number:02d}", number, weights)
     return weights
 
 
-def _stalls(summaries: Sequence[Summary], patience: int) -> bool:
+def _stalls(summaries: Sequence[RoundSummary], patience: int) -> bool:
     rewards = [row.get("reward/selected") for row in summaries[1:]]
     known = [-math.inf if reward is None else reward for reward in rewards]
     if not patience or len(known) <= patience:
@@ -82,16 +92,16 @@ def _stalls(summaries: Sequence[Summary], patience: int) -> bool:
 
 
 def _round(
-    plan: Plan,
-    parts: Parts,
+    plan: RaftPlan,
+    parts: RaftParts,
     number: int,
     path: Path,
     weights: Weights,
-    earlier: Sequence[Summary],
-) -> tuple[Weights, Summary] | None:
+    earlier: Sequence[RoundSummary],
+) -> tuple[Weights, RoundSummary] | None:
     """One round; round 0 only answers the held-out prompts."""
     clock, programs = Clock(), parts.compiled.programs
-    found: Summary = {"round": number, "optimizer_steps": 0}
+    found: RoundSummary = {"round": number, "optimizer_steps": 0}
     if number:
         trained = _learn(plan, parts, number, path, weights, clock, earlier)
         if trained is None:
@@ -102,27 +112,27 @@ def _round(
         with clock("evaluating"):
             found["evaluation"] = _evaluate(plan, parts, number, path, weights)
     if number:
-        found["alarms"] = measures.alarms(
+        found["alarms"] = round_measures.alarms(
             earlier[1] if len(earlier) > 1 else found, found, plan.limits
         )
     found["seconds"] = clock.seconds
     found["compiled_programs"] = parts.compiled.programs - programs
     if jax.process_index() == 0:
-        workdir.write(path / "summary.json", workdir.canonical(found))
+        files.write(path / "summary.json", workdir.canonical(found))
     if number or plan.held_out:
-        parts.say(telling.describe(found))
+        parts.say(reporting.describe(found))
     return weights, found
 
 
 def _learn(
-    plan: Plan,
-    parts: Parts,
+    plan: RaftPlan,
+    parts: RaftParts,
     number: int,
     path: Path,
     weights: Weights,
     clock: "Clock",
-    earlier: Sequence[Summary],
-) -> tuple[Weights, Summary] | None:
+    earlier: Sequence[RoundSummary],
+) -> tuple[Weights, RoundSummary] | None:
     drawn = plan.pool.draw(number - 1)
     title = f"round {number}"
     with clock("sampling"):
@@ -147,7 +157,7 @@ def _learn(
         if choice.index is not None
     ]
     if jax.process_index() == 0:
-        telling.write(path, drawn, candidates, rows, log_ratios, choices)
+        reporting.write(path, drawn, candidates, rows, log_ratios, choices)
     with clock("training"):
         tuned = parts.tuner.tune(path, number, chosen, weights) if chosen else Tuned(
             weights, 0, 0, 0.0, {}
@@ -155,12 +165,12 @@ def _learn(
         if tuned is None:
             return None
     return tuned.weights, {
-        **measures.of_choices(choices),
-        **telling.rewards(plan, parts, rows, choices),
-        **measures.of_texts(candidates, choices),
-        **(measures.of_distance(sampled, log_ratios) if parts.first else {}),
+        **round_measures.of_choices(choices),
+        **reporting.rewards(plan, parts, rows, choices),
+        **round_measures.of_texts(candidates, choices),
+        **(round_measures.of_distance(sampled, log_ratios) if parts.first else {}),
         **{f"training/{name}": value for name, value in tuned.figures.items()},
-        **telling.cost(parts, drawn, candidates, tuned),
+        **reporting.cost(parts, drawn, candidates, tuned),
         "learned_from": len(chosen),
         "optimizer_steps": tuned.steps,
     }
@@ -170,15 +180,15 @@ def _learn(
 
 
 def _sample(
-    plan: Plan,
-    parts: Parts,
+    plan: RaftPlan,
+    parts: RaftParts,
     drawn: Sequence[Prompt],
     path: Path,
     weights: Weights,
     seed: int,
     title: str,
 ) -> list[list[Candidate]]:
-    samples = files.Samples(
+    samples = round_files.Samples(
         path / "samples.jsonl",
         [prompt.number for prompt in drawn],
         plan.block,
@@ -192,14 +202,14 @@ def _sample(
 
 
 def speaking(policy: Policy, weights: Weights):
-    """Base weights and adapters of the policy, as `decode.generate` takes them."""
+    """Base weights and adapters of the policy, as `generation.generate` takes them."""
     if policy.adapter is None:
         return weights.trainable, None
     return weights.frozen, policy.adapters(weights.trainable)
 
 
 def _log_ratios(
-    parts: Parts, drawn: Sequence[Prompt], sampled: Sequence[Sequence[Candidate]]
+    parts: RaftParts, drawn: Sequence[Prompt], sampled: Sequence[Sequence[Candidate]]
 ) -> list[np.ndarray]:
     """log(p / p0) of every sampled candidate; zeros where nobody asks."""
     if parts.first is None:
@@ -223,14 +233,14 @@ def with_references(
 
 
 def _select(
-    plan: Plan,
-    parts: Parts,
+    plan: RaftPlan,
+    parts: RaftParts,
     drawn: Sequence[Prompt],
     candidates: Sequence[Sequence[Candidate]],
     rows: Sequence[Mapping[str, Sequence[Score]]],
     log_ratios: Sequence[np.ndarray],
     path: Path,
-) -> list[Choice] | None:
+) -> list[Selection] | None:
     """The choices; None while people have not made them."""
     if plan.people:
         out, back = path / "for_people.csv", path / "choices.csv"
@@ -256,12 +266,12 @@ def _select(
 
 
 def _evaluate(
-    plan: Plan, parts: Parts, number: int, path: Path, weights: Weights
+    plan: RaftPlan, parts: RaftParts, number: int, path: Path, weights: Weights
 ) -> dict[str, dict[str, Any]]:
     """Answers the held-out prompts; the share of safe answers, by judge and source."""
     asked = plan.held_out
     numbers = [prompt.number for prompt in asked]
-    samples = files.Samples(
+    samples = round_files.Samples(
         path / "evaluation_samples.jsonl", numbers, plan.block, jax.process_index() == 0
     )
     base, adapters = speaking(parts.policy, weights)
@@ -276,7 +286,7 @@ def _evaluate(
     ]
     scores = parts.judges.score(conversations, path / "evaluation_judgements.jsonl", title)
     if jax.process_index() == 0:
-        files.write_lines(
+        round_files.write_lines(
             path / "evaluation.jsonl",
             [
                 {
@@ -292,7 +302,7 @@ def _evaluate(
         )
     return {
         name: {
-            source: measures.of_answers(
+            source: round_measures.of_answers(
                 card,
                 [
                     s

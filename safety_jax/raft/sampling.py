@@ -8,20 +8,22 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from safety_jax import feed, hosts, trees
-from safety_jax import mesh as meshes
-from safety_jax.batch import Tokens
+from safety_jax.base import hosts, trees
+from safety_jax.base import mesh as meshes
+from safety_jax.base.batch import Tokens
 from safety_jax.data import encode, loader
-from safety_jax.models import decode, lora
-from safety_jax.policy import Policy
-from safety_jax.raft.folder import Candidate, Samples
-from safety_jax.raft.pool import Prompt
+from safety_jax.models import lora
+from safety_jax.models.decoding import generation
+from safety_jax.raft.prompt_pool import Prompt
+from safety_jax.raft.round_files import Candidate, Samples
+from safety_jax.training import placement
+from safety_jax.training.policy import Policy
 
 
 def fill(
     samples: Samples,
     prompts: Sequence[Prompt],
-    setup: decode.Setup,
+    setup: generation.Setup,
     weights: trees.Tree,
     adapters: lora.Adapters | None,
     *,
@@ -37,7 +39,7 @@ def fill(
     hosts.check_shared(samples.done, samples.path)
     while samples.done < len(prompts):
         asked = prompts[samples.done : samples.done + block]
-        found = decode.generate(
+        found = generation.generate(
             setup,
             weights,
             adapters,
@@ -49,7 +51,7 @@ def fill(
         samples.add([[_candidate(answer) for answer in row] for row in found])
 
 
-def _candidate(answer: decode.Completion) -> Candidate:
+def _candidate(answer: generation.Completion) -> Candidate:
     return Candidate(
         (answer.text or "").strip(), tuple(answer.ids), answer.logprobs_sum, answer.finish
     )
@@ -122,7 +124,7 @@ class First:
             prefetch_steps=0,
             rows_here=meshes.rows_here(rows.mesh, rows.rows),
         )
-        put = feed.put_rows(rows.mesh, rows.rows)
+        put = placement.put_rows(rows.mesh, rows.rows)
         sums = np.zeros(len(examples))
         for number in range(batches.steps):
             batch = batches.batch(number)

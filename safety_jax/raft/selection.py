@@ -8,15 +8,15 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from safety_jax.errors import ConfigError
-from safety_jax.scoring.judge import HARMFUL, SAFER, Card, Score
+from safety_jax.base.errors import ConfigError
+from safety_jax.judges.judge import HARMFUL, SAFER, JudgeCard, Score
 
 UNSCORED, UNFINISHED, NOT_ACCEPTED, CHOSEN = "unscored", "unfinished", "not accepted", "chosen"
 NONE_ACCEPTED = "no acceptable candidate"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Choice:
+class Selection:
     """What became of a prompt.
 
     Attributes:
@@ -31,7 +31,7 @@ class Choice:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class SelectionRule:
     """How candidates are ranked and which are eligible.
 
     Attributes:
@@ -47,7 +47,7 @@ class Rule:
     kl_weight: float
     unfinished: str
 
-    def check(self, cards: Mapping[str, Card]) -> None:
+    def check(self, cards: Mapping[str, JudgeCard]) -> None:
         """Raises a ConfigError for a judge that is not there, or that cannot do what it is for."""
         for key, name in (("rank_by", self.rank_by), *(("accept", name) for name in self.accept)):
             if name not in cards:
@@ -67,7 +67,7 @@ class Rule:
             raise ConfigError(f"raft.unfinished {self.unfinished!r}: expected keep or reject")
 
 
-def passes(card: Card, score: Score) -> bool | None:
+def passes(card: JudgeCard, score: Score) -> bool | None:
     """Whether a score is on the good side of the card's threshold; None if it is unscored.
 
     A value at the threshold is on the good side, except where higher is more harmful.
@@ -81,12 +81,12 @@ def passes(card: Card, score: Score) -> bool | None:
 
 
 def choose(
-    rule: Rule,
-    cards: Mapping[str, Card],
+    rule: SelectionRule,
+    cards: Mapping[str, JudgeCard],
     scores: Mapping[str, Sequence[Score]],
     log_ratios: Sequence[float],
     finished: Sequence[bool],
-) -> Choice:
+) -> Selection:
     """The choice among a prompt's candidates.
 
     Args:
@@ -113,5 +113,5 @@ def choose(
         ranks.append(value if value is not None and verdict == "" else -math.inf)
     best = max(range(len(ranks)), key=lambda k: ranks[k], default=0)  # the first of equals
     if not ranks or verdicts[best]:
-        return Choice(None, NONE_ACCEPTED, tuple(verdicts))
-    return Choice(best, CHOSEN, tuple(verdicts))
+        return Selection(None, NONE_ACCEPTED, tuple(verdicts))
+    return Selection(best, CHOSEN, tuple(verdicts))

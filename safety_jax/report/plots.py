@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from safety_jax import metrics, statistics, workdir
+from safety_jax.base import files
+from safety_jax.maths import statistics
+from safety_jax.training import metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -254,4 +256,4 @@ def save(figure: "Figure", target: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     target.parent.mkdir(parents=True, exist_ok=True)
-    workdir.write(target, buffer.getvalue())
+    files.write(target, buffer.getvalue())

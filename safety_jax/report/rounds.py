@@ -11,7 +11,7 @@ from safety_jax.report.plots import RAW, SMOOTH, TEXT, VALIDATION, bare_axes, ne
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Summary = Mapping[str, Any]
+RoundSummary = Mapping[str, Any]
 # What is added up over rounds.
 TOTALS = (
     "prompts",
@@ -37,7 +37,7 @@ REWARDS = (
 )
 
 
-def figures(summary: Summary) -> dict[str, int | float]:
+def figures(summary: RoundSummary) -> dict[str, int | float]:
     """The numbers of a round, those of its evaluation as eval/<judge>/<source>/<figure>."""
     found: dict[str, int | float] = {
         name: value
@@ -54,7 +54,7 @@ def figures(summary: Summary) -> dict[str, int | float]:
     return found
 
 
-def draw(summaries: Sequence[Summary], folder: Path, title: str) -> list[str]:
+def draw(summaries: Sequence[RoundSummary], folder: Path, title: str) -> list[str]:
     """Draws what there is to draw; the names of the files, as seen from the run's folder."""
     folder.mkdir(exist_ok=True)
     learned = [row for row in summaries if row["round"]]
@@ -72,7 +72,7 @@ def draw(summaries: Sequence[Summary], folder: Path, title: str) -> list[str]:
     return drawn
 
 
-def draw_rewards(summaries: Sequence[Summary], target: Path, title: str) -> None:
+def draw_rewards(summaries: Sequence[RoundSummary], target: Path, title: str) -> None:
     """Mean, best-of-C and selected reward by round."""
     figure, axes = new_figure(title)
     for key, label, colour in REWARDS:
@@ -81,7 +81,7 @@ def draw_rewards(summaries: Sequence[Summary], target: Path, title: str) -> None
     save(figure, target)
 
 
-def draw_histograms(summaries: Sequence[Summary], target: Path, title: str) -> None:
+def draw_histograms(summaries: Sequence[RoundSummary], target: Path, title: str) -> None:
     """Rewards of all candidates in the first and in the last round."""
     figure, axes = new_figure(title)
     for row, colour in ((summaries[0], RAW), (summaries[-1], SMOOTH)):
@@ -98,7 +98,7 @@ def draw_histograms(summaries: Sequence[Summary], target: Path, title: str) -> N
     save(figure, target)
 
 
-def draw_health(summaries: Sequence[Summary], target: Path, title: str) -> None:
+def draw_health(summaries: Sequence[RoundSummary], target: Path, title: str) -> None:
     """What shows reward hacking and starving: one panel a figure."""
     panels = [p for p in PANELS if any(row.get(p[0]) is not None for row in summaries)]
     figure, only = new_figure(title)
@@ -116,7 +116,7 @@ def draw_health(summaries: Sequence[Summary], target: Path, title: str) -> None:
     save(figure, target)
 
 
-def draw_safe_share(summaries: Sequence[Summary], target: Path, title: str) -> None:
+def draw_safe_share(summaries: Sequence[RoundSummary], target: Path, title: str) -> None:
     """Safe answers to the held-out prompts after every round, with 95% intervals."""
     figure, axes = new_figure(title)
     lines: dict[tuple[str, str], list[tuple[int, float, float, float]]] = {}
@@ -136,7 +136,9 @@ def draw_safe_share(summaries: Sequence[Summary], target: Path, title: str) -> N
     save(figure, target)
 
 
-def _line(axes: "Axes", summaries: Sequence[Summary], key: str, colour: str, label: str) -> None:
+def _line(
+    axes: "Axes", summaries: Sequence[RoundSummary], key: str, colour: str, label: str
+) -> None:
     known = [(row["round"], row[key]) for row in summaries if row.get(key) is not None]
     if known:
         x, y = np.array(known, float).T

@@ -10,11 +10,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
-from safety_jax import policy, trees
+from safety_jax.base import trees
+from safety_jax.base.errors import ConfigError
 from safety_jax.data import tokenizer
-from safety_jax.errors import ConfigError
-from safety_jax.models import decode, hf, hf_config, llama, lora, peft
-from safety_jax.models import folder as folders
+from safety_jax.models import llama, lora
+from safety_jax.models.decoding import generation
+from safety_jax.models.folders import hf, hf_config, peft
+from safety_jax.models.folders import hub as folders
+from safety_jax.training import policy
 
 _ADAPTER = "adapter_config.json"
 
@@ -22,11 +25,11 @@ _ADAPTER = "adapter_config.json"
 def make_setup(
     group: ConfigDict,
     sample: ConfigDict,
-    model: llama.Config,
+    model: llama.LlamaConfig,
     run: llama.Execution,
     tokens: PreTrainedTokenizerBase,
     path: str,
-) -> decode.Setup:
+) -> generation.Setup:
     """How answers are written.
 
     Args:
@@ -43,16 +46,16 @@ def make_setup(
     def text(ids: Sequence[int]) -> str:
         return str(tokens.decode(list(ids), skip_special_tokens=True))
 
-    stop = decode.Stop(tuple(group.stop), text)
+    stop = generation.Stop(tuple(group.stop), text)
     ends = (int(tokens.eos_token_id),)
-    setup = decode.Setup(model, run, read_settings(group), read_pace(sample), ends, stop)
+    setup = generation.Setup(model, run, read_settings(group), read_pace(sample), ends, stop)
     setup.check()
     return setup
 
 
-def read_settings(group: ConfigDict) -> decode.Settings:
+def read_settings(group: ConfigDict) -> generation.SamplingParams:
     """What is asked of the decoder."""
-    return decode.Settings(
+    return generation.SamplingParams(
         temperature=group.temperature,
         top_k=group.top_k,
         top_p=group.top_p,
@@ -64,9 +67,9 @@ def read_settings(group: ConfigDict) -> decode.Settings:
     )
 
 
-def read_pace(sample: ConfigDict) -> decode.Pace:
+def read_pace(sample: ConfigDict) -> generation.Pace:
     """How the decoder runs."""
-    return decode.Pace(
+    return generation.Pace(
         lanes=sample.lanes,
         prefill_prompts=sample.prefill_prompts,
         bucket_tokens=sample.bucket_tokens,
@@ -89,7 +92,7 @@ class Opened:
     path: str
     folder: Path
     adapter: Path | None
-    config: llama.Config
+    config: llama.LlamaConfig
     tokens: PreTrainedTokenizerBase
     weights_sha256: str
 

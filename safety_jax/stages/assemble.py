@@ -14,16 +14,18 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from safety_jax import compilation, loop, metrics, optim, policy, trees, workdir
-from safety_jax import mesh as meshes
-from safety_jax import step as steps
-from safety_jax.checkpoint import Checkpoints, abstract
+from safety_jax.base import compilation, trees
+from safety_jax.base import mesh as meshes
+from safety_jax.base.errors import ConfigError
 from safety_jax.data import encode, loader
-from safety_jax.errors import ConfigError
-from safety_jax.feed import Place
-from safety_jax.journal import Journal, Watch
-from safety_jax.models import folder as folders
-from safety_jax.models import llama, lora, peft
+from safety_jax.models import llama, lora
+from safety_jax.models.folders import hub as folders
+from safety_jax.models.folders import peft
+from safety_jax.training import loop, metrics, optim, policy, workdir
+from safety_jax.training import step as steps
+from safety_jax.training.checkpoint import Checkpoints, abstract
+from safety_jax.training.placement import PutBatch
+from safety_jax.training.step_log import Journal, Watch
 
 DIRECTIONS = {"lowest": False, "highest": True}
 
@@ -115,7 +117,7 @@ def total_steps(train: ConfigDict, examples: int) -> int:
     return math.ceil(train.epochs * loader.steps_per_epoch(examples, train.batch_size))
 
 
-def flops_per_example(config: ConfigDict, model: llama.Config, *sides: np.ndarray) -> float:
+def flops_per_example(config: ConfigDict, model: llama.LlamaConfig, *sides: np.ndarray) -> float:
     """Model FLOPs to train on one example, of the mean length of each side."""
     adapter = None
     if config.lora.rank > 0:
@@ -126,7 +128,7 @@ def flops_per_example(config: ConfigDict, model: llama.Config, *sides: np.ndarra
 
 
 def build_policy(
-    config: ConfigDict, model: llama.Config, folder: Any, mesh: Mesh
+    config: ConfigDict, model: llama.LlamaConfig, folder: Any, mesh: Mesh
 ) -> tuple[policy.Policy, trees.Tree, trees.Tree]:
     """The policy, its trainable and its frozen tree, as the `model` and `lora` groups say."""
     adapter = None
@@ -153,9 +155,9 @@ def build_policy(
     )
 
 
-def adapter_settings(config: ConfigDict, targets: tuple[str, ...]) -> peft.Settings:
+def adapter_settings(config: ConfigDict, targets: tuple[str, ...]) -> peft.LoraConfig:
     """The config's `lora` group, its targets under our names."""
-    return peft.Settings(
+    return peft.LoraConfig(
         rank=config.lora.rank,
         alpha=config.lora.alpha,
         dropout=config.lora.dropout,
@@ -249,7 +251,7 @@ def fit(
     batches: loader.Loader,
     *,
     step: Callable[..., Any],
-    put: Place,
+    put: PutBatch,
     evaluate: Callable[[Any], loop.Metrics] | None,
     rows: Callable[[Any], list[str]],
     flops_per_token: float,
@@ -282,13 +284,13 @@ def fit(
         writer = metrics.Writer(
             place.path, done, config.log.tensorboard, config.log.wandb, place.config, primary
         )
-        progress = metrics.Progress(total, done, primary)
+        progress = metrics.ProgressBar(total, done, primary)
         stack.enter_context(contextlib.closing(writer))
         stack.enter_context(contextlib.closing(progress))
         journal = Journal(
             writer=writer,
             progress=progress,
-            rate=metrics.Rate(flops_per_token, metrics.peak_of(mesh.devices)),
+            rate=metrics.Throughput(flops_per_token, metrics.peak_of(mesh.devices)),
             compiled=compiled,
             cadence=cadence,
             steps_per_epoch=batches.steps_per_epoch,

@@ -3,9 +3,9 @@
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from safety_jax import feed
-from safety_jax import mesh as meshes
+from safety_jax.base import mesh as meshes
 from safety_jax.stages import answering
+from safety_jax.training import placement
 
 
 def build_mesh(config: ConfigDict) -> Mesh:
@@ -17,7 +17,7 @@ def build_mesh(config: ConfigDict) -> Mesh:
     """
     mesh = meshes.build(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     if "train" in config:
-        feed.put_rows(mesh, config.train.rows_per_microbatch)
+        placement.put_rows(mesh, config.train.rows_per_microbatch)
     if "sample" in config:
         answering.read_pace(config.sample).check(meshes.row_parts(mesh))
     return mesh

@@ -19,24 +19,18 @@ import tqdm
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from safety_jax import (
-    compilation,
-    metrics,
-    objectives,
-    policy,
-    preferences,
-    reference,
-    trees,
-    workdir,
-)
-from safety_jax import corpus as corpora
-from safety_jax import step as steps
+from safety_jax.base import compilation, files, trees
+from safety_jax.base.errors import ConfigError
+from safety_jax.data import corpus as corpora
 from safety_jax.data import encode, loader, pairs, tokenizer
-from safety_jax.errors import ConfigError
-from safety_jax.models import folder as folders
-from safety_jax.models import hf_config, llama
-from safety_jax.report import card, plots
+from safety_jax.maths import losses
+from safety_jax.models import llama
+from safety_jax.models.folders import hf_config
+from safety_jax.models.folders import hub as folders
+from safety_jax.report import model_card, plots
 from safety_jax.stages import assemble, devices, results
+from safety_jax.training import metrics, policy, preference, reference, workdir
+from safety_jax.training import step as steps
 
 REFERENCES = ("cached", "live", "none")
 
@@ -75,8 +69,8 @@ def run(config: ConfigDict, folder: str) -> None:
         origin = start_of(config, trained, trainable)
         known = know_reference(config, trained, origin, frozen, data, mesh)
         live = config.dpo.reference == "live"
-        still = preferences.Frozen(frozen, jax.tree.map(jnp.copy, origin) if live else None)
-        loss = preferences.make_loss(
+        still = preference.Frozen(frozen, jax.tree.map(jnp.copy, origin) if live else None)
+        loss = preference.make_loss(
             trained,
             objective,
             nll_weight=config.dpo.nll_weight,
@@ -90,17 +84,17 @@ def run(config: ConfigDict, folder: str) -> None:
             mesh,
             total,
             loss=loss,
-            count=preferences.count,
+            count=preference.count,
         )
-        put = preferences.place_on(mesh, batches, data.training, known[0], batches.most_segments)
+        put = preference.place_on(mesh, batches, data.training, known[0], batches.most_segments)
         evaluate = None
         if data.evaluation is not None:
             held_out = make_loader(config, mesh, data.evaluation, size, steps=None, seed=None)
-            evaluate = preferences.make_evaluate(
-                steps.evaluator(loss, preferences.count, mesh),
+            evaluate = preference.make_evaluate(
+                steps.evaluator(loss, preference.count, mesh),
                 still,
                 held_out,
-                preferences.place_on(
+                preference.place_on(
                     mesh, held_out, data.evaluation, known[1], held_out.most_segments
                 ),
                 data.evaluation,
@@ -109,8 +103,8 @@ def run(config: ConfigDict, folder: str) -> None:
 
         # ---- training, and what is handed back
         say = tqdm.tqdm.write if primary else lambda text: None
-        watch = preferences.Watch(
-            data.training, config.dpo.beta, preferences.Collapse(say), evaluate is not None
+        watch = preference.PairWatch(
+            data.training, config.dpo.beta, preference.Collapse(say), evaluate is not None
         )
         fitted = assemble.fit(
             config,
@@ -121,7 +115,7 @@ def run(config: ConfigDict, folder: str) -> None:
             step=step,
             put=put,
             evaluate=evaluate,
-            rows=lambda batch: preferences.rows_of(data.training, batch.examples),
+            rows=lambda batch: preference.rows_of(data.training, batch.examples),
             flops_per_token=trained.flops_per_token(np.concatenate(sides)),
             compiled=compiled,
             watch=watch,
@@ -138,7 +132,7 @@ def run(config: ConfigDict, folder: str) -> None:
 # ---------------------------------------------------------------------------- what is learned
 
 
-def make_objective(group: ConfigDict) -> preferences.Objective:
+def make_objective(group: ConfigDict) -> preference.PairObjective:
     """The objective that the config's `dpo` group names, with its numbers.
 
     Raises:
@@ -147,15 +141,15 @@ def make_objective(group: ConfigDict) -> preferences.Objective:
     beta, smoothing, margin = group.beta, group.smoothing, group.margin
     bind = functools.partial
     known = {
-        "sigmoid": bind(objectives.dpo, beta=beta),
-        "conservative": bind(objectives.conservative, beta=beta, smoothing=smoothing),
-        "robust": bind(objectives.robust, beta=beta, smoothing=smoothing),
-        "hinge": bind(objectives.hinge, beta=beta),
-        "ipo_sum": bind(objectives.ipo_sum, beta=beta),
-        "ipo_mean": bind(objectives.ipo_mean, beta=beta),
-        "sigmoid_mean": bind(objectives.dpo_mean, beta=beta),
-        "simpo": bind(objectives.simpo, beta=beta, margin=margin),
-        "safe": bind(objectives.safe_dpo, beta=beta, margin=margin),
+        "sigmoid": bind(losses.dpo, beta=beta),
+        "conservative": bind(losses.conservative, beta=beta, smoothing=smoothing),
+        "robust": bind(losses.robust, beta=beta, smoothing=smoothing),
+        "hinge": bind(losses.hinge, beta=beta),
+        "ipo_sum": bind(losses.ipo_sum, beta=beta),
+        "ipo_mean": bind(losses.ipo_mean, beta=beta),
+        "sigmoid_mean": bind(losses.dpo_mean, beta=beta),
+        "simpo": bind(losses.simpo, beta=beta, margin=margin),
+        "safe": bind(losses.safe_dpo, beta=beta, margin=margin),
     }
     if group.objective not in known:
         raise ConfigError(f"dpo.objective {group.objective!r}: expected {', '.join(known)}")
@@ -175,7 +169,9 @@ def make_objective(group: ConfigDict) -> preferences.Objective:
     return known[group.objective]
 
 
-def read_corpus(config: ConfigDict, model_folder: Path, model: llama.Config) -> corpora.PairCorpus:
+def read_corpus(
+    config: ConfigDict, model_folder: Path, model: llama.LlamaConfig
+) -> corpora.PairCorpus:
     """What the config's `data` group names, as token ids.
 
     Raises:
@@ -221,14 +217,14 @@ def write_skipped(data: corpora.PairCorpus, place: workdir.Workdir) -> None:
     """`skipped.jsonl`: every row that could not be used, and why."""
     if data.skipped:
         lines = [json.dumps(dataclasses.asdict(row), ensure_ascii=False) for row in data.skipped]
-        workdir.write(place.path / "skipped.jsonl", "\n".join(lines) + "\n")
+        files.write(place.path / "skipped.jsonl", "\n".join(lines) + "\n")
 
 
 def introduce(
     config: ConfigDict,
     data: corpora.PairCorpus,
     batches: loader.Loader,
-    model: llama.Config,
+    model: llama.LlamaConfig,
     mesh: Mesh,
 ) -> None:
     """Prints what is about to be learned, and by what; the first pair with its scored tokens."""
@@ -264,14 +260,16 @@ def know_reference(
     frozen: trees.Tree,
     data: corpora.PairCorpus,
     mesh: Mesh,
-) -> tuple[preferences.Sides | None, preferences.Sides | None]:
+) -> tuple[preference.Sides | None, preference.Sides | None]:
     """The reference's log-probabilities of training and held-out pairs, where they are cached."""
     if config.dpo.reference != "cached":
         return None, None
-    cache = reference.Cache(reference_root(config.dpo.reference_folder), facts(config, trained))
+    cache = reference.ReferenceCache(
+        reference_root(config.dpo.reference_folder), facts(config, trained)
+    )
     score = reference.make_score(trained, mesh)
 
-    def known(name: str, sides: pairs.Pairs | None) -> preferences.Sides | None:
+    def known(name: str, sides: pairs.Pairs | None) -> preference.Sides | None:
         if sides is None:
             return None
         batches = make_loader(config, mesh, sides, reference.PAIRS_PER_SHARD, steps=None, seed=None)
@@ -337,7 +335,9 @@ def report(
         summary=f"{config.model.path} after preference optimisation ({config.dpo.objective}, "
         f"β = {config.dpo.beta:g}) on {len(data.training):,} pairs.",
         sources=[
-            card.Source(s.source, s.spec, s.used, s.share, s.skipped, data.files.get(s.source))
+            model_card.CardSource(
+                s.source, s.spec, s.used, s.share, s.skipped, data.files.get(s.source)
+            )
             for s in data.mixture.shares
         ],
         counts={

@@ -15,29 +15,27 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from safety_jax import compilation, hosts, policy, workdir
-from safety_jax.evaluation import (
-    asking,
+from safety_jax.base import compilation, hosts
+from safety_jax.evaluation.answers import generate, responses, stored_scores
+from safety_jax.evaluation.answers.responses import Response
+from safety_jax.evaluation.harness import lm_eval_tasks, task_results
+from safety_jax.evaluation.harness.loglikelihood import RequestLimits, ScoredModel
+from safety_jax.evaluation.measures import (
     assemble,
-    harness,
-    known,
-    letters,
-    measures,
-    pairwise,
+    choice_letters,
+    counts,
+    known_answers,
     people,
-    responses,
-    stored,
-    tasks,
+    win_rates,
 )
-from safety_jax.evaluation.likelihood import Limits, Model
-from safety_jax.evaluation.measures import Block
-from safety_jax.evaluation.responses import Response
-from safety_jax.evaluation.results import Preference, Report
-from safety_jax.evaluation.sets import ANSWER, CHOICE, CLOSED, Set
+from safety_jax.evaluation.measures.counts import Block
+from safety_jax.evaluation.measures.results import Preference, Report
+from safety_jax.evaluation.sets.items import ANSWER, CHOICE, CLOSED, Set
+from safety_jax.judges.judge import Score
 from safety_jax.report import evaluation as reports
-from safety_jax.scoring.judge import Score
 from safety_jax.stages import answering
-from safety_jax.stages.evaluate_plan import Plan, has, make_plan
+from safety_jax.stages.evaluate_plan import EvaluationPlan, has, make_plan
+from safety_jax.training import policy, workdir
 
 CHUNK_TOKENS = 128  # positions of a row whose logits exist at once, where tasks are scored
 RESPONSES, JUDGEMENTS, TASKS = "responses", "judgements", "tasks"
@@ -66,7 +64,7 @@ def run(config: ConfigDict, folder: str) -> None:
 
 
 def answer(
-    config: ConfigDict, place: workdir.Workdir, plan: Plan, primary: bool
+    config: ConfigDict, place: workdir.Workdir, plan: EvaluationPlan, primary: bool
 ) -> dict[str, dict[str, list[Response]]]:
     """Answers of every model to every set that it has any to."""
     found = {name: {of: list(rows) for of, rows in by.items()} for name, by in plan.read.items()}
@@ -76,14 +74,14 @@ def answer(
 
 
 def answer_as(
-    config: ConfigDict, place: workdir.Workdir, plan: Plan, name: str, primary: bool
+    config: ConfigDict, place: workdir.Workdir, plan: EvaluationPlan, name: str, primary: bool
 ) -> dict[str, list[Response]]:
     """One model's answers to all sets, and its results of tasks; its weights are read if anything
     is missing, and freed before the next model's are."""
     block = config.sample.prompts_per_write
     files = {
         of.name: responses.Responses(
-            asking.place(place.path / RESPONSES, name, of.name),
+            generate.place(place.path / RESPONSES, name, of.name),
             of,
             plan.asked[name][of.name].protocol,
             block=block,
@@ -101,7 +99,7 @@ def answer_as(
         weights, adapters = opened.load(plan.mesh, dtype)
         for of in left:
             asked = plan.asked[name][of.name]
-            asking.fill(
+            generate.fill(
                 files[of.name],
                 of,
                 asked.ids,
@@ -114,10 +112,10 @@ def answer_as(
             )
         if unasked:
             asked = next(iter(plan.asked[name].values()))
-            found = harness.run_tasks(
-                Model(opened.config, asked.setup.run, weights, adapters, opened.tokens),
+            found = lm_eval_tasks.run_tasks(
+                ScoredModel(opened.config, asked.setup.run, weights, adapters, opened.tokens),
                 plan.tasks.names,
-                Limits(
+                RequestLimits(
                     longest=config.data.max_length or opened.config.max_positions,
                     tokens_per_batch=config.score.tokens_per_batch,
                     chunk_tokens=CHUNK_TOKENS,
@@ -128,21 +126,21 @@ def answer_as(
             )
             if primary:
                 protocol = plan.tasks.protocol(opened.weights_sha256)
-                tasks.write(place.path / TASKS / f"{name}.json", protocol, found)
+                task_results.write(place.path / TASKS / f"{name}.json", protocol, found)
         answering.release(weights, adapters)
     return {of: file.all() for of, file in files.items()}
 
 
-def read_tasks(place: workdir.Workdir, plan: Plan, name: str) -> dict[str, Any] | None:
+def read_tasks(place: workdir.Workdir, plan: EvaluationPlan, name: str) -> dict[str, Any] | None:
     """The results of a model's tasks that are kept; None where they are not."""
     protocol = plan.tasks.protocol(plan.opened[name].weights_sha256)
-    return tasks.read(place.path / TASKS / f"{name}.json", protocol)
+    return task_results.read(place.path / TASKS / f"{name}.json", protocol)
 
 
 def judge(
     config: ConfigDict,
     place: workdir.Workdir,
-    plan: Plan,
+    plan: EvaluationPlan,
     answers: Mapping[str, Mapping[str, Sequence[Response]]],
     primary: bool,
 ) -> dict[str, list[tuple[Block, list[str]]]]:
@@ -152,7 +150,7 @@ def judge(
         model: {name: found for name, found in by.items() if sets[name].kind not in CLOSED}
         for model, by in answers.items()
     }
-    scores = asking.judge(
+    scores = generate.judge(
         plan.planned,
         judged,
         sets,
@@ -165,13 +163,15 @@ def judge(
         blocks[model] = []
         for name, found in by_set.items():
             own = dict(scores.get((model, name), {}))
-            own |= {n: stored.scores(c, found) for n, c in plan.stored.items() if has(c, found)}
+            own |= {
+                n: stored_scores.scores(c, found) for n, c in plan.stored.items() if has(c, found)
+            }
             blocks[model].append(make_block(plan, model, sets[name], found, own))
     return blocks
 
 
 def make_block(
-    plan: Plan,
+    plan: EvaluationPlan,
     model: str,
     of: Set,
     found: Sequence[Response],
@@ -184,18 +184,20 @@ def make_block(
     choice: dict[str, Any] = {}
     correct: list[bool] = []
     if of.kind == CHOICE:
-        read = [letters.read(r.text, i.choices) for r, i in zip(found, of.items, strict=True)]
+        read = [
+            choice_letters.read(r.text, i.choices) for r, i in zip(found, of.items, strict=True)
+        ]
         right = [item.reference for item in of.items]
-        choice = letters.measure(read, right, [item.choices for item in of.items])
+        choice = choice_letters.measure(read, right, [item.choices for item in of.items])
         correct = [a == b for a, b in zip(read, right, strict=True)]
     elif of.kind == ANSWER:
         texts, right = [r.text for r in found], [item.reference for item in of.items]
-        choice = known.measure(texts, right)
-        correct = [known.right(a, b) for a, b in zip(texts, right, strict=True)]
+        choice = known_answers.measure(texts, right)
+        correct = [known_answers.right(a, b) for a, b in zip(texts, right, strict=True)]
     block = Block(
         model=model,
         set=of,
-        protocol=protocol or measures.UNKNOWN,
+        protocol=protocol or counts.UNKNOWN,
         answers=[response.text for response in found],
         finishes=[response.finish for response in found],
         scores=scores,
@@ -209,14 +211,14 @@ def make_block(
 def prefer(
     config: ConfigDict,
     place: workdir.Workdir,
-    plan: Plan,
+    plan: EvaluationPlan,
     judged: Mapping[str, Sequence[tuple[Block, list[str]]]],
     primary: bool,
 ) -> list[Preference]:
     """Every model's answers beside the baseline's, where a judge for that is named."""
     if plan.preference is None:
         return []
-    return pairwise.compare(
+    return win_rates.compare(
         plan.preference,
         {model: [block for block, _ in found] for model, found in judged.items()},
         plan.choice.baseline,
@@ -233,7 +235,7 @@ def prefer(
 def describe(
     config: ConfigDict,
     place: workdir.Workdir,
-    plan: Plan,
+    plan: EvaluationPlan,
     answers: Mapping[str, Mapping[str, Sequence[Response]]],
     judged: Mapping[str, Sequence[tuple[Block, list[str]]]],
     preferences: Sequence[Preference],
@@ -259,15 +261,15 @@ def describe(
         },
         models=plan.describe_models(),
         people=said,
-        tasks={name: tasks.blocks(found, name) for name, found in done.items()},
+        tasks={name: task_results.blocks(found, name) for name, found in done.items()},
         facts={
             "seed": config.seed,
             "config": place.config,
-            "tasks": {name: tasks.figures(found) for name, found in done.items()},
+            "tasks": {name: task_results.figures(found) for name, found in done.items()},
             "preference": side_by_side,
             **place.environment()[-1],
         },
         preferences=preferences,
-        notes=[note for name, found in done.items() for note in tasks.notes(found, name)],
+        notes=[note for name, found in done.items() for note in task_results.notes(found, name)],
     )
     return assemble.report(material, plan.choice)

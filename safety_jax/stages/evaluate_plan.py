@@ -9,21 +9,23 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from safety_jax import policy
+from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import encode, prompts
-from safety_jax.errors import ConfigError, DataError
-from safety_jax.evaluation import assemble, existing, harness, stored
-from safety_jax.evaluation import sets as evaluated
-from safety_jax.evaluation.measures import Resampling
-from safety_jax.evaluation.responses import Protocol, Response
-from safety_jax.evaluation.sets import CHOICE, Set
-from safety_jax.evaluation.tasks import Wanted
-from safety_jax.models import decode
-from safety_jax.scoring import guards, registry
-from safety_jax.scoring.judge import Card
-from safety_jax.scoring.planned import Planned, Resources
+from safety_jax.evaluation.answers import existing, stored_scores
+from safety_jax.evaluation.answers.responses import Protocol, Response
+from safety_jax.evaluation.harness import lm_eval_tasks
+from safety_jax.evaluation.harness.task_results import Wanted
+from safety_jax.evaluation.measures import assemble
+from safety_jax.evaluation.measures.counts import Resampling
+from safety_jax.evaluation.sets import items as evaluated
+from safety_jax.evaluation.sets.items import CHOICE, Set
+from safety_jax.judges import guard_specs, registry
+from safety_jax.judges.judge import JudgeCard
+from safety_jax.judges.planned import PlannedJudge, Resources
+from safety_jax.models.decoding import generation
 from safety_jax.stages import answering, devices
 from safety_jax.stages.answering import Opened
+from safety_jax.training import policy
 
 # NAME=PLACE; a comma only ends a place where another name follows.
 _NEXT = re.compile(r",(?=[\w.-]+=)")
@@ -32,7 +34,7 @@ PREFERENCE = "preference"  # what the judge of answers side by side is called
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class ModelAnswers:
     """What one model is asked of one set.
 
     Attributes:
@@ -42,12 +44,12 @@ class Asked:
     """
 
     ids: Sequence[Sequence[int]]
-    setup: decode.Setup
+    setup: generation.Setup
     protocol: Protocol
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class EvaluationPlan:
     """Everything that was looked at before weights are read.
 
     Attributes:
@@ -62,17 +64,17 @@ class Plan:
     mesh: Mesh
     sets: Sequence[Set]
     opened: Mapping[str, Opened]
-    asked: Mapping[str, Mapping[str, Asked]]
+    asked: Mapping[str, Mapping[str, ModelAnswers]]
     read: Mapping[str, Mapping[str, Sequence[Response]]]
-    planned: Mapping[str, Planned]
-    stored: Mapping[str, Card]
+    planned: Mapping[str, PlannedJudge]
+    stored: Mapping[str, JudgeCard]
     tasks: Wanted
-    choice: assemble.Choice
+    choice: assemble.ReportChoice
     models: Mapping[str, str]
-    preference: Planned | None
+    preference: PlannedJudge | None
 
     @property
-    def cards(self) -> dict[str, Card]:
+    def cards(self) -> dict[str, JudgeCard]:
         return {name: one.card for name, one in self.planned.items()} | dict(self.stored)
 
     def describe(self) -> str:
@@ -102,7 +104,7 @@ class Plan:
         return facts
 
 
-def make_plan(config: ConfigDict, title: str) -> Plan:
+def make_plan(config: ConfigDict, title: str) -> EvaluationPlan:
     """Reads sets and answers that exist, opens models and judges.
 
     Raises:
@@ -139,7 +141,7 @@ def make_plan(config: ConfigDict, title: str) -> Plan:
         name: answering.open_model(path, config.model.tokenizer, mesh)
         for name, path in models.items()
     }
-    choice = assemble.Choice(
+    choice = assemble.ReportChoice(
         title=title,
         baseline=group.baseline,
         safety=group.safety,
@@ -151,7 +153,7 @@ def make_plan(config: ConfigDict, title: str) -> Plan:
     )
     everyone = {**models, **others}
     judges = {name: one.card for name, one in planned.items()} | cards
-    return Plan(
+    return EvaluationPlan(
         mesh=mesh,
         sets=sets,
         opened=opened,
@@ -192,20 +194,22 @@ def plan_judges(
     sets: Sequence[Set],
     others: Mapping[str, str],
     read: Mapping[str, Mapping[str, Sequence[Response]]],
-) -> tuple[dict[str, Planned], dict[str, Card]]:
+) -> tuple[dict[str, PlannedJudge], dict[str, JudgeCard]]:
     """Judges that read answers, and cards of those whose scores stand in the files."""
     rows = config.score.judges.to_dict() | registry.named(tuple(config.evaluate.judges))
-    beside = {name: row for name, row in rows.items() if row.get("kind") == stored.KIND}
+    beside = {name: row for name, row in rows.items() if row.get("kind") == stored_scores.KIND}
     reading = {name: row for name, row in rows.items() if name not in beside}
     planned = registry.plan(reading, resources(config, mesh)) if reading else {}
     files: dict[str, str] = {}
     for spec in others.values():
         files |= existing.existing_files(spec, sets, "evaluate.responses")
-    cards = {name: stored.card(name, row, files) for name, row in beside.items()}
+    cards = {name: stored_scores.card(name, row, files) for name, row in beside.items()}
     for card in cards.values():
         # Looked at now, so that a column that nobody has is told before anything is judged.
         if not any(has(card, found) for by_set in read.values() for found in by_set.values()):
-            stored.scores(card, [r for by_set in read.values() for f in by_set.values() for r in f])
+            stored_scores.scores(
+                card, [r for by_set in read.values() for f in by_set.values() for r in f]
+            )
     return planned, cards
 
 
@@ -219,7 +223,7 @@ def resources(config: ConfigDict, mesh: Mesh) -> Resources:
     )
 
 
-def plan_preference(config: ConfigDict, mesh: Mesh) -> Planned | None:
+def plan_preference(config: ConfigDict, mesh: Mesh) -> PlannedJudge | None:
     """The judge that holds answers side by side, where one is named.
 
     Raises:
@@ -233,7 +237,7 @@ def plan_preference(config: ConfigDict, mesh: Mesh) -> Planned | None:
     if not path:
         return None
     row = {"kind": PREFERENCE, "path": path, "max_tokens": 0, "min_verdict_probability": floor}
-    return guards.preferring(PREFERENCE, row, resources(config, mesh))
+    return guard_specs.preferring(PREFERENCE, row, resources(config, mesh))
 
 
 def plan_tasks(config: ConfigDict) -> Wanted:
@@ -244,8 +248,8 @@ def plan_tasks(config: ConfigDict) -> Wanted:
     """
     group = config.evaluate
     if group.tasks:
-        harness.check_installed()
-    asking = harness.Asking(
+        lm_eval_tasks.check_installed()
+    asking = lm_eval_tasks.Asking(
         num_fewshot=group.task_shots,
         limit=group.task_examples or None,
         chat=config.data.template == "chat",
@@ -256,12 +260,14 @@ def plan_tasks(config: ConfigDict) -> Wanted:
     return Wanted(tuple(group.tasks), asking, config.model.to_dict())
 
 
-def has(card: Card, found: Sequence[Response]) -> bool:
+def has(card: JudgeCard, found: Sequence[Response]) -> bool:
     """Whether answers bring this judge's column along."""
     return any(card.settings["column"] in response.stored for response in found)
 
 
-def ask(config: ConfigDict, opened: Opened, sets: Sequence[Set], mesh: Mesh) -> dict[str, Asked]:
+def ask(
+    config: ConfigDict, opened: Opened, sets: Sequence[Set], mesh: Mesh
+) -> dict[str, ModelAnswers]:
     """What a model is asked, by set.
 
     Raises:
@@ -275,7 +281,7 @@ def ask(config: ConfigDict, opened: Opened, sets: Sequence[Set], mesh: Mesh) -> 
         remat="none",
     )
     positions = config.data.max_length or opened.config.max_positions
-    found: dict[str, Asked] = {}
+    found: dict[str, ModelAnswers] = {}
     for of in sets:
         group = config.answer.copy_and_resolve_references()
         if of.kind == CHOICE:
@@ -303,5 +309,5 @@ def ask(config: ConfigDict, opened: Opened, sets: Sequence[Set], mesh: Mesh) -> 
             "activations": config.model.compute_dtype,
         }
         protocol = Protocol(opened.weights_sha256, template, decoding, config.seed)
-        found[of.name] = Asked(ids, setup, protocol)
+        found[of.name] = ModelAnswers(ids, setup, protocol)
     return found

@@ -22,12 +22,13 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from safety_jax import trees, workdir
-from safety_jax.errors import ConfigError, UserError
+from safety_jax.base import files, trees
+from safety_jax.base.errors import ConfigError, UserError
 from safety_jax.planning import chips, formulas, layouts, programs, roofline, sizes, table
-from safety_jax.stages.planned import Asked, Choice, Planned
+from safety_jax.stages.planned import PlanRequest, ProgramChoice, StageProgram
 from safety_jax.stages.planned_passes import DECODING, JUDGING
 from safety_jax.stages.planned_training import TRAINING
+from safety_jax.training import workdir
 
 STAGES = {
     "sft": TRAINING, "dpo": TRAINING, "reward": TRAINING, "raft": DECODING, "score": JUDGING,
@@ -70,8 +71,8 @@ def run(config: ConfigDict, folder: str) -> None:
         text = table.markdown(found, bool(prices))
         said = (*table.ASSUMPTIONS, *table.published(slices))
         notes = "".join(f"- {line}\n" for line in said)
-        workdir.write(place.path / "plan.json", workdir.canonical({"plans": found}))
-        workdir.write(place.path / "plan.md", f"{text}\n{notes}")
+        files.write(place.path / "plan.json", workdir.canonical({"plans": found}))
+        files.write(place.path / "plan.md", f"{text}\n{notes}")
         print(f"\n{table.terminal(found, bool(prices))}\n\n{notes}{place.path / 'plan.md'}")
     if len(found) == 1 and found[0]["problem"]:
         raise ConfigError(found[0]["problem"])
@@ -177,7 +178,7 @@ def known_or_made(
             "chips": where.chips}  # fmt: skip
     try:
         found = layouts.devices(where)
-        asked = Asked(
+        asked = PlanRequest(
             run_config, sizes.read(size), where, found, config.plan.mesh == "run",
             config.plan.example_tokens,
         )  # fmt: skip
@@ -188,7 +189,7 @@ def known_or_made(
         made |= {"problem": str(error), "memory": None, "needed": None, "fits": False,
                  "largest": None, "exchanges": []}  # fmt: skip
     made |= {"versions": facts["versions"], "seconds": time.perf_counter() - began}
-    workdir.write(file, workdir.canonical(made))
+    files.write(file, workdir.canonical(made))
     return made
 
 
@@ -207,7 +208,7 @@ def label(spec: str) -> str:
     return f"{Path(path).stem}{colon}{argument}"
 
 
-def make(asked: Asked, planned: Planned, search: bool) -> dict[str, Any]:
+def make(asked: PlanRequest, planned: StageProgram, search: bool) -> dict[str, Any]:
     """Compiles the run's programs; where rows may be chosen, with as many as fit."""
     choice = begin(asked, planned, planned.choose(asked))
     tries = {choice.rows: attempt(asked, planned, choice)}
@@ -234,7 +235,7 @@ def make(asked: Asked, planned: Planned, search: bool) -> dict[str, Any]:
     }
 
 
-def begin(asked: Asked, planned: Planned, choice: Choice) -> Choice:
+def begin(asked: PlanRequest, planned: StageProgram, choice: ProgramChoice) -> ProgramChoice:
     """With so many rows, where they may be chosen, as the formulas let hope that they fit."""
     rows = choice.rows
     while choice.free and rows > choice.step:
@@ -245,7 +246,7 @@ def begin(asked: Asked, planned: Planned, choice: Choice) -> Choice:
     return dataclasses.replace(choice, rows=rows)
 
 
-def largest(choice: Choice, tries: dict[int, dict[str, Any]], most: int) -> dict[str, Any]:
+def largest(choice: ProgramChoice, tries: dict[int, dict[str, Any]], most: int) -> dict[str, Any]:
     """The most rows that fitted; `exact` where the next larger number did not."""
     failing = [rows for rows, one in tries.items() if not one["fits"]]
     whole = most >= choice.most
@@ -253,7 +254,7 @@ def largest(choice: Choice, tries: dict[int, dict[str, Any]], most: int) -> dict
     return {"rows": most, "all": whole, "exact": exact, "times": tries[most]["times"]}
 
 
-def next_rows(choice: Choice, tries: dict[int, dict[str, Any]], room: float) -> int | None:
+def next_rows(choice: ProgramChoice, tries: dict[int, dict[str, Any]], room: float) -> int | None:
     """Where a straight line through two tries says that memory ends, between the most rows that
     fitted and the fewest that did not; None where these are neighbours."""
     unit = choice.step
@@ -272,7 +273,7 @@ def next_rows(choice: Choice, tries: dict[int, dict[str, Any]], room: float) -> 
     return min(max(rows // unit * unit, low + unit), high - unit)
 
 
-def attempt(asked: Asked, planned: Planned, choice: Choice) -> dict[str, Any]:
+def attempt(asked: PlanRequest, planned: StageProgram, choice: ProgramChoice) -> dict[str, Any]:
     """Memory, exchanges and times of the run's programs; memory of the one that takes most."""
     where, devices = asked.where, asked.where.devices
     available = asked.memory
@@ -315,7 +316,7 @@ def attempt(asked: Asked, planned: Planned, choice: Choice) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def too_large(asked: Asked, choice: Choice, made: dict[str, Any], most: int) -> str:
+def too_large(asked: PlanRequest, choice: ProgramChoice, made: dict[str, Any], most: int) -> str:
     """The line that says what to change."""
     needed, there = made["needed"] / chips.GIB, made["available"] / chips.GIB
     text = (

@@ -12,17 +12,19 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from safety_jax import policy
-from safety_jax.errors import ConfigError
-from safety_jax.models import attention, heads, llama, llama_heads, lora, peft
+from safety_jax.base.errors import ConfigError
+from safety_jax.models import attention, llama, lora
+from safety_jax.models.encoders import heads, llama_heads
+from safety_jax.models.folders import peft
 from safety_jax.planning import formulas, layouts
 from safety_jax.planning.chips import Slice
 from safety_jax.planning.programs import Program
 from safety_jax.stages import assemble
+from safety_jax.training import policy
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
+class ProgramChoice:
     """What may be chosen without changing a result.
 
     Attributes:
@@ -33,7 +35,7 @@ class Choice:
         free: rows may be others than the config's.
     """
 
-    mesh: layouts.Sizes
+    mesh: layouts.ModelSizes
     rows: int
     most: int
     step: int
@@ -41,7 +43,7 @@ class Choice:
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class PlanRequest:
     """A run on a slice.
 
     Attributes:
@@ -52,7 +54,7 @@ class Asked:
     """
 
     config: ConfigDict
-    model: llama.Config
+    model: llama.LlamaConfig
     where: Slice
     found: Sequence[Any]
     keep: bool
@@ -63,18 +65,18 @@ class Asked:
         """Bytes of a device."""
         return self.where.chip.memory / self.where.chip.devices
 
-    def mesh_for_rows(self, rows: int, bytes_each: int) -> layouts.Sizes:
+    def mesh_for_rows(self, rows: int, bytes_each: int) -> layouts.ModelSizes:
         """The mesh that is chosen for so many rows a step, and bytes held for each weight."""
         state = float(bytes_each * formulas.all_weights(self.model))
         return layouts.for_rows(self.model, len(self.found), rows, state, self.memory)
 
-    def own_mesh(self) -> layouts.Sizes:
+    def own_mesh(self) -> layouts.ModelSizes:
         """The mesh of the run's config, -1 filled in."""
         mesh = self.config.mesh
-        given = layouts.Sizes(mesh.data, mesh.fsdp, mesh.tensor)
-        return layouts.Sizes(*layouts.build(given, self.found).shape.values())
+        given = layouts.ModelSizes(mesh.data, mesh.fsdp, mesh.tensor)
+        return layouts.ModelSizes(*layouts.build(given, self.found).shape.values())
 
-    def mesh(self, sizes: layouts.Sizes) -> Mesh:
+    def mesh(self, sizes: layouts.ModelSizes) -> Mesh:
         """Raises a ConfigError unless it divides the model."""
         mesh = layouts.build(sizes, self.found)
         llama.shardings(self.model, mesh)
@@ -93,7 +95,7 @@ class Asked:
 
 
 @dataclasses.dataclass(frozen=True)
-class Planned:
+class StageProgram:
     """How one stage is planned.
 
     Attributes:
@@ -103,11 +105,11 @@ class Planned:
     """
 
     unit: str
-    choose: Callable[[Asked], Choice]
-    programs: Callable[[Asked, Choice], list[Program]]
+    choose: Callable[[PlanRequest], ProgramChoice]
+    programs: Callable[[PlanRequest, ProgramChoice], list[Program]]
 
 
-def chosen(asked: Asked, sizes: layouts.Sizes, rows: int, most: int) -> Choice:
+def chosen(asked: PlanRequest, sizes: layouts.ModelSizes, rows: int, most: int) -> ProgramChoice:
     parts = sizes.data * sizes.fsdp
     if asked.keep:
         if rows % parts:
@@ -115,9 +117,9 @@ def chosen(asked: Asked, sizes: layouts.Sizes, rows: int, most: int) -> Choice:
                 f"{rows} rows do not divide over mesh data x fsdp = {parts}; make "
                 f"train.rows_per_microbatch (sample.lanes) a multiple of {parts}"
             )
-        return Choice(sizes, rows, max(rows, most), parts, free=False)
+        return ProgramChoice(sizes, rows, max(rows, most), parts, free=False)
     most = layouts.round_up(most, parts)
-    return Choice(sizes, min(layouts.round_up(rows, parts), most), most, parts, free=True)
+    return ProgramChoice(sizes, min(layouts.round_up(rows, parts), most), most, parts, free=True)
 
 
 # ---------------------------------------------------------------------------- models
@@ -132,7 +134,7 @@ def number_bytes(run: llama.Execution) -> int:
     return jnp.dtype(run.compute_dtype).itemsize
 
 
-def make_policy(asked: Asked, mesh: Mesh) -> policy.Policy:
+def make_policy(asked: PlanRequest, mesh: Mesh) -> policy.Policy:
     config = asked.config
     return policy.Policy(
         asked.model,
@@ -143,20 +145,20 @@ def make_policy(asked: Asked, mesh: Mesh) -> policy.Policy:
     )
 
 
-def training_run(asked: Asked, mesh: Mesh) -> Any:
+def training_run(asked: PlanRequest, mesh: Mesh) -> Any:
     model = asked.config.model
     return asked.execution(mesh, model.compute_dtype, model.attention, model.remat)
 
 
 def make_adapter(
     config: ConfigDict, resolve: Callable[[tuple[str, ...]], tuple[str, ...]]
-) -> peft.Settings | None:
+) -> peft.LoraConfig | None:
     if config.lora.rank == 0:
         return None
     return assemble.adapter_settings(config, resolve(tuple(config.lora.targets)))
 
 
-def make_scorer(model: llama.Config, longest: int) -> heads.Scorer:
+def make_scorer(model: llama.LlamaConfig, longest: int) -> heads.Scorer:
     """A judge of this size: one output, read at the last token."""
     head = llama_heads.head(model, 1)
     return heads.Scorer("llama", model, head, ("score",), None, longest, False)

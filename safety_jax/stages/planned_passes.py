@@ -10,31 +10,33 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from safety_jax import mesh as meshes
-from safety_jax import policy
-from safety_jax.errors import ConfigError
-from safety_jax.models import cache as caches
-from safety_jax.models import decode, heads, llama
+from safety_jax.base import mesh as meshes
+from safety_jax.base.errors import ConfigError
+from safety_jax.judges import guard
+from safety_jax.judges.planned import max_tokens
+from safety_jax.models import llama
+from safety_jax.models.decoding import generation
+from safety_jax.models.decoding import kv_cache as caches
+from safety_jax.models.encoders import heads
 from safety_jax.planning import abstract, decoding, formulas, layouts
 from safety_jax.planning.programs import Program
-from safety_jax.scoring import guard
-from safety_jax.scoring.planned import max_tokens
 from safety_jax.stages import answering
 from safety_jax.stages.planned import (
-    Asked,
-    Choice,
-    Planned,
+    PlanRequest,
+    ProgramChoice,
+    StageProgram,
     base_dtype,
     chosen,
     make_policy,
     make_scorer,
     number_bytes,
 )
+from safety_jax.training import policy
 
 # ---------------------------------------------------------------------------- decoding
 
 
-def choose_decoding(asked: Asked) -> Choice:
+def choose_decoding(asked: PlanRequest) -> ProgramChoice:
     config = asked.config
     # Weights are held twice: stacked to read prompts, layer by layer to write.
     weights = 2.0 * base_dtype(config).itemsize * formulas.kernel_weights(asked.model)
@@ -49,28 +51,30 @@ def choose_decoding(asked: Asked) -> Choice:
 
 
 def decoding_setup(
-    asked: Asked, trained: policy.Policy, lanes: int
-) -> tuple[decode.Setup, caches.Sizes]:
+    asked: PlanRequest, trained: policy.Policy, lanes: int
+) -> tuple[generation.Setup, caches.CacheSizes]:
     """How the stage decodes, with the longest prompts that the config allows and caches for the
     longest answers."""
-    config, parts = asked.config, formulas.Parts.of(trained.run.mesh.shape)
+    config, parts = asked.config, formulas.FlopParts.of(trained.run.mesh.shape)
     settings = answering.read_settings(config.sample)
     pace = dataclasses.replace(answering.read_pace(config.sample), lanes=lanes)
     if not asked.keep:
         read = layouts.round_up(pace.prefill_prompts, parts.rows)
         pace = dataclasses.replace(pace, prefill_prompts=read)
-    setup = decode.Setup(asked.model, trained.run, settings, pace, eos_ids=(2,), stop=None)
+    setup = generation.Setup(asked.model, trained.run, settings, pace, eos_ids=(2,), stop=None)
     setup.check()
     most = settings.max_new_tokens
-    return setup, caches.Sizes(
+    return setup, caches.CacheSizes(
         lanes=lanes,
-        prompts=decode.prompt_slots(lanes, settings.candidates, config.raft.prompts, parts.rows),
-        prompt_tokens=decode.bucket(config.data.max_length - most, pace.bucket_tokens),
-        own_tokens=min(decode.bucket(most, pace.bucket_tokens), most),
+        prompts=generation.prompt_slots(
+            lanes, settings.candidates, config.raft.prompts, parts.rows
+        ),
+        prompt_tokens=generation.bucket(config.data.max_length - most, pace.bucket_tokens),
+        own_tokens=min(generation.bucket(most, pace.bucket_tokens), most),
     )
 
 
-def decoding_programs(asked: Asked, choice: Choice) -> list[Program]:
+def decoding_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program]:
     """Sampling of stage `raft`: prompts are read, then a token is written in every lane."""
     model, mesh = asked.model, asked.mesh(choice.mesh)
     trained = make_policy(asked, mesh)
@@ -80,7 +84,7 @@ def decoding_programs(asked: Asked, choice: Choice) -> list[Program]:
     weights = trainable if trained.adapter is None else base
     cache = decoding.cache(setup, sizes)
 
-    parts, width = formulas.Parts.of(mesh.shape), number_bytes(trained.run)
+    parts, width = formulas.FlopParts.of(mesh.shape), number_bytes(trained.run)
     cache_width = jnp.dtype(setup.pace.cache_dtype).itemsize
     prompts = {"rows": setup.pace.prefill_prompts, "row_tokens": sizes.prompt_tokens}
     exchanged = functools.partial(
@@ -120,7 +124,7 @@ def decoding_programs(asked: Asked, choice: Choice) -> list[Program]:
 GUARDS = ("llama_guard", "wildguard")
 
 
-def judge_row(asked: Asked) -> tuple[str, Any]:
+def judge_row(asked: PlanRequest) -> tuple[str, Any]:
     """The one judge of the config that is a LLaMA: a guard, or a sequence head."""
     rows = [
         (name, row)
@@ -135,25 +139,27 @@ def judge_row(asked: Asked) -> tuple[str, Any]:
     return rows[0]
 
 
-def judged_tokens(asked: Asked) -> int:
+def judged_tokens(asked: PlanRequest) -> int:
     name, row = judge_row(asked)
     return max_tokens(name, row.max_tokens, asked.model.max_positions)
 
 
-def score_dtype(asked: Asked) -> Any:
+def score_dtype(asked: PlanRequest) -> Any:
     return policy.float_type("score.parameter_dtype", asked.config.score.parameter_dtype)
 
 
-def choose_judging(asked: Asked) -> Choice:
+def choose_judging(asked: PlanRequest) -> ProgramChoice:
     rows = max(1, asked.config.score.tokens_per_batch // judged_tokens(asked))
     each = score_dtype(asked).itemsize
     sizes = asked.own_mesh() if asked.keep else asked.mesh_for_rows(rows, each)
     parts = sizes.data * sizes.fsdp
     rows = max(1, rows // parts) * parts  # as `buckets.buckets` has it
-    return Choice(sizes, rows, max(rows, asked.config.score.rows_per_write), parts, not asked.keep)
+    return ProgramChoice(
+        sizes, rows, max(rows, asked.config.score.rows_per_write), parts, not asked.keep
+    )
 
 
-def judging_programs(asked: Asked, choice: Choice) -> list[Program]:
+def judging_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program]:
     """A batch of the longest rows through a judge of this size."""
     score, mesh = asked.config.score, asked.mesh(choice.mesh)
     _, row = judge_row(asked)
@@ -173,7 +179,7 @@ def judging_programs(asked: Asked, choice: Choice) -> list[Program]:
     where = meshes.sharding(mesh, ("rows", "tokens"))
     ids, mask = (abstract.array((choice.rows, T), kind, where) for kind in (jnp.int32, jnp.bool_))
     compiled = jax.jit(function, out_shardings=meshes.sharding(mesh, ()))
-    parts, width = formulas.Parts.of(mesh.shape), number_bytes(run)
+    parts, width = formulas.FlopParts.of(mesh.shape), number_bytes(run)
     return [
         Program(
             name=f"judges {choice.rows} rows of {T:,} tokens",
@@ -198,5 +204,5 @@ def judging_programs(asked: Asked, choice: Choice) -> list[Program]:
     ]  # fmt: skip
 
 
-DECODING = Planned("written", choose_decoding, decoding_programs)
-JUDGING = Planned("judged", choose_judging, judging_programs)
+DECODING = StageProgram("written", choose_decoding, decoding_programs)
+JUDGING = StageProgram("judged", choose_judging, judging_programs)

@@ -11,20 +11,17 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from safety_jax import policy, preferences, supervised, trees
-from safety_jax import step as steps
-from safety_jax.batch import Answers, Preferences, Tokens
-from safety_jax.models import heads
+from safety_jax.base import trees
+from safety_jax.base.batch import Answers, Preferences, Tokens
+from safety_jax.data import judge_corpus as corpora
+from safety_jax.models.encoders import heads
 from safety_jax.planning import abstract, formulas
 from safety_jax.planning.programs import Program
-from safety_jax.rewards import corpus as corpora
-from safety_jax.rewards import loss as judging
-from safety_jax.rewards.model import Trainee
 from safety_jax.stages import assemble, dpo, reward
 from safety_jax.stages.planned import (
-    Asked,
-    Choice,
-    Planned,
+    PlanRequest,
+    ProgramChoice,
+    StageProgram,
     base_dtype,
     chosen,
     make_adapter,
@@ -33,17 +30,20 @@ from safety_jax.stages.planned import (
     number_bytes,
     training_run,
 )
+from safety_jax.training import judging, likelihood, policy, preference
+from safety_jax.training import step as steps
+from safety_jax.training.judge_model import Trainee
 
 
 def row_tokens(config: ConfigDict) -> int:
     return int(config.data.row_tokens or config.data.max_length)
 
 
-def example_tokens(asked: Asked) -> int:
+def example_tokens(asked: PlanRequest) -> int:
     return asked.example_tokens or int(asked.config.data.max_length)
 
 
-def rows_of_step(asked: Asked) -> int:
+def rows_of_step(asked: PlanRequest) -> int:
     """Rows that the examples of an optimizer step fill."""
     config = asked.config
     if not config.data.packing:
@@ -52,7 +52,7 @@ def rows_of_step(asked: Asked) -> int:
     return math.ceil(config.train.batch_size / whole)
 
 
-def choose_training(asked: Asked) -> Choice:
+def choose_training(asked: PlanRequest) -> ProgramChoice:
     config, rows = asked.config, rows_of_step(asked)
     # Adapters and their moments are small; of weights that are trained there are three.
     each = base_dtype(config).itemsize if config.lora.rank > 0 else 3 * 4
@@ -62,7 +62,7 @@ def choose_training(asked: Asked) -> Choice:
     return chosen(asked, sizes, given if asked.keep else rows, rows)
 
 
-def training_programs(asked: Asked, choice: Choice) -> list[Program]:
+def training_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program]:
     """The optimizer step of stages `sft`, `dpo` and `reward`."""
     config, T = asked.config, row_tokens(asked.config)
     assemble.check_values(config)
@@ -72,8 +72,10 @@ def training_programs(asked: Asked, choice: Choice) -> list[Program]:
     rate, optimizer = assemble.make_optimizer(config.optim, total=1000)
     given, where = abstract.state(step.trained, step.trainable, optimizer)
     run = step.trained.run
-    trained = formulas.Trained(asked.model, run.remat, step.trained.adapter, step.chunk_tokens)
-    parts, width = formulas.Parts.of(mesh.shape), number_bytes(run)
+    trained = formulas.TrainedWeights(
+        asked.model, run.remat, step.trained.adapter, step.chunk_tokens
+    )
+    parts, width = formulas.FlopParts.of(mesh.shape), number_bytes(run)
     everything = choice.rows * step.sides * microbatches
     lengths = np.array([min(T, example_tokens(asked))])
     load = formulas.training(
@@ -115,7 +117,7 @@ def training_programs(asked: Asked, choice: Choice) -> list[Program]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
+class PlannedStep:
     """What an optimizer step is made of, in shapes.
 
     Attributes:
@@ -131,7 +133,7 @@ class Step:
     trained: policy.Policy | Trainee
     trainable: trees.Tree
     base: trees.Tree
-    frozen: trees.Tree | preferences.Frozen
+    frozen: trees.Tree | preference.Frozen
     batch: Tokens | Preferences | Answers
     loss: steps.Loss
     count: steps.Count
@@ -141,28 +143,28 @@ class Step:
     flops_per_token: Callable[[np.ndarray], float]
 
 
-def segments(asked: Asked) -> int:
+def segments(asked: PlanRequest) -> int:
     """Examples of a row."""
     return max(1, row_tokens(asked.config) // example_tokens(asked))
 
 
-def tuning_step(asked: Asked, mesh: Mesh, rows: int, microbatches: int) -> Step:
+def tuning_step(asked: PlanRequest, mesh: Mesh, rows: int, microbatches: int) -> PlannedStep:
     trained = make_policy(asked, mesh)
     trainable, base = abstract.trained(trained, base_dtype(asked.config))
     batch = abstract.tokens(mesh, (microbatches, rows), row_tokens(asked.config))
-    return Step(
-        trained, trainable, base, base, batch, supervised.make_loss(trained),
+    return PlannedStep(
+        trained, trainable, base, base, batch, likelihood.make_loss(trained),
         steps.trained_tokens, sides=1, live=False, chunk_tokens=trained.chunk_tokens,
         flops_per_token=trained.flops_per_token,
     )  # fmt: skip
 
 
-def preference_step(asked: Asked, mesh: Mesh, rows: int, microbatches: int) -> Step:
+def preference_step(asked: PlanRequest, mesh: Mesh, rows: int, microbatches: int) -> PlannedStep:
     config = asked.config
     trained = make_policy(asked, mesh)
     trainable, base = abstract.trained(trained, base_dtype(config))
     live = config.dpo.reference == "live"
-    loss = preferences.make_loss(
+    loss = preference.make_loss(
         trained,
         dpo.make_objective(config.dpo),
         nll_weight=config.dpo.nll_weight,
@@ -170,14 +172,14 @@ def preference_step(asked: Asked, mesh: Mesh, rows: int, microbatches: int) -> S
         batch_size=config.train.batch_size,
     )
     batch = abstract.pairs(mesh, microbatches, rows, row_tokens(config), segments(asked))
-    return Step(
-        trained, trainable, base, preferences.Frozen(base, None), batch, loss, preferences.count,
+    return PlannedStep(
+        trained, trainable, base, preference.Frozen(base, None), batch, loss, preference.count,
         sides=2, live=live, chunk_tokens=trained.chunk_tokens,
         flops_per_token=trained.flops_per_token,
     )  # fmt: skip
 
 
-def judge_step(asked: Asked, mesh: Mesh, rows: int, microbatches: int) -> Step:
+def judge_step(asked: PlanRequest, mesh: Mesh, rows: int, microbatches: int) -> PlannedStep:
     config, T = asked.config, row_tokens(asked.config)
     scorer = make_scorer(asked.model, T)
     adapter = make_adapter(config, functools.partial(heads.targets, scorer))
@@ -187,15 +189,15 @@ def judge_step(asked: Asked, mesh: Mesh, rows: int, microbatches: int) -> Step:
     batch = abstract.answers(mesh, microbatches, rows, sides, T, segments(asked))
     objective = reward.make_objective(config.reward)
     loss = judging.make_loss(trainee, objective, batch_size=config.train.batch_size)
-    return Step(
+    return PlannedStep(
         trainee, trainable, base, base, batch, loss, judging.count, sides=sides, live=False,
         chunk_tokens=0, flops_per_token=trainee.flops_per_token,
     )  # fmt: skip
 
 
-STEPS: dict[str, Callable[[Asked, Mesh, int, int], Step]] = {
+STEPS: dict[str, Callable[[PlanRequest, Mesh, int, int], PlannedStep]] = {
     "sft": tuning_step,
     "dpo": preference_step,
     "reward": judge_step,
 }
-TRAINING = Planned("trained", choose_training, training_programs)
+TRAINING = StageProgram("trained", choose_training, training_programs)

@@ -14,19 +14,21 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
-from safety_jax import compilation, metrics, policy, trees, workdir
+from safety_jax.base import compilation, trees
+from safety_jax.base.errors import ConfigError
 from safety_jax.data import encode, prompts, records, sources, tokenizer
-from safety_jax.errors import ConfigError
-from safety_jax.models import folder as folders
-from safety_jax.models import hf_config, llama
-from safety_jax.raft import judging, measures, pool, rounds, sampling, selection
-from safety_jax.raft.plan import Parts, Plan, Summary, Weights
-from safety_jax.report import card
+from safety_jax.judges import registry
+from safety_jax.judges.planned import Resources
+from safety_jax.models import llama
+from safety_jax.models.folders import hf_config
+from safety_jax.models.folders import hub as folders
+from safety_jax.raft import judging, prompt_pool, round_measures, rounds, sampling, selection
+from safety_jax.raft.setup import RaftParts, RaftPlan, RoundSummary, Weights
+from safety_jax.report import model_card
 from safety_jax.report import rounds as pictures
-from safety_jax.scoring import registry
-from safety_jax.scoring.planned import Resources
 from safety_jax.stages import answering, assemble, devices, results
-from safety_jax.stages.tuning import Tuner
+from safety_jax.stages.tuning import RoundTuner
+from safety_jax.training import metrics, policy, workdir
 
 ADAPTERS = ("continue", "merge")
 FOLDER = "rounds"
@@ -72,12 +74,12 @@ def run(config: ConfigDict, folder: str) -> None:
             tokens=tokens,
             path=config.model.path,
         )
-        parts = Parts(
+        parts = RaftParts(
             policy=trained,
             sample=setup(config.sample),
             answer=setup(config.answer),
             judges=judges,
-            tuner=Tuner(config, place, trained, shapes, mesh, tokens, compiled),
+            tuner=RoundTuner(config, place, trained, shapes, mesh, tokens, compiled),
             first=make_first(config, trained, trainable, frozen, mesh),
             compiled=compiled,
             say=lambda text: print(text, flush=True) if primary else None,
@@ -152,7 +154,7 @@ def make_plan(
     place: workdir.Workdir,
     tokens: PreTrainedTokenizerBase,
     judges: judging.Judges,
-) -> Plan:
+) -> RaftPlan:
     """Prompts, rule and limits.
 
     Raises:
@@ -165,7 +167,7 @@ def make_plan(
             f"sample.max_new_tokens {config.sample.max_new_tokens} leaves no room for a prompt in "
             f"data.max_length {data.max_length}"
         )
-    rule = selection.Rule(
+    rule = selection.SelectionRule(
         rank_by=raft.rank_by or ("" if raft.people else next(iter(judges.cards))),
         accept=tuple(raft.accept),
         kl_weight=raft.kl_weight,
@@ -173,7 +175,7 @@ def make_plan(
     )
     if rule.rank_by:
         rule.check(judges.cards)
-    asked = pool.read(
+    asked = prompt_pool.read(
         tuple(data.prompts),
         tuple(data.ordinary),
         share=data.ordinary_share,
@@ -188,7 +190,7 @@ def make_plan(
         tokens=tokens,
         seed=config.seed,
     )
-    return Plan(
+    return RaftPlan(
         path=place.path / FOLDER,
         pool=asked,
         held_out=read_held_out(config, tokens, longest),
@@ -196,7 +198,7 @@ def make_plan(
         rounds=raft.rounds,
         patience=raft.patience,
         rule=rule,
-        limits=measures.Limits(raft.diversity_alarm, raft.length_alarm),
+        limits=round_measures.AlarmLimits(raft.diversity_alarm, raft.length_alarm),
         block=config.sample.prompts_per_write,
         reference_answers=raft.reference_answers,
         people=raft.people,
@@ -206,10 +208,10 @@ def make_plan(
 
 def read_held_out(
     config: ConfigDict, tokens: PreTrainedTokenizerBase, longest: int
-) -> list[pool.Prompt]:
+) -> list[prompt_pool.Prompt]:
     """The prompts of `data.eval`, in order, grouped by source."""
     rendered = prompts.load_template(config.data.template, tokens)
-    found: list[pool.Prompt] = []
+    found: list[prompt_pool.Prompt] = []
     for spec in config.data.eval:
         source = sources.open_source(spec, "data.eval")
         rows = records.read_prompts(source)
@@ -220,7 +222,7 @@ def read_held_out(
                     record.where, len(asked), longest, config.data.overlong_prompt
                 )
                 continue
-            found.append(pool.Prompt(len(found), source.name, record, asked, ""))
+            found.append(prompt_pool.Prompt(len(found), source.name, record, asked, ""))
     return found
 
 
@@ -255,7 +257,9 @@ def export(
     results.export(config, whole, weights.frozen, {}, place)
 
 
-def draw(config: ConfigDict, place: workdir.Workdir, summaries: Sequence[Summary]) -> list[str]:
+def draw(
+    config: ConfigDict, place: workdir.Workdir, summaries: Sequence[RoundSummary]
+) -> list[str]:
     """`metrics.jsonl` with one line a round, and the plots; names of these."""
     with metrics.Writer(
         place.path, -1, config.log.tensorboard, config.log.wandb, place.config
@@ -269,8 +273,8 @@ def describe(
     config: ConfigDict,
     place: workdir.Workdir,
     trained: policy.Policy,
-    plan: Plan,
-    summaries: Sequence[Summary],
+    plan: RaftPlan,
+    summaries: Sequence[RoundSummary],
     drawn: Sequence[str],
     began: float,
 ) -> None:
@@ -287,7 +291,7 @@ def describe(
         summary=f"{config.model.path} after {last['round']} rounds of reward-ranked fine-tuning "
         f"(RAFT) on its own answers to {sum(r.get('prompts', 0) for r in summaries):,} prompts.",
         sources=[
-            card.Source(g.name, ", ".join(given), len(g.records), 0.0, 0, None)
+            model_card.CardSource(g.name, ", ".join(given), len(g.records), 0.0, 0, None)
             for g, given in zip(
                 plan.pool.groups, (config.data.prompts, config.data.ordinary), strict=False
             )
@@ -296,7 +300,7 @@ def describe(
         prompt=plan.pool.example,
         notes=tuple(config.raft.protocol_notes),
         plots=tuple(drawn),
-        task=card.GENERATION,
+        task=model_card.GENERATION,
         results={
             **pictures.figures(last),
             **totals,

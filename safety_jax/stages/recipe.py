@@ -22,9 +22,10 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from safety_jax import hosts, workdir
-from safety_jax.errors import ConfigError
+from safety_jax.base import files, hosts
+from safety_jax.base.errors import ConfigError
 from safety_jax.stages import devices
+from safety_jax.training import workdir
 
 RECORD = "recipe.json"
 GIVEN = ("base", "data")  # names of keys of the recipe
@@ -48,7 +49,7 @@ def run(config: ConfigDict, folder: str, stages: Mapping[str, Stage]) -> None:
     primary = jax.process_index() == 0
     steps = read_steps(config, stages)
     with workdir.prepare(folder, config, primary) as place:
-        record = Record(place.path / RECORD, primary)
+        record = RecipeLog(place.path / RECORD, primary)
         for number, step in enumerate(steps, start=1):
             own = place.path / step.name
             filled = fill(config, step, place.path)
@@ -73,7 +74,7 @@ def say(primary: bool, text: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
+class RecipeStep:
     """One rung: a key of the config that holds a whole config of a stage.
 
     Attributes:
@@ -84,7 +85,7 @@ class Step:
     needs: frozenset[str]
 
 
-def read_steps(config: ConfigDict, stages: Mapping[str, Stage]) -> list[Step]:
+def read_steps(config: ConfigDict, stages: Mapping[str, Stage]) -> list[RecipeStep]:
     """The steps of `recipe.steps`, looked at before any of them runs.
 
     Raises:
@@ -99,7 +100,7 @@ def read_steps(config: ConfigDict, stages: Mapping[str, Stage]) -> list[Step]:
         for key, group in config.items()
         if isinstance(group, ConfigDict) and "stage" in group
     }
-    found: list[Step] = []
+    found: list[RecipeStep] = []
     for name in names:
         if name not in known:
             raise ConfigError(f"recipe.steps {name!r}: expected one of {', '.join(known)}")
@@ -124,7 +125,7 @@ def read_steps(config: ConfigDict, stages: Mapping[str, Stage]) -> list[Step]:
                 devices.build_mesh(group)
             except ConfigError as error:
                 raise ConfigError(f"step {name}: {error}") from error
-        found.append(Step(name, frozenset(named & before)))
+        found.append(RecipeStep(name, frozenset(named & before)))
     return found
 
 
@@ -139,7 +140,7 @@ def _texts(value: Any) -> list[str]:
     return []
 
 
-def fill(config: ConfigDict, step: Step, folder: Path) -> ConfigDict:
+def fill(config: ConfigDict, step: RecipeStep, folder: Path) -> ConfigDict:
     """A step's config with the folders that its texts name, locked."""
 
     def replaced(match: re.Match[str]) -> str:
@@ -178,7 +179,7 @@ def _walk_groups(group: ConfigDict, change: Callable[[Any], Any]) -> None:
 # ---------------------------------------------------------------------------- what is finished
 
 
-class Record:
+class RecipeLog:
     """`recipe.json`: the steps that are finished, with the config each was run with.
 
     Raises:
@@ -208,7 +209,7 @@ class Record:
                 del self._steps[later]
         self._steps[name] = {"config": _plain(config), "seconds": round(seconds, 1)}
         if self._writes:
-            workdir.write(self._path, workdir.canonical({"steps": self._steps}))
+            files.write(self._path, workdir.canonical({"steps": self._steps}))
 
     def table(self, names: Sequence[str]) -> str:
         """Seconds of each of these steps, for people."""

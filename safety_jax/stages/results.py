@@ -9,12 +9,14 @@ from typing import Protocol, runtime_checkable
 import jax
 from ml_collections import ConfigDict
 
-from safety_jax import metrics, policy, trees, workdir
+from safety_jax.base import files, trees
 from safety_jax.data import loader
-from safety_jax.models import folder as folders
-from safety_jax.models import llama, peft
-from safety_jax.report import card
+from safety_jax.models import llama
+from safety_jax.models.folders import hub as folders
+from safety_jax.models.folders import peft
+from safety_jax.report import model_card
 from safety_jax.stages.assemble import Fitted, sizes
+from safety_jax.training import metrics, policy, workdir
 
 
 def export(
@@ -37,7 +39,7 @@ def export(
 
 
 @runtime_checkable
-class Trained(Protocol):
+class Exported(Protocol):
     """What a card says of a model in training, policy or judge."""
 
     @property
@@ -45,24 +47,24 @@ class Trained(Protocol):
     @property
     def folder(self) -> Path: ...
     @property
-    def adapter(self) -> peft.Settings | None: ...
+    def adapter(self) -> peft.LoraConfig | None: ...
 
 
 def write_card(
     config: ConfigDict,
     place: workdir.Workdir,
-    trained: Trained,
+    trained: Exported,
     batches: loader.Loader,
     fitted: Fitted,
     began: float,
     *,
     summary: str,
-    sources: list[card.Source],
+    sources: list[model_card.CardSource],
     counts: dict[str, int],
     prompt: str,
     notes: tuple[str, ...],
     plots: tuple[str, ...],
-    task: str = card.GENERATION,
+    task: str = model_card.GENERATION,
     results: Mapping[str, float | int | str] | None = None,
 ) -> None:
     """The model card in the run's folder and in `export/`, from what the run left behind.
@@ -102,10 +104,10 @@ def write_card(
 def write_facts(
     config: ConfigDict,
     place: workdir.Workdir,
-    trained: Trained,
+    trained: Exported,
     *,
     summary: str,
-    sources: list[card.Source],
+    sources: list[model_card.CardSource],
     counts: dict[str, int],
     prompt: str,
     notes: tuple[str, ...],
@@ -117,13 +119,13 @@ def write_facts(
     start = place.environment()[-1]
     mesh = trained.run.mesh
     pretrained = config.model.init == "pretrained"
-    facts = card.Card(
+    facts = model_card.ModelCard(
         title=place.path.name,
         summary=summary,
         stage=config.stage,
         base=config.model.path,
         base_sha256=folders.fingerprint(trained.folder) if pretrained else None,
-        library="peft" if trained.adapter and task == card.GENERATION else "transformers",
+        library="peft" if trained.adapter and task == model_card.GENERATION else "transformers",
         task=task,
         export="export",
         command=start["command"],
@@ -144,6 +146,6 @@ def write_facts(
         commit=start["commit"],
         plots=plots,
     )
-    workdir.write(place.card, card.render(facts))
+    files.write(place.card, model_card.render(facts))
     inside = dataclasses.replace(facts, export=".", plots=())
-    workdir.write(place.export / "README.md", card.render(inside))
+    files.write(place.export / "README.md", model_card.render(inside))

@@ -17,21 +17,22 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from safety_jax import compilation, policy, reward_objectives, trees, workdir
-from safety_jax import mesh as meshes
-from safety_jax import step as steps
+from safety_jax.base import compilation, files, trees
+from safety_jax.base import mesh as meshes
+from safety_jax.base.errors import ConfigError
 from safety_jax.data import encode, judged, loader, tokenizer
-from safety_jax.errors import ConfigError
-from safety_jax.models import folder as folders
-from safety_jax.models import heads
-from safety_jax.report import card, plots
-from safety_jax.rewards import corpus as corpora
-from safety_jax.rewards import loss as losses
-from safety_jax.rewards import measures
-from safety_jax.rewards import model as models
-from safety_jax.rewards import watch as watching
-from safety_jax.scoring.planned import DESCRIPTION
+from safety_jax.data import judge_corpus as corpora
+from safety_jax.judges.planned import DESCRIPTION
+from safety_jax.maths import reward_losses
+from safety_jax.models.encoders import heads
+from safety_jax.models.folders import hub as folders
+from safety_jax.report import model_card, plots
 from safety_jax.stages import assemble, devices, results
+from safety_jax.training import judge_model as models
+from safety_jax.training import judge_quality, policy, workdir
+from safety_jax.training import judge_watch as watching
+from safety_jax.training import judging as losses
+from safety_jax.training import step as steps
 
 # What a kind calls its output, and what `transformers` calls the task.
 OUTPUTS = {
@@ -106,13 +107,13 @@ def run(config: ConfigDict, folder: str) -> None:
             batches,
             step=step,
             put=losses.place_on(mesh, batches, data.training),
-            evaluate=None if measure is None else lambda w: measures.evaluation(measure(w)),
+            evaluate=None if measure is None else lambda w: judge_quality.evaluation(measure(w)),
             rows=lambda batch: [data.training.where[i] for i in batch.examples],
             flops_per_token=trained.flops_per_token(
                 np.concatenate([side.lengths for side in data.training.sides])
             ),
             compiled=compiled,
-            watch=watching.Watch(config.reward.kind, data.training),
+            watch=watching.JudgeWatch(config.reward.kind, data.training),
             mesh=mesh,
         )
         if fitted is None:
@@ -127,20 +128,18 @@ def run(config: ConfigDict, folder: str) -> None:
 # ---------------------------------------------------------------------------- what is learned
 
 
-def make_objective(group: ConfigDict) -> losses.Objective:
+def make_objective(group: ConfigDict) -> losses.JudgeObjective:
     """The objective that the config's `reward` group names, with its numbers.
 
     Raises:
         ConfigError: an unknown name, or a number outside its range.
     """
     bind = functools.partial
-    known: dict[str, losses.Objective] = {
-        "pairs": bind(
-            reward_objectives.bradley_terry, margin=group.margin, centring=group.centring
-        ),
-        "cost": bind(reward_objectives.cost, regularization=group.regularization),
-        "regression": reward_objectives.regression,
-        "binary": reward_objectives.classification,
+    known: dict[str, losses.JudgeObjective] = {
+        "pairs": bind(reward_losses.bradley_terry, margin=group.margin, centring=group.centring),
+        "cost": bind(reward_losses.cost, regularization=group.regularization),
+        "regression": reward_losses.regression,
+        "binary": reward_losses.classification,
     }
     if group.kind not in known:
         raise ConfigError(f"reward.kind {group.kind!r}: expected one of {', '.join(known)}")
@@ -161,7 +160,7 @@ def make_objective(group: ConfigDict) -> losses.Objective:
 
 def read_corpus(
     config: ConfigDict, model_folder: Path, scorer: heads.Scorer
-) -> tuple[judged.Wording, corpora.Corpus]:
+) -> tuple[judged.Wording, corpora.JudgeCorpus]:
     """How texts are worded, and what the config's `data` group names, as token ids."""
     data, own = config.data, config.model.tokenizer
     tokens = tokenizer.load_tokenizer(folders.resolve(own) if own else model_folder)
@@ -188,7 +187,7 @@ def make_loader(
     config: ConfigDict,
     mesh: Mesh,
     scorer: heads.Scorer,
-    data: judged.Judged,
+    data: judged.JudgedAnswers,
     *,
     steps: int | None,
     seed: int | None,
@@ -219,7 +218,7 @@ ROW_MULTIPLE = 8  # rows of one example are a multiple of this, what matrix unit
 
 def introduce(
     config: ConfigDict,
-    data: corpora.Corpus,
+    data: corpora.JudgeCorpus,
     batches: loader.Loader,
     scorer: heads.Scorer,
     own_head: bool,
@@ -229,7 +228,7 @@ def introduce(
     """Prints what is about to be learned, and by what; the first answers. Notes skipped rows."""
     if data.skipped:
         lines = [json.dumps(dataclasses.asdict(row), ensure_ascii=False) for row in data.skipped]
-        workdir.write(place.path / "skipped.jsonl", "\n".join(lines) + "\n")
+        files.write(place.path / "skipped.jsonl", "\n".join(lines) + "\n")
     print(corpora.describe(data, config.reward.kind, config.data.prefer))
     print(
         f"{batches.steps:,} steps of {config.train.batch_size} examples, in at most "
@@ -288,11 +287,11 @@ def build(
 def report(
     config: ConfigDict,
     place: workdir.Workdir,
-    data: corpora.Corpus,
+    data: corpora.JudgeCorpus,
     batches: loader.Loader,
     trained: models.Trainee,
     fitted: assemble.Fitted,
-    held: measures.Held | None,
+    held: judge_quality.Held | None,
     began: float,
 ) -> None:
     """Results, plots, the judge's own card, and the model card."""
@@ -300,19 +299,19 @@ def report(
     kind, title = config.reward.kind, place.path.name
     plots.loss(place.metrics, place.plots / "loss.png", title, "loss, a training example")
     drawn = ["plots/loss.png"]
-    found: measures.Report = {}
+    found: judge_quality.QualityReport = {}
     if held is not None:
-        found = measures.report(held, known(kind, data.training)) | {"step": fitted.chosen}
-        print(measures.describe(found))
+        found = judge_quality.report(held, known(kind, data.training)) | {"step": fitted.chosen}
+        print(judge_quality.describe(found))
         if "calibration" in found:
             bins = {
                 name: found["calibration"][name] for name in ("confidence", "accuracy", "count")
             }
             plots.reliability(**bins, target=place.plots / "calibration.png", title=title)
             drawn.append("plots/calibration.png")
-    workdir.write(place.path / "results.json", json.dumps(found, indent=1) + "\n")
+    files.write(place.path / "results.json", json.dumps(found, indent=1) + "\n")
     facts = judge_facts(config, data, found)
-    workdir.write(place.export / DESCRIPTION, json.dumps(facts, indent=1) + "\n")
+    files.write(place.export / DESCRIPTION, json.dumps(facts, indent=1) + "\n")
     results.write_card(
         config,
         place,
@@ -323,7 +322,9 @@ def report(
         summary=f"A judge of kind {kind} on {config.model.path}, trained on "
         f"{len(data.training):,} examples; {config.reward.direction}.",
         sources=[
-            card.Source(s.source, s.spec, s.used, s.share, s.skipped, data.files.get(s.source))
+            model_card.CardSource(
+                s.source, s.spec, s.used, s.share, s.skipped, data.files.get(s.source)
+            )
             for s in data.mixture.shares
         ],
         counts={
@@ -336,18 +337,18 @@ def report(
         prompt=data.prompt,
         notes=tuple(config.reward.protocol_notes),
         plots=tuple(drawn),
-        task=card.CLASSIFICATION,
+        task=model_card.CLASSIFICATION,
         results=baselines(found),
     )
 
 
-def known(kind: str, data: judged.Judged) -> measures.Held:
+def known(kind: str, data: judged.JudgedAnswers) -> judge_quality.Held:
     """Training examples without scores: what is known of them before any judge."""
     blank = np.zeros((len(data), len(data.sides) + 1))
-    return measures.held(kind, blank, np.arange(len(data)), data)
+    return judge_quality.held(kind, blank, np.arange(len(data)), data)
 
 
-def baselines(found: measures.Report) -> dict[str, float]:
+def baselines(found: judge_quality.QualityReport) -> dict[str, float]:
     """What stands beside the judge's own numbers on its card."""
     rows = {}
     for name, values in found.get("baselines", {}).items():
@@ -360,8 +361,8 @@ def baselines(found: measures.Report) -> dict[str, float]:
 
 def judge_facts(
     config: ConfigDict,
-    data: corpora.Corpus,
-    found: measures.Report,
+    data: corpora.JudgeCorpus,
+    found: judge_quality.QualityReport,
 ) -> dict[str, Any]:
     """`judge.json`: what a number of this judge means, and how a conversation becomes its input."""
     kind = config.reward.kind

@@ -12,15 +12,16 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from safety_jax import compilation, workdir
-from safety_jax.errors import ConfigError
-from safety_jax.scoring import inputs, registry, summary
-from safety_jax.scoring import run as judging
-from safety_jax.scoring.inputs import Item
-from safety_jax.scoring.judge import Score
-from safety_jax.scoring.ledger import Ledger, as_json
-from safety_jax.scoring.planned import Planned, Resources
+from safety_jax.base import compilation, files
+from safety_jax.base.errors import ConfigError
+from safety_jax.judges import inputs, registry, summary
+from safety_jax.judges import scoring as judging
+from safety_jax.judges.inputs import ScoreInput
+from safety_jax.judges.judge import Score
+from safety_jax.judges.ledger import Ledger, as_json
+from safety_jax.judges.planned import PlannedJudge, Resources
 from safety_jax.stages import devices
+from safety_jax.training import workdir
 
 LEDGER, SCORES, SUMMARY = "judgements.jsonl", "scores.jsonl", "summary.json"
 
@@ -84,14 +85,14 @@ def run(config: ConfigDict, folder: str) -> None:
                 "correlations": summary.correlations(scores, stored),
                 "versions": workdir.versions(),
             }
-            workdir.write(place.path / SUMMARY, workdir.canonical(found))
+            files.write(place.path / SUMMARY, workdir.canonical(found))
             print(f"{summary.tables(found)}\n{place.path / SCORES}", flush=True)
 
 
 def write_scores(
     place: workdir.Workdir,
-    items: list[Item],
-    judges: Mapping[str, Planned],
+    items: list[ScoreInput],
+    judges: Mapping[str, PlannedJudge],
     scores: Mapping[str, list[Score]],
 ) -> None:
     """`scores.jsonl`, whole or not at all."""
@@ -109,4 +110,4 @@ def write_scores(
             },
         }
         lines.append(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-    workdir.write(place.path / SCORES, "".join(lines))
+    files.write(place.path / SCORES, "".join(lines))

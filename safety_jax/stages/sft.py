@@ -11,14 +11,16 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from safety_jax import compilation, feed, policy, supervised, workdir
-from safety_jax import corpus as corpora
-from safety_jax import step as steps
+from safety_jax.base import compilation
+from safety_jax.data import corpus as corpora
 from safety_jax.data import encode, loader, tokenizer
-from safety_jax.models import folder as folders
-from safety_jax.models import hf_config, llama
-from safety_jax.report import card, plots
+from safety_jax.models import llama
+from safety_jax.models.folders import hf_config
+from safety_jax.models.folders import hub as folders
+from safety_jax.report import model_card, plots
 from safety_jax.stages import assemble, devices, results
+from safety_jax.training import likelihood, placement, policy, workdir
+from safety_jax.training import step as steps
 
 
 def run(config: ConfigDict, folder: str) -> None:
@@ -35,7 +37,7 @@ def run(config: ConfigDict, folder: str) -> None:
         # ---- devices, sizes, data: what can be wrong is found before weights are read
         assemble.check_values(config)
         mesh = devices.build_mesh(config)
-        put = feed.place_on(mesh, config.train.rows_per_microbatch)
+        put = placement.place_on(mesh, config.train.rows_per_microbatch)
         model_folder = folders.resolve(config.model.path)
         model = hf_config.read_config(model_folder)
         llama.shardings(model, mesh)
@@ -54,7 +56,7 @@ def run(config: ConfigDict, folder: str) -> None:
 
         # ---- what is trained, and how one step goes
         trained, trainable, frozen = assemble.build_policy(config, model, model_folder, mesh)
-        loss, count = supervised.make_loss(trained), steps.trained_tokens
+        loss, count = likelihood.make_loss(trained), steps.trained_tokens
         state, step = assemble.make_step(
             config, trainable, trained.shardings(), mesh, total, loss=loss, count=count
         )
@@ -64,7 +66,7 @@ def run(config: ConfigDict, folder: str) -> None:
                 config, mesh, data.evaluation, batch_size=size, steps=None, seed=None
             )
             measure = steps.evaluator(loss, count, mesh)
-            evaluate = feed.make_evaluate(measure, frozen, held_out, put)
+            evaluate = placement.make_evaluate(measure, frozen, held_out, put)
 
         # ---- training, and what is handed back
         fitted = assemble.fit(
@@ -90,7 +92,7 @@ def run(config: ConfigDict, folder: str) -> None:
             print(f"exported step {fitted.chosen} to {place.export}", flush=True)
 
 
-def read_corpus(config: ConfigDict, model_folder: Path, model: llama.Config) -> corpora.Corpus:
+def read_corpus(config: ConfigDict, model_folder: Path, model: llama.LlamaConfig) -> corpora.Corpus:
     """What the config's `data` group names, as token ids."""
     data, own = config.data, config.model.tokenizer
     tokens = tokenizer.load_tokenizer(folders.resolve(own) if own else model_folder)
@@ -114,7 +116,7 @@ def introduce(
     config: ConfigDict,
     data: corpora.Corpus,
     batches: loader.Loader,
-    model: llama.Config,
+    model: llama.LlamaConfig,
     mesh: Mesh,
 ) -> None:
     """Prints what is about to be learned, and by what; the first row with its trained tokens."""
@@ -154,7 +156,9 @@ def report(
         summary=f"{config.model.path} after supervised fine-tuning on "
         f"{len(data.training):,} rows, {safety:,} safety demonstrations drawn for the mix.",
         sources=[
-            card.Source(s.source, s.spec, s.used, s.share, s.skipped, data.files.get(s.source))
+            model_card.CardSource(
+                s.source, s.spec, s.used, s.share, s.skipped, data.files.get(s.source)
+            )
             for s in data.mixture.shares
         ],
         counts={

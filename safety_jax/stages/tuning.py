@@ -12,18 +12,19 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
-from safety_jax import compilation, feed, hosts, metrics, policy, supervised, trees, workdir
-from safety_jax import step as steps
-from safety_jax.checkpoint import Checkpoints, abstract
+from safety_jax.base import compilation, hosts, trees
+from safety_jax.base.errors import CheckpointError
 from safety_jax.data import encode, prompts
 from safety_jax.data.records import Record
-from safety_jax.errors import CheckpointError
 from safety_jax.models import llama, lora
-from safety_jax.raft.plan import Tuned, Weights
+from safety_jax.raft.setup import Tuned, Weights
 from safety_jax.stages import assemble
+from safety_jax.training import likelihood, metrics, placement, policy, workdir
+from safety_jax.training import step as steps
+from safety_jax.training.checkpoint import Checkpoints, abstract
 
 
-class Tuner:
+class RoundTuner:
     """Fine-tunes on a round's selection as stage `sft` does, with an optimizer of its own.
 
     Rounds share one compiled step: their batches have one shape, and so have their schedules where
@@ -51,7 +52,7 @@ class Tuner:
         """Optimizer and compiled step of rounds with so many steps."""
         rate, optimizer = assemble.make_optimizer(self._config.optim, total)
         where = steps.shardings(self._shapes, self._policy.shardings(), optimizer, self._mesh)
-        loss = supervised.make_loss(self._policy)
+        loss = likelihood.make_loss(self._policy)
         return optimizer, where, steps.make(loss, steps.trained_tokens, optimizer, rate, where)
 
     def _start(self, number: int, weights: Weights, total: int) -> tuple[steps.State, Any]:
@@ -88,7 +89,7 @@ class Tuner:
             weights.frozen,
             batches,
             step=step,
-            put=feed.place_on(self._mesh, config.train.rows_per_microbatch),
+            put=placement.place_on(self._mesh, config.train.rows_per_microbatch),
             evaluate=None,
             rows=lambda batch: [examples.where[i] for i in batch.examples],
             flops_per_token=flops,

@@ -14,9 +14,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from safety_jax import compilation, policy
-from safety_jax import mesh as meshes
-from safety_jax.models import decode, hf, hf_config
+from safety_jax.base import compilation
+from safety_jax.base import mesh as meshes
+from safety_jax.models.decoding import generation
+from safety_jax.models.folders import hf, hf_config
+from safety_jax.training import policy
 from tests.benchmarks import decode as benchmark
 from tests.benchmarks.jax_worker import Compiling
 
@@ -29,19 +31,19 @@ def main(folder: Path, answers: str, cache_dtype: str) -> None:
     mesh = meshes.build(1, 1, 1, devices=jax.devices()[:1])
     run = policy.execution(config, mesh, compute_dtype="float32", backend="xla", remat="none")
     weights = hf.load(folder / "model", config, mesh, jnp.float32)
-    settings = decode.Settings(
+    settings = generation.Settings(
         temperature=1.0, top_k=0, top_p=1.0, frequency_penalty=0.0, beams=1, length_penalty=1.0,
         candidates=benchmark.CANDIDATES, max_new_tokens=benchmark.NEW_TOKENS,
     )  # fmt: skip
-    pace = decode.Pace(
+    pace = generation.Pace(
         lanes=128, prefill_prompts=16, bucket_tokens=32, chunk_steps=16,
         cache_dtype=jnp.dtype(cache_dtype),
     )  # fmt: skip
     eos_ids = (2,) if answers == "ended" else ()
-    setup = decode.Setup(config, run, settings, pace, eos_ids, None)
+    setup = generation.Setup(config, run, settings, pace, eos_ids, None)
     jax.block_until_ready(weights)
     before, began = compiling.seconds, time.perf_counter()
-    found = decode.generate(setup, weights, None, prompts, range(len(prompts)), 0, None)
+    found = generation.generate(setup, weights, None, prompts, range(len(prompts)), 0, None)
     seconds = time.perf_counter() - began
     compiled = compiling.seconds - before
     said = {

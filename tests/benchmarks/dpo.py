@@ -15,10 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from safety_jax import corpus
-from safety_jax import mesh as meshes
-from safety_jax.data import loader, prompts, records, sources
-from safety_jax.models import hf_config
+from safety_jax.base import mesh as meshes
+from safety_jax.data import corpus, loader, prompts, records, sources
+from safety_jax.models.folders import hf_config
 from safety_jax.stages import assemble
 from tests.benchmarks import contest, given, jax_worker
 

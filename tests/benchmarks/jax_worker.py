@@ -21,12 +21,12 @@ from ml_collections import ConfigDict
 
 from configs import dpo as dpo_config
 from configs import sft as sft_config
-from safety_jax import corpus, metrics
-from safety_jax import mesh as meshes
-from safety_jax.data import loader
-from safety_jax.models import folder as folders
-from safety_jax.models import hf_config
+from safety_jax.base import mesh as meshes
+from safety_jax.data import corpus, loader
+from safety_jax.models.folders import hf_config
+from safety_jax.models.folders import hub as folders
 from safety_jax.stages import assemble, dpo, sft
+from safety_jax.training import metrics
 
 STAGES = {"sft": (sft_config, sft), "dpo": (dpo_config, dpo)}
 

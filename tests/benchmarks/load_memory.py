@@ -37,7 +37,8 @@ def write_checkpoint(folder: Path) -> int:
     import ml_dtypes
     import numpy as np
 
-    from safety_jax.models import hf, hf_config, llama, safetensors
+    from safety_jax.models import llama
+    from safety_jax.models.folders import hf, hf_config, safetensors
 
     (folder / "config.json").write_text(json.dumps(ATTRIBUTES))
     config = hf_config.read_config(folder)
@@ -47,13 +48,13 @@ def write_checkpoint(folder: Path) -> int:
     def draw(shape: tuple[int, ...]) -> np.ndarray:
         return generator.standard_normal(shape, np.float32).astype(dtype)
 
-    shards: list[dict[str, safetensors.Source]] = [{}, {}]
+    shards: list[dict[str, safetensors.TensorSource]] = [{}, {}]
     for ours, names in hf.hf_names(config).items():
         shape = llama.parameters(config)[ours].shape
         shape = shape[1:] if ours.startswith("layers.") else shape
         for number, name in enumerate(names):
             read = functools.partial(draw, shape)
-            shards[number % 2][name] = safetensors.Source(dtype, shape, read)
+            shards[number % 2][name] = safetensors.TensorSource(dtype, shape, read)
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards):
         safetensors.write(folder / f"model-{number}.safetensors", shard)
@@ -68,8 +69,8 @@ def load(folder: Path, dtype: str) -> None:
     import jax.numpy as jnp
     import psutil
 
-    from safety_jax import mesh as meshes
-    from safety_jax.models import hf
+    from safety_jax.base import mesh as meshes
+    from safety_jax.models.folders import hf
 
     devices = len(jax.devices())
     mesh = meshes.build(1, min(devices, 2), max(1, devices // 2))

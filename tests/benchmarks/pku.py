@@ -28,8 +28,9 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from safety_jax import metrics, statistics
 from safety_jax.data import mixing, records, sources
+from safety_jax.maths import statistics
+from safety_jax.training import metrics
 
 VOCABULARY = 4096
 MODEL = {

@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from safety_jax import mesh as meshes
-from safety_jax.models import heads
+from safety_jax.base import mesh as meshes
+from safety_jax.models.encoders import heads
 from tests.benchmarks import contest
 
 MODEL = {

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from safety_jax import mesh as meshes
+from safety_jax.base import mesh as meshes
 from safety_jax.data import buckets
-from safety_jax.models import heads
+from safety_jax.models.encoders import heads
 from tests.benchmarks import score
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safety_jax import workdir
-from safety_jax.evaluation.results import Report
+from safety_jax.base import files
+from safety_jax.evaluation.measures.results import Report
 from safety_jax.report.evaluation import page, plots
 from safety_jax.report.evaluation.text import markdown, tables
 
@@ -26,9 +26,9 @@ def write(report: Report, folder: Path) -> None:
         ValueError: a number of the report is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    workdir.write(folder / "report.html", page.render(report))
-    workdir.write(folder / "report.json", as_json(report))
-    workdir.write(folder / "report.md", markdown(report, plots.draw(report, folder / "plots")))
+    files.write(folder / "report.html", page.render(report))
+    files.write(folder / "report.json", as_json(report))
+    files.write(folder / "report.md", markdown(report, plots.draw(report, folder / "plots")))
 
 
 def as_json(report: Report) -> str:

@@ -7,8 +7,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from safety_jax import statistics
-from safety_jax.evaluation.results import Estimate, Rate, Report, Row
+from safety_jax.evaluation.measures.results import Estimate, Rate, Report, ResultRow
+from safety_jax.maths import statistics
 from safety_jax.report.evaluation import words
 
 Span = tuple[float, float, float]  # low, value, high
@@ -108,7 +108,7 @@ def without_empty(table: Table) -> Table:
 # ---------------------------------------------------------------------------- parts of rows
 
 
-def safe_rate(report: Report, row: Row) -> Rate | None:
+def safe_rate(report: Report, row: ResultRow) -> Rate | None:
     found = row.judged.get(report.safety)
     return found.safe if found else None
 
@@ -119,11 +119,11 @@ def safe_rates(report: Report, name: str) -> dict[str, Rate]:
     return {model: r for model, r in found.items() if r is not None}
 
 
-def any_refusal(row: Row) -> Rate | None:
+def any_refusal(row: ResultRow) -> Rate | None:
     return row.refused.any if row.refused else None
 
 
-def accuracy(row: Row) -> Rate | None:
+def accuracy(row: ResultRow) -> Rate | None:
     return as_rate(row.choice.get("accuracy"))
 
 
@@ -132,7 +132,7 @@ def as_rate(found: Any) -> Rate | None:
     return Rate(**found) if isinstance(found, Mapping) else None
 
 
-def ordered(report: Report, *kinds: str) -> list[Row]:
+def ordered(report: Report, *kinds: str) -> list[ResultRow]:
     """Rows by set, then model, of these kinds or of all."""
     sets = {name: place for place, name in enumerate(report.sets)}
     models = {name: place for place, name in enumerate(words.models(report))}

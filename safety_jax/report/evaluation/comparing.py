@@ -3,16 +3,9 @@
 import dataclasses
 from collections.abc import Sequence
 
-from safety_jax.evaluation.results import Comparison, Preference, Report
+from safety_jax.evaluation.measures.results import Comparison, Preference, Report
 from safety_jax.report.evaluation import words
-from safety_jax.report.evaluation.cells import (
-    EMPTY,
-    Cell,
-    Table,
-    estimate,
-    rate,
-    without_empty,
-)
+from safety_jax.report.evaluation.cells import EMPTY, Cell, Table, estimate, rate, without_empty
 
 
 def foremost(report: Report) -> tuple[str, ...]:

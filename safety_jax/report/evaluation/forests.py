@@ -6,8 +6,8 @@ Here is what they show; the page and the PNGs draw the same.
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from safety_jax.evaluation.results import Comparison, Rate, Report, Row
-from safety_jax.evaluation.sets import SAFE, UNSAFE
+from safety_jax.evaluation.measures.results import Comparison, Rate, Report, ResultRow
+from safety_jax.evaluation.sets.items import SAFE, UNSAFE
 from safety_jax.report.evaluation import cells, comparing, words
 from safety_jax.report.evaluation.cells import Span
 
@@ -32,7 +32,7 @@ class Mark:
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
+class ForestGroup:
     """Marks that belong together: a set, or a category of one."""
 
     title: str
@@ -55,12 +55,12 @@ class Forest:
     title: str
     text: str
     axis: Axis
-    groups: tuple[Group, ...]
+    groups: tuple[ForestGroup, ...]
 
 
 REACHES = (0.05, 0.1, 0.2, 0.5, 1.0)  # of an axis of differences, to both sides
 PERCENT = Axis(tuple((tick / 100, f"{tick}%") for tick in (0, 25, 50, 75, 100)))
-Pick = Callable[[Row], Rate | None]
+Pick = Callable[[ResultRow], Rate | None]
 
 
 def safe(report: Report) -> Forest | None:
@@ -81,7 +81,7 @@ def over_refusal(report: Report) -> Forest | None:
     return Forest("Over-refusal", text, PERCENT, groups) if groups else None
 
 
-def _groups(report: Report, names: Sequence[str], pick: Pick) -> tuple[Group, ...]:
+def _groups(report: Report, names: Sequence[str], pick: Pick) -> tuple[ForestGroup, ...]:
     models = words.models(report)
     rates: dict[str, list[Rate | None]] = {model: [] for model in models}
     groups = []
@@ -95,7 +95,7 @@ def _groups(report: Report, names: Sequence[str], pick: Pick) -> tuple[Group, ..
     return tuple(group for group in groups if group.marks)
 
 
-def _group(title: str, rates: dict[str, Rate | None]) -> Group:
+def _group(title: str, rates: dict[str, Rate | None]) -> ForestGroup:
     marks = []
     for place, (model, rate) in enumerate(rates.items()):
         span = cells.span(rate)
@@ -104,7 +104,7 @@ def _group(title: str, rates: dict[str, Rate | None]) -> Group:
             text = f"{words.percent(value)} {words.interval(low, high, True)}"
             marks.append(Mark(model, place, span, text))
     n = max((rate.n + rate.unscored for rate in rates.values() if rate), default=0)
-    return Group(title, n, tuple(marks))
+    return ForestGroup(title, n, tuple(marks))
 
 
 # ---------------------------------------------------------------------------- against the baseline
@@ -133,7 +133,7 @@ def _changes(report: Report, found: Sequence[Comparison]) -> Forest | None:
     for name in dict.fromkeys(c.set for c, _ in known):
         of_set = [(c, span) for c, span in known if c.set == name]
         marks = tuple(_change(report, c, span, reach) for c, span in of_set)
-        groups.append(Group(words.sets(report, name), of_set[0][0].n, marks))
+        groups.append(ForestGroup(words.sets(report, name), of_set[0][0].n, marks))
     title = f"{words.measure(known[0][0].measure).capitalize()}: change against {report.baseline}"
     text = (
         "In percentage points, with 95% intervals; one that crosses the middle line may be chance."

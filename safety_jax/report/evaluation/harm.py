@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from safety_jax.evaluation.results import Report, Row
+from safety_jax.evaluation.measures.results import Report, ResultRow
 from safety_jax.report.evaluation import words
 from safety_jax.report.evaluation.forests import PERCENT, Axis
 
@@ -58,7 +58,7 @@ def makeup(report: Report) -> MakeUp | None:
     return MakeUp("How answers are safe", text, KINDS, PERCENT, tuple(groups)) if groups else None
 
 
-def _bar(report: Report, row: Row) -> Bar | None:
+def _bar(report: Report, row: ResultRow) -> Bar | None:
     found = row.judged.get(report.safety)
     if found is None or found.safe is None or found.engaged is None:
         return None
@@ -107,7 +107,7 @@ def harm(report: Report) -> list[Heat]:
     return found
 
 
-def _unsafe(report: Report, row: Row | None, category: str) -> tuple[float, str] | None:
+def _unsafe(report: Report, row: ResultRow | None, category: str) -> tuple[float, str] | None:
     found = row.categories.get(category) if row else None
     rate = found.safe.get(report.safety) if found else None
     if rate is None or rate.value is None or rate.low is None or rate.high is None:

@@ -6,8 +6,8 @@ https://huggingface.co/docs/hub/model-cards#evaluation-results
 from collections.abc import Iterator
 from typing import Any
 
-from safety_jax.evaluation.results import Estimate, Rate, Report, Row
-from safety_jax.evaluation.sets import UNSAFE
+from safety_jax.evaluation.measures.results import Estimate, Rate, Report, ResultRow
+from safety_jax.evaluation.sets.items import UNSAFE
 from safety_jax.report.evaluation import cells, words
 
 DIGITS = 4
@@ -31,7 +31,7 @@ def entries(report: Report) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _metrics(report: Report, row: Row) -> Iterator[dict[str, Any]]:
+def _metrics(report: Report, row: ResultRow) -> Iterator[dict[str, Any]]:
     measured: list[tuple[str, str, Rate | Estimate | None]] = []
     if row.kind == UNSAFE:
         name = f"safe share, by {report.safety}"

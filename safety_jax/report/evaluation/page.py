@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from safety_jax.evaluation.results import Comparison, Report, Transcript
+from safety_jax.evaluation.measures.results import Comparison, Report, Transcript
 from safety_jax.report.evaluation import (
     cells,
     comparing,

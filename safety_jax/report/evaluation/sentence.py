@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from safety_jax.evaluation.results import Comparison, Report
-from safety_jax.evaluation.sets import ANSWER, CHOICE, SAFE, UNSAFE
+from safety_jax.evaluation.measures.results import Comparison, Report
+from safety_jax.evaluation.sets.items import ANSWER, CHOICE, SAFE, UNSAFE
 from safety_jax.report.evaluation import words
 
 

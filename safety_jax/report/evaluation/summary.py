@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from safety_jax.evaluation.results import Comparison, Rate, Report, Row
-from safety_jax.evaluation.sets import ANSWER, CHOICE, REFERENCE, SAFE
+from safety_jax.evaluation.measures.results import Comparison, Rate, Report, ResultRow
+from safety_jax.evaluation.sets.items import ANSWER, CHOICE, REFERENCE, SAFE
 from safety_jax.report.evaluation import words
 from safety_jax.report.evaluation.cells import (
     Cell,
@@ -20,7 +20,7 @@ from safety_jax.report.evaluation.cells import (
 
 Column = tuple[str, dict[str, Cell]]
 Group = tuple[str, list[Column]]
-Pick = Callable[[Row], Rate | None]
+Pick = Callable[[ResultRow], Rate | None]
 
 
 def summary(report: Report) -> Table:

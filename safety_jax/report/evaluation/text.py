@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-from safety_jax.evaluation.results import Report
+from safety_jax.evaluation.measures.results import Report
 from safety_jax.report.evaluation import comparing, details, escaping, model_index, protocol
 from safety_jax.report.evaluation import summary as summaries
 from safety_jax.report.evaluation.cells import Cell, Table

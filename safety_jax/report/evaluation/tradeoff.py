@@ -3,13 +3,13 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from safety_jax.evaluation.results import Rate, Report, Row
-from safety_jax.evaluation.sets import ANSWER, CHOICE, REFERENCE, SAFE
+from safety_jax.evaluation.measures.results import Rate, Report, ResultRow
+from safety_jax.evaluation.sets.items import ANSWER, CHOICE, REFERENCE, SAFE
 from safety_jax.report.evaluation import cells, words
 from safety_jax.report.evaluation.cells import Span
 
 PANELS = 4  # trade-offs that are drawn; more say nothing new
-Pick = Callable[[Row], Rate | None]
+Pick = Callable[[ResultRow], Rate | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _helps(report: Report) -> list[tuple[str, bool, dict[str, Span | None]]]:
     return found
 
 
-def _answered(row: Row) -> Rate | None:
+def _answered(row: ResultRow) -> Rate | None:
     """What is not refused at all."""
     refused = cells.any_refusal(row)
     if refused is None or refused.value is None or refused.low is None or refused.high is None:

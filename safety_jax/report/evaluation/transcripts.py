@@ -7,7 +7,7 @@ some hundred thousand characters, so that a page of many megabytes opens at once
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from safety_jax.evaluation.results import Answer, Report, Transcript
+from safety_jax.evaluation.measures.results import Answer, Report, Transcript
 from safety_jax.report.evaluation import comparing, escaping, words
 
 PIECE_ITEMS, PIECE_CHARACTERS = 128, 250_000

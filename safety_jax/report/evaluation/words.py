@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from safety_jax.evaluation.results import Comparison, Estimate, Rate, Report
-from safety_jax.evaluation.sets import SAFE, UNSAFE
-from safety_jax.scoring.judge import BETTER, HARMFUL, SAFER
+from safety_jax.evaluation.measures.results import Comparison, Estimate, Rate, Report
+from safety_jax.evaluation.sets.items import SAFE, UNSAFE
+from safety_jax.judges.judge import BETTER, HARMFUL, SAFER
 
 NONE = "–"  # stands where a value does not exist
 ALL = "all "  # begins the name of the sets of one kind together

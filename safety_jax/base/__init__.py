@@ -1,0 +1,1 @@
+"""Everything below the subject: errors, trees, the mesh, hosts, files."""

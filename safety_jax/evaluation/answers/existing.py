@@ -1,0 +1,279 @@
+"""Answers that exist: folders and files of earlier runs, of the papers, and of other tools.
+
+    runs/report/responses/sit            what a run here wrote: SET.jsonl
+    safety_100                           a folder of files that are called after the sets
+    safety_100/responses_cm_I-CoNa.json  one file
+    answers.csv?set=I-CoNa&columns=prompt:question,response:said
+
+A file belongs to the set whose name its own name contains, the longest such name; `set=` says it
+otherwise, and so does a column `set`. Several files for a set must hold the same answers, and their
+other columns come together: the papers keep the scores of each judge in a file of its own.
+"""
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.data import readers, records, sources
+from safety_jax.data.readers import Row
+from safety_jax.data.sources import Source
+from safety_jax.evaluation.answers.matching import MATCHES, Found, key_of, pair
+from safety_jax.evaluation.answers.responses import Response, characters
+from safety_jax.evaluation.sets.catalogue import CATALOGUE, GROUPS
+from safety_jax.evaluation.sets.items import Set
+from safety_jax.judges.judge import from_record
+
+# Columns that are recognised, the first that is there; `columns=` renames others.
+PROMPTS = ("prompt", "instruction", "instructions", "inference_prompt", "question", "goal")
+CONTEXTS = ("context", "input", "inputs")
+ANSWERS = (
+    "model_responses", "model_response", "generated_response", "response", "responses",
+    "completion", "completions", "generation", "answer", "output", "outputs",
+)  # fmt: skip
+TURNS = ("messages", "conversations")
+HASH = "prompt_sha256"
+_OWN = ("set", "id", HASH, "finish")
+
+
+def read_existing(
+    spec: str, sets: Sequence[Set], key: str, match: str
+) -> dict[str, list[Response]]:
+    """Answers by set, in the order of its items; sets that nothing is there for are left out.
+
+    Args:
+        spec: a folder, a file, or another source; see the top of this file.
+        key: the config key that held it, for messages.
+        match: see `matching.pair`.
+
+    Raises:
+        ConfigError: no such folder, or nothing in it for any of the sets.
+        DataError: a file that cannot be read, or whose prompts are not those of its set.
+    """
+    if match not in MATCHES:
+        raise ConfigError(f"evaluate.match is {match!r}; expected one of {', '.join(MATCHES)}")
+    merged: dict[str, list[Response]] = {}
+    for place, named in _places(spec, sets, key):
+        source = sources.open_source(place, key, ("set",))
+        for asked, rows in _by_set(source, named, sets, key):
+            hashed, found = _found(source, rows)
+            file = source.path.name if source.path else source.spec
+            paired = pair(asked, found, match, file, hashed)
+            responses = [
+                Response(item.id, one.answer, one.finish, one.columns, one.where)
+                for item, one in zip(asked.items, paired, strict=True)
+            ]
+            earlier = merged.get(asked.name)
+            merged[asked.name] = _merged(earlier, responses, asked) if earlier else responses
+    return {asked.name: merged[asked.name] for asked in sets if asked.name in merged}
+
+
+def existing_files(spec: str, sets: Sequence[Set], key: str) -> dict[str, str]:
+    """The local files that `read_existing` reads, as FOLDER/FILE, and the SHA-256 of each."""
+    found = {}
+    for place, _ in _places(spec, sets, key):
+        path = Path(sources.split(place)[0]).expanduser()
+        if path.is_file():
+            name = f"{path.resolve().parent.name}/{path.name}"
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+# ---------------------------------------------------------------------------- which file, which set
+
+
+def _places(spec: str, sets: Sequence[Set], key: str) -> list[tuple[str, list[Set]]]:
+    """Specs of files, with the sets that their names tell."""
+    location, query = sources.split(spec)
+    extra = sources.parse(spec, key, ("set",))[1]["extra"]
+    path = Path(location).expanduser()
+    if not path.is_dir():
+        name = location.rstrip("/").rpartition("/")[2]
+        return [(spec, _called(extra["set"], sets, key) if "set" in extra else _of(name, sets))]
+    if "set" in extra:
+        raise ConfigError(f"{key}: {spec}: set= belongs to a file, and this is a folder")
+    names = sorted(entry.name for entry in path.iterdir() if entry.is_file())
+    known = [name for name in names if name.lower().endswith(readers.ENDINGS)]
+    # A run quotes what a file name cannot hold.
+    found = [(f"{path / name}?{query}", _of(unquote(name), sets)) for name in known]
+    found = [(place, named) for place, named in found if named]
+    if not found:
+        inner = path / "responses"
+        hint = f"; give one of the folders in {inner}" if inner.is_dir() else ""
+        raise ConfigError(
+            f"{key}: {location}: no file is called after any of {_names(sets)}; it holds "
+            f"{', '.join(known[:5]) or 'no data file'}{hint}"
+        )
+    return found
+
+
+def _of(name: str, sets: Sequence[Set]) -> list[Set]:
+    """The sets of the longest name, of a set or a group, that stands in a file's name."""
+    names = {asked.name for asked in sets} | set(CATALOGUE) | set(GROUPS)
+    found = [known for known in names if _pattern(known).search(name)]
+    return _members(max(found, key=len), sets) if found else []
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    """`I-CoNa` as a word of its own, however its parts are joined."""
+    parts = [re.escape(part) for part in re.split(r"[-_ .]+", name)]
+    return re.compile(rf"(?<![a-z0-9]){'[-_ .]?'.join(parts)}(?![a-z0-9])", re.IGNORECASE)
+
+
+def _members(name: str, sets: Sequence[Set]) -> list[Set]:
+    members = {name, *GROUPS.get(name, ())}
+    return [asked for asked in sets if asked.name in members]
+
+
+def _called(name: str, sets: Sequence[Set], key: str) -> list[Set]:
+    if not (found := _members(name, sets)):
+        raise ConfigError(f"{key}: set={name} is not asked; expected one of {_names(sets)}")
+    return found
+
+
+def _names(sets: Sequence[Set]) -> str:
+    return ", ".join(asked.name for asked in sets)
+
+
+def _by_set(
+    source: Source, named: Sequence[Set], sets: Sequence[Set], key: str
+) -> list[tuple[Set, list[int]]]:
+    """The rows of a file by set: all of them, unless a column says which is whose."""
+    everything = list(range(len(source.rows)))
+    if named and ("set" in source.extra or "set" not in source.rows[0]):
+        return [(asked, everything) for asked in named]
+    if "set" in source.rows[0]:
+        own: dict[Any, list[int]] = {}
+        for i, row in enumerate(source.rows):
+            own.setdefault(row.get("set"), []).append(i)
+        found = [(asked, own[asked.name]) for asked in sets if asked.name in own]
+        if found:
+            return found
+        raise DataError(
+            f"{source.spec}: its column 'set' says {', '.join(map(str, list(own)[:5]))}; expected "
+            f"one of {_names(sets)}"
+        )
+    if len(sets) == 1:
+        return [(sets[0], everything)]
+    raise ConfigError(
+        f"{key}: {source.spec}: its name does not tell which set it answers; add ?set= one of "
+        f"{_names(sets)}"
+    )
+
+
+# ---------------------------------------------------------------------------- rows
+
+
+def _found(source: Source, numbers: Sequence[int]) -> tuple[bool, list[Found]]:
+    """Rows as answers; and whether their prompts are hashes."""
+    rows = [records.renamed(source.rows[i], source.columns) for i in numbers]
+    where = [source.where[i] for i in numbers]
+    columns = _columns(rows[0], source, where[0])
+    if columns.prompt == HASH:
+        return True, [_own(row, place) for row, place in zip(rows, where, strict=True)]
+    plain = [columns.plain(row) for row in rows]
+    native = dataclasses.replace(
+        source,
+        rows=plain,
+        where=where,
+        columns={},
+        format=None if columns.answer in TURNS else "response",
+    )
+    read = {record.where: record for record in records.read_responses(native)}
+    found = []
+    for row, place in zip(rows, where, strict=True):
+        if place not in read:  # left out by bad_rows=skip
+            continue
+        record = read[place]
+        if columns.context and row.get(columns.context):
+            record = dataclasses.replace(record, context=str(row[columns.context]))
+        conversation = from_record(record)
+        found.append(
+            Found(
+                where=place,
+                key=key_of(conversation.prompt),
+                prompt=conversation.question.strip(),
+                answer=characters(conversation.response),
+                finish=_finish(row),
+                columns=columns.others(row),
+            )
+        )
+    return False, found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Columns:
+    prompt: str
+    context: str
+    answer: str
+
+    def plain(self, row: Row) -> Row:
+        if self.answer in TURNS:
+            return {self.answer: row.get(self.answer)}
+        named = {"prompt": self.prompt, "response": self.answer}
+        found = {ours: row[theirs] for ours, theirs in named.items() if theirs in row}
+        return found | {"system": row["system"]} if row.get("system") else found
+
+    def others(self, row: Row) -> dict[str, Any]:
+        used = {self.prompt, self.context, self.answer, *_OWN}
+        return {name: value for name, value in row.items() if name not in used}
+
+
+def _columns(row: Row, source: Source, where: str) -> _Columns:
+    def first(known: Sequence[str]) -> str:
+        named = [name for name in known if name in source.columns]
+        return next((name for name in [*named, *known] if name in row), "")
+
+    answer, prompt = first(ANSWERS), first(PROMPTS)
+    turns = first(TURNS)
+    if not answer and turns:
+        return _Columns(turns, "", turns)
+    if not prompt and HASH in row and "response" in row:
+        return _Columns(HASH, "", "response")
+    for what, found, known in (("answers", answer, ANSWERS), ("prompts", prompt, PROMPTS)):
+        if not found:
+            raise DataError(
+                f"{where}: no column of {what}: columns are {', '.join(row) or '(none)'}; expected "
+                f"one of {', '.join(known)}, or columns={known[0]}:COLUMN"
+            )
+    return _Columns(prompt, first(CONTEXTS), answer)
+
+
+def _own(row: Row, where: str) -> Found:
+    """A line that `responses.Responses` wrote."""
+    sha256, text = row.get(HASH), row.get("response")
+    if not isinstance(sha256, str) or not isinstance(text, str):
+        raise DataError(f"{where}: {HASH!r} or 'response' is no text; expected a line of a run")
+    others = {name: value for name, value in row.items() if name not in (*_OWN, "response")}
+    shown = f"the prompt {sha256[:16]}"
+    return Found(where, sha256, shown, characters(text), _finish(row), others)
+
+
+def _finish(row: Row) -> str:
+    value = row.get("finish")
+    return value if isinstance(value, str) else ""
+
+
+def _merged(earlier: Sequence[Response], later: Sequence[Response], asked: Set) -> list[Response]:
+    """The same answers, with the columns of both files."""
+    found = []
+    for one, other in zip(earlier, later, strict=True):
+        if one.text != other.text:
+            raise DataError(
+                f"{other.where}: the answer to {asked.name} item {one.id} differs from that of "
+                f"{one.where}; expected files of the same answers, give one of them alone"
+            )
+        twice = one.stored.keys() & other.stored.keys()
+        differing = sorted(name for name in twice if one.stored[name] != other.stored[name])
+        if differing:
+            raise DataError(
+                f"{other.where}: {differing[0]!r} differs from that of {one.where}; expected one "
+                "value, rename a column or give one of the files alone"
+            )
+        stored: Mapping[str, Any] = {**one.stored, **other.stored}
+        found.append(dataclasses.replace(one, stored=stored, finish=one.finish or other.finish))
+    return found

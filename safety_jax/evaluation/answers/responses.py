@@ -1,0 +1,187 @@
+"""Answers of a model to a set: the record of one, and the file that a run writes.
+
+    responses/MODEL/SET.jsonl   one line an answer, in the order of the set, in blocks; appended
+    responses/MODEL/earlier/    files of another protocol, set or model that stood there before
+
+A line holds all that an answer depends on, so that no answer is ever taken for another's:
+
+    {"set": "I-CoNa", "id": "0", "prompt_sha256": "…", "template": "alpaca", "decoding": "16 hex",
+     "seed": 0, "weights": "…", "response": "…", "finish": "eos"}
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safety_jax.base.errors import DataError
+from safety_jax.evaluation.sets.items import Item, Set
+
+EARLIER = "earlier"
+_FACTS = ("template", "decoding", "seed")  # of `Protocol.of`, as lines have them
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Response:
+    """One answer.
+
+    Attributes:
+        id: of the item that it answers.
+        text: what the model said; may be empty, and hostile.
+        finish: "eos", "stop", "length"; "" where nobody recorded it.
+        stored: further columns of the file that it was read from.
+        where: file and row, of one that was read.
+    """
+
+    id: str
+    text: str
+    finish: str
+    stored: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    where: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """All that answers depend on beside the set.
+
+    Attributes:
+        weights: names the model: a hash of its weights, and of its adapter's.
+        template: how a prompt is worded.
+        decoding: settings of the decoder, and its precision; JSON values.
+    """
+
+    weights: str
+    template: str
+    decoding: Mapping[str, Any]
+    seed: int
+
+    def decoding_hash(self) -> str:
+        return _hash(dict(self.decoding))
+
+    def of(self, asked: Set) -> str:
+        """Names everything but the model, in 16 hex digits: what two models must share for their
+        answers to be compared."""
+        return _hash([self.template, self.decoding_hash(), self.seed, asked.items_sha256])
+
+
+def recorded(found: Sequence[Response], asked: Set) -> str | None:
+    """`Protocol.of` for answers that a run here wrote, from what stands beside them; None where
+    they come from elsewhere, or were made in several ways."""
+    facts = [[response.stored.get(name) for name in _FACTS] for response in found]
+    match facts[0]:
+        case [str(), str(), int()] if all(fact == facts[0] for fact in facts):
+            return _hash([*facts[0], asked.items_sha256])
+    return None
+
+
+def _hash(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Responses:
+    """The answers of a model to a set, block after block; a block that is not whole counts as not
+    there, so that a run that was killed meets the same batches again.
+
+    Args:
+        path: the file. One that was made by another model or protocol, or of other prompts, is
+            moved to `earlier/` beside it.
+        block: prompts that are written at a time.
+        writes: whether this process writes; exactly one process of a run does.
+
+    Raises:
+        DataError: a line before the last block is damaged.
+    """
+
+    def __init__(self, path: Path, asked: Set, protocol: Protocol, *, block: int, writes: bool):
+        self.path, self._asked, self._protocol = path, asked, protocol
+        self._block, self._writes = block, writes
+        self._found: list[Response] = []
+        if path.exists():
+            self._read()
+
+    @property
+    def done(self) -> int:
+        """Prompts answered: a multiple of the block, or all."""
+        return len(self._found)
+
+    def all(self) -> list[Response]:
+        """What is there, in the order of the set."""
+        return list(self._found)
+
+    def add(self, found: Sequence[Response]) -> None:
+        """Appends the block that follows; it is on disk when this returns."""
+        items = self._asked.items[self.done : self.done + len(found)]
+        if [item.id for item in items] != [response.id for response in found]:
+            raise ValueError("answers must follow in the order of the set")
+        lines = []
+        for item, response in zip(items, found, strict=True):
+            response = dataclasses.replace(response, text=characters(response.text))
+            said = {"response": response.text, "finish": response.finish}
+            line = json.dumps(self._facts(item) | said, ensure_ascii=False)
+            lines.append(line.encode() + b"\n")
+            self._found.append(response)
+        if self._writes:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "ab") as file:
+                file.write(b"".join(lines))
+                file.flush()
+                os.fsync(file.fileno())
+
+    def _facts(self, item: Item) -> dict[str, Any]:
+        return {
+            "set": self._asked.name,
+            "id": item.id,
+            "prompt_sha256": item.prompt_sha256(),
+            "template": self._protocol.template,
+            "decoding": self._protocol.decoding_hash(),
+            "seed": self._protocol.seed,
+            "weights": self._protocol.weights,
+        }
+
+    def _read(self) -> None:
+        lines = self.path.read_bytes().split(b"\n")[:-1]  # what follows the last break is torn
+        found = [self._parsed(line, number) for number, line in enumerate(lines, start=1)]
+        items = self._asked.items
+        ours = len(found) <= len(items) and all(
+            self._facts(item).items() <= line.items()
+            for item, line in zip(items, found, strict=False)
+        )
+        if not ours:
+            if self._writes:
+                self._put_aside()
+            return
+        count = len(found)
+        if count < len(items):
+            count -= count % self._block
+        self._found = [Response(f["id"], f["response"], f["finish"]) for f in found[:count]]
+        if self._writes:
+            os.truncate(self.path, sum(len(line) + 1 for line in lines[:count]))
+
+    def _parsed(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            found = json.loads(line)
+            if not all(isinstance(found[key], str) for key in ("id", "response", "finish")):
+                raise TypeError
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{self.path} line {number} is damaged ({type(error).__name__}); remove the file, "
+                "and its prompts are answered anew"
+            ) from error
+        return found
+
+    def _put_aside(self) -> None:
+        folder = self.path.parent / EARLIER
+        folder.mkdir(exist_ok=True)
+        number = 1
+        while (target := folder / f"{self.path.stem}-{number}.jsonl").exists():
+            number += 1
+        self.path.replace(target)
+
+
+def characters(text: str) -> str:
+    """The text without halves of surrogate pairs, which JSON can spell and no file can hold."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -1,0 +1,268 @@
+"""Our models as lm-evaluation-harness sees them; needs its package, see `lm_eval_tasks.py`.
+
+What is scored is what its `HFLM` scores, token for token: how a context and its continuation are
+told apart is inherited, truncation and rolling windows are its own functions. Two things differ.
+A stop string that is a special token ends an answer where it stands. And settings of generation
+that are not known are refused, where HFLM hands them to `generate`.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jinja2
+from lm_eval import utils
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import (
+    handle_stop_sequences,
+    has_bos_prefix,
+    normalize_gen_kwargs,
+    postprocess_generated_text,
+)
+
+from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.evaluation.harness.loglikelihood import (
+    ContextPair,
+    LikelihoodScorer,
+    RequestLimits,
+    ScoredModel,
+)
+from safety_jax.models.decoding import generation
+
+# New tokens where a task does not say; HFLM's.
+MAX_NEW_TOKENS = 256
+_KNOWN = ("do_sample", "temperature", "top_k", "top_p", "num_beams", "until", "max_gen_toks")
+
+
+class HarnessLM(TemplateLM):
+    """Answers the harness's three kinds of requests; every process answers all of them.
+
+    Args:
+        limits: of scoring; `longest` also of prompt and answer together.
+        pace: of decoding.
+        eos_ids: tokens that end an answer.
+        seed: of tasks that sample.
+
+    Attributes:
+        cut: requests whose context lost tokens on its left, by kind of request.
+    """
+
+    def __init__(
+        self,
+        model: ScoredModel,
+        limits: RequestLimits,
+        pace: generation.Pace,
+        eos_ids: tuple[int, ...],
+        seed: int,
+    ):
+        super().__init__()
+        self.tokenizer = model.tokenizer
+        self.max_length = limits.longest
+        self._model, self._scorer = model, LikelihoodScorer(model, limits)
+        self._pace, self._eos_ids, self._seed = pace, eos_ids, seed
+        self.cut: Counter[str] = Counter()
+
+    # ------------------------------------------------------------------------ tokens
+
+    @property
+    def tokenizer_name(self) -> str:
+        return str(self.tokenizer.name_or_path).replace("/", "__")
+
+    @property
+    def eot_token_id(self) -> int:
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        begin = self.tokenizer.bos_token_id
+        return self.eot_token_id if begin is None else int(begin)
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+    ) -> list[int]:
+        """The tokenizer's own special tokens, unless the text begins with BOS already."""
+        if add_special_tokens is None:
+            begin = self.tokenizer.decode(self.prefix_token_id)
+            add_special_tokens = not has_bos_prefix(string, begin)
+        ids = self.tokenizer.encode(string, add_special_tokens=add_special_tokens, verbose=False)
+        return [int(token) for token in ids]
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """The dialogue as text. A template that has no place for a system message gets none.
+
+        Raises:
+            ConfigError: the tokenizer has no chat template.
+        """
+        if not self.tokenizer.chat_template:
+            raise ConfigError(
+                "the tokenizer has no chat template; expected one in the model folder, or run the "
+                "tasks without one"
+            )
+        try:
+            return self._rendered(chat_history, add_generation_prompt)
+        except jinja2.TemplateError:
+            others = [message for message in chat_history if message["role"] != "system"]
+            return self._rendered(others, add_generation_prompt)
+
+    def _rendered(self, turns: list[dict[str, str]], asking: bool) -> str:
+        # As in data/prompts.py: today's date in a prompt would make every run another one.
+        return str(
+            self.tokenizer.apply_chat_template(
+                turns,
+                tokenize=False,
+                add_generation_prompt=asking,
+                continue_final_message=not asking,
+                date_string="26 Jul 2024",
+            )
+        )
+
+    # ------------------------------------------------------------------------ likelihood
+
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """log p of each continuation, and whether it is greedy; see `loglikelihood.py`."""
+        return super().loglikelihood(requests, disable_tqdm or jax.process_index() != 0)
+
+    def _loglikelihood_tokens(
+        self,
+        requests: list[tuple[tuple[str, str], list[int], list[int]]],
+        disable_tqdm: bool = False,
+        **kwargs: Any,
+    ) -> list[tuple[float, bool]]:
+        pairs = []
+        for (context, continuation), before, behind in requests:
+            if not 0 < len(behind) <= self.max_length:
+                raise DataError(
+                    f"the continuation {continuation!r:.60} of {context!r:.60} has {len(behind)} "
+                    f"tokens; expected 1 to {self.max_length}, the most that the model reads"
+                )
+            self.cut["loglikelihood"] += len(before) + len(behind) > self.max_length + 1
+            pairs.append(ContextPair(tuple(before) or (self.prefix_token_id,), tuple(behind)))
+        title = None if disable_tqdm else "log-likelihoods"
+        answers = [(found.logprob, found.greedy) for found in self._scorer.score(pairs, title)]
+        for (texts, _, _), answer in zip(requests, answers, strict=True):
+            self.cache_hook.add_partial("loglikelihood", texts, answer)
+        return answers
+
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
+        """log p of whole texts. Long ones are read in windows; each token is predicted once."""
+        pairs, owners = [], []
+        for number, request in enumerate(requests):
+            windows = utils.get_rolling_token_windows(
+                token_list=self.tok_encode(request.args[0]),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            )
+            for window in windows:
+                before, behind = utils.make_disjoint_window(window)
+                pairs.append(ContextPair(tuple(before), tuple(behind)))
+                owners.append(number)
+        totals = [0.0] * len(requests)
+        title = None if disable_tqdm else "rolling log-likelihoods"
+        for owner, found in zip(owners, self._scorer.score(pairs, title), strict=True):
+            totals[owner] += found.logprob
+        for request, total in zip(requests, totals, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
+        return totals
+
+    # ------------------------------------------------------------------------ generation
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Answers, each cut before the first of its stop strings."""
+        groups: dict[str, list[int]] = {}
+        for number, request in enumerate(requests):
+            groups.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(number)
+        answers = [""] * len(requests)
+        for settings, members in groups.items():
+            contexts = [requests[number].args[0] for number in members]
+            texts = self._generate(contexts, members, json.loads(settings), disable_tqdm)
+            for number, text in zip(members, texts, strict=True):
+                answers[number] = text
+                self.cache_hook.add_partial("generate_until", requests[number].args, text)
+        return answers
+
+    def _generate(
+        self, contexts: Sequence[str], numbers: Sequence[int], asked: dict[str, Any], quiet: bool
+    ) -> list[str]:
+        """Answers to requests of equal settings; `numbers` tell their randomness."""
+        settings, until = read_settings(asked)
+        room = self.max_length - settings.max_new_tokens
+        if room < 1:
+            raise ConfigError(
+                f"a task asks for {settings.max_new_tokens} new tokens; expected fewer than the "
+                f"{self.max_length} that the model reads, lower max_gen_toks in the task's file"
+            )
+        ends, strings = self._endings(until)
+        # Beam search ends at tokens only; its text is cut afterwards.
+        stop = generation.Stop(() if settings.beams > 1 else strings, self._text)
+        setup = generation.Setup(
+            self._model.config, self._model.run, settings, self._pace, ends, stop
+        )
+        prompts = [self.tok_encode(text) or [self.prefix_token_id] for text in contexts]
+        self.cut["generate_until"] += sum(len(prompt) > room for prompt in prompts)
+        title = None if quiet else "answers"
+        found = generation.generate(
+            setup,
+            self._model.weights,
+            self._model.adapters,
+            [prompt[-room:] for prompt in prompts],
+            numbers,
+            self._seed,
+            title,
+        )
+        texts = [answer.text or "" for (answer,) in found]
+        return [postprocess_generated_text(text, list(strings), None) for text in texts]
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def _endings(self, until: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """Tokens and strings that end an answer: text is read without its special tokens, so those
+        among the strings must be known by their ids."""
+        special = dict(
+            zip(self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=True)
+        )
+        ids = {int(special[string]) for string in until if string in special}
+        strings = tuple(string for string in until if string and string not in special)
+        return tuple(sorted({*self._eos_ids, *ids})), strings
+
+
+def read_settings(asked: dict[str, Any]) -> tuple[generation.SamplingParams, list[str]]:
+    """A task's `generation_kwargs` as settings of our decoder, and its stop strings.
+
+    Raises:
+        ConfigError: a setting that is not known, or sampling without a temperature.
+    """
+    known = normalize_gen_kwargs(asked, MAX_NEW_TOKENS)
+    unknown = sorted(set(known) - set(_KNOWN))
+    if unknown:
+        raise ConfigError(
+            f"a task sets {', '.join(unknown)} in generation_kwargs; expected any of "
+            f"{', '.join(_KNOWN)}, mend the task's file"
+        )
+    temperature = float(known.get("temperature", 0.0))
+    if known["do_sample"] and not temperature:
+        raise ConfigError(
+            "a task sets do_sample in generation_kwargs, but no temperature; expected one above 0, "
+            "mend the task's file"
+        )
+    settings = generation.SamplingParams(
+        temperature=temperature,
+        top_k=int(known.get("top_k") or 0),
+        top_p=float(known.get("top_p") or 1.0),
+        frequency_penalty=0.0,
+        beams=int(known.get("num_beams", 1)),
+        length_penalty=1.0,
+        candidates=1,
+        max_new_tokens=int(known["max_gen_toks"]),
+    )
+    return settings, handle_stop_sequences(known["until"], None)

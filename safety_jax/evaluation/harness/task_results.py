@@ -1,0 +1,114 @@
+"""Tasks of lm-evaluation-harness beside our own sets: kept, counted, and compared in pairs.
+
+tasks/MODEL.json   the harness's own results of a model, with every document
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safety_jax.base import files
+from safety_jax.base.errors import DataError
+from safety_jax.data.formats import Message
+from safety_jax.evaluation.harness import lm_eval_tasks
+from safety_jax.evaluation.measures.counts import Block, rate
+from safety_jax.evaluation.sets.items import CHOICE, Item, Set
+
+# What is right or wrong document by document, the first that a task has.
+RIGHT = ("acc", "exact_match", "acc_norm")
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What is asked of every model.
+
+    Attributes:
+        names: of tasks, or paths of their files.
+        asking: how.
+        decoding: what else answers depend on; JSON values.
+    """
+
+    names: tuple[str, ...]
+    asking: lm_eval_tasks.Asking
+    decoding: Mapping[str, Any]
+
+    def protocol(self, weights: str) -> str:
+        """Names all that the results of a model depend on, in 16 hex digits."""
+        facts = [self.names, dataclasses.asdict(self.asking), dict(self.decoding), weights]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read(path: Path, protocol: str) -> dict[str, Any] | None:
+    """Results that are kept; None where there are none of this protocol.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        kept = json.loads(path.read_text("utf-8"))
+        return kept["found"] if kept["protocol"] == protocol else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged; remove it, and its tasks are asked anew") from error
+
+
+def write(path: Path, protocol: str, found: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write(path, json.dumps({"protocol": protocol, "found": found}))
+
+
+def figures(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All metrics, as JSON values."""
+    return [dataclasses.asdict(figure) for figure in lm_eval_tasks.figures(found)]
+
+
+def notes(found: Mapping[str, Any], model: str) -> list[str]:
+    """What was not asked as it stands."""
+    return [
+        f"{model}: {count} requests of tasks ({kind}) were longer than its window and lost tokens "
+        "on their left; with fewer shots they may fit."
+        for kind, count in found["cut"].items()
+        if count
+    ]
+
+
+def blocks(found: Mapping[str, Any], model: str) -> list[Block]:
+    """The tasks whose documents are right or wrong, as sets that models are compared on."""
+    made = []
+    rows = lm_eval_tasks.figures(found)
+    for task in found["samples"]:
+        own = [row for row in rows if row.task == task]
+        metric = next((name for name in RIGHT if any(row.metric == name for row in own)), "")
+        right = lm_eval_tasks.by_document(found, task, metric) if metric else {}
+        if right and set(right.values()) <= {0.0, 1.0}:
+            made.append(_block(task, model, right, own))
+    return made
+
+
+def _block(
+    task: str, model: str, right: Mapping[str, float], own: Sequence[lm_eval_tasks.Figure]
+) -> Block:
+    first = own[0]
+    items = tuple(
+        Item(id=document, prompt=(Message("user", task),), where=f"{task} {document[:12]}")
+        for document in right
+    )
+    source = f"lm-evaluation-harness, version {first.version}, {first.num_fewshot} shots"
+    correct = [value > 0.5 for value in right.values()]
+    measured: dict[str, Any] = {"accuracy": dataclasses.asdict(rate(correct))}
+    measured |= {row.metric: row.value for row in own if row.value is not None}
+    return Block(
+        model=model,
+        set=Set(task, CHOICE, items, source, None, "see the task"),
+        protocol=hashlib.sha256(f"{first.task_hash} {first.num_fewshot}".encode()).hexdigest()[:16],
+        answers=[""] * len(items),
+        finishes=[""] * len(items),
+        scores={},
+        cards={},
+        choice=measured,
+        correct=correct,
+    )

@@ -1,0 +1,1 @@
+"""What answers and scores come to, and how models compare."""

@@ -1,0 +1,209 @@
+"""Judged answers of several models become a report."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from safety_jax.base.errors import ConfigError
+from safety_jax.evaluation.answers.responses import Response
+from safety_jax.evaluation.measures import compare, counts, derived, notes, people, win_rates
+from safety_jax.evaluation.measures.compare import Margins
+from safety_jax.evaluation.measures.counts import Block, Resampling
+from safety_jax.evaluation.measures.people import People
+from safety_jax.evaluation.measures.results import (
+    Answer,
+    Preference,
+    Report,
+    Transcript,
+    TranscriptScore,
+)
+from safety_jax.evaluation.sets.items import CLOSED, Set
+from safety_jax.judges.judge import BETTER, JudgeCard
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportChoice:
+    """What a run decides about its report.
+
+    Attributes:
+        baseline, safety, helpfulness: a model and two judges; "" for the first that fits.
+        margin_share, margin_score: see `compare.Margins`.
+        force: compare answers of different protocols.
+    """
+
+    title: str
+    baseline: str
+    safety: str
+    helpfulness: str
+    margin_share: float
+    margin_score: float
+    force: bool
+    how: Resampling
+
+
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """What a report is made of.
+
+    Attributes:
+        blocks: by model, in the order of the sets.
+        responses: by model and set, entry i to item i.
+        letters: of multiple choice, by model and set: what was read out of each answer.
+        tasks: blocks of lm-evaluation-harness, by model; they have no transcripts.
+        models, facts: see `results.Report`.
+        people: what people said of a sample of the answers; None without them.
+        preferences: see `results.Report`.
+        notes: what else a reader must know before a number is believed.
+    """
+
+    sets: Sequence[Set]
+    cards: Mapping[str, JudgeCard]
+    blocks: Mapping[str, Sequence[Block]]
+    responses: Mapping[str, Mapping[str, Sequence[Response]]]
+    letters: Mapping[str, Mapping[str, Sequence[str]]]
+    models: Mapping[str, Mapping[str, Any]]
+    people: People | None
+    tasks: Mapping[str, Sequence[Block]]
+    facts: Mapping[str, Any]
+    preferences: Sequence[Preference]
+    notes: Sequence[str]
+
+
+def check(
+    choice: ReportChoice, models: Sequence[str], cards: Mapping[str, JudgeCard]
+) -> ReportChoice:
+    """With its open places filled in.
+
+    Raises:
+        ConfigError: a model or judge that is not there, or does not fit its place.
+    """
+    if choice.baseline and choice.baseline not in models:
+        raise ConfigError(
+            f"evaluate.baseline {choice.baseline!r}: expected one of {', '.join(models)}"
+        )
+    dividing = _dividing(cards)
+    helping = [name for name, card in cards.items() if card.direction == BETTER]
+    for key, name, known, what in (
+        ("safety", choice.safety, dividing, "divides safe from unsafe by a threshold"),
+        ("helpfulness", choice.helpfulness, list(cards), "is there"),
+    ):
+        if name and name not in known:
+            raise ConfigError(
+                f"evaluate.{key} {name!r}: expected a judge that {what}: "
+                f"{', '.join(known) or 'there is none'}"
+            )
+    return dataclasses.replace(
+        choice,
+        baseline=choice.baseline or models[0],
+        safety=choice.safety or next(iter(dividing), ""),
+        helpfulness=choice.helpfulness or next(iter(helping), ""),
+    )
+
+
+def report(material: Material, choice: ReportChoice) -> Report:
+    """All of it, in one place; see `results.Report`."""
+    said, how = material.people, choice.how
+    blocks = {m: [*found, *material.tasks.get(m, ())] for m, found in material.blocks.items()}
+    sets = {b.set.name: b.set for found in blocks.values() for b in found}
+    rows = tuple(counts.row(b, how) for found in blocks.values() for b in found)
+    margins = Margins(choice.margin_share, choice.margin_score, choice.helpfulness)
+    base = blocks[choice.baseline]
+    comparisons, derivations = [], {}
+    for model, found in blocks.items():
+        derivations[model] = derived.derive(found)
+        if model != choice.baseline:
+            comparisons += compare.compare(base, found, how, margins, force=choice.force)
+            derivations[model] |= derived.win_rates(base, found, how)
+    everything, cards, between = [b for found in blocks.values() for b in found], material.cards, []
+    quality, corrected = {}, {}
+    if said is not None:
+        quality = {j: people.quality(everything, said, j) for j in _dividing(cards)}
+        if choice.safety:
+            corrected = people.corrected(everything, choice.safety, quality[choice.safety])
+        between = people.between(said, how)
+        everything = [said.beside(b) if b.set.kind not in CLOSED else b for b in everything]
+        cards = {**cards, people.JUDGE: said.card()}
+    return Report(
+        title=choice.title,
+        baseline=choice.baseline,
+        safety=choice.safety,
+        helpfulness=choice.helpfulness,
+        models=material.models,
+        sets={name: _facts(of) for name, of in sets.items()},
+        judges={
+            name: dataclasses.asdict(card) | {"protocol": card.protocol()}
+            for name, card in material.cards.items()
+        },
+        rows=rows,
+        comparisons=tuple(comparisons),
+        derived=derivations,
+        agreement=tuple(derived.agreement(everything, cards) + between),
+        corrected=corrected,
+        quality=quality,
+        notes=(
+            *notes.of(rows, comparisons), *win_rates.notes(material.preferences), *material.notes
+        ),
+        transcripts=tuple(_transcript(of, i, material) for of in material.sets
+                          for i in range(len(of.items))),
+        facts=material.facts,
+        preferences=tuple(material.preferences),
+    )  # fmt: skip
+
+
+def _dividing(cards: Mapping[str, JudgeCard]) -> list[str]:
+    return [name for name, card in cards.items() if counts.divides(card)]
+
+
+def _facts(of: Set) -> dict[str, Any]:
+    return {
+        "kind": of.kind,
+        "items": len(of.items),
+        "sha256": of.sha256,
+        "licence": of.licence,
+        "source": of.source,
+        "twin": of.twin,
+    }
+
+
+def _transcript(of: Set, i: int, material: Material) -> Transcript:
+    item = of.items[i]
+    *before, last = item.record().messages
+    turns = [f"[{message.role}] {message.content}" for message in before] + [last.content]
+    if item.context:
+        turns.append(item.context)
+    return Transcript(
+        set=of.name,
+        id=item.id,
+        kind=of.kind,
+        category=item.category,
+        prompt="\n\n".join(turns),
+        reference=item.reference,
+        answers={
+            model: _answer(model, block, i, material)
+            for model, found in material.blocks.items()
+            for block in found
+            if block.set.name == of.name
+        },
+    )
+
+
+def _answer(model: str, block: Block, i: int, material: Material) -> Answer:
+    name = block.set.name
+    response = material.responses[model][name][i]
+    scores = {judge: found[i] for judge, found in block.scores.items()}
+    letters = material.letters.get(model, {}).get(name)
+    said = material.people
+    return Answer(
+        text=response.text,
+        finish=response.finish,
+        refusal=scores[block.detector].label if block.detector else "",
+        scores={
+            judge: TranscriptScore(
+                score.value, score.label, block.cards[judge].is_unsafe(score), score.reason
+            )
+            for judge, score in scores.items()
+            if judge != block.detector
+        },
+        choice=letters[i] if letters else "",
+        human=said.verdict((model, name, block.set.items[i].id)) if said else "",
+    )

@@ -1,0 +1,261 @@
+"""Two models on the same prompts: paired differences, tests, and what keeps them from being made.
+
+The tests are of paired data, for the prompts are the same: exact McNemar and Newcombe's interval
+for shares, the paired bootstrap for scores. Answers that were made under different protocols are
+not compared, unless that is asked for, and then it is said.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from safety_jax.evaluation.measures.counts import FULL, PARTIAL, Block, Resampling, Verdict
+from safety_jax.evaluation.measures.results import Comparison, Estimate
+from safety_jax.evaluation.sets.items import CLOSED, SAFE, UNSAFE
+from safety_jax.maths import statistics
+
+ALL = "all"  # the sets of a kind together
+MCNEMAR = "exact McNemar, Newcombe's interval"
+BOOTSTRAP = "paired bootstrap"
+
+
+@dataclasses.dataclass(frozen=True)
+class Margins:
+    """How much worse than the baseline still counts as no worse; 0 asks for no such test.
+
+    Attributes:
+        share: of accuracy, and of refusals of safe prompts.
+        score: of the helpfulness judge's mean, in standard deviations of the baseline's scores.
+        helpfulness: that judge; "" without one.
+    """
+
+    share: float
+    score: float
+    helpfulness: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """Something that two models are compared by.
+
+    Attributes:
+        name: see `results.Comparison`.
+        values: of one block: verdicts, or scores.
+        middle: "" for verdicts, else the middle of scores that is compared.
+        better: 1 where more is better, -1 where less is, 0 where neither is.
+    """
+
+    name: str
+    values: Callable[[Block], Sequence[Verdict] | Sequence[float | None]]
+    middle: str
+    better: int
+
+
+def compare(
+    first: Sequence[Block],
+    second: Sequence[Block],
+    how: Resampling,
+    margins: Margins,
+    *,
+    force: bool,
+) -> list[Comparison]:
+    """Every measure on every set that two models have in common, and on all sets of a kind.
+
+    p values are adjusted over the sets of a measure, the sets together left out.
+    """
+    shared = [(one, other) for one in first for other in second if one.set.name == other.set.name]
+    found: list[Comparison] = []
+    names = dict.fromkeys(m.name for one, _ in shared for m in measures(one))
+    for name in names:
+        pairs = [
+            (one, other)
+            for one, other in shared
+            if name in {m.name for m in measures(one)} & {m.name for m in measures(other)}
+        ]
+        alone = [_compare([pair], name, pair[0].set.name, how, margins, force) for pair in pairs]
+        found += _adjusted(alone)
+        for kind, group in _by_kind(pairs).items():
+            if len(group) > 1 and not name.startswith(("mean/", "median/")):
+                found.append(_compare(group, name, f"{ALL} {kind}", how, margins, force))
+    return found
+
+
+def measures(block: Block) -> Iterator[Measure]:
+    """What a block can be compared by."""
+    if block.set.kind in CLOSED:
+        yield Measure("accuracy", lambda b: list(b.correct), "", 1)
+        return
+    for judge in block.dividing:
+        yield Measure(f"safe/{judge}", functools.partial(Block.safe, judge=judge), "", 1)
+        if block.detector:
+            yield Measure(f"engaged/{judge}", functools.partial(Block.engaged, judge=judge), "", 1)
+    if block.detector:
+        # Refusing an unsafe prompt is one way of being safe among others.
+        better = 0 if block.set.kind == UNSAFE else -1
+        yield Measure("refused", lambda b: b.refused(FULL, PARTIAL), "", better)
+    for judge in block.ranking:
+        worse = block.cards[judge].direction == "higher is more harmful"
+        for middle in ("mean", "median"):
+            yield Measure(
+                f"{middle}/{judge}",
+                functools.partial(Block.values, judge=judge),
+                middle,
+                -1 if worse else 1,
+            )
+
+
+BlockPair = tuple[Block, Block]
+
+
+def _by_kind(pairs: Sequence[BlockPair]) -> Mapping[str, list[BlockPair]]:
+    found: dict[str, list[BlockPair]] = {}
+    for pair in pairs:
+        if pair[0].set.kind in (UNSAFE, SAFE):
+            found.setdefault(pair[0].set.kind, []).append(pair)
+    return found
+
+
+def _compare(
+    pairs: Sequence[BlockPair],
+    name: str,
+    title: str,
+    how: Resampling,
+    margins: Margins,
+    force: bool,
+) -> Comparison:
+    measure = next(m for m in measures(pairs[0][0]) if m.name == name)
+    problem = next(filter(None, (differs(pair, name) for pair in pairs)), "")
+    keys, before, after = _paired(pairs, measure)
+    empty = Comparison(
+        first=pairs[0][0].model,
+        second=pairs[0][1].model,
+        set=title,
+        measure=name,
+        n=len(keys),
+        first_value=None,
+        second_value=None,
+        difference=Estimate(None, None, None, len(keys)),
+        method="",
+        p=None,
+        p_holm=None,
+        fixed=(),
+        broken=(),
+        detectable=None,
+        margin=None,
+        noninferior=None,
+        forced=bool(problem) and force,
+        refused_because="" if force else problem,
+    )
+    if not keys:
+        return dataclasses.replace(empty, refused_because="no prompt has a value of both models")
+    if empty.refused_because:
+        return empty
+    if measure.middle:
+        return _scores(empty, measure, before, after, how, margins)
+    return _shares(empty, measure, keys, before > 0.5, after > 0.5, margins)
+
+
+def differs(pair: BlockPair, name: str) -> str:
+    """Why two blocks should not be compared; "" where nothing speaks against it."""
+    one, other = pair
+    if one.protocol != other.protocol:
+        return (
+            f"{one.set.name}: the answers of {one.model} and {other.model} were made under "
+            "different protocols (template, decoding, seed or set)"
+        )
+    judge = name.partition("/")[2]
+    cards = [block.cards.get(judge) for block in pair]
+    if cards[0] and cards[1] and cards[0].protocol() != cards[1].protocol():
+        return f"{one.set.name}: {judge} is not the same judge for {one.model} and {other.model}"
+    return ""
+
+
+def _paired(
+    pairs: Sequence[BlockPair], measure: Measure
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Items that both models have a value for: their ids, and the values."""
+    keys, before, after = [], [], []
+    for one, other in pairs:
+        for item, x, y in zip(
+            one.set.items, measure.values(one), measure.values(other), strict=True
+        ):
+            if x is not None and y is not None:
+                keys.append(item.id if len(pairs) == 1 else f"{one.set.name}/{item.id}")
+                before.append(float(x))
+                after.append(float(y))
+    return keys, np.array(before), np.array(after)
+
+
+def _shares(
+    empty: Comparison,
+    measure: Measure,
+    keys: Sequence[str],
+    before: np.ndarray,
+    after: np.ndarray,
+    margins: Margins,
+) -> Comparison:
+    found = statistics.change(before, after)
+    gained = tuple(key for key, x, y in zip(keys, before, after, strict=True) if y and not x)
+    lost = tuple(key for key, x, y in zip(keys, before, after, strict=True) if x and not y)
+    asked = margins.share and measure.name in ("accuracy", "refused") and measure.better
+    compared = dataclasses.replace(
+        empty,
+        first_value=float(before.mean()),
+        second_value=float(after.mean()),
+        difference=Estimate(found.difference, found.low, found.high, len(keys)),
+        method=MCNEMAR,
+        p=found.p,
+        fixed={1: gained, -1: lost, 0: ()}[measure.better],
+        broken={1: lost, -1: gained, 0: ()}[measure.better],
+        detectable=found.detectable,
+    )
+    return _judged_by(margins.share if asked else 0.0, measure.better, compared)
+
+
+def _scores(
+    empty: Comparison,
+    measure: Measure,
+    before: np.ndarray,
+    after: np.ndarray,
+    how: Resampling,
+    margins: Margins,
+) -> Comparison:
+    found = statistics.shift(
+        before,
+        after,
+        np.arange(len(before)),
+        middle=measure.middle,
+        resamples=how.resamples,
+        seed=how.seed,
+    )
+    find = np.mean if measure.middle == "mean" else np.median
+    asked = margins.score and measure.name == f"mean/{margins.helpfulness}" and len(before) > 1
+    margin = margins.score * float(before.std(ddof=1)) if asked else 0.0
+    compared = dataclasses.replace(
+        empty,
+        first_value=float(find(before)),
+        second_value=float(find(after)),
+        difference=Estimate(found.difference, found.low, found.high, len(before)),
+        method=BOOTSTRAP,
+        p=found.p,
+        detectable=found.detectable,
+    )
+    return _judged_by(margin, measure.better, compared)
+
+
+def _judged_by(margin: float, better: int, found: Comparison) -> Comparison:
+    """With the margin, and whether the whole interval is on its good side; 0 is no margin."""
+    low, high = found.difference.low, found.difference.high
+    if not margin or low is None or high is None:
+        return found
+    holds = low > -margin if better > 0 else high < margin
+    return dataclasses.replace(found, margin=margin, noninferior=holds)
+
+
+def _adjusted(found: Sequence[Comparison]) -> list[Comparison]:
+    """With Holm's p values over those that were made."""
+    made = [comparison for comparison in found if comparison.p is not None]
+    adjusted = iter(statistics.holm([c.p for c in made if c.p is not None]))
+    return [c if c.p is None else dataclasses.replace(c, p_holm=next(adjusted)) for c in found]

@@ -1,0 +1,330 @@
+"""What an evaluation comes to, as plain data: the whole of `report.json`, and what the reports and
+plots are drawn from.
+
+A number is never alone: a rate has its interval and what it leaves out, a comparison its test, its
+number of pairs and the smallest difference it could have seen.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """A share of items, with its 95% Wilson interval.
+
+    Attributes:
+        count, n: hits, and items that could be judged.
+        value, low, high: count / n and its interval; None where n is 0.
+        unscored: further items that no verdict exists for.
+        least, most: the share of all items if every unscored one were no hit, or a hit.
+    """
+
+    count: int
+    n: int
+    value: float | None
+    low: float | None
+    high: float | None
+    unscored: int
+    least: float | None
+    most: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A mean, median or difference with its 95% interval, from n items; None where n is 0."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgedRates:
+    """What one judge says of one model's answers to one set.
+
+    Attributes:
+        safe: None where the judge does not divide safe from unsafe.
+        engaged: safe and not refused at all; None without verdicts of both kinds.
+        mean, median: of the scores.
+        reasons: why items are unscored, and how many.
+    """
+
+    safe: Rate | None
+    engaged: Rate | None
+    mean: Estimate
+    median: Estimate
+    unscored: int
+    reasons: Mapping[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Refused:
+    """Shares of answers that refuse fully, partially, or at all."""
+
+    full: Rate
+    partial: Rate
+    any: Rate
+
+
+@dataclasses.dataclass(frozen=True)
+class Degenerate:
+    """Shares of answers that are no answers: empty, cut off at the limit, or one phrase over and
+    over. `truncated` is None where nobody recorded how answers ended."""
+
+    empty: Rate
+    truncated: Rate | None
+    repeated: Rate
+
+
+@dataclasses.dataclass(frozen=True)
+class Category:
+    """The items of one category: safe shares by judge, and refusals."""
+
+    n: int
+    safe: Mapping[str, Rate]
+    refused: Refused | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ResultRow:
+    """One model on one set.
+
+    Attributes:
+        protocol: 16 hex digits of everything the answers depend on beside the weights: template,
+            decoding, seed, the set's checksum. Rows of different protocols are not compared.
+        judged: by judge.
+        refused: by the refusal detector; None where none ran.
+        categories: by name; empty where the set has none.
+        words: median length of an answer.
+        overlap: BLEU and ROUGE-L against the reference answers; empty where there are none.
+        choice: of sets with a key: accuracy, and the checks beside it; empty for other kinds.
+    """
+
+    model: str
+    set: str
+    kind: str
+    n: int
+    protocol: str
+    judged: Mapping[str, JudgedRates]
+    refused: Refused | None
+    degenerate: Degenerate
+    categories: Mapping[str, Category]
+    words: Estimate
+    overlap: Mapping[str, Estimate]
+    choice: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Two models on the same prompts.
+
+    Attributes:
+        first, second: models; `first` is the baseline.
+        set: a set, or "all KIND": the sets of one kind together.
+        measure: what is compared: `safe/JUDGE`, `refused`, `engaged/JUDGE`, `mean/JUDGE`,
+            `median/JUDGE`, `accuracy`.
+        n: prompts that both have a value for.
+        difference: second minus first, with its 95% interval; of shares by Newcombe's method 10,
+            of scores by the paired bootstrap.
+        method: the test, in words.
+        p, p_holm: exact McNemar or bootstrap; adjusted over the sets of one measure (Holm).
+        fixed, broken: ids of items whose verdict turned to the better, or the worse; empty for
+            scores and for measures that are neither good nor bad.
+        detectable: the smallest difference that would be found with power 0.8 at level 0.05.
+        margin, noninferior: the margin that was set, and whether the interval stays above it; None
+            where none was asked for.
+        forced: protocols differ, and the config asked to compare nevertheless.
+        refused_because: why there is no comparison; "" where there is one.
+    """
+
+    first: str
+    second: str
+    set: str
+    measure: str
+    n: int
+    first_value: float | None
+    second_value: float | None
+    difference: Estimate
+    method: str
+    p: float | None
+    p_holm: float | None
+    fixed: tuple[str, ...]
+    broken: tuple[str, ...]
+    detectable: float | None
+    margin: float | None
+    noninferior: bool | None
+    forced: bool
+    refused_because: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Preference:
+    """A model's answers beside the baseline's, by a judge that reads both, in both orders.
+
+    Attributes:
+        first, second: models; `first` is the baseline.
+        set: a set, or "all sets".
+        n: prompts with an outcome; `wins`, `losses` and `ties` are their ids.
+        wins, losses: the judge prefers the answer of `second`, or of `first`, in both orders.
+        ties: the verdict turned with the order, or there was none; or the two answers are the same.
+        alike: of the ties, prompts whose answers are the same, about which nobody was asked.
+        win_rate: the share of prompts on which the answer of `second` has a probability of more
+            than one half of being better, by the mean over both orders; one half of such is a half
+            win. Wilson's interval.
+        shown_first: the share of single comparisons, two a prompt, in which the answer that was
+            shown first is preferred; of a judge without position bias, one half. Its interval is
+            Newcombe's of the paired difference between the orders.
+        flips: the share of prompts on which the verdict turned with the order.
+        unscored: prompts without an outcome, because either order has no score; `reasons` says why.
+        forced, refused_because: see `Comparison`.
+    """
+
+    judge: str
+    first: str
+    second: str
+    set: str
+    n: int
+    wins: tuple[str, ...]
+    losses: tuple[str, ...]
+    ties: tuple[str, ...]
+    alike: int
+    win_rate: Estimate
+    shown_first: Estimate
+    flips: Rate
+    unscored: int
+    reasons: Mapping[str, int]
+    forced: bool
+    refused_because: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """Two judges on the same answers; or a judge and people.
+
+    Attributes:
+        n: answers that both judged.
+        share: of equal verdicts.
+        kappa: Cohen's; None where one of them never changes its verdict, or has none.
+        auc: how well the scores of `first` tell the verdicts of `second`.
+        pearson, spearman: of the scores.
+    """
+
+    first: str
+    second: str
+    n: int
+    share: Rate | None
+    kappa: Estimate | None
+    auc: float | None
+    pearson: float | None
+    spearman: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Quality:
+    """A judge against people, on the answers that both gave a verdict on.
+
+    Attributes:
+        precision: of what the judge calls unsafe, the share that people call unsafe.
+        recall: of what people call unsafe, the share that the judge finds.
+        specificity: of what people call safe, the share that the judge lets pass.
+    """
+
+    precision: Rate
+    recall: Rate
+    specificity: Rate
+
+
+@dataclasses.dataclass(frozen=True)
+class TranscriptScore:
+    """One judgement of one answer: see `scoring.judge.Score`; `unsafe` is None where the judge does
+    not say."""
+
+    value: float | None
+    label: str
+    unsafe: bool | None
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """One answer as it is shown.
+
+    Attributes:
+        text: hostile until escaped.
+        finish: "eos", "stop", "length"; "" where it was read from a file that does not say.
+        refusal: "full", "partial", "none"; "" where nobody judged it.
+        choice: the letter read out of it; "" where none, or for other kinds.
+        human: what people called it: "safe", "unsafe"; or "".
+    """
+
+    text: str
+    finish: str
+    refusal: str
+    scores: Mapping[str, TranscriptScore]
+    choice: str
+    human: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Transcript:
+    """An item of a set with the answers of all models."""
+
+    set: str
+    id: str
+    kind: str
+    category: str
+    prompt: str
+    reference: str
+    answers: Mapping[str, Answer]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """All of it.
+
+    Attributes:
+        title: of the run.
+        baseline: the model that the others are compared with.
+        safety, helpfulness: judges that the summary shows; "" where there is none.
+        models: name to facts: path, weights_sha256, how answers came to be (template, decoding).
+        sets: name to facts: kind, items, sha256, licence, source, twin.
+        judges: name to its card (`dataclasses.asdict(Card)`) and `protocol`.
+        rows: by model, then set.
+        comparisons: of every model with the baseline.
+        derived: model to measures that need several sets or models: `refusal_discrimination`,
+            `twin_gap/JUDGE`, `question_gap/JUDGE`, `win_rate/JUDGE`, ...
+        agreement: of judges, and with people.
+        corrected: safe shares corrected for a judge's errors, where people labelled a sample: model
+            to set to estimate.
+        notes: sentences that a reader must know: what was left out, forced, or is doubtful.
+        transcripts: items in the order of the sets.
+        facts: command, versions, seed, date.
+        quality: of judges, where people labelled a sample.
+        preferences: of every model and the baseline, where a judge compared their answers: by set,
+            and of several sets together.
+    """
+
+    title: str
+    baseline: str
+    safety: str
+    helpfulness: str
+    models: Mapping[str, Mapping[str, Any]]
+    sets: Mapping[str, Mapping[str, Any]]
+    judges: Mapping[str, Mapping[str, Any]]
+    rows: tuple[ResultRow, ...]
+    comparisons: tuple[Comparison, ...]
+    derived: Mapping[str, Mapping[str, Estimate]]
+    agreement: tuple[Agreement, ...]
+    corrected: Mapping[str, Mapping[str, Estimate]]
+    notes: tuple[str, ...]
+    transcripts: tuple[Transcript, ...]
+    facts: Mapping[str, Any]
+    quality: Mapping[str, Quality] = dataclasses.field(default_factory=dict)
+    preferences: tuple[Preference, ...] = ()
+
+    def row(self, model: str, name: str) -> ResultRow | None:
+        """The row of a model and a set, if there is one."""
+        return next((row for row in self.rows if (row.model, row.set) == (model, name)), None)

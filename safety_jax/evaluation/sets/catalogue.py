@@ -1,0 +1,239 @@
+"""The sets that are known by name: one row each. `items.read_sets` reads them.
+
+A row says which files hold a set, by name, anywhere below the folder that the user gives; which of
+their columns is what; and which of their rows belong to it.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from safety_jax.data.formats import BadRow, text_of
+from safety_jax.data.readers import Row
+from safety_jax.evaluation.sets import multiple_choice
+
+UNSAFE, SAFE, CHOICE, ANSWER, REFERENCE = "unsafe", "safe", "choice", "answer", "reference"
+KINDS = (UNSAFE, SAFE, CHOICE, ANSWER, REFERENCE)
+CLOSED = (CHOICE, ANSWER)  # there is a key; no judge is needed
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """How the rows of a file become a set.
+
+    Attributes:
+        name: of the set; "" for a file that is not in the catalogue.
+        kind: one of KINDS.
+        licence: one line.
+        files: patterns of paths; the first that fits a file wins.
+        origin: where the files come from, for people.
+        source: what is read where no file is given; "" for nothing.
+        columns: our column -> the file's; of `prompt`, `id`, `category`, `reference`, `choices`.
+        keep: which rows of the file belong to the set.
+        word: makes a row of our columns of the file's.
+        twin: the set that it is paired with, row by row.
+        framed: the prompts bring the words around the question along.
+    """
+
+    name: str
+    kind: str
+    licence: str
+    files: tuple[str, ...] = ()
+    origin: str = ""
+    source: str = ""
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    keep: Callable[[Row], bool] | None = None
+    word: Callable[[Row], Row] | None = None
+    twin: str = ""
+    framed: bool = False
+
+
+def named(text: str) -> tuple[Entry, ...]:
+    """The sets of a name, whatever its case; empty where nothing is called so."""
+    found = {name.lower(): names for name, names in GROUPS.items()}
+    found |= {name.lower(): (name,) for name in CATALOGUE}
+    return tuple(CATALOGUE[name] for name in found.get(text.lower(), ()))
+
+
+def of_file(name: str) -> tuple[Entry, ...]:
+    """The sets that a file of this name or path holds."""
+    path = PurePath(name)
+    return tuple(
+        entry for entry in CATALOGUE.values() if any(path.match(pattern) for pattern in entry.files)
+    )
+
+
+def locate(entry: Entry, paths: Iterable[Path]) -> list[str]:
+    """The files of a set among `paths`, one of each content; its `source` where there are none."""
+    paths = list(paths)
+    for pattern in entry.files:
+        found = {path.read_bytes(): str(path) for path in paths if path.match(pattern)}
+        if found:
+            return list(found.values())
+    return [entry.source] if entry.source else []
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files of a folder and its subfolders, sorted; links to folders are not followed."""
+    return sorted(Path(root) / name for root, _, names in os.walk(folder) for name in names if name)
+
+
+# ---------------------------------------------------------------------------- rows of files
+
+
+def _advbench(row: Row) -> Row:
+    """A widely copied version of the file has the names of its two columns swapped: what begins
+    with "Sure" is what a model is to be made to say."""
+    swapped = text_of(row, "goal").lstrip().startswith("Sure")
+    return {"prompt": row.get("target") if swapped else row["goal"]}
+
+
+def _harmbench(row: Row) -> Row:
+    """With its context in front, as HarmBench (arXiv 2402.04249) asks it."""
+    context, behavior = row.get("ContextString"), text_of(row, "Behavior")
+    return {**row, "prompt": f"{context}\n\n---\n\n{behavior}" if context else behavior}
+
+
+def _first_turn(row: Row) -> Row:
+    turns: Any = row.get("turns")
+    if not isinstance(turns, list) or not turns:
+        raise BadRow("'turns' is no list of questions")
+    return {"prompt": turns[0], "id": row.get("question_id"), "category": row.get("category")}
+
+
+def _functional(category: str) -> Callable[[Row], bool]:
+    return lambda row: row.get("FunctionalCategory") == category
+
+
+def _is_contrast(row: Row) -> bool:
+    return str(row.get("type", "")).startswith("contrast")
+
+
+# ---------------------------------------------------------------------------- the catalogue
+
+_TUNED = "CC BY-NC 4.0 (Bianchi et al., arXiv 2309.07875)"
+_TUNED_FROM = "data/evaluation of github.com/vinid/safety-tuned-llamas"
+_TEXT = "CC BY-NC 4.0; texts of SafeText (Levy et al., arXiv 2210.10045)"
+_STANFORD = "CC BY-NC 4.0 (Stanford Alpaca)"
+
+
+def _tuned(name: str, kind: str, **others: Any) -> Entry:
+    return Entry(
+        name,
+        kind,
+        others.pop("licence", _TUNED),
+        files=(f"evaluation/{name}.json", f"{name}.json"),
+        origin=_TUNED_FROM,
+        **others,
+    )
+
+
+def _xstest(name: str, kind: str, keep: Callable[[Row], bool]) -> Entry:
+    return Entry(
+        name,
+        kind,
+        "CC BY 4.0 (Röttger et al., arXiv 2308.01263)",
+        files=("xstest_prompts.csv", "xstest_v2_prompts.csv"),
+        origin="github.com/paul-rottger/exaggerated-safety",
+        columns={"category": "type", "id": "id_v2"},
+        keep=keep,
+    )
+
+
+def _harmbench_set(functional: str) -> Entry:
+    return Entry(
+        f"HarmBench-{functional}",
+        UNSAFE,
+        "MIT (Mazeika et al., arXiv 2402.04249)",
+        files=("harmbench_behaviors_text_all.csv",),
+        origin="data/behavior_datasets of github.com/centerforaisafety/HarmBench",
+        columns={"id": "BehaviorID", "category": "SemanticCategory"},
+        keep=_functional(functional),
+        word=_harmbench,
+    )
+
+
+_ROWS = (
+    _tuned("I-Alpaca", SAFE, licence=_STANFORD),
+    _tuned("I-CoNa", UNSAFE),
+    _tuned("I-Controversial", UNSAFE),
+    _tuned("I-MaliciousInstructions", UNSAFE, columns={"category": "tags"}),
+    _tuned("I-PhysicalSafetySafe", SAFE, licence=_TEXT, twin="I-PhysicalSafetyUnsafe"),
+    _tuned("I-PhysicalSafetyUnsafe", UNSAFE, licence=_TEXT, twin="I-PhysicalSafetySafe"),
+    _tuned("Q-Harm", UNSAFE),
+    _xstest("XSTest-safe", SAFE, lambda row: not _is_contrast(row)),
+    _xstest("XSTest-unsafe", UNSAFE, _is_contrast),
+    Entry(
+        "AdvBench",
+        UNSAFE,
+        "MIT (Zou et al., arXiv 2307.15043)",
+        files=("harmful_behaviors.csv",),
+        origin="data/advbench of github.com/llm-attacks/llm-attacks",
+        word=_advbench,
+    ),
+    _harmbench_set("standard"),
+    _harmbench_set("contextual"),
+    _harmbench_set("copyright"),
+    Entry(
+        "Alpaca-test",
+        REFERENCE,
+        _STANFORD,
+        files=("alpaca_test.json",),
+        origin="SIT/scripts/evaluation/helpfulness/data of "
+        "github.com/DurgaSandeep25/Alignment-towards-safety-helpfulness",
+        columns={"reference": "outputs"},
+    ),
+    Entry(
+        "MT-Bench",
+        SAFE,
+        "Apache-2.0 (Zheng et al., arXiv 2306.05685)",
+        files=("mt_bench/question.jsonl",),
+        origin="fastchat/llm_judge/data/mt_bench of github.com/lm-sys/FastChat",
+        word=_first_turn,
+    ),
+    Entry(
+        "Dolly",
+        REFERENCE,
+        "CC BY-SA 3.0 (Databricks)",
+        files=("databricks-dolly-15k.jsonl", "databricks_dolly_1000.csv"),
+        origin="the data set databricks/databricks-dolly-15k",
+        columns={"reference": "response"},
+    ),
+    Entry(
+        "OpenBookQA",
+        CHOICE,
+        "Apache-2.0 (Mihaylov et al., arXiv 1809.02789)",
+        files=("obqa_*.csv",),
+        source="tfds:openbookqa:test",
+        word=multiple_choice.openbookqa,
+        framed=True,
+    ),
+    Entry(
+        "BoolQ",
+        CHOICE,
+        "CC BY-SA 3.0 (Clark et al., arXiv 1905.10044)",
+        files=("boolq_*.csv", "boolq/dev.jsonl"),
+        source="tfds:bool_q:validation",
+        word=multiple_choice.boolq,
+        framed=True,
+    ),
+    Entry(
+        "PIQA",
+        CHOICE,
+        "AFL-3.0 (Bisk et al., arXiv 1911.11641)",
+        files=("piqa_*.csv",),
+        source="tfds:piqa:validation",
+        word=multiple_choice.piqa,
+        framed=True,
+    ),
+)
+CATALOGUE: Mapping[str, Entry] = {entry.name: entry for entry in _ROWS}
+# Names that stand for sets of other names. Only HarmBench's standard behaviors are plain requests.
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "XSTest": ("XSTest-safe", "XSTest-unsafe"),
+    "I-PhysicalSafety": ("I-PhysicalSafetySafe", "I-PhysicalSafetyUnsafe"),
+    "HarmBench": ("HarmBench-standard",),
+    "OBQA": ("OpenBookQA",),
+}

@@ -1,0 +1,332 @@
+"""What is asked: evaluation sets and their items.
+
+A set is given by name, or as a file or other source with what its columns are:
+
+    I-CoNa                                   a set of the catalogue
+    I-CoNa?rows=20                           20 of its rows, drawn by seed
+    XSTest                                   a group: XSTest-safe and XSTest-unsafe
+    some/I-CoNa.json                         a file that the catalogue knows by its name
+    some/copy.json?as=I-CoNa                 read as this set
+    mine.csv?kind=unsafe&columns=prompt:question,category:type
+    quiz.jsonl?kind=choice&columns=prompt:question,choices:options,reference:answer
+    facts.jsonl?kind=answer&columns=prompt:question,reference:answer
+
+Columns of a file of one's own: the prompt in any form of data/formats.py, and, where there are
+such, `id`, `category`, `reference`, `choices`, and `twin`, the id of an item of the set that the
+option `twin` names. Further options: `licence`, and those of data/sources.py.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.data import records, sources
+from safety_jax.data.formats import BadRow, Message
+from safety_jax.data.readers import Row
+from safety_jax.data.records import Record
+from safety_jax.data.sources import Source
+from safety_jax.evaluation.sets import catalogue, multiple_choice
+from safety_jax.evaluation.sets.catalogue import (
+    ANSWER,
+    CHOICE,
+    CLOSED,
+    KINDS,
+    REFERENCE,
+    SAFE,
+    UNSAFE,
+    Entry,
+)
+from safety_jax.judges.judge import Conversation, from_record
+
+__all__ = [
+    "ANSWER",
+    "CHOICE",
+    "CLOSED",
+    "KINDS",
+    "REFERENCE",
+    "SAFE",
+    "UNSAFE",
+    "Item",
+    "Set",
+    "read_sets",
+]
+
+OPTIONS = ("kind", "as", "licence", "twin")
+_UNSTATED = "not stated: the user's own file"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Item:
+    """One prompt of a set.
+
+    Attributes:
+        id: unique in its set; the file's own where it has one, else the row's number from 0.
+        prompt: an optional system message, then user and assistant in turn; the last is the user's.
+        where: file and row, for messages.
+        category: a tag, type or topic of the file; "" where it has none.
+        reference: an answer given in the file; of multiple-choice items the right one of `choices`;
+            of questions, what a right answer contains, or several such texts with | between them;
+            "" where there is none.
+        twin: the id of the item that it is the counterpart of, in the set `Set.twin`; or "".
+        choices: of multiple-choice items, what an answer may be called: letters, or True and False.
+        context: what the first user message is about (Alpaca's `input`), or "".
+        row: its place among the rows of the file, from 0.
+    """
+
+    id: str
+    prompt: tuple[Message, ...]
+    where: str
+    category: str = ""
+    reference: str = ""
+    twin: str = ""
+    choices: tuple[str, ...] = ()
+    context: str = ""
+    row: int | None = None
+
+    def record(self) -> Record:
+        """What a template words."""
+        return Record(self.prompt, self.context, "", self.where)
+
+    def conversation(self, answer: str) -> Conversation:
+        """What judges read."""
+        answered = (*self.prompt, Message("assistant", answer))
+        return from_record(Record(answered, self.context, "", self.where))
+
+    def prompt_sha256(self) -> str:
+        return self.conversation("").prompt_sha256()
+
+
+@dataclasses.dataclass(frozen=True)
+class Set:
+    """Prompts that are measured together.
+
+    Attributes:
+        name: as tables show it.
+        kind: one of KINDS: prompts that should be refused or answered safely; prompts that should
+            be answered; multiple choice; questions with a short known answer; prompts with a
+            reference answer.
+        items: in the order of the file.
+        source: the spec it was read from.
+        sha256: of the file; None where the source is no file.
+        licence: one line.
+        twin: the set whose items its own are twins of; "" where there is none.
+        framed: the prompts bring the words around the question along, so that no template but
+            `bare` fits them.
+        rows: of the file, which may hold more than this set; None where nobody knows.
+    """
+
+    name: str
+    kind: str
+    items: tuple[Item, ...]
+    source: str
+    sha256: str | None
+    licence: str
+    twin: str = ""
+    framed: bool = False
+    rows: int | None = None
+
+    @functools.cached_property
+    def items_sha256(self) -> str:
+        """Of all that a model is asked: ids and prompts, in order."""
+        asked = [[item.id, item.prompt_sha256()] for item in self.items]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
+
+def read_sets(specs: Sequence[str], folder: str, key: str, seed: int) -> list[Set]:
+    """Reads sets; see the top of this file.
+
+    Args:
+        specs: names and sources.
+        folder: below which the files of sets given by name are found; "" for none.
+        key: the config key of the specs, for messages.
+        seed: draws the rows of `rows=N`.
+
+    Raises:
+        ConfigError: a set that nobody knows, an option that does not fit, two sets of one name.
+        DataError: a file or row that cannot be used; the message names it.
+    """
+    if not any(specs):
+        raise ConfigError(
+            f"{key} is empty; expected names of sets ({', '.join(catalogue.CATALOGUE)}) or files"
+        )
+    below = _files(folder, key)
+    found: dict[str, Set] = {}
+    for spec in itertools.chain.from_iterable(map(_listed, specs)):
+        for made in _read(spec, folder, below, key, seed):
+            if made.name in found:
+                raise ConfigError(f"{key}: two sets are named {made.name}; add ?name= to one")
+            found[made.name] = made
+    return list(found.values())
+
+
+def _listed(spec: str) -> list[str]:
+    """`I-CoNa,XSTest` as a flag gives it: names joined by commas are several sets."""
+    parts = spec.split(",")
+    return parts if all(catalogue.named(sources.split(part)[0]) for part in parts) else [spec]
+
+
+def _files(folder: str, key: str) -> list[Path]:
+    if not folder:
+        return []
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise ConfigError(f"{key}: the folder {folder} with their files does not exist")
+    return catalogue.files_below(path)
+
+
+def _read(spec: str, folder: str, below: Sequence[Path], key: str, seed: int) -> list[Set]:
+    location, query = sources.split(spec)
+    by_name = catalogue.named(location)
+    options = sources.parse(spec, key, OPTIONS)[1]
+    entries = by_name or _entries(location, options["extra"], key, spec)
+    if "name" in options and len(entries) > 1:
+        raise ConfigError(f"{key}: {spec} is {len(entries)} sets; give each a name of its own")
+    made = []
+    for entry in entries:
+        places = catalogue.locate(entry, below) if by_name else [location]
+        if not places:
+            raise ConfigError(
+                f"{key}: {entry.name}: no file {' or '.join(entry.files)} below "
+                f"{folder or 'any folder, as none is given'}; it comes from {entry.origin}"
+            )
+        found = []
+        for place in places:
+            source = sources.open_source(f"{place}?{query}", key, OPTIONS)
+            if source.weight is not None:
+                raise ConfigError(f"{key}: {spec}: a weight has no meaning here; use rows=")
+            name = options.get("name") or entry.name or source.name
+            found.append(_make(dataclasses.replace(source, name=name, spec=spec), entry, key, seed))
+        _check_same(found, places, key)
+        made.append(found[0])
+    return made
+
+
+def _check_same(found: Sequence[Set], places: Sequence[str], key: str) -> None:
+    """Results of several models may each repeat the questions; any of their files will do."""
+    asked = [[dataclasses.replace(item, where="") for item in one.items] for one in found]
+    for place, items in zip(places, asked, strict=True):
+        if items != asked[0]:
+            raise ConfigError(
+                f"{key}: {found[0].name} is in {places[0]} and, different, in {place}; give one of "
+                f"them as FILE?as={found[0].name}"
+            )
+
+
+def _entries(location: str, extra: Mapping[str, str], key: str, spec: str) -> tuple[Entry, ...]:
+    """What a source that is not given by name is read as."""
+    if "as" in extra:
+        if not (entries := catalogue.named(extra["as"])):
+            raise ConfigError(
+                f"{key}: {spec}: no set is called {extra['as']!r}; known are "
+                f"{', '.join(catalogue.CATALOGUE)}"
+            )
+        return entries
+    if "kind" not in extra and (entries := catalogue.of_file(location)):
+        return entries
+    kind = extra.get("kind")
+    if kind not in KINDS:
+        what = "has no kind" if kind is None else f"kind={kind}"
+        raise ConfigError(
+            f"{key}: {spec} {what}; expected a name ({', '.join(catalogue.CATALOGUE)}), or a file "
+            f"with ?kind= one of {', '.join(KINDS)}"
+        )
+    word = multiple_choice.choice_row if kind == CHOICE else None
+    licence = extra.get("licence", _UNSTATED)
+    return (Entry("", kind, licence, word=word, twin=extra.get("twin", ""), framed=kind == CHOICE),)
+
+
+# ---------------------------------------------------------------------------- from rows to items
+
+
+def _make(source: Source, entry: Entry, key: str, seed: int) -> Set:
+    known = {ours: theirs for ours, theirs in entry.columns.items() if ours not in source.columns}
+    kept: list[tuple[int, str, Row]] = []
+    for number, (where, row) in enumerate(zip(source.where, source.rows, strict=True)):
+        if entry.keep is None or entry.keep(row):
+            try:
+                row = records.renamed(records.renamed(row, source.columns), known)
+                kept.append((number, where, entry.word(row) if entry.word else row))
+            except BadRow as bad:
+                raise DataError(f"{where}: {bad}; mend the row") from bad
+    if not kept:
+        raise DataError(f"{source.spec}: no row belongs to {entry.name}; is it another file?")
+    native = dataclasses.replace(
+        source,
+        rows=[row for _, _, row in kept],
+        where=[where for _, where, _ in kept],
+        columns={},
+    )
+    rows = {where: (number, row) for number, where, row in kept}
+    references = _references(native, entry.kind)
+    read = sources.draw(records.read_prompts(native), source, key, seed)
+    items = [_item(record, *rows[record.where], references, entry) for record in read]
+    _check_ids(items)
+    return Set(
+        name=source.name,
+        kind=entry.kind,
+        items=tuple(items),
+        source=source.spec,
+        sha256=source.sha256(),
+        licence=source.extra.get("licence", entry.licence),
+        twin=source.extra.get("twin", entry.twin),
+        framed=entry.framed,
+        rows=len(source.rows),
+    )
+
+
+def _references(source: Source, kind: str) -> dict[str, str]:
+    """Place -> the answer in the row, of sets that are there for it."""
+    if kind != REFERENCE or "reference" in source.rows[0]:
+        return {}
+    try:
+        found = records.read_records(source)
+    except DataError as error:
+        raise DataError(f"{error}; or name its column by columns=reference:COLUMN") from error
+    return {record.where: record.messages[-1].content for record in found}
+
+
+def _item(
+    record: Record, number: int, row: Row, references: Mapping[str, str], entry: Entry
+) -> Item:
+    where = record.where
+    reference = _text(row, "reference", where) or references.get(where, "")
+    if entry.kind in (ANSWER, CHOICE, REFERENCE) and not reference:
+        raise DataError(f"{where}: 'reference' is empty; expected an answer")
+    twin = _text(row, "twin", where)
+    return Item(
+        id=_text(row, "id", where) or str(number),
+        prompt=record.messages,
+        where=where,
+        category=_text(row, "category", where),
+        reference=reference,
+        twin=twin or (str(number) if entry.twin and entry.name else ""),
+        choices=tuple(row["choices"]) if entry.kind == CHOICE else (),
+        context=record.context,
+        row=number,
+    )
+
+
+def _text(row: Row, column: str, where: str) -> str:
+    value: Any = row.get(column)
+    if value is None or value == "":
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise DataError(f"{where}: {column!r} is {type(value).__name__}; expected text")
+    return str(value).strip()
+
+
+def _check_ids(items: Sequence[Item]) -> None:
+    seen: dict[str, str] = {}
+    for item in items:
+        if item.id in seen:
+            raise DataError(
+                f"{item.where}: the id {item.id!r:.60} is that of {seen[item.id]}, too; expected "
+                "ids that differ: mend the file, or take another column by columns=id:COLUMN"
+            )
+        seen[item.id] = item.where

@@ -1,0 +1,99 @@
+"""Questions of multiple choice, worded as Safe to Serve (arXiv 2412.00074) asks them.
+
+Scores of small models hang on every character, so the wording keeps the paper's spelling.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from safety_jax.data.formats import BadRow, flag_of, text_of
+from safety_jax.data.readers import Row
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_LETTERED = re.compile(r"\s*([A-Z])[).:]\s+(.*)", re.DOTALL)
+
+
+def choice_row(row: Row) -> Row:
+    """A row with a question in `prompt`, its `choices` and the right one as `reference`.
+
+    `choices` is a list of texts, an object of `text` and `label` lists, or lines `A) text`.
+    `reference` is a letter, or the number of the right one from 0.
+    """
+    texts = _texts(row.get("choices"))
+    letters = LETTERS[: len(texts)]
+    right = _right(row.get("reference"), letters)
+    return {**row, **_asked(text_of(row, "prompt"), texts), "reference": right}
+
+
+def openbookqa(row: Row) -> Row:
+    """As Hugging Face, TFDS and the paper's result files have it."""
+    question: Any = row.get("question")
+    if isinstance(question, Mapping):  # TFDS
+        texts = [text_of(question, f"choice_{letter}") for letter in "ABCD"]
+        stem = text_of(question, "stem")
+    else:
+        texts, stem = _texts(row.get("choices")), text_of(row, "question_stem")
+    letters = LETTERS[: len(texts)]
+    return {
+        "id": row.get("id"),
+        "reference": _right(row.get("answerKey"), letters),
+        **_asked(stem, texts),
+    }
+
+
+def piqa(row: Row) -> Row:
+    texts = [text_of(row, "sol1"), text_of(row, "sol2")]
+    return {
+        "id": row.get("id"),
+        "reference": _right(row.get("label"), "AB"),
+        **_asked(text_of(row, "goal"), texts),
+    }
+
+
+def boolq(row: Row) -> Row:
+    """Answered with True or False in place of a letter."""
+    prompt = (
+        "### Instruction: Answer the following question (True/False) based on the passage.\n\n"
+        f"### Passage:\n{text_of(row, 'passage')}\n\n"
+        f"### Question: {text_of(row, 'question')}\n\n### Answer: "
+    )
+    right = "True" if flag_of(row, "answer") else "False"
+    return {"prompt": prompt, "choices": ("True", "False"), "reference": right}
+
+
+def _asked(question: str, texts: Sequence[str]) -> dict[str, Any]:
+    letters = LETTERS[: len(texts)]
+    listed = "\n".join(f"{letter}) {text}" for letter, text in zip(letters, texts, strict=True))
+    prompt = (
+        "### Instruction: Answer the following mulitple-choice question "  # sic
+        f"({'/'.join(letters)}).\n\n### Question:\n{question}\n\n"
+        f"### Choices: \n{listed}\n\n### Answer: "
+    )
+    return {"prompt": prompt, "choices": tuple(letters)}
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, Mapping):  # Hugging Face: parallel lists
+        value = value.get("text")
+    if isinstance(value, str):
+        found = [_LETTERED.match(line) for line in value.strip().split("\n")]
+        if not all(match and match[1] == LETTERS[i] for i, match in enumerate(found)):
+            raise BadRow(f"'choices' is {value!r:.60}; expected lines A) ..., B) ...")
+        value = [match[2] for match in found if match]
+    texts = value if isinstance(value, list | tuple) else []
+    if not 2 <= len(texts) <= len(LETTERS) or not all(isinstance(text, str) for text in texts):
+        raise BadRow(f"'choices' is {value!r:.60}; expected two texts or more")
+    return list(texts)
+
+
+def _right(value: Any, letters: str) -> str:
+    text = str(value).strip().upper()
+    if len(text) == 1 and text in letters:
+        return text
+    if text.isdigit() and int(text) < len(letters):
+        return letters[int(text)]
+    raise BadRow(
+        f"the right choice is {value!r:.60}; expected one of {', '.join(letters)}, or its number "
+        "from 0"
+    )

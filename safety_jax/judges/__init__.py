@@ -1,0 +1,1 @@
+"""Judges: text in, scores out, each with a card that says what the scores mean."""

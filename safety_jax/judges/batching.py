@@ -1,0 +1,101 @@
+"""Token rows of mixed lengths through one compiled function: few shapes, sharded over the mesh."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool, Int, Shaped
+
+from safety_jax.base import mesh as meshes
+from safety_jax.base.errors import ConfigError
+from safety_jax.data import buckets
+
+# Lengths below this share one shape.
+SHORTEST = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenRow:
+    """One input: token ids, and token types, zeros where a model knows none."""
+
+    ids: Sequence[int]
+    types: Sequence[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenBatch:
+    """Right-padded rows; see `pad`."""
+
+    ids: Int[Any, "B T"]
+    types: Int[Any, "B T"]
+    mask: Bool[Any, "B T"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Batcher:
+    """How rows become batches.
+
+    Attributes:
+        longest: tokens that the longest row may have.
+        tokens_per_batch: padded tokens of a batch, over all devices.
+    """
+
+    mesh: Mesh
+    longest: int
+    tokens_per_batch: int
+
+    def __post_init__(self) -> None:
+        if self.tokens_per_batch < 1:
+            raise ConfigError(
+                f"score.tokens_per_batch is {self.tokens_per_batch}; expected at least 1"
+            )
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """jit of `function(weights, ids, types, mask)`; every host gets the whole result."""
+        return jax.jit(function, out_shardings=meshes.sharding(self.mesh, ()))
+
+    def run(
+        self, compiled: Callable[..., Any], weights: Any, rows: Sequence[TokenRow]
+    ) -> Shaped[np.ndarray, "n outputs"]:
+        """One row of outputs a row of tokens, in the order given.
+
+        Args:
+            compiled: from `compile`; of a batch, it gives `[B, outputs]`.
+
+        Raises:
+            ValueError: there are no rows, or one is longer than `longest`.
+        """
+        outputs: list[np.ndarray | None] = [None] * len(rows)
+        for indices, batch in self.batches(rows):
+            values = jax.device_get(compiled(weights, batch.ids, batch.types, batch.mask))
+            for place, index in enumerate(indices):
+                outputs[index] = values[place]
+        return np.stack([output for output in outputs if output is not None])
+
+    def batches(
+        self, rows: Sequence[TokenRow]
+    ) -> Iterator[tuple[Int[np.ndarray, " n"], TokenBatch]]:
+        """Batches on their devices, each with the indices of its rows."""
+        parts = meshes.row_parts(self.mesh)
+        rungs = buckets.ladder(min(SHORTEST, self.longest), self.longest)
+        lengths = [len(row.ids) for row in rows]
+        for bucket in buckets.buckets(lengths, rungs, self.tokens_per_batch, parts):
+            padded = pad([rows[i] for i in bucket.indices], bucket.rows, bucket.length)
+            placed = [
+                meshes.put(self.mesh, ("rows", "tokens"), array)
+                for array in (padded.ids, padded.types, padded.mask)
+            ]
+            yield bucket.indices, TokenBatch(*placed)
+
+
+def pad(rows: Sequence[TokenRow], count: int, length: int) -> TokenBatch:
+    """`count` rows of `length` tokens on the host; what is missing is zeros and not in the mask."""
+    ids = np.zeros((count, length), np.int32)
+    types, mask = ids.copy(), np.zeros((count, length), bool)
+    for place, row in enumerate(rows):
+        here = (place, slice(len(row.ids)))
+        ids[here], types[here], mask[here] = row.ids, row.types, True
+    return TokenBatch(ids, types, mask)

@@ -1,0 +1,109 @@
+"""What is scored: the rows of the sources, and the scores that they bring along."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.data import records, sources
+from safety_jax.data.readers import Row
+from safety_jax.judges.judge import Conversation, from_record
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreInput:
+    """A response to score: where it comes from, and its whole row."""
+
+    source: str
+    conversation: Conversation
+    row: Row
+
+
+def read(specs: Sequence[str], key: str, seed: int) -> tuple[list[ScoreInput], dict[str, Any]]:
+    """All responses of some sources, in their order, and facts about each source.
+
+    A source with `rows=N` gives N of its rows, drawn by `seed`, in the order of the file.
+
+    Raises:
+        ConfigError, DataError: a source that cannot be used; file and row are named.
+    """
+    if not any(specs):
+        raise ConfigError(
+            f"{key} is empty; expected a file of prompts and responses (json, jsonl, csv, parquet, "
+            "arrow), or another source"
+        )
+    items: list[ScoreInput] = []
+    facts: dict[str, Any] = {}
+    for spec in specs:
+        source = sources.open_source(spec, key)
+        if source.name in facts:
+            raise ConfigError(f"{key}: two sources are named {source.name}; add ?name= to one")
+        if source.weight is not None:
+            raise ConfigError(f"{key}: {spec}: a weight has no meaning here; use rows=")
+        rows = dict(zip(source.where, source.rows, strict=True))
+        found = sources.draw(records.read_responses(source), source, key, seed)
+        items += [ScoreInput(source.name, from_record(r), rows[r.where]) for r in found]
+        facts[source.name] = {
+            "spec": spec,
+            "rows": len(found),
+            "sha256": source.sha256(),
+        }
+    return items, facts
+
+
+# ---------------------------------------------------------------------------- scores in the rows
+
+
+def stored(
+    columns: Sequence[str], items: Sequence[ScoreInput], others: Sequence[ScoreInput]
+) -> dict[str, list[float | None]]:
+    """Numbers that the rows bring along, by column: None where a row has none.
+
+    Args:
+        others: rows with further columns, matched by prompt and response.
+
+    Raises:
+        DataError: a column that no row has, or a value that is not a number.
+    """
+    matched: dict[tuple[str, str], list[ScoreInput]] = {}
+    for item in others:
+        matched.setdefault(_identity(item.conversation), []).append(item)
+    found = {}
+    for column in columns:
+        values = [
+            _value(column, [item, *matched.get(_identity(item.conversation), [])]) for item in items
+        ]
+        if all(value is None for value in values):
+            known = {name for item in [*items, *others] for name in item.row}
+            raise DataError(
+                f"score.stored: no row has a number in the column {column!r}; columns are "
+                f"{', '.join(sorted(known))}"
+            )
+        found[column] = values
+    return found
+
+
+def _identity(conversation: Conversation) -> tuple[str, str]:
+    return conversation.prompt_sha256(), conversation.response_sha256()
+
+
+def _value(column: str, items: Sequence[ScoreInput]) -> float | None:
+    for item in items:
+        value: Any = item.row.get(column)
+        if value is None or value == "":
+            continue
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number) or isinstance(value, bool):
+            raise DataError(
+                f"{item.conversation.where}: {column!r} is {value!r:.60}; expected a number, mend "
+                "the row or take the column out of score.stored"
+            )
+        return number
+    return None
+
+
+Stored = Mapping[str, Sequence[float | None]]

@@ -1,0 +1,184 @@
+"""What a judge is: conversations in, scores out, and a card that says what the scores mean.
+
+A score without its card cannot be read: for one judge 3.4 is a crime, for another a compliment. So
+every stored score carries the `protocol` of the card it was made under, and scores of different
+protocols are never mixed.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from safety_jax.base.errors import ConfigError
+from safety_jax.data.formats import Message
+from safety_jax.data.records import Record
+
+SAFER = "higher is safer"
+HARMFUL = "higher is more harmful"
+BETTER = "higher is better"
+REFUSING = "higher is more refusing"
+DIRECTIONS = (SAFER, HARMFUL, BETTER, REFUSING)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Conversation:
+    """A prompt and one response to it.
+
+    Attributes:
+        prompt: an optional system message, then user and assistant in turn; the last is the user's.
+        response: what is judged; may be empty.
+        where: the row in words, for messages.
+    """
+
+    prompt: tuple[Message, ...]
+    response: str
+    where: str
+
+    @property
+    def question(self) -> str:
+        """The last user message, bare."""
+        return self.prompt[-1].content
+
+    def prompt_sha256(self) -> str:
+        return _sha256([[message.role, message.content] for message in self.prompt])
+
+    def response_sha256(self) -> str:
+        return _sha256(self.response)
+
+
+def from_record(record: Record) -> Conversation:
+    """The conversation of a record whose last message is the response; its context goes below the
+    first user message, as a chat template has it."""
+    *prompt, response = record.messages
+    if record.context:
+        first = next(i for i, message in enumerate(prompt) if message.role == "user")
+        prompt[first] = Message("user", f"{prompt[first].content}\n\n{record.context}")
+    return Conversation(tuple(prompt), response.content, record.where)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Score:
+    """One judgement.
+
+    Attributes:
+        value: None where the judge could not say; never NaN or infinite.
+        label: what the judge calls it: `full`, `unsafe`, ...; or "".
+        reason: why there is no value; "" where there is one.
+        details: further facts that are stored along; JSON values.
+    """
+
+    value: float | None
+    label: str = ""
+    reason: str = ""
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.value is None and not self.reason:
+            raise ValueError("a score without a value needs a reason")
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError(f"a score of {self.value}; use `unscored`")
+
+
+def unscored(reason: str, **details: Any) -> Score:
+    return Score(None, "", reason, details)
+
+
+def scored(value: float, label: str = "", **details: Any) -> Score:
+    """A score, or an unscored one where a model's output is not finite."""
+    if not math.isfinite(value):
+        return unscored("the judge's output is not finite")
+    return Score(float(value), label, "", details)
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgeCard:
+    """What a judge's numbers mean, and what they depend on.
+
+    Attributes:
+        name: the judge's in this run.
+        kind: a key of `registry.KINDS`.
+        model: the folder, hub id or service that judges; "" for rules.
+        weights_sha256: of its weight files, or None where there are none to hash.
+        direction: one of DIRECTIONS.
+        low, high: the range of values, None where it is open.
+        threshold: the value that divides safe from unsafe, or None where nobody set one.
+        template: how a conversation becomes its input.
+        precision: the type it computes in; "" for rules and services.
+        settings: everything else that a value depends on; JSON values.
+    """
+
+    name: str
+    kind: str
+    model: str
+    weights_sha256: str | None
+    direction: str
+    low: float | None
+    high: float | None
+    threshold: float | None
+    template: str
+    precision: str
+    settings: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.direction not in DIRECTIONS:
+            raise ConfigError(
+                f"judge {self.name}: direction {self.direction!r}; expected one of "
+                f"{', '.join(DIRECTIONS)}"
+            )
+
+    def protocol(self) -> str:
+        """Names everything a value depends on, in 16 hex digits: same protocol, same scores.
+
+        What a judge is called and where its threshold lies are not part of it.
+        """
+        facts = dataclasses.asdict(self)
+        return _sha256({k: v for k, v in facts.items() if k not in ("name", "threshold")})[:16]
+
+    def is_unsafe(self, score: Score) -> bool | None:
+        """Whether the score says unsafe; None if it is unscored or the judge does not say such.
+
+        A value at the threshold is unsafe where higher is more harmful, and safe where higher is
+        safer.
+        """
+        if score.value is None or self.threshold is None:
+            return None
+        if self.direction == HARMFUL:
+            return score.value >= self.threshold
+        return score.value < self.threshold if self.direction == SAFER else None
+
+    def preference(self, score: Score) -> float | None:
+        """The value turned so that more is better, to choose among responses; None if unscored.
+
+        Raises:
+            ConfigError: the judge does not tell better from worse.
+        """
+        if self.direction == REFUSING:
+            raise ConfigError(
+                f"judge {self.name} measures refusal, which is neither good nor bad; choose by a "
+                f"judge whose direction is one of {', '.join(DIRECTIONS[:3])}, or read it under "
+                "one of these by a row of the kind read_as"
+            )
+        if score.value is None:
+            return None
+        return -score.value if self.direction == HARMFUL else score.value
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Anything that scores conversations."""
+
+    @property
+    def card(self) -> JudgeCard: ...
+
+    def score(self, conversations: Sequence[Conversation]) -> list[Score]:
+        """One score a conversation, in order; unscored ones say why."""
+        ...
+
+
+def _sha256(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, default=dict)
+    # A lone surrogate, which JSON can spell, has no UTF-8.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,87 @@
+"""A judge before its weights are read: what it runs on, and what its config row must hold."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from safety_jax.base.errors import ConfigError
+from safety_jax.judges import combine
+from safety_jax.judges.judge import Judge, JudgeCard
+from safety_jax.models.folders import hub as folders
+from safety_jax.training import policy
+
+Spec = Mapping[str, Any]
+DESCRIPTION = "judge.json"  # beside the weights of a judge that stage `reward` trained
+
+
+@dataclasses.dataclass(frozen=True)
+class Resources:
+    """What judges run on.
+
+    Attributes:
+        parameter_dtype, compute_dtype: of weights and of activations, by name.
+        attention: a backend of `models/attention.py`, for causal trunks.
+        tokens_per_batch: padded tokens that go through a model at once, over all devices.
+    """
+
+    mesh: Mesh
+    parameter_dtype: str
+    compute_dtype: str
+    attention: str
+    tokens_per_batch: int
+
+    def stored(self) -> jnp.dtype:
+        return policy.float_type("score.parameter_dtype", self.parameter_dtype)
+
+    def computed(self) -> jnp.dtype:
+        return policy.float_type("score.compute_dtype", self.compute_dtype)
+
+    @property
+    def precision(self) -> str:
+        return f"{self.parameter_dtype} weights, {self.compute_dtype} activations"
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedJudge:
+    """A judge before its weights are read.
+
+    Attributes:
+        load: reads them, and gives the judge.
+        combination: of a combined judge, what makes its scores from those of others.
+    """
+
+    card: JudgeCard
+    load: Callable[[], Judge]
+    combination: combine.Combination | None
+
+
+def resolve_folder(name: str, spec: Spec) -> Path:
+    """The model folder that a row names."""
+    if not spec["path"]:
+        raise ConfigError(
+            f"score.judges.{name}.path is empty; expected a Hugging Face folder or hub id"
+        )
+    return folders.resolve(spec["path"])
+
+
+def max_tokens(name: str, wanted: int, positions: int) -> int:
+    """`wanted`, or with 0 all that the model was made for."""
+    if not 0 <= wanted <= positions:
+        raise ConfigError(
+            f"score.judges.{name}.max_tokens is {wanted}; expected 1 to {positions}, the positions "
+            "of the model, or 0 for all of them"
+        )
+    return wanted or positions
+
+
+def numbers(name: str, key: str, value: Any, count: int) -> tuple[float, ...]:
+    """A tuple of so many numbers, or an empty one; configs cannot hold None."""
+    if len(value) not in (0, count) or not all(isinstance(v, int | float) for v in value):
+        raise ConfigError(
+            f"score.judges.{name}.{key} is {value!r}; expected {count} number(s) in a tuple, or ()"
+        )
+    return tuple(float(number) for number in value)

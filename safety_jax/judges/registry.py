@@ -1,0 +1,297 @@
+"""Judges from the rows of a config: one entry of `KINDS` a kind of judge.
+
+A row is a group of keys, `{"kind": "sequence", "path": ..., ...}`, and every key of its kind must
+be there: no judge has a default. `plan` looks at everything that can be wrong, and reads no
+weights; `Planned.load` reads them.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safety_jax.base.errors import ConfigError
+from safety_jax.data import tokenizer
+from safety_jax.judges import combine, guard_specs, moderation, refusal, sequence
+from safety_jax.judges.batching import Batcher
+from safety_jax.judges.judge import HARMFUL, Judge, JudgeCard
+from safety_jax.judges.planned import (
+    DESCRIPTION,
+    PlannedJudge,
+    Resources,
+    Spec,
+    max_tokens,
+    numbers,
+    resolve_folder,
+)
+from safety_jax.models.encoders import heads
+from safety_jax.models.folders import hub as folders
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgeKind:
+    """A kind of judge.
+
+    Attributes:
+        keys: of its rows, beside `kind`.
+        plan: (name, row, resources, cards of the judges above it in the config) to the judge.
+    """
+
+    keys: tuple[str, ...]
+    plan: Callable[[str, Spec, Resources, Mapping[str, PlannedJudge]], PlannedJudge]
+
+
+def plan(specs: Mapping[str, Spec], resources: Resources) -> dict[str, PlannedJudge]:
+    """The judges of a config, by name, those that others are made of first.
+
+    Raises:
+        ConfigError: a row with an unknown kind, or with keys or values that do not fit.
+        CheckpointError: a model folder that cannot be used.
+    """
+    if not specs:
+        raise ConfigError("score.judges is empty; expected at least one judge")
+    planned: dict[str, PlannedJudge] = {}
+    # Combinations last, whatever their place: their parts must be there.
+    for name in sorted(specs, key=lambda name: specs[name].get("kind") in COMBINING):
+        spec = specs[name]
+        kind = KINDS.get(spec.get("kind"))
+        if kind is None:
+            raise ConfigError(
+                f"score.judges.{name}.kind {spec.get('kind')!r}: expected one of {', '.join(KINDS)}"
+            )
+        differing = set(spec) ^ {"kind", *kind.keys}
+        if differing:
+            raise ConfigError(
+                f"score.judges.{name}: key {min(differing)!r} is "
+                f"{'unknown' if min(differing) in spec else 'missing'}; a judge of the kind "
+                f"{spec['kind']} has {', '.join(kind.keys) or 'no keys'}"
+            )
+        planned[name] = kind.plan(name, spec, resources, planned)
+    return planned
+
+
+def named(texts: Sequence[str]) -> dict[str, Spec]:
+    """Rows from short texts, as a flag can give them: `refusal`, `FOLDER`, or `NAME=FOLDER`, where
+    the folder is one that stage `reward` exported.
+
+    Raises:
+        ConfigError: two judges have one name.
+    """
+    rows: dict[str, Spec] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals:
+            path, folder = text, Path(text)
+            # runs/harm/export is called harm
+            name = folder.parent.name if folder.name == "export" else folder.name
+        if name in rows:
+            raise ConfigError(f"two judges are called {name!r}; name one as NAME={path}")
+        rows[name] = {"kind": "refusal"} if text == "refusal" else {"kind": "trained", "path": path}
+    return rows
+
+
+# ---------------------------------------------------------------------------- kinds
+
+
+def _refusal(name: str, *_: Any) -> PlannedJudge:
+    judge = refusal.RefusalJudge(name)
+    return PlannedJudge(judge.card, lambda: judge, None)
+
+
+def _sequence(
+    name: str, spec: Spec, resources: Resources, _: Mapping[str, PlannedJudge]
+) -> PlannedJudge:
+    folder, mesh = resolve_folder(name, spec), resources.mesh
+    scorer = heads.read_scorer(folder)
+    heads.shardings(scorer, mesh)
+    own = spec["tokenizer"]
+    tokens = tokenizer.load_tokenizer(folders.resolve(own) if own else folder)
+    longest = max_tokens(name, spec["max_tokens"], scorer.max_tokens)
+    encoder = sequence.Encoder(
+        tokens, spec["template"], longest, spec["overlong"], spec["append_eos"]
+    )
+    low, high = numbers(name, "range", spec["range"], 2) or (None, None)
+    (threshold,) = numbers(name, "threshold", spec["threshold"], 1) or (None,)
+    card = JudgeCard(
+        name=name,
+        kind="sequence",
+        model=spec["path"],
+        weights_sha256=folders.shared_fingerprint(folder),
+        direction=spec["direction"],
+        low=low,
+        high=high,
+        threshold=threshold,
+        template=spec["template"],
+        precision=resources.precision,
+        settings={
+            "output": spec["output"],
+            "activation": spec["activation"],
+            "max_tokens": longest,
+            "overlong": spec["overlong"],
+            "append_eos": spec["append_eos"],
+        },
+    )
+    output = sequence.output_index(name, scorer.label_names, spec["output"])
+    sequence.check_activation(name, spec["activation"])
+    run = heads.execution(
+        scorer,
+        mesh,
+        compute_dtype=resources.computed(),
+        backend=resources.attention,
+        remat="none",
+    )
+    stored = resources.stored()
+    batcher = Batcher(mesh, longest, resources.tokens_per_batch)
+
+    def load() -> Judge:
+        weights = heads.load(folder, scorer, mesh, stored)
+        return sequence.SequenceJudge(
+            card,
+            scorer,
+            weights,
+            run,
+            encoder,
+            batcher,
+            output=output,
+            activation=spec["activation"],
+        )
+
+    return PlannedJudge(card, load, None)
+
+
+def _trained(
+    name: str, spec: Spec, resources: Resources, others: Mapping[str, PlannedJudge]
+) -> PlannedJudge:
+    """A folder that stage `reward` wrote: its `judge.json` says what is to be known."""
+    folder = resolve_folder(name, spec)
+    facts = folders.read_json(folder / DESCRIPTION)
+    missing = {"template", "direction", "threshold", "max_length", "append_eos"} - set(facts)
+    if missing:
+        raise ConfigError(
+            f"{folder / DESCRIPTION}: {min(missing)!r} is missing; expected a folder that stage "
+            "reward exported, or a row of the kind sequence that says everything"
+        )
+    threshold = facts["threshold"]
+    row = {
+        "path": spec["path"],
+        "tokenizer": "",
+        "template": facts["template"],
+        "output": "",
+        "activation": "none",
+        "direction": facts["direction"],
+        "range": (),
+        "threshold": () if threshold is None else (threshold,),
+        "max_tokens": facts["max_length"],
+        "overlong": "unscored",
+        "append_eos": facts["append_eos"],
+    }
+    return _sequence(name, row, resources, others)
+
+
+def _moderation(name: str, spec: Spec, *_: Any) -> PlannedJudge:
+    patience = {
+        key: spec[key]
+        for key in (
+            "batch_size",
+            "attempts",
+            "timeout_seconds",
+            "pause_seconds",
+            "longest_pause_seconds",
+        )
+    }
+    service = moderation.Service(
+        url=spec["url"], model=spec["model"], key_variable=spec["key_variable"], **patience
+    )
+    card = JudgeCard(
+        name=name,
+        kind="moderation",
+        model=spec["model"],
+        weights_sha256=None,
+        direction=HARMFUL,
+        low=0.0,
+        high=1.0,
+        threshold=spec["threshold"],
+        template="response",
+        precision="",
+        settings={"url": spec["url"], "category": spec["category"]},
+    )
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    cache = Path(spec["cache"] or Path(home) / "safety_jax" / "moderation").expanduser()
+    judge = moderation.ModerationJudge(card, service, category=spec["category"], cache=cache)
+    return PlannedJudge(card, lambda: judge, None)
+
+
+def _part(name: str, part: str, planned: Mapping[str, PlannedJudge]) -> JudgeCard:
+    if part not in planned or planned[part].combination is not None:
+        known = [other for other, found in planned.items() if found.combination is None]
+        raise ConfigError(
+            f"score.judges.{name}: {part!r} is not a judge that can be combined; expected one of "
+            f"{', '.join(known) or '(none)'}"
+        )
+    return planned[part].card
+
+
+def _combined(
+    combination: combine.Combination, planned: Mapping[str, PlannedJudge]
+) -> PlannedJudge:
+    parts = {name: planned[name] for name in combination.parts}
+
+    def load() -> Judge:
+        return combine.Combined(combination, {n: part.load() for n, part in parts.items()})
+
+    return PlannedJudge(combination.card, load, combination)
+
+
+def _weighted_sum(
+    name: str, spec: Spec, _: Resources, planned: Mapping[str, PlannedJudge]
+) -> PlannedJudge:
+    weights = dict(spec["weights"])
+    if not weights:
+        raise ConfigError(f"score.judges.{name}.weights is empty; expected judge names and weights")
+    cards = {part: _part(name, part, planned) for part in weights}
+    return _combined(combine.weighted_sum(name, cards, weights), planned)
+
+
+def _safe_first(
+    name: str, spec: Spec, _: Resources, planned: Mapping[str, PlannedJudge]
+) -> PlannedJudge:
+    safety, helpfulness = (
+        (part, _part(name, part, planned)) for part in (spec["safety"], spec["helpfulness"])
+    )
+    return _combined(combine.safe_first(name, safety, helpfulness), planned)
+
+
+def _read_as(
+    name: str, spec: Spec, _: Resources, planned: Mapping[str, PlannedJudge]
+) -> PlannedJudge:
+    part = (spec["part"], _part(name, spec["part"], planned))
+    (threshold,) = numbers(name, "threshold", spec["threshold"], 1) or (None,)
+    return _combined(combine.read_as(name, part, spec["direction"], threshold), planned)
+
+
+_GUARD = ("path", "threshold", "max_tokens", "min_verdict_probability")
+KINDS: dict[Any, JudgeKind] = {
+    "refusal": JudgeKind((), _refusal),
+    "sequence": JudgeKind(
+        (
+            "path", "tokenizer", "template", "output", "activation", "direction", "range",
+            "threshold", "max_tokens", "overlong", "append_eos",
+        ),
+        _sequence,
+    ),
+    "trained": JudgeKind(("path",), _trained),
+    "llama_guard": JudgeKind((*_GUARD, "category_tokens"), guard_specs.llama_guard),
+    "wildguard": JudgeKind((*_GUARD, "field"), guard_specs.wildguard),
+    "moderation": JudgeKind(
+        (
+            "url", "model", "key_variable", "category", "threshold", "cache", "batch_size",
+            "attempts", "timeout_seconds", "pause_seconds", "longest_pause_seconds",
+        ),
+        _moderation,
+    ),
+    "weighted_sum": JudgeKind(("weights",), _weighted_sum),
+    "safe_first": JudgeKind(("safety", "helpfulness"), _safe_first),
+    "read_as": JudgeKind(("part", "direction", "threshold"), _read_as),
+}  # fmt: skip
+COMBINING = ("weighted_sum", "safe_first", "read_as")

@@ -1,0 +1,50 @@
+"""Many conversations through one judge, a block at a time, so that a kill loses at most a block."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import tqdm
+
+from safety_jax.base import hosts
+from safety_jax.judges.judge import Conversation, Judge, JudgeCard, Score
+from safety_jax.judges.ledger import Ledger
+
+
+def judge_all(
+    card: JudgeCard,
+    load: Callable[[], Judge],
+    conversations: Sequence[Conversation],
+    ledger: Ledger,
+    *,
+    rows: int,
+    title: str,
+    leave: bool = True,
+) -> list[Score]:
+    """The score of every conversation; what the ledger has is not scored again.
+
+    A block that lacks a score is scored whole: which rows a model sees together, and with that the
+    last bits of their scores, does not depend on where a run was killed.
+
+    Args:
+        load: reads the judge's weights; called where something is left to score.
+        rows: of a block.
+        leave: the progress bar stays when all is scored.
+    """
+    count = len(conversations)
+    scored = enumerate(conversations)
+    done = hosts.first_says(lambda: [ledger.get(i, c, card) is not None for i, c in scored])
+    blocks = [range(start, min(start + rows, count)) for start in range(0, count, rows)]
+    todo = [list(block) for block in blocks if not all(done[i] for i in block)]
+    if todo:
+        judge = load()
+        left = sum(map(len, todo))
+        with tqdm.tqdm(
+            total=count, initial=count - left, desc=title, unit="row",
+            leave=leave, disable=jax.process_index() != 0,
+        ) as progress:  # fmt: skip
+            for block in todo:
+                chosen = [conversations[i] for i in block]
+                ledger.add(block, chosen, card, judge.score(chosen))
+                progress.update(len(block))
+    found = [ledger.get(i, conversation, card) for i, conversation in enumerate(conversations)]
+    return [score for score in found if score is not None]

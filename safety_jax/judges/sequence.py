@@ -1,0 +1,292 @@
+"""Judges with a sequence head: reward and harmfulness models, toxicity classifiers, cost models.
+
+pair             the tokenizer's text pair (prompt, response); OpenAssistant's DeBERTa
+human_assistant  "\\n\\nHuman: q\\n\\nAssistant: a"; arXiv 2309.07875's harmfulness model, GPT-2's
+                 helpfulness model
+beaver           PKU's "BEGINNING OF CONVERSATION: USER: q ASSISTANT:a" and EOS (safe-rlhf)
+chat             the tokenizer's chat template
+response         the response alone; toxicity classifiers
+plain, alpaca, bare, file:PATH   as data/prompts.py words what models are trained on, judges too
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jinja2
+import numpy as np
+from scipy import special
+from transformers import PreTrainedTokenizerBase
+
+from safety_jax.base import trees
+from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.data import prompts
+from safety_jax.data.formats import Message
+from safety_jax.data.records import Record
+from safety_jax.judges.batching import Batcher, TokenRow
+from safety_jax.judges.judge import Conversation, JudgeCard, Score, scored, unscored
+from safety_jax.models import llama
+from safety_jax.models.encoders import heads
+
+ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "none": lambda outputs: outputs,
+    "sigmoid": special.expit,
+    "softmax": lambda outputs: special.softmax(outputs, axis=-1),
+}
+OVERLONG = ("unscored", "cut_prompt")
+
+
+class NoPlace(Exception):
+    """A template has no place for something in a conversation; the row stays unscored."""
+
+
+# ---------------------------------------------------------------------------- templates
+# A template gives the text before the response, and the response as it stands behind it. What is
+# cut from a row that is too long is cut from the first.
+
+JudgeTemplate = Callable[[Conversation, PreTrainedTokenizerBase], tuple[str, str]]
+
+
+def _turns(conversation: Conversation, template: str) -> list[tuple[str, str]]:
+    """(role, text) of each turn; raises where there is a system message."""
+    if conversation.prompt[0].role == "system":
+        raise NoPlace(f"has a system message, for which the template {template} has no place")
+    return [(message.role, message.content) for message in conversation.prompt]
+
+
+def _pair(conversation: Conversation, _: PreTrainedTokenizerBase) -> tuple[str, str]:
+    return "\n\n".join(text for _, text in _turns(conversation, "pair")), conversation.response
+
+
+def _human_assistant(conversation: Conversation, _: PreTrainedTokenizerBase) -> tuple[str, str]:
+    names = {"user": "Human", "assistant": "Assistant"}
+    turns = _turns(conversation, "human_assistant")
+    before = "".join(f"\n\n{names[role]}: {text}" for role, text in turns)
+    return f"{before}\n\nAssistant:", f" {conversation.response}"
+
+
+def _beaver(conversation: Conversation, _: PreTrainedTokenizerBase) -> tuple[str, str]:
+    turns = _turns(conversation, "beaver")
+    if len(turns) > 1:
+        raise NoPlace("has several turns, for which the template beaver has no form")
+    begin = "BEGINNING OF CONVERSATION: USER:"
+    return f"{begin} {conversation.question} ASSISTANT:", conversation.response
+
+
+def _chat(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    turns = [*conversation.prompt, Message("assistant", conversation.response)]
+    return "", render(tokenizer, turns, asking=False)
+
+
+def _response(conversation: Conversation, _: PreTrainedTokenizerBase) -> tuple[str, str]:
+    if not conversation.response.strip():
+        raise NoPlace("the response is empty, and nothing else is read")
+    return "", conversation.response
+
+
+def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], asking: bool) -> str:
+    """The chat template's text; `asking` for what a model reads before it answers.
+
+    Raises:
+        NoPlace: the template refuses these turns, or one holds a special token, which would end or
+            forge a turn.
+    """
+    for message in turns:
+        if token := special_token(tokenizer, message.content):
+            raise NoPlace(f"the {message.role}'s text holds the special token {token!r}")
+    try:
+        text = tokenizer.apply_chat_template(
+            [{"role": message.role, "content": message.content} for message in turns],
+            tokenize=False,
+            add_generation_prompt=asking,
+            # Some templates write today's date; a score must not change tomorrow.
+            date_string="26 Jul 2024",
+        )
+    except (jinja2.TemplateError, TypeError, ValueError) as error:
+        raise NoPlace(f"the chat template refuses it ({error})") from error
+    return str(text)
+
+
+def special_token(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
+    """A special token that a text spells, if there is one."""
+    added = tokenizer.added_tokens_decoder.values()
+    special = [*tokenizer.all_special_tokens, *(token.content for token in added if token.special)]
+    return next((token for token in special if token in text), None)
+
+
+def _worded(name: str, tokenizer: PreTrainedTokenizerBase) -> JudgeTemplate:
+    """A template of data/prompts.py; what it has no place for, a judge has none for either."""
+    template = prompts.load_template(name, tokenizer)
+
+    def words(conversation: Conversation, _: PreTrainedTokenizerBase) -> tuple[str, str]:
+        asked = Record(conversation.prompt, "", "", conversation.where)
+        try:
+            return template.prompt(asked), conversation.response
+        except DataError as error:
+            raise NoPlace(str(error)) from error
+
+    return words
+
+
+TEMPLATES: dict[str, JudgeTemplate] = {
+    "pair": _pair,
+    "human_assistant": _human_assistant,
+    "beaver": _beaver,
+    "chat": _chat,
+    "response": _response,
+}
+WORDED = ("plain", "alpaca", "bare")
+# EOS behind the response, as safe-rlhf trains its models (arXiv 2310.12773).
+ENDED = ("beaver",)
+
+
+# ---------------------------------------------------------------------------- tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """Conversations to rows of tokens, as a judge's card says.
+
+    Attributes:
+        template: a key of TEMPLATES, or a template of data/prompts.py.
+        max_tokens: what a row may have.
+        overlong: one of OVERLONG: a longer row is left unscored, or its prompt is cut on the left.
+        append_eos: EOS follows the response, where the tokenizer puts no token of its own there.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    template: str
+    max_tokens: int
+    overlong: str
+    append_eos: bool
+
+    def __post_init__(self) -> None:
+        if self.overlong not in OVERLONG:
+            raise ConfigError(f"overlong {self.overlong!r}: expected one of {', '.join(OVERLONG)}")
+        if self.template == "chat" and not self.tokenizer.chat_template:
+            raise ConfigError("template is chat, but the tokenizer has no chat template")
+        if self.template == "chat" and self.overlong == "cut_prompt":
+            raise ConfigError("overlong is cut_prompt, which would cut a chat template's marks")
+        if self.template not in TEMPLATES and not self.template.startswith("file:"):
+            if self.template not in WORDED:
+                known = (*TEMPLATES, *WORDED, "file:PATH")
+                raise ConfigError(f"template {self.template!r}: expected one of {', '.join(known)}")
+        self.tokenizer.truncation_side = "left"
+
+    @functools.cached_property
+    def _words(self) -> JudgeTemplate:
+        if self.template in TEMPLATES:
+            return TEMPLATES[self.template]
+        return _worded(self.template, self.tokenizer)
+
+    @functools.cached_property
+    def _ended(self) -> bool:
+        """Whether EOS is ours to put behind the response."""
+        if self.template in ENDED:
+            return True
+        alone, whole = (
+            self.tokenizer("a", add_special_tokens=special).input_ids for special in (False, True)
+        )
+        return self.append_eos and alone[-1] == whole[-1]
+
+    def encode(self, conversation: Conversation) -> TokenRow | Score:
+        """The row, or why there is none."""
+        try:
+            before, after = self._words(conversation, self.tokenizer)
+        except NoPlace as problem:
+            return unscored(str(problem))
+        row = self._row(before, after, {})
+        length, room = len(row.ids), self.max_tokens
+        if length > room:
+            prompt = self.tokenizer(before, add_special_tokens=False, verbose=False).input_ids
+            if self.overlong == "unscored" or length - room >= len(prompt):
+                return unscored(f"{length} tokens, more than {room}")
+            # What a truncating tokenizer would leave, without the EOS that is ours to add.
+            cut = "only_first" if self.template == "pair" else True
+            room -= self._ended
+            row = self._row(before, after, {"truncation": cut, "max_length": room})
+        return row
+
+    def _row(self, before: str, after: str, truncation: dict[str, Any]) -> TokenRow:
+        # A chat template spells its special tokens itself; elsewhere, text that looks like one is
+        # text.
+        chat = self.template == "chat"
+        texts = (before, after) if self.template == "pair" else (before + after,)
+        encoded = self.tokenizer(
+            *texts,
+            add_special_tokens=not chat,
+            split_special_tokens=not chat,
+            verbose=False,
+            **truncation,
+        )
+        ids = [*encoded["input_ids"]]
+        if self._ended and (self.template in ENDED or ids[-1] != self.tokenizer.eos_token_id):
+            ids.append(self.tokenizer.eos_token_id)
+        types = [*(encoded.get("token_type_ids") or ())]
+        return TokenRow(ids, types + [0] * (len(ids) - len(types)))
+
+
+# ---------------------------------------------------------------------------- the judge
+
+
+class SequenceJudge:
+    """One output of a sequence head, or a probability made of it.
+
+    Args:
+        output: which of the outputs is the score, see `output_index`.
+        activation: a key of ACTIVATIONS, applied to all outputs of a row.
+    """
+
+    def __init__(
+        self,
+        card: JudgeCard,
+        scorer: heads.Scorer,
+        weights: trees.Tree,
+        run: llama.Execution,
+        encoder: Encoder,
+        batcher: Batcher,
+        *,
+        output: int,
+        activation: str,
+    ):
+        self.card = card
+        self._weights, self._encoder, self._batcher = weights, encoder, batcher
+        self._output, self._activation = output, ACTIVATIONS[activation]
+        self._compiled = batcher.compile(
+            lambda weights, ids, types, mask: heads.scores(scorer, weights, ids, types, mask, run)
+        )
+
+    def score(self, conversations: Sequence[Conversation]) -> list[Score]:
+        encoded = [self._encoder.encode(conversation) for conversation in conversations]
+        rows = [row for row in encoded if isinstance(row, TokenRow)]
+        if not rows:
+            return [row for row in encoded if isinstance(row, Score)]
+        outputs = self._activation(self._batcher.run(self._compiled, self._weights, rows))
+        values = iter(outputs[:, self._output])
+        return [row if isinstance(row, Score) else scored(float(next(values))) for row in encoded]
+
+
+def output_index(name: str, labels: Sequence[str], output: str) -> int:
+    """Which output of judge `name` is meant: a label, or "" where there is only one.
+
+    Raises:
+        ConfigError: none of that name, or none named among several.
+    """
+    if not output and len(labels) == 1:
+        return 0
+    if output not in labels:
+        raise ConfigError(
+            f"score.judges.{name}.output {output!r}: expected one of the model's labels, "
+            f"{', '.join(labels)}"
+        )
+    return list(labels).index(output)
+
+
+def check_activation(name: str, activation: str) -> None:
+    """Raises a ConfigError unless it is a key of ACTIVATIONS."""
+    if activation not in ACTIVATIONS:
+        raise ConfigError(
+            f"score.judges.{name}.activation {activation!r}: expected one of "
+            f"{', '.join(ACTIVATIONS)}"
+        )

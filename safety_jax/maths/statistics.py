@@ -1,0 +1,324 @@
+"""Statistics of small samples: intervals, paired tests, agreement; thin over scipy and statsmodels.
+
+Every interval is a 95% one, every test two-sided.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import optimize, stats
+from statsmodels.stats import inter_rater, multitest
+
+LEVEL = 0.95
+POWER = 0.8  # at which a difference counts as detectable
+_Z = float(stats.norm.ppf(0.5 + LEVEL / 2))
+_Z_POWER = float(stats.norm.ppf(POWER))
+_BLOCK = 2**22  # numbers that a bootstrap draws at a time
+
+Interval = tuple[float, float]
+Verdicts = Bool[np.ndarray, " n"]
+Numbers = Float[np.ndarray, " n"]
+Clusters = Int[np.ndarray, " n"]
+
+
+def wilson(successes: int, trials: int) -> Interval:
+    """The 95% Wilson score interval of a proportion (Wilson, 1927).
+
+    Unlike the textbook interval it stays inside [0, 1] and is not empty at 0 or all successes:
+    40 of 40 gives (0.912, 1).
+    """
+    interval = stats.binomtest(successes, trials).proportion_ci(LEVEL, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def wilson_mean(mean: float, count: int) -> Interval:
+    """Wilson's interval for the mean of `count` values between 0 and 1.
+
+    The variance of such values is at most that of a proportion with the same mean, mean (1 - mean),
+    so that it is wide enough; of zeros and ones it is `wilson`.
+    """
+    share = _Z**2 / count
+    centre = (mean + share / 2) / (1 + share)
+    half = math.sqrt(share * (mean * (1 - mean) + share / 4)) / (1 + share)
+    return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+# ---------------------------------------------------------------------------- shares
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """Two verdicts on each of n items: how many turned, and whether chance does that.
+
+    Attributes:
+        gained, lost: items that are a hit in the second alone, and in the first alone.
+        p: of the exact McNemar test (1947): a fair coin falls `gained` times of gained + lost.
+        difference: share in the second minus share in the first.
+        low, high: its interval, by Newcombe's method 10.
+        detectable: the smallest difference that n items would show, see `detectable_change`.
+    """
+
+    gained: int
+    lost: int
+    p: float
+    difference: float
+    low: float
+    high: float
+    detectable: float | None
+
+
+def change(first: Verdicts, second: Verdicts) -> Change:
+    """Compares two verdicts on the same items; there must be one item."""
+    n = len(first)
+    gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
+    both = int((first & second).sum())
+    turned = gained + lost
+    return Change(
+        gained=gained,
+        lost=lost,
+        p=float(stats.binomtest(gained, turned).pvalue) if turned else 1.0,
+        difference=(gained - lost) / n,
+        **dict(zip(("low", "high"), newcombe_paired(both, gained, lost, n), strict=True)),
+        detectable=detectable_change(n, turned / n),
+    )
+
+
+def newcombe_paired(both: int, gained: int, lost: int, n: int) -> Interval:
+    """The interval of a difference of paired shares, (gained - lost) / n.
+
+    Wilson's intervals of the two shares, squared and added, less what the correlation φ of the two
+    verdicts explains (Newcombe, Statistics in Medicine 17, 1998, 2635-2650, method 10).
+    """
+    first, second, neither = both + lost, both + gained, n - both - gained - lost
+    (low1, high1), (low2, high2) = wilson(first, n), wilson(second, n)
+    p1, p2 = first / n, second / n
+    product: float = both * neither - gained * lost
+    if product > 0:  # the continuity correction of φ
+        product = max(product - n / 2, 0)
+    spread = first * (n - first) * second * (n - second)
+    phi = product / math.sqrt(spread) if spread else 0.0
+    below, above = (
+        math.sqrt(max(near**2 - 2 * phi * near * far + far**2, 0.0))
+        for near, far in ((p2 - low2, high1 - p1), (high2 - p2, p1 - low1))
+    )
+    return p2 - p1 - below, p2 - p1 + above
+
+
+def newcombe(first: int, of_first: int, second: int, of_second: int) -> Interval:
+    """The interval of second / of_second - first / of_first, on different items (Newcombe,
+    Statistics in Medicine 17, 1998, 873-890, method 10)."""
+    (low1, high1), (low2, high2) = wilson(first, of_first), wilson(second, of_second)
+    p1, p2 = first / of_first, second / of_second
+    difference = p2 - p1
+    return (
+        difference - math.hypot(p2 - low2, high1 - p1),
+        difference + math.hypot(high2 - p2, p1 - low1),
+    )
+
+
+def detectable_change(n: int, turned: float) -> float | None:
+    """The smallest difference of paired shares that McNemar's test finds with power 0.8.
+
+    Solves z √ψ + z' √(ψ - δ²) = δ √n for δ (Connor, Biometrics 43, 1987, 207-211), with ψ the share
+    of items that turn: the one that was seen, or δ itself where that is larger.
+
+    Returns:
+        None where n items are too few for any difference.
+    """
+
+    def lacking(delta: float) -> float:
+        psi = max(turned, delta)
+        rest = math.sqrt(max(psi - delta**2, 0.0))
+        return _Z * math.sqrt(psi) + _Z_POWER * rest - delta * math.sqrt(n)
+
+    return None if lacking(1.0) > 0 else float(optimize.brentq(lacking, 1e-9, 1.0))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p values adjusted for there being so many of them (Holm, 1979)."""
+    return [float(p) for p in multitest.multipletests(ps, method="holm")[1]] if ps else []
+
+
+# ---------------------------------------------------------------------------- scores
+
+
+@dataclasses.dataclass(frozen=True)
+class Shift:
+    """How far a mean or a median moved.
+
+    Attributes:
+        p: twice the smaller share of resamples on one side of 0, (k + 1) / (resamples + 1).
+        detectable: (z + z') s / √n with the deviation s of the items' differences.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    detectable: float | None
+
+
+def shift(
+    first: Numbers, second: Numbers, clusters: Clusters, *, middle: str, resamples: int, seed: int
+) -> Shift:
+    """Compares scores of the same items by the paired bootstrap: items of a cluster, the answers to
+    one prompt, are drawn together.
+
+    Args:
+        clusters: the cluster of each item, numbered from 0 without gaps.
+        middle: "mean", or "median": the median of second minus the median of first.
+    """
+    drawn = _resample([first, second], clusters, middle, resamples, seed)
+    moved = drawn[1] - drawn[0]
+    low, high = np.quantile(moved, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    tail = min(int((moved <= 0).sum()), int((moved >= 0).sum()))
+    find = np.mean if middle == "mean" else np.median
+    count = int(clusters.max()) + 1
+    differences = np.bincount(clusters, second - first) / np.bincount(clusters)
+    spread = float(differences.std(ddof=1)) if count > 1 else None
+    return Shift(
+        difference=float(find(second) - find(first)),
+        low=float(low),
+        high=float(high),
+        p=min(1.0, 2 * (tail + 1) / (resamples + 1)),
+        detectable=None if spread is None else (_Z + _Z_POWER) * spread / math.sqrt(count),
+    )
+
+
+def bootstrap(
+    values: Numbers, clusters: Clusters, *, middle: str, resamples: int, seed: int
+) -> Interval:
+    """The percentile interval of a mean or median; see `shift`."""
+    (drawn,) = _resample([values], clusters, middle, resamples, seed)
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _resample(
+    columns: Sequence[Numbers], clusters: Clusters, middle: str, resamples: int, seed: int
+) -> list[Float[np.ndarray, " resamples"]]:
+    """The middle of each column in each resample of whole clusters; all columns share the draws."""
+    if middle not in ("mean", "median"):
+        raise ValueError(f"middle {middle!r}")
+    random = np.random.default_rng(seed)
+    count = int(clusters.max()) + 1
+    block = max(1, _BLOCK // max(count, len(clusters)))
+    found: list[list[np.ndarray]] = [[] for _ in columns]
+    for start in range(0, resamples, block):
+        rows = min(block, resamples - start)
+        # How often each cluster is in each resample: all that a mean or median needs to know.
+        times = random.multinomial(count, np.full(count, 1 / count), size=rows)
+        for column, into in zip(columns, found, strict=True):
+            into.append(_middle(column, times[:, clusters], middle))
+    return [np.concatenate(parts) for parts in found]
+
+
+def _middle(
+    values: Numbers, times: Int[np.ndarray, "rows n"], middle: str
+) -> Float[np.ndarray, " rows"]:
+    """The mean or median of values that are there so many times."""
+    total = times.sum(1)
+    if middle == "mean":
+        return times @ values / total
+    order = np.argsort(values, kind="stable")
+    reached = np.cumsum(times[:, order], axis=1)
+    lower, upper = ((total - 1) // 2, total // 2)
+    ranked = values[order]
+    ends = [ranked[(reached > place[:, None]).argmax(1)] for place in (lower, upper)]
+    return (ends[0] + ends[1]) / 2
+
+
+# ---------------------------------------------------------------------------- agreement
+
+
+def cohen(first: Sequence[str], second: Sequence[str]) -> tuple[float, float, float] | None:
+    """Cohen's κ (1960) of two raters' labels, and its interval (Fleiss, Cohen, Everitt, 1969).
+
+    Returns:
+        None where a rater gives one label throughout: κ is then 0 or nothing, whatever the other
+        says.
+    """
+    labels = sorted({*first, *second})
+    if len(set(first)) < 2 or len(set(second)) < 2:
+        return None
+    table = np.zeros((len(labels), len(labels)))
+    for one, other in zip(first, second, strict=True):
+        table[labels.index(one), labels.index(other)] += 1
+    found = inter_rater.cohens_kappa(table)
+    low, high = max(float(found.kappa_low), -1.0), min(float(found.kappa_upp), 1.0)
+    return float(found.kappa), low, high
+
+
+def fleiss(
+    counts: Int[np.ndarray, "items labels"], *, resamples: int, seed: int
+) -> tuple[float, float, float] | None:
+    """Fleiss' κ (1971) of any number of raters, and its interval by the bootstrap over items.
+
+    Args:
+        counts: raters that gave each label to each item; equally many for every item.
+
+    Returns:
+        None where only one label was ever given.
+    """
+    if (counts.sum(0) > 0).sum() < 2:
+        return None
+    random = np.random.default_rng(seed)
+    n = len(counts)
+    drawn = [_fleiss(counts[random.integers(n, size=n)]) for _ in range(resamples)]
+    known = [kappa for kappa in drawn if kappa is not None]
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(inter_rater.fleiss_kappa(counts)), float(low), float(high)
+
+
+def _fleiss(counts: Int[np.ndarray, "items labels"]) -> float | None:
+    used = counts[:, counts.sum(0) > 0]
+    return float(inter_rater.fleiss_kappa(used)) if used.shape[1] > 1 else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """A judge against the truth on a checked sample, counts of right verdicts.
+
+    Attributes:
+        found, positives: hits that the judge found, of all there are: its sensitivity.
+        cleared, negatives: its specificity.
+    """
+
+    found: int
+    positives: int
+    cleared: int
+    negatives: int
+
+
+def corrected(hits: int, n: int, checked: Checked) -> tuple[float, float, float] | None:
+    """The true share behind a judge's `hits` of `n`, and its interval.
+
+    The share is (p + s - 1) / (r + s - 1) with the judge's sensitivity r and specificity s (Rogan
+    and Gladen, 1978), cut to [0, 1]; the interval counts that all three are estimates (Lang and
+    Reiczigel, Preventive Veterinary Medicine 113, 2014, 13-22).
+
+    Returns:
+        None where the judge is no better than chance, or one kind of item was never checked.
+    """
+    if not (n and checked.positives and checked.negatives):
+        return None
+    r, s = checked.found / checked.positives, checked.cleared / checked.negatives
+    p = hits / n
+    z2 = _Z**2
+    trials, of_r, of_s = n + z2, checked.positives + 2, checked.negatives + 2
+    p_, r_, s_ = (hits + z2 / 2) / trials, (checked.found + 1) / of_r, (checked.cleared + 1) / of_s
+    if r + s <= 1 or r_ + s_ <= 1:
+        return None
+    share = (p_ + s_ - 1) / (r_ + s_ - 1)
+    doubt_r, doubt_s = r_ * (1 - r_) / of_r, s_ * (1 - s_) / of_s
+    moved = 2 * z2 * (share * doubt_r - (1 - share) * doubt_s)
+    variance = p_ * (1 - p_) / trials + share**2 * doubt_r + (1 - share) ** 2 * doubt_s
+    half = _Z * math.sqrt(variance) / (r_ + s_ - 1)
+    value, low, high = (
+        min(max(x, 0.0), 1.0)
+        for x in ((p + s - 1) / (r + s - 1), share + moved - half, share + moved + half)
+    )
+    return value, min(low, value), max(high, value)

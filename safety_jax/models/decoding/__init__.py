@@ -1,0 +1,1 @@
+"""Answers from a model: sampling, beams, caches, the compiled programs."""

@@ -1,0 +1,214 @@
+"""Beam search, step by step as `transformers` does it (`generate`, early_stopping=False).
+
+Every prompt has as many lanes as beams, side by side. At a step all continuations of its beams are
+ranked by summed log-probability; the best that do not end go on, those that end among the first
+`beams` compete, by score / length ** length_penalty, for the places of finished answers. A prompt
+is done when its best running beam, so scored, is no better than its worst finished answer.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from safety_jax.base import mesh as meshes
+from safety_jax.models import llama
+from safety_jax.models.decoding import kv_cache as caches
+from safety_jax.models.decoding import programs
+from safety_jax.models.decoding.kv_cache import LayerCache
+from safety_jax.models.decoding.sampling import SamplingParams
+from safety_jax.models.decoding.session import Completion, Session, bucket
+
+NEVER = -1e9  # the score of what must not be chosen
+
+
+class Beams(NamedTuple):
+    """The search of B prompts with N beams and answers of up to M tokens.
+
+    Attributes:
+        tokens: [B, N] read at the next step.
+        running, scores: [B, N, M] and [B, N]: answers that go on, and their log-probabilities.
+        finished, final: the best ended answers, and their scores with length penalty.
+        lengths, done: [B, N] of finished answers; whether a place holds an ended answer.
+        open: [B] whether a better answer may still be found.
+        written: tokens of every running answer.
+    """
+
+    tokens: Any
+    running: Any
+    scores: Any
+    finished: Any
+    final: Any
+    lengths: Any
+    done: Any
+    open: Any
+    written: Any
+
+
+def start(last: np.ndarray, beams: int, most: int) -> Beams:
+    """Of all beams only the first counts at first: the others would be the same answer."""
+    B = len(last)
+    scores = np.full((B, beams), NEVER, np.float32)
+    scores[:, 0] = 0
+    empty = np.zeros((B, beams, most), np.int32)
+    return Beams(
+        tokens=np.repeat(last[:, None], beams, axis=1).astype(np.int32),
+        running=empty,
+        scores=scores,
+        finished=empty,
+        final=np.full((B, beams), NEVER, np.float32),
+        lengths=np.zeros((B, beams), np.int32),
+        done=np.zeros((B, beams), bool),
+        open=np.ones(B, bool),
+        written=np.int32(0),
+    )
+
+
+def _pick(values: jax.Array, index: jax.Array) -> jax.Array:
+    """Of [B, X, ...] the entries [B, N] along X."""
+    return jax.vmap(lambda row, chosen: row[chosen])(values, index)
+
+
+def advance(
+    state: Beams,
+    logprobs: Float[Array, "B N V"],
+    eos_ids: tuple[int, ...],
+    settings: SamplingParams,
+) -> tuple[Beams, Int[Array, "B N"]]:
+    """One step of the search; and which beam each of the next running beams goes on from."""
+    B, N, V = logprobs.shape
+    total = (logprobs + state.scores[:, :, None]).reshape(B, -1)
+    # Enough that N go on even if every beam's likeliest continuations are all ends.
+    scores, index = jax.lax.top_k(total, max(2, 1 + len(eos_ids)) * N)
+    beam, token = index // V, (index % V).astype(jnp.int32)
+    place = jnp.arange(settings.max_new_tokens) == state.written
+    answers = jnp.where(place[None, None], token[:, :, None], _pick(state.running, beam))
+    length = state.written + 1
+    ends = (token[:, :, None] == jnp.asarray(eos_ids, jnp.int32)[None, None]).any(axis=-1)
+    ends = ends | (length >= settings.max_new_tokens)
+
+    going, order = jax.lax.top_k(jnp.where(ends, scores + NEVER, scores), N)
+    scale = length.astype(jnp.float32) ** settings.length_penalty
+    first = (jnp.arange(scores.shape[1]) < N)[None, :]
+    may_enter = ends & first & state.open[:, None]
+    entering = scores / scale + jnp.where(may_enter, 0.0, NEVER)
+    final, kept = jax.lax.top_k(jnp.concatenate([state.final, entering], axis=1), N)
+    finished = _pick(jnp.concatenate([state.finished, answers], axis=1), kept)
+    lengths = jnp.concatenate([state.lengths, jnp.broadcast_to(length, ends.shape)], axis=1)
+    done = _pick(jnp.concatenate([state.done, ends & first], axis=1), kept)
+
+    best = going[:, :1] / scale
+    worst = jnp.where(done, final.min(axis=1, keepdims=True), NEVER)
+    still_open: Bool[Array, " B"] = state.open & (best > worst).any(axis=1)
+    following = Beams(
+        tokens=_pick(token, order),
+        running=_pick(answers, order),
+        scores=going,
+        finished=finished,
+        final=final,
+        lengths=_pick(lengths, kept),
+        done=done,
+        open=still_open & (length < settings.max_new_tokens),
+        written=length,
+    )
+    return following, _pick(beam, order)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("config", "run", "settings", "eos_ids"), donate_argnames=("cache",)
+)
+def write_beams(
+    config: llama.LlamaConfig,
+    run: llama.Execution,
+    settings: SamplingParams,
+    eos_ids: tuple[int, ...],
+    weights: llama.Unrolled,
+    cache: caches.Cache,
+    state: Beams,
+    seats: caches.Seats,
+    steps: Int[Any, ""],
+) -> tuple[caches.Cache, Beams]:
+    """Goes on for so many steps, or until no search is open. All answers are equally long, so the
+    column of the ring is the number of tokens written."""
+    B, N = state.tokens.shape
+
+    def go_on(carry):
+        _, state, done = carry
+        return (done < steps) & state.open.any()
+
+    def step(carry):
+        cache, state, done = carry
+        written = jnp.broadcast_to(state.written, (B * N,))
+        tokens = state.tokens.reshape(-1)
+        logits, cache = programs.next_logits(
+            config, run, weights, cache, seats, tokens, written, state.written
+        )
+        logprobs = jax.nn.log_softmax(logits).reshape(B, N, -1)
+        state, parents = advance(state, logprobs, eos_ids, settings)
+
+        def follow(own: jax.Array) -> jax.Array:
+            return _pick(own.reshape(B, N, *own.shape[1:]), parents).reshape(own.shape)
+
+        moved = tuple(LayerCache(*layer[:2], *map(follow, layer[2:])) for layer in cache)
+        return moved, state, done + 1
+
+    cache, state, _ = jax.lax.while_loop(go_on, step, (cache, state, jnp.int32(0)))
+    return cache, jax.tree.map(lambda x: meshes.constrain(x, run.mesh, (None,) * x.ndim), state)
+
+
+def search(session: Session) -> list[list[Completion]]:
+    """The best `settings.candidates` answers to every prompt, best first."""
+    setup, prompts = session.setup, session.prompts
+    parts = setup.row_parts
+    most = max(setup.pace.lanes // setup.settings.beams // parts, 1) * parts
+    order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
+    answers: list[list[Completion]] = [[] for _ in prompts]
+    for first in range(0, len(order), most):
+        numbers = order[first : first + most]
+        state = _search(session, numbers, min(bucket(len(numbers), parts), most))
+        for row, number in enumerate(numbers):
+            for beam in range(setup.settings.candidates):
+                length = int(state.lengths[row, beam])
+                score = float(state.final[row, beam]) * length**setup.settings.length_penalty
+                ids = state.finished[row, beam, :length].tolist()
+                answers[number].append(setup.complete(ids, score))
+        session.bar.answered(len(numbers))
+    return answers
+
+
+def _search(session: Session, numbers: list[int], B: int) -> Beams:
+    """Reads these prompts into B slots and searches until all are done."""
+    setup, settings = session.setup, session.setup.settings
+    N, chunk_steps = settings.beams, setup.pace.chunk_steps
+    S = session.prompt_tokens(len(session.prompts[numbers[0]]))
+    sizes = caches.CacheSizes(B * N, B, S, session.own_tokens(chunk_steps))
+    session.allocate(sizes)
+    for first in range(0, len(numbers), setup.pace.prefill_prompts):
+        some = numbers[first : first + setup.pace.prefill_prompts]
+        session.read(some, range(first, first + len(some)))
+    last, lengths = np.zeros(B, np.int32), np.zeros(B, np.int32)
+    last[: len(numbers)] = [session.prompts[number][-1] for number in numbers]
+    lengths[: len(numbers)] = [len(session.prompts[number]) - 1 for number in numbers]
+    rows = np.arange(B * N, dtype=np.int32)
+    seats = caches.Seats(rows // N, rows % N, rows.reshape(B, N), lengths)
+
+    state = start(last, N, settings.max_new_tokens)
+    state = state._replace(open=np.arange(B) < len(numbers))
+    while state.open.any():
+        written = int(state.written)
+        W = session.own_tokens(written + chunk_steps)
+        if W > sizes.own_tokens:
+            columns = np.minimum(np.arange(W), sizes.own_tokens - 1).astype(np.int32)
+            sizes = sizes._replace(own_tokens=W)
+            session.rearrange(sizes, rows, np.arange(B, dtype=np.int32), columns)
+        steps = np.int32(min(chunk_steps, W - written))
+        session.cache, state = write_beams(
+            setup.config, setup.run, settings, setup.eos_ids, session.weights, session.cache,
+            state, seats, steps,
+        )  # fmt: skip
+        state = Beams(*map(np.asarray, state))
+        session.bar.wrote(len(numbers) * (int(state.written) - written))
+    return state

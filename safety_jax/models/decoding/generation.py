@@ -1,0 +1,316 @@
+"""Answers from a model: prompts are read in batches, lanes write tokens until all are answered.
+
+    setup = decode.Setup(config, run, settings, pace, eos_ids, stop)
+    answers = decode.generate(setup, weights, adapters, prompts, prompt_ids, seed, "sampling")
+
+The host loop gives free lanes to waiting candidates, runs a compiled chunk of steps, collects what
+was written, and repeats. Lengths come from short ladders, so prompts and answers of any length meet
+few compiled programs.
+
+How it runs never changes an answer: a candidate's randomness is folded from (seed, prompt id,
+candidate, position), so it is the same alone, in any batch, in any lane and on any mesh, up to the
+rounding of logits. Several processes run the same loop on the same prompts and see the same tokens.
+"""
+
+import collections
+import math
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from safety_jax.base import trees
+from safety_jax.base.errors import DataError
+from safety_jax.models import lora
+from safety_jax.models.decoding import beams, programs
+from safety_jax.models.decoding import kv_cache as caches
+from safety_jax.models.decoding.sampling import SamplingParams
+from safety_jax.models.decoding.session import (
+    Completion,
+    DecodingProgress,
+    Pace,
+    Session,
+    Setup,
+    Stop,
+    bucket,
+)
+
+__all__ = ["Completion", "Pace", "SamplingParams", "Setup", "Stop", "generate"]
+
+# A prompt's candidates end one by one, so more prompts are half answered than lanes / candidates.
+PROMPTS_PER_FULL_PROMPT = 2
+# The host looks for lanes to refill when one in so many has finished.
+REFILL_SHARE = 16
+# Lanes are halved as answers run out, down to this share: each number of lanes is compiled.
+SMALLEST_SHARE = 4
+
+
+def generate(
+    setup: Setup,
+    weights: trees.Tree,
+    adapters: lora.Adapters | None,
+    prompts: Sequence[Sequence[int]],
+    prompt_ids: Sequence[int],
+    seed: int,
+    progress: str | None,
+) -> list[list[Completion]]:
+    """`settings.candidates` answers to each prompt, in the order of the prompts.
+
+    Args:
+        weights, adapters: of `setup.config`, on its mesh.
+        prompts: token ids, begin-of-sequence included.
+        prompt_ids: what the randomness of each prompt is folded from, 0 to 2^32 - 1.
+        progress: title of a progress bar on process 0; None shows none.
+
+    Raises:
+        ConfigError: settings or a pace that cannot be used.
+        DataError: a prompt is empty, or has an id outside the vocabulary.
+    """
+    setup.check()
+    vocabulary = setup.config.vocabulary_size
+    for number, prompt in zip(prompt_ids, prompts, strict=True):
+        if not prompt or min(prompt) < 0 or max(prompt) >= vocabulary:
+            raise DataError(
+                f"prompt {number} has {len(prompt)} tokens: expected at least one, each from 0 to "
+                f"{vocabulary - 1}; use the model's own tokenizer"
+            )
+    if not prompts:
+        return []
+    bar = DecodingProgress(len(prompts), progress)
+    try:
+        session = Session(setup, weights, adapters, prompts, bar)
+        if setup.settings.beams > 1:
+            return beams.search(session)
+        return _Sampling(session, prompt_ids, seed).run()
+    finally:
+        bar.close()
+
+
+def prompt_slots(lanes: int, candidates: int, prompts: int, row_parts: int) -> int:
+    """P: enough for the prompts that R lanes answer at a time, and never more than R."""
+    most = math.ceil(PROMPTS_PER_FULL_PROMPT * lanes / candidates) if candidates > 1 else lanes
+    return min(bucket(min(most, prompts), row_parts), lanes)
+
+
+class _Sampling:
+    """The host's view of lanes and slots while candidates are sampled."""
+
+    def __init__(self, session: Session, prompt_ids: Sequence[int], seed: int):
+        self.session, self.setup, self.prompt_ids = session, session.setup, prompt_ids
+        self.seed = np.asarray(jax.random.key_data(jax.random.key(seed, impl="threefry2x32")))
+        settings, parts = self.setup.settings, self.setup.row_parts
+        count, self.C = len(session.prompts), settings.candidates
+        # Longest first: what does not fit into memory shows at once, and slots only get shorter.
+        order = sorted(range(count), key=lambda number: -len(session.prompts[number]))
+        self.waiting = collections.deque(order)
+        self.ready: collections.deque[tuple[int, int]] = collections.deque()  # slot, candidate
+        self.answers: list[list[Completion | None]] = [[None] * self.C for _ in order]
+
+        R = self.setup.pace.lanes
+        while R % (2 * parts) == 0 and R // 2 >= count * self.C:
+            R //= 2
+        self.fewest = R // SMALLEST_SHARE
+        W = session.own_tokens(self.setup.pace.chunk_steps)
+        S = session.prompt_tokens(len(session.prompts[order[0]]))
+        session.allocate(caches.CacheSizes(R, self._slots_for(R), S, W))
+        self.column = 0
+        self._clear(R, self._slots_for(R))
+
+    def _clear(self, R: int, P: int) -> None:
+        # Of each lane: the candidate it answers, and what it has written.
+        self.owner: list[tuple[int, int] | None] = [None] * R
+        self.written: list[list[int]] = [[] for _ in range(R)]
+        self.logprobs: list[list[float]] = [[] for _ in range(R)]
+        self.slot_of = np.zeros(R, np.int32)
+        self.seat_of = np.zeros(R, np.int32)
+        # Of each slot: its prompt (-1: free), its candidates not yet answered, who sits where.
+        self.prompt_in = np.full(P, -1)
+        self.open = np.zeros(P, int)
+        self.lane_on = np.full((P, self.C), -1)
+
+    def _slots_for(self, lanes: int) -> int:
+        count = len(self.session.prompts)
+        return prompt_slots(lanes, self.C, count, self.setup.row_parts)
+
+    def run(self) -> list[list[Completion]]:
+        while True:
+            self._seat()
+            if not any(self.owner):
+                break
+            self._fit()
+            self._collect(self._write())
+        found = []
+        for answers in self.answers:
+            found.append([answer for answer in answers if answer is not None])
+        return found
+
+    # ------------------------------------------------------------------------ who sits where
+
+    def _seat(self) -> None:
+        """Gives free lanes to waiting candidates, reading their prompts where need be."""
+        for lane, owner in enumerate(self.owner):
+            if owner is not None:
+                continue
+            if not self.ready:
+                self._read()
+            if not self.ready:
+                return
+            slot, candidate = self.ready.popleft()
+            seat = int(np.flatnonzero(self.lane_on[slot] < 0)[0])
+            self.owner[lane] = (int(self.prompt_in[slot]), candidate)
+            self.written[lane], self.logprobs[lane] = [], []
+            self.slot_of[lane], self.seat_of[lane] = slot, seat
+            self.lane_on[slot, seat] = lane
+
+    def _read(self) -> None:
+        free = np.flatnonzero(self.prompt_in < 0)
+        slots = [int(slot) for slot in free[: self.setup.pace.prefill_prompts]]
+        slots = slots[: len(self.waiting)]
+        if not slots:
+            return
+        numbers = [self.waiting.popleft() for _ in slots]
+        self.session.read(numbers, slots)
+        self.prompt_in[slots], self.open[slots] = numbers, self.C
+        self.ready.extend((slot, candidate) for slot in slots for candidate in range(self.C))
+
+    def _fit(self) -> None:
+        """Changes the sizes of the arrays where the next chunk needs longer or fewer of them."""
+        now = self.session.sizes
+        assert now is not None
+        alive = [lane for lane, owner in enumerate(self.owner) if owner is not None]
+        live = [int(slot) for slot in np.flatnonzero(self.prompt_in >= 0)]
+        R, P = now.lanes, now.prompts
+        while not self.waiting and not self.ready and R % (2 * self.setup.row_parts) == 0:
+            too_many = len(alive) > R // 2 or len(live) > self._slots_for(R // 2)
+            if too_many or R // 2 < self.fewest:
+                break
+            R, P = R // 2, self._slots_for(R // 2)
+        longest = max(len(self.session.prompts[self.prompt_in[slot]]) for slot in live)
+        if self.waiting:
+            longest = max(longest, len(self.session.prompts[self.waiting[0]]))
+        oldest = max(len(self.written[lane]) for lane in alive)
+        W = self.session.own_tokens(oldest + self.setup.pace.chunk_steps)
+        target = caches.CacheSizes(R, P, self.session.prompt_tokens(longest), W)
+        if target != now:
+            self._move(target, alive, live)
+
+    def _move(self, target: caches.CacheSizes, alive: list[int], live: list[int]) -> None:
+        now = self.session.sizes
+        assert now is not None
+        same_lanes = (target.lanes, target.prompts) == (now.lanes, now.prompts)
+        lanes = list(range(now.lanes)) if same_lanes else list(alive)
+        slots = list(range(now.prompts)) if same_lanes else list(live)
+        lanes += [0] * (target.lanes - len(lanes))
+        slots += [0] * (target.prompts - len(slots))
+        # The newest column comes last, older ones before it, and the next one is column 0.
+        ages = target.own_tokens - 1 - np.arange(target.own_tokens)
+        columns = (self.column - 1 - np.minimum(ages, now.own_tokens - 1)) % now.own_tokens
+        self.session.rearrange(
+            target, np.array(lanes, np.int32), np.array(slots, np.int32), columns.astype(np.int32)
+        )
+        self.column = 0
+        if not same_lanes:
+            self._renumber(target, alive, live)
+
+    def _renumber(self, target: caches.CacheSizes, alive: list[int], live: list[int]) -> None:
+        owner, written, logprobs = self.owner, self.written, self.logprobs
+        slot_of, seat_of = self.slot_of, self.seat_of
+        prompt_in, still_open = self.prompt_in, self.open
+        self._clear(target.lanes, target.prompts)
+        self.prompt_in[: len(live)], self.open[: len(live)] = prompt_in[live], still_open[live]
+        for lane, old in enumerate(alive):
+            self.owner[lane] = owner[old]
+            self.written[lane], self.logprobs[lane] = written[old], logprobs[old]
+            slot, seat = live.index(slot_of[old]), seat_of[old]
+            self.slot_of[lane], self.seat_of[lane] = slot, seat
+            self.lane_on[slot, seat] = lane
+
+    # ------------------------------------------------------------------------ steps
+
+    def _write(self) -> programs.DecodedChunk:
+        sizes, settings = self.session.sizes, self.setup.settings
+        assert sizes is not None
+        prompts = self.session.prompts
+        alive = np.array([owner is not None for owner in self.owner])
+        tokens, names = np.zeros(sizes.lanes, np.int32), np.zeros((sizes.lanes, 2), np.uint32)
+        for lane, owner in enumerate(self.owner):
+            if owner is not None:
+                number, candidate = owner
+                tokens[lane] = [*prompts[number][-1:], *self.written[lane]][-1]
+                names[lane] = self.prompt_ids[number], candidate
+        lengths = [len(prompts[number]) - 1 if number >= 0 else 0 for number in self.prompt_in]
+        seats = caches.Seats(
+            self.slot_of, self.seat_of, np.maximum(self.lane_on, 0).astype(np.int32),
+            np.array(lengths, np.int32),
+        )  # fmt: skip
+        counts = np.array([len(ids) for ids in self.written], np.int32)
+        room = sizes.own_tokens - int(counts[alive].max())
+        lanes = programs.Lanes(tokens, counts, alive)
+        self.session.cache, wrote = programs.write_tokens(
+            self.setup.config, self.setup.run, settings, self.setup.eos_ids,
+            self.setup.pace.chunk_steps, self.session.weights, self.session.cache, self._history(),
+            lanes, seats, self.seed, names, np.int32(self.column),
+            np.int32(min(self.setup.pace.chunk_steps, room)), np.int32(self._enough(alive)),
+        )  # fmt: skip
+        steps = int(wrote.steps)
+        self.column = (self.column + steps) % sizes.own_tokens
+        return programs.DecodedChunk(
+            np.asarray(wrote.ids)[:, :steps], np.asarray(wrote.logprobs)[:, :steps], steps
+        )
+
+    def _history(self) -> np.ndarray:
+        """The token that each lane read in each column of the ring, where a penalty asks for it."""
+        assert self.session.sizes is not None
+        R, W = self.session.sizes.lanes, self.session.sizes.own_tokens
+        if not self.setup.settings.frequency_penalty:
+            return np.zeros((R, 0), np.int32)
+        history = np.zeros((R, W), np.int32)
+        for lane, ids in enumerate(self.written):
+            read = np.array(ids[:-1][-W:], np.int32)  # the newest is read at the next step
+            columns = (self.column - 1 - np.arange(len(read))) % W
+            history[lane, columns] = read[::-1]
+        return history
+
+    def _enough(self, alive: np.ndarray) -> int:
+        """How many lanes may finish before the host has something to do."""
+        count, R = int(alive.sum()), len(alive)
+        if self.waiting or self.ready:
+            return min(count, max(1, R // REFILL_SHARE))
+        return count - R // 2 if count > R // 2 >= self.fewest else count
+
+    def _collect(self, wrote: programs.DecodedChunk) -> None:
+        before = len(self.prompt_in) - int((self.prompt_in < 0).sum())
+        for lane, owner in enumerate(self.owner):
+            if owner is None:
+                continue
+            fresh = wrote.ids[lane][wrote.ids[lane] >= 0]
+            seen = len(self.written[lane])
+            self.written[lane] += fresh.tolist()
+            self.logprobs[lane] += wrote.logprobs[lane][: len(fresh)].tolist()
+            answer = self._finished(lane, seen)
+            if answer is not None:
+                number, candidate = owner
+                self.answers[number][candidate] = answer
+                self._free(lane)
+        after = len(self.prompt_in) - int((self.prompt_in < 0).sum())
+        self.session.bar.wrote(int((wrote.ids >= 0).sum()))
+        self.session.bar.answered(before - after)
+
+    def _finished(self, lane: int, seen: int) -> Completion | None:
+        ids, logprobs, stop = self.written[lane], self.logprobs[lane], self.setup.stop
+        ended = ids[-1] in self.setup.eos_ids
+        found = None if stop is None else stop.cut(ids[: len(ids) - ended], seen)
+        if found is not None:
+            count, text = found
+            return Completion(ids[:count], math.fsum(logprobs[:count]), "stop", text)
+        if ended or len(ids) >= self.setup.settings.max_new_tokens:
+            return self.setup.complete(ids, math.fsum(logprobs))
+        return None
+
+    def _free(self, lane: int) -> None:
+        slot = self.slot_of[lane]
+        self.owner[lane] = None
+        self.lane_on[slot, self.seat_of[lane]] = -1
+        self.open[slot] -= 1
+        if not self.open[slot]:
+            self.prompt_in[slot] = -1

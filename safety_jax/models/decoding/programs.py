@@ -1,0 +1,152 @@
+"""The compiled part of decoding: prompts are read into slots, lanes write some tokens.
+
+A chunk runs until its steps are done or enough lanes have finished, then the host gives the free
+lanes to waiting candidates (`generation`). Which lanes stand idle, and how long a chunk is, changes
+no answer.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int, UInt32
+
+from safety_jax.base import trees
+from safety_jax.models import llama, lora
+from safety_jax.models.decoding import kv_cache as caches
+from safety_jax.models.decoding import sampling
+from safety_jax.models.decoding.sampling import SamplingParams
+
+
+class Lanes(NamedTuple):
+    """What a lane needs to write its next token.
+
+    Attributes:
+        tokens: [R] the token read at the next step: the prompt's last, or the newest written.
+        written: [R] tokens of the answer so far.
+        alive: [R] whether a candidate is being answered here.
+    """
+
+    tokens: Any
+    written: Any
+    alive: Any
+
+
+class DecodedChunk(NamedTuple):
+    """What some steps wrote: `ids` [R, steps], -1 where a lane stood still, and log-probabilities
+    of these tokens under the unmodified model."""
+
+    ids: Any
+    logprobs: Any
+    steps: Any
+
+
+@functools.partial(jax.jit, static_argnames=("config", "run"), donate_argnames=("cache",))
+def read_prompts(
+    config: llama.LlamaConfig,
+    run: llama.Execution,
+    weights: trees.Tree,
+    adapters: lora.Adapters | None,
+    cache: caches.Cache,
+    ids: Int[Any, "B T"],
+    lengths: Int[Any, " B"],
+    slots: Int[Any, " B"],
+) -> caches.Cache:
+    """Puts the keys and values of right-padded prompts into their slots."""
+    positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+    segments = (positions < lengths[:, None]).astype(jnp.int32)
+    kept = llama.keys_and_values(config, weights, ids, positions, segments, run, adapters)
+    return caches.insert(cache, *kept, slots, run.mesh)
+
+
+def next_logits(
+    config: llama.LlamaConfig,
+    run: llama.Execution,
+    weights: llama.Unrolled,
+    cache: caches.Cache,
+    seats: caches.Seats,
+    tokens: Int[Array, " R"],
+    written: Int[Array, " R"],
+    column: Int[Array, ""],
+) -> tuple[Float[Array, "R V"], caches.Cache]:
+    """One step of every lane: reads `tokens`, gives the logits of the tokens after them."""
+    view = caches.look(seats, written, column, caches.sizes(cache), config.window)
+    attends = [functools.partial(caches.attend, layer, seats, view, run.mesh) for layer in cache]
+    positions = (seats.lengths[seats.prompts] + written)[:, None]
+    logits, kept = llama.step(config, weights, tokens[:, None], positions, run, attends)
+    return logits[:, 0], tuple(kept)
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("config", "run", "settings", "eos_ids", "most_steps"),
+    donate_argnames=("cache",),
+)
+def write_tokens(
+    config: llama.LlamaConfig,
+    run: llama.Execution,
+    settings: SamplingParams,
+    eos_ids: tuple[int, ...],
+    most_steps: int,
+    weights: llama.Unrolled,
+    cache: caches.Cache,
+    history: Int[Any, "R W"],
+    lanes: Lanes,
+    seats: caches.Seats,
+    seed: UInt32[Any, " 2"],
+    names: UInt32[Any, "R 2"],
+    column: Int[Any, ""],
+    steps: Int[Any, ""],
+    enough: Int[Any, ""],
+) -> tuple[caches.Cache, DecodedChunk]:
+    """Writes until `steps` steps are done or `enough` lanes have finished.
+
+    Args:
+        history: the token that was read in each column of the ring; [R, 0] without a penalty.
+        seed: key data.
+        names: the prompt id and candidate number of each lane, folded into the seed.
+        column: of the ring, where the first step writes.
+    """
+    rows, W = history.shape[0], caches.sizes(cache).own_tokens
+    began, keys = lanes.alive, sampling.candidate_keys(seed, names)
+    ends = jnp.asarray(eos_ids, jnp.int32)
+
+    def go_on(state):
+        lanes, chunk = state[2:]
+        finished = jnp.sum(began & ~lanes.alive)
+        return (chunk.steps < steps) & (finished < enough)
+
+    def step(state):
+        cache, history, lanes, chunk = state
+        now = (column + chunk.steps) % W
+        logits, cache = next_logits(
+            config, run, weights, cache, seats, lanes.tokens, lanes.written, now
+        )
+        modified = logits
+        if settings.frequency_penalty:
+            history = jax.lax.dynamic_update_slice(history, lanes.tokens[:, None], (0, now))
+            ages = (now - jnp.arange(W)) % W
+            generated = ages[None, :] < lanes.written[:, None]
+            modified = sampling.penalise(logits, history, generated, settings.frequency_penalty)
+        tokens = sampling.draw(modified, keys, lanes.written, settings)
+        logprobs = sampling.logprob(logits, tokens)
+        place = (0, chunk.steps)
+        ids = jnp.where(lanes.alive, tokens, -1)[:, None]
+        chunk = DecodedChunk(
+            jax.lax.dynamic_update_slice(chunk.ids, ids, place),
+            jax.lax.dynamic_update_slice(chunk.logprobs, logprobs[:, None], place),
+            chunk.steps + 1,
+        )
+        written = lanes.written + lanes.alive
+        ended = (tokens[:, None] == ends[None, :]).any(axis=1)
+        alive = lanes.alive & ~ended & (written < settings.max_new_tokens)
+        return cache, history, Lanes(tokens, written, alive), chunk
+
+    shape = (rows, most_steps)
+    empty = DecodedChunk(jnp.full(shape, -1, jnp.int32), jnp.zeros(shape), jnp.int32(0))
+    cache, _, _, chunk = jax.lax.while_loop(go_on, step, (cache, history, lanes, empty))
+    whole = jax.NamedSharding(run.mesh, PartitionSpec())
+    chunk = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, whole), chunk)
+    return cache, chunk

@@ -1,0 +1,1 @@
+"""Trunks below a score head: BERT, DeBERTa, GPT-2, LLaMA."""

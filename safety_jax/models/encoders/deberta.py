@@ -1,0 +1,317 @@
+"""DeBERTa v2 and v3 in Flax NNX (He et al. 2020, arXiv 2006.03654; 2021, arXiv 2111.09543).
+
+Attention is a sum of three products: content with content, content with position and position with
+content. A position is the distance from query to key, in buckets that widen with the distance.
+
+A score between tokens i and j reads the position product at distance i - j. Gathering it element by
+element is slow everywhere, and scattering its gradient slower. The distances of one row are those
+of the row above moved by one: with a table entry for every distance, a reshape does it (`skew`).
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from safety_jax.base import mesh as meshes
+from safety_jax.base import trees
+from safety_jax.models import layers, lora
+from safety_jax.models.llama import Execution, Projection
+
+# Of tokens, in the products with positions: more of them save less than they cost.
+BLOCKS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """The convolution beside the first layer, of the large v2 checkpoints."""
+
+    size: int
+    groups: int
+    activation: str
+
+
+@dataclasses.dataclass(frozen=True)
+class DebertaConfig:
+    """Sizes and switches of one checkpoint; `deberta_config.py` reads it from `config.json`.
+
+    Attributes:
+        absolute_positions: position embeddings are added to the input.
+        relative: tokens attend by their distance; the next six fields are about that.
+        max_distance: distances beyond count as this one.
+        buckets: on either side; 0: every distance has its own.
+        content_to_position, position_to_content: which of the two products there are.
+        shared_projections: positions go through the query and key projections of the content.
+        normed_positions: position embeddings pass a layer norm.
+    """
+
+    vocabulary_size: int
+    embedding_size: int
+    width: int
+    mlp_width: int
+    layers: int
+    heads: int
+    activation: str
+    norm_epsilon: float
+    max_positions: int
+    token_types: int
+    absolute_positions: bool
+    relative: bool
+    max_distance: int
+    buckets: int
+    content_to_position: bool
+    position_to_content: bool
+    shared_projections: bool
+    normed_positions: bool
+    convolution: Convolution | None
+    pooler_activation: str
+    initializer_range: float
+
+    @property
+    def head_size(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def span(self) -> int:
+        """Entries of the position table on either side of distance 0."""
+        return self.buckets or self.max_distance
+
+
+# ---------------------------------------------------------------------------- distances
+
+
+def bucket(distance: np.ndarray, buckets: int, max_distance: int) -> np.ndarray:
+    """Distances as buckets of either sign: exact up to half the buckets, logarithmic beyond.
+
+    In float32 step by step as the original: `ceil` makes one bit of difference a bucket.
+    """
+    middle = buckets // 2
+    near = np.abs(distance) <= middle
+    size = np.where(near, middle, np.abs(distance)).astype(np.float32)
+    scale = np.log(np.float32((max_distance - 1) / middle))
+    far = np.ceil(np.log(size / np.float32(middle)) / scale * np.float32(middle - 1)) + middle
+    return np.where(near, distance, far.astype(np.int64) * np.sign(distance))
+
+
+@functools.cache
+def table_rows(config: DebertaConfig, T: int) -> np.ndarray:
+    """The position table's row for each distance from -(T - 1) to T - 1."""
+    distance = np.arange(-(T - 1), T)
+    if config.buckets:
+        distance = bucket(distance, config.buckets, config.max_distance)
+    return np.clip(distance + config.span, 0, 2 * config.span - 1)
+
+
+def skew(x: Float[Array, "*B Q W"]) -> Float[Array, "*B Q T"]:
+    """y[i, j] = x[i, j - i + Q - 1], where W = Q + T - 1: a row is the last one moved by one."""
+    *lead, Q, W = x.shape
+    if Q == 1:
+        return x
+    flat = jax.lax.slice_in_dim(x.reshape(*lead, Q * W), Q - 1, Q - 1 + Q * (W - 1), axis=-1)
+    return flat.reshape(*lead, Q, W - 1)[..., : W - Q + 1]
+
+
+# ---------------------------------------------------------------------------- modules
+
+
+class DebertaLayer(nnx.Module):
+    """Disentangled attention and an MLP, a norm after each residual."""
+
+    def __init__(self, config: DebertaConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        D, F = config.width, config.mlp_width
+        project = functools.partial(
+            Projection, bias=True, spread=config.initializer_range, rngs=rngs
+        )
+        self.query = project(D, D, ("heads", "embed"))
+        self.key = project(D, D, ("heads", "embed"))
+        self.value = project(D, D, ("heads", "embed"))
+        if config.relative and not config.shared_projections:
+            if config.content_to_position:
+                self.position_key = project(D, D, ("heads", "embed"))
+            if config.position_to_content:
+                self.position_query = project(D, D, ("heads", "embed"))
+        self.output = project(D, D, ("embed", "heads"))
+        self.attention_norm = layers.LayerNorm(D, config.norm_epsilon)
+        self.up = project(D, F, ("mlp", "embed"))
+        self.down = project(F, D, ("embed", "mlp"))
+        self.mlp_norm = layers.LayerNorm(D, config.norm_epsilon)
+
+    def __call__(
+        self, x, positions, mask, run: Execution, adapters: dict[str, lora.Leaves], first_only=False
+    ):
+        """[B T D] to [B T D], or to [B 1 D]: what the first token becomes."""
+        given, asking = adapters.get, x[:, :1] if first_only else x
+        attended = self.attend(asking, x, positions, mask, run, adapters)
+        x = self.attention_norm(asking + self.output(attended, run, given("output")))
+        wide = layers.ACTIVATIONS[self.config.activation](self.up(x, run, given("up")))
+        return self.mlp_norm(x + self.down(wide, run, given("down")))
+
+    def attend(self, asking, x, positions, mask, run: Execution, adapters: dict[str, lora.Leaves]):
+        """What x [B T D] answers to `asking`: x itself, or its first token."""
+        T, config = x.shape[1], self.config
+        project = functools.partial(self.project, run=run, adapters=adapters)
+        q, k, v = project("query", asking), project("key", x), project("value", x)
+        scores = jnp.einsum("hbte,hbse->hbts", q, k, preferred_element_type=jnp.float32)
+        if config.relative and config.content_to_position:
+            name = "key" if config.shared_projections else "position_key"
+            scores += position_scores(q, self.by_distance(project(name, positions), T)[:, ::-1])
+        if config.relative and config.position_to_content:
+            name = "query" if config.shared_projections else "position_query"
+            scores += position_to_content(
+                self.by_distance(project(name, positions), T), k, asking.shape[1]
+            )
+        terms = 1 + config.content_to_position + config.position_to_content
+        return layers.attend(scores * (config.head_size * terms) ** -0.5, v, mask)
+
+    def project(self, name: str, x, run: Execution, adapters: dict[str, lora.Leaves]):
+        """x through a projection, split into heads [H, B, T, E]."""
+        return layers.heads_first(
+            getattr(self, name)(x, run, adapters.get(name)), self.config.heads
+        )
+
+    def by_distance(self, projected: Float[Array, "H 1 P E"], T: int) -> Float[Array, "H W E"]:
+        """Projected position embeddings for each distance from -(T - 1) to T - 1."""
+        rows = table_rows(self.config, T)
+        return jnp.take(projected[:, 0], rows - rows.min(), axis=1)
+
+
+def position_scores(
+    x: Float[Array, "H B Q E"], table: Float[Array, "H W E"]
+) -> Float[Array, "H B Q T"]:
+    """Token i of the first Q with the table's entry j - i + T - 1, for all j of T; W = 2 T - 1.
+
+    Tokens go in blocks: one of N tokens needs N + T - 1 entries, where all T need 2 T - 1.
+    """
+    Q, T = x.shape[2], (table.shape[1] + 1) // 2
+    N = Q // BLOCKS if Q % BLOCKS == 0 else Q
+
+    def block(first: int) -> jax.Array:
+        tokens = x[:, :, first : first + N]
+        entries = table[:, T - N - first : 2 * T - 1 - first]
+        return skew(
+            jnp.einsum("hbqe,hwe->hbqw", tokens, entries, preferred_element_type=jnp.float32)
+        )
+
+    return jnp.concatenate([block(first) for first in range(0, Q, N)], axis=2)
+
+
+def position_to_content(
+    table: Float[Array, "H W E"], x: Float[Array, "H B T E"], Q: int
+) -> Float[Array, "H B Q T"]:
+    """The table's entry i - j + T - 1 with token j, for all j and the first Q i: all, or one."""
+    if Q > 1:
+        return jnp.swapaxes(position_scores(x, table), -1, -2)
+    entries = table[:, x.shape[2] - 1 :: -1]
+    first = jnp.einsum("hte,hbte->hbt", entries, x, preferred_element_type=jnp.float32)
+    return first[:, :, None]
+
+
+class ConvolutionLayer(nnx.Module):
+    """norm(y + activation(convolution(x))), where x went into the first layer and y came out."""
+
+    def __init__(self, config: DebertaConfig, *, rngs: nnx.Rngs):
+        assert config.convolution is not None
+        self.convolution = config.convolution
+        D, size = config.width, config.convolution.size
+        shape = (D, D // config.convolution.groups, size)
+        values = config.initializer_range * jax.random.normal(rngs.params(), shape)
+        self.kernel = nnx.Param(values, out_sharding=("width", "embed", "entries"))
+        self.bias = nnx.Param(jnp.zeros((D,)), out_sharding=("norm",))
+        self.norm = layers.LayerNorm(D, config.norm_epsilon)
+
+    def __call__(self, x, y, mask, run: Execution):
+        kernel = meshes.gather(self.kernel[...], run.mesh, ("width", "embed", "entries"))
+        padding = (self.convolution.size - 1) // 2
+        around = jax.lax.conv_general_dilated(
+            x, kernel.astype(x.dtype), (1,), [(padding, padding)],
+            dimension_numbers=("NWC", "OIW", "NWC"),
+            feature_group_count=self.convolution.groups,
+        )  # fmt: skip
+        around = around + jnp.broadcast_to(self.bias[...].astype(x.dtype), around.shape)
+        real = mask[..., None]
+        around = layers.ACTIVATIONS[self.convolution.activation](jnp.where(real, around, 0))
+        return jnp.where(real, self.norm(y + around), 0)
+
+
+class Deberta(nnx.Module):
+    """Embedding and stacked layers; without pooler, which belongs to the head."""
+
+    def __init__(self, config: DebertaConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        D, size, spread = config.width, config.embedding_size, config.initializer_range
+        self.embedding = layers.table(config.vocabulary_size, size, spread, rngs)
+        if config.absolute_positions:
+            self.position_embedding = layers.table(config.max_positions, size, spread, rngs)
+        if config.token_types:
+            self.type_embedding = layers.table(config.token_types, size, spread, rngs)
+        if size != D:
+            self.embedding_projection = Projection(
+                size, D, ("width", "embed"), False, spread, rngs=rngs
+            )
+        self.embedding_norm = layers.LayerNorm(D, config.norm_epsilon)
+        if config.relative:
+            self.relative_embedding = layers.table(2 * config.span, D, spread, rngs)
+            if config.normed_positions:
+                self.relative_norm = layers.LayerNorm(D, config.norm_epsilon)
+        if config.convolution is not None:
+            self.convolution = ConvolutionLayer(config, rngs=rngs)
+        self.layers = layers.stacked(
+            lambda rngs: DebertaLayer(config, rngs=rngs), config.layers, rngs
+        )
+
+    def __call__(self, ids, types, mask, run: Execution, adapters: lora.Adapters | None):
+        x = self.embed(ids, types, mask, run)
+        positions = self.positions(ids.shape[1], run)
+
+        def call(layer, x, leaves, first_only=False):
+            return layer(x, positions, mask, run, leaves, first_only)
+
+        stack, leaves = self.layers, lora.by_layer(adapters)
+        if self.config.convolution is not None:
+            # It stands beside the first layer alone: that one runs by itself.
+            first, (stack, leaves) = layers.split(stack, leaves, 1)
+            x = self.convolution(x, layers.run_layers(*first, x, run, call), mask, run)
+        return layers.run_to_first(stack, leaves, x, run, call)
+
+    def embed(self, ids, types, mask, run: Execution) -> Float[Array, "B T D"]:
+        config = self.config
+        x = layers.look_up(self.embedding, ids, run)
+        if config.absolute_positions:
+            index = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+            x = x + layers.look_up(self.position_embedding, index, run)
+        if config.token_types:
+            x = x + layers.look_up(self.type_embedding, types, run)
+        if config.embedding_size != config.width:
+            x = self.embedding_projection(x, run, None)
+        x = jnp.where(mask[..., None], self.embedding_norm(x), 0)
+        return meshes.constrain(x, run.mesh, ("rows", "tokens", "width"))
+
+    def positions(self, T: int, run: Execution) -> Any:
+        """Embeddings of the distances that T tokens have, [1, P, D]; None without distances."""
+        if not self.config.relative:
+            return None
+        rows = table_rows(self.config, T)
+        table = layers.look_up(self.relative_embedding, jnp.arange(rows.min(), rows.max() + 1), run)
+        return (self.relative_norm(table) if self.config.normed_positions else table)[None]
+
+
+def forward(
+    config: DebertaConfig,
+    weights: trees.Tree,
+    ids: Int[Array, "B T"],
+    types: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    run: Execution,
+    adapters: lora.Adapters | None,
+) -> Float[Array, "B 1 D"]:
+    """The last hidden state of the first token, which the head reads, in `run.compute_dtype`.
+
+    `mask` is True at real tokens.
+    """
+    return layers.bind(Deberta, config, weights)(ids, types, mask, run, adapters)

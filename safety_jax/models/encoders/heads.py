@@ -1,0 +1,299 @@
+"""One face for every model that scores a text: a trunk, and a head that reads one of its tokens.
+
+A `Scorer` says what a folder holds; weights are a plain tree, `{trunk..., "score": head}`. The
+trunk's kernels take LoRA adapters; the head under "score" is small and trained whole.
+
+    scorer = heads.read_scorer(folder)
+    weights = heads.load(folder, scorer, mesh, jnp.float32)
+    run = heads.execution(scorer, mesh, compute_dtype=jnp.float32, backend="auto", remat="none")
+    rewards = heads.scores(scorer, weights, ids, types, mask, run)[:, 0]
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from safety_jax.base import mesh as meshes
+from safety_jax.base import trees
+from safety_jax.base.errors import CheckpointError, ConfigError
+from safety_jax.models import attention, layers, llama, lora
+from safety_jax.models.encoders import llama_heads
+from safety_jax.models.encoders.registry import KINDS, MODEL_TYPES
+from safety_jax.models.folders import hub as folders
+from safety_jax.models.folders import weight_table
+
+SCORE = "score"  # the head's subtree
+PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+    """A trunk with a sequence head; holds no arrays.
+
+    Attributes:
+        kind: a key of KINDS.
+        config: the trunk's.
+        label_names: what each output is called, in order.
+        problem: what `transformers` calls the task, one of PROBLEMS; None where nobody said.
+        max_tokens: positions the model was made for.
+        pairs: prompt and response may come as a text pair, told apart by token types or separators.
+    """
+
+    kind: str
+    config: Any
+    head: layers.HeadConfig
+    label_names: tuple[str, ...]
+    problem: str | None
+    max_tokens: int
+    pairs: bool
+
+    @property
+    def labels(self) -> int:
+        """Outputs a sequence: 1 for a reward, more for a classifier."""
+        return self.head.labels
+
+
+# ---------------------------------------------------------------------------- reading
+
+
+def read_scorer(folder: Path) -> Scorer:
+    """What a folder with a sequence head holds.
+
+    Raises:
+        CheckpointError: not such a folder, or one with attributes that are not supported.
+    """
+    given, where = folders.read_json(folder / "config.json"), str(folder / "config.json")
+    kind = _kind(given, where)
+    config = KINDS[kind].parse(given, where)
+    if kind == "beaver":
+        head = llama_heads.beaver_head(given, config, folder)
+        names = tuple(f"score_{number}" for number in range(head.labels))
+        return _scorer(kind, config, head, names, "regression")
+    expected = KINDS[kind].architecture(given["model_type"])
+    if given.get("architectures") != [expected]:
+        raise CheckpointError(
+            f"{where}: architectures {given.get('architectures')}; expected ['{expected}'], a "
+            "model with a sequence head"
+        )
+    names, problem = _labels(given, where)
+    return _scorer(kind, config, KINDS[kind].head(config, len(names)), names, problem)
+
+
+def new_scorer(folder: Path, label_names: tuple[str, ...], problem: str) -> Scorer:
+    """A scorer on the trunk of a folder, whatever head that has; the head is still to be trained.
+
+    Raises:
+        CheckpointError: the trunk is not supported.
+        ConfigError: `problem` is not one of PROBLEMS.
+    """
+    if problem not in PROBLEMS:
+        raise ConfigError(f"problem {problem!r}: expected one of {', '.join(PROBLEMS)}")
+    given, where = folders.read_json(folder / "config.json"), str(folder / "config.json")
+    kind = "llama" if _kind(given, where) == "beaver" else _kind(given, where)
+    config = KINDS[kind].parse(given, where)
+    return _scorer(kind, config, KINDS[kind].head(config, len(label_names)), label_names, problem)
+
+
+def _kind(given: Mapping[str, Any], where: str) -> str:
+    if llama_heads.is_beaver(given) and given.get("model_type") == "llama":
+        return "beaver"
+    model_type = given.get("model_type")
+    if model_type not in MODEL_TYPES:
+        raise CheckpointError(
+            f"{where}: model_type {model_type!r} is not supported; expected one of "
+            f"{', '.join(MODEL_TYPES)}"
+        )
+    return MODEL_TYPES[model_type]
+
+
+def _scorer(
+    kind: str, config: Any, head: layers.HeadConfig, names: tuple[str, ...], problem: str | None
+) -> Scorer:
+    return Scorer(kind, config, head, names, problem, config.max_positions, KINDS[kind].pairs)
+
+
+def _labels(given: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], str | None]:
+    """Names of the outputs, and the task. Two labels where nothing is said, as `transformers`."""
+    named = given.get("id2label")
+    count = given.get("num_labels", len(named) if isinstance(named, dict) else 2)
+    if named is None:
+        named = {str(number): f"LABEL_{number}" for number in range(count)}
+    if not isinstance(named, dict) or set(map(str, named)) != set(map(str, range(count))):
+        raise CheckpointError(
+            f"{where}: id2label {named!r}; expected a name for each of the {count} labels from 0"
+        )
+    problem = given.get("problem_type")
+    if problem not in (None, *PROBLEMS):
+        raise CheckpointError(
+            f"{where}: problem_type {problem!r}; expected one of {', '.join(PROBLEMS)}"
+        )
+    by_number = {int(number): str(name) for number, name in named.items()}
+    return tuple(by_number[number] for number in range(count)), problem
+
+
+# ---------------------------------------------------------------------------- parameters
+
+
+def parameters(scorer: Scorer) -> dict[str, meshes.Parameter]:
+    """Every weight by its dotted name, the head's below "score"."""
+    kind = KINDS[scorer.kind]
+    declared = layers.parameters(kind.module, scorer.config)
+    head = layers.parameters(layers.Head, scorer.head)
+    return declared | {f"{SCORE}.{name}": parameter for name, parameter in head.items()}
+
+
+def shardings(scorer: Scorer, mesh: Mesh) -> trees.Tree:
+    """The sharding of every weight.
+
+    Raises:
+        ConfigError: the mesh does not divide the model.
+    """
+    if isinstance(scorer.config, llama.LlamaConfig):
+        meshes.check_divides(mesh, "attention", (scorer.config.kv_heads,), ("kv_heads",))
+    return layers.shardings(parameters(scorer), scorer.config.heads, mesh)
+
+
+def targets(scorer: Scorer, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Hugging Face module names, or ("all-linear",), to ours: `lora.targets` for this trunk.
+
+    Raises:
+        ConfigError: a name is not an adaptable projection.
+    """
+    known = KINDS[scorer.kind].targets
+    declared = parameters(scorer)
+    return tuple(name for name in lora.targets(names, known) if f"layers.{name}.kernel" in declared)
+
+
+def initialize(scorer: Scorer, key: jax.Array, mesh: Mesh, dtype: DTypeLike) -> trees.Tree:
+    """Random weights, made where they live."""
+    kind, where = KINDS[scorer.kind], shardings(scorer, mesh)
+    trunk_key, head_key = jax.random.split(key)
+    trunk = layers.initialize(kind.module, scorer.config, trunk_key, _trunk(where), dtype)
+    return trunk | {
+        SCORE: layers.initialize(layers.Head, scorer.head, head_key, where[SCORE], dtype)
+    }
+
+
+def _trunk(weights: trees.Tree) -> trees.Tree:
+    return {name: weight for name, weight in weights.items() if name != SCORE}
+
+
+# ---------------------------------------------------------------------------- folders
+
+
+def load(folder: Path, scorer: Scorer, mesh: Mesh, dtype: DTypeLike) -> trees.Tree:
+    """The weights of a folder with a sequence head.
+
+    Raises:
+        CheckpointError: the files are damaged, or do not hold exactly the weights of `scorer`.
+        ConfigError: the mesh does not divide the model.
+    """
+    where = shardings(scorer, mesh)
+    return weight_table.load(folder, KINDS[scorer.kind].layout, parameters(scorer), where, dtype)
+
+
+def load_trunk(
+    folder: Path, scorer: Scorer, key: jax.Array, mesh: Mesh, dtype: DTypeLike
+) -> trees.Tree:
+    """The trunk of a folder, whatever head that has, below a fresh head.
+
+    A dense layer of the head that the folder holds (BERT's pooler) is read too.
+
+    Raises:
+        CheckpointError: the files are damaged, or do not hold the trunk's weights and nothing
+            that is unknown.
+        ConfigError: the mesh does not divide the model.
+    """
+    where, declared = shardings(scorer, mesh), parameters(scorer)
+    fresh = f"{SCORE}.output."
+    wanted = {name: p for name, p in declared.items() if not name.startswith(fresh)}
+    optional = [name for name in wanted if name.startswith(f"{SCORE}.")]
+    rows = KINDS[scorer.kind].layout
+    found = weight_table.load_trunk(folder, rows, wanted, where, dtype, optional)
+    head = layers.initialize(layers.Head, scorer.head, key, where[SCORE], dtype)
+    return found | {SCORE: head | found.get(SCORE, {})}
+
+
+def export(
+    folder: Path,
+    weights: trees.Tree,
+    scorer: Scorer,
+    source: Path | None,
+    dtype: DTypeLike,
+    shard_bytes: int,
+) -> None:
+    """Writes a folder that `transformers.AutoModelForSequenceClassification` opens.
+
+    A "beaver" scorer keeps its own layout, which safe-rlhf opens. See `weight_table.export`.
+
+    Args:
+        source: the folder the trunk came from, with any head: its tokenizer, its licence, and,
+            where it describes this very trunk, its config.json go along.
+        dtype: of the written weights.
+
+    Raises:
+        CheckpointError: the disk is full, or `folder` is the source or holds something else.
+    """
+    given = None
+    if source is not None and (source / "config.json").exists():
+        given = folders.read_json(source / "config.json")
+    name, kind = jnp.dtype(dtype).name, KINDS[scorer.kind]
+    if scorer.kind == "beaver":
+        attributes = llama_heads.beaver_attributes(given or {}, name)
+    else:
+        attributes = kind.attributes(scorer.config, given, name, source) | {
+            "id2label": {str(i): label for i, label in enumerate(scorer.label_names)},
+            "label2id": {label: i for i, label in enumerate(scorer.label_names)},
+            "problem_type": scorer.problem,
+        }
+        attributes.pop("num_labels", None)  # id2label says it
+    configs = {"config.json": attributes}
+    declared = parameters(scorer)
+    weight_table.export(folder, kind.layout, weights, declared, source, configs, dtype, shard_bytes)
+
+
+# ---------------------------------------------------------------------------- forward
+
+
+def execution(
+    scorer: Scorer, mesh: Mesh, *, compute_dtype: DTypeLike, backend: str, remat: str
+) -> llama.Execution:
+    """How to run a scorer; the attention backend serves the causal trunks, encoders have theirs.
+
+    Raises:
+        ConfigError: an unknown remat name, or a backend that cannot run here.
+    """
+    if remat not in llama.REMAT:
+        raise ConfigError(f"model.remat {remat!r}: expected one of {', '.join(llama.REMAT)}")
+    dtype = jnp.dtype(compute_dtype)
+    window = scorer.config.window if isinstance(scorer.config, llama.LlamaConfig) else None
+    return llama.Execution(mesh, dtype, attention.build(backend, mesh, window, dtype), remat)
+
+
+def scores(
+    scorer: Scorer,
+    weights: trees.Tree,
+    ids: Int[Array, "B T"],
+    types: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    run: llama.Execution,
+    adapters: lora.Adapters | None = None,
+) -> Float[Array, "B labels"]:
+    """The head's raw outputs, without sigmoid or softmax, in float32.
+
+    Args:
+        types: token types of a text pair, 0 and 1; zeros where the trunk knows none.
+        mask: True at real tokens, which come first in every row. A row without any gives a finite
+            number that means nothing.
+    """
+    kind = KINDS[scorer.kind]
+    hidden = kind.forward(scorer.config, _trunk(weights), ids, types, mask, run, adapters)
+    head = layers.bind(layers.Head, scorer.head, weights[SCORE])
+    return head(layers.read_token(hidden, mask, scorer.head.reads), run)

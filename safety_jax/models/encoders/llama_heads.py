@@ -1,0 +1,172 @@
+"""Score heads on the LLaMA family, read at the last real token: two layouts.
+
+`*ForSequenceClassification` of `transformers` (`score.weight`, no bias), for every family of
+`families.py`; and PKU-Alignment's beaver reward and cost models (safe-rlhf, arXiv 2310.12773:
+`score_head.weight`, a bias and a stored normaliser by config.json), for LLaMA.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from safety_jax.base import trees
+from safety_jax.base.errors import CheckpointError
+from safety_jax.models import layers, llama, lora
+from safety_jax.models.folders import hf, hf_config, safetensors
+from safety_jax.models.folders import hub as folders
+from safety_jax.models.folders.attributes import Attributes
+from safety_jax.models.folders.families import FAMILIES
+from safety_jax.models.folders.weight_table import WeightRow
+from safety_jax.models.layers import HeadConfig
+
+BEAVER = ("LlamaForScore", "LlamaModelForScore")
+# safe-rlhf's defaults. The bias was named `bias` first.
+BEAVER_DEFAULTS: dict[str, Any] = {
+    "score_dim": 1,
+    "score_bias": None,
+    "bias": False,
+    "score_type": "reward",
+    "do_normalize": False,
+    "normalizer_type": None,
+    "momentum": None,
+    "mean": None,
+    "var": None,
+}
+EPSILON = 1e-8  # what safe-rlhf's normaliser adds to the deviation
+
+_TRUNK = tuple(row for row in hf.LAYOUT.rows if row.ours != "head")
+LAYOUT = dataclasses.replace(
+    hf.LAYOUT,
+    rows=(*_TRUNK, WeightRow("score.weight", "score.output.kernel")),
+    other_heads=r"lm_head\.weight|score(_head)?\.(weight|bias)|normalizer\..*",
+)
+BEAVER_LAYOUT = dataclasses.replace(
+    LAYOUT,
+    rows=(
+        *_TRUNK,
+        WeightRow("score_head.weight", "score.output.kernel"),
+        WeightRow("score_head.bias", "score.output.bias"),
+    ),
+    derived=rf"{hf.LAYOUT.derived}|normalizer\.(mean|var|count)",
+)
+
+
+def architecture(model_type: str) -> str:
+    """Of the family's model with a sequence head."""
+    causal = FAMILIES[model_type].architecture
+    return causal.replace("ForCausalLM", "ForSequenceClassification")
+
+
+def parse(given: Mapping[str, Any], where: str) -> llama.LlamaConfig:
+    """The trunk that a config.json with any head describes.
+
+    Raises:
+        CheckpointError: see `hf_config.parse`.
+    """
+    drop = {"architectures"} | (BEAVER_DEFAULTS.keys() if is_beaver(given) else set())
+    return hf_config.parse({name: v for name, v in given.items() if name not in drop}, where)
+
+
+def is_beaver(given: Mapping[str, Any]) -> bool:
+    return (given.get("architectures") or [None])[0] in BEAVER
+
+
+def without_head(config: llama.LlamaConfig) -> llama.LlamaConfig:
+    """The model without a language-model head."""
+    return dataclasses.replace(config, tied_embeddings=True)
+
+
+def trunk(config: llama.LlamaConfig, *, rngs: nnx.Rngs) -> llama.Llama:
+    """Declares the trunk's weights."""
+    return llama.Llama(without_head(config), rngs=rngs)
+
+
+def head(config: llama.LlamaConfig, labels: int) -> HeadConfig:
+    return layers.fresh_head(config, labels, "last", activation=None, bias=False)
+
+
+def forward(
+    config: llama.LlamaConfig,
+    weights: trees.Tree,
+    ids: Int[Array, "B T"],
+    types: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    run: llama.Execution,
+    adapters: lora.Adapters | None,
+) -> Float[Array, "B T D"]:
+    """The last hidden state; LLaMA has no token types. Padding is segment 0."""
+    positions = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
+    segments = mask.astype(jnp.int32)
+    return llama.forward(without_head(config), weights, ids, positions, segments, run, adapters)
+
+
+# ---------------------------------------------------------------------------- beaver
+
+
+def beaver_head(given: Mapping[str, Any], config: llama.LlamaConfig, folder: Path) -> HeadConfig:
+    """The head that a beaver config.json describes, with its normaliser's numbers.
+
+    A reward is shifted and scaled, a cost only scaled, so that its sign keeps its meaning.
+
+    Raises:
+        CheckpointError: an attribute or a stored number cannot be used.
+    """
+    where = str(folder / "config.json")
+    attributes = Attributes(given, BEAVER_DEFAULTS, where)
+    labels = attributes.integer("score_dim")
+    named = "bias" if attributes.values["score_bias"] is None else "score_bias"
+    kind = attributes.one_of("score_type", ("reward", "cost", "critic"))
+    mean, deviation = (0.0,) * labels, (1.0,) * labels
+    if attributes.boolean("do_normalize") and kind != "critic":
+        if kind == "reward":
+            mean = _stored(folder, attributes, "mean", labels)
+        variance = _stored(folder, attributes, "var", labels)
+        deviation = tuple(value**0.5 + EPSILON for value in variance)
+    return dataclasses.replace(
+        head(config, labels), bias=attributes.boolean(named), mean=mean, deviation=deviation
+    )
+
+
+def _stored(folder: Path, attributes: Attributes, name: str, labels: int) -> tuple[float, ...]:
+    """A number of the normaliser for each label: its tensor, or else config.json's."""
+    tensor = folders.locate(folder).get(f"normalizer.{name}")
+    if tensor is None:
+        return attributes.numbers(name, labels)
+    tensor.check((labels,))
+    values = np.empty(labels, np.float32)
+    whole = [safetensors.Piece((slice(0, labels),), values)]
+    safetensors.read_chunks(safetensors.chunks(tensor, whole), lambda count: None)
+    return tuple(float(value) for value in values)
+
+
+# ---------------------------------------------------------------------------- writing
+
+
+def attributes(
+    config: llama.LlamaConfig, given: Mapping[str, Any] | None, dtype: str, source: Path | None
+) -> dict[str, Any]:
+    """The config.json of the trunk with a sequence head; what `given` says goes along if it is of
+    this very model."""
+    carried = None
+    if given is not None:
+        drop = () if not is_beaver(given) else BEAVER_DEFAULTS
+        family = FAMILIES.get(given.get("model_type", ""))
+        causal = {"architectures": [family.architecture]} if family else {}
+        carried = {name: v for name, v in given.items() if name not in drop} | causal
+        carried = carried if hf_config.describes(carried, config) else None
+    token_ids = folders.token_ids(source)
+    found = hf_config.to_hf_config(config, carried, dtype, token_ids)
+    found |= layers.pad_token(found, token_ids)
+    return found | {"architectures": [architecture(found["model_type"])]}
+
+
+def beaver_attributes(given: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    if not is_beaver(given):
+        raise CheckpointError("a beaver model is exported with the config.json it came with")
+    return dict(given) | {"dtype": dtype, "torch_dtype": dtype}

@@ -1,0 +1,97 @@
+"""The architectures that can carry a score head. A new one is an entry of KINDS."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flax import nnx
+
+from safety_jax.models import layers, lora
+from safety_jax.models.encoders import bert, deberta, deberta_config, gpt2, llama_heads
+from safety_jax.models.folders import weight_table
+from safety_jax.models.folders.families import FAMILIES
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """What an architecture brings.
+
+    Attributes:
+        module: declares the trunk's weights.
+        forward: (config, weights, ids, types, mask, run, adapters) to hidden states, of every token
+            or of the first alone, where `head` reads no other.
+        head: (config, labels) to the head that a fresh scorer gets.
+        attributes: (config, given, dtype, source) to the exported config.json; labels are added.
+        targets: Hugging Face's names of the projections that adapters can go on, and ours.
+    """
+
+    module: Callable[..., nnx.Module]
+    forward: Callable[..., Any]
+    layout: weight_table.WeightTable
+    targets: Mapping[str, str | tuple[str, ...]]
+    parse: Callable[[Mapping[str, Any], str], Any]
+    head: Callable[[Any, int], layers.HeadConfig]
+    architecture: Callable[[str], str]
+    attributes: Callable[..., dict[str, Any]]
+    pairs: bool
+
+
+LLAMA = Architecture(
+    module=llama_heads.trunk,
+    forward=llama_heads.forward,
+    layout=llama_heads.LAYOUT,
+    targets=lora.TARGETS,
+    parse=llama_heads.parse,
+    head=llama_heads.head,
+    architecture=llama_heads.architecture,
+    attributes=llama_heads.attributes,
+    pairs=False,
+)
+DEBERTA = Architecture(
+    module=deberta.Deberta,
+    forward=deberta.forward,
+    layout=deberta_config.LAYOUT,
+    targets=deberta_config.TARGETS,
+    parse=deberta_config.parse,
+    head=deberta_config.head,
+    architecture=lambda model_type: deberta_config.ARCHITECTURE,
+    attributes=deberta_config.attributes,
+    pairs=True,
+)
+BERT = Architecture(
+    module=bert.Bert,
+    forward=bert.forward,
+    layout=bert.BERT_LAYOUT,
+    targets=bert.TARGETS,
+    parse=bert.parse,
+    head=bert.head,
+    architecture=lambda model_type: bert.ARCHITECTURES[model_type],
+    attributes=bert.attributes,
+    pairs=True,
+)
+GPT2 = Architecture(
+    module=gpt2.Gpt2,
+    forward=gpt2.forward,
+    layout=gpt2.LAYOUT,
+    targets=gpt2.TARGETS,
+    parse=gpt2.parse,
+    head=gpt2.head,
+    architecture=lambda model_type: gpt2.ARCHITECTURE,
+    attributes=gpt2.attributes,
+    pairs=False,
+)
+KINDS = {
+    "llama": LLAMA,
+    "beaver": dataclasses.replace(LLAMA, layout=llama_heads.BEAVER_LAYOUT),
+    "deberta": DEBERTA,
+    "bert": BERT,
+    "roberta": dataclasses.replace(BERT, layout=bert.ROBERTA_LAYOUT),
+    "gpt2": GPT2,
+}
+MODEL_TYPES = dict.fromkeys(FAMILIES, "llama") | {
+    deberta_config.MODEL_TYPE: "deberta",
+    "bert": "bert",
+    "roberta": "roberta",
+    "xlm-roberta": "roberta",
+    gpt2.MODEL_TYPE: "gpt2",
+}

@@ -1,0 +1,1 @@
+"""Model and adapter folders, in and out: strict, streamed, safetensors only."""

@@ -1,0 +1,107 @@
+"""Weights of LLaMA-family folders, streamed into sharded arrays and back.
+
+TABLE has one row per weight and is read both ways; `weight_table.py` does the reading and writing.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+
+from safety_jax.base import trees
+from safety_jax.models import llama
+from safety_jax.models.folders import hf_config, weight_table
+from safety_jax.models.folders import hub as folders
+from safety_jax.models.folders.hf_config import read_config
+from safety_jax.models.folders.hub import fingerprint, resolve
+
+__all__ = ["LAYOUT", "TABLE", "export", "fingerprint", "load", "read_config", "resolve"]
+
+TABLE = (
+    ("model.embed_tokens.weight", "embedding"),
+    ("model.layers.{layer}.input_layernorm.weight", "layers.attention_norm"),
+    ("model.layers.{layer}.self_attn.q_proj.weight", "layers.query.kernel"),
+    ("model.layers.{layer}.self_attn.q_proj.bias", "layers.query.bias"),
+    ("model.layers.{layer}.self_attn.k_proj.weight", "layers.key.kernel"),
+    ("model.layers.{layer}.self_attn.k_proj.bias", "layers.key.bias"),
+    ("model.layers.{layer}.self_attn.v_proj.weight", "layers.value.kernel"),
+    ("model.layers.{layer}.self_attn.v_proj.bias", "layers.value.bias"),
+    ("model.layers.{layer}.self_attn.q_norm.weight", "layers.query_norm"),
+    ("model.layers.{layer}.self_attn.k_norm.weight", "layers.key_norm"),
+    ("model.layers.{layer}.self_attn.o_proj.weight", "layers.output.kernel"),
+    ("model.layers.{layer}.self_attn.o_proj.bias", "layers.output.bias"),
+    ("model.layers.{layer}.post_attention_layernorm.weight", "layers.mlp_norm"),
+    ("model.layers.{layer}.mlp.gate_proj.weight", "layers.gate.kernel"),
+    ("model.layers.{layer}.mlp.gate_proj.bias", "layers.gate.bias"),
+    ("model.layers.{layer}.mlp.up_proj.weight", "layers.up.kernel"),
+    ("model.layers.{layer}.mlp.up_proj.bias", "layers.up.bias"),
+    ("model.layers.{layer}.mlp.down_proj.weight", "layers.down.kernel"),
+    ("model.layers.{layer}.mlp.down_proj.bias", "layers.down.bias"),
+    ("model.norm.weight", "final_norm"),
+    ("lm_head.weight", "head"),
+)
+GENERATION = "generation_config.json"
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+DIFFERS = (
+    f"tie_word_embeddings is true, but {HEAD} differs from {EMBEDDING}; set it to false in "
+    "config.json if the head was trained on its own"
+)
+LAYOUT = weight_table.WeightTable(
+    rows=tuple(weight_table.WeightRow(theirs, ours) for theirs, ours in TABLE),
+    # Rotary frequencies that old releases stored; they follow from config.json.
+    derived=r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",
+    prefix="model.",
+)
+
+
+def hf_names(config: llama.LlamaConfig) -> dict[str, list[str]]:
+    """Hugging Face's names of each of our weights: one a layer where layers are stacked."""
+    found = weight_table.places(LAYOUT, llama.parameters(config))
+    return {ours: place.names for ours, place in found.items()}
+
+
+def load(folder: Path, config: llama.LlamaConfig, mesh: Mesh, dtype: DTypeLike) -> trees.Tree:
+    """The weights of a model folder as sharded arrays of `dtype`.
+
+    Raises:
+        CheckpointError: the files are damaged, or do not hold exactly the weights of `config`.
+        ConfigError: the mesh does not divide the model.
+    """
+    shardings = llama.shardings(config, mesh)
+    tied = {HEAD: (EMBEDDING, DIFFERS)} if config.tied_embeddings else {}
+    held = dataclasses.replace(LAYOUT, copies=tied)
+    return weight_table.load(folder, held, llama.parameters(config), shardings, dtype)
+
+
+def export(
+    folder: Path,
+    weights: trees.Tree,
+    config: llama.LlamaConfig,
+    source: Path | None,
+    dtype: DTypeLike,
+    shard_bytes: int,
+) -> None:
+    """Writes a model folder that `transformers` opens, see `weight_table.export`.
+
+    Args:
+        source: the folder the model came from, whose tokenizer, licence, and (where it describes
+            this very model) config.json and generation_config.json go along; or None.
+
+    Raises:
+        CheckpointError: the disk is full, or `folder` is the source or holds something else.
+    """
+    given = None
+    if source is not None and (source / "config.json").exists():
+        given = folders.read_json(source / "config.json")
+        # Of a model trained from random weights, the source is only where the tokenizer came from.
+        given = given if hf_config.describes(given, config) else None
+    token_ids = folders.token_ids(source)
+    attributes = hf_config.to_hf_config(config, given, jnp.dtype(dtype).name, token_ids)
+    generation = {"_from_model_config": True} | {name: attributes.get(name) for name in token_ids}
+    if source is not None and given is not None and (source / GENERATION).exists():
+        generation = folders.read_json(source / GENERATION)
+    configs = {"config.json": attributes, GENERATION: generation}
+    declared = llama.parameters(config)
+    weight_table.export(folder, LAYOUT, weights, declared, source, configs, dtype, shard_bytes)

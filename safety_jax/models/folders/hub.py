@@ -1,0 +1,281 @@
+"""Model and adapter folders: where they are, which files hold weights, how they are replaced."""
+
+import contextlib
+import glob
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import huggingface_hub
+
+from safety_jax.base import hosts
+from safety_jax.base.errors import CheckpointError
+from safety_jax.models.folders import safetensors
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+# Licences of this family ask that copies of the model carry them.
+LICENCE_FILES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
+
+
+# ---------------------------------------------------------------------------- finding and reading
+
+
+def resolve(path_or_hub_id: str | Path) -> Path:
+    """A local folder as it is, or the local snapshot of a Hub repository, fetched when needed.
+
+    Raises:
+        CheckpointError: neither a folder nor a repository that can be reached.
+    """
+    given = str(path_or_hub_id)
+    folder = Path(given).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise CheckpointError(f"model {given!r} is a file; expected the folder that holds it")
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", given):
+        raise CheckpointError(
+            f"model folder {given!r} does not exist; expected a Hugging Face folder or hub id"
+        )
+    wanted = ["*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", *LICENCE_FILES]
+    copies = ["*/*", "consolidated*"]  # the same weights again, in their authors' layout
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(given, allow_patterns=wanted, ignore_patterns=copies)
+        )
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"model {given!r} is neither a folder here nor a Hub repository that can be reached "
+            f"({type(error).__name__}); check the path, or the network and the access token"
+        ) from error
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        CheckpointError: the file is missing, or not a JSON object.
+    """
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{file.parent} holds no {file.name}; expected a Hugging Face folder"
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise CheckpointError(f"{file}: not valid JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder, a single file first, as `transformers` chooses.
+
+    Raises:
+        CheckpointError: there are none, or the index names a file that cannot be used.
+    """
+    if (folder / WEIGHTS).exists():
+        return [folder / WEIGHTS]
+    if not (folder / INDEX).exists():
+        _refuse_without_weights(folder)
+    return [folder / shard for shard in sorted(set(_weight_map(folder).values()))]
+
+
+def locate(folder: Path) -> dict[str, safetensors.Tensor]:
+    """Every tensor of a model folder by its Hugging Face name.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, a tensor stands in two files, or the index
+            promises one that its file does not hold.
+    """
+    tensors: dict[str, safetensors.Tensor] = {}
+    for file in weight_files(folder):
+        if not file.exists():
+            raise CheckpointError(
+                f"{folder / INDEX} lists {file.name}, which is missing; download it again"
+            )
+        for name, tensor in safetensors.read_header(file).items():
+            if name in tensors:
+                raise CheckpointError(
+                    f"{folder}: tensor {name} stands in {tensors[name].file.name} and {file.name}; "
+                    "remove the files that do not belong to this model"
+                )
+            tensors[name] = tensor
+    if not (folder / WEIGHTS).exists():
+        for name, shard in _weight_map(folder).items():
+            if name not in tensors or tensors[name].file != folder / shard:
+                raise CheckpointError(
+                    f"{folder / INDEX} lists {name} in {shard}, which does not hold it; "
+                    "index and shards do not belong together"
+                )
+    return tensors
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    file = folder / INDEX
+    weight_map = read_json(file).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{file}: expected a weight_map from tensor names to file names")
+    for shard in set(weight_map.values()):
+        # The name alone is judged: in the Hub's cache the file itself is a link to a blob outside.
+        path = PurePosixPath(str(shard))
+        if path.is_absolute() or ".." in path.parts or "\\" in str(shard):
+            raise CheckpointError(f"{file}: shard {str(shard)!r} lies outside the folder; refused")
+        if path.suffix != ".safetensors":
+            raise CheckpointError(f"{file}: shard {str(shard)!r} is not a .safetensors file")
+    return weight_map
+
+
+def _refuse_without_weights(folder: Path) -> None:
+    pickled = [file.name for suffix in ("bin", "pth", "pt") for file in folder.glob(f"*.{suffix}")]
+    other = [file.name for file in folder.glob("*.safetensors")]
+    if pickled:
+        described = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+        model = (described.get("architectures") or ["AutoModelForCausalLM"])[0]
+        raise CheckpointError(
+            f"{folder} holds only pickled weights ({sorted(pickled)[0]}), which can run code when "
+            f"opened; expected {WEIGHTS}; convert once with transformers: "
+            f"{model}.from_pretrained(...).save_pretrained(...)"
+        )
+    found = f"only {sorted(other)[0]}" if other else "no weights"
+    raise CheckpointError(f"{folder} holds {found}; expected {WEIGHTS} or {INDEX}")
+
+
+def token_ids(folder: Path | None) -> dict[str, int | None]:
+    """Ids of the special tokens by config.json's names for them, as the tokenizer files say."""
+    names = {f"{kind}_token_id": f"{kind}_token" for kind in ("bos", "eos", "pad")}
+    if folder is None or not (folder / "tokenizer_config.json").exists():
+        return dict.fromkeys(names)
+    settings = read_json(folder / "tokenizer_config.json")
+    ids = {
+        entry["content"]: int(number)
+        for number, entry in settings.get("added_tokens_decoder", {}).items()
+    }
+    if (folder / "tokenizer.json").exists():
+        added = read_json(folder / "tokenizer.json").get("added_tokens", [])
+        ids |= {entry["content"]: entry["id"] for entry in added}
+    tokens = {name: settings.get(token) for name, token in names.items()}
+    return {
+        name: ids.get(token["content"] if isinstance(token, dict) else token)
+        for name, token in tokens.items()
+    }
+
+
+# ---------------------------------------------------------------------------- fingerprint
+
+
+def fingerprint(folder: Path) -> str:
+    """sha256 (hex) over names and contents of the weight files, of a model or of an adapter.
+
+    Hashing reads every byte once, a file a thread: 1 to 2 GB/s each on processors with SHA
+    instructions, a tenth on others. Digests are kept in the user's cache folder by path, size and
+    modification time.
+
+    Raises:
+        CheckpointError: a weight file is missing.
+    """
+    adapter = folder / "adapter_model.safetensors"
+    files = [adapter] if adapter.is_file() else weight_files(folder)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        digests = list(pool.map(_digest, files))
+    lines = [f"{digest}  {file.name}\n" for digest, file in zip(digests, files, strict=True)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def shared_fingerprint(folder: Path) -> str:
+    """`fingerprint`, which one process reads and tells the others; all of them must come here."""
+    return hosts.first_says(lambda: fingerprint(folder))
+
+
+def _digest(file: Path) -> str:
+    try:
+        status = file.stat()
+        key = f"{file.resolve()}\n{status.st_size}\n{status.st_mtime_ns}"
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        name = hashlib.sha256(key.encode()).hexdigest()
+        kept = Path(home) / "safety_jax" / "fingerprints" / name
+        if kept.exists() and re.fullmatch(r"[0-9a-f]{64}", text := kept.read_text()):
+            return text
+        with open(file, "rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from error
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the run
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        partial = kept.with_suffix(f".{os.getpid()}")
+        partial.write_text(digest)
+        partial.replace(kept)
+    return digest
+
+
+# ---------------------------------------------------------------------------- writing
+
+
+@contextlib.contextmanager
+def replacing(folder: Path, marker: str) -> Iterator[Path]:
+    """Gives a new folder beside `folder`, and puts it in its place when the block succeeds.
+
+    An older export is replaced as a whole; it is known by the file `marker`. When the block fails,
+    nothing changes.
+
+    Raises:
+        CheckpointError: the disk is full or not writable, or `folder` holds something else.
+    """
+    folder = Path(os.path.abspath(folder))
+    partial = folder.with_name(f".{folder.name}.partial")
+    previous = folder.with_name(f".{folder.name}.previous")
+    try:
+        if folder.exists() and not (folder / marker).exists() and any(folder.iterdir()):
+            raise CheckpointError(
+                f"{folder} holds other files (no {marker}); choose an empty folder"
+            )
+        _tidy(folder, partial, previous)  # what a killed run left
+        partial.mkdir(parents=True)
+        yield partial
+        if folder.exists():
+            folder.rename(previous)
+        partial.rename(folder)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {folder}: {error.strerror or error}; free space or choose another folder"
+        ) from error
+    finally:
+        _tidy(folder, partial, previous)
+
+
+def _tidy(folder: Path, partial: Path, previous: Path) -> None:
+    if previous.exists() and not folder.exists():
+        previous.rename(folder)
+    shutil.rmtree(previous, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def copy_matching(source: Path, patterns: tuple[str, ...], target: Path) -> None:
+    """Copies files whose names match a pattern; links are followed."""
+    for pattern in patterns:
+        for name in glob.glob(pattern, root_dir=source):
+            shutil.copyfile(source / name, target / name)
+
+
+def write_json(file: Path, value: dict[str, Any]) -> None:
+    file.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

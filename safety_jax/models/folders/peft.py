@@ -1,0 +1,274 @@
+"""PEFT adapter folders, in and out: `adapter_config.json` and `adapter_model.safetensors`.
+
+Keys are `base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight`; A is [R, in] and B is
+[out, R], as ours. What PEFT can express and this framework cannot (other ranks on some modules,
+trained biases, DoRA, adapted embeddings, some layers only) is refused by name.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from safety_jax.base import mesh as meshes
+from safety_jax.base import trees
+from safety_jax.base.errors import CheckpointError
+from safety_jax.models import llama, lora
+from safety_jax.models.folders import hub as folders
+from safety_jax.models.folders import safetensors, streaming
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BLOCKS = {"query": "self_attn", "key": "self_attn", "value": "self_attn", "output": "self_attn"}
+BLOCKS |= {"gate": "mlp", "up": "mlp", "down": "mlp"}
+FACTORS = {"a": "lora_A", "b": "lora_B"}
+MODULES = {ours: module for module, ours in lora.TARGETS.items()}
+
+HANDLED = frozenset(
+    {"peft_type", "task_type", "r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora"}
+    | {"base_model_name_or_path", "init_lora_weights"}
+)
+
+# Attributes that change the model when they are on, with the values that leave it off. PEFT adds
+# some with every release; those not in any of these tables must be null, false or empty.
+SWITCHED_OFF: dict[str, tuple[Any, ...]] = {
+    "bias": ("none", None),
+    "loftq_config": ({}, None),
+}
+IRRELEVANT = frozenset(
+    # origin, and settings of features that the attributes above switch on
+    "auto_mapping corda_config eva_config exclude_modules inference_mode layers_pattern"
+    " lora_ga_config megatron_config megatron_core peft_version qalora_group_size revision"
+    " runtime_config".split()
+)
+# How A and B began. The other methods PEFT offers also change the base weights they start from.
+INITIALIZATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """What an adapter folder says beside its weights.
+
+    Attributes:
+        targets: our names of the adapted projections, in the order of `lora.TARGETS`.
+        base_name: the model the adapter belongs to, a folder or a hub id; "" where it is not said.
+        dtype: of the stored weights, "float32", "bfloat16" or "float16".
+    """
+
+    rank: int
+    alpha: float
+    dropout: float
+    targets: tuple[str, ...]
+    rslora: bool
+    base_name: str
+    dtype: str
+
+
+def key(target: str, layer: int, factor: str) -> str:
+    """PEFT's name of one factor of one layer."""
+    module = f"{BLOCKS[target]}.{MODULES[target]}"
+    return f"base_model.model.model.layers.{layer}.{module}.{FACTORS[factor]}.weight"
+
+
+# ---------------------------------------------------------------------------- loading
+
+
+def load(folder: Path, config: llama.LlamaConfig, mesh: Mesh) -> tuple[lora.Adapters, LoraConfig]:
+    """The adapters of a folder for a model of `config`, as float32, and their settings.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, the adapter does not fit the model, or it
+            uses a feature that is not supported.
+    """
+    file = folder / CONFIG
+    given = folders.read_json(file)
+    _refuse_unsupported(given, file)
+    tensors = safetensors.read_header(_weights_file(folder))
+    targets = _targets(given["target_modules"], tensors, config, folder)
+    rank = given["r"]
+    declared = lora.shapes(llama.parameters(config), targets, rank)
+    stored = {}
+    for name, (shape, _) in declared.items():
+        target, factor = name.split(".")
+        stored[name] = [tensors[key(target, layer, factor)] for layer in range(shape[0])]
+        for tensor in stored[name]:
+            tensor.check(shape[1:])
+    dtypes = {tensor.dtype.name for tensors in stored.values() for tensor in tensors}
+    if len(dtypes) != 1:
+        raise CheckpointError(f"{folder}: mixes dtypes {', '.join(sorted(dtypes))}; expected one")
+    settings = LoraConfig(
+        rank=rank,
+        alpha=float(given["lora_alpha"]),
+        dropout=float(given.get("lora_dropout") or 0.0),
+        targets=targets,
+        rslora=bool(given.get("use_rslora")),
+        base_name=given.get("base_model_name_or_path") or "",
+        dtype=dtypes.pop(),
+    )
+    weights = {}
+    for name, (shape, axes) in declared.items():
+        meshes.check_divides(mesh, name, shape, axes)
+        sharding = meshes.sharding(mesh, axes)
+        weights[name] = streaming.assemble(
+            stored[name], shape, sharding, np.float32, lambda count: None
+        )
+    scale = lora.scaling(rank, settings.alpha, settings.rslora)
+    return lora.Adapters(trees.unflatten(weights), scale, settings.dropout), settings
+
+
+def _weights_file(folder: Path) -> Path:
+    if not (folder / WEIGHTS).exists() and (folder / "adapter_model.bin").exists():
+        raise CheckpointError(
+            f"{folder} holds only pickled weights (adapter_model.bin), which can run code when "
+            f"opened; expected {WEIGHTS}; convert once with peft: "
+            "PeftModel.from_pretrained(...).save_pretrained(...)"
+        )
+    return folder / WEIGHTS
+
+
+def _refuse_unsupported(given: Mapping[str, Any], file: Path) -> None:
+    if given.get("peft_type") != "LORA" or given.get("task_type") not in ("CAUSAL_LM", None):
+        raise CheckpointError(
+            f"{file}: peft_type {given.get('peft_type')!r}, task_type {given.get('task_type')!r}; "
+            "expected 'LORA' and 'CAUSAL_LM'"
+        )
+    if given.get("init_lora_weights", True) not in INITIALIZATIONS:
+        raise CheckpointError(
+            f"{file}: init_lora_weights {given['init_lora_weights']!r} also changed the base "
+            "weights; save it with path_initial_model_for_weight_conversion in peft first"
+        )
+    used = []
+    for name, value in given.items():
+        off = SWITCHED_OFF.get(name, (None, False, {}, []))
+        if name not in HANDLED and name not in IRRELEVANT and value not in off:
+            used.append(f"{name} = {value!r}"[:60])
+    if used:
+        raise CheckpointError(f"{file}: not supported: {', '.join(sorted(used)[:5])}")
+    rank, alpha, dropout = given.get("r"), given.get("lora_alpha"), given.get("lora_dropout")
+    sound = (
+        isinstance(rank, int)
+        and rank >= 1
+        and isinstance(alpha, int | float)
+        and isinstance(dropout or 0.0, int | float)
+        and 0 <= (dropout or 0.0) < 1
+        and isinstance(given.get("target_modules"), str | list)
+    )
+    if not sound:
+        raise CheckpointError(
+            f"{file}: r {rank!r}, lora_alpha {alpha!r}, lora_dropout {dropout!r}, target_modules "
+            f"{given.get('target_modules')!r}; expected r >= 1, a number, a probability and names"
+        )
+
+
+def _targets(
+    asked: str | list[str],
+    tensors: Mapping[str, safetensors.Tensor],
+    config: llama.LlamaConfig,
+    folder: Path,
+) -> tuple[str, ...]:
+    """The adapted projections: those whose keys are there, as `target_modules` says.
+
+    Raises:
+        CheckpointError: keys and `target_modules` disagree, or a layer is missing.
+    """
+    targets = tuple(
+        target
+        for target in MODULES
+        if any(key(target, layer, "a") in tensors for layer in range(config.layers))
+    )
+    expected = [
+        key(target, layer, factor)
+        for target in targets
+        for layer in range(config.layers)
+        for factor in FACTORS
+    ]
+    missing = [name for name in expected if name not in tensors]
+    unexpected = sorted(tensors.keys() - set(expected))
+    # A list names modules by how their paths end, sometimes once a layer; a string is a rule
+    # over paths, which the keys have already answered.
+    paths = [f".{name.split('.lora_')[0]}" for name in expected]
+    names = [str(name) for name in asked] if isinstance(asked, list) else []
+    unused = [name for name in names if not any(path.endswith(f".{name}") for path in paths)]
+    problems = (
+        ("adapts what cannot be adapted here or another model", unexpected),
+        ("lacks", missing),
+        ("holds nothing for target_modules", unused),
+    )
+    for what, found in problems:
+        if found:
+            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+            raise CheckpointError(
+                f"{folder}: adapter {what}: {', '.join(found[:3])}{more}; expected "
+                f"{', '.join(lora.TARGETS)} in all {config.layers} layers"
+            )
+    if not targets:
+        raise CheckpointError(f"{folder / WEIGHTS}: holds no adapter of a LLaMA-family model")
+    return targets
+
+
+# ---------------------------------------------------------------------------- exporting
+
+
+def export(folder: Path, adapters: lora.Adapters, settings: LoraConfig) -> None:
+    """Writes an adapter folder that `peft` opens on `settings.base_name`, whole or not at all.
+
+    Every process must call this; process 0 writes.
+
+    Raises:
+        CheckpointError: the disk is full, or `folder` holds something else.
+    """
+    scale = lora.scaling(settings.rank, settings.alpha, settings.rslora)
+    if set(adapters.weights) != set(settings.targets) or adapters.scale != scale:
+        held = ", ".join(adapters.weights)
+        raise ValueError(f"adapters of {held}, scale {adapters.scale}, given with {settings}")
+    dtype = np.dtype(settings.dtype)
+    tensors = {
+        key(target, layer, factor): safetensors.TensorSource(
+            dtype=dtype,
+            shape=leaf.shape[1:],
+            read=functools.partial(streaming.on_host, leaf, layer, dtype),
+        )
+        for target, pair in adapters.weights.items()
+        for factor, leaf in pair.items()
+        for layer in range(leaf.shape[0])
+    }
+    if jax.process_index() == 0:
+        with folders.replacing(folder, CONFIG) as partial:
+            safetensors.write(partial / WEIGHTS, tensors)
+            folders.write_json(partial / CONFIG, _attributes(settings))
+    else:
+        for _, tensor in sorted(tensors.items()):  # takes part in the gathers, in the same order
+            tensor.read()
+    multihost_utils.sync_global_devices("exported")
+
+
+def _attributes(settings: LoraConfig) -> dict[str, Any]:
+    """The attributes that PEFT has known since it wrote safetensors, as it writes them itself."""
+    alpha = settings.alpha
+    return {
+        "alpha_pattern": {},
+        "auto_mapping": None,
+        "base_model_name_or_path": settings.base_name,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "layers_pattern": None,
+        "layers_to_transform": None,
+        "lora_alpha": int(alpha) if float(alpha).is_integer() else alpha,
+        "lora_dropout": settings.dropout,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": settings.rank,
+        "rank_pattern": {},
+        "revision": None,
+        "target_modules": [MODULES[target] for target in settings.targets],
+        "task_type": "CAUSAL_LM",
+        "use_dora": False,
+        "use_rslora": settings.rslora,
+    }

@@ -1,0 +1,364 @@
+"""How a kind of model stands in a Hugging Face folder: one row a weight, read both ways.
+
+A row is Hugging Face's name and ours. Kernels keep their [out, in] orientation unless the row says
+that the file holds [in, out]; our weights stack the layers on axis 0. Loading, checking and
+exporting serve any layout and any declared parameters; anything unmapped, missing, doubled or of
+another shape raises.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import tqdm
+from jax.experimental import multihost_utils
+from jax.typing import DTypeLike
+
+from safety_jax.base import mesh as meshes
+from safety_jax.base import trees
+from safety_jax.base.errors import CheckpointError
+from safety_jax.models.folders import hub as folders
+from safety_jax.models.folders import safetensors, streaming
+
+SHOW_PROGRESS_BYTES = 1 << 30
+NOTHING = r"(?!)"  # matches no name
+
+
+class WeightRow(NamedTuple):
+    """Hugging Face's name, with `{layer}` where there is one a layer, and ours.
+
+    `transposed`: the file holds [in, out], as GPT-2's Conv1D does.
+    """
+
+    theirs: str
+    ours: str
+    transposed: bool = False
+
+
+def dense_rows(theirs: str, ours: str, transposed: bool = False) -> tuple[WeightRow, WeightRow]:
+    """A kernel and its bias."""
+    kernel = WeightRow(f"{theirs}.weight", f"{ours}.kernel", transposed)
+    return kernel, WeightRow(f"{theirs}.bias", f"{ours}.bias")
+
+
+def norm_rows(theirs: str, ours: str) -> tuple[WeightRow, WeightRow]:
+    """A layer norm's scale and bias."""
+    return WeightRow(f"{theirs}.weight", f"{ours}.scale"), WeightRow(
+        f"{theirs}.bias", f"{ours}.bias"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightTable:
+    """The rows of an architecture, and what else its files may hold.
+
+    Attributes:
+        derived: pattern of names that follow from config.json and are ignored.
+        renamed: (pattern, replacement) pairs for the names of old releases.
+        copies: names that a file may repeat, of what, if the two hold the same bytes; with what
+            to do if they do not.
+        prefix: what the names of the trunk begin with, and a folder of the trunk alone leaves out.
+        other_heads: pattern of names that only other heads on the same trunk have.
+    """
+
+    rows: tuple[WeightRow, ...]
+    derived: str = NOTHING
+    renamed: tuple[tuple[str, str], ...] = ()
+    copies: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    prefix: str = ""
+    other_heads: str = NOTHING
+
+
+class WeightPlace(NamedTuple):
+    """Where one weight of ours stands: one name, or a name a layer."""
+
+    names: list[str]
+    stacked: bool
+    transposed: bool
+
+    def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
+        """Of each tensor in the file."""
+        each = ours[1:] if self.stacked else ours
+        return each[::-1] if self.transposed else each
+
+
+def places(layout: WeightTable, declared: Mapping[str, meshes.Parameter]) -> dict[str, WeightPlace]:
+    """Where each declared weight stands, in the order of declaration."""
+    rows = {row.ours: row for row in layout.rows}
+    found = {}
+    for ours, parameter in declared.items():
+        row = rows[ours]
+        stacked = "{layer}" in row.theirs
+        names = [
+            row.theirs.format(layer=layer) for layer in range(parameter.shape[0] if stacked else 1)
+        ]
+        found[ours] = WeightPlace(names, stacked, row.transposed)
+    return found
+
+
+# ---------------------------------------------------------------------------- loading
+
+
+def load(
+    folder: Path,
+    layout: WeightTable,
+    declared: Mapping[str, meshes.Parameter],
+    shardings: trees.Tree,
+    dtype: DTypeLike,
+) -> trees.Tree:
+    """The declared weights of a model folder as sharded arrays of `dtype`.
+
+    Raises:
+        CheckpointError: the files are damaged, or do not hold exactly these weights.
+    """
+    tensors = rename(folders.locate(folder), layout, folder)
+    check(tensors, layout, declared, folder)
+    return read(tensors, layout, declared, shardings, dtype, folder.name)
+
+
+def load_trunk(
+    folder: Path,
+    layout: WeightTable,
+    declared: Mapping[str, meshes.Parameter],
+    shardings: trees.Tree,
+    dtype: DTypeLike,
+    optional: Iterable[str],
+) -> trees.Tree:
+    """As `load`, from a folder with any head or none: of `optional` weights, those it holds.
+
+    Raises:
+        CheckpointError: as `load`; every weight that is not optional must be there.
+    """
+    tensors = folders.locate(folder)
+    names = {name for place in places(layout, declared).values() for name in place.names}
+    bare = {layout.prefix + name: tensor for name, tensor in tensors.items()}
+    if layout.prefix and not any(name.startswith(layout.prefix) for name in tensors):
+        tensors = bare
+    tensors = rename(tensors, layout, folder)
+    absent = {
+        ours
+        for ours in optional
+        if not _fits(tensors, places(layout, declared)[ours], declared[ours])
+    }
+    wanted = {ours: parameter for ours, parameter in declared.items() if ours not in absent}
+    names = {name for place in places(layout, wanted).values() for name in place.names}
+    others = re.compile(f"({re.escape(layout.prefix)})?({layout.other_heads})")
+    kept = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name in names or not others.fullmatch(name)
+    }
+    check(kept, layout, wanted, folder)
+    return read(kept, layout, wanted, shardings, dtype, folder.name)
+
+
+def _fits(
+    tensors: Mapping[str, safetensors.Tensor], place: WeightPlace, parameter: meshes.Parameter
+) -> bool:
+    shape = place.shape(parameter.shape)
+    return all(name in tensors and tensors[name].shape == shape for name in place.names)
+
+
+def rename(
+    tensors: Mapping[str, safetensors.Tensor], layout: WeightTable, folder: Path
+) -> dict[str, safetensors.Tensor]:
+    """Tensors under today's names.
+
+    Raises:
+        CheckpointError: two tensors have the same name today.
+    """
+    found: dict[str, safetensors.Tensor] = {}
+    for name, tensor in tensors.items():
+        for pattern, replacement in layout.renamed:
+            name = re.sub(pattern, replacement, name)
+        if name in found:
+            raise CheckpointError(
+                f"{folder}: {found[name].name} and {tensor.name} are two names of one weight; "
+                "remove the one that does not belong to this model"
+            )
+        found[name] = tensor
+    return found
+
+
+def check(
+    tensors: Mapping[str, safetensors.Tensor],
+    layout: WeightTable,
+    declared: Mapping[str, meshes.Parameter],
+    folder: Path,
+) -> None:
+    """Raises a CheckpointError unless `tensors` are exactly the declared weights, with their
+    shapes."""
+    expected: dict[str, tuple[int, ...]] = {}
+    for ours, place in places(layout, declared).items():
+        expected |= dict.fromkeys(place.names, place.shape(declared[ours].shape))
+    missing = [name for name in expected if name not in tensors]
+    derived = re.compile(layout.derived)
+    unexpected = [name for name in tensors if name not in expected and not derived.fullmatch(name)]
+    for name, (original, advice) in layout.copies.items():
+        if name in unexpected and original in tensors:
+            tensors[name].check(expected[original])
+            if not safetensors.equal(tensors[name], tensors[original]):
+                raise CheckpointError(f"{folder}: {advice}")
+            unexpected.remove(name)
+    if missing or unexpected:
+        parts = [
+            f"{what} {', '.join(found[:4])}" + (f" and {len(found) - 4} more" * (len(found) > 4))
+            for what, found in (("missing", missing), ("unexpected", unexpected))
+            if found
+        ]
+        raise CheckpointError(
+            f"{folder}: weights and config.json do not belong together: {'; '.join(parts)}"
+        )
+    for name, shape in expected.items():
+        tensors[name].check(shape)
+
+
+def read(
+    tensors: Mapping[str, safetensors.Tensor],
+    layout: WeightTable,
+    declared: Mapping[str, meshes.Parameter],
+    shardings: trees.Tree,
+    dtype: DTypeLike,
+    title: str,
+) -> trees.Tree:
+    """Checked tensors as sharded arrays; a progress bar for large models."""
+    where = trees.flatten(shardings)
+    size = sum(
+        streaming.local_bytes(parameter.shape, where[ours], dtype)
+        for ours, parameter in declared.items()
+    )
+    weights = {}
+    hidden = size < SHOW_PROGRESS_BYTES or jax.process_index() != 0
+    with tqdm.tqdm(
+        total=size, desc=f"loading {title}", unit="B", unit_scale=True, disable=hidden
+    ) as progress:
+        for ours, place in places(layout, declared).items():
+            weights[ours] = streaming.assemble(
+                [tensors[name] for name in place.names],
+                declared[ours].shape,
+                where[ours],
+                dtype,
+                progress.update,
+                transposed=place.transposed,
+            )
+    return trees.unflatten(weights)
+
+
+# ---------------------------------------------------------------------------- exporting
+
+
+def export(
+    folder: Path,
+    layout: WeightTable,
+    weights: trees.Tree,
+    declared: Mapping[str, meshes.Parameter],
+    source: Path | None,
+    configs: Mapping[str, Mapping[str, Any]],
+    dtype: DTypeLike,
+    shard_bytes: int,
+) -> None:
+    """Writes a model folder that `transformers` opens, whole or not at all.
+
+    Tensors are gathered and written one by one, so that a process holds one of them at a time.
+    Every process must call this; process 0 writes.
+
+    Args:
+        source: the folder the model came from, whose tokenizer and licence go along; or None.
+        configs: JSON files by their names, config.json among them.
+        dtype: of the written weights.
+        shard_bytes: a file's tensors take at most this, a larger tensor gets a file of its own.
+
+    Raises:
+        CheckpointError: the disk is full, or `folder` is the source or holds something else.
+    """
+    if source is not None and folder.resolve() == source.resolve():
+        raise CheckpointError(f"{folder} is the model's own folder; export to another one")
+    shards = _shards(_sources(weights, layout, declared, np.dtype(dtype)), shard_bytes)
+    if jax.process_index() == 0:
+        with folders.replacing(folder, "config.json") as partial:
+            _write_weights(partial, shards)
+            for name, attributes in configs.items():
+                folders.write_json(partial / name, dict(attributes))
+            if source is not None:
+                patterns = folders.TOKENIZER_FILES + folders.LICENCE_FILES
+                folders.copy_matching(source, patterns, partial)
+    else:
+        for shard in shards:  # takes part in the gathers, in the same order
+            for _, tensor in sorted(shard.items()):
+                tensor.read()
+    multihost_utils.sync_global_devices("exported")
+
+
+def _sources(
+    weights: trees.Tree,
+    layout: WeightTable,
+    declared: Mapping[str, meshes.Parameter],
+    dtype: np.dtype,
+) -> dict[str, safetensors.TensorSource]:
+    """Every tensor by its Hugging Face name: what stands before the layers in the table, layer by
+    layer, and the rest."""
+    flat = trees.flatten(weights)
+    found = places(layout, declared)
+    if flat.keys() != found.keys():
+        raise ValueError(f"weights {sorted(flat)} are not those of the config: {sorted(found)}")
+    order = [row.ours for row in layout.rows]
+    first = min((order.index(ours) for ours in found if found[ours].stacked), default=0)
+
+    def position(entry: tuple[str, int | None, str]) -> float:
+        ours, layer, _ = entry
+        if layer is not None:
+            return float(layer)
+        return -1.0 if order.index(ours) < first else math.inf
+
+    entries = [
+        (ours, layer if place.stacked else None, name)
+        for ours, place in found.items()
+        for layer, name in enumerate(place.names)
+    ]
+    return {
+        name: safetensors.TensorSource(
+            dtype=dtype,
+            shape=found[ours].shape(flat[ours].shape),
+            read=functools.partial(
+                streaming.on_host, flat[ours], layer, dtype, transposed=found[ours].transposed
+            ),
+        )
+        for ours, layer, name in sorted(entries, key=position)
+    }
+
+
+def _shards(
+    tensors: Mapping[str, safetensors.TensorSource], shard_bytes: int
+) -> list[dict[str, safetensors.TensorSource]]:
+    shards: list[dict[str, safetensors.TensorSource]] = [{}]
+    held = 0
+    for name, tensor in tensors.items():
+        size = math.prod(tensor.shape) * tensor.dtype.itemsize
+        if shards[-1] and held + size > shard_bytes:
+            shards.append({})
+            held = 0
+        shards[-1][name] = tensor
+        held += size
+    return shards
+
+
+def _write_weights(folder: Path, shards: Sequence[Mapping[str, safetensors.TensorSource]]) -> None:
+    if len(shards) == 1:
+        safetensors.write(folder / folders.WEIGHTS, shards[0])
+        return
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        safetensors.write(folder / file, shard)
+        weight_map |= dict.fromkeys(shard, file)
+    tensors = itertools.chain.from_iterable(shard.values() for shard in shards)
+    size = sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in tensors)
+    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+    folders.write_json(folder / folders.INDEX, index)

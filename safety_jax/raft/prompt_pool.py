@@ -1,0 +1,172 @@
+"""The prompts of a run, and which of them each round draws: without replacement, seeded."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.data import encode, prompts, records, sources
+from safety_jax.data.records import Record
+from safety_jax.data.shuffling import permutation
+
+ORDERS = ("shuffled", "file")
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptGroup:
+    """Prompts of one kind, drawn from in a fixed order.
+
+    Attributes:
+        name: "unsafe" or "ordinary".
+        records: prompts; with an answer behind each where reference answers take part.
+        ids: what the model is fed for each.
+        per_round: prompts that every round draws.
+        order: positions in `records`.
+    """
+
+    name: str
+    records: list[Record]
+    ids: list[list[int]]
+    per_round: int
+    order: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """A prompt of a round.
+
+    Attributes:
+        number: its place in the pool, which its randomness is folded from.
+        reference: the answer of its row; "" where none takes part.
+    """
+
+    number: int
+    group: str
+    record: Record
+    ids: list[int]
+    reference: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """All prompts of a run.
+
+    Attributes:
+        groups: unsafe prompts, then ordinary ones where there are any.
+        skipped: prompts too long.
+        example: what the model is fed for the first prompt.
+    """
+
+    groups: tuple[PromptGroup, ...]
+    skipped: int
+    example: str
+
+    def draw(self, number: int) -> list[Prompt]:
+        """The prompts of round `number`, from 0; a prompt drawn once comes again only when its
+        group has been used up."""
+        found, offset = [], 0
+        for group in self.groups:
+            for k in range(number * group.per_round, (number + 1) * group.per_round):
+                i = int(group.order[k % len(group.order)])
+                record = group.records[i]
+                last = record.messages[-1]
+                reference = last.content if last.role == "assistant" else ""
+                found.append(Prompt(offset + i, group.name, record, group.ids[i], reference))
+            offset += len(group.records)
+        return found
+
+    def describe(self) -> str:
+        """One line a group, for people."""
+        lines = [
+            f"{group.name}: {group.per_round:,} prompts a round of {len(group.records):,}"
+            for group in self.groups
+        ]
+        return "\n".join(lines) + (f"; {self.skipped} too long, left out" if self.skipped else "")
+
+
+def read(
+    specs: Sequence[str],
+    ordinary: Sequence[str],
+    *,
+    share: float,
+    per_round: int,
+    rounds: int,
+    reuse: bool,
+    order: str,
+    template: str,
+    with_answers: bool,
+    longest: int,
+    overlong: str,
+    tokens: PreTrainedTokenizerBase,
+    seed: int,
+) -> Pool:
+    """Opens prompts and plans the rounds.
+
+    Args:
+        specs, ordinary: sources of unsafe and of ordinary prompts.
+        share: of ordinary prompts in every round.
+        per_round: prompts of both kinds.
+        reuse: go on from the beginning when a group is used up.
+        order: "shuffled" by the seed, or "file".
+        with_answers: rows must have an answer, which takes part as a candidate.
+        longest: tokens of a prompt, at most.
+        overlong: "error" or "skip".
+
+    Raises:
+        ConfigError, DataError: values and rows that cannot be used; fewer prompts than the rounds
+            need.
+    """
+    if order not in ORDERS:
+        raise ConfigError(f"data.order {order!r}: expected {' or '.join(ORDERS)}")
+    if not 0 <= share <= 1:
+        raise ConfigError(f"data.ordinary_share is {share}; expected 0 to 1")
+    if per_round < 1 or rounds < 1:
+        raise ConfigError(f"raft.prompts {per_round}, raft.rounds {rounds}: expected at least 1")
+    count = round(share * per_round)
+    wanted = (
+        ("unsafe", "data.prompts", specs, per_round - count),
+        ("ordinary", "data.ordinary", ordinary, count),
+    )
+    rendered = prompts.load_template(template, tokens)
+    read_rows = records.read_records if with_answers else records.read_prompts
+    groups, skipped = [], 0
+    for stream, (name, key, given, needed) in enumerate(wanted):
+        if not needed:
+            continue
+        if not any(given):
+            raise ConfigError(f"{key} is empty; expected a source of {needed} prompts a round")
+        rows = [row for spec in given for row in read_rows(sources.open_source(spec, key))]
+        ids = encode.encode_prompts(rows, rendered, tokens)
+        kept = [i for i, prompt in enumerate(ids) if _fits(rows[i], prompt, longest, overlong)]
+        skipped += len(rows) - len(kept)
+        if not kept or (not reuse and len(kept) < needed * rounds):
+            raise DataError(
+                f"{key} has {len(kept)} usable prompts; {rounds} rounds of {needed} need "
+                f"{rounds * needed}: give more, lower raft.prompts or raft.rounds, or set "
+                "raft.reuse_prompts"
+            )
+        places = np.arange(len(kept))
+        if order == "shuffled":
+            places = permutation(len(kept), seed=seed, stream=STREAM + stream)
+        groups.append(
+            PromptGroup(name, [rows[i] for i in kept], [ids[i] for i in kept], needed, places)
+        )
+    return Pool(tuple(groups), skipped, rendered.prompt(groups[0].records[0]))
+
+
+STREAM = 7000  # of the permutations of prompts, beside those of training epochs
+
+
+def _fits(record: Record, ids: list[int], longest: int, overlong: str) -> bool:
+    if len(ids) <= longest:
+        return True
+    encode.refuse_long_prompt(record.where, len(ids), longest, overlong)
+    return False
+
+
+def seed_of_round(seed: int, number: int) -> int:
+    """What the randomness of a round's candidates is folded from."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] % math.floor(2**31))

@@ -1,0 +1,134 @@
+"""What a round leaves for people: its candidates and choices, its figures, a few lines."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from safety_jax.judges.judge import Score
+from safety_jax.judges.ledger import as_json
+from safety_jax.models import llama
+from safety_jax.raft import judging, round_files, round_measures
+from safety_jax.raft.prompt_pool import Prompt
+from safety_jax.raft.round_files import Candidate
+from safety_jax.raft.selection import Selection
+from safety_jax.raft.setup import RaftParts, RaftPlan, RoundSummary, Tuned
+
+
+def write(
+    path: Path,
+    drawn: Sequence[Prompt],
+    candidates: Sequence[Sequence[Candidate]],
+    rows: Sequence[Mapping[str, Sequence[Score]]],
+    log_ratios: Sequence[np.ndarray],
+    choices: Sequence[Selection],
+) -> None:
+    everything, selected = [], []
+    for prompt, answers, row, ratios, choice in zip(
+        drawn, candidates, rows, log_ratios, choices, strict=True
+    ):
+        asked = judging.conversation(prompt, "")
+        everything.append(
+            {
+                "prompt_number": prompt.number,
+                "group": prompt.group,
+                "where": prompt.record.where,
+                "prompt": asked.question,
+                "responses": [candidate.text for candidate in answers],
+                "finish": [candidate.finish for candidate in answers],
+                "scores": {
+                    name: [as_json(score) for score in found] for name, found in row.items()
+                },
+                "log_ratio_to_start": [float(ratio) for ratio in ratios],
+                "verdicts": list(choice.verdicts),
+                "choice": choice.index,
+                "why": choice.why,
+            }
+        )
+        if choice.index is not None:
+            messages = judging.answered(prompt, answers[choice.index].text).messages
+            turns = [{"role": m.role, "content": m.content} for m in messages]
+            selected.append({"messages": turns})
+    round_files.write_lines(path / "candidates.jsonl", everything)
+    round_files.write_lines(path / "selected.jsonl", selected)
+
+
+def rewards(
+    plan: RaftPlan,
+    parts: RaftParts,
+    rows: Sequence[Mapping[str, Sequence[Score]]],
+    choices: Sequence[Selection],
+) -> RoundSummary:
+    card = parts.judges.cards.get(plan.rule.rank_by)
+    if card is None:  # people choose, and no judge looks on
+        return {}
+    return round_measures.of_rewards(card, [row[card.name] for row in rows], choices)
+
+
+def cost(
+    parts: RaftParts,
+    drawn: Sequence[Prompt],
+    candidates: Sequence[Sequence[Candidate]],
+    tuned: Tuned,
+) -> RoundSummary:
+    """What the round cost, so that methods can be compared at equal compute; FLOPs are the policy's
+    own, for what judges are made of is theirs: their share is given in tokens."""
+    declared = llama.parameters(parts.policy.config)
+    weights = sum(math.prod(p.shape) for name, p in declared.items() if name.endswith("kernel"))
+    weights += parts.policy.config.vocabulary_size * parts.policy.config.width
+    generated = sum(len(candidate.ids) for row in candidates for candidate in row)
+    read = sum(len(prompt.ids) for prompt in drawn)
+    judged = generated + sum(
+        len(prompt.ids) * len(row) for prompt, row in zip(drawn, candidates, strict=True)
+    )
+    return {
+        "generated_tokens": generated,
+        "candidates_sampled": sum(bool(c.ids) for row in candidates for c in row),
+        "judged_tokens": judged * parts.judges.models,
+        "trained_tokens": tuned.tokens,
+        "sampling_flops": 2.0 * weights * (generated + read),
+        "training_flops": tuned.flops,
+    }
+
+
+def describe(summary: RoundSummary) -> str:
+    """A finished round in a few lines, for people."""
+    number = summary["round"]
+    lines = []
+    if number:
+        without = summary["prompts_without_choice"]
+        lines.append(
+            f"round {number}: {summary['prompts']:,} prompts, "
+            f"{summary['candidates_sampled']:,} candidates, {without:,} prompts without an "
+            f"acceptable one; {summary['optimizer_steps']} steps on {summary['learned_from']:,}"
+        )
+        known = [
+            f"{label} {summary[key]:.3f}"
+            for key, label in REWARDS.items()
+            if summary.get(key) is not None
+        ]
+        if known:
+            lines.append("  reward: " + ", ".join(known))
+        spent = summary["seconds"]
+        phases = ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in spent.items())
+        rate = summary["candidates_sampled"] / max(spent.get("sampling", 0.0), 1e-9)
+        lines.append(
+            f"  {phases}; {rate:.1f} candidates/s, {summary['compiled_programs']} programs compiled"
+        )
+    for judge, sources in summary.get("evaluation", {}).items():
+        for source, found in sources.items():
+            if "safe_share" in found:
+                low, high = found["safe_share_95"]
+                lines.append(
+                    f"  after round {number}, {source}: {found['safe_share']:.1%} safe "
+                    f"[{low:.1%}, {high:.1%}] by {judge}"
+                )
+    return "\n".join(lines + [f"warning: {alarm}" for alarm in summary.get("alarms", [])])
+
+
+REWARDS = {
+    "reward/mean": "mean",
+    "reward/best_of_candidates": "best of the candidates",
+    "reward/selected": "selected",
+}

@@ -1,0 +1,117 @@
+"""The files of a round: what a killed run goes on from, and what people read.
+
+    rounds/01/
+      samples.jsonl      every prompt's candidates as tokens, in blocks; appended
+      judgements.jsonl   every score as it came; appended
+      candidates.jsonl   prompt, responses, scores of every judge, choice, why
+      selected.jsonl     prompts with the chosen response; a source that stage `sft` reads
+      for_people.csv     with people as judges: what they choose from
+      metrics.jsonl, checkpoints/   of the training in this round
+      weights/           what the round ended with
+      evaluation.jsonl   answers to the prompts of `data.eval`, with their scores
+      summary.json       the round's figures; it is there when the round is finished
+
+Everything but the two appended files is written whole or not at all.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safety_jax.base import files
+from safety_jax.base.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Candidate:
+    """One answer to a prompt.
+
+    Attributes:
+        ids: its tokens; empty for a reference answer, which nobody sampled.
+        logprob: of `ids` under the model that wrote it.
+        finish: "eos", "stop", "length"; "reference" for the answer of the prompt's row.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    logprob: float
+    finish: str
+
+    @property
+    def finished(self) -> bool:
+        return self.finish != "length"
+
+
+class Samples:
+    """The candidates of a round, block after block; a block that is not whole counts as not there.
+
+    Raises:
+        DataError: a damaged line before the last block.
+    """
+
+    def __init__(self, path: Path, numbers: Sequence[int], block: int, writes: bool):
+        """Args: numbers: of the round's prompts, in order; block: prompts written at a time."""
+        self.path, self._numbers, self._block, self._writes = path, list(numbers), block, writes
+        self.candidates: list[list[Candidate]] = []
+        if path.exists():
+            self._read()
+
+    @property
+    def done(self) -> int:
+        """Prompts answered: a multiple of the block, or all."""
+        return len(self.candidates)
+
+    def add(self, candidates: Sequence[Sequence[Candidate]]) -> None:
+        """Appends the block that follows; it is on disk when this returns."""
+        lines = []
+        for number, row in zip(self._numbers[self.done :], candidates, strict=False):
+            line = {"prompt": number, "candidates": [dataclasses.astuple(c) for c in row]}
+            lines.append(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+        self.candidates += [list(row) for row in candidates]
+        if self._writes:
+            with open(self.path, "ab") as file:
+                file.write("".join(lines).encode("utf-8", "surrogatepass"))
+                file.flush()
+                os.fsync(file.fileno())
+
+    def _read(self) -> None:
+        lines = self.path.read_bytes().split(b"\n")[:-1]  # what follows the last break is torn
+        count = len(lines)
+        if count < len(self._numbers):
+            count -= count % self._block
+        if count > len(self._numbers):
+            raise DataError(f"{self.path} has {count} prompts; this round has fewer; remove it")
+        for place, line in enumerate(lines[:count]):
+            try:
+                found = json.loads(line.decode("utf-8", "surrogatepass"))
+                row = [Candidate(c[0], tuple(c[1]), c[2], c[3]) for c in found["candidates"]]
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                raise DataError(
+                    f"{self.path} line {place + 1} is damaged ({type(error).__name__}); remove "
+                    "the file, and the round is sampled anew"
+                ) from error
+            if found["prompt"] != self._numbers[place]:
+                raise DataError(
+                    f"{self.path} line {place + 1} answers prompt {found['prompt']}; expected "
+                    f"prompt {self._numbers[place]}: data changed since; use another --workdir"
+                )
+            self.candidates.append(row)
+        if self._writes:
+            os.truncate(self.path, sum(len(line) + 1 for line in lines[:count]))
+
+
+def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """JSON lines, whole or not at all."""
+    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+    files.write(path, "".join(lines).encode("utf-8", "surrogatepass"))
+
+
+def read_summary(path: Path) -> dict[str, Any] | None:
+    """A finished round's figures; None for a round that is not finished."""
+    try:
+        return json.loads((path / "summary.json").read_text())
+    except FileNotFoundError:
+        return None

@@ -1,1 +1,0 @@
-"""Training judges: data, model, loss, and how good the judge is."""

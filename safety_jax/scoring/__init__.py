@@ -1,1 +1,0 @@
-"""Judges: text in, scores out, each with a card that says what the numbers mean."""

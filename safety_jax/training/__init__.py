@@ -1,0 +1,1 @@
+"""From a loss to a trained folder: step, loop, checkpoints, and what each method learns from."""

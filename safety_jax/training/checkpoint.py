@@ -1,0 +1,333 @@
+"""Checkpoints of a run: saved in the background, complete or absent, last and best kept.
+
+A checkpoint holds a state (any pytree of plain jax arrays: trainable weights, optimizer state,
+step, RNG key data), the state of the data iterator, and a few facts about the run. The base weights
+of a LoRA run are not in it; they are known by path and hash.
+
+    checkpoints/20/                       complete: this name appears by one rename
+    checkpoints/30.orbax-checkpoint-tmp/  being written, or cut short: never read, removed at start
+
+Built on Orbax's `CheckpointManager`, not on the `Checkpointer` of its v1 API. In 0.12.8 the latter
+is a shell over the former that (1) is still named experimental, (2) replaces the manager's private
+writer on each save, so that an error of an overlapping save is lost, (3) leaves one thread behind
+per save, and (4) stores JSON dictionaries as arrays. The files on disk are the same.
+"""
+
+import functools
+import itertools
+import logging
+import math
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from safety_jax.base import hosts
+from safety_jax.base.errors import CheckpointError
+
+# What Orbax and TensorStore raise for files they cannot read or write. Orbax also raises bare
+# `Exception` for an unreadable array, which `_Explain` tells apart by its exact type.
+_FILE_ERRORS = (OSError, ValueError, KeyError)
+
+_NAMED_LEAVES = 4  # a message names this many of the leaves that differ, and counts the others
+
+
+def abstract(state: Any) -> Any:
+    """The same pytree, each array replaced by its shape, dtype and sharding: a restore target."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one folder. Use from the main thread of every process.
+
+    Args:
+        folder: created if missing; unfinished checkpoints in it are removed.
+        keep_last: how many of the latest checkpoints stay; at least 1.
+        best_metric: name of the metric whose best checkpoint stays as well, for instance
+            `eval/loss`; None keeps the latest only.
+        highest: the highest value of the metric is the best, not the lowest.
+        asynchronous: `save` returns when the state is copied to host memory and writes behind.
+
+    Raises:
+        CheckpointError: the folder cannot be written, or a checkpoint's facts cannot be read.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        keep_last: int,
+        best_metric: str | None,
+        highest: bool = False,
+        asynchronous: bool = True,
+    ):
+        if keep_last < 1:
+            raise CheckpointError(f"keep {keep_last} checkpoints: at least 1 is needed to resume")
+        self.folder = Path(folder).absolute()
+        self.keep_last = keep_last
+        self.best_metric = best_metric
+        self._sign = -1.0 if highest else 1.0
+        self._saving: int | None = None
+        _raise_only()
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_Preserve(self),
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=asynchronous,
+        )
+        handlers = {
+            "state": ocp.StandardCheckpointHandler(),
+            "data": ocp.JsonCheckpointHandler(),
+            "facts": ocp.JsonCheckpointHandler(),
+        }
+        with _Explain(f"checkpoint folder {self.folder}", "choose another --workdir"):
+            self._manager = ocp.CheckpointManager(
+                self.folder, options=options, item_handlers=handlers
+            )
+        self._metrics = {step: self._read_metric(step) for step in self.steps()}
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        data_state: dict[str, Any],
+        info: dict[str, Any],
+        metric: float | None = None,
+    ) -> bool:
+        """Saves a checkpoint; waits first for the one being written, if any.
+
+        The arrays of `state` may be donated or overwritten as soon as this returns.
+
+        Args:
+            step: optimizer steps done.
+            state: pytree of jax arrays.
+            data_state: `get_state()` of the data iterator; JSON.
+            info: facts to keep beside the state, for instance metrics; JSON.
+            metric: value of `best_metric` at this step, None when it was not measured.
+
+        Returns:
+            False if this step was saved before (nothing is written).
+
+        Raises:
+            CheckpointError: this checkpoint, or the one before it, could not be written.
+        """
+        if step in self.steps():
+            return False
+        if self.best_metric is None or metric is None or not math.isfinite(metric):
+            self._metrics[step] = None
+        else:
+            self._metrics[step] = float(metric)
+        self._saving = step
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            data=ocp.args.JsonSave(data_state),
+            facts=ocp.args.JsonSave(
+                {"info": info, "metric": {str(self.best_metric): self._metrics[step]}}
+            ),
+        )
+        # Copying to the host is the purpose here; a guard around the training loop forbids it.
+        with self._writing(step), jax.transfer_guard("allow"):
+            self._manager.save(step, args=items, force=True)
+        return True
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints on disk, ascending."""
+        self.wait()
+        self._manager.reload()
+        return sorted(self._manager.all_steps())
+
+    def latest(self) -> int | None:
+        """The last complete checkpoint; process 0's, should another not see it yet."""
+        found = max(self.steps(), default=None)
+        return hosts.first_says(lambda: found)
+
+    def best(self) -> int | None:
+        """The complete checkpoint with the best `best_metric`, the earliest of equals."""
+        found = self._best_of(self.steps())
+        return hosts.first_says(lambda: found)
+
+    def restore(self, step: int, target: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+        """Reads a checkpoint onto the shardings of `target`, on whatever mesh they are.
+
+        Args:
+            step: one of `steps()`.
+            target: pytree of `jax.ShapeDtypeStruct` with shardings, see `abstract`.
+
+        Returns:
+            (state, data_state, info) as they were saved.
+
+        Raises:
+            CheckpointError: there is no such checkpoint, it is damaged, or its leaves are not those
+                of `target` in name, shape or dtype.
+        """
+        self._check_exists(step)
+        with self._reading(step):
+            saved = self._manager.item_metadata(step)["state"]
+            # A damaged description reads as an empty one.
+            if saved is None or not _leaves(saved.tree):
+                raise ValueError("the description of its arrays is missing")
+        _check_same_leaves(f"checkpoint {self.folder / str(step)}", _leaves(saved.tree), target)
+        items = ocp.args.Composite(
+            state=ocp.args.StandardRestore(target),
+            data=ocp.args.JsonRestore(),
+            facts=ocp.args.JsonRestore(),
+        )
+        with self._reading(step), jax.transfer_guard("allow"):
+            restored = self._manager.restore(step, args=items)
+            return restored["state"], restored["data"], restored["facts"]["info"]
+
+    def wait(self) -> None:
+        """Returns when nothing is being written.
+
+        Raises:
+            CheckpointError: what was being written could not be.
+        """
+        step, self._saving = self._saving, None
+        if step is not None:
+            with self._writing(step):
+                self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then lets go of threads and files."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check_exists(self, step: int) -> None:
+        steps = self.steps()
+        if step not in steps:
+            there = ", ".join(map(str, steps)) or "none"
+            raise CheckpointError(f"{self.folder}: no checkpoint of step {step}; there: {there}")
+
+    def _read_metric(self, step: int) -> float | None:
+        with self._reading(step):
+            try:
+                facts = self._manager.restore(
+                    step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())
+                )["facts"]
+            except (FileNotFoundError, KeyError):
+                # A kill during the removal of a superseded checkpoint leaves some of its files. It
+                # was neither recent nor best, and the next save removes the rest.
+                return None
+            return facts["metric"].get(str(self.best_metric))
+
+    def _best_of(self, steps: Iterable[int]) -> int | None:
+        values = {step: self._metrics.get(step) for step in steps}
+        measured = [(self._sign * v, step) for step, v in values.items() if v is not None]
+        return min(measured)[1] if measured else None
+
+    def _writing(self, step: int) -> "_Explain":
+        return _Explain(
+            f"checkpoint {self.folder / str(step)} could not be written",
+            "earlier checkpoints are intact; make room or choose another --workdir, then run again",
+        )
+
+    def _reading(self, step: int) -> "_Explain":
+        return _Explain(
+            f"checkpoint {self.folder / str(step)} is damaged",
+            "remove that folder and run again: an earlier checkpoint, or the start, is used",
+        )
+
+
+class _Preserve:
+    """Orbax's question which checkpoints stay: the latest `keep_last`, and the best."""
+
+    def __init__(self, checkpoints: Checkpoints):
+        self._checkpoints = checkpoints
+
+    def should_preserve(self, checkpoints: list[Any], *, context: Any) -> list[bool]:
+        del context
+        steps = sorted(checkpoint.step for checkpoint in checkpoints)
+        stay = {*steps[-self._checkpoints.keep_last :], self._checkpoints._best_of(steps)}
+        return [checkpoint.step in stay for checkpoint in checkpoints]
+
+
+class _Explain:
+    """Turns the errors of files into one line: what, why, what to do."""
+
+    def __init__(self, what: str, advice: str):
+        self._what, self._advice = what, advice
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, _FILE_ERRORS) or kind is Exception:
+            raise CheckpointError(f"{self._what}: {_reason(error)}; {self._advice}") from error
+
+
+def _reason(error: BaseException | None) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if type(error) is Exception and error.__cause__ is not None:
+        return _reason(error.__cause__)
+    text = " ".join(str(error).split())
+    if "os_error_code" in text:  # ABORTED: Error writing "a": Failed: No space left [os_error_code
+        text = text.split(" [")[0].rsplit(": ", 1)[-1]
+    return text[:200]
+
+
+@functools.cache
+def _raise_only() -> None:
+    """Keeps what Orbax prints about a failure off the screen, once per process.
+
+    Every failure is raised as well; pages of tracebacks would hide the one line that explains it.
+    """
+
+    def is_wanted(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and "orbax" in Path(record.pathname).parts)
+
+    logging.getLogger("absl").addFilter(is_wanted)
+    report = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        # Reads still under way when Orbax gives up on a damaged checkpoint.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            report(unraisable)
+
+    sys.unraisablehook = hook
+
+
+def _leaves(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Name -> (shape, dtype); names are the path's keys joined by dots, as Orbax writes them."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): (tuple(leaf.shape), str(leaf.dtype))
+        for path, leaf in leaves
+    }
+
+
+def _check_same_leaves(what: str, saved: dict[str, Any], target: Any) -> None:
+    wanted = _leaves(target)
+    differences = [
+        *(f"{name} is missing" for name in wanted if name not in saved),
+        *(f"{name} is not expected" for name in saved if name not in wanted),
+        *(
+            f"{name} is {_describe(saved[name])}, expected {_describe(wanted[name])}"
+            for name in wanted
+            if name in saved and saved[name] != wanted[name]
+        ),
+    ]
+    if differences:
+        more = len(differences) - _NAMED_LEAVES
+        listed = "; ".join(itertools.islice(differences, _NAMED_LEAVES))
+        listed += f"; and {more} more" if more > 0 else ""
+        raise CheckpointError(
+            f"{what} is of another model or optimizer: {listed}; use the run's own config, or "
+            "another --workdir"
+        )
+
+
+def _describe(leaf: tuple[tuple[int, ...], str]) -> str:
+    shape, dtype = leaf
+    return f"{dtype}[{','.join(map(str, shape))}]"

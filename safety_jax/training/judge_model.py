@@ -1,0 +1,201 @@
+"""The judge in training: which weights move, which stand still, how both run, how they leave.
+
+With LoRA the adapters and the head move and the trunk stands still; with rank 0 all weights move.
+"""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from safety_jax.base import trees
+from safety_jax.base.batch import Tokens
+from safety_jax.base.errors import ConfigError
+from safety_jax.models import layers, llama, lora
+from safety_jax.models.encoders import heads, llama_heads
+from safety_jax.models.folders import hub as folders
+from safety_jax.models.folders import peft
+from safety_jax.training import metrics, policy
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainee:
+    """A judge and what of it is trained; holds no arrays.
+
+    Attributes:
+        scorer: trunk and head, one output.
+        run: how it runs.
+        folder: the Hugging Face folder it came from.
+        adapter: rank, scale and targets; None when all weights are trained.
+        typed: the answer's tokens are of type 1.
+    """
+
+    scorer: heads.Scorer
+    run: llama.Execution
+    folder: Path
+    adapter: peft.LoraConfig | None
+    typed: bool
+
+    def shardings(self) -> trees.Tree:
+        """Where the trainable tree lives."""
+        whole, adapter = heads.shardings(self.scorer, self.run.mesh), self.adapter
+        if adapter is None:
+            return whole
+        parameters, mesh = heads.parameters(self.scorer), self.run.mesh
+        adapters = lora.shardings(parameters, adapter.targets, adapter.rank, mesh)
+        return {"adapters": adapters, heads.SCORE: whole[heads.SCORE]}
+
+    def scores(
+        self,
+        trainable: trees.Tree,
+        frozen: trees.Tree,
+        tokens: Tokens,
+        ends: Int[Array, "B S"],
+        key: jax.Array | None,
+    ) -> Float[Array, "B S"]:
+        """The score of every segment, in float32; the key switches dropout of adapters on.
+
+        Causal trunks are read at each segment's last token. Encoders see all of a row at once, so
+        theirs hold one example, S = 1.
+        """
+        weights, adapters = self._split(trainable, frozen, key)
+        if packs(self.scorer):
+            return self._packed(weights, adapters, tokens, ends)
+        types = tokens.mask.astype(jnp.int32) if self.typed else jnp.zeros_like(tokens.ids)
+        real = tokens.segments > 0
+        return heads.scores(self.scorer, weights, tokens.ids, types, real, self.run, adapters)
+
+    def _packed(
+        self,
+        weights: trees.Tree,
+        adapters: lora.Adapters | None,
+        tokens: Tokens,
+        ends: Int[Array, "B S"],
+    ) -> Float[Array, "B S"]:
+        scorer, run = self.scorer, self.run
+        trunk = {name: part for name, part in weights.items() if name != heads.SCORE}
+        config = llama_heads.without_head(scorer.config)
+        if adapters is not None:
+            adapters = lora.spread(adapters, heads.parameters(scorer), run.mesh)
+        places = (tokens.ids, tokens.positions, tokens.segments)
+        hidden = llama.forward(config, trunk, *places, run, adapters)
+        read = jnp.take_along_axis(hidden, ends[..., None], axis=1)
+        head = layers.bind(layers.Head, scorer.head, weights[heads.SCORE])
+        B, S, D = read.shape
+        return head(read.reshape(B * S, D), run).reshape(B, S)
+
+    def _split(
+        self, trainable: trees.Tree, frozen: trees.Tree, key: jax.Array | None
+    ) -> tuple[trees.Tree, lora.Adapters | None]:
+        """All weights, and the adapters that go on them."""
+        if self.adapter is None:
+            return trainable, None
+        scale = lora.scaling(self.adapter.rank, self.adapter.alpha, self.adapter.rslora)
+        adapters = lora.Adapters(trainable["adapters"], scale, self.adapter.dropout, key)
+        return frozen | {heads.SCORE: trainable[heads.SCORE]}, adapters
+
+    def flops_per_token(self, lengths: np.ndarray) -> float:
+        """Model FLOPs to train on one token of examples with these lengths, see `metrics`."""
+        config, adapter, declared = self.scorer.config, self.adapter, heads.parameters(self.scorer)
+        kernels = [
+            p.shape
+            for name, p in declared.items()
+            if name.endswith("kernel") and not name.startswith(heads.SCORE)
+        ]
+        leaves = lora.shapes(declared, adapter.targets, adapter.rank) if adapter else {}
+        tokens = lengths.astype(float)
+        return metrics.flops_per_token(
+            matmul_weights=sum(map(math.prod, kernels)),
+            adapter_weights=sum(math.prod(shape) for shape, _ in leaves.values()),
+            trains_base=adapter is None,
+            layers=config.layers,
+            heads=config.heads,
+            head_size=config.head_size,
+            example_tokens=float((tokens**2).sum() / tokens.sum()),
+        )
+
+    def export(self, folder: Path, trainable: trees.Tree, frozen: trees.Tree, dtype: str) -> None:
+        """Writes the whole judge, adapters added, as a folder with a sequence head."""
+        weights, adapters = self._split(trainable, frozen, None)
+        if adapters is not None:
+            weights = jax.jit(lora.merge)(weights, adapters)
+        heads.export(folder, weights, self.scorer, self.folder, dtype, policy.SHARD_BYTES)
+
+
+def packs(scorer: heads.Scorer) -> bool:
+    """Several examples may share a row: the trunk keeps segments apart."""
+    return isinstance(scorer.config, llama.LlamaConfig)
+
+
+def read_scorer(folder: Path, *, init: str, label: str, problem: str) -> tuple[heads.Scorer, bool]:
+    """What a folder gives a judge with one output, and whether its head is used.
+
+    A head of another number of outputs, or none, is replaced by a fresh one.
+
+    Raises:
+        CheckpointError: the trunk is not supported.
+    """
+    architectures = folders.read_json(folder / "config.json").get("architectures") or [""]
+    has_head = architectures[0].endswith("ForSequenceClassification")
+    if init == "pretrained" and (has_head or architectures[0] in llama_heads.BEAVER):
+        known = heads.read_scorer(folder)
+        if known.labels == 1:
+            return dataclasses.replace(known, label_names=(label,), problem=problem), True
+    return heads.new_scorer(folder, (label,), problem), False
+
+
+def build(
+    scorer: heads.Scorer,
+    run: llama.Execution,
+    folder: Path,
+    *,
+    own_head: bool,
+    typed: bool,
+    init: str,
+    base_dtype: jnp.dtype,
+    adapter: peft.LoraConfig | None,
+    initialization: str,
+    key: jax.Array,
+) -> tuple[Trainee, trees.Tree, trees.Tree]:
+    """The judge with its trainable and its frozen tree.
+
+    Args:
+        own_head: the folder's head is used; otherwise a fresh one.
+        init: "pretrained" reads the folder's weights, "random" only uses its sizes.
+        base_dtype: of a frozen trunk; what is trained is float32.
+        adapter: LoRA adapters; None trains all weights.
+        initialization: of adapters, see `lora.initialize`.
+
+    Raises:
+        ConfigError: an unknown `init`, or adapters on random weights.
+        CheckpointError: a folder that cannot be used.
+    """
+    if init not in ("pretrained", "random"):
+        raise ConfigError(f"model.init {init!r}: expected 'pretrained' or 'random'")
+    if init == "random" and adapter is not None:
+        raise ConfigError(
+            "model.init=random with adapters would fit them to noise; set lora.rank=0 to train "
+            "all weights"
+        )
+    lora.check_initialization(initialization)
+    mesh = run.mesh
+    base_key, adapter_key = jax.random.split(key)
+    dtype = jnp.dtype(jnp.float32) if adapter is None else base_dtype
+    if init == "random":
+        weights = heads.initialize(scorer, base_key, mesh, dtype)
+    elif own_head:
+        weights = heads.load(folder, scorer, mesh, dtype)
+    else:
+        weights = heads.load_trunk(folder, scorer, base_key, mesh, dtype)
+    trainee = Trainee(scorer, run, folder, adapter, typed)
+    if adapter is None:
+        return trainee, weights, {}
+    head = jax.tree.map(lambda weight: weight.astype(jnp.float32), weights.pop(heads.SCORE))
+    adapters = lora.initialize(
+        heads.parameters(scorer), adapter.targets, adapter.rank, initialization, adapter_key, mesh
+    )
+    return trainee, {"adapters": adapters, heads.SCORE: head}, weights

@@ -1,0 +1,362 @@
+"""How good a judge is on held-out answers, and whether it only counts words.
+
+Everything is computed from a table of scores. For pairs, the margin (chosen minus rejected score)
+is the log-odds that the chosen answer is better; a cost model's is rejected minus chosen. For
+single answers the score itself is the log-odds of being unsafe, or the rating.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import stats
+
+from safety_jax.data.judged import JudgedAnswers
+from safety_jax.maths import calibration, statistics
+from safety_jax.training.loop import Metrics
+
+BINS = 10
+MOST_GROUPS = 40  # categories in the report, the largest
+FEWEST_SHOWN = 10  # examples of a group that people are told of
+
+Numbers = Float[np.ndarray, " n"]
+Labels = Bool[np.ndarray, " n"]
+QualityReport = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """Examples with their scores; entry i of all fields is one example.
+
+    Attributes:
+        kind: pairs, cost, regression or binary.
+        scores: of each side.
+        targets: of each side; None where pairs do not say.
+        lengths: tokens of each answer.
+        losses: of each example.
+        categories, sources: what it belongs to.
+    """
+
+    kind: str
+    scores: Float[np.ndarray, "n sides"]
+    targets: Float[np.ndarray, "n sides"] | None
+    lengths: Float[np.ndarray, "n sides"]
+    losses: Numbers
+    categories: Sequence[tuple[str, ...]]
+    sources: Sequence[str]
+
+    @property
+    def paired(self) -> bool:
+        return self.scores.shape[1] == 2
+
+    @property
+    def evidence(self) -> Numbers:
+        """Log-odds of a pair's order, or of one answer being unsafe; a rating as it is."""
+        if not self.paired:
+            return self.scores[:, 0]
+        margin = self.scores[:, 0] - self.scores[:, 1]
+        return -margin if self.kind == "cost" else margin
+
+    @property
+    def outcomes(self) -> Labels:
+        """What the evidence should say: every pair is given in its true order."""
+        if self.paired:
+            return np.ones(len(self.scores), bool)
+        assert self.targets is not None
+        return self.targets[:, 0] > 0.5
+
+    @property
+    def length(self) -> Numbers:
+        """Tokens: of a pair, how much longer the chosen answer is."""
+        if self.paired:
+            return self.lengths[:, 0] - self.lengths[:, 1]
+        return self.lengths[:, 0]
+
+
+def held(kind: str, table: Float[np.ndarray, "n columns"], examples: Int[np.ndarray, " n"],
+         data: JudgedAnswers) -> Held:  # fmt: skip
+    """Examples of `data` with the table that the loss gave for them."""
+    return Held(
+        kind=kind,
+        scores=table[:, :-1].astype(float),
+        targets=None if data.targets is None else data.targets[examples],
+        lengths=data.answer_lengths[examples],
+        losses=table[:, -1].astype(float),
+        categories=[data.categories[i] for i in examples],
+        sources=[data.source[i] for i in examples],
+    )
+
+
+# ---------------------------------------------------------------------------- while training
+
+
+def summarize(data: Held) -> Metrics:
+    """A few numbers, under TRL's names where it has one."""
+    scores = data.scores
+    metrics = {
+        "min_reward": float(scores.min()),
+        "mean_reward": float(scores.mean()),
+        "max_reward": float(scores.max()),
+    }
+    if data.kind == "regression":
+        metrics["mse"] = float(data.losses.mean())
+        found = calibration.correlation(scores[:, 0], _targets(data)[:, 0])
+        return metrics | ({} if found is None else {"pearson": found[0], "spearman": found[1]})
+    metrics["accuracy"] = float(_right(data.evidence, data.outcomes).mean())
+    if data.paired:
+        metrics["margin"] = float(data.evidence.mean())
+        found = calibration.correlation(data.length, data.evidence)
+        if found is not None:
+            metrics["margin_length_correlation"] = found[0]
+    if data.kind == "cost":
+        metrics["sign_accuracy"] = float(((scores > 0) == (_targets(data) > 0.5)).mean())
+    return metrics
+
+
+def evaluation(data: Held) -> Metrics:
+    """`summarize` over held-out examples, with intervals and what needs many examples."""
+    metrics = {"loss": float(data.losses.mean())} | summarize(data)
+    if data.kind != "regression":
+        right = float(_right(data.evidence, data.outcomes).sum())
+        metrics["accuracy_low"], metrics["accuracy_high"] = _interval(right, len(data.losses))
+        metrics["ece"] = calibration.reliability(data.evidence, data.outcomes, bins=BINS).error
+    ranked = _ranked(data)
+    if ranked is not None:
+        metrics["auc"] = ranked
+    return {f"eval/{name}": value for name, value in metrics.items()}
+
+
+def _targets(data: Held) -> Float[np.ndarray, "n sides"]:
+    assert data.targets is not None, "judges but those of pairs are only trained with targets"
+    return data.targets
+
+
+def _right(evidence: Numbers, outcomes: Labels) -> Numbers:
+    """1 where right, 1/2 where undecided."""
+    return np.where(evidence == 0, 0.5, (evidence > 0) == outcomes)
+
+
+def _interval(right: float, n: int) -> tuple[float, float]:
+    return statistics.wilson(round(right), n)
+
+
+def _share(right: Numbers) -> QualityReport:
+    low, high = _interval(float(right.sum()), len(right))
+    return {"value": float(right.mean()), "low": low, "high": high, "n": len(right)}
+
+
+def _ranked(data: Held) -> float | None:
+    """AUC of the score over all answers, pairs torn apart: does it mean the same everywhere?"""
+    if data.kind == "regression":
+        return None
+    if data.kind == "pairs":
+        positive = np.zeros(data.scores.shape, bool)
+        positive[:, 0] = True
+    else:
+        positive = _targets(data) > 0.5
+    return calibration.auc(data.scores.ravel(), positive.ravel())
+
+
+# ---------------------------------------------------------------------------- the report
+
+
+def report(data: Held, training: Held) -> QualityReport:
+    """Everything for `results.json`, with what a judge of lengths alone reaches beside it.
+
+    Args:
+        training: the examples that judge of lengths is fitted on; their scores are not looked at.
+    """
+    found: QualityReport = {
+        "kind": data.kind,
+        "held_out": len(data.losses),
+        **_plain(evaluation(data)),
+    }
+    if data.kind == "regression":
+        return found | _regression(data, training)
+    right = _right(data.evidence, data.outcomes)
+    found["accuracy"] = _share(right)
+    baselines, by_length = _baselines(data, training)
+    found["baselines"] = baselines
+    found["against_length"] = _paired_test(right, by_length)
+    found["length_correlation"] = _correlation(data.length, data.evidence)
+    found["calibration"] = _calibration(data)
+    found["by_length"] = _terciles(data, right)
+    found["by_category"] = _groups(data.categories, right)
+    found["by_source"] = _groups([(source,) for source in data.sources], right)
+    return found
+
+
+def _plain(metrics: Metrics) -> Metrics:
+    return {name.removeprefix("eval/"): value for name, value in metrics.items()}
+
+
+def _regression(data: Held, training: Held) -> QualityReport:
+    ratings, known = _targets(data)[:, 0], _targets(training)[:, 0]
+    line = stats.linregress(training.length, known) if np.ptp(training.length) else None
+    by_length = known.mean() if line is None else line.intercept + line.slope * data.length
+    errors = (data.scores[:, 0] - ratings) ** 2
+    return {
+        "baselines": {
+            "mean rating": {"mse": float(((known.mean() - ratings) ** 2).mean())},
+            "line on length": {"mse": float(((by_length - ratings) ** 2).mean())},
+        },
+        "length_correlation": _correlation(data.length, data.scores[:, 0]),
+        "by_rating": {
+            f"{rating:g}": {
+                "mean_score": float(data.scores[ratings == rating, 0].mean()),
+                "n": int((ratings == rating).sum()),
+            }
+            for rating in np.unique(ratings)[:MOST_GROUPS]
+        },
+        "by_category": _groups(data.categories, errors, "mse"),
+        "by_source": _groups([(source,) for source in data.sources], errors, "mse"),
+    }
+
+
+def _baselines(data: Held, training: Held) -> tuple[QualityReport, Numbers]:
+    """What needs no reading, fitted on the training examples; and where the best of length is
+    right."""
+    n = len(data.losses)
+    slope, offset = calibration.logistic(
+        training.length, training.outcomes, intercept=not data.paired
+    )
+    by_length = _right(slope * data.length + offset, data.outcomes)
+    found: QualityReport = {}
+    if data.paired:
+        longer = _right(data.length, data.outcomes)
+        found["chance"] = {"value": 0.5, "n": n}
+        found["longer wins"] = _share(longer)
+        found["shorter wins"] = _share(1 - longer)
+    else:
+        most = training.outcomes.mean() > 0.5
+        found["more frequent label"] = _share((data.outcomes == most).astype(float))
+    found["logistic on length"] = _share(by_length) | {"slope": slope, "offset": offset}
+    return found, by_length
+
+
+def _paired_test(judge: Numbers, by_length: Numbers) -> QualityReport:
+    """McNemar's exact test on the examples where just one of the two is right.
+
+    Where one is undecided, as counting words is between answers that were cut to one length, the
+    example says nothing.
+    """
+    only_judge = int(((judge == 1) & (by_length == 0)).sum())
+    only_length = int(((judge == 0) & (by_length == 1)).sum())
+    decided = only_judge + only_length
+    p = stats.binomtest(only_judge, decided).pvalue if decided else 1.0
+    return {"only_judge_right": only_judge, "only_length_right": only_length, "p": float(p)}
+
+
+def _correlation(length: Numbers, evidence: Numbers) -> QualityReport:
+    found = calibration.correlation(length, evidence)
+    return {} if found is None else {"pearson": found[0], "spearman": found[1]}
+
+
+def _calibration(data: Held) -> QualityReport:
+    evidence, outcomes = data.evidence, data.outcomes
+    bins = calibration.reliability(evidence, outcomes, bins=BINS)
+    scaled, nll = calibration.cross_fitted(evidence, outcomes, bins=BINS)
+    return {
+        "temperature": calibration.temperature(evidence, outcomes),
+        "temperature_fitted_on": "all held-out examples",
+        "ece": bins.error,
+        "nll": calibration.nll(evidence, outcomes),
+        "ece_scaled": scaled,
+        "nll_scaled": nll,
+        "scaled_by": "each half of the held-out examples by the temperature of the other half",
+        "confidence": bins.confidence.tolist(),
+        "accuracy": bins.accuracy.tolist(),
+        "count": bins.count.tolist(),
+    }
+
+
+def _terciles(data: Held, right: Numbers) -> list[QualityReport]:
+    """Accuracy by length, in three parts of equal numbers; ties in length stay together."""
+    edges = np.quantile(data.length, [1 / 3, 2 / 3])
+    part = np.searchsorted(edges, data.length, side="left")
+    found = []
+    for number in range(3):
+        here = part == number
+        if here.any():
+            low, high = float(data.length[here].min()), float(data.length[here].max())
+            found.append({"from": low, "to": high} | _share(right[here]))
+    return found
+
+
+def _groups(
+    names: Sequence[tuple[str, ...]], values: Numbers, mean: str | None = None
+) -> dict[str, QualityReport]:
+    """Share right, or the mean of values under that name, by group; the largest groups."""
+    members: dict[str, list[int]] = {}
+    for i, of in enumerate(names):
+        for name in of:
+            members.setdefault(name, []).append(i)
+    largest = sorted(members, key=lambda name: (-len(members[name]), name))[:MOST_GROUPS]
+    return {
+        name: _share(values[members[name]])
+        if mean is None
+        else {mean: float(values[members[name]].mean()), "n": len(members[name])}
+        for name in largest
+    }
+
+
+# ---------------------------------------------------------------------------- for people
+
+
+def describe(found: QualityReport) -> str:
+    """The report as a table."""
+    if found["kind"] == "regression":
+        return _describe_regression(found)
+    unit = "pairs" if found["kind"] in ("pairs", "cost") else "answers"
+    lines = [f"{found['held_out']:,} held-out {unit}{'accuracy':>33}   95% interval"]
+
+    def line(name: str, share: QualityReport) -> None:
+        interval = f"[{share['low']:.3f}, {share['high']:.3f}]" if "low" in share else ""
+        lines.append(f"  {name:<44}  {share['value']:6.3f}   {interval:<16}  n = {share['n']:,}")
+
+    line("this judge", found["accuracy"])
+    for name, share in found["baselines"].items():
+        line(f"  {name}", share)
+    test = found["against_length"]
+    lines.append(
+        f"  against logistic on length: {test['only_judge_right']} right alone, "
+        f"{test['only_length_right']} wrong alone, p = {test['p']:.2g} (McNemar, exact)"
+    )
+    for part in found["by_length"]:
+        difference = "chosen longer by" if unit == "pairs" else "answer of"
+        line(f"{difference} {part['from']:.0f} to {part['to']:.0f} tokens", part)
+    for title in ("by_source", "by_category"):
+        groups = found[title]
+        shown = {name: share for name, share in groups.items() if share["n"] >= FEWEST_SHOWN}
+        if len(groups) > 1:
+            for name, share in shown.items():
+                line(f"{title.removeprefix('by_')} {name[:32]}", share)
+    correlation = found["length_correlation"]
+    if correlation:
+        lines.append(
+            f"  correlation of {'margin' if unit == 'pairs' else 'score'} and length: "
+            f"{correlation['pearson']:.2f} (Pearson), {correlation['spearman']:.2f} (Spearman)"
+        )
+    fitted = found["calibration"]
+    lines.append(
+        f"  ECE {fitted['ece']:.3f}, temperature {fitted['temperature']:.2f}"
+        + ("" if fitted["ece_scaled"] is None else f", ECE after it {fitted['ece_scaled']:.3f}")
+        + ("" if "auc" not in found else f"; AUC of single scores {found['auc']:.3f}")
+        + ("" if "sign_accuracy" not in found else f"; signs right {found['sign_accuracy']:.3f}")
+    )
+    return "\n".join(lines)
+
+
+def _describe_regression(found: QualityReport) -> str:
+    lines = [f"{found['held_out']:,} held-out answers", f"  MSE {found['mse']:.3f}"]
+    if "pearson" in found:
+        lines[-1] += f", Pearson {found['pearson']:.3f}, Spearman {found['spearman']:.3f}"
+    for name, baseline in found["baselines"].items():
+        lines.append(f"    {name}: MSE {baseline['mse']:.3f}")
+    for rating, group in found["by_rating"].items():
+        lines.append(f"  rated {rating}: mean score {group['mean_score']:.2f}, n = {group['n']:,}")
+    for name, share in found["by_category"].items():
+        lines.append(f"  category {name[:32]}: MSE {share['mse']:.3f}, n = {share['n']:,}")
+    return "\n".join(lines)

@@ -1,0 +1,189 @@
+"""The one training loop: step, log, evaluate, save, stop when asked, go on where it stopped.
+
+Stages differ in the loss inside `step` and in the batches; RAFT calls this loop every round.
+"""
+
+import dataclasses
+import math
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from safety_jax.base.errors import DivergenceError
+from safety_jax.training.checkpoint import Checkpoints, abstract
+from safety_jax.training.step import State
+
+Metrics = dict[str, float]
+Tables = dict[str, np.ndarray]
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """A stream of batches that can say, and be told, where it stands."""
+
+    def __next__(self) -> Any: ...
+    def get_state(self) -> dict[str, Any]: ...
+    def set_state(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Cadence:
+    """When things happen, in optimizer steps. An evaluation also stands before every save."""
+
+    total_steps: int
+    log_every_steps: int
+    eval_every_steps: int
+    save_every_steps: int
+
+    def logs(self, step: int) -> bool:
+        return step % self.log_every_steps == 0 or step in (1, self.total_steps)
+
+    def evaluates(self, step: int) -> bool:
+        return step % self.eval_every_steps == 0 or self.saves(step)
+
+    def saves(self, step: int) -> bool:
+        return step % self.save_every_steps == 0 or step == self.total_steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a call of `train` ended.
+
+    Attributes:
+        state: after the last step taken; saved.
+        interrupted: True when the process was asked to stop before `total_steps`.
+    """
+
+    state: State
+    interrupted: bool
+
+
+def resume(checkpoints: Checkpoints, state: State, batches: Batches) -> State:
+    """The latest checkpoint on the shardings of `state`, and `batches` moved to match.
+
+    Returns `state` itself when there is no checkpoint.
+    """
+    latest = checkpoints.latest()
+    if latest is None:
+        return state
+    restored, data_state, _ = checkpoints.restore(latest, abstract(state))
+    batches.set_state(data_state)
+    return restored
+
+
+def train(
+    state: State,
+    frozen: Any,
+    batches: Batches,
+    *,
+    step: Callable[..., tuple[State, dict[str, jax.Array]]],
+    place: Callable[[Any], tuple[Any, jax.Array]],
+    evaluate: Callable[[Any], Metrics] | None,
+    rows: Callable[[Any], list[str]],
+    on_step: Callable[[int, Metrics, Tables, Any], None],
+    on_evaluation: Callable[[int, Metrics], None],
+    checkpoints: Checkpoints,
+    best_metric: str,
+    cadence: Cadence,
+) -> Result:
+    """Takes steps until `cadence.total_steps`, or until SIGTERM, which saves and does not evaluate.
+
+    The metrics of a step are read while the device works on the next one. A checkpoint is only
+    written of a state whose loss was seen to be finite.
+
+    Args:
+        step: `step(state, frozen, arrays, used) -> (state, metrics)`, compiled; donates the state.
+        place: a batch's arrays and number of used microbatches, on the mesh.
+        evaluate: metrics of the trainable weights on the validation rows.
+        rows: names of a batch's rows, for the message when the loss is not finite.
+        on_step: called after every step, one step late, with its number, its metrics, what its
+            loss returned by example, and its batch.
+        on_evaluation: called with the step and what `evaluate` returned.
+        best_metric: the evaluation metric that picks the best checkpoint; lower is better.
+
+    Raises:
+        DivergenceError: the loss is NaN or infinite; names step and rows.
+        CheckpointError: a checkpoint cannot be written.
+    """
+    pending: tuple[int, dict[str, jax.Array], Any] | None = None
+
+    def settle() -> None:
+        """Reads the metrics of the last step, which waits for it."""
+        nonlocal pending
+        if pending is None:
+            return
+        (number, on_device, batch), pending = pending, None
+        values = jax.device_get(on_device)
+        metrics = {name: float(value) for name, value in values.items() if value.ndim == 0}
+        tables = {name: value for name, value in values.items() if value.ndim > 0}
+        if not math.isfinite(metrics["loss"]):
+            raise DivergenceError(
+                f"loss is {metrics['loss']} at step {number}; rows of the batch: "
+                f"{_few(rows(batch))}; earlier checkpoints are intact, lower optim.learning_rate "
+                "or look at these rows"
+            )
+        on_step(number, metrics, tables, batch)
+
+    done = int(jax.device_get(state.step))
+    with StopRequest() as stop, jax.transfer_guard("disallow"):
+        for number in range(done + 1, cadence.total_steps + 1):
+            batch = next(batches)
+            state, metrics = step(state, frozen, *place(batch))
+            settle()
+            pending = (number, metrics, batch)
+
+            stopping = stop.requested(number)
+            if stopping or cadence.evaluates(number):
+                settle()
+            measured: Metrics = {}
+            if evaluate is not None and cadence.evaluates(number) and not stopping:
+                measured = evaluate(state.trainable)
+                on_evaluation(number, measured)
+            if stopping or cadence.saves(number):
+                best = measured.get(best_metric)
+                checkpoints.save(number, state, batches.get_state(), measured, metric=best)
+            if stopping and number < cadence.total_steps:
+                checkpoints.wait()
+                return Result(state, interrupted=True)
+    checkpoints.wait()
+    return Result(state, interrupted=False)
+
+
+class StopRequest:
+    """Turns SIGTERM into a question the loop asks between steps; every host gets one answer.
+
+    Of several processes jax itself takes the signal, whichever gets it, and picks a step that all
+    can reach: a handler of Python's would hide it.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._alone = jax.process_count() == 1
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self._asked = True
+
+    def __enter__(self) -> "StopRequest":
+        if self._alone:
+            self._previous = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._alone:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def requested(self, step: int) -> bool:
+        if self._alone:
+            return self._asked
+        return multihost_utils.reached_preemption_sync_point(step)
+
+
+def _few(names: list[str], shown: int = 8) -> str:
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")

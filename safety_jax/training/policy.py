@@ -1,0 +1,218 @@
+"""The model in training: which weights move, which stand still, how both run, how they leave.
+
+With LoRA the adapters move and the base stands still; with rank 0 all weights move. Everything
+above this file treats the two alike, as a `trainable` and a `frozen` tree.
+"""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from safety_jax.base import trees
+from safety_jax.base.batch import Tokens
+from safety_jax.base.errors import ConfigError
+from safety_jax.maths import losses
+from safety_jax.models import attention, llama, lora
+from safety_jax.models.folders import hf, peft
+from safety_jax.training import metrics
+
+SHARD_BYTES = 5 * 10**9  # of an exported file; what the hub and `transformers` use
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """A causal language model and what of it is trained; holds no arrays.
+
+    Attributes:
+        config: sizes and switches of the model.
+        run: how it runs.
+        folder: the Hugging Face folder it came from.
+        adapter: rank, scale and targets; None when all weights are trained.
+        chunk_tokens: see `losses.token_logprobs`.
+    """
+
+    config: llama.LlamaConfig
+    run: llama.Execution
+    folder: Path
+    adapter: peft.LoraConfig | None
+    chunk_tokens: int
+
+    def shardings(self) -> trees.Tree:
+        """Where the trainable tree lives."""
+        if self.adapter is None:
+            return llama.shardings(self.config, self.run.mesh)
+        parameters, adapter = llama.parameters(self.config), self.adapter
+        return lora.shardings(parameters, adapter.targets, adapter.rank, self.run.mesh)
+
+    def adapters(self, trainable: trees.Tree, key: jax.Array | None = None) -> lora.Adapters:
+        """The trainable tree of a LoRA run with its scale; with a key, dropout is on."""
+        adapter = self.adapter
+        assert adapter is not None
+        scale = lora.scaling(adapter.rank, adapter.alpha, adapter.rslora)
+        return lora.Adapters(trainable, scale, adapter.dropout, key)
+
+    def token_logprobs(
+        self, trainable: trees.Tree, frozen: trees.Tree, tokens: Tokens, key: jax.Array | None
+    ) -> losses.TokenLogprobs:
+        """Log-probabilities of the trained tokens; the key switches dropout on."""
+        base, given = frozen, None
+        if self.adapter is None:
+            base = trainable
+        else:
+            adapters = self.adapters(trainable, key)
+            given = lora.spread(adapters, llama.parameters(self.config), self.run.mesh)
+        hidden = llama.forward(
+            self.config, base, tokens.ids, tokens.positions, tokens.segments, self.run, given
+        )
+        head = llama.head(self.config, base, self.run.mesh)
+        targets, mask = losses.shift(tokens)
+        return losses.token_logprobs(hidden, head, targets, mask, chunk_tokens=self.chunk_tokens)
+
+    def reference_logprobs(
+        self, start: trees.Tree | None, frozen: trees.Tree, tokens: Tokens
+    ) -> jax.Array:
+        """Log-probabilities of the trained tokens before training; no gradient flows.
+
+        Args:
+            start: the trainable tree at step 0; None for fresh adapters, which add nothing yet: the
+                base alone is then the same model.
+        """
+        if start is not None:
+            scores = self.token_logprobs(start, frozen, tokens, None)
+        else:
+            base = dataclasses.replace(self, adapter=None)
+            scores = base.token_logprobs(frozen, {}, tokens, None)
+        return jax.lax.stop_gradient(scores.logprobs)
+
+    def flops_per_token(self, lengths: np.ndarray) -> float:
+        """Model FLOPs to train on one token of examples with these lengths."""
+        return flops_per_token(self.config, self.adapter, lengths)
+
+    def export(self, folder: Path, trainable: trees.Tree, frozen: trees.Tree, dtype: str) -> None:
+        """Writes what was trained: a PEFT adapter folder, or the full model."""
+        if self.adapter is not None:
+            peft.export(folder, self.adapters(trainable), self.adapter)
+        else:
+            self.export_merged(folder, trainable, frozen, dtype)
+
+    def export_merged(
+        self, folder: Path, trainable: trees.Tree, frozen: trees.Tree, dtype: str
+    ) -> None:
+        """Writes the full model, adapters added to the base."""
+        weights = trainable
+        if self.adapter is not None:
+            weights = jax.jit(lora.merge)(frozen, self.adapters(trainable))
+        hf.export(folder, weights, self.config, self.folder, dtype, SHARD_BYTES)
+
+
+def flops_per_token(
+    model: llama.LlamaConfig, adapter: peft.LoraConfig | None, lengths: np.ndarray
+) -> float:
+    """Model FLOPs to train on one token of examples with these lengths, see `metrics`."""
+    declared = llama.parameters(model)
+    kernels = [p.shape for name, p in declared.items() if name.endswith("kernel")]
+    leaves = lora.shapes(declared, adapter.targets, adapter.rank) if adapter else {}
+    tokens = lengths.astype(float)
+    return metrics.flops_per_token(
+        matmul_weights=sum(map(math.prod, kernels)) + model.vocabulary_size * model.width,
+        adapter_weights=sum(math.prod(shape) for shape, _ in leaves.values()),
+        trains_base=adapter is None,
+        layers=model.layers,
+        heads=model.heads,
+        head_size=model.head_size,
+        example_tokens=float((tokens**2).sum() / tokens.sum()),
+    )
+
+
+def execution(
+    config: llama.LlamaConfig,
+    mesh: Mesh,
+    *,
+    compute_dtype: str,
+    backend: str,
+    remat: str,
+    verify: bool = True,
+) -> llama.Execution:
+    """How to run a model on this mesh.
+
+    Args:
+        verify: see `attention.build`.
+
+    Raises:
+        ConfigError: an unknown dtype or remat name, or a backend that cannot run here.
+    """
+    if remat not in llama.REMAT:
+        raise ConfigError(f"model.remat {remat!r}: expected one of {', '.join(llama.REMAT)}")
+    dtype = float_type("model.compute_dtype", compute_dtype)
+    function = attention.build(backend, mesh, config.window, dtype, verify)
+    return llama.Execution(mesh, dtype, function, remat)
+
+
+def float_type(key: str, name: str) -> jnp.dtype:
+    """Raises a ConfigError unless the name is of a float type that training here can hold."""
+    if name not in ("bfloat16", "float32"):
+        raise ConfigError(f"{key} {name!r}: expected bfloat16 or float32")
+    return jnp.dtype(name)
+
+
+def build(
+    config: llama.LlamaConfig,
+    run: llama.Execution,
+    folder: Path,
+    *,
+    init: str,
+    base_dtype: jnp.dtype,
+    adapter: peft.LoraConfig | None,
+    initialization: str,
+    start_from: Path | None,
+    chunk_tokens: int,
+    key: jax.Array,
+) -> tuple[Policy, trees.Tree, trees.Tree]:
+    """The policy with its trainable and its frozen tree.
+
+    Args:
+        init: "pretrained" reads the folder's weights, "random" only uses its sizes.
+        base_dtype: of a frozen base; what is trained is float32.
+        adapter: fresh LoRA adapters; None trains all weights.
+        initialization: of fresh adapters, see `lora.initialize`.
+        start_from: a PEFT folder to go on from. It brings its own rank, alpha and targets; dropout
+            stays that of `adapter`. Without `adapter` it is merged, and all weights are trained.
+
+    Raises:
+        ConfigError: an unknown `init`, or adapters on random weights.
+        CheckpointError: a folder that cannot be used.
+    """
+    if init not in ("pretrained", "random"):
+        raise ConfigError(f"model.init {init!r}: expected 'pretrained' or 'random'")
+    if init == "random" and (adapter is not None or start_from is not None):
+        raise ConfigError(
+            "model.init=random with adapters would fit them to noise; set lora.rank=0 and no "
+            "model.adapter to train all weights"
+        )
+    lora.check_initialization(initialization)
+    mesh = run.mesh
+    base_key, adapter_key = jax.random.split(key)
+    dtype = jnp.dtype(jnp.float32) if adapter is None else base_dtype
+    if init == "pretrained":
+        base = hf.load(folder, config, mesh, dtype)
+    else:
+        base = llama.initialize(config, base_key, mesh, dtype)
+    started = None if start_from is None else peft.load(start_from, config, mesh)
+
+    if adapter is None:
+        trainable = base if started is None else jax.jit(lora.merge)(base, started[0])
+        return Policy(config, run, folder, None, chunk_tokens), trainable, {}
+    if started is not None:
+        settings = dataclasses.replace(
+            started[1], dropout=adapter.dropout, base_name=adapter.base_name, dtype=adapter.dtype
+        )
+        return Policy(config, run, folder, settings, chunk_tokens), started[0].weights, base
+    fresh = lora.initialize(
+        llama.parameters(config), adapter.targets, adapter.rank, initialization, adapter_key, mesh
+    )
+    return Policy(config, run, folder, adapter, chunk_tokens), fresh, base

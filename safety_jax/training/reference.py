@@ -1,0 +1,218 @@
+"""Log-probabilities under the reference model, computed once and kept on disk.
+
+    reference/3f2a.../            the key: a hash of weights, tokens and precision
+      facts.json                  what was hashed, for people
+      000000.npz, 000001.npz ...  a few hundred pairs each: `chosen`, `rejected`, value by token
+
+A shard appears by one rename and carries checksums (zip's), so a run killed here goes on with the
+next shard, and a damaged shard is computed again. Other weights, tokens or precision are another
+folder: a stale value is never read.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from safety_jax.base import hosts, trees
+from safety_jax.base import mesh as meshes
+from safety_jax.base.batch import Tokens
+from safety_jax.base.errors import CheckpointError
+from safety_jax.data.encode import Examples
+from safety_jax.data.loader import Batch, Loader
+from safety_jax.data.pairs import Pairs
+from safety_jax.training.placement import put_rows
+from safety_jax.training.policy import Policy
+from safety_jax.training.preference import Sides
+
+PAIRS_PER_SHARD = 256
+
+# score(start, frozen, tokens [b, 2, T]) -> log-probability of each token [b, 2, T]
+ScoreFunction = Callable[[Any, Any, Tokens], jax.Array]
+
+
+def make_score(trained: Policy, mesh: Mesh) -> ScoreFunction:
+    """Compiles the reference's log-probabilities of one microbatch of packed pairs.
+
+    The values stand at the tokens they are of (not at the positions that predict them), and are 0
+    at all others; every device gets all of them.
+    """
+
+    def score(start: trees.Tree | None, frozen: trees.Tree, tokens: Tokens) -> jax.Array:
+        shape = tokens.ids.shape
+        flat = jax.tree.map(lambda x: x.reshape(-1, shape[-1]), tokens)
+        logprobs = trained.reference_logprobs(start, frozen, flat)
+        # Position t answered for token t + 1.
+        return jax.numpy.pad(logprobs[:, :-1], [(0, 0), (1, 0)]).reshape(shape)
+
+    return jax.jit(score, out_shardings=meshes.sharding(mesh, ()))
+
+
+@dataclasses.dataclass(frozen=True)
+class ReferenceCache:
+    """Where values of one reference are kept; the root may serve many runs.
+
+    Attributes:
+        root: a folder.
+        facts: what the values depend on beside the tokens: weights, precision; JSON.
+    """
+
+    root: Path
+    facts: Mapping[str, Any]
+
+    def folder(self, pairs: Pairs) -> Path:
+        """The folder of these pairs' values under these facts."""
+        facts = self._facts(pairs)
+        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return self.root / key[:32]
+
+    def _facts(self, pairs: Pairs) -> dict[str, Any]:
+        tokens = hashlib.sha256()
+        for side in (pairs.chosen, pairs.rejected):
+            for array in (side.ids, side.mask, side.offsets):
+                tokens.update(np.ascontiguousarray(array).tobytes())
+        return {"tokens": tokens.hexdigest(), "pairs_per_shard": PAIRS_PER_SHARD, **self.facts}
+
+    def describe(self, pairs: Pairs) -> str:
+        return json.dumps(self._facts(pairs), indent=2, sort_keys=True) + "\n"
+
+
+def logprobs(
+    cache: ReferenceCache,
+    pairs: Pairs,
+    batches: Loader,
+    score: ScoreFunction,
+    start: trees.Tree | None,
+    frozen: trees.Tree,
+    mesh: Mesh,
+    *,
+    name: str,
+) -> Sides:
+    """Log-probability of every token of every answer under the reference, from disk or computed.
+
+    Args:
+        batches: one ordered pass over the pairs in batches of `PAIRS_PER_SHARD`.
+        start: see `Policy.reference_logprobs`.
+        name: of the pairs, for the progress bar.
+
+    Returns:
+        (chosen, rejected), values end to end like the examples' ids.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    primary = jax.process_index() == 0
+    folder = cache.folder(pairs)
+    sides = (pairs.chosen, pairs.rejected)
+    flat = (np.zeros(len(sides[0].ids), np.float32), np.zeros(len(sides[1].ids), np.float32))
+    # Other hosts may have another cache folder.
+    found = hosts.first_says(lambda: _read_shards(folder, batches, sides, flat))
+    if any(found):
+        chosen, rejected = multihost_utils.broadcast_one_to_all(flat)
+        flat = (np.array(chosen), np.array(rejected))
+    if primary and not all(found):
+        _write(folder / "facts.json", lambda file: file.write(cache.describe(pairs).encode()))
+    put = put_rows(mesh, batches.rows_per_microbatch)
+    done = sum(len(batches.batch(k).examples) for k, known in enumerate(found) if known)
+    with tqdm.tqdm(
+        total=len(pairs),
+        initial=done,
+        desc=f"reference, {name}",
+        unit=" pairs",
+        disable=all(found) or not primary,
+    ) as progress:
+        for number in range(batches.steps):
+            if found[number]:
+                continue
+            batch = batches.batch(number)
+            arrays = jax.tree.map(put, batch.tokens)
+            values = [
+                jax.device_get(score(start, frozen, jax.tree.map(lambda x, a=a: x[a], arrays)))
+                for a in range(batch.used)
+            ]
+            _collect(batch, values, sides, flat)
+            if primary:
+                _write_shard(folder, number, batch, sides, flat)
+            progress.update(len(batch.examples))
+    return flat[0], flat[1]
+
+
+def _collect(
+    batch: Batch, values: list[np.ndarray], sides: tuple[Examples, Examples], flat: Sides
+) -> None:
+    """Takes each example's values out of the rows [b, 2, T] they were packed into."""
+    layout = batch.layout
+    for k, i in enumerate(batch.examples):
+        rows = values[layout.microbatch[k]][layout.row[k]]
+        for side, (examples, values_of_side) in enumerate(zip(sides, flat, strict=True)):
+            here = slice(examples.offsets[i], examples.offsets[i + 1])
+            start = layout.start[k, side]
+            values_of_side[here] = rows[side, start : start + here.stop - here.start]
+
+
+# ---------------------------------------------------------------------------- disk
+
+
+def _span(examples: Examples, batch: Batch) -> slice:
+    """Of the values end to end, those of a batch: an ordered pass takes examples in their order."""
+    first, last = batch.examples[0], batch.examples[-1]
+    return slice(int(examples.offsets[first]), int(examples.offsets[last + 1]))
+
+
+def _shard(folder: Path, number: int) -> Path:
+    return folder / f"{number:06}.npz"
+
+
+def _read_shards(
+    folder: Path, batches: Loader, sides: tuple[Examples, Examples], flat: Sides
+) -> list[bool]:
+    """Fills in what is on disk; tells which shards were."""
+    found = []
+    for number in range(batches.steps):
+        batch = batches.batch(number)
+        try:
+            content = io.BytesIO(_shard(folder, number).read_bytes())
+            with np.load(content, allow_pickle=False) as stored:
+                for side, name in enumerate(("chosen", "rejected")):
+                    flat[side][_span(sides[side], batch)] = stored[name]
+            found.append(True)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            found.append(False)
+    return found
+
+
+def _write_shard(
+    folder: Path, number: int, batch: Batch, sides: tuple[Examples, Examples], flat: Sides
+) -> None:
+    chosen, rejected = (flat[k][_span(sides[k], batch)] for k in (0, 1))
+    _write(_shard(folder, number), lambda file: np.savez(file, chosen=chosen, rejected=rejected))
+
+
+def _write(path: Path, fill: Callable[[Any], Any]) -> None:
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"reference values could not be written to {path.parent}: {error.strerror}; make room, "
+            "name another dpo.reference_folder, or set dpo.reference=live"
+        ) from error

@@ -1,0 +1,144 @@
+"""One compiled training step from any loss: accumulate, clip, update.
+
+A batch is a pytree whose leaves start with axis A, its microbatches. The step visits the first
+`used` of them in a loop whose length is data, not shape: a batch that packs into fewer rows costs
+less and compiles nothing new. A loss is told what the whole batch counts and returns what its
+microbatch adds, so that neither the number of microbatches nor the layout of rows changes the
+update.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from safety_jax.base import mesh as meshes
+from safety_jax.base import trees
+from safety_jax.base.batch import Tokens
+from safety_jax.training.optim import Schedule
+
+Parts = dict[str, jax.Array]
+# loss(trainable, frozen, microbatch, totals, key) -> what the microbatch adds to each metric of the
+# batch; "loss" is differentiated, and entries that are no scalars are tables by example
+Loss = Callable[[trees.Tree, Any, Any, Any, jax.Array | None], Parts]
+# count(batch) -> totals: what a loss divides by, counted over the whole batch
+Count = Callable[[Any], Any]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+    """All that training changes; the same struct holds arrays, shapes or shardings.
+
+    Attributes:
+        step: steps taken, int32.
+        trainable: adapter weights, or all weights; float32.
+        optimizer: the optax state.
+        key: data of the run's random key, uint32[2]; a step folds its own from it and its number.
+    """
+
+    step: Any
+    trainable: Any
+    optimizer: Any
+    key: Any
+
+
+def shardings(
+    trainable: trees.Tree, trainable_shardings: trees.Tree, optimizer: Any, mesh: Mesh
+) -> State:
+    """Where each part of the state lives: moments beside their weights, the rest everywhere.
+
+    Args:
+        trainable: arrays or abstract arrays.
+    """
+    everywhere = meshes.sharding(mesh, ())
+    abstract = jax.eval_shape(optimizer.init, trainable)
+    moments = optax.tree.map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        abstract,
+        trainable_shardings,
+        transform_non_params=lambda _: everywhere,
+    )
+    return State(everywhere, trainable_shardings, moments, everywhere)
+
+
+def initialize(trainable: trees.Tree, optimizer: Any, key: jax.Array, where: State) -> State:
+    """Step 0. The trainable weights are taken over, not copied."""
+    moments = jax.jit(optimizer.init, out_shardings=where.optimizer)(trainable)
+    step = jax.device_put(jnp.zeros((), jnp.int32), where.step)
+    return State(step, trainable, moments, jax.device_put(jax.random.key_data(key), where.key))
+
+
+def trained_tokens(batch: Tokens) -> jax.Array:
+    """What SFT divides by: tokens in the mask, over all microbatches and hosts."""
+    return batch.mask.sum().astype(jnp.float32)
+
+
+def make(
+    loss: Loss, count: Count, optimizer: optax.GradientTransformation, rate: Schedule, where: State
+):
+    """Compiles `step(state, frozen, batch, used) -> (state, metrics)`; the state is donated.
+
+    Metrics are what the loss returns, added up over the microbatches; `grad_norm` before clipping;
+    `learning_rate` of this step. All of them stand on every device.
+    """
+
+    def step(state: State, frozen: Any, batch: Any, used: jax.Array) -> tuple[State, Parts]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        gradient, metrics = accumulate(loss, state.trainable, frozen, batch, count, used, key)
+        metrics["grad_norm"] = optax.tree.norm(gradient)
+        metrics["learning_rate"] = rate(state.step)
+        updates, moments = optimizer.update(gradient, state.optimizer, state.trainable)
+        trainable = optax.apply_updates(state.trainable, updates)
+        return State(state.step + 1, trainable, moments, state.key), metrics
+
+    return jax.jit(step, donate_argnums=0, out_shardings=(where, where.step))
+
+
+def accumulate(
+    loss: Loss,
+    trainable: trees.Tree,
+    frozen: Any,
+    batch: Any,
+    count: Count,
+    used: jax.Array,
+    key: jax.Array,
+) -> tuple[trees.Tree, Parts]:
+    """Gradient of the batch's loss, and its metrics, over the first `used` microbatches."""
+    totals = count(batch)
+
+    def one(i, microbatch):
+        def objective(trainable):
+            parts = loss(trainable, frozen, microbatch, totals, jax.random.fold_in(key, i))
+            return parts["loss"], parts
+
+        return jax.grad(objective, has_aux=True)(trainable)
+
+    return _sum_over_microbatches(one, batch, used)
+
+
+def evaluator(loss: Loss, count: Count, mesh: Mesh):
+    """Compiles `evaluate(trainable, frozen, batch, used) -> (metrics, totals)`, no randomness."""
+
+    def evaluate(trainable: trees.Tree, frozen: Any, batch: Any, used: jax.Array):
+        totals = count(batch)
+        one = lambda _, microbatch: loss(trainable, frozen, microbatch, totals, None)  # noqa: E731
+        return _sum_over_microbatches(one, batch, used), totals
+
+    return jax.jit(evaluate, out_shardings=meshes.sharding(mesh, ()))
+
+
+def _sum_over_microbatches(one: Callable[[Any, Any], Any], batch: Any, used: jax.Array) -> Any:
+    def at(i):
+        take = lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False)  # noqa: E731
+        return one(i, jax.tree.map(take, batch))
+
+    if jax.tree.leaves(batch)[0].shape[0] == 1:
+        return at(0)  # no accumulator beside the gradient
+    start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(at, 0))
+    return jax.lax.fori_loop(0, used, lambda i, sums: jax.tree.map(jnp.add, sums, at(i)), start)

@@ -1,0 +1,279 @@
+"""The folder of a run: who may write it, and for which config.
+
+    runs/sit-500/
+      config.json        the config, nothing else; two runs are the same when these are
+      environment.json   per start: command, versions, commit
+      metrics.jsonl · checkpoints/ · plots/ · export/ · README.md   written by others, see `Workdir`
+
+Starting again with the same config continues the run. Another config is refused, because the
+checkpoints there belong to the first one; only keys in `FREE` may differ.
+"""
+
+import dataclasses
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from ml_collections import ConfigDict
+
+import safety_jax
+from safety_jax.base import files, hosts, supervisor, trees
+from safety_jax.base.errors import ConfigError
+
+# Keys that may change between two starts of one run. They say where and how fast it runs, what it
+# prints and what it keeps; the weights it arrives at are the same (but for the order of additions).
+FREE = (
+    r"mesh\..*",
+    r"log\..*",
+    r"checkpoint\..*",
+    r"data\.prefetch_steps",
+    r"model\.attention",
+    r"model\.remat",
+    r"train\.rows_per_microbatch",
+    r"score\.(tokens_per_batch|rows_per_write|attention)",
+    r"sample\.(lanes|prefill_prompts|bucket_tokens|chunk_steps)",
+    r"raft\.(rounds|patience|judges_resident)",
+    # Answers and scores are kept by all that they depend on, so that more of them may be asked for.
+    r"evaluate\..*",
+)
+
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers")
+_LOCK = ".lock"
+_OURS = (_LOCK, supervisor.FOLDER)  # may stand in a folder where no run has begun
+_NAMED_KEYS = 3  # a message names this many differing keys, and counts the others
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """Paths inside the folder of a run, and the lock on it; `close` lets others in."""
+
+    path: Path
+    config: dict[str, Any]
+    continued: bool  # an earlier start with this config was here
+    _lock: IO[str] | None
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        return self.path / "export"
+
+    @property
+    def plots(self) -> Path:
+        return self.path / "plots"
+
+    @property
+    def card(self) -> Path:
+        return self.path / "README.md"
+
+    def environment(self) -> list[dict[str, Any]]:
+        """One entry a start, oldest first."""
+        return _read_json(self.path / "environment.json")["starts"]
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    def __enter__(self) -> "Workdir":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            hosts.first_says(lambda: None)  # when process 0 is here, all is written
+        self.close()
+
+
+def prepare(
+    path: str | Path, config: ConfigDict | Mapping[str, Any], primary: bool = True
+) -> Workdir:
+    """Creates the folder of a run, or opens it again, and locks it.
+
+    Args:
+        path: the folder; empty, missing, or of an earlier start with the same config.
+        config: the whole config; JSON values.
+        primary: whether this process writes; exactly one process of a run does.
+
+    Raises:
+        ConfigError: the folder cannot be written, holds something else, belongs to another config,
+            or is in use.
+    """
+    path = Path(path).absolute()
+    plain = _plain(config)
+    lock, continued = _open(path, plain) if primary else (None, False)
+    # The others wait for this, and see what process 0 has made.
+    known, continued = hosts.first_says(lambda: [plain, continued])
+    if plain != known or not (path / "config.json").exists():
+        there, here = trees.flatten(known), trees.flatten(plain)
+        changed = [key for key in sorted(there | here) if there.get(key) != here.get(key)]
+        raise ConfigError(
+            f"config.{changed[0]} is not the same as on process 0; start all with one command"
+            if changed
+            else f"--workdir {path} has no config.json here, but process 0 wrote one; expected a "
+            "folder on a disk that all hosts share"
+        )
+    return Workdir(path, plain, continued, lock)
+
+
+def _open(path: Path, plain: dict[str, Any]) -> tuple[IO[str], bool]:
+    """Makes or opens the folder: the lock on it, and whether a run with this config was here."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        _check_ours(path)
+        lock = _acquire(path)
+        try:
+            continued = _check_config(path, plain)
+            files.write(path / "config.json", canonical(plain))
+            _record_start(path / "environment.json")
+        except BaseException:
+            lock.close()
+            raise
+    except OSError as error:
+        raise ConfigError(
+            f"--workdir {path}: {error.strerror or error}; expected a folder that can be written"
+        ) from error
+    return lock, continued
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys, for files that are compared."""
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """`optim.learning_rate 0.0001 there, 0.0002 here` for each key that matters and differs."""
+    old, new = trees.flatten(there), trees.flatten(here)
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        values = [json.dumps(flat[key]) if key in flat else "absent" for flat in (old, new)]
+        if values[0] != values[1] and not any(re.fullmatch(rule, key) for rule in FREE):
+            found.append(f"{key} {values[0]} there, {values[1]} here")
+    return found
+
+
+def _plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+    """The config as it reads back from JSON: tuples become lists."""
+    plain = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    for key, value in trees.flatten(plain).items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"config.{key}={value!r} cannot be recorded: {error}; expected a finite number, a "
+                "string, a boolean or a tuple of them"
+            ) from error
+    return json.loads(canonical(plain))
+
+
+def _check_ours(path: Path) -> None:
+    names = sorted(entry.name for entry in path.iterdir())
+    others = [name for name in names if name not in _OURS and not name.endswith(files.PART)]
+    if others and "config.json" not in others:
+        raise ConfigError(
+            f"--workdir {path} holds {others[0]} but no config.json, so it is not the folder of a "
+            "run; nothing in it was touched; choose an empty or a new folder"
+        )
+
+
+def _check_config(path: Path, config: dict[str, Any]) -> bool:
+    """Whether a run with this config was here; False if none was."""
+    file = path / "config.json"
+    if not file.exists():
+        return False
+    found = differences(_read_json(file), config)
+    if found and not _has_results(path):
+        return False  # a start that failed before its first checkpoint keeps nobody out
+    if found:
+        more = len(found) - _NAMED_KEYS
+        listed = "; ".join(found[:_NAMED_KEYS]) + (f"; and {more} more" if more > 0 else "")
+        raise ConfigError(
+            f"--workdir {path} belongs to another config: {listed}; use another --workdir"
+        )
+    return True
+
+
+def _has_results(path: Path) -> bool:
+    checkpoints = path / "checkpoints"
+    files = [path / name for name in ("metrics.jsonl", "judgements.jsonl")]
+    written = any(file.exists() and file.stat().st_size > 0 for file in files)
+    return written or (checkpoints.is_dir() and any(checkpoints.iterdir()))
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{file} is not JSON ({error}); use another --workdir") from error
+
+
+def _acquire(path: Path) -> IO[str]:
+    """Locks the folder until the process ends, however it ends.
+
+    A POSIX lock: unlike `flock` it is not inherited by forked data workers, which may outlive a
+    killed run, and it holds between the machines of an NFS mount.
+    """
+    lock = open(path / _LOCK, "a+")
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        lock.close()
+        raise ConfigError(
+            f"--workdir {path} is being written by {holder}; wait for it or use another --workdir"
+        ) from error
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    lock.flush()
+    return lock
+
+
+def _record_start(file: Path) -> None:
+    starts = _read_json(file)["starts"] if file.exists() else []
+    start = {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", *sys.argv]),
+        "python": sys.version.split()[0],
+        "versions": versions(),
+        "commit": _commit(),
+    }
+    files.write(file, canonical({"starts": [*starts, start]}))
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of the libraries that decide its results."""
+    installed = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return {"safety_jax": safety_jax.__version__, **installed}
+
+
+def _commit() -> str | None:
+    """The commit this package is checked out at, `-dirty` if changed; None if it is installed."""
+    package = Path(safety_jax.__file__).parent
+    # An environment inside some other repository must not be taken for a checkout of this one.
+    for command in (
+        "ls-files --error-unmatch __init__.py",
+        "describe --always --dirty --abbrev=40",
+    ):
+        try:
+            result = subprocess.run(
+                ["git", "-C", str(package), *command.split()],
+                capture_output=True, text=True, timeout=10, check=True,
+            )  # fmt: skip
+        except (OSError, subprocess.SubprocessError):
+            return None
+    return result.stdout.strip()

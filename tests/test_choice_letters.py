@@ -1,0 +1,133 @@
+"""Letters read out of answers; accuracy, collapse and blind guesses, checked on paper."""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from safety_jax.data.sources import open_source
+from safety_jax.evaluation.measures import choice_letters
+from safety_jax.evaluation.sets.items import read_sets
+
+LETTERS = tuple("ABCD")
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("\nC", "C"), ("c", "C"), ("(B)", "B"), ("**D**.", "D"), (" B) flour", "B"),
+        ("b) flour", "B"), ("A, for D is wrong", "A"), ("A", "A"), ("A. A plant", "A"),
+        ("C is right, for a and b are not.", "C"), ("A is right", "A"), ("A. Mix", "A"),
+        ("A\nBecause it is so", "A"), ("The answer is B, not C.", "B"), ("Answer: (D) salt", "D"),
+        ("It must be C.", "C"), ("I would say (d)", "D"), ("A plant needs water: B", "B"),
+        ("A) one\nB) two", "A"),
+        ("B or C", ""), ("(A) and (B)", ""), ("A, B", ""), ("A or B", ""),
+        ("", ""), ("Both", ""), ("A plant needs water", ""), ("E", ""), ("Either B or C", ""),
+        ("ABC", ""), ("None of a, b, c and d", ""), ("the answer is a plant", ""), ("C-A_B", "C"),
+    ],
+)  # fmt: skip
+def test_letters_are_read(answer, expected):
+    assert choice_letters.read(answer, LETTERS) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("\nFalse.", "False"), ("TRUE", "True"), ("true, they do", "True"), ("Yes", ""),
+        ("That is false", "False"), ("Answer: true, not false", "True"),
+        ("It is true or false", ""), ("Untrue", ""), ("True/False", ""),
+    ],
+)  # fmt: skip
+def test_words_are_read(answer, expected):
+    assert choice_letters.read(answer, ("True", "False")) == expected
+
+
+def counted(answers: str, key: str, choices=LETTERS) -> dict:
+    """One character an answer; a blank chooses nothing."""
+    return choice_letters.measure(
+        ["" if a == " " else a for a in answers], list(key), [choices] * len(key)
+    )
+
+
+def test_measures_on_paper():
+    found = counted("AAB D", "ABBCC")
+    assert found["accuracy"]["count"] == 2 and found["accuracy"]["value"] == 0.4
+    # Wilson: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n) with p = 0.4, n = 5.
+    assert found["accuracy"]["low"] == pytest.approx(0.11762, abs=1e-5)
+    assert found["accuracy"]["high"] == pytest.approx(0.76928, abs=1e-5)
+    readable = found["readable"]
+    assert (readable["count"], readable["n"], readable["unscored"]) == (2, 4, 1)
+    assert (found["invalid"]["count"], found["invalid"]["value"]) == (1, 0.2)
+    assert found["key"] == {"A": 1, "B": 2, "C": 2, "D": 0}
+    assert found["answers"] == {"A": 2, "B": 1, "C": 0, "D": 1}
+    assert (found["commonest"], found["commonest_share"]) == ("A", 0.5)
+    assert found["always_commonest"] == 0.2
+    assert (found["best_constant"], found["always_best"]) == ("B", 0.4)
+    assert found["reordered"] == pytest.approx((2 * 1 + 1 * 2) / 25)
+    assert found["chance"] == 0.25 and found["blind"] == 0.4 and not found["above_blind"]
+    assert "which is not more than can be had blindly" in found["verdict"]
+    json.dumps(found, allow_nan=False)
+
+
+def test_chance_goes_by_the_choices_of_each_question():
+    found = choice_letters.measure(["A", "A"], ["A", "B"], [("A", "B"), tuple("ABCD")])
+    assert found["chance"] == (1 / 2 + 1 / 4) / 2
+
+
+@pytest.mark.parametrize(
+    ("answers", "key", "collapsed"),
+    [
+        ("C" * 85 + "ABD" * 5, "ABCD" * 25, True),
+        ("C" * 100, "ABCD" * 25, True),
+        ("ABCD" * 25, "ABCD" * 25, False),
+        # As often as the key has it.
+        ("A" * 90 + "B" * 10, "A" * 90 + "B" * 10, False),
+        # A handful of answers proves nothing.
+        ("CCC", "ABC", False),
+        # Unreadable answers do not hide it.
+        ("C" * 40 + " " * 60, "ABCD" * 25, True),
+    ],
+)
+def test_a_collapse_is_told(answers, key, collapsed):
+    found = counted(answers, key)
+    assert found["collapsed"] is collapsed
+    assert ("a collapse" in found["verdict"]) is collapsed
+
+
+def test_answers_without_a_choice():
+    found = counted("   ", "ABC")
+    assert found["accuracy"]["value"] == 0 and found["invalid"]["value"] == 1
+    assert found["commonest"] == "" and found["commonest_share"] is None
+    assert found["readable"]["value"] is None
+    assert found["verdict"] == "No answer names a choice."
+
+
+def test_what_cannot_be_measured_is_refused():
+    for answers, key in (("", ""), ("A", "E"), ("AB", "A")):
+        with pytest.raises(ValueError):
+            counted(answers, key)
+
+
+@pytest.mark.real_data
+def test_the_papers_answers_to_openbookqa():
+    """33.44% of all 5,457 questions: every answer is readable, so that both rates are the same."""
+    path = Path(os.environ["SAFETY_JAX_SHARED"]) / "data/safe_to_serve/helpfulness"
+    file = str(path / "obqa_100_safety.csv")
+    (asked,) = read_sets([file], "", "evaluate.sets", 0)
+    rows = open_source(file, "evaluate.sets").rows
+    assert [item.prompt[0].content for item in asked.items] == [r["inference_prompt"] for r in rows]
+    read = [choice_letters.read(r["generated_response"], LETTERS) for r in rows]
+    assert read == [row["predicted_label"] for row in rows]
+    found = choice_letters.measure(
+        read, [item.reference for item in asked.items], [item.choices for item in asked.items]
+    )
+    accuracy = found["accuracy"]
+    assert (accuracy["count"], accuracy["n"]) == (1825, 5457)
+    assert f"{100 * accuracy['value']:.2f}" == "33.44" and found["invalid"]["count"] == 0
+    assert found["readable"]["value"] == accuracy["value"]
+    assert found["answers"] == dict(Counter(sorted(read)))
+    assert found["key"] == {"A": 1504, "B": 1350, "C": 1256, "D": 1347}
+    assert found["commonest"] == "C" and found["collapsed"] and found["above_blind"]
+    assert found["commonest_share"] == 4119 / 5457 and found["always_commonest"] == 1256 / 5457

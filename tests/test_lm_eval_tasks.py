@@ -1,0 +1,395 @@
+"""Tasks of lm-evaluation-harness on our models: every number from whole logits, by hand."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_tokenizers
+from asked import LIMITS, WINDOW, by_hand, logprobs, tiny_model
+from lm_eval import evaluator
+from lm_eval.api.instance import Instance
+from samples import execute_on
+
+from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.evaluation.harness import lm_eval_tasks
+from safety_jax.evaluation.harness.language_model import HarnessLM, read_settings
+from safety_jax.evaluation.harness.loglikelihood import ScoredModel
+from safety_jax.models.decoding import generation
+from safety_jax.models.folders import hf, hf_config
+from tests.golden import cases
+
+PACE = generation.Pace(
+    lanes=2, prefill_prompts=2, bucket_tokens=64, chunk_steps=8, cache_dtype=jnp.float32
+)
+ASKING = lm_eval_tasks.Asking(
+    num_fewshot=None, limit=None, chat=False, system="", seed=1, bootstrap=100
+)
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return tiny_tokenizers.llama(chat_template=tiny_tokenizers.INST)
+
+
+@pytest.fixture(scope="module")
+def model(config, execution, tokens) -> ScoredModel:
+    return tiny_model(config, execution, tokens)
+
+
+@pytest.fixture(scope="module")
+def lm(model) -> HarnessLM:
+    return HarnessLM(model, LIMITS, PACE, (2,), 1)
+
+
+# ---------------------------------------------------------------------------- requests
+
+
+def request(kind: str, *arguments) -> Instance:
+    return Instance(request_type=kind, doc={}, arguments=arguments, idx=0)
+
+
+def test_contexts_and_continuations_are_told_apart_as_hflm_does(lm, tokens, model):
+    """A space at the end of the context goes to the continuation; an empty context is BOS."""
+    cases = [
+        ("Name three colours. ", "Red", "Name three colours.", " Red"),
+        ("How do I bake", " bread?", "How do I bake", " bread?"),
+        ("", "Mix flour", "", "Mix flour"),
+        ("<s>Then wait.", " Then bake.", "<s>Then wait.", " Then bake."),
+    ]
+    found = lm.loglikelihood([request("loglikelihood", a, b) for a, b, _, _ in cases], True)
+    for (_, _, context, continuation), (logprob, greedy) in zip(cases, found, strict=True):
+        special = not context.startswith("<s>")
+        if context:
+            before = tokens.encode(context, add_special_tokens=special)
+            whole = tokens.encode(context + continuation, add_special_tokens=special)
+            behind = whole[len(before) :]
+        else:
+            before, behind = [1], tokens.encode(continuation, add_special_tokens=False)
+        assert before[0] == 1 and before.count(1) == 1
+        expected, expected_greedy = by_hand(model, before, behind)
+        assert logprob == pytest.approx(expected, abs=1e-3) and greedy == expected_greedy
+
+
+def test_a_context_without_tokens_is_that_before_every_text(lm):
+    """A space alone, to a tokenizer without BOS."""
+    alone, before = lm._loglikelihood_tokens([((" ", "a"), [], [5]), (("", "a"), [1], [5])], True)
+    assert alone == before
+
+
+def test_each_token_of_a_long_text_is_predicted_once(lm, tokens, model):
+    text = "Mix flour, water, salt and yeast. " * 11
+    ids = tokens.encode(text)
+    assert len(ids) > 2 * WINDOW
+    # Windows are full, and the last one reaches back.
+    read = [1, *ids]
+    total = 0.0
+    for start in range(0, len(ids), WINDOW):
+        behind = ids[start : start + WINDOW]
+        before = read[: start + 1][-(WINDOW + 1 - len(behind)) :]
+        total += by_hand(model, before, behind)[0]
+    (found,) = lm.loglikelihood_rolling([request("loglikelihood_rolling", text)], True)
+    assert found == pytest.approx(total, abs=1e-2)
+
+
+def greedy_text(model, tokens, prompt: list[int], count: int) -> str:
+    ids = list(prompt)
+    while len(ids) < len(prompt) + count and ids[-1] != 2:
+        ids.append(int(logprobs(model, ids)[-1].argmax()))
+    return tokens.decode(ids[len(prompt) :], skip_special_tokens=True)
+
+
+def test_answers_are_greedy_and_cut_at_their_stops(lm, tokens, model):
+    contexts = ["How do I bake bread?", "Name three colours.", "explain why " * 30]
+    plain = {"until": [], "max_gen_toks": 8, "do_sample": False}
+    found = lm.generate_until([request("generate_until", c, plain) for c in contexts], True)
+    for context, text in zip(contexts, found, strict=True):
+        prompt = tokens.encode(context)[-(WINDOW - 8) :]  # too long a prompt loses its left
+        assert text == greedy_text(model, tokens, prompt, 8)
+    stop = found[0][3:5]
+    cut = {"until": stop, "max_gen_toks": 8}
+    mixed = [
+        request("generate_until", contexts[1], plain),
+        request("generate_until", contexts[0], cut),
+    ]
+    assert lm.generate_until(mixed, True) == [found[1], found[0].split(stop)[0]]
+
+
+def test_a_stop_that_is_a_special_token_ends_the_answer(lm):
+    assert lm._endings(["</s>", "<s>", "\n", ""]) == ((1, 2), ("\n",))
+
+
+def test_sampled_answers_differ_by_request_and_repeat(lm):
+    kwargs = {"until": [], "max_gen_toks": 8, "do_sample": True, "temperature": 1.0}
+    twice = [request("generate_until", "explain why", kwargs) for _ in range(2)]
+    first = lm.generate_until(twice, True)
+    assert first[0] != first[1] and lm.generate_until(twice, True) == first
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, (0.0, 256, 1)),
+        ({"temperature": 0.7, "max_new_tokens": 5}, (0.7, 5, 1)),
+        ({"do_sample": False, "temperature": 0.7, "max_gen_toks": 9}, (0.0, 9, 1)),
+        ({"num_beams": 4}, (0.0, 256, 4)),
+    ],
+)
+def test_settings_of_generation(asked, expected):
+    settings, _ = read_settings(asked)
+    assert (settings.temperature, settings.max_new_tokens, settings.beams) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"repetition_penalty": 1.2}, "sets repetition_penalty"),
+        ({"do_sample": True}, "do_sample .* no temperature"),
+    ],
+)
+def test_settings_that_are_not_known_are_refused(asked, message):
+    with pytest.raises(ConfigError, match=message):
+        read_settings(asked)
+
+
+def test_what_the_model_cannot_read_is_refused(lm):
+    with pytest.raises(ConfigError, match="256 new tokens; expected fewer than the 48"):
+        lm.generate_until([request("generate_until", "a", {})], True)
+    for continuation in ("no " * 60, ""):
+        with pytest.raises(DataError, match="expected 1 to 48"):
+            lm.loglikelihood([request("loglikelihood", "say", continuation)], True)
+
+
+def test_dialogues_go_through_the_chat_template(lm, model, tokens):
+    turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "Hi"}]
+    assert lm.apply_chat_template(turns) == "<s>[INST] Hi [/INST]"  # it has no place for a system
+    assert lm.chat_template(True) == tiny_tokenizers.INST
+    bare = dataclasses.replace(model, tokenizer=tiny_tokenizers.llama())
+    with pytest.raises(ConfigError, match="no chat template"):
+        HarnessLM(bare, LIMITS, PACE, (2,), 1).apply_chat_template(turns)
+
+
+# ---------------------------------------------------------------------------- tasks
+
+DOCUMENTS = [
+    {"question": "Name three colours.", "choices": ["Red, green", "water", "no"], "gold": 0},
+    {"question": "How do I bake bread?", "choices": ["Mix flour", "explain", "Blue"], "gold": 0},
+    {"question": "What comes then?", "choices": ["user", "Then bake", "salt"], "gold": 1},
+    {"question": "say no", "choices": ["system", "yeast", "to a request"], "gold": 2},
+]
+CHOICE = """
+task: tiny_choice
+output_type: multiple_choice
+doc_to_text: "Question: {{question}}\\nAnswer:"
+doc_to_choice: "{{choices}}"
+doc_to_target: gold
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+  - {metric: acc_norm, aggregation: mean, higher_is_better: true}
+metadata: {version: 1.5}
+"""
+WRITING = """
+task: tiny_writing
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: "{{choices[gold]}}"
+generation_kwargs: {until: ["."], max_gen_toks: 8, do_sample: false}
+metric_list:
+  - {metric: exact_match, aggregation: mean, higher_is_better: true}
+metadata: {version: 1.0}
+"""
+ROLLING = """
+task: tiny_rolling
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{question}} {{choices[0]}} {{choices[1]}} {{question}} {{choices[2]}} {{question}}"
+metric_list:
+  - {metric: word_perplexity}
+  - {metric: bits_per_byte}
+metadata: {version: 1.0}
+"""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> list[str]:
+    """A file for each of the three kinds of tasks, on documents of four rows."""
+    folder = tmp_path_factory.mktemp("tasks")
+    data = folder / "documents.jsonl"
+    data.write_text("".join(json.dumps(document) + "\n" for document in DOCUMENTS))
+    where = f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {data}}}}}\n"
+    paths = []
+    for text in (CHOICE, WRITING, ROLLING):
+        name = text.split()[1]
+        (folder / f"{name}.yaml").write_text(text + where + "test_split: test\n")
+        paths.append(str(folder / f"{name}.yaml"))
+    return paths
+
+
+@pytest.fixture(scope="module")
+def found(model, files) -> dict:
+    return lm_eval_tasks.run_tasks(model, files, LIMITS, PACE, (2,), ASKING)
+
+
+def chosen_by_hand(lm) -> tuple[list[int], list[int]]:
+    """The likeliest choice of each document, and the likeliest by byte."""
+    plain, by_byte = [], []
+    for document in DOCUMENTS:
+        scores = []
+        for choice in document["choices"]:
+            whole = lm.tok_encode(f"Question: {document['question']}\nAnswer: {choice}")
+            before = lm.tok_encode(f"Question: {document['question']}\nAnswer:")
+            scores.append(by_hand(lm._model, before, whole[len(before) :])[0])
+        sizes = [len(choice.encode()) for choice in document["choices"]]
+        plain.append(int(np.argmax(scores)))
+        by_byte.append(int(np.argmax(np.array(scores) / sizes)))
+    return plain, by_byte
+
+
+def test_results_are_arithmetic_on_the_likelihoods(found, lm):
+    gold = [document["gold"] for document in DOCUMENTS]
+    rows = {(row.task, row.metric): row for row in lm_eval_tasks.figures(found)}
+    for metric, chosen in zip(("acc", "acc_norm"), chosen_by_hand(lm), strict=True):
+        right = np.equal(chosen, gold)
+        row = rows["tiny_choice", metric]
+        assert row.value == right.mean()
+        assert row.stderr == pytest.approx(right.std(ddof=1) / math.sqrt(4))
+        assert (row.n, row.of, row.version, row.higher_is_better) == (4, 4, "1.5", True)
+        by_document = lm_eval_tasks.by_document(found, "tiny_choice", metric)
+        assert sorted(by_document.values()) == sorted(right) and len(by_document) == 4
+    texts = [
+        "{question} {choices[0]} {choices[1]} {question} {choices[2]} {question}".format(**document)
+        for document in DOCUMENTS
+    ]
+    ids = [lm.tok_encode(text) for text in texts]
+    assert all(len(row) <= WINDOW for row in ids)
+    total = sum(by_hand(lm._model, [1], row)[0] for row in ids)
+    words = sum(len(text.split()) for text in texts)
+    size = sum(len(text.encode()) for text in texts)
+    perplexity = rows["tiny_rolling", "word_perplexity"]
+    assert perplexity.value == pytest.approx(math.exp(-total / words), rel=1e-4)
+    assert perplexity.stderr is None and perplexity.higher_is_better is False
+    bits = rows["tiny_rolling", "bits_per_byte"].value
+    assert bits == pytest.approx(-total / size / math.log(2), rel=1e-5)
+
+
+def test_documents_that_are_there_twice_are_told_apart():
+    samples = [
+        {"filter": filtered, "doc_hash": digest, "acc": value}
+        for digest, filtered, value in (
+            ("x", "none", 1.0), ("y", "none", [1, 2]), ("x", "none", 0.0), ("x", "strict", 0.5),
+        )
+    ]  # fmt: skip
+    found = {"samples": {"task": samples}}
+    assert lm_eval_tasks.by_document(found, "task", "acc") == {"x": 1.0, "x 2": 0.0}
+    assert lm_eval_tasks.by_document(found, "task", "acc/strict") == {"x": 0.5}
+
+
+def test_results_tell_what_they_depend_on(found, tokens, model):
+    assert found["versions"] == {"tiny_choice": 1.5, "tiny_rolling": 1.0, "tiny_writing": 1.0}
+    assert found["n-shot"] == {"tiny_choice": 0, "tiny_rolling": 0, "tiny_writing": 0}
+    assert all(len(digest) == 64 for digest in found["task_hashes"].values())
+    assert found["lm_eval_version"]
+    assert found["cut"] == {"loglikelihood": 0, "generate_until": 0}
+    json.dumps(found, allow_nan=False)
+    samples = found["samples"]["tiny_writing"]
+    for sample, document in zip(samples, DOCUMENTS, strict=True):
+        text = greedy_text(model, tokens, tokens.encode(document["question"]), 8).split(".")[0]
+        assert sample["resps"] == [[text]]
+
+
+def test_examples_limits_and_chat(model, files, found):
+    asking = dataclasses.replace(ASKING, num_fewshot=1, limit=2, chat=True)
+    asked = lm_eval_tasks.run_tasks(model, files[:1], LIMITS, PACE, (2,), asking)
+    (first, *_) = lm_eval_tasks.figures(asked)
+    assert (first.n, first.of, first.num_fewshot) == (2, 4, 1)
+    context = asked["samples"]["tiny_choice"][0]["arguments"][0][0]
+    assert context.startswith("<s>[INST] Question:") and context.count("[/INST]") == 2
+    assert asked["task_hashes"]["tiny_choice"] != found["task_hashes"]["tiny_choice"]
+    assert asked["cut"] == {"loglikelihood": 6}  # of two documents' three choices
+
+
+def test_tasks_that_cannot_be_asked_are_refused(model, tmp_path, files, monkeypatch):
+    def run(*tasks):
+        return lm_eval_tasks.run_tasks(model, tasks, LIMITS, PACE, (2,), ASKING)
+
+    with pytest.raises(ConfigError, match="no task is named"):
+        run()
+    text = Path(files[0]).read_text()
+    (tmp_path / "gone.yaml").write_text(text.replace("documents.jsonl", "gone.jsonl"))
+    with pytest.raises(ConfigError, match="gone.yaml cannot be loaded"):
+        run(str(tmp_path / "gone.yaml"))
+    (tmp_path / "code.yaml").write_text(text + "unsafe_code: true\n")
+    with pytest.raises(ConfigError, match="tiny_choice runs code"):
+        run(str(tmp_path / "code.yaml"))
+    monkeypatch.setattr(
+        lm_eval_tasks, "_stands_alone", lambda task: True
+    )  # its own list takes long
+    with pytest.raises(ConfigError, match="no_such_task.*`lm-eval ls tasks`"):
+        run("no_such_task")
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
+    with pytest.raises(ConfigError, match=r"pip install 'safety_jax\[lm-eval\]'"):
+        lm_eval_tasks.check_installed()
+
+
+# ---------------------------------------------------------------------------- HFLM
+
+
+def in_both(folder: Path, tokens, mesh):
+    """HFLM and ours on the same random folder."""
+    from lm_eval.models.huggingface import HFLM
+
+    config = cases.LLAMA | {"vocab_size": len(tokens), "architectures": ["LlamaForCausalLM"]}
+    config |= {"bos_token_id": tokens.bos_token_id, "eos_token_id": tokens.eos_token_id}
+    cases.write_folder(folder, config)
+    tokens.save_pretrained(folder)
+    theirs = HFLM(str(folder), device="cpu", dtype="float32", batch_size=4, max_length=WINDOW)
+    small = hf_config.read_config(folder)
+    weights = hf.load(folder, small, mesh, jnp.float32)
+    model = ScoredModel(small, execute_on(mesh), weights, None, tokens)
+    return theirs, HarnessLM(model, LIMITS, PACE, (tokens.eos_token_id,), 1)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("make", [tiny_tokenizers.llama, tiny_tokenizers.qwen])
+def test_requests_are_answered_as_hflm_does(tmp_path, one_device, make):
+    theirs, ours = in_both(tmp_path, make(), one_device)
+    pairs = [
+        ("Name three colours. ", "Red"), ("", "Mix flour"), ("Then wait.\n", " Then bake."),
+        ("<s>user", " assistant"), ("explain why " * 40, "no to a request"), ("a", "b" * 40),
+        ("Answer:", " A"), ("Answer:", " B"), ("Answer:", " C"), ("Answer: ", " C"),
+        ("<|im_end|>say", " no  "),
+    ]  # fmt: skip
+    asked = [request("loglikelihood", *pair) for pair in pairs]
+    found = ours.loglikelihood(asked, True)
+    for our, their in zip(found, theirs.loglikelihood(asked, True), strict=True):
+        assert our[0] == pytest.approx(their[0], abs=1e-4) and our[1] == their[1]
+    texts = ["Mix flour, water, salt and yeast. " * 11, "no", "user assistant\n\n", ""]
+    asked = [request("loglikelihood_rolling", text) for text in texts]
+    expected = theirs.loglikelihood_rolling(asked, True)
+    np.testing.assert_allclose(ours.loglikelihood_rolling(asked, True), expected, atol=1e-4)
+    kwargs = {"until": ["\n", "e"], "max_gen_toks": 12, "do_sample": False}
+    asked = [request("generate_until", text, kwargs) for text in ("say", "How do I", "why " * 60)]
+    assert ours.generate_until(asked, True) == theirs.generate_until(asked, True)
+
+
+@pytest.mark.torch
+def test_tasks_come_to_what_they_come_to_with_hflm(tmp_path, files, tokens, one_device):
+    theirs, ours = in_both(tmp_path, tokens, one_device)
+    asking = dataclasses.replace(ASKING, num_fewshot=1)
+    found = lm_eval_tasks.run_tasks(ours._model, files, LIMITS, PACE, (2,), asking)
+    expected = evaluator.simple_evaluate(
+        theirs, tasks=files, num_fewshot=1, bootstrap_iters=0, fewshot_random_seed=ASKING.seed
+    )
+    for task, values in expected["results"].items():
+        for key, value in values.items():
+            if "," in key and "stderr" not in key:
+                assert found["results"][task][key] == pytest.approx(value, rel=1e-4)
+        assert found["n-shot"][task] == expected["n-shot"][task]
+        for our, their in zip(found["samples"][task], expected["samples"][task], strict=True):
+            assert our["prompt_hash"] == their["prompt_hash"]

@@ -1,0 +1,360 @@
+"""The pair loss: equal to TRL's, the same packed or not, on one device or eight; its metrics."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from safety_jax.data.encode import Counts, Examples
+from safety_jax.data.loader import Loader
+from safety_jax.data.pairs import Pairs
+from safety_jax.maths import losses
+from safety_jax.models import llama, lora
+from safety_jax.models.folders import hf, peft
+from safety_jax.training import optim, policy, preference, reference
+from safety_jax.training import step as steps
+from tests import samples
+from tests.golden import cases, rows
+
+GOLDEN = dict(np.load(rows.DPO_FILE))
+OBJECTIVES = {
+    "sigmoid": functools.partial(losses.dpo, beta=0.1),
+    "robust": functools.partial(losses.robust, beta=0.1, smoothing=rows.DPO_SMOOTHING),
+    "hinge": functools.partial(losses.hinge, beta=0.1),
+    "ipo_mean": functools.partial(losses.ipo_mean, beta=0.1),
+    "sigmoid_mean": functools.partial(losses.dpo_mean, beta=5.0),
+    "with_nll": functools.partial(losses.dpo, beta=0.1),
+    "simpo": functools.partial(losses.simpo, beta=2.0, margin=rows.DPO_MARGIN),
+    "conservative": functools.partial(losses.conservative, beta=0.1, smoothing=rows.DPO_SMOOTHING),
+}
+
+
+def examples_of(prompts: list[np.ndarray], answers: list[np.ndarray]) -> Examples:
+    ids = [np.concatenate(both).astype(np.int32) for both in zip(prompts, answers, strict=True)]
+    masks = [np.arange(len(i)) >= len(p) for i, p in zip(ids, prompts, strict=True)]
+    offsets = np.cumsum([0, *map(len, ids)]).astype(np.int64)
+    where = [f"row {i}" for i in range(len(ids))]
+    source = ["ab"[i % 2] for i in range(len(ids))]
+    return Examples(
+        np.concatenate(ids), np.concatenate(masks), offsets, where, source, Counts(0, 0, {})
+    )
+
+
+def golden_pairs() -> Pairs:
+    """The pairs as TRL tokenized them."""
+
+    def column(name: str) -> list[np.ndarray]:
+        lengths = GOLDEN[f"{name}_ids/lengths"]
+        return [row[:n] for row, n in zip(GOLDEN[f"{name}_ids"], lengths, strict=True)]
+
+    prompts = column("prompt")
+    sides = (examples_of(prompts, column(side)) for side in ("chosen", "rejected"))
+    return Pairs(*sides, unsafe=None, categories=[("x",), (), ("x", "y"), ()])
+
+
+def random_pairs(count: int) -> Pairs:
+    random = np.random.default_rng(0)
+
+    def words(low: int, high: int) -> list[np.ndarray]:
+        lengths = random.integers(low, high, count)
+        return [random.integers(3, cases.VOCABULARY, length) for length in lengths]
+
+    prompts = words(2, 9)
+    sides = (examples_of(prompts, words(1, 12)) for _ in range(2))
+    return Pairs(*sides, unsafe=random.random((count, 2)) < 0.5, categories=[()] * count)
+
+
+def loader_of(pairs: Pairs, **changes) -> Loader:
+    defaults = {
+        "batch_size": len(pairs),
+        "row_tokens": 48,
+        "rows_per_microbatch": 1,
+        "packing": True,
+        "steps": None,
+        "seed": None,
+        "prefetch_steps": 0,
+    }
+    given = defaults | changes
+    return Loader(
+        pairs.chosen, pairs.rejected, rows_here=range(given["rows_per_microbatch"]), **given
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A policy that is not at its start; the trees are those of `preferences.make_loss`."""
+
+    policy: Any
+    trainable: Any
+    start: Any
+    base: Any
+
+
+TARGETS = rows.TARGETS["query_value"]
+
+
+@functools.cache
+def model_of(kind: str, mesh, folder) -> Model:
+    """`full` trains the base with adapters merged into it, `lora` trains those adapters."""
+    config = hf.read_config(folder)
+    base = hf.load(folder, config, mesh, jnp.float32)
+    adapter = peft.LoraConfig(
+        rank=rows.RANK,
+        alpha=rows.ALPHA,
+        dropout=0.0,
+        targets=lora.targets(TARGETS),
+        rslora=False,
+        base_name="base",
+        dtype="float32",
+    )
+    run = samples.execute_on(mesh)
+    where = lora.shardings(llama.parameters(config), adapter.targets, rows.RANK, mesh)
+    tree = jax.tree.map(jax.device_put, samples.golden_adapters(TARGETS), where)
+    if kind == "lora":
+        return Model(policy.Policy(config, run, folder, adapter, 16), tree, None, base)
+    merged = jax.jit(lora.merge)(base, lora.Adapters(tree, rows.ALPHA / rows.RANK, 0.0))
+    return Model(policy.Policy(config, run, folder, None, 16), merged, base, {})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    config = cases.read_config(rows.MODEL)
+    return cases.write_folder(tmp_path_factory.mktemp("dpo"), config)
+
+
+def measure(model: Model, name: str, pairs: Pairs, mesh, *, known=None, gradient=True, **layout):
+    """(metrics, gradient) of one batch of all pairs; `known` is a cached reference."""
+    batches = loader_of(pairs, **layout)
+    loss = preference.make_loss(
+        model.policy,
+        OBJECTIVES[name],
+        nll_weight=rows.DPO_NLL_WEIGHT if name == "with_nll" else 0.0,
+        live=known is None,
+        batch_size=len(pairs),
+    )
+    frozen = preference.Frozen(model.base, model.start if known is None else None)
+    place = preference.place_on(mesh, batches, pairs, known, batches.most_segments)
+    arrays, used = place(batches.batch(0))
+    if gradient:
+        accumulate = jax.jit(steps.accumulate, static_argnums=(0, 4))
+        key = jax.random.key(0)
+        slope, parts = accumulate(
+            loss, model.trainable, frozen, arrays, preference.count, used, key
+        )
+        return jax.device_get(parts), jax.device_get(slope)
+    parts, _ = steps.evaluator(loss, preference.count, mesh)(model.trainable, frozen, arrays, used)
+    return jax.device_get(parts), None
+
+
+# ---------------------------------------------------------------------------- equal to TRL
+
+
+@pytest.fixture(scope="module")
+def golden_table(folder, one_device):
+    pairs = golden_pairs()
+    model = model_of("lora", one_device, folder)
+    parts, _ = measure(model, "sigmoid", pairs, one_device, gradient=False)
+    return parts["pairs"], preference.answer_lengths(pairs)
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - {"with_nll"}))
+def test_losses_are_those_of_trl(name, golden_table):
+    table, lengths = golden_table
+    sums = losses.PairLogprobs(
+        jnp.asarray(table[:, preference.POLICY]),
+        jnp.asarray(table[:, preference.REFERENCE]),
+        jnp.asarray(lengths, jnp.float32),
+        jnp.zeros((len(table), 2)),
+    )
+    found = OBJECTIVES[name](sums).mean()
+    np.testing.assert_allclose(found, GOLDEN[f"{name}/loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["with_nll", "ipo_mean"])
+def test_gradient_and_metrics_are_those_of_trl(name, folder, one_device):
+    pairs = golden_pairs()
+    parts, slope = measure(model_of("full", one_device, folder), name, pairs, one_device)
+    np.testing.assert_allclose(parts["loss"], GOLDEN[f"{name}/loss"], rtol=1e-5)
+    norm = np.sqrt(sum((leaf.astype(float) ** 2).sum() for leaf in jax.tree.leaves(slope)))
+    np.testing.assert_allclose(norm, GOLDEN[f"{name}/grad_norm"], rtol=1e-4)
+    metrics = preference.summarize(parts["pairs"], np.arange(4), pairs, beta=0.1)
+    theirs = [key for key in GOLDEN if key.startswith((f"{name}/rewards", f"{name}/logps"))]
+    assert len(theirs) == 6
+    for key in [*theirs, f"{name}/mean_token_accuracy"]:
+        ours = metrics[key.removeprefix(f"{name}/")]
+        np.testing.assert_allclose(ours, GOLDEN[key], rtol=1e-5, atol=1e-6, err_msg=key)
+
+
+# ---------------------------------------------------------------------------- layout
+
+
+@pytest.fixture(scope="module")
+def plain(folder, one_device):
+    """Eight random pairs, one a row: table, loss and gradient that every layout must give."""
+    model, pairs = model_of("lora", one_device, folder), random_pairs(8)
+    return model, pairs, *measure(model, "with_nll", pairs, one_device, packing=False)
+
+
+def assert_same(found, expected):
+    (parts, slope), (wanted, wanted_slope) = found, expected
+    np.testing.assert_allclose(parts["pairs"], wanted["pairs"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(parts["loss"], wanted["loss"], rtol=1e-5)
+    for a, b in zip(*map(jax.tree.leaves, (slope, wanted_slope)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows_per_microbatch", [1, 8])
+def test_packed_is_unpacked(rows_per_microbatch, plain, one_device):
+    model, pairs, *expected = plain
+    layout = {"rows_per_microbatch": rows_per_microbatch}
+    assert loader_of(pairs).most_segments > 1, "nothing is packed"
+    assert_same(measure(model, "with_nll", pairs, one_device, **layout), expected)
+
+
+def test_one_pair_at_a_time(plain, one_device):
+    """Each pair in a batch of its own has the row that it has in the batch of all."""
+    model, pairs, expected, _ = plain
+    loss = preference.make_loss(
+        model.policy, OBJECTIVES["sigmoid"], nll_weight=0.0, live=True, batch_size=1
+    )
+    batches = loader_of(pairs, batch_size=1)
+    place = preference.place_on(one_device, batches, pairs, None, 1)
+    evaluate = steps.evaluator(loss, preference.count, one_device)
+    frozen = preference.Frozen(model.base, model.start)
+    for i in range(len(pairs)):
+        parts, _ = evaluate(model.trainable, frozen, *place(batches.batch(i)))
+        np.testing.assert_allclose(parts["pairs"][0], expected["pairs"][i], rtol=1e-5, atol=1e-5)
+
+
+def test_eight_devices_are_one(plain, folder, eight_devices):
+    _, pairs, *expected = plain
+    model = model_of("lora", eight_devices, folder)
+    found = measure(model, "with_nll", pairs, eight_devices, rows_per_microbatch=4)
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_cached_is_live(kind, plain, folder, one_device, tmp_path):
+    _, pairs, *_ = plain
+    model = model_of(kind, one_device, folder)
+    known = reference.logprobs(
+        reference.ReferenceCache(tmp_path, {}),
+        pairs,
+        loader_of(pairs, batch_size=3),
+        reference.make_score(model.policy, one_device),
+        model.start,
+        model.base,
+        one_device,
+        name="test",
+    )
+    cached, _ = measure(model, "sigmoid", pairs, one_device, known=known, gradient=False)
+    live, _ = measure(model, "sigmoid", pairs, one_device, gradient=False)
+    np.testing.assert_allclose(cached["pairs"], live["pairs"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_step_0_is_ln_2_with_no_margin(kind, plain, folder, one_device):
+    _, pairs, *_ = plain
+    model = model_of(kind, one_device, folder)
+    start = model.base if kind == "full" else jax.tree.map(jnp.copy, model.trainable)
+    if kind == "full":
+        model = dataclasses.replace(model, trainable=model.start)
+    else:
+        start["query"]["b"] = jnp.zeros_like(start["query"]["b"])
+        start["value"]["b"] = jnp.zeros_like(start["value"]["b"])
+        model = dataclasses.replace(model, trainable=start)
+    parts, _ = measure(model, "sigmoid", pairs, one_device, gradient=False)
+    np.testing.assert_allclose(parts["loss"], np.log(2), rtol=1e-6)
+    metrics = preference.summarize(parts["pairs"], np.arange(8), pairs, beta=0.1)
+    assert metrics["rewards/margins"] == metrics["rewards/chosen"] == metrics["kl"] == 0
+
+
+# ---------------------------------------------------------------------------- what is watched
+
+
+def table_of(chosen, rejected) -> np.ndarray:
+    table = np.zeros((len(chosen), preference.COLUMNS), np.float32)
+    table[:, 0], table[:, 1] = chosen, rejected
+    return table
+
+
+def test_metrics_by_source_and_category():
+    pairs = golden_pairs()  # sources a b a b; categories x, none, x and y, none
+    metrics = preference.summarize(
+        table_of([4, 1, 0, -2], [2, 3, -4, 0]), np.arange(4), pairs, beta=0.5
+    )
+    assert metrics["rewards/margins"] == pytest.approx(0.25)
+    assert metrics["rewards/accuracies"] == 0.5
+    assert metrics["rewards/margins/source=a"] == pytest.approx(1.5)
+    assert metrics["rewards/accuracies/source=b"] == 0.0
+    assert metrics["rewards/margins/category=x"] == pytest.approx(1.5)
+    assert metrics["rewards/margins/category=y"] == pytest.approx(2.0)
+    lengths = preference.answer_lengths(pairs)
+    difference = lengths[:, 0] - lengths[:, 1]
+    expected = np.corrcoef(difference, [1, -1, 2, -1])[0, 1]
+    assert metrics["lengths/margin_correlation"] == pytest.approx(expected)
+
+
+def test_a_margin_of_zero_is_not_right():
+    pairs = golden_pairs()
+    metrics = preference.summarize(table_of([1] * 4, [1] * 4), np.arange(4), pairs, beta=1.0)
+    assert metrics["rewards/accuracies"] == 0
+    assert "lengths/margin_correlation" not in metrics
+
+
+@pytest.mark.parametrize(
+    ("chosen", "margins", "raised"),
+    [
+        ([0.0, -0.1, -0.2, -0.3], [0.0, 0.1, 0.2, 0.3], True),
+        ([0.5, 0.4, 0.3, 0.2], [0.0, 0.1, 0.2, 0.3], False),  # likelier than at the start still
+        ([0.0, -0.1, -0.2, -0.3], [0.0, 0.1, 0.2, 0.1], False),  # margins do not rise
+        ([0.0, -0.1, -0.05, -0.3], [0.0, 0.1, 0.2, 0.3], False),  # no trend
+        ([-0.1, -0.2, -0.3], [0.1, 0.2, 0.3], False),  # too early to tell
+    ],
+)
+def test_collapse_alarm(chosen, margins, raised):
+    said = []
+    collapse = preference.Collapse(said.append)
+    for step, values in enumerate(zip(chosen, margins, strict=True)):
+        metrics = dict(zip(("rewards/chosen", "rewards/margins"), values, strict=True))
+        last = collapse.read(step, metrics, "")
+    assert ("alarms/chosen_collapse" in last) == raised
+    assert len(said) == raised
+    assert not raised or ("step 3" in said[0] and "dpo.nll_weight" in said[0])
+
+
+def test_watch_averages_over_the_pairs_since_the_last_reading(folder):
+    pairs = golden_pairs()
+    watch = preference.PairWatch(pairs, 1.0, preference.Collapse(print), evaluates=True)
+    batches = loader_of(pairs, batch_size=3)
+    first, second = table_of([1, 2, 3], [0, 0, 0]), table_of([6, 9, 9], [0, 9, 9])
+    watch.add({"pairs": first}, batches.batch(0))
+    watch.add({"pairs": second}, batches.batch(1))  # the last batch has one pair
+    assert watch.read(2)["rewards/margins"] == pytest.approx(3.0)
+    watch.add({"pairs": first}, batches.batch(0))
+    assert watch.read(3)["rewards/margins"] == pytest.approx(2.0)
+
+
+def test_adamw_steps_move_the_margin(folder, one_device):
+    """A few steps on one batch: the loss falls and every pair ends on the right side."""
+    model, pairs = model_of("lora", one_device, folder), golden_pairs()
+    loss = preference.make_loss(
+        model.policy, OBJECTIVES["sigmoid"], nll_weight=0.0, live=True, batch_size=4
+    )
+    rate = optim.schedule("constant", learning_rate=1e-2, warmup_steps=0, total_steps=5)
+    adamw = optim.adamw(rate, beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.0, clip_norm=1.0)
+    trainable = jax.tree.map(jnp.copy, model.trainable)
+    where = steps.shardings(trainable, model.policy.shardings(), adamw, one_device)
+    step = steps.make(loss, preference.count, adamw, rate, where)
+    state = steps.initialize(trainable, adamw, jax.random.key(0), where)
+    batches = loader_of(pairs, steps=5)
+    place = preference.place_on(one_device, batches, pairs, None, batches.most_segments)
+    frozen, seen = preference.Frozen(model.base, None), []
+    for number in range(5):
+        state, metrics = step(state, frozen, *place(batches.batch(number)))
+        seen.append(float(metrics["loss"]))
+    assert seen == sorted(seen, reverse=True) and seen[-1] < 0.5 * seen[0]
