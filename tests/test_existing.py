@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from evaluation_samples import answers, ask, numbered, prompts, write_lists
 from test_responses import KEY, PROTOCOL, open_file, replies
-from test_stored import judge
+from test_stored_scores import judge
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data.formats import Message
