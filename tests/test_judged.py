@@ -100,6 +100,52 @@ def test_pairs_without_labels_are_no_labels(tmp_path):
         read(tmp_path, ratings.LABELS, row)
 
 
+@pytest.mark.parametrize(
+    ("row", "desirable"),
+    [
+        ({"prompt": "Ask", "completion": "no", "label": False}, [("no", False)]),
+        ({"prompt": "Ask", "completion": "no", "label": "true"}, [("no", True)]),
+        ({"prompt": [{"role": "user", "content": "Ask"}], "label": 0,
+          "completion": [{"role": "assistant", "content": "no"}]}, [("no", False)]),
+        ({"prompt": "Ask", "response": "no", "is_safe": False, "category": {"theft": True}},
+         [("no", False)]),
+        ({"prompt": "Ask", "response": "no", "unsafe": 0}, [("no", True)]),
+        ({"prompt": "Ask", "response": "no", "label": "harmful"}, [("no", False)]),
+        ({"prompt": "Ask", "chosen": "yes", "rejected": "no"}, [("yes", True), ("no", False)]),
+        ({"prompt": "Ask", "chosen": "yes", "rejected": "no", "chosen_unsafe": True,
+          "rejected_unsafe": True}, [("yes", False), ("no", False)]),
+        (SAFE_RLHF, [("good", True), ("bad", False)]),
+    ],
+)  # fmt: skip
+def test_answers_to_learn_and_to_avoid(row, desirable, tmp_path):
+    """Rows of KTO; a pair gives both answers."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    found = records.read_labelled(sources.open_source(str(file)))
+    assert [(one.answer[0].content, one.desirable) for one in found] == desirable
+    assert all(one.prompt[0].content == "Ask" and one.source == "rows" for one in found)
+
+
+@pytest.mark.parametrize(
+    ("answer", "label", "message"),
+    [
+        ("completion", None, "'label' is None; expected true or false"),
+        ("completion", "good", "'label' is 'good'; expected true or false"),
+        # What a judge's data calls unsafe, KTO's calls desirable.
+        (
+            "response",
+            True,
+            r"expected unsafe, safe.*columns=completion:response \(true is desirable",
+        ),
+    ],
+)
+def test_labels_that_do_not_tell_what_to_learn(answer, label, message, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"prompt": "Ask", answer: "no", "label": label}) + "\n")
+    with pytest.raises(DataError, match=message):
+        records.read_labelled(sources.open_source(str(file)))
+
+
 # ---------------------------------------------------------------------------- wordings
 
 

@@ -30,12 +30,14 @@ class Labels:
         chosen_is_safer: the chosen answer is also the safer one.
         categories: kinds of harm, sorted.
         value: of a single answer: its rating, or 1 for unsafe and 0 for safe.
+        desirable: of a single answer: whether it is one to learn.
     """
 
     unsafe: tuple[bool, bool] | None = None
     chosen_is_safer: bool | None = None
     categories: tuple[str, ...] = ()
     value: float | None = None
+    desirable: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -106,7 +108,11 @@ def _instruction(
 
 def _completion(row: Row, *, answer: str | None, read: _Reader = text_of) -> Parsed:
     prompt = _prompt(row)
-    return Parsed(prompt, (Message("assistant", read(row, answer)),) if answer else ())
+    if answer is None:
+        return Parsed(prompt)
+    if isinstance(row.get(answer), list):  # TRL's conversational form
+        return Parsed(prompt, _turns(row, answer))
+    return Parsed(prompt, (Message("assistant", read(row, answer)),))
 
 
 def _response(row: Row, *, column: str) -> Parsed:

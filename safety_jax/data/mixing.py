@@ -9,11 +9,11 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from safety_jax.base.errors import ConfigError
-from safety_jax.data.records import Pair, Rated, Record
+from safety_jax.data.records import Labelled, Pair, Rated, Record
 from safety_jax.data.shuffling import permutation
 from safety_jax.data.sources import Source
 
-R = TypeVar("R", Record, Pair, Rated)
+R = TypeVar("R", Record, Pair, Rated, Labelled)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +181,7 @@ def split(records: Sequence[R], *, rows: int, seed: int) -> tuple[list[R], list[
 _SPLIT_STREAM = 1 << 32
 
 
-def _prompt_key(record: Record | Pair | Rated) -> str:
+def _prompt_key(record: Record | Pair | Rated | Labelled) -> str:
     messages = record.messages if isinstance(record, Record) else record.prompt
     if messages[-1].role == "assistant":
         messages = messages[:-1]

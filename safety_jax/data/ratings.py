@@ -1,4 +1,5 @@
-"""Row formats of judged answers: `RATINGS` with a number, `LABELS` as safe or unsafe.
+"""Row formats of judged answers: `RATINGS` with a number, `LABELS` as safe or unsafe, `DESIRABLE`
+as one to learn or one to avoid.
 
 As in formats.py, one entry a format; the answer is read as there, the judgement here.
 """
@@ -35,21 +36,55 @@ def _safe(row: Row, column: str) -> float:
 
 
 def _label(row: Row, column: str) -> float:
-    value = row.get(column)
-    if isinstance(value, str) and value.strip().lower() in _NAMES:
-        return _NAMES[value.strip().lower()]
+    if (named := _named(row, column)) is not None:
+        return named
     try:
         return float(flag_of(row, column))
     except BadRow:
         raise BadRow(
-            f"{column!r} is {value!r}; expected {', '.join(_NAMES)}, or true or 1 for unsafe"
+            f"{column!r} is {row.get(column)!r}; expected {', '.join(_NAMES)}, or true or 1 for "
+            "unsafe"
         ) from None
+
+
+def _named(row: Row, column: str) -> float | None:
+    value = row.get(column)
+    return _NAMES.get(value.strip().lower()) if isinstance(value, str) else None
+
+
+def _desired(row: Row, column: str) -> bool:
+    return flag_of(row, column)
+
+
+def _not_unsafe(row: Row, column: str) -> bool:
+    return not flag_of(row, column)
+
+
+def _named_safe(row: Row, column: str) -> bool:
+    """A label in words; true is refused, which KTO reads as desirable, a judge as unsafe."""
+    if (named := _named(row, column)) is None:
+        raise BadRow(
+            f"{column!r} is {row.get(column)!r}; expected {', '.join(_NAMES)}; where it is true or "
+            "false, say which is meant: columns=completion:response (true is desirable) or "
+            f"columns=unsafe:{column}"
+        )
+    return not named
 
 
 def _judged(row: Row, *, base: Format, column: str, read: Callable[[Row, str], float]) -> Parsed:
     parsed = base.parse(row)
     labels = dataclasses.replace(
         parsed.labels, value=read(row, column), categories=categories_of(row, "category")
+    )
+    return dataclasses.replace(parsed, labels=labels)
+
+
+def _desirability(
+    row: Row, *, base: Format, column: str, read: Callable[[Row, str], bool]
+) -> Parsed:
+    parsed = base.parse(row)
+    labels = dataclasses.replace(
+        parsed.labels, desirable=read(row, column), categories=categories_of(row, "category")
     )
     return dataclasses.replace(parsed, labels=labels)
 
@@ -64,6 +99,12 @@ def _transcript(row: Row, *, column: str) -> Parsed:
 def _format(name: str, base: str, column: str, read: Callable[[Row, str], float]) -> Format:
     known = _BASE[base]
     parse = functools.partial(_judged, base=known, column=column, read=read)
+    return Format(name, (*known.columns, column), parse)
+
+
+def _desirable(name: str, base: str, column: str, read: Callable[[Row, str], bool]) -> Format:
+    known = _BASE[base]
+    parse = functools.partial(_desirability, base=known, column=column, read=read)
     return Format(name, (*known.columns, column), parse)
 
 
@@ -83,6 +124,19 @@ LABELS = (
     _format("beavertails", "response", "is_safe", _safe),
     _format("labelled", "response", "label", _label),
     _format("labelled_messages", "messages", "unsafe", _unsafe),
+    _BASE["safe_rlhf"],
+    _BASE["preference"],
+    _BASE["implicit_preference"],
+)
+# KTO's rows (Ethayarajh et al., arXiv 2402.01306) in TRL's columns, or with a label of safety; pairs
+# give both answers.
+DESIRABLE = (
+    _desirable("kto", "completion", "label", _desired),
+    _desirable("kto_messages", "messages", "label", _desired),
+    _desirable("beavertails", "response", "is_safe", _desired),
+    _desirable("unsafe", "response", "unsafe", _not_unsafe),
+    _desirable("labelled", "response", "label", _named_safe),
+    _desirable("labelled_messages", "messages", "unsafe", _not_unsafe),
     _BASE["safe_rlhf"],
     _BASE["preference"],
     _BASE["implicit_preference"],

@@ -18,6 +18,7 @@ from safety_jax.data.formats import (
     Parsed,
     text_of,
 )
+from safety_jax.data.ratings import DESIRABLE
 from safety_jax.data.readers import Row
 from safety_jax.data.sources import Source
 
@@ -78,6 +79,19 @@ class Rated:
     source: str
     where: str
     value: float
+    categories: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Labelled:
+    """One answer, and whether it is one to learn or one to avoid. Fields as in `Record`."""
+
+    prompt: tuple[Message, ...]
+    answer: tuple[Message, ...]
+    context: str
+    source: str
+    where: str
+    desirable: bool
     categories: tuple[str, ...] = ()
 
 
@@ -163,6 +177,41 @@ def read_rated(
                     where,
                     float(value or 0.0),
                     parsed.labels.categories,
+                )
+            )
+    return found
+
+
+def read_labelled(source: Source, skipped: list[Skipped] | None = None) -> list[Labelled]:
+    """Rows of single answers that are desirable or not, as KTO learns from; `ratings.DESIRABLE`.
+
+    A pair gives both answers: where the row says which of them are unsafe, those are undesirable;
+    otherwise the rejected one is.
+
+    Args:
+        skipped: as in `read_pairs`.
+
+    Raises:
+        DataError: as `read_records`; also a row without a label.
+    """
+    found = []
+    for where, parsed in _parse(source, DESIRABLE, _needs_answers, skipped):
+        labels = parsed.labels
+        if not parsed.rejected:
+            sides = [(parsed.chosen, bool(labels.desirable))]
+        else:
+            unsafe = labels.unsafe or (False, True)
+            sides = [(parsed.chosen, not unsafe[0]), (parsed.rejected, not unsafe[1])]
+        for answer, desirable in sides:
+            found.append(
+                Labelled(
+                    parsed.prompt,
+                    answer,
+                    parsed.context,
+                    source.name,
+                    where,
+                    desirable,
+                    labels.categories,
                 )
             )
     return found
@@ -262,6 +311,13 @@ def _needs_value(parsed: Parsed) -> None:
     _needs_answer(parsed)
     if parsed.rejected and parsed.labels.unsafe is None:
         raise BadRow("does not say which answers are unsafe; add chosen_unsafe and rejected_unsafe")
+
+
+def _needs_answers(parsed: Parsed) -> None:
+    if parsed.rejected:
+        _needs_two_answers(parsed)
+    else:
+        _needs_answer(parsed)
 
 
 def _needs_two_answers(parsed: Parsed) -> None:
