@@ -128,8 +128,8 @@ LABELS = (
     _BASE["preference"],
     _BASE["implicit_preference"],
 )
-# KTO's rows (Ethayarajh et al., arXiv 2402.01306) in TRL's columns, or with a label of safety; pairs
-# give both answers.
+# KTO's rows (Ethayarajh et al., arXiv 2402.01306) in TRL's columns, or with a label of safety;
+# pairs give both answers.
 DESIRABLE = (
     _desirable("kto", "completion", "label", _desired),
     _desirable("kto_messages", "messages", "label", _desired),
