@@ -19,7 +19,7 @@ from safety_jax.models.decoding import generation
 from safety_jax.models.folders import hf
 from tests.golden import cases
 
-GREEDY = generation.Settings(
+GREEDY = generation.SamplingParams(
     temperature=0.0, top_k=0, top_p=1.0, frequency_penalty=0.0, beams=1, length_penalty=1.0,
     candidates=1, max_new_tokens=cases.DECODE_TOKENS,
 )  # fmt: skip

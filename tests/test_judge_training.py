@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_preferences import examples_of
+from test_preference_training import examples_of
 
 from safety_jax.base import trees
 from safety_jax.base.errors import CheckpointError, ConfigError

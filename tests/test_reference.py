@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.test_preferences import loader_of, random_pairs
 
 from safety_jax.base.errors import CheckpointError
 from safety_jax.training import reference
+from tests.test_preference_training import loader_of, random_pairs
 
 PAIRS = random_pairs(8)
 

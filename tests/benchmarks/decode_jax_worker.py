@@ -31,7 +31,7 @@ def main(folder: Path, answers: str, cache_dtype: str) -> None:
     mesh = meshes.build(1, 1, 1, devices=jax.devices()[:1])
     run = policy.execution(config, mesh, compute_dtype="float32", backend="xla", remat="none")
     weights = hf.load(folder / "model", config, mesh, jnp.float32)
-    settings = generation.Settings(
+    settings = generation.SamplingParams(
         temperature=1.0, top_k=0, top_p=1.0, frequency_penalty=0.0, beams=1, length_penalty=1.0,
         candidates=benchmark.CANDIDATES, max_new_tokens=benchmark.NEW_TOKENS,
     )  # fmt: skip
