@@ -9,7 +9,7 @@ import pytest
 import sentencepiece
 
 from safety_jax.base.errors import DataError
-from safety_jax.data.encode import encode, encode_prompts
+from safety_jax.data.encode import Encoding, encode, encode_prompts
 from safety_jax.data.loader import Loader
 from safety_jax.data.mixing import mix
 from safety_jax.data.prompts import ALPACA, load_template
@@ -102,15 +102,8 @@ def test_safety_tuning_data_end_to_end(shared):
     mixture = mix(sources, read=read_records, seed=0)
     assert [share.used for share in mixture.shares] == [1904, 500]
     tokenizer = load_tokenizer(shared / "models/llama_tokenizer")
-    examples = encode(
-        mixture.records,
-        ALPACA,
-        tokenizer,
-        train_on="response",
-        max_length=512,
-        overlong_prompt="error",
-        vocabulary_size=32000,
-    )
+    encoding = Encoding(ALPACA, tokenizer, 512, "error", vocabulary_size=32000)
+    examples = encode(mixture.records, encoding, train_on="response")
     prompts = encode_prompts(mixture.records, ALPACA, tokenizer)
     cut = 0
     for i, (prompt, row) in enumerate(zip(prompts, mixture.records, strict=True)):

@@ -5,7 +5,7 @@ import pytest
 from tokenizers import normalizers, processors
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data.encode import encode, encode_prompts, preview
+from safety_jax.data.encode import Encoding, encode, encode_prompts, preview
 from safety_jax.data.prompts import load_template
 from safety_jax.data.records import Message, Record
 from tests.tiny_tokenizers import CHATML, INST, llama, qwen
@@ -18,13 +18,10 @@ def record(*texts, where="a.json row 3", context=""):
 
 
 def run(records, tokenizer, template="alpaca", **settings):
-    settings = {
-        "train_on": "response",
-        "max_length": 512,
-        "overlong_prompt": "error",
-        "vocabulary_size": 1000,
-    } | settings
-    return encode(records, load_template(template, tokenizer), tokenizer, **settings)
+    train_on = settings.pop("train_on", "response")
+    limits = {"max_length": 512, "overlong_prompt": "error", "vocabulary_size": 1000} | settings
+    encoding = Encoding(load_template(template, tokenizer), tokenizer, **limits)
+    return encode(records, encoding, train_on=train_on)
 
 
 def one(row, tokenizer, template="alpaca", **settings):

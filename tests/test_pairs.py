@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import corpus, pairs, prompts, records, sources
+from safety_jax.data import corpus, encode, pairs, prompts, records, sources
 from safety_jax.data.formats import Labels, Message
 from tests import tiny_tokenizers
 
@@ -140,15 +140,11 @@ def encoded(tokenizer, *rows, template="plain", max_length=40, **changes):
     chosen = [pair_of(None) if row is None else row for row in rows]
     skipped: list[records.Skipped] = []
     settings = {"overlong_prompt": "error", "bad_rows": "error"} | changes
-    found = pairs.encode_pairs(
-        chosen,
-        prompts.load_template(template, tokenizer),
-        tokenizer,
-        max_length=max_length,
-        vocabulary_size=len(tokenizer),
-        skipped=skipped,
-        **settings,
-    )
+    encoding = encode.Encoding(
+        prompts.load_template(template, tokenizer), tokenizer, max_length,
+        settings["overlong_prompt"], len(tokenizer),
+    )  # fmt: skip
+    found = pairs.encode_pairs(chosen, encoding, bad_rows=settings["bad_rows"], skipped=skipped)
     return found, skipped
 
 

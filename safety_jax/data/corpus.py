@@ -69,15 +69,8 @@ def read(
     rendered = prompts.load_template(template, tokens)
 
     def encoded(rows: list[records.Record]) -> encode.Examples:
-        return encode.encode(
-            rows,
-            rendered,
-            tokens,
-            train_on=train_on,
-            max_length=max_length,
-            overlong_prompt=overlong_prompt,
-            vocabulary_size=vocabulary_size,
-        )
+        encoding = encode.Encoding(rendered, tokens, max_length, overlong_prompt, vocabulary_size)
+        return encode.encode(rows, encoding, train_on=train_on)
 
     return Corpus(
         training=encoded(training),
@@ -164,16 +157,8 @@ def read_pairs(
     rendered = prompts.load_template(template, tokens)
 
     def encoded(rows: list[records.Pair]) -> pairs.Pairs:
-        return pairs.encode_pairs(
-            rows,
-            rendered,
-            tokens,
-            max_length=max_length,
-            overlong_prompt=overlong_prompt,
-            bad_rows=bad_rows,
-            vocabulary_size=vocabulary_size,
-            skipped=skipped,
-        )
+        encoding = encode.Encoding(rendered, tokens, max_length, overlong_prompt, vocabulary_size)
+        return pairs.encode_pairs(rows, encoding, bad_rows=bad_rows, skipped=skipped)
 
     first = training[0]
     asked = records.Record(first.prompt, first.context, first.source, first.where)

@@ -154,16 +154,41 @@ class Builder:
         return examples
 
 
-def encode(
-    records: Sequence[Record],
-    template: Template,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    train_on: str,
-    max_length: int,
-    overlong_prompt: str,
-    vocabulary_size: int,
-) -> Examples:
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """How a run's records become token ids.
+
+    Attributes:
+        template: writes the text around what records say.
+        max_length: most tokens of an example.
+        overlong_prompt: "error", or "skip" to leave out rows whose prompt alone fills `max_length`.
+        vocabulary_size: rows of the model's embedding.
+    """
+
+    template: Template
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    overlong_prompt: str
+    vocabulary_size: int
+
+    def check(self) -> list[int]:
+        """The ids every text begins with.
+
+        Raises:
+            ConfigError: nothing can be encoded this way.
+        """
+        check_choice("data.overlong_prompt", self.overlong_prompt, ("error", "skip"))
+        if self.max_length < 2:
+            raise ConfigError(f"data.max_length is {self.max_length}; expected at least 2 tokens")
+        if self.tokenizer.eos_token_id is None:
+            raise ConfigError(
+                "the tokenizer has no EOS, so the model could not learn to stop; expected "
+                "eos_token in the model folder's tokenizer_config.json"
+            )
+        return _begin(self.tokenizer, self.template)
+
+
+def encode(records: Sequence[Record], encoding: Encoding, *, train_on: str) -> Examples:
     """Tokenizes records and marks their trained tokens.
 
     A text longer than `max_length` keeps its answer as far as possible: the prompt loses tokens on
@@ -171,9 +196,6 @@ def encode(
 
     Args:
         train_on: "response" trains answers; "everything" all tokens but the first.
-        max_length: most tokens of an example.
-        overlong_prompt: "error", or "skip" to leave out rows whose prompt alone fills `max_length`.
-        vocabulary_size: rows of the model's embedding.
 
     Raises:
         ConfigError: an unknown choice, or a tokenizer without EOS.
@@ -181,13 +203,15 @@ def encode(
             token that the model does not have; the message names file and row.
     """
     check_choice("data.train_on", train_on, ("response", "everything"))
-    begin = check(tokenizer, template, max_length, overlong_prompt)
+    begin, max_length = encoding.check(), encoding.max_length
     builder = Builder()
     skipped: Counter[str] = Counter()
-    examples = encoded(records, template, tokenizer, begin)
+    examples = encoded(records, encoding.template, encoding.tokenizer, begin)
     for record, example in zip(records, examples, strict=True):
         if example.prompt_length >= max_length:
-            refuse_long_prompt(record.where, example.prompt_length, max_length, overlong_prompt)
+            refuse_long_prompt(
+                record.where, example.prompt_length, max_length, encoding.overlong_prompt
+            )
             skipped["prompt too long"] += 1
             continue
         surplus = len(example.ids) - max_length
@@ -195,22 +219,7 @@ def encode(
         builder.add(
             example, surplus, max_length, len(begin), record.where, record.source, everything
         )
-    return builder.finish(vocabulary_size, skipped, len(records), max_length)
-
-
-def check(
-    tokenizer: PreTrainedTokenizerBase, template: Template, max_length: int, overlong_prompt: str
-) -> list[int]:
-    """The ids every text begins with; raises a ConfigError where nothing can be encoded."""
-    check_choice("data.overlong_prompt", overlong_prompt, ("error", "skip"))
-    if max_length < 2:
-        raise ConfigError(f"data.max_length is {max_length}; expected at least 2 tokens")
-    if tokenizer.eos_token_id is None:
-        raise ConfigError(
-            "the tokenizer has no EOS, so the model could not learn to stop; expected eos_token "
-            "in the model folder's tokenizer_config.json"
-        )
-    return _begin(tokenizer, template)
+    return builder.finish(encoding.vocabulary_size, skipped, len(records), max_length)
 
 
 def refuse_long_prompt(where: str, tokens: int, max_length: int, overlong_prompt: str) -> None:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Bool
-from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import encode
@@ -103,15 +102,7 @@ def rule(name: str) -> PreferenceRule:
 
 
 def encode_pairs(
-    pairs: Sequence[Pair],
-    template: Template,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_length: int,
-    overlong_prompt: str,
-    bad_rows: str,
-    vocabulary_size: int,
-    skipped: list[Skipped],
+    pairs: Sequence[Pair], encoding: encode.Encoding, *, bad_rows: str, skipped: list[Skipped]
 ) -> Pairs:
     """Tokenizes both answers of every pair behind the same prompt.
 
@@ -126,7 +117,8 @@ def encode_pairs(
         ConfigError, DataError: as `encode.encode`; also answers of several turns, for which the
             template has no marks, and answers that do not differ.
     """
-    begin = encode.check(tokenizer, template, max_length, overlong_prompt)
+    begin, max_length = encoding.check(), encoding.max_length
+    template, tokenizer = encoding.template, encoding.tokenizer
     prompts = encode.encode_prompts(
         [Record(p.prompt, p.context, p.source, p.where) for p in pairs], template, tokenizer
     )
@@ -139,7 +131,7 @@ def encode_pairs(
     ]
     for pair, prompt, chosen, rejected in zip(pairs, prompts, *both, strict=True):
         if len(prompt) >= max_length:
-            encode.refuse_long_prompt(pair.where, len(prompt), max_length, overlong_prompt)
+            encode.refuse_long_prompt(pair.where, len(prompt), max_length, encoding.overlong_prompt)
             skipped.append(Skipped(pair.where, f"its prompt has {len(prompt)} tokens"))
             too_long += 1
             continue
@@ -160,7 +152,8 @@ def encode_pairs(
         kept.append(pair)
     reasons = {"prompt too long": too_long} if too_long else {}
     chosen_examples, rejected_examples = (
-        builder.finish(vocabulary_size, reasons, len(pairs), max_length) for builder in sides
+        builder.finish(encoding.vocabulary_size, reasons, len(pairs), max_length)
+        for builder in sides
     )
     flags = [pair.labels.unsafe for pair in kept]
     return Pairs(

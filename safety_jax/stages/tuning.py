@@ -129,15 +129,14 @@ class RoundTuner:
 
     def _encode(self, records: Sequence[Record]) -> encode.Examples:
         data = self._config.data
-        return encode.encode(
-            records,
+        encoding = encode.Encoding(
             prompts.load_template(data.template, self._tokens),
             self._tokens,
-            train_on=data.train_on,
             max_length=data.max_length,
             overlong_prompt="skip",
             vocabulary_size=self._policy.config.vocabulary_size,
         )
+        return encode.encode(records, encoding, train_on=data.train_on)
 
     def _advance(self, trainable: trees.Tree, frozen: trees.Tree, number: int) -> Weights:
         """What the next round starts from."""
