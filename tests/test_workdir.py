@@ -10,7 +10,6 @@ import pytest
 from ml_collections import ConfigDict
 
 import safety_jax
-from safety_jax.base import files
 from safety_jax.base.errors import ConfigError
 from safety_jax.training import workdir
 
@@ -122,7 +121,7 @@ def test_value_that_json_cannot_hold_is_named(tmp_path):
 def test_second_process_is_refused_until_the_first_ends(tmp_path):
     program = (
         "import sys, json, time\n"
-        "from safety_jax import workdir\n"
+        "from safety_jax.training import workdir\n"
         "run = workdir.prepare(sys.argv[1], json.loads(sys.argv[2]))\n"
         "print('ready', flush=True)\n"
         "time.sleep(600)\n"
@@ -156,13 +155,3 @@ def test_processes_of_a_run_have_one_config(tmp_path, monkeypatch):
     monkeypatch.setattr(workdir.hosts, "first_says", lambda ask: [changed(), True])
     with pytest.raises(ConfigError, match="config.optim.clip_norm is not the same as on process 0"):
         workdir.prepare(tmp_path, changed(optim__clip_norm=0.5), primary=False)
-
-
-def test_write_is_whole_or_absent(tmp_path):
-    file = tmp_path / "a.json"
-    files.write(file, "old")
-    with pytest.raises(UnicodeEncodeError):
-        files.write(file, "new \ud800")
-    assert file.read_text() == "old"
-    files.write(file, b"new")
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"] and file.read_bytes() == b"new"

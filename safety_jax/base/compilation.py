@@ -1,10 +1,10 @@
 """XLA's compiled programs: kept on disk between starts, and counted."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 import jax
+
+from safety_jax.base import files
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _REUSED = "/jax/compilation_cache/cache_hits"
@@ -16,10 +16,7 @@ def keep(folder: str) -> None:
     A second start of the same run then compiles nothing. Must be called before the first
     compilation of the process.
     """
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    jax.config.update(
-        "jax_compilation_cache_dir", folder or str(Path(home) / "safety_jax" / "compiled")
-    )
+    jax.config.update("jax_compilation_cache_dir", folder or str(files.cache_home("compiled")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -1,9 +1,34 @@
-"""Files that are written whole or not at all."""
+"""Files of a run: written whole, or appended line by line; and files of others, read with care."""
 
+import errno
+import json
 import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
+
+from safety_jax.base.errors import DataError, UserError
 
 PART = ".part"  # ends the name of a file that is being written
+JSON_BYTES = 256 << 20  # what a JSON document may take; the largest tokenizer.json has 40 MB
+
+T = TypeVar("T")
+
+
+def cache_home(name: str) -> Path:
+    """The user's folder for what can be made again, say compiled programs; it may not exist yet."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(home):  # a relative one is to be ignored, says the XDG specification
+        return Path(home) / "safety_jax" / name
+    try:
+        return Path.home() / ".cache" / "safety_jax" / name
+    except RuntimeError:  # a user without a home, as in some containers
+        return Path(tempfile.gettempdir()) / f"safety_jax-{os.getuid()}" / name
+
+
+# ---------------------------------------------------------------------------- written whole
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -15,3 +40,145 @@ def write(path: Path, content: str | bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+
+
+def line(row: Mapping[str, Any]) -> bytes:
+    """A row of a JSON lines file. Models may write halves of surrogate pairs, and those come back
+    as they were."""
+    text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "surrogatepass") + b"\n"
+
+
+# ---------------------------------------------------------------------------- appended
+
+
+class Lines:
+    """A file of JSON lines that grows at its end: a kill costs at most the rows being written.
+
+    What follows the last line break is torn, and counts as not there.
+
+    Args:
+        path: the file; its folder and it need not be there yet.
+        writes: whether this process writes; exactly one process of a run does.
+        remedy: what to do about a damaged line; ends the message.
+    """
+
+    def __init__(self, path: Path, *, writes: bool, remedy: str):
+        self.path, self._writes, self._remedy = path, writes, remedy
+        self._ends: list[int] = []  # the byte behind each line that was read
+
+    def read(self, parse: Callable[[dict[str, Any]], T]) -> list[T]:
+        """What the file holds, each line made into something by `parse`; nothing of no file.
+
+        Raises:
+            DataError: a whole line is not a JSON object, or not what `parse` expects.
+        """
+        try:
+            content = read_bytes(self.path, most=None)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read ({reason(error)})") from error
+        found, end = [], 0
+        for number, text in enumerate(content.split(b"\n")[:-1], start=1):
+            end += len(text) + 1
+            if not text.strip():
+                continue
+            try:
+                row = parse_json(text.decode("utf-8", "surrogatepass"))
+                if not isinstance(row, dict):
+                    raise TypeError
+                found.append(parse(row))
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise DataError(
+                    f"{self.path} line {number} is damaged ({type(error).__name__}); {self._remedy}"
+                ) from error
+            self._ends.append(end)
+        if self._writes and end < len(content):
+            os.truncate(self.path, end)
+        return found
+
+    def keep(self, count: int) -> None:
+        """Drops what was read beyond the first `count` lines."""
+        if self._writes and count < len(self._ends):
+            os.truncate(self.path, self._ends[count - 1] if count else 0)
+        del self._ends[count:]
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Adds rows; they are on disk when this returns."""
+        lines = [line(row) for row in rows]
+        if self._writes and lines:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "ab") as file:
+                file.write(b"".join(lines))
+                file.flush()
+                os.fsync(file.fileno())
+
+
+# ---------------------------------------------------------------------------- of others
+
+
+def check_regular(path: Path) -> None:
+    """Raises an OSError unless the path is a file (or a link to one): to open a pipe would wait
+    for whoever may write to it, and a device may never end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        kind = errno.EISDIR if path.is_dir() else errno.EINVAL
+        raise OSError(kind, "a folder" if kind == errno.EISDIR else "not a regular file", str(path))
+
+
+def read_bytes(path: Path, most: int | None) -> bytes:
+    """The content of a regular file.
+
+    Args:
+        most: bytes that it may have; None for a file that this program wrote.
+
+    Raises:
+        OSError: it cannot be read, is no regular file or is larger.
+    """
+    check_regular(path)
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if most is not None and size > most:
+            raise OSError(errno.EFBIG, f"larger than {most >> 20} MiB", str(path))
+        return file.read()
+
+
+def parse_json(data: bytes | str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is not JSON, not UTF-8, or nested deeper than Python reads.
+    """
+    try:
+        return json.loads(data.decode("utf-8-sig") if isinstance(data, bytes) else data)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def read_object(path: Path, raises: type[UserError], advice: str) -> dict[str, Any]:
+    """The JSON object that a file holds.
+
+    Args:
+        raises: the error of a file that is there and cannot be used.
+        advice: what to do about it; ends the message.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        value = parse_json(read_bytes(path, JSON_BYTES))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise raises(f"{path}: cannot be read ({reason(error)}); {advice}") from error
+    except ValueError as error:
+        raise raises(f"{path}: not valid JSON ({error}); {advice}") from error
+    if not isinstance(value, dict):
+        found = type(value).__name__
+        raise raises(f"{path}: expected a JSON object, found {found}; {advice}")
+    return value
+
+
+def reason(error: OSError) -> str:
+    """What the system says of an error, without number and path."""
+    return error.strerror or str(error)

@@ -4,13 +4,11 @@ A line is keyed by the row's place, its text and the judge's protocol: a row tha
 judge whose weights changed, is scored anew.
 """
 
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safety_jax.base.errors import DataError
+from safety_jax.base import files
 from safety_jax.judges.judge import Conversation, JudgeCard, Score
 
 Key = tuple[int, str, str]
@@ -29,10 +27,9 @@ class Ledger:
     """
 
     def __init__(self, path: Path, writes: bool):
-        self._path, self._writes = path, writes
-        self._scores: dict[Key, Score] = {}
-        if path.exists():
-            self._read()
+        remedy = "remove the line, and its row is scored anew"
+        self._lines = files.Lines(path, writes=writes, remedy=remedy)
+        self._scores: dict[Key, Score] = dict(self._lines.read(_parsed))
 
     def get(self, row: int, conversation: Conversation, card: JudgeCard) -> Score | None:
         """The score of a row under this card, if there is one."""
@@ -46,41 +43,22 @@ class Ledger:
         scores: Sequence[Score],
     ) -> None:
         """Appends scores; they are on disk when this returns."""
-        lines = []
+        rows_added = []
         for row, conversation, score in zip(rows, conversations, scores, strict=True):
             key = _key(row, conversation, card)
             self._scores[key] = score
-            lines.append(json.dumps(_line(key, card.name, score), ensure_ascii=False) + "\n")
-        if self._writes:
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.writelines(lines)
-                file.flush()
-                os.fsync(file.fileno())
-
-    def _read(self) -> None:
-        content = self._path.read_bytes()
-        whole, _, torn = content.rpartition(b"\n")
-        if torn and self._writes:
-            os.truncate(self._path, len(content) - len(torn))
-        for number, line in enumerate(whole.split(b"\n"), start=1):
-            if not line:
-                continue
-            try:
-                found = json.loads(line)
-                key = (found["row"], found["text"], found["protocol"])
-                self._scores[key] = Score(
-                    found["value"], found["label"], found["reason"], found["details"]
-                )
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(
-                    f"{self._path} line {number} is damaged ({type(error).__name__}); remove the "
-                    "line, and its row is scored anew"
-                ) from error
+            rows_added.append(_line(key, card.name, score))
+        self._lines.append(rows_added)
 
 
 def _key(row: int, conversation: Conversation, card: JudgeCard) -> Key:
     text = conversation.prompt_sha256()[:16] + conversation.response_sha256()[:16]
     return row, text, card.protocol()
+
+
+def _parsed(line: dict[str, Any]) -> tuple[Key, Score]:
+    score = Score(line["value"], line["label"], line["reason"], line["details"])
+    return (line["row"], line["text"], line["protocol"]), score
 
 
 def _line(key: Key, judge: str, score: Score) -> dict[str, Any]:

@@ -6,11 +6,11 @@ weights; `Planned.load` reads them.
 """
 
 import dataclasses
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safety_jax.base import files
 from safety_jax.base.errors import ConfigError
 from safety_jax.data import tokenizer
 from safety_jax.judges import combine, guard_specs, moderation, refusal, sequence
@@ -216,8 +216,7 @@ def _moderation(name: str, spec: Spec, *_: Any) -> PlannedJudge:
         precision="",
         settings={"url": spec["url"], "category": spec["category"]},
     )
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    cache = Path(spec["cache"] or Path(home) / "safety_jax" / "moderation").expanduser()
+    cache = Path(spec["cache"] or files.cache_home("moderation")).expanduser()
     judge = moderation.ModerationJudge(card, service, category=spec["category"], cache=cache)
     return PlannedJudge(card, lambda: judge, None)
 

@@ -16,7 +16,6 @@ Everything but the two appended files is written whole or not at all.
 
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,10 +53,10 @@ class Samples:
 
     def __init__(self, path: Path, numbers: Sequence[int], block: int, writes: bool):
         """Args: numbers: of the round's prompts, in order; block: prompts written at a time."""
-        self.path, self._numbers, self._block, self._writes = path, list(numbers), block, writes
-        self.candidates: list[list[Candidate]] = []
-        if path.exists():
-            self._read()
+        self.path, self._numbers, self._block = path, list(numbers), block
+        remedy = "remove the file, and the round is sampled anew"
+        self._lines = files.Lines(path, writes=writes, remedy=remedy)
+        self.candidates = self._known(self._lines.read(_parsed))
 
     @property
     def done(self) -> int:
@@ -66,47 +65,36 @@ class Samples:
 
     def add(self, candidates: Sequence[Sequence[Candidate]]) -> None:
         """Appends the block that follows; it is on disk when this returns."""
-        lines = []
-        for number, row in zip(self._numbers[self.done :], candidates, strict=False):
-            line = {"prompt": number, "candidates": [dataclasses.astuple(c) for c in row]}
-            lines.append(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+        self._lines.append(
+            {"prompt": number, "candidates": [dataclasses.astuple(c) for c in row]}
+            for number, row in zip(self._numbers[self.done :], candidates, strict=False)
+        )
         self.candidates += [list(row) for row in candidates]
-        if self._writes:
-            with open(self.path, "ab") as file:
-                file.write("".join(lines).encode("utf-8", "surrogatepass"))
-                file.flush()
-                os.fsync(file.fileno())
 
-    def _read(self) -> None:
-        lines = self.path.read_bytes().split(b"\n")[:-1]  # what follows the last break is torn
-        count = len(lines)
-        if count < len(self._numbers):
-            count -= count % self._block
+    def _known(self, found: Sequence[tuple[int, list[Candidate]]]) -> list[list[Candidate]]:
+        """The candidates of whole blocks."""
+        count = len(found)
         if count > len(self._numbers):
             raise DataError(f"{self.path} has {count} prompts; this round has fewer; remove it")
-        for place, line in enumerate(lines[:count]):
-            try:
-                found = json.loads(line.decode("utf-8", "surrogatepass"))
-                row = [Candidate(c[0], tuple(c[1]), c[2], c[3]) for c in found["candidates"]]
-            except (ValueError, KeyError, TypeError, IndexError) as error:
+        if count < len(self._numbers):
+            count -= count % self._block
+        for place, (number, _) in enumerate(found[:count]):
+            if number != self._numbers[place]:
                 raise DataError(
-                    f"{self.path} line {place + 1} is damaged ({type(error).__name__}); remove "
-                    "the file, and the round is sampled anew"
-                ) from error
-            if found["prompt"] != self._numbers[place]:
-                raise DataError(
-                    f"{self.path} line {place + 1} answers prompt {found['prompt']}; expected "
-                    f"prompt {self._numbers[place]}: data changed since; use another --workdir"
+                    f"{self.path} line {place + 1} answers prompt {number}; expected prompt "
+                    f"{self._numbers[place]}: data changed since; use another --workdir"
                 )
-            self.candidates.append(row)
-        if self._writes:
-            os.truncate(self.path, sum(len(line) + 1 for line in lines[:count]))
+        self._lines.keep(count)
+        return [row for _, row in found[:count]]
+
+
+def _parsed(line: dict[str, Any]) -> tuple[int, list[Candidate]]:
+    return line["prompt"], [Candidate(c[0], tuple(c[1]), c[2], c[3]) for c in line["candidates"]]
 
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """JSON lines, whole or not at all."""
-    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
-    files.write(path, "".join(lines).encode("utf-8", "surrogatepass"))
+    files.write(path, b"".join(files.line(row) for row in rows))
 
 
 def read_summary(path: Path) -> dict[str, Any] | None:

@@ -6,7 +6,6 @@ Pairs -> examples of two sides; reference log-probabilities, once; the loop that
 import dataclasses
 import functools
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -279,8 +278,7 @@ def know_reference(
 
 
 def reference_root(folder: str) -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(folder) if folder else Path(home) / "safety_jax" / "reference"
+    return Path(folder) if folder else files.cache_home("reference")
 
 
 def facts(config: ConfigDict, trained: policy.Policy) -> dict[str, Any]:

@@ -12,12 +12,11 @@ A line holds all that an answer depends on, so that no answer is ever taken for 
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safety_jax.base.errors import DataError
+from safety_jax.base import files
 from safety_jax.evaluation.sets.items import Item, Set
 
 EARLIER = "earlier"
@@ -99,9 +98,9 @@ class Responses:
     def __init__(self, path: Path, asked: Set, protocol: Protocol, *, block: int, writes: bool):
         self.path, self._asked, self._protocol = path, asked, protocol
         self._block, self._writes = block, writes
-        self._found: list[Response] = []
-        if path.exists():
-            self._read()
+        remedy = "remove the file, and its prompts are answered anew"
+        self._lines = files.Lines(path, writes=writes, remedy=remedy)
+        self._found = self._known(self._lines.read(_parsed))
 
     @property
     def done(self) -> int:
@@ -121,15 +120,9 @@ class Responses:
         for item, response in zip(items, found, strict=True):
             response = dataclasses.replace(response, text=characters(response.text))
             said = {"response": response.text, "finish": response.finish}
-            line = json.dumps(self._facts(item) | said, ensure_ascii=False)
-            lines.append(line.encode() + b"\n")
+            lines.append(self._facts(item) | said)
             self._found.append(response)
-        if self._writes:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "ab") as file:
-                file.write(b"".join(lines))
-                file.flush()
-                os.fsync(file.fileno())
+        self._lines.append(lines)
 
     def _facts(self, item: Item) -> dict[str, Any]:
         return {
@@ -142,36 +135,22 @@ class Responses:
             "weights": self._protocol.weights,
         }
 
-    def _read(self) -> None:
-        lines = self.path.read_bytes().split(b"\n")[:-1]  # what follows the last break is torn
-        found = [self._parsed(line, number) for number, line in enumerate(lines, start=1)]
-        items = self._asked.items
-        ours = len(found) <= len(items) and all(
+    def _known(self, lines: Sequence[dict[str, Any]]) -> list[Response]:
+        """Answers of whole blocks; none of a file that is of something else."""
+        items, count = self._asked.items, len(lines)
+        ours = count <= len(items) and all(
             self._facts(item).items() <= line.items()
-            for item, line in zip(items, found, strict=False)
+            for item, line in zip(items, lines, strict=False)
         )
         if not ours:
             if self._writes:
                 self._put_aside()
-            return
-        count = len(found)
-        if count < len(items):
+            count = 0
+        elif count < len(items):
             count -= count % self._block
-        self._found = [Response(f["id"], f["response"], f["finish"]) for f in found[:count]]
-        if self._writes:
-            os.truncate(self.path, sum(len(line) + 1 for line in lines[:count]))
-
-    def _parsed(self, line: bytes, number: int) -> dict[str, Any]:
-        try:
-            found = json.loads(line)
-            if not all(isinstance(found[key], str) for key in ("id", "response", "finish")):
-                raise TypeError
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{self.path} line {number} is damaged ({type(error).__name__}); remove the file, "
-                "and its prompts are answered anew"
-            ) from error
-        return found
+        if ours:
+            self._lines.keep(count)
+        return [Response(row["id"], row["response"], row["finish"]) for row in lines[:count]]
 
     def _put_aside(self) -> None:
         folder = self.path.parent / EARLIER
@@ -180,6 +159,12 @@ class Responses:
         while (target := folder / f"{self.path.stem}-{number}.jsonl").exists():
             number += 1
         self.path.replace(target)
+
+
+def _parsed(line: dict[str, Any]) -> dict[str, Any]:
+    if not all(isinstance(line[key], str) for key in ("id", "response", "finish")):
+        raise TypeError
+    return line
 
 
 def characters(text: str) -> str:
