@@ -9,6 +9,7 @@ On several hosts every one of them runs this command with `--distributed`, see l
 
 import errno
 import functools
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from safety_jax.base import supervisor
 from safety_jax.base.errors import ConfigError, UserError
@@ -32,6 +33,7 @@ _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several hosts: jo
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "With --distributed: process 0, host:port.")
 _PROCESSES = flags.DEFINE_integer("processes", None, "With --distributed: how many there are.")
 _PROCESS = flags.DEFINE_integer("process", None, "With --distributed: which this is, from 0.")
+STAGES = ("dpo", "evaluate", "plan", "raft", "reward", "score", "sft")
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
@@ -65,6 +67,15 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
+def run_stage(name: str, config: ConfigDict, workdir: str) -> None:
+    """Imports the one stage that is asked for, and runs it."""
+    run = importlib.import_module(f"safety_jax.stages.{name}").run
+    if name == "recipe":
+        run(config, workdir, {each: functools.partial(run_stage, each) for each in STAGES})
+    else:
+        run(config, workdir)
+
+
 def work(joined: Callable[[Any], None] | None) -> None:
     """Runs the stage.
 
@@ -78,28 +89,18 @@ def work(joined: Callable[[Any], None] | None) -> None:
     import jax
 
     from safety_jax.base import hosts
-    from safety_jax.stages import dpo, evaluate, plan, raft, recipe, reward, score, sft
 
-    stages = {
-        "dpo": dpo.run,
-        "evaluate": evaluate.run,
-        "plan": plan.run,
-        "raft": raft.run,
-        "reward": reward.run,
-        "score": score.run,
-        "sft": sft.run,
-    }
-    stages["recipe"] = functools.partial(recipe.run, stages=dict(stages))
     config = _CONFIG.value
-    if config.stage not in stages:
-        raise ConfigError(f"config.stage {config.stage!r}: expected one of {', '.join(stages)}")
+    if config.stage not in (*STAGES, "recipe"):
+        known = ", ".join((*STAGES, "recipe"))
+        raise ConfigError(f"config.stage {config.stage!r}: expected one of {known}")
     if joined is not None:
         coordinator, processes, process = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
         place = None
         if coordinator is not None and processes is not None and process is not None:
             place = hosts.Place(coordinator, processes, process)
         joined(hosts.join(place))
-    stages[config.stage](config, _WORKDIR.value)
+    run_stage(config.stage, config, _WORKDIR.value)
     jax.distributed.shutdown()  # waits for the others
 
 

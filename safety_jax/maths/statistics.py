@@ -8,14 +8,16 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import scipy  # loads its parts at their first use
 from jaxtyping import Bool, Float, Int
-from scipy import optimize, stats
-from statsmodels.stats import inter_rater, multitest
+from scipy import special
 
+# statsmodels brings pandas, a second of every start though few runs need either: functions that use
+# it import it.
 LEVEL = 0.95
 POWER = 0.8  # at which a difference counts as detectable
-_Z = float(stats.norm.ppf(0.5 + LEVEL / 2))
-_Z_POWER = float(stats.norm.ppf(POWER))
+_Z = float(special.ndtri(0.5 + LEVEL / 2))
+_Z_POWER = float(special.ndtri(POWER))
 _BLOCK = 2**22  # numbers that a bootstrap draws at a time
 
 Interval = tuple[float, float]
@@ -30,7 +32,7 @@ def wilson(successes: int, trials: int) -> Interval:
     Unlike the textbook interval it stays inside [0, 1] and is not empty at 0 or all successes:
     40 of 40 gives (0.912, 1).
     """
-    interval = stats.binomtest(successes, trials).proportion_ci(LEVEL, method="wilson")
+    interval = scipy.stats.binomtest(successes, trials).proportion_ci(LEVEL, method="wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -79,7 +81,7 @@ def change(first: Verdicts, second: Verdicts) -> Change:
     return Change(
         gained=gained,
         lost=lost,
-        p=float(stats.binomtest(gained, turned).pvalue) if turned else 1.0,
+        p=float(scipy.stats.binomtest(gained, turned).pvalue) if turned else 1.0,
         difference=(gained - lost) / n,
         **dict(zip(("low", "high"), newcombe_paired(both, gained, lost, n), strict=True)),
         detectable=detectable_change(n, turned / n),
@@ -134,11 +136,13 @@ def detectable_change(n: int, turned: float) -> float | None:
         rest = math.sqrt(max(psi - delta**2, 0.0))
         return _Z * math.sqrt(psi) + _Z_POWER * rest - delta * math.sqrt(n)
 
-    return None if lacking(1.0) > 0 else float(optimize.brentq(lacking, 1e-9, 1.0))
+    return None if lacking(1.0) > 0 else float(scipy.optimize.brentq(lacking, 1e-9, 1.0))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
     """p values adjusted for there being so many of them (Holm, 1979)."""
+    from statsmodels.stats import multitest
+
     return [float(p) for p in multitest.multipletests(ps, method="holm")[1]] if ps else []
 
 
@@ -241,6 +245,8 @@ def cohen(first: Sequence[str], second: Sequence[str]) -> tuple[float, float, fl
         None where a rater gives one label throughout: κ is then 0 or nothing, whatever the other
         says.
     """
+    from statsmodels.stats import inter_rater
+
     labels = sorted({*first, *second})
     if len(set(first)) < 2 or len(set(second)) < 2:
         return None
@@ -263,17 +269,20 @@ def fleiss(
     Returns:
         None where only one label was ever given.
     """
-    if (counts.sum(0) > 0).sum() < 2:
+    whole = _fleiss(counts)
+    if whole is None:
         return None
     random = np.random.default_rng(seed)
     n = len(counts)
     drawn = [_fleiss(counts[random.integers(n, size=n)]) for _ in range(resamples)]
     known = [kappa for kappa in drawn if kappa is not None]
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(inter_rater.fleiss_kappa(counts)), float(low), float(high)
+    return whole, float(low), float(high)
 
 
 def _fleiss(counts: Int[np.ndarray, "items labels"]) -> float | None:
+    from statsmodels.stats import inter_rater
+
     used = counts[:, counts.sum(0) > 0]
     return float(inter_rater.fleiss_kappa(used)) if used.shape[1] > 1 else None
 
