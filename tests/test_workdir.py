@@ -107,10 +107,65 @@ def test_path_through_a_file_is_one_line(tmp_path, path):
         prepare(tmp_path / path)
 
 
-def test_broken_config_is_one_line(tmp_path):
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ConfigError, match="config.json is not JSON .*use another --workdir"):
+@pytest.mark.parametrize("name", ["config.json", "environment.json", "identity.json"])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "null", "[" * 9999, '{"starts": 1, "a": 1}', '{"starts": [1], "a": []}']
+)
+def test_edited_files_are_one_line(content, name, tmp_path):
+    prepare(tmp_path)
+    (tmp_path / "judgements.jsonl").write_text("{}\n")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError) as raised, workdir.prepare(tmp_path, CONFIG) as run:
+        run.remember({"a": "b"})
+    assert name in str(raised.value) or "another config" in str(raised.value)
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError, match=f"{name} is not a file"):
         prepare(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/run", "s3://bucket/run", "file:///tmp/run"])
+def test_a_bucket_is_no_folder(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for spelling in (path, Path(path)):
+        with pytest.raises(ConfigError, match="is a URL; expected a path"):
+            prepare(spelling)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_goes_on_only_with_what_it_began_with(tmp_path):
+    old, new = {"data.train a.jsonl": "1" * 64, "tokenizer": "3" * 64}, "2" * 64
+    with workdir.prepare(tmp_path, CONFIG) as run:
+        run.remember(old)
+        assert run.settle("date", "1 May 2026") == "1 May 2026"
+    with workdir.prepare(tmp_path, CONFIG) as run:  # nothing came of the first start
+        assert run.settle("date", "2 May 2026") == "2 May 2026"
+        run.remember({**old, "tokenizer": new})
+        run.metrics.write_text('{"step": 1}\n')
+    with workdir.prepare(tmp_path, CONFIG) as run:
+        assert run.settle("date", "3 May 2026") == "2 May 2026"
+        run.remember({"tokenizer": new, "data.eval b.jsonl": "9"})
+        with pytest.raises(ConfigError, match="tokenizer: 222222222222 then, 333333333333 now; a"):
+            run.remember(old)
+        with pytest.raises(ConfigError, match="data.eval b.jsonl: 9 then, 8 now"):
+            run.remember({"data.eval b.jsonl": "8"})
+        assert run.note({"tokenizer": "4" * 64}) == [
+            "tokenizer: 222222222222 then, 444444444444 now"
+        ]
+
+
+def test_half_written_files_are_removed_at_the_start(tmp_path):
+    prepare(tmp_path)
+    mine = [tmp_path / name for name in ("a.json.part", "rounds/01/summary.json.part")]
+    others = [".hosts/x/1.part", "step/b.part", "checkpoints/3/c.part"]
+    (tmp_path / "step").mkdir()
+    (tmp_path / "step/.lock").touch()
+    for file in mine + [tmp_path / name for name in others]:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    prepare(tmp_path)
+    assert not any(file.exists() for file in mine)
+    assert all((tmp_path / name).exists() for name in others)
 
 
 def test_value_that_json_cannot_hold_is_named(tmp_path):

@@ -3,13 +3,14 @@
 import errno
 import json
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safety_jax.base.errors import DataError, UserError
+from safety_jax.base.errors import ConfigError, DataError, UserError
 
 PART = ".part"  # ends the name of a file that is being written
 JSON_BYTES = 256 << 20  # what a JSON document may take; the largest tokenizer.json has 40 MB
@@ -116,6 +117,24 @@ class Lines:
 
 
 # ---------------------------------------------------------------------------- of others
+
+
+def local(path: str | Path, key: str) -> Path:
+    """A path on a disk; `~` is the user's home.
+
+    Raises:
+        ConfigError: it is a URL, say of a bucket: to open it as a path would make a folder `gs:`.
+    """
+    # A path has lost one of the slashes.
+    if scheme := re.match(r"([A-Za-z][\w+.-]+):/", str(path)):
+        raise ConfigError(
+            f"{key} {path} is a URL; expected a path: copy it to a disk, or mount the bucket "
+            f"({_MOUNTS.get(scheme[1].lower(), 'with FUSE')}) and give the path of the mount"
+        )
+    return Path(path).expanduser()
+
+
+_MOUNTS = {"gs": "gcsfuse", "s3": "mount-s3", "az": "blobfuse2", "abfs": "blobfuse2"}
 
 
 def check_regular(path: Path) -> None:

@@ -3,12 +3,15 @@
     runs/sit-500/
       config.json        the config, nothing else; two runs are the same when these are
       environment.json   per start: command, versions, commit
+      identity.json      hashes of what the run reads, see `identity.py`
       metrics.jsonl · checkpoints/ · plots/ · export/ · README.md   written by others, see `Workdir`
 
 Starting again with the same config continues the run. Another config is refused, because the
-checkpoints there belong to the first one; only keys in `FREE` may differ.
+checkpoints there belong to the first one; only keys in `FREE` may differ. So is other content
+behind the same names: data, weights, tokenizer, template.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import fcntl
@@ -29,6 +32,7 @@ from ml_collections import ConfigDict
 import safety_jax
 from safety_jax.base import files, hosts, supervisor, trees
 from safety_jax.base.errors import ConfigError
+from safety_jax.training import identity
 
 # Keys that may change between two starts of one run. They say where and how fast it runs, what it
 # prints and what it keeps; the weights it arrives at are the same (but for the order of additions).
@@ -50,7 +54,9 @@ FREE = (
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers")
 _LOCK = ".lock"
 _OURS = (_LOCK, supervisor.FOLDER)  # may stand in a folder where no run has begun
+_FILES = ("config.json", "environment.json", "metrics.jsonl", "judgements.jsonl")
 _NAMED_KEYS = 3  # a message names this many differing keys, and counts the others
+_ADVICE = "put the file back, or use another --workdir"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +89,47 @@ class Workdir:
         return self.path / "README.md"
 
     def environment(self) -> list[dict[str, Any]]:
-        """One entry a start, oldest first."""
-        return _read_json(self.path / "environment.json")["starts"]
+        """One entry a start, oldest first; the last is this one's."""
+        return _starts(self.path / "environment.json")
+
+    def remember(self, contents: Mapping[str, str]) -> None:
+        """Holds the run to what it reads; call it before anything is made of that.
+
+        Every process must call this. A start that came to nothing holds nobody to anything.
+
+        Args:
+            contents: hashes (or other short texts) by name; a name says which key of the config and
+                which file, `data.train rows.jsonl`.
+
+        Raises:
+            ConfigError: an earlier start read something else under one of the names.
+        """
+        if changed := self._compare(contents, keep_changes=False):
+            raise identity.refuse(self.path, changed)
+
+    def note(self, contents: Mapping[str, str]) -> list[str]:
+        """As `remember`, for a run that may go on: what changed since the last start, in words."""
+        return self._compare(contents, keep_changes=True)
+
+    def _compare(self, contents: Mapping[str, str], *, keep_changes: bool) -> list[str]:
+        def compare() -> list[str]:
+            there = identity.known(self.path)
+            changed = identity.changes(there, contents)
+            merged = {**there, **contents}
+            if merged != there and (keep_changes or not changed):
+                files.write(self.path / identity.FILE, canonical(merged))
+            return changed
+
+        return hosts.first_says(compare)
+
+    def settle(self, name: str, value: str) -> str:
+        """What the first start of this run said under a name: of this one, `value`.
+
+        For what time decides, say the date that a chat template writes.
+        """
+        settled = hosts.first_says(lambda: identity.known(self.path).get(name, value))
+        self.remember({name: settled})
+        return settled
 
     def close(self) -> None:
         if self._lock is not None:
@@ -113,7 +158,7 @@ def prepare(
         ConfigError: the folder cannot be written, holds something else, belongs to another config,
             or is in use.
     """
-    path = Path(path).absolute()
+    path = files.local(path, "--workdir").absolute()
     plain = _plain(config)
     lock, continued = _open(path, plain) if primary else (None, False)
     # The others wait for this, and see what process 0 has made.
@@ -138,6 +183,9 @@ def _open(path: Path, plain: dict[str, Any]) -> tuple[IO[str], bool]:
         lock = _acquire(path)
         try:
             continued = _check_config(path, plain)
+            _tidy(path)
+            if not _has_results(path) and not any(path.glob("responses/*/*")):
+                (path / identity.FILE).unlink(missing_ok=True)
             files.write(path / "config.json", canonical(plain))
             _record_start(path / "environment.json")
         except BaseException:
@@ -148,6 +196,23 @@ def _open(path: Path, plain: dict[str, Any]) -> tuple[IO[str], bool]:
             f"--workdir {path}: {error.strerror or error}; expected a folder that can be written"
         ) from error
     return lock, continued
+
+
+def _tidy(path: Path) -> None:
+    """Removes what a kill left half written, but for what others write: folders with a lock of
+    their own (steps of a recipe), hidden ones, and checkpoints, which see to it themselves."""
+    for folder, below, names in os.walk(path):
+        below[:] = [
+            name
+            for name in below
+            if not name.startswith(".")
+            and name != "checkpoints"
+            and not os.path.exists(os.path.join(folder, name, _LOCK))
+        ]
+        for name in names:
+            if name.endswith(files.PART):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(folder, name))
 
 
 def canonical(value: Any) -> str:
@@ -183,6 +248,11 @@ def _plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
 def _check_ours(path: Path) -> None:
     names = sorted(entry.name for entry in path.iterdir())
     others = [name for name in names if name not in _OURS and not name.endswith(files.PART)]
+    for name in (*_FILES, identity.FILE):
+        if (path / name).exists() and not (path / name).is_file():
+            raise ConfigError(
+                f"--workdir {path}: {name} is not a file; remove it, or use another --workdir"
+            )
     if others and "config.json" not in others:
         raise ConfigError(
             f"--workdir {path} holds {others[0]} but no config.json, so it is not the folder of a "
@@ -208,17 +278,29 @@ def _check_config(path: Path, config: dict[str, Any]) -> bool:
 
 
 def _has_results(path: Path) -> bool:
+    """Whether a start has left something that a later one goes on from."""
+    appended = [
+        "metrics.jsonl",
+        "judgements.jsonl",
+        "rounds/*/samples.jsonl",
+        "responses/*/*.jsonl",
+    ]
+    written = (file for pattern in appended for file in path.glob(pattern))
+    if any(file.stat().st_size > 0 for file in written):
+        return True
     checkpoints = path / "checkpoints"
-    files = [path / name for name in ("metrics.jsonl", "judgements.jsonl")]
-    written = any(file.exists() and file.stat().st_size > 0 for file in files)
-    return written or (checkpoints.is_dir() and any(checkpoints.iterdir()))
+    return checkpoints.is_dir() and any(checkpoints.iterdir())
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise ConfigError(f"{file} is not JSON ({error}); use another --workdir") from error
+    return files.read_object(file, ConfigError, _ADVICE)
+
+
+def _starts(file: Path) -> list[dict[str, Any]]:
+    starts = _read_json(file).get("starts")
+    if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
+        raise ConfigError(f"{file}: expected the starts of this run; {_ADVICE}, or remove it")
+    return starts
 
 
 def _acquire(path: Path) -> IO[str]:
@@ -244,7 +326,7 @@ def _acquire(path: Path) -> IO[str]:
 
 
 def _record_start(file: Path) -> None:
-    starts = _read_json(file)["starts"] if file.exists() else []
+    starts = _starts(file) if file.exists() else []
     start = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["python", *sys.argv]),

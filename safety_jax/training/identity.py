@@ -1,0 +1,66 @@
+"""What a run reads, by content: a run that goes on must go on with what it began with.
+
+    identity.json   {"data.train rows.jsonl": "sha256 …", "model.path SmolLM2": "sha256 …", …}
+
+A config names files; what is in them may change between a kill and the next start. So every start
+hashes what it reads, and the first start's hashes hold.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from safety_jax.base import files
+from safety_jax.base.errors import ConfigError
+
+FILE = "identity.json"
+SHOWN = 12  # digits of a hash in a message
+NAMED = 3  # a message names this many changes, and counts the others
+
+
+def known(folder: Path) -> dict[str, str]:
+    """What earlier starts of a run read; nothing where none got so far.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    advice = "remove it, and what this start reads counts as what the run began with"
+    try:
+        found = files.read_object(folder / FILE, ConfigError, advice)
+    except FileNotFoundError:
+        return {}
+    if not all(isinstance(value, str) for value in found.values()):
+        raise ConfigError(f"{folder / FILE}: expected texts; {advice}")
+    return found
+
+
+def changes(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
+    """`data.train rows.jsonl: 5891b5b522d5 then, e3b0c44298fc now`, for each that differs."""
+    return [
+        f"{name}: {_short(there[name])} then, {_short(value)} now"
+        for name, value in here.items()
+        if name in there and there[name] != value
+    ]
+
+
+def refuse(folder: Path, found: list[str]) -> ConfigError:
+    """The error of a run that would go on with something else."""
+    more = len(found) - NAMED
+    listed = "; ".join(found[:NAMED]) + (f"; and {more} more" if more > 0 else "")
+    return ConfigError(
+        f"--workdir {folder} began with other contents: {listed}; a run goes on only with what it "
+        "began with: put that back, or use another --workdir"
+    )
+
+
+def sha256(*parts: str | bytes) -> str:
+    """A hash (hex) of texts, each told apart from the next."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
+def _short(value: str) -> str:
+    return value[:SHOWN] if len(value) == 64 else value
