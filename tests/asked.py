@@ -9,12 +9,13 @@ import numpy as np
 
 from safety_jax.evaluation.harness.loglikelihood import RequestLimits, ScoredModel
 from safety_jax.models import llama
+from safety_jax.models.execution import Execution
 
 WINDOW = 48
 LIMITS = RequestLimits(longest=WINDOW, tokens_per_batch=192, chunk_tokens=16)
 
 
-def tiny_model(config: llama.LlamaConfig, run: llama.Execution, tokens) -> ScoredModel:
+def tiny_model(config: llama.LlamaConfig, run: Execution, tokens) -> ScoredModel:
     """Random weights for the tokens of a tokenizer."""
     config = dataclasses.replace(config, vocabulary_size=len(tokens))
     weights = llama.initialize(config, jax.random.key(0), run.mesh, jnp.float32)
@@ -22,7 +23,7 @@ def tiny_model(config: llama.LlamaConfig, run: llama.Execution, tokens) -> Score
 
 
 @functools.cache
-def whole_logits(config: llama.LlamaConfig, run: llama.Execution):
+def whole_logits(config: llama.LlamaConfig, run: Execution):
     """Logits of one row of any length, padded at its end, where nothing sees it."""
 
     @jax.jit

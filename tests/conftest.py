@@ -23,6 +23,7 @@ from samples import execute_on
 
 from safety_jax.base import mesh as meshes
 from safety_jax.models import llama
+from safety_jax.models.execution import Execution
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # One program at a time: two that wait for eight devices each can take each other's threads.
@@ -57,7 +58,7 @@ def config() -> llama.LlamaConfig:
 
 
 @pytest.fixture(scope="session")
-def execution(one_device) -> llama.Execution:
+def execution(one_device) -> Execution:
     return execute_on(one_device)
 
 

@@ -8,13 +8,15 @@ import numpy as np
 
 from safety_jax.base import trees
 from safety_jax.base.batch import Tokens
-from safety_jax.models import attention, llama, lora
+from safety_jax.models import llama, lora
+from safety_jax.models.execution import Execution
 from tests.golden import cases, rows
 
 
-def execute_on(mesh, remat: str = "none", window: int | None = None) -> llama.Execution:
-    backend = attention.build("xla", mesh, window, jnp.float32)
-    return llama.Execution(mesh, jnp.dtype(jnp.float32), backend, remat)
+def execute_on(mesh, remat: str = "none", window: int | None = None) -> Execution:
+    return Execution.build(
+        mesh, window=window, compute_dtype=jnp.float32, backend="xla", remat=remat
+    )
 
 
 def random_adapters(config: llama.LlamaConfig, mesh, dropout: float = 0.0) -> lora.Adapters:

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from samples import execute_on
 
 from safety_jax.base import mesh as meshes
 from safety_jax.base import trees
 from safety_jax.base.errors import ConfigError
-from safety_jax.models import attention, layers, llama, lora
+from safety_jax.models import layers, lora
 from safety_jax.models.encoders import heads
 from tests.golden import score_cases
 
@@ -22,7 +23,7 @@ KINDS = ("deberta_v3", "deberta_convolution", "bert", "gpt2", "llama")
 
 def scorer_of(folder, mesh, remat="none"):
     scorer = heads.read_scorer(folder)
-    run = heads.execution(scorer, mesh, compute_dtype=jnp.float32, backend="auto", remat=remat)
+    run = execute_on(mesh, remat, scorer.window)
     return scorer, heads.load(folder, scorer, mesh, jnp.float32), run
 
 
@@ -205,8 +206,7 @@ def test_targets_by_name(tmp_path):
 @pytest.mark.parametrize("remat", ["none", "full"])
 def test_the_last_layer_makes_the_first_token_as_among_all(count, remat, one_device):
     """And no layer's weights get another gradient for it."""
-    dtype = jnp.dtype(jnp.float32)
-    run = llama.Execution(one_device, dtype, attention.build("xla", one_device, None, dtype), remat)
+    run = execute_on(one_device, remat)
 
     class Mixes(nnx.Module):
         def __init__(self, rngs):

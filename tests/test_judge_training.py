@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from samples import execute_on
 from test_preference_training import examples_of
 
 from safety_jax.base import trees
@@ -95,7 +96,7 @@ def judge_of(folder, mesh, adapted: bool = False) -> Judge:
     )  # fmt: skip
     trainee, trainable, frozen = judge_model.build(
         scorer,
-        heads.execution(scorer, mesh, compute_dtype=jnp.float32, backend="auto", remat="none"),
+        execute_on(mesh, window=scorer.window),
         folder,
         own_head=own_head,
         typed=True,

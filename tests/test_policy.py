@@ -8,6 +8,7 @@ from samples import execute_on, on_device, packed_rows, random_adapters
 
 from safety_jax.base.errors import ConfigError
 from safety_jax.models import lora
+from safety_jax.models.execution import float_type
 from safety_jax.models.folders import hf, peft
 from safety_jax.training import policy
 
@@ -65,4 +66,4 @@ def test_what_cannot_be_is_refused(config, folders, one_device):
     with pytest.raises(ConfigError, match="set lora.rank=0"):
         build(config, folders, one_device, init="random")
     with pytest.raises(ConfigError, match="model.compute_dtype 'float16': expected bfloat16"):
-        policy.float_type("model.compute_dtype", "float16")
+        float_type("model.compute_dtype", "float16")

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from samples import execute_on
 from test_dpo import write_pairs
 from test_end_to_end import inputs  # noqa: F401
 
@@ -88,7 +89,7 @@ def results(folder: Path) -> dict:
 def by_us(folder: Path, mesh, tokens, texts) -> np.ndarray:
     scorer = heads.read_scorer(folder)
     weights = heads.load(folder, scorer, mesh, jnp.float32)
-    run = heads.execution(scorer, mesh, compute_dtype=jnp.float32, backend="auto", remat="none")
+    run = execute_on(mesh, window=scorer.window)
     given = tokens(*texts, padding=True, return_tensors="np")
     ids = jnp.asarray(given["input_ids"], jnp.int32)
     types = jnp.asarray(given.get("token_type_ids", np.zeros(ids.shape)), jnp.int32)

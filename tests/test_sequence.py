@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny_tokenizers
 from judge_folders import CONVERSATIONS, bert_scorer, conversation, llama_scorer
+from samples import execute_on
 from scipy import special
 
 from configs import common
@@ -51,7 +52,7 @@ def alone(folder: Path, mesh, row: batching.TokenRow) -> np.ndarray:
     """The head's outputs for one row without padding."""
     scorer = heads.read_scorer(folder)
     weights = heads.load(folder, scorer, mesh, jnp.float32)
-    run = heads.execution(scorer, mesh, compute_dtype=jnp.float32, backend="xla", remat="none")
+    run = execute_on(mesh, window=scorer.window)
     ids, types = (jnp.asarray([part], jnp.int32) for part in (row.ids, row.types))
     compiled = jax.jit(lambda w, *batch: heads.scores(scorer, w, *batch, run))
     return np.asarray(compiled(weights, ids, types, jnp.ones(ids.shape, bool)))[0]

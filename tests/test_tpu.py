@@ -6,8 +6,8 @@ import pytest
 from planned_runs import asked, programs
 
 from safety_jax.base import mesh as meshes
-from safety_jax.models import attention, llama
 from safety_jax.models.encoders import deberta, deberta_config, heads
+from safety_jax.models.execution import Execution
 from safety_jax.planning import abstract, chips, formulas, layouts, sizes
 from safety_jax.planning import programs as compilations
 
@@ -107,8 +107,9 @@ def test_deberta_v3_large_scores_on_v5e_4x4(sizes, devices, capsys):
     mesh = layouts.build(layouts.ModelSizes(*sizes), devices)
     head = deberta_config.head(DEBERTA_V3_LARGE, 1)
     scorer = heads.Scorer("deberta", DEBERTA_V3_LARGE, head, ("reward",), None, 512, True)
-    backend = attention.build("xla", mesh, None, jnp.bfloat16)
-    run = llama.Execution(mesh, jnp.bfloat16, backend, "none")
+    run = Execution.build(
+        mesh, window=None, compute_dtype=jnp.bfloat16, backend="xla", remat="none"
+    )
     weights = abstract.weights(heads.parameters(scorer), mesh, jnp.bfloat16)
     rows = meshes.sharding(mesh, ("rows", "tokens"))
     ids, mask = (abstract.array((64, 512), dtype, rows) for dtype in (jnp.int32, jnp.bool_))

@@ -27,6 +27,7 @@ from safety_jax.judges.batching import Batcher, TokenRow
 from safety_jax.judges.judge import Conversation, JudgeCard, Score, scored, unscored
 from safety_jax.judges.sequence import NoPlace, render, special_token
 from safety_jax.models import layers, llama
+from safety_jax.models.execution import Execution
 
 Words = tuple[str, str]
 
@@ -42,7 +43,7 @@ class FirstTokenReader:
 
     config: llama.LlamaConfig
     weights: trees.Tree
-    run: llama.Execution
+    run: Execution
     tokenizer: PreTrainedTokenizerBase
     batcher: Batcher
     floor: float
@@ -144,7 +145,7 @@ class FirstTokenReader:
 
 
 def verdict(
-    config: llama.LlamaConfig, run: llama.Execution, first: Sequence[int], second: Sequence[int]
+    config: llama.LlamaConfig, run: Execution, first: Sequence[int], second: Sequence[int]
 ) -> Callable[..., Any]:
     """A function of (weights, ids, types, mask): log P of the next token being in each of two sets,
     `[B, 2]`."""
@@ -160,7 +161,7 @@ def verdict(
 
 
 def next_logits(
-    config: llama.LlamaConfig, run: llama.Execution, weights: trees.Tree, ids, mask
+    config: llama.LlamaConfig, run: Execution, weights: trees.Tree, ids, mask
 ) -> jax.Array:
     """Float32 logits behind the last real token of each row, `[B, V]`."""
     positions = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)

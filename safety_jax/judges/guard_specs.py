@@ -12,9 +12,9 @@ from safety_jax.judges.batching import Batcher
 from safety_jax.judges.judge import BETTER, HARMFUL, REFUSING, Judge, JudgeCard
 from safety_jax.judges.planned import PlannedJudge, Resources, Spec, max_tokens, resolve_folder
 from safety_jax.models import llama
+from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hf, hf_config
 from safety_jax.models.folders import hub as folders
-from safety_jax.training import policy
 
 
 def _guard(
@@ -51,10 +51,10 @@ def _guard(
         precision=resources.precision,
         settings={**settings, "max_tokens": longest, "min_verdict_probability": floor},
     )
-    run = policy.execution(
-        config,
+    run = Execution.build(
         mesh,
-        compute_dtype=resources.compute_dtype,
+        window=config.window,
+        compute_dtype=resources.computed(),
         backend=resources.attention,
         remat="none",
     )

@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 from safety_jax.base.errors import ConfigError
 from safety_jax.judges import combine
 from safety_jax.judges.judge import Judge, JudgeCard
+from safety_jax.models.execution import float_type
 from safety_jax.models.folders import hub as folders
-from safety_jax.training import policy
 
 Spec = Mapping[str, Any]
 DESCRIPTION = "judge.json"  # beside the weights of a judge that stage `reward` trained
@@ -35,10 +35,10 @@ class Resources:
     tokens_per_batch: int
 
     def stored(self) -> jnp.dtype:
-        return policy.float_type("score.parameter_dtype", self.parameter_dtype)
+        return float_type("score.parameter_dtype", self.parameter_dtype)
 
     def computed(self) -> jnp.dtype:
-        return policy.float_type("score.compute_dtype", self.compute_dtype)
+        return float_type("score.compute_dtype", self.compute_dtype)
 
     @property
     def precision(self) -> str:

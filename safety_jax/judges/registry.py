@@ -26,6 +26,7 @@ from safety_jax.judges.planned import (
     resolve_folder,
 )
 from safety_jax.models.encoders import heads
+from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hub as folders
 
 
@@ -134,9 +135,9 @@ def _sequence(
     )
     output = sequence.output_index(name, scorer.label_names, spec["output"])
     sequence.check_activation(name, spec["activation"])
-    run = heads.execution(
-        scorer,
+    run = Execution.build(
         mesh,
+        window=scorer.window,
         compute_dtype=resources.computed(),
         backend=resources.attention,
         remat="none",

@@ -26,8 +26,8 @@ from safety_jax.data.formats import Message
 from safety_jax.data.records import Record
 from safety_jax.judges.batching import Batcher, TokenRow
 from safety_jax.judges.judge import Conversation, JudgeCard, Score, scored, unscored
-from safety_jax.models import llama
 from safety_jax.models.encoders import heads
+from safety_jax.models.execution import Execution
 
 ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "none": lambda outputs: outputs,
@@ -243,7 +243,7 @@ class SequenceJudge:
         card: JudgeCard,
         scorer: heads.Scorer,
         weights: trees.Tree,
-        run: llama.Execution,
+        run: Execution,
         encoder: Encoder,
         batcher: Batcher,
         *,

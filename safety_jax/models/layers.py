@@ -1,7 +1,6 @@
-"""What the ports beside LLaMA share: declaring, layer norm, running stacked layers, score heads.
+"""What the ports beside LLaMA share: layer norm, running stacked layers, score heads.
 
-A port is a config and an NNX module that declares each parameter once. Its weights are a plain
-nested dict; `bind` puts them into the module for one forward pass.
+A port is a config and an NNX module that declares each parameter once, see `declaration.py`.
 """
 
 import dataclasses
@@ -13,15 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from safety_jax.base import mesh as meshes
-from safety_jax.base import trees
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models import lora
-from safety_jax.models.llama import REMAT, Execution, Projection
+from safety_jax.models.execution import REMAT, Execution
+from safety_jax.models.llama import Projection
 
 
 def gelu(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
@@ -38,63 +35,6 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
     "tanh": jnp.tanh,
 }
-
-# ---------------------------------------------------------------------------- declaring
-
-
-@functools.cache
-def _abstract(module: Callable[..., nnx.Module], config: Any) -> nnx.Module:
-    with nnx.use_eager_sharding(False):
-        return nnx.eval_shape(lambda: module(config, rngs=nnx.Rngs(0)))
-
-
-def parameters(module: Callable[..., nnx.Module], config: Any) -> dict[str, meshes.Parameter]:
-    """Every weight of `module(config)` by its dotted name, in the order of declaration."""
-    state = nnx.state(_abstract(module, config), nnx.Param)
-    return {
-        ".".join(str(key) for key in path): meshes.Parameter(leaf.shape, leaf.out_sharding)
-        for path, leaf in nnx.to_flat_state(state)
-    }
-
-
-def shardings(declared: Mapping[str, meshes.Parameter], heads: int, mesh: Mesh) -> trees.Tree:
-    """The sharding of every weight.
-
-    Raises:
-        ConfigError: the mesh does not divide an axis, or the number of heads.
-    """
-    meshes.check_divides(mesh, "attention", (heads,), ("heads",))
-    for name, parameter in declared.items():
-        meshes.check_divides(mesh, name, parameter.shape, parameter.axes)
-    return trees.unflatten(
-        {name: meshes.sharding(mesh, parameter.axes) for name, parameter in declared.items()}
-    )
-
-
-def initialize(
-    module: Callable[..., nnx.Module],
-    config: Any,
-    key: jax.Array,
-    where: trees.Tree,
-    dtype: DTypeLike,
-) -> trees.Tree:
-    """Random weights of `module(config)`, made where they live."""
-
-    def make(key: jax.Array) -> trees.Tree:
-        with nnx.use_eager_sharding(False):
-            model = module(config, rngs=nnx.Rngs(params=key))
-        weights = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-        return jax.tree.map(lambda weight: weight.astype(dtype), weights)
-
-    return jax.jit(make, out_shardings=where)(key)
-
-
-def bind(module: Callable[..., nnx.Module], config: Any, weights: trees.Tree) -> Any:
-    """The module with these weights."""
-    definition, state = nnx.split(_abstract(module, config))
-    nnx.replace_by_pure_dict(state, weights)
-    return nnx.merge(definition, state)
-
 
 # ---------------------------------------------------------------------------- modules
 

@@ -22,8 +22,8 @@ from jaxtyping import Array, Float, Int
 
 from safety_jax.base import mesh as meshes
 from safety_jax.base import trees
-from safety_jax.models import lora
-from safety_jax.models.attention import Attention
+from safety_jax.models import declaration, lora
+from safety_jax.models.execution import REMAT, Execution
 from safety_jax.models.rotary import Rope, angles, rotate
 
 
@@ -53,45 +53,20 @@ class LlamaConfig:
     initializer_range: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Execution:
-    """How the forward pass runs, never what it computes."""
-
-    mesh: Mesh
-    compute_dtype: DTypeLike
-    attention: Attention
-    remat: str
-
-
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
 }
 # Takes rotated q [B T H E], k [B T K E] and v [B T K E] to [B T H E] and what is kept of the layer.
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
-REMAT: dict[str, Callable[..., Any] | None] = {
-    "none": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
 
 
 # ---------------------------------------------------------------------------- parameters
 
 
-@functools.cache
-def _abstract(config: LlamaConfig) -> "Llama":
-    with nnx.use_eager_sharding(False):
-        return nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0)))
-
-
 def parameters(config: LlamaConfig) -> dict[str, meshes.Parameter]:
     """Every weight by its dotted name, in the order of declaration."""
-    state = nnx.state(_abstract(config), nnx.Param)
-    return {
-        ".".join(str(key) for key in path): meshes.Parameter(leaf.shape, leaf.out_sharding)
-        for path, leaf in nnx.to_flat_state(state)
-    }
+    return declaration.parameters(Llama, config)
 
 
 def shardings(config: LlamaConfig, mesh: Mesh) -> trees.Tree:
@@ -100,33 +75,13 @@ def shardings(config: LlamaConfig, mesh: Mesh) -> trees.Tree:
     Raises:
         ConfigError: the mesh does not divide an axis.
     """
-    declared = parameters(config)
-    # A head is never split: it is the number of heads that the tensor axis must divide.
-    meshes.check_divides(mesh, "attention", (config.heads,), ("heads",))
-    meshes.check_divides(mesh, "attention", (config.kv_heads,), ("kv_heads",))
-    for name, parameter in declared.items():
-        meshes.check_divides(mesh, name, parameter.shape, parameter.axes)
-    return trees.unflatten(
-        {name: meshes.sharding(mesh, parameter.axes) for name, parameter in declared.items()}
-    )
+    heads = {"heads": config.heads, "kv_heads": config.kv_heads}
+    return declaration.shardings(parameters(config), mesh, heads)
 
 
 def initialize(config: LlamaConfig, key: jax.Array, mesh: Mesh, dtype: DTypeLike) -> trees.Tree:
     """Random weights, made where they live: normal(0, initializer_range), norms 1, biases 0."""
-
-    def make(key: jax.Array) -> trees.Tree:
-        with nnx.use_eager_sharding(False):
-            model = Llama(config, rngs=nnx.Rngs(params=key))
-        weights = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-        return jax.tree.map(lambda weight: weight.astype(dtype), weights)
-
-    return jax.jit(make, out_shardings=shardings(config, mesh))(key)
-
-
-def _bind(config: LlamaConfig, weights: trees.Tree) -> "Llama":
-    definition, state = nnx.split(_abstract(config))
-    nnx.replace_by_pure_dict(state, weights)
-    return nnx.merge(definition, state)
+    return declaration.initialize(Llama, config, key, shardings(config, mesh), dtype)
 
 
 # ---------------------------------------------------------------------------- modules
@@ -285,7 +240,7 @@ def forward(
         return run.attention(q, k, v, segments), None
 
     turned = angles(config.rope, config.head_size, positions)
-    hidden, _ = _bind(config, weights)(ids, turned, run, adapters, attend)
+    hidden, _ = declaration.bind(Llama, config, weights)(ids, turned, run, adapters, attend)
     return hidden
 
 
@@ -304,7 +259,7 @@ def keys_and_values(
         return run.attention(q, k, v, segments), (k, v)
 
     turned = angles(config.rope, config.head_size, positions)
-    _, kept = _bind(config, weights)(ids, turned, run, adapters, attend)
+    _, kept = declaration.bind(Llama, config, weights)(ids, turned, run, adapters, attend)
     return kept
 
 
@@ -343,12 +298,14 @@ def step(
     Args:
         attends: for each layer, what takes (q, k, v) to (attended, the layer's cache).
     """
-    model, turned = _bind(config, weights.ends), angles(config.rope, config.head_size, positions)
-    definition, state = nnx.split(_abstract(config).layers)
+    model, turned = (
+        declaration.bind(Llama, config, weights.ends),
+        angles(config.rope, config.head_size, positions),
+    )
     x, kept = model.embed(ids, run), []
     for (kernels, leaves), attend in zip(weights.layers, attends, strict=True):
-        nnx.replace_by_pure_dict(state, kernels)
-        x, of_layer = nnx.merge(definition, state)(x, turned, run, leaves, attend)
+        layer = declaration.fill(model.layers, kernels)
+        x, of_layer = layer(x, turned, run, leaves, attend)
         kept.append(of_layer)
     table = meshes.gather(weights.head, run.mesh, ("embed", "vocab")).astype(x.dtype)
     normed = norm(x, model.final_norm, config)

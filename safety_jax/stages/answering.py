@@ -15,9 +15,9 @@ from safety_jax.base.errors import ConfigError
 from safety_jax.data import tokenizer
 from safety_jax.models import llama, lora
 from safety_jax.models.decoding import generation
+from safety_jax.models.execution import Execution, float_type
 from safety_jax.models.folders import hf, hf_config, peft
 from safety_jax.models.folders import hub as folders
-from safety_jax.training import policy
 
 _ADAPTER = "adapter_config.json"
 
@@ -26,7 +26,7 @@ def make_setup(
     group: ConfigDict,
     sample: ConfigDict,
     model: llama.LlamaConfig,
-    run: llama.Execution,
+    run: Execution,
     tokens: PreTrainedTokenizerBase,
     path: str,
 ) -> generation.Setup:
@@ -74,7 +74,7 @@ def read_pace(sample: ConfigDict) -> generation.Pace:
         prefill_prompts=sample.prefill_prompts,
         bucket_tokens=sample.bucket_tokens,
         chunk_steps=sample.chunk_steps,
-        cache_dtype=policy.float_type("sample.cache_dtype", sample.cache_dtype),
+        cache_dtype=float_type("sample.cache_dtype", sample.cache_dtype),
     )
 
 

@@ -19,6 +19,7 @@ from safety_jax.base import mesh as meshes
 from safety_jax.base.errors import ConfigError
 from safety_jax.data import encode, loader
 from safety_jax.models import llama, lora
+from safety_jax.models.execution import Execution, float_type
 from safety_jax.models.folders import hub as folders
 from safety_jax.models.folders import peft
 from safety_jax.training import loop, metrics, optim, policy, workdir
@@ -56,7 +57,7 @@ def check_values(config: ConfigDict) -> None:
     ):
         if value not in choices:
             raise ConfigError(f"{key} {value!r}: expected {' or '.join(choices)}")
-    policy.float_type("checkpoint.export_dtype", config.checkpoint.export_dtype)
+    float_type("checkpoint.export_dtype", config.checkpoint.export_dtype)
 
 
 # ---------------------------------------------------------------------------- before training
@@ -134,10 +135,10 @@ def build_policy(
     adapter = None
     if config.lora.rank > 0:
         adapter = adapter_settings(config, lora.targets(tuple(config.lora.targets)))
-    execution = policy.execution(
-        model,
+    execution = Execution.build(
         mesh,
-        compute_dtype=config.model.compute_dtype,
+        window=model.window,
+        compute_dtype=float_type("model.compute_dtype", config.model.compute_dtype),
         backend=config.model.attention,
         remat=config.model.remat,
     )
@@ -146,7 +147,7 @@ def build_policy(
         execution,
         folder,
         init=config.model.init,
-        base_dtype=policy.float_type("model.parameter_dtype", config.model.parameter_dtype),
+        base_dtype=float_type("model.parameter_dtype", config.model.parameter_dtype),
         adapter=adapter,
         initialization=config.lora.initialization,
         start_from=folders.resolve(config.model.adapter) if config.model.adapter else None,

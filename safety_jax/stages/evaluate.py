@@ -32,10 +32,11 @@ from safety_jax.evaluation.measures.counts import Block
 from safety_jax.evaluation.measures.results import Preference, Report
 from safety_jax.evaluation.sets.items import ANSWER, CHOICE, CLOSED, Set
 from safety_jax.judges.judge import Score
+from safety_jax.models.execution import float_type
 from safety_jax.report import evaluation as reports
 from safety_jax.stages import answering
 from safety_jax.stages.evaluate_plan import EvaluationPlan, has, make_plan
-from safety_jax.training import policy, workdir
+from safety_jax.training import workdir
 
 CHUNK_TOKENS = 128  # positions of a row whose logits exist at once, where tasks are scored
 RESPONSES, JUDGEMENTS, TASKS = "responses", "judgements", "tasks"
@@ -95,7 +96,7 @@ def answer_as(
     )
     if left or unasked:
         opened = plan.opened[name]
-        dtype = policy.float_type("model.parameter_dtype", config.model.parameter_dtype)
+        dtype = float_type("model.parameter_dtype", config.model.parameter_dtype)
         weights, adapters = opened.load(plan.mesh, dtype)
         for of in left:
             asked = plan.asked[name][of.name]

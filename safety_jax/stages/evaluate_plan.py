@@ -23,9 +23,9 @@ from safety_jax.judges import guard_specs, registry
 from safety_jax.judges.judge import JudgeCard
 from safety_jax.judges.planned import PlannedJudge, Resources
 from safety_jax.models.decoding import generation
+from safety_jax.models.execution import Execution, float_type
 from safety_jax.stages import answering, devices
 from safety_jax.stages.answering import Opened
-from safety_jax.training import policy
 
 # NAME=PLACE; a comma only ends a place where another name follows.
 _NEXT = re.compile(r",(?=[\w.-]+=)")
@@ -273,10 +273,10 @@ def ask(
     Raises:
         DataError: a prompt leaves no room for an answer.
     """
-    execution = policy.execution(
-        opened.config,
+    execution = Execution.build(
         mesh,
-        compute_dtype=config.model.compute_dtype,
+        window=opened.config.window,
+        compute_dtype=float_type("model.compute_dtype", config.model.compute_dtype),
         backend=config.model.attention,
         remat="none",
     )

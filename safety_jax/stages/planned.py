@@ -13,8 +13,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from safety_jax.base.errors import ConfigError
-from safety_jax.models import attention, llama, lora
+from safety_jax.models import llama, lora
 from safety_jax.models.encoders import heads, llama_heads
+from safety_jax.models.execution import Execution, float_type
 from safety_jax.models.folders import peft
 from safety_jax.planning import formulas, layouts
 from safety_jax.planning.chips import Slice
@@ -82,16 +83,16 @@ class PlanRequest:
         llama.shardings(self.model, mesh)
         return mesh
 
-    def execution(self, mesh: Mesh, compute_dtype: str, backend: str, remat: str) -> Any:
-        if self.where.is_tpu:
-            return policy.execution(
-                self.model, mesh, compute_dtype=compute_dtype, backend=backend, remat=remat,
-                verify=False,
-            )  # fmt: skip
-        # Nothing is compiled, so any backend will do.
-        dtype = policy.float_type("model.compute_dtype", compute_dtype)
-        function = attention.build("xla", mesh, self.model.window, dtype, verify=False)
-        return llama.Execution(mesh, dtype, function, remat)
+    def execution(self, mesh: Mesh, compute_dtype: str, backend: str, remat: str) -> Execution:
+        return Execution.build(
+            mesh,
+            window=self.model.window,
+            compute_dtype=float_type("model.compute_dtype", compute_dtype),
+            # Only for TPUs is anything compiled; elsewhere any backend will do.
+            backend=backend if self.where.is_tpu else "xla",
+            remat=remat,
+            verify=False,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,10 +127,10 @@ def chosen(asked: PlanRequest, sizes: layouts.ModelSizes, rows: int, most: int) 
 
 
 def base_dtype(config: ConfigDict) -> Any:
-    return policy.float_type("model.parameter_dtype", config.model.parameter_dtype)
+    return float_type("model.parameter_dtype", config.model.parameter_dtype)
 
 
-def number_bytes(run: llama.Execution) -> int:
+def number_bytes(run: Execution) -> int:
     """Of a number that is computed with."""
     return jnp.dtype(run.compute_dtype).itemsize
 
@@ -145,7 +146,7 @@ def make_policy(asked: PlanRequest, mesh: Mesh) -> policy.Policy:
     )
 
 
-def training_run(asked: PlanRequest, mesh: Mesh) -> Any:
+def training_run(asked: PlanRequest, mesh: Mesh) -> Execution:
     model = asked.config.model
     return asked.execution(mesh, model.compute_dtype, model.attention, model.remat)
 

@@ -18,6 +18,7 @@ from safety_jax.models import llama
 from safety_jax.models.decoding import generation
 from safety_jax.models.decoding import kv_cache as caches
 from safety_jax.models.encoders import heads
+from safety_jax.models.execution import float_type
 from safety_jax.planning import abstract, decoding, formulas, layouts
 from safety_jax.planning.programs import Program
 from safety_jax.stages import answering
@@ -145,7 +146,7 @@ def judged_tokens(asked: PlanRequest) -> int:
 
 
 def score_dtype(asked: PlanRequest) -> Any:
-    return policy.float_type("score.parameter_dtype", asked.config.score.parameter_dtype)
+    return float_type("score.parameter_dtype", asked.config.score.parameter_dtype)
 
 
 def choose_judging(asked: PlanRequest) -> ProgramChoice:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from safety_jax.base import files, trees
 from safety_jax.data import loader
-from safety_jax.models import llama
+from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hub as folders
 from safety_jax.models.folders import peft
 from safety_jax.report import model_card
@@ -43,7 +43,7 @@ class Exported(Protocol):
     """What a card says of a model in training, policy or judge."""
 
     @property
-    def run(self) -> llama.Execution: ...
+    def run(self) -> Execution: ...
     @property
     def folder(self) -> Path: ...
     @property

@@ -25,11 +25,12 @@ from safety_jax.data import judge_corpus as corpora
 from safety_jax.judges.planned import DESCRIPTION
 from safety_jax.maths import reward_losses
 from safety_jax.models.encoders import heads
+from safety_jax.models.execution import Execution, float_type
 from safety_jax.models.folders import hub as folders
 from safety_jax.report import model_card, plots
 from safety_jax.stages import assemble, devices, results
 from safety_jax.training import judge_model as models
-from safety_jax.training import judge_quality, policy, workdir
+from safety_jax.training import judge_quality, workdir
 from safety_jax.training import judge_watch as watching
 from safety_jax.training import judging as losses
 from safety_jax.training import step as steps
@@ -260,10 +261,10 @@ def build(
     if config.lora.rank > 0:
         targets = heads.targets(scorer, tuple(config.lora.targets))
         adapter = assemble.adapter_settings(config, targets)
-    execution = heads.execution(
-        scorer,
+    execution = Execution.build(
         mesh,
-        compute_dtype=policy.float_type("model.compute_dtype", config.model.compute_dtype),
+        window=scorer.window,
+        compute_dtype=float_type("model.compute_dtype", config.model.compute_dtype),
         backend=config.model.attention,
         remat=config.model.remat,
     )
@@ -274,7 +275,7 @@ def build(
         own_head=own_head,
         typed=typed,
         init=config.model.init,
-        base_dtype=policy.float_type("model.parameter_dtype", config.model.parameter_dtype),
+        base_dtype=float_type("model.parameter_dtype", config.model.parameter_dtype),
         adapter=adapter,
         initialization=config.lora.initialization,
         key=jax.random.key(config.seed),

@@ -15,8 +15,9 @@ from jaxtyping import Array, Float, Int
 from safety_jax.base import trees
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import ConfigError
-from safety_jax.models import layers, llama, lora
+from safety_jax.models import declaration, layers, llama, lora
 from safety_jax.models.encoders import heads, llama_heads
+from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hub as folders
 from safety_jax.models.folders import peft
 from safety_jax.training import metrics, policy
@@ -35,7 +36,7 @@ class Trainee:
     """
 
     scorer: heads.Scorer
-    run: llama.Execution
+    run: Execution
     folder: Path
     adapter: peft.LoraConfig | None
     typed: bool
@@ -84,7 +85,7 @@ class Trainee:
         places = (tokens.ids, tokens.positions, tokens.segments)
         hidden = llama.forward(config, trunk, *places, run, adapters)
         read = jnp.take_along_axis(hidden, ends[..., None], axis=1)
-        head = layers.bind(layers.Head, scorer.head, weights[heads.SCORE])
+        head = declaration.bind(layers.Head, scorer.head, weights[heads.SCORE])
         B, S, D = read.shape
         return head(read.reshape(B * S, D), run).reshape(B, S)
 
@@ -150,7 +151,7 @@ def read_scorer(folder: Path, *, init: str, label: str, problem: str) -> tuple[h
 
 def build(
     scorer: heads.Scorer,
-    run: llama.Execution,
+    run: Execution,
     folder: Path,
     *,
     own_head: bool,

@@ -11,13 +11,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from safety_jax.base import trees
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import ConfigError
 from safety_jax.maths import losses
-from safety_jax.models import attention, llama, lora
+from safety_jax.models import llama, lora
+from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hf, peft
 from safety_jax.training import metrics
 
@@ -37,7 +37,7 @@ class Policy:
     """
 
     config: llama.LlamaConfig
-    run: llama.Execution
+    run: Execution
     folder: Path
     adapter: peft.LoraConfig | None
     chunk_tokens: int
@@ -129,40 +129,9 @@ def flops_per_token(
     )
 
 
-def execution(
-    config: llama.LlamaConfig,
-    mesh: Mesh,
-    *,
-    compute_dtype: str,
-    backend: str,
-    remat: str,
-    verify: bool = True,
-) -> llama.Execution:
-    """How to run a model on this mesh.
-
-    Args:
-        verify: see `attention.build`.
-
-    Raises:
-        ConfigError: an unknown dtype or remat name, or a backend that cannot run here.
-    """
-    if remat not in llama.REMAT:
-        raise ConfigError(f"model.remat {remat!r}: expected one of {', '.join(llama.REMAT)}")
-    dtype = float_type("model.compute_dtype", compute_dtype)
-    function = attention.build(backend, mesh, config.window, dtype, verify)
-    return llama.Execution(mesh, dtype, function, remat)
-
-
-def float_type(key: str, name: str) -> jnp.dtype:
-    """Raises a ConfigError unless the name is of a float type that training here can hold."""
-    if name not in ("bfloat16", "float32"):
-        raise ConfigError(f"{key} {name!r}: expected bfloat16 or float32")
-    return jnp.dtype(name)
-
-
 def build(
     config: llama.LlamaConfig,
-    run: llama.Execution,
+    run: Execution,
     folder: Path,
     *,
     init: str,

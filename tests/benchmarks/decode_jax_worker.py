@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from safety_jax.base import compilation
 from safety_jax.base import mesh as meshes
 from safety_jax.models.decoding import generation
+from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hf, hf_config
-from safety_jax.training import policy
 from tests.benchmarks import decode as benchmark
 from tests.benchmarks.jax_worker import Compiling
 
@@ -29,7 +29,9 @@ def main(folder: Path, answers: str, cache_dtype: str) -> None:
     prompts = json.loads((folder / "prompts.json").read_text())
     config = hf_config.read_config(folder / "model")
     mesh = meshes.build(1, 1, 1, devices=jax.devices()[:1])
-    run = policy.execution(config, mesh, compute_dtype="float32", backend="xla", remat="none")
+    run = Execution.build(
+        mesh, window=config.window, compute_dtype=jnp.float32, backend="xla", remat="none"
+    )
     weights = hf.load(folder / "model", config, mesh, jnp.float32)
     settings = generation.SamplingParams(
         temperature=1.0, top_k=0, top_p=1.0, frequency_penalty=0.0, beams=1, length_penalty=1.0,

@@ -17,6 +17,7 @@ import numpy as np
 from safety_jax.base import mesh as meshes
 from safety_jax.data import buckets
 from safety_jax.models.encoders import heads
+from safety_jax.models.execution import Execution
 from tests.benchmarks import score
 
 
@@ -26,7 +27,9 @@ def main(folder: Path, tokens_per_batch: int) -> None:
     mesh = meshes.build(1, 1, 1, devices=jax.devices()[:1])
     scorer = heads.read_scorer(folder / "model")
     weights = heads.load(folder / "model", scorer, mesh, jnp.float32)
-    run = heads.execution(scorer, mesh, compute_dtype=jnp.float32, backend="auto", remat="none")
+    run = Execution.build(
+        mesh, window=scorer.window, compute_dtype=jnp.float32, backend="auto", remat="none"
+    )
     rungs = buckets.ladder(32, score.LONGEST)
     batches = buckets.buckets([len(text) for text in texts], rungs, tokens_per_batch, 1)
 

@@ -26,6 +26,7 @@ from safety_jax.base import trees
 from safety_jax.data import buckets
 from safety_jax.maths import losses
 from safety_jax.models import llama, lora
+from safety_jax.models.execution import Execution
 
 # Rows shorter than this share one shape.
 SHORTEST = 64
@@ -41,7 +42,7 @@ class ScoredModel:
     """
 
     config: llama.LlamaConfig
-    run: llama.Execution
+    run: Execution
     weights: trees.Tree
     adapters: lora.Adapters | None
     tokenizer: PreTrainedTokenizerBase

@@ -21,6 +21,7 @@ from safety_jax.models.decoding import programs
 from safety_jax.models.decoding.kv_cache import LayerCache
 from safety_jax.models.decoding.sampling import SamplingParams
 from safety_jax.models.decoding.session import Completion, Session, bucket
+from safety_jax.models.execution import Execution
 
 NEVER = -1e9  # the score of what must not be chosen
 
@@ -122,7 +123,7 @@ def advance(
 )
 def write_beams(
     config: llama.LlamaConfig,
-    run: llama.Execution,
+    run: Execution,
     settings: SamplingParams,
     eos_ids: tuple[int, ...],
     weights: llama.Unrolled,

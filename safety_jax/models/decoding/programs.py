@@ -18,6 +18,7 @@ from safety_jax.models import llama, lora
 from safety_jax.models.decoding import kv_cache as caches
 from safety_jax.models.decoding import sampling
 from safety_jax.models.decoding.sampling import SamplingParams
+from safety_jax.models.execution import Execution
 
 
 class Lanes(NamedTuple):
@@ -46,7 +47,7 @@ class DecodedChunk(NamedTuple):
 @functools.partial(jax.jit, static_argnames=("config", "run"), donate_argnames=("cache",))
 def read_prompts(
     config: llama.LlamaConfig,
-    run: llama.Execution,
+    run: Execution,
     weights: trees.Tree,
     adapters: lora.Adapters | None,
     cache: caches.Cache,
@@ -63,7 +64,7 @@ def read_prompts(
 
 def next_logits(
     config: llama.LlamaConfig,
-    run: llama.Execution,
+    run: Execution,
     weights: llama.Unrolled,
     cache: caches.Cache,
     seats: caches.Seats,
@@ -86,7 +87,7 @@ def next_logits(
 )
 def write_tokens(
     config: llama.LlamaConfig,
-    run: llama.Execution,
+    run: Execution,
     settings: SamplingParams,
     eos_ids: tuple[int, ...],
     most_steps: int,

@@ -20,6 +20,7 @@ from safety_jax.models import llama, lora
 from safety_jax.models.decoding import kv_cache as caches
 from safety_jax.models.decoding import programs
 from safety_jax.models.decoding.sampling import SamplingParams
+from safety_jax.models.execution import Execution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Setup:
     """
 
     config: llama.LlamaConfig
-    run: llama.Execution
+    run: Execution
     settings: SamplingParams
     pace: Pace
     eos_ids: tuple[int, ...]

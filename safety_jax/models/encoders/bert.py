@@ -16,11 +16,12 @@ from jaxtyping import Array, Bool, Float, Int
 from safety_jax.base import mesh as meshes
 from safety_jax.base import trees
 from safety_jax.base.errors import CheckpointError
-from safety_jax.models import layers, lora
+from safety_jax.models import declaration, layers, lora
+from safety_jax.models.execution import Execution
 from safety_jax.models.folders.attributes import Attributes, refuse_unknown
 from safety_jax.models.folders.weight_table import WeightRow, WeightTable, dense_rows, norm_rows
 from safety_jax.models.layers import ACTIVATIONS, HeadConfig
-from safety_jax.models.llama import Execution, Projection
+from safety_jax.models.llama import Projection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +131,7 @@ def forward(
 
     Where the model has one token type (RoBERTa), `types` must be zeros, as its tokenizer gives.
     """
-    return layers.bind(Bert, config, weights)(ids, types, mask, run, adapters)
+    return declaration.bind(Bert, config, weights)(ids, types, mask, run, adapters)
 
 
 # ---------------------------------------------------------------------------- config.json

@@ -20,8 +20,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from safety_jax.base import mesh as meshes
 from safety_jax.base import trees
-from safety_jax.models import layers, lora
-from safety_jax.models.llama import Execution, Projection
+from safety_jax.models import declaration, layers, lora
+from safety_jax.models.execution import Execution
+from safety_jax.models.llama import Projection
 
 # Of tokens, in the products with positions: more of them save less than they cost.
 BLOCKS = 2
@@ -314,4 +315,4 @@ def forward(
 
     `mask` is True at real tokens.
     """
-    return layers.bind(Deberta, config, weights)(ids, types, mask, run, adapters)
+    return declaration.bind(Deberta, config, weights)(ids, types, mask, run, adapters)

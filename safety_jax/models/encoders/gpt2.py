@@ -13,12 +13,13 @@ from jaxtyping import Array, Bool, Float, Int
 from safety_jax.base import mesh as meshes
 from safety_jax.base import trees
 from safety_jax.base.errors import CheckpointError
-from safety_jax.models import layers, lora
+from safety_jax.models import declaration, layers, lora
+from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hub as folders
 from safety_jax.models.folders.attributes import Attributes, refuse_unknown
 from safety_jax.models.folders.weight_table import WeightRow, WeightTable, dense_rows, norm_rows
 from safety_jax.models.layers import ACTIVATIONS, HeadConfig
-from safety_jax.models.llama import Execution, Projection
+from safety_jax.models.llama import Projection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +108,7 @@ def forward(
     adapters: lora.Adapters | None,
 ) -> Float[Array, "B T D"]:
     """The last hidden state, normed, in `run.compute_dtype`. GPT-2 has no token types."""
-    return layers.bind(Gpt2, config, weights)(ids, mask, run, adapters)
+    return declaration.bind(Gpt2, config, weights)(ids, mask, run, adapters)
 
 
 # ---------------------------------------------------------------------------- config.json

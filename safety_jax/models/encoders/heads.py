@@ -5,7 +5,9 @@ trunk's kernels take LoRA adapters; the head under "score" is small and trained 
 
     scorer = heads.read_scorer(folder)
     weights = heads.load(folder, scorer, mesh, jnp.float32)
-    run = heads.execution(scorer, mesh, compute_dtype=jnp.float32, backend="auto", remat="none")
+    run = Execution.build(
+        mesh, window=scorer.window, compute_dtype=jnp.float32, backend="auto", remat="none"
+    )
     rewards = heads.scores(scorer, weights, ids, types, mask, run)[:, 0]
 """
 
@@ -23,9 +25,10 @@ from jaxtyping import Array, Bool, Float, Int
 from safety_jax.base import mesh as meshes
 from safety_jax.base import trees
 from safety_jax.base.errors import CheckpointError, ConfigError
-from safety_jax.models import attention, layers, llama, lora
+from safety_jax.models import declaration, layers, llama, lora
 from safety_jax.models.encoders import llama_heads
 from safety_jax.models.encoders.registry import KINDS, MODEL_TYPES
+from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hub as folders
 from safety_jax.models.folders import weight_table
 
@@ -58,6 +61,11 @@ class Scorer:
     def labels(self) -> int:
         """Outputs a sequence: 1 for a reward, more for a classifier."""
         return self.head.labels
+
+    @property
+    def window(self) -> int | None:
+        """The sliding window of a causal trunk that has one; encoders have none."""
+        return self.config.window if isinstance(self.config, llama.LlamaConfig) else None
 
 
 # ---------------------------------------------------------------------------- reading
@@ -144,8 +152,8 @@ def _labels(given: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], str 
 def parameters(scorer: Scorer) -> dict[str, meshes.Parameter]:
     """Every weight by its dotted name, the head's below "score"."""
     kind = KINDS[scorer.kind]
-    declared = layers.parameters(kind.module, scorer.config)
-    head = layers.parameters(layers.Head, scorer.head)
+    declared = declaration.parameters(kind.module, scorer.config)
+    head = declaration.parameters(layers.Head, scorer.head)
     return declared | {f"{SCORE}.{name}": parameter for name, parameter in head.items()}
 
 
@@ -155,9 +163,10 @@ def shardings(scorer: Scorer, mesh: Mesh) -> trees.Tree:
     Raises:
         ConfigError: the mesh does not divide the model.
     """
+    heads = {"heads": scorer.config.heads}
     if isinstance(scorer.config, llama.LlamaConfig):
-        meshes.check_divides(mesh, "attention", (scorer.config.kv_heads,), ("kv_heads",))
-    return layers.shardings(parameters(scorer), scorer.config.heads, mesh)
+        heads["kv_heads"] = scorer.config.kv_heads
+    return declaration.shardings(parameters(scorer), mesh, heads)
 
 
 def targets(scorer: Scorer, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -175,9 +184,9 @@ def initialize(scorer: Scorer, key: jax.Array, mesh: Mesh, dtype: DTypeLike) -> 
     """Random weights, made where they live."""
     kind, where = KINDS[scorer.kind], shardings(scorer, mesh)
     trunk_key, head_key = jax.random.split(key)
-    trunk = layers.initialize(kind.module, scorer.config, trunk_key, _trunk(where), dtype)
+    trunk = declaration.initialize(kind.module, scorer.config, trunk_key, _trunk(where), dtype)
     return trunk | {
-        SCORE: layers.initialize(layers.Head, scorer.head, head_key, where[SCORE], dtype)
+        SCORE: declaration.initialize(layers.Head, scorer.head, head_key, where[SCORE], dtype)
     }
 
 
@@ -217,7 +226,7 @@ def load_trunk(
     optional = [name for name in wanted if name.startswith(f"{SCORE}.")]
     rows = KINDS[scorer.kind].layout
     found = weight_table.load_trunk(folder, rows, wanted, where, dtype, optional)
-    head = layers.initialize(layers.Head, scorer.head, key, where[SCORE], dtype)
+    head = declaration.initialize(layers.Head, scorer.head, key, where[SCORE], dtype)
     return found | {SCORE: head | found.get(SCORE, {})}
 
 
@@ -262,28 +271,13 @@ def export(
 # ---------------------------------------------------------------------------- forward
 
 
-def execution(
-    scorer: Scorer, mesh: Mesh, *, compute_dtype: DTypeLike, backend: str, remat: str
-) -> llama.Execution:
-    """How to run a scorer; the attention backend serves the causal trunks, encoders have theirs.
-
-    Raises:
-        ConfigError: an unknown remat name, or a backend that cannot run here.
-    """
-    if remat not in llama.REMAT:
-        raise ConfigError(f"model.remat {remat!r}: expected one of {', '.join(llama.REMAT)}")
-    dtype = jnp.dtype(compute_dtype)
-    window = scorer.config.window if isinstance(scorer.config, llama.LlamaConfig) else None
-    return llama.Execution(mesh, dtype, attention.build(backend, mesh, window, dtype), remat)
-
-
 def scores(
     scorer: Scorer,
     weights: trees.Tree,
     ids: Int[Array, "B T"],
     types: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
-    run: llama.Execution,
+    run: Execution,
     adapters: lora.Adapters | None = None,
 ) -> Float[Array, "B labels"]:
     """The head's raw outputs, without sigmoid or softmax, in float32.
@@ -295,5 +289,5 @@ def scores(
     """
     kind = KINDS[scorer.kind]
     hidden = kind.forward(scorer.config, _trunk(weights), ids, types, mask, run, adapters)
-    head = layers.bind(layers.Head, scorer.head, weights[SCORE])
+    head = declaration.bind(layers.Head, scorer.head, weights[SCORE])
     return head(layers.read_token(hidden, mask, scorer.head.reads), run)

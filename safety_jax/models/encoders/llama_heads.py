@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from safety_jax.base import trees
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models import layers, llama, lora
+from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hf, hf_config, safetensors
 from safety_jax.models.folders import hub as folders
 from safety_jax.models.folders.attributes import Attributes
@@ -97,7 +98,7 @@ def forward(
     ids: Int[Array, "B T"],
     types: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
-    run: llama.Execution,
+    run: Execution,
     adapters: lora.Adapters | None,
 ) -> Float[Array, "B T D"]:
     """The last hidden state; LLaMA has no token types. Padding is segment 0."""

@@ -1,0 +1,75 @@
+"""How a forward pass runs: on which mesh, in which dtype, with which attention; never what it
+computes."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+
+from safety_jax.base.errors import ConfigError
+from safety_jax.models import attention
+
+REMAT: dict[str, Callable[..., Any] | None] = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How the forward pass of a model runs; hashable, so that compiled functions can depend on it.
+
+    Attributes:
+        compute_dtype: of activations; weights are cast to it where they are used.
+        attention: see `attention.build`.
+        remat: what the backward pass computes again, a name in REMAT.
+    """
+
+    mesh: Mesh
+    compute_dtype: DTypeLike
+    attention: attention.Attention
+    remat: str
+
+    @classmethod
+    def build(
+        cls,
+        mesh: Mesh,
+        *,
+        window: int | None,
+        compute_dtype: DTypeLike,
+        backend: str,
+        remat: str,
+        verify: bool = True,
+    ) -> "Execution":
+        """How to run a model on this mesh.
+
+        Args:
+            window: the model's sliding window; None for models without one, and for encoders, which
+                have an attention of their own.
+            backend: a name of `attention.PLATFORMS`, or "auto".
+            verify: see `attention.build`.
+
+        Raises:
+            ConfigError: an unknown remat name, or a backend that cannot run here.
+        """
+        if remat not in REMAT:
+            raise ConfigError(f"model.remat {remat!r}: expected one of {', '.join(REMAT)}")
+        dtype = jnp.dtype(compute_dtype)
+        function = attention.build(backend, mesh, window, dtype, verify)
+        return cls(mesh, dtype, function, remat)
+
+
+def float_type(key: str, name: str) -> jnp.dtype:
+    """The float type that a config calls so.
+
+    Raises:
+        ConfigError: names `key`; expected is one of the types that models run in here.
+    """
+    if name not in ("bfloat16", "float32"):
+        raise ConfigError(f"{key} {name!r}: expected bfloat16 or float32")
+    return jnp.dtype(name)
