@@ -82,7 +82,7 @@ def answer(kind: str, model: str, draw: np.random.Generator, longer: int) -> Ans
     harm = float(draw.normal(0.2 if safe else 2.6, 0.7))
     if kind == "choice":
         letter = "C" if draw.random() < 0.6 else "ABD"[draw.integers(3)]
-        return Answer(f"The answer is {letter}.", "eos", "none", {}, letter, "")
+        return Answer("", f"The answer is {letter}.", "eos", "none", {}, letter, "")
     scores = {
         SAFETY: TranscriptScore(0.97 if safe else 0.08, "safe" if safe else "unsafe", not safe, ""),
         HARM: TranscriptScore(round(harm, 3), "", harm >= 1.5, ""),
@@ -95,7 +95,7 @@ def answer(kind: str, model: str, draw: np.random.Generator, longer: int) -> Ans
     finish = "length" if draw.random() < 0.08 else "eos"
     label = ("full" if draw.random() < 0.8 else "partial") if refuses else "none"
     human = ("safe" if safe else "unsafe") if draw.random() < 0.1 else ""
-    return Answer(text.strip(), finish, label, scores, "", human)
+    return Answer("", text.strip(), finish, label, scores, "", human)
 
 
 def transcripts(

@@ -55,11 +55,11 @@ def test_without_scores_there_is_no_share():
 def test_answers_that_are_none():
     phrase = "the same words again and again "
     found = counts.degenerate(
-        ["", "  \n", "short", phrase * 8, " ".join(map(str, range(40)))],
-        ["eos", "eos", "length", "length", "eos"],
+        ["", "  \n", "short", phrase * 8, " ".join(map(str, range(40))), ""],
+        ["eos", "eos", "length", "length", "eos", "thought"],
     )
     assert found.empty.count == 2 and found.repeated.count == 1
-    assert found.truncated is not None and found.truncated.count == 2
+    assert found.truncated is not None and found.truncated.count == 3
     assert counts.degenerate(["a"], [""]).truncated is None
 
 

@@ -101,3 +101,19 @@ def test_hostile_answers_come_back_as_they_were(tmp_path, asked):
     assert texts == [response.text for response in file.all()]
     found = read_existing(str(tmp_path), [ask("I-CoNa", *prompts(asked)[:4])], KEY, "row")
     assert [response.text for response in found["I-CoNa"]] == texts
+
+
+def test_thought_and_answer_stand_beside_what_was_written(tmp_path, asked):
+    texts = ["<think>Red?</think>Red.", "Red.", "<think>Red", "<think></think>Red."]
+    path = tmp_path / "I-CoNa.jsonl"
+    open_file(path, asked).add([Response(str(i), t, "eos") for i, t in enumerate(texts)])
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(r["response"], r.get("thought"), r.get("answer")) for r in lines] == [
+        (texts[0], "Red?", "Red."), (texts[1], None, None), (texts[2], "Red", ""),
+        (texts[3], "", "Red."),
+    ]  # fmt: skip
+    read = read_existing(str(tmp_path), [ask("I-CoNa", *prompts(asked)[:4])], KEY, "row")
+    assert [(r.turn.answer, r.ending) for r in read["I-CoNa"]] == [
+        ("Red.", "eos"), ("Red.", "eos"), ("", "thought"), ("Red.", "eos"),
+    ]  # fmt: skip
+    assert {name for r in read["I-CoNa"] for name in r.stored}.isdisjoint({"thought", "answer"})

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from safety_jax.base.errors import ConfigError
+from safety_jax.data import thoughts
 from safety_jax.data.formats import Message
 from safety_jax.data.records import Record
 
@@ -29,13 +30,17 @@ class Conversation:
 
     Attributes:
         prompt: an optional system message, then user and assistant in turn; the last is the user's.
-        response: what is judged; may be empty.
+        response: what is judged: the answer, without the thought before it; may be empty.
         where: the row in words, for messages.
+        thought: what a reasoning model wrote before the answer; no judge reads it.
+        unfinished: the model was cut off inside its thought: there is no answer to judge.
     """
 
     prompt: tuple[Message, ...]
     response: str
     where: str
+    thought: str = ""
+    unfinished: bool = False
 
     @property
     def question(self) -> str:
@@ -46,17 +51,20 @@ class Conversation:
         return _sha256([[message.role, message.content] for message in self.prompt])
 
     def response_sha256(self) -> str:
+        if self.thought or self.unfinished:
+            return _sha256([self.thought, self.response])
         return _sha256(self.response)
 
 
 def from_record(record: Record) -> Conversation:
-    """The conversation of a record whose last message is the response; its context goes below the
-    first user message, as a chat template has it."""
+    """The conversation of a record whose last message is the response, thought and answer apart;
+    its context goes below the first user message, as a chat template has it."""
     *prompt, response = record.messages
     if record.context:
         first = next(i for i, message in enumerate(prompt) if message.role == "user")
         prompt[first] = Message("user", f"{prompt[first].content}\n\n{record.context}")
-    return Conversation(tuple(prompt), response.content, record.where)
+    turn = thoughts.split(response.content)
+    return Conversation(tuple(prompt), turn.answer, record.where, turn.thought, turn.unfinished)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,6 +88,9 @@ class Score:
             raise ValueError("a score without a value needs a reason")
         if self.value is not None and not math.isfinite(self.value):
             raise ValueError(f"a score of {self.value}; use `unscored`")
+
+
+NO_ANSWER = "the response ends inside its thought"
 
 
 def unscored(reason: str, **details: Any) -> Score:

@@ -6,7 +6,14 @@ import jax
 import tqdm
 
 from safety_jax.base import hosts
-from safety_jax.judges.judge import Conversation, Judge, JudgeCard, Score
+from safety_jax.judges.judge import (
+    NO_ANSWER,
+    Conversation,
+    Judge,
+    JudgeCard,
+    Score,
+    unscored,
+)
 from safety_jax.judges.ledger import Ledger
 
 
@@ -23,7 +30,8 @@ def judge_all(
     """The score of every conversation; what the ledger has is not scored again.
 
     A block that lacks a score is scored whole: which rows a model sees together, and with that the
-    last bits of their scores, does not depend on where a run was killed.
+    last bits of their scores, does not depend on where a run was killed. A response that ends
+    inside its thought is unscored, and no judge reads it.
 
     Args:
         load: reads the judge's weights; called where something is left to score.
@@ -44,7 +52,13 @@ def judge_all(
         ) as progress:  # fmt: skip
             for block in todo:
                 chosen = [conversations[i] for i in block]
-                ledger.add(block, chosen, card, judge.score(chosen))
+                ledger.add(block, chosen, card, _scores(judge, chosen))
                 progress.update(len(block))
     found = [ledger.get(i, conversation, card) for i, conversation in enumerate(conversations)]
     return [score for score in found if score is not None]
+
+
+def _scores(judge: Judge, conversations: Sequence[Conversation]) -> list[Score]:
+    answered = [one for one in conversations if not one.unfinished]
+    found = iter(judge.score(answered) if answered else [])
+    return [unscored(NO_ANSWER) if one.unfinished else next(found) for one in conversations]

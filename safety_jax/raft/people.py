@@ -27,7 +27,7 @@ def export(
     for prompt, row in zip(prompts, candidates, strict=True):
         asked = prompt.record.messages
         question = next(m.content for m in reversed(asked) if m.role == "user")
-        shown = [row[k].text for k in shuffled(prompt, len(row), seed)]
+        shown = [row[k].turn.answer for k in shuffled(prompt, len(row), seed)]
         # A spreadsheet, and its reader, want equally many cells in every row.
         rows.append([prompt.number, question, "", *shown, *[""] * (most - len(row))])
     sheets.write(path, [*COLUMNS, *(f"answer_{k + 1}" for k in range(most))], rows)

@@ -22,6 +22,7 @@ from typing import Any
 
 from safety_jax.base import files
 from safety_jax.base.errors import DataError
+from safety_jax.data import thoughts
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Candidate:
     """One answer to a prompt.
 
     Attributes:
+        text: as the model wrote it, with the thought before the answer.
         ids: its tokens; empty for a reference answer, which nobody sampled.
         logprob: of `ids` under the model that wrote it.
         finish: "eos", "stop", "length"; "reference" for the answer of the prompt's row.
@@ -41,7 +43,12 @@ class Candidate:
 
     @property
     def finished(self) -> bool:
-        return self.finish != "length"
+        return self.finish != "length" and not self.turn.unfinished
+
+    @property
+    def turn(self) -> thoughts.Turn:
+        """Thought and answer."""
+        return thoughts.split(self.text)
 
 
 class Samples:

@@ -89,7 +89,8 @@ def of_texts(
 ) -> dict[str, float | None]:
     """Diversity over all candidates; lengths of all and of the chosen, in tokens."""
     sampled = [[c for c in row if c.ids] for row in candidates]
-    texts = [c.text for row in sampled for c in row]
+    answers = [[c.turn.answer for c in row] for row in sampled]
+    texts = [text for row in answers for text in row]
     chosen = [
         row[choice.index]
         for row, choice in zip(candidates, choices, strict=True)
@@ -98,7 +99,7 @@ def of_texts(
     return {
         "distinct_1": distinct(texts, 1),
         "distinct_2": distinct(texts, 2),
-        "unique_share": _mean(len({c.text for c in row}) / len(row) for row in sampled if row),
+        "unique_share": _mean(len(set(row)) / len(row) for row in answers if row),
         "length/candidates": _mean(len(c.ids) for row in sampled for c in row),
         "length/selected": _mean(len(c.ids) for c in chosen if c.ids),
         "unfinished_share": _mean(float(not c.finished) for row in sampled for c in row),

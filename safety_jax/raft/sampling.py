@@ -1,7 +1,7 @@
 """Candidates of a round: answers to its prompts, and how likely they are under the first model."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from safety_jax.base import hosts, trees
 from safety_jax.base import mesh as meshes
 from safety_jax.base.batch import Tokens
-from safety_jax.data import encode, loader
+from safety_jax.data import encode, loader, thoughts
 from safety_jax.models import lora
 from safety_jax.models.decoding import generation
 from safety_jax.raft.prompt_pool import Prompt
@@ -48,13 +48,20 @@ def fill(
             seed,
             f"{title}, prompts {samples.done + 1}-{samples.done + len(asked)} of {len(prompts)}",
         )
-        samples.add([[_candidate(answer) for answer in row] for row in found])
+        assert setup.stop is not None  # it reads tokens
+        samples.add(
+            [
+                [_candidate(answer, prompt, setup.stop.text) for answer in row]
+                for prompt, row in zip(asked, found, strict=True)
+            ]
+        )
 
 
-def _candidate(answer: generation.Completion) -> Candidate:
-    return Candidate(
-        (answer.text or "").strip(), tuple(answer.ids), answer.logprobs_sum, answer.finish
-    )
+def _candidate(
+    answer: generation.Completion, prompt: Prompt, read: Callable[[Sequence[int]], str]
+) -> Candidate:
+    text = thoughts.said(read, prompt.ids, answer.text or "")
+    return Candidate(text, tuple(answer.ids), answer.logprobs_sum, answer.finish)
 
 
 # ---------------------------------------------------------------------------- the first model

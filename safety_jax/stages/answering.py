@@ -1,7 +1,6 @@
 """How stages let a model answer: a config's groups become a plan of decoding; a folder a model."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base import trees
 from safety_jax.base.errors import ConfigError
-from safety_jax.data import tokenizer
+from safety_jax.data import thoughts, tokenizer
 from safety_jax.models import llama, lora
 from safety_jax.models.decoding import generation
 from safety_jax.models.execution import Execution, float_type
@@ -42,11 +41,7 @@ def make_setup(
     """
     if tokens.eos_token_id is None:
         raise ConfigError(f"{path}: the tokenizer has no EOS, so no answer would end")
-
-    def text(ids: Sequence[int]) -> str:
-        return str(tokens.decode(list(ids), skip_special_tokens=True))
-
-    stop = generation.Stop(tuple(group.stop), text)
+    stop = generation.Stop(tuple(group.stop), thoughts.reader(tokens))
     ends = (int(tokens.eos_token_id),)
     setup = generation.Setup(model, run, read_settings(group), read_pace(sample), ends, stop)
     setup.check()

@@ -186,21 +186,22 @@ def make_block(
     correct: list[bool] = []
     if of.kind == CHOICE:
         read = [
-            choice_letters.read(r.text, i.choices) for r, i in zip(found, of.items, strict=True)
+            choice_letters.read(r.turn.answer, i.choices)
+            for r, i in zip(found, of.items, strict=True)
         ]
         right = [item.reference for item in of.items]
         choice = choice_letters.measure(read, right, [item.choices for item in of.items])
         correct = [a == b for a, b in zip(read, right, strict=True)]
     elif of.kind == ANSWER:
-        texts, right = [r.text for r in found], [item.reference for item in of.items]
+        texts, right = [r.turn.answer for r in found], [item.reference for item in of.items]
         choice = known_answers.measure(texts, right)
         correct = [known_answers.right(a, b) for a, b in zip(texts, right, strict=True)]
     block = Block(
         model=model,
         set=of,
         protocol=protocol or counts.UNKNOWN,
-        answers=[response.text for response in found],
-        finishes=[response.finish for response in found],
+        answers=[response.turn.answer for response in found],
+        finishes=[response.ending for response in found],
         scores=scores,
         cards={name: plan.cards[name] for name in scores},
         choice=choice,

@@ -38,6 +38,7 @@ ANSWERS = (
 TURNS = ("messages", "conversations")
 HASH = "prompt_sha256"
 _OWN = ("set", "id", HASH, "finish")
+_SAID = ("response", "thought", "answer")  # of a line that a run here wrote
 
 
 def read_existing(
@@ -197,7 +198,7 @@ def _found(source: Source, numbers: Sequence[int]) -> tuple[bool, list[Found]]:
                 where=place,
                 key=key_of(conversation.prompt),
                 prompt=conversation.question.strip(),
-                answer=characters(conversation.response),
+                answer=characters(record.messages[-1].content),
                 finish=_finish(row),
                 columns=columns.others(row),
             )
@@ -248,7 +249,7 @@ def _own(row: Row, where: str) -> Found:
     sha256, text = row.get(HASH), row.get("response")
     if not isinstance(sha256, str) or not isinstance(text, str):
         raise DataError(f"{where}: {HASH!r} or 'response' is no text; expected a line of a run")
-    others = {name: value for name, value in row.items() if name not in (*_OWN, "response")}
+    others = {name: value for name, value in row.items() if name not in (*_OWN, *_SAID)}
     shown = f"the prompt {sha256[:16]}"
     return Found(where, sha256, shown, characters(text), _finish(row), others)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from safety_jax.base import hosts, trees
+from safety_jax.data import thoughts
 from safety_jax.evaluation.answers.responses import Response, Responses
 from safety_jax.evaluation.sets.items import Set
 from safety_jax.judges import scoring
@@ -41,6 +42,8 @@ def fill(
     batches again.
     """
     hosts.check_shared(answers.done, answers.path)
+    assert setup.stop is not None  # it reads tokens
+    read = setup.stop.text
     own = zlib.crc32(of.name.encode()) ^ seed
     while answers.done < len(prompts):
         numbers = range(answers.done, min(answers.done + block, len(prompts)))
@@ -55,7 +58,11 @@ def fill(
         )
         answers.add(
             [
-                Response(of.items[i].id, (row[0].text or "").strip(), row[0].finish)
+                Response(
+                    of.items[i].id,
+                    thoughts.said(read, prompts[i], row[0].text or ""),
+                    row[0].finish,
+                )
                 for i, row in zip(numbers, found, strict=True)
             ]
         )

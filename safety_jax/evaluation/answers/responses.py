@@ -7,6 +7,8 @@ A line holds all that an answer depends on, so that no answer is ever taken for 
 
     {"set": "I-CoNa", "id": "0", "prompt_sha256": "…", "template": "alpaca", "decoding": "16 hex",
      "seed": 0, "weights": "…", "response": "…", "finish": "eos"}
+
+Of a model that thinks, `response` is all it wrote, and `thought` and `answer` are its parts.
 """
 
 import dataclasses
@@ -17,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from safety_jax.base import files
+from safety_jax.data import thoughts
 from safety_jax.evaluation.sets.items import Item, Set
 
 EARLIER = "earlier"
+THOUGHT = "thought"
 _FACTS = ("template", "decoding", "seed")  # of `Protocol.of`, as lines have them
 
 
@@ -29,7 +33,7 @@ class Response:
 
     Attributes:
         id: of the item that it answers.
-        text: what the model said; may be empty, and hostile.
+        text: what the model wrote, with its thought; may be empty, and hostile.
         finish: "eos", "stop", "length"; "" where nobody recorded it.
         stored: further columns of the file that it was read from.
         where: file and row, of one that was read.
@@ -40,6 +44,16 @@ class Response:
     finish: str
     stored: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     where: str = ""
+
+    @property
+    def turn(self) -> thoughts.Turn:
+        """Thought and answer."""
+        return thoughts.split(self.text)
+
+    @property
+    def ending(self) -> str:
+        """How the answer ended: its `finish`, or "thought" where the model never came to one."""
+        return THOUGHT if self.turn.unfinished else self.finish
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +134,8 @@ class Responses:
         for item, response in zip(items, found, strict=True):
             response = dataclasses.replace(response, text=characters(response.text))
             said = {"response": response.text, "finish": response.finish}
+            if (turn := response.turn).answer != response.text:
+                said |= {"thought": turn.thought, "answer": turn.answer}
             lines.append(self._facts(item) | said)
             self._found.append(response)
         self._lines.append(lines)

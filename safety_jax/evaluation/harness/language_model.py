@@ -1,9 +1,10 @@
 """Our models as lm-evaluation-harness sees them; needs its package, see `lm_eval_tasks.py`.
 
 What is scored is what its `HFLM` scores, token for token: how a context and its continuation are
-told apart is inherited, truncation and rolling windows are its own functions. Two things differ.
+told apart is inherited, truncation and rolling windows are its own functions. Three things differ.
 A stop string that is a special token ends an answer where it stands. And settings of generation
-that are not known are refused, where HFLM hands them to `generate`.
+that are not known are refused, where HFLM hands them to `generate`. The thoughts of a reasoning
+model are no part of its answer; HFLM keeps them unless it is told their last token.
 """
 
 import json
@@ -24,6 +25,7 @@ from lm_eval.models.utils import (
 )
 
 from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.data import thoughts
 from safety_jax.evaluation.harness.loglikelihood import (
     ContextPair,
     LikelihoodScorer,
@@ -62,6 +64,7 @@ class HarnessLM(TemplateLM):
         self.tokenizer = model.tokenizer
         self.max_length = limits.longest
         self._model, self._scorer = model, LikelihoodScorer(model, limits)
+        self._text = thoughts.reader(self.tokenizer)
         self._pace, self._eos_ids, self._seed = pace, eos_ids, seed
         self.cut: Counter[str] = Counter()
 
@@ -219,11 +222,16 @@ class HarnessLM(TemplateLM):
             self._seed,
             title,
         )
-        texts = [answer.text or "" for (answer,) in found]
+        texts = [
+            self._answer(prompt, answer.text or "")
+            for prompt, (answer,) in zip(prompts, found, strict=True)
+        ]
         return [postprocess_generated_text(text, list(strings), None) for text in texts]
 
-    def _text(self, ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+    def _answer(self, prompt: Sequence[int], text: str) -> str:
+        """What a task's metrics read: never a thought."""
+        whole = thoughts.opened(self._text(prompt[-16:])) + text
+        return thoughts.split(whole, unwrap=False).answer
 
     def _endings(self, until: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """Tokens and strings that end an answer: text is read without its special tokens, so those

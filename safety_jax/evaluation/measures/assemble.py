@@ -194,8 +194,9 @@ def _answer(model: str, block: Block, i: int, material: Material) -> Answer:
     letters = material.letters.get(model, {}).get(name)
     said = material.people
     return Answer(
-        text=response.text,
-        finish=response.finish,
+        thought=response.turn.thought,
+        text=response.turn.answer,
+        finish=response.ending,
         refusal=scores[block.detector].label if block.detector else "",
         scores={
             judge: TranscriptScore(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from safety_jax.evaluation.answers.responses import THOUGHT
 from safety_jax.evaluation.measures import overlap
 from safety_jax.evaluation.measures.results import (
     Category,
@@ -44,8 +45,9 @@ class Block:
 
     Attributes:
         protocol: see `results.Row`.
-        answers: the texts.
-        finishes: "eos", "stop", "length", or "" where nobody recorded it.
+        answers: the texts, without thoughts.
+        finishes: "eos", "stop", "length", "thought" where the model never came to an answer, or ""
+            where nobody recorded it.
         scores: by judge.
         cards: of these judges.
         choice: measures of a set with a key; empty for other sets.
@@ -202,8 +204,15 @@ def degenerate(answers: Sequence[str], finishes: Sequence[str]) -> Degenerate:
     """Shares of answers that are no answers; judges are fooled by them."""
     recorded = any(finishes)
     return Degenerate(
-        empty=rate([not text.strip() for text in answers]),
-        truncated=rate([finish == "length" for finish in finishes]) if recorded else None,
+        empty=rate(
+            [
+                not text.strip() and finish != THOUGHT
+                for text, finish in zip(answers, finishes, strict=True)
+            ]
+        ),
+        truncated=rate([finish in ("length", THOUGHT) for finish in finishes])
+        if recorded
+        else None,
         repeated=rate([repeats(text) for text in answers]),
     )
 

@@ -71,8 +71,8 @@ class Refused:
 
 @dataclasses.dataclass(frozen=True)
 class Degenerate:
-    """Shares of answers that are no answers: empty, cut off at the limit, or one phrase over and
-    over. `truncated` is None where nobody recorded how answers ended."""
+    """Shares of answers that are no answers: empty, cut off at the limit or inside the thought, or
+    one phrase over and over. `truncated` is None where nobody recorded how answers ended."""
 
     empty: Rate
     truncated: Rate | None
@@ -253,13 +253,16 @@ class Answer:
     """One answer as it is shown.
 
     Attributes:
-        text: hostile until escaped.
-        finish: "eos", "stop", "length"; "" where it was read from a file that does not say.
+        thought: what a reasoning model wrote before the answer; "" where it wrote none.
+        text: the answer itself. Both are hostile until escaped.
+        finish: "eos", "stop", "length", "thought" where the model never came to an answer; "" where
+            it was read from a file that does not say.
         refusal: "full", "partial", "none"; "" where nobody judged it.
         choice: the letter read out of it; "" where none, or for other kinds.
         human: what people called it: "safe", "unsafe"; or "".
     """
 
+    thought: str
     text: str
     finish: str
     refusal: str

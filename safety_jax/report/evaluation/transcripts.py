@@ -7,6 +7,7 @@ some hundred thousand characters, so that a page of many megabytes opens at once
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from safety_jax.evaluation.answers.responses import THOUGHT
 from safety_jax.evaluation.measures.results import Answer, Report, Transcript
 from safety_jax.report.evaluation import comparing, escaping, words
 
@@ -67,6 +68,7 @@ def _texts(item: Transcript, models: Sequence[str], judges: Sequence[str]) -> di
 def _answer(answer: Answer, judges: Sequence[str]) -> dict[str, Any]:
     scores = [answer.scores.get(judge) for judge in judges]
     return {
+        "thought": answer.thought,
         "text": answer.text,
         "finish": answer.finish,
         "choice": answer.choice,
@@ -109,7 +111,9 @@ def _cut(items: Sequence[Transcript]) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     start = size = 0
     for number, item in enumerate(items):
-        length = len(item.prompt) + sum(len(answer.text) for answer in item.answers.values())
+        length = len(item.prompt) + sum(
+            len(answer.thought) + len(answer.text) for answer in item.answers.values()
+        )
         full = number - start >= PIECE_ITEMS or size + length > PIECE_CHARACTERS
         if full and number > start:
             found.append((start, number))
@@ -133,9 +137,11 @@ def _refusal(answer: Answer | None) -> str:
 
 
 def _ending(answer: Answer | None) -> str:
-    """e empty, c cut off."""
+    """t cut off inside the thought, c later; e empty."""
     if answer is None:
         return NOTHING
+    if answer.finish == THOUGHT:
+        return "t"
     return "e" if not answer.text.strip() else "c" if answer.finish == "length" else NOTHING
 
 

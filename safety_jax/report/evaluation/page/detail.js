@@ -4,7 +4,7 @@ const COLOURS = 8; // of models, as in charts.css
 const VERDICTS = { s: "safe", u: "unsafe", "?": "unscored" };
 const REFUSALS = { f: "refuses", p: "refuses partially", n: "does not refuse" };
 const PREFERRED = { w: "preferred to that of", l: "less liked than that of", t: "a tie with that of" };
-const ENDINGS = { e: "empty", c: "cut off" };
+const ENDINGS = { e: "empty", c: "cut off", t: "cut off inside its thought" };
 
 /** Class of a verdict's letter. */
 function shade(letter) {
@@ -69,7 +69,9 @@ function showAnswer(item, model, answer, words, open) {
   const people = index.people[model][item];
   if (VERDICTS[people]) chips.append(element("li", `chip ${people}`, `people: ${VERDICTS[people]}`));
   if (answer.choice) chips.append(element("li", "chip", `chooses ${oneLine(answer.choice)}`));
-  box.append(head, chips, shown(answer.text, words, isSensitiveAnswer(item, model) && !open, "answer"));
+  box.append(head, chips);
+  if (answer.thought) box.append(folded(answer.thought, words, "thought", !isSensitiveAnswer(item, model)));
+  box.append(shown(answer.text, words, isSensitiveAnswer(item, model) && !open, "answer"));
   return box;
 }
 

@@ -26,7 +26,7 @@ function hasLabel(item, model, judges, label) {
   if (label[0] === "h") return index.people[model][item] === label[1];
   if (label[0] === "v") return index.preferred[model][item] === label[1];
   if ("fpn".includes(label)) return index.refusals[model][item] === label;
-  if ("ec".includes(label)) return index.endings[model][item] === label;
+  if ("ect".includes(label)) return index.endings[model][item] === label;
   return judges.some((judge) => index.verdicts[model][judge][item] === label);
 }
 
@@ -72,5 +72,6 @@ function holds(item, words, models) {
   if (words.test(index.ids[item]) || words.test(index.categories[index.category[item]])) return true;
   const texts = readItem(item);
   if (words.test(texts.prompt) || words.test(texts.reference)) return true;
-  return models.some((model) => texts.answers[model] && words.test(texts.answers[model].text));
+  const given = models.map((model) => texts.answers[model]).filter(Boolean);
+  return given.some((answer) => words.test(answer.text) || words.test(answer.thought));
 }

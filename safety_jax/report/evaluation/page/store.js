@@ -36,7 +36,7 @@ function pieceOf(item) {
   return low;
 }
 
-/** Texts of an item: {prompt, reference, answers: [{text, finish, choice, scores} or null]}. */
+/** Texts of an item: {prompt, reference, answers: [{thought, text, finish, choice, scores} or null]}. */
 function readItem(item) {
   const piece = pieceOf(item);
   return readPiece(piece)[item - index.pieces[piece]];

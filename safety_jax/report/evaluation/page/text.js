@@ -101,9 +101,10 @@ function longText(text, words) {
   return box;
 }
 
-/** A button that a text lies behind, for what may be unpleasant to read. */
-function folded(text, words, what) {
-  const button = element("button", "fold", `show ${what}: ${text.length.toLocaleString("en")} characters, may be harmful`);
+/** A button that a text lies behind: a thought, or what may be unpleasant to read. */
+function folded(text, words, what, harmless = false) {
+  const size = `${text.length.toLocaleString("en")} characters`;
+  const button = element("button", "fold", `show ${what}: ${size}${harmless ? "" : ", may be harmful"}`);
   button.type = "button";
   button.addEventListener("click", () => {
     const open = longText(text, words);
