@@ -286,8 +286,8 @@ def test_preview_marks_trained_text():
     examples = run([record("Bake", "Red  \x1b[2Jé")], tokenizer)
     text = load_template("alpaca", tokenizer).prompt(record("Bake"))
     plain = preview(examples, 0, tokenizer, colour=False)
-    assert plain.replace(" ", "") == f"<s>{text}[[Red\ufffd[2Jé</s>]]".replace(" ", "")
-    assert "\x1b[32mRed  \ufffd[2Jé</s>\x1b[0m" in preview(examples, 0, tokenizer, colour=True)
+    assert plain.replace(" ", "") == f"<s>{text}[[Red\\x1b[2Jé</s>]]".replace(" ", "")
+    assert "\x1b[32mRed  \\x1b[2Jé</s>\x1b[0m" in preview(examples, 0, tokenizer, colour=True)
 
     chat = qwen(chat_template=CHATML)
     examples = run([record("A", "B", "C", "D")], chat, "chat")

@@ -2,14 +2,22 @@
 
 Each message is one line with three parts: what was given, what was expected, what to change.
 `main.py` prints it and exits with code 2; any other exception is a bug and keeps its traceback.
+What a message quotes may come from somebody else's file: it is made fit for a terminal here, and
+secrets in URLs are left out.
 """
+
+from safety_jax.base import redaction, terminal
+
+# A file may have thousands of columns, and long names for them.
+_LONGEST = 3_000  # characters
 
 
 class UserError(Exception):
     """Something the user gave cannot be used."""
 
     def __init__(self, message: str):
-        super().__init__(" ".join(message.split()))
+        line = redaction.public(" ".join(message.split()))
+        super().__init__(terminal.shortened(terminal.clean(line), _LONGEST))
 
 
 class ConfigError(UserError):

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 from transformers import PreTrainedTokenizerBase
 
+from safety_jax.base import terminal
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data.prompts import Span, Template
 from safety_jax.data.records import Record
@@ -250,10 +251,7 @@ def preview(examples: Examples, i: int, tokenizer: PreTrainedTokenizerBase, *, c
         # Decoded from the beginning each time: tokenizers drop a space in front of what they
         # decode, which would otherwise go missing between two parts.
         until = cast(str, tokenizer.decode(ids[:stop], skip_special_tokens=False))
-        # Rows may hold terminal commands; only line breaks and tabs are let through.
-        part = "".join(
-            c if c.isprintable() or c in "\n\t" else "\ufffd" for c in until[len(text) :]
-        )
+        part = terminal.clean(until[len(text) :], keep="\n\t")
         shown += f"{mark}{part}{unmark}" if mask[start] else part
         text = until
     return shown

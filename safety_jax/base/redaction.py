@@ -1,0 +1,30 @@
+"""Text without secrets: what stands in a URL beside its host and path stays in memory.
+
+A signed URL carries its permission in the query, and some servers take `user:password@` in front of
+the host. Neither may reach a card, a log, an error line or a file of the run.
+"""
+
+import re
+
+HIDDEN = "***"
+_URL = re.compile(
+    r"""(?P<scheme>\b[a-z][a-z0-9+.-]*://)
+    (?P<user>
+        [^\s/?\#]*@                                  # user:password@
+        | [^\s/?\#@\[\]:]+:(?!\d*(?:[/?\#]|$))\S*@   # the same, with a slash in the password
+    )?
+    (?P<place>[^\s?\#'"]*)
+    (?P<query>[?\#]\S*?(?=[:;,.)\]}'"`]*(?:\s|$)))?""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def public(text: str) -> str:
+    """The text with user, password, query and fragment of every URL in it replaced by `***`."""
+    return _URL.sub(_hidden, text) if "://" in text else text
+
+
+def _hidden(found: re.Match[str]) -> str:
+    user = f"{HIDDEN}@" if found["user"] else ""
+    query = f"{found['query'][0]}{HIDDEN}" if found["query"] and len(found["query"]) > 1 else ""
+    return f"{found['scheme']}{user}{found['place']}{query}"

@@ -1,0 +1,54 @@
+"""Error lines: one line, nothing in it acts on a terminal, no secret of a URL."""
+
+import pytest
+
+from safety_jax.base import redaction, terminal
+from safety_jax.base.errors import DataError
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Größe 漢字 👩\u200d🚀 a\xa0b", "Größe 漢字 👩\u200d🚀 a\xa0b"),
+        ("\x1b]0;title\x07\x1b[31mred", r"\x1b]0;title\x07\x1b[31mred"),
+        ("\x9b2J\x90q\x9c", r"\x9b2J\x90q\x9c"),  # the same in single bytes
+        ("a\rb\x08\x7f\0", r"a\rb\x08\x7f\x00"),
+        ("\u202etxt.exe\u2066\u200e\u061c", r"\u202etxt.exe\u2066\u200e\u061c"),
+        ("a\u2028b\u200b\ufeff\U000e0041", r"a\u2028b\u200b\ufeff\U000e0041"),
+        ("half \ud83d", r"half \ud83d"),
+    ],
+)
+def test_what_a_terminal_would_act_on_is_spelled_out(text, shown):
+    assert terminal.clean(text) == shown and terminal.clean(shown) == shown
+    assert str(DataError(f"a.jsonl line 1: {text}")).encode()  # can be sent to any terminal
+    assert terminal.clean("a\n\tb\x1b", keep="\n\t") == "a\n\tb\\x1b"
+
+
+def test_a_line_has_an_end():
+    columns = ", ".join(f"column {i}" for i in range(9_999))
+    line = str(DataError(f"a.csv line 1: columns found: {columns}; expected others"))
+    assert line.startswith("a.csv line 1: columns found: column 0, ")
+    assert "characters left out]" in line and line.endswith("column 9998; expected others")
+    assert len(line) < 3_100
+
+
+@pytest.mark.parametrize(
+    ("text", "public"),
+    [
+        ("https://host/a/b.jsonl: no", "https://host/a/b.jsonl: no"),
+        ("a 'http://ann:S3CRET@host:80/x.csv'", "a 'http://***@host:80/x.csv'"),
+        ("https://S3CRET@[::1]:8/x@y?z", "https://***@[::1]:8/x@y?***"),
+        ("http://localhost:80/x@y", "http://localhost:80/x@y"),
+        ("http://localhost:80", "http://localhost:80"),
+        ("https://ann:S3/CR@ET@host/x", "https://***@host/x"),
+        ("HTTPS://host/x?sig=S3CRET: cannot be read", "HTTPS://host/x?***: cannot be read"),
+        ("s3://host/x?a='S3CRET'&b=\"S3CRET\", (gone)", 's3://host/x?***", (gone)'),
+        ("https://host/x#token=S3CRET", "https://host/x#***"),
+        ("('https://host/x?a=S3CRET','https://b:S3CRET@c')", "('https://host/x?***')"),
+        ("a.jsonl?rows=5&name=x", "a.jsonl?rows=5&name=x"),
+        ("hf:a/b:train?rows=5", "hf:a/b:train?rows=5"),
+    ],
+)
+def test_urls_lose_their_secrets(text, public):
+    assert redaction.public(text) == public == redaction.public(public)
+    assert str(DataError(text)) == public
