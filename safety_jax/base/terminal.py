@@ -1,4 +1,4 @@
-"""Text that came from a file, made fit for a terminal: what is printed is seen, and does nothing."""
+"""Text that came from a file, made fit for a terminal: it is seen, and does nothing."""
 
 import unicodedata
 
