@@ -219,7 +219,7 @@ def test_hostile_files(tmp_path):
     assert found[0].text == "\ufffd!"
     path = tmp_path / "answers.json"
     path.write_text('[{"prompt": "p0", "response": "\\ud800!"}]')
-    (found,) = read_existing(str(path), [ask("S", "p0")], KEY, "row").values()
+    (found,) = read_existing(f"{path}?broken_text=replace", [ask("S", "p0")], KEY, "row").values()
     assert found[0].text == "\ufffd!"
 
 

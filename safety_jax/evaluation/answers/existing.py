@@ -98,7 +98,7 @@ def _places(spec: str, sets: Sequence[Set], key: str) -> list[tuple[str, list[Se
     if "set" in extra:
         raise ConfigError(f"{key}: {spec}: set= belongs to a file, and this is a folder")
     names = sorted(entry.name for entry in path.iterdir() if entry.is_file())
-    known = [name for name in names if name.lower().endswith(readers.ENDINGS)]
+    known = [name for name in names if name.lower().endswith(readers.COLUMN_ENDINGS)]
     # A run quotes what a file name cannot hold.
     found = [(f"{path / name}?{query}", _of(unquote(name), sets)) for name in known]
     found = [(place, named) for place, named in found if named]

@@ -1,0 +1,149 @@
+"""Data files that are tables: Excel, Parquet, Arrow.
+
+Arrow's C++ believes what a file says about its own lengths and offsets, and a wrong one ends the
+process. So another process reads such files, checks the whole, and writes what it found as JSON;
+whatever happens to it, there is a line to say. It begins at `_main`, below.
+"""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from safety_jax.base.errors import DataError
+from safety_jax.data import text_files, values
+from safety_jax.data.text_files import PlacedRow
+
+_ROWS_PER_BATCH = 1_000
+# What another process may take to read a file, beside a second a megabyte.
+_SECONDS = 120
+_SHEET_BYTES = 2 << 30  # of an Excel file's contents
+
+
+def read_excel(path: Path, name: str, errors: str) -> list[PlacedRow]:
+    """The first sheet, its columns named in row 1; cells are texts, as in CSV."""
+    import openpyxl
+
+    try:
+        # From memory: of a path openpyxl wants the ending, which a downloaded file need not have.
+        content = io.BytesIO(path.read_bytes())
+        with zipfile.ZipFile(content) as parts:
+            size = sum(part.file_size for part in parts.infolist())
+        if size > _SHEET_BYTES:
+            raise ValueError(f"it unpacks to {size >> 20:,} MiB")
+        book = openpyxl.load_workbook(content, read_only=True, data_only=True)
+        with contextlib.closing(book):
+            cells = [
+                ["" if cell is None else str(cell) for cell in row]
+                for row in book.worksheets[0].iter_rows(values_only=True)
+            ]
+    except OSError:
+        raise
+    # Of a broken workbook openpyxl raises whatever its parts happen to raise.
+    except Exception as error:
+        raise DataError(
+            f"{name}: not a readable Excel workbook ({type(error).__name__}: {error})"
+        ) from error
+    columns = [(i, title) for i, title in enumerate(cells[0] if cells else ()) if title]
+    text_files.check_names([title for _, title in columns], f"{name} row 1")
+    rows = [
+        # Rows end with their last cell where a file does not tell its width.
+        (f"{name} row {number}", {title: row[i] if i < len(row) else "" for i, title in columns})
+        for number, row in enumerate(cells[1:], start=2)
+        if any(row)
+    ]
+    return [(where, text_files.plain_row(row, where, errors)) for where, row in rows]
+
+
+def read_arrow(path: Path, name: str, errors: str) -> list[PlacedRow]:
+    """Parquet, and both forms of Arrow: the stream that `datasets` writes, and the file with a
+    footer."""
+    package = str(Path(__file__).parents[2])
+    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    seconds = _SECONDS + path.stat().st_size / 1e6
+    with tempfile.TemporaryFile() as found:
+        try:
+            done = subprocess.run(
+                [sys.executable, "-P", "-m", __name__, str(path.absolute()), errors],
+                stdin=subprocess.DEVNULL,
+                stdout=found,
+                stderr=subprocess.PIPE,
+                timeout=seconds,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            )
+        except subprocess.TimeoutExpired as error:
+            raise DataError(
+                f"{name}: not read within {seconds:.0f} seconds; the file is broken, replace it"
+            ) from error
+        if done.returncode:
+            raise DataError(f"{name}: not a readable {_KINDS[_kind(path)]} file ({_why(done)})")
+        found.seek(0)
+        rows = (json.loads(line) for line in found)
+        return [(f"{name} row {i}", row) for i, row in enumerate(rows)]
+
+
+def _why(done: subprocess.CompletedProcess[bytes]) -> str:
+    if done.returncode < 0:
+        with contextlib.suppress(ValueError):
+            return f"reading it ended with {signal.Signals(-done.returncode).name}: it is broken"
+    lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    return lines[-1] if lines else f"code {done.returncode}"
+
+
+# ---------------------------------------------------------------------------- the other process
+
+_KINDS = {"parquet": "Parquet", "file": "Arrow", "stream": "Arrow"}
+
+
+def _kind(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(6)
+    return "parquet" if start[:4] == b"PAR1" else "file" if start == b"ARROW1" else "stream"
+
+
+def _main(path: str, errors: str) -> None:
+    """Writes the rows of a file to stdout, one JSON object a line."""
+    import pyarrow as pa
+
+    try:
+        with open(1, "w", encoding="utf-8") as out:
+            for number, row in enumerate(_rows(Path(path))):
+                try:
+                    print(json.dumps(values.plain(row, errors), allow_nan=False), file=out)
+                except values.BadValue as error:
+                    sys.exit(f"row {number}: {error}")
+    except (pa.ArrowException, OSError, ValueError, ArithmeticError, MemoryError) as error:
+        sys.exit(" ".join(f"{error or type(error).__name__}".split()))
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+
+    with path.open("rb") as file:
+        table = _table(file, _kind(path))
+        table.validate(full=True)
+        if len(set(table.column_names)) < len(table.column_names):
+            raise ValueError(f"two columns share a name: {', '.join(table.column_names)}")
+        for batch in table.to_batches(max_chunksize=_ROWS_PER_BATCH):
+            yield from pa.Table.from_batches([batch]).to_pylist()
+
+
+def _table(file: IO[bytes], kind: str) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    if kind == "parquet":
+        return pyarrow.parquet.read_table(file)
+    return (pa.ipc.open_file if kind == "file" else pa.ipc.open_stream)(file).read_all()
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

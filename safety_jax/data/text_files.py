@@ -1,0 +1,188 @@
+"""Data files that are text: JSON, JSON lines, CSV, tabs, a prompt a line."""
+
+import codecs
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from safety_jax.base.errors import DataError
+from safety_jax.data import values
+
+Row = Mapping[str, Any]
+PlacedRow = tuple[str, Row]
+
+_OTHER_TEXT = {
+    codecs.BOM_UTF32_LE: "UTF-32",  # begins as UTF-16 does, so it comes first
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+# The one list of an object holds rows, unless it is a dialogue.
+_DIALOGUES = ("messages", "conversations", "conversation", "chosen", "rejected", "prompt")
+
+
+def read_text(data: bytes, name: str, errors: str) -> str:
+    """Raises a DataError that names the line where bytes are not UTF-8."""
+    other = next((form for mark, form in _OTHER_TEXT.items() if data.startswith(mark)), None)
+    if other is None and len(data) > 3 and 0 in data[:2] and data[:4].count(0) == 2:
+        other = "UTF-16"  # without its mark
+    if other:
+        raise DataError(f"{name}: is {other}; expected UTF-8, save it as such")
+    try:
+        # utf-8-sig also reads plain UTF-8, and drops the mark some Windows tools put in front.
+        return data.decode("utf-8-sig", errors)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{name} line {line}: cannot be read as UTF-8 ({error.reason}); mend the file, or add "
+            "broken_text=replace to the source to read such bytes as U+FFFD"
+        ) from error
+
+
+# ---------------------------------------------------------------------------- JSON
+
+
+def read_json(data: bytes, name: str, errors: str) -> list[PlacedRow]:
+    """A list of objects, an object around one, one object of parallel lists, or (despite its
+    name) JSON lines."""
+    text = read_text(data, name, errors)
+    try:
+        value, is_plain = values.parse_json(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data":
+            return _json_lines(text, name, errors)
+        raise DataError(
+            f"{name} line {error.lineno} column {error.colno}: broken JSON ({error.msg}); "
+            "expected a list of objects, mend the file"
+        ) from error
+    except values.BadValue as error:
+        raise DataError(f"{name}: {error}; expected a list of objects") from error
+    if not is_plain and not isinstance(value, list):
+        value = plain_row(value, name, errors)
+    if isinstance(value, dict):
+        value = _rows_of(value, name)
+    if not isinstance(value, list):
+        raise DataError(f"{name}: expected a list of objects, got one {type(value).__name__}")
+    return [_object(row, f"{name} row {i}", is_plain, errors) for i, row in enumerate(value)]
+
+
+def _rows_of(value: dict[str, Any], name: str) -> list[Row]:
+    """`{"data": [{...}, {...}]}` or `{"instructions": [a, b], "inputs": []}` -> rows.
+
+    The papers' files leave a column that they do not use empty, and may carry settings (not lists)
+    beside the columns; neither becomes a column here.
+    """
+    lists = {key: column for key, column in value.items() if isinstance(column, list) and column}
+    if len(lists) == 1:
+        ((key, rows),) = lists.items()
+        if key not in _DIALOGUES and all(isinstance(row, dict) for row in rows):
+            return rows
+    lengths = {key: len(column) for key, column in lists.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"{name}: parallel lists of different lengths {lengths}; expected equal")
+    if not lists:
+        raise DataError(
+            f"{name}: one object with keys {', '.join(value) or '(none)'}; expected a list of "
+            "objects, or an object of lists of equal length"
+        )
+    return [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=True)]
+
+
+def read_json_lines(data: bytes, name: str, errors: str) -> list[PlacedRow]:
+    """One object a line; blank lines count, and hold nothing."""
+    return _json_lines(read_text(data, name, errors), name, errors)
+
+
+def _json_lines(text: str, name: str, errors: str) -> list[PlacedRow]:
+    rows = []
+    # Not splitlines: JSON strings may hold U+2028 and its kin unescaped.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{name} line {number}"
+        try:
+            value, is_plain = values.parse_json(line)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{where}: broken JSON ({error.msg} at column {error.colno}); "
+                "expected one object a line, mend or remove the line"
+            ) from error
+        except values.BadValue as error:
+            raise DataError(f"{where}: {error}; mend or remove the line") from error
+        rows.append(_object(value, where, is_plain, errors))
+    return rows
+
+
+def _object(value: Any, where: str, is_plain: bool, errors: str) -> PlacedRow:
+    if not is_plain:
+        value = plain_row(value, where, errors)
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: expected an object, got {type(value).__name__}: {value!r:.60}")
+    return where, value
+
+
+def plain_row(value: Any, where: str, errors: str) -> Any:
+    try:
+        return values.plain(value, errors)
+    except values.BadValue as error:
+        # Half a character can be read as U+FFFD; the rest is for the owner of the file to mend.
+        remedy = ", or add broken_text=replace to the source" if "surrogate" in str(error) else ""
+        raise DataError(f"{where}: {error}; mend the row{remedy}") from error
+
+
+# ---------------------------------------------------------------------------- tables, lines
+
+
+def read_csv(data: bytes, name: str, errors: str) -> list[PlacedRow]:
+    """Cells between commas, a header first; cells may be quoted and then hold line breaks."""
+    return _table(read_text(data, name, errors), name, ",")
+
+
+def read_tsv(data: bytes, name: str, errors: str) -> list[PlacedRow]:
+    """Cells between tabs, otherwise as CSV."""
+    return _table(read_text(data, name, errors), name, "\t")
+
+
+def _table(text: str, name: str, delimiter: str) -> list[PlacedRow]:
+    # The default limit of 131,072 characters a cell is below what long documents need.
+    csv.field_size_limit(sys.maxsize)
+    rows: list[PlacedRow] = []
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+    line = 1
+    try:
+        header = next(reader, [])
+        check_names(header, f"{name} line 1")
+        line = reader.line_num + 1
+        for cells in reader:
+            if cells and len(cells) != len(header):
+                raise DataError(
+                    f"{name} line {line}: {len(cells)} cells; expected {len(header)}, "
+                    "mend the row or its quotes"
+                )
+            if cells:
+                rows.append((f"{name} line {line}", dict(zip(header, cells, strict=True))))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{name} line {line}: broken CSV ({error}); mend the row") from error
+    return rows
+
+
+def check_names(names: Iterable[str], where: str) -> None:
+    """Raises a DataError where two columns share a name: a row could hold one of them only."""
+    names = list(names)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{where}: two columns share a name: {twice!r} of {', '.join(names)}")
+
+
+def read_lines(data: bytes, name: str, errors: str) -> list[PlacedRow]:
+    """A prompt a line; blank lines count, and hold nothing."""
+    lines = read_text(data, name, errors).split("\n")
+    return [
+        (f"{name} line {number}", {"prompt": line.removesuffix("\r")})
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]

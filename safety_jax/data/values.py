@@ -1,0 +1,149 @@
+"""The edge: what a file says becomes plain values here, once, and whatever is none is named.
+
+A row that has passed holds text that is valid Unicode, numbers that are finite, booleans, None, and
+lists and mappings of them, nested no deeper than `DEPTH`; nothing behind this file looks again.
+"""
+
+import datetime
+import decimal
+import json
+import math
+import re
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+DEPTH = 64  # levels of lists and mappings in a row
+DIGITS = 300  # of a whole number; a longer one is no float
+
+_HALF = re.compile("[\ud800-\udfff]")
+_SPELLED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+# What is written as it is spelled: columns of databases that JSON has no form for.
+_AS_TEXT = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)
+
+
+class BadValue(ValueError):
+    """What is wrong with a value, and where in its row it stands; the reader adds the row."""
+
+
+class _Refused:
+    """Stands in a parsed text for what JSON has no place for, until its row is known."""
+
+    def __init__(self, why: str):
+        self.why = why
+
+
+def parse_json(text: str) -> tuple[Any, bool]:
+    """The value of a JSON text, and whether it is known to be plain; if not, call `plain` on it.
+
+    Strict: a key that stands twice, NaN, Infinity and numbers without measure are found by `plain`,
+    which can say in which row.
+
+    Raises:
+        json.JSONDecodeError: it is not JSON.
+        BadValue: it is nested too deeply to be read.
+    """
+    refused: list[_Refused] = []
+
+    def refuse(why: str) -> _Refused:
+        refused.append(_Refused(why))
+        return refused[-1]
+
+    def mapping(pairs: list[tuple[str, Any]]) -> Any:
+        found = dict(pairs)
+        if len(found) == len(pairs):
+            return found
+        names = [name for name, _ in pairs]
+        return refuse(f"the key {next(n for n in names if names.count(n) > 1)!r} stands twice")
+
+    def whole(digits: str) -> Any:
+        return int(digits) if len(digits) <= DIGITS else refuse(_long(digits))
+
+    def real(digits: str) -> Any:
+        number = float(digits)
+        return number if math.isfinite(number) else refuse(f"the number {digits:.20} is too large")
+
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=mapping,
+            parse_int=whole,
+            parse_float=real,
+            parse_constant=lambda name: refuse(f"{name} is no JSON number; write null"),
+        )
+    except RecursionError as error:
+        raise BadValue(_DEEP) from error
+    # Most rows need no second look.
+    deep = text.count("[") + text.count("{") > DEPTH
+    return value, not (refused or deep or _SPELLED_HALF.search(text))
+
+
+def plain(value: Any, errors: str = "strict") -> Any:
+    """A value of any reader as plain values; see the top of this file.
+
+    Times, decimals, UUIDs and infinities become text, bytes are read as UTF-8, arrays become lists,
+    NaN (which tables write for nothing) becomes None, and so does what is no value at all (a
+    picture).
+
+    Args:
+        errors: "strict", or "replace" for U+FFFD in place of broken text.
+
+    Raises:
+        BadValue: something that no row can hold.
+    """
+    return _plain(value, errors, (), DEPTH)
+
+
+def _plain(value: Any, errors: str, path: tuple[str | int, ...], depth: int) -> Any:
+    if isinstance(value, str):
+        return _text(value, errors, path)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        # Not str(): Python refuses to spell numbers of 4,300 digits.
+        if value.bit_length() > DIGITS * math.log2(10):
+            raise BadValue(_at(path) + _long("0" * int(value.bit_length() / math.log2(10))))
+        return value
+    if isinstance(value, float):
+        return None if math.isnan(value) else value if math.isfinite(value) else str(value)
+    if isinstance(value, _Refused):
+        raise BadValue(_at(path) + value.why)
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8", errors)
+        except UnicodeDecodeError as error:
+            raise BadValue(f"{_at(path)}bytes that are not UTF-8 ({error.reason})") from error
+    if depth == 0:
+        raise BadValue(_at(path[:3]) + _DEEP)
+    if isinstance(value, Mapping):
+        return {
+            _text(str(name), errors, path): _plain(item, errors, (*path, str(name)), depth - 1)
+            for name, item in value.items()
+        }
+    if hasattr(value, "tolist"):  # numpy's arrays and numbers
+        return _plain(value.tolist(), errors, path, depth - 1)
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item, errors, (*path, i), depth - 1) for i, item in enumerate(value)]
+    return str(value) if isinstance(value, _AS_TEXT) else None
+
+
+_DEEP = f"lists and objects in one another, deeper than {DEPTH} levels"
+
+
+def _text(text: str, errors: str, path: tuple[str | int, ...]) -> str:
+    if text.isascii() or not _HALF.search(text):
+        return text
+    if errors == "replace":
+        return _HALF.sub("\N{REPLACEMENT CHARACTER}", text)
+    half = _HALF.search(text)
+    raise BadValue(f"{_at(path)}half of a surrogate pair, {half and half.group()!r}")
+
+
+def _long(digits: str) -> str:
+    return f"a number of {len(digits):,} digits; expected at most {DIGITS}"
+
+
+def _at(path: tuple[str | int, ...]) -> str:
+    """`messages[3].content: `, or nothing for the row itself."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return f"{''.join(parts).removeprefix('.')}: " if path else ""

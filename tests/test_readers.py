@@ -1,0 +1,361 @@
+"""Every kind of file gives the same rows; whatever is wrong with one takes one line to say."""
+
+import bz2
+import csv
+import datetime
+import gzip
+import json
+import lzma
+import os
+import socket
+import zipfile
+
+import numpy as np
+import openpyxl
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.data import readers, table_files, values
+from safety_jax.data.sources import open_source
+
+ROWS = [
+    {"instruction": "Name a colour.", "output": "Red.\nOr blue."},
+    {"instruction": 'Say "hello", ü', "output": "hello"},
+    {"instruction": "Third", "output": "3"},
+]
+
+
+def write(path, rows=ROWS):
+    """Writes rows in the form that the path's ending asks for."""
+    name = path.name
+    ending = name.rpartition(".")[2]
+    compress = {
+        "gz": gzip.compress,
+        "xz": lzma.compress,
+        "bz2": bz2.compress,
+        "zst": lambda data: pa.compress(data, "zstd", asbytes=True),
+    }.get(ending, bytes)
+    if ".jsonl" in name or ".ndjson" in name:
+        path.write_bytes(compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    elif ".json" in name:
+        path.write_bytes(compress(json.dumps(rows, ensure_ascii=False, indent=1).encode()))
+    elif name.endswith((".csv", ".tsv")):
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[0], delimiter=",\t"[name.endswith(".tsv")])
+            writer.writeheader()
+            writer.writerows(rows)
+    elif name.endswith(".xlsx"):
+        book = openpyxl.Workbook()
+        for row in (list(rows[0]), *(list(row.values()) for row in rows)):
+            book.active.append(row)
+        book.save(path)
+    elif name.endswith(".parquet"):
+        pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        make = pa.ipc.new_stream if "stream" in name else pa.ipc.new_file
+        table = pa.Table.from_pylist(rows)
+        with make(path, table.schema) as writer:
+            writer.write_table(table)
+    return path
+
+
+LINES = ["line 1", "line 2", "line 3"]
+INDICES = ["row 0", "row 1", "row 2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [
+        ("a.json", INDICES),
+        ("a.json.gz", INDICES),
+        ("a.jsonl", LINES),
+        ("a.jsonl.gz", LINES),
+        ("a.jsonl.xz", LINES),
+        ("a.jsonl.bz2", LINES),
+        ("a.ndjson.zst", LINES),
+        ("a.ndjson", LINES),
+        ("a.tsv", ["line 2", "line 4", "line 5"]),
+        ("a.csv", ["line 2", "line 4", "line 5"]),  # below the header; the first has two lines
+        ("a.xlsx", ["row 2", "row 3", "row 4"]),  # below the header
+        ("a.parquet", INDICES),
+        ("stream.arrow", INDICES),
+        ("file.arrow", INDICES),
+    ],
+)
+def test_file_kinds(tmp_path, name, places):
+    source = open_source(str(write(tmp_path / name)))
+    assert list(source.rows) == ROWS
+    assert source.where == [f"{name} {place}" for place in places]
+    assert source.name == name.split(".")[0]
+
+
+def test_json_lines_under_a_json_name(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("\n\n".join(json.dumps(row) for row in ROWS))
+    source = open_source(str(path))
+    assert list(source.rows) == ROWS
+    assert source.where == ["a.json line 1", "a.json line 3", "a.json line 5"]
+
+
+def test_json_lines_may_hold_other_line_breaks(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one\u2028two\u0085three"}\n', encoding="utf-8")
+    assert open_source(str(path)).rows == [{"text": "one\u2028two\u0085three"}]
+
+
+def test_byte_order_mark_is_no_data(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"\xef\xbb\xbfinstruction,output\nq,a\n")
+    assert open_source(str(path)).rows == [{"instruction": "q", "output": "a"}]
+
+
+def test_a_sheet_may_have_gaps(tmp_path):
+    book = openpyxl.Workbook()
+    for row in (["prompt", None, "n"], ["a", "no title", 1], [], ["b", None, None]):
+        book.active.append(row)
+    book.save(tmp_path / "a.xlsx")
+    source = open_source(str(tmp_path / "a.xlsx"))
+    assert source.rows == [{"prompt": "a", "n": "1"}, {"prompt": "b", "n": ""}]
+    assert source.where == ["a.xlsx row 2", "a.xlsx row 4"]
+    narrow = openpyxl.Workbook(write_only=True)  # which does not tell its width
+    for row in (["prompt", "n"], ["a"], ["b", 2]):
+        sheet = narrow.active or narrow.create_sheet()
+        sheet.append(row)
+    narrow.save(tmp_path / "c.xlsx")
+    assert open_source(str(tmp_path / "c.xlsx")).rows == [
+        {"prompt": "a", "n": ""}, {"prompt": "b", "n": "2"},
+    ]  # fmt: skip
+    book.active["C1"] = "prompt"
+    book.save(tmp_path / "b.xlsx")
+    with pytest.raises(DataError, match=r"b\.xlsx row 1: two columns share a name"):
+        open_source(str(tmp_path / "b.xlsx"))
+
+
+def test_parallel_lists(tmp_path):
+    path = tmp_path / "I-CoNa.json"
+    lists = {"parameters": {"beams": 4}, "inputs": [], "instructions": ["a", "b"], "tags": [1, 2]}
+    path.write_text(json.dumps(lists))
+    source = open_source(str(path))
+    assert source.rows == [{"instructions": "a", "tags": 1}, {"instructions": "b", "tags": 2}]
+    assert source.where == ["I-CoNa.json row 0", "I-CoNa.json row 1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"a": 1}\n{"a": \n', "a.jsonl line 2: broken JSON"),
+        ("a.jsonl", b'{"a": 1}\n[1]\n', "a.jsonl line 2: expected an object, got list"),
+        ("a.json", b'[\n{"a": 1},\n{"a" 2}\n]', "a.json line 3 column 6: broken JSON"),
+        ("a.json", b'[{"a": 1}, 5]', "a.json row 1: expected an object, got int"),
+        ("a.json", b'"text"', "a.json: expected a list of objects, got one str"),
+        ("a.json", b'{"x": [1], "y": [1, 2]}', "different lengths {'x': 1, 'y': 2}"),
+        ("a.json", b'{"prompt": "x"}', "one object with keys prompt"),
+        ("a.json", b"[" * 100_000, "a.json: lists and objects in one another, deeper than 64"),
+        ("a.json", b'[{"a": ' + b"[" * 70 + b"]" * 70 + b"}]", "row 0: a[0][0]: lists and objects"),
+        (
+            "a.jsonl",
+            b'{"a": 1}\n{"a": ' + b"[" * 99_999,
+            "a.jsonl line 2: lists and objects in one",
+        ),
+        ("a.jsonl", b'{"a": 1, "b": {"c": 1, "c": 2}}', "line 1: b: the key 'c' stands twice"),
+        ("a.json", b'{"a": [1], "a": [2]}', "a.json: the key 'a' stands twice"),
+        ("a.jsonl", b'{"a": 1}\n{"b": NaN}', "line 2: b: NaN is no JSON number; write null"),
+        ("a.jsonl", b'{"b": [-Infinity]}', "line 1: b[0]: -Infinity is no JSON number"),
+        ("a.jsonl", b'{"b": 1e999}', "line 1: b: the number 1e999 is too large"),
+        ("a.jsonl", b'{"b": ' + b"9" * 5_000 + b"}", "line 1: b: a number of 5,000 digits"),
+        (
+            "a.jsonl",
+            b'{"b": ["\\udc00\\ud83d"]}',
+            "half of a surrogate pair, '\\udc00'; mend the row,",
+        ),
+        ("a.jsonl", b'{"\\ud83d": 1}', "line 1: half of a surrogate pair"),
+        ("a.json", b"", "a.json line 1 column 1: broken JSON"),
+        ("a.json", b"[]", "holds no rows"),
+        ("a.jsonl", b"\n\n", "holds no rows"),
+        ("a.csv", b"", "holds no rows"),
+        ("a.csv", b"a,b\n", "holds no rows"),
+        ("a.csv", b"a,b\n1,2\n3\n", "a.csv line 3: 1 cells; expected 2"),
+        ("a.csv", b'a,b\n1,2\n3,"4\n5,6\n', "a.csv line 3: broken CSV"),
+        ("a.csv", b"a,a\n1,2\n", "two columns share a name"),
+        ("a.tsv", b"a\tb\n1\n", "a.tsv line 2: 1 cells; expected 2"),
+        ("a.txt", b"\n \r\n", "holds no rows"),
+        ("a.csv", "a,b\n1,2\n".encode("utf-16"), "a.csv: is UTF-16; expected UTF-8, save it as"),
+        ("a.jsonl", '{"a": 1}'.encode("utf-16-be"), "a.jsonl: is UTF-16; expected UTF-8"),
+        ("a.txt", "a".encode("utf-32"), "a.txt: is UTF-32; expected UTF-8"),
+        ("a.csv", b"a,b\n\xff\xfe,2\n", "a.csv line 2: cannot be read as UTF-8"),
+        ("a.json", b'[\n{"a": "\xff"}]', "a.json line 2: cannot be read as UTF-8"),
+        ("a.jsonl.gz", b"not gzip", "cannot be read"),
+        ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99, mtime=0)[:-9], "cannot be read"),
+        ("a.jsonl.xz", lzma.compress(b'{"a": 1}\n' * 99)[:-9], "cannot be read"),
+        ("a.jsonl.bz2", bz2.compress(b'{"a": 1}\n' * 99)[:-9], "cannot be read"),
+        ("a.jsonl.zst", b"not zstd", "cannot be read"),
+        ("a.xlsx", b"PK and no more", "a.xlsx: not a readable Excel workbook"),
+        ("a.parquet", b"PAR1 and no more", "not a readable Parquet file"),
+        ("a.arrow", b"ARROW1 and no more", "not a readable Arrow file"),
+        ("a.arrow", b"\xff\xff\xff\xff and no more", "not a readable Arrow file"),
+    ],
+)
+def test_broken_files_take_one_line(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        open_source(str(path), key="data.safety")
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_missing_files_and_unknown_kinds(tmp_path):
+    with pytest.raises(DataError, match="no such file.*change data.safety"):
+        open_source(str(tmp_path / "none.json"), key="data.safety")
+    with pytest.raises(DataError, match="is a directory"):
+        open_source(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"unknown kind of source.*\.jsonl.*hf:NAME:SPLIT"):
+        open_source(str(write(tmp_path / "a.json").rename(tmp_path / "a.doc")))
+    with pytest.raises(ConfigError, match="names no source"):
+        open_source("")
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "zero.jsonl").symlink_to("/dev/zero")
+    (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "folder.parquet").mkdir()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s.csv"))
+        for name, message in [
+            ("pipe.jsonl", "not a regular file"),
+            ("zero.jsonl", "not a regular file"),
+            ("s.csv", "not a regular file"),
+            ("gone.jsonl", "no such file"),
+            ("folder.parquet", "is a directory"),
+        ]:
+            with pytest.raises(DataError, match=message):
+                open_source(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "rows"),
+    [
+        ("a.json", b'{"version": 2, "data": [{"a": 1}, {"a": 2}]}', [{"a": 1}, {"a": 2}]),
+        ("a.json", b'{"messages": [{"role": "user"}]}', [{"messages": {"role": "user"}}]),
+        (
+            "a.jsonl",
+            b'\xef\xbb\xbf{"a": 1}\r\n\r\n  \r\n{"b": [2.5, null]}',
+            [{"a": 1}, {"b": [2.5, None]}],
+        ),
+        ("a.jsonl", b'{"a": "\\ud83d\\ude00"}', [{"a": "\N{GRINNING FACE}"}]),
+        (
+            "a.jsonl",
+            b'{"a": 123456789012345678901234567890}',
+            [{"a": 123456789012345678901234567890}],
+        ),
+        ("a.csv", b'a,b\r\n1,\r\n\r\n"x\ny",2\r\n', [{"a": "1", "b": ""}, {"a": "x\ny", "b": "2"}]),
+        ("a.tsv", b'a\tb\n"x ""y"""\t1, 2\n', [{"a": 'x "y"', "b": "1, 2"}]),
+        (
+            "a.txt",
+            b"\xef\xbb\xbfName a bird.\r\n\r\n Name a tree.",
+            [{"prompt": "Name a bird."}, {"prompt": " Name a tree."}],
+        ),
+    ],
+)
+def test_odd_and_legal_shapes(tmp_path, name, content, rows):
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert open_source(str(path)).rows == rows
+
+
+def test_broken_text_can_be_replaced(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a": "\\ud83d!"}\n{"a": "\xff"}')
+    found = open_source(f"{path}?broken_text=replace").rows
+    assert found == [{"a": "\ufffd!"}, {"a": "\ufffd"}]
+
+
+def test_a_name_of_escapes_stays_a_name(tmp_path):
+    path = write(tmp_path / "\x1b[2J.jsonl")
+    assert open_source(str(path)).where[0] == r"\x1b[2J.jsonl line 1"
+
+
+# ---------------------------------------------------------------------------- tables
+
+
+def test_values_of_tables_become_plain(tmp_path):
+    when = datetime.date(2026, 5, 1)
+    table = pa.table(
+        {
+            "text": pa.array(["a", None]).dictionary_encode(),
+            "number": [1.5, float("nan")],
+            "infinite": [float("inf"), 0.0],
+            "when": [when, None],
+            "bytes": [b"\xc3\xbc", b""],
+            "turns": [[{"role": "user"}], []],
+            "map": pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int64())),
+        }
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    first, second = open_source(str(tmp_path / "a.parquet")).rows
+    assert first == {
+        "text": "a", "number": 1.5, "infinite": "inf", "when": "2026-05-01", "bytes": "ü",
+        "turns": [{"role": "user"}], "map": [["k", 1]],
+    }  # fmt: skip
+    assert second["text"] is second["number"] is second["when"] is second["map"] is None
+    assert values.plain({1: np.array([1, 2]), "x": object()}) == {"1": [1, 2], "x": None}
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (pa.table({"a": ["x" * 12_345]}), "ffset invariant failure|larger than"),
+        (pa.table({"a": pa.array([b"\xff\xfe"]).view(pa.string())}), "Invalid UTF8"),
+        (pa.Table.from_arrays([pa.array([1]), pa.array([2])], ["a", "a"]), "share a name: a, a"),
+    ],
+)
+def test_broken_tables_take_one_line(tmp_path, table, message):
+    """Offsets outside, text that is none, two columns of one name."""
+    path = tmp_path / "a.arrow"
+    with pa.ipc.new_stream(path, table.schema) as writer:
+        writer.write_table(table)
+    content = path.read_bytes()
+    # The only offset of the column; pyarrow itself writes none that is wrong.
+    path.write_bytes(content.replace(np.int32(12_345).tobytes(), np.int32(2_000_000_000).tobytes()))
+    with pytest.raises(DataError, match=rf"a\.arrow: not a readable Arrow file \(.*({message})"):
+        open_source(str(path))
+
+
+def test_a_crash_or_a_hang_of_the_reading_process_takes_one_line(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.parquet")
+    for command, message in [
+        ("kill -SEGV $$", r"\(reading it ended with SIGSEGV: it is broken\)"),
+        ("exec sleep 60", "not read within 0 seconds"),
+        ("exit 3", r"\(code 3\)"),
+    ]:
+        program = tmp_path / "python"
+        program.write_text(f"#!/bin/sh\n{command}\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(table_files.sys, "executable", str(program))
+        monkeypatch.setattr(table_files, "_SECONDS", 0.3)
+        with pytest.raises(DataError, match=message):
+            open_source(str(path))
+
+
+def test_a_file_that_unpacks_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "_ANY_TEXT", 1 << 20)
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(bytes(8 << 20)))
+    with pytest.raises(DataError, match="unpacks to more than 1 MiB"):
+        open_source(str(path))
+
+
+def test_a_sheet_that_unpacks_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(table_files, "_SHEET_BYTES", 1 << 20)
+    path = write(tmp_path / "a.xlsx")
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("xl/media/image1.png", bytes(4 << 20))
+    with pytest.raises(DataError, match="not a readable Excel workbook .*unpacks to 4 MiB"):
+        open_source(str(path))
+
+
+def test_endings_of_files_with_columns():
+    assert ".tsv.zst" in readers.COLUMN_ENDINGS and ".txt.gz" not in readers.COLUMN_ENDINGS
+    assert set(readers.COLUMN_ENDINGS) < set(readers.ENDINGS)
