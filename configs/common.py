@@ -2,10 +2,12 @@
 
 It picks the structure of a run; flags such as `--config.optim.learning_rate=5e-5` set its values.
 Configs import this file and `ml_collections`, nothing else; what several configs have in common
-stands below.
+stands below, and where the demo is.
 """
 
 from ml_collections import ConfigDict
+
+from safety_jax.base.assets import find_asset
 
 Choices = tuple[str, ...]
 Spec = bool | int | float | str | type | Choices
@@ -72,6 +74,11 @@ def _parse_value(name: str, text: str | None, default: Spec) -> bool | int | flo
     raise ValueError(
         f"config argument {written!r} does not fit; expected {_describe(name, default)}"
     )
+
+
+def of_demo(path: str) -> str:
+    """A file of the demo, `model` or `data/pairs.jsonl`: in a checkout, or as it was installed."""
+    return find_asset(f"launch/demo/{path}")
 
 
 def sequence_judge(path: str, template: str, direction: str) -> ConfigDict:

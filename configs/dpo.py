@@ -29,7 +29,7 @@ per cent, on I-CoNa / I-Malicious / I-Controversial): 39.9 / 50 / 42.5 before, 9
 
 from ml_collections import ConfigDict
 
-from configs.common import parse_arg
+from configs.common import of_demo, parse_arg
 
 # beta, smoothing, margin
 OBJECTIVES = {
@@ -170,12 +170,12 @@ def safe_to_serve(config: ConfigDict, version: str):
 
 def demo(config: ConfigDict):
     """A LLaMA of a million parameters, made by launch/demo; about a minute on two CPU cores."""
-    config.model.path = "launch/demo/model"
+    config.model.path = of_demo("model")
     config.model.parameter_dtype = "float32"
     config.model.compute_dtype = "float32"
     config.model.remat = "none"
-    config.data.train = ("launch/demo/data/pairs.jsonl",)
-    config.data.eval = "launch/demo/data/held_out_pairs.jsonl"
+    config.data.train = (of_demo("data/pairs.jsonl"),)
+    config.data.eval = of_demo("data/held_out_pairs.jsonl")
     config.data.template = "plain"
     config.data.max_length = 128
     config.data.row_tokens = 256

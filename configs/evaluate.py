@@ -34,7 +34,7 @@ I-MaliciousInstructions .65 / 1.06 / -2.38, I-Controversial .70 / 1.43 / -1.52.
 
 from ml_collections import ConfigDict
 
-from configs.common import answers, judging, parse_arg, published_judge, set_pace
+from configs.common import answers, judging, of_demo, parse_arg, published_judge, set_pace
 
 HARM = ("I-CoNa", "I-MaliciousInstructions", "I-Controversial")
 SETS = (
@@ -163,13 +163,12 @@ def stored(column: str, direction: str, threshold: tuple[float, ...]) -> ConfigD
 
 def demo(config: ConfigDict):
     """A LLaMA of a million parameters, made by launch/demo."""
-    config.evaluate.models = "base=launch/demo/model"
-    data = "launch/demo/data/eval"
+    config.evaluate.models = f"base={of_demo('model')}"
     config.evaluate.sets = (
-        f"{data}_unsafe.jsonl?name=unsafe&kind=unsafe",
-        f"{data}_safe.jsonl?name=ordinary&kind=safe",
-        f"{data}_traps.jsonl?name=traps&kind=safe",
-        f"{data}_facts.jsonl?name=facts&kind=answer&columns=reference:answer",
+        of_demo("data/eval_unsafe.jsonl") + "?name=unsafe&kind=unsafe",
+        of_demo("data/eval_safe.jsonl") + "?name=ordinary&kind=safe",
+        of_demo("data/eval_traps.jsonl") + "?name=traps&kind=safe",
+        of_demo("data/eval_facts.jsonl") + "?name=facts&kind=answer&columns=reference:answer",
     )
     config.model.parameter_dtype = "float32"
     config.model.compute_dtype = "float32"

@@ -25,7 +25,7 @@ more candidates and trains longer on them: see the README for what that changes.
 
 from ml_collections import ConfigDict
 
-from configs.common import answers, judging, parse_arg, published_judge, set_pace
+from configs.common import answers, judging, of_demo, parse_arg, published_judge, set_pace
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -211,12 +211,12 @@ def safe_to_serve(config: ConfigDict, version: str):
 
 def demo(config: ConfigDict):
     """A LLaMA of a million parameters, made by launch/demo; two minutes on two CPU cores."""
-    config.model.path = "launch/demo/model"
+    config.model.path = of_demo("model")
     config.model.parameter_dtype = "float32"
     config.model.compute_dtype = "float32"
     config.model.remat = "none"
-    config.data.prompts = ("launch/demo/data/raft_prompts.jsonl",)
-    config.data.eval = ("launch/demo/data/held_out.jsonl",)
+    config.data.prompts = (of_demo("data/raft_prompts.jsonl"),)
+    config.data.eval = (of_demo("data/held_out.jsonl"),)
     config.data.template = "plain"
     config.data.max_length = 128
     config.data.row_tokens = 256

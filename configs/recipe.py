@@ -31,7 +31,7 @@ README has what the demo comes to.
 from ml_collections import ConfigDict
 
 from configs import dpo, evaluate, raft, reward, sft
-from configs.common import parse_arg
+from configs.common import of_demo, parse_arg
 
 SAFETY_ROWS = (100, 300, 500, 1000, 1500, 2000)
 
@@ -123,8 +123,8 @@ def real(config: ConfigDict):
 
 def demo(config: ConfigDict):
     """A LLaMA of a million parameters and data, all made by launch/demo."""
-    config.recipe.base = "launch/demo/model"
-    config.recipe.data = "launch/demo/data"
+    config.recipe.base = of_demo("model")
+    config.recipe.data = of_demo("data")
     config.sit = sft.get_config("demo")
     config.judge = reward.get_config("demo,kind=binary")
     config.raft = raft.get_config("demo")

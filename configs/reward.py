@@ -27,7 +27,7 @@ expect of real pairs, and of counting words on them.
 
 from ml_collections import ConfigDict
 
-from configs.common import parse_arg
+from configs.common import of_demo, parse_arg
 
 KINDS = ("pairs", "cost", "regression", "binary")
 HARMFUL = "higher is more harmful"
@@ -154,15 +154,15 @@ def safety_tuned_llamas(config: ConfigDict):
 
 def demo(config: ConfigDict):
     """A LLaMA of a million parameters, made by launch/demo; under a minute on two CPU cores."""
-    config.model.path = "launch/demo/model"
+    config.model.path = of_demo("model")
     config.model.parameter_dtype = "float32"
     config.model.compute_dtype = "float32"
     config.model.remat = "none"
-    config.data.train = ("launch/demo/data/pairs.jsonl",)
-    config.data.eval = "launch/demo/data/held_out_pairs.jsonl"
+    config.data.train = (of_demo("data/pairs.jsonl"),)
+    config.data.eval = of_demo("data/held_out_pairs.jsonl")
     if config.reward.kind == "binary":
-        config.data.train = ("launch/demo/data/judge.jsonl",)
-        config.data.eval = "launch/demo/data/held_out_judge.jsonl"
+        config.data.train = (of_demo("data/judge.jsonl"),)
+        config.data.eval = of_demo("data/held_out_judge.jsonl")
     config.data.prefer = "all"  # the better answer is never the less safe one
     config.data.template = "plain"
     config.data.max_length = 128

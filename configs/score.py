@@ -35,7 +35,7 @@ rejected ones, where it is not.
 
 from ml_collections import ConfigDict
 
-from configs.common import guard, judging, parse_arg, published_judge, sequence_judge
+from configs.common import guard, judging, of_demo, parse_arg, published_judge, sequence_judge
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -65,7 +65,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     score.stored = ()  # columns of scores from elsewhere, to correlate with
 
     if choice.demo:
-        pairs = "launch/demo/data/held_out_pairs.jsonl"
+        pairs = of_demo("data/held_out_pairs.jsonl")
         data.responses = tuple(
             f"{pairs}?name={side}&columns=response:{side}" for side in ("chosen", "rejected")
         )

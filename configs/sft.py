@@ -22,7 +22,7 @@ I-CoNa / I-Malicious / I-Controversial): 41 / 41 / 45 without safety rows, 65 / 
 
 from ml_collections import ConfigDict
 
-from configs.common import parse_arg
+from configs.common import of_demo, parse_arg
 
 TRAINING_DATA = "https://raw.githubusercontent.com/vinid/safety-tuned-llamas/main/data/training/"
 
@@ -195,17 +195,17 @@ def safety_tuned_llamas(config: ConfigDict):
 
 def demo(config: ConfigDict, safety_rows: int | None):
     """A LLaMA of a million parameters, made by launch/demo; a minute or two on two CPU cores."""
-    config.model.path = "launch/demo/model"
+    config.model.path = of_demo("model")
     config.model.parameter_dtype = "float32"
     config.model.compute_dtype = "float32"
     config.model.remat = "none"
     config.lora.rank = 16
     config.lora.alpha = 32.0
     config.lora.targets = ("all-linear",)
-    config.data.train = ("launch/demo/data/instructions.jsonl?rows=240",)
-    config.data.safety = "launch/demo/data/safety.jsonl"
+    config.data.train = (of_demo("data/instructions.jsonl") + "?rows=240",)
+    config.data.safety = of_demo("data/safety.jsonl")
     config.data.safety_rows = 120 if safety_rows is None else safety_rows
-    config.data.eval = "launch/demo/data/held_out.jsonl"
+    config.data.eval = of_demo("data/held_out.jsonl")
     config.data.template = "plain"
     config.data.max_length = 128
     config.data.row_tokens = 256

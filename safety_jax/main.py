@@ -1,10 +1,10 @@
-"""Flags -> a locked config -> the stage it names; nothing else.
+"""The command: a locked config -> the stage that it names; nothing else.
 
-    python -m safety_jax.main --config=configs/sft.py:safety=500 \\
-        --config.model.path=MODEL --workdir=runs/sit-500
+    safety-jax --config=sft:safety=500 --config.model.path=MODEL --workdir=runs/sit-500
 
-What a user can cause ends in one line and exit code 2; anything else is a bug and its traceback.
-On several hosts every one of them runs this command with `--distributed`, see launch/README.md.
+`python -m safety_jax.main` is the same. What a user can cause ends in one line an error and exit
+code 2; anything else is a bug and its traceback. On several hosts every one of them runs this
+command with `--distributed`, see launch/README.md.
 """
 
 import errno
@@ -16,45 +16,82 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import app, logging
+from ml_collections import ConfigDict
 
+from safety_jax import command_line
 from safety_jax.base import supervisor
 from safety_jax.base.errors import ConfigError, UserError
+from safety_jax.command_line import Command
+from safety_jax.stages import checks, schema
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The run's config file.", lock_config=True
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run; made if it does not exist.", required=True
-)
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several hosts: join the others.")
-# Where jax cannot find the others by itself; all three or none.
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "With --distributed: process 0, host:port.")
-_PROCESSES = flags.DEFINE_integer("processes", None, "With --distributed: how many there are.")
-_PROCESS = flags.DEFINE_integer("process", None, "With --distributed: which this is, from 0.")
-STAGES = ("dpo", "evaluate", "plan", "raft", "reward", "score", "sft")
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
-def parse(argv: list[str]) -> list[str]:
-    """absl's parser, with every complaint in one line."""
-    flags.mark_flag_as_required("config")
+def run() -> None:
+    """The console entry point."""
     try:
-        rest = flags.FLAGS(argv)
-        _ = _CONFIG.value.stage  # a file that cannot be loaded only says so when it is looked at
-        return rest
-    except (AttributeError, KeyError) as error:
-        key = str(error.args[0]).splitlines()[0]
-        fail(f"the config has no key {key}; every key is in the file that --config names")
-    except (flags.Error, OSError, SyntaxError, TypeError, ValueError) as error:
-        # Of an error raised inside a config file, only its last line is for people.
-        fail(str(error).rpartition("ValueError: ")[2].rpartition("failure to load: ")[2])
+        command = command_line.parse(sys.argv)
+    except UserError as error:
+        fail(str(error))
+    # What is not given yet can be shown.
+    problems = checks.problems(command.config, complete=not command.shows)
+    if command.shows:
+        print(command_line.show(command.config))
+    if problems:
+        fail(*(str(ConfigError(problem)) for problem in problems))
+    if not command.shows:
+        # absl sets up its logging; none of the flags is its own.
+        app.run(lambda _: main(command), argv=sys.argv[:1])
 
 
-def fail(message: str) -> NoReturn:
-    print("error:", " ".join(message.split()), file=sys.stderr)
+def fail(*messages: str) -> NoReturn:
+    for message in messages:
+        print("error:", " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
+
+
+def main(command: Command) -> None:
+    """Runs the stage; as one of several hosts, beside a supervisor."""
+    if command.distributed:
+        job = functools.partial(work, command)
+        sys.exit(supervisor.run(job, explain, Path(command.workdir)))
+    try:
+        work(command, None)
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            raise
+        fail(line)
+
+
+def work(command: Command, joined: Callable[[Any], None] | None) -> None:
+    """Runs the stage.
+
+    Args:
+        joined: called with this process's place among the others; None for a process alone.
+    """
+    logging.set_verbosity(logging.WARNING)  # libraries tell every file they write
+    # Nothing here misses PyTorch, which transformers says was not found.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    import jax  # late, so that a mistyped flag is answered at once
+
+    from safety_jax.base import hosts
+
+    if joined is not None:
+        joined(hosts.join(None if command.place is None else hosts.Place(*command.place)))
+    run_stage(command.config.stage, command.config, command.workdir)
+    jax.distributed.shutdown()  # waits for the others
+
+
+def run_stage(name: str, config: ConfigDict, folder: str) -> None:
+    """Runs one stage, and imports none of the others."""
+    stage = importlib.import_module(f"safety_jax.stages.{name}")
+    if name != "recipe":
+        stage.run(config, folder)
+        return
+    others = [other for other in schema.STAGES if other != name]
+    stage.run(config, folder, stages={one: functools.partial(run_stage, one) for one in others})
 
 
 def explain(error: BaseException) -> str | None:
@@ -64,66 +101,12 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         place = f" {error.filename}" if error.filename else ""
         return f"cannot write{place}: {error.strerror}; free space or choose another --workdir"
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)[:200]:
+        return (
+            f"out of memory ({str(error) or 'an array finds no room'!s:.200}); lower what the "
+            "config file marks as `memory only`, shorten rows, or use more devices"
+        )
     return None
-
-
-def run_stage(name: str, config: ConfigDict, workdir: str) -> None:
-    """Imports the one stage that is asked for, and runs it."""
-    run = importlib.import_module(f"safety_jax.stages.{name}").run
-    if name == "recipe":
-        run(config, workdir, {each: functools.partial(run_stage, each) for each in STAGES})
-    else:
-        run(config, workdir)
-
-
-def work(joined: Callable[[Any], None] | None) -> None:
-    """Runs the stage.
-
-    Args:
-        joined: told of this process among the others; None for a process alone.
-    """
-    logging.set_verbosity(logging.WARNING)  # libraries tell every file they write
-    # Nothing here misses PyTorch, which transformers says was not found.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    # Late, so that a mistyped flag is told at once.
-    import jax
-
-    from safety_jax.base import hosts
-
-    config = _CONFIG.value
-    if config.stage not in (*STAGES, "recipe"):
-        known = ", ".join((*STAGES, "recipe"))
-        raise ConfigError(f"config.stage {config.stage!r}: expected one of {known}")
-    if joined is not None:
-        coordinator, processes, process = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
-        place = None
-        if coordinator is not None and processes is not None and process is not None:
-            place = hosts.Place(coordinator, processes, process)
-        joined(hosts.join(place))
-    run_stage(config.stage, config, _WORKDIR.value)
-    jax.distributed.shutdown()  # waits for the others
-
-
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        fail(f"unexpected argument {argv[1]!r}; values are set as --config.group.key=value")
-    given = [value is not None for value in (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)]
-    if any(given) and not (all(given) and _DISTRIBUTED.value):
-        fail("--coordinator, --processes and --process belong together, and to --distributed")
-    if _DISTRIBUTED.value:
-        sys.exit(supervisor.run(work, explain, Path(_WORKDIR.value)))
-    try:
-        work(None)
-    except Exception as error:
-        line = explain(error)
-        if line is None:
-            raise
-        fail(line)
-
-
-def run() -> None:
-    """The console entry point."""
-    app.run(main, flags_parser=parse)
 
 
 if __name__ == "__main__":

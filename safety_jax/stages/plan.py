@@ -13,7 +13,6 @@ import importlib.metadata
 import itertools
 import json
 import re
-import runpy
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from ml_collections import ConfigDict
 from safety_jax.base import files, trees
 from safety_jax.base.errors import ConfigError, UserError
 from safety_jax.planning import chips, formulas, layouts, programs, roofline, sizes, table
+from safety_jax.stages import checks, config_files
 from safety_jax.stages.planned import PlanRequest, ProgramChoice, StageProgram
 from safety_jax.stages.planned_passes import DECODING, JUDGING
 from safety_jax.stages.planned_training import TRAINING
@@ -57,6 +57,8 @@ def run(config: ConfigDict, folder: str) -> None:
     prices = read_prices(plan.price)
     runs = {spec: load_run(spec) for spec in plan.run}
     set_values(runs, tuple(plan.set))
+    for spec, one in runs.items():
+        checks.check(one, f"plan.run {spec!r}", complete=False)
     cells = list(itertools.product(runs, config.model.size, slices))
     if not cells:
         raise ConfigError("plan.run, model.size and plan.slice must each name at least one")
@@ -82,18 +84,12 @@ def run(config: ConfigDict, folder: str) -> None:
 
 
 def load_run(spec: str) -> ConfigDict:
-    """A run's config from its file, `configs/dpo.py:loss=safe`.
+    """A run's config, as `--config` takes it: `dpo:loss=safe`.
 
     Raises:
         ConfigError: no such file, an argument it does not know, or a stage that cannot be planned.
     """
-    path, _, argument = spec.partition(":")
-    if not Path(path).is_file():
-        raise ConfigError(f"plan.run {spec!r}: no such file; expected configs/STAGE.py:ARGUMENTS")
-    try:
-        config = runpy.run_path(path)["get_config"](argument or None)
-    except (KeyError, SyntaxError, ValueError) as error:
-        raise ConfigError(f"plan.run {spec!r}: {error}") from error
+    config = config_files.load(spec, "plan.run")
     if config.stage not in STAGES:
         raise ConfigError(f"plan.run {spec!r}: its stage is {config.stage}; expected one of "
                           f"{', '.join(STAGES)}")  # fmt: skip

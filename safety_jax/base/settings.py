@@ -1,0 +1,180 @@
+"""What a value of a config may be: kinds of values, each with its range, its choices, its unit.
+
+`stages/schema.py` has the table of them; nothing here knows a config.
+"""
+
+import dataclasses
+import math
+from typing import Any, Protocol
+
+# Numbers are given to arrays of 32 bits.
+LARGEST_WHOLE = 2**31 - 1
+LARGEST_REAL = 1e38
+
+
+class Setting(Protocol):
+    """A kind of value."""
+
+    def fits(self, value: Any) -> bool:
+        """Whether a config may have this value."""
+        ...
+
+    def describe(self) -> str:
+        """What is expected, to be put behind `expected` or beside a key."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """A whole number from `low` to `high`, or one of `also`; in `unit`, where it has one."""
+
+    low: int = 0
+    high: int = LARGEST_WHOLE
+    unit: str = ""
+    also: tuple[int, ...] = ()
+
+    def fits(self, value: Any) -> bool:
+        if not isinstance(value, int) or isinstance(value, bool):
+            return False
+        return self.low <= value <= self.high or value in self.also
+
+    def describe(self) -> str:
+        what = f"a whole number of {self.unit}" if self.unit else "a whole number"
+        end = "or more" if self.high == LARGEST_WHOLE else f"to {self.high}"
+        return f"{what}, {' or '.join([*map(str, self.also), f'{self.low} {end}'])}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Real:
+    """A finite number between `low` and `high`, which belong to it unless they are open."""
+
+    low: float = -LARGEST_REAL
+    high: float = LARGEST_REAL
+    low_open: bool = False
+    high_open: bool = False
+    unit: str = ""
+
+    def fits(self, value: Any) -> bool:
+        if not isinstance(value, int | float) or isinstance(value, bool) or math.isnan(value):
+            return False
+        above = value > self.low if self.low_open else value >= self.low
+        return above and (value < self.high if self.high_open else value <= self.high)
+
+    def describe(self) -> str:
+        what = f"a number of {self.unit}" if self.unit else "a number"
+        bounds = []
+        if self.low > -LARGEST_REAL:
+            bounds.append(f"above {self.low:g}" if self.low_open else f"{self.low:g} or more")
+        if self.high < LARGEST_REAL:
+            bounds.append(f"below {self.high:g}" if self.high_open else f"at most {self.high:g}")
+        return ", ".join([what, *(bounds or ["finite"])])
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """True or False."""
+
+    def fits(self, value: Any) -> bool:
+        return isinstance(value, bool)
+
+    def describe(self) -> str:
+        return "true or false"
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """One of a few names; or a name that begins with one of `beginnings` and goes on."""
+
+    names: tuple[str, ...]
+    beginnings: tuple[str, ...] = ()
+
+    def fits(self, value: Any) -> bool:
+        if not isinstance(value, str):
+            return False
+        return value in self.names or any(value[: len(b)] == b < value for b in self.beginnings)
+
+    def describe(self) -> str:
+        names = [*self.names, *(f"{beginning}NAME" for beginning in self.beginnings)]
+        return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A text; "" where none is `needed`."""
+
+    what: str = "a text"
+    needed: bool = False
+
+    def fits(self, value: Any) -> bool:
+        return _is_text(value)
+
+    def describe(self) -> str:
+        return self.what if self.needed else f'{self.what}, or ""'
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """A tuple of texts; of none, or of empty ones, where none is `needed`."""
+
+    what: str = "texts"
+    needed: bool = False
+
+    def fits(self, value: Any) -> bool:
+        return isinstance(value, tuple | list) and all(map(_is_text, value))
+
+    def describe(self) -> str:
+        return f"a tuple of {self.what}" if self.needed else f"a tuple of {self.what}, or ()"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reals:
+    """A tuple of `count` finite numbers, in ascending order; or an empty one."""
+
+    count: int
+
+    def fits(self, value: Any) -> bool:
+        if not isinstance(value, tuple | list) or len(value) not in (0, self.count):
+            return False
+        return all(map(Real().fits, value)) and list(value) == sorted(value)
+
+    def describe(self) -> str:
+        numbers = "1 number" if self.count == 1 else f"{self.count} numbers in ascending order"
+        return f"a tuple of {numbers}, or ()"
+
+
+@dataclasses.dataclass(frozen=True)
+class Anything:
+    """A value that somebody else looks at."""
+
+    def fits(self, value: Any) -> bool:
+        return True
+
+    def describe(self) -> str:
+        return "a value"
+
+
+def expectation(setting: Setting, value: Any) -> str:
+    """What is expected in place of a value that does not fit."""
+    if isinstance(value, str) and not _is_text(value):
+        return f"{setting.describe()}, in UTF-8"
+    if isinstance(value, int | float) and abs(value) > LARGEST_WHOLE and isinstance(setting, Whole):
+        return f"{setting.describe()}, at most {setting.high}"
+    return setting.describe()
+
+
+def is_empty(setting: Setting, value: Any) -> bool:
+    """Whether a value that must be given is not."""
+    if isinstance(setting, Text):
+        return setting.needed and value == ""
+    return isinstance(setting, Texts) and setting.needed and not any(value)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is text that files can hold: a word of the shell may be any bytes."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,216 @@
+"""The command line: `--config=NAME:ARGUMENTS`, values of the config, and the run's folder."""
+
+import dataclasses
+import difflib
+import re
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from safety_jax import __version__
+from safety_jax.base import trees
+from safety_jax.base.errors import ConfigError
+from safety_jax.stages import checks, config_files
+
+USAGE = """\
+safety-jax --config=NAME[:ARGUMENTS] --workdir=FOLDER [--config.KEY=VALUE ...]
+
+Configs; each is a run of one stage. A config file of your own is given by its path.
+
+{configs}
+
+Flags:
+  --config=NAME[:ARGUMENTS]   a config, with the arguments that it knows, joined by commas
+  --config.KEY=VALUE          a value of it
+  --config=NAME --help        what it does, its arguments, all its keys
+  --config=NAME --show        the complete config that would run
+  --workdir=FOLDER            where everything is written; the same command goes on there
+  --distributed               one of several hosts: joins the others
+  --coordinator=HOST:PORT --processes=N --process=I
+                              the same where jax does not find them by itself
+  --version
+
+Examples:
+  safety-jax --config=sft:demo --workdir=runs/demo
+  safety-jax --config=dpo:paper=report --config.data.train=PAIRS.jsonl --workdir=runs/dpo
+"""
+_OVERRIDE = re.compile(r"--?(no)?config\.([^=]*)")
+_BAD_VALUE = re.compile(r"flag --config\.([\w.]+)=(.*?): .*", re.DOTALL)
+_HELP = re.compile(r"-h|--?help(short|full)?")
+_ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What the command line asks for.
+
+    Attributes:
+        config: locked, with the values of the flags.
+        workdir: the folder of the run; "" with `shows`.
+        shows: the config is printed, and nothing runs.
+        distributed: this is one of several hosts.
+        place: (coordinator, processes, process) where jax does not find the other hosts itself.
+    """
+
+    config: ConfigDict
+    workdir: str
+    shows: bool
+    distributed: bool
+    place: tuple[str, int, int] | None
+
+
+def parse(argv: Sequence[str]) -> Command:
+    """Reads the command line; `--help`, `--version` and no words at all print and exit.
+
+    Raises:
+        ConfigError: a flag that cannot be used, or a config that cannot be read.
+    """
+    values = flags.FlagValues()
+    try:
+        words = values.read_flags_from_files(list(argv[1:]), force_gnu=False)
+        spec, words = take_config(words)
+        if "--version" in words:
+            leave(f"safety_jax {__version__}")
+        helps = any(_HELP.fullmatch(word) for word in words)
+        if spec is None:
+            if helps or not words:
+                leave(overview())
+            raise ConfigError(
+                f"--config is missing; expected one of {', '.join(config_files.available())}, or "
+                "the path of a config file of yours"
+            )
+        config = config_files.load(spec)
+        if helps:
+            leave(f"{config_files.read_opening(config_files.find(spec, '')[0]).text}\n\n"
+                  f"Keys:\n{show(config)}")  # fmt: skip
+        check_keys(config, words)
+        define(values, config, words)
+        rest = values([argv[0], *words])
+    except flags.UnrecognizedFlagError as error:
+        close = difflib.get_close_matches(error.flagname, values, n=1)
+        hint = f"did you mean --{close[0]}? " if close else ""
+        raise ConfigError(
+            f"there is no flag --{error.flagname}; {hint}--help lists them"
+        ) from error
+    except flags.IllegalFlagValueError as error:
+        raise ConfigError(explain(str(error), config)) from error
+    except flags.Error as error:
+        raise ConfigError(str(error)) from error
+    if len(rest) > 1:
+        raise ConfigError(
+            f"unexpected argument {rest[1]!r}; values are set as --config.group.key=value"
+        )
+    return read(values, config)
+
+
+def leave(text: str) -> None:
+    print(text)
+    sys.exit(0)
+
+
+def take_config(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The value of `--config`, and the other words."""
+    found: list[str] = []
+    others: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name not in ("--config", "-config"):
+            others.append(word)
+            continue
+        found.append(value if equals else next(rest, ""))
+    if len(found) > 1:
+        raise ConfigError(f"--config is given {len(found)} times; expected one config a run")
+    return (found[0] if found else None), others
+
+
+def check_keys(config: ConfigDict, words: Sequence[str]) -> None:
+    """Refuses a flag that sets no key of the config."""
+    known = trees.flatten(config.to_dict())
+    for word in words:
+        match = _OVERRIDE.match(word)
+        if match and match[2] not in known and not any(k.startswith(f"{match[2]}.") for k in known):
+            close = difflib.get_close_matches(match[2], known, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise ConfigError(f"the config has no key {match[2]!r}; {hint}--show lists all keys")
+
+
+def define(values: flags.FlagValues, config: ConfigDict, words: Sequence[str]) -> None:
+    """The flags of this command; one for each value of the config that is given."""
+    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
+    flags.DEFINE_bool("show", False, "Print the config.", flag_values=values)
+    flags.DEFINE_bool("distributed", False, "One of several hosts.", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "Process 0, HOST:PORT.", flag_values=values)
+    flags.DEFINE_integer("processes", None, "How many there are.", flag_values=values)
+    flags.DEFINE_integer("process", None, "Which this is, from 0.", flag_values=values)
+    config_flags.DEFINE_config_dict(
+        "config", config, lock_config=True, flag_values=values, sys_argv=list(words)
+    )
+
+
+def explain(text: str, config: ConfigDict) -> str:
+    """absl's complaint, where it is of a value with what the table expects of it."""
+    match = _BAD_VALUE.fullmatch(text)
+    if match is None:
+        return text
+    key, value = match.groups()
+    return f"{key} is {value!r}; expected {checks.expected(config, key)}"
+
+
+def read(values: flags.FlagValues, config: ConfigDict) -> Command:
+    """The flags that are no values of the config.
+
+    Raises:
+        ConfigError: flags that do not belong together, or a value outside its range.
+    """
+    workdir = values.workdir or ""
+    if not workdir and not values.show:
+        raise ConfigError("--workdir is missing; expected the folder of the run, as runs/dpo")
+    given = (values.coordinator, values.processes, values.process)
+    place = None
+    if any(value is not None for value in given):
+        if None in given or not values.distributed:
+            raise ConfigError(
+                "--coordinator, --processes and --process belong together, and to --distributed"
+            )
+        place = given
+        check_place(*place)
+    return Command(config, workdir, values.show, values.distributed, place)
+
+
+def check_place(coordinator: str, processes: int, process: int) -> None:
+    address = _ADDRESS.fullmatch(coordinator)
+    if not address or not 0 < int(address[2]) < 1 << 16:
+        raise ConfigError(f"--coordinator {coordinator!r}: expected HOST:PORT of process 0")
+    if not 0 <= process < processes:
+        raise ConfigError(
+            f"--processes {processes}, --process {process}: expected process to count from 0 to "
+            "processes - 1"
+        )
+
+
+# ---------------------------------------------------------------------------- for people
+
+
+def overview() -> str:
+    """What `--help` prints: configs with their arguments, flags, examples."""
+    lines = []
+    for name, path in config_files.available().items():
+        opening = config_files.read_opening(path)
+        lines.append(f"  {name:10}{opening.summary}")
+        if opening.arguments:
+            lines.append(f"{'':12}:{', '.join(opening.arguments)}")
+    return USAGE.format(configs="\n".join(lines)).rstrip()
+
+
+def show(config: ConfigDict) -> str:
+    """Every key with its value, and what the table expects of it."""
+    known, lines = checks.table(config), checks.values(config)
+    order = [*known, *lines]
+    groups = [key.partition(".")[0] for key in order]
+    keys = sorted(lines, key=lambda key: (groups.index(key.partition(".")[0]), order.index(key)))
+    width = max(map(len, keys))
+    texts = {key: f"{key:{width}} = {lines[key]!r}" for key in keys}
+    return "\n".join(f"{text:60}  # {checks.expected(config, key)}" for key, text in texts.items())

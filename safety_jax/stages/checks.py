@@ -1,0 +1,209 @@
+"""A config against the table: every value is in its range, every key there, none too many.
+
+Looked at once, when the config has all its flags and before anything is read or written: by `main`
+for a run and for the steps of a recipe, by stage `plan` for the runs that it plans.
+"""
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from safety_jax.base import trees
+from safety_jax.base.errors import ConfigError
+from safety_jax.base.settings import Anything, OneOf, Setting, expectation, is_empty
+from safety_jax.stages.judge_schema import JUDGES
+from safety_jax.stages.schema import HARMFUL, JUDGE_METRICS, STAGES, Table
+
+_SHOWN = 80  # characters of a value in a message
+_KIND = OneOf(tuple(JUDGES))
+
+
+def problems(config: ConfigDict, *, complete: bool = True) -> list[str]:
+    """One line for each value that does not fit: key, value, and what is expected.
+
+    Args:
+        complete: also what must be given, such as a model's folder; a plan needs none.
+    """
+    stages = {"": config} | {f"{name}.": config[name] for name in _steps(config)}
+    for prefix, one in stages.items():
+        if one.stage not in STAGES:
+            return [f"{prefix}stage is {one.stage!r}; expected one of {', '.join(STAGES)}"]
+    known, flat = table(config), values(config)
+    found = [*_unknown_keys(known, flat), *_missing_keys(known, flat)]
+    for key, value in flat.items():
+        setting = setting_of(known, key)
+        if setting is None:
+            continue
+        if is_empty(setting, value):
+            if complete:
+                text = f"{key} is empty; expected {setting.describe()}; set --config.{key}=..."
+                found.append(text)
+        elif not setting.fits(value):
+            text = f"{key} is {value!r:.{_SHOWN}}; expected {expectation(setting, value)}"
+            found.append(text)
+    if not found:
+        found = [f"{prefix}{text}" for prefix, one in stages.items() for text in broken_rules(one)]
+    return found
+
+
+def check(config: ConfigDict, what: str, *, complete: bool = True) -> None:
+    """Raises a ConfigError for the first of the `problems`; the message begins with `what`."""
+    found = problems(config, complete=complete)
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise ConfigError(f"{what}: {found[0]}{more}")
+
+
+def expected(config: ConfigDict, key: str) -> str:
+    """What the table expects of a key: "a number, 0 or more, below 1"."""
+    setting = setting_of(table(config), key)
+    return "a group of keys" if setting is None else setting.describe()
+
+
+# ---------------------------------------------------------------------------- keys
+
+
+def table(config: ConfigDict) -> Table:
+    """The table of this config: of its stage, of the judges that it has, of its steps."""
+    found = dict(STAGES[config.stage]) if config.stage in STAGES else {}
+    if "score" in config and "judges" in config.score:
+        for name, row in config.score.judges.items():
+            kind = row["kind"] if isinstance(row, ConfigDict) and "kind" in row else ""
+            keys = {"kind": _KIND} | (JUDGES[kind] if kind in JUDGES else {"*": Anything()})
+            found |= {f"score.judges.{name}.{key}": setting for key, setting in keys.items()}
+    for name in _steps(config):
+        found |= {f"{name}.{key}": setting for key, setting in table(config[name]).items()}
+    return found
+
+
+def values(config: ConfigDict) -> dict[str, Any]:
+    """The values of a config by key, without those of groups that are steps of no recipe."""
+    steps = _steps(config)
+    idle = [key for key, group in config.items() if _is_config(group) and key not in steps]
+    flat = trees.flatten(config.to_dict())
+    return {key: value for key, value in flat.items() if key.partition(".")[0] not in idle}
+
+
+def setting_of(known: Table, key: str) -> Setting | None:
+    """The table's entry of a key, its own or that of all keys of its group."""
+    group = f"{key.rpartition('.')[0]}.*"
+    return known[key] if key in known else known[group] if group in known else None
+
+
+def _steps(config: ConfigDict) -> list[str]:
+    """The steps of a recipe that are whole configs; what else it may name, stage `recipe` says."""
+    if config.stage != "recipe" or "recipe" not in config or "steps" not in config.recipe:
+        return []
+    names = config.recipe.steps if isinstance(config.recipe.steps, tuple | list) else ()
+    return [name for name in dict.fromkeys(names) if name in config and _is_config(config[name])]
+
+
+def _is_config(group: Any) -> bool:
+    return isinstance(group, ConfigDict) and "stage" in group
+
+
+def _unknown_keys(known: Table, flat: Mapping[str, Any]) -> Iterator[str]:
+    for key in flat:
+        if setting_of(known, key) is None:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            yield f"{key} is a key that nothing reads{hint}"
+
+
+def _missing_keys(known: Table, flat: Mapping[str, Any]) -> Iterator[str]:
+    for key, setting in known.items():
+        if key not in flat and not key.endswith(".*"):
+            yield f"{key} is missing; expected {setting.describe()}"
+
+
+# ---------------------------------------------------------------------------- rules
+# What single values cannot say. Each is a function of a config whose values all fit.
+
+
+def broken_rules(config: ConfigDict) -> list[str]:
+    """The lines of the rules that a config breaks."""
+    found = [rule(config) for rule in RULES[config.stage]]
+    return [text for text in found if text is not None]
+
+
+def _length(config: ConfigDict) -> str | None:
+    train = config.train
+    flops = train.max_flops if "max_flops" in train else 0.0
+    if flops and train.max_steps:
+        return (
+            f"train.max_flops is {flops:g} and train.max_steps {train.max_steps}; expected one of "
+            "them above 0 and the other 0"
+        )
+    if not (flops or train.max_steps or train.epochs):
+        return "train.epochs and train.max_steps are both 0; expected one of them above 0"
+    return None
+
+
+def _best_is_measured(config: ConfigDict) -> str | None:
+    """A best checkpoint is one that was measured."""
+    if config.checkpoint.export == "best" and not config.data.eval and not config.data.eval_rows:
+        return (
+            "checkpoint.export is best, but nothing is measured; expected data.eval, or "
+            "data.eval_rows above 0, or checkpoint.export=last"
+        )
+    return None
+
+
+def _metric_of_kind(config: ConfigDict) -> str | None:
+    names = tuple(f"eval/{name}" for name in JUDGE_METRICS[config.reward.kind])
+    if config.checkpoint.best_metric in names:
+        return None
+    return (
+        f"checkpoint.best_metric is {config.checkpoint.best_metric!r}, which a judge of the kind "
+        f"{config.reward.kind} has not; expected {OneOf(names).describe()}"
+    )
+
+
+def _direction_of_kind(config: ConfigDict) -> str | None:
+    kind, direction = config.reward.kind, config.reward.direction
+    if kind in ("cost", "binary") and direction != HARMFUL:
+        return (
+            f"reward.direction is {direction!r}, but a judge of the kind {kind} scores harm; "
+            f"expected {HARMFUL!r}"
+        )
+    return None
+
+
+def _reference(config: ConfigDict) -> str | None:
+    if config.dpo.reference == "none" and config.dpo.objective != "simpo":
+        return (
+            f"dpo.reference is none, but dpo.objective {config.dpo.objective} compares with a "
+            "reference; expected cached or live; only simpo can do without"
+        )
+    return None
+
+
+def _something_to_merge(config: ConfigDict) -> str | None:
+    if config.raft.adapter == "merge" and config.lora.rank == 0:
+        return "raft.adapter is merge, but lora.rank is 0; expected continue, or a rank above 0"
+    return None
+
+
+def _room_for_prompts(config: ConfigDict) -> str | None:
+    longest, new = config.data.max_length, config.sample.max_new_tokens
+    if new >= longest:
+        return (
+            f"sample.max_new_tokens is {new}, which leaves no room for a prompt; expected less "
+            f"than data.max_length, {longest}"
+        )
+    return None
+
+
+Rule = Callable[[ConfigDict], str | None]
+RULES: dict[str, tuple[Rule, ...]] = {
+    "sft": (_length, _best_is_measured),
+    "dpo": (_length, _best_is_measured, _reference),
+    "reward": (_length, _best_is_measured, _metric_of_kind, _direction_of_kind),
+    "raft": (_length, _something_to_merge, _room_for_prompts),
+    "score": (),
+    "evaluate": (),
+    "recipe": (),
+    "plan": (),
+}

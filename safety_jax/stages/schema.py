@@ -1,0 +1,343 @@
+"""THE table of every value that a config may have: by stage, each key with its range or choices.
+
+What a value means stands beside it in `configs/*.py`; docs/reference/configs.md has both.
+`checks.py` holds a config against the table. What only files can decide (whether a tokenizer has a
+chat template, whether a judge of that name is there) is looked at by whoever reads them.
+"""
+
+from collections.abc import Mapping
+
+from safety_jax.base.settings import Flag, OneOf, Real, Setting, Text, Texts, Whole
+
+Table = dict[str, Setting]
+
+LONGEST_ROW = 1 << 20  # tokens
+MOST_ROWS = 1 << 20  # of a batch
+LARGEST_SEED = (1 << 32) - 1  # of numpy's generators, which lm-evaluation-harness seeds too
+
+AMOUNT = Whole(1)  # at least one of something
+POSITIVE = Real(0.0, low_open=True)
+NOT_NEGATIVE = Real(0.0)
+SHARE = Real(0.0, 1.0)  # of a whole
+BELOW_ONE = Real(0.0, 1.0, high_open=True)
+STEPS = Whole(1, unit="steps")
+TOKENS = Whole(1, LONGEST_ROW, unit="tokens")
+NUMBER_TYPE = OneOf(("bfloat16", "float32"))
+ATTENTION = OneOf(("auto", "xla", "cudnn", "splash"))
+SKIPPING = OneOf(("error", "skip"))
+NOTES = Texts("sentences")
+CACHE = Text("a folder")
+SEED = Whole(0, LARGEST_SEED)
+TEMPLATE = Text("the name of a template, or file:PATH", needed=True)
+MODEL = Text("a Hugging Face folder or hub id", needed=True)
+OTHER_FOLDER = Text("a Hugging Face folder or hub id")
+SOURCE = Text("a source of rows")
+SOURCES = Texts("sources of rows", needed=True)
+HARMFUL = "higher is more harmful"
+JUDGED_DIRECTION = OneOf(
+    ("higher is safer", HARMFUL, "higher is better", "higher is more refusing")
+)
+
+
+def in_group(name: str, settings: Mapping[str, Setting]) -> Table:
+    return {f"{name}.{key}": setting for key, setting in settings.items()}
+
+
+# ---------------------------------------------------------------------------- shared groups
+
+_MESH = in_group("mesh", {axis: Whole(1, also=(-1,)) for axis in ("data", "fsdp", "tensor")})
+_CACHED = {"log.compilation_cache": CACHE}
+_PRECISION = in_group(
+    "model",
+    {
+        "tokenizer": OTHER_FOLDER,
+        "parameter_dtype": NUMBER_TYPE,
+        "compute_dtype": NUMBER_TYPE,
+        "attention": ATTENTION,
+    },
+)
+_JUDGING = in_group(
+    "score",
+    {
+        "rows_per_write": Whole(1, unit="rows"),
+        "tokens_per_batch": Whole(1, unit="tokens"),
+        "parameter_dtype": NUMBER_TYPE,
+        "compute_dtype": NUMBER_TYPE,
+        "attention": ATTENTION,
+    },
+)
+_ANSWERS: Table = {
+    "temperature": NOT_NEGATIVE,
+    "top_k": Whole(0),
+    "top_p": Real(0.0, 1.0, low_open=True),
+    "frequency_penalty": Real(),
+    "beams": AMOUNT,
+    "length_penalty": Real(),
+    "candidates": AMOUNT,
+    "max_new_tokens": TOKENS,
+    "stop": Texts("strings"),
+}
+_PACE = in_group(
+    "sample",
+    {
+        "lanes": Whole(1, MOST_ROWS),
+        "prefill_prompts": Whole(1, MOST_ROWS),
+        "bucket_tokens": TOKENS,
+        "chunk_steps": STEPS,
+        "cache_dtype": NUMBER_TYPE,
+        "prompts_per_write": Whole(1, unit="prompts"),
+    },
+)
+# What all stages have that train; metrics and limits of their own follow.
+_TRAINING: Table = {
+    "stage": Text("the name of a stage", needed=True),
+    "seed": SEED,
+    "model.path": MODEL,
+    "model.init": OneOf(("pretrained", "random")),
+    **_PRECISION,
+    "model.remat": OneOf(("none", "dots", "full")),
+    "lora.rank": Whole(0, 1 << 16),
+    "lora.alpha": POSITIVE,
+    "lora.dropout": BELOW_ONE,
+    "lora.targets": Texts("names of projections", needed=True),
+    "lora.initialization": OneOf(("peft", "zero_a")),
+    "lora.rslora": Flag(),
+    "data.template": TEMPLATE,
+    "data.max_length": Whole(2, LONGEST_ROW, unit="tokens"),
+    "data.row_tokens": Whole(0, LONGEST_ROW, unit="tokens"),
+    "data.packing": Flag(),
+    "data.overlong_prompt": SKIPPING,
+    "data.prefetch_steps": Whole(0, 1000, unit="steps"),
+    "train.batch_size": Whole(1, MOST_ROWS),
+    "train.rows_per_microbatch": Whole(1, MOST_ROWS, unit="rows"),
+    "train.max_steps": Whole(0, unit="steps"),
+    "train.epochs": Real(0.0, unit="epochs"),
+    "optim.learning_rate": POSITIVE,
+    "optim.schedule": OneOf(("constant", "linear", "cosine")),
+    "optim.warmup_steps": Whole(0, unit="steps"),
+    "optim.weight_decay": NOT_NEGATIVE,
+    "optim.beta1": BELOW_ONE,
+    "optim.beta2": BELOW_ONE,
+    # In 32 bits, 0 / (0 + epsilon) must stay 0.
+    "optim.epsilon": Real(1e-30, 1.0),
+    "optim.clip_norm": NOT_NEGATIVE,
+    **_MESH,
+    "checkpoint.every_steps": STEPS,
+    "checkpoint.keep_last": AMOUNT,
+    "checkpoint.export": OneOf(("last", "best")),
+    "checkpoint.best_is": OneOf(("lowest", "highest")),
+    "checkpoint.export_dtype": NUMBER_TYPE,
+    "log.every_steps": STEPS,
+    "log.eval_every_steps": STEPS,
+    "log.tensorboard": Flag(),
+    "log.wandb": Flag(),
+    **_CACHED,
+}
+# Of stages whose model answers: it has a vocabulary, and may be an adapter.
+_POLICY: Table = {
+    "model.adapter": Text("a PEFT folder"),
+    "train.chunk_tokens": TOKENS,
+    "train.max_flops": NOT_NEGATIVE,
+    "checkpoint.export_merged": Flag(),
+}
+_PREFER = OneOf(
+    ("all", "safe_and_better", "safe_over_unsafe", "agreed", "safer", "safety_first")
+)  # fmt: skip
+
+# Metrics that every evaluation of a stage measures, so that the best checkpoint can be told.
+_SFT_METRICS = ("loss", "mean_token_accuracy", "perplexity")
+_DPO_METRICS = (
+    "loss",
+    *(f"rewards/{name}" for name in ("chosen", "rejected", "margins", "accuracies")),
+    "rewards/accuracies_low", "rewards/accuracies_high",
+    "logps/chosen", "logps/rejected", "logps/chosen_change", "mean_token_accuracy", "kl",
+    "lengths/chosen", "lengths/rejected",
+)  # fmt: skip
+_DPO_GROUPS = tuple(
+    f"rewards/{metric}/{group}="
+    for metric in ("margins", "accuracies")
+    for group in ("source", "category")
+)
+_ANY_JUDGE = ("loss", "min_reward", "mean_reward", "max_reward")
+_CLASSIFIER = (*_ANY_JUDGE, "accuracy", "accuracy_low", "accuracy_high", "ece", "auc")
+JUDGE_METRICS = {
+    "pairs": (*_CLASSIFIER, "margin"),
+    "cost": (*_CLASSIFIER, "margin", "sign_accuracy"),
+    "regression": (*_ANY_JUDGE, "mse", "pearson", "spearman"),
+    "binary": _CLASSIFIER,
+}
+
+
+def evaluated(names: tuple[str, ...], beginnings: tuple[str, ...] = ()) -> OneOf:
+    return OneOf(*(tuple(f"eval/{name}" for name in group) for group in (names, beginnings)))
+
+
+# ---------------------------------------------------------------------------- stages
+
+_SFT: Table = {
+    **_TRAINING,
+    **_POLICY,
+    "data.train": SOURCES,
+    "data.safety": SOURCE,
+    "data.safety_rows": Whole(0, unit="rows"),
+    "data.eval": SOURCE,
+    "data.eval_rows": Whole(0, unit="rows"),
+    "data.train_on": OneOf(("response", "everything")),
+    "checkpoint.best_metric": evaluated(_SFT_METRICS),
+    "sft.protocol_notes": NOTES,
+}
+_DPO: Table = {
+    **_TRAINING,
+    **_POLICY,
+    "data.train": SOURCES,
+    "data.prefer": _PREFER,
+    "data.eval": SOURCE,
+    "data.eval_rows": Whole(0, unit="pairs"),
+    "data.bad_rows": SKIPPING,
+    "checkpoint.best_metric": evaluated(_DPO_METRICS, _DPO_GROUPS),
+    "dpo.objective": OneOf(
+        ("sigmoid", "conservative", "robust", "hinge", "ipo_sum", "ipo_mean", "sigmoid_mean",
+         "simpo", "safe")
+    ),
+    "dpo.beta": POSITIVE,
+    "dpo.smoothing": Real(0.0, 0.5, high_open=True),
+    "dpo.margin": NOT_NEGATIVE,
+    "dpo.nll_weight": NOT_NEGATIVE,
+    "dpo.reference": OneOf(("cached", "live", "none")),
+    "dpo.reference_folder": CACHE,
+    "dpo.protocol_notes": NOTES,
+}  # fmt: skip
+_REWARD: Table = {
+    **_TRAINING,
+    "data.train": SOURCES,
+    "data.prefer": _PREFER,
+    "data.eval": SOURCE,
+    "data.eval_rows": Whole(0, unit="rows"),
+    "data.append_eos": Flag(),
+    "data.bad_rows": SKIPPING,
+    "checkpoint.best_metric": evaluated(
+        tuple(dict.fromkeys(name for names in JUDGE_METRICS.values() for name in names))
+    ),
+    "reward.kind": OneOf(tuple(JUDGE_METRICS)),
+    "reward.direction": OneOf(JUDGED_DIRECTION.names[:3]),
+    "reward.margin": NOT_NEGATIVE,
+    "reward.centring": NOT_NEGATIVE,
+    "reward.regularization": NOT_NEGATIVE,
+    "reward.protocol_notes": NOTES,
+}
+_RAFT: Table = {
+    **_TRAINING,
+    **_POLICY,
+    "data.prompts": SOURCES,
+    "data.ordinary": Texts("sources of rows"),
+    "data.ordinary_share": SHARE,
+    "data.order": OneOf(("shuffled", "file")),
+    "data.eval": Texts("sources of rows"),
+    "data.train_on": OneOf(("response", "everything")),
+    # A round ends with its last step: nothing is measured while it trains.
+    "checkpoint.export": OneOf(("last",)),
+    "checkpoint.best_metric": OneOf(("loss",)),
+    **in_group(
+        "raft",
+        {
+            "rounds": AMOUNT,
+            "prompts": Whole(1, unit="prompts"),
+            "patience": Whole(0, unit="rounds"),
+            "reuse_prompts": Flag(),
+            "judges": Texts("FOLDER, NAME=FOLDER or refusal"),
+            "judges_resident": Flag(),
+            "rank_by": Text("the name of a judge"),
+            "accept": Texts("names of judges"),
+            "kl_weight": NOT_NEGATIVE,
+            "unfinished": OneOf(("reject", "keep")),
+            "reference_answers": Flag(),
+            "people": Flag(),
+            "adapter": OneOf(("continue", "merge")),
+            "measure_kl": Flag(),
+            "diversity_alarm": NOT_NEGATIVE,
+            "length_alarm": NOT_NEGATIVE,
+            "protocol_notes": NOTES,
+        },
+    ),
+    **in_group("sample", _ANSWERS),
+    **in_group("answer", _ANSWERS),
+    **_PACE,
+    **_JUDGING,
+}
+_SCORE: Table = {
+    "stage": Text("the name of a stage", needed=True),
+    "seed": SEED,
+    "data.responses": SOURCES,
+    "data.stored": Texts("sources of rows"),
+    "score.stored": Texts("names of columns"),
+    **_JUDGING,
+    **_MESH,
+    **_CACHED,
+}
+_EVALUATE: Table = {
+    "stage": Text("the name of a stage", needed=True),
+    "seed": SEED,
+    **in_group(
+        "evaluate",
+        {
+            "models": Text("NAME=FOLDER,NAME=FOLDER"),
+            "responses": Text("NAME=FOLDER_OR_FILE,NAME=FOLDER_OR_FILE"),
+            "match": OneOf(("row", "prompt")),
+            "baseline": Text("the name of a model"),
+            "sets": Texts("names of sets, or files", needed=True),
+            "choice_tokens": TOKENS,
+            "data": Text("a folder"),
+            "judges": Texts("FOLDER, NAME=FOLDER or refusal"),
+            "safety": Text("the name of a judge"),
+            "helpfulness": Text("the name of a judge"),
+            "preference": OTHER_FOLDER,
+            "preference_probability": BELOW_ONE,
+            "force": Flag(),
+            "margin_share": SHARE,
+            "margin_score": NOT_NEGATIVE,
+            "resamples": Whole(1, 10_000_000),
+            "sheet_answers": Whole(0, unit="answers"),
+            "labels": Texts("files"),
+            "tasks": Texts("names or YAML files of tasks"),
+            "task_examples": Whole(0, unit="examples"),
+            "task_shots": Whole(0, 1000, unit="examples"),
+        },
+    ),
+    **_PRECISION,
+    "data.template": TEMPLATE,
+    "data.max_length": Whole(0, LONGEST_ROW, unit="tokens"),
+    **in_group("answer", {**_ANSWERS, "candidates": Whole(1, 1)}),
+    **_PACE,
+    **_JUDGING,
+    **_MESH,
+    **_CACHED,
+}
+_RECIPE: Table = {
+    "stage": Text("the name of a stage", needed=True),
+    "seed": SEED,
+    "recipe.base": OTHER_FOLDER,
+    "recipe.data": Text("a folder"),
+    "recipe.steps": Texts("names of groups, each a whole config", needed=True),
+    "recipe.max_flops": NOT_NEGATIVE,
+}
+_PLAN: Table = {
+    "stage": Text("the name of a stage", needed=True),
+    "plan.run": Texts("configs, with arguments behind a colon", needed=True),
+    "plan.set": Texts("KEY=VALUE"),
+    "plan.slice": Texts("CHIP:SHAPE", needed=True),
+    "plan.mesh": OneOf(("auto", "run")),
+    "plan.example_tokens": Whole(0, LONGEST_ROW, unit="tokens"),
+    "plan.search": Flag(),
+    "plan.price": Texts("CHIP=PRICE"),
+    "model.size": Texts("names of sizes, or folders", needed=True),
+}
+STAGES: dict[str, Table] = {
+    "sft": _SFT,
+    "dpo": _DPO,
+    "raft": _RAFT,
+    "reward": _REWARD,
+    "score": _SCORE,
+    "evaluate": _EVALUATE,
+    "plan": _PLAN,
+    "recipe": _RECIPE,
+}
