@@ -91,9 +91,7 @@ def parse(argv: Sequence[str]) -> Command:
     except flags.UnrecognizedFlagError as error:
         close = difflib.get_close_matches(error.flagname, values, n=1)
         hint = f"did you mean --{close[0]}? " if close else ""
-        raise ConfigError(
-            f"there is no flag --{error.flagname}; {hint}--help lists them"
-        ) from error
+        raise ConfigError(f"no flag is called --{error.flagname}; {hint}see --help") from error
     except flags.IllegalFlagValueError as error:
         raise ConfigError(explain(str(error), config)) from error
     except flags.Error as error:

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from safety_jax import command_line
+
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"
 SCRIPTS = [*sorted(LAUNCH.rglob("*.sh")), ROOT / ".ci" / "run"]
 # The flags of a user, with what a shell could spoil.
 GIVEN = ["configs/sft.py:safety=5", "--config.model.path=a model", "--config.mesh.fsdp=8"]
-PARSE = "import sys; from safety_jax import main; main.parse(sys.argv)"
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -32,10 +33,7 @@ def check_command(words: list[str], *expected: str) -> None:
     assert words[start - 1] == "-m" and "--distributed" in flags
     for flag in expected:
         assert flag in flags, flags
-    result = subprocess.run(
-        [sys.executable, "-c", PARSE, *flags], cwd=ROOT, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
+    assert command_line.parse(["safety-jax", *flags]).distributed
 
 
 def stub(folder: Path, name: str, code: str) -> None:

@@ -5,13 +5,14 @@
 
 import dataclasses
 import math
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 # Numbers are given to arrays of 32 bits.
 LARGEST_WHOLE = 2**31 - 1
 LARGEST_REAL = 1e38
 
 
+@runtime_checkable
 class Setting(Protocol):
     """A kind of value."""
 
