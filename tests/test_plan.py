@@ -344,12 +344,13 @@ def test_the_runs_own_mesh_and_values_are_taken_when_asked(tmp_path):
 @pytest.mark.parametrize(
     ("argument", "told"),
     [
-        ("plan.run=configs/none.py", "no such file"),
+        ("plan.run=configs/none.py", "names no config file; expected one of dpo"),
         ("plan.run=configs/dpo.py:loss=none", "does not fit; expected loss=sigmoid"),
         ("plan.run=configs/evaluate.py", "its stage is evaluate; expected one of sft, dpo"),
         ("plan.run=configs/score.py", "has 0 judges that are models; expected one"),
         ("plan.set=data.max_length", "expected KEY=VALUE"),
         ("plan.set=data.longest=3", "a key of plan.run's config"),
+        ("plan.set=train.batch_size=0", "train.batch_size is 0; expected a whole number, 1 to"),
         ("plan.set=data.max_length=long", "expected a value like 512, a int"),
         ("plan.price=h100", "expected CHIP=PRICE"),
         ("plan.slice=h100", "expected 1 number"),
