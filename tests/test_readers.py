@@ -316,9 +316,11 @@ def test_broken_tables_take_one_line(tmp_path, table, message):
     path = tmp_path / "a.arrow"
     with pa.ipc.new_stream(path, table.schema) as writer:
         writer.write_table(table)
-    content = path.read_bytes()
-    # The only offset of the column; pyarrow itself writes none that is wrong.
-    path.write_bytes(content.replace(np.int32(12_345).tobytes(), np.int32(2_000_000_000).tobytes()))
+    content = bytearray(path.read_bytes())
+    # The last such number is the column's offset; pyarrow itself writes none that is wrong.
+    if (at := content.rfind(np.int32(12_345).tobytes())) > 0:
+        content[at : at + 4] = np.int32(2_000_000_000).tobytes()
+    path.write_bytes(content)
     with pytest.raises(DataError, match=rf"a\.arrow: not a readable Arrow file \(.*({message})"):
         open_source(str(path))
 
