@@ -1,8 +1,7 @@
 """Sources given as one line of text: options, downloads, Hugging Face, TensorFlow Datasets."""
 
-import functools
-import http.server
-import threading
+import dataclasses
+import hashlib
 
 import datasets
 import pytest
@@ -10,33 +9,46 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_metadata
 from test_readers import ROWS, write
 
-from safety_jax.base.errors import ConfigError
-from safety_jax.data.sources import open_source
+from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.data.sources import Source, draw, open_source, public
 
 
 def test_options(tmp_path):
     path = write(tmp_path / "a.json")
-    options = "rows=2&weight=0.25&format=alpaca&columns=instruction:q,output:a&name=my%20set"
-    source = open_source(f"{path}?{options}&bad_rows=skip")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    options = (
+        "rows=2&weight=0.25&format=alpaca&columns=question:instruction,answer:output"
+        f"&name=my%20set&bad_rows=skip&sha256={digest.upper()}"
+    )
+    source = open_source(f"{path}?{options}")
     assert (source.take, source.weight, source.format) == (2, 0.25, "alpaca")
-    assert source.columns == {"instruction": "q", "output": "a"}
+    assert source.columns == {"question": "instruction", "answer": "output"}
     assert (source.name, source.skip_bad_rows) == ("my set", True)
     plain = open_source(str(path))
     assert (plain.take, plain.weight, plain.format, plain.columns) == (None, None, None, {})
-    assert not plain.skip_bad_rows
+    assert not plain.skip_bad_rows and plain.sha256() == digest
+    assert open_source(f"{path}?without=output").rows[2] == {"instruction": "Third"}
 
 
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("row=5", "unknown option 'row'; known are rows, weight, format, columns, name"),
+        ("row=5", "unknown option 'row'; known are rows, weight, format, columns, without, name"),
         ("rows=0", "rows=0; expected a whole number above 0"),
         ("rows=many", "rows=many; expected a whole number above 0"),
+        ("rows=" + "9" * 5_000, "expected a whole number above 0"),
+        ("rows=1e9", "rows=1e9; expected a whole number above 0"),
+        ("rows=1&name=a&rows=2", "rows= stands twice; expected it once"),
         ("weight=-1", "weight=-1; expected a number above 0"),
         ("weight=inf", "weight=inf; expected a number above 0"),
+        ("weight=1e-320", "weight=1e-320; expected a number above 0, from 1e-9 to 1e9"),
         ("columns=a", "columns=a; expected ours:theirs pairs"),
+        ("columns=a:output,a:instruction", "expected ours:theirs pairs, each of ours once"),
+        ("columns=output:outptu", "no row has a column 'outptu'; there are instruction, output"),
+        ("without=input", "no row has a column 'input'; there are instruction, output"),
         ("bad_rows=drop", "bad_rows=drop; expected skip or error"),
         ("name=", "name=; expected a word"),
+        ("sha256=abc", "sha256=abc; expected 64 hexadecimal digits"),
     ],
 )
 def test_wrong_options(tmp_path, query, message):
@@ -45,48 +57,48 @@ def test_wrong_options(tmp_path, query, message):
     assert message in str(error.value)
 
 
+def test_a_file_of_another_hash_is_refused(tmp_path):
+    with pytest.raises(DataError, match=f"its sha256 is .*, not {'0' * 64}; change data.train"):
+        open_source(f"{write(tmp_path / 'a.json')}?sha256={'0' * 64}")
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/a.jsonl", "file:///tmp/a.jsonl"])
+def test_places_that_are_no_path_and_no_web_address(place):
+    with pytest.raises(ConfigError, match="expected a path, http://, https://, hf: or tfds:"):
+        open_source(place)
+
+
+@pytest.mark.parametrize(
+    ("spec", "shown"),
+    [
+        ("a.jsonl?rows=5", "a.jsonl?rows=5"),
+        ("hf:a/b:train?rows=5&name=x", "hf:a/b:train?rows=5&name=x"),
+        ("https://host/a.jsonl?rows=5", "https://host/a.jsonl?rows=5"),
+        ("https://ann:S3CRET@host/a.jsonl", "https://***@host/a.jsonl"),
+        ("https://host/a.jsonl?sig=S3CRET?rows=5&set=x", "https://host/a.jsonl?***?rows=5&set=x"),
+        ("https://host/a b.jsonl?sig=S3CRET?rows=5", "https://host/a%20b.jsonl?***?rows=5"),
+        ("https://host/a.jsonl?sig=S3CRET?", "https://host/a.jsonl?***"),
+        ("https://host/a.jsonl?sig=S3CRET&rows=5", "https://host/a.jsonl?***"),
+    ],
+)
+def test_the_public_name_of_a_source(spec, shown):
+    assert public(spec) == shown == public(shown)
+
+
+def test_rows_asked_for_are_drawn_in_the_order_of_the_file():
+    source = Source("a", "a", [{}] * 9, ["?"] * 9, 4, None, None, {}, False)
+    found = draw(list(range(9)), source, "data.eval", seed=1)
+    assert len(found) == 4 and found == sorted(found)
+    assert draw(list(range(9)), source, "data.eval", seed=2) != found
+    with pytest.raises(ConfigError, match="data.eval: a: 4 rows asked for; expected at most the 3"):
+        draw([1, 2, 3], source, "data.eval", seed=1)
+    with pytest.raises(ConfigError, match="a weight has no meaning here"):
+        draw([1], dataclasses.replace(source, weight=1.0), "data.eval", seed=1)
+
+
 def test_a_question_mark_in_a_path(tmp_path):
     path = write(tmp_path / "what?.json")
     assert len(open_source(f"{path}?").rows) == len(open_source(f"{path}?rows=2").rows) == 3
-
-
-@pytest.fixture
-def server(tmp_path):
-    """A web server for a folder, which keeps the paths that were asked for."""
-    asked = []
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            asked.append(self.path)
-
-    folder = tmp_path / "served"
-    folder.mkdir()
-    handler = functools.partial(Handler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        yield folder, f"http://127.0.0.1:{running.server_port}", asked
-        running.shutdown()
-        thread.join()
-
-
-def test_url_is_fetched_once(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "DOWNLOADED_DATASETS_PATH", tmp_path / "cache")
-    folder, address, asked = server
-    write(folder / "a.jsonl.gz")
-    for _ in range(2):
-        source = open_source(f"{address}/a.jsonl.gz?rows=2")
-        assert list(source.rows) == ROWS and source.take == 2
-        assert source.where[0] == "a.jsonl.gz line 1" and source.name == "a"
-    assert asked == ["/a.jsonl.gz"]
-    with pytest.raises(ConfigError, match="404.*set data.safety to its path"):
-        open_source(f"{address}/b.json", key="data.safety")
-    assert len(list((tmp_path / "cache").iterdir())) == 1
-
-
-def test_url_out_of_reach_names_the_key():
-    with pytest.raises(ConfigError, match="cannot be fetched.*set data.train to its path"):
-        open_source("http://127.0.0.1:9/a.json")
 
 
 def test_hugging_face_dataset(tmp_path, monkeypatch):

@@ -43,12 +43,7 @@ def read_file(path: Path, *, name: str, key: str, errors: str) -> list[PlacedRow
     """
     if path.is_dir():
         raise DataError(f"{path} is a directory; expected one data file, change {key}")
-    packed, ending = _ending(name)
-    if not ending:
-        raise ConfigError(
-            f"{key}: {name}: unknown kind of source; expected a file ending in "
-            f"{', '.join(ENDINGS)}, or hf:NAME:SPLIT, or tfds:NAME:SPLIT"
-        )
+    packed, ending = check_ending(name, key)
     shown = terminal.clean(name)
     try:
         files.check_regular(path)
@@ -63,13 +58,23 @@ def read_file(path: Path, *, name: str, key: str, errors: str) -> list[PlacedRow
         raise DataError(f"{path}: does not fit into memory; split the file") from error
 
 
-def _ending(name: str) -> tuple[str, str]:
-    """`a.jsonl.gz` -> `.gz` and `.jsonl`; nothing where one is not known."""
-    name = name.lower()
-    packed = next((end for end in _PACKED if name.endswith(end)), "")
-    name = name.removesuffix(packed)
+def check_ending(name: str, key: str) -> tuple[str, str]:
+    """`a.jsonl.gz` -> `.gz` and `.jsonl`.
+
+    Raises:
+        ConfigError: no reader for this ending.
+    """
+    lower = name.lower()
+    packed = next((end for end in _PACKED if lower.endswith(end)), "")
+    lower = lower.removesuffix(packed)
     known = _TEXTS if packed else {**_TEXTS, **_TABLES}
-    return packed, next((end for end in known if name.endswith(end)), "")
+    if ending := next((end for end in known if lower.endswith(end)), ""):
+        return packed, ending
+    raise ConfigError(
+        f"{key}: {name}: unknown kind of source; expected a file ending in "
+        f"{', '.join([*_TEXTS, *_TABLES])}, or one of text and {', '.join(_PACKED)}, or "
+        "hf:NAME:SPLIT, or tfds:NAME:SPLIT"
+    )
 
 
 def _unpacked(path: Path, packed: str) -> bytes:

@@ -259,10 +259,12 @@ def _parse(
 
 
 def renamed(row: Row, columns: Mapping[str, str]) -> Row:
-    """Applies the column map ours -> theirs; a column of theirs gives up its own name."""
+    """Applies the column map ours -> theirs; a column of theirs gives up its own name, and a column
+    of the file that has our name is not taken for the one that was named."""
     if not columns:
         return row
-    kept = {name: value for name, value in row.items() if name not in columns.values()}
+    named = {*columns, *columns.values()}
+    kept = {name: value for name, value in row.items() if name not in named}
     return kept | {ours: row[theirs] for ours, theirs in columns.items() if theirs in row}
 
 

@@ -1,6 +1,6 @@
 """Opens a data source given as one line of text and returns its rows.
 
-    data/alpaca.json?rows=20000                          a file: json, jsonl, csv, parquet, arrow
+    data/alpaca.json?rows=20000                          a file, see readers.py for its endings
     https://host/safety.jsonl.gz?weight=0.1              the same behind a URL, fetched once
     hf:tatsu-lab/alpaca:train                            hf:NAME[:CONFIG]:SPLIT, Hugging Face
     tfds:imdb_reviews/plain_text:train                   tfds:NAME:SPLIT, TensorFlow Datasets
@@ -11,9 +11,11 @@ Options follow the last question mark and are joined by `&`:
     weight=0.1        share of the final mix (see mixing.py)
     format=alpaca     the record format, where detection is not wanted (see records.py)
     columns=instruction:question,output:answer           our column : the file's column
+    without=label,score   columns to pass over, as if they were not there
     name=safety       the name in reports; the file's stem otherwise
     bad_rows=skip     leave out rows that are not usable, and count them, instead of stopping
     broken_text=replace   read bytes that are not UTF-8 as U+FFFD, instead of stopping
+    sha256=HEX        what the hash of the file must be
 
 Some readers know further options, and say so. A path or URL that itself holds a question mark is
 written with one more at its end.
@@ -21,26 +23,18 @@ written with one more at its end.
 
 import dataclasses
 import hashlib
-import http.client
-import math
-import os
-import shutil
-import socket
+import re
 import urllib.parse
-import urllib.request
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
+from safety_jax.base import redaction
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import shuffling
-from safety_jax.data.readers import PlacedRow, Row, read_file
+from safety_jax.data import downloads, shuffling, values
+from safety_jax.data.readers import PlacedRow, Row, check_ending, read_file
 
-# How long a server may stay silent before it counts as unreachable.
-_CONNECT_SECONDS = 60
 R = TypeVar("R")
 
 
@@ -49,7 +43,7 @@ class Source:
     """Rows of one source, and what the user asked to do with them.
 
     Attributes:
-        spec: the text it was opened from.
+        spec: the text it was opened from, without secrets, see `public`.
         name: its name in reports.
         rows: one mapping a row.
         where: for each row, its place in words: `alpaca.jsonl line 17`, `alpaca.json row 16`.
@@ -78,8 +72,7 @@ class Source:
         """Of the file; None where there is none."""
         if self.path is None:
             return None
-        with open(self.path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return _sha256(self.path)
 
 
 def open_source(spec: str, key: str = "data.train", also: Sequence[str] = ()) -> Source:
@@ -94,27 +87,64 @@ def open_source(spec: str, key: str = "data.train", also: Sequence[str] = ()) ->
         ConfigError: an unknown option or file type, or a source that cannot be reached.
         DataError: a file that is missing, empty or broken; the message names file and line.
     """
+    spec = _without_spaces(spec)
     location, options = parse(spec, key, also)
-    kind = location.partition(":")[0]
-    errors = options.pop("errors")
-    opened = _OPENERS.get(kind, _open_file)(location, key, errors)
+    kind = location.partition(":")[0].lower()
+    errors, sha256 = options.pop("errors"), options.pop("sha256")
+    opened = _OPENERS.get(kind, _open_file)(location, key, errors, sha256)
     if not opened.rows:
         raise DataError(f"{location}: holds no rows; expected at least one, change {key}")
+    rows: list[Row] = [row for _, row in opened.rows]
+    without = options.pop("without")
+    _check_columns(rows, [*options["columns"].values(), *without], f"{key}: {spec}")
+    if without:
+        rows = [{name: row[name] for name in row if name not in without} for row in rows]
     return Source(
-        spec=spec,
-        rows=[row for _, row in opened.rows],
+        spec=public(spec),
+        rows=rows,
         where=[place for place, _ in opened.rows],
         path=opened.path,
         **({"name": opened.name} | options),
     )
 
 
+def _check_columns(rows: Sequence[Row], named: Sequence[str], where: str) -> None:
+    """Raises a ConfigError where no row has a column that the spec names."""
+    for name in named:
+        if not any(name in row for row in rows):
+            known = dict.fromkeys(column for row in rows for column in row)
+            raise ConfigError(
+                f"{where}: no row has a column {name!r}; there are {', '.join(known) or 'none'}"
+            )
+
+
+def public(spec: str) -> str:
+    """A spec as it may be shown and written down: of a URL, host and path, and our own options.
+
+    All that a run keeps of a source comes from here: its card, its config.json, its results.
+    """
+    spec = _without_spaces(spec)
+    location, query = split(spec)
+    if "://" not in location:
+        return redaction.public(spec)
+    names = [item.partition("=")[0] for item in query.split("&")]
+    ours = bool(query) and all(name in (*_OPTIONS, *ALSO) for name in names)
+    return redaction.public(location) + f"?{query}" if ours else redaction.public(spec)
+
+
+def _without_spaces(spec: str) -> str:
+    """A URL ends, for whoever looks for it in a text, at its first space."""
+    return spec.replace(" ", "%20") if "://" in spec else spec
+
+
 def draw(found: list[R], source: Source, key: str, seed: int) -> list[R]:
     """What `rows=N` takes of the rows of one source: N of them by `seed`, in the file's order.
 
     Raises:
-        ConfigError: more than there are.
+        ConfigError: more than there are, or a weight, which only a mix has.
     """
+    if source.weight is not None:
+        raise ConfigError(f"{key}: {source.spec}: a weight has no meaning here; use rows=")
     if source.take is None:
         return found
     if source.take > len(found):
@@ -142,8 +172,9 @@ def _whole_number(text: str) -> int:
     return value
 
 
-def _positive(text: str) -> float:
-    if not (math.isfinite(value := float(text)) and value > 0):
+def _weight(text: str) -> float:
+    # Sums and quotients of weights stay numbers between these.
+    if not 1e-9 <= (value := float(text)) <= 1e9:
         raise ValueError
     return value
 
@@ -152,7 +183,20 @@ def _columns(text: str) -> dict[str, str]:
     pairs = [item.split(":") for item in text.split(",")]
     if not all(len(pair) == 2 and all(pair) for pair in pairs):
         raise ValueError
-    return {ours: theirs for ours, theirs in pairs}
+    found = {ours: theirs for ours, theirs in pairs}
+    if len(found) < len(pairs):
+        raise ValueError
+    return found
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(map(_word, text.split(",")))
+
+
+def _hash(text: str) -> str:
+    if not re.fullmatch("[0-9a-fA-F]{64}", text):
+        raise ValueError
+    return text.lower()
 
 
 def _word(text: str) -> str:
@@ -164,9 +208,14 @@ def _word(text: str) -> str:
 # option: (field of Source, parser, what is expected)
 _OPTIONS: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
     "rows": ("take", _whole_number, "a whole number above 0"),
-    "weight": ("weight", _positive, "a number above 0"),
+    "weight": ("weight", _weight, "a number above 0, from 1e-9 to 1e9"),
     "format": ("format", _word, "a format of records.py"),
-    "columns": ("columns", _columns, "ours:theirs pairs, as in output:answer,input:text"),
+    "columns": (
+        "columns",
+        _columns,
+        "ours:theirs pairs, each of ours once, as in output:answer,input:text",
+    ),
+    "without": ("without", _names, "names of columns, as in label,score"),
     "name": ("name", _word, "a word"),
     "bad_rows": ("skip_bad_rows", {"skip": True, "error": False}.__getitem__, "skip or error"),
     "broken_text": (
@@ -174,15 +223,20 @@ _OPTIONS: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
         {"replace": "replace", "error": "strict"}.__getitem__,
         "replace or error",
     ),
+    "sha256": ("sha256", _hash, "64 hexadecimal digits"),
 }
+ALSO = ("as", "kind", "licence", "set", "twin")
+"""Options of readers that know further ones; see `open_source`."""
 
 
 def parse(spec: str, key: str, also: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
-    """`path?rows=5` -> `path` and `{"take": 5, ...}`: the fields of Source, and `errors`.
+    """`path?rows=5` -> `path` and `{"take": 5, ...}`: fields of Source; `errors`, `sha256` and
+    `without` besides.
 
     Raises:
         ConfigError: no source, or an option that is unknown or has a wrong value.
     """
+    spec = _without_spaces(spec)
     location, query = split(spec)
     if not location:
         raise ConfigError(f"{key}: {spec!r} names no source; expected a path, a URL, hf: or tfds:")
@@ -193,10 +247,16 @@ def parse(spec: str, key: str, also: Sequence[str] = ()) -> tuple[str, dict[str,
         "columns": {},
         "skip_bad_rows": False,
         "errors": "strict",
+        "sha256": None,
+        "without": (),
         "extra": {},
     }
+    seen: set[str] = set()
     for item in filter(None, query.split("&")):
         option, _, text = item.partition("=")
+        if option in seen:
+            raise ConfigError(f"{key}: {spec}: {option}= stands twice; expected it once")
+        seen.add(option)
         if option in also and text:
             fields["extra"][option] = urllib.parse.unquote(text)
             continue
@@ -214,7 +274,7 @@ def parse(spec: str, key: str, also: Sequence[str] = ()) -> tuple[str, dict[str,
     return location, fields
 
 
-# Openers: location, config key, and what to do with broken text.
+# Openers: location, config key, what to do with broken text, and what the hash must be.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,45 +284,41 @@ class _Opened:
     path: Path | None
 
 
-def _open_file(location: str, key: str, errors: str) -> _Opened:
+def _open_file(location: str, key: str, errors: str, sha256: str | None) -> _Opened:
+    if "://" in location:
+        raise ConfigError(
+            f"{key}: {location}: expected a path, http://, https://, hf: or tfds:; copy the file "
+            "to a disk"
+        )
     path = Path(location).expanduser()
     rows = read_file(path, name=path.name, key=key, errors=errors)
+    if sha256 is not None and (found := _sha256(path)) != sha256:
+        raise DataError(f"{path}: its sha256 is {found}, not {sha256}; change {key} or the file")
     return _Opened(path.name.split(".")[0], rows, path)
 
 
-def _open_url(url: str, key: str, errors: str) -> _Opened:
-    name = Path(urllib.parse.urlsplit(url).path).name
-    path = _download(url, key)
-    rows = read_file(path, name=name, key=key, errors=errors)
+def _open_url(url: str, key: str, errors: str, sha256: str | None) -> _Opened:
+    try:
+        name = Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name
+    except ValueError as error:
+        raise ConfigError(f"{key}: {url}: is no URL ({error})") from error
+    check_ending(name, key)
+    path = downloads.fetch(url, key, sha256)
+    try:
+        rows = read_file(path, name=name, key=key, errors=errors)
+    except DataError:
+        downloads.forget(path)
+        raise
     return _Opened(name.split(".")[0], rows, path)
 
 
-def _download(url: str, key: str) -> Path:
-    """Fetches a URL once, into the download cache of the datasets library."""
-    # Imported here: it takes a second to load, and most sources do without.
-    import datasets
-
-    folder = Path(datasets.config.DOWNLOADED_DATASETS_PATH)
-    path = folder / f"safety_jax-{hashlib.sha256(url.encode()).hexdigest()}"
-    if path.exists():
-        return path
-    # Several hosts may share the folder: each writes a file of its own, then renames it in place.
-    partial = path.with_suffix(f".{socket.gethostname()}-{os.getpid()}")
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with urllib.request.urlopen(url, timeout=_CONNECT_SECONDS) as reply:
-            with partial.open("wb") as file:
-                shutil.copyfileobj(reply, file)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        partial.unlink(missing_ok=True)
-        raise ConfigError(
-            f"{url}: cannot be fetched ({error}); download the file and set {key} to its path"
-        ) from error
-    partial.replace(path)
-    return path
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _open_hub(location: str, key: str, _: str) -> _Opened:
+def _open_hub(location: str, key: str, errors: str, sha256: str | None) -> _Opened:
+    _no_hash(location, key, sha256)
     import datasets
 
     name, config, split = _name_config_split(location, key)
@@ -273,26 +329,41 @@ def _open_hub(location: str, key: str, _: str) -> _Opened:
             f"{location}: cannot be loaded ({error}); mend name, config or split, or download the "
             f"data and set {key} to a file"
         ) from error
-    rows = [(f"{location} row {i}", row) for i, row in enumerate(dataset)]
-    return _Opened(Path(name).name, rows, None)
+    return _Opened(Path(name).name, _placed(dataset, location, errors), None)
 
 
-def _open_tfds(location: str, key: str, _: str) -> _Opened:
+def _open_tfds(location: str, key: str, errors: str, sha256: str | None) -> _Opened:
+    _no_hash(location, key, sha256)
     import tensorflow_datasets as tfds
 
     # A TFDS name may hold a version after a colon: `imdb_reviews/plain_text:1.0.0`.
     name, config, split = _name_config_split(location, key)
     name = f"{name}:{config}" if config else name
     try:
-        rows = [_decoded(row) for row in tfds.data_source(name, split=split)]
+        rows = list(tfds.data_source(name, split=split))
     except (OSError, ValueError, LookupError, ImportError, RuntimeError, AssertionError) as error:
         # TFDS lists every data set it knows in the message; its beginning says enough.
         raise ConfigError(
             f"{location}: cannot be loaded ({str(error):.200}); prepare the data set with "
             f"file_format=array_record, or set {key} to a file"
         ) from error
-    placed = [(f"{location} row {i}", row) for i, row in enumerate(rows)]
-    return _Opened(name.split("/")[0], placed, None)
+    return _Opened(name.split("/")[0], _placed(rows, location, errors), None)
+
+
+def _no_hash(location: str, key: str, sha256: str | None) -> None:
+    if sha256 is not None:
+        raise ConfigError(f"{key}: {location}: sha256= is of one file; expected none here")
+
+
+def _placed(rows: Iterable[Any], location: str, errors: str) -> list[PlacedRow]:
+    found = []
+    for i, row in enumerate(rows):
+        where = f"{location} row {i}"
+        try:
+            found.append((where, values.plain(row, errors)))
+        except values.BadValue as error:
+            raise DataError(f"{where}: {error}; mend the data set") from error
+    return found
 
 
 def _name_config_split(location: str, key: str) -> tuple[str, str | None, str]:
@@ -305,20 +376,7 @@ def _name_config_split(location: str, key: str) -> tuple[str, str | None, str]:
     return parts[0], parts[1] if len(parts) == 3 else None, parts[-1]
 
 
-def _decoded(value: Any) -> Any:
-    """TFDS gives text as bytes, and lists of text as arrays of bytes."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8")
-    if isinstance(value, Mapping):
-        return {key: _decoded(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return _decoded(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_decoded(item) for item in value]
-    return value
-
-
-_OPENERS: Mapping[str, Callable[[str, str, str], _Opened]] = {
+_OPENERS: Mapping[str, Callable[[str, str, str, str | None], _Opened]] = {
     "hf": _open_hub,
     "tfds": _open_tfds,
     "http": _open_url,

@@ -39,13 +39,11 @@ def read(specs: Sequence[str], key: str, seed: int) -> tuple[list[ScoreInput], d
         source = sources.open_source(spec, key)
         if source.name in facts:
             raise ConfigError(f"{key}: two sources are named {source.name}; add ?name= to one")
-        if source.weight is not None:
-            raise ConfigError(f"{key}: {spec}: a weight has no meaning here; use rows=")
         rows = dict(zip(source.where, source.rows, strict=True))
         found = sources.draw(records.read_responses(source), source, key, seed)
         items += [ScoreInput(source.name, from_record(r), rows[r.where]) for r in found]
         facts[source.name] = {
-            "spec": spec,
+            "spec": source.spec,
             "rows": len(found),
             "sha256": source.sha256(),
         }

@@ -138,7 +138,8 @@ def read(
             continue
         if not any(given):
             raise ConfigError(f"{key} is empty; expected a source of {needed} prompts a round")
-        rows = [row for spec in given for row in read_rows(sources.open_source(spec, key))]
+        opened = [sources.open_source(spec, key) for spec in given]
+        rows = [row for one in opened for row in sources.draw(read_rows(one), one, key, seed)]
         ids = encode.encode_prompts(rows, rendered, tokens)
         kept = [i for i, prompt in enumerate(ids) if _fits(rows[i], prompt, longest, overlong)]
         skipped += len(rows) - len(kept)

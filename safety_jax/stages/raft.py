@@ -214,7 +214,7 @@ def read_held_out(
     found: list[prompt_pool.Prompt] = []
     for spec in config.data.eval:
         source = sources.open_source(spec, "data.eval")
-        rows = records.read_prompts(source)
+        rows = sources.draw(records.read_prompts(source), source, "data.eval", config.seed)
         ids = encode.encode_prompts(rows, rendered, tokens)
         for record, asked in zip(rows, ids, strict=True):
             if len(asked) > longest:

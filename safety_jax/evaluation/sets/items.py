@@ -198,10 +198,15 @@ def _read(spec: str, folder: str, below: Sequence[Path], key: str, seed: int) ->
         found = []
         for place in places:
             source = sources.open_source(f"{place}?{query}", key, OPTIONS)
-            if source.weight is not None:
-                raise ConfigError(f"{key}: {spec}: a weight has no meaning here; use rows=")
             name = options.get("name") or entry.name or source.name
-            found.append(_make(dataclasses.replace(source, name=name, spec=spec), entry, key, seed))
+            found.append(
+                _make(
+                    dataclasses.replace(source, name=name, spec=sources.public(spec)),
+                    entry,
+                    key,
+                    seed,
+                )
+            )
         _check_same(found, places, key)
         made.append(found[0])
     return made
@@ -250,7 +255,8 @@ def _make(source: Source, entry: Entry, key: str, seed: int) -> Set:
     for number, (where, row) in enumerate(zip(source.where, source.rows, strict=True)):
         if entry.keep is None or entry.keep(row):
             try:
-                row = records.renamed(records.renamed(row, source.columns), known)
+                row = records.renamed(row, source.columns)
+                row = records.renamed(row, {o: t for o, t in known.items() if t in row})
                 kept.append((number, where, entry.word(row) if entry.word else row))
             except BadRow as bad:
                 raise DataError(f"{where}: {bad}; mend the row") from bad
