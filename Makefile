@@ -6,7 +6,7 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 # Code that is linted and type-checked.
-SOURCES := safety_jax configs launch tests
+SOURCES := safety_jax configs launch docs tests
 
 .PHONY: install test demo lint format types clean
 

@@ -205,10 +205,7 @@ def overview() -> str:
 
 def show(config: ConfigDict) -> str:
     """Every key with its value, and what the table expects of it."""
-    known, lines = checks.table(config), checks.values(config)
-    order = [*known, *lines]
-    groups = [key.partition(".")[0] for key in order]
-    keys = sorted(lines, key=lambda key: (groups.index(key.partition(".")[0]), order.index(key)))
-    width = max(map(len, keys))
-    texts = {key: f"{key:{width}} = {lines[key]!r}" for key in keys}
+    values = checks.values(config)
+    width = max(map(len, values))
+    texts = {key: f"{key:{width}} = {value!r}" for key, value in values.items()}
     return "\n".join(f"{text:60}  # {checks.expected(config, key)}" for key, text in texts.items())

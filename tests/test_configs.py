@@ -2,9 +2,15 @@
 
 import importlib
 import pathlib
+import re
+import tomllib
 
 import pytest
 from ml_collections import ConfigDict
+
+from docs import make_reference
+from safety_jax.base import trees
+from safety_jax.stages import checks, judge_schema, schema
 
 ROOT = pathlib.Path(__file__).parent.parent
 ARGUMENTS = {
@@ -65,105 +71,13 @@ ARGUMENTS = {
 JUDGING = ("evaluate", "score", "raft")  # have a row for every judge
 CASES = [(name, arg) for name, arguments in ARGUMENTS.items() for arg in arguments]
 
-# The keys that scripts, checks and the stage rely on; a key cannot vanish unnoticed.
-TRAINING_KEYS = """
-        stage seed
-        model.path model.init model.adapter model.tokenizer model.parameter_dtype
-        model.compute_dtype model.attention model.remat
-        lora.rank lora.alpha lora.dropout lora.targets lora.initialization lora.rslora
-        data.train data.eval data.eval_rows data.template data.max_length data.row_tokens
-        data.packing data.overlong_prompt data.prefetch_steps
-        train.batch_size train.rows_per_microbatch train.chunk_tokens train.max_steps
-        train.max_flops train.epochs
-        optim.learning_rate optim.schedule optim.warmup_steps optim.weight_decay optim.beta1
-        optim.beta2 optim.epsilon optim.clip_norm
-        mesh.data mesh.fsdp mesh.tensor
-        checkpoint.every_steps checkpoint.keep_last checkpoint.export checkpoint.export_merged
-        checkpoint.export_dtype checkpoint.best_metric checkpoint.best_is
-        log.every_steps log.eval_every_steps log.tensorboard log.wandb log.compilation_cache
-"""
-ANSWER_KEYS = (
-    "temperature", "top_k", "top_p", "frequency_penalty", "beams", "length_penalty", "candidates",
-    "max_new_tokens", "stop",
-)  # fmt: skip
-# How answers are written and judged, whatever they are.
-PACE_KEYS = """
-        sample.lanes sample.prefill_prompts sample.bucket_tokens sample.chunk_steps
-        sample.cache_dtype sample.prompts_per_write
-        score.rows_per_write score.tokens_per_batch score.parameter_dtype score.compute_dtype
-        score.attention
-"""
-# A judge has no vocabulary to visit, starts from no adapter, and is exported whole.
-POLICY_KEYS = {
-    "model.adapter", "train.chunk_tokens", "train.max_flops", "checkpoint.export_merged"
-}  # fmt: skip
-KEYS = {
-    "sft": TRAINING_KEYS
-    + """
-        data.safety data.safety_rows data.train_on sft.protocol_notes
-    """,
-    "score": """
-        stage seed data.responses data.stored
-        score.stored score.rows_per_write score.tokens_per_batch score.parameter_dtype
-        score.compute_dtype score.attention score.judges.refusal.kind
-        mesh.data mesh.fsdp mesh.tensor log.compilation_cache
-    """,
-    "dpo": TRAINING_KEYS
-    + """
-        data.prefer data.bad_rows
-        dpo.objective dpo.beta dpo.smoothing dpo.margin dpo.nll_weight dpo.reference
-        dpo.reference_folder dpo.protocol_notes
-    """,
-    "plan": """
-        stage plan.run plan.set plan.slice plan.mesh plan.example_tokens plan.search plan.price
-        model.size
-    """,
-    "raft": " ".join(set(TRAINING_KEYS.split()) - {"data.train", "data.eval_rows"})
-    + """
-        data.prompts data.ordinary data.ordinary_share data.order data.train_on
-        raft.rounds raft.prompts raft.patience raft.reuse_prompts raft.judges raft.judges_resident
-        raft.rank_by raft.accept raft.kl_weight raft.unfinished raft.reference_answers raft.people
-        raft.adapter raft.measure_kl raft.diversity_alarm raft.length_alarm raft.protocol_notes
-    """
-    + PACE_KEYS
-    + " ".join(f" {group}.{key}" for group in ("sample", "answer") for key in ANSWER_KEYS),
-    "evaluate": """
-        stage seed
-        evaluate.models evaluate.responses evaluate.match evaluate.baseline evaluate.sets
-        evaluate.data evaluate.choice_tokens evaluate.judges evaluate.safety evaluate.helpfulness
-        evaluate.force evaluate.margin_share evaluate.margin_score evaluate.resamples
-        evaluate.sheet_answers evaluate.labels evaluate.tasks evaluate.task_examples
-        evaluate.task_shots evaluate.preference evaluate.preference_probability
-        model.tokenizer model.parameter_dtype model.compute_dtype model.attention
-        data.template data.max_length
-        mesh.data mesh.fsdp mesh.tensor log.compilation_cache
-    """
-    + PACE_KEYS
-    + " ".join(f" answer.{key}" for key in ANSWER_KEYS),
-    "recipe": """
-        stage seed recipe.base recipe.data recipe.steps recipe.max_flops
-    """,
-    "reward": " ".join(set(TRAINING_KEYS.split()) - POLICY_KEYS)
-    + """
-        data.append_eos data.prefer data.bad_rows
-        reward.kind reward.direction reward.margin reward.centring reward.regularization
-        reward.protocol_notes
-    """,
-}
-
 
 def load(name: str, arg: str | None) -> ConfigDict:
     return importlib.import_module(f"configs.{name}").get_config(arg)
 
 
-def flatten(config: ConfigDict, prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
+def flatten(config: ConfigDict) -> dict[str, object]:
+    return trees.flatten(config.to_dict())
 
 
 def test_every_config_file_is_tested():
@@ -177,26 +91,34 @@ def own_keys(name: str, config: ConfigDict) -> dict:
     return {key: v for key, v in flatten(config).items() if key.split(".")[0] not in steps}
 
 
-@pytest.mark.parametrize("arg", ARGUMENTS["recipe"])
-def test_every_step_of_a_recipe_is_a_whole_config_of_its_stage(arg: str | None):
-    config = load("recipe", arg)
-    for name in config.recipe.steps:
-        step = config[name]
-        missing = set(KEYS[step.stage].split()) - set(flatten(step))
-        assert {key for key in missing if not key.startswith("score.judges.")} == set()
-
-
 @pytest.mark.parametrize(("name", "arg"), CASES)
 def test_complete_and_locked(name: str, arg: str | None):
+    """The config has every key of the table and no other, each with a value that fits; of a recipe
+    every step has."""
     config = load(name, arg).lock()
-    flat = own_keys(name, config)
-    beside = {key for key in flat if name in JUDGING and key.startswith("score.judges.")}
-    assert set(flat) - beside == set(KEYS[name].split()) - beside
-    assert set(KEYS[name].split()) <= set(flat)
-    unset = [key for key, value in flat.items() if value is None]
+    assert checks.problems(config, complete=False) == []
+    unset = [key for key, value in flatten(config).items() if value is None]
     assert not unset, "None has no type, so no flag could set it"
     with pytest.raises(AttributeError):
         config.optim.learning_rat = 1.0
+
+
+def test_every_stage_and_judge_of_the_table_has_a_config():
+    """What no config could have stands in no table."""
+    configs = [load(name, arg) for name, arg in CASES]
+    assert {config.stage for config in configs} == set(schema.STAGES)
+    rows = [row for config in configs if "score" in config for row in config.score.judges.values()]
+    assert {row.kind for row in rows} | {"trained", "weighted_sum"} == set(judge_schema.JUDGES)
+
+
+def test_the_reference_page_is_that_of_these_configs():
+    assert make_reference.PAGE.read_text(encoding="utf-8") == make_reference.page(), (
+        "run python -m docs.make_reference"
+    )
+    meant = make_reference.read_comments(ROOT / "configs" / "sft.py")
+    assert meant["lora.rank"] == "0: full fine-tuning" and "optim.beta1" not in meant
+    # Its comment stands on the line above.
+    assert "divide over it" in make_reference.read_comments(ROOT / "configs/plan.py")["plan.mesh"]
 
 
 @pytest.mark.parametrize(("name", "arg"), CASES)
@@ -259,6 +181,20 @@ def test_everything_the_demo_names_is_in_the_checkout(name: str):
         named += [value] if isinstance(value, str) else value
     for path in named:
         assert (ROOT / path.partition("?")[0]).exists(), path
+
+
+def test_the_wheel_carries_configs_and_the_demo():
+    """What tests/installed.sh sees in a wheel, as far as pyproject.toml says it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    carried = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert carried == {source: f"safety_jax/packaged/{source}" for source in carried}
+    demos = [load(name, arg) for name, arg in CASES if arg and arg.startswith("demo")]
+    named = {name for config in demos for name in re.findall(r"launch/demo/[\w./-]+", str(config))}
+    assert len(named) > 10
+    for file in named | {"configs/common.py"}:
+        assert (ROOT / file).exists() and any(file.startswith(source) for source in carried), file
+    module, _, function = project["project"]["scripts"]["safety-jax"].partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
 
 
 def test_the_demo_of_scoring_needs_no_model():

@@ -256,30 +256,15 @@ def test_mistakes_in_a_model_folder(inputs, tmp_path):
     fails("safetensors")
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--config=configs/sft.py:demo", "--config.optim.learning_rat=1"], "learning_rat"),
-        (["--config=configs/sft.py:safty=5"], "safty"),
-        (["--config=configs/nowhere.py"], "nowhere"),
-        (["--config=configs/sft.py:demo", "--config.train.batch_size=many"], "batch_size"),
-        (
-            [
-                "--config=configs/sft.py:demo",
-                "--config.model.path=runs/nowhere",
-                "--config.train.rows_per_microbatch=8",
-            ],
-            "runs/nowhere",
-        ),
-    ],
-    ids=["key", "argument", "file", "type", "model"],
-)
-def test_the_command_ends_in_one_line_and_code_two(flags, message, tmp_path):
+def test_the_command_ends_in_one_line_and_code_two(tmp_path):
+    """What only a stage can see; what the command line says is in test_command_line.py."""
+    flags = ["--config=configs/sft.py:demo", "--config.model.path=runs/nowhere",
+             "--config.train.rows_per_microbatch=8"]  # fmt: skip
     command = [sys.executable, "-m", "safety_jax.main", *flags, f"--workdir={tmp_path / 'run'}"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2, result.stderr
     assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-    assert message in result.stderr and result.stderr.startswith("error: ")
+    assert "runs/nowhere" in result.stderr and result.stderr.startswith("error: ")
 
 
 def test_the_guards_are_on(inputs, tmp_path, monkeypatch):

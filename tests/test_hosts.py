@@ -265,12 +265,3 @@ def test_sigterm_of_one_host_saves_on_all(configs, together, tmp_path):
     assert "run the same command to go on" in ends[0][1]
     last = metrics.read(tmp_path / "run" / "metrics.jsonl")[-1]["step"]
     assert last < 2000 and (tmp_path / "run" / "checkpoints" / str(last)).is_dir()
-
-
-def test_flags_that_belong_together(tmp_path):
-    command = [sys.executable, "-m", "safety_jax.main", "--config=configs/sft.py:demo"]
-    for flags in (["--distributed", "--process=0"], ["--coordinator=a:1"]):
-        result = subprocess.run(
-            [*command, f"--workdir={tmp_path}", *flags], cwd=ROOT, capture_output=True, text=True
-        )
-        assert result.returncode == 2 and "belong together" in result.stderr

@@ -79,11 +79,15 @@ def table(config: ConfigDict) -> Table:
 
 
 def values(config: ConfigDict) -> dict[str, Any]:
-    """The values of a config by key, without those of groups that are steps of no recipe."""
+    """The values of a config by key, groups as the table has them, without those of a recipe's
+    groups that are no steps."""
     steps = _steps(config)
     idle = [key for key, group in config.items() if _is_config(group) and key not in steps]
     flat = trees.flatten(config.to_dict())
-    return {key: value for key, value in flat.items() if key.partition(".")[0] not in idle}
+    order = list(dict.fromkeys([*table(config), *flat]))
+    groups = list(dict.fromkeys(key.partition(".")[0] for key in order))
+    by_group = sorted(order, key=lambda key: groups.index(key.partition(".")[0]))
+    return {k: flat[k] for k in by_group if k in flat and k.partition(".")[0] not in idle}
 
 
 def setting_of(known: Table, key: str) -> Setting | None:

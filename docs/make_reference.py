@@ -1,0 +1,148 @@
+"""Writes docs/reference/configs.md: every key of every config, from the config files and the table.
+
+    python -m docs.make_reference
+    python -m docs.make_reference --check      exit code 1 where the page is out of date
+
+Values and comments are those of `configs/*.py`, ranges those of `safety_jax/stages/schema.py`;
+nothing on the page is written by hand.
+"""
+
+import ast
+import io
+import sys
+import tokenize
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from safety_jax.base import assets
+from safety_jax.stages import checks, config_files, judge_schema, schema
+
+PAGE = Path(__file__).parent / "reference" / "configs.md"
+# What builders call the group that they fill, where it is not the group's own name.
+ALIASES = {"group": ("sample", "answer")}
+OPENING = """\
+# Configs
+
+<!-- Written by `python -m docs.make_reference` from configs/ and safety_jax/stages/schema.py. -->
+
+A stage has one config file, with every key that there is. `--config=NAME:ARGUMENTS` picks its
+structure, `--config.KEY=VALUE` sets a value, `--config=NAME --show` prints what would run. A value
+that does not fit ends the command before anything is read.
+"""
+JUDGES = """\
+## Rows of `score.judges`
+
+A judge is a group, `score.judges.NAME`, whose `kind` says which other keys it has. Arguments of
+`configs/score.py` add those that are published; any other stands in a config file of your own.
+"""
+# The functions of config files that say what the keys of a kind mean.
+BUILDERS = {
+    "sequence": "sequence_judge", "trained": "sequence_judge", "stored": "sequence_judge",
+    "read_as": "sequence_judge", "llama_guard": "guard", "wildguard": "guard",
+    "moderation": "moderation",
+}  # fmt: skip
+
+Comments = dict[str, str]
+
+
+def page() -> str:
+    """The whole page."""
+    shared = read_comments(assets.root() / "configs" / "common.py")
+    parts, everywhere = [OPENING], dict(shared)
+    for name, path in config_files.available().items():
+        own = read_comments(path)
+        everywhere |= own
+        parts.append(describe_stage(name, path, shared | own))
+    parts.append(JUDGES)
+    for kind, table in judge_schema.JUDGES.items():
+        parts.append(f"### {kind}\n\n{describe_judge(kind, table, everywhere)}")
+    return "\n".join(parts)
+
+
+def describe_stage(name: str, path: Path, comments: Comments) -> str:
+    """The section of a stage: its arguments, and its keys with the values of the plain config."""
+    opening = config_files.read_opening(path)
+    config = config_files.load(name)
+    table = schema.STAGES[config.stage]
+    rows = [
+        (f"`{key}`", f"`{value!r}`", table[key].describe(), comments.get(key, ""))
+        for key, value in checks.values(config).items()
+        if key in table and key != "stage"
+    ]
+    arguments = ", ".join(f"`{argument}`" for argument in opening.arguments)
+    return (
+        f"## {name}\n\n{opening.summary}\n\nArguments: {arguments}; `--config={name} --help` says "
+        f"what they do.\n\n{markdown(('key', 'value', 'expected', 'meaning'), rows)}"
+    )
+
+
+def describe_judge(kind: str, table: schema.Table, comments: Comments) -> str:
+    """The keys of a kind of judge."""
+    builders = (BUILDERS.get(kind, ""), "published_judge")
+
+    def meaning(key: str) -> str:
+        return next(filter(None, (comments.get(f"{name}.{key}", "") for name in builders)), "")
+
+    rows = [(f"`{key}`", setting.describe(), meaning(key)) for key, setting in table.items()]
+    return markdown(("key", "expected", "meaning"), rows) if rows else "No other key.\n"
+
+
+def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    lines = [titles, ["---"] * len(titles), *rows]
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
+
+
+def read_comments(path: Path) -> Comments:
+    """By key, what a config file says behind the assignment of its value, or on the line above.
+
+    Functions that change a whole `config` are left out: what they say is of their variant.
+    """
+    text = path.read_text(encoding="utf-8")
+    said = {
+        token.start[0]: (token.string.removeprefix("#").strip(), token.line.lstrip()[0] == "#")
+        for token in tokenize.generate_tokens(io.StringIO(text).readline)
+        if token.type == tokenize.COMMENT
+    }
+    found: Comments = {}
+    for function in ast.parse(text).body:
+        if not isinstance(function, ast.FunctionDef) or _takes_config(function):
+            continue
+        for statement in ast.walk(function):
+            if not isinstance(statement, ast.Assign):
+                continue
+            behind, alone = said.get(statement.end_lineno or 0, ("", False))
+            above, stands_alone = said.get(statement.lineno - 1, ("", False))
+            comment = behind if behind and not alone else above if stands_alone else ""
+            for key in _keys(function.name, statement):
+                if comment:
+                    found.setdefault(key, comment)
+    return found
+
+
+def _takes_config(function: ast.FunctionDef) -> bool:
+    return any(argument.arg == "config" for argument in function.args.args)
+
+
+def _keys(function: str, statement: ast.Assign) -> Iterator[str]:
+    """`config.seed = 0` -> "seed"; `optim.beta1 = 0.9` -> "optim.beta1"; `judge.url = ...` ->
+    "moderation.url", in the function `moderation`."""
+    for target in statement.targets:
+        group, dot, key = ast.unparse(target).removeprefix("config.").partition(".")
+        names = (function,) if group == "judge" else ALIASES.get(group, (group,))
+        for name in names:
+            yield f"{name}{dot}{key}"
+
+
+def main() -> None:
+    text = page()
+    if "--check" in sys.argv[1:]:
+        current = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
+        sys.exit(0 if current else f"{PAGE} is out of date; run python -m docs.make_reference")
+    PAGE.parent.mkdir(parents=True, exist_ok=True)
+    PAGE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
