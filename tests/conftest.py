@@ -1,26 +1,14 @@
 """Eight CPU devices, strict rank promotion, and the small models that tests share."""
 
-import os
 import shutil
-import tempfile
 
-CACHE = os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="safety_jax_cache_")
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["TPU_SKIP_MDS_QUERY"] = "1"
-os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # it only compiles here; no device to fight over
-os.environ["HF_HUB_OFFLINE"] = "1"
-# Eight devices on two busy cores meet late: by default they abort the process after 40 seconds.
-os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    " --xla_cpu_collective_call_terminate_timeout_seconds=900"
-    " --xla_cpu_collective_timeout_seconds=900"
-)
-
+import environment  # before jax, which reads what it sets
 import jax
 import jax.numpy as jnp
 import pytest
 from samples import execute_on
 
+from safety_jax.base import compilation
 from safety_jax.base import mesh as meshes
 from safety_jax.models import llama
 from safety_jax.models.execution import Execution
@@ -28,10 +16,16 @@ from safety_jax.models.execution import Execution
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # One program at a time: two that wait for eight devices each can take each other's threads.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
+compilation.keep(str(environment.PROGRAMS))
+
+
+def pytest_sessionstart(session):
+    if not hasattr(session.config, "workerinput"):
+        environment.sweep(environment.PROGRAMS)
 
 
 def pytest_unconfigure():
-    shutil.rmtree(CACHE, ignore_errors=True)
+    shutil.rmtree(environment.CACHE, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,27 @@
+"""The folder of compiled programs that all tests share stays readable."""
+
+import os
+import time
+import zlib
+
+import environment
+import jax
+
+
+def test_torn_and_forgotten_programs_go(tmp_path):
+    whole = zlib.compress(b"program" * 1000)
+    for name, content in {"whole": whole, "torn": whole[:-10], "old": whole}.items():
+        (tmp_path / f"{name}-cache").write_bytes(content)
+    long_ago = time.time() - 40 * 24 * 3600
+    os.utime(tmp_path / "old-cache", (long_ago, long_ago))
+    environment.sweep(tmp_path)
+    assert {path.name for path in tmp_path.glob("*-cache")} == {"whole-cache"}
+    (tmp_path / "whole-cache").write_bytes(whole[:-10])  # torn since the last sweep
+    environment.sweep(tmp_path)
+    assert not list(tmp_path.glob("*-cache"))
+
+
+def test_this_process_and_its_children_use_it():
+    stages = os.path.join(os.environ["XDG_CACHE_HOME"], "safety_jax", "compiled")
+    for folder in (jax.config.jax_compilation_cache_dir, stages):
+        assert os.path.samefile(folder, environment.PROGRAMS)
