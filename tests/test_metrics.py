@@ -118,6 +118,18 @@ def test_wandb_run_keeps_its_id_over_a_resume(tmp_path, monkeypatch):
     assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{ids[0]}"))) >= 1
 
 
+def test_wandb_without_a_key_is_told_in_one_line(tmp_path, monkeypatch):
+    import wandb
+
+    wandb.teardown()  # its settings are those of the first run of a process
+    monkeypatch.setenv("HOME", str(tmp_path))  # no netrc
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    with pytest.raises(ConfigError, match="log.wandb is on, but W&B does not start .*wandb login"):
+        writer(tmp_path, wandb=True)
+    wandb.teardown()
+
+
 def test_flops_per_token_by_hand():
     numbers = dict(matmul_weights=1000, layers=2, heads=3, head_size=5, example_tokens=10.0)
     attention = 2 * 10 * 3 * 5 * 2  # forward: 2 matmuls, 2 FLOPs, half of the 10 keys on average

@@ -200,7 +200,7 @@ def test_what_stays_garbled_is_unscored(server, tmp_path):
     nan = b'{"results": [{"flagged": false, "category_scores": {"hate": NaN}}]}'
     server.plans = [status(200, nan)]
     assert judge(server, tmp_path).score(conversations("a"))[0].value is None
-    assert not (tmp_path / "kept").exists()
+    assert not any((tmp_path / "kept").iterdir())
 
 
 def test_one_refused_text_costs_no_other_its_score(server, tmp_path):
@@ -249,6 +249,12 @@ def test_nobody_listens(tmp_path, monkeypatch, server):
 def test_mistakes(server, tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
         judge(server, tmp_path, **changes)
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_anything_is_sent(server, tmp_path):
+    (tmp_path / "kept").write_text("a file")
+    with pytest.raises(ConfigError, match="moderation cache .*/kept: File exists; expected a fold"):
+        judge(server, tmp_path)
 
 
 def test_a_key_with_a_line_break_is_not_quoted(server, tmp_path, monkeypatch):

@@ -1,10 +1,12 @@
 """XLA's compiled programs: kept on disk between starts, and counted."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from safety_jax.base import files
+from safety_jax.base.errors import ConfigError
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _REUSED = "/jax/compilation_cache/cache_hits"
@@ -15,7 +17,18 @@ def keep(folder: str) -> None:
 
     A second start of the same run then compiles nothing. Must be called before the first
     compilation of the process.
+
+    Raises:
+        ConfigError: the folder cannot be made; jax would go on without, and compile all anew.
     """
+    if folder and "://" not in folder:
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"log.compilation_cache {folder}: {error.strerror}; expected a folder that can be "
+                "written"
+            ) from error
     jax.config.update("jax_compilation_cache_dir", folder or str(files.cache_home("compiled")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -182,6 +182,12 @@ class ModerationJudge:
         sleep: Callable[[float], None] = time.sleep,
     ):
         service.check()
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"moderation cache {cache}: {error.strerror}; expected a folder that can be written"
+            ) from error
         self.card = card
         self._service, self._category, self._cache, self._sleep = service, category, cache, sleep
 
@@ -264,5 +270,4 @@ class ModerationJudge:
             return None
 
     def _keep(self, text: str, result: dict[str, Any]) -> None:
-        self._cache.mkdir(parents=True, exist_ok=True)
         files.write(self._file(text), json.dumps(result, sort_keys=True))

@@ -175,10 +175,16 @@ class _WeightsAndBiases:
         file = folder / "wandb_id"
         if not file.exists():
             files.write(file, uuid.uuid4().hex)
-        self._run = library.init(
-            dir=str(folder), id=file.read_text(), name=folder.name, resume="allow",
-            config=dict(config),
-        )  # fmt: skip
+        try:
+            self._run = library.init(
+                dir=str(folder), id=file.read_text(), name=folder.name, resume="allow",
+                config=dict(config),
+            )  # fmt: skip
+        except library.errors.Error as error:  # no key, no network
+            raise ConfigError(
+                f"log.wandb is on, but W&B does not start ({error}); run `wandb login`, set "
+                "WANDB_MODE=offline, or set --config.log.wandb=False"
+            ) from error
         # W&B's own counter only grows and drops steps that are written again after a resume.
         self._run.define_metric("*", step_metric="step")
 
