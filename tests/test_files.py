@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from safety_jax.base import files
-from safety_jax.base.errors import CheckpointError, DataError
+from safety_jax.base.errors import CheckpointError, ConfigError, DataError
 
 
 def test_write_is_whole_or_absent(tmp_path):
@@ -113,3 +113,16 @@ def test_the_home_of_caches(monkeypatch, tmp_path):
         assert files.cache_home("x") == Path("/somewhere/.cache/safety_jax/x")
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     assert files.cache_home("x").is_absolute()
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("~nobody-of-this-name/x", "no home of a user is called ~nobody-of-"),
+        ("x" * 300, "too long"),
+    ],
+)
+def test_a_path_that_no_disk_could_have_is_refused(path, said):
+    """As every word of a command may be one: `Path` itself raises what is no OSError, or anew."""
+    with pytest.raises(ConfigError, match=said):
+        files.expand(path)

@@ -5,6 +5,7 @@ laid out as in the checkout (pyproject.toml says which), so that one relative pa
 both.
 """
 
+import os
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -26,4 +27,4 @@ def find_asset(path: str) -> str:
         `path` itself where it exists from the current folder, as in a checkout; else the absolute
         path of the file that was installed.
     """
-    return path if Path(path).exists() else str(root() / path)
+    return path if os.path.exists(path) else str(root() / path)

@@ -131,9 +131,27 @@ def local(path: str | Path, key: str) -> Path:
             f"{key} {path} is a URL; expected a path: copy it to a disk, or mount the bucket "
             f"({_MOUNTS.get(scheme[1].lower(), 'with FUSE')}) and give the path of the mount"
         )
-    return Path(path).expanduser()
+    return expand(path)
 
 
+def expand(path: str | Path) -> Path:
+    """A path as a user gives it; `~` is the user's home, `~name` another's.
+
+    Raises:
+        ConfigError: nobody is called so, or no disk could hold such a name.
+    """
+    try:
+        found = Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{path}: no home of a user is called {Path(path).parts[0]}; expected a path"
+        ) from error
+    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in found.parts):
+        raise ConfigError(f"{str(path):.60}...: too long for a path; expected a path")
+    return found
+
+
+_LONGEST_NAME = 255  # bytes
 _MOUNTS = {"gs": "gcsfuse", "s3": "mount-s3", "az": "blobfuse2", "abfs": "blobfuse2"}
 
 

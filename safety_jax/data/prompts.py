@@ -16,12 +16,12 @@ import dataclasses
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
+from safety_jax.base import files
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data.formats import Message
 from safety_jax.data.records import Record
@@ -187,7 +187,7 @@ JUDGES = {
 
 def _read_template(path: str) -> Instruction:
     try:
-        content = json.loads(Path(path).expanduser().read_text("utf-8"))
+        content = json.loads(files.expand(path).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"data.template: {path} cannot be read ({error}); expected a JSON file"

@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safety_jax.base import redaction
+from safety_jax.base import files, redaction
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import downloads, shuffling, values
 from safety_jax.data.readers import PlacedRow, Row, check_ending, read_file
@@ -290,7 +290,7 @@ def _open_file(location: str, key: str, errors: str, sha256: str | None) -> _Ope
             f"{key}: {location}: expected a path, http://, https://, hf: or tfds:; copy the file "
             "to a disk"
         )
-    path = Path(location).expanduser()
+    path = files.expand(location)
     rows = read_file(path, name=path.name, key=key, errors=errors)
     if sha256 is not None and (found := _sha256(path)) != sha256:
         raise DataError(f"{path}: its sha256 is {found}, not {sha256}; change {key} or the file")

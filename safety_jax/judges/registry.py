@@ -217,7 +217,7 @@ def _moderation(name: str, spec: Spec, *_: Any) -> PlannedJudge:
         precision="",
         settings={"url": spec["url"], "category": spec["category"]},
     )
-    cache = Path(spec["cache"] or files.cache_home("moderation")).expanduser()
+    cache = files.expand(spec["cache"] or files.cache_home("moderation"))
     judge = moderation.ModerationJudge(card, service, category=spec["category"], cache=cache)
     return PlannedJudge(card, lambda: judge, None)
 

@@ -1,9 +1,9 @@
 """Models by name, as their config.json files have them."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from safety_jax.base import files
 from safety_jax.base.errors import ConfigError
 from safety_jax.models import llama
 from safety_jax.models.folders import hf_config
@@ -46,7 +46,7 @@ def read(name: str) -> llama.LlamaConfig:
     """
     if name in SIZES:
         return hf_config.parse(SIZES[name], name)
-    if not Path(name).expanduser().exists() and "/" not in name:
+    if not files.expand(name).exists() and "/" not in name:
         raise ConfigError(
             f"model.size {name!r}: expected {', '.join(SIZES)}, or a Hugging Face folder"
         )

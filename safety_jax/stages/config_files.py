@@ -22,7 +22,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from safety_jax.base import assets
+from safety_jax.base import assets, files
 from safety_jax.base.errors import ConfigError, UserError
 
 FOLDER = "configs"
@@ -68,7 +68,7 @@ def find(spec: str, key: str) -> tuple[Path, str | None]:
     """
     name, colon, argument = spec.partition(":")
     shipped = available()
-    path = shipped[name] if name in shipped else Path(assets.find_asset(name)).expanduser()
+    path = shipped[name] if name in shipped else files.expand(assets.find_asset(name))
     if not name or not path.is_file():
         what = "is a folder" if name and path.is_dir() else "names no config file"
         close = difflib.get_close_matches(Path(name).stem, shipped, n=1)

@@ -14,10 +14,10 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from safety_jax.base import files
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import readers, records, sources
 from safety_jax.data.readers import Row
@@ -77,7 +77,7 @@ def existing_files(spec: str, sets: Sequence[Set], key: str) -> dict[str, str]:
     """The local files that `read_existing` reads, as FOLDER/FILE, and the SHA-256 of each."""
     found = {}
     for place, _ in _places(spec, sets, key):
-        path = Path(sources.split(place)[0]).expanduser()
+        path = files.expand(sources.split(place)[0])
         if path.is_file():
             name = f"{path.resolve().parent.name}/{path.name}"
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -91,7 +91,7 @@ def _places(spec: str, sets: Sequence[Set], key: str) -> list[tuple[str, list[Se
     """Specs of files, with the sets that their names tell."""
     location, query = sources.split(spec)
     extra = sources.parse(spec, key, ("set",))[1]["extra"]
-    path = Path(location).expanduser()
+    path = files.expand(location)
     if not path.is_dir():
         name = location.rstrip("/").rpartition("/")[2]
         return [(spec, _called(extra["set"], sets, key) if "set" in extra else _of(name, sets))]

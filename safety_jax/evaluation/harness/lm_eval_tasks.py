@@ -14,10 +14,10 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from safety_jax.base import files
 from safety_jax.base.errors import ConfigError
 from safety_jax.evaluation.harness.loglikelihood import RequestLimits, ScoredModel
 from safety_jax.models.decoding import generation
@@ -204,7 +204,7 @@ def _load(tasks: Sequence[str]) -> dict[str, Any]:
 
 def _stands_alone(task: str) -> bool:
     """Whether it is the file of one task; that of a group may name others."""
-    path = Path(task).expanduser()
+    path = files.expand(task)
     if not path.is_file():
         return False
     return not any(line.startswith("group:") for line in path.read_text("utf-8").splitlines())

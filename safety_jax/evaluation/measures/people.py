@@ -175,7 +175,7 @@ def read(paths: Sequence[str], folder: Path, blocks: Sequence[Block], key: str) 
     places = _key(folder / KEY, blocks)
     labels: dict[str, dict[AnswerPlace, str]] = {}
     for path in paths:
-        rows = sheets.read(Path(path).expanduser(), COLUMNS[:1], key)
+        rows = sheets.read(files.expand(path), COLUMNS[:1], key)
         columns = [name for name in rows[0][1] if name.strip().lower().startswith("label")]
         if not columns:
             raise DataError(f"{path}: no column begins with 'label'; expected those that went out")

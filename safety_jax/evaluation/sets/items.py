@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safety_jax.base import files
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import records, sources
 from safety_jax.data.formats import BadRow, Message
@@ -174,7 +175,7 @@ def _listed(spec: str) -> list[str]:
 def _files(folder: str, key: str) -> list[Path]:
     if not folder:
         return []
-    path = Path(folder).expanduser()
+    path = files.expand(folder)
     if not path.is_dir():
         raise ConfigError(f"{key}: the folder {folder} with their files does not exist")
     return catalogue.files_below(path)

@@ -14,7 +14,7 @@ from typing import Any
 
 import huggingface_hub
 
-from safety_jax.base import hosts
+from safety_jax.base import files, hosts
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models.folders import safetensors
 
@@ -45,7 +45,9 @@ def resolve(path_or_hub_id: str | Path) -> Path:
         CheckpointError: neither a folder nor a repository that can be reached.
     """
     given = str(path_or_hub_id)
-    folder = Path(given).expanduser()
+    if not given:
+        raise CheckpointError("no model is given; expected a Hugging Face folder or hub id")
+    folder = files.expand(given)
     if folder.is_dir():
         return folder
     if folder.exists():
