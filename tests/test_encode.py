@@ -1,5 +1,7 @@
 """Masks and ids by the rules at the top of encode.py, for tokenizers with and without BOS."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from tokenizers import normalizers, processors
@@ -295,3 +297,22 @@ def test_preview_marks_trained_text():
         "<|im_start|>user\nA<|im_end|>\n<|im_start|>assistant\n[[B<|im_end|>]]\n"
         "<|im_start|>user\nC<|im_end|>\n<|im_start|>assistant\n[[D<|im_end|>]]"
     )
+
+
+def test_answers_of_weight_0_are_context():
+    """Read, and not trained; where everything is trained, such a row is refused."""
+    chat = qwen(chat_template=CHATML)
+    row = record("A", "B", "C", "D")
+    first, bad, *others = row.messages
+    row = dataclasses.replace(
+        row, messages=(first, dataclasses.replace(bad, learned=False), *others)
+    )
+    examples = run([row], chat, "chat")
+    assert preview(examples, 0, chat, colour=False) == (
+        "<|im_start|>user\nA<|im_end|>\n<|im_start|>assistant\nB<|im_end|>\n"
+        "<|im_start|>user\nC<|im_end|>\n<|im_start|>assistant\n[[D<|im_end|>]]"
+    )
+    with pytest.raises(
+        DataError, match="a.json row 3: has an answer of weight 0, which data.train"
+    ):
+        run([row], chat, "chat", train_on="everything")

@@ -80,7 +80,7 @@ def test_labels(row, values, tmp_path):
         (ratings.RATINGS, {"rating": None}, "'rating' is None; expected a number"),
         (ratings.RATINGS, {"rating": "nan"}, "expected a number"),
         (ratings.RATINGS, {"rating": 2, "response": ""}, "'response' is empty"),
-        (ratings.LABELS, {"label": "so-so"}, "'label' is 'so-so'; expected unsafe, safe, harmful"),
+        (ratings.LABELS, {"label": "so-so"}, "'label' is 'so-so'; expected unsafe, harmful"),
     ],
 )
 def test_broken_rows_name_file_and_row(formats, row, message, tmp_path):
@@ -135,7 +135,7 @@ def test_answers_to_learn_and_to_avoid(row, desirable, tmp_path):
         (
             "response",
             True,
-            r"expected unsafe, safe.*columns=completion:response \(true is desirable",
+            r"expected unsafe, harmful.*columns=completion:response \(true is desirable",
         ),
     ],
 )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from safety_jax.base.errors import DataError
+from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data.records import Message, Pair, Record, read_pairs, read_prompts, read_records
 from safety_jax.data.sources import Source
 
@@ -144,8 +144,15 @@ def test_column_map_comes_first():
     row = {"prompt": "Hello?", "response": "Hi.", "completion": "?"}
     with pytest.raises(DataError, match="they fit completion, response: add format=NAME"):
         read_records(source(row))
-    renamed = source(row, columns={"old": "completion"})
+    renamed = source(row, columns={"category": "completion"})
     assert read_records(renamed)[0].messages == (ASK, ANSWER)
+    # A column of the file that has our name is not what was named.
+    row = {"prompt": "Hello?", "response": "old", "said": "Hi."}
+    second = {"prompt": "Hello?", "response": "old"}
+    mapped = source(row, second, columns={"response": "said"}, skip=True)
+    assert [record.messages for record in read_records(mapped)] == [(ASK, ANSWER)]
+    with pytest.raises(ConfigError, match="columns=respnse:said: nothing reads a column 'respnse'"):
+        read_records(source(row, columns={"respnse": "said"}))
 
 
 def test_format_can_be_named():
@@ -204,9 +211,13 @@ def test_bad_rows_can_be_skipped():
     ("row", "message"),
     [
         ({"messages": []}, "'messages' is empty"),
-        ({"messages": ["Hello?"]}, "messages[0] is str; expected role and content"),
+        ({"messages": [["Hello?"]]}, "messages[0] is list; expected role and content"),
         ({"messages": turns(ASK, Message("assistant", " "))}, "messages[1]: 'content' is empty"),
-        ({"messages": turns(ASK, Message("tool", "5"))}, "messages[1]: unknown role 'tool'"),
+        (
+            {"messages": turns(ASK, Message("tool", "5"))},
+            "messages[1]: is the tool's; no template here",
+        ),
+        ({"messages": turns(ASK, Message("critic", "5"))}, "messages[1]: unknown role 'critic'"),
         ({"messages": turns(ASK, AGAIN, ANSWER)}, "turn 1 is the user's; expected the assistant's"),
         ({"messages": turns(ANSWER, ASK, LAST)}, "turn 0 is the assistant's; expected the user's"),
         ({"messages": turns(ASK)}, "the last turn is the user's; expected the assistant's"),

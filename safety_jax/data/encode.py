@@ -200,8 +200,9 @@ def encode(records: Sequence[Record], encoding: Encoding, *, train_on: str) -> E
 
     Raises:
         ConfigError: an unknown choice, or a tokenizer without EOS.
-        DataError: a row with nothing to train on, with a prompt that leaves no room, or with a
-            token that the model does not have; the message names file and row.
+        DataError: a row with nothing to train on, with an answer of weight 0 where everything is
+            trained, with a prompt that leaves no room, or with a token that the model does not
+            have; the message names file and row.
     """
     check_choice("data.train_on", train_on, ("response", "everything"))
     begin, max_length = encoding.check(), encoding.max_length
@@ -217,6 +218,11 @@ def encode(records: Sequence[Record], encoding: Encoding, *, train_on: str) -> E
             continue
         surplus = len(example.ids) - max_length
         everything = train_on == "everything"
+        if everything and not all(message.learned for message in record.messages):
+            raise DataError(
+                f"{record.where}: has an answer of weight 0, which data.train_on=everything would "
+                "learn; set it to response, or remove the row"
+            )
         builder.add(
             example, surplus, max_length, len(begin), record.where, record.source, everything
         )

@@ -1,43 +1,24 @@
 """Row formats: the columns that tell each, and how its rows are read.
 
 `FORMATS`, `PROMPTS` and `RESPONSES` at the end are the whole of it: one entry a format. Columns
-that a format does not name are ignored, except `system`, which any format may have.
+that a format does not name are ignored, except `SYSTEM`, which any format may have, and those by
+which a row says that it is not to be learned, see labels.py.
 """
 
 import dataclasses
 import functools
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from safety_jax.data import threads
+from safety_jax.data.labels import Labels as Labels
+from safety_jax.data.labels import categories_of, flag_of
+from safety_jax.data.messages import BadRow as BadRow
+from safety_jax.data.messages import Message as Message
+from safety_jax.data.messages import UnwantedRow, is_transcript, prompt_of, text_of, turns_of
 from safety_jax.data.readers import Row
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Message:
-    """One turn. `role` is system, user or assistant."""
-
-    role: str
-    content: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Labels:
-    """What is known of a preference beyond the preference; None where the row does not say.
-
-    Attributes:
-        unsafe: whether the chosen and the rejected answer are unsafe.
-        chosen_is_safer: the chosen answer is also the safer one.
-        categories: kinds of harm, sorted.
-        value: of a single answer: its rating, or 1 for unsafe and 0 for safe.
-        desirable: of a single answer: whether it is one to learn.
-    """
-
-    unsafe: tuple[bool, bool] | None = None
-    chosen_is_safer: bool | None = None
-    categories: tuple[str, ...] = ()
-    value: float | None = None
-    desirable: bool | None = None
+SYSTEM = ("system", "system_prompt", "system_message")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,10 +32,6 @@ class Parsed:
     labels: Labels = Labels()
 
 
-class BadRow(Exception):
-    """What is wrong with a row; the reader adds where it is."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Format:
     """A row format: its name, the columns that it needs, and how a row is read.
@@ -62,30 +39,21 @@ class Format:
     Attributes:
         beside: where not None, the only columns that may stand beside those needed; for formats
             whose column names are too common to be taken as a sign alone.
+        yields: it is not meant where another format fits, too.
     """
 
     name: str
     columns: tuple[str, ...]
     parse: Callable[[Row], Parsed]
     beside: tuple[str, ...] | None = None
+    yields: bool = False
 
     def fits(self, row: Row) -> bool:
         extra = set(row) - set(self.columns)
         return set(self.columns) <= set(row) and (self.beside is None or extra <= set(self.beside))
 
 
-def text_of(row: Mapping[str, Any], column: str) -> str:
-    if column not in row:
-        raise BadRow(f"{column!r} is missing")
-    value = row[column]
-    if not isinstance(value, str):
-        raise BadRow(f"{column!r} is {type(value).__name__}; expected text")
-    if not value.strip():
-        raise BadRow(f"{column!r} is empty")
-    return value
-
-
-def _response_of(row: Mapping[str, Any], column: str) -> str:
+def _may_be_empty(row: Mapping[str, Any], column: str) -> str:
     """Text that may be empty: what a model answered, which is judged and not learned."""
     if not isinstance(value := row.get(column), str):
         return text_of(row, column)
@@ -93,6 +61,9 @@ def _response_of(row: Mapping[str, Any], column: str) -> str:
 
 
 _Reader = Callable[[Mapping[str, Any], str], str]
+
+
+# ---------------------------------------------------------------------------- one answer
 
 
 def _instruction(
@@ -106,13 +77,25 @@ def _instruction(
     )
 
 
-def _completion(row: Row, *, answer: str | None, read: _Reader = text_of) -> Parsed:
-    prompt = _prompt(row)
+def _completion(
+    row: Row, *, prompt: str = "prompt", answer: str | None, read: _Reader = text_of
+) -> Parsed:
+    asked = prompt_of(row, prompt)
     if answer is None:
-        return Parsed(prompt)
+        return Parsed(asked)
     if isinstance(row.get(answer), list):  # TRL's conversational form
-        return Parsed(prompt, _turns(row, answer))
-    return Parsed(prompt, (Message("assistant", read(row, answer)),))
+        return Parsed(asked, turns_of(row, answer))
+    return Parsed(asked, (Message("assistant", read(row, answer)),))
+
+
+def _dialogue(row: Row, *, column: str) -> Parsed:
+    return _split(turns_of(row, column))
+
+
+def _split(messages: tuple[Message, ...]) -> Parsed:
+    if messages[-1].role != "assistant":
+        raise BadRow(f"the last turn is the {messages[-1].role}'s; expected the assistant's")
+    return Parsed(messages[:-1], messages[-1:])
 
 
 def _response(row: Row, *, column: str) -> Parsed:
@@ -127,25 +110,68 @@ def _response(row: Row, *, column: str) -> Parsed:
     return _dialogue(row, column=column)
 
 
-def _dialogue(row: Row, *, column: str) -> Parsed:
-    return _split(_turns(row, column))
-
-
 def _dialogue_prompt(row: Row, *, column: str) -> Parsed:
-    messages = _turns(row, column)
+    return _prompt(turns_of(row, column))
+
+
+def _prompt(messages: tuple[Message, ...]) -> Parsed:
     return Parsed(messages if messages[-1].role == "user" else messages[:-1])
 
 
-def _preference(row: Row) -> Parsed:
-    chosen, rejected = _turns(row, "chosen"), _turns(row, "rejected")
+def _moderated(row: Row, *, read: Callable[[Row], Parsed]) -> Parsed:
+    """A row of LMSYS-Chat-1M (Zheng et al., arXiv 2309.11998): a verdict for every turn."""
+    parsed, turns, verdicts = read(row), row.get("conversation"), row.get("openai_moderation")
+    if not isinstance(turns, list) or not isinstance(verdicts, list):
+        return parsed
+    flagged = [
+        isinstance(verdict, Mapping) and bool(verdict.get("flagged")) for verdict in verdicts
+    ]
+    said = [isinstance(turn, Mapping) and turn.get("role") == "assistant" for turn in turns]
+    bad = any(one and other for one, other in zip(flagged, said, strict=False))
+    return dataclasses.replace(parsed, labels=Labels(desirable=False)) if bad else parsed
+
+
+def _wild_jailbreak(row: Row, *, answer: str | None, read: _Reader = text_of) -> Parsed:
+    """A row of WildJailbreak (Jiang et al., arXiv 2406.18510): the adversarial form of the request
+    where there is one."""
+    asked = "adversarial" if row.get("adversarial") else "vanilla"
+    return _completion(row, prompt=asked, answer=answer, read=read)
+
+
+def _transcript_turns(row: Row) -> tuple[Message, ...]:
+    if not is_transcript(text_of(row, "text")):
+        raise BadRow(
+            "'text' does not begin with '\\n\\nHuman:', '### Human:' or '<|im_start|>'; expected a "
+            "transcript"
+        )
+    return turns_of(row, "text")
+
+
+def _whole_transcript(row: Row) -> Parsed:
+    return _split(_transcript_turns(row))
+
+
+def _transcript_prompt(row: Row) -> Parsed:
+    return _prompt(_transcript_turns(row))
+
+
+def _oasst_tree(row: Row) -> Parsed:
+    return _split(tuple(Message(role, text) for role, text in threads.best_path(row["prompt"])))
+
+
+# ---------------------------------------------------------------------------- two answers
+
+
+def _preference(row: Row, *, prompt: str = "prompt") -> Parsed:
+    chosen, rejected = turns_of(row, "chosen"), turns_of(row, "rejected")
     if chosen[0].role != "assistant":
         return _implicit_preference(row)
-    return Parsed(_prompt(row), chosen, rejected, labels=_labels(row))
+    return Parsed(prompt_of(row, prompt), chosen, rejected, labels=_labels(row))
 
 
 def _implicit_preference(row: Row) -> Parsed:
     """Two dialogues that begin alike; what they share up to a user message is the prompt."""
-    chosen, rejected = _turns(row, "chosen"), _turns(row, "rejected")
+    chosen, rejected = turns_of(row, "chosen"), turns_of(row, "rejected")
     shared = 0
     while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
         shared += 1
@@ -154,6 +180,15 @@ def _implicit_preference(row: Row) -> Parsed:
     if not shared:
         raise BadRow("chosen and rejected share no prompt; expected two answers to one question")
     return Parsed(chosen[:shared], chosen[shared:], rejected[shared:], labels=_labels(row))
+
+
+def _labels(row: Row) -> Labels:
+    """The optional columns `chosen_unsafe`, `rejected_unsafe` and `category`."""
+    unsafe = None
+    if row.get("chosen_unsafe") is not None or row.get("rejected_unsafe") is not None:
+        unsafe = (flag_of(row, "chosen_unsafe"), flag_of(row, "rejected_unsafe"))
+    safer = None if unsafe is None or unsafe[0] == unsafe[1] else unsafe[1]
+    return Labels(unsafe, safer, categories_of(row, "category"))
 
 
 def _safe_rlhf(row: Row) -> Parsed:
@@ -170,119 +205,49 @@ def _safe_rlhf(row: Row) -> Parsed:
         chosen_is_safer=better == safer,
         categories=tuple(sorted(categories)),
     )
-    return Parsed(_prompt(row), answers[better], answers[worse], labels=labels)
-
-
-def _labels(row: Row) -> Labels:
-    """The optional columns `chosen_unsafe`, `rejected_unsafe` and `category`."""
-    unsafe = None
-    if row.get("chosen_unsafe") is not None or row.get("rejected_unsafe") is not None:
-        unsafe = (flag_of(row, "chosen_unsafe"), flag_of(row, "rejected_unsafe"))
-    safer = None if unsafe is None or unsafe[0] == unsafe[1] else unsafe[1]
-    return Labels(unsafe, safer, categories_of(row, "category"))
+    return Parsed(prompt_of(row, "prompt"), answers[better], answers[worse], labels=labels)
 
 
 def _answer_number(row: Row, column: str) -> int:
     value = row.get(column)
-    if isinstance(value, bool) or value not in (0, 1):
-        raise BadRow(f"{column!r} is {value!r}; expected 0 or 1")
+    if isinstance(value, str) and value in ("0", "1"):  # a CSV file has no numbers
+        return int(value)
+    if isinstance(value, bool | list | dict) or value not in (0, 1):
+        raise BadRow(f"{column!r} is {value!r:.80}; expected 0 or 1")
     return int(value)
 
 
-def flag_of(row: Row, column: str) -> bool:
-    value = row.get(column)
-    if value in (True, False):  # also 1 and 0
-        return bool(value)
-    known = {"true": True, "false": False, "1": True, "0": False}
-    if isinstance(value, str) and value.lower() in known:  # a CSV file has no booleans
-        return known[value.lower()]
-    raise BadRow(f"{column!r} is {value!r}; expected true or false")
+def _openai_preference(row: Row) -> Parsed:
+    """OpenAI's file format for preference fine-tuning."""
+    asked = row["input"]
+    if not isinstance(asked, Mapping) or not isinstance(asked.get("messages"), list):
+        raise BadRow("'input' holds no messages; expected {'messages': [...]}")
+    answers = (turns_of(row, "preferred_output"), turns_of(row, "non_preferred_output"))
+    return Parsed(turns_of(asked, "messages"), *answers)
 
 
-def categories_of(row: Row, column: str) -> tuple[str, ...]:
-    """A name, a list of names, or a mapping from name to whether it holds."""
-    value = row.get(column)
-    if value is None or value == "":
-        return ()
-    if isinstance(value, Mapping):
-        return tuple(sorted(name for name, holds in value.items() if holds))
-    names = [value] if isinstance(value, str) else value
-    if isinstance(names, list) and all(isinstance(name, str) for name in names):
-        return tuple(sorted(set(names)))
-    raise BadRow(f"{column!r} is {type(value).__name__}; expected a name or a list of names")
-
-
-def _split(messages: tuple[Message, ...]) -> Parsed:
-    if messages[-1].role != "assistant":
-        raise BadRow(f"the last turn is the {messages[-1].role}'s; expected the assistant's")
-    return Parsed(messages[:-1], messages[-1:])
-
-
-def _prompt(row: Row) -> tuple[Message, ...]:
-    value = row.get("prompt")
-    if isinstance(value, list):
-        return _turns(row, "prompt")
-    text = text_of(row, "prompt")
-    return _transcript(text) if text.startswith(_HUMAN) else (Message("user", text),)
-
-
-_HUMAN = "\n\nHuman:"
-_TURN = re.compile(r"\n\n(Human|Assistant):")
-_ROLES = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-}
-
-
-def _turns(row: Row, column: str) -> tuple[Message, ...]:
-    """A list of messages, a transcript, or the bare text of one answer."""
-    value = row.get(column)
-    if not isinstance(value, list):
-        text = text_of(row, column)
-        return _transcript(text) if text.startswith(_HUMAN) else (Message("assistant", text),)
+def _help_steer(row: Row) -> Parsed:
+    """A row of HelpSteer3 (Wang et al., arXiv 2505.11475): -3 much prefers the first answer, 3 the
+    second."""
+    value = row.get("overall_preference")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BadRow(f"'overall_preference' is {value!r:.80}; expected a number from -3 to 3")
     if not value:
-        raise BadRow(f"{column!r} is empty")
-    return tuple(_message(item, f"{column}[{i}]") for i, item in enumerate(value))
+        raise UnwantedRow("neither answer is preferred")
+    one, other = ((Message("assistant", text_of(row, f"response{i}")),) for i in (1, 2))
+    chosen, rejected = (one, other) if value < 0 else (other, one)
+    return Parsed(prompt_of(row, "context"), chosen, rejected)
 
 
-def _message(item: Any, name: str) -> Message:
-    if not isinstance(item, Mapping):
-        raise BadRow(f"{name} is {type(item).__name__}; expected role and content")
-    role, content = ("from", "value") if "from" in item else ("role", "content")
-    try:
-        who, what = text_of(item, role), text_of(item, content)
-    except BadRow as bad:
-        raise BadRow(f"{name}: {bad}") from bad
-    if who.lower() not in _ROLES:
-        raise BadRow(f"{name}: unknown role {who!r}; expected one of {', '.join(_ROLES)}")
-    return Message(_ROLES[who.lower()], what)
-
-
-def _transcript(text: str) -> tuple[Message, ...]:
-    """`\\n\\nHuman: … \\n\\nAssistant: …` as in Anthropic's HH data (Bai et al., arXiv 2204.05862).
-
-    An Assistant label with nothing after it asks for an answer, and is no message.
-    """
-    _, *parts = _TURN.split(text)
-    roles, contents = parts[::2], [content.strip() for content in parts[1::2]]
-    if roles[-1] == "Assistant" and not contents[-1]:
-        roles, contents = roles[:-1], contents[:-1]
-    if not all(contents):
-        raise BadRow(f"turn {contents.index('')} of the transcript is empty")
-    who = {"Human": "user", "Assistant": "assistant"}
-    return tuple(Message(who[r], content) for r, content in zip(roles, contents, strict=True))
-
-
-def _whole_transcript(row: Row) -> Parsed:
-    if not text_of(row, "text").startswith(_HUMAN):
-        raise BadRow(f"'text' does not begin with {_HUMAN!r}; expected a transcript")
-    return _split(_turns(row, "text"))
-
+# ---------------------------------------------------------------------------- the tables
 
 _of = functools.partial
+_CONVERSATION = Format(
+    "lmsys",
+    ("conversation",),
+    _of(_moderated, read=_of(_dialogue, column="conversation")),
+)
+_TRANSCRIPT = Format("transcript", ("text",), _whole_transcript, yields=True)
 FORMATS = (
     Format(
         "alpaca",
@@ -301,10 +266,28 @@ FORMATS = (
     ),
     Format("messages", ("messages",), _of(_dialogue, column="messages")),
     Format("sharegpt", ("conversations",), _of(_dialogue, column="conversations")),
+    _CONVERSATION,
     Format("completion", ("prompt", "completion"), _of(_completion, answer="completion")),
     Format("response", ("prompt", "response"), _of(_completion, answer="response")),
     Format("label", ("prompt", "label"), _of(_completion, answer="label"), beside=("id",)),
+    Format(
+        "open_orca",
+        ("question", "response"),
+        _of(_completion, prompt="question", answer="response"),
+    ),
+    Format(
+        "toxic_chat",
+        ("user_input", "model_output"),
+        _of(_completion, prompt="user_input", answer="model_output"),
+    ),
+    Format(
+        "wild_jailbreak",
+        ("vanilla", "adversarial", "completion"),
+        _of(_wild_jailbreak, answer="completion"),
+    ),
     Format("preference", ("prompt", "chosen", "rejected"), _preference),
+    Format("ultra_feedback", ("prompt", "chosen", "rejected", "messages"), _preference),
+    Format("orca_dpo", ("question", "chosen", "rejected"), _of(_preference, prompt="question")),
     Format(
         "safe_rlhf",
         (
@@ -314,8 +297,15 @@ FORMATS = (
         ),
         _safe_rlhf,
     ),
+    Format(
+        "openai_preference",
+        ("input", "preferred_output", "non_preferred_output"),
+        _openai_preference,
+    ),
+    Format("help_steer", ("context", "response1", "response2", "overall_preference"), _help_steer),
     Format("implicit_preference", ("chosen", "rejected"), _implicit_preference),
-    Format("transcript", ("text",), _whole_transcript),
+    Format("oasst_tree", ("message_tree_id", "prompt"), _oasst_tree),
+    _TRANSCRIPT,
 )
 PROMPTS = (
     Format(
@@ -329,18 +319,37 @@ PROMPTS = (
         _of(_instruction, instruction="instructions", context="inputs", answer=None),
     ),
     Format("prompt", ("prompt",), _of(_completion, answer=None)),
+    Format("prompt_and_messages", ("prompt", "messages"), _of(_completion, answer=None)),
+    Format("question", ("question",), _of(_completion, prompt="question", answer=None)),
+    Format("user_input", ("user_input",), _of(_completion, prompt="user_input", answer=None)),
     Format("messages", ("messages",), _of(_dialogue_prompt, column="messages")),
     Format("sharegpt", ("conversations",), _of(_dialogue_prompt, column="conversations")),
+    Format("lmsys", ("conversation",), _of(_dialogue_prompt, column="conversation")),
+    Format("wild_jailbreak", ("vanilla", "adversarial"), _of(_wild_jailbreak, answer=None)),
+    Format("adversarial", ("adversarial",), _of(_wild_jailbreak, answer=None)),
+    Format(
+        "openai_preference",
+        ("input", "preferred_output", "non_preferred_output"),
+        _openai_preference,
+    ),
+    Format("help_steer", ("context", "response1"), _of(_completion, prompt="context", answer=None)),
+    Format("oasst_tree", ("message_tree_id", "prompt"), _oasst_tree),
+    Format("implicit_preference", ("chosen", "rejected"), _implicit_preference, yields=True),
+    Format("transcript", ("text",), _transcript_prompt, yields=True),
 )
-_ANSWERS = ("alpaca", "alpaca_lists", "dolly", "completion", "response")
+_ANSWERS = (
+    *("alpaca", "alpaca_lists", "dolly", "completion", "response"),
+    *("open_orca", "toxic_chat", "wild_jailbreak"),
+)
 # What a model answered, to be judged: as in FORMATS, but an answer may be empty.
 RESPONSES = (
     *(
-        dataclasses.replace(known, parse=_of(known.parse, read=_response_of))  # type: ignore[call-arg]
+        dataclasses.replace(known, parse=_of(known.parse, read=_may_be_empty))  # type: ignore[call-arg]
         for known in FORMATS
         if known.name in _ANSWERS
     ),
     Format("messages", ("messages",), _of(_response, column="messages")),
     Format("sharegpt", ("conversations",), _of(_response, column="conversations")),
-    Format("transcript", ("text",), _whole_transcript),
+    Format("lmsys", ("conversation",), _of(_response, column="conversation")),
+    _TRANSCRIPT,
 )

@@ -3,15 +3,17 @@
 import dataclasses
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
 
+from safety_jax.base import terminal
 from safety_jax.base.errors import ConfigError
 from safety_jax.data.records import Labelled, Pair, Rated, Record
 from safety_jax.data.shuffling import permutation
-from safety_jax.data.sources import Source
+from safety_jax.data.sources import Skipped, Source
 
 R = TypeVar("R", Record, Pair, Rated, Labelled)
 
@@ -24,9 +26,10 @@ class Share:
         source: its name.
         spec: the text it was opened from.
         available: usable rows in the source.
-        skipped: rows left out as unusable.
+        skipped: rows left out as unusable, or as not to be learned.
         used: rows in the mix.
         share: `used` over the rows of the whole mix.
+        unwanted: why rows say that they are not to be learned, and how many do.
     """
 
     source: str
@@ -35,6 +38,7 @@ class Share:
     skipped: int
     used: int
     share: float
+    unwanted: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +56,13 @@ class Mixture(Generic[R]):
             f"  {share.share:7.2%}" + (f"  ({share.skipped} skipped)" if share.skipped else "")
             for share in self.shares
         ]
-        return "\n".join([*lines, f"{'total':<{width}}  {len(self.records):>9,}"])
+        lines.append(f"{'total':<{width}}  {len(self.records):>9,}")
+        lines += [
+            f"{share.source}: {count:,} rows are not learned: {why}"
+            for share in self.shares
+            for why, count in share.unwanted.items()
+        ]
+        return terminal.clean("\n".join(lines), keep="\n")
 
 
 def mix(sources: Sequence[Source], *, read: Callable[[Source], list[R]], seed: int) -> Mixture[R]:
@@ -82,7 +92,9 @@ def mix(sources: Sequence[Source], *, read: Callable[[Source], list[R]], seed: i
             raise ConfigError(
                 f"two sources are named {source.name!r}; add name=... to {source.spec}"
             )
+    before = [len(source.left_out) for source in sources]
     pools = [read(source) for source in sources]
+    skipped = [source.left_out[start:] for source, start in zip(sources, before, strict=True)]
     for source, pool in zip(sources, pools, strict=True):
         if source.take is not None and source.take > len(pool):
             raise ConfigError(
@@ -103,14 +115,25 @@ def mix(sources: Sequence[Source], *, read: Callable[[Source], list[R]], seed: i
             source.name,
             source.spec,
             available=len(pool),
-            # A row may give two records.
-            skipped=max(0, len(source.rows) - len(pool)),
+            skipped=len(left_out),
             used=count,
             share=count / len(records),
+            unwanted=_reasons(left_out),
         )
-        for source, pool, count in zip(sources, pools, counts, strict=True)
+        for source, pool, count, left_out in zip(sources, pools, counts, skipped, strict=True)
     ]
     return Mixture(records, shares)
+
+
+_REASONS = 5  # that are told apart
+
+
+def _reasons(left_out: Sequence[Skipped]) -> dict[str, int]:
+    counts = Counter(row.why for row in left_out if row.unwanted)
+    found = dict(counts.most_common(_REASONS))
+    if rest := counts.total() - sum(found.values()):
+        found["other reasons"] = rest
+    return found
 
 
 def _counts(sources: Sequence[Source], sizes: Sequence[int]) -> list[int]:

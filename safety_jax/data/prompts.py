@@ -89,7 +89,7 @@ def _answered(record: Record, prompt: str) -> list[Span]:
     last = record.messages[-1]
     if last.role != "assistant":
         return [Span(prompt, trained=False)]
-    return [Span(prompt, trained=False), Span(last.content, trained=True)]
+    return [Span(prompt, trained=False), Span(last.content, trained=last.learned)]
 
 
 def _before_answer(record: Record) -> Sequence[Message]:
@@ -277,7 +277,10 @@ class Chat:
                     "answer a row, or set data.template to alpaca"
                 )
             end = self._answer_end(answered, len(asked))
-            spans += [Span(asked[len(done) :], False), Span(answered[len(asked) : end], True)]
+            spans += [
+                Span(asked[len(done) :], False),
+                Span(answered[len(asked) : end], message.learned),
+            ]
             done = answered[:end]
         return spans or [Span(self.prompt(record), False)]
 

@@ -9,21 +9,22 @@ import functools
 import math
 from collections.abc import Callable
 
-from safety_jax.data.formats import FORMATS, BadRow, Format, Parsed, categories_of, flag_of
+from safety_jax.data.formats import FORMATS, Format, Parsed
+from safety_jax.data.labels import NAMES, categories_of, flag_of, named
+from safety_jax.data.messages import BadRow
 from safety_jax.data.readers import Row
 
 _BASE = {known.name: known for known in FORMATS}
-_NAMES = {"unsafe": 1.0, "safe": 0.0, "harmful": 1.0, "harmless": 0.0}
 
 
 def _number(row: Row, column: str) -> float:
     value = row.get(column)
     try:
         number = math.nan if value is None or isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise BadRow(f"{column!r} is {value!r}; expected a number")
+        raise BadRow(f"{column!r} is {value!r:.80}; expected a number")
     return number
 
 
@@ -36,24 +37,15 @@ def _safe(row: Row, column: str) -> float:
 
 
 def _label(row: Row, column: str) -> float:
-    if (named := _named(row, column)) is not None:
-        return named
+    if (unsafe := named(row, column)) is not None:
+        return float(unsafe)
     try:
         return float(flag_of(row, column))
     except BadRow:
         raise BadRow(
-            f"{column!r} is {row.get(column)!r}; expected {', '.join(_NAMES)}, or true or 1 for "
+            f"{column!r} is {row.get(column)!r:.80}; expected {', '.join(NAMES)}, or true or 1 for "
             "unsafe"
         ) from None
-
-
-def _named(row: Row, column: str) -> float | None:
-    value = row.get(column)
-    return _NAMES.get(value.strip().lower()) if isinstance(value, str) else None
-
-
-def _desired(row: Row, column: str) -> bool:
-    return flag_of(row, column)
 
 
 def _not_unsafe(row: Row, column: str) -> bool:
@@ -62,13 +54,13 @@ def _not_unsafe(row: Row, column: str) -> bool:
 
 def _named_safe(row: Row, column: str) -> bool:
     """A label in words; true is refused, which KTO reads as desirable, a judge as unsafe."""
-    if (named := _named(row, column)) is None:
+    if (unsafe := named(row, column)) is None:
         raise BadRow(
-            f"{column!r} is {row.get(column)!r}; expected {', '.join(_NAMES)}; where it is true or "
-            "false, say which is meant: columns=completion:response (true is desirable) or "
+            f"{column!r} is {row.get(column)!r:.80}; expected {', '.join(NAMES)}; where it is true "
+            "or false, say which is meant: columns=completion:response (true is desirable) or "
             f"columns=unsafe:{column}"
         )
-    return not named
+    return not unsafe
 
 
 def _judged(row: Row, *, base: Format, column: str, read: Callable[[Row, str], float]) -> Parsed:
@@ -131,9 +123,9 @@ LABELS = (
 # KTO's rows (Ethayarajh et al., arXiv 2402.01306) in TRL's columns, or with a label of safety;
 # pairs give both answers.
 DESIRABLE = (
-    _desirable("kto", "completion", "label", _desired),
-    _desirable("kto_messages", "messages", "label", _desired),
-    _desirable("beavertails", "response", "is_safe", _desired),
+    _desirable("kto", "completion", "label", flag_of),
+    _desirable("kto_messages", "messages", "label", flag_of),
+    _desirable("beavertails", "response", "is_safe", flag_of),
     _desirable("unsafe", "response", "unsafe", _not_unsafe),
     _desirable("labelled", "response", "label", _named_safe),
     _desirable("labelled_messages", "messages", "unsafe", _not_unsafe),

@@ -1,26 +1,27 @@
 """Turns rows of any known format into records: who said what, and what is to be learned.
 
-The formats themselves stand in formats.py.
+The formats themselves stand in formats.py. A row that says of itself that it is not to be learned
+(`"is_safe": false`, KTO's `"label": false`, `"weight": 0`) is left out and counted in
+`Source.left_out`, never learned; see labels.py.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from safety_jax.base.errors import DataError
-from safety_jax.data.formats import (
-    FORMATS,
-    PROMPTS,
-    RESPONSES,
-    BadRow,
-    Format,
-    Labels,
-    Message,
-    Parsed,
-    text_of,
-)
+from safety_jax.base import terminal
+from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.data import labels as labelling
+from safety_jax.data import threads
+from safety_jax.data.formats import FORMATS, PROMPTS, RESPONSES, SYSTEM, Format, Parsed
+from safety_jax.data.labels import Labels
+from safety_jax.data.messages import BadRow, Message, UnwantedRow, text_of
 from safety_jax.data.ratings import DESIRABLE
 from safety_jax.data.readers import Row
+from safety_jax.data.sources import Skipped as Skipped
 from safety_jax.data.sources import Source
+
+MOST_CHARACTERS = 2_000_000
+"""Of a row; no model's context is as long, and a tokenizer takes seconds to read it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,16 +96,10 @@ class Labelled:
     categories: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Skipped:
-    """A row that was left out, and why."""
-
-    where: str
-    why: str
-
-
 def read_records(source: Source) -> list[Record]:
     """Rows to learn an answer from; of a preference row, the chosen side.
+
+    A dialogue ends with the last answer that is learned.
 
     Raises:
         DataError: a format that cannot be told, or a row that has an empty, missing or mistyped
@@ -112,8 +107,8 @@ def read_records(source: Source) -> list[Record]:
             such rows are left out.
     """
     return [
-        Record(parsed.prompt + parsed.chosen, parsed.context, source.name, where)
-        for where, parsed in _parse(source, FORMATS, _needs_answer)
+        Record(_learned(parsed), parsed.context, source.name, where)
+        for where, parsed in _parse(source, FORMATS, _needs_answer, refuse=_refuse_answer)
     ]
 
 
@@ -136,7 +131,9 @@ def read_pairs(source: Source, skipped: list[Skipped] | None = None) -> list[Pai
             where,
             parsed.labels,
         )
-        for where, parsed in _parse(source, FORMATS, _needs_two_answers, skipped)
+        for where, parsed in _parse(
+            source, FORMATS, _needs_two_answers, skipped, _refuse_weightless
+        )
     ]
 
 
@@ -165,7 +162,7 @@ def read_rated(
         DataError: as `read_records`; also a row without rating or label.
     """
     found = []
-    for where, parsed in _parse(source, formats, _needs_value, skipped):
+    for where, parsed in _parse(source, formats, _needs_value, skipped, _refuse_weightless):
         values = parsed.labels.unsafe or (parsed.labels.value,)
         for answer, value in zip((parsed.chosen, parsed.rejected), values, strict=False):
             found.append(
@@ -195,7 +192,7 @@ def read_labelled(source: Source, skipped: list[Skipped] | None = None) -> list[
         DataError: as `read_records`; also a row without a label.
     """
     found = []
-    for where, parsed in _parse(source, DESIRABLE, _needs_answers, skipped):
+    for where, parsed in _parse(source, DESIRABLE, _needs_answers, skipped, _refuse_weightless):
         labels = parsed.labels
         if not parsed.rejected:
             sides = [(parsed.chosen, bool(labels.desirable))]
@@ -229,33 +226,70 @@ def read_prompts(source: Source) -> list[Record]:
     ]
 
 
+_Refusal = Callable[[Row, Format, Parsed], None]
+
+
 def _parse(
     source: Source,
     formats: Sequence[Format],
     check: Callable[[Parsed], None],
     skipped: list[Skipped] | None = None,
+    refuse: _Refusal = lambda row, known, parsed: None,
 ) -> Iterator[tuple[str, Parsed]]:
-    rows = [renamed(row, source.columns) for row in source.rows]
-    chosen = _format(source, formats, rows[0])
+    """Place and content of each row that can be used.
+
+    Args:
+        refuse: raises an UnwantedRow for a row that is not to be learned.
+    """
+    _check_names(source, formats)
+    placed = [
+        (w, renamed(r, source.columns)) for w, r in zip(source.where, source.rows, strict=True)
+    ]
+    if threads.fits(placed[0][1]):
+        placed = threads.dialogues([row for _, row in placed], [where for where, _ in placed])
+    if not placed:
+        raise DataError(f"{source.spec}: no message without a parent; expected roots of trees")
+    known = _format(source, formats, *placed[0])
+    left_out: list[Skipped] = []
     found = False
-    for where, row in zip(source.where, rows, strict=True):
+    for where, row in placed:
         try:
-            parsed = _with_system(chosen.parse(row), row)
+            parsed = _with_system(known.parse(row), row)
+            refuse(row, known, parsed)
+            _check_size(parsed)
             _check_turns(parsed.prompt + parsed.chosen)
             check(parsed)
         except BadRow as bad:
-            if source.skip_bad_rows:
-                if skipped is not None:
-                    skipped.append(Skipped(where, str(bad)))
-                continue
-            raise DataError(
-                f"{where}: {bad} (read as {chosen.name}); mend the row, or add bad_rows=skip to "
-                f"the source to leave such rows out"
-            ) from bad
+            unwanted = isinstance(bad, UnwantedRow)
+            if not unwanted and not source.skip_bad_rows:
+                raise DataError(
+                    f"{where}: {bad} (read as {known.name}); mend the row, or add bad_rows=skip to "
+                    f"the source to leave such rows out"
+                ) from bad
+            left_out.append(Skipped(where, terminal.clean(str(bad)), unwanted))
+            continue
         found = True
         yield where, parsed
+    source.left_out.extend(left_out)
+    if skipped is not None:
+        skipped.extend(left_out)
     if not found:
-        raise DataError(f"{source.spec}: no usable row of {len(rows)}; expected at least one")
+        first = left_out[0]
+        raise DataError(
+            f"{source.spec}: no usable row of {len(placed)}; expected at least one ({first.where}: "
+            f"{first.why})"
+        )
+
+
+def _check_names(source: Source, formats: Sequence[Format]) -> None:
+    """Raises a ConfigError where `columns=` names a column that nothing here reads."""
+    known = {*_KNOWN, *(column for one in formats for column in one.columns)}
+    for ours, theirs in source.columns.items():
+        if ours not in known:
+            raise ConfigError(
+                f"{source.spec}: columns={ours}:{theirs}: nothing reads a column {ours!r}; "
+                f"expected one of {', '.join(sorted(known))}"
+            )
 
 
 def renamed(row: Row, columns: Mapping[str, str]) -> Row:
@@ -268,16 +302,18 @@ def renamed(row: Row, columns: Mapping[str, str]) -> Row:
     return kept | {ours: row[theirs] for ours, theirs in columns.items() if theirs in row}
 
 
-def _format(source: Source, formats: Sequence[Format], row: Row) -> Format:
+def _format(source: Source, formats: Sequence[Format], where: str, row: Row) -> Format:
     """The format that was named, or the one whose columns the first row has."""
     names = ", ".join(f"{known.name} ({', '.join(known.columns)})" for known in formats)
-    found = f"{source.where[0]}: columns found: {', '.join(row) or '(none)'}"
+    found = f"{where}: columns found: {', '.join(row) or '(none)'}"
     if source.format is not None:
         for known in formats:
             if known.name == source.format:
                 return known
         raise DataError(f"{source.spec}: unknown format {source.format!r}; known are {names}")
     matching = [known for known in formats if known.fits(row)]
+    if not all(known.yields for known in matching):
+        matching = [known for known in matching if not known.yields]
     # prompt, chosen, rejected also fits chosen, rejected: the format that explains more wins.
     matching = [
         known
@@ -295,7 +331,43 @@ def _format(source: Source, formats: Sequence[Format], row: Row) -> Format:
     return matching[0]
 
 
-# Checks of a parsed row.
+# Columns that rows may have beside those of their format.
+_KNOWN = (
+    *SYSTEM, *labelling.VERDICTS, *("input", "inputs", "context", "category", "categories"),
+    *("chosen_unsafe", "rejected_unsafe", "rating", "transcript", "id", "openai_moderation"),
+)  # fmt: skip
+
+
+# ---------------------------------------------------------------------------- not to be learned
+
+
+def _refuse_answer(row: Row, known: Format, parsed: Parsed) -> None:
+    labelling.refuse_unwanted(row, known.columns, parsed.labels)
+    if parsed.chosen and not _learned(parsed):
+        raise UnwantedRow("the weight of every answer is 0")
+
+
+def _refuse_weightless(row: Row, known: Format, parsed: Parsed) -> None:
+    labelling.refuse_weightless(row, known.columns)
+    if not all(message.learned for message in parsed.chosen + parsed.rejected):
+        raise UnwantedRow("the weight of an answer is 0")
+
+
+def _learned(parsed: Parsed) -> tuple[Message, ...]:
+    """The dialogue up to the last answer that is learned; nothing where none is."""
+    messages = parsed.prompt + parsed.chosen
+    learned = [i for i, one in enumerate(messages) if one.role == "assistant" and one.learned]
+    return messages[: learned[-1] + 1] if learned else ()
+
+
+# ---------------------------------------------------------------------------- checks of a row
+
+
+def _check_size(parsed: Parsed) -> None:
+    messages = parsed.prompt + parsed.chosen + parsed.rejected
+    size = len(parsed.context) + sum(len(message.content) for message in messages)
+    if size > MOST_CHARACTERS:
+        raise BadRow(f"has {size:,} characters; expected at most {MOST_CHARACTERS:,}")
 
 
 def _needs_prompt(parsed: Parsed) -> None:
@@ -342,7 +414,10 @@ def _check_turns(messages: Sequence[Message]) -> None:
 
 
 def _with_system(parsed: Parsed, row: Row) -> Parsed:
-    if not row.get("system") or parsed.prompt[:1] and parsed.prompt[0].role == "system":
+    column = next((name for name in SYSTEM if row.get(name)), None)
+    if column is None or parsed.prompt[:1] and parsed.prompt[0].role == "system":
         return parsed
-    system = Message("system", text_of(row, "system"))
+    if isinstance(row[column], str) and not row[column].strip():
+        return parsed
+    system = Message("system", text_of(row, column))
     return dataclasses.replace(parsed, prompt=(system, *parsed.prompt))

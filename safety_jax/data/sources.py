@@ -38,6 +38,19 @@ from safety_jax.data.readers import PlacedRow, Row, check_ending, read_file
 R = TypeVar("R")
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Skipped:
+    """A row that was left out, and why.
+
+    Attributes:
+        unwanted: the row itself says that it is not to be learned; otherwise it is unusable.
+    """
+
+    where: str
+    why: str
+    unwanted: bool = False
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
     """Rows of one source, and what the user asked to do with them.
@@ -54,6 +67,7 @@ class Source:
         skip_bad_rows: leave unusable rows out instead of raising.
         path: the local file that was read, a download too; None for `hf:` and `tfds:`.
         extra: options that are the reader's own, see `open_source`.
+        left_out: rows that were read in vain; readers of records add to it.
     """
 
     spec: str
@@ -67,6 +81,7 @@ class Source:
     skip_bad_rows: bool
     path: Path | None = None
     extra: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    left_out: list[Skipped] = dataclasses.field(default_factory=list, compare=False)
 
     def sha256(self) -> str | None:
         """Of the file; None where there is none."""

@@ -1,0 +1,139 @@
+"""What rows say of their answers: unsafe or not, to be learned or not, kinds of harm."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from safety_jax.data.messages import BadRow, UnwantedRow
+
+Row = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Labels:
+    """What is known of answers beyond their text; None where the row does not say.
+
+    Attributes:
+        unsafe: of a preference, whether the chosen and the rejected answer are unsafe.
+        chosen_is_safer: of a preference, the chosen answer is also the safer one.
+        categories: kinds of harm, sorted.
+        value: of a single answer: its rating, or 1 for unsafe and 0 for safe.
+        desirable: of a single answer: whether it is one to learn.
+    """
+
+    unsafe: tuple[bool, bool] | None = None
+    chosen_is_safer: bool | None = None
+    categories: tuple[str, ...] = ()
+    value: float | None = None
+    desirable: bool | None = None
+
+
+NAMES = {
+    "unsafe": True, "harmful": True, "toxic": True,
+    "safe": False, "harmless": False, "unharmful": False, "benign": False,
+}  # fmt: skip
+"""Labels in words, and whether they mean unsafe."""
+
+_FLAGS = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
+# Columns that say whether the one answer of a row is good or bad.
+_GOOD = ("is_safe", "is_response_safe", "safe", "desirable", "is_desirable")
+_BAD = (
+    "unsafe", "is_unsafe", "harmful", "is_harmful", "toxic", "toxicity", "flagged", "deleted",
+    "response_harm_label", "response_label",
+)  # fmt: skip
+VERDICTS = (*_GOOD, *_BAD, "label", "weight")
+"""Columns that `refuse_unwanted` looks at."""
+
+
+def flag_of(row: Row, column: str) -> bool:
+    """Whether a column says true; a BadRow where it says neither true nor false."""
+    value = _flag(row.get(column))
+    if value is None:
+        raise BadRow(f"{column!r} is {row.get(column)!r:.80}; expected true or false")
+    return value
+
+
+def _flag(value: Any) -> bool | None:
+    if isinstance(value, bool | int | float) and value in (0, 1):
+        return bool(value)
+    # A CSV file has no booleans.
+    return _FLAGS.get(value.strip().lower()) if isinstance(value, str) else None
+
+
+def named(row: Row, column: str) -> bool | None:
+    """Whether a label in words means unsafe; None where it is no such word."""
+    value = row.get(column)
+    return NAMES.get(value.strip().lower()) if isinstance(value, str) else None
+
+
+def categories_of(row: Row, column: str) -> tuple[str, ...]:
+    """A name, a list of names, or a mapping from name to whether it holds."""
+    value = row.get(column)
+    if value is None or value == "":
+        return ()
+    if isinstance(value, Mapping):
+        return tuple(sorted(name for name, holds in value.items() if holds))
+    names = [value] if isinstance(value, str) else value
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        return tuple(sorted(set(names)))
+    raise BadRow(f"{column!r} is {type(value).__name__}; expected a name or a list of names")
+
+
+# ---------------------------------------------------------------------------- not to be learned
+
+
+def refuse_unwanted(row: Row, own: tuple[str, ...], labels: Labels) -> None:
+    """Raises an UnwantedRow where a row says that its answer is bad, or has no weight.
+
+    Args:
+        own: columns that the row's format has read, so that they say something else.
+        labels: what the format found.
+
+    Raises:
+        BadRow: a column that may say so, in a way that is not understood.
+    """
+    refuse_weightless(row, own)
+    if labels.desirable is False:
+        raise UnwantedRow("its answer is labelled as one to avoid")
+    if labels.unsafe is not None and labels.unsafe[0]:
+        raise UnwantedRow("its answer is labelled unsafe")
+    for column in VERDICTS:
+        if column in own or row.get(column) in (None, "") or column == "weight":
+            continue
+        if _says_bad(row, column, own):
+            raise UnwantedRow(f"{column!r} is {row[column]!r:.40}: not an answer to learn")
+
+
+def refuse_weightless(row: Row, own: tuple[str, ...] = ()) -> None:
+    """Raises an UnwantedRow for a row of weight 0, a BadRow for one that is neither 0 nor 1."""
+    if "weight" in own or row.get("weight") is None:
+        return
+    try:
+        weight = flag_of(row, "weight")
+    except BadRow as bad:
+        raise BadRow(
+            f"'weight' is {row['weight']!r:.40}; expected 0 or 1, or add without=weight"
+        ) from bad
+    if not weight:
+        raise UnwantedRow("its weight is 0")
+
+
+def _says_bad(row: Row, column: str, own: tuple[str, ...]) -> bool:
+    value = row[column]
+    if (unsafe := named(row, column)) is not None:
+        return unsafe
+    flag = _flag(value)
+    if column == "label":
+        if flag is None:
+            return False  # of something else
+        if "completion" in own:  # KTO's, in TRL's columns
+            return not flag
+        raise BadRow(
+            f"'label' is {value!r:.40}, which may mean a good answer or a bad one; say which by "
+            "columns=is_safe:label or columns=unsafe:label, or add without=label"
+        )
+    if flag is None:
+        raise BadRow(
+            f"{column!r} is {value!r:.40}; expected true or false, or add without={column}"
+        )
+    return flag if column in _BAD else not flag

@@ -1,0 +1,189 @@
+"""Turns of a dialogue as rows spell them: lists of messages, bare texts, transcripts."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Message:
+    """One turn.
+
+    Attributes:
+        role: system, user or assistant.
+        content: its text; a thought stands in front of an answer, as in `thoughts.py`.
+        learned: False where the row says that this answer is none to learn (`"weight": 0`).
+    """
+
+    role: str
+    content: str
+    learned: bool = True
+
+
+class BadRow(Exception):
+    """What is wrong with a row; the reader adds where it is."""
+
+
+class UnwantedRow(BadRow):
+    """A row that says it is not to be learned. It is left out and counted, never learned."""
+
+
+def text_of(row: Mapping[str, Any], column: str) -> str:
+    """The text of a column; a BadRow where there is none."""
+    if column not in row:
+        raise BadRow(f"{column!r} is missing")
+    value = row[column]
+    if not isinstance(value, str):
+        raise BadRow(f"{column!r} is {type(value).__name__}; expected text")
+    if not value.strip():
+        raise BadRow(f"{column!r} is empty")
+    return value
+
+
+def turns_of(row: Mapping[str, Any], column: str) -> tuple[Message, ...]:
+    """A list of messages, a transcript, or the bare text of one answer."""
+    value = row.get(column)
+    if not isinstance(value, list):
+        text = text_of(row, column)
+        return transcript(text) if is_transcript(text) else (Message("assistant", text),)
+    if not value:
+        raise BadRow(f"{column!r} is empty")
+    found = [_message(item, i, f"{column}[{i}]") for i, item in enumerate(value)]
+    return _one_system([message for message in found if message is not None])
+
+
+def prompt_of(row: Mapping[str, Any], column: str) -> tuple[Message, ...]:
+    """As `turns_of`, but a bare text is the user's."""
+    if isinstance(row.get(column), list):
+        return turns_of(row, column)
+    text = text_of(row, column)
+    return transcript(text) if is_transcript(text) else (Message("user", text),)
+
+
+# ---------------------------------------------------------------------------- lists of messages
+
+_ROLES = {
+    "system": "system",
+    "developer": "system",  # OpenAI's later name
+    "user": "user",
+    "human": "user",
+    "prompter": "user",  # OpenAssistant
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",  # Gemini
+}
+_TOOLS = ("tool", "function", "function_call", "tool_call", "observation", "ipython")
+# Fields of a message that say whether it is learned: OpenAI's and Mistral's, and axolotl's.
+_LEARNED = ("weight", "train", "training", "trainable")
+_THOUGHT = ("reasoning_content", "reasoning", "thinking")
+
+
+def _message(item: Any, number: int, name: str) -> Message | None:
+    """One message; None for a system message without a text."""
+    if isinstance(item, str):  # LIMA: questions and answers in turn
+        return Message(("user", "assistant")[number % 2], text_of({name: item}, name))
+    if not isinstance(item, Mapping):
+        raise BadRow(f"{name} is {type(item).__name__}; expected role and content")
+    try:
+        who = text_of(item, "from" if "from" in item else "role").lower()
+        _refuse_tools(item, who)
+        if who not in _ROLES:
+            raise BadRow(f"unknown role {who!r}; expected one of {', '.join(_ROLES)}")
+        return _said(item, _ROLES[who])
+    except BadRow as bad:
+        raise BadRow(f"{name}: {bad}") from bad
+
+
+def _refuse_tools(item: Mapping[str, Any], who: str) -> None:
+    calls = next((key for key in ("tool_calls", "function_call") if item.get(key)), None)
+    if calls or who in _TOOLS:
+        what = f"has {calls}" if calls else f"is the {who}'s"
+        raise BadRow(f"{what}; no template here writes calls of tools and what they return")
+
+
+def _said(item: Mapping[str, Any], role: str) -> Message | None:
+    usual = "value" if "from" in item else "content"
+    column = next((key for key in (usual, "content", "value", "text") if key in item), usual)
+    text = _joined(item.get(column), column)
+    if not text and isinstance(item.get("refusal"), str):
+        text = item["refusal"]  # OpenAI's own refusals
+    if role == "system" and text is not None and not text.strip():
+        return None
+    text = text_of(item if text is None else {column: text}, column)
+    if role != "assistant":
+        return Message(role, text)
+    thought = next((item[key] for key in _THOUGHT if isinstance(item.get(key), str)), "")
+    if thought.strip():
+        text = f"<think>\n{thought.strip()}\n</think>\n\n{text}"
+    return Message(role, text, _is_learned(item))
+
+
+def _joined(value: Any, column: str) -> str | None:
+    """The text of a list of parts, as in `[{"type": "text", "text": "Hello"}]`."""
+    if not isinstance(value, list):
+        return value if isinstance(value, str) else None
+    found = []
+    for part in value:
+        if isinstance(part, Mapping) and isinstance(part.get("text"), str):
+            part = part["text"]
+        if not isinstance(part, str):
+            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+            raise BadRow(f"{column!r} has a part of the type {kind!r:.40}; expected text alone")
+        found.append(part)
+    return "".join(found)
+
+
+def _is_learned(item: Mapping[str, Any]) -> bool:
+    for key in _LEARNED:
+        value = item.get(key)
+        if value is None:
+            continue
+        if isinstance(value, list | dict) or value not in (0, 1):  # and so False and True
+            raise BadRow(f"{key!r} is {value!r:.40}; expected 0 or 1")
+        return bool(value)
+    return True
+
+
+def _one_system(found: list[Message]) -> tuple[Message, ...]:
+    """Joins a system and a developer message at the beginning; more roles no template has."""
+    if [message.role for message in found[:2]] == ["system", "system"]:
+        both = Message("system", f"{found[0].content}\n\n{found[1].content}")
+        return (both, *found[2:])
+    return tuple(found)
+
+
+# ---------------------------------------------------------------------------- transcripts
+
+# How a transcript begins, and what stands before each of its turns: Anthropic's (Bai et al., arXiv
+# 2204.05862), Guanaco's form of OpenAssistant's, and ChatML in one text.
+_STYLES = {
+    "\n\nHuman:": re.compile(r"\n\n(Human|Assistant):"),
+    "### Human:": re.compile(r"(?:\A|\s*)### (Human|Assistant):"),
+    "<|im_start|>": re.compile(r"(?:<\|im_end\|>\s*)?<\|im_start\|>(system|user|assistant)\n"),
+}
+_SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+
+
+def is_transcript(text: str) -> bool:
+    """Whether a text holds a whole dialogue."""
+    return text.startswith(tuple(_STYLES))
+
+
+def transcript(text: str) -> tuple[Message, ...]:
+    """`\\n\\nHuman: … \\n\\nAssistant: …` -> messages.
+
+    An Assistant label with nothing after it asks for an answer, and is no message.
+    """
+    style = next(style for start, style in _STYLES.items() if text.startswith(start))
+    parts = style.split(text.removesuffix("\n").removesuffix("<|im_end|>"))[1:]
+    if not parts:
+        raise BadRow("the transcript has no turn; expected whose each is")
+    who = [_SPEAKERS.get(speaker, speaker) for speaker in parts[::2]]
+    contents = [content.strip() for content in parts[1::2]]
+    if who[-1] == "assistant" and not contents[-1]:
+        who, contents = who[:-1], contents[:-1]
+    if not all(contents):
+        raise BadRow(f"turn {contents.index('')} of the transcript is empty")
+    return tuple(Message(role, content) for role, content in zip(who, contents, strict=True))

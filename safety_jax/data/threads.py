@@ -1,0 +1,86 @@
+"""Trees of messages, as OpenAssistant collected them (Köpf et al., arXiv 2304.07327):
+questions with several answers each, ranked by people.
+
+    message_id  parent_id  role       text             rank
+    1                      prompter   Name a bird.
+    2           1          assistant  A robin.         0
+    3           1          assistant  Bird.            1
+    4           2          prompter   And a fish?      0
+
+A tree gives one dialogue: from its root, the best ranked reply at every step, up to an answer. What
+was deleted, or refused by reviewers, is not there, nor is what follows it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from safety_jax.data.messages import BadRow, text_of
+
+COLUMNS = ("message_id", "parent_id", "role", "text")
+_LONGEST = 1_000  # messages from a root down; no dialogue has as many
+
+
+def fits(row: Mapping[str, Any]) -> bool:
+    """Whether the rows of a source are single messages of trees."""
+    return set(COLUMNS) <= set(row)
+
+
+def dialogues(
+    rows: Sequence[Mapping[str, Any]], where: Sequence[str]
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """A row for each tree, with its root as the column `prompt`; its place is the root's.
+
+    A message whose parent is not among the rows belongs to no tree.
+    """
+    nodes: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        nodes[str(row.get("message_id"))] = {**row, "replies": []}
+    roots: list[tuple[str, Mapping[str, Any]]] = []
+    for row, place in zip(rows, where, strict=True):
+        node = nodes[str(row.get("message_id"))]
+        if row.get("parent_id") in (None, ""):
+            roots.append((place, {"message_tree_id": row.get("message_id"), "prompt": node}))
+        elif (parent := nodes.get(str(row["parent_id"]))) is not None:
+            parent["replies"].append(node)
+    return roots
+
+
+def best_path(root: Any) -> list[tuple[str, str]]:
+    """Role and text from the root of a tree down its best replies to the last answer.
+
+    Raises:
+        BadRow: the root is no message, or has no answer.
+    """
+    path: list[tuple[str, str]] = []
+    found = [root] if isinstance(root, Mapping) and _counts(root) else []
+    while found and len(path) < _LONGEST:
+        node = min(found, key=_rank)
+        path.append((_role(node), text_of(node, "text")))
+        replies = node.get("replies")
+        found = [
+            reply
+            for reply in (replies if isinstance(replies, list) else [])
+            if isinstance(reply, Mapping) and _counts(reply)
+        ]
+    while path and path[-1][0] != "assistant":
+        path.pop()
+    if not path:
+        raise BadRow("no answer in the tree that was not deleted; expected replies")
+    return path
+
+
+def _role(node: Mapping[str, Any]) -> str:
+    role = node.get("role")
+    if role not in ("prompter", "assistant"):
+        raise BadRow(f"'role' is {role!r:.40}; expected prompter or assistant")
+    return "user" if role == "prompter" else "assistant"
+
+
+def _rank(node: Mapping[str, Any]) -> float:
+    """0 is the best; the unranked come last, in the order of the file."""
+    rank = node.get("rank")
+    return float(rank) if isinstance(rank, int | float) and not isinstance(rank, bool) else 1e9
+
+
+def _counts(node: Mapping[str, Any]) -> bool:
+    return not node.get("deleted") and node.get("review_result") is not False

@@ -1,0 +1,364 @@
+"""Data as it lies around: rows of published sets, in their columns and our words."""
+
+import json
+
+import pytest
+
+from safety_jax.base.errors import DataError
+from safety_jax.data.messages import Message
+from safety_jax.data.records import (
+    read_labelled,
+    read_pairs,
+    read_prompts,
+    read_records,
+    read_responses,
+)
+from safety_jax.data.sources import open_source
+
+ASK, BETTER, WORSE = (
+    Message("user", "Which bird sings at night?"),
+    Message("assistant", "The nightingale."),
+    Message("assistant", "Birds."),
+)
+AGAIN, LAST = Message("user", "And by day?"), Message("assistant", "The blackbird.")
+SYSTEM = Message("system", "You know birds.")
+Q, A, B = ASK.content, BETTER.content, WORSE.content
+
+
+def turns(*messages):
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def parts(text):
+    return [{"type": "text", "text": text[:5]}, {"type": "text", "text": text[5:]}]
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """A function that writes rows and opens them."""
+
+    def opened(*found, options=""):
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in found))
+        return open_source(f"{path}{options}")
+
+    return opened
+
+
+ULTRA_FEEDBACK = {
+    "prompt": Q, "prompt_id": "7", "chosen": turns(ASK, BETTER), "rejected": turns(ASK, WORSE),
+    "messages": turns(ASK, BETTER), "score_chosen": 8.0, "score_rejected": 2.0,
+}  # fmt: skip
+ORCA_DPO = {"system": "You know birds.", "question": Q, "chosen": A, "rejected": B}
+OPENAI = {
+    "input": {"messages": turns(SYSTEM, ASK), "tools": [], "parallel_tool_calls": True},
+    "preferred_output": turns(BETTER), "non_preferred_output": turns(WORSE),
+}  # fmt: skip
+HELP_STEER = {
+    "domain": "general", "language": "english", "context": turns(ASK, BETTER, AGAIN),
+    "response1": LAST.content, "response2": B, "overall_preference": -2,
+    "individual_preference": [{"score": -2, "reasoning": "more exact"}],
+}  # fmt: skip
+OPEN_ORCA = {"id": "1", "system_prompt": "You know birds.", "question": Q, "response": A}
+SLIM_ORCA = {
+    "conversations": [
+        {"from": "system", "value": "You know birds.", "weight": None},
+        {"from": "human", "value": Q, "weight": 0.0},
+        {"from": "gpt", "value": A, "weight": 1.0},
+    ]
+}
+TOXIC_CHAT = {
+    "conv_id": "a", "user_input": Q, "model_output": A, "human_annotation": True, "toxicity": 0,
+    "jailbreaking": 0, "openai_moderation": "[]",
+}  # fmt: skip
+LMSYS = {
+    "conversation_id": "a", "model": "m", "conversation": turns(ASK, BETTER, AGAIN, LAST),
+    "turn": 2, "language": "English", "openai_moderation": [{"flagged": False}] * 4,
+    "redacted": False,
+}  # fmt: skip
+WILD = {"vanilla": "Which?", "adversarial": Q, "completion": A, "data_type": "adversarial_benign"}
+OASST_TREE = {
+    "message_tree_id": "1", "tree_state": "ready_for_export",
+    "prompt": {
+        "message_id": "1", "text": Q, "role": "prompter",
+        "replies": [
+            {"text": B, "role": "assistant", "rank": 1, "replies": []},
+            {"text": A, "role": "assistant", "rank": 0, "replies": [
+                {"text": AGAIN.content, "role": "prompter", "rank": None, "replies": []}]},
+            {"text": "Bad.", "role": "assistant", "rank": None, "deleted": True, "replies": []},
+        ],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "messages"),
+    [
+        (ULTRA_FEEDBACK, (ASK, BETTER)),
+        (ORCA_DPO, (SYSTEM, ASK, BETTER)),
+        (ORCA_DPO | {"system": ""}, (ASK, BETTER)),
+        (ORCA_DPO | {"system": " "}, (ASK, BETTER)),
+        (OPENAI, (SYSTEM, ASK, BETTER)),
+        (HELP_STEER, (ASK, BETTER, AGAIN, LAST)),
+        (OPEN_ORCA, (SYSTEM, ASK, BETTER)),
+        (SLIM_ORCA, (SYSTEM, ASK, BETTER)),
+        (TOXIC_CHAT, (ASK, BETTER)),
+        (LMSYS, (ASK, BETTER, AGAIN, LAST)),
+        (WILD, (ASK, BETTER)),
+        (WILD | {"vanilla": Q, "adversarial": ""}, (ASK, BETTER)),
+        (OASST_TREE, (ASK, BETTER)),
+        ({"conversations": [Q, A], "source": "forum"}, (ASK, BETTER)),  # LIMA
+        # tatsu-lab/alpaca says all of it again in a column of its own
+        ({"instruction": Q, "input": "", "output": A, "text": f"### {Q}\n{A}"}, (ASK, BETTER)),
+        ({"prompt": turns(SYSTEM, ASK), "completion": turns(BETTER)}, (SYSTEM, ASK, BETTER)),
+        ({"messages": [{"role": "system", "content": ""}, *turns(ASK, BETTER)]}, (ASK, BETTER)),
+        ({"messages": [{"role": "developer", "content": "You know birds."}, *turns(ASK, BETTER)]},
+         (SYSTEM, ASK, BETTER)),
+        ({"messages": [{"role": "user", "content": parts(Q)},
+                       {"role": "assistant", "content": parts(A)}]}, (ASK, BETTER)),
+        ({"messages": [*turns(ASK), {"role": "assistant", "content": None, "refusal": A}]},
+         (ASK, BETTER)),
+        ({"text": f"### Human: {Q}### Assistant: {A}### Human: {AGAIN.content}### Assistant: "
+                  f"{LAST.content}"}, (ASK, BETTER, AGAIN, LAST)),
+        ({"text": f"<|im_start|>system\n{SYSTEM.content}<|im_end|>\n<|im_start|>user\n{Q}<|im_end|>"
+                  f"\n<|im_start|>assistant\n{A}<|im_end|>\n"}, (SYSTEM, ASK, BETTER)),
+    ],
+)  # fmt: skip
+def test_an_answer_to_learn(row, messages, rows):
+    (found,) = read_records(rows(row))
+    assert found.messages == messages and found.where == "rows.jsonl line 1"
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt", "chosen"),
+    [
+        (ULTRA_FEEDBACK, (ASK,), BETTER),
+        (ORCA_DPO, (SYSTEM, ASK), BETTER),
+        (OPENAI, (SYSTEM, ASK), BETTER),
+        (HELP_STEER, (ASK, BETTER, AGAIN), LAST),
+        (HELP_STEER | {"response1": B, "response2": LAST.content, "overall_preference": 1},
+         (ASK, BETTER, AGAIN), LAST),
+    ],
+)  # fmt: skip
+def test_a_preferred_answer(row, prompt, chosen, rows):
+    (found,) = read_pairs(rows(row))
+    assert (found.prompt, found.chosen, found.rejected) == (prompt, (chosen,), (WORSE,))
+
+
+DO_NOT_ANSWER = {"id": 1, "risk_area": "birds", "types_of_harm": "none", "question": Q,
+                 "GPT4_response": A, "GPT4_harmful": 0}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "messages"),
+    [
+        (ULTRA_FEEDBACK, (ASK,)),
+        (ORCA_DPO, (SYSTEM, ASK)),
+        (OPENAI, (SYSTEM, ASK)),
+        (HELP_STEER, (ASK, BETTER, AGAIN)),
+        (OPEN_ORCA, (SYSTEM, ASK)),
+        (TOXIC_CHAT, (ASK,)),
+        (LMSYS, (ASK, BETTER, AGAIN)),
+        (WILD, (ASK,)),
+        ({"adversarial": Q, "label": 1, "data_type": "adversarial_harmful"}, (ASK,)),
+        (DO_NOT_ANSWER, (ASK,)),
+        (OASST_TREE, (ASK,)),
+        ({"chosen": f"\n\nHuman: {Q}\n\nAssistant: {A}",
+          "rejected": f"\n\nHuman: {Q}\n\nAssistant: {B}"}, (ASK,)),
+        ({"text": f"\n\nHuman: {Q}\n\nAssistant: {A}"}, (ASK,)),
+    ],
+)  # fmt: skip
+def test_a_prompt(row, messages, rows):
+    assert [record.messages for record in read_prompts(rows(row))] == [messages]
+
+
+def test_answers_to_judge(rows):
+    for row in (OPEN_ORCA, TOXIC_CHAT, LMSYS, WILD, SLIM_ORCA):
+        (found,) = read_responses(rows(row))
+        assert found.messages[-1].role == "assistant"
+    (found,) = read_responses(rows(TOXIC_CHAT | {"model_output": ""}))
+    assert found.messages[-1].content == ""
+    # One of the columns of answers has to be named.
+    with pytest.raises(DataError, match="columns found: id, risk_area.*add columns=ours:theirs"):
+        read_responses(rows(DO_NOT_ANSWER))
+    named = "?columns=prompt:question,response:GPT4_response"
+    (found,) = read_responses(rows(DO_NOT_ANSWER, options=named))
+    assert found.messages == (ASK, BETTER)
+
+
+def test_a_thought_stands_before_its_answer(rows):
+    said = [*turns(ASK), {"role": "assistant", "content": A, "reasoning_content": " Dark, so …\n"}]
+    (found,) = read_records(rows({"messages": said}))
+    assert found.messages[-1].content == f"<think>\nDark, so …\n</think>\n\n{A}"
+
+
+@pytest.mark.parametrize(
+    ("turn", "message"),
+    [
+        ({"role": "assistant", "content": None, "tool_calls": [{"id": "a"}]}, "has tool_calls; no"),
+        ({"role": "tool", "content": "12"}, "is the tool's; no template here writes calls of"),
+        ({"from": "observation", "value": "12"}, "is the observation's; no template"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": "x"}]},
+         "'content' has a part of the type 'image_url'; expected text alone"),
+        ({"role": ["user"], "content": Q}, "'role' is list; expected text"),
+        ({"role": "assistant", "content": {"a": 1}}, "'content' is dict; expected text"),
+        ({"role": "assistant", "content": A, "weight": 0.5}, "'weight' is 0.5; expected 0 or 1"),
+        ({"role": "assistant", "content": A, "weight": [1]}, "'weight' is [1]; expected 0 or 1"),
+    ],
+)  # fmt: skip
+def test_turns_that_have_no_place(turn, message, rows):
+    good = {"messages": turns(ASK, BETTER)}
+    bad = {"messages": [*turns(ASK), turn]}
+    with pytest.raises(DataError) as error:
+        read_records(rows(good, bad))
+    assert str(error.value).startswith(f"rows.jsonl line 2: messages[1]: {message}")
+    source = rows(good, bad, options="?bad_rows=skip")
+    assert len(read_records(source)) == 1 and not source.left_out[0].unwanted
+
+
+def test_a_row_that_no_model_could_read_is_refused(rows):
+    long = {"prompt": Q, "response": "x" * 2_000_000}
+    with pytest.raises(DataError, match="line 1: has 2,000,026 characters; expected at most 2,000"):
+        read_records(rows(long))
+    assert (
+        len(read_records(rows(long, {"prompt": Q, "response": A}, options="?bad_rows=skip"))) == 1
+    )
+
+
+# ---------------------------------------------------------------------------- trees
+
+
+def message(number, parent, text, role="assistant", rank=None, **others):
+    return {"message_id": number, "parent_id": parent, "text": text, "role": role, "rank": rank,
+            "deleted": False, "review_result": True, **others}  # fmt: skip
+
+
+def test_trees_of_messages_become_dialogues(rows):
+    source = rows(
+        message("a", None, Q, "prompter"),
+        message("b", "a", B, rank=1),
+        message("e", "d", LAST.content, rank=0),  # before what it answers
+        message("c", "a", A, rank=0),
+        message("x", "a", "Hidden.", rank=-1, deleted=True),
+        message("y", "a", "Spam.", rank=-1, review_result=False),
+        message("d", "c", AGAIN.content, "prompter", rank=0),
+        message("f", "e", "Thanks!", "prompter"),
+        message("g", None, "Who?", "prompter"),
+        message("h", "g", "I.", rank=None),
+    )
+    found = read_records(source)
+    assert [record.messages for record in found] == [
+        (ASK, BETTER, AGAIN, LAST),
+        (Message("user", "Who?"), Message("assistant", "I.")),
+    ]
+    assert [record.where for record in found] == ["rows.jsonl line 1", "rows.jsonl line 9"]
+    assert [len(record.messages) for record in read_prompts(source)] == [3, 1]
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        ([message("a", None, Q, "prompter")], "no answer in the tree"),
+        ([message("a", "a", Q, "prompter")], "no message without a parent"),
+        ([message("a", None, Q, "prompter"), message("b", "a", A, "judge")], "'role' is 'judge'"),
+        ([message(["a"], None, 5, {}), message({}, "['a']", A)], "'role' is {}"),
+    ],
+)
+def test_broken_trees(found, reason, rows):
+    with pytest.raises(DataError, match=reason):
+        read_records(rows(*found))
+
+
+# ---------------------------------------------------------------------------- not to be learned
+
+PLAIN = {"prompt": Q, "response": A}
+KTO = {"prompt": Q, "completion": A}
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        (PLAIN | {"is_safe": False}, "'is_safe' is False: not an answer to learn"),
+        (PLAIN | {"is_safe": "no"}, "'is_safe' is 'no'"),
+        (PLAIN | {"unsafe": 1}, "'unsafe' is 1"),
+        (PLAIN | {"label": "Harmful"}, "'label' is 'Harmful'"),
+        (PLAIN | {"response_harm_label": "harmful"}, "'response_harm_label' is 'harmful'"),
+        (PLAIN | {"desirable": "false"}, "'desirable' is 'false'"),
+        (PLAIN | {"weight": 0.0}, "its weight is 0"),
+        (KTO | {"label": False}, "'label' is False"),
+        (KTO | {"label": "0"}, "'label' is '0'"),
+        ({"messages": turns(ASK, BETTER), "toxic": True}, "'toxic' is True"),
+        (TOXIC_CHAT | {"toxicity": 1}, "'toxicity' is 1"),
+        (LMSYS | {"openai_moderation": [{"flagged": i == 3} for i in range(4)]},
+         "its answer is labelled as one to avoid"),
+        (HELP_STEER | {"overall_preference": 0}, "neither answer is preferred"),
+        ({"prompt": Q, "chosen": A, "rejected": B, "chosen_unsafe": True, "rejected_unsafe": True},
+         "its answer is labelled unsafe"),
+        ({"messages": [*turns(ASK), turns(BETTER)[0] | {"weight": 0}]},
+         "the weight of every answer is 0"),
+    ],
+)  # fmt: skip
+def test_what_a_row_says_is_not_to_be_learned_is_not(row, why, rows):
+    good = {name: value for name, value in row.items() if name in PLAIN or name in KTO}
+    source = rows(row, row, options="")
+    with pytest.raises(DataError, match="no usable row of 2; expected at least one"):
+        read_records(source)
+    assert [left.where for left in source.left_out] == ["rows.jsonl line 1", "rows.jsonl line 2"]
+    assert all(left.unwanted and left.why.startswith(why) for left in source.left_out)
+    if set(good) in (set(PLAIN), set(KTO)):
+        source = rows(row, good)
+        assert [record.where for record in read_records(source)] == ["rows.jsonl line 2"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"is_safe": True}, {"is_safe": None}, {"unsafe": ""}, {"label": "sports"}, {"label": 7},
+        {"label": "safe"}, {"weight": 1}, {"toxic": 0}, {"response_harm_label": "unharmful"},
+    ],
+)  # fmt: skip
+def test_other_labels_keep_nothing_out(more, rows):
+    assert len(read_records(rows(PLAIN | more))) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"label": 1}, "which may mean a good answer or a bad one.*columns=unsafe:label.*without="),
+        ({"is_safe": "maybe"}, "'is_safe' is 'maybe'; expected true or false, or add without=is_"),
+        ({"toxicity": 0.93}, "'toxicity' is 0.93; expected true or false, or add without=toxicity"),
+        ({"weight": 0.5}, "'weight' is 0.5; expected 0 or 1, or add without=weight"),
+        ({"is_safe": ["no"]}, r"'is_safe' is \['no'\]"),
+    ],
+)
+def test_labels_that_cannot_be_understood_are_refused(more, message, rows):
+    with pytest.raises(DataError, match=message):
+        read_records(rows(PLAIN | more))
+    (column,) = more
+    assert len(read_records(rows(PLAIN | more, options=f"?without={column}"))) == 1
+
+
+def test_labels_are_for_learning_alone(rows):
+    bad = PLAIN | {"is_safe": False}
+    assert len(read_responses(rows(bad))) == len(read_prompts(rows(bad))) == 1
+    assert not read_labelled(rows(bad))[0].desirable
+    for read in (read_pairs, read_labelled):
+        pair = {"prompt": Q, "chosen": A, "rejected": B}
+        source = rows(pair, pair | {"weight": 0})
+        assert len(read(source)) == (1 if read is read_pairs else 2)
+        assert source.left_out[0].why == "its weight is 0"
+
+
+def test_answers_of_weight_0_are_read_and_not_learned(rows):
+    """OpenAI's rows: the dialogue goes on behind them, and ends with the last one that counts."""
+    bad = {"role": "assistant", "content": B, "weight": 0}
+    good = {"role": "assistant", "content": A, "weight": 1}
+    ask, again = turns(ASK, AGAIN)
+    (first, second) = read_records(
+        rows({"messages": [ask, bad, again, good]}, {"messages": [ask, good, again, bad]})
+    )
+    unlearned = Message("assistant", B, learned=False)
+    assert first.messages == (ASK, unlearned, AGAIN, Message("assistant", A))
+    assert second.messages == (ASK, BETTER)
+    (kept,) = read_prompts(rows({"messages": [ask, good, again, bad]}))
+    assert kept.messages == (ASK, BETTER, AGAIN)
