@@ -117,10 +117,19 @@ def test_rules_on_the_safer_answer(name, outcomes):
     assert [contents(pair)[0] if pair else " " for pair in kept] == list(outcomes)
 
 
-@pytest.mark.parametrize("name", sorted(pairs.RULES.keys() - {"all"}))
+@pytest.mark.parametrize("name", sorted(pairs.RULES.keys() - {"all", "safe_and_better"}))
 def test_rules_say_which_labels_they_miss(name):
     with pytest.raises(DataError, match="row 1: does not say which answer"):
         pairs.rule(name)(pair_of(None))
+
+
+def test_the_default_rule_takes_pairs_without_labels_and_tells():
+    plain, labelled = pair_of(None), pair_of((False, True))
+    assert pairs.rule("safe_and_better")(plain) is plain
+    assert pairs.describe_unlabelled([labelled], "safe_and_better") == []
+    assert pairs.describe_unlabelled([plain], "all") == []
+    (line,) = pairs.describe_unlabelled([plain, labelled, plain], "safe_and_better")
+    assert line.startswith("2 of 3 pairs do not say which answers are unsafe; data.prefer=safe_and")
 
 
 def test_unknown_rule():

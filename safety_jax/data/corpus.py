@@ -186,6 +186,7 @@ def describe_pairs(corpus: PairCorpus, prefer: str) -> str:
         f"{len(corpus.training):,} pairs to train on, {held_out:,} held out; "
         f"{corpus.left_out:,} left out by data.prefer={prefer}; {counts[0].cut_prompts} prompts, "
         f"{counts[0].cut_answers} chosen and {counts[1].cut_answers} rejected answers cut",
+        *pairs.describe_unlabelled(corpus.mixture.records, prefer),
     ]
     return "\n".join(lines + describe_skipped(corpus.skipped))
 

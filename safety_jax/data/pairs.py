@@ -3,7 +3,8 @@
 What "preferred" means is a choice where rows say which answer is better and which is safer:
 
     all                better over worse, as the rows have it
-    safe_and_better    ... where the better answer is safe      (arXiv 2412.00074)
+    safe_and_better    ... where the better answer is safe      (arXiv 2412.00074), or its row does
+                       not say, for then this rule has nothing to go by; others refuse such a row
     safe_over_unsafe   ... where it is safe and the other is not
     agreed             ... where the better answer is also the safer one
     safer              safer over less safe, whichever is better
@@ -66,6 +67,10 @@ def _chosen_is_safer(pair: Pair) -> bool:
     return pair.labels.chosen_is_safer
 
 
+def _safe_and_better(pair: Pair) -> Pair | None:
+    return None if pair.labels.unsafe is not None and pair.labels.unsafe[0] else pair
+
+
 def _safe_over_unsafe(pair: Pair) -> Pair | None:
     return pair if _unsafe(pair) == (False, True) else None
 
@@ -79,7 +84,7 @@ def _safety_first(pair: Pair) -> Pair | None:
 
 RULES: dict[str, PreferenceRule] = {
     "all": lambda pair: pair,
-    "safe_and_better": lambda pair: None if _unsafe(pair)[0] else pair,
+    "safe_and_better": _safe_and_better,
     "safe_over_unsafe": _safe_over_unsafe,
     "agreed": lambda pair: pair if _chosen_is_safer(pair) else None,
     "safer": lambda pair: pair if _chosen_is_safer(pair) else pair.swapped,
@@ -96,6 +101,17 @@ def rule(name: str) -> PreferenceRule:
     if name not in RULES:
         raise ConfigError(f"data.prefer {name!r}: expected one of {', '.join(RULES)}")
     return RULES[name]
+
+
+def describe_unlabelled(found: Sequence[Pair], prefer: str) -> list[str]:
+    """A line where a rule had nothing to go by; none where it had."""
+    count = sum(pair.labels.unsafe is None for pair in found)
+    if prefer != "safe_and_better" or not count:
+        return []
+    return [
+        f"{count:,} of {len(found):,} pairs do not say which answers are unsafe; "
+        f"data.prefer={prefer} takes them as they are"
+    ]
 
 
 # ---------------------------------------------------------------------------- token ids
