@@ -220,7 +220,7 @@ def test_metrics_of_judges_are_those_that_are_measured(kind: str):
         categories=[()] * 20,
         sources=["a"] * 20,
     )
-    measured = judge_quality.evaluation(held)
+    measured = {f"eval/{name}" for name in judge_quality.evaluation(held)}
     known = {f"eval/{name}" for name in schema.JUDGE_METRICS[kind]}
-    assert known <= set(measured) <= known | {"eval/margin_length_correlation"}
+    assert known <= measured <= known | {"eval/margin_length_correlation"}
     assert known <= set(REWARD["checkpoint.best_metric"].names)

@@ -43,6 +43,8 @@ ARGUMENTS = {
         "paper=report",
         "paper=script,loss=safe",
     ],
+    "kto": [None, "demo"],
+    "orpo": [None, "demo"],
     "plan": [None, "table"],
     "raft": [
         None,

@@ -162,15 +162,8 @@ def test_the_reference_of_a_given_adapter_is_that_adapter(finished, inputs, tmp_
 @pytest.mark.parametrize(
     ("overrides", "error", "message"),
     [
-        ({"dpo__objective": "dpo"}, ConfigError, "dpo.objective 'dpo': expected sigmoid, conserv"),
-        ({"dpo__reference": "off"}, ConfigError, "dpo.reference 'off': expected cached, live"),
-        ({"dpo__reference": "none"}, ConfigError, "sigmoid compares with a reference"),
-        ({"dpo__beta": 0.0}, ConfigError, "dpo.beta is 0.0; expected more than 0"),
-        ({"dpo__smoothing": 0.5}, ConfigError, "dpo.smoothing is 0.5"),
-        ({"dpo__nll_weight": -1.0}, ConfigError, "dpo.nll_weight is -1.0"),
         ({"data__prefer": "agreed_"}, ConfigError, "data.prefer 'agreed_'"),
         ({"data__bad_rows": "drop"}, ConfigError, "data.bad_rows 'drop'"),
-        ({"checkpoint__best_is": "max"}, ConfigError, "checkpoint.best_is 'max': expected lowest"),
         ({"train__rows_per_microbatch": 3}, ConfigError, "does not divide over mesh"),
     ],
 )

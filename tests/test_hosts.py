@@ -31,7 +31,7 @@ from test_reward import answers  # noqa: F401
 from test_score import model  # noqa: F401
 
 from safety_jax.stages import dpo, evaluate, raft, reward, score, sft
-from safety_jax.training import metrics
+from safety_jax.training import metrics, progress
 
 ROOT = Path(__file__).parent.parent
 PROCESSES, DEVICES = 2, 8
@@ -139,7 +139,7 @@ def complaint(errors: str) -> str:
 
 def numbers(folder: Path) -> list[dict]:
     return [
-        {key: value for key, value in row.items() if key not in metrics.TIMING}
+        {key: value for key, value in row.items() if key not in progress.TIMING}
         for row in metrics.read(folder / "metrics.jsonl")
     ]
 

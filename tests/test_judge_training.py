@@ -16,11 +16,11 @@ from safety_jax.base import trees
 from safety_jax.base.errors import CheckpointError, ConfigError
 from safety_jax.data.judged import JudgedAnswers
 from safety_jax.data.loader import Loader
-from safety_jax.maths import reward_losses as objectives
+from safety_jax.maths import losses as objectives
 from safety_jax.models import lora
 from safety_jax.models.encoders import heads
 from safety_jax.models.folders import peft
-from safety_jax.training import judge_model, judge_quality
+from safety_jax.training import judge_model, judge_quality, placement
 from safety_jax.training import judging as losses
 from safety_jax.training import step as steps
 from tests.golden import rows, score_cases
@@ -118,7 +118,7 @@ def measure(judge: Judge, objective, data: JudgedAnswers, mesh, *, gradient=True
     """(metrics, gradient) of one batch of everything."""
     batches = loader_of(data, **layout)
     loss = losses.make_loss(judge.trainee, objective, batch_size=len(data))
-    arrays, used = losses.place_on(mesh, batches, data)(batches.batch(0))
+    arrays, used = placement.place_answers(mesh, batches, data)(batches.batch(0))
     if not gradient:
         evaluate = steps.evaluator(loss, losses.count, mesh)
         parts, _ = evaluate(judge.trainable, judge.frozen, arrays, used)

@@ -11,7 +11,7 @@ from samples import execute_on, on_device, packed_rows, random_adapters, unpacke
 from safety_jax.base import mesh as meshes
 from safety_jax.base import trees
 from safety_jax.base.errors import ConfigError
-from safety_jax.maths import losses
+from safety_jax.maths import logprobs, losses
 from safety_jax.models import llama, rotary
 
 ROWS = [[11, 7, 9], [20, 5], [29]]
@@ -25,9 +25,9 @@ def loss_and_gradient(config, weights, adapters, tokens, run):
         hidden = llama.forward(
             config, weights, tokens.ids, tokens.positions, tokens.segments, run, given
         )
-        targets, mask = losses.shift(tokens)
+        targets, mask = logprobs.shift(tokens)
         head = llama.head(config, weights, run.mesh)
-        scores = losses.token_logprobs(hidden, head, targets, mask, chunk_tokens=8)
+        scores = logprobs.token_logprobs(hidden, head, targets, mask, chunk_tokens=8)
         return losses.sft(scores).loss
 
     return jax.jit(jax.value_and_grad(loss, (0, 1)))(weights, adapters.weights)

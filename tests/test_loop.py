@@ -55,7 +55,7 @@ def run(one_device, tmp_path):
         noise = 0.0 if key is None else jax.random.normal(key)
         return {"loss": ((trainable["w"] - batch["x"] + noise) ** 2).sum()}
 
-    step = steps.make(loss, lambda batch: jnp.float32(1), optimizer, rate, where)
+    step = steps.make(loss, lambda batch: {"rows": jnp.float32(1)}, optimizer, rate, where)
     sharding = meshes.sharding(one_device, (None, None))
 
     def train(batches, total, folder="checkpoints"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from safety_jax.base.batch import Tokens
-from safety_jax.maths import losses
+from safety_jax.maths import logprobs, losses
 
 B, T, D, V = 3, 13, 8, 29
 
@@ -36,7 +36,7 @@ def test_values_and_gradients_equal_a_plain_log_softmax(arrays, chunk):
     hidden, head, targets, mask, weights = arrays
 
     def ours(hidden, head):
-        found = losses.token_logprobs(hidden, head, targets, mask, chunk_tokens=chunk)
+        found = logprobs.token_logprobs(hidden, head, targets, mask, chunk_tokens=chunk)
         return (found.logprobs * weights).sum(), found
 
     def reference(hidden, head):
@@ -54,7 +54,7 @@ def test_values_and_gradients_equal_a_plain_log_softmax(arrays, chunk):
 def test_by_hand():
     """Two tokens, two words: logits (1, 0), so log p = -log(1 + e^-1) and -1 - log(1 + e^-1)."""
     hidden, head = jnp.ones((1, 2, 1)), jnp.array([[1.0], [0.0]])
-    found = losses.token_logprobs(
+    found = logprobs.token_logprobs(
         hidden, head, jnp.array([[0, 1]]), jnp.array([[True, True]]), chunk_tokens=1
     )
     np.testing.assert_allclose(found.logprobs, [[-0.3132617, -1.3132617]], rtol=1e-6)
@@ -68,7 +68,7 @@ def test_a_frozen_head_costs_no_second_pass(arrays):
     hidden, head, targets, mask, _ = arrays
 
     def total(hidden, head):
-        found = losses.token_logprobs(hidden, head, targets, mask, chunk_tokens=4)
+        found = logprobs.token_logprobs(hidden, head, targets, mask, chunk_tokens=4)
         return found.logprobs.sum()
 
     def passes(argnums):
@@ -85,7 +85,7 @@ def test_shift_never_crosses_a_boundary():
         segments=jnp.array([[1, 1, 1, 2, 2, 0]]),
         mask=jnp.array([[False, True, True, False, True, False]]),
     )
-    targets, mask = losses.shift(tokens)
+    targets, mask = logprobs.shift(tokens)
     np.testing.assert_array_equal(targets, [[6, 7, 8, 9, 0, 0]])
     np.testing.assert_array_equal(mask, [[True, True, False, True, False, False]])
     segments = np.asarray(tokens.segments)

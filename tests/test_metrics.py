@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.training import metrics
+from safety_jax.maths import flops
+from safety_jax.training import metrics, progress
 
 
 def writer(folder, resume_step=0, tensorboard=False, wandb=False, primary=True):
@@ -133,9 +134,9 @@ def test_wandb_without_a_key_is_told_in_one_line(tmp_path, monkeypatch):
 def test_flops_per_token_by_hand():
     numbers = dict(matmul_weights=1000, layers=2, heads=3, head_size=5, example_tokens=10.0)
     attention = 2 * 10 * 3 * 5 * 2  # forward: 2 matmuls, 2 FLOPs, half of the 10 keys on average
-    full = metrics.flops_per_token(adapter_weights=0, trains_base=True, **numbers)
+    full = flops.flops_per_token(adapter_weights=0, trains_base=True, **numbers)
     assert full == 3 * 2 * 1000 + 3 * attention
-    adapted = metrics.flops_per_token(adapter_weights=10, trains_base=False, **numbers)
+    adapted = flops.flops_per_token(adapter_weights=10, trains_base=False, **numbers)
     assert adapted == 2 * 2 * 1000 + 3 * 2 * 10 + 3 * attention
 
 
@@ -153,12 +154,12 @@ def test_flops_per_token_by_hand():
     ],
 )
 def test_peak_by_device_kind(kind, peak):
-    assert metrics.peak_flops(kind) == peak
+    assert flops.peak_flops(kind) == peak
 
 
 def test_rate_by_hand():
     now = [0.0]
-    rate = metrics.Throughput(flops_per_token=100.0, peak=4000.0, clock=lambda: now[0])
+    rate = progress.Throughput(flops_per_token=100.0, peak=4000.0, clock=lambda: now[0])
     assert rate.read() == {}
     rate.add(1_000_000)
     now[0] = 3.0
@@ -168,20 +169,20 @@ def test_rate_by_hand():
         rate.add(tokens)
     assert rate.read() == {"tokens_per_second": 20.0, "seconds_per_step": 2.0, "mfu": 0.5}
     assert rate.read() == {}
-    unknown = metrics.Throughput(100.0, None, clock=lambda: now[0])
+    unknown = progress.Throughput(100.0, None, clock=lambda: now[0])
     unknown.add(5)
     now[0] += 1.0
-    assert set(unknown.read()) < set(metrics.TIMING) and "mfu" not in unknown.read()
+    assert set(unknown.read()) < set(progress.TIMING) and "mfu" not in unknown.read()
 
 
 def test_progress_off_a_terminal_is_one_line_per_log(capsys):
-    progress = metrics.ProgressBar(40, 10)
+    bar = progress.ProgressBar(40, 10)
     for step in range(11, 31):
-        progress.step(step)
+        bar.step(step)
         if step % 10 == 0:
-            progress.log(step, {"loss": 1.5, "tokens_per_second": 12345.6, "mfu": 0.4125, "x": 1})
-    progress.print("eval")
-    progress.close()
+            bar.log(step, {"loss": 1.5, "tokens_per_second": 12345.6, "mfu": 0.4125, "x": 1})
+    bar.print("eval")
+    bar.close()
     first, second, third = capsys.readouterr().err.splitlines()
     assert first.startswith("step 20/40  loss 1.5000  12,346 tokens/s  MFU 41.2%  left 00:0")
     assert second.startswith("step 30/40") and third == "eval"
@@ -189,17 +190,17 @@ def test_progress_off_a_terminal_is_one_line_per_log(capsys):
 
 def test_progress_on_a_terminal_is_a_bar(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    progress = metrics.ProgressBar(40, 10)
-    progress.step(20)
-    progress.log(20, {"loss": 1.5})
-    progress.close()
+    bar = progress.ProgressBar(40, 10)
+    bar.step(20)
+    bar.log(20, {"loss": 1.5})
+    bar.close()
     shown = capsys.readouterr().err
     assert "20/40" in shown and "loss 1.5000" in shown and "step 20" not in shown
 
 
 def test_other_processes_show_nothing(capsys):
-    progress = metrics.ProgressBar(4, 0, primary=False)
-    progress.log(1, {"loss": 1.0})
-    progress.print("x")
-    progress.close()
+    bar = progress.ProgressBar(4, 0, primary=False)
+    bar.log(1, {"loss": 1.0})
+    bar.print("x")
+    bar.close()
     assert capsys.readouterr().err == ""

@@ -1,6 +1,7 @@
 """Preference pairs: which answer is preferred, what is scored, what is left out and told."""
 
 import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -153,7 +154,7 @@ def encoded(tokenizer, *rows, template="plain", max_length=40, **changes):
         prompts.load_template(template, tokenizer), tokenizer, max_length,
         settings["overlong_prompt"], len(tokenizer),
     )  # fmt: skip
-    found = pairs.encode_pairs(chosen, encoding, bad_rows=settings["bad_rows"], skipped=skipped)
+    found = pairs.encode_pairs(chosen, skipped, encoding=encoding, bad_rows=settings["bad_rows"])
     return found, skipped
 
 
@@ -221,24 +222,29 @@ def test_corpus_reports_what_was_left_out(tokenizer, tmp_path):
     rows[1] |= {"response_0": "good"}  # equal answers
     rows[2] |= {"better_response_id": 0}  # the better one is unsafe
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = {
-        "train": (str(file),),
-        "evaluation": "",
-        "eval_rows": 1,
-        "prefer": "safe_and_better",
-        "template": "plain",
-        "max_length": 64,
-        "overlong_prompt": "error",
-        "tokens": tokenizer,
-        "vocabulary_size": len(tokenizer),
-        "seed": 0,
-    }
-    found = corpus.read_pairs(bad_rows="skip", **settings)
-    assert (len(found.training), len(found.evaluation), found.left_out) == (3, 1, 1)
-    text = corpus.describe_pairs(found, "safe_and_better")
+    template = prompts.load_template("plain", tokenizer)
+    encoding = encode.Encoding(template, tokenizer, 64, "error", len(tokenizer))
+
+    def read(bad_rows: str) -> corpus.Corpus:
+        left_out = {}
+        return corpus.read(
+            corpus.Rows((str(file),), "", 1, bad_rows, seed=0),
+            corpus.preferences("safe_and_better", left_out),
+            functools.partial(pairs.encode_pairs, encoding=encoding, bad_rows=bad_rows),
+            prompt=template.prompt,
+            tokenizer=tokenizer,
+            left_out=left_out,
+        )
+
+    found = read("skip")
+    assert (len(found.training), len(found.evaluation)) == (3, 1)
+    assert found.left_out == {"data.prefer=safe_and_better": 1}
+    counts = found.counts("pairs")
+    assert counts["rows skipped"] == 1 and counts["left out by data.prefer=safe_and_better"] == 1
+    text = found.describe("pairs")
     assert "1 left out by data.prefer=safe_and_better" in text
     assert "rows.jsonl line 2: chosen and rejected are equal" in text
     with pytest.raises(DataError, match="rows.jsonl line 2"):
-        corpus.read_pairs(bad_rows="error", **settings)
+        read("error")
     with pytest.raises(ConfigError, match="data.bad_rows 'drop': expected error or skip"):
-        corpus.read_pairs(bad_rows="drop", **settings)
+        read("drop")

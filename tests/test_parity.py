@@ -18,10 +18,10 @@ from samples import execute_on, golden_adapters
 
 from safety_jax.base import trees
 from safety_jax.base.batch import Tokens
-from safety_jax.maths import losses
+from safety_jax.maths import logprobs, losses
 from safety_jax.models import llama, lora
 from safety_jax.models.folders import hf
-from safety_jax.training import optim
+from safety_jax.training import likelihood, optim
 from safety_jax.training import step as steps
 from tests.golden import cases, rows
 
@@ -178,10 +178,10 @@ def make_loss(tuned, full: bool):
         hidden = llama.forward(
             config, weights, tokens.ids, tokens.positions, tokens.segments, execution, adapters
         )
-        scores = losses.token_logprobs(
+        scores = logprobs.token_logprobs(
             hidden,
             llama.head(config, weights, execution.mesh),
-            *losses.shift(tokens),
+            *logprobs.shift(tokens),
             chunk_tokens=16,
         )
         sums = losses.sft(scores)
@@ -252,7 +252,7 @@ def test_gradient(kind, tuned, golden):
         trainable,
         frozen,
         batch,
-        steps.trained_tokens,
+        likelihood.count,
         len(batch.ids),
         jax.random.key(0),
     )
@@ -279,7 +279,7 @@ def trainer(tuned):
         placed = jax.tree.map(lambda leaf: leaf.sharding, trainable)
         where = steps.shardings(trainable, placed, adamw, tuned[2].mesh)
         loss = make_loss(tuned, kind == "full")
-        return adamw, where, steps.make(loss, steps.trained_tokens, adamw, rate, where)
+        return adamw, where, steps.make(loss, likelihood.count, adamw, rate, where)
 
     def make(kind: str):
         adamw, where, step = compiled(kind)

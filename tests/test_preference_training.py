@@ -15,21 +15,30 @@ from safety_jax.data.pairs import Pairs
 from safety_jax.maths import losses
 from safety_jax.models import llama, lora
 from safety_jax.models.folders import hf, peft
-from safety_jax.training import optim, policy, preference, reference
+from safety_jax.training import optim, placement, policy, preference, reference
 from safety_jax.training import step as steps
+from safety_jax.training.preference import PairObjective
+from safety_jax.training.task import Measured
 from tests import samples
 from tests.golden import cases, rows
 
 GOLDEN = dict(np.load(rows.DPO_FILE))
+
+
+def objective(loss, beta: float, of_pairs: dict | None = None, **numbers) -> PairObjective:
+    return PairObjective(functools.partial(loss, beta=beta, **numbers), beta, **(of_pairs or {}))
+
+
+FREE = {"averages": True, "reference": False}
 OBJECTIVES = {
-    "sigmoid": functools.partial(losses.dpo, beta=0.1),
-    "robust": functools.partial(losses.robust, beta=0.1, smoothing=rows.DPO_SMOOTHING),
-    "hinge": functools.partial(losses.hinge, beta=0.1),
-    "ipo_mean": functools.partial(losses.ipo_mean, beta=0.1),
-    "sigmoid_mean": functools.partial(losses.dpo_mean, beta=5.0),
-    "with_nll": functools.partial(losses.dpo, beta=0.1),
-    "simpo": functools.partial(losses.simpo, beta=2.0, margin=rows.DPO_MARGIN),
-    "conservative": functools.partial(losses.conservative, beta=0.1, smoothing=rows.DPO_SMOOTHING),
+    "sigmoid": objective(losses.dpo, 0.1),
+    "robust": objective(losses.robust, 0.1, smoothing=rows.DPO_SMOOTHING),
+    "hinge": objective(losses.hinge, 0.1),
+    "ipo_mean": objective(losses.ipo_mean, 0.1),
+    "sigmoid_mean": objective(losses.dpo_mean, 5.0),
+    "with_nll": objective(losses.dpo, 0.1, {"nll_weight": rows.DPO_NLL_WEIGHT}),
+    "simpo": objective(losses.simpo, 2.0, FREE, margin=rows.DPO_MARGIN),
+    "conservative": objective(losses.conservative, 0.1, smoothing=rows.DPO_SMOOTHING),
 }
 
 
@@ -86,7 +95,7 @@ def loader_of(pairs: Pairs, **changes) -> Loader:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A policy that is not at its start; the trees are those of `preferences.make_loss`."""
+    """A policy that is not at its start; the trees are those of `preference.make_loss`."""
 
     policy: Any
     trainable: Any
@@ -132,12 +141,11 @@ def measure(model: Model, name: str, pairs: Pairs, mesh, *, known=None, gradient
     loss = preference.make_loss(
         model.policy,
         OBJECTIVES[name],
-        nll_weight=rows.DPO_NLL_WEIGHT if name == "with_nll" else 0.0,
         live=known is None,
         batch_size=len(pairs),
     )
     frozen = preference.Frozen(model.base, model.start if known is None else None)
-    place = preference.place_on(mesh, batches, pairs, known, batches.most_segments)
+    place = placement.place_answers(mesh, batches, pairs, known)
     arrays, used = place(batches.batch(0))
     if gradient:
         accumulate = jax.jit(steps.accumulate, static_argnums=(0, 4))
@@ -150,6 +158,11 @@ def measure(model: Model, name: str, pairs: Pairs, mesh, *, known=None, gradient
     return jax.device_get(parts), None
 
 
+def summarize(table: np.ndarray, pairs: Pairs, of: str | PairObjective) -> dict[str, float]:
+    found = Measured({}, table, np.arange(len(table)))
+    return preference.summarize(found, pairs, OBJECTIVES[of] if isinstance(of, str) else of)
+
+
 # ---------------------------------------------------------------------------- equal to TRL
 
 
@@ -158,7 +171,7 @@ def golden_table(folder, one_device):
     pairs = golden_pairs()
     model = model_of("lora", one_device, folder)
     parts, _ = measure(model, "sigmoid", pairs, one_device, gradient=False)
-    return parts["pairs"], preference.answer_lengths(pairs)
+    return parts["examples"], preference.answer_lengths(pairs)
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - {"with_nll"}))
@@ -170,7 +183,7 @@ def test_losses_are_those_of_trl(name, golden_table):
         jnp.asarray(lengths, jnp.float32),
         jnp.zeros((len(table), 2)),
     )
-    found = OBJECTIVES[name](sums).mean()
+    found = OBJECTIVES[name].loss(sums).mean()
     np.testing.assert_allclose(found, GOLDEN[f"{name}/loss"], rtol=1e-5)
 
 
@@ -181,7 +194,7 @@ def test_gradient_and_metrics_are_those_of_trl(name, folder, one_device):
     np.testing.assert_allclose(parts["loss"], GOLDEN[f"{name}/loss"], rtol=1e-5)
     norm = np.sqrt(sum((leaf.astype(float) ** 2).sum() for leaf in jax.tree.leaves(slope)))
     np.testing.assert_allclose(norm, GOLDEN[f"{name}/grad_norm"], rtol=1e-4)
-    metrics = preference.summarize(parts["pairs"], np.arange(4), pairs, beta=0.1)
+    metrics = summarize(parts["examples"], pairs, name)
     theirs = [key for key in GOLDEN if key.startswith((f"{name}/rewards", f"{name}/logps"))]
     assert len(theirs) == 6
     for key in [*theirs, f"{name}/mean_token_accuracy"]:
@@ -201,7 +214,7 @@ def plain(folder, one_device):
 
 def assert_same(found, expected):
     (parts, slope), (wanted, wanted_slope) = found, expected
-    np.testing.assert_allclose(parts["pairs"], wanted["pairs"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(parts["examples"], wanted["examples"], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(parts["loss"], wanted["loss"], rtol=1e-5)
     for a, b in zip(*map(jax.tree.leaves, (slope, wanted_slope)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
@@ -218,16 +231,16 @@ def test_packed_is_unpacked(rows_per_microbatch, plain, one_device):
 def test_one_pair_at_a_time(plain, one_device):
     """Each pair in a batch of its own has the row that it has in the batch of all."""
     model, pairs, expected, _ = plain
-    loss = preference.make_loss(
-        model.policy, OBJECTIVES["sigmoid"], nll_weight=0.0, live=True, batch_size=1
-    )
+    loss = preference.make_loss(model.policy, OBJECTIVES["sigmoid"], live=True, batch_size=1)
     batches = loader_of(pairs, batch_size=1)
-    place = preference.place_on(one_device, batches, pairs, None, 1)
+    place = placement.place_answers(one_device, batches, pairs)
     evaluate = steps.evaluator(loss, preference.count, one_device)
     frozen = preference.Frozen(model.base, model.start)
     for i in range(len(pairs)):
         parts, _ = evaluate(model.trainable, frozen, *place(batches.batch(i)))
-        np.testing.assert_allclose(parts["pairs"][0], expected["pairs"][i], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            parts["examples"][0], expected["examples"][i], rtol=1e-5, atol=1e-5
+        )
 
 
 def test_eight_devices_are_one(plain, folder, eight_devices):
@@ -253,7 +266,7 @@ def test_cached_is_live(kind, plain, folder, one_device, tmp_path):
     )
     cached, _ = measure(model, "sigmoid", pairs, one_device, known=known, gradient=False)
     live, _ = measure(model, "sigmoid", pairs, one_device, gradient=False)
-    np.testing.assert_allclose(cached["pairs"], live["pairs"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(cached["examples"], live["examples"], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
@@ -269,7 +282,7 @@ def test_step_0_is_ln_2_with_no_margin(kind, plain, folder, one_device):
         model = dataclasses.replace(model, trainable=start)
     parts, _ = measure(model, "sigmoid", pairs, one_device, gradient=False)
     np.testing.assert_allclose(parts["loss"], np.log(2), rtol=1e-6)
-    metrics = preference.summarize(parts["pairs"], np.arange(8), pairs, beta=0.1)
+    metrics = summarize(parts["examples"], pairs, "sigmoid")
     assert metrics["rewards/margins"] == metrics["rewards/chosen"] == metrics["kl"] == 0
 
 
@@ -284,9 +297,8 @@ def table_of(chosen, rejected) -> np.ndarray:
 
 def test_metrics_by_source_and_category():
     pairs = golden_pairs()  # sources a b a b; categories x, none, x and y, none
-    metrics = preference.summarize(
-        table_of([4, 1, 0, -2], [2, 3, -4, 0]), np.arange(4), pairs, beta=0.5
-    )
+    table = table_of([4, 1, 0, -2], [2, 3, -4, 0])
+    metrics = summarize(table, pairs, objective(losses.dpo, 0.5))
     assert metrics["rewards/margins"] == pytest.approx(0.25)
     assert metrics["rewards/accuracies"] == 0.5
     assert metrics["rewards/margins/source=a"] == pytest.approx(1.5)
@@ -301,7 +313,7 @@ def test_metrics_by_source_and_category():
 
 def test_a_margin_of_zero_is_not_right():
     pairs = golden_pairs()
-    metrics = preference.summarize(table_of([1] * 4, [1] * 4), np.arange(4), pairs, beta=1.0)
+    metrics = summarize(table_of([1] * 4, [1] * 4), pairs, objective(losses.dpo, 1.0))
     assert metrics["rewards/accuracies"] == 0
     assert "lengths/margin_correlation" not in metrics
 
@@ -321,30 +333,16 @@ def test_collapse_alarm(chosen, margins, raised):
     collapse = preference.Collapse(said.append)
     for step, values in enumerate(zip(chosen, margins, strict=True)):
         metrics = dict(zip(("rewards/chosen", "rewards/margins"), values, strict=True))
-        last = collapse.read(step, metrics, "")
+        last = collapse(step, metrics)
     assert ("alarms/chosen_collapse" in last) == raised
     assert len(said) == raised
     assert not raised or ("step 3" in said[0] and "dpo.nll_weight" in said[0])
 
 
-def test_watch_averages_over_the_pairs_since_the_last_reading(folder):
-    pairs = golden_pairs()
-    watch = preference.PairWatch(pairs, 1.0, preference.Collapse(print), evaluates=True)
-    batches = loader_of(pairs, batch_size=3)
-    first, second = table_of([1, 2, 3], [0, 0, 0]), table_of([6, 9, 9], [0, 9, 9])
-    watch.add({"pairs": first}, batches.batch(0))
-    watch.add({"pairs": second}, batches.batch(1))  # the last batch has one pair
-    assert watch.read(2)["rewards/margins"] == pytest.approx(3.0)
-    watch.add({"pairs": first}, batches.batch(0))
-    assert watch.read(3)["rewards/margins"] == pytest.approx(2.0)
-
-
 def test_adamw_steps_move_the_margin(folder, one_device):
     """A few steps on one batch: the loss falls and every pair ends on the right side."""
     model, pairs = model_of("lora", one_device, folder), golden_pairs()
-    loss = preference.make_loss(
-        model.policy, OBJECTIVES["sigmoid"], nll_weight=0.0, live=True, batch_size=4
-    )
+    loss = preference.make_loss(model.policy, OBJECTIVES["sigmoid"], live=True, batch_size=4)
     rate = optim.schedule("constant", learning_rate=1e-2, warmup_steps=0, total_steps=5)
     adamw = optim.adamw(rate, beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.0, clip_norm=1.0)
     trainable = jax.tree.map(jnp.copy, model.trainable)
@@ -352,7 +350,7 @@ def test_adamw_steps_move_the_margin(folder, one_device):
     step = steps.make(loss, preference.count, adamw, rate, where)
     state = steps.initialize(trainable, adamw, jax.random.key(0), where)
     batches = loader_of(pairs, steps=5)
-    place = preference.place_on(one_device, batches, pairs, None, batches.most_segments)
+    place = placement.place_answers(one_device, batches, pairs)
     frozen, seen = preference.Frozen(model.base, None), []
     for number in range(5):
         state, metrics = step(state, frozen, *place(batches.batch(number)))

@@ -302,11 +302,9 @@ def test_nothing_acceptable_trains_nothing(given, tmp_path):
     ("changes", "error", "message"),
     [
         ({"raft__judges": ()}, ConfigError, "raft.judges is empty"),
-        ({"raft__adapter": "new"}, ConfigError, "raft.adapter 'new': expected continue or merge"),
         ({"raft__prompts": 16}, DataError, "2 rounds of 12 need 24"),
         ({"raft__rank_by": "x"}, ConfigError, "raft.rank_by 'x'"),
         ({"sample__max_new_tokens": 64}, ConfigError, "leaves no room for a prompt"),
-        ({"raft__adapter": "merge", "lora__rank": 0}, ConfigError, "nothing to merge"),
         ({"sample__lanes": 12}, ConfigError, "lanes 12 does not divide"),
     ],
 )

@@ -12,7 +12,8 @@ from test_evaluate import configure as configure_report
 from test_evaluate import given  # noqa: F401
 
 from safety_jax.base.errors import ConfigError, UserError
-from safety_jax.stages import assemble, evaluate, recipe, sft
+from safety_jax.stages import evaluate, recipe, sft
+from safety_jax.training.run import Budget
 
 STAGES = {"evaluate": evaluate.run, "sft": sft.run}
 
@@ -124,12 +125,9 @@ def test_methods_share_a_budget_of_compute(inputs, given, tmp_path):  # noqa: F8
     (rounds,) = recipe.read_steps(config, {"raft": sft.run})
     assert recipe.fill(config, rounds, tmp_path).train.max_flops == 1.5e9  # of each of four
     # 24 examples of 1e7 FLOPs each are a step: 25 of them
-    assert assemble.budgeted_steps(train, 1000, 1e7) == 25
-    assert assemble.budgeted_steps(train, 1000, 1e12) == 1
-    with train.unlocked():
-        train.max_steps = 3
+    size, flops = train.batch_size, train.max_flops
+    assert Budget(0, flops, 1.0).steps(1000, size, 1e7) == 25
+    assert Budget(0, flops, 1.0).steps(1000, size, 1e12) == 1
     with pytest.raises(ConfigError, match="max_flops 6e.09, train.max_steps 3"):
-        assemble.budgeted_steps(train, 1000, 1e7)
-    with train.unlocked():
-        train.max_flops, train.max_steps, train.epochs = 0.0, 0, 2.0
-    assert assemble.budgeted_steps(train, 48, 1e7) == 4
+        Budget(3, flops, 1.0).steps(1000, size, 1e7)
+    assert Budget(0, 0.0, 2.0).steps(48, size, None) == 4

@@ -20,7 +20,7 @@ from test_raft import given  # noqa: F401
 from test_reward import answers  # noqa: F401
 from test_reward import configure as configure_reward
 
-from safety_jax.training import metrics, reference
+from safety_jax.training import metrics, progress, reference
 
 ROOT = Path(__file__).parent.parent
 STEPS = 14
@@ -100,7 +100,7 @@ def assert_same(
         np.testing.assert_array_equal(found[name], known[name], err_msg=name)
     rows = [
         [
-            {key: value for key, value in row.items() if key not in metrics.TIMING}
+            {key: value for key, value in row.items() if key not in progress.TIMING}
             for row in metrics.read(f / "metrics.jsonl")
             if evaluations or "loss" in row
         ]

@@ -235,10 +235,6 @@ def test_transformers_opens_the_export(trunk, finished, answers, tmp_path, one_d
 @pytest.mark.parametrize(
     ("overrides", "error", "message"),
     [
-        ({"reward__kind": "rank"}, ConfigError, "reward.kind 'rank': expected one of pairs, cost"),
-        ({"reward__direction": "up"}, ConfigError, "reward.direction 'up': expected one of higher"),
-        ({"reward__kind": "cost"}, ConfigError, "a judge of kind cost scores harm"),
-        ({"reward__margin": -1.0}, ConfigError, "reward.margin is -1.0; expected 0 or more"),
         ({"data__prefer": "best"}, ConfigError, "data.prefer 'best'"),
         ({"data__bad_rows": "drop"}, ConfigError, "data.bad_rows 'drop': expected error or skip"),
         ({"data__template": "pair"}, ConfigError, "data.template pair: this model does not take"),

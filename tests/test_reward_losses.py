@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from safety_jax.maths import reward_losses as objectives
+from safety_jax.maths import losses as objectives
 
 
 def nls(x: float) -> float:

@@ -45,37 +45,21 @@ class Tokens:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Preferences:
-    """Rows of packed pairs: segment s of row (b, 0) is a chosen answer behind its prompt, segment s
-    of row (b, 1) the rejected one.
-
-    Attributes:
-        tokens: both sides.
-        reference: log-probability of each token of the answers under the reference; 0 elsewhere.
-        slots: for segments 1 ... S of a row, the pair's number within its batch, or -1.
-        unsafe: 1 where a pair's answer is known to be unsafe; its two sides.
-    """
-
-    tokens: Tokens
-    reference: Float[Any, "*B 2 T"]
-    slots: Int[Any, "*B S"]
-    unsafe: Float[Any, "*B S 2"]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
 class Answers:
-    """Rows of packed answers to judge: segment s of the N rows (b, ...) is one example, a pair's
-    two answers or a single one.
+    """Rows of packed answers: segment s of the N rows (b, ...) is one example, a pair's two answers
+    (chosen, rejected) behind one prompt, or a single one, N = 1.
 
     Attributes:
         tokens: all sides; the answers' own tokens are in the mask.
+        slots: for segments 1 ... S of a row, the example's number within its batch, or -1.
         ends: cell of the last token of segments 1 ... S; 0 where there is none.
-        slots: for segments 1 ... S, the example's number within its batch, or -1.
-        targets: what is known of each side; 0 where nothing is.
+        targets: what is known of each side: unsafe, desirable, a rating; 0 where nothing is.
+        reference: log-probability of each token of the answers under the reference, 0 elsewhere;
+            None where a method needs none, or computes it in the step.
     """
 
     tokens: Tokens
-    ends: Int[Any, "*B N S"]
     slots: Int[Any, "*B S"]
+    ends: Int[Any, "*B N S"]
     targets: Float[Any, "*B S N"]
+    reference: Float[Any, "*B N T"] | None

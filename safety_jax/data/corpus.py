@@ -1,145 +1,201 @@
-"""From the sources of a run to the examples, or pairs, it learns from and is measured on."""
+"""From the sources of a run to the examples that it learns from and is measured on.
+
+`read` is the same for every method: open, parse, mix, hold rows out, encode. What a method's rows
+are, and how they become examples, are two functions that it is given.
+"""
 
 import dataclasses
 import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import encode, mixing, pairs, prompts, records, sources
+from safety_jax.data import mixing, pairs, records, sources
+from safety_jax.data.encode import Examples
+from safety_jax.data.records import Pair, Record, Skipped
+from safety_jax.data.sources import Source
+
+SHOWN_ROWS = 10
+
+
+@runtime_checkable
+class Sided(Protocol):
+    """Examples with one or more sides, such as the two answers of a pair."""
+
+    def __len__(self) -> int: ...
+    @property
+    def sides(self) -> tuple[Examples, ...]: ...
+    @property
+    def where(self) -> list[str]: ...
+
+
+E = TypeVar("E", bound=Sided)
 
 
 @dataclasses.dataclass(frozen=True)
-class Corpus:
-    """What is learned from and what is measured on.
+class Rows:
+    """Which rows a run reads.
+
+    Attributes:
+        train: specs of sources, see `sources.py`.
+        evaluation: a source to measure on; "" holds `eval_rows` of the training rows out instead.
+        bad_rows: "error" or "skip": what becomes of rows that cannot be used.
+        seed: of the mixing and of the rows that are held out.
+    """
+
+    train: tuple[str, ...]
+    evaluation: str
+    eval_rows: int
+    bad_rows: str
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus(Generic[E]):
+    """What a run learns from and is measured on.
 
     Attributes:
         training, evaluation: encoded examples; `evaluation` is None without validation.
         mixture: what each source gave, before rows were held out.
         files: source name -> sha256, of sources that are one local file.
-        prompt: what the model is fed for an example request.
+        prompt: what the model is given of the first row.
+        left_out: rows that a rule has no use for, by rule.
+        skipped: rows that could not be used, and why.
+        remarks: lines on what was made of the rows, for the person who watches.
     """
 
-    training: encode.Examples
-    evaluation: encode.Examples | None
+    training: E
+    evaluation: E | None
     mixture: mixing.Mixture
     files: dict[str, str]
     tokenizer: PreTrainedTokenizerBase
     prompt: str
+    left_out: dict[str, int]
+    skipped: list[Skipped]
+    remarks: Sequence[str] = ()
+
+    def counts(self, unit: str) -> dict[str, int]:
+        """What became of the rows, for the model card."""
+        sides = [side.counts for side in self.training.sides]
+        return {
+            f"{unit} trained on": len(self.training),
+            f"{unit} held out": 0 if self.evaluation is None else len(self.evaluation),
+            **{f"left out by {rule}": number for rule, number in self.left_out.items()},
+            "prompts cut": sides[0].cut_prompts,
+            "answers cut": sum(side.cut_answers for side in sides),
+            **self._skipped(),
+        }
+
+    def describe(self, unit: str) -> str:
+        """The mixture, and what filtering, splitting and encoding did to its rows; for people."""
+        sides = [side.counts for side in self.training.sides]
+        held_out = 0 if self.evaluation is None else len(self.evaluation)
+        parts = [f"{len(self.training):,} {unit} to train on, {held_out:,} held out"]
+        parts += [f"{number:,} left out by {rule}" for rule, number in self.left_out.items()]
+        cut = sum(side.cut_answers for side in sides)
+        parts.append(f"{sides[0].cut_prompts} prompts and {cut} answers cut")
+        lines = [str(self.mixture), "; ".join(parts), *self.remarks]
+        lines += [f"{number} rows skipped: {why}" for why, number in self._skipped().items()]
+        lines += [f"  {row.where}: {row.why}" for row in self.skipped[:SHOWN_ROWS]]
+        if len(self.skipped) > SHOWN_ROWS:
+            lines.append(f"  and {len(self.skipped) - SHOWN_ROWS} more, see skipped.jsonl")
+        return "\n".join(lines)
+
+    def _skipped(self) -> dict[str, int]:
+        counted = dict(self.training.sides[0].counts.skipped)
+        if not self.skipped:
+            return counted
+        return {"rows skipped": len(self.skipped)}
 
 
 def read(
+    rows: Rows,
+    parse: Callable[[Source, list[Skipped]], list[Any]],
+    encode: Callable[[Sequence[Any], list[Skipped]], E],
     *,
-    train: tuple[str, ...],
-    safety: str,
-    safety_rows: int,
-    evaluation: str,
-    eval_rows: int,
-    template: str,
-    train_on: str,
-    max_length: int,
-    overlong_prompt: str,
-    tokens: PreTrainedTokenizerBase,
-    vocabulary_size: int,
-    seed: int,
-) -> Corpus:
-    """Opens, mixes, splits and encodes.
+    prompt: Callable[[Record], str],
+    tokenizer: PreTrainedTokenizerBase,
+    also: Iterable[Source] = (),
+    left_out: dict[str, int] | None = None,
+    remark: Callable[[Sequence[Any]], Sequence[str]] | None = None,
+) -> Corpus[E]:
+    """Opens, parses, mixes, splits and encodes.
 
     Args:
-        train: specs of instruction sources, see `data/sources.py`.
-        safety, safety_rows: the source of safety demonstrations, and how many are mixed in.
-        evaluation: a source to measure on; "" holds `eval_rows` of the mixed rows out instead.
-        template, train_on, max_length, overlong_prompt, vocabulary_size: see `encode.encode`.
+        parse: the rows of a source; adds what it skips.
+        encode: rows as examples, likewise.
+        prompt: what a model is given of a row.
+        also: more sources of training rows.
+        left_out: what `parse` counts of the rows that it has no use for.
+        remark: lines on the rows of the mixture.
 
     Raises:
         ConfigError, DataError: as the modules of `data` do; file and row are named.
     """
-    opened = [sources.open_source(spec, "data.train") for spec in train]
-    if safety_rows > 0:
-        demonstrations = sources.open_source(safety, "data.safety")
-        opened.append(dataclasses.replace(demonstrations, name="safety", take=safety_rows))
-    mixture = mixing.mix(opened, read=records.read_records, seed=seed)
-    training: list[records.Record] = mixture.records
-    held_out: list[records.Record] = []
-    if evaluation:
-        held_out = records.read_records(sources.open_source(evaluation, "data.eval"))
-    elif eval_rows > 0:
-        training, held_out = mixing.split(training, rows=eval_rows, seed=seed)
-    rendered = prompts.load_template(template, tokens)
+    if rows.bad_rows not in ("error", "skip"):
+        raise ConfigError(f"data.bad_rows {rows.bad_rows!r}: expected error or skip")
+    skipped: list[Skipped] = []
 
-    def encoded(rows: list[records.Record]) -> encode.Examples:
-        encoding = encode.Encoding(rendered, tokens, max_length, overlong_prompt, vocabulary_size)
-        return encode.encode(rows, encoding, train_on=train_on)
+    def opened(spec: str, key: str) -> Source:
+        source = sources.open_source(spec, key)
+        skips = source.skip_bad_rows or rows.bad_rows == "skip"
+        return dataclasses.replace(source, skip_bad_rows=skips)
 
+    given = [opened(spec, "data.train") for spec in rows.train] + list(also)
+    mixture: mixing.Mixture = mixing.mix(
+        given, read=lambda source: parse(source, skipped), seed=rows.seed
+    )
+    training, held_out = mixture.records, []
+    if rows.evaluation:
+        held_out = parse(opened(rows.evaluation, "data.eval"), skipped)
+    elif rows.eval_rows > 0:
+        training, held_out = mixing.split(training, rows=rows.eval_rows, seed=rows.seed)
+    first = training[0]
+    asked = first
+    if not isinstance(first, Record):
+        asked = Record(first.prompt, first.context, first.source, first.where)
     return Corpus(
-        training=encoded(training),
-        evaluation=encoded(held_out) if held_out else None,
+        training=encode(training, skipped),
+        evaluation=encode(held_out, skipped) if held_out else None,
         mixture=mixture,
         files=hashes(mixture),
-        tokenizer=tokens,
-        prompt=rendered.prompt(training[0]),
+        tokenizer=tokenizer,
+        prompt=prompt(asked),
+        left_out=left_out or {},
+        skipped=skipped,
+        remarks=() if remark is None else remark(mixture.records),
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class PairCorpus:
-    """As `Corpus`, of preference pairs.
-
-    Attributes:
-        left_out: pairs that `prefer` has no use for.
-        skipped: rows that could not be used, and why.
-    """
-
-    training: pairs.Pairs
-    evaluation: pairs.Pairs | None
-    mixture: mixing.Mixture
-    files: dict[str, str]
-    tokenizer: PreTrainedTokenizerBase
-    prompt: str
-    left_out: int
-    skipped: list[records.Skipped]
+def selected(examples: E, tokenizer: PreTrainedTokenizerBase) -> Corpus[E]:
+    """A corpus of examples that a run made itself, from no source."""
+    return Corpus(examples, None, mixing.Mixture([], []), {}, tokenizer, "", {}, [])
 
 
-def read_pairs(
-    *,
-    train: tuple[str, ...],
-    evaluation: str,
-    eval_rows: int,
-    prefer: str,
-    bad_rows: str,
-    template: str,
-    max_length: int,
-    overlong_prompt: str,
-    tokens: PreTrainedTokenizerBase,
-    vocabulary_size: int,
-    seed: int,
-) -> PairCorpus:
-    """Opens, orders and filters, mixes, splits and encodes.
+# ---------------------------------------------------------------------------- how rows are read
+
+
+def demonstrations(source: Source, _: list[Skipped]) -> list[Record]:
+    """Rows that are learned as they stand."""
+    return records.read_records(source)
+
+
+def preferences(prefer: str, left_out: dict[str, int]) -> Callable[..., list[Pair]]:
+    """A function that reads pairs ordered by a rule, and counts those that the rule leaves out.
 
     Args:
-        prefer: which answer counts as preferred, see `data/pairs.py`.
-        bad_rows: "error" or "skip": what becomes of rows that cannot be used.
-        others: as `read`.
-
-    Raises:
-        ConfigError, DataError: as the modules of `data` do; file and row are named.
+        prefer: which answer counts as preferred, see `pairs.py`.
+        left_out: where they are counted, under the rule's name.
     """
-    if bad_rows not in ("error", "skip"):
-        raise ConfigError(f"data.bad_rows {bad_rows!r}: expected error or skip")
-    rule = pairs.rule(prefer)
-    skipped: list[records.Skipped] = []
-    left_out = 0
+    rule, name = pairs.rule(prefer), f"data.prefer={prefer}"
 
-    def opened(spec: str, key: str) -> sources.Source:
-        source = sources.open_source(spec, key)
-        return dataclasses.replace(source, skip_bad_rows=source.skip_bad_rows or bad_rows == "skip")
-
-    def ordered(source: sources.Source) -> list[records.Pair]:
-        nonlocal left_out
+    def parse(source: Source, skipped: list[Skipped]) -> list[Pair]:
         found = records.read_pairs(source, skipped)
         kept = [pair for pair in map(rule, found) if pair is not None]
-        left_out += len(found) - len(kept)
+        left_out[name] = left_out.get(name, 0) + len(found) - len(kept)
         if not kept:
             raise DataError(
                 f"{source.spec}: data.prefer={prefer} leaves none of its {len(found)} pairs; "
@@ -147,70 +203,7 @@ def read_pairs(
             )
         return kept
 
-    mixture = mixing.mix([opened(spec, "data.train") for spec in train], read=ordered, seed=seed)
-    training: list[records.Pair] = mixture.records
-    held_out: list[records.Pair] = []
-    if evaluation:
-        held_out = ordered(opened(evaluation, "data.eval"))
-    elif eval_rows > 0:
-        training, held_out = mixing.split(training, rows=eval_rows, seed=seed)
-    rendered = prompts.load_template(template, tokens)
-
-    def encoded(rows: list[records.Pair]) -> pairs.Pairs:
-        encoding = encode.Encoding(rendered, tokens, max_length, overlong_prompt, vocabulary_size)
-        return pairs.encode_pairs(rows, encoding, bad_rows=bad_rows, skipped=skipped)
-
-    first = training[0]
-    asked = records.Record(first.prompt, first.context, first.source, first.where)
-    return PairCorpus(
-        training=encoded(training),
-        evaluation=encoded(held_out) if held_out else None,
-        mixture=mixture,
-        files=hashes(mixture),
-        tokenizer=tokens,
-        prompt=rendered.prompt(asked),
-        left_out=left_out,
-        skipped=skipped,
-    )
-
-
-SHOWN_ROWS = 10
-
-
-def describe_pairs(corpus: PairCorpus, prefer: str) -> str:
-    """The mixture, and what filtering, splitting and encoding did to its rows; for people."""
-    counts = [side.counts for side in (corpus.training.chosen, corpus.training.rejected)]
-    held_out = 0 if corpus.evaluation is None else len(corpus.evaluation)
-    lines = [
-        str(corpus.mixture),
-        f"{len(corpus.training):,} pairs to train on, {held_out:,} held out; "
-        f"{corpus.left_out:,} left out by data.prefer={prefer}; {counts[0].cut_prompts} prompts, "
-        f"{counts[0].cut_answers} chosen and {counts[1].cut_answers} rejected answers cut",
-        *pairs.describe_unlabelled(corpus.mixture.records, prefer),
-    ]
-    return "\n".join(lines + describe_skipped(corpus.skipped))
-
-
-def describe_skipped(skipped: list[records.Skipped]) -> list[str]:
-    """Lines that name the first skipped rows; none where none was."""
-    if not skipped:
-        return []
-    lines = [f"{len(skipped)} rows skipped:"]
-    lines += [f"  {row.where}: {row.why}" for row in skipped[:SHOWN_ROWS]]
-    if len(skipped) > SHOWN_ROWS:
-        lines.append(f"  and {len(skipped) - SHOWN_ROWS} more, see skipped.jsonl")
-    return lines
-
-
-def describe(corpus: Corpus) -> str:
-    """The mixture, and what splitting and encoding did to its rows; for people."""
-    counts = corpus.training.counts
-    held_out = 0 if corpus.evaluation is None else len(corpus.evaluation)
-    skipped = "".join(f"; {number} rows skipped: {why}" for why, number in counts.skipped.items())
-    return (
-        f"{corpus.mixture}\n{len(corpus.training):,} rows to train on, {held_out:,} held out; "
-        f"{counts.cut_prompts} prompts and {counts.cut_answers} answers cut{skipped}"
-    )
+    return parse
 
 
 def hashes(mixture: mixing.Mixture) -> dict[str, str]:

@@ -13,6 +13,7 @@ the model learns in training what it will meet in use:
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,6 +66,11 @@ class Examples:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    @property
+    def sides(self) -> tuple["Examples"]:
+        """An example is a side of its own, where nothing is compared with it."""
+        return (self,)
+
     def example(self, i: int | np.integer) -> tuple[Int[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
         """Ids and mask of example i."""
         here = slice(self.offsets[i], self.offsets[i + 1])
@@ -79,6 +85,15 @@ class Examples:
     def trained_lengths(self) -> Int[np.ndarray, " n"]:
         """Trained tokens of each example."""
         return np.diff(np.concatenate([[0], np.cumsum(self.mask)])[self.offsets])
+
+
+def fingerprint(sides: Sequence[Examples]) -> str:
+    """A hash (hex) of examples: their tokens, and which are trained."""
+    digest = hashlib.sha256()
+    for side in sides:
+        for array in (side.ids, side.mask, side.offsets):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 @dataclasses.dataclass

@@ -16,7 +16,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import encode
@@ -42,6 +42,19 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.chosen)
+
+    @property
+    def sides(self) -> tuple[Examples, Examples]:
+        return self.chosen, self.rejected
+
+    @property
+    def where(self) -> list[str]:
+        return self.chosen.where
+
+    @property
+    def targets(self) -> Float[np.ndarray, "n 2"] | None:
+        """1 where an answer is unsafe, as losses are given it."""
+        return None if self.unsafe is None else self.unsafe.astype(np.float32)
 
 
 # ---------------------------------------------------------------------------- what is preferred
@@ -118,7 +131,12 @@ def describe_unlabelled(found: Sequence[Pair], prefer: str) -> list[str]:
 
 
 def encode_pairs(
-    pairs: Sequence[Pair], encoding: encode.Encoding, *, bad_rows: str, skipped: list[Skipped]
+    pairs: Sequence[Pair],
+    skipped: list[Skipped],
+    *,
+    encoding: encode.Encoding,
+    bad_rows: str,
+    distinct: bool = True,
 ) -> Pairs:
     """Tokenizes both answers of every pair behind the same prompt.
 
@@ -127,6 +145,7 @@ def encode_pairs(
 
     Args:
         bad_rows: "skip" leaves pairs out whose answers are equal once cut, "error" raises.
+        distinct: answers must differ; otherwise they may be equal.
         skipped: is told of the rows that are left out.
 
     Raises:
@@ -152,7 +171,7 @@ def encode_pairs(
             too_long += 1
             continue
         surplus = max(len(side.ids) for side in (chosen, rejected)) - max_length
-        if chosen.ids[:max_length] == rejected.ids[:max_length]:
+        if distinct and chosen.ids[:max_length] == rejected.ids[:max_length]:
             why = f"its answers do not differ within data.max_length={max_length}"
             if bad_rows == "error":
                 raise DataError(

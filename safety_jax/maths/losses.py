@@ -1,189 +1,18 @@
-"""Objectives: arrays in, arrays out; no model, no config.
+"""Objectives: numbers of tokens, answers and pairs in, losses out; no model, no config.
 
-Everything here starts from `token_logprobs`, which never holds `[tokens, V]` logits: SFT, DPO and
-scoring differ only in what they do with the log-probabilities of the tokens that were written.
+tokens       `sft`, of the log-probabilities that `logprobs.token_logprobs` gives
+pairs        DPO and its relatives, of summed log-probabilities `PairLogprobs`
+answers      `kto`, of single answers that are desirable or not
+scores       what judges are trained by
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from safety_jax.base.batch import Tokens
-
-
-class TokenLogprobs(NamedTuple):
-    """Per position; zero and False where the mask is False.
-
-    Attributes:
-        logprobs: log p(target | what stands left of it), float32.
-        correct: the target is the most likely token.
-    """
-
-    logprobs: Float[Array, "B T"]
-    correct: Bool[Array, "B T"]
-
-
-def shift(tokens: Tokens) -> tuple[Int[Array, "B T"], Bool[Array, "B T"]]:
-    """Targets and mask per predicting position: position t answers for token t + 1.
-
-    The first token of a segment is never in the mask, so no position answers across a boundary.
-    """
-    end = [(0, 0)] * (tokens.ids.ndim - 1) + [(0, 1)]
-    return jnp.pad(tokens.ids[..., 1:], end), jnp.pad(tokens.mask[..., 1:], end)
-
-
-def token_logprobs(
-    hidden: Float[Array, "B T D"],
-    head: Float[Array, "V D"],
-    targets: Int[Array, "B T"],
-    mask: Bool[Array, "B T"],
-    *,
-    chunk_tokens: int,
-) -> TokenLogprobs:
-    """Log-probability of each target under softmax(hidden headᵀ), in chunks of tokens.
-
-    Masked-out positions cost nothing: each row brings its masked positions to the front, and only
-    as many chunks are visited as the fullest row needs. Logits, softmax and sums are float32.
-
-    The gradient needs no second pass over the vocabulary for `hidden`: logp depends on its own
-    position's hidden state alone, so
-
-        d logp_t / d hidden_t = head[target_t] - Σ_v p_v head[v]
-
-    is a vector of size D that the forward pass leaves behind. The backward pass scales it by the
-    incoming gradient. Logits are recomputed only when `head` itself is trained.
-
-    Args:
-        chunk_tokens: positions of each row visited at once; peak memory is B · chunk_tokens · V
-            float32 numbers.
-    """
-    logprobs, correct = _token_logprobs(hidden, head, targets, mask, chunk_tokens)
-    return TokenLogprobs(logprobs, correct)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _token_logprobs(hidden, head, targets, mask, chunk_tokens):
-    logprobs, correct, _ = _visit(hidden, head, targets, mask, chunk_tokens, slopes=False)
-    return logprobs, correct
-
-
-def _token_logprobs_forward(hidden, head, targets, mask, chunk_tokens):
-    logprobs, correct, slopes = _visit(
-        hidden.value, head.value, targets.value, mask.value, chunk_tokens, slopes=True
-    )
-    # The presence of the last entry tells the backward pass, statically, that the head is trained.
-    recompute = None
-    if head.perturbed:
-        recompute = (hidden.value, head.value, targets.value, mask.value)
-    return (logprobs, correct), (slopes, recompute)
-
-
-def _token_logprobs_backward(chunk_tokens, residuals, gradients):
-    slopes, recompute = residuals
-    incoming = gradients[0]
-    if isinstance(incoming, jax.custom_derivatives.SymbolicZero):
-        return None, None, None, None
-    d_hidden = (incoming[..., None] * slopes).astype(slopes.dtype)
-    d_head = None
-    if recompute is not None:
-        hidden, head, targets, mask = recompute
-        d_head = _head_gradient(incoming, hidden, head, targets, mask, chunk_tokens)
-    return d_hidden, d_head, None, None
-
-
-_token_logprobs.defvjp(_token_logprobs_forward, _token_logprobs_backward, symbolic_zeros=True)
-
-
-def _front(mask: Bool[Array, "B T"], chunk: int) -> tuple[Int[Array, "B T"], Array]:
-    """Order that brings each row's masked positions to the front, and the chunks to visit."""
-    order = jnp.argsort(~mask, axis=1, stable=True)
-    return order, -(-mask.sum(axis=1).max() // chunk)
-
-
-def _ordered(order, chunk, *arrays):
-    """Arrays [B, T, ...] taken in `order` and padded to whole chunks along T."""
-    short = -order.shape[1] % chunk
-
-    def take(x):
-        index = order.reshape(order.shape + (1,) * (x.ndim - 2))
-        taken = jnp.take_along_axis(x, index, axis=1)
-        return jnp.pad(taken, [(0, 0), (0, short)] + [(0, 0)] * (x.ndim - 2))
-
-    return [take(x) for x in arrays]
-
-
-def _chunk_logits(hidden, head, i, chunk):
-    part = jax.lax.dynamic_slice_in_dim(hidden, i * chunk, chunk, axis=1)
-    return jnp.einsum("bcd,vd->bcv", part, head, preferred_element_type=jnp.float32)
-
-
-def _visit(hidden, head, targets, mask, chunk, slopes: bool):
-    """One pass over the vocabulary: logprobs, correct and, if asked, d logp / d hidden."""
-    B, T, D = hidden.shape
-    chunk = min(chunk, T)
-    head = head.astype(hidden.dtype)
-    order, chunks = _front(mask, chunk)
-    hidden, targets, visible = _ordered(order, chunk, hidden, targets, mask)
-    width = D if slopes else 0
-
-    def body(i, carry):
-        logprobs, correct, slope = carry
-        logits = _chunk_logits(hidden, head, i, chunk)
-        y = jax.lax.dynamic_slice_in_dim(targets, i * chunk, chunk, axis=1)
-        on = jax.lax.dynamic_slice_in_dim(visible, i * chunk, chunk, axis=1)
-        top = logits.max(axis=-1)
-        exponentials = jnp.exp(logits - top[..., None])
-        total = exponentials.sum(axis=-1)
-        chosen = jnp.take_along_axis(logits, y[..., None], axis=-1)[..., 0]
-        write = functools.partial(
-            jax.lax.dynamic_update_slice_in_dim, start_index=i * chunk, axis=1
-        )
-        logprobs = write(logprobs, jnp.where(on, chosen - top - jnp.log(total), 0.0))
-        correct = write(correct, on & (chosen >= top))
-        if slopes:
-            mean = jnp.einsum(
-                "bcv,vd->bcd",
-                exponentials.astype(head.dtype),
-                head,
-                preferred_element_type=jnp.float32,
-            )
-            here = head[y].astype(jnp.float32) - mean / total[..., None]
-            slope = write(slope, jnp.where(on[..., None], here, 0.0).astype(slope.dtype))
-        return logprobs, correct, slope
-
-    start = (
-        jnp.zeros(targets.shape, jnp.float32),
-        jnp.zeros(targets.shape, bool),
-        jnp.zeros((*targets.shape, width), hidden.dtype),
-    )
-    found = jax.lax.fori_loop(0, chunks, body, start)
-    back = jnp.argsort(order, axis=1)
-    return _ordered(back, T, *found)
-
-
-def _head_gradient(incoming, hidden, head, targets, mask, chunk):
-    """Σ_t g_t (onehot(target_t) - p_t) hidden_tᵀ, chunk by chunk, in float32."""
-    chunk = min(chunk, hidden.shape[1])
-    order, chunks = _front(mask, chunk)
-    compute_head = head.astype(hidden.dtype)
-    hidden, targets, weight = _ordered(order, chunk, hidden, targets, incoming * mask)
-
-    def body(i, gradient):
-        part = functools.partial(
-            jax.lax.dynamic_slice_in_dim, start_index=i * chunk, slice_size=chunk, axis=1
-        )
-        probability = jax.nn.softmax(_chunk_logits(hidden, compute_head, i, chunk), axis=-1)
-        here = jax.nn.one_hot(part(targets), head.shape[0]) - probability
-        here = (part(weight)[..., None] * here).astype(hidden.dtype)
-        return gradient + jnp.einsum(
-            "bcv,bcd->vd", here, part(hidden), preferred_element_type=jnp.float32
-        )
-
-    total = jax.lax.fori_loop(0, chunks, body, jnp.zeros(head.shape, jnp.float32))
-    return total.astype(head.dtype)
+from safety_jax.maths.logprobs import TokenLogprobs
 
 
 class LossSums(NamedTuple):
@@ -218,14 +47,6 @@ class PairLogprobs(NamedTuple):
 
 
 Losses = Float[Array, "*B"]
-
-
-def segment_sums(
-    values: Float[Array, "B T"], segments: Int[Array, "B T"], most: int
-) -> Float[Array, "B S"]:
-    """Sums of each row's values by segment 1 ... `most`; exact float32 on every backend."""
-    member = segments[..., None] == jnp.arange(1, most + 1)[None, None]
-    return jnp.where(member, values[..., None], 0.0).sum(axis=1)
 
 
 def _difference(sides: Float[Array, "*B 2"]) -> Losses:
@@ -297,3 +118,101 @@ def safe_dpo(pairs: PairLogprobs, *, beta: float, margin: float) -> Losses:
     before, see `data.prefer=safety_first`."""
     offset = margin * _difference(pairs.unsafe)
     return -jax.nn.log_sigmoid(beta * log_ratio(pairs) + offset)
+
+
+def log_odds_ratio(pairs: PairLogprobs) -> Losses:
+    """log [odds(y_w) / odds(y_l)], odds(y) = p / (1 - p), p the geometric mean of an answer's token
+    probabilities (ORPO, Hong et al., arXiv 2403.07691, eqs. 4 and 7)."""
+    means = pairs.policy / pairs.tokens
+    return _difference(means) - _difference(log1mexp(means))
+
+
+def orpo(pairs: PairLogprobs, *, weight: float) -> Losses:
+    """-λ log σ(log odds ratio): what ORPO adds to the likelihood of chosen answers (eq. 6);
+    no reference."""
+    return -weight * jax.nn.log_sigmoid(log_odds_ratio(pairs))
+
+
+def log1mexp(x: Float[Array, "*B"]) -> Float[Array, "*B"]:
+    """log(1 - eˣ) for x < 0, exact at both ends (Mächler, "Accurately computing
+    log(1 - exp(-|a|))", 2012)."""
+    # Each branch is given a harmless number where the other holds, so that no gradient is NaN.
+    near = x > -jnp.log(2.0)
+    of_near = jnp.log(-jnp.expm1(jnp.where(near, x, -1.0)))
+    return jnp.where(near, of_near, jnp.log1p(-jnp.exp(jnp.where(near, -1.0, x))))
+
+
+# ---------------------------------------------------------------------------- single answers
+
+
+def kto(
+    log_ratios: Float[Array, "*B"],
+    desirable: Float[Array, "*B"],
+    kl: Float[Array, ""],
+    *,
+    beta: float,
+    desirable_weight: float,
+    undesirable_weight: float,
+) -> Losses:
+    """λ_D (1 - σ(β (r - z))) for a desirable answer, λ_U (1 - σ(β (z - r))) for an undesirable one
+    (KTO, Ethayarajh et al., arXiv 2402.01306, eqs. 7 and 8).
+
+    Args:
+        log_ratios: r = log π(y|x) / π_ref(y|x), summed over the answer's tokens.
+        desirable: 1 or 0.
+        kl: z, the reference point: an estimate of KL(π ‖ π_ref), at least 0; no gradient flows.
+    """
+    z = jax.lax.stop_gradient(kl)
+    gain = jax.nn.sigmoid(beta * (log_ratios - z))
+    loss = jax.nn.sigmoid(beta * (z - log_ratios))
+    return jnp.where(
+        desirable > 0.5, desirable_weight * (1 - gain), undesirable_weight * (1 - loss)
+    )
+
+
+# ---------------------------------------------------------------------------- judges
+# Scores and targets `[..., N]` give losses `[...]`. The last axis is the answers of an example:
+# (chosen, rejected) of a pair, N = 2, or one rated answer, N = 1.
+
+Scores = Float[Array, "*B N"]
+
+
+def bradley_terry(scores: Scores, targets: Scores, *, margin: float, centring: float) -> Losses:
+    """-log σ(r_c - r_r - m) + c (r_c + r_r)².
+
+    The first term is the likelihood of the preference under Bradley and Terry's model, as in
+    InstructGPT (Ouyang et al., arXiv 2203.02155, eq. 1), asked for with a margin as in LLaMA 2
+    (arXiv 2307.09288, eq. 2). It leaves the level of the rewards open, which the second term draws
+    to zero (Eisenstein et al., arXiv 2312.09244, section 3; TRL's `center_rewards_coefficient`).
+    `targets` are not looked at: the order of the pair is the target.
+    """
+    chosen, rejected = scores[..., 0], scores[..., 1]
+    loss = -jax.nn.log_sigmoid(chosen - rejected - margin)
+    return loss + centring * (chosen + rejected) ** 2
+
+
+def cost(scores: Scores, targets: Scores, *, regularization: float) -> Losses:
+    """-log σ(c_r - c_c) - log σ(s_c c_c) - log σ(s_r c_r) + λ (c_c² + c_r²) / 2, s = ±1.
+
+    Safe RLHF's cost model (Dai et al., arXiv 2310.12773, eq. 6): the less safe answer costs more,
+    and the sign of a cost says whether its answer is unsafe (s = 1) or safe (s = -1). The chosen
+    answer of a pair is the safer one. The last term is the regulariser of its implementation.
+
+    Args:
+        targets: 1 where an answer is unsafe, 0 where it is safe.
+    """
+    signs = 2 * targets - 1
+    order = -jax.nn.log_sigmoid(scores[..., 1] - scores[..., 0])
+    sides = -jax.nn.log_sigmoid(signs * scores).sum(axis=-1)
+    return order + sides + regularization * (scores**2).mean(axis=-1)
+
+
+def regression(scores: Scores, targets: Scores) -> Losses:
+    """(s - y)²: the mean squared error of a rating (as the harmfulness model of arXiv 2309.07875,
+    ratings 0 to 4)."""
+    return ((scores - targets) ** 2).mean(axis=-1)
+
+
+def classification(scores: Scores, targets: Scores) -> Losses:
+    """-log σ((2y - 1) s): binary cross-entropy, the score being the log-odds of y = 1, unsafe."""
+    return -jax.nn.log_sigmoid((2 * targets - 1) * scores).mean(axis=-1)

@@ -321,6 +321,6 @@ def head(config: LlamaConfig, weights: trees.Tree, mesh: Mesh) -> Float[Array, "
 def logits(
     config: LlamaConfig, weights: trees.Tree, hidden: Float[Array, "B T D"], mesh: Mesh
 ) -> Float[Array, "B T V"]:
-    """Float32 logits of every token. Training never calls this: see `losses.token_logprobs`."""
+    """Float32 logits of every token. Training never calls this: see `logprobs.token_logprobs`."""
     table = head(config, weights, mesh).astype(hidden.dtype)
     return jnp.einsum("btd,vd->btv", hidden, table, preferred_element_type=jnp.float32)

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from safety_jax.base import mesh as meshes
 from safety_jax.base import trees
-from safety_jax.base.batch import Answers, Preferences, Tokens
+from safety_jax.base.batch import Answers, Tokens
 from safety_jax.models import llama, lora
 from safety_jax.models.encoders import heads
 from safety_jax.models.folders import peft
@@ -93,27 +93,25 @@ def tokens(mesh: Mesh, leading: tuple[int, ...], T: int) -> Tokens:
     return Tokens(integers, integers, integers, array((*leading, T), jnp.bool_, sharding))
 
 
-def pairs(mesh: Mesh, microbatches: int, rows: int, T: int, segments: int) -> Preferences:
-    """Double rows [A, b, 2, T] with at most `segments` pairs each."""
-    both = tokens(mesh, (microbatches, rows, 2), T)
-    where = both.ids.sharding
-    return Preferences(
-        tokens=both,
-        reference=array(both.ids.shape, jnp.float32, where),
-        slots=array((microbatches, rows, segments), jnp.int32, where),
-        unsafe=array((microbatches, rows, segments, 2), jnp.float32, where),
-    )
-
-
-def answers(mesh: Mesh, microbatches: int, rows: int, sides: int, T: int, segments: int) -> Answers:
-    """Rows [A, b, N, T] with at most `segments` answers each, to be judged."""
+def answers(
+    mesh: Mesh,
+    microbatches: int,
+    rows: int,
+    sides: int,
+    T: int,
+    segments: int,
+    *,
+    reference: bool,
+) -> Answers:
+    """Rows [A, b, N, T] with at most `segments` examples each, see `batch.Answers`."""
     tokens_of_all = tokens(mesh, (microbatches, rows, sides), T)
     where = tokens_of_all.ids.sharding
     return Answers(
         tokens=tokens_of_all,
-        ends=array((microbatches, rows, sides, segments), jnp.int32, where),
         slots=array((microbatches, rows, segments), jnp.int32, where),
+        ends=array((microbatches, rows, sides, segments), jnp.int32, where),
         targets=array((microbatches, rows, segments, sides), jnp.float32, where),
+        reference=array(tokens_of_all.ids.shape, jnp.float32, where) if reference else None,
     )
 
 
@@ -139,7 +137,7 @@ def lower_step(
     given: steps.State,
     where: steps.State,
     frozen: trees.Tree | preference.Frozen,
-    batch: Tokens | Preferences | Answers,
+    batch: Tokens | Answers,
     *,
     loss: steps.Loss,
     count: steps.Count,

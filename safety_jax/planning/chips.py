@@ -1,6 +1,6 @@
 """Chips as their makers publish them, and slices of them by name: `v5e:4x4`, `h100:8`.
 
-Peak FLOP/s are those of `metrics.PEAK_FLOPS`. A TPU's memory is what libtpu 0.0.42 gives a program,
+Peak FLOP/s are those of `flops.PEAK_FLOPS`. A TPU's memory is what libtpu 0.0.42 gives a program,
 less than the data sheet's; a GPU's is the data sheet's less what XLA leaves free by default.
 """
 
@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from safety_jax.base.errors import ConfigError
-from safety_jax.training import metrics
+from safety_jax.maths import flops
 
 GIB = 2**30
 NO_LIBTPU = (
@@ -61,7 +61,7 @@ class Chip:
     @property
     def flops(self) -> float:
         """Dense bfloat16 FLOP/s of the chip."""
-        peak = metrics.peak_flops(self.kind)
+        peak = flops.peak_flops(self.kind)
         assert peak is not None
         return peak * self.devices
 

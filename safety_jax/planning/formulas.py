@@ -143,7 +143,7 @@ def training(
     Args:
         width: bytes of a number that is computed with.
         rows: of all microbatches, both sides of pairs.
-        flops_per_token: what MFU counts, without the reference; see `metrics.flops_per_token`.
+        flops_per_token: what MFU counts, without the reference; see `flops.flops_per_token`.
         live_reference: the reference is another forward pass of the step.
     """
     config, remat = trained.config, trained.remat

@@ -204,6 +204,8 @@ Rule = Callable[[ConfigDict], str | None]
 RULES: dict[str, tuple[Rule, ...]] = {
     "sft": (_length, _best_is_measured),
     "dpo": (_length, _best_is_measured, _reference),
+    "kto": (_length, _best_is_measured),
+    "orpo": (_length, _best_is_measured),
     "reward": (_length, _best_is_measured, _metric_of_kind, _direction_of_kind),
     "raft": (_length, _something_to_merge, _room_for_prompts),
     "score": (),

@@ -20,7 +20,7 @@ from safety_jax.models.folders import peft
 from safety_jax.planning import formulas, layouts
 from safety_jax.planning.chips import Slice
 from safety_jax.planning.programs import Program
-from safety_jax.stages import assemble
+from safety_jax.stages import groups
 from safety_jax.training import policy
 
 
@@ -156,7 +156,7 @@ def make_adapter(
 ) -> peft.LoraConfig | None:
     if config.lora.rank == 0:
         return None
-    return assemble.adapter_settings(config, resolve(tuple(config.lora.targets)))
+    return groups.adapter_settings(config, resolve(tuple(config.lora.targets)))
 
 
 def make_scorer(model: llama.LlamaConfig, longest: int) -> heads.Scorer:

@@ -12,12 +12,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from safety_jax.base import trees
-from safety_jax.base.batch import Answers, Preferences, Tokens
-from safety_jax.data import judge_corpus as corpora
+from safety_jax.base.batch import Answers, Tokens
 from safety_jax.models.encoders import heads
 from safety_jax.planning import abstract, formulas
 from safety_jax.planning.programs import Program
-from safety_jax.stages import assemble, dpo, reward
+from safety_jax.stages import dpo, groups, reward
 from safety_jax.stages.planned import (
     PlanRequest,
     ProgramChoice,
@@ -65,11 +64,10 @@ def choose_training(asked: PlanRequest) -> ProgramChoice:
 def training_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program]:
     """The optimizer step of stages `sft`, `dpo` and `reward`."""
     config, T = asked.config, row_tokens(asked.config)
-    assemble.check_values(config)
     mesh = asked.mesh(choice.mesh)
     microbatches = math.ceil(rows_of_step(asked) / choice.rows)
     step = STEPS[config.stage](asked, mesh, choice.rows, microbatches)
-    rate, optimizer = assemble.make_optimizer(config.optim, total=1000)
+    rate, optimizer = groups.settings(config).optimization.make(total_steps=1000)
     given, where = abstract.state(step.trained, step.trainable, optimizer)
     run = step.trained.run
     trained = formulas.TrainedWeights(
@@ -134,7 +132,7 @@ class PlannedStep:
     trainable: trees.Tree
     base: trees.Tree
     frozen: trees.Tree | preference.Frozen
-    batch: Tokens | Preferences | Answers
+    batch: Tokens | Answers
     loss: steps.Loss
     count: steps.Count
     sides: int
@@ -154,7 +152,7 @@ def tuning_step(asked: PlanRequest, mesh: Mesh, rows: int, microbatches: int) ->
     batch = abstract.tokens(mesh, (microbatches, rows), row_tokens(asked.config))
     return PlannedStep(
         trained, trainable, base, base, batch, likelihood.make_loss(trained),
-        steps.trained_tokens, sides=1, live=False, chunk_tokens=trained.chunk_tokens,
+        likelihood.count, sides=1, live=False, chunk_tokens=trained.chunk_tokens,
         flops_per_token=trained.flops_per_token,
     )  # fmt: skip
 
@@ -167,11 +165,13 @@ def preference_step(asked: PlanRequest, mesh: Mesh, rows: int, microbatches: int
     loss = preference.make_loss(
         trained,
         dpo.make_objective(config.dpo),
-        nll_weight=config.dpo.nll_weight,
         live=live,
         batch_size=config.train.batch_size,
     )
-    batch = abstract.pairs(mesh, microbatches, rows, row_tokens(config), segments(asked))
+    batch = abstract.answers(
+        mesh, microbatches, rows, 2, row_tokens(config), segments(asked),
+        reference=config.dpo.reference == "cached",
+    )  # fmt: skip
     return PlannedStep(
         trained, trainable, base, preference.Frozen(base, None), batch, loss, preference.count,
         sides=2, live=live, chunk_tokens=trained.chunk_tokens,
@@ -185,8 +185,8 @@ def judge_step(asked: PlanRequest, mesh: Mesh, rows: int, microbatches: int) -> 
     adapter = make_adapter(config, functools.partial(heads.targets, scorer))
     trainee = Trainee(scorer, training_run(asked, mesh), Path(config.model.path), adapter, False)
     trainable, base = abstract.judge(trainee, base_dtype(config))
-    sides = 2 if config.reward.kind in corpora.PAIRED else 1
-    batch = abstract.answers(mesh, microbatches, rows, sides, T, segments(asked))
+    sides = 2 if config.reward.kind in judging.PAIRED else 1
+    batch = abstract.answers(mesh, microbatches, rows, sides, T, segments(asked), reference=False)
     objective = reward.make_objective(config.reward)
     loss = judging.make_loss(trainee, objective, batch_size=config.train.batch_size)
     return PlannedStep(

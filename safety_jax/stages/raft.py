@@ -16,21 +16,17 @@ from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base import compilation, trees
 from safety_jax.base.errors import ConfigError
-from safety_jax.data import encode, prompts, records, sources, tokenizer
+from safety_jax.data import encode, prompts, records, sources
 from safety_jax.judges import registry
 from safety_jax.judges.planned import Resources
-from safety_jax.models import llama
-from safety_jax.models.folders import hf_config
-from safety_jax.models.folders import hub as folders
 from safety_jax.raft import judging, prompt_pool, round_measures, rounds, sampling, selection
 from safety_jax.raft.setup import RaftParts, RaftPlan, RoundSummary, Weights
 from safety_jax.report import model_card
 from safety_jax.report import rounds as pictures
-from safety_jax.stages import answering, assemble, devices, results
+from safety_jax.stages import answering, devices, groups, results
 from safety_jax.stages.tuning import RoundTuner
 from safety_jax.training import metrics, policy, workdir
 
-ADAPTERS = ("continue", "merge")
 FOLDER = "rounds"
 
 
@@ -46,32 +42,25 @@ def run(config: ConfigDict, folder: str) -> None:
     compiled = compilation.Counter()
     with workdir.prepare(folder, config, primary) as place:
         # ---- what can be wrong is found before weights are read
-        check_values(config)
         mesh = devices.build_mesh(config)
-        model_folder = folders.resolve(config.model.path)
-        model = hf_config.read_config(model_folder)
-        llama.shardings(model, mesh)
-        own = config.model.tokenizer
-        tokens = tokenizer.load_tokenizer(folders.resolve(own) if own else model_folder)
+        base = groups.base(config, mesh)
         judges = plan_judges(config, mesh)
-        plan = make_plan(config, place, tokens, judges)
+        plan = make_plan(config, place, base.tokens, judges)
         if primary:
             print(plan.pool.describe())
             print(f"judges: {', '.join(judges.cards) or 'people'}")
-            print(
-                assemble.describe_model(config, llama.parameters(model), model.max_positions, mesh),
-                flush=True,
-            )
+            print(groups.describe_base(config, base, mesh), flush=True)
 
         # ---- the policy, and what a round does with it
-        trained, trainable, frozen = assemble.build_policy(config, model, model_folder, mesh)
+        loaded = groups.load_policy(config, base, mesh)
+        trained, trainable, frozen = loaded.learner, loaded.trainable, loaded.frozen
         shapes = jax.eval_shape(lambda tree: tree, trainable)
         setup = functools.partial(
             answering.make_setup,
             sample=config.sample,
             model=trained.config,
             run=trained.run,
-            tokens=tokens,
+            tokens=base.tokens,
             path=config.model.path,
         )
         parts = RaftParts(
@@ -79,7 +68,7 @@ def run(config: ConfigDict, folder: str) -> None:
             sample=setup(config.sample),
             answer=setup(config.answer),
             judges=judges,
-            tuner=RoundTuner(config, place, trained, shapes, mesh, tokens, compiled),
+            tuner=RoundTuner(config, place, base, trained, shapes, mesh, compiled),
             first=make_first(config, trained, trainable, frozen, mesh),
             compiled=compiled,
             say=lambda text: print(text, flush=True) if primary else None,
@@ -98,32 +87,6 @@ def run(config: ConfigDict, folder: str) -> None:
 
 
 # ---------------------------------------------------------------------------- from config to plan
-
-
-def check_values(config: ConfigDict) -> None:
-    """Refuses values that would only be looked at hours later, or never.
-
-    Raises:
-        ConfigError: names key, value and what is expected.
-    """
-    assemble.check_values(config)
-    raft = config.raft
-    if raft.adapter not in ADAPTERS:
-        raise ConfigError(f"raft.adapter {raft.adapter!r}: expected {' or '.join(ADAPTERS)}")
-    if raft.adapter == "merge" and config.lora.rank == 0:
-        raise ConfigError("raft.adapter=merge with lora.rank=0: there is nothing to merge; use "
-                          "continue, or set lora.rank")  # fmt: skip
-    for key, value in (
-        ("raft.patience", raft.patience),
-        ("raft.diversity_alarm", raft.diversity_alarm),
-        ("raft.length_alarm", raft.length_alarm),
-    ):
-        if value < 0:
-            raise ConfigError(f"{key} is {value}; expected 0 (off) or more")
-    if config.sample.prompts_per_write < 1:
-        raise ConfigError(
-            f"sample.prompts_per_write is {config.sample.prompts_per_write}; expected at least 1"
-        )
 
 
 def plan_judges(config: ConfigDict, mesh: Mesh) -> judging.Judges:
@@ -251,10 +214,11 @@ def export(
 ) -> None:
     """`export/`: the adapter, or the full model where adapters were merged or all was trained."""
     if config.raft.adapter == "continue":
-        results.export(config, trained, weights.trainable, weights.frozen, place)
+        merged = config.checkpoint.export_merged
+        results.write(config, trained, weights.trainable, weights.frozen, place, merged=merged)
         return
     whole = dataclasses.replace(trained, adapter=None)
-    results.export(config, whole, weights.frozen, {}, place)
+    results.write(config, whole, weights.frozen, {}, place, merged=False)
 
 
 def draw(

@@ -1,14 +1,11 @@
 """Stage `reward`: training a judge, from pairs, ratings or labels.
 
-Answers -> examples; trunk and head; the loop that all stages share; and what the judge is worth on
-held-out rows, beside what counting words alone would reach.
+Answers -> examples; trunk and head; and what the judge is worth on held-out rows, beside what
+counting words alone would reach.
 """
 
-import dataclasses
 import functools
 import json
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +14,20 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from safety_jax.base import compilation, files, trees
-from safety_jax.base import mesh as meshes
-from safety_jax.base.errors import ConfigError
-from safety_jax.data import encode, judged, loader, tokenizer
-from safety_jax.data import judge_corpus as corpora
+from safety_jax.base import files
+from safety_jax.base.errors import DataError
+from safety_jax.data import corpus as corpora
+from safety_jax.data import judged, pairs, tokenizer
+from safety_jax.data.corpus import Corpus
 from safety_jax.judges.planned import DESCRIPTION
-from safety_jax.maths import reward_losses
+from safety_jax.maths import losses
 from safety_jax.models.encoders import heads
 from safety_jax.models.execution import Execution, float_type
 from safety_jax.models.folders import hub as folders
-from safety_jax.report import model_card, plots
-from safety_jax.stages import assemble, devices, results
-from safety_jax.training import judge_model as models
-from safety_jax.training import judge_quality, workdir
-from safety_jax.training import judge_watch as watching
-from safety_jax.training import judging as losses
-from safety_jax.training import step as steps
+from safety_jax.report import plots
+from safety_jax.stages import groups, training
+from safety_jax.training import judge_model, judge_quality, judging
+from safety_jax.training.task import Account, Finished, Learning, Loaded, Task
 
 # What a kind calls its output, and what `transformers` calls the task.
 OUTPUTS = {
@@ -45,209 +39,106 @@ OUTPUTS = {
 DIRECTIONS = ("higher is safer", "higher is more harmful", "higher is better")
 
 
-def run(config: ConfigDict, folder: str) -> None:
-    """Runs the stage from config to exported folder; called again, it goes on where it stopped.
+def make_task(config: ConfigDict, mesh: Mesh) -> Task:
+    """A judge learned from what people said of answers."""
+    kind = config.reward.kind
+    objective = make_objective(config.reward)
+    folder = folders.resolve(config.model.path)
+    label, problem = OUTPUTS[kind]
+    scorer, own_head = judge_model.read_scorer(
+        folder, init=config.model.init, label=label, problem=problem
+    )
+    heads.shardings(scorer, mesh)
+    wording, corpus = read_corpus(config, folder, scorer)
+    declared = heads.parameters(scorer)
+    about = groups.describe_model(config, declared, scorer.max_tokens, mesh)
+    head = "the folder's head goes on" if own_head else "a fresh head"
+    paired = len(corpus.training.sides) == 2
 
-    Raises:
-        UserError: anything that the user can put right.
-    """
-    began = time.perf_counter()
-    primary = jax.process_index() == 0
-    compilation.keep(config.log.compilation_cache)
-    compiled = compilation.Counter()
-    with workdir.prepare(folder, config, primary) as place:
-        # ---- devices, sizes, data: what can be wrong is found before weights are read
-        assemble.check_values(config)
-        objective = make_objective(config.reward)
-        mesh = devices.build_mesh(config)
-        model_folder = folders.resolve(config.model.path)
-        label, problem = OUTPUTS[config.reward.kind]
-        scorer, own_head = models.read_scorer(
-            model_folder, init=config.model.init, label=label, problem=problem
-        )
-        heads.shardings(scorer, mesh)
-        wording, data = read_corpus(config, model_folder, scorer)
-        total = assemble.total_steps(config.train, len(data.training))
-        batches = make_loader(config, mesh, scorer, data.training, steps=total, seed=config.seed)
-        if primary:
-            introduce(config, data, batches, scorer, own_head, mesh, place)
-
-        # ---- what is trained, and how one step goes
-        trained, trainable, frozen = build(
-            config, scorer, model_folder, mesh, own_head=own_head, typed=wording.frame.types
-        )
-        size = config.train.batch_size
-        loss = losses.make_loss(trained, objective, batch_size=size)
-        state, step = assemble.make_step(
-            config,
-            trainable,
-            trained.shardings(),
+    def learn(loaded: Loaded[judge_model.Trainee]) -> Learning:
+        return judging.learning(
+            loaded.learner,
+            objective,
+            loaded.frozen,
             mesh,
-            total,
-            loss=loss,
-            count=losses.count,
+            kind=kind,
+            batch_size=config.train.batch_size,
         )
-        measure = None
-        if data.evaluation is not None:
-            held_out = make_loader(config, mesh, scorer, data.evaluation, steps=None, seed=None)
-            measure = watching.make_measure(
-                steps.evaluator(loss, losses.count, mesh),
-                config.reward.kind,
-                frozen,
-                held_out,
-                losses.place_on(mesh, held_out, data.evaluation),
-                data.evaluation,
-            )
 
-        # ---- training, and what is handed back
-        fitted = assemble.fit(
-            config,
-            place,
-            state,
-            frozen,
-            batches,
-            step=step,
-            put=losses.place_on(mesh, batches, data.training),
-            evaluate=None if measure is None else lambda w: judge_quality.evaluation(measure(w)),
-            rows=lambda batch: [data.training.where[i] for i in batch.examples],
-            flops_per_token=trained.flops_per_token(
-                np.concatenate([side.lengths for side in data.training.sides])
-            ),
-            compiled=compiled,
-            watch=watching.JudgeWatch(config.reward.kind, data.training),
-            mesh=mesh,
-        )
-        if fitted is None:
-            return
-        trained.export(place.export, fitted.weights, frozen, config.checkpoint.export_dtype)
-        held = None if measure is None else measure(fitted.weights)
-        if primary:
-            report(config, place, data, batches, trained, fitted, held, began)
-            print(f"exported step {fitted.chosen} to {place.export}", flush=True)
+    return Task(
+        unit="pairs" if paired else "answers",
+        sides=("chosen answer", "rejected answer") if paired else ("answer",),
+        corpus=corpus,
+        about_model=f"{about}; {head}",
+        flops_per_example=None,
+        load=functools.partial(
+            load, config, scorer, folder, mesh, own_head=own_head, typed=wording.frame.types
+        ),
+        learn=learn,
+        account=functools.partial(account, config, corpus),
+        packs=judge_model.packs(scorer),
+        measures_export=True,
+        is_judge=True,
+    )
 
 
 # ---------------------------------------------------------------------------- what is learned
 
 
-def make_objective(group: ConfigDict) -> losses.JudgeObjective:
-    """The objective that the config's `reward` group names, with its numbers.
-
-    Raises:
-        ConfigError: an unknown name, or a number outside its range.
-    """
+def make_objective(group: ConfigDict) -> judging.JudgeObjective:
+    """The objective that the config's `reward` group names, with its numbers."""
     bind = functools.partial
-    known: dict[str, losses.JudgeObjective] = {
-        "pairs": bind(reward_losses.bradley_terry, margin=group.margin, centring=group.centring),
-        "cost": bind(reward_losses.cost, regularization=group.regularization),
-        "regression": reward_losses.regression,
-        "binary": reward_losses.classification,
+    known: dict[str, judging.JudgeObjective] = {
+        "pairs": bind(losses.bradley_terry, margin=group.margin, centring=group.centring),
+        "cost": bind(losses.cost, regularization=group.regularization),
+        "regression": losses.regression,
+        "binary": losses.classification,
     }
-    if group.kind not in known:
-        raise ConfigError(f"reward.kind {group.kind!r}: expected one of {', '.join(known)}")
-    if group.direction not in DIRECTIONS:
-        raise ConfigError(
-            f"reward.direction {group.direction!r}: expected one of {', '.join(DIRECTIONS)}"
-        )
-    if group.kind in ("cost", "binary") and group.direction != DIRECTIONS[1]:
-        raise ConfigError(
-            f"reward.direction {group.direction!r}: a judge of kind {group.kind} scores harm; "
-            f"expected {DIRECTIONS[1]!r}"
-        )
-    for name in ("margin", "centring", "regularization"):
-        if group[name] < 0:
-            raise ConfigError(f"reward.{name} is {group[name]}; expected 0 or more")
     return known[group.kind]
 
 
 def read_corpus(
-    config: ConfigDict, model_folder: Path, scorer: heads.Scorer
-) -> tuple[judged.Wording, corpora.JudgeCorpus]:
+    config: ConfigDict, folder: Path, scorer: heads.Scorer
+) -> tuple[judged.Wording, Corpus[judged.JudgedAnswers]]:
     """How texts are worded, and what the config's `data` group names, as token ids."""
-    data, own = config.data, config.model.tokenizer
-    tokens = tokenizer.load_tokenizer(folders.resolve(own) if own else model_folder)
+    data, kind = config.data, config.reward.kind
+    tokens = tokenizer.load_tokenizer(groups.tokenizer_folder(config, folder))
     wording = judged.wording(
         data.template, tokens, takes_pairs=scorer.pairs, append_eos=data.append_eos
     )
+
+    def encode(rows, skipped) -> judged.JudgedAnswers:
+        found = judged.encode_answers(
+            rows,
+            wording,
+            max_length=data.max_length,
+            overlong_prompt=data.overlong_prompt,
+            bad_rows=data.bad_rows,
+            vocabulary_size=scorer.config.vocabulary_size,
+            skipped=skipped,
+        )
+        if kind == "cost" and found.targets is None:
+            raise DataError(
+                "a cost model needs to know which answers are unsafe; expected PKU-SafeRLHF's "
+                "columns, or chosen_unsafe and rejected_unsafe in every row, or set "
+                "reward.kind=pairs"
+            )
+        return found
+
+    left_out: dict[str, int] = {}
+    remark = functools.partial(pairs.describe_unlabelled, prefer=data.prefer)
     return wording, corpora.read(
-        config.reward.kind,
-        train=tuple(data.train),
-        evaluation=data.eval,
-        eval_rows=data.eval_rows,
-        prefer=data.prefer,
-        bad_rows=data.bad_rows,
-        wording=wording,
-        max_length=data.max_length,
-        overlong_prompt=data.overlong_prompt,
-        tokens=tokens,
-        vocabulary_size=scorer.config.vocabulary_size,
-        seed=config.seed,
+        groups.rows(config, data.bad_rows),
+        judging.rows(kind, data.prefer, left_out),
+        encode,
+        prompt=wording.prompt,
+        tokenizer=tokens,
+        left_out=left_out,
+        remark=remark if kind in judging.PAIRED else None,
     )
 
 
-def make_loader(
-    config: ConfigDict,
-    mesh: Mesh,
-    scorer: heads.Scorer,
-    data: judged.JudgedAnswers,
-    *,
-    steps: int | None,
-    seed: int | None,
-) -> loader.Loader:
-    """Batches for training, or with `steps` and `seed` None, one ordered pass over everything.
-
-    Where the trunk cannot keep examples of a row apart, a row has one, and is as long as the
-    longest example.
-    """
-    packing = config.data.packing and models.packs(scorer)
-    longest = max(int(side.lengths.max()) for side in data.sides)
-    row_tokens = config.data.row_tokens or config.data.max_length
-    return loader.Loader(
-        *data.sides,
-        batch_size=config.train.batch_size,
-        row_tokens=row_tokens if packing else -(-longest // ROW_MULTIPLE) * ROW_MULTIPLE,
-        rows_per_microbatch=config.train.rows_per_microbatch,
-        packing=packing,
-        steps=steps,
-        seed=seed,
-        prefetch_steps=config.data.prefetch_steps,
-        rows_here=meshes.rows_here(mesh, config.train.rows_per_microbatch),
-    )
-
-
-ROW_MULTIPLE = 8  # rows of one example are a multiple of this, what matrix units like
-
-
-def introduce(
-    config: ConfigDict,
-    data: corpora.JudgeCorpus,
-    batches: loader.Loader,
-    scorer: heads.Scorer,
-    own_head: bool,
-    mesh: Mesh,
-    place: workdir.Workdir,
-) -> None:
-    """Prints what is about to be learned, and by what; the first answers. Notes skipped rows."""
-    if data.skipped:
-        lines = [json.dumps(dataclasses.asdict(row), ensure_ascii=False) for row in data.skipped]
-        files.write(place.path / "skipped.jsonl", "\n".join(lines) + "\n")
-    print(corpora.describe(data, config.reward.kind, config.data.prefer))
-    print(
-        f"{batches.steps:,} steps of {config.train.batch_size} examples, in at most "
-        f"{batches.microbatches} microbatches of {config.train.rows_per_microbatch} rows; "
-        f"{batches.padding_share:.1%} padding"
-    )
-    print(
-        assemble.describe_model(config, heads.parameters(scorer), scorer.max_tokens, mesh)
-        + ("; the folder's head goes on" if own_head else "; a fresh head")
-    )
-    colour = sys.stdout.isatty()
-    names = ("chosen", "rejected") if len(data.training.sides) == 2 else ("answer",)
-    for name, side in zip(names, data.training.sides, strict=True):
-        shown = encode.preview(side, 0, data.tokenizer, colour=colour)
-        print(f"the first example, {name} {'green' if colour else '[[ ]]'}:\n{shown}\n", flush=True)
-
-
-def build(
+def load(
     config: ConfigDict,
     scorer: heads.Scorer,
     folder: Path,
@@ -255,12 +146,12 @@ def build(
     *,
     own_head: bool,
     typed: bool,
-) -> tuple[models.Trainee, trees.Tree, trees.Tree]:
-    """The judge, its trainable and its frozen tree, as the `model` and `lora` groups say."""
+) -> Loaded[judge_model.Trainee]:
+    """The judge with its weights, as the `model` and `lora` groups say."""
     adapter = None
     if config.lora.rank > 0:
         targets = heads.targets(scorer, tuple(config.lora.targets))
-        adapter = assemble.adapter_settings(config, targets)
+        adapter = groups.adapter_settings(config, targets)
     execution = Execution.build(
         mesh,
         window=scorer.window,
@@ -268,77 +159,51 @@ def build(
         backend=config.model.attention,
         remat=config.model.remat,
     )
-    return models.build(
-        scorer,
-        execution,
-        folder,
-        own_head=own_head,
-        typed=typed,
-        init=config.model.init,
-        base_dtype=float_type("model.parameter_dtype", config.model.parameter_dtype),
-        adapter=adapter,
-        initialization=config.lora.initialization,
-        key=jax.random.key(config.seed),
+    return Loaded(
+        *judge_model.build(
+            scorer,
+            execution,
+            folder,
+            own_head=own_head,
+            typed=typed,
+            init=config.model.init,
+            base_dtype=float_type("model.parameter_dtype", config.model.parameter_dtype),
+            adapter=adapter,
+            initialization=config.lora.initialization,
+            key=jax.random.key(config.seed),
+        )
     )
 
 
 # ---------------------------------------------------------------------------- results
 
 
-def report(
-    config: ConfigDict,
-    place: workdir.Workdir,
-    data: corpora.JudgeCorpus,
-    batches: loader.Loader,
-    trained: models.Trainee,
-    fitted: assemble.Fitted,
-    held: judge_quality.Held | None,
-    began: float,
-) -> None:
-    """Results, plots, the judge's own card, and the model card."""
-    place.plots.mkdir(exist_ok=True)
-    kind, title = config.reward.kind, place.path.name
-    plots.loss(place.metrics, place.plots / "loss.png", title, "loss, a training example")
+def account(config: ConfigDict, corpus: Corpus[judged.JudgedAnswers], run: Finished) -> Account:
+    """Results, plots and the judge's own card; what the model card says."""
+    kind, title, folder = config.reward.kind, run.path.name, run.path / "plots"
+    plots.loss(run.metrics, folder / "loss.png", title, "loss, a training example")
     drawn = ["plots/loss.png"]
     found: judge_quality.QualityReport = {}
-    if held is not None:
-        found = judge_quality.report(held, known(kind, data.training)) | {"step": fitted.chosen}
+    if run.held_out is not None and corpus.evaluation is not None:
+        held = judge_quality.held(
+            kind, run.held_out.table, run.held_out.examples, corpus.evaluation
+        )
+        found = judge_quality.report(held, known(kind, corpus.training)) | {"step": run.step}
         print(judge_quality.describe(found))
         if "calibration" in found:
             bins = {
                 name: found["calibration"][name] for name in ("confidence", "accuracy", "count")
             }
-            plots.reliability(**bins, target=place.plots / "calibration.png", title=title)
+            plots.reliability(**bins, target=folder / "calibration.png", title=title)
             drawn.append("plots/calibration.png")
-    files.write(place.path / "results.json", json.dumps(found, indent=1) + "\n")
-    facts = judge_facts(config, data, found)
-    files.write(place.export / DESCRIPTION, json.dumps(facts, indent=1) + "\n")
-    results.write_card(
-        config,
-        place,
-        trained,
-        batches,
-        fitted,
-        began,
+    files.write(run.path / "results.json", json.dumps(found, indent=1) + "\n")
+    facts = judge_facts(config, corpus, found)
+    files.write(run.export / DESCRIPTION, json.dumps(facts, indent=1) + "\n")
+    return Account(
         summary=f"A judge of kind {kind} on {config.model.path}, trained on "
-        f"{len(data.training):,} examples; {config.reward.direction}.",
-        sources=[
-            model_card.CardSource(
-                s.source, s.spec, s.used, s.share, s.skipped, data.files.get(s.source)
-            )
-            for s in data.mixture.shares
-        ],
-        counts={
-            "examples trained on": len(data.training),
-            "examples held out": 0 if data.evaluation is None else len(data.evaluation),
-            "left out by data.prefer": data.left_out,
-            "rows skipped": len(data.skipped),
-            "answers cut": sum(side.counts.cut_answers for side in data.training.sides),
-        },
-        prompt=data.prompt,
-        notes=tuple(config.reward.protocol_notes),
-        plots=tuple(drawn),
-        task=model_card.CLASSIFICATION,
+        f"{len(corpus.training):,} examples; {config.reward.direction}.",
+        notes=config.reward.protocol_notes,
+        plots=drawn,
         results=baselines(found),
     )
 
@@ -362,7 +227,7 @@ def baselines(found: judge_quality.QualityReport) -> dict[str, float]:
 
 def judge_facts(
     config: ConfigDict,
-    data: corpora.JudgeCorpus,
+    data: Corpus[judged.JudgedAnswers],
     found: judge_quality.QualityReport,
 ) -> dict[str, Any]:
     """`judge.json`: what a number of this judge means, and how a conversation becomes its input."""
@@ -383,3 +248,6 @@ def judge_facts(
         "accuracy": found.get("accuracy", {}).get("value"),
         "trained_on": dict(data.files),
     }
+
+
+run = functools.partial(training.run, make_task=make_task)

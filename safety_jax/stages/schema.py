@@ -153,6 +153,14 @@ _DPO_METRICS = (
     "logps/chosen", "logps/rejected", "logps/chosen_change", "mean_token_accuracy", "kl",
     "lengths/chosen", "lengths/rejected",
 )  # fmt: skip
+_FREE_OF_REFERENCE = tuple(
+    name for name in _DPO_METRICS if name not in ("logps/chosen_change", "kl")
+)
+_ORPO_METRICS = (*_FREE_OF_REFERENCE, "nll_loss", "log_odds_chosen", "log_odds_ratio")
+_KTO_METRICS = (
+    "loss", "kl", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen",
+    "logps/rejected",
+)  # fmt: skip
 _DPO_GROUPS = tuple(
     f"rewards/{metric}/{group}="
     for metric in ("margins", "accuracies")
@@ -207,6 +215,32 @@ _DPO: Table = {
     "dpo.reference_folder": CACHE,
     "dpo.protocol_notes": NOTES,
 }  # fmt: skip
+_PREFERENCE_DATA: Table = {
+    **_TRAINING,
+    **_POLICY,
+    "data.train": SOURCES,
+    "data.eval": SOURCE,
+    "data.bad_rows": SKIPPING,
+}
+_KTO: Table = {
+    **_PREFERENCE_DATA,
+    "data.eval_rows": Whole(0, unit="rows"),
+    "checkpoint.best_metric": evaluated(_KTO_METRICS),
+    "kto.beta": POSITIVE,
+    "kto.desirable_weight": NOT_NEGATIVE,
+    "kto.undesirable_weight": NOT_NEGATIVE,
+    "kto.reference": OneOf(("cached",)),
+    "kto.reference_folder": CACHE,
+    "kto.protocol_notes": NOTES,
+}
+_ORPO: Table = {
+    **_PREFERENCE_DATA,
+    "data.prefer": _PREFER,
+    "data.eval_rows": Whole(0, unit="pairs"),
+    "checkpoint.best_metric": evaluated(_ORPO_METRICS, _DPO_GROUPS),
+    "orpo.weight": NOT_NEGATIVE,
+    "orpo.protocol_notes": NOTES,
+}
 _REWARD: Table = {
     **_TRAINING,
     "data.train": SOURCES,
@@ -334,6 +368,8 @@ _PLAN: Table = {
 STAGES: dict[str, Table] = {
     "sft": _SFT,
     "dpo": _DPO,
+    "kto": _KTO,
+    "orpo": _ORPO,
     "raft": _RAFT,
     "reward": _REWARD,
     "score": _SCORE,

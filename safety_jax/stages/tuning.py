@@ -2,26 +2,28 @@
 
 import contextlib
 import dataclasses
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
-from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base import compilation, hosts, trees
 from safety_jax.base.errors import CheckpointError
-from safety_jax.data import encode, prompts
+from safety_jax.data import corpus as corpora
+from safety_jax.data import encode
 from safety_jax.data.records import Record
 from safety_jax.models import llama, lora
 from safety_jax.raft.setup import Tuned, Weights
-from safety_jax.stages import assemble
-from safety_jax.training import likelihood, metrics, placement, policy, workdir
+from safety_jax.stages import groups
+from safety_jax.training import likelihood, metrics, workdir
+from safety_jax.training import run as skeleton
 from safety_jax.training import step as steps
 from safety_jax.training.checkpoint import Checkpoints, abstract
+from safety_jax.training.policy import Policy
+from safety_jax.training.task import Account, Learner, Learning, Loaded, Task
 
 
 class RoundTuner:
@@ -35,83 +37,68 @@ class RoundTuner:
         self,
         config: ConfigDict,
         place: workdir.Workdir,
-        trained: policy.Policy,
+        base: groups.Base,
+        trained: Policy,
         shapes: trees.Tree,
         mesh: Mesh,
-        tokens: PreTrainedTokenizerBase,
         compiled: compilation.Counter,
     ):
         """Args: shapes: of the trainable tree."""
-        self._shapes = shapes
-        self._config, self._place, self._policy = config, place, trained
-        self._mesh, self._tokens, self._compiled = mesh, tokens, compiled
+        self._config, self._place, self._base = config, place, base
+        self._policy, self._shapes, self._mesh = trained, shapes, mesh
+        self._compiled = compiled
         self._merge = jax.jit(lora.merge)
-        self._steps = functools.cache(self._make_step)
+        self._steps: dict[int, Any] = {}
+        settings = groups.settings(config)
+        # Whatever a round selects, its batches have one shape.
+        size, rows = settings.batching.batch_size, settings.batching.rows_per_microbatch
+        batching = dataclasses.replace(settings.batching, most_microbatches=-(-size // rows))
+        self._settings = dataclasses.replace(settings, batching=batching)
 
-    def _make_step(self, total: int):
-        """Optimizer and compiled step of rounds with so many steps."""
-        rate, optimizer = assemble.make_optimizer(self._config.optim, total)
-        where = steps.shardings(self._shapes, self._policy.shardings(), optimizer, self._mesh)
-        loss = likelihood.make_loss(self._policy)
-        return optimizer, where, steps.make(loss, steps.trained_tokens, optimizer, rate, where)
-
-    def _start(self, number: int, weights: Weights, total: int) -> tuple[steps.State, Any]:
-        kind = total if self._config.optim.schedule != "constant" else 0
-        optimizer, where, step = self._steps(kind)
-        key = jax.random.fold_in(jax.random.key(self._config.seed), number)
-        return steps.initialize(weights.trainable, optimizer, key, where), step
+    def _stepper(
+        self, learner: Learner, learning: Learning, shapes: trees.Tree, total: int
+    ) -> tuple[steps.State, Any, Callable[..., Any]]:
+        """As `run.make_stepper`: one for all rounds that a compiled step can serve."""
+        constant = self._settings.optimization.schedule == "constant"
+        kind = 0 if constant else total
+        if kind not in self._steps:
+            make = skeleton.make_stepper(self._settings.optimization, self._mesh)
+            self._steps[kind] = make(learner, learning, shapes, kind)
+        return self._steps[kind]
 
     def tune(
         self, path: Path, number: int, records: Sequence[Record], weights: Weights
     ) -> Tuned | None:
-        config = self._config
-        examples = self._encode(records)
-        batch = config.train.batch_size
-        batches = assemble.make_loader(
-            config,
-            self._mesh,
-            examples,
-            batch_size=batch,
-            steps=assemble.budgeted_steps(
-                config.train,
-                len(examples),
-                assemble.flops_per_example(config, self._policy.config, examples.lengths),
-            ),
-            seed=config.seed + number,
-            microbatches=-(-batch // config.train.rows_per_microbatch),
+        task = self._task(records, weights)
+        seed = self._config.seed + number
+        settings = dataclasses.replace(
+            self._settings, batching=dataclasses.replace(self._settings.batching, seed=seed)
         )
-        state, step = self._start(number, weights, batches.steps)
-        flops = self._policy.flops_per_token(examples.lengths)
-        fitted = assemble.fit(
-            config,
+        fitted = skeleton.run(
+            task,
+            settings,
             dataclasses.replace(self._place, path=path),
-            state,
-            weights.frozen,
-            batches,
-            step=step,
-            put=placement.place_on(self._mesh, config.train.rows_per_microbatch),
-            evaluate=None,
-            rows=lambda batch: [examples.where[i] for i in batch.examples],
-            flops_per_token=flops,
-            compiled=self._compiled,
-            watch=None,
-            mesh=self._mesh,
+            self._mesh,
+            self._compiled,
+            key=self._key(number),
+            stepper=self._stepper,
         )
         if fitted is None:
             return None
         last = hosts.first_says(lambda: _last_step(path / "metrics.jsonl"))
         figures = {name: last[name] for name in ("loss", "grad_norm", "mean_token_accuracy")}
-        tokens = batches.tokens_until(batches.steps)
         return Tuned(
             self._advance(fitted.weights, weights.frozen, number),
-            batches.steps,
-            tokens,
-            flops * tokens,
+            fitted.batches.steps,
+            fitted.tokens,
+            fitted.flops,
             figures,
         )
 
     def restore(self, path: Path, number: int, weights: Weights) -> Weights:
-        state, _ = self._start(number, weights, 0)
+        learning = likelihood.learning(self._policy, weights.frozen, self._mesh)
+        where, optimizer, _ = self._stepper(self._policy, learning, self._shapes, 0)
+        state = steps.initialize(weights.trainable, optimizer, self._key(number), where)
         with contextlib.closing(
             Checkpoints(
                 path / "checkpoints", self._config.checkpoint.keep_last, "loss", highest=False
@@ -127,16 +114,26 @@ class RoundTuner:
             restored, _, _ = saved.restore(latest, abstract(state))
         return self._advance(restored.trainable, weights.frozen, number)
 
-    def _encode(self, records: Sequence[Record]) -> encode.Examples:
-        data = self._config.data
-        encoding = encode.Encoding(
-            prompts.load_template(data.template, self._tokens),
-            self._tokens,
-            max_length=data.max_length,
-            overlong_prompt="skip",
-            vocabulary_size=self._policy.config.vocabulary_size,
+    def _key(self, number: int) -> jax.Array:
+        """Of dropout in a round."""
+        return jax.random.fold_in(jax.random.key(self._config.seed), number)
+
+    def _task(self, records: Sequence[Record], weights: Weights) -> Task:
+        """A round's selection, learned as it stands."""
+        data, base = self._config.data, self._base
+        encoding = groups.encoding(self._config, base, overlong_prompt="skip")
+        examples = encode.encode(records, encoding, train_on=data.train_on)
+        loaded = Loaded(self._policy, weights.trainable, weights.frozen)
+        return Task(
+            unit="answers",
+            sides=("answer",),
+            corpus=corpora.selected(examples, base.tokens),
+            about_model="",
+            flops_per_example=groups.flops_per_example(self._config, base, examples.lengths),
+            load=lambda: loaded,
+            learn=lambda loaded: likelihood.learning(loaded.learner, loaded.frozen, self._mesh),
+            account=lambda _: Account("", (), ()),
         )
-        return encode.encode(records, encoding, train_on=data.train_on)
 
     def _advance(self, trainable: trees.Tree, frozen: trees.Tree, number: int) -> Weights:
         """What the next round starts from."""

@@ -15,12 +15,13 @@ from jaxtyping import Array, Float, Int
 from safety_jax.base import trees
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import ConfigError
+from safety_jax.maths import flops
 from safety_jax.models import declaration, layers, llama, lora
 from safety_jax.models.encoders import heads, llama_heads
 from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hub as folders
 from safety_jax.models.folders import peft
-from safety_jax.training import metrics, policy
+from safety_jax.training import policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Trainee:
         ]
         leaves = lora.shapes(declared, adapter.targets, adapter.rank) if adapter else {}
         tokens = lengths.astype(float)
-        return metrics.flops_per_token(
+        return flops.flops_per_token(
             matmul_weights=sum(map(math.prod, kernels)),
             adapter_weights=sum(math.prod(shape) for shape, _ in leaves.values()),
             trains_base=adapter is None,
@@ -125,6 +126,8 @@ class Trainee:
         if adapters is not None:
             weights = jax.jit(lora.merge)(weights, adapters)
         heads.export(folder, weights, self.scorer, self.folder, dtype, policy.SHARD_BYTES)
+
+    export_merged = export  # a judge leaves whole in any case
 
 
 def packs(scorer: heads.Scorer) -> bool:

@@ -125,7 +125,7 @@ def evaluation(data: Held) -> Metrics:
     ranked = _ranked(data)
     if ranked is not None:
         metrics["auc"] = ranked
-    return {f"eval/{name}": value for name, value in metrics.items()}
+    return metrics
 
 
 def _targets(data: Held) -> Float[np.ndarray, "n sides"]:
@@ -171,7 +171,7 @@ def report(data: Held, training: Held) -> QualityReport:
     found: QualityReport = {
         "kind": data.kind,
         "held_out": len(data.losses),
-        **_plain(evaluation(data)),
+        **evaluation(data),
     }
     if data.kind == "regression":
         return found | _regression(data, training)
@@ -186,10 +186,6 @@ def report(data: Held, training: Held) -> QualityReport:
     found["by_category"] = _groups(data.categories, right)
     found["by_source"] = _groups([(source,) for source in data.sources], right)
     return found
-
-
-def _plain(metrics: Metrics) -> Metrics:
-    return {name.removeprefix("eval/"): value for name, value in metrics.items()}
 
 
 def _regression(data: Held, training: Held) -> QualityReport:

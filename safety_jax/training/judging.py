@@ -1,4 +1,4 @@
-"""Batches of answers on the mesh, and the loss around an objective.
+"""Training a judge: how its answers are read, the loss around an objective, what is watched.
 
 As for preferences, the loss returns a table with one row an example, so that every metric is plain
 arithmetic on the host.
@@ -8,55 +8,74 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from safety_jax.base import trees
 from safety_jax.base.batch import Answers, Tokens
+from safety_jax.data import corpus, ratings, records
 from safety_jax.data.judged import JudgedAnswers
-from safety_jax.data.loader import Batch, Loader
-from safety_jax.training import placement
+from safety_jax.data.sources import Source
+from safety_jax.training import judge_quality, placement
 from safety_jax.training import step as steps
 from safety_jax.training.judge_model import Trainee
+from safety_jax.training.task import Learning, Measured
 
 # (scores, targets) `[..., N]` -> losses `[...]`
 JudgeObjective = Callable[[jax.Array, jax.Array], jax.Array]
 
-
-def place_on(mesh: Mesh, loader: Loader, data: JudgedAnswers) -> placement.PutBatch:
-    """Puts batches of answers onto the mesh; a single answer is a row of N = 1."""
-    put = placement.put_rows(mesh, loader.rows_per_microbatch)
-    sides, S = len(data.sides), loader.most_segments
-
-    def place(batch: Batch) -> tuple[Answers, jax.Array]:
-        tokens = batch.tokens
-        if sides == 1:
-            tokens = jax.tree.map(lambda x: x[:, :, None], tokens)
-        rows = tokens.ids.shape[:2]
-        ends = np.zeros((*rows, sides, S), np.int32)
-        slots = np.full((*rows, S), -1, np.int32)
-        targets = np.zeros((*rows, S, sides), np.float32)
-        for k, microbatch, row in loader.here(batch.layout):
-            i, s = batch.examples[k], batch.layout.segment[k] - 1
-            slots[microbatch, row, s] = k
-            ends[microbatch, row, :, s] = batch.layout.start[k] + loader.lengths[i] - 1
-            if data.targets is not None:
-                targets[microbatch, row, s] = data.targets[i]
-        arrays = Answers(tokens, ends, slots, targets)
-        return jax.tree.map(put, arrays), placement.put_everywhere(mesh, batch.used)
-
-    return place
+PAIRED = ("pairs", "cost")
+FORMATS = {"regression": ratings.RATINGS, "binary": ratings.LABELS}
 
 
-def count(batch: Answers) -> jax.Array:
+def rows(kind: str, prefer: str, left_out: dict[str, int]) -> Callable[..., list]:
+    """A function that reads the rows that a kind of judge learns from.
+
+    Args:
+        kind: pairs, cost, regression or binary.
+        prefer, left_out: see `corpus.preferences`.
+    """
+    if kind in PAIRED:
+        return corpus.preferences(prefer, left_out)
+
+    def parse(source: Source, skipped: list[records.Skipped]) -> list[records.Rated]:
+        return records.read_rated(source, FORMATS[kind], skipped)
+
+    return parse
+
+
+def learning(
+    judge: Trainee,
+    objective: JudgeObjective,
+    frozen: trees.Tree,
+    mesh: Mesh,
+    *,
+    kind: str,
+    batch_size: int,
+) -> Learning:
+    """What the training skeleton needs to train a judge."""
+
+    def held(found: Measured, data: JudgedAnswers) -> judge_quality.Held:
+        return judge_quality.held(kind, found.table, found.examples, data)
+
+    return Learning(
+        loss=make_loss(judge, objective, batch_size=batch_size),
+        count=count,
+        frozen=frozen,
+        place=lambda loader, data: placement.place_answers(mesh, loader, data),
+        summarize=lambda found, data: judge_quality.summarize(held(found, data)),
+        evaluation=lambda found, data: judge_quality.evaluation(held(found, data)),
+    )
+
+
+def count(batch: Answers) -> dict[str, jax.Array]:
     """Examples of the batch."""
-    return (batch.slots >= 0).sum().astype(jnp.float32)
+    return {"examples": (batch.slots >= 0).sum().astype(jnp.float32)}
 
 
-def make_loss(trained: Trainee, objective: JudgeObjective, *, batch_size: int) -> steps.Loss:
+def make_loss(judge: Trainee, objective: JudgeObjective, *, batch_size: int) -> steps.Loss:
     """The mean of an objective over the batch's examples.
 
-    The table "examples" has the N scores of each and its loss.
+    The table has the N scores of each example and its loss.
 
     Args:
         batch_size: rows of the table.
@@ -66,20 +85,17 @@ def make_loss(trained: Trainee, objective: JudgeObjective, *, batch_size: int) -
         trainable: trees.Tree,
         frozen: trees.Tree,
         batch: Answers,
-        total: jax.Array,
+        totals: dict[str, jax.Array],
         key: jax.Array | None,
     ):
         b, N, S = batch.ends.shape
-        # [b, N, T] -> [bN, T]: rows stay on their devices, both sides of a pair on one.
-        tokens: Tokens = jax.tree.map(lambda x: x.reshape(b * N, -1), batch.tokens)
-        scores = trained.scores(trainable, frozen, tokens, batch.ends.reshape(b * N, S), key)
+        tokens: Tokens = jax.tree.map(placement.side_rows, batch.tokens)
+        scores = judge.scores(trainable, frozen, tokens, batch.ends.reshape(b * N, S), key)
         scores = scores.reshape(b, N, S).swapaxes(1, 2)
         losses = objective(scores, batch.targets)
         real = batch.slots >= 0
-        rows = jnp.concatenate([scores, losses[..., None]], axis=-1).reshape(b * S, N + 1)
-        slots = jnp.where(real, batch.slots, batch_size).reshape(-1)  # beyond the end: dropped
-        table = jnp.zeros((batch_size, N + 1)).at[slots].add(rows, mode="drop")
-        mean = jnp.where(real, losses, 0.0).sum() / total
-        return {"loss": mean, "examples": jax.lax.stop_gradient(table)}
+        rows = jnp.concatenate([scores, losses[..., None]], axis=-1)
+        mean = jnp.where(real, losses, 0.0).sum() / totals["examples"]
+        return {"loss": mean, "examples": placement.table_of(rows, batch.slots, batch_size)}
 
     return loss

@@ -1,25 +1,55 @@
 """Learning answers as they stand: the loss of stage `sft`, and of every round of RAFT."""
 
+import math
+from typing import Any
+
 import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from safety_jax.base import trees
 from safety_jax.base.batch import Tokens
 from safety_jax.maths import losses
-from safety_jax.training import policy
+from safety_jax.training import placement
 from safety_jax.training import step as steps
+from safety_jax.training.policy import Policy
+from safety_jax.training.task import Learning, Measured, Metrics
 
 
-def make_loss(trained: policy.Policy) -> steps.Loss:
+def count(batch: Tokens) -> dict[str, jax.Array]:
+    """Trained tokens of the batch, over all microbatches and hosts: what SFT divides by."""
+    return {"tokens": batch.mask.sum().astype(jnp.float32)}
+
+
+def make_loss(policy: Policy) -> steps.Loss:
     """The mean over the batch's trained tokens, of which a microbatch gives its part."""
 
     def loss(
         trainable: trees.Tree,
         frozen: trees.Tree,
         tokens: Tokens,
-        total: jax.Array,
+        totals: dict[str, jax.Array],
         key: jax.Array | None,
     ):
-        sums = losses.sft(trained.token_logprobs(trainable, frozen, tokens, key))
+        sums = losses.sft(policy.token_logprobs(trainable, frozen, tokens, key))
+        total = totals["tokens"]
         return {"loss": sums.loss / total, "mean_token_accuracy": sums.correct / total}
 
     return loss
+
+
+def evaluation(measured: Measured, _: Any) -> Metrics:
+    """The means over all held-out tokens, and the perplexity."""
+    perplexity = math.exp(min(measured.means["loss"], 700.0))
+    return measured.means | {"perplexity": perplexity}
+
+
+def learning(policy: Policy, frozen: trees.Tree, mesh: Mesh) -> Learning:
+    """What the training skeleton needs to learn answers as they stand."""
+    return Learning(
+        loss=make_loss(policy),
+        count=count,
+        frozen=frozen,
+        place=lambda loader, _: placement.place_tokens(mesh, loader),
+        evaluation=evaluation,
+    )

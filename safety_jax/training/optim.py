@@ -4,6 +4,7 @@ The schedules are Hugging Face's, step for step, so that a recipe written for it
 same here: the first of `warmup_steps` has rate 0, the last step of the run is just above 0.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -80,3 +81,35 @@ def adamw(
 def decays(trainable: trees.Tree) -> trees.Tree:
     """True for matrices; False for norm scales and biases."""
     return trees.map_named(lambda name, _: not name.endswith(("norm", "bias")), trainable)
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimization:
+    """The numbers of `schedule` and `adamw`."""
+
+    learning_rate: float
+    schedule: str
+    warmup_steps: int
+    weight_decay: float
+    beta1: float
+    beta2: float
+    epsilon: float
+    clip_norm: float
+
+    def make(self, total_steps: int) -> tuple[Schedule, optax.GradientTransformation]:
+        """The learning rate over a run of so many steps, and the optimizer that follows it."""
+        rate = schedule(
+            self.schedule,
+            learning_rate=self.learning_rate,
+            warmup_steps=self.warmup_steps,
+            total_steps=total_steps,
+        )
+        optimizer = adamw(
+            rate,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            epsilon=self.epsilon,
+            weight_decay=self.weight_decay,
+            clip_norm=self.clip_norm,
+        )
+        return rate, optimizer

@@ -1,28 +1,76 @@
-"""Between loader and compiled step: a host's rows become global arrays; validation is summed."""
+"""Between loader and compiled step: a host's rows become global arrays on the mesh."""
 
-import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Float
 
 from safety_jax.base import mesh as meshes
-from safety_jax.base import trees
-from safety_jax.base.batch import Tokens
+from safety_jax.base.batch import Answers, Tokens
 from safety_jax.base.errors import ConfigError
 from safety_jax.data.loader import Batch, Loader
 
 PutBatch = Callable[[Batch], tuple[Any, jax.Array]]
+# Of each side, a value for every token, end to end like the ids of `Examples`.
+TokenValues = Sequence[Float[np.ndarray, "..."]]
 
 
-def place_on(mesh: Mesh, rows_per_microbatch: int) -> PutBatch:
+@runtime_checkable
+class Marked(Protocol):
+    """Examples of which something is known beside their tokens."""
+
+    @property
+    def targets(self) -> Float[np.ndarray, "n N"] | None: ...
+
+
+def place_tokens(mesh: Mesh, loader: Loader) -> PutBatch:
     """Puts a batch's tokens and its number of used microbatches onto the mesh, see `put_rows`."""
-    put = put_rows(mesh, rows_per_microbatch)
+    put = put_rows(mesh, loader.rows_per_microbatch)
 
     def place(batch: Batch) -> tuple[Tokens, jax.Array]:
         return jax.tree.map(put, batch.tokens), put_everywhere(mesh, batch.used)
+
+    return place
+
+
+def place_answers(
+    mesh: Mesh, loader: Loader, data: Marked, reference: TokenValues | None = None
+) -> PutBatch:
+    """Puts batches of answers onto the mesh; a single answer is a row of N = 1.
+
+    Args:
+        reference: of each side, the log-probability of every token under the reference.
+    """
+    put = put_rows(mesh, loader.rows_per_microbatch)
+    sides, S = loader.lengths.shape[1], loader.most_segments
+
+    def place(batch: Batch) -> tuple[Answers, jax.Array]:
+        tokens = batch.tokens
+        if sides == 1:
+            tokens = jax.tree.map(lambda x: x[:, :, None], tokens)
+        rows = tokens.ids.shape[:2]
+        slots = np.full((*rows, S), -1, np.int32)
+        ends = np.zeros((*rows, sides, S), np.int32)
+        targets = np.zeros((*rows, S, sides), np.float32)
+        for k, microbatch, row in loader.here(batch.layout):
+            i, s = batch.examples[k], batch.layout.segment[k] - 1
+            slots[microbatch, row, s] = k
+            ends[microbatch, row, :, s] = batch.layout.start[k] + loader.lengths[i] - 1
+            if data.targets is not None:
+                targets[microbatch, row, s] = data.targets[i]
+        known = None
+        if reference is not None:
+            laid = [
+                loader.per_token(side, values, batch.examples, batch.layout)
+                for side, values in enumerate(reference)
+            ]
+            known = np.stack(laid, axis=2)
+        arrays = Answers(tokens, slots, ends, targets, known)
+        return jax.tree.map(put, arrays), put_everywhere(mesh, batch.used)
 
     return place
 
@@ -51,27 +99,23 @@ def put_rows(mesh: Mesh, rows_per_microbatch: int) -> Callable[[np.ndarray], jax
     return put
 
 
-def make_evaluate(
-    measure: Callable[..., Any], frozen: trees.Tree, batches: Loader, place: PutBatch
-) -> Callable[[trees.Tree], dict[str, float]]:
-    """A function of the trainable weights: the mean of every metric of `measure` over all of
-    `batches`, as `eval/...`; and `eval/perplexity`.
+# ---------------------------------------------------------------------------- losses over rows
+
+
+def side_rows(x: jax.Array) -> jax.Array:
+    """[b, N, T] -> [bN, T]; rows stay on their devices, all sides of an example on one."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def table_of(rows: jax.Array, slots: jax.Array, batch_size: int) -> jax.Array:
+    """A table with one row an example from values by segment.
 
     Args:
-        measure: see `step.evaluator`.
+        rows: [b, S, columns].
+        slots: [b, S], see `Answers`.
+        batch_size: rows of the table.
     """
-
-    def evaluate(trainable: trees.Tree) -> dict[str, float]:
-        totals: dict[str, float] = {}
-        count = 0.0
-        for number in range(batches.steps):
-            placed = place(batches.batch(number))
-            means, counted = jax.device_get(measure(trainable, frozen, *placed))
-            count += float(counted)
-            for name, value in means.items():
-                totals[name] = totals.get(name, 0.0) + float(value) * float(counted)
-        metrics = {f"eval/{name}": total / count for name, total in totals.items()}
-        metrics["eval/perplexity"] = math.exp(min(metrics["eval/loss"], 700.0))
-        return metrics
-
-    return evaluate
+    columns = rows.shape[-1]
+    places = jnp.where(slots >= 0, slots, batch_size).reshape(-1)  # beyond the end: dropped
+    table = jnp.zeros((batch_size, columns)).at[places].add(rows.reshape(-1, columns), mode="drop")
+    return jax.lax.stop_gradient(table)

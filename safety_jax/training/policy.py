@@ -15,11 +15,10 @@ import numpy as np
 from safety_jax.base import trees
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import ConfigError
-from safety_jax.maths import losses
+from safety_jax.maths import flops, logprobs
 from safety_jax.models import llama, lora
 from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hf, peft
-from safety_jax.training import metrics
 
 SHARD_BYTES = 5 * 10**9  # of an exported file; what the hub and `transformers` use
 
@@ -33,7 +32,7 @@ class Policy:
         run: how it runs.
         folder: the Hugging Face folder it came from.
         adapter: rank, scale and targets; None when all weights are trained.
-        chunk_tokens: see `losses.token_logprobs`.
+        chunk_tokens: see `logprobs.token_logprobs`.
     """
 
     config: llama.LlamaConfig
@@ -58,7 +57,7 @@ class Policy:
 
     def token_logprobs(
         self, trainable: trees.Tree, frozen: trees.Tree, tokens: Tokens, key: jax.Array | None
-    ) -> losses.TokenLogprobs:
+    ) -> logprobs.TokenLogprobs:
         """Log-probabilities of the trained tokens; the key switches dropout on."""
         base, given = frozen, None
         if self.adapter is None:
@@ -70,8 +69,8 @@ class Policy:
             self.config, base, tokens.ids, tokens.positions, tokens.segments, self.run, given
         )
         head = llama.head(self.config, base, self.run.mesh)
-        targets, mask = losses.shift(tokens)
-        return losses.token_logprobs(hidden, head, targets, mask, chunk_tokens=self.chunk_tokens)
+        targets, mask = logprobs.shift(tokens)
+        return logprobs.token_logprobs(hidden, head, targets, mask, chunk_tokens=self.chunk_tokens)
 
     def reference_logprobs(
         self, start: trees.Tree | None, frozen: trees.Tree, tokens: Tokens
@@ -118,7 +117,7 @@ def flops_per_token(
     kernels = [p.shape for name, p in declared.items() if name.endswith("kernel")]
     leaves = lora.shapes(declared, adapter.targets, adapter.rank) if adapter else {}
     tokens = lengths.astype(float)
-    return metrics.flops_per_token(
+    return flops.flops_per_token(
         matmul_weights=sum(map(math.prod, kernels)) + model.vocabulary_size * model.width,
         adapter_weights=sum(math.prod(shape) for shape, _ in leaves.values()),
         trains_base=adapter is None,

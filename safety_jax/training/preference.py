@@ -1,11 +1,11 @@
-"""Learning from pairs: batches with both answers, the loss around an objective, what is watched.
+"""Learning from pairs: the loss around an objective, what is watched, and the collapse alarm.
 
 The loss returns a table with one row a pair, so that every metric, by source and by kind of harm,
 is plain arithmetic on the host.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,62 +14,42 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from safety_jax.base import trees
-from safety_jax.base.batch import Preferences, Tokens
-from safety_jax.data.loader import Batch, Loader
+from safety_jax.base.batch import Answers, Tokens
+from safety_jax.data.loader import Loader
 from safety_jax.data.pairs import Pairs
-from safety_jax.maths import losses, statistics
+from safety_jax.maths import logprobs, losses, statistics
 from safety_jax.training import placement
 from safety_jax.training import step as steps
-from safety_jax.training.loop import Metrics, Tables
+from safety_jax.training.placement import PutBatch, TokenValues
 from safety_jax.training.policy import Policy
-
-PairObjective = Callable[[losses.PairLogprobs], jax.Array]
-# (chosen, rejected) values by token, end to end like the ids of `Examples`
-Sides = tuple[np.ndarray, np.ndarray]
+from safety_jax.training.task import Indices, Learning, Measured, Metrics
 
 # Columns of the table of pairs; (chosen, rejected) where there are two.
 POLICY, REFERENCE, KL = slice(0, 2), slice(2, 4), slice(4, 6)
 LOSS, CORRECT, COLUMNS = 6, 7, 8
 
 
-# ---------------------------------------------------------------------------- batches
+@dataclasses.dataclass(frozen=True)
+class PairObjective:
+    """A loss of pairs, and the rewards that it implies.
 
-
-def place_on(
-    mesh: Mesh, loader: Loader, pairs: Pairs, reference: Sides | None, most_segments: int
-) -> placement.PutBatch:
-    """Puts batches of pairs onto the mesh.
-
-    Args:
-        reference: log-probability of every token under the reference, end to end; None where the
-            step computes it, or has none.
-        most_segments: S, the most pairs of a row.
+    Attributes:
+        loss: of `losses.PairLogprobs`.
+        beta: rewards are β log π/π_ref, as TRL's.
+        averages: log-probabilities are averaged over an answer's tokens, in the rewards and in the
+            metrics `logps/...`, as TRL has it for SimPO and ORPO.
+        reference: rewards compare with a reference.
+        nll_weight: a share of the negative log-likelihood of a token of the chosen answers is added
+            (as in Llama 3, arXiv 2407.21783, section 4.1.4, and iterative RPO, arXiv 2404.19733).
+        more: further metrics, of mean log-probabilities of the chosen and the rejected answer.
     """
-    put = placement.put_rows(mesh, loader.rows_per_microbatch)
 
-    def place(batch: Batch) -> tuple[Preferences, jax.Array]:
-        tokens = batch.tokens
-        known = np.zeros(tokens.ids.shape, np.float32)
-        if reference is not None:
-            laid = [
-                loader.per_token(side, flat, batch.examples, batch.layout)
-                for side, flat in enumerate(reference)
-            ]
-            known = np.stack(laid, axis=2)
-        slots = np.full((*tokens.ids.shape[:2], most_segments), -1, np.int32)
-        unsafe = np.zeros((*slots.shape, 2), np.float32)
-        for k, microbatch, row in loader.here(batch.layout):
-            cell = (microbatch, row, batch.layout.segment[k] - 1)
-            slots[cell] = k
-            if pairs.unsafe is not None:
-                unsafe[cell] = pairs.unsafe[batch.examples[k]]
-        arrays = Preferences(tokens, known, slots, unsafe)
-        return jax.tree.map(put, arrays), placement.put_everywhere(mesh, batch.used)
-
-    return place
-
-
-# ---------------------------------------------------------------------------- loss
+    loss: Callable[[losses.PairLogprobs], jax.Array]
+    beta: float
+    averages: bool = False
+    reference: bool = True
+    nll_weight: float = 0.0
+    more: Callable[[Float[np.ndarray, "n 2"]], Metrics] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -87,7 +67,44 @@ class Frozen:
     start: trees.Tree | None
 
 
-def count(batch: Preferences) -> dict[str, jax.Array]:
+def learning(
+    policy: Policy,
+    objective: PairObjective,
+    frozen: Frozen,
+    mesh: Mesh,
+    *,
+    live: bool,
+    batch_size: int,
+    reference: Callable[[Pairs], TokenValues | None],
+    say: Callable[[str], None],
+) -> Learning:
+    """What the training skeleton needs to learn from pairs.
+
+    Args:
+        live, batch_size: see `make_loss`.
+        reference: of pairs, the log-probability of every token under the reference, where it is
+            known before the step.
+        say: shows a warning to the person who watches.
+    """
+
+    def place(loader: Loader, pairs: Pairs) -> PutBatch:
+        return placement.place_answers(mesh, loader, pairs, reference(pairs))
+
+    return Learning(
+        loss=make_loss(policy, objective, live=live, batch_size=batch_size),
+        count=count,
+        frozen=frozen,
+        place=place,
+        summarize=lambda found, pairs: summarize(found, pairs, objective),
+        evaluation=lambda found, pairs: evaluation(found, pairs, objective),
+        alarm=Collapse(say),
+    )
+
+
+# ---------------------------------------------------------------------------- loss
+
+
+def count(batch: Answers) -> dict[str, jax.Array]:
     """Pairs of the batch, and tokens of their chosen answers."""
     chosen = batch.tokens.mask[..., 0, :]
     return {
@@ -97,11 +114,9 @@ def count(batch: Preferences) -> dict[str, jax.Array]:
 
 
 def make_loss(
-    trained: Policy, objective: PairObjective, *, nll_weight: float, live: bool, batch_size: int
+    policy: Policy, objective: PairObjective, *, live: bool, batch_size: int
 ) -> steps.Loss:
-    """The mean of an objective over the batch's pairs, plus `nll_weight` times the negative
-    log-likelihood of a token of the chosen answers (as in Llama 3, arXiv 2407.21783, section 4.1.4,
-    and iterative RPO, arXiv 2404.19733).
+    """The mean of an objective over the batch's pairs, and its share of the likelihood.
 
     The gradient sees log-probabilities alone, so every objective costs the same.
 
@@ -113,85 +128,85 @@ def make_loss(
     def loss(
         trainable: trees.Tree,
         frozen: Frozen,
-        batch: Preferences,
+        batch: Answers,
         totals: dict[str, jax.Array],
         key: jax.Array | None,
     ):
-        tokens: Tokens = jax.tree.map(_rows, batch.tokens)
-        scores = trained.token_logprobs(trainable, frozen.base, tokens, key)
+        tokens: Tokens = jax.tree.map(placement.side_rows, batch.tokens)
+        scores = policy.token_logprobs(trainable, frozen.base, tokens, key)
         # Position t answers for token t + 1, which lies in the same segment where it is trained.
-        _, mask = losses.shift(tokens)
+        _, mask = logprobs.shift(tokens)
         if live:
-            reference = trained.reference_logprobs(frozen.start, frozen.base, tokens)
+            reference = policy.reference_logprobs(frozen.start, frozen.base, tokens)
+        elif batch.reference is not None:
+            reference = jnp.pad(placement.side_rows(batch.reference)[:, 1:], [(0, 0), (0, 1)])
         else:
-            reference = jnp.pad(_rows(batch.reference)[:, 1:], [(0, 0), (0, 1)])
+            reference = jnp.zeros_like(scores.logprobs)
 
         S = batch.slots.shape[-1]
 
         def by_pair(values: jax.Array) -> jax.Array:
             """[2b, T] -> [b, S, 2]"""
-            sums = losses.segment_sums(values.astype(jnp.float32), tokens.segments, S)
+            sums = logprobs.segment_sums(values.astype(jnp.float32), tokens.segments, S)
             return sums.reshape(-1, 2, S).swapaxes(1, 2)
 
-        policy = by_pair(scores.logprobs)
+        chances = by_pair(scores.logprobs)
         known = by_pair(jnp.where(mask, reference, 0.0))
         # Empty segments count one token, so that no objective divides by zero.
         lengths = jnp.maximum(by_pair(mask), 1.0)
-        pair_losses = objective(losses.PairLogprobs(policy, known, lengths, batch.unsafe))
+        # Empty segments get a number below 0, for log-odds of certainty are infinite.
         real = batch.slots >= 0
+        chances_of_real = jnp.where(real[..., None], chances, -1.0)
+        pair_losses = objective.loss(
+            losses.PairLogprobs(chances_of_real, known, lengths, batch.targets)
+        )
         loss = jnp.where(real, pair_losses, 0.0).sum() / totals["pairs"]
-        if nll_weight:
-            loss -= nll_weight * policy[..., 0].sum() / totals["chosen_tokens"]
+        if objective.nll_weight:
+            loss -= objective.nll_weight * chances[..., 0].sum() / totals["chosen_tokens"]
 
         change = scores.logprobs - jnp.where(mask, reference, 0.0)
-        columns = [policy, known, by_pair(change**2 / 2), pair_losses[..., None]]
+        columns = [chances, known, by_pair(change**2 / 2), pair_losses[..., None]]
         columns.append(by_pair(scores.correct)[..., :1])
-        rows = jnp.concatenate(columns, axis=-1).reshape(-1, COLUMNS)
-        slots = jnp.where(real, batch.slots, batch_size).reshape(-1)  # beyond the end: dropped
-        table = jnp.zeros((batch_size, COLUMNS)).at[slots].add(rows, mode="drop")
-        return {"loss": loss, "pairs": jax.lax.stop_gradient(table)}
+        rows = jnp.concatenate(columns, axis=-1)
+        return {"loss": loss, "examples": placement.table_of(rows, batch.slots, batch_size)}
 
     return loss
 
 
-def _rows(x: jax.Array) -> jax.Array:
-    """[b, 2, T] -> [2b, T]; rows stay on their devices, both sides of a pair on one."""
-    return x.reshape(-1, x.shape[-1])
-
-
 # ---------------------------------------------------------------------------- what is watched
 
-PairTable = Float[np.ndarray, "n columns"]
-Indices = Int[np.ndarray, " n"]
 
-
-def summarize(table: PairTable, examples: Indices, pairs: Pairs, *, beta: float) -> Metrics:
+def summarize(found: Measured, pairs: Pairs, objective: PairObjective) -> Metrics:
     """TRL's metrics over some pairs, and what safety work asks for beside them.
 
     `kl` is Σ ½ (log π/π_ref)² over answer tokens, divided by their number: on answers drawn from
     either model it agrees with the KL divergence a token to second order (Schulman, "Approximating
     KL divergence", 2020); on others' answers it is still zero only where the models agree.
-
-    Args:
-        table: of `make_loss`, a row for each of `examples`, which are indices into `pairs`.
-        beta: rewards are β log π/π_ref.
     """
-    rewards = beta * (table[:, POLICY] - table[:, REFERENCE])
+    table, examples = found.table, found.examples
     lengths = answer_lengths(pairs)[examples]
+    chances = table[:, POLICY] / lengths if objective.averages else table[:, POLICY]
+    rewards = table[:, POLICY] - table[:, REFERENCE] if objective.reference else table[:, POLICY]
+    rewards = objective.beta * (rewards / lengths if objective.averages else rewards)
     margins = rewards[:, 0] - rewards[:, 1]
     metrics = {
         "rewards/chosen": float(rewards[:, 0].mean()),
         "rewards/rejected": float(rewards[:, 1].mean()),
         "rewards/margins": float(margins.mean()),
         "rewards/accuracies": float((margins > 0).mean()),
-        "logps/chosen": float(table[:, 0].mean()),
-        "logps/rejected": float(table[:, 1].mean()),
-        "logps/chosen_change": float((table[:, 0] - table[:, 2]).mean()),
+        "logps/chosen": float(chances[:, 0].mean()),
+        "logps/rejected": float(chances[:, 1].mean()),
         "mean_token_accuracy": float(table[:, CORRECT].sum() / lengths[:, 0].sum()),
-        "kl": float(table[:, KL].sum() / lengths.sum()),
         "lengths/chosen": float(lengths[:, 0].mean()),
         "lengths/rejected": float(lengths[:, 1].mean()),
     }
+    if objective.reference:
+        metrics["logps/chosen_change"] = float((table[:, 0] - table[:, 2]).mean())
+        metrics["kl"] = float(table[:, KL].sum() / lengths.sum())
+    if objective.nll_weight:
+        metrics["nll_loss"] = float(-table[:, 0].sum() / lengths[:, 0].sum())
+    if objective.more is not None:
+        metrics |= objective.more(table[:, POLICY] / lengths)
     difference = (lengths[:, 0] - lengths[:, 1]).astype(float)
     if np.ptp(difference) > 0 and np.ptp(margins) > 0:
         correlation = np.corrcoef(difference, margins)[0, 1]
@@ -200,6 +215,16 @@ def summarize(table: PairTable, examples: Indices, pairs: Pairs, *, beta: float)
         metrics[f"rewards/margins/{name}"] = float(margins[members].mean())
         metrics[f"rewards/accuracies/{name}"] = float((margins[members] > 0).mean())
     return metrics
+
+
+def evaluation(found: Measured, pairs: Pairs, objective: PairObjective) -> Metrics:
+    """`summarize` over held-out pairs, and the 95% Wilson interval of the accuracy."""
+    metrics = {"loss": float(found.table[:, LOSS].mean())} | summarize(found, pairs, objective)
+    if objective.nll_weight:
+        metrics["loss"] += objective.nll_weight * metrics["nll_loss"]
+    right = round(metrics["rewards/accuracies"] * len(found.examples))
+    low, high = statistics.wilson(right, len(found.examples))
+    return metrics | {"rewards/accuracies_low": low, "rewards/accuracies_high": high}
 
 
 def answer_lengths(pairs: Pairs) -> Int[np.ndarray, "n 2"]:
@@ -232,15 +257,15 @@ class Collapse:
         self._rewards: list[tuple[float, float]] = []
         self.raised = False
 
-    def read(self, step: int, metrics: Metrics, prefix: str) -> Metrics:
-        """The metrics with `alarms/chosen_collapse` added while the alarm holds."""
-        chosen = metrics[f"{prefix}rewards/chosen"]
-        self._rewards.append((chosen, metrics[f"{prefix}rewards/margins"]))
+    def __call__(self, step: int, metrics: Metrics) -> Metrics:
+        """`alarms/chosen_collapse` while the alarm holds, otherwise nothing."""
+        chosen = metrics["rewards/chosen"]
+        self._rewards.append((chosen, metrics["rewards/margins"]))
         last = np.array(self._rewards[-self.READINGS - 1 :])
         moves = np.diff(last, axis=0)
         holds = len(moves) == self.READINGS and chosen < 0
         if not (holds and (moves[:, 0] < 0).all() and (moves[:, 1] > 0).all()):
-            return metrics
+            return {}
         if not self.raised:
             self.raised = True
             self._say(
@@ -249,62 +274,4 @@ class Collapse:
                 "answers it should learn; consider dpo.nll_weight=0.2, a larger dpo.beta or a "
                 "lower optim.learning_rate"
             )
-        return metrics | {"alarms/chosen_collapse": 1.0}
-
-
-class PairWatch:
-    """Metrics of training steps, over all pairs since they were last read; see `journal.Watch`."""
-
-    def __init__(self, pairs: Pairs, beta: float, collapse: Collapse, evaluates: bool):
-        """The alarm listens to evaluations where there are any: steps are noisy."""
-        self._pairs, self._beta, self._collapse = pairs, beta, collapse
-        self._evaluates = evaluates
-        self._tables: list[PairTable] = []
-        self._examples: list[Indices] = []
-
-    def add(self, tables: Tables, batch: Batch) -> None:
-        self._tables.append(tables["pairs"][: len(batch.examples)])
-        self._examples.append(batch.examples)
-
-    def read(self, step: int) -> Metrics:
-        table, examples = np.concatenate(self._tables), np.concatenate(self._examples)
-        self._tables, self._examples = [], []
-        metrics = summarize(table, examples, self._pairs, beta=self._beta)
-        return metrics if self._evaluates else self._collapse.read(step, metrics, "")
-
-    def evaluated(self, step: int, metrics: Metrics) -> Metrics:
-        return self._collapse.read(step, metrics, "eval/")
-
-
-def make_evaluate(
-    measure: Callable,
-    frozen: Frozen,
-    batches: Loader,
-    place: placement.PutBatch,
-    pairs: Pairs,
-    beta: float,
-) -> Callable[[trees.Tree], Metrics]:
-    """A function of the trainable weights: metrics over all of `batches` as `eval/...`, and the
-    95% Wilson interval of the accuracy."""
-
-    def evaluate(trainable: trees.Tree) -> Metrics:
-        tables, examples = [], []
-        for number in range(batches.steps):
-            batch = batches.batch(number)
-            parts, _ = measure(trainable, frozen, *place(batch))
-            tables.append(jax.device_get(parts["pairs"])[: len(batch.examples)])
-            examples.append(batch.examples)
-        table, order = np.concatenate(tables), np.concatenate(examples)
-        metrics = {"loss": float(table[:, LOSS].mean())}
-        metrics |= summarize(table, order, pairs, beta=beta)
-        right = round(metrics["rewards/accuracies"] * len(order))
-        low, high = statistics.wilson(right, len(order))
-        metrics |= {"rewards/accuracies_low": low, "rewards/accuracies_high": high}
-        return {f"eval/{name}": value for name, value in metrics.items()}
-
-    return evaluate
-
-
-def rows_of(pairs: Pairs, examples: Sequence[int] | Indices) -> list[str]:
-    """Where the rows of these pairs are, for messages."""
-    return [pairs.chosen.where[i] for i in examples]
+        return {"alarms/chosen_collapse": 1.0}

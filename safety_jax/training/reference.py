@@ -2,7 +2,7 @@
 
     reference/3f2a.../            the key: a hash of weights, tokens and precision
       facts.json                  what was hashed, for people
-      000000.npz, 000001.npz ...  a few hundred pairs each: `chosen`, `rejected`, value by token
+      000000.npz, 000001.npz ...  a few hundred examples each: `side0`, `side1`, value by token
 
 A shard appears by one rename and carries checksums (zip's), so a run killed here goes on with the
 next shard, and a damaged shard is computed again. Other weights, tokens or precision are another
@@ -16,7 +16,7 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +30,20 @@ from safety_jax.base import hosts, trees
 from safety_jax.base import mesh as meshes
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import CheckpointError
-from safety_jax.data.encode import Examples
+from safety_jax.data.corpus import Sided
+from safety_jax.data.encode import Examples, fingerprint
 from safety_jax.data.loader import Batch, Loader
-from safety_jax.data.pairs import Pairs
-from safety_jax.training.placement import put_rows
+from safety_jax.training.placement import TokenValues, put_rows
 from safety_jax.training.policy import Policy
-from safety_jax.training.preference import Sides
 
-PAIRS_PER_SHARD = 256
+EXAMPLES_PER_SHARD = 256
 
-# score(start, frozen, tokens [b, 2, T]) -> log-probability of each token [b, 2, T]
+# score(start, frozen, tokens [b, N, T]) -> log-probability of each token [b, N, T]
 ScoreFunction = Callable[[Any, Any, Tokens], jax.Array]
 
 
 def make_score(trained: Policy, mesh: Mesh) -> ScoreFunction:
-    """Compiles the reference's log-probabilities of one microbatch of packed pairs.
+    """Compiles the reference's log-probabilities of one microbatch of packed examples.
 
     The values stand at the tokens they are of (not at the positions that predict them), and are 0
     at all others; every device gets all of them.
@@ -72,26 +71,23 @@ class ReferenceCache:
     root: Path
     facts: Mapping[str, Any]
 
-    def folder(self, pairs: Pairs) -> Path:
-        """The folder of these pairs' values under these facts."""
-        facts = self._facts(pairs)
+    def folder(self, examples: Sided) -> Path:
+        """The folder of these examples' values under these facts."""
+        facts = self._facts(examples)
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         return self.root / key[:32]
 
-    def _facts(self, pairs: Pairs) -> dict[str, Any]:
-        tokens = hashlib.sha256()
-        for side in (pairs.chosen, pairs.rejected):
-            for array in (side.ids, side.mask, side.offsets):
-                tokens.update(np.ascontiguousarray(array).tobytes())
-        return {"tokens": tokens.hexdigest(), "pairs_per_shard": PAIRS_PER_SHARD, **self.facts}
+    def _facts(self, examples: Sided) -> dict[str, Any]:
+        tokens = fingerprint(examples.sides)
+        return {"tokens": tokens, "examples_per_shard": EXAMPLES_PER_SHARD, **self.facts}
 
-    def describe(self, pairs: Pairs) -> str:
-        return json.dumps(self._facts(pairs), indent=2, sort_keys=True) + "\n"
+    def describe(self, examples: Sided) -> str:
+        return json.dumps(self._facts(examples), indent=2, sort_keys=True) + "\n"
 
 
 def logprobs(
     cache: ReferenceCache,
-    pairs: Pairs,
+    examples: Sided,
     batches: Loader,
     score: ScoreFunction,
     start: trees.Tree | None,
@@ -99,38 +95,37 @@ def logprobs(
     mesh: Mesh,
     *,
     name: str,
-) -> Sides:
+) -> TokenValues:
     """Log-probability of every token of every answer under the reference, from disk or computed.
 
     Args:
-        batches: one ordered pass over the pairs in batches of `PAIRS_PER_SHARD`.
+        batches: one ordered pass over the examples in batches of `EXAMPLES_PER_SHARD`.
         start: see `Policy.reference_logprobs`.
-        name: of the pairs, for the progress bar.
+        name: of the examples, for the progress bar.
 
     Returns:
-        (chosen, rejected), values end to end like the examples' ids.
+        Of each side, values end to end like the examples' ids.
 
     Raises:
         CheckpointError: the folder cannot be written.
     """
     primary = jax.process_index() == 0
-    folder = cache.folder(pairs)
-    sides = (pairs.chosen, pairs.rejected)
-    flat = (np.zeros(len(sides[0].ids), np.float32), np.zeros(len(sides[1].ids), np.float32))
+    folder = cache.folder(examples)
+    sides = examples.sides
+    flat = tuple(np.zeros(len(side.ids), np.float32) for side in sides)
     # Other hosts may have another cache folder.
     found = hosts.first_says(lambda: _read_shards(folder, batches, sides, flat))
     if any(found):
-        chosen, rejected = multihost_utils.broadcast_one_to_all(flat)
-        flat = (np.array(chosen), np.array(rejected))
+        flat = tuple(np.array(side) for side in multihost_utils.broadcast_one_to_all(flat))
     if primary and not all(found):
-        _write(folder / "facts.json", lambda file: file.write(cache.describe(pairs).encode()))
+        _write(folder / "facts.json", lambda file: file.write(cache.describe(examples).encode()))
     put = put_rows(mesh, batches.rows_per_microbatch)
     done = sum(len(batches.batch(k).examples) for k, known in enumerate(found) if known)
     with tqdm.tqdm(
-        total=len(pairs),
+        total=len(examples),
         initial=done,
         desc=f"reference, {name}",
-        unit=" pairs",
+        unit=" examples",
         disable=all(found) or not primary,
     ) as progress:
         for number in range(batches.steps):
@@ -146,13 +141,13 @@ def logprobs(
             if primary:
                 _write_shard(folder, number, batch, sides, flat)
             progress.update(len(batch.examples))
-    return flat[0], flat[1]
+    return flat
 
 
 def _collect(
-    batch: Batch, values: list[np.ndarray], sides: tuple[Examples, Examples], flat: Sides
+    batch: Batch, values: list[np.ndarray], sides: Sequence[Examples], flat: TokenValues
 ) -> None:
-    """Takes each example's values out of the rows [b, 2, T] they were packed into."""
+    """Takes each example's values out of the rows [b, N, T] they were packed into."""
     layout = batch.layout
     for k, i in enumerate(batch.examples):
         rows = values[layout.microbatch[k]][layout.row[k]]
@@ -176,7 +171,7 @@ def _shard(folder: Path, number: int) -> Path:
 
 
 def _read_shards(
-    folder: Path, batches: Loader, sides: tuple[Examples, Examples], flat: Sides
+    folder: Path, batches: Loader, sides: Sequence[Examples], flat: TokenValues
 ) -> list[bool]:
     """Fills in what is on disk; tells which shards were."""
     found = []
@@ -185,8 +180,8 @@ def _read_shards(
         try:
             content = io.BytesIO(_shard(folder, number).read_bytes())
             with np.load(content, allow_pickle=False) as stored:
-                for side, name in enumerate(("chosen", "rejected")):
-                    flat[side][_span(sides[side], batch)] = stored[name]
+                for side in range(len(sides)):
+                    flat[side][_span(sides[side], batch)] = stored[f"side{side}"]
             found.append(True)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             found.append(False)
@@ -194,10 +189,12 @@ def _read_shards(
 
 
 def _write_shard(
-    folder: Path, number: int, batch: Batch, sides: tuple[Examples, Examples], flat: Sides
+    folder: Path, number: int, batch: Batch, sides: Sequence[Examples], flat: TokenValues
 ) -> None:
-    chosen, rejected = (flat[k][_span(sides[k], batch)] for k in (0, 1))
-    _write(_shard(folder, number), lambda file: np.savez(file, chosen=chosen, rejected=rejected))
+    parts: dict[str, Any] = {
+        f"side{k}": flat[k][_span(side, batch)] for k, side in enumerate(sides)
+    }
+    _write(_shard(folder, number), lambda file: np.savez(file, **parts))
 
 
 def _write(path: Path, fill: Callable[[Any], Any]) -> None:

@@ -18,7 +18,6 @@ from jax.sharding import Mesh
 
 from safety_jax.base import mesh as meshes
 from safety_jax.base import trees
-from safety_jax.base.batch import Tokens
 from safety_jax.training.optim import Schedule
 
 Parts = dict[str, jax.Array]
@@ -26,7 +25,10 @@ Parts = dict[str, jax.Array]
 # batch; "loss" is differentiated, and entries that are no scalars are tables by example
 Loss = Callable[[trees.Tree, Any, Any, Any, jax.Array | None], Parts]
 # count(batch) -> totals: what a loss divides by, counted over the whole batch
-Count = Callable[[Any], Any]
+Count = Callable[[Any], dict[str, jax.Array]]
+# survey(trainable, frozen, microbatch) -> what a microbatch adds to further totals, in a pass of
+# its own before the gradient's: for what a loss must know of the model on the whole batch
+Survey = Callable[[trees.Tree, Any, Any], dict[str, jax.Array]]
 
 
 @jax.tree_util.register_dataclass
@@ -74,13 +76,13 @@ def initialize(trainable: trees.Tree, optimizer: Any, key: jax.Array, where: Sta
     return State(step, trainable, moments, jax.device_put(jax.random.key_data(key), where.key))
 
 
-def trained_tokens(batch: Tokens) -> jax.Array:
-    """What SFT divides by: tokens in the mask, over all microbatches and hosts."""
-    return batch.mask.sum().astype(jnp.float32)
-
-
 def make(
-    loss: Loss, count: Count, optimizer: optax.GradientTransformation, rate: Schedule, where: State
+    loss: Loss,
+    count: Count,
+    optimizer: optax.GradientTransformation,
+    rate: Schedule,
+    where: State,
+    survey: Survey | None = None,
 ):
     """Compiles `step(state, frozen, batch, used) -> (state, metrics)`; the state is donated.
 
@@ -90,7 +92,9 @@ def make(
 
     def step(state: State, frozen: Any, batch: Any, used: jax.Array) -> tuple[State, Parts]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        gradient, metrics = accumulate(loss, state.trainable, frozen, batch, count, used, key)
+        gradient, metrics = accumulate(
+            loss, state.trainable, frozen, batch, count, used, key, survey
+        )
         metrics["grad_norm"] = optax.tree.norm(gradient)
         metrics["learning_rate"] = rate(state.step)
         updates, moments = optimizer.update(gradient, state.optimizer, state.trainable)
@@ -108,9 +112,10 @@ def accumulate(
     count: Count,
     used: jax.Array,
     key: jax.Array,
+    survey: Survey | None = None,
 ) -> tuple[trees.Tree, Parts]:
     """Gradient of the batch's loss, and its metrics, over the first `used` microbatches."""
-    totals = count(batch)
+    totals = _totals(count, survey, trainable, frozen, batch, used)
 
     def one(i, microbatch):
         def objective(trainable):
@@ -122,15 +127,25 @@ def accumulate(
     return _sum_over_microbatches(one, batch, used)
 
 
-def evaluator(loss: Loss, count: Count, mesh: Mesh):
+def evaluator(loss: Loss, count: Count, mesh: Mesh, survey: Survey | None = None):
     """Compiles `evaluate(trainable, frozen, batch, used) -> (metrics, totals)`, no randomness."""
 
     def evaluate(trainable: trees.Tree, frozen: Any, batch: Any, used: jax.Array):
-        totals = count(batch)
+        totals = _totals(count, survey, trainable, frozen, batch, used)
         one = lambda _, microbatch: loss(trainable, frozen, microbatch, totals, None)  # noqa: E731
         return _sum_over_microbatches(one, batch, used), totals
 
     return jax.jit(evaluate, out_shardings=meshes.sharding(mesh, ()))
+
+
+def _totals(
+    count: Count, survey: Survey | None, trainable: trees.Tree, frozen: Any, batch: Any, used: Any
+) -> dict[str, jax.Array]:
+    totals = count(batch)
+    if survey is None:
+        return totals
+    found = _sum_over_microbatches(lambda _, part: survey(trainable, frozen, part), batch, used)
+    return totals | jax.lax.stop_gradient(found)
 
 
 def _sum_over_microbatches(one: Callable[[Any, Any], Any], batch: Any, used: jax.Array) -> Any:

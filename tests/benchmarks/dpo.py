@@ -17,8 +17,8 @@ import numpy as np
 
 from safety_jax.base import mesh as meshes
 from safety_jax.data import corpus, loader, prompts, records, sources
-from safety_jax.models.folders import hf_config
-from safety_jax.stages import assemble
+from safety_jax.data.pairs import Pairs
+from safety_jax.stages import groups
 from tests.benchmarks import contest, given, jax_worker
 
 SETTINGS = {
@@ -50,8 +50,8 @@ def prepare(folder: Path, steps: int, threads: int, pairs_file: Path | None) -> 
     (folder / "settings.json").write_text(json.dumps(SETTINGS | {"threads": threads}))
 
     config = jax_worker.make_config(folder, SETTINGS, "cached")
-    data = jax_worker.read_corpus(config)
-    batches = jax_worker.make_loader(config, data)
+    task = jax_worker.make_task(config)
+    data, batches = task.corpus, jax_worker.make_loader(config, task)
     (folder / "rendered.json").write_text(json.dumps(rendered(folder, data, batches)))
     write_adapter(folder, config)
     lengths = batches.lengths.sum(axis=1)
@@ -70,7 +70,9 @@ def longest(row: dict[str, str], tokens) -> int:
     return max(map(len, tokens(sides).input_ids)) + 1
 
 
-def rendered(folder: Path, data: corpus.PairCorpus, batches: loader.Loader) -> list[dict[str, str]]:
+def rendered(
+    folder: Path, data: corpus.Corpus[Pairs], batches: loader.Loader
+) -> list[dict[str, str]]:
     """Prompt text and answers, in the order in which our run visits the pairs."""
     read = records.read_pairs(sources.open_source(str(folder / "rows.jsonl")))
     by_place = {pair.where: pair for pair in read}
@@ -91,10 +93,9 @@ def rendered(folder: Path, data: corpus.PairCorpus, batches: loader.Loader) -> l
 
 def write_adapter(folder: Path, config) -> None:
     """The adapters that our run starts from, as a PEFT folder."""
-    model = hf_config.read_config(folder / "model")
     mesh = meshes.build(-1, 1, 1)
-    trained, trainable, frozen = assemble.build_policy(config, model, folder / "model", mesh)
-    trained.export(folder / "adapter", trainable, frozen, "float32")
+    loaded = groups.load_policy(config, groups.base(config, mesh), mesh)
+    loaded.learner.export(folder / "adapter", loaded.trainable, loaded.frozen, "float32")
 
 
 def default_pairs() -> Path | None:

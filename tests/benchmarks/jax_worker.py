@@ -22,11 +22,10 @@ from ml_collections import ConfigDict
 from configs import dpo as dpo_config
 from configs import sft as sft_config
 from safety_jax.base import mesh as meshes
-from safety_jax.data import corpus, loader
-from safety_jax.models.folders import hf_config
-from safety_jax.models.folders import hub as folders
-from safety_jax.stages import assemble, dpo, sft
-from safety_jax.training import metrics
+from safety_jax.data import loader
+from safety_jax.stages import dpo, groups, sft
+from safety_jax.training import metrics, run
+from safety_jax.training.task import Task
 
 STAGES = {"sft": (sft_config, sft), "dpo": (dpo_config, dpo)}
 
@@ -88,22 +87,19 @@ def make_config(folder: Path, settings: dict[str, Any], variant: str) -> ConfigD
     return config
 
 
-def read_corpus(config: ConfigDict) -> corpus.Corpus | corpus.PairCorpus:
-    model_folder = folders.resolve(config.model.path)
-    stage = STAGES[config.stage][1]
-    return stage.read_corpus(config, model_folder, hf_config.read_config(model_folder))
-
-
-def make_loader(config: ConfigDict, data: corpus.Corpus | corpus.PairCorpus) -> loader.Loader:
-    """The run's batches; what a step holds is a pure function of the config."""
-    total = assemble.total_steps(config.train, len(data.training))
-    size = config.train.batch_size
+def make_task(config: ConfigDict) -> Task:
     mesh = meshes.build(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    if isinstance(data, corpus.PairCorpus):
-        return dpo.make_loader(config, mesh, data.training, size, steps=total, seed=config.seed)
-    return assemble.make_loader(
-        config, mesh, data.training, batch_size=size, steps=total, seed=config.seed
+    return STAGES[config.stage][1].make_task(config, mesh)
+
+
+def make_loader(config: ConfigDict, task: Task) -> loader.Loader:
+    """The run's batches; what a step holds is a pure function of the config."""
+    examples, settings = task.corpus.training, groups.settings(config)
+    total = settings.budget.steps(
+        len(examples), settings.batching.batch_size, task.flops_per_example
     )
+    mesh = meshes.build(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    return run.make_loader(task, examples, settings.batching, mesh, steps=total)
 
 
 class Compiling:
@@ -139,7 +135,7 @@ def main(folder: Path, variant: str) -> None:
         STAGES[settings["stage"]][1].run(config, place)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         logged = metrics.read(Path(place) / "metrics.jsonl")
-        batches = make_loader(config, read_corpus(config))
+        batches = make_loader(config, make_task(config))
     steps = [batches.batch(step) for step in range(batches.steps)]
     print(
         json.dumps(

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from safety_jax.base import mesh as meshes
 from safety_jax.base import trees
 from safety_jax.data import buckets
-from safety_jax.maths import losses
+from safety_jax.maths import logprobs
 from safety_jax.models import llama, lora
 from safety_jax.models.execution import Execution
 
@@ -157,14 +157,14 @@ class LikelihoodScorer:
 
     def _score(
         self, weights: trees.Tree, adapters: lora.Adapters | None, cells: _Cells
-    ) -> losses.TokenLogprobs:
+    ) -> logprobs.TokenLogprobs:
         config, run = self.model.config, self.model.run
         positions = jnp.broadcast_to(
             jnp.arange(cells.ids.shape[1], dtype=jnp.int32), cells.ids.shape
         )
         segments = cells.real.astype(jnp.int32)
         hidden = llama.forward(config, weights, cells.ids, positions, segments, run, adapters)
-        return losses.token_logprobs(
+        return logprobs.token_logprobs(
             jnp.take_along_axis(hidden, cells.places[..., None], axis=1),
             llama.head(config, weights, run.mesh),
             cells.targets,

@@ -1,0 +1,132 @@
+"""KTO: learning from single answers that are desirable or not; no pairs are needed.
+
+Paper: KTO (arXiv 2402.01306).
+
+    python -m safety_jax.main --config=configs/kto.py --config.model.path=SFT_MODEL \\
+        --config.data.train=ROWS --workdir=runs/kto
+
+Rows have a prompt, an answer and `label` (true: desirable), or `is_safe` as in BeaverTails and
+PKU-SafeRLHF-QA; a row with a pair gives two answers.
+
+Arguments, behind the colon and joined by commas:
+    demo        the tiny model and answers of launch/demo; about a minute on a laptop
+
+Cost: one forward pass over the answers, each behind its own and behind another row's prompt, for
+the reference; then two forward passes and one backward pass a step. Memory as for DPO.
+
+Expect, by the paper: as good as DPO at 1B to 30B, also where only one in ten answers is desirable.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.common import parse_arg
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    choice = parse_arg(arg, demo=False)
+
+    config = ConfigDict()
+    config.stage = "kto"
+    config.seed = 0
+
+    config.model = model = ConfigDict()
+    model.path = ""  # a Hugging Face folder or hub id; must be given
+    model.init = "pretrained"  # or "random": only config and tokenizer are read from the path
+    model.adapter = ""  # a PEFT folder to start from
+    model.tokenizer = ""  # "": the model's own
+    model.parameter_dtype = "bfloat16"  # of the frozen base; what is trained is float32
+    model.compute_dtype = "bfloat16"
+    model.attention = "auto"  # xla, cudnn (GPU), splash (TPU)
+    model.remat = "full"  # none, dots, full: less memory, more compute
+
+    config.lora = lora = ConfigDict()
+    lora.rank = 16  # 0: full fine-tuning
+    lora.alpha = 32.0
+    lora.dropout = 0.0
+    lora.targets = ("all-linear",)
+    lora.initialization = "peft"  # or "zero_a": A = 0, B random
+    lora.rslora = False
+
+    config.data = data = ConfigDict()
+    data.train = ("hf:PKU-Alignment/BeaverTails:330k_train",)
+    data.eval = ""  # a source; "": hold out `eval_rows` of the training rows
+    data.eval_rows = 500
+    data.template = "alpaca"
+    data.max_length = 1024
+    data.row_tokens = 0  # tokens of a packed row; 0: max_length
+    data.packing = True
+    data.overlong_prompt = "error"  # or "skip", counted and listed in skipped.jsonl
+    data.bad_rows = "error"  # empty answers, no label; or "skip", likewise
+    data.prefetch_steps = 2
+
+    config.kto = kto = ConfigDict()
+    kto.beta = 0.1
+    kto.desirable_weight = 1.0  # the paper: weights times counts of both kinds within 1:1 to 4:3
+    kto.undesirable_weight = 1.0
+    kto.reference = "cached"  # log-probabilities of the start, computed once and kept on disk
+    kto.reference_folder = ""  # "": the user's cache folder
+    kto.protocol_notes = ()  # what the model card must say about the recipe
+
+    config.train = train = ConfigDict()
+    train.batch_size = 64  # answers an optimizer step; the reference point is estimated from them
+    train.rows_per_microbatch = 4  # double rows over all devices; memory only
+    train.chunk_tokens = 128  # tokens of a row whose logits exist at once; memory only
+    train.max_steps = 0  # 0: by epochs
+    train.max_flops = 0.0  # of training, to compare methods at equal compute; 0: as the above say
+    train.epochs = 1.0
+
+    config.optim = optim = ConfigDict()
+    optim.learning_rate = 5e-6
+    optim.schedule = "cosine"  # constant, linear
+    optim.warmup_steps = 10
+    optim.weight_decay = 0.0
+    optim.beta1 = 0.9
+    optim.beta2 = 0.999
+    optim.epsilon = 1e-8
+    optim.clip_norm = 1.0
+
+    config.mesh = mesh = ConfigDict()
+    mesh.data = -1  # -1: what is left
+    mesh.fsdp = 1
+    mesh.tensor = 1
+
+    config.checkpoint = checkpoint = ConfigDict()
+    checkpoint.every_steps = 100
+    checkpoint.keep_last = 2
+    checkpoint.export = "last"  # or "best"
+    checkpoint.best_metric = "eval/loss"
+    checkpoint.best_is = "lowest"  # or "highest"
+    checkpoint.export_merged = False  # also write the full model, adapters added
+    checkpoint.export_dtype = "bfloat16"
+
+    config.log = log = ConfigDict()
+    log.every_steps = 5
+    log.eval_every_steps = 25
+    log.tensorboard = False
+    log.wandb = False
+    log.compilation_cache = ""  # "": the user's cache folder
+
+    if choice.demo:
+        demo(config)
+    return config
+
+
+def demo(config: ConfigDict):
+    """A LLaMA of a million parameters, made by launch/demo; about a minute on two CPU cores."""
+    config.model.path = "launch/demo/model"
+    config.model.parameter_dtype = "float32"
+    config.model.compute_dtype = "float32"
+    config.model.remat = "none"
+    config.data.train = ("launch/demo/data/pairs.jsonl",)  # both answers of a pair, with labels
+    config.data.eval = "launch/demo/data/held_out_pairs.jsonl"
+    config.data.template = "plain"
+    config.data.max_length = 128
+    config.data.row_tokens = 256
+    config.train.batch_size = 16
+    config.train.rows_per_microbatch = 2
+    config.train.epochs = 1.0
+    config.optim.learning_rate = 1e-3
+    config.checkpoint.every_steps = 24
+    config.checkpoint.export_dtype = "float32"
+    config.log.every_steps = 2
+    config.log.eval_every_steps = 8

@@ -1,0 +1,70 @@
+"""Model FLOPs of training, and what devices can do: the two sides of MFU."""
+
+import numpy as np
+
+# Dense bfloat16 FLOP/s of one jax device, from the vendors' data sheets; the first name that the
+# device kind starts with holds. A TPU v3 chip and a TPU7x chip are two devices each.
+PEAK_FLOPS: dict[str, float] = {
+    "TPU v2": 22.5e12,
+    "TPU v3": 61.5e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "TPU7x": 1153.5e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H100": 989.4e12,
+    "NVIDIA H200": 989.4e12,
+    "NVIDIA B200": 2250e12,
+    "NVIDIA L4": 121e12,
+    "NVIDIA A10": 125e12,
+}
+
+
+def flops_per_token(
+    *,
+    matmul_weights: int,
+    adapter_weights: int,
+    trains_base: bool,
+    layers: int,
+    heads: int,
+    head_size: int,
+    example_tokens: float,
+) -> float:
+    """Model FLOPs to train on one token, the numerator of MFU (PaLM, arXiv 2204.02311, appendix B).
+
+        forward   2 per matmul weight (projections, MLP, head; not the embedding lookup)
+                  2·2·T·H·E·L / 2 for causal scores and their product with the values
+        backward  base weights 2x forward; 1x where they are frozen, for only the gradient of the
+                  input is needed; adapters and attention 2x
+
+    What is computed again for rematerialisation is not counted, nor is padding.
+
+    Args:
+        matmul_weights: base weights that multiply activations.
+        adapter_weights: LoRA weights, 0 without.
+        trains_base: full fine-tuning.
+        layers, heads, head_size: L, H, E of the model.
+        example_tokens: T, the mean over tokens of the length of the token's example, that is
+            sum of squared lengths / sum of lengths; packing does not change it.
+    """
+    base = 2 * matmul_weights * (3 if trains_base else 2)
+    adapters = 2 * adapter_weights * 3
+    attention = 2 * 2 * example_tokens * heads * head_size * layers / 2 * 3
+    return base + adapters + attention
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Dense bfloat16 FLOP/s of one device, by `jax.Device.device_kind`; None when not known."""
+    found = (peak for name, peak in PEAK_FLOPS.items() if device_kind.startswith(name))
+    return next(found, None)
+
+
+def peak_of(devices: np.ndarray) -> float | None:
+    """FLOP/s of all devices of a mesh together; None when their kind is not known."""
+    peak = peak_flops(devices.flat[0].device_kind)
+    return None if peak is None else peak * devices.size

@@ -1,0 +1,193 @@
+"""Log-probabilities of the tokens that were written, without ever holding `[tokens, V]` logits.
+
+SFT, DPO and scoring differ only in what they do with these numbers, see `losses.py`.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from safety_jax.base.batch import Tokens
+
+
+class TokenLogprobs(NamedTuple):
+    """Per position; zero and False where the mask is False.
+
+    Attributes:
+        logprobs: log p(target | what stands left of it), float32.
+        correct: the target is the most likely token.
+    """
+
+    logprobs: Float[Array, "B T"]
+    correct: Bool[Array, "B T"]
+
+
+def shift(tokens: Tokens) -> tuple[Int[Array, "B T"], Bool[Array, "B T"]]:
+    """Targets and mask per predicting position: position t answers for token t + 1.
+
+    The first token of a segment is never in the mask, so no position answers across a boundary.
+    """
+    end = [(0, 0)] * (tokens.ids.ndim - 1) + [(0, 1)]
+    return jnp.pad(tokens.ids[..., 1:], end), jnp.pad(tokens.mask[..., 1:], end)
+
+
+def token_logprobs(
+    hidden: Float[Array, "B T D"],
+    head: Float[Array, "V D"],
+    targets: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    *,
+    chunk_tokens: int,
+) -> TokenLogprobs:
+    """Log-probability of each target under softmax(hidden headᵀ), in chunks of tokens.
+
+    Masked-out positions cost nothing: each row brings its masked positions to the front, and only
+    as many chunks are visited as the fullest row needs. Logits, softmax and sums are float32.
+
+    The gradient needs no second pass over the vocabulary for `hidden`: logp depends on its own
+    position's hidden state alone, so
+
+        d logp_t / d hidden_t = head[target_t] - Σ_v p_v head[v]
+
+    is a vector of size D that the forward pass leaves behind. The backward pass scales it by the
+    incoming gradient. Logits are recomputed only when `head` itself is trained.
+
+    Args:
+        chunk_tokens: positions of each row visited at once; peak memory is B · chunk_tokens · V
+            float32 numbers.
+    """
+    logprobs, correct = _token_logprobs(hidden, head, targets, mask, chunk_tokens)
+    return TokenLogprobs(logprobs, correct)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _token_logprobs(hidden, head, targets, mask, chunk_tokens):
+    logprobs, correct, _ = _visit(hidden, head, targets, mask, chunk_tokens, slopes=False)
+    return logprobs, correct
+
+
+def _token_logprobs_forward(hidden, head, targets, mask, chunk_tokens):
+    logprobs, correct, slopes = _visit(
+        hidden.value, head.value, targets.value, mask.value, chunk_tokens, slopes=True
+    )
+    # The presence of the last entry tells the backward pass, statically, that the head is trained.
+    recompute = None
+    if head.perturbed:
+        recompute = (hidden.value, head.value, targets.value, mask.value)
+    return (logprobs, correct), (slopes, recompute)
+
+
+def _token_logprobs_backward(chunk_tokens, residuals, gradients):
+    slopes, recompute = residuals
+    incoming = gradients[0]
+    if isinstance(incoming, jax.custom_derivatives.SymbolicZero):
+        return None, None, None, None
+    d_hidden = (incoming[..., None] * slopes).astype(slopes.dtype)
+    d_head = None
+    if recompute is not None:
+        hidden, head, targets, mask = recompute
+        d_head = _head_gradient(incoming, hidden, head, targets, mask, chunk_tokens)
+    return d_hidden, d_head, None, None
+
+
+_token_logprobs.defvjp(_token_logprobs_forward, _token_logprobs_backward, symbolic_zeros=True)
+
+
+def _front(mask: Bool[Array, "B T"], chunk: int) -> tuple[Int[Array, "B T"], Array]:
+    """Order that brings each row's masked positions to the front, and the chunks to visit."""
+    order = jnp.argsort(~mask, axis=1, stable=True)
+    return order, -(-mask.sum(axis=1).max() // chunk)
+
+
+def _ordered(order, chunk, *arrays):
+    """Arrays [B, T, ...] taken in `order` and padded to whole chunks along T."""
+    short = -order.shape[1] % chunk
+
+    def take(x):
+        index = order.reshape(order.shape + (1,) * (x.ndim - 2))
+        taken = jnp.take_along_axis(x, index, axis=1)
+        return jnp.pad(taken, [(0, 0), (0, short)] + [(0, 0)] * (x.ndim - 2))
+
+    return [take(x) for x in arrays]
+
+
+def _chunk_logits(hidden, head, i, chunk):
+    part = jax.lax.dynamic_slice_in_dim(hidden, i * chunk, chunk, axis=1)
+    return jnp.einsum("bcd,vd->bcv", part, head, preferred_element_type=jnp.float32)
+
+
+def _visit(hidden, head, targets, mask, chunk, slopes: bool):
+    """One pass over the vocabulary: logprobs, correct and, if asked, d logp / d hidden."""
+    B, T, D = hidden.shape
+    chunk = min(chunk, T)
+    head = head.astype(hidden.dtype)
+    order, chunks = _front(mask, chunk)
+    hidden, targets, visible = _ordered(order, chunk, hidden, targets, mask)
+    width = D if slopes else 0
+
+    def body(i, carry):
+        logprobs, correct, slope = carry
+        logits = _chunk_logits(hidden, head, i, chunk)
+        y = jax.lax.dynamic_slice_in_dim(targets, i * chunk, chunk, axis=1)
+        on = jax.lax.dynamic_slice_in_dim(visible, i * chunk, chunk, axis=1)
+        top = logits.max(axis=-1)
+        exponentials = jnp.exp(logits - top[..., None])
+        total = exponentials.sum(axis=-1)
+        chosen = jnp.take_along_axis(logits, y[..., None], axis=-1)[..., 0]
+        write = functools.partial(
+            jax.lax.dynamic_update_slice_in_dim, start_index=i * chunk, axis=1
+        )
+        logprobs = write(logprobs, jnp.where(on, chosen - top - jnp.log(total), 0.0))
+        correct = write(correct, on & (chosen >= top))
+        if slopes:
+            mean = jnp.einsum(
+                "bcv,vd->bcd",
+                exponentials.astype(head.dtype),
+                head,
+                preferred_element_type=jnp.float32,
+            )
+            here = head[y].astype(jnp.float32) - mean / total[..., None]
+            slope = write(slope, jnp.where(on[..., None], here, 0.0).astype(slope.dtype))
+        return logprobs, correct, slope
+
+    start = (
+        jnp.zeros(targets.shape, jnp.float32),
+        jnp.zeros(targets.shape, bool),
+        jnp.zeros((*targets.shape, width), hidden.dtype),
+    )
+    found = jax.lax.fori_loop(0, chunks, body, start)
+    back = jnp.argsort(order, axis=1)
+    return _ordered(back, T, *found)
+
+
+def _head_gradient(incoming, hidden, head, targets, mask, chunk):
+    """Σ_t g_t (onehot(target_t) - p_t) hidden_tᵀ, chunk by chunk, in float32."""
+    chunk = min(chunk, hidden.shape[1])
+    order, chunks = _front(mask, chunk)
+    compute_head = head.astype(hidden.dtype)
+    hidden, targets, weight = _ordered(order, chunk, hidden, targets, incoming * mask)
+
+    def body(i, gradient):
+        part = functools.partial(
+            jax.lax.dynamic_slice_in_dim, start_index=i * chunk, slice_size=chunk, axis=1
+        )
+        probability = jax.nn.softmax(_chunk_logits(hidden, compute_head, i, chunk), axis=-1)
+        here = jax.nn.one_hot(part(targets), head.shape[0]) - probability
+        here = (part(weight)[..., None] * here).astype(hidden.dtype)
+        return gradient + jnp.einsum(
+            "bcv,bcd->vd", here, part(hidden), preferred_element_type=jnp.float32
+        )
+
+    total = jax.lax.fori_loop(0, chunks, body, jnp.zeros(head.shape, jnp.float32))
+    return total.astype(head.dtype)
+
+
+def segment_sums(
+    values: Float[Array, "B T"], segments: Int[Array, "B T"], most: int
+) -> Float[Array, "B S"]:
+    """Sums of each row's values by segment 1 ... `most`; exact float32 on every backend."""
+    member = segments[..., None] == jnp.arange(1, most + 1)[None, None]
+    return jnp.where(member, values[..., None], 0.0).sum(axis=1)

@@ -1,0 +1,188 @@
+"""Groups of a config as the plain values that the layers below take: a config ends here."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from transformers import PreTrainedTokenizerBase
+
+from safety_jax.base import mesh as meshes
+from safety_jax.data import encode, prompts, tokenizer
+from safety_jax.data.corpus import Rows
+from safety_jax.models import llama, lora
+from safety_jax.models.execution import Execution, float_type
+from safety_jax.models.folders import hf_config, peft
+from safety_jax.models.folders import hub as folders
+from safety_jax.training import optim, policy, run
+from safety_jax.training.policy import Policy
+from safety_jax.training.task import Loaded
+
+# ---------------------------------------------------------------------------- what is learned
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """The language model that a run starts from, before its weights are read.
+
+    Attributes:
+        folder: its Hugging Face folder.
+        tokens: its tokenizer, or the one that the config names instead.
+    """
+
+    folder: Path
+    config: llama.LlamaConfig
+    tokens: PreTrainedTokenizerBase
+
+
+def base(config: ConfigDict, mesh: Mesh) -> Base:
+    """The `model` group's folder, looked at.
+
+    Raises:
+        ConfigError, CheckpointError: it cannot be used, or does not divide over the mesh.
+    """
+    folder = folders.resolve(config.model.path)
+    model = hf_config.read_config(folder)
+    llama.shardings(model, mesh)
+    return Base(folder, model, tokenizer.load_tokenizer(tokenizer_folder(config, folder)))
+
+
+def tokenizer_folder(config: ConfigDict, model: Path) -> Path:
+    """Where a run's tokenizer lies: in the model's folder, unless the config names another."""
+    own = config.model.tokenizer
+    return folders.resolve(own) if own else model
+
+
+def rows(config: ConfigDict, bad_rows: str) -> Rows:
+    """Which rows the `data` group names."""
+    data = config.data
+    return Rows(tuple(data.train), data.eval, data.eval_rows, bad_rows, config.seed)
+
+
+def encoding(config: ConfigDict, base: Base, overlong_prompt: str) -> encode.Encoding:
+    """How the `data` group turns records into token ids."""
+    return encode.Encoding(
+        template=prompts.load_template(config.data.template, base.tokens),
+        tokenizer=base.tokens,
+        max_length=config.data.max_length,
+        overlong_prompt=overlong_prompt,
+        vocabulary_size=base.config.vocabulary_size,
+    )
+
+
+# ---------------------------------------------------------------------------- what is trained
+
+
+def flops_per_example(config: ConfigDict, base: Base, *sides: np.ndarray) -> float:
+    """Model FLOPs to train on one example, of the mean length of each side."""
+    adapter = None
+    if config.lora.rank > 0:
+        adapter = adapter_settings(config, lora.targets(tuple(config.lora.targets)))
+    return sum(
+        policy.flops_per_token(base.config, adapter, lengths) * float(lengths.mean())
+        for lengths in sides
+    )
+
+
+def load_policy(config: ConfigDict, base: Base, mesh: Mesh) -> Loaded[Policy]:
+    """The policy with its weights, as the `model` and `lora` groups say."""
+    adapter = None
+    if config.lora.rank > 0:
+        adapter = adapter_settings(config, lora.targets(tuple(config.lora.targets)))
+    execution = Execution.build(
+        mesh,
+        window=base.config.window,
+        compute_dtype=float_type("model.compute_dtype", config.model.compute_dtype),
+        backend=config.model.attention,
+        remat=config.model.remat,
+    )
+    return Loaded(
+        *policy.build(
+            base.config,
+            execution,
+            base.folder,
+            init=config.model.init,
+            base_dtype=float_type("model.parameter_dtype", config.model.parameter_dtype),
+            adapter=adapter,
+            initialization=config.lora.initialization,
+            start_from=folders.resolve(config.model.adapter) if config.model.adapter else None,
+            chunk_tokens=config.train.chunk_tokens,
+            key=jax.random.key(config.seed),
+        )
+    )
+
+
+def adapter_settings(config: ConfigDict, targets: tuple[str, ...]) -> peft.LoraConfig:
+    """The config's `lora` group, its targets under our names."""
+    return peft.LoraConfig(
+        rank=config.lora.rank,
+        alpha=config.lora.alpha,
+        dropout=config.lora.dropout,
+        targets=targets,
+        rslora=config.lora.rslora,
+        base_name=config.model.path,
+        dtype="float32",
+    )
+
+
+# ---------------------------------------------------------------------------- how it is trained
+
+
+def settings(config: ConfigDict) -> run.Settings:
+    """The numbers of a training run."""
+    data, train, checkpoint, log = config.data, config.train, config.checkpoint, config.log
+    return run.Settings(
+        batching=run.Batching(
+            batch_size=train.batch_size,
+            rows_per_microbatch=train.rows_per_microbatch,
+            row_tokens=data.row_tokens or data.max_length,
+            packing=data.packing,
+            prefetch_steps=data.prefetch_steps,
+            seed=config.seed,
+        ),
+        # Judges are compared by what they were trained on, not by what that cost.
+        budget=run.Budget(
+            train.max_steps, train.max_flops if "max_flops" in train else 0.0, train.epochs
+        ),
+        optimization=optim.Optimization(**config.optim.to_dict()),
+        saving=run.Saving(
+            every_steps=checkpoint.every_steps,
+            keep_last=checkpoint.keep_last,
+            best_metric=checkpoint.best_metric,
+            best_is=checkpoint.best_is,
+            export=checkpoint.export,
+        ),
+        logging=run.Logging(
+            every_steps=log.every_steps,
+            eval_every_steps=log.eval_every_steps,
+            tensorboard=log.tensorboard,
+            wandb=log.wandb,
+        ),
+    )
+
+
+def describe_model(
+    config: ConfigDict, declared: Mapping[str, meshes.Parameter], max_positions: int, mesh: Mesh
+) -> str:
+    """One line on weights and mesh, and a warning where rows are longer than the model's own."""
+    weights = sum(math.prod(p.shape) for p in declared.values())
+    text = f"{weights:,} weights on {mesh.size} {mesh.devices.flat[0].device_kind} as {sizes(mesh)}"
+    if config.data.max_length > max_positions:
+        text += (
+            f"\nwarning: data.max_length {config.data.max_length} is more than the "
+            f"{max_positions} positions the model was made for"
+        )
+    return text
+
+
+def sizes(mesh: Mesh) -> str:
+    return " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+
+
+def describe_base(config: ConfigDict, base: Base, mesh: Mesh) -> str:
+    """`describe_model` of a language model."""
+    return describe_model(config, llama.parameters(base.config), base.config.max_positions, mesh)

@@ -1,0 +1,154 @@
+"""Stage `kto`: learning from single answers that are desirable or not (KTO, Ethayarajh et al.,
+arXiv 2402.01306). Rows need no pairs: a label, or a verdict of safety, is enough.
+
+The reference point z0 = KL(π ‖ π_ref) is estimated over the whole batch, in a pass without
+gradient, from answers behind the prompts of others. So an example has two sides: the answer, and
+the answer of another row behind the same prompt.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from safety_jax.base.batch import Answers, Tokens
+from safety_jax.data import corpus as corpora
+from safety_jax.data import pairs, records
+from safety_jax.data.encode import Encoding
+from safety_jax.data.formats import Labels
+from safety_jax.data.pairs import Pairs
+from safety_jax.data.records import Labelled, Pair, Skipped
+from safety_jax.maths import logprobs, losses
+from safety_jax.report import plots
+from safety_jax.stages import groups, references, training
+from safety_jax.training import placement
+from safety_jax.training.task import Account, Finished, Learning, Loaded, Measured, Metrics, Task
+
+# Columns of the table: log π, log π_ref, z0, loss
+POLICY, REFERENCE, KL, LOSS = range(4)
+
+
+def make_task(config: ConfigDict, mesh: Mesh) -> Task:
+    """Answers to learn and answers to avoid."""
+    data, base = config.data, groups.base(config, mesh)
+    encoding = groups.encoding(config, base, data.overlong_prompt)
+    corpus = corpora.read(
+        groups.rows(config, data.bad_rows),
+        records.read_labelled,
+        functools.partial(encode_labelled, encoding=encoding, bad_rows=data.bad_rows),
+        prompt=encoding.template.prompt,
+        tokenizer=base.tokens,
+    )
+    lengths = (side.lengths for side in corpus.training.sides)
+    good = int(desirable(corpus.training).sum())
+    summary = (
+        f"{config.model.path} after KTO (β = {config.kto.beta:g}) on {good:,} desirable and "
+        f"{len(corpus.training) - good:,} undesirable answers."
+    )
+    return Task(
+        unit="answers",
+        sides=("answer", "answer of another row, for the reference point"),
+        corpus=corpus,
+        about_model=groups.describe_base(config, base, mesh),
+        flops_per_example=groups.flops_per_example(config, base, *lengths),
+        load=functools.partial(groups.load_policy, config, base, mesh),
+        learn=functools.partial(learn, config, mesh),
+        account=functools.partial(account, summary, config.kto.protocol_notes),
+    )
+
+
+def encode_labelled(
+    rows: Sequence[Labelled], skipped: list[Skipped], *, encoding: Encoding, bad_rows: str
+) -> Pairs:
+    """Each row with its own answer and that of the row before, as TRL rotates them; `unsafe` says
+    which rows are undesirable."""
+    found = [
+        Pair(row.prompt, row.answer, other.answer, row.context, row.source, row.where,
+             Labels(unsafe=(not row.desirable,) * 2, categories=row.categories))
+        for row, other in zip(rows, [*rows[-1:], *rows[:-1]], strict=True)
+    ]  # fmt: skip
+    return pairs.encode_pairs(found, skipped, encoding=encoding, bad_rows=bad_rows, distinct=False)
+
+
+def learn(config: ConfigDict, mesh: Mesh, loaded: Loaded) -> Learning:
+    """The loss on the loaded model, against its own log-probabilities before training."""
+    policy, beta = loaded.learner, config.kto.beta
+    known = references.make(config, config.kto, loaded, mesh)
+
+    def chances(trainable: Any, frozen: Any, batch: Answers, side: int, key: Any) -> jax.Array:
+        """log π and log π_ref of a side's answers, [b, S, 2]."""
+        tokens: Tokens = jax.tree.map(lambda x: x[:, side], batch.tokens)
+        scores = policy.token_logprobs(trainable, frozen, tokens, key)
+        assert batch.reference is not None, "KTO's reference is always cached"
+        reference = jnp.pad(batch.reference[:, side, 1:], [(0, 0), (0, 1)])
+        S = batch.slots.shape[-1]
+        both = scores.logprobs, jnp.where(logprobs.shift(tokens)[1], reference, 0.0)
+        sums = [logprobs.segment_sums(values, tokens.segments, S) for values in both]
+        return jnp.stack(sums, axis=-1)
+
+    def survey(trainable: Any, frozen: Any, batch: Answers) -> dict[str, jax.Array]:
+        both = chances(trainable, frozen, batch, 1, None)
+        return {"kl": jnp.where(batch.slots >= 0, both[..., 0] - both[..., 1], 0.0).sum()}
+
+    def loss(trainable: Any, frozen: Any, batch: Answers, totals: Any, key: Any) -> dict[str, Any]:
+        both = chances(trainable, frozen, batch, 0, key)
+        kl = jnp.maximum(totals["kl"] / totals["answers"], 0.0)
+        each = losses.kto(
+            both[..., 0] - both[..., 1],
+            1 - batch.targets[..., 0],
+            kl,
+            beta=beta,
+            desirable_weight=config.kto.desirable_weight,
+            undesirable_weight=config.kto.undesirable_weight,
+        )
+        mean = jnp.where(batch.slots >= 0, each, 0.0).sum() / totals["answers"]
+        rows = jnp.stack([both[..., 0], both[..., 1], jnp.full_like(each, kl), each], axis=-1)
+        table = placement.table_of(rows, batch.slots, config.train.batch_size)
+        return {"loss": mean, "examples": table}
+
+    return Learning(
+        loss=loss,
+        count=lambda batch: {"answers": (batch.slots >= 0).sum().astype(jnp.float32)},
+        survey=survey,
+        frozen=loaded.frozen,
+        place=lambda loader, data: placement.place_answers(mesh, loader, data, known(data)),
+        summarize=functools.partial(summarize, beta=beta),
+        evaluation=functools.partial(evaluation, beta=beta),
+    )
+
+
+def desirable(data: Pairs) -> np.ndarray:
+    """Whether each answer is one to learn, [n]."""
+    assert data.unsafe is not None, "every row has a label"
+    return ~data.unsafe[:, 0]
+
+
+def summarize(found: Measured, data: Pairs, *, beta: float) -> Metrics:
+    """TRL's metrics: rewards β log π/π_ref and log-probabilities by label; the reference point."""
+    good = desirable(data)[found.examples]
+    rewards = beta * (found.table[:, POLICY] - found.table[:, REFERENCE])
+    metrics = {"kl": float(found.table[:, KL].mean())}
+    for name, members in (("chosen", good), ("rejected", ~good)):
+        if members.any():
+            metrics[f"rewards/{name}"] = float(rewards[members].mean())
+            metrics[f"logps/{name}"] = float(found.table[members, POLICY].mean())
+    if good.any() and not good.all():
+        metrics["rewards/margins"] = metrics["rewards/chosen"] - metrics["rewards/rejected"]
+    return metrics
+
+
+def evaluation(found: Measured, data: Pairs, *, beta: float) -> Metrics:
+    return {"loss": float(found.table[:, LOSS].mean())} | summarize(found, data, beta=beta)
+
+
+def account(summary: str, notes: Sequence[str], run: Finished) -> Account:
+    plots.loss(run.metrics, run.path / "plots" / "loss.png", run.path.name)
+    return Account(summary, notes, plots=("plots/loss.png",))
+
+
+run: Callable[[ConfigDict, str], None] = functools.partial(training.run, make_task=make_task)

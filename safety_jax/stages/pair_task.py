@@ -1,0 +1,79 @@
+"""What stages that learn from pairs have in common: how pairs are read, and what a card says."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from safety_jax.data import corpus as corpora
+from safety_jax.data import pairs
+from safety_jax.data.corpus import Corpus
+from safety_jax.report import plots
+from safety_jax.stages import groups
+from safety_jax.training import metrics
+from safety_jax.training.policy import Policy
+from safety_jax.training.task import Account, Finished, Learning, Loaded, Task
+
+
+def make(
+    config: ConfigDict,
+    mesh: Mesh,
+    base: groups.Base,
+    corpus: Corpus[pairs.Pairs],
+    *,
+    learn: Callable[[Loaded[Policy]], Learning],
+    summary: str,
+    notes: Sequence[str],
+) -> Task:
+    """The task of a method that learns from pairs.
+
+    Args:
+        summary: what was done to the model, for its card.
+    """
+    sides = corpus.training.sides
+    return Task(
+        unit="pairs",
+        sides=("chosen answer", "rejected answer"),
+        corpus=corpus,
+        about_model=groups.describe_base(config, base, mesh),
+        flops_per_example=groups.flops_per_example(config, base, *(s.lengths for s in sides)),
+        load=functools.partial(groups.load_policy, config, base, mesh),
+        learn=learn,
+        account=functools.partial(
+            account,
+            f"{config.model.path} after {summary} on {len(corpus.training):,} pairs.",
+            notes,
+        ),
+    )
+
+
+def read_corpus(config: ConfigDict, base: groups.Base) -> Corpus[pairs.Pairs]:
+    """What the config's `data` group names, as token ids."""
+    data = config.data
+    left_out: dict[str, int] = {}
+    encoding = groups.encoding(config, base, data.overlong_prompt)
+    return corpora.read(
+        groups.rows(config, data.bad_rows),
+        corpora.preferences(data.prefer, left_out),
+        functools.partial(pairs.encode_pairs, encoding=encoding, bad_rows=data.bad_rows),
+        prompt=encoding.template.prompt,
+        tokenizer=base.tokens,
+        left_out=left_out,
+        remark=functools.partial(pairs.describe_unlabelled, prefer=data.prefer),
+    )
+
+
+def account(summary: str, notes: Sequence[str], run: Finished) -> Account:
+    """The plots, and what the card says; an alarm first."""
+    folder, title = run.path / "plots", run.path.name
+    plots.loss(run.metrics, folder / "loss.png", title)
+    plots.rewards(run.metrics, folder / "rewards.png", title)
+    alarms = [row["step"] for row in metrics.read(run.metrics) if "alarms/chosen_collapse" in row]
+    if alarms:
+        notes = (
+            f"ALARM: from step {min(alarms)} the reward of chosen answers fell while margins rose; "
+            "the policy may have lost the answers it should learn",
+            *notes,
+        )
+    return Account(summary, notes, plots=("plots/loss.png", "plots/rewards.png"))

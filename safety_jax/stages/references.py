@@ -1,0 +1,77 @@
+"""The reference of a preference method: log-probabilities before training, kept on disk."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from safety_jax.base import files, trees
+from safety_jax.base import mesh as meshes
+from safety_jax.data.corpus import Sided
+from safety_jax.data.loader import Loader
+from safety_jax.models.folders import hub as folders
+from safety_jax.stages import groups
+from safety_jax.training import reference
+from safety_jax.training.placement import TokenValues
+from safety_jax.training.task import Loaded
+
+
+def make(
+    config: ConfigDict, group: ConfigDict, loaded: Loaded, mesh: Mesh
+) -> Callable[[Any], TokenValues | None]:
+    """A function of examples: the reference's log-probability of every token of all sides, from
+    disk or computed; None where it is not cached.
+
+    Args:
+        group: the method's, with `reference` and `reference_folder`.
+    """
+    if group.reference != "cached":
+        return lambda examples: None
+    root = Path(group.reference_folder) if group.reference_folder else files.cache_home("reference")
+    cache = reference.ReferenceCache(root, facts(config, loaded))
+    score = reference.make_score(loaded.learner, mesh)
+    start = start_of(config, loaded)
+    batching = groups.settings(config).batching
+
+    def known(examples: Sided) -> TokenValues:
+        batches = Loader(
+            *examples.sides,
+            batch_size=reference.EXAMPLES_PER_SHARD,
+            row_tokens=batching.row_tokens,
+            rows_per_microbatch=batching.rows_per_microbatch,
+            packing=batching.packing,
+            steps=None,
+            seed=None,
+            prefetch_steps=batching.prefetch_steps,
+            rows_here=meshes.rows_here(mesh, batching.rows_per_microbatch),
+        )
+        return reference.logprobs(
+            cache, examples, batches, score, start, loaded.frozen, mesh,
+            name=f"{len(examples):,} examples",
+        )  # fmt: skip
+
+    return known
+
+
+def start_of(config: ConfigDict, loaded: Loaded) -> trees.Tree | None:
+    """The trainable tree that the reference has; None where it adds nothing to the base yet."""
+    fresh_adapters = loaded.learner.adapter is not None and not config.model.adapter
+    return None if fresh_adapters else loaded.trainable
+
+
+def facts(config: ConfigDict, loaded: Loaded) -> dict[str, Any]:
+    """What reference log-probabilities depend on, beside the tokens."""
+    model, learner = config.model, loaded.learner
+    pretrained, adapter = model.init == "pretrained", model.adapter
+    fingerprint = folders.shared_fingerprint
+    return {
+        "weights": fingerprint(learner.folder) if pretrained else f"seed {config.seed}",
+        "model": repr(learner.config),
+        "adapter": fingerprint(folders.resolve(adapter)) if adapter else None,
+        "template": config.data.template,
+        # A frozen base is stored in this type; weights that are trained are float32.
+        "parameter_dtype": model.parameter_dtype if learner.adapter else "float32",
+        "compute_dtype": model.compute_dtype,
+    }

@@ -1,0 +1,103 @@
+"""Every training stage from config to exported folder: `sft`, `dpo`, `kto`, `orpo` and `reward`.
+
+A stage file makes the `Task` of its method from a config, and says nothing else. What all of them
+do alike stands here and, below the config, in `training/run.py`.
+"""
+
+import dataclasses
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from safety_jax.base import compilation, files
+from safety_jax.data import encode
+from safety_jax.data.loader import Loader
+from safety_jax.models.folders import hub as folders
+from safety_jax.stages import devices, groups, results
+from safety_jax.training import run as skeleton
+from safety_jax.training import workdir
+from safety_jax.training.task import Finished, Task
+
+MakeTask = Callable[[ConfigDict, Mesh], Task]
+
+
+def run(config: ConfigDict, folder: str, make_task: MakeTask) -> None:
+    """Runs a training stage; called again, it goes on where it stopped.
+
+    Args:
+        make_task: reads the data, and everything of the model but its weights, so that whatever
+            can be wrong is found before they are read.
+
+    Raises:
+        UserError: anything that the user can put right.
+    """
+    began = time.perf_counter()
+    primary = jax.process_index() == 0
+    compilation.keep(config.log.compilation_cache)
+    compiled = compilation.Counter()
+    with workdir.prepare(folder, config, primary) as place:
+        mesh = devices.build_mesh(config)
+        task = make_task(config, mesh)
+        place.remember(identity(config, task))
+        fitted = skeleton.run(
+            task,
+            groups.settings(config),
+            place,
+            mesh,
+            compiled,
+            key=jax.random.fold_in(jax.random.key(config.seed), 1),
+            introduce=functools.partial(introduce, config, place, task) if primary else None,
+        )
+        if fitted is None:
+            return
+        results.export(config, task, fitted, place)
+        if primary:
+            place.plots.mkdir(exist_ok=True)
+            finished = Finished(
+                place.path, place.metrics, place.export, fitted.step, fitted.held_out
+            )
+            results.write_card(config, place, task, task.account(finished), fitted, began)
+            print(f"exported step {fitted.step} to {place.export}", flush=True)
+
+
+def identity(config: ConfigDict, task: Task) -> dict[str, str]:
+    """Hashes of what the run reads: its rows as token ids, its base, its adapter."""
+    corpus, model = task.corpus, config.model
+    found = {f"data.train {name}": sha256 for name, sha256 in corpus.files.items()}
+    # Tokens say the rest: other sources, tokenizer, template, and how rows are read.
+    found["tokens to train on"] = encode.fingerprint(corpus.training.sides)
+    if corpus.evaluation is not None:
+        found["tokens held out"] = encode.fingerprint(corpus.evaluation.sides)
+    if model.init == "pretrained":
+        found[f"model.path {model.path}"] = folders.shared_fingerprint(folders.resolve(model.path))
+    if "adapter" in model and model.adapter:
+        found[f"model.adapter {model.adapter}"] = folders.shared_fingerprint(
+            folders.resolve(model.adapter)
+        )
+    return found
+
+
+def introduce(config: ConfigDict, place: workdir.Workdir, task: Task, batches: Loader) -> None:
+    """Prints what is about to be learned and how, and the first example; notes skipped rows."""
+    corpus = task.corpus
+    if corpus.skipped:
+        lines = [json.dumps(dataclasses.asdict(row), ensure_ascii=False) for row in corpus.skipped]
+        files.write(place.path / "skipped.jsonl", "\n".join(lines) + "\n")
+    print(corpus.describe(task.unit))
+    print(
+        f"{batches.steps:,} steps of {config.train.batch_size} {task.unit}, in at most "
+        f"{batches.microbatches} microbatches of {config.train.rows_per_microbatch} rows; "
+        f"{batches.padding_share:.1%} padding"
+    )
+    print(task.about_model)
+    colour = sys.stdout.isatty()
+    marked = "green" if colour else "[[ ]]"
+    for name, side in zip(task.sides, corpus.training.sides, strict=True):
+        shown = encode.preview(side, 0, corpus.tokenizer, colour=colour)
+        print(f"the first {name}, trained tokens {marked}:\n{shown}\n", flush=True)

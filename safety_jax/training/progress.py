@@ -1,0 +1,103 @@
+"""How fast a run is, and how far: tokens per second, MFU, a progress bar with the time left."""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tqdm import tqdm
+
+TIMING = ("tokens_per_second", "mfu", "seconds_per_step")
+"""Metrics that differ between two runs of the same config."""
+
+
+class Throughput:
+    """Tokens per second and MFU since the last reading.
+
+    Args:
+        flops_per_token: see the function of that name.
+        peak: FLOP/s of all devices together; None leaves MFU out.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        flops_per_token: float,
+        peak: float | None,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        self._flops, self._peak, self._clock = flops_per_token, peak, clock
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets what ran so far: after compilation, validation or a wait for a checkpoint."""
+        self._tokens, self._steps, self._since = 0, 0, self._clock()
+
+    def add(self, tokens: int) -> None:
+        """Counts a finished step of this many real (not padding) tokens."""
+        self._tokens += tokens
+        self._steps += 1
+
+    def read(self) -> dict[str, float]:
+        """The metrics of `TIMING`, and starts anew; empty when no step ran."""
+        seconds = self._clock() - self._since
+        if not self._steps or seconds <= 0:
+            return {}
+        speed = self._tokens / seconds
+        rates = {"tokens_per_second": speed, "seconds_per_step": seconds / self._steps}
+        if self._peak:
+            rates["mfu"] = speed * self._flops / self._peak
+        self.restart()
+        return rates
+
+
+class ProgressBar:
+    """On stderr: a bar on a terminal, elsewhere one line per `log`; nothing if not `primary`."""
+
+    def __init__(self, total_steps: int, done_steps: int, primary: bool = True):
+        self._total, self._start, self._primary = total_steps, done_steps, primary
+        self._began = time.perf_counter()
+        is_bar = primary and sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total_steps, initial=done_steps, unit="step", disable=not is_bar,
+            file=sys.stderr, dynamic_ncols=True, smoothing=0.05,
+        )  # fmt: skip
+
+    def step(self, step: int) -> None:
+        """Moves to `step` steps done."""
+        self._bar.update(step - self._bar.n)
+
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Shows the most telling metrics, tokens per second and MFU beside the time left."""
+        shown = _show(metrics)
+        self._bar.set_postfix_str("  ".join(shown))
+        if self._primary and self._bar.disable:
+            parts = [f"step {step}/{self._total}", *shown, f"left {self._left(step)}"]
+            print("  ".join(parts), file=sys.stderr, flush=True)
+
+    def print(self, text: str) -> None:
+        """Prints a line without breaking the bar."""
+        if self._primary:
+            self._bar.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        self._bar.close()
+
+    def _left(self, step: int) -> str:
+        done = step - self._start
+        if done <= 0:
+            return "unknown"
+        seconds = (time.perf_counter() - self._began) / done * (self._total - step)
+        return tqdm.format_interval(seconds)
+
+
+def _show(metrics: Mapping[str, Any]) -> list[str]:
+    formats = {
+        "loss": "loss {:.4f}",
+        "rewards/margins": "margin {:.3f}",
+        "eval/loss": "eval loss {:.4f}",
+        "eval/rewards/accuracies": "eval accuracy {:.1%}",
+        "tokens_per_second": "{:,.0f} tokens/s",
+        "mfu": "MFU {:.1%}",
+    }
+    return [form.format(float(metrics[name])) for name, form in formats.items() if name in metrics]

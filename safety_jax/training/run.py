@@ -1,0 +1,375 @@
+"""The skeleton of every training run: batches, weights, step, loop, and what the loop leaves.
+
+    task      what is particular to a method (`task.py`): every training stage makes one, and so
+              does every round of RAFT
+    settings  the numbers of a run, of whatever method
+
+The skeleton knows no method, and a method knows nothing of steps, checkpoints, logs and resuming.
+"""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from safety_jax.base import compilation, trees
+from safety_jax.base import mesh as meshes
+from safety_jax.base.errors import ConfigError
+from safety_jax.data import loader
+from safety_jax.data.loader import Loader
+from safety_jax.maths import flops
+from safety_jax.training import loop, metrics, optim, progress, workdir
+from safety_jax.training import step as steps
+from safety_jax.training.checkpoint import Checkpoints, abstract
+from safety_jax.training.placement import PutBatch
+from safety_jax.training.step_log import TABLE, StepLog
+from safety_jax.training.task import Learner, Learning, Loaded, Measured, Metrics, Task
+
+DIRECTIONS = {"lowest": False, "highest": True}
+ROW_MULTIPLE = 8  # rows of one example are a multiple of this, what matrix units like
+
+
+# ---------------------------------------------------------------------------- the numbers of a run
+
+
+@dataclasses.dataclass(frozen=True)
+class Batching:
+    """How examples become batches, see `loader.Loader`.
+
+    Attributes:
+        batch_size: examples of an optimizer step.
+        row_tokens: tokens of a packed row.
+        seed: of the order.
+        most_microbatches: None: as many as the fullest step fills.
+    """
+
+    batch_size: int
+    rows_per_microbatch: int
+    row_tokens: int
+    packing: bool
+    prefetch_steps: int
+    seed: int
+    most_microbatches: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """How long a run trains: one of these limits is set, the others are 0."""
+
+    max_steps: int
+    max_flops: float
+    epochs: float
+
+    def steps(self, examples: int, batch_size: int, flops_per_example: float | None) -> int:
+        """Optimizer steps.
+
+        Raises:
+            ConfigError: none of the limits is set, or two that exclude each other.
+        """
+        if self.max_flops:
+            if self.max_flops < 0 or self.max_steps > 0 or flops_per_example is None:
+                raise ConfigError(
+                    f"train.max_flops {self.max_flops:g}, train.max_steps {self.max_steps}: "
+                    "expected one of them above 0 and the other 0"
+                )
+            return max(1, round(self.max_flops / (flops_per_example * batch_size)))
+        if self.max_steps > 0:
+            return self.max_steps
+        if self.epochs <= 0:
+            raise ConfigError(
+                f"train.max_steps {self.max_steps} and train.epochs {self.epochs}: set one above 0"
+            )
+        return math.ceil(self.epochs * loader.steps_per_epoch(examples, batch_size))
+
+
+@dataclasses.dataclass(frozen=True)
+class Saving:
+    """When checkpoints are written, which are kept, and which is exported.
+
+    Attributes:
+        best_metric: of evaluations, with their `eval/`; `best_is` lowest or highest.
+        export: "last" or "best".
+    """
+
+    every_steps: int
+    keep_last: int
+    best_metric: str
+    best_is: str
+    export: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Logging:
+    """When metrics are written, and where to beside `metrics.jsonl`."""
+
+    every_steps: int
+    eval_every_steps: int
+    tensorboard: bool
+    wandb: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The numbers of a run."""
+
+    batching: Batching
+    budget: Budget
+    optimization: optim.Optimization
+    saving: Saving
+    logging: Logging
+
+
+# ---------------------------------------------------------------------------- the run
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """What a run to its end left.
+
+    Attributes:
+        loaded: the model, and the frozen tree; its trainable tree was given to the first step.
+        step: the step to export, the last or the best.
+        weights: the trainable tree of that step.
+        batches: what was learned from.
+        tokens: real tokens seen.
+        flops: model FLOPs spent on them.
+        recompilations: see `StepLog`.
+        held_out: see `task.Finished`.
+    """
+
+    loaded: Loaded
+    step: int
+    weights: trees.Tree
+    batches: Loader
+    tokens: int
+    flops: float
+    recompilations: int
+    held_out: Measured | None
+
+
+# (learner, learning, trainable, total steps) -> the state's layout, the optimizer, the step
+Stepper = Callable[
+    [Learner, Learning, trees.Tree, int], tuple[steps.State, Any, Callable[..., Any]]
+]
+
+
+def run(
+    task: Task,
+    settings: Settings,
+    place: workdir.Workdir,
+    mesh: Mesh,
+    compiled: compilation.Counter,
+    key: jax.Array,
+    *,
+    introduce: Callable[[Loader], None] | None = None,
+    stepper: Stepper | None = None,
+) -> Fitted | None:
+    """Trains from where an earlier start left off; None when asked to stop before the end.
+
+    Args:
+        key: of dropout.
+        introduce: is given the batches before any weight is read.
+        stepper: gives a step that is compiled already, see `make_stepper`.
+
+    Raises:
+        UserError: anything that the user can put right.
+    """
+    corpus, batching = task.corpus, settings.batching
+    total = settings.budget.steps(len(corpus.training), batching.batch_size, task.flops_per_example)
+    batches = make_loader(task, corpus.training, batching, mesh, steps=total)
+    if introduce is not None:
+        introduce(batches)
+    loaded = task.load()
+    learning = task.learn(loaded)
+    put = learning.place(batches, corpus.training)
+    measure = None
+    if corpus.evaluation is not None:
+        held_out = make_loader(task, corpus.evaluation, batching, mesh, steps=None)
+        measure = make_measure(learning, held_out, corpus.evaluation, mesh)
+    where, optimizer, step = (stepper or make_stepper(settings.optimization, mesh))(
+        loaded.learner, learning, loaded.trainable, total
+    )
+    state = steps.initialize(loaded.trainable, optimizer, key, where)
+    return _fit(
+        task, settings, place, mesh, compiled, loaded, learning, state, batches,
+        step=step, put=put, measure=measure,
+    )  # fmt: skip
+
+
+def make_loader(
+    task: Task, examples: Any, batching: Batching, mesh: Mesh, *, steps: int | None
+) -> Loader:
+    """Batches for training, or with `steps` None, one ordered pass over everything.
+
+    Where the trunk cannot keep examples of a row apart, a row has one, and is as long as the
+    longest example.
+    """
+    row_tokens, packing = batching.row_tokens, batching.packing and task.packs
+    if not task.packs:
+        longest = max(int(side.lengths.max()) for side in examples.sides)
+        row_tokens = -(-longest // ROW_MULTIPLE) * ROW_MULTIPLE
+    return Loader(
+        *examples.sides,
+        batch_size=batching.batch_size,
+        row_tokens=row_tokens,
+        rows_per_microbatch=batching.rows_per_microbatch,
+        packing=packing,
+        steps=steps,
+        seed=None if steps is None else batching.seed,
+        prefetch_steps=batching.prefetch_steps,
+        rows_here=meshes.rows_here(mesh, batching.rows_per_microbatch),
+        microbatches=None if steps is None else batching.most_microbatches,
+    )
+
+
+def make_stepper(optimization: optim.Optimization, mesh: Mesh) -> Stepper:
+    """Makes the optimizer and the compiled step of a run of so many steps."""
+
+    def make(learner: Learner, learning: Learning, trainable: trees.Tree, total: int):
+        rate, optimizer = optimization.make(total)
+        where = steps.shardings(trainable, learner.shardings(), optimizer, mesh)
+        step = steps.make(learning.loss, learning.count, optimizer, rate, where, learning.survey)
+        return where, optimizer, step
+
+    return make
+
+
+def make_measure(
+    learning: Learning, batches: Loader, examples: Any, mesh: Mesh
+) -> Callable[[trees.Tree], Measured]:
+    """A function of the trainable weights: what the loss says of all of `examples`."""
+    evaluator = steps.evaluator(learning.loss, learning.count, mesh, learning.survey)
+    place = learning.place(batches, examples)
+
+    def measure(trainable: trees.Tree) -> Measured:
+        sums: dict[str, float] = {}
+        count = 0.0
+        tables, members = [], []
+        for number in range(batches.steps):
+            batch = batches.batch(number)
+            parts, totals = jax.device_get(evaluator(trainable, learning.frozen, *place(batch)))
+            # What a loss counts first is what its scalars are means over.
+            counted = float(next(iter(totals.values())))
+            count += counted
+            table = parts.pop(TABLE, np.zeros((len(batch.examples), 0), np.float32))
+            tables.append(table[: len(batch.examples)])
+            members.append(batch.examples)
+            for name, value in parts.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * counted
+        means = {name: total / count for name, total in sums.items()}
+        return Measured(means, np.concatenate(tables), np.concatenate(members))
+
+    return measure
+
+
+def _fit(
+    task: Task,
+    settings: Settings,
+    place: workdir.Workdir,
+    mesh: Mesh,
+    compiled: compilation.Counter,
+    loaded: Loaded,
+    learning: Learning,
+    state: steps.State,
+    batches: Loader,
+    *,
+    step: Callable[..., Any],
+    put: PutBatch,
+    measure: Callable[[trees.Tree], Measured] | None,
+) -> Fitted | None:
+    """The loop with its checkpoints and logs, and the choice of what is exported."""
+    primary = jax.process_index() == 0
+    saving, logging, total = settings.saving, settings.logging, batches.steps
+    training, held_out = task.corpus.training, task.corpus.evaluation
+    cadence = loop.Cadence(
+        total_steps=total,
+        log_every_steps=logging.every_steps,
+        eval_every_steps=logging.eval_every_steps,
+        save_every_steps=saving.every_steps,
+    )
+    per_token = loaded.learner.flops_per_token(
+        np.concatenate([side.lengths for side in training.sides])
+    )
+    summarize, stream = learning.summarize, iter(batches)
+    with contextlib.ExitStack() as stack:
+        saved = stack.enter_context(
+            Checkpoints(
+                place.checkpoints,
+                saving.keep_last,
+                saving.best_metric,
+                highest=DIRECTIONS[saving.best_is],
+            )
+        )
+        state = loop.resume(saved, state, stream)
+        done = int(state.step)
+        writer = metrics.Writer(
+            place.path, done, logging.tensorboard, logging.wandb, place.config, primary
+        )
+        bar = progress.ProgressBar(total, done, primary)
+        stack.enter_context(contextlib.closing(writer))
+        stack.enter_context(contextlib.closing(bar))
+        log = StepLog(
+            writer=writer,
+            progress=bar,
+            rate=progress.Throughput(per_token, flops.peak_of(mesh.devices)),
+            compiled=compiled,
+            cadence=cadence,
+            steps_per_epoch=batches.steps_per_epoch,
+            tokens=batches.tokens_until(done),
+            summarize=None if summarize is None else lambda found: summarize(found, training),
+            alarm=learning.alarm,
+            evaluates=measure is not None,
+        )
+
+        def evaluate(trainable: trees.Tree) -> Metrics:
+            assert measure is not None
+            return learning.evaluation(measure(trainable), held_out)
+
+        result = loop.train(
+            state,
+            learning.frozen,
+            stream,
+            step=step,
+            place=put,
+            evaluate=None if measure is None else evaluate,
+            rows=lambda batch: [training.where[i] for i in batch.examples],
+            on_step=log.on_step,
+            on_evaluation=log.on_evaluation,
+            checkpoints=saved,
+            best_metric=saving.best_metric.removeprefix("eval/"),
+            cadence=cadence,
+        )
+        if result.interrupted:
+            bar.print(
+                f"stopped by SIGTERM and saved at step {int(result.state.step)} of {total}; "
+                "run the same command to go on"
+            )
+            return None
+        chosen, weights = _choose(saving.export, saved, result.state)
+    tokens = batches.tokens_until(total)
+    wanted = measure is not None and task.measures_export
+    return Fitted(
+        loaded=loaded,
+        step=chosen,
+        weights=weights,
+        batches=batches,
+        tokens=tokens,
+        flops=per_token * tokens,
+        recompilations=log.recompilations(),
+        held_out=measure(weights) if measure is not None and wanted else None,
+    )
+
+
+def _choose(which: str, saved: Checkpoints, state: steps.State) -> tuple[int, trees.Tree]:
+    """The step to export and its weights: the last, or the best by the metric of the run."""
+    last = int(state.step)
+    best = saved.best()
+    if which == "last" or best is None or best == last:
+        return last, state.trainable
+    restored, _, _ = saved.restore(best, abstract(state))
+    return best, restored.trainable

@@ -1,0 +1,173 @@
+"""A method of training as the skeleton `run.py` sees it: two structs of functions, no inheritance.
+
+`Task` is known before any weight is read: the examples, and how the model is loaded. `Learning` is
+what the loaded model makes of it: the loss, what it is given, what is watched and measured.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from safety_jax.base import trees
+from safety_jax.data.corpus import Corpus
+from safety_jax.data.loader import Loader
+from safety_jax.models import llama
+from safety_jax.models.folders import peft
+from safety_jax.training import step as steps
+from safety_jax.training.loop import Metrics
+from safety_jax.training.placement import PutBatch
+
+Indices = Int[np.ndarray, " n"]
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A model in training, language model or judge; holds no arrays."""
+
+    @property
+    def run(self) -> llama.Execution: ...
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def adapter(self) -> peft.LoraConfig | None: ...
+    def shardings(self) -> trees.Tree:
+        """Where the trainable tree lives."""
+        ...
+
+    def flops_per_token(self, lengths: np.ndarray) -> float:
+        """Model FLOPs to train on one token of examples with these lengths."""
+        ...
+
+    def export(self, folder: Path, trainable: trees.Tree, frozen: trees.Tree, dtype: str) -> None:
+        """Writes what was trained."""
+        ...
+
+    def export_merged(
+        self, folder: Path, trainable: trees.Tree, frozen: trees.Tree, dtype: str
+    ) -> None:
+        """Writes the full model, adapters added to the base."""
+        ...
+
+
+L = TypeVar("L", bound=Learner)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded(Generic[L]):
+    """A model in training with its weights."""
+
+    learner: L
+    trainable: trees.Tree
+    frozen: trees.Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What the loss said of some examples.
+
+    Attributes:
+        means: of its scalars, over all that it counts.
+        table: its table by example, a row each; without columns where it returns none.
+        examples: the example of each row, an index into the data.
+    """
+
+    means: Metrics
+    table: Float[np.ndarray, "n columns"]
+    examples: Indices
+
+
+@dataclasses.dataclass(frozen=True)
+class Learning:
+    """How a loaded model learns.
+
+    Attributes:
+        loss, count, survey: see `step.py`.
+        frozen: what the loss is given beside the trainable tree.
+        place: batches of a loader over the training or the held-out examples, onto the mesh.
+        evaluation: metrics of held-out examples, their names without `eval/`.
+        summarize: metrics of training examples since the last log line, from the loss's table by
+            example; None where the loss's scalars say all.
+        alarm: reads metrics as they come, step by step, and may add to them.
+    """
+
+    loss: steps.Loss
+    count: steps.Count
+    frozen: Any
+    place: Callable[[Loader, Any], PutBatch]
+    evaluation: Callable[[Measured, Any], Metrics]
+    summarize: Callable[[Measured, Any], Metrics] | None = None
+    survey: steps.Survey | None = None
+    alarm: Callable[[int, Metrics], Metrics] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A run that reached its end.
+
+    Attributes:
+        path: its folder; `plots` are drawn into the folder of that name.
+        metrics: its `metrics.jsonl`.
+        export: what was trained.
+        step: the step that was exported.
+        held_out: what the exported weights make of the held-out examples; None without such, or
+            where `Task.measures_export` is False.
+    """
+
+    path: Path
+    metrics: Path
+    export: Path
+    step: int
+    held_out: Measured | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Account:
+    """What a method says of a finished run on its model card.
+
+    Attributes:
+        summary: one sentence.
+        notes: what a reader must know of the protocol.
+        plots: files, relative to the run's folder.
+        results: numbers beside those of the last evaluation.
+    """
+
+    summary: str
+    notes: Sequence[str]
+    plots: Sequence[str]
+    results: Mapping[str, float | int | str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A method of training.
+
+    Attributes:
+        unit: what examples are called: rows, pairs, answers.
+        sides: what each side of an example is called: ("row",), ("chosen answer", ...).
+        corpus: what is learned from and measured on.
+        about_model: a line on the model, for the person who watches.
+        flops_per_example: model FLOPs to train on one example; None where no budget in FLOPs can
+            be given.
+        load: reads the weights.
+        learn: the rest, of the loaded model.
+        account: writes and draws what is particular to the method, once the run is finished.
+        packs: examples may share a row; the trunk keeps segments apart.
+        measures_export: `Finished.held_out` is wanted.
+        is_judge: what is exported scores text, and is always exported whole.
+    """
+
+    unit: str
+    sides: Sequence[str]
+    corpus: Corpus
+    about_model: str
+    flops_per_example: float | None
+    load: Callable[[], Loaded[Any]]
+    learn: Callable[[Any], Learning]
+    account: Callable[[Finished], Account]
+    packs: bool = True
+    measures_export: bool = False
+    is_judge: bool = False
