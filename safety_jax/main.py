@@ -20,7 +20,7 @@ from absl import app, logging
 from ml_collections import ConfigDict
 
 from safety_jax import command_line
-from safety_jax.base import supervisor
+from safety_jax.base import redaction, supervisor, terminal
 from safety_jax.base.errors import ConfigError, UserError
 from safety_jax.command_line import Command
 from safety_jax.stages import checks, schema
@@ -30,6 +30,7 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 def run() -> None:
     """The console entry point."""
+    terminal.guard()
     try:
         command = command_line.parse(sys.argv)
     except UserError as error:
@@ -47,7 +48,8 @@ def run() -> None:
 
 def fail(*messages: str) -> NoReturn:
     for message in messages:
-        print("error:", " ".join(message.split()), file=sys.stderr)
+        line = terminal.clean(redaction.public(" ".join(message.split())))
+        print("error:", line, file=sys.stderr)
     sys.exit(2)
 
 

@@ -1,5 +1,7 @@
 """Error lines: one line, nothing in it acts on a terminal, no secret of a URL."""
 
+import sys
+
 import pytest
 
 from safety_jax.base import redaction, terminal
@@ -24,6 +26,26 @@ def test_what_a_terminal_would_act_on_is_spelled_out(text, shown):
     assert terminal.clean("a\n\tb\x1b", keep="\n\t") == "a\n\tb\\x1b"
 
 
+def test_what_is_printed_passes_one_place(capsys):
+    out = terminal.Screen(sys.stdout, (terminal.GREEN, terminal.PLAIN))
+    print("a\tb\x1b[32mgreen\x1b[0m \x1b[31mred\r\x1b[A", "\u202e", "\ud800", file=out)
+    out.writelines(["x\x07\n", "y"])
+    assert capsys.readouterr().out == (
+        "a\tb\x1b[32mgreen\x1b[0m \\x1b[31mred\\r\\x1b[A \\u202e \\ud800\nx\\x07\ny"
+    )
+    assert out.isatty() == sys.stdout.isatty() and out.encoding == sys.stdout.encoding
+
+
+def test_a_process_is_guarded_once(monkeypatch):
+    streams = sys.stdout, sys.stderr
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", None)  # a process without one
+    terminal.guard()
+    screen = sys.stdout
+    terminal.guard()
+    assert isinstance(screen, terminal.Screen) and sys.stdout is screen and sys.stderr is None
+
+
 def test_a_line_has_an_end():
     columns = ", ".join(f"column {i}" for i in range(9_999))
     line = str(DataError(f"a.csv line 1: columns found: {columns}; expected others"))
@@ -45,6 +67,11 @@ def test_a_line_has_an_end():
         ("s3://host/x?a='S3CRET'&b=\"S3CRET\", (gone)", 's3://host/x?***", (gone)'),
         ("https://host/x#token=S3CRET", "https://host/x#***"),
         ("('https://host/x?a=S3CRET','https://b:S3CRET@c')", "('https://host/x?***')"),
+        ("https://host/x?sig=S3CRET?rows=5: no", "https://host/x?***?rows=5: no"),
+        ("https://host/x?rows=5&name=a,", "https://host/x?rows=5&name=a,"),
+        ("https://host/x?rows=5&sig=S3CRET", "https://host/x?***"),
+        ("https://host/x?name=S3CRET?", "https://host/x?***"),
+        ("https://host/x? and", "https://host/x and"),
         ("a.jsonl?rows=5&name=x", "a.jsonl?rows=5&name=x"),
         ("hf:a/b:train?rows=5", "hf:a/b:train?rows=5"),
     ],

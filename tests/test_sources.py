@@ -9,7 +9,9 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_metadata
 from test_readers import ROWS, write
 
+from safety_jax.base import redaction
 from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.data import sources
 from safety_jax.data.sources import Source, draw, open_source, public
 
 
@@ -83,6 +85,10 @@ def test_places_that_are_no_path_and_no_web_address(place):
 )
 def test_the_public_name_of_a_source(spec, shown):
     assert public(spec) == shown == public(shown)
+
+
+def test_options_of_specs_are_no_secrets():
+    assert set(redaction.OPTIONS) == {*sources._OPTIONS, *sources.ALSO}
 
 
 def test_rows_asked_for_are_drawn_in_the_order_of_the_file():

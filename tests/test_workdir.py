@@ -210,3 +210,22 @@ def test_processes_of_a_run_have_one_config(tmp_path, monkeypatch):
     monkeypatch.setattr(workdir.hosts, "first_says", lambda ask: [changed(), True])
     with pytest.raises(ConfigError, match="config.optim.clip_norm is not the same as on process 0"):
         workdir.prepare(tmp_path, changed(optim__clip_norm=0.5), primary=False)
+
+
+def test_secrets_of_urls_are_not_written_down(tmp_path, monkeypatch):
+    """A URL that was signed anew is the same source; one of which other rows are drawn is not."""
+    place = "https://ann:{}@host/a b.jsonl?sig={}?rows={}"
+    monkeypatch.setattr(
+        sys, "argv", ["main.py", "--config.data.train=" + place.format("S", "3", 5)]
+    )
+    with workdir.prepare(
+        tmp_path, changed(data__train=[place.format("S3CRET", "S3CRET", 5)])
+    ) as run:
+        run.metrics.write_text('{"step": 1}\n')
+        assert run.config["data"]["train"] == ["https://***@host/a%20b.jsonl?***?rows=5"]
+    assert "S3CRET" not in "".join(f.read_text() for f in tmp_path.iterdir() if f.is_file())
+    assert "rows=5" in run.environment()[0]["command"]
+    assert ":S@" not in run.environment()[0]["command"]
+    prepare(tmp_path, changed(data__train=[place.format("NEW", "NEW", 5)]))
+    with pytest.raises(ConfigError, match="data.train.*rows=5.*there, .*rows=6.*here"):
+        prepare(tmp_path, changed(data__train=[place.format("NEW", "NEW", 6)]))

@@ -7,6 +7,11 @@ the host. Neither may reach a card, a log, an error line or a file of the run.
 import re
 
 HIDDEN = "***"
+# Options of our own behind the last question mark of a source's spec, see data/sources.py.
+OPTIONS = (
+    "rows", "weight", "format", "columns", "without", "name", "bad_rows", "broken_text", "sha256",
+    "as", "kind", "licence", "set", "twin",
+)  # fmt: skip
 _URL = re.compile(
     r"""(?P<scheme>\b[a-z][a-z0-9+.-]*://)
     (?P<user>
@@ -20,11 +25,15 @@ _URL = re.compile(
 
 
 def public(text: str) -> str:
-    """The text with user, password, query and fragment of every URL in it replaced by `***`."""
+    """The text with user, password, query and fragment of every URL in it replaced by `***`, but
+    for `OPTIONS` at its end."""
     return _URL.sub(_hidden, text) if "://" in text else text
 
 
 def _hidden(found: re.Match[str]) -> str:
     user = f"{HIDDEN}@" if found["user"] else ""
-    query = f"{found['query'][0]}{HIDDEN}" if found["query"] and len(found["query"]) > 1 else ""
-    return f"{found['scheme']}{user}{found['place']}{query}"
+    query, last, options = (found["query"] or "").rpartition("?")
+    if not all(item.partition("=")[0] in OPTIONS for item in options.split("&")):
+        query, last, options = f"{query}{last}{options}", "", ""
+    hidden = f"{query[0]}{HIDDEN}" if len(query) > 1 else ""
+    return f"{found['scheme']}{user}{found['place']}{hidden}{last}{options}"

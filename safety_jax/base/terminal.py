@@ -1,6 +1,10 @@
 """Text that came from a file, made fit for a terminal: it is seen, and does nothing."""
 
+import re
+import sys
 import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 # Joiners that emoji and many scripts need; they show nothing and move nothing.
 _HARMLESS = frozenset("\u200c\u200d\u00ad")
@@ -41,3 +45,49 @@ def _acts(character: str) -> bool:
 
 def _spelled(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+# ---------------------------------------------------------------------------- whole streams
+
+GREEN, PLAIN = "\x1b[32m", "\x1b[0m"  # what this program itself sends beside text
+_BAR = ("\x1b[A", "\r")  # what a progress bar sends
+_KEPT_APART = re.compile("|".join(map(re.escape, (GREEN, PLAIN, *_BAR))))
+
+
+class Screen:
+    """A stream whose text is cleaned as it is written; in all else the stream itself.
+
+    Args:
+        stream: say `sys.stdout`.
+        passes: sequences that are let through beside line breaks and tabs.
+    """
+
+    def __init__(self, stream: Any, passes: Sequence[str]):
+        self._stream, self._passes = stream, passes
+
+    def write(self, text: str) -> int:
+        self._stream.write(self._cleaned(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def _cleaned(self, text: str) -> str:
+        done, at = "", 0
+        for found in _KEPT_APART.finditer(text):
+            if found.group() in self._passes:
+                done += clean(text[at : found.start()], keep="\n\t") + found.group()
+                at = found.end()
+        return done + clean(text[at:], keep="\n\t")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def guard() -> None:
+    """Cleans whatever this process prints from here on, libraries' and tracebacks too."""
+    for name, passes in (("stdout", (GREEN, PLAIN)), ("stderr", _BAR)):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, Screen):
+            setattr(sys, name, Screen(stream, passes))

@@ -265,7 +265,7 @@ def encode_prompts(
 def preview(examples: Examples, i: int, tokenizer: PreTrainedTokenizerBase, *, colour: bool) -> str:
     """Text of example i with its trained tokens green, or in [[ ]] without colour."""
     ids, mask = examples.example(i)
-    mark, unmark = ("\033[32m", "\033[0m") if colour else ("[[", "]]")
+    mark, unmark = (terminal.GREEN, terminal.PLAIN) if colour else ("[[", "]]")
     edges = [0, *(np.flatnonzero(np.diff(mask)) + 1), len(ids)]
     text, shown = "", ""
     for start, stop in itertools.pairwise(edges):

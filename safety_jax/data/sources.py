@@ -138,13 +138,7 @@ def public(spec: str) -> str:
 
     All that a run keeps of a source comes from here: its card, its config.json, its results.
     """
-    spec = _without_spaces(spec)
-    location, query = split(spec)
-    if "://" not in location:
-        return redaction.public(spec)
-    names = [item.partition("=")[0] for item in query.split("&")]
-    ours = bool(query) and all(name in (*_OPTIONS, *ALSO) for name in names)
-    return redaction.public(location) + f"?{query}" if ours else redaction.public(spec)
+    return redaction.public(_without_spaces(spec))
 
 
 def _without_spaces(spec: str) -> str:

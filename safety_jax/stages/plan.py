@@ -156,7 +156,7 @@ def known_or_made(
 ) -> dict[str, Any]:
     """The plan that an earlier start has written, or a new one."""
     facts = {
-        "config": run_config.to_dict(),
+        "config": workdir.recorded(run_config),
         "model": repr(sizes.read(size)),
         "slice": where.name,
         "mesh": config.plan.mesh,

@@ -200,14 +200,14 @@ class RecipeLog:
 
     def finished(self, name: str, config: ConfigDict) -> bool:
         """Whether the step ran to its end with this config, and all before it with theirs."""
-        return self._steps.get(name, {}).get("config") == _plain(config)
+        return self._steps.get(name, {}).get("config") == workdir.recorded(config)
 
     def add(self, name: str, config: ConfigDict, seconds: float) -> None:
         # What was made of an older version of this step is not finished any more.
         for later, facts in list(self._steps.items()):
             if any(f"/{name}/" in text for text in _texts(facts["config"])):
                 del self._steps[later]
-        self._steps[name] = {"config": _plain(config), "seconds": round(seconds, 1)}
+        self._steps[name] = {"config": workdir.recorded(config), "seconds": round(seconds, 1)}
         if self._writes:
             files.write(self._path, workdir.canonical({"steps": self._steps}))
 
@@ -219,7 +219,3 @@ class RecipeLog:
             f"{name:{width}}  {facts['config']['stage']:8}  {facts['seconds']:8.1f} s"
             for name, facts in steps
         )
-
-
-def _plain(config: ConfigDict) -> Any:
-    return json.loads(workdir.canonical(config.to_dict()))

@@ -32,6 +32,7 @@ from ml_collections import ConfigDict
 import safety_jax
 from safety_jax.base import files, hosts, supervisor, trees
 from safety_jax.base.errors import ConfigError
+from safety_jax.data import sources
 from safety_jax.training import identity
 
 # Keys that may change between two starts of one run. They say where and how fast it runs, what it
@@ -159,7 +160,7 @@ def prepare(
             or is in use.
     """
     path = files.local(path, "--workdir").absolute()
-    plain = _plain(config)
+    plain = recorded(config)
     lock, continued = _open(path, plain) if primary else (None, False)
     # The others wait for this, and see what process 0 has made.
     known, continued = hosts.first_says(lambda: [plain, continued])
@@ -231,8 +232,12 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
-    """The config as it reads back from JSON: tuples become lists."""
+def recorded(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+    """The config as it is written down and compared: tuples become lists, URLs lose their secrets.
+
+    So a run whose signed URL was signed anew goes on; that it reads the same is seen by content,
+    see `identity.py`.
+    """
     plain = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
     for key, value in trees.flatten(plain).items():
         try:
@@ -242,7 +247,17 @@ def _plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
                 f"config.{key}={value!r} cannot be recorded: {error}; expected a finite number, a "
                 "string, a boolean or a tuple of them"
             ) from error
-    return json.loads(canonical(plain))
+    return _without_secrets(json.loads(canonical(plain)))
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, str):
+        return sources.public(value)
+    if isinstance(value, list):
+        return [_without_secrets(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _without_secrets(item) for key, item in value.items()}
+    return value
 
 
 def _check_ours(path: Path) -> None:
@@ -329,7 +344,7 @@ def _record_start(file: Path) -> None:
     starts = _starts(file) if file.exists() else []
     start = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", *map(sources.public, sys.argv)]),
         "python": sys.version.split()[0],
         "versions": versions(),
         "commit": _commit(),
