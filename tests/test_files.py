@@ -126,3 +126,11 @@ def test_a_path_that_no_disk_could_have_is_refused(path, said):
     """As every word of a command may be one: `Path` itself raises what is no OSError, or anew."""
     with pytest.raises(ConfigError, match=said):
         files.expand(path)
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/a.jsonl", "s3:/bucket", "abfs://c@a/b", "ftp://h/x"])
+def test_a_url_is_no_path(path):
+    with pytest.raises(
+        ConfigError, match=f"{path} is a URL; expected a path on a disk: (mount|copy)"
+    ):
+        files.expand(path)

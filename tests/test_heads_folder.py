@@ -63,7 +63,7 @@ def refusal(folder, mesh) -> str:
 
 
 REFUSED = {
-    "new attribute": ("deberta_v3", {"rotary": True}, "not supported for deberta-v2: rotary"),
+    "what is not implemented": ("bert", {"is_decoder": True}, "not supported for bert: is_decoder"),
     "position kinds": ("deberta_v3", {"pos_att_type": "p2p"}, "expected any of c2p and p2c"),
     "activation": ("bert", {"hidden_act": "swiglu"}, "hidden_act is 'swiglu'; expected one of"),
     "pooler": ("deberta_v3", {"pooler_hidden_size": 16}, "pooler_hidden_size is 16"),

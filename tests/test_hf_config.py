@@ -1,5 +1,6 @@
 """config.json in and out: transformers' defaults, both spellings of rope, and what is refused."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -9,7 +10,8 @@ import transformers
 
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models import llama
-from safety_jax.models.folders import families, hf_config
+from safety_jax.models.encoders import heads, registry
+from safety_jax.models.folders import families, hf_config, upstream
 from tests.golden import cases
 
 TOKEN_IDS = {"bos_token_id": 5, "eos_token_id": 6, "pad_token_id": None}
@@ -187,16 +189,19 @@ REFUSED = {
     "another model type": ({"model_type": "gpt2"}, "model_type 'gpt2'"),
     "a list as model type": ({"model_type": ["llama"]}, "model_type"),
     "a classifier": ({"architectures": ["LlamaForSequenceClassification"]}, "architectures"),
-    "an unknown attribute": ({"logit_softcap": 30.0}, "logit_softcap = 30.0"),
-    "two unknown attributes": ({"zeta": 1, "alpha_scale": 2}, "alpha_scale = 2, zeta = 1"),
+    "what the mask reads": ({"is_causal": False}, "is_causal = False"),
+    "what the cache reads": ({"attention_chunk_size": 4}, "attention_chunk_size = 4"),
+    "two of them": ({"sliding_window": 16, "is_causal": None}, "is_causal = None, sliding_window"),
+    "layers by kind": ({"layer_types": ["sliding_attention"] * 2}, "layer_types = "),
     "remote code": ({"auto_map": {"AutoModel": "x.py"}}, "auto_map"),
     "quantised": ({"quantization_config": {"bits": 4}}, "quantised checkpoint"),
-    "activation": ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
-    "tensor parallel slices": ({"pretraining_tp": 2}, "pretraining_tp = 2"),
+    "activation": ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; expected one of silu"),
     "partial rotary": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
-    "another family's switch": ({"use_sliding_window": True}, "use_sliding_window"),
     "a window on llama": ({"sliding_window": 16}, "sliding_window = 16"),
-    "experts": ({"num_experts": 8}, "num_experts"),
+    "absurd depth": ({"num_hidden_layers": 10**7}, "num_hidden_layers is 10000000"),
+    "absurd width": ({"hidden_size": 10**30}, "hidden_size is 1000"),
+    "infinite": ({"rms_norm_eps": 1e999}, "rms_norm_eps is inf"),
+    "not a number": ({"rope_theta": float("nan"), "rope_parameters": None}, "rope settings"),
     "text for a number": ({"hidden_size": "32"}, "hidden_size is '32'"),
     "a fraction": ({"num_hidden_layers": 2.5}, "num_hidden_layers is 2.5"),
     "zero heads": ({"num_attention_heads": 0}, "num_attention_heads is 0"),
@@ -229,6 +234,23 @@ def test_refused_with_one_line(case):
         hf_config.parse(LLAMA | changes, "folder/config.json")
     assert message in str(raised.value)
     assert str(raised.value).startswith("folder/config.json: ")
+
+
+NONSENSE = (None, -1, 10**30, "x", [[]], {"rope_type": []})
+
+
+@pytest.mark.parametrize("model_type", ["llama", "deberta-v2", "gpt2"])
+def test_any_value_of_any_attribute_is_read_or_refused(model_type, tmp_path):
+    """Never another exception, and never work that grows with a number in the file."""
+    kind = registry.KINDS[registry.MODEL_TYPES[model_type]]
+    theirs = json.loads(transformers.AutoConfig.for_model(model_type).to_json_string(False))
+    theirs["architectures"] = [kind.architecture(model_type)]
+    more = {"rope_scaling", "num_labels", "quantization_config", "score_dim", "pos_att_type"}
+    for name in theirs.keys() | more:
+        for value in NONSENSE:
+            (tmp_path / "config.json").write_text(json.dumps(theirs | {name: value}))
+            with contextlib.suppress(CheckpointError):
+                heads.read_scorer(tmp_path)
 
 
 MIXED = {
@@ -264,7 +286,7 @@ def test_activations_of_gemma():
             parse(model_type="gemma", **given)
 
 
-def test_what_does_not_matter_is_ignored():
+def test_what_does_not_matter_is_ignored(capsys):
     noise = {
         "_name_or_path": "x",
         "torch_dtype": "float16",
@@ -273,8 +295,48 @@ def test_what_does_not_matter_is_ignored():
         "pretraining_tp": 1,
         "quantization_config": None,
         "use_mrope": False,
+        "is_causal": True,
+        "layer_types": ["full_attention"] * LLAMA["num_hidden_layers"],
     }
     assert hf_config.parse(LLAMA | noise, "x") == hf_config.parse(LLAMA, "x")
+    assert not capsys.readouterr().out
+
+
+def test_what_transformers_does_not_read_is_told_once_and_changes_nothing(capsys):
+    """Found by running transformers with each: its logits and answers stay the same."""
+    noise = {
+        "gate_kind": "swiglu",
+        "max_seq_length": 512,
+        "pretraining_tp": 2,
+        "tie_encoder_decoder": True,
+        "use_sliding_window": True,
+        "logit_softcap": 30.0,
+        "\x1b[1m": [],
+    }
+    for _ in range(2):
+        assert hf_config.parse(LLAMA | noise, "m/config.json") == hf_config.parse(LLAMA, "x")
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("note: m/config.json: ") and "pretraining_tp = 2, " in line
+    assert "'\\x1b[1m' = []" in line and "does not read this of a llama model" in line
+    for named in (["LlamaModel"], ["MyLlamaForCausalLM"]):
+        assert hf_config.parse(LLAMA | {"architectures": named}, "") == hf_config.parse(LLAMA, "")
+
+
+@pytest.mark.parametrize("model_type", families.FAMILIES)
+def test_what_transformers_reads_is_found_in_its_source(model_type):
+    """Every size of its configuration, what its mask and its cache read, and no more."""
+    read = upstream.read_by_transformers(model_type)
+    implemented = {"hidden_size", "num_hidden_layers", "hidden_act", "rms_norm_eps", "head_dim"}
+    elsewhere = {"is_causal", "attention_chunk_size", "sliding_window", "partial_rotary_factor"}
+    assert implemented | elsewhere <= read
+    assert not read & {"activation", "pretraining_tp", "unk_token_id", "use_mrope", "is_decoder"}
+    assert ("use_bidirectional_attention" in read) == (model_type == "gemma")
+
+
+def test_without_its_source_what_the_configuration_declares_counts_as_read(monkeypatch, tmp_path):
+    monkeypatch.setattr(transformers, "__file__", str(tmp_path / "__init__.py"))
+    read = upstream.read_by_transformers.__wrapped__("llama")
+    assert {"hidden_size", "pretraining_tp"} <= read and "activation" not in read
 
 
 @pytest.mark.parametrize("name", cases.CASES)

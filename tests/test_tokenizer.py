@@ -73,12 +73,13 @@ def test_fast_tokenizer(tmp_path):
     ("files", "message"),
     [
         ({}, "no tokenizer; expected tokenizer.json, or tokenizer.model"),
-        ({"tokenizer.json": "{"}, "tokenizer.json: broken JSON"),
-        ({"tokenizer.json": "[]"}, "added_tokens, model missing"),
+        ({"tokenizer.json": "{"}, "tokenizer.json: not valid JSON"),
+        ({"tokenizer.json": "[]"}, "expected a JSON object, found list"),
+        ({"tokenizer.json": "{}"}, "added_tokens, model missing"),
         ({"tokenizer.json": '{"model": {}, "added_tokens": 5}'}, "cannot be loaded"),
         ({"tokenizer.model": "text"}, "tokenizer.model: not a SentencePiece model"),
         ({"tokenizer.model": ""}, "expected a BPE model without text normalisation"),
-        ({"tokenizer_config.json": "{"}, "tokenizer_config.json: cannot be read"),
+        ({"tokenizer_config.json": "{"}, "tokenizer_config.json: not valid JSON"),
     ],
 )
 def test_broken_folders(tmp_path, files, message):
@@ -87,6 +88,24 @@ def test_broken_folders(tmp_path, files, message):
     with pytest.raises(CheckpointError) as error:
         load_tokenizer(tmp_path)
     assert message in str(error.value) and str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        ("config.json", {"model_type": "llama", "bos_token_id": [1, 2]}, "config.json: refused"),
+        ("config.json", {"model_type": "llama", "rms_norm_eps": 0}, "config.json: refused"),
+        ("tokenizer.json", {"model": {"type": "BPE", "vocab": []}}, "cannot be loaded"),
+        ("tokenizer.json", {"added_tokens": [{"id": -1, "content": "<s>"}]}, "cannot be loaded"),
+    ],
+)
+def test_values_that_the_libraries_refuse_are_one_line(file, values, message, tmp_path):
+    llama().save_pretrained(tmp_path)
+    path = tmp_path / file
+    given = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(given | values))
+    with pytest.raises(CheckpointError, match=message):
+        load_tokenizer(tmp_path)
 
 
 def test_missing_folder_is_not_looked_up_elsewhere(tmp_path):

@@ -128,7 +128,7 @@ def test_edited_files_are_one_line(content, name, tmp_path):
 def test_a_bucket_is_no_folder(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for spelling in (path, Path(path)):
-        with pytest.raises(ConfigError, match="is a URL; expected a path"):
+        with pytest.raises(ConfigError, match="is a URL; expected a path on a disk"):
             prepare(spelling)
     assert not list(tmp_path.iterdir())
 

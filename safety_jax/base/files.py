@@ -119,27 +119,17 @@ class Lines:
 # ---------------------------------------------------------------------------- of others
 
 
-def local(path: str | Path, key: str) -> Path:
-    """A path on a disk; `~` is the user's home.
-
-    Raises:
-        ConfigError: it is a URL, say of a bucket: to open it as a path would make a folder `gs:`.
-    """
-    # A path has lost one of the slashes.
-    if scheme := re.match(r"([A-Za-z][\w+.-]+):/", str(path)):
-        raise ConfigError(
-            f"{key} {path} is a URL; expected a path: copy it to a disk, or mount the bucket "
-            f"({_MOUNTS.get(scheme[1].lower(), 'with FUSE')}) and give the path of the mount"
-        )
-    return expand(path)
-
-
 def expand(path: str | Path) -> Path:
     """A path as a user gives it; `~` is the user's home, `~name` another's.
 
     Raises:
-        ConfigError: nobody is called so, or no disk could hold such a name.
+        ConfigError: nobody is called so, no disk could hold such a name, or it is a URL, which
+            would make a folder `gs:`.
     """
+    if scheme := re.match(r"([A-Za-z][\w+.-]+):/", str(path)):  # a Path has lost the second slash
+        mount = _MOUNTS.get(scheme[1].lower())
+        hint = f"mount the bucket ({mount}), and give the mount's path" if mount else "copy it"
+        raise ConfigError(f"{path} is a URL; expected a path on a disk: {hint}")
     try:
         found = Path(path).expanduser()
     except RuntimeError as error:

@@ -1,13 +1,14 @@
 """Loads the tokenizer of a model folder, from local files and without running any code in them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from safety_jax.base import files
 from safety_jax.base.errors import CheckpointError
 
 _FILES = "tokenizer.json, or tokenizer.model of SentencePiece"
@@ -26,7 +27,11 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     _check_file(folder)
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError) as error:
+    except StrictDataclassError as error:  # transformers checks config.json on the way
+        raise CheckpointError(
+            f"{folder / 'config.json'}: refused by transformers ({error!s:.200}); mend that value"
+        ) from error
+    except Exception as error:  # the tokenizers library raises no narrower type on a broken file
         raise CheckpointError(
             f"{folder}: the tokenizer cannot be loaded ({error!s:.200}); expected {_FILES}"
         ) from error
@@ -34,23 +39,18 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
 
 def _settings(folder: Path) -> dict[str, Any]:
     path = folder / "tokenizer_config.json"
-    try:
-        return json.loads(path.read_text("utf-8")) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); replace the file") from error
+    if not path.exists():
+        return {}
+    return files.read_object(path, CheckpointError, "replace the file")
 
 
 def _check_file(folder: Path) -> None:
-    """Looks into tokenizer.json first: on a broken one the tokenizers library raises no type
-    that could be told from a bug."""
+    """Looks into tokenizer.json first, for a message that says more than the library's."""
     path = folder / "tokenizer.json"
     if not path.exists():
         raise CheckpointError(f"{folder}: no tokenizer; expected {_FILES} in the model folder")
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: broken JSON ({error}); replace the file") from error
-    missing = {"model", "added_tokens"} - set(content if isinstance(content, dict) else ())
+    content = files.read_object(path, CheckpointError, "replace the file")
+    missing = {"model", "added_tokens"} - set(content)
     if missing:
         raise CheckpointError(f"{path}: {', '.join(sorted(missing))} missing; replace the file")
 

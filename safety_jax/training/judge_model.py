@@ -143,9 +143,9 @@ def read_scorer(folder: Path, *, init: str, label: str, problem: str) -> tuple[h
     Raises:
         CheckpointError: the trunk is not supported.
     """
-    architectures = folders.read_json(folder / "config.json").get("architectures") or [""]
-    has_head = architectures[0].endswith("ForSequenceClassification")
-    if init == "pretrained" and (has_head or architectures[0] in llama_heads.BEAVER):
+    given = folders.read_json(folder / "config.json")
+    has_head = "ForSequenceClassification" in str(given.get("architectures"))
+    if init == "pretrained" and (has_head or llama_heads.is_beaver(given)):
         known = heads.read_scorer(folder)
         if known.labels == 1:
             return dataclasses.replace(known, label_names=(label,), problem=problem), True

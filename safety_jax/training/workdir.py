@@ -159,7 +159,7 @@ def prepare(
         ConfigError: the folder cannot be written, holds something else, belongs to another config,
             or is in use.
     """
-    path = files.local(path, "--workdir").absolute()
+    path = files.expand(path).absolute()
     plain = recorded(config)
     lock, continued = _open(path, plain) if primary else (None, False)
     # The others wait for this, and see what process 0 has made.

@@ -146,6 +146,8 @@ def _attention_kinds(found: Attributes) -> set[str]:
     """`pos_att_type` in its spellings: "c2p|p2c", a list, or nothing."""
     value = found.values["pos_att_type"]
     listed = value.lower().split("|") if isinstance(value, str) else value or []
+    if not isinstance(listed, list):
+        raise found.refuse("pos_att_type", "any of c2p and p2c")
     kinds = {str(kind).strip() for kind in listed} - {"", "none"}
     if not kinds <= {"c2p", "p2c"}:
         raise found.refuse("pos_att_type", "any of c2p and p2c")

@@ -113,9 +113,9 @@ def _kind(given: Mapping[str, Any], where: str) -> str:
     if llama_heads.is_beaver(given) and given.get("model_type") == "llama":
         return "beaver"
     model_type = given.get("model_type")
-    if model_type not in MODEL_TYPES:
+    if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
         raise CheckpointError(
-            f"{where}: model_type {model_type!r} is not supported; expected one of "
+            f"{where}: model_type {f'{model_type!r}'[:60]} is not supported; expected one of "
             f"{', '.join(MODEL_TYPES)}"
         )
     return MODEL_TYPES[model_type]
@@ -130,12 +130,19 @@ def _scorer(
 def _labels(given: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], str | None]:
     """Names of the outputs, and the task. Two labels where nothing is said, as `transformers`."""
     named = given.get("id2label")
-    count = given.get("num_labels", len(named) if isinstance(named, dict) else 2)
+    count = given.get("num_labels")
+    if count is None:
+        count = len(named) if isinstance(named, dict) else 2
+    if not isinstance(count, int) or not 1 <= count <= llama_heads.MOST_LABELS:
+        raise CheckpointError(
+            f"{where}: num_labels is {f'{count!r}'[:60]}; expected 1 to {llama_heads.MOST_LABELS}"
+        )
     if named is None:
         named = {str(number): f"LABEL_{number}" for number in range(count)}
     if not isinstance(named, dict) or set(map(str, named)) != set(map(str, range(count))):
         raise CheckpointError(
-            f"{where}: id2label {named!r}; expected a name for each of the {count} labels from 0"
+            f"{where}: id2label {f'{named!r}'[:200]}; expected a name for each of the {count} "
+            "labels from 0"
         )
     problem = given.get("problem_type")
     if problem not in (None, *PROBLEMS):

@@ -39,6 +39,7 @@ BEAVER_DEFAULTS: dict[str, Any] = {
     "mean": None,
     "var": None,
 }
+MOST_LABELS = 10_000
 EPSILON = 1e-8  # what safe-rlhf's normaliser adds to the deviation
 
 _TRUNK = tuple(row for row in hf.LAYOUT.rows if row.ours != "head")
@@ -75,7 +76,7 @@ def parse(given: Mapping[str, Any], where: str) -> llama.LlamaConfig:
 
 
 def is_beaver(given: Mapping[str, Any]) -> bool:
-    return (given.get("architectures") or [None])[0] in BEAVER
+    return given.get("architectures") in [[name] for name in BEAVER]
 
 
 def without_head(config: llama.LlamaConfig) -> llama.LlamaConfig:
@@ -120,7 +121,7 @@ def beaver_head(given: Mapping[str, Any], config: llama.LlamaConfig, folder: Pat
     """
     where = str(folder / "config.json")
     attributes = Attributes(given, BEAVER_DEFAULTS, where)
-    labels = attributes.integer("score_dim")
+    labels = attributes.integer("score_dim", most=MOST_LABELS)
     named = "bias" if attributes.values["score_bias"] is None else "score_bias"
     kind = attributes.one_of("score_type", ("reward", "cost", "critic"))
     mean, deviation = (0.0,) * labels, (1.0,) * labels

@@ -14,8 +14,8 @@ class Family:
 
     Attributes:
         defaults: as in `transformers`' config class; a test compares them.
-        switched_off: attributes this family's class does not implement, with the values that ask
-            for nothing.
+        switched_off: attributes that are refused whether `transformers` reads them or not, with the
+            values that ask for nothing.
         query_key_value_bias, output_bias: None when `attention_bias` decides.
         activations: `hidden_act` as files spell it, and its name in `llama.ACTIVATIONS`.
         scaled_embeddings, norm_plus_one: see `llama.Config`.
@@ -23,10 +23,10 @@ class Family:
 
     architecture: str
     defaults: Mapping[str, Any]
-    switched_off: Mapping[str, tuple[Any, ...]]
     query_key_value_bias: bool | None
     output_bias: bool | None
     query_key_norm: bool
+    switched_off: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     activations: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"silu": "silu"})
     scaled_embeddings: bool = False
     norm_plus_one: bool = False
@@ -64,7 +64,6 @@ FAMILIES = {
             "attention_bias": False,
             "mlp_bias": False,
         },
-        switched_off={"sliding_window": (None,)},
         query_key_value_bias=None,
         output_bias=None,
         query_key_norm=False,
@@ -79,7 +78,6 @@ FAMILIES = {
             "max_position_embeddings": 131072,
             "sliding_window": 4096,
         },
-        switched_off={"attention_bias": (False, None), "mlp_bias": (False, None)},
         query_key_value_bias=False,
         output_bias=False,
         query_key_norm=False,
@@ -87,7 +85,6 @@ FAMILIES = {
     "qwen2": Family(
         architecture="Qwen2ForCausalLM",
         defaults=QWEN,
-        switched_off={"mlp_bias": (False, None)},
         query_key_value_bias=True,
         output_bias=False,
         query_key_norm=False,
@@ -95,7 +92,6 @@ FAMILIES = {
     "qwen3": Family(
         architecture="Qwen3ForCausalLM",
         defaults=QWEN | {"head_dim": 128, "attention_bias": False},
-        switched_off={"mlp_bias": (False, None)},
         query_key_value_bias=None,
         output_bias=None,
         query_key_norm=True,
@@ -118,11 +114,7 @@ FAMILIES = {
             "tie_word_embeddings": True,
             "attention_bias": False,
         },
-        switched_off={
-            "mlp_bias": (False, None),
-            "hidden_activation": (None, "gelu_pytorch_tanh"),
-            "use_bidirectional_attention": (None, False),
-        },
+        switched_off={"hidden_activation": (None, "gelu_pytorch_tanh")},
         query_key_value_bias=None,
         output_bias=None,
         query_key_norm=False,
@@ -145,20 +137,28 @@ ROPE_NUMBERS = {
     ),
 }
 
+# Not implemented, with the values that ask for nothing; of others, see `attributes.py`.
 SWITCHED_OFF: dict[str, tuple[Any, ...]] = {
     "add_cross_attention": (False,),
+    "attention_bias": (False, None),
+    "auto_map": (None, {}),
     "cross_attention_hidden_size": (None,),
     "is_decoder": (False,),
+    "is_causal": (True,),
     "is_encoder_decoder": (False,),
+    "mlp_bias": (False, None),
     "partial_rotary_factor": (1.0, None),
     "per_layer_config": (None,),
     "pretraining_tp": (1, None),
     "pruned_heads": ({},),
     "quantization_config": (None,),
     "rope_interleaved": (False,),
+    "sliding_window": (None,),
     "tie_encoder_decoder": (False,),
     "use_mrope": (False,),
 }
+# A model that brings code of its own says that the class of `transformers` is not it.
+OWN_CODE = frozenset({"auto_map"})
 
 IRRELEVANT = frozenset(
     # where the file comes from, how it is stored, run or labelled
@@ -168,8 +168,8 @@ IRRELEVANT = frozenset(
     " output_attentions output_hidden_states prefix problem_type return_dict task_specific_params"
     " tf_legacy_loss tokenizer_class torch_dtype torchscript transformers.js_config"
     " transformers_version unsloth_fixed unsloth_version use_bfloat16 use_cache"
-    # dropout inside attention, which tuning here leaves out
-    " attention_dropout"
+    # dropout inside attention and before a head, which tuning here leaves out
+    " attention_dropout classifier_dropout hidden_dropout"
     # token ids, which belong to tokenizer and generation
     " bos_token_id decoder_start_token_id eos_token_id pad_token_id sep_token_id"
     # generation settings, which older releases kept in this file

@@ -1,8 +1,9 @@
-"""`config.json` to `llama.Config` and back, where an attribute nobody considered raises.
+"""`config.json` to `llama.LlamaConfig` and back; an attribute that might matter and is not
+implemented raises.
 
-Each attribute of a config.json is handled here, or listed as irrelevant to what the model computes,
-or equal to a value that switches its feature off. Everything else is refused by name: a checkpoint
-of a newer kind must give a clear error, not slightly wrong numbers.
+Each attribute is handled here, or listed as irrelevant to what the model computes, or equal to a
+value that switches its feature off. What becomes of others, `attributes.py` says: a checkpoint of a
+newer kind must give a clear error, not slightly wrong numbers.
 """
 
 import dataclasses
@@ -13,13 +14,12 @@ from typing import Any
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models import llama
 from safety_jax.models.folders import hub as folders
+from safety_jax.models.folders.attributes import Attributes, is_number, refuse_unknown, tell_once
 from safety_jax.models.folders.families import (
     FAMILIES,
-    IRRELEVANT,
     ROPE_ATTRIBUTES,
     ROPE_NUMBERS,
     ROPE_THETA,
-    SWITCHED_OFF,
     Family,
 )
 
@@ -38,20 +38,24 @@ def read_config(folder: Path) -> llama.LlamaConfig:
 
 
 def parse(given: Mapping[str, Any], where: str) -> llama.LlamaConfig:
-    """The model that the attributes of a config.json describe; `where` names it in errors.
+    """The model that the attributes of a config.json describe; `where` names it in errors, "" tells
+    nothing of attributes that change nothing.
 
     Raises:
         CheckpointError: as `read_config`.
     """
     family = _family(given, where)
-    _refuse_unknown(given, family, where)
-    attributes = _Attributes(dict(family.defaults) | dict(given), where)
+    attributes = Attributes(given, family.defaults, where)
+    layers = attributes.integer("num_hidden_layers")
+    window = _window(attributes, layers)
+    alike = {"layer_types": (None, _layer_types(window, layers))}
+    known = ROPE_ATTRIBUTES | family.defaults.keys()
+    refuse_unknown(given, known, dict(family.switched_off) | alike, where)
     heads = attributes.integer("num_attention_heads")
     width = attributes.integer("hidden_size")
-    layers = attributes.integer("num_hidden_layers")
     max_positions = attributes.integer("max_position_embeddings")
-    head_size = attributes.integer("head_dim", width // heads)
-    kv_heads = attributes.integer("num_key_value_heads", heads)
+    head_size = attributes.integer("head_dim", when_absent=width // heads)
+    kv_heads = attributes.integer("num_key_value_heads", when_absent=heads)
     derived = attributes.values["head_dim"] is None
     if heads % kv_heads or head_size % 2 or (derived and width % heads):
         raise CheckpointError(
@@ -74,10 +78,10 @@ def parse(given: Mapping[str, Any], where: str) -> llama.LlamaConfig:
         output_bias=_decided(family.output_bias, attention_bias),
         mlp_bias=attributes.boolean("mlp_bias"),
         query_key_norm=family.query_key_norm,
-        activation=family.activations[attributes.values["hidden_act"]],
+        activation=family.activations[attributes.one_of("hidden_act", family.activations)],
         scaled_embeddings=family.scaled_embeddings,
         norm_plus_one=family.norm_plus_one,
-        window=_window(attributes, layers),
+        window=window,
         max_positions=max_positions,
         initializer_range=attributes.number("initializer_range"),
     )
@@ -92,75 +96,24 @@ def _family(given: Mapping[str, Any], where: str) -> Family:
     family = FAMILIES.get(kind) if isinstance(kind, str) else None
     if family is None:
         raise CheckpointError(
-            f"{where}: model_type {kind!r} is not supported; expected one of {', '.join(FAMILIES)}"
+            f"{where}: model_type {f'{kind!r}'[:60]} is not supported; expected one of "
+            f"{', '.join(FAMILIES)}"
         )
-    architectures = given.get("architectures")
-    if architectures and architectures != [family.architecture]:
+    named = given.get("architectures") or [family.architecture]
+    trunk = family.architecture.removesuffix("ForCausalLM") + "Model"
+    if named in ([family.architecture], [trunk]):
+        return family
+    # `transformers` takes the class from model_type; the name matters where it says another head.
+    if not isinstance(named, list) or not str(named[0]).endswith(("ForCausalLM", "Model")):
         raise CheckpointError(
-            f"{where}: architectures {architectures} is not supported; expected "
+            f"{where}: architectures {f'{named!r}'[:100]} is not supported; expected "
             f"['{family.architecture}']"
         )
+    tell_once(str(kind), where, f"architectures = {named!r}"[:100])
     return family
 
 
-def _refuse_unknown(given: Mapping[str, Any], family: Family, where: str) -> None:
-    if given.get("quantization_config"):
-        raise CheckpointError(
-            f"{where}: quantised checkpoint (quantization_config); expected float32, bfloat16 or "
-            "float16 weights; use the model it was made from"
-        )
-    activation = given.get("hidden_act", family.defaults["hidden_act"])
-    if activation not in family.activations:
-        expected = " or ".join(map(repr, family.activations))
-        raise CheckpointError(f"{where}: hidden_act {activation!r}; expected {expected}")
-    switched_off = SWITCHED_OFF | dict(family.switched_off)
-    known = IRRELEVANT | ROPE_ATTRIBUTES | family.defaults.keys()
-    unknown = []
-    for name, value in given.items():
-        if name not in known and value not in switched_off.get(name, ()):
-            unknown.append(f"{name} = {value!r}"[:60])
-    if unknown:
-        raise CheckpointError(
-            f"{where}: not supported for {given['model_type']}: {', '.join(sorted(unknown)[:5])}; "
-            "remove an attribute only if it does not change what the model computes"
-        )
-
-
-class _Attributes:
-    """Attributes by name, with their types checked."""
-
-    def __init__(self, values: Mapping[str, Any], where: str):
-        self.values = values
-        self.where = where
-
-    def _refuse(self, name: str, expected: str) -> CheckpointError:
-        return CheckpointError(
-            f"{self.where}: {name} is {self.values[name]!r}; expected {expected}"
-        )
-
-    def integer(self, name: str, when_absent: int | None = None) -> int:
-        value = self.values[name]
-        if value is None and when_absent is not None:
-            return when_absent
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise self._refuse(name, "a positive whole number")
-        return value
-
-    def number(self, name: str) -> float:
-        value = self.values[name]
-        if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
-            raise self._refuse(name, "a number")
-        return float(value)
-
-    def boolean(self, name: str) -> bool:
-        """False where the family has no such attribute."""
-        value = self.values.get(name) or False
-        if not isinstance(value, bool):
-            raise self._refuse(name, "true or false")
-        return value
-
-
-def _window(attributes: _Attributes, layers: int) -> int | None:
+def _window(attributes: Attributes, layers: int) -> int | None:
     """The sliding window that every layer has, or None.
 
     Raises:
@@ -175,16 +128,20 @@ def _window(attributes: _Attributes, layers: int) -> int | None:
     first = values["max_window_layers"] if sliding else layers
     kinds = values["layer_types"]
     if kinds is None and isinstance(first, int):
-        kinds = ["full_attention"] * min(first, layers)
+        kinds = ["full_attention"] * max(0, min(first, layers))
         kinds += ["sliding_attention"] * (layers - len(kinds))
-    if kinds == ["full_attention"] * layers:
+    if kinds == _layer_types(None, layers):
         return None
-    if kinds == ["sliding_attention"] * layers and sliding:
+    if kinds == _layer_types(1, layers) and sliding:
         return attributes.integer("sliding_window")
     raise CheckpointError(
         f"{attributes.where}: use_sliding_window, max_window_layers and layer_types together give "
         f"some of the {layers} layers a sliding window; expected all layers alike"
     )
+
+
+def _layer_types(window: int | None, layers: int) -> list[str]:
+    return ["full_attention" if window is None else "sliding_attention"] * layers
 
 
 def _rope(given: Mapping[str, Any], max_positions: int, where: str) -> llama.Rope:
@@ -202,11 +159,12 @@ def _rope(given: Mapping[str, Any], max_positions: int, where: str) -> llama.Rop
 
 def _rope_of(values: Any, given: Mapping[str, Any], max_positions: int, where: str) -> llama.Rope:
     if not isinstance(values, dict):
-        raise CheckpointError(f"{where}: rope settings {values!r}; expected an object")
+        raise CheckpointError(f"{where}: rope settings {f'{values!r}'[:60]}; expected an object")
     kind = values.get("rope_type", values.get("type", "default"))
-    if kind not in ROPE_NUMBERS:
+    if not isinstance(kind, str) or kind not in ROPE_NUMBERS:
         raise CheckpointError(
-            f"{where}: rope type {kind!r} is not supported; expected {', '.join(ROPE_NUMBERS)}"
+            f"{where}: rope type {f'{kind!r}'[:60]} is not supported; expected "
+            f"{', '.join(ROPE_NUMBERS)}"
         )
     numbers: dict[str, Any] = {"original_max_position_embeddings": max_positions} | values
     # `transformers` lets the inner theta win over the outer one.
@@ -217,11 +175,11 @@ def _rope_of(values: Any, given: Mapping[str, Any], max_positions: int, where: s
     wrong = [
         name
         for name in ("rope_theta", *ROPE_NUMBERS[kind])
-        if not isinstance(numbers.get(name), int | float) or numbers[name] <= 0
+        if not is_number(numbers.get(name)) or numbers[name] <= 0
     ]
     if extra or wrong or not whole:
         raise CheckpointError(
-            f"{where}: rope settings {values!r}: for type {kind} expected "
+            f"{where}: rope settings {f'{values!r}'[:200]}: for type {kind} expected "
             f"{', '.join(('rope_theta', *ROPE_NUMBERS[kind]))}, nothing else"
         )
     scaled = {name: numbers[name] for name in ROPE_NUMBERS[kind]}
@@ -265,13 +223,12 @@ def describes(attributes: Mapping[str, Any], config: llama.LlamaConfig) -> bool:
     rope = _rope(_rope_attributes(config.rope), config.max_positions, "config.json")
     try:
         # Rope numbers that the kind does not use may differ.
-        return parse(attributes, "config.json") == dataclasses.replace(config, rope=rope)
+        return parse(attributes, "") == dataclasses.replace(config, rope=rope)
     except CheckpointError:
         return False
 
 
 def _fresh(config: llama.LlamaConfig) -> dict[str, Any]:
-    kind = "full_attention" if config.window is None else "sliding_attention"
     attributes: dict[str, Any] = {
         "vocab_size": config.vocabulary_size,
         "hidden_size": config.width,
@@ -289,7 +246,7 @@ def _fresh(config: llama.LlamaConfig) -> dict[str, Any]:
         "sliding_window": config.window,
         "use_sliding_window": config.window is not None,
         "max_window_layers": config.layers if config.window is None else 0,
-        "layer_types": [kind] * config.layers,
+        "layer_types": _layer_types(config.window, config.layers),
     }
     activation = config.activation
     for model_type, family in FAMILIES.items():

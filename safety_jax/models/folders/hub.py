@@ -18,6 +18,7 @@ from safety_jax.base import files, hosts
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models.folders import safetensors
 
+ADAPTER = "adapter_config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TOKENIZER_FILES = (
@@ -75,19 +76,17 @@ def read_json(file: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, or not a JSON object.
     """
+    advice = "download it again"
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        return files.read_object(file, CheckpointError, advice)
     except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{file.parent} holds no {file.name}; expected a Hugging Face folder"
-        ) from error
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise CheckpointError(f"{file}: not valid JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file}: expected a JSON object, found {type(value).__name__}")
-    return value
+        hint = "expected a Hugging Face folder"
+        if (file.parent / ADAPTER).is_file():
+            hint = (
+                "it is an adapter; give it as model.adapter, and the model it belongs to as "
+                "model.path"
+            )
+        raise CheckpointError(f"{file.parent} holds no {file.name}; {hint}") from error
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -136,15 +135,17 @@ def locate(folder: Path) -> dict[str, safetensors.Tensor]:
 def _weight_map(folder: Path) -> dict[str, str]:
     file = folder / INDEX
     weight_map = read_json(file).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not names or not all(isinstance(name, str) for name in names):
         raise CheckpointError(f"{file}: expected a weight_map from tensor names to file names")
-    for shard in set(weight_map.values()):
+    assert isinstance(weight_map, dict)
+    for shard in set(names):
         # The name alone is judged: in the Hub's cache the file itself is a link to a blob outside.
-        path = PurePosixPath(str(shard))
-        if path.is_absolute() or ".." in path.parts or "\\" in str(shard):
-            raise CheckpointError(f"{file}: shard {str(shard)!r} lies outside the folder; refused")
+        path = PurePosixPath(shard)
+        if path.is_absolute() or ".." in path.parts or "\\" in shard or "\0" in shard:
+            raise CheckpointError(f"{file}: shard {shard!r} lies outside the folder; refused")
         if path.suffix != ".safetensors":
-            raise CheckpointError(f"{file}: shard {str(shard)!r} is not a .safetensors file")
+            raise CheckpointError(f"{file}: shard {shard!r} is not a .safetensors file")
     return weight_map
 
 
@@ -153,7 +154,11 @@ def _refuse_without_weights(folder: Path) -> None:
     other = [file.name for file in folder.glob("*.safetensors")]
     if pickled:
         described = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
-        model = (described.get("architectures") or ["AutoModelForCausalLM"])[0]
+        match described.get("architectures"):
+            case [str(model), *_]:
+                pass
+            case _:
+                model = "AutoModelForCausalLM"
         raise CheckpointError(
             f"{folder} holds only pickled weights ({sorted(pickled)[0]}), which can run code when "
             f"opened; expected {WEIGHTS}; convert once with transformers: "
@@ -169,18 +174,26 @@ def token_ids(folder: Path | None) -> dict[str, int | None]:
     if folder is None or not (folder / "tokenizer_config.json").exists():
         return dict.fromkeys(names)
     settings = read_json(folder / "tokenizer_config.json")
-    ids = {
-        entry["content"]: int(number)
-        for number, entry in settings.get("added_tokens_decoder", {}).items()
-    }
+    ids: dict[str, int] = {}
+    decoder = settings.get("added_tokens_decoder")
+    for number, entry in decoder.items() if isinstance(decoder, dict) else ():
+        match entry:
+            case {"content": str(content)} if number.isdecimal():
+                ids[content] = int(number)
     if (folder / "tokenizer.json").exists():
-        added = read_json(folder / "tokenizer.json").get("added_tokens", [])
-        ids |= {entry["content"]: entry["id"] for entry in added}
-    tokens = {name: settings.get(token) for name, token in names.items()}
-    return {
-        name: ids.get(token["content"] if isinstance(token, dict) else token)
-        for name, token in tokens.items()
-    }
+        added = read_json(folder / "tokenizer.json").get("added_tokens")
+        for entry in added if isinstance(added, list) else ():
+            match entry:
+                case {"content": str(content), "id": int(number)}:
+                    ids[content] = number
+    found: dict[str, int | None] = {}
+    for name, token in names.items():
+        match settings.get(token):
+            case str(content) | {"content": str(content)}:
+                found[name] = ids.get(content)
+            case _:
+                found[name] = None
+    return found
 
 
 # ---------------------------------------------------------------------------- fingerprint
@@ -197,10 +210,10 @@ def fingerprint(folder: Path) -> str:
         CheckpointError: a weight file is missing.
     """
     adapter = folder / "adapter_model.safetensors"
-    files = [adapter] if adapter.is_file() else weight_files(folder)
+    held = [adapter] if adapter.is_file() else weight_files(folder)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        digests = list(pool.map(_digest, files))
-    lines = [f"{digest}  {file.name}\n" for digest, file in zip(digests, files, strict=True)]
+        digests = list(pool.map(_digest, held))
+    lines = [f"{digest}  {file.name}\n" for digest, file in zip(digests, held, strict=True)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -211,11 +224,10 @@ def shared_fingerprint(folder: Path) -> str:
 
 def _digest(file: Path) -> str:
     try:
+        files.check_regular(file)
         status = file.stat()
         key = f"{file.resolve()}\n{status.st_size}\n{status.st_mtime_ns}"
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        name = hashlib.sha256(key.encode()).hexdigest()
-        kept = Path(home) / "safety_jax" / "fingerprints" / name
+        kept = files.cache_home("fingerprints") / hashlib.sha256(key.encode()).hexdigest()
         if kept.exists() and re.fullmatch(r"[0-9a-f]{64}", text := kept.read_text()):
             return text
         with open(file, "rb") as stream:

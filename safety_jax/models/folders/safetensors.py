@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from safety_jax.base import files
 from safety_jax.base.errors import CheckpointError
 
 DTYPES = {
@@ -102,6 +103,7 @@ def read_header(file: Path) -> dict[str, Tensor]:
         CheckpointError: the file is missing, truncated or not safetensors.
     """
     try:
+        files.check_regular(file)
         with open(file, "rb") as stream:
             size = os.fstat(stream.fileno()).st_size
             length = int.from_bytes(stream.read(8), "little")
@@ -113,7 +115,7 @@ def read_header(file: Path) -> dict[str, Tensor]:
             header = json.loads(stream.read(length), object_pairs_hook=_without_doubles)
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: broken safetensors header ({error})") from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{file}: broken safetensors header (expected a JSON object)")

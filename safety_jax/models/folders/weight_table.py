@@ -118,9 +118,18 @@ def load(
     Raises:
         CheckpointError: the files are damaged, or do not hold exactly these weights.
     """
-    tensors = rename(folders.locate(folder), layout, folder)
+    tensors = rename(_prefixed(folders.locate(folder), layout), layout, folder)
     check(tensors, layout, declared, folder)
     return read(tensors, layout, declared, shardings, dtype, folder.name)
+
+
+def _prefixed(
+    tensors: Mapping[str, safetensors.Tensor], layout: WeightTable
+) -> Mapping[str, safetensors.Tensor]:
+    """Tensors with the trunk's prefix, which a folder of the trunk alone leaves out."""
+    if any(name.startswith(layout.prefix) for name in tensors):
+        return tensors
+    return {layout.prefix + name: tensor for name, tensor in tensors.items()}
 
 
 def load_trunk(
@@ -136,12 +145,7 @@ def load_trunk(
     Raises:
         CheckpointError: as `load`; every weight that is not optional must be there.
     """
-    tensors = folders.locate(folder)
-    names = {name for place in places(layout, declared).values() for name in place.names}
-    bare = {layout.prefix + name: tensor for name, tensor in tensors.items()}
-    if layout.prefix and not any(name.startswith(layout.prefix) for name in tensors):
-        tensors = bare
-    tensors = rename(tensors, layout, folder)
+    tensors = rename(_prefixed(folders.locate(folder), layout), layout, folder)
     absent = {
         ours
         for ours in optional
