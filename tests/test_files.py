@@ -128,7 +128,7 @@ def test_a_path_that_no_disk_could_have_is_refused(path, said):
         files.expand(path)
 
 
-@pytest.mark.parametrize("path", ["gs://bucket/a.jsonl", "s3:/bucket", "abfs://c@a/b", "ftp://h/x"])
+@pytest.mark.parametrize("path", ["gs://bucket/a.jsonl", "s3:/bucket", "abfs://a/b", "ftp://h/x"])
 def test_a_url_is_no_path(path):
     with pytest.raises(
         ConfigError, match=f"{path} is a URL; expected a path on a disk: (mount|copy)"
