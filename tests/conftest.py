@@ -12,6 +12,7 @@ from safety_jax.base import compilation
 from safety_jax.base import mesh as meshes
 from safety_jax.models import llama
 from safety_jax.models.execution import Execution
+from safety_jax.models.model import Model
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # One program at a time: two that wait for eight devices each can take each other's threads.
@@ -59,3 +60,9 @@ def execution(one_device) -> Execution:
 @pytest.fixture(scope="session")
 def weights(config, one_device):
     return llama.initialize(config, jax.random.key(0), one_device, jnp.float32)
+
+
+@pytest.fixture(scope="session")
+def small_model(config, execution, weights) -> Model:
+    """The three above; without adapters and tokenizer."""
+    return Model(config, execution, weights, None, None)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from samples import execute_on
+from samples import execute_on, whole_logits
 
-from safety_jax.models import llama
+from safety_jax.models.model import Model
 
 
 def by_transformers(model, ids: np.ndarray) -> np.ndarray:
@@ -23,9 +23,5 @@ def model_of(folder: Path):
 
 
 def by_us(config, weights, ids: np.ndarray, mesh, adapters=None) -> np.ndarray:
-    positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-    execution = execute_on(mesh, window=config.window)
-    hidden = llama.forward(
-        config, weights, jnp.asarray(ids), positions, jnp.ones(ids.shape, int), execution, adapters
-    )
-    return np.asarray(llama.logits(config, weights, hidden, mesh))
+    model = Model(config, execute_on(mesh, window=config.window), weights, adapters, None)
+    return np.asarray(whole_logits(model, jnp.asarray(ids)))

@@ -1,6 +1,7 @@
 """Small models and rows that several test files build."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,8 @@ from safety_jax.base import trees
 from safety_jax.base.batch import Tokens
 from safety_jax.models import llama, lora
 from safety_jax.models.execution import Execution
+from safety_jax.models.folders import hf
+from safety_jax.models.model import Model
 from tests.golden import cases, rows
 
 
@@ -17,6 +20,26 @@ def execute_on(mesh, remat: str = "none", window: int | None = None) -> Executio
     return Execution.build(
         mesh, window=window, compute_dtype=jnp.float32, backend="xla", remat=remat
     )
+
+
+def model_of(folder: Path, mesh, tokenizer=None) -> Model:
+    """The model of a Hugging Face folder, in float32."""
+    config = hf.read_config(folder)
+    weights = hf.load(folder, config, mesh, jnp.float32)
+    return Model(config, execute_on(mesh, window=config.window), weights, None, tokenizer)
+
+
+def moved(model: Model, mesh) -> Model:
+    """The same model on another mesh, without adapters."""
+    weights = jax.device_put(jax.device_get(model.weights), llama.shardings(model.config, mesh))
+    run = execute_on(mesh, window=model.config.window)
+    return Model(model.config, run, weights, None, model.tokenizer)
+
+
+@jax.jit
+def whole_logits(model: Model, ids) -> jax.Array:
+    """Float32 logits of whole rows [B, T], one example each."""
+    return model.logits(model.forward(Tokens.one_a_row(ids, jnp.ones(ids.shape, bool))))
 
 
 def random_adapters(config: llama.LlamaConfig, mesh, dropout: float = 0.0) -> lora.Adapters:

@@ -15,7 +15,7 @@ from safety_jax.data.mixing import mix
 from safety_jax.data.prompts import ALPACA, load_template
 from safety_jax.data.records import read_pairs, read_prompts, read_records
 from safety_jax.data.sources import open_source
-from safety_jax.data.tokenizer import load_tokenizer
+from safety_jax.models.folders.tokenizer import load_tokenizer
 
 pytestmark = pytest.mark.real_data
 

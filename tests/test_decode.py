@@ -1,7 +1,6 @@
 """Decoding: equal to `generate` of transformers, and the same whatever runs beside it."""
 
 import dataclasses
-import functools
 import math
 import os
 from pathlib import Path
@@ -10,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from samples import execute_on, random_adapters
+import tiny_tokenizers
+from samples import execute_on, model_of, moved, random_adapters, whole_logits
 
 from safety_jax.base import compilation
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.models import llama, lora
+from safety_jax.models import lora
 from safety_jax.models.decoding import generation
-from safety_jax.models.folders import hf
+from safety_jax.models.model import Model
 from tests.golden import cases
 
 GREEDY = generation.SamplingParams(
@@ -39,16 +39,14 @@ NUMBERS = [100 + number for number in range(len(PROMPTS))]
 EVERY = tuple(range(len(PROMPTS)))
 
 
-def setup(
-    config, run, settings=SAMPLED, eos=cases.DECODE_EOS, stop=None, **pace
-) -> generation.Setup:
-    return generation.Setup(config, run, settings, dataclasses.replace(PACE, **pace), eos, stop)
+def setup(settings=SAMPLED, eos=cases.DECODE_EOS, stop=None, **pace) -> generation.Setup:
+    return generation.Setup(settings, dataclasses.replace(PACE, **pace), eos, stop)
 
 
-def generate(made: generation.Setup, weights, which=EVERY, adapters=None):
+def generate(model: Model, made: generation.Setup, which=EVERY):
     """Completions of some prompts, by index."""
     prompts, numbers = [PROMPTS[i] for i in which], [NUMBERS[i] for i in which]
-    found = generation.generate(made, weights, adapters, prompts, numbers, SEED, None)
+    found = generation.generate(model, made, prompts, numbers, SEED, None)
     return dict(zip(which, found, strict=True))
 
 
@@ -57,8 +55,8 @@ def ids_of(found) -> dict[int, list[tuple[list[int], str]]]:
 
 
 @pytest.fixture(scope="module")
-def reference(config, weights, execution):
-    return generate(setup(config, execution), weights)
+def reference(small_model):
+    return generate(small_model, setup())
 
 
 # ---------------------------------------------------------------------------- transformers
@@ -72,15 +70,12 @@ def golden():
 @pytest.mark.parametrize(("name", "beams"), cases.DECODE_RUNS)
 def test_equals_generate(name, beams, tmp_path, one_device, golden):
     folder = cases.write_folder(tmp_path, cases.read_config(name))
-    config = hf.read_config(folder)
-    weights = hf.load(folder, config, one_device, jnp.float32)
-    run = execute_on(one_device, window=config.window)
+    model = model_of(folder, one_device)
     settings = dataclasses.replace(GREEDY, beams=beams)
     prompts = cases.decode_prompts(name)
     lanes = 3 if beams == 1 else 5 * beams  # of five prompts sampled, two wait
-    found = generation.generate(
-        setup(config, run, settings, lanes=lanes), weights, None, prompts, range(5), SEED, None
-    )
+    made = setup(settings, lanes=lanes)
+    found = generation.generate(model, made, prompts, range(5), SEED, None)
     for number, (answer,) in enumerate(found):
         expected = golden[f"{name}/{beams}/{number}"].tolist()
         assert answer.ids == expected
@@ -99,11 +94,8 @@ def test_beams_equal_generate_live(length_penalty, tmp_path, one_device):
     import transformers
 
     folder = cases.write_folder(tmp_path, cases.read_config("llama_grouped"))
-    config = hf.read_config(folder)
-    weights = hf.load(folder, config, one_device, jnp.float32)
     settings = dataclasses.replace(GREEDY, beams=3, candidates=3, length_penalty=length_penalty)
-    made = setup(config, execute_on(one_device), settings, eos=(30,), lanes=12)
-    found = generate(made, weights)
+    found = generate(model_of(folder, one_device), setup(settings, eos=(30,), lanes=12))
     model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     for number, prompt in enumerate(PROMPTS):
         expected = model.generate(
@@ -126,15 +118,14 @@ def test_a_trained_checkpoint_tells_the_same_story(beams, one_device):
     import transformers
 
     folder = Path(os.environ["SAFETY_JAX_SHARED"]) / "models" / "aidreams260k-hf"
-    config = hf.read_config(folder)
-    weights = hf.load(folder, config, one_device, jnp.float32)
+    ours = model_of(folder, one_device)
     random = np.random.default_rng(0)
     prompts = [
-        [1, *random.integers(3, config.vocabulary_size, n).tolist()] for n in (0, 1, 4, 40, 11)
+        [1, *random.integers(3, ours.config.vocabulary_size, n).tolist()] for n in (0, 1, 4, 40, 11)
     ]
     settings = dataclasses.replace(GREEDY, beams=beams, max_new_tokens=100)
-    made = setup(config, execute_on(one_device), settings, eos=(1, 2), lanes=4 * beams)
-    found = generation.generate(made, weights, None, prompts, range(5), SEED, None)
+    made = setup(settings, eos=(1, 2), lanes=4 * beams)
+    found = generation.generate(ours, made, prompts, range(5), SEED, None)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     for prompt, (answer,) in zip(prompts, found, strict=True):
         expected = model.generate(
@@ -154,103 +145,95 @@ def test_answers_end_at_different_lengths(reference):
     assert {answer.finish for row in reference.values() for answer in row} == {"eos", "length"}
 
 
-def test_the_same_in_other_lanes_chunks_and_buckets(config, weights, execution, reference):
-    made = setup(config, execution, lanes=10, bucket_tokens=16, chunk_steps=5, prefill_prompts=2)
-    assert ids_of(generate(made, weights)) == ids_of(reference)
+def test_the_same_in_other_lanes_chunks_and_buckets(small_model, reference):
+    made = setup(lanes=10, bucket_tokens=16, chunk_steps=5, prefill_prompts=2)
+    assert ids_of(generate(small_model, made)) == ids_of(reference)
 
 
-def test_the_same_alone_and_whatever_the_number_of_candidates(
-    config, weights, execution, reference
-):
-    alone = generate(setup(config, execution), weights, [3])
+def test_the_same_alone_and_whatever_the_number_of_candidates(small_model, reference):
+    alone = generate(small_model, setup(), [3])
     assert ids_of(alone)[3] == ids_of(reference)[3]
     fewer = dataclasses.replace(SAMPLED, candidates=2)
-    found = generate(setup(config, execution, fewer), weights)
+    found = generate(small_model, setup(fewer))
     assert all(ids_of(found)[i] == row[:2] for i, row in ids_of(reference).items())
 
 
-def test_eight_devices_write_the_same(config, weights, eight_devices, reference):
-    spread = jax.device_put(jax.device_get(weights), llama.shardings(config, eight_devices))
-    made = setup(config, execute_on(eight_devices), lanes=12, prefill_prompts=4)
-    assert ids_of(generate(made, spread)) == ids_of(reference)
+def test_eight_devices_write_the_same(small_model, eight_devices, reference):
+    made = setup(lanes=12, prefill_prompts=4)
+    assert ids_of(generate(moved(small_model, eight_devices), made)) == ids_of(reference)
 
 
-def test_eight_devices_search_the_same(config, weights, execution, eight_devices):
+def test_eight_devices_search_the_same(small_model, eight_devices):
     settings = dataclasses.replace(GREEDY, beams=4, candidates=4)
-    alone = generate(setup(config, execution, settings, lanes=16), weights)
-    spread = jax.device_put(jax.device_get(weights), llama.shardings(config, eight_devices))
-    made = setup(config, execute_on(eight_devices), settings, lanes=16, prefill_prompts=4)
-    assert ids_of(generate(made, spread)) == ids_of(alone)
+    alone = generate(small_model, setup(settings, lanes=16))
+    made = setup(settings, lanes=16, prefill_prompts=4)
+    assert ids_of(generate(moved(small_model, eight_devices), made)) == ids_of(alone)
 
 
-def test_a_second_call_compiles_nothing(config, weights, execution, reference):
-    """Nor do other prompts, of other lengths and another number, at another seed."""
+def test_a_second_call_compiles_nothing(small_model, reference):
+    """Nor do other prompts, of other lengths and another number, at another seed, nor another
+    tokenizer."""
     counter = compilation.Counter()
     random = np.random.default_rng(1)
     prompts = [random.integers(21, 96, n).tolist() for n in (30, 2, 11, 1, 23, 6, 14, 28, 3)]
-    found = generation.generate(
-        setup(config, execution), weights, None, prompts, range(9), SEED + 1, None
-    )
+    other = dataclasses.replace(small_model, tokenizer=tiny_tokenizers.llama())
+    found = generation.generate(other, setup(), prompts, range(9), SEED + 1, None)
     assert [len(row) for row in found] == [SAMPLED.candidates] * 9
     assert counter.programs == 0
 
 
-def test_candidates_and_seeds_differ(config, weights, execution, reference):
+def test_candidates_and_seeds_differ(small_model, reference):
     for row in reference.values():
         assert len({tuple(answer.ids) for answer in row}) > 1
-    made = setup(config, execution)
-    other = generation.generate(made, weights, None, PROMPTS, NUMBERS, SEED + 1, None)
+    other = generation.generate(small_model, setup(), PROMPTS, NUMBERS, SEED + 1, None)
     assert [row[0].ids for row in other] != [row[0].ids for row in reference.values()]
 
 
 # ---------------------------------------------------------------------------- log-probabilities
 
 
-@functools.partial(jax.jit, static_argnames=("config", "run"))
-def logprobs(config, weights, run, ids, adapters):
-    positions, ones = jnp.arange(64)[None], jnp.ones(ids.shape, int)
-    hidden = llama.forward(config, weights, ids, positions, ones, run, adapters)
-    return jax.nn.log_softmax(llama.logits(config, weights, hidden, run.mesh))[0]
-
-
-def uncached(config, weights, run, prompt, answer, adapters=None) -> float:
+def uncached(model: Model, prompt, answer) -> float:
     """Log-probability of the answer by one forward pass over prompt and answer."""
     whole = prompt + answer.ids
     ids = np.array([whole + [0] * (64 - len(whole))])  # causal: what follows changes nothing
-    found = np.asarray(logprobs(config, weights, run, ids, adapters))
+    found = np.asarray(jax.nn.log_softmax(whole_logits(model, ids)))[0]
     return float(found[np.arange(len(prompt) - 1, len(whole) - 1), answer.ids].sum())
 
 
-def test_cached_equals_uncached(config, weights, execution, reference):
+def test_cached_equals_uncached(small_model, reference):
     for number in (1, 3):
         for answer in reference[number]:
-            expected = uncached(config, weights, execution, PROMPTS[number], answer)
+            expected = uncached(small_model, PROMPTS[number], answer)
             assert answer.logprobs_sum == pytest.approx(expected, abs=1e-4 * len(answer.ids))
 
 
-def test_a_window_holds_in_prompt_and_answer(config, weights, one_device):
-    windowed = dataclasses.replace(config, window=6)
-    run = execute_on(one_device, window=6)
-    found = generate(setup(windowed, run), weights, [1, 3])
+def test_a_window_holds_in_prompt_and_answer(small_model, one_device):
+    config, run = (
+        dataclasses.replace(small_model.config, window=6),
+        execute_on(one_device, window=6),
+    )
+    windowed = dataclasses.replace(small_model, config=config, execution=run)
+    found = generate(windowed, setup(), [1, 3])
     for number, row in found.items():
-        expected = uncached(windowed, weights, run, PROMPTS[number], row[0])
+        expected = uncached(windowed, PROMPTS[number], row[0])
         assert row[0].logprobs_sum == pytest.approx(expected, abs=1e-4 * len(row[0].ids))
 
 
-def test_adapters_applied_equal_adapters_merged(config, weights, execution):
-    adapters = random_adapters(config, execution.mesh)
-    made = setup(config, execution)
-    applied = generate(made, weights, [0, 1], adapters)
-    merged = generate(made, lora.merge(weights, adapters), [0, 1])
+def test_adapters_applied_equal_adapters_merged(small_model):
+    adapters = random_adapters(small_model.config, small_model.mesh)
+    adapted = dataclasses.replace(small_model, adapters=adapters)
+    whole = dataclasses.replace(small_model, weights=lora.merge(small_model.weights, adapters))
+    applied = generate(adapted, setup(), [0, 1])
+    merged = generate(whole, setup(), [0, 1])
     assert ids_of(applied) == ids_of(merged)
     answer = applied[1][0]
-    expected = uncached(config, weights, execution, PROMPTS[1], answer, adapters)
+    expected = uncached(adapted, PROMPTS[1], answer)
     assert answer.logprobs_sum == pytest.approx(expected, abs=1e-4 * len(answer.ids))
 
 
-def test_a_bfloat16_cache_is_near(config, weights, execution):
+def test_a_bfloat16_cache_is_near(small_model):
     exact, near = (
-        generate(setup(config, execution, FIRST, eos=(), cache_dtype=dtype), weights)
+        generate(small_model, setup(FIRST, eos=(), cache_dtype=dtype))
         for dtype in (jnp.float32, jnp.bfloat16)
     )
     gaps = []
@@ -264,7 +247,7 @@ def test_a_bfloat16_cache_is_near(config, weights, execution):
 # ---------------------------------------------------------------------------- ends and errors
 
 
-def test_stop_strings_cut_text_tokens_and_log_probability(config, weights, execution, reference):
+def test_stop_strings_cut_text_tokens_and_log_probability(small_model, reference):
     def text(ids) -> str:
         return "".join(f"<{number}>" for number in ids)
 
@@ -272,13 +255,13 @@ def test_stop_strings_cut_text_tokens_and_log_probability(config, weights, execu
     assert len(whole.ids) > 4
     # Ends inside the fourth token's text, and begins inside the third's.
     string = text(whole.ids)[len(text(whole.ids[:3])) - 1 : len(text(whole.ids[:4])) - 1]
-    stopped = generate(setup(config, execution, stop=generation.Stop((string,), text)), weights)
+    stopped = generate(small_model, setup(stop=generation.Stop((string,), text)))
     answer = stopped[3][0]
     assert answer.finish == "stop"
     assert answer.ids == whole.ids[: len(answer.ids)] and string in text(answer.ids)
     assert string not in text(answer.ids[:-1])
     assert answer.text == text(whole.ids).split(string)[0]
-    expected = uncached(config, weights, execution, PROMPTS[3], answer)
+    expected = uncached(small_model, PROMPTS[3], answer)
     assert answer.logprobs_sum == pytest.approx(expected, abs=1e-3)
     for number, row in reference.items():
         for before, after in zip(row, stopped[number], strict=True):
@@ -288,30 +271,27 @@ def test_stop_strings_cut_text_tokens_and_log_probability(config, weights, execu
                 assert (after.ids, after.text) == (before.ids, text(plain))
 
 
-def test_one_token_and_no_prompts(config, weights, execution):
-    found = generate(setup(config, execution, FIRST, eos=()), weights)
+def test_one_token_and_no_prompts(small_model):
+    found = generate(small_model, setup(FIRST, eos=()))
     assert all(len(a.ids) == 1 and a.finish == "length" for row in found.values() for a in row)
     assert all(math.isfinite(a.logprobs_sum) for row in found.values() for a in row)
-    assert generate(setup(config, execution), weights, []) == {}
+    assert generate(small_model, setup(), []) == {}
 
 
-def test_the_bar_counts_tokens_and_prompts(config, weights, execution, capsys):
-    generation.generate(
-        setup(config, execution), weights, None, PROMPTS[:2], NUMBERS[:2], SEED, "answers"
-    )
+def test_the_bar_counts_tokens_and_prompts(small_model, capsys):
+    generation.generate(small_model, setup(), PROMPTS[:2], NUMBERS[:2], SEED, "answers")
     shown = capsys.readouterr().err
     assert "answers: 100%" in shown and "2/2" in shown and "tokens/s" in shown
 
 
-def test_refused(config, weights, execution, eight_devices):
-    made = setup(config, execution)
-    for prompt in ([], [config.vocabulary_size], [-1]):
+def test_refused(small_model, one_device, eight_devices):
+    for prompt in ([], [small_model.config.vocabulary_size], [-1]):
         with pytest.raises(DataError, match="prompt 7 has .* use the model's own tokenizer"):
-            generation.generate(made, weights, None, [prompt], [7], SEED, None)
+            generation.generate(small_model, setup(), [prompt], [7], SEED, None)
     with pytest.raises(ConfigError, match="lanes 6 does not divide over mesh data x fsdp = 4"):
-        setup(config, execute_on(eight_devices), lanes=6, prefill_prompts=4).check()
+        setup(lanes=6, prefill_prompts=4).check(eight_devices)
     beams = dataclasses.replace(GREEDY, beams=4)
     with pytest.raises(ConfigError, match="beam search ends at token ids only"):
-        setup(config, execution, beams, stop=generation.Stop(("x",), str)).check()
+        setup(beams, stop=generation.Stop(("x",), str)).check(one_device)
     with pytest.raises(ConfigError, match="chunk_steps 0"):
-        setup(config, execution, chunk_steps=0).check()
+        setup(chunk_steps=0).check(one_device)

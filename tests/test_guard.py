@@ -2,22 +2,19 @@
 
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from judge_folders import CONVERSATIONS, GUARD3, conversation, write_guard
-from samples import execute_on
+from samples import model_of, whole_logits
 
 from configs import score as score_config
 from safety_jax.base.errors import CheckpointError, ConfigError
-from safety_jax.data import tokenizer
 from safety_jax.data.formats import Message
 from safety_jax.judges import guard, registry
 from safety_jax.judges.judge import Conversation
 from safety_jax.judges.planned import PlannedJudge, Resources
-from safety_jax.models import llama
-from safety_jax.models.folders import hf, hf_config
+from safety_jax.models.folders import tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -40,18 +37,8 @@ def plan(mesh, folder: Path, kind: str, **changes) -> PlannedJudge:
 
 def next_logprobs(folder: Path, mesh, ids: list[int]) -> np.ndarray:
     """log P of every next token behind one row, from whole logits."""
-    config = hf_config.read_config(folder)
-    weights = hf.load(folder, config, mesh, jnp.float32)
     row = jnp.asarray([ids], jnp.int32)
-    ones = jnp.ones(row.shape, jnp.int32)
-    positions = jnp.arange(len(ids), dtype=jnp.int32)[None]
-
-    @jax.jit
-    def logits_of(weights):
-        hidden = llama.forward(config, weights, row, positions, ones, execute_on(mesh))
-        return llama.logits(config, weights, hidden, mesh)
-
-    logits = np.asarray(logits_of(weights))[0, -1].astype(np.float64)
+    logits = np.asarray(whole_logits(model_of(folder, mesh), row))[0, -1].astype(np.float64)
     return logits - np.logaddexp.reduce(logits)
 
 

@@ -13,6 +13,7 @@ from safety_jax.base import trees
 from safety_jax.base.errors import ConfigError
 from safety_jax.maths import logprobs, losses
 from safety_jax.models import llama, rotary
+from safety_jax.models.model import Model
 
 ROWS = [[11, 7, 9], [20, 5], [29]]
 
@@ -22,12 +23,10 @@ def loss_and_gradient(config, weights, adapters, tokens, run):
 
     def loss(weights, leaves):
         given = dataclasses.replace(adapters, weights=leaves)
-        hidden = llama.forward(
-            config, weights, tokens.ids, tokens.positions, tokens.segments, run, given
+        model = Model(config, run, weights, given, None)
+        scores = logprobs.token_logprobs(
+            model.forward(tokens), model.head(), *logprobs.shift(tokens), chunk_tokens=8
         )
-        targets, mask = logprobs.shift(tokens)
-        head = llama.head(config, weights, run.mesh)
-        scores = logprobs.token_logprobs(hidden, head, targets, mask, chunk_tokens=8)
         return losses.sft(scores).loss
 
     return jax.jit(jax.value_and_grad(loss, (0, 1)))(weights, adapters.weights)
@@ -85,8 +84,8 @@ def test_causality_by_zero_gradient(window, config, weights, one_device):
 
     def output(inputs):
         moved = {**weights, "embedding": inputs}
-        ids = jnp.arange(20)[None]
-        hidden = llama.forward(config, moved, ids, tokens.positions, tokens.segments, run)
+        rows = dataclasses.replace(tokens, ids=jnp.arange(20)[None])
+        hidden = Model(config, run, moved, None, None).forward(rows)
         return jnp.sin(hidden[0, where]).sum()
 
     reach = np.abs(jax.grad(output)(table)).max(axis=1)

@@ -12,14 +12,13 @@ import tiny_tokenizers
 from asked import LIMITS, WINDOW, by_hand, logprobs, tiny_model
 from lm_eval import evaluator
 from lm_eval.api.instance import Instance
-from samples import execute_on
+from samples import model_of
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.evaluation.harness import lm_eval_tasks
 from safety_jax.evaluation.harness.language_model import HarnessLM, read_settings
-from safety_jax.evaluation.harness.loglikelihood import ScoredModel
 from safety_jax.models.decoding import generation
-from safety_jax.models.folders import hf, hf_config
+from safety_jax.models.model import Model
 from tests.golden import cases
 
 PACE = generation.Pace(
@@ -36,7 +35,7 @@ def tokens():
 
 
 @pytest.fixture(scope="module")
-def model(config, execution, tokens) -> ScoredModel:
+def model(config, execution, tokens) -> Model:
     return tiny_model(config, execution, tokens)
 
 
@@ -349,9 +348,7 @@ def in_both(folder: Path, tokens, mesh):
     cases.write_folder(folder, config)
     tokens.save_pretrained(folder)
     theirs = HFLM(str(folder), device="cpu", dtype="float32", batch_size=4, max_length=WINDOW)
-    small = hf_config.read_config(folder)
-    weights = hf.load(folder, small, mesh, jnp.float32)
-    model = ScoredModel(small, execute_on(mesh), weights, None, tokens)
+    model = model_of(folder, mesh, tokens)
     return theirs, HarnessLM(model, LIMITS, PACE, (tokens.eos_token_id,), 1)
 
 

@@ -2,19 +2,18 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 import tiny_tokenizers
 from asked import LIMITS, WINDOW, by_hand, logprobs, tiny_model
-from samples import execute_on, random_adapters
+from samples import moved, random_adapters
 
-from safety_jax.evaluation.harness.loglikelihood import ContextPair, LikelihoodScorer, ScoredModel
-from safety_jax.models import llama
+from safety_jax.evaluation.harness.loglikelihood import ContextPair, LikelihoodScorer
+from safety_jax.models.model import Model
 
 
 @pytest.fixture(scope="module")
-def model(config, execution) -> ScoredModel:
+def model(config, execution) -> Model:
     return tiny_model(config, execution, tiny_tokenizers.llama())
 
 
@@ -45,14 +44,9 @@ def random_pairs(vocabulary: int) -> list[ContextPair]:
 def test_likelihoods_are_those_of_whole_logits(model, eight_devices, spread):
     other = model
     if spread:
-        model = dataclasses.replace(model, adapters=random_adapters(model.config, model.run.mesh))
-        placed = jax.device_put(model.weights, llama.shardings(model.config, eight_devices))
-        other = dataclasses.replace(
-            model,
-            run=execute_on(eight_devices),
-            weights=placed,
-            adapters=random_adapters(model.config, eight_devices),
-        )
+        model = dataclasses.replace(model, adapters=random_adapters(model.config, model.mesh))
+        adapters = random_adapters(model.config, eight_devices)
+        other = dataclasses.replace(moved(model, eight_devices), adapters=adapters)
     pairs = random_pairs(model.config.vocabulary_size)
     found = LikelihoodScorer(other, LIMITS).score(pairs, None)
     for pair, one in zip(pairs, found, strict=True):

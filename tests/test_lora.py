@@ -9,17 +9,18 @@ import pytest
 from samples import random_adapters
 
 from safety_jax.base import trees
+from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import ConfigError
 from safety_jax.models import llama, lora
+from safety_jax.models.model import Model
 
-IDS = jnp.arange(24)[None] % 17
-POSITIONS, SEGMENTS = jnp.arange(24)[None], jnp.ones((1, 24), int)
+ROW = Tokens.one_a_row(jnp.arange(24)[None] % 17, jnp.ones((1, 24), bool))
 
 
 @pytest.fixture(scope="module")
 def forward(config, execution):
     def run(weights, adapters):
-        return llama.forward(config, weights, IDS, POSITIONS, SEGMENTS, execution, adapters)
+        return Model(config, execution, weights, adapters, None).forward(ROW)
 
     return jax.jit(run)
 

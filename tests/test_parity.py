@@ -19,8 +19,9 @@ from samples import execute_on, golden_adapters
 from safety_jax.base import trees
 from safety_jax.base.batch import Tokens
 from safety_jax.maths import logprobs, losses
-from safety_jax.models import llama, lora
+from safety_jax.models import lora
 from safety_jax.models.folders import hf
+from safety_jax.models.model import Model
 from safety_jax.training import likelihood, optim
 from safety_jax.training import step as steps
 from tests.golden import cases, rows
@@ -36,10 +37,8 @@ def tokens_of(ids: np.ndarray) -> Tokens:
 def logits_of(config, weights, ids, execution, adapters=None) -> np.ndarray:
     @jax.jit
     def forward(weights, adapters, tokens):
-        hidden = llama.forward(
-            config, weights, tokens.ids, tokens.positions, tokens.segments, execution, adapters
-        )
-        return llama.logits(config, weights, hidden, execution.mesh)
+        model = Model(config, execution, weights, adapters, None)
+        return model.logits(model.forward(tokens))
 
     return np.asarray(forward(weights, adapters, tokens_of(ids)))
 
@@ -175,14 +174,9 @@ def make_loss(tuned, full: bool):
 
     def loss(trainable, frozen, tokens, total, key):
         weights, adapters = (trainable, None) if full else (frozen, adapters_of(trainable))
-        hidden = llama.forward(
-            config, weights, tokens.ids, tokens.positions, tokens.segments, execution, adapters
-        )
+        model = Model(config, execution, weights, adapters, None)
         scores = logprobs.token_logprobs(
-            hidden,
-            llama.head(config, weights, execution.mesh),
-            *logprobs.shift(tokens),
-            chunk_tokens=16,
+            model.forward(tokens), model.head(), *logprobs.shift(tokens), chunk_tokens=16
         )
         sums = losses.sft(scores)
         return {"loss": sums.loss / total, "correct": sums.correct / total}

@@ -13,8 +13,8 @@ from test_end_to_end import inputs  # noqa: F401
 
 from configs import reward as reward_config
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import tokenizer as tokenizers
 from safety_jax.models.encoders import heads
+from safety_jax.models.folders import tokenizer as tokenizers
 from safety_jax.stages import reward
 from safety_jax.training import metrics
 from tests import tiny_tokenizers

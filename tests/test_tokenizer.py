@@ -7,7 +7,7 @@ import pytest
 import sentencepiece
 
 from safety_jax.base.errors import CheckpointError
-from safety_jax.data.tokenizer import load_tokenizer
+from safety_jax.models.folders.tokenizer import load_tokenizer
 from tests.tiny_tokenizers import CHATML, CORPUS, llama, sentencepiece_model
 
 

@@ -10,13 +10,13 @@ from judge_folders import write_guard
 from test_guard import by_hand, next_logprobs, verdict_sets
 
 from safety_jax.base.errors import ConfigError
-from safety_jax.data import tokenizer
 from safety_jax.data.formats import Message
 from safety_jax.evaluation.measures import win_rates
 from safety_jax.evaluation.measures.win_rates import PairwiseOutcome
 from safety_jax.judges import guard_specs, pairwise
 from safety_jax.judges.judge import scored, unscored
 from safety_jax.judges.planned import PlannedJudge, Resources
+from safety_jax.models.folders import tokenizer
 
 PROMPT = (Message("user", "Name three colours."),)
 HOSTILE = [

@@ -12,6 +12,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 
@@ -41,6 +42,19 @@ class Tokens:
     positions: Int[Any, "*B T"]
     segments: Int[Any, "*B T"]
     mask: Bool[Any, "*B T"]
+
+    @classmethod
+    def one_a_row(cls, ids: Int[Any, "B T"], real: Bool[Any, "B T"]) -> "Tokens":
+        """Right-padded rows of one example each, which are read and not learned from.
+
+        ids        5 6 7 0
+        real       1 1 1 0
+        positions  0 1 2 3
+        segments   1 1 1 0
+        mask       0 0 0 0
+        """
+        positions = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
+        return cls(ids, positions, real.astype(jnp.int32), jnp.zeros(ids.shape, bool))
 
 
 @jax.tree_util.register_dataclass

@@ -20,14 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from safety_jax.base import trees
+from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import CheckpointError, ConfigError
 from safety_jax.data.formats import Message
 from safety_jax.judges.batching import Batcher, TokenRow
 from safety_jax.judges.judge import Conversation, JudgeCard, Score, scored, unscored
 from safety_jax.judges.sequence import NoPlace, render, special_token
-from safety_jax.models import layers, llama
-from safety_jax.models.execution import Execution
+from safety_jax.models import layers
+from safety_jax.models.model import Model
 
 Words = tuple[str, str]
 
@@ -37,16 +37,18 @@ class FirstTokenReader:
     """A causal language model that is asked for the probability of single words.
 
     Attributes:
-        weights: of `config`.
+        model: with its tokenizer.
         floor: the least probability that the two words must have together.
     """
 
-    config: llama.LlamaConfig
-    weights: trees.Tree
-    run: Execution
-    tokenizer: PreTrainedTokenizerBase
+    model: Model
     batcher: Batcher
     floor: float
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        assert self.model.tokenizer is not None
+        return self.model.tokenizer
 
     def tokens(self, text: str) -> list[int]:
         """Ids of a text that spells its special tokens itself."""
@@ -86,7 +88,7 @@ class FirstTokenReader:
             text if isinstance(text, Score) else self._row(text) for text in texts
         ]
         wanted = [row for row in rows if isinstance(row, TokenRow)]
-        logs = self.batcher.run(compiled, self.weights, wanted) if wanted else np.zeros((0, 2))
+        logs = self.batcher.run(compiled, self.model, wanted) if wanted else np.zeros((0, 2))
         answers = iter(logs.astype(np.float64))
         found: list[Score | tuple[float, float]] = []
         for row in rows:
@@ -102,8 +104,8 @@ class FirstTokenReader:
         return found
 
     def compile(self, first: Sequence[int], second: Sequence[int]) -> Callable[..., Any]:
-        """`verdict` of this model."""
-        return self.batcher.compile(verdict(self.config, self.run, first, second))
+        """`verdict`, for batches of this model."""
+        return self.batcher.compile(verdict(first, second))
 
     def continuations(
         self, compiled: Callable[..., Any], texts: Sequence[str], max_tokens: int
@@ -120,7 +122,7 @@ class FirstTokenReader:
             if not room:
                 break
             batch = [TokenRow(rows[i], [0] * len(rows[i])) for i in room]
-            tokens = self.batcher.run(compiled, self.weights, batch)
+            tokens = self.batcher.run(compiled, self.model, batch)
             for i, token in zip(room, tokens[:, 0], strict=True):
                 rows[i].append(int(token))
         ends = [
@@ -132,8 +134,8 @@ class FirstTokenReader:
     def compile_greedy(self) -> Callable[..., Any]:
         """The likeliest next token, `[B, 1]`."""
         return self.batcher.compile(
-            lambda weights, ids, types, mask: jnp.argmax(
-                next_logits(self.config, self.run, weights, ids, mask), axis=-1, keepdims=True
+            lambda model, ids, types, mask: jnp.argmax(
+                next_logits(model, ids, mask), axis=-1, keepdims=True
             )
         )
 
@@ -144,14 +146,12 @@ class FirstTokenReader:
         return TokenRow(ids, [0] * len(ids))
 
 
-def verdict(
-    config: llama.LlamaConfig, run: Execution, first: Sequence[int], second: Sequence[int]
-) -> Callable[..., Any]:
-    """A function of (weights, ids, types, mask): log P of the next token being in each of two sets,
+def verdict(first: Sequence[int], second: Sequence[int]) -> Callable[..., Any]:
+    """A function of (model, ids, types, mask): log P of the next token being in each of two sets,
     `[B, 2]`."""
 
-    def logs(weights: trees.Tree, ids, types, mask) -> jax.Array:
-        logits = next_logits(config, run, weights, ids, mask)
+    def logs(model: Model, ids, types, mask) -> jax.Array:
+        logits = next_logits(model, ids, mask)
         everything = jax.nn.logsumexp(logits, axis=-1)
         sets = [jnp.asarray(tokens, jnp.int32) for tokens in (first, second)]
         found = [jax.nn.logsumexp(logits[:, tokens], axis=-1) - everything for tokens in sets]
@@ -160,15 +160,10 @@ def verdict(
     return logs
 
 
-def next_logits(
-    config: llama.LlamaConfig, run: Execution, weights: trees.Tree, ids, mask
-) -> jax.Array:
+def next_logits(model: Model, ids, mask) -> jax.Array:
     """Float32 logits behind the last real token of each row, `[B, V]`."""
-    positions = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
-    segments = mask.astype(jnp.int32)
-    hidden = llama.forward(config, weights, ids, positions, segments, run)
-    last = layers.read_token(hidden, mask, "last")[:, None]
-    return llama.logits(config, weights, last, run.mesh)[:, 0]
+    hidden = model.forward(Tokens.one_a_row(ids, mask))
+    return model.logits(layers.read_token(hidden, mask, "last")[:, None])[:, 0]
 
 
 def worded(

@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from safety_jax.base.errors import ConfigError
-from safety_jax.data import tokenizer
 from safety_jax.judges import guard, pairwise
 from safety_jax.judges.batching import Batcher
 from safety_jax.judges.judge import BETTER, HARMFUL, REFUSING, Judge, JudgeCard
 from safety_jax.judges.planned import PlannedJudge, Resources, Spec, max_tokens, resolve_folder
 from safety_jax.models import llama
 from safety_jax.models.execution import Execution
-from safety_jax.models.folders import hf, hf_config
+from safety_jax.models.folders import hf, hf_config, tokenizer
 from safety_jax.models.folders import hub as folders
+from safety_jax.models.model import Model
 
 
 def _guard(
@@ -58,20 +58,15 @@ def _guard(
         backend=resources.attention,
         remat="none",
     )
-    reader = guard.FirstTokenReader(
-        config=config,
-        run=run,
-        tokenizer=tokenizer.load_tokenizer(folder),
-        batcher=Batcher(mesh, longest, resources.tokens_per_batch),
-        floor=floor,
-        weights={},
-    )
+    unread = Model(config, run, {}, None, tokenizer.load_tokenizer(folder))
+    batcher = Batcher(mesh, longest, resources.tokens_per_batch)
+    reader = guard.FirstTokenReader(unread, batcher, floor)
     make(card, reader)  # whatever can be wrong with tokenizer and template shows without weights
     stored = resources.stored()
 
     def load() -> Judge:
-        weights = hf.load(folder, config, mesh, stored)
-        return make(card, dataclasses.replace(reader, weights=weights))
+        model = dataclasses.replace(unread, weights=hf.load(folder, config, mesh, stored))
+        return make(card, dataclasses.replace(reader, model=model))
 
     return PlannedJudge(card, load, None)
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from safety_jax.base import files
 from safety_jax.base.errors import ConfigError
-from safety_jax.data import tokenizer
 from safety_jax.judges import combine, guard_specs, moderation, refusal, sequence
 from safety_jax.judges.batching import Batcher
 from safety_jax.judges.judge import HARMFUL, Judge, JudgeCard
@@ -28,6 +27,7 @@ from safety_jax.judges.planned import (
 from safety_jax.models.encoders import heads
 from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hub as folders
+from safety_jax.models.folders import tokenizer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -159,14 +159,20 @@ def build(
             f"model.attention {name!r} runs on {PLATFORMS[name]} only, this is {platform}; "
             "use model.attention=auto"
         )
-    function: Attention = {
+    function = _bound(name, mesh, window)
+    if verify and name != "xla":
+        check_segments(function, _bound("xla", mesh, window), mesh, name, compute_dtype)
+    return function
+
+
+@functools.cache
+def _bound(name: str, mesh: Mesh, window: int | None) -> Attention:
+    """One function for all models that are run alike: what was compiled for one serves the next."""
+    return {
         "xla": functools.partial(xla, window=window),
         "cudnn": functools.partial(cudnn, window=window),
         "splash": functools.partial(splash, window=window, mesh=mesh, interpret=False),
     }[name]
-    if verify and name != "xla":
-        check_segments(function, functools.partial(xla, window=window), mesh, name, compute_dtype)
-    return function
 
 
 def check_segments(

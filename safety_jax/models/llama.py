@@ -3,28 +3,28 @@
 Families differ by config values only. Layers are stacked on axis 0 and run by one `lax.scan`;
 kernels keep Hugging Face's `[out, in]` orientation, so that weights stream in and out unchanged.
 
-A model is its `Config` and a nested dict of arrays; the NNX modules below declare each parameter
-once (shape, initializer, logical axes) and hold the forward pass. Adapters enter in `Projection`
-alone, as a second tree beside the weights.
+The NNX modules below declare each parameter once (shape, initializer, logical axes) and hold the
+forward pass; `model.Model` binds them to weights. Adapters enter in `Projection` alone, as a second
+tree beside the weights.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from safety_jax.base import mesh as meshes
 from safety_jax.base import trees
 from safety_jax.models import declaration, lora
 from safety_jax.models.execution import REMAT, Execution
-from safety_jax.models.rotary import Rope, angles, rotate
+from safety_jax.models.rotary import Rope, rotate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,110 +217,3 @@ class Llama(nnx.Module):
         stacked = (self.layers, lora.by_layer(adapters))
         x, kept = jax.lax.scan(body, self.embed(ids, run), stacked)
         return norm(x, self.final_norm, self.config), kept
-
-
-# ---------------------------------------------------------------------------- forward
-
-
-def forward(
-    config: LlamaConfig,
-    weights: trees.Tree,
-    ids: Int[Array, "B T"],
-    positions: Int[Array, "B T"],
-    segments: Int[Array, "B T"],
-    run: Execution,
-    adapters: lora.Adapters | None = None,
-) -> Float[Array, "B T D"]:
-    """The last hidden state, normed, in `run.compute_dtype`.
-
-    Without `adapters` this is the base model, bit for bit: the DPO reference is the same call.
-    """
-
-    def attend(q, k, v):
-        return run.attention(q, k, v, segments), None
-
-    turned = angles(config.rope, config.head_size, positions)
-    hidden, _ = declaration.bind(Llama, config, weights)(ids, turned, run, adapters, attend)
-    return hidden
-
-
-def keys_and_values(
-    config: LlamaConfig,
-    weights: trees.Tree,
-    ids: Int[Array, "B T"],
-    positions: Int[Array, "B T"],
-    segments: Int[Array, "B T"],
-    run: Execution,
-    adapters: lora.Adapters | None,
-) -> tuple[Float[Array, "L B T K E"], Float[Array, "L B T K E"]]:
-    """What later tokens attend to: every layer's keys, already rotated, and values."""
-
-    def attend(q, k, v):
-        return run.attention(q, k, v, segments), (k, v)
-
-    turned = angles(config.rope, config.head_size, positions)
-    _, kept = declaration.bind(Llama, config, weights)(ids, turned, run, adapters, attend)
-    return kept
-
-
-class Unrolled(NamedTuple):
-    """Weights for `step`: what stands around the layers, each layer's kernels and adapters, and the
-    output matrix [D V], which XLA's CPU matmul reads in half the time that [V D] takes."""
-
-    ends: trees.Tree
-    layers: tuple[tuple[trees.Tree, dict[str, lora.Leaves]], ...]
-    head: Any
-
-
-def unroll(weights: trees.Tree, adapters: lora.Adapters | None) -> Unrolled:
-    """Every layer's weights as arrays of their own."""
-    stacked = (weights["layers"], lora.by_layer(adapters))
-    count = jax.tree.leaves(stacked)[0].shape[0]
-    layers = [jax.tree.map(lambda leaf, n=number: leaf[n], stacked) for number in range(count)]
-    ends = {name: leaf for name, leaf in weights.items() if name != "layers"}
-    table = weights["head"] if "head" in weights else weights["embedding"]
-    return Unrolled(ends, tuple(layers), table.T)
-
-
-def step(
-    config: LlamaConfig,
-    weights: Unrolled,
-    ids: Int[Array, "B T"],
-    positions: Int[Array, "B T"],
-    run: Execution,
-    attends: Sequence[Attend],
-) -> tuple[Float[Array, "B T V"], list[Any]]:
-    """Float32 logits of new tokens whose past lies in a cache, and the caches after them.
-
-    Layers are unrolled, so that each cache is an array of its own, read where it lies and updated
-    in place: a slice of stacked caches would be copied before every matrix product.
-
-    Args:
-        attends: for each layer, what takes (q, k, v) to (attended, the layer's cache).
-    """
-    model, turned = (
-        declaration.bind(Llama, config, weights.ends),
-        angles(config.rope, config.head_size, positions),
-    )
-    x, kept = model.embed(ids, run), []
-    for (kernels, leaves), attend in zip(weights.layers, attends, strict=True):
-        layer = declaration.fill(model.layers, kernels)
-        x, of_layer = layer(x, turned, run, leaves, attend)
-        kept.append(of_layer)
-    table = meshes.gather(weights.head, run.mesh, ("embed", "vocab")).astype(x.dtype)
-    normed = norm(x, model.final_norm, config)
-    return jnp.einsum("btd,dv->btv", normed, table, preferred_element_type=jnp.float32), kept
-
-
-def head(config: LlamaConfig, weights: trees.Tree, mesh: Mesh) -> Float[Array, "V D"]:
-    """The output matrix: the head, or the embedding where the two are tied."""
-    table = weights["embedding"] if config.tied_embeddings else weights["head"]
-    return meshes.gather(table, mesh, ("vocab", "embed"))
-
-
-def logits(
-    config: LlamaConfig, weights: trees.Tree, hidden: Float[Array, "B T D"], mesh: Mesh
-) -> Float[Array, "B T V"]:
-    """Float32 logits of every token. Training never calls this: see `logprobs.token_logprobs`."""
-    table = head(config, weights, mesh).astype(hidden.dtype)
-    return jnp.einsum("btd,vd->btv", hidden, table, preferred_element_type=jnp.float32)

@@ -7,57 +7,52 @@ import jax
 import jax.numpy as jnp
 
 from safety_jax.base import mesh as meshes
-from safety_jax.base import trees
-from safety_jax.models import llama, lora
-from safety_jax.models.decoding import generation, programs, session
+from safety_jax.models.decoding import generation, programs
 from safety_jax.models.decoding import kv_cache as caches
+from safety_jax.models.decoding.unrolled import UnrolledModel, unroll
+from safety_jax.models.model import Model
 from safety_jax.planning import abstract
 
 
-def cache(setup: generation.Setup, sizes: caches.CacheSizes) -> caches.Cache:
+def cache(model: Model, setup: generation.Setup, sizes: caches.CacheSizes) -> caches.Cache:
     """Every layer's keys and values."""
-    where = meshes.sharding(setup.run.mesh, caches.AXES)
+    where = meshes.sharding(model.mesh, caches.AXES)
     return jax.tree.map(
         lambda x: abstract.array(x.shape, x.dtype, where),
-        jax.eval_shape(lambda: caches.zeros(setup.config, sizes, setup.pace.cache_dtype)),
+        jax.eval_shape(lambda: caches.zeros(model.config, sizes, setup.pace.cache_dtype)),
     )
 
 
-def unrolled(weights: trees.Tree, adapters: lora.Adapters | None) -> llama.Unrolled:
+def unrolled(model: Model) -> UnrolledModel:
     """The second copy of the weights, layer by layer, that `session.Session` makes; where each
     array lies is the compiler's choice."""
-    where = session.unroll.lower(weights, adapters).compile().output_shardings
-    shapes = jax.eval_shape(session.unroll, weights, adapters)
+    where = unroll.lower(model).compile().output_shardings
+    shapes = jax.eval_shape(unroll, model)
     return jax.tree.map(lambda x, s: abstract.array(x.shape, x.dtype, s), shapes, where)
 
 
 def lower_reading(
-    setup: generation.Setup,
-    weights: trees.Tree,
-    adapters: lora.Adapters | None,
-    held: caches.Cache,
-    prompt_tokens: int,
+    model: Model, setup: generation.Setup, held: caches.Cache, prompt_tokens: int
 ) -> Any:
     """`programs.read_prompts`, for as many prompts as are read at once."""
-    host = functools.partial(abstract.replicated, setup.run.mesh)
+    host = functools.partial(abstract.replicated, model.mesh)
     rows = setup.pace.prefill_prompts
     return programs.read_prompts.lower(
-        setup.config, setup.run, weights, adapters, held, host(rows, prompt_tokens), host(rows),
-        host(rows),
-    )  # fmt: skip
+        model, held, host(rows, prompt_tokens), host(rows), host(rows)
+    )
 
 
 def lower_writing(
-    setup: generation.Setup, weights: llama.Unrolled, held: caches.Cache, sizes: caches.CacheSizes
+    model: UnrolledModel, setup: generation.Setup, held: caches.Cache, sizes: caches.CacheSizes
 ) -> Any:
     """`programs.write_tokens`; one trip of its loop writes one token in every lane."""
-    host = functools.partial(abstract.replicated, setup.run.mesh)
+    host = functools.partial(abstract.replicated, model.execution.mesh)
     R, P, C = sizes.lanes, sizes.prompts, setup.settings.candidates
     seen = sizes.own_tokens if setup.settings.frequency_penalty else 0
     lanes = programs.Lanes(host(R), host(R), host(R, dtype=jnp.bool_))
     seats = caches.Seats(host(R), host(R), host(P, C), host(P))
     seed, names = host(2, dtype=jnp.uint32), host(R, 2, dtype=jnp.uint32)
     return programs.write_tokens.lower(
-        setup.config, setup.run, setup.settings, setup.eos_ids, setup.pace.chunk_steps, weights,
-        held, host(R, seen), lanes, seats, seed, names, host(), host(), host(),
+        model, setup.settings, setup.eos_ids, setup.pace.chunk_steps, held, host(R, seen), lanes,
+        seats, seed, names, host(), host(), host(),
     )  # fmt: skip

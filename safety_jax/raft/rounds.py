@@ -35,7 +35,6 @@ from safety_jax.raft.round_files import Candidate
 from safety_jax.raft.selection import Selection
 from safety_jax.raft.setup import RaftParts, RaftPlan, RoundSummary, Tuned, Weights
 from safety_jax.training import workdir
-from safety_jax.training.policy import Policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,18 +193,9 @@ def _sample(
         plan.block,
         jax.process_index() == 0,
     )
-    base, adapters = speaking(parts.policy, weights)
-    sampling.fill(
-        samples, drawn, parts.sample, base, adapters, seed=seed, block=plan.block, title=title
-    )
+    model = parts.policy.model(weights.trainable, weights.frozen)
+    sampling.fill(samples, drawn, model, parts.sample, seed=seed, block=plan.block, title=title)
     return samples.candidates
-
-
-def speaking(policy: Policy, weights: Weights):
-    """Base weights and adapters of the policy, as `generation.generate` takes them."""
-    if policy.adapter is None:
-        return weights.trainable, None
-    return weights.frozen, policy.adapters(weights.trainable)
 
 
 def _log_ratios(
@@ -274,10 +264,10 @@ def _evaluate(
     samples = round_files.Samples(
         path / "evaluation_samples.jsonl", numbers, plan.block, jax.process_index() == 0
     )
-    base, adapters = speaking(parts.policy, weights)
+    model = parts.policy.model(weights.trainable, weights.frozen)
     title = f"round {number}, held out"
     sampling.fill(
-        samples, asked, parts.answer, base, adapters, seed=plan.seed, block=plan.block, title=title
+        samples, asked, model, parts.answer, seed=plan.seed, block=plan.block, title=title
     )
     answers = [row[0] for row in samples.candidates]
     conversations = [

@@ -12,8 +12,8 @@ from safety_jax.base import hosts, trees
 from safety_jax.base import mesh as meshes
 from safety_jax.base.batch import Tokens
 from safety_jax.data import encode, loader, thoughts
-from safety_jax.models import lora
 from safety_jax.models.decoding import generation
+from safety_jax.models.model import Model
 from safety_jax.raft.prompt_pool import Prompt
 from safety_jax.raft.round_files import Candidate, Samples
 from safety_jax.training import placement
@@ -23,9 +23,8 @@ from safety_jax.training.policy import Policy
 def fill(
     samples: Samples,
     prompts: Sequence[Prompt],
+    model: Model,
     setup: generation.Setup,
-    weights: trees.Tree,
-    adapters: lora.Adapters | None,
     *,
     seed: int,
     block: int,
@@ -40,9 +39,8 @@ def fill(
     while samples.done < len(prompts):
         asked = prompts[samples.done : samples.done + block]
         found = generation.generate(
+            model,
             setup,
-            weights,
-            adapters,
             [prompt.ids for prompt in asked],
             [prompt.number for prompt in asked],
             seed,

@@ -19,7 +19,7 @@ from safety_jax.base import compilation, hosts
 from safety_jax.evaluation.answers import generate, responses, stored_scores
 from safety_jax.evaluation.answers.responses import Response
 from safety_jax.evaluation.harness import lm_eval_tasks, task_results
-from safety_jax.evaluation.harness.loglikelihood import RequestLimits, ScoredModel
+from safety_jax.evaluation.harness.loglikelihood import RequestLimits
 from safety_jax.evaluation.measures import (
     assemble,
     choice_letters,
@@ -97,16 +97,15 @@ def answer_as(
     if left or unasked:
         opened = plan.opened[name]
         dtype = float_type("model.parameter_dtype", config.model.parameter_dtype)
-        weights, adapters = opened.load(plan.mesh, dtype)
+        model = opened.load(dtype)
         for of in left:
             asked = plan.asked[name][of.name]
             generate.fill(
                 files[of.name],
                 of,
                 asked.ids,
+                model,
                 asked.setup,
-                weights,
-                adapters,
                 seed=config.seed,
                 block=block,
                 title=f"{name}, {of.name}",
@@ -114,7 +113,7 @@ def answer_as(
         if unasked:
             asked = next(iter(plan.asked[name].values()))
             found = lm_eval_tasks.run_tasks(
-                ScoredModel(opened.config, asked.setup.run, weights, adapters, opened.tokens),
+                model,
                 plan.tasks.names,
                 RequestLimits(
                     longest=config.data.max_length or opened.config.max_positions,
@@ -128,7 +127,7 @@ def answer_as(
             if primary:
                 protocol = plan.tasks.protocol(opened.weights_sha256)
                 task_results.write(place.path / TASKS / f"{name}.json", protocol, found)
-        answering.release(weights, adapters)
+        answering.release(model)
     return {of: file.all() for of, file in files.items()}
 
 

@@ -23,9 +23,9 @@ from safety_jax.judges import guard_specs, registry
 from safety_jax.judges.judge import JudgeCard
 from safety_jax.judges.planned import PlannedJudge, Resources
 from safety_jax.models.decoding import generation
-from safety_jax.models.execution import Execution, float_type
+from safety_jax.models.execution import float_type
+from safety_jax.models.folders.model_folder import ModelFolder, open_model
 from safety_jax.stages import answering, devices
-from safety_jax.stages.answering import Opened
 
 # NAME=PLACE; a comma only ends a place where another name follows.
 _NEXT = re.compile(r",(?=[\w.-]+=)")
@@ -63,7 +63,7 @@ class EvaluationPlan:
 
     mesh: Mesh
     sets: Sequence[Set]
-    opened: Mapping[str, Opened]
+    opened: Mapping[str, ModelFolder]
     asked: Mapping[str, Mapping[str, ModelAnswers]]
     read: Mapping[str, Mapping[str, Sequence[Response]]]
     planned: Mapping[str, PlannedJudge]
@@ -138,7 +138,14 @@ def make_plan(config: ConfigDict, title: str) -> EvaluationPlan:
     mesh = devices.build_mesh(config)
     planned, cards = plan_judges(config, mesh, sets, others, read)
     opened = {
-        name: answering.open_model(path, config.model.tokenizer, mesh)
+        name: open_model(
+            path,
+            mesh,
+            own_tokenizer=config.model.tokenizer,
+            compute_dtype=float_type("model.compute_dtype", config.model.compute_dtype),
+            backend=config.model.attention,
+            remat="none",
+        )
         for name, path in models.items()
     }
     choice = assemble.ReportChoice(
@@ -266,34 +273,25 @@ def has(card: JudgeCard, found: Sequence[Response]) -> bool:
 
 
 def ask(
-    config: ConfigDict, opened: Opened, sets: Sequence[Set], mesh: Mesh
+    config: ConfigDict, opened: ModelFolder, sets: Sequence[Set], mesh: Mesh
 ) -> dict[str, ModelAnswers]:
     """What a model is asked, by set.
 
     Raises:
         DataError: a prompt leaves no room for an answer.
     """
-    execution = Execution.build(
-        mesh,
-        window=opened.config.window,
-        compute_dtype=float_type("model.compute_dtype", config.model.compute_dtype),
-        backend=config.model.attention,
-        remat="none",
-    )
     positions = config.data.max_length or opened.config.max_positions
     found: dict[str, ModelAnswers] = {}
     for of in sets:
         group = config.answer.copy_and_resolve_references()
         if of.kind == CHOICE:
             group.beams, group.max_new_tokens = 1, config.evaluate.choice_tokens
-        setup = answering.make_setup(
-            group, config.sample, opened.config, execution, opened.tokens, opened.path
-        )
+        setup = answering.make_setup(group, config.sample, opened.tokenizer, mesh, opened.path)
         # Prompts that bring their own words are fed as they are; chat models need their turns.
         name = config.data.template
         template = "bare" if of.framed and name != "chat" else name
-        rendered = prompts.load_template(template, opened.tokens)
-        ids = encode.encode_prompts([i.record() for i in of.items], rendered, opened.tokens)
+        rendered = prompts.load_template(template, opened.tokenizer)
+        ids = encode.encode_prompts([i.record() for i in of.items], rendered, opened.tokenizer)
         room = positions - group.max_new_tokens
         for item, prompt in zip(of.items, ids, strict=True):
             if len(prompt) > room:

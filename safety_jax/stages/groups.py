@@ -12,11 +12,11 @@ from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base import mesh as meshes
-from safety_jax.data import encode, prompts, tokenizer
+from safety_jax.data import encode, prompts
 from safety_jax.data.corpus import Rows
 from safety_jax.models import llama, lora
 from safety_jax.models.execution import Execution, float_type
-from safety_jax.models.folders import hf_config, peft
+from safety_jax.models.folders import hf_config, peft, tokenizer
 from safety_jax.models.folders import hub as folders
 from safety_jax.training import optim, policy, run
 from safety_jax.training.policy import Policy

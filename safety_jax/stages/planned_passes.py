@@ -19,6 +19,7 @@ from safety_jax.models.decoding import generation
 from safety_jax.models.decoding import kv_cache as caches
 from safety_jax.models.encoders import heads
 from safety_jax.models.execution import float_type
+from safety_jax.models.model import Model
 from safety_jax.planning import abstract, decoding, formulas, layouts
 from safety_jax.planning.programs import Program
 from safety_jax.stages import answering
@@ -62,8 +63,8 @@ def decoding_setup(
     if not asked.keep:
         read = layouts.round_up(pace.prefill_prompts, parts.rows)
         pace = dataclasses.replace(pace, prefill_prompts=read)
-    setup = generation.Setup(asked.model, trained.run, settings, pace, eos_ids=(2,), stop=None)
-    setup.check()
+    setup = generation.Setup(settings, pace, eos_ids=(2,), stop=None)
+    setup.check(trained.run.mesh)
     most = settings.max_new_tokens
     return setup, caches.CacheSizes(
         lanes=lanes,
@@ -81,9 +82,8 @@ def decoding_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program
     trained = make_policy(asked, mesh)
     setup, sizes = decoding_setup(asked, trained, choice.rows)
     trainable, base = abstract.trained(trained, base_dtype(asked.config))
-    adapters = None if trained.adapter is None else trained.adapters(trainable)
-    weights = trainable if trained.adapter is None else base
-    cache = decoding.cache(setup, sizes)
+    speaker = trained.model(trainable, base)
+    cache = decoding.cache(speaker, setup, sizes)
 
     parts, width = formulas.FlopParts.of(mesh.shape), number_bytes(trained.run)
     cache_width = jnp.dtype(setup.pace.cache_dtype).itemsize
@@ -97,7 +97,7 @@ def decoding_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program
     caches_held = {"caches": abstract.bytes_on_device(cache)}
     reads = Program(
         name=f"reads {prompts['rows']} prompts of {prompts['row_tokens']} tokens",
-        lower=lambda: decoding.lower_reading(setup, weights, adapters, cache, sizes.prompt_tokens),
+        lower=lambda: decoding.lower_reading(speaker, setup, cache, sizes.prompt_tokens),
         arguments=stacked | caches_held,
         held=unrolled,
         unknown_trips=(1,),
@@ -107,9 +107,7 @@ def decoding_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program
     )
     writes = Program(
         name=f"writes a token in {sizes.lanes} lanes",
-        lower=lambda: decoding.lower_writing(
-            setup, decoding.unrolled(weights, adapters), cache, sizes
-        ),
+        lower=lambda: decoding.lower_writing(decoding.unrolled(speaker), setup, cache, sizes),
         arguments=unrolled | caches_held,
         held=stacked,
         unknown_trips=(1,),  # what one token costs
@@ -168,15 +166,15 @@ def judging_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program]
     run = asked.execution(mesh, score.compute_dtype, score.attention, "none")
     stored = score_dtype(asked)
     if row.kind in GUARDS:
-        declared = llama.parameters(asked.model)
-        function = guard.verdict(asked.model, run, (0,), (1,))
+        weights = abstract.weights(llama.parameters(asked.model), mesh, stored)
+        judge: Any = Model(asked.model, run, weights, None, None)
+        function = guard.verdict((0,), (1,))
     else:
         scorer = make_scorer(asked.model, T)
-        declared = heads.parameters(scorer)
+        judge = weights = abstract.weights(heads.parameters(scorer), mesh, stored)
         function = lambda weights, ids, types, mask: heads.scores(  # noqa: E731
             scorer, weights, ids, types, mask, run
         )
-    weights = abstract.weights(declared, mesh, stored)
     where = meshes.sharding(mesh, ("rows", "tokens"))
     ids, mask = (abstract.array((choice.rows, T), kind, where) for kind in (jnp.int32, jnp.bool_))
     compiled = jax.jit(function, out_shardings=meshes.sharding(mesh, ()))
@@ -184,7 +182,7 @@ def judging_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program]
     return [
         Program(
             name=f"judges {choice.rows} rows of {T:,} tokens",
-            lower=lambda: compiled.lower(weights, ids, ids, mask),
+            lower=lambda: compiled.lower(judge, ids, ids, mask),
             arguments={
                 "parameters": abstract.bytes_on_device(weights),
                 "batch": abstract.bytes_on_device((ids, ids, mask)),

@@ -58,9 +58,8 @@ def run(config: ConfigDict, folder: str) -> None:
         setup = functools.partial(
             answering.make_setup,
             sample=config.sample,
-            model=trained.config,
-            run=trained.run,
             tokens=base.tokens,
+            mesh=mesh,
             path=config.model.path,
         )
         parts = RaftParts(

@@ -17,13 +17,14 @@ from ml_collections import ConfigDict
 from safety_jax.base import files
 from safety_jax.base.errors import DataError
 from safety_jax.data import corpus as corpora
-from safety_jax.data import judged, pairs, tokenizer
+from safety_jax.data import judged, pairs
 from safety_jax.data.corpus import Corpus
 from safety_jax.judges.planned import DESCRIPTION
 from safety_jax.maths import losses
 from safety_jax.models.encoders import heads
 from safety_jax.models.execution import Execution, float_type
 from safety_jax.models.folders import hub as folders
+from safety_jax.models.folders import tokenizer
 from safety_jax.report import plots
 from safety_jax.stages import groups, training
 from safety_jax.training import judge_model, judge_quality, judging

@@ -80,11 +80,9 @@ class Trainee:
     ) -> Float[Array, "B S"]:
         scorer, run = self.scorer, self.run
         trunk = {name: part for name, part in weights.items() if name != heads.SCORE}
-        config = llama_heads.without_head(scorer.config)
         if adapters is not None:
             adapters = lora.spread(adapters, heads.parameters(scorer), run.mesh)
-        places = (tokens.ids, tokens.positions, tokens.segments)
-        hidden = llama.forward(config, trunk, *places, run, adapters)
+        hidden = llama_heads.hidden(scorer.config, trunk, tokens, run, adapters)
         read = jnp.take_along_axis(hidden, ends[..., None], axis=1)
         head = declaration.bind(layers.Head, scorer.head, weights[heads.SCORE])
         B, S, D = read.shape

@@ -19,6 +19,7 @@ from safety_jax.maths import flops, logprobs
 from safety_jax.models import llama, lora
 from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hf, peft
+from safety_jax.models.model import Model
 
 SHARD_BYTES = 5 * 10**9  # of an exported file; what the hub and `transformers` use
 
@@ -55,22 +56,27 @@ class Policy:
         scale = lora.scaling(adapter.rank, adapter.alpha, adapter.rslora)
         return lora.Adapters(trainable, scale, adapter.dropout, key)
 
+    def model(
+        self, trainable: trees.Tree, frozen: trees.Tree, key: jax.Array | None = None
+    ) -> Model:
+        """The policy with these weights; with a key, dropout is on."""
+        weights, adapters = trainable, None
+        if self.adapter is not None:
+            weights, adapters = frozen, self.adapters(trainable, key)
+        return Model(self.config, self.run, weights, adapters, tokenizer=None)
+
     def token_logprobs(
         self, trainable: trees.Tree, frozen: trees.Tree, tokens: Tokens, key: jax.Array | None
     ) -> logprobs.TokenLogprobs:
         """Log-probabilities of the trained tokens; the key switches dropout on."""
-        base, given = frozen, None
-        if self.adapter is None:
-            base = trainable
-        else:
-            adapters = self.adapters(trainable, key)
-            given = lora.spread(adapters, llama.parameters(self.config), self.run.mesh)
-        hidden = llama.forward(
-            self.config, base, tokens.ids, tokens.positions, tokens.segments, self.run, given
-        )
-        head = llama.head(self.config, base, self.run.mesh)
+        model = self.model(trainable, frozen, key)
+        if model.adapters is not None:
+            spread = lora.spread(model.adapters, llama.parameters(self.config), model.mesh)
+            model = dataclasses.replace(model, adapters=spread)
         targets, mask = logprobs.shift(tokens)
-        return logprobs.token_logprobs(hidden, head, targets, mask, chunk_tokens=self.chunk_tokens)
+        return logprobs.token_logprobs(
+            model.forward(tokens), model.head(), targets, mask, chunk_tokens=self.chunk_tokens
+        )
 
     def reference_logprobs(
         self, start: trees.Tree | None, frozen: trees.Tree, tokens: Tokens

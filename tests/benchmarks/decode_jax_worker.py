@@ -19,6 +19,7 @@ from safety_jax.base import mesh as meshes
 from safety_jax.models.decoding import generation
 from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hf, hf_config
+from safety_jax.models.model import Model
 from tests.benchmarks import decode as benchmark
 from tests.benchmarks.jax_worker import Compiling
 
@@ -42,10 +43,11 @@ def main(folder: Path, answers: str, cache_dtype: str) -> None:
         cache_dtype=jnp.dtype(cache_dtype),
     )  # fmt: skip
     eos_ids = (2,) if answers == "ended" else ()
-    setup = generation.Setup(config, run, settings, pace, eos_ids, None)
+    model = Model(config, run, weights, None, None)
+    setup = generation.Setup(settings, pace, eos_ids, None)
     jax.block_until_ready(weights)
     before, began = compiling.seconds, time.perf_counter()
-    found = generation.generate(setup, weights, None, prompts, range(len(prompts)), 0, None)
+    found = generation.generate(model, setup, prompts, range(len(prompts)), 0, None)
     seconds = time.perf_counter() - began
     compiled = compiling.seconds - before
     said = {

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from safety_jax.data import tokenizer
+from safety_jax.models.folders import tokenizer
 from tests.golden import cases
 
 MODEL = {

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from safety_jax.base import hosts, trees
+from safety_jax.base import hosts
 from safety_jax.data import thoughts
 from safety_jax.evaluation.answers.responses import Response, Responses
 from safety_jax.evaluation.sets.items import Set
@@ -14,8 +14,8 @@ from safety_jax.judges import scoring
 from safety_jax.judges.judge import Score
 from safety_jax.judges.ledger import Ledger
 from safety_jax.judges.planned import PlannedJudge
-from safety_jax.models import lora
 from safety_jax.models.decoding import generation
+from safety_jax.models.model import Model
 
 
 def place(folder: Path, model: str, name: str) -> Path:
@@ -27,9 +27,8 @@ def fill(
     answers: Responses,
     of: Set,
     prompts: Sequence[Sequence[int]],
+    model: Model,
     setup: generation.Setup,
-    weights: trees.Tree,
-    adapters: lora.Adapters | None,
     *,
     seed: int,
     block: int,
@@ -48,9 +47,8 @@ def fill(
     while answers.done < len(prompts):
         numbers = range(answers.done, min(answers.done + block, len(prompts)))
         found = generation.generate(
+            model,
             setup,
-            weights,
-            adapters,
             [prompts[i] for i in numbers],
             list(numbers),
             own % 2**31,

@@ -30,9 +30,9 @@ from safety_jax.evaluation.harness.loglikelihood import (
     ContextPair,
     LikelihoodScorer,
     RequestLimits,
-    ScoredModel,
 )
 from safety_jax.models.decoding import generation
+from safety_jax.models.model import Model
 
 # New tokens where a task does not say; HFLM's.
 MAX_NEW_TOKENS = 256
@@ -54,13 +54,14 @@ class HarnessLM(TemplateLM):
 
     def __init__(
         self,
-        model: ScoredModel,
+        model: Model,
         limits: RequestLimits,
         pace: generation.Pace,
         eos_ids: tuple[int, ...],
         seed: int,
     ):
         super().__init__()
+        assert model.tokenizer is not None
         self.tokenizer = model.tokenizer
         self.max_length = limits.longest
         self._model, self._scorer = model, LikelihoodScorer(model, limits)
@@ -207,16 +208,13 @@ class HarnessLM(TemplateLM):
         ends, strings = self._endings(until)
         # Beam search ends at tokens only; its text is cut afterwards.
         stop = generation.Stop(() if settings.beams > 1 else strings, self._text)
-        setup = generation.Setup(
-            self._model.config, self._model.run, settings, self._pace, ends, stop
-        )
+        setup = generation.Setup(settings, self._pace, ends, stop)
         prompts = [self.tok_encode(text) or [self.prefix_token_id] for text in contexts]
         self.cut["generate_until"] += sum(len(prompt) > room for prompt in prompts)
         title = None if quiet else "answers"
         found = generation.generate(
+            self._model,
             setup,
-            self._model.weights,
-            self._model.adapters,
             [prompt[-room:] for prompt in prompts],
             numbers,
             self._seed,

@@ -19,8 +19,9 @@ from typing import Any
 
 from safety_jax.base import files
 from safety_jax.base.errors import ConfigError
-from safety_jax.evaluation.harness.loglikelihood import RequestLimits, ScoredModel
+from safety_jax.evaluation.harness.loglikelihood import RequestLimits
 from safety_jax.models.decoding import generation
+from safety_jax.models.model import Model
 
 EXTRA = "lm-eval"
 NO_FILTER = "none"
@@ -78,7 +79,7 @@ def check_installed() -> None:
 
 
 def run_tasks(
-    model: ScoredModel,
+    model: Model,
     tasks: Sequence[str],
     limits: RequestLimits,
     pace: generation.Pace,

@@ -19,33 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 from jaxtyping import Bool, Int
-from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base import mesh as meshes
-from safety_jax.base import trees
+from safety_jax.base.batch import Tokens
 from safety_jax.data import buckets
 from safety_jax.maths import logprobs
-from safety_jax.models import llama, lora
-from safety_jax.models.execution import Execution
+from safety_jax.models.model import Model
 
 # Rows shorter than this share one shape.
 SHORTEST = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class ScoredModel:
-    """A causal language model as it is evaluated.
-
-    Attributes:
-        weights, adapters: of `config`, on the mesh of `run`; adapters are added to the weights.
-        tokenizer: the model's own.
-    """
-
-    config: llama.LlamaConfig
-    run: Execution
-    weights: trees.Tree
-    adapters: lora.Adapters | None
-    tokenizer: PreTrainedTokenizerBase
 
 
 class ContextPair(NamedTuple):
@@ -98,12 +80,11 @@ class _Cells(NamedTuple):
 class LikelihoodScorer:
     """Scores pairs; keeps one compiled program for each shape."""
 
-    def __init__(self, model: ScoredModel, limits: RequestLimits):
+    def __init__(self, model: Model, limits: RequestLimits):
         self.model, self.limits = model, limits
-        mesh = model.run.mesh
-        self._parts = meshes.row_parts(mesh)
+        self._parts = meshes.row_parts(model.mesh)
         self._rungs = buckets.ladder(min(SHORTEST, limits.longest), limits.longest)
-        self._compiled = jax.jit(self._score, out_shardings=meshes.sharding(mesh, ()))
+        self._compiled = jax.jit(self._score, out_shardings=meshes.sharding(model.mesh, ()))
 
     def score(self, pairs: Sequence[ContextPair], title: str | None) -> list[Likelihood]:
         """One likelihood a pair, in their order.
@@ -124,11 +105,9 @@ class LikelihoodScorer:
             ):
                 batch = [rows[i] for i in bucket.indices]
                 cells = _lay_out(batch, pairs, bucket.rows, bucket.length)
-                mesh = self.model.run.mesh
+                mesh = self.model.mesh
                 placed = _Cells(*(meshes.put(mesh, ("rows", "tokens"), part) for part in cells))
-                scores = jax.device_get(
-                    self._compiled(self.model.weights, self.model.adapters, placed)
-                )
+                scores = jax.device_get(self._compiled(self.model, placed))
                 for r, row in enumerate(batch):
                     for member, here in _slots(row, pairs):
                         total = float(scores.logprobs[r, here].sum(dtype=np.float64))
@@ -155,18 +134,11 @@ class LikelihoodScorer:
             latest[ids] = row, free - len(continuation)
         return rows
 
-    def _score(
-        self, weights: trees.Tree, adapters: lora.Adapters | None, cells: _Cells
-    ) -> logprobs.TokenLogprobs:
-        config, run = self.model.config, self.model.run
-        positions = jnp.broadcast_to(
-            jnp.arange(cells.ids.shape[1], dtype=jnp.int32), cells.ids.shape
-        )
-        segments = cells.real.astype(jnp.int32)
-        hidden = llama.forward(config, weights, cells.ids, positions, segments, run, adapters)
+    def _score(self, model: Model, cells: _Cells) -> logprobs.TokenLogprobs:
+        hidden = model.forward(Tokens.one_a_row(cells.ids, cells.real))
         return logprobs.token_logprobs(
             jnp.take_along_axis(hidden, cells.places[..., None], axis=1),
-            llama.head(config, weights, run.mesh),
+            model.head(),
             cells.targets,
             cells.asked,
             chunk_tokens=self.limits.chunk_tokens,

@@ -15,13 +15,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from safety_jax.base import mesh as meshes
-from safety_jax.models import llama
 from safety_jax.models.decoding import kv_cache as caches
 from safety_jax.models.decoding import programs
 from safety_jax.models.decoding.kv_cache import LayerCache
 from safety_jax.models.decoding.sampling import SamplingParams
 from safety_jax.models.decoding.session import Completion, Session, bucket
-from safety_jax.models.execution import Execution
+from safety_jax.models.decoding.unrolled import UnrolledModel
 
 NEVER = -1e9  # the score of what must not be chosen
 
@@ -118,15 +117,11 @@ def advance(
     return following, _pick(beam, order)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("config", "run", "settings", "eos_ids"), donate_argnames=("cache",)
-)
+@functools.partial(jax.jit, static_argnames=("settings", "eos_ids"), donate_argnames=("cache",))
 def write_beams(
-    config: llama.LlamaConfig,
-    run: Execution,
+    model: UnrolledModel,
     settings: SamplingParams,
     eos_ids: tuple[int, ...],
-    weights: llama.Unrolled,
     cache: caches.Cache,
     state: Beams,
     seats: caches.Seats,
@@ -144,9 +139,7 @@ def write_beams(
         cache, state, done = carry
         written = jnp.broadcast_to(state.written, (B * N,))
         tokens = state.tokens.reshape(-1)
-        logits, cache = programs.next_logits(
-            config, run, weights, cache, seats, tokens, written, state.written
-        )
+        logits, cache = programs.next_logits(model, cache, seats, tokens, written, state.written)
         logprobs = jax.nn.log_softmax(logits).reshape(B, N, -1)
         state, parents = advance(state, logprobs, eos_ids, settings)
 
@@ -156,14 +149,15 @@ def write_beams(
         moved = tuple(LayerCache(*layer[:2], *map(follow, layer[2:])) for layer in cache)
         return moved, state, done + 1
 
+    mesh = model.execution.mesh
     cache, state, _ = jax.lax.while_loop(go_on, step, (cache, state, jnp.int32(0)))
-    return cache, jax.tree.map(lambda x: meshes.constrain(x, run.mesh, (None,) * x.ndim), state)
+    return cache, jax.tree.map(lambda x: meshes.constrain(x, mesh, (None,) * x.ndim), state)
 
 
 def search(session: Session) -> list[list[Completion]]:
     """The best `settings.candidates` answers to every prompt, best first."""
     setup, prompts = session.setup, session.prompts
-    parts = setup.row_parts
+    parts = session.row_parts
     most = max(setup.pace.lanes // setup.settings.beams // parts, 1) * parts
     order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
     answers: list[list[Completion]] = [[] for _ in prompts]
@@ -207,8 +201,7 @@ def _search(session: Session, numbers: list[int], B: int) -> Beams:
             session.rearrange(sizes, rows, np.arange(B, dtype=np.int32), columns)
         steps = np.int32(min(chunk_steps, W - written))
         session.cache, state = write_beams(
-            setup.config, setup.run, settings, setup.eos_ids, session.weights, session.cache,
-            state, seats, steps,
+            session.unrolled, settings, setup.eos_ids, session.cache, state, seats, steps,
         )  # fmt: skip
         state = Beams(*map(np.asarray, state))
         session.bar.wrote(len(numbers) * (int(state.written) - written))

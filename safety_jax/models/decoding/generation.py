@@ -1,7 +1,7 @@
 """Answers from a model: prompts are read in batches, lanes write tokens until all are answered.
 
-    setup = decode.Setup(config, run, settings, pace, eos_ids, stop)
-    answers = decode.generate(setup, weights, adapters, prompts, prompt_ids, seed, "sampling")
+    setup = generation.Setup(settings, pace, eos_ids, stop)
+    answers = generation.generate(model, setup, prompts, prompt_ids, seed, "sampling")
 
 The host loop gives free lanes to waiting candidates, runs a compiled chunk of steps, collects what
 was written, and repeats. Lengths come from short ladders, so prompts and answers of any length meet
@@ -19,9 +19,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from safety_jax.base import trees
 from safety_jax.base.errors import DataError
-from safety_jax.models import lora
 from safety_jax.models.decoding import beams, programs
 from safety_jax.models.decoding import kv_cache as caches
 from safety_jax.models.decoding.sampling import SamplingParams
@@ -34,6 +32,7 @@ from safety_jax.models.decoding.session import (
     Stop,
     bucket,
 )
+from safety_jax.models.model import Model
 
 __all__ = ["Completion", "Pace", "SamplingParams", "Setup", "Stop", "generate"]
 
@@ -46,9 +45,8 @@ SMALLEST_SHARE = 4
 
 
 def generate(
+    model: Model,
     setup: Setup,
-    weights: trees.Tree,
-    adapters: lora.Adapters | None,
     prompts: Sequence[Sequence[int]],
     prompt_ids: Sequence[int],
     seed: int,
@@ -57,7 +55,6 @@ def generate(
     """`settings.candidates` answers to each prompt, in the order of the prompts.
 
     Args:
-        weights, adapters: of `setup.config`, on its mesh.
         prompts: token ids, begin-of-sequence included.
         prompt_ids: what the randomness of each prompt is folded from, 0 to 2^32 - 1.
         progress: title of a progress bar on process 0; None shows none.
@@ -66,8 +63,8 @@ def generate(
         ConfigError: settings or a pace that cannot be used.
         DataError: a prompt is empty, or has an id outside the vocabulary.
     """
-    setup.check()
-    vocabulary = setup.config.vocabulary_size
+    setup.check(model.mesh)
+    vocabulary = model.config.vocabulary_size
     for number, prompt in zip(prompt_ids, prompts, strict=True):
         if not prompt or min(prompt) < 0 or max(prompt) >= vocabulary:
             raise DataError(
@@ -78,7 +75,7 @@ def generate(
         return []
     bar = DecodingProgress(len(prompts), progress)
     try:
-        session = Session(setup, weights, adapters, prompts, bar)
+        session = Session(model, setup, prompts, bar)
         if setup.settings.beams > 1:
             return beams.search(session)
         return _Sampling(session, prompt_ids, seed).run()
@@ -98,7 +95,7 @@ class _Sampling:
     def __init__(self, session: Session, prompt_ids: Sequence[int], seed: int):
         self.session, self.setup, self.prompt_ids = session, session.setup, prompt_ids
         self.seed = np.asarray(jax.random.key_data(jax.random.key(seed, impl="threefry2x32")))
-        settings, parts = self.setup.settings, self.setup.row_parts
+        settings, parts = self.setup.settings, session.row_parts
         count, self.C = len(session.prompts), settings.candidates
         # Longest first: what does not fit into memory shows at once, and slots only get shorter.
         order = sorted(range(count), key=lambda number: -len(session.prompts[number]))
@@ -130,7 +127,7 @@ class _Sampling:
 
     def _slots_for(self, lanes: int) -> int:
         count = len(self.session.prompts)
-        return prompt_slots(lanes, self.C, count, self.setup.row_parts)
+        return prompt_slots(lanes, self.C, count, self.session.row_parts)
 
     def run(self) -> list[list[Completion]]:
         while True:
@@ -180,7 +177,7 @@ class _Sampling:
         alive = [lane for lane, owner in enumerate(self.owner) if owner is not None]
         live = [int(slot) for slot in np.flatnonzero(self.prompt_in >= 0)]
         R, P = now.lanes, now.prompts
-        while not self.waiting and not self.ready and R % (2 * self.setup.row_parts) == 0:
+        while not self.waiting and not self.ready and R % (2 * self.session.row_parts) == 0:
             too_many = len(alive) > R // 2 or len(live) > self._slots_for(R // 2)
             if too_many or R // 2 < self.fewest:
                 break
@@ -247,10 +244,10 @@ class _Sampling:
         room = sizes.own_tokens - int(counts[alive].max())
         lanes = programs.Lanes(tokens, counts, alive)
         self.session.cache, wrote = programs.write_tokens(
-            self.setup.config, self.setup.run, settings, self.setup.eos_ids,
-            self.setup.pace.chunk_steps, self.session.weights, self.session.cache, self._history(),
-            lanes, seats, self.seed, names, np.int32(self.column),
-            np.int32(min(self.setup.pace.chunk_steps, room)), np.int32(self._enough(alive)),
+            self.session.unrolled, settings, self.setup.eos_ids, self.setup.pace.chunk_steps,
+            self.session.cache, self._history(), lanes, seats, self.seed, names,
+            np.int32(self.column), np.int32(min(self.setup.pace.chunk_steps, room)),
+            np.int32(self._enough(alive)),
         )  # fmt: skip
         steps = int(wrote.steps)
         self.column = (self.column + steps) % sizes.own_tokens

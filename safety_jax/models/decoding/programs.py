@@ -13,12 +13,12 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, UInt32
 
-from safety_jax.base import trees
-from safety_jax.models import llama, lora
+from safety_jax.base.batch import Tokens
 from safety_jax.models.decoding import kv_cache as caches
 from safety_jax.models.decoding import sampling
 from safety_jax.models.decoding.sampling import SamplingParams
-from safety_jax.models.execution import Execution
+from safety_jax.models.decoding.unrolled import UnrolledModel
+from safety_jax.models.model import Model
 
 
 class Lanes(NamedTuple):
@@ -44,28 +44,22 @@ class DecodedChunk(NamedTuple):
     steps: Any
 
 
-@functools.partial(jax.jit, static_argnames=("config", "run"), donate_argnames=("cache",))
+@functools.partial(jax.jit, donate_argnames=("cache",))
 def read_prompts(
-    config: llama.LlamaConfig,
-    run: Execution,
-    weights: trees.Tree,
-    adapters: lora.Adapters | None,
+    model: Model,
     cache: caches.Cache,
     ids: Int[Any, "B T"],
     lengths: Int[Any, " B"],
     slots: Int[Any, " B"],
 ) -> caches.Cache:
     """Puts the keys and values of right-padded prompts into their slots."""
-    positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-    segments = (positions < lengths[:, None]).astype(jnp.int32)
-    kept = llama.keys_and_values(config, weights, ids, positions, segments, run, adapters)
-    return caches.insert(cache, *kept, slots, run.mesh)
+    real = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape) < lengths[:, None]
+    kept = model.keys_and_values(Tokens.one_a_row(ids, real))
+    return caches.insert(cache, *kept, slots, model.mesh)
 
 
 def next_logits(
-    config: llama.LlamaConfig,
-    run: Execution,
-    weights: llama.Unrolled,
+    model: UnrolledModel,
     cache: caches.Cache,
     seats: caches.Seats,
     tokens: Int[Array, " R"],
@@ -73,25 +67,24 @@ def next_logits(
     column: Int[Array, ""],
 ) -> tuple[Float[Array, "R V"], caches.Cache]:
     """One step of every lane: reads `tokens`, gives the logits of the tokens after them."""
-    view = caches.look(seats, written, column, caches.sizes(cache), config.window)
-    attends = [functools.partial(caches.attend, layer, seats, view, run.mesh) for layer in cache]
+    view = caches.look(seats, written, column, caches.sizes(cache), model.config.window)
+    mesh = model.execution.mesh
+    attends = [functools.partial(caches.attend, layer, seats, view, mesh) for layer in cache]
     positions = (seats.lengths[seats.prompts] + written)[:, None]
-    logits, kept = llama.step(config, weights, tokens[:, None], positions, run, attends)
+    logits, kept = model.step(tokens[:, None], positions, attends)
     return logits[:, 0], tuple(kept)
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("config", "run", "settings", "eos_ids", "most_steps"),
+    static_argnames=("settings", "eos_ids", "most_steps"),
     donate_argnames=("cache",),
 )
 def write_tokens(
-    config: llama.LlamaConfig,
-    run: Execution,
+    model: UnrolledModel,
     settings: SamplingParams,
     eos_ids: tuple[int, ...],
     most_steps: int,
-    weights: llama.Unrolled,
     cache: caches.Cache,
     history: Int[Any, "R W"],
     lanes: Lanes,
@@ -122,9 +115,7 @@ def write_tokens(
     def step(state):
         cache, history, lanes, chunk = state
         now = (column + chunk.steps) % W
-        logits, cache = next_logits(
-            config, run, weights, cache, seats, lanes.tokens, lanes.written, now
-        )
+        logits, cache = next_logits(model, cache, seats, lanes.tokens, lanes.written, now)
         modified = logits
         if settings.frequency_penalty:
             history = jax.lax.dynamic_update_slice(history, lanes.tokens[:, None], (0, now))
@@ -148,6 +139,6 @@ def write_tokens(
     shape = (rows, most_steps)
     empty = DecodedChunk(jnp.full(shape, -1, jnp.int32), jnp.zeros(shape), jnp.int32(0))
     cache, _, _, chunk = jax.lax.while_loop(go_on, step, (cache, history, lanes, empty))
-    whole = jax.NamedSharding(run.mesh, PartitionSpec())
+    whole = jax.NamedSharding(model.execution.mesh, PartitionSpec())
     chunk = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, whole), chunk)
     return cache, chunk

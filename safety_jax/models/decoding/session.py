@@ -11,16 +11,16 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 import tqdm
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from safety_jax.base import mesh as meshes
-from safety_jax.base import trees
 from safety_jax.base.errors import ConfigError
-from safety_jax.models import llama, lora
 from safety_jax.models.decoding import kv_cache as caches
 from safety_jax.models.decoding import programs
 from safety_jax.models.decoding.sampling import SamplingParams
-from safety_jax.models.execution import Execution
+from safety_jax.models.decoding.unrolled import unroll
+from safety_jax.models.model import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,29 +107,22 @@ class Completion:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """A model, what is asked of it, and how it runs.
+    """What is asked of a model, and how it is answered.
 
     Attributes:
         eos_ids: tokens that end an answer.
         stop: strings that do, looked for between chunks; None neither stops nor reads answers.
     """
 
-    config: llama.LlamaConfig
-    run: Execution
     settings: SamplingParams
     pace: Pace
     eos_ids: tuple[int, ...]
     stop: Stop | None
 
-    @property
-    def row_parts(self) -> int:
-        """Lanes, prompt slots and prompts read at once are multiples of this."""
-        return meshes.row_parts(self.run.mesh)
-
-    def check(self) -> None:
+    def check(self, mesh: Mesh) -> None:
         """Raises a ConfigError for settings or a pace that cannot be used, or not on this mesh."""
         self.settings.check()
-        self.pace.check(self.row_parts)
+        self.pace.check(meshes.row_parts(mesh))
         if self.settings.beams > 1 and self.stop is not None and self.stop.strings:
             raise ConfigError(
                 f"stop strings with {self.settings.beams} beams: beam search ends at token ids "
@@ -170,7 +163,6 @@ class DecodingProgress:
         self._bar.close()
 
 
-unroll = jax.jit(llama.unroll)
 _rearrange = jax.jit(caches.rearrange, static_argnames=("prompt_tokens", "mesh"))
 
 
@@ -183,17 +175,22 @@ class Session:
 
     def __init__(
         self,
+        model: Model,
         setup: Setup,
-        weights: trees.Tree,
-        adapters: lora.Adapters | None,
         prompts: Sequence[Sequence[int]],
         bar: DecodingProgress,
     ):
         self.setup, self.prompts, self.bar = setup, prompts, bar
-        self._weights, self._adapters = weights, adapters
-        self.weights = unroll(weights, adapters)
+        # Programs work on token ids: those of one tokenizer serve every other.
+        self.model = dataclasses.replace(model, tokenizer=None)
+        self.unrolled = unroll(self.model)
         self.sizes: caches.CacheSizes | None = None
         self.cache: caches.Cache = ()
+
+    @property
+    def row_parts(self) -> int:
+        """Lanes, prompt slots and prompts read at once are multiples of this."""
+        return meshes.row_parts(self.model.mesh)
 
     def prompt_tokens(self, longest: int) -> int:
         """The capacity S of slots whose longest prompt has so many tokens."""
@@ -205,23 +202,23 @@ class Session:
         return min(bucket(min(needed, most), self.setup.pace.bucket_tokens), most)
 
     def allocate(self, sizes: caches.CacheSizes) -> None:
-        setup = self.setup
+        model, dtype = self.model, self.setup.pace.cache_dtype
         self.sizes = sizes
-        self.cache = caches.allocate(setup.config, sizes, setup.pace.cache_dtype, setup.run.mesh)
+        self.cache = caches.allocate(model.config, sizes, dtype, model.mesh)
 
     def rearrange(
         self, sizes: caches.CacheSizes, lanes: np.ndarray, prompts: np.ndarray, columns: np.ndarray
     ) -> None:
         """Other sizes, with these lanes, prompt slots and ring columns of the old arrays."""
         self.cache = _rearrange(
-            self.cache, lanes, prompts, columns, sizes.prompt_tokens, self.setup.run.mesh
+            self.cache, lanes, prompts, columns, sizes.prompt_tokens, self.model.mesh
         )
         self.sizes = sizes
 
     def read(self, numbers: Sequence[int], slots: Sequence[int]) -> None:
         """Reads at most `prefill_prompts` prompts into their slots."""
         assert self.sizes is not None
-        rows = min(bucket(len(numbers), self.setup.row_parts), self.setup.pace.prefill_prompts)
+        rows = min(bucket(len(numbers), self.row_parts), self.setup.pace.prefill_prompts)
         longest = max(len(self.prompts[number]) for number in numbers)
         ids = np.zeros((rows, self.prompt_tokens(longest)), np.int32)
         lengths = np.zeros(rows, np.int32)
@@ -229,13 +226,4 @@ class Session:
         for row, (number, slot) in enumerate(zip(numbers, slots, strict=True)):
             kept = self.prompts[number][:-1]
             ids[row, : len(kept)], lengths[row], places[row] = kept, len(kept), slot
-        self.cache = programs.read_prompts(
-            self.setup.config,
-            self.setup.run,
-            self._weights,
-            self._adapters,
-            self.cache,
-            ids,
-            lengths,
-            places,
-        )
+        self.cache = programs.read_prompts(self.model, self.cache, ids, lengths, places)

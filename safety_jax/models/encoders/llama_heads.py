@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from safety_jax.base import trees
+from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models import layers, llama, lora
 from safety_jax.models.execution import Execution
@@ -25,6 +25,7 @@ from safety_jax.models.folders.attributes import Attributes
 from safety_jax.models.folders.families import FAMILIES
 from safety_jax.models.folders.weight_table import WeightRow
 from safety_jax.models.layers import HeadConfig
+from safety_jax.models.model import Model
 
 BEAVER = ("LlamaForScore", "LlamaModelForScore")
 # safe-rlhf's defaults. The bias was named `bias` first.
@@ -103,9 +104,18 @@ def forward(
     adapters: lora.Adapters | None,
 ) -> Float[Array, "B T D"]:
     """The last hidden state; LLaMA has no token types. Padding is segment 0."""
-    positions = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
-    segments = mask.astype(jnp.int32)
-    return llama.forward(without_head(config), weights, ids, positions, segments, run, adapters)
+    return hidden(config, weights, Tokens.one_a_row(ids, mask), run, adapters)
+
+
+def hidden(
+    config: llama.LlamaConfig,
+    weights: trees.Tree,
+    tokens: Tokens,
+    run: Execution,
+    adapters: lora.Adapters | None,
+) -> Float[Array, "B T D"]:
+    """The last hidden state of packed rows."""
+    return Model(without_head(config), run, weights, adapters, tokenizer=None).forward(tokens)
 
 
 # ---------------------------------------------------------------------------- beaver

@@ -1,0 +1,75 @@
+"""A model for writing: every layer's weights as arrays of their own, and one step of it.
+
+Layers are unrolled, so that each cache is an array of its own, read where it lies and updated in
+place: a slice of stacked caches would be copied before every matrix product.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from safety_jax.base import mesh as meshes
+from safety_jax.base import trees
+from safety_jax.models import declaration, lora
+from safety_jax.models.execution import Execution
+from safety_jax.models.llama import Attend, Llama, LlamaConfig, norm
+from safety_jax.models.model import Model
+from safety_jax.models.rotary import angles
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class UnrolledModel:
+    """A model whose layers are not stacked.
+
+    Attributes:
+        ends: what stands around the layers.
+        layers: each layer's kernels and adapters.
+        head: the output matrix [D V], which XLA's CPU matmul reads in half the time that [V D]
+            takes.
+    """
+
+    config: LlamaConfig = dataclasses.field(metadata={"static": True})
+    execution: Execution = dataclasses.field(metadata={"static": True})
+    ends: trees.Tree
+    layers: tuple[tuple[trees.Tree, dict[str, lora.Leaves]], ...]
+    head: Any
+
+    def step(
+        self,
+        ids: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        attends: Sequence[Attend],
+    ) -> tuple[Float[Array, "B T V"], list[Any]]:
+        """Float32 logits of new tokens whose past lies in a cache, and the caches after them.
+
+        Args:
+            attends: for each layer, what takes (q, k, v) to (attended, the layer's cache).
+        """
+        config, run = self.config, self.execution
+        module = declaration.bind(Llama, config, self.ends)
+        turned = angles(config.rope, config.head_size, positions)
+        x, kept = module.embed(ids, run), []
+        for (kernels, leaves), attend in zip(self.layers, attends, strict=True):
+            layer = declaration.fill(module.layers, kernels)
+            x, of_layer = layer(x, turned, run, leaves, attend)
+            kept.append(of_layer)
+        table = meshes.gather(self.head, run.mesh, ("embed", "vocab")).astype(x.dtype)
+        normed = norm(x, module.final_norm, config)
+        return jnp.einsum("btd,dv->btv", normed, table, preferred_element_type=jnp.float32), kept
+
+
+def _unroll(model: Model) -> UnrolledModel:
+    stacked = (model.weights["layers"], lora.by_layer(model.adapters))
+    count = jax.tree.leaves(stacked)[0].shape[0]
+    layers = [jax.tree.map(lambda leaf, n=number: leaf[n], stacked) for number in range(count)]
+    ends = {name: leaf for name, leaf in model.weights.items() if name != "layers"}
+    table = model.weights["head" if "head" in model.weights else "embedding"]
+    return UnrolledModel(model.config, model.execution, ends, tuple(layers), table.T)
+
+
+unroll = jax.jit(_unroll)

@@ -1,0 +1,84 @@
+"""The loaded model, one noun: config, weights, adapters, tokenizer, and how it runs."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+from transformers import PreTrainedTokenizerBase
+
+from safety_jax.base import mesh as meshes
+from safety_jax.base import trees
+from safety_jax.base.batch import Tokens
+from safety_jax.models import declaration, lora
+from safety_jax.models.execution import Execution
+from safety_jax.models.llama import Attend, Llama, LlamaConfig
+from safety_jax.models.rotary import angles
+
+_static: Any = {"static": True}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A causal language model that can run.
+
+    It is a tree whose leaves are its weights and adapters: compiled functions take it whole, and
+    `jax.grad` of a function of it gives its like. All else is static, so that a compiled function
+    is made again for another config, another execution or another tokenizer.
+
+    Without adapters it is the base model, bit for bit: the reference of DPO is
+    `dataclasses.replace(model, adapters=None)`.
+
+    Attributes:
+        weights: of `config`, on the mesh of `execution`; see `llama.parameters`. Empty before they
+            are read.
+        adapters: what is added to the projections; None for a model without.
+        tokenizer: the model's own; None where only token ids go in and out, as in training.
+    """
+
+    config: LlamaConfig = dataclasses.field(metadata=_static)
+    execution: Execution = dataclasses.field(metadata=_static)
+    weights: trees.Tree
+    adapters: lora.Adapters | None
+    tokenizer: PreTrainedTokenizerBase | None = dataclasses.field(metadata=_static)
+
+    @property
+    def mesh(self) -> Mesh:
+        return self.execution.mesh
+
+    def forward(self, tokens: Tokens) -> Float[Array, "B T D"]:
+        """The last hidden state, normed, in `execution.compute_dtype`."""
+
+        def attend(q, k, v):
+            return self.execution.attention(q, k, v, tokens.segments), None
+
+        return self._run(tokens, attend)[0]
+
+    def keys_and_values(
+        self, tokens: Tokens
+    ) -> tuple[Float[Array, "L B T K E"], Float[Array, "L B T K E"]]:
+        """What later tokens attend to: every layer's keys, already rotated, and values."""
+
+        def attend(q, k, v):
+            return self.execution.attention(q, k, v, tokens.segments), (k, v)
+
+        return self._run(tokens, attend)[1]
+
+    def _run(self, tokens: Tokens, attend: Attend) -> tuple[jax.Array, Any]:
+        turned = angles(self.config.rope, self.config.head_size, tokens.positions)
+        module = declaration.bind(Llama, self.config, self.weights)
+        return module(tokens.ids, turned, self.execution, self.adapters, attend)
+
+    def head(self) -> Float[Array, "V D"]:
+        """The output matrix: the head, or the embedding where the two are tied."""
+        table = self.weights["embedding" if self.config.tied_embeddings else "head"]
+        return meshes.gather(table, self.mesh, ("vocab", "embed"))
+
+    def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Float32 logits behind these hidden states. Training never calls this: see
+        `logprobs.token_logprobs`."""
+        table = self.head().astype(hidden.dtype)
+        return jnp.einsum("btd,vd->btv", hidden, table, preferred_element_type=jnp.float32)

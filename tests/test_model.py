@@ -1,0 +1,144 @@
+"""The loaded model: a tree of arrays with all else static, read from a folder or an adapter's."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_tokenizers
+from samples import execute_on, random_adapters, whole_logits
+
+from safety_jax.base.batch import Tokens
+from safety_jax.base.errors import CheckpointError, ConfigError
+from safety_jax.models import llama, lora
+from safety_jax.models.decoding.unrolled import unroll
+from safety_jax.models.execution import Execution
+from safety_jax.models.folders import hf, model_folder, peft
+
+IDS = np.arange(5, 29, dtype=np.int32).reshape(2, 12)
+
+
+def test_one_example_a_row_has_its_places():
+    """What stands in the docstring."""
+    ids, real = jnp.array([[5, 6, 7, 0]]), jnp.array([[True, True, True, False]])
+    tokens = Tokens.one_a_row(ids, real)
+    found = [np.asarray(part)[0].tolist() for part in (tokens.positions, tokens.segments)]
+    assert found == [[0, 1, 2, 3], [1, 1, 1, 0]]
+    assert not np.asarray(tokens.mask).any() and tokens.ids is ids
+
+
+def test_padding_changes_nothing_before_it(small_model):
+    """A row alone, and right-padded with tokens of its own."""
+    padded = jnp.pad(jnp.asarray(IDS), [(0, 0), (0, 4)], constant_values=9)
+    real = jnp.arange(16)[None] < jnp.full((2, 1), 12)
+    longer = jax.jit(lambda model, *row: model.logits(model.forward(Tokens.one_a_row(*row))))
+    found = np.asarray(longer(small_model, padded, real))[:, :12]
+    np.testing.assert_allclose(found, whole_logits(small_model, IDS), atol=1e-5)
+
+
+def test_leaves_are_weights_and_adapters_alone(small_model):
+    adapters = random_adapters(small_model.config, small_model.mesh)
+    model = dataclasses.replace(small_model, adapters=adapters, tokenizer=tiny_tokenizers.llama())
+    leaves, static = jax.tree.flatten(model)
+    assert len(leaves) == len(jax.tree.leaves((model.weights, adapters.weights)))
+    again = jax.tree.unflatten(static, leaves)
+    assert again.tokenizer is model.tokenizer and again.config == model.config
+
+
+def test_compiled_functions_serve_every_model_of_a_shape(small_model):
+    """Other weights compile nothing; dtype and config are part of the program."""
+    traced = []
+
+    @jax.jit
+    def first(model):
+        traced.append(model.config)
+        return model.head()[0, 0]
+
+    first(small_model)
+    first(jax.tree.map(lambda x: x + 1, small_model))
+    first(dataclasses.replace(small_model, execution=execute_on(small_model.mesh)))
+    assert len(traced) == 1
+    wider = dataclasses.replace(small_model.config, max_positions=64)
+    first(dataclasses.replace(small_model, config=wider))
+    assert len(traced) == 2
+    half = dataclasses.replace(small_model.execution, compute_dtype=jnp.dtype(jnp.bfloat16))
+    first(dataclasses.replace(small_model, execution=half))
+    assert len(traced) == 3
+
+
+def test_the_gradient_of_a_model_is_its_like(small_model):
+    """A sum's is one for every summand."""
+
+    def total(model):
+        return model.head().sum()
+
+    gradient = jax.grad(total)(small_model)
+    assert gradient.config == small_model.config
+    np.testing.assert_array_equal(gradient.weights["head"], 1.0)
+    np.testing.assert_array_equal(gradient.weights["embedding"], 0.0)
+
+
+def test_an_unrolled_model_holds_each_layer(small_model):
+    adapters = random_adapters(small_model.config, small_model.mesh)
+    found = unroll(dataclasses.replace(small_model, adapters=adapters))
+    assert len(found.layers) == small_model.config.layers
+    kernels, leaves = found.layers[1]
+    stacked = small_model.weights["layers"]["query"]["kernel"]
+    np.testing.assert_array_equal(kernels["query"]["kernel"], stacked[1])
+    np.testing.assert_array_equal(leaves["query"].a, adapters.weights["query"]["a"][1])
+    np.testing.assert_array_equal(found.head, small_model.weights["head"].T)
+
+
+# ---------------------------------------------------------------------------- folders
+
+
+@pytest.fixture(scope="module")
+def folders(small_model, tmp_path_factory):
+    """A full model, and an adapter that names it."""
+    place = tmp_path_factory.mktemp("model_folder")
+    tokens = tiny_tokenizers.llama()
+    config = dataclasses.replace(small_model.config, vocabulary_size=len(tokens))
+    weights = llama.initialize(config, jax.random.key(3), small_model.mesh, jnp.float32)
+    hf.export(place / "full", weights, config, None, "float32", 10**9)
+    tokens.save_pretrained(place / "full")
+    settings = peft.LoraConfig(
+        rank=4, alpha=8.0, dropout=0.0, targets=lora.targets(("all-linear",)), rslora=False,
+        base_name=str(place / "full"), dtype="float32",
+    )  # fmt: skip
+    peft.export(place / "adapter", random_adapters(config, small_model.mesh), settings)
+    return place
+
+
+def opened(path, mesh):
+    return model_folder.open_model(
+        str(path), mesh, own_tokenizer="", compute_dtype=jnp.float32, backend="xla", remat="none"
+    )
+
+
+def test_an_adapter_folder_brings_its_base(folders, one_device):
+    full, adapted = (opened(folders / name, one_device) for name in ("full", "adapter"))
+    assert full.adapter is None and adapted.folder == full.folder
+    assert adapted.weights_sha256.endswith(f"+{full.weights_sha256}")
+    base, model = full.load(jnp.float32), adapted.load(jnp.float32)
+    assert base.adapters is None and model.tokenizer.vocab_size == base.tokenizer.vocab_size
+    without = dataclasses.replace(model, adapters=None)
+    np.testing.assert_array_equal(whole_logits(without, IDS), whole_logits(base, IDS))
+    merged = dataclasses.replace(without, weights=lora.merge(model.weights, model.adapters))
+    np.testing.assert_allclose(whole_logits(merged, IDS), whole_logits(model, IDS), atol=2e-5)
+    assert np.abs(whole_logits(model, IDS) - whole_logits(base, IDS)).max() > 0.1
+
+
+def test_what_cannot_be_opened_is_told_before_weights_are_read(folders, one_device, tmp_path):
+    with pytest.raises(CheckpointError, match="nowhere"):
+        opened(tmp_path / "nowhere", one_device)
+    facts = json.loads((folders / "adapter" / "adapter_config.json").read_text())
+    facts["base_model_name_or_path"] = None
+    (tmp_path / "adapter_config.json").write_text(json.dumps(facts))
+    with pytest.raises(ConfigError, match="'base_model_name_or_path' is missing; expected the fol"):
+        opened(tmp_path, one_device)
+    with pytest.raises(ConfigError, match="model.remat 'some': expected one of none, dots, full"):
+        Execution.build(
+            one_device, window=None, compute_dtype=jnp.float32, backend="xla", remat="some"
+        )
