@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -104,8 +105,16 @@ def parse(argv: Sequence[str]) -> Command:
 
 
 def leave(text: str) -> None:
-    print(text)
+    tell(text)
     sys.exit(0)
+
+
+def tell(text: str) -> None:
+    """Prints, to somebody who may have read enough, such as `| head`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def take_config(words: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -38,7 +38,7 @@ def run() -> None:
     # What is not given yet can be shown.
     problems = checks.problems(command.config, complete=not command.shows)
     if command.shows:
-        print(command_line.show(command.config))
+        command_line.tell(command_line.show(command.config))
     if problems:
         fail(*(str(ConfigError(problem)) for problem in problems))
     if not command.shows:

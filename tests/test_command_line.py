@@ -1,6 +1,8 @@
 """The command line: configs by name from any folder, every mistake in one line, what help says."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -208,6 +210,15 @@ def test_what_would_not_run_is_shown_and_refused(monkeypatch, capsys):
     code, out, lines = call(monkeypatch, capsys, "--config=dpo", "--config.dpo.beta=0", "--show")
     assert code == 2 and "dpo.beta" in out
     assert lines == ["error: dpo.beta is 0.0; expected a number, above 0"]
+
+
+def test_a_reader_may_have_read_enough():
+    """As `safety-jax --help | head -1` has: no traceback, now or at the end of Python."""
+    shell = 'set -o pipefail; "$0" -m safety_jax.main --help | true'
+    result = subprocess.run(
+        ["bash", "-c", shell, sys.executable], cwd=ROOT, capture_output=True, timeout=60
+    )
+    assert (result.returncode, result.stderr) == (0, b"")
 
 
 def test_the_version(monkeypatch, capsys):
