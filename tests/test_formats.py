@@ -216,6 +216,17 @@ def test_turns_that_have_no_place(turn, message, rows):
     assert len(read_records(source)) == 1 and not source.left_out[0].unwanted
 
 
+def test_both_answers_of_any_pair_to_learn_and_to_avoid(rows):
+    for row in (ULTRA_FEEDBACK, ORCA_DPO, OPENAI, HELP_STEER):
+        better, worse = read_labelled(rows(row))
+        assert better.desirable and not worse.desirable and worse.answer == (WORSE,)
+
+
+def test_a_dialogue_of_an_empty_system_message_is_none(rows):
+    with pytest.raises(DataError, match="'messages' holds an empty system message and nothing"):
+        read_records(rows({"messages": [{"role": "system", "content": ""}]}))
+
+
 def test_a_row_that_no_model_could_read_is_refused(rows):
     long = {"prompt": Q, "response": "x" * 2_000_000}
     with pytest.raises(DataError, match="line 1: has 2,000,026 characters; expected at most 2,000"):

@@ -49,8 +49,11 @@ def turns_of(row: Mapping[str, Any], column: str) -> tuple[Message, ...]:
         return transcript(text) if is_transcript(text) else (Message("assistant", text),)
     if not value:
         raise BadRow(f"{column!r} is empty")
-    found = [_message(item, i, f"{column}[{i}]") for i, item in enumerate(value)]
-    return _one_system([message for message in found if message is not None])
+    named = [_message(item, i, f"{column}[{i}]") for i, item in enumerate(value)]
+    found = [message for message in named if message is not None]
+    if not found:
+        raise BadRow(f"{column!r} holds an empty system message and nothing else")
+    return _one_system(found)
 
 
 def prompt_of(row: Mapping[str, Any], column: str) -> tuple[Message, ...]:

@@ -15,6 +15,13 @@ from safety_jax.data.messages import BadRow
 from safety_jax.data.readers import Row
 
 _BASE = {known.name: known for known in FORMATS}
+_PAIRS = tuple(
+    _BASE[name]
+    for name in (
+        *("safe_rlhf", "preference", "ultra_feedback", "orca_dpo", "openai_preference"),
+        *("help_steer", "implicit_preference"),
+    )
+)
 
 
 def _number(row: Row, column: str) -> float:
@@ -116,20 +123,20 @@ LABELS = (
     _format("beavertails", "response", "is_safe", _safe),
     _format("labelled", "response", "label", _label),
     _format("labelled_messages", "messages", "unsafe", _unsafe),
-    _BASE["safe_rlhf"],
-    _BASE["preference"],
-    _BASE["implicit_preference"],
+    *_PAIRS,
 )
 # KTO's rows (Ethayarajh et al., arXiv 2402.01306) in TRL's columns, or with a label of safety;
 # pairs give both answers.
 DESIRABLE = (
     _desirable("kto", "completion", "label", flag_of),
     _desirable("kto_messages", "messages", "label", flag_of),
+    _desirable("desirable", "response", "desirable", flag_of),
     _desirable("beavertails", "response", "is_safe", flag_of),
     _desirable("unsafe", "response", "unsafe", _not_unsafe),
     _desirable("labelled", "response", "label", _named_safe),
     _desirable("labelled_messages", "messages", "unsafe", _not_unsafe),
-    _BASE["safe_rlhf"],
-    _BASE["preference"],
-    _BASE["implicit_preference"],
+    _desirable("safe_messages", "messages", "is_safe", flag_of),
+    _desirable("safe_completion", "completion", "is_safe", flag_of),
+    _desirable("unsafe_completion", "completion", "unsafe", _not_unsafe),
+    *_PAIRS,
 )

@@ -53,7 +53,8 @@ def read_file(path: Path, *, name: str, key: str, errors: str) -> list[PlacedRow
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; expected a data file, change {key}") from error
     except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read ({error}); replace the file") from error
+        why = files.reason(error) if isinstance(error, OSError) else error
+        raise DataError(f"{path}: cannot be read ({why}); replace the file") from error
     except MemoryError as error:
         raise DataError(f"{path}: does not fit into memory; split the file") from error
 
