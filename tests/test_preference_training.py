@@ -185,6 +185,11 @@ def test_losses_are_those_of_trl(name, golden_table):
     )
     found = OBJECTIVES[name].loss(sums).mean()
     np.testing.assert_allclose(found, GOLDEN[f"{name}/loss"], rtol=1e-5)
+    metrics = summarize(table, golden_pairs(), name)
+    theirs = {key: value for key, value in GOLDEN.items() if key.startswith(f"{name}/")}
+    for key in theirs.keys() - {f"{name}/loss", f"{name}/grad_norm"}:
+        ours = metrics[key.removeprefix(f"{name}/")]
+        np.testing.assert_allclose(ours, theirs[key], rtol=1e-5, atol=1e-6, err_msg=key)
 
 
 @pytest.mark.parametrize("name", ["with_nll", "ipo_mean"])

@@ -21,8 +21,9 @@ from jaxtyping import Bool, Float
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import encode
 from safety_jax.data.encode import Examples
+from safety_jax.data.formats import Labels
 from safety_jax.data.prompts import Template
-from safety_jax.data.records import Pair, Record, Skipped
+from safety_jax.data.records import Labelled, Pair, Record, Skipped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +126,18 @@ def describe_unlabelled(found: Sequence[Pair], prefer: str) -> list[str]:
         f"{count:,} of {len(found):,} pairs do not say which answers are unsafe; "
         f"data.prefer={prefer} takes them as they are"
     ]
+
+
+def rotated(rows: Sequence[Labelled]) -> list[Pair]:
+    """Each labelled answer beside the answer of the row before, as TRL rotates them for KTO; both
+    are labelled unsafe where the row's own answer is undesirable."""
+    return [
+        Pair(
+            row.prompt, row.answer, other.answer, row.context, row.source, row.where,
+            Labels(unsafe=(not row.desirable, not row.desirable), categories=row.categories),
+        )
+        for row, other in zip(rows, [*rows[-1:], *rows[:-1]], strict=True)
+    ]  # fmt: skip
 
 
 # ---------------------------------------------------------------------------- token ids

@@ -182,8 +182,8 @@ def read_rated(
 def read_labelled(source: Source, skipped: list[Skipped] | None = None) -> list[Labelled]:
     """Rows of single answers that are desirable or not, as KTO learns from; `ratings.DESIRABLE`.
 
-    A pair gives both answers: where the row says which of them are unsafe, those are undesirable;
-    otherwise the rejected one is.
+    A pair gives both answers: the rejected one is undesirable, and so is a chosen one that the row
+    calls unsafe.
 
     Args:
         skipped: as in `read_pairs`.
@@ -197,8 +197,8 @@ def read_labelled(source: Source, skipped: list[Skipped] | None = None) -> list[
         if not parsed.rejected:
             sides = [(parsed.chosen, bool(labels.desirable))]
         else:
-            unsafe = labels.unsafe or (False, True)
-            sides = [(parsed.chosen, not unsafe[0]), (parsed.rejected, not unsafe[1])]
+            unsafe, _ = labels.unsafe or (False, True)
+            sides = [(parsed.chosen, not unsafe), (parsed.rejected, False)]
         for answer, desirable in sides:
             found.append(
                 Labelled(

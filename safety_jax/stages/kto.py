@@ -1,13 +1,13 @@
-"""Stage `kto`: learning from single answers that are desirable or not (KTO, Ethayarajh et al.,
-arXiv 2402.01306). Rows need no pairs: a label, or a verdict of safety, is enough.
+"""Stage `kto`: learning from single answers that are desirable or not (KTO, arXiv 2402.01306). Rows
+need no pairs: a label, or a verdict of safety, is enough.
 
 The reference point z0 = KL(π ‖ π_ref) is estimated over the whole batch, in a pass without
-gradient, from answers behind the prompts of others. So an example has two sides: the answer, and
-the answer of another row behind the same prompt.
+gradient, from answers behind the prompts of others: an example has two sides, an answer and the
+answer of another row behind the same prompt.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,13 +20,13 @@ from safety_jax.base.batch import Answers, Tokens
 from safety_jax.data import corpus as corpora
 from safety_jax.data import pairs, records
 from safety_jax.data.encode import Encoding
-from safety_jax.data.formats import Labels
 from safety_jax.data.pairs import Pairs
-from safety_jax.data.records import Labelled, Pair, Skipped
+from safety_jax.data.records import Labelled, Skipped
 from safety_jax.maths import logprobs, losses
 from safety_jax.report import plots
 from safety_jax.stages import groups, references, training
 from safety_jax.training import placement
+from safety_jax.training.policy import Policy
 from safety_jax.training.task import Account, Finished, Learning, Loaded, Measured, Metrics, Task
 
 # Columns of the table: log π, log π_ref, z0, loss
@@ -40,16 +40,13 @@ def make_task(config: ConfigDict, mesh: Mesh) -> Task:
     corpus = corpora.read(
         groups.rows(config, data.bad_rows),
         records.read_labelled,
-        functools.partial(encode_labelled, encoding=encoding, bad_rows=data.bad_rows),
+        functools.partial(encode, encoding=encoding, bad_rows=data.bad_rows),
         prompt=encoding.template.prompt,
         tokenizer=base.tokens,
     )
     lengths = (side.lengths for side in corpus.training.sides)
-    good = int(desirable(corpus.training).sum())
-    summary = (
-        f"{config.model.path} after KTO (β = {config.kto.beta:g}) on {good:,} desirable and "
-        f"{len(corpus.training) - good:,} undesirable answers."
-    )
+    good = f"{desirable(corpus.training).sum():,} of {len(corpus.training):,} answers desirable"
+    summary = f"{config.model.path} after KTO (β = {config.kto.beta:g}); {good}."
     return Task(
         unit="answers",
         sides=("answer", "answer of another row, for the reference point"),
@@ -57,28 +54,27 @@ def make_task(config: ConfigDict, mesh: Mesh) -> Task:
         about_model=groups.describe_base(config, base, mesh),
         flops_per_example=groups.flops_per_example(config, base, *lengths),
         load=functools.partial(groups.load_policy, config, base, mesh),
-        learn=functools.partial(learn, config, mesh),
+        learn=lambda loaded: learn(
+            config, mesh, loaded, known=references.make(config, config.kto, loaded, mesh)
+        ),
         account=functools.partial(account, summary, config.kto.protocol_notes),
     )
 
 
-def encode_labelled(
+def encode(
     rows: Sequence[Labelled], skipped: list[Skipped], *, encoding: Encoding, bad_rows: str
 ) -> Pairs:
-    """Each row with its own answer and that of the row before, as TRL rotates them; `unsafe` says
-    which rows are undesirable."""
-    found = [
-        Pair(row.prompt, row.answer, other.answer, row.context, row.source, row.where,
-             Labels(unsafe=(not row.desirable,) * 2, categories=row.categories))
-        for row, other in zip(rows, [*rows[-1:], *rows[:-1]], strict=True)
-    ]  # fmt: skip
-    return pairs.encode_pairs(found, skipped, encoding=encoding, bad_rows=bad_rows, distinct=False)
+    """Each row with its own answer and another's; `unsafe` says which rows are undesirable."""
+    return pairs.encode_pairs(
+        pairs.rotated(rows), skipped, encoding=encoding, bad_rows=bad_rows, distinct=False
+    )
 
 
-def learn(config: ConfigDict, mesh: Mesh, loaded: Loaded) -> Learning:
-    """The loss on the loaded model, against its own log-probabilities before training."""
-    policy, beta = loaded.learner, config.kto.beta
-    known = references.make(config, config.kto, loaded, mesh)
+def learn(
+    config: ConfigDict, mesh: Mesh, loaded: Loaded[Policy], *, known: references.Known
+) -> Learning:
+    """The loss on the loaded model; `known` gives the log-probabilities of its start."""
+    policy, group = loaded.learner, config.kto
 
     def chances(trainable: Any, frozen: Any, batch: Answers, side: int, key: Any) -> jax.Array:
         """log π and log π_ref of a side's answers, [b, S, 2]."""
@@ -86,9 +82,9 @@ def learn(config: ConfigDict, mesh: Mesh, loaded: Loaded) -> Learning:
         scores = policy.token_logprobs(trainable, frozen, tokens, key)
         assert batch.reference is not None, "KTO's reference is always cached"
         reference = jnp.pad(batch.reference[:, side, 1:], [(0, 0), (0, 1)])
-        S = batch.slots.shape[-1]
         both = scores.logprobs, jnp.where(logprobs.shift(tokens)[1], reference, 0.0)
-        sums = [logprobs.segment_sums(values, tokens.segments, S) for values in both]
+        most = batch.slots.shape[-1]
+        sums = [logprobs.segment_sums(values, tokens.segments, most) for values in both]
         return jnp.stack(sums, axis=-1)
 
     def survey(trainable: Any, frozen: Any, batch: Answers) -> dict[str, jax.Array]:
@@ -102,9 +98,9 @@ def learn(config: ConfigDict, mesh: Mesh, loaded: Loaded) -> Learning:
             both[..., 0] - both[..., 1],
             1 - batch.targets[..., 0],
             kl,
-            beta=beta,
-            desirable_weight=config.kto.desirable_weight,
-            undesirable_weight=config.kto.undesirable_weight,
+            beta=group.beta,
+            desirable_weight=group.desirable_weight,
+            undesirable_weight=group.undesirable_weight,
         )
         mean = jnp.where(batch.slots >= 0, each, 0.0).sum() / totals["answers"]
         rows = jnp.stack([both[..., 0], both[..., 1], jnp.full_like(each, kl), each], axis=-1)
@@ -117,14 +113,14 @@ def learn(config: ConfigDict, mesh: Mesh, loaded: Loaded) -> Learning:
         survey=survey,
         frozen=loaded.frozen,
         place=lambda loader, data: placement.place_answers(mesh, loader, data, known(data)),
-        summarize=functools.partial(summarize, beta=beta),
-        evaluation=functools.partial(evaluation, beta=beta),
+        summarize=functools.partial(summarize, beta=group.beta),
+        evaluation=functools.partial(evaluation, beta=group.beta),
     )
 
 
 def desirable(data: Pairs) -> np.ndarray:
     """Whether each answer is one to learn, [n]."""
-    assert data.unsafe is not None, "every row has a label"
+    assert data.unsafe is not None
     return ~data.unsafe[:, 0]
 
 
@@ -133,7 +129,7 @@ def summarize(found: Measured, data: Pairs, *, beta: float) -> Metrics:
     good = desirable(data)[found.examples]
     rewards = beta * (found.table[:, POLICY] - found.table[:, REFERENCE])
     metrics = {"kl": float(found.table[:, KL].mean())}
-    for name, members in (("chosen", good), ("rejected", ~good)):
+    for name, members in {"chosen": good, "rejected": ~good}.items():
         if members.any():
             metrics[f"rewards/{name}"] = float(rewards[members].mean())
             metrics[f"logps/{name}"] = float(found.table[members, POLICY].mean())
@@ -151,4 +147,4 @@ def account(summary: str, notes: Sequence[str], run: Finished) -> Account:
     return Account(summary, notes, plots=("plots/loss.png",))
 
 
-run: Callable[[ConfigDict, str], None] = functools.partial(training.run, make_task=make_task)
+run = functools.partial(training.run, make_task=make_task)

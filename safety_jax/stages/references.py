@@ -17,10 +17,11 @@ from safety_jax.training import reference
 from safety_jax.training.placement import TokenValues
 from safety_jax.training.task import Loaded
 
+# Of examples, the log-probability of every token of all sides under the reference
+Known = Callable[[Any], TokenValues | None]
 
-def make(
-    config: ConfigDict, group: ConfigDict, loaded: Loaded, mesh: Mesh
-) -> Callable[[Any], TokenValues | None]:
+
+def make(config: ConfigDict, group: ConfigDict, loaded: Loaded, mesh: Mesh) -> Known:
     """A function of examples: the reference's log-probability of every token of all sides, from
     disk or computed; None where it is not cached.
 

@@ -93,21 +93,28 @@ def log_ratios(trainer: DPOTrainer) -> tuple[torch.Tensor, torch.Tensor, torch.T
     return sums[0], sums[0] - sums[1], mask.sum(1).reshape(2, -1)
 
 
-def cpo_losses(trainer: DPOTrainer) -> dict[str, np.ndarray]:
+def cpo_numbers(trainer: DPOTrainer) -> dict[str, np.ndarray]:
     """What CPOTrainer's arithmetic makes of the same pairs: SimPO, and label smoothing."""
 
-    def losses(inputs: torch.Tensor, **settings: float | str) -> np.ndarray:
+    def numbers(inputs: torch.Tensor, **settings: float | str) -> tuple[np.ndarray, ...]:
         own = types.SimpleNamespace(
             accelerator=types.SimpleNamespace(device="cpu"), alpha=0.0, **settings
         )
-        return CPOTrainer.cpo_loss(own, inputs[0], inputs[1])[0].mean().numpy()
+        found = CPOTrainer.cpo_loss(own, inputs[0], inputs[1])
+        return tuple(value.mean().numpy() for value in found)
 
     policy, ratios, tokens = log_ratios(trainer)
     simpo = {"beta": 2.0, "simpo_gamma": rows.DPO_MARGIN, "label_smoothing": 0.0}
     smoothed = {"beta": 0.1, "label_smoothing": rows.DPO_SMOOTHING}
+    loss, chosen, rejected = numbers(policy / tokens, loss_type="simpo", **simpo)
     return {
-        "simpo/loss": losses(policy / tokens, loss_type="simpo", **simpo),
-        "conservative/loss": losses(ratios, loss_type="sigmoid", **smoothed),
+        "simpo/loss": loss,
+        "simpo/rewards/chosen": chosen,
+        "simpo/rewards/rejected": rejected,
+        "simpo/rewards/margins": chosen - rejected,
+        "simpo/logps/chosen": (policy / tokens)[0].mean().numpy(),
+        "simpo/logps/rejected": (policy / tokens)[1].mean().numpy(),
+        "conservative/loss": numbers(ratios, loss_type="sigmoid", **smoothed)[0],
     }
 
 
@@ -119,7 +126,7 @@ def main() -> int:
         found, trainer = step_of(name)
         made |= found
         print(name, found[f"{name}/loss"], found[f"{name}/grad_norm"])
-    made |= token_rows(trainer) | cpo_losses(trainer)
+    made |= token_rows(trainer) | cpo_numbers(trainer)
     golden.arrays(rows.DPO_FILE.name, made)
     return golden.finish()
 

@@ -14,6 +14,7 @@ FILE = cases.FOLDER / "sft.npz"
 TRL_FILE = cases.FOLDER / "trl.npz"
 DPO_FILE = cases.FOLDER / "dpo.npz"
 REWARD_FILE = cases.FOLDER / "reward.npz"
+KTO_FILE = cases.FOLDER / "kto.npz"
 
 ROWS, TOKENS = 4, 40
 STEPS = 3
@@ -43,6 +44,9 @@ DPO_LOSSES: dict[str, tuple[dict[str, float], float]] = {
     "sigmoid_mean": ({"sigmoid_norm": 1.0}, 5.0),
     "with_nll": ({"sigmoid": 1.0, "sft": DPO_NLL_WEIGHT}, 0.1),
 }
+# TRL's numbers of a KTO step on both answers of those pairs, and the weight of ORPO's odds ratio.
+KTO = {"beta": 0.3, "desirable_weight": 1.0, "undesirable_weight": 1.5}
+ORPO = 0.25
 # Margin and weight of centring of a step on those pairs, and what TRL then logs.
 REWARDS = {"plain": (0.0, 0.0), "margin": (0.7, 0.0), "centring": (0.0, 0.1), "both": (0.3, 0.2)}
 REWARD_METRICS = ("accuracy", "margin", "mean_reward", "min_reward", "max_reward")
@@ -125,4 +129,13 @@ def pair_rows() -> list[dict[str, str]]:
     return [
         {"prompt": words(2, 10), "chosen": f" {words(1, 16)}", "rejected": f" {words(1, 16)}"}
         for _ in range(DPO_PAIRS)
+    ]
+
+
+def labelled_rows() -> list[dict[str, str | bool]]:
+    """Both answers of the pairs, chosen ones to learn and rejected ones to avoid, mixed."""
+    return [
+        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+        for k, row in enumerate(pair_rows())
+        for side in (("chosen", "rejected") if k % 2 else ("rejected", "chosen"))
     ]
