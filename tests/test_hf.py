@@ -13,6 +13,7 @@ import numpy as np
 import opened
 import pytest
 from safetensors.numpy import load_file, save_file
+from samples import random_adapters
 
 from safety_jax.base import trees
 from safety_jax.base.errors import CheckpointError, ConfigError
@@ -305,6 +306,34 @@ def test_export_in_another_dtype(source, tmp_path, one_device):
         for name, array in load_file(source / folders.WEIGHTS).items()
     }
     assert_same_bytes(stored(tmp_path / "x"), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_adapter_is_added_in_float32_whatever_the_base_is_held_in(
+    dtype, tmp_path, one_device, eight_devices
+):
+    """Against sums in float64 on a base held in bfloat16; and how much rounding takes of them."""
+    folder = write_folder(tmp_path / "source", "llama_grouped", "bfloat16")
+    config = hf.read_config(folder)
+    for mesh in (one_device, eight_devices):
+        adapters = random_adapters(config, mesh)
+        adapters = dataclasses.replace(adapters, scale=adapters.scale * 2e-3)
+        held = load(folder, mesh, jnp.bfloat16)
+        lost = hf.export(tmp_path / "x", held, config, None, dtype, GIGABYTES, adapters)
+        before, after = stored(folder), stored(tmp_path / "x")
+        stayed = []
+        for target, pair in adapters.weights.items():
+            for layer, name in enumerate(hf.hf_names(config)[f"layers.{target}.kernel"]):
+                a, b = (np.asarray(pair[factor][layer], np.float64) for factor in "ab")
+                base, found = before.pop(name), after.pop(name)
+                exact = base.astype(np.float64) + adapters.scale * (b @ a)
+                relative = 2.0**-8 if dtype == "bfloat16" else 1e-6
+                np.testing.assert_allclose(found.astype(np.float64), exact, relative, 1e-6)
+                stayed.append(exact.astype(DTYPES[dtype]) == base)
+        assert_same_bytes(after, {k: v.astype(DTYPES[dtype]) for k, v in before.items()})
+        share = np.concatenate([part.ravel() for part in stayed]).mean()
+        np.testing.assert_allclose(lost, share, atol=2e-3)
+        assert 0.1 < share < 0.9 if dtype == "bfloat16" else share < 1e-3
 
 
 def test_a_model_from_random_weights_gets_a_config_of_its_own(source, tmp_path, one_device):

@@ -57,6 +57,26 @@ def test_merged_equals_adapter_model(config, weights, one_device, forward):
     assert float(jnp.abs(adapted - forward(weights, None)).max()) > 0.1
 
 
+def test_small_updates_add_up_in_a_base_of_bfloat16(config, weights, one_device):
+    """Each is below what bfloat16 can show beside the weight; eight of them are not lost."""
+    held = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), weights)
+    adapters = random_adapters(config, one_device)
+    query = {"query": adapters.weights["query"]}
+    small = dataclasses.replace(adapters, weights=query, scale=1e-4)
+    promoted = lora.promote(held, ("query",))
+    merged = promoted
+    for _ in range(8):
+        merged = lora.merge(merged, small)
+    types = [jax.tree.map(lambda leaf: leaf.dtype, tree) for tree in (promoted, merged)]
+    assert types[0] == types[1] and types[0] != jax.tree.map(lambda leaf: leaf.dtype, held)
+    update = np.asarray(query["query"]["b"] @ query["query"]["a"]) * 8e-4
+    kernels = [trees.flatten(tree)["layers.query.kernel"] for tree in (held, merged)]
+    np.testing.assert_allclose(
+        np.asarray(kernels[1]) - np.asarray(kernels[0], np.float32), update, atol=1e-6
+    )
+    np.testing.assert_array_equal(held["embedding"], merged["embedding"])
+
+
 def test_scaling_and_targets():
     assert lora.scaling(4, 8.0, rslora=False) == 2.0
     assert lora.scaling(4, 8.0, rslora=True) == 4.0

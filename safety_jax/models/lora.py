@@ -196,11 +196,32 @@ def delta(x: Float[Array, "tokens I"], leaves: Leaves) -> Float[Array, "tokens O
 
 
 def merge(weights: trees.Tree, adapters: Adapters) -> trees.Tree:
-    """Weights with the adapters added, W + scale · B A, computed in float32, in W's dtype."""
+    """Weights with the adapters added, W + scale · B A; what is touched becomes float32.
+
+    An update is small beside the weight that it moves: four steps at a learning rate of 2e-4 leave
+    nine in ten weights where they were when the sum is rounded to bfloat16.
+    """
     flat = trees.flatten(weights)
     for target, pair in adapters.weights.items():
         name = f"layers.{target}.kernel"
-        update = jnp.einsum("lor,lri->loi", pair["b"], pair["a"], precision="highest")
-        merged = flat[name].astype(jnp.float32) + adapters.scale * update.astype(jnp.float32)
-        flat[name] = merged.astype(flat[name].dtype)
+        flat[name] = jax.vmap(added, in_axes=(0, 0, 0, None))(
+            flat[name], pair["a"], pair["b"], adapters.scale
+        )
     return trees.unflatten(flat)
+
+
+def promote(weights: trees.Tree, adapted: tuple[str, ...]) -> trees.Tree:
+    """Weights whose adapted kernels are float32, as `merge` leaves them: programs that run before
+    and after a merge are then the same."""
+    names = {f"layers.{target}.kernel" for target in adapted}
+    return trees.map_named(
+        lambda name, leaf: leaf.astype(jnp.float32) if name in names else leaf, weights
+    )
+
+
+def added(
+    kernel: Float[Array, "O I"], a: Float[Array, "R I"], b: Float[Array, "O R"], scale: Any
+) -> Float[Array, "O I"]:
+    """One layer of a kernel with its adapter added, in float32."""
+    update = jnp.matmul(b, a, precision="highest").astype(jnp.float32)
+    return kernel.astype(jnp.float32) + scale * update

@@ -19,6 +19,7 @@ from safety_jax.base.errors import ConfigError
 from safety_jax.data import encode, prompts, records, sources
 from safety_jax.judges import registry
 from safety_jax.judges.planned import Resources
+from safety_jax.models import lora
 from safety_jax.raft import judging, prompt_pool, round_measures, rounds, sampling, selection
 from safety_jax.raft.setup import RaftParts, RaftPlan, RoundSummary, Weights
 from safety_jax.report import model_card
@@ -26,6 +27,7 @@ from safety_jax.report import rounds as pictures
 from safety_jax.stages import answering, devices, groups, results
 from safety_jax.stages.tuning import RoundTuner
 from safety_jax.training import metrics, policy, workdir
+from safety_jax.training.task import Loaded
 
 FOLDER = "rounds"
 
@@ -52,7 +54,7 @@ def run(config: ConfigDict, folder: str) -> None:
             print(groups.describe_base(config, base, mesh), flush=True)
 
         # ---- the policy, and what a round does with it
-        loaded = groups.load_policy(config, base, mesh)
+        loaded = hold_base(config, groups.load_policy(config, base, mesh))
         trained, trainable, frozen = loaded.learner, loaded.trainable, loaded.frozen
         shapes = jax.eval_shape(lambda tree: tree, trainable)
         setup = functools.partial(
@@ -86,6 +88,14 @@ def run(config: ConfigDict, folder: str) -> None:
 
 
 # ---------------------------------------------------------------------------- from config to plan
+
+
+def hold_base(config: ConfigDict, loaded: Loaded[policy.Policy]) -> Loaded[policy.Policy]:
+    """The loaded policy; a base that takes up adapters round after round keeps them in float32."""
+    adapter = loaded.learner.adapter
+    if config.raft.adapter != "merge" or adapter is None:
+        return loaded
+    return dataclasses.replace(loaded, frozen=lora.promote(loaded.frozen, adapter.targets))
 
 
 def plan_judges(config: ConfigDict, mesh: Mesh) -> judging.Judges:

@@ -38,10 +38,19 @@ def write(
         merged: adapters are also written as a full model.
     """
     dtype = config.checkpoint.export_dtype
-    learner.export(place.export, weights, frozen, dtype)
+    lost = {place.export: learner.export(place.export, weights, frozen, dtype)}
     if merged and learner.adapter is not None:
-        learner.export_merged(place.path / "merged", weights, frozen, dtype)
+        target = place.path / "merged"
+        lost[target] = learner.export_merged(target, weights, frozen, dtype)
     if jax.process_index() == 0:
+        for target, share in lost.items():
+            if share:
+                print(
+                    f"note: {target}: {share:.1%} of the weights that the adapter moves stay where "
+                    f"they were, because {dtype} is too coarse; checkpoint.export_dtype=float32 "
+                    "keeps all of it",
+                    flush=True,
+                )
         source = groups.tokenizer_folder(config, learner.folder)
         for target in (place.export, place.path / "merged"):
             if target.is_dir():

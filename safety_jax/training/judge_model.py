@@ -118,12 +118,12 @@ class Trainee:
             example_tokens=float((tokens**2).sum() / tokens.sum()),
         )
 
-    def export(self, folder: Path, trainable: trees.Tree, frozen: trees.Tree, dtype: str) -> None:
+    def export(self, folder: Path, trainable: trees.Tree, frozen: trees.Tree, dtype: str) -> float:
         """Writes the whole judge, adapters added, as a folder with a sequence head."""
         weights, adapters = self._split(trainable, frozen, None)
-        if adapters is not None:
-            weights = jax.jit(lora.merge)(weights, adapters)
-        heads.export(folder, weights, self.scorer, self.folder, dtype, policy.SHARD_BYTES)
+        return heads.export(
+            folder, weights, self.scorer, self.folder, dtype, policy.SHARD_BYTES, adapters
+        )
 
     export_merged = export  # a judge leaves whole in any case
 

@@ -98,21 +98,21 @@ class Policy:
         """Model FLOPs to train on one token of examples with these lengths."""
         return flops_per_token(self.config, self.adapter, lengths)
 
-    def export(self, folder: Path, trainable: trees.Tree, frozen: trees.Tree, dtype: str) -> None:
+    def export(self, folder: Path, trainable: trees.Tree, frozen: trees.Tree, dtype: str) -> float:
         """Writes what was trained: a PEFT adapter folder, or the full model."""
-        if self.adapter is not None:
-            peft.export(folder, self.adapters(trainable), self.adapter)
-        else:
-            self.export_merged(folder, trainable, frozen, dtype)
+        if self.adapter is None:
+            return self.export_merged(folder, trainable, frozen, dtype)
+        peft.export(folder, self.adapters(trainable), self.adapter)
+        return 0.0
 
     def export_merged(
         self, folder: Path, trainable: trees.Tree, frozen: trees.Tree, dtype: str
-    ) -> None:
+    ) -> float:
         """Writes the full model, adapters added to the base."""
-        weights = trainable
-        if self.adapter is not None:
-            weights = jax.jit(lora.merge)(frozen, self.adapters(trainable))
-        hf.export(folder, weights, self.config, self.folder, dtype, SHARD_BYTES)
+        model = self.model(trainable, frozen)
+        return hf.export(
+            folder, model.weights, self.config, self.folder, dtype, SHARD_BYTES, model.adapters
+        )
 
 
 def flops_per_token(

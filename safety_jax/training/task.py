@@ -42,14 +42,18 @@ class Learner(Protocol):
         """Model FLOPs to train on one token of examples with these lengths."""
         ...
 
-    def export(self, folder: Path, trainable: trees.Tree, frozen: trees.Tree, dtype: str) -> None:
-        """Writes what was trained."""
+    def export(self, folder: Path, trainable: trees.Tree, frozen: trees.Tree, dtype: str) -> float:
+        """Writes what was trained; returns as `export_merged`, 0 where nothing is merged."""
         ...
 
     def export_merged(
         self, folder: Path, trainable: trees.Tree, frozen: trees.Tree, dtype: str
-    ) -> None:
-        """Writes the full model, adapters added to the base."""
+    ) -> float:
+        """Writes the full model, adapters added to the base.
+
+        Returns:
+            The share of the weights which the adapters moved that `dtype` is too coarse to show.
+        """
         ...
 
 

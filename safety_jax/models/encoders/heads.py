@@ -244,10 +244,12 @@ def export(
     source: Path | None,
     dtype: DTypeLike,
     shard_bytes: int,
-) -> None:
+    adapters: lora.Adapters | None = None,
+) -> float:
     """Writes a folder that `transformers.AutoModelForSequenceClassification` opens.
 
-    A "beaver" scorer keeps its own layout, which safe-rlhf opens. See `weight_table.export`.
+    A "beaver" scorer keeps its own layout, which safe-rlhf opens. Says what rounding took of
+    adapters, see `weight_table.export`.
 
     Args:
         source: the folder the trunk came from, with any head: its tokenizer, its licence, and,
@@ -272,7 +274,9 @@ def export(
         attributes.pop("num_labels", None)  # id2label says it
     configs = {"config.json": attributes}
     declared = parameters(scorer)
-    weight_table.export(folder, kind.layout, weights, declared, source, configs, dtype, shard_bytes)
+    return weight_table.export(
+        folder, kind.layout, weights, declared, source, configs, dtype, shard_bytes, adapters
+    )
 
 
 # ---------------------------------------------------------------------------- forward

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from safety_jax.base import trees
-from safety_jax.models import llama
+from safety_jax.models import llama, lora
 from safety_jax.models.folders import hf_config, weight_table
 from safety_jax.models.folders import hub as folders
 from safety_jax.models.folders.hf_config import read_config
@@ -82,8 +82,10 @@ def export(
     source: Path | None,
     dtype: DTypeLike,
     shard_bytes: int,
-) -> None:
-    """Writes a model folder that `transformers` opens, see `weight_table.export`.
+    adapters: lora.Adapters | None = None,
+) -> float:
+    """Writes a model folder that `transformers` opens, and says what rounding took of adapters, see
+    `weight_table.export`.
 
     Args:
         source: the folder the model came from, whose tokenizer, licence, and (where it describes
@@ -104,4 +106,6 @@ def export(
         generation = folders.read_json(source / GENERATION)
     configs = {"config.json": attributes, GENERATION: generation}
     declared = llama.parameters(config)
-    weight_table.export(folder, LAYOUT, weights, declared, source, configs, dtype, shard_bytes)
+    return weight_table.export(
+        folder, LAYOUT, weights, declared, source, configs, dtype, shard_bytes, adapters
+    )

@@ -11,7 +11,7 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +24,10 @@ from jax.typing import DTypeLike
 from safety_jax.base import mesh as meshes
 from safety_jax.base import trees
 from safety_jax.base.errors import CheckpointError
+from safety_jax.models import lora
 from safety_jax.models.folders import hub as folders
 from safety_jax.models.folders import safetensors, streaming
+from safety_jax.models.folders.merging import MergedExport
 
 SHOW_PROGRESS_BYTES = 1 << 30
 NOTHING = r"(?!)"  # matches no name
@@ -267,7 +269,8 @@ def export(
     configs: Mapping[str, Mapping[str, Any]],
     dtype: DTypeLike,
     shard_bytes: int,
-) -> None:
+    adapters: lora.Adapters | None = None,
+) -> float:
     """Writes a model folder that `transformers` opens, whole or not at all.
 
     Tensors are gathered and written one by one, so that a process holds one of them at a time.
@@ -278,13 +281,18 @@ def export(
         configs: JSON files by their names, config.json among them.
         dtype: of the written weights.
         shard_bytes: a file's tensors take at most this, a larger tensor gets a file of its own.
+        adapters: added to the kernels on their way.
+
+    Returns:
+        The share of the weights which the adapters moved that `dtype` is too coarse to show.
 
     Raises:
         CheckpointError: the disk is full, or `folder` is the source or holds something else.
     """
+    merged = MergedExport(adapters) if adapters is not None else None
     if source is not None and folder.resolve() == source.resolve():
         raise CheckpointError(f"{folder} is the model's own folder; export to another one")
-    shards = _shards(_sources(weights, layout, declared, np.dtype(dtype)), shard_bytes)
+    shards = _shards(_sources(weights, layout, declared, np.dtype(dtype), merged), shard_bytes)
     if jax.process_index() == 0:
         with folders.replacing(folder, "config.json") as partial:
             _write_weights(partial, shards)
@@ -298,6 +306,7 @@ def export(
             for _, tensor in sorted(shard.items()):
                 tensor.read()
     multihost_utils.sync_global_devices("exported")
+    return merged.lost() if merged is not None else 0.0
 
 
 def _sources(
@@ -305,6 +314,7 @@ def _sources(
     layout: WeightTable,
     declared: Mapping[str, meshes.Parameter],
     dtype: np.dtype,
+    merged: MergedExport | None,
 ) -> dict[str, safetensors.TensorSource]:
     """Every tensor by its Hugging Face name: what stands before the layers in the table, layer by
     layer, and the rest."""
@@ -326,13 +336,16 @@ def _sources(
         for ours, place in found.items()
         for layer, name in enumerate(place.names)
     ]
+
+    def reader(ours: str, layer: int | None) -> Callable[[], np.ndarray]:
+        read = streaming.on_host
+        if merged is not None and merged.touches(ours):
+            read = functools.partial(merged.on_host, ours)
+        return functools.partial(read, flat[ours], layer, dtype, transposed=found[ours].transposed)
+
     return {
         name: safetensors.TensorSource(
-            dtype=dtype,
-            shape=found[ours].shape(flat[ours].shape),
-            read=functools.partial(
-                streaming.on_host, flat[ours], layer, dtype, transposed=found[ours].transposed
-            ),
+            dtype, found[ours].shape(flat[ours].shape), reader(ours, layer)
         )
         for ours, layer, name in sorted(entries, key=position)
     }

@@ -1,0 +1,61 @@
+"""Adapters added to kernels as they leave for a file: a layer at a time, in float32."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from safety_jax.models import lora
+from safety_jax.models.folders import streaming
+
+
+class MergedExport:
+    """Gives every layer of a kernel its adapter, and counts what rounding to the file's type took.
+
+    A whole merged copy of the weights never exists, and neither does the rounding of a base that is
+    held in bfloat16: the sum is rounded once, to the type of the file.
+    """
+
+    def __init__(self, adapters: lora.Adapters):
+        self._adapters = adapters
+        self._moved = self._stayed = 0
+
+    def touches(self, name: str) -> bool:
+        """Whether a weight (ours, dotted) has an adapter."""
+        return self._target(name) in self._adapters.weights
+
+    def on_host(
+        self, name: str, weight: jax.Array, layer: int | None, dtype: np.dtype, transposed: bool
+    ) -> np.ndarray:
+        """As `streaming.on_host`, with the adapter added."""
+        pair = self._adapters.weights[self._target(name)]
+        number = np.int32(layer or 0)
+        sum_, moved, stayed = _add(
+            weight, pair["a"], pair["b"], self._adapters.scale, number, dtype
+        )
+        self._moved, self._stayed = self._moved + int(moved), self._stayed + int(stayed)
+        return streaming.on_host(sum_, None, dtype, transposed)
+
+    def lost(self) -> float:
+        """The share of weights that an adapter moved and rounding moved back, of what was read."""
+        return self._stayed / max(1, self._moved + self._stayed)
+
+    @staticmethod
+    def _target(name: str) -> str:
+        return name.removeprefix("layers.").removesuffix(".kernel")
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _add(
+    weight: jax.Array, a: jax.Array, b: jax.Array, scale: Any, layer: jax.Array, dtype: np.dtype
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """One layer with its adapter, and how many of its weights moved, and did not but should."""
+    kernel, a, b = (
+        jax.lax.dynamic_index_in_dim(leaf, layer, axis=0, keepdims=False) for leaf in (weight, a, b)
+    )
+    exact = lora.added(kernel, a, b, scale)
+    asked = exact != kernel.astype(jnp.float32)
+    moved = asked & (exact.astype(dtype) != kernel.astype(dtype))
+    return exact.astype(dtype), moved.sum(), (asked & ~moved).sum()
