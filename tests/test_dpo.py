@@ -13,7 +13,7 @@ from test_end_to_end import WORDS, inputs  # noqa: F401
 from configs import dpo as dpo_config
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.models.folders import hf, peft
-from safety_jax.stages import dpo
+from safety_jax.stages import dpo, schema
 from safety_jax.training import metrics
 
 
@@ -93,6 +93,10 @@ def test_a_run_leaves_what_it_promises(finished):
     low, high = (last[f"eval/rewards/accuracies_{side}"] for side in ("low", "high"))
     assert low < last["eval/rewards/accuracies"] <= high
     assert "eval/rewards/margins/category=home" in last
+    known = schema.STAGES["dpo"]["checkpoint.best_metric"]
+    assert set(known.names) <= set(last)
+    others = {"step", "eval/lengths/margin_correlation", "alarms/chosen_collapse"}
+    assert all(known.fits(name) for name in last.keys() - others)
     promised = "config.json README.md plots/loss.png plots/rewards.png export/README.md"
     for name in f"{promised} export/adapter_config.json".split():
         assert (finished / name).exists(), name

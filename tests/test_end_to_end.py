@@ -18,7 +18,7 @@ from safety_jax.base import trees
 from safety_jax.base.errors import CheckpointError, ConfigError, DataError, UserError
 from safety_jax.models import llama, lora
 from safety_jax.models.folders import hf, peft
-from safety_jax.stages import sft
+from safety_jax.stages import schema, sft
 from safety_jax.training import likelihood, metrics
 from tests.golden import cases
 
@@ -104,7 +104,10 @@ def test_a_run_leaves_what_it_promises(finished):
     rows = metrics.read(finished / "metrics.jsonl")
     steps = [row["step"] for row in rows if "loss" in row]
     assert steps == [1, 2, 3, 4, 5, 6]
-    assert [row["step"] for row in rows if "eval/loss" in row] == [3, 6]
+    evaluations = [row for row in rows if "eval/loss" in row]
+    assert [row["step"] for row in evaluations] == [3, 6]
+    named = schema.STAGES["sft"]["checkpoint.best_metric"].names
+    assert all(row.keys() == {"step", *named} for row in evaluations)
     assert losses(finished)[-1] < losses(finished)[0]
     for row in rows:
         if "eval/loss" in row:
@@ -160,10 +163,13 @@ def test_layout_and_mesh_do_not_change_the_run(overrides, finished, inputs, tmp_
 
 
 def test_rank_zero_from_random_weights_exports_a_whole_model(inputs, tmp_path):
-    sft.run(
-        configure(inputs, lora__rank=0, model__init="random", checkpoint__export="best"),
-        str(tmp_path / "run"),
-    )
+    """Of the best step, after a start that could not have told it."""
+    best = {"lora__rank": 0, "model__init": "random", "checkpoint__export": "best"}
+    typo = configure(inputs, checkpoint__best_metric="eval_loss", **best)
+    with pytest.raises(ConfigError, match="best_metric is 'eval_loss'.* one of eval/loss"):
+        sft.run(typo, str(tmp_path / "run"))
+    assert not losses(tmp_path / "run")
+    sft.run(configure(inputs, **best), str(tmp_path / "run"))
     assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0] - 0.1
     config = hf.read_config(tmp_path / "run" / "export")
     assert config == hf.read_config(inputs / "model")

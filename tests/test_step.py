@@ -93,6 +93,21 @@ def test_schedules_by_hand():
         optim.schedule("poly", learning_rate=1.0, warmup_steps=0, total_steps=1)
 
 
+@pytest.mark.parametrize("total", [1, 2, 10, 11])
+def test_a_warmup_longer_than_the_run_is_told_with_the_rate_that_it_comes_to(total):
+    numbers = {"weight_decay": 0.0, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "clip_norm": 1.0}
+    group = optim.Optimization(0.5, "cosine", warmup_steps=10, **numbers)
+    rate, _ = group.make(total)
+    highest = max(float(rate(step)) for step in range(total))
+    remark = str(group.remark(total))
+    if total == 1:
+        assert highest == 0 and "is 0 in every step" in remark
+    elif total <= 10:
+        assert f"rises to {highest:.4g} at most, not to optim.learning_rate 0.5" in remark
+    else:
+        assert highest == 0.5 and remark == "None"
+
+
 def test_adamw_first_step_by_hand():
     """After one step the bias-corrected moments are g and g², so the update is rate · sign(g);
     matrices decay, norms and biases do not; a long gradient is clipped, which changes no sign."""

@@ -96,6 +96,21 @@ class Optimization:
     epsilon: float
     clip_norm: float
 
+    def remark(self, total_steps: int) -> str | None:
+        """What a person should know of a warm-up that is longer than the run; None if it is not.
+
+        The last step of a warm-up of `w` steps has the rate `(w - 1) / w` of the whole.
+        """
+        if self.warmup_steps < total_steps or not self.warmup_steps:
+            return None
+        highest = self.learning_rate * (total_steps - 1) / self.warmup_steps
+        comes_to = f"rises to {highest:g} at most" if highest else "is 0 in every step"
+        return (
+            f"optim.warmup_steps is {self.warmup_steps}, and the run has {total_steps}: the "
+            f"learning rate {comes_to}, not to optim.learning_rate {self.learning_rate:g}; "
+            f"expected fewer than {total_steps}, lower optim.warmup_steps or train longer"
+        )
+
     def make(self, total_steps: int) -> tuple[Schedule, optax.GradientTransformation]:
         """The learning rate over a run of so many steps, and the optimizer that follows it."""
         rate = schedule(

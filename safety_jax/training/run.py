@@ -180,7 +180,15 @@ def run(
         UserError: anything that the user can put right.
     """
     corpus, batching = task.corpus, settings.batching
+    if settings.saving.export == "best" and corpus.evaluation is None:
+        raise ConfigError(
+            "checkpoint.export is best, but there are no held-out examples; expected data.eval or "
+            "data.eval_rows, or checkpoint.export=last"
+        )
     total = settings.budget.steps(len(corpus.training), batching.batch_size, task.flops_per_example)
+    remark = settings.optimization.remark(total)
+    if remark is not None and jax.process_index() == 0:
+        print(f"warning: {remark}", flush=True)
     batches = make_loader(task, corpus.training, batching, mesh, steps=total)
     if introduce is not None:
         introduce(batches)
@@ -330,6 +338,8 @@ def _fit(
             assert measure is not None
             return learning.evaluation(measure(trainable), held_out)
 
+        if saving.export == "best" and done == 0:
+            _check_measured(saving.best_metric, evaluate(state.trainable))
         result = loop.train(
             state,
             learning.frozen,
@@ -363,6 +373,20 @@ def _fit(
         recompilations=log.recompilations(),
         held_out=measure(weights) if measure is not None and wanted else None,
     )
+
+
+def _check_measured(metric: str, found: Metrics) -> None:
+    """Refuses to begin a run whose best checkpoint nobody could tell.
+
+    Some metrics hang on the held-out examples: a correlation takes two that differ, a rate by kind
+    of harm takes examples of that kind. So the weights at the start are measured.
+    """
+    names = [f"eval/{name}" for name in found]
+    if metric not in names:
+        raise ConfigError(
+            f"checkpoint.best_metric is {metric!r}, which these held-out examples do not give; "
+            f"expected one of {', '.join(names)}"
+        )
 
 
 def _choose(which: str, saved: Checkpoints, state: steps.State) -> tuple[int, trees.Tree]:
