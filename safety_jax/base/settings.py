@@ -158,8 +158,8 @@ def expectation(setting: Setting, value: Any) -> str:
     """What is expected in place of a value that does not fit."""
     if isinstance(value, str) and not _is_text(value):
         return f"{setting.describe()}, in UTF-8"
-    if isinstance(value, int | float) and abs(value) > LARGEST_WHOLE and isinstance(setting, Whole):
-        return f"{setting.describe()}, at most {setting.high}"
+    if isinstance(setting, Whole) and isinstance(value, int) and value > setting.high:
+        return setting.describe().replace("or more", f"to {setting.high}")
     return setting.describe()
 
 
