@@ -171,6 +171,9 @@ def test_a_file_that_says_which_set(tmp_path):
     assert [r.text for r in found["One"]] == ["answer 0", "answer 1", "answer 5"]
     with pytest.raises(DataError, match="its column 'set' says One, Two; expected one of Three"):
         read_existing(str(path), [numbered("Three", 1)], KEY, "row")
+    path.write_text(json.dumps([{"set": ["One"], "prompt": "p", "response": "r"}]))
+    with pytest.raises(DataError, match=r"its column 'set' says \['One'\]"):
+        read_existing(str(path), [ask("Three", "p")], KEY, "row")
 
 
 def test_halves_of_a_file_find_their_rows(tmp_path):

@@ -148,14 +148,14 @@ def _by_set(
     if named and ("set" in source.extra or "set" not in source.rows[0]):
         return [(asked, everything) for asked in named]
     if "set" in source.rows[0]:
-        own: dict[Any, list[int]] = {}
+        own: dict[str, list[int]] = {}
         for i, row in enumerate(source.rows):
-            own.setdefault(row.get("set"), []).append(i)
+            own.setdefault(str(row.get("set")), []).append(i)
         found = [(asked, own[asked.name]) for asked in sets if asked.name in own]
         if found:
             return found
         raise DataError(
-            f"{source.spec}: its column 'set' says {', '.join(map(str, list(own)[:5]))}; expected "
+            f"{source.spec}: its column 'set' says {', '.join(list(own)[:5])}; expected "
             f"one of {_names(sets)}"
         )
     if len(sets) == 1:
