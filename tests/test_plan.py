@@ -61,12 +61,16 @@ def test_sizes_have_the_weights_of_their_names():
     )  # fmt: skip
 
 
-def training_load(config, **changed):
+def training_program(stage, config, **changed):
     values = {"model__remat": "none", "data__max_length": 32, "lora__rank": 0,
               "train__batch_size": 8, "train__rows_per_microbatch": 8,
               "train__chunk_tokens": 16, "model__compute_dtype": "float32"}  # fmt: skip
-    run = asked("sft", config, "v5e:2x4", jax.devices(), (8, 1, 1), **values | changed)
-    return programs(run)[0].load
+    run = asked(stage, config, "v5e:2x4", jax.devices(), (8, 1, 1), **values | changed)
+    return programs(run)[0]
+
+
+def training_load(config, **changed):
+    return training_program("sft", config, **changed).load
 
 
 def test_flops_of_a_step_on_paper(config):
@@ -82,6 +86,20 @@ def test_flops_of_a_step_on_paper(config):
     # What MFU counts: the head's logits once each way, attention's backward twice its forward.
     counted = tokens * (6 * kernels + 6 * head + 6 * attention)
     assert training_load(config).model_flops == counted
+
+
+def test_flops_of_kto_and_orpo_on_paper(config):
+    """ORPO learns from both sides; KTO from one, and reads the other. Both steps can be lowered."""
+    kernels = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
+    head, tokens, attention = 96 * 32, 8 * 32, 2 * 16 * 4 * 8 * 2
+    read = tokens * (2 * kernels + 2 * head + 2 * attention)
+    for stage, flops in (
+        ("orpo", 2 * training_load(config).flops),
+        ("kto", training_load(config).flops + read / 8),
+    ):
+        program = training_program(stage, config)
+        assert program.load.flops == flops
+        assert "stablehlo.while" in program.lower().as_text()
 
 
 def test_adapters_spare_the_gradient_of_the_base(config):

@@ -16,10 +16,11 @@ from safety_jax.base.batch import Answers, Tokens
 from safety_jax.models import llama, lora
 from safety_jax.models.encoders import heads
 from safety_jax.models.folders import peft
-from safety_jax.training import optim, preference
+from safety_jax.training import optim
 from safety_jax.training import step as steps
 from safety_jax.training.judge_model import Trainee
 from safety_jax.training.policy import Policy
+from safety_jax.training.task import Learning
 
 
 def array(shape: tuple[int, ...], dtype: DTypeLike, sharding: Any) -> jax.ShapeDtypeStruct:
@@ -136,15 +137,13 @@ def state(
 def lower_step(
     given: steps.State,
     where: steps.State,
-    frozen: trees.Tree | preference.Frozen,
+    learning: Learning,
     batch: Tokens | Answers,
     *,
-    loss: steps.Loss,
-    count: steps.Count,
     optimizer: Any,
     rate: optim.Schedule,
 ) -> Any:
     """The training step of `step.make`, lowered for these shapes; `compile()` it."""
     used = array((), jnp.int32, where.step)
-    step = steps.make(loss, count, optimizer, rate, where)
-    return step.lower(given, frozen, batch, used)
+    step = steps.make(learning.loss, learning.count, optimizer, rate, where, learning.survey)
+    return step.lower(given, learning.frozen, batch, used)

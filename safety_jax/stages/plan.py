@@ -31,7 +31,8 @@ from safety_jax.stages.planned_training import TRAINING
 from safety_jax.training import workdir
 
 STAGES = {
-    "sft": TRAINING, "dpo": TRAINING, "reward": TRAINING, "raft": DECODING, "score": JUDGING,
+    "sft": TRAINING, "dpo": TRAINING, "kto": TRAINING, "orpo": TRAINING, "reward": TRAINING,
+    "raft": DECODING, "score": JUDGING,
 }  # fmt: skip
 PLANS = "plans"
 MESHES = ("auto", "run")

@@ -1,5 +1,5 @@
-"""The optimizer step that a run of `sft`, `dpo` or `reward` would compile, by its own config, on
-shapes alone. See `planned.py`."""
+"""The optimizer step that a run of a training stage would compile, by its own config, on shapes
+alone. See `planned.py`."""
 
 import dataclasses
 import functools
@@ -11,12 +11,11 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from safety_jax.base import trees
 from safety_jax.base.batch import Answers, Tokens
 from safety_jax.models.encoders import heads
 from safety_jax.planning import abstract, formulas
 from safety_jax.planning.programs import Program
-from safety_jax.stages import dpo, groups, reward
+from safety_jax.stages import dpo, groups, kto, orpo, reward
 from safety_jax.stages.planned import (
     PlanRequest,
     ProgramChoice,
@@ -30,8 +29,8 @@ from safety_jax.stages.planned import (
     training_run,
 )
 from safety_jax.training import judging, likelihood, policy, preference
-from safety_jax.training import step as steps
 from safety_jax.training.judge_model import Trainee
+from safety_jax.training.task import Learning, Loaded
 
 
 def row_tokens(config: ConfigDict) -> int:
@@ -62,43 +61,42 @@ def choose_training(asked: PlanRequest) -> ProgramChoice:
 
 
 def training_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program]:
-    """The optimizer step of stages `sft`, `dpo` and `reward`."""
+    """The optimizer step of a training stage."""
     config, T = asked.config, row_tokens(asked.config)
     mesh = asked.mesh(choice.mesh)
     microbatches = math.ceil(rows_of_step(asked) / choice.rows)
     step = STEPS[config.stage](asked, mesh, choice.rows, microbatches)
     rate, optimizer = groups.settings(config).optimization.make(total_steps=1000)
-    given, where = abstract.state(step.trained, step.trainable, optimizer)
-    run = step.trained.run
-    trained = formulas.TrainedWeights(
-        asked.model, run.remat, step.trained.adapter, step.chunk_tokens
-    )
+    learner, trainable, frozen = step.loaded.learner, step.loaded.trainable, step.loaded.frozen
+    given, where = abstract.state(learner, trainable, optimizer)
+    run = learner.run
+    trained = formulas.TrainedWeights(asked.model, run.remat, learner.adapter, step.chunk_tokens)
     parts, width = formulas.FlopParts.of(mesh.shape), number_bytes(run)
     everything = choice.rows * step.sides * microbatches
     lengths = np.array([min(T, example_tokens(asked))])
     load = formulas.training(
         trained, parts, width=width, rows=everything, row_tokens=T, microbatches=microbatches,
-        flops_per_token=step.flops_per_token(lengths), live_reference=step.live,
+        flops_per_token=learner.flops_per_token(lengths), live_reference=step.survey,
     )  # fmt: skip
     temporaries = formulas.activations(
         trained, parts, width=width, rows=choice.rows * step.sides, row_tokens=T
     )
     exchanged = formulas.exchanged(
         asked.model, parts, width=width, tokens=everything * T,
-        passes=2 + step.live, repeats=microbatches,
-        reduced=abstract.bytes_on_device(step.trainable) // 4,
+        passes=2 + step.survey, repeats=microbatches,
+        reduced=abstract.bytes_on_device(trainable) // 4,
     )  # fmt: skip
     loops = microbatches if microbatches > 1 else 0, trained.chunks(T)
     lower = functools.partial(
-        abstract.lower_step, given, where, step.frozen, step.batch, loss=step.loss,
-        count=step.count, optimizer=optimizer, rate=rate,
+        abstract.lower_step, given, where, step.learning, step.batch,
+        optimizer=optimizer, rate=rate,
     )  # fmt: skip
     return [
         Program(
             name=f"a step of {everything:,} rows of {T:,} tokens",
             lower=lower,
             arguments={
-                "parameters": abstract.bytes_on_device((step.trainable, step.base)),
+                "parameters": abstract.bytes_on_device((trainable, frozen)),
                 "optimizer": abstract.bytes_on_device(given.optimizer),
                 "batch": abstract.bytes_on_device(step.batch),
             },
@@ -119,26 +117,20 @@ class PlannedStep:
     """What an optimizer step is made of, in shapes.
 
     Attributes:
-        trained: where what is trained lives, and how it runs.
-        trainable, base: weights that move, and that stand still.
-        frozen: what the loss is given of the latter.
-        sides: rows that belong together: 2 for pairs.
-        live: the reference is computed in the step.
-        chunk_tokens: see `formulas.Trained`.
-        flops_per_token: of examples of some lengths, see `metrics`.
+        loaded: the model; its trees are of weights that move and that stand still.
+        learning: the method's, as its stage makes it.
+        sides: rows of an example that the gradient goes through: 2 for pairs.
+        survey: the step makes another forward pass over as many rows: a reference that is computed
+            in the step, or KTO's reference point.
+        chunk_tokens: see `formulas.TrainedWeights`.
     """
 
-    trained: policy.Policy | Trainee
-    trainable: trees.Tree
-    base: trees.Tree
-    frozen: trees.Tree | preference.Frozen
+    loaded: Loaded
+    learning: Learning
     batch: Tokens | Answers
-    loss: steps.Loss
-    count: steps.Count
     sides: int
-    live: bool
+    survey: bool
     chunk_tokens: int
-    flops_per_token: Callable[[np.ndarray], float]
 
 
 def segments(asked: PlanRequest) -> int:
@@ -146,37 +138,55 @@ def segments(asked: PlanRequest) -> int:
     return max(1, row_tokens(asked.config) // example_tokens(asked))
 
 
+def load_policy(asked: PlanRequest, mesh: Mesh) -> Loaded[policy.Policy]:
+    trained = make_policy(asked, mesh)
+    return Loaded(trained, *abstract.trained(trained, base_dtype(asked.config)))
+
+
 def tuning_step(asked: PlanRequest, mesh: Mesh, rows: int, microbatches: int) -> PlannedStep:
-    trained = make_policy(asked, mesh)
-    trainable, base = abstract.trained(trained, base_dtype(asked.config))
-    batch = abstract.tokens(mesh, (microbatches, rows), row_tokens(asked.config))
+    loaded = load_policy(asked, mesh)
     return PlannedStep(
-        trained, trainable, base, base, batch, likelihood.make_loss(trained),
-        likelihood.count, sides=1, live=False, chunk_tokens=trained.chunk_tokens,
-        flops_per_token=trained.flops_per_token,
-    )  # fmt: skip
-
-
-def preference_step(asked: PlanRequest, mesh: Mesh, rows: int, microbatches: int) -> PlannedStep:
-    config = asked.config
-    trained = make_policy(asked, mesh)
-    trainable, base = abstract.trained(trained, base_dtype(config))
-    live = config.dpo.reference == "live"
-    loss = preference.make_loss(
-        trained,
-        dpo.make_objective(config.dpo),
-        live=live,
-        batch_size=config.train.batch_size,
+        loaded,
+        likelihood.learning(loaded.learner, loaded.frozen, mesh),
+        abstract.tokens(mesh, (microbatches, rows), row_tokens(asked.config)),
+        sides=1,
+        survey=False,
+        chunk_tokens=loaded.learner.chunk_tokens,
     )
+
+
+def answers_step(asked: PlanRequest, mesh: Mesh, rows: int, microbatches: int) -> PlannedStep:
+    """Of stages `dpo`, `kto` and `orpo`: rows of two sides."""
+    config, stage = asked.config, asked.config.stage
+    loaded = load_policy(asked, mesh)
+    known = lambda _: None  # noqa: E731  what a reference says is no shape
+    if stage == "kto":
+        learning = kto.learn(config, mesh, loaded, known=known)
+    elif stage == "orpo":
+        learning = orpo.learn(config, mesh, orpo.make_objective(config.orpo.weight), loaded)
+    else:
+        learning = preference.learning(
+            loaded.learner,
+            dpo.make_objective(config.dpo),
+            preference.Frozen(loaded.frozen, None),
+            mesh,
+            live=config.dpo.reference == "live",
+            batch_size=config.train.batch_size,
+            reference=known,
+            say=print,
+        )
+    cached = stage != "orpo" and config[stage].reference == "cached"
     batch = abstract.answers(
-        mesh, microbatches, rows, 2, row_tokens(config), segments(asked),
-        reference=config.dpo.reference == "cached",
-    )  # fmt: skip
+        mesh, microbatches, rows, 2, row_tokens(config), segments(asked), reference=cached
+    )
     return PlannedStep(
-        trained, trainable, base, preference.Frozen(base, None), batch, loss, preference.count,
-        sides=2, live=live, chunk_tokens=trained.chunk_tokens,
-        flops_per_token=trained.flops_per_token,
-    )  # fmt: skip
+        loaded,
+        learning,
+        batch,
+        sides=1 if stage == "kto" else 2,
+        survey=stage == "kto" or (stage == "dpo" and config.dpo.reference == "live"),
+        chunk_tokens=loaded.learner.chunk_tokens,
+    )
 
 
 def judge_step(asked: PlanRequest, mesh: Mesh, rows: int, microbatches: int) -> PlannedStep:
@@ -184,20 +194,26 @@ def judge_step(asked: PlanRequest, mesh: Mesh, rows: int, microbatches: int) -> 
     scorer = make_scorer(asked.model, T)
     adapter = make_adapter(config, functools.partial(heads.targets, scorer))
     trainee = Trainee(scorer, training_run(asked, mesh), Path(config.model.path), adapter, False)
-    trainable, base = abstract.judge(trainee, base_dtype(config))
-    sides = 2 if config.reward.kind in judging.PAIRED else 1
+    loaded = Loaded(trainee, *abstract.judge(trainee, base_dtype(config)))
+    kind = config.reward.kind
+    sides = 2 if kind in judging.PAIRED else 1
+    learning = judging.learning(
+        trainee,
+        reward.make_objective(config.reward),
+        loaded.frozen,
+        mesh,
+        kind=kind,
+        batch_size=config.train.batch_size,
+    )
     batch = abstract.answers(mesh, microbatches, rows, sides, T, segments(asked), reference=False)
-    objective = reward.make_objective(config.reward)
-    loss = judging.make_loss(trainee, objective, batch_size=config.train.batch_size)
-    return PlannedStep(
-        trainee, trainable, base, base, batch, loss, judging.count, sides=sides, live=False,
-        chunk_tokens=0, flops_per_token=trainee.flops_per_token,
-    )  # fmt: skip
+    return PlannedStep(loaded, learning, batch, sides=sides, survey=False, chunk_tokens=0)
 
 
 STEPS: dict[str, Callable[[PlanRequest, Mesh, int, int], PlannedStep]] = {
     "sft": tuning_step,
-    "dpo": preference_step,
+    "dpo": answers_step,
+    "kto": answers_step,
+    "orpo": answers_step,
     "reward": judge_step,
 }
 TRAINING = StageProgram("trained", choose_training, training_programs)
