@@ -26,6 +26,40 @@ LETTERS = tuple("ABCD")
         ("B or C", ""), ("(A) and (B)", ""), ("A, B", ""), ("A or B", ""),
         ("", ""), ("Both", ""), ("A plant needs water", ""), ("E", ""), ("Either B or C", ""),
         ("ABC", ""), ("None of a, b, c and d", ""), ("the answer is a plant", ""), ("C-A_B", "C"),
+        # denied, left open, concluded, in small letters, in other scripts
+        ("The answer is not A", ""), ("Answer: A and B", ""), ("Answer: b", "B"),
+        ("The answer is not A, it is B", "B"), ("b", "B"), ("(b)", "B"), ("b.", "B"),
+        ("b. flour", "B"), ("B: flour", "B"), ("option b", "B"), ("Option C", "C"),
+        ("I choose C.", "C"), ("I'd go with D", "D"), ("I pick (a)", "A"), ("A cat", ""),
+        ("A-C", ""), ("A to C", ""), ("A through D", ""), ("Between A and C", ""), ("A/B", ""),
+        ("A, B, C", ""), ("A B", ""), ("ABCD", ""), ("Both A and B", ""),
+        ("Both A and B are correct", ""), ("Neither A nor B", ""), ("All of the above", ""),
+        ("None of the above", ""), ("Not A", ""), ("Not A but B", "B"),
+        ("It isn't A. It's C.", "C"), ("A is wrong, so D", "D"),
+        ("A, B and C are wrong, so D.", "D"), ("A and B are incorrect; the answer is C", "C"),
+        ("B is right, A is wrong", "B"), ("A or B? I say B", "B"), ("B? No, wait, C.", "C"),
+        ("The answer is A. B is wrong because it is heavy.", "A"), ("The answer is A cat", ""),
+        ("Answer: A. A plant", "A"), ("Answer: B or C", ""), ("Answer: B, not C", "B"),
+        ("Answer: not B", ""), ("The correct option is (C).", "C"), ("\\boxed{D}", "D"),
+        ("**C**", "C"), ("Ｂ", "B"), ("答案：B", "B"), ("答案是C。", "C"), ("选B", "B"),
+        ("正解はD", "D"),
+        ("정답: A", "A"), ("正解はDです。", "D"), ("The answer is b", "B"),
+        ("the answer is a", "A"),
+        ("Answer: a", "A"), ("answer is (d)", "D"), ("#### B", "B"),
+        ("Let us see. A is too small. B is too big. C fits. So the answer is C.", "C"),
+        ("Answer:\nB", "B"), ("### Answer\nB", "B"),
+        ("Answer: B\n\nQuestion: why?\nAnswer: C", "B"), ("I think I would eat", ""),
+        ("C) salt", "C"), ("C - salt", "C"), ("C salt", "C"), ("Choice B is the best", "B"),
+        ("The answer: C", "C"), ("Final answer: (B)", "B"), ("My answer would be D.", "D"),
+        ("It is B!", "B"), ("It must be either A or D.", ""), ("A or maybe B", ""), ("D)", "D"),
+        ("[B]", "B"), ("<B>", "B"), ("B, C", ""), ("B and also C", ""),
+        ("The answers are A and C", ""), ("Rather than A, B", "B"), ("B instead of A", "B"),
+        ("Everything except D", ""), ("Vitamin C is healthy", "C"), ("Plan A or plan B", ""),
+        ("A: one\nB: two", "A"), ("The answer cannot be A", ""),
+        ("It can't be A or B, which leaves C", "C"), ("The answer is B (not A).", "B"),
+        ("Eliminating A and D, the answer is B.", "B"), ("I don't think it is A", ""),
+        ("There is no answer", ""), ("a", "A"), ("a)", "A"), ("The letter is B", "B"),
+        ("B because A is heavy", "B"),
     ],
 )  # fmt: skip
 def test_letters_are_read(answer, expected):
@@ -38,10 +72,21 @@ def test_letters_are_read(answer, expected):
         ("\nFalse.", "False"), ("TRUE", "True"), ("true, they do", "True"), ("Yes", ""),
         ("That is false", "False"), ("Answer: true, not false", "True"),
         ("It is true or false", ""), ("Untrue", ""), ("True/False", ""),
+        ("It is not true.", "False"), ("Not false", "True"), ("The answer is not true", "False"),
+        ("This isn't true", "False"), ("neither true nor false", ""),
+        ("True. False statements differ", "True"),
     ],
 )  # fmt: skip
 def test_words_are_read(answer, expected):
     assert choice_letters.read(answer, ("True", "False")) == expected
+
+
+def test_no_is_a_word_of_its_own():
+    for answer, expected in (
+        ("yes", "Yes"), ("No, it is not", "No"), ("There is no way. Yes", "Yes"),
+        ("Yes and no", ""),
+    ):  # fmt: skip
+        assert choice_letters.read(answer, ("Yes", "No")) == expected
 
 
 def counted(answers: str, key: str, choices=LETTERS) -> dict:

@@ -1,25 +1,95 @@
-"""Questions with known answers."""
+"""Questions with known answers: numbers, words, denials, choices left open, other scripts."""
+
+import time
 
 import pytest
 
 from safety_jax.evaluation.measures import known_answers
 
+# Answer, what is known.
+RIGHT = (
+    ("A dog has FOUR legs.", "four"), ("It lives on a farm, mostly.", "on a farm"),
+    ("Zoë", "zoe"), ("2 legs", "two|2"), ("ab-cd", "ab cd"),
+    ("It is -5.", "-5"), ("It is −5.", "-5"), ("minus 5", "-5"), ("negative five", "-5"),
+    ("It is 5 degrees below zero.", "-5"), ("It costs $1,000.", "1000"),
+    ("It costs $1,000.", "$1000"), ("1000 dollars", "$1,000"), ("About 1.5.", "1.5"),
+    ("1,5", "1.5"), ("There are 3,000.", "3000"), ("There are 3000.", "3,000"), ("3 000", "3000"),
+    ("3'000 francs", "3000"), ("1.000.000", "1000000"), ("3 million people", "3,000,000"),
+    ("3,000,000", "3 million"), ("3k", "3000"), ("5.0", "5"), ("05", "5"), ("½", "1/2"),
+    ("0.5", "1/2"), ("2½ cups", "2.5"), ("50%", "50 percent"), ("50 per cent", "50 per cent"),
+    ("50 percent", "50%"), ("50", "50%"), ("The answer is 5 km.", "5 km"),
+    ("5 kilometers", "5 km"), ("5km", "5 km"), ("5", "5 km"), ("5 km", "5"),
+    ("The 5th of May", "5"), ("３０００", "3000"), ("٣", "3"), ("10^3", "1000"), ("10³", "1000"),
+    ("3×10^5", "300000"), ("1e3", "1000"), ("2 + 3 = 5", "5"), ("7-12 = -5", "-5"),
+    ("#### 42", "42"), ("\\boxed{42}", "42"), ("A dog has four legs.", "four"),
+    ("A dog has four legs.", "4"), ("It has 4 legs", "four"), ("twenty-one", "21"),
+    ("three hundred and five", "305"), ("two thousand", "2000"), ("1", "one"),
+    ("The capital is Paris.", "Paris"), ("paris", "Paris"), ("PARIS!", "Paris"),
+    ("It is Paris, not London.", "Paris"), ("It's not London but Paris.", "Paris"),
+    ("I think it is Paris.", "Paris"), ("Maybe Paris?", "Paris"),
+    ("I am not sure, but it is Paris.", "Paris"), ("There is no doubt that it is Paris.", "Paris"),
+    ("Not only Paris.", "Paris"), ("Paris's streets", "Paris"),
+    ("London? No, wait, Paris.", "Paris"), ("The answer is Paris.", "Paris"),
+    ("The answer is simple. It is Paris.", "Paris"), ("Café", "Cafe"),
+    ("the Beatles", "The Beatles"), ("Beatles", "The Beatles"), ("C++", "C++"), ("C#", "C#"),
+    ("It is C.", "C"), ("The answer is C", "C"), ("C", "C"), ("c", "C"), (".NET", ".NET"),
+    ("AT&T", "AT&T"), ("H2O", "H2O"), ("法国的首都是巴黎。", "巴黎"), ("首都は東京です。", "東京"),
+    ("수도는 서울입니다.", "서울"), ("答案是3000", "3000"), ("有3,000个", "3000"),
+    ("กรุงเทพมหานครเป็นเมืองหลวง", "กรุงเทพ"), ("No, it is not.", "No"), ("Yes.", "Yes"),
+    ("true", "True"), ("Gaiman and Pratchett", "Gaiman"), ("Москва", "москва"),
+    ("Ελλάδα", "Ελλαδα"), ("Apollo 11", "Apollo 11"), ("1999", "1999"),
+    ("In 1999, it rained.", "1999"), ("U.S.A.", "USA"), ("**Paris**", "Paris"),
+    ("\"Paris\"", "Paris"), ("well known", "well-known"), ("It is 5, of course.", "5"),
+    ("-3 or so? The answer is 4.", "4"), ("Answer: 7", "7"), ("答えは東京", "東京"), ("three", "3"),
+    ("The temperature was -5°C.", "-5"), ("It lasted 5 minutes.", "5 minutes"), ("$5", "5"),
+    ("€5.50", "5.5"),
+)  # fmt: skip
+WRONG = (
+    ("", "four"), ("anything", "|"),
+    ("It is -5.", "5"), ("It is 5.", "-5"), ("It costs $1,000.", "1"), ("About 1.5.", "1"),
+    ("1.5", "5"), ("There are 3,000.", "3"), ("It is not Paris.", "Paris"),
+    ("It isn't Paris.", "Paris"), ("It was never Paris.", "Paris"),
+    ("Neither Paris nor Rome.", "Paris"), ("Neither Paris nor Rome.", "Rome"),
+    ("Anything but Paris? No: London instead of Paris.", "Paris"),
+    ("Paris is not the capital.", "Rome"), ("Paris is wrong.", "Paris"),
+    ("Paris is not correct.", "Paris"), ("I don't think it's Paris.", "Paris"), ("C++", "C"),
+    ("C#", "C"), ("Objective-C", "C"), ("A cat.", "A"), ("I like it.", "I"), ("3-5", "5"),
+    ("3-5", "3"), ("between 3 and 5", "5"), ("between 3 and 5", "3"), ("from 3 to 5", "5"),
+    ("3 to 5", "3"), ("1.2.3", "1.2"), ("v5", "5"), ("H2O", "2"), ("Apollo-11", "11"),
+    ("5:30", "5"), ("5/6", "5"), ("3 million", "3"), ("3k", "3"), ("50 miles", "50 km"),
+    ("10^3", "10"), ("10²", "102"), ("2 + 3 = 5", "3"), ("2 + 3 = 5", "2"),
+    ("Paris or London", "Paris"), ("Paris or London", "London"), ("Either 5 or 6", "5"),
+    ("Paris? No, wait, it is London.", "Paris"), ("The answer is not Paris.", "Paris"),
+    ("You may think of Paris. The answer is Lyon.", "Paris"), ("Our dog", "our dogs"),
+    ("A dog has four legs.", "our"), ("There is no reason for it.", "No"),
+    ("I do not know.", "No"), ("no one knows", "1"), ("One of them is red.", "1"),
+    ("不是巴黎", "巴黎"),
+    ("首都は東京ではありません", "東京"), ("서울이 아닙니다", "서울"), ("首都是东京", "京"),
+    ("巴黎还是伦敦", "巴黎"), ("", "Paris"),
+    ("", "5"), ("35", "3"), ("135", "35"), ("0.15", "15"), ("15", "0.15"), ("3万", "3"),
+    ("1,2,3", "1"), ("parisian", "Paris"), ("5G", "5"), ("3D", "3"), ("-5 or 5", "5"),
+    ("It is not true.", "True"), ("5%", "50%"), ("$5", "€5"), ("1999-2004", "1999"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "known"), RIGHT)
+def test_an_answer_gives_what_is_known(answer, known):
+    assert known_answers.right(answer, known)
+
+
+@pytest.mark.parametrize(("answer", "known"), WRONG)
+def test_to_contain_it_is_not_enough(answer, known):
+    assert not known_answers.right(answer, known)
+
 
 @pytest.mark.parametrize(
-    ("answer", "text", "right"),
-    [
-        ("A dog has FOUR legs.", "four", True),
-        ("A dog has four legs.", "our", False),
-        ("It lives on a farm, mostly.", "on a farm", True),
-        ("Zoë", "zoe", True),
-        ("2 legs", "two|2", True),
-        ("", "four", False),
-        ("anything", "|", False),
-        ("a-b", "a b", True),
-    ],
+    "piece",
+    ["1,000 ", "one ", "not Paris ", "the answer is: ", "no, wait, ", "1-", "5 or ", "a.b."],
 )
-def test_right_contains_the_known_answer_as_whole_words(answer, text, right):
-    assert known_answers.right(answer, text) is right
+def test_time_is_linear(piece):
+    began = time.perf_counter()
+    known_answers.right(piece * (8_000 // len(piece)), "5|Paris|not Paris")
+    assert time.perf_counter() - began < 3.0
 
 
 def test_accuracy_has_an_interval():

@@ -1,0 +1,121 @@
+"""What an answer commits itself to: shared by readers of known answers and of choices.
+
+A text that names something need not give it as its answer: it may deny it, take it back, weigh it
+against others, or come to another conclusion at the end.
+"""
+
+import re
+import unicodedata
+
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
+_RAISED = re.compile(r"(?<=[\w)])[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+")
+_FRACTION = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅞])")
+_PLAIN = str.maketrans({c: "'" for c in "‘’ʼ´`′"} | {c: '"' for c in "“”„«»"} | {
+    "−": "-", "‐": "-", "‑": "-", "‒": "-", "–": "-", "—": " - ", "⁄": "/", "∕": "/", "÷": "/",
+    "\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u066b": ".", "\u066c": ",",
+})  # fmt: skip
+
+# Behind these stands the conclusion. `####` is GSM8K's, `\boxed` that of models of mathematics.
+_CUE = re.compile(
+    r"\b(?:answer|choice)\b(?: (?:here|to (?:this|the) question))?(?:(?:'s|\s+(?:is|was|would be|"
+    r"will be|must be|should be))\b\s*:?|\**\s*[:=]|\s*\n)[\s*\"'(]*|####\s*|"
+    r"\\boxed\{(?:\\text\{)?|答案(?:是|为|為|:)\s*|答えは|正解は|정답은?\s*:?",
+    re.IGNORECASE,
+)
+# "The answer is simple. Paris.": no conclusion yet.
+_FILLER = re.compile(
+    r"\W*(?:(?:very |quite |pretty )?(?:simple|easy|clear|obvious|straightforward|known|below|here|"
+    r"yes|no|as follows|given|found))?\W*\Z",
+    re.IGNORECASE,
+)
+# What came before is taken back.
+_CORRECTION = re.compile(
+    r"\b(?:no,? wait|wait,? no|wait,? actually|actually,? (?:no|it is|it's|that is wrong)|"
+    r"correction|scratch that|on second thoughts?|let me correct|i (?:was|am) (?:wrong|mistaken)|"
+    r"i meant)\b[\s,:;.-]*",
+    re.IGNORECASE,
+)
+# Where a model that goes on alone begins the next question.
+_NEXT = re.compile(
+    r"\n\s*(?:#{2,}\s*)?(?:Question|Instruction|Input|Q|Human|User)\b\s*\d*\s*:", re.I
+)
+_SENTENCE_END = re.compile(r"(?<!\d)[.!?](?=\s|\Z)|[.!?](?=\s+[A-Z]|\s*\Z)|[。！？\n}]")
+
+_LETTER = re.compile(r"\w")
+# So many conclusions and corrections are looked at, from the last, and so much of each.
+_LAST, _READ = 8, 2000
+
+# What a clause denies: words in front, unless they are one of the phrases that affirm.
+_DENIED = re.compile(
+    r"(?:\b(?:not|never|neither|nor|no|cannot|without|except|excluding|unlike)\b|n't\b|"
+    r"\b(?:instead of|(?:any|every|no)thing but|rather than|other than|rul(?:e|es|ed|ing) out|"
+    r"eliminat\w+|exclud\w+)\b)(?P<between>[^.,;:!?\n]{0,48})\Z",
+    re.IGNORECASE,
+)
+_AFFIRMED = re.compile(
+    r"\s*(?:only|just|merely|simply|sure|certain|surprising\w*|doubt|question|wonder|(?:known|"
+    r"called|so much) as|know\b|longer than)\b|.*\b(?:but|than)\b",
+    re.IGNORECASE,
+)
+_DENIED_BEHIND = re.compile(
+    r"\W{0,3}(?:(?:is|are|was|were|would be|seems?|looks?) (?:clearly |obviously |definitely |all |"
+    r"both )?(?:not (?:the |a )?(?:correct|right|true|answer|one|it\b|possible|an option|\W*\Z|$)|"
+    r"wrong|incorrect|false|out\b|impossible|mistaken)|(?:isn't|aren't|wasn't) (?:the |a "
+    r")?(?:correct|right|true|answer|one|it\b|possible)|(?:are|is)(?:n't| not)(?=\W*(?:\Z|"
+    r"[.,;!]))|can(?:not| not|'t) be)",
+    re.IGNORECASE,
+)
+_DENIED_CJK = re.compile(r"(?:不是|并非|並非|不在|不為|不为|没有|不会是|绝非)\s*\Z")
+_DENIED_BEHIND_CJK = re.compile(
+    r"(?:では|じゃ)(?:な|あり|ござ)|[이가은는]? ?아[니닙닌]|不是答案|不对|不對"
+)
+
+
+def plain(text: str) -> str:
+    """One form of characters: no full-width letters, raised digits as powers, one kind of quote,
+    dash and digit; case and accents stay."""
+    text = _RAISED.sub(lambda found: "^" + found[0].translate(_SUPERSCRIPTS), text)
+    text = unicodedata.normalize("NFKC", _FRACTION.sub(" ", text).translate(_PLAIN))
+    text = text.translate(_PLAIN)
+    return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
+
+
+def conclusion(text: str) -> tuple[str, bool]:
+    """The part of a plain text that answers; and whether words like "the answer is" point to it.
+
+    The next question that a model may ask itself is left out, and what it takes back.
+    """
+    if following := _NEXT.search(text, 1):
+        text = text[: following.start()]
+    for taken_back in reversed(list(_CORRECTION.finditer(text))[-_LAST:]):
+        if _LETTER.search(text, taken_back.end()):
+            text = text[taken_back.end() :]
+            break
+    for cue in reversed(list(_CUE.finditer(text))[-_LAST:]):
+        behind = text[cue.end() : cue.end() + _READ]
+        end = _SENTENCE_END.search(behind)
+        said = behind[: end.start()] if end else behind
+        if not _FILLER.match(said):
+            return said, True
+        if end and _LETTER.search(behind, end.end()):
+            return behind[end.end() :], True
+    return text, False
+
+
+def denied(text: str, start: int, end: int) -> bool:
+    """Whether a plain text denies what stands at start:end."""
+    return denied_before(text, start) or denied_behind(text, end)
+
+
+def denied_before(text: str, start: int) -> bool:
+    """Whether the words before a place deny it: "not Paris"."""
+    before = text[max(0, start - 80) : start]
+    if (found := _DENIED.search(before)) and not _AFFIRMED.match(found["between"]):
+        return True
+    return bool(_DENIED_CJK.search(before[-6:]))
+
+
+def denied_behind(text: str, end: int) -> bool:
+    """Whether the words behind a place deny it: "Paris is wrong"."""
+    behind = text[end : end + 40]
+    return bool(_DENIED_BEHIND.match(behind) or _DENIED_BEHIND_CJK.match(behind))

@@ -1,0 +1,248 @@
+"""Numbers and words of a text, so that 3,000 and 3000 are one number, and 1.5 is not 1."""
+
+import dataclasses
+import re
+from fractions import Fraction
+
+# Digits with what may stand between them; what they mean is told by `_value`.
+_LITERAL = re.compile(r"\d+(?:[.,'_]\d+)*(?: \d{3}(?![\d.,]\d|\d))*")
+_GROUPED = re.compile(r"\d{1,3}(?:([,'_ ])\d{3})(?:\1\d{3})*(?:\.\d+)?\Z")
+_GROUPED_BY_POINTS = re.compile(r"\d{1,3}(?:\.\d{3})+,\d+\Z|\d{1,3}(?:\.\d{3}){2,}\Z")
+_POWER = re.compile(r"\^\(?([+-]?\d{1,3})\)?|[eE]([+-]?\d{1,3})(?![\w.])")
+_TIMES_TEN = re.compile(r"\s?[x×*·]\s?10\^\(?([+-]?\d{1,3})\)?")
+_MIXED = re.compile(r" (\d{1,3})/(\d{1,3})(?![\d/])")
+_OVER = re.compile(r"/(\d+)(?![\d/])")
+_MINUS = re.compile(r"(?:(?<![\w)%])-\s?[$€£¥]?|\b(?:minus|negative)\s+)\Z", re.IGNORECASE)
+_BELOW_ZERO = re.compile(r"\s*(?:°\s?[CF]?|degrees?)?\s*(?:celsius |fahrenheit )?below zero", re.I)
+# What makes a number part of something else: "3-5", "between 3 and 5", "2 + 3 =", "5:30".
+_RANGE_BEFORE = re.compile(r"\d[%°\w]{0,3}\s?(?:-|to|through)\s?[$€£¥]?\Z")
+_RANGE_AFTER = re.compile(r"[%°]?\s?(?:-|to|through)\s?[$€£¥]?\d")
+_BETWEEN = re.compile(r"\bbetween [$€£]?[\d.,]+[%°\w]{0,3} and [$€£]?\Z", re.IGNORECASE)
+_FROM_BETWEEN = re.compile(r"\bbetween [$€£]?\Z", re.IGNORECASE)
+_AND_NUMBER = re.compile(r"[%°\w]{0,3}\s?and [$€£]?\d")
+_SUM = re.compile(r"\s?[+*/×]\s?\(?\d|\s-\s\(?\d|\s?=")
+_SUMMED = re.compile(r"[\d)]\s?[+*/×]\s?\(?\Z|\d\s-\s\(?\Z")
+_TIME_BEFORE, _TIME_AFTER = re.compile(r"\d[:/]\Z"), re.compile(r"[:/]\d")
+_MULTIPLIERS = {
+    "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
+    "k": 10**3, "bn": 10**9, "万": 10**4, "萬": 10**4, "億": 10**8, "亿": 10**8, "만": 10**4,
+    "억": 10**8, "千": 10**3, "百": 100,
+}  # fmt: skip
+_MULTIPLIER = re.compile(
+    r"\s?(hundred|thousand|million|billion|trillion|[万萬億亿만억千百])(?:s?\b|(?=\D))|(k|bn)\b",
+    re.IGNORECASE,
+)
+_UNITS = {
+    "percent": "% pct percent percentage", "km": "km kilometer kilometre", "m": "m meter metre",
+    "cm": "cm centimeter centimetre", "mm": "mm millimeter millimetre", "mile": "mi mile",
+    "foot": "ft foot feet", "inch": "inch inche", "kg": "kg kilogram kilo", "g": "g gram",
+    "mg": "mg milligram", "ton": "t ton tonne", "lb": "lb pound", "l": "l liter litre",
+    "ml": "ml milliliter millilitre", "second": "s sec second", "minute": "min minute",
+    "hour": "h hr hour", "day": "day", "week": "week", "month": "month", "year": "yr year",
+    "degree": "° degree", "celsius": "c celsius", "fahrenheit": "f fahrenheit",
+    "dollar": "$ dollar usd",    "euro": "€ euro eur", "sterling": "£ gbp", "yen": "¥ yen jpy",
+}  # fmt: skip
+UNITS = {name: unit for unit, names in _UNITS.items() for name in names.split()}
+_SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen"
+).split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_NUMERALS = {word: n for n, word in enumerate(_SMALL)}
+_NUMERALS |= {word: 10 * n for n, word in enumerate(_TENS, start=2)}
+_BEGINS = {*_NUMERALS, "hundred"}
+
+# C++, C#, .NET and AT&T are words; so is H2O, which holds no number.
+_WORD = re.compile(r"\.?[^\W\d_][\w]*(?:\+\+|#)?(?:&\w+)*|[%°$€£¥]|[.,;:!?()\[\]{}\"…。、！？]|\S")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Token:
+    """A word, number or sign.
+
+    Attributes:
+        text: in small letters, units by one name; for a number its digits.
+        value: of a number that is given; None for words, and for numbers that are part of a range,
+            a sum, a time, a version, a name.
+        start, end: its place in the text.
+        joined: it is joined to the token before it by a hyphen.
+    """
+
+    text: str
+    value: Fraction | None
+    start: int
+    end: int
+    joined: bool = False
+
+
+def read(text: str) -> list[Token]:
+    """Tokens of a text that `committed.plain` gave."""
+    found: list[Token] = []
+    place = 0
+    for literal in _literals(text):
+        found += _words(text, place, literal.start)
+        found.append(literal)
+        place = literal.end
+    found += _words(text, place, len(text))
+    return _spelt_out(_currencies(found))
+
+
+def _words(text: str, start: int, end: int) -> list[Token]:
+    found: list[Token] = []
+    for match in _WORD.finditer(text, start, end):
+        name = match[0].casefold()
+        previous = text[match.start() - 1] if match.start() else " "
+        joined = previous == "-" and match.start() > 1 and text[match.start() - 2].isalnum()
+        after_number = found == [] and start > 0 and text[start : match.start()].strip() == ""
+        single = name.rstrip("s") or name
+        if name in UNITS or single in UNITS:
+            short = len(single) < 3 and single.isascii() and single.isalpha()
+            if not short or after_number:
+                name = UNITS.get(name) or UNITS[single]
+        if name != "-":
+            found.append(Token(name, None, match.start(), match.end(), joined))
+    return found
+
+
+# ---------------------------------------------------------------------------- numbers in digits
+
+
+def _literals(text: str) -> list[Token]:
+    found: list[Token] = []
+    for match in _LITERAL.finditer(text):
+        start, end = match.span()
+        if found and start < found[-1].end:
+            continue  # the exponent, or what the number before is divided by
+        before = text[max(0, start - 2) : start]
+        # H2O, v3, Apollo-11, the 5 of 1-800-5.
+        if re.search(r"[A-Za-z._]\Z|[^\W\d_]-\Z", before):
+            continue
+        value = _value(match[0])
+        if value is None:
+            found.append(Token(match[0], None, start, end))
+        else:
+            found.append(_in_place(text, start, end, value))
+    return found
+
+
+def _value(literal: str) -> Fraction | None:
+    if _GROUPED.match(literal):
+        return Fraction(re.sub(r"[,'_ ]", "", literal))
+    if _GROUPED_BY_POINTS.match(literal):
+        return Fraction(literal.replace(".", "").replace(",", "."))
+    if re.fullmatch(r"\d+(?:[.,]\d+)?", literal):
+        return Fraction(literal.replace(",", "."))
+    return None  # 1.2.3, 1,2,3
+
+
+def _in_place(text: str, start: int, end: int, value: Fraction) -> Token:
+    """The number with its sign, power, fraction and multiplier; without a value where it is part of
+    something else."""
+    digits, size, after = text[start:end], value, end
+    before = text[max(0, start - 40) : start]
+    sign = _MINUS.search(before)
+    if sign:
+        size, start, before = -size, start - len(sign[0]), before[: sign.start()]
+    if power := _POWER.match(text, end):
+        exponent, end = int(power[1] or power[2]), power.end()
+        if size or exponent >= 0:
+            size = size**exponent if power[1] else size * Fraction(10) ** exponent
+    elif ten := _TIMES_TEN.match(text, end):
+        size, end = size * Fraction(10) ** int(ten[1]), ten.end()
+    elif (mixed := _MIXED.match(text, end)) and int(mixed[2]):
+        size, end = size + Fraction(int(mixed[1]), int(mixed[2])), mixed.end()
+    elif (over := _OVER.match(text, end)) and int(over[1]):
+        size, end = size / int(over[1]), over.end()
+    elif times := _MULTIPLIER.match(text, end):
+        size, end = size * _MULTIPLIERS[(times[1] or times[2]).lower()], times.end()
+    if _BELOW_ZERO.match(text, end):
+        size = -abs(size)
+    behind = text[end : end + 16]
+    part = (
+        any(known.search(before) for known in (_RANGE_BEFORE, _BETWEEN, _SUMMED, _TIME_BEFORE))
+        or any(known.match(behind) for known in (_RANGE_AFTER, _TIME_AFTER))
+        or (_FROM_BETWEEN.search(before) and _AND_NUMBER.match(behind))
+        or (end == after and _SUM.match(behind))
+        or not _measured(behind)
+    )
+    return Token(digits, None if part else size, start, end)
+
+
+def _measured(behind: str) -> bool:
+    """Whether letters right behind a number are a unit, an ordinal's ending or CJK."""
+    letters = re.match(r"[A-Za-z]+", behind)
+    if letters is None:
+        return True
+    name = letters[0].casefold()
+    if len(name) == 1 and (letters[0].isupper() or name in "cf"):
+        return False
+    return name in UNITS or name.rstrip("s") in UNITS or name in ("st", "nd", "rd", "th", "x")
+
+
+def _currencies(tokens: list[Token]) -> list[Token]:
+    """$5 as 5 dollars."""
+    found: list[Token] = []
+    for token in tokens:
+        swapped = (
+            token.text[:1].isdigit() and found and found[-1].end == token.start
+            and found[-1].text in ("dollar", "euro", "sterling", "yen")
+        )  # fmt: skip
+        if swapped:
+            found[-1:] = [token, dataclasses.replace(found[-1])]
+        else:
+            found.append(token)
+    return found
+
+
+# ---------------------------------------------------------------------------- numbers in words
+
+
+def _spelt_out(tokens: list[Token]) -> list[Token]:
+    """With the values of number words: "twenty-one", "three hundred"."""
+    found: list[Token] = []
+    i = 0
+    while i < len(tokens):
+        count, value = _numeral(tokens, i) if tokens[i].text in _BEGINS else (0, 0)
+        if count:
+            joined = tokens[i : i + count]
+            text = " ".join(token.text for token in joined)
+            start, size = joined[0].start, Fraction(value)
+            if found and found[-1].text in ("minus", "negative"):
+                start, size = found.pop().start, -size
+            found.append(Token(text, size, start, joined[-1].end, joined[0].joined))
+            i += count
+        else:
+            found.append(tokens[i])
+            i += 1
+    return found
+
+
+def _numeral(tokens: list[Token], start: int) -> tuple[int, int]:
+    """How many tokens from `start` on are one number in words, and its value."""
+    words = [token.text for token in tokens[start : start + 12]]
+    place = total = 0
+    for scale in ("billion", "million", "thousand", ""):
+        count, value = _below_thousand(words, place)
+        if scale and count and words[place + count : place + count + 1] == [scale]:
+            total, place = total + value * _MULTIPLIERS[scale], place + count + 1
+        elif not scale:
+            total, place = total + value, place + count
+    return place, total
+
+
+def _below_thousand(words: list[str], start: int) -> tuple[int, int]:
+    count, value = _below_hundred(words, start)
+    if words[start + count : start + count + 1] == ["hundred"]:
+        joined = words[start + count + 1 : start + count + 2] == ["and"]
+        more, rest = _below_hundred(words, start + count + 1 + joined)
+        return count + 1 + (joined + more if more else 0), max(value, 1) * 100 + rest
+    return count, value
+
+
+def _below_hundred(words: list[str], start: int) -> tuple[int, int]:
+    first, second = [*words[start : start + 2], "", ""][:2]
+    if first not in _NUMERALS:
+        return 0, 0
+    if _NUMERALS[first] >= 20 and 0 < _NUMERALS.get(second, 0) < 10:
+        return 2, _NUMERALS[first] + _NUMERALS[second]
+    return 1, _NUMERALS[first]
