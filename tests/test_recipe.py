@@ -13,7 +13,7 @@ from test_evaluate import given  # noqa: F401
 
 from safety_jax.base.errors import ConfigError, UserError
 from safety_jax.stages import evaluate, recipe, sft
-from safety_jax.training.run import Budget
+from safety_jax.training.settings import Budget
 
 STAGES = {"evaluate": evaluate.run, "sft": sft.run}
 

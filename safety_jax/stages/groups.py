@@ -18,8 +18,9 @@ from safety_jax.models import llama, lora
 from safety_jax.models.execution import Execution, float_type
 from safety_jax.models.folders import hf_config, peft, tokenizer
 from safety_jax.models.folders import hub as folders
-from safety_jax.training import optim, policy, run
+from safety_jax.training import optim, policy
 from safety_jax.training.policy import Policy
+from safety_jax.training.settings import Batching, Budget, Logging, Saving, Settings
 from safety_jax.training.task import Loaded
 
 # ---------------------------------------------------------------------------- what is learned
@@ -132,11 +133,11 @@ def adapter_settings(config: ConfigDict, targets: tuple[str, ...]) -> peft.LoraC
 # ---------------------------------------------------------------------------- how it is trained
 
 
-def settings(config: ConfigDict) -> run.Settings:
+def settings(config: ConfigDict) -> Settings:
     """The numbers of a training run."""
     data, train, checkpoint, log = config.data, config.train, config.checkpoint, config.log
-    return run.Settings(
-        batching=run.Batching(
+    return Settings(
+        batching=Batching(
             batch_size=train.batch_size,
             rows_per_microbatch=train.rows_per_microbatch,
             row_tokens=data.row_tokens or data.max_length,
@@ -145,18 +146,18 @@ def settings(config: ConfigDict) -> run.Settings:
             seed=config.seed,
         ),
         # Judges are compared by what they were trained on, not by what that cost.
-        budget=run.Budget(
+        budget=Budget(
             train.max_steps, train.max_flops if "max_flops" in train else 0.0, train.epochs
         ),
         optimization=optim.Optimization(**config.optim.to_dict()),
-        saving=run.Saving(
+        saving=Saving(
             every_steps=checkpoint.every_steps,
             keep_last=checkpoint.keep_last,
             best_metric=checkpoint.best_metric,
             best_is=checkpoint.best_is,
             export=checkpoint.export,
         ),
-        logging=run.Logging(
+        logging=Logging(
             every_steps=log.every_steps,
             eval_every_steps=log.eval_every_steps,
             tensorboard=log.tensorboard,
