@@ -248,3 +248,28 @@ def test_corpus_reports_what_was_left_out(tokenizer, tmp_path):
         read("error")
     with pytest.raises(ConfigError, match="data.bad_rows 'drop': expected error or skip"):
         read("drop")
+
+
+def test_rows_of_the_source_that_is_measured_on_are_drawn(tokenizer, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    rows = [{"prompt": f"Ask {i}", "response": "good"} for i in range(8)]
+    rows[5] |= {"is_safe": False}
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    template = prompts.load_template("plain", tokenizer)
+    encoding = encode.Encoding(template, tokenizer, 64, "error", len(tokenizer))
+
+    def measured(evaluation: str, seed: int) -> tuple[list[str], list[records.Skipped]]:
+        found = corpus.read(
+            corpus.Rows((str(file),), evaluation, 0, "error", seed),
+            corpus.demonstrations,
+            lambda rows, skipped: encode.encode(rows, encoding, train_on="response"),
+            prompt=template.prompt,
+            tokenizer=tokenizer,
+        )
+        return found.evaluation.where, found.skipped
+
+    where, skipped = measured(f"{file}?rows=3", seed=0)
+    assert len(where) == 3 and where != measured(f"{file}?rows=3", seed=1)[0]
+    assert [row.where for row in skipped] == ["rows.jsonl line 6"] * 2  # of either source
+    with pytest.raises(ConfigError, match="data.eval: .* 8 rows asked for; expected at most the 7"):
+        measured(f"{file}?rows=8", seed=0)

@@ -150,7 +150,8 @@ def read(
     )
     training, held_out = mixture.records, []
     if rows.evaluation:
-        held_out = parse(opened(rows.evaluation, "data.eval"), skipped)
+        source = opened(rows.evaluation, "data.eval")
+        held_out = sources.draw(parse(source, skipped), source, "data.eval", rows.seed)
     elif rows.eval_rows > 0:
         training, held_out = mixing.split(training, rows=rows.eval_rows, seed=rows.seed)
     first = training[0]
@@ -178,9 +179,9 @@ def selected(examples: E, tokenizer: PreTrainedTokenizerBase) -> Corpus[E]:
 # ---------------------------------------------------------------------------- how rows are read
 
 
-def demonstrations(source: Source, _: list[Skipped]) -> list[Record]:
+def demonstrations(source: Source, skipped: list[Skipped]) -> list[Record]:
     """Rows that are learned as they stand."""
-    return records.read_records(source)
+    return records.read_records(source, skipped)
 
 
 def preferences(prefer: str, left_out: dict[str, int]) -> Callable[..., list[Pair]]:

@@ -96,10 +96,13 @@ class Labelled:
     categories: tuple[str, ...] = ()
 
 
-def read_records(source: Source) -> list[Record]:
+def read_records(source: Source, skipped: list[Skipped] | None = None) -> list[Record]:
     """Rows to learn an answer from; of a preference row, the chosen side.
 
     A dialogue ends with the last answer that is learned.
+
+    Args:
+        skipped: as in `read_pairs`.
 
     Raises:
         DataError: a format that cannot be told, or a row that has an empty, missing or mistyped
@@ -108,7 +111,7 @@ def read_records(source: Source) -> list[Record]:
     """
     return [
         Record(_learned(parsed), parsed.context, source.name, where)
-        for where, parsed in _parse(source, FORMATS, _needs_answer, refuse=_refuse_answer)
+        for where, parsed in _parse(source, FORMATS, _needs_answer, skipped, _refuse_answer)
     ]
 
 
@@ -116,7 +119,8 @@ def read_pairs(source: Source, skipped: list[Skipped] | None = None) -> list[Pai
     """Rows with a preferred and a rejected answer.
 
     Args:
-        skipped: is told of the rows that are left out with `bad_rows=skip`.
+        skipped: rows that are left out are added, with `bad_rows=skip` unusable ones and always
+            those that are not to be learned.
 
     Raises:
         DataError: as `read_records`; also a row whose two answers are equal.

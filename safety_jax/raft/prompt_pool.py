@@ -58,11 +58,13 @@ class Pool:
         groups: unsafe prompts, then ordinary ones where there are any.
         skipped: prompts too long.
         example: what the model is fed for the first prompt.
+        left_out: rows that are unusable, or whose answer is not to be learned.
     """
 
     groups: tuple[PromptGroup, ...]
     skipped: int
     example: str
+    left_out: int = 0
 
     def draw(self, number: int) -> list[Prompt]:
         """The prompts of round `number`, from 0; a prompt drawn once comes again only when its
@@ -84,7 +86,10 @@ class Pool:
             f"{group.name}: {group.per_round:,} prompts a round of {len(group.records):,}"
             for group in self.groups
         ]
-        return "\n".join(lines) + (f"; {self.skipped} too long, left out" if self.skipped else "")
+        text = "\n".join(lines)
+        if self.left_out:
+            text += f"; {self.left_out} rows unusable or not to be learned, left out"
+        return text + (f"; {self.skipped} too long, left out" if self.skipped else "")
 
 
 def read(
@@ -132,7 +137,7 @@ def read(
     )
     rendered = prompts.load_template(template, tokens)
     read_rows = records.read_records if with_answers else records.read_prompts
-    groups, skipped = [], 0
+    groups, skipped, left_out = [], 0, 0
     for stream, (name, key, given, needed) in enumerate(wanted):
         if not needed:
             continue
@@ -142,6 +147,7 @@ def read(
         rows = [row for one in opened for row in sources.draw(read_rows(one), one, key, seed)]
         ids = encode.encode_prompts(rows, rendered, tokens)
         kept = [i for i, prompt in enumerate(ids) if _fits(rows[i], prompt, longest, overlong)]
+        left_out += sum(len(one.left_out) for one in opened)
         skipped += len(rows) - len(kept)
         if not kept or (not reuse and len(kept) < needed * rounds):
             raise DataError(
@@ -155,7 +161,7 @@ def read(
         groups.append(
             PromptGroup(name, [rows[i] for i in kept], [ids[i] for i in kept], needed, places)
         )
-    return Pool(tuple(groups), skipped, rendered.prompt(groups[0].records[0]))
+    return Pool(tuple(groups), skipped, rendered.prompt(groups[0].records[0]), left_out)
 
 
 STREAM = 7000  # of the permutations of prompts, beside those of training epochs
