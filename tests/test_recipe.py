@@ -131,3 +131,5 @@ def test_methods_share_a_budget_of_compute(inputs, given, tmp_path):  # noqa: F8
     with pytest.raises(ConfigError, match="max_flops 6e.09, train.max_steps 3"):
         Budget(3, flops, 1.0).steps(1000, size, 1e7)
     assert Budget(0, 0.0, 2.0).steps(48, size, None) == 4
+    with pytest.raises(ConfigError, match="would have 2e.38 steps; expected at most 10,000,000"):
+        Budget(0, 0.0, 1e38).steps(48, size, None)

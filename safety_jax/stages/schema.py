@@ -110,7 +110,7 @@ _TRAINING: Table = {
     "data.prefetch_steps": Whole(0, 1000, unit="steps"),
     "train.batch_size": Whole(1, MOST_ROWS),
     "train.rows_per_microbatch": Whole(1, MOST_ROWS, unit="rows"),
-    "train.max_steps": Whole(0, unit="steps"),
+    "train.max_steps": Whole(0, 10_000_000, unit="steps"),
     "train.epochs": Real(0.0, unit="epochs"),
     "optim.learning_rate": POSITIVE,
     "optim.schedule": OneOf(("constant", "linear", "cosine")),

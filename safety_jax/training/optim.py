@@ -107,8 +107,8 @@ class Optimization:
         comes_to = f"rises to {highest:g} at most" if highest else "is 0 in every step"
         return (
             f"optim.warmup_steps is {self.warmup_steps}, and the run has {total_steps}: the "
-            f"learning rate {comes_to}, not to optim.learning_rate {self.learning_rate:g}; "
-            f"expected fewer than {total_steps}, lower optim.warmup_steps or train longer"
+            f"learning rate {comes_to}, not to optim.learning_rate {self.learning_rate:g}; lower "
+            "optim.warmup_steps, or train longer"
         )
 
     def make(self, total_steps: int) -> tuple[Schedule, optax.GradientTransformation]:

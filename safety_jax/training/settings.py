@@ -7,6 +7,7 @@ from safety_jax.base.errors import ConfigError
 from safety_jax.data import loader
 from safety_jax.training import optim
 
+MOST_STEPS = 10_000_000  # of a run; all are planned before the first
 DIRECTIONS = {"lowest": False, "highest": True}  # of a metric: whether more is better
 
 
@@ -42,8 +43,19 @@ class Budget:
         """Optimizer steps.
 
         Raises:
-            ConfigError: none of the limits is set, or two that exclude each other.
+            ConfigError: none of the limits is set, or two that exclude each other; or more steps
+                than can be planned.
         """
+        found = self._steps(examples, batch_size, flops_per_example)
+        if found > MOST_STEPS:
+            raise ConfigError(
+                f"train.max_steps {self.max_steps}, train.epochs {self.epochs:g}, train.max_flops "
+                f"{self.max_flops:g}: the run would have {found:.3g} steps; expected at most "
+                f"{MOST_STEPS:,}"
+            )
+        return found
+
+    def _steps(self, examples: int, batch_size: int, flops_per_example: float | None) -> int:
         if self.max_flops:
             if self.max_flops < 0 or self.max_steps > 0 or flops_per_example is None:
                 raise ConfigError(
