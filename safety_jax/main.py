@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from safety_jax import command_line
 from safety_jax.base import redaction, supervisor, terminal
-from safety_jax.base.errors import ConfigError, UserError
+from safety_jax.base.errors import UserError
 from safety_jax.command_line import Command
 from safety_jax.stages import checks, schema
 
@@ -40,7 +40,7 @@ def run() -> None:
     if command.shows:
         command_line.tell(command_line.show(command.config))
     if problems:
-        fail(*(str(ConfigError(problem)) for problem in problems))
+        fail(*problems)
     if not command.shows:
         # absl sets up its logging; none of the flags is its own.
         app.run(lambda _: main(command), argv=sys.argv[:1])
