@@ -1,8 +1,9 @@
 """Eight CPU devices, strict rank promotion, and the small models that tests share."""
 
+import os
 import shutil
 
-import environment  # before jax, which reads what it sets
+import environment
 import jax
 import jax.numpy as jnp
 import pytest
@@ -14,10 +15,12 @@ from safety_jax.models import llama
 from safety_jax.models.execution import Execution
 from safety_jax.models.model import Model
 
+# A plugin of pytest has imported jax before its variables were set.
+jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
+compilation.keep("")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # One program at a time: two that wait for eight devices each can take each other's threads.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
-compilation.keep(str(environment.PROGRAMS))
 
 
 def pytest_sessionstart(session):

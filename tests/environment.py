@@ -1,4 +1,4 @@
-"""What jax and the caches read from the environment; imported before jax, inherited by children.
+"""What jax and the caches read from the environment; set before jax starts, inherited by children.
 
 Compiled programs have one folder for every test process and its children, kept between runs. So
 XLA's part of the suite is paid once: whatever was compiled before, by another worker, by a command
@@ -64,10 +64,8 @@ def sweep(folder: Path) -> None:
 
 
 PROGRAMS = _programs()
-CACHE = Path(tempfile.mkdtemp(prefix="safety_jax_cache_"))
-(CACHE / "safety_jax").mkdir()
-(CACHE / "safety_jax" / "compiled").symlink_to(PROGRAMS)  # where the stages keep them
-os.environ["XDG_CACHE_HOME"] = str(CACHE)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(PROGRAMS)
+CACHE = os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="safety_jax_cache_")
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TPU_SKIP_MDS_QUERY"] = "1"
 os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # it only compiles here; no device to fight over

@@ -7,6 +7,8 @@ import zlib
 import environment
 import jax
 
+from safety_jax.base import compilation
+
 
 def test_torn_and_forgotten_programs_go(tmp_path):
     whole = zlib.compress(b"program" * 1000)
@@ -22,6 +24,7 @@ def test_torn_and_forgotten_programs_go(tmp_path):
 
 
 def test_this_process_and_its_children_use_it():
-    stages = os.path.join(os.environ["XDG_CACHE_HOME"], "safety_jax", "compiled")
-    for folder in (jax.config.jax_compilation_cache_dir, stages):
-        assert os.path.samefile(folder, environment.PROGRAMS)
+    """By the same name: it is part of the programs' keys."""
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(environment.PROGRAMS)
+    compilation.keep("")
+    assert jax.config.jax_compilation_cache_dir == str(environment.PROGRAMS)

@@ -1,5 +1,6 @@
 """XLA's compiled programs: kept on disk between starts, and counted."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ _REUSED = "/jax/compilation_cache/cache_hits"
 
 
 def keep(folder: str) -> None:
-    """Keeps every compiled program in `folder`, "" for the user's cache folder.
+    """Keeps every compiled program in `folder`, "" for what jax is told or the user's cache folder.
 
-    A second start of the same run then compiles nothing. Must be called before the first
-    compilation of the process.
+    A second start of the same run then compiles nothing, if it names the folder the same way: its
+    path is part of the programs' keys. jax is told by `JAX_COMPILATION_CACHE_DIR`. Must be
+    called before the first compilation of the process.
 
     Raises:
         ConfigError: the folder cannot be made; jax would go on without, and compile all anew.
@@ -29,7 +31,10 @@ def keep(folder: str) -> None:
                 f"log.compilation_cache {folder}: {error.strerror}; expected a folder that can be "
                 "written"
             ) from error
-    jax.config.update("jax_compilation_cache_dir", folder or str(files.cache_home("compiled")))
+    told = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    jax.config.update(
+        "jax_compilation_cache_dir", folder or told or str(files.cache_home("compiled"))
+    )
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
