@@ -24,7 +24,7 @@ from safety_jax.evaluation.answers import matching, stored_scores
 from safety_jax.judges import guard, judge, registry, sequence
 from safety_jax.models import attention, llama
 from safety_jax.raft import prompt_pool
-from safety_jax.stages import checks, config_files, judge_schema, schema
+from safety_jax.stages import checks, config_files, judge_schema, metric_names, schema
 from safety_jax.training import judge_quality, optim
 
 SETTINGS = {
@@ -159,6 +159,10 @@ def test_weights_of_judges_are_numbers():
         (config("dpo:demo", train__max_steps=9, train__max_flops=1e9), "train.max_flops is 1e+09"),
         (config("sft:demo", checkpoint__export="best", data__eval="", data__eval_rows=0),
          "checkpoint.export is best, but nothing is measured"),
+        (config("dpo:demo", checkpoint__export="best", checkpoint__best_metric="eval/loss"),
+         "checkpoint.best_is is highest, which is the worst of eval/loss; expected lowest"),
+        (config("dpo:demo", checkpoint__export="best", checkpoint__best_is="lowest",
+                checkpoint__best_metric="eval/rewards/margins/source=a"), "expected highest"),
         (config("dpo:demo", dpo__reference="none"), "dpo.reference is none, but dpo.objective sig"),
         (config("reward:demo", checkpoint__best_metric="eval/mse"), "of the kind pairs has not"),
         (config("reward:demo,kind=binary", reward__direction="higher is safer"), "scores harm"),
@@ -206,7 +210,7 @@ def test_rows_of_judges_have_the_keys_that_the_code_reads():
         assert {key.removesuffix(".*") for key in table} == set(keys)
 
 
-@pytest.mark.parametrize("kind", schema.JUDGE_METRICS)
+@pytest.mark.parametrize("kind", metric_names.METRICS_OF_JUDGES)
 def test_metrics_of_judges_are_those_that_are_measured(kind: str):
     rng = np.random.default_rng(0)
     sides = 2 if kind in ("pairs", "cost") else 1
@@ -221,6 +225,6 @@ def test_metrics_of_judges_are_those_that_are_measured(kind: str):
         sources=["a"] * 20,
     )
     measured = {f"eval/{name}" for name in judge_quality.evaluation(held)}
-    known = {f"eval/{name}" for name in schema.JUDGE_METRICS[kind]}
+    known = set(metric_names.METRICS_OF_JUDGES[kind].names)
     assert known <= measured <= known | {"eval/margin_length_correlation"}
     assert known <= set(REWARD["checkpoint.best_metric"].names)

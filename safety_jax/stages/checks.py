@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 from safety_jax.base import trees
 from safety_jax.base.errors import ConfigError
 from safety_jax.base.settings import Anything, OneOf, Setting, expectation, is_empty
+from safety_jax.stages import metric_names
 from safety_jax.stages.judge_schema import JUDGES
-from safety_jax.stages.schema import HARMFUL, JUDGE_METRICS, STAGES, Table
+from safety_jax.stages.schema import HARMFUL, STAGES, Table
 
 _SHOWN = 80  # characters of a value in a message
 _KIND = OneOf(tuple(JUDGES))
@@ -155,13 +156,25 @@ def _best_is_measured(config: ConfigDict) -> str | None:
     return None
 
 
+def _best_is_good(config: ConfigDict) -> str | None:
+    """A metric that everybody wants low or high is not sought for its worst value."""
+    saving = config.checkpoint
+    wanted = metric_names.best_of(saving.best_metric)
+    if saving.export == "best" and wanted not in (None, saving.best_is):
+        return (
+            f"checkpoint.best_is is {saving.best_is}, which is the worst of "
+            f"{saving.best_metric}; expected {wanted}"
+        )
+    return None
+
+
 def _metric_of_kind(config: ConfigDict) -> str | None:
-    names = tuple(f"eval/{name}" for name in JUDGE_METRICS[config.reward.kind])
-    if config.checkpoint.best_metric in names:
+    known = metric_names.METRICS_OF_JUDGES[config.reward.kind]
+    if known.fits(config.checkpoint.best_metric):
         return None
     return (
         f"checkpoint.best_metric is {config.checkpoint.best_metric!r}, which a judge of the kind "
-        f"{config.reward.kind} has not; expected {OneOf(names).describe()}"
+        f"{config.reward.kind} has not; expected {known.describe()}"
     )
 
 
@@ -202,11 +215,11 @@ def _room_for_prompts(config: ConfigDict) -> str | None:
 
 Rule = Callable[[ConfigDict], str | None]
 RULES: dict[str, tuple[Rule, ...]] = {
-    "sft": (_length, _best_is_measured),
-    "dpo": (_length, _best_is_measured, _reference),
-    "kto": (_length, _best_is_measured),
-    "orpo": (_length, _best_is_measured),
-    "reward": (_length, _best_is_measured, _metric_of_kind, _direction_of_kind),
+    "sft": (_length, _best_is_measured, _best_is_good),
+    "dpo": (_length, _best_is_measured, _best_is_good, _reference),
+    "kto": (_length, _best_is_measured, _best_is_good),
+    "orpo": (_length, _best_is_measured, _best_is_good),
+    "reward": (_length, _best_is_measured, _best_is_good, _metric_of_kind, _direction_of_kind),
     "raft": (_length, _something_to_merge, _room_for_prompts),
     "score": (),
     "evaluate": (),

@@ -8,6 +8,14 @@ chat template, whether a judge of that name is there) is looked at by whoever re
 from collections.abc import Mapping
 
 from safety_jax.base.settings import Flag, OneOf, Real, Setting, Text, Texts, Whole
+from safety_jax.stages.metric_names import (
+    DPO_METRICS,
+    KTO_METRICS,
+    METRICS_OF_JUDGES,
+    ORPO_METRICS,
+    REWARD_METRICS,
+    SFT_METRICS,
+)  # fmt: skip
 
 Table = dict[str, Setting]
 
@@ -144,42 +152,6 @@ _PREFER = OneOf(
     ("all", "safe_and_better", "safe_over_unsafe", "agreed", "safer", "safety_first")
 )  # fmt: skip
 
-# Metrics that every evaluation of a stage measures, so that the best checkpoint can be told.
-_SFT_METRICS = ("loss", "mean_token_accuracy", "perplexity")
-_DPO_METRICS = (
-    "loss",
-    *(f"rewards/{name}" for name in ("chosen", "rejected", "margins", "accuracies")),
-    "rewards/accuracies_low", "rewards/accuracies_high",
-    "logps/chosen", "logps/rejected", "logps/chosen_change", "mean_token_accuracy", "kl",
-    "lengths/chosen", "lengths/rejected",
-)  # fmt: skip
-_FREE_OF_REFERENCE = tuple(
-    name for name in _DPO_METRICS if name not in ("logps/chosen_change", "kl")
-)
-_ORPO_METRICS = (*_FREE_OF_REFERENCE, "nll_loss", "log_odds_chosen", "log_odds_ratio")
-_KTO_METRICS = (
-    "loss", "kl", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen",
-    "logps/rejected",
-)  # fmt: skip
-_DPO_GROUPS = tuple(
-    f"rewards/{metric}/{group}="
-    for metric in ("margins", "accuracies")
-    for group in ("source", "category")
-)
-_ANY_JUDGE = ("loss", "min_reward", "mean_reward", "max_reward")
-_CLASSIFIER = (*_ANY_JUDGE, "accuracy", "accuracy_low", "accuracy_high", "ece", "auc")
-JUDGE_METRICS = {
-    "pairs": (*_CLASSIFIER, "margin"),
-    "cost": (*_CLASSIFIER, "margin", "sign_accuracy"),
-    "regression": (*_ANY_JUDGE, "mse", "pearson", "spearman"),
-    "binary": _CLASSIFIER,
-}
-
-
-def evaluated(names: tuple[str, ...], beginnings: tuple[str, ...] = ()) -> OneOf:
-    return OneOf(*(tuple(f"eval/{name}" for name in group) for group in (names, beginnings)))
-
-
 # ---------------------------------------------------------------------------- stages
 
 _SFT: Table = {
@@ -191,7 +163,7 @@ _SFT: Table = {
     "data.eval": SOURCE,
     "data.eval_rows": Whole(0, unit="rows"),
     "data.train_on": OneOf(("response", "everything")),
-    "checkpoint.best_metric": evaluated(_SFT_METRICS),
+    "checkpoint.best_metric": SFT_METRICS,
     "sft.protocol_notes": NOTES,
 }
 _DPO: Table = {
@@ -202,7 +174,7 @@ _DPO: Table = {
     "data.eval": SOURCE,
     "data.eval_rows": Whole(0, unit="pairs"),
     "data.bad_rows": SKIPPING,
-    "checkpoint.best_metric": evaluated(_DPO_METRICS, _DPO_GROUPS),
+    "checkpoint.best_metric": DPO_METRICS,
     "dpo.objective": OneOf(
         ("sigmoid", "conservative", "robust", "hinge", "ipo_sum", "ipo_mean", "sigmoid_mean",
          "simpo", "safe")
@@ -225,7 +197,7 @@ _PREFERENCE_DATA: Table = {
 _KTO: Table = {
     **_PREFERENCE_DATA,
     "data.eval_rows": Whole(0, unit="rows"),
-    "checkpoint.best_metric": evaluated(_KTO_METRICS),
+    "checkpoint.best_metric": KTO_METRICS,
     "kto.beta": POSITIVE,
     "kto.desirable_weight": NOT_NEGATIVE,
     "kto.undesirable_weight": NOT_NEGATIVE,
@@ -237,7 +209,7 @@ _ORPO: Table = {
     **_PREFERENCE_DATA,
     "data.prefer": _PREFER,
     "data.eval_rows": Whole(0, unit="pairs"),
-    "checkpoint.best_metric": evaluated(_ORPO_METRICS, _DPO_GROUPS),
+    "checkpoint.best_metric": ORPO_METRICS,
     "orpo.weight": NOT_NEGATIVE,
     "orpo.protocol_notes": NOTES,
 }
@@ -249,10 +221,8 @@ _REWARD: Table = {
     "data.eval_rows": Whole(0, unit="rows"),
     "data.append_eos": Flag(),
     "data.bad_rows": SKIPPING,
-    "checkpoint.best_metric": evaluated(
-        tuple(dict.fromkeys(name for names in JUDGE_METRICS.values() for name in names))
-    ),
-    "reward.kind": OneOf(tuple(JUDGE_METRICS)),
+    "checkpoint.best_metric": REWARD_METRICS,
+    "reward.kind": OneOf(tuple(METRICS_OF_JUDGES)),
     "reward.direction": OneOf(JUDGED_DIRECTION.names[:3]),
     "reward.margin": NOT_NEGATIVE,
     "reward.centring": NOT_NEGATIVE,
