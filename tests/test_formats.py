@@ -236,6 +236,14 @@ def test_a_row_that_no_model_could_read_is_refused(rows):
     )
 
 
+def test_rows_are_read_in_a_moment_whatever_their_shape(rows):
+    many = {"conversations": ["Yes?", "Yes."] * 501}
+    with pytest.raises(DataError, match="line 1: has 1,002 turns; expected at most 1,000"):
+        read_records(rows(many))
+    blank = "### Human: a" + " " * 500_000 + "### Assistant: b"
+    assert len(read_records(rows({"text": blank}))) == 1
+
+
 # ---------------------------------------------------------------------------- trees
 
 
@@ -298,6 +306,9 @@ KTO = {"prompt": Q, "completion": A}
         (PLAIN | {"weight": 0.0}, "its weight is 0"),
         (KTO | {"label": False}, "'label' is False"),
         (KTO | {"label": "0"}, "'label' is '0'"),
+        (KTO | {"label": "rejected"}, "'label' is 'rejected'"),
+        (KTO | {"train": False}, "'train' is False"),
+        (PLAIN | {"exclude": True}, "'exclude' is True"),
         ({"messages": turns(ASK, BETTER), "toxic": True}, "'toxic' is True"),
         (TOXIC_CHAT | {"toxicity": 1}, "'toxicity' is 1"),
         (LMSYS | {"openai_moderation": [{"flagged": i == 3} for i in range(4)]},
@@ -335,6 +346,7 @@ def test_other_labels_keep_nothing_out(more, rows):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        ({"label": -1}, "'label' is -1, which may mean a good answer or a bad one"),
         ({"label": 1}, "which may mean a good answer or a bad one.*columns=unsafe:label.*without="),
         ({"is_safe": "maybe"}, "'is_safe' is 'maybe'; expected true or false, or add without=is_"),
         ({"toxicity": 0.93}, "'toxicity' is 0.93; expected true or false, or add without=toxicity"),
@@ -347,6 +359,11 @@ def test_labels_that_cannot_be_understood_are_refused(more, message, rows):
         read_records(rows(PLAIN | more))
     (column,) = more
     assert len(read_records(rows(PLAIN | more, options=f"?without={column}"))) == 1
+
+
+def test_a_label_of_kto_is_true_or_false(rows):
+    with pytest.raises(DataError, match="'label' is 'sports'; expected true or false, or add with"):
+        read_records(rows(KTO | {"label": "sports"}))
 
 
 def test_labels_are_for_learning_alone(rows):

@@ -105,6 +105,7 @@ def test_pairs_without_labels_are_no_labels(tmp_path):
     [
         ({"prompt": "Ask", "completion": "no", "label": False}, [("no", False)]),
         ({"prompt": "Ask", "completion": "no", "label": "true"}, [("no", True)]),
+        ({"prompt": "Ask", "completion": "no", "label": "Undesirable"}, [("no", False)]),
         ({"prompt": [{"role": "user", "content": "Ask"}], "label": 0,
           "completion": [{"role": "assistant", "content": "no"}]}, [("no", False)]),
         ({"prompt": "Ask", "response": "no", "is_safe": False, "category": {"theft": True}},
@@ -130,7 +131,7 @@ def test_answers_to_learn_and_to_avoid(row, desirable, tmp_path):
     ("answer", "label", "message"),
     [
         ("completion", None, "'label' is None; expected true or false"),
-        ("completion", "good", "'label' is 'good'; expected true or false"),
+        ("completion", "so-so", "'label' is 'so-so'; expected true or false"),
         # What a judge's data calls unsafe, KTO's calls desirable.
         (
             "response",

@@ -33,12 +33,21 @@ NAMES = {
     "safe": False, "harmless": False, "unharmful": False, "benign": False,
 }  # fmt: skip
 """Labels in words, and whether they mean unsafe."""
+# ... and of an answer, whether it is one to avoid.
+_WORDS = NAMES | {
+    "undesirable": True, "rejected": True, "bad": True,
+    "desirable": False, "chosen": False, "good": False,
+}  # fmt: skip
 
 _FLAGS = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 # Columns that say whether the one answer of a row is good or bad.
-_GOOD = ("is_safe", "is_response_safe", "safe", "desirable", "is_desirable")
+_GOOD = (
+    "is_safe", "is_response_safe", "safe", "desirable", "is_desirable", "kto_tag", "train",
+    "trainable",
+)  # fmt: skip
 _BAD = (
     "unsafe", "is_unsafe", "harmful", "is_harmful", "toxic", "toxicity", "flagged", "deleted",
+    "exclude", "excluded",
     "response_harm_label", "response_label",
 )  # fmt: skip
 VERDICTS = (*_GOOD, *_BAD, "label", "weight")
@@ -62,8 +71,17 @@ def _flag(value: Any) -> bool | None:
 
 def named(row: Row, column: str) -> bool | None:
     """Whether a label in words means unsafe; None where it is no such word."""
-    value = row.get(column)
-    return NAMES.get(value.strip().lower()) if isinstance(value, str) else None
+    return _word(row.get(column), NAMES)
+
+
+def desirable(row: Row, column: str) -> bool:
+    """Whether a column says that an answer is one to learn, as KTO's `label` does."""
+    bad = _word(row.get(column), _WORDS)
+    return flag_of(row, column) if bad is None else not bad
+
+
+def _word(value: Any, words: Mapping[str, bool]) -> bool | None:
+    return words.get(value.strip().lower()) if isinstance(value, str) else None
 
 
 def categories_of(row: Row, column: str) -> tuple[str, ...]:
@@ -120,14 +138,13 @@ def refuse_weightless(row: Row, own: tuple[str, ...] = ()) -> None:
 
 def _says_bad(row: Row, column: str, own: tuple[str, ...]) -> bool:
     value = row[column]
-    if (unsafe := named(row, column)) is not None:
-        return unsafe
+    if (bad := _word(value, _WORDS)) is not None:
+        return bad
     flag = _flag(value)
-    if column == "label":
-        if flag is None:
+    is_kto = column == "label" and "completion" in own  # TRL's columns
+    if column == "label" and not is_kto:
+        if flag is None and value != -1:
             return False  # of something else
-        if "completion" in own:  # KTO's, in TRL's columns
-            return not flag
         raise BadRow(
             f"'label' is {value!r:.40}, which may mean a good answer or a bad one; say which by "
             "columns=is_safe:label or columns=unsafe:label, or add without=label"

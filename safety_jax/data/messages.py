@@ -163,7 +163,7 @@ def _one_system(found: list[Message]) -> tuple[Message, ...]:
 # 2204.05862), Guanaco's form of OpenAssistant's, and ChatML in one text.
 _STYLES = {
     "\n\nHuman:": re.compile(r"\n\n(Human|Assistant):"),
-    "### Human:": re.compile(r"(?:\A|\s*)### (Human|Assistant):"),
+    "### Human:": re.compile(r"### (Human|Assistant):"),
     "<|im_start|>": re.compile(r"(?:<\|im_end\|>\s*)?<\|im_start\|>(system|user|assistant)\n"),
 }
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 
 from safety_jax.data.formats import FORMATS, Format, Parsed
-from safety_jax.data.labels import NAMES, categories_of, flag_of, named
+from safety_jax.data.labels import NAMES, categories_of, desirable, flag_of, named
 from safety_jax.data.messages import BadRow
 from safety_jax.data.readers import Row
 
@@ -128,9 +128,9 @@ LABELS = (
 # KTO's rows (Ethayarajh et al., arXiv 2402.01306) in TRL's columns, or with a label of safety;
 # pairs give both answers.
 DESIRABLE = (
-    _desirable("kto", "completion", "label", flag_of),
-    _desirable("kto_messages", "messages", "label", flag_of),
-    _desirable("desirable", "response", "desirable", flag_of),
+    _desirable("kto", "completion", "label", desirable),
+    _desirable("kto_messages", "messages", "label", desirable),
+    _desirable("desirable", "response", "desirable", desirable),
     _desirable("beavertails", "response", "is_safe", flag_of),
     _desirable("unsafe", "response", "unsafe", _not_unsafe),
     _desirable("labelled", "response", "label", _named_safe),

@@ -22,6 +22,7 @@ from safety_jax.data.sources import Source
 
 MOST_CHARACTERS = 2_000_000
 """Of a row; no model's context is as long, and a tokenizer takes seconds to read it."""
+MOST_TURNS = 1_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -372,6 +373,8 @@ def _check_size(parsed: Parsed) -> None:
     size = len(parsed.context) + sum(len(message.content) for message in messages)
     if size > MOST_CHARACTERS:
         raise BadRow(f"has {size:,} characters; expected at most {MOST_CHARACTERS:,}")
+    if len(messages) > MOST_TURNS:
+        raise BadRow(f"has {len(messages):,} turns; expected at most {MOST_TURNS:,}")
 
 
 def _needs_prompt(parsed: Parsed) -> None:
