@@ -82,6 +82,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     data.row_tokens = 0  # tokens of a packed row; 0: max_length
     data.packing = True
     data.overlong_prompt = "error"  # or "skip", counted and listed in skipped.jsonl
+    data.special_text = "text"  # what spells a control token is letters; or "error", "skip"
+    data.reasoning = "keep"  # or "drop": thoughts that rows have beside or in their answers
+    data.enable_thinking = ""  # of chat templates that ask: "true", "false"; "": their own choice
+    data.template_date = ""  # for chat templates that write it: 2024-07-26; "": the first start's
     data.bad_rows = "error"  # equal or empty answers; or "skip", likewise
     data.prefetch_steps = 2
 

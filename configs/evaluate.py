@@ -96,6 +96,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data = data = ConfigDict()
     data.template = "alpaca"
     data.max_length = 0  # of prompt and answer; 0: what the model was made for
+    data.special_text = "text"  # what spells a control token is letters; or "error", "skip"
+    data.enable_thinking = ""  # of chat templates that ask: "true", "false"; "": their own choice
+    data.template_date = ""  # for chat templates that write it: 2024-07-26; "": the first start's
 
     config.answer = answers(temperature=0.0, candidates=1, max_new_tokens=256)
     config.sample = ConfigDict()

@@ -70,6 +70,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     data.row_tokens = 0  # tokens of a packed row; 0: max_length
     data.packing = True  # where the trunk keeps examples apart (LLaMA); others: one a row
     data.overlong_prompt = "skip"  # counted and listed in skipped.jsonl; or "error"
+    data.special_text = "text"  # what spells a control token is letters; or "error", "skip"
+    data.reasoning = "drop"  # judges read answers without thoughts; or "keep"
     data.bad_rows = "error"  # equal or empty answers; or "skip", likewise
     data.prefetch_steps = 2
 

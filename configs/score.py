@@ -60,6 +60,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data = data = ConfigDict()
     data.responses = ("",)  # sources of prompts and responses; must be given
     data.stored = ("",)  # sources with further columns for score.stored, matched by text
+    data.special_text = "text"  # what spells a control token is letters; or "error", "skip"
 
     config.score = score = judging()
     score.stored = ()  # columns of scores from elsewhere, to correlate with

@@ -34,7 +34,7 @@ FORBIDDEN = {("data", "models")}
 SHARED_STAGES = {
     "answering", "checks", "config_files", "devices", "evaluate_plan", "groups", "judge_schema",
     "metric_names", "pair_task", "planned", "planned_passes", "planned_training", "recipe",
-    "references", "results", "schema", "training", "tuning",
+    "references", "results", "schema", "texts", "training", "tuning",
 }  # fmt: skip
 # Runs no other stage, but must make of their configs what they do.
 LOOKS_IN = "safety_jax.stages.planned_training"

@@ -12,6 +12,7 @@ from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import encode, prompts
 from safety_jax.data.formats import Message
 from safety_jax.data.records import Record
+from safety_jax.data.text_rules import FIXED
 from safety_jax.judges.judge import BETTER, HARMFUL, REFUSING, SAFER, JudgeCard, Score, unscored
 from safety_jax.raft import people, prompt_pool, round_files, round_measures, selection
 from safety_jax.raft.round_files import Candidate
@@ -122,8 +123,8 @@ def read_pool(tmp_path, **changes):
     settings = {
         "specs": (str(tmp_path / "unsafe.jsonl"),), "ordinary": (str(tmp_path / "ordinary.jsonl"),),
         "share": 0.25, "per_round": 8, "rounds": 3, "reuse": False, "order": "shuffled",
-        "template": "plain", "with_answers": True, "longest": 64, "overlong": "error",
-        "tokens": tiny_tokenizers.qwen(), "seed": 0,
+        "template": "plain", "rules": FIXED, "with_answers": True, "longest": 64,
+        "overlong": "error", "tokens": tiny_tokenizers.qwen(), "seed": 0,
     } | changes  # fmt: skip
     return prompt_pool.read(settings.pop("specs"), settings.pop("ordinary"), **settings)
 

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import datetime
 import math
 from typing import Any, Protocol, runtime_checkable
 
@@ -95,7 +96,8 @@ class OneOf:
         return value in self.names or any(value[: len(b)] == b < value for b in self.beginnings)
 
     def describe(self) -> str:
-        names = [*self.names, *(f"{beginning}NAME" for beginning in self.beginnings)]
+        names = [name or '""' for name in self.names]
+        names += [f"{beginning}NAME" for beginning in self.beginnings]
         return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
@@ -111,6 +113,22 @@ class Text:
 
     def describe(self) -> str:
         return self.what if self.needed else f'{self.what}, or ""'
+
+
+@dataclasses.dataclass(frozen=True)
+class Day:
+    """A day as ISO 8601 writes it, or ""."""
+
+    def fits(self, value: Any) -> bool:
+        if not isinstance(value, str):
+            return False
+        try:
+            return value == "" or datetime.date.fromisoformat(value).isoformat() == value
+        except ValueError:
+            return False
+
+    def describe(self) -> str:
+        return 'a day as 2024-07-26, or ""'
 
 
 @dataclasses.dataclass(frozen=True)

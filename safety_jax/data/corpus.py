@@ -4,6 +4,7 @@
 are, and how they become examples, are two functions that it is given.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +18,7 @@ from safety_jax.data import mixing, pairs, records, sources
 from safety_jax.data.encode import Examples
 from safety_jax.data.records import Pair, Record, Skipped
 from safety_jax.data.sources import Source
+from safety_jax.data.text_rules import NOTES
 
 SHOWN_ROWS = 10
 
@@ -98,6 +100,8 @@ class Corpus(Generic[E]):
         cut = sum(side.cut_answers for side in sides)
         parts.append(f"{sides[0].cut_prompts} prompts and {cut} answers cut")
         lines = [str(self.mixture), "; ".join(parts), *self.remarks]
+        notes = max((side.notes for side in sides), key=len)
+        lines += [f"{number:,} {unit}: {NOTES[what]}" for what, number in notes.items()]
         lines += [f"{number} rows skipped: {why}" for why, number in self._skipped().items()]
         lines += [f"  {row.where}: {row.why}" for row in self.skipped[:SHOWN_ROWS]]
         if len(self.skipped) > SHOWN_ROWS:
@@ -154,21 +158,27 @@ def read(
         held_out = sources.draw(parse(source, skipped), source, "data.eval", rows.seed)
     elif rows.eval_rows > 0:
         training, held_out = mixing.split(training, rows=rows.eval_rows, seed=rows.seed)
-    first = training[0]
-    asked = first
-    if not isinstance(first, Record):
-        asked = Record(first.prompt, first.context, first.source, first.where)
     return Corpus(
         training=encode(training, skipped),
         evaluation=encode(held_out, skipped) if held_out else None,
         mixture=mixture,
         files=hashes(mixture),
         tokenizer=tokenizer,
-        prompt=prompt(asked),
+        prompt=first_prompt(training, prompt),
         left_out=left_out or {},
         skipped=skipped,
         remarks=() if remark is None else remark(mixture.records),
     )
+
+
+def first_prompt(rows: Sequence[Any], prompt: Callable[[Record], str]) -> str:
+    """What a model is given of the first row that has a place in the template."""
+    for row in rows:
+        if not isinstance(row, Record):
+            row = Record(row.prompt, row.context, row.source, row.where)
+        with contextlib.suppress(DataError):
+            return prompt(row)
+    return ""
 
 
 def selected(examples: E, tokenizer: PreTrainedTokenizerBase) -> Corpus[E]:

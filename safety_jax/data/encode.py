@@ -6,14 +6,13 @@ the model learns in training what it will meet in use:
   - The ids before an answer are what inference feeds: those of the prompt's text alone. The whole
     text is tokenized together; only where the last prompt token and the answer's first letters
     would melt into one token is the answer tokenized for itself.
-  - BOS stands where the tokenizer puts it, once. One EOS ends an answer, and is trained, so that
-    the model learns to stop; an answer that had to be cut gets none.
-  - Text that merely looks like a special token ("</s>" in a web page) is tokenized as text.
+  - BOS stands where the tokenizer or the chat template puts it, once.
+  - One end is trained, so that the model learns to stop: the control token by which the chat
+    template ends an answer, and EOS where there is none. An answer that had to be cut has no end.
+  - Text that merely looks like a control token ("</s>" in a web page) is text, see `control.py`.
 """
 
 import dataclasses
-import functools
-import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,85 +22,29 @@ import numpy as np
 from jaxtyping import Bool, Int
 from transformers import PreTrainedTokenizerBase
 
-from safety_jax.base import terminal
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data.prompts import Span, Template
+from safety_jax.data.control import ControlTokens, control_tokens
+from safety_jax.data.examples import Counts as Counts
+from safety_jax.data.examples import Examples as Examples
+from safety_jax.data.examples import fingerprint as fingerprint
+from safety_jax.data.examples import preview as preview
 from safety_jax.data.records import Record
-
-
-@dataclasses.dataclass(frozen=True)
-class Counts:
-    """What encoding did to the rows.
-
-    Attributes:
-        cut_prompts: prompts that lost tokens on their left.
-        cut_answers: answers that lost their end.
-        skipped: rows left out, by reason.
-    """
-
-    cut_prompts: int
-    cut_answers: int
-    skipped: Mapping[str, int]
-
-
-@dataclasses.dataclass(frozen=True)
-class Examples:
-    """Token sequences of different lengths, end to end; example i is `offsets[i]:offsets[i + 1]`.
-
-    Attributes:
-        ids: token ids.
-        mask: True where a token is trained; never on the first of an example.
-        offsets: where each example starts, and the end.
-        where: the row of each example, in words.
-        source: the name of each example's source.
-    """
-
-    ids: Int[np.ndarray, " total"]
-    mask: Bool[np.ndarray, " total"]
-    offsets: Int[np.ndarray, " starts"]
-    where: list[str]
-    source: list[str]
-    counts: Counts
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def sides(self) -> tuple["Examples"]:
-        """An example is a side of its own, where nothing is compared with it."""
-        return (self,)
-
-    def example(self, i: int | np.integer) -> tuple[Int[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
-        """Ids and mask of example i."""
-        here = slice(self.offsets[i], self.offsets[i + 1])
-        return self.ids[here], self.mask[here]
-
-    @functools.cached_property
-    def lengths(self) -> Int[np.ndarray, " n"]:
-        """Tokens of each example."""
-        return np.diff(self.offsets)
-
-    @functools.cached_property
-    def trained_lengths(self) -> Int[np.ndarray, " n"]:
-        """Trained tokens of each example."""
-        return np.diff(np.concatenate([[0], np.cumsum(self.mask)])[self.offsets])
-
-
-def fingerprint(sides: Sequence[Examples]) -> str:
-    """A hash (hex) of examples: their tokens, and which are trained."""
-    digest = hashlib.sha256()
-    for side in sides:
-        for array in (side.ids, side.mask, side.offsets):
-            digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+from safety_jax.data.template import Span, Template, Worded, worded
+from safety_jax.data.text_rules import AS_TEXT, leave_out
 
 
 @dataclasses.dataclass
 class Encoded:
-    """One example in the making. `answer` marks tokens of answers, whatever will be trained."""
+    """One example in the making.
+
+    Attributes:
+        answer: marks tokens of answers, whatever will be trained.
+        notes: keys of `text_rules.NOTES`.
+    """
 
     ids: list[int]
     answer: list[bool]
+    notes: frozenset[str] = frozenset()
 
     @property
     def prompt_length(self) -> int:
@@ -117,27 +60,26 @@ class Builder:
         self._where: list[str] = []
         self._source: list[str] = []
         self._cut: Counter[str] = Counter()
+        self._notes: Counter[str] = Counter()
 
     def add(
         self,
         example: Encoded,
-        surplus: int,
-        max_length: int,
-        begin: int,
+        cut: Sequence[str],
         where: str,
         source: str,
         everything: bool = False,
         end: tuple[int, ...] = (),
     ) -> None:
-        """Takes an example in, cut to `max_length`.
+        """Takes an example in.
 
         Args:
-            surplus: tokens that should go; for one side of a pair, those of the longer side.
-            begin: tokens in front that stay.
+            cut: what `shorten` says.
             everything: trains the prompt too.
-            end: ids to put behind what is left of the answer, beyond `max_length`.
+            end: ids to put behind what is left of the answer.
         """
-        self._cut.update(_cut(example, surplus, max_length, begin))
+        self._cut.update(cut)
+        self._notes.update(example.notes)
         example.ids += end
         example.answer += [True] * len(end)
         answer = np.array(example.answer)
@@ -154,8 +96,8 @@ class Builder:
         """The examples; raises a DataError when there are none, or one has an unknown token."""
         if not self._ids:
             raise DataError(
-                f"no example is left of {rows} rows ({sum(skipped.values())} prompts are too "
-                f"long); expected at least one, raise data.max_length={max_length}"
+                f"no example is left of {rows} rows ({listed(skipped) or 'none can be used'}); "
+                f"expected at least one, mend the rows or raise data.max_length={max_length}"
             )
         lengths = [len(ids) for ids in self._ids]
         examples = Examples(
@@ -164,7 +106,9 @@ class Builder:
             offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
             where=self._where,
             source=self._source,
-            counts=Counts(self._cut["prompt"], self._cut["answer"], dict(skipped)),
+            counts=Counts(
+                self._cut["prompt"], self._cut["answer"], dict(skipped), dict(self._notes)
+            ),
         )
         _check_vocabulary(examples, vocabulary_size)
         return examples
@@ -203,6 +147,12 @@ class Encoding:
             )
         return _begin(self.tokenizer, self.template)
 
+    def of_own_answers(self) -> "Encoding":
+        """As this one, for answers of the model itself: what spells a control token there was read
+        as letters, whatever becomes of such rows elsewhere."""
+        rules = dataclasses.replace(self.template.rules, special_text=AS_TEXT)
+        return dataclasses.replace(self, template=self.template.under(rules))
+
 
 def encode(records: Sequence[Record], encoding: Encoding, *, train_on: str) -> Examples:
     """Tokenizes records and marks their trained tokens.
@@ -223,25 +173,32 @@ def encode(records: Sequence[Record], encoding: Encoding, *, train_on: str) -> E
     begin, max_length = encoding.check(), encoding.max_length
     builder = Builder()
     skipped: Counter[str] = Counter()
+    rules = encoding.template.rules
     examples = encoded(records, encoding.template, encoding.tokenizer, begin)
     for record, example in zip(records, examples, strict=True):
+        if isinstance(example, DataError):
+            skipped[leave_out(example, record.optional, rules)] += 1
+            continue
         if example.prompt_length >= max_length:
             refuse_long_prompt(
                 record.where, example.prompt_length, max_length, encoding.overlong_prompt
             )
             skipped["prompt too long"] += 1
             continue
-        surplus = len(example.ids) - max_length
         everything = train_on == "everything"
         if everything and not all(message.learned for message in record.messages):
             raise DataError(
                 f"{record.where}: has an answer of weight 0, which data.train_on=everything would "
                 "learn; set it to response, or remove the row"
             )
-        builder.add(
-            example, surplus, max_length, len(begin), record.where, record.source, everything
-        )
+        cut = shorten(example, len(example.ids) - max_length, max_length, len(begin))
+        builder.add(example, cut, record.where, record.source, everything)
     return builder.finish(encoding.vocabulary_size, skipped, len(records), max_length)
+
+
+def listed(skipped: Mapping[str, int]) -> str:
+    """`3 skipped: prompt too long; 1 skipped: ...`, or "" """
+    return "; ".join(f"{number} skipped: {why}" for why, number in skipped.items())
 
 
 def refuse_long_prompt(where: str, tokens: int, max_length: int, overlong_prompt: str) -> None:
@@ -256,26 +213,49 @@ def refuse_long_prompt(where: str, tokens: int, max_length: int, overlong_prompt
 def encode_prompts(
     records: Sequence[Record], template: Template, tokenizer: PreTrainedTokenizerBase
 ) -> list[list[int]]:
-    """Ids to generate from: of each record, what stands before its last answer."""
-    begin = _begin(tokenizer, template)
-    texts = [template.prompt(record) for record in records]
-    return [begin + ids for ids in _tokenize(tokenizer, texts, template)]
+    """Ids to generate from: of each record, what stands before its last answer.
+
+    Raises:
+        DataError: the template has no place for a record, or is not to read it.
+    """
+    found = []
+    for ids in _prompts(records, template, tokenizer):
+        if isinstance(ids, DataError):
+            raise ids
+        found.append(ids)
+    return found
 
 
-def preview(examples: Examples, i: int, tokenizer: PreTrainedTokenizerBase, *, colour: bool) -> str:
-    """Text of example i with its trained tokens green, or in [[ ]] without colour."""
-    ids, mask = examples.example(i)
-    mark, unmark = (terminal.GREEN, terminal.PLAIN) if colour else ("[[", "]]")
-    edges = [0, *(np.flatnonzero(np.diff(mask)) + 1), len(ids)]
-    text, shown = "", ""
-    for start, stop in itertools.pairwise(edges):
-        # Decoded from the beginning each time: tokenizers drop a space in front of what they
-        # decode, which would otherwise go missing between two parts.
-        until = cast(str, tokenizer.decode(ids[:stop], skip_special_tokens=False))
-        part = terminal.clean(until[len(text) :], keep="\n\t")
-        shown += f"{mark}{part}{unmark}" if mask[start] else part
-        text = until
-    return shown
+def usable_prompts(
+    records: Sequence[Record],
+    template: Template,
+    tokenizer: PreTrainedTokenizerBase,
+    skipped: Counter[str],
+) -> tuple[list[Record], list[list[int]]]:
+    """As `encode_prompts`, of the records that can be used.
+
+    Args:
+        skipped: counts the others, by reason.
+    """
+    kept, found = [], []
+    for record, ids in zip(records, _prompts(records, template, tokenizer), strict=True):
+        if isinstance(ids, DataError):
+            skipped[leave_out(ids, record.optional, template.rules)] += 1
+        else:
+            kept.append(record)
+            found.append(ids)
+    return kept, found
+
+
+def _prompts(
+    records: Sequence[Record], template: Template, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[list[int] | DataError]:
+    begin, control = _begin(tokenizer, template), control_tokens(tokenizer)
+    for start in range(0, len(records), _ROWS_PER_CALL):
+        rows = records[start : start + _ROWS_PER_CALL]
+        asked = worded(rows, template, tokenizer, asking=True)
+        ids = iter(control.read([words.code for words in asked if isinstance(words, Worded)]))
+        yield from (words if isinstance(words, DataError) else begin + next(ids) for words in asked)
 
 
 def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
@@ -312,22 +292,6 @@ def _begin(tokenizer: PreTrainedTokenizerBase, template: Template) -> list[int]:
     )
 
 
-def _tokenize(
-    tokenizer: PreTrainedTokenizerBase, texts: list[str], template: Template
-) -> list[list[int]]:
-    """Ids of many texts at once, without BOS and EOS of the tokenizer's own."""
-    if not texts:
-        return []
-    return tokenizer(
-        texts,
-        add_special_tokens=False,
-        split_special_tokens=not template.has_special_tokens,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    ).input_ids
-
-
 # Rows tokenized in one call: enough for all threads of the tokenizer, little enough to hold.
 _ROWS_PER_CALL = 4096
 
@@ -337,21 +301,26 @@ def encoded(
     template: Template,
     tokenizer: PreTrainedTokenizerBase,
     begin: list[int],
-) -> Iterator[Encoded]:
-    """Ids of each record, uncut, with the tokens of its answers marked.
-
-    Raises:
-        DataError: a row with nothing to train on.
-    """
+) -> Iterator[Encoded | DataError]:
+    """Ids of each record, uncut, with the tokens of its answers marked; an error in place of a
+    record without, which says why."""
+    control = control_tokens(tokenizer)
     for start in range(0, len(records), _ROWS_PER_CALL):
         rows = records[start : start + _ROWS_PER_CALL]
-        spans = [template.spans(record) for record in rows]
+        words = worded(rows, template, tokenizer)
+        spans = [found.spans for found in words if isinstance(found, Worded)]
         # Of each row the text up to the end of every span: "p", "pa", "paq", "paqb".
-        texts = [text for row in spans for text in itertools.accumulate(span.text for span in row)]
-        ids = iter(_tokenize(tokenizer, texts, template))
-        for record, row in zip(rows, spans, strict=True):
-            wholes = list(itertools.islice(ids, len(row)))
-            yield _join(record, row, wholes, tokenizer, template, begin)
+        texts = [text for row in spans for text in itertools.accumulate(span.code for span in row)]
+        ids = iter(control.read(texts))
+        for row, found in zip(rows, words, strict=True):
+            if isinstance(found, DataError):
+                yield found
+                continue
+            wholes = list(itertools.islice(ids, len(found.spans)))
+            example = _join(row, found.spans, wholes, tokenizer, begin)
+            if isinstance(example, Encoded):
+                example.notes = found.notes
+            yield example
 
 
 def _join(
@@ -359,9 +328,8 @@ def _join(
     spans: list[Span],
     wholes: list[list[int]],
     tokenizer: PreTrainedTokenizerBase,
-    template: Template,
     begin: list[int],
-) -> Encoded:
+) -> Encoded | DataError:
     """Adds up the ids of a row's spans; `wholes[k]` are the ids of all text up to span k's end."""
     ids: list[int] = []
     answer = [False] * len(begin)
@@ -369,29 +337,33 @@ def _join(
         if whole[: len(ids)] == ids:
             added = whole[len(ids) :]
         else:
-            added = _continuation(span.text, tokenizer, template)
+            added = _continuation(span.code, control_tokens(tokenizer))
         if span.trained and not added:
-            raise DataError(f"{record.where}: the answer has no tokens; mend or remove the row")
+            return DataError(f"{record.where}: the answer has no tokens; mend or remove the row")
         ids = ids + added
         answer += [span.trained] * len(added)
     if not any(answer):
-        raise DataError(
+        return DataError(
             f"{record.where}: nothing to train on; expected a row with an answer, mend or remove it"
         )
-    end = tokenizer.eos_token_id
-    if ids[-1] != end:
-        ids, answer = [*ids, end], [*answer, True]
+    if not spans[-1].ended:
+        ids, answer = [*ids, cast(int, tokenizer.eos_token_id)], [*answer, True]
     return Encoded(begin + ids, answer)
 
 
-def _continuation(text: str, tokenizer: PreTrainedTokenizerBase, template: Template) -> list[int]:
+def _continuation(code: str, control: ControlTokens) -> list[int]:
     """Ids of a text that goes on from another: without the space LLaMA 1 and 2 put at a start."""
-    alone, anchor, anchored = _tokenize(tokenizer, [text, "\n", "\n" + text], template)
+    alone, anchor, anchored = control.read([code, "\n", "\n" + code])
     return anchored[len(anchor) :] if anchored[: len(anchor)] == anchor else alone
 
 
-def _cut(encoded: Encoded, surplus: int, max_length: int, begin: int) -> list[str]:
-    """Shortens an example to `max_length` tokens, in place; tells what was cut."""
+def shorten(encoded: Encoded, surplus: int, max_length: int, begin: int) -> list[str]:
+    """Shortens an example to `max_length` tokens, in place; says what was cut.
+
+    Args:
+        surplus: tokens that should go; for one side of a pair, those of the longer side.
+        begin: tokens in front that stay.
+    """
     if surplus <= 0:
         return []
     cut = []

@@ -18,9 +18,12 @@ from jaxtyping import Float
 from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import encode, prompts
+from safety_jax.data import encode, prompts, text_rules
+from safety_jax.data.control import control_tokens
 from safety_jax.data.encode import Encoded, Examples
 from safety_jax.data.records import Pair, Rated, Record, Skipped
+from safety_jax.data.template import Template, Worded, worded
+from safety_jax.data.text_rules import FIXED, TextRules
 
 PAIR = "pair"
 
@@ -78,19 +81,30 @@ class Wording(Protocol):
     @property
     def frame(self) -> Frame: ...
 
-    def encode(self, records: Sequence[Record]) -> list[Encoded]: ...
+    @property
+    def rules(self) -> TextRules: ...
+
+    def encode(self, records: Sequence[Record]) -> list[Encoded | DataError]: ...
 
     def prompt(self, record: Record) -> str: ...
 
 
 def wording(
-    name: str, tokenizer: PreTrainedTokenizerBase, *, takes_pairs: bool, append_eos: bool
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    takes_pairs: bool,
+    append_eos: bool,
+    rules: TextRules = FIXED,
 ) -> Wording:
     """The wording of a config value.
 
     Args:
+        rules: how texts are read; of judges, whose scores may be made at another day, FIXED with a
+            special_text and reasoning of one's own.
         takes_pairs: the model was made for text pairs.
-        append_eos: EOS follows the answer, where the tokenizer puts no token of its own there.
+        append_eos: EOS follows the answer, where neither the tokenizer nor the chat template ends
+            it with a token of its own.
 
     Raises:
         ConfigError: an unknown name, a pair for a model that takes none, or a tokenizer that has no
@@ -102,41 +116,52 @@ def wording(
             "tokenizer_config.json, or set it to False"
         )
     if name != PAIR:
-        return Text(prompts.load_template(name, tokenizer), tokenizer, append_eos)
+        return Text(prompts.load_template(name, tokenizer, rules), tokenizer, append_eos)
     if not takes_pairs:
         raise ConfigError(
             "data.template pair: this model does not take text pairs; expected plain, "
             "human_assistant, alpaca, chat or file:PATH"
         )
-    return TextPair(tokenizer)
+    return TextPair(tokenizer, rules)
 
 
 class Text:
     """One text, worded by a template."""
 
-    def __init__(
-        self, template: prompts.Template, tokenizer: PreTrainedTokenizerBase, append_eos: bool
-    ):
+    def __init__(self, template: Template, tokenizer: PreTrainedTokenizerBase, append_eos: bool):
+        self.rules = template.rules
         self._template, self._tokenizer = template, tokenizer
         self.frame = _frame(tokenizer)
-        if template.has_special_tokens:  # it spells all of them itself
-            self.frame = Frame([], [], [], types=False)
-        if append_eos and not self.frame.end:
+        ended = False
+        if isinstance(template, prompts.Chat):  # it writes its own special tokens
+            self.frame, ended = Frame([], [], [], types=False), template.chat.end != ""
+        if append_eos and not self.frame.end and not ended:
             self.frame = dataclasses.replace(self.frame, end=[tokenizer.eos_token_id])
 
-    def encode(self, records: Sequence[Record]) -> list[Encoded]:
-        spans = [self._template.spans(record) for record in records]
-        texts = ["".join(span.text for span in row) for row in spans]
-        plain = not self._template.has_special_tokens
-        ids, offsets = _tokenize(self._tokenizer, texts, split_special_tokens=plain)
-        found = []
-        for row, tokens, places in zip(spans, ids, offsets, strict=True):
-            start = sum(len(span.text) for span in row[:-1])
-            answer = [stop > start for _, stop in places]
-            begin, end = self.frame.begin, self.frame.end
-            if end and not plain and tokens[-1:] == end:  # the chat template wrote it
-                tokens, answer = tokens[:-1], answer[:-1]
-            found.append(Encoded(begin + tokens, [False] * len(begin) + answer))
+    def encode(self, records: Sequence[Record]) -> list[Encoded | DataError]:
+        words = [
+            DataError(f"{record.where}: the chat template leaves the answer out")
+            if isinstance(row, Worded) and not row.spans[-1].trained
+            else row
+            for record, row in zip(
+                records, worded(records, self._template, self._tokenizer), strict=True
+            )
+        ]
+        good = [row for row in words if isinstance(row, Worded)]
+        control = control_tokens(self._tokenizer)
+        read = iter(control.read_with_offsets([row.code for row in good]))
+        found: list[Encoded | DataError] = []
+        for row in words:
+            if isinstance(row, DataError):
+                found.append(row)
+                continue
+            tokens = next(read)
+            start = sum(len(span.code) for span in row.spans[:-1])
+            answer = [stop > start for _, stop in tokens.offsets]
+            ids, begin, end = tokens.ids, self.frame.begin, self.frame.end
+            if end and ids[-1:] == end:  # the chat template wrote it
+                ids, answer = ids[:-1], answer[:-1]
+            found.append(Encoded(begin + ids, [False] * len(begin) + answer, row.notes))
         return found
 
     def prompt(self, record: Record) -> str:
@@ -146,37 +171,25 @@ class Text:
 class TextPair:
     """Prompt and answer as two texts; several turns are joined by blank lines."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, rules: TextRules):
+        self.rules = rules
+        self._plain, self._tokenizer = prompts.Plain(rules), tokenizer
         self.frame = _pair_frame(tokenizer)
 
-    def encode(self, records: Sequence[Record]) -> list[Encoded]:
-        asked, _ = _tokenize(self._tokenizer, [self.prompt(record) for record in records])
-        said, _ = _tokenize(self._tokenizer, [record.messages[-1].content for record in records])
-        found = []
-        for first, second in zip(asked, said, strict=True):
+    def encode(self, records: Sequence[Record]) -> list[Encoded | DataError]:
+        control = control_tokens(self._tokenizer)
+        words = worded(records, self._plain, self._tokenizer)
+        asked = control.read([self.prompt(record) for record in records])
+        said = control.read([record.messages[-1].content for record in records])
+        found: list[Encoded | DataError] = []
+        for row, first, second in zip(words, asked, said, strict=True):
             prompt = self.frame.begin + first + self.frame.between
-            found.append(Encoded(prompt + second, [False] * len(prompt) + [True] * len(second)))
+            answer = [False] * len(prompt) + [True] * len(second)
+            found.append(row if isinstance(row, DataError) else Encoded(prompt + second, answer))
         return found
 
     def prompt(self, record: Record) -> str:
-        return prompts.Plain().prompt(record).removesuffix("\n\n")
-
-
-def _tokenize(
-    tokenizer: PreTrainedTokenizerBase, texts: list[str], *, split_special_tokens: bool = True
-) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
-    """Ids without special tokens, and the characters that each token covers."""
-    found = tokenizer(
-        texts,
-        add_special_tokens=False,
-        split_special_tokens=split_special_tokens,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        return_offsets_mapping=True,
-        verbose=False,
-    )
-    return found.input_ids, found["offset_mapping"]
+        return self._plain.prompt(record).removesuffix("\n\n")
 
 
 def _frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
@@ -241,14 +254,22 @@ def encode_answers(
     builders = [encode.Builder() for _ in sides]
     kept: list[Pair | Rated] = []
     too_long = 0
-    for row, *examples in zip(rows, *sides, strict=True):
+    for row, *found in zip(rows, *sides, strict=True):
+        examples = [side for side in found if isinstance(side, Encoded)]
+        if len(examples) < len(found):
+            problem = next(side for side in found if isinstance(side, DataError))
+            text_rules.leave_out(problem, row.optional, wording.rules)
+            skipped.append(Skipped(row.where, str(problem).removeprefix(f"{row.where}: ")))
+            continue
         longest_prompt = max(example.prompt_length for example in examples)
         if longest_prompt >= room:
             encode.refuse_long_prompt(row.where, longest_prompt, room, overlong_prompt)
             skipped.append(Skipped(row.where, f"its prompt has {longest_prompt} tokens"))
             too_long += 1
             continue
-        if len(examples) == 2 and examples[0].ids[:room] == examples[1].ids[:room]:
+        surplus = max(len(example.ids) for example in examples) - room
+        cuts = [encode.shorten(example, surplus, room, begin) for example in examples]
+        if len(examples) == 2 and examples[0].ids == examples[1].ids:
             why = f"its answers do not differ within data.max_length={max_length}"
             if bad_rows == "error":
                 raise DataError(
@@ -257,9 +278,8 @@ def encode_answers(
                 )
             skipped.append(Skipped(row.where, why))
             continue
-        surplus = max(len(example.ids) for example in examples) - room
-        for example, builder in zip(examples, builders, strict=True):
-            builder.add(example, surplus, room, begin, row.where, row.source, end=tuple(end))
+        for example, cut, builder in zip(examples, cuts, builders, strict=True):
+            builder.add(example, cut, row.where, row.source, end=tuple(end))
         kept.append(row)
     reasons = {"prompt too long": too_long} if too_long else {}
     finished = [b.finish(vocabulary_size, reasons, len(rows), max_length) for b in builders]
@@ -269,7 +289,9 @@ def encode_answers(
 
 def _sides(row: Pair | Rated) -> tuple[Record, ...]:
     answers = (row.chosen, row.rejected) if isinstance(row, Pair) else (row.answer,)
-    return tuple(Record(row.prompt + a, row.context, row.source, row.where) for a in answers)
+    return tuple(
+        Record(row.prompt + a, row.context, row.source, row.where, row.optional) for a in answers
+    )
 
 
 def _targets(rows: Sequence[Pair | Rated]) -> Float[np.ndarray, "n sides"] | None:

@@ -19,11 +19,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import encode
+from safety_jax.data import encode, text_rules
 from safety_jax.data.encode import Examples
 from safety_jax.data.formats import Labels
-from safety_jax.data.prompts import Template
 from safety_jax.data.records import Labelled, Pair, Record, Skipped
+from safety_jax.data.template import Template
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,9 +167,6 @@ def encode_pairs(
     """
     begin, max_length = encoding.check(), encoding.max_length
     template, tokenizer = encoding.template, encoding.tokenizer
-    prompts = encode.encode_prompts(
-        [Record(p.prompt, p.context, p.source, p.where) for p in pairs], template, tokenizer
-    )
     kept: list[Pair] = []
     sides: tuple[encode.Builder, encode.Builder] = (encode.Builder(), encode.Builder())
     too_long = 0
@@ -177,14 +174,22 @@ def encode_pairs(
         encode.encoded([_side(pair, k, template) for pair in pairs], template, tokenizer, begin)
         for k in (0, 1)
     ]
-    for pair, prompt, chosen, rejected in zip(pairs, prompts, *both, strict=True):
-        if len(prompt) >= max_length:
-            encode.refuse_long_prompt(pair.where, len(prompt), max_length, encoding.overlong_prompt)
-            skipped.append(Skipped(pair.where, f"its prompt has {len(prompt)} tokens"))
+    for pair, *found in zip(pairs, *both, strict=True):
+        answers = [side for side in found if isinstance(side, encode.Encoded)]
+        if len(answers) < 2:
+            problem = next(side for side in found if isinstance(side, DataError))
+            text_rules.leave_out(problem, pair.optional, template.rules)
+            skipped.append(Skipped(pair.where, str(problem).removeprefix(f"{pair.where}: ")))
+            continue
+        prompt = max(side.prompt_length for side in answers)
+        if prompt >= max_length:
+            encode.refuse_long_prompt(pair.where, prompt, max_length, encoding.overlong_prompt)
+            skipped.append(Skipped(pair.where, f"its prompt has {prompt} tokens"))
             too_long += 1
             continue
-        surplus = max(len(side.ids) for side in (chosen, rejected)) - max_length
-        if distinct and chosen.ids[:max_length] == rejected.ids[:max_length]:
+        surplus = max(len(side.ids) for side in answers) - max_length
+        cuts = [encode.shorten(side, surplus, max_length, len(begin)) for side in answers]
+        if distinct and answers[0].ids == answers[1].ids:
             why = f"its answers do not differ within data.max_length={max_length}"
             if bad_rows == "error":
                 raise DataError(
@@ -193,10 +198,8 @@ def encode_pairs(
                 )
             skipped.append(Skipped(pair.where, why))
             continue
-        for side, builder in zip((chosen, rejected), sides, strict=True):
-            # A template that marks turns trains every answer, those of the prompt too: not here.
-            side.answer[: len(prompt)] = [False] * len(prompt)
-            builder.add(side, surplus, max_length, len(begin), pair.where, pair.source)
+        for side, cut, builder in zip(answers, cuts, sides, strict=True):
+            builder.add(side, cut, pair.where, pair.source)
         kept.append(pair)
     reasons = {"prompt too long": too_long} if too_long else {}
     chosen_examples, rejected_examples = (
@@ -219,4 +222,6 @@ def _side(pair: Pair, side: int, template: Template) -> Record:
             f"{pair.where}: its answers go on for several turns, whose ends this template does not "
             "mark; set data.template=chat, or remove the row"
         )
-    return Record(pair.prompt + answer, pair.context, pair.source, pair.where)
+    # A template that marks turns learns every answer, those of the prompt too: not here.
+    prompt = tuple(dataclasses.replace(message, learned=False) for message in pair.prompt)
+    return Record(prompt + answer, pair.context, pair.source, pair.where, pair.optional)

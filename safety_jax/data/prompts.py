@@ -1,11 +1,11 @@
-"""The only place where prompt text is written: a record becomes text, with what is learned marked.
+"""The only place where prompt text is worded: a record becomes text, with what is learned marked.
 
     alpaca       the papers' wording (Alpaca, as in arXiv 2309.07875 and 2412.00074)
     plain        the messages as they are, a blank line between them
     bare         one prompt and nothing else: for prompts that bring their own wording
     human_assistant   Anthropic's transcripts, as many judges read (arXiv 2204.05862, 2309.07875)
     beaver       PKU's wording, for its reward and cost models (arXiv 2310.12773)
-    chat         the tokenizer's own chat template
+    chat         the tokenizer's own chat template, see chat.py
     file:PATH    a JSON file with `prompt_input` and `prompt_no_input`, as alpaca-lora's
 
 Several turns: `chat` learns every answer, since the template marks where each ends. The others
@@ -15,81 +15,72 @@ have no such mark, so they learn the last answer alone, and what was said before
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
-from typing import Protocol, cast, runtime_checkable
+from collections.abc import Callable, Sequence
 
-import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base import files
-from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data.formats import Message
+from safety_jax.base.errors import CheckpointError, ConfigError, DataError
+from safety_jax.data.chat import StoppedTemplate, Unwritable, Written, chat_template
+from safety_jax.data.chat_spans import REASONING, Turn
+from safety_jax.data.messages import Message
 from safety_jax.data.records import Record
+from safety_jax.data.template import Span as Span
+from safety_jax.data.template import Template, Worded, plain_span
+from safety_jax.data.text_rules import FIXED, TextRules
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Span:
-    """A stretch of a record's text, and whether it is learned."""
-
-    text: str
-    trained: bool
-
-
-@runtime_checkable
-class Template(Protocol):
-    """How records are worded.
-
-    Attributes:
-        has_special_tokens: the text spells the tokenizer's special tokens itself, BOS included;
-            otherwise whatever looks like one is data, and BOS is the tokenizer's to add.
-    """
-
-    @property
-    def has_special_tokens(self) -> bool: ...
-
-    def spans(self, record: Record) -> list[Span]:
-        """Spans in reading order; joined, they are the whole text.
-
-        Raises:
-            DataError: the template has no place for something in the record.
-        """
-        ...
-
-    def prompt(self, record: Record) -> str:
-        """What a model reads before it gives the record's last answer: all spans but the last."""
-        ...
-
-
-def load_template(name: str, tokenizer: PreTrainedTokenizerBase) -> Template:
+def load_template(
+    name: str, tokenizer: PreTrainedTokenizerBase, rules: TextRules = FIXED
+) -> Template:
     """The template of a config value, see the top of this file.
 
     Raises:
         ConfigError: an unknown name, a file without the two prompts, or a tokenizer without a
             chat template.
+        CheckpointError: a chat template that is broken.
     """
-    if name == "alpaca":
-        return ALPACA
-    if name == "plain":
-        return Plain()
-    if name == "bare":
-        return BARE
-    if name in JUDGES:
-        return JUDGES[name]
     if name == "chat":
-        return Chat(tokenizer)
+        return Chat(tokenizer, rules)
+    if name == "plain":
+        return Plain(rules)
+    known = {"alpaca": ALPACA, "bare": BARE, **JUDGES}
+    if name in known:
+        return dataclasses.replace(known[name], rules=rules)
     if name.startswith("file:"):
-        return _read_template(name.removeprefix("file:"))
+        return dataclasses.replace(_read_template(name.removeprefix("file:")), rules=rules)
     raise ConfigError(
         f"data.template: unknown template {name!r}; expected alpaca, plain, bare, "
         f"{', '.join(JUDGES)}, chat or file:PATH"
     )
 
 
-def _answered(record: Record, prompt: str) -> list[Span]:
-    last = record.messages[-1]
-    if last.role != "assistant":
-        return [Span(prompt, trained=False)]
-    return [Span(prompt, trained=False), Span(last.content, trained=last.learned)]
+class OneByOne:
+    """Templates that word each record by itself."""
+
+    def spans(self, record: Record) -> list[Span]:
+        prompt, last = plain_span(self.prompt(record), False), record.messages[-1]
+        if last.role != "assistant":
+            return [prompt]
+        return [prompt, plain_span(last.content, last.learned)]
+
+    def prompt(self, record: Record) -> str:
+        raise NotImplementedError
+
+    def word(self, records: Sequence[Record]) -> list[Worded | DataError]:
+        return [self._worded(record, self.spans) for record in records]
+
+    def ask(self, records: Sequence[Record]) -> list[Worded | DataError]:
+        return [
+            self._worded(record, lambda r: [plain_span(self.prompt(r), False)])
+            for record in records
+        ]
+
+    def _worded(self, record: Record, spans: Callable[[Record], list[Span]]) -> Worded | DataError:
+        try:
+            return Worded(spans(record))
+        except DataError as error:
+            return error
 
 
 def _before_answer(record: Record) -> Sequence[Message]:
@@ -97,7 +88,7 @@ def _before_answer(record: Record) -> Sequence[Message]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Instruction:
+class Instruction(OneByOne):
     """A wording for one instruction, with `{instruction}` and `{input}` for the record's text.
 
     Attributes:
@@ -111,9 +102,10 @@ class Instruction:
     without_input: str
     next_turn: str | None
     has_special_tokens: bool = False
+    rules: TextRules = FIXED
 
-    def spans(self, record: Record) -> list[Span]:
-        return _answered(record, self.prompt(record))
+    def under(self, rules: TextRules) -> "Instruction":
+        return dataclasses.replace(self, rules=rules)
 
     def prompt(self, record: Record) -> str:
         first, *others = _before_answer(record)
@@ -214,13 +206,14 @@ def _read_template(path: str) -> Instruction:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plain:
+class Plain(OneByOne):
     """System message, context and turns as they are, each followed by a blank line."""
 
+    rules: TextRules = FIXED
     has_special_tokens: bool = False
 
-    def spans(self, record: Record) -> list[Span]:
-        return _answered(record, self.prompt(record))
+    def under(self, rules: TextRules) -> "Plain":
+        return dataclasses.replace(self, rules=rules)
 
     def prompt(self, record: Record) -> str:
         messages = _with_context(record, _before_answer(record))
@@ -236,86 +229,89 @@ def _with_context(record: Record, messages: Sequence[Message]) -> list[Message]:
     return found
 
 
-class Chat:
-    """The tokenizer's chat template; every answer is learned, with the mark that ends it.
+def turns_of(messages: Sequence[Message], *, reasoning_apart: bool = False) -> list[Turn]:
+    """Messages as chat templates get them.
 
-    The template is a program, and says nothing about which of its text is an answer. So it is run
-    once up to the place where the model starts to answer, and once with the answer; what the second
-    text adds to the first is the answer. This holds if more turns never change the text before.
+    Args:
+        reasoning_apart: thoughts that stand in front of answers are given in fields of their own.
     """
+    turns: list[Turn] = []
+    for message in messages:
+        turn: dict[str, str] = {"role": message.role, "content": message.content}
+        if reasoning_apart and message.role == "assistant":
+            if thought := _THOUGHT.match(message.content):
+                turn |= dict.fromkeys(REASONING, thought[1])
+                turn["content"] = message.content[thought.end() :]
+        turns.append(turn)
+    return turns
+
+
+# As messages.py writes them.
+_THOUGHT = re.compile(r"<think>\n?(.*?)\n?</think>\s*", re.DOTALL)
+
+
+class Chat:
+    """The tokenizer's chat template; every answer is learned, with the mark that ends it."""
 
     has_special_tokens = True
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, rules: TextRules):
         """Raises:
         ConfigError: the tokenizer has no chat template.
+        CheckpointError: it is broken.
         """
-        if not tokenizer.chat_template:
-            raise ConfigError(
-                "data.template is chat, but the tokenizer has no chat template; expected one in "
-                "its tokenizer_config.json or chat_template.jinja, or set data.template to alpaca"
-            )
-        self._tokenizer = tokenizer
-        # Longest first, so that a message names the whole token it found.
-        special = sorted(set(tokenizer.all_special_tokens), key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, special)))
-        self._end = tokenizer.eos_token
+        self._tokenizer, self.rules = tokenizer, rules
+        self.chat = chat_template(tokenizer, rules.chat)
+
+    def under(self, rules: TextRules) -> "Chat":
+        return Chat(self._tokenizer, rules)
 
     def spans(self, record: Record) -> list[Span]:
-        messages = self._messages(record, record.messages)
-        spans: list[Span] = []
-        done = ""
-        for i, message in enumerate(messages):
-            if message.role != "assistant":
-                continue
-            asked = self._render(record, messages[:i], answering=True)
-            answered = self._render(record, messages[: i + 1], answering=False)
-            if not (asked.startswith(done) and answered.startswith(asked)):
-                raise DataError(
-                    f"{record.where}: the chat template changes earlier text when turn {i} is "
-                    "added, so answers cannot be told from prompts; keep one question and one "
-                    "answer a row, or set data.template to alpaca"
-                )
-            end = self._answer_end(answered, len(asked))
-            spans += [
-                Span(asked[len(done) :], False),
-                Span(answered[len(asked) : end], message.learned),
-            ]
-            done = answered[:end]
-        return spans or [Span(self.prompt(record), False)]
+        return _or_raise(self.word([record])[0]).spans
 
     def prompt(self, record: Record) -> str:
-        messages = self._messages(record, _before_answer(record))
-        return self._render(record, messages, answering=True)
+        return "".join(span.text for span in _or_raise(self.ask([record])[0]).spans)
 
-    def _answer_end(self, text: str, start: int) -> int:
-        """Where the answer ends: after its EOS, before what a template adds behind (a newline)."""
-        if self._end is None or (found := text.find(self._end, start)) < 0:
-            return len(text)
-        return found + len(self._end)
+    def word(self, records: Sequence[Record]) -> list[Worded | DataError]:
+        return self._write(records, [record.messages for record in records], asking=False)
 
-    def _messages(self, record: Record, messages: Sequence[Message]) -> list[Message]:
-        for message in messages:
-            if found := self._special.search(message.content):
-                raise DataError(
-                    f"{record.where}: the {message.role}'s text holds the special token "
-                    f"{found.group()!r}, which would end or forge a turn; remove it from the row"
-                )
-        return _with_context(record, messages)
+    def ask(self, records: Sequence[Record]) -> list[Worded | DataError]:
+        return self._write(records, [_before_answer(record) for record in records], asking=True)
 
-    def _render(self, record: Record, messages: Sequence[Message], *, answering: bool) -> str:
-        turns = [{"role": message.role, "content": message.content} for message in messages]
+    def _write(
+        self,
+        records: Sequence[Record],
+        messages: Sequence[Sequence[Message]],
+        *,
+        asking: bool,
+    ) -> list[Worded | DataError]:
+        apart = self.chat.reasoning_apart
+        turns = [
+            turns_of(_with_context(record, said), reasoning_apart=apart)
+            for record, said in zip(records, messages, strict=True)
+        ]
+        answers = [
+            [i for i, one in enumerate(said) if one.role == "assistant" and one.learned]
+            for said in messages
+        ]
         try:
-            text = self._tokenizer.apply_chat_template(
-                turns,
-                tokenize=False,
-                add_generation_prompt=answering,
-                # Some templates write today's date; a run that is resumed tomorrow must not change.
-                date_string="26 Jul 2024",
+            written = self.chat.write(turns, asking=asking, answers=answers)
+        except StoppedTemplate as error:
+            raise CheckpointError(f"{records[error.job].where}: {error}") from error
+        return [self._worded(r, w) for r, w in zip(records, written, strict=True)]
+
+    def _worded(self, record: Record, written: Written | Unwritable) -> Worded | DataError:
+        if isinstance(written, Unwritable):
+            return DataError(
+                f"{record.where}: the chat template refuses this row ({written}); mend the row or "
+                f"the template, which is that of {self.chat.name}, or set data.template to alpaca"
             )
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
-            raise DataError(
-                f"{record.where}: the chat template refuses this row ({error}); mend the row, or "
-                "set data.template to alpaca"
-            ) from error
-        return cast(str, text)
+        spans = [Span(s.text, s.learned, s.code, s.ended) for s in written.stretches]
+        rest = spans.pop().code if len(spans) > 1 and not spans[-1].trained else ""
+        return Worded(spans, rest, written.notes)
+
+
+def _or_raise(found: Worded | DataError) -> Worded:
+    if isinstance(found, DataError):
+        raise found
+    return found

@@ -34,12 +34,14 @@ class Record:
         context: Alpaca's `input`, Dolly's `context`: what the first user message is about, or "".
         source: name of the source.
         where: the row in words, for messages.
+        optional: its source says bad_rows=skip: it is left out where it cannot be used.
     """
 
     messages: tuple[Message, ...]
     context: str
     source: str
     where: str
+    optional: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Pair:
     source: str
     where: str
     labels: Labels = Labels()
+    optional: bool = False
 
     @property
     def swapped(self) -> "Pair":
@@ -82,6 +85,7 @@ class Rated:
     where: str
     value: float
     categories: tuple[str, ...] = ()
+    optional: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,6 +99,7 @@ class Labelled:
     where: str
     desirable: bool
     categories: tuple[str, ...] = ()
+    optional: bool = False
 
 
 def read_records(source: Source, skipped: list[Skipped] | None = None) -> list[Record]:
@@ -110,8 +115,9 @@ def read_records(source: Source, skipped: list[Skipped] | None = None) -> list[R
             value, or turns out of order; the message names file and row. With `bad_rows=skip`
             such rows are left out.
     """
+    optional = source.skip_bad_rows
     return [
-        Record(_learned(parsed), parsed.context, source.name, where)
+        Record(_learned(parsed), parsed.context, source.name, where, optional)
         for where, parsed in _parse(source, FORMATS, _needs_answer, skipped, _refuse_answer)
     ]
 
@@ -135,6 +141,7 @@ def read_pairs(source: Source, skipped: list[Skipped] | None = None) -> list[Pai
             source.name,
             where,
             parsed.labels,
+            source.skip_bad_rows,
         )
         for where, parsed in _parse(
             source, FORMATS, _needs_two_answers, skipped, _refuse_weightless
@@ -148,8 +155,9 @@ def read_responses(source: Source) -> list[Record]:
     Raises:
         DataError: as `read_records`.
     """
+    optional = source.skip_bad_rows
     return [
-        Record(parsed.prompt + parsed.chosen, parsed.context, source.name, where)
+        Record(parsed.prompt + parsed.chosen, parsed.context, source.name, where, optional)
         for where, parsed in _parse(source, RESPONSES, _needs_answer)
     ]
 
@@ -179,6 +187,7 @@ def read_rated(
                     where,
                     float(value or 0.0),
                     parsed.labels.categories,
+                    source.skip_bad_rows,
                 )
             )
     return found
@@ -214,6 +223,7 @@ def read_labelled(source: Source, skipped: list[Skipped] | None = None) -> list[
                     where,
                     desirable,
                     labels.categories,
+                    source.skip_bad_rows,
                 )
             )
     return found
@@ -225,8 +235,9 @@ def read_prompts(source: Source) -> list[Record]:
     Raises:
         DataError: as `read_records`.
     """
+    optional = source.skip_bad_rows
     return [
-        Record(parsed.prompt, parsed.context, source.name, where)
+        Record(parsed.prompt, parsed.context, source.name, where, optional)
         for where, parsed in _parse(source, PROMPTS, _needs_prompt)
     ]
 

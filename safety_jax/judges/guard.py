@@ -22,10 +22,11 @@ from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import CheckpointError, ConfigError
+from safety_jax.data.control import control_tokens
 from safety_jax.data.formats import Message
 from safety_jax.judges.batching import Batcher, TokenRow
 from safety_jax.judges.judge import Conversation, JudgeCard, Score, scored, unscored
-from safety_jax.judges.sequence import NoPlace, render, special_token
+from safety_jax.judges.sequence import NoPlace, check_special, render
 from safety_jax.models import layers
 from safety_jax.models.model import Model
 
@@ -39,11 +40,13 @@ class FirstTokenReader:
     Attributes:
         model: with its tokenizer.
         floor: the least probability that the two words must have together.
+        special_text: see `sequence.check_special`.
     """
 
     model: Model
     batcher: Batcher
     floor: float
+    special_text: str = "text"
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -51,9 +54,9 @@ class FirstTokenReader:
         return self.model.tokenizer
 
     def tokens(self, text: str) -> list[int]:
-        """Ids of a text that spells its special tokens itself."""
-        encoded = self.tokenizer(text, add_special_tokens=False, verbose=False)
-        return [*encoded["input_ids"]]
+        """Ids of a text whose control tokens are in code words."""
+        (ids,) = control_tokens(self.tokenizer).read([text])
+        return ids
 
     def first_tokens(self, text: str, words: Words) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The tokens that each word may begin with behind `text`, with a space before it or not.
@@ -226,9 +229,12 @@ class LlamaGuard:
         return self._with_categories(texts, scores)
 
     def _text(self, conversation: Conversation) -> str:
+        tokens = self._reader.tokenizer
+        check_special(tokens, conversation, self._reader.special_text)
         turns = [*conversation.prompt, Message("assistant", conversation.response)]
-        text = render(self._reader.tokenizer, turns, asking=True)
-        return text + "\n\n" if text.endswith(HEADER_END) else text
+        text = render(tokens, turns, asking=True)
+        begun = text.endswith(control_tokens(tokens).encode(HEADER_END))
+        return text + "\n\n" if begun else text
 
     def _with_categories(
         self, texts: Sequence[str | Score], scores: Sequence[Score]
@@ -307,11 +313,10 @@ class WildGuard:
     def _text(self, conversation: Conversation) -> str:
         if len(conversation.prompt) > 1:
             raise NoPlace("has several turns, for which WildGuard has no form")
-        for text in (conversation.question, conversation.response):
-            if token := special_token(self._reader.tokenizer, text):
-                raise NoPlace(f"holds the special token {token!r}")
+        check_special(self._reader.tokenizer, conversation, self._reader.special_text)
+        task, answers = map(control_tokens(self._reader.tokenizer).encode, (_TASK, _ANSWERS))
         human = f"Human user:\n{conversation.question}\n\n"
-        return f"{_TASK}{human}AI assistant:\n{conversation.response}{_ANSWERS}"
+        return f"{task}{human}AI assistant:\n{conversation.response}{answers}"
 
 
 def _said(answer: Score | tuple[float, float]) -> str:

@@ -49,7 +49,12 @@ def _guard(
         threshold=threshold,
         template=template,
         precision=resources.precision,
-        settings={**settings, "max_tokens": longest, "min_verdict_probability": floor},
+        settings={
+            **settings,
+            "max_tokens": longest,
+            "min_verdict_probability": floor,
+            "special_text": resources.special_text,
+        },
     )
     run = Execution.build(
         mesh,
@@ -60,7 +65,7 @@ def _guard(
     )
     unread = Model(config, run, {}, None, tokenizer.load_tokenizer(folder))
     batcher = Batcher(mesh, longest, resources.tokens_per_batch)
-    reader = guard.FirstTokenReader(unread, batcher, floor)
+    reader = guard.FirstTokenReader(unread, batcher, floor, resources.special_text)
     make(card, reader)  # whatever can be wrong with tokenizer and template shows without weights
     stored = resources.stored()
 

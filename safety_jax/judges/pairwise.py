@@ -9,7 +9,7 @@ Answers are hostile text. Each stands in the form as one JSON string on a line o
 such a string a line break is \\n and a quotation mark \\", so that no answer can end its quotation,
 begin a line such as "Answer B: ..." or speak as whoever asks. A secret fence would do as much, but
 must be random, and a score could then not be made again. What spells a special token of the model
-stays unscored.
+is letters like any other.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from typing import Any
 from safety_jax.data.formats import Message
 from safety_jax.judges import guard
 from safety_jax.judges.judge import Conversation, JudgeCard, Score, scored
-from safety_jax.judges.sequence import render
+from safety_jax.judges.sequence import check_special, render
 
 FORM = """\
 Two assistants have answered the same conversation. Compare their answers.
@@ -86,6 +86,7 @@ class PreferenceJudge:
         ]
 
     def _text(self, conversation: Conversation) -> str:
+        check_special(self._reader.tokenizer, conversation, self._reader.special_text)
         return render(self._reader.tokenizer, conversation.prompt, asking=True)
 
 

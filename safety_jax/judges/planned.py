@@ -26,6 +26,7 @@ class Resources:
         parameter_dtype, compute_dtype: of weights and of activations, by name.
         attention: a backend of `models/attention.py`, for causal trunks.
         tokens_per_batch: padded tokens that go through a model at once, over all devices.
+        special_text: see `sequence.check_special`.
     """
 
     mesh: Mesh
@@ -33,6 +34,7 @@ class Resources:
     compute_dtype: str
     attention: str
     tokens_per_batch: int
+    special_text: str = "text"
 
     def stored(self) -> jnp.dtype:
         return float_type("score.parameter_dtype", self.parameter_dtype)

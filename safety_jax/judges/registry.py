@@ -110,7 +110,12 @@ def _sequence(
     tokens = tokenizer.load_tokenizer(folders.resolve(own) if own else folder)
     longest = max_tokens(name, spec["max_tokens"], scorer.max_tokens)
     encoder = sequence.Encoder(
-        tokens, spec["template"], longest, spec["overlong"], spec["append_eos"]
+        tokens,
+        spec["template"],
+        longest,
+        spec["overlong"],
+        spec["append_eos"],
+        resources.special_text,
     )
     low, high = numbers(name, "range", spec["range"], 2) or (None, None)
     (threshold,) = numbers(name, "threshold", spec["threshold"], 1) or (None,)
@@ -131,6 +136,7 @@ def _sequence(
             "max_tokens": longest,
             "overlong": spec["overlong"],
             "append_eos": spec["append_eos"],
+            "special_text": resources.special_text,
         },
     )
     output = sequence.output_index(name, scorer.label_names, spec["output"])

@@ -14,16 +14,17 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jinja2
 import numpy as np
 from scipy import special
 from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base import trees
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import prompts
+from safety_jax.data import chat, prompts
+from safety_jax.data.control import control_tokens
 from safety_jax.data.formats import Message
 from safety_jax.data.records import Record
+from safety_jax.data.text_rules import FIXED
 from safety_jax.judges.batching import Batcher, TokenRow
 from safety_jax.judges.judge import Conversation, JudgeCard, Score, scored, unscored
 from safety_jax.models.encoders import heads
@@ -86,33 +87,43 @@ def _response(conversation: Conversation, _: PreTrainedTokenizerBase) -> tuple[s
 
 
 def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], asking: bool) -> str:
-    """The chat template's text; `asking` for what a model reads before it answers.
+    """The chat template's text, with code words for its control tokens (see `data/control.py`);
+    `asking` for what a model reads before it answers.
 
     Raises:
-        NoPlace: the template refuses these turns, or one holds a special token, which would end or
-            forge a turn.
+        NoPlace: the template refuses these turns.
+        CheckpointError: it is broken.
     """
+    template = chat.chat_template(tokenizer, FIXED.chat)
+    (written,) = template.write([prompts.turns_of(turns)], asking=asking)
+    if isinstance(written, chat.Unwritable):
+        raise NoPlace(f"the chat template refuses it ({written})") from written
+    return written.code
+
+
+def check_special(
+    tokenizer: PreTrainedTokenizerBase, conversation: Conversation, special_text: str
+) -> None:
+    """Looks for texts that spell a control token.
+
+    Args:
+        special_text: "text": they are read as letters; "skip": they are left unscored; "error".
+
+    Raises:
+        NoPlace, DataError: there is one.
+    """
+    if special_text == "text":
+        return
+    turns = [*conversation.prompt, Message("assistant", conversation.response)]
     for message in turns:
-        if token := special_token(tokenizer, message.content):
-            raise NoPlace(f"the {message.role}'s text holds the special token {token!r}")
-    try:
-        text = tokenizer.apply_chat_template(
-            [{"role": message.role, "content": message.content} for message in turns],
-            tokenize=False,
-            add_generation_prompt=asking,
-            # Some templates write today's date; a score must not change tomorrow.
-            date_string="26 Jul 2024",
-        )
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
-        raise NoPlace(f"the chat template refuses it ({error})") from error
-    return str(text)
-
-
-def special_token(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
-    """A special token that a text spells, if there is one."""
-    added = tokenizer.added_tokens_decoder.values()
-    special = [*tokenizer.all_special_tokens, *(token.content for token in added if token.special)]
-    return next((token for token in special if token in text), None)
+        if found := control_tokens(tokenizer).find(message.content):
+            why = f"the {message.role}'s text holds the special token {found.group()!r}"
+            if special_text == "skip":
+                raise NoPlace(why)
+            raise DataError(
+                f"{conversation.where}: {why}; set data.special_text to text, which reads it as "
+                "letters, or to skip, which leaves the row unscored"
+            )
 
 
 def _worded(name: str, tokenizer: PreTrainedTokenizerBase) -> JudgeTemplate:
@@ -152,7 +163,9 @@ class Encoder:
         template: a key of TEMPLATES, or a template of data/prompts.py.
         max_tokens: what a row may have.
         overlong: one of OVERLONG: a longer row is left unscored, or its prompt is cut on the left.
-        append_eos: EOS follows the response, where the tokenizer puts no token of its own there.
+        append_eos: EOS follows the response, where neither the tokenizer nor the chat template
+            ends it with a token of its own.
+        special_text: see `check_special`.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -160,6 +173,7 @@ class Encoder:
     max_tokens: int
     overlong: str
     append_eos: bool
+    special_text: str = "text"
 
     def __post_init__(self) -> None:
         if self.overlong not in OVERLONG:
@@ -172,7 +186,6 @@ class Encoder:
             if self.template not in WORDED:
                 known = (*TEMPLATES, *WORDED, "file:PATH")
                 raise ConfigError(f"template {self.template!r}: expected one of {', '.join(known)}")
-        self.tokenizer.truncation_side = "left"
 
     @functools.cached_property
     def _words(self) -> JudgeTemplate:
@@ -185,6 +198,8 @@ class Encoder:
         """Whether EOS is ours to put behind the response."""
         if self.template in ENDED:
             return True
+        if self.template == "chat" and chat.chat_template(self.tokenizer, FIXED.chat).end:
+            return False
         alone, whole = (
             self.tokenizer("a", add_special_tokens=special).input_ids for special in (False, True)
         )
@@ -193,13 +208,14 @@ class Encoder:
     def encode(self, conversation: Conversation) -> TokenRow | Score:
         """The row, or why there is none."""
         try:
+            check_special(self.tokenizer, conversation, self.special_text)
             before, after = self._words(conversation, self.tokenizer)
         except NoPlace as problem:
             return unscored(str(problem))
         row = self._row(before, after, {})
         length, room = len(row.ids), self.max_tokens
         if length > room:
-            prompt = self.tokenizer(before, add_special_tokens=False, verbose=False).input_ids
+            (prompt,) = control_tokens(self.tokenizer).read([before])
             if self.overlong == "unscored" or length - room >= len(prompt):
                 return unscored(f"{length} tokens, more than {room}")
             # What a truncating tokenizer would leave, without the EOS that is ours to add.
@@ -209,16 +225,10 @@ class Encoder:
         return row
 
     def _row(self, before: str, after: str, truncation: dict[str, Any]) -> TokenRow:
-        # A chat template spells its special tokens itself; elsewhere, text that looks like one is
-        # text.
-        chat = self.template == "chat"
+        # A chat template writes its special tokens itself.
         texts = (before, after) if self.template == "pair" else (before + after,)
-        encoded = self.tokenizer(
-            *texts,
-            add_special_tokens=not chat,
-            split_special_tokens=not chat,
-            verbose=False,
-            **truncation,
+        encoded = control_tokens(self.tokenizer).reader(
+            *texts, add_special_tokens=self.template != "chat", verbose=False, **truncation
         )
         ids = [*encoded["input_ids"]]
         if self._ended and (self.template in ENDED or ids[-1] != self.tokenizer.eos_token_id):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import encode, prompts, records, sources
 from safety_jax.data.records import Record
 from safety_jax.data.shuffling import permutation
+from safety_jax.data.text_rules import TextRules
 
 ORDERS = ("shuffled", "file")
 
@@ -56,13 +58,13 @@ class Pool:
 
     Attributes:
         groups: unsafe prompts, then ordinary ones where there are any.
-        skipped: prompts too long.
+        skipped: prompts left out, by reason.
         example: what the model is fed for the first prompt.
         left_out: rows that are unusable, or whose answer is not to be learned.
     """
 
     groups: tuple[PromptGroup, ...]
-    skipped: int
+    skipped: Counter[str]
     example: str
     left_out: int = 0
 
@@ -89,7 +91,7 @@ class Pool:
         text = "\n".join(lines)
         if self.left_out:
             text += f"; {self.left_out} rows unusable or not to be learned, left out"
-        return text + (f"; {self.skipped} too long, left out" if self.skipped else "")
+        return text + "".join(f"; {n} {why}, left out" for why, n in self.skipped.items())
 
 
 def read(
@@ -102,6 +104,7 @@ def read(
     reuse: bool,
     order: str,
     template: str,
+    rules: TextRules,
     with_answers: bool,
     longest: int,
     overlong: str,
@@ -116,6 +119,7 @@ def read(
         per_round: prompts of both kinds.
         reuse: go on from the beginning when a group is used up.
         order: "shuffled" by the seed, or "file".
+        template, rules: see `prompts.load_template`.
         with_answers: rows must have an answer, which takes part as a candidate.
         longest: tokens of a prompt, at most.
         overlong: "error" or "skip".
@@ -135,9 +139,11 @@ def read(
         ("unsafe", "data.prompts", specs, per_round - count),
         ("ordinary", "data.ordinary", ordinary, count),
     )
-    rendered = prompts.load_template(template, tokens)
+    rendered = prompts.load_template(template, tokens, rules)
     read_rows = records.read_records if with_answers else records.read_prompts
-    groups, skipped, left_out = [], 0, 0
+    groups: list[PromptGroup] = []
+    skipped: Counter[str] = Counter()
+    left_out = 0
     for stream, (name, key, given, needed) in enumerate(wanted):
         if not needed:
             continue
@@ -145,10 +151,10 @@ def read(
             raise ConfigError(f"{key} is empty; expected a source of {needed} prompts a round")
         opened = [sources.open_source(spec, key) for spec in given]
         rows = [row for one in opened for row in sources.draw(read_rows(one), one, key, seed)]
-        ids = encode.encode_prompts(rows, rendered, tokens)
+        rows, ids = encode.usable_prompts(rows, rendered, tokens, skipped)
         kept = [i for i, prompt in enumerate(ids) if _fits(rows[i], prompt, longest, overlong)]
         left_out += sum(len(one.left_out) for one in opened)
-        skipped += len(rows) - len(kept)
+        skipped.update({"too long": len(rows) - len(kept)})
         if not kept or (not reuse and len(kept) < needed * rounds):
             raise DataError(
                 f"{key} has {len(kept)} usable prompts; {rounds} rounds of {needed} need "
@@ -161,7 +167,7 @@ def read(
         groups.append(
             PromptGroup(name, [rows[i] for i in kept], [ids[i] for i in kept], needed, places)
         )
-    return Pool(tuple(groups), skipped, rendered.prompt(groups[0].records[0]), left_out)
+    return Pool(tuple(groups), +skipped, rendered.prompt(groups[0].records[0]), left_out)
 
 
 STREAM = 7000  # of the permutations of prompts, beside those of training epochs

@@ -34,7 +34,7 @@ from safety_jax.evaluation.sets.items import ANSWER, CHOICE, CLOSED, Set
 from safety_jax.judges.judge import Score
 from safety_jax.models.execution import float_type
 from safety_jax.report import evaluation as reports
-from safety_jax.stages import answering
+from safety_jax.stages import answering, texts
 from safety_jax.stages.evaluate_plan import EvaluationPlan, has, make_plan
 from safety_jax.training import workdir
 
@@ -52,6 +52,7 @@ def run(config: ConfigDict, folder: str) -> None:
     primary = jax.process_index() == 0
     compilation.keep(config.log.compilation_cache)
     with workdir.prepare(folder, config, primary) as place:
+        config = texts.dated(config, place)
         plan = make_plan(config, place.path.name)
         if primary:
             print(plan.describe(), flush=True)
@@ -123,6 +124,7 @@ def answer_as(
                 asked.setup.pace,
                 asked.setup.eos_ids,
                 plan.tasks.asking,
+                texts.rules(config),
             )
             if primary:
                 protocol = plan.tasks.protocol(opened.weights_sha256)

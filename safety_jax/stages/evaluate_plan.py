@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import encode, prompts
+from safety_jax.data.control import control_tokens
+from safety_jax.data.text_rules import SKIP, TextRules
 from safety_jax.evaluation.answers import existing, stored_scores
 from safety_jax.evaluation.answers.responses import Protocol, Response
 from safety_jax.evaluation.harness import lm_eval_tasks
@@ -18,6 +20,7 @@ from safety_jax.evaluation.harness.task_results import Wanted
 from safety_jax.evaluation.measures import assemble
 from safety_jax.evaluation.measures.counts import Resampling
 from safety_jax.evaluation.sets import items as evaluated
+from safety_jax.evaluation.sets import special_text
 from safety_jax.evaluation.sets.items import CHOICE, Set
 from safety_jax.judges import guard_specs, registry
 from safety_jax.judges.judge import JudgeCard
@@ -25,7 +28,7 @@ from safety_jax.judges.planned import PlannedJudge, Resources
 from safety_jax.models.decoding import generation
 from safety_jax.models.execution import float_type
 from safety_jax.models.folders.model_folder import ModelFolder, open_model
-from safety_jax.stages import answering, devices
+from safety_jax.stages import answering, devices, texts
 
 # NAME=PLACE; a comma only ends a place where another name follows.
 _NEXT = re.compile(r",(?=[\w.-]+=)")
@@ -59,6 +62,7 @@ class EvaluationPlan:
         stored: cards of judges whose scores stand beside the answers.
         tasks: of lm-evaluation-harness, for the models that answer.
         preference: the judge that holds answers side by side; None without one.
+        left_out: prompts that spell a special token, which data.special_text leaves out.
     """
 
     mesh: Mesh
@@ -72,6 +76,7 @@ class EvaluationPlan:
     choice: assemble.ReportChoice
     models: Mapping[str, str]
     preference: PlannedJudge | None
+    left_out: int
 
     @property
     def cards(self) -> dict[str, JudgeCard]:
@@ -85,6 +90,8 @@ class EvaluationPlan:
             + ", ".join(f"{n} ({p})" for n, p in self.models.items()),
             f"{len(self.cards)} judges: {', '.join(self.cards) or 'none'}",
         ]
+        if self.left_out:
+            lines.append(f"{self.left_out} prompts left out: they spell a special token")
         if self.preference:
             lines.append(f"answers side by side, in both orders: {self.preference.card.model}")
         return "\n".join(lines)
@@ -136,7 +143,6 @@ def make_plan(config: ConfigDict, title: str) -> EvaluationPlan:
         for name, spec in others.items()
     }
     mesh = devices.build_mesh(config)
-    planned, cards = plan_judges(config, mesh, sets, others, read)
     opened = {
         name: open_model(
             path,
@@ -148,6 +154,11 @@ def make_plan(config: ConfigDict, title: str) -> EvaluationPlan:
         )
         for name, path in models.items()
     }
+    left_out = 0
+    if config.data.special_text == SKIP:
+        tokens = [control_tokens(one.tokenizer) for one in opened.values()]
+        sets, read, left_out = special_text.leave_out(sets, read, tokens)
+    planned, cards = plan_judges(config, mesh, sets, others, read)
     choice = assemble.ReportChoice(
         title=title,
         baseline=group.baseline,
@@ -172,6 +183,7 @@ def make_plan(config: ConfigDict, title: str) -> EvaluationPlan:
         choice=assemble.check(choice, list(everyone), judges),
         models=everyone,
         preference=plan_preference(config, mesh),
+        left_out=left_out,
     )
 
 
@@ -227,6 +239,7 @@ def resources(config: ConfigDict, mesh: Mesh) -> Resources:
         compute_dtype=config.score.compute_dtype,
         attention=config.score.attention,
         tokens_per_batch=config.score.tokens_per_batch,
+        special_text=config.data.special_text,
     )
 
 
@@ -251,11 +264,16 @@ def plan_tasks(config: ConfigDict) -> Wanted:
     """Tasks of lm-evaluation-harness.
 
     Raises:
-        ConfigError: tasks are named, and the harness is not installed.
+        ConfigError: tasks are named, and the harness is not installed, or rows are to be left out.
     """
     group = config.evaluate
     if group.tasks:
         lm_eval_tasks.check_installed()
+        if config.data.special_text == SKIP:
+            raise ConfigError(
+                "data.special_text is skip, but evaluate.tasks are asked whole; set it to text or "
+                "error, or name no tasks"
+            )
     asking = lm_eval_tasks.Asking(
         num_fewshot=group.task_shots,
         limit=group.task_examples or None,
@@ -272,6 +290,13 @@ def has(card: JudgeCard, found: Sequence[Response]) -> bool:
     return any(card.settings["column"] in response.stored for response in found)
 
 
+def worded_as(template: str, rules: TextRules) -> str:
+    """How prompts are worded, for what answers are compared by."""
+    if template != "chat" or rules.chat.thinking is None:
+        return template
+    return "chat, thinking" if rules.chat.thinking else "chat, no thinking"
+
+
 def ask(
     config: ConfigDict, opened: ModelFolder, sets: Sequence[Set], mesh: Mesh
 ) -> dict[str, ModelAnswers]:
@@ -281,6 +306,7 @@ def ask(
         DataError: a prompt leaves no room for an answer.
     """
     positions = config.data.max_length or opened.config.max_positions
+    rules = texts.rules(config)
     found: dict[str, ModelAnswers] = {}
     for of in sets:
         group = config.answer.copy_and_resolve_references()
@@ -290,7 +316,7 @@ def ask(
         # Prompts that bring their own words are fed as they are; chat models need their turns.
         name = config.data.template
         template = "bare" if of.framed and name != "chat" else name
-        rendered = prompts.load_template(template, opened.tokenizer)
+        rendered = prompts.load_template(template, opened.tokenizer, rules)
         ids = encode.encode_prompts([i.record() for i in of.items], rendered, opened.tokenizer)
         room = positions - group.max_new_tokens
         for item, prompt in zip(of.items, ids, strict=True):
@@ -306,6 +332,7 @@ def ask(
             "weights": config.model.parameter_dtype,
             "activations": config.model.compute_dtype,
         }
-        protocol = Protocol(opened.weights_sha256, template, decoding, config.seed)
+        worded = worded_as(template, rules)
+        protocol = Protocol(opened.weights_sha256, worded, decoding, config.seed)
         found[of.name] = ModelAnswers(ids, setup, protocol)
     return found

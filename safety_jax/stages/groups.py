@@ -18,6 +18,7 @@ from safety_jax.models import llama, lora
 from safety_jax.models.execution import Execution, float_type
 from safety_jax.models.folders import hf_config, peft, tokenizer
 from safety_jax.models.folders import hub as folders
+from safety_jax.stages import texts
 from safety_jax.training import optim, policy
 from safety_jax.training.policy import Policy
 from safety_jax.training.settings import Batching, Budget, Logging, Saving, Settings
@@ -67,7 +68,7 @@ def rows(config: ConfigDict, bad_rows: str) -> Rows:
 def encoding(config: ConfigDict, base: Base, overlong_prompt: str) -> encode.Encoding:
     """How the `data` group turns records into token ids."""
     return encode.Encoding(
-        template=prompts.load_template(config.data.template, base.tokens),
+        template=prompts.load_template(config.data.template, base.tokens, texts.rules(config)),
         tokenizer=base.tokens,
         max_length=config.data.max_length,
         overlong_prompt=overlong_prompt,

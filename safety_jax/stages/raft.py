@@ -7,6 +7,7 @@ RAFT (arXiv 2304.06767, algorithm 1; arXiv 2412.00074). The rounds themselves ar
 import dataclasses
 import functools
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 import jax
@@ -24,7 +25,7 @@ from safety_jax.raft import judging, prompt_pool, round_measures, rounds, sampli
 from safety_jax.raft.setup import RaftParts, RaftPlan, RoundSummary, Weights
 from safety_jax.report import model_card
 from safety_jax.report import rounds as pictures
-from safety_jax.stages import answering, devices, groups, results
+from safety_jax.stages import answering, devices, groups, results, texts
 from safety_jax.stages.tuning import RoundTuner
 from safety_jax.training import metrics, policy, workdir
 from safety_jax.training.task import Loaded
@@ -116,6 +117,7 @@ def plan_judges(config: ConfigDict, mesh: Mesh) -> judging.Judges:
         compute_dtype=config.score.compute_dtype,
         attention=config.score.attention,
         tokens_per_batch=config.score.tokens_per_batch,
+        special_text=config.data.special_text,
     )
     planned = registry.plan(rows, resources) if rows else {}
     return judging.Judges(planned, config.score.rows_per_write, config.raft.judges_resident)
@@ -156,6 +158,7 @@ def make_plan(
         reuse=raft.reuse_prompts,
         order=data.order,
         template=data.template,
+        rules=texts.rules(config),
         with_answers=raft.reference_answers,
         longest=longest,
         overlong=data.overlong_prompt,
@@ -182,12 +185,12 @@ def read_held_out(
     config: ConfigDict, tokens: PreTrainedTokenizerBase, longest: int
 ) -> list[prompt_pool.Prompt]:
     """The prompts of `data.eval`, in order, grouped by source."""
-    rendered = prompts.load_template(config.data.template, tokens)
+    rendered = prompts.load_template(config.data.template, tokens, texts.rules(config))
     found: list[prompt_pool.Prompt] = []
     for spec in config.data.eval:
         source = sources.open_source(spec, "data.eval")
         rows = sources.draw(records.read_prompts(source), source, "data.eval", config.seed)
-        ids = encode.encode_prompts(rows, rendered, tokens)
+        rows, ids = encode.usable_prompts(rows, rendered, tokens, Counter())
         for record, asked in zip(rows, ids, strict=True):
             if len(asked) > longest:
                 encode.refuse_long_prompt(
@@ -269,7 +272,7 @@ def describe(
                 plan.pool.groups, (config.data.prompts, config.data.ordinary), strict=False
             )
         ],
-        counts={"prompts too long": plan.pool.skipped},
+        counts={f"prompts left out, {why}": n for why, n in plan.pool.skipped.items()},
         prompt=plan.pool.example,
         notes=tuple(config.raft.protocol_notes),
         plots=tuple(drawn),

@@ -26,7 +26,7 @@ from safety_jax.models.execution import Execution, float_type
 from safety_jax.models.folders import hub as folders
 from safety_jax.models.folders import tokenizer
 from safety_jax.report import plots
-from safety_jax.stages import groups, training
+from safety_jax.stages import groups, texts, training
 from safety_jax.training import judge_model, judge_quality, judging
 from safety_jax.training.task import Account, Finished, Learning, Loaded, Task
 
@@ -105,7 +105,11 @@ def read_corpus(
     data, kind = config.data, config.reward.kind
     tokens = tokenizer.load_tokenizer(groups.tokenizer_folder(config, folder))
     wording = judged.wording(
-        data.template, tokens, takes_pairs=scorer.pairs, append_eos=data.append_eos
+        data.template,
+        tokens,
+        takes_pairs=scorer.pairs,
+        append_eos=data.append_eos,
+        rules=texts.judged_rules(config),
     )
 
     def encode(rows, skipped) -> judged.JudgedAnswers:

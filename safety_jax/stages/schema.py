@@ -7,7 +7,7 @@ chat template, whether a judge of that name is there) is looked at by whoever re
 
 from collections.abc import Mapping
 
-from safety_jax.base.settings import Flag, OneOf, Real, Setting, Text, Texts, Whole
+from safety_jax.base.settings import Day, Flag, OneOf, Real, Setting, Text, Texts, Whole
 from safety_jax.stages.metric_names import (
     DPO_METRICS,
     KTO_METRICS,
@@ -53,6 +53,14 @@ def in_group(name: str, settings: Mapping[str, Setting]) -> Table:
 
 # ---------------------------------------------------------------------------- shared groups
 
+_SPECIAL_TEXT = OneOf(("text", "error", "skip"))
+_REASONING = OneOf(("keep", "drop"))
+# How texts are read, in training and in use.
+_READ: Table = {
+    "data.special_text": _SPECIAL_TEXT,
+    "data.enable_thinking": OneOf(("", "true", "false")),
+    "data.template_date": Day(),
+}
 _MESH = in_group("mesh", {axis: Whole(1, also=(-1,)) for axis in ("data", "fsdp", "tensor")})
 _CACHED = {"log.compilation_cache": CACHE}
 _PRECISION = in_group(
@@ -157,6 +165,8 @@ _PREFER = OneOf(
 _SFT: Table = {
     **_TRAINING,
     **_POLICY,
+    **_READ,
+    "data.reasoning": _REASONING,
     "data.train": SOURCES,
     "data.safety": SOURCE,
     "data.safety_rows": Whole(0, unit="rows"),
@@ -169,6 +179,8 @@ _SFT: Table = {
 _DPO: Table = {
     **_TRAINING,
     **_POLICY,
+    **_READ,
+    "data.reasoning": _REASONING,
     "data.train": SOURCES,
     "data.prefer": _PREFER,
     "data.eval": SOURCE,
@@ -215,6 +227,8 @@ _ORPO: Table = {
 }
 _REWARD: Table = {
     **_TRAINING,
+    "data.special_text": _SPECIAL_TEXT,
+    "data.reasoning": _REASONING,
     "data.train": SOURCES,
     "data.prefer": _PREFER,
     "data.eval": SOURCE,
@@ -232,6 +246,8 @@ _REWARD: Table = {
 _RAFT: Table = {
     **_TRAINING,
     **_POLICY,
+    **_READ,
+    "data.reasoning": _REASONING,
     "data.prompts": SOURCES,
     "data.ordinary": Texts("sources of rows"),
     "data.ordinary_share": SHARE,
@@ -273,6 +289,7 @@ _SCORE: Table = {
     "seed": SEED,
     "data.responses": SOURCES,
     "data.stored": Texts("sources of rows"),
+    "data.special_text": _SPECIAL_TEXT,
     "score.stored": Texts("names of columns"),
     **_JUDGING,
     **_MESH,
@@ -310,6 +327,7 @@ _EVALUATE: Table = {
     **_PRECISION,
     "data.template": TEMPLATE,
     "data.max_length": Whole(0, LONGEST_ROW, unit="tokens"),
+    **_READ,
     **in_group("answer", {**_ANSWERS, "candidates": Whole(1, 1)}),
     **_PACE,
     **_JUDGING,

@@ -51,6 +51,7 @@ def run(config: ConfigDict, folder: str) -> None:
             compute_dtype=config.score.compute_dtype,
             attention=config.score.attention,
             tokens_per_batch=config.score.tokens_per_batch,
+            special_text=config.data.special_text,
         )
         judges = registry.plan(config.score.judges.to_dict(), resources)
         if primary:

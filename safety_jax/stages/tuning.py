@@ -121,7 +121,7 @@ class RoundTuner:
     def _task(self, records: Sequence[Record], weights: Weights) -> Task:
         """A round's selection, learned as it stands."""
         data, base = self._config.data, self._base
-        encoding = groups.encoding(self._config, base, overlong_prompt="skip")
+        encoding = groups.encoding(self._config, base, overlong_prompt="skip").of_own_answers()
         examples = encode.encode(records, encoding, train_on=data.train_on)
         loaded = Loaded(self._policy, weights.trainable, weights.frozen)
         return Task(

@@ -13,19 +13,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jinja2
 from lm_eval import utils
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import (
     handle_stop_sequences,
-    has_bos_prefix,
     normalize_gen_kwargs,
     postprocess_generated_text,
 )
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import thoughts
+from safety_jax.data.chat import Unwritable, chat_template
+from safety_jax.data.control import SECRET, control_tokens
+from safety_jax.data.text_rules import ERROR, FIXED, TextRules
 from safety_jax.evaluation.harness.loglikelihood import (
     ContextPair,
     LikelihoodScorer,
@@ -47,6 +48,7 @@ class HarnessLM(TemplateLM):
         pace: of decoding.
         eos_ids: tokens that end an answer.
         seed: of tasks that sample.
+        rules: how requests are read.
 
     Attributes:
         cut: requests whose context lost tokens on its left, by kind of request.
@@ -59,6 +61,7 @@ class HarnessLM(TemplateLM):
         pace: generation.Pace,
         eos_ids: tuple[int, ...],
         seed: int,
+        rules: TextRules = FIXED,
     ):
         super().__init__()
         assert model.tokenizer is not None
@@ -68,6 +71,8 @@ class HarnessLM(TemplateLM):
         self._text = thoughts.reader(self.tokenizer)
         self._pace, self._eos_ids, self._seed = pace, eos_ids, seed
         self.cut: Counter[str] = Counter()
+        self._rules, self._control = rules, control_tokens(model.tokenizer)
+        self._dialogues: dict[str, str] = {}  # as the harness has them -> in code words
 
     # ------------------------------------------------------------------------ tokens
 
@@ -87,12 +92,40 @@ class HarnessLM(TemplateLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """The tokenizer's own special tokens, unless the text begins with BOS already."""
+        """The tokenizer's own special tokens, and those of a chat template; what a document spells
+        is text, but for the token that begins texts where it does.
+
+        Raises:
+            DataError: it spells a control token, where such are refused.
+        """
+        text = self._coded(string)
+        if self._rules.special_text == ERROR and (found := self._control.find(text)):
+            raise DataError(
+                f"a request of a task holds the special token {found.group()!r} ({text!r:.60}); "
+                "set data.special_text to text, which reads it as letters, or leave the task out"
+            )
+        begin = str(self.tokenizer.bos_token or "")
+        if begin and text.startswith(begin):
+            text = self._control.encode(begin) + text.removeprefix(begin)
         if add_special_tokens is None:
-            begin = self.tokenizer.decode(self.prefix_token_id)
-            add_special_tokens = not has_bos_prefix(string, begin)
-        ids = self.tokenizer.encode(string, add_special_tokens=add_special_tokens, verbose=False)
-        return [int(token) for token in ids]
+            add_special_tokens = not (begin and text.startswith(self._control.encode(begin)))
+        if not add_special_tokens:
+            return self._control.read([text])[0]
+        return [int(token) for token in self._control.reader(text, verbose=False)["input_ids"]]
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        return super()._encode_pair(self._coded(context), continuation)
+
+    def _coded(self, text: str) -> str:
+        """A text that begins with a dialogue of `apply_chat_template`, with that in code words."""
+        if SECRET in text:
+            return text
+        if text in self._dialogues:
+            return self._dialogues[text]
+        for length in sorted({len(dialogue) for dialogue in self._dialogues}, reverse=True):
+            if (found := self._dialogues.get(text[:length])) is not None:
+                return found + text[length:]
+        return text
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
@@ -101,6 +134,7 @@ class HarnessLM(TemplateLM):
 
         Raises:
             ConfigError: the tokenizer has no chat template.
+            DataError: the template refuses the dialogue.
         """
         if not self.tokenizer.chat_template:
             raise ConfigError(
@@ -108,22 +142,28 @@ class HarnessLM(TemplateLM):
                 "tasks without one"
             )
         try:
-            return self._rendered(chat_history, add_generation_prompt)
-        except jinja2.TemplateError:
+            code = self._rendered(chat_history, add_generation_prompt)
+        except Unwritable as reason:
             others = [message for message in chat_history if message["role"] != "system"]
-            return self._rendered(others, add_generation_prompt)
+            try:
+                code = self._rendered(others, add_generation_prompt)
+            except Unwritable:
+                raise DataError(
+                    f"a request of a task has no place in the chat template ({reason}); leave the "
+                    "task out, or run tasks without the template"
+                ) from reason
+        text = self._control.decode(code)
+        self._dialogues[text] = code
+        return text
 
     def _rendered(self, turns: list[dict[str, str]], asking: bool) -> str:
-        # As in data/prompts.py: today's date in a prompt would make every run another one.
-        return str(
-            self.tokenizer.apply_chat_template(
-                turns,
-                tokenize=False,
-                add_generation_prompt=asking,
-                continue_final_message=not asking,
-                date_string="26 Jul 2024",
-            )
-        )
+        template = chat_template(self.tokenizer, self._rules.chat)
+        if not asking:
+            return template.begun(turns)
+        (written,) = template.write([turns], asking=True)
+        if isinstance(written, Unwritable):
+            raise written
+        return written.code
 
     # ------------------------------------------------------------------------ likelihood
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from safety_jax.base import files
 from safety_jax.base.errors import ConfigError
+from safety_jax.data.text_rules import FIXED, TextRules
 from safety_jax.evaluation.harness.loglikelihood import RequestLimits
 from safety_jax.models.decoding import generation
 from safety_jax.models.model import Model
@@ -85,6 +86,7 @@ def run_tasks(
     pace: generation.Pace,
     eos_ids: tuple[int, ...],
     asking: Asking,
+    rules: TextRules = FIXED,
 ) -> dict[str, Any]:
     """Asks a model all documents of some tasks.
 
@@ -93,6 +95,7 @@ def run_tasks(
         limits: of what is scored; `longest` is the model's window.
         pace: of what is generated.
         eos_ids: tokens that end an answer.
+        rules: how requests are read.
 
     Returns:
         The harness's own results, as JSON has them: `results` (metric -> value, with standard
@@ -109,7 +112,7 @@ def run_tasks(
     evaluator = _library("lm_eval.evaluator")
     from safety_jax.evaluation.harness.language_model import HarnessLM
 
-    lm = HarnessLM(model, limits, pace, eos_ids, asking.seed)
+    lm = HarnessLM(model, limits, pace, eos_ids, asking.seed, rules)
     loaded = _load(tasks)
     for name, task in loaded["tasks"].items():
         _set_up(name, task, asking)

@@ -1,0 +1,170 @@
+"""Control tokens, and the rule that text never becomes one: the only place that knows both.
+
+A model obeys its control tokens: they say where a turn ends and who speaks next. Templates write
+them. A row of data, a user's question or an answer to be judged may spell `<|im_end|>` as it may
+spell anything else, and then these are ten characters of text.
+
+A tokenizer cannot tell who wrote what, because it gets one string. So a template spells what it
+writes in code words, which nobody else knows, and a twin of the tokenizer reads them: in the twin
+each control token goes by its code word and by no other name. For all else the twin gives the ids
+of the original, because it normalizes, splits and merges as that does.
+
+Control tokens are those that the tokenizer calls special, be it by name or, as Llama 3 does, in the
+list of added tokens alone; and added tokens that its chat template writes between turns, which
+nobody has called special (DeepSeek's `<｜User｜>`).
+"""
+
+import datetime
+import functools
+import json
+import re
+import secrets
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from tokenizers import Encoding, Tokenizer
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from safety_jax.data import chat_process
+from safety_jax.data.chat_process import Job, RunawayTemplate
+
+# Digits only: no filter of a template and no normalizer of a tokenizer changes them. Drawn anew by
+# each process, so that no text can spell a word; ids do not depend on it.
+SECRET = "9" + "".join(secrets.choice("0123456789") for _ in range(23))
+WORD = re.compile(SECRET + r"(\d{6})")
+
+
+def word(number: int) -> str:
+    """A string that stands in no text."""
+    return f"{SECRET}{number:06d}"
+
+
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> "ControlTokens":
+    """Those of a tokenizer, which are found once."""
+    state = len(tokenizer), tokenizer.chat_template
+    known = _known.get(tokenizer)
+    if known is None or known[0] != state:
+        known = _known[tokenizer] = state, ControlTokens(tokenizer)
+    return known[1]
+
+
+class ControlTokens:
+    """The control tokens of a tokenizer; reads text so that it holds none but a template's.
+
+    Attributes:
+        texts: how they are spelled, the longest first.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        added = tokenizer.added_tokens_decoder.values()
+        special = {*tokenizer.all_special_tokens, *(t.content for t in added if t.special)}
+        others = {t.content for t in added} - special
+        # The longest first, so that a message names the whole token it found.
+        self.texts = sorted(special | _between_turns(tokenizer, others), key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, self.texts)) or "(?!)")
+        self._words = {text: word(number) for number, text in enumerate(self.texts)}
+        self._backend: Tokenizer = tokenizer.backend_tokenizer
+        self._inputs = list(tokenizer.model_input_names)
+
+    def find_all(self, text: str) -> list[str]:
+        """The control tokens that a text spells, in order."""
+        return self._pattern.findall(text)
+
+    def find(self, text: str, start: int = 0) -> re.Match[str] | None:
+        """The first control token that a text spells, from `start` on."""
+        return self._pattern.search(text, start)
+
+    def encode(self, text: str) -> str:
+        """What a template wrote, with code words for its control tokens."""
+        return self._pattern.sub(lambda found: self._words[found.group()], text)
+
+    def decode(self, text: str) -> str:
+        """Undoes `encode`, for people to read."""
+        return WORD.sub(lambda found: self.texts[int(found.group(1))], text)
+
+    def read(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of many texts, without tokens of the tokenizer's own around them."""
+        found = self._twin.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in found]
+
+    def read_with_offsets(self, texts: Sequence[str]) -> list[Encoding]:
+        """As `read`; also which characters of its text each token covers."""
+        return self._twin.encode_batch(texts, add_special_tokens=False)
+
+    @functools.cached_property
+    def reader(self) -> PreTrainedTokenizerFast:
+        """The twin as transformers calls it, for pairs of texts, and for truncation on the left."""
+        return PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer.from_str(self._twin.to_str()),
+            model_input_names=self._inputs,
+            truncation_side="left",
+        )
+
+    @functools.cached_property
+    def _twin(self) -> Tokenizer:
+        content = json.loads(self._backend.to_str())
+        content |= {"truncation": None, "padding": None}
+        for token in content["added_tokens"]:
+            token["content"] = self._words.get(token["content"], token["content"])
+        _rename(content["model"], self._words)
+        return Tokenizer.from_str(json.dumps(content))
+
+
+# With what they were found for: a tokenizer can be given tokens and templates.
+_known: "weakref.WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, ControlTokens]]"
+_known = weakref.WeakKeyDictionary()
+
+
+def _rename(model: dict[str, Any], names: dict[str, str]) -> None:
+    """Gives pieces of a model's vocabulary other names, in place.
+
+    Most tokenizers keep their control tokens there too, where text can reach them: Unigram looks up
+    every piece, WordPiece and WordLevel whole words, BPE what merges make, or a whole word.
+    """
+    vocabulary = model["vocab"]
+    if isinstance(vocabulary, dict):
+        model["vocab"] = {names.get(piece, piece): i for piece, i in vocabulary.items()}
+    else:
+        model["vocab"] = [[names.get(piece, piece), score] for piece, score in vocabulary]
+    if model.get("unk_token") is not None:
+        model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
+    if "merges" in model:
+        pairs = [m.split(" ", 1) if isinstance(m, str) else m for m in model["merges"]]
+        model["merges"] = [
+            [left, right]
+            for left, right in pairs
+            if names.keys().isdisjoint((left, right, left + right))
+        ]
+
+
+# ---------------------------------------------------------------------------- between turns
+
+_THOUGHT = re.compile("think|thought|reason", re.IGNORECASE)
+
+
+def _between_turns(tokenizer: PreTrainedTokenizerBase, added: set[str]) -> set[str]:
+    """Which of the added tokens the chat template writes around what is said.
+
+    Not the marks of thoughts: an answer may hold them.
+    """
+    if not added or not isinstance(tokenizer.chat_template, str | dict):
+        return set()
+    try:
+        source = str(tokenizer.get_chat_template())
+        turns = [
+            {"role": role, "content": word(number)}
+            for number, role in enumerate(("user", "assistant", "user"))
+        ]
+        day = datetime.date(2024, 7, 26)
+        variables = {"messages": turns, "add_generation_prompt": False}
+        special = tokenizer.special_tokens_map
+        (found,) = chat_process.render(source, [Job({**special, **variables}, day)])
+        sought = chat_process.read(source).sought
+    except (ValueError, RunawayTemplate):  # whoever uses the template says so
+        return set()
+    return {
+        token
+        for token in added.difference(sought)
+        if token in found.text and not token.isspace() and not _THOUGHT.search(token)
+    }

@@ -1,0 +1,109 @@
+"""How what users wrote is read, whatever the template: special text, reasoning, what chat templates
+are told; and which rows are left out for it."""
+
+import dataclasses
+import datetime
+from collections.abc import Sequence
+
+from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.data import thoughts
+from safety_jax.data.chat import DATED, UNASKED, ChatSettings
+from safety_jax.data.control import ControlTokens
+from safety_jax.data.messages import Message
+from safety_jax.data.records import Record
+
+AS_TEXT, ERROR, SKIP = SPECIAL_TEXT = ("text", "error", "skip")
+KEEP, DROP = REASONING_RULES = ("keep", "drop")
+
+
+@dataclasses.dataclass(frozen=True)
+class TextRules:
+    """How what users wrote is read, whatever the template; the same in training and in use.
+
+    Attributes:
+        special_text: what becomes of text that spells a control token: "text" reads it as the
+            letters it is, "error" refuses its row, "skip" leaves the row out.
+        reasoning: "keep" gives the thoughts of answers to the template, "drop" forgets them.
+        chat: what chat templates are told.
+    """
+
+    special_text: str
+    reasoning: str
+    chat: ChatSettings
+
+    def __post_init__(self) -> None:
+        for key, choices in (("special_text", SPECIAL_TEXT), ("reasoning", REASONING_RULES)):
+            if (value := getattr(self, key)) not in choices:
+                raise ConfigError(f"data.{key} is {value!r}; expected one of {', '.join(choices)}")
+
+
+# Of judges, whose scores must not change from day to day.
+FIXED = TextRules(AS_TEXT, KEEP, ChatSettings(datetime.date(2024, 7, 26), None))
+
+
+DROPPED = "dropped"
+# What may be missing in a row's text, in words.
+NOTES = {
+    DROPPED: "reasoning is left out by data.reasoning=drop",
+    "reasoning": "the template leaves out reasoning (of earlier turns, or of all)",
+    "system": "the template leaves out the system message",
+    "user": "the template leaves out what a user says",
+    "assistant": "the template leaves out an answer",
+    DATED: "the template writes the day, which stays that on which the run began, or the one of "
+    "data.template_date",
+    UNASKED: "the template asks for an answer otherwise (it may open a thought) than answers stand "
+    "in these rows",
+}
+
+
+class SpecialText(DataError):
+    """A row whose text spells a control token, where such rows are not to be read."""
+
+
+def leave_out(problem: DataError, optional: bool, rules: TextRules) -> str:
+    """Why a row is left out that has no ids; raises what is wrong with it unless it may be.
+
+    Args:
+        optional: its source says so, by bad_rows=skip.
+    """
+    special = isinstance(problem, SpecialText)
+    if not optional and not (special and rules.special_text == SKIP):
+        raise problem
+    return "text that spells a special token" if special else "no place in the template"
+
+
+def spoken(records: Sequence[Record], rules: TextRules) -> list[Record]:
+    """Records without their reasoning, where it is to be dropped."""
+    if rules.reasoning == KEEP:
+        return list(records)
+    return [
+        record if (messages := _without_reasoning(record)) is None
+        else dataclasses.replace(record, messages=messages)
+        for record in records
+    ]  # fmt: skip
+
+
+def _without_reasoning(record: Record) -> tuple[Message, ...] | None:
+    """Messages without their thoughts; None if there is none."""
+    found = []
+    for message in record.messages:
+        turn = thoughts.split(message.content, unwrap=False)
+        if message.role == "assistant" and (turn.thought or turn.unfinished):
+            message = dataclasses.replace(message, content=turn.answer)
+        found.append(message)
+    return None if tuple(found) == record.messages else tuple(found)
+
+
+def find_special(record: Record, control: ControlTokens) -> SpecialText | None:
+    """The first control token that a record spells, as the error of its row; None without one."""
+    texts = [("context", record.context)]
+    for message in record.messages:
+        texts += [(f"{message.role}'s text", message.content)]
+    for whose, text in texts:
+        if found := control.find(text):
+            return SpecialText(
+                f"{record.where}: the {whose} holds the special token {found.group()!r}; remove "
+                "it, add bad_rows=skip to the source, or set data.special_text to text, which "
+                "reads it as letters, or to skip"
+            )
+    return None
