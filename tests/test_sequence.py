@@ -13,7 +13,7 @@ from samples import execute_on
 from scipy import special
 
 from configs import common
-from safety_jax.base.errors import ConfigError
+from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import judged
 from safety_jax.data.formats import Message
 from safety_jax.data.records import Record
@@ -131,21 +131,28 @@ def test_several_turns_and_what_has_no_place():
         ("beaver", several, "has several turns"),
         ("pair", system, "has a system message, for which the template pair has no place"),
         ("chat", system, "no system message"),
-        (
-            "chat",
-            conversation("q", "a</s>b"),
-            "the assistant's text holds the special token '</s>'",
-        ),
         ("response", conversation("q", " \n"), "the response is empty"),
     ):
         found = sequence.Encoder(tokenizer, template, 256, "unscored", False).encode(one)
         assert isinstance(found, Score) and reason in found.reason, found
 
 
-def test_text_that_looks_like_a_special_token_is_text():
-    encoder = sequence.Encoder(tiny_tokenizers.llama(), "response", 256, "unscored", False)
-    row = encoder.encode(conversation("q", "end </s> of"))
-    assert 2 not in row.ids and row.ids[0] == 1
+@pytest.mark.parametrize(("template", "own"), [("response", 0), ("alpaca", 0), ("chat", 1)])
+def test_text_that_looks_like_a_special_token_is_text(template, own):
+    tokenizer = tiny_tokenizers.llama(chat_template=tiny_tokenizers.INST)
+    one = conversation("q", "end </s> of")
+
+    def encoder(special_text):
+        return sequence.Encoder(tokenizer, template, 256, "unscored", False, special_text)
+
+    row = encoder("text").encode(one)
+    assert row.ids.count(2) == own and row.ids[0] == 1
+    assert "end </s> of" in tokenizer.decode(row.ids)
+    assert "the special token '</s>'" in encoder("skip").encode(one).reason
+    with pytest.raises(DataError, match="row 0.*the special token '</s>'; set data.special_text"):
+        encoder("error").encode(one)
+    plain = conversation("q", "end of")
+    assert encoder("skip").encode(plain).ids == encoder("text").encode(plain).ids
 
 
 # ---------------------------------------------------------------------------- length
@@ -228,10 +235,15 @@ def test_a_missing_key_and_no_judges(llama_folder, one_device):
 
 
 @pytest.mark.parametrize("append_eos", [False, True])
-@pytest.mark.parametrize("template", ["plain", "alpaca", "human_assistant"])
+@pytest.mark.parametrize("template", ["plain", "alpaca", "human_assistant", "chat", "text ends"])
 def test_a_judge_reads_what_stage_reward_trained_it_on(template, append_eos):
-    """Both word a conversation alike, token by token."""
-    tokenizer = tiny_tokenizers.llama()
+    """Both word a conversation alike, token by token; where the template has ended the answer, no
+    second end follows."""
+    marks = tiny_tokenizers.CHATML if template == "chat" else "{{ messages[1].content }}###\n"
+    make = tiny_tokenizers.qwen if template == "chat" else tiny_tokenizers.llama
+    tokenizer = make(chat_template=marks)
+    ends = template == "chat"
+    template = "chat" if template == "text ends" else template
     record = Record(
         (Message("user", "How do I bake bread?"), Message("assistant", "Mix flour.")), "", "s", "w"
     )
@@ -240,7 +252,8 @@ def test_a_judge_reads_what_stage_reward_trained_it_on(template, append_eos):
     encoder = sequence.Encoder(tokenizer, template, 256, "unscored", append_eos)
     row = encoder.encode(from_record(record))
     assert row.ids == trained
-    assert (row.ids[-1] == tokenizer.eos_token_id) is append_eos
+    assert row.ids.count(tokenizer.eos_token_id) == (2 if ends else append_eos)
+    assert (row.ids[-1] == tokenizer.eos_token_id) is (append_eos and not ends)
 
 
 def test_a_template_that_nobody_knows_is_refused():

@@ -155,6 +155,8 @@ _POLICY: Table = {
     "train.chunk_tokens": TOKENS,
     "train.max_flops": NOT_NEGATIVE,
     "checkpoint.export_merged": Flag(),
+    **_READ,
+    "data.reasoning": _REASONING,
 }
 _PREFER = OneOf(
     ("all", "safe_and_better", "safe_over_unsafe", "agreed", "safer", "safety_first")
@@ -165,8 +167,6 @@ _PREFER = OneOf(
 _SFT: Table = {
     **_TRAINING,
     **_POLICY,
-    **_READ,
-    "data.reasoning": _REASONING,
     "data.train": SOURCES,
     "data.safety": SOURCE,
     "data.safety_rows": Whole(0, unit="rows"),
@@ -179,8 +179,6 @@ _SFT: Table = {
 _DPO: Table = {
     **_TRAINING,
     **_POLICY,
-    **_READ,
-    "data.reasoning": _REASONING,
     "data.train": SOURCES,
     "data.prefer": _PREFER,
     "data.eval": SOURCE,
@@ -246,8 +244,6 @@ _REWARD: Table = {
 _RAFT: Table = {
     **_TRAINING,
     **_POLICY,
-    **_READ,
-    "data.reasoning": _REASONING,
     "data.prompts": SOURCES,
     "data.ordinary": Texts("sources of rows"),
     "data.ordinary_share": SHARE,
