@@ -52,6 +52,7 @@ _BAD = (
 )  # fmt: skip
 VERDICTS = (*_GOOD, *_BAD, "label", "weight")
 """Columns that `refuse_unwanted` looks at."""
+_VERDICTS = frozenset(VERDICTS) - {"weight"}
 
 
 def flag_of(row: Row, column: str) -> bool:
@@ -115,8 +116,8 @@ def refuse_unwanted(row: Row, own: tuple[str, ...], labels: Labels) -> None:
         raise UnwantedRow("its answer is labelled as one to avoid")
     if labels.unsafe is not None and labels.unsafe[0]:
         raise UnwantedRow("its answer is labelled unsafe")
-    for column in VERDICTS:
-        if column in own or row.get(column) in (None, "") or column == "weight":
+    for column in sorted(_VERDICTS & row.keys()):
+        if column in own or row[column] is None or row[column] == "":
             continue
         if _says_bad(row, column, own):
             raise UnwantedRow(f"{column!r} is {row[column]!r:.40}: not an answer to learn")

@@ -50,7 +50,7 @@ def read_json(data: bytes, name: str, errors: str) -> list[PlacedRow]:
     name) JSON lines."""
     text = read_text(data, name, errors)
     try:
-        value, is_plain = values.parse_json(text)
+        value, is_plain = values.JsonParser().parse(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             return _json_lines(text, name, errors)
@@ -97,14 +97,14 @@ def read_json_lines(data: bytes, name: str, errors: str) -> list[PlacedRow]:
 
 
 def _json_lines(text: str, name: str, errors: str) -> list[PlacedRow]:
-    rows = []
+    rows, parser = [], values.JsonParser()
     # Not splitlines: JSON strings may hold U+2028 and its kin unescaped.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{name} line {number}"
         try:
-            value, is_plain = values.parse_json(line)
+            value, is_plain = parser.parse(line)
         except json.JSONDecodeError as error:
             raise DataError(
                 f"{where}: broken JSON ({error.msg} at column {error.colno}); "

@@ -33,49 +33,55 @@ class _Refused:
         self.why = why
 
 
-def parse_json(text: str) -> tuple[Any, bool]:
-    """The value of a JSON text, and whether it is known to be plain; if not, call `plain` on it.
+class JsonParser:
+    """Reads JSON strictly: a key that stands twice, NaN, Infinity and numbers without measure are
+    kept apart, for `plain` to name with their row."""
 
-    Strict: a key that stands twice, NaN, Infinity and numbers without measure are found by `plain`,
-    which can say in which row.
+    def __init__(self) -> None:
+        self._refused: list[_Refused] = []
+        self._decoder = json.JSONDecoder(
+            object_pairs_hook=self._mapping,
+            parse_int=self._whole,
+            parse_float=self._real,
+            parse_constant=lambda name: self._refuse(f"{name} is no JSON number; write null"),
+        )
 
-    Raises:
-        json.JSONDecodeError: it is not JSON.
-        BadValue: it is nested too deeply to be read.
-    """
-    refused: list[_Refused] = []
+    def parse(self, text: str) -> tuple[Any, bool]:
+        """The value of a JSON text, and whether it is known to be plain; if not, call `plain` on it.
 
-    def refuse(why: str) -> _Refused:
-        refused.append(_Refused(why))
-        return refused[-1]
+        Raises:
+            json.JSONDecodeError: it is not JSON.
+            BadValue: it is nested too deeply to be read.
+        """
+        self._refused.clear()
+        try:
+            value = self._decoder.decode(text)
+        except RecursionError as error:
+            raise BadValue(_DEEP) from error
+        # Most rows need no second look.
+        deep = text.count("[") + text.count("{") > DEPTH
+        return value, not (self._refused or deep or _SPELLED_HALF.search(text))
 
-    def mapping(pairs: list[tuple[str, Any]]) -> Any:
+    def _refuse(self, why: str) -> _Refused:
+        self._refused.append(_Refused(why))
+        return self._refused[-1]
+
+    def _mapping(self, pairs: list[tuple[str, Any]]) -> Any:
         found = dict(pairs)
         if len(found) == len(pairs):
             return found
         names = [name for name, _ in pairs]
-        return refuse(f"the key {next(n for n in names if names.count(n) > 1)!r} stands twice")
+        twice = next(name for name in names if names.count(name) > 1)
+        return self._refuse(f"the key {twice!r} stands twice")
 
-    def whole(digits: str) -> Any:
-        return int(digits) if len(digits) <= DIGITS else refuse(_long(digits))
+    def _whole(self, digits: str) -> Any:
+        return int(digits) if len(digits) <= DIGITS else self._refuse(_long(digits))
 
-    def real(digits: str) -> Any:
+    def _real(self, digits: str) -> Any:
         number = float(digits)
-        return number if math.isfinite(number) else refuse(f"the number {digits:.20} is too large")
-
-    try:
-        value = json.loads(
-            text,
-            object_pairs_hook=mapping,
-            parse_int=whole,
-            parse_float=real,
-            parse_constant=lambda name: refuse(f"{name} is no JSON number; write null"),
-        )
-    except RecursionError as error:
-        raise BadValue(_DEEP) from error
-    # Most rows need no second look.
-    deep = text.count("[") + text.count("{") > DEPTH
-    return value, not (refused or deep or _SPELLED_HALF.search(text))
+        if math.isfinite(number):
+            return number
+        return self._refuse(f"the number {digits:.20} is too large")
 
 
 def plain(value: Any, errors: str = "strict") -> Any:
