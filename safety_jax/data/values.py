@@ -47,7 +47,7 @@ class JsonParser:
         )
 
     def parse(self, text: str) -> tuple[Any, bool]:
-        """The value of a JSON text, and whether it is known to be plain; if not, call `plain` on it.
+        """The value of a JSON text, and whether it is known to be plain; if not, call `plain`.
 
         Raises:
             json.JSONDecodeError: it is not JSON.
