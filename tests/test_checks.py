@@ -59,6 +59,7 @@ def config(spec: str, **values: object) -> ConfigDict:
         (OneOf(("a",), ("b=",)), ("a", "b=c"), ("b=", "b"), "a or b=NAME"),
         (Text("a folder"), ("", "x"), (1, "\udcff", ("x",)), 'a folder, or ""'),
         (Texts("files"), ((), ("x",), ["x"]), ("x", (1,)), "a tuple of files, or ()"),
+        (Texts("files", needed=True, distinct=True), (("x", "y"),), (("x", "x"),), "files, each once"),
         (Reals(2), ((), (0, 4.0)), ((1,), (4, 0), ("1", "2"), (0, math.nan)), "2 numbers in asc"),
     ],
     ids=lambda value: type(value).__name__ if dataclasses.is_dataclass(value) else "",
@@ -121,6 +122,8 @@ def test_no_number_of_the_table_takes_what_is_not_finite():
         ("recipe:demo", "sit.optim.beta1", 1.0),
         ("recipe:demo", "recipe.max_flops", -1.0),
         ("plan", "plan.mesh", "best"),
+        ("plan", "plan.slice", ("v5e:4x4", "v5e:4x4")),
+        ("evaluate:demo", "evaluate.labels", ("sheet.csv", "sheet.csv")),
     ],
 )
 def test_a_value_that_does_not_fit_is_told_by_its_key(spec: str, key: str, value: object):

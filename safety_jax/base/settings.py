@@ -133,16 +133,24 @@ class Day:
 
 @dataclasses.dataclass(frozen=True)
 class Texts:
-    """A tuple of texts; of none, or of empty ones, where none is `needed`."""
+    """A tuple of texts; of none, or of empty ones, where none is `needed`.
+
+    Attributes:
+        distinct: none may come twice.
+    """
 
     what: str = "texts"
     needed: bool = False
+    distinct: bool = False
 
     def fits(self, value: Any) -> bool:
-        return isinstance(value, tuple | list) and all(map(_is_text, value))
+        if not isinstance(value, tuple | list) or not all(map(_is_text, value)):
+            return False
+        return not self.distinct or len(set(value)) == len(value)
 
     def describe(self) -> str:
-        return f"a tuple of {self.what}" if self.needed else f"a tuple of {self.what}, or ()"
+        once = ", each once" if self.distinct else ""
+        return f"a tuple of {self.what}{once}{'' if self.needed else ', or ()'}"
 
 
 @dataclasses.dataclass(frozen=True)
