@@ -59,7 +59,7 @@ def config(spec: str, **values: object) -> ConfigDict:
         (OneOf(("a",), ("b=",)), ("a", "b=c"), ("b=", "b"), "a or b=NAME"),
         (Text("a folder"), ("", "x"), (1, "\udcff", ("x",)), 'a folder, or ""'),
         (Texts("files"), ((), ("x",), ["x"]), ("x", (1,)), "a tuple of files, or ()"),
-        (Texts("files", needed=True, distinct=True), (("x", "y"),), (("x", "x"),), "files, each once"),
+        (Texts("files", distinct=True), (("x", "y"),), (("x", "x"),), "files, each once, or ()"),
         (Reals(2), ((), (0, 4.0)), ((1,), (4, 0), ("1", "2"), (0, math.nan)), "2 numbers in asc"),
     ],
     ids=lambda value: type(value).__name__ if dataclasses.is_dataclass(value) else "",
