@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # Code that is linted and type-checked.
 SOURCES := safety_jax configs launch docs tests
 
-.PHONY: install test demo lint format types clean
+.PHONY: install test demo docs lint format types clean
 
 install: $(VENV)/.installed
 
@@ -24,6 +24,11 @@ test: install
 demo: install
 	PYTHON=$(BIN)/python bash launch/demo/run.sh
 
+# The site in site/; --strict: a link that leads nowhere fails.
+docs: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(BIN)/mkdocs build --strict --quiet
+
 lint: install
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
@@ -36,5 +41,5 @@ types: install
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) runs build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
