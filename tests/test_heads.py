@@ -75,6 +75,29 @@ def test_scores_of_every_architecture(name, opened):
     np.testing.assert_allclose(found, golden["logits"], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", score_cases.ENDED)
+def test_an_end_of_text_that_is_padding_too_is_not_read(name, opened, tmp_path):
+    """`transformers` reads the last token that is not config.json's padding, whatever that means."""
+    _, weights, run, _ = opened(name)
+    folder = score_cases.write_case(tmp_path / name, name, pad_token_id=score_cases.ENDED_BY)
+    scorer = heads.read_scorer(folder)
+    ids, logits = score_cases.read_ended(name)
+    golden = score_cases.read_golden(name) | {"ids": ids}
+    found = scores_of(scorer, weights, run, golden)
+    np.testing.assert_allclose(found, logits, rtol=0, atol=1e-4)
+
+
+def test_packed_segments_are_read_where_rows_are():
+    ids = jnp.array([[5, 2, 6, 2, 2, 2, 2, 7, 0]])
+    segments = jnp.array([[1, 1, 2, 2, 2, 3, 3, 4, 0]])
+    positions = jnp.array([[0, 1, 0, 1, 2, 0, 1, 0, 0]])
+    ends = jnp.array([[1, 4, 6, 7]])
+    where = (ids, segments, positions, ends)
+    # The third is nothing but padding: `transformers` reads its first token.
+    np.testing.assert_array_equal(layers.read_ends(*where, 2), [[0, 2, 5, 7]])
+    np.testing.assert_array_equal(layers.read_ends(*where, None), ends)
+
+
 def changed(**changes):
     return lambda scorer: dataclasses.replace(scorer.config, **changes)
 

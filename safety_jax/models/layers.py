@@ -164,6 +164,8 @@ class HeadConfig:
 
     Attributes:
         reads: the token it reads: "first", or "last" of the real ones.
+        skips: a token that is not read as the last one, wherever it stands: `transformers` takes
+            the padding of config.json for no text, even where it is the end of text as well.
         activation: of a square dense layer below the output; None without that layer.
         mean, deviation: a stored normaliser, one number a label: (score - mean) / deviation.
     """
@@ -176,6 +178,7 @@ class HeadConfig:
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     initializer_range: float
+    skips: int | None = None
 
 
 def fresh_head(
@@ -223,11 +226,10 @@ class Head(nnx.Module):
 def read_token(
     hidden: Float[Array, "B _ D"], mask: Bool[Array, "B T"], reads: str
 ) -> Float[Array, "B D"]:
-    """The hidden state of each row's first token, or of its last real one, wherever it stands.
+    """The hidden state of each row's first token, or of its last one in the mask, wherever that
+    stands; of the first where the mask is empty.
 
     For "first", `hidden` may be of the first token alone, [B 1 D].
-
-    The place follows from the mask, never from token ids: a pad id may be a real token too.
     """
     if reads == "first":
         return hidden[:, 0]
@@ -250,14 +252,39 @@ def carried(
     return dict(given or {}) if same else None
 
 
+def read_ends(
+    ids: Int[Array, "B T"],
+    segments: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    ends: Int[Array, "B S"],
+    skips: int | None,
+) -> Int[Array, "B S"]:
+    """Where packed segments are read: their last token that is not `skips`, or else their first,
+    as of `HeadConfig` and `read_token`.
+
+    Args:
+        ends: the last token of each segment.
+    """
+    if skips is None:
+        return ends
+    index = jnp.arange(ids.shape[1], dtype=jnp.int32)[None]
+    read = jax.lax.cummax(jnp.where(ids != skips, index, -1), axis=1)
+
+    def at(values: Int[Array, "B T"], places: Int[Array, "B S"]) -> Int[Array, "B S"]:
+        return jnp.take_along_axis(values, places, axis=1)
+
+    last = at(read, ends)
+    own = (last >= 0) & (at(segments, jnp.maximum(last, 0)) == at(segments, ends))
+    return jnp.where(own, last, ends - at(positions, ends))
+
+
 def pad_token(
     attributes: Mapping[str, Any], token_ids: Mapping[str, int | None]
 ) -> dict[str, int | None]:
     """The padding's id for the config.json of a head that reads the last token.
 
-    Without it `transformers` scores no batch. It looks for this id to find the last real token, so
-    an id that may end a sequence would give another score than ours: the tokenizer's padding is
-    taken only where it is not the end of text as well.
+    Without it `transformers` scores no batch. It takes this id for no text, see `HeadConfig.skips`:
+    so the tokenizer's padding is chosen only where it is not the end of text as well.
     """
     given = attributes.get("pad_token_id")
     padding = token_ids["pad_token_id"]

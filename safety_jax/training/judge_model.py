@@ -61,7 +61,7 @@ class Trainee:
     ) -> Float[Array, "B S"]:
         """The score of every segment, in float32; the key switches dropout of adapters on.
 
-        Causal trunks are read at each segment's last token. Encoders see all of a row at once, so
+        Causal trunks are read at each segment's last token, as `HeadConfig` says. Encoders see all of a row at once, so
         theirs hold one example, S = 1.
         """
         weights, adapters = self._split(trainable, frozen, key)
@@ -83,7 +83,10 @@ class Trainee:
         if adapters is not None:
             adapters = lora.spread(adapters, heads.parameters(scorer), run.mesh)
         hidden = llama_heads.hidden(scorer.config, trunk, tokens, run, adapters)
-        read = jnp.take_along_axis(hidden, ends[..., None], axis=1)
+        places = layers.read_ends(
+            tokens.ids, tokens.segments, tokens.positions, ends, scorer.head.skips
+        )
+        read = jnp.take_along_axis(hidden, places[..., None], axis=1)
         head = declaration.bind(layers.Head, scorer.head, weights[heads.SCORE])
         B, S, D = read.shape
         return head(read.reshape(B * S, D), run).reshape(B, S)

@@ -120,6 +120,11 @@ def main() -> int:
         batch = score_cases.batch(name)
         logits = scores_of(model, batch)
         arrays |= {f"{name}/{key}": value for key, value in (batch | {"logits": logits}).items()}
+        if name in score_cases.ENDED:
+            model.config.pad_token_id = score_cases.ENDED_BY
+            batch = score_cases.ended(name)
+            arrays |= {f"{name}/ended_ids": batch["ids"]}
+            arrays |= {f"{name}/ended_logits": scores_of(model, batch)}
         print(f"{name}: {' '.join(f'{score:.3f}' for score in logits[:, 0])}")
     arrays |= {f"buckets/{name}": values for name, values in bucket_tables().items()}
     golden.config("cases.json", found | {"transformers_version": transformers.__version__})

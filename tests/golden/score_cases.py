@@ -16,6 +16,8 @@ from tests.golden import cases
 FOLDER = cases.FOLDER / "scorers"
 ROWS, TOKENS, VOCABULARY = 4, 40, 96
 LENGTHS = (40, 23, 9, 1)
+# Cases that are scored again with padding and end of text as one token.
+ENDED, ENDED_BY = ("llama", "gpt2"), 2
 # Buckets and longest distances, and how far the golden tables reach. The first is v3's.
 BUCKETS = ((256, 512), (256, 1024), (64, 512), (16, 256), (8, 64))
 LONGEST = 1100
@@ -129,6 +131,22 @@ def batch(name: str) -> dict[str, np.ndarray]:
     kinds = case.get("type_vocab_size", 2 if case["model_type"] == "bert" else 0)
     types = (second & mask).astype(np.int64) if kinds > 1 else np.zeros_like(ids)
     return {"ids": ids, "types": types, "mask": mask}
+
+
+def ended(name: str) -> dict[str, np.ndarray]:
+    """The batch of a case in which rows end in the token that is padding as well."""
+    made = batch(name)
+    made["ids"][~made["mask"]] = ENDED_BY
+    for row, count in enumerate((1, 2, 0, 1)):  # the last row is nothing else
+        made["ids"][row, LENGTHS[row] - count : LENGTHS[row]] = ENDED_BY
+    made["ids"][1, 0] = ENDED_BY
+    return made
+
+
+def read_ended(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """`ids` and `logits` of `ended`; what else there is in the batch is that of the case."""
+    stored = np.load(FOLDER / "golden.npz")
+    return stored[f"{name}/ended_ids"], stored[f"{name}/ended_logits"]
 
 
 def weights(shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:

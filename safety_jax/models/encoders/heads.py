@@ -91,7 +91,8 @@ def read_scorer(folder: Path) -> Scorer:
             "model with a sequence head"
         )
     names, problem = _labels(given, where)
-    return _scorer(kind, config, KINDS[kind].head(config, len(names)), names, problem)
+    head = _skipping(KINDS[kind].head(config, len(names)), given, where)
+    return _scorer(kind, config, head, names, problem)
 
 
 def new_scorer(folder: Path, label_names: tuple[str, ...], problem: str) -> Scorer:
@@ -106,7 +107,22 @@ def new_scorer(folder: Path, label_names: tuple[str, ...], problem: str) -> Scor
     given, where = folders.read_json(folder / "config.json"), str(folder / "config.json")
     kind = "llama" if _kind(given, where) == "beaver" else _kind(given, where)
     config = KINDS[kind].parse(given, where)
-    return _scorer(kind, config, KINDS[kind].head(config, len(label_names)), label_names, problem)
+    # What the export will say, and with that what it will read.
+    exported = layers.pad_token(given, folders.token_ids(folder))
+    head = _skipping(KINDS[kind].head(config, len(label_names)), exported, where)
+    return _scorer(kind, config, head, label_names, problem)
+
+
+def _skipping(head: layers.HeadConfig, given: Mapping[str, Any], where: str) -> layers.HeadConfig:
+    """With the token that `transformers` does not read as the last one."""
+    padding = given.get("pad_token_id")
+    if head.reads != "last" or padding is None:
+        return head
+    if isinstance(padding, bool) or not isinstance(padding, int):
+        raise CheckpointError(
+            f"{where}: pad_token_id is {f'{padding!r}'[:60]}; expected a token id"
+        )
+    return dataclasses.replace(head, skips=padding)
 
 
 def _kind(given: Mapping[str, Any], where: str) -> str:
@@ -301,4 +317,5 @@ def scores(
     kind = KINDS[scorer.kind]
     hidden = kind.forward(scorer.config, _trunk(weights), ids, types, mask, run, adapters)
     head = declaration.bind(layers.Head, scorer.head, weights[SCORE])
-    return head(layers.read_token(hidden, mask, scorer.head.reads), run)
+    read = mask if scorer.head.skips is None else mask & (ids != scorer.head.skips)
+    return head(layers.read_token(hidden, read, scorer.head.reads), run)
