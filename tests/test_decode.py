@@ -12,8 +12,8 @@ import pytest
 import tiny_tokenizers
 from samples import execute_on, model_of, moved, random_adapters, whole_logits
 
-from safety_jax.base import compilation
-from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.base import compilation, trees
+from safety_jax.base.errors import ConfigError, DataError, NotFiniteError
 from safety_jax.models import lora
 from safety_jax.models.decoding import generation
 from safety_jax.models.model import Model
@@ -295,3 +295,28 @@ def test_refused(small_model, one_device, eight_devices):
         setup(beams, stop=generation.Stop(("x",), str)).check(one_device)
     with pytest.raises(ConfigError, match="chunk_steps 0"):
         setup(chunk_steps=0).check(one_device)
+
+
+# ---------------------------------------------------------------------------- damaged models
+
+
+@pytest.mark.parametrize("way", ["sampled", "searched"])
+def test_a_model_that_computes_nan_answers_nothing(way, small_model, reference):
+    """Whether a weight is damaged, which is named, or the numbers overflow."""
+    del reference  # with the program that samples; that of the search is another test's, too
+    searching = dataclasses.replace(GREEDY, beams=4, candidates=4)
+    made = setup() if way == "sampled" else setup(searching, lanes=16)
+    flat = trees.flatten(small_model.weights)
+    up = next(name for name in flat if name.endswith("up.kernel"))
+    for name, damage, said in (
+        (up, lambda x: x.at[1, 2, 3].set(jnp.nan), f"the weight {up} holds numbers that are not"),
+        (
+            "final_norm",
+            lambda x: x * 1e38,
+            "all weights are finite, so the numbers overflow in float32",
+        ),
+    ):
+        weights = trees.unflatten(flat | {name: damage(flat[name])})
+        model = dataclasses.replace(small_model, weights=weights)
+        with pytest.raises(NotFiniteError, match=f"^some: the logits are .* at token .*{said}"):
+            generation.generate(model, made, PROMPTS, NUMBERS, SEED, "some")

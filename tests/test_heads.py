@@ -77,7 +77,7 @@ def test_scores_of_every_architecture(name, opened):
 
 @pytest.mark.parametrize("name", score_cases.ENDED)
 def test_an_end_of_text_that_is_padding_too_is_not_read(name, opened, tmp_path):
-    """`transformers` reads the last token that is not config.json's padding, whatever that means."""
+    """`transformers` reads the last token that is not config.json's padding, whatever it means."""
     _, weights, run, _ = opened(name)
     folder = score_cases.write_case(tmp_path / name, name, pad_token_id=score_cases.ENDED_BY)
     scorer = heads.read_scorer(folder)

@@ -6,7 +6,7 @@ import math
 import pytest
 from judge_folders import conversation
 
-from safety_jax.base.errors import ConfigError
+from safety_jax.base.errors import ConfigError, NotFiniteError
 from safety_jax.data.formats import Message
 from safety_jax.data.records import Record
 from safety_jax.judges import combine, judge, scoring
@@ -113,6 +113,17 @@ def test_no_judge_reads_a_thought(tmp_path):
     assert [(score.value, score.reason) for score in found] == [
         (1.0, ""), (1.0, ""), (None, judge.NO_ANSWER),
     ]  # fmt: skip
+
+
+def test_a_model_that_computes_nan_judges_nothing(tmp_path):
+    """One line names judge and row; no score of the block is kept."""
+    rows, ledger = [conversation("q", "a"), conversation("q", "b")], Ledger(tmp_path / "l", True)
+    judging = Fixed(dataclasses.replace(card(), model="runs/j"), [scored(1.0), scored(math.nan)])
+    with pytest.raises(
+        NotFiniteError, match=r"^judge a \(runs/j\): its output for .* is not finite"
+    ):
+        scoring.judge_all(judging.card, lambda: judging, rows, ledger, rows=2, title="t")
+    assert ledger.get(0, rows[0], judging.card) is None
 
 
 def test_the_detector_is_a_judge():

@@ -32,5 +32,9 @@ class CheckpointError(UserError):
     """A model folder, an adapter folder or a saved state is not usable."""
 
 
+class NotFiniteError(UserError):
+    """A model's outputs are not finite; the message names the model and the place."""
+
+
 class DivergenceError(UserError):
     """Training produced a loss that is not finite; the message names step and row ids."""

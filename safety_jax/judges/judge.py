@@ -90,6 +90,7 @@ class Score:
             raise ValueError(f"a score of {self.value}; use `unscored`")
 
 
+NOT_FINITE = "the judge's output is not finite"
 NO_ANSWER = "the response ends inside its thought"
 
 
@@ -100,7 +101,7 @@ def unscored(reason: str, **details: Any) -> Score:
 def scored(value: float, label: str = "", **details: Any) -> Score:
     """A score, or an unscored one where a model's output is not finite."""
     if not math.isfinite(value):
-        return unscored("the judge's output is not finite")
+        return unscored(NOT_FINITE)
     return Score(float(value), label, "", details)
 
 

@@ -6,8 +6,10 @@ import jax
 import tqdm
 
 from safety_jax.base import hosts
+from safety_jax.base.errors import NotFiniteError
 from safety_jax.judges.judge import (
     NO_ANSWER,
+    NOT_FINITE,
     Conversation,
     Judge,
     JudgeCard,
@@ -37,6 +39,9 @@ def judge_all(
         load: reads the judge's weights; called where something is left to score.
         rows: of a block.
         leave: the progress bar stays when all is scored.
+
+    Raises:
+        NotFiniteError: the judge's model computes numbers that are not finite.
     """
     count = len(conversations)
     scored = enumerate(conversations)
@@ -60,5 +65,13 @@ def judge_all(
 
 def _scores(judge: Judge, conversations: Sequence[Conversation]) -> list[Score]:
     answered = [one for one in conversations if not one.unfinished]
-    found = iter(judge.score(answered) if answered else [])
+    scores = judge.score(answered) if answered else []
+    for one, score in zip(answered, scores, strict=True):
+        if score.reason == NOT_FINITE:
+            raise NotFiniteError(
+                f"judge {judge.card.name} ({judge.card.model}): its output for {one.where} is not "
+                f"finite, computing in {judge.card.precision}; its weights or its config.json are "
+                "damaged, or the numbers overflow: compute in float32, or use another copy"
+            )
+    found = iter(scores)
     return [unscored(NO_ANSWER) if one.unfinished else next(found) for one in conversations]

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from safety_jax.base import hosts, trees
 from safety_jax.base import mesh as meshes
 from safety_jax.base.batch import Tokens
+from safety_jax.base.errors import NotFiniteError
 from safety_jax.data import encode, loader, thoughts
 from safety_jax.models.decoding import generation
 from safety_jax.models.model import Model
@@ -113,6 +114,11 @@ class First:
         asked = [i for i, (_, ids) in enumerate(pairs) if ids]
         if asked:
             sums[asked] = self._sums(as_examples([pairs[i] for i in asked]))
+        if not np.isfinite(sums).all():
+            raise NotFiniteError(
+                "log-probabilities under the model at the start of the run are not finite: its "
+                "weights are damaged, or the numbers overflow; compute in float32"
+            )
         edges = np.cumsum([len(row) for row in candidates])[:-1]
         return np.split(sums, edges)
 

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base import compilation, trees
-from safety_jax.base.errors import ConfigError
+from safety_jax.base.errors import ConfigError, NotFiniteError
 from safety_jax.data import encode, prompts, records, sources
 from safety_jax.judges import registry
 from safety_jax.judges.planned import Resources
@@ -75,7 +75,10 @@ def run(config: ConfigDict, folder: str) -> None:
             compiled=compiled,
             say=lambda text: print(text, flush=True) if primary else None,
         )
-        outcome = rounds.run(plan, parts, Weights(trainable, frozen))
+        try:
+            outcome = rounds.run(plan, parts, Weights(trainable, frozen))
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{config.model.path}: {error}") from error
 
         # ---- what is handed back
         if primary:

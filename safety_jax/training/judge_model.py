@@ -61,8 +61,8 @@ class Trainee:
     ) -> Float[Array, "B S"]:
         """The score of every segment, in float32; the key switches dropout of adapters on.
 
-        Causal trunks are read at each segment's last token, as `HeadConfig` says. Encoders see all of a row at once, so
-        theirs hold one example, S = 1.
+        Causal trunks are read at each segment's last token, as `HeadConfig` says. Encoders see all
+        of a row at once, so theirs hold one example, S = 1.
         """
         weights, adapters = self._split(trainable, frozen, key)
         if packs(self.scorer):

@@ -11,6 +11,7 @@ no logits are held beyond one chunk of tokens.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -22,8 +23,10 @@ from jaxtyping import Bool, Int
 
 from safety_jax.base import mesh as meshes
 from safety_jax.base.batch import Tokens
+from safety_jax.base.errors import NotFiniteError
 from safety_jax.data import buckets
 from safety_jax.maths import logprobs
+from safety_jax.models import finite
 from safety_jax.models.model import Model
 
 # Rows shorter than this share one shape.
@@ -93,6 +96,7 @@ class LikelihoodScorer:
             title: of a progress bar on process 0; None shows none.
 
         Raises:
+            NotFiniteError: the model's log-probabilities are not finite.
             ValueError: an empty context or continuation, or a continuation longer than `longest`.
         """
         found: list[Likelihood | None] = [None] * len(pairs)
@@ -111,9 +115,16 @@ class LikelihoodScorer:
                 for r, row in enumerate(batch):
                     for member, here in _slots(row, pairs):
                         total = float(scores.logprobs[r, here].sum(dtype=np.float64))
+                        if not math.isfinite(total):
+                            raise self._not_finite(title)
                         found[member] = Likelihood(total, bool(scores.correct[r, here].all()))
                     bar.update(len(row.members))
         return [likelihood for likelihood in found if likelihood is not None]
+
+    def _not_finite(self, title: str | None) -> NotFiniteError:
+        dtype = str(self.model.execution.compute_dtype)
+        where = finite.origin(self.model.weights, dtype)
+        return NotFiniteError(f"{title or 'tasks'}: log-probabilities are not finite: {where}")
 
     def _rows(self, pairs: Sequence[ContextPair]) -> list[_Row]:
         """Pairs that are read behind the same tokens, together, as far as a row has slots."""

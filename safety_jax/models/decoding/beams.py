@@ -204,5 +204,8 @@ def _search(session: Session, numbers: list[int], B: int) -> Beams:
             session.unrolled, settings, setup.eos_ids, session.cache, state, seats, steps,
         )  # fmt: skip
         state = Beams(*map(np.asarray, state))
+        broken = ~np.isfinite(state.scores[: len(numbers)]).all(axis=1)
+        if broken.any():
+            raise session.not_finite(numbers[int(np.argmax(broken))], int(state.written))
         session.bar.wrote(len(numbers) * (int(state.written) - written))
     return state

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from safety_jax.base.errors import DataError
+from safety_jax.base.errors import DataError, NotFiniteError
 from safety_jax.models.decoding import beams, programs
 from safety_jax.models.decoding import kv_cache as caches
 from safety_jax.models.decoding.sampling import SamplingParams
@@ -62,6 +62,7 @@ def generate(
     Raises:
         ConfigError: settings or a pace that cannot be used.
         DataError: a prompt is empty, or has an id outside the vocabulary.
+        NotFiniteError: the model's logits are not finite.
     """
     setup.check(model.mesh)
     vocabulary = model.config.vocabulary_size
@@ -79,6 +80,8 @@ def generate(
         if setup.settings.beams > 1:
             return beams.search(session)
         return _Sampling(session, prompt_ids, seed).run()
+    except NotFiniteError as error:
+        raise NotFiniteError(f"{progress}: {error}" if progress else str(error)) from error
     finally:
         bar.close()
 
@@ -282,8 +285,12 @@ class _Sampling:
                 continue
             fresh = wrote.ids[lane][wrote.ids[lane] >= 0]
             seen = len(self.written[lane])
+            logprobs = wrote.logprobs[lane][: len(fresh)]
+            if not np.isfinite(logprobs).all():  # NaN as soon as one logit is NaN or infinite
+                token = seen + 1 + int(np.argmin(np.isfinite(logprobs)))
+                raise self.session.not_finite(self.prompt_ids[owner[0]], token)
             self.written[lane] += fresh.tolist()
-            self.logprobs[lane] += wrote.logprobs[lane][: len(fresh)].tolist()
+            self.logprobs[lane] += logprobs.tolist()
             answer = self._finished(lane, seen)
             if answer is not None:
                 number, candidate = owner

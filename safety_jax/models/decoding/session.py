@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from safety_jax.base import mesh as meshes
-from safety_jax.base.errors import ConfigError
+from safety_jax.base.errors import ConfigError, NotFiniteError
+from safety_jax.models import finite
 from safety_jax.models.decoding import kv_cache as caches
 from safety_jax.models.decoding import programs
 from safety_jax.models.decoding.sampling import SamplingParams
@@ -191,6 +192,13 @@ class Session:
     def row_parts(self) -> int:
         """Lanes, prompt slots and prompts read at once are multiples of this."""
         return meshes.row_parts(self.model.mesh)
+
+    def not_finite(self, prompt: int, token: int) -> NotFiniteError:
+        """The error of logits that are not finite, where an answer's token was to be chosen."""
+        where = finite.origin(self.model.weights, str(self.model.execution.compute_dtype))
+        return NotFiniteError(
+            f"the logits are not finite at token {token} of the answer to prompt {prompt}: {where}"
+        )
 
     def prompt_tokens(self, longest: int) -> int:
         """The capacity S of slots whose longest prompt has so many tokens."""

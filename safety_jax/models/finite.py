@@ -1,0 +1,20 @@
+"""Numbers that are not finite: a model that computes them answers with noise, so nobody goes on."""
+
+import jax
+import jax.numpy as jnp
+
+from safety_jax.base import trees
+
+_all_finite = jax.jit(lambda array: jnp.isfinite(array).all())
+
+
+def origin(weights: trees.Tree, compute_dtype: str) -> str:
+    """Where such numbers come from, in words: a weight that holds some, or else the arithmetic."""
+    for name, weight in trees.flatten(weights).items():
+        if not bool(_all_finite(weight)):
+            return f"the weight {name} holds numbers that are not finite; use another copy"
+    return (
+        f"all weights are finite, so the numbers overflow in {compute_dtype}, or config.json gives "
+        "a value that the model was not made for: compute in float32, or compare config.json with "
+        "the original"
+    )
