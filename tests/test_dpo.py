@@ -197,4 +197,5 @@ def test_skipped_rows_are_listed(inputs, pairs, tmp_path):  # noqa: F811
     config = configure(inputs, data__train=(str(file),), data__bad_rows="skip", train__max_steps=1)
     dpo.run(config, str(tmp_path / "run"))
     (skipped,) = (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()
-    assert json.loads(skipped) == {"where": "pairs.jsonl line 41", "why": "'rejected' is empty"}
+    why = "'rejected' is empty"
+    assert json.loads(skipped) == {"where": "pairs.jsonl line 41", "why": why, "unwanted": False}
