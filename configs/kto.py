@@ -19,7 +19,7 @@ Expect, by the paper: as good as DPO at 1B to 30B, also where only one in ten an
 
 from ml_collections import ConfigDict
 
-from configs.common import parse_arg
+from configs.common import of_demo, parse_arg
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -117,12 +117,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 def demo(config: ConfigDict):
     """A LLaMA of a million parameters, made by launch/demo; about a minute on two CPU cores."""
-    config.model.path = "launch/demo/model"
+    config.model.path = of_demo("model")
     config.model.parameter_dtype = "float32"
     config.model.compute_dtype = "float32"
     config.model.remat = "none"
-    config.data.train = ("launch/demo/data/pairs.jsonl",)  # both answers of a pair, with labels
-    config.data.eval = "launch/demo/data/held_out_pairs.jsonl"
+    config.data.train = (of_demo("data/pairs.jsonl"),)  # both answers of a pair, with labels
+    config.data.eval = of_demo("data/held_out_pairs.jsonl")
     config.data.template = "plain"
     config.data.max_length = 128
     config.data.row_tokens = 256

@@ -30,7 +30,7 @@ cd "$place/elsewhere"
 
 # What can be asked without a run.
 "$command" > listed
-for name in dpo evaluate plan raft recipe reward score sft; do
+for name in dpo evaluate kto orpo plan raft recipe reward score sft; do
     grep -q "^  $name " listed || fail "the list lacks $name"
     "$command" --config="$name" --help | grep -q "^stage  *= '$name'" || fail "no help of $name"
 done

@@ -55,10 +55,13 @@ def test_a_config_of_the_package_has_its_name_in_every_folder(name):
         config.dpo.betta = 1.0
 
 
-def test_the_demo_is_found_where_it_was_installed():
-    config = config_files.load("sft:demo")
+@pytest.mark.parametrize("stage", ["sft", "dpo", "kto", "orpo", "reward", "raft"])
+def test_the_demo_is_found_where_it_was_installed(stage):
+    config = config_files.load(f"{stage}:demo")
     assert Path(config.model.path, "model.safetensors").is_file()
-    assert Path(config.data.safety).is_file() and Path(config.model.path).is_absolute()
+    assert Path(config.model.path).is_absolute()
+    sources = config.data.prompts if stage == "raft" else config.data.train
+    assert all(Path(spec.partition("?")[0]).is_file() for spec in sources)
 
 
 def test_in_a_checkout_the_demo_has_its_short_names(monkeypatch):
