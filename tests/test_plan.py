@@ -369,7 +369,7 @@ def test_the_runs_own_mesh_and_values_are_taken_when_asked(tmp_path):
         ("plan.set=data.max_length", "expected KEY=VALUE"),
         ("plan.set=data.longest=3", "a key of plan.run's config"),
         ("plan.set=train.batch_size=0", "train.batch_size is 0; expected a whole number, 1 to"),
-        ("plan.set=data.max_length=long", "expected a value like 512, a int"),
+        ("plan.set=data.max_length=long", "expected a whole number of tokens, 2 to 1048576"),
         ("plan.price=h100", "expected CHIP=PRICE"),
         ("plan.slice=h100", "expected 1 number"),
         ("plan.mesh=best", "expected auto or run"),

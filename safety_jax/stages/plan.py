@@ -113,21 +113,21 @@ def set_values(runs: dict[str, ConfigDict], values: Sequence[str]) -> None:
             )
         for config in having:
             now = trees.flatten(config.to_dict())[key]
-            config.update_from_flattened_dict({key: _value(text, written, now)})
+            try:
+                config.update_from_flattened_dict({key: _as_type(written, now)})
+            except (KeyError, ValueError) as error:
+                raise ConfigError(
+                    f"plan.set {text!r}: expected {checks.expected(config, key)}"
+                ) from error
 
 
-def _value(text: str, written: str, now: Any) -> Any:
-    """`written` as a value of the type of `now`."""
-    try:
-        if isinstance(now, bool):
-            return {"true": True, "false": False}[written.lower()]
-        if isinstance(now, tuple):
-            return tuple(written.split(","))
-        return type(now)(written)
-    except (KeyError, ValueError) as error:
-        raise ConfigError(
-            f"plan.set {text!r}: expected a value like {now!r}, a {type(now).__name__}"
-        ) from error
+def _as_type(written: str, now: Any) -> Any:
+    """`written` as a value of the type of `now`; raises a KeyError or ValueError."""
+    if isinstance(now, bool):
+        return {"true": True, "false": False}[written.lower()]
+    if isinstance(now, tuple):
+        return tuple(written.split(","))
+    return type(now)(written)
 
 
 def read_prices(values: Sequence[str]) -> dict[str, float]:
