@@ -12,7 +12,7 @@ from safety_jax.evaluation.answers.existing import read_existing
 from safety_jax.evaluation.answers.responses import Protocol, Response, Responses
 
 KEY = "evaluate.responses"
-PROTOCOL = Protocol("f00d", "alpaca", {"temperature": 0.0, "beams": 4}, 0)
+PROTOCOL = Protocol("f00d", "c0de", "alpaca", {"temperature": 0.0, "beams": 4}, 0)
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_another_protocol_is_not_reused_and_nothing_is_lost(tmp_path, asked, cha
 
 
 def test_protocols_name_what_answers_depend_on(asked):
-    same = Protocol("beef", "alpaca", {"beams": 4, "temperature": 0.0}, 0)
+    same = Protocol("beef", "c0de", "alpaca", {"beams": 4, "temperature": 0.0}, 0)
     assert PROTOCOL.of(asked) == same.of(asked)  # weights are what is compared
     others = [
         dataclasses.replace(PROTOCOL, **change).of(asked)

@@ -139,7 +139,7 @@ def _usage(card: ModelCard) -> str:
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained({base})
+tokenizer = AutoTokenizer.from_pretrained({export})
 base = AutoModelForCausalLM.from_pretrained({base}, dtype="bfloat16")
 model = PeftModel.from_pretrained(base, {export})"""
     elif card.task == CLASSIFICATION:

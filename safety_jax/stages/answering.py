@@ -1,5 +1,6 @@
 """How stages let a model answer: a config's groups become a plan of decoding."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -7,9 +8,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
-from safety_jax.base.errors import ConfigError
 from safety_jax.data import thoughts
 from safety_jax.models.decoding import generation
+from safety_jax.models.decoding.ends import endings
 from safety_jax.models.execution import float_type
 
 
@@ -18,23 +19,20 @@ def make_setup(
     sample: ConfigDict,
     tokens: PreTrainedTokenizerBase,
     mesh: Mesh,
-    path: str,
+    ends: Sequence[int],
 ) -> generation.Setup:
     """How answers are written.
 
     Args:
         group: temperature and so on, see `configs/raft.py`.
         sample: the pace: lanes, buckets, chunks.
-        path: the model's, for messages.
+        ends: token ids that end an answer, see `ends.model_ends`.
 
     Raises:
-        ConfigError: values that cannot be used, or a tokenizer without an EOS.
+        ConfigError: values that cannot be used.
     """
-    if tokens.eos_token_id is None:
-        raise ConfigError(f"{path}: the tokenizer has no EOS, so no answer would end")
-    stop = generation.Stop(tuple(group.stop), thoughts.reader(tokens))
-    ends = (int(tokens.eos_token_id),)
-    setup = generation.Setup(read_settings(group), read_pace(sample), ends, stop)
+    ids, stop = endings(tokens, ends, tuple(group.stop), thoughts.reader(tokens))
+    setup = generation.Setup(read_settings(group), read_pace(sample), ids, stop)
     setup.check(mesh)
     return setup
 

@@ -312,7 +312,7 @@ def ask(
         group = config.answer.copy_and_resolve_references()
         if of.kind == CHOICE:
             group.beams, group.max_new_tokens = 1, config.evaluate.choice_tokens
-        setup = answering.make_setup(group, config.sample, opened.tokenizer, mesh, opened.path)
+        setup = answering.make_setup(group, config.sample, opened.tokenizer, mesh, opened.ends)
         # Prompts that bring their own words are fed as they are; chat models need their turns.
         name = config.data.template
         template = "bare" if of.framed and name != "chat" else name
@@ -333,6 +333,8 @@ def ask(
             "activations": config.model.compute_dtype,
         }
         worded = worded_as(template, rules)
-        protocol = Protocol(opened.weights_sha256, worded, decoding, config.seed)
+        protocol = Protocol(
+            opened.weights_sha256, opened.tokenizer_sha256, worded, decoding, config.seed
+        )
         found[of.name] = ModelAnswers(ids, setup, protocol)
     return found

@@ -16,7 +16,7 @@ from safety_jax.data import encode, prompts
 from safety_jax.data.corpus import Rows
 from safety_jax.models import llama, lora
 from safety_jax.models.execution import Execution, float_type
-from safety_jax.models.folders import hf_config, peft, tokenizer
+from safety_jax.models.folders import hf_config, peft, tokenizer_files
 from safety_jax.models.folders import hub as folders
 from safety_jax.stages import texts
 from safety_jax.training import optim, policy
@@ -50,13 +50,15 @@ def base(config: ConfigDict, mesh: Mesh) -> Base:
     folder = folders.resolve(config.model.path)
     model = hf_config.read_config(folder)
     llama.shardings(model, mesh)
-    return Base(folder, model, tokenizer.load_tokenizer(tokenizer_folder(config, folder)))
+    return Base(folder, model, tokenizer_files.load(tokenizer_folders(config, folder)))
 
 
-def tokenizer_folder(config: ConfigDict, model: Path) -> Path:
-    """Where a run's tokenizer lies: in the model's folder, unless the config names another."""
-    own = config.model.tokenizer
-    return folders.resolve(own) if own else model
+def tokenizer_folders(config: ConfigDict, model: Path) -> tuple[Path, ...]:
+    """Where a run's tokenizer lies: in the folder that the config names, or else with the adapter
+    to start from, or else with the model."""
+    start = config.model.adapter if "adapter" in config.model else ""
+    adapter = folders.resolve(start) if start else None
+    return tokenizer_files.sources(config.model.tokenizer, adapter, model)
 
 
 def rows(config: ConfigDict, bad_rows: str) -> Rows:

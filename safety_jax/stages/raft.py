@@ -21,6 +21,7 @@ from safety_jax.data import encode, prompts, records, sources
 from safety_jax.judges import registry
 from safety_jax.judges.planned import Resources
 from safety_jax.models import lora
+from safety_jax.models.decoding.ends import model_ends
 from safety_jax.raft import judging, prompt_pool, round_measures, rounds, sampling, selection
 from safety_jax.raft.setup import RaftParts, RaftPlan, RoundSummary, Weights
 from safety_jax.report import model_card
@@ -63,7 +64,7 @@ def run(config: ConfigDict, folder: str) -> None:
             sample=config.sample,
             tokens=base.tokens,
             mesh=mesh,
-            path=config.model.path,
+            ends=model_ends(base.folder, base.tokens),
         )
         parts = RaftParts(
             policy=trained,

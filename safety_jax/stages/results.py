@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from safety_jax.base import files, trees
 from safety_jax.models.folders import hub as folders
+from safety_jax.models.folders import tokenizer_files
 from safety_jax.report import model_card
 from safety_jax.stages import groups
 from safety_jax.training import metrics, workdir
@@ -51,10 +52,8 @@ def write(
                     "keeps all of it",
                     flush=True,
                 )
-        source = groups.tokenizer_folder(config, learner.folder)
-        for target in (place.export, place.path / "merged"):
-            if target.is_dir():
-                folders.copy_matching(source, folders.TOKENIZER_FILES, target)
+        for target in lost:
+            tokenizer_files.copy(groups.tokenizer_folders(config, learner.folder), target)
 
 
 def write_card(

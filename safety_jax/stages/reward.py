@@ -24,7 +24,7 @@ from safety_jax.maths import losses
 from safety_jax.models.encoders import heads
 from safety_jax.models.execution import Execution, float_type
 from safety_jax.models.folders import hub as folders
-from safety_jax.models.folders import tokenizer
+from safety_jax.models.folders import tokenizer_files
 from safety_jax.report import plots
 from safety_jax.stages import groups, texts, training
 from safety_jax.training import judge_model, judge_quality, judging
@@ -103,7 +103,7 @@ def read_corpus(
 ) -> tuple[judged.Wording, Corpus[judged.JudgedAnswers]]:
     """How texts are worded, and what the config's `data` group names, as token ids."""
     data, kind = config.data, config.reward.kind
-    tokens = tokenizer.load_tokenizer(groups.tokenizer_folder(config, folder))
+    tokens = tokenizer_files.load(groups.tokenizer_folders(config, folder))
     wording = judged.wording(
         data.template,
         tokens,

@@ -6,7 +6,7 @@
 A line holds all that an answer depends on, so that no answer is ever taken for another's:
 
     {"set": "I-CoNa", "id": "0", "prompt_sha256": "…", "template": "alpaca", "decoding": "16 hex",
-     "seed": 0, "weights": "…", "response": "…", "finish": "eos"}
+     "seed": 0, "weights": "…", "tokenizer": "…", "response": "…", "finish": "eos"}
 
 Of a model that thinks, `response` is all it wrote, and `thought` and `answer` are its parts.
 """
@@ -62,11 +62,14 @@ class Protocol:
 
     Attributes:
         weights: names the model: a hash of its weights, and of its adapter's.
+        tokenizer: a hash of how the model reads prompts and where its answers end; models that are
+            compared have their own.
         template: how a prompt is worded.
         decoding: settings of the decoder, and its precision; JSON values.
     """
 
     weights: str
+    tokenizer: str
     template: str
     decoding: Mapping[str, Any]
     seed: int
@@ -149,6 +152,7 @@ class Responses:
             "decoding": self._protocol.decoding_hash(),
             "seed": self._protocol.seed,
             "weights": self._protocol.weights,
+            "tokenizer": self._protocol.tokenizer,
         }
 
     def _known(self, lines: Sequence[dict[str, Any]]) -> list[Response]:

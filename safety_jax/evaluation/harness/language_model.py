@@ -33,6 +33,7 @@ from safety_jax.evaluation.harness.loglikelihood import (
     RequestLimits,
 )
 from safety_jax.models.decoding import generation
+from safety_jax.models.decoding.ends import endings
 from safety_jax.models.model import Model
 
 # New tokens where a task does not say; HFLM's.
@@ -245,9 +246,10 @@ class HarnessLM(TemplateLM):
                 f"a task asks for {settings.max_new_tokens} new tokens; expected fewer than the "
                 f"{self.max_length} that the model reads, lower max_gen_toks in the task's file"
             )
-        ends, strings = self._endings(until)
-        # Beam search ends at tokens only; its text is cut afterwards.
-        stop = generation.Stop(() if settings.beams > 1 else strings, self._text)
+        strings = [string for string in until if string]
+        ends, stop = endings(self.tokenizer, self._eos_ids, strings, self._text)
+        if settings.beams > 1:  # beam search ends at tokens only; its text is cut afterwards
+            stop = generation.Stop((), self._text)
         setup = generation.Setup(settings, self._pace, ends, stop)
         prompts = [self.tok_encode(text) or [self.prefix_token_id] for text in contexts]
         self.cut["generate_until"] += sum(len(prompt) > room for prompt in prompts)
@@ -270,16 +272,6 @@ class HarnessLM(TemplateLM):
         """What a task's metrics read: never a thought."""
         whole = thoughts.opened(self._text(prompt[-16:])) + text
         return thoughts.split(whole, unwrap=False).answer
-
-    def _endings(self, until: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        """Tokens and strings that end an answer: text is read without its special tokens, so those
-        among the strings must be known by their ids."""
-        special = dict(
-            zip(self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=True)
-        )
-        ids = {int(special[string]) for string in until if string in special}
-        strings = tuple(string for string in until if string and string not in special)
-        return tuple(sorted({*self._eos_ids, *ids})), strings
 
 
 def read_settings(asked: dict[str, Any]) -> tuple[generation.SamplingParams, list[str]]:

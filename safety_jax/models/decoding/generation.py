@@ -22,6 +22,7 @@ import numpy as np
 from safety_jax.base.errors import DataError, NotFiniteError
 from safety_jax.models.decoding import beams, programs
 from safety_jax.models.decoding import kv_cache as caches
+from safety_jax.models.decoding.ends import Stop
 from safety_jax.models.decoding.sampling import SamplingParams
 from safety_jax.models.decoding.session import (
     Completion,
@@ -29,7 +30,6 @@ from safety_jax.models.decoding.session import (
     Pace,
     Session,
     Setup,
-    Stop,
     bucket,
 )
 from safety_jax.models.model import Model

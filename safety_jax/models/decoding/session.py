@@ -6,7 +6,7 @@ and which lane answers it; the arrays are moved here.
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from safety_jax.base.errors import ConfigError, NotFiniteError
 from safety_jax.models import finite
 from safety_jax.models.decoding import kv_cache as caches
 from safety_jax.models.decoding import programs
+from safety_jax.models.decoding.ends import Stop
 from safety_jax.models.decoding.sampling import SamplingParams
 from safety_jax.models.decoding.unrolled import unroll
 from safety_jax.models.model import Model
@@ -58,38 +59,6 @@ class Pace:
 
 
 @dataclasses.dataclass(frozen=True)
-class Stop:
-    """Strings that end an answer, and how to read one.
-
-    Attributes:
-        strings: the answer is cut before the first of them; may be empty.
-        text: token ids to text, special tokens left out.
-    """
-
-    strings: tuple[str, ...]
-    text: Callable[[Sequence[int]], str]
-
-    def cut(self, ids: Sequence[int], seen: int) -> tuple[int, str] | None:
-        """How many tokens it takes to complete a stop string, and the text before it; or None.
-
-        Args:
-            seen: so many tokens are known to complete none.
-        """
-        if not self.strings or self._before(ids) is None:
-            return None
-        for count in range(seen + 1, len(ids) + 1):
-            text = self._before(ids[:count])
-            if text is not None:
-                return count, text
-        return None
-
-    def _before(self, ids: Sequence[int]) -> str | None:
-        text = self.text(ids)
-        places = [place for string in self.strings if (place := text.find(string)) >= 0]
-        return text[: min(places)] if places else None
-
-
-@dataclasses.dataclass(frozen=True)
 class Completion:
     """One answer.
 
@@ -124,7 +93,11 @@ class Setup:
         """Raises a ConfigError for settings or a pace that cannot be used, or not on this mesh."""
         self.settings.check()
         self.pace.check(meshes.row_parts(mesh))
-        if self.settings.beams > 1 and self.stop is not None and self.stop.strings:
+        if (
+            self.settings.beams > 1
+            and self.stop is not None
+            and (self.stop.strings or self.stop.spelled)
+        ):
             raise ConfigError(
                 f"stop strings with {self.settings.beams} beams: beam search ends at token ids "
                 "only; leave the strings out, or set beams to 1"
@@ -133,7 +106,7 @@ class Setup:
     def complete(self, ids: list[int], logprobs_sum: float) -> Completion:
         """An answer that no stop string ended."""
         ended = bool(ids) and ids[-1] in self.eos_ids
-        text = None if self.stop is None else self.stop.text(ids[: len(ids) - ended])
+        text = None if self.stop is None else self.stop.read(ids, self.eos_ids)
         return Completion(ids, logprobs_sum, "eos" if ended else "length", text)
 
 

@@ -2,21 +2,19 @@
 
 import dataclasses
 import functools
+import hashlib
 from pathlib import Path
 
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from transformers import PreTrainedTokenizerBase
 
-from safety_jax.base.errors import ConfigError
 from safety_jax.models import llama
+from safety_jax.models.decoding.ends import model_ends
 from safety_jax.models.execution import Execution
-from safety_jax.models.folders import hf, hf_config, peft
+from safety_jax.models.folders import hf, hf_config, peft, tokenizer_files
 from safety_jax.models.folders import hub as folders
-from safety_jax.models.folders import tokenizer as tokenizers
 from safety_jax.models.model import Model
-
-_ADAPTER = "adapter_config.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +25,7 @@ class ModelFolder:
         path: as somebody named it: of a full model, or of an adapter.
         folder: of the full model, or of the base.
         adapter: the adapter's folder; None for a full model.
+        tokenizer_folders: where the tokenizer came from, see `tokenizer_files.sources`.
     """
 
     path: str
@@ -34,6 +33,7 @@ class ModelFolder:
     adapter: Path | None
     config: llama.LlamaConfig
     execution: Execution
+    tokenizer_folders: tuple[Path, ...]
     tokenizer: PreTrainedTokenizerBase
 
     @functools.cached_property
@@ -41,6 +41,17 @@ class ModelFolder:
         """Of all weight files that the model is made of."""
         parts = [self.folder] if self.adapter is None else [self.adapter, self.folder]
         return "+".join(folders.shared_fingerprint(part) for part in parts)
+
+    @functools.cached_property
+    def ends(self) -> tuple[int, ...]:
+        """Token ids that end an answer."""
+        return model_ends(self.folder, self.tokenizer)
+
+    @functools.cached_property
+    def tokenizer_sha256(self) -> str:
+        """Of the tokenizer's files, its chat template among them, and of where answers end."""
+        files = tokenizer_files.fingerprint(self.tokenizer_folders)
+        return hashlib.sha256(f"{files} {self.ends}".encode()).hexdigest()
 
     def load(self, dtype: DTypeLike) -> Model:
         """The model on its mesh, its weights as `dtype`; adapters are float32.
@@ -67,26 +78,21 @@ def open_model(
 
     Args:
         path: a Hugging Face folder or hub id; or a PEFT folder, whose `adapter_config.json` names
-            the base, relative to where the command runs.
-        own_tokenizer: a folder; "" for the model's own.
+            the base, see `peft.base_folder`.
+        own_tokenizer: a folder; "" for the adapter's, or where that has none, the model's.
         compute_dtype, backend, remat: see `Execution.build`.
 
     Raises:
         ConfigError, CheckpointError: it cannot be used on this mesh.
     """
     folder, adapter = folders.resolve(path), None
-    if (folder / _ADAPTER).is_file():
-        base = folders.read_json(folder / _ADAPTER).get("base_model_name_or_path")
-        if not base:
-            raise ConfigError(
-                f"{folder / _ADAPTER}: 'base_model_name_or_path' is missing; expected the folder "
-                "or hub id of the model that the adapter belongs to"
-            )
-        folder, adapter = folders.resolve(str(base)), folder
+    if (folder / folders.ADAPTER).is_file():
+        folder, adapter = peft.base_folder(folder), folder
     config = hf_config.read_config(folder)
     llama.shardings(config, mesh)
     execution = Execution.build(
         mesh, window=config.window, compute_dtype=compute_dtype, backend=backend, remat=remat
     )
-    tokens = tokenizers.load_tokenizer(folders.resolve(own_tokenizer) if own_tokenizer else folder)
-    return ModelFolder(path, folder, adapter, config, execution, tokens)
+    found = tokenizer_files.sources(own_tokenizer, adapter, folder)
+    tokens = tokenizer_files.load(found)
+    return ModelFolder(path, folder, adapter, config, execution, found, tokens)

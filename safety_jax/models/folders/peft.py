@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from safety_jax.base import mesh as meshes
 from safety_jax.base import trees
-from safety_jax.base.errors import CheckpointError
+from safety_jax.base.errors import CheckpointError, UserError
 from safety_jax.models import llama, lora
 from safety_jax.models.folders import hub as folders
 from safety_jax.models.folders import safetensors, streaming
@@ -73,6 +73,34 @@ def key(target: str, layer: int, factor: str) -> str:
     """PEFT's name of one factor of one layer."""
     module = f"{BLOCKS[target]}.{MODULES[target]}"
     return f"base_model.model.model.layers.{layer}.{module}.{FACTORS[factor]}.weight"
+
+
+def base_folder(folder: Path) -> Path:
+    """The folder of the model that an adapter belongs to.
+
+    A relative path is looked for from where the command runs, as peft does, and from the adapter's
+    folder, so that a model and its adapter may move together.
+
+    Raises:
+        CheckpointError: no base is named, or none can be found.
+    """
+    file = folder / CONFIG
+    named = folders.read_json(file).get("base_model_name_or_path")
+    if not isinstance(named, str) or not named:
+        raise CheckpointError(
+            f"{file}: base_model_name_or_path is {f'{named!r}'[:60]}; expected the folder or hub "
+            "id of the model that the adapter belongs to"
+        )
+    beside = folder / named
+    try:
+        if not Path(named).is_dir() and beside.is_dir():
+            return beside
+        return folders.resolve(named)
+    except UserError as error:
+        raise CheckpointError(
+            f"{file}: base_model_name_or_path: {error}; put the model there, or write into the "
+            "file where it is"
+        ) from error
 
 
 # ---------------------------------------------------------------------------- loading

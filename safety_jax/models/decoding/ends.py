@@ -1,0 +1,143 @@
+"""Where an answer ends: at the token ids that its model's folder names, and at strings."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from safety_jax.base.errors import CheckpointError, ConfigError
+from safety_jax.models.folders import hub as folders
+
+GENERATION, CONFIG = "generation_config.json", "config.json"
+
+
+def model_ends(folder: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Token ids that end an answer, ascending.
+
+    Those that `generate` of transformers stops at: what `generation_config.json` says, or where
+    there is no such file, `config.json`. And the tokenizer's EOS, with which training ends every
+    answer, whatever the base's files say.
+
+    Args:
+        folder: of the full model; of an adapter, its base's.
+
+    Raises:
+        CheckpointError: a file cannot be read, or names no token ids.
+        ConfigError: no end is named anywhere.
+    """
+    file = folder / (GENERATION if (folder / GENERATION).exists() else CONFIG)
+    named = folders.read_json(file).get("eos_token_id")
+    ids = named if isinstance(named, list) else [] if named is None else [named]
+    if not all(isinstance(one, int) and not isinstance(one, bool) for one in ids):
+        raise CheckpointError(
+            f"{file}: eos_token_id is {f'{named!r}'[:60]}; expected a token id, or a list of them"
+        )
+    if tokenizer.eos_token_id is not None:
+        ids = [*ids, int(tokenizer.eos_token_id)]
+    ends = tuple(sorted({one for one in ids if 0 <= one < 2**31}))
+    if not ends:
+        raise ConfigError(
+            f"{folder}: neither {GENERATION}, {CONFIG} nor the tokenizer names an end of answers "
+            "(EOS), so none would end; add eos_token_id to one of them"
+        )
+    return ends
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The tokens that are left out where ids are read as text, and their ids."""
+    added = tokenizer.added_tokens_decoder.items()
+    known = {str(token): number for number, token in added if token.special}
+    named = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
+    return known | {token: int(number) for token, number in named}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stop:
+    """Strings that end an answer, and how to read one.
+
+    Attributes:
+        strings: the answer is cut before the first of them; may be empty.
+        text: token ids to text, special tokens left out.
+        spelled: strings with special tokens in them, which `text` would never show.
+        spell: token ids to text, special tokens included.
+        words: ends that are text, say a full stop; all others are marks that nobody reads.
+    """
+
+    strings: tuple[str, ...]
+    text: Callable[[Sequence[int]], str]
+    spelled: tuple[str, ...] = ()
+    spell: Callable[[Sequence[int]], str] | None = None
+    words: frozenset[int] = frozenset()
+
+    def read(self, ids: Sequence[int], ends: Sequence[int]) -> str:
+        """The text of a whole answer, which one of `ends` may end."""
+        marked = bool(ids) and ids[-1] in ends and ids[-1] not in self.words
+        return self.text(ids[: len(ids) - marked])
+
+    def cut(self, ids: Sequence[int], seen: int) -> tuple[int, str] | None:
+        """How many tokens it takes to complete a stop string, and the text before it; or None.
+
+        Args:
+            seen: so many tokens are known to complete none.
+        """
+        if not (self.strings or self.spelled) or self._before(ids) is None:
+            return None
+        for count in range(seen + 1, len(ids) + 1):
+            text = self._before(ids[:count])
+            if text is not None:
+                return count, text
+        return None
+
+    def _before(self, ids: Sequence[int]) -> str | None:
+        text = self.text(ids)
+        place = _first(self.strings, text)
+        if place is not None:
+            return text[:place]
+        if self.spell is None or not self.spelled:
+            return None
+        whole = self.spell(ids)
+        place = _first(self.spelled, whole)
+        if place is None:
+            return None
+        # The tokens that end before the string are read as text; of the next, what stands before.
+        count = next(n for n in range(len(ids), -1, -1) if len(self.spell(ids[:n])) <= place)
+        return self.text(ids[:count]) + whole[len(self.spell(ids[:count])) : place]
+
+
+def _first(strings: Iterable[str], text: str) -> int | None:
+    return min((place for string in strings if (place := text.find(string)) >= 0), default=None)
+
+
+def endings(
+    tokenizer: PreTrainedTokenizerBase,
+    ends: Iterable[int],
+    strings: Sequence[str],
+    text: Callable[[Sequence[int]], str],
+) -> tuple[tuple[int, ...], Stop]:
+    """Token ids and strings that end an answer.
+
+    A string that is a special token, say `<|im_end|>`, joins the ids: text is read without such
+    tokens, and beam search knows ids only.
+
+    Args:
+        ends: see `model_ends`.
+        text: token ids to text, special tokens left out.
+
+    Raises:
+        ConfigError: an empty string, which would end every answer before it begins.
+    """
+    if not all(isinstance(string, str) and string for string in strings):
+        raise ConfigError(f"stop strings {tuple(strings)!r}: expected texts, none of them empty")
+    special = special_tokens(tokenizer)
+    ids = {special[string] for string in strings if string in special}
+    others = [string for string in strings if string not in special]
+    spelled = tuple(s for s in others if any(token and token in s for token in special))
+    plain = tuple(string for string in others if string not in spelled)
+
+    def spell(ids: Sequence[int]) -> str:
+        return str(tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    found = tuple(sorted({*ends, *ids}))
+    marks = set(special.values()) | set(tokenizer.added_tokens_decoder)
+    return found, Stop(plain, text, spelled, spell, frozenset(found) - marks)
