@@ -219,7 +219,8 @@ ATTRIBUTES = {
     "whole modules": ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
     "DoRA": ({"use_dora": True}, "use_dora = True"),
     "some layers": ({"layers_to_transform": [0]}, "layers_to_transform"),
-    "layer 0 alone": ({"layers_to_transform": 3}, "layers_to_transform"),
+    "layer 3 alone": ({"layers_to_transform": 3}, "layers_to_transform = 3; expected all 2"),
+    "a layer twice": ({"layers_to_transform": [0, 0]}, "layers_to_transform"),
     "transposed": ({"fan_in_fan_out": True}, "fan_in_fan_out"),
     "bias of B": ({"lora_bias": True}, "lora_bias"),
     "tokens": ({"trainable_token_indices": [1]}, "trainable_token_indices"),
@@ -229,6 +230,8 @@ ATTRIBUTES = {
     "OLoRA": ({"init_lora_weights": "olora"}, "also changed the base"),
     "no rank": ({"r": None}, "expected r >= 1"),
     "rank 0": ({"r": 0}, "expected r >= 1"),
+    "rank true": ({"r": True}, "expected r >= 1"),
+    "endless alpha": ({"lora_alpha": 1e999}, "lora_alpha inf"),
     "alpha as text": ({"lora_alpha": "16"}, "lora_alpha '16'"),
     "dropout of 1": ({"lora_dropout": 1.0}, "a probability"),
     "no targets": ({"target_modules": None}, "target_modules None"),
@@ -244,6 +247,58 @@ def test_what_is_more_than_lora_is_refused(case, tmp_path, config, one_device):
     folder = write_adapter(tmp_path / "adapter", **changes)
     found = refusal(folder, config, one_device)
     assert message in found and "adapter" in found
+    broken = ("expected r >= 1", "lora_alpha", "a probability", "target_modules None", "shape")
+    assert any(word in message for word in broken) or "merge_and_unload()" in found
+
+
+AS_GOOD_AS_PLAIN = {
+    "all layers by number": {"layers_to_transform": [1, 0], "layers_pattern": "layers"},
+    "the same rank and alpha by module": {
+        "rank_pattern": {"q_proj": RANK}, "alpha_pattern": {".*v_proj": 16},
+    },
+    "an excluded target": {
+        "target_modules": ["q_proj", "v_proj", "down_proj", "k_proj", "lm_head"],
+        "exclude_modules": ["self_attn.k_proj", "k_proj", "lm_head"],
+    },
+    "an excluded target by rule": {
+        "target_modules": ["q_proj", "v_proj", "down_proj", "up_proj"],
+        "exclude_modules": r".*\.(up|gate)_proj",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", AS_GOOD_AS_PLAIN)
+def test_what_says_the_same_in_other_words_loads(case, tmp_path, config, one_device):
+    plain = peft.load(write_adapter(tmp_path / "plain"), config, one_device)
+    other = write_adapter(tmp_path / "other", **AS_GOOD_AS_PLAIN[case])
+    found = peft.load(other, config, one_device)
+    assert found[1] == plain[1]
+    for one, same in zip(jax.tree.leaves(found[0]), jax.tree.leaves(plain[0]), strict=True):
+        np.testing.assert_array_equal(one, same)
+
+
+def test_mixed_dtypes_are_read_as_float32(tmp_path, config, one_device):
+    tensors = adapter_tensors()
+    tensors[Q_A.format(0)] = tensors[Q_A.format(0)].astype(np.float16)
+    adapters, settings = peft.load(write_adapter(tmp_path / "x", tensors), config, one_device)
+    assert settings.dtype == "float32"
+    expected = tensors[Q_A.format(0)].astype(np.float32)
+    np.testing.assert_array_equal(adapters.weights["query"]["a"][0], expected)
+
+
+def test_the_base_is_found_from_here_or_from_the_adapter(tmp_path, monkeypatch):
+    base, adapter = tmp_path / "models" / "base", tmp_path / "models" / "adapter"
+    base.mkdir(parents=True)
+    write_adapter(adapter, base_model_name_or_path="../base")
+    monkeypatch.chdir(tmp_path)
+    assert peft.base_folder(adapter).samefile(base)
+    (tmp_path / "near").mkdir()
+    write_adapter(adapter, base_model_name_or_path="near")
+    assert peft.base_folder(adapter).samefile(tmp_path / "near")
+    for named in ("./nowhere", "", None, ["x"]):
+        write_adapter(adapter, base_model_name_or_path=named)
+        with pytest.raises(CheckpointError, match="adapter_config.json: base_model_name_or_path"):
+            peft.base_folder(adapter)
 
 
 def replaced(old, new=None):
@@ -281,10 +336,6 @@ TENSORS = {
         lambda tensors: tensors | {Q_A.format(0): np.zeros((4, 48), np.float32)},
         "has shape [4, 48]",
     ),
-    "mixed dtypes": (
-        lambda tensors: tensors | {Q_A.format(0): np.zeros((4, 32), np.float16)},
-        "mixes dtypes float16, float32",
-    ),
 }
 Q = np.zeros((4, 32), np.float32)
 
@@ -294,6 +345,13 @@ def test_weights_that_do_not_fit_are_refused(case, tmp_path, config, one_device)
     change, message = TENSORS[case]
     folder = write_adapter(tmp_path, change(adapter_tensors()), target_modules=".*")
     assert message in refusal(folder, config, one_device)
+
+
+def test_a_model_and_an_adapter_in_each_others_place(tmp_path, config, one_device):
+    model = cases.write_folder(tmp_path / "model", cases.read_config(CASE))
+    assert "a full model; give it as model.path" in refusal(model, config, one_device)
+    with pytest.raises(CheckpointError, match="it is an adapter: give it as model.adapter"):
+        hf.read_config(write_adapter(tmp_path / "adapter"))
 
 
 def test_missing_files(tmp_path, config, one_device):

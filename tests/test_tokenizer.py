@@ -7,8 +7,9 @@ import pytest
 import sentencepiece
 
 from safety_jax.base.errors import CheckpointError
+from safety_jax.models.folders import tokenizer_files
 from safety_jax.models.folders.tokenizer import load_tokenizer
-from tests.tiny_tokenizers import CHATML, CORPUS, llama, sentencepiece_model
+from tests.tiny_tokenizers import CHATML, CORPUS, llama, qwen, sentencepiece_model
 
 
 def texts(count=300):
@@ -122,3 +123,51 @@ def test_code_in_the_folder_is_not_run(tmp_path):
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         load_tokenizer(tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+# ---------------------------------------------------------------------------- whose tokenizer
+
+
+def test_an_adapters_own_tokenizer_or_template_counts_before_the_models(tmp_path):
+    model, adapter, own = tmp_path / "model", tmp_path / "adapter", tmp_path / "own"
+    llama(chat_template="base").save_pretrained(model)
+    qwen(chat_template="own").save_pretrained(own)
+    adapter.mkdir()
+
+    def template(given="") -> str:
+        return tokenizer_files.load(tokenizer_files.sources(given, adapter, model)).chat_template
+
+    def hashed() -> str:
+        return tokenizer_files.fingerprint(tokenizer_files.sources("", adapter, model))
+
+    assert template() == "base"
+    plain = hashed()
+    (adapter / "chat_template.jinja").write_text("of the adapter")
+    assert template() == "of the adapter" and hashed() != plain
+    assert tokenizer_files.load((model, adapter)).eos_token == "</s>"
+    qwen(chat_template="its own").save_pretrained(adapter)
+    assert template() == "its own" and template(str(own)) == "own"
+    (adapter / "chat_template.jinja").write_bytes(b"\xff")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (adapter / name).unlink()
+    with pytest.raises(CheckpointError, match="chat_template.jinja: cannot be read"):
+        template()
+
+
+def test_a_copied_tokenizer_leaves_nothing_of_another(tmp_path):
+    """And the exported model stops at the EOS it was taught, beside those of its base."""
+    export, trained = tmp_path / "export", tmp_path / "trained"
+    llama(chat_template="old").save_pretrained(export)
+    qwen().save_pretrained(trained)
+    settings = json.loads((trained / "tokenizer_config.json").read_text())
+    settings["chat_template"] = "new"  # as older releases kept it
+    (trained / "tokenizer_config.json").write_text(json.dumps(settings))
+    eos = qwen().eos_token_id
+    for given, expected in ((7, [7, eos]), ([eos, 7], [eos, 7]), (None, eos)):
+        generation = export / "generation_config.json"
+        generation.write_text(json.dumps({"eos_token_id": given, "top_p": 0.5}))
+        tokenizer_files.copy((trained,), export)
+        assert json.loads(generation.read_text()) == {"eos_token_id": expected, "top_p": 0.5}
+    assert load_tokenizer(export).chat_template == "new"
+    assert load_tokenizer(export)("a b").input_ids == qwen()("a b").input_ids
+    assert not (export / "chat_template.jinja").exists()

@@ -128,7 +128,7 @@ def adapter_settings(config: ConfigDict, targets: tuple[str, ...]) -> peft.LoraC
         dropout=config.lora.dropout,
         targets=targets,
         rslora=config.lora.rslora,
-        base_name=config.model.path,
+        base_name=folders.absolute(config.model.path),
         dtype="float32",
     )
 

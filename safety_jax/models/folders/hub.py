@@ -19,6 +19,9 @@ from safety_jax.base.errors import CheckpointError
 from safety_jax.models.folders import safetensors
 
 ADAPTER = "adapter_config.json"
+ADAPTER_HINT = (
+    "it is an adapter: give it as model.adapter, and the model that it belongs to as model.path"
+)
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TOKENIZER_FILES = (
@@ -70,6 +73,12 @@ def resolve(path_or_hub_id: str | Path) -> Path:
         ) from error
 
 
+def absolute(path_or_hub_id: str) -> str:
+    """A name of a model that holds in any folder: a path from the root, or the hub id as it is."""
+    folder = Path(path_or_hub_id).expanduser()
+    return str(folder.absolute()) if folder.is_dir() else path_or_hub_id
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
@@ -80,12 +89,8 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         return files.read_object(file, CheckpointError, advice)
     except FileNotFoundError as error:
-        hint = "expected a Hugging Face folder"
-        if (file.parent / ADAPTER).is_file():
-            hint = (
-                "it is an adapter; give it as model.adapter, and the model it belongs to as "
-                "model.path"
-            )
+        adapter = (file.parent / ADAPTER).is_file()
+        hint = ADAPTER_HINT if adapter else "expected a Hugging Face folder"
         raise CheckpointError(f"{file.parent} holds no {file.name}; {hint}") from error
 
 
@@ -165,7 +170,8 @@ def _refuse_without_weights(folder: Path) -> None:
             f"{model}.from_pretrained(...).save_pretrained(...)"
         )
     found = f"only {sorted(other)[0]}" if other else "no weights"
-    raise CheckpointError(f"{folder} holds {found}; expected {WEIGHTS} or {INDEX}")
+    hint = f"; {ADAPTER_HINT}" if (folder / ADAPTER).is_file() else ""
+    raise CheckpointError(f"{folder} holds {found}; expected {WEIGHTS} or {INDEX}{hint}")
 
 
 def token_ids(folder: Path | None) -> dict[str, int | None]:

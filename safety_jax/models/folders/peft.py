@@ -2,11 +2,13 @@
 
 Keys are `base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight`; A is [R, in] and B is
 [out, R], as ours. What PEFT can express and this framework cannot (other ranks on some modules,
-trained biases, DoRA, adapted embeddings, some layers only) is refused by name.
+trained biases, DoRA, adapted embeddings, some layers only) is refused by name, with the way out:
+such an adapter can be merged, and the result used as a model.
 """
 
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from safety_jax.base.errors import CheckpointError, UserError
 from safety_jax.models import llama, lora
 from safety_jax.models.folders import hub as folders
 from safety_jax.models.folders import safetensors, streaming
+from safety_jax.models.folders.attributes import is_number
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BLOCKS = {"query": "self_attn", "key": "self_attn", "value": "self_attn", "output": "self_attn"}
@@ -31,7 +34,11 @@ MODULES = {ours: module for module, ours in lora.TARGETS.items()}
 
 HANDLED = frozenset(
     {"peft_type", "task_type", "r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora"}
-    | {"base_model_name_or_path", "init_lora_weights"}
+    | {"base_model_name_or_path", "init_lora_weights", "exclude_modules", "layers_to_transform"}
+)
+MERGE = (
+    "merge it with peft, PeftModel.from_pretrained(base, adapter).merge_and_unload()"
+    ".save_pretrained(FOLDER), and give FOLDER as model.path"
 )
 
 # Attributes that change the model when they are on, with the values that leave it off. PEFT adds
@@ -42,10 +49,12 @@ SWITCHED_OFF: dict[str, tuple[Any, ...]] = {
 }
 IRRELEVANT = frozenset(
     # origin, and settings of features that the attributes above switch on
-    "auto_mapping corda_config eva_config exclude_modules inference_mode layers_pattern"
+    "auto_mapping corda_config eva_config inference_mode layers_pattern"
     " lora_ga_config megatron_config megatron_core peft_version qalora_group_size revision"
     " runtime_config".split()
 )
+# Other ranks and alphas by module, and what holds for all others.
+PATTERNS = {"rank_pattern": "r", "alpha_pattern": "lora_alpha"}
 # How A and B began. The other methods PEFT offers also change the base weights they start from.
 INITIALIZATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
 
@@ -57,7 +66,7 @@ class LoraConfig:
     Attributes:
         targets: our names of the adapted projections, in the order of `lora.TARGETS`.
         base_name: the model the adapter belongs to, a folder or a hub id; "" where it is not said.
-        dtype: of the stored weights, "float32", "bfloat16" or "float16".
+        dtype: of the stored weights, "float32", "bfloat16" or "float16"; "float32" of a mixture.
     """
 
     rank: int
@@ -113,11 +122,16 @@ def load(folder: Path, config: llama.LlamaConfig, mesh: Mesh) -> tuple[lora.Adap
         CheckpointError: a file is missing or damaged, the adapter does not fit the model, or it
             uses a feature that is not supported.
     """
-    file = folder / CONFIG
-    given = folders.read_json(file)
-    _refuse_unsupported(given, file)
+    given = _read_config(folder)
+    layers = given.get("layers_to_transform")
+    chosen = layers if isinstance(layers, list) else [layers]
+    if layers is not None and sorted(map(str, chosen)) != sorted(map(str, range(config.layers))):
+        raise CheckpointError(
+            f"{folder / CONFIG}: layers_to_transform = {_shown(layers)}; expected all "
+            f"{config.layers} layers; {MERGE}"
+        )
     tensors = safetensors.read_header(_weights_file(folder))
-    targets = _targets(given["target_modules"], tensors, config, folder)
+    targets = _targets(given, tensors, config, folder)
     rank = given["r"]
     declared = lora.shapes(llama.parameters(config), targets, rank)
     stored = {}
@@ -127,16 +141,14 @@ def load(folder: Path, config: llama.LlamaConfig, mesh: Mesh) -> tuple[lora.Adap
         for tensor in stored[name]:
             tensor.check(shape[1:])
     dtypes = {tensor.dtype.name for tensors in stored.values() for tensor in tensors}
-    if len(dtypes) != 1:
-        raise CheckpointError(f"{folder}: mixes dtypes {', '.join(sorted(dtypes))}; expected one")
     settings = LoraConfig(
         rank=rank,
         alpha=float(given["lora_alpha"]),
         dropout=float(given.get("lora_dropout") or 0.0),
         targets=targets,
         rslora=bool(given.get("use_rslora")),
-        base_name=given.get("base_model_name_or_path") or "",
-        dtype=dtypes.pop(),
+        base_name=str(given.get("base_model_name_or_path") or ""),
+        dtype=dtypes.pop() if len(dtypes) == 1 else "float32",
     )
     weights = {}
     for name, (shape, axes) in declared.items():
@@ -159,42 +171,67 @@ def _weights_file(folder: Path) -> Path:
     return folder / WEIGHTS
 
 
-def _refuse_unsupported(given: Mapping[str, Any], file: Path) -> None:
+def _read_config(folder: Path) -> dict[str, Any]:
+    """The attributes of a LoRA adapter that can be loaded, but for its targets and layers.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    file = folder / CONFIG
+    if not file.exists() and (folder / "config.json").exists():
+        raise CheckpointError(
+            f"{folder} holds no {CONFIG}, but a full model; give it as model.path"
+        )
+    given = folders.read_json(file)
     if given.get("peft_type") != "LORA" or given.get("task_type") not in ("CAUSAL_LM", None):
         raise CheckpointError(
-            f"{file}: peft_type {given.get('peft_type')!r}, task_type {given.get('task_type')!r}; "
-            "expected 'LORA' and 'CAUSAL_LM'"
+            f"{file}: peft_type {_shown(given.get('peft_type'))}, task_type "
+            f"{_shown(given.get('task_type'))}; expected 'LORA' and 'CAUSAL_LM'; {MERGE}"
         )
     if given.get("init_lora_weights", True) not in INITIALIZATIONS:
         raise CheckpointError(
-            f"{file}: init_lora_weights {given['init_lora_weights']!r} also changed the base "
-            "weights; save it with path_initial_model_for_weight_conversion in peft first"
+            f"{file}: init_lora_weights {_shown(given['init_lora_weights'])} also changed the base "
+            f"weights; save it with path_initial_model_for_weight_conversion in peft, or {MERGE}"
         )
-    used = []
-    for name, value in given.items():
-        off = SWITCHED_OFF.get(name, (None, False, {}, []))
-        if name not in HANDLED and name not in IRRELEVANT and value not in off:
-            used.append(f"{name} = {value!r}"[:60])
-    if used:
-        raise CheckpointError(f"{file}: not supported: {', '.join(sorted(used)[:5])}")
     rank, alpha, dropout = given.get("r"), given.get("lora_alpha"), given.get("lora_dropout")
     sound = (
         isinstance(rank, int)
+        and not isinstance(rank, bool)
         and rank >= 1
-        and isinstance(alpha, int | float)
-        and isinstance(dropout or 0.0, int | float)
+        and is_number(alpha)
+        and is_number(dropout or 0.0)
         and 0 <= (dropout or 0.0) < 1
         and isinstance(given.get("target_modules"), str | list)
     )
     if not sound:
         raise CheckpointError(
-            f"{file}: r {rank!r}, lora_alpha {alpha!r}, lora_dropout {dropout!r}, target_modules "
-            f"{given.get('target_modules')!r}; expected r >= 1, a number, a probability and names"
+            f"{file}: r {_shown(rank)}, lora_alpha {_shown(alpha)}, lora_dropout "
+            f"{_shown(dropout)}, target_modules {_shown(given.get('target_modules'))}; expected "
+            "r >= 1, a number, a probability and names"
         )
+    used = [
+        f"{name} = {value!r}"[:60]
+        for name, value in given.items()
+        if name not in HANDLED and name not in IRRELEVANT and not _asks_nothing(given, name, value)
+    ]
+    if used:
+        raise CheckpointError(f"{file}: not supported: {', '.join(sorted(used)[:5])}; {MERGE}")
+    return given
+
+
+def _asks_nothing(given: Mapping[str, Any], name: str, value: Any) -> bool:
+    """Whether an attribute is off, or says again what holds anyway."""
+    if name in PATTERNS and isinstance(value, dict):
+        return all(one == given[PATTERNS[name]] for one in value.values())
+    return value in SWITCHED_OFF.get(name, (None, False, {}, []))
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r}"[:60]
 
 
 def _targets(
-    asked: str | list[str],
+    given: Mapping[str, Any],
     tensors: Mapping[str, safetensors.Tensor],
     config: llama.LlamaConfig,
     folder: Path,
@@ -219,9 +256,14 @@ def _targets(
     unexpected = sorted(tensors.keys() - set(expected))
     # A list names modules by how their paths end, sometimes once a layer; a string is a rule
     # over paths, which the keys have already answered.
+    asked = given["target_modules"]
     paths = [f".{name.split('.lora_')[0]}" for name in expected]
     names = [str(name) for name in asked] if isinstance(asked, list) else []
-    unused = [name for name in names if not any(path.endswith(f".{name}") for path in paths)]
+    unused = [
+        name
+        for name in names
+        if not any(path.endswith(f".{name}") for path in paths) and not _excluded(given, name)
+    ]
     problems = (
         ("adapts what cannot be adapted here or another model", unexpected),
         ("lacks", missing),
@@ -232,11 +274,23 @@ def _targets(
             more = f" and {len(found) - 3} more" if len(found) > 3 else ""
             raise CheckpointError(
                 f"{folder}: adapter {what}: {', '.join(found[:3])}{more}; expected "
-                f"{', '.join(lora.TARGETS)} in all {config.layers} layers"
+                f"{', '.join(lora.TARGETS)} in all {config.layers} layers; if it is whole, {MERGE}"
             )
     if not targets:
         raise CheckpointError(f"{folder / WEIGHTS}: holds no adapter of a LLaMA-family model")
     return targets
+
+
+def _excluded(given: Mapping[str, Any], name: str) -> bool:
+    """Whether `exclude_modules` takes back a name of `target_modules`: a list by how paths end, a
+    string as a rule over paths."""
+    rule = given.get("exclude_modules")
+    if isinstance(rule, list):
+        return any(name == one or f".{name}".endswith(f".{one}") for one in map(str, rule))
+    try:
+        return isinstance(rule, str) and re.fullmatch(rule, f"model.layers.0.x.{name}") is not None
+    except re.error:
+        return False
 
 
 # ---------------------------------------------------------------------------- exporting
