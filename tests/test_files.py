@@ -134,3 +134,25 @@ def test_a_url_is_no_path(path):
         ConfigError, match=f"{path} is a URL; expected a path on a disk: (mount|copy)"
     ):
         files.expand(path)
+
+
+def test_a_name_becomes_the_name_of_a_file_and_no_path():
+    names = [
+        "a",
+        "a/b",
+        "../x",
+        ".",
+        "..",
+        ".hidden",
+        "x" * 300,
+        "x" * 301,
+        "日" * 90,
+        "a b",
+        "\ud800",
+    ]
+    found = [files.file_name(name, ".jsonl") for name in names]
+    assert found[:6] == [
+        "a.jsonl", "a%2Fb.jsonl", "%2E.%2Fx.jsonl", "%2E.jsonl", "%2E..jsonl", "%2Ehidden.jsonl"
+    ]  # fmt: skip
+    assert len(set(found)) == len(names) and max(map(len, found)) < 250
+    assert all(Path(name).name == name and name not in (".", "..") for name in found)

@@ -264,6 +264,21 @@ def test_a_fresh_adapter_every_round_is_merged(given, finished, tmp_path, one_de
             assert row["scores"]["reward"][row["choice"]]["value"] >= middle
 
 
+def test_other_contents_behind_the_same_names_are_refused(given, finished, tmp_path):
+    """Prompts, weights, tokenizer and judges: rounds learn from one of each."""
+    folder = tmp_path / "raft"
+    shutil.copytree(finished, folder)
+    known = json.loads((folder / "identity.json").read_text())
+    names = [name for name in known if name != "data.eval as tokens"]
+    assert {name.split()[0] for name in names} == {
+        "data.prompts", "data.ordinary", "prompts", "model.path", "tokenizer", "raft.judges"
+    }  # fmt: skip
+    for name in names:
+        (folder / "identity.json").write_text(json.dumps(known | {name: "0" * 64}))
+        with pytest.raises(ConfigError, match=f"began with other contents: {name}: 000000000000"):
+            raft.run(configure(given), str(folder))
+
+
 def test_people_choose(given, tmp_path, capsys):
     folder = tmp_path / "raft"
     config = configure(

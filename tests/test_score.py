@@ -155,13 +155,18 @@ def test_a_killed_run_goes_on(tmp_path, monkeypatch):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_an_edited_row_is_scored_anew_with_its_block(tmp_path):
+def test_an_edited_row_is_scored_anew_with_its_block(tmp_path, capsys):
     config = configure(write(tmp_path / "rows.jsonl"), score__rows_per_write=2)
     score.run(config, str(tmp_path / "run"))
     write(tmp_path / "rows.jsonl", [{**ROWS[0], "response": NO}, *ROWS[1:]])
+    capsys.readouterr()
     score.run(config, str(tmp_path / "run"))
+    said = capsys.readouterr().out
+    assert "note: changed since the last start, so scored anew: data.responses rows: " in said
     assert lines(tmp_path / "run")[0]["scores"]["refusal"]["label"] == "full"
     assert len(lines(tmp_path / "run", score.LEDGER)) == len(ROWS) + 2
+    score.run(config, str(tmp_path / "run"))
+    assert "changed since" not in capsys.readouterr().out
 
 
 def test_a_damaged_ledger_and_another_config_are_refused(tmp_path):

@@ -1,11 +1,13 @@
 """Files of a run: written whole, or appended line by line; and files of others, read with care."""
 
 import errno
+import hashlib
 import json
 import os
 import re
 import stat
 import tempfile
+import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +29,20 @@ def cache_home(name: str) -> Path:
         return Path.home() / ".cache" / "safety_jax" / name
     except RuntimeError:  # a user without a home, as in some containers
         return Path(tempfile.gettempdir()) / f"safety_jax-{os.getuid()}" / name
+
+
+def file_name(name: str, ending: str = "") -> str:
+    """A name for a file, whatever a thing is called: no other folder, nothing hidden, not too long.
+
+    `gpt/4 new` becomes `gpt%2F4 new`, and `..` becomes `%2E.`.
+    """
+    quoted = urllib.parse.quote(name, safe=" ", errors="surrogatepass")
+    if quoted.startswith("."):
+        quoted = f"%2E{quoted[1:]}"
+    if len(quoted) + len(ending) > _LONGEST_NAME - len(PART):
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        quoted = f"{quoted[:150]}-{digest}"
+    return quoted + ending
 
 
 # ---------------------------------------------------------------------------- written whole

@@ -1,6 +1,8 @@
-"""Many conversations through one judge, a block at a time, so that a kill loses at most a block."""
+"""Conversations through judges, a block at a time, so that a kill loses at most a block."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import tqdm
@@ -17,6 +19,48 @@ from safety_jax.judges.judge import (
     unscored,
 )
 from safety_jax.judges.ledger import Ledger
+from safety_jax.judges.planned import PlannedJudge
+
+
+@dataclasses.dataclass(frozen=True)
+class ToJudge:
+    """Conversations that belong together, where their scores are kept, and their name on a bar."""
+
+    conversations: Sequence[Conversation]
+    ledger: Ledger
+    title: str
+
+
+def judge_by_each(
+    planned: Mapping[str, PlannedJudge],
+    groups: Sequence[ToJudge],
+    *,
+    rows: int,
+    leave: bool = True,
+) -> list[dict[str, list[Score]]]:
+    """Every judge's scores, by its name, of each group; one judge is in memory at a time.
+
+    Args:
+        planned: combinations after their parts.
+        rows, leave: see `judge_all`.
+    """
+    found: list[dict[str, list[Score]]] = [{} for _ in groups]
+    for name, one in planned.items():
+        load = functools.cache(one.load)
+        for group, scores in zip(groups, found, strict=True):
+            if one.combination is not None:
+                scores[name] = one.combination.combine(scores)
+                continue
+            scores[name] = judge_all(
+                one.card,
+                load,
+                group.conversations,
+                group.ledger,
+                rows=rows,
+                title=f"{name}: {group.title}" if group.title else name,
+                leave=leave,
+            )
+    return found
 
 
 def judge_all(

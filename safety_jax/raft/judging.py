@@ -1,5 +1,6 @@
 """The judges of a run, and their scores of a round's candidates."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from safety_jax.data.formats import Message
 from safety_jax.data.records import Record
 from safety_jax.judges import judge as judging
 from safety_jax.judges import scoring
-from safety_jax.judges.judge import Conversation, Judge, JudgeCard, Score
+from safety_jax.judges.judge import Conversation, JudgeCard, Score
 from safety_jax.judges.ledger import Ledger
 from safety_jax.judges.planned import PlannedJudge
 from safety_jax.raft.prompt_pool import Prompt
@@ -30,8 +31,11 @@ class Judges:
     def __init__(self, planned: Mapping[str, PlannedJudge], rows: int, resident: bool):
         if rows < 1:
             raise ConfigError(f"score.rows_per_write is {rows}; expected at least 1")
-        self._planned, self._rows, self._resident = planned, rows, resident
-        self._loaded: dict[str, Judge] = {}
+        self._rows = rows
+        self._planned = {
+            name: dataclasses.replace(one, load=functools.cache(one.load)) if resident else one
+            for name, one in planned.items()
+        }
 
     @property
     def cards(self) -> dict[str, JudgeCard]:
@@ -46,29 +50,8 @@ class Judges:
         self, conversations: Sequence[Conversation], ledger: Path, title: str
     ) -> dict[str, list[Score]]:
         """By judge, one score a conversation; goes on from the ledger."""
-        written = Ledger(ledger, jax.process_index() == 0)
-        scores: dict[str, list[Score]] = {}
-        for name, planned in self._planned.items():
-            if planned.combination is not None:
-                scores[name] = planned.combination.combine(scores)
-                continue
-            scores[name] = scoring.judge_all(
-                planned.card,
-                functools.partial(self._load, name),
-                conversations,
-                written,
-                rows=self._rows,
-                title=f"{title}, {name}",
-            )
-        return scores
-
-    def _load(self, name: str) -> Judge:
-        if name in self._loaded:
-            return self._loaded[name]
-        judge = self._planned[name].load()
-        if self._resident:
-            self._loaded[name] = judge
-        return judge
+        group = scoring.ToJudge(conversations, Ledger(ledger, jax.process_index() == 0), title)
+        return scoring.judge_by_each(self._planned, [group], rows=self._rows)[0]
 
 
 def conversation(prompt: Prompt, answer: str) -> Conversation:

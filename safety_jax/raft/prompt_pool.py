@@ -1,9 +1,11 @@
 """The prompts of a run, and which of them each round draws: without replacement, seeded."""
 
 import dataclasses
+import hashlib
+import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -60,13 +62,25 @@ class Pool:
         groups: unsafe prompts, then ordinary ones where there are any.
         skipped: prompts left out, by reason.
         example: what the model is fed for the first prompt.
+        files: sha256 of the files that were read, by the config's key and the source's name.
         left_out: rows that are unusable, or whose answer is not to be learned.
     """
 
     groups: tuple[PromptGroup, ...]
     skipped: Counter[str]
     example: str
+    files: Mapping[str, str]
     left_out: int = 0
+
+    def fingerprint(self) -> str:
+        """A hash (hex) of all prompts as the model reads them, of their own answers, and of the
+        order in which rounds draw them."""
+        digest = hashlib.sha256()
+        for group in self.groups:
+            digest.update(group.order.tobytes())
+            for record, ids in zip(group.records, group.ids, strict=True):
+                digest.update(json.dumps([ids, record.messages[-1].content]).encode())
+        return digest.hexdigest()
 
     def draw(self, number: int) -> list[Prompt]:
         """The prompts of round `number`, from 0; a prompt drawn once comes again only when its
@@ -144,12 +158,14 @@ def read(
     groups: list[PromptGroup] = []
     skipped: Counter[str] = Counter()
     left_out = 0
+    files: dict[str, str] = {}
     for stream, (name, key, given, needed) in enumerate(wanted):
         if not needed:
             continue
         if not any(given):
             raise ConfigError(f"{key} is empty; expected a source of {needed} prompts a round")
         opened = [sources.open_source(spec, key) for spec in given]
+        files |= {f"{key} {one.name}": one.sha256() or "" for one in opened}
         rows = [row for one in opened for row in sources.draw(read_rows(one), one, key, seed)]
         rows, ids = encode.usable_prompts(rows, rendered, tokens, skipped)
         kept = [i for i, prompt in enumerate(ids) if _fits(rows[i], prompt, longest, overlong)]
@@ -167,7 +183,8 @@ def read(
         groups.append(
             PromptGroup(name, [rows[i] for i in kept], [ids[i] for i in kept], needed, places)
         )
-    return Pool(tuple(groups), +skipped, rendered.prompt(groups[0].records[0]), left_out)
+    example = rendered.prompt(groups[0].records[0])
+    return Pool(tuple(groups), +skipped, example, files, left_out)
 
 
 STREAM = 7000  # of the permutations of prompts, beside those of training epochs

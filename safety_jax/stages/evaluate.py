@@ -10,12 +10,13 @@ for_people.csv               where asked for: answers for people to label
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from safety_jax.base import compilation, hosts
+from safety_jax.base import compilation, files, hosts
 from safety_jax.evaluation.answers import generate, responses, stored_scores
 from safety_jax.evaluation.answers.responses import Response
 from safety_jax.evaluation.harness import lm_eval_tasks, task_results
@@ -54,8 +55,11 @@ def run(config: ConfigDict, folder: str) -> None:
     with workdir.prepare(folder, config, primary) as place:
         config = texts.dated(config, place)
         plan = make_plan(config, place.path.name)
+        changed = place.note(identity(plan))
         if primary:
             print(plan.describe(), flush=True)
+            for line in changed:
+                print(f"note: changed since the last start, so made anew: {line}", flush=True)
         answers = answer(config, place, plan, primary)
         judged = judge(config, place, plan, answers, primary)
         preferences = prefer(config, place, plan, judged, primary)
@@ -63,6 +67,15 @@ def run(config: ConfigDict, folder: str) -> None:
             report = describe(config, place, plan, answers, judged, preferences)
             reports.write(report, place.path)
             print(f"{reports.tables(report)}\n{place.path / 'report.html'}", flush=True)
+
+
+def identity(plan: EvaluationPlan) -> dict[str, str]:
+    """Hashes of what answers and scores depend on; both are kept by it, so that it may change."""
+    found = {f"evaluate.sets {of.name}": of.items_sha256 for of in plan.sets}
+    for name, opened in plan.opened.items():
+        found[f"evaluate.models {name}"] = opened.weights_sha256
+        found[f"evaluate.models {name}, tokenizer"] = opened.tokenizer_sha256
+    return found | {f"score.judges {name}": card.protocol() for name, card in plan.cards.items()}
 
 
 def answer(
@@ -81,7 +94,7 @@ def answer_as(
     """One model's answers to all sets, and its results of tasks; its weights are read if anything
     is missing, and freed before the next model's are."""
     block = config.sample.prompts_per_write
-    files = {
+    kept = {
         of.name: responses.Responses(
             generate.place(place.path / RESPONSES, name, of.name),
             of,
@@ -91,7 +104,7 @@ def answer_as(
         )
         for of in plan.sets
     }
-    left = [of for of in plan.sets if files[of.name].done < len(of.items)]
+    left = [of for of in plan.sets if kept[of.name].done < len(of.items)]
     unasked = bool(plan.tasks.names) and hosts.first_says(
         lambda: read_tasks(place, plan, name) is None
     )
@@ -102,7 +115,7 @@ def answer_as(
         for of in left:
             asked = plan.asked[name][of.name]
             generate.fill(
-                files[of.name],
+                kept[of.name],
                 of,
                 asked.ids,
                 model,
@@ -128,15 +141,20 @@ def answer_as(
             )
             if primary:
                 protocol = plan.tasks.protocol(opened.weights_sha256)
-                task_results.write(place.path / TASKS / f"{name}.json", protocol, found)
+                task_results.write(task_file(place, name), protocol, found)
         answering.release(model)
-    return {of: file.all() for of, file in files.items()}
+    return {of: file.all() for of, file in kept.items()}
+
+
+def task_file(place: workdir.Workdir, name: str) -> Path:
+    """Where a model's results of tasks are kept."""
+    return place.path / TASKS / files.file_name(name, ".json")
 
 
 def read_tasks(place: workdir.Workdir, plan: EvaluationPlan, name: str) -> dict[str, Any] | None:
     """The results of a model's tasks that are kept; None where they are not."""
     protocol = plan.tasks.protocol(plan.opened[name].weights_sha256)
-    return task_results.read(place.path / TASKS / f"{name}.json", protocol)
+    return task_results.read(task_file(place, name), protocol)
 
 
 def judge(

@@ -24,11 +24,11 @@ from safety_jax.evaluation.sets import special_text
 from safety_jax.evaluation.sets.items import CHOICE, Set
 from safety_jax.judges import guard_specs, registry
 from safety_jax.judges.judge import JudgeCard
-from safety_jax.judges.planned import PlannedJudge, Resources
+from safety_jax.judges.planned import PlannedJudge
 from safety_jax.models.decoding import generation
 from safety_jax.models.execution import float_type
 from safety_jax.models.folders.model_folder import ModelFolder, open_model
-from safety_jax.stages import answering, devices, texts
+from safety_jax.stages import answering, devices, groups, texts
 
 # NAME=PLACE; a comma only ends a place where another name follows.
 _NEXT = re.compile(r",(?=[\w.-]+=)")
@@ -218,7 +218,7 @@ def plan_judges(
     rows = config.score.judges.to_dict() | registry.named(tuple(config.evaluate.judges))
     beside = {name: row for name, row in rows.items() if row.get("kind") == stored_scores.KIND}
     reading = {name: row for name, row in rows.items() if name not in beside}
-    planned = registry.plan(reading, resources(config, mesh)) if reading else {}
+    planned = registry.plan(reading, groups.judge_resources(config, mesh)) if reading else {}
     files: dict[str, str] = {}
     for spec in others.values():
         files |= existing.existing_files(spec, sets, "evaluate.responses")
@@ -230,17 +230,6 @@ def plan_judges(
                 card, [r for by_set in read.values() for f in by_set.values() for r in f]
             )
     return planned, cards
-
-
-def resources(config: ConfigDict, mesh: Mesh) -> Resources:
-    return Resources(
-        mesh=mesh,
-        parameter_dtype=config.score.parameter_dtype,
-        compute_dtype=config.score.compute_dtype,
-        attention=config.score.attention,
-        tokens_per_batch=config.score.tokens_per_batch,
-        special_text=config.data.special_text,
-    )
 
 
 def plan_preference(config: ConfigDict, mesh: Mesh) -> PlannedJudge | None:
@@ -257,7 +246,7 @@ def plan_preference(config: ConfigDict, mesh: Mesh) -> PlannedJudge | None:
     if not path:
         return None
     row = {"kind": PREFERENCE, "path": path, "max_tokens": 0, "min_verdict_probability": floor}
-    return guard_specs.preferring(PREFERENCE, row, resources(config, mesh))
+    return guard_specs.preferring(PREFERENCE, row, groups.judge_resources(config, mesh))
 
 
 def plan_tasks(config: ConfigDict) -> Wanted:

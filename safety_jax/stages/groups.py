@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from safety_jax.base import mesh as meshes
 from safety_jax.data import encode, prompts
 from safety_jax.data.corpus import Rows
+from safety_jax.judges.planned import Resources
 from safety_jax.models import llama, lora
 from safety_jax.models.execution import Execution, float_type
 from safety_jax.models.folders import hf_config, peft, tokenizer_files
@@ -59,6 +60,18 @@ def tokenizer_folders(config: ConfigDict, model: Path) -> tuple[Path, ...]:
     start = config.model.adapter if "adapter" in config.model else ""
     adapter = folders.resolve(start) if start else None
     return tokenizer_files.sources(config.model.tokenizer, adapter, model)
+
+
+def model_identity(config: ConfigDict, folder: Path) -> dict[str, str]:
+    """Hashes of what a run reads of models: the base, an adapter to start from, the tokenizer."""
+    model = config.model
+    found = {"tokenizer": tokenizer_files.fingerprint(tokenizer_folders(config, folder))}
+    if model.init == "pretrained":
+        found[f"model.path {model.path}"] = folders.shared_fingerprint(folder)
+    if "adapter" in model and model.adapter:
+        adapter = folders.resolve(model.adapter)
+        found[f"model.adapter {model.adapter}"] = folders.shared_fingerprint(adapter)
+    return found
 
 
 def rows(config: ConfigDict, bad_rows: str) -> Rows:
@@ -134,6 +147,19 @@ def adapter_settings(config: ConfigDict, targets: tuple[str, ...]) -> peft.LoraC
 
 
 # ---------------------------------------------------------------------------- how it is trained
+
+
+def judge_resources(config: ConfigDict, mesh: Mesh) -> Resources:
+    """What judges run on, as the `score` group says."""
+    score = config.score
+    return Resources(
+        mesh=mesh,
+        parameter_dtype=score.parameter_dtype,
+        compute_dtype=score.compute_dtype,
+        attention=score.attention,
+        tokens_per_batch=score.tokens_per_batch,
+        special_text=config.data.special_text,
+    )
 
 
 def settings(config: ConfigDict) -> Settings:

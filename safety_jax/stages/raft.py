@@ -6,6 +6,8 @@ RAFT (arXiv 2304.06767, algorithm 1; arXiv 2412.00074). The rounds themselves ar
 
 import dataclasses
 import functools
+import hashlib
+import json
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -19,7 +21,6 @@ from safety_jax.base import compilation, trees
 from safety_jax.base.errors import ConfigError, NotFiniteError
 from safety_jax.data import encode, prompts, records, sources
 from safety_jax.judges import registry
-from safety_jax.judges.planned import Resources
 from safety_jax.models import lora
 from safety_jax.models.decoding.ends import model_ends
 from safety_jax.raft import judging, prompt_pool, round_measures, rounds, sampling, selection
@@ -50,6 +51,7 @@ def run(config: ConfigDict, folder: str) -> None:
         base = groups.base(config, mesh)
         judges = plan_judges(config, mesh)
         plan = make_plan(config, place, base.tokens, judges)
+        place.remember(identity(config, base, plan, judges))
         if primary:
             print(plan.pool.describe())
             print(f"judges: {', '.join(judges.cards) or 'people'}")
@@ -115,15 +117,7 @@ def plan_judges(config: ConfigDict, mesh: Mesh) -> judging.Judges:
             "raft.judges is empty; expected folders that stage reward exported, rows in "
             "score.judges, or raft.people"
         )
-    resources = Resources(
-        mesh=mesh,
-        parameter_dtype=config.score.parameter_dtype,
-        compute_dtype=config.score.compute_dtype,
-        attention=config.score.attention,
-        tokens_per_batch=config.score.tokens_per_batch,
-        special_text=config.data.special_text,
-    )
-    planned = registry.plan(rows, resources) if rows else {}
+    planned = registry.plan(rows, groups.judge_resources(config, mesh)) if rows else {}
     return judging.Judges(planned, config.score.rows_per_write, config.raft.judges_resident)
 
 
@@ -183,6 +177,18 @@ def make_plan(
         people=raft.people,
         keep_checkpoints=raft.adapter == "merge",
     )
+
+
+def identity(
+    config: ConfigDict, base: groups.Base, plan: RaftPlan, judges: judging.Judges
+) -> dict[str, str]:
+    """Hashes of what the run reads: prompts, model, adapter, tokenizer, judges."""
+    found = {name: sha256 for name, sha256 in plan.pool.files.items() if sha256}
+    found["prompts as tokens"] = plan.pool.fingerprint()
+    asked = [[prompt.group, prompt.ids] for prompt in plan.held_out]
+    found["data.eval as tokens"] = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    found |= groups.model_identity(config, base.folder)
+    return found | {f"raft.judges {name}": card.protocol() for name, card in judges.cards.items()}
 
 
 def read_held_out(

@@ -15,12 +15,12 @@ from ml_collections import ConfigDict
 from safety_jax.base import compilation, files
 from safety_jax.base.errors import ConfigError
 from safety_jax.judges import inputs, registry, summary
-from safety_jax.judges import scoring as judging
 from safety_jax.judges.inputs import ScoreInput
 from safety_jax.judges.judge import Score
 from safety_jax.judges.ledger import Ledger, as_json
-from safety_jax.judges.planned import PlannedJudge, Resources
-from safety_jax.stages import devices
+from safety_jax.judges.planned import PlannedJudge
+from safety_jax.judges.scoring import ToJudge, judge_by_each
+from safety_jax.stages import devices, groups
 from safety_jax.training import workdir
 
 LEDGER, SCORES, SUMMARY = "judgements.jsonl", "scores.jsonl", "summary.json"
@@ -45,33 +45,21 @@ def run(config: ConfigDict, folder: str) -> None:
         more = inputs.read(others, "data.stored", config.seed)[0] if any(others) else []
         stored = inputs.stored(config.score.stored, items, more)
         mesh = devices.build_mesh(config)
-        resources = Resources(
-            mesh=mesh,
-            parameter_dtype=config.score.parameter_dtype,
-            compute_dtype=config.score.compute_dtype,
-            attention=config.score.attention,
-            tokens_per_batch=config.score.tokens_per_batch,
-            special_text=config.data.special_text,
+        judges = registry.plan(config.score.judges.to_dict(), groups.judge_resources(config, mesh))
+        changed = place.note(
+            {f"data.responses {name}": str(facts["sha256"]) for name, facts in sources.items()}
+            | {f"score.judges {name}": one.card.protocol() for name, one in judges.items()}
         )
-        judges = registry.plan(config.score.judges.to_dict(), resources)
         if primary:
+            for line in changed:
+                print(f"note: changed since the last start, so scored anew: {line}", flush=True)
             print(f"{len(items):,} responses of {len(sources)} source(s), {len(judges)} judge(s)")
 
         # ---- one judge after the other, so that one model is in memory at a time
-        ledger = Ledger(place.path / LEDGER, primary)
-        scores: dict[str, list[Score]] = {}
-        for name, planned in judges.items():
-            if planned.combination is not None:
-                scores[name] = planned.combination.combine(scores)
-            else:
-                scores[name] = judging.judge_all(
-                    planned.card,
-                    planned.load,
-                    [item.conversation for item in items],
-                    ledger,
-                    rows=config.score.rows_per_write,
-                    title=name,
-                )
+        group = ToJudge(
+            [item.conversation for item in items], Ledger(place.path / LEDGER, primary), title=""
+        )
+        scores = judge_by_each(judges, [group], rows=config.score.rows_per_write)[0]
 
         # ---- what is handed back
         if primary:

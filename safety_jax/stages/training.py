@@ -19,7 +19,6 @@ from safety_jax.base import compilation, files
 from safety_jax.data import encode
 from safety_jax.data.loader import Loader
 from safety_jax.models.folders import hub as folders
-from safety_jax.models.folders import tokenizer_files
 from safety_jax.stages import devices, groups, results, texts
 from safety_jax.training import run as skeleton
 from safety_jax.training import workdir
@@ -70,21 +69,13 @@ def run(config: ConfigDict, folder: str, make_task: MakeTask) -> None:
 
 def identity(config: ConfigDict, task: Task) -> dict[str, str]:
     """Hashes of what the run reads: its rows as token ids, its base, its adapter."""
-    corpus, model = task.corpus, config.model
+    corpus = task.corpus
     found = {f"data.train {name}": sha256 for name, sha256 in corpus.files.items()}
     # Tokens say the rest: other sources, template, and how rows are read.
     found["tokens to train on"] = encode.fingerprint(corpus.training.sides)
     if corpus.evaluation is not None:
         found["tokens held out"] = encode.fingerprint(corpus.evaluation.sides)
-    folder = folders.resolve(model.path)
-    found["tokenizer"] = tokenizer_files.fingerprint(groups.tokenizer_folders(config, folder))
-    if model.init == "pretrained":
-        found[f"model.path {model.path}"] = folders.shared_fingerprint(folder)
-    if "adapter" in model and model.adapter:
-        found[f"model.adapter {model.adapter}"] = folders.shared_fingerprint(
-            folders.resolve(model.adapter)
-        )
-    return found
+    return found | groups.model_identity(config, folders.resolve(config.model.path))
 
 
 def introduce(config: ConfigDict, place: workdir.Workdir, task: Task, batches: Loader) -> None:

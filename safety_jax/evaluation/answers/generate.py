@@ -1,12 +1,10 @@
 """A model answers sets, block by block, and its answers are judged; both go on after a kill."""
 
-import functools
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from urllib.parse import quote
 
-from safety_jax.base import hosts
+from safety_jax.base import files, hosts
 from safety_jax.data import thoughts
 from safety_jax.evaluation.answers.responses import Response, Responses
 from safety_jax.evaluation.sets.items import Set
@@ -20,7 +18,7 @@ from safety_jax.models.model import Model
 
 def place(folder: Path, model: str, name: str) -> Path:
     """The file of a model and a set, whatever their names are made of."""
-    return folder / quote(model, safe="") / f"{quote(name, safe=' ')}.jsonl"
+    return folder / files.file_name(model) / files.file_name(name, ".jsonl")
 
 
 def fill(
@@ -81,30 +79,20 @@ def judge(
         planned: judges that read answers; combinations after their parts.
         answered: answers to judge, by model and set.
         folder: where scores are kept as they come.
-        rows: of a block, see `run.judge_all`.
+        rows: of a block, see `scoring.judge_all`.
     """
-    found: dict[tuple[str, str], dict[str, list[Score]]] = {
-        (model, name): {} for model, by_set in answered.items() for name in by_set
-    }
-    for judge_name, one in planned.items():
-        load = functools.cache(one.load)
-        for (model, name), scores in found.items():
-            if one.combination is not None:
-                scores[judge_name] = one.combination.combine(scores)
-                continue
-            path = place(folder, model, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            responses = answered[model][name]
-            scores[judge_name] = scoring.judge_all(
-                one.card,
-                load,
-                [
-                    item.conversation(response.text)
-                    for item, response in zip(sets[name].items, responses, strict=True)
-                ],
-                Ledger(path, writes),
-                rows=rows,
-                title=f"{judge_name}: {model}, {name}",
-                leave=False,  # there may be hundreds
-            )
-    return found
+    named = [(model, name) for model, by_set in answered.items() for name in by_set]
+    groups = [
+        scoring.ToJudge(
+            [
+                item.conversation(response.text)
+                for item, response in zip(sets[name].items, answered[model][name], strict=True)
+            ],
+            Ledger(place(folder, model, name), writes),
+            f"{model}, {name}",
+        )
+        for model, name in named
+    ]
+    # There may be hundreds, so no bar stays.
+    found = scoring.judge_by_each(planned, groups, rows=rows, leave=False)
+    return dict(zip(named, found, strict=True))
