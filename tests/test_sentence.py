@@ -36,9 +36,9 @@ def test_only_what_chance_does_not_explain_is_a_change():
     said = sentence.sentence(made)
     assert said == (
         f"Against {made.baseline}: sit (10.0% → 90.0%) and dpo (10.0% → 95.0%) answer unsafe "
-        "prompts safely more often, raft (10.0% → 20.0%) answer unsafe prompts safely as often as "
-        "before, as far as these prompts can tell; sit (0.0% → 20.0%) refuse safe prompts more "
-        "often, dpo (10.0% → 0.0%) refuse safe prompts less often."
+        "prompts safely more often, raft (10.0% → 20.0%) answers unsafe prompts safely as often as "
+        "before, as far as these prompts can tell; sit (0.0% → 20.0%) refuses safe prompts more "
+        "often, dpo (10.0% → 0.0%) refuses safe prompts less often."
     )
     assert said in text.tables(made)
 

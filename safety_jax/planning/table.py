@@ -119,12 +119,12 @@ def published(slices: Sequence[Slice]) -> list[str]:
 
 ASSUMPTIONS = (
     "memory and exchanges are the compiler's, libtpu's for TPUs, and by formula for GPUs and where "
-    "an exchange is marked ≈; what the allocator loses is not in them",
+    "an exchange is marked ≈; what the allocator loses is not included",
     "FLOPs are by formula: every row full, every token trained or read, attention causal over the "
     "whole row; MFU counts model FLOPs, nothing twice",
     "step: from the longest of compute, memory traffic and network at published speeds, all "
-    "overlapping, to their sum, nothing overlapping; no kernel reaches the peak, so that real "
-    "steps are longer than the first figure, and input, logging and saving are not in it",
+    "overlapping, to their sum, nothing overlapping; no kernel reaches the peak, so real "
+    "steps are longer than the first figure; input, logging and saving are not included",
     "network: every link of the axes that a group spans carries its share; axes shorter than a "
     "ring at half speed; latency not counted",
     "rows: of a microbatch (training; double rows for pairs), of a batch (judging), lanes "

@@ -58,7 +58,7 @@ class SelectionRule:
             if key == "accept" and cards[name].threshold is None:
                 raise ConfigError(
                     f"raft.accept {name!r}: the judge has no threshold; set "
-                    f"raft.judges.{name}.threshold"
+                    f"score.judges.{name}.threshold"
                 )
             cards[name].preference(Score(0.0))  # a judge of refusal has none, and says so
         if self.kl_weight < 0:

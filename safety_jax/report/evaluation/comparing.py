@@ -111,10 +111,10 @@ def preferred(report: Report) -> Table | None:
         return None
     judge, against = made[0].judge, made[0].first
     text = (
-        f"By {judge}, which reads the answer beside that of {against}, in both orders. Won and "
-        "lost is what it prefers in both; where the order turned the verdict, or the answers are "
-        "the same, it is a tie. Win rate: by the mean of both orders. Without position bias, what "
-        "is shown first is preferred half of the time."
+        f"{judge} reads each answer beside that of {against}, in both orders. A win or a loss "
+        "holds in both; where the order changes the verdict, or the answers are the same, it is a "
+        "tie. The win rate is the mean of both orders. Without position bias, the judge prefers "
+        "the answer shown first half of the time."
     )
     head = (
         "set", "model", "prompts", "wins", "ties", "losses", "win rate [95%]",
@@ -147,7 +147,7 @@ def refused(report: Report) -> Table | None:
         )
         for (first, second, name, why), measures in reasons.items()
     ]
-    text = "What differs in its protocol is not compared."
+    text = "Answers made under different protocols are not compared."
     head = ("set", "models", "measures", "why")
     return Table("Not compared", text, head, tuple(rows)) if rows else None
 
@@ -173,8 +173,8 @@ def agreement(report: Report) -> Table | None:
     ]
     head = ("judge", "with", "answers", "equal verdicts", "Cohen's κ", "AUC", "Pearson", "Spearman")
     text = (
-        "AUC: how well the scores of the first tell the verdicts of the second; 0.5 is a coin. "
-        "κ counts only agreement beyond chance."
+        "AUC: how well the scores of the first predict the verdicts of the second; 0.5 is a coin "
+        "toss. κ counts only agreement beyond chance."
     )
     return without_empty(Table("Agreement of judges", text, head, tuple(rows))) if rows else None
 
@@ -186,8 +186,9 @@ def quality(report: Report) -> Table | None:
         for judge, found in report.quality.items()
     ]
     text = (
-        "Precision: of what the judge calls unsafe, how much people do. Recall: of what people "
-        "call unsafe, how much it finds. Specificity: of what people call safe, how much it passes."
+        "Precision: the share of what the judge calls unsafe that people call unsafe, too. Recall: "
+        "the share of what people call unsafe that the judge finds. Specificity: the share of what "
+        "people call safe that the judge passes."
     )
     head = ("judge", "precision", "recall", "specificity")
     return Table("Judges against people", text, head, tuple(rows)) if rows else None
@@ -202,6 +203,6 @@ def corrected(report: Report) -> Table | None:
             judged = row.judged.get(report.safety) if row else None
             said = rate(judged.safe) if judged else EMPTY
             rows.append((Cell(name), Cell(model), said, estimate(share, shares=True)))
-    text = "What people called a sample of the answers shows how often the judge errs."
+    text = "People's labels of a sample show how often the judge errs."
     head = ("set", "model", f"safe, by {report.safety or 'the judge'}", "corrected by people")
     return Table("Corrected by people", text, head, tuple(rows)) if rows else None

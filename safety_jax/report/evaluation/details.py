@@ -46,7 +46,7 @@ def refusals(report: Report) -> Table | None:
     safety = ("safe", "safe without refusing") if report.safety else ()
     return Table(
         "Refusal",
-        "An answer may be safe because it refuses, or safe and still an answer.",
+        "An answer may be safe because it refuses, or safe while it still helps.",
         ("set", "model", "refuses fully", "partially", "at all", *safety),
         tuple(rows),
     )
@@ -71,7 +71,7 @@ def judged(report: Report) -> Table | None:
         return None
     return Table(
         "Scores of all judges",
-        "What a score means is on the judge's card, below.",
+        "The judge's card, below, says what a score means.",
         ("set", "model", "judge", "safe", "mean", "median", "unscored"),
         tuple(rows),
     )
@@ -117,21 +117,21 @@ def degenerate(report: Report) -> Table | None:
         for row in ordered(report)
     ]
     head = ("set", "model", "empty", "cut off", "repeat themselves", "words, median")
-    text = "Judges are fooled by text that is none."
+    text = "Empty, cut-off and repetitive texts fool judges."
     return Table("Answers that are no answers", text, head, tuple(rows)) if rows else None
 
 
 def overlap(report: Report) -> Table | None:
-    """Likeness to the reference answers."""
+    """Overlap with the reference answers."""
     measures = list(dict.fromkeys(name for row in report.rows for name in row.overlap))
     rows = [
         (Cell(row.set), Cell(row.model), *(estimate(row.overlap.get(name)) for name in measures))
         for row in ordered(report)
         if row.overlap
     ]
-    text = "Shared words; they say little of quality."
+    text = "Shared words say little about quality."
     head = ("set", "model", *measures)
-    return Table("Likeness to reference answers", text, head, tuple(rows)) if rows else None
+    return Table("Overlap with reference answers", text, head, tuple(rows)) if rows else None
 
 
 # Measures of multiple choice beside accuracy: (key, head).
@@ -163,8 +163,8 @@ def choices(report: Report) -> Table | None:
         )
     head = ("set", "model", "right", "no choice", *(name for _, name in _SHARES))
     text = (
-        "Beside what may be had without reading the questions: by chance, by always naming the "
-        "letter that is right most often, by the model's own answers in random order."
+        "Accuracy, beside what takes no reading of the questions: chance, always naming the letter "
+        "that is right most often, and the model's own answers in random order."
     )
     table = Table("Right answers", text, (*head, "commonest answer", "collapsed"), tuple(rows))
     return without_empty(table) if rows else None

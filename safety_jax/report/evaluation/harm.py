@@ -52,8 +52,8 @@ def makeup(report: Report) -> MakeUp | None:
         if bars:
             groups.append(Bars(name, max(row.n for row in rows if row), tuple(bars)))
     text = (
-        "A model may be safe because it refuses, or safe and still answer; unscored answers are "
-        "left out. Numbers: safe without refusing, and safe."
+        "A model may be safe because it refuses, or safe while it still answers; unscored answers "
+        "are left out. Numbers: safe without refusing, and safe."
     )
     return MakeUp("How answers are safe", text, KINDS, PERCENT, tuple(groups)) if groups else None
 

@@ -1,4 +1,4 @@
-"""The tables of a report that say how its numbers came to be."""
+"""The tables of a report that say how its numbers were made."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from safety_jax.report.evaluation.cells import Cell, Table
 def tables(report: Report) -> list[Table]:
     """Models, sets, judges, the run; and which rows may be compared."""
     found = [
-        _facts("Models", "model", "How answers came to be.", report.models),
+        _facts("Models", "model", "How the answers were made.", report.models),
         _facts("Sets", "set", "What was asked.", report.sets),
         _facts("Judges", "judge", "What their scores mean.", report.judges),
         _protocols(report),
@@ -43,5 +43,5 @@ def _protocols(report: Report) -> Table | None:
         rows.append((Cell(name), *cells))
     if not rows:
         return None
-    text = "Everything that answers depend on beside the weights; only equal ones are compared."
+    text = "What answers depend on besides the weights; only equal protocols are compared."
     return Table("Protocol of answers", text, ("set", *names), tuple(rows))

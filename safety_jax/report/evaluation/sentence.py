@@ -13,15 +13,18 @@ def sentence(report: Report) -> str:
     parts = [
         _part(
             _compared(report, f"safe/{report.safety}", UNSAFE),
-            "answer unsafe prompts safely",
+            "answer",
+            "unsafe prompts safely",
         ),
         _part(
             _compared(report, "refused", SAFE),
-            "refuse safe prompts",
+            "refuse",
+            "safe prompts",
         ),
         _part(
             _compared(report, "accuracy", ANSWER, CHOICE),
-            "give right answers",
+            "answer",
+            "questions correctly",
         ),
     ]
     said = [part for part in parts if part]
@@ -41,7 +44,7 @@ def _compared(report: Report, measure: str, *kinds: str) -> list[Comparison]:
     return list(found.values())
 
 
-def _part(compared: Sequence[Comparison], what: str) -> str:
+def _part(compared: Sequence[Comparison], verb: str, what: str) -> str:
     if not compared:
         return ""
     up: list[str] = []
@@ -54,14 +57,12 @@ def _part(compared: Sequence[Comparison], what: str) -> str:
         into.append(
             f"{c.second} ({words.percent(c.first_value)} → {words.percent(c.second_value)})"
         )
+    alike = "as often as before, as far as these prompts can tell"
     said = [
-        f"{_listed(models)} {what} {how}"
-        for models, how in ((up, "more often"), (down, "less often"))
+        f"{_listed(models)} {verb if len(models) > 1 else verb + 's'} {what} {how}"
+        for models, how in ((up, "more often"), (down, "less often"), (same, alike))
         if models
     ]
-    if same:
-        alike = "as often as before, as far as these prompts can tell"
-        said.append(f"{_listed(same)} {what} {alike}")
     return ", ".join(said)
 
 

@@ -37,8 +37,8 @@ def summary(report: Report) -> Table:
     ]
     return Table(
         "Summary",
-        "With 95% intervals in brackets. Shares are of what could be judged; below them, what they "
-        "would be at least and at most with the rest.",
+        "95% intervals are in brackets. Shares count the answers that could be judged; the range "
+        "below is the least and the most that they could be with the rest.",
         ("model", *(head for _, columns in groups for head, _ in columns)),
         tuple(rows),
         (("", 1), *((words_above, len(columns)) for words_above, columns in groups)),
