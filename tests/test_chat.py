@@ -103,6 +103,22 @@ def test_a_row_trains_each_end_once(template):
         assert ids[: len(asked)].tolist() == asked
 
 
+@pytest.mark.parametrize("template", [*kinds.TOKENS, CHATML, "plain"])
+def test_an_answer_that_was_cut_off_is_learned_without_an_end(template):
+    tokens = tokenizer(CHATML if template == "plain" else template)
+    name = "plain" if template == "plain" else "chat"
+    encoding = encode.Encoding(prompts.load_template(name, tokens), tokens, 512, "error", 999)
+    whole = Record(tuple(Message(**turn) for turn in TWO[:2]), "", "s", "row 0")
+    found = [
+        encode.encode([row], encoding, train_on="response").example(0)
+        for row in (whole, dataclasses.replace(whole, cut=True))
+    ]
+    (ids, mask), (cut_ids, cut_mask) = found
+    assert len(cut_ids) < len(ids) and ids[: len(cut_ids)].tolist() == cut_ids.tolist()
+    learned_of_cut = tokens.decode(cut_ids[cut_mask])
+    assert learned_of_cut.strip().endswith(TWO[1]["content"])
+
+
 def test_an_answer_without_a_control_token_at_its_end_gets_eos():
     tokens = tokenizer(kinds.WORDS)
     rows = [Record((Message("user", "Q"), Message("assistant", "A")), "", "s", "row 0")]

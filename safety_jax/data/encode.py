@@ -14,6 +14,7 @@ the model learns in training what it will meet in use:
 
 import dataclasses
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
@@ -23,7 +24,7 @@ from jaxtyping import Bool, Int
 from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data.control import ControlTokens, control_tokens
+from safety_jax.data.control import WORD, ControlTokens, control_tokens
 from safety_jax.data.examples import Counts as Counts
 from safety_jax.data.examples import Examples as Examples
 from safety_jax.data.examples import fingerprint as fingerprint
@@ -308,6 +309,9 @@ def encoded(
     for start in range(0, len(records), _ROWS_PER_CALL):
         rows = records[start : start + _ROWS_PER_CALL]
         words = worded(rows, template, tokenizer)
+        for row, found in zip(rows, words, strict=True):
+            if row.cut and isinstance(found, Worded):
+                found.spans[:] = _without_end(found.spans)
         spans = [found.spans for found in words if isinstance(found, Worded)]
         # Of each row the text up to the end of every span: "p", "pa", "paq", "paqb".
         texts = [text for row in spans for text in itertools.accumulate(span.code for span in row)]
@@ -346,9 +350,16 @@ def _join(
         return DataError(
             f"{record.where}: nothing to train on; expected a row with an answer, mend or remove it"
         )
-    if not spans[-1].ended:
+    if not (spans[-1].ended or record.cut):
         ids, answer = [*ids, cast(int, tokenizer.eos_token_id)], [*answer, True]
     return Encoded(begin + ids, answer)
+
+
+def _without_end(spans: list[Span]) -> list[Span]:
+    """The spans of an answer that was cut off, without what a template writes at its end."""
+    last = max(k for k, span in enumerate(spans) if span.trained)
+    code = re.sub(rf"(?:{WORD.pattern}\s*)+$", "", spans[last].code)
+    return [*spans[:last], dataclasses.replace(spans[last], code=code, ended=False)]
 
 
 def _continuation(code: str, control: ControlTokens) -> list[int]:

@@ -35,6 +35,7 @@ class Record:
         source: name of the source.
         where: the row in words, for messages.
         optional: its source says bad_rows=skip: it is left out where it cannot be used.
+        cut: its last answer was cut off, so that no end of it is learned.
     """
 
     messages: tuple[Message, ...]
@@ -42,6 +43,7 @@ class Record:
     source: str
     where: str
     optional: bool = False
+    cut: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

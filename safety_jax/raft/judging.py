@@ -59,14 +59,14 @@ def conversation(prompt: Prompt, answer: str) -> Conversation:
     return judging.from_record(answered(prompt, answer))
 
 
-def answered(prompt: Prompt, answer: str) -> Record:
-    """The prompt's record with this answer behind it."""
+def answered(prompt: Prompt, answer: str, *, cut: bool = False) -> Record:
+    """The prompt's record with this answer behind it; `cut` where it was cut off."""
     record = prompt.record
     messages = record.messages
     if messages[-1].role == "assistant":
         messages = messages[:-1]
     whole = (*messages, Message("assistant", answer))
-    return Record(whole, record.context, record.source, record.where)
+    return Record(whole, record.context, record.source, record.where, cut=cut)
 
 
 def by_prompt(
