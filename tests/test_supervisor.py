@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
-from safety_jax import supervisor
+from safety_jax.base import supervisor
 
 def work(joined):
     joined(("job", int(sys.argv[2]), 2))
