@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from safety_jax import __version__
-from safety_jax.base import trees
+from safety_jax.base import redaction, trees
 from safety_jax.base.errors import ConfigError
 from safety_jax.stages import checks, config_files
 
@@ -213,8 +213,8 @@ def overview() -> str:
 
 
 def show(config: ConfigDict) -> str:
-    """Every key with its value, and what the table expects of it."""
+    """Every key with its value, without secrets of URLs, and what the table expects of it."""
     values = checks.values(config)
     width = max(map(len, values))
-    texts = {key: f"{key:{width}} = {value!r}" for key, value in values.items()}
+    texts = {key: redaction.public(f"{key:{width}} = {value!r}") for key, value in values.items()}
     return "\n".join(f"{text:60}  # {checks.expected(config, key)}" for key, text in texts.items())

@@ -200,7 +200,9 @@ def test_help_of_a_config_is_its_docstring_and_its_keys(monkeypatch, capsys):
 
 
 def test_show_prints_the_complete_config_that_would_run(monkeypatch, capsys, tmp_path):
-    code, out, lines = call(monkeypatch, capsys, "--config=dpo", "--config.seed=7", "--show")
+    spec = "--config.data.train=('https://ann:S3CRET@host/x.jsonl?sig=S3CRET',)"
+    code, out, lines = call(monkeypatch, capsys, "--config=dpo", "--config.seed=7", spec, "--show")
+    assert "('https://***@host/x.jsonl?***',)" in out and "S3CRET" not in out
     shown = dict(re.findall(r"^(\S+) += (.*?)  +# ", out, re.MULTILINE))
     config = config_files.load("dpo")
     assert code == 0 and not lines and set(shown) == set(checks.table(config))
