@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import corpus, encode, pairs, prompts, records, sources
+from safety_jax.data import corpus, encode, judged, pairs, prompts, records, sources
 from safety_jax.data.formats import Labels, Message
-from tests import tiny_tokenizers
+from tests import chat_templates, tiny_tokenizers
 
 SAFE_RLHF = {
     "prompt": "Ask",
@@ -207,6 +207,36 @@ def test_long_prompts_and_equal_answers_are_errors_or_counted(tokenizer):
     found, skipped = encoded(tokenizer, good, long, alike, overlong_prompt="skip", bad_rows="skip")
     assert len(found) == 1
     assert [row.where for row in skipped] == ["row what ", "row alike"]
+
+
+def test_answers_are_compared_as_they_are_trained(tokenizer):
+    """They begin alike, and differ where only a prompt that was cut leaves room."""
+    pair = texts("what is it " * 8, "a cat and a dog and a cat", "a cat and a dog and a hen")
+    whole, _ = encoded(tokenizer, pair, max_length=500)
+    (ids, mask), (other, _) = (side.example(0) for side in (whole.chosen, whole.rejected))
+    differ = int(np.argmax(ids[: len(other)] != other[: len(ids)]))
+    found, _ = encoded(tokenizer, pair, max_length=differ)
+    answer = ids[np.argmax(mask) :]
+    np.testing.assert_array_equal(found.chosen.example(0)[0][-len(answer) :], answer)
+    wording = judged.wording("plain", tokenizer, takes_pairs=False, append_eos=True)
+    judges = judged.encode_answers(
+        [pair], wording, max_length=differ, overlong_prompt="error", bad_rows="error",
+        vocabulary_size=len(tokenizer), skipped=[],
+    )  # fmt: skip
+    assert not np.array_equal(judges.sides[0].ids, judges.sides[1].ids)
+
+
+def test_a_pair_learns_its_own_answers_not_those_of_its_prompt():
+    tokenizer = tiny_tokenizers.qwen(chat_template=chat_templates.THINKS)
+    history = tuple(Message(r, t) for r, t in (("user", "Q"), ("assistant", "A"), ("user", "Q2")))
+    thought = "<think>\nhm\n</think>\n\nB"
+    pair = dataclasses.replace(texts("", thought, "C"), prompt=history)
+    found, _ = encoded(tokenizer, pair, template="chat", max_length=200)
+    learned = [
+        tokenizer.decode(ids[mask])
+        for ids, mask in (side.example(0) for side in (found.chosen, found.rejected))
+    ]
+    assert learned == [f"{thought}<|im_end|>", "<think>\n\n</think>\n\nC<|im_end|>"]
 
 
 def test_answers_of_several_turns_need_a_template_with_marks(tokenizer, tmp_path):

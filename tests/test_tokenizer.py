@@ -5,6 +5,7 @@ import random
 
 import pytest
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models.folders import tokenizer_files
@@ -91,6 +92,18 @@ def test_broken_folders(tmp_path, files, message):
     assert message in str(error.value) and str(tmp_path) in str(error.value)
 
 
+# A post-processor of the tokenizers library panics on a token that it does not list.
+NAMES_NOBODY = {
+    "type": "TemplateProcessing",
+    "single": [
+        {"SpecialToken": {"id": "<z>", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {},
+}
+
+
 @pytest.mark.parametrize(
     ("file", "values", "message"),
     [
@@ -98,6 +111,12 @@ def test_broken_folders(tmp_path, files, message):
         ("config.json", {"model_type": "llama", "rms_norm_eps": 0}, "config.json: refused"),
         ("tokenizer.json", {"model": {"type": "BPE", "vocab": []}}, "cannot be loaded"),
         ("tokenizer.json", {"added_tokens": [{"id": -1, "content": "<s>"}]}, "cannot be loaded"),
+        ("tokenizer.json", {"post_processor": NAMES_NOBODY}, "fails on 'a b' .no entry found"),
+        ("tokenizer_config.json", {"tokenizer_class": "ByT5Tokenizer"}, "none of the tokenizers"),
+        ("tokenizer_config.json", {"chat_template": 3}, "chat_template is 3; expected text"),
+        ("tokenizer_config.json", {"chat_template": [{"name": 1}]}, "expected text, or a list"),
+        ("tokenizer_config.json", {"model_max_length": "long"}, "model_max_length is 'long'"),
+        ("special_tokens_map.json", {"bos_token": 3}, "cannot be loaded"),
     ],
 )
 def test_values_that_the_libraries_refuse_are_one_line(file, values, message, tmp_path):
@@ -107,6 +126,30 @@ def test_values_that_the_libraries_refuse_are_one_line(file, values, message, tm
     path.write_text(json.dumps(given | values))
     with pytest.raises(CheckpointError, match=message):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "settings", "message"),
+    [
+        ("bos_id", -1, {}, "expected <unk>, BOS and EOS among its pieces.*piece -1"),
+        ("eos_id", 10**6, {}, "piece 1000000 is none of these"),
+        ("unk_id", 9, {}, "piece 9 is none of these"),
+        ("unk_id", 0, {"bos_token": "<new>"}, "names the token '<new>', which tokenizer.model"),
+        (
+            "unk_id",
+            0,
+            {"added_tokens_decoder": {"9999": {"content": "<|im_start|>"}}},
+            "names the token '<.im_start.>'",
+        ),
+    ],
+)
+def test_pieces_that_do_not_fit(folder, field, value, settings, message):
+    model = sentencepiece_model_pb2.ModelProto.FromString(sentencepiece_model())
+    setattr(model.trainer_spec, field, value)
+    (folder / "tokenizer.model").write_bytes(model.SerializeToString())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match=message):
+        load_tokenizer(folder)
 
 
 def test_missing_folder_is_not_looked_up_elsewhere(tmp_path):

@@ -20,12 +20,13 @@ import json
 import re
 import secrets
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from safety_jax.base.errors import CheckpointError
 from safety_jax.data import chat_process
 from safety_jax.data.chat_process import Job, RunawayTemplate
 
@@ -66,6 +67,7 @@ class ControlTokens:
         self._words = {text: word(number) for number, text in enumerate(self.texts)}
         self._backend: Tokenizer = tokenizer.backend_tokenizer
         self._inputs = list(tokenizer.model_input_names)
+        self._name = tokenizer.name_or_path or "the tokenizer"
 
     def find_all(self, text: str) -> list[str]:
         """The control tokens that a text spells, in order."""
@@ -84,13 +86,28 @@ class ControlTokens:
         return WORD.sub(lambda found: self.texts[int(found.group(1))], text)
 
     def read(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of many texts, without tokens of the tokenizer's own around them."""
-        found = self._twin.encode_batch_fast(texts, add_special_tokens=False)
+        """Ids of many texts, without tokens of the tokenizer's own around them.
+
+        Raises:
+            CheckpointError: there is a letter that the tokenizer cannot read.
+        """
+        found = self._encoded(self._twin.encode_batch_fast, texts)
         return [encoding.ids for encoding in found]
 
     def read_with_offsets(self, texts: Sequence[str]) -> list[Encoding]:
         """As `read`; also which characters of its text each token covers."""
-        return self._twin.encode_batch(texts, add_special_tokens=False)
+        return self._encoded(self._twin.encode_batch, texts)
+
+    def _encoded(
+        self, encode: Callable[..., list[Encoding]], texts: Sequence[str]
+    ) -> list[Encoding]:
+        try:
+            return encode(texts, add_special_tokens=False)
+        except Exception as error:  # the tokenizers library raises no narrower type
+            raise CheckpointError(
+                f"{self._name}: the tokenizer cannot read a text ({self.decode(str(error)):.200}); "
+                "expected an unk_token that its vocabulary holds, replace tokenizer.json"
+            ) from error
 
     @functools.cached_property
     def reader(self) -> PreTrainedTokenizerFast:

@@ -25,8 +25,12 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     if not (folder / "tokenizer.json").exists() and (folder / "tokenizer.model").exists():
         return _from_sentencepiece(folder, settings)
     _check_file(folder)
+    # Early LLaMA conversions wrote empty strings for tokens that they had not.
+    absent = {name: None for name in _NAMED if settings.get(name) == ""}
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        found = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, **absent
+        )
     except StrictDataclassError as error:  # transformers checks config.json on the way
         raise CheckpointError(
             f"{folder / 'config.json'}: refused by transformers ({error!s:.200}); mend that value"
@@ -35,13 +39,78 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
         raise CheckpointError(
             f"{folder}: the tokenizer cannot be loaded ({error!s:.200}); expected {_FILES}"
         ) from error
+    _try_out(found, folder)
+    return found
+
+
+def _try_out(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Raises a CheckpointError for a tokenizer that fails once it is used.
+
+    Some files are read without complaint although their parts do not fit: a class for another kind
+    of model, a post-processor that names a token nobody has.
+    """
+    if not tokenizer.is_fast:
+        raise CheckpointError(
+            f"{folder / 'tokenizer_config.json'}: tokenizer_class is {type(tokenizer).__name__}, "
+            "which is none of the tokenizers library; expected one that reads tokenizer.json"
+        )
+    try:
+        ids = tokenizer(_TEXT).input_ids
+        tokenizer(_TEXT, add_special_tokens=False)
+        tokenizer.decode(ids)
+        _ = tokenizer.all_special_ids
+    except BaseException as error:
+        # A panic of the tokenizers library is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(
+            f"{folder}: the tokenizer fails on {_TEXT!r} ({error!s:.200}); the parts of "
+            "tokenizer.json, or the tokenizer_class of tokenizer_config.json, do not fit: replace "
+            "both files"
+        ) from error
+
+
+_TEXT = "a b"
+_NAMED = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "pad_token",
+    "sep_token",
+    "cls_token",
+    "mask_token",
+)
 
 
 def _settings(folder: Path) -> dict[str, Any]:
     path = folder / "tokenizer_config.json"
     if not path.exists():
         return {}
-    return files.read_object(path, CheckpointError, "replace the file")
+    settings = files.read_object(path, CheckpointError, "replace the file")
+    longest, template = settings.get("model_max_length"), settings.get("chat_template")
+    if longest is not None and not isinstance(longest, int | float):
+        raise CheckpointError(
+            f"{path}: model_max_length is {longest!r:.40}; expected a number, mend it"
+        )
+    if not _is_template(template):
+        raise CheckpointError(
+            f"{path}: chat_template is {template!r:.40}; expected text, or a list of templates "
+            "with name and template, mend it"
+        )
+    return settings
+
+
+def _is_template(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(
+            isinstance(one, dict)
+            and isinstance(one.get("name"), str)
+            and isinstance(one.get("template"), str)
+            for one in value
+        )
+    if isinstance(value, dict):
+        return all(isinstance(text, str) for text in value.values())
+    return value is None or isinstance(value, str)
 
 
 def _check_file(folder: Path) -> None:
@@ -62,7 +131,8 @@ def _from_sentencepiece(folder: Path, settings: dict[str, Any]) -> PreTrainedTok
     transformers 5 ranks pairs by piece id instead, which differs for runs of spaces: those pieces
     have low ids and the worst score.
     """
-    model = _read_sentencepiece(folder / "tokenizer.model")
+    path = folder / "tokenizer.model"
+    model = _read_sentencepiece(path)
     trainer, pieces = model.trainer_spec, model.pieces
     vocabulary = {piece.piece: i for i, piece in enumerate(pieces)}
     scored = sorted(
@@ -74,16 +144,28 @@ def _from_sentencepiece(folder: Path, settings: dict[str, Any]) -> PreTrainedTok
         for cut in range(1, len(text))
         if text[:cut] in vocabulary and text[cut:] in vocabulary
     ]
-    unknown = pieces[trainer.unk_id].piece
-    backend = Tokenizer(
-        BPE(
+    unknown = _piece(pieces, trainer.unk_id, _UNKNOWN, path)
+    begin = _special(settings, "bos_token", _piece(pieces, trainer.bos_id, _CONTROL, path))
+    end = _special(settings, "eos_token", _piece(pieces, trainer.eos_id, _CONTROL, path))
+    others = {begin, end, *_added(settings)} - vocabulary.keys()
+    if others:
+        raise CheckpointError(
+            f"{folder / 'tokenizer_config.json'}: names the token {min(others)!r}, which "
+            "tokenizer.model does not have; add the model's tokenizer.json"
+        )
+    try:
+        bpe = BPE(
             vocabulary,
             merges,
             unk_token=unknown,
             fuse_unk=True,
             byte_fallback=trainer.byte_fallback,
         )
-    )
+    except Exception as error:  # the tokenizers library raises no narrower type
+        raise CheckpointError(
+            f"{path}: its pieces cannot be read ({error!s:.80}); add the model's tokenizer.json"
+        ) from error
+    backend = Tokenizer(bpe)
     prefix = model.normalizer_spec.add_dummy_prefix
     backend.normalizer = normalizers.Sequence(
         [normalizers.Prepend("▁")] * prefix + [normalizers.Replace(" ", "▁")]
@@ -92,8 +174,6 @@ def _from_sentencepiece(folder: Path, settings: dict[str, Any]) -> PreTrainedTok
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
         + [decoders.Strip(" ", 1, 0)] * prefix
     )
-    begin = _special(settings, "bos_token", pieces[trainer.bos_id].piece)
-    end = _special(settings, "eos_token", pieces[trainer.eos_id].piece)
     if settings.get("add_bos_token", True):
         backend.post_processor = processors.TemplateProcessing(
             single=f"{begin} $A", special_tokens=[(begin, vocabulary[begin])]
@@ -110,7 +190,26 @@ def _from_sentencepiece(folder: Path, settings: dict[str, Any]) -> PreTrainedTok
 
 
 # ModelProto.SentencePiece.Type of sentencepiece_model.proto, and TrainerSpec.ModelType.
-_NORMAL, _BPE = 1, 2
+_NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3
+_BPE = 2
+
+
+def _piece(pieces: Any, number: int, kind: int, path: Path) -> str:
+    if not 0 <= number < len(pieces) or pieces[number].type != kind:
+        raise CheckpointError(
+            f"{path}: expected <unk>, BOS and EOS among its pieces, as LLaMA's has them; piece "
+            f"{number} is none of these, add the model's tokenizer.json"
+        )
+    return str(pieces[number].piece)
+
+
+def _added(settings: dict[str, Any]) -> set[str]:
+    """Tokens that tokenizer_config.json adds."""
+    added = settings.get("added_tokens_decoder")
+    values = added.values() if isinstance(added, dict) else ()
+    return {
+        str(token["content"]) for token in values if isinstance(token, dict) and "content" in token
+    }
 
 
 def _read_sentencepiece(path: Path) -> Any:
@@ -139,4 +238,4 @@ def _special(settings: dict[str, Any], name: str, absent: str) -> str:
     if isinstance(value, dict):
         value = value.get("content")
     # Early LLaMA conversions wrote empty strings here.
-    return value or absent
+    return str(value or absent)
