@@ -179,3 +179,22 @@ def test_check_names_dtype_and_shape(tmp_path):
     save_file(arrays(np.float32), tmp_path / "y")
     with pytest.raises(CheckpointError, match=r"shape \[64, 7\].*asks for \[7, 64\]"):
         safetensors.read_header(tmp_path / "y")["a"].check((7, 64))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_not_finite_is_found_while_reading(bad, dtype, tmp_path, small_chunks):
+    values = np.full((9, 7), np.finfo(np.float16).max).astype(dtype)
+    save_file({"w": values}, tmp_path / "x.safetensors")
+    out = np.empty((9, 7), np.float32)
+    whole = [safetensors.Piece((slice(0, 9), slice(0, 7)), out)]
+
+    def read() -> None:
+        tensor = safetensors.read_header(tmp_path / "x.safetensors")["w"]
+        safetensors.read_chunks(safetensors.chunks(tensor, whole), lambda count: None)
+
+    read()
+    values[5, 3] = bad
+    save_file({"w": values}, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="x.safetensors: tensor w is not finite .* in row 5"):
+        read()
