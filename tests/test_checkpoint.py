@@ -142,6 +142,47 @@ def test_every_damaged_file_is_one_line_or_harmless(saved, state, tmp_path, capf
     assert explained == {"state", "data", "facts"}
 
 
+def flip(file) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_flipped_bit_anywhere_is_found_and_an_earlier_checkpoint_used(tmp_path, capsys):
+    folder = tmp_path / "checkpoints"
+    state = {"x": jnp.arange(6.0)}
+    with Checkpoints(folder, 3, "loss") as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, state, {"next": step}, {}, metric=1.0)
+    (tmp_path / "checkpoints.sha256" / "1.json").unlink()  # a kill came first: taken as it is
+    files = sorted(p.relative_to(folder) for p in (folder / "3").rglob("*") if p.is_file())
+    for number, file in enumerate(files):
+        for name in ("checkpoints", "checkpoints.sha256"):
+            shutil.copytree(tmp_path / name, tmp_path / str(number) / name)
+        again = tmp_path / str(number) / "checkpoints"
+        flip(again / file)
+        with Checkpoints(again, 3, "loss") as checkpoints:
+            with pytest.raises(CheckpointError, match=f"3 is damaged: {file.relative_to('3')}"):
+                checkpoints.restore(3, abstract(state))
+            assert checkpoints.newest_intact() == 2
+            assert "3 is damaged" in capsys.readouterr().out
+            assert checkpoints.restore(2, abstract(state))[1] == {"next": 2}
+            assert checkpoints.save(3, state, {}, {})  # it is made again
+    assert (again.with_name("checkpoints.damaged") / "3" / file.relative_to("3")).exists()
+
+
+def test_when_no_checkpoint_is_left_a_line_says_so(tmp_path):
+    with Checkpoints(tmp_path / "checkpoints", 1, None) as checkpoints:
+        assert checkpoints.newest_intact() is None
+        checkpoints.save(5, {"x": jnp.zeros(2)}, {}, {})
+    data = max((tmp_path / "checkpoints/5").rglob("*"), key=lambda path: path.stat().st_size)
+    flip(data if data.is_file() else next((tmp_path / "checkpoints/5/state").glob("*META*")))
+    with Checkpoints(tmp_path / "checkpoints", 1, None) as checkpoints:
+        with pytest.raises(CheckpointError, match="every checkpoint is damaged"):
+            checkpoints.newest_intact()
+        assert checkpoints.newest_intact() is None
+
+
 def test_half_removed_checkpoint_does_not_stop_a_run(saved, state):
     """A kill while a superseded checkpoint is removed leaves some of its files."""
     (saved / "1" / "state").mkdir(parents=True)

@@ -13,6 +13,7 @@ writer on each save, so that an error of an overlapping save is lost, (3) leaves
 per save, and (4) stores JSON dictionaries as arrays. The files on disk are the same.
 """
 
+import contextlib
 import functools
 import itertools
 import logging
@@ -27,6 +28,7 @@ import orbax.checkpoint as ocp
 
 from safety_jax.base import hosts
 from safety_jax.base.errors import CheckpointError
+from safety_jax.training.checksums import Checksums
 
 # What Orbax and TensorStore raise for files they cannot read or write. Orbax also raises bare
 # `Exception` for an unreadable array, which `_Explain` tells apart by its exact type.
@@ -87,7 +89,12 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(
                 self.folder, options=options, item_handlers=handlers
             )
-        self._metrics = {step: self._read_metric(step) for step in self.steps()}
+        self._sums = Checksums(self.folder)
+        self._verified: set[int] = set()
+        self._metrics: dict[int, float | None] = {}
+        for step in self.steps():
+            with contextlib.suppress(CheckpointError):  # told when it is restored
+                self._metrics[step] = self._read_metric(step)
 
     def save(
         self,
@@ -149,6 +156,43 @@ class Checkpoints:
         found = self._best_of(self.steps())
         return hosts.first_says(lambda: found)
 
+    def newest_intact(self) -> int | None:
+        """The last checkpoint whose files are as they were written; None where there is none yet.
+
+        Damaged ones are moved to `checkpoints.damaged`, and that is said.
+
+        Raises:
+            CheckpointError: there are checkpoints, and all are damaged.
+        """
+        aside = ""
+        while (step := self.latest()) is not None:
+            damage = self._damage(step)
+            if damage is None:
+                return step
+            if jax.process_index() == 0:
+                aside = str(self._sums.set_aside(step))
+                print(
+                    f"warning: checkpoint {self.folder / str(step)} is damaged ({damage} is not as "
+                    f"it was written); it is now {aside}, and an earlier one is used",
+                    flush=True,
+                )
+            hosts.first_says(lambda: None)  # the others look when it is gone
+            self._manager.reload()
+        if hosts.first_says(lambda: bool(aside)):
+            raise CheckpointError(
+                f"{self.folder}: every checkpoint is damaged, see {aside or self.folder}; run "
+                "again to begin from the start, or use another --workdir"
+            )
+        return None
+
+    def _damage(self, step: int) -> str | None:
+        if step in self._verified:
+            return None
+        damage = hosts.first_says(lambda: self._sums.differing(step))
+        if damage is None:
+            self._verified.add(step)
+        return damage
+
     def restore(self, step: int, target: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         """Reads a checkpoint onto the shardings of `target`, on whatever mesh they are.
 
@@ -165,6 +209,8 @@ class Checkpoints:
         """
         self._check_exists(step)
         with self._reading(step):
+            if (damage := self._damage(step)) is not None:
+                raise ValueError(f"{damage} is not as it was written")
             saved = self._manager.item_metadata(step)["state"]
             # A damaged description reads as an empty one.
             if saved is None or not _leaves(saved.tree):
@@ -189,12 +235,16 @@ class Checkpoints:
         if step is not None:
             with self._writing(step):
                 self._manager.wait_until_finished()
+            if jax.process_index() == 0:
+                self._verified.discard(step)
+                self._sums.add(step)
 
     def close(self) -> None:
         """Waits, then lets go of threads and files."""
         try:
             self.wait()
         finally:
+            self._sums.close()
             self._manager.close()
 
     def __enter__(self) -> "Checkpoints":
@@ -219,7 +269,8 @@ class Checkpoints:
                 # A kill during the removal of a superseded checkpoint leaves some of its files. It
                 # was neither recent nor best, and the next save removes the rest.
                 return None
-            return facts["metric"].get(str(self.best_metric))
+            value = facts["metric"].get(str(self.best_metric))
+            return float(value) if isinstance(value, int | float) else None
 
     def _best_of(self, steps: Iterable[int]) -> int | None:
         values = {step: self._metrics.get(step) for step in steps}

@@ -64,11 +64,11 @@ class Result:
 
 
 def resume(checkpoints: Checkpoints, state: State, batches: Batches) -> State:
-    """The latest checkpoint on the shardings of `state`, and `batches` moved to match.
+    """The latest intact checkpoint on the shardings of `state`, and `batches` moved to match.
 
     Returns `state` itself when there is no checkpoint.
     """
-    latest = checkpoints.latest()
+    latest = checkpoints.newest_intact()
     if latest is None:
         return state
     restored, data_state, _ = checkpoints.restore(latest, abstract(state))

@@ -32,7 +32,11 @@ DTYPES = {
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 # The bits of the exponent: where all are set, the number is NaN or infinite. On bits the test runs
 # as fast as memory is read, also for bfloat16, which numpy itself does not know.
-EXPONENTS = {"F32": np.uint32(0x7F800000), "BF16": np.uint16(0x7F80), "F16": np.uint16(0x7C00)}
+EXPONENTS: dict[str, np.unsignedinteger] = {
+    "F32": np.uint32(0x7F800000),
+    "BF16": np.uint16(0x7F80),
+    "F16": np.uint16(0x7C00),
+}
 
 # Two readers keep a disk and the copying core busy; together they hold READERS * CHUNK_BYTES.
 CHUNK_BYTES = 8 << 20
