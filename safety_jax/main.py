@@ -11,6 +11,7 @@ import errno
 import functools
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,12 +26,27 @@ from safety_jax.base.errors import UserError
 from safety_jax.command_line import Command
 from safety_jax.stages import checks, schema
 
+INTERRUPTED = 130  # what shells give a program that Ctrl-C ended
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 def run() -> None:
     """The console entry point."""
     terminal.guard()
+    try:
+        _run()
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # asked again, it ends on the spot
+        print(
+            "\nstopped by Ctrl-C; what was saved stays: run the same command to go on from there "
+            "(SIGTERM instead saves first)",
+            file=sys.stderr,
+            flush=True,
+        )
+        sys.exit(INTERRUPTED)
+
+
+def _run() -> None:
     try:
         command = command_line.parse(sys.argv)
     except UserError as error:
@@ -57,11 +73,12 @@ def main(command: Command) -> None:
     """Runs the stage; as one of several hosts, beside a supervisor."""
     if command.distributed:
         job = functools.partial(work, command)
-        sys.exit(supervisor.run(job, explain, Path(command.workdir)))
+        why = functools.partial(explain, folder=Path(command.workdir))
+        sys.exit(supervisor.run(job, why, Path(command.workdir)))
     try:
         work(command, None)
     except Exception as error:
-        line = explain(error)
+        line = explain(error, Path(command.workdir))
         if line is None:
             raise
         fail(line)
@@ -96,13 +113,23 @@ def run_stage(name: str, config: ConfigDict, folder: str) -> None:
     stage.run(config, folder, stages={one: functools.partial(run_stage, one) for one in others})
 
 
-def explain(error: BaseException) -> str | None:
-    """The line of an error that a user can cause; None for a bug."""
+def explain(error: BaseException, folder: Path | None = None) -> str | None:
+    """The line of an error that a user can cause; None for a bug.
+
+    Args:
+        folder: of the run: a file in it that cannot be used was moved or edited by somebody.
+    """
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         place = f" {error.filename}" if error.filename else ""
         return f"cannot write{place}: {error.strerror}; free space or choose another --workdir"
+    if isinstance(error, OSError) and folder is not None and isinstance(error.filename, str):
+        if Path(error.filename).absolute().is_relative_to(folder.absolute()):
+            return (
+                f"--workdir {folder}: {error.filename}: {error.strerror}; expected the folder as "
+                "this run leaves it: was it moved, removed or edited? Put it back, or use another"
+            )
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)[:200]:
         return (
             f"out of memory ({str(error) or 'an array finds no room'!s:.200}); lower what the "

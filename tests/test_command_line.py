@@ -246,3 +246,22 @@ def test_the_version(monkeypatch, capsys):
 def test_what_a_user_can_cause_is_told_from_a_bug(error, said):
     line = main.explain(error)
     assert line is None if said is None else said in str(line)
+
+
+def test_a_work_folder_that_vanished_is_no_bug(tmp_path):
+    error = FileNotFoundError(2, "No such file or directory", str(tmp_path / "plots/loss.png"))
+    assert main.explain(error) is None and main.explain(error, tmp_path / "other") is None
+    line = str(main.explain(error, tmp_path))
+    assert line.startswith(f"--workdir {tmp_path}: ") and "was it moved, removed or edited?" in line
+
+
+def test_ctrl_c_is_one_line(monkeypatch, capsys):
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "_run", interrupted)
+    monkeypatch.setattr(main.signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as left:
+        main.run()
+    assert left.value.code == 130
+    assert "run the same command to go on" in capsys.readouterr().err
