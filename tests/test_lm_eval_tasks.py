@@ -323,17 +323,26 @@ def test_tasks_that_cannot_be_asked_are_refused(model, tmp_path, files, monkeypa
     (tmp_path / "code.yaml").write_text(text + "unsafe_code: true\n")
     with pytest.raises(ConfigError, match="tiny_choice runs code"):
         run(str(tmp_path / "code.yaml"))
-    monkeypatch.setattr(
-        lm_eval_tasks, "_stands_alone", lambda task: True
-    )  # its own list takes long
+    own = lm_eval_tasks._manager(False)
+    monkeypatch.setattr(lm_eval_tasks, "_manager", lambda defaults: own)  # the list takes long
     with pytest.raises(ConfigError, match="no_such_task.*`lm-eval ls tasks`"):
         run("no_such_task")
+
+
+def test_tasks_that_are_not_there_are_told_before_anything_is_read(monkeypatch, tmp_path, files):
+    listed = type("Listed", (), {"task_index": {"arc_easy": None, "hellaswag": None}})()
+    monkeypatch.setattr(lm_eval_tasks, "_manager", lambda defaults: listed)
+    lm_eval_tasks.check_tasks([files[0], "hellaswag"])
+    with pytest.raises(ConfigError, match="called 'arc_esay'; expected arc_easy or another name"):
+        lm_eval_tasks.check_tasks(["hellaswag", "arc_esay"])
+    with pytest.raises(ConfigError, match="the file .*gone.yaml does not exist"):
+        lm_eval_tasks.check_tasks([str(tmp_path / "gone.yaml")])
 
 
 def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
     with pytest.raises(ConfigError, match=r"pip install 'safety_jax\[lm-eval\]'"):
-        lm_eval_tasks.check_installed()
+        lm_eval_tasks.check_tasks(["arc_easy"])
 
 
 # ---------------------------------------------------------------------------- HFLM

@@ -128,6 +128,7 @@ def make_plan(config: ConfigDict, title: str) -> EvaluationPlan:
             raise ConfigError(f"{key} is {value}; expected at least 1")
     if config.answer.candidates != 1:
         raise ConfigError(f"answer.candidates is {config.answer.candidates}; expected 1")
+    tasks = plan_tasks(config)
     models = named(group.models, "evaluate.models")
     others = named(group.responses, "evaluate.responses")
     both = set(models) & set(others)
@@ -179,7 +180,7 @@ def make_plan(config: ConfigDict, title: str) -> EvaluationPlan:
         read=read,
         planned=planned,
         stored=cards,
-        tasks=plan_tasks(config),
+        tasks=tasks,
         choice=assemble.check(choice, list(everyone), judges),
         models=everyone,
         preference=plan_preference(config, mesh),
@@ -253,11 +254,12 @@ def plan_tasks(config: ConfigDict) -> Wanted:
     """Tasks of lm-evaluation-harness.
 
     Raises:
-        ConfigError: tasks are named, and the harness is not installed, or rows are to be left out.
+        ConfigError: tasks are named, and the harness is not installed or does not know them, or
+            rows are to be left out.
     """
     group = config.evaluate
     if group.tasks:
-        lm_eval_tasks.check_installed()
+        lm_eval_tasks.check_tasks(tuple(group.tasks))
         if config.data.special_text == SKIP:
             raise ConfigError(
                 "data.special_text is skip, but evaluate.tasks are asked whole; set it to text or "

@@ -6,6 +6,8 @@ PyTorch.
 """
 
 import dataclasses
+import difflib
+import functools
 import importlib
 import importlib.metadata
 import json
@@ -74,9 +76,33 @@ class Figure:
     task_hash: str
 
 
-def check_installed() -> None:
-    """Raises a ConfigError where the extra is missing; stages ask before they read weights."""
+def check_tasks(tasks: Sequence[str]) -> None:
+    """Looks whether tasks are there, without loading them: stages ask before anything else.
+
+    Raises:
+        ConfigError: the extra is missing, or a name that no task, group or tag has, or a file that
+            does not exist.
+    """
     _library("lm_eval")
+    names = [task for task in tasks if not files.expand(task).is_file()]
+    for name in names:
+        if name.endswith((".yaml", ".yml")) or os.sep in name:
+            raise ConfigError(f"evaluate.tasks: the file {name} does not exist; expected YAML")
+    known = _manager(True).task_index if names else {}
+    for name in names:
+        if name not in known:
+            near = ", ".join(difflib.get_close_matches(name, known, n=3))
+            raise ConfigError(
+                f"evaluate.tasks: no task, group or tag is called {name!r}; expected "
+                f"{f'{near} or another' if near else 'a'} name that `lm-eval ls tasks` lists, or "
+                "the path of a YAML file"
+            )
+
+
+@functools.cache
+def _manager(defaults: bool) -> Any:
+    """What finds tasks. Reading the list of all its own takes the harness half a minute."""
+    return _library("lm_eval.tasks").TaskManager(include_defaults=defaults)
 
 
 def run_tasks(
@@ -190,10 +216,8 @@ def _load(tasks: Sequence[str]) -> dict[str, Any]:
 
     if not tasks:
         raise ConfigError("no task is named; expected names of lm-evaluation-harness, or files")
-    manager = _library("lm_eval.tasks").TaskManager
     try:
-        # Reading the list of all its own tasks takes the harness half a minute.
-        return manager(include_defaults=not all(map(_stands_alone, tasks))).load(list(tasks))
+        return _manager(not all(map(_stands_alone, tasks))).load(list(tasks))
     except KeyError as error:
         raise ConfigError(
             f"{error.args[0] if error.args else error}; expected a name that `lm-eval ls tasks` "
