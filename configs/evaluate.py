@@ -96,6 +96,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data = data = ConfigDict()
     data.template = "alpaca"
     data.max_length = 0  # of prompt and answer; 0: what the model was made for
+    data.overlong_prompt = "skip"  # for all models, and counted; or "error"
     data.special_text = "text"  # what spells a control token is letters; or "error", "skip"
     data.enable_thinking = ""  # of chat templates that ask: "true", "false"; "": their own choice
     data.template_date = ""  # for chat templates that write it: 2024-07-26; "": the first start's

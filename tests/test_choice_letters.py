@@ -89,6 +89,16 @@ def test_no_is_a_word_of_its_own():
         assert choice_letters.read(answer, ("Yes", "No")) == expected
 
 
+def test_labels_that_hold_one_another():
+    labels = ("hateful", "non-hateful")
+    for answer, expected in (
+        ("Non-hateful.", "non-hateful"), ("It is hateful", "hateful"),
+        ("not hateful", "non-hateful"),
+        ("The label is: non-hateful", "non-hateful"), ("hateful or non-hateful", ""),
+    ):  # fmt: skip
+        assert choice_letters.read(answer, labels) == expected
+
+
 def counted(answers: str, key: str, choices=LETTERS) -> dict:
     """One character an answer; a blank chooses nothing."""
     return choice_letters.measure(

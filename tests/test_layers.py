@@ -32,9 +32,9 @@ FLOORS: dict[str, int] = {
 FORBIDDEN = {("data", "models")}
 # What stages may import of each other: the parts they are built of, and what runs them all.
 SHARED_STAGES = {
-    "answering", "checks", "config_files", "devices", "evaluate_plan", "groups", "judge_schema",
-    "metric_names", "pair_task", "planned", "planned_passes", "planned_training", "recipe",
-    "references", "results", "schema", "texts", "training", "tuning",
+    "answering", "checks", "config_files", "devices", "evaluate_plan", "evaluate_prompts", "groups",
+    "judge_schema", "metric_names", "pair_task", "planned", "planned_passes", "planned_training",
+    "recipe", "references", "results", "schema", "texts", "training", "tuning",
 }  # fmt: skip
 # Runs no other stage, but must make of their configs what they do.
 LOOKS_IN = "safety_jax.stages.planned_training"

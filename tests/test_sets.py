@@ -11,7 +11,7 @@ from evaluation_samples import write_csv, write_lists
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data.sources import open_source
 from safety_jax.evaluation.sets import catalogue
-from safety_jax.evaluation.sets.items import REFERENCE, SAFE, UNSAFE, read_sets
+from safety_jax.evaluation.sets.items import CHOICE, REFERENCE, SAFE, UNSAFE, read_sets
 
 KEY = "evaluate.sets"
 
@@ -247,6 +247,45 @@ def test_rows_that_are_left_out_keep_the_numbers_of_others(tmp_path):
     path = write_csv(tmp_path / "gap.csv", ("prompt",), ("a",), (" ",), ("c",))
     (found,) = read(f"{path}?kind=unsafe&bad_rows=skip")
     assert [item.id for item in found.items] == ["0", "2"]
+
+
+def test_texts_to_be_classified_are_multiple_choice_among_their_labels(tmp_path):
+    head, rows = ("text", "label", "functionality"), [("I like tea.", "non-hateful", "taste"),
+                                                      ("I hate tea.", "hateful", "taste"),
+                                                      ("Tea!", "hateful", "shouts")]  # fmt: skip
+    (found,) = read(f"{write_csv(tmp_path / 'mine.csv', head, *rows)}?kind=label")
+    assert (found.kind, found.framed) == (CHOICE, True)
+    assert {item.choices for item in found.items} == {("hateful", "non-hateful")}
+    assert [item.reference for item in found.items] == ["non-hateful", "hateful", "hateful"]
+    assert [item.category for item in found.items] == ["taste", "taste", "shouts"]
+    assert "as hateful or non-hateful" in found.items[0].prompt[0].content
+    assert "\nI like tea.\n" in found.items[0].prompt[0].content
+    # By its own name, and under other names of columns.
+    own = ("functionality", "case_id", "test_case", "label_gold")
+    write_csv(tmp_path / "hatecheck_cases.csv", own, ("shouts", "7", "Tea!", "hateful"),
+              ("taste", "9", "I like tea.", "non-hateful"))  # fmt: skip
+    (named,) = read("HateCheck", folder=tmp_path)
+    assert [(i.id, i.category, i.reference) for i in named.items] == [
+        ("7", "shouts", "hateful"), ("9", "taste", "non-hateful"),
+    ]  # fmt: skip
+    path = write_csv(tmp_path / "other.csv", ("body", "toxic"), ("a", "0"), ("b", "1"))
+    (other,) = read(f"{path}?kind=label&columns=prompt:body,reference:toxic")
+    assert other.items[1].choices == ("0", "1") and other.items[1].reference == "1"
+
+
+@pytest.mark.parametrize(
+    ("head", "rows", "message"),
+    [
+        (("text", "label"), [("a", "x"), ("b", "x")], "1 different labels .*'x'.*expected 2 to 26"),
+        (("text", "label"), [("a", "x"), ("b", "")], "line 3: the label is ''; expected a word"),
+        (("text", "mark"), [("a", "x"), ("b", "y")], "no column of reference, label"),
+        (("body", "label"), [("a", "x"), ("b", "y")], "no column of prompt, text"),
+    ],
+)
+def test_texts_without_labels_are_told(tmp_path, head, rows, message):
+    path = write_csv(tmp_path / "mine.csv", head, *rows)
+    with pytest.raises(DataError, match=message):
+        read(f"{path}?kind=label")
 
 
 def test_the_catalogue_is_whole():

@@ -291,6 +291,9 @@ def describe(
             **place.environment()[-1],
         },
         preferences=preferences,
-        notes=[note for name, found in done.items() for note in task_results.notes(found, name)],
+        notes=[
+            *plan.left_out,
+            *(note for name, found in done.items() for note in task_results.notes(found, name)),
+        ],
     )
     return assemble.report(material, plan.choice)

@@ -9,46 +9,29 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import encode, prompts
+from safety_jax.base.errors import ConfigError
 from safety_jax.data.control import control_tokens
-from safety_jax.data.text_rules import SKIP, TextRules
+from safety_jax.data.text_rules import SKIP
 from safety_jax.evaluation.answers import existing, stored_scores
-from safety_jax.evaluation.answers.responses import Protocol, Response
+from safety_jax.evaluation.answers.responses import Response
 from safety_jax.evaluation.harness import lm_eval_tasks
 from safety_jax.evaluation.harness.task_results import Wanted
 from safety_jax.evaluation.measures import assemble
 from safety_jax.evaluation.measures.counts import Resampling
 from safety_jax.evaluation.sets import items as evaluated
-from safety_jax.evaluation.sets import special_text
-from safety_jax.evaluation.sets.items import CHOICE, Set
+from safety_jax.evaluation.sets import subsets
+from safety_jax.evaluation.sets.items import Set
 from safety_jax.judges import guard_specs, registry
 from safety_jax.judges.judge import JudgeCard
 from safety_jax.judges.planned import PlannedJudge
-from safety_jax.models.decoding import generation
 from safety_jax.models.execution import float_type
 from safety_jax.models.folders.model_folder import ModelFolder, open_model
-from safety_jax.stages import answering, devices, groups, texts
+from safety_jax.stages import devices, evaluate_prompts, groups
 
 # NAME=PLACE; a comma only ends a place where another name follows.
 _NEXT = re.compile(r",(?=[\w.-]+=)")
 _NAME = re.compile(r"[\w.-]+")
 PREFERENCE = "preference"  # what the judge of answers side by side is called
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelAnswers:
-    """What one model is asked of one set.
-
-    Attributes:
-        ids: of each prompt.
-        setup: how answers are written.
-        protocol: all that they depend on.
-    """
-
-    ids: Sequence[Sequence[int]]
-    setup: generation.Setup
-    protocol: Protocol
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +45,13 @@ class EvaluationPlan:
         stored: cards of judges whose scores stand beside the answers.
         tasks: of lm-evaluation-harness, for the models that answer.
         preference: the judge that holds answers side by side; None without one.
-        left_out: prompts that spell a special token, which data.special_text leaves out.
+        left_out: sentences of how many prompts were left out, and why.
     """
 
     mesh: Mesh
     sets: Sequence[Set]
     opened: Mapping[str, ModelFolder]
-    asked: Mapping[str, Mapping[str, ModelAnswers]]
+    asked: evaluate_prompts.Asked
     read: Mapping[str, Mapping[str, Sequence[Response]]]
     planned: Mapping[str, PlannedJudge]
     stored: Mapping[str, JudgeCard]
@@ -76,7 +59,7 @@ class EvaluationPlan:
     choice: assemble.ReportChoice
     models: Mapping[str, str]
     preference: PlannedJudge | None
-    left_out: int
+    left_out: Sequence[str]
 
     @property
     def cards(self) -> dict[str, JudgeCard]:
@@ -90,8 +73,7 @@ class EvaluationPlan:
             + ", ".join(f"{n} ({p})" for n, p in self.models.items()),
             f"{len(self.cards)} judges: {', '.join(self.cards) or 'none'}",
         ]
-        if self.left_out:
-            lines.append(f"{self.left_out} prompts left out: they spell a special token")
+        lines += self.left_out
         if self.preference:
             lines.append(f"answers side by side, in both orders: {self.preference.card.model}")
         return "\n".join(lines)
@@ -155,11 +137,8 @@ def make_plan(config: ConfigDict, title: str) -> EvaluationPlan:
         )
         for name, path in models.items()
     }
-    left_out = 0
-    if config.data.special_text == SKIP:
-        tokens = [control_tokens(one.tokenizer) for one in opened.values()]
-        sets, read, left_out = special_text.leave_out(sets, read, tokens)
-    planned, cards = plan_judges(config, mesh, sets, others, read)
+    left, kept, asked, told = plan_prompts(config, mesh, sets, read, opened)
+    planned, cards = plan_judges(config, mesh, left, others, kept)
     choice = assemble.ReportChoice(
         title=title,
         baseline=group.baseline,
@@ -174,18 +153,46 @@ def make_plan(config: ConfigDict, title: str) -> EvaluationPlan:
     judges = {name: one.card for name, one in planned.items()} | cards
     return EvaluationPlan(
         mesh=mesh,
-        sets=sets,
+        sets=left,
         opened=opened,
-        asked={name: ask(config, one, sets, mesh) for name, one in opened.items()},
-        read=read,
+        asked=asked,
+        read=kept,
         planned=planned,
         stored=cards,
         tasks=tasks,
         choice=assemble.check(choice, list(everyone), judges),
         models=everyone,
         preference=plan_preference(config, mesh),
-        left_out=left_out,
+        left_out=told,
     )
+
+
+def plan_prompts(
+    config: ConfigDict,
+    mesh: Mesh,
+    sets: Sequence[Set],
+    read: Mapping[str, Mapping[str, Sequence[Response]]],
+    opened: Mapping[str, ModelFolder],
+) -> tuple[
+    Sequence[Set], Mapping[str, Mapping[str, Sequence[Response]]], evaluate_prompts.Asked, list[str]
+]:
+    """Sets, answers that exist and prompts, without those that nobody is to be asked, and what is
+    to be told of them."""
+    told = []
+    if config.data.special_text == SKIP:
+        before = sum(len(of.items) for of in sets)
+        tokens = [control_tokens(one.tokenizer) for one in opened.values()]
+        sets, read = subsets.keep(sets, read, subsets.without_special(sets, tokens))
+        if count := before - sum(len(of.items) for of in sets):
+            told.append(f"{count} prompts are left out: they spell a special token.")
+    asked = {name: evaluate_prompts.ask(config, one, sets, mesh) for name, one in opened.items()}
+    sets, read, fitting, overlong = evaluate_prompts.fit(config, sets, read, asked)
+    told += [
+        f"{name}: {count} prompts are left out for all models: one has no room for them and its "
+        "answer."
+        for name, count in overlong.items()
+    ]
+    return sets, read, fitting, told
 
 
 def named(text: str, key: str) -> dict[str, str]:
@@ -279,53 +286,3 @@ def plan_tasks(config: ConfigDict) -> Wanted:
 def has(card: JudgeCard, found: Sequence[Response]) -> bool:
     """Whether answers bring this judge's column along."""
     return any(card.settings["column"] in response.stored for response in found)
-
-
-def worded_as(template: str, rules: TextRules) -> str:
-    """How prompts are worded, for what answers are compared by."""
-    if template != "chat" or rules.chat.thinking is None:
-        return template
-    return "chat, thinking" if rules.chat.thinking else "chat, no thinking"
-
-
-def ask(
-    config: ConfigDict, opened: ModelFolder, sets: Sequence[Set], mesh: Mesh
-) -> dict[str, ModelAnswers]:
-    """What a model is asked, by set.
-
-    Raises:
-        DataError: a prompt leaves no room for an answer.
-    """
-    positions = config.data.max_length or opened.config.max_positions
-    rules = texts.rules(config)
-    found: dict[str, ModelAnswers] = {}
-    for of in sets:
-        group = config.answer.copy_and_resolve_references()
-        if of.kind == CHOICE:
-            group.beams, group.max_new_tokens = 1, config.evaluate.choice_tokens
-        setup = answering.make_setup(group, config.sample, opened.tokenizer, mesh, opened.ends)
-        # Prompts that bring their own words are fed as they are; chat models need their turns.
-        name = config.data.template
-        template = "bare" if of.framed and name != "chat" else name
-        rendered = prompts.load_template(template, opened.tokenizer, rules)
-        ids = encode.encode_prompts([i.record() for i in of.items], rendered, opened.tokenizer)
-        room = positions - group.max_new_tokens
-        for item, prompt in zip(of.items, ids, strict=True):
-            if len(prompt) > room:
-                raise DataError(
-                    f"{item.where}: {opened.path} has room for {room} tokens before an answer of "
-                    f"{group.max_new_tokens}, this prompt has {len(prompt)}; shorten answers, "
-                    "raise data.max_length, or leave the row out with ?rows="
-                )
-        decoding = {
-            **group.to_dict(),
-            "stop": list(group.stop),
-            "weights": config.model.parameter_dtype,
-            "activations": config.model.compute_dtype,
-        }
-        worded = worded_as(template, rules)
-        protocol = Protocol(
-            opened.weights_sha256, opened.tokenizer_sha256, worded, decoding, config.seed
-        )
-        found[of.name] = ModelAnswers(ids, setup, protocol)
-    return found

@@ -323,6 +323,7 @@ _EVALUATE: Table = {
     **_PRECISION,
     "data.template": TEMPLATE,
     "data.max_length": Whole(0, LONGEST_ROW, unit="tokens"),
+    "data.overlong_prompt": SKIPPING,
     **_READ,
     **in_group("answer", {**_ANSWERS, "candidates": Whole(1, 1)}),
     **_PACE,

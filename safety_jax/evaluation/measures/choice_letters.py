@@ -139,9 +139,10 @@ def _patterns(choices: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str
         )
         return re.compile(mark), re.compile(rf"\W*([{small}])(?=\W*\Z|[.,;:)])")
     words = [
-        re.escape(choice) + (r"(?!\s+\w)" if choice.lower() == "no" else "") for choice in choices
+        re.escape(choice) + (r"(?!\s+\w)" if choice.lower() == "no" else "")
+        for choice in sorted(choices, key=len, reverse=True)  # "non-hateful" before "hateful"
     ]
-    mark = rf"{_ALONE}((?i:{'|'.join(words)})){_NO_WORD}"
+    mark = rf"{_ALONE}(?<!non-)((?i:{'|'.join(words)})){_NO_WORD}"
     return re.compile(mark), re.compile(r"(?!)()")
 
 

@@ -192,6 +192,7 @@ def _categories(block: Block) -> dict[str, Category]:
             n=len(chosen),
             safe={judge: rate([found[i] for i in chosen]) for judge, found in safe.items()},
             refused=_refused(block, chosen) if block.detector else None,
+            accuracy=rate([block.correct[i] for i in chosen]) if block.correct else None,
         )
         for name, chosen in places.items()
     }

@@ -81,11 +81,13 @@ class Degenerate:
 
 @dataclasses.dataclass(frozen=True)
 class Category:
-    """The items of one category: safe shares by judge, and refusals."""
+    """The items of one category: safe shares by judge, refusals; of sets with a key the share of
+    right answers, None for others."""
 
     n: int
     safe: Mapping[str, Rate]
     refused: Refused | None
+    accuracy: Rate | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,8 @@ from safety_jax.data.readers import Row
 from safety_jax.evaluation.sets import multiple_choice
 
 UNSAFE, SAFE, CHOICE, ANSWER, REFERENCE = "unsafe", "safe", "choice", "answer", "reference"
-KINDS = (UNSAFE, SAFE, CHOICE, ANSWER, REFERENCE)
+LABEL = "label"  # texts to be classified; they become questions of multiple choice
+KINDS = (UNSAFE, SAFE, CHOICE, LABEL, ANSWER, REFERENCE)
 CLOSED = (CHOICE, ANSWER)  # there is a key; no judge is needed
 
 
@@ -184,6 +185,20 @@ _ROWS = (
         origin="SIT/scripts/evaluation/helpfulness/data of "
         "github.com/DurgaSandeep25/Alignment-towards-safety-helpfulness",
         columns={"reference": "outputs"},
+    ),
+    Entry(
+        "HateCheck",
+        LABEL,
+        "CC BY 4.0 (Röttger et al., arXiv 2012.15606)",
+        files=("hatecheck*.csv", "test_suite_cases.csv"),
+        origin="github.com/paul-rottger/hatecheck-data",
+        columns={
+            "id": "case_id",
+            "prompt": "test_case",
+            "reference": "label_gold",
+            "category": "functionality",
+        },
+        framed=True,
     ),
     Entry(
         "MT-Bench",

@@ -10,6 +10,7 @@ A set is given by name, or as a file or other source with what its columns are:
     mine.csv?kind=unsafe&columns=prompt:question,category:type
     quiz.jsonl?kind=choice&columns=prompt:question,choices:options,reference:answer
     facts.jsonl?kind=answer&columns=prompt:question,reference:answer
+    hate.csv?kind=label&columns=prompt:text,reference:label,category:functionality
 
 Columns of a file of one's own: the prompt in any form of data/formats.py, and, where there are
 such, `id`, `category`, `reference`, `choices`, and `twin`, the id of an item of the set that the
@@ -32,12 +33,13 @@ from safety_jax.data.formats import BadRow, Message
 from safety_jax.data.readers import Row
 from safety_jax.data.records import Record
 from safety_jax.data.sources import Source
-from safety_jax.evaluation.sets import catalogue, multiple_choice
+from safety_jax.evaluation.sets import catalogue, classification, multiple_choice
 from safety_jax.evaluation.sets.catalogue import (
     ANSWER,
     CHOICE,
     CLOSED,
     KINDS,
+    LABEL,
     REFERENCE,
     SAFE,
     UNSAFE,
@@ -109,9 +111,9 @@ class Set:
 
     Attributes:
         name: as tables show it.
-        kind: one of KINDS: prompts that should be refused or answered safely; prompts that should
-            be answered; multiple choice; questions with a short known answer; prompts with a
-            reference answer.
+        kind: prompts that should be refused or answered safely; prompts that should be answered;
+            multiple choice, and with it texts to be classified; questions with a short known
+            answer; prompts with a reference answer.
         items: in the order of the file.
         source: the spec it was read from.
         sha256: of the file; None where the source is no file.
@@ -244,13 +246,15 @@ def _entries(location: str, extra: Mapping[str, str], key: str, spec: str) -> tu
         )
     word = multiple_choice.choice_row if kind == CHOICE else None
     licence = extra.get("licence", _UNSTATED)
-    return (Entry("", kind, licence, word=word, twin=extra.get("twin", ""), framed=kind == CHOICE),)
+    framed = kind in (CHOICE, LABEL)
+    return (Entry("", kind, licence, word=word, twin=extra.get("twin", ""), framed=framed),)
 
 
 # ---------------------------------------------------------------------------- from rows to items
 
 
 def _make(source: Source, entry: Entry, key: str, seed: int) -> Set:
+    entry = _classified(source, entry)
     known = {ours: theirs for ours, theirs in entry.columns.items() if ours not in source.columns}
     kept: list[tuple[int, str, Row]] = []
     for number, (where, row) in enumerate(zip(source.where, source.rows, strict=True)):
@@ -285,6 +289,25 @@ def _make(source: Source, entry: Entry, key: str, seed: int) -> Set:
         framed=entry.framed,
         rows=len(source.rows),
     )
+
+
+def _classified(source: Source, entry: Entry) -> Entry:
+    """The entry of texts to be classified as that of multiple choice; others as they are."""
+    if entry.kind != LABEL:
+        return entry
+    known = {ours: theirs for ours, theirs in entry.columns.items() if ours not in source.columns}
+    rows = []
+    for where, row in zip(source.where, source.rows, strict=True):
+        try:
+            rows.append(records.renamed(records.renamed(row, source.columns), known))
+            classification.check(rows[-1])
+        except BadRow as bad:
+            raise DataError(f"{where}: {bad}; mend the row") from bad
+    try:
+        word = classification.words_of(rows)
+    except BadRow as bad:
+        raise DataError(f"{source.spec}: {bad}") from bad
+    return dataclasses.replace(entry, kind=CHOICE, word=word, framed=True)
 
 
 def _references(source: Source, kind: str) -> dict[str, str]:

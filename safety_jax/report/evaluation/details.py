@@ -134,6 +134,24 @@ def overlap(report: Report) -> Table | None:
     return Table("Overlap with reference answers", text, head, tuple(rows)) if rows else None
 
 
+def groups(report: Report) -> Table | None:
+    """Right answers by group, of sets that have groups."""
+    models = words.models(report)
+    rows = []
+    for name in dict.fromkeys(row.set for row in ordered(report)):
+        of_set = {m: row for m in models if (row := report.row(m, name)) is not None}
+        for group in dict.fromkeys(g for row in of_set.values() for g in row.categories):
+            found = {m: row.categories[group] for m, row in of_set.items()
+                     if group in row.categories}  # fmt: skip
+            if any(one.accuracy for one in found.values()):
+                cells = (rate(found[m].accuracy) if m in found else EMPTY for m in models)
+                n = max(one.n for one in found.values())
+                rows.append((Cell(name), Cell(group), Cell(f"{n}"), *cells))
+    head = ("set", "group", "texts", *models)
+    text = "Where a model is right only in some groups, its accuracy is that of the mixture."
+    return Table("Right answers by group", text, head, tuple(rows)) if rows else None
+
+
 # Measures of multiple choice beside accuracy: (key, head).
 _SHARES = (
     ("chance", "chance"),

@@ -61,7 +61,12 @@ def render(report: Report) -> str:
         refused=comparing.refused(report),
         turned=turned(report),
         derived=details.derived(report),
-        help=_there(comparing.preferred(report), details.choices(report), details.overlap(report)),
+        help=_there(
+            comparing.preferred(report),
+            details.choices(report),
+            details.groups(report),
+            details.overlap(report),
+        ),
         health=_there(details.degenerate(report)),
         judges=_there(details.judged(report), comparing.agreement(report)),
         people=_there(comparing.quality(report), comparing.corrected(report)),

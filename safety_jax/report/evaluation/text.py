@@ -95,6 +95,7 @@ def markdown(report: Report, plots: Sequence[str]) -> str:
         comparing.preferred(report),
         details.derived(report),
         details.choices(report),
+        details.groups(report),
         details.overlap(report),
         details.degenerate(report),
     ]

@@ -1,0 +1,135 @@
+"""What stage `evaluate` asks models: prompts of each set as tokens, and how they are answered."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from safety_jax.base.errors import DataError
+from safety_jax.data import encode, prompts
+from safety_jax.data.text_rules import TextRules
+from safety_jax.evaluation.answers.responses import Protocol
+from safety_jax.evaluation.sets import subsets
+from safety_jax.evaluation.sets.items import CHOICE, Set
+from safety_jax.models.decoding import generation
+from safety_jax.models.folders.model_folder import ModelFolder
+from safety_jax.stages import answering, texts
+
+R = TypeVar("R")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelAnswers:
+    """What one model is asked of one set.
+
+    Attributes:
+        ids: of each prompt.
+        room: tokens that a prompt may have, so that an answer of full length fits behind it.
+        setup: how answers are written.
+        protocol: all that they depend on.
+    """
+
+    ids: Sequence[Sequence[int]]
+    room: int
+    setup: generation.Setup
+    protocol: Protocol
+
+
+Asked = Mapping[str, Mapping[str, ModelAnswers]]  # by model and set
+
+
+def ask(
+    config: ConfigDict, opened: ModelFolder, sets: Sequence[Set], mesh: Mesh
+) -> dict[str, ModelAnswers]:
+    """What a model is asked, by set."""
+    positions = config.data.max_length or opened.config.max_positions
+    rules = texts.rules(config)
+    found: dict[str, ModelAnswers] = {}
+    for of in sets:
+        group = config.answer.copy_and_resolve_references()
+        if of.kind == CHOICE:
+            group.beams, group.max_new_tokens = 1, _choice_tokens(config, opened, of)
+        setup = answering.make_setup(group, config.sample, opened.tokenizer, mesh, opened.ends)
+        # Prompts that bring their own words are fed as they are; chat models need their turns.
+        name = config.data.template
+        template = "bare" if of.framed and name != "chat" else name
+        rendered = prompts.load_template(template, opened.tokenizer, rules)
+        ids = encode.encode_prompts([i.record() for i in of.items], rendered, opened.tokenizer)
+        decoding = {
+            **group.to_dict(),
+            "stop": list(group.stop),
+            "weights": config.model.parameter_dtype,
+            "activations": config.model.compute_dtype,
+        }
+        worded = worded_as(template, rules)
+        protocol = Protocol(
+            opened.weights_sha256, opened.tokenizer_sha256, worded, decoding, config.seed
+        )
+        found[of.name] = ModelAnswers(ids, positions - group.max_new_tokens, setup, protocol)
+    return found
+
+
+def _choice_tokens(config: ConfigDict, opened: ModelFolder, of: Set) -> int:
+    """Tokens of an answer to multiple choice: no fewer than the longest word to choose takes."""
+    words = {choice for item in of.items for choice in item.choices if len(choice) > 1}
+    encoded = [opened.tokenizer(word, add_special_tokens=False).input_ids for word in words]
+    return max([config.evaluate.choice_tokens, *map(len, encoded)])
+
+
+def worded_as(template: str, rules: TextRules) -> str:
+    """How prompts are worded, for what answers are compared by."""
+    if template != "chat" or rules.chat.thinking is None:
+        return template
+    return "chat, thinking" if rules.chat.thinking else "chat, no thinking"
+
+
+def fit(
+    config: ConfigDict,
+    sets: Sequence[Set],
+    read: subsets.BySet[R],
+    asked: Asked,
+) -> tuple[list[Set], dict[str, dict[str, list[R]]], Asked, dict[str, int]]:
+    """Sets, answers and prompts without those that leave a model no room for its answer; and how
+    many these are, by set.
+
+    Raises:
+        DataError: there is one and data.overlong_prompt is error, or nothing is left of a set.
+    """
+    lengths = {m: {of: [len(i) for i in one.ids] for of, one in by.items()}
+               for m, by in asked.items()}  # fmt: skip
+    rooms = {model: {of: one.room for of, one in by.items()} for model, by in asked.items()}
+    shorter = "lower answer.max_new_tokens"
+    if config.data.max_length:
+        shorter += ", or raise data.max_length"
+    if config.data.overlong_prompt == "error":
+        _refuse(sets, lengths, rooms, f"{shorter}, or set data.overlong_prompt to skip")
+    places = subsets.without_overlong(sets, lengths, rooms, shorter)
+    left, answers = subsets.keep(sets, read, places)
+    prompts_left = {
+        model: {
+            name: dataclasses.replace(one, ids=[one.ids[i] for i in places[name]])
+            for name, one in by.items()
+        }
+        for model, by in asked.items()
+    }
+    counts = {of.name: len(of.items) - len(places[of.name]) for of in sets}
+    return left, answers, prompts_left, {name: n for name, n in counts.items() if n}
+
+
+def _refuse(
+    sets: Sequence[Set],
+    lengths: subsets.BySet[int],
+    rooms: Mapping[str, Mapping[str, int]],
+    advice: str,
+) -> None:
+    for model, by_set in lengths.items():
+        for of in sets:
+            room = rooms[model][of.name]
+            for item, count in zip(of.items, by_set[of.name], strict=True):
+                if count > room:
+                    raise DataError(
+                        f"{item.where}: the prompt has {count} tokens, and {model} has room for "
+                        f"{max(room, 0)} before its answer; {advice}"
+                    )
