@@ -295,7 +295,16 @@ def test_people_label_a_blind_sheet(finished, given, tmp_path):
         ({"evaluate.safety": "refusal"}, "divides safe from unsafe by a threshold: harm"),
         ({"evaluate.sets": ("I-Nothing",)}, "I-Nothing"),
         ({"evaluate.sets": ("I-CoNa",)}, "I-CoNa"),
-        ({"data.max_length": 10}, "has room for 2 tokens before an answer of 8"),
+        (
+            {"data.max_length": 10},
+            "every prompt is longer than the 2 tokens that a model has room for before its answer; "
+            "lower answer.max_new_tokens, or raise data.max_length",
+        ),
+        (
+            {"data.max_length": 10, "data.overlong_prompt": "error"},
+            "base has room for 2 before its answer; lower answer.max_new_tokens, or raise "
+            "data.max_length, or set data.overlong_prompt to skip",
+        ),
         ({"answer.candidates": 2}, "answer.candidates is 2; expected 1"),
         ({"evaluate.resamples": 0}, "evaluate.resamples is 0"),
     ],

@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
-from evaluation_samples import write_csv, write_lists
+from evaluation_samples import numbered, write_csv, write_lists
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data.sources import open_source
-from safety_jax.evaluation.sets import catalogue
+from safety_jax.evaluation.sets import catalogue, subsets
 from safety_jax.evaluation.sets.items import CHOICE, REFERENCE, SAFE, UNSAFE, read_sets
 
 KEY = "evaluate.sets"
@@ -247,6 +247,19 @@ def test_rows_that_are_left_out_keep_the_numbers_of_others(tmp_path):
     path = write_csv(tmp_path / "gap.csv", ("prompt",), ("a",), (" ",), ("c",))
     (found,) = read(f"{path}?kind=unsafe&bad_rows=skip")
     assert [item.id for item in found.items] == ["0", "2"]
+
+
+def test_prompts_that_leave_one_model_no_room_are_left_out_for_all():
+    sets = [numbered("one", 4), numbered("two", 2)]
+    lengths = {"a": {"one": [3, 9, 4, 2], "two": [1, 1]}, "b": {"one": [4, 4, 4, 8], "two": [2, 2]}}
+    rooms = {"a": {"one": 5, "two": 5}, "b": {"one": 6, "two": 2}}
+    places = subsets.without_overlong(sets, lengths, rooms, "do less")
+    assert places == {"one": [0, 2], "two": [0, 1]}
+    kept, answers = subsets.keep(sets, {"c": {"one": [10, 11, 12, 13]}}, places)
+    assert [item.id for item in kept[0].items] == ["0", "2"] and len(kept[1].items) == 2
+    assert answers == {"c": {"one": [10, 12]}}
+    with pytest.raises(DataError, match="every prompt is longer than the 1 tokens .*; do less"):
+        subsets.without_overlong(sets, lengths, {**rooms, "b": {"one": 6, "two": 1}}, "do less")
 
 
 def test_texts_to_be_classified_are_multiple_choice_among_their_labels(tmp_path):
