@@ -44,7 +44,7 @@ class Chip:
         axes: dimensions of a TPU's network; 0 for GPUs behind a switch.
         ring: an axis closes to a ring where its length is a multiple of this.
         node: GPUs behind one switch; beyond, each sends `outside` bytes/s.
-        source: where the figures stand.
+        source: where the figures come from.
     """
 
     kind: str
@@ -180,7 +180,7 @@ def topology(where: Slice) -> list[Any]:
     generation, _, shape = where.name.partition(":")
     name = where.chip.kind if generation == "tpu7x" else generation
     options: dict[str, Any] = {}
-    if generation == "v4":  # a chip is two devices unless libtpu is told otherwise; jax has one
+    if generation == "v4":  # a chip is two devices unless libtpu's settings differ; jax has one
         options["chip_config_name"] = "megacore"
     if where.chips == 1:  # less than a host has
         options["chips_per_host_bounds"] = (1, 1, 1)

@@ -1,6 +1,6 @@
 """Reads, from the text of a compiled program, how its devices talk to each other.
 
-A collective inside a loop stands in the text once and happens once a trip; a loop over layers has
+A collective inside a loop appears in the text once and happens once a trip; a loop over layers has
 its number of trips in the text, one whose length is data does not.
 """
 
@@ -76,7 +76,7 @@ class Collective(NamedTuple):
 
 
 def read(program: str, devices: int) -> list[Collective]:
-    """Every collective of an HLO module, in the order of the text; a loop's stand there once.
+    """Every collective of an HLO module, in the order of the text; those of a loop once.
 
     TPU programs spell one asynchronous collective as several fused pieces: they share a channel.
 

@@ -49,7 +49,7 @@ class Judges:
     def score(
         self, conversations: Sequence[Conversation], ledger: Path, title: str
     ) -> dict[str, list[Score]]:
-        """By judge, one score a conversation; goes on from the ledger."""
+        """By judge, one score a conversation; continues from the ledger."""
         group = scoring.ToJudge(conversations, Ledger(ledger, jax.process_index() == 0), title)
         return scoring.judge_by_each(self._planned, [group], rows=self._rows)[0]
 

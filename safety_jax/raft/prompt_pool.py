@@ -131,7 +131,7 @@ def read(
         specs, ordinary: sources of unsafe and of ordinary prompts.
         share: of ordinary prompts in every round.
         per_round: prompts of both kinds.
-        reuse: go on from the beginning when a group is used up.
+        reuse: begin again when a group is used up.
         order: "shuffled" by the seed, or "file".
         template, rules: see `prompts.load_template`.
         with_answers: rows must have an answer, which takes part as a candidate.

@@ -241,7 +241,7 @@ def _add_token_axis(axes: "Axes", tokens: Series) -> None:
 
 
 def _line(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> Callable[[Any], Any]:
-    """Interpolation that goes on straight at both ends; matplotlib asks beyond the data."""
+    """Interpolation, straight beyond both ends; matplotlib asks beyond the data."""
     slopes = np.diff(y[[0, 1, -2, -1]])[[0, 2]] / np.diff(x[[0, 1, -2, -1]])[[0, 2]]
 
     def value(at: Any) -> Any:

@@ -41,7 +41,7 @@ HOPE = 0.8  # of memory by formula, at which rows are tried first
 
 
 def run(config: ConfigDict, folder: str) -> None:
-    """Runs the stage; called again, it goes on where it stopped.
+    """Runs the stage; called again, it continues where it stopped.
 
     Raises:
         UserError: anything that the user can put right; of a single plan, that it does not fit.

@@ -102,7 +102,7 @@ class StageProgram:
     Attributes:
         unit: what its tokens are, for people.
         choose: the mesh and rows to begin with.
-        programs: for a choice; the last is the one whose time is told.
+        programs: for a choice; the plan gives the time of the last.
     """
 
     unit: str

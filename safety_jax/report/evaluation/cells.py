@@ -40,7 +40,7 @@ class Table:
     Attributes:
         title: short.
         text: how to read it.
-        groups: what stands above runs of columns: (words, number of columns); may be empty.
+        groups: headings above runs of columns: (words, number of columns); may be empty.
         head: names of columns; of the first, what rows are.
         rows: as many cells each as `head` has names; the first names the row.
     """
@@ -128,7 +128,7 @@ def accuracy(row: ResultRow) -> Rate | None:
 
 
 def as_rate(found: Any) -> Rate | None:
-    """A rate that stands among a row's JSON values."""
+    """A rate among a row's JSON values."""
     return Rate(**found) if isinstance(found, Mapping) else None
 
 

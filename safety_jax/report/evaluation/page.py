@@ -1,7 +1,7 @@
 """`report.html`: one file that needs no network and runs nothing but its own script.
 
-The browser is told so: a content policy names the hashes of the one style and the one script, and
-forbids everything else. Texts stand escaped, or as JSON that a script cannot fall out of.
+Its content policy names the hashes of the one style and the one script, and forbids everything
+else. Texts are escaped, or JSON that a script cannot fall out of.
 """
 
 import base64

@@ -16,7 +16,7 @@ from safety_jax.report.evaluation.sentence import sentence
 def tables(report: Report) -> str:
     """Summary, comparisons and notes for the terminal, ending in a newline.
 
-    The summary stands on its side, a line for each measure and set: terminals are narrow.
+    The summary is turned, a line for each measure and set: terminals are narrow.
     """
     sections = [_aligned(*_sideways(summaries.summary(report)))]
     for table in comparing.comparisons(report, briefly=True):

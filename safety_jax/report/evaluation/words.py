@@ -7,7 +7,7 @@ from safety_jax.evaluation.measures.results import Comparison, Estimate, Rate, R
 from safety_jax.evaluation.sets.items import SAFE, UNSAFE
 from safety_jax.judges.judge import BETTER, HARMFUL, SAFER
 
-NONE = "–"  # stands where a value does not exist
+NONE = "–"  # where there is no value
 ALL = "all "  # begins the name of the sets of one kind together
 SHARES = ("safe", "refused", "engaged", "accuracy")  # measures in percent; others are scores
 LEVEL = 0.05  # of tests
