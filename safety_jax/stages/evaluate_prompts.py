@@ -51,7 +51,8 @@ def ask(
         group = config.answer.copy_and_resolve_references()
         if of.kind == CHOICE:
             group.beams, group.max_new_tokens = 1, _choice_tokens(config, opened, of)
-        setup = answering.make_setup(group, config.sample, opened.tokenizer, mesh, opened.ends)
+        ends = (*opened.ends, *texts.ends(config, opened.tokenizer))
+        setup = answering.make_setup(group, config.sample, opened.tokenizer, mesh, ends)
         # Prompts that bring their own words are fed as they are; chat models need their turns.
         name = config.data.template
         template = "bare" if of.framed and name != "chat" else name

@@ -66,7 +66,7 @@ def run(config: ConfigDict, folder: str) -> None:
             sample=config.sample,
             tokens=base.tokens,
             mesh=mesh,
-            ends=model_ends(base.folder, base.tokens),
+            ends=(*model_ends(base.folder, base.tokens), *texts.ends(config, base.tokens)),
         )
         parts = RaftParts(
             policy=trained,

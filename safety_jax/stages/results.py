@@ -11,7 +11,7 @@ from safety_jax.base import files, trees
 from safety_jax.models.folders import hub as folders
 from safety_jax.models.folders import tokenizer_files
 from safety_jax.report import model_card
-from safety_jax.stages import groups
+from safety_jax.stages import groups, texts
 from safety_jax.training import metrics, workdir
 from safety_jax.training.run import Fitted
 from safety_jax.training.task import Account, Learner, Task
@@ -52,8 +52,12 @@ def write(
                     "keeps all of it",
                     flush=True,
                 )
+        found = groups.tokenizer_folders(config, learner.folder)
+        # Answers of a chat end where its template ends them, which may be at another token.
+        chat = config.data.template == "chat"
+        ends = texts.ends(config, tokenizer_files.load(found)) if chat else ()
         for target in lost:
-            tokenizer_files.copy(groups.tokenizer_folders(config, learner.folder), target)
+            tokenizer_files.copy(found, target, ends)
 
 
 def write_card(

@@ -3,9 +3,10 @@
 import datetime
 
 from ml_collections import ConfigDict
+from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base.errors import ConfigError
-from safety_jax.data.chat import ChatSettings
+from safety_jax.data.chat import ChatSettings, chat_template
 from safety_jax.data.text_rules import FIXED, KEEP, TextRules
 from safety_jax.training import workdir
 
@@ -57,6 +58,19 @@ def rules(config: ConfigDict) -> TextRules:
     reasoning = data.reasoning if "reasoning" in data else KEEP
     settings = ChatSettings(day, THINKING[data.enable_thinking])
     return TextRules(data.special_text, reasoning, settings)
+
+
+def ends(config: ConfigDict, tokens: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The token by which the chat template ends answers, and so training does; none elsewhere.
+
+    Raises:
+        ConfigError, CheckpointError: a chat template that is missing or broken.
+    """
+    if config.data.template != "chat":
+        return ()
+    end = chat_template(tokens, FIXED.chat).end
+    found = tokens.convert_tokens_to_ids(end) if end else None
+    return (found,) if isinstance(found, int) else ()
 
 
 def judged_rules(config: ConfigDict) -> TextRules:

@@ -5,6 +5,7 @@ folder, and is then asked in the words that it learned; otherwise its base's cou
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -68,7 +69,7 @@ def fingerprint(found: tuple[Path, ...]) -> str:
     return hosts.first_says(digest)
 
 
-def copy(found: tuple[Path, ...], target: Path) -> None:
+def copy(found: tuple[Path, ...], target: Path, ends: Sequence[int] = ()) -> None:
     """Gives an exported folder this tokenizer and no other, and lets answers end at its EOS.
 
     Files of the model's own tokenizer do not stay: `transformers` takes a `chat_template.jinja`
@@ -80,15 +81,18 @@ def copy(found: tuple[Path, ...], target: Path) -> None:
         patterns = folders.TOKENIZER_FILES if folder == found[0] else (TEMPLATE,)
         folders.copy_matching(folder, patterns, target)
     if (target / GENERATION).is_file():
-        _end_at_eos(target)
+        _end_there(target, ends)
 
 
-def _end_at_eos(target: Path) -> None:
-    """Training ends every answer with the tokenizer's EOS, so `generate` must know it."""
+def _end_there(target: Path, ends: Sequence[int]) -> None:
+    """Training ends every answer with the tokenizer's EOS, or with one of `ends`, so `generate`
+    must know them."""
     eos = folders.token_ids(target)["eos_token_id"]
     settings = folders.read_json(target / GENERATION)
     given = settings.get("eos_token_id")
     known = given if isinstance(given, list) else [] if given is None else [given]
-    if eos is not None and eos not in known:
-        settings["eos_token_id"] = [*known, eos] if known else eos
+    added = [one for one in dict.fromkeys([eos, *ends]) if one is not None and one not in known]
+    if added:
+        every = [*known, *added]
+        settings["eos_token_id"] = every if len(every) > 1 else every[0]
         folders.write_json(target / GENERATION, settings)

@@ -1,0 +1,74 @@
+"""How a config has texts read: the day of a run, thinking, and where a chat's answers end."""
+
+import datetime
+import json
+
+import pytest
+
+from configs import sft
+from safety_jax.base.errors import ConfigError
+from safety_jax.models.folders import tokenizer_files
+from safety_jax.stages import texts
+from safety_jax.training import workdir
+from tests import chat_templates, tiny_tokenizers
+
+
+def config(**data):
+    found = sft.get_config()
+    with found.unlocked():
+        found.data.update({"template": "chat"} | data)
+    return found
+
+
+def test_a_run_keeps_the_day_on_which_it_began(tmp_path, monkeypatch):
+    class Tomorrow(datetime.date):
+        @classmethod
+        def today(cls):
+            return datetime.date(2042, 1, 2)
+
+    given = config()
+    with workdir.prepare(tmp_path / "run", given) as place:
+        first = texts.dated(given, place)
+        assert first.data.template_date == datetime.date.today().isoformat()
+        assert given.data.template_date == ""
+        (place.path / "metrics.jsonl").write_text("{}\n")
+    monkeypatch.setattr(texts.datetime, "date", Tomorrow)
+    with workdir.prepare(tmp_path / "run", given) as place:
+        assert texts.dated(given, place).data == first.data
+        assert texts.rules(texts.dated(given, place)).chat.date.year < 2042
+    fixed = config(template_date="2031-05-04")
+    with workdir.prepare(tmp_path / "fixed", fixed) as place:
+        assert str(texts.rules(texts.dated(fixed, place)).chat.date) == "2031-05-04"
+    plain = config(template="plain")
+    with workdir.prepare(tmp_path / "plain", plain) as place:
+        assert texts.dated(plain, place) is plain
+
+
+def test_values(tmp_path):
+    thinking = [texts.rules(config(enable_thinking=v)).chat.thinking for v in ("", "true", "false")]
+    assert thinking == [None, True, False]
+    with pytest.raises(ConfigError, match="data.enable_thinking is 'maybe'; expected true, false"):
+        texts.rules(config(enable_thinking="maybe"))
+    with pytest.raises(ConfigError, match="data.template_date is 'today'; expected a day as"):
+        texts.rules(config(template_date="today"))
+    with pytest.raises(ConfigError, match="data.special_text is 'drop'; expected one of text"):
+        texts.rules(config(special_text="drop"))
+
+
+def test_a_chat_ends_where_its_template_ends_it(tmp_path):
+    tokens = tiny_tokenizers.qwen(
+        chat_template=chat_templates.GEMMA,
+        bos_token="<|endoftext|>",
+        eos_token="<|endoftext|>",
+        additional_special_tokens=["<turn>", "<end>"],
+    )
+    end = tokens.convert_tokens_to_ids("<end>")
+    assert texts.ends(config(), tokens) == (end,)
+    assert texts.ends(config(template="alpaca"), tokens) == ()
+    own, target = tmp_path / "own", tmp_path / "target"
+    tokens.save_pretrained(own)
+    target.mkdir()
+    (target / "generation_config.json").write_text(json.dumps({"eos_token_id": 7}))
+    tokenizer_files.copy((own,), target, (end,))
+    found = json.loads((target / "generation_config.json").read_text())
+    assert found["eos_token_id"] == [7, tokens.eos_token_id, end]
