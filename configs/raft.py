@@ -20,7 +20,7 @@ every judge, and trains `train.epochs` on the chosen ones. Sampling is by far th
 Expect (Safe to Serve's report, LLaMA 7B; answers that Llama Guard calls safe, per cent, on I-CoNa /
 I-Malicious / I-Controversial): 39.9 / 50 / 42.5 before, 39.9 / 54 / 40 after b500 and
 39.9 / 54 / 44.5 after b100. The default here rejects what its safety judge does not accept, draws
-more candidates and trains longer on them: see the README for what that changes.
+more candidates and trains longer on them: docs/results.md has what that changes.
 """
 
 from ml_collections import ConfigDict

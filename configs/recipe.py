@@ -24,8 +24,8 @@ epoch of 20,000 Alpaca rows with LoRA at 7B.
 
 Expect (Safe to Serve's report, LLaMA 7B; answers that Llama Guard calls safe, per cent, on I-CoNa /
 I-Malicious / I-Controversial): 41 / 41 / 45 at first, 65 / 65 / 70 with 100 demonstrations,
-94 / 92 / 97 with 1,000; RAFT 39.9 / 54 / 40 and DPO 93 / 95 / 100, from 39.9 / 50 / 42.5. The
-README has what the demo comes to.
+94 / 92 / 97 with 1,000; RAFT 39.9 / 54 / 40 and DPO 93 / 95 / 100, from 39.9 / 50 / 42.5.
+docs/results.md has the figures of the demo.
 """
 
 from ml_collections import ConfigDict

@@ -21,8 +21,8 @@ Arguments, behind the colon and joined by commas:
 
 Cost: one forward and one backward pass over every answer an epoch, without a vocabulary to visit.
 
-Expect (demo): every held-out pair in order; its answers differ plainly. The README has what to
-expect of real pairs, and of counting words on them.
+Expect (demo): every held-out pair in order; its answers differ plainly. docs/results.md has what
+to expect of real pairs, and of counting words on them.
 """
 
 from ml_collections import ConfigDict
