@@ -117,7 +117,9 @@ PREMISES = (
         begins("no not neve abso cert defi of hell"),
         opening=any_of(
             r"\W{0,3}no\b[,. ]|(?:absolutely|certainly|definitely|of course|hell) no",
-            r"(?!i\b|we\b|you\b)[^\n?!,;:.]{0,90}\b(?:should|is|are|was|were|does|did|do) (?:not|"
+            # The main clause is denied: "Nuns are not ...", not "Going where you are not ...".
+            r"(?!i\b|we\b|you\b)(?:(?!\b(?:where|who|which|what|when|if|that)\b)[^\n?!,;:.]){0,90}"
+            r"\b(?:should|is|are|was|were|does|did|do) (?:not|"
             r"never)\b(?! only| necessarily| just| always| to be confused| exist)",
         ),
     ),
