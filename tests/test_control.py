@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import json
+import pathlib
+import re
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, trainers
@@ -11,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from safety_jax.base.errors import DataError
 from safety_jax.data import encode, pairs, prompts, records, text_rules
+from safety_jax.data.chat import ChatTemplate
 from safety_jax.data.control import control_tokens
 from safety_jax.data.messages import Message
 from safety_jax.data.records import Record
@@ -243,3 +246,32 @@ def test_the_rest_of_the_tokenizer_is_left_alone():
     assert control_tokens(tokenizer) is control_tokens(tokenizer)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<new>"]})
     assert "<new>" in control_tokens(tokenizer).texts
+
+
+@pytest.mark.torch
+def test_what_is_learned_is_what_trls_training_templates_mark():
+    """TRL marks answers in copies of the families' templates; ours are found in the originals."""
+    trl = pytest.importorskip("trl")
+    folder = pathlib.Path(trl.__file__).parent / "chat_templates"
+    marks = re.compile(r"<\|[a-zA-Z_0-9]+\|>|<(?:start|end)_of_turn>|</s>|<s>")
+    turns = [
+        {"role": role, "content": text}
+        for role, text in (("user", "Q"), ("assistant", "A"), ("user", "Q2"), ("assistant", "A2"))
+    ]
+    for name in ("llama3", "gemma", "gemma3", "cohere", "cohere2", "qwen3_instruct_2507", "lfm2"):
+        found = []
+        for source in (f"{name}.jinja", f"{name}_training.jinja"):
+            template = (folder / source).read_text()
+            tokenizer = qwen(
+                chat_template=template,
+                bos_token="<bos>",
+                eos_token="<|endoftext|>",
+                additional_special_tokens=sorted(set(marks.findall(template))),
+            )
+            chat = ChatTemplate(tokenizer, text_rules.FIXED.chat)
+            (written,) = chat.write([turns], asking=False)
+            found.append([part.text.rstrip("\n") for part in written.stretches if part.learned])
+        theirs = tokenizer.apply_chat_template(turns, return_assistant_tokens_mask=True)
+        ids = [i for i, m in zip(theirs["input_ids"], theirs["assistant_masks"], strict=True) if m]
+        assert found[0] == found[1], name
+        assert "".join(found[1]) == tokenizer.decode(ids).replace("\n", ""), name

@@ -154,7 +154,10 @@ class HarnessLM(TemplateLM):
                     "task out, or run tasks without the template"
                 ) from reason
         text = self._control.decode(code)
-        self._dialogues[text] = code
+        # Of two dialogues that read alike, one spells what the other's template writes: the fewer
+        # control tokens, the less is obeyed.
+        known = self._dialogues.get(text, code)
+        self._dialogues[text] = min(code, known, key=lambda one: one.count(SECRET))
         return text
 
     def _rendered(self, turns: list[dict[str, str]], asking: bool) -> str:
