@@ -3,7 +3,7 @@
     python -m safety_jax.main --config=configs/recipe.py:demo --workdir=runs/demo
     python -m safety_jax.main --config=configs/recipe.py:real --config.recipe.base=MODEL \\
         --config.recipe.data=FOLDER --workdir=runs/ladder
-    python -m safety_jax.main --config=configs/recipe.py --workdir=gs_or_disk/safe_to_serve
+    python -m safety_jax.main --config=configs/recipe.py --workdir=runs/safe_to_serve
 
 Each group that has a `stage` is a step: the whole config of that stage, to be changed key by key
 (`--config.dpo.optim.learning_rate=1e-5`). `@base`, `@data` and `@STEP` in its texts stand for
