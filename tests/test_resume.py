@@ -80,7 +80,7 @@ def test_killed_then_stopped_then_finished(inputs, tmp_path):  # noqa: F811
 
 
 def test_killed_while_the_reference_is_computed(inputs, tmp_path):  # noqa: F811
-    many = write_pairs(tmp_path / "pairs.jsonl", 6 * reference.PAIRS_PER_SHARD)
+    many = write_pairs(tmp_path / "pairs.jsonl", 6 * reference.EXAMPLES_PER_SHARD)
 
     def config(cache: str):
         return configure_dpo(
