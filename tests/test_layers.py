@@ -26,6 +26,7 @@ FLOORS: dict[str, int] = {
     "planning": 6,
     "report": 7,
     "stages": 8,
+    "face": 8,
     "command_line": 9,
     "main": 10,
 }

@@ -172,13 +172,13 @@ def make_loss(tuned, full: bool):
     """The SFT loss with all weights trained, or adapters beside frozen weights."""
     config, _, execution = tuned
 
-    def loss(trainable, frozen, tokens, total, key):
+    def loss(trainable, frozen, tokens, totals, key):
         weights, adapters = (trainable, None) if full else (frozen, adapters_of(trainable))
         model = Model(config, execution, weights, adapters, None)
         scores = logprobs.token_logprobs(
             model.forward(tokens), model.head(), *logprobs.shift(tokens), chunk_tokens=16
         )
-        sums = losses.sft(scores)
+        sums, total = losses.sft(scores), totals["tokens"]
         return {"loss": sums.loss / total, "correct": sums.correct / total}
 
     return loss

@@ -101,13 +101,14 @@ def judge_all(
         ) as progress:  # fmt: skip
             for block in todo:
                 chosen = [conversations[i] for i in block]
-                ledger.add(block, chosen, card, _scores(judge, chosen))
+                ledger.add(block, chosen, card, scores(judge, chosen))
                 progress.update(len(block))
     found = [ledger.get(i, conversation, card) for i, conversation in enumerate(conversations)]
     return [score for score in found if score is not None]
 
 
-def _scores(judge: Judge, conversations: Sequence[Conversation]) -> list[Score]:
+def scores(judge: Judge, conversations: Sequence[Conversation]) -> list[Score]:
+    """One score a conversation, in order; a response that ends inside its thought is unscored."""
     answered = [one for one in conversations if not one.unfinished]
     scores = judge.score(answered) if answered else []
     for one, score in zip(answered, scores, strict=True):

@@ -1,6 +1,7 @@
 """The loaded model, one noun: config, weights, adapters, tokenizer, and how it runs."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -14,14 +15,14 @@ from safety_jax.base import trees
 from safety_jax.base.batch import Tokens
 from safety_jax.models import declaration, lora
 from safety_jax.models.execution import Execution
-from safety_jax.models.llama import Attend, Llama, LlamaConfig
+from safety_jax.models.llama import Attend, Llama, LlamaConfig, parameters
 from safety_jax.models.rotary import angles
 
 _static: Any = {"static": True}
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Model:
     """A causal language model that can run.
 
@@ -48,6 +49,18 @@ class Model:
     @property
     def mesh(self) -> Mesh:
         return self.execution.mesh
+
+    def __repr__(self) -> str:
+        """What it is, without its arrays."""
+        config, mesh = self.config, self.mesh
+        count = sum(math.prod(p.shape) for p in parameters(config).values())
+        targets = () if self.adapters is None else self.adapters.weights
+        return (
+            f"Model({count:,} weights in {config.layers} layers of width {config.width}, "
+            f"{config.vocabulary_size:,} tokens, {'adapters on ' if targets else 'no adapters'}"
+            f"{', '.join(targets)}; computes in {jnp.dtype(self.execution.compute_dtype).name} on "
+            f"{mesh.size} {mesh.devices.flat[0].platform})"
+        )
 
     def forward(self, tokens: Tokens) -> Float[Array, "B T D"]:
         """The last hidden state, normed, in `execution.compute_dtype`."""

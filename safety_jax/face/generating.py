@@ -1,0 +1,133 @@
+"""Answers: greedy ones, and several sampled ones to each prompt."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from safety_jax.base import mesh as meshes
+from safety_jax.base.errors import DataError
+from safety_jax.data import encode, records, thoughts
+from safety_jax.face import given
+from safety_jax.face.given import Prompt
+from safety_jax.models.decoding import generation
+from safety_jax.models.model import Model
+
+LANES = 64  # answers written at a time on each device
+BUCKET_TOKENS = 64  # the shortest compiled length of prompts and of answers
+CHUNK_STEPS = 16  # tokens written between two looks of the host
+
+
+def generate(
+    model: Model,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    stop: Sequence[str] = (),
+    template: str = "",
+    seed: int = 0,
+) -> list[str]:
+    """One answer to each prompt, greedy unless a temperature is given.
+
+        sj.generate(model, ["What does a cow eat?"], max_new_tokens=20)
+        sj.generate(model, [[{"role": "user", "content": "What does a cow eat?"}]])
+
+    A reasoning model's thought stands before its answer. See `sample` for arguments and errors.
+    """
+    found = sample(
+        model,
+        prompts,
+        candidates=1,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        stop=stop,
+        template=template,
+        seed=seed,
+    )
+    return [answer.text or "" for (answer,) in found]
+
+
+def sample(
+    model: Model,
+    prompts: Sequence[Prompt],
+    *,
+    candidates: int = 4,
+    max_new_tokens: int = 256,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    stop: Sequence[str] = (),
+    template: str = "",
+    seed: int = 0,
+) -> list[list[generation.Completion]]:
+    """Several answers to each prompt, in the order of the prompts; each has `text`, token `ids`,
+    their `logprobs_sum` in nats, and how it `finish`ed: "eos", "stop" or "length".
+
+        best = [max(row, key=lambda a: a.logprobs_sum) for row in sj.sample(model, prompts)]
+
+    An answer depends on (seed, its prompt's place, its own place) alone, so it is the same
+    whatever is asked beside it.
+
+    Args:
+        temperature: 0 is greedy.
+        top_p, top_k: as `transformers` has them; 1 and 0 are off.
+        stop: strings that end an answer, and are cut off.
+        template: a name of `data/prompts.py`; "" is the tokenizer's chat template, or "plain".
+
+    Raises:
+        ConfigError: a setting that cannot be used, or a model without a tokenizer.
+        DataError: a prompt that is empty, or longer than the model can read.
+    """
+    tokens = given.tokenizer(model)
+    settings = generation.SamplingParams(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        frequency_penalty=0.0,
+        beams=1,
+        length_penalty=1.0,
+        candidates=candidates,
+        max_new_tokens=max_new_tokens,
+    )
+    rows = [{"prompt": given.turns(prompt)} for prompt in prompts]
+    read = records.read_prompts(given.source("prompt", rows))
+    ids = encode.encode_prompts(read, given.load_template(template, tokens), tokens)
+    for record, row in zip(read, ids, strict=True):
+        _check_fits(model, record.where, len(row), max_new_tokens)
+    stops = generation.Stop(tuple(stop), thoughts.reader(tokens))
+    pace = _pace(model, len(ids) * candidates)
+    ends = () if tokens.eos_token_id is None else (int(tokens.eos_token_id),)
+    setup = generation.Setup(settings, pace, ends, stops)
+    found = generation.generate(model, setup, ids, range(len(ids)), seed, None)
+    return [
+        [
+            dataclasses.replace(one, text=thoughts.said(stops.text, prompt, one.text or ""))
+            for one in row
+        ]
+        for prompt, row in zip(ids, found, strict=True)
+    ]
+
+
+def _check_fits(model: Model, where: str, count: int, new: int) -> None:
+    most = model.config.max_positions
+    if count + new > most:
+        raise DataError(
+            f"{where}: {count} tokens and {new} new ones are more than the {most} positions of the "
+            "model; shorten the prompt or lower max_new_tokens"
+        )
+
+
+def _pace(model: Model, answers: int) -> generation.Pace:
+    """An odd number of lanes a device: those are not halved towards the end, which would save less
+    time than it takes to compile."""
+    parts = meshes.row_parts(model.mesh)
+    each = min(-(-answers // parts), LANES)
+    lanes = parts * (1 if each == 1 else 1 + generation.bucket(each - 1, 2))
+    return generation.Pace(
+        lanes=lanes,
+        prefill_prompts=min(lanes, 8 * parts),
+        bucket_tokens=BUCKET_TOKENS,
+        chunk_steps=CHUNK_STEPS,
+        cache_dtype=model.execution.compute_dtype,
+    )

@@ -1,0 +1,66 @@
+"""What is given to the face, prompts, rows and models, as the functions below it take them."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.data import encode, prompts
+from safety_jax.data.sources import Source
+from safety_jax.models.model import Model
+
+Prompt = str | Sequence[Mapping[str, str]]
+
+
+def turns(prompt: Prompt) -> Any:
+    """A prompt as a row of data holds it."""
+    return prompt if isinstance(prompt, str) else [dict(message) for message in prompt]
+
+
+def source(what: str, rows: Sequence[Mapping[str, Any]]) -> Source:
+    """Rows in memory as the readers of files take them; counted from 0, as Python does.
+
+    Raises:
+        DataError: there are none.
+    """
+    if not rows:
+        raise DataError(f"no {what} is given; expected at least one")
+    return Source(
+        spec=f"the {what}s given",
+        name="given",
+        rows=[dict(row) for row in rows],
+        where=[f"{what} {number}" for number in range(len(rows))],
+        take=None,
+        weight=None,
+        format=None,
+        columns={},
+        skip_bad_rows=False,
+    )
+
+
+def tokenizer(model: Model) -> PreTrainedTokenizerBase:
+    if model.tokenizer is None:
+        raise ConfigError("the model has no tokenizer; load it by sj.load, or replace `tokenizer`")
+    return model.tokenizer
+
+
+def untokenized(model: Model) -> Model:
+    """For compiled functions: one program serves every tokenizer."""
+    return dataclasses.replace(model, tokenizer=None)
+
+
+def load_template(name: str, tokens: PreTrainedTokenizerBase) -> prompts.Template:
+    return prompts.load_template(name or ("chat" if tokens.chat_template else "plain"), tokens)
+
+
+def encoding(model: Model, template: str) -> encode.Encoding:
+    tokens = tokenizer(model)
+    return encode.Encoding(
+        template=load_template(template, tokens),
+        tokenizer=tokens,
+        max_length=model.config.max_positions,
+        overlong_prompt="error",
+        vocabulary_size=model.config.vocabulary_size,
+    )

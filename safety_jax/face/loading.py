@@ -1,0 +1,114 @@
+"""Models: from a folder, with fresh adapters, with adapters added to the weights."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+
+from safety_jax.base import mesh as meshes
+from safety_jax.base.errors import ConfigError
+from safety_jax.models import llama
+from safety_jax.models import lora as adapters
+from safety_jax.models.execution import float_type
+from safety_jax.models.folders.model_folder import open_model
+from safety_jax.models.model import Model
+
+
+def load(
+    path: str | Path,
+    *,
+    dtype: str = "",
+    tokenizer: str = "",
+    attention: str = "auto",
+    mesh: Mesh | None = None,
+) -> Model:
+    """A model from a Hugging Face folder or hub id; or a PEFT folder, which brings its base along.
+
+        model = sj.load("launch/demo/model")
+
+    Args:
+        dtype: of weights and activations, "float32" or "bfloat16"; "" is float32 on CPUs and
+            bfloat16 elsewhere. Adapters are float32.
+        tokenizer: the folder of another tokenizer; "" for the model's own.
+        attention: a backend of `models/attention.py`, or "auto".
+        mesh: of `base.mesh.build`; None shares out rows over all devices.
+
+    Raises:
+        CheckpointError: the folder is missing, damaged, or of an unsupported architecture.
+        ConfigError: an unknown dtype or backend, or a mesh that does not divide the model.
+    """
+    mesh = mesh or all_devices()
+    kind = float_type("dtype", dtype or default_dtype(mesh))
+    folder = open_model(
+        str(path),
+        mesh,
+        own_tokenizer=tokenizer,
+        compute_dtype=kind,
+        backend=attention,
+        remat="none",
+    )
+    return folder.load(kind)
+
+
+def lora(
+    model: Model,
+    rank: int = 8,
+    *,
+    alpha: float | None = None,
+    targets: Sequence[str] = (adapters.ALL_LINEAR,),
+    rslora: bool = False,
+    initialization: str = "peft",
+    seed: int = 0,
+) -> Model:
+    """The model with fresh LoRA adapters (Hu et al., arXiv 2106.09685), equal to it bit for bit
+    until they are trained.
+
+        tuned = sj.lora(model, rank=8)
+        tuned.adapters.weights["query"]["a"].shape  # [L, R, in]
+
+    Args:
+        alpha: the adapters are scaled by alpha / rank; None is 2 · rank.
+        targets: Hugging Face's names of projections, such as ("q_proj", "v_proj").
+        rslora: scales by alpha / sqrt(rank) (arXiv 2312.03732).
+        initialization: "peft" or "zero_a", see `models.lora.initialize`.
+
+    Raises:
+        ConfigError: the model has adapters already, or a value that cannot be used.
+    """
+    if model.adapters is not None:
+        raise ConfigError("the model has adapters already; add them to the weights by sj.merge")
+    if rank < 1:
+        raise ConfigError(f"rank {rank}: expected 1 or more")
+    leaves = adapters.initialize(
+        llama.parameters(model.config),
+        adapters.targets(tuple(targets)),
+        rank,
+        initialization,
+        jax.random.key(seed),
+        model.mesh,
+    )
+    scale = adapters.scaling(rank, 2.0 * rank if alpha is None else alpha, rslora)
+    return dataclasses.replace(model, adapters=adapters.Adapters(leaves, scale, dropout=0.0))
+
+
+def merge(model: Model) -> Model:
+    """The model with its adapters added to its weights, in float32, and rounded to their dtype.
+
+    whole = sj.merge(sj.load("runs/dpo/export"))
+    """
+    if model.adapters is None:
+        return model
+    weights = jax.jit(adapters.merge)(model.weights, model.adapters)
+    return dataclasses.replace(model, weights=weights, adapters=None)
+
+
+@functools.cache
+def all_devices() -> Mesh:
+    return meshes.build(data=-1, fsdp=1, tensor=1)
+
+
+def default_dtype(mesh: Mesh) -> str:
+    return "float32" if mesh.devices.flat[0].platform == "cpu" else "bfloat16"

@@ -1,0 +1,170 @@
+"""Log-probabilities of given answers; the loss, gradient and rewards of pairs of them."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from safety_jax.base import mesh as meshes
+from safety_jax.base import trees
+from safety_jax.base.batch import Tokens
+from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.data import buckets, encode, records
+from safety_jax.data.pairs import encode_pairs
+from safety_jax.face import given
+from safety_jax.maths import losses
+from safety_jax.maths.logprobs import shift, token_logprobs
+from safety_jax.models import lora
+from safety_jax.models.decoding import generation
+from safety_jax.models.model import Model
+
+SHORTEST = 64  # tokens; shorter rows share one compiled length
+CHUNK_TOKENS = 128  # tokens of a row whose logits exist at once
+
+
+class Preferred(NamedTuple):
+    """What a model makes of pairs of answers, n of them.
+
+    Attributes:
+        loss: the mean over the pairs, in nats.
+        gradient: of the loss, like `model.adapters`; like `model.weights` without adapters.
+        rewards: β log π/π_ref of the chosen and the rejected answer, in nats [n 2].
+    """
+
+    loss: float
+    gradient: lora.Adapters | trees.Tree
+    rewards: Float[np.ndarray, "n 2"]
+
+    @property
+    def margins(self) -> Float[np.ndarray, " n"]:
+        """How much more the chosen answers are rewarded."""
+        return self.rewards[:, 0] - self.rewards[:, 1]
+
+
+def dpo(
+    model: Model,
+    pairs: Sequence[Mapping[str, Any]],
+    *,
+    beta: float = 0.1,
+    reference: Model | None = None,
+    template: str = "",
+) -> Preferred:
+    """The loss of direct preference optimisation, its gradient, and the implicit rewards (Rafailov
+    et al., arXiv 2305.18290, eq. 7): -log σ(β (log π/π_ref(chosen) - log π/π_ref(rejected))).
+
+        tuned = sj.lora(model)
+        pairs = [{"prompt": "How do I steal a boat?", "chosen": "I cannot help with that.",
+                  "rejected": "First, ..."}]
+        found = sj.dpo(tuned, pairs)  # fresh adapters: the loss is ln 2
+        step = jax.tree.map(lambda a, g: a - 0.1 * g, tuned.adapters, found.gradient)
+        tuned = dataclasses.replace(tuned, adapters=step)
+
+    All pairs go through the model at once.
+
+    Args:
+        pairs: rows with prompt, chosen and rejected, texts or lists of messages, or of any other
+            format of preferences.
+        beta: how far the model may go from its reference.
+        reference: π_ref; None is the model without its adapters.
+        template: as in `sample`.
+
+    Raises:
+        ConfigError: a model without adapters, and no reference.
+        DataError: a row that is no pair, or longer than the model can read.
+    """
+    if reference is None and model.adapters is None:
+        raise ConfigError(
+            "a model without adapters would be its own reference; give one, or adapters by sj.lora"
+        )
+    reference = reference or dataclasses.replace(model, adapters=None)
+    read = records.read_pairs(given.source("pair", pairs))
+    encoding = given.encoding(model, template)
+    encoded = encode_pairs(read, [], encoding=encoding, bad_rows="error")
+    batch = _lay_out(model, encoded.chosen, encoded.rejected)
+    known = _answer_logprobs(given.untokenized(reference), batch).reshape(-1, 2)
+    n, policy = len(read), given.untokenized(model)
+    (loss, found), gradient = _dpo_gradient(policy, batch, known, beta, n)
+    rewards = beta * np.asarray(found - known, np.float64)[:n]
+    return Preferred(float(loss), gradient, rewards)
+
+
+def logprobs(
+    model: Model, rows: Sequence[Mapping[str, Any]], *, template: str = ""
+) -> Float[np.ndarray, " n"]:
+    """log p(answer | prompt) in nats, summed over each answer's tokens, its end included.
+
+        sj.logprobs(model, [{"prompt": "What does a cow eat?", "response": "Grass."}])
+
+    Args:
+        rows: with prompt and response, or of any other format of answers to learn.
+        template: as in `sample`.
+
+    Raises:
+        DataError: a row without an answer, or longer than the model can read.
+    """
+    read = records.read_records(given.source("row", rows))
+    encoded = encode.encode(read, given.encoding(model, template), train_on="response")
+    batch = _lay_out(model, encoded)
+    return np.asarray(_answer_logprobs(given.untokenized(model), batch), np.float64)[: len(read)]
+
+
+class _Rows(NamedTuple):
+    """Right-padded examples, one a row; `mask` is True at the tokens of answers."""
+
+    ids: Int[Any, "B T"]
+    real: Bool[Any, "B T"]
+    mask: Bool[Any, "B T"]
+
+
+def _lay_out(model: Model, *sides: encode.Examples) -> _Rows:
+    """Examples on the mesh, the sides of each in rows one below the other, in few shapes.
+
+    Raises:
+        DataError: a row is longer than the model can read.
+    """
+    most = model.config.max_positions
+    for side in sides:
+        for i in np.flatnonzero(side.lengths >= most):
+            raise DataError(
+                f"{side.where[i]}: fills the {most} positions of the model or more; shorten it"
+            )
+    examples = [side.example(i) for i in range(len(sides[0])) for side in sides]
+    longest = max(len(ids) for ids, _ in examples)
+    T = next(rung for rung in buckets.ladder(min(SHORTEST, most), most) if rung >= longest)
+    B = generation.bucket(len(examples), len(sides) * meshes.row_parts(model.mesh))
+    rows = _Rows(np.zeros((B, T), np.int32), np.zeros((B, T), bool), np.zeros((B, T), bool))
+    for row, (ids, mask) in enumerate(examples):
+        here = (row, slice(len(ids)))
+        rows.ids[here], rows.real[here], rows.mask[here] = ids, True, mask
+    return _Rows(*(meshes.put(model.mesh, ("rows", "tokens"), part) for part in rows))
+
+
+def _sums(model: Model, rows: _Rows) -> Float[jax.Array, " B"]:
+    tokens = dataclasses.replace(Tokens.one_a_row(rows.ids, rows.real), mask=rows.mask)
+    targets, mask = shift(tokens)
+    scores = token_logprobs(
+        model.forward(tokens), model.head(), targets, mask, chunk_tokens=CHUNK_TOKENS
+    )
+    return scores.logprobs.sum(axis=1)
+
+
+_answer_logprobs = jax.jit(_sums)
+
+
+@functools.partial(jax.jit, static_argnames=("beta",))
+def _dpo_gradient(model: Model, rows: _Rows, known: jax.Array, beta: float, pairs: Any):
+    """((loss, log π of both sides), gradient); the first `pairs` of the rows' pairs are real."""
+    name = "weights" if model.adapters is None else "adapters"
+
+    def loss(part: Any) -> tuple[jax.Array, jax.Array]:
+        policy = _sums(dataclasses.replace(model, **{name: part}), rows).reshape(-1, 2)
+        nothing = jnp.zeros_like(policy)
+        each = losses.dpo(losses.PairLogprobs(policy, known, nothing, nothing), beta=beta)
+        return jnp.where(jnp.arange(len(each)) < pairs, each, 0.0).sum() / pairs, policy
+
+    return jax.value_and_grad(loss, has_aux=True)(getattr(model, name))

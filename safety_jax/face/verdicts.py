@@ -1,0 +1,79 @@
+"""Judges: what they say of answers, and what their numbers mean."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from jax.sharding import Mesh
+
+from safety_jax.base.errors import DataError
+from safety_jax.data import records
+from safety_jax.face import given, loading
+from safety_jax.face.given import Prompt
+from safety_jax.judges import registry, scoring
+from safety_jax.judges.judge import JudgeCard, Score, from_record
+from safety_jax.judges.planned import Resources, Spec
+
+TOKENS_PER_BATCH = 16_384  # that go through a judge at once
+
+
+class Verdicts(NamedTuple):
+    """What a judge says of answers, and what its numbers mean.
+
+    Attributes:
+        card: direction, range and threshold of the values, and all they depend on.
+        scores: one an answer, in order; a `value` of None has a `reason`.
+    """
+
+    card: JudgeCard
+    scores: list[Score]
+
+    @property
+    def unsafe(self) -> list[bool | None]:
+        """Whether each answer is unsafe; None where it is unscored or the judge does not say."""
+        return [self.card.is_unsafe(score) for score in self.scores]
+
+
+def judge(
+    prompts: Sequence[Prompt],
+    answers: Sequence[str],
+    judges: Sequence[str] | Mapping[str, Spec] = ("refusal",),
+    *,
+    dtype: str = "",
+    mesh: Mesh | None = None,
+) -> dict[str, Verdicts]:
+    """Every judge's verdicts on one answer to each prompt, by the judge's name.
+
+        found = sj.judge(questions, answers, ["refusal", "harm=runs/harm/export"])
+        [score.label for score in found["refusal"].scores]  # full, partial, none or empty
+
+    Args:
+        answers: may be empty texts; the thought before an answer is not judged.
+        judges: "refusal", folders that stage `reward` exported, or NAME=FOLDER; or by name, rows
+            of a kind and its keys as `judges/registry.py` has them, such as
+            `{"guard": {"kind": "llama_guard", "path": ..., ...}}`.
+        dtype, mesh: as in `load`.
+
+    Raises:
+        ConfigError: a judge that does not exist, or a row whose keys do not fit.
+        CheckpointError: a judge's folder that cannot be used.
+        DataError: a prompt that is empty, or as many answers as there are not prompts.
+    """
+    if len(prompts) != len(answers):
+        raise DataError(
+            f"{len(prompts)} prompts and {len(answers)} answers; expected one answer a prompt"
+        )
+    both = zip(map(given.turns, prompts), answers, strict=True)
+    rows = [{"prompt": prompt, "response": answer} for prompt, answer in both]
+    read = records.read_responses(given.source("answer", rows))
+    conversations = [from_record(record) for record in read]
+    mesh = mesh or loading.all_devices()
+    dtype = dtype or loading.default_dtype(mesh)
+    specs = judges if isinstance(judges, Mapping) else registry.named(judges)
+    planned = registry.plan(specs, Resources(mesh, dtype, dtype, "auto", TOKENS_PER_BATCH))
+    scores: dict[str, list[Score]] = {}
+    for name, one in planned.items():
+        if one.combination is not None:
+            scores[name] = one.combination.combine(scores)
+        else:
+            scores[name] = scoring.scores(one.load(), conversations)
+    return {name: Verdicts(planned[name].card, scores[name]) for name in specs}
