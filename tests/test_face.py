@@ -1,5 +1,6 @@
 """The face for notebooks: every number of it is that of the functions below it."""
 
+import copy
 import dataclasses
 import functools
 import inspect
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_tokenizers
 from judge_folders import llama_scorer
 
 import safety_jax as sj
@@ -181,6 +183,15 @@ def test_what_cannot_be_asked_is_told(model):
         sj.generate(model, ["a"], template="chat")
 
 
+def test_answers_end_where_the_folder_says_and_chats_are_chats(model):
+    assert model.ends == (model.tokenizer.eos_token_id,) and model.bare.ends == ()
+    chatty = copy.deepcopy(model.tokenizer)
+    chatty.chat_template = tiny_tokenizers.INST
+    assert given.template_name("", model.tokenizer) == "plain"
+    assert given.template_name("", chatty) == "chat"
+    assert given.template_name("bare", chatty) == "bare"
+
+
 # ---------------------------------------------------------------------------- judges
 
 
@@ -283,8 +294,7 @@ def test_without_adapters_the_weights_have_the_gradient(model):
     part = jax.ShapeDtypeStruct((4, 64), jnp.int32)
     batch = preferences._Rows(part, *(jax.ShapeDtypeStruct((4, 64), bool) for _ in range(2)))
     known = jax.ShapeDtypeStruct((2, 2), jnp.float32)
-    bare = given.untokenized(model)
-    _, gradient = preferences._dpo_gradient.eval_shape(bare, batch, known, 0.1, 2)
+    _, gradient = preferences._dpo_gradient.eval_shape(model.bare, batch, known, 0.1, 2)
     shapes = jax.tree.map(lambda leaf: leaf.shape, model.weights)
     assert jax.tree.map(lambda leaf: leaf.shape, gradient) == shapes
 

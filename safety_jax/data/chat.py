@@ -112,6 +112,17 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, settings: ChatSettings) ->
     return known[settings]
 
 
+def answer_ends(tokenizer: PreTrainedTokenizerBase, settings: ChatSettings) -> tuple[int, ...]:
+    """The token by which the chat template ends answers; () where it writes none.
+
+    Raises:
+        ConfigError, CheckpointError: a chat template that is missing or broken.
+    """
+    end = chat_template(tokenizer, settings).end
+    found = tokenizer.convert_tokens_to_ids(end) if end else None
+    return (found,) if isinstance(found, int) else ()
+
+
 _known: "weakref.WeakKeyDictionary[ControlTokens, dict[ChatSettings, ChatTemplate]]"
 _known = weakref.WeakKeyDictionary()
 

@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from safety_jax.base import mesh as meshes
 from safety_jax.base.errors import DataError
 from safety_jax.data import encode, records, thoughts
+from safety_jax.data.chat import answer_ends
+from safety_jax.data.prompts import load_template
+from safety_jax.data.text_rules import FIXED
 from safety_jax.face import given
 from safety_jax.face.given import Prompt
 from safety_jax.models.decoding import generation
+from safety_jax.models.decoding.ends import endings
 from safety_jax.models.model import Model
 
 LANES = 64  # answers written at a time on each device
@@ -72,7 +76,7 @@ def sample(
     Args:
         temperature: 0 is greedy.
         top_p, top_k: as `transformers` has them; 1 and 0 are off.
-        stop: strings that end an answer, and are cut off.
+        stop: strings that end an answer, and are cut off; it also ends at the model's own tokens.
         template: a name of `data/prompts.py`; "" is the tokenizer's chat template, or "plain".
 
     Raises:
@@ -92,17 +96,18 @@ def sample(
     )
     rows = [{"prompt": given.turns(prompt)} for prompt in prompts]
     read = records.read_prompts(given.source("prompt", rows))
-    ids = encode.encode_prompts(read, given.load_template(template, tokens), tokens)
+    worded = given.template_name(template, tokens)
+    ids = encode.encode_prompts(read, load_template(worded, tokens), tokens)
     for record, row in zip(read, ids, strict=True):
         _check_fits(model, record.where, len(row), max_new_tokens)
-    stops = generation.Stop(tuple(stop), thoughts.reader(tokens))
+    ends = [*model.ends, *(answer_ends(tokens, FIXED.chat) if worded == "chat" else ())]
+    end_ids, strings = endings(tokens, ends, tuple(stop), thoughts.reader(tokens))
     pace = _pace(model, len(ids) * candidates)
-    ends = () if tokens.eos_token_id is None else (int(tokens.eos_token_id),)
-    setup = generation.Setup(settings, pace, ends, stops)
+    setup = generation.Setup(settings, pace, end_ids, strings)
     found = generation.generate(model, setup, ids, range(len(ids)), seed, None)
     return [
         [
-            dataclasses.replace(one, text=thoughts.said(stops.text, prompt, one.text or ""))
+            dataclasses.replace(one, text=thoughts.said(strings.text, prompt, one.text or ""))
             for one in row
         ]
         for prompt, row in zip(ids, found, strict=True)

@@ -1,6 +1,5 @@
 """What is given to the face, prompts, rows and models, as the functions below it take them."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,19 +45,15 @@ def tokenizer(model: Model) -> PreTrainedTokenizerBase:
     return model.tokenizer
 
 
-def untokenized(model: Model) -> Model:
-    """For compiled functions: one program serves every tokenizer."""
-    return dataclasses.replace(model, tokenizer=None)
-
-
-def load_template(name: str, tokens: PreTrainedTokenizerBase) -> prompts.Template:
-    return prompts.load_template(name or ("chat" if tokens.chat_template else "plain"), tokens)
+def template_name(name: str, tokens: PreTrainedTokenizerBase) -> str:
+    """`name`, or for "" the tokenizer's chat template, or "plain" where it has none."""
+    return name or ("chat" if tokens.chat_template else "plain")
 
 
 def encoding(model: Model, template: str) -> encode.Encoding:
     tokens = tokenizer(model)
     return encode.Encoding(
-        template=load_template(template, tokens),
+        template=prompts.load_template(template_name(template, tokens), tokens),
         tokenizer=tokens,
         max_length=model.config.max_positions,
         overlong_prompt="error",

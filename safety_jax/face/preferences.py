@@ -86,8 +86,8 @@ def dpo(
     encoding = given.encoding(model, template)
     encoded = encode_pairs(read, [], encoding=encoding, bad_rows="error")
     batch = _lay_out(model, encoded.chosen, encoded.rejected)
-    known = _answer_logprobs(given.untokenized(reference), batch).reshape(-1, 2)
-    n, policy = len(read), given.untokenized(model)
+    known = _answer_logprobs(reference.bare, batch).reshape(-1, 2)
+    n, policy = len(read), model.bare
     (loss, found), gradient = _dpo_gradient(policy, batch, known, beta, n)
     rewards = beta * np.asarray(found - known, np.float64)[:n]
     return Preferred(float(loss), gradient, rewards)
@@ -110,7 +110,7 @@ def logprobs(
     read = records.read_records(given.source("row", rows))
     encoded = encode.encode(read, given.encoding(model, template), train_on="response")
     batch = _lay_out(model, encoded)
-    return np.asarray(_answer_logprobs(given.untokenized(model), batch), np.float64)[: len(read)]
+    return np.asarray(_answer_logprobs(model.bare, batch), np.float64)[: len(read)]
 
 
 class _Rows(NamedTuple):

@@ -38,6 +38,7 @@ class Model:
             are read.
         adapters: what is added to the projections; None for a model without.
         tokenizer: the model's own; None where only token ids go in and out, as in training.
+        ends: token ids that end an answer, see `decoding.ends.model_ends`; likewise.
     """
 
     config: LlamaConfig = dataclasses.field(metadata=_static)
@@ -45,10 +46,17 @@ class Model:
     weights: trees.Tree
     adapters: lora.Adapters | None
     tokenizer: PreTrainedTokenizerBase | None = dataclasses.field(metadata=_static)
+    ends: tuple[int, ...] = dataclasses.field(default=(), metadata=_static)
 
     @property
     def mesh(self) -> Mesh:
         return self.execution.mesh
+
+    @property
+    def bare(self) -> "Model":
+        """Without what reads and writes text: compiled functions that take it serve every tokenizer
+        alike."""
+        return dataclasses.replace(self, tokenizer=None, ends=())
 
     def __repr__(self) -> str:
         """What it is, without its arrays."""

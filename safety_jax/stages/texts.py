@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base.errors import ConfigError
-from safety_jax.data.chat import ChatSettings, chat_template
+from safety_jax.data.chat import ChatSettings, answer_ends
 from safety_jax.data.text_rules import FIXED, KEEP, TextRules
 from safety_jax.training import workdir
 
@@ -66,11 +66,7 @@ def ends(config: ConfigDict, tokens: PreTrainedTokenizerBase) -> tuple[int, ...]
     Raises:
         ConfigError, CheckpointError: a chat template that is missing or broken.
     """
-    if config.data.template != "chat":
-        return ()
-    end = chat_template(tokens, FIXED.chat).end
-    found = tokens.convert_tokens_to_ids(end) if end else None
-    return (found,) if isinstance(found, int) else ()
+    return answer_ends(tokens, FIXED.chat) if config.data.template == "chat" else ()
 
 
 def judged_rules(config: ConfigDict) -> TextRules:

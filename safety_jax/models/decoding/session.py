@@ -155,8 +155,7 @@ class Session:
         bar: DecodingProgress,
     ):
         self.setup, self.prompts, self.bar = setup, prompts, bar
-        # Programs work on token ids: those of one tokenizer serve every other.
-        self.model = dataclasses.replace(model, tokenizer=None)
+        self.model = model.bare
         self.unrolled = unroll(self.model)
         self.sizes: caches.CacheSizes | None = None
         self.cache: caches.Cache = ()

@@ -62,7 +62,7 @@ class ModelFolder:
         mesh = self.execution.mesh
         weights = hf.load(self.folder, self.config, mesh, dtype)
         adapters = None if self.adapter is None else peft.load(self.adapter, self.config, mesh)[0]
-        return Model(self.config, self.execution, weights, adapters, self.tokenizer)
+        return Model(self.config, self.execution, weights, adapters, self.tokenizer, self.ends)
 
 
 def open_model(
