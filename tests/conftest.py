@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import pytest
 from samples import execute_on
 
-from safety_jax.base import compilation
-from safety_jax.base import mesh as meshes
+from safety_jax.base import compilation, meshes
 from safety_jax.models import llama
 from safety_jax.models.execution import Execution
 from safety_jax.models.model import Model

@@ -15,8 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from safety_jax.base import hosts
-from safety_jax.base import mesh as meshes
+from safety_jax.base import hosts, meshes
 
 
 def check_rows() -> None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import tiny_tokenizers
 
-from safety_jax.base import mesh as meshes
+from safety_jax.base import meshes
 from safety_jax.data.formats import Message
 from safety_jax.judges.judge import Conversation
 from safety_jax.models.encoders import heads

@@ -16,10 +16,10 @@ import numpy as np
 import optax
 import pytest
 
-from safety_jax.base import mesh as meshes
+from safety_jax.base import meshes
 from safety_jax.base.errors import CheckpointError
 from safety_jax.training.checkpoint import Checkpoints, abstract
-from safety_jax.training.step import State
+from safety_jax.training.steps import State
 
 ROOT = Path(__file__).parents[1]
 

@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import dpo as dpo_config
-from safety_jax.base.settings import (
+from safety_jax.base.settings import (  # fmt: skip
     Flag,
     OneOf,
     Real,
@@ -18,7 +18,7 @@ from safety_jax.base.settings import (
     Texts,
     Whole,
     expectation,
-)  # fmt: skip
+)
 from safety_jax.data import pairs
 from safety_jax.evaluation.answers import matching, stored_scores
 from safety_jax.judges import guard, judge, registry, sequence

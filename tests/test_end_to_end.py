@@ -13,8 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from configs import sft as sft_config
-from safety_jax.base import mesh as meshes
-from safety_jax.base import trees
+from safety_jax.base import meshes, trees
 from safety_jax.base.errors import CheckpointError, ConfigError, DataError, UserError
 from safety_jax.models import llama, lora
 from safety_jax.models.folders import hf, peft

@@ -11,14 +11,14 @@ import pytest
 from safetensors.numpy import save_file
 
 from safety_jax.base.errors import CheckpointError
-from safety_jax.models.folders import hub as folders
+from safety_jax.models.folders import hub
 
 ONE, TWO = "model-1.safetensors", "model-2.safetensors"
 
 
 @pytest.fixture
 def single(tmp_path):
-    save_file({"a": np.zeros(3, np.float32)}, tmp_path / folders.WEIGHTS)
+    save_file({"a": np.zeros(3, np.float32)}, tmp_path / hub.WEIGHTS)
     return tmp_path
 
 
@@ -32,12 +32,12 @@ def sharded(tmp_path):
 
 
 def write_index(folder, weight_map):
-    (folder / folders.INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    (folder / hub.INDEX).write_text(json.dumps({"weight_map": weight_map}))
 
 
 def refusal(folder) -> str:
     with pytest.raises(CheckpointError) as raised:
-        folders.locate(folder)
+        hub.locate(folder)
     assert "\n" not in str(raised.value)
     return str(raised.value)
 
@@ -46,10 +46,10 @@ def refusal(folder) -> str:
 
 
 def test_resolve_returns_a_folder_as_it_is(tmp_path, monkeypatch):
-    assert folders.resolve(tmp_path) == tmp_path
+    assert hub.resolve(tmp_path) == tmp_path
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "model").mkdir()
-    assert folders.resolve("~/model") == tmp_path / "model"
+    assert hub.resolve("~/model") == tmp_path / "model"
 
 
 @pytest.mark.parametrize(
@@ -68,16 +68,16 @@ def test_resolve_refuses_with_one_line(given, message, tmp_path, monkeypatch):
         (tmp_path / "weights").write_text("")
         given = str(tmp_path / "weights")
     with pytest.raises(CheckpointError, match=message) as raised:
-        folders.resolve(given)
+        hub.resolve(given)
     assert "\n" not in str(raised.value)
 
 
 def test_locates_a_single_file(single):
-    assert folders.locate(single)["a"].shape == (3,)
+    assert hub.locate(single)["a"].shape == (3,)
 
 
 def test_locates_shards(sharded):
-    assert {name: tensor.file.name for name, tensor in folders.locate(sharded).items()} == {
+    assert {name: tensor.file.name for name, tensor in hub.locate(sharded).items()} == {
         "a": ONE,
         "b": TWO,
     }
@@ -88,16 +88,16 @@ def test_links_of_the_hub_cache_are_followed(sharded, tmp_path):
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "main"
     blobs.mkdir()
     snapshot.mkdir(parents=True)
-    for number, name in enumerate((ONE, TWO, folders.INDEX)):
+    for number, name in enumerate((ONE, TWO, hub.INDEX)):
         shutil.move(sharded / name, blobs / str(number))
         (snapshot / name).symlink_to(f"../../blobs/{number}")
-    assert folders.locate(snapshot).keys() == {"a", "b"}
+    assert hub.locate(snapshot).keys() == {"a", "b"}
 
 
 def test_a_single_file_wins_over_an_index(sharded):
     """As in transformers."""
-    save_file({"c": np.zeros(1, np.float32)}, sharded / folders.WEIGHTS)
-    assert folders.locate(sharded).keys() == {"c"}
+    save_file({"c": np.zeros(1, np.float32)}, sharded / hub.WEIGHTS)
+    assert hub.locate(sharded).keys() == {"c"}
 
 
 @pytest.mark.parametrize(
@@ -118,9 +118,9 @@ def test_missing_and_wrong_shards(sharded):
     assert "not a .safetensors file" in refusal(sharded)
     write_index(sharded, {})
     assert "expected a weight_map" in refusal(sharded)
-    (sharded / folders.INDEX).write_text("[1]")
+    (sharded / hub.INDEX).write_text("[1]")
     assert "expected a JSON object" in refusal(sharded)
-    (sharded / folders.INDEX).write_text("{")
+    (sharded / hub.INDEX).write_text("{")
     assert "not valid JSON" in refusal(sharded)
 
 
@@ -151,9 +151,9 @@ def test_folders_without_usable_weights(name, message, tmp_path):
 
 def test_read_json_names_what_is_missing(tmp_path):
     with pytest.raises(CheckpointError, match="holds no config.json"):
-        folders.read_json(tmp_path / "config.json")
+        hub.read_json(tmp_path / "config.json")
     with pytest.raises(CheckpointError, match="cannot be read"):
-        folders.read_json(tmp_path)
+        hub.read_json(tmp_path)
 
 
 # ---------------------------------------------------------------------------- token ids
@@ -161,7 +161,7 @@ def test_read_json_names_what_is_missing(tmp_path):
 
 def test_token_ids_from_tokenizer_files(tmp_path):
     nothing = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-    assert folders.token_ids(None) == folders.token_ids(tmp_path) == nothing
+    assert hub.token_ids(None) == hub.token_ids(tmp_path) == nothing
     settings = {
         "bos_token": "<s>",
         "eos_token": {"content": "</s>"},
@@ -169,10 +169,10 @@ def test_token_ids_from_tokenizer_files(tmp_path):
         "added_tokens_decoder": {"1": {"content": "<s>"}},
     }
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert folders.token_ids(tmp_path) == nothing | {"bos_token_id": 1}
+    assert hub.token_ids(tmp_path) == nothing | {"bos_token_id": 1}
     added = {"added_tokens": [{"id": 2, "content": "</s>"}]}
     (tmp_path / "tokenizer.json").write_text(json.dumps(added))
-    assert folders.token_ids(tmp_path) == nothing | {"bos_token_id": 1, "eos_token_id": 2}
+    assert hub.token_ids(tmp_path) == nothing | {"bos_token_id": 1, "eos_token_id": 2}
 
 
 # ---------------------------------------------------------------------------- fingerprint
@@ -186,31 +186,31 @@ def cache(tmp_path_factory, monkeypatch):
 
 
 def test_fingerprint_follows_content(sharded, cache):
-    before = folders.fingerprint(sharded)
-    assert len(before) == 64 and folders.fingerprint(sharded) == before
+    before = hub.fingerprint(sharded)
+    assert len(before) == 64 and hub.fingerprint(sharded) == before
     write_index(sharded, {"b": TWO, "a": ONE})
-    assert folders.fingerprint(sharded) == before
+    assert hub.fingerprint(sharded) == before
     save_file({"b": np.full(4, 2, np.float32)}, sharded / TWO)
-    assert folders.fingerprint(sharded) != before
+    assert hub.fingerprint(sharded) != before
 
 
 def test_fingerprint_is_kept_by_path_size_and_time(single, cache):
-    file = single / folders.WEIGHTS
-    before, status = folders.fingerprint(single), file.stat()
+    file = single / hub.WEIGHTS
+    before, status = hub.fingerprint(single), file.stat()
     save_file({"a": np.ones(3, np.float32)}, file)
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert folders.fingerprint(single) == before  # same key, so the kept digest is used
+    assert hub.fingerprint(single) == before  # same key, so the kept digest is used
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    assert folders.fingerprint(single) != before
+    assert hub.fingerprint(single) != before
 
 
 def test_fingerprint_survives_a_bad_cache(single, cache, monkeypatch):
-    before = folders.fingerprint(single)
+    before = hub.fingerprint(single)
     (kept,) = (cache / "safety_jax" / "fingerprints").iterdir()
     kept.write_text("half a dig")
-    assert folders.fingerprint(single) == before
+    assert hub.fingerprint(single) == before
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
-    assert folders.fingerprint(single) == before
+    assert hub.fingerprint(single) == before
 
 
 # ---------------------------------------------------------------------------- replacing
@@ -223,7 +223,7 @@ def names(folder) -> list[str]:
 def test_replacing_swaps_the_whole_folder(tmp_path):
     target = tmp_path / "export"
     for content in ("first", "second"):
-        with folders.replacing(target, "config.json") as partial:
+        with hub.replacing(target, "config.json") as partial:
             (partial / "config.json").write_text(content)
             (partial / content).write_text("")
             assert target.exists() == (content == "second")
@@ -235,22 +235,22 @@ def test_replacing_leaves_other_folders_alone(tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("")
     with pytest.raises(CheckpointError, match="holds other files"):
-        with folders.replacing(tmp_path / "notes", "config.json"):
+        with hub.replacing(tmp_path / "notes", "config.json"):
             raise AssertionError("the block must not run")
     assert names(tmp_path / "notes") == ["mine.txt"]
     with pytest.raises(CheckpointError, match="Not a directory"):
-        with folders.replacing(tmp_path / "notes" / "mine.txt", "config.json"):
+        with hub.replacing(tmp_path / "notes" / "mine.txt", "config.json"):
             raise AssertionError("the block must not run")
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyError()])
 def test_a_failed_block_changes_nothing(failure, tmp_path):
     target = tmp_path / "export"
-    with folders.replacing(target, "config.json") as partial:
+    with hub.replacing(target, "config.json") as partial:
         (partial / "config.json").write_text("old")
     expected = CheckpointError if isinstance(failure, OSError) else KeyError
     with pytest.raises(expected):
-        with folders.replacing(target, "config.json") as partial:
+        with hub.replacing(target, "config.json") as partial:
             (partial / "config.json").write_text("new")
             raise failure
     assert (target / "config.json").read_text() == "old"
@@ -263,7 +263,7 @@ def test_what_a_killed_run_left_is_tidied(tmp_path):
     (tmp_path / ".export.previous").mkdir()  # killed between the two renames
     (tmp_path / ".export.previous" / "config.json").write_text("old")
     with pytest.raises(KeyError):
-        with folders.replacing(tmp_path / "export", "config.json") as partial:
+        with hub.replacing(tmp_path / "export", "config.json") as partial:
             assert names(partial) == []
             raise KeyError
     assert (tmp_path / "export" / "config.json").read_text() == "old"
@@ -274,7 +274,7 @@ def test_a_full_disk_is_one_line(tmp_path):
     """The limit on file size stands for the full disk: a real write fails with a real error."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with pytest.raises(CheckpointError, match="cannot write .*export.*free space") as raised:
-        with folders.replacing(tmp_path / "export", "config.json") as partial:
+        with hub.replacing(tmp_path / "export", "config.json") as partial:
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
             try:
                 (partial / "weights").write_bytes(bytes(5000))

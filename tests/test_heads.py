@@ -10,8 +10,7 @@ import pytest
 from flax import nnx
 from samples import execute_on
 
-from safety_jax.base import mesh as meshes
-from safety_jax.base import trees
+from safety_jax.base import meshes, trees
 from safety_jax.base.errors import ConfigError
 from safety_jax.models import layers, lora
 from safety_jax.models.encoders import heads

@@ -18,8 +18,7 @@ from samples import random_adapters
 from safety_jax.base import trees
 from safety_jax.base.errors import CheckpointError, ConfigError
 from safety_jax.models import llama
-from safety_jax.models.folders import hf, streaming
-from safety_jax.models.folders import hub as folders
+from safety_jax.models.folders import hf, hub, streaming
 from tests.golden import cases
 
 GIGABYTES = 5_000_000_000
@@ -36,7 +35,7 @@ def write_folder(folder, name, dtype="float32", shards=1, changes=None, **attrib
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     if shards == 1:
-        save_file(tensors, folder / folders.WEIGHTS, metadata={"format": "pt"})
+        save_file(tensors, folder / hub.WEIGHTS, metadata={"format": "pt"})
         return folder
     weight_map = {}
     for number in range(shards):
@@ -44,7 +43,7 @@ def write_folder(folder, name, dtype="float32", shards=1, changes=None, **attrib
         part = dict(itertools.islice(tensors.items(), number, None, shards))
         save_file(part, folder / file)
         weight_map |= dict.fromkeys(part, file)
-    (folder / folders.INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    (folder / hub.INDEX).write_text(json.dumps({"weight_map": weight_map}))
     return folder
 
 
@@ -92,7 +91,7 @@ def test_round_trip_is_bitwise(name, dtype, shards, tmp_path, one_device):
     assert hf.read_config(tmp_path / "export") == config
     assert json.loads((tmp_path / "export" / "config.json").read_text())["dtype"] == dtype
     if shards == 1:
-        files = [folder / folders.WEIGHTS for folder in (source, tmp_path / "export")]
+        files = [folder / hub.WEIGHTS for folder in (source, tmp_path / "export")]
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
@@ -228,10 +227,10 @@ def test_a_stored_head_of_a_tied_model_must_equal_the_embedding(tmp_path, one_de
 
 def test_truncated_weights(tmp_path, one_device):
     folder = write_folder(tmp_path / "model", "llama_grouped")
-    content = (folder / folders.WEIGHTS).read_bytes()
-    (folder / folders.WEIGHTS).write_bytes(content[: len(content) // 2])
+    content = (folder / hub.WEIGHTS).read_bytes()
+    (folder / hub.WEIGHTS).write_bytes(content[: len(content) // 2])
     message = refusal(folder, one_device)
-    assert "truncated" in message and folders.WEIGHTS in message
+    assert "truncated" in message and hub.WEIGHTS in message
 
 
 def test_mesh_that_does_not_divide(tmp_path, eight_devices):
@@ -248,8 +247,8 @@ def source(tmp_path_factory):
     for name in ("tokenizer.json", "vocab.json", "LICENSE.txt", "notes.txt", "pytorch_model.bin"):
         (folder / name).write_text('{"added_tokens": []}')
     (folder / "tokenizer_config.json").write_text(json.dumps(TOKENIZER))
-    (folder / folders.WEIGHTS).rename(folder / "real.safetensors")  # as in the Hub's cache
-    (folder / folders.WEIGHTS).symlink_to("real.safetensors")
+    (folder / hub.WEIGHTS).rename(folder / "real.safetensors")  # as in the Hub's cache
+    (folder / hub.WEIGHTS).symlink_to("real.safetensors")
     (folder / "generation_config.json").write_text('{"temperature": 0.6}')
     return folder
 
@@ -279,21 +278,19 @@ def test_shards_stay_below_the_limit_and_the_index_is_complete(source, tmp_path,
     config, limit = hf.read_config(source), 13_000
     hf.export(tmp_path / "x", load(source, one_device), config, source, jnp.float32, limit)
     files = sorted((tmp_path / "x").glob("*.safetensors"))
-    index = json.loads((tmp_path / "x" / folders.INDEX).read_text())
+    index = json.loads((tmp_path / "x" / hub.INDEX).read_text())
     assert [file.name for file in files] == sorted(set(index["weight_map"].values()))
     assert files[0].name == f"model-00001-of-{len(files):05d}.safetensors"
     sizes = [sum(array.nbytes for array in load_file(file).values()) for file in files]
     assert max(sizes) <= limit and len(files) > 3
     assert index["metadata"]["total_size"] == sum(sizes)
-    assert_same_bytes(stored(tmp_path / "x"), load_file(source / folders.WEIGHTS))
+    assert_same_bytes(stored(tmp_path / "x"), load_file(source / hub.WEIGHTS))
 
 
 def test_a_tensor_above_the_limit_gets_its_own_file(source, tmp_path, one_device):
     config = hf.read_config(source)
     hf.export(tmp_path / "x", load(source, one_device), config, source, jnp.float32, 1)
-    assert len(list((tmp_path / "x").glob("*.safetensors"))) == len(
-        load_file(source / folders.WEIGHTS)
-    )
+    assert len(list((tmp_path / "x").glob("*.safetensors"))) == len(load_file(source / hub.WEIGHTS))
 
 
 def test_export_in_another_dtype(source, tmp_path, one_device):
@@ -303,7 +300,7 @@ def test_export_in_another_dtype(source, tmp_path, one_device):
     assert written["dtype"] == written["torch_dtype"] == "bfloat16"
     expected = {
         name: array.astype(ml_dtypes.bfloat16)
-        for name, array in load_file(source / folders.WEIGHTS).items()
+        for name, array in load_file(source / hub.WEIGHTS).items()
     }
     assert_same_bytes(stored(tmp_path / "x"), expected)
 
@@ -378,9 +375,7 @@ def test_a_full_disk_leaves_the_older_export(source, tmp_path, one_device):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert names(tmp_path) == {"export"} and names(tmp_path / "export") == before
-    assert_same_bytes(
-        load_file(tmp_path / "export" / folders.WEIGHTS), load_file(source / folders.WEIGHTS)
-    )
+    assert_same_bytes(load_file(tmp_path / "export" / hub.WEIGHTS), load_file(source / hub.WEIGHTS))
 
 
 # ---------------------------------------------------------------------------- transformers

@@ -20,9 +20,8 @@ from safety_jax.maths import losses as objectives
 from safety_jax.models import lora
 from safety_jax.models.encoders import heads
 from safety_jax.models.folders import peft
-from safety_jax.training import judge_model, judge_quality, placement
+from safety_jax.training import judge_model, judge_quality, placement, steps
 from safety_jax.training import judging as losses
-from safety_jax.training import step as steps
 from tests.golden import rows, score_cases
 
 GOLDEN = dict(np.load(rows.REWARD_FILE))

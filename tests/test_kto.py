@@ -15,8 +15,7 @@ from safety_jax.data.loader import Loader
 from safety_jax.data.pairs import Pairs
 from safety_jax.maths import losses
 from safety_jax.stages import kto, orpo
-from safety_jax.training import metrics, placement, preference, reference
-from safety_jax.training import step as steps
+from safety_jax.training import metrics, placement, preference, reference, steps
 from safety_jax.training.task import Loaded, Measured
 from tests import tiny_tokenizers
 from tests.golden import rows

@@ -99,7 +99,7 @@ def test_imports_point_downward(path: pathlib.Path):
     [
         ("safety_jax.models.llama", "safety_jax.data.encode"),
         ("safety_jax.data.loader", "safety_jax.models.folders.hf"),
-        ("safety_jax.base.mesh", "safety_jax.models.llama"),
+        ("safety_jax.base.meshes", "safety_jax.models.llama"),
         ("safety_jax.maths.losses", "safety_jax.models.llama"),
         ("safety_jax.training.loop", "safety_jax.stages.sft"),
         ("safety_jax.raft.rounds", "safety_jax.evaluation.sets.items"),

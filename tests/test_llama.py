@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from samples import execute_on, on_device, packed_rows, random_adapters, unpacked
 
-from safety_jax.base import mesh as meshes
-from safety_jax.base import trees
+from safety_jax.base import meshes, trees
 from safety_jax.base.errors import ConfigError
 from safety_jax.maths import logprobs, losses
 from safety_jax.models import llama, rotary

@@ -9,10 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from safety_jax.base import mesh as meshes
+from safety_jax.base import meshes
 from safety_jax.base.errors import DivergenceError
-from safety_jax.training import loop, optim
-from safety_jax.training import step as steps
+from safety_jax.training import loop, optim, steps
 from safety_jax.training.checkpoint import Checkpoints
 
 

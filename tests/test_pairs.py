@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import corpus, encode, judged, pairs, prompts, records, sources
+from safety_jax.data import corpora, encode, judged, pairs, prompts, records, sources
 from safety_jax.data.formats import Labels, Message
 from tests import chat_templates, tiny_tokenizers
 
@@ -255,11 +255,11 @@ def test_corpus_reports_what_was_left_out(tokenizer, tmp_path):
     template = prompts.load_template("plain", tokenizer)
     encoding = encode.Encoding(template, tokenizer, 64, "error", len(tokenizer))
 
-    def read(bad_rows: str) -> corpus.Corpus:
+    def read(bad_rows: str) -> corpora.Corpus:
         left_out = {}
-        return corpus.read(
-            corpus.Rows((str(file),), "", 1, bad_rows, seed=0),
-            corpus.preferences("safe_and_better", left_out),
+        return corpora.read(
+            corpora.Rows((str(file),), "", 1, bad_rows, seed=0),
+            corpora.preferences("safe_and_better", left_out),
             functools.partial(pairs.encode_pairs, encoding=encoding, bad_rows=bad_rows),
             prompt=template.prompt,
             tokenizer=tokenizer,
@@ -289,9 +289,9 @@ def test_rows_of_the_source_that_is_measured_on_are_drawn(tokenizer, tmp_path):
     encoding = encode.Encoding(template, tokenizer, 64, "error", len(tokenizer))
 
     def measured(evaluation: str, seed: int) -> tuple[list[str], list[records.Skipped]]:
-        found = corpus.read(
-            corpus.Rows((str(file),), evaluation, 0, "error", seed),
-            corpus.demonstrations,
+        found = corpora.read(
+            corpora.Rows((str(file),), evaluation, 0, "error", seed),
+            corpora.demonstrations,
             lambda rows, skipped: encode.encode(rows, encoding, train_on="response"),
             prompt=template.prompt,
             tokenizer=tokenizer,

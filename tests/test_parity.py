@@ -22,8 +22,7 @@ from safety_jax.maths import logprobs, losses
 from safety_jax.models import lora
 from safety_jax.models.folders import hf
 from safety_jax.models.model import Model
-from safety_jax.training import likelihood, optim
-from safety_jax.training import step as steps
+from safety_jax.training import likelihood, optim, steps
 from tests.golden import cases, rows
 
 

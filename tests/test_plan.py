@@ -10,7 +10,7 @@ from planned_runs import asked, programs
 
 from safety_jax.base.errors import ConfigError
 from safety_jax.models import llama
-from safety_jax.models.decoding import kv_cache as caches
+from safety_jax.models.decoding import caches
 from safety_jax.planning import chips, collectives, formulas, layouts, roofline, sizes, table
 from safety_jax.planning import programs as compilations
 from safety_jax.stages import plan, planned

@@ -15,8 +15,7 @@ from safety_jax.data.pairs import Pairs
 from safety_jax.maths import losses
 from safety_jax.models import llama, lora
 from safety_jax.models.folders import hf, peft
-from safety_jax.training import optim, placement, policy, preference, reference
-from safety_jax.training import step as steps
+from safety_jax.training import optim, placement, policy, preference, reference, steps
 from safety_jax.training.preference import PairObjective
 from safety_jax.training.task import Measured
 from tests import samples

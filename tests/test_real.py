@@ -11,7 +11,7 @@ from opened import by_us
 
 from configs import dpo as dpo_config
 from configs import sft as sft_config
-from safety_jax.base import mesh as meshes
+from safety_jax.base import meshes
 from safety_jax.models.folders import hf, peft
 from safety_jax.stages import dpo, sft
 from safety_jax.training import metrics

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from planned_runs import asked, programs
 
-from safety_jax.base import mesh as meshes
+from safety_jax.base import meshes
 from safety_jax.models.encoders import deberta, deberta_config, heads
 from safety_jax.models.execution import Execution
 from safety_jax.planning import abstract, chips, formulas, layouts, sizes

@@ -93,7 +93,7 @@ class Loader:
             steps: length of the run; None for one epoch.
             seed: of the order, a new one each epoch; None for the examples' own order.
             prefetch_steps: batches to hold ready; 0 builds each when asked.
-            rows_here: those of b that this host lays out, see `mesh.rows_here`.
+            rows_here: those of b that this host lays out, see `meshes.rows_here`.
             microbatches: A, for runs that must share a compiled step; None for the most that any
                 step of this run needs.
 

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from safety_jax.base import mesh as meshes
+from safety_jax.base import meshes
 from safety_jax.base.errors import DataError
 from safety_jax.data import encode, records, thoughts
 from safety_jax.data.chat import answer_ends

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from safety_jax.base import mesh as meshes
+from safety_jax.base import meshes
 from safety_jax.base.errors import ConfigError
 from safety_jax.models import llama
 from safety_jax.models import lora as adapters

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from safety_jax.base import mesh as meshes
-from safety_jax.base import trees
+from safety_jax.base import meshes, trees
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import buckets, encode, records

@@ -12,8 +12,7 @@ from safety_jax.judges.judge import BETTER, HARMFUL, REFUSING, Judge, JudgeCard
 from safety_jax.judges.planned import PlannedJudge, Resources, Spec, max_tokens, resolve_folder
 from safety_jax.models import llama
 from safety_jax.models.execution import Execution
-from safety_jax.models.folders import hf, hf_config, tokenizer
-from safety_jax.models.folders import hub as folders
+from safety_jax.models.folders import hf, hf_config, hub, tokenizer
 from safety_jax.models.model import Model
 
 
@@ -42,7 +41,7 @@ def _guard(
         name=name,
         kind=spec["kind"],
         model=spec["path"],
-        weights_sha256=folders.shared_fingerprint(folder),
+        weights_sha256=hub.shared_fingerprint(folder),
         direction=direction,
         low=0.0,
         high=1.0,

@@ -12,7 +12,7 @@ from safety_jax.base.errors import ConfigError
 from safety_jax.judges import combine
 from safety_jax.judges.judge import Judge, JudgeCard
 from safety_jax.models.execution import float_type
-from safety_jax.models.folders import hub as folders
+from safety_jax.models.folders import hub
 
 Spec = Mapping[str, Any]
 DESCRIPTION = "judge.json"  # beside the weights of a judge that stage `reward` trained
@@ -67,7 +67,7 @@ def resolve_folder(name: str, spec: Spec) -> Path:
         raise ConfigError(
             f"score.judges.{name}.path is empty; expected a Hugging Face folder or hub id"
         )
-    return folders.resolve(spec["path"])
+    return hub.resolve(spec["path"])
 
 
 def max_tokens(name: str, wanted: int, positions: int) -> int:

@@ -26,8 +26,7 @@ from safety_jax.judges.planned import (
 )
 from safety_jax.models.encoders import heads
 from safety_jax.models.execution import Execution
-from safety_jax.models.folders import hub as folders
-from safety_jax.models.folders import tokenizer
+from safety_jax.models.folders import hub, tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +106,7 @@ def _sequence(
     scorer = heads.read_scorer(folder)
     heads.shardings(scorer, mesh)
     own = spec["tokenizer"]
-    tokens = tokenizer.load_tokenizer(folders.resolve(own) if own else folder)
+    tokens = tokenizer.load_tokenizer(hub.resolve(own) if own else folder)
     longest = max_tokens(name, spec["max_tokens"], scorer.max_tokens)
     encoder = sequence.Encoder(
         tokens,
@@ -123,7 +122,7 @@ def _sequence(
         name=name,
         kind="sequence",
         model=spec["path"],
-        weights_sha256=folders.shared_fingerprint(folder),
+        weights_sha256=hub.shared_fingerprint(folder),
         direction=spec["direction"],
         low=low,
         high=high,
@@ -172,7 +171,7 @@ def _trained(
 ) -> PlannedJudge:
     """A folder that stage `reward` wrote: its `judge.json` says what is to be known."""
     folder = resolve_folder(name, spec)
-    facts = folders.read_json(folder / DESCRIPTION)
+    facts = hub.read_json(folder / DESCRIPTION)
     missing = {"template", "direction", "threshold", "max_length", "append_eos"} - set(facts)
     if missing:
         raise ConfigError(

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from safety_jax.base import mesh as meshes
+from safety_jax.base import meshes
 from safety_jax.base.errors import ConfigError
 
 Attention = Callable[[Any, Any, Any, Any], Any]

@@ -14,8 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from safety_jax.base import mesh as meshes
-from safety_jax.base import trees
+from safety_jax.base import meshes, trees
 
 # (config, rngs=) to the module.
 Declare = Callable[..., nnx.Module]

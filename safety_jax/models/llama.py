@@ -20,8 +20,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from safety_jax.base import mesh as meshes
-from safety_jax.base import trees
+from safety_jax.base import meshes, trees
 from safety_jax.models import declaration, lora
 from safety_jax.models.execution import REMAT, Execution
 from safety_jax.models.rotary import Rope, rotate

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from safety_jax.base import mesh as meshes
-from safety_jax.base import trees
+from safety_jax.base import meshes, trees
 from safety_jax.base.errors import ConfigError
 
 # Hugging Face's name of each projection that can be adapted, and ours.

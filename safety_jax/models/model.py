@@ -10,8 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 from transformers import PreTrainedTokenizerBase
 
-from safety_jax.base import mesh as meshes
-from safety_jax.base import trees
+from safety_jax.base import meshes, trees
 from safety_jax.base.batch import Tokens
 from safety_jax.models import declaration, lora
 from safety_jax.models.execution import Execution

@@ -10,14 +10,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
-from safety_jax.base import mesh as meshes
-from safety_jax.base import trees
+from safety_jax.base import meshes, trees
 from safety_jax.base.batch import Answers, Tokens
 from safety_jax.models import llama, lora
 from safety_jax.models.encoders import heads
 from safety_jax.models.folders import peft
-from safety_jax.training import optim
-from safety_jax.training import step as steps
+from safety_jax.training import optim, steps
 from safety_jax.training.judge_model import Trainee
 from safety_jax.training.policy import Policy
 from safety_jax.training.task import Learning
@@ -143,7 +141,7 @@ def lower_step(
     optimizer: Any,
     rate: optim.Schedule,
 ) -> Any:
-    """The training step of `step.make`, lowered for these shapes; `compile()` it."""
+    """The training step of `steps.make`, lowered for these shapes; `compile()` it."""
     used = array((), jnp.int32, where.step)
     step = steps.make(learning.loss, learning.count, optimizer, rate, where, learning.survey)
     return step.lower(given, learning.frozen, batch, used)

@@ -6,9 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from safety_jax.base import mesh as meshes
-from safety_jax.models.decoding import generation, programs
-from safety_jax.models.decoding import kv_cache as caches
+from safety_jax.base import meshes
+from safety_jax.models.decoding import caches, generation, programs
 from safety_jax.models.decoding.unrolled import UnrolledModel, unroll
 from safety_jax.models.model import Model
 from safety_jax.planning import abstract

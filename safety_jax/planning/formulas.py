@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from safety_jax.models import llama, lora
-from safety_jax.models.decoding import kv_cache as caches
+from safety_jax.models.decoding import caches
 from safety_jax.models.folders import peft
 from safety_jax.planning.chips import Slice
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from safety_jax.base import mesh as meshes
+from safety_jax.base import meshes
 from safety_jax.models import llama
 from safety_jax.planning.chips import Slice, topology
 

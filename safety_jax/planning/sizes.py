@@ -6,8 +6,7 @@ from typing import Any
 from safety_jax.base import files
 from safety_jax.base.errors import ConfigError
 from safety_jax.models import llama
-from safety_jax.models.folders import hf_config
-from safety_jax.models.folders import hub as folders
+from safety_jax.models.folders import hf_config, hub
 
 
 def _llama(
@@ -50,4 +49,4 @@ def read(name: str) -> llama.LlamaConfig:
         raise ConfigError(
             f"model.size {name!r}: expected {', '.join(SIZES)}, or a Hugging Face folder"
         )
-    return hf_config.read_config(folders.resolve(name))
+    return hf_config.read_config(hub.resolve(name))

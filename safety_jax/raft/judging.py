@@ -10,8 +10,7 @@ import jax
 from safety_jax.base.errors import ConfigError
 from safety_jax.data.formats import Message
 from safety_jax.data.records import Record
-from safety_jax.judges import judge as judging
-from safety_jax.judges import scoring
+from safety_jax.judges import judge, scoring
 from safety_jax.judges.judge import Conversation, JudgeCard, Score
 from safety_jax.judges.ledger import Ledger
 from safety_jax.judges.planned import PlannedJudge
@@ -56,7 +55,7 @@ class Judges:
 
 def conversation(prompt: Prompt, answer: str) -> Conversation:
     """What a judge reads of a candidate."""
-    return judging.from_record(answered(prompt, answer))
+    return judge.from_record(answered(prompt, answer))
 
 
 def answered(prompt: Prompt, answer: str, *, cut: bool = False) -> Record:

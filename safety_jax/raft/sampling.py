@@ -8,8 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from safety_jax.base import hosts, trees
-from safety_jax.base import mesh as meshes
+from safety_jax.base import hosts, meshes, trees
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import NotFiniteError
 from safety_jax.data import encode, loader, thoughts

@@ -3,7 +3,7 @@
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from safety_jax.base import mesh as meshes
+from safety_jax.base import meshes
 from safety_jax.stages import answering
 from safety_jax.training import placement
 

@@ -11,14 +11,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
-from safety_jax.base import mesh as meshes
+from safety_jax.base import meshes
 from safety_jax.data import encode, prompts
-from safety_jax.data.corpus import Rows
+from safety_jax.data.corpora import Rows
 from safety_jax.judges.planned import Resources
 from safety_jax.models import llama, lora
 from safety_jax.models.execution import Execution, float_type
-from safety_jax.models.folders import hf_config, peft, tokenizer_files
-from safety_jax.models.folders import hub as folders
+from safety_jax.models.folders import hf_config, hub, peft, tokenizer_files
 from safety_jax.stages import texts
 from safety_jax.training import optim, policy
 from safety_jax.training.policy import Policy
@@ -48,7 +47,7 @@ def base(config: ConfigDict, mesh: Mesh) -> Base:
     Raises:
         ConfigError, CheckpointError: it cannot be used, or does not divide over the mesh.
     """
-    folder = folders.resolve(config.model.path)
+    folder = hub.resolve(config.model.path)
     model = hf_config.read_config(folder)
     llama.shardings(model, mesh)
     return Base(folder, model, tokenizer_files.load(tokenizer_folders(config, folder)))
@@ -58,7 +57,7 @@ def tokenizer_folders(config: ConfigDict, model: Path) -> tuple[Path, ...]:
     """Where a run's tokenizer lies: in the folder that the config names, or else with the adapter
     to start from, or else with the model."""
     start = config.model.adapter if "adapter" in config.model else ""
-    adapter = folders.resolve(start) if start else None
+    adapter = hub.resolve(start) if start else None
     return tokenizer_files.sources(config.model.tokenizer, adapter, model)
 
 
@@ -67,10 +66,10 @@ def model_identity(config: ConfigDict, folder: Path) -> dict[str, str]:
     model = config.model
     found = {"tokenizer": tokenizer_files.fingerprint(tokenizer_folders(config, folder))}
     if model.init == "pretrained":
-        found[f"model.path {model.path}"] = folders.shared_fingerprint(folder)
+        found[f"model.path {model.path}"] = hub.shared_fingerprint(folder)
     if "adapter" in model and model.adapter:
-        adapter = folders.resolve(model.adapter)
-        found[f"model.adapter {model.adapter}"] = folders.shared_fingerprint(adapter)
+        adapter = hub.resolve(model.adapter)
+        found[f"model.adapter {model.adapter}"] = hub.shared_fingerprint(adapter)
     return found
 
 
@@ -126,7 +125,7 @@ def load_policy(config: ConfigDict, base: Base, mesh: Mesh) -> Loaded[Policy]:
             base_dtype=float_type("model.parameter_dtype", config.model.parameter_dtype),
             adapter=adapter,
             initialization=config.lora.initialization,
-            start_from=folders.resolve(config.model.adapter) if config.model.adapter else None,
+            start_from=hub.resolve(config.model.adapter) if config.model.adapter else None,
             chunk_tokens=config.train.chunk_tokens,
             key=jax.random.key(config.seed),
         )
@@ -141,7 +140,7 @@ def adapter_settings(config: ConfigDict, targets: tuple[str, ...]) -> peft.LoraC
         dropout=config.lora.dropout,
         targets=targets,
         rslora=config.lora.rslora,
-        base_name=folders.absolute(config.model.path),
+        base_name=hub.absolute(config.model.path),
         dtype="float32",
     )
 

@@ -4,7 +4,7 @@ See `schema.py`. The kinds themselves are in `judges/registry.py`; `stored` is s
 """
 
 from safety_jax.base.settings import Flag, OneOf, Real, Reals, Text, Whole
-from safety_jax.stages.schema import (
+from safety_jax.stages.schema import (  # fmt: skip
     AMOUNT,
     BELOW_ONE,
     CACHE,
@@ -15,7 +15,7 @@ from safety_jax.stages.schema import (
     SHARE,
     TEMPLATE,
     Table,
-)  # fmt: skip
+)
 
 _THRESHOLD = Reals(1)
 _GUARD: Table = {

@@ -17,8 +17,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from safety_jax.base.batch import Answers, Tokens
-from safety_jax.data import corpus as corpora
-from safety_jax.data import pairs, records
+from safety_jax.data import corpora, pairs, records
 from safety_jax.data.encode import Encoding
 from safety_jax.data.pairs import Pairs
 from safety_jax.data.records import Labelled, Skipped

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from safety_jax.data import corpus as corpora
-from safety_jax.data import pairs
-from safety_jax.data.corpus import Corpus
+from safety_jax.data import corpora, pairs
+from safety_jax.data.corpora import Corpus
 from safety_jax.report import plots
 from safety_jax.stages import groups
 from safety_jax.training import metrics

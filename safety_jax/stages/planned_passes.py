@@ -10,13 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from safety_jax.base import mesh as meshes
+from safety_jax.base import meshes
 from safety_jax.base.errors import ConfigError
 from safety_jax.judges import guard
 from safety_jax.judges.planned import max_tokens
 from safety_jax.models import llama
-from safety_jax.models.decoding import generation
-from safety_jax.models.decoding import kv_cache as caches
+from safety_jax.models.decoding import caches, generation
 from safety_jax.models.encoders import heads
 from safety_jax.models.execution import float_type
 from safety_jax.models.model import Model

@@ -7,11 +7,10 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from safety_jax.base import files, trees
-from safety_jax.base import mesh as meshes
-from safety_jax.data.corpus import Sided
+from safety_jax.base import files, meshes, trees
+from safety_jax.data.corpora import Sided
 from safety_jax.data.loader import Loader
-from safety_jax.models.folders import hub as folders
+from safety_jax.models.folders import hub
 from safety_jax.stages import groups
 from safety_jax.training import reference
 from safety_jax.training.placement import TokenValues
@@ -66,11 +65,11 @@ def facts(config: ConfigDict, loaded: Loaded) -> dict[str, Any]:
     """What reference log-probabilities depend on, beside the tokens."""
     model, learner = config.model, loaded.learner
     pretrained, adapter = model.init == "pretrained", model.adapter
-    fingerprint = folders.shared_fingerprint
+    fingerprint = hub.shared_fingerprint
     return {
         "weights": fingerprint(learner.folder) if pretrained else f"seed {config.seed}",
         "model": repr(learner.config),
-        "adapter": fingerprint(folders.resolve(adapter)) if adapter else None,
+        "adapter": fingerprint(hub.resolve(adapter)) if adapter else None,
         "template": config.data.template,
         # A frozen base is stored in this type; weights that are trained are float32.
         "parameter_dtype": model.parameter_dtype if learner.adapter else "float32",

@@ -8,8 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from safety_jax.base import files, trees
-from safety_jax.models.folders import hub as folders
-from safety_jax.models.folders import tokenizer_files
+from safety_jax.models.folders import hub, tokenizer_files
 from safety_jax.report import model_card
 from safety_jax.stages import groups, texts
 from safety_jax.training import metrics, workdir
@@ -126,7 +125,7 @@ def write_facts(
         summary=summary,
         stage=config.stage,
         base=config.model.path,
-        base_sha256=folders.fingerprint(learner.folder) if pretrained else None,
+        base_sha256=hub.fingerprint(learner.folder) if pretrained else None,
         library="peft" if learner.adapter and task == model_card.GENERATION else "transformers",
         task=task,
         export="export",

@@ -16,15 +16,13 @@ from ml_collections import ConfigDict
 
 from safety_jax.base import files
 from safety_jax.base.errors import DataError
-from safety_jax.data import corpus as corpora
-from safety_jax.data import judged, pairs
-from safety_jax.data.corpus import Corpus
+from safety_jax.data import corpora, judged, pairs
+from safety_jax.data.corpora import Corpus
 from safety_jax.judges.planned import DESCRIPTION
 from safety_jax.maths import losses
 from safety_jax.models.encoders import heads
 from safety_jax.models.execution import Execution, float_type
-from safety_jax.models.folders import hub as folders
-from safety_jax.models.folders import tokenizer_files
+from safety_jax.models.folders import hub, tokenizer_files
 from safety_jax.report import plots
 from safety_jax.stages import groups, texts, training
 from safety_jax.training import judge_model, judge_quality, judging
@@ -44,7 +42,7 @@ def make_task(config: ConfigDict, mesh: Mesh) -> Task:
     """A judge learned from what people said of answers."""
     kind = config.reward.kind
     objective = make_objective(config.reward)
-    folder = folders.resolve(config.model.path)
+    folder = hub.resolve(config.model.path)
     label, problem = OUTPUTS[kind]
     scorer, own_head = judge_model.read_scorer(
         folder, init=config.model.init, label=label, problem=problem

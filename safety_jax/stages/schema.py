@@ -8,14 +8,14 @@ chat template, whether a judge of that name is there) is looked at by whoever re
 from collections.abc import Mapping
 
 from safety_jax.base.settings import Day, Flag, OneOf, Real, Setting, Text, Texts, Whole
-from safety_jax.stages.metric_names import (
+from safety_jax.stages.metric_names import (  # fmt: skip
     DPO_METRICS,
     KTO_METRICS,
     METRICS_OF_JUDGES,
     ORPO_METRICS,
     REWARD_METRICS,
     SFT_METRICS,
-)  # fmt: skip
+)
 
 Table = dict[str, Setting]
 

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from safety_jax.base import compilation, files
 from safety_jax.data import encode
 from safety_jax.data.loader import Loader
-from safety_jax.models.folders import hub as folders
+from safety_jax.models.folders import hub
 from safety_jax.stages import devices, groups, results, texts
 from safety_jax.training import run as skeleton
 from safety_jax.training import workdir
@@ -75,7 +75,7 @@ def identity(config: ConfigDict, task: Task) -> dict[str, str]:
     found["tokens to train on"] = encode.fingerprint(corpus.training.sides)
     if corpus.evaluation is not None:
         found["tokens held out"] = encode.fingerprint(corpus.evaluation.sides)
-    return found | groups.model_identity(config, folders.resolve(config.model.path))
+    return found | groups.model_identity(config, hub.resolve(config.model.path))
 
 
 def introduce(config: ConfigDict, place: workdir.Workdir, task: Task, batches: Loader) -> None:

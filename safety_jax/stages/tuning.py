@@ -12,15 +12,13 @@ from ml_collections import ConfigDict
 
 from safety_jax.base import compilation, hosts, trees
 from safety_jax.base.errors import CheckpointError
-from safety_jax.data import corpus as corpora
-from safety_jax.data import encode
+from safety_jax.data import corpora, encode
 from safety_jax.data.records import Record
 from safety_jax.models import llama, lora
 from safety_jax.raft.setup import Tuned, Weights
 from safety_jax.stages import groups
-from safety_jax.training import likelihood, metrics, workdir
+from safety_jax.training import likelihood, metrics, steps, workdir
 from safety_jax.training import run as skeleton
-from safety_jax.training import step as steps
 from safety_jax.training.checkpoint import Checkpoints, abstract
 from safety_jax.training.policy import Policy
 from safety_jax.training.task import Account, Learner, Learning, Loaded, Task

@@ -19,8 +19,7 @@ from safety_jax.maths import flops
 from safety_jax.models import declaration, layers, llama, lora
 from safety_jax.models.encoders import heads, llama_heads
 from safety_jax.models.execution import Execution
-from safety_jax.models.folders import hub as folders
-from safety_jax.models.folders import peft
+from safety_jax.models.folders import hub, peft
 from safety_jax.training import policy
 
 
@@ -144,7 +143,7 @@ def read_scorer(folder: Path, *, init: str, label: str, problem: str) -> tuple[h
     Raises:
         CheckpointError: the trunk is not supported.
     """
-    given = folders.read_json(folder / "config.json")
+    given = hub.read_json(folder / "config.json")
     has_head = "ForSequenceClassification" in str(given.get("architectures"))
     if init == "pretrained" and (has_head or llama_heads.is_beaver(given)):
         known = heads.read_scorer(folder)

@@ -12,11 +12,10 @@ from jax.sharding import Mesh
 
 from safety_jax.base import trees
 from safety_jax.base.batch import Answers, Tokens
-from safety_jax.data import corpus, ratings, records
+from safety_jax.data import corpora, ratings, records
 from safety_jax.data.judged import JudgedAnswers
 from safety_jax.data.sources import Source
-from safety_jax.training import judge_quality, placement
-from safety_jax.training import step as steps
+from safety_jax.training import judge_quality, placement, steps
 from safety_jax.training.judge_model import Trainee
 from safety_jax.training.task import Learning, Measured
 
@@ -32,10 +31,10 @@ def rows(kind: str, prefer: str, left_out: dict[str, int]) -> Callable[..., list
 
     Args:
         kind: pairs, cost, regression or binary.
-        prefer, left_out: see `corpus.preferences`.
+        prefer, left_out: see `corpora.preferences`.
     """
     if kind in PAIRED:
-        return corpus.preferences(prefer, left_out)
+        return corpora.preferences(prefer, left_out)
 
     def parse(source: Source, skipped: list[records.Skipped]) -> list[records.Rated]:
         return records.read_rated(source, FORMATS[kind], skipped)

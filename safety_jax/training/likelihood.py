@@ -10,8 +10,7 @@ from jax.sharding import Mesh
 from safety_jax.base import trees
 from safety_jax.base.batch import Tokens
 from safety_jax.maths import losses
-from safety_jax.training import placement
-from safety_jax.training import step as steps
+from safety_jax.training import placement, steps
 from safety_jax.training.policy import Policy
 from safety_jax.training.task import Learning, Measured, Metrics
 

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 
 from safety_jax.base.errors import DivergenceError
 from safety_jax.training.checkpoint import Checkpoints, abstract
-from safety_jax.training.step import State
+from safety_jax.training.steps import State
 
 Metrics = dict[str, float]
 Tables = dict[str, np.ndarray]

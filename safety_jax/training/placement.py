@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from safety_jax.base import mesh as meshes
+from safety_jax.base import meshes
 from safety_jax.base.batch import Answers, Tokens
 from safety_jax.base.errors import ConfigError
 from safety_jax.data.loader import Batch, Loader

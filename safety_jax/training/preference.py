@@ -18,8 +18,7 @@ from safety_jax.base.batch import Answers, Tokens
 from safety_jax.data.loader import Loader
 from safety_jax.data.pairs import Pairs
 from safety_jax.maths import logprobs, losses, statistics
-from safety_jax.training import placement
-from safety_jax.training import step as steps
+from safety_jax.training import placement, steps
 from safety_jax.training.placement import PutBatch, TokenValues
 from safety_jax.training.policy import Policy
 from safety_jax.training.task import Indices, Learning, Measured, Metrics

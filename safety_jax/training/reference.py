@@ -26,11 +26,10 @@ import tqdm
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from safety_jax.base import hosts, trees
-from safety_jax.base import mesh as meshes
+from safety_jax.base import hosts, meshes, trees
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import CheckpointError
-from safety_jax.data.corpus import Sided
+from safety_jax.data.corpora import Sided
 from safety_jax.data.encode import Examples, fingerprint
 from safety_jax.data.loader import Batch, Loader
 from safety_jax.training.placement import TokenValues, put_rows

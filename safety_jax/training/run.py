@@ -16,13 +16,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from safety_jax.base import compilation, trees
-from safety_jax.base import mesh as meshes
+from safety_jax.base import compilation, meshes, trees
 from safety_jax.base.errors import ConfigError
 from safety_jax.data.loader import Loader
 from safety_jax.maths import flops
-from safety_jax.training import loop, metrics, optim, progress, workdir
-from safety_jax.training import step as steps
+from safety_jax.training import loop, metrics, optim, progress, steps, workdir
 from safety_jax.training.checkpoint import Checkpoints, abstract
 from safety_jax.training.placement import PutBatch
 from safety_jax.training.settings import DIRECTIONS, Batching, Settings

@@ -13,11 +13,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from safety_jax.base import trees
-from safety_jax.data.corpus import Corpus
+from safety_jax.data.corpora import Corpus
 from safety_jax.data.loader import Loader
 from safety_jax.models import llama
 from safety_jax.models.folders import peft
-from safety_jax.training import step as steps
+from safety_jax.training import steps
 from safety_jax.training.loop import Metrics
 from safety_jax.training.placement import PutBatch
 
@@ -89,7 +89,7 @@ class Learning:
     """How a loaded model learns.
 
     Attributes:
-        loss, count, survey: see `step.py`.
+        loss, count, survey: see `steps.py`.
         frozen: what the loss is given beside the trainable tree.
         place: batches of a loader over the training or the held-out examples, onto the mesh.
         evaluation: metrics of held-out examples, their names without `eval/`.

@@ -14,8 +14,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from safety_jax.base import compilation
-from safety_jax.base import mesh as meshes
+from safety_jax.base import compilation, meshes
 from safety_jax.models.decoding import generation
 from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hf, hf_config

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from safety_jax.base import mesh as meshes
-from safety_jax.data import corpus, loader, prompts, records, sources
+from safety_jax.base import meshes
+from safety_jax.data import corpora, loader, prompts, records, sources
 from safety_jax.data.pairs import Pairs
 from safety_jax.stages import groups
 from tests.benchmarks import contest, given, jax_worker
@@ -71,7 +71,7 @@ def longest(row: dict[str, str], tokens) -> int:
 
 
 def rendered(
-    folder: Path, data: corpus.Corpus[Pairs], batches: loader.Loader
+    folder: Path, data: corpora.Corpus[Pairs], batches: loader.Loader
 ) -> list[dict[str, str]]:
     """Prompt text and answers, in the order in which our run visits the pairs."""
     read = records.read_pairs(sources.open_source(str(folder / "rows.jsonl")))

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from configs import dpo as dpo_config
 from configs import sft as sft_config
-from safety_jax.base import mesh as meshes
+from safety_jax.base import meshes
 from safety_jax.data import loader
 from safety_jax.stages import dpo, groups, sft
 from safety_jax.training import metrics, run

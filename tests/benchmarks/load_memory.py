@@ -69,7 +69,7 @@ def load(folder: Path, dtype: str) -> None:
     import jax.numpy as jnp
     import psutil
 
-    from safety_jax.base import mesh as meshes
+    from safety_jax.base import meshes
     from safety_jax.models.folders import hf
 
     devices = len(jax.devices())

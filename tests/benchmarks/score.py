@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from safety_jax.base import mesh as meshes
+from safety_jax.base import meshes
 from safety_jax.models.encoders import heads
 from tests.benchmarks import contest
 

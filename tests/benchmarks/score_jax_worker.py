@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from safety_jax.base import mesh as meshes
+from safety_jax.base import meshes
 from safety_jax.data import buckets
 from safety_jax.models.encoders import heads
 from safety_jax.models.execution import Execution

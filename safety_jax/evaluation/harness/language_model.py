@@ -27,11 +27,7 @@ from safety_jax.data import thoughts
 from safety_jax.data.chat import Unwritable, chat_template
 from safety_jax.data.control import SECRET, control_tokens
 from safety_jax.data.text_rules import ERROR, FIXED, TextRules
-from safety_jax.evaluation.harness.loglikelihood import (
-    ContextPair,
-    LikelihoodScorer,
-    RequestLimits,
-)
+from safety_jax.evaluation.harness.loglikelihood import ContextPair, LikelihoodScorer, RequestLimits
 from safety_jax.models.decoding import generation
 from safety_jax.models.decoding.ends import endings
 from safety_jax.models.model import Model

@@ -21,7 +21,7 @@ import numpy as np
 import tqdm
 from jaxtyping import Bool, Int
 
-from safety_jax.base import mesh as meshes
+from safety_jax.base import meshes
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import NotFiniteError
 from safety_jax.data import buckets

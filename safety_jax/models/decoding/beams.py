@@ -14,10 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from safety_jax.base import mesh as meshes
-from safety_jax.models.decoding import kv_cache as caches
-from safety_jax.models.decoding import programs
-from safety_jax.models.decoding.kv_cache import LayerCache
+from safety_jax.base import meshes
+from safety_jax.models.decoding import caches, programs
+from safety_jax.models.decoding.caches import LayerCache
 from safety_jax.models.decoding.sampling import SamplingParams
 from safety_jax.models.decoding.session import Completion, Session, bucket
 from safety_jax.models.decoding.unrolled import UnrolledModel

@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base.errors import CheckpointError, ConfigError
-from safety_jax.models.folders import hub as folders
+from safety_jax.models.folders import hub
 
 GENERATION, CONFIG = "generation_config.json", "config.json"
 
@@ -27,7 +27,7 @@ def model_ends(folder: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[int, .
         ConfigError: no end is named anywhere.
     """
     file = folder / (GENERATION if (folder / GENERATION).exists() else CONFIG)
-    named = folders.read_json(file).get("eos_token_id")
+    named = hub.read_json(file).get("eos_token_id")
     ids = named if isinstance(named, list) else [] if named is None else [named]
     if not all(isinstance(one, int) and not isinstance(one, bool) for one in ids):
         raise CheckpointError(

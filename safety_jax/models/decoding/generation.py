@@ -20,8 +20,7 @@ import jax
 import numpy as np
 
 from safety_jax.base.errors import DataError, NotFiniteError
-from safety_jax.models.decoding import beams, programs
-from safety_jax.models.decoding import kv_cache as caches
+from safety_jax.models.decoding import beams, caches, programs
 from safety_jax.models.decoding.ends import Stop
 from safety_jax.models.decoding.sampling import SamplingParams
 from safety_jax.models.decoding.session import (

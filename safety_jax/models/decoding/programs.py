@@ -14,8 +14,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, UInt32
 
 from safety_jax.base.batch import Tokens
-from safety_jax.models.decoding import kv_cache as caches
-from safety_jax.models.decoding import sampling
+from safety_jax.models.decoding import caches, sampling
 from safety_jax.models.decoding.sampling import SamplingParams
 from safety_jax.models.decoding.unrolled import UnrolledModel
 from safety_jax.models.model import Model

@@ -14,11 +14,10 @@ import tqdm
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from safety_jax.base import mesh as meshes
+from safety_jax.base import meshes
 from safety_jax.base.errors import ConfigError, NotFiniteError
 from safety_jax.models import finite
-from safety_jax.models.decoding import kv_cache as caches
-from safety_jax.models.decoding import programs
+from safety_jax.models.decoding import caches, programs
 from safety_jax.models.decoding.ends import Stop
 from safety_jax.models.decoding.sampling import SamplingParams
 from safety_jax.models.decoding.unrolled import unroll

@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from safety_jax.base import mesh as meshes
-from safety_jax.base import trees
+from safety_jax.base import meshes, trees
 from safety_jax.models import declaration, lora
 from safety_jax.models.execution import Execution
 from safety_jax.models.llama import Attend, Llama, LlamaConfig, norm

@@ -18,8 +18,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from safety_jax.base import mesh as meshes
-from safety_jax.base import trees
+from safety_jax.base import meshes, trees
 from safety_jax.models import declaration, layers, lora
 from safety_jax.models.execution import Execution
 from safety_jax.models.llama import Projection

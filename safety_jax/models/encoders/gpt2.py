@@ -10,12 +10,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from safety_jax.base import mesh as meshes
-from safety_jax.base import trees
+from safety_jax.base import meshes, trees
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models import declaration, layers, lora
 from safety_jax.models.execution import Execution
-from safety_jax.models.folders import hub as folders
+from safety_jax.models.folders import hub
 from safety_jax.models.folders.attributes import Attributes, refuse_unknown
 from safety_jax.models.folders.weight_table import WeightRow, WeightTable, dense_rows, norm_rows
 from safety_jax.models.layers import ACTIVATIONS, HeadConfig
@@ -173,7 +172,7 @@ def attributes(
     """The config.json of the trunk with a sequence head; what `given` says goes along if it is of
     this very model."""
     found = layers.carried(given, config, parse) or _fresh(config)
-    found |= layers.pad_token(found, folders.token_ids(source))
+    found |= layers.pad_token(found, hub.token_ids(source))
     return found | {"architectures": [ARCHITECTURE], "dtype": dtype, "torch_dtype": dtype}
 
 

@@ -22,15 +22,13 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from safety_jax.base import mesh as meshes
-from safety_jax.base import trees
+from safety_jax.base import meshes, trees
 from safety_jax.base.errors import CheckpointError, ConfigError
 from safety_jax.models import declaration, layers, llama, lora
 from safety_jax.models.encoders import llama_heads
 from safety_jax.models.encoders.registry import KINDS, MODEL_TYPES
 from safety_jax.models.execution import Execution
-from safety_jax.models.folders import hub as folders
-from safety_jax.models.folders import weight_table
+from safety_jax.models.folders import hub, weight_table
 
 SCORE = "score"  # the head's subtree
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
@@ -77,7 +75,7 @@ def read_scorer(folder: Path) -> Scorer:
     Raises:
         CheckpointError: not such a folder, or one with attributes that are not supported.
     """
-    given, where = folders.read_json(folder / "config.json"), str(folder / "config.json")
+    given, where = hub.read_json(folder / "config.json"), str(folder / "config.json")
     kind = _kind(given, where)
     config = KINDS[kind].parse(given, where)
     if kind == "beaver":
@@ -104,11 +102,11 @@ def new_scorer(folder: Path, label_names: tuple[str, ...], problem: str) -> Scor
     """
     if problem not in PROBLEMS:
         raise ConfigError(f"problem {problem!r}: expected one of {', '.join(PROBLEMS)}")
-    given, where = folders.read_json(folder / "config.json"), str(folder / "config.json")
+    given, where = hub.read_json(folder / "config.json"), str(folder / "config.json")
     kind = "llama" if _kind(given, where) == "beaver" else _kind(given, where)
     config = KINDS[kind].parse(given, where)
     # What the export will say, and with that what it will read.
-    exported = layers.pad_token(given, folders.token_ids(folder))
+    exported = layers.pad_token(given, hub.token_ids(folder))
     head = _skipping(KINDS[kind].head(config, len(label_names)), exported, where)
     return _scorer(kind, config, head, label_names, problem)
 
@@ -277,7 +275,7 @@ def export(
     """
     given = None
     if source is not None and (source / "config.json").exists():
-        given = folders.read_json(source / "config.json")
+        given = hub.read_json(source / "config.json")
     name, kind = jnp.dtype(dtype).name, KINDS[scorer.kind]
     if scorer.kind == "beaver":
         attributes = llama_heads.beaver_attributes(given or {}, name)

@@ -19,8 +19,7 @@ from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models import layers, llama, lora
 from safety_jax.models.execution import Execution
-from safety_jax.models.folders import hf, hf_config, safetensors
-from safety_jax.models.folders import hub as folders
+from safety_jax.models.folders import hf, hf_config, hub, safetensors
 from safety_jax.models.folders.attributes import Attributes
 from safety_jax.models.folders.families import FAMILIES
 from safety_jax.models.folders.weight_table import WeightRow
@@ -147,7 +146,7 @@ def beaver_head(given: Mapping[str, Any], config: llama.LlamaConfig, folder: Pat
 
 def _stored(folder: Path, attributes: Attributes, name: str, labels: int) -> tuple[float, ...]:
     """A number of the normaliser for each label: its tensor, or else config.json's."""
-    tensor = folders.locate(folder).get(f"normalizer.{name}")
+    tensor = hub.locate(folder).get(f"normalizer.{name}")
     if tensor is None:
         return attributes.numbers(name, labels)
     tensor.check((labels,))
@@ -172,7 +171,7 @@ def attributes(
         causal = {"architectures": [family.architecture]} if family else {}
         carried = {name: v for name, v in given.items() if name not in drop} | causal
         carried = carried if hf_config.describes(carried, config) else None
-    token_ids = folders.token_ids(source)
+    token_ids = hub.token_ids(source)
     found = hf_config.to_hf_config(config, carried, dtype, token_ids)
     found |= layers.pad_token(found, token_ids)
     return found | {"architectures": [architecture(found["model_type"])]}

@@ -12,8 +12,7 @@ from jax.typing import DTypeLike
 
 from safety_jax.base import trees
 from safety_jax.models import llama, lora
-from safety_jax.models.folders import hf_config, weight_table
-from safety_jax.models.folders import hub as folders
+from safety_jax.models.folders import hf_config, hub, weight_table
 from safety_jax.models.folders.hf_config import read_config
 from safety_jax.models.folders.hub import fingerprint, resolve
 
@@ -96,14 +95,14 @@ def export(
     """
     given = None
     if source is not None and (source / "config.json").exists():
-        given = folders.read_json(source / "config.json")
+        given = hub.read_json(source / "config.json")
         # Of a model trained from random weights, the source is only where the tokenizer came from.
         given = given if hf_config.describes(given, config) else None
-    token_ids = folders.token_ids(source)
+    token_ids = hub.token_ids(source)
     attributes = hf_config.to_hf_config(config, given, jnp.dtype(dtype).name, token_ids)
     generation = {"_from_model_config": True} | {name: attributes.get(name) for name in token_ids}
     if source is not None and given is not None and (source / GENERATION).exists():
-        generation = folders.read_json(source / GENERATION)
+        generation = hub.read_json(source / GENERATION)
     configs = {"config.json": attributes, GENERATION: generation}
     declared = llama.parameters(config)
     return weight_table.export(

@@ -13,7 +13,7 @@ from typing import Any
 
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models import llama
-from safety_jax.models.folders import hub as folders
+from safety_jax.models.folders import hub
 from safety_jax.models.folders.attributes import Attributes, is_number, refuse_unknown, tell_once
 from safety_jax.models.folders.families import (
     FAMILIES,
@@ -34,7 +34,7 @@ def read_config(folder: Path) -> llama.LlamaConfig:
             value that is not supported.
     """
     file = folder / "config.json"
-    return parse(folders.read_json(file), str(file))
+    return parse(hub.read_json(file), str(file))
 
 
 def parse(given: Mapping[str, Any], where: str) -> llama.LlamaConfig:

@@ -12,8 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from safety_jax.models import llama
 from safety_jax.models.decoding.ends import model_ends
 from safety_jax.models.execution import Execution
-from safety_jax.models.folders import hf, hf_config, peft, tokenizer_files
-from safety_jax.models.folders import hub as folders
+from safety_jax.models.folders import hf, hf_config, hub, peft, tokenizer_files
 from safety_jax.models.model import Model
 
 
@@ -40,7 +39,7 @@ class ModelFolder:
     def weights_sha256(self) -> str:
         """Of all weight files that the model is made of."""
         parts = [self.folder] if self.adapter is None else [self.adapter, self.folder]
-        return "+".join(folders.shared_fingerprint(part) for part in parts)
+        return "+".join(hub.shared_fingerprint(part) for part in parts)
 
     @functools.cached_property
     def ends(self) -> tuple[int, ...]:
@@ -85,8 +84,8 @@ def open_model(
     Raises:
         ConfigError, CheckpointError: it cannot be used on this mesh.
     """
-    folder, adapter = folders.resolve(path), None
-    if (folder / folders.ADAPTER).is_file():
+    folder, adapter = hub.resolve(path), None
+    if (folder / hub.ADAPTER).is_file():
         folder, adapter = peft.base_folder(folder), folder
     config = hf_config.read_config(folder)
     llama.shardings(config, mesh)

@@ -18,12 +18,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from safety_jax.base import mesh as meshes
-from safety_jax.base import trees
+from safety_jax.base import meshes, trees
 from safety_jax.base.errors import CheckpointError, UserError
 from safety_jax.models import llama, lora
-from safety_jax.models.folders import hub as folders
-from safety_jax.models.folders import safetensors, streaming
+from safety_jax.models.folders import hub, safetensors, streaming
 from safety_jax.models.folders.attributes import is_number
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -94,7 +92,7 @@ def base_folder(folder: Path) -> Path:
         CheckpointError: no base is named, or none can be found.
     """
     file = folder / CONFIG
-    named = folders.read_json(file).get("base_model_name_or_path")
+    named = hub.read_json(file).get("base_model_name_or_path")
     if not isinstance(named, str) or not named:
         raise CheckpointError(
             f"{file}: base_model_name_or_path is {f'{named!r}'[:60]}; expected the folder or hub "
@@ -104,7 +102,7 @@ def base_folder(folder: Path) -> Path:
     try:
         if not Path(named).is_dir() and beside.is_dir():
             return beside
-        return folders.resolve(named)
+        return hub.resolve(named)
     except UserError as error:
         raise CheckpointError(
             f"{file}: base_model_name_or_path: {error}; put the model there, or write into the "
@@ -182,7 +180,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{folder} holds no {CONFIG}, but a full model; give it as model.path"
         )
-    given = folders.read_json(file)
+    given = hub.read_json(file)
     if given.get("peft_type") != "LORA" or given.get("task_type") not in ("CAUSAL_LM", None):
         raise CheckpointError(
             f"{file}: peft_type {_shown(given.get('peft_type'))}, task_type "
@@ -320,9 +318,9 @@ def export(folder: Path, adapters: lora.Adapters, settings: LoraConfig) -> None:
         for layer in range(leaf.shape[0])
     }
     if jax.process_index() == 0:
-        with folders.replacing(folder, CONFIG) as partial:
+        with hub.replacing(folder, CONFIG) as partial:
             safetensors.write(partial / WEIGHTS, tensors)
-            folders.write_json(partial / CONFIG, _attributes(settings))
+            hub.write_json(partial / CONFIG, _attributes(settings))
     else:
         for _, tensor in sorted(tensors.items()):  # takes part in the gathers, in the same order
             tensor.read()

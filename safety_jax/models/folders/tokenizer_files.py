@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base import files, hosts
 from safety_jax.base.errors import CheckpointError
-from safety_jax.models.folders import hub as folders
+from safety_jax.models.folders import hub
 from safety_jax.models.folders.tokenizer import load_tokenizer
 
 TEMPLATE = "chat_template.jinja"
@@ -28,7 +28,7 @@ def sources(own: str | Path, adapter: Path | None, model: Path) -> tuple[Path, .
         adapter, model: an adapter's folder, and the full model's.
     """
     if own:
-        return (folders.resolve(own),)
+        return (hub.resolve(own),)
     if adapter is not None:
         if any((adapter / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
             return (adapter,)
@@ -60,7 +60,7 @@ def fingerprint(found: tuple[Path, ...]) -> str:
     def digest() -> str:
         lines = []
         for folder in found:
-            for name in folders.TOKENIZER_FILES:
+            for name in hub.TOKENIZER_FILES:
                 if (folder / name).is_file():
                     content = files.read_bytes(folder / name, most=None)
                     lines.append(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
@@ -75,11 +75,11 @@ def copy(found: tuple[Path, ...], target: Path, ends: Sequence[int] = ()) -> Non
     Files of the model's own tokenizer do not stay: `transformers` takes a `chat_template.jinja`
     before what `tokenizer_config.json` says.
     """
-    for name in folders.TOKENIZER_FILES:
+    for name in hub.TOKENIZER_FILES:
         (target / name).unlink(missing_ok=True)
     for folder in found:
-        patterns = folders.TOKENIZER_FILES if folder == found[0] else (TEMPLATE,)
-        folders.copy_matching(folder, patterns, target)
+        patterns = hub.TOKENIZER_FILES if folder == found[0] else (TEMPLATE,)
+        hub.copy_matching(folder, patterns, target)
     if (target / GENERATION).is_file():
         _end_there(target, ends)
 
@@ -87,12 +87,12 @@ def copy(found: tuple[Path, ...], target: Path, ends: Sequence[int] = ()) -> Non
 def _end_there(target: Path, ends: Sequence[int]) -> None:
     """Training ends every answer with the tokenizer's EOS, or with one of `ends`, so `generate`
     must know them."""
-    eos = folders.token_ids(target)["eos_token_id"]
-    settings = folders.read_json(target / GENERATION)
+    eos = hub.token_ids(target)["eos_token_id"]
+    settings = hub.read_json(target / GENERATION)
     given = settings.get("eos_token_id")
     known = given if isinstance(given, list) else [] if given is None else [given]
     added = [one for one in dict.fromkeys([eos, *ends]) if one is not None and one not in known]
     if added:
         every = [*known, *added]
         settings["eos_token_id"] = every if len(every) > 1 else every[0]
-        folders.write_json(target / GENERATION, settings)
+        hub.write_json(target / GENERATION, settings)

@@ -21,12 +21,10 @@ import tqdm
 from jax.experimental import multihost_utils
 from jax.typing import DTypeLike
 
-from safety_jax.base import mesh as meshes
-from safety_jax.base import trees
+from safety_jax.base import meshes, trees
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models import lora
-from safety_jax.models.folders import hub as folders
-from safety_jax.models.folders import safetensors, streaming
+from safety_jax.models.folders import hub, safetensors, streaming
 from safety_jax.models.folders.merging import MergedExport
 
 SHOW_PROGRESS_BYTES = 1 << 30
@@ -120,7 +118,7 @@ def load(
     Raises:
         CheckpointError: the files are damaged, or do not hold exactly these weights.
     """
-    tensors = rename(_prefixed(folders.locate(folder), layout), layout, folder)
+    tensors = rename(_prefixed(hub.locate(folder), layout), layout, folder)
     check(tensors, layout, declared, folder)
     return read(tensors, layout, declared, shardings, dtype, folder.name)
 
@@ -147,7 +145,7 @@ def load_trunk(
     Raises:
         CheckpointError: as `load`; every weight that is not optional must be there.
     """
-    tensors = rename(_prefixed(folders.locate(folder), layout), layout, folder)
+    tensors = rename(_prefixed(hub.locate(folder), layout), layout, folder)
     absent = {
         ours
         for ours in optional
@@ -294,13 +292,13 @@ def export(
         raise CheckpointError(f"{folder} is the model's own folder; export to another one")
     shards = _shards(_sources(weights, layout, declared, np.dtype(dtype), merged), shard_bytes)
     if jax.process_index() == 0:
-        with folders.replacing(folder, "config.json") as partial:
+        with hub.replacing(folder, "config.json") as partial:
             _write_weights(partial, shards)
             for name, attributes in configs.items():
-                folders.write_json(partial / name, dict(attributes))
+                hub.write_json(partial / name, dict(attributes))
             if source is not None:
-                patterns = folders.TOKENIZER_FILES + folders.LICENCE_FILES
-                folders.copy_matching(source, patterns, partial)
+                patterns = hub.TOKENIZER_FILES + hub.LICENCE_FILES
+                hub.copy_matching(source, patterns, partial)
     else:
         for shard in shards:  # takes part in the gathers, in the same order
             for _, tensor in sorted(shard.items()):
@@ -368,7 +366,7 @@ def _shards(
 
 def _write_weights(folder: Path, shards: Sequence[Mapping[str, safetensors.TensorSource]]) -> None:
     if len(shards) == 1:
-        safetensors.write(folder / folders.WEIGHTS, shards[0])
+        safetensors.write(folder / hub.WEIGHTS, shards[0])
         return
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
@@ -378,4 +376,4 @@ def _write_weights(folder: Path, shards: Sequence[Mapping[str, safetensors.Tenso
     tensors = itertools.chain.from_iterable(shard.values() for shard in shards)
     size = sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in tensors)
     index = {"metadata": {"total_size": size}, "weight_map": weight_map}
-    folders.write_json(folder / folders.INDEX, index)
+    hub.write_json(folder / hub.INDEX, index)

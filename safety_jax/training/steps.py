@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from safety_jax.base import mesh as meshes
-from safety_jax.base import trees
+from safety_jax.base import meshes, trees
 from safety_jax.training.optim import Schedule
 
 Parts = dict[str, jax.Array]

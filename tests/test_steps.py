@@ -6,10 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from safety_jax.base import mesh as meshes
+from safety_jax.base import meshes
 from safety_jax.base.errors import ConfigError
-from safety_jax.training import optim
-from safety_jax.training import step as steps
+from safety_jax.training import optim, steps
 
 
 def loss(trainable, frozen, batch, total, key):

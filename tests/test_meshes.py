@@ -4,7 +4,7 @@ import jax
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from safety_jax.base import mesh as meshes
+from safety_jax.base import meshes
 from safety_jax.base.errors import ConfigError
 
 

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from safety_jax.base import mesh as meshes
+from safety_jax.base import meshes
 from safety_jax.models import llama
 
 AXES = ("rows", "kv_heads", None, None)
