@@ -8,7 +8,12 @@ BIN := $(VENV)/bin
 # Code that is linted and type-checked.
 SOURCES := safety_jax configs launch docs tests
 
-.PHONY: install test demo docs lint format types clean
+# Every worker imports all of the package: from bytecode in half the time.
+export PYTHONDONTWRITEBYTECODE :=
+# What needs more than this environment, see BUILD.md.
+ELSEWHERE := real_data or torch or plan or browser
+
+.PHONY: install check test demo docs lint format types clean
 
 install: $(VENV)/.installed
 
@@ -17,6 +22,10 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@
+
+# The loop of edit and test: nothing that starts a process or compiles for long.
+check: install
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q -m "not (slow or $(ELSEWHERE))"
 
 test: install
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q

@@ -1,8 +1,10 @@
 """Eight CPU devices, strict rank promotion, and the small models that tests share."""
 
+import gc
 import os
 import shutil
 
+import costs
 import environment
 import jax
 import jax.numpy as jnp
@@ -25,6 +27,18 @@ jax.config.update("jax_cpu_enable_async_dispatch", False)
 def pytest_sessionstart(session):
     if not hasattr(session.config, "workerinput"):
         environment.sweep(environment.PROGRAMS)
+
+
+def pytest_collection_modifyitems(items):
+    """Dear files first, so that no worker begins one when the others have finished."""
+    items.sort(key=lambda item: -costs.SECONDS.get(item.path.stem, 0))  # the rest as it was
+    for item in items:
+        if item.path.stem in costs.SECONDS:
+            item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what was imported stays: no collection looks at it again
 
 
 def pytest_unconfigure():

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats import multitest
 
 from safety_jax.maths import statistics
 
@@ -110,6 +111,16 @@ def test_detectable_change_is_found_with_its_power():
 def test_holm_on_paper():
     assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert statistics.holm([]) == []
+
+
+def test_holm_equals_statsmodels():
+    random = np.random.default_rng(3)
+    for count in (1, 2, 7, 30):
+        ps = random.uniform(0, 0.3, count)
+        ps[: count // 3] = ps[0]  # ties
+        np.testing.assert_allclose(
+            statistics.holm(list(ps)), multitest.multipletests(ps, method="holm")[1], rtol=1e-12
+        )
 
 
 def test_shift_of_means_is_scipys():

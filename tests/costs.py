@@ -1,0 +1,46 @@
+"""What the dear test files cost: they begin first, and `make check` leaves them out.
+
+Seconds of processor time with nothing compiled before; rough ones do. A file belongs here when it
+starts processes or when a test compiles for more than a second. The one test of another file is
+marked `slow` where it stands.
+"""
+
+SECONDS = {
+    "test_hosts": 150,
+    "test_resume": 100,
+    "test_raft": 70,
+    "test_decode": 65,
+    "test_evaluate": 60,
+    "test_reward": 50,
+    "test_end_to_end": 45,
+    "test_judge_training": 40,
+    "test_preference_training": 35,
+    "test_recipe": 30,
+    "test_heads": 30,
+    "test_dpo": 25,
+    "test_kto": 25,
+    "test_parity": 25,
+    "test_llama": 20,
+    "test_attention": 20,
+    "test_collectives": 20,
+    "test_score": 20,
+    "test_guard": 20,
+    "test_lora": 15,
+    "test_loglikelihood": 12,
+    "test_heads_folder": 12,
+    "test_lm_eval_tasks": 10,
+    "test_policy": 10,
+    "test_sequence": 10,
+    "test_supervisor": 10,
+    "test_checkpoint": 10,
+    "test_model": 10,
+    "test_step": 8,
+    "test_new_heads": 8,
+    "test_deberta": 6,
+    "test_loop": 6,
+    "test_plan": 6,
+    "test_reference": 5,
+    "test_chat_process": 5,
+    "test_command_line": 5,
+    "test_launch": 3,
+}
