@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from children import patience
 
 from safety_jax.base import supervisor
 
@@ -48,12 +49,12 @@ def start(folder: Path, process: int, code: str) -> subprocess.Popen:
 
 
 def end(process: subprocess.Popen) -> tuple[int, str]:
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=patience())
     return process.returncode, errors
 
 
 def worker(process: subprocess.Popen) -> psutil.Process:
-    until = time.monotonic() + 30
+    until = time.monotonic() + patience()
     while not (children := psutil.Process(process.pid).children()):
         assert time.monotonic() < until and process.poll() is None
         time.sleep(0.01)
@@ -105,8 +106,8 @@ def test_a_worker_does_not_outlive_its_supervisor(tmp_path):
     process = start(tmp_path, 0, WAITS)
     child = worker(process)
     process.kill()
-    process.communicate(timeout=60)
-    child.wait(timeout=60)
+    process.communicate(timeout=patience())
+    child.wait(timeout=patience())
 
 
 def test_it_passes_on_output_and_the_wish_to_stop(tmp_path):
