@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from configs import sft
+from configs import dpo, kto, orpo, raft, reward, sft
 from safety_jax.base.errors import ConfigError
+from safety_jax.data.text_rules import FIXED
 from safety_jax.models.folders import tokenizer_files
 from safety_jax.stages import texts
 from safety_jax.training import workdir
@@ -42,6 +43,19 @@ def test_a_run_keeps_the_day_on_which_it_began(tmp_path, monkeypatch):
     plain = config(template="plain")
     with workdir.prepare(tmp_path / "plain", plain) as place:
         assert texts.dated(plain, place) is plain
+
+
+@pytest.mark.parametrize("stage", [sft, dpo, kto, orpo, raft, reward])
+def test_every_training_stage_is_dated_or_reads_every_day_alike(stage, tmp_path):
+    config = stage.get_config()
+    config.data.template = "chat"
+    config.lock()
+    with workdir.prepare(str(tmp_path / "run"), config, True) as place:
+        found = texts.dated(config, place)
+    if stage is reward:
+        assert found is config and texts.judged_rules(found).chat.date == FIXED.chat.date
+    else:
+        assert found.data.template_date == texts.rules(found).chat.date.isoformat()
 
 
 def test_values(tmp_path):

@@ -22,7 +22,8 @@ def dated(config: ConfigDict, place: workdir.Workdir) -> ConfigDict:
         ConfigError: the run began on another day than the config names.
     """
     data = config.data
-    if data.template != "chat":
+    # Judges read every day alike, see `judged_rules`.
+    if data.template != "chat" or "template_date" not in data:
         return config
     day = place.settle(_DATE, data.template_date or datetime.date.today().isoformat())
     if data.template_date not in ("", day):
