@@ -340,11 +340,18 @@ def _acquire(path: Path) -> IO[str]:
     return lock
 
 
+def _program() -> list[str]:
+    """How this process was started, as it would be elsewhere: no path of this machine."""
+    if Path(sys.argv[0]).name == "safety-jax":
+        return ["safety-jax"]
+    return ["python", "-m", "safety_jax.main"]
+
+
 def _record_start(file: Path) -> None:
     starts = _starts(file) if file.exists() else []
     start = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", *map(sources.public, sys.argv)]),
+        "command": shlex.join([*_program(), *map(sources.public, sys.argv[1:])]),
         "python": sys.version.split()[0],
         "versions": versions(),
         "commit": _commit(),
