@@ -238,8 +238,8 @@ def test_mistakes_in_a_model_folder(inputs, tmp_path):
             sft.run(configure(inputs, model__path=str(model)), str(tmp_path / "run"))
         assert "\n" not in str(found.value)
 
-    (model / "config.json").write_text(json.dumps(config | {"rope_flavour": 3}))
-    fails("rope_flavour")
+    (model / "config.json").write_text(json.dumps(config | {"attention_bias": "some"}))
+    fails("attention_bias")
     (model / "config.json").write_text(json.dumps(config | {"model_type": "mamba"}))
     fails("mamba")
     (model / "config.json").write_text(json.dumps(config | {"vocab_size": 20}))

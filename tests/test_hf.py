@@ -179,7 +179,7 @@ GATE = "model.layers.1.mlp.gate_proj.weight"
 VECTOR = np.zeros(4, np.float32)
 STRICT = {
     "missing": (without(GATE), f"missing {GATE}"),
-    "missing in bulk": (lambda _: {"x": VECTOR}, "and 17 more; unexpected x"),
+    "missing in bulk": (lambda _: {"x": VECTOR}, "and 17 more; unexpected model.x"),
     "unmapped": (with_extra(model__extra__weight=VECTOR), "unexpected model.extra.weight"),
     "renamed": (renamed(GATE, "model.w1"), f"missing {GATE}; unexpected model.w1"),
     "a layer too many": (

@@ -118,10 +118,6 @@ def test_answers_are_greedy_and_cut_at_their_stops(lm, tokens, model):
     assert lm.generate_until(mixed, True) == [found[1], found[0].split(stop)[0]]
 
 
-def test_a_stop_that_is_a_special_token_ends_the_answer(lm):
-    assert lm._endings(["</s>", "<s>", "\n", ""]) == ((1, 2), ("\n",))
-
-
 def test_sampled_answers_differ_by_request_and_repeat(lm):
     kwargs = {"until": [], "max_gen_toks": 8, "do_sample": True, "temperature": 1.0}
     twice = [request("generate_until", "explain why", kwargs) for _ in range(2)]

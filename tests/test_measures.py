@@ -32,10 +32,10 @@ PAIRS = held(
 def test_pairs_by_hand():
     """Right three times, undecided once, of six; longer wins four times and once nothing does."""
     metrics = judge_quality.evaluation(PAIRS)
-    assert metrics["eval/accuracy"] == pytest.approx(3.5 / 6)
-    assert metrics["eval/margin"] == pytest.approx(np.mean([1, 1, -1, 0, 6, -1]))
-    assert metrics["eval/loss"] == pytest.approx(1.25)
-    assert (metrics["eval/min_reward"], metrics["eval/max_reward"]) == (-1, 5)
+    assert metrics["accuracy"] == pytest.approx(3.5 / 6)
+    assert metrics["margin"] == pytest.approx(np.mean([1, 1, -1, 0, 6, -1]))
+    assert metrics["loss"] == pytest.approx(1.25)
+    assert (metrics["min_reward"], metrics["max_reward"]) == (-1, 5)
     found = judge_quality.report(PAIRS, PAIRS)
     assert found["baselines"]["chance"] == {"value": 0.5, "n": 6}
     assert found["baselines"]["longer wins"]["value"] == pytest.approx(4.5 / 6)

@@ -14,11 +14,14 @@ from safety_jax.training import optim, steps
 def loss(trainable, frozen, batch, total, key):
     """Squared error of w·x, over the rows in the mask."""
     error = (batch["x"] @ trainable["w"] - batch["y"]) * batch["mask"]
-    return {"loss": 0.5 * (error**2).sum() / total, "rows": batch["mask"].sum() / total}
+    return {
+        "loss": 0.5 * (error**2).sum() / total["rows"],
+        "rows": batch["mask"].sum() / total["rows"],
+    }
 
 
 def count(batch):
-    return batch["mask"].sum()
+    return {"rows": batch["mask"].sum()}
 
 
 def rows(seed: int, microbatches: int, size: int):

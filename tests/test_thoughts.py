@@ -156,6 +156,7 @@ def test_marks_that_are_special_tokens_are_read():
      "<|channel|>analysis<|message|>", "analysisA", "Here is my thought process:", "<answer>"],
 )  # fmt: skip
 def test_time_is_linear(piece):
-    began = time.perf_counter()
+    """Processor time of this process, whatever else runs here: squares would take minutes."""
+    began = time.process_time()
     thoughts.split(piece * (300_000 // len(piece)))
-    assert time.perf_counter() - began < 2.0
+    assert time.process_time() - began < 30

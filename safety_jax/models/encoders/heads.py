@@ -286,6 +286,8 @@ def export(
             "problem_type": scorer.problem,
         }
         attributes.pop("num_labels", None)  # id2label says it
+        if scorer.head.skips is not None:
+            attributes["pad_token_id"] = scorer.head.skips
     configs = {"config.json": attributes}
     declared = parameters(scorer)
     return weight_table.export(
