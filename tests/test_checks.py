@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import dpo as dpo_config
-from safety_jax.base.settings import (  # fmt: skip
+from safety_jax.base.settings import (
     Flag,
     OneOf,
     Real,

@@ -150,3 +150,12 @@ def test_no_file_reads_a_config_with_a_fallback():
     """The file you read is the run you get: `config.get("x", default)` would hide a default."""
     offending = [module_of(path) for path in SOURCES if "config.get(" in path.read_text("utf-8")]
     assert not offending
+
+
+def test_no_two_public_classes_share_a_name():
+    owners: dict[str, str] = {}
+    for path in SOURCES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                assert node.name not in owners, f"{node.name}: {owners[node.name]}, {path}"
+                owners[node.name] = str(path)

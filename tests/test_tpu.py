@@ -24,7 +24,7 @@ def devices():
     return layouts.devices(chips.parse_slice(V5E))
 
 
-def measure(run, program, capsys) -> compilations.Measured:
+def measure(run, program, capsys) -> compilations.CompiledProgram:
     """Compiles, and prints what was found."""
     found = compilations.measure(program, len(run.found))
     assert found.memory is not None, f"{program.name} needs {found.needed / chips.GIB:.2f} GiB"

@@ -116,7 +116,7 @@ def wording(
             "tokenizer_config.json, or set it to False"
         )
     if name != PAIR:
-        return Text(prompts.load_template(name, tokenizer, rules), tokenizer, append_eos)
+        return SingleText(prompts.load_template(name, tokenizer, rules), tokenizer, append_eos)
     if not takes_pairs:
         raise ConfigError(
             "data.template pair: this model does not take text pairs; expected plain, "
@@ -125,7 +125,7 @@ def wording(
     return TextPair(tokenizer, rules)
 
 
-class Text:
+class SingleText:
     """One text, worded by a template."""
 
     def __init__(self, template: Template, tokenizer: PreTrainedTokenizerBase, append_eos: bool):

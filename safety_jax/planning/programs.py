@@ -70,7 +70,7 @@ class Memory:
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
+class CompiledProgram:
     """What is known of a program.
 
     Attributes:
@@ -87,7 +87,7 @@ class Measured:
     seconds: float
 
 
-def measure(program: Program, devices: int) -> Measured:
+def measure(program: Program, devices: int) -> CompiledProgram:
     """Compiles a program and reads what it takes.
 
     Args:
@@ -101,10 +101,10 @@ def measure(program: Program, devices: int) -> Measured:
         needed = too_large(str(error))
         if needed is None:
             raise
-        return Measured(None, needed + held, None, time.perf_counter() - began)
+        return CompiledProgram(None, needed + held, None, time.perf_counter() - began)
     memory = read_memory(program, compiled.memory_analysis())
     exchanges = read_exchanges(compiled, devices, program.unknown_trips)
-    return Measured(memory, float(memory.total), exchanges, time.perf_counter() - began)
+    return CompiledProgram(memory, float(memory.total), exchanges, time.perf_counter() - began)
 
 
 def read_exchanges(
@@ -119,7 +119,7 @@ def read_exchanges(
     return tuple(collectives.totals(collectives.read(text, devices), unknown_trips))
 
 
-def by_formula(program: Program) -> Measured:
+def by_formula(program: Program) -> CompiledProgram:
     """What a program takes where nothing compiles for the chip."""
     memory = Memory(
         parts={**program.arguments, **program.held},
@@ -128,7 +128,7 @@ def by_formula(program: Program) -> Measured:
         temporaries=round(program.temporaries),
         program=0,
     )
-    return Measured(memory, float(memory.total), None, 0.0)
+    return CompiledProgram(memory, float(memory.total), None, 0.0)
 
 
 def read_memory(program: Program, stats: Any) -> Memory:

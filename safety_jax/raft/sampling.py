@@ -66,7 +66,7 @@ def _candidate(
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class RowShape:
     """How answers are packed to be read again.
 
     Attributes:
@@ -88,7 +88,9 @@ class First:
         frozen: its frozen tree at the start.
     """
 
-    def __init__(self, policy: Policy, start: trees.Tree | None, frozen: trees.Tree, rows: Rows):
+    def __init__(
+        self, policy: Policy, start: trees.Tree | None, frozen: trees.Tree, rows: RowShape
+    ):
         self._start, self._frozen, self._rows = start, frozen, rows
         replicated = meshes.sharding(rows.mesh, ())
 

@@ -224,7 +224,7 @@ def make_first(
     fresh = trained.adapter is not None and not config.model.adapter
     # What is trained is given away to the first step, so the start is a copy.
     start = None if fresh else jax.tree.map(lambda x: x.copy(), trainable)
-    rows = sampling.Rows(config.data.max_length, config.train.rows_per_microbatch, mesh)
+    rows = sampling.RowShape(config.data.max_length, config.train.rows_per_microbatch, mesh)
     return sampling.First(trained, start, frozen, rows)
 
 

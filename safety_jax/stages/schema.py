@@ -8,7 +8,7 @@ chat template, whether a judge of that name is there) is looked at by whoever re
 from collections.abc import Mapping
 
 from safety_jax.base.settings import Day, Flag, OneOf, Real, Setting, Text, Texts, Whole
-from safety_jax.stages.metric_names import (  # fmt: skip
+from safety_jax.stages.metric_names import (
     DPO_METRICS,
     KTO_METRICS,
     METRICS_OF_JUDGES,
