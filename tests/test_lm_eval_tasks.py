@@ -382,11 +382,17 @@ def in_both(folder: Path, tokens, mesh):
 def test_requests_are_answered_as_hflm_does(tmp_path, one_device, make):
     theirs, ours = in_both(tmp_path, make(), one_device)
     pairs = [
-        ("Name three colours. ", "Red"), ("", "Mix flour"), ("Then wait.\n", " Then bake."),
-        ("<s>user", " assistant"), ("explain why " * 40, "no to a request"), ("a", "b" * 40),
-        ("Answer:", " A"), ("Answer:", " B"), ("Answer:", " C"), ("Answer: ", " C"),
-        ("<|im_end|>say", " no  "),
-    ]  # fmt: skip
+        ("Name three colours. ", "Red"),
+        ("", "Mix flour"),
+        ("Then wait.\n", " Then bake."),
+        ("explain why " * 40, "no to a request"),
+        ("a", "b" * 40),
+        ("Answer:", " A"),
+        ("Answer:", " B"),
+        ("Answer:", " C"),
+        ("Answer: ", " C"),
+        ("say", " no  "),
+    ]  # fmt: skip  without control tokens: HFLM lets a document write them
     asked = [request("loglikelihood", *pair) for pair in pairs]
     found = ours.loglikelihood(asked, True)
     for our, their in zip(found, theirs.loglikelihood(asked, True), strict=True):

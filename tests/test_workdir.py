@@ -50,7 +50,7 @@ def test_creates_the_folder_with_config_and_environment(tmp_path):
     (start,) = run.environment()
     assert start["versions"]["safety_jax"] == safety_jax.__version__
     assert {"jax", "flax", "optax"} <= start["versions"].keys()
-    assert start["command"].startswith("python -m safety_jax.main ")
+    assert start["command"].startswith("python -m safety_jax.main")
     assert str(ROOT) not in start["command"]
     assert run.checkpoints.parent == run.path == run.metrics.parent
 
