@@ -146,4 +146,11 @@ def _table(file: IO[bytes], kind: str) -> Any:
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    code = 0
+    try:
+        _main(*sys.argv[1:])
+    except SystemExit as error:
+        print(error.code, file=sys.stderr, flush=True)
+        code = 1
+    # At an ordinary end Arrow's threads now and then abort a process whose work is done.
+    os._exit(code)
