@@ -12,6 +12,7 @@ Several turns: `chat` learns every answer, since the template marks where each e
 have no such mark, so they learn the last answer alone, and what was said before is prompt.
 """
 
+import abc
 import dataclasses
 import json
 import re
@@ -55,7 +56,7 @@ def load_template(
     )
 
 
-class OneByOne:
+class OneByOne(abc.ABC):
     """Templates that word each record by itself."""
 
     def spans(self, record: Record) -> list[Span]:
@@ -64,8 +65,9 @@ class OneByOne:
             return [prompt]
         return [prompt, plain_span(last.content, last.learned)]
 
+    @abc.abstractmethod
     def prompt(self, record: Record) -> str:
-        raise NotImplementedError
+        """What stands before a record's answer."""
 
     def word(self, records: Sequence[Record]) -> list[Worded | DataError]:
         return [self._worded(record, self.spans) for record in records]

@@ -34,7 +34,7 @@ def load(
             bfloat16 elsewhere. Adapters are float32.
         tokenizer: the folder of another tokenizer; "" for the model's own.
         attention: a backend of `models/attention.py`, or "auto".
-        mesh: of `base.mesh.build`; None shares out rows over all devices.
+        mesh: of `base.meshes.build`; None shares out rows over all devices.
 
     Raises:
         CheckpointError: the folder is missing, damaged, or of an unsupported architecture.
