@@ -25,7 +25,7 @@ more candidates and trains longer on them: docs/results.md has what that changes
 
 from ml_collections import ConfigDict
 
-from configs.common import answers, judging, of_demo, parse_arg, published_judge, set_pace
+from configs.common import answers, complies, judging, of_demo, parse_arg, published_judge, set_pace
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -231,14 +231,7 @@ def demo(config: ConfigDict):
     config.score.judges.refusal = ConfigDict({"kind": "refusal"})
     # A judge that sees no difference between prompts: in the end the model refuses everything, the
     # ordinary ones of the held-out prompts too. Real judges read the prompt.
-    config.score.judges.refuses = ConfigDict(
-        {
-            "kind": "read_as",
-            "part": "refusal",
-            "direction": "higher is safer",
-            "threshold": (0.5,),
-        }
-    )
+    config.score.judges.refuses = complies()
     config.sample.candidates = 8
     config.sample.max_new_tokens = 32
     config.sample.bucket_tokens = 64

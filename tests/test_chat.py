@@ -108,10 +108,11 @@ def test_an_answer_that_was_cut_off_is_learned_without_an_end(template):
     tokens = tokenizer(CHATML if template == "plain" else template)
     name = "plain" if template == "plain" else "chat"
     encoding = encode.Encoding(prompts.load_template(name, tokens), tokens, 512, "error", 999)
-    whole = Record(tuple(Message(**turn) for turn in TWO[:2]), "", "s", "row 0")
+    asked, answer = (Message(**turn) for turn in TWO[:2])
     found = [
         encode.encode([row], encoding, train_on="response").example(0)
-        for row in (whole, dataclasses.replace(whole, cut=True))
+        for cut in (False, True)
+        for row in [Record((asked, dataclasses.replace(answer, cut=cut)), "", "s", "row 0")]
     ]
     (ids, mask), (cut_ids, cut_mask) = found
     assert len(cut_ids) < len(ids) and ids[: len(cut_ids)].tolist() == cut_ids.tolist()

@@ -14,11 +14,13 @@ class Message:
         role: system, user or assistant.
         content: its text; a thought stands in front of an answer, as in `thoughts.py`.
         learned: False where the row says that this answer is none to learn (`"weight": 0`).
+        cut: the answer was cut off, so that no end of it is learned (`"finish_reason": "length"`).
     """
 
     role: str
     content: str
     learned: bool = True
+    cut: bool = False
 
 
 class BadRow(Exception):

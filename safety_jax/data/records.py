@@ -23,6 +23,8 @@ from safety_jax.data.sources import Source
 MOST_CHARACTERS = 2_000_000
 """Of a row; no model's context is as long, and a tokenizer takes seconds to read it."""
 MOST_TURNS = 1_000
+CUT_OFF = "length"
+"""Why an answer ended, in OpenAI's words, where it was cut off at a limit."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,7 +37,6 @@ class Record:
         source: name of the source.
         where: the row in words, for messages.
         optional: its source says bad_rows=skip: it is left out where it cannot be used.
-        cut: its last answer was cut off, so that no end of it is learned.
     """
 
     messages: tuple[Message, ...]
@@ -43,7 +44,11 @@ class Record:
     source: str
     where: str
     optional: bool = False
-    cut: bool = False
+
+    @property
+    def cut(self) -> bool:
+        """Its last answer was cut off."""
+        return self.messages[-1].cut
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -272,7 +277,7 @@ def _parse(
     found = False
     for where, row in placed:
         try:
-            parsed = _with_system(known.parse(row), row)
+            parsed = _with_ends(_with_system(known.parse(row), row), row)
             refuse(row, known, parsed)
             _check_size(parsed)
             _check_turns(parsed.prompt + parsed.chosen)
@@ -349,9 +354,25 @@ def _format(source: Source, formats: Sequence[Format], where: str, row: Row) -> 
     return matching[0]
 
 
+def _with_ends(parsed: Parsed, row: Row) -> Parsed:
+    """Marks answers that the row says were cut at a limit of length."""
+    return dataclasses.replace(
+        parsed,
+        chosen=_ended(parsed.chosen, row, "finish_reason", "chosen_finish_reason"),
+        rejected=_ended(parsed.rejected, row, "rejected_finish_reason"),
+    )
+
+
+def _ended(turns: tuple[Message, ...], row: Row, *columns: str) -> tuple[Message, ...]:
+    if turns and any(row.get(column) == CUT_OFF for column in columns):
+        return (*turns[:-1], dataclasses.replace(turns[-1], cut=True))
+    return turns
+
+
 # Columns that rows may have beside those of their format.
 _KNOWN = (
     *SYSTEM, *labelling.VERDICTS, *("input", "inputs", "context", "category", "categories"),
+    *("finish_reason", "chosen_finish_reason", "rejected_finish_reason"),
     *("chosen_unsafe", "rejected_unsafe", "rating", "transcript", "id", "openai_moderation"),
 )  # fmt: skip
 

@@ -64,8 +64,8 @@ def answered(prompt: Prompt, answer: str, *, cut: bool = False) -> Record:
     messages = record.messages
     if messages[-1].role == "assistant":
         messages = messages[:-1]
-    whole = (*messages, Message("assistant", answer))
-    return Record(whole, record.context, record.source, record.where, cut=cut)
+    whole = (*messages, Message("assistant", answer, cut=cut))
+    return Record(whole, record.context, record.source, record.where)
 
 
 def by_prompt(

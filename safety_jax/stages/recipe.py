@@ -5,7 +5,7 @@
       recipe.json                      what is finished: folder, seconds, and what it took
 
 A step's config is a whole config of its stage. Its texts may name what came before: `@base` is
-`recipe.base`, `@data` is `recipe.data`, `@sit` the folder that step `sit` exported, `@sit/merged` a
+`recipe.base`, likewise `@data` and `@trunk`, `@sit` the folder that step `sit` exported, `@sit/merged` a
 folder in its run. A step that is finished is not run again; one that was cut off goes on where it
 stopped, by its own means.
 """
@@ -28,7 +28,7 @@ from safety_jax.stages import devices
 from safety_jax.training import workdir
 
 RECORD = "recipe.json"
-GIVEN = ("base", "data")  # names of keys of the recipe
+GIVEN = ("base", "data", "trunk")  # names of keys of the recipe
 TUNING = ("sft", "dpo", "raft")  # stages that share `recipe.max_flops`
 # The folder that a step hands on, inside its run; of stages that train.
 EXPORT = "export"
@@ -57,7 +57,9 @@ def run(config: ConfigDict, folder: str, stages: Mapping[str, Stage]) -> None:
             if hosts.first_says(functools.partial(record.finished, step.name, filled)):
                 say(primary, f"{title} was finished before")
                 continue
-            say(primary, f"\n== {title} ({filled.stage}) in {own}")
+            left = [other.name for other in steps[number - 1 :]]
+            told = record.time_left(left, config.recipe.minutes.to_dict())
+            say(primary, f"\n== {title} ({filled.stage}) in {own}{told}")
             began = time.perf_counter()
             stages[filled.stage](filled, str(own))
             record.add(step.name, filled, time.perf_counter() - began)
@@ -210,6 +212,21 @@ class RecipeLog:
         self._steps[name] = {"config": workdir.recorded(config), "seconds": round(seconds, 1)}
         if self._writes:
             files.write(self._path, workdir.canonical({"steps": self._steps}))
+
+    def time_left(self, names: Sequence[str], minutes: Mapping[str, float]) -> str:
+        """How long these steps will take, for people; nothing where that is not known.
+
+        Args:
+            minutes: what each step took elsewhere. What is finished here says how much faster or
+                slower this machine is.
+        """
+        if not all(name in minutes for name in names):
+            return ""
+        here = {name: facts["seconds"] / 60 for name, facts in self._steps.items()}
+        there = sum(minutes[name] for name in here if name in minutes)
+        pace = sum(here[name] for name in here if name in minutes) / there if there else 1.0
+        left = pace * sum(minutes[name] for name in names)
+        return f"; {sum(here.values()):.0f} min so far, about {left:.0f} min left"
 
     def table(self, names: Sequence[str]) -> str:
         """Seconds of each of these steps, for people."""

@@ -280,6 +280,26 @@ _RAFT: Table = {
     **_PACE,
     **_JUDGING,
 }
+_COLLECT: Table = {
+    "stage": Text("the name of a stage", needed=True),
+    "seed": SEED,
+    "model.path": MODEL,
+    **_PRECISION,
+    "data.demonstrations": Texts("sources of rows"),
+    "data.prompts": Texts("sources of rows"),
+    "data.ordinary": Texts("sources of rows"),
+    "data.template": TEMPLATE,
+    "data.max_length": Whole(2, LONGEST_ROW, unit="tokens"),
+    "data.overlong_prompt": SKIPPING,
+    **_READ,
+    "collect.judges": Texts("FOLDER, NAME=FOLDER or refusal", distinct=True),
+    "collect.unsafe_by": Text("the name of a judge", needed=True),
+    **in_group("answer", _ANSWERS),
+    **_PACE,
+    **_JUDGING,
+    **_MESH,
+    **_CACHED,
+}
 _SCORE: Table = {
     "stage": Text("the name of a stage", needed=True),
     "seed": SEED,
@@ -338,6 +358,8 @@ _RECIPE: Table = {
     "recipe.data": Text("a folder"),
     "recipe.steps": Texts("names of groups that are whole configs", needed=True, distinct=True),
     "recipe.max_flops": NOT_NEGATIVE,
+    "recipe.trunk": OTHER_FOLDER,
+    "recipe.minutes.*": NOT_NEGATIVE,
 }
 _PLAN: Table = {
     "stage": Text("the name of a stage", needed=True),
@@ -357,6 +379,7 @@ STAGES: dict[str, Table] = {
     "orpo": _ORPO,
     "raft": _RAFT,
     "reward": _REWARD,
+    "collect": _COLLECT,
     "score": _SCORE,
     "evaluate": _EVALUATE,
     "plan": _PLAN,

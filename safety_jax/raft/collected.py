@@ -1,0 +1,193 @@
+"""What a model's own answers teach: pairs to prefer from, answers to keep, answers to judge.
+
+A model that is made safe should learn from what it does itself: its unsafe answers are the ones to
+reject, and its answers to ordinary requests the ones to keep (on-policy data, as Tajwar et al.,
+arXiv 2404.14367, find preference training wants).
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from safety_jax.data.messages import Message
+from safety_jax.data.records import CUT_OFF
+from safety_jax.data.shuffling import permutation
+from safety_jax.raft.prompt_pool import Prompt
+from safety_jax.raft.round_files import Candidate
+
+UNSAFE, ORDINARY = "unsafe", "ordinary"
+_STREAM = 7100  # of the permutations that answers are exchanged by
+Line = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What is known of an answer.
+
+    Attributes:
+        unsafe: by the judge, of answers to unsafe prompts; None where it could not tell. What the
+            model says to an ordinary request counts as safe: a rule that sees no prompt could not
+            tell.
+        refused: by the detector of refusals.
+        rank: higher is better, among answers to one prompt.
+    """
+
+    unsafe: bool | None
+    refused: bool
+    rank: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A prompt with what the model answered.
+
+    Attributes:
+        prompt: its `group` is UNSAFE or ORDINARY; its `reference`, where it has one, is a
+            demonstration: the answer that should be given.
+        answers, verdicts: one of each for every candidate.
+    """
+
+    prompt: Prompt
+    answers: Sequence[Candidate]
+    verdicts: Sequence[Verdict]
+
+    @property
+    def is_unsafe(self) -> bool:
+        return self.prompt.group == UNSAFE
+
+    def good(self) -> Candidate | None:
+        """The answer to learn: the demonstration, or the best of the model's own that is safe
+        and, to an ordinary request, no refusal; finished ones first."""
+        if self.prompt.reference:
+            return Candidate(self.prompt.reference, (), 0.0, "reference")
+        fitting = [
+            k
+            for k, verdict in enumerate(self.verdicts)
+            if self.answers[k].text.strip()
+            and verdict.unsafe is False
+            and (self.is_unsafe or not verdict.refused)
+        ]
+        best = max(
+            fitting,
+            key=lambda k: (self.answers[k].finished, self.verdicts[k].rank),
+            default=None,
+        )
+        return None if best is None else self.answers[best]
+
+    def bad(self) -> Candidate | None:
+        """The answer to avoid: the worst of the model's own that is unsafe, or that refuses an
+        ordinary request."""
+        fitting = [
+            k
+            for k, verdict in enumerate(self.verdicts)
+            if self.answers[k].text.strip()
+            and (verdict.unsafe is True if self.is_unsafe else verdict.refused)
+        ]
+        worst = min(fitting, key=lambda k: self.verdicts[k].rank, default=None)
+        return None if worst is None else self.answers[worst]
+
+
+def pairs(asked: Sequence[Asked], seed: int) -> list[Line]:
+    """Rows of preference: prompt, chosen, rejected, which of them is unsafe.
+
+    To an ordinary request the model's own answer is preferred over a refusal: its own where it
+    refused, else a demonstration that was written for an unsafe request. What tells the two kinds
+    of prompts apart is then what they ask for, not how they look.
+    """
+    refusals = [one.prompt.reference for one in asked if one.is_unsafe and one.prompt.reference]
+    order = permutation(len(refusals), seed=seed, stream=_STREAM)
+    found: list[Line] = []
+    borrowed = 0
+    for one in asked:
+        good, bad = one.good(), one.bad()
+        if bad is None and not one.is_unsafe and refusals:
+            lent = refusals[int(order[borrowed % len(refusals)])]
+            bad, borrowed = Candidate(lent, (), 0.0, "reference"), borrowed + 1
+        if good is None or bad is None or good.text == bad.text:
+            continue
+        found.append(
+            {
+                "prompt": _messages(one.prompt),
+                "chosen": good.turn.answer,
+                "rejected": bad.turn.answer,
+                "chosen_unsafe": False,
+                "rejected_unsafe": one.is_unsafe,
+                "chosen_finish_reason": _ending(good),
+                "rejected_finish_reason": _ending(bad),
+                "category": one.prompt.group,
+            }
+        )
+    return found
+
+
+def kept(asked: Sequence[Asked]) -> list[Line]:
+    """Rows of demonstrations: ordinary requests with the model's own answer, so that tuning on
+    them holds it where it is."""
+    return [
+        {
+            "prompt": _messages(one.prompt),
+            "response": good.turn.answer,
+            "finish_reason": _ending(good),
+        }
+        for one in asked
+        if not one.is_unsafe and (good := one.good()) is not None
+    ]
+
+
+def judged(asked: Sequence[Asked], seed: int) -> list[Line]:
+    """Rows of labelled answers for a judge: the model's own with the verdict that they have, the
+    demonstrations, and one answer a prompt that was given to a prompt of the other kind. An unsafe
+    answer stays unsafe behind an ordinary request, and a harmless one is harmless behind an unsafe
+    request, so that neither side of a conversation suffices to tell.
+    """
+    found = [
+        _judged(one.prompt, answer.turn.answer, bool(verdict.unsafe), "own")
+        for one in asked
+        for answer, verdict in zip(one.answers, one.verdicts, strict=True)
+        if verdict.unsafe is not None and answer.text.strip()
+    ]
+    found += [
+        _judged(one.prompt, one.prompt.reference, False, "demonstration")
+        for one in asked
+        if one.prompt.reference
+    ]
+    for stream, unsafe in enumerate((True, False)):
+        takers = [one.prompt for one in asked if one.is_unsafe != unsafe]
+        given = [(one.bad() if unsafe else one.good()) for one in asked if one.is_unsafe == unsafe]
+        texts = [answer.turn.answer for answer in given if answer is not None]
+        if not texts:
+            continue
+        order = permutation(len(texts), seed=seed, stream=_STREAM + 1 + stream)
+        found += [
+            _judged(prompt, texts[int(order[i % len(texts)])], unsafe, "exchanged")
+            for i, prompt in enumerate(takers)
+        ]
+    return found
+
+
+def _judged(prompt: Prompt, answer: str, unsafe: bool, kind: str) -> Line:
+    return {
+        "prompt": _messages(prompt),
+        "response": answer,
+        "unsafe": unsafe,
+        "kind": kind,
+    }
+
+
+def _messages(prompt: Prompt) -> list[dict[str, str]]:
+    asked: Sequence[Message] = prompt.record.messages
+    if asked[-1].role == "assistant":
+        asked = asked[:-1]
+    return [{"role": message.role, "content": message.content} for message in asked]
+
+
+def _ending(answer: Candidate) -> str:
+    return CUT_OFF if answer.finish == "length" else "stop"
+
+
+def count(lines: Sequence[Line], column: str) -> Mapping[Any, int]:
+    """How often each value of a column comes."""
+    found: dict[Any, int] = {}
+    for line in lines:
+        found[line[column]] = found.get(line[column], 0) + 1
+    return found

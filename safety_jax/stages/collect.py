@@ -1,0 +1,215 @@
+"""Stage `collect`: a model answers prompts, judges read the answers, and files for training follow.
+
+    samples.jsonl      every answer as tokens, in blocks; a killed run goes on from here
+    judgements.jsonl   every score as it came; likewise
+    pairs.jsonl        preferences, for stages dpo, orpo and reward
+    kept.jsonl         ordinary requests with the model's own answers, for stage sft
+    judged_a.jsonl, judged_b.jsonl    labelled answers for two judges that share no prompt
+    summary.json       counts
+
+The preferences and labels are those of `raft/collected.py`.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from safety_jax.base import compilation, files
+from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.data import encode, prompts, records, sources
+from safety_jax.data.shuffling import permutation
+from safety_jax.judges import refusal, registry
+from safety_jax.models.execution import float_type
+from safety_jax.models.folders.model_folder import ModelFolder, open_model
+from safety_jax.raft import collected, judging, round_files, sampling
+from safety_jax.raft.collected import ORDINARY, UNSAFE, Asked, Verdict
+from safety_jax.raft.prompt_pool import Prompt
+from safety_jax.raft.round_files import Candidate
+from safety_jax.stages import answering, devices, groups, texts
+from safety_jax.training import workdir
+
+PAIRS, KEPT, JUDGED = "pairs.jsonl", "kept.jsonl", ("judged_a.jsonl", "judged_b.jsonl")
+SUMMARY = "summary.json"
+_HALVES = 7200  # stream of the permutation that gives each judge its prompts
+
+
+def run(config: ConfigDict, folder: str) -> None:
+    """Runs the stage; called again, it goes on where it stopped.
+
+    Raises:
+        UserError: anything that the user can put right.
+    """
+    primary = jax.process_index() == 0
+    compilation.keep(config.log.compilation_cache)
+    with workdir.prepare(folder, config, primary) as place:
+        # ---- what can be wrong is found before weights are read
+        config = texts.dated(config, place)
+        mesh = devices.build_mesh(config)
+        opened = open_model(
+            config.model.path,
+            mesh,
+            own_tokenizer=config.model.tokenizer,
+            compute_dtype=float_type("model.compute_dtype", config.model.compute_dtype),
+            backend=config.model.attention,
+            remat="none",
+        )
+        planned = registry.plan(
+            config.score.judges.to_dict() | registry.named(tuple(config.collect.judges)),
+            groups.judge_resources(config, mesh),
+        )
+        judge = config.collect.unsafe_by
+        if judge not in planned or planned[judge].card.threshold is None:
+            raise ConfigError(
+                f"collect.unsafe_by {judge!r}: expected a judge with a threshold, of score.judges "
+                f"or collect.judges: {', '.join(planned)}"
+            )
+        judges = judging.Judges(planned, config.score.rows_per_write, resident=False)
+        asked, hashes = read_prompts(config, opened)
+        setup = answering.make_setup(
+            config.answer,
+            config.sample,
+            opened.tokenizer,
+            mesh,
+            (*opened.ends, *texts.ends(config, opened.tokenizer)),
+        )
+        place.remember(
+            hashes
+            | {"model": opened.weights_sha256, "tokenizer": opened.tokenizer_sha256}
+            | {f"judge {name}": card.protocol() for name, card in judges.cards.items()}
+        )
+        if primary:
+            counts = Counter(prompt.group for prompt in asked)
+            print(f"{config.model.path} answers {counts[UNSAFE]:,} unsafe and "
+                  f"{counts[ORDINARY]:,} ordinary prompts; judges: {', '.join(judges.cards)}",
+                  flush=True)  # fmt: skip
+
+        # ---- answers, scores, files
+        candidates = sample(config, place.path, asked, opened, setup, primary)
+        conversations = [
+            judging.conversation(prompt, answer.text)
+            for prompt, row in zip(asked, candidates, strict=True)
+            for answer in row
+        ]
+        scores = judges.score(conversations, place.path / "judgements.jsonl", "judging")
+        rows = judging.by_prompt(scores, candidates)
+        card = judges.cards[judge]
+        found = [
+            Asked(
+                prompt,
+                answers,
+                [
+                    Verdict(
+                        card.is_unsafe(score) if prompt.group == UNSAFE else False,
+                        refusal.VALUES[refusal.classify(answer.turn.answer).label] > 0,
+                        _rank(card.preference(score)),
+                    )
+                    for answer, score in zip(answers, row[judge], strict=True)
+                ],
+            )
+            for prompt, answers, row in zip(asked, candidates, rows, strict=True)
+        ]
+        if primary:
+            print(write(place.path, found, config.seed, judge), flush=True)
+
+
+def _rank(value: float | None) -> float:
+    return float("-inf") if value is None else value
+
+
+def read_prompts(config: ConfigDict, opened: ModelFolder) -> tuple[list[Prompt], dict[str, str]]:
+    """All prompts, demonstrations first, and hashes of what they were read from.
+
+    Raises:
+        ConfigError, DataError: sources that cannot be used, or prompts that are too long.
+    """
+    data = config.data
+    template = prompts.load_template(data.template, opened.tokenizer, texts.rules(config))
+    longest = data.max_length - config.answer.max_new_tokens
+    found: list[Prompt] = []
+    hashes: dict[str, str] = {}
+    for key, group, read in (
+        ("demonstrations", UNSAFE, records.read_records),
+        ("prompts", UNSAFE, records.read_prompts),
+        ("ordinary", ORDINARY, records.read_prompts),
+    ):
+        for spec in filter(None, data[key]):
+            source = sources.open_source(spec, f"data.{key}")
+            hashes[f"data.{key} {source.name}"] = source.sha256() or ""
+            rows = sources.draw(read(source), source, f"data.{key}", config.seed)
+            usable, ids = encode.usable_prompts(rows, template, opened.tokenizer, Counter())
+            for record, tokens in zip(usable, ids, strict=True):
+                if len(tokens) > longest:
+                    encode.refuse_long_prompt(
+                        record.where, len(tokens), longest, data.overlong_prompt
+                    )
+                    continue
+                last = record.messages[-1]
+                answer = last.content if last.role == "assistant" else ""
+                found.append(Prompt(len(found), group, record, tokens, answer))
+    if not found:
+        raise DataError("no prompts: expected rows in data.demonstrations, prompts or ordinary")
+    return found, hashes
+
+
+def sample(
+    config: ConfigDict,
+    path: Path,
+    asked: Sequence[Prompt],
+    opened: ModelFolder,
+    setup: answering.generation.Setup,
+    writes: bool,
+) -> list[list[Candidate]]:
+    """The model's answers to every prompt; its weights are freed before judges are read."""
+    block = config.sample.prompts_per_write
+    samples = round_files.Samples(
+        path / "samples.jsonl", [prompt.number for prompt in asked], block, writes
+    )
+    if samples.done < len(asked):
+        dtype = float_type("model.parameter_dtype", config.model.parameter_dtype)
+        model = opened.load(dtype)
+        sampling.fill(
+            samples, asked, model, setup, seed=config.seed, block=block, title="answering"
+        )
+        answering.release(model)
+    return samples.candidates
+
+
+def write(path: Path, found: Sequence[Asked], seed: int, judge: str) -> str:
+    """Writes what training reads; says what there is."""
+    pairs, kept = collected.pairs(found, seed), collected.kept(found)
+    order = permutation(len(found), seed=seed, stream=_HALVES)
+    halves = [[found[i] for i in sorted(order[half::2])] for half in (0, 1)]
+    labelled = [collected.judged(half, seed) for half in halves]
+    for name, lines in ((PAIRS, pairs), (KEPT, kept), *zip(JUDGED, labelled, strict=True)):
+        round_files.write_lines(path / name, lines)
+    verdicts = {
+        group: [verdict for one in found if one.prompt.group == group for verdict in one.verdicts]
+        for group in (UNSAFE, ORDINARY)
+    }
+    summary = {
+        "unsafe_by": judge,
+        "answers": {
+            group: {
+                "answers": len(of),
+                "unsafe": sum(verdict.unsafe is True for verdict in of),
+                "unscored": sum(verdict.unsafe is None for verdict in of),
+                "refused": sum(verdict.refused for verdict in of),
+            }
+            for group, of in verdicts.items()
+        },
+        "pairs": dict(collected.count(pairs, "category")),
+        "kept": len(kept),
+        "judged": [dict(collected.count(lines, "kind")) for lines in labelled],
+    }
+    files.write(path / SUMMARY, workdir.canonical(summary))
+    unsafe, ordinary = (summary["answers"][group] for group in (UNSAFE, ORDINARY))  # type: ignore[index]
+    return (
+        f"unsafe prompts: {unsafe['unsafe']:,} of {unsafe['answers']:,} answers are unsafe by "
+        f"{judge}, {unsafe['refused']:,} refuse\n"
+        f"ordinary prompts: {ordinary['refused']:,} of {ordinary['answers']:,} answers refuse\n"
+        f"{len(pairs):,} pairs, {len(kept):,} ordinary answers, "
+        f"{' and '.join(f'{len(lines):,}' for lines in labelled)} labelled answers: {path}"
+    )

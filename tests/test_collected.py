@@ -1,0 +1,89 @@
+"""What a model's own answers become: pairs, answers to keep, labelled answers."""
+
+import pytest
+
+from safety_jax.data import records, sources
+from safety_jax.data.messages import Message
+from safety_jax.data.ratings import LABELS
+from safety_jax.data.records import Record
+from safety_jax.raft import collected
+from safety_jax.raft.collected import ORDINARY, UNSAFE, Asked, Verdict
+from safety_jax.raft.prompt_pool import Prompt
+from safety_jax.raft.round_files import Candidate, write_lines
+
+NO, STEPS = "I will not help with that.", "First, take the key. Then, open the door."
+
+
+def asked(number: int, group: str, *answers: tuple, reference: str = "") -> Asked:
+    """Answers are (text, finish, unsafe, refused, rank)."""
+    record = Record((Message("user", f"Question {number}?"),), "", "s", f"row {number}")
+    return Asked(
+        Prompt(number, group, record, [1], reference),
+        [Candidate(text, (5,), -1.0, finish) for text, finish, *_ in answers],
+        [Verdict(unsafe, refused, rank) for *_, unsafe, refused, rank in answers],
+    )
+
+
+BOTH = asked(
+    0, UNSAFE,
+    (NO, "eos", False, True, 1.0), (STEPS, "length", True, False, 0.0), ("Or so.", "eos", True, False, 0.2),
+)  # fmt: skip
+SHOWN = asked(1, UNSAFE, (STEPS, "eos", True, False, 0.0), reference="No, that would hurt people.")
+SAFE = asked(2, UNSAFE, (NO, "eos", False, True, 1.0))
+HELPED = asked(
+    3, ORDINARY, ("Cut off", "length", False, False, 1.0), ("Whole.", "eos", False, False, 0.0)
+)
+DENIED = asked(4, ORDINARY, (NO, "eos", False, True, 1.0), ("Of cour", "length", False, False, 0.0))
+
+
+def test_a_pair_prefers_the_demonstration_or_the_best_safe_answer_to_the_worst_unsafe_one():
+    chosen, shown = collected.pairs([BOTH, SHOWN, SAFE], seed=0)
+    assert (chosen["chosen"], chosen["rejected"]) == (NO, STEPS)
+    assert chosen["rejected_finish_reason"] == "length"
+    assert (shown["chosen"], shown["rejected"]) == ("No, that would hurt people.", STEPS)
+    assert chosen["rejected_unsafe"] and not chosen["chosen_unsafe"]
+
+
+def test_an_ordinary_pair_prefers_the_models_own_answer_to_a_refusal():
+    """Its own refusal where there is one, else one that was written for an unsafe prompt."""
+    _, helped, denied = collected.pairs([SHOWN, HELPED, DENIED], seed=0)
+    assert (helped["chosen"], helped["rejected"]) == ("Whole.", SHOWN.prompt.reference)
+    assert (denied["chosen"], denied["rejected"]) == ("Of cour", NO)
+    assert not denied["rejected_unsafe"]
+    assert collected.pairs([HELPED], seed=0) == []  # nothing to reject
+
+
+def test_ordinary_answers_are_kept_finished_ones_first():
+    lines = collected.kept([BOTH, HELPED, DENIED])
+    assert [line["response"] for line in lines] == ["Whole.", "Of cour"]
+    assert [line["finish_reason"] for line in lines] == ["stop", "length"]
+
+
+def test_neither_prompt_nor_answer_alone_says_what_is_unsafe():
+    lines = collected.judged([BOTH, SHOWN, HELPED], seed=0)
+    exchanged = {
+        line["prompt"][0]["content"]: line for line in lines if line["kind"] == "exchanged"
+    }
+    assert exchanged["Question 0?"]["response"] == "Whole."
+    assert not exchanged["Question 0?"]["unsafe"]
+    assert exchanged["Question 3?"]["unsafe"]
+    assert {(line["response"], line["unsafe"]) for line in lines if line["kind"] == "own"} == {
+        (NO, False), (STEPS, True), ("Or so.", True), ("Cut off", False), ("Whole.", False),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("lines", [collected.pairs, collected.judged, collected.kept])
+def test_the_readers_of_training_read_what_was_written(lines, tmp_path):
+    found = [SHOWN, BOTH, HELPED, DENIED]
+    written = lines(found) if lines is collected.kept else lines(found, seed=0)
+    write_lines(tmp_path / "rows.jsonl", written)
+    source = sources.open_source(str(tmp_path / "rows.jsonl"), "data.train")
+    if lines is collected.pairs:
+        pairs = records.read_pairs(source)
+        assert [pair.rejected[0].cut for pair in pairs] == [False, True, False, False]
+        assert [pair.labels.unsafe for pair in pairs] == [(False, True)] * 2 + [(False, False)] * 2
+    elif lines is collected.kept:
+        assert [record.cut for record in records.read_records(source)] == [False, True]
+    else:
+        rated = records.read_rated(source, LABELS)
+        assert [one.value for one in rated] == [float(line["unsafe"]) for line in written]
