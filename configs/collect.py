@@ -47,6 +47,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     data.demonstrations = ("",)  # sources of unsafe prompts with the answers that they should get
     data.prompts = ("",)  # sources of unsafe prompts; an answer in their rows is not read
     data.ordinary = ("",)  # sources of prompts to help with; likewise
+    data.decontaminate = ()  # tests: near-duplicates of their prompts are not learned
     data.template = "chat"
     data.max_length = 512  # of prompt and answer
     data.overlong_prompt = "error"  # or "skip"

@@ -81,6 +81,11 @@ def of_demo(path: str) -> str:
     return find_asset(f"launch/demo/{path}")
 
 
+def of_real(path: str) -> str:
+    """A file of the recipe on a real model, `data/refusals.jsonl`; see `of_demo`."""
+    return find_asset(f"launch/real/{path}")
+
+
 def sequence_judge(path: str, template: str, direction: str) -> ConfigDict:
     """The row of a judge that is a model with a sequence head."""
     judge = ConfigDict()

@@ -51,6 +51,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     data.prefer = "safe_and_better"  # all, safe_over_unsafe, agreed, safer, safety_first
     data.eval = ""  # a source; "": hold out `eval_rows` of the training pairs
     data.eval_rows = 500
+    data.decontaminate = ()  # tests: near-duplicates of their prompts are not learned
     data.template = "alpaca"
     data.max_length = 1024
     data.row_tokens = 0  # tokens of a packed row; 0: max_length

@@ -61,6 +61,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     data.ordinary_share = 0.0  # of the prompts of a round
     data.order = "shuffled"  # or "file"
     data.eval = ()  # sources of prompts that are answered and judged after every round
+    data.decontaminate = ()  # tests: near-duplicates of their prompts are not learned
     data.template = "alpaca"
     data.train_on = "response"  # or "everything"
     data.max_length = 512  # of prompt and answer

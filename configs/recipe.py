@@ -1,15 +1,16 @@
 """The whole ladder in one command: base, safety tuning, a judge, RAFT, DPO, and a report on all.
 
     python -m safety_jax.main --config=configs/recipe.py:demo --workdir=runs/demo
+    make real
     python -m safety_jax.main --config=configs/recipe.py:real --config.recipe.base=MODEL \\
         --config.recipe.data=FOLDER --workdir=runs/ladder
     python -m safety_jax.main --config=configs/recipe.py --workdir=runs/safe_to_serve
 
 Each group that has a `stage` is a step: the whole config of that stage, to be changed key by key
 (`--config.dpo.optim.learning_rate=1e-5`). `@base`, `@data` and `@STEP` in its texts stand for
-`recipe.base`, `recipe.data` and what that step exported. `recipe.steps` says which run, in order.
-Run again, it goes on where it stopped. A finished step whose config changed is refused: remove its
-folder, and what was made of it is made again, too.
+`recipe.base`, `recipe.data` and what that step exported, `@STEP/FILE` for a file of its run.
+`recipe.steps` says which run, in order. Run again, it goes on where it stopped. A finished step
+whose config changed is refused: remove its folder, and what was made of it is made again, too.
 
 Arguments, behind the colon and joined by commas:
     (none)    Safe to Serve's ladder (arXiv 2412.00074) at 7B: 20,000 Alpaca rows; the same with 100
@@ -17,6 +18,8 @@ Arguments, behind the colon and joined by commas:
               judged by Llama Guard and the paper's reward models. For a TPU slice: see
               configs/plan.py for what fits
     real      one of each on real data: local folders laid out as the papers' repositories are
+    smollm2   SmolLM2-135M-Instruct and data that ship with the project, in an hour on two CPU
+              cores; `make real` fetches the model. slice: a few rows and steps of it
     demo      a tiny model and data that ship with the project; three minutes on two CPU cores
 
 `recipe.max_flops` gives every step that tunes the base the same training compute: 6e18 is about an
@@ -30,16 +33,18 @@ docs/results.md has the figures of the demo.
 
 from ml_collections import ConfigDict
 
-from configs import dpo, evaluate, raft, reward, sft
-from configs.common import of_demo, parse_arg
+from configs import collect, dpo, evaluate, raft, reward, sft
+from configs.common import of_demo, of_real, parse_arg
 
 SAFETY_ROWS = (100, 300, 500, 1000, 1500, 2000)
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    choice = parse_arg(arg, demo=False, real=False)
-    if choice.demo and choice.real:
-        raise ValueError("config arguments 'demo' and 'real' exclude each other; drop one")
+    choice = parse_arg(arg, demo=False, real=False, smollm2=False, slice=False)
+    if choice.demo + choice.real + choice.smollm2 > 1:
+        raise ValueError("config arguments 'demo', 'real' and 'smollm2' exclude each other")
+    if choice.slice and not choice.smollm2:
+        raise ValueError("config argument 'slice' goes with 'smollm2'")
 
     config = ConfigDict()
     config.stage = "recipe"
@@ -48,13 +53,19 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.recipe = recipe = ConfigDict()
     recipe.base = "meta-llama/Llama-2-7b-hf"  # @base
     recipe.data = ""  # @data
+    recipe.trunk = ""  # @trunk: of a judge that is no LLaMA
     recipe.steps = ()
     recipe.max_flops = 0.0  # of training, for each step that tunes the base; 0: as the steps say
+    recipe.minutes = ConfigDict()  # what each step took once, to tell how much time is left
 
     if choice.demo:
         demo(config)
     elif choice.real:
         real(config)
+    elif choice.smollm2:
+        smollm2(config)
+        if choice.slice:
+            slice_of(config)
     else:
         safe_to_serve(config)
     return config
@@ -119,6 +130,138 @@ def real(config: ConfigDict):
     config.report.evaluate.models = models(["base", *tuned])
     config.report.evaluate.judges = ("refusal", "judge=@judge")
     config.recipe.steps = ("sit", "judge", "raft", "dpo", "report")
+
+
+TESTED = (
+    "@data/harmbench_standard.csv?columns=prompt:Behavior",
+    "@data/xstest_prompts.csv",
+    "@data/test_unsafe.jsonl",
+    "@data/test_contrast.jsonl",
+    "@data/test_ordinary.jsonl",
+)
+
+
+def smollm2(config: ConfigDict):
+    """SmolLM2-135M-Instruct learns from demonstrations (launch/real) and from its own answers, and
+    is asked HarmBench, XSTest, and questions that nothing it learned from is like."""
+    config.recipe.base = "build/models/SmolLM2-135M-Instruct.Q4_1.gguf"
+    config.recipe.trunk = "build/models/all-MiniLM-L6-v2"
+    config.recipe.data = of_real("data")
+    contrast = ("@data/contrast.jsonl", "@data/contrast_prompts.jsonl")
+    ordinary = ("@data/ordinary.jsonl", "@data/ordinary_prompts.jsonl")
+
+    config.own = own = collect.get_config()
+    own.data.demonstrations = ("@data/refusals.jsonl",)
+    own.data.ordinary = (*contrast, *ordinary)
+    own.answer.temperature = 0.0
+    own.answer.max_new_tokens = 80
+
+    config.judge = judge = reward.get_config("kind=binary")
+    judge.data.train = ("@own/judged_a.jsonl",)
+    judge.lora.rank = 16
+    judge.lora.alpha = 32.0
+    judge.optim.learning_rate = 5e-4
+    config.looker = looker = reward.get_config("kind=binary")
+    looker.data.train = ("@own/judged_b.jsonl",)
+    looker.data.template = "pair"
+    looker.optim.learning_rate = 1e-4
+    for group in (judge, looker):
+        group.data.max_length = 256
+        group.data.eval_rows = 60
+        group.train.batch_size = 16
+        group.train.epochs = 2.0
+
+    config.sit = sit = sft.get_config()
+    sit.data.train = ("@own/kept.jsonl", "@data/contrast.jsonl", "@data/ordinary.jsonl")
+    sit.data.safety = "@data/refusals.jsonl"
+    sit.train.epochs = 2.0
+    sit.optim.learning_rate = 5e-4
+
+    config.raft = steps = raft.get_config()
+    steps.data.prompts = ("@data/unsafe_prompts.jsonl",)
+    steps.data.ordinary = (*contrast, *ordinary)
+    steps.data.ordinary_share = 0.5
+    steps.raft.rounds = 2
+    steps.raft.prompts = 256
+    steps.raft.judges = ("judge=@judge",)
+    steps.raft.accept = ("judge",)
+    steps.raft.rank_by = "judge"
+    steps.raft.measure_kl = False
+    steps.sample.candidates = 4
+    steps.sample.max_new_tokens = 64
+    steps.optim.learning_rate = 5e-4
+
+    config.dpo = pairs = dpo.get_config()
+    pairs.data.train = ("@own/pairs.jsonl",)
+    pairs.data.prefer = "all"  # of two harmless answers to an ordinary request too
+    pairs.optim.learning_rate = 1e-4
+
+    tuned = ["sit", "raft", "dpo"]
+    for name in tuned:
+        config[name].lora.rank = 16
+        config[name].lora.alpha = 32.0
+        config[name].lora.targets = ("all-linear",)
+        config[name].train.batch_size = 16
+        config[name].data.max_length = 256
+    for name in ("sit", "dpo"):
+        config[name].data.eval_rows = 40
+        config[name].data.max_length = 256
+    for name in (*tuned, "own", "judge", "looker"):
+        config[name].model.path = "@trunk" if name == "looker" else "@base"
+        config[name].model.parameter_dtype = "float32"
+        config[name].model.compute_dtype = "float32"
+    for name in (*tuned, "own"):
+        config[name].data.template = "chat"
+        config[name].data.decontaminate = TESTED
+
+    config.report = report = evaluate.get_config()
+    report.evaluate.data = "@data"
+    report.evaluate.models = models(["base", *tuned])
+    report.evaluate.sets = (
+        "HarmBench", "XSTest",
+        "@data/test_unsafe.jsonl?name=own-unsafe&kind=unsafe",
+        "@data/test_contrast.jsonl?name=own-contrast&kind=safe",
+        "@data/test_ordinary.jsonl?name=own-ordinary&kind=reference",
+        "@data/quiz.jsonl?name=quiz&kind=choice",
+    )  # fmt: skip
+    report.evaluate.judges = ("refusal", "looker=@looker", "judge=@judge")
+    report.evaluate.safety = "looker"
+    report.data.template = "chat"
+    report.data.max_length = 512
+    report.answer.max_new_tokens = 64
+    for group in (own, steps, report):
+        group.sample.cache_dtype = "float32"
+        group.score.parameter_dtype = "float32"
+        group.score.compute_dtype = "float32"
+        group.score.tokens_per_batch = 1024
+    report.model.parameter_dtype = "float32"
+    report.model.compute_dtype = "float32"
+    config.recipe.steps = ("own", "judge", "looker", *tuned, "report")
+
+
+def slice_of(config: ConfigDict):
+    """A few rows and steps of every rung, to see that it runs; its figures say nothing."""
+
+    def few(specs: tuple[str, ...], rows: int) -> tuple[str, ...]:
+        return tuple(f"{spec}{'&' if '?' in spec else '?'}rows={rows}" for spec in specs)
+
+    config.own.data.demonstrations = few(config.own.data.demonstrations, 24)
+    config.own.data.ordinary = few(config.own.data.ordinary, 6)
+    config.own.answer.max_new_tokens = 24
+    for name in ("judge", "looker", "sit", "dpo"):
+        config[name].train.max_steps = 3
+        config[name].data.eval_rows = 8
+        config[name].optim.warmup_steps = 1
+    config.raft.raft.rounds = 1
+    config.raft.raft.prompts = 8
+    config.raft.raft.unfinished = "keep"
+    config.raft.raft.accept = ()
+    config.raft.sample.candidates = 2
+    config.raft.sample.max_new_tokens = 24
+    config.raft.train.max_steps = 3
+    config.report.evaluate.sets = few(config.report.evaluate.sets[1:], 6)
+    config.report.evaluate.resamples = 200
+    config.report.answer.max_new_tokens = 16
 
 
 def demo(config: ConfigDict):

@@ -64,6 +64,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     data.prefer = "all"  # of pairs: safe_and_better, safe_over_unsafe, agreed, safer, safety_first
     data.eval = ""  # a source; "": hold out `eval_rows` of the training rows, by prompt
     data.eval_rows = 500
+    data.decontaminate = ()  # tests: near-duplicates of their prompts are not learned
     data.template = "human_assistant"  # plain, beaver, alpaca, chat, file:PATH; pair: a text pair
     data.append_eos = False  # behind the answer; a judge is then fed with it, too
     data.max_length = 512

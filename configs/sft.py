@@ -62,6 +62,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     data.safety_rows = choice.safety or 0
     data.eval = ""  # a source; "": hold out `eval_rows` of the training rows
     data.eval_rows = 500
+    data.decontaminate = ()  # tests: near-duplicates of their prompts are not learned
     data.template = "alpaca"
     data.train_on = "response"  # or "everything": the prompt too
     data.max_length = 512

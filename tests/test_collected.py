@@ -26,7 +26,9 @@ def asked(number: int, group: str, *answers: tuple, reference: str = "") -> Aske
 
 BOTH = asked(
     0, UNSAFE,
-    (NO, "eos", False, True, 1.0), (STEPS, "length", True, False, 0.0), ("Or so.", "eos", True, False, 0.2),
+    (NO, "eos", False, True, 1.0),
+    (STEPS, "length", True, False, 0.0),
+    ("Or so.", "eos", True, False, 0.2),
 )  # fmt: skip
 SHOWN = asked(1, UNSAFE, (STEPS, "eos", True, False, 0.0), reference="No, that would hurt people.")
 SAFE = asked(2, UNSAFE, (NO, "eos", False, True, 1.0))

@@ -43,6 +43,7 @@ ARGUMENTS = {
         "paper=report",
         "paper=script,loss=safe",
     ],
+    "collect": [None, "demo"],
     "kto": [None, "demo"],
     "orpo": [None, "demo"],
     "plan": [None, "table"],
@@ -61,7 +62,7 @@ ARGUMENTS = {
         "stored=safe_to_serve",
         "deberta,harmfulness,helpfulness,llama_guard",
     ],
-    "recipe": [None, "real", "demo"],
+    "recipe": [None, "real", "demo", "smollm2", "smollm2,slice"],
     "reward": [
         None,
         "demo",

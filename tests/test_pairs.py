@@ -9,6 +9,7 @@ import pytest
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import corpora, encode, judged, pairs, prompts, records, sources
+from safety_jax.data.contamination import HeldApart
 from safety_jax.data.formats import Labels, Message
 from tests import chat_templates, tiny_tokenizers
 
@@ -255,10 +256,10 @@ def test_corpus_reports_what_was_left_out(tokenizer, tmp_path):
     template = prompts.load_template("plain", tokenizer)
     encoding = encode.Encoding(template, tokenizer, 64, "error", len(tokenizer))
 
-    def read(bad_rows: str) -> corpora.Corpus:
+    def read(bad_rows: str, tests: HeldApart | None = None) -> corpora.Corpus:
         left_out = {}
         return corpora.read(
-            corpora.Rows((str(file),), "", 1, bad_rows, seed=0),
+            corpora.Rows((str(file),), "", 1, bad_rows, 0, tests),
             corpora.preferences("safe_and_better", left_out),
             functools.partial(pairs.encode_pairs, encoding=encoding, bad_rows=bad_rows),
             prompt=template.prompt,
@@ -274,6 +275,9 @@ def test_corpus_reports_what_was_left_out(tokenizer, tmp_path):
     text = found.describe("pairs")
     assert "1 left out by data.prefer=safe_and_better" in text
     assert "rows.jsonl line 2: chosen and rejected are equal" in text
+    apart = read("skip", HeldApart([("test 9", "ask 4!")]))
+    assert len(apart.training) == 2
+    assert "rows.jsonl line 5: asks nearly what test 9 asks" in apart.describe("pairs")
     with pytest.raises(DataError, match="rows.jsonl line 2"):
         read("error")
     with pytest.raises(ConfigError, match="data.bad_rows 'drop': expected error or skip"):

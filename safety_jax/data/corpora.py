@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import mixing, pairs, records, sources
+from safety_jax.data.contamination import HeldApart
 from safety_jax.data.encode import Examples
 from safety_jax.data.records import Pair, Record, Skipped
 from safety_jax.data.sources import Source
@@ -46,6 +47,7 @@ class Rows:
         evaluation: a source to measure on; "" holds `eval_rows` of the training rows out instead.
         bad_rows: "error" or "skip": what becomes of rows that cannot be used.
         seed: of the mixing and of the rows that are held out.
+        tests: prompts whose near-duplicates are left out of the training rows.
     """
 
     train: tuple[str, ...]
@@ -53,6 +55,7 @@ class Rows:
     eval_rows: int
     bad_rows: str
     seed: int
+    tests: HeldApart | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,10 +151,12 @@ def read(
         skips = source.skip_bad_rows or rows.bad_rows == "skip"
         return dataclasses.replace(source, skip_bad_rows=skips)
 
+    def learned(source: Source) -> list[Any]:
+        found = parse(source, skipped)
+        return found if rows.tests is None else rows.tests.apart(found, skipped)
+
     given = [opened(spec, "data.train") for spec in rows.train] + list(also)
-    mixture: mixing.Mixture = mixing.mix(
-        given, read=lambda source: parse(source, skipped), seed=rows.seed
-    )
+    mixture: mixing.Mixture = mixing.mix(given, read=learned, seed=rows.seed)
     training, held_out = mixture.records, []
     if rows.evaluation:
         source = opened(rows.evaluation, "data.eval")

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import encode, prompts, records, sources
+from safety_jax.data.contamination import HeldApart
 from safety_jax.data.records import Record
 from safety_jax.data.shuffling import permutation
 from safety_jax.data.text_rules import TextRules
@@ -124,6 +125,7 @@ def read(
     overlong: str,
     tokens: PreTrainedTokenizerBase,
     seed: int,
+    tests: HeldApart | None = None,
 ) -> Pool:
     """Opens prompts and plans the rounds.
 
@@ -137,6 +139,7 @@ def read(
         with_answers: rows must have an answer, which takes part as a candidate.
         longest: tokens of a prompt, at most.
         overlong: "error" or "skip".
+        tests: prompts whose near-duplicates are left out.
 
     Raises:
         ConfigError, DataError: values and rows that cannot be used; fewer prompts than the rounds
@@ -166,7 +169,10 @@ def read(
             raise ConfigError(f"{key} is empty; expected a source of {needed} prompts a round")
         opened = [sources.open_source(spec, key) for spec in given]
         files |= {f"{key} {one.name}": one.sha256() or "" for one in opened}
-        rows = [row for one in opened for row in sources.draw(read_rows(one), one, key, seed)]
+        read_in = [(one, read_rows(one)) for one in opened]
+        if tests is not None:
+            read_in = [(one, tests.apart(rows, one.left_out)) for one, rows in read_in]
+        rows = [row for one, found in read_in for row in sources.draw(found, one, key, seed)]
         rows, ids = encode.usable_prompts(rows, rendered, tokens, skipped)
         kept = [i for i, prompt in enumerate(ids) if _fits(rows[i], prompt, longest, overlong)]
         left_out += sum(len(one.left_out) for one in opened)

@@ -213,13 +213,6 @@ def _room_for_prompts(config: ConfigDict) -> str | None:
     return None
 
 
-def _something_to_ask(config: ConfigDict) -> str | None:
-    data = config.data
-    if any((*data.demonstrations, *data.prompts, *data.ordinary)):
-        return None
-    return "data.demonstrations, data.prompts and data.ordinary are empty; expected a source"
-
-
 def _room_for_answers(config: ConfigDict) -> str | None:
     longest, new = config.data.max_length, config.answer.max_new_tokens
     if new < longest:
@@ -238,7 +231,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "orpo": (_length, _best_is_measured, _best_is_good),
     "reward": (_length, _best_is_measured, _best_is_good, _metric_of_kind, _direction_of_kind),
     "raft": (_length, _something_to_merge, _room_for_prompts),
-    "collect": (_something_to_ask, _room_for_answers),
+    "collect": (_room_for_answers,),
     "score": (),
     "evaluate": (),
     "recipe": (),

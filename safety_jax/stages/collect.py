@@ -18,8 +18,8 @@ import jax
 from ml_collections import ConfigDict
 
 from safety_jax.base import compilation, files
-from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import encode, prompts, records, sources
+from safety_jax.base.errors import ConfigError
+from safety_jax.data import contamination, encode, prompts, records, sources
 from safety_jax.data.shuffling import permutation
 from safety_jax.judges import refusal, registry
 from safety_jax.models.execution import float_type
@@ -127,6 +127,7 @@ def read_prompts(config: ConfigDict, opened: ModelFolder) -> tuple[list[Prompt],
     """
     data = config.data
     template = prompts.load_template(data.template, opened.tokenizer, texts.rules(config))
+    tests = contamination.read(tuple(data.decontaminate))
     longest = data.max_length - config.answer.max_new_tokens
     found: list[Prompt] = []
     hashes: dict[str, str] = {}
@@ -138,7 +139,8 @@ def read_prompts(config: ConfigDict, opened: ModelFolder) -> tuple[list[Prompt],
         for spec in filter(None, data[key]):
             source = sources.open_source(spec, f"data.{key}")
             hashes[f"data.{key} {source.name}"] = source.sha256() or ""
-            rows = sources.draw(read(source), source, f"data.{key}", config.seed)
+            rows = read(source) if tests is None else tests.apart(read(source), source.left_out)
+            rows = sources.draw(rows, source, f"data.{key}", config.seed)
             usable, ids = encode.usable_prompts(rows, template, opened.tokenizer, Counter())
             for record, tokens in zip(usable, ids, strict=True):
                 if len(tokens) > longest:
@@ -150,7 +152,9 @@ def read_prompts(config: ConfigDict, opened: ModelFolder) -> tuple[list[Prompt],
                 answer = last.content if last.role == "assistant" else ""
                 found.append(Prompt(len(found), group, record, tokens, answer))
     if not found:
-        raise DataError("no prompts: expected rows in data.demonstrations, prompts or ordinary")
+        raise ConfigError(
+            "data.demonstrations, data.prompts and data.ordinary name no prompts; expected a source"
+        )
     return found, hashes
 
 

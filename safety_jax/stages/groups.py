@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base import meshes
-from safety_jax.data import encode, prompts
+from safety_jax.data import contamination, encode, prompts
 from safety_jax.data.corpora import Rows
 from safety_jax.judges.planned import Resources
 from safety_jax.models import llama, lora
@@ -76,7 +76,8 @@ def model_identity(config: ConfigDict, folder: Path) -> dict[str, str]:
 def rows(config: ConfigDict, bad_rows: str) -> Rows:
     """Which rows the `data` group names."""
     data = config.data
-    return Rows(tuple(data.train), data.eval, data.eval_rows, bad_rows, config.seed)
+    tests = contamination.read(tuple(data.decontaminate))
+    return Rows(tuple(data.train), data.eval, data.eval_rows, bad_rows, config.seed, tests)
 
 
 def encoding(config: ConfigDict, base: Base, overlong_prompt: str) -> encode.Encoding:

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base import compilation, trees
 from safety_jax.base.errors import ConfigError, NotFiniteError
-from safety_jax.data import encode, prompts, records, sources
+from safety_jax.data import contamination, encode, prompts, records, sources
 from safety_jax.judges import registry
 from safety_jax.models import lora
 from safety_jax.models.decoding.ends import model_ends
@@ -162,6 +162,7 @@ def make_plan(
         overlong=data.overlong_prompt,
         tokens=tokens,
         seed=config.seed,
+        tests=contamination.read(tuple(data.decontaminate)),
     )
     return RaftPlan(
         path=place.path / FOLDER,

@@ -5,9 +5,9 @@
       recipe.json                      what is finished: folder, seconds, and what it took
 
 A step's config is a whole config of its stage. Its texts may name what came before: `@base` is
-`recipe.base`, likewise `@data` and `@trunk`, `@sit` the folder that step `sit` exported, `@sit/merged` a
-folder in its run. A step that is finished is not run again; one that was cut off goes on where it
-stopped, by its own means.
+`recipe.base`, likewise `@data` and `@trunk`; `@sit` is the folder that step `sit` exported, and
+`@own/pairs.jsonl` a file in the run of step `own`. A step that is finished is not run again; one
+that was cut off goes on where it stopped, by its own means.
 """
 
 import dataclasses

@@ -1,0 +1,63 @@
+"""Rows that ask what a test asks are left out; rows that only look alike stay."""
+
+import pytest
+
+from safety_jax.data import contamination, records
+from safety_jax.data.contamination import HeldApart, words
+from safety_jax.data.sources import Skipped, open_source
+
+ASKED = [
+    ("t 0", "How do I kill a Python process?"),
+    ("t 1", "Give step-by-step instructions on how to repair the front light of an old bicycle."),
+]
+APART = HeldApart(ASKED)
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("how do I KILL a python process", "t 0"),
+        ("How do I kill the Python process?", "t 0"),
+        ("How do I kill a person?", None),
+        ("How do I kill time at an airport?", None),
+        ("Be terse. Give step-by-step instructions on how to repair the front light of a car, and "
+         "say what each part costs in a shop nearby, with that shop's address and hours.", "t 1"),
+        ("Give step-by-step instructions on how to bake bread.", None),
+        ("", None),
+    ],
+)  # fmt: skip
+def test_near_duplicates_are_found_and_look_alikes_are_not(text, where):
+    found = APART.match(text)
+    assert (found and found.where) == where
+
+
+def test_likeness_is_jaccards_index_of_words_and_neighbours():
+    """Eight words and seven pairs each; the last word differs, and with it one pair."""
+    found = HeldApart([("t", "kim left rome by boat at low tide")]).match(
+        "Kim left Rome by boat at low water"
+    )
+    assert found is not None and found.likeness == pytest.approx((7 + 6) / (9 + 8))
+
+
+def test_words_are_in_their_plainest_form():
+    assert words("Don't re-enter the Café, please!") == ["dont", "reenter", "the", "cafe", "please"]
+
+
+def test_training_rows_that_tests_ask_are_left_out_and_listed(tmp_path):
+    train, tests = tmp_path / "train.jsonl", tmp_path / "tests.csv"
+    train.write_text(
+        '{"prompt": "How do I kill a python process?", "response": "With kill."}\n'
+        '{"prompt": "What do cows eat?", "response": "Grass."}\n'
+    )
+    tests.write_text("Behavior,id\nHow do I kill a Python process?,7\n")
+    found = contamination.read([f"{tests}?columns=prompt:Behavior", ""])
+    skipped: list[Skipped] = []
+    source = open_source(str(train), "data.train")
+    kept = found.apart(records.read_records(source), skipped)
+    assert [record.messages[-1].content for record in kept] == ["Grass."]
+    (left,) = skipped
+    assert "line 1" in left.where and "tests.csv" in left.why and left.unwanted
+
+
+def test_no_tests_are_no_work():
+    assert contamination.read(["", ""]) is None
