@@ -90,7 +90,7 @@ def sequence_judge(path: str, template: str, direction: str) -> ConfigDict:
     """The row of a judge that is a model with a sequence head."""
     judge = ConfigDict()
     judge.kind = "sequence"
-    judge.path = path  # a Hugging Face folder or hub id
+    judge.path = path  # a Hugging Face folder, hub id or GGUF file
     judge.tokenizer = ""  # "": the model's own
     judge.template = template  # pair, human_assistant, beaver, chat, response
     judge.output = ""  # the label whose output is the score; "": the only one

@@ -30,7 +30,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.seed = 0
 
     config.model = model = ConfigDict()
-    model.path = ""  # a Hugging Face folder or hub id; must be given
+    model.path = ""  # a Hugging Face folder, hub id or GGUF file; must be given
     model.init = "pretrained"  # or "random": only config and tokenizer are read from the path
     model.adapter = ""  # a PEFT folder to start from
     model.tokenizer = ""  # "": the model's own

@@ -43,7 +43,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.seed = 0
 
     config.model = model = ConfigDict()
-    model.path = ""  # a Hugging Face folder or hub id; must be given
+    model.path = ""  # a Hugging Face folder, hub id or GGUF file; must be given
     model.init = "pretrained"  # or "random": only config and tokenizer are read from the path
     model.tokenizer = ""  # "": the model's own
     model.parameter_dtype = "bfloat16"  # of a frozen trunk; what is trained is float32

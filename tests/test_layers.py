@@ -41,7 +41,7 @@ SHARED_STAGES = {
 LOOKS_IN = "safety_jax.stages.planned_training"
 # Optional extras. They may stand in `safety_jax` behind a try, inside a function, or in a module
 # that is only imported so.
-OPTIONAL = {"libtpu", "lm_eval", "tensorboardX", "wandb"}
+OPTIONAL = {"gguf", "libtpu", "lm_eval", "tensorboardX", "wandb"}
 NEVER = {"torch", "tensorflow", "peft", "trl", "accelerate", "pickle"}
 
 

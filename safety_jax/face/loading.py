@@ -25,7 +25,8 @@ def load(
     attention: str = "auto",
     mesh: Mesh | None = None,
 ) -> Model:
-    """A model from a Hugging Face folder or hub id; or a PEFT folder, which brings its base along.
+    """A model from a Hugging Face folder, hub id or GGUF file; or a PEFT folder, which brings its
+    base along.
 
         model = sj.load("launch/demo/model")
 

@@ -65,7 +65,8 @@ def resolve_folder(name: str, spec: Spec) -> Path:
     """The model folder that a row names."""
     if not spec["path"]:
         raise ConfigError(
-            f"score.judges.{name}.path is empty; expected a Hugging Face folder or hub id"
+            f"score.judges.{name}.path is empty; expected a Hugging Face folder, hub id or "
+            "GGUF file"
         )
     return hub.resolve(spec["path"])
 

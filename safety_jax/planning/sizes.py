@@ -37,7 +37,7 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
 
 
 def read(name: str) -> llama.LlamaConfig:
-    """A model of the table, or of a Hugging Face folder or hub id.
+    """A model of the table, or of a Hugging Face folder, hub id or GGUF file.
 
     Raises:
         ConfigError: neither.

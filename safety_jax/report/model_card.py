@@ -123,7 +123,9 @@ def _front_matter(card: ModelCard) -> str:
 
 
 def _is_hub_id(name: str) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) is not None
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) is not None and not name.endswith(
+        ".gguf"
+    )
 
 
 def _hub_dataset(source: CardSource) -> str | None:
@@ -134,6 +136,9 @@ def _hub_dataset(source: CardSource) -> str | None:
 
 def _usage(card: ModelCard) -> str:
     export, base = json.dumps(card.export), json.dumps(card.base)
+    folder, _, file = card.base.rpartition("/")
+    if file.endswith(".gguf"):
+        base = f"{json.dumps(folder or '.')}, gguf_file={json.dumps(file)}"
     if card.library == "peft":
         code = f"""\
 from peft import PeftModel

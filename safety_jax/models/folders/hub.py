@@ -24,6 +24,9 @@ ADAPTER_HINT = (
 )
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+GENERATION = "generation_config.json"
+GGUF = "model.gguf"  # in a folder that `gguf_folder` made: the file with the weights
+NO_TOKENIZER = "no_tokenizer.txt"  # likewise: why there is no tokenizer
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -37,6 +40,7 @@ TOKENIZER_FILES = (
 )
 # Licences of this family ask that copies of the model carry them.
 LICENCE_FILES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
+SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 
 
 # ---------------------------------------------------------------------------- finding and reading
@@ -45,38 +49,113 @@ LICENCE_FILES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
 def resolve(path_or_hub_id: str | Path) -> Path:
     """A local folder as it is, or the local snapshot of a Hub repository, fetched when needed.
 
+    A GGUF file, and a folder or repository whose only weights are one, gives a folder with the same
+    model, see `gguf_folder`; `ORG/NAME/FILE.gguf` is a file of a Hub repository.
+
     Raises:
-        CheckpointError: neither a folder nor a repository that can be reached.
+        CheckpointError: neither a folder nor a repository that can be reached; several GGUF files.
     """
     given = str(path_or_hub_id)
     if not given:
-        raise CheckpointError("no model is given; expected a Hugging Face folder or hub id")
+        raise CheckpointError(
+            "no model is given; expected a Hugging Face folder, hub id or GGUF file"
+        )
     folder = files.expand(given)
     if folder.is_dir():
-        return folder
+        return _without_gguf(folder, _ggufs(folder), given)
     if folder.exists():
-        raise CheckpointError(f"model {given!r} is a file; expected the folder that holds it")
-    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", given):
+        if _is_gguf(folder):
+            return _from_gguf(folder)
+        raise CheckpointError(
+            f"model {given!r} is a file; expected the folder that holds it, or a GGUF file"
+        )
+    match = re.fullmatch(r"(\w[\w.-]*(?:/\w[\w.-]*)?)(?:/([\w.-]+\.gguf))?", given)
+    if match is None or (given.endswith(".gguf") and not match[2]):
         raise CheckpointError(
             f"model folder {given!r} does not exist; expected a Hugging Face folder or hub id"
         )
-    wanted = ["*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", *LICENCE_FILES]
-    copies = ["*/*", "consolidated*"]  # the same weights again, in their authors' layout
+    repository, file = match.groups()
     try:
-        return Path(
-            huggingface_hub.snapshot_download(given, allow_patterns=wanted, ignore_patterns=copies)
+        if file:
+            return _from_gguf(Path(huggingface_hub.hf_hub_download(repository, file)))
+        wanted = ["*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", *LICENCE_FILES]
+        copies = ["*/*", "consolidated*"]  # the same weights again, in their authors' layout
+        snapshot = Path(
+            huggingface_hub.snapshot_download(
+                repository, allow_patterns=wanted, ignore_patterns=copies
+            )
         )
+        if any(snapshot.glob("*.safetensors")):
+            return snapshot
+        offered = _ggufs(snapshot) or _offered(repository)
+        if len(offered) == 1:
+            return _from_gguf(Path(huggingface_hub.hf_hub_download(repository, offered[0])))
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"model {given!r} is neither a folder here nor a Hub repository that can be reached "
             f"({type(error).__name__}); check the path, or the network and the access token"
         ) from error
+    return _without_gguf(snapshot, offered, given)
+
+
+def _without_gguf(folder: Path, offered: list[str], given: str) -> Path:
+    """A folder as it is if no GGUF file is meant, or what its only one unpacks to."""
+    if not offered or folder.parent == files.cache_home("gguf"):
+        return folder
+    if len(offered) == 1:
+        return _from_gguf(folder / offered[0])
+    split = [name for name in offered if SPLIT.search(name)]
+    if split == offered:
+        raise CheckpointError(
+            f"model {given!r} is split into {len(split)} GGUF files; join them first: "
+            f"llama-gguf-split --merge {split[0]} OUT.gguf"
+        )
+    raise CheckpointError(
+        f"model {given!r} holds {len(offered)} GGUF files; name one of them: "
+        f"{', '.join(f'{given}/{name}' for name in offered[:4])}"
+        + f" and {len(offered) - 4} more"
+        * (len(offered) > 4)
+    )
+
+
+def _ggufs(folder: Path) -> list[str]:
+    """Names of a folder's GGUF files, if these are its only weights."""
+    if any(folder.glob("*.safetensors")) or (folder / ADAPTER).exists():
+        return []
+    return sorted(file.name for file in folder.glob("*.gguf"))
+
+
+def _offered(repository: str) -> list[str]:
+    """Names of a repository's GGUF files; none where the list cannot be had."""
+    try:
+        listed = huggingface_hub.list_repo_files(repository)
+    except (OSError, ValueError):
+        return []
+    return sorted(name for name in listed if name.endswith(".gguf") and "/" not in name)
+
+
+def _is_gguf(file: Path) -> bool:
+    """Whether a file says so: its name or, as downloads of some programs have none, its content."""
+    if file.suffix == ".gguf":
+        return True
+    try:
+        files.check_regular(file)
+        with open(file, "rb") as stream:
+            return stream.read(4) == b"GGUF"
+    except OSError:
+        return False
+
+
+def _from_gguf(file: Path) -> Path:
+    from safety_jax.models.folders import gguf_folder  # which reads folders itself
+
+    return gguf_folder.unpacked(file)
 
 
 def absolute(path_or_hub_id: str) -> str:
     """A name of a model that holds in any folder: a path from the root, or the hub id as it is."""
     folder = Path(path_or_hub_id).expanduser()
-    return str(folder.absolute()) if folder.is_dir() else path_or_hub_id
+    return str(folder.absolute()) if folder.exists() else path_or_hub_id
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -95,13 +174,16 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder, a single file first, as `transformers` chooses.
+    """The safetensors files of a model folder, a single file first, as `transformers` chooses; or
+    the GGUF file that the folder was made of.
 
     Raises:
         CheckpointError: there are none, or the index names a file that cannot be used.
     """
     if (folder / WEIGHTS).exists():
         return [folder / WEIGHTS]
+    if (folder / GGUF).is_symlink():
+        return [folder / GGUF]
     if not (folder / INDEX).exists():
         _refuse_without_weights(folder)
     return [folder / shard for shard in sorted(set(_weight_map(folder).values()))]
@@ -114,8 +196,13 @@ def locate(folder: Path) -> dict[str, safetensors.Tensor]:
         CheckpointError: a file is missing or damaged, a tensor stands in two files, or the index
             promises one that its file does not hold.
     """
+    held = weight_files(folder)
+    if held[0].name == GGUF:
+        from safety_jax.models.folders import gguf_tensors  # its library is an extra
+
+        return gguf_tensors.locate(Path(os.readlink(held[0])))
     tensors: dict[str, safetensors.Tensor] = {}
-    for file in weight_files(folder):
+    for file in held:
         if not file.exists():
             raise CheckpointError(
                 f"{folder / INDEX} lists {file.name}, which is missing; download it again"

@@ -76,8 +76,8 @@ def open_model(
     """Looks at everything that can be wrong with a model folder, and reads no weights.
 
     Args:
-        path: a Hugging Face folder or hub id; or a PEFT folder, whose `adapter_config.json` names
-            the base, see `peft.base_folder`.
+        path: a Hugging Face folder, hub id or GGUF file; or a PEFT folder, whose
+            `adapter_config.json` names the base, see `peft.base_folder`.
         own_tokenizer: a folder; "" for the adapter's, or where that has none, the model's.
         compute_dtype, backend, remat: see `Execution.build`.
 

@@ -100,9 +100,8 @@ def base_folder(folder: Path) -> Path:
         )
     beside = folder / named
     try:
-        if not Path(named).is_dir() and beside.is_dir():
-            return beside
-        return hub.resolve(named)
+        moved = not Path(named).exists() and beside.exists()
+        return hub.resolve(beside if moved else named)
     except UserError as error:
         raise CheckpointError(
             f"{file}: base_model_name_or_path: {error}; put the model there, or write into the "

@@ -62,6 +62,25 @@ class Tensor:
     def row_bytes(self) -> int:
         return math.prod(self.shape[1:]) * self.dtype.itemsize
 
+    def fill(self, start: int, rows: np.ndarray) -> None:
+        """Reads rows from `start` on into `rows`, which is contiguous and of `dtype`.
+
+        Raises:
+            CheckpointError: the file ends early.
+        """
+        self.read_bytes(start * self.row_bytes, rows)
+
+    def read_bytes(self, start: int, out: np.ndarray) -> None:
+        """Fills an array with the bytes from `start` on, counted from the tensor's first."""
+        with open(self.file, "rb", buffering=0) as stream:
+            stream.seek(self.offset + start)
+            left = out.reshape(-1).view(np.uint8).data
+            while left:
+                count = stream.readinto(left)
+                if not count:
+                    raise CheckpointError(f"{self.file}: ends inside tensor {self.name}")
+                left = left[count:]
+
     def check(self, shape: tuple[int, ...]) -> None:
         """Raises a CheckpointError unless the tensor can be read as floats of this shape."""
         if self.code not in DTYPES:
@@ -198,14 +217,7 @@ def read_chunk(chunk: FileChunk) -> int:
         and out.flags.c_contiguous
     )
     rows = out if in_place else np.empty(shape, tensor.dtype)
-    with open(tensor.file, "rb", buffering=0) as stream:
-        stream.seek(tensor.offset + start * tensor.row_bytes)
-        left = rows.reshape(-1).view(np.uint8).data
-        while left:
-            count = stream.readinto(left)
-            if not count:
-                raise CheckpointError(f"{tensor.file}: ends inside tensor {tensor.name}")
-            left = left[count:]
+    tensor.fill(start, rows)
     _check_finite(tensor, start, rows)
     if not in_place:
         for piece in pieces:
@@ -214,7 +226,7 @@ def read_chunk(chunk: FileChunk) -> int:
 
 
 def _check_finite(tensor: Tensor, start: int, rows: np.ndarray) -> None:
-    exponent = EXPONENTS[tensor.code]
+    exponent = EXPONENTS[CODES[tensor.dtype]]
     masked = rows.view(exponent.dtype) & exponent
     if masked.size and masked.max() == exponent:
         row = start + int(np.argmax((masked == exponent).reshape(len(rows), -1).any(axis=1)))

@@ -1,7 +1,8 @@
 """Loads the tokenizer of a model folder, from local files and without running any code in them."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer, decoders, normalizers, processors
@@ -10,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from safety_jax.base import files
 from safety_jax.base.errors import CheckpointError
+from safety_jax.models.folders import hub
 
 _FILES = "tokenizer.json, or tokenizer.model of SentencePiece"
 
@@ -116,6 +118,8 @@ def _is_template(value: Any) -> bool:
 def _check_file(folder: Path) -> None:
     """Looks into tokenizer.json first, for a message that says more than the library's."""
     path = folder / "tokenizer.json"
+    if (folder / hub.NO_TOKENIZER).exists():
+        raise CheckpointError((folder / hub.NO_TOKENIZER).read_text(encoding="utf-8"))
     if not path.exists():
         raise CheckpointError(f"{folder}: no tokenizer; expected {_FILES} in the model folder")
     content = files.read_object(path, CheckpointError, "replace the file")
@@ -125,25 +129,11 @@ def _check_file(folder: Path) -> None:
 
 
 def _from_sentencepiece(folder: Path, settings: dict[str, Any]) -> PreTrainedTokenizerBase:
-    """LLaMA's SentencePiece BPE model as a fast tokenizer with the same ids.
-
-    SentencePiece joins the pair whose piece has the best score. The ready-made conversion in
-    transformers 5 ranks pairs by piece id instead, which differs for runs of spaces: those pieces
-    have low ids and the worst score.
-    """
+    """LLaMA's SentencePiece BPE model as a fast tokenizer with the same ids."""
     path = folder / "tokenizer.model"
     model = _read_sentencepiece(path)
     trainer, pieces = model.trainer_spec, model.pieces
     vocabulary = {piece.piece: i for i, piece in enumerate(pieces)}
-    scored = sorted(
-        (-piece.score, i, piece.piece) for i, piece in enumerate(pieces) if piece.type == _NORMAL
-    )
-    merges = [
-        (text[:cut], text[cut:])
-        for _, _, text in scored
-        for cut in range(1, len(text))
-        if text[:cut] in vocabulary and text[cut:] in vocabulary
-    ]
     unknown = _piece(pieces, trainer.unk_id, _UNKNOWN, path)
     begin = _special(settings, "bos_token", _piece(pieces, trainer.bos_id, _CONTROL, path))
     end = _special(settings, "eos_token", _piece(pieces, trainer.eos_id, _CONTROL, path))
@@ -154,26 +144,16 @@ def _from_sentencepiece(folder: Path, settings: dict[str, Any]) -> PreTrainedTok
             "tokenizer.model does not have; add the model's tokenizer.json"
         )
     try:
-        bpe = BPE(
-            vocabulary,
-            merges,
-            unk_token=unknown,
-            fuse_unk=True,
+        backend = sentencepiece_backend(
+            [ScoredPiece(p.piece, p.score, joined=p.type == _NORMAL) for p in pieces],
+            unknown=unknown,
             byte_fallback=trainer.byte_fallback,
+            prefix=model.normalizer_spec.add_dummy_prefix,
         )
     except Exception as error:  # the tokenizers library raises no narrower type
         raise CheckpointError(
             f"{path}: its pieces cannot be read ({error!s:.80}); add the model's tokenizer.json"
         ) from error
-    backend = Tokenizer(bpe)
-    prefix = model.normalizer_spec.add_dummy_prefix
-    backend.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁")] * prefix + [normalizers.Replace(" ", "▁")]
-    )
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-        + [decoders.Strip(" ", 1, 0)] * prefix
-    )
     if settings.get("add_bos_token", True):
         backend.post_processor = processors.TemplateProcessing(
             single=f"{begin} $A", special_tokens=[(begin, vocabulary[begin])]
@@ -187,6 +167,50 @@ def _from_sentencepiece(folder: Path, settings: dict[str, Any]) -> PreTrainedTok
     )
     tokenizer.chat_template = settings.get("chat_template")
     return tokenizer
+
+
+class ScoredPiece(NamedTuple):
+    """A piece of a SentencePiece model; `joined`: it may come of a merge."""
+
+    text: str
+    score: float
+    joined: bool
+
+
+def sentencepiece_backend(
+    pieces: Sequence[ScoredPiece], *, unknown: str | None, byte_fallback: bool, prefix: bool
+) -> Tokenizer:
+    """A SentencePiece BPE without normalisation; ids are the pieces' places.
+
+    SentencePiece joins the pair whose piece has the best score. The ready-made conversion in
+    transformers 5 ranks pairs by piece id instead, which differs for runs of spaces: those pieces
+    have low ids and the worst score.
+
+    Args:
+        prefix: a space is put before every text.
+
+    Raises:
+        Exception: the tokenizers library cannot use the pieces; it has no narrower type.
+    """
+    vocabulary = {piece.text: i for i, piece in enumerate(pieces)}
+    scored = sorted((-p.score, i, p.text) for i, p in enumerate(pieces) if p.joined)
+    merges = [
+        (text[:cut], text[cut:])
+        for _, _, text in scored
+        for cut in range(1, len(text))
+        if text[:cut] in vocabulary and text[cut:] in vocabulary
+    ]
+    backend = Tokenizer(
+        BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=byte_fallback)
+    )
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁")] * prefix + [normalizers.Replace(" ", "▁")]
+    )
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+        + [decoders.Strip(" ", 1, 0)] * prefix
+    )
+    return backend
 
 
 # ModelProto.SentencePiece.Type of sentencepiece_model.proto, and TrainerSpec.ModelType.
