@@ -37,7 +37,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.seed = 0
 
     config.model = model = ConfigDict()
-    model.path = ""  # a Hugging Face folder or hub id, full or PEFT; must be given
+    model.path = ""  # a folder (full or PEFT), hub id or GGUF file; must be given
     model.tokenizer = ""  # "": the model's own
     model.parameter_dtype = "bfloat16"
     model.compute_dtype = "bfloat16"

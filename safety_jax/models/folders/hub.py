@@ -72,7 +72,8 @@ def resolve(path_or_hub_id: str | Path) -> Path:
     match = re.fullmatch(r"(\w[\w.-]*(?:/\w[\w.-]*)?)(?:/([\w.-]+\.gguf))?", given)
     if match is None or (given.endswith(".gguf") and not match[2]):
         raise CheckpointError(
-            f"model folder {given!r} does not exist; expected a Hugging Face folder or hub id"
+            f"model folder {given!r} does not exist; expected a Hugging Face folder, "
+            "hub id or GGUF file"
         )
     repository, file = match.groups()
     try:
