@@ -56,6 +56,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     data.max_length = 1024
     data.row_tokens = 0  # tokens of a packed row; 0: max_length
     data.packing = True
+    data.share_prompts = True  # both answers read a common prompt once, where that saves
     data.overlong_prompt = "error"  # or "skip", counted and listed in skipped.jsonl
     data.special_text = "text"  # what spells a control token is letters; or "error", "skip"
     data.reasoning = "keep"  # or "drop": thoughts that rows have beside or in their answers

@@ -70,6 +70,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     data.max_length = 512
     data.row_tokens = 0  # tokens of a packed row; 0: max_length
     data.packing = True  # where the trunk keeps examples apart (LLaMA); others: one a row
+    data.share_prompts = True  # both answers of a pair read it once, where that saves; likewise
     data.overlong_prompt = "skip"  # counted and listed in skipped.jsonl; or "error"
     data.special_text = "text"  # what spells a control token is letters; or "error", "skip"
     data.reasoning = "drop"  # judges read answers without thoughts; or "keep"

@@ -1,6 +1,5 @@
 """Small models and rows that several test files build."""
 
-import dataclasses
 from pathlib import Path
 
 import jax
@@ -103,5 +102,4 @@ def unpacked(rows: Tokens, T: int) -> Tokens:
 
 
 def on_device(tokens: Tokens) -> Tokens:
-    fields = dataclasses.fields(Tokens)
-    return Tokens(*[jnp.asarray(getattr(tokens, field.name)) for field in fields])
+    return jax.tree.map(jnp.asarray, tokens)

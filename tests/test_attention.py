@@ -11,9 +11,10 @@ from safety_jax.base.errors import ConfigError
 from safety_jax.models import attention
 
 
-def written_out(q, k, v, segments, window):
+def written_out(q, k, v, segments, prefixes, window):
     """Loops over rows, heads and queries in numpy: the definition."""
-    q, k, v, segments = (np.asarray(x, np.float64) for x in (q, k, v, segments))
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    seen_by = [np.asarray(x) for x in (segments, segments if prefixes is None else prefixes)]
     B, T, H, E = q.shape
     group = H // k.shape[2]
     out = np.zeros_like(q)
@@ -21,7 +22,8 @@ def written_out(q, k, v, segments, window):
         for h in range(H):
             for t in range(T):
                 first = 0 if window is None else max(0, t - window + 1)
-                seen = [s for s in range(first, t + 1) if segments[b, s] == segments[b, t]]
+                numbers = {int(of[b, t]) for of in seen_by}
+                seen = [s for s in range(first, t + 1) if int(segments[b, s]) in numbers]
                 scores = np.array([q[b, t, h] @ k[b, s, h // group] for s in seen]) / np.sqrt(E)
                 weights = np.exp(scores - scores.max())
                 out[b, t, h] = (weights / weights.sum()) @ v[b, seen, h // group]
@@ -38,17 +40,27 @@ def inputs(T, H, K, E, rows=2):
     return q, k, v, jnp.tile(jnp.asarray(segments), (rows, 1))
 
 
-@pytest.mark.parametrize("window", [None, 5])
+def as_pairs(segments):
+    """The first segment as a prompt, the next two as its answers: segments and prefixes."""
+    answers = jnp.where(segments == 1, -1, jnp.maximum(segments - 1, 0))
+    return answers, jnp.where(answers == 0, 0, -1)
+
+
+@pytest.mark.parametrize(("window", "shared"), [(None, False), (5, False), (None, True)])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_xla_equals_the_definition(window, kv_heads, monkeypatch):
+def test_xla_equals_the_definition(window, shared, kv_heads, monkeypatch):
     monkeypatch.setattr(attention, "QUERY_BLOCK", 16)  # several blocks, the last one short
     q, k, v, segments = inputs(T=40, H=4, K=kv_heads, E=8)
-    given = attention.xla(q, k, v, segments, window)
-    np.testing.assert_allclose(given, written_out(q, k, v, segments, window), atol=2e-6)
+    numbers = as_pairs(segments) if shared else (segments, None)
+    given = attention.xla(q, k, v, *numbers, window)
+    np.testing.assert_allclose(given, written_out(q, k, v, *numbers, window), atol=2e-6)
+    if shared:
+        with pytest.raises(ValueError, match="rows of 40 with a window of 39"):
+            attention.xla(q, k, v, *numbers, 39)
 
 
-@pytest.mark.parametrize("window", [None, 37])
-def test_cudnn_masks_as_xla_does(window, monkeypatch):
+@pytest.mark.parametrize(("window", "shared"), [(None, False), (37, False), (None, True)])
+def test_cudnn_masks_as_xla_does(window, shared, monkeypatch):
     """The kernel needs a GPU; its mask is checked through the same call's portable kernel."""
     portable = functools.partial(jax.nn.dot_product_attention)
     monkeypatch.setattr(
@@ -57,18 +69,23 @@ def test_cudnn_masks_as_xla_does(window, monkeypatch):
         lambda *a, implementation, **k: portable(*a, implementation="xla", **k),
     )
     q, k, v, segments = inputs(T=64, H=4, K=2, E=8)
-    given = attention.cudnn(q, k, v, segments, window)
-    np.testing.assert_allclose(given, attention.xla(q, k, v, segments, window), atol=2e-6)
+    numbers = as_pairs(segments) if shared else (segments, None)
+    given = attention.cudnn(q, k, v, *numbers, window)
+    np.testing.assert_allclose(given, attention.xla(q, k, v, *numbers, window), atol=2e-6)
 
 
-@pytest.mark.parametrize(("T", "E", "window"), [(256, 128, None), (200, 64, None), (256, 64, 50)])
-def test_splash_equals_xla_with_its_gradient(T, E, window, eight_devices):
+@pytest.mark.parametrize(
+    ("T", "E", "window", "shared"),
+    [(256, 128, None, False), (200, 64, None, True), (256, 64, 50, False)],
+)
+def test_splash_equals_xla_with_its_gradient(T, E, window, shared, eight_devices):
     """The TPU kernel itself, interpreted, on the 2 x 2 x 2 mesh."""
     q, k, v, segments = inputs(T, H=4, K=2, E=E, rows=4)
     real = (segments > 0)[:, :, None, None]
+    numbers = as_pairs(segments) if shared else (segments, None)
 
     def total(function, q, k, v):
-        out = jnp.where(real, function(q, k, v, segments, window), 0)
+        out = jnp.where(real, function(q, k, v, *numbers, window), 0)
         return (out * jnp.cos(jnp.arange(out.size).reshape(out.shape))).sum(), out
 
     splash = functools.partial(attention.splash, mesh=eight_devices, interpret=True)
@@ -93,12 +110,15 @@ def test_a_backend_is_refused_off_its_platform(one_device):
 
 
 def test_a_backend_that_mixes_segments_is_refused(one_device):
-    def blind(q, k, v, segments):
-        return attention.xla(q, k, v, jnp.ones_like(segments), None)
+    faithful = functools.partial(attention.xla, window=None)
 
-    def faithful(q, k, v, segments):
-        return attention.xla(q, k, v, segments, None)
+    def blind(q, k, v, segments, prefixes):
+        return faithful(q, k, v, jnp.ones_like(segments), prefixes)
+
+    def blind_to_prefixes(q, k, v, segments, prefixes):
+        return faithful(q, k, v, segments, None)
 
     attention.check_segments(faithful, faithful, one_device, "same", jnp.float32)
-    with pytest.raises(ConfigError, match="does not keep packed examples apart"):
-        attention.check_segments(blind, faithful, one_device, "blind", jnp.float32)
+    for wrong in (blind, blind_to_prefixes):
+        with pytest.raises(ConfigError, match="does not keep packed examples apart"):
+            attention.check_segments(wrong, faithful, one_device, "wrong", jnp.float32)

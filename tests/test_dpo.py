@@ -118,11 +118,12 @@ def rewards_of(folder: Path) -> list[float]:
 
 
 def test_live_is_cached_and_unpacked_is_packed(finished, inputs, tmp_path):  # noqa: F811
-    """A whole run with the reference in the step, one pair a row, on one device."""
+    """A whole run with the reference in the step, each answer in a row, on one device."""
     config = configure(
         inputs,
         dpo__reference="live",
         data__packing=False,
+        data__share_prompts=False,
         train__rows_per_microbatch=24,
         train__max_steps=3,
     )

@@ -248,7 +248,7 @@ def by_training(model):
             part[i, side, : len(ids)] = values
     tokens = Tokens(*map(jnp.asarray, parts[:3]), jnp.asarray(parts[3], bool))
     slots, nothing = jnp.arange(n)[:, None], jnp.zeros((n, 1, 2))
-    batch = Answers(tokens, slots, jnp.zeros((n, 2, 1), int), nothing, None)
+    batch = Answers(tokens, slots, jnp.zeros((n, 1, 2), int), nothing, None)
     targets = tuple(model.adapters.weights)
     settings = peft.LoraConfig(RANK, 2.0 * RANK, 0.0, targets, False, "", "float32")
     trained = policy.Policy(model.config, model.execution, DEMO, settings, 16)

@@ -14,6 +14,7 @@ from test_preference_training import examples_of
 
 from safety_jax.base import trees
 from safety_jax.base.errors import CheckpointError, ConfigError
+from safety_jax.data import prefixes
 from safety_jax.data.judged import JudgedAnswers
 from safety_jax.data.loader import Loader
 from safety_jax.maths import losses as objectives
@@ -62,7 +63,7 @@ def random_judged(kind: str, count: int) -> JudgedAnswers:
     return JudgedAnswers(tuple(answers), targets, [()] * count)
 
 
-def loader_of(data: JudgedAnswers, **changes) -> Loader:
+def loader_of(data: JudgedAnswers, share: bool = False, **changes) -> Loader:
     defaults = {
         "batch_size": len(data),
         "row_tokens": 48,
@@ -73,6 +74,11 @@ def loader_of(data: JudgedAnswers, **changes) -> Loader:
         "prefetch_steps": 0,
     }
     given = defaults | changes
+    if share:
+        given["shared"] = prefixes.where_it_saves(
+            data.sides, given["row_tokens"], even_tokens=np.inf, window=None
+        )
+        assert given["shared"].tokens.any(), "nothing is shared"
     return Loader(*data.sides, rows_here=range(given["rows_per_microbatch"]), **given)
 
 
@@ -179,10 +185,10 @@ def test_goldens_are_what_trl_says_today():
 # ---------------------------------------------------------------------------- layout
 
 
-@pytest.mark.parametrize("kind", ["cost", "regression"])
-def test_packed_is_one_at_a_time(kind, folders, one_device):
+@pytest.mark.parametrize(("kind", "share"), [("cost", True), ("regression", False)])
+def test_packed_is_one_at_a_time(kind, share, folders, one_device):
     judge, data = judge_of(folders["llama"], one_device), random_judged(kind, 7)
-    layout = {"rows_per_microbatch": 2}
+    layout = {"rows_per_microbatch": 2, "share": share}
     assert loader_of(data, **layout).most_segments > 1, "nothing is packed"
     packed = measure(judge, OBJECTIVES[kind], data, one_device, **layout)
     alone = measure(judge, OBJECTIVES[kind], data, one_device, packing=False)

@@ -59,7 +59,7 @@ def measure(mesh, folder, **layout):  # noqa: F811
         jax.device_get(score(model.trainable, {}, jax.tree.map(lambda x, a=a: x[a], tokens)))
         for a in range(batches.batch(0).used)
     ]
-    reference._collect(batches.batch(0), values, data.sides, known)
+    reference._collect(batches, batches.batch(0), values, known)
     learning = kto.learn(config, mesh, Loaded(model.policy, model.start, {}), known=lambda _: known)
     arrays, used = learning.place(batches, data)(batches.batch(0))
     accumulate = jax.jit(steps.accumulate, static_argnums=(0, 4, 7))

@@ -1,8 +1,8 @@
 """Batches hold every example once an epoch, laid out right, the same on any number of hosts."""
 
-import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -43,7 +43,7 @@ def loader(lengths, **changes):
 
 def read(tokens: Tokens) -> list[tuple]:
     """The examples of a batch, read from its arrays alone, as (ids, mask) in order of first id."""
-    rows = [getattr(tokens, f.name).reshape(-1, T) for f in dataclasses.fields(Tokens)]
+    rows = [x.reshape(-1, T) for x in jax.tree.leaves(tokens)]
     found = []
     for ids, positions, segments, mask in zip(*rows, strict=True):
         count = segments.max()
@@ -123,10 +123,9 @@ def test_the_rows_of_hosts_make_the_global_batch(rows):
     for step in (0, 9, 24):
         one = whole.batch(step)
         parts = [host.batch(step) for host in hosts]
-        for field in dataclasses.fields(Tokens):
-            slices = [getattr(part.tokens, field.name) for part in parts]
-            joined = np.concatenate(slices, axis=1)[:, order]
-            np.testing.assert_array_equal(joined, getattr(one.tokens, field.name))
+        slices = [jax.tree.leaves(part.tokens) for part in parts]
+        for whole_field, *fields in zip(jax.tree.leaves(one.tokens), *slices, strict=True):
+            np.testing.assert_array_equal(np.concatenate(fields, axis=1)[:, order], whole_field)
         for part in parts:
             assert (part.used, part.trained_tokens) == (one.used, one.trained_tokens)
             np.testing.assert_array_equal(part.examples, one.examples)
@@ -157,8 +156,7 @@ def test_evaluation_takes_examples_as_they_come():
 def same(a, b):
     assert a.step == b.step and a.used == b.used
     np.testing.assert_array_equal(a.examples, b.examples)
-    for field in dataclasses.fields(Tokens):
-        np.testing.assert_array_equal(getattr(a.tokens, field.name), getattr(b.tokens, field.name))
+    jax.tree.map(np.testing.assert_array_equal, a.tokens, b.tokens)
 
 
 @pytest.mark.parametrize("prefetch_steps", [0, 3])

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from safety_jax.data import prefixes
 from safety_jax.data.encode import Counts, Examples
 from safety_jax.data.loader import Loader
 from safety_jax.data.pairs import Pairs
@@ -76,7 +77,7 @@ def random_pairs(count: int) -> Pairs:
     return Pairs(*sides, unsafe=random.random((count, 2)) < 0.5, categories=[()] * count)
 
 
-def loader_of(pairs: Pairs, **changes) -> Loader:
+def loader_of(pairs: Pairs, share: bool = False, **changes) -> Loader:
     defaults = {
         "batch_size": len(pairs),
         "row_tokens": 48,
@@ -87,6 +88,11 @@ def loader_of(pairs: Pairs, **changes) -> Loader:
         "prefetch_steps": 0,
     }
     given = defaults | changes
+    if share:
+        given["shared"] = prefixes.where_it_saves(
+            pairs.sides, given["row_tokens"], even_tokens=np.inf, window=None
+        )
+        assert given["shared"].tokens.any(), "nothing is shared"
     return Loader(
         pairs.chosen, pairs.rejected, rows_here=range(given["rows_per_microbatch"]), **given
     )
@@ -191,10 +197,10 @@ def test_losses_are_those_of_trl(name, golden_table):
         np.testing.assert_allclose(ours, theirs[key], rtol=1e-5, atol=1e-6, err_msg=key)
 
 
-@pytest.mark.parametrize("name", ["with_nll", "ipo_mean"])
-def test_gradient_and_metrics_are_those_of_trl(name, folder, one_device):
-    pairs = golden_pairs()
-    parts, slope = measure(model_of("full", one_device, folder), name, pairs, one_device)
+@pytest.mark.parametrize(("name", "share"), [("with_nll", True), ("ipo_mean", False)])
+def test_gradient_and_metrics_are_those_of_trl(name, share, folder, one_device):
+    pairs, model = golden_pairs(), model_of("full", one_device, folder)
+    parts, slope = measure(model, name, pairs, one_device, share=share)
     np.testing.assert_allclose(parts["loss"], GOLDEN[f"{name}/loss"], rtol=1e-5)
     norm = np.sqrt(sum((leaf.astype(float) ** 2).sum() for leaf in jax.tree.leaves(slope)))
     np.testing.assert_allclose(norm, GOLDEN[f"{name}/grad_norm"], rtol=1e-4)
@@ -224,11 +230,11 @@ def assert_same(found, expected):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("rows_per_microbatch", [1, 8])
-def test_packed_is_unpacked(rows_per_microbatch, plain, one_device):
+@pytest.mark.parametrize(("rows_per_microbatch", "share"), [(1, False), (8, False), (2, True)])
+def test_packed_and_shared_is_unpacked(rows_per_microbatch, share, plain, one_device):
     model, pairs, *expected = plain
-    layout = {"rows_per_microbatch": rows_per_microbatch}
-    assert loader_of(pairs).most_segments > 1, "nothing is packed"
+    layout = {"rows_per_microbatch": rows_per_microbatch, "share": share}
+    assert loader_of(pairs, **layout).most_segments > 1, "nothing is packed"
     assert_same(measure(model, "with_nll", pairs, one_device, **layout), expected)
 
 
@@ -250,7 +256,7 @@ def test_one_pair_at_a_time(plain, one_device):
 def test_eight_devices_are_one(plain, folder, eight_devices):
     _, pairs, *expected = plain
     model = model_of("lora", eight_devices, folder)
-    found = measure(model, "with_nll", pairs, eight_devices, rows_per_microbatch=4)
+    found = measure(model, "with_nll", pairs, eight_devices, rows_per_microbatch=4, share=True)
     assert_same(found, expected)
 
 
@@ -261,7 +267,7 @@ def test_cached_is_live(kind, plain, folder, one_device, tmp_path):
     known = reference.logprobs(
         reference.ReferenceCache(tmp_path, {}),
         pairs,
-        loader_of(pairs, batch_size=3),
+        loader_of(pairs, batch_size=3, share=kind == "lora"),
         reference.make_score(model.policy, one_device),
         model.start,
         model.base,

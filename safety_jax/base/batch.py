@@ -3,7 +3,8 @@
     B rows          N = 2, the pair axis     T tokens of a row      S key tokens
     V vocabulary    D model width            F MLP width            H query heads
     K kv heads      E head size              L layers               R LoRA rank
-    A microbatches  C candidates per prompt  S also segments of a row
+    A microbatches  C candidates per prompt  S also examples of a row
+    M rows of an example: N, or 1 where its sides share a row
 
 The same letters stand in every einsum and every public signature.
 """
@@ -29,19 +30,33 @@ class Tokens:
         segments   1 1 1 2 2 0
         mask       0 1 1 0 1 0
 
+    One row with the two answers of a pair, "8 9" and "4", which both see the prompt "5 6 7". Each
+    has its own copy of the prompt's last token, which predicts the answer's first:
+
+        ids        5  6  7 8 9 7 4 0
+        positions  0  1  2 3 4 2 3 0
+        segments  -1 -1  1 1 1 2 2 0
+        prefixes  -1 -1 -1 . . . . 0
+        mask       0  0  0 1 1 0 1 0
+
     Attributes:
         ids: token ids.
         positions: index of the token within its own example, from 0.
-        segments: 0 is padding; 1, 2, ... number the examples of a row. A token attends only within
-            its segment.
+        segments: 0 is padding; 1, 2, ... number the examples of a row, or the answers where those
+            of an example share the row; -1, -2, ... number what they share. A token attends only
+            within its segment and to the segment in `prefixes`.
         mask: True where the token is trained, that is, predicted from its left neighbour. The first
             token of a segment is never trained: nothing stands left of it.
+        prefixes: the segment that a token's own goes on from, or its own where it goes on from
+            none. At most two segments go on from one, of an odd and an even number. None where no
+            segment of any row goes on from another.
     """
 
     ids: Int[Any, "*B T"]
     positions: Int[Any, "*B T"]
     segments: Int[Any, "*B T"]
     mask: Bool[Any, "*B T"]
+    prefixes: Int[Any, "*B T"] | None = None
 
     @classmethod
     def one_a_row(cls, ids: Int[Any, "B T"], real: Bool[Any, "B T"]) -> "Tokens":
@@ -60,20 +75,23 @@ class Tokens:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """Rows of packed answers: segment s of the N rows (b, ...) is one example, a pair's two answers
+    """Rows of packed answers, of S examples at most, with N sides each: a pair's two answers
     (chosen, rejected) behind one prompt, or a single one, N = 1.
+
+    Either every side has a row of its own, M = N, and segment s of all M rows is example s; or the
+    sides share the row, M = 1, and side n of example s, counted from 0, is segment N s + n + 1.
 
     Attributes:
         tokens: all sides; the answers' own tokens are in the mask.
-        slots: for segments 1 ... S of a row, the example's number within its batch, or -1.
-        ends: cell of the last token of segments 1 ... S; 0 where there is none.
+        slots: for the examples of a row, the example's number within its batch, or -1.
+        ends: cell of the last token of each side, in the side's row; 0 where there is none.
         targets: what is known of each side: unsafe, desirable, a rating; 0 where nothing is.
         reference: log-probability of each token of the answers under the reference, 0 elsewhere;
             None where a method needs none, or computes it in the step.
     """
 
-    tokens: Tokens
+    tokens: Tokens  # [*B M T]
     slots: Int[Any, "*B S"]
-    ends: Int[Any, "*B N S"]
+    ends: Int[Any, "*B S N"]
     targets: Float[Any, "*B S N"]
-    reference: Float[Any, "*B N T"] | None
+    reference: Float[Any, "*B M T"] | None

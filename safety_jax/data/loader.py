@@ -18,6 +18,7 @@ from jaxtyping import Int
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import ConfigError
 from safety_jax.data.encode import Examples
+from safety_jax.data.prefixes import Shared
 from safety_jax.data.shuffling import permutation
 
 
@@ -27,7 +28,8 @@ class RowLayout(NamedTuple):
     Attributes:
         microbatch, row: the row, of all hosts' rows of the microbatch.
         segment: its number in the row, from 1.
-        start: the cell of its first token, on every side.
+        start: of every side, the cell of its first token; where sides share a row, of the first
+            behind what they have in common, which stands just before the first side.
     """
 
     microbatch: Int[np.ndarray, " n"]
@@ -42,12 +44,14 @@ class Batch:
 
     Attributes:
         step: number of the step, from 0.
-        tokens: `[A, b, T]`, or `[A, b, 2, T]` for pairs: this host's rows of every microbatch.
-            Rows without examples are padding from end to end.
+        tokens: this host's rows of every microbatch: `[A, b, T]`; of pairs `[A, b, 2, T]`, or
+            `[A, b, 1, T]` where both answers share a row. Rows without examples are padding from
+            end to end.
         used: microbatches that hold examples, `tokens[:used]`.
         examples: indices of the step's examples, of all hosts.
         layout: where they lie.
-        trained_tokens, real_tokens: trained tokens and tokens but padding, of all hosts.
+        trained_tokens, real_tokens: trained tokens and tokens but padding, of all hosts; what
+            sides have in common counts as often as it is read.
     """
 
     step: int
@@ -63,7 +67,7 @@ class Loader:
     """Batches by step: `loader.batch(7)`, or in order through `iter(loader)`.
 
     Examples have one side, or two: a pair's answers lie in the two rows `[b, 0]` and `[b, 1]`, and
-    have the same segment there.
+    have the same segment there; or, with a prefix that they share, in one row (`prefixes.py`).
 
     The iterator is grain's: it reads ahead on a thread, and `get_state()` and `set_state()` give
     and take a position that JSON can hold.
@@ -81,13 +85,14 @@ class Loader:
         prefetch_steps: int,
         rows_here: Sequence[int],
         microbatches: int | None = None,
+        shared: Shared | None = None,
     ):
         """Plans the run.
 
         Args:
             sides: the examples; or the preferred and the rejected answers of pairs.
             batch_size: examples of an optimizer step; the last step of an epoch has the rest.
-            row_tokens: T.
+            row_tokens: T; of shared rows, theirs holds.
             rows_per_microbatch: b over all hosts.
             packing: several examples a row, as few rows as best-fit decreasing finds; else one.
             steps: length of the run; None for one epoch.
@@ -96,6 +101,7 @@ class Loader:
             rows_here: those of b that this host lays out, see `meshes.rows_here`.
             microbatches: A, for runs that must share a compiled step; None for the most that any
                 step of this run needs.
+            shared: how the sides of an example share a row; None where each has its own.
 
         Raises:
             ConfigError: numbers that do not fit together, or an example longer than T.
@@ -103,11 +109,19 @@ class Loader:
         _check_positive("train.batch_size", batch_size)
         _check_positive("rows_per_microbatch", rows_per_microbatch)
         self.lengths = np.stack([side.lengths for side in sides], axis=1)
-        longest = int(np.argmax(self.lengths.max(axis=1)))
-        if self.lengths[longest].max() > row_tokens:
+        self.shared = shared
+        self._common = np.zeros(len(self.lengths), int) if shared is None else shared.tokens
+        # Cells of each example in each of its M rows.
+        self._cells = self.lengths
+        if shared is not None:
+            row_tokens = shared.row_tokens
+            own = self.lengths - self._common[:, None]
+            self._cells = (own.sum(axis=1) + self._common)[:, None]
+        longest = int(np.argmax(self._cells.max(axis=1)))
+        if self._cells[longest].max() > row_tokens:
             raise ConfigError(
                 f"rows have {row_tokens} tokens; expected at least the "
-                f"{self.lengths[longest].max()} of {sides[0].where[longest]}, raise the row length "
+                f"{self._cells[longest].max()} of {sides[0].where[longest]}, raise the row length "
                 "or lower data.max_length"
             )
         self.batch_size = batch_size
@@ -129,8 +143,13 @@ class Loader:
             raise ConfigError(f"{microbatches} microbatches a step: expected at least {most}")
         self.most_segments = max((len(row) for step in rows for row in step), default=0)
         real = self.tokens_until(self.steps)
-        cells = sum(used) * rows_per_microbatch * row_tokens * len(sides)
+        cells = sum(used) * rows_per_microbatch * row_tokens * self.rows_per_example
         self._padding_share = 1 - real / cells if cells else 0.0
+
+    @property
+    def rows_per_example(self) -> int:
+        """M."""
+        return self._cells.shape[1]
 
     @property
     def padding_share(self) -> float:
@@ -139,17 +158,16 @@ class Loader:
 
     def tokens_until(self, step: int) -> int:
         """Real tokens of all steps before `step`."""
-        return sum(int(self.lengths[self._members(k)].sum()) for k in range(step))
+        return sum(int(self._cells[self._members(k)].sum()) for k in range(step))
 
     def batch(self, step: int) -> Batch:
         """The batch of a step: a pure function of the arguments above and `step`."""
         members = self._members(step)
         rows = self._rows(step)
-        layout = self._lay_out(rows, self.lengths[members])
-        sides = [self._tokens(k, members, layout) for k in range(len(self._sides))]
-        tokens = sides[0]
-        if len(sides) > 1:
-            tokens = jax.tree.map(lambda *side: np.stack(side, axis=2), *sides)
+        layout = self._lay_out(rows, members)
+        tokens = self._tokens(members, layout)
+        if len(self._sides) == 1:
+            tokens = jax.tree.map(lambda x: x[:, :, 0], tokens)
         trained = sum(int(side.trained_lengths[members].sum()) for side in self._sides)
         return Batch(
             step=step,
@@ -158,7 +176,7 @@ class Loader:
             examples=members,
             layout=layout,
             trained_tokens=trained,
-            real_tokens=int(self.lengths[members].sum()),
+            real_tokens=int(self._cells[members].sum()),
         )
 
     def __len__(self) -> int:
@@ -179,43 +197,77 @@ class Loader:
                 yield k, int(microbatch), self._slots[row]
 
     def per_token(
-        self, side: int, flat: np.ndarray, batch_examples: Int[np.ndarray, " n"], layout: RowLayout
+        self, values: Sequence[np.ndarray], examples: Int[np.ndarray, " n"], layout: RowLayout
     ) -> np.ndarray:
-        """Values by token, end to end as `Examples.ids`, laid out `[A, b, T]` like the batch."""
-        examples = self._sides[side]
-        laid = np.zeros((self.microbatches, len(self._slots), self._row_tokens), flat.dtype)
+        """Values of each side by token, end to end as `Examples.ids`, laid out `[A, b, M, T]` like
+        the batch; what sides have in common is taken from the first."""
+        laid = self._empty(values[0].dtype)
         for k, microbatch, row in self.here(layout):
-            i, start = batch_examples[k], layout.start[k, side]
-            values = flat[examples.offsets[i] : examples.offsets[i + 1]]
-            laid[microbatch, row, start : start + len(values)] = values
+            for side, flat in enumerate(values):
+                here, cells = self.own(k, side, examples, layout)
+                laid[microbatch, row, self._row(side), cells] = flat[here]
+            common = self._common[examples[k]]
+            start, first = layout.start[k, 0], self._sides[0].offsets[examples[k]]
+            laid[microbatch, row, 0, start - common : start] = values[0][first : first + common]
         return laid
 
-    def _tokens(self, side: int, members: Int[np.ndarray, " n"], layout: RowLayout) -> Tokens:
-        examples = self._sides[side]
-        shape = (self.microbatches, len(self._slots), self._row_tokens)
-        positions, segments = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    def own(
+        self, k: int, side: int, examples: Int[np.ndarray, " n"], layout: RowLayout
+    ) -> tuple[slice, slice]:
+        """Where a side of the batch's example k has what it does not share: among values by token,
+        and in its row."""
+        offsets, common = self._sides[side].offsets, self._common[examples[k]]
+        here = slice(int(offsets[examples[k]] + common), int(offsets[examples[k] + 1]))
+        start = int(layout.start[k, side])
+        return here, slice(start, start + here.stop - here.start)
+
+    def _row(self, side: int) -> int:
+        """Which of an example's M rows a side lies in."""
+        return min(side, self.rows_per_example - 1)
+
+    def _empty(self, dtype: np.dtype | type) -> np.ndarray:
+        rows = self.rows_per_example
+        return np.zeros((self.microbatches, len(self._slots), rows, self._row_tokens), dtype)
+
+    def _tokens(self, members: Int[np.ndarray, " n"], layout: RowLayout) -> Tokens:
+        positions, segments = self._empty(np.int32), self._empty(np.int32)
+        prefixes = self._empty(np.int32)
+        together = len(self._sides) // self.rows_per_example
         for k, microbatch, row in self.here(layout):
-            length, start = self.lengths[members[k], side], layout.start[k, side]
-            cells = (microbatch, row, slice(start, start + length))
-            positions[cells] = np.arange(length)
-            segments[cells] = layout.segment[k]
+            common, number = self._common[members[k]], layout.segment[k]
+            start = layout.start[k, 0]
+            before = (microbatch, row, 0, slice(start - common, start))
+            positions[before], segments[before] = np.arange(common), -number
+            prefixes[before] = -number
+            for side in range(len(self._sides)):
+                _, own = self.own(k, side, members, layout)
+                cells = (microbatch, row, self._row(side), own)
+                positions[cells] = np.arange(common, common + own.stop - own.start)
+                segments[cells] = together * (number - 1) + side % together + 1
+                prefixes[cells] = -number if common else segments[cells]
         return Tokens(
-            ids=self.per_token(side, examples.ids, members, layout),
+            ids=self.per_token([side.ids for side in self._sides], members, layout),
             positions=positions,
             segments=segments,
-            mask=self.per_token(side, examples.mask, members, layout),
+            mask=self.per_token([side.mask for side in self._sides], members, layout),
+            prefixes=None if self.shared is None else prefixes,
         )
 
-    def _lay_out(self, rows: list[list[int]], lengths: Int[np.ndarray, "n sides"]) -> RowLayout:
-        count = len(lengths)
-        zeros = functools.partial(np.zeros, count, np.int32)
+    def _lay_out(self, rows: list[list[int]], members: Int[np.ndarray, " n"]) -> RowLayout:
+        lengths, common, cells = self.lengths[members], self._common[members], self._cells[members]
+        zeros = functools.partial(np.zeros, len(members), np.int32)
         layout = RowLayout(zeros(), zeros(), zeros(), np.zeros_like(lengths, np.int32))
+        # Where sides share a row, each begins where the one before it ends.
+        offset = np.zeros_like(lengths)
+        if self.shared is not None:
+            own = lengths - common[:, None]
+            offset = common[:, None] + np.cumsum(own, axis=1) - own
         for r, row in enumerate(rows):
-            start = np.zeros(lengths.shape[1], np.int32)
+            start = np.zeros(cells.shape[1], np.int32)
             for segment, k in enumerate(row, start=1):
                 layout.microbatch[k], layout.row[k] = divmod(r, self.rows_per_microbatch)
-                layout.segment[k], layout.start[k] = segment, start
-                start = start + lengths[k]
+                layout.segment[k], layout.start[k] = segment, start + offset[k]
+                start = start + cells[k]
         return layout
 
     def _order(self, epoch: int) -> Int[np.ndarray, " n"]:
@@ -229,7 +281,7 @@ class Loader:
 
     def _rows(self, step: int) -> list[list[int]]:
         """Rows of the step's examples, by their number in the step."""
-        lengths = self.lengths[self._members(step)]
+        lengths = self._cells[self._members(step)]
         if self._packing:
             return pack(lengths, self._row_tokens)
         return [[k] for k in range(len(lengths))]
@@ -240,12 +292,12 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
     return -(-examples // batch_size)
 
 
-def pack(lengths: Int[np.ndarray, "n sides"], capacity: int) -> list[list[int]]:
+def pack(lengths: Int[np.ndarray, "n rows"], capacity: int) -> list[list[int]]:
     """Groups items into as few bins as best-fit decreasing finds; returns indices by bin.
 
     Each item, longest first, goes where it leaves the least room: `[[5], [3], [4], [2]]` into bins
     of 8 gives `[[0, 1], [2, 3]]`. It needs at most about 11/9 of the fewest bins (Johnson et al.,
-    1974). With two sides, a bin has room for the capacity on each, and an item must fit on both.
+    1974). With two rows, a bin has room for the capacity in each, and an item must fit into both.
     """
     bins: list[list[int]] = []
     room = np.full(lengths.shape, capacity)

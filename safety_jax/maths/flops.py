@@ -58,6 +58,16 @@ def flops_per_token(
     return base + adapters + attention
 
 
+def even_tokens(*, matmul_weights: int, layers: int, heads: int, head_size: int) -> float:
+    """Length of a row in which attention costs as many FLOPs as the weights do, for a token: half
+    the row's keys are behind it on average.
+
+    Args:
+        matmul_weights: of all layers together.
+    """
+    return matmul_weights / (layers * heads * head_size)
+
+
 def peak_flops(device_kind: str) -> float | None:
     """Dense bfloat16 FLOP/s of one device, by `jax.Device.device_kind`; None when not known."""
     found = (peak for name, peak in PEAK_FLOPS.items() if device_kind.startswith(name))

@@ -1,9 +1,11 @@
 """Causal attention over packed rows, behind one signature with three backends.
 
-    attention(q [B T H E], k [B T K E], v [B T K E], segments [B T]) -> [B T H E]
+    attention(q [B T H E], k [B T K E], v [B T K E], segments [B T], prefixes) -> [B T H E]
 
 A token attends to itself and to earlier tokens of its own segment, at most `window` of them in
-all where a window is set. Segment 0 (padding) is a segment like the others, so that no softmax is
+all where a window is set. Where `prefixes` [B T] is given, not None, it also attends to the segment
+named there, as answers do to a prompt that stands in the row once (see `batch.Tokens`; Wang and
+Hegde, arXiv 2410.20305). Segment 0 (padding) is a segment like the others, so that no softmax is
 empty. `xla` runs anywhere; `cudnn` on NVIDIA GPUs; `splash` on TPUs. A backend on a platform where
 it cannot run, or where it fails to keep segments apart, is refused: `build` checks before use.
 """
@@ -22,25 +24,37 @@ from jaxtyping import Array, Bool, Float, Int
 from safety_jax.base import meshes
 from safety_jax.base.errors import ConfigError
 
-Attention = Callable[[Any, Any, Any, Any], Any]
+Attention = Callable[[Any, Any, Any, Any, Any], Any]
 
 # Queries are taken in blocks: a block meets only the keys before its end, and only one block's
 # scores exist at a time, forward and backward.
 QUERY_BLOCK = 128
+CHECKED_TOKENS = 256  # of the row on which a kernel is compared before use
 
 
 def allowed(
-    rows: Int[Array, " T"],
-    columns: Int[Array, " S"],
-    row_segments: Int[Array, "B T"],
-    column_segments: Int[Array, "B S"],
+    rows: slice,
+    columns: slice,
+    segments: Int[Array, "B R"],
+    prefixes: Int[Array, "B R"] | None,
     window: int | None,
 ) -> Bool[Array, "B T S"]:
-    """Which key each query may see; rows and columns are indices in the packed row."""
-    distance = rows[:, None] - columns[None, :]
+    """Which of the keys `columns` of a packed row of R tokens the queries `rows` may see."""
+    index = jnp.arange(segments.shape[1])
+    distance = index[rows, None] - index[None, columns]
     near = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-    same = row_segments[:, :, None] == column_segments[:, None, :]
+    keys = segments[:, None, columns]
+    same = segments[:, rows, None] == keys
+    if prefixes is not None:
+        _check_window(window, segments.shape[1])
+        same |= prefixes[:, rows, None] == keys
     return near[None] & same
+
+
+def _check_window(window: int | None, row_tokens: int) -> None:
+    """A window is counted in cells of the row, between which another answer may stand."""
+    if window is not None and window < row_tokens:
+        raise ValueError(f"shared prefixes in rows of {row_tokens} with a window of {window}")
 
 
 def xla(
@@ -48,6 +62,7 @@ def xla(
     k: Float[Array, "B T K E"],
     v: Float[Array, "B T K E"],
     segments: Int[Array, "B T"],
+    prefixes: Int[Array, "B T"] | None,
     window: int | None,
 ) -> Float[Array, "B T H E"]:
     """Masked softmax attention in blocks of queries; scores and softmax in float32."""
@@ -62,27 +77,42 @@ def xla(
         weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
         return jnp.einsum("bkgts,bske->btkge", weights, v)
 
-    index = jnp.arange(T)
     outputs = []
     for start in range(0, T, QUERY_BLOCK):
         rows, seen = slice(start, min(start + QUERY_BLOCK, T)), slice(0, start + QUERY_BLOCK)
-        mask = allowed(index[rows], index[seen], segments[:, rows], segments[:, seen], window)
+        mask = allowed(rows, seen, segments, prefixes, window)
         outputs.append(block(grouped[:, rows], k[:, seen], v[:, seen], mask))
     return jnp.concatenate(outputs, axis=1).reshape(B, T, H, E)
 
 
-def cudnn(q, k, v, segments, window: int | None):
+def cudnn(q, k, v, segments, prefixes, window: int | None):
     """cuDNN's fused kernel; segments go in as a mask, which it turns into a bias.
 
     Its variable-length arguments describe one example a row, so they cannot carry packed segments.
     """
-    index = jnp.arange(q.shape[1])
-    mask = allowed(index, index, segments, segments, window)[:, None]
+    everything = slice(0, q.shape[1])
+    mask = allowed(everything, everything, segments, prefixes, window)[:, None]
     return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
 
 
-def splash(q, k, v, segments, window: int | None, mesh: Mesh, interpret: bool):
-    """The TPU block-sparse kernel, each device on its own rows and heads."""
+def splash(q, k, v, segments, prefixes, window: int | None, mesh: Mesh, interpret: bool):
+    """The TPU block-sparse kernel, each device on its own rows and heads.
+
+    It knows segments only. Where two go on from one prefix, it takes the row twice: once with the
+    odd ones as a part of their prefix, once with the even ones.
+    """
+    if prefixes is None:
+        return _splash(q, k, v, segments, window, mesh, interpret)
+    _check_window(window, q.shape[1])
+    odd = segments % 2 == 1
+    one, other = (
+        _splash(q, k, v, jnp.where(joined, prefixes, segments), window, mesh, interpret)
+        for joined in (odd, ~odd)
+    )
+    return jnp.where(odd[:, :, None, None], one, other)
+
+
+def _splash(q, k, v, segments, window: int | None, mesh: Mesh, interpret: bool):
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
@@ -161,7 +191,7 @@ def build(
         )
     function = _bound(name, mesh, window)
     if verify and name != "xla":
-        check_segments(function, _bound("xla", mesh, window), mesh, name, compute_dtype)
+        check_segments(function, _bound("xla", mesh, window), mesh, name, compute_dtype, window)
     return function
 
 
@@ -176,7 +206,12 @@ def _bound(name: str, mesh: Mesh, window: int | None) -> Attention:
 
 
 def check_segments(
-    candidate: Attention, reference: Attention, mesh: Mesh, name: str, dtype: DTypeLike
+    candidate: Attention,
+    reference: Attention,
+    mesh: Mesh,
+    name: str,
+    dtype: DTypeLike,
+    window: int | None = None,
 ) -> None:
     """Refuses a backend whose packed rows differ from the reference's.
 
@@ -186,15 +221,27 @@ def check_segments(
     rows = meshes.row_parts(mesh)
     heads = mesh.shape["tensor"]
     keys = jax.random.split(jax.random.key(0), 3)
-    q, k, v = (jax.random.normal(key, (rows, 256, heads, 64)).astype(dtype) for key in keys)
-    segments = jnp.repeat(
-        jnp.array([1, 2, 3, 0]), np.array([60, 100, 70, 26]), total_repeat_length=256
+    q, k, v = (
+        jax.random.normal(key, (rows, CHECKED_TOKENS, heads, 64)).astype(dtype) for key in keys
     )
-    segments = jnp.tile(segments, (rows, 1))
-    given, expected = (jax.jit(f)(q, k, v, segments) for f in (candidate, reference))
-    difference = float(jnp.abs(given.astype(jnp.float32) - expected.astype(jnp.float32)).max())
+    layouts: list[tuple[Any, Any]] = [(_checked_row(rows, 1, 2, 3, 0), None)]
+    if window is None or window >= CHECKED_TOKENS:
+        layouts.append((_checked_row(rows, -1, 1, 2, 0), _checked_row(rows, -1, -1, -1, 0)))
+    differences = []
+    for numbers in layouts:
+        given, expected = (jax.jit(f)(q, k, v, *numbers) for f in (candidate, reference))
+        apart = jnp.abs(given.astype(jnp.float32) - expected.astype(jnp.float32))
+        differences.append(float(apart.max()))
+    difference = float(np.max(differences))
     if not difference < 0.05:
         raise ConfigError(
             f"model.attention {name!r} does not keep packed examples apart on this device (largest "
             f"difference to xla {difference:.3g}); use model.attention=xla"
         )
+
+
+def _checked_row(rows: int, *numbers: int) -> Int[Array, "B T"]:
+    """Four segments of these numbers, end to end."""
+    counts = np.array([60, 100, 70, 26])
+    row = jnp.repeat(jnp.array(numbers), counts, total_repeat_length=CHECKED_TOKENS)
+    return jnp.tile(row, (rows, 1))

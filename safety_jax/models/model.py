@@ -73,7 +73,7 @@ class Model:
         """The last hidden state, normed, in `execution.compute_dtype`."""
 
         def attend(q, k, v):
-            return self.execution.attention(q, k, v, tokens.segments), None
+            return self.execution.attention(q, k, v, tokens.segments, tokens.prefixes), None
 
         return self._run(tokens, attend)[0]
 
@@ -83,7 +83,8 @@ class Model:
         """What later tokens attend to: every layer's keys, already rotated, and values."""
 
         def attend(q, k, v):
-            return self.execution.attention(q, k, v, tokens.segments), (k, v)
+            attended = self.execution.attention(q, k, v, tokens.segments, tokens.prefixes)
+            return attended, (k, v)
 
         return self._run(tokens, attend)[1]
 

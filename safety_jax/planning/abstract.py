@@ -85,11 +85,12 @@ def adapters(
 # ---------------------------------------------------------------------------- batches
 
 
-def tokens(mesh: Mesh, leading: tuple[int, ...], T: int) -> Tokens:
-    """Rows [A, b, T], or [A, b, 2, T]."""
+def tokens(mesh: Mesh, leading: tuple[int, ...], T: int, *, shared: bool = False) -> Tokens:
+    """Rows [A, b, T], or [A, b, M, T]; with `shared`, segments go on from others."""
     sharding = NamedSharding(mesh, PartitionSpec(None, *meshes.spec(("rows",))))
     integers = array((*leading, T), jnp.int32, sharding)
-    return Tokens(integers, integers, integers, array((*leading, T), jnp.bool_, sharding))
+    mask = array((*leading, T), jnp.bool_, sharding)
+    return Tokens(integers, integers, integers, mask, integers if shared else None)
 
 
 def answers(
@@ -101,14 +102,20 @@ def answers(
     segments: int,
     *,
     reference: bool,
+    shared: bool = False,
 ) -> Answers:
-    """Rows [A, b, N, T] with at most `segments` examples each, see `batch.Answers`."""
-    tokens_of_all = tokens(mesh, (microbatches, rows, sides), T)
+    """Rows [A, b, M, T] with at most `segments` examples each, see `batch.Answers`.
+
+    Args:
+        shared: the sides of an example share a row, M = 1.
+    """
+    rows_per_example = 1 if shared else sides
+    tokens_of_all = tokens(mesh, (microbatches, rows, rows_per_example), T, shared=shared)
     where = tokens_of_all.ids.sharding
     return Answers(
         tokens=tokens_of_all,
         slots=array((microbatches, rows, segments), jnp.int32, where),
-        ends=array((microbatches, rows, sides, segments), jnp.int32, where),
+        ends=array((microbatches, rows, segments, sides), jnp.int32, where),
         targets=array((microbatches, rows, segments, sides), jnp.float32, where),
         reference=array(tokens_of_all.ids.shape, jnp.float32, where) if reference else None,
     )

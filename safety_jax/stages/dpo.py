@@ -68,7 +68,8 @@ def make_objective(group: ConfigDict) -> PairObjective:
 def learn(config: ConfigDict, mesh: Mesh, objective: PairObjective, loaded: Loaded) -> Learning:
     """The objective on the loaded model, against the reference that the config asks for."""
     live = config.dpo.reference == "live"
-    known = references.make(config, config.dpo, loaded, mesh)
+    share = groups.share(config, loaded.learner.config)
+    known = references.make(config, config.dpo, loaded, mesh, share)
     start = None
     if live and (origin := references.start_of(config, loaded)) is not None:
         # What is trained is given away to the first step, so the start is a copy.

@@ -1,20 +1,23 @@
 """Groups of a config as the plain values that the layers below take: a config ends here."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base import meshes
-from safety_jax.data import contamination, encode, prompts
+from safety_jax.data import contamination, encode, prefixes, prompts
 from safety_jax.data.corpora import Rows
+from safety_jax.data.examples import Examples
+from safety_jax.data.prefixes import Share
 from safety_jax.judges.planned import Resources
+from safety_jax.maths import flops
 from safety_jax.models import llama, lora
 from safety_jax.models.execution import Execution, float_type
 from safety_jax.models.folders import hf_config, hub, peft, tokenizer_files
@@ -94,14 +97,39 @@ def encoding(config: ConfigDict, base: Base, overlong_prompt: str) -> encode.Enc
 # ---------------------------------------------------------------------------- what is trained
 
 
-def flops_per_example(config: ConfigDict, base: Base, *sides: np.ndarray) -> float:
-    """Model FLOPs to train on one example, of the mean length of each side."""
+def flops_per_example(
+    config: ConfigDict, base: Base, *sides: Examples, share: Share = prefixes.separate
+) -> float:
+    """Model FLOPs to train on one example, of the mean length of each side; what sides share is
+    read once."""
     adapter = None
     if config.lora.rank > 0:
         adapter = adapter_settings(config, lora.targets(tuple(config.lora.targets)))
-    return sum(
-        policy.flops_per_token(base.config, adapter, lengths) * float(lengths.mean())
-        for lengths in sides
+    whole = sum(
+        policy.flops_per_token(base.config, adapter, side.lengths) * float(side.lengths.mean())
+        for side in sides
+    )
+    shared = share(sides, settings(config).batching.row_tokens)
+    return whole if shared is None else whole * (1 - shared.saved)
+
+
+def share(config: ConfigDict, model: llama.LlamaConfig, skips: int | None = None) -> Share:
+    """How pairs share rows of this model, as the `data` group says.
+
+    Args:
+        skips: see `prefixes.common`.
+    """
+    if not config.data.share_prompts:
+        return prefixes.separate
+    of_layers = (p.shape for n, p in llama.parameters(model).items() if n.endswith("kernel"))
+    even_tokens = flops.even_tokens(
+        matmul_weights=sum(map(math.prod, of_layers)),
+        layers=model.layers,
+        heads=model.heads,
+        head_size=model.head_size,
+    )
+    return functools.partial(
+        prefixes.where_it_saves, even_tokens=even_tokens, window=model.window, skips=skips
     )
 
 

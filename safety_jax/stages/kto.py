@@ -43,7 +43,6 @@ def make_task(config: ConfigDict, mesh: Mesh) -> Task:
         prompt=encoding.template.prompt,
         tokenizer=base.tokens,
     )
-    lengths = (side.lengths for side in corpus.training.sides)
     good = f"{desirable(corpus.training).sum():,} of {len(corpus.training):,} answers desirable"
     summary = f"{config.model.path} after KTO (β = {config.kto.beta:g}); {good}."
     return Task(
@@ -51,7 +50,7 @@ def make_task(config: ConfigDict, mesh: Mesh) -> Task:
         sides=("answer", "answer of another row, for the reference point"),
         corpus=corpus,
         about_model=groups.describe_base(config, base, mesh),
-        flops_per_example=groups.flops_per_example(config, base, *lengths),
+        flops_per_example=groups.flops_per_example(config, base, *corpus.training.sides),
         load=functools.partial(groups.load_policy, config, base, mesh),
         learn=lambda loaded: learn(
             config, mesh, loaded, known=references.make(config, config.kto, loaded, mesh)

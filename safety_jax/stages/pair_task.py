@@ -30,15 +30,16 @@ def make(
     Args:
         summary: what was done to the model, for its card.
     """
-    sides = corpus.training.sides
+    sides, share = corpus.training.sides, groups.share(config, base.config)
     return Task(
         unit="pairs",
         sides=("chosen answer", "rejected answer"),
         corpus=corpus,
         about_model=groups.describe_base(config, base, mesh),
-        flops_per_example=groups.flops_per_example(config, base, *(s.lengths for s in sides)),
+        flops_per_example=groups.flops_per_example(config, base, *sides, share=share),
         load=functools.partial(groups.load_policy, config, base, mesh),
         learn=learn,
+        share=share,
         account=functools.partial(
             account,
             f"{config.model.path} after {summary} on {len(corpus.training):,} pairs.",

@@ -7,12 +7,13 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from safety_jax.base import files, meshes, trees
+from safety_jax.base import files, trees
+from safety_jax.data import prefixes
 from safety_jax.data.corpora import Sided
-from safety_jax.data.loader import Loader
+from safety_jax.data.prefixes import Share
 from safety_jax.models.folders import hub
 from safety_jax.stages import groups
-from safety_jax.training import reference
+from safety_jax.training import reference, run
 from safety_jax.training.placement import TokenValues
 from safety_jax.training.task import Loaded
 
@@ -20,12 +21,19 @@ from safety_jax.training.task import Loaded
 Known = Callable[[Any], TokenValues | None]
 
 
-def make(config: ConfigDict, group: ConfigDict, loaded: Loaded, mesh: Mesh) -> Known:
+def make(
+    config: ConfigDict,
+    group: ConfigDict,
+    loaded: Loaded,
+    mesh: Mesh,
+    share: Share = prefixes.separate,
+) -> Known:
     """A function of examples: the reference's log-probability of every token of all sides, from
     disk or computed; None where it is not cached.
 
     Args:
         group: the method's, with `reference` and `reference_folder`.
+        share: how the sides of an example share rows.
     """
     if group.reference != "cached":
         return lambda examples: None
@@ -36,16 +44,8 @@ def make(config: ConfigDict, group: ConfigDict, loaded: Loaded, mesh: Mesh) -> K
     batching = groups.settings(config).batching
 
     def known(examples: Sided) -> TokenValues:
-        batches = Loader(
-            *examples.sides,
-            batch_size=reference.EXAMPLES_PER_SHARD,
-            row_tokens=batching.row_tokens,
-            rows_per_microbatch=batching.rows_per_microbatch,
-            packing=batching.packing,
-            steps=None,
-            seed=None,
-            prefetch_steps=batching.prefetch_steps,
-            rows_here=meshes.rows_here(mesh, batching.rows_per_microbatch),
+        batches = run.lay_out(examples.sides, batching, mesh, share)(
+            batch_size=reference.EXAMPLES_PER_SHARD, steps=None, seed=None
         )
         return reference.logprobs(
             cache, examples, batches, score, start, loaded.frozen, mesh,

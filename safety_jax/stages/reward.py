@@ -16,10 +16,12 @@ from ml_collections import ConfigDict
 
 from safety_jax.base import files
 from safety_jax.base.errors import DataError
-from safety_jax.data import corpora, judged, pairs
+from safety_jax.data import corpora, judged, pairs, prefixes
 from safety_jax.data.corpora import Corpus
+from safety_jax.data.prefixes import Share
 from safety_jax.judges.planned import DESCRIPTION
 from safety_jax.maths import losses
+from safety_jax.models import llama
 from safety_jax.models.encoders import heads
 from safety_jax.models.execution import Execution, float_type
 from safety_jax.models.folders import hub, tokenizer_files
@@ -75,6 +77,7 @@ def make_task(config: ConfigDict, mesh: Mesh) -> Task:
         ),
         learn=learn,
         account=functools.partial(account, config, corpus),
+        share=share(config, scorer),
         packs=judge_model.packs(scorer),
         measures_export=True,
         is_judge=True,
@@ -94,6 +97,13 @@ def make_objective(group: ConfigDict) -> judging.JudgeObjective:
         "binary": losses.classification,
     }
     return known[group.kind]
+
+
+def share(config: ConfigDict, scorer: heads.Scorer) -> Share:
+    """How pairs share rows; encoders keep nothing apart."""
+    if not isinstance(scorer.config, llama.LlamaConfig) or not judge_model.packs(scorer):
+        return prefixes.separate
+    return groups.share(config, scorer.config, scorer.head.skips)
 
 
 def read_corpus(

@@ -182,6 +182,7 @@ _DPO: Table = {
     **_POLICY,
     "data.train": SOURCES,
     "data.prefer": _PREFER,
+    "data.share_prompts": Flag(),
     "data.eval": SOURCE,
     "data.eval_rows": Whole(0, unit="pairs"),
     "data.bad_rows": SKIPPING,
@@ -219,6 +220,7 @@ _KTO: Table = {
 _ORPO: Table = {
     **_PREFERENCE_DATA,
     "data.prefer": _PREFER,
+    "data.share_prompts": Flag(),
     "data.eval_rows": Whole(0, unit="pairs"),
     "checkpoint.best_metric": ORPO_METRICS,
     "orpo.weight": NOT_NEGATIVE,
@@ -230,6 +232,7 @@ _REWARD: Table = {
     "data.reasoning": _REASONING,
     "data.train": SOURCES,
     "data.prefer": _PREFER,
+    "data.share_prompts": Flag(),
     "data.eval": SOURCE,
     "data.eval_rows": Whole(0, unit="rows"),
     "data.append_eos": Flag(),

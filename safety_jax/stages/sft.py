@@ -24,7 +24,7 @@ def make_task(config: ConfigDict, mesh: Mesh) -> Task:
         sides=("row",),
         corpus=corpus,
         about_model=groups.describe_base(config, base, mesh),
-        flops_per_example=groups.flops_per_example(config, base, corpus.training.lengths),
+        flops_per_example=groups.flops_per_example(config, base, corpus.training),
         load=load,
         learn=lambda loaded: likelihood.learning(loaded.learner, loaded.frozen, mesh),
         account=functools.partial(account, config, corpus),

@@ -87,9 +87,14 @@ def introduce(config: ConfigDict, place: workdir.Workdir, task: Task, batches: L
     print(corpus.describe(task.unit))
     print(
         f"{batches.steps:,} steps of {config.train.batch_size} {task.unit}, in at most "
-        f"{batches.microbatches} microbatches of {config.train.rows_per_microbatch} rows; "
+        f"{batches.microbatches} microbatches of {batches.rows_per_microbatch} rows; "
         f"{batches.padding_share:.1%} padding"
     )
+    if batches.shared is not None:
+        print(
+            f"what both answers of a pair begin with is read once: {batches.shared.saved:.1%} of "
+            f"the tokens saved, in rows of {batches.shared.row_tokens:,}"
+        )
     print(task.about_model)
     colour = sys.stdout.isatty()
     marked = "green" if colour else "[[ ]]"

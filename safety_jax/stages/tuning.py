@@ -127,7 +127,7 @@ class RoundTuner:
             sides=("answer",),
             corpus=corpora.selected(examples, base.tokens),
             about_model="",
-            flops_per_example=groups.flops_per_example(self._config, base, examples.lengths),
+            flops_per_example=groups.flops_per_example(self._config, base, examples),
             load=lambda: loaded,
             learn=lambda loaded: likelihood.learning(loaded.learner, loaded.frozen, self._mesh),
             account=lambda _: Account("", (), ()),

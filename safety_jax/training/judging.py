@@ -87,10 +87,9 @@ def make_loss(judge: Trainee, objective: JudgeObjective, *, batch_size: int) -> 
         totals: dict[str, jax.Array],
         key: jax.Array | None,
     ):
-        b, N, S = batch.ends.shape
         tokens: Tokens = jax.tree.map(placement.side_rows, batch.tokens)
-        scores = judge.scores(trainable, frozen, tokens, batch.ends.reshape(b * N, S), key)
-        scores = scores.reshape(b, N, S).swapaxes(1, 2)
+        ends = placement.by_row(batch.ends, batch.tokens.ids.shape[-2])
+        scores = placement.by_example(judge.scores(trainable, frozen, tokens, ends, key), batch)
         losses = objective(scores, batch.targets)
         real = batch.slots >= 0
         rows = jnp.concatenate([scores, losses[..., None]], axis=-1)

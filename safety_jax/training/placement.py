@@ -13,6 +13,7 @@ from safety_jax.base import meshes
 from safety_jax.base.batch import Answers, Tokens
 from safety_jax.base.errors import ConfigError
 from safety_jax.data.loader import Batch, Loader
+from safety_jax.maths import logprobs
 
 PutBatch = Callable[[Batch], tuple[Any, jax.Array]]
 # Of each side, a value for every token, end to end like the ids of `Examples`.
@@ -54,21 +55,18 @@ def place_answers(
             tokens = jax.tree.map(lambda x: x[:, :, None], tokens)
         rows = tokens.ids.shape[:2]
         slots = np.full((*rows, S), -1, np.int32)
-        ends = np.zeros((*rows, sides, S), np.int32)
+        ends = np.zeros((*rows, S, sides), np.int32)
         targets = np.zeros((*rows, S, sides), np.float32)
         for k, microbatch, row in loader.here(batch.layout):
             i, s = batch.examples[k], batch.layout.segment[k] - 1
             slots[microbatch, row, s] = k
-            ends[microbatch, row, :, s] = batch.layout.start[k] + loader.lengths[i] - 1
+            own = (loader.own(k, side, batch.examples, batch.layout)[1] for side in range(sides))
+            ends[microbatch, row, s] = [cells.stop - 1 for cells in own]
             if data.targets is not None:
                 targets[microbatch, row, s] = data.targets[i]
         known = None
         if reference is not None:
-            laid = [
-                loader.per_token(side, values, batch.examples, batch.layout)
-                for side, values in enumerate(reference)
-            ]
-            known = np.stack(laid, axis=2)
+            known = loader.per_token(reference, batch.examples, batch.layout)
         arrays = Answers(tokens, slots, ends, targets, known)
         return jax.tree.map(put, arrays), put_everywhere(mesh, batch.used)
 
@@ -103,8 +101,39 @@ def put_rows(mesh: Mesh, rows_per_microbatch: int) -> Callable[[np.ndarray], jax
 
 
 def side_rows(x: jax.Array) -> jax.Array:
-    """[b, N, T] -> [bN, T]; rows stay on their devices, all sides of an example on one."""
+    """[b, M, T] -> [bM, T]; rows stay on their devices, all sides of an example on one."""
     return x.reshape(-1, x.shape[-1])
+
+
+def by_row(values: jax.Array, rows: int) -> jax.Array:
+    """Values of examples and sides by segment of each row: [b, S, N] -> [bM, SN/M].
+
+    Args:
+        rows: M.
+    """
+    b, S, N = values.shape
+    return values.reshape(b, S, rows, N // rows).swapaxes(1, 2).reshape(b * rows, -1)
+
+
+def by_example(values: jax.Array, batch: Answers) -> jax.Array:
+    """The inverse: [bM, SN/M] -> [b, S, N]."""
+    (b, S, N), M = batch.targets.shape, batch.tokens.ids.shape[-2]
+    return values.reshape(b, M, S, N // M).swapaxes(1, 2).reshape(b, S, N)
+
+
+def sums_by_example(values: jax.Array, batch: Answers) -> jax.Array:
+    """Sums over the tokens of each side: [bM, T] -> [b, S, N]."""
+    segments = side_rows(batch.tokens.segments)
+    most = batch.targets.size // len(segments)
+    return by_example(logprobs.segment_sums(values.astype(jnp.float32), segments, most), batch)
+
+
+def trained_tokens(batch: Answers, side: int) -> jax.Array:
+    """Trained tokens of a side, of any number of microbatches."""
+    mask, segments = batch.tokens.mask, batch.tokens.segments
+    together = batch.targets.shape[-1] // mask.shape[-2]
+    own = mask & ((segments - 1) % together == side % together)
+    return own[..., side // together, :].sum()
 
 
 def table_of(rows: jax.Array, slots: jax.Array, batch_size: int) -> jax.Array:

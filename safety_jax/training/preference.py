@@ -5,6 +5,7 @@ is plain arithmetic on the host.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -105,10 +106,9 @@ def learning(
 
 def count(batch: Answers) -> dict[str, jax.Array]:
     """Pairs of the batch, and tokens of their chosen answers."""
-    chosen = batch.tokens.mask[..., 0, :]
     return {
         "pairs": (batch.slots >= 0).sum().astype(jnp.float32),
-        "chosen_tokens": chosen.sum().astype(jnp.float32),
+        "chosen_tokens": placement.trained_tokens(batch, 0).astype(jnp.float32),
     }
 
 
@@ -142,13 +142,7 @@ def make_loss(
         else:
             reference = jnp.zeros_like(scores.logprobs)
 
-        S = batch.slots.shape[-1]
-
-        def by_pair(values: jax.Array) -> jax.Array:
-            """[2b, T] -> [b, S, 2]"""
-            sums = logprobs.segment_sums(values.astype(jnp.float32), tokens.segments, S)
-            return sums.reshape(-1, 2, S).swapaxes(1, 2)
-
+        by_pair = functools.partial(placement.sums_by_example, batch=batch)
         chances = by_pair(scores.logprobs)
         known = by_pair(jnp.where(mask, reference, 0.0))
         # Empty segments count one token, so that no objective divides by zero.

@@ -37,7 +37,7 @@ from safety_jax.training.policy import Policy
 
 EXAMPLES_PER_SHARD = 256
 
-# score(start, frozen, tokens [b, N, T]) -> log-probability of each token [b, N, T]
+# score(start, frozen, tokens [b, M, T]) -> log-probability of each token [b, M, T]
 ScoreFunction = Callable[[Any, Any, Tokens], jax.Array]
 
 
@@ -136,24 +136,22 @@ def logprobs(
                 jax.device_get(score(start, frozen, jax.tree.map(lambda x, a=a: x[a], arrays)))
                 for a in range(batch.used)
             ]
-            _collect(batch, values, sides, flat)
+            _collect(batches, batch, values, flat)
             if primary:
                 _write_shard(folder, number, batch, sides, flat)
             progress.update(len(batch.examples))
     return flat
 
 
-def _collect(
-    batch: Batch, values: list[np.ndarray], sides: Sequence[Examples], flat: TokenValues
-) -> None:
-    """Takes each example's values out of the rows [b, N, T] they were packed into."""
+def _collect(batches: Loader, batch: Batch, values: list[np.ndarray], flat: TokenValues) -> None:
+    """Takes each example's values out of the rows [b, M, T] they were packed into; what its sides
+    have in common is no answer, and has none."""
     layout = batch.layout
-    for k, i in enumerate(batch.examples):
+    for k in range(len(batch.examples)):
         rows = values[layout.microbatch[k]][layout.row[k]]
-        for side, (examples, values_of_side) in enumerate(zip(sides, flat, strict=True)):
-            here = slice(examples.offsets[i], examples.offsets[i + 1])
-            start = layout.start[k, side]
-            values_of_side[here] = rows[side, start : start + here.stop - here.start]
+        for side, values_of_side in enumerate(flat):
+            here, cells = batches.own(k, side, batch.examples, layout)
+            values_of_side[here] = rows[min(side, len(rows) - 1), cells]
 
 
 # ---------------------------------------------------------------------------- disk

@@ -9,7 +9,8 @@ The skeleton knows no method, and a method knows nothing of steps, checkpoints, 
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +19,9 @@ from jax.sharding import Mesh
 
 from safety_jax.base import compilation, meshes, trees
 from safety_jax.base.errors import ConfigError
+from safety_jax.data.examples import Examples
 from safety_jax.data.loader import Loader
+from safety_jax.data.prefixes import Share
 from safety_jax.maths import flops
 from safety_jax.training import loop, metrics, optim, progress, steps, workdir
 from safety_jax.training.checkpoint import Checkpoints, abstract
@@ -127,17 +130,30 @@ def make_loader(
     if not task.packs:
         longest = max(int(side.lengths.max()) for side in examples.sides)
         row_tokens = -(-longest // ROW_MULTIPLE) * ROW_MULTIPLE
-    return Loader(
-        *examples.sides,
+    fitted = dataclasses.replace(batching, row_tokens=row_tokens, packing=packing)
+    return lay_out(examples.sides, fitted, mesh, task.share)(
         batch_size=batching.batch_size,
-        row_tokens=row_tokens,
-        rows_per_microbatch=batching.rows_per_microbatch,
-        packing=packing,
         steps=steps,
         seed=None if steps is None else batching.seed,
-        prefetch_steps=batching.prefetch_steps,
-        rows_here=meshes.rows_here(mesh, batching.rows_per_microbatch),
         microbatches=None if steps is None else batching.most_microbatches,
+    )
+
+
+def lay_out(
+    sides: Sequence[Examples], batching: Batching, mesh: Mesh, share: Share
+) -> Callable[..., Loader]:
+    """`Loader` over these examples, its rows chosen: which batches it makes is left to say."""
+    shared = share(sides, batching.row_tokens)
+    rows = batching.rows(shared, len(sides), meshes.row_parts(mesh))
+    return functools.partial(
+        Loader,
+        *sides,
+        row_tokens=batching.row_tokens,
+        rows_per_microbatch=rows,
+        packing=batching.packing,
+        prefetch_steps=batching.prefetch_steps,
+        rows_here=meshes.rows_here(mesh, rows),
+        shared=shared,
     )
 
 

@@ -5,6 +5,7 @@ import math
 
 from safety_jax.base.errors import ConfigError
 from safety_jax.data import loader
+from safety_jax.data.prefixes import Shared
 from safety_jax.training import optim
 
 MOST_STEPS = 10_000_000  # of a run; all are planned before the first
@@ -29,6 +30,18 @@ class Batching:
     prefetch_steps: int
     seed: int
     most_microbatches: int | None = None
+
+    def rows(self, shared: Shared | None, sides: int, parts: int) -> int:
+        """Rows of a microbatch over all devices, each of which holds one side of examples, or all:
+        of longer rows no more than there is memory for.
+
+        Args:
+            parts: devices that share out rows.
+        """
+        if shared is None:
+            return self.rows_per_microbatch
+        fitting = self.rows_per_microbatch * sides * self.row_tokens // shared.row_tokens
+        return max(parts, fitting // parts * parts)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from safety_jax.base import trees
+from safety_jax.data import prefixes
 from safety_jax.data.corpora import Corpus
 from safety_jax.data.loader import Loader
 from safety_jax.models import llama
@@ -159,6 +160,7 @@ class Task:
         load: reads the weights.
         learn: the rest, of the loaded model.
         account: writes and draws what is particular to the method, once the run is finished.
+        share: how the sides of an example share rows; the trunk lets segments go on from others.
         packs: examples may share a row; the trunk keeps segments apart.
         measures_export: `Finished.held_out` is wanted.
         is_judge: what is exported scores text, and is always exported whole.
@@ -172,6 +174,7 @@ class Task:
     load: Callable[[], Loaded[Any]]
     learn: Callable[[Any], Learning]
     account: Callable[[Finished], Account]
+    share: prefixes.Share = prefixes.separate
     packs: bool = True
     measures_export: bool = False
     is_judge: bool = False

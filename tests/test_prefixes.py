@@ -1,0 +1,132 @@
+"""Pairs in shared rows: what they have in common, when it is worth it, how they are laid out."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from safety_jax.data import prefixes
+from safety_jax.data.encode import Counts, Examples
+from safety_jax.data.loader import Loader
+
+
+def side(*rows: tuple[list[int], int]) -> Examples:
+    """Examples of (ids, tokens of the prompt)."""
+    ids = [np.array(ids, np.int32) for ids, _ in rows]
+    masks = [np.arange(len(row)) >= prompt for row, (_, prompt) in zip(ids, rows, strict=True)]
+    offsets = np.cumsum([0, *map(len, ids)])
+    where = [f"row {i}" for i in range(len(rows))]
+    counts, source = Counts(0, 0, {}), ["a"] * len(rows)
+    return Examples(np.concatenate(ids), np.concatenate(masks), offsets, where, source, counts)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "common"),
+    [
+        (([5, 6, 7, 8, 9], 3), ([5, 6, 7, 4], 3), 2),  # 7 predicts 8, and 4
+        (([5, 6, 7, 8], 3), ([5, 6, 7, 8, 9], 3), 2),  # answers that begin alike
+        (([5, 6, 7, 8], 3), ([5, 7, 8], 2), 1),  # prompts that differ
+        (([5, 6, 7, 8], 3), ([6, 7, 8], 2), 0),  # cut on the left
+        (([5, 6, 7, 8], 3), ([5, 6, 7, 8], 2), 1),  # one answer begins sooner
+        (([5, 8], 1), ([5, 9], 1), 0),  # BOS alone
+    ],
+)
+def test_what_sides_have_in_common(chosen, rejected, common):
+    other = ([1, 2, 3, 4], 3)  # a neighbour on either hand
+    sides = [side(other, row, other) for row in (chosen, rejected)]
+    assert prefixes.common(sides).tolist() == [2, common, 2]
+
+
+def test_a_judge_keeps_a_token_that_it_reads():
+    """The answer and the prompt's last token are not read (0); so the one before is kept, too."""
+    sides = [side(([5, 6, 7, 0, 0], 4)), side(([5, 6, 7, 0, 9], 4))]
+    assert prefixes.common(sides).tolist() == [3]
+    assert prefixes.common(sides, skips=0).tolist() == [2]
+    assert prefixes.common([side(([0, 0, 0], 2))] * 2, skips=0).tolist() == [0]
+
+
+def pairs(prompt: int, answer: int, count: int = 4) -> list[Examples]:
+    start = list(range(100, 100 + prompt))
+    return [side(*[(start + [k] * answer, prompt)] * count) for k in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "changes", "row_tokens"),
+    [
+        (101, 50, {}, 512),  # a third of 302 tokens
+        (2, 50, {}, None),  # 1 % is less than reading attention's rows twice
+        (401, 100, {}, 640),  # 602 tokens are more than a row has: whole blocks
+        (401, 100, {"window": 640}, 640),
+        (401, 100, {"window": 639}, None),  # a window counts cells of the row
+        (401, 100, {"even_tokens": 200.0}, None),  # attention is most of it
+    ],
+)
+def test_shared_where_it_saves(prompt, answer, changes, row_tokens):
+    given = {"even_tokens": 50_000.0, "window": None} | changes
+    found = prefixes.where_it_saves(pairs(prompt, answer), 512, **given)
+    assert (found and found.row_tokens) == row_tokens
+    if found is not None:
+        assert found.saved == pytest.approx((prompt - 1) / (2 * prompt + 2 * answer))
+    assert prefixes.where_it_saves(pairs(prompt, answer)[:1], 512, **given) is None
+
+
+def test_a_row_by_hand():
+    """The rows of `batch.Tokens`: two pairs, the second one without anything in common."""
+    sides = [side(([5, 6, 7, 8, 9], 3), ([3, 1], 1)), side(([5, 6, 7, 4], 3), ([3, 2], 1))]
+    made = Loader(
+        *sides, batch_size=2, row_tokens=16, rows_per_microbatch=1, packing=True, steps=None,
+        seed=None, prefetch_steps=0, rows_here=[0],
+        shared=prefixes.Shared(prefixes.common(sides), row_tokens=12, saved=0.0),
+    )  # fmt: skip
+    batch = made.batch(0)
+    rows = batch.tokens
+    assert rows.ids.tolist() == [[[[5, 6, 7, 8, 9, 7, 4, 3, 1, 3, 2, 0]]]]
+    assert rows.positions.tolist() == [[[[0, 1, 2, 3, 4, 2, 3, 0, 1, 0, 1, 0]]]]
+    assert rows.segments.tolist() == [[[[-1, -1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 0]]]]
+    assert rows.prefixes.tolist() == [[[[-1, -1, -1, -1, -1, -1, -1, 3, 3, 4, 4, 0]]]]
+    assert rows.mask.astype(int).tolist() == [[[[0, 0, 0, 1, 1, 0, 1, 0, 1, 0, 1, 0]]]]
+    assert (batch.real_tokens, batch.trained_tokens, made.most_segments) == (11, 5, 2)
+    assert made.padding_share == pytest.approx(1 / 12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    shape=st.lists(st.tuples(*[st.integers(1, 6)] * 3), min_size=1, max_size=20),
+    batch_size=st.integers(1, 7),
+    rows=st.sampled_from([1, 3]),
+    packing=st.booleans(),
+)
+def test_every_pair_is_in_its_row_whole(shape, batch_size, rows, packing):
+    """Each side, read back as its prefix and its own segment, is the example."""
+    random = np.random.default_rng(len(shape))
+    draw = lambda n: random.integers(1, 4, n).tolist()  # noqa: E731
+    prompts = [draw(p) for p, _, _ in shape]
+    sides = [
+        side(
+            *[(start + draw(row[k]), len(start)) for start, row in zip(prompts, shape, strict=True)]
+        )
+        for k in (1, 2)
+    ]
+    shared = prefixes.Shared(prefixes.common(sides), row_tokens=20, saved=0.0)
+    made = Loader(
+        *sides, batch_size=batch_size, row_tokens=8, rows_per_microbatch=rows, packing=packing,
+        steps=None, seed=0, prefetch_steps=0, rows_here=range(rows), shared=shared,
+    )  # fmt: skip
+    seen = []
+    for step in range(made.steps):
+        batch = made.batch(step)
+        tokens, layout = batch.tokens, batch.layout
+        assert batch.real_tokens == (tokens.segments != 0).sum()
+        for k, i in enumerate(batch.examples):
+            at = layout.microbatch[k], layout.row[k], 0
+            for number, examples in enumerate(sides, 1):
+                segment = 2 * (layout.segment[k] - 1) + number
+                own = tokens.segments[at] == segment
+                before = np.unique(tokens.prefixes[at][own])
+                cells = own | (tokens.segments[at] == before)
+                ids, mask = examples.example(i)
+                assert tokens.ids[at][cells].tolist() == ids.tolist()
+                assert tokens.mask[at][cells].tolist() == mask.tolist()
+                assert tokens.positions[at][cells].tolist() == list(range(len(ids)))
+            seen.append(i)
+    assert sorted(seen) == list(range(len(shape)))
