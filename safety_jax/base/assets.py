@@ -1,4 +1,5 @@
-"""Where the files are that ship beside the code: `configs/`, and the model and data of the demo.
+"""Where the files are that ship beside the code: `configs/`, the model and data of the demo,
+and the data of the recipe on a real model.
 
 A checkout has them at its top. A wheel carries them inside the package, in `safety_jax/packaged`,
 laid out as in the checkout (pyproject.toml says which), so that one relative path names a file in

@@ -50,7 +50,7 @@ def _content(of: Sequence[str]) -> frozenset[str]:
     return frozenset(of) - _FUNCTION or frozenset(of)
 
 
-def _jaccard(a: frozenset[str], b: frozenset[str]) -> float:
+def _jaccard(a: frozenset[tuple[str, ...]], b: frozenset[tuple[str, ...]]) -> float:
     return len(a & b) / len(a | b) if a or b else 0.0
 
 
@@ -78,11 +78,11 @@ class HeldApart:
         self._prompts = list(prompts)
         self._features = [_features(words(text)) for _, text in self._prompts]
         self._content = [_content(words(text)) for _, text in self._prompts]
-        self._holding: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        self._holding: dict[str, list[int]] = defaultdict(list)  # by word that carries meaning
         self._runs: dict[tuple[str, ...], list[tuple[int, int]]] = defaultdict(list)
         for number, (_, text) in enumerate(self._prompts):
-            for feature in self._features[number]:
-                self._holding[feature].append(number)
+            for word in self._content[number]:
+                self._holding[word].append(number)
             for place, run in enumerate(_runs(words(text))):
                 self._runs[run].append((number, place))
 
@@ -93,12 +93,13 @@ class HeldApart:
         """The prompt that the text is most like, where it is a near-duplicate of one."""
         own = words(text)
         features, content = _features(own), _content(own)
-        shared = Counter(n for feature in features for n in self._holding.get(feature, ()))
         best: int | None = None
         likeness = 0.0
-        for number, common in shared.items():
-            jaccard = common / (len(features) + len(self._features[number]) - common)
-            if jaccard > likeness and _jaccard(content, self._content[number]) >= ALIKE:
+        shared = Counter(n for word in content for n in self._holding.get(word, ()))
+        for number, common in sorted(shared.items()):
+            if common / (len(content) + len(self._content[number]) - common) < ALIKE:
+                continue
+            if (jaccard := _jaccard(features, self._features[number])) > likeness:
                 best, likeness = number, jaccard
         if likeness < ALIKE:
             best = self._quoted(own)

@@ -148,7 +148,7 @@ def _harmbench_set(functional: str) -> Entry:
         f"HarmBench-{functional}",
         UNSAFE,
         "MIT (Mazeika et al., arXiv 2402.04249)",
-        files=("harmbench_behaviors_text_all.csv",),
+        files=("harmbench_behaviors_text_all.csv", f"harmbench_{functional}.csv"),
         origin="data/behavior_datasets of github.com/centerforaisafety/HarmBench",
         columns={"id": "BehaviorID", "category": "SemanticCategory"},
         keep=_functional(functional),
