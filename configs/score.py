@@ -19,6 +19,15 @@ Arguments, behind the colon and joined by commas, each a judge beside the refusa
     beaver        PKU's cost model (arXiv 2310.12773)
     llama_guard   Llama Guard 3; its path may name 1 or 2 as well (arXiv 2312.06674)
     wildguard     WildGuard (arXiv 2406.18495)
+    qwen3guard    Qwen3Guard-Gen (arXiv 2510.14276)
+    shieldgemma   ShieldGemma, by its card's four guidelines (arXiv 2407.21772)
+    granite_guardian   Granite Guardian, by a criterion of its own or of yours (arXiv 2412.07724)
+    harmbench     HarmBench's classifier; variant mistral for the other (arXiv 2402.04249)
+    strongreject  StrongREJECT's fine-tuned evaluator, 0 to 1 (arXiv 2402.10260)
+    md_judge      MD-Judge v0.1 of SALAD-Bench (arXiv 2402.05044)
+    nemotron      NVIDIA's Nemotron safety guard (Aegis 2.0, arXiv 2501.09004)
+    beaver_dam    PKU's 14 harms (arXiv 2307.04657)
+    guard         any other guard; give its path, its form and its labels
     moderation    a moderation service, as in Safety-Tuned LLaMAs; sends responses to it and needs
                   its key in the environment
     sequence      any other model with a sequence head; give its path and what its output means
@@ -35,19 +44,31 @@ rejected ones, where it is not.
 
 from ml_collections import ConfigDict
 
-from configs.common import guard, judging, of_demo, parse_arg, published_judge, sequence_judge
+from configs.common import (
+    GUARDS,
+    beaver_dam,
+    judging,
+    of_demo,
+    own_guard,
+    parse_arg,
+    published_guard,
+    published_judge,
+    sequence_judge,
+)
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     choice = parse_arg(
         arg,
+        **dict.fromkeys(GUARDS, False),
         demo=False,
         deberta=False,
         harmfulness=False,
         helpfulness=False,
         beaver=False,
         llama_guard=False,
-        wildguard=False,
+        beaver_dam=False,
+        guard=False,
         moderation=False,
         sequence=False,
         safe_first=False,
@@ -89,9 +110,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
         judges.beaver.threshold = (0.0,)
     if choice.sequence:
         judges.sequence = sequence_judge("", "pair", "higher is safer")
-    if choice.wildguard:
-        judges.wildguard = guard("wildguard", "allenai/wildguard")
-        judges.wildguard.field = "harmful_response"  # harmful_request, response_refusal
+    for name in GUARDS:
+        if choice[name]:
+            judges[name] = published_guard(name)
+    if choice.beaver_dam:
+        judges.beaver_dam = beaver_dam()
+    if choice.guard:
+        judges.guard = own_guard()
     if choice.moderation:
         judges.moderation = moderation()
     if safe_first:

@@ -39,7 +39,7 @@ A judge is a group, `score.judges.NAME`, whose `kind` says which other keys it h
 BUILDERS = {
     "sequence": "sequence_judge", "trained": "sequence_judge", "stored": "sequence_judge",
     "read_as": "sequence_judge", "llama_guard": "guard", "wildguard": "guard",
-    "moderation": "moderation",
+    "moderation": "moderation", "guard": "own_guard", "beaver_dam": "beaver_dam",
 }  # fmt: skip
 
 Comments = dict[str, str]
@@ -78,7 +78,7 @@ def describe_stage(name: str, path: Path, comments: Comments) -> str:
 
 def describe_judge(kind: str, table: schema.Table, comments: Comments) -> str:
     """The keys of a kind of judge."""
-    builders = (BUILDERS.get(kind, ""), "published_judge")
+    builders = (BUILDERS.get(kind, ""), "guard", "published_guard", "published_judge")
 
     def meaning(key: str) -> str:
         return next(filter(None, (comments.get(f"{name}.{key}", "") for name in builders)), "")

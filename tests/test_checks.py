@@ -21,7 +21,8 @@ from safety_jax.base.settings import (
 )
 from safety_jax.data import pairs
 from safety_jax.evaluation.answers import matching, stored_scores
-from safety_jax.judges import guard, judge, registry, sequence
+from safety_jax.judges import judge, registry, sequence
+from safety_jax.judges.guards import granite_guardian, harmbench, nemotron, qwen3guard, wildguard
 from safety_jax.models import attention, llama
 from safety_jax.raft import prompt_pool
 from safety_jax.stages import checks, config_files, judge_schema, metric_names, schema
@@ -199,7 +200,11 @@ SEQUENCE = judge_schema.JUDGES["sequence"]
         (SEQUENCE["direction"], judge.DIRECTIONS),
         (SEQUENCE["activation"], sequence.ACTIVATIONS),
         (SEQUENCE["overlong"], sequence.OVERLONG),
-        (judge_schema.JUDGES["wildguard"]["field"], guard.FIELDS),
+        (judge_schema.JUDGES["wildguard"]["field"], wildguard.FIELDS),
+        (judge_schema.JUDGES["qwen3guard"]["field"], qwen3guard.FIELDS),
+        (judge_schema.JUDGES["nemotron"]["field"], nemotron.FIELDS),
+        (judge_schema.JUDGES["harmbench"]["variant"], harmbench.FORMS),
+        (judge_schema.JUDGES["granite_guardian"]["version"], granite_guardian.VERSIONS),
         (OneOf(tuple(judge_schema.JUDGES)), (*registry.KINDS, stored_scores.KIND)),
     ],
 )

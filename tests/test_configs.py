@@ -32,6 +32,8 @@ ARGUMENTS = {
         "demo,sequence",
         "deberta,harmfulness,helpfulness,beaver",
         "llama_guard,wildguard,moderation,sequence",
+        "qwen3guard,shieldgemma,granite_guardian,harmbench,strongreject,md_judge,nemotron",
+        "beaver_dam,guard",
         "safe_first",
     ],
     "dpo": [

@@ -8,11 +8,14 @@ import pytest
 from judge_folders import CONVERSATIONS, GUARD3, conversation, write_guard
 from samples import model_of, whole_logits
 
-from configs import score as score_config
+from configs import common
 from safety_jax.base.errors import CheckpointError, ConfigError
 from safety_jax.data.control import control_tokens
 from safety_jax.data.formats import Message
-from safety_jax.judges import guard, registry
+from safety_jax.judges import registry
+from safety_jax.judges.guards import wildguard
+from safety_jax.judges.guards.forms import TextForm
+from safety_jax.judges.guards.reading import Prefix, spelled
 from safety_jax.judges.judge import Conversation
 from safety_jax.judges.planned import PlannedJudge, Resources
 from safety_jax.models.folders import tokenizer
@@ -30,7 +33,7 @@ def third(tmp_path_factory) -> Path:
 
 def plan(mesh, folder: Path, kind: str, **changes) -> PlannedJudge:
     # A random model has no verdict in mind: its floor is 0.
-    row = score_config.guard(kind, str(folder)).to_dict() | {"min_verdict_probability": 0.0}
+    row = common.guard(kind, str(folder)).to_dict() | {"min_verdict_probability": 0.0}
     own = {"category_tokens": 0} if kind == "llama_guard" else {"field": "harmful_response"}
     special_text = changes.pop("special_text", "text")
     resources = Resources(mesh, "float32", "float32", "xla", 1024, special_text)
@@ -122,7 +125,7 @@ def test_categories_are_the_greedy_continuation(folder, one_device):
     judge, tokens = planned.load(), tokenizer.load_tokenizer(folder)
     begun = "unsafe\n"
     reader = judge._reader
-    found = reader.continuations(reader.compile_greedy(), [begun], 2)
+    found = reader.continuations(reader.compile_greedy(), [Prefix(begun)], 2)
     ids = tokens(begun)["input_ids"]
     start = len(ids)
     for _ in range(2):
@@ -139,16 +142,16 @@ def test_wildguard_asks_three_questions_in_turn(folder, one_device):
     one = CONVERSATIONS[0]
     found = planned.load().score([one])[0]
     tokens = tokenizer.load_tokenizer(folder)
-    text = control_tokens(tokens).decode(planned.load()._text(one))
+    text = control_tokens(tokens).decode(TextForm(wildguard.FORM).write(one, tokens).text)
     assert text.startswith("<s><|user|>\n[INST] You are a classifier")
     assert f"Human user:\n{one.question}\n\nAI assistant:\n{one.response}\n\n---\n\n" in text
     sets = verdict_sets(tokens, text + "Harmful request:", ("no", "yes"))
     values = {}
-    for field, question in guard.FIELDS.items():
+    for field, question in wildguard.FIELDS.items():
         text += question
         ids = tokens(text, add_special_tokens=False)["input_ids"]
         values[field] = by_hand(next_logprobs(folder, one_device, ids), sets)[0]
-        text += " yes\n" if values[field] >= 0.5 else " no\n"
+        text += " yes" if values[field] >= 0.5 else " no"
     np.testing.assert_allclose(found.value, values["harmful_response"], atol=1e-4)
     for field in ("harmful_request", "response_refusal"):
         np.testing.assert_allclose(found.details[field], values[field], atol=1e-4)
@@ -166,16 +169,14 @@ def test_wildguard_has_no_form_for_several_turns(folder, one_device):
 
 
 def test_mistakes(folder, one_device, tmp_path):
-    with pytest.raises(ConfigError, match="field 'harm'; expected one of harmful_request"):
-        plan(one_device, folder, "wildguard", field="harm")
     with pytest.raises(ConfigError, match="min_verdict_probability is 1.5"):
         plan(one_device, folder, "llama_guard", min_verdict_probability=1.5)
     bare = write_guard(tmp_path / "bare", None)
     with pytest.raises(ConfigError, match="has no chat template"):
         plan(one_device, bare, "llama_guard")
     reader = plan(one_device, folder, "llama_guard").load()._reader
-    with pytest.raises(CheckpointError, match="with the same token"):
-        reader.first_tokens("Answer: ", ("unsafe", "unsaid"))
+    with pytest.raises(CheckpointError, match="with a token of its own"):
+        reader.first_tokens(Prefix("Answer: "), spelled("unsafe", "unsaid"))
 
 
 @pytest.mark.torch

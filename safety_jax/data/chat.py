@@ -23,6 +23,7 @@ Which part of an answer is learned:
 import dataclasses
 import datetime
 import functools
+import json
 import re
 import weakref
 from collections.abc import Sequence
@@ -47,10 +48,12 @@ class ChatSettings:
     Attributes:
         date: the day, for templates that write it.
         thinking: `enable_thinking`; None for the template's own choice.
+        variables: any further ones by name, as a JSON object; "" for none.
     """
 
     date: datetime.date
     thinking: bool | None
+    variables: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -151,6 +154,7 @@ class ChatTemplate:
         self._variables |= {"tools": None, "documents": None}
         if settings.thinking is not None:
             self._variables["enable_thinking"] = settings.thinking
+        self._variables |= json.loads(settings.variables or "{}")
         self._source = _source(tokenizer, self.name)
         self._markup = self._read_markup()
         self._shapes: dict[tuple[str, bool], _Shape] = {}

@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from safety_jax.data.formats import Message
-from safety_jax.judges import guard
+from safety_jax.judges.guards.forms import ChatForm, written
+from safety_jax.judges.guards.reading import LabelReader, spelled
 from safety_jax.judges.judge import Conversation, JudgeCard, Score, scored
-from safety_jax.judges.sequence import check_special, render
 
 FORM = """\
 Two assistants have answered the same conversation. Compare their answers.
@@ -69,25 +69,25 @@ class PreferenceJudge:
         CheckpointError: its first token does not tell A from B.
     """
 
-    def __init__(self, card: JudgeCard, reader: guard.FirstTokenReader):
-        guard.check_chat_template(card, reader)
+    def __init__(self, card: JudgeCard, reader: LabelReader):
         self.card, self._reader = card, reader
-        probe = self._text(comparison((Message("user", "a"),), "b", "c", card.name))
-        self._verdict = reader.compile(*reader.first_tokens(probe, LETTERS))
+        self._form = ChatForm(turns=lambda conversation: conversation.prompt)
+        self._form.check(card.name, reader.tokenizer)
+        probe = comparison((Message("user", "a"),), "b", "c", card.name)
+        prefix = self._form.write(probe, reader.tokenizer)
+        self._compiled = reader.compile()
+        self._tokens = reader.first_tokens(prefix, spelled(*LETTERS))
 
     def score(self, conversations: Sequence[Conversation]) -> list[Score]:
         """One score a comparison, its label the letter that is preferred, or "" for neither."""
-        texts = guard.worded(self._text, conversations)
+        reader = self._reader
+        prefixes = written(self._form, conversations, reader.tokenizer, reader.special_text)
         return [
             found
             if isinstance(found, Score)
-            else scored(found[0], _letter(found[0]), verdict=found[1])
-            for found in self._reader.verdicts(self._verdict, texts)
+            else scored(found.shares["B"], _letter(found.shares["B"]), verdict=found.mass)
+            for found in reader.read(self._compiled, prefixes, self._tokens)
         ]
-
-    def _text(self, conversation: Conversation) -> str:
-        check_special(self._reader.tokenizer, conversation, self._reader.special_text)
-        return render(self._reader.tokenizer, conversation.prompt, asking=True)
 
 
 def _letter(value: float) -> str:

@@ -12,21 +12,17 @@ from typing import Any
 
 from safety_jax.base import files
 from safety_jax.base.errors import ConfigError
-from safety_jax.judges import combine, guard_specs, moderation, refusal, sequence
-from safety_jax.judges.batching import Batcher
+from safety_jax.judges import combine, moderation, refusal, sequence_specs
+from safety_jax.judges.guards import beaver_dam
+from safety_jax.judges.guards.catalogue import GUARDS
+from safety_jax.judges.guards.specs import KEYS as GUARD_KEYS
 from safety_jax.judges.judge import HARMFUL, Judge, JudgeCard
 from safety_jax.judges.planned import (
-    DESCRIPTION,
     PlannedJudge,
     Resources,
     Spec,
-    max_tokens,
     numbers,
-    resolve_folder,
 )
-from safety_jax.models.encoders import heads
-from safety_jax.models.execution import Execution
-from safety_jax.models.folders import hub, tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,102 +93,6 @@ def named(texts: Sequence[str]) -> dict[str, Spec]:
 def _refusal(name: str, *_: Any) -> PlannedJudge:
     judge = refusal.RefusalJudge(name)
     return PlannedJudge(judge.card, lambda: judge, None)
-
-
-def _sequence(
-    name: str, spec: Spec, resources: Resources, _: Mapping[str, PlannedJudge]
-) -> PlannedJudge:
-    folder, mesh = resolve_folder(name, spec), resources.mesh
-    scorer = heads.read_scorer(folder)
-    heads.shardings(scorer, mesh)
-    own = spec["tokenizer"]
-    tokens = tokenizer.load_tokenizer(hub.resolve(own) if own else folder)
-    longest = max_tokens(name, spec["max_tokens"], scorer.max_tokens)
-    encoder = sequence.Encoder(
-        tokens,
-        spec["template"],
-        longest,
-        spec["overlong"],
-        spec["append_eos"],
-        resources.special_text,
-    )
-    low, high = numbers(name, "range", spec["range"], 2) or (None, None)
-    (threshold,) = numbers(name, "threshold", spec["threshold"], 1) or (None,)
-    card = JudgeCard(
-        name=name,
-        kind="sequence",
-        model=spec["path"],
-        weights_sha256=hub.shared_fingerprint(folder),
-        direction=spec["direction"],
-        low=low,
-        high=high,
-        threshold=threshold,
-        template=spec["template"],
-        precision=resources.precision,
-        settings={
-            "output": spec["output"],
-            "activation": spec["activation"],
-            "max_tokens": longest,
-            "overlong": spec["overlong"],
-            "append_eos": spec["append_eos"],
-            "special_text": resources.special_text,
-        },
-    )
-    output = sequence.output_index(name, scorer.label_names, spec["output"])
-    sequence.check_activation(name, spec["activation"])
-    run = Execution.build(
-        mesh,
-        window=scorer.window,
-        compute_dtype=resources.computed(),
-        backend=resources.attention,
-        remat="none",
-    )
-    stored = resources.stored()
-    batcher = Batcher(mesh, longest, resources.tokens_per_batch)
-
-    def load() -> Judge:
-        weights = heads.load(folder, scorer, mesh, stored)
-        return sequence.SequenceJudge(
-            card,
-            scorer,
-            weights,
-            run,
-            encoder,
-            batcher,
-            output=output,
-            activation=spec["activation"],
-        )
-
-    return PlannedJudge(card, load, None)
-
-
-def _trained(
-    name: str, spec: Spec, resources: Resources, others: Mapping[str, PlannedJudge]
-) -> PlannedJudge:
-    """A folder that stage `reward` wrote: its `judge.json` says what is to be known."""
-    folder = resolve_folder(name, spec)
-    facts = hub.read_json(folder / DESCRIPTION)
-    missing = {"template", "direction", "threshold", "max_length", "append_eos"} - set(facts)
-    if missing:
-        raise ConfigError(
-            f"{folder / DESCRIPTION}: {min(missing)!r} is missing; expected a folder that stage "
-            "reward exported, or a row of the kind sequence that says everything"
-        )
-    threshold = facts["threshold"]
-    row = {
-        "path": spec["path"],
-        "tokenizer": "",
-        "template": facts["template"],
-        "output": "",
-        "activation": "none",
-        "direction": facts["direction"],
-        "range": (),
-        "threshold": () if threshold is None else (threshold,),
-        "max_tokens": facts["max_length"],
-        "overlong": "unscored",
-        "append_eos": facts["append_eos"],
-    }
-    return _sequence(name, row, resources, others)
 
 
 def _moderation(name: str, spec: Spec, *_: Any) -> PlannedJudge:
@@ -275,7 +175,6 @@ def _read_as(
     return _combined(combine.read_as(name, part, spec["direction"], threshold), planned)
 
 
-_GUARD = ("path", "threshold", "max_tokens", "min_verdict_probability")
 KINDS: dict[Any, JudgeKind] = {
     "refusal": JudgeKind((), _refusal),
     "sequence": JudgeKind(
@@ -283,11 +182,11 @@ KINDS: dict[Any, JudgeKind] = {
             "path", "tokenizer", "template", "output", "activation", "direction", "range",
             "threshold", "max_tokens", "overlong", "append_eos",
         ),
-        _sequence,
+        sequence_specs.headed,
     ),
-    "trained": JudgeKind(("path",), _trained),
-    "llama_guard": JudgeKind((*_GUARD, "category_tokens"), guard_specs.llama_guard),
-    "wildguard": JudgeKind((*_GUARD, "field"), guard_specs.wildguard),
+    "trained": JudgeKind(("path",), sequence_specs.trained),
+    **{name: JudgeKind((*GUARD_KEYS, *kind.keys), kind.plan) for name, kind in GUARDS.items()},
+    "beaver_dam": JudgeKind(beaver_dam.KEYS, beaver_dam.plan),
     "moderation": JudgeKind(
         (
             "url", "model", "key_variable", "category", "threshold", "cache", "batch_size",

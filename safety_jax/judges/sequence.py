@@ -26,7 +26,7 @@ from safety_jax.data.formats import Message
 from safety_jax.data.records import Record
 from safety_jax.data.text_rules import FIXED
 from safety_jax.judges.batching import Batcher, TokenRow
-from safety_jax.judges.judge import Conversation, JudgeCard, Score, scored, unscored
+from safety_jax.judges.judge import NOT_FINITE, Conversation, JudgeCard, Score, scored, unscored
 from safety_jax.models.encoders import heads
 from safety_jax.models.execution import Execution
 
@@ -36,6 +36,7 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "softmax": lambda outputs: special.softmax(outputs, axis=-1),
 }
 OVERLONG = ("unscored", "cut_prompt")
+LARGEST = "*"  # in place of an output's label
 
 
 class NoPlace(Exception):
@@ -77,7 +78,7 @@ def _beaver(conversation: Conversation, _: PreTrainedTokenizerBase) -> tuple[str
 
 def _chat(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     turns = [*conversation.prompt, Message("assistant", conversation.response)]
-    return "", render(tokenizer, turns, asking=False)
+    return "", render(tokenizer, turns)
 
 
 def _response(conversation: Conversation, _: PreTrainedTokenizerBase) -> tuple[str, str]:
@@ -86,16 +87,15 @@ def _response(conversation: Conversation, _: PreTrainedTokenizerBase) -> tuple[s
     return "", conversation.response
 
 
-def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], asking: bool) -> str:
-    """The chat template's text, with code words for its control tokens (see `data/control.py`);
-    `asking` for what a model reads before it answers.
+def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message]) -> str:
+    """The chat template's text, with code words for its control tokens (see `data/control.py`).
 
     Raises:
         NoPlace: the template refuses these turns.
         CheckpointError: it is broken.
     """
     template = chat.chat_template(tokenizer, FIXED.chat)
-    (written,) = template.write([prompts.turns_of(turns)], asking=asking)
+    (written,) = template.write([prompts.turns_of(turns)], asking=False)
     if isinstance(written, chat.Unwritable):
         raise NoPlace(f"the chat template refuses it ({written})") from written
     return written.code
@@ -244,7 +244,7 @@ class SequenceJudge:
     """One output of a sequence head, or a probability made of it.
 
     Args:
-        output: which of the outputs is the score, see `output_index`.
+        output: which of the outputs is the score, see `output_index`; None for the largest.
         activation: a key of ACTIVATIONS, applied to all outputs of a row.
     """
 
@@ -257,12 +257,13 @@ class SequenceJudge:
         encoder: Encoder,
         batcher: Batcher,
         *,
-        output: int,
+        output: int | None,
         activation: str,
     ):
         self.card = card
         self._weights, self._encoder, self._batcher = weights, encoder, batcher
         self._output, self._activation = output, ACTIVATIONS[activation]
+        self._names = scorer.label_names
         self._compiled = batcher.compile(
             lambda weights, ids, types, mask: heads.scores(scorer, weights, ids, types, mask, run)
         )
@@ -273,22 +274,34 @@ class SequenceJudge:
         if not rows:
             return [row for row in encoded if isinstance(row, Score)]
         outputs = self._activation(self._batcher.run(self._compiled, self._weights, rows))
-        values = iter(outputs[:, self._output])
-        return [row if isinstance(row, Score) else scored(float(next(values))) for row in encoded]
+        values = iter(outputs)
+        return [row if isinstance(row, Score) else self._score(next(values)) for row in encoded]
+
+    def _score(self, outputs: np.ndarray) -> Score:
+        if self._output is not None:
+            return scored(float(outputs[self._output]))
+        if not np.isfinite(outputs).all():
+            return unscored(NOT_FINITE)
+        found = {name: float(value) for name, value in zip(self._names, outputs, strict=True)}
+        largest = max(found, key=found.__getitem__)
+        return scored(found[largest], largest, outputs=found)
 
 
-def output_index(name: str, labels: Sequence[str], output: str) -> int:
-    """Which output of judge `name` is meant: a label, or "" where there is only one.
+def output_index(name: str, labels: Sequence[str], output: str) -> int | None:
+    """Which output of judge `name` is meant: a label, or "" where there is only one; None for
+    LARGEST.
 
     Raises:
         ConfigError: none of that name, or none named among several.
     """
+    if output == LARGEST:
+        return None
     if not output and len(labels) == 1:
         return 0
     if output not in labels:
         raise ConfigError(
             f"score.judges.{name}.output {output!r}: expected one of the model's labels, "
-            f"{', '.join(labels)}"
+            f"{', '.join(labels)}, or {LARGEST} for the largest"
         )
     return list(labels).index(output)
 

@@ -21,7 +21,8 @@ from safety_jax.evaluation.measures.counts import Resampling
 from safety_jax.evaluation.sets import items as evaluated
 from safety_jax.evaluation.sets import subsets
 from safety_jax.evaluation.sets.items import Set
-from safety_jax.judges import guard_specs, registry
+from safety_jax.judges import registry
+from safety_jax.judges.guards import specs
 from safety_jax.judges.judge import JudgeCard
 from safety_jax.judges.planned import PlannedJudge
 from safety_jax.models.execution import float_type
@@ -254,7 +255,7 @@ def plan_preference(config: ConfigDict, mesh: Mesh) -> PlannedJudge | None:
     if not path:
         return None
     row = {"kind": PREFERENCE, "path": path, "max_tokens": 0, "min_verdict_probability": floor}
-    return guard_specs.preferring(PREFERENCE, row, groups.judge_resources(config, mesh))
+    return specs.preferring(PREFERENCE, row, groups.judge_resources(config, mesh))
 
 
 def plan_tasks(config: ConfigDict) -> Wanted:

@@ -18,10 +18,11 @@ from safety_jax.stages.schema import (
 )
 
 _THRESHOLD = Reals(1)
+_TOKENS = Whole(0, LONGEST_ROW, unit="tokens")
 _GUARD: Table = {
     "path": MODEL,
     "threshold": SHARE,
-    "max_tokens": Whole(0, LONGEST_ROW, unit="tokens"),
+    "max_tokens": _TOKENS,
     "min_verdict_probability": BELOW_ONE,
 }
 # Rows of `score.judges`, by their kind.
@@ -36,15 +37,41 @@ JUDGES: dict[str, Table] = {
         "direction": JUDGED_DIRECTION,
         "range": Reals(2),
         "threshold": _THRESHOLD,
-        "max_tokens": Whole(0, LONGEST_ROW, unit="tokens"),
+        "max_tokens": _TOKENS,
         "overlong": OneOf(("unscored", "cut_prompt")),
         "append_eos": Flag(),
     },
     "trained": {"path": MODEL},
-    "llama_guard": {**_GUARD, "category_tokens": Whole(0, LONGEST_ROW, unit="tokens")},
+    "llama_guard": {**_GUARD, "category_tokens": _TOKENS},
     "wildguard": {
         **_GUARD,
         "field": OneOf(("harmful_request", "response_refusal", "harmful_response")),
+    },
+    "qwen3guard": {**_GUARD, "field": OneOf(("safety", "refusal")), "controversial": SHARE},
+    "shieldgemma": {**_GUARD, "guidelines.*": Text("the text of a guideline")},
+    "granite_guardian": {
+        **_GUARD,
+        "version": OneOf(("3.2", "3.3", "4.1")),
+        "criterion": Text("a name that its chat template knows"),
+        "definition": Text("a criterion in words"),
+    },
+    "harmbench": {**_GUARD, "variant": OneOf(("llama2", "mistral")), "response_tokens": _TOKENS},
+    "strongreject": {**_GUARD, "response_tokens": _TOKENS},
+    "md_judge": {**_GUARD, "category_tokens": _TOKENS},
+    "nemotron": {**_GUARD, "field": OneOf(("user_safety", "response_safety"))},
+    "guard": {
+        **_GUARD,
+        "form": Text("chat, or file:PATH", needed=True),
+        "begin": Text("the beginning of an answer"),
+        "labels.*": Real(),
+        "variables": Text("a JSON object"),
+        "direction": JUDGED_DIRECTION,
+    },
+    "beaver_dam": {
+        "path": MODEL,
+        "threshold": SHARE,
+        "max_tokens": _TOKENS,
+        "harm": Text("a label of the model"),
     },
     "moderation": {
         "url": Text("the address of a service", needed=True),

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from safety_jax.base import meshes
 from safety_jax.base.errors import ConfigError
-from safety_jax.judges import guard
+from safety_jax.judges.guards.catalogue import GUARDS
+from safety_jax.judges.guards.reading import label_logprobs, table
 from safety_jax.judges.planned import max_tokens
 from safety_jax.models import llama
 from safety_jax.models.decoding import caches, generation
@@ -119,15 +120,13 @@ def decoding_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program
 
 # ---------------------------------------------------------------------------- judging
 
-GUARDS = ("llama_guard", "wildguard")
-
 
 def judge_row(asked: PlanRequest) -> tuple[str, Any]:
     """The one judge of the config that is a LLaMA: a guard, or a sequence head."""
     rows = [
         (name, row)
         for name, row in asked.config.score.judges.items()
-        if row.kind in (*GUARDS, "sequence")
+        if row.kind in (*GUARDS, "sequence", "beaver_dam")
     ]
     if len(rows) != 1:
         raise ConfigError(
@@ -166,8 +165,13 @@ def judging_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program]
     stored = score_dtype(asked)
     if row.kind in GUARDS:
         weights = abstract.weights(llama.parameters(asked.model), mesh, stored)
-        judge: Any = Model(asked.model, run, weights, None, None)
-        function = guard.verdict((0,), (1,))
+        labels = table({"safe": (0,), "unsafe": (1,)})
+        everywhere = meshes.sharding(mesh, ())
+        judge: Any = (
+            Model(asked.model, run, weights, None, None),
+            abstract.array(labels.shape, jnp.int32, everywhere),
+        )
+        function: Any = label_logprobs
     else:
         scorer = make_scorer(asked.model, T)
         judge = weights = abstract.weights(heads.parameters(scorer), mesh, stored)

@@ -81,7 +81,7 @@ def compare(
     """Every model beside the baseline: set by set, then what several sets come to together.
 
     Args:
-        planned: a judge as of `guard_specs.preferring`.
+        planned: a judge as of `guards.specs.preferring`.
         blocks: by model.
         folder: where scores are kept as they come.
         force: compare answers of different protocols, and mark them.

@@ -1,0 +1,1 @@
+"""Language models that judge: each is a form, places in a forced answer, labels, and a rule."""

@@ -1,0 +1,167 @@
+"""How a conversation stands before a guard: in the chat template of its folder, or in a text with
+places for the question and the answer.
+
+Whatever the conversation spells, control tokens are the form's alone (see `data/control.py`).
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from transformers import PreTrainedTokenizerBase
+
+from safety_jax.base.errors import ConfigError
+from safety_jax.data import chat, prompts
+from safety_jax.data.control import control_tokens
+from safety_jax.data.formats import Message
+from safety_jax.data.text_rules import FIXED
+from safety_jax.judges.guards.reading import Prefix
+from safety_jax.judges.judge import Conversation, Score, unscored
+from safety_jax.judges.sequence import NoPlace, check_special
+
+
+@runtime_checkable
+class Form(Protocol):
+    """From a conversation to what a guard reads."""
+
+    def check(self, judge: str, tokenizer: PreTrainedTokenizerBase) -> None:
+        """
+        Raises:
+            ConfigError: the tokenizer lacks what the form needs; `judge` is named.
+        """
+        ...
+
+    def write(self, conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> Prefix:
+        """
+        Raises:
+            NoPlace: the form has no place for something in the conversation.
+        """
+        ...
+
+
+def whole(conversation: Conversation) -> list[Message]:
+    """All turns, the judged answer last."""
+    return [*conversation.prompt, Message("assistant", conversation.response)]
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatForm:
+    """The chat template of the guard's own folder.
+
+    Attributes:
+        turns: what the template is given of a conversation.
+        variables: what else it is given, as JSON; "" for nothing.
+        asking: with what models are asked for an answer (`add_generation_prompt`).
+        behind: control tokens at which a template may stop short, and what follows them.
+    """
+
+    turns: Callable[[Conversation], Sequence[Message]] = whole
+    variables: str = ""
+    asking: bool = True
+    behind: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def check(self, judge: str, tokenizer: PreTrainedTokenizerBase) -> None:
+        """See `Form`."""
+        if not tokenizer.chat_template:
+            raise ConfigError(
+                f"judge {judge}: {tokenizer.name_or_path} has no chat template; expected a model "
+                "whose tokenizer_config.json or chat_template.jinja brings one"
+            )
+
+    def write(self, conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> Prefix:
+        """See `Form`."""
+        settings = dataclasses.replace(FIXED.chat, variables=self.variables)
+        turns = prompts.turns_of(self.turns(conversation))
+        (written,) = chat.chat_template(tokenizer, settings).write(
+            [turns], asking=self.asking, answers=[()]
+        )
+        if isinstance(written, chat.Unwritable):
+            raise NoPlace(f"the chat template refuses it ({written})") from written
+        answers = sum(turn["role"] == "assistant" for turn in turns)
+        if "assistant" in written.notes and answers == 1:
+            raise NoPlace("the chat template leaves out the response")
+        control = control_tokens(tokenizer)
+        for token, more in self.behind.items():
+            if written.code.endswith(control.encode(token)):
+                return Prefix(written.code + more)
+        return Prefix(written.code)
+
+
+_PLACE = re.compile(r"\{(prompt|response)\}")
+
+
+def fill(form: str, conversation: Conversation, wrap: Callable[[str], str] = str) -> str:
+    """A form with the question for `{prompt}` and the answer for `{response}`.
+
+    Args:
+        wrap: applied to the form's own text, piece by piece.
+
+    Raises:
+        NoPlace: there are several turns, or a system message.
+    """
+    if len(conversation.prompt) > 1:
+        raise NoPlace("has several turns, for which the guard has no form")
+    said = {"prompt": conversation.question, "response": conversation.response}
+    pieces = _PLACE.split(form)
+    return "".join(said[p] if i % 2 else wrap(p) for i, p in enumerate(pieces))
+
+
+@dataclasses.dataclass(frozen=True)
+class TextForm:
+    """A text with places, for guards whose folder has no template of its own.
+
+    Attributes:
+        text: with `{prompt}` and `{response}`; it may write control tokens.
+        response_tokens: so many of the response's tokens are read, as its benchmark has it; 0: all.
+    """
+
+    text: str
+    response_tokens: int = 0
+
+    def check(self, judge: str, tokenizer: PreTrainedTokenizerBase) -> None:
+        """See `Form`."""
+        for place in ("{prompt}", "{response}"):
+            if self.text.count(place) != 1:
+                raise ConfigError(
+                    f"judge {judge}: its form has {place} {self.text.count(place)} times; "
+                    "expected each of {prompt} and {response} once"
+                )
+
+    def write(self, conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> Prefix:
+        """See `Form`; BOS stands before it where the tokenizer puts it before a text."""
+        if self.response_tokens:
+            cut = clip(conversation.response, self.response_tokens, tokenizer)
+            conversation = dataclasses.replace(conversation, response=cut)
+        text = fill(self.text, conversation, control_tokens(tokenizer).encode)
+        begin, first = tokenizer.bos_token_id, tokenizer("a").input_ids[0]
+        if first != begin or self.text.startswith(tokenizer.bos_token):
+            return Prefix(text)
+        return Prefix(text, (first,))
+
+
+def clip(text: str, tokens: int, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A text up to the end of its so-many-th token."""
+    (encoding,) = control_tokens(tokenizer).read_with_offsets([text])
+    return text if len(encoding.ids) <= tokens else text[: encoding.offsets[tokens - 1][1]]
+
+
+def written(
+    form: Form,
+    conversations: Sequence[Conversation],
+    tokenizer: PreTrainedTokenizerBase,
+    special_text: str,
+) -> list[Prefix | Score]:
+    """What a guard reads of each conversation; unscored where it has no place in the form.
+
+    Args:
+        special_text: see `sequence.check_special`.
+    """
+    found: list[Prefix | Score] = []
+    for conversation in conversations:
+        try:
+            check_special(tokenizer, conversation, special_text)
+            found.append(form.write(conversation, tokenizer))
+        except NoPlace as problem:
+            found.append(unscored(str(problem)))
+    return found

@@ -1,0 +1,141 @@
+"""Guards, and the judge of preferences, from their config rows."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from safety_jax.base.errors import CheckpointError, ConfigError
+from safety_jax.judges import pairwise
+from safety_jax.judges.batching import Batcher
+from safety_jax.judges.guards.guard import Design, GuardJudge
+from safety_jax.judges.guards.reading import LabelReader
+from safety_jax.judges.judge import BETTER, Judge, JudgeCard
+from safety_jax.judges.planned import PlannedJudge, Resources, Spec, max_tokens, resolve_folder
+from safety_jax.models.folders import hub, model_folder
+from safety_jax.models.model import Model
+
+# Of every row.
+KEYS = ("path", "threshold", "max_tokens", "min_verdict_probability")
+
+
+@dataclasses.dataclass(frozen=True)
+class GuardKind:
+    """A kind of guard.
+
+    Attributes:
+        keys: of its rows, beside KEYS.
+        design: from (the judge's name, its row) to how it is read.
+        refused: model types that such guards also come in and that cannot be read, with the reason.
+    """
+
+    keys: tuple[str, ...]
+    design: Callable[[str, Spec], Design]
+    refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def plan(
+        self, name: str, spec: Spec, resources: Resources, _: Mapping[str, PlannedJudge]
+    ) -> PlannedJudge:
+        """See `registry.JudgeKind.plan`."""
+        folder = resolve_folder(name, spec)
+        found = hub.read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+        if (reason := self.refused.get(str(found.get("model_type")))) is not None:
+            raise CheckpointError(f"{folder}: {reason}")
+        design = self.design(name, spec)
+        return plan_reading(
+            name,
+            spec,
+            resources,
+            direction=design.direction,
+            span=(design.low, design.high),
+            threshold=spec["threshold"],
+            template=design.template,
+            settings=design.settings,
+            make=lambda card, reader: GuardJudge(card, reader, design),
+        )
+
+
+def preferring(name: str, spec: Spec, resources: Resources) -> PlannedJudge:
+    """The judge that compares two answers, see `pairwise.PreferenceJudge`. It is no kind of
+    `registry.KINDS`, because it has nothing to say of one answer alone.
+
+    Args:
+        spec: kind, path, max_tokens, min_verdict_probability, as guards have them.
+    """
+    return plan_reading(
+        name,
+        spec,
+        resources,
+        direction=BETTER,  # of the answer that is shown last
+        span=(0.0, 1.0),
+        threshold=None,
+        template=pairwise.TEMPLATE,
+        settings={},
+        make=pairwise.PreferenceJudge,
+    )
+
+
+def plan_reading(
+    name: str,
+    spec: Spec,
+    resources: Resources,
+    *,
+    direction: str,
+    span: tuple[float, float],
+    threshold: float | None,
+    template: str,
+    settings: Mapping[str, Any],
+    make: Callable[[JudgeCard, LabelReader], Judge],
+) -> PlannedJudge:
+    """A judge that is a language model, read at labels.
+
+    Args:
+        spec: kind, path, max_tokens, min_verdict_probability; `path` is a full model, or a PEFT
+            adapter that names its base.
+        span: the lowest and the highest value.
+        make: gives the judge once the weights are there.
+    """
+    resolve_folder(name, spec)
+    found = model_folder.open_model(
+        spec["path"],
+        resources.mesh,
+        own_tokenizer="",
+        compute_dtype=resources.computed(),
+        backend=resources.attention,
+        remat="none",
+    )
+    longest = max_tokens(name, spec["max_tokens"], found.config.max_positions)
+    floor = spec["min_verdict_probability"]
+    if not 0 <= floor < 1:
+        raise ConfigError(
+            f"score.judges.{name}.min_verdict_probability is {floor}; expected 0 or more, below 1"
+        )
+    card = JudgeCard(
+        name=name,
+        kind=spec["kind"],
+        model=spec["path"],
+        weights_sha256=found.weights_sha256,
+        direction=direction,
+        low=span[0],
+        high=span[1],
+        threshold=threshold,
+        template=template,
+        precision=resources.precision,
+        settings={
+            **settings,
+            "max_tokens": longest,
+            "min_verdict_probability": floor,
+            "special_text": resources.special_text,
+            "tokenizer_sha256": found.tokenizer_sha256,
+        },
+    )
+    batcher = Batcher(resources.mesh, longest, resources.tokens_per_batch)
+    unread = Model(found.config, found.execution, {}, None, found.tokenizer)
+    reader = LabelReader(unread, batcher, floor, resources.special_text)
+    make(card, reader)  # whatever can be wrong with tokenizer and template shows without weights
+    stored = resources.stored()
+
+    def load() -> Judge:
+        model = dataclasses.replace(found.load(stored), ends=())
+        return make(card, dataclasses.replace(reader, model=model))
+
+    return PlannedJudge(card, load, None)

@@ -1,0 +1,116 @@
+"""Judges with a sequence head, from their config rows, and those that stage `reward` trained."""
+
+from collections.abc import Mapping
+
+from safety_jax.base.errors import ConfigError
+from safety_jax.judges import sequence
+from safety_jax.judges.batching import Batcher
+from safety_jax.judges.judge import Judge, JudgeCard
+from safety_jax.judges.planned import (
+    DESCRIPTION,
+    PlannedJudge,
+    Resources,
+    Spec,
+    max_tokens,
+    numbers,
+    resolve_folder,
+)
+from safety_jax.models.encoders import heads
+from safety_jax.models.execution import Execution
+from safety_jax.models.folders import hub, tokenizer
+
+
+def headed(
+    name: str, spec: Spec, resources: Resources, _: Mapping[str, PlannedJudge]
+) -> PlannedJudge:
+    folder, mesh = resolve_folder(name, spec), resources.mesh
+    scorer = heads.read_scorer(folder)
+    heads.shardings(scorer, mesh)
+    own = spec["tokenizer"]
+    tokens = tokenizer.load_tokenizer(hub.resolve(own) if own else folder)
+    longest = max_tokens(name, spec["max_tokens"], scorer.max_tokens)
+    encoder = sequence.Encoder(
+        tokens,
+        spec["template"],
+        longest,
+        spec["overlong"],
+        spec["append_eos"],
+        resources.special_text,
+    )
+    low, high = numbers(name, "range", spec["range"], 2) or (None, None)
+    (threshold,) = numbers(name, "threshold", spec["threshold"], 1) or (None,)
+    card = JudgeCard(
+        name=name,
+        kind="sequence",
+        model=spec["path"],
+        weights_sha256=hub.shared_fingerprint(folder),
+        direction=spec["direction"],
+        low=low,
+        high=high,
+        threshold=threshold,
+        template=spec["template"],
+        precision=resources.precision,
+        settings={
+            "output": spec["output"],
+            "activation": spec["activation"],
+            "max_tokens": longest,
+            "overlong": spec["overlong"],
+            "append_eos": spec["append_eos"],
+            "special_text": resources.special_text,
+        },
+    )
+    output = sequence.output_index(name, scorer.label_names, spec["output"])
+    sequence.check_activation(name, spec["activation"])
+    run = Execution.build(
+        mesh,
+        window=scorer.window,
+        compute_dtype=resources.computed(),
+        backend=resources.attention,
+        remat="none",
+    )
+    stored = resources.stored()
+    batcher = Batcher(mesh, longest, resources.tokens_per_batch)
+
+    def load() -> Judge:
+        weights = heads.load(folder, scorer, mesh, stored)
+        return sequence.SequenceJudge(
+            card,
+            scorer,
+            weights,
+            run,
+            encoder,
+            batcher,
+            output=output,
+            activation=spec["activation"],
+        )
+
+    return PlannedJudge(card, load, None)
+
+
+def trained(
+    name: str, spec: Spec, resources: Resources, others: Mapping[str, PlannedJudge]
+) -> PlannedJudge:
+    """A folder that stage `reward` wrote: its `judge.json` says what is to be known."""
+    folder = resolve_folder(name, spec)
+    facts = hub.read_json(folder / DESCRIPTION)
+    missing = {"template", "direction", "threshold", "max_length", "append_eos"} - set(facts)
+    if missing:
+        raise ConfigError(
+            f"{folder / DESCRIPTION}: {min(missing)!r} is missing; expected a folder that stage "
+            "reward exported, or a row of the kind sequence that says everything"
+        )
+    threshold = facts["threshold"]
+    row = {
+        "path": spec["path"],
+        "tokenizer": "",
+        "template": facts["template"],
+        "output": "",
+        "activation": "none",
+        "direction": facts["direction"],
+        "range": (),
+        "threshold": () if threshold is None else (threshold,),
+        "max_tokens": facts["max_length"],
+        "overlong": "unscored",
+        "append_eos": facts["append_eos"],
+    }
+    return headed(name, row, resources, others)
