@@ -6,7 +6,7 @@ from typing import Any
 
 from safety_jax.data.formats import Message
 from safety_jax.judges.guards.forms import Form, written
-from safety_jax.judges.guards.reading import LabelReader, Labels, LabelTokens, Prefix, LabelReading
+from safety_jax.judges.guards.reading import LabelReader, LabelReading, Labels, LabelTokens, Prefix
 from safety_jax.judges.judge import HARMFUL, Conversation, JudgeCard, Score, scored
 
 
