@@ -41,7 +41,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     plan.price = ()  # of a chip for an hour: "v5e=1.20"
 
     config.model = model = ConfigDict()
-    model.size = ("llama2-7b",)  # llama2-13b, llama2-70b, llama3-8b, llama3-70b; or a folder
+    model.size = ("llama2-7b",)  # a name of planning/sizes.py, or a folder
 
     if choice.table:
         plan.run = ("configs/sft.py", "configs/dpo.py", "configs/raft.py",

@@ -17,6 +17,34 @@ GEMMA = (
     "<turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content | trim }}<end>\n"
     "{% endfor %}{% if add_generation_prompt %}<turn>model\n{% endif %}"
 )
+# Gemma 3: what the system says stands before the first question, in its turn.
+FIRST_TURN = (
+    "{{ bos_token }}{% set before = '' %}{% set said = messages %}"
+    "{% if messages[0].role == 'system' %}{% set before = messages[0].content + '\n\n' %}"
+    "{% set said = messages[1:] %}{% endif %}{% for m in said %}"
+    "<turn>{{ 'model' if m.role == 'assistant' else m.role }}\n"
+    "{{ before if loop.first else '' }}{{ m.content | trim }}<end>\n{% endfor %}"
+    "{% if add_generation_prompt %}<turn>model\n{% endif %}"
+)
+# Phi-4: three marks and no line breaks.
+THREE_MARKS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}<|sep|>{{ m.content }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant<|sep|>{% endif %}"
+)
+# OLMo 2: questions end with a line, answers with the end of the text, and a line if more is said.
+LINES = (
+    "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}"
+    "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}"
+    "{% if m.role != 'assistant' or not loop.last %}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+# Granite 3: a system message of its own where none is given, with the day.
+OWN_SYSTEM = (
+    "{% if messages[0].role != 'system' %}<|role|>system<|of|>You are a model. Today is "
+    "{{ strftime_now('%d %B %Y') }}.<|endoftext|>\n{% endif %}"
+    "{% for m in messages %}<|role|>{{ m.role }}<|of|>{{ m.content }}<|endoftext|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|role|>assistant<|of|>{% endif %}"
+)
 # Phi-3: behind the last answer, its end and then that of the text.
 PHI = (
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
@@ -92,6 +120,10 @@ DATED = (
 TOKENS = {
     HEADERS: ("<|start|>", "<|stop|>", "<|eot|>"),
     GEMMA: ("<turn>", "<end>"),
+    FIRST_TURN: ("<turn>", "<end>"),
+    THREE_MARKS: ("<|sep|>",),
+    LINES: ("<|system|>", "<|user|>", "<|assistant|>"),
+    OWN_SYSTEM: ("<|role|>", "<|of|>"),
     PHI: ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
     OPENS: ("<｜U｜>", "<｜A｜>"),
     LATE_SYSTEM: ("[INST]", "[/INST]"),

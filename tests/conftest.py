@@ -12,7 +12,7 @@ import pytest
 from samples import execute_on
 
 from safety_jax.base import compilation, meshes
-from safety_jax.models import llama
+from safety_jax.models import llama, rotary
 from safety_jax.models.execution import Execution
 from safety_jax.models.model import Model
 
@@ -58,12 +58,13 @@ def eight_devices():
 @pytest.fixture(scope="session")
 def config() -> llama.LlamaConfig:
     """Two layers, grouped heads, an untied head; spread wide enough that errors show."""
-    rope = llama.Rope(1e4, "default", 1.0, 1.0, 4.0, 8192)
     return llama.LlamaConfig(
         vocabulary_size=96, width=32, mlp_width=64, layers=2, heads=4, kv_heads=2, head_size=8,
-        norm_epsilon=1e-5, rope=rope, tied_embeddings=False, query_key_value_bias=False,
-        output_bias=False, mlp_bias=False, query_key_norm=False, activation="silu",
-        scaled_embeddings=False, norm_plus_one=False, window=None, max_positions=128,
+        rotary_size=8, pattern=(llama.LayerKind(None, rotary.Rope(1e4)),), norms="before",
+        norm_epsilon=1e-5, norm_plus_one=False, query_key_norm="none", tied_embeddings=False,
+        query_key_value_bias=False, output_bias=False, mlp_bias=False, activation="silu",
+        attention_scale=8**-0.5, attention_softcap=None, embedding_scale=1.0, residual_scale=1.0,
+        logit_scale=1.0, logit_softcap=None, fused=False, nested=False, max_positions=128,
         initializer_range=0.3,
     )  # fmt: skip
 

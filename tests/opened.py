@@ -23,5 +23,5 @@ def model_of(folder: Path):
 
 
 def by_us(config, weights, ids: np.ndarray, mesh, adapters=None) -> np.ndarray:
-    model = Model(config, execute_on(mesh, window=config.window), weights, adapters, None)
+    model = Model(config, execute_on(mesh, rules=config.rules), weights, adapters, None)
     return np.asarray(whole_logits(model, jnp.asarray(ids)))

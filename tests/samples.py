@@ -1,5 +1,6 @@
 """Small models and rows that several test files build."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -8,30 +9,34 @@ import numpy as np
 
 from safety_jax.base import trees
 from safety_jax.base.batch import Tokens
-from safety_jax.models import llama, lora
+from safety_jax.models import attention, llama, lora
 from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hf
 from safety_jax.models.model import Model
 from tests.golden import cases, rows
 
 
-def execute_on(mesh, remat: str = "none", window: int | None = None) -> Execution:
-    return Execution.build(
-        mesh, window=window, compute_dtype=jnp.float32, backend="xla", remat=remat
-    )
+def execute_on(mesh, remat: str = "none", rules=attention.PLAIN) -> Execution:
+    return Execution.build(mesh, rules=rules, compute_dtype=jnp.float32, backend="xla", remat=remat)
+
+
+def with_window(config: llama.LlamaConfig, window: int | None) -> llama.LlamaConfig:
+    """The same model with this window in every layer."""
+    kinds = (dataclasses.replace(kind, window=window) for kind in config.pattern)
+    return dataclasses.replace(config, pattern=tuple(kinds))
 
 
 def model_of(folder: Path, mesh, tokenizer=None) -> Model:
     """The model of a Hugging Face folder, in float32."""
     config = hf.read_config(folder)
     weights = hf.load(folder, config, mesh, jnp.float32)
-    return Model(config, execute_on(mesh, window=config.window), weights, None, tokenizer)
+    return Model(config, execute_on(mesh, rules=config.rules), weights, None, tokenizer)
 
 
 def moved(model: Model, mesh) -> Model:
     """The same model on another mesh, without adapters."""
     weights = jax.device_put(jax.device_get(model.weights), llama.shardings(model.config, mesh))
-    run = execute_on(mesh, window=model.config.window)
+    run = execute_on(mesh, rules=model.config.rules)
     return Model(model.config, run, weights, None, model.tokenizer)
 
 
@@ -43,12 +48,13 @@ def whole_logits(model: Model, ids) -> jax.Array:
 
 def random_adapters(config: llama.LlamaConfig, mesh, dropout: float = 0.0) -> lora.Adapters:
     """Adapters on every projection with neither factor zero."""
-    shapes = lora.shapes(llama.parameters(config), lora.targets(("all-linear",)), 4)
+    declared, targets = llama.parameters(config), tuple(llama.targets(config).values())
+    shapes = lora.shapes(declared, targets, 4)
     flat = {
         name: 0.2 * jax.random.normal(jax.random.fold_in(jax.random.key(7), i), shape)
         for i, (name, (shape, _)) in enumerate(shapes.items())
     }
-    where = lora.shardings(llama.parameters(config), lora.targets(("all-linear",)), 4, mesh)
+    where = lora.shardings(declared, targets, 4, mesh)
     tree = {}
     for name, leaf in flat.items():
         target, factor = name.split(".")

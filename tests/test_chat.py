@@ -41,6 +41,7 @@ def learned(written):
 
 
 TWO = turns("Q", "A", "Q2", "A2")
+HAVE_DAYS = (kinds.DATED, kinds.OWN_SYSTEM)
 EMPTY = "<think>\n\n</think>\n\n"
 
 
@@ -51,6 +52,10 @@ EMPTY = "<think>\n\n</think>\n\n"
         (kinds.HEADERS, ["A<|eot|>", "A2<|eot|>"]),
         (kinds.GEMMA, ["A<end>", "A2<end>"]),
         (kinds.PHI, ["A<|end|>", "A2<|end|>"]),
+        (kinds.FIRST_TURN, ["A<end>", "A2<end>"]),
+        (kinds.THREE_MARKS, ["A<|im_end|>", "A2<|im_end|>"]),
+        (kinds.LINES, ["A<|endoftext|>", "A2<|endoftext|>"]),
+        (kinds.OWN_SYSTEM, ["A<|endoftext|>", "A2<|endoftext|>"]),
         (kinds.THINKS, ["A<|im_end|>", f"{EMPTY}A2<|im_end|>"]),
         (kinds.OPENS, ["A<|endoftext|>", "A2<|endoftext|>"]),
         (kinds.LATE_SYSTEM, [" A<|endoftext|>", " A2<|endoftext|>"]),
@@ -69,14 +74,14 @@ def test_every_answer_is_learned_and_nothing_else(template, expected):
     written = write(template, TWO)
     assert learned(written) == expected
     whole = "".join(part.text for part in written.stretches)
-    if template is not kinds.DATED:
+    if template not in HAVE_DAYS:
         assert whole == tokenizer(template).apply_chat_template(TWO, tokenize=False)
     # The last alone, as for a pair's answer.
     assert learned(write(template, TWO, answers=[3])) == expected[1:]
     # One turn, and what a model is asked with, are the same text.
     assert learned(write(template, TWO[:2])) == [expected[1].replace("A2", "A")]
     asked = write(template, TWO[:3], asking=True)
-    if template is not kinds.DATED:
+    if template not in HAVE_DAYS:
         assert "".join(part.text for part in asked.stretches) == tokenizer(
             template
         ).apply_chat_template(TWO[:3], tokenize=False, add_generation_prompt=True)
@@ -99,7 +104,7 @@ def test_a_row_trains_each_end_once(template):
     assert len(behind_answer) == (2 if template is kinds.TWO_ENDS else 1)
     # The prompt is what the model is fed, where the whole text begins with that.
     asked = tokens.apply_chat_template(TWO[:1], add_generation_prompt=True, return_dict=False)
-    if template not in (kinds.OPENS, kinds.DATED):
+    if template not in (kinds.OPENS, *HAVE_DAYS):
         assert ids[: len(asked)].tolist() == asked
 
 
@@ -162,6 +167,10 @@ def test_what_a_template_leaves_out_is_told():
     assert learned(write(kinds.LATE_SYSTEM, late)) == [" A<|endoftext|>"]
     asked = write(kinds.LATE_SYSTEM, late[:2], asking=True).stretches
     assert asked[0].text == "<bos>[INST] Be kind.\n\nQ[/INST]"
+    assert notes(kinds.FIRST_TURN, late) == []
+    asked = write(kinds.FIRST_TURN, late[:2], asking=True).stretches
+    assert "".join(part.text for part in asked).startswith("<bos><turn>user\nBe kind.\n\nQ<end>\n")
+    assert notes(kinds.OWN_SYSTEM, late) == [] and notes(kinds.OWN_SYSTEM, TWO) == ["dated"]
     assert notes(kinds.THINKS, TWO) == []
     assert notes(kinds.THINKS, turns("Q", f"{THOUGHT}A", "Q2", f"{THOUGHT}A2")) == ["reasoning"]
     assert notes(kinds.OPENS, turns("Q", f"{THOUGHT}A")) == ["reasoning", "unasked"]

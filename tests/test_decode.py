@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_tokenizers
-from samples import execute_on, model_of, moved, random_adapters, whole_logits
+from samples import execute_on, model_of, moved, random_adapters, whole_logits, with_window
 
 from safety_jax.base import compilation, trees
 from safety_jax.base.errors import ConfigError, DataError, NotFiniteError
@@ -209,8 +209,8 @@ def test_cached_equals_uncached(small_model, reference):
 
 def test_a_window_holds_in_prompt_and_answer(small_model, one_device):
     config, run = (
-        dataclasses.replace(small_model.config, window=6),
-        execute_on(one_device, window=6),
+        with_window(small_model.config, 6),
+        execute_on(one_device, rules=with_window(small_model.config, 6).rules),
     )
     windowed = dataclasses.replace(small_model, config=config, execution=run)
     found = generate(windowed, setup(), [1, 3])

@@ -22,7 +22,7 @@ KINDS = ("deberta_v3", "deberta_convolution", "bert", "gpt2", "llama")
 
 def scorer_of(folder, mesh, remat="none"):
     scorer = heads.read_scorer(folder)
-    run = execute_on(mesh, remat, scorer.window)
+    run = execute_on(mesh, remat, scorer.rules)
     return scorer, heads.load(folder, scorer, mesh, jnp.float32), run
 
 

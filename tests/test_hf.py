@@ -13,7 +13,7 @@ import numpy as np
 import opened
 import pytest
 from safetensors.numpy import load_file, save_file
-from samples import random_adapters
+from samples import random_adapters, with_window
 
 from safety_jax.base import trees
 from safety_jax.base.errors import CheckpointError, ConfigError
@@ -80,7 +80,7 @@ def refusal(folder, mesh, error=CheckpointError) -> str:
 
 @pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", ["llama_tied", "llama_grouped", "qwen2", "qwen3", "gemma_untied"])
+@pytest.mark.parametrize("name", ["llama_tied", "qwen2", "gemma_untied", "phi3", "olmo3"])
 def test_round_trip_is_bitwise(name, dtype, shards, tmp_path, one_device):
     source = write_folder(tmp_path / "source", name, dtype, shards)
     config = hf.read_config(source)
@@ -103,12 +103,52 @@ def test_every_family_maps_every_weight(name, tmp_path, one_device):
     flat = trees.flatten(load(source, one_device))
     expected = stored(source)
     seen = set()
+    if config.fused:
+        expected |= split_by_hand(expected, config)
     for ours, names in hf.hf_names(config).items():
         arrays = flat[ours] if ours.startswith("layers.") else [flat[ours]]
         for theirs, array in zip(names, arrays, strict=True):
             np.testing.assert_array_equal(array, expected[theirs], err_msg=theirs)
             seen.add(theirs)
-    assert seen == expected.keys()
+    assert seen == {name for name in expected if "qkv_proj" not in name and "_up_" not in name}
+
+
+def split_by_hand(tensors, config):
+    """The parts of Phi-3's fused weights."""
+    found = {}
+    query, key = config.heads * config.head_size, config.kv_heads * config.head_size
+    for layer in range(config.layers):
+        prefix = f"model.layers.{layer}."
+        whole = tensors[f"{prefix}self_attn.qkv_proj.weight"]
+        parts = np.split(whole, [query, query + key])
+        for name, part in zip(("q_proj", "k_proj", "v_proj"), parts, strict=True):
+            found[f"{prefix}self_attn.{name}.weight"] = part
+        gate, up = np.split(tensors[f"{prefix}mlp.gate_up_proj.weight"], 2)
+        found |= {f"{prefix}mlp.gate_proj.weight": gate, f"{prefix}mlp.up_proj.weight": up}
+    return found
+
+
+@pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
+def test_the_text_model_of_a_model_with_eyes_is_read_alone(prefix, tmp_path, one_device):
+    """From both of the names that its weights had; what is written is the text model."""
+    plain = write_folder(tmp_path / "plain", "gemma3")
+
+    def within(tensors):
+        named = {name.replace("model.", prefix, 1): x for name, x in tensors.items()}
+        return named | {"vision_tower.x": VECTOR, "multi_modal_projector.y": VECTOR}
+
+    source = write_folder(tmp_path / "source", "gemma3", changes=within)
+    text = json.loads((source / "config.json").read_text()) | {"architectures": None}
+    whole = {"model_type": "gemma3", "text_config": text, "vision_config": {"hidden_size": 8}}
+    (source / "config.json").write_text(json.dumps(whole))
+    config = hf.read_config(source)
+    assert config == dataclasses.replace(hf.read_config(plain), nested=True)
+    weights = load(source, one_device)
+    hf.export(tmp_path / "export", weights, config, source, jnp.float32, GIGABYTES)
+    assert_same_bytes(stored(tmp_path / "export"), stored(plain))
+    assert hf.read_config(tmp_path / "export") == hf.read_config(plain)
+    written = json.loads((tmp_path / "export" / "config.json").read_text())
+    assert written["architectures"] == ["Gemma3ForCausalLM"]
 
 
 @pytest.mark.parametrize("name", ["llama_tied", "llama_grouped", "qwen2", "qwen3"])
@@ -335,7 +375,7 @@ def test_an_adapter_is_added_in_float32_whatever_the_base_is_held_in(
 
 def test_a_model_from_random_weights_gets_a_config_of_its_own(source, tmp_path, one_device):
     """The source then lends its tokenizer only, whatever its config.json says."""
-    config = dataclasses.replace(hf.read_config(source), layers=1, window=7)
+    config = with_window(dataclasses.replace(hf.read_config(source), layers=1), 7)
     weights = llama.initialize(config, jax.random.key(0), one_device, jnp.float32)
     for given in (source, None):
         hf.export(tmp_path / "x", weights, config, given, jnp.float32, GIGABYTES)

@@ -12,6 +12,7 @@ from safety_jax.base.errors import CheckpointError
 from safety_jax.models import llama
 from safety_jax.models.encoders import heads, registry
 from safety_jax.models.folders import families, hf_config, upstream
+from safety_jax.models.rotary import Rope
 from tests.golden import cases
 
 TOKEN_IDS = {"bos_token_id": 5, "eos_token_id": 6, "pad_token_id": None}
@@ -39,7 +40,7 @@ def test_defaults_are_those_of_transformers(model_type):
     assert parse(model_type=model_type) == parse(**json.loads(theirs.to_json_string(False)))
     raw = {field.name: field.default for field in dataclasses.fields(type(theirs))}
     for name, value in families.FAMILIES[model_type].defaults.items():
-        if name != "head_dim":  # qwen2 reads it, but does not declare it
+        if name in raw:  # qwen2 reads head_dim, but does not declare it
             assert raw[name] == value, name
 
 
@@ -76,9 +77,24 @@ def test_spellings_of_one_rope(first, second):
 
 
 def test_rope_values_arrive():
-    rope = parse(model_type="llama", **old(LLAMA3, 5e5)).rope
-    assert dataclasses.astuple(rope) == (5e5, "llama3", 8.0, 1.0, 4.0, 64)
-    assert parse(model_type="llama", **old({"type": "linear", "factor": 4.0})).rope.factor == 4
+    def rope(spelled):
+        (kind,) = parse(model_type="llama", **spelled).kinds
+        return kind.rope
+
+    assert rope(old(LLAMA3, 5e5)) == Rope(5e5, "llama3", 8.0, 64, 1.0, 4.0)
+    assert rope(old({"type": "linear", "factor": 4.0})) == Rope(1e4, "linear", 4.0)
+    # The longest example of `dynamic` is what the model was made for; YaRN's magnitude is 0.1 ln 4
+    # + 1 by itself, DeepSeek's quotient, or what is given.
+    assert rope(old({"type": "dynamic", "factor": 2.0})).changes_beyond == 2048
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+    assert rope(old(yarn)).magnitude == pytest.approx(1.1386294)
+    assert rope(old(yarn | {"mscale": 0.5, "mscale_all_dim": 1.0})).magnitude == pytest.approx(
+        1.0693147 / 1.1386294
+    )
+    assert rope(old(yarn | {"attention_factor": 1.25, "truncate": False})) == Rope(
+        1e4, "yarn", 4.0, 512, magnitude=1.25, truncate=False
+    )
+    assert rope(old(yarn | {"factor": None})).factor == 4.0
 
 
 def test_biases_norms_and_windows_follow_the_family():
@@ -89,22 +105,30 @@ def test_biases_norms_and_windows_follow_the_family():
             config.output_bias,
             config.mlp_bias,
             config.query_key_norm,
-            config.window,
+            *[kind.window for kind in config.pattern],
         )
 
     windowed = {"use_sliding_window": True, "sliding_window": 64, "num_hidden_layers": 2}
     sliding = ["sliding_attention"] * 2
-    assert switches(model_type="llama") == (False, False, False, False, None)
+    assert switches(model_type="llama") == (False, False, False, "none", None)
     assert switches(model_type="llama", attention_bias=True)[:2] == (True, True)
     assert switches(model_type="llama", mlp_bias=True)[2]
-    assert switches(model_type="mistral") == (False, False, False, False, 4096)
+    assert switches(model_type="mistral") == (False, False, False, "none", 4096)
     assert switches(model_type="mistral", sliding_window=None)[4] is None
-    assert switches(model_type="qwen2") == (True, False, False, False, None)
+    assert switches(model_type="qwen2") == (True, False, False, "none", None)
     assert switches(model_type="qwen2", max_window_layers=2, **windowed)[4] is None
     assert switches(model_type="qwen2", max_window_layers=0, **windowed)[4] == 64
     assert switches(model_type="qwen2", layer_types=sliding, **windowed)[4] == 64
-    assert switches(model_type="qwen3") == (False, False, False, True, None)
+    assert switches(model_type="qwen3") == (False, False, False, "head", None)
     assert switches(model_type="qwen3", attention_bias=True)[:2] == (True, True)
+    # Some layers: behind the first ones, by list, every other one, all but every third.
+    some = windowed | {"num_hidden_layers": 3}
+    assert switches(model_type="qwen2", max_window_layers=1, **some)[4:] == (None, 64, 64)
+    listed = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+    assert switches(model_type="qwen3", **some, **listed)[4:] == (64, None)
+    assert switches(model_type="gemma2")[4:] == (4096, None)
+    three = {"sliding_window_pattern": 3, "sliding_window": 64}
+    assert switches(model_type="gemma3_text", **three)[3:] == ("head", 64, 64, None)
 
 
 @pytest.mark.parametrize("name", cases.CASES)
@@ -164,6 +188,27 @@ PUBLISHED = {
         ' "vocab_size": 151936}',
         596_049_920,
     ),
+    "gemma-2-9b": (
+        '{"architectures": ["Gemma2ForCausalLM"], "attention_bias": false, "head_dim": 256,'
+        ' "attn_logit_softcapping": 50.0, "cache_implementation": "hybrid", "hidden_size": 3584,'
+        ' "final_logit_softcapping": 30.0, "hidden_act": "gelu_pytorch_tanh", "hidden_activation":'
+        ' "gelu_pytorch_tanh", "intermediate_size": 14336, "max_position_embeddings": 8192,'
+        ' "model_type": "gemma2", "num_attention_heads": 16, "num_hidden_layers": 42,'
+        ' "num_key_value_heads": 8, "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06,'
+        ' "rope_theta": 10000.0, "sliding_window": 4096, "sliding_window_size": 4096,'
+        ' "vocab_size": 256000}',
+        9_241_705_984,
+    ),
+    "gemma-3-27b": (
+        '{"architectures": ["Gemma3ForConditionalGeneration"], "boi_token_index": 255999,'
+        ' "eos_token_id": [1, 106], "image_token_index": 262144, "mm_tokens_per_image": 256,'
+        ' "model_type": "gemma3", "text_config": {"head_dim": 128, "hidden_size": 5376,'
+        ' "intermediate_size": 21504, "model_type": "gemma3_text", "num_attention_heads": 32,'
+        ' "num_hidden_layers": 62, "num_key_value_heads": 16, "query_pre_attn_scalar": 168,'
+        ' "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024},'
+        ' "vision_config": {"model_type": "siglip_vision_model"}}',
+        27_009_346_304,
+    ),
     "gemma-2b": (
         '{"architectures": ["GemmaForCausalLM"], "attention_bias": false, "bos_token_id": 2,'
         ' "eos_token_id": 1, "head_dim": 256, "hidden_act": "gelu", "hidden_activation": null,'
@@ -210,9 +255,9 @@ REFUSED = {
     "uneven groups": ({"num_key_value_heads": 3}, "do not fit"),
     "odd head": ({"head_dim": 7}, "head_dim must be even"),
     "width no multiple of heads": ({"hidden_size": 34, "head_dim": None}, "do not fit"),
-    "dynamic rope": (old({"type": "dynamic", "factor": 2.0}), "'dynamic' is not supported"),
-    "yarn": (new(rope_type="yarn", factor=2.0), "'yarn' is not supported"),
-    "longrope": (old({"type": "longrope", "long_factor": [1.0]}), "'longrope'"),
+    "axial rope": (old({"type": "axial"}), "'axial' is not supported"),
+    "yarn by words": (new(rope_type="yarn", factor=2.0, beta_fast="x"), "rope settings"),
+    "yarn with more": (new(rope_type="yarn", factor=2.0, mrope_section=[1]), "nothing else"),
     "rope without factor": (old({"type": "linear"}), "expected rope_theta, factor"),
     "rope with more": (old({"type": "linear", "factor": 2.0, "mscale": 1}), "nothing else"),
     "partial rope": (new(rope_theta=1e4, partial_rotary_factor=0.5), "nothing else"),
@@ -254,8 +299,6 @@ def test_any_value_of_any_attribute_is_read_or_refused(model_type, tmp_path):
 
 
 MIXED = {
-    "by first layer": {"max_window_layers": 1},
-    "by list": {"layer_types": ["full_attention", "sliding_attention"]},
     "wrong length": {"layer_types": ["full_attention"]},
     "list against switch": {
         "layer_types": ["sliding_attention"] * 2,
@@ -268,9 +311,9 @@ MIXED = {
 
 
 @pytest.mark.parametrize("case", MIXED)
-def test_layers_with_and_without_window_are_refused(case):
+def test_windows_that_cannot_be_read_are_refused(case):
     given = {**QWEN2, "layer_types": None, "use_sliding_window": True, "sliding_window": 8}
-    with pytest.raises(CheckpointError, match="expected all layers alike"):
+    with pytest.raises(CheckpointError, match="layer_types is |max_window_layers is "):
         hf_config.parse(given | MIXED[case], "config.json")
 
 
@@ -326,11 +369,18 @@ def test_what_transformers_does_not_read_is_told_once_and_changes_nothing(capsys
 def test_what_transformers_reads_is_found_in_its_source(model_type):
     """Every size of its configuration, what its mask and its cache read, and no more."""
     read = upstream.read_by_transformers(model_type)
-    implemented = {"hidden_size", "num_hidden_layers", "hidden_act", "rms_norm_eps", "head_dim"}
+    family = families.FAMILIES[model_type]
+    implemented = {
+        "hidden_size",
+        "num_hidden_layers",
+        family.activation,
+        "rms_norm_eps",
+        "head_dim",
+    }
     elsewhere = {"is_causal", "attention_chunk_size", "sliding_window", "partial_rotary_factor"}
     assert implemented | elsewhere <= read
     assert not read & {"activation", "pretraining_tp", "unk_token_id", "use_mrope", "is_decoder"}
-    assert ("use_bidirectional_attention" in read) == (model_type == "gemma")
+    assert ("use_bidirectional_attention" in read) == model_type.startswith("gemma")
 
 
 def test_without_its_source_what_the_configuration_declares_counts_as_read(monkeypatch, tmp_path):
@@ -348,13 +398,12 @@ def test_exported_config_is_the_same_model_to_old_and_new_readers(name):
         written = hf_config.to_hf_config(config, source, "bfloat16", TOKEN_IDS)
         assert written["dtype"] == written["torch_dtype"] == "bfloat16"
         without_old = {k: v for k, v in written.items() if k not in ("rope_theta", "rope_scaling")}
+        without_old.pop("rope_local_base_freq", None)
         without_new = {k: v for k, v in written.items() if k != "rope_parameters"}
         for spelling in (written, without_old, without_new):
             assert hf_config.parse(spelling, name) == config
-        theirs = transformers.AutoConfig.for_model(**written)
-        assert theirs.rope_parameters["rope_theta"] == config.rope.theta
-        assert theirs.rope_parameters["rope_type"] == config.rope.kind
-        assert getattr(theirs, "sliding_window", None) == config.window
+        theirs = transformers.AutoConfig.for_model(**written).to_dict()
+        assert hf_config.parse(theirs, name) == config
 
 
 def test_source_attributes_are_carried_through_and_fresh_ones_name_the_tokens():
@@ -372,8 +421,15 @@ def test_no_family_for_a_combination():
         hf_config.to_hf_config(config, None, "float32", TOKEN_IDS)
 
 
-def test_rope_numbers_a_kind_does_not_use_may_differ():
-    config = hf_config.parse(LLAMA, "x")
-    other = dataclasses.replace(config, rope=dataclasses.replace(config.rope, factor=3.0))
-    assert hf_config.describes(LLAMA, other)
-    assert not hf_config.describes(LLAMA, dataclasses.replace(config, layers=3))
+@pytest.mark.parametrize("model_type", families.NESTED)
+def test_the_text_model_of_a_model_with_eyes(model_type):
+    """What transformers' own configuration says of its text model, and what stands outside."""
+    theirs = transformers.AutoConfig.for_model(model_type).to_dict()
+    inside = hf_config.parse(theirs["text_config"], "x")
+    whole = hf_config.parse(theirs | {"tie_word_embeddings": inside.tied_embeddings}, "x")
+    assert whole == dataclasses.replace(inside, nested=True)
+    with pytest.raises(CheckpointError, match="quantised"):
+        hf_config.parse(theirs | {"quantization_config": {"bits": 4}}, "x")
+    written = hf_config.to_hf_config(inside, theirs, "bfloat16", TOKEN_IDS)
+    assert written["architectures"] == [families.FAMILIES[written["model_type"]].architecture]
+    assert hf_config.parse(written, "x") == inside

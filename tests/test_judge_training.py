@@ -101,7 +101,7 @@ def judge_of(folder, mesh, adapted: bool = False) -> Judge:
     )  # fmt: skip
     trainee, trainable, frozen = judge_model.build(
         scorer,
-        execute_on(mesh, window=scorer.window),
+        execute_on(mesh, rules=scorer.rules),
         folder,
         own_head=own_head,
         typed=True,

@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from samples import execute_on, on_device, packed_rows, random_adapters, unpacked
+from samples import execute_on, on_device, packed_rows, random_adapters, unpacked, with_window
 
 from safety_jax.base import meshes, trees
 from safety_jax.base.errors import ConfigError
 from safety_jax.maths import logprobs, losses
 from safety_jax.models import llama, rotary
+from safety_jax.models.folders import hf
 from safety_jax.models.model import Model
+from tests.golden import cases
 
 ROWS = [[11, 7, 9], [20, 5], [29]]
 
@@ -71,13 +73,48 @@ def test_eight_devices_equal_one(config, weights, eight_devices, reference):
     assert_trees_close(gradients[1], reference[1][1], 1e-5)
 
 
+# Every way in which layers and families differ: soft-caps, two ropes, shared adapters and lengths
+# of examples, norms behind sublayers, no rope, queries scaled by position.
+FAMILIES = ("gemma2", "gemma3", "phi3_long", "olmo3", "smollm3", "ministral3")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_packed_on_eight_devices_is_its_examples_alone(
+    name, tmp_path, one_device, eight_devices
+):
+    """Loss, and its gradient to adapters; examples longer and shorter than windows and contexts."""
+    folder = cases.write_folder(tmp_path, cases.read_config(name))
+    config, packed = hf.read_config(folder), packed_rows([[70, 20], [24, 30, 9], [5], []], 96, 96)
+    found = []
+    for mesh, rows, remat in (
+        (one_device, unpacked(packed, 80), "none"),
+        (eight_devices, packed, "full"),
+    ):
+        weights = hf.load(folder, config, mesh, jnp.float32)
+        adapters, run = random_adapters(config, mesh), execute_on(mesh, remat, config.rules)
+
+        def loss(leaves, weights, tokens, adapters=adapters, run=run):
+            given = dataclasses.replace(adapters, weights=leaves)
+            model = Model(config, run, weights, given, None)
+            scores = logprobs.token_logprobs(
+                model.forward(tokens), model.head(), *logprobs.shift(tokens), chunk_tokens=16
+            )
+            return losses.sft(scores).loss
+
+        tokens = jax.device_put(on_device(rows), meshes.sharding(mesh, ("rows", "tokens")))
+        found.append(jax.jit(jax.value_and_grad(loss))(adapters.weights, weights, tokens))
+    (alone, expected), (together, given) = found
+    np.testing.assert_allclose(together, alone, rtol=1e-6)
+    assert_trees_close(given, expected, 2e-5)
+
+
 @pytest.mark.parametrize("window", [None, 4])
 def test_causality_by_zero_gradient(window, config, weights, one_device):
     """A token's output depends on no later token, no other segment, nothing beyond the window."""
-    config = dataclasses.replace(config, window=window, layers=1)
+    config = with_window(dataclasses.replace(config, layers=1), window)
     weights = {**weights, "layers": jax.tree.map(lambda x: x[:1], weights["layers"])}
     tokens = on_device(packed_rows([[9, 8]], 20, 96))
-    run = execute_on(one_device, window=window)
+    run = execute_on(one_device, rules=config.rules)
     where = 13  # position 4 of the second segment
     table = weights["embedding"][tokens.ids[0]]
 
@@ -114,7 +151,7 @@ def test_a_mesh_that_does_not_divide_is_refused(config):
 
 def test_rope_by_hand():
     """theta 100, head size 4: frequencies 1 and 1/10; linear scaling divides by the factor."""
-    rope = llama.Rope(100.0, "default", 4.0, 1.0, 4.0, 64)
+    rope = rotary.Rope(100.0, factor=4.0, high_frequency_factor=4.0, original_max_positions=64)
     np.testing.assert_allclose(rotary.frequencies(rope, 4), [1.0, 0.1], rtol=1e-6)
     linear = dataclasses.replace(rope, kind="linear")
     np.testing.assert_allclose(rotary.frequencies(linear, 4), [0.25, 0.025], rtol=1e-6)

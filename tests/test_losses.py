@@ -10,6 +10,7 @@ import pytest
 
 from safety_jax.base.batch import Tokens
 from safety_jax.maths import logprobs, losses
+from safety_jax.maths.logprobs import OutputHead
 
 B, T, D, V = 3, 13, 8, 29
 
@@ -25,22 +26,27 @@ def arrays():
     return hidden, head, targets, mask, weights
 
 
-def plain(hidden, head, targets, mask):
-    logits = jnp.einsum("btd,vd->btv", hidden, head)
+def plain(hidden, head, targets, mask, scale, softcap):
+    logits = scale * jnp.einsum("btd,vd->btv", hidden, head)
+    logits = logits if softcap is None else softcap * jnp.tanh(logits / softcap)
     chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0]
     return chosen * mask, (logits.argmax(-1) == targets) & mask
 
 
-@pytest.mark.parametrize("chunk", [1, 4, 13, 50])
-def test_values_and_gradients_equal_a_plain_log_softmax(arrays, chunk):
+@pytest.mark.parametrize(
+    ("chunk", "scale", "softcap"),
+    [(1, 1.0, None), (4, 0.5, None), (4, 1.0, 0.7), (13, 2.0, 1.5), (50, 1.0, None)],
+)
+def test_values_and_gradients_equal_a_plain_log_softmax(arrays, chunk, scale, softcap):
     hidden, head, targets, mask, weights = arrays
 
     def ours(hidden, head):
-        found = logprobs.token_logprobs(hidden, head, targets, mask, chunk_tokens=chunk)
+        whole = OutputHead(head, scale, softcap)
+        found = logprobs.token_logprobs(hidden, whole, targets, mask, chunk_tokens=chunk)
         return (found.logprobs * weights).sum(), found
 
     def reference(hidden, head):
-        found = plain(hidden, head, targets, mask)
+        found = plain(hidden, head, targets, mask, scale, softcap)
         return (found[0] * weights).sum(), found
 
     (_, given), given_gradients = jax.value_and_grad(ours, (0, 1), has_aux=True)(hidden, head)
@@ -55,7 +61,7 @@ def test_by_hand():
     """Two tokens, two words: logits (1, 0), so log p = -log(1 + e^-1) and -1 - log(1 + e^-1)."""
     hidden, head = jnp.ones((1, 2, 1)), jnp.array([[1.0], [0.0]])
     found = logprobs.token_logprobs(
-        hidden, head, jnp.array([[0, 1]]), jnp.array([[True, True]]), chunk_tokens=1
+        hidden, OutputHead(head), jnp.array([[0, 1]]), jnp.array([[True, True]]), chunk_tokens=1
     )
     np.testing.assert_allclose(found.logprobs, [[-0.3132617, -1.3132617]], rtol=1e-6)
     np.testing.assert_array_equal(found.correct, [[True, False]])
@@ -68,7 +74,8 @@ def test_a_frozen_head_costs_no_second_pass(arrays):
     hidden, head, targets, mask, _ = arrays
 
     def total(hidden, head):
-        found = logprobs.token_logprobs(hidden, head, targets, mask, chunk_tokens=4)
+        whole = OutputHead(head)
+        found = logprobs.token_logprobs(hidden, whole, targets, mask, chunk_tokens=4)
         return found.logprobs.sum()
 
     def passes(argnums):

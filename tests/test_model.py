@@ -11,7 +11,7 @@ from samples import execute_on, random_adapters, whole_logits
 
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import CheckpointError, ConfigError
-from safety_jax.models import llama, lora
+from safety_jax.models import attention, llama, lora
 from safety_jax.models.decoding.unrolled import unroll
 from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hf, model_folder, peft
@@ -53,7 +53,7 @@ def test_compiled_functions_serve_every_model_of_a_shape(small_model):
     @jax.jit
     def first(model):
         traced.append(model.config)
-        return model.head()[0, 0]
+        return model.head().table[0, 0]
 
     first(small_model)
     first(jax.tree.map(lambda x: x + 1, small_model))
@@ -71,7 +71,7 @@ def test_the_gradient_of_a_model_is_its_like(small_model):
     """A sum's is one for every summand."""
 
     def total(model):
-        return model.head().sum()
+        return model.head().table.sum()
 
     gradient = jax.grad(total)(small_model)
     assert gradient.config == small_model.config
@@ -134,5 +134,9 @@ def test_what_cannot_be_opened_is_told_before_weights_are_read(one_device, tmp_p
         opened(tmp_path / "nowhere", one_device)
     with pytest.raises(ConfigError, match="model.remat 'some': expected one of none, dots, full"):
         Execution.build(
-            one_device, window=None, compute_dtype=jnp.float32, backend="xla", remat="some"
+            one_device,
+            rules=attention.PLAIN,
+            compute_dtype=jnp.float32,
+            backend="xla",
+            remat="some",
         )

@@ -20,8 +20,9 @@ from safety_jax.base import trees
 from safety_jax.base.batch import Tokens
 from safety_jax.maths import logprobs, losses
 from safety_jax.models import lora
-from safety_jax.models.folders import hf
+from safety_jax.models.folders import hf, hf_config
 from safety_jax.models.model import Model
+from safety_jax.models.rotary import Rope
 from safety_jax.training import likelihood, optim, steps
 from tests.golden import cases, rows
 
@@ -54,7 +55,7 @@ def loaded(folder: Path, mesh):
 def test_logits_of_every_family(name, tmp_path, one_device):
     config, weights = loaded(cases.write_folder(tmp_path, cases.read_config(name)), one_device)
     golden = cases.read_golden(name)
-    execution = execute_on(one_device, window=config.window)
+    execution = execute_on(one_device, rules=config.rules)
     found = logits_of(config, weights, golden["ids"], execution)
     np.testing.assert_allclose(found, golden["logits"], rtol=0, atol=1e-4)
 
@@ -71,7 +72,16 @@ def test_old_spelling_is_the_same_model(name, tmp_path):
 
 
 def rope(**changes):
-    return lambda config: {"rope": dataclasses.replace(config.rope, **changes)}
+    return kinds(lambda kind: {"rope": dataclasses.replace(kind.rope, **changes)})
+
+
+def kinds(change, which=None):
+    """Changes the kinds of layers, or only those with this window."""
+
+    def changed(kind):
+        return dataclasses.replace(kind, **change(kind)) if which in (None, kind.window) else kind
+
+    return lambda config: {"pattern": tuple(changed(kind) for kind in config.pattern)}
 
 
 WRONG = {
@@ -84,11 +94,17 @@ WRONG = {
     "llama3 scaling made linear": ("llama_rope_llama3", rope(kind="linear")),
     "llama3 blend": ("llama_rope_llama3", rope(high_frequency_factor=2.0)),
     "llama3 context": ("llama_rope_llama3", rope(original_max_positions=128)),
-    "window dropped": ("mistral_window", lambda _: {"window": None}),
+    "window dropped": ("mistral_window", kinds(lambda _: {"window": None})),
     "activation": ("gemma", lambda _: {"activation": "silu"}),
-    "embedding not scaled": ("gemma", lambda _: {"scaled_embeddings": False}),
+    "embedding not scaled": ("gemma", lambda _: {"embedding_scale": 1.0}),
+    "query scale": ("gemma2", lambda _: {"attention_scale": 16**-0.5}),
+    "scores not capped": ("gemma2", lambda _: {"attention_softcap": None}),
+    "logits not capped": ("gemma2", lambda _: {"logit_softcap": None}),
+    "windows the other way round": ("gemma2", lambda c: {"pattern": c.pattern[::-1]}),
+    "windows of another period": ("gemma3", lambda c: {"pattern": c.pattern[1:]}),
+    "rope of the windows": ("gemma3", kinds(lambda _: {"rope": Rope(1e4)}, which=16)),
     "norm without its one": ("gemma_untied", lambda _: {"norm_plus_one": False}),
-    "window too long": ("mistral_window", lambda _: {"window": 17}),
+    "window too long": ("mistral_window", kinds(lambda _: {"window": 17})),
 }
 
 
@@ -99,7 +115,7 @@ def test_a_wrong_config_value_shows(mistake, tmp_path, one_device):
     config, weights = loaded(cases.write_folder(tmp_path, cases.read_config(name)), one_device)
     config = dataclasses.replace(config, **changes(config))
     golden = cases.read_golden(name)
-    execution = execute_on(one_device, window=config.window)
+    execution = execute_on(one_device, rules=config.rules)
     found = logits_of(config, weights, golden["ids"], execution)
     assert np.abs(found - golden["logits"]).max() > 1e-3
 
@@ -195,7 +211,8 @@ def in_torch_names(tree, full: bool) -> dict[str, np.ndarray]:
     """One array a layer, under the names that the golden file uses."""
     named: dict[str, np.ndarray] = {}
     theirs_of = {ours: theirs for theirs, ours in lora.TARGETS.items()}
-    names = {ours: theirs for theirs, ours in hf.TABLE}
+    config = hf_config.parse(cases.read_config(rows.MODEL), rows.MODEL)
+    names = {row.ours: row.theirs for row in hf.layout(config).rows}
     for ours, array in trees.flatten(tree).items():
         if full:
             pattern = names[ours]

@@ -38,13 +38,13 @@ def config():
     return hf_config.parse(cases.read_config(CASE), CASE)
 
 
-def adapter_tensors(modules=MANY, dtype="float32", rank=RANK) -> dict[str, np.ndarray]:
+def adapter_tensors(modules=MANY, dtype="float32", rank=RANK, sizes=SIZES) -> dict[str, np.ndarray]:
     """Tensors as PEFT names them, written down independently of ours."""
     random = np.random.default_rng(0)
     tensors = {}
     for layer in range(LAYERS):
         for module in modules:
-            size_out, size_in = SIZES[module]
+            size_out, size_in = sizes[module]
             for factor, shape in (("A", (rank, size_in)), ("B", (size_out, rank))):
                 name = f"base_model.model.model.layers.{layer}.{module}.lora_{factor}.weight"
                 tensors[name] = random.standard_normal(shape).astype(DTYPES[dtype])
@@ -121,6 +121,49 @@ def test_round_trip_is_bitwise(modules, dtype, tmp_path, config, one_device, eig
         files = [folder / peft.WEIGHTS for folder in (source, tmp_path / "export")]
         assert files[0].read_bytes() == files[1].read_bytes()
         assert peft.load(tmp_path / "export", config, mesh)[1] == settings
+
+
+FUSED = {"self_attn.qkv_proj": (64, 32), "mlp.gate_up_proj": (96, 32), "mlp.down_proj": (32, 48)}
+
+
+def test_adapters_of_fused_projections_share_a(tmp_path, one_device, eight_devices):
+    """Phi-3: each projection has its rows of B, and goes back to where it was, to the bit."""
+    config = hf_config.parse(cases.read_config("phi3"), "phi3")
+    tensors = adapter_tensors(tuple(FUSED), sizes=FUSED)
+    source = write_adapter(tmp_path / "source", tensors)
+    for mesh in (one_device, eight_devices):
+        adapters, settings = peft.load(source, config, mesh)
+        assert settings.targets == ("query+key+value", "gate+up", "down")
+        peft.export(tmp_path / "export", adapters, settings)
+        files = [folder / peft.WEIGHTS for folder in (source, tmp_path / "export")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    a, b = (tensors[Q_A.format(1).replace("q_proj.lora_A", f"qkv_proj.lora_{f}")] for f in "AB")
+    layer = lora.by_layer(adapters)
+    for name, rows in (("query", b[:32]), ("key", b[32:48]), ("value", b[48:])):
+        np.testing.assert_array_equal(layer[name].a[1], a)
+        np.testing.assert_array_equal(layer[name].b[1], rows)
+    message = refusal(
+        write_adapter(tmp_path / "plain", adapter_tensors(MANY[:1])), config, one_device
+    )
+    assert "expected qkv_proj, o_proj, gate_up_proj, down_proj in all 2 layers" in message
+
+
+@pytest.mark.parametrize("trunk", peft.TRUNKS)
+def test_adapters_of_a_model_with_eyes_say_where_its_text_model_is(
+    trunk, tmp_path, config, one_device
+):
+    tensors = {
+        name.replace(".model.model.layers.", f".model.{trunk}.layers."): value
+        for name, value in adapter_tensors().items()
+    }
+    source = write_adapter(tmp_path / "source", tensors)
+    adapters, settings = peft.load(source, config, one_device)
+    assert settings.trunk == trunk
+    peft.export(tmp_path / "export", adapters, settings)
+    files = [folder / peft.WEIGHTS for folder in (source, tmp_path / "export")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    nested = dataclasses.replace(config, nested=True)
+    assert (peft.trunk_of(config), peft.trunk_of(nested)) == ("model", "model.language_model")
 
 
 def test_values_land_in_their_place(tmp_path, config, one_device):
@@ -369,7 +412,7 @@ def test_missing_files(tmp_path, config, one_device):
 @pytest.mark.torch
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # raised inside transformers
 @pytest.mark.parametrize("rslora", [False, True])
-@pytest.mark.parametrize("case", [CASE, "gemma"])
+@pytest.mark.parametrize("case", [CASE, "gemma", "phi3_long"])
 def test_peft_opens_an_export(case, rslora, tmp_path, one_device):
     import peft as theirs
 
@@ -378,7 +421,7 @@ def test_peft_opens_an_export(case, rslora, tmp_path, one_device):
     weights = hf.load(base, config, one_device, jnp.float32)
     scale = lora.scaling(RANK, 8.0, rslora)
     adapters = dataclasses.replace(random_adapters(config, one_device), scale=scale)
-    targets = tuple(lora.TARGETS.values())
+    targets = tuple(llama.targets(config).values())
     settings = peft.LoraConfig(RANK, 8.0, 0.1, targets, rslora, str(base), "float32")
     peft.export(tmp_path / "export", adapters, settings)
 
@@ -393,12 +436,23 @@ def test_peft_opens_an_export(case, rslora, tmp_path, one_device):
 
 @pytest.mark.torch
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # raised inside transformers
-@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], "all-linear", r".*\.(up|down)_proj"])
-def test_folders_that_peft_writes(targets, tmp_path, config, one_device):
+@pytest.mark.parametrize(
+    ("case", "targets"),
+    [
+        (CASE, ["q_proj", "v_proj"]),
+        (CASE, "all-linear"),
+        (CASE, r".*\.(up|down)_proj"),
+        ("phi3", "all-linear"),
+        ("phi3", ["qkv_proj", "down_proj"]),
+        ("olmo3", "all-linear"),
+    ],
+)
+def test_folders_that_peft_writes(case, targets, tmp_path, one_device):
     import peft as theirs
     import torch
 
-    base = cases.write_folder(tmp_path / "base", cases.read_config(CASE))
+    base = cases.write_folder(tmp_path / "base", cases.read_config(case))
+    config = hf.read_config(base)
     settings = theirs.LoraConfig(
         r=RANK, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM", use_rslora=True
     )
@@ -409,7 +463,7 @@ def test_folders_that_peft_writes(targets, tmp_path, config, one_device):
             if "lora_" in name:
                 parameter.normal_(std=0.2)
     model.save_pretrained(tmp_path / "adapter")
-    ids = cases.read_golden(CASE)["ids"]
+    ids = cases.read_golden(case)["ids"]
     expected = opened.by_transformers(model, ids)
 
     adapters, read = peft.load(tmp_path / "adapter", config, one_device)

@@ -57,7 +57,8 @@ def test_sizes_have_the_weights_of_their_names():
     billions = {name: formulas.all_weights(sizes.read(name)) / 1e9 for name in sizes.SIZES}
     assert billions == pytest.approx(
         {"llama2-7b": 6.738, "llama2-13b": 13.016, "llama2-70b": 68.977, "llama3-8b": 8.030,
-         "llama3-70b": 70.554}, abs=1e-3,
+         "llama3-70b": 70.554, "qwen3-32b": 32.762, "gemma3-27b": 27.009, "phi4-14b": 14.660,
+         "olmo3-32b": 32.234}, abs=1e-3,
     )  # fmt: skip
 
 
@@ -129,7 +130,7 @@ def test_a_judge_in_training_has_no_vocabulary(config):
 def test_flops_by_formula_are_those_the_compiler_counts(config):
     """Of a forward pass without loops, which the compiler would count once."""
     one = llama.LlamaConfig(**{**config.__dict__, "layers": 1, "mlp_width": 512, "width": 128,
-                          "head_size": 32})  # fmt: skip
+                          "head_size": 32, "rotary_size": 32})  # fmt: skip
     run = asked(
         "score", one, "v5e:1x1", jax.devices()[:1], (1, 1, 1), "llama_guard",
         score__judges__llama_guard__max_tokens=64, score__tokens_per_batch=256,

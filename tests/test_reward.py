@@ -89,7 +89,7 @@ def results(folder: Path) -> dict:
 def by_us(folder: Path, mesh, tokens, texts) -> np.ndarray:
     scorer = heads.read_scorer(folder)
     weights = heads.load(folder, scorer, mesh, jnp.float32)
-    run = execute_on(mesh, window=scorer.window)
+    run = execute_on(mesh, rules=scorer.rules)
     given = tokens(*texts, padding=True, return_tensors="np")
     ids = jnp.asarray(given["input_ids"], jnp.int32)
     types = jnp.asarray(given.get("token_type_ids", np.zeros(ids.shape)), jnp.int32)

@@ -52,7 +52,7 @@ def alone(folder: Path, mesh, row: batching.TokenRow) -> np.ndarray:
     """The head's outputs for one row without padding."""
     scorer = heads.read_scorer(folder)
     weights = heads.load(folder, scorer, mesh, jnp.float32)
-    run = execute_on(mesh, window=scorer.window)
+    run = execute_on(mesh, rules=scorer.rules)
     ids, types = (jnp.asarray([part], jnp.int32) for part in (row.ids, row.types))
     compiled = jax.jit(lambda w, *batch: heads.scores(scorer, w, *batch, run))
     return np.asarray(compiled(weights, ids, types, jnp.ones(ids.shape, bool)))[0]

@@ -6,6 +6,7 @@ import pytest
 from planned_runs import asked, programs
 
 from safety_jax.base import meshes
+from safety_jax.models import attention
 from safety_jax.models.encoders import deberta, deberta_config, heads
 from safety_jax.models.execution import Execution
 from safety_jax.planning import abstract, chips, formulas, layouts, sizes
@@ -108,7 +109,7 @@ def test_deberta_v3_large_scores_on_v5e_4x4(sizes, devices, capsys):
     head = deberta_config.head(DEBERTA_V3_LARGE, 1)
     scorer = heads.Scorer("deberta", DEBERTA_V3_LARGE, head, ("reward",), None, 512, True)
     run = Execution.build(
-        mesh, window=None, compute_dtype=jnp.bfloat16, backend="xla", remat="none"
+        mesh, rules=attention.PLAIN, compute_dtype=jnp.bfloat16, backend="xla", remat="none"
     )
     weights = abstract.weights(heads.parameters(scorer), mesh, jnp.bfloat16)
     rows = meshes.sharding(mesh, ("rows", "tokens"))

@@ -85,7 +85,7 @@ def lora(
         raise ConfigError(f"rank {rank}: expected 1 or more")
     leaves = adapters.initialize(
         llama.parameters(model.config),
-        adapters.targets(tuple(targets)),
+        adapters.targets(tuple(targets), llama.targets(model.config)),
         rank,
         initialization,
         jax.random.key(seed),

@@ -63,7 +63,7 @@ def headed(
     sequence.check_activation(name, spec["activation"])
     run = Execution.build(
         mesh,
-        window=scorer.window,
+        rules=scorer.rules,
         compute_dtype=resources.computed(),
         backend=resources.attention,
         remat="none",

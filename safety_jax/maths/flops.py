@@ -1,5 +1,7 @@
 """Model FLOPs of training, and what devices can do: the two sides of MFU."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 # Dense bfloat16 FLOP/s of one jax device, from the vendors' data sheets; the first name that the
@@ -50,7 +52,8 @@ def flops_per_token(
         trains_base: full fine-tuning.
         layers, heads, head_size: L, H, E of the model.
         example_tokens: T, the mean over tokens of the length of the token's example, that is
-            sum of squared lengths / sum of lengths; packing does not change it.
+            sum of squared lengths / sum of lengths; packing does not change it. With windows, see
+            `seen_tokens`.
     """
     base = 2 * matmul_weights * (3 if trains_base else 2)
     adapters = 2 * adapter_weights * 3
@@ -66,6 +69,15 @@ def even_tokens(*, matmul_weights: int, layers: int, heads: int, head_size: int)
         matmul_weights: of all layers together.
     """
     return matmul_weights / (layers * heads * head_size)
+
+
+def seen_tokens(lengths: np.ndarray, windows: Sequence[int | None]) -> float:
+    """The `example_tokens` of examples with these lengths, where layers see so far: the mean over
+    layers of Σ 2 · pairs of tokens that meet / Σ lengths, which is Σ n² / Σ n without windows."""
+    n = lengths.astype(float)
+    spans = [np.minimum(n, np.inf if window is None else window) for window in windows]
+    met = [(2 * span * n - span**2).sum() for span in spans]
+    return float(np.mean(met) / n.sum())
 
 
 def peak_flops(device_kind: str) -> float | None:

@@ -3,8 +3,9 @@
 SFT, DPO and scoring differ only in what they do with these numbers, see `losses.py`.
 """
 
+import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,33 @@ class TokenLogprobs(NamedTuple):
     correct: Bool[Array, "B T"]
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class OutputHead:
+    """What takes hidden states to logits: c tanh(s h Wᵀ / c), or s h Wᵀ without a soft-cap.
+
+    Attributes:
+        table: W [V, D].
+        scale: s (Granite divides logits by a number).
+        softcap: c (Gemma 2, arXiv 2408.00118).
+    """
+
+    table: Any
+    scale: float = dataclasses.field(default=1.0, metadata={"static": True})
+    softcap: float | None = dataclasses.field(default=None, metadata={"static": True})
+
+    def logits(self, products: Float[Array, "*B V"]) -> Float[Array, "*B V"]:
+        """Logits of products with the table."""
+        scaled = products if self.scale == 1.0 else products * self.scale
+        return scaled if self.softcap is None else self.softcap * jnp.tanh(scaled / self.softcap)
+
+    def slopes(self, logits: Float[Array, "*B V"]) -> Float[Array, "*B V"] | float:
+        """d logit / d product at these logits: s (1 - (logit / c)²)."""
+        if self.softcap is None:
+            return self.scale
+        return self.scale * (1 - (logits / self.softcap) ** 2)
+
+
 def shift(tokens: Tokens) -> tuple[Int[Array, "B T"], Bool[Array, "B T"]]:
     """Targets and mask per predicting position: position t answers for token t + 1.
 
@@ -36,13 +64,13 @@ def shift(tokens: Tokens) -> tuple[Int[Array, "B T"], Bool[Array, "B T"]]:
 
 def token_logprobs(
     hidden: Float[Array, "B T D"],
-    head: Float[Array, "V D"],
+    head: OutputHead,
     targets: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
     *,
     chunk_tokens: int,
 ) -> TokenLogprobs:
-    """Log-probability of each target under softmax(hidden headᵀ), in chunks of tokens.
+    """Log-probability of each target under softmax(logits), in chunks of tokens.
 
     Masked-out positions cost nothing: each row brings its masked positions to the front, and only
     as many chunks are visited as the fullest row needs. Logits, softmax and sums are float32.
@@ -50,47 +78,49 @@ def token_logprobs(
     The gradient needs no second pass over the vocabulary for `hidden`: logp depends on its own
     position's hidden state alone, so
 
-        d logp_t / d hidden_t = head[target_t] - Σ_v p_v head[v]
+        d logp_t / d hidden_t = z'_target W[target_t] - Σ_v p_v z'_v W[v]
 
-    is a vector of size D that the forward pass leaves behind. The backward pass scales it by the
+    with z' = d logit / d product (1 for most models) is a vector of size D that the forward pass
+    leaves behind. The backward pass scales it by the
     incoming gradient. Logits are recomputed only when `head` itself is trained.
 
     Args:
         chunk_tokens: positions of each row visited at once; peak memory is B · chunk_tokens · V
             float32 numbers.
     """
-    logprobs, correct = _token_logprobs(hidden, head, targets, mask, chunk_tokens)
+    form = dataclasses.replace(head, table=None)  # hashable: what differentiation takes as given
+    logprobs, correct = _token_logprobs(hidden, head.table, targets, mask, form, chunk_tokens)
     return TokenLogprobs(logprobs, correct)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _token_logprobs(hidden, head, targets, mask, chunk_tokens):
-    logprobs, correct, _ = _visit(hidden, head, targets, mask, chunk_tokens, slopes=False)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _token_logprobs(hidden, table, targets, mask, form, chunk_tokens):
+    logprobs, correct, _ = _visit(hidden, table, targets, mask, form, chunk_tokens, slopes=False)
     return logprobs, correct
 
 
-def _token_logprobs_forward(hidden, head, targets, mask, chunk_tokens):
+def _token_logprobs_forward(hidden, table, targets, mask, form, chunk_tokens):
     logprobs, correct, slopes = _visit(
-        hidden.value, head.value, targets.value, mask.value, chunk_tokens, slopes=True
+        hidden.value, table.value, targets.value, mask.value, form, chunk_tokens, slopes=True
     )
     # The presence of the last entry tells the backward pass, statically, that the head is trained.
     recompute = None
-    if head.perturbed:
-        recompute = (hidden.value, head.value, targets.value, mask.value)
+    if table.perturbed:
+        recompute = (hidden.value, table.value, targets.value, mask.value)
     return (logprobs, correct), (slopes, recompute)
 
 
-def _token_logprobs_backward(chunk_tokens, residuals, gradients):
+def _token_logprobs_backward(form, chunk_tokens, residuals, gradients):
     slopes, recompute = residuals
     incoming = gradients[0]
     if isinstance(incoming, jax.custom_derivatives.SymbolicZero):
         return None, None, None, None
     d_hidden = (incoming[..., None] * slopes).astype(slopes.dtype)
-    d_head = None
+    d_table = None
     if recompute is not None:
-        hidden, head, targets, mask = recompute
-        d_head = _head_gradient(incoming, hidden, head, targets, mask, chunk_tokens)
-    return d_hidden, d_head, None, None
+        hidden, table, targets, mask = recompute
+        d_table = _table_gradient(incoming, hidden, table, targets, mask, form, chunk_tokens)
+    return d_hidden, d_table, None, None
 
 
 _token_logprobs.defvjp(_token_logprobs_forward, _token_logprobs_backward, symbolic_zeros=True)
@@ -114,23 +144,23 @@ def _ordered(order, chunk, *arrays):
     return [take(x) for x in arrays]
 
 
-def _chunk_logits(hidden, head, i, chunk):
+def _chunk_logits(hidden, table, i, form, chunk):
     part = jax.lax.dynamic_slice_in_dim(hidden, i * chunk, chunk, axis=1)
-    return jnp.einsum("bcd,vd->bcv", part, head, preferred_element_type=jnp.float32)
+    return form.logits(jnp.einsum("bcd,vd->bcv", part, table, preferred_element_type=jnp.float32))
 
 
-def _visit(hidden, head, targets, mask, chunk, slopes: bool):
+def _visit(hidden, table, targets, mask, form, chunk, slopes: bool):
     """One pass over the vocabulary: logprobs, correct and, if asked, d logp / d hidden."""
     B, T, D = hidden.shape
     chunk = min(chunk, T)
-    head = head.astype(hidden.dtype)
+    table = table.astype(hidden.dtype)
     order, chunks = _front(mask, chunk)
     hidden, targets, visible = _ordered(order, chunk, hidden, targets, mask)
     width = D if slopes else 0
 
     def body(i, carry):
         logprobs, correct, slope = carry
-        logits = _chunk_logits(hidden, head, i, chunk)
+        logits = _chunk_logits(hidden, table, i, form, chunk)
         y = jax.lax.dynamic_slice_in_dim(targets, i * chunk, chunk, axis=1)
         on = jax.lax.dynamic_slice_in_dim(visible, i * chunk, chunk, axis=1)
         top = logits.max(axis=-1)
@@ -145,11 +175,12 @@ def _visit(hidden, head, targets, mask, chunk, slopes: bool):
         if slopes:
             mean = jnp.einsum(
                 "bcv,vd->bcd",
-                exponentials.astype(head.dtype),
-                head,
+                (exponentials * form.slopes(logits)).astype(table.dtype),
+                table,
                 preferred_element_type=jnp.float32,
             )
-            here = head[y].astype(jnp.float32) - mean / total[..., None]
+            of_chosen = table[y].astype(jnp.float32) * form.slopes(chosen[..., None])
+            here = of_chosen - mean / total[..., None]
             slope = write(slope, jnp.where(on[..., None], here, 0.0).astype(slope.dtype))
         return logprobs, correct, slope
 
@@ -163,26 +194,27 @@ def _visit(hidden, head, targets, mask, chunk, slopes: bool):
     return _ordered(back, T, *found)
 
 
-def _head_gradient(incoming, hidden, head, targets, mask, chunk):
-    """Σ_t g_t (onehot(target_t) - p_t) hidden_tᵀ, chunk by chunk, in float32."""
+def _table_gradient(incoming, hidden, table, targets, mask, form, chunk):
+    """Σ_t g_t z'_t (onehot(target_t) - p_t) hidden_tᵀ, chunk by chunk, in float32."""
     chunk = min(chunk, hidden.shape[1])
     order, chunks = _front(mask, chunk)
-    compute_head = head.astype(hidden.dtype)
+    compute_table = table.astype(hidden.dtype)
     hidden, targets, weight = _ordered(order, chunk, hidden, targets, incoming * mask)
 
     def body(i, gradient):
         part = functools.partial(
             jax.lax.dynamic_slice_in_dim, start_index=i * chunk, slice_size=chunk, axis=1
         )
-        probability = jax.nn.softmax(_chunk_logits(hidden, compute_head, i, chunk), axis=-1)
-        here = jax.nn.one_hot(part(targets), head.shape[0]) - probability
+        logits = _chunk_logits(hidden, compute_table, i, form, chunk)
+        here = jax.nn.one_hot(part(targets), table.shape[0]) - jax.nn.softmax(logits, axis=-1)
+        here = here * form.slopes(logits)
         here = (part(weight)[..., None] * here).astype(hidden.dtype)
         return gradient + jnp.einsum(
             "bcv,bcd->vd", here, part(hidden), preferred_element_type=jnp.float32
         )
 
-    total = jax.lax.fori_loop(0, chunks, body, jnp.zeros(head.shape, jnp.float32))
-    return total.astype(head.dtype)
+    total = jax.lax.fori_loop(0, chunks, body, jnp.zeros(table.shape, jnp.float32))
+    return total.astype(table.dtype)
 
 
 def segment_sums(

@@ -1,15 +1,19 @@
 """Causal attention over packed rows, behind one signature with three backends.
 
-    attention(q [B T H E], k [B T K E], v [B T K E], segments [B T], prefixes) -> [B T H E]
+    attention(q [B T H E], k [B T K E], v [B T K E], segments [B T], prefixes, kind) -> [B T H E]
 
-A token attends to itself and to earlier tokens of its own segment, at most `window` of them in
-all where a window is set. Where `prefixes` [B T] is given, not None, it also attends to the segment
-named there, as answers do to a prompt that stands in the row once (see `batch.Tokens`; Wang and
-Hegde, arXiv 2410.20305). Segment 0 (padding) is a segment like the others, so that no softmax is
-empty. `xla` runs anywhere; `cudnn` on NVIDIA GPUs; `splash` on TPUs. A backend on a platform where
-it cannot run, or where it fails to keep segments apart, is refused: `build` checks before use.
+A token attends to itself and to earlier tokens of its own segment, as the rule of the layer's kind
+says. Where `prefixes` [B T] is given, not None, it also attends to the segment named there, as
+answers do to a prompt that stands in the row once (see `batch.Tokens`; Wang and Hegde, arXiv
+2410.20305). Segment 0 (padding) is a segment like the others, so that no softmax is empty. `xla`
+runs anywhere; `cudnn` on NVIDIA GPUs; `splash` on TPUs. A backend on a platform where it cannot
+run, or where it fails to keep segments apart, is refused: `build` checks before use.
+
+Kernels are compiled for one window. A model with layers of several kinds runs them by one
+`lax.switch` over one kernel a kind, inside the scan over its layers.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +28,35 @@ from jaxtyping import Array, Bool, Float, Int
 from safety_jax.base import meshes
 from safety_jax.base.errors import ConfigError
 
-Attention = Callable[[Any, Any, Any, Any, Any], Any]
+# (q, k, v, segments, prefixes, kind); `kind` is the number of the layer's rule.
+Attention = Callable[[Any, Any, Any, Any, Any, Any], Any]
+Kernel = Callable[[Any, Any, Any, Any, Any], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What the queries of a layer see, and how a product with a key becomes a score.
+
+    Attributes:
+        window: each query sees so many keys, itself included; None: all before it.
+        scale: of the products; None: 1 / sqrt(E).
+        softcap: scores are c tanh(product / c) (Gemma 2, arXiv 2408.00118); None: the products.
+    """
+
+    window: int | None = None
+    scale: float | None = None
+    softcap: float | None = None
+
+    def factor(self, head_size: int) -> float:
+        return head_size**-0.5 if self.scale is None else self.scale
+
+    def scores(self, products: Float[Array, "*B"], head_size: int) -> Float[Array, "*B"]:
+        """The scores of products of queries and keys."""
+        scaled = products * self.factor(head_size)
+        return scaled if self.softcap is None else self.softcap * jnp.tanh(scaled / self.softcap)
+
+
+PLAIN = (Rule(),)
 
 # Queries are taken in blocks: a block meets only the keys before its end, and only one block's
 # scores exist at a time, forward and backward.
@@ -63,7 +95,7 @@ def xla(
     v: Float[Array, "B T K E"],
     segments: Int[Array, "B T"],
     prefixes: Int[Array, "B T"] | None,
-    window: int | None,
+    rule: Rule,
 ) -> Float[Array, "B T H E"]:
     """Masked softmax attention in blocks of queries; scores and softmax in float32."""
     B, T, H, E = q.shape
@@ -72,47 +104,51 @@ def xla(
 
     @jax.checkpoint
     def block(q, k, v, mask):
-        scores = jnp.einsum("btkge,bske->bkgts", q, k, preferred_element_type=jnp.float32)
-        scores = jnp.where(mask[:, None, None], scores * E**-0.5, jnp.finfo(jnp.float32).min)
+        products = jnp.einsum("btkge,bske->bkgts", q, k, preferred_element_type=jnp.float32)
+        scores = rule.scores(products, E)
+        scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
         return jnp.einsum("bkgts,bske->btkge", weights, v)
 
     outputs = []
     for start in range(0, T, QUERY_BLOCK):
-        rows, seen = slice(start, min(start + QUERY_BLOCK, T)), slice(0, start + QUERY_BLOCK)
-        mask = allowed(rows, seen, segments, prefixes, window)
+        first = 0 if rule.window is None else max(0, start + 1 - rule.window)
+        rows, seen = slice(start, min(start + QUERY_BLOCK, T)), slice(first, start + QUERY_BLOCK)
+        mask = allowed(rows, seen, segments, prefixes, rule.window)
         outputs.append(block(grouped[:, rows], k[:, seen], v[:, seen], mask))
     return jnp.concatenate(outputs, axis=1).reshape(B, T, H, E)
 
 
-def cudnn(q, k, v, segments, prefixes, window: int | None):
+def cudnn(q, k, v, segments, prefixes, rule: Rule):
     """cuDNN's fused kernel; segments go in as a mask, which it turns into a bias.
 
     Its variable-length arguments describe one example a row, so they cannot carry packed segments.
     """
     everything = slice(0, q.shape[1])
-    mask = allowed(everything, everything, segments, prefixes, window)[:, None]
-    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
+    mask = allowed(everything, everything, segments, prefixes, rule.window)[:, None]
+    return jax.nn.dot_product_attention(
+        q, k, v, mask=mask, scale=rule.scale, implementation="cudnn"
+    )
 
 
-def splash(q, k, v, segments, prefixes, window: int | None, mesh: Mesh, interpret: bool):
+def splash(q, k, v, segments, prefixes, rule: Rule, mesh: Mesh, interpret: bool):
     """The TPU block-sparse kernel, each device on its own rows and heads.
 
     It knows segments only. Where two go on from one prefix, it takes the row twice: once with the
     odd ones as a part of their prefix, once with the even ones.
     """
     if prefixes is None:
-        return _splash(q, k, v, segments, window, mesh, interpret)
-    _check_window(window, q.shape[1])
+        return _splash(q, k, v, segments, rule, mesh, interpret)
+    _check_window(rule.window, q.shape[1])
     odd = segments % 2 == 1
     one, other = (
-        _splash(q, k, v, jnp.where(joined, prefixes, segments), window, mesh, interpret)
+        _splash(q, k, v, jnp.where(joined, prefixes, segments), rule, mesh, interpret)
         for joined in (odd, ~odd)
     )
     return jnp.where(odd[:, :, None, None], one, other)
 
 
-def _splash(q, k, v, segments, window: int | None, mesh: Mesh, interpret: bool):
+def _splash(q, k, v, segments, rule: Rule, mesh: Mesh, interpret: bool):
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
@@ -120,14 +156,14 @@ def _splash(q, k, v, segments, window: int | None, mesh: Mesh, interpret: bool):
     heads = q.shape[2] // mesh.shape["tensor"]
     # The kernel's blocks are 128 lanes wide: shorter heads and ragged rows are padded with zeros.
     padding = ((0, 0), (0, -T % 128), (0, 0), (0, -E % 128))
-    q, k, v = (jnp.pad(x, padding) for x in (q * E**-0.5, k, v))
+    q, k, v = (jnp.pad(x, padding) for x in (q * rule.factor(E), k, v))
     segments = jnp.pad(segments, ((0, 0), (0, -T % 128)))
     length = q.shape[1]
     shape = (length, length)
     mask = (
         masks.CausalMask(shape)
-        if window is None
-        else masks.LocalMask(shape, window_size=(window - 1, 0), offset=0)
+        if rule.window is None
+        else masks.LocalMask(shape, window_size=(rule.window - 1, 0), offset=0)
     )
     block = next(size for size in (512, 384, 256, 128) if length % size == 0)
     sizes = kernels.BlockSizes(
@@ -140,6 +176,7 @@ def _splash(q, k, v, segments, window: int | None, mesh: Mesh, interpret: bool):
         head_shards=1,
         q_seq_shards=1,
         block_sizes=sizes,
+        attn_logits_soft_cap=rule.softcap,
         interpret=interpret,
     )
 
@@ -165,23 +202,29 @@ DEFAULTS = {"cpu": "xla", "gpu": "cudnn", "tpu": "splash"}
 
 
 def build(
-    name: str, mesh: Mesh, window: int | None, compute_dtype: DTypeLike, verify: bool = True
+    name: str,
+    mesh: Mesh,
+    rules: tuple[Rule, ...],
+    compute_dtype: DTypeLike,
+    verify: bool = True,
 ) -> Attention:
-    """The backend of this name, bound to a mesh; "auto" takes the platform's own.
+    """The backend of this name, bound to a mesh and to a rule a kind of layer; "auto" takes the
+    platform's own.
 
     Args:
         verify: compare with `xla` on a small packed row first. Off only for ahead-of-time
             compilation, where the devices do not exist.
 
     Raises:
-        ConfigError: the name is unknown, the platform is not the backend's, or the backend's
-            answer on packed rows differs from the reference.
+        ConfigError: the name is unknown, the platform is not the backend's, the backend cannot
+            follow a rule, or its answer on packed rows differs from the reference.
     """
     platform = mesh.devices.flat[0].platform
+    capped = any(rule.softcap is not None for rule in rules)
     if name == "auto":
         name = DEFAULTS[platform]
-        if name == "cudnn" and jnp.dtype(compute_dtype) == jnp.float32:
-            name = "xla"  # cuDNN's fused kernel takes 16-bit floats only
+        if name == "cudnn" and (capped or jnp.dtype(compute_dtype) == jnp.float32):
+            name = "xla"  # cuDNN's fused kernel takes 16-bit floats only, and no soft-cap
     if name not in PLATFORMS:
         raise ConfigError(f"model.attention {name!r}: expected auto, {', '.join(PLATFORMS)}")
     if PLATFORMS[name] not in (None, platform):
@@ -189,25 +232,42 @@ def build(
             f"model.attention {name!r} runs on {PLATFORMS[name]} only, this is {platform}; "
             "use model.attention=auto"
         )
-    function = _bound(name, mesh, window)
+    if name == "cudnn" and capped:
+        raise ConfigError(
+            "model.attention 'cudnn' has no soft-cap, and this model's scores have one; use "
+            "model.attention=xla"
+        )
     if verify and name != "xla":
-        check_segments(function, _bound("xla", mesh, window), mesh, name, compute_dtype, window)
-    return function
+        for rule in rules:
+            candidate, reference = (_kernel(one, mesh, rule) for one in (name, "xla"))
+            check_segments(candidate, reference, mesh, name, compute_dtype, rule.window)
+    return _by_kind(name, mesh, rules)
 
 
 @functools.cache
-def _bound(name: str, mesh: Mesh, window: int | None) -> Attention:
+def _by_kind(name: str, mesh: Mesh, rules: tuple[Rule, ...]) -> Attention:
     """One function for all models that are run alike: what was compiled for one serves the next."""
+    kernels = [_kernel(name, mesh, rule) for rule in rules]
+
+    def attention(q, k, v, segments, prefixes, kind):
+        if len(kernels) == 1:
+            return kernels[0](q, k, v, segments, prefixes)
+        return jax.lax.switch(kind, kernels, q, k, v, segments, prefixes)
+
+    return attention
+
+
+def _kernel(name: str, mesh: Mesh, rule: Rule) -> Kernel:
     return {
-        "xla": functools.partial(xla, window=window),
-        "cudnn": functools.partial(cudnn, window=window),
-        "splash": functools.partial(splash, window=window, mesh=mesh, interpret=False),
+        "xla": functools.partial(xla, rule=rule),
+        "cudnn": functools.partial(cudnn, rule=rule),
+        "splash": functools.partial(splash, rule=rule, mesh=mesh, interpret=False),
     }[name]
 
 
 def check_segments(
-    candidate: Attention,
-    reference: Attention,
+    candidate: Kernel,
+    reference: Kernel,
     mesh: Mesh,
     name: str,
     dtype: DTypeLike,

@@ -40,7 +40,7 @@ class Execution:
         cls,
         mesh: Mesh,
         *,
-        window: int | None,
+        rules: tuple[attention.Rule, ...],
         compute_dtype: DTypeLike,
         backend: str,
         remat: str,
@@ -49,8 +49,8 @@ class Execution:
         """How to run a model on this mesh.
 
         Args:
-            window: the model's sliding window; None for models without one, and for encoders, which
-                have an attention of their own.
+            rules: of the model's kinds of layers (`LlamaConfig.rules`); `attention.PLAIN` for
+                encoders, which have an attention of their own.
             backend: a name of `attention.PLATFORMS`, or "auto".
             verify: see `attention.build`.
 
@@ -60,7 +60,7 @@ class Execution:
         if remat not in REMAT:
             raise ConfigError(f"model.remat {remat!r}: expected one of {', '.join(REMAT)}")
         dtype = jnp.dtype(compute_dtype)
-        function = attention.build(backend, mesh, window, dtype, verify)
+        function = attention.build(backend, mesh, rules, dtype, verify)
         return cls(mesh, dtype, function, remat)
 
 

@@ -1,7 +1,8 @@
-"""The LLaMA family in Flax NNX: LLaMA 1 to 3.2, Mistral, Qwen2/2.5, Qwen3 and Gemma 1.
+"""The LLaMA family in Flax NNX; `models/folders/families.py` lists the models that belong to it.
 
 Families differ by config values only. Layers are stacked on axis 0 and run by one `lax.scan`;
 kernels keep Hugging Face's `[out, in]` orientation, so that weights stream in and out unchanged.
+Layers that differ in window or rope have the number of their kind scanned beside their weights.
 
 The NNX modules below declare each parameter once (shape, initializer, logical axes) and hold the
 forward pass; `model.Model` binds them to weights. Adapters enter in `Projection` alone, as a second
@@ -10,7 +11,7 @@ tree beside the weights.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,9 +22,23 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from safety_jax.base import meshes, trees
-from safety_jax.models import declaration, lora
+from safety_jax.models import declaration, lora, rotary
+from safety_jax.models.attention import Rule
 from safety_jax.models.execution import REMAT, Execution
-from safety_jax.models.rotary import Rope, rotate
+from safety_jax.models.rotary import Rope
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerKind:
+    """What layers of one model may differ in.
+
+    Attributes:
+        window: each token sees so many tokens, itself included; None: all before it.
+        rope: None: queries and keys know nothing of positions.
+    """
+
+    window: int | None
+    rope: Rope | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,27 +52,69 @@ class LlamaConfig:
     heads: int
     kv_heads: int
     head_size: int
+    rotary_size: int  # dimensions of each head that turn with the position, the first ones
+    pattern: tuple[LayerKind, ...]  # repeated from the first layer to the last
+    norms: str  # where a sublayer has its norm: "before", "after" (its output) or "both"
     norm_epsilon: float
-    rope: Rope
+    norm_plus_one: bool  # stored norm scales are w in 1 + w
+    query_key_norm: str  # "none", "head" (each alone) or "width" (all heads of a token together)
     tied_embeddings: bool
     query_key_value_bias: bool
     output_bias: bool
     mlp_bias: bool
-    query_key_norm: bool
     activation: str  # of the gated MLP, a name in ACTIVATIONS
-    scaled_embeddings: bool  # times sqrt(width), rounded to the compute dtype
-    norm_plus_one: bool  # stored norm scales are w in 1 + w
-    window: int | None
+    attention_scale: float  # of the products of queries and keys
+    attention_softcap: float | None  # see `attention.Rule`
+    embedding_scale: float  # rounded to the compute dtype
+    residual_scale: float  # of what a sublayer adds
+    logit_scale: float
+    logit_softcap: float | None
+    fused: bool  # files hold query, key and value as one kernel, gate and up as another
+    nested: bool  # the text model of a model with eyes; adapters' names say so
     max_positions: int
     initializer_range: float
+
+    @property
+    def kinds(self) -> tuple[LayerKind, ...]:
+        """The kinds of layers, each once, in the order in which they come up."""
+        return tuple(dict.fromkeys(self.pattern[: self.layers]))
+
+    @property
+    def layer_kinds(self) -> tuple[int, ...]:
+        """The number of each layer's kind."""
+        numbers = {kind: number for number, kind in enumerate(self.kinds)}
+        return tuple(
+            numbers[self.pattern[layer % len(self.pattern)]] for layer in range(self.layers)
+        )
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """What attention does in each kind of layer."""
+        return tuple(
+            Rule(kind.window, self.attention_scale, self.attention_softcap) for kind in self.kinds
+        )
+
+    @property
+    def frequencies_change_beyond(self) -> int | None:
+        """The longest example whose rotary frequencies do not depend on its length; None: none
+        do."""
+        ropes = [kind.rope for kind in self.kinds if kind.rope is not None]
+        limits = [rope.changes_beyond for rope in ropes if rope.changes_beyond is not None]
+        return min(limits, default=None)
 
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
 }
-# Takes rotated q [B T H E], k [B T K E] and v [B T K E] to [B T H E] and what is kept of the layer.
-Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
+# Takes rotated q [B T H E], k [B T K E], v [B T K E] and the number of the layer's kind (0 where
+# all are alike) to [B T H E] and what is kept of the layer.
+Attend = Callable[[jax.Array, jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
+
+
+def targets(config: LlamaConfig) -> Mapping[str, str]:
+    """The projections that adapters can go on: Hugging Face's names, and ours."""
+    return lora.FUSED_TARGETS if config.fused else lora.TARGETS
 
 
 # ---------------------------------------------------------------------------- parameters
@@ -134,46 +191,88 @@ def norm(x: Float[Array, "*B D"], scale: nnx.Param, config: LlamaConfig) -> Floa
 
 
 class LlamaLayer(nnx.Module):
-    """One decoder layer: norm, attention, norm, gated MLP, each with its residual."""
+    """One decoder layer: attention, then a gated MLP, each with its norms and its residual."""
 
     def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
         self.config = config
         D, F, E = config.width, config.mlp_width, config.head_size
         query, key_value = config.heads * E, config.kv_heads * E
         project = functools.partial(Projection, spread=config.initializer_range, rngs=rngs)
-        self.attention_norm = scale_parameter(config, D, "norm")
+        before, after = config.norms != "after", config.norms != "before"
+        if before:
+            self.attention_norm = scale_parameter(config, D, "norm")
         qkv_bias = config.query_key_value_bias
         self.query = project(D, query, ("heads", "embed"), qkv_bias)
         self.key = project(D, key_value, ("kv_heads", "embed"), qkv_bias)
         self.value = project(D, key_value, ("kv_heads", "embed"), qkv_bias)
         self.output = project(query, D, ("embed", "heads"), config.output_bias)
-        if config.query_key_norm:
+        if config.query_key_norm == "head":
             self.query_norm = scale_parameter(config, E, "head_size")
             self.key_norm = scale_parameter(config, E, "head_size")
-        self.mlp_norm = scale_parameter(config, D, "norm")
+        elif config.query_key_norm == "width":
+            self.query_norm = scale_parameter(config, query, "heads")
+            self.key_norm = scale_parameter(config, key_value, "kv_heads")
+        if after:
+            self.attention_output_norm = scale_parameter(config, D, "norm")
+        if before:
+            self.mlp_norm = scale_parameter(config, D, "norm")
         self.gate = project(D, F, ("mlp", "embed"), config.mlp_bias)
         self.up = project(D, F, ("mlp", "embed"), config.mlp_bias)
         self.down = project(F, D, ("embed", "mlp"), config.mlp_bias)
+        if after:
+            self.mlp_output_norm = scale_parameter(config, D, "norm")
 
-    def __call__(self, x, angles, run: Execution, adapters: dict[str, lora.Leaves], attend: Attend):
-        """The layer's output, and what `attend` keeps of it."""
-        B, T, _ = x.shape
-        config, given = self.config, adapters.get
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        turn: rotary.Turns,
+        kind: Any,
+        run: Execution,
+        adapters: dict[str, lora.Leaves],
+        attend: Attend,
+    ) -> tuple[Float[Array, "B T D"], Any]:
+        """The layer's output, and what `attend` keeps of it.
 
-        normed = norm(x, self.attention_norm, config)
-        q = self.query(normed, run, given("query")).reshape(B, T, config.heads, -1)
-        k = self.key(normed, run, given("key")).reshape(B, T, config.kv_heads, -1)
-        v = self.value(normed, run, given("value")).reshape(B, T, config.kv_heads, -1)
-        if config.query_key_norm:
-            q, k = norm(q, self.query_norm, config), norm(k, self.key_norm, config)
-        attended, kept = attend(rotate(q, angles), rotate(k, angles), v)
-        x = x + self.output(attended.reshape(B, T, -1), run, given("output"))
+        Args:
+            turn: of the layer's kind.
+            kind: its number, handed to `attend`.
+        """
+        config = self.config
+        before, after = config.norms != "after", config.norms != "before"
 
-        normed = norm(x, self.mlp_norm, config)
+        normed = norm(x, self.attention_norm, config) if before else x
+        q, k, v = self._heads(normed, run, adapters)
+        q, k = rotary.rotate_queries(q, turn), rotary.rotate(k, turn)
+        attended, kept = attend(q, k, v, kind)
+        flat = attended.reshape(*x.shape[:2], -1)
+        added = self.output(flat, run, adapters.get("output"))
+        x = self._add(x, norm(added, self.attention_output_norm, config) if after else added)
+
+        normed = norm(x, self.mlp_norm, config) if before else x
         activate = ACTIVATIONS[config.activation]
-        gate = activate(self.gate(normed, run, given("gate")))
-        x = x + self.down(gate * self.up(normed, run, given("up")), run, given("down"))
+        gate = activate(self.gate(normed, run, adapters.get("gate")))
+        up = self.up(normed, run, adapters.get("up"))
+        added = self.down(gate * up, run, adapters.get("down"))
+        x = self._add(x, norm(added, self.mlp_output_norm, config) if after else added)
         return meshes.constrain(x, run.mesh, ("rows", "tokens", "width")), kept
+
+    def _heads(self, x, run: Execution, adapters: dict[str, lora.Leaves]):
+        """Queries [B T H E], keys and values [B T K E], before they are turned."""
+        config = self.config
+        q = self.query(x, run, adapters.get("query"))
+        k = self.key(x, run, adapters.get("key"))
+        v = self.value(x, run, adapters.get("value"))
+        if config.query_key_norm == "width":
+            q, k = norm(q, self.query_norm, config), norm(k, self.key_norm, config)
+        q = q.reshape(*x.shape[:2], config.heads, -1)
+        k, v = (part.reshape(*x.shape[:2], config.kv_heads, -1) for part in (k, v))
+        if config.query_key_norm == "head":
+            q, k = norm(q, self.query_norm, config), norm(k, self.key_norm, config)
+        return q, k, v
+
+    def _add(self, x: jax.Array, added: jax.Array) -> jax.Array:
+        scale = self.config.residual_scale
+        return x + added if scale == 1.0 else x + added * jnp.asarray(scale, added.dtype)
 
 
 class Llama(nnx.Module):
@@ -200,19 +299,26 @@ class Llama(nnx.Module):
     def embed(self, ids, run: Execution):
         table = meshes.gather(self.embedding[...], run.mesh, ("vocab", "embed"))
         x = jnp.take(table, ids, axis=0).astype(run.compute_dtype)
-        if self.config.scaled_embeddings:
-            x = x * jnp.asarray(self.config.width**0.5, x.dtype)
+        if self.config.embedding_scale != 1.0:
+            x = x * jnp.asarray(self.config.embedding_scale, x.dtype)
         return meshes.constrain(x, run.mesh, ("rows", "tokens", "width"))
 
-    def __call__(self, ids, angles, run: Execution, adapters, attend: Attend):
-        """All layers by one scan; what `attend` keeps of each is stacked."""
+    def __call__(self, ids, turns: rotary.Turns, run: Execution, adapters, attend: Attend):
+        """All layers by one scan; what `attend` keeps of each is stacked.
 
-        def body(x, layer_and_leaves):
-            layer, leaves = layer_and_leaves
-            return layer(x, angles, run, leaves, attend)
+        Args:
+            turns: by kind of layer.
+        """
+        kinds = self.config.layer_kinds
+        numbers = jnp.asarray(kinds, jnp.int32) if any(kinds) else None
+
+        def body(x, of_layer):
+            layer, leaves, number = of_layer
+            kind = 0 if number is None else number
+            return layer(x, rotary.of_kind(turns, kind), kind, run, leaves, attend)
 
         if REMAT[run.remat] is not None:
             body = jax.checkpoint(body, policy=REMAT[run.remat], prevent_cse=False)
-        stacked = (self.layers, lora.by_layer(adapters))
+        stacked = (self.layers, lora.by_layer(adapters), numbers)
         x, kept = jax.lax.scan(body, self.embed(ids, run), stacked)
         return norm(x, self.final_norm, self.config), kept

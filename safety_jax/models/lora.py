@@ -3,6 +3,10 @@
 Adapters are plain arrays beside the weights, one pair `a` [L, R, in], `b` [L, out, R] for each
 adapted projection, in PEFT's orientation. Nothing here knows a model: sizes come from its
 parameter table, and the model's projection calls `delta` where leaves are given.
+
+Where a model's files hold projections as one (Phi-3), PEFT adapts that one: they share `a`, and
+each has its rows of `b`. Such a target is called after its projections, `query+key+value`, with the
+leaves `a`, `query`, `key` and `value`.
 """
 
 import dataclasses
@@ -27,6 +31,12 @@ TARGETS = {
     "up_proj": "up",
     "down_proj": "down",
 }
+FUSED_TARGETS = {
+    "qkv_proj": "query+key+value",
+    "o_proj": "output",
+    "gate_up_proj": "gate+up",
+    "down_proj": "down",
+}
 ALL_LINEAR = "all-linear"
 
 
@@ -36,7 +46,8 @@ class Adapters:
     """The adapter tree and the two numbers that apply it.
 
     Attributes:
-        weights: `{"query": {"a": [L, R, in], "b": [L, out, R]}, ...}`, float32.
+        weights: `{"query": {"a": [L, R, in], "b": [L, out, R]}, ...}`, float32; of projections
+            that share a, `{"gate+up": {"a": [L, R, in], "gate": [L, out, R], "up": ...}}`.
         scale: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA (arXiv 2312.03732).
         dropout: probability of dropping an input feature of the adapter, in training only.
         key: randomness of the dropout; None outside training.
@@ -79,6 +90,20 @@ def targets(
     return tuple(one for ours in taken for one in ((ours,) if isinstance(ours, str) else ours))
 
 
+def parts(target: str) -> dict[str, str]:
+    """The projections of a target, and what the leaf with each one's rows is called."""
+    names = target.split("+")
+    return {target: "b"} if len(names) == 1 else {name: name for name in names}
+
+
+def of_projection(weights: trees.Tree, projection: str) -> tuple[Any, Any] | None:
+    """The factors a and b that adapt a projection; None where nothing does."""
+    for target, leaves in weights.items():
+        if projection in parts(target):
+            return leaves["a"], leaves[parts(target)[projection]]
+    return None
+
+
 def scaling(rank: int, alpha: float, rslora: bool) -> float:
     return alpha / rank**0.5 if rslora else alpha / rank
 
@@ -89,11 +114,12 @@ def shapes(
     """Shape and logical axes of every adapter leaf, by dotted name."""
     leaves: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {}
     for target in adapted:
-        kernel = parameters[f"layers.{target}.kernel"]
-        layers, size_out, size_in = kernel.shape
-        stacked, axis_out, axis_in = kernel.axes
-        leaves[f"{target}.a"] = ((layers, rank, size_in), (stacked, "rank", axis_in))
-        leaves[f"{target}.b"] = ((layers, size_out, rank), (stacked, axis_out, "rank"))
+        for projection, leaf in parts(target).items():
+            kernel = parameters[f"layers.{projection}.kernel"]
+            layers, size_out, size_in = kernel.shape
+            stacked, axis_out, axis_in = kernel.axes
+            leaves[f"{target}.a"] = ((layers, rank, size_in), (stacked, "rank", axis_in))
+            leaves[f"{target}.{leaf}"] = ((layers, size_out, rank), (stacked, axis_out, "rank"))
     return leaves
 
 
@@ -124,13 +150,13 @@ def initialize(
         ConfigError: `initialization` is neither.
     """
     check_initialization(initialization)
-    random_leaf = "a" if initialization == "peft" else "b"
+    random_a = initialization == "peft"
     declared = shapes(parameters, adapted, rank)
 
     def make(key: jax.Array) -> trees.Tree:
         leaves = {}
         for number, (name, (shape, _)) in enumerate(declared.items()):
-            if name.endswith(f".{random_leaf}"):
+            if name.endswith(".a") == random_a:
                 bound = shape[-1] ** -0.5
                 leaf_key = jax.random.fold_in(key, number)
                 leaves[name] = jax.random.uniform(leaf_key, shape, minval=-bound, maxval=bound)
@@ -178,7 +204,8 @@ def by_layer(adapters: Adapters | None) -> dict[str, Leaves]:
             keys = jax.random.split(jax.random.fold_in(adapters.key, number), layers)
             keep = jnp.full((layers,), 1 - adapters.dropout)
         scale = jnp.full((layers,), adapters.scale)
-        leaves[target] = Leaves(pair["a"], pair["b"], scale, keep, keys)
+        for projection, leaf in parts(target).items():
+            leaves[projection] = Leaves(pair["a"], pair[leaf], scale, keep, keys)
     return leaves
 
 
@@ -202,17 +229,18 @@ def merge(weights: trees.Tree, adapters: Adapters) -> trees.Tree:
     """
     flat = trees.flatten(weights)
     for target, pair in adapters.weights.items():
-        name = f"layers.{target}.kernel"
-        flat[name] = jax.vmap(added, in_axes=(0, 0, 0, None))(
-            flat[name], pair["a"], pair["b"], adapters.scale
-        )
+        for projection, leaf in parts(target).items():
+            name = f"layers.{projection}.kernel"
+            flat[name] = jax.vmap(added, in_axes=(0, 0, 0, None))(
+                flat[name], pair["a"], pair[leaf], adapters.scale
+            )
     return trees.unflatten(flat)
 
 
 def promote(weights: trees.Tree, adapted: tuple[str, ...]) -> trees.Tree:
     """Weights whose adapted kernels are float32, as `merge` leaves them: programs that run before
     and after a merge are then the same."""
-    names = {f"layers.{target}.kernel" for target in adapted}
+    names = {f"layers.{name}.kernel" for target in adapted for name in parts(target)}
     return trees.map_named(
         lambda name, leaf: leaf.astype(jnp.float32) if name in names else leaf, weights
     )

@@ -12,10 +12,10 @@ from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base import meshes, trees
 from safety_jax.base.batch import Tokens
-from safety_jax.models import declaration, lora
+from safety_jax.maths.logprobs import OutputHead
+from safety_jax.models import declaration, lora, rotary
 from safety_jax.models.execution import Execution
 from safety_jax.models.llama import Attend, Llama, LlamaConfig, parameters
-from safety_jax.models.rotary import angles
 
 _static: Any = {"static": True}
 
@@ -72,8 +72,9 @@ class Model:
     def forward(self, tokens: Tokens) -> Float[Array, "B T D"]:
         """The last hidden state, normed, in `execution.compute_dtype`."""
 
-        def attend(q, k, v):
-            return self.execution.attention(q, k, v, tokens.segments, tokens.prefixes), None
+        def attend(q, k, v, kind):
+            attention = self.execution.attention
+            return attention(q, k, v, tokens.segments, tokens.prefixes, kind), None
 
         return self._run(tokens, attend)[0]
 
@@ -82,24 +83,35 @@ class Model:
     ) -> tuple[Float[Array, "L B T K E"], Float[Array, "L B T K E"]]:
         """What later tokens attend to: every layer's keys, already rotated, and values."""
 
-        def attend(q, k, v):
-            attended = self.execution.attention(q, k, v, tokens.segments, tokens.prefixes)
-            return attended, (k, v)
+        def attend(q, k, v, kind):
+            attention = self.execution.attention
+            return attention(q, k, v, tokens.segments, tokens.prefixes, kind), (k, v)
 
         return self._run(tokens, attend)[1]
 
     def _run(self, tokens: Tokens, attend: Attend) -> tuple[jax.Array, Any]:
-        turned = angles(self.config.rope, self.config.head_size, tokens.positions)
+        longest, lengths = self.config.frequencies_change_beyond, None
+        if longest is not None and tokens.ids.shape[1] > longest:
+            if tokens.prefixes is not None:  # examples of two lengths would share its keys
+                raise ValueError(f"shared prefixes in rows longer than {longest} tokens")
+            lengths = rotary.example_lengths(tokens.positions, tokens.segments)
+        ropes = [kind.rope for kind in self.config.kinds]
+        turns = rotary.turns(ropes, self.config.rotary_size, tokens.positions, lengths)
         module = declaration.bind(Llama, self.config, self.weights)
-        return module(tokens.ids, turned, self.execution, self.adapters, attend)
+        return module(tokens.ids, turns, self.execution, self.adapters, attend)
 
-    def head(self) -> Float[Array, "V D"]:
-        """The output matrix: the head, or the embedding where the two are tied."""
+    def head(self) -> OutputHead:
+        """The output matrix, which is the embedding where the two are tied, and what becomes of its
+        products."""
         table = self.weights["embedding" if self.config.tied_embeddings else "head"]
-        return meshes.gather(table, self.mesh, ("vocab", "embed"))
+        table = meshes.gather(table, self.mesh, ("vocab", "embed"))
+        return OutputHead(table, self.config.logit_scale, self.config.logit_softcap)
 
     def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Float32 logits behind these hidden states. Training never calls this: see
         `logprobs.token_logprobs`."""
-        table = self.head().astype(hidden.dtype)
-        return jnp.einsum("btd,vd->btv", hidden, table, preferred_element_type=jnp.float32)
+        head = self.head()
+        table = head.table.astype(hidden.dtype)
+        return head.logits(
+            jnp.einsum("btd,vd->btv", hidden, table, preferred_element_type=jnp.float32)
+        )

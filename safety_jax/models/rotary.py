@@ -1,54 +1,195 @@
-"""Rotary position embedding (Su et al. 2021, arXiv 2104.09864), plain and scaled."""
+"""Rotary position embedding (Su et al. 2021, arXiv 2104.09864), plain and scaled.
+
+Every kind of scaling changes the angular frequencies, some also multiply cosine and sine, and two
+of them depend on how long the example is. A token's example is its segment, so that packing
+changes nothing.
+"""
 
 import dataclasses
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
 class Rope:
-    """Rotary position embedding; the last four fields are read by the kinds that scale."""
+    """Rotary position embedding; a field that the kind does not use keeps its default.
+
+    Attributes:
+        kind: a name in KINDS.
+        original_max_positions: tokens that the model was first trained on, where the kind asks; of
+            `dynamic`, those it was made for.
+        magnitude: cosine and sine are multiplied by it (`yarn`, `longrope`: "attention factor").
+        beta_fast, beta_slow: of `yarn`: turns within the original context above which a frequency
+            is kept, and below which it is divided by the factor; whole dimensions if `truncate`.
+        short_factors, long_factors: of `longrope`, by pair of dimensions.
+        query_beta: queries are multiplied by 1 + beta ln(1 + floor(position / original)), as
+            Llama 4 and Ministral 3 do; 0: they are not.
+    """
 
     theta: float
-    kind: str  # "default", "linear" or "llama3"
-    factor: float
-    low_frequency_factor: float
-    high_frequency_factor: float
-    original_max_positions: int
+    kind: str = "default"
+    factor: float = 1.0
+    original_max_positions: int = 0
+    low_frequency_factor: float = 1.0
+    high_frequency_factor: float = 1.0
+    magnitude: float = 1.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    short_factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
+    query_beta: float = 0.0
+
+    @property
+    def changes_beyond(self) -> int | None:
+        """The longest example that has the frequencies of a short one; None: all have the same."""
+        return self.original_max_positions if self.kind in ("dynamic", "longrope") else None
 
 
-def frequencies(rope: Rope, head_size: int) -> Float[Array, " half"]:
-    """Angular frequency of each pair of dimensions, in radians per token (arXiv 2104.09864).
+KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 
-    `linear` divides every frequency by the factor. `llama3` (Llama 3.1) divides those whose
-    wavelength exceeds the original context, keeps the short ones, and blends in between.
+
+class Turns(NamedTuple):
+    """How far each token's queries and keys are turned, by kind of layer; or of one kind, without
+    N.
+
+    Attributes:
+        cosine, sine: of each pair of dimensions.
+        query_scale: that queries are multiplied by; None: they are not.
     """
-    inverse = rope.theta ** -(jnp.arange(0, head_size, 2, dtype=jnp.float32) / head_size)
+
+    cosine: Float[Array, "*N B T half"]
+    sine: Float[Array, "*N B T half"]
+    query_scale: Float[Array, "*N B T"] | None
+
+
+def frequencies(
+    rope: Rope, size: int, lengths: Int[Array, "B T"] | None = None
+) -> Float[Array, "*BT half"]:
+    """Angular frequency of each pair of dimensions, in radians per token.
+
+    `linear` divides every frequency by the factor. `dynamic` raises theta for examples longer than
+    the model was made for, so that the slowest frequency is divided by about as much as they are
+    longer. `llama3` (Llama 3.1) divides those whose wavelength exceeds the original context, keeps
+    the short ones, and blends in between. `yarn` (Peng et al. 2023, arXiv 2309.00071) does likewise
+    by dimension. `longrope` (Ding et al. 2024, arXiv 2402.13753) divides each by a factor of its
+    own, of two sets by the example's length.
+
+    Args:
+        size: dimensions that turn.
+        lengths: of each token's example; None: no example is longer than `changes_beyond`.
+    """
+    exponent = jnp.arange(0, size, 2, dtype=jnp.float32) / size
+    inverse = rope.theta**-exponent
     if rope.kind == "default":
         return inverse
     if rope.kind == "linear":
         return inverse / rope.factor
-    turns = rope.original_max_positions * inverse / (2 * jnp.pi)
-    low, high = rope.low_frequency_factor, rope.high_frequency_factor
-    keep = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+    if rope.kind == "dynamic":
+        if lengths is None:
+            return inverse
+        longer = jnp.maximum(lengths / rope.original_max_positions, 1.0)[..., None]
+        grown = (rope.factor * longer - (rope.factor - 1)) ** (size / (size - 2))
+        return jnp.exp(-exponent[None, None] * (math.log(rope.theta) + jnp.log(grown)))
+    if rope.kind == "longrope":
+        short, long = (
+            inverse / jnp.asarray(factors) for factors in (rope.short_factors, rope.long_factors)
+        )
+        if lengths is None:
+            return short
+        beyond = (lengths > rope.original_max_positions)[..., None]
+        return jnp.where(beyond, long[None, None], short[None, None])
+    keep = _kept_by_yarn(rope, size) if rope.kind == "yarn" else _kept_by_llama3(rope, inverse)
     return keep * inverse + (1 - keep) * inverse / rope.factor
 
 
-def angles(
-    rope: Rope, head_size: int, positions: Int[Array, "B T"]
-) -> tuple[Float[Array, "B T half"], Float[Array, "B T half"]]:
-    """Cosine and sine of each position's turn."""
-    per_token = frequencies(rope, head_size)
-    turned = jnp.einsum("bt,f->btf", positions.astype(jnp.float32), per_token, precision="highest")
-    return jnp.cos(turned), jnp.sin(turned)
+def _kept_by_llama3(rope: Rope, inverse: Float[Array, " half"]) -> Float[Array, " half"]:
+    """The share of each frequency that is not divided, by its turns in the original context."""
+    turns = rope.original_max_positions * inverse / (2 * jnp.pi)
+    low, high = rope.low_frequency_factor, rope.high_frequency_factor
+    return jnp.clip((turns - low) / (high - low), 0.0, 1.0)
 
 
-def rotate(
-    x: Float[Array, "B T H E"], angles: tuple[Float[Array, "B T half"], Float[Array, "B T half"]]
-) -> Float[Array, "B T H E"]:
-    """Turns each pair (x[i], x[i + E/2]) by its angle; float32 inside."""
-    cosine, sine = (angle[:, :, None, :] for angle in angles)
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+def _kept_by_yarn(rope: Rope, size: int) -> Float[Array, " half"]:
+    """Likewise, by dimension: 1 below the one that turns `beta_fast` times in the original
+    context, 0 above the one that turns `beta_slow` times, and linear in between."""
+
+    def dimension(turns: float) -> float:
+        length = rope.original_max_positions / (turns * 2 * math.pi)
+        return size * math.log(length) / (2 * math.log(rope.theta))
+
+    low, high = dimension(rope.beta_fast), dimension(rope.beta_slow)
+    if rope.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, size - 1)
+    high += 0.001 if low == high else 0.0  # transformers' way around dividing by zero
+    return 1 - jnp.clip((jnp.arange(size // 2, dtype=jnp.float32) - low) / (high - low), 0.0, 1.0)
+
+
+def example_lengths(positions: Int[Array, "B T"], segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
+    """How many tokens each token's example has, in its row."""
+
+    def of_row(positions: jax.Array, segments: jax.Array) -> jax.Array:
+        longest = jnp.zeros(len(segments) + 1, jnp.int32).at[segments].max(positions + 1)
+        return longest[segments]
+
+    return jax.vmap(of_row)(positions, segments)
+
+
+def turns(
+    ropes: Sequence[Rope | None],
+    size: int,
+    positions: Int[Array, "B T"],
+    lengths: Int[Array, "B T"] | None,
+) -> Turns:
+    """Cosine and sine of each position's turn under each rope; None turns nothing.
+
+    Args:
+        size, lengths: see `frequencies`.
+    """
+    there = positions.astype(jnp.float32)
+    cosines, sines, scales = [], [], []
+    for rope in ropes:
+        per_token = jnp.zeros(size // 2) if rope is None else frequencies(rope, size, lengths)
+        by_token = "f" if per_token.ndim == 1 else "btf"
+        angle = jnp.einsum(f"bt,{by_token}->btf", there, per_token, precision="highest")
+        magnitude = 1.0 if rope is None else rope.magnitude
+        cosines.append(magnitude * jnp.cos(angle))
+        sines.append(magnitude * jnp.sin(angle))
+        scales.append(jnp.ones_like(there))
+        if rope is not None and rope.query_beta:
+            windows = jnp.floor(there / rope.original_max_positions)
+            scales[-1] = 1 + rope.query_beta * jnp.log1p(windows)
+    scaled = any(rope is not None and rope.query_beta for rope in ropes)
+    return Turns(jnp.stack(cosines), jnp.stack(sines), jnp.stack(scales) if scaled else None)
+
+
+def of_kind(found: Turns, kind: int | Int[Array, ""]) -> Turns:
+    """The turns of one kind of layer."""
+    return jax.tree.map(
+        lambda x: jax.lax.dynamic_index_in_dim(x, kind, axis=0, keepdims=False), found
+    )
+
+
+def rotate(x: Float[Array, "B T H E"], turn: Turns) -> Float[Array, "B T H E"]:
+    """Turns each pair (x[i], x[i + half]) by its angle, of the first 2 · half dimensions of a head;
+    float32 inside."""
+    cosine, sine = (angle[:, :, None, :] for angle in (turn.cosine, turn.sine))
+    half = cosine.shape[-1]
+    first, second, rest = jnp.split(x, (half, 2 * half), axis=-1)
+    first, second = first.astype(jnp.float32), second.astype(jnp.float32)
     turned = (first * cosine - second * sine, second * cosine + first * sine)
-    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+    return jnp.concatenate([*(part.astype(x.dtype) for part in turned), rest], axis=-1)
+
+
+def rotate_queries(q: Float[Array, "B T H E"], turn: Turns) -> Float[Array, "B T H E"]:
+    """As `rotate`, and scaled by position where the rope says so."""
+    turned = rotate(q, turn)
+    if turn.query_scale is None:
+        return turned
+    return turned * turn.query_scale[:, :, None, None].astype(turned.dtype)

@@ -117,8 +117,9 @@ def head_weights(config: llama.LlamaConfig) -> int:
 
 def _attention(config: llama.LlamaConfig, row_tokens: int) -> float:
     """FLOPs of one matrix product of causal attention, for each token of a row."""
-    seen = row_tokens / 2 if config.window is None else min(row_tokens / 2, config.window)
-    return 2 * seen * config.heads * config.head_size * config.layers
+    windows = [config.kinds[number].window for number in config.layer_kinds]
+    seen = sum(min(row_tokens / 2, math.inf if w is None else w) for w in windows)
+    return 2 * seen * config.heads * config.head_size
 
 
 def _activation_traffic(config: llama.LlamaConfig, width: int) -> float:

@@ -97,6 +97,10 @@ def encoding(config: ConfigDict, base: Base, overlong_prompt: str) -> encode.Enc
 # ---------------------------------------------------------------------------- what is trained
 
 
+def _targets(config: ConfigDict, base: Base) -> tuple[str, ...]:
+    return lora.targets(tuple(config.lora.targets), llama.targets(base.config))
+
+
 def flops_per_example(
     config: ConfigDict, base: Base, *sides: Examples, share: Share = prefixes.separate
 ) -> float:
@@ -104,7 +108,7 @@ def flops_per_example(
     read once."""
     adapter = None
     if config.lora.rank > 0:
-        adapter = adapter_settings(config, lora.targets(tuple(config.lora.targets)))
+        adapter = adapter_settings(config, _targets(config, base))
     whole = sum(
         policy.flops_per_token(base.config, adapter, side.lengths) * float(side.lengths.mean())
         for side in sides
@@ -128,8 +132,11 @@ def share(config: ConfigDict, model: llama.LlamaConfig, skips: int | None = None
         heads=model.heads,
         head_size=model.head_size,
     )
+    # Frequencies that depend on an example's length are those of one example.
+    limits = [kind.window for kind in model.kinds] + [model.frequencies_change_beyond]
+    window = min((limit for limit in limits if limit is not None), default=None)
     return functools.partial(
-        prefixes.where_it_saves, even_tokens=even_tokens, window=model.window, skips=skips
+        prefixes.where_it_saves, even_tokens=even_tokens, window=window, skips=skips
     )
 
 
@@ -137,10 +144,10 @@ def load_policy(config: ConfigDict, base: Base, mesh: Mesh) -> Loaded[Policy]:
     """The policy with its weights, as the `model` and `lora` groups say."""
     adapter = None
     if config.lora.rank > 0:
-        adapter = adapter_settings(config, lora.targets(tuple(config.lora.targets)))
+        adapter = adapter_settings(config, _targets(config, base))
     execution = Execution.build(
         mesh,
-        window=base.config.window,
+        rules=base.config.rules,
         compute_dtype=float_type("model.compute_dtype", config.model.compute_dtype),
         backend=config.model.attention,
         remat=config.model.remat,

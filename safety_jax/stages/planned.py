@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ class PlanRequest:
     def execution(self, mesh: Mesh, compute_dtype: str, backend: str, remat: str) -> Execution:
         return Execution.build(
             mesh,
-            window=self.model.window,
+            rules=self.model.rules,
             compute_dtype=float_type("model.compute_dtype", compute_dtype),
             # Only for TPUs is anything compiled; elsewhere any backend will do.
             backend=backend if self.where.is_tpu else "xla",
@@ -141,7 +142,7 @@ def make_policy(asked: PlanRequest, mesh: Mesh) -> policy.Policy:
         asked.model,
         training_run(asked, mesh),
         Path(config.model.path),
-        make_adapter(config, lora.targets),
+        make_adapter(config, functools.partial(lora.targets, known=llama.targets(asked.model))),
         config.train.chunk_tokens,
     )
 

@@ -167,7 +167,7 @@ def load(
         adapter = groups.adapter_settings(config, targets)
     execution = Execution.build(
         mesh,
-        window=scorer.window,
+        rules=scorer.rules,
         compute_dtype=float_type("model.compute_dtype", config.model.compute_dtype),
         backend=config.model.attention,
         remat=config.model.remat,

@@ -102,7 +102,8 @@ class Policy:
         """Writes what was trained: a PEFT adapter folder, or the full model."""
         if self.adapter is None:
             return self.export_merged(folder, trainable, frozen, dtype)
-        peft.export(folder, self.adapters(trainable), self.adapter)
+        settings = dataclasses.replace(self.adapter, trunk=peft.trunk_of(self.config))
+        peft.export(folder, self.adapters(trainable), settings)
         return 0.0
 
     def export_merged(
@@ -122,7 +123,7 @@ def flops_per_token(
     declared = llama.parameters(model)
     kernels = [p.shape for name, p in declared.items() if name.endswith("kernel")]
     leaves = lora.shapes(declared, adapter.targets, adapter.rank) if adapter else {}
-    tokens = lengths.astype(float)
+    windows = [model.kinds[number].window for number in model.layer_kinds]
     return flops.flops_per_token(
         matmul_weights=sum(map(math.prod, kernels)) + model.vocabulary_size * model.width,
         adapter_weights=sum(math.prod(shape) for shape, _ in leaves.values()),
@@ -130,7 +131,7 @@ def flops_per_token(
         layers=model.layers,
         heads=model.heads,
         head_size=model.head_size,
-        example_tokens=float((tokens**2).sum() / tokens.sum()),
+        example_tokens=flops.seen_tokens(lengths, windows),
     )
 
 

@@ -30,7 +30,7 @@ def main(folder: Path, answers: str, cache_dtype: str) -> None:
     config = hf_config.read_config(folder / "model")
     mesh = meshes.build(1, 1, 1, devices=jax.devices()[:1])
     run = Execution.build(
-        mesh, window=config.window, compute_dtype=jnp.float32, backend="xla", remat="none"
+        mesh, rules=config.rules, compute_dtype=jnp.float32, backend="xla", remat="none"
     )
     weights = hf.load(folder / "model", config, mesh, jnp.float32)
     settings = generation.SamplingParams(

@@ -28,7 +28,7 @@ def main(folder: Path, tokens_per_batch: int) -> None:
     scorer = heads.read_scorer(folder / "model")
     weights = heads.load(folder / "model", scorer, mesh, jnp.float32)
     run = Execution.build(
-        mesh, window=scorer.window, compute_dtype=jnp.float32, backend="auto", remat="none"
+        mesh, rules=scorer.rules, compute_dtype=jnp.float32, backend="auto", remat="none"
     )
     rungs = buckets.ladder(32, score.LONGEST)
     batches = buckets.buckets([len(text) for text in texts], rungs, tokens_per_batch, 1)

@@ -41,6 +41,89 @@ LLAMA3_ROPE = {
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
 ROPE_500K = {"rope_type": "default", "rope_theta": 500000.0}
 GEMMA = LLAMA | {"model_type": "gemma", "head_dim": 16, "rms_norm_eps": 1e-6}
+# Four layers of two kinds; the window of 16 tokens shows within 96, and so do the soft-caps.
+GEMMA2 = GEMMA | {
+    "model_type": "gemma2",
+    "num_hidden_layers": 4,
+    "sliding_window": 16,
+    "query_pre_attn_scalar": 24,
+    "attn_logit_softcapping": 2.0,
+    "final_logit_softcapping": 3.0,
+    "tie_word_embeddings": True,
+}
+# Layers 0, 1, 3 and 4 of five have the window and a rope of their own; the last is cut off from its
+# period, as in Gemma 3 4B.
+GEMMA3 = GEMMA | {
+    "model_type": "gemma3_text",
+    "num_hidden_layers": 5,
+    "sliding_window": 16,
+    "sliding_window_pattern": 3,
+    "query_pre_attn_scalar": 24,
+    "tie_word_embeddings": True,
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0},
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e5},
+    },
+}
+# Fused projections; three quarters of a head turn. The example of 96 tokens is longer than 64, and
+# not longer than 96, so that each set of factors is used.
+IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+PHI3 = LLAMA | {"model_type": "phi3", "sliding_window": 40, **IDS}
+LONG_ROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1000.0,
+    "partial_rotary_factor": 0.75,
+    "short_factor": [1.0, 1.1, 1.3],
+    "long_factor": [1.5, 2.0, 3.0],
+}
+PHI3_LONG = PHI3 | {
+    "tie_word_embeddings": True,
+    "original_max_position_embeddings": 64,
+    "partial_rotary_factor": 0.75,
+    "rope_parameters": LONG_ROPE,
+}
+YARN_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "original_max_position_embeddings": 24,
+    "beta_fast": 2.0,
+    "beta_slow": 0.5,
+}
+OLMO2 = LLAMA | {"model_type": "olmo2", **IDS}
+# The fourth of five layers sees all, with its own rope.
+OLMO3 = OLMO2 | {
+    "model_type": "olmo3",
+    "num_hidden_layers": 5,
+    "sliding_window": 16,
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 500000.0},
+        "full_attention": YARN_ROPE,
+    },
+}
+SMOLLM3 = LLAMA | {
+    "model_type": "smollm3",
+    "num_hidden_layers": 4,
+    "no_rope_layer_interval": 3,
+    **IDS,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
+}
+GRANITE = LLAMA | {
+    "model_type": "granite",
+    "tie_word_embeddings": True,
+    "embedding_multiplier": 6.0,
+    "attention_multiplier": 0.2,
+    "residual_multiplier": 0.3,
+    "logits_scaling": 4.0,
+}
+# Queries grow every 24 tokens.
+MINISTRAL3 = LLAMA | {
+    "model_type": "ministral3",
+    "head_dim": 16,
+    **IDS,
+    "rope_parameters": YARN_ROPE
+    | {"mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.5},
+}
 QWEN3 = LLAMA | {"model_type": "qwen3", "head_dim": 16, "rms_norm_eps": 1e-6}
 
 CASES: dict[str, dict[str, Any]] = {
@@ -65,10 +148,37 @@ CASES: dict[str, dict[str, Any]] = {
     "qwen3_tied": QWEN3 | {"tie_word_embeddings": True},
     "gemma": GEMMA | {"num_key_value_heads": 1},
     "gemma_untied": GEMMA | {"tie_word_embeddings": False},
+    "gemma2": GEMMA2,
+    "gemma3": GEMMA3,
+    "phi3": PHI3,
+    "phi3_short": PHI3_LONG | {"original_max_position_embeddings": 96},
+    "phi3_long": PHI3_LONG,
+    "olmo2": OLMO2,
+    "olmo3": OLMO3,
+    "qwen2_windows": LLAMA
+    | {
+        "model_type": "qwen2",
+        "num_hidden_layers": 3,
+        "use_sliding_window": True,
+        "sliding_window": 16,
+        "max_window_layers": 1,
+    },
+    "llama_rope_yarn": LLAMA | {"rope_parameters": YARN_ROPE},
+    "llama_rope_dynamic": LLAMA
+    | {
+        "max_position_embeddings": 48,
+        "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0},
+    },
+    "smollm3": SMOLLM3,
+    "granite": GRANITE,
+    "ministral3": MINISTRAL3,
 }
 
 # Answers are decoded for these: every family, tied and untied, with and without a window.
-DECODE_CASES = ("llama_grouped", "mistral_window", "qwen2", "qwen3_tied", "gemma")
+DECODE_CASES = (
+    *("llama_grouped", "mistral_window", "qwen2", "qwen3_tied", "gemma"),
+    *("gemma2", "gemma3", "phi3_long", "olmo3", "smollm3", "granite", "ministral3"),
+)
 DECODE_EOS = (7, 11, 20)
 DECODE_TOKENS = 24
 DECODE_BEAMS = 4
@@ -99,6 +209,11 @@ def generator(name: str) -> np.random.RandomState:
     return np.random.RandomState(zlib.crc32(name.encode()))
 
 
+FOUR_NORMS = ("input", "post_attention", "pre_feedforward", "post_feedforward")
+AFTER = ("post_attention", "post_feedforward")
+LAYER_NORMS = {"gemma2": FOUR_NORMS, "gemma3_text": FOUR_NORMS, "olmo2": AFTER, "olmo3": AFTER}
+
+
 def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Hugging Face weight names and shapes of a config, written down independently of ours."""
     width, mlp = config["hidden_size"], config["intermediate_size"]
@@ -111,15 +226,25 @@ def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     named: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config["vocab_size"], width)}
     for layer in range(config["num_hidden_layers"]):
         prefix = f"model.layers.{layer}."
-        named[prefix + "input_layernorm.weight"] = (width,)
-        named[prefix + "post_attention_layernorm.weight"] = (width,)
+        for norm in LAYER_NORMS.get(config["model_type"], ("input", "post_attention")):
+            named[f"{prefix}{norm}_layernorm.weight"] = (width,)
+        if config["model_type"] == "phi3":
+            rows = query + 2 * key
+            named[f"{prefix}self_attn.qkv_proj.weight"] = (rows, width)
+            named[f"{prefix}self_attn.o_proj.weight"] = attention["o"]
+            named[f"{prefix}mlp.gate_up_proj.weight"] = (2 * mlp, width)
+            named[f"{prefix}mlp.down_proj.weight"] = (width, mlp)
+            continue
         for letter, shape in attention.items():
             named[f"{prefix}self_attn.{letter}_proj.weight"] = shape
             if letter in biased:
                 named[f"{prefix}self_attn.{letter}_proj.bias"] = shape[:1]
-        if config["model_type"] == "qwen3":
+        if config["model_type"] in ("qwen3", "gemma3_text"):
             named[prefix + "self_attn.q_norm.weight"] = (head,)
             named[prefix + "self_attn.k_norm.weight"] = (head,)
+        if config["model_type"] in ("olmo2", "olmo3"):
+            named[prefix + "self_attn.q_norm.weight"] = (query,)
+            named[prefix + "self_attn.k_norm.weight"] = (key,)
         for kind, shape in {"gate": (mlp, width), "up": (mlp, width), "down": (width, mlp)}.items():
             named[f"{prefix}mlp.{kind}_proj.weight"] = shape
             if config.get("mlp_bias"):
@@ -137,7 +262,8 @@ def weights(config: dict[str, Any]) -> dict[str, np.ndarray]:
     makes up for it where embeddings are tied. Queries and keys are large, so that attention is
     far from uniform and rotary positions matter.
     """
-    centre = 1.0 if config["model_type"] == "gemma" else 0.0  # its norms multiply by 1 + w
+    # Norms of Gemma multiply by 1 + w.
+    centre = 1.0 if config["model_type"].startswith("gemma") else 0.0
     made = {}
     for name, shape in shapes(config).items():
         normal = generator(name).standard_normal(shape)
@@ -151,7 +277,7 @@ def weights(config: dict[str, Any]) -> dict[str, np.ndarray]:
         elif name.endswith(".bias"):
             value = 0.2 * normal
         else:
-            gain = 1.5 if "q_proj" in name or "k_proj" in name else 1.0
+            gain = 1.5 if any(part in name for part in ("q_proj", "k_proj", "qkv_proj")) else 1.0
             value = gain * normal / shape[1] ** 0.5
         made[name] = value.astype(np.float32)
     return made
@@ -161,10 +287,17 @@ def old_spelling(config: dict[str, Any]) -> dict[str, Any]:
     """The same config as transformers 4 wrote it: rope in two keys, `torch_dtype`, no defaults."""
     old = {key: value for key, value in config.items() if key not in ("rope_parameters", "dtype")}
     rope = dict(config["rope_parameters"])
+    if "full_attention" in rope:  # by type of layer, which in the old spelling had names of its own
+        if config["model_type"] == "gemma3_text":
+            old["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = dict(rope["full_attention"])
     old["rope_theta"] = rope.pop("rope_theta")
+    if "partial_rotary_factor" in rope:
+        old["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
     kind = rope.pop("rope_type")
-    # The oldest files say "type"; it became "rope_type" with Llama 3.1.
-    kind_key = "rope_type" if kind == "llama3" else "type"
+    # The oldest files say "type"; it became "rope_type" with Llama 3.1. Gemma 3 knows no other.
+    newer = kind == "llama3" or config["model_type"] in ("gemma3_text", "olmo3")
+    kind_key = "rope_type" if newer else "type"
     old["rope_scaling"] = None if kind == "default" else {kind_key: kind} | rope
     old["torch_dtype"] = "float32"
     old["transformers_version"] = "4.43.0"

@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from safety_jax.base import meshes
 from safety_jax.models import llama
+from safety_jax.models.attention import Rule
 
 AXES = ("rows", "kv_heads", None, None)
 MASKED = -1e30  # finite: what no lane looks at gets weight 0, and never a NaN
@@ -176,12 +177,18 @@ def attend(
     layer: LayerCache,
     seats: Seats,
     view: View,
+    rule: Rule,
     mesh: Mesh,
     q: Float[Array, "R 1 H E"],
     k: Float[Array, "R 1 K E"],
     v: Float[Array, "R 1 K E"],
+    kind: int,
 ) -> tuple[Float[Array, "R 1 H E"], LayerCache]:
-    """Writes one token of each lane into the ring, and attends to prompt and ring."""
+    """Writes one token of each lane into the ring, and attends to prompt and ring.
+
+    Args:
+        view, rule: of the layer's kind, whose number the layer gives as `kind`.
+    """
     R, _, H, E = q.shape
     K = k.shape[2]
     dtype = layer.own_keys.dtype
@@ -195,13 +202,13 @@ def attend(
     layer = layer._replace(
         own_keys=write(layer.own_keys, k, 3), own_values=write(layer.own_values, v, 2)
     )
-    own = _partial(q, layer.own_keys, layer.own_values, view.own[:, None, None])
+    own = _partial(q, layer.own_keys, layer.own_values, view.own[:, None, None], rule)
 
     # [P, C] lanes of a prompt, their heads beside each other: one product over C · H/K rows.
     P, C = seats.lanes.shape
     together = jnp.swapaxes(q[seats.lanes], 1, 2).reshape(P, K, -1, E)
     mask = jnp.repeat(view.prompt, H // K, axis=1)[:, None]
-    parts = _partial(together, layer.prompt_keys, layer.prompt_values, mask)
+    parts = _partial(together, layer.prompt_keys, layer.prompt_values, mask, rule)
 
     def to_lanes(part: jax.Array) -> jax.Array:
         by_seat = jnp.swapaxes(part.reshape(P, K, C, H // K, -1), 1, 2)
@@ -219,7 +226,9 @@ class _Partial(NamedTuple):
     largest: jax.Array  # [..., 1]
 
 
-def _partial(q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array) -> _Partial:
+def _partial(
+    q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array, rule: Rule
+) -> _Partial:
     """Attention of q [N, K, M, E] to keys [N, K, E, S] and values [N, K, S, E]; float32 inside.
 
     A single query is no matrix: its products are summed where they are made, which takes a CPU half
@@ -231,7 +240,7 @@ def _partial(q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array) 
         scores = (column * keys.astype(jnp.float32)).sum(axis=2)[:, :, None]
     else:
         scores = jnp.einsum("nkme,nkes->nkms", q, keys, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask, scores * q.shape[-1] ** -0.5, MASKED)
+    scores = jnp.where(mask, rule.scores(scores, q.shape[-1]), MASKED)
     largest = scores.max(axis=-1, keepdims=True)
     weights = jnp.exp(scores - largest)
     total = weights.sum(axis=-1, keepdims=True)

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from safety_jax.base.errors import DataError, NotFiniteError
+from safety_jax.models import llama
 from safety_jax.models.decoding import beams, caches, programs
 from safety_jax.models.decoding.ends import Stop
 from safety_jax.models.decoding.sampling import SamplingParams
@@ -71,6 +72,7 @@ def generate(
                 f"prompt {number} has {len(prompt)} tokens: expected at least one, each from 0 to "
                 f"{vocabulary - 1}; use the model's own tokenizer"
             )
+        _check_frequencies(model.config, number, len(prompt), setup.settings.max_new_tokens)
     if not prompts:
         return []
     bar = DecodingProgress(len(prompts), progress)
@@ -83,6 +85,27 @@ def generate(
         raise NotFiniteError(f"{progress}: {error}" if progress else str(error)) from error
     finally:
         bar.close()
+
+
+def _check_frequencies(
+    config: llama.LlamaConfig, number: int, prompt_tokens: int, new_tokens: int
+) -> None:
+    """Raises a DataError where keys that are kept would have been turned by other frequencies than
+    later ones are.
+
+    LongRoPE has two sets of frequencies, and an answer may be written on either side; those of
+    dynamic rope change with every token beyond the limit.
+    """
+    limit = config.frequencies_change_beyond
+    read, whole = prompt_tokens - 1, prompt_tokens + new_tokens - 1
+    if limit is None or whole <= limit:
+        return
+    if read <= limit or any(kind.rope and kind.rope.kind == "dynamic" for kind in config.kinds):
+        raise DataError(
+            f"prompt {number} has {prompt_tokens} tokens, and its answer may have {new_tokens}: "
+            f"this model's rotary frequencies change beyond {limit} tokens, which together they "
+            "may not pass; shorten the prompt or the answer"
+        )
 
 
 def prompt_slots(lanes: int, candidates: int, prompts: int, row_parts: int) -> int:

@@ -66,9 +66,13 @@ def next_logits(
     column: Int[Array, ""],
 ) -> tuple[Float[Array, "R V"], caches.Cache]:
     """One step of every lane: reads `tokens`, gives the logits of the tokens after them."""
-    view = caches.look(seats, written, column, caches.sizes(cache), model.config.window)
-    mesh = model.execution.mesh
-    attends = [functools.partial(caches.attend, layer, seats, view, mesh) for layer in cache]
+    config, sizes, mesh = model.config, caches.sizes(cache), model.execution.mesh
+    rules = config.rules
+    views = [caches.look(seats, written, column, sizes, rule.window) for rule in rules]
+    attends = [
+        functools.partial(caches.attend, layer, seats, views[kind], rules[kind], mesh)
+        for layer, kind in zip(cache, config.layer_kinds, strict=True)
+    ]
     positions = (seats.lengths[seats.prompts] + written)[:, None]
     logits, kept = model.step(tokens[:, None], positions, attends)
     return logits[:, 0], tuple(kept)

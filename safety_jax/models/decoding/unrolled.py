@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from safety_jax.base import meshes, trees
-from safety_jax.models import declaration, lora
+from safety_jax.maths.logprobs import OutputHead
+from safety_jax.models import declaration, lora, rotary
 from safety_jax.models.execution import Execution
 from safety_jax.models.llama import Attend, Llama, LlamaConfig, norm
 from safety_jax.models.model import Model
-from safety_jax.models.rotary import angles
 
 
 @jax.tree_util.register_dataclass
@@ -51,15 +51,20 @@ class UnrolledModel:
         """
         config, run = self.config, self.execution
         module = declaration.bind(Llama, config, self.ends)
-        turned = angles(config.rope, config.head_size, positions)
+        # An example never grows past the length where its frequencies would change.
+        lengths = None if config.frequencies_change_beyond is None else positions + 1
+        ropes = [kind.rope for kind in config.kinds]
+        turns = rotary.turns(ropes, config.rotary_size, positions, lengths)
         x, kept = module.embed(ids, run), []
-        for (kernels, leaves), attend in zip(self.layers, attends, strict=True):
+        parts = zip(self.layers, config.layer_kinds, attends, strict=True)
+        for (kernels, leaves), kind, attend in parts:
             layer = declaration.fill(module.layers, kernels)
-            x, of_layer = layer(x, turned, run, leaves, attend)
+            x, of_layer = layer(x, rotary.of_kind(turns, kind), kind, run, leaves, attend)
             kept.append(of_layer)
         table = meshes.gather(self.head, run.mesh, ("embed", "vocab")).astype(x.dtype)
         normed = norm(x, module.final_norm, config)
-        return jnp.einsum("btd,dv->btv", normed, table, preferred_element_type=jnp.float32), kept
+        products = jnp.einsum("btd,dv->btv", normed, table, preferred_element_type=jnp.float32)
+        return OutputHead(None, config.logit_scale, config.logit_softcap).logits(products), kept
 
 
 def _unroll(model: Model) -> UnrolledModel:

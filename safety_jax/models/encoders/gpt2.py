@@ -67,7 +67,7 @@ class Gpt2Layer(nnx.Module):
         q, k, v = (
             part.reshape(B, T, self.config.heads, -1) for part in jnp.split(projected, 3, -1)
         )
-        attended = run.attention(q, k, v, segments, None).reshape(B, T, -1)
+        attended = run.attention(q, k, v, segments, None, 0).reshape(B, T, -1)
         x = x + self.output(attended, run, given("output"))
         wide = ACTIVATIONS[self.config.activation](self.up(self.mlp_norm(x), run, given("up")))
         return x + self.down(wide, run, given("down"))

@@ -6,7 +6,7 @@ trunk's kernels take LoRA adapters; the head under "score" is small and trained 
     scorer = heads.read_scorer(folder)
     weights = heads.load(folder, scorer, mesh, jnp.float32)
     run = Execution.build(
-        mesh, window=scorer.window, compute_dtype=jnp.float32, backend="auto", remat="none"
+        mesh, rules=scorer.rules, compute_dtype=jnp.float32, backend="auto", remat="none"
     )
     rewards = heads.scores(scorer, weights, ids, types, mask, run)[:, 0]
 """
@@ -24,11 +24,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from safety_jax.base import meshes, trees
 from safety_jax.base.errors import CheckpointError, ConfigError
-from safety_jax.models import declaration, layers, llama, lora
+from safety_jax.models import attention, declaration, layers, llama, lora
 from safety_jax.models.encoders import llama_heads
 from safety_jax.models.encoders.registry import KINDS, MODEL_TYPES
 from safety_jax.models.execution import Execution
-from safety_jax.models.folders import hub, weight_table
+from safety_jax.models.folders import hf_config, hub, weight_table
 
 SCORE = "score"  # the head's subtree
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
@@ -61,9 +61,9 @@ class Scorer:
         return self.head.labels
 
     @property
-    def window(self) -> int | None:
-        """The sliding window of a causal trunk that has one; encoders have none."""
-        return self.config.window if isinstance(self.config, llama.LlamaConfig) else None
+    def rules(self) -> tuple[attention.Rule, ...]:
+        """Of a causal trunk's attention; encoders have one of their own."""
+        return self.config.rules if isinstance(self.config, llama.LlamaConfig) else attention.PLAIN
 
 
 # ---------------------------------------------------------------------------- reading
@@ -103,6 +103,7 @@ def new_scorer(folder: Path, label_names: tuple[str, ...], problem: str) -> Scor
     if problem not in PROBLEMS:
         raise ConfigError(f"problem {problem!r}: expected one of {', '.join(PROBLEMS)}")
     given, where = hub.read_json(folder / "config.json"), str(folder / "config.json")
+    given = dict(hf_config.text_part(given))
     kind = "llama" if _kind(given, where) == "beaver" else _kind(given, where)
     config = KINDS[kind].parse(given, where)
     # What the export will say, and with that what it will read.
@@ -196,9 +197,12 @@ def targets(scorer: Scorer, names: tuple[str, ...]) -> tuple[str, ...]:
     Raises:
         ConfigError: a name is not an adaptable projection.
     """
-    known = KINDS[scorer.kind].targets
-    declared = parameters(scorer)
-    return tuple(name for name in lora.targets(names, known) if f"layers.{name}.kernel" in declared)
+    known, declared = KINDS[scorer.kind].targets(scorer.config), parameters(scorer)
+    return tuple(
+        name
+        for name in lora.targets(names, known)
+        if all(f"layers.{part}.kernel" in declared for part in lora.parts(name))
+    )
 
 
 def initialize(scorer: Scorer, key: jax.Array, mesh: Mesh, dtype: DTypeLike) -> trees.Tree:
@@ -226,7 +230,8 @@ def load(folder: Path, scorer: Scorer, mesh: Mesh, dtype: DTypeLike) -> trees.Tr
         ConfigError: the mesh does not divide the model.
     """
     where = shardings(scorer, mesh)
-    return weight_table.load(folder, KINDS[scorer.kind].layout, parameters(scorer), where, dtype)
+    held = KINDS[scorer.kind].layout(scorer.config)
+    return weight_table.load(folder, held, parameters(scorer), where, dtype)
 
 
 def load_trunk(
@@ -245,7 +250,7 @@ def load_trunk(
     fresh = f"{SCORE}.output."
     wanted = {name: p for name, p in declared.items() if not name.startswith(fresh)}
     optional = [name for name in wanted if name.startswith(f"{SCORE}.")]
-    rows = KINDS[scorer.kind].layout
+    rows = KINDS[scorer.kind].layout(scorer.config)
     found = weight_table.load_trunk(folder, rows, wanted, where, dtype, optional)
     head = declaration.initialize(layers.Head, scorer.head, key, where[SCORE], dtype)
     return found | {SCORE: head | found.get(SCORE, {})}
@@ -289,9 +294,9 @@ def export(
         if scorer.head.skips is not None:
             attributes["pad_token_id"] = scorer.head.skips
     configs = {"config.json": attributes}
-    declared = parameters(scorer)
+    declared, held = parameters(scorer), kind.layout(scorer.config)
     return weight_table.export(
-        folder, kind.layout, weights, declared, source, configs, dtype, shard_bytes, adapters
+        folder, held, weights, declared, source, configs, dtype, shard_bytes, adapters
     )
 
 

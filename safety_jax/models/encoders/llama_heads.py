@@ -22,7 +22,7 @@ from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hf, hf_config, hub, safetensors
 from safety_jax.models.folders.attributes import Attributes
 from safety_jax.models.folders.families import FAMILIES
-from safety_jax.models.folders.weight_table import WeightRow
+from safety_jax.models.folders.weight_table import WeightRow, WeightTable
 from safety_jax.models.layers import HeadConfig
 from safety_jax.models.model import Model
 
@@ -42,27 +42,39 @@ BEAVER_DEFAULTS: dict[str, Any] = {
 MOST_LABELS = 10_000
 EPSILON = 1e-8  # what safe-rlhf's normaliser adds to the deviation
 
-_TRUNK = tuple(row for row in hf.LAYOUT.rows if row.ours != "head")
-LAYOUT = dataclasses.replace(
-    hf.LAYOUT,
-    rows=(*_TRUNK, WeightRow("score.weight", "score.output.kernel")),
-    other_heads=r"lm_head\.weight|score(_head)?\.(weight|bias)|normalizer\..*",
-)
-BEAVER_LAYOUT = dataclasses.replace(
-    LAYOUT,
-    rows=(
-        *_TRUNK,
-        WeightRow("score_head.weight", "score.output.kernel"),
-        WeightRow("score_head.bias", "score.output.bias"),
-    ),
-    derived=rf"{hf.LAYOUT.derived}|normalizer\.(mean|var|count)",
-)
+OTHER_HEADS = r"lm_head\.weight|score(_head)?\.(weight|bias)|normalizer\..*"
+
+
+def layout(config: llama.LlamaConfig) -> WeightTable:
+    """How the trunk and its head stand in a folder."""
+    trunk = hf.layout(config)
+    kept = (row for row in trunk.rows if row.ours != "head")
+    return dataclasses.replace(
+        trunk,
+        rows=(*kept, WeightRow("score.weight", "score.output.kernel")),
+        other_heads=OTHER_HEADS,
+    )
+
+
+def beaver_layout(config: llama.LlamaConfig) -> WeightTable:
+    """Likewise as safe-rlhf has them."""
+    whole = layout(config)
+    return dataclasses.replace(
+        whole,
+        rows=(
+            *whole.rows[:-1],
+            WeightRow("score_head.weight", "score.output.kernel"),
+            WeightRow("score_head.bias", "score.output.bias"),
+        ),
+        derived=rf"{whole.derived}|normalizer\.(mean|var|count)",
+    )
 
 
 def architecture(model_type: str) -> str:
     """Of the family's model with a sequence head."""
-    causal = FAMILIES[model_type].architecture
-    return causal.replace("ForCausalLM", "ForSequenceClassification")
+    family = FAMILIES[model_type]
+    plain = family.architecture.replace("ForCausalLM", "ForSequenceClassification")
+    return family.classifier or plain
 
 
 def parse(given: Mapping[str, Any], where: str) -> llama.LlamaConfig:
@@ -166,6 +178,7 @@ def attributes(
     this very model."""
     carried = None
     if given is not None:
+        given = hf_config.text_part(given)
         drop = () if not is_beaver(given) else BEAVER_DEFAULTS
         family = FAMILIES.get(given.get("model_type", ""))
         causal = {"architectures": [family.architecture]} if family else {}

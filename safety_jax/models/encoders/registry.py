@@ -6,7 +6,7 @@ from typing import Any
 
 from flax import nnx
 
-from safety_jax.models import layers, lora
+from safety_jax.models import layers, llama
 from safety_jax.models.encoders import bert, deberta, deberta_config, gpt2, llama_heads
 from safety_jax.models.folders import weight_table
 from safety_jax.models.folders.families import FAMILIES
@@ -18,17 +18,19 @@ class Architecture:
 
     Attributes:
         module: declares the trunk's weights.
+        layout: (config) to how they stand in a folder.
         forward: (config, weights, ids, types, mask, run, adapters) to hidden states, of every token
             or of the first alone, where `head` reads no other.
         head: (config, labels) to the head that a fresh scorer gets.
         attributes: (config, given, dtype, source) to the exported config.json; labels are added.
-        targets: Hugging Face's names of the projections that adapters can go on, and ours.
+        targets: (config) to Hugging Face's names of the projections that adapters can go on, and
+            ours.
     """
 
     module: Callable[..., nnx.Module]
     forward: Callable[..., Any]
-    layout: weight_table.WeightTable
-    targets: Mapping[str, str | tuple[str, ...]]
+    layout: Callable[[Any], weight_table.WeightTable]
+    targets: Callable[[Any], Mapping[str, str | tuple[str, ...]]]
     parse: Callable[[Mapping[str, Any], str], Any]
     head: Callable[[Any, int], layers.HeadConfig]
     architecture: Callable[[str], str]
@@ -39,8 +41,8 @@ class Architecture:
 LLAMA = Architecture(
     module=llama_heads.trunk,
     forward=llama_heads.forward,
-    layout=llama_heads.LAYOUT,
-    targets=lora.TARGETS,
+    layout=llama_heads.layout,
+    targets=llama.targets,
     parse=llama_heads.parse,
     head=llama_heads.head,
     architecture=llama_heads.architecture,
@@ -50,8 +52,8 @@ LLAMA = Architecture(
 DEBERTA = Architecture(
     module=deberta.Deberta,
     forward=deberta.forward,
-    layout=deberta_config.LAYOUT,
-    targets=deberta_config.TARGETS,
+    layout=lambda config: deberta_config.LAYOUT,
+    targets=lambda config: deberta_config.TARGETS,
     parse=deberta_config.parse,
     head=deberta_config.head,
     architecture=lambda model_type: deberta_config.ARCHITECTURE,
@@ -61,8 +63,8 @@ DEBERTA = Architecture(
 BERT = Architecture(
     module=bert.Bert,
     forward=bert.forward,
-    layout=bert.BERT_LAYOUT,
-    targets=bert.TARGETS,
+    layout=lambda config: bert.BERT_LAYOUT,
+    targets=lambda config: bert.TARGETS,
     parse=bert.parse,
     head=bert.head,
     architecture=lambda model_type: bert.ARCHITECTURES[model_type],
@@ -72,8 +74,8 @@ BERT = Architecture(
 GPT2 = Architecture(
     module=gpt2.Gpt2,
     forward=gpt2.forward,
-    layout=gpt2.LAYOUT,
-    targets=gpt2.TARGETS,
+    layout=lambda config: gpt2.LAYOUT,
+    targets=lambda config: gpt2.TARGETS,
     parse=gpt2.parse,
     head=gpt2.head,
     architecture=lambda model_type: gpt2.ARCHITECTURE,
@@ -82,10 +84,10 @@ GPT2 = Architecture(
 )
 KINDS = {
     "llama": LLAMA,
-    "beaver": dataclasses.replace(LLAMA, layout=llama_heads.BEAVER_LAYOUT),
+    "beaver": dataclasses.replace(LLAMA, layout=llama_heads.beaver_layout),
     "deberta": DEBERTA,
     "bert": BERT,
-    "roberta": dataclasses.replace(BERT, layout=bert.ROBERTA_LAYOUT),
+    "roberta": dataclasses.replace(BERT, layout=lambda config: bert.ROBERTA_LAYOUT),
     "gpt2": GPT2,
 }
 MODEL_TYPES = dict.fromkeys(FAMILIES, "llama") | {

@@ -12,26 +12,49 @@ from typing import Any
 class Family:
     """One `model_type`: its class, the defaults of attributes a file may leave out, its switches.
 
+    An attribute is read where it stands among `defaults`, and only there.
+
     Attributes:
         defaults: as in `transformers`' config class; a test compares them.
         switched_off: attributes that are refused whether `transformers` reads them or not, with the
             values that ask for nothing.
         query_key_value_bias, output_bias: None when `attention_bias` decides.
-        activations: `hidden_act` as files spell it, and its name in `llama.ACTIVATIONS`.
-        scaled_embeddings, norm_plus_one: see `llama.Config`.
+        windows: which layers have the sliding window, a name in `layer_kinds.WINDOWS`.
+        rope_theta: where a file says nothing; of layers with a window `local_theta`, where they
+            have a rope of their own.
+        rope: all rotary settings, where a file says nothing of them.
+        library_code: pattern of an `auto_map`'s values: classes that `transformers` has taken over.
+        activations: the activation as files spell it, and its name in `llama.ACTIVATIONS`.
+        classifier: the class with a sequence head, where it is not called as the others are.
+        norms, query_key_norm, norm_plus_one, fused: see `llama.LlamaConfig`.
+        embedding: "plain", "width" (times its square root) or "multiplier", an attribute.
     """
 
     architecture: str
     defaults: Mapping[str, Any]
-    query_key_value_bias: bool | None
-    output_bias: bool | None
-    query_key_norm: bool
+    query_key_value_bias: bool | None = None
+    output_bias: bool | None = None
+    query_key_norm: str = "none"
+    norms: str = "before"
+    norm_plus_one: bool = False
+    windows: str = "never"
+    rope_theta: float = 10000.0
+    rope: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    local_theta: float | None = None
+    classifier: str | None = None
+    embedding: str = "plain"
+    fused: bool = False
+    library_code: str | None = None
     switched_off: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     activations: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"silu": "silu"})
-    scaled_embeddings: bool = False
-    norm_plus_one: bool = False
+
+    @property
+    def activation(self) -> str:
+        """What the attribute is called."""
+        return "hidden_activation" if "hidden_activation" in self.defaults else "hidden_act"
 
 
+LOCAL_THETA = "rope_local_base_freq"  # Gemma 3's spelling of the theta of layers with a window
 COMMON = {
     "initializer_range": 0.02,
     "rms_norm_eps": 1e-6,
@@ -41,6 +64,14 @@ COMMON = {
     "num_hidden_layers": 32,
     "num_attention_heads": 32,
     "head_dim": None,  # None: hidden_size / num_attention_heads
+}
+LLAMA = COMMON | {
+    "vocab_size": 32000,
+    "intermediate_size": 11008,
+    "num_key_value_heads": None,  # None: num_attention_heads
+    "max_position_embeddings": 2048,
+    "attention_bias": False,
+    "mlp_bias": False,
 }
 QWEN = COMMON | {
     "vocab_size": 151936,
@@ -52,24 +83,43 @@ QWEN = COMMON | {
     "max_window_layers": 28,
     "layer_types": None,
 }
+GEMMA = COMMON | {
+    "vocab_size": 256000,
+    "hidden_size": 3072,
+    "intermediate_size": 24576,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "head_dim": 256,
+    "hidden_act": "gelu_pytorch_tanh",
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+    "attention_bias": False,
+}
+GEMMA2 = {name: value for name, value in GEMMA.items() if name != "hidden_act"} | {
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "layer_types": None,
+    "final_logit_softcapping": 30.0,
+    "attn_logit_softcapping": 50.0,
+}
+OLMO2 = {name: value for name, value in LLAMA.items() if name != "mlp_bias"} | {
+    "vocab_size": 50304,
+    "rms_norm_eps": 1e-5,
+}
+# The first files of Gemma say "gelu" and mean the tanh approximation.
+GELU = {"gelu_pytorch_tanh": "gelu_tanh"}
+ONE_WAY = {"use_bidirectional_attention": (False, None)}
 FAMILIES = {
-    "llama": Family(
-        architecture="LlamaForCausalLM",
-        defaults=COMMON
-        | {
-            "vocab_size": 32000,
-            "intermediate_size": 11008,
-            "num_key_value_heads": None,  # None: num_attention_heads
-            "max_position_embeddings": 2048,
-            "attention_bias": False,
-            "mlp_bias": False,
-        },
-        query_key_value_bias=None,
-        output_bias=None,
-        query_key_norm=False,
-    ),
+    "llama": Family("LlamaForCausalLM", LLAMA),
     "mistral": Family(
-        architecture="MistralForCausalLM",
+        "MistralForCausalLM",
         defaults=COMMON
         | {
             "vocab_size": 32000,
@@ -80,62 +130,155 @@ FAMILIES = {
         },
         query_key_value_bias=False,
         output_bias=False,
-        query_key_norm=False,
+        windows="always",
     ),
     "qwen2": Family(
-        architecture="Qwen2ForCausalLM",
-        defaults=QWEN,
-        query_key_value_bias=True,
-        output_bias=False,
-        query_key_norm=False,
+        "Qwen2ForCausalLM", QWEN, query_key_value_bias=True, output_bias=False, windows="qwen"
     ),
     "qwen3": Family(
-        architecture="Qwen3ForCausalLM",
-        defaults=QWEN | {"head_dim": 128, "attention_bias": False},
-        query_key_value_bias=None,
-        output_bias=None,
-        query_key_norm=True,
+        "Qwen3ForCausalLM",
+        QWEN | {"head_dim": 128, "attention_bias": False},
+        query_key_norm="head",
+        windows="qwen",
     ),
-    # Gemma 1. Its first files say "gelu" and mean the tanh approximation; `hidden_activation` came
-    # and went with some releases of transformers, and is null or says the same.
+    # `hidden_activation` came and went with some releases of transformers, and is null or says the
+    # same.
     "gemma": Family(
-        architecture="GemmaForCausalLM",
+        "GemmaForCausalLM",
+        GEMMA,
+        switched_off={"hidden_activation": (None, "gelu_pytorch_tanh")},
+        activations=GELU | {"gelu": "gelu_tanh"},
+        embedding="width",
+        norm_plus_one=True,
+    ),
+    "gemma2": Family(
+        "Gemma2ForCausalLM",
+        GEMMA2,
+        switched_off=ONE_WAY | {"hidden_act": ("gelu_pytorch_tanh", "gelu", None)},
+        activations=GELU,
+        embedding="width",
+        norms="both",
+        norm_plus_one=True,
+        windows="every other",
+    ),
+    "gemma3_text": Family(
+        "Gemma3ForCausalLM",
+        GEMMA2
+        | {
+            "vocab_size": 262208,
+            "max_position_embeddings": 131072,
+            "final_logit_softcapping": None,
+            "attn_logit_softcapping": None,
+            "sliding_window_pattern": 6,
+            LOCAL_THETA: None,
+        },
+        switched_off=ONE_WAY | {"hidden_act": ("gelu_pytorch_tanh", "gelu", None)},
+        activations=GELU,
+        embedding="width",
+        norms="both",
+        norm_plus_one=True,
+        query_key_norm="head",
+        windows="by pattern",
+        rope_theta=1_000_000.0,
+        local_theta=10_000.0,
+        classifier="Gemma3TextForSequenceClassification",
+    ),
+    # Phi-3, Phi-3.5, Phi-4 and Phi-4-mini.
+    "phi3": Family(
+        "Phi3ForCausalLM",
         defaults=COMMON
         | {
-            "vocab_size": 256000,
+            "vocab_size": 32064,
             "hidden_size": 3072,
-            "intermediate_size": 24576,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 16,
-            "head_dim": 256,
-            "hidden_act": "gelu_pytorch_tanh",
-            "max_position_embeddings": 8192,
-            "tie_word_embeddings": True,
-            "attention_bias": False,
+            "intermediate_size": 8192,
+            "num_key_value_heads": None,
+            "max_position_embeddings": 4096,
+            "original_max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-5,
+            "sliding_window": None,
+            "partial_rotary_factor": 1.0,
         },
-        switched_off={"hidden_activation": (None, "gelu_pytorch_tanh")},
-        query_key_value_bias=None,
-        output_bias=None,
-        query_key_norm=False,
-        activations={"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu_tanh"},
-        scaled_embeddings=True,
-        norm_plus_one=True,
+        query_key_value_bias=False,
+        output_bias=False,
+        windows="always",
+        fused=True,
+        library_code=r"(configuration|modeling)_phi3\.Phi3\w+",
+    ),
+    "olmo2": Family("Olmo2ForCausalLM", OLMO2, query_key_norm="width", norms="after"),
+    "olmo3": Family(
+        "Olmo3ForCausalLM",
+        OLMO2 | {"sliding_window": 4096, "layer_types": None},
+        query_key_norm="width",
+        norms="after",
+        windows="all but every fourth",
+        rope_theta=500_000.0,
+        local_theta=500_000.0,
+    ),
+    "smollm3": Family(
+        "SmolLM3ForCausalLM",
+        LLAMA
+        | {
+            "vocab_size": 128256,
+            "hidden_size": 2048,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 32768,
+            "tie_word_embeddings": True,
+            "use_sliding_window": False,
+            "sliding_window": None,
+            "layer_types": None,
+            "no_rope_layers": None,
+            "no_rope_layer_interval": 4,
+        },
+        windows="without rope",
+        rope_theta=2_000_000.0,
+    ),
+    # Granite 3, and the dense models of Granite 4 that have no layers of another kind.
+    "granite": Family(
+        "GraniteForCausalLM",
+        LLAMA
+        | {
+            "embedding_multiplier": 1.0,
+            "attention_multiplier": 1.0,
+            "residual_multiplier": 1.0,
+            "logits_scaling": 1.0,
+        },
+        embedding="multiplier",
+    ),
+    "ministral3": Family(
+        "Ministral3ForCausalLM",
+        defaults=COMMON
+        | {
+            "vocab_size": 131072,
+            "intermediate_size": 14336,
+            "num_hidden_layers": 34,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "max_position_embeddings": 262144,
+            "rms_norm_eps": 1e-5,
+            "sliding_window": None,
+        },
+        query_key_value_bias=False,
+        output_bias=False,
+        windows="always",
+        rope={
+            "rope_type": "yarn",
+            "rope_theta": 1_000_000.0,
+            "factor": 16.0,
+            "original_max_position_embeddings": 16384,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.1,
+        },
     ),
 }
 
-ROPE_THETA = 10000.0  # the default of every family
+# Files of models with eyes: the `model_type` outside, and that of the text model inside where its
+# own part does not say.
+NESTED = {"gemma3": "gemma3_text", "mistral3": "mistral"}
+
 ROPE_ATTRIBUTES = frozenset({"rope_theta", "rope_scaling", "rope_parameters"})
-ROPE_NUMBERS = {
-    "default": (),
-    "linear": ("factor",),
-    "llama3": (
-        "factor",
-        "low_freq_factor",
-        "high_freq_factor",
-        "original_max_position_embeddings",
-    ),
-}
 
 # Not implemented, with the values that ask for nothing; of others, see `attributes.py`.
 SWITCHED_OFF: dict[str, tuple[Any, ...]] = {
@@ -168,8 +311,9 @@ IRRELEVANT = frozenset(
     " output_attentions output_hidden_states prefix problem_type return_dict task_specific_params"
     " tf_legacy_loss tokenizer_class torch_dtype torchscript transformers.js_config"
     " transformers_version unsloth_fixed unsloth_version use_bfloat16 use_cache"
+    " _sliding_window_pattern"  # what transformers made `layer_types` of
     # dropout inside attention and before a head, which tuning here leaves out
-    " attention_dropout classifier_dropout hidden_dropout"
+    " attention_dropout classifier_dropout embd_pdrop hidden_dropout resid_pdrop"
     # token ids, which belong to tokenizer and generation
     " bos_token_id decoder_start_token_id eos_token_id pad_token_id sep_token_id"
     # generation settings, which older releases kept in this file

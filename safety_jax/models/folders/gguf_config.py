@@ -172,7 +172,7 @@ def _llama3(values: Attributes, divisors: np.ndarray, head_size: int) -> dict[st
     factor = _decimal(factor)
     for positions in ORIGINAL_POSITIONS:
         low, high = LLAMA3.values()
-        rope = rotary.Rope(_theta(values), "llama3", factor, low, high, positions)
+        rope = rotary.Rope(_theta(values), "llama3", factor, positions, low, high)
         expected = _divisors(rope, head_size)
         if len(divisors) == len(expected) and np.allclose(divisors, expected, rtol=CLOSE):
             original = {"original_max_position_embeddings": positions}

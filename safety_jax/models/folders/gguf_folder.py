@@ -136,7 +136,7 @@ def _check_tensors(file: Path, header: Header, config: llama.LlamaConfig) -> Non
     found = gguf_tensors.tensors(file, header)
     declared = llama.parameters(config)
     expected: dict[str, tuple[int, ...]] = {}
-    for ours, place in weight_table.places(hf.LAYOUT, declared).items():
+    for ours, place in weight_table.places(hf.layout(config), declared).items():
         expected |= dict.fromkeys(place.names, place.shape(declared[ours].shape))
     missing = [gguf_tensors.own_name(name) for name in expected if name not in found]
     unexpected = [tensor.name for name, tensor in found.items() if name not in expected]

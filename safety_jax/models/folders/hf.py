@@ -1,6 +1,7 @@
 """Weights of LLaMA-family folders, streamed into sharded arrays and back.
 
-TABLE has one row per weight and is read both ways; `weight_table.py` does the reading and writing.
+`layout` has one row per weight and is read both ways; `weight_table.py` does the reading and
+writing.
 """
 
 import dataclasses
@@ -16,11 +17,11 @@ from safety_jax.models.folders import hf_config, hub, weight_table
 from safety_jax.models.folders.hf_config import read_config
 from safety_jax.models.folders.hub import fingerprint, resolve
 
-__all__ = ["LAYOUT", "TABLE", "export", "fingerprint", "load", "read_config", "resolve"]
+__all__ = ["export", "fingerprint", "layout", "load", "read_config", "resolve"]
 
-TABLE = (
+# Of each layer, in the order in which they come up, and what stands around them.
+ROWS = (
     ("model.embed_tokens.weight", "embedding"),
-    ("model.layers.{layer}.input_layernorm.weight", "layers.attention_norm"),
     ("model.layers.{layer}.self_attn.q_proj.weight", "layers.query.kernel"),
     ("model.layers.{layer}.self_attn.q_proj.bias", "layers.query.bias"),
     ("model.layers.{layer}.self_attn.k_proj.weight", "layers.key.kernel"),
@@ -31,7 +32,6 @@ TABLE = (
     ("model.layers.{layer}.self_attn.k_norm.weight", "layers.key_norm"),
     ("model.layers.{layer}.self_attn.o_proj.weight", "layers.output.kernel"),
     ("model.layers.{layer}.self_attn.o_proj.bias", "layers.output.bias"),
-    ("model.layers.{layer}.post_attention_layernorm.weight", "layers.mlp_norm"),
     ("model.layers.{layer}.mlp.gate_proj.weight", "layers.gate.kernel"),
     ("model.layers.{layer}.mlp.gate_proj.bias", "layers.gate.bias"),
     ("model.layers.{layer}.mlp.up_proj.weight", "layers.up.kernel"),
@@ -41,23 +41,66 @@ TABLE = (
     ("model.norm.weight", "final_norm"),
     ("lm_head.weight", "head"),
 )
+# The norms' names depend on where they stand: one of them has two meanings.
+NORMS = {
+    "before": {"attention_norm": "input", "mlp_norm": "post_attention"},
+    "after": {"attention_output_norm": "post_attention", "mlp_output_norm": "post_feedforward"},
+    "both": {
+        "attention_norm": "input",
+        "attention_output_norm": "post_attention",
+        "mlp_norm": "pre_feedforward",
+        "mlp_output_norm": "post_feedforward",
+    },
+}
+# What Phi-3's files hold as one weight.
+FUSED = (
+    ("self_attn.qkv_proj", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+    ("mlp.gate_up_proj", ("mlp.gate_proj", "mlp.up_proj")),
+)
 GENERATION = "generation_config.json"
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 DIFFERS = (
     f"tie_word_embeddings is true, but {HEAD} differs from {EMBEDDING}; set it to false in "
     "config.json if the head was trained on its own"
 )
-LAYOUT = weight_table.WeightTable(
-    rows=tuple(weight_table.WeightRow(theirs, ours) for theirs, ours in TABLE),
-    # Rotary frequencies that old releases stored; they follow from config.json.
-    derived=r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",
-    prefix="model.",
+# Rotary frequencies that old releases stored, which follow from config.json; and what else a model
+# with eyes holds, whose text part alone is read.
+DERIVED = r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq"
+EYES = r"(model\.)?(vision_tower|multi_modal_projector)\..*"
+# Both of the names that the text part of a model with eyes had, to those of the text model alone.
+RENAMED = (
+    (r"^(model\.)?language_model\.(model\.)?(?=layers\.|embed_tokens\.|norm\.)", "model."),
+    (r"^(model\.)?language_model\.lm_head\.", "lm_head."),
 )
+
+
+def layout(config: llama.LlamaConfig) -> weight_table.WeightTable:
+    """How a model's weights stand in its folder."""
+    rows = [weight_table.WeightRow(theirs, ours) for theirs, ours in ROWS]
+    norms = [
+        weight_table.WeightRow(f"model.layers.{{layer}}.{name}_layernorm.weight", f"layers.{ours}")
+        for ours, name in NORMS[config.norms].items()
+    ]
+    fused = [
+        weight_table.FusedRows(_in_layer(theirs), tuple(map(_in_layer, parts)))
+        for theirs, parts in FUSED
+    ]
+    return weight_table.WeightTable(
+        rows=(*rows[:1], *norms, *rows[1:]),
+        fused=tuple(fused) if config.fused else (),
+        derived=rf"{DERIVED}|{EYES}",
+        renamed=RENAMED,
+        prefix="model.",
+    )
+
+
+def _in_layer(name: str) -> str:
+    return f"model.layers.{{layer}}.{name}.weight"
 
 
 def hf_names(config: llama.LlamaConfig) -> dict[str, list[str]]:
     """Hugging Face's names of each of our weights: one a layer where layers are stacked."""
-    found = weight_table.places(LAYOUT, llama.parameters(config))
+    found = weight_table.places(layout(config), llama.parameters(config))
     return {ours: place.names for ours, place in found.items()}
 
 
@@ -70,7 +113,7 @@ def load(folder: Path, config: llama.LlamaConfig, mesh: Mesh, dtype: DTypeLike) 
     """
     shardings = llama.shardings(config, mesh)
     tied = {HEAD: (EMBEDDING, DIFFERS)} if config.tied_embeddings else {}
-    held = dataclasses.replace(LAYOUT, copies=tied)
+    held = dataclasses.replace(layout(config), copies=tied)
     return weight_table.load(folder, held, llama.parameters(config), shardings, dtype)
 
 
@@ -106,5 +149,5 @@ def export(
     configs = {"config.json": attributes, GENERATION: generation}
     declared = llama.parameters(config)
     return weight_table.export(
-        folder, LAYOUT, weights, declared, source, configs, dtype, shard_bytes, adapters
+        folder, layout(config), weights, declared, source, configs, dtype, shard_bytes, adapters
     )

@@ -6,21 +6,31 @@ value that switches its feature off. What becomes of others, `attributes.py` say
 newer kind must give a clear error, not slightly wrong numbers.
 """
 
-import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models import llama
-from safety_jax.models.folders import hub
-from safety_jax.models.folders.attributes import Attributes, is_number, refuse_unknown, tell_once
+from safety_jax.models.folders import hub, layer_kinds
+from safety_jax.models.folders.attributes import Attributes, refuse_unknown, tell_once
 from safety_jax.models.folders.families import (
     FAMILIES,
+    LOCAL_THETA,
+    NESTED,
     ROPE_ATTRIBUTES,
-    ROPE_NUMBERS,
-    ROPE_THETA,
     Family,
+)
+from safety_jax.models.folders.layer_kinds import FULL, SLIDING
+from safety_jax.models.folders.rope_config import read_ropes, rope_attributes
+from safety_jax.models.rotary import Rope
+
+# What stands outside `text_config` and concerns the text model too.
+CARRIED = (
+    *("auto_map", "quantization_config", "tie_word_embeddings"),
+    *("bos_token_id", "eos_token_id", "pad_token_id"),
+    *("dtype", "torch_dtype", "transformers_version"),
 )
 
 # ---------------------------------------------------------------------------- reading
@@ -44,13 +54,17 @@ def parse(given: Mapping[str, Any], where: str) -> llama.LlamaConfig:
     Raises:
         CheckpointError: as `read_config`.
     """
+    nested = text_part(given) is not given
+    given = text_part(given)
     family = _family(given, where)
     attributes = Attributes(given, family.defaults, where)
     layers = attributes.integer("num_hidden_layers")
-    window = _window(attributes, layers)
-    alike = {"layer_types": (None, _layer_types(window, layers))}
+    named = "layer_types" in family.defaults
+    types = layer_kinds.layer_types(attributes, family.windows, named, layers)
     known = ROPE_ATTRIBUTES | family.defaults.keys()
-    refuse_unknown(given, known, dict(family.switched_off) | alike, where)
+    alike = {} if named else {"layer_types": (None, types)}
+    own = _without_library_code(given, family)
+    refuse_unknown(own, known, dict(family.switched_off) | alike, where)
     heads = attributes.integer("num_attention_heads")
     width = attributes.integer("hidden_size")
     max_positions = attributes.integer("max_position_embeddings")
@@ -62,7 +76,17 @@ def parse(given: Mapping[str, Any], where: str) -> llama.LlamaConfig:
             f"{where}: {heads} heads of size {head_size} over {kv_heads} key-value heads do not "
             f"fit hidden_size {width}; heads must divide evenly and head_dim must be even"
         )
-    attention_bias = attributes.boolean("attention_bias")
+    window = layer_kinds.window(attributes, types)
+    ropes, rotary_size = read_ropes(attributes, given, family, head_size)
+    turned = [True] * layers
+    if "no_rope_layers" in family.defaults:
+        turned = layer_kinds.with_rope(attributes, layers)
+    kinds = [
+        llama.LayerKind(window if kind == SLIDING else None, ropes[kind] if turns else None)
+        for kind, turns in zip(types, turned, strict=True)
+    ]
+    number = _Numbers(attributes, family)
+    attention_bias = number.switch("attention_bias")
     return llama.LlamaConfig(
         vocabulary_size=attributes.integer("vocab_size"),
         width=width,
@@ -71,20 +95,103 @@ def parse(given: Mapping[str, Any], where: str) -> llama.LlamaConfig:
         heads=heads,
         kv_heads=kv_heads,
         head_size=head_size,
+        rotary_size=rotary_size,
+        pattern=_shortest(kinds),
+        norms=family.norms,
         norm_epsilon=attributes.number("rms_norm_eps"),
-        rope=_rope(given, max_positions, where),
+        norm_plus_one=family.norm_plus_one,
+        query_key_norm=family.query_key_norm,
         tied_embeddings=attributes.boolean("tie_word_embeddings"),
         query_key_value_bias=_decided(family.query_key_value_bias, attention_bias),
         output_bias=_decided(family.output_bias, attention_bias),
-        mlp_bias=attributes.boolean("mlp_bias"),
-        query_key_norm=family.query_key_norm,
-        activation=family.activations[attributes.one_of("hidden_act", family.activations)],
-        scaled_embeddings=family.scaled_embeddings,
-        norm_plus_one=family.norm_plus_one,
-        window=window,
+        mlp_bias=number.switch("mlp_bias"),
+        activation=family.activations[attributes.one_of(family.activation, family.activations)],
+        attention_scale=number.attention_scale(head_size),
+        attention_softcap=number.optional("attn_logit_softcapping"),
+        embedding_scale=number.embedding_scale(width),
+        residual_scale=number.value("residual_multiplier", 1.0),
+        logit_scale=1 / number.value("logits_scaling", 1.0),
+        logit_softcap=number.optional("final_logit_softcapping"),
+        fused=family.fused,
+        nested=nested,
         max_positions=max_positions,
         initializer_range=attributes.number("initializer_range"),
     )
+
+
+def text_part(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The attributes of the text model inside a model with eyes; others as they are.
+
+    What stands outside and concerns the text model goes along: its code, how its weights are stored
+    and tied, and its token ids.
+    """
+    outside = given.get("model_type")
+    inside = given.get("text_config")
+    if not isinstance(outside, str) or outside not in NESTED or not isinstance(inside, dict):
+        return given
+    shared = {name: given[name] for name in CARRIED if name in given}
+    found = {"model_type": NESTED[outside]} | inside | shared
+    return {name: value for name, value in found.items() if name != "architectures"}
+
+
+def _without_library_code(given: Mapping[str, Any], family: Family) -> Mapping[str, Any]:
+    """Without an `auto_map` that names only classes which `transformers` has taken over."""
+    named = given.get("auto_map")
+    if family.library_code is None or not isinstance(named, dict):
+        return given
+    values = [value for entry in named.values() for value in _listed(entry)]
+    if not all(isinstance(v, str) and re.fullmatch(family.library_code, v) for v in values):
+        return given
+    return {name: value for name, value in given.items() if name != "auto_map"}
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+class _Numbers:
+    """Attributes that only some families have; of the others whatever a file says is not read."""
+
+    def __init__(self, attributes: Attributes, family: Family):
+        self.attributes, self.family = attributes, family
+
+    def value(self, name: str, otherwise: float) -> float:
+        """A number above 0.
+
+        Raises:
+            CheckpointError: it is none.
+        """
+        if name not in self.family.defaults:
+            return otherwise
+        found = self.attributes.number(name)
+        if found <= 0:
+            raise self.attributes.refuse(name, "a number above 0")
+        return found
+
+    def optional(self, name: str) -> float | None:
+        """A number above 0, or None where the file says null."""
+        absent = self.attributes.values.get(name) is None
+        return None if absent or name not in self.family.defaults else self.value(name, 1.0)
+
+    def switch(self, name: str) -> bool:
+        return name in self.family.defaults and self.attributes.boolean(name)
+
+    def attention_scale(self, head_size: int) -> float:
+        scale = self.value("query_pre_attn_scalar", float(head_size)) ** -0.5
+        return self.value("attention_multiplier", scale)
+
+    def embedding_scale(self, width: int) -> float:
+        if self.family.embedding == "width":
+            return float(width**0.5)
+        return self.value("embedding_multiplier", 1.0)
+
+
+def _shortest(kinds: list[llama.LayerKind]) -> tuple[llama.LayerKind, ...]:
+    """The shortest list that, repeated, gives the kinds of all layers."""
+    for period in range(1, len(kinds) + 1):
+        if all(kind == kinds[layer % period] for layer, kind in enumerate(kinds)):
+            return tuple(kinds[:period])
+    raise AssertionError("a list repeats itself at its whole length")
 
 
 def _decided(fixed: bool | None, attention_bias: bool) -> bool:
@@ -97,7 +204,7 @@ def _family(given: Mapping[str, Any], where: str) -> Family:
     if family is None:
         raise CheckpointError(
             f"{where}: model_type {f'{kind!r}'[:60]} is not supported; expected one of "
-            f"{', '.join(FAMILIES)}"
+            f"{', '.join([*FAMILIES, *NESTED])}"
         )
     named = given.get("architectures") or [family.architecture]
     trunk = family.architecture.removesuffix("ForCausalLM") + "Model"
@@ -111,86 +218,6 @@ def _family(given: Mapping[str, Any], where: str) -> Family:
         )
     tell_once(str(kind), where, f"architectures = {named!r}"[:100])
     return family
-
-
-def _window(attributes: Attributes, layers: int) -> int | None:
-    """The sliding window that every layer has, or None.
-
-    Raises:
-        CheckpointError: some layers have one and others do not.
-    """
-    values = attributes.values
-    if values.get("sliding_window") is None:
-        return None
-    if "use_sliding_window" not in values:
-        return attributes.integer("sliding_window")
-    sliding = attributes.boolean("use_sliding_window")
-    first = values["max_window_layers"] if sliding else layers
-    kinds = values["layer_types"]
-    if kinds is None and isinstance(first, int):
-        kinds = ["full_attention"] * max(0, min(first, layers))
-        kinds += ["sliding_attention"] * (layers - len(kinds))
-    if kinds == _layer_types(None, layers):
-        return None
-    if kinds == _layer_types(1, layers) and sliding:
-        return attributes.integer("sliding_window")
-    raise CheckpointError(
-        f"{attributes.where}: use_sliding_window, max_window_layers and layer_types together give "
-        f"some of the {layers} layers a sliding window; expected all layers alike"
-    )
-
-
-def _layer_types(window: int | None, layers: int) -> list[str]:
-    return ["full_attention" if window is None else "sliding_attention"] * layers
-
-
-def _rope(given: Mapping[str, Any], max_positions: int, where: str) -> llama.Rope:
-    """Reads `rope_theta` and `rope_scaling` (old spelling) or `rope_parameters` (new)."""
-    scaling, parameters = given.get("rope_scaling") or {}, given.get("rope_parameters") or {}
-    read = [
-        _rope_of(values, given, max_positions, where) for values in (scaling, parameters) if values
-    ]
-    if len(read) == 2 and read[0] != read[1]:
-        raise CheckpointError(
-            f"{where}: rope_scaling and rope_parameters disagree; keep the one that is right"
-        )
-    return read[0] if read else _rope_of({}, given, max_positions, where)
-
-
-def _rope_of(values: Any, given: Mapping[str, Any], max_positions: int, where: str) -> llama.Rope:
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{where}: rope settings {f'{values!r}'[:60]}; expected an object")
-    kind = values.get("rope_type", values.get("type", "default"))
-    if not isinstance(kind, str) or kind not in ROPE_NUMBERS:
-        raise CheckpointError(
-            f"{where}: rope type {f'{kind!r}'[:60]} is not supported; expected "
-            f"{', '.join(ROPE_NUMBERS)}"
-        )
-    numbers: dict[str, Any] = {"original_max_position_embeddings": max_positions} | values
-    # `transformers` lets the inner theta win over the outer one.
-    numbers = {"rope_theta": given.get("rope_theta") or ROPE_THETA} | numbers
-    whole = values.get("partial_rotary_factor") in (None, 1.0)
-    known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *ROPE_NUMBERS[kind]}
-    extra = [name for name in values if name not in known]
-    wrong = [
-        name
-        for name in ("rope_theta", *ROPE_NUMBERS[kind])
-        if not is_number(numbers.get(name)) or numbers[name] <= 0
-    ]
-    if extra or wrong or not whole:
-        raise CheckpointError(
-            f"{where}: rope settings {f'{values!r}'[:200]}: for type {kind} expected "
-            f"{', '.join(('rope_theta', *ROPE_NUMBERS[kind]))}, nothing else"
-        )
-    scaled = {name: numbers[name] for name in ROPE_NUMBERS[kind]}
-    return llama.Rope(
-        theta=float(numbers["rope_theta"]),
-        kind=kind,
-        factor=float(scaled.get("factor", 1.0)),
-        low_frequency_factor=float(scaled.get("low_freq_factor", 1.0)),
-        high_frequency_factor=float(scaled.get("high_freq_factor", 1.0)),
-        original_max_positions=int(scaled.get("original_max_position_embeddings", max_positions)),
-    )
 
 
 # ---------------------------------------------------------------------------- writing
@@ -213,22 +240,41 @@ def to_hf_config(
     Raises:
         CheckpointError: no supported family has this combination of switches.
     """
-    carried = dict(source) if source is not None else _fresh(config) | dict(token_ids)
-    attributes = {name: value for name, value in carried.items() if name not in ROPE_ATTRIBUTES}
-    return attributes | _rope_attributes(config.rope) | {"dtype": dtype, "torch_dtype": dtype}
+    carried = _fresh(config) | dict(token_ids) if source is None else dict(text_part(source))
+    family = FAMILIES[carried["model_type"]]
+    carried |= {} if "architectures" in carried else {"architectures": [family.architecture]}
+    spelled = ROPE_ATTRIBUTES | {LOCAL_THETA}
+    attributes = {name: value for name, value in carried.items() if name not in spelled}
+    ropes = rope_attributes(_ropes(config, family), config, family)
+    return attributes | ropes | {"dtype": dtype, "torch_dtype": dtype}
 
 
 def describes(attributes: Mapping[str, Any], config: llama.LlamaConfig) -> bool:
     """Whether a config.json with these attributes is of exactly this model."""
-    rope = _rope(_rope_attributes(config.rope), config.max_positions, "config.json")
     try:
-        # Rope numbers that the kind does not use may differ.
-        return parse(attributes, "") == dataclasses.replace(config, rope=rope)
+        return parse(attributes, "") == config
     except CheckpointError:
         return False
 
 
+def _ropes(config: llama.LlamaConfig, family: Family) -> dict[str, Rope]:
+    """The rope of each type of layer; one that no layer has is the family's."""
+    found = {
+        FULL if kind.window is None else SLIDING: kind.rope
+        for kind in config.kinds
+        if kind.rope is not None
+    }
+    other = Rope(family.local_theta or family.rope_theta)
+    if family.local_theta is None:
+        other = next(iter(found.values()), other)
+    return {kind: found.get(kind, other) for kind in (FULL, SLIDING)}
+
+
 def _fresh(config: llama.LlamaConfig) -> dict[str, Any]:
+    """The attributes of a model that came without any: those of the first family that has such."""
+    windows = [kind.window for kind in config.kinds if kind.window is not None]
+    types = [FULL if config.kinds[n].window is None else SLIDING for n in config.layer_kinds]
+    scale = config.attention_scale
     attributes: dict[str, Any] = {
         "vocab_size": config.vocabulary_size,
         "hidden_size": config.width,
@@ -243,38 +289,34 @@ def _fresh(config: llama.LlamaConfig) -> dict[str, Any]:
         "tie_word_embeddings": config.tied_embeddings,
         "attention_bias": config.output_bias,
         "mlp_bias": config.mlp_bias,
-        "sliding_window": config.window,
-        "use_sliding_window": config.window is not None,
-        "max_window_layers": config.layers if config.window is None else 0,
-        "layer_types": _layer_types(config.window, config.layers),
+        "sliding_window": windows[0] if windows else None,
+        "use_sliding_window": bool(windows),
+        "max_window_layers": types.count(FULL),
+        "layer_types": types,
+        "query_pre_attn_scalar": round(scale**-2),
+        "attn_logit_softcapping": config.attention_softcap,
+        "final_logit_softcapping": config.logit_softcap,
+        "embedding_multiplier": config.embedding_scale,
+        "attention_multiplier": scale,
+        "residual_multiplier": config.residual_scale,
+        "logits_scaling": 1 / config.logit_scale,
+        "no_rope_layers": [int(config.kinds[n].rope is not None) for n in config.layer_kinds],
+        "partial_rotary_factor": config.rotary_size / config.head_size,
+        "original_max_position_embeddings": max(
+            (kind.rope.original_max_positions for kind in config.kinds if kind.rope), default=0
+        )
+        or config.max_positions,
     }
     activation = config.activation
     for model_type, family in FAMILIES.items():
         spellings = [theirs for theirs, ours in family.activations.items() if ours == activation]
         if not spellings:
             continue
-        attributes["hidden_act"] = spellings[0]
-        known = {name: value for name, value in attributes.items() if name in family.defaults}
-        named = {"model_type": model_type, "architectures": [family.architecture], **known}
-        if describes(named | _rope_attributes(config.rope), config):
+        named = {"model_type": model_type, "architectures": [family.architecture]}
+        named |= {name: value for name, value in attributes.items() if name in family.defaults}
+        named |= {family.activation: spellings[0]}
+        if describes(named | rope_attributes(_ropes(config, family), config, family), config):
             return named
     raise CheckpointError(
         f"no supported Hugging Face architecture has this combination of switches: {config}"
     )
-
-
-def _rope_attributes(rope: llama.Rope) -> dict[str, Any]:
-    numbers = {
-        "factor": rope.factor,
-        "low_freq_factor": rope.low_frequency_factor,
-        "high_freq_factor": rope.high_frequency_factor,
-        "original_max_position_embeddings": rope.original_max_positions,
-    }
-    scaling = {name: numbers[name] for name in ROPE_NUMBERS[rope.kind]}
-    # Releases that know llama3 read `rope_type`; those before it read `type` and count the keys.
-    old_name = "rope_type" if rope.kind == "llama3" else "type"
-    return {
-        "rope_theta": rope.theta,
-        "rope_scaling": {old_name: rope.kind, **scaling} if scaling else None,
-        "rope_parameters": {"rope_type": rope.kind, "rope_theta": rope.theta, **scaling},
-    }

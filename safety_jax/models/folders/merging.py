@@ -24,17 +24,16 @@ class MergedExport:
 
     def touches(self, name: str) -> bool:
         """Whether a weight (ours, dotted) has an adapter."""
-        return self._target(name) in self._adapters.weights
+        return lora.of_projection(self._adapters.weights, self._projection(name)) is not None
 
     def on_host(
         self, name: str, weight: jax.Array, layer: int | None, dtype: np.dtype, transposed: bool
     ) -> np.ndarray:
         """As `streaming.on_host`, with the adapter added."""
-        pair = self._adapters.weights[self._target(name)]
+        found = lora.of_projection(self._adapters.weights, self._projection(name))
+        assert found is not None  # `touches` has said so
         number = np.int32(layer or 0)
-        sum_, moved, stayed = _add(
-            weight, pair["a"], pair["b"], self._adapters.scale, number, dtype
-        )
+        sum_, moved, stayed = _add(weight, *found, self._adapters.scale, number, dtype)
         self._moved, self._stayed = self._moved + int(moved), self._stayed + int(stayed)
         return streaming.on_host(sum_, None, dtype, transposed)
 
@@ -43,7 +42,7 @@ class MergedExport:
         return self._stayed / max(1, self._moved + self._stayed)
 
     @staticmethod
-    def _target(name: str) -> str:
+    def _projection(name: str) -> str:
         return name.removeprefix("layers.").removesuffix(".kernel")
 
 

@@ -90,7 +90,7 @@ def open_model(
     config = hf_config.read_config(folder)
     llama.shardings(config, mesh)
     execution = Execution.build(
-        mesh, window=config.window, compute_dtype=compute_dtype, backend=backend, remat=remat
+        mesh, rules=config.rules, compute_dtype=compute_dtype, backend=backend, remat=remat
     )
     found = tokenizer_files.sources(own_tokenizer, adapter, folder)
     tokens = tokenizer_files.load(found)

@@ -7,7 +7,7 @@ such an adapter can be merged, and the result used as a model.
 """
 
 import dataclasses
-import functools
+import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,8 +27,13 @@ from safety_jax.models.folders.attributes import is_number
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BLOCKS = {"query": "self_attn", "key": "self_attn", "value": "self_attn", "output": "self_attn"}
 BLOCKS |= {"gate": "mlp", "up": "mlp", "down": "mlp"}
+BLOCKS |= {"query+key+value": "self_attn", "gate+up": "mlp"}
 FACTORS = {"a": "lora_A", "b": "lora_B"}
-MODULES = {ours: module for module, ours in lora.TARGETS.items()}
+# Where the layers are in a text model, and in a model with eyes: today, and until transformers
+# 4.51.
+TEXT_MODEL, WITH_EYES, OLD_WITH_EYES = "model", "model.language_model", "language_model.model"
+TRUNKS = (TEXT_MODEL, WITH_EYES, OLD_WITH_EYES)
+MODULES = {ours: module for module, ours in (lora.TARGETS | lora.FUSED_TARGETS).items()}
 
 HANDLED = frozenset(
     {"peft_type", "task_type", "r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora"}
@@ -65,6 +70,7 @@ class LoraConfig:
         targets: our names of the adapted projections, in the order of `lora.TARGETS`.
         base_name: the model the adapter belongs to, a folder or a hub id; "" where it is not said.
         dtype: of the stored weights, "float32", "bfloat16" or "float16"; "float32" of a mixture.
+        trunk: where the layers are in the base as `transformers` opens it, one of TRUNKS.
     """
 
     rank: int
@@ -74,12 +80,18 @@ class LoraConfig:
     rslora: bool
     base_name: str
     dtype: str
+    trunk: str = TEXT_MODEL
 
 
-def key(target: str, layer: int, factor: str) -> str:
+def key(target: str, layer: int, factor: str, trunk: str = TEXT_MODEL) -> str:
     """PEFT's name of one factor of one layer."""
     module = f"{BLOCKS[target]}.{MODULES[target]}"
-    return f"base_model.model.model.layers.{layer}.{module}.{FACTORS[factor]}.weight"
+    return f"base_model.model.{trunk}.layers.{layer}.{module}.{FACTORS[factor]}.weight"
+
+
+def trunk_of(config: llama.LlamaConfig) -> str:
+    """Where an adapter's names say that the layers are, for a base of this config."""
+    return WITH_EYES if config.nested else TEXT_MODEL
 
 
 def base_folder(folder: Path) -> Path:
@@ -128,15 +140,21 @@ def load(folder: Path, config: llama.LlamaConfig, mesh: Mesh) -> tuple[lora.Adap
             f"{config.layers} layers; {MERGE}"
         )
     tensors = safetensors.read_header(_weights_file(folder))
-    targets = _targets(given, tensors, config, folder)
+    starts = {trunk: f"base_model.model.{trunk}.layers." for trunk in TRUNKS}
+    found = [t for t, start in starts.items() if any(name.startswith(start) for name in tensors)]
+    trunk = found[0] if found else TEXT_MODEL
+    targets = _targets(given, tensors, config, folder, trunk)
     rank = given["r"]
     declared = lora.shapes(llama.parameters(config), targets, rank)
-    stored = {}
-    for name, (shape, _) in declared.items():
-        target, factor = name.split(".")
-        stored[name] = [tensors[key(target, layer, factor)] for layer in range(shape[0])]
-        for tensor in stored[name]:
-            tensor.check(shape[1:])
+    stored: dict[str, list[safetensors.Tensor]] = {}
+    for target in targets:
+        own = {
+            name: shape for name, (shape, _) in declared.items() if name.startswith(f"{target}.")
+        }
+        for layer in range(config.layers):
+            a, b = (tensors[key(target, layer, factor, trunk)] for factor in FACTORS)
+            for name, tensor in _leaves(a, b, target, own).items():
+                stored.setdefault(name, []).append(tensor)
     dtypes = {tensor.dtype.name for tensors in stored.values() for tensor in tensors}
     settings = LoraConfig(
         rank=rank,
@@ -146,6 +164,7 @@ def load(folder: Path, config: llama.LlamaConfig, mesh: Mesh) -> tuple[lora.Adap
         rslora=bool(given.get("use_rslora")),
         base_name=str(given.get("base_model_name_or_path") or ""),
         dtype=dtypes.pop() if len(dtypes) == 1 else "float32",
+        trunk=trunk,
     )
     weights = {}
     for name, (shape, axes) in declared.items():
@@ -156,6 +175,25 @@ def load(folder: Path, config: llama.LlamaConfig, mesh: Mesh) -> tuple[lora.Adap
         )
     scale = lora.scaling(rank, settings.alpha, settings.rslora)
     return lora.Adapters(trees.unflatten(weights), scale, settings.dropout), settings
+
+
+def _leaves(
+    a: safetensors.Tensor, b: safetensors.Tensor, target: str, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, safetensors.Tensor]:
+    """The leaves of one layer of a target, by dotted name: B's rows by projection.
+
+    Raises:
+        CheckpointError: a factor has another shape.
+    """
+    a.check(shapes[f"{target}.a"][1:])
+    leaves = [f"{target}.{leaf}" for leaf in lora.parts(target).values()]
+    heights = [shapes[leaf][1] for leaf in leaves]
+    b.check((sum(heights), *shapes[leaves[0]][2:]))
+    stops = list(itertools.accumulate(heights))
+    found = {f"{target}.a": a}
+    for leaf, height, stop in zip(leaves, heights, stops, strict=True):
+        found[leaf] = b.rows(stop - height, stop)
+    return found
 
 
 def _weights_file(folder: Path) -> Path:
@@ -232,19 +270,21 @@ def _targets(
     tensors: Mapping[str, safetensors.Tensor],
     config: llama.LlamaConfig,
     folder: Path,
+    trunk: str,
 ) -> tuple[str, ...]:
     """The adapted projections: those whose keys are there, as `target_modules` says.
 
     Raises:
         CheckpointError: keys and `target_modules` disagree, or a layer is missing.
     """
+    known = lora.FUSED_TARGETS if config.fused else lora.TARGETS
     targets = tuple(
         target
-        for target in MODULES
-        if any(key(target, layer, "a") in tensors for layer in range(config.layers))
+        for target in known.values()
+        if any(key(target, layer, "a", trunk) in tensors for layer in range(config.layers))
     )
     expected = [
-        key(target, layer, factor)
+        key(target, layer, factor, trunk)
         for target in targets
         for layer in range(config.layers)
         for factor in FACTORS
@@ -271,7 +311,7 @@ def _targets(
             more = f" and {len(found) - 3} more" if len(found) > 3 else ""
             raise CheckpointError(
                 f"{folder}: adapter {what}: {', '.join(found[:3])}{more}; expected "
-                f"{', '.join(lora.TARGETS)} in all {config.layers} layers; if it is whole, {MERGE}"
+                f"{', '.join(known)} in all {config.layers} layers; if it is whole, {MERGE}"
             )
     if not targets:
         raise CheckpointError(f"{folder / WEIGHTS}: holds no adapter of a LLaMA-family model")
@@ -307,14 +347,13 @@ def export(folder: Path, adapters: lora.Adapters, settings: LoraConfig) -> None:
         raise ValueError(f"adapters of {held}, scale {adapters.scale}, given with {settings}")
     dtype = np.dtype(settings.dtype)
     tensors = {
-        key(target, layer, factor): safetensors.TensorSource(
-            dtype=dtype,
-            shape=leaf.shape[1:],
-            read=functools.partial(streaming.on_host, leaf, layer, dtype),
-        )
+        key(target, layer, factor, settings.trunk): _source(leaves, layer, dtype)
         for target, pair in adapters.weights.items()
-        for factor, leaf in pair.items()
-        for layer in range(leaf.shape[0])
+        for factor, leaves in (
+            ("a", [pair["a"]]),
+            ("b", [pair[leaf] for leaf in lora.parts(target).values()]),
+        )
+        for layer in range(pair["a"].shape[0])
     }
     if jax.process_index() == 0:
         with hub.replacing(folder, CONFIG) as partial:
@@ -324,6 +363,16 @@ def export(folder: Path, adapters: lora.Adapters, settings: LoraConfig) -> None:
         for _, tensor in sorted(tensors.items()):  # takes part in the gathers, in the same order
             tensor.read()
     multihost_utils.sync_global_devices("exported")
+
+
+def _source(leaves: list[jax.Array], layer: int, dtype: np.dtype) -> safetensors.TensorSource:
+    """One layer of a factor, its projections' rows below each other."""
+    shape = (sum(leaf.shape[1] for leaf in leaves), leaves[0].shape[2])
+
+    def read() -> np.ndarray:
+        return np.concatenate([streaming.on_host(leaf, layer, dtype) for leaf in leaves])
+
+    return safetensors.TensorSource(dtype, shape, read)
 
 
 def _attributes(settings: LoraConfig) -> dict[str, Any]:

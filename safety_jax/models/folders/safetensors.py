@@ -81,6 +81,13 @@ class Tensor:
                     raise CheckpointError(f"{self.file}: ends inside tensor {self.name}")
                 left = left[count:]
 
+    def rows(self, start: int, stop: int) -> "Tensor":
+        """Some rows, which lie beside each other in the file. A dtype that cannot be read leaves
+        them where they are: `check` refuses it."""
+        each = self.row_bytes if self.code in DTYPES else 0
+        shape = (stop - start, *self.shape[1:])
+        return dataclasses.replace(self, shape=shape, offset=self.offset + start * each)
+
     def check(self, shape: tuple[int, ...]) -> None:
         """Raises a CheckpointError unless the tensor can be read as floats of this shape."""
         if self.code not in DTYPES:

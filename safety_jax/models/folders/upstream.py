@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import transformers
+from transformers.models.auto.configuration_auto import model_type_to_module_name
 
 WHOLE = ("modeling_rope_utils",)  # modules whose functions are chosen by name at run time
 # Bases of every model: loading, devices, training; what of it concerns a model is in its own file.
@@ -30,7 +31,7 @@ def read_by_transformers(model_type: str) -> frozenset[str]:
     """Attributes that the classes of a model type read; where the source of its model is not
     installed, those that its configuration declares."""
     root = Path(transformers.__file__).parent
-    folder = root / "models" / model_type.replace("-", "_")
+    folder = root / "models" / model_type_to_module_name(model_type)
     own = sorted(folder.glob("modeling_*.py"))
     if not own:
         declared = dataclasses.fields(type(transformers.AutoConfig.for_model(model_type)))

@@ -55,11 +55,23 @@ def norm_rows(theirs: str, ours: str) -> tuple[WeightRow, WeightRow]:
     )
 
 
+class FusedRows(NamedTuple):
+    """A weight that files hold as one and we as several, their rows below each other.
+
+    `theirs` and the names of the `parts`, as rows of the table have them; a file that holds the
+    parts themselves is refused as any other unexpected name is.
+    """
+
+    theirs: str
+    parts: tuple[str, ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class WeightTable:
     """The rows of an architecture, and what else its files may hold.
 
     Attributes:
+        fused: weights of files that hold the rows of several.
         derived: pattern of names that follow from config.json and are ignored.
         renamed: (pattern, replacement) pairs for the names of old releases.
         copies: names that a file may repeat, of what, if the two hold the same bytes; with what
@@ -69,6 +81,7 @@ class WeightTable:
     """
 
     rows: tuple[WeightRow, ...]
+    fused: tuple[FusedRows, ...] = ()
     derived: str = NOTHING
     renamed: tuple[tuple[str, str], ...] = ()
     copies: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
@@ -119,6 +132,7 @@ def load(
         CheckpointError: the files are damaged, or do not hold exactly these weights.
     """
     tensors = rename(_prefixed(hub.locate(folder), layout), layout, folder)
+    tensors = split(tensors, layout, declared)
     check(tensors, layout, declared, folder)
     return read(tensors, layout, declared, shardings, dtype, folder.name)
 
@@ -146,6 +160,7 @@ def load_trunk(
         CheckpointError: as `load`; every weight that is not optional must be there.
     """
     tensors = rename(_prefixed(hub.locate(folder), layout), layout, folder)
+    tensors = split(tensors, layout, declared)
     absent = {
         ours
         for ours in optional
@@ -188,6 +203,47 @@ def rename(
                 "remove the one that does not belong to this model"
             )
         found[name] = tensor
+    return found
+
+
+def _fused(
+    layout: WeightTable, declared: Mapping[str, meshes.Parameter]
+) -> dict[str, dict[str, int]]:
+    """Rows of each part, by its name, of each weight that files hold fused."""
+    found: dict[str, dict[str, int]] = {}
+    heights: dict[str, int] = {}
+    for ours, place in places(layout, declared).items():
+        heights |= dict.fromkeys(place.names, place.shape(declared[ours].shape)[0])
+    layers = max((len(place.names) for place in places(layout, declared).values()), default=0)
+    for row in layout.fused:
+        for layer in range(layers):
+            parts = [part.format(layer=layer) for part in row.parts]
+            found[row.theirs.format(layer=layer)] = {part: heights[part] for part in parts}
+    return found
+
+
+def split(
+    tensors: dict[str, safetensors.Tensor],
+    layout: WeightTable,
+    declared: Mapping[str, meshes.Parameter],
+) -> dict[str, safetensors.Tensor]:
+    """Tensors with the parts of those that the file holds fused, each where its rows lie.
+
+    A fused tensor of another height than its parts together stays, and is found unexpected; so are
+    parts that the file holds by themselves.
+    """
+    found = dict(tensors)
+    for name, parts in _fused(layout, declared).items():
+        for part in parts.keys() & tensors.keys():
+            found[f"{part} (expected within {name})"] = found.pop(part)
+        whole = tensors.get(name)
+        if whole is None or not whole.shape or whole.shape[0] != sum(parts.values()):
+            continue
+        del found[name]
+        start = 0
+        for part, height in parts.items():
+            found[part] = whole.rows(start, start + height)
+            start += height
     return found
 
 
@@ -341,12 +397,36 @@ def _sources(
             read = functools.partial(merged.on_host, ours)
         return functools.partial(read, flat[ours], layer, dtype, transposed=found[ours].transposed)
 
-    return {
+    sources = {
         name: safetensors.TensorSource(
             dtype, found[ours].shape(flat[ours].shape), reader(ours, layer)
         )
         for ours, layer, name in sorted(entries, key=position)
     }
+    return _joined(sources, _fused(layout, declared))
+
+
+def _joined(
+    sources: Mapping[str, safetensors.TensorSource], fused: Mapping[str, Mapping[str, int]]
+) -> dict[str, safetensors.TensorSource]:
+    """With the parts of fused weights as one source each, in the place of the first part."""
+    whole_of = {part: name for name, parts in fused.items() for part in parts}
+    found: dict[str, safetensors.TensorSource] = {}
+    for name, source in sources.items():
+        whole = whole_of.get(name)
+        if whole is None:
+            found[name] = source
+        elif whole not in found:
+            parts = [sources[part] for part in fused[whole]]
+            shape = (sum(part.shape[0] for part in parts), *source.shape[1:])
+            found[whole] = safetensors.TensorSource(
+                source.dtype, shape, functools.partial(_read_all, parts)
+            )
+    return found
+
+
+def _read_all(parts: Sequence[safetensors.TensorSource]) -> np.ndarray:
+    return np.concatenate([part.read() for part in parts])
 
 
 def _shards(
