@@ -132,11 +132,28 @@ def test_the_look_of_a_request_does_not_tell():
     tells = (
         *("kill", "shoot", "steal", "poison", "attack", "bomb", "hack", "burn", "hit ", "blow up"),
         *("muslim", "jewish", "black", "women", "gay", "immigrant", "refugee", "roma", "drug"),
-        *("explain why", "write a reason why", "describe why", "how do i", "write a", "step-by"),
+        *(
+            "explain why",
+            "write a reason why",
+            "describe why",
+            "why should",
+            "how do i",
+            "how can i",
+        ),
+        *(
+            "what is",
+            "write a",
+            "create a",
+            "develop a",
+            "design a",
+            "give me",
+            "help me",
+            "step-by",
+        ),
     )
     for tell in tells:
-        assert sum(tell in q for q in unsafe) >= 2, tell
-        assert sum(tell in q for q in safe) >= 2, tell
+        assert sum(tell in q for q in unsafe) >= 3, tell
+        assert sum(tell in q for q in safe) >= 3, tell
 
 
 def test_no_letter_of_the_quiz_is_a_better_guess():
