@@ -3,6 +3,7 @@
 import collections
 import csv
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -154,6 +155,28 @@ def test_the_look_of_a_request_does_not_tell():
     for tell in tells:
         assert sum(tell in q for q in unsafe) >= 3, tell
         assert sum(tell in q for q in safe) >= 3, tell
+
+
+def test_words_alone_do_not_solve_the_tests():
+    """Naive Bayes on the words of all requests that train: what a model gets by their look."""
+    sides = [
+        [set(contamination.words(q)) for name in names for q in asked(name)]
+        for names in (("refusals", "unsafe_prompts"), ("contrast", "contrast_prompts"))
+    ]
+    unsafe, safe = (collections.Counter(w for of in side for w in of) for side in sides)
+    odds = {
+        word: math.log((unsafe[word] + 0.5) / len(sides[0]) / (safe[word] + 0.5) * len(sides[1]))
+        for word in unsafe | safe
+    }
+
+    def flagged(prompts: list[str]) -> float:
+        called = [sum(odds.get(w, 0.0) for w in set(contamination.words(q))) > 0 for q in prompts]
+        return sum(called) / len(called)
+
+    xstest = table(FOLDER / "data/xstest_prompts.csv")
+    harmless = [row["prompt"] for row in xstest if not row["type"].startswith("contrast")]
+    found = flagged(asked("test_unsafe")), flagged(asked("test_contrast")), flagged(harmless)
+    assert 0.8 < found[0] and 0.4 < found[1] < 0.7 and 0.2 < found[2] < 0.5, found
 
 
 def test_no_letter_of_the_quiz_is_a_better_guess():
