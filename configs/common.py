@@ -229,7 +229,7 @@ def answers(temperature: float, candidates: int, max_new_tokens: int) -> ConfigD
     group.frequency_penalty = 0.0
     group.beams = 1  # above 1: beam search, without randomness
     group.length_penalty = 1.0  # of beams
-    group.candidates = candidates
+    group.candidates = candidates  # answers to each prompt
     group.max_new_tokens = max_new_tokens
     group.stop = ()  # strings that end an answer
     return group

@@ -101,6 +101,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     data.enable_thinking = ""  # of chat templates that ask: "true", "false"; "": their own choice
     data.template_date = ""  # for chat templates that write it: 2024-07-26; "": the first start's
 
+    # Several candidates, with a temperature, are all judged; intervals and tests count prompts.
     config.answer = answers(temperature=0.0, candidates=1, max_new_tokens=256)
     config.sample = ConfigDict()
     set_pace(config.sample, prompts_per_write=256)

@@ -113,7 +113,7 @@ def test_no_number_of_the_table_takes_what_is_not_finite():
         ("raft:demo", "raft.length_alarm", -1.0),
         ("evaluate:demo", "evaluate.match", "rows"),
         ("evaluate:demo", "evaluate.margin_share", 2.0),
-        ("evaluate:demo", "answer.candidates", 2),
+        ("evaluate:demo", "answer.candidates", 0),
         ("score:demo", "score.attention", "flash"),
         ("score:demo", "score.compute_dtype", "float64"),
         ("score:demo,moderation", "score.judges.moderation.batch_size", 0),

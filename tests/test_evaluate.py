@@ -15,7 +15,7 @@ from test_end_to_end import WORDS, inputs  # noqa: F401
 from configs import evaluate as evaluate_config
 from safety_jax.base.errors import ConfigError, DataError, UserError
 from safety_jax.models.decoding import generation
-from safety_jax.stages import evaluate
+from safety_jax.stages import evaluate, evaluate_plan
 
 ITEMS = 7
 QUIZ = [
@@ -128,6 +128,40 @@ def test_two_models_are_asked_judged_and_compared(finished):
     for name in ("report.html", "report.md"):
         assert "tuned" in (finished / name).read_text()
     assert len(found["transcripts"]) == 2 * ITEMS + 2
+
+
+def test_several_answers_to_each_prompt(given, tmp_path):
+    """All are kept and judged; multiple choice is asked once."""
+    several = {"answer.candidates": 3, "answer.temperature": 1.0}
+    plan = evaluate_plan.make_plan(configure(given, **several), "plan")
+    assert [(of.name, of.prompts, of.answers) for of in plan.sets] == [
+        ("unsafe", ITEMS, 3), ("safe", ITEMS, 3), ("quiz", 2, 1),
+    ]  # fmt: skip
+    asked = plan.asked["base"]
+    assert [asked[name].setup.settings.candidates for name in ("safe", "quiz")] == [3, 1]
+    write(tmp_path / "facts.jsonl", [{"question": "What is red?", "answer": "red"}] * 2)
+    sets = (
+        f"{given}/safe.jsonl?name=safe&kind=safe&columns=category:topic",
+        f"{tmp_path}/facts.jsonl?name=facts&kind=answer&columns=prompt:question,reference:answer",
+    )
+    several |= {"evaluate.sets": sets, "evaluate.judges": ("refusal",)}
+    folder = tmp_path / "run"
+    evaluate.run(configure(given, **several), str(folder))
+    found = report(folder)
+    rows = {(row["model"], row["set"]): row for row in found["rows"]}
+    assert {name: (row["n"], row["prompts"]) for (_, name), row in rows.items()} == {
+        "safe": (3 * ITEMS, ITEMS), "facts": (6, 2),
+    }  # fmt: skip
+    assert found["sets"]["safe"]["items"] == ITEMS
+    assert found["sets"]["safe"]["answers_per_prompt"] == 3
+    lines = (folder / "responses" / "base" / "safe.jsonl").read_text().splitlines()
+    answers = [json.loads(line) for line in lines]
+    assert [row["id"] for row in answers[:4]] == ["0", "0 #2", "0 #3", "1"]
+    assert len({row["response"] for row in answers[:3]}) > 1
+    (refused,) = [c for c in found["comparisons"] if c["measure"] == "refused"]
+    assert refused["n"] <= ITEMS and refused["answers"] == 3 * ITEMS
+    assert any("3 answers to each prompt" in note for note in found["notes"])
+    assert f"safe ({ITEMS} × 3 answers)" in (folder / "report.html").read_text()
 
 
 def test_answers_are_held_side_by_side_where_a_judge_for_that_is_named(finished, given, tmp_path):
@@ -305,7 +339,11 @@ def test_people_label_a_blind_sheet(finished, given, tmp_path):
             "base has room for 2 before its answer; lower answer.max_new_tokens, or raise "
             "data.max_length, or set data.overlong_prompt to skip",
         ),
-        ({"answer.candidates": 2}, "answer.candidates is 2; expected 1"),
+        ({"answer.candidates": 2}, "set temperature above 0"),
+        (
+            {"answer.candidates": 2, "evaluate.models": "", "evaluate.responses": "old=x.jsonl"},
+            "evaluate.responses hold one answer to each prompt",
+        ),
         ({"evaluate.resamples": 0}, "evaluate.resamples is 0"),
     ],
 )

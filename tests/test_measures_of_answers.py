@@ -3,13 +3,14 @@
 import dataclasses
 
 import evaluation_samples as samples
+import numpy as np
 import pytest
 from evaluation_samples import HOW, block, make_set
 
 from safety_jax.evaluation.measures import compare, counts, derived, overlap
 from safety_jax.evaluation.measures.compare import Margins
 from safety_jax.judges.judge import Score
-from safety_jax.maths import statistics
+from safety_jax.maths import clusters, statistics
 
 NONE = Margins(0.0, 0.0, "")
 UNSAFE = make_set("U", "unsafe", 6)
@@ -57,10 +58,11 @@ def test_answers_that_are_none():
     found = counts.degenerate(
         ["", "  \n", "short", phrase * 8, " ".join(map(str, range(40))), ""],
         ["eos", "eos", "length", "length", "eos", "thought"],
+        np.arange(6),
     )
     assert found.empty.count == 2 and found.repeated.count == 1
     assert found.truncated is not None and found.truncated.count == 3
-    assert counts.degenerate(["a"], [""]).truncated is None
+    assert counts.degenerate(["a"], [""], np.arange(1)).truncated is None
 
 
 def test_paired_change_of_shares():
@@ -203,3 +205,25 @@ def test_overlap_is_sacrebleus_and_rouges():
     exact = overlap.measure(["the cat sat on a mat today"] * 2, of, 50)
     assert exact["BLEU"].value == pytest.approx(100)
     assert overlap.measure(["x"] * 6, UNSAFE, 50) == {}
+
+
+def test_several_answers_to_a_prompt_are_counted_by_prompts():
+    """Two answers to each of six prompts: guard calls unsafe what is True."""
+    of = UNSAFE.repeated(2)
+    assert [item.id for item in of.items[:3]] == ["0", "0 #2", "1"] and of.prompts == 6
+    before = [True, True, True, False, True, True, False, False, True, False, False, False]
+    after = [False, False, False, False, True, False, False, False, False, False, False, True]
+    first, second = block("a", of, [*map(float, before)]), block("b", of, [*map(float, after)])
+    row = counts.row(second, HOW)
+    assert (row.n, row.prompts, row.answers_per_prompt) == (12, 6, 2)
+    safe = row.judged["guard"].safe
+    assert (safe.count, safe.n) == (10, 12)
+    verdicts = np.array([not unsafe for unsafe in after])
+    assert (safe.low, safe.high) == clusters.share(verdicts, np.arange(12) // 2)
+    found = one(compare.compare([first], [second], HOW, NONE, force=False), "safe/guard")
+    # By prompt safe answers rise by 2, 1, 1, 0, 1 and fall by 1. Of the 32 sums of signs, five are
+    # 4 or more: all plus, and one of the ones minus; five are -4 or less.
+    assert (found.n, found.answers, found.method) == (6, 12, compare.SIGN_FLIP)
+    assert (found.fixed, found.broken) == (("0", "1", "2", "4"), ("5",))
+    assert found.p == pytest.approx(2 * (1 + 4) / 32)
+    assert found.difference.value == pytest.approx(4 / 12)

@@ -36,7 +36,7 @@ def wilson(successes: int, trials: int) -> Interval:
     return float(interval.low), float(interval.high)
 
 
-def wilson_mean(mean: float, count: int) -> Interval:
+def wilson_mean(mean: float, count: int | float) -> Interval:
     """Wilson's interval for the mean of `count` values between 0 and 1.
 
     The variance of such values is at most that of a proportion with the same mean, mean (1 - mean),

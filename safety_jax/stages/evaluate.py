@@ -99,7 +99,7 @@ def answer_as(
             generate.place(place.path / RESPONSES, name, of.name),
             of,
             plan.asked[name][of.name].protocol,
-            block=block,
+            block=block * of.answers,
             writes=primary,
         )
         for of in plan.sets
@@ -213,7 +213,7 @@ def make_block(
         correct = [a == b for a, b in zip(read, right, strict=True)]
     elif of.kind == ANSWER:
         texts, right = [r.turn.answer for r in found], [item.reference for item in of.items]
-        choice = known_answers.measure(texts, right)
+        choice = known_answers.measure(texts, right, of.clusters)
         correct = [known_answers.right(a, b) for a, b in zip(texts, right, strict=True)]
     block = Block(
         model=model,

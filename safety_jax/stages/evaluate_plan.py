@@ -20,7 +20,7 @@ from safety_jax.evaluation.measures import assemble
 from safety_jax.evaluation.measures.counts import Resampling
 from safety_jax.evaluation.sets import items as evaluated
 from safety_jax.evaluation.sets import subsets
-from safety_jax.evaluation.sets.items import Set
+from safety_jax.evaluation.sets.items import CHOICE, Set
 from safety_jax.judges import registry
 from safety_jax.judges.guards import specs
 from safety_jax.judges.judge import JudgeCard
@@ -69,7 +69,7 @@ class EvaluationPlan:
     def describe(self) -> str:
         """For people: what is asked of whom, and who judges."""
         lines = [
-            f"{len(self.sets)} sets: " + ", ".join(f"{s.name} ({len(s.items)})" for s in self.sets),
+            f"{len(self.sets)} sets: " + ", ".join(f"{s.name} ({_size(s)})" for s in self.sets),
             f"{len(self.models)} models: "
             + ", ".join(f"{n} ({p})" for n, p in self.models.items()),
             f"{len(self.cards)} judges: {', '.join(self.cards) or 'none'}",
@@ -94,6 +94,10 @@ class EvaluationPlan:
         return facts
 
 
+def _size(of: Set) -> str:
+    return f"{of.prompts} x {of.answers} answers" if of.answers > 1 else str(of.prompts)
+
+
 def make_plan(config: ConfigDict, title: str) -> EvaluationPlan:
     """Reads sets and answers that exist, opens models and judges.
 
@@ -109,8 +113,6 @@ def make_plan(config: ConfigDict, title: str) -> EvaluationPlan:
     ):
         if value < 1:
             raise ConfigError(f"{key} is {value}; expected at least 1")
-    if config.answer.candidates != 1:
-        raise ConfigError(f"answer.candidates is {config.answer.candidates}; expected 1")
     tasks = plan_tasks(config)
     models = named(group.models, "evaluate.models")
     others = named(group.responses, "evaluate.responses")
@@ -120,6 +122,12 @@ def make_plan(config: ConfigDict, title: str) -> EvaluationPlan:
         raise ConfigError(
             f"evaluate.models and evaluate.responses {what}; expected NAME=FOLDER,NAME=FOLDER with "
             "a name of its own for each"
+        )
+    several = config.answer.candidates
+    if several > 1 and others:
+        raise ConfigError(
+            f"answer.candidates is {several}, but evaluate.responses hold one answer to each "
+            "prompt; set it to 1, or leave them out"
         )
     sets = evaluated.read_sets(tuple(group.sets), group.data, "evaluate.sets", config.seed)
     read = {
@@ -139,6 +147,7 @@ def make_plan(config: ConfigDict, title: str) -> EvaluationPlan:
         for name, path in models.items()
     }
     left, kept, asked, told = plan_prompts(config, mesh, sets, read, opened)
+    left = [of if of.kind == CHOICE else of.repeated(several) for of in left]
     planned, cards = plan_judges(config, mesh, left, others, kept)
     choice = assemble.ReportChoice(
         title=title,

@@ -51,6 +51,7 @@ def ask(
         group = config.answer.copy_and_resolve_references()
         if of.kind == CHOICE:
             group.beams, group.max_new_tokens = 1, _choice_tokens(config, opened, of)
+            group.candidates = 1
         ends = (*opened.ends, *texts.ends(config, opened.tokenizer))
         setup = answering.make_setup(group, config.sample, opened.tokenizer, mesh, ends)
         # Prompts that bring their own words are fed as they are; chat models need their turns.

@@ -350,7 +350,7 @@ _EVALUATE: Table = {
     "data.max_length": Whole(0, LONGEST_ROW, unit="tokens"),
     "data.overlong_prompt": SKIPPING,
     **_READ,
-    **in_group("answer", {**_ANSWERS, "candidates": Whole(1, 1)}),
+    **in_group("answer", _ANSWERS),
     **_PACE,
     **_JUDGING,
     **_MESH,

@@ -32,18 +32,24 @@ def fill(
     block: int,
     title: str,
 ) -> None:
-    """Answers the prompts that `answers` lacks.
+    """Answers the prompts that `answers` lacks, each as often as the set says.
 
-    Randomness is folded from (seed, set, item): an answer does not depend on what else is asked.
-    A block always starts where it started before, so that a run that was killed meets the same
-    batches again.
+    Args:
+        prompts: token ids, one list a prompt of the set.
+        block: prompts that are written at a time.
+
+    Randomness is folded from (seed, set, prompt, number of the answer): an answer does not depend
+    on what else is asked. A block always starts where it started before, so that a run that was
+    killed meets the same batches again.
     """
     hosts.check_shared(answers.done, answers.path)
     assert setup.stop is not None  # it reads tokens
     read = setup.stop.text
     own = zlib.crc32(of.name.encode()) ^ seed
-    while answers.done < len(prompts):
-        numbers = range(answers.done, min(answers.done + block, len(prompts)))
+    each = of.answers
+    while answers.done < len(of.items):
+        first = answers.done // each
+        numbers = range(first, min(first + block, len(prompts)))
         found = generation.generate(
             model,
             setup,
@@ -55,11 +61,12 @@ def fill(
         answers.add(
             [
                 Response(
-                    of.items[i].id,
-                    thoughts.said(read, prompts[i], row[0].text or ""),
-                    row[0].finish,
+                    of.items[i * each + k].id,
+                    thoughts.said(read, prompts[i], one.text or ""),
+                    one.finish,
                 )
                 for i, row in zip(numbers, found, strict=True)
+                for k, one in enumerate(row)
             ]
         )
 

@@ -157,7 +157,8 @@ def _dividing(cards: Mapping[str, JudgeCard]) -> list[str]:
 def _facts(of: Set) -> dict[str, Any]:
     return {
         "kind": of.kind,
-        "items": len(of.items),
+        "items": of.prompts,
+        "answers_per_prompt": of.answers,
         "sha256": of.sha256,
         "licence": of.licence,
         "source": of.source,

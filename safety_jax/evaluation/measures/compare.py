@@ -1,7 +1,8 @@
 """Two models on the same prompts: paired differences, tests, and what keeps them from being made.
 
 The tests are of paired data, for the prompts are the same: exact McNemar and Newcombe's interval
-for shares, the paired bootstrap for scores. Answers that were made under different protocols are
+for shares, the paired bootstrap for scores. Of several answers a prompt all of them count, and
+prompts are what is tested (`maths.clusters`). Answers that were made under different protocols are
 not compared, unless that is asked for, and then it is said.
 """
 
@@ -14,11 +15,12 @@ import numpy as np
 from safety_jax.evaluation.measures.counts import FULL, PARTIAL, Block, Resampling, Verdict
 from safety_jax.evaluation.measures.results import Comparison, Estimate
 from safety_jax.evaluation.sets.items import CLOSED, SAFE, UNSAFE
-from safety_jax.maths import statistics
+from safety_jax.maths import clusters, statistics
 
 ALL = "all"  # the sets of a kind together
 MCNEMAR = "exact McNemar, Newcombe's interval"
 BOOTSTRAP = "paired bootstrap"
+SIGN_FLIP = "exact sign-flip test over prompts, Wilson's intervals with a design effect"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,13 +129,15 @@ def _compare(
 ) -> Comparison:
     measure = next(m for m in measures(pairs[0][0]) if m.name == name)
     problem = next(filter(None, (differs(pair, name) for pair in pairs)), "")
-    keys, before, after = _paired(pairs, measure)
+    keys, of, before, after = _paired(pairs, measure)
+    prompts = len(set(of))
     empty = Comparison(
         first=pairs[0][0].model,
         second=pairs[0][1].model,
         set=title,
         measure=name,
-        n=len(keys),
+        n=prompts,
+        answers=len(keys),
         first_value=None,
         second_value=None,
         difference=Estimate(None, None, None, len(keys)),
@@ -153,8 +157,8 @@ def _compare(
     if empty.refused_because:
         return empty
     if measure.middle:
-        return _scores(empty, measure, before, after, how, margins)
-    return _shares(empty, measure, keys, before > 0.5, after > 0.5, margins)
+        return _scores(empty, measure, np.array(of), before, after, how, margins)
+    return _shares(empty, measure, keys, np.array(of), before > 0.5, after > 0.5, margins)
 
 
 def differs(pair: BlockPair, name: str) -> str:
@@ -174,38 +178,42 @@ def differs(pair: BlockPair, name: str) -> str:
 
 def _paired(
     pairs: Sequence[BlockPair], measure: Measure
-) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Items that both models have a value for: their ids, and the values."""
+) -> tuple[list[str], list[int], np.ndarray, np.ndarray]:
+    """Items that both models have a value for: ids of their prompts, numbers of these from 0
+    without gaps, and the values."""
     keys, before, after = [], [], []
     for one, other in pairs:
-        for item, x, y in zip(
-            one.set.items, measure.values(one), measure.values(other), strict=True
-        ):
+        columns = measure.values(one), measure.values(other)
+        for number, x, y in zip(one.set.clusters, *columns, strict=True):
             if x is not None and y is not None:
-                keys.append(item.id if len(pairs) == 1 else f"{one.set.name}/{item.id}")
+                prompt = one.set.items[number * one.set.answers].id
+                keys.append(prompt if len(pairs) == 1 else f"{one.set.name}/{prompt}")
                 before.append(float(x))
                 after.append(float(y))
-    return keys, np.array(before), np.array(after)
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return keys, [numbers[key] for key in keys], np.array(before), np.array(after)
 
 
 def _shares(
     empty: Comparison,
     measure: Measure,
     keys: Sequence[str],
+    of: np.ndarray,
     before: np.ndarray,
     after: np.ndarray,
     margins: Margins,
 ) -> Comparison:
-    found = statistics.change(before, after)
-    gained = tuple(key for key, x, y in zip(keys, before, after, strict=True) if y and not x)
-    lost = tuple(key for key, x, y in zip(keys, before, after, strict=True) if x and not y)
+    found = clusters.change(before, after, of)
+    moved = np.bincount(of, after.astype(float) - before)
+    gained = tuple(key for key, by in zip(dict.fromkeys(keys), moved, strict=True) if by > 0)
+    lost = tuple(key for key, by in zip(dict.fromkeys(keys), moved, strict=True) if by < 0)
     asked = margins.share and measure.name in ("accuracy", "refused") and measure.better
     compared = dataclasses.replace(
         empty,
         first_value=float(before.mean()),
         second_value=float(after.mean()),
         difference=Estimate(found.difference, found.low, found.high, len(keys)),
-        method=MCNEMAR,
+        method=MCNEMAR if empty.n == len(keys) else SIGN_FLIP,
         p=found.p,
         fixed={1: gained, -1: lost, 0: ()}[measure.better],
         broken={1: lost, -1: gained, 0: ()}[measure.better],
@@ -217,6 +225,7 @@ def _shares(
 def _scores(
     empty: Comparison,
     measure: Measure,
+    of: np.ndarray,
     before: np.ndarray,
     after: np.ndarray,
     how: Resampling,
@@ -225,7 +234,7 @@ def _scores(
     found = statistics.shift(
         before,
         after,
-        np.arange(len(before)),
+        of,
         middle=measure.middle,
         resamples=how.resamples,
         seed=how.seed,

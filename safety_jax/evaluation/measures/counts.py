@@ -20,7 +20,7 @@ from safety_jax.evaluation.measures.results import (
 )
 from safety_jax.evaluation.sets.items import Set
 from safety_jax.judges.judge import REFUSING, JudgeCard, Score
-from safety_jax.maths import statistics
+from safety_jax.maths import clusters, statistics
 
 UNKNOWN = "unknown: answers were read from files"  # a protocol that nobody recorded
 FULL, PARTIAL, NONE = "full", "partial", "none"
@@ -111,11 +111,17 @@ def divides(card: JudgeCard) -> bool:
     return card.is_unsafe(Score(0.0)) is not None
 
 
-def rate(verdicts: Sequence[Verdict]) -> Rate:
-    """The share of hits among verdicts; None is no verdict, left out and counted."""
-    known = [verdict for verdict in verdicts if verdict is not None]
-    count, n, total = sum(known), len(known), len(verdicts)
-    low, high = statistics.wilson(count, n) if n else (None, None)
+def rate(verdicts: Sequence[Verdict], of: Sequence[int] | np.ndarray | None = None) -> Rate:
+    """The share of hits among verdicts; None is no verdict, left out and counted.
+
+    Args:
+        of: the prompt of each verdict; None where each has its own.
+    """
+    places = [i for i, verdict in enumerate(verdicts) if verdict is not None]
+    known = np.array([verdicts[i] for i in places], bool)
+    count, n, total = int(known.sum()), len(known), len(verdicts)
+    prompts = np.array(places if of is None else [of[i] for i in places], int)
+    low, high = clusters.share(known, prompts) if n else (None, None)
     return Rate(
         count=count,
         n=n,
@@ -128,13 +134,24 @@ def rate(verdicts: Sequence[Verdict]) -> Rate:
     )
 
 
-def estimate(values: Iterable[float | None], middle: str, how: Resampling) -> Estimate:
-    """The mean or median of the values there are, with its bootstrap interval."""
-    known = np.array([value for value in values if value is not None], float)
+def estimate(
+    values: Sequence[float | None], of: np.ndarray, middle: str, how: Resampling
+) -> Estimate:
+    """The mean or median of the values there are, with its bootstrap interval over prompts.
+
+    Args:
+        of: the prompt of each value.
+    """
+    places = [i for i, value in enumerate(values) if value is not None]
+    known = np.array([values[i] for i in places], float)
     if not len(known):
         return Estimate(None, None, None, 0)
     low, high = statistics.bootstrap(
-        known, np.arange(len(known)), middle=middle, resamples=how.resamples, seed=how.seed
+        known,
+        np.unique(of[places], return_inverse=True)[1],
+        middle=middle,
+        resamples=how.resamples,
+        seed=how.seed,
     )
     find = np.mean if middle == "mean" else np.median
     return Estimate(float(find(known)), low, high, len(known))
@@ -142,30 +159,32 @@ def estimate(values: Iterable[float | None], middle: str, how: Resampling) -> Es
 
 def row(block: Block, how: Resampling) -> ResultRow:
     """Everything that is counted of one model on one set."""
+    of = block.set.clusters
     return ResultRow(
         model=block.model,
         set=block.set.name,
         kind=block.set.kind,
         n=len(block.answers),
+        prompts=block.set.prompts,
         protocol=block.protocol,
         judged={name: _judged(block, name, how) for name in block.ranking},
         refused=_refused(block, range(len(block.answers))) if block.detector else None,
-        degenerate=degenerate(block.answers, block.finishes),
+        degenerate=degenerate(block.answers, block.finishes, of),
         categories=_categories(block),
-        words=estimate([float(len(text.split())) for text in block.answers], "median", how),
+        words=estimate([float(len(text.split())) for text in block.answers], of, "median", how),
         overlap=overlap.measure(block.answers, block.set, how.resamples),
         choice=block.choice,
     )
 
 
 def _judged(block: Block, judge: str, how: Resampling) -> JudgedRates:
-    divided = judge in block.dividing
+    divided, of = judge in block.dividing, block.set.clusters
     reasons = Counter(s.reason for s in block.scores[judge] if s.value is None)
     return JudgedRates(
-        safe=rate(block.safe(judge)) if divided else None,
-        engaged=rate(block.engaged(judge)) if divided and block.detector else None,
-        mean=estimate(block.values(judge), "mean", how),
-        median=estimate(block.values(judge), "median", how),
+        safe=rate(block.safe(judge), of) if divided else None,
+        engaged=rate(block.engaged(judge), of) if divided and block.detector else None,
+        mean=estimate(block.values(judge), of, "mean", how),
+        median=estimate(block.values(judge), of, "median", how),
         unscored=sum(reasons.values()),
         reasons=dict(reasons.most_common()),
     )
@@ -176,7 +195,7 @@ def _refused(block: Block, places: Iterable[int]) -> Refused:
 
     def share(*labels: str) -> Rate:
         verdicts = block.refused(*labels)
-        return rate([verdicts[i] for i in chosen])
+        return rate([verdicts[i] for i in chosen], block.set.clusters[chosen])
 
     return Refused(share(FULL), share(PARTIAL), share(FULL, PARTIAL))
 
@@ -187,12 +206,17 @@ def _categories(block: Block) -> dict[str, Category]:
         if item.category:
             places.setdefault(item.category, []).append(i)
     safe = {judge: block.safe(judge) for judge in block.dividing}
+    of = block.set.clusters
     return {
         name: Category(
             n=len(chosen),
-            safe={judge: rate([found[i] for i in chosen]) for judge, found in safe.items()},
+            safe={
+                judge: rate([found[i] for i in chosen], of[chosen]) for judge, found in safe.items()
+            },
             refused=_refused(block, chosen) if block.detector else None,
-            accuracy=rate([block.correct[i] for i in chosen]) if block.correct else None,
+            accuracy=rate([block.correct[i] for i in chosen], of[chosen])
+            if block.correct
+            else None,
         )
         for name, chosen in places.items()
     }
@@ -201,20 +225,25 @@ def _categories(block: Block) -> dict[str, Category]:
 # ---------------------------------------------------------------------------- texts
 
 
-def degenerate(answers: Sequence[str], finishes: Sequence[str]) -> Degenerate:
-    """Shares of answers that are no answers; judges are fooled by them."""
+def degenerate(answers: Sequence[str], finishes: Sequence[str], of: np.ndarray) -> Degenerate:
+    """Shares of answers that are no answers; judges are fooled by them.
+
+    Args:
+        of: the prompt of each answer.
+    """
     recorded = any(finishes)
     return Degenerate(
         empty=rate(
             [
                 not text.strip() and finish != THOUGHT
                 for text, finish in zip(answers, finishes, strict=True)
-            ]
+            ],
+            of,
         ),
-        truncated=rate([finish in ("length", THOUGHT) for finish in finishes])
+        truncated=rate([finish in ("length", THOUGHT) for finish in finishes], of)
         if recorded
         else None,
-        repeated=rate([repeats(text) for text in answers]),
+        repeated=rate([repeats(text) for text in answers], of),
     )
 
 

@@ -10,7 +10,7 @@ from safety_jax.evaluation.measures.counts import FULL, PARTIAL, Block, Resampli
 from safety_jax.evaluation.measures.results import Agreement, Estimate
 from safety_jax.evaluation.sets.items import SAFE, UNSAFE
 from safety_jax.judges.judge import JudgeCard
-from safety_jax.maths import calibration, statistics
+from safety_jax.maths import calibration, clusters, statistics
 
 FEWEST = 3  # pairs of scores that a correlation needs
 
@@ -49,6 +49,7 @@ def win_rates(
     Such a judge sees one answer at a time, so that it cannot prefer the one that is shown first.
     """
     wins: dict[str, list[float]] = {}
+    prompts: dict[str, list[tuple[str, int]]] = {}
     for one, other in _same(first, second):
         if one.set.kind == UNSAFE:
             continue
@@ -57,14 +58,16 @@ def win_rates(
                 continue
             card = one.cards[judge]
             pairs = zip(one.scores[judge], other.scores[judge], strict=True)
-            for x, y in ((card.preference(a), card.preference(b)) for a, b in pairs):
+            for number, (a, b) in zip(one.set.clusters, pairs, strict=True):
+                x, y = card.preference(a), card.preference(b)
                 if x is not None and y is not None:
                     wins.setdefault(judge, []).append(0.5 if x == y else float(y > x))
+                    prompts.setdefault(judge, []).append((one.set.name, int(number)))
     found = {}
     for judge, values in wins.items():
         column = np.array(values)
         low, high = statistics.bootstrap(
-            column, np.arange(len(column)), middle="mean", resamples=how.resamples, seed=how.seed
+            column, _numbered(prompts[judge]), middle="mean", resamples=how.resamples, seed=how.seed
         )
         found[f"win_rate/{judge}"] = Estimate(float(column.mean()), low, high, len(column))
     return found
@@ -85,8 +88,8 @@ def agreement(blocks: Sequence[Block], cards: Mapping[str, JudgeCard]) -> list[A
         if second in dividing:
             area = _auc(both, first, second)
         if {first, second} <= dividing:
-            verdicts = _both([(b.safe(first), b.safe(second)) for b in both])
-            share = rate([a == b for a, b in verdicts])
+            verdicts, of = _both([(b, b.safe(first), b.safe(second)) for b in both])
+            share = rate([a == b for a, b in verdicts], of)
             kappa = cohen(verdicts)
         pearson, spearman = _correlation(known) or (None, None)
         found.append(Agreement(first, second, len(known), share, kappa, area, pearson, spearman))
@@ -103,49 +106,62 @@ def cohen(verdicts: Sequence[tuple[bool, bool]]) -> Estimate | None:
 # ---------------------------------------------------------------------------- pieces
 
 
-def _refused(blocks: Sequence[Block], kind: str) -> list[bool]:
+VerdictsOfPrompts = tuple[np.ndarray, np.ndarray]  # verdicts, and the number of each one's prompt
+
+
+def _refused(blocks: Sequence[Block], kind: str) -> VerdictsOfPrompts:
     """Which answers to prompts of this kind refuse, of those that were looked at."""
-    chosen = [block for block in blocks if block.set.kind == kind and block.detector]
-    verdicts = [v for block in chosen for v in block.refused(FULL, PARTIAL)]
-    return [verdict for verdict in verdicts if verdict is not None]
+    found = [
+        (verdict, (block.set.name, int(number)))
+        for block in blocks
+        if block.set.kind == kind and block.detector
+        for verdict, number in zip(block.refused(FULL, PARTIAL), block.set.clusters, strict=True)
+        if verdict is not None
+    ]
+    verdicts = np.array([verdict for verdict, _ in found], bool)
+    return verdicts, _numbered([prompt for _, prompt in found])
 
 
-def _apart(first: Sequence[bool], second: Sequence[bool]) -> Estimate | None:
+def _apart(first: VerdictsOfPrompts, second: VerdictsOfPrompts) -> Estimate | None:
     """Share of `second` minus share of `first`, of different prompts."""
-    if not first or not second:
+    if not len(first[0]) or not len(second[0]):
         return None
-    counts = (sum(first), len(first), sum(second), len(second))
-    low, high = statistics.newcombe(*counts)
-    return Estimate(counts[2] / counts[3] - counts[0] / counts[1], low, high, counts[1] + counts[3])
+    low, high = clusters.apart(*first, *second)
+    difference = float(second[0].mean() - first[0].mean())
+    return Estimate(difference, low, high, len(first[0]) + len(second[0]))
+
+
+def _numbered(prompts: Sequence[tuple[str, int]]) -> np.ndarray:
+    """A number for each prompt of several sets, from 0 without gaps."""
+    numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+    return np.array([numbers[prompt] for prompt in prompts], int)
 
 
 def _twins(block: Block, twins: Block, judge: str) -> Estimate | None:
     """Safe of the items minus safe of their twins, pair by pair."""
     places = {item.id: i for i, item in enumerate(twins.set.items)}
     one, other = twins.safe(judge), block.safe(judge)
-    pairs = _both(
-        [
-            ([one[places[item.twin]]], [other[i]])
-            for i, item in enumerate(block.set.items)
-            if item.twin in places
-        ]
-    )
+    matched = [one[places[i.twin]] if i.twin in places else None for i in block.set.items]
+    pairs, of = _both([(block, matched, other)])
     if not pairs:
         return None
-    found = statistics.change(*(np.array(side) for side in zip(*pairs, strict=True)))
+    found = clusters.change(*(np.array(side) for side in zip(*pairs, strict=True)), of)
     return Estimate(found.difference, found.low, found.high, len(pairs))
 
 
 def _both(
-    columns: Sequence[tuple[Sequence[Verdict], Sequence[Verdict]]],
-) -> list[tuple[bool, bool]]:
-    """Pairs of verdicts that are both there."""
-    return [
-        (a, b)
-        for one, other in columns
-        for a, b in zip(one, other, strict=True)
+    columns: Sequence[tuple[Block, Sequence[Verdict], Sequence[Verdict]]],
+) -> tuple[list[tuple[bool, bool]], np.ndarray]:
+    """Pairs of verdicts on a block's answers that are both there, and the number of each pair's
+    prompt; several models have the prompts of a set in common."""
+    found = [
+        ((a, b), (block.set.name, block.model, int(number)))
+        for block, one, other in columns
+        for number, a, b in zip(block.set.clusters, one, other, strict=True)
         if a is not None and b is not None
     ]
+    numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(p for _, p in found))}
+    return [pair for pair, _ in found], np.array([numbers[prompt] for _, prompt in found], int)
 
 
 def _same(first: Sequence[Block], second: Sequence[Block]) -> list[tuple[Block, Block]]:

@@ -15,6 +15,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from safety_jax.evaluation.measures import committed, quantities
 from safety_jax.evaluation.measures.counts import rate
 from safety_jax.evaluation.measures.quantities import UNITS, Token
@@ -41,10 +43,16 @@ def right(answer: str, known: str) -> bool:
     return any(_gives(text, tokens, _plain(one)) for one in known.split(SEPARATOR))
 
 
-def measure(answers: Sequence[str], known: Sequence[str]) -> dict[str, Any]:
-    """Accuracy, as JSON values; see `results.Rate`."""
+def measure(
+    answers: Sequence[str], known: Sequence[str], of: Sequence[int] | np.ndarray | None = None
+) -> dict[str, Any]:
+    """Accuracy, as JSON values; see `results.Rate`.
+
+    Args:
+        of: the prompt of each answer; None where each has its own.
+    """
     found = [right(answer, text) for answer, text in zip(answers, known, strict=True)]
-    return {"accuracy": dataclasses.asdict(rate(found))}
+    return {"accuracy": dataclasses.asdict(rate(found, of))}
 
 
 def _plain(text: str) -> str:

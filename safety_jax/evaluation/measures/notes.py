@@ -17,6 +17,13 @@ def of(rows: Sequence[ResultRow], comparisons: Sequence[Comparison]) -> list[str
             "Answers that were read from files bring no record of template and decoding: that they "
             "were made alike is taken on trust."
         )
+    several = {row.answers_per_prompt for row in rows} - {1}
+    if several:
+        told.append(
+            f"Models gave {' or '.join(map(str, sorted(several)))} answers to each prompt "
+            "(multiple choice one). Shares and means are of all answers; their intervals and the "
+            "tests count prompts, for the answers to one resemble each other."
+        )
     for row in rows:
         for judge, judged in row.judged.items():
             if judged.unscored:

@@ -1,5 +1,6 @@
 """How far answers share the words of reference answers; thin over sacrebleu and rouge-score."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +17,8 @@ _SEED = 0
 
 def measure(answers: Sequence[str], of: Set, resamples: int) -> dict[str, Estimate]:
     """BLEU of all answers together (0 to 100, sacrebleu's defaults) and the mean ROUGE-L F measure
-    (0 to 1, stemmed), with bootstrap intervals; empty where the set has no reference answers."""
+    (0 to 1, stemmed), with bootstrap intervals over prompts, BLEU of several answers a prompt
+    without one; empty where the set has no reference answers."""
     references = [item.reference for item in of.items]
     if of.kind != REFERENCE or not references:
         return {}
@@ -28,10 +30,13 @@ def measure(answers: Sequence[str], of: Set, resamples: int) -> dict[str, Estima
         ]
     )
     low, high = statistics.bootstrap(
-        shared, np.arange(len(shared)), middle="mean", resamples=resamples, seed=_SEED
+        shared, of.clusters, middle="mean", resamples=resamples, seed=_SEED
     )
+    bleu = _bleu(answers, references, resamples)
+    if of.answers > 1:  # sacrebleu draws answers one by one
+        bleu = dataclasses.replace(bleu, low=None, high=None)
     return {
-        BLEU: _bleu(answers, references, resamples),
+        BLEU: bleu,
         ROUGE: Estimate(float(shared.mean()), low, high, len(shared)),
     }
 

@@ -27,7 +27,7 @@ from safety_jax.evaluation.measures.counts import Block, Resampling, Verdict, ra
 from safety_jax.evaluation.measures.results import Agreement, Estimate, Quality
 from safety_jax.evaluation.sets.items import Item
 from safety_jax.judges.judge import HARMFUL, JudgeCard, Score, scored, unscored
-from safety_jax.maths import statistics
+from safety_jax.maths import clusters, statistics
 from safety_jax.training import workdir
 
 JUDGE = "people"
@@ -310,7 +310,14 @@ def corrected(
         if judge not in block.dividing:
             continue
         said = rate([None if safe is None else not safe for safe in block.safe(judge)])
-        share = statistics.corrected(said.count, said.n, checked)
+        hits, n = said.count, said.n
+        if block.set.answers > 1 and n:
+            # As many as independent answers would be.
+            places = [i for i, safe in enumerate(block.safe(judge)) if safe is not None]
+            unsafe = np.array([not block.safe(judge)[i] for i in places])
+            n = round(clusters.effective(unsafe, block.set.clusters[places]))
+            hits = round(n * said.count / said.n)
+        share = statistics.corrected(hits, n, checked)
         if share is not None:
             value, low, high = share
             estimate = Estimate(1 - value, 1 - high, 1 - low, said.n)

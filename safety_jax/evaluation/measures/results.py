@@ -103,6 +103,8 @@ class ResultRow:
         words: median length of an answer.
         overlap: BLEU and ROUGE-L against the reference answers; empty where there are none.
         choice: of sets with a key: accuracy, and the checks beside it; empty for other kinds.
+        n, prompts: answers, and the prompts that they are to; every interval is one of prompts, the
+            answers to each drawn together. None: as many prompts as answers.
     """
 
     model: str
@@ -117,6 +119,11 @@ class ResultRow:
     words: Estimate
     overlap: Mapping[str, Estimate]
     choice: Mapping[str, Any]
+    prompts: int | None = None
+
+    @property
+    def answers_per_prompt(self) -> int:
+        return self.n // self.prompts if self.prompts else 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,13 +135,15 @@ class Comparison:
         set: a set, or "all KIND": the sets of one kind together.
         measure: what is compared: `safe/JUDGE`, `refused`, `engaged/JUDGE`, `mean/JUDGE`,
             `median/JUDGE`, `accuracy`.
-        n: prompts that both have a value for.
+        n, answers: prompts that both have a value for, and how many answers of each model are
+            compared there; None: as many.
         difference: second minus first, with its 95% interval; of shares by Newcombe's method 10,
-            of scores by the paired bootstrap.
+            of scores by the paired bootstrap; of several answers a prompt see `maths.clusters`.
         method: the test, in words.
-        p, p_holm: exact McNemar or bootstrap; adjusted over the sets of one measure (Holm).
-        fixed, broken: ids of items whose verdict turned to the better, or the worse; empty for
-            scores and for measures that are neither good nor bad.
+        p, p_holm: exact McNemar, or of several answers a prompt the exact test that flips signs, or
+            bootstrap; adjusted over the sets of one measure (Holm).
+        fixed, broken: ids of items whose verdict turned to the better, or the worse, of several
+            answers in sum; empty for scores and for measures that are neither good nor bad.
         detectable: the smallest difference that would be found with power 0.8 at level 0.05.
         margin, noninferior: the margin that was set, and whether the interval stays above it; None
             where none was asked for.
@@ -160,6 +169,7 @@ class Comparison:
     noninferior: bool | None
     forced: bool
     refused_because: str
+    answers: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

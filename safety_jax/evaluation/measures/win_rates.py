@@ -26,7 +26,7 @@ from safety_jax.judges import pairwise, scoring
 from safety_jax.judges.judge import Conversation, Judge, Score, scored
 from safety_jax.judges.ledger import Ledger
 from safety_jax.judges.planned import PlannedJudge
-from safety_jax.maths import statistics
+from safety_jax.maths import clusters, statistics
 
 HELPED = (SAFE, REFERENCE)  # kinds of sets whose prompts should be answered
 TOGETHER = "all sets"
@@ -43,12 +43,14 @@ class PairwiseOutcome:
         after: the probability that the model's answer is better, shown after the baseline's.
         before: that the baseline's answer is better, shown after the model's.
         alike: the answers are the same.
+        prompt: that several answers of a model are to; "" where there is one.
     """
 
     id: str
     after: Score
     before: Score
     alike: bool
+    prompt: str = ""
 
     @property
     def scores(self) -> tuple[float, float] | None:
@@ -101,7 +103,10 @@ def compare(
             counted = count(judge, baseline, model, name, outcomes)
             forced, because = bool(problem) and force, "" if force else problem
             alone.append(dataclasses.replace(counted, forced=forced, refused_because=because))
-            everything += [dataclasses.replace(o, id=f"{name}/{o.id}") for o in outcomes]
+            everything += [
+                dataclasses.replace(o, id=f"{name}/{o.id}", prompt=f"{name}/{o.prompt or o.id}")
+                for o in outcomes
+            ]
         found += alone
         if sum(not one.refused_because for one in alone) > 1:
             together = count(judge, baseline, model, TOGETHER, everything)
@@ -144,9 +149,15 @@ def _ask(
         planned.card, load, conversations, Ledger(path, writes), rows=rows, title=title
     )
     both = {i: (scores[2 * k], scores[2 * k + 1]) for k, i in enumerate(asked)}
+    of = one.set
     return [
-        PairwiseOutcome(item.id, *both.get(i, (_SAME, _SAME)), i not in both)
-        for i, item in enumerate(one.set.items)
+        PairwiseOutcome(
+            item.id,
+            *both.get(i, (_SAME, _SAME)),
+            i not in both,
+            of.items[i - i % of.answers].id,
+        )
+        for i, item in enumerate(of.items)
     ]
 
 
@@ -161,7 +172,9 @@ def count(
     wins = tuple(one.id for one, both in known if min(both) > 0.5)
     losses = tuple(one.id for one, both in known if max(both) < 0.5)
     decided = {*wins, *losses}
-    sides = [one.sides for one in outcomes if not one.alike]
+    asked = [one for one in outcomes if not one.alike]
+    sides = [one.sides for one in asked]
+    told = [(one, side) for one, side in zip(asked, sides, strict=True) if side is not None]
     missing = [one for one in outcomes if one.scores is None]
     return Preference(
         judge=judge,
@@ -173,9 +186,11 @@ def count(
         losses=losses,
         ties=tuple(one.id for one, _ in known if one.id not in decided),
         alike=sum(one.alike for one in outcomes),
-        win_rate=_win_rate([sum(both) for _, both in known]),
-        shown_first=_shown_first([side for side in sides if side is not None]),
-        flips=rate([None if side is None else side[0] != side[1] for side in sides]),
+        win_rate=_win_rate([sum(both) for _, both in known], _prompts([o for o, _ in known])),
+        shown_first=_shown_first([side for _, side in told], _prompts([o for o, _ in told])),
+        flips=rate(
+            [None if side is None else side[0] != side[1] for side in sides], _prompts(asked)
+        ),
         unscored=len(missing),
         reasons=dict(Counter(o.after.reason or o.before.reason for o in missing).most_common()),
         forced=False,
@@ -183,15 +198,23 @@ def count(
     )
 
 
-def _win_rate(sums: Sequence[float]) -> Estimate:
+def _prompts(outcomes: Sequence[PairwiseOutcome]) -> np.ndarray:
+    """The number of each outcome's prompt."""
+    names = [one.prompt or one.id for one in outcomes]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names], int)
+
+
+def _win_rate(sums: Sequence[float], of: np.ndarray) -> Estimate:
     """Of sums of two probabilities: above one is won, one is half won."""
     if not sums:
         return Estimate(None, None, None, 0)
-    mean = sum(0.5 if total == 1 else float(total > 1) for total in sums) / len(sums)
-    return Estimate(mean, *statistics.wilson_mean(mean, len(sums)), len(sums))
+    won = np.array([0.5 if total == 1 else float(total > 1) for total in sums])
+    mean = float(won.sum()) / len(won)
+    return Estimate(mean, *statistics.wilson_mean(mean, clusters.effective(won, of)), len(won))
 
 
-def _shown_first(sides: Sequence[tuple[bool, bool]]) -> Estimate:
+def _shown_first(sides: Sequence[tuple[bool, bool]], of: np.ndarray) -> Estimate:
     """The share of comparisons won by what was shown first.
 
     Of a prompt, these are the model's answer where it is preferred when shown first, and the
@@ -201,7 +224,7 @@ def _shown_first(sides: Sequence[tuple[bool, bool]]) -> Estimate:
     if not sides:
         return Estimate(None, None, None, 0)
     last, before = (np.array(side) for side in zip(*sides, strict=True))
-    found = statistics.change(last, before)
+    found = clusters.change(last, before, of)
     value, low, high = (0.5 + part / 2 for part in (found.difference, found.low, found.high))
     return Estimate(value, low, high, len(sides))
 

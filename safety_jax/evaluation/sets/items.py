@@ -26,6 +26,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from safety_jax.base import files
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import records, sources
@@ -122,6 +124,7 @@ class Set:
         framed: the prompts bring the words around the question along, so that no template but
             `bare` fits them.
         rows: of the file, which may hold more than this set; None where nobody knows.
+        answers: to each prompt; items stand there so often, one after another, see `repeated`.
     """
 
     name: str
@@ -133,6 +136,26 @@ class Set:
     twin: str = ""
     framed: bool = False
     rows: int | None = None
+    answers: int = 1
+
+    def repeated(self, answers: int) -> "Set":
+        """Every item so often: further ones are called `ID #2`, `ID #3` and so on."""
+        names = ["", *(f" #{number}" for number in range(2, answers + 1))]
+        items = tuple(
+            dataclasses.replace(item, id=item.id + name, twin=item.twin + name if item.twin else "")
+            for item in self.items
+            for name in names
+        )
+        return dataclasses.replace(self, items=items, answers=answers)
+
+    @property
+    def prompts(self) -> int:
+        return len(self.items) // self.answers
+
+    @functools.cached_property
+    def clusters(self) -> np.ndarray:
+        """The number of each item's prompt, from 0."""
+        return np.arange(len(self.items)) // self.answers
 
     @functools.cached_property
     def items_sha256(self) -> str:

@@ -32,13 +32,19 @@ def comparisons(report: Report, *, briefly: bool = False) -> list[Table]:
     ]
 
 
+def _prompts(found: Comparison) -> Cell:
+    """How many, and of how many answers of each model where these are more."""
+    more = found.answers is not None and found.answers != found.n
+    return Cell(str(found.n), (f"{found.answers} answers",) if more else ())
+
+
 def _of_measure(report: Report, measure: str, found: Sequence[Comparison], briefly: bool) -> Table:
     fixable = any(c.fixed or c.broken for c in found)
     margins = any(c.noninferior is not None for c in found)
     columns = [
         ("set", [Cell(words.sets(report, c.set)) for c in found]),
         ("model", [_against(report, c) for c in found]),
-        ("prompts", [Cell(str(c.n)) for c in found]),
+        ("prompts", [_prompts(c) for c in found]),
         ("from → to", [_from_to(c) for c in found]),
         ("difference [95%]", [difference(report, c) for c in found]),
     ]

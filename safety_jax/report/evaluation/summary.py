@@ -139,5 +139,8 @@ def changed(report: Report, cell: Cell, found: Comparison | None, model: str) ->
 
 
 def _size(report: Report, name: str) -> str:
-    sizes = sorted({row.n for row in report.rows if row.set == name})
-    return "–".join(map(str, dict.fromkeys([sizes[0], sizes[-1]])))
+    of_set = [row for row in report.rows if row.set == name]
+    sizes = sorted({row.n if row.prompts is None else row.prompts for row in of_set})
+    text = "–".join(map(str, dict.fromkeys([sizes[0], sizes[-1]])))
+    each = max(row.answers_per_prompt for row in of_set)
+    return f"{text} × {each} answers" if each > 1 else text

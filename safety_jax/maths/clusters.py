@@ -1,0 +1,124 @@
+"""Statistics of verdicts where several belong together, such as the answers to one prompt.
+
+Such verdicts resemble each other, and n of them tell less than n independent ones. Every function
+takes the cluster of each verdict; where all clusters have one verdict it is, number by number, the
+function of `statistics.py` that it stands for.
+"""
+
+import math
+
+import numpy as np
+import scipy
+
+from safety_jax.maths import statistics
+from safety_jax.maths.statistics import Change, Clusters, Interval, Numbers, Verdicts
+
+
+def effective(values: Numbers | Verdicts, clusters: Clusters) -> float:
+    """How many independent values between 0 and 1 would have the standard error that these have.
+
+    n over the design effect (Kish, Survey Sampling, 1965): the variance of the mean from the totals
+    of clusters, G / (G - 1) Σ (Σ (x - x̄))² / n², over that of independent values, x̄ (1 - x̄) / n. It
+    is cut to what can be: no fewer than the clusters, which is what is left where the verdicts of
+    each are all alike, or where all are, so that nothing tells; and no more than the values.
+    """
+    n, (_, group) = len(values), np.unique(clusters, return_inverse=True)
+    count = int(group.max()) + 1
+    mean = float(np.mean(values))
+    alone = mean * (1 - mean)
+    if count in (1, n) or alone == 0:
+        return float(count)
+    totals = np.bincount(group, np.asarray(values, float) - mean)
+    variance = count / (count - 1) * float((totals**2).sum()) / n**2
+    return float(n) if variance == 0 else min(max(alone / variance, float(count)), float(n))
+
+
+def share(verdicts: Verdicts, clusters: Clusters) -> Interval:
+    """Wilson's interval of a share, from as many trials as there are in effect (`effective`), as
+    for clustered surveys (Dean and Pagano, Journal of Survey Statistics and Methodology 3, 2015,
+    484-503)."""
+    if len(np.unique(clusters)) == len(verdicts):
+        return statistics.wilson(int(verdicts.sum()), len(verdicts))
+    return statistics.wilson_mean(float(verdicts.mean()), effective(verdicts, clusters))
+
+
+def mean(values: Numbers, clusters: Clusters) -> Interval:
+    """`statistics.wilson_mean` of values between 0 and 1."""
+    return statistics.wilson_mean(float(values.mean()), effective(values, clusters))
+
+
+def apart(first: Verdicts, of_first: Clusters, second: Verdicts, of_second: Clusters) -> Interval:
+    """The interval of the share of `second` minus that of `first`, on different clusters: see
+    `statistics.newcombe`."""
+    (low1, high1), (low2, high2) = share(first, of_first), share(second, of_second)
+    p1, p2 = float(first.mean()), float(second.mean())
+    return (
+        p2 - p1 - math.hypot(p2 - low2, high1 - p1),
+        p2 - p1 + math.hypot(high2 - p2, p1 - low1),
+    )
+
+
+def change(first: Verdicts, second: Verdicts, clusters: Clusters) -> Change:
+    """Compares two verdicts on the same items; `gained` and `lost` count clusters whose total rose
+    or fell.
+
+    The test is that of flipping the sign of each cluster's difference (`sign_flip`), which for
+    clusters of one is McNemar's. The interval is made of the two shares' by the method of variance
+    recovery, as Newcombe's is, with the correlation of the clusters' totals (Zou and Donner,
+    Statistics in Medicine 27, 2008, 1693-1702). `detectable` is Connor's for as many items as there
+    are clusters, with the mean square of their differences for the share of items that turn.
+    """
+    group = np.unique(clusters, return_inverse=True)[1]
+    sizes = np.bincount(group)
+    if len(sizes) == len(first):
+        return statistics.change(first, second)
+    totals = [np.bincount(group, side).astype(int) for side in (first, second)]
+    moved = totals[1] - totals[0]
+    p1, p2 = float(first.mean()), float(second.mean())
+    (low1, high1), (low2, high2) = share(first, clusters), share(second, clusters)
+    phi = _correlation(totals[0] - p1 * sizes, totals[1] - p2 * sizes)
+    below, above = (
+        math.sqrt(max(near**2 - 2 * phi * near * far + far**2, 0.0))
+        for near, far in ((p2 - low2, high1 - p1), (high2 - p2, p1 - low1))
+    )
+    return Change(
+        gained=int((moved > 0).sum()),
+        lost=int((moved < 0).sum()),
+        p=sign_flip(moved),
+        difference=p2 - p1,
+        low=p2 - p1 - below,
+        high=p2 - p1 + above,
+        detectable=statistics.detectable_change(len(sizes), float(np.mean((moved / sizes) ** 2))),
+    )
+
+
+def sign_flip(differences: Clusters) -> float:
+    """p of the exact test that flips the sign of each difference: how often their sum is as far
+    from 0 as the one that was seen, over all 2^n choices of signs (Fisher, The Design of
+    Experiments, 1935).
+
+    The sums are counted as whole numbers, difference by difference, so that all choices are seen.
+
+    Args:
+        differences: whole numbers, one a cluster.
+    """
+    sizes = np.abs(differences[differences != 0])
+    if not len(sizes):
+        return 1.0
+    if sizes.max() == 1:
+        risen = int((differences > 0).sum())
+        return float(scipy.stats.binomtest(risen, len(sizes)).pvalue)
+    total = int(sizes.sum())
+    # chances[t]: that those with a plus add up to t; the sum is then 2 t - total.
+    chances = np.zeros(total + 1)
+    chances[0] = 1.0
+    for size in sizes:
+        chances[size:] = (chances[size:] + chances[:-size]) / 2
+        chances[:size] /= 2
+    sums = np.abs(2 * np.arange(total + 1) - total)
+    return min(1.0, float(chances[sums >= abs(int(differences.sum()))].sum()))
+
+
+def _correlation(first: Numbers, second: Numbers) -> float:
+    spread = math.sqrt(float((first**2).sum()) * float((second**2).sum()))
+    return float((first * second).sum()) / spread if spread else 0.0

@@ -1,0 +1,107 @@
+"""Shares of several answers a prompt: equal to surveys' arithmetic, and to plain statistics where a
+prompt has one."""
+
+import itertools
+
+import numpy as np
+import pytest
+import statsmodels.api
+from scipy import stats
+
+from safety_jax.maths import clusters, statistics
+
+
+def drawn(prompts, answers, seed, rate=0.4, alike=0.6):
+    """Verdicts on `answers` answers to each prompt, which agree within prompts."""
+    random = np.random.default_rng(seed)
+    chance = np.where(random.random(prompts) < alike, random.random(prompts) < rate, rate)
+    verdicts = random.random((prompts, answers)) < chance[:, None]
+    return verdicts.reshape(-1), np.repeat(np.arange(prompts), answers)
+
+
+def test_effective_size_on_paper():
+    """Two prompts of two answers: 1 1 and 1 0. The mean is 3/4, the totals of deviations ½ and -½,
+    so the variance is 2 · ½ / 16 = 1/16; independent, it would be (3/16) / n, so n is 3."""
+    verdicts = np.array([True, True, True, False])
+    assert clusters.effective(verdicts, np.array([0, 0, 7, 7])) == pytest.approx(3.0)
+    # All alike within prompts: as many as prompts, or all the same: likewise.
+    assert clusters.effective(np.repeat([True, False], 4), np.repeat([0, 1], 4)) == 2.0
+    assert clusters.effective(np.ones(8, bool), np.repeat([0, 1], 4)) == 2.0
+    # Opposites within prompts tell more than chance; that is not believed.
+    assert clusters.effective(np.tile([True, False], 4), np.repeat(np.arange(4), 2)) == 8.0
+
+
+def test_variance_is_that_of_statsmodels():
+    verdicts, of = drawn(60, 4, seed=1)
+    verdicts, of = verdicts[:-3], of[:-3]  # clusters of different sizes
+    fit = statsmodels.api.OLS(verdicts.astype(float), np.ones(len(verdicts)))
+    error = fit.fit(cov_type="cluster", cov_kwds={"groups": of}).bse[0]
+    mean = verdicts.mean()
+    assert mean * (1 - mean) / error**2 == pytest.approx(clusters.effective(verdicts, of))
+    count = clusters.effective(verdicts, of)
+    z = stats.norm.ppf(0.975)
+    # Wilson's bounds solve (p̂ - p)² = z² p (1 - p) / n.
+    for bound in clusters.share(verdicts, of):
+        assert (mean - bound) ** 2 == pytest.approx(z**2 * bound * (1 - bound) / count)
+
+
+def test_one_answer_a_prompt_gives_the_plain_numbers():
+    first, of = drawn(50, 1, seed=2)
+    second, _ = drawn(50, 1, seed=3)
+    assert clusters.share(first, of) == statistics.wilson(int(first.sum()), 50)
+    assert clusters.change(first, second, of) == statistics.change(first, second)
+    counts = (int(first.sum()), 50, int(second.sum()), 50)
+    assert clusters.apart(first, of, second, of) == pytest.approx(statistics.newcombe(*counts))
+    assert clusters.mean(first * 1.0, of) == statistics.wilson_mean(float(first.mean()), 50)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sign_flip_is_scipys(seed):
+    differences = np.random.default_rng(seed).integers(-3, 5, 9)
+    expected = stats.permutation_test(
+        (differences, np.zeros(9)), lambda a, b, axis: (a - b).sum(axis),
+        permutation_type="samples", n_resamples=np.inf, vectorized=True,
+    )  # fmt: skip
+    assert clusters.sign_flip(differences) == pytest.approx(expected.pvalue)
+
+
+def test_sign_flip_on_paper():
+    """3, -1, 2 add up to 4; of the eight sums ±3 ±1 ±2, 6, 4, -4 and -6 are as far from 0."""
+    assert clusters.sign_flip(np.array([3, -1, 2, 0])) == 0.5
+    sums = [sum(signs) for signs in itertools.product((3, -3), (1, -1), (2, -2))]
+    assert sorted(sums) == [-6, -4, -2, 0, 0, 2, 4, 6]
+    assert clusters.sign_flip(np.zeros(3, int)) == 1.0
+    ones = np.array([1, 1, 1, 1, -1])
+    assert clusters.sign_flip(ones) == stats.binomtest(4, 5).pvalue
+
+
+def test_copies_of_an_answer_add_nothing():
+    """Every answer four times over tells what it tells once."""
+    first, of = drawn(40, 1, seed=5)
+    second, _ = drawn(40, 1, seed=6)
+    once = statistics.change(first, second)
+    copied = [np.repeat(column, 4) for column in (first, second, of)]
+    found = clusters.change(*copied)
+    assert (found.gained, found.lost) == (once.gained, once.lost)
+    assert found.p == pytest.approx(once.p)
+    assert found.difference == pytest.approx(once.difference)
+    assert found.detectable == pytest.approx(once.detectable)
+    # Wilson's of one answer, but for the n - 1 of the variance; φ has no continuity correction.
+    assert clusters.share(copied[0], copied[2]) == pytest.approx(clusters.share(first, of))
+    assert (found.low, found.high) == pytest.approx((once.low, once.high), abs=0.03)
+
+
+def test_intervals_cover():
+    """Simulated prompts whose chances are known: near 95 of 100 intervals hold the truth."""
+    shares, differences, rejected = 0, 0, 0
+    for seed in range(100):
+        first, of = drawn(40, 5, seed=seed)
+        second, _ = drawn(40, 5, seed=10_000 + seed)
+        low, high = clusters.share(first, of)
+        shares += low <= 0.4 <= high
+        found = clusters.change(first, second, of)
+        differences += found.low <= 0 <= found.high
+        rejected += found.p < 0.05
+    assert 0.88 < shares / 100 <= 1
+    assert 0.88 < differences / 100 <= 1
+    assert 0 < rejected / 100 < 0.1
