@@ -145,7 +145,8 @@ def _twins(block: Block, twins: Block, judge: str) -> Estimate | None:
     pairs, of = _both([(block, matched, other)])
     if not pairs:
         return None
-    found = clusters.change(*(np.array(side) for side in zip(*pairs, strict=True)), of)
+    first, second = (np.array(side) for side in zip(*pairs, strict=True))
+    found = clusters.change(first, second, of)
     return Estimate(found.difference, found.low, found.high, len(pairs))
 
 
