@@ -14,7 +14,7 @@ from samples import execute_on, model_of, moved, random_adapters, whole_logits, 
 
 from safety_jax.base import compilation, trees
 from safety_jax.base.errors import ConfigError, DataError, NotFiniteError
-from safety_jax.models import lora
+from safety_jax.models import llama, lora, rotary
 from safety_jax.models.decoding import generation
 from safety_jax.models.model import Model
 from tests.golden import cases
@@ -288,6 +288,13 @@ def test_refused(small_model, one_device, eight_devices):
     for prompt in ([], [small_model.config.vocabulary_size], [-1]):
         with pytest.raises(DataError, match="prompt 7 has .* use the model's own tokenizer"):
             generation.generate(small_model, setup(), [prompt], [7], SEED, None)
+    rope = rotary.Rope(1e4, "dynamic", 2.0, original_max_positions=9)
+    kinds = (llama.LayerKind(None, rope),)
+    dynamic = dataclasses.replace(
+        small_model, config=dataclasses.replace(small_model.config, pattern=kinds)
+    )
+    with pytest.raises(DataError, match="prompt 7 has 3 tokens.*change beyond 9 tokens"):
+        generation.generate(dynamic, setup(), [[1, 2, 3]], [7], SEED, None)
     with pytest.raises(ConfigError, match="lanes 6 does not divide over mesh data x fsdp = 4"):
         setup(lanes=6, prefill_prompts=4).check(eight_devices)
     beams = dataclasses.replace(GREEDY, beams=4)

@@ -91,16 +91,9 @@ def _check_frequencies(
     config: llama.LlamaConfig, number: int, prompt_tokens: int, new_tokens: int
 ) -> None:
     """Raises a DataError where keys that are kept would have been turned by other frequencies than
-    later ones are.
-
-    LongRoPE has two sets of frequencies, and an answer may be written on either side; those of
-    dynamic rope change with every token beyond the limit.
-    """
+    later ones are."""
     limit = config.frequencies_change_beyond
-    read, whole = prompt_tokens - 1, prompt_tokens + new_tokens - 1
-    if limit is None or whole <= limit:
-        return
-    if read <= limit or any(kind.rope and kind.rope.kind == "dynamic" for kind in config.kinds):
+    if limit is not None and prompt_tokens + new_tokens - 1 > limit:
         raise DataError(
             f"prompt {number} has {prompt_tokens} tokens, and its answer may have {new_tokens}: "
             f"this model's rotary frequencies change beyond {limit} tokens, which together they "

@@ -51,8 +51,8 @@ class UnrolledModel:
         """
         config, run = self.config, self.execution
         module = declaration.bind(Llama, config, self.ends)
-        # An example never grows past the length where its frequencies would change.
-        lengths = None if config.frequencies_change_beyond is None else positions + 1
+        # No example grows past the length where its frequencies would change (`generation`).
+        lengths = None
         ropes = [kind.rope for kind in config.kinds]
         turns = rotary.turns(ropes, config.rotary_size, positions, lengths)
         x, kept = module.embed(ids, run), []
