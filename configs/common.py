@@ -5,7 +5,7 @@ Configs import this file and `ml_collections`, nothing else; what several config
 stands below, and where the demo is.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from safety_jax.base.assets import find_asset
 
@@ -74,6 +74,11 @@ def _parse_value(name: str, text: str | None, default: Spec) -> bool | int | flo
     raise ValueError(
         f"config argument {written!r} does not fit; expected {_describe(name, default)}"
     )
+
+
+def auto() -> FieldReference:
+    """The value of a key that takes "auto" or a number."""
+    return FieldReference("auto", field_type=object)
 
 
 def of_demo(path: str) -> str:

@@ -29,7 +29,7 @@ per cent, on I-CoNa / I-Malicious / I-Controversial): 39.9 / 50 / 42.5 before, 9
 
 from ml_collections import ConfigDict
 
-from configs.common import of_demo, parse_arg
+from configs.common import auto, of_demo, parse_arg
 
 # beta, smoothing, margin
 OBJECTIVES = {
@@ -62,7 +62,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     model.parameter_dtype = "bfloat16"  # of the frozen base; what is trained is float32
     model.compute_dtype = "bfloat16"
     model.attention = "auto"  # xla, cudnn (GPU), splash (TPU)
-    model.remat = "full"  # none, dots, full: less memory, more compute
+    model.remat = "auto"  # what fits; or none, dots, full: less memory, more compute
 
     config.lora = lora = ConfigDict()
     lora.rank = 16  # 0: full fine-tuning
@@ -80,7 +80,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     data.decontaminate = ()  # tests: near-duplicates of their prompts are not learned
     data.template = "alpaca"
     data.max_length = 1024
-    data.row_tokens = 0  # tokens of a packed row; 0: max_length
+    data.row_tokens = 0  # tokens of a packed row; 0: what packs best, at most max_length
     data.packing = True
     data.share_prompts = True  # both answers read a common prompt once, where that saves
     data.overlong_prompt = "error"  # or "skip", counted and listed in skipped.jsonl
@@ -101,7 +101,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.train = train = ConfigDict()
     train.batch_size = 64  # pairs an optimizer step
-    train.rows_per_microbatch = 4  # double rows over all devices; memory only
+    train.rows_per_microbatch = (
+        auto()
+    )  # or a number of double rows, over all devices: memory and time only
     train.chunk_tokens = 128  # tokens of a row whose logits exist at once; memory only
     train.max_steps = 0  # 0: by epochs
     train.max_flops = 0.0  # of training, to compare methods at equal compute; 0: as the above say
@@ -160,7 +162,6 @@ def safe_to_serve(config: ConfigDict, version: str):
     config.data.max_length = 1024 if version == "report" else 1536
     config.data.overlong_prompt = "skip"
     config.train.batch_size = 4
-    config.train.rows_per_microbatch = 1
     config.train.epochs = 2.0
     config.optim.learning_rate = 5e-5
     config.optim.warmup_steps = 1
@@ -179,14 +180,12 @@ def demo(config: ConfigDict):
     config.model.path = of_demo("model")
     config.model.parameter_dtype = "float32"
     config.model.compute_dtype = "float32"
-    config.model.remat = "none"
     config.data.train = (of_demo("data/pairs.jsonl"),)
     config.data.eval = of_demo("data/held_out_pairs.jsonl")
     config.data.template = "plain"
     config.data.max_length = 128
     config.data.row_tokens = 256
     config.train.batch_size = 16
-    config.train.rows_per_microbatch = 2
     config.train.epochs = 1.0  # more of it, and the chosen answers collapse, too
     config.optim.learning_rate = 1e-3
     config.checkpoint.every_steps = 24

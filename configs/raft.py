@@ -25,7 +25,16 @@ more candidates and trains longer on them: docs/results.md has what that changes
 
 from ml_collections import ConfigDict
 
-from configs.common import answers, complies, judging, of_demo, parse_arg, published_judge, set_pace
+from configs.common import (
+    answers,
+    auto,
+    complies,
+    judging,
+    of_demo,
+    parse_arg,
+    published_judge,
+    set_pace,
+)
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -45,7 +54,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     model.parameter_dtype = "bfloat16"  # of the frozen base; what is trained is float32
     model.compute_dtype = "bfloat16"
     model.attention = "auto"  # xla, cudnn (GPU), splash (TPU)
-    model.remat = "full"  # none, dots, full: less memory, more compute
+    model.remat = "auto"  # what fits; or none, dots, full: less memory, more compute
 
     config.lora = lora = ConfigDict()
     lora.rank = 16  # 0: full fine-tuning
@@ -65,7 +74,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     data.template = "alpaca"
     data.train_on = "response"  # or "everything"
     data.max_length = 512  # of prompt and answer
-    data.row_tokens = 0  # tokens of a packed row; 0: max_length
+    data.row_tokens = 0  # tokens of a packed row; 0: what packs best, at most max_length
     data.packing = True
     data.overlong_prompt = "error"  # or "skip"
     data.special_text = "text"  # what spells a control token is letters; or "error", "skip"
@@ -84,7 +93,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.train = train = ConfigDict()
     train.batch_size = 32  # answers an optimizer step
-    train.rows_per_microbatch = 8  # packed rows over all devices; memory only
+    train.rows_per_microbatch = auto()  # or a number, over all devices: memory and time only
     train.chunk_tokens = 128  # tokens of a row whose logits exist at once; memory only
     train.max_steps = 0  # of a round; 0: by epochs
     train.max_flops = 0.0  # of a round's training; 0: as the above say
@@ -219,7 +228,6 @@ def demo(config: ConfigDict):
     config.model.path = of_demo("model")
     config.model.parameter_dtype = "float32"
     config.model.compute_dtype = "float32"
-    config.model.remat = "none"
     config.data.prompts = (of_demo("data/raft_prompts.jsonl"),)
     config.data.eval = (of_demo("data/held_out.jsonl"),)
     config.data.template = "plain"
@@ -241,7 +249,6 @@ def demo(config: ConfigDict):
     config.score.parameter_dtype = "float32"
     config.score.compute_dtype = "float32"
     config.train.batch_size = 8
-    config.train.rows_per_microbatch = 2
     config.train.epochs = 5.0
     config.optim.learning_rate = 3e-3
     config.checkpoint.export_dtype = "float32"

@@ -27,7 +27,7 @@ to expect of real pairs, and of counting words on them.
 
 from ml_collections import ConfigDict
 
-from configs.common import of_demo, parse_arg
+from configs.common import auto, of_demo, parse_arg
 
 KINDS = ("pairs", "cost", "regression", "binary")
 HARMFUL = "higher is more harmful"
@@ -49,7 +49,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     model.parameter_dtype = "bfloat16"  # of a frozen trunk; what is trained is float32
     model.compute_dtype = "bfloat16"  # the head is always float32
     model.attention = "auto"  # of LLaMA trunks: xla, cudnn (GPU), splash (TPU)
-    model.remat = "full"  # none, dots, full: less memory, more compute
+    model.remat = "auto"  # what fits; or none, dots, full: less memory, more compute
 
     config.lora = lora = ConfigDict()
     lora.rank = 0  # 0: all weights; the head is always trained
@@ -68,7 +68,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     data.template = "human_assistant"  # plain, beaver, alpaca, chat, file:PATH; pair: a text pair
     data.append_eos = False  # behind the answer; a judge is then fed with it, too
     data.max_length = 512
-    data.row_tokens = 0  # tokens of a packed row; 0: max_length
+    data.row_tokens = 0  # tokens of a packed row; 0: what packs best, at most max_length
     data.packing = True  # where the trunk keeps examples apart (LLaMA); others: one a row
     data.share_prompts = True  # both answers of a pair read it once, where that saves; likewise
     data.overlong_prompt = "skip"  # counted and listed in skipped.jsonl; or "error"
@@ -87,7 +87,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.train = train = ConfigDict()
     train.batch_size = 64  # pairs or answers an optimizer step
-    train.rows_per_microbatch = 4  # (double) rows over all devices; memory only
+    train.rows_per_microbatch = (
+        auto()
+    )  # or a number of (double) rows, over all devices: memory and time only
     train.max_steps = 0  # 0: by epochs
     train.epochs = 1.0
 
@@ -141,7 +143,6 @@ def safety_tuned_llamas(config: ConfigDict):
     config.model.path = "microsoft/deberta-v3-large"
     config.data.train = ("RATED_ROWS.jsonl",)
     config.train.batch_size = 32
-    config.train.rows_per_microbatch = 8
     config.train.epochs = 1.0
     config.optim.learning_rate = 2e-5
     config.optim.schedule = "constant"
@@ -161,7 +162,6 @@ def demo(config: ConfigDict):
     config.model.path = of_demo("model")
     config.model.parameter_dtype = "float32"
     config.model.compute_dtype = "float32"
-    config.model.remat = "none"
     config.data.train = (of_demo("data/pairs.jsonl"),)
     config.data.eval = of_demo("data/held_out_pairs.jsonl")
     if config.reward.kind == "binary":
@@ -172,7 +172,6 @@ def demo(config: ConfigDict):
     config.data.max_length = 128
     config.data.row_tokens = 256
     config.train.batch_size = 16
-    config.train.rows_per_microbatch = 2
     config.train.epochs = 2.0
     config.optim.learning_rate = 3e-4
     config.checkpoint.every_steps = 24

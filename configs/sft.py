@@ -22,7 +22,7 @@ I-CoNa / I-Malicious / I-Controversial): 41 / 41 / 45 without safety rows, 65 / 
 
 from ml_collections import ConfigDict
 
-from configs.common import of_demo, parse_arg
+from configs.common import auto, of_demo, parse_arg
 
 TRAINING_DATA = "https://raw.githubusercontent.com/vinid/safety-tuned-llamas/main/data/training/"
 
@@ -46,7 +46,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     model.parameter_dtype = "bfloat16"  # of the frozen base; what is trained is float32
     model.compute_dtype = "bfloat16"
     model.attention = "auto"  # xla, cudnn (GPU), splash (TPU)
-    model.remat = "full"  # none, dots, full: less memory, more compute
+    model.remat = "auto"  # what fits; or none, dots, full: less memory, more compute
 
     config.lora = lora = ConfigDict()
     lora.rank = 8  # 0: full fine-tuning
@@ -66,7 +66,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     data.template = "alpaca"
     data.train_on = "response"  # or "everything": the prompt too
     data.max_length = 512
-    data.row_tokens = 0  # tokens of a packed row; 0: max_length
+    data.row_tokens = 0  # tokens of a packed row; 0: what packs best, at most max_length
     data.packing = True
     data.overlong_prompt = "error"  # or "skip", counted
     data.special_text = "text"  # what spells a control token is letters; or "error", "skip"
@@ -77,7 +77,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.train = train = ConfigDict()
     train.batch_size = 128  # examples an optimizer step
-    train.rows_per_microbatch = 8  # over all devices; memory only, results do not depend on it
+    train.rows_per_microbatch = auto()  # or a number, over all devices: memory and time only
     train.chunk_tokens = 128  # tokens of a row whose logits exist at once; memory only
     train.max_steps = 0  # 0: by epochs
     train.max_flops = 0.0  # of training, to compare methods at equal compute; 0: as the above say
@@ -203,7 +203,6 @@ def demo(config: ConfigDict, safety_rows: int | None):
     config.model.path = of_demo("model")
     config.model.parameter_dtype = "float32"
     config.model.compute_dtype = "float32"
-    config.model.remat = "none"
     config.lora.rank = 16
     config.lora.alpha = 32.0
     config.lora.targets = ("all-linear",)
@@ -215,7 +214,6 @@ def demo(config: ConfigDict, safety_rows: int | None):
     config.data.max_length = 128
     config.data.row_tokens = 256
     config.train.batch_size = 32
-    config.train.rows_per_microbatch = 2
     config.train.epochs = 6.0
     config.optim.learning_rate = 5e-3
     config.checkpoint.every_steps = 24

@@ -1,5 +1,6 @@
 """Runs of other stages as stage `plan` sees them, on devices that are there or not."""
 
+import dataclasses
 import importlib
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from safety_jax.models import llama
 from safety_jax.planning import chips
 from safety_jax.stages.plan import STAGES
-from safety_jax.stages.planned import PlanRequest, ProgramChoice
+from safety_jax.stages.planned import PlanRequest
 
 
 def asked(
@@ -32,5 +33,5 @@ def programs(run: PlanRequest, rows: int | None = None) -> list[Any]:
     planned = STAGES[run.config.stage]
     choice = planned.choose(run)
     if rows is not None:
-        choice = ProgramChoice(choice.mesh, rows, choice.most, choice.step, choice.free)
+        choice = dataclasses.replace(choice, rows=rows)
     return planned.programs(run, choice)

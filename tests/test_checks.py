@@ -191,7 +191,7 @@ SEQUENCE = judge_schema.JUDGES["sequence"]
     ("setting", "known"),
     [
         (RAFT["optim.schedule"], optim.SCHEDULES),
-        (RAFT["model.remat"], llama.REMAT),
+        (RAFT["model.remat"], ("auto", *llama.REMAT)),
         (SCORE["score.attention"], ("auto", *attention.PLATFORMS)),
         (DPO["data.prefer"], pairs.RULES),
         (DPO["dpo.objective"], dpo_config.OBJECTIVES),

@@ -33,7 +33,8 @@ FLOORS: dict[str, int] = {
 FORBIDDEN = {("data", "models")}
 # What stages may import of each other: the parts they are built of, and what runs them all.
 SHARED_STAGES = {
-    "answering", "checks", "config_files", "devices", "evaluate_plan", "evaluate_prompts", "groups",
+    "answering", "checks", "config_files", "devices", "evaluate_plan", "evaluate_prompts", "fits",
+    "groups",
     "judge_schema", "metric_names", "pair_task", "planned", "planned_passes", "planned_training",
     "recipe", "references", "results", "schema", "texts", "training", "tuning",
 }  # fmt: skip

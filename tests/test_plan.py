@@ -14,6 +14,7 @@ from safety_jax.models.decoding import caches
 from safety_jax.planning import chips, collectives, formulas, layouts, roofline, sizes, table
 from safety_jax.planning import programs as compilations
 from safety_jax.stages import plan, planned
+from safety_jax.training.footprint import FlopParts
 
 # ---------------------------------------------------------------------------- chips
 
@@ -145,7 +146,7 @@ def test_flops_by_formula_are_those_the_compiler_counts(config):
 def test_a_written_token_reads_weights_and_caches_once():
     model = sizes.read("llama2-7b")
     lanes = caches.CacheSizes(lanes=64, prompts=8, prompt_tokens=512, own_tokens=256)
-    parts = formulas.FlopParts(rows=4, stored=4, tensor=4)
+    parts = FlopParts(rows=4, stored=4, tensor=4)
     load = formulas.writing(model, parts, lanes, width=2, cache_width=2)
     weights = formulas.kernel_weights(model) + formulas.head_weights(model)
     cache = 2 * 2 * 32 * 32 * 128 * (8 * 512 + 64 * 256)

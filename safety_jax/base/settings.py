@@ -28,14 +28,18 @@ class Setting(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Whole:
-    """A whole number from `low` to `high`, or one of `also`; in `unit`, where it has one."""
+    """A whole number from `low` to `high`, or one of `also`; in `unit`, where it has one; or one of
+    a few `names`."""
 
     low: int = 0
     high: int = LARGEST_WHOLE
     unit: str = ""
     also: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
 
     def fits(self, value: Any) -> bool:
+        if isinstance(value, str):
+            return value in self.names
         if not isinstance(value, int) or isinstance(value, bool):
             return False
         return self.low <= value <= self.high or value in self.also
@@ -43,7 +47,8 @@ class Whole:
     def describe(self) -> str:
         what = f"a whole number of {self.unit}" if self.unit else "a whole number"
         end = "or more" if self.high == LARGEST_WHOLE else f"to {self.high}"
-        return f"{what}, {' or '.join([*map(str, self.also), f'{self.low} {end}'])}"
+        what = f"{what}, {' or '.join([*map(str, self.also), f'{self.low} {end}'])}"
+        return ", or ".join([*self.names, what])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,11 +13,8 @@ from safety_jax.models import llama, lora
 from safety_jax.models.decoding import caches
 from safety_jax.models.folders import peft
 from safety_jax.planning.chips import Slice
+from safety_jax.training.footprint import ATTENTION_PASSES, PASSES, FlopParts, TrunkSizes
 
-# Times the layers' forward pass runs, by `model.remat`, and the attention within it: saved dots do
-# not include the attention kernel's.
-PASSES = {"none": 1, "dots": 1, "full": 2}
-ATTENTION_PASSES = {"none": 1, "dots": 2, "full": 2}
 # Matrix products of the attention's backward pass, of which the forward pass has two: splash takes
 # three for the queries and four for keys and values, for each of the two computes scores anew.
 ATTENTION_BACKWARD = 7
@@ -71,34 +68,6 @@ class TrainedWeights:
     def chunks(self, row_tokens: int) -> int:
         """Loops over the vocabulary for a row."""
         return math.ceil(row_tokens / self.chunk_tokens) if self.chunk_tokens else 0
-
-
-@dataclasses.dataclass(frozen=True)
-class FlopParts:
-    """How many devices share what.
-
-    Attributes:
-        rows: devices among which rows are divided, data x fsdp.
-        stored: devices among which a kernel is divided where it is stored, fsdp x tensor.
-        tensor: devices among which a kernel is divided where it is used.
-    """
-
-    rows: int
-    stored: int
-    tensor: int
-
-    @classmethod
-    def of(cls, mesh: Mapping[str, int]) -> "FlopParts":
-        return cls(mesh["data"] * mesh["fsdp"], mesh["fsdp"] * mesh["tensor"], mesh["tensor"])
-
-    @property
-    def devices(self) -> int:
-        return self.rows * self.tensor
-
-    @property
-    def gathered(self) -> bool:
-        """Whether kernels are gathered before use."""
-        return self.stored > self.tensor
 
 
 def kernel_weights(config: llama.LlamaConfig) -> int:
@@ -219,25 +188,6 @@ def cache_bytes(config: llama.LlamaConfig, sizes: caches.CacheSizes, cache_width
 # ------------------------------------------------------------------------ where nothing compiles
 
 
-def activations(
-    trained: TrainedWeights, parts: FlopParts, *, width: int, rows: int, row_tokens: int
-) -> float:
-    """Bytes of one device beside its arguments in a training step: what the backward pass needs of
-    every layer, one layer at work, a layer's kernels gathered, the head, a chunk of logits.
-
-    Args:
-        rows: of a microbatch, both sides of pairs.
-    """
-    config = trained.config
-    tokens = rows * row_tokens / parts.rows
-    outputs, at_work = _layer_numbers(config, parts)
-    kept = {"full": config.width, "dots": config.width + outputs, "none": at_work}
-    found = tokens * width * (config.layers * kept[trained.remat] + at_work)
-    found += _gathered(config, parts, width) + width * trained.head_weights / parts.tensor
-    chunk = rows / parts.rows * min(trained.chunk_tokens, row_tokens)
-    return found + 2 * 4 * chunk * config.vocabulary_size / parts.tensor
-
-
 def passing(
     config: llama.LlamaConfig,
     parts: FlopParts,
@@ -253,7 +203,7 @@ def passing(
         keeps: every layer's keys and values.
     """
     tokens = rows * row_tokens / parts.rows
-    _, at_work = _layer_numbers(config, parts)
+    _, at_work = TrunkSizes.of(config, llama.parameters(config)).numbers(parts)
     kept = 2 * config.layers * config.kv_heads * config.head_size / parts.tensor
     return tokens * width * (at_work + keeps * kept) + _gathered(config, parts, width)
 
@@ -261,13 +211,6 @@ def passing(
 def sampling(config: llama.LlamaConfig, parts: FlopParts, lanes: int) -> float:
     """Bytes of one device beside its arguments while tokens are drawn: four times the logits."""
     return 4 * 4.0 * lanes * config.vocabulary_size / parts.devices
-
-
-def _layer_numbers(config: llama.LlamaConfig, parts: FlopParts) -> tuple[float, float]:
-    """Of a token on one device: what a layer's projections give, and all that exists at once."""
-    narrow = (config.heads + 2 * config.kv_heads) * config.head_size / parts.tensor
-    outputs = narrow + 2 * config.width + 2 * config.mlp_width / parts.tensor
-    return outputs, 4 * config.width + 2 * (outputs + config.mlp_width / parts.tensor)
 
 
 def _gathered(config: llama.LlamaConfig, parts: FlopParts, width: int) -> float:

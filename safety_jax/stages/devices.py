@@ -4,7 +4,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from safety_jax.base import meshes
-from safety_jax.stages import answering
+from safety_jax.stages import answering, fits
 from safety_jax.training import placement
 
 
@@ -16,7 +16,7 @@ def build_mesh(config: ConfigDict) -> Mesh:
             or the lanes of the decoder.
     """
     mesh = meshes.build(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    if "train" in config:
+    if "train" in config and config.train.rows_per_microbatch != fits.AUTO:
         placement.put_rows(mesh, config.train.rows_per_microbatch)
     if "sample" in config:
         answering.read_pace(config.sample).check(meshes.row_parts(mesh))

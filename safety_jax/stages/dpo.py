@@ -34,6 +34,7 @@ def make_task(config: ConfigDict, mesh: Mesh) -> Task:
         learn=functools.partial(learn, config, mesh, objective),
         summary=f"preference optimisation ({config.dpo.objective}, β = {config.dpo.beta:g})",
         notes=config.dpo.protocol_notes,
+        live=config.dpo.reference == "live",
     )
 
 

@@ -5,6 +5,7 @@ import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -23,6 +24,7 @@ from safety_jax.models.execution import Execution, float_type
 from safety_jax.models.folders import hf_config, hub, peft, tokenizer_files
 from safety_jax.stages import texts
 from safety_jax.training import optim, policy
+from safety_jax.training.footprint import TrainedModel, TrunkSizes
 from safety_jax.training.policy import Policy
 from safety_jax.training.settings import Batching, Budget, Logging, Saving, Settings
 from safety_jax.training.task import Loaded
@@ -181,6 +183,52 @@ def adapter_settings(config: ConfigDict, targets: tuple[str, ...]) -> peft.LoraC
     )
 
 
+def trained_policy(
+    config: ConfigDict, model: llama.LlamaConfig, *, sides: int, survey: bool = False
+) -> TrainedModel:
+    """Sizes of the model as the `model`, `lora` and `train` groups train it.
+
+    Args:
+        sides, survey: see `TrainedModel`.
+    """
+    adapted = lora.targets(tuple(config.lora.targets)) if config.lora.rank > 0 else ()
+    declared, vocabulary = llama.parameters(model), model.vocabulary_size
+    return trained_model(
+        config, model, declared, adapted, vocabulary=vocabulary, sides=sides, survey=survey
+    )
+
+
+def trained_model(
+    config: ConfigDict,
+    trunk: Any,
+    declared: Mapping[str, meshes.Parameter],
+    adapted: tuple[str, ...],
+    *,
+    vocabulary: int,
+    sides: int,
+    survey: bool,
+) -> TrainedModel:
+    """Sizes of a model with these weights.
+
+    Args:
+        trunk: the config of its layers.
+        adapted: projections that adapters go on; none where all weights are trained.
+        vocabulary: entries of the output; 0 without.
+    """
+    leaves = lora.shapes(declared, adapted, config.lora.rank)
+    return TrainedModel(
+        TrunkSizes.of(trunk, declared),
+        weights=sum(math.prod(p.shape) for p in declared.values()),
+        adapter_weights=sum(math.prod(shape) for shape, _ in leaves.values()),
+        vocabulary=vocabulary,
+        chunk_tokens=config.train.chunk_tokens if vocabulary else 0,
+        base_bytes=float_type("model.parameter_dtype", config.model.parameter_dtype).itemsize,
+        number_bytes=float_type("model.compute_dtype", config.model.compute_dtype).itemsize,
+        sides=sides,
+        survey=survey,
+    )
+
+
 # ---------------------------------------------------------------------------- how it is trained
 
 
@@ -213,7 +261,7 @@ def settings(config: ConfigDict) -> Settings:
         budget=Budget(
             train.max_steps, train.max_flops if "max_flops" in train else 0.0, train.epochs
         ),
-        optimization=optim.Optimization(**config.optim.to_dict()),
+        optimization=optimization(config),
         saving=Saving(
             every_steps=checkpoint.every_steps,
             keep_last=checkpoint.keep_last,
@@ -228,6 +276,10 @@ def settings(config: ConfigDict) -> Settings:
             wandb=log.wandb,
         ),
     )
+
+
+def optimization(config: ConfigDict) -> optim.Optimization:
+    return optim.Optimization(**config.optim.to_dict())
 
 
 def describe_model(

@@ -24,17 +24,20 @@ def make(
     learn: Callable[[Loaded[Policy]], Learning],
     summary: str,
     notes: Sequence[str],
+    live: bool,
 ) -> Task:
     """The task of a method that learns from pairs.
 
     Args:
         summary: what was done to the model, for its card.
+        live: a reference is computed in every step.
     """
     sides, share = corpus.training.sides, groups.share(config, base.config)
     return Task(
         unit="pairs",
         sides=("chosen answer", "rejected answer"),
         corpus=corpus,
+        model=groups.trained_policy(config, base.config, sides=2, survey=live),
         about_model=groups.describe_base(config, base, mesh),
         flops_per_example=groups.flops_per_example(config, base, *sides, share=share),
         load=functools.partial(groups.load_policy, config, base, mesh),

@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from safety_jax.base import files, trees
 from safety_jax.base.errors import ConfigError, UserError
+from safety_jax.base.settings import Whole
 from safety_jax.planning import chips, formulas, layouts, programs, roofline, sizes, table
 from safety_jax.stages import checks, config_files
 from safety_jax.stages.planned import PlanRequest, ProgramChoice, StageProgram
@@ -113,6 +114,9 @@ def set_values(runs: dict[str, ConfigDict], values: Sequence[str]) -> None:
             )
         for config in having:
             now = trees.flatten(config.to_dict())[key]
+            setting = checks.setting_of(checks.table(config), key)
+            if isinstance(setting, Whole) and written not in setting.names:
+                now = 0
             try:
                 config.update_from_flattened_dict({key: _as_type(written, now)})
             except (KeyError, ValueError) as error:
@@ -326,7 +330,7 @@ def too_large(asked: PlanRequest, choice: ProgramChoice, made: dict[str, Any], m
         changes.append(f"train.rows_per_microbatch={most}, which fits")
     elif choice.rows > choice.step:
         changes.append(f"fewer rows than {choice.rows} (train.rows_per_microbatch, sample.lanes)")
-    if "model" in config and config.model.remat != "full" and config.stage != "raft":
+    if "model" in config and choice.remat != "full" and config.stage != "raft":
         changes.append("model.remat=full")
     if mesh.data > 1:
         changes.append(f"mesh.fsdp={mesh.fsdp * mesh.data} with mesh.data=1")

@@ -35,6 +35,7 @@ class ProgramChoice:
         most: more of them a step could not use.
         step: rows are a multiple of this.
         free: rows may be others than the config's.
+        remat: what is computed again, of programs with a backward pass.
     """
 
     mesh: layouts.ModelSizes
@@ -42,6 +43,7 @@ class ProgramChoice:
     most: int
     step: int
     free: bool
+    remat: str = "full"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,17 +113,20 @@ class StageProgram:
     programs: Callable[[PlanRequest, ProgramChoice], list[Program]]
 
 
-def chosen(asked: PlanRequest, sizes: layouts.ModelSizes, rows: int, most: int) -> ProgramChoice:
+def chosen(
+    sizes: layouts.ModelSizes, rows: int, most: int, *, free: bool, remat: str = "full"
+) -> ProgramChoice:
+    """The choice of so many rows, where they are `free` rounded up to what the mesh divides."""
     parts = sizes.data * sizes.fsdp
-    if asked.keep:
+    if not free:
         if rows % parts:
             raise ConfigError(
                 f"{rows} rows do not divide over mesh data x fsdp = {parts}; make "
                 f"train.rows_per_microbatch (sample.lanes) a multiple of {parts}"
             )
-        return ProgramChoice(sizes, rows, max(rows, most), parts, free=False)
+        return ProgramChoice(sizes, rows, max(rows, most), parts, free, remat)
     most = layouts.round_up(most, parts)
-    return ProgramChoice(sizes, min(layouts.round_up(rows, parts), most), most, parts, free=True)
+    return ProgramChoice(sizes, min(layouts.round_up(rows, parts), most), most, parts, free, remat)
 
 
 # ---------------------------------------------------------------------------- models
@@ -136,20 +141,20 @@ def number_bytes(run: Execution) -> int:
     return jnp.dtype(run.compute_dtype).itemsize
 
 
-def make_policy(asked: PlanRequest, mesh: Mesh) -> policy.Policy:
+def make_policy(asked: PlanRequest, mesh: Mesh, remat: str) -> policy.Policy:
     config = asked.config
     return policy.Policy(
         asked.model,
-        training_run(asked, mesh),
+        training_run(asked, mesh, remat),
         Path(config.model.path),
         make_adapter(config, functools.partial(lora.targets, known=llama.targets(asked.model))),
         config.train.chunk_tokens,
     )
 
 
-def training_run(asked: PlanRequest, mesh: Mesh) -> Execution:
+def training_run(asked: PlanRequest, mesh: Mesh, remat: str) -> Execution:
     model = asked.config.model
-    return asked.execution(mesh, model.compute_dtype, model.attention, model.remat)
+    return asked.execution(mesh, model.compute_dtype, model.attention, remat)
 
 
 def make_adapter(

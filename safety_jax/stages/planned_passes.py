@@ -34,6 +34,7 @@ from safety_jax.stages.planned import (
     number_bytes,
 )
 from safety_jax.training import policy
+from safety_jax.training.footprint import FlopParts
 
 # ---------------------------------------------------------------------------- decoding
 
@@ -49,7 +50,7 @@ def choose_decoding(asked: PlanRequest) -> ProgramChoice:
     )
     lanes = config.sample.lanes
     most = config.raft.prompts * config.sample.candidates
-    return chosen(asked, sizes, lanes, max(lanes, most))
+    return chosen(sizes, lanes, max(lanes, most), free=not asked.keep)
 
 
 def decoding_setup(
@@ -57,7 +58,7 @@ def decoding_setup(
 ) -> tuple[generation.Setup, caches.CacheSizes]:
     """How the stage decodes, with the longest prompts that the config allows and caches for the
     longest answers."""
-    config, parts = asked.config, formulas.FlopParts.of(trained.run.mesh.shape)
+    config, parts = asked.config, FlopParts.of(trained.run.mesh.shape)
     settings = answering.read_settings(config.sample)
     pace = dataclasses.replace(answering.read_pace(config.sample), lanes=lanes)
     if not asked.keep:
@@ -79,13 +80,13 @@ def decoding_setup(
 def decoding_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program]:
     """Sampling of stage `raft`: prompts are read, then a token is written in every lane."""
     model, mesh = asked.model, asked.mesh(choice.mesh)
-    trained = make_policy(asked, mesh)
+    trained = make_policy(asked, mesh, choice.remat)
     setup, sizes = decoding_setup(asked, trained, choice.rows)
     trainable, base = abstract.trained(trained, base_dtype(asked.config))
     speaker = trained.model(trainable, base)
     cache = decoding.cache(speaker, setup, sizes)
 
-    parts, width = formulas.FlopParts.of(mesh.shape), number_bytes(trained.run)
+    parts, width = FlopParts.of(mesh.shape), number_bytes(trained.run)
     cache_width = jnp.dtype(setup.pace.cache_dtype).itemsize
     prompts = {"rows": setup.pace.prefill_prompts, "row_tokens": sizes.prompt_tokens}
     exchanged = functools.partial(
@@ -181,7 +182,7 @@ def judging_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program]
     where = meshes.sharding(mesh, ("rows", "tokens"))
     ids, mask = (abstract.array((choice.rows, T), kind, where) for kind in (jnp.int32, jnp.bool_))
     compiled = jax.jit(function, out_shardings=meshes.sharding(mesh, ()))
-    parts, width = formulas.FlopParts.of(mesh.shape), number_bytes(run)
+    parts, width = FlopParts.of(mesh.shape), number_bytes(run)
     return [
         Program(
             name=f"judges {choice.rows} rows of {T:,} tokens",

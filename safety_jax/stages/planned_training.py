@@ -11,11 +11,13 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from safety_jax.base import memory
 from safety_jax.base.batch import Answers, Tokens
+from safety_jax.models import llama, lora
 from safety_jax.models.encoders import heads
 from safety_jax.planning import abstract, formulas
 from safety_jax.planning.programs import Program
-from safety_jax.stages import dpo, groups, kto, orpo, reward
+from safety_jax.stages import dpo, fits, groups, kto, orpo, reward
 from safety_jax.stages.planned import (
     PlanRequest,
     ProgramChoice,
@@ -28,7 +30,9 @@ from safety_jax.stages.planned import (
     number_bytes,
     training_run,
 )
-from safety_jax.training import judging, likelihood, policy, preference
+from safety_jax.training import fitting, judging, likelihood, policy, preference
+from safety_jax.training.fitting import Needs, RowSettings
+from safety_jax.training.footprint import FlopParts, TrainedModel
 from safety_jax.training.judge_model import Trainee
 from safety_jax.training.task import Learning, Loaded
 
@@ -55,9 +59,52 @@ def choose_training(asked: PlanRequest) -> ProgramChoice:
     # Adapters and their moments are small; of weights that are trained there are three.
     each = base_dtype(config).itemsize if config.lora.rank > 0 else 3 * 4
     sizes = asked.own_mesh() if asked.keep else asked.mesh_for_rows(rows, each)
-    given = config.train.rows_per_microbatch
+    given, remat = config.train.rows_per_microbatch, config.model.remat
     # Fewer microbatches gather weights less often: as many rows as fit, where they may be chosen.
-    return chosen(asked, sizes, given if asked.keep else rows, rows)
+    kept = asked.keep and given != fits.AUTO
+    choice = chosen(sizes, given if kept else rows, rows, free=not kept)
+    if remat == fits.AUTO:
+        return dataclasses.replace(choice, remat=choose_remat(asked, choice))
+    return dataclasses.replace(choice, remat=remat)
+
+
+def choose_remat(asked: PlanRequest, choice: ProgramChoice) -> str:
+    """What a run with this memory would choose, by formula."""
+    T = row_tokens(asked.config)
+    best = fitting.choose(
+        RowSettings(None if choice.free else choice.rows, T, None, T),
+        Needs([np.full((rows_of_step(asked), 1), T)], T, packing=True),
+        sizes_of(asked),
+        FlopParts.of(choice.mesh._asdict()),
+        memory=memory.SHARE * asked.memory,
+        platform="tpu",
+    )
+    return best.fit.remat
+
+
+def sizes_of(asked: PlanRequest) -> TrainedModel:
+    """The model as the run trains it, for formulas."""
+    config, model, stage = asked.config, asked.model, asked.config.stage
+    sides = 1 if stage == "sft" else judged_sides(config) if stage == "reward" else 2
+    if stage != "reward":
+        survey = stage == "kto" or (stage == "dpo" and config.dpo.reference == "live")
+        return groups.trained_policy(
+            config, model, sides=1 if stage == "kto" else sides, survey=survey
+        )
+    adapter = make_adapter(config, lora.targets)
+    return groups.trained_model(
+        config,
+        model,
+        llama.parameters(model),
+        () if adapter is None else adapter.targets,
+        vocabulary=0,
+        sides=sides,
+        survey=False,
+    )
+
+
+def judged_sides(config: ConfigDict) -> int:
+    return 2 if config.reward.kind in judging.PAIRED else 1
 
 
 def training_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program]:
@@ -65,21 +112,21 @@ def training_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program
     config, T = asked.config, row_tokens(asked.config)
     mesh = asked.mesh(choice.mesh)
     microbatches = math.ceil(rows_of_step(asked) / choice.rows)
-    step = STEPS[config.stage](asked, mesh, choice.rows, microbatches)
-    rate, optimizer = groups.settings(config).optimization.make(total_steps=1000)
+    step = STEPS[config.stage](asked, mesh, choice, microbatches)
+    rate, optimizer = groups.optimization(config).make(total_steps=1000)
     learner, trainable, frozen = step.loaded.learner, step.loaded.trainable, step.loaded.frozen
     given, where = abstract.state(learner, trainable, optimizer)
     run = learner.run
     trained = formulas.TrainedWeights(asked.model, run.remat, learner.adapter, step.chunk_tokens)
-    parts, width = formulas.FlopParts.of(mesh.shape), number_bytes(run)
+    parts, width = FlopParts.of(mesh.shape), number_bytes(run)
     everything = choice.rows * step.sides * microbatches
     lengths = np.array([min(T, example_tokens(asked))])
     load = formulas.training(
         trained, parts, width=width, rows=everything, row_tokens=T, microbatches=microbatches,
         flops_per_token=learner.flops_per_token(lengths), live_reference=step.survey,
     )  # fmt: skip
-    temporaries = formulas.activations(
-        trained, parts, width=width, rows=choice.rows * step.sides, row_tokens=T
+    temporaries = sizes_of(asked).temporaries(
+        parts, remat=run.remat, rows=choice.rows, row_tokens=T
     )
     exchanged = formulas.exchanged(
         asked.model, parts, width=width, tokens=everything * T,
@@ -138,27 +185,31 @@ def segments(asked: PlanRequest) -> int:
     return max(1, row_tokens(asked.config) // example_tokens(asked))
 
 
-def load_policy(asked: PlanRequest, mesh: Mesh) -> Loaded[policy.Policy]:
-    trained = make_policy(asked, mesh)
+def load_policy(asked: PlanRequest, mesh: Mesh, remat: str) -> Loaded[policy.Policy]:
+    trained = make_policy(asked, mesh, remat)
     return Loaded(trained, *abstract.trained(trained, base_dtype(asked.config)))
 
 
-def tuning_step(asked: PlanRequest, mesh: Mesh, rows: int, microbatches: int) -> PlannedStep:
-    loaded = load_policy(asked, mesh)
+def tuning_step(
+    asked: PlanRequest, mesh: Mesh, choice: ProgramChoice, microbatches: int
+) -> PlannedStep:
+    loaded = load_policy(asked, mesh, choice.remat)
     return PlannedStep(
         loaded,
         likelihood.learning(loaded.learner, loaded.frozen, mesh),
-        abstract.tokens(mesh, (microbatches, rows), row_tokens(asked.config)),
+        abstract.tokens(mesh, (microbatches, choice.rows), row_tokens(asked.config)),
         sides=1,
         survey=False,
         chunk_tokens=loaded.learner.chunk_tokens,
     )
 
 
-def answers_step(asked: PlanRequest, mesh: Mesh, rows: int, microbatches: int) -> PlannedStep:
+def answers_step(
+    asked: PlanRequest, mesh: Mesh, choice: ProgramChoice, microbatches: int
+) -> PlannedStep:
     """Of stages `dpo`, `kto` and `orpo`: rows of two sides."""
     config, stage = asked.config, asked.config.stage
-    loaded = load_policy(asked, mesh)
+    loaded = load_policy(asked, mesh, choice.remat)
     known = lambda _: None  # noqa: E731  what a reference says is no shape
     if stage == "kto":
         learning = kto.learn(config, mesh, loaded, known=known)
@@ -177,7 +228,7 @@ def answers_step(asked: PlanRequest, mesh: Mesh, rows: int, microbatches: int) -
         )
     cached = stage != "orpo" and config[stage].reference == "cached"
     batch = abstract.answers(
-        mesh, microbatches, rows, 2, row_tokens(config), segments(asked), reference=cached
+        mesh, microbatches, choice.rows, 2, row_tokens(config), segments(asked), reference=cached
     )
     return PlannedStep(
         loaded,
@@ -189,14 +240,17 @@ def answers_step(asked: PlanRequest, mesh: Mesh, rows: int, microbatches: int) -
     )
 
 
-def judge_step(asked: PlanRequest, mesh: Mesh, rows: int, microbatches: int) -> PlannedStep:
+def judge_step(
+    asked: PlanRequest, mesh: Mesh, choice: ProgramChoice, microbatches: int
+) -> PlannedStep:
     config, T = asked.config, row_tokens(asked.config)
     scorer = make_scorer(asked.model, T)
     adapter = make_adapter(config, functools.partial(heads.targets, scorer))
-    trainee = Trainee(scorer, training_run(asked, mesh), Path(config.model.path), adapter, False)
+    trainee = Trainee(
+        scorer, training_run(asked, mesh, choice.remat), Path(config.model.path), adapter, False
+    )
     loaded = Loaded(trainee, *abstract.judge(trainee, base_dtype(config)))
-    kind = config.reward.kind
-    sides = 2 if kind in judging.PAIRED else 1
+    kind, sides = config.reward.kind, judged_sides(config)
     learning = judging.learning(
         trainee,
         reward.make_objective(config.reward),
@@ -205,11 +259,13 @@ def judge_step(asked: PlanRequest, mesh: Mesh, rows: int, microbatches: int) -> 
         kind=kind,
         batch_size=config.train.batch_size,
     )
-    batch = abstract.answers(mesh, microbatches, rows, sides, T, segments(asked), reference=False)
+    batch = abstract.answers(
+        mesh, microbatches, choice.rows, sides, T, segments(asked), reference=False
+    )
     return PlannedStep(loaded, learning, batch, sides=sides, survey=False, chunk_tokens=0)
 
 
-STEPS: dict[str, Callable[[PlanRequest, Mesh, int, int], PlannedStep]] = {
+STEPS: dict[str, Callable[[PlanRequest, Mesh, ProgramChoice, int], PlannedStep]] = {
     "sft": tuning_step,
     "dpo": answers_step,
     "kto": answers_step,

@@ -27,7 +27,7 @@ from safety_jax.raft import judging, prompt_pool, round_measures, rounds, sampli
 from safety_jax.raft.setup import RaftParts, RaftPlan, RoundSummary, Weights
 from safety_jax.report import model_card
 from safety_jax.report import rounds as pictures
-from safety_jax.stages import answering, devices, groups, results, texts
+from safety_jax.stages import answering, devices, fits, groups, results, texts
 from safety_jax.stages.tuning import RoundTuner
 from safety_jax.training import metrics, policy, workdir
 from safety_jax.training.task import Loaded
@@ -46,12 +46,14 @@ def run(config: ConfigDict, folder: str) -> None:
     compilation.keep(config.log.compilation_cache)
     compiled = compilation.Counter()
     with workdir.prepare(folder, config, primary) as place:
+        config = config.copy_and_resolve_references()
         # ---- what can be wrong is found before weights are read
         mesh = devices.build_mesh(config)
         base = groups.base(config, mesh)
         judges = plan_judges(config, mesh)
         plan = make_plan(config, place, base.tokens, judges)
         place.remember(identity(config, base, plan, judges))
+        fits.fill_unseen(config, groups.trained_policy(config, base.config, sides=1), mesh, place)
         if primary:
             print(plan.pool.describe())
             print(f"judges: {', '.join(judges.cards) or 'people'}")

@@ -6,6 +6,7 @@ counting words alone would reach.
 
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from safety_jax.base import files
+from safety_jax.base import files, meshes
 from safety_jax.base.errors import DataError
 from safety_jax.data import corpora, judged, pairs, prefixes
 from safety_jax.data.corpora import Corpus
@@ -28,6 +29,7 @@ from safety_jax.models.folders import hub, tokenizer_files
 from safety_jax.report import plots
 from safety_jax.stages import groups, texts, training
 from safety_jax.training import judge_model, judge_quality, judging
+from safety_jax.training.footprint import TrainedModel
 from safety_jax.training.task import Account, Finished, Learning, Loaded, Task
 
 # What a kind calls its output, and what `transformers` calls the task.
@@ -70,6 +72,7 @@ def make_task(config: ConfigDict, mesh: Mesh) -> Task:
         unit="pairs" if paired else "answers",
         sides=("chosen answer", "rejected answer") if paired else ("answer",),
         corpus=corpus,
+        model=trained_judge(config, scorer, declared, sides=len(corpus.training.sides)),
         about_model=f"{about}; {head}",
         flops_per_example=None,
         load=functools.partial(
@@ -185,6 +188,16 @@ def load(
             initialization=config.lora.initialization,
             key=jax.random.key(config.seed),
         )
+    )
+
+
+def trained_judge(
+    config: ConfigDict, scorer: heads.Scorer, declared: Mapping[str, meshes.Parameter], sides: int
+) -> TrainedModel:
+    """Sizes of the judge, as the `model` and `lora` groups train it."""
+    adapted = heads.targets(scorer, tuple(config.lora.targets)) if config.lora.rank else ()
+    return groups.trained_model(
+        config, scorer.config, declared, adapted, vocabulary=0, sides=sides, survey=False
     )
 
 

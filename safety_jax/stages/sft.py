@@ -23,6 +23,7 @@ def make_task(config: ConfigDict, mesh: Mesh) -> Task:
         unit="rows",
         sides=("row",),
         corpus=corpus,
+        model=groups.trained_policy(config, base.config, sides=1),
         about_model=groups.describe_base(config, base, mesh),
         flops_per_example=groups.flops_per_example(config, base, corpus.training),
         load=load,

@@ -19,7 +19,7 @@ from safety_jax.base import compilation, files
 from safety_jax.data import encode
 from safety_jax.data.loader import Loader
 from safety_jax.models.folders import hub
-from safety_jax.stages import devices, groups, results, texts
+from safety_jax.stages import devices, fits, groups, results, texts
 from safety_jax.training import run as skeleton
 from safety_jax.training import workdir
 from safety_jax.training.task import Finished, Task
@@ -42,10 +42,11 @@ def run(config: ConfigDict, folder: str, make_task: MakeTask) -> None:
     compilation.keep(config.log.compilation_cache)
     compiled = compilation.Counter()
     with workdir.prepare(folder, config, primary) as place:
-        config = texts.dated(config, place)
+        config = texts.dated(config.copy_and_resolve_references(), place)
         mesh = devices.build_mesh(config)
         task = make_task(config, mesh)
         place.remember(identity(config, task))
+        fits.fill(config, task, mesh, place)
         fitted = skeleton.run(
             task,
             groups.settings(config),

@@ -19,6 +19,7 @@ from safety_jax.data.loader import Loader
 from safety_jax.models import llama
 from safety_jax.models.folders import peft
 from safety_jax.training import steps
+from safety_jax.training.footprint import TrainedModel
 from safety_jax.training.loop import Metrics
 from safety_jax.training.placement import PutBatch
 
@@ -154,6 +155,7 @@ class Task:
         unit: what examples are called: rows, pairs, answers.
         sides: what each side of an example is called: ("row",), ("chosen answer", ...).
         corpus: what is learned from and measured on.
+        model: its sizes, by which rows are fitted to the devices.
         about_model: a line on the model, for the person who watches.
         flops_per_example: model FLOPs to train on one example; None where no budget in FLOPs can
             be given.
@@ -169,6 +171,7 @@ class Task:
     unit: str
     sides: Sequence[str]
     corpus: Corpus
+    model: TrainedModel
     about_model: str
     flops_per_example: float | None
     load: Callable[[], Loaded[Any]]

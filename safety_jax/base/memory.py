@@ -1,0 +1,91 @@
+"""Memory at hand: what a device says of itself; of CPUs, what the machine or a cgroup has left."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+SHARE = 0.75  # of what is at hand that a run plans with: compilers and libraries take some, too
+UNKNOWN = 8 * 2**30  # of a device that does not say
+
+
+class Room(NamedTuple):
+    """Bytes of one device that a run may plan with, and where that is known from."""
+
+    bytes: float
+    source: str
+
+
+def at_hand(devices: Sequence[Any]) -> Room:
+    """The room on each of these devices; the same kind all, the first of this process is asked."""
+    local = [device for device in devices if device.process_index == _process_index(devices)]
+    device = local[0]
+    if device.platform == "cpu":
+        free, source = _host()
+        return Room(SHARE * free / len(local), source)
+    found = device.memory_stats() or {}
+    if "bytes_limit" not in found:
+        return Room(SHARE * UNKNOWN, f"a guess, {device.device_kind} does not say")
+    return Room(SHARE * (found["bytes_limit"] - found.get("bytes_in_use", 0)), device.device_kind)
+
+
+def _process_index(devices: Sequence[Any]) -> int:
+    return int(devices[0].client.process_index())
+
+
+def _host() -> tuple[float, str]:
+    """Bytes of memory left, of the machine or, where that is less, of this process's cgroup."""
+    left = {"the machine": _available(), "the cgroup": _cgroup()}
+    known = {name: size for name, size in left.items() if size is not None}
+    name = min(known, key=lambda name: known[name])
+    return known[name], f"left on {name}"
+
+
+def _available() -> float:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found = dict(line.split(":", 1) for line in lines)
+        return 1024.0 * int(found["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        # What is left is not known everywhere, what there is, is.
+        return 0.5 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _cgroup(
+    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> float | None:
+    """What the limits of this process's control groups leave; None without any."""
+    left: list[float] = []
+    for folder, limit, used in _groups(root, own):
+        try:
+            most, now = (folder / limit).read_text().strip(), int((folder / used).read_text())
+            if most != "max":
+                left.append(int(most) - now + _reclaimable(folder / "memory.stat"))
+        except (OSError, ValueError):
+            continue
+    return min(left, default=None)
+
+
+def _groups(root: Path, own: Path) -> list[tuple[Path, str, str]]:
+    """Folders of this process's groups and of those around them, with the names of two files."""
+    try:
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:
+        return []
+    found = []
+    for number, controllers, path in lines:
+        if number == "0" and not controllers:
+            base, names = root, ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            base, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        folder = base / path.lstrip("/")
+        found += [(one, *names) for one in (folder, *folder.parents) if one.is_relative_to(base)]
+    return found
+
+
+def _reclaimable(file: Path) -> int:
+    """Bytes of files that the kernel keeps and gives away when asked."""
+    counted = dict(line.split() for line in file.read_text().splitlines())
+    return int(counted.get("inactive_file", counted.get("total_inactive_file", 0)))

@@ -1,0 +1,122 @@
+"""What a config leaves to `auto`: rows of a microbatch, their length, what is computed again.
+
+Chosen once (`training/fitting.py`), printed with the reason, and remembered in the run's folder: a
+start that goes on works as the first one did, whatever memory it finds. On another mesh a run
+chooses anew, and remembers that as well.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from safety_jax.base import memory
+from safety_jax.base.errors import ConfigError
+from safety_jax.stages import groups
+from safety_jax.training import fitting
+from safety_jax.training.fitting import Fit, FitEstimate, Needs, RowSettings
+from safety_jax.training.footprint import FlopParts, TrainedModel
+from safety_jax.training.task import Task
+from safety_jax.training.workdir import Workdir
+
+AUTO = "auto"
+GIB = 2**30
+
+
+def wanted(config: ConfigDict) -> RowSettings:
+    """What the config says of rows, and what it leaves open."""
+    data, rows, remat = config.data, config.train.rows_per_microbatch, config.model.remat
+    return RowSettings(
+        rows_per_microbatch=None if rows == AUTO else rows,
+        row_tokens=data.row_tokens or None,
+        remat=None if remat == AUTO else remat,
+        most_row_tokens=data.max_length,
+    )
+
+
+def fill(config: ConfigDict, task: Task, mesh: Mesh, place: Workdir) -> None:
+    """Puts numbers in the place of `auto`, before anything of the task reads them.
+
+    Every process must call this.
+    """
+    sides = task.corpus.training.sides
+    lengths = np.stack([side.lengths for side in sides], axis=1)
+    held_out = task.corpus.evaluation
+    others = [] if held_out is None else [side.lengths.max() for side in held_out.sides]
+    needs = fitting.needs(
+        lengths,
+        int(max(lengths.max(), *others, 1)),
+        config.train.batch_size,
+        packing=config.data.packing and task.packs,
+        seed=config.seed,
+    )
+    _fill(config, wanted(config), needs, task.model, mesh, place)
+
+
+def fill_unseen(config: ConfigDict, model: TrainedModel, mesh: Mesh, place: Workdir) -> None:
+    """As `fill`, where examples are still to be made: of any length up to that of rows."""
+    asked = wanted(config)
+    row_tokens = asked.row_tokens or asked.most_row_tokens
+    batch = np.full((config.train.batch_size, 1), (row_tokens + 1) // 2)
+    needs = Needs([batch], row_tokens, config.data.packing)
+    _fill(config, dataclasses.replace(asked, row_tokens=row_tokens), needs, model, mesh, place)
+
+
+def _fill(
+    config: ConfigDict,
+    asked: RowSettings,
+    needs: Needs,
+    model: TrainedModel,
+    mesh: Mesh,
+    place: Workdir,
+) -> None:
+    if not asked.open:
+        _put(config, fitting.given(asked))
+        return
+    room = memory.at_hand(list(mesh.devices.flat))
+    choose = functools.partial(
+        fitting.choose,
+        asked,
+        needs,
+        model,
+        FlopParts.of(mesh.shape),
+        memory=room.bytes,
+        platform=mesh.devices.flat[0].platform,
+    )
+    best = choose()
+    name = f"rows on {groups.sizes(mesh)}"
+    said = place.settle(name, str(best.fit))
+    try:
+        fit = fitting.agreed(asked, Fit.parse(said))
+    except ValueError as error:
+        raise ConfigError(
+            f"{place.path / 'identity.json'}: {name} is {said!r}; expected such as {best.fit}; put "
+            "the file back, or use another --workdir"
+        ) from error
+    _put(config, fit)
+    if jax.process_index() == 0:
+        print(describe(fit, best, room))
+
+
+def describe(fit: Fit, best: FitEstimate, room: memory.Room) -> str:
+    """The line that says what was chosen, and why."""
+    text = f"microbatches: {fit}"
+    if fit != best.fit:
+        return f"{text}, as this run began"
+    needed = f"{best.memory / GIB:.2f} GiB of {room.bytes / GIB:.2f} ({room.source}) by formula"
+    if best.memory > room.bytes:
+        return (
+            f"{text}\nwarning: {needed}: this is the least that fits no more; shorten "
+            "data.max_length, raise mesh.fsdp or take a smaller model"
+        )
+    return f"{text}: {needed}; {best.empty:.1%} of the cells stay empty"
+
+
+def _put(config: ConfigDict, fit: Fit) -> None:
+    with config.unlocked(), config.ignore_type():
+        config.train.rows_per_microbatch = fit.rows_per_microbatch
+        config.data.row_tokens = fit.row_tokens
+        config.model.remat = fit.remat
