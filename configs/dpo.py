@@ -101,9 +101,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.train = train = ConfigDict()
     train.batch_size = 64  # pairs an optimizer step
-    train.rows_per_microbatch = (
-        auto()
-    )  # or a number of double rows, over all devices: memory and time only
+    train.rows_per_microbatch = auto()  # or double rows over all devices; memory and time only
     train.chunk_tokens = 128  # tokens of a row whose logits exist at once; memory only
     train.max_steps = 0  # 0: by epochs
     train.max_flops = 0.0  # of training, to compare methods at equal compute; 0: as the above say

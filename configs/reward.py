@@ -87,9 +87,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.train = train = ConfigDict()
     train.batch_size = 64  # pairs or answers an optimizer step
-    train.rows_per_microbatch = (
-        auto()
-    )  # or a number of (double) rows, over all devices: memory and time only
+    train.rows_per_microbatch = auto()  # or double rows over all devices; memory and time only
     train.max_steps = 0  # 0: by epochs
     train.epochs = 1.0
 

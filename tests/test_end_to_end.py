@@ -149,9 +149,15 @@ def test_another_config_is_refused(finished, inputs):
     "overrides",
     [
         {"data__packing": False, "train__rows_per_microbatch": 16},
-        {"mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2},
+        {
+            "mesh__data": 2,
+            "mesh__fsdp": 2,
+            "mesh__tensor": 2,
+            "train__rows_per_microbatch": "auto",
+            "model__remat": "auto",
+        },
     ],
-    ids=["unpacked", "2x2x2"],
+    ids=["unpacked", "2x2x2, rows chosen"],
 )
 def test_layout_and_mesh_do_not_change_the_run(overrides, finished, inputs, tmp_path):
     sft.run(configure(inputs, **overrides), str(tmp_path / "run"))

@@ -2,10 +2,15 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
-from safety_jax.training import fitting
+from configs import sft
+from safety_jax.base import memory
+from safety_jax.base.errors import ConfigError
+from safety_jax.stages import fits
+from safety_jax.training import fitting, workdir
 from safety_jax.training.fitting import Fit, Needs, RowSettings
 from safety_jax.training.footprint import FlopParts, TrainedModel, TrunkSizes
 
@@ -22,17 +27,21 @@ ONE, EIGHT = FlopParts(1, 1, 1), FlopParts(8, 1, 1)
 OPEN = RowSettings(None, None, None, most_row_tokens=512)
 
 
+def needs_of(lengths, longest=None):
+    return Needs(lengths, [np.arange(len(lengths))], longest or int(lengths.max()), packing=True)
+
+
 def choose(wanted=OPEN, batch=(100,) * 16, room=16.0, parts=ONE, longest=None, **changes):
     """The choice for batches like this one, with so many GiB."""
     lengths = np.array(batch)[:, None]
-    needs = Needs([lengths], longest or int(lengths.max()), packing=True)
+    needs = needs_of(lengths, longest or int(lengths.max()))
     model = dataclasses.replace(MODEL, **changes)
     return fitting.choose(wanted, needs, model, parts, memory=room * 2**30, platform="cpu")
 
 
 def test_sixteen_short_examples_leave_no_microbatch_of_empty_rows():
     best = choose()
-    needed = Needs([np.full((16, 1), 100)], 100, True).rows(best.fit.row_tokens)[0]
+    needed = needs_of(np.full((16, 1), 100)).packed(best.fit.row_tokens).rows[0]
     assert needed % best.fit.rows_per_microbatch == 0
     assert best.fit.remat != "full" and best.empty < 0.25
 
@@ -77,3 +86,84 @@ def test_what_is_given_is_kept():
     assert fitting.agreed(RowSettings(3, None, None, 512), Fit(8, 384, "none")) == Fit(
         3, 384, "none"
     )
+
+
+# ---------------------------------------------------------------------------- what a run remembers
+
+
+@pytest.fixture
+def open_config():
+    return sft.get_config()
+
+
+def fill(config, mesh, folder, room, monkeypatch):
+    """What a start with so many GiB of memory takes."""
+    monkeypatch.setattr(memory, "at_hand", lambda _: memory.Room(room * 2**30, "of a test"))
+    config = config.copy_and_resolve_references()
+    with workdir.prepare(folder, config) as place:
+        fits.fill_unseen(config, MODEL, mesh, place)
+        (folder / "metrics.jsonl").write_text("{}\n")  # a start that came to something
+    return config.train.rows_per_microbatch, config.data.row_tokens, config.model.remat
+
+
+def test_a_run_goes_on_as_it_began_whatever_memory_it_finds(
+    open_config, one_device, eight_devices, tmp_path, monkeypatch, capsys
+):
+    first = fill(open_config, one_device, tmp_path, 64.0, monkeypatch)
+    assert "GiB of 64.00 (of a test)" in capsys.readouterr().out
+    assert fill(open_config, one_device, tmp_path, 0.9, monkeypatch) == first
+    assert "as this run began" in capsys.readouterr().out
+    # Another mesh is another choice, and so is another run.
+    assert fill(open_config, eight_devices, tmp_path, 8.0, monkeypatch)[0] % 8 == 0
+    assert fill(open_config, one_device, tmp_path / "new", 0.9, monkeypatch) != first
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_what_the_config_says_holds_against_what_is_remembered(
+    open_config, one_device, tmp_path, monkeypatch
+):
+    _, row_tokens, _ = fill(open_config, one_device, tmp_path, 64.0, monkeypatch)
+    open_config.model.remat = "full"
+    open_config.train.rows_per_microbatch = 3
+    assert fill(open_config, one_device, tmp_path, 64.0, monkeypatch) == (3, row_tokens, "full")
+
+
+def test_a_damaged_memory_is_one_line(open_config, one_device, tmp_path, monkeypatch):
+    fill(open_config, one_device, tmp_path, 64.0, monkeypatch)
+    file = tmp_path / "identity.json"
+    file.write_text(file.read_text().replace("tokens, remat", "tokens and"))
+    with pytest.raises(ConfigError, match="expected such as .* put the file back"):
+        fill(open_config, one_device, tmp_path, 64.0, monkeypatch)
+
+
+# ---------------------------------------------------------------------------- memory at hand
+
+
+def test_memory_of_a_cpu_is_shared_by_its_devices():
+    room = memory.at_hand(jax.devices())
+    whole = memory.at_hand(jax.devices()[:1])
+    assert 0 < room.bytes < whole.bytes < 2**50
+    assert "left on" in room.source
+
+
+@pytest.mark.parametrize(
+    ("lines", "files", "expected"),
+    [
+        ("0::/a/b\n", {"a/memory.max": 1000, "a/memory.current": 600, "a/b/memory.max": "max",
+                       "a/b/memory.current": 10}, 430),
+        ("4:memory:/x\n0::/\n", {"memory/x/memory.limit_in_bytes": 900,
+                                 "memory/x/memory.usage_in_bytes": 100}, 830),
+        ("0::/a\n", {"a/memory.max": "max", "a/memory.current": 1}, None),
+        ("", {}, None),
+    ],
+)  # fmt: skip
+def test_a_cgroup_leaves_what_its_limits_and_those_around_it_leave(
+    lines, files, expected, tmp_path
+):
+    (tmp_path / "cgroup").write_text(lines)
+    for name, value in files.items():
+        file = tmp_path / "root" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{value}\n")
+        (file.parent / "memory.stat").write_text("anon 5\ninactive_file 30\n")
+    assert memory.left_by_cgroup(tmp_path / "root", tmp_path / "cgroup") == expected

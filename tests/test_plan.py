@@ -352,6 +352,7 @@ def test_a_single_plan_that_does_not_fit_is_one_line_with_what_to_change(tmp_pat
 
 def test_the_runs_own_mesh_and_values_are_taken_when_asked(tmp_path):
     values = "mesh.data=1|mesh.fsdp=8|train.rows_per_microbatch=16|data.max_length=2048"
+    values += "|model.remat=full"
     plans = start(
         ("--config.plan.run=configs/dpo.py", "--config.plan.slice=h100:8",
          "--config.plan.mesh=run", f"--config.plan.set={values}"), tmp_path,
@@ -364,7 +365,7 @@ def test_the_runs_own_mesh_and_values_are_taken_when_asked(tmp_path):
 @pytest.mark.parametrize(
     ("argument", "told"),
     [
-        ("plan.run=configs/none.py", "names no config file; expected one of dpo"),
+        ("plan.run=configs/none.py", "names no config file; expected one of"),
         ("plan.run=configs/dpo.py:loss=none", "does not fit; expected loss=sigmoid"),
         ("plan.run=configs/evaluate.py", "its stage is evaluate; expected one of sft, dpo"),
         ("plan.run=configs/score.py", "has 0 judges that are models; expected one"),

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 SHARE = 0.75  # of what is at hand that a run plans with: compilers and libraries take some, too
 UNKNOWN = 8 * 2**30  # of a device that does not say
 
@@ -18,7 +20,8 @@ class Room(NamedTuple):
 
 def at_hand(devices: Sequence[Any]) -> Room:
     """The room on each of these devices; the same kind all, the first of this process is asked."""
-    local = [device for device in devices if device.process_index == _process_index(devices)]
+    here = jax.process_index()
+    local = [device for device in devices if device.process_index == here]
     device = local[0]
     if device.platform == "cpu":
         free, source = _host()
@@ -29,13 +32,9 @@ def at_hand(devices: Sequence[Any]) -> Room:
     return Room(SHARE * (found["bytes_limit"] - found.get("bytes_in_use", 0)), device.device_kind)
 
 
-def _process_index(devices: Sequence[Any]) -> int:
-    return int(devices[0].client.process_index())
-
-
 def _host() -> tuple[float, str]:
     """Bytes of memory left, of the machine or, where that is less, of this process's cgroup."""
-    left = {"the machine": _available(), "the cgroup": _cgroup()}
+    left = {"the machine": _available(), "the cgroup": left_by_cgroup()}
     known = {name: size for name, size in left.items() if size is not None}
     name = min(known, key=lambda name: known[name])
     return known[name], f"left on {name}"
@@ -51,7 +50,7 @@ def _available() -> float:
         return 0.5 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _cgroup(
+def left_by_cgroup(
     root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> float | None:
     """What the limits of this process's control groups leave; None without any."""
@@ -60,7 +59,7 @@ def _cgroup(
         try:
             most, now = (folder / limit).read_text().strip(), int((folder / used).read_text())
             if most != "max":
-                left.append(int(most) - now + _reclaimable(folder / "memory.stat"))
+                left.append(float(int(most) - now) + _reclaimable(folder / "memory.stat"))
         except (OSError, ValueError):
             continue
     return min(left, default=None)

@@ -52,6 +52,7 @@ def fill(config: ConfigDict, task: Task, mesh: Mesh, place: Workdir) -> None:
         config.train.batch_size,
         packing=config.data.packing and task.packs,
         seed=config.seed,
+        share=functools.partial(task.share, sides),
     )
     _fill(config, wanted(config), needs, task.model, mesh, place)
 
@@ -60,8 +61,8 @@ def fill_unseen(config: ConfigDict, model: TrainedModel, mesh: Mesh, place: Work
     """As `fill`, where examples are still to be made: of any length up to that of rows."""
     asked = wanted(config)
     row_tokens = asked.row_tokens or asked.most_row_tokens
-    batch = np.full((config.train.batch_size, 1), (row_tokens + 1) // 2)
-    needs = Needs([batch], row_tokens, config.data.packing)
+    lengths = np.full((config.train.batch_size, 1), (row_tokens + 1) // 2)
+    needs = Needs(lengths, [np.arange(len(lengths))], row_tokens, config.data.packing)
     _fill(config, dataclasses.replace(asked, row_tokens=row_tokens), needs, model, mesh, place)
 
 
@@ -113,6 +114,11 @@ def describe(fit: Fit, best: FitEstimate, room: memory.Room) -> str:
             "data.max_length, raise mesh.fsdp or take a smaller model"
         )
     return f"{text}: {needed}; {best.empty:.1%} of the cells stay empty"
+
+
+def of(config: ConfigDict) -> Fit:
+    """What was filled in."""
+    return fitting.given(wanted(config))
 
 
 def _put(config: ConfigDict, fit: Fit) -> None:

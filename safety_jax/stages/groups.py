@@ -115,7 +115,7 @@ def flops_per_example(
         policy.flops_per_token(base.config, adapter, side.lengths) * float(side.lengths.mean())
         for side in sides
     )
-    shared = share(sides, settings(config).batching.row_tokens)
+    shared = share(sides, config.data.row_tokens or config.data.max_length)
     return whole if shared is None else whole * (1 - shared.saved)
 
 

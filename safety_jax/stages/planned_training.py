@@ -70,10 +70,10 @@ def choose_training(asked: PlanRequest) -> ProgramChoice:
 
 def choose_remat(asked: PlanRequest, choice: ProgramChoice) -> str:
     """What a run with this memory would choose, by formula."""
-    T = row_tokens(asked.config)
+    T, rows = row_tokens(asked.config), rows_of_step(asked)
     best = fitting.choose(
         RowSettings(None if choice.free else choice.rows, T, None, T),
-        Needs([np.full((rows_of_step(asked), 1), T)], T, packing=True),
+        Needs(np.full((rows, 1), T), [np.arange(rows)], T, packing=True),
         sizes_of(asked),
         FlopParts.of(choice.mesh._asdict()),
         memory=memory.SHARE * asked.memory,

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from safety_jax.base import files, trees
 from safety_jax.models.folders import hub, tokenizer_files
 from safety_jax.report import model_card
-from safety_jax.stages import groups, texts
+from safety_jax.stages import fits, groups, texts
 from safety_jax.training import metrics, workdir
 from safety_jax.training.run import Fitted
 from safety_jax.training.task import Account, Learner, Task
@@ -141,6 +141,7 @@ def write_facts(
             "mesh": groups.sizes(mesh),
             "attention": config.model.attention,
             "compute": config.model.compute_dtype,
+            "microbatches": str(fits.of(config)),
         },
         notes=tuple(notes),
         versions=start["versions"],

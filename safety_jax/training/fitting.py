@@ -9,14 +9,16 @@ takes the least memory.
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Int
 
 from safety_jax.data import loader
+from safety_jax.data.prefixes import Shared
 from safety_jax.data.shuffling import permutation
 from safety_jax.training.footprint import PASSES, FlopParts, TrainedModel
+from safety_jax.training.settings import shared_rows
 
 REMATS = ("none", "dots", "full")  # in the order of what they keep
 SAMPLED_STEPS = 24  # whose batches are packed to see what they need
@@ -98,10 +100,9 @@ def choose(
 
     Args:
         memory: bytes of a device that may be used.
+        platform: jax's name of it.
     """
-    tried = [
-        _estimate(fit, needs, model, parts, platform) for fit in _candidates(wanted, needs, parts)
-    ]
+    tried = list(estimates(wanted, needs, model, parts, platform))
     fitting = [one for one in tried if one.memory <= memory]
     if not fitting:
         return min(tried, key=lambda one: one.memory)
@@ -130,50 +131,87 @@ def agreed(wanted: RowSettings, earlier: Fit) -> Fit:
 
 
 @dataclasses.dataclass(frozen=True)
+class PackedSteps:
+    """What steps need at one length of rows.
+
+    Attributes:
+        rows: that each of them fills.
+        tokens: of all, without padding; what sides share is one.
+        row_tokens: of the rows that are filled, longer where sides share them.
+        rows_per_example: M.
+        shared: how sides share rows; None where each has its own.
+    """
+
+    rows: Int[np.ndarray, " steps"]
+    tokens: int
+    row_tokens: int
+    rows_per_example: int
+    shared: Shared | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Needs:
     """Batches as a run will meet them.
 
     Attributes:
-        batches: lengths of the examples of some of its steps.
-        longest: tokens of its longest example, those held out among them.
+        lengths: of all examples to learn from, side by side.
+        batches: the examples of some steps.
+        longest: tokens of the longest side of any example, those held out among them.
+        share: how sides share rows, by the tokens of a row that holds one side.
     """
 
-    batches: Sequence[Int[np.ndarray, "n sides"]]
+    lengths: Int[np.ndarray, "n sides"]
+    batches: Sequence[Int[np.ndarray, " b"]]
     longest: int
     packing: bool
+    share: Callable[[int], Shared | None] = lambda row_tokens: None
 
-    def rows(self, row_tokens: int) -> Int[np.ndarray, " steps"]:
-        """Rows that the batches fill."""
-        if not self.packing:
-            return np.array([len(lengths) for lengths in self.batches])
-        return np.array([len(loader.pack(lengths, row_tokens)) for lengths in self.batches])
-
-    @property
-    def tokens(self) -> int:
-        return sum(int(lengths.sum()) for lengths in self.batches)
+    def packed(self, row_tokens: int) -> PackedSteps:
+        shared = self.share(row_tokens)
+        cells, length = self.lengths, row_tokens
+        if shared is not None:
+            own = cells - shared.tokens[:, None]
+            cells, length = (own.sum(axis=1) + shared.tokens)[:, None], shared.row_tokens
+        rows = [
+            len(loader.pack(cells[batch], length)) if self.packing else len(batch)
+            for batch in self.batches
+        ]
+        tokens = sum(int(cells[batch].sum()) for batch in self.batches)
+        return PackedSteps(np.array(rows), tokens, length, cells.shape[1], shared)
 
 
 def needs(
-    lengths: Int[np.ndarray, "n sides"], longest: int, batch_size: int, *, packing: bool, seed: int
+    lengths: Int[np.ndarray, "n sides"],
+    longest: int,
+    batch_size: int,
+    *,
+    packing: bool,
+    seed: int,
+    share: Callable[[int], Shared | None],
 ) -> Needs:
-    """Batches of the first epoch, some of them, evenly from all of it."""
-    steps = loader.steps_per_epoch(len(lengths), batch_size)
+    """Steps of the first epoch, some of them, evenly from all of it."""
     order = permutation(len(lengths), seed=seed, stream=0)
     whole = max(1, len(lengths) // batch_size)  # the last one of an epoch may be short
-    chosen = np.unique(np.linspace(0, min(steps, whole) - 1, SAMPLED_STEPS).astype(int))
-    batches = [lengths[order[k * batch_size : (k + 1) * batch_size]] for k in chosen]
-    return Needs(batches, longest, packing)
+    chosen = np.unique(np.linspace(0, whole - 1, SAMPLED_STEPS).astype(int))
+    batches = [order[k * batch_size : (k + 1) * batch_size] for k in chosen]
+    return Needs(lengths, batches, longest, packing, share)
 
 
 # ---------------------------------------------------------------------------- candidates
 
 
-def _candidates(wanted: RowSettings, needs: Needs, parts: FlopParts) -> Iterator[Fit]:
+def estimates(
+    wanted: RowSettings, needs: Needs, model: TrainedModel, parts: FlopParts, platform: str
+) -> Iterator[FitEstimate]:
+    """Everything that may be chosen, with what it costs."""
     remats = REMATS if wanted.remat is None else (wanted.remat,)
+    sides = needs.lengths.shape[1]
     for row_tokens in _lengths(wanted, needs):
-        for rows in _row_numbers(wanted, int(needs.rows(row_tokens).max()), parts):
+        steps = needs.packed(row_tokens)
+        for rows in _row_numbers(wanted, row_tokens, steps, sides, parts):
             for remat in remats:
-                yield Fit(rows, row_tokens, remat)
+                fit = Fit(rows, row_tokens, remat)
+                yield _estimate(fit, steps, sides, model, parts, platform)
 
 
 def _lengths(wanted: RowSettings, needs: Needs) -> list[int]:
@@ -185,10 +223,15 @@ def _lengths(wanted: RowSettings, needs: Needs) -> list[int]:
     return sorted({min(factor * least, most) for factor in factors})
 
 
-def _row_numbers(wanted: RowSettings, most: int, parts: FlopParts) -> list[int]:
+def _row_numbers(
+    wanted: RowSettings, row_tokens: int, steps: PackedSteps, sides: int, parts: FlopParts
+) -> list[int]:
     """Multiples of the devices that share out rows, up to what the fullest step needs."""
     if wanted.rows_per_microbatch is not None:
         return [wanted.rows_per_microbatch]
+    most = int(steps.rows.max())
+    if steps.shared is not None:
+        most = math.ceil(most * steps.row_tokens / (sides * row_tokens))
     whole = math.ceil(most / parts.rows)
     numbers = set(range(1, min(whole, FINE_ROWS) + 1))
     numbers |= {math.ceil(whole / k) for k in range(1, FINE_ROWS + 1)}
@@ -196,14 +239,18 @@ def _row_numbers(wanted: RowSettings, most: int, parts: FlopParts) -> list[int]:
 
 
 def _estimate(
-    fit: Fit, needs: Needs, model: TrainedModel, parts: FlopParts, platform: str
+    fit: Fit, steps: PackedSteps, sides: int, model: TrainedModel, parts: FlopParts, platform: str
 ) -> FitEstimate:
-    rows, T = fit.rows_per_microbatch, fit.row_tokens
-    microbatches = int(np.ceil(needs.rows(T) / rows).sum())
-    cells = microbatches * rows * T * needs.batches[0].shape[1]
-    work = cells / parts.rows * model.work(remat=fit.remat, row_tokens=T)
+    rows = fit.rows_per_microbatch
+    if steps.shared is not None:
+        rows = shared_rows(rows, fit.row_tokens, steps.shared, sides, parts.rows)
+    microbatches = int(np.ceil(steps.rows / rows).sum())
+    cells = microbatches * rows * steps.row_tokens * steps.rows_per_example
+    work = cells / parts.rows * model.work(remat=fit.remat, row_tokens=steps.row_tokens)
     moves = 2 * model.trunk.kernels * (PASSES[fit.remat] + 1)
     work += microbatches * moves * OVERHEAD_TOKENS.get(platform, OVERHEAD_OF_ACCELERATORS)
-    temporaries = model.temporaries(parts, remat=fit.remat, rows=rows, row_tokens=T)
+    temporaries = model.temporaries(
+        parts, remat=fit.remat, rows=fit.rows_per_microbatch, row_tokens=fit.row_tokens
+    )
     memory = model.held(parts) + MARGIN * temporaries
-    return FitEstimate(fit, work / parts.tensor, memory, 1 - needs.tokens / cells)
+    return FitEstimate(fit, work / parts.tensor, memory, 1 - steps.tokens / cells)

@@ -40,8 +40,12 @@ class Batching:
         """
         if shared is None:
             return self.rows_per_microbatch
-        fitting = self.rows_per_microbatch * sides * self.row_tokens // shared.row_tokens
-        return max(parts, fitting // parts * parts)
+        return shared_rows(self.rows_per_microbatch, self.row_tokens, shared, sides, parts)
+
+
+def shared_rows(rows: int, row_tokens: int, shared: Shared, sides: int, parts: int) -> int:
+    """Rows of all sides that take the memory of `rows` of one side each, see `Batching.rows`."""
+    return max(parts, rows * sides * row_tokens // shared.row_tokens // parts * parts)
 
 
 @dataclasses.dataclass(frozen=True)
