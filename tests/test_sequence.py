@@ -20,6 +20,7 @@ from safety_jax.data.records import Record
 from safety_jax.judges import batching, registry, sequence
 from safety_jax.judges.judge import Conversation, Score, from_record
 from safety_jax.judges.planned import PlannedJudge, Resources
+from safety_jax.maths.logprobs import segment_sums
 from safety_jax.models.encoders import heads
 
 FLAT = "higher is safer"
@@ -190,6 +191,14 @@ def test_batches_have_few_shapes_and_keep_the_order(one_device):
     found = batcher.run(batcher.compile(total), {}, rows)
     assert found[:, 0].tolist() == [sum(row.ids) for row in rows]
     assert len(seen) <= 5  # 64, 80, 96, 112, 128
+
+    def totals(_, tokens, ends):
+        found = segment_sums(tokens.ids, tokens.segments, ends.shape[1])
+        last = jnp.take_along_axis(tokens.positions, ends, axis=1)
+        return jnp.stack([found, last], axis=-1)
+
+    found = batcher.run_packed(batcher.compile(totals), {}, rows)
+    assert found.tolist() == [[sum(row.ids), len(row.ids) - 1] for row in rows]
 
 
 # ---------------------------------------------------------------------------- mistakes

@@ -1,6 +1,11 @@
-"""Token rows of mixed lengths through one compiled function: few shapes, sharded over the mesh."""
+"""Token rows of mixed lengths through one compiled function: few shapes, sharded over the mesh.
+
+Models that see all of a row get one text a row (`Batcher.run`); causal ones, which keep segments
+apart, get several (`Batcher.run_packed`), with hardly any padding.
+"""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -10,11 +15,16 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Int, Shaped
 
 from safety_jax.base import meshes
+from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import ConfigError
 from safety_jax.data import buckets
 
 # Lengths below this share one shape.
 SHORTEST = 64
+# Packed rows are at least this long, so that short texts fill them; longer ones cost attention.
+SHORTEST_PACKED = 256
+# Texts of a packed row are at most so many that they have this many tokens on average.
+TOKENS_A_TEXT = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +42,21 @@ class TokenBatch:
     ids: Int[Any, "B T"]
     types: Int[Any, "B T"]
     mask: Bool[Any, "B T"]
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedBatch:
+    """Rows of several texts each.
+
+    Attributes:
+        ends: cell of the last token of segments 1 ... S; 0 where there is none.
+        places: of each text, its row and its segment less 1.
+    """
+
+    tokens: Tokens
+    ends: Int[Any, "B S"]
+    indices: Int[np.ndarray, " n"]
+    places: tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +79,7 @@ class Batcher:
             )
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """jit of `function(weights, ids, types, mask)`; every host gets the whole result."""
+        """jit of a function of weights and a batch; every host gets the whole result."""
         return jax.jit(function, out_shardings=meshes.sharding(self.mesh, ()))
 
     def run(
@@ -89,6 +114,51 @@ class Batcher:
                 for array in (padded.ids, padded.types, padded.mask)
             ]
             yield bucket.indices, TokenBatch(*placed)
+
+    def run_packed(
+        self, compiled: Callable[..., Any], weights: Any, rows: Sequence[TokenRow]
+    ) -> Shaped[np.ndarray, "n outputs"]:
+        """`run` for a function of (weights, tokens, ends) that gives `[B, S, outputs]`."""
+        outputs: list[np.ndarray | None] = [None] * len(rows)
+        for batch in self.packed(rows):
+            values = jax.device_get(compiled(weights, batch.tokens, batch.ends))
+            for index, value in zip(batch.indices, values[batch.places], strict=True):
+                outputs[index] = value
+        return np.stack([output for output in outputs if output is not None])
+
+    def packed(self, rows: Sequence[TokenRow]) -> Iterator[PackedBatch]:
+        """Batches on their devices, see `buckets.packed`."""
+        parts = meshes.row_parts(self.mesh)
+        rungs = buckets.ladder(min(SHORTEST_PACKED, self.longest), self.longest)
+        lengths = [len(row.ids) for row in rows]
+        for bucket in buckets.packed(lengths, rungs, self.tokens_per_batch, parts, TOKENS_A_TEXT):
+            batch = pack(rows, bucket)
+            put = functools.partial(meshes.put, self.mesh, ("rows", "tokens"))
+            yield dataclasses.replace(
+                batch, tokens=jax.tree.map(put, batch.tokens), ends=put(batch.ends)
+            )
+
+
+def pack(rows: Sequence[TokenRow], bucket: buckets.PackedBucket) -> PackedBatch:
+    """The texts of a bucket on the host, end to end in its rows."""
+    shape = (bucket.rows, bucket.length)
+    ids, positions, segments = (np.zeros(shape, np.int32) for _ in range(3))
+    ends = np.zeros((bucket.rows, bucket.segments), np.int32)
+    for row, texts in enumerate(bucket.texts):
+        start = 0
+        for segment, index in enumerate(texts):
+            stop = start + len(rows[index].ids)
+            ids[row, start:stop] = rows[index].ids
+            positions[row, start:stop] = np.arange(stop - start)
+            segments[row, start:stop] = segment + 1
+            ends[row, segment] = max(stop - 1, 0)
+            start = stop
+    where = [
+        (row, segment) for row, texts in enumerate(bucket.texts) for segment in range(len(texts))
+    ]
+    of_rows, of_segments = np.array(where, np.int64).T
+    tokens = Tokens(ids, positions, segments, np.zeros(shape, bool))
+    return PackedBatch(tokens, ends, np.concatenate(bucket.texts), (of_rows, of_segments))
 
 
 def pad(rows: Sequence[TokenRow], count: int, length: int) -> TokenBatch:

@@ -261,11 +261,15 @@ class SequenceJudge:
         activation: str,
     ):
         self.card = card
-        self._weights, self._encoder, self._batcher = weights, encoder, batcher
+        self._weights, self._encoder = weights, encoder
         self._output, self._activation = output, ACTIVATIONS[activation]
         self._names = scorer.label_names
+        if heads.packs(scorer):
+            self._run, function = batcher.run_packed, heads.packed_scores
+        else:
+            self._run, function = batcher.run, heads.scores
         self._compiled = batcher.compile(
-            lambda weights, ids, types, mask: heads.scores(scorer, weights, ids, types, mask, run)
+            lambda weights, *of_batch: function(scorer, weights, *of_batch, run)
         )
 
     def score(self, conversations: Sequence[Conversation]) -> list[Score]:
@@ -273,7 +277,7 @@ class SequenceJudge:
         rows = [row for row in encoded if isinstance(row, TokenRow)]
         if not rows:
             return [row for row in encoded if isinstance(row, Score)]
-        outputs = self._activation(self._batcher.run(self._compiled, self._weights, rows))
+        outputs = self._activation(self._run(self._compiled, self._weights, rows))
         values = iter(outputs)
         return [row if isinstance(row, Score) else self._score(next(values)) for row in encoded]
 

@@ -81,7 +81,7 @@ def make_task(config: ConfigDict, mesh: Mesh) -> Task:
         learn=learn,
         account=functools.partial(account, config, corpus),
         share=share(config, scorer),
-        packs=judge_model.packs(scorer),
+        packs=heads.packs(scorer),
         measures_export=True,
         is_judge=True,
     )
@@ -104,7 +104,7 @@ def make_objective(group: ConfigDict) -> judging.JudgeObjective:
 
 def share(config: ConfigDict, scorer: heads.Scorer) -> Share:
     """How pairs share rows; encoders keep nothing apart."""
-    if not isinstance(scorer.config, llama.LlamaConfig) or not judge_model.packs(scorer):
+    if not isinstance(scorer.config, llama.LlamaConfig) or not heads.packs(scorer):
         return prefixes.separate
     return groups.share(config, scorer.config, scorer.head.skips)
 

@@ -16,7 +16,7 @@ from safety_jax.base import trees
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import ConfigError
 from safety_jax.maths import flops
-from safety_jax.models import declaration, layers, llama, lora
+from safety_jax.models import lora
 from safety_jax.models.encoders import heads, llama_heads
 from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hub, peft
@@ -64,7 +64,7 @@ class Trainee:
         of a row at once, so theirs hold one example, S = 1.
         """
         weights, adapters = self._split(trainable, frozen, key)
-        if packs(self.scorer):
+        if heads.packs(self.scorer):
             return self._packed(weights, adapters, tokens, ends)
         types = tokens.mask.astype(jnp.int32) if self.typed else jnp.zeros_like(tokens.ids)
         real = tokens.segments > 0
@@ -77,18 +77,10 @@ class Trainee:
         tokens: Tokens,
         ends: Int[Array, "B S"],
     ) -> Float[Array, "B S"]:
-        scorer, run = self.scorer, self.run
-        trunk = {name: part for name, part in weights.items() if name != heads.SCORE}
         if adapters is not None:
-            adapters = lora.spread(adapters, heads.parameters(scorer), run.mesh)
-        hidden = llama_heads.hidden(scorer.config, trunk, tokens, run, adapters)
-        places = layers.read_ends(
-            tokens.ids, tokens.segments, tokens.positions, ends, scorer.head.skips
-        )
-        read = jnp.take_along_axis(hidden, places[..., None], axis=1)
-        head = declaration.bind(layers.Head, scorer.head, weights[heads.SCORE])
-        B, S, D = read.shape
-        return head(read.reshape(B * S, D), run).reshape(B, S)
+            declared = heads.parameters(self.scorer)
+            adapters = lora.spread(adapters, declared, self.run.mesh)
+        return heads.packed_scores(self.scorer, weights, tokens, ends, self.run, adapters)[..., 0]
 
     def _split(
         self, trainable: trees.Tree, frozen: trees.Tree, key: jax.Array | None
@@ -128,11 +120,6 @@ class Trainee:
         )
 
     export_merged = export  # a judge leaves whole in any case
-
-
-def packs(scorer: heads.Scorer) -> bool:
-    """Several examples may share a row: the trunk keeps segments apart."""
-    return isinstance(scorer.config, llama.LlamaConfig)
 
 
 def read_scorer(folder: Path, *, init: str, label: str, problem: str) -> tuple[heads.Scorer, bool]:

@@ -23,6 +23,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from safety_jax.base import meshes, trees
+from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import CheckpointError, ConfigError
 from safety_jax.models import attention, declaration, layers, llama, lora
 from safety_jax.models.encoders import llama_heads
@@ -324,3 +325,32 @@ def scores(
     head = declaration.bind(layers.Head, scorer.head, weights[SCORE])
     read = mask if scorer.head.skips is None else mask & (ids != scorer.head.skips)
     return head(layers.read_token(hidden, read, scorer.head.reads), run)
+
+
+def packs(scorer: Scorer) -> bool:
+    """Several texts may share a row: the trunk keeps segments apart."""
+    return isinstance(scorer.config, llama.LlamaConfig)
+
+
+def packed_scores(
+    scorer: Scorer,
+    weights: trees.Tree,
+    tokens: Tokens,
+    ends: Int[Array, "B S"],
+    run: Execution,
+    adapters: lora.Adapters | None = None,
+) -> Float[Array, "B S labels"]:
+    """`scores` of the segments of packed rows, each read as if it stood alone.
+
+    Args:
+        scorer: one that `packs`.
+        ends: the last token of each segment.
+    """
+    hidden = llama_heads.hidden(scorer.config, _trunk(weights), tokens, run, adapters)
+    places = layers.read_ends(
+        tokens.ids, tokens.segments, tokens.positions, ends, scorer.head.skips
+    )
+    read = jnp.take_along_axis(hidden, places[..., None], axis=1)
+    head = declaration.bind(layers.Head, scorer.head, weights[SCORE])
+    B, S, D = read.shape
+    return head(read.reshape(B * S, D), run).reshape(B, S, -1)
