@@ -193,12 +193,21 @@ def test_batches_have_few_shapes_and_keep_the_order(one_device):
     assert len(seen) <= 5  # 64, 80, 96, 112, 128
 
     def totals(_, tokens, ends):
-        found = segment_sums(tokens.ids, tokens.segments, ends.shape[1])
+        found = segment_sums(tokens.ids.astype(float), tokens.segments, ends.shape[1])
         last = jnp.take_along_axis(tokens.positions, ends, axis=1)
         return jnp.stack([found, last], axis=-1)
 
     found = batcher.run_packed(batcher.compile(totals), {}, rows)
     assert found.tolist() == [[sum(row.ids), len(row.ids) - 1] for row in rows]
+
+    form = [1] * 70
+    behind = [batching.TokenRow(form + list(row.ids[:50]), []) for row in rows]
+    assert batching.in_common(behind) == 70
+    found = batcher.run_packed(batcher.compile(totals), {}, behind, share=True)
+    assert found.tolist() == [[sum(row.ids[:50]), 69 + len(row.ids[:50])] for row in rows]
+    batch = next(batcher.packed(behind, share=True))
+    assert batch.tokens.ids.shape == (1, 512)  # 70 and 256 tokens, in blocks of 256
+    assert int((batch.tokens.segments == -1).sum()) == 70
 
 
 # ---------------------------------------------------------------------------- mistakes

@@ -30,12 +30,14 @@ class PackedBucket:
 
     Attributes:
         texts: indices of the sequences of each row that has any; at most `segments` in one.
+        common: tokens that all sequences begin with, which a row has once.
     """
 
     texts: list[list[int]]
     rows: int
     length: int
     segments: int
+    common: int
 
 
 def ladder(shortest: int, longest: int) -> tuple[int, ...]:
@@ -89,6 +91,7 @@ def packed(
     tokens_per_batch: int,
     rows_multiple: int,
     tokens_a_text: int,
+    common: int = 0,
 ) -> list[PackedBucket]:
     """`buckets` whose rows hold several sequences each.
 
@@ -99,6 +102,7 @@ def packed(
     Args:
         tokens_a_text: rows hold one sequence for each of so many tokens at most, which bounds what
             is read of them.
+        common: tokens that all sequences begin with, and a row has once.
 
     Raises:
         ValueError: a sequence is longer than the last rung.
@@ -113,24 +117,25 @@ def packed(
         rows = max(1, tokens_per_batch // length // rows_multiple) * rows_multiple
         segments = max(1, length // tokens_a_text)
         texts: list[list[int]] = [[] for _ in range(rows)]
-        room = np.full(rows, length)
+        room = np.full(rows, length - common)
         over = []
         for number, index in enumerate(left):
-            if room.max() < lengths[left[-1]]:
+            if room.max() < lengths[left[-1]] - common:
                 over += left[number:]
                 break
-            spare = np.where(room >= lengths[index], room, length + 1)
+            own = lengths[index] - common
+            spare = np.where(room >= own, room, length + 1)
             row = int(np.argmin(spare))
             if spare[row] > length:
                 over.append(index)
                 continue
             texts[row].append(index)
             full = len(texts[row]) == segments
-            room[row] = 0 if full else room[row] - lengths[index]
+            room[row] = -1 if full else room[row] - own
         texts = [row for row in texts if row]
         if not over:
             rows = _halved(rows, len(texts), rows_multiple)
-        found.append(PackedBucket(texts, rows, length, segments))
+        found.append(PackedBucket(texts, rows, length, segments, common))
         left = over
     return found
 

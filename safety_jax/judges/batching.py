@@ -1,7 +1,8 @@
 """Token rows of mixed lengths through one compiled function: few shapes, sharded over the mesh.
 
 Models that see all of a row get one text a row (`Batcher.run`); causal ones, which keep segments
-apart, get several (`Batcher.run_packed`), with hardly any padding.
+apart, get several (`Batcher.run_packed`), with hardly any padding, behind one copy of what
+all of them begin with: the form of a guard.
 """
 
 import dataclasses
@@ -24,7 +25,10 @@ SHORTEST = 64
 # Packed rows are at least this long, so that short texts fill them; longer ones cost attention.
 SHORTEST_PACKED = 256
 # Texts of a packed row are at most so many that they have this many tokens on average.
-TOKENS_A_TEXT = 32
+TOKENS_A_TEXT = 64
+# Tokens that texts must begin with alike for one copy to serve all of a row, and the room behind.
+LEAST_SHARED = 64
+SHARING_TOKENS = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,22 +120,46 @@ class Batcher:
             yield bucket.indices, TokenBatch(*placed)
 
     def run_packed(
-        self, compiled: Callable[..., Any], weights: Any, rows: Sequence[TokenRow]
+        self,
+        compiled: Callable[..., Any],
+        weights: Any,
+        rows: Sequence[TokenRow],
+        *,
+        share: bool = False,
     ) -> Shaped[np.ndarray, "n outputs"]:
-        """`run` for a function of (weights, tokens, ends) that gives `[B, S, outputs]`."""
+        """`run` for a function of (weights, tokens, ends) that gives `[B, S, outputs]`.
+
+        Args:
+            share: what all texts begin with may stand in a row once.
+        """
         outputs: list[np.ndarray | None] = [None] * len(rows)
-        for batch in self.packed(rows):
+        for batch in self.packed(rows, share):
             values = jax.device_get(compiled(weights, batch.tokens, batch.ends))
             for index, value in zip(batch.indices, values[batch.places], strict=True):
                 outputs[index] = value
         return np.stack([output for output in outputs if output is not None])
 
-    def packed(self, rows: Sequence[TokenRow]) -> Iterator[PackedBatch]:
+    def packed(self, rows: Sequence[TokenRow], share: bool) -> Iterator[PackedBatch]:
         """Batches on their devices, see `buckets.packed`."""
         parts = meshes.row_parts(self.mesh)
-        rungs = buckets.ladder(min(SHORTEST_PACKED, self.longest), self.longest)
-        lengths = [len(row.ids) for row in rows]
-        for bucket in buckets.packed(lengths, rungs, self.tokens_per_batch, parts, TOKENS_A_TEXT):
+        shortest, longest, common = min(SHORTEST_PACKED, self.longest), self.longest, 0
+        if share and (beginning := in_common(rows)) >= LEAST_SHARED:
+            # Room for many texts behind their beginning; positions are those of each text.
+            common = beginning
+            behind = max(self.tokens_per_batch // parts - common, SHORTEST_PACKED)
+            whole = common + min(SHARING_TOKENS, behind)
+            shortest = -(-whole // SHORTEST_PACKED) * SHORTEST_PACKED
+            longest = max(longest, shortest)
+        rungs = buckets.ladder(shortest, longest)
+        found = buckets.packed(
+            [len(row.ids) for row in rows],
+            rungs,
+            self.tokens_per_batch,
+            rows_multiple=parts,
+            tokens_a_text=TOKENS_A_TEXT,
+            common=common,
+        )
+        for bucket in found:
             batch = pack(rows, bucket)
             put = functools.partial(meshes.put, self.mesh, ("rows", "tokens"))
             yield dataclasses.replace(
@@ -139,26 +167,42 @@ class Batcher:
             )
 
 
+def in_common(rows: Sequence[TokenRow]) -> int:
+    """Tokens that all rows begin with, short of the last of the shortest, which is read."""
+    ids = [[*row.ids] for row in rows]
+    first, last = min(ids), max(ids)
+    most = min(map(len, ids)) - 1
+    same = (a == b for a, b in zip(first[:most], last[:most], strict=True))
+    return next((place for place, equal in enumerate(same) if not equal), max(most, 0))
+
+
 def pack(rows: Sequence[TokenRow], bucket: buckets.PackedBucket) -> PackedBatch:
-    """The texts of a bucket on the host, end to end in its rows."""
-    shape = (bucket.rows, bucket.length)
+    """The texts of a bucket on the host, end to end in its rows, behind what they have in common:
+
+    ids        7 7 1 2 3 4 0
+    positions  0 1 2 3 2 3 0
+    segments  -1-1 1 1 2 2 0
+    prefixes  -1-1-1-1-1-1 0
+    """
+    shape, common = (bucket.rows, bucket.length), bucket.common
     ids, positions, segments = (np.zeros(shape, np.int32) for _ in range(3))
     ends = np.zeros((bucket.rows, bucket.segments), np.int32)
     for row, texts in enumerate(bucket.texts):
-        start = 0
+        ids[row, :common], positions[row, :common] = rows[texts[0]].ids[:common], range(common)
+        segments[row, :common] = -1
+        start = common
         for segment, index in enumerate(texts):
-            stop = start + len(rows[index].ids)
-            ids[row, start:stop] = rows[index].ids
-            positions[row, start:stop] = np.arange(stop - start)
-            segments[row, start:stop] = segment + 1
-            ends[row, segment] = max(stop - 1, 0)
-            start = stop
-    where = [
-        (row, segment) for row, texts in enumerate(bucket.texts) for segment in range(len(texts))
-    ]
-    of_rows, of_segments = np.array(where, np.int64).T
-    tokens = Tokens(ids, positions, segments, np.zeros(shape, bool))
-    return PackedBatch(tokens, ends, np.concatenate(bucket.texts), (of_rows, of_segments))
+            own = rows[index].ids[common:]
+            here = (row, slice(start, start + len(own)))
+            ids[here], positions[here] = own, range(common, common + len(own))
+            segments[here] = segment + 1
+            start += len(own)
+            ends[row, segment] = max(start - 1, 0)
+    where = [(row, text) for row, texts in enumerate(bucket.texts) for text in range(len(texts))]
+    of_rows, of_texts = np.array(where, np.int64).T
+    prefixes = np.where(segments == 0, 0, -1).astype(np.int32) if common else None
+    tokens = Tokens(ids, positions, segments, np.zeros(shape, bool), prefixes)
+    return PackedBatch(tokens, ends, np.concatenate(bucket.texts), (of_rows, of_texts))
 
 
 def pad(rows: Sequence[TokenRow], count: int, length: int) -> TokenBatch:

@@ -264,10 +264,9 @@ class SequenceJudge:
         self._weights, self._encoder = weights, encoder
         self._output, self._activation = output, ACTIVATIONS[activation]
         self._names = scorer.label_names
-        if heads.packs(scorer):
-            self._run, function = batcher.run_packed, heads.packed_scores
-        else:
-            self._run, function = batcher.run, heads.scores
+        packs = heads.packs(scorer)
+        self._run: Callable[..., np.ndarray] = batcher.run_packed if packs else batcher.run
+        function: Callable[..., Any] = heads.packed_scores if packs else heads.scores
         self._compiled = batcher.compile(
             lambda weights, *of_batch: function(scorer, weights, *of_batch, run)
         )

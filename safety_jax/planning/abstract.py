@@ -121,6 +121,14 @@ def answers(
     )
 
 
+def judged(mesh: Mesh, rows: int, T: int, texts: int) -> tuple[Tokens, jax.ShapeDtypeStruct]:
+    """Rows of at most `texts` texts each, and the last token of each of them."""
+    where = meshes.sharding(mesh, ("rows", "tokens"))
+    integers = array((rows, T), jnp.int32, where)
+    tokens_of_all = Tokens(integers, integers, integers, array((rows, T), jnp.bool_, where))
+    return tokens_of_all, array((rows, texts), jnp.int32, where)
+
+
 # ---------------------------------------------------------------------------- the step
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from safety_jax.base import meshes
 from safety_jax.base.errors import ConfigError
+from safety_jax.judges.batching import TOKENS_A_TEXT
 from safety_jax.judges.guards.catalogue import GUARDS
 from safety_jax.judges.guards.reading import label_logprobs, table
 from safety_jax.judges.planned import max_tokens
@@ -176,20 +177,19 @@ def judging_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program]
     else:
         scorer = make_scorer(asked.model, T)
         judge = weights = abstract.weights(heads.parameters(scorer), mesh, stored)
-        function = lambda weights, ids, types, mask: heads.scores(  # noqa: E731
-            scorer, weights, ids, types, mask, run
+        function = lambda weights, tokens, ends: heads.packed_scores(  # noqa: E731
+            scorer, weights, tokens, ends, run
         )
-    where = meshes.sharding(mesh, ("rows", "tokens"))
-    ids, mask = (abstract.array((choice.rows, T), kind, where) for kind in (jnp.int32, jnp.bool_))
+    batch = abstract.judged(mesh, choice.rows, T, max(1, T // TOKENS_A_TEXT))
     compiled = jax.jit(function, out_shardings=meshes.sharding(mesh, ()))
     parts, width = FlopParts.of(mesh.shape), number_bytes(run)
     return [
         Program(
             name=f"judges {choice.rows} rows of {T:,} tokens",
-            lower=lambda: compiled.lower(judge, ids, ids, mask),
+            lower=lambda: compiled.lower(judge, *batch),
             arguments={
                 "parameters": abstract.bytes_on_device(weights),
-                "batch": abstract.bytes_on_device((ids, ids, mask)),
+                "batch": abstract.bytes_on_device(batch),
             },
             held={},
             unknown_trips=(1,),

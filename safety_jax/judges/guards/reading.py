@@ -22,7 +22,7 @@ from safety_jax.base.errors import CheckpointError
 from safety_jax.data.control import control_tokens
 from safety_jax.judges.batching import Batcher, TokenRow
 from safety_jax.judges.judge import NOT_FINITE, Score, unscored
-from safety_jax.models import layers
+from safety_jax.models import attention
 from safety_jax.models.model import Model
 
 # Labels, each with the ways in which it may be written; the last is how the model writes it. The
@@ -141,7 +141,7 @@ class LabelReader:
         wanted = [row for row in rows if isinstance(row, TokenRow)]
         answers: Iterator[np.ndarray] = iter(())
         if wanted:
-            logs = self.batcher.run(compiled, (self.model, table(tokens)), wanted)
+            logs = self._run(compiled, (self.model, table(tokens)), wanted)
             answers = iter(logs[:, : len(tokens)].astype(np.float64))
         return [
             row if isinstance(row, Score) else reading(next(answers), list(tokens), self.floor)
@@ -169,7 +169,7 @@ class LabelReader:
             if not room:
                 break
             batch = [TokenRow(rows[i], [0] * len(rows[i])) for i in room]
-            tokens = self.batcher.run(compiled, self.model, batch)
+            tokens = self._run(compiled, self.model, batch)
             for i, token in zip(room, tokens[:, 0], strict=True):
                 rows[i].append(int(token))
         ends = [
@@ -179,12 +179,18 @@ class LabelReader:
         return [str(end).strip().partition("\n")[0].strip() for end in ends]
 
     def compile_greedy(self) -> Callable[..., Any]:
-        """The likeliest next token, `[B, 1]`."""
+        """The likeliest next token, `[B, S, 1]`."""
         return self.batcher.compile(
-            lambda model, ids, types, mask: jnp.argmax(
-                next_logits(model, ids, mask), axis=-1, keepdims=True
+            lambda model, tokens, ends: jnp.argmax(
+                next_logits(model, tokens, ends), axis=-1, keepdims=True
             )
         )
+
+    def _run(self, compiled: Callable[..., Any], given: Any, rows: Sequence[TokenRow]) -> Any:
+        """Texts in packed rows, behind one copy of the form that all of them begin with."""
+        execution, window = self.model.execution, self.model.config.window
+        share = window is None and attention.takes_many(execution.attention)
+        return self.batcher.run_packed(compiled, given, rows, share=share)
 
 
 def reading(
@@ -216,20 +222,21 @@ def table(tokens: LabelTokens) -> Int[np.ndarray, "labels tokens"]:
 
 
 def label_logprobs(
-    given: tuple[Model, Int[Array, "labels tokens"]], ids, types, mask
-) -> Float[Array, "B labels"]:
-    """log P of the next token being one of each label's.
+    given: tuple[Model, Int[Array, "labels tokens"]], tokens: Tokens, ends: Int[Array, "B S"]
+) -> Float[Array, "B S labels"]:
+    """log P of the next token being one of each label's, behind each segment.
 
     Args:
         given: the model, and labels as of `table`.
+        ends: see `batching.PackedBatch`.
     """
-    model, tokens = given
-    logs = jax.nn.log_softmax(next_logits(model, ids, mask), axis=-1)
-    found = jnp.where(tokens < 0, -jnp.inf, logs[:, tokens])
+    model, firsts = given
+    logs = jax.nn.log_softmax(next_logits(model, tokens, ends), axis=-1)
+    found = jnp.where(firsts < 0, -jnp.inf, logs[..., firsts])
     return jax.nn.logsumexp(found, axis=-1)
 
 
-def next_logits(model: Model, ids, mask) -> jax.Array:
-    """Float32 logits behind the last real token of each row, `[B, V]`."""
-    hidden = model.forward(Tokens.one_a_row(ids, mask))
-    return model.logits(layers.read_token(hidden, mask, "last")[:, None])[:, 0]
+def next_logits(model: Model, tokens: Tokens, ends: Int[Array, "B S"]) -> Float[Array, "B S V"]:
+    """Float32 logits behind the last token of each segment."""
+    hidden = model.forward(tokens)
+    return model.logits(jnp.take_along_axis(hidden, ends[..., None], axis=1))
