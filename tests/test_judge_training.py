@@ -76,7 +76,7 @@ def loader_of(data: JudgedAnswers, share: bool = False, **changes) -> Loader:
     given = defaults | changes
     if share:
         given["shared"] = prefixes.where_it_saves(
-            data.sides, given["row_tokens"], even_tokens=np.inf, window=None
+            data.sides, given["row_tokens"], even_tokens=np.inf, longest_row=None
         )
         assert given["shared"].tokens.any(), "nothing is shared"
     return Loader(*data.sides, rows_here=range(given["rows_per_microbatch"]), **given)

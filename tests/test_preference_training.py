@@ -90,7 +90,7 @@ def loader_of(pairs: Pairs, share: bool = False, **changes) -> Loader:
     given = defaults | changes
     if share:
         given["shared"] = prefixes.where_it_saves(
-            pairs.sides, given["row_tokens"], even_tokens=np.inf, window=None
+            pairs.sides, given["row_tokens"], even_tokens=np.inf, longest_row=None
         )
         assert given["shared"].tokens.any(), "nothing is shared"
     return Loader(

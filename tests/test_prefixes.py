@@ -56,13 +56,13 @@ def pairs(prompt: int, answer: int, count: int = 4) -> list[Examples]:
         (101, 50, {}, 512),  # a third of 302 tokens
         (2, 50, {}, None),  # 1 % is less than reading attention's rows twice
         (401, 100, {}, 640),  # 602 tokens are more than a row has: whole blocks
-        (401, 100, {"window": 640}, 640),
-        (401, 100, {"window": 639}, None),  # a window counts cells of the row
+        (401, 100, {"longest_row": 640}, 640),
+        (401, 100, {"longest_row": 639}, None),
         (401, 100, {"even_tokens": 200.0}, None),  # attention is most of it
     ],
 )
 def test_shared_where_it_saves(prompt, answer, changes, row_tokens):
-    given = {"even_tokens": 50_000.0, "window": None} | changes
+    given = {"even_tokens": 50_000.0, "longest_row": None} | changes
     found = prefixes.where_it_saves(pairs(prompt, answer), 512, **given)
     assert (found and found.row_tokens) == row_tokens
     if found is not None:

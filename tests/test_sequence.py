@@ -203,11 +203,12 @@ def test_batches_have_few_shapes_and_keep_the_order(one_device):
     form = [1] * 70
     behind = [batching.TokenRow(form + list(row.ids[:50]), []) for row in rows]
     assert batching.in_common(behind) == 70
-    found = batcher.run_packed(batcher.compile(totals), {}, behind, share=True)
+    found = batcher.run_packed(batcher.compile(totals), {}, behind, longest_shared=512)
     assert found.tolist() == [[sum(row.ids[:50]), 69 + len(row.ids[:50])] for row in rows]
-    batch = next(batcher.packed(behind, share=True))
+    batch = next(batcher.packed(behind, longest_shared=512))
     assert batch.tokens.ids.shape == (1, 512)  # 70 and 256 tokens, in blocks of 256
     assert int((batch.tokens.segments == -1).sum()) == 70
+    assert next(batcher.packed(behind, longest_shared=511)).tokens.prefixes is None
 
 
 # ---------------------------------------------------------------------------- mistakes

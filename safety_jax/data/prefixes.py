@@ -53,7 +53,7 @@ def where_it_saves(
     row_tokens: int,
     *,
     even_tokens: float,
-    window: int | None,
+    longest_row: int | None,
     skips: int | None = None,
 ) -> Shared | None:
     """How pairs share rows; None where that costs as much as rows of their own, or more.
@@ -66,8 +66,7 @@ def where_it_saves(
         row_tokens: of a row that holds one side.
         even_tokens: length of a row in which attention costs as much as everything else, see
             `flops.even_tokens`.
-        window: of the model's attention; rows that are longer are not shared, because a window is
-            counted in cells of a row.
+        longest_row: see `LlamaConfig.longest_shared_row`; longer rows are not shared.
         skips: see `common`.
     """
     if len(sides) != 2:
@@ -80,7 +79,7 @@ def where_it_saves(
         length = -(-longest // ROW_MULTIPLE) * ROW_MULTIPLE
     saved = float(shared.sum() / tokens.sum())
     cost = (1 - saved) * (1 + 2 * length / even_tokens)
-    if cost >= 1 + row_tokens / even_tokens or (window is not None and window < length):
+    if cost >= 1 + row_tokens / even_tokens or (longest_row is not None and longest_row < length):
         return None
     return Shared(shared, length, saved)
 

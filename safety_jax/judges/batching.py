@@ -125,34 +125,33 @@ class Batcher:
         weights: Any,
         rows: Sequence[TokenRow],
         *,
-        share: bool = False,
+        longest_shared: int = 0,
     ) -> Shaped[np.ndarray, "n outputs"]:
         """`run` for a function of (weights, tokens, ends) that gives `[B, S, outputs]`.
 
         Args:
-            share: what all texts begin with may stand in a row once.
+            longest_shared: rows of at most so many tokens may have what all texts begin with once.
         """
         outputs: list[np.ndarray | None] = [None] * len(rows)
-        for batch in self.packed(rows, share):
+        for batch in self.packed(rows, longest_shared):
             values = jax.device_get(compiled(weights, batch.tokens, batch.ends))
             for index, value in zip(batch.indices, values[batch.places], strict=True):
                 outputs[index] = value
         return np.stack([output for output in outputs if output is not None])
 
-    def packed(self, rows: Sequence[TokenRow], share: bool) -> Iterator[PackedBatch]:
+    def packed(self, rows: Sequence[TokenRow], longest_shared: int) -> Iterator[PackedBatch]:
         """Batches on their devices, see `buckets.packed`."""
-        parts = meshes.row_parts(self.mesh)
-        shortest, longest, common = min(SHORTEST_PACKED, self.longest), self.longest, 0
-        if share and (beginning := in_common(rows)) >= LEAST_SHARED:
-            # Room for many texts behind their beginning; positions are those of each text.
-            common = beginning
-            behind = max(self.tokens_per_batch // parts - common, SHORTEST_PACKED)
-            whole = common + min(SHARING_TOKENS, behind)
-            shortest = -(-whole // SHORTEST_PACKED) * SHORTEST_PACKED
-            longest = max(longest, shortest)
-        rungs = buckets.ladder(shortest, longest)
+        parts, lengths = meshes.row_parts(self.mesh), [len(row.ids) for row in rows]
+        shortest, common = min(SHORTEST_PACKED, self.longest), in_common(rows)
+        # Room for many texts behind their beginning; positions are those of each text.
+        behind = max(self.tokens_per_batch // parts - common, SHORTEST_PACKED)
+        whole = common + min(SHARING_TOKENS, behind)
+        whole = -(-whole // SHORTEST_PACKED) * SHORTEST_PACKED
+        if common < LEAST_SHARED or max(whole, self.longest) > longest_shared:
+            common, whole = 0, shortest
+        rungs = buckets.ladder(whole, max(whole, self.longest))
         found = buckets.packed(
-            [len(row.ids) for row in rows],
+            lengths,
             rungs,
             self.tokens_per_batch,
             rows_multiple=parts,

@@ -197,13 +197,13 @@ def _splash(q, k, v, segments, rule: Rule, mesh: Mesh, interpret: bool):
     return mapped(q, k, v, segments)[:, :T, :, :E]
 
 
-def takes_many(attention: Attention) -> bool:
-    """Whether more than two segments may go on from one prefix."""
-    return getattr(attention, "func", attention) is not splash
-
-
 PLATFORMS = {"xla": None, "cudnn": "gpu", "splash": "tpu"}
 DEFAULTS = {"cpu": "xla", "gpu": "cudnn", "tpu": "splash"}
+
+
+def takes_many(mesh: Mesh) -> bool:
+    """Whether the platform's own kernel lets more than two segments go on from one prefix."""
+    return DEFAULTS[mesh.devices.flat[0].platform] != "splash"
 
 
 def build(

@@ -95,6 +95,16 @@ class LlamaConfig:
         )
 
     @property
+    def longest_shared_row(self) -> int | None:
+        """Tokens of a row whose segments may go on from one another; None: as many as you like.
+
+        A window counts cells of a row, between which another segment may stand, and frequencies
+        that depend on an example's length are those of one example.
+        """
+        limits = [*(kind.window for kind in self.kinds), self.frequencies_change_beyond]
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    @property
     def frequencies_change_beyond(self) -> int | None:
         """The longest example whose rotary frequencies do not depend on its length; None: none
         do."""

@@ -134,11 +134,11 @@ def share(config: ConfigDict, model: llama.LlamaConfig, skips: int | None = None
         heads=model.heads,
         head_size=model.head_size,
     )
-    # Frequencies that depend on an example's length are those of one example.
-    limits = [kind.window for kind in model.kinds] + [model.frequencies_change_beyond]
-    window = min((limit for limit in limits if limit is not None), default=None)
     return functools.partial(
-        prefixes.where_it_saves, even_tokens=even_tokens, window=window, skips=skips
+        prefixes.where_it_saves,
+        even_tokens=even_tokens,
+        longest_row=model.longest_shared_row,
+        skips=skips,
     )
 
 

@@ -8,6 +8,7 @@ model is about to say something else, and the row stays unscored.
 """
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -188,9 +189,9 @@ class LabelReader:
 
     def _run(self, compiled: Callable[..., Any], given: Any, rows: Sequence[TokenRow]) -> Any:
         """Texts in packed rows, behind one copy of the form that all of them begin with."""
-        execution, window = self.model.execution, self.model.config.window
-        share = window is None and attention.takes_many(execution.attention)
-        return self.batcher.run_packed(compiled, given, rows, share=share)
+        longest = self.model.config.longest_shared_row
+        shared = (longest or sys.maxsize) if attention.takes_many(self.model.mesh) else 0
+        return self.batcher.run_packed(compiled, given, rows, longest_shared=shared)
 
 
 def reading(
