@@ -194,7 +194,8 @@ def smollm2(config: ConfigDict):
     config.dpo = pairs = dpo.get_config()
     pairs.data.train = ("@own/pairs.jsonl",)
     pairs.data.prefer = "all"  # of two harmless answers to an ordinary request too
-    pairs.optim.learning_rate = 1e-4
+    pairs.dpo.nll_weight = 1.0  # from a base that never refuses, margins alone change no answer
+    pairs.optim.learning_rate = 5e-4
 
     tuned = ["sit", "raft", "dpo"]
     for name in tuned:
