@@ -72,7 +72,8 @@ _PIECES = {
     "SERVE": r"(?:\w{1,12} (?:or|and|nor) )?(?:be (?:able|used|part|involved|\w{1,12}ing)\b|"
     r"accommodat|advi[sc]|advocat|aid|answer|approv|assist|carry out|comment|complet|compl(?:y|"
     r"ies)|compos|condon|continu|contribut|craft|creat|deliver|describ|detail|disclos|discuss|"
-    r"divulg|do (?:that|this|it|so|what|such)\b|draft|enabl|encourag|endors|engag|entertain|"
+    r"argu|convinc|prov(?:e|ing)\b|persuad|defend|design|develop|invent|build|recommend (?:that|this|"
+    r"any)\b|divulg|do (?:that|this|it|so|what|such)\b|draft|enabl|encourag|endors|engag|entertain|"
     r"execut|explain|facilitat|follow|fulfil|generali[sz]|generat|giv|go (?:along|there|into)|"
     r"guid|help|honou?r|indulg|instruct|involv|justif|list|mak|offer|outlin|participat|partak|"
     r"perform|point you|proceed|process|produc|promot|provid|repl|respond|reveal|role ?-?play|"
@@ -87,7 +88,7 @@ _PIECES = {
     r"[^\n.,;]{0,60} (?:enough|highly|for sure|for certain|with (?:\w{1,12} )?certainty|"
     r"definitively|too (?:highly|strongly|much))\b|mak\w{1,3} (?:it\b|sense|out|ends|up my|"
     r"promises|\w{1,12} judg|any promises|guarantees)|say(?: (?:whether|if|which|when|who|how|"
-    r"exactly)|\W*$)|tell (?:whether|if|which|the difference|them|it)|giv\w{0,3} (?:up|in|it a)|"
+    r"exactly)|\W*$)|tell (?:whether|if|which|the difference|them|it)|giv\w{0,3} (?:up|in|it a)\b|"
     r"do (?:it|this|that) (?:without|alone|justice|all))",
     "MUST": r"(?:(?:must|have to|need to|will|would like to|want to|should|am (?:afraid i (?:must|"
     r"will have to|have to)|going to|obliged to|obligated to|compelled to|forced to|required to)|"
