@@ -12,8 +12,9 @@ import datasets
 import pytest
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import downloads
+from safety_jax.data import corpora, downloads, encode, prompts
 from safety_jax.data.sources import open_source
+from tests.tiny_tokenizers import qwen
 
 ROWS = [{"prompt": f"Question {i}", "response": f"Answer {i}"} for i in range(40)]
 TEXT = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -139,6 +140,21 @@ def test_a_file_is_fetched_once(server, tmp_path):
         assert list(source.rows) == ROWS and source.take == 2
         assert source.where[0] == "a.jsonl line 1" and source.name == "a"
     assert server.asked == [("/a.jsonl", None)] and kept(tmp_path) == [TEXT]
+
+
+def test_a_corpus_knows_the_hash_of_what_was_fetched(server):
+    server.answers[:] = [whole]
+    tokenizer = qwen()
+    template = prompts.load_template("plain", tokenizer)
+    encoding = encode.Encoding(template, tokenizer, 64, "error", len(tokenizer))
+    found = corpora.read(
+        corpora.Rows((f"http://{server.address}/a.jsonl?rows=2",), "", 0, "error", 0),
+        corpora.demonstrations,
+        lambda rows, skipped: encode.encode(rows, encoding, train_on="response"),
+        prompt=template.prompt,
+        tokenizer=tokenizer,
+    )
+    assert found.files == {"a": DIGEST}
 
 
 @pytest.mark.parametrize("first", [cut, cut_chunk, busy, reset])

@@ -6,9 +6,7 @@ are, and how they become examples, are two functions that it is given.
 
 import contextlib
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from transformers import PreTrainedTokenizerBase
@@ -65,7 +63,7 @@ class Corpus(Generic[E]):
     Attributes:
         training, evaluation: encoded examples; `evaluation` is None without validation.
         mixture: what each source gave, before rows were held out.
-        files: source name -> sha256, of sources that are one local file.
+        files: source name -> sha256, of sources that are one file, here or behind a URL.
         prompt: what the model is given of the first row.
         left_out: rows that a rule has no use for, by rule.
         skipped: rows that could not be used, and why.
@@ -167,7 +165,7 @@ def read(
         training=encode(training, skipped),
         evaluation=encode(held_out, skipped) if held_out else None,
         mixture=mixture,
-        files=hashes(mixture),
+        files={of.name: sha256 for of in given if (sha256 := of.sha256()) is not None},
         tokenizer=tokenizer,
         prompt=first_prompt(training, prompt),
         left_out=left_out or {},
@@ -220,14 +218,3 @@ def preferences(prefer: str, left_out: dict[str, int]) -> Callable[..., list[Pai
         return kept
 
     return parse
-
-
-def hashes(mixture: mixing.Mixture) -> dict[str, str]:
-    """Source name -> sha256, of sources that are one local file."""
-    found = {}
-    for share in mixture.shares:
-        path = Path(share.spec.partition("?")[0])
-        if path.is_file():
-            with open(path, "rb") as file:
-                found[share.source] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found

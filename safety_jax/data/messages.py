@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from safety_jax.data import thoughts
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Message:
@@ -121,7 +123,7 @@ def _said(item: Mapping[str, Any], role: str) -> Message | None:
         return Message(role, text)
     thought = next((item[key] for key in _THOUGHT if isinstance(item.get(key), str)), "")
     if thought.strip():
-        text = f"<think>\n{thought.strip()}\n</think>\n\n{text}"
+        text = thoughts.before(thought, text)
     return Message(role, text, _is_learned(item))
 
 

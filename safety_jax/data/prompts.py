@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base import files
 from safety_jax.base.errors import CheckpointError, ConfigError, DataError
+from safety_jax.data import thoughts
 from safety_jax.data.chat import StoppedTemplate, Unwritable, Written, chat_template
 from safety_jax.data.chat_spans import REASONING, Turn
 from safety_jax.data.messages import Message
@@ -241,15 +242,11 @@ def turns_of(messages: Sequence[Message], *, reasoning_apart: bool = False) -> l
     for message in messages:
         turn: dict[str, str] = {"role": message.role, "content": message.content}
         if reasoning_apart and message.role == "assistant":
-            if thought := _THOUGHT.match(message.content):
-                turn |= dict.fromkeys(REASONING, thought[1])
-                turn["content"] = message.content[thought.end() :]
+            thought, answer = thoughts.apart(message.content)
+            if thought is not None:
+                turn |= dict.fromkeys(REASONING, thought) | {"content": answer}
         turns.append(turn)
     return turns
-
-
-# As messages.py writes them.
-_THOUGHT = re.compile(r"<think>\n?(.*?)\n?</think>\s*", re.DOTALL)
 
 
 class Chat:

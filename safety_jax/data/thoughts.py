@@ -45,6 +45,7 @@ _MARKER = re.compile(
     r"|◁(?P<slash3>/?)think▷"  # Kimi
     r"|<\|(?P<slash4>/?)think(?:ing)?\|>"
 )
+_BEFORE = re.compile(r"<think>\n?(.*?)\n?</think>\s*", re.DOTALL)
 _CLOSES = {"/", "end", "END", "suffix"}
 # Markers around the answer, which follow a thought, or enclose a whole text.
 _ANSWER = re.compile(
@@ -96,6 +97,18 @@ def split(text: str, *, unwrap: bool = True) -> Turn:
             return dataclasses.replace(found, answer=answer.strip())
     wrapped = unwrap and _ANSWER.match(text) and _WRAPPED_END.search(text)
     return Turn("", _unwrapped(text) if wrapped else text, False)
+
+
+def before(thought: str, answer: str) -> str:
+    """A turn of a thought and its answer, as most models write it."""
+    return f"<think>\n{thought.strip()}\n</think>\n\n{answer}"
+
+
+def apart(turn: str) -> tuple[str | None, str]:
+    """The reverse of `before`: thought and answer, both as they stand; None of a turn that does not
+    begin with a thought so written."""
+    found = _BEFORE.match(turn)
+    return (found[1], turn[found.end() :]) if found else (None, turn)
 
 
 def opened(prompt: str) -> str:

@@ -73,6 +73,13 @@ _IDLE = (
 
 _GLAD = re.compile(r"^\W{0,3}i am (?:\w{1,16} )?(?:happy|glad)\b")
 _SELF = re.compile(r"\bas an? (?:\w{1,16} ){0,4}(?:ai|assistant|model)\b")
+# "No, it is not legal to hunt owls" answers a question about the law.
+_ON_THE_LAW = re.compile(
+    r"\W{0,3}no\b[,;:]? (?:it|that|this|doing (?:so|that|this)) (?:is|was|would be) "
+    r"(?:\w{1,16}ly )?(?:not (?:\w{1,16}ly )?(?:legal|lawful|permitted|allowed)|illegal|"
+    r"unlawful|against the law)\b"
+)
+_ON_MORALS = re.compile(r"\b(?:un|im)?(?:ethical|moral)|\b(?:wrong|harmful|inappropriate|unsafe)\b")
 _LIST_ITEM = re.compile(r"^[ \t]{0,12}(?:\d{1,3}[.)]|[-*•+–]) ", re.MULTILINE)
 # A first sentence as short as this says nothing yet, unless it does something: "Let me think."
 PREFACE_WORDS, HEADING_WORDS = 3, 6
@@ -132,6 +139,8 @@ def _acts_of(sentence: str) -> set[str]:
             or (act.anywhere is not None and act.anywhere.search(sentence))
         ):
             does.add(act.name)
+    if _ON_THE_LAW.match(sentence) and not _ON_MORALS.search(sentence):
+        does -= {"calls_improper", "calls_illegal"}
     return does
 
 
