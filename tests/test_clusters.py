@@ -91,6 +91,21 @@ def test_copies_of_an_answer_add_nothing():
     assert (found.low, found.high) == pytest.approx((once.low, once.high), abs=0.03)
 
 
+def test_kappa_of_clusters():
+    """Of one pair a prompt it is statsmodels'; of copies it tells no more than of one."""
+    random = np.random.default_rng(3)
+    first = random.choice(["a", "b", "c"], 80)
+    second = np.where(random.random(80) < 0.6, first, random.choice(["a", "b", "c"], 80))
+    of = np.arange(80)
+    plain = statistics.cohen(first.tolist(), second.tolist())
+    assert clusters.cohen(first.tolist(), second.tolist(), of) == plain
+    copied = [np.repeat(column, 3) for column in (first, second, of)]
+    kappa, low, high = clusters.cohen(copied[0].tolist(), copied[1].tolist(), copied[2])
+    assert kappa == pytest.approx(plain[0])
+    wider = (80 / 79) ** 0.5  # of estimating the spread from 80 prompts
+    assert (high - low) / (plain[2] - plain[1]) == pytest.approx(wider, rel=1e-6)
+
+
 def test_intervals_cover():
     """Simulated prompts whose chances are known: near 95 of 100 intervals hold the truth."""
     shares, differences, rejected = 0, 0, 0

@@ -6,6 +6,8 @@ function of `statistics.py` that it stands for.
 """
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import scipy
@@ -117,6 +119,39 @@ def sign_flip(differences: Clusters) -> float:
         chances[:size] /= 2
     sums = np.abs(2 * np.arange(total + 1) - total)
     return min(1.0, float(chances[sums >= abs(int(differences.sum()))].sum()))
+
+
+def cohen(
+    first: Sequence[str], second: Sequence[str], clusters: Clusters
+) -> tuple[float, float, float] | None:
+    """`statistics.cohen` with an interval from the totals of clusters.
+
+    κ = 1 - (1 - p) / (1 - e), with the share p of equal labels and e of those that are equal by
+    chance, moves by (1(a = b) - p) / (1 - e) - (1 - p) / (1 - e)² (c(a) + r(b) - 2 e) for a pair of
+    labels a and b that the raters give in shares r and c; the squares of these are the variance of
+    Fleiss, Cohen and Everitt (1969), and here those of their sums over clusters.
+    """
+    found = statistics.cohen(first, second)
+    group = np.unique(clusters, return_inverse=True)[1]
+    count, n = int(group.max(initial=-1)) + 1, len(first)
+    if found is None or count in (1, n):
+        return found
+    kappa = found[0]
+    given, taken = Counter(first), Counter(second)
+    chance = sum(given[label] * taken[label] for label in given) / n**2
+    pairs = list(zip(first, second, strict=True))
+    same = sum(a == b for a, b in pairs) / n
+    moves = np.array(
+        [
+            ((a == b) - same) / (1 - chance)
+            - (1 - same) / (1 - chance) ** 2 * ((taken[a] + given[b]) / n - 2 * chance)
+            for a, b in pairs
+        ]
+    )
+    totals = np.bincount(group, moves)
+    error = math.sqrt(count / (count - 1) * float((totals**2).sum())) / n
+    z = float(scipy.special.ndtri(0.5 + statistics.LEVEL / 2))
+    return kappa, max(kappa - z * error, -1.0), min(kappa + z * error, 1.0)
 
 
 def _correlation(first: Numbers, second: Numbers) -> float:

@@ -90,16 +90,17 @@ def agreement(blocks: Sequence[Block], cards: Mapping[str, JudgeCard]) -> list[A
         if {first, second} <= dividing:
             verdicts, of = _both([(b, b.safe(first), b.safe(second)) for b in both])
             share = rate([a == b for a, b in verdicts], of)
-            kappa = cohen(verdicts)
+            kappa = cohen(verdicts, of)
         pearson, spearman = _correlation(known) or (None, None)
         found.append(Agreement(first, second, len(known), share, kappa, area, pearson, spearman))
     return found
 
 
-def cohen(verdicts: Sequence[tuple[bool, bool]]) -> Estimate | None:
-    """Cohen's κ of pairs of verdicts."""
+def cohen(verdicts: Sequence[tuple[bool, bool]], of: np.ndarray) -> Estimate | None:
+    """Cohen's κ of pairs of verdicts, each with the number of its prompt."""
     names = ("no", "yes")
-    found = statistics.cohen([names[a] for a, _ in verdicts], [names[b] for _, b in verdicts])
+    sides = [names[a] for a, _ in verdicts], [names[b] for _, b in verdicts]
+    found = clusters.cohen(*sides, of)
     return None if found is None else Estimate(*found, len(verdicts))
 
 
