@@ -103,6 +103,11 @@ WRONG = {
     "windows the other way round": ("gemma2", lambda c: {"pattern": c.pattern[::-1]}),
     "windows of another period": ("gemma3", lambda c: {"pattern": c.pattern[1:]}),
     "rope of the windows": ("gemma3", kinds(lambda _: {"rope": Rope(1e4)}, which=16)),
+    "yarn dropped": ("olmo3", kinds(lambda _: {"rope": Rope(5e5)})),
+    "short factors for a long example": ("phi3_long", rope(original_max_positions=96)),
+    "a rope in every layer": ("smollm3", kinds(lambda _: {"rope": Rope(100.0)})),
+    "residuals not scaled": ("granite", lambda _: {"residual_scale": 1.0}),
+    "queries not scaled": ("ministral3", rope(query_beta=0.0)),
     "norm without its one": ("gemma_untied", lambda _: {"norm_plus_one": False}),
     "window too long": ("mistral_window", kinds(lambda _: {"window": 17})),
 }
