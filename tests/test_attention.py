@@ -59,10 +59,12 @@ RULES = {
 
 
 @pytest.mark.parametrize(
-    ("rule", "shared"),
-    [("all", False), ("window", False), ("all", True), ("scale", True), ("cap", False)],
+    ("rule", "shared", "kv_heads"),
+    [
+        *(("all", False, 1), ("all", False, 4), ("all", True, 1), ("all", True, 2)),
+        *(("window", False, 2), ("window", False, 4), ("scale", True, 4), ("cap", False, 2)),
+    ],
 )
-@pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_xla_equals_the_definition(rule, shared, kv_heads, monkeypatch):
     monkeypatch.setattr(attention, "QUERY_BLOCK", 16)  # several blocks, the last one short
     q, k, v, segments = inputs(T=40, H=4, K=kv_heads, E=8)
