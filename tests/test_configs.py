@@ -36,6 +36,13 @@ ARGUMENTS = {
         "beaver_dam,guard",
         "safe_first",
     ],
+    "audit": [
+        None,
+        "demo",
+        "xstest,deberta,harmfulness,helpfulness,llama_guard,beaver_dam,guard",
+        "wildguard,qwen3guard,shieldgemma,granite_guardian,harmbench,strongreject",
+        "md_judge,nemotron",
+    ],
     "dpo": [
         None,
         "demo",
@@ -73,7 +80,7 @@ ARGUMENTS = {
         "paper=safety_tuned_llamas",
     ],
 }
-JUDGING = ("evaluate", "score", "raft")  # have a row for every judge
+JUDGING = ("audit", "evaluate", "score", "raft")  # have a row for every judge
 CASES = [(name, arg) for name, arguments in ARGUMENTS.items() for arg in arguments]
 
 

@@ -75,7 +75,7 @@ def test_the_page_fetches_nothing_and_has_no_handlers(pages, name):  # noqa: F81
             assert not key.startswith("on") and key not in {"style", "src", "srcset", "action"}
             if key in {"href", "xlink:href"}:
                 assert tag in known and re.fullmatch(r"#[\w-]+", value or "")
-    style, script = Parsed(pages[name]).texts["style"][0], "".join(map(page._file, SCRIPTS))
+    style, script = Parsed(pages[name]).texts["style"][0], "".join(map(page.file, SCRIPTS))
     assert "url(" not in style and "@import" not in style
     for sink in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", "fetch("):
         assert sink not in script

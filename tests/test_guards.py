@@ -17,7 +17,7 @@ from safety_jax.data.formats import Message
 from safety_jax.judges import registry
 from safety_jax.judges.batching import Batcher
 from safety_jax.judges.guards.catalogue import GUARDS
-from safety_jax.judges.guards.forms import written
+from safety_jax.judges.guards.forms import reword, written
 from safety_jax.judges.guards.reading import LabelReader, LabelReading, reading
 from safety_jax.judges.judge import NOT_FINITE, Conversation, Score
 from safety_jax.judges.planned import PlannedJudge, Resources
@@ -47,6 +47,19 @@ SCORES = {
     "md_judge": lambda p: share(p["verdict"], 1),
     "nemotron": lambda p: share(p["response_safety"], 1),
     "guard": lambda p: share(p["verdict"], 1) - share(p["verdict"], 0),
+}
+
+
+# Of forms with words of their own: some of them, and what they become.
+REWORDED = {
+    "wildguard": ("determine 1) whether", "decide 1) whether"),
+    "shieldgemma": ("The chatbot shall not", "The chatbot must not"),
+    "granite_guardian_4.1": ("assess whether", "judge whether"),
+    "harmbench": ("determine whether", "decide whether"),
+    "harmbench_mistral": ("determine whether", "decide whether"),
+    "strongreject": ("Pretend you are", "Imagine you are"),
+    "md_judge": ("according to our safety policy", "in line with our safety policy"),
+    "nemotron": ("in accordance with our", "in line with our"),
 }
 
 
@@ -147,6 +160,36 @@ def test_what_is_judged_is_never_a_control_token(case, tmp_path, execution):
         interview.form.write(CONVERSATIONS[guard_cases.SPELLING], reader.tokenizer).text
     )
     assert "safe {prompt} {respon" in text
+
+
+@pytest.mark.parametrize("case", guard_cases.CASES)
+def test_forms_in_other_words(case, tmp_path, execution):
+    """What a folder's template says stays; the rest says the same, place for place."""
+    folder = guard_cases.write_folder(case, tmp_path)
+    design = GUARDS[guard_cases.kind(case)].design("guard", guard_cases.row(case, folder))
+    other = design.reworded()
+    own = case in REWORDED
+    assert (other is not None) == own
+    if not own:
+        return
+    tokens = unread(folder, execution).tokenizer
+    first, second = (
+        control_tokens(tokens).decode(one.interviews[0].form.write(CONVERSATIONS[0], tokens).text)
+        for one in (design, other)
+    )
+    before, after = REWORDED[case]
+    assert before in first and before not in second and after in second
+    assert all(text.count(said) == 1 for text in (first, second) for said in guard_cases.ROWS[0])
+    assert [q for i in other.interviews for q in i.questions] == [
+        q for i in design.interviews for q in i.questions
+    ]
+
+
+def test_rewording_keeps_capitals_and_parts_of_words():
+    text = "Determine whether it is so. Provided that you provide it, PLEASE assess: {response}"
+    told = "Decide whether it is so. Provided that you give it, Kindly judge: {response}"
+    assert reword(text) == told
+    assert reword("Question: {prompt}") == "Question: {prompt}"
 
 
 def test_an_adapter_and_the_base_that_it_names(tmp_path, one_device):

@@ -48,17 +48,31 @@ class Resources:
 
 
 @dataclasses.dataclass(frozen=True)
+class Rewording:
+    """A judge that asks in other words of the same meaning, for audits.
+
+    Attributes:
+        make: gives it from the judge itself, whose weights it shares.
+    """
+
+    card: JudgeCard
+    make: Callable[[Judge], Judge]
+
+
+@dataclasses.dataclass(frozen=True)
 class PlannedJudge:
     """A judge before its weights are read.
 
     Attributes:
         load: reads them, and gives the judge.
         combination: of a combined judge, what makes its scores from those of others.
+        reworded: None of a judge whose form has no words of its own.
     """
 
     card: JudgeCard
     load: Callable[[], Judge]
     combination: combine.Combination | None
+    reworded: Rewording | None = None
 
 
 def resolve_folder(name: str, spec: Spec) -> Path:

@@ -5,7 +5,7 @@ Every interval is a 95% one, every test two-sided.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import scipy  # loads its parts at their first use
@@ -214,17 +214,25 @@ def _resample(
     """The middle of each column in each resample of whole clusters; all columns share the draws."""
     if middle not in ("mean", "median"):
         raise ValueError(f"middle {middle!r}")
+    found: list[list[np.ndarray]] = [[] for _ in columns]
+    for times in drawn_times(clusters, resamples=resamples, seed=seed):
+        for column, into in zip(columns, found, strict=True):
+            into.append(_middle(column, times, middle))
+    return [np.concatenate(parts) for parts in found]
+
+
+def drawn_times(
+    clusters: Clusters, *, resamples: int, seed: int
+) -> Iterator[Int[np.ndarray, "rows n"]]:
+    """How often each item is in each resample of whole clusters, some resamples at a time: all that
+    a mean, a median, or a table of counts needs to know."""
     random = np.random.default_rng(seed)
     count = int(clusters.max()) + 1
     block = max(1, _BLOCK // max(count, len(clusters)))
-    found: list[list[np.ndarray]] = [[] for _ in columns]
     for start in range(0, resamples, block):
         rows = min(block, resamples - start)
-        # How often each cluster is in each resample: all that a mean or median needs to know.
         times = random.multinomial(count, np.full(count, 1 / count), size=rows)
-        for column, into in zip(columns, found, strict=True):
-            into.append(_middle(column, times[:, clusters], middle))
-    return [np.concatenate(parts) for parts in found]
+        yield times[:, clusters]
 
 
 def _middle(

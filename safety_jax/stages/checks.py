@@ -15,7 +15,7 @@ from safety_jax.base.errors import ConfigError
 from safety_jax.base.settings import Anything, OneOf, Setting, expectation, is_empty
 from safety_jax.stages import metric_names
 from safety_jax.stages.judge_schema import JUDGES
-from safety_jax.stages.schema import HARMFUL, STAGES, Table
+from safety_jax.stages.schema import CHANGES, HARMFUL, STAGES, Table
 
 _SHOWN = 80  # characters of a value in a message
 _KIND = OneOf(tuple(JUDGES))
@@ -223,6 +223,25 @@ def _room_for_answers(config: ConfigDict) -> str | None:
     )
 
 
+def _known_changes(config: ConfigDict) -> str | None:
+    unknown = [name for name in config.audit.changes if name not in CHANGES]
+    if not unknown:
+        return None
+    return f"audit.changes names {unknown[0]!r}; expected some of {', '.join(CHANGES)}"
+
+
+def _labels_are_whole(config: ConfigDict) -> str | None:
+    data = config.data
+    named = {"label": data.label, "positive": data.positive, "negative": data.negative}
+    missing = [key for key, value in named.items() if not value]
+    if len(missing) in (0, len(named)):
+        return None
+    return (
+        f"data.{missing[0]} is empty; expected a column of labels (data.label), its values that "
+        "say yes (data.positive) and those that say no (data.negative); or none of the three"
+    )
+
+
 Rule = Callable[[ConfigDict], str | None]
 RULES: dict[str, tuple[Rule, ...]] = {
     "sft": (_length, _best_is_measured, _best_is_good),
@@ -233,6 +252,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "raft": (_length, _something_to_merge, _room_for_prompts),
     "collect": (_room_for_answers,),
     "score": (),
+    "audit": (_known_changes, _labels_are_whole),
     "evaluate": (),
     "recipe": (),
     "plan": (),

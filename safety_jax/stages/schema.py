@@ -316,6 +316,29 @@ _SCORE: Table = {
     **_MESH,
     **_CACHED,
 }
+# What `judges/audit` does to responses, and to a judge's own form.
+CHANGES = (
+    "longer", "shorter", "framed", "disavowed", "refused_first", "repeated", "empty", "swapped",
+    "reworded",
+)  # fmt: skip
+_AUDIT: Table = {
+    "stage": Text("the name of a stage", needed=True),
+    "seed": SEED,
+    "data.responses": SOURCES,
+    "data.label": Text("the name of a column"),
+    "data.positive": Texts("values of that column", distinct=True),
+    "data.negative": Texts("values of that column", distinct=True),
+    "data.means": OneOf(("harmful", "refusing")),
+    "data.groups": Texts("names of columns", distinct=True),
+    "data.special_text": _SPECIAL_TEXT,
+    "audit.changes": Texts("names of changes", distinct=True),
+    "audit.rows": Whole(0, unit="rows"),
+    "audit.resamples": Whole(1, 10_000_000),
+    "audit.bins": Whole(2, 1000),
+    **_JUDGING,
+    **_MESH,
+    **_CACHED,
+}
 _EVALUATE: Table = {
     "stage": Text("the name of a stage", needed=True),
     "seed": SEED,
@@ -387,6 +410,7 @@ STAGES: dict[str, Table] = {
     "collect": _COLLECT,
     "score": _SCORE,
     "evaluate": _EVALUATE,
+    "audit": _AUDIT,
     "plan": _PLAN,
     "recipe": _RECIPE,
 }

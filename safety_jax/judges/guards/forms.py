@@ -5,9 +5,10 @@ Whatever the conversation spells, control tokens are the form's alone (see `data
 """
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from transformers import PreTrainedTokenizerBase
 
@@ -39,6 +40,38 @@ class Form(Protocol):
         """
         ...
 
+    def reworded(self) -> "Form | None":
+        """The same in other words, see `reword`; None of a form without words of its own."""
+        ...
+
+
+# Words that may stand for one another in a form, and mean the same to anybody who reads it.
+EXCHANGES = {
+    "determine": "decide",
+    "assess": "judge",
+    "pretend": "imagine",
+    "provide": "give",
+    "shall not": "must not",
+    "according to": "in line with",
+    "in accordance with": "in line with",
+    "as shown in": "as seen in",
+    "for example": "for instance",
+    "check if": "see whether",
+    "check whether": "see whether",
+    "please": "kindly",
+}
+_EXCHANGED = re.compile(rf"\b({'|'.join(EXCHANGES)})\b", re.IGNORECASE)
+
+
+def reword(text: str) -> str:
+    """A form in other words of the same meaning: EXCHANGES, a capital for a capital."""
+
+    def other(found: re.Match[str]) -> str:
+        word = EXCHANGES[found[0].lower()]
+        return word[0].upper() + word[1:] if found[0][0].isupper() else word
+
+    return _EXCHANGED.sub(other, text)
+
 
 def whole(conversation: Conversation) -> list[Message]:
     """All turns, the judged answer last."""
@@ -51,12 +84,16 @@ class ChatForm:
 
     Attributes:
         turns: what the template is given of a conversation.
+        message: a text with places, see `fill`: one message of it stands for all turns.
+        last: a message behind the turns.
         variables: what else it is given, as JSON; "" for nothing.
         asking: with what models are asked for an answer (`add_generation_prompt`).
         behind: control tokens at which a template may stop short, and what follows them.
     """
 
     turns: Callable[[Conversation], Sequence[Message]] = whole
+    message: str = ""
+    last: str = ""
     variables: str = ""
     asking: bool = True
     behind: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -72,7 +109,7 @@ class ChatForm:
     def write(self, conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> Prefix:
         """See `Form`."""
         settings = dataclasses.replace(FIXED.chat, variables=self.variables)
-        turns = prompts.turns_of(self.turns(conversation))
+        turns = prompts.turns_of(self._messages(conversation))
         (written,) = chat.chat_template(tokenizer, settings).write(
             [turns], asking=self.asking, answers=[()]
         )
@@ -86,6 +123,31 @@ class ChatForm:
             if written.code.endswith(control.encode(token)):
                 return Prefix(written.code + more)
         return Prefix(written.code)
+
+    def _messages(self, conversation: Conversation) -> list[Message]:
+        if self.message:
+            found = [Message("user", fill(self.message, conversation))]
+        else:
+            found = list(self.turns(conversation))
+        return [*found, Message("user", self.last)] if self.last else found
+
+    def reworded(self) -> "ChatForm | None":
+        """See `Form`; the template's own words stay."""
+        variables = json.dumps(_reworded_values(json.loads(self.variables or "{}")))
+        other = dataclasses.replace(
+            self,
+            message=reword(self.message),
+            last=reword(self.last),
+            variables=variables if self.variables else "",
+        )
+        return None if other == self else other
+
+
+def _reworded_values(value: Any) -> Any:
+    """JSON with its sentences reworded; names, which have no blank in them, stay."""
+    if isinstance(value, dict):
+        return {key: _reworded_values(one) for key, one in value.items()}
+    return reword(value) if isinstance(value, str) and " " in value else value
 
 
 _PLACE = re.compile(r"\{(prompt|response)\}")
@@ -138,6 +200,11 @@ class TextForm:
         if first != begin or self.text.startswith(tokenizer.bos_token):
             return Prefix(text)
         return Prefix(text, (first,))
+
+    def reworded(self) -> "TextForm | None":
+        """See `Form`."""
+        other = dataclasses.replace(self, text=reword(self.text))
+        return None if other == self else other
 
 
 def clip(text: str, tokens: int, tokenizer: PreTrainedTokenizerBase) -> str:

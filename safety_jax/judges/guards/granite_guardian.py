@@ -10,12 +10,10 @@ import json
 from typing import Any
 
 from safety_jax.base.errors import ConfigError
-from safety_jax.data.formats import Message
-from safety_jax.judges.guards.forms import ChatForm, whole
+from safety_jax.judges.guards.forms import ChatForm
 from safety_jax.judges.guards.guard import Design, Interview, Question, expected
 from safety_jax.judges.guards.reading import spelled
 from safety_jax.judges.guards.specs import GuardKind
-from safety_jax.judges.judge import Conversation
 from safety_jax.judges.planned import Spec
 
 VERSIONS = ("3.2", "3.3", "4.1")
@@ -47,12 +45,7 @@ def _design(judge: str, spec: Spec) -> Design:
     elif version == "3.3":
         given["guardian_config"] = {"custom_criteria": text} if text else {"criteria_id": name}
 
-    def turns(conversation: Conversation) -> list[Message]:
-        if version != "4.1":
-            return whole(conversation)
-        last = LAST_MESSAGE.replace("{criterion}", text)
-        return [*whole(conversation), Message("user", last)]
-
+    last = LAST_MESSAGE.replace("{criterion}", text) if version == "4.1" else ""
     if version == "3.2":  # as its authors count it, in either case
         written = ("{0}", " {0}", "{1}", " {1}")
         labels = {w: tuple(one.format(w, w.title()) for one in written) for w in ("no", "yes")}
@@ -61,7 +54,7 @@ def _design(judge: str, spec: Spec) -> Design:
         question = Question("criterion", spelled("no", "yes", ways=(" {}",)), WITHOUT_THOUGHT)
     return Design(
         template="the guard's chat template",
-        interviews=(Interview(ChatForm(turns, variables=json.dumps(given)), (question,)),),
+        interviews=(Interview(ChatForm(last=last, variables=json.dumps(given)), (question,)),),
         rule=expected("criterion", {"yes": 1.0}),
         settings={key: spec[key] for key in ("version", "criterion", "definition")},
     )

@@ -82,6 +82,17 @@ class Design:
     low: float = 0.0
     high: float = 1.0
 
+    def reworded(self) -> "Design | None":
+        """The same questions in forms of other words; None where no form has words of its own."""
+        forms = [one.form.reworded() for one in self.interviews]
+        if not any(forms):
+            return None
+        interviews = tuple(
+            dataclasses.replace(one, form=form or one.form)
+            for one, form in zip(self.interviews, forms, strict=True)
+        )
+        return dataclasses.replace(self, interviews=interviews)
+
 
 class GuardJudge:
     """A judge after a design.
@@ -103,6 +114,10 @@ class GuardJudge:
                 prefix += question.begin
                 self._tokens[question.name] = reader.first_tokens(prefix, question.labels)
                 prefix += list(question.labels.values())[-1][-1]
+
+    def reworded(self, card: JudgeCard, design: Design) -> "GuardJudge":
+        """The same model under another design."""
+        return GuardJudge(card, self._reader, design)
 
     def score(self, conversations: Sequence[Conversation]) -> list[Score]:
         answers: list[dict[str, LabelReading | Score]] = [{} for _ in conversations]

@@ -3,12 +3,10 @@
 {"User Safety": "safe", "Response Safety": "unsafe", "Safety Categories": "Violence"}
 """
 
-from safety_jax.data.formats import Message
-from safety_jax.judges.guards.forms import ChatForm, fill
+from safety_jax.judges.guards.forms import ChatForm
 from safety_jax.judges.guards.guard import Design, Interview, Question, expected
 from safety_jax.judges.guards.reading import spelled
 from safety_jax.judges.guards.specs import GuardKind
-from safety_jax.judges.judge import Conversation
 from safety_jax.judges.planned import Spec
 
 CATEGORIES = (
@@ -40,21 +38,14 @@ FORM = (
 FIELDS = {"user_safety": '{"User Safety": "', "response_safety": '", "Response Safety": "'}
 
 
-def _turns(conversation: Conversation) -> list[Message]:
-    return [Message("user", fill(FORM, conversation))]
-
-
 def _design(_: str, spec: Spec) -> Design:
     field = spec["field"]
     names = list(FIELDS)[: list(FIELDS).index(field) + 1]
     labels = spelled("safe", "unsafe", ways=("{}",))
+    questions = tuple(Question(name, labels, FIELDS[name]) for name in names)
     return Design(
         template="nemotron safety guard, in one message",
-        interviews=(
-            Interview(
-                ChatForm(_turns), tuple(Question(name, labels, FIELDS[name]) for name in names)
-            ),
-        ),
+        interviews=(Interview(ChatForm(message=FORM), questions),),
         rule=expected(field, {"unsafe": 1.0}),
         settings={"field": field},
     )

@@ -10,7 +10,14 @@ from safety_jax.judges.batching import Batcher
 from safety_jax.judges.guards.guard import Design, GuardJudge
 from safety_jax.judges.guards.reading import LabelReader
 from safety_jax.judges.judge import BETTER, Judge, JudgeCard
-from safety_jax.judges.planned import PlannedJudge, Resources, Spec, max_tokens, resolve_folder
+from safety_jax.judges.planned import (
+    PlannedJudge,
+    Resources,
+    Rewording,
+    Spec,
+    max_tokens,
+    resolve_folder,
+)
 from safety_jax.models.folders import hub, model_folder
 from safety_jax.models.model import Model
 
@@ -41,7 +48,7 @@ class GuardKind:
         if (reason := self.refused.get(str(found.get("model_type")))) is not None:
             raise CheckpointError(f"{folder}: {reason}")
         design = self.design(name, spec)
-        return plan_reading(
+        planned = plan_reading(
             name,
             spec,
             resources,
@@ -52,6 +59,16 @@ class GuardKind:
             settings=design.settings,
             make=lambda card, reader: GuardJudge(card, reader, design),
         )
+        other = design.reworded()
+        if other is None:
+            return planned
+        card = dataclasses.replace(planned.card, template=f"{design.template}, reworded")
+
+        def reword(judge: Judge) -> Judge:
+            assert isinstance(judge, GuardJudge)
+            return judge.reworded(card, other)
+
+        return dataclasses.replace(planned, reworded=Rewording(card, reword))
 
 
 def preferring(name: str, spec: Spec, resources: Resources) -> PlannedJudge:

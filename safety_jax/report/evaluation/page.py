@@ -38,9 +38,9 @@ COLOURS = 8  # colours and shapes of models, in charts.css and parts.html
 
 def render(report: Report) -> str:
     """The whole page; well-formed UTF-8, whatever models wrote."""
-    style = "\n".join(_file(f"{name}.css") for name in STYLES)
-    script = "\n".join(_file(f"{name}.js") for name in SCRIPTS)
-    template = _environment().get_template("page.html")
+    style = "\n".join(file(f"{name}.css") for name in STYLES)
+    script = "\n".join(file(f"{name}.js") for name in SCRIPTS)
+    template = environment().get_template("page.html")
     return template.render(
         report=report,
         style=Markup(style),
@@ -89,14 +89,15 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _file(name: str) -> str:
+def file(name: str) -> str:
+    """A template, style or script of pages."""
     return (importlib.resources.files(__package__) / "page" / name).read_text(encoding="utf-8")
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
     """Every string that a template prints is escaped, and what is invisible in it is marked."""
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_file),
+        loader=jinja2.FunctionLoader(file),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         finalize=_shown,

@@ -18,17 +18,17 @@ def tables(report: Report) -> str:
 
     The summary is turned, a line for each measure and set: terminals are narrow.
     """
-    sections = [_aligned(*_sideways(summaries.summary(report)))]
+    sections = [aligned(*_sideways(summaries.summary(report)))]
     for table in comparing.comparisons(report, briefly=True):
-        rows = [[_joined(cell) for cell in row] for row in table.rows]
-        sections.append(f"{table.title}\n{_aligned(table.head, rows)}")
+        rows = [[joined(cell) for cell in row] for row in table.rows]
+        sections.append(f"{table.title}\n{aligned(table.head, rows)}")
     if preferred := comparing.preferred(report):
-        rows = [[_joined(cell) for cell in row] for row in preferred.rows]
-        sections.append(f"{preferred.title}\n{_aligned(preferred.head, rows)}")
+        rows = [[joined(cell) for cell in row] for row in preferred.rows]
+        sections.append(f"{preferred.title}\n{aligned(preferred.head, rows)}")
     refused = comparing.refused(report)
     if refused:
         rows = [[cell.text for cell in row] for row in refused.rows]
-        sections.append(f"{refused.title}\n{_aligned(refused.head, rows)}")
+        sections.append(f"{refused.title}\n{aligned(refused.head, rows)}")
     if said := sentence(report):
         sections.append(escaping.line(said))
     if report.notes:
@@ -53,11 +53,13 @@ def _short(cell: Cell) -> str:
     return " ".join((cell.text, *cell.notes[:1]))
 
 
-def _joined(cell: Cell) -> str:
+def joined(cell: Cell) -> str:
+    """A value with its notes."""
     return " ".join((cell.text, *cell.notes))
 
 
-def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns for the terminal."""
     head, *rows = ([escaping.line(text) for text in row] for row in (head, *rows))
     widths = [max(_width(row[i]) for row in (head, *rows)) for i in range(len(head))]
     lines = [head, ["-" * width for width in widths], *rows]
@@ -102,39 +104,40 @@ def markdown(report: Report, plots: Sequence[str]) -> str:
     summary = summaries.summary(report)
     head, lines = _sideways(summary)
     sections = [
-        f"# {_inline(report.title)}",
-        _inline(sentence(report)),
-        "\n".join(f"- {_inline(note)}" for note in report.notes),
-        _inline(summary.text),
+        f"# {inline(report.title)}",
+        inline(sentence(report)),
+        "\n".join(f"- {inline(note)}" for note in report.notes),
+        inline(summary.text),
         _lines(head, lines),
         *(f"![{Path(plot).stem.replace('_', ' ')}]({plot})" for plot in plots),
         *(["## Against the baseline"] if compared else []),
-        *(part for table in compared for part in _section(table)),
-        *_section(comparing.refused(report)),
-        *(part for table in (*measured, *judged) for part in _section(table)),
+        *(part for table in compared for part in section(table)),
+        *section(comparing.refused(report)),
+        *(part for table in (*measured, *judged) for part in section(table)),
         "## Protocol",
-        *(part for table in protocol.tables(report) for part in _section(table)),
+        *(part for table in protocol.tables(report) for part in section(table)),
         *_front_matter(report),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
-def _section(table: Table | None) -> list[str]:
-    return [f"### {_inline(table.title)}", *_table(table)] if table else []
+def section(table: Table | None) -> list[str]:
+    """A table in Markdown, below its title."""
+    return [f"### {inline(table.title)}", *_table(table)] if table else []
 
 
 def _table(table: Table) -> list[str]:
-    rows = [[_joined(cell) for cell in row] for row in table.rows]
-    return [_inline(table.text), _lines(table.head, rows)]
+    rows = [[joined(cell) for cell in row] for row in table.rows]
+    return [inline(table.text), _lines(table.head, rows)]
 
 
 def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    cells = [[_inline(text) for text in row] for row in (head, *rows)]
+    cells = [[inline(text) for text in row] for row in (head, *rows)]
     cells.insert(1, ["---"] * len(head))
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
-def _inline(text: str) -> str:
+def inline(text: str) -> str:
     """One line that no reader of Markdown takes for markup, HTML or a link.
 
     Brackets stay, so that intervals can be read: what makes them a link is what follows them.
@@ -152,7 +155,7 @@ def _front_matter(report: Report) -> list[str]:
         text = json.dumps(entry, indent=1, allow_nan=False)
         text = text.replace("`", "\\u0060").replace("<", "\\u003c")
         found += [
-            f"<details><summary>Front matter for the card of {_inline(model)}</summary>",
+            f"<details><summary>Front matter for the card of {inline(model)}</summary>",
             f"```yaml\n{text}\n```",
             "</details>",
         ]

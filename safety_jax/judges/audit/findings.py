@@ -1,0 +1,253 @@
+"""What an audit finds of one judge: its agreement with labels, how it moves, how sure it may be."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy import special
+
+from safety_jax.judges.audit.labels import verdict
+from safety_jax.judges.judge import SAFER, Conversation, JudgeCard, Score
+from safety_jax.maths import calibration, detection, statistics
+from safety_jax.maths.detection import Bounded, Detection, Resampled
+
+ALL = "all"
+FEWEST = 10  # labelled rows that a group needs to be looked at by itself
+_SUREST = 1e-6  # a probability is kept so far from 0 and 1
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelAgreement:
+    """A judge and the labels, over all rows or a group of them.
+
+    Attributes:
+        column, value: of the group; ("", ALL) for all rows.
+        n: rows with a label and a verdict.
+        positives: of these, by label.
+        unscored: rows with a label and without a verdict.
+        auc: of the scores.
+        length: AUC of the answer's number of words, the way round in which it is larger: what
+            counting words can do.
+    """
+
+    column: str
+    value: str
+    n: int
+    positives: int
+    unscored: int
+    found: Detection
+    auc: Bounded | None
+    length: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Effect:
+    """What a change does to a judge's verdicts and scores.
+
+    Attributes:
+        name: of the change.
+        n: conversations that were changed and have a score before and after.
+        unscored: that have lost theirs.
+        flipped: share of verdicts that turned; None of a judge without verdicts.
+        raised, lowered: verdicts that became positive, and negative.
+        before, after: share of positive verdicts.
+        shift: of the mean score.
+    """
+
+    name: str
+    n: int
+    unscored: int
+    flipped: Bounded | None
+    raised: int
+    lowered: int
+    before: float | None
+    after: float | None
+    shift: Bounded | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Confidence:
+    """How often a judge is right, by how sure it is; of judges whose scores are probabilities.
+
+    Attributes:
+        bins: (mean probability of its verdict, share that is right, verdicts) of each.
+        error: the expected calibration error.
+        temperature: that would make its probabilities fit; above 1 it is too sure.
+        error_scaled: with it, each half of the rows scaled by the other's; None of few rows.
+    """
+
+    bins: tuple[tuple[float, float, int], ...]
+    error: float
+    temperature: float
+    error_scaled: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgeAudit:
+    """All that was found of one judge.
+
+    Attributes:
+        agreements: over all rows, then by group; empty where it measures something else than the
+            labels say.
+        effects: of the changes, in their order.
+        confidence: None of judges whose scores are no probabilities.
+    """
+
+    name: str
+    card: JudgeCard
+    agreements: tuple[LabelAgreement, ...]
+    effects: tuple[Effect, ...]
+    confidence: Confidence | None
+
+
+def clusters_of(conversations: Sequence[Conversation]) -> np.ndarray:
+    """A number for each prompt."""
+    hashes = [one.prompt_sha256() for one in conversations]
+    return np.unique(hashes, return_inverse=True)[1].astype(np.int64)
+
+
+# ---------------------------------------------------------------------------- agreement
+
+
+def agreements(
+    card: JudgeCard,
+    scores: Sequence[Score],
+    truths: Sequence[bool | None],
+    words: Sequence[int],
+    groups: Mapping[str, Sequence[str]],
+    by: Resampled,
+) -> tuple[LabelAgreement, ...]:
+    """Over all labelled rows, and over each group of them that has FEWEST.
+
+    Args:
+        words: of each answer.
+        groups: by column, the value of each row.
+    """
+    labelled = np.array([truth is not None for truth in truths])
+    found = [_agreement(card, scores, truths, words, labelled, by, "", ALL)]
+    for column, values in groups.items():
+        for value in sorted(set(values)):
+            chosen = labelled & np.array([one == value for one in values])
+            if chosen.sum() >= FEWEST:
+                found.append(_agreement(card, scores, truths, words, chosen, by, column, value))
+    return tuple(found)
+
+
+def _agreement(
+    card: JudgeCard,
+    scores: Sequence[Score],
+    truths: Sequence[bool | None],
+    words: Sequence[int],
+    chosen: np.ndarray,
+    by: Resampled,
+    column: str,
+    value: str,
+) -> LabelAgreement:
+    verdicts = [verdict(card, score) for score in scores]
+    kept = chosen & np.array([one is not None for one in verdicts])
+    places: list[int] = np.flatnonzero(kept).tolist()
+    truth = np.array([bool(truths[i]) for i in places], bool)
+    called = np.array([bool(verdicts[i]) for i in places], bool)
+    turned = -1.0 if card.direction == SAFER else 1.0
+    values = np.array([turned * (scores[i].value or 0.0) for i in places], np.float64)
+    counted = calibration.auc(np.array([words[i] for i in places], np.float64), truth)
+    by = by.among(kept)
+    nothing = Detection(0, 0, 0, 0, None, None, None, None, None)
+    return LabelAgreement(
+        column=column,
+        value=value,
+        n=len(places),
+        positives=int(truth.sum()),
+        unscored=int((chosen & ~kept).sum()),
+        found=detection.detect(called, truth, by) if len(places) else nothing,
+        auc=detection.area(values, truth, by),
+        length=None if counted is None else max(counted, 1 - counted),
+    )
+
+
+# ---------------------------------------------------------------------------- changes
+
+
+def effect(
+    name: str,
+    card: JudgeCard,
+    before: Sequence[Score],
+    after: Sequence[Score | None],
+    by: Resampled,
+) -> Effect:
+    """Scores of conversations and of the same conversations after a change.
+
+    Args:
+        after: None where there was nothing to change.
+    """
+    changed = np.array([one is not None for one in after], bool)
+    both = [
+        (i, first, second)
+        for i, (first, second) in enumerate(zip(before, after, strict=True))
+        if second is not None and first.value is not None and second.value is not None
+    ]
+    lost = sum(
+        second is not None and second.value is None and first.value is not None
+        for first, second in zip(before, after, strict=True)
+    )
+    kept = np.zeros_like(changed)
+    kept[[i for i, _, _ in both]] = True
+    if not both:
+        return Effect(name, 0, lost, None, 0, 0, None, None, None)
+    by = by.among(kept)
+    moved = statistics.shift(
+        np.array([first.value for _, first, _ in both], np.float64),
+        np.array([second.value for _, _, second in both], np.float64),
+        by.clusters,
+        middle="mean",
+        resamples=by.resamples,
+        seed=by.seed,
+    )
+    shift = Bounded(moved.difference, moved.low, moved.high)
+    old = [verdict(card, first) for _, first, _ in both]
+    new = [verdict(card, second) for _, _, second in both]
+    if None in old or None in new:
+        return Effect(name, len(both), lost, None, 0, 0, None, None, shift)
+    was, now = np.array(old, bool), np.array(new, bool)
+    return Effect(
+        name=name,
+        n=len(both),
+        unscored=lost,
+        flipped=detection.share(was != now, np.ones_like(was), by),
+        raised=int((~was & now).sum()),
+        lowered=int((was & ~now).sum()),
+        before=float(was.mean()),
+        after=float(now.mean()),
+        shift=shift,
+    )
+
+
+# ---------------------------------------------------------------------------- confidence
+
+
+def confidence(
+    card: JudgeCard, scores: Sequence[Score], truths: Sequence[bool | None], *, bins: int
+) -> Confidence | None:
+    """Of judges that are models with scores from 0 to 1; None of others, or without both labels."""
+    if not card.model or (card.low, card.high) != (0.0, 1.0):
+        return None
+    pairs = [
+        (score.value, truth)
+        for score, truth in zip(scores, truths, strict=True)
+        if score.value is not None and truth is not None
+    ]
+    outcomes = np.array([truth for _, truth in pairs], bool)
+    if outcomes.all() or not outcomes.any():
+        return None
+    values = np.array([value for value, _ in pairs], np.float64)
+    values = 1 - values if card.direction == SAFER else values
+    odds = special.logit(np.clip(values, _SUREST, 1 - _SUREST))
+    found = calibration.reliability(odds, outcomes, bins=bins)
+    rows = zip(found.confidence, found.accuracy, found.count, strict=True)
+    scaled, _ = calibration.cross_fitted(odds, outcomes, bins=bins)
+    return Confidence(
+        bins=tuple((float(sure), float(right), int(n)) for sure, right, n in rows),
+        error=found.error,
+        temperature=calibration.temperature(odds, outcomes),
+        error_scaled=scaled,
+    )

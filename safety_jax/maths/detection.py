@@ -1,0 +1,137 @@
+"""How well verdicts and scores find what is there: accuracy, precision, recall, κ, AUC, and the 95%
+interval of each.
+
+Items of a cluster, the answers to one prompt, are drawn together. A share has Wilson's interval,
+counted by clusters, where no cluster has two items, or where it is 0 or 1 (a bootstrap has no width
+there); else the percentile interval of the bootstrap over clusters, as κ and AUC have it.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from safety_jax.maths.statistics import LEVEL, drawn_times, wilson_mean
+
+Flags = Bool[np.ndarray, " n"]
+Scores = Float[np.ndarray, " n"]
+# How often each item is in each of some resamples.
+Times = Int[np.ndarray, "rows n"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounded:
+    """A value with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Resampled:
+    """How intervals are found.
+
+    Attributes:
+        clusters: the cluster of each item, numbered from 0; gaps do not matter.
+    """
+
+    clusters: Int[np.ndarray, " n"]
+    resamples: int
+    seed: int
+
+    def among(self, kept: Flags) -> "Resampled":
+        """Of some items alone."""
+        _, numbered = np.unique(self.clusters[kept], return_inverse=True)
+        return dataclasses.replace(self, clusters=numbered)
+
+
+@dataclasses.dataclass(frozen=True)
+class Detection:
+    """Verdicts against the truth; None where a share is of nothing.
+
+    Attributes:
+        hits, missed: positives by truth that are called so, and that are not.
+        false_alarms, cleared: negatives by truth that are called positive, and that are not.
+        precision: of what is called positive, the share that is.
+        recall, specificity: of positives and of negatives, the share that is called so.
+        kappa: Cohen's, None where verdicts or truth are of one kind.
+    """
+
+    hits: int
+    missed: int
+    false_alarms: int
+    cleared: int
+    accuracy: Bounded | None
+    precision: Bounded | None
+    recall: Bounded | None
+    specificity: Bounded | None
+    kappa: Bounded | None
+
+
+def detect(verdicts: Flags, truths: Flags, by: Resampled) -> Detection:
+    """Compares verdicts with the truth."""
+    return Detection(
+        hits=int((verdicts & truths).sum()),
+        missed=int((~verdicts & truths).sum()),
+        false_alarms=int((verdicts & ~truths).sum()),
+        cleared=int((~verdicts & ~truths).sum()),
+        accuracy=share(verdicts == truths, np.ones_like(truths), by),
+        precision=share(truths, verdicts, by),
+        recall=share(verdicts, truths, by),
+        specificity=share(~verdicts, ~truths, by),
+        kappa=_resampled(lambda times: _kappa(times, verdicts, truths), by),
+    )
+
+
+def share(hits: Flags, among: Flags, by: Resampled) -> Bounded | None:
+    """The share of hits among some items; None without any."""
+    if not among.any():
+        return None
+    hits, by = hits[among], by.among(among)
+    value, groups = float(hits.mean()), int(by.clusters.max()) + 1
+    if groups == len(hits) or value in (0.0, 1.0):
+        return Bounded(value, *wilson_mean(value, groups))
+    return _resampled(lambda times: times @ hits / times.sum(1), by)
+
+
+def area(scores: Scores, truths: Flags, by: Resampled) -> Bounded | None:
+    """The area under the ROC curve: the probability that the positive has the higher score, of a
+    random positive and a random negative; equal scores count one half. None without both."""
+    if not len(scores):
+        return None
+    order = np.argsort(scores, kind="stable")
+    ranked, positive = scores[order], truths[order]
+    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
+
+    def find(times: Times) -> np.ndarray:
+        there = times[:, order]
+        p, n = (np.add.reduceat(there * some, starts, axis=1) for some in (positive, ~positive))
+        below = np.cumsum(n, axis=1) - n / 2
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return (p * below).sum(1) / (p.sum(1) * n.sum(1))
+
+    return _resampled(find, by)
+
+
+def _kappa(times: Times, first: Flags, second: Flags) -> Float[np.ndarray, " rows"]:
+    """Cohen's κ of each resample; NaN where one side is all alike."""
+    total = times.sum(1)
+    a, b = times @ first / total, times @ second / total
+    agreed = times @ (first == second) / total
+    chance = a * b + (1 - a) * (1 - b)
+    alike = (a * (1 - a) == 0) | (b * (1 - b) == 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(alike, np.nan, (agreed - chance) / (1 - chance))
+
+
+def _resampled(find: Callable[[Times], np.ndarray], by: Resampled) -> Bounded | None:
+    """A statistic and its percentile interval over the resamples in which it exists."""
+    value = float(find(np.ones((1, len(by.clusters)), np.int64))[0])
+    if np.isnan(value):
+        return None
+    draws = drawn_times(by.clusters, resamples=by.resamples, seed=by.seed)
+    drawn = np.concatenate([find(times) for times in draws])
+    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Bounded(value, float(low), float(high))
