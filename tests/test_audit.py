@@ -153,11 +153,12 @@ def test_figures_are_those_of_scipy_and_statsmodels():
     assert area.value == pytest.approx(u / (truths.sum() * (~truths).sum()))
     assert area.value == pytest.approx(calibration.auc(scores, truths))
     assert area.low < area.value < area.high
-    # A share of all items is a mean, whose bootstrap is another function's too.
+    # The same draws as those of a mean, which is what κ is made of.
     _, numbered = np.unique(by.clusters, return_inverse=True)
-    right = (verdicts == truths).astype(float)
-    ends = statistics.bootstrap(right, numbered, middle="mean", resamples=400, seed=5)
-    assert (found.accuracy.low, found.accuracy.high) == pytest.approx(ends)
+    every = by.among(np.ones_like(truths))
+    drawn = detection._resampled(lambda times: times @ scores / times.sum(1), every)
+    ends = statistics.bootstrap(scores, numbered, middle="mean", resamples=400, seed=5)
+    assert (drawn.low, drawn.high) == pytest.approx(ends)
 
 
 def test_items_by_themselves_have_wilsons_interval():
@@ -175,6 +176,18 @@ def test_items_by_themselves_have_wilsons_interval():
     assert (
         detection.area(np.zeros(12), none, four) is detection.detect(none, none, four).kappa is None
     )
+
+
+def test_no_interval_is_without_width():
+    """Where nothing was wrong, a bootstrap would say that nothing can be."""
+    truths = np.arange(20) < 8
+    by = Resampled(np.arange(20), 100, 0)
+    found = detection.detect(truths, truths, by)
+    accuracy, chance = statistics.wilson(20, 20)[0], 0.4**2 + 0.6**2
+    assert (found.kappa.value, found.kappa.high) == (1.0, 1.0)
+    assert found.kappa.low == pytest.approx((accuracy - chance) / (1 - chance))
+    area = detection.area(truths.astype(float), truths, by)
+    assert (area.value, area.low) == (1.0, pytest.approx(statistics.wilson(8, 8)[0]))
 
 
 def test_an_effect_counts_what_turns():

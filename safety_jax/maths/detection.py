@@ -1,9 +1,10 @@
 """How well verdicts and scores find what is there: accuracy, precision, recall, κ, AUC, and the 95%
 interval of each.
 
-Items of a cluster, the answers to one prompt, are drawn together. A share has Wilson's interval,
-counted by clusters, where no cluster has two items, or where it is 0 or 1 (a bootstrap has no width
-there); else the percentile interval of the bootstrap over clusters, as κ and AUC have it.
+Items of a cluster, the answers to one prompt, belong together. A share has Wilson's interval from
+as many items as there are in effect (`clusters.share`); κ and AUC have the percentile interval of
+the bootstrap over clusters. Where no resample differs, κ has that of the accuracy, and the AUC
+Wilson's of as many items as the rarer kind has clusters.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from safety_jax.maths import clusters
 from safety_jax.maths.statistics import LEVEL, drawn_times, wilson_mean
 
 Flags = Bool[np.ndarray, " n"]
@@ -72,16 +74,23 @@ class Detection:
 
 def detect(verdicts: Flags, truths: Flags, by: Resampled) -> Detection:
     """Compares verdicts with the truth."""
+    accuracy = share(verdicts == truths, np.ones_like(truths), by)
+    kappa = _resampled(lambda times: _kappa(times, verdicts, truths), by)
+    if accuracy and kappa and kappa.low == kappa.high:  # no resample differs: all were right
+        a, b = verdicts.mean(), truths.mean()
+        chance = a * b + (1 - a) * (1 - b)
+        low, high = ((end - chance) / (1 - chance) for end in (accuracy.low, accuracy.high))
+        kappa = Bounded(kappa.value, float(low), float(high))
     return Detection(
         hits=int((verdicts & truths).sum()),
         missed=int((~verdicts & truths).sum()),
         false_alarms=int((verdicts & ~truths).sum()),
         cleared=int((~verdicts & ~truths).sum()),
-        accuracy=share(verdicts == truths, np.ones_like(truths), by),
+        accuracy=accuracy,
         precision=share(truths, verdicts, by),
         recall=share(verdicts, truths, by),
         specificity=share(~verdicts, ~truths, by),
-        kappa=_resampled(lambda times: _kappa(times, verdicts, truths), by),
+        kappa=kappa,
     )
 
 
@@ -89,11 +98,8 @@ def share(hits: Flags, among: Flags, by: Resampled) -> Bounded | None:
     """The share of hits among some items; None without any."""
     if not among.any():
         return None
-    hits, by = hits[among], by.among(among)
-    value, groups = float(hits.mean()), int(by.clusters.max()) + 1
-    if groups == len(hits) or value in (0.0, 1.0):
-        return Bounded(value, *wilson_mean(value, groups))
-    return _resampled(lambda times: times @ hits / times.sum(1), by)
+    found = hits[among]
+    return Bounded(float(found.mean()), *clusters.share(found, by.clusters[among]))
 
 
 def area(scores: Scores, truths: Flags, by: Resampled) -> Bounded | None:
@@ -112,7 +118,11 @@ def area(scores: Scores, truths: Flags, by: Resampled) -> Bounded | None:
         with np.errstate(invalid="ignore", divide="ignore"):
             return (p * below).sum(1) / (p.sum(1) * n.sum(1))
 
-    return _resampled(find, by)
+    found = _resampled(find, by)
+    if found is None or found.low < found.high:
+        return found
+    fewest = min(len(np.unique(by.clusters[some])) for some in (truths, ~truths))
+    return Bounded(found.value, *wilson_mean(found.value, fewest))
 
 
 def _kappa(times: Times, first: Flags, second: Flags) -> Float[np.ndarray, " rows"]:

@@ -16,7 +16,7 @@ from safety_jax.report.evaluation.forests import PERCENT, Forest, ForestGroup, M
 
 REWORDED = "reworded"  # beside PERTURBATIONS
 LARGE = 0.1  # share of verdicts that turn, from which a note says so
-WHAT = {REWORDED: "the judge's own form in other words"}
+WHAT = {REWORDED: "the judge's own form is in other words"}
 EXPECTED = {REWORDED: "the same verdict"}
 
 
@@ -103,6 +103,12 @@ def _of_agreement(name: str, one: LabelAgreement) -> list[str]:
 
 def _of_effect(name: str, effect: Effect) -> list[str]:
     found = []
+    if effect.unscored:
+        rows = effect.n + effect.unscored
+        found.append(
+            f"{name} has no score for {effect.unscored} of {rows} answers when "
+            f"{_what(effect.name)}: its figures are of the others"
+        )
     if effect.flipped and effect.flipped.value >= LARGE and effect.name not in ("empty", "shorter"):
         found.append(f"{name}: {_share(effect.flipped)} of verdicts turn when {_what(effect.name)}")
     if effect.name == "empty" and effect.after:
@@ -301,7 +307,8 @@ def terminal(report: AuditReport) -> str:
 
 
 def _brief(cell: Cell) -> str:
-    return " ".join((cell.text, *(note for note in cell.notes if note[:1] == "[")))
+    kept = (note for note in cell.notes if note[:1] == "[" or note.endswith("unscored"))
+    return " ".join((cell.text, *kept))
 
 
 def markdown(report: AuditReport) -> str:
