@@ -124,7 +124,7 @@ def test_a_number_that_is_not_finite_is_found_where_it_is_read(tmp_path, one_dev
 
 def test_scaled_rotation():
     """Llama 3.1's divisors, from the tensor and from the frequencies that the model turns by."""
-    scaled = rotary.Rope(500_000.0, "llama3", 8.0, 1.0, 4.0, 8192)
+    scaled = rotary.Rope(500_000.0, "llama3", 8.0, 8192, 1.0, 4.0)
     plain = dataclasses.replace(scaled, kind="default")
     divided = rotary.frequencies(plain, 64) / rotary.frequencies(scaled, 64)
     np.testing.assert_allclose(gguf_config._divisors(scaled, 64), divided, rtol=1e-5)
