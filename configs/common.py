@@ -243,8 +243,8 @@ def answers(temperature: float, candidates: int, max_new_tokens: int) -> ConfigD
 def set_pace(sample: ConfigDict, prompts_per_write: int):
     """At what pace answers are written."""
     sample.lanes = 256  # answers written at a time
-    sample.prefill_prompts = 16  # prompts read at a time
-    sample.bucket_tokens = 128  # the shortest compiled length
+    sample.prefill_tokens = 512  # of prompts, read at a time by each device that shares out rows
+    sample.bucket_tokens = 128  # the shortest compiled length of prompts
     sample.chunk_steps = 16  # steps between two looks of the host
     sample.cache_dtype = "bfloat16"
     sample.prompts_per_write = prompts_per_write  # a kill costs at most these

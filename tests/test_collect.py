@@ -25,7 +25,7 @@ def configure(given: Path, **overrides):  # noqa: F811
         "answer.candidates": 2,
         "answer.max_new_tokens": 12,
         "sample.lanes": 16,
-        "sample.prefill_prompts": 8,
+        "sample.prefill_tokens": 64,
         "sample.bucket_tokens": 64,
         "sample.chunk_steps": 6,
         "sample.cache_dtype": "float32",

@@ -122,7 +122,7 @@ def test_both_programs_of_a_decoder_hold_what_the_plan_says(config):
     run = asked(
         "raft", config, "v5e:2x4", jax.devices(), (2, 2, 2), data__max_length=24,
         model__compute_dtype="float32", model__parameter_dtype="float32", sample__lanes=8,
-        sample__prefill_prompts=4, sample__bucket_tokens=8, sample__candidates=2,
+        sample__prefill_tokens=16, sample__bucket_tokens=8, sample__candidates=2,
         sample__max_new_tokens=8, sample__cache_dtype="float32", raft__prompts=8, lora__rank=4,
     )  # fmt: skip
     for program in programs(run):
@@ -130,7 +130,7 @@ def test_both_programs_of_a_decoder_hold_what_the_plan_says(config):
         # The host's own arrays are small; a small model's table of outputs is not.
         tables = 2 * 4 * config.vocabulary_size * config.width
         assert abs(found.memory.arguments - sum(program.arguments.values())) < tables
-        assert found.needed == found.memory.total > found.memory.held > 0
+        assert found.needed == found.memory.total > found.memory.arguments
 
 
 def test_a_judge_with_adapters_exchanges_no_more_than_its_kernels(config):

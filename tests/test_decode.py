@@ -15,8 +15,10 @@ from samples import execute_on, model_of, moved, random_adapters, whole_logits, 
 from safety_jax.base import compilation, trees
 from safety_jax.base.errors import ConfigError, DataError, NotFiniteError
 from safety_jax.models import llama, lora, rotary
-from safety_jax.models.decoding import generation
+from safety_jax.models.decoding import caches, generation, reading, session
 from safety_jax.models.model import Model
+from safety_jax.planning import abstract
+from safety_jax.planning import decoding as planned
 from tests.golden import cases
 
 GREEDY = generation.SamplingParams(
@@ -30,7 +32,7 @@ FIRST = dataclasses.replace(SAMPLED, max_new_tokens=1)
 # One program of each kind: an odd number of lanes is not halved towards the end, and prompts are
 # read one by one. Other sizes have their own test.
 PACE = generation.Pace(
-    lanes=5, prefill_prompts=1, bucket_tokens=32, chunk_steps=7, cache_dtype=jnp.float32
+    lanes=5, prefill_tokens=32, bucket_tokens=32, chunk_steps=7, cache_dtype=jnp.float32
 )
 SEED = 3
 PROMPTS = cases.decode_prompts("llama_grouped") + [[5, 6, 7], [90, 8, 9, 10, 11, 12, 50]]
@@ -146,7 +148,7 @@ def test_answers_end_at_different_lengths(reference):
 
 
 def test_the_same_in_other_lanes_chunks_and_buckets(small_model, reference):
-    made = setup(lanes=10, bucket_tokens=16, chunk_steps=5, prefill_prompts=2)
+    made = setup(lanes=10, bucket_tokens=16, chunk_steps=5, prefill_tokens=12)
     assert ids_of(generate(small_model, made)) == ids_of(reference)
 
 
@@ -159,14 +161,14 @@ def test_the_same_alone_and_whatever_the_number_of_candidates(small_model, refer
 
 
 def test_eight_devices_write_the_same(small_model, eight_devices, reference):
-    made = setup(lanes=12, prefill_prompts=4)
+    made = setup(lanes=12, prefill_tokens=8)
     assert ids_of(generate(moved(small_model, eight_devices), made)) == ids_of(reference)
 
 
 def test_eight_devices_search_the_same(small_model, eight_devices):
     settings = dataclasses.replace(GREEDY, beams=4, candidates=4)
     alone = generate(small_model, setup(settings, lanes=16))
-    made = setup(settings, lanes=16, prefill_prompts=4)
+    made = setup(settings, lanes=16, prefill_tokens=8)
     assert ids_of(generate(moved(small_model, eight_devices), made)) == ids_of(alone)
 
 
@@ -182,11 +184,89 @@ def test_a_second_call_compiles_nothing(small_model, reference):
     assert counter.programs == 0
 
 
+@pytest.mark.parametrize("window", [None, 6])
+def test_a_shared_beginning_and_prompts_in_pieces_are_exact(window, small_model, one_device):
+    """Twenty tokens that all begin with, read once, rests of up to twenty read eight at a time, in
+    blocks of eight, against one forward pass over each prompt and its answer."""
+    (kind,) = small_model.config.kinds  # of two layers, the first sees `window` tokens
+    pattern = (dataclasses.replace(kind, window=window), kind)
+    config = dataclasses.replace(small_model.config, pattern=pattern)
+    run = execute_on(one_device, rules=config.rules)
+    model = dataclasses.replace(small_model, config=config, execution=run)
+    random = np.random.default_rng(5)
+    shared = random.integers(21, 96, 20).tolist()
+    prompts = [shared + random.integers(21, 96, n).tolist() for n in (1, 20, 0, 3, 9, 2)]
+    prompts[2] += [50]  # all but the last token of the shortest is shared
+    made = setup(prefill_tokens=8, bucket_tokens=8)
+    with_prefix = reading.shared(prompts, made.pace.prefill_tokens)
+    assert with_prefix == 20
+    found = generation.generate(model, made, prompts, range(6), SEED, None)
+    for prompt, row in zip(prompts, found, strict=True):
+        for answer in row:
+            expected = uncached(model, prompt, answer)
+            assert answer.logprobs_sum == pytest.approx(expected, abs=1e-4 * len(answer.ids))
+
+
+def test_programs_do_not_grow_with_depth(small_model):
+    sizes_of: dict[int, list[int]] = {}
+    made = setup()
+    for layers in (2, 8):
+        config = dataclasses.replace(small_model.config, layers=layers)
+        weights = abstract.weights(llama.parameters(config), small_model.mesh, jnp.float32)
+        model = Model(config, small_model.execution, weights, None, None)
+        sizes = session.cache_sizes(made, model.mesh, lanes=5, slots=6, prefix=0, longest=32)
+        held = planned.cache(model, made, sizes)
+        lowered = (
+            planned.lower_reading(model, made, held),
+            planned.lower_writing(model, made, held, sizes),
+        )
+        sizes_of[layers] = [len(one.as_text().splitlines()) for one in lowered]
+    assert sizes_of[2] == sizes_of[8]
+
+
 def test_candidates_and_seeds_differ(small_model, reference):
     for row in reference.values():
         assert len({tuple(answer.ids) for answer in row}) > 1
     other = generation.generate(small_model, setup(), PROMPTS, NUMBERS, SEED + 1, None)
     assert [row[0].ids for row in other] != [row[0].ids for row in reference.values()]
+
+
+# ---------------------------------------------------------------------------- packing
+
+
+def test_rows_are_packed_without_gaps_and_go_on_where_they_ended():
+    """Every token once, at its place; all rows full but the last; a piece follows its past."""
+    sizes = caches.CacheSizes(
+        4, 9, prefix_tokens=16, prompt_tokens=64, own_tokens=8, block_tokens=8
+    )
+    prompts = [(slot, list(range(100 * slot, 100 * slot + n))) for slot, n in
+               enumerate((5, 0, 30, 1, 12, 3, 17))]  # fmt: skip
+    found, batches = {}, list(reading.pack(prompts, 7, sizes, 2, 10))
+    for number, rows in enumerate(batches):
+        filled = rows.segments > 0
+        assert filled.all() or number == len(batches) - 1
+        assert (rows.to.slots[~filled] == sizes.prompts).all()
+        for row in range(2):
+            first = rows.segments[row] == 1
+            if rows.past[row]:
+                assert set(rows.to.slots[row][first]) == {rows.slots[row]}
+                assert rows.to.places[row][first][0] == rows.past[row]
+        for slot, place, position, token in zip(
+            *(x[filled] for x in (rows.to.slots, rows.to.places, rows.positions, rows.ids)),
+            strict=True,
+        ):
+            assert position == 7 + place and (slot, place) not in found
+            found[slot, place] = token
+    expected = {(slot, i): token for slot, ids in prompts for i, token in enumerate(ids)}
+    assert found == expected and len(batches) == 4  # 68 tokens in rows of 2 x 10
+
+
+def test_a_beginning_is_shared_where_that_saves_more_than_a_row():
+    prompts = [[1, 2, 3, 4], [1, 2, 3], [1, 2, 3, 9, 9]]
+    assert reading.shared(prompts, 3) == 2  # never the last token of a prompt
+    assert reading.shared(prompts, 4) == 0
+    assert reading.shared(prompts[:1], 0) == 0
+    assert reading.shared([[1, 2], [3, 2]], 0) == 0
 
 
 # ---------------------------------------------------------------------------- log-probabilities
@@ -296,7 +376,7 @@ def test_refused(small_model, one_device, eight_devices):
     with pytest.raises(DataError, match="prompt 7 has 3 tokens.*change beyond 9 tokens"):
         generation.generate(dynamic, setup(), [[1, 2, 3]], [7], SEED, None)
     with pytest.raises(ConfigError, match="lanes 6 does not divide over mesh data x fsdp = 4"):
-        setup(lanes=6, prefill_prompts=4).check(eight_devices)
+        setup(lanes=6).check(eight_devices)
     beams = dataclasses.replace(GREEDY, beams=4)
     with pytest.raises(ConfigError, match="beam search ends at token ids only"):
         setup(beams, stop=generation.Stop(("x",), str)).check(one_device)

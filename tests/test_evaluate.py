@@ -73,7 +73,7 @@ def configure(given: Path, **overrides):
         "data.max_length": 96,
         "answer.max_new_tokens": 8,
         "sample.lanes": 16,
-        "sample.prefill_prompts": 8,
+        "sample.prefill_tokens": 96,
         "sample.bucket_tokens": 96,
         "sample.chunk_steps": 4,
         "sample.cache_dtype": "float32",

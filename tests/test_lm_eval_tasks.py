@@ -23,7 +23,7 @@ from safety_jax.models.model import Model
 from tests.golden import cases
 
 PACE = generation.Pace(
-    lanes=2, prefill_prompts=2, bucket_tokens=64, chunk_steps=8, cache_dtype=jnp.float32
+    lanes=2, prefill_tokens=64, bucket_tokens=64, chunk_steps=8, cache_dtype=jnp.float32
 )
 ASKING = lm_eval_tasks.Asking(
     num_fewshot=None, limit=None, chat=False, system="", seed=1, bootstrap=100

@@ -12,7 +12,6 @@ from samples import execute_on, random_adapters, whole_logits
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import CheckpointError, ConfigError
 from safety_jax.models import attention, llama, lora
-from safety_jax.models.decoding.unrolled import unroll
 from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hf, model_folder, peft
 
@@ -77,17 +76,6 @@ def test_the_gradient_of_a_model_is_its_like(small_model):
     assert gradient.config == small_model.config
     np.testing.assert_array_equal(gradient.weights["head"], 1.0)
     np.testing.assert_array_equal(gradient.weights["embedding"], 0.0)
-
-
-def test_an_unrolled_model_holds_each_layer(small_model):
-    adapters = random_adapters(small_model.config, small_model.mesh)
-    found = unroll(dataclasses.replace(small_model, adapters=adapters))
-    assert len(found.layers) == small_model.config.layers
-    kernels, leaves = found.layers[1]
-    stacked = small_model.weights["layers"]["query"]["kernel"]
-    np.testing.assert_array_equal(kernels["query"]["kernel"], stacked[1])
-    np.testing.assert_array_equal(leaves["query"].a, adapters.weights["query"]["a"][1])
-    np.testing.assert_array_equal(found.head, small_model.weights["head"].T)
 
 
 # ---------------------------------------------------------------------------- folders

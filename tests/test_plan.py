@@ -145,7 +145,9 @@ def test_flops_by_formula_are_those_the_compiler_counts(config):
 
 def test_a_written_token_reads_weights_and_caches_once():
     model = sizes.read("llama2-7b")
-    lanes = caches.CacheSizes(lanes=64, prompts=8, prompt_tokens=512, own_tokens=256)
+    lanes = caches.CacheSizes(
+        64, 8, prefix_tokens=256, prompt_tokens=512, own_tokens=256, block_tokens=128
+    )
     parts = FlopParts(rows=4, stored=4, tensor=4)
     load = formulas.writing(model, parts, lanes, width=2, cache_width=2)
     weights = formulas.kernel_weights(model) + formulas.head_weights(model)
@@ -326,7 +328,7 @@ def test_gpus_are_planned_by_formula_and_kept(tmp_path, capsys):
     assert by_name["sft", "llama2-7b", "h200:8"]["price"] is None
     # 141 GB do not: kernels are gathered, or divided where every token needs them.
     assert by_name["sft", "llama3-70b", "h100:8"]["mesh"] == [1, 8, 1]
-    assert by_name["raft", "llama3-70b", "h100:8"]["mesh"] == [1, 1, 8]
+    assert by_name["raft", "llama3-70b", "h100:8"]["mesh"] == [2, 1, 4]
     said = capsys.readouterr().out
     assert "[16/16]" in said and "compute" in said
     markdown = (tmp_path / "plan.md").read_text()

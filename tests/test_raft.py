@@ -69,7 +69,7 @@ def configure(given: Path, arg: str | None = None, **overrides):
         "sample.candidates": CANDIDATES,
         "sample.max_new_tokens": 12,
         "sample.lanes": 16,
-        "sample.prefill_prompts": 8,
+        "sample.prefill_tokens": 64,
         "sample.bucket_tokens": 64,
         "sample.chunk_steps": 6,
         "sample.cache_dtype": "float32",

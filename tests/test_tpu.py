@@ -68,7 +68,7 @@ def test_llama_2_7b_decodes_on_v5e_4x4(devices, capsys):
     for program in programs(run):
         found = measure(run, program, capsys)
         assert found.needed < AVAILABLE
-        assert found.memory.held == pytest.approx(WEIGHTS / 16, rel=0.1)
+        assert found.memory.held == 0  # weights lie there once
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from safety_jax.models.decoding.ends import endings
 from safety_jax.models.model import Model
 
 LANES = 64  # answers written at a time on each device
+PREFILL_TOKENS = 128  # of prompts, read at a time on each device
 BUCKET_TOKENS = 64  # the shortest compiled length of prompts and of answers
 CHUNK_STEPS = 16  # tokens written between two looks of the host
 
@@ -102,8 +103,7 @@ def sample(
         _check_fits(model, record.where, len(row), max_new_tokens)
     ends = [*model.ends, *(answer_ends(tokens, FIXED.chat) if worded == "chat" else ())]
     end_ids, strings = endings(tokens, ends, tuple(stop), thoughts.reader(tokens))
-    pace = _pace(model, len(ids) * candidates)
-    setup = generation.Setup(settings, pace, end_ids, strings)
+    setup = generation.Setup(settings, _pace(model), end_ids, strings)
     found = generation.generate(model, setup, ids, range(len(ids)), seed, None)
     return [
         [
@@ -123,15 +123,12 @@ def _check_fits(model: Model, where: str, count: int, new: int) -> None:
         )
 
 
-def _pace(model: Model, answers: int) -> generation.Pace:
-    """An odd number of lanes a device: those are not halved towards the end, which would save less
-    time than it takes to compile."""
-    parts = meshes.row_parts(model.mesh)
-    each = min(-(-answers // parts), LANES)
-    lanes = parts * (1 if each == 1 else 1 + generation.bucket(each - 1, 2))
+def _pace(model: Model) -> generation.Pace:
+    """The same for any number of answers, so that few programs serve a notebook: a step of a
+    quarter of the lanes takes hardly longer than one of a single lane."""
     return generation.Pace(
-        lanes=lanes,
-        prefill_prompts=min(lanes, 8 * parts),
+        lanes=LANES * meshes.row_parts(model.mesh),
+        prefill_tokens=PREFILL_TOKENS,
         bucket_tokens=BUCKET_TOKENS,
         chunk_steps=CHUNK_STEPS,
         cache_dtype=model.execution.compute_dtype,

@@ -120,6 +120,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 # Takes rotated q [B T H E], k [B T K E], v [B T K E] and the number of the layer's kind (0 where
 # all are alike) to [B T H E] and what is kept of the layer.
 Attend = Callable[[jax.Array, jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
+# Likewise with the layer's number and a cache of all layers before q; keeps (the cache, the rest).
+CachedAttend = Callable[..., tuple[jax.Array, tuple[Any, Any]]]
 
 
 def targets(config: LlamaConfig) -> Mapping[str, str]:
@@ -319,8 +321,6 @@ class Llama(nnx.Module):
         Args:
             turns: by kind of layer.
         """
-        kinds = self.config.layer_kinds
-        numbers = jnp.asarray(kinds, jnp.int32) if any(kinds) else None
 
         def body(x, of_layer):
             layer, leaves, number = of_layer
@@ -329,6 +329,31 @@ class Llama(nnx.Module):
 
         if REMAT[run.remat] is not None:
             body = jax.checkpoint(body, policy=REMAT[run.remat], prevent_cse=False)
-        stacked = (self.layers, lora.by_layer(adapters), numbers)
+        stacked = (self.layers, lora.by_layer(adapters), self._kinds())
         x, kept = jax.lax.scan(body, self.embed(ids, run), stacked)
         return norm(x, self.final_norm, self.config), kept
+
+    def cached(
+        self, ids, turns: rotary.Turns, run: Execution, adapters, attend: CachedAttend, cache
+    ):
+        """All layers by one scan that hands a cache from layer to layer, so that it is updated
+        where it lies; what else `attend` keeps of each layer is stacked."""
+
+        def body(state, of_layer):
+            x, cache = state
+            layer, leaves, number, place = of_layer
+            kind = 0 if number is None else number
+            of_this = functools.partial(attend, place, cache)
+            turn = rotary.of_kind(turns, kind)
+            x, (cache, kept) = layer(x, turn, kind, run, leaves, of_this)
+            return (x, cache), kept
+
+        places = jnp.arange(self.config.layers)
+        stacked = (self.layers, lora.by_layer(adapters), self._kinds(), places)
+        (x, cache), kept = jax.lax.scan(body, (self.embed(ids, run), cache), stacked)
+        return norm(x, self.final_norm, self.config), cache, kept
+
+    def _kinds(self) -> jax.Array | None:
+        """The number of each layer's kind; None where all are alike."""
+        kinds = self.config.layer_kinds
+        return jnp.asarray(kinds, jnp.int32) if any(kinds) else None

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base import meshes, trees
@@ -15,7 +15,7 @@ from safety_jax.base.batch import Tokens
 from safety_jax.maths.logprobs import OutputHead
 from safety_jax.models import declaration, lora, rotary
 from safety_jax.models.execution import Execution
-from safety_jax.models.llama import Attend, Llama, LlamaConfig, parameters
+from safety_jax.models.llama import CachedAttend, Llama, LlamaConfig, parameters
 
 _static: Any = {"static": True}
 
@@ -76,29 +76,33 @@ class Model:
             attention = self.execution.attention
             return attention(q, k, v, tokens.segments, tokens.prefixes, kind), None
 
-        return self._run(tokens, attend)[0]
-
-    def keys_and_values(
-        self, tokens: Tokens
-    ) -> tuple[Float[Array, "L B T K E"], Float[Array, "L B T K E"]]:
-        """What later tokens attend to: every layer's keys, already rotated, and values."""
-
-        def attend(q, k, v, kind):
-            attention = self.execution.attention
-            return attention(q, k, v, tokens.segments, tokens.prefixes, kind), (k, v)
-
-        return self._run(tokens, attend)[1]
-
-    def _run(self, tokens: Tokens, attend: Attend) -> tuple[jax.Array, Any]:
         longest, lengths = self.config.frequencies_change_beyond, None
         if longest is not None and tokens.ids.shape[1] > longest:
             if tokens.prefixes is not None:  # examples of two lengths would share its keys
                 raise ValueError(f"shared prefixes in rows longer than {longest} tokens")
             lengths = rotary.example_lengths(tokens.positions, tokens.segments)
+        turns, module = self._turns(tokens.positions, lengths), self._module()
+        return module(tokens.ids, turns, self.execution, self.adapters, attend)[0]
+
+    def cached(
+        self,
+        ids: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        attend: CachedAttend,
+        cache: Any,
+    ) -> tuple[Float[Array, "B T D"], Any, Any]:
+        """The last hidden state of tokens whose past lies in a cache, normed; the cache after them;
+        and what else `attend` keeps of every layer, stacked. No example may be longer than
+        `config.frequencies_change_beyond`."""
+        turns, module = self._turns(positions, None), self._module()
+        return module.cached(ids, turns, self.execution, self.adapters, attend, cache)
+
+    def _turns(self, positions: Any, lengths: Any) -> rotary.Turns:
         ropes = [kind.rope for kind in self.config.kinds]
-        turns = rotary.turns(ropes, self.config.rotary_size, tokens.positions, lengths)
-        module = declaration.bind(Llama, self.config, self.weights)
-        return module(tokens.ids, turns, self.execution, self.adapters, attend)
+        return rotary.turns(ropes, self.config.rotary_size, positions, lengths)
+
+    def _module(self) -> Llama:
+        return declaration.bind(Llama, self.config, self.weights)
 
     def head(self) -> OutputHead:
         """The output matrix, which is the embedding where the two are tied, and what becomes of its

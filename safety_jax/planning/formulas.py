@@ -181,6 +181,7 @@ def writing(
 
 
 def cache_bytes(config: llama.LlamaConfig, sizes: caches.CacheSizes, cache_width: int) -> int:
+    """Of prompt slots and lanes; what all prompts begin with is short, and held once."""
     tokens = sizes.prompts * sizes.prompt_tokens + sizes.lanes * sizes.own_tokens
     return 2 * cache_width * config.layers * config.kv_heads * config.head_size * tokens
 

@@ -55,7 +55,7 @@ def read_pace(sample: ConfigDict) -> generation.Pace:
     """How the decoder runs."""
     return generation.Pace(
         lanes=sample.lanes,
-        prefill_prompts=sample.prefill_prompts,
+        prefill_tokens=sample.prefill_tokens,
         bucket_tokens=sample.bucket_tokens,
         chunk_steps=sample.chunk_steps,
         cache_dtype=float_type("sample.cache_dtype", sample.cache_dtype),

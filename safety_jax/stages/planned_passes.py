@@ -17,7 +17,7 @@ from safety_jax.judges.guards.catalogue import GUARDS
 from safety_jax.judges.guards.reading import label_logprobs, table
 from safety_jax.judges.planned import max_tokens
 from safety_jax.models import llama
-from safety_jax.models.decoding import caches, generation
+from safety_jax.models.decoding import caches, generation, session
 from safety_jax.models.encoders import heads
 from safety_jax.models.execution import float_type
 from safety_jax.models.model import Model
@@ -42,8 +42,7 @@ from safety_jax.training.footprint import FlopParts
 
 def choose_decoding(asked: PlanRequest) -> ProgramChoice:
     config = asked.config
-    # Weights are held twice: stacked to read prompts, layer by layer to write.
-    weights = 2.0 * base_dtype(config).itemsize * formulas.kernel_weights(asked.model)
+    weights = float(base_dtype(config).itemsize * formulas.kernel_weights(asked.model))
     sizes = (
         asked.own_mesh()
         if asked.keep
@@ -62,20 +61,12 @@ def decoding_setup(
     config, parts = asked.config, FlopParts.of(trained.run.mesh.shape)
     settings = answering.read_settings(config.sample)
     pace = dataclasses.replace(answering.read_pace(config.sample), lanes=lanes)
-    if not asked.keep:
-        read = layouts.round_up(pace.prefill_prompts, parts.rows)
-        pace = dataclasses.replace(pace, prefill_prompts=read)
     setup = generation.Setup(settings, pace, eos_ids=(2,), stop=None)
     setup.check(trained.run.mesh)
-    most = settings.max_new_tokens
-    return setup, caches.CacheSizes(
-        lanes=lanes,
-        prompts=generation.prompt_slots(
-            lanes, settings.candidates, config.raft.prompts, parts.rows
-        ),
-        prompt_tokens=generation.bucket(config.data.max_length - most, pace.bucket_tokens),
-        own_tokens=min(generation.bucket(most, pace.bucket_tokens), most),
-    )
+    slots = generation.prompt_slots(lanes, settings.candidates, parts.rows)
+    longest = config.data.max_length - settings.max_new_tokens
+    # How long a beginning the prompts share is not known: none.
+    return setup, session.cache_sizes(setup, trained.run.mesh, lanes, slots, 0, longest)
 
 
 def decoding_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program]:
@@ -89,19 +80,19 @@ def decoding_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program
 
     parts, width = FlopParts.of(mesh.shape), number_bytes(trained.run)
     cache_width = jnp.dtype(setup.pace.cache_dtype).itemsize
-    prompts = {"rows": setup.pace.prefill_prompts, "row_tokens": sizes.prompt_tokens}
+    prompts = {"rows": parts.rows, "row_tokens": setup.pace.prefill_tokens}
     exchanged = functools.partial(
         formulas.exchanged, model, parts, width=width, passes=1, repeats=1, reduced=0
     )
-    # Both copies of the weights are held, of which each program is given one.
-    stacked = {"parameters": abstract.bytes_on_device((trainable, base))}
-    unrolled = {"parameters by layer": stacked["parameters"]}
-    caches_held = {"caches": abstract.bytes_on_device(cache)}
+    arguments = {
+        "parameters": abstract.bytes_on_device((trainable, base)),
+        "caches": abstract.bytes_on_device(cache),
+    }
     reads = Program(
-        name=f"reads {prompts['rows']} prompts of {prompts['row_tokens']} tokens",
-        lower=lambda: decoding.lower_reading(speaker, setup, cache, sizes.prompt_tokens),
-        arguments=stacked | caches_held,
-        held=unrolled,
+        name=f"reads {prompts['rows']} rows of {prompts['row_tokens']} tokens of prompts",
+        lower=lambda: decoding.lower_reading(speaker, setup, cache),
+        arguments=arguments,
+        held={},
         unknown_trips=(1,),
         load=formulas.reading(model, parts, width=width, outputs=False, **prompts),
         temporaries=formulas.passing(model, parts, width=width, keeps=True, **prompts),
@@ -109,9 +100,9 @@ def decoding_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program
     )
     writes = Program(
         name=f"writes a token in {sizes.lanes} lanes",
-        lower=lambda: decoding.lower_writing(decoding.unrolled(speaker), setup, cache, sizes),
-        arguments=unrolled | caches_held,
-        held=stacked,
+        lower=lambda: decoding.lower_writing(speaker, setup, cache, sizes),
+        arguments=arguments,
+        held={},
         unknown_trips=(1,),  # what one token costs
         load=formulas.writing(model, parts, sizes, width=width, cache_width=cache_width),
         temporaries=formulas.sampling(model, parts, sizes.lanes),

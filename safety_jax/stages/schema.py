@@ -97,7 +97,7 @@ _PACE = in_group(
     "sample",
     {
         "lanes": Whole(1, MOST_ROWS),
-        "prefill_prompts": Whole(1, MOST_ROWS),
+        "prefill_tokens": TOKENS,
         "bucket_tokens": TOKENS,
         "chunk_steps": STEPS,
         "cache_dtype": NUMBER_TYPE,

@@ -46,7 +46,7 @@ FREE = (
     r"model\.remat",
     r"train\.rows_per_microbatch",
     r"score\.(tokens_per_batch|rows_per_write|attention)",
-    r"sample\.(lanes|prefill_prompts|bucket_tokens|chunk_steps)",
+    r"sample\.(lanes|prefill_tokens|bucket_tokens|chunk_steps)",
     r"raft\.(rounds|patience|judges_resident)",
     # Answers and scores are kept by all that they depend on, so that more of them may be asked for.
     r"evaluate\..*",

@@ -1,13 +1,17 @@
 """Sampling against `generate` of transformers: same weights, prompts, settings and threads.
 
     python -m tests.benchmarks.decode [--answers forced] [--rounds 1] [--folder FOLDER]
+    python -m tests.benchmarks.decode --model MODEL [--prompts FILE] [--count 128] [--tokens 64]
 
-64 prompts x 8 candidates x up to 128 tokens at temperature 1, from a LLaMA of 30 M parameters. It
-is first trained by stage `sft`, all weights, for 60 steps on answers of at most 80 tokens, so that
-its answers end at different lengths; real rows where $SAFETY_JAX_SHARED names them, and prompts
-that were not trained on. `forced` takes no end of sequence: every answer has 128 tokens. `ended`
-lets answers end.
+With MODEL, a Hugging Face folder with a chat template answers each prompt of FILE, one a line, or
+made-up ones, once each, as `evaluate` does.
 
+Without it: 64 prompts x 8 candidates x up to 128 tokens at temperature 1, from a LLaMA of 30 M
+parameters. It is first trained by stage `sft`, all weights, for 60 steps on answers of at most 80
+tokens, so that its answers end at different lengths; real rows where $SAFETY_JAX_SHARED names them,
+and prompts that were not trained on.
+
+`forced` takes no end of sequence: every answer has all tokens. `ended` lets answers end.
 transformers takes prompts sorted by length, left-padded, with its KV cache, in batches of the best
 of several sizes; this project takes them in lanes. Every run is its own process, pinned to the same
 cores. Prints new tokens per second without loading and XLA's compiling, which is printed beside.
@@ -27,9 +31,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import transformers
 
 from configs import sft as sft_config
 from safety_jax.data import encode, prompts, records, sources
+from safety_jax.models.decoding.ends import model_ends
 from safety_jax.stages import sft
 from tests.benchmarks import contest, given
 
@@ -43,6 +49,7 @@ SIZES = {
     "tie_word_embeddings": True,
 }
 PROMPTS, CANDIDATES, NEW_TOKENS = 64, 8, 128
+LANES = 128
 LONGEST_ANSWER, STEPS, BATCH = 80, 60, 16
 TRAINING_ROWS = "safety_tuned_llamas/training/safety_only_data_Instructions.json"
 
@@ -63,7 +70,33 @@ def prepare(folder: Path) -> None:
     source = sources.open_source(str(folder / "asked.json"))
     template = prompts.load_template("alpaca", tokens)
     ids = encode.encode_prompts(records.read_prompts(source), template, tokens)
-    (folder / "prompts.json").write_text(json.dumps([list(map(int, row)) for row in ids]))
+    write(folder, [list(map(int, row)) for row in ids], CANDIDATES, NEW_TOKENS, [2])
+
+
+def prepare_chat(folder: Path, model: Path, file: str, count: int, new_tokens: int) -> None:
+    """Likewise of a chat model as it is."""
+    tokens = transformers.AutoTokenizer.from_pretrained(model)
+    random = np.random.RandomState(0)
+    asked = [given.made_up_text(random, 5, 0.4) for _ in range(count)]
+    if file:
+        asked = [line for line in Path(file).read_text().splitlines() if line.strip()][:count]
+    ids = [
+        tokens.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
+        )
+        for text in asked
+    ]
+    (folder / "model").symlink_to(model.resolve())
+    write(folder, ids, 1, new_tokens, list(model_ends(model, tokens)))
+
+
+def write(
+    folder: Path, ids: list[list[int]], candidates: int, new_tokens: int, ends: list[int]
+) -> None:
+    """What workers read."""
+    settings = {"candidates": candidates, "new_tokens": new_tokens, "ends": ends}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    (folder / "prompts.json").write_text(json.dumps(ids))
 
 
 def read_rows(tokens) -> list[dict[str, str]]:
@@ -156,6 +189,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--ours", default="float32", help="cache dtypes")
     parser.add_argument("--peers", default="128,512", help="answers of a batch of transformers")
+    parser.add_argument("--model", default="", help="a Hugging Face folder; '': a new model")
+    parser.add_argument("--prompts", default="", help="of MODEL, one a line; '': made up")
+    parser.add_argument("--count", type=int, default=128, help="prompts of MODEL")
+    parser.add_argument("--tokens", type=int, default=64, help="new ones of each answer of MODEL")
     parser.add_argument("--folder", default="", help="keeps the trained model; '': a new one")
     chosen = parser.parse_args()
     versions = {name: importlib.metadata.version(name) for name in ("jax", "torch", "transformers")}
@@ -163,7 +200,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(chosen.folder or temporary)
         folder.mkdir(exist_ok=True)
-        prepare(folder)
+        if chosen.model:
+            model = Path(chosen.model)
+            prepare_chat(folder, model, chosen.prompts, chosen.count, chosen.tokens)
+        else:
+            prepare(folder)
         lengths = [len(prompt) for prompt in json.loads((folder / "prompts.json").read_text())]
         print(f"{len(lengths)} prompts of {min(lengths)} to {max(lengths)} tokens", flush=True)
         for answers in chosen.answers.split(","):

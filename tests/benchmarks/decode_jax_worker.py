@@ -27,6 +27,7 @@ def main(folder: Path, answers: str, cache_dtype: str) -> None:
     compilation.keep(str(folder / "compiled"))
     compiling = Compiling()
     prompts = json.loads((folder / "prompts.json").read_text())
+    given = json.loads((folder / "settings.json").read_text())
     config = hf_config.read_config(folder / "model")
     mesh = meshes.build(1, 1, 1, devices=jax.devices()[:1])
     run = Execution.build(
@@ -35,13 +36,13 @@ def main(folder: Path, answers: str, cache_dtype: str) -> None:
     weights = hf.load(folder / "model", config, mesh, jnp.float32)
     settings = generation.SamplingParams(
         temperature=1.0, top_k=0, top_p=1.0, frequency_penalty=0.0, beams=1, length_penalty=1.0,
-        candidates=benchmark.CANDIDATES, max_new_tokens=benchmark.NEW_TOKENS,
+        candidates=given["candidates"], max_new_tokens=given["new_tokens"],
     )  # fmt: skip
     pace = generation.Pace(
-        lanes=128, prefill_prompts=16, bucket_tokens=32, chunk_steps=16,
+        lanes=benchmark.LANES, prefill_tokens=256, bucket_tokens=64, chunk_steps=16,
         cache_dtype=jnp.dtype(cache_dtype),
     )  # fmt: skip
-    eos_ids = (2,) if answers == "ended" else ()
+    eos_ids = tuple(given["ends"]) if answers == "ended" else ()
     model = Model(config, run, weights, None, None)
     setup = generation.Setup(settings, pace, eos_ids, None)
     jax.block_until_ready(weights)

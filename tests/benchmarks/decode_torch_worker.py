@@ -16,20 +16,19 @@ from pathlib import Path
 import torch
 import transformers
 
-from tests.benchmarks import decode as benchmark
-
 
 def main(folder: Path, answers: str, rows: int) -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     torch.manual_seed(0)
     prompts = json.loads((folder / "prompts.json").read_text())
+    given = json.loads((folder / "settings.json").read_text())
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder / "model", dtype=torch.float32
     ).eval()
-    end = 2 if answers == "ended" else None
-    model.generation_config.eos_token_id = end
+    ends = given["ends"] if answers == "ended" else None
+    model.generation_config.eos_token_id = ends
     order = sorted(prompts, key=len, reverse=True)
-    count = rows // benchmark.CANDIDATES
+    count = rows // given["candidates"]
 
     def generate(batch: list[list[int]], new_tokens: int) -> list[int]:
         """The lengths of the answers."""
@@ -41,17 +40,21 @@ def main(folder: Path, answers: str, rows: int) -> None:
             mask[row, width - len(prompt) :] = 1
         found = model.generate(
             ids, attention_mask=mask, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
-            num_return_sequences=benchmark.CANDIDATES, max_new_tokens=new_tokens,
-            eos_token_id=end, pad_token_id=0, use_cache=True,
+            num_return_sequences=given["candidates"], max_new_tokens=new_tokens,
+            eos_token_id=ends, pad_token_id=0, use_cache=True,
         )[:, width:].tolist()  # fmt: skip
-        return [answer.index(end) + 1 if end in answer else len(answer) for answer in found]
+        return [length(answer) for answer in found]
+
+    def length(answer: list[int]) -> int:
+        places = (place for place, token in enumerate(answer) if token in (ends or ()))
+        return next(places, len(answer) - 1) + 1
 
     with torch.inference_mode():
         generate(order[:count], 2)
         began = time.perf_counter()
         lengths: list[int] = []
         for start in range(0, len(order), count):
-            lengths += generate(order[start : start + count], benchmark.NEW_TOKENS)
+            lengths += generate(order[start : start + count], given["new_tokens"])
         seconds = time.perf_counter() - began
     said = {
         "seconds": seconds,

@@ -15,11 +15,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from safety_jax.base import meshes
-from safety_jax.models.decoding import caches, programs
-from safety_jax.models.decoding.caches import LayerCache
+from safety_jax.models.decoding import attending, caches, programs
 from safety_jax.models.decoding.sampling import SamplingParams
-from safety_jax.models.decoding.session import Completion, Session, bucket
-from safety_jax.models.decoding.unrolled import UnrolledModel
+from safety_jax.models.decoding.session import Completion, Session, rung
+from safety_jax.models.model import Model
 
 NEVER = -1e9  # the score of what must not be chosen
 
@@ -118,12 +117,12 @@ def advance(
 
 @functools.partial(jax.jit, static_argnames=("settings", "eos_ids"), donate_argnames=("cache",))
 def write_beams(
-    model: UnrolledModel,
+    model: Model,
     settings: SamplingParams,
     eos_ids: tuple[int, ...],
     cache: caches.Cache,
     state: Beams,
-    seats: caches.Seats,
+    seats: attending.Seats,
     steps: Int[Any, ""],
 ) -> tuple[caches.Cache, Beams]:
     """Goes on for so many steps, or until no search is open. All answers are equally long, so the
@@ -136,19 +135,17 @@ def write_beams(
 
     def step(carry):
         cache, state, done = carry
-        written = jnp.broadcast_to(state.written, (B * N,))
-        tokens = state.tokens.reshape(-1)
-        logits, cache = programs.next_logits(model, cache, seats, tokens, written, state.written)
+        lanes = programs.Lanes(
+            state.tokens.reshape(-1), jnp.full(B * N, state.written), jnp.ones(B * N, bool)
+        )
+        logits, cache = programs.next_logits(model, cache, seats, lanes, state.written)
         logprobs = jax.nn.log_softmax(logits).reshape(B, N, -1)
+        used = state.written // caches.sizes(cache).block_tokens + 1
         state, parents = advance(state, logprobs, eos_ids, settings)
+        rows = (jnp.arange(B)[:, None] * N + parents).reshape(-1)
+        return caches.follow(cache, rows, used, model.mesh), state, done + 1
 
-        def follow(own: jax.Array) -> jax.Array:
-            return _pick(own.reshape(B, N, *own.shape[1:]), parents).reshape(own.shape)
-
-        moved = tuple(LayerCache(*layer[:2], *map(follow, layer[2:])) for layer in cache)
-        return moved, state, done + 1
-
-    mesh = model.execution.mesh
+    mesh = model.mesh
     cache, state, _ = jax.lax.while_loop(go_on, step, (cache, state, jnp.int32(0)))
     return cache, jax.tree.map(lambda x: meshes.constrain(x, mesh, (None,) * x.ndim), state)
 
@@ -162,7 +159,7 @@ def search(session: Session) -> list[list[Completion]]:
     answers: list[list[Completion]] = [[] for _ in prompts]
     for first in range(0, len(order), most):
         numbers = order[first : first + most]
-        state = _search(session, numbers, min(bucket(len(numbers), parts), most))
+        state = _search(session, numbers, rung(len(numbers), most, parts))
         for row, number in enumerate(numbers):
             for beam in range(setup.settings.candidates):
                 length = int(state.lengths[row, beam])
@@ -177,30 +174,22 @@ def _search(session: Session, numbers: list[int], B: int) -> Beams:
     """Reads these prompts into B slots and searches until all are done."""
     setup, settings = session.setup, session.setup.settings
     N, chunk_steps = settings.beams, setup.pace.chunk_steps
-    S = session.prompt_tokens(len(session.prompts[numbers[0]]))
-    sizes = caches.CacheSizes(B * N, B, S, session.own_tokens(chunk_steps))
-    session.allocate(sizes)
-    for first in range(0, len(numbers), setup.pace.prefill_prompts):
-        some = numbers[first : first + setup.pace.prefill_prompts]
-        session.read(some, range(first, first + len(some)))
+    session.allocate(B * N, B)
+    session.read(numbers, range(len(numbers)))
     last, lengths = np.zeros(B, np.int32), np.zeros(B, np.int32)
     last[: len(numbers)] = [session.prompts[number][-1] for number in numbers]
-    lengths[: len(numbers)] = [len(session.prompts[number]) - 1 for number in numbers]
+    lengths[: len(numbers)] = [session.in_slot(number) for number in numbers]
     rows = np.arange(B * N, dtype=np.int32)
-    seats = caches.Seats(rows // N, rows % N, rows.reshape(B, N), lengths)
+    prefix = np.int32(session.prefix)
+    seats = attending.Seats(rows // N, rows % N, rows.reshape(B, N), lengths, prefix)
 
     state = start(last, N, settings.max_new_tokens)
     state = state._replace(open=np.arange(B) < len(numbers))
     while state.open.any():
         written = int(state.written)
-        W = session.own_tokens(written + chunk_steps)
-        if W > sizes.own_tokens:
-            columns = np.minimum(np.arange(W), sizes.own_tokens - 1).astype(np.int32)
-            sizes = sizes._replace(own_tokens=W)
-            session.rearrange(sizes, rows, np.arange(B, dtype=np.int32), columns)
-        steps = np.int32(min(chunk_steps, W - written))
         session.cache, state = write_beams(
-            session.unrolled, settings, setup.eos_ids, session.cache, state, seats, steps,
+            session.model, settings, setup.eos_ids, session.cache, state, seats,
+            np.int32(chunk_steps),
         )  # fmt: skip
         state = Beams(*map(np.asarray, state))
         broken = ~np.isfinite(state.scores[: len(numbers)]).all(axis=1)

@@ -4,8 +4,8 @@
     answers = generation.generate(model, setup, prompts, prompt_ids, seed, "sampling")
 
 The host loop gives free lanes to waiting candidates, runs a compiled chunk of steps, collects what
-was written, and repeats. Lengths come from short ladders, so prompts and answers of any length meet
-few compiled programs.
+was written, and repeats. Numbers and lengths come from short ladders, so that few compiled programs
+serve any prompts and answers.
 
 How it runs never changes an answer: a candidate's randomness is folded from (seed, prompt id,
 candidate, position), so it is the same alone, in any batch, in any lane and on any mesh, up to the
@@ -21,7 +21,7 @@ import numpy as np
 
 from safety_jax.base.errors import DataError, NotFiniteError
 from safety_jax.models import llama
-from safety_jax.models.decoding import beams, caches, programs
+from safety_jax.models.decoding import attending, beams, programs
 from safety_jax.models.decoding.ends import Stop
 from safety_jax.models.decoding.sampling import SamplingParams
 from safety_jax.models.decoding.session import (
@@ -31,17 +31,18 @@ from safety_jax.models.decoding.session import (
     Session,
     Setup,
     bucket,
+    rung,
 )
 from safety_jax.models.model import Model
 
-__all__ = ["Completion", "Pace", "SamplingParams", "Setup", "Stop", "generate"]
+__all__ = ["Completion", "Pace", "SamplingParams", "Setup", "Stop", "bucket", "generate"]
 
 # A prompt's candidates end one by one, so more prompts are half answered than lanes / candidates.
 PROMPTS_PER_FULL_PROMPT = 2
+# With one candidate, so many of the lanes again are read ahead, so that full rows are read.
+AHEAD_SHARE = 4
 # The host looks for lanes to refill when one in so many has finished.
 REFILL_SHARE = 16
-# Lanes are halved as answers run out, down to this share: each number of lanes is compiled.
-SMALLEST_SHARE = 4
 
 
 def generate(
@@ -101,10 +102,13 @@ def _check_frequencies(
         )
 
 
-def prompt_slots(lanes: int, candidates: int, prompts: int, row_parts: int) -> int:
-    """P: enough for the prompts that R lanes answer at a time, and never more than R."""
-    most = math.ceil(PROMPTS_PER_FULL_PROMPT * lanes / candidates) if candidates > 1 else lanes
-    return min(bucket(min(most, prompts), row_parts), lanes)
+def prompt_slots(lanes: int, candidates: int, row_parts: int) -> int:
+    """P: enough for the prompts that R lanes answer at a time, and for some that wait."""
+    if candidates > 1:
+        most = min(math.ceil(PROMPTS_PER_FULL_PROMPT * lanes / candidates), lanes)
+    else:
+        most = lanes + math.ceil(lanes / AHEAD_SHARE)
+    return math.ceil(most / row_parts) * row_parts
 
 
 class _Sampling:
@@ -121,13 +125,8 @@ class _Sampling:
         self.ready: collections.deque[tuple[int, int]] = collections.deque()  # slot, candidate
         self.answers: list[list[Completion | None]] = [[None] * self.C for _ in order]
 
-        R = self.setup.pace.lanes
-        while R % (2 * parts) == 0 and R // 2 >= count * self.C:
-            R //= 2
-        self.fewest = R // SMALLEST_SHARE
-        W = session.own_tokens(self.setup.pace.chunk_steps)
-        S = session.prompt_tokens(len(session.prompts[order[0]]))
-        session.allocate(caches.CacheSizes(R, self._slots_for(R), S, W))
+        R = rung(count * self.C, self.setup.pace.lanes, parts)
+        session.allocate(R, self._slots_for(R))
         self.column = 0
         self._clear(R, self._slots_for(R))
 
@@ -144,8 +143,7 @@ class _Sampling:
         self.lane_on = np.full((P, self.C), -1)
 
     def _slots_for(self, lanes: int) -> int:
-        count = len(self.session.prompts)
-        return prompt_slots(lanes, self.C, count, self.session.row_parts)
+        return prompt_slots(lanes, self.C, self.session.row_parts)
 
     def run(self) -> list[list[Completion]]:
         while True:
@@ -179,8 +177,7 @@ class _Sampling:
 
     def _read(self) -> None:
         free = np.flatnonzero(self.prompt_in < 0)
-        slots = [int(slot) for slot in free[: self.setup.pace.prefill_prompts]]
-        slots = slots[: len(self.waiting)]
+        slots = [int(slot) for slot in free[: len(self.waiting)]]
         if not slots:
             return
         numbers = [self.waiting.popleft() for _ in slots]
@@ -189,49 +186,28 @@ class _Sampling:
         self.ready.extend((slot, candidate) for slot in slots for candidate in range(self.C))
 
     def _fit(self) -> None:
-        """Changes the sizes of the arrays where the next chunk needs longer or fewer of them."""
-        now = self.session.sizes
+        """Goes on with fewer lanes where those left are enough."""
+        now, parts = self.session.sizes, self.session.row_parts
         assert now is not None
+        if self.waiting or self.ready:
+            return
         alive = [lane for lane, owner in enumerate(self.owner) if owner is not None]
         live = [int(slot) for slot in np.flatnonzero(self.prompt_in >= 0)]
-        R, P = now.lanes, now.prompts
-        while not self.waiting and not self.ready and R % (2 * self.session.row_parts) == 0:
-            too_many = len(alive) > R // 2 or len(live) > self._slots_for(R // 2)
-            if too_many or R // 2 < self.fewest:
-                break
-            R, P = R // 2, self._slots_for(R // 2)
-        longest = max(len(self.session.prompts[self.prompt_in[slot]]) for slot in live)
-        if self.waiting:
-            longest = max(longest, len(self.session.prompts[self.waiting[0]]))
-        oldest = max(len(self.written[lane]) for lane in alive)
-        W = self.session.own_tokens(oldest + self.setup.pace.chunk_steps)
-        target = caches.CacheSizes(R, P, self.session.prompt_tokens(longest), W)
-        if target != now:
-            self._move(target, alive, live)
+        R = rung(len(alive), self.setup.pace.lanes, parts)
+        while R < now.lanes and self._slots_for(R) < len(live):
+            R *= 2
+        if R < now.lanes:
+            P = self._slots_for(R)
+            lanes = np.array(alive + [0] * (R - len(alive)), np.int32)
+            slots = np.array(live + [0] * (P - len(live)), np.int32)
+            self.session.rearrange(lanes, slots)
+            self._renumber(R, P, alive, live)
 
-    def _move(self, target: caches.CacheSizes, alive: list[int], live: list[int]) -> None:
-        now = self.session.sizes
-        assert now is not None
-        same_lanes = (target.lanes, target.prompts) == (now.lanes, now.prompts)
-        lanes = list(range(now.lanes)) if same_lanes else list(alive)
-        slots = list(range(now.prompts)) if same_lanes else list(live)
-        lanes += [0] * (target.lanes - len(lanes))
-        slots += [0] * (target.prompts - len(slots))
-        # The newest column comes last, older ones before it, and the next one is column 0.
-        ages = target.own_tokens - 1 - np.arange(target.own_tokens)
-        columns = (self.column - 1 - np.minimum(ages, now.own_tokens - 1)) % now.own_tokens
-        self.session.rearrange(
-            target, np.array(lanes, np.int32), np.array(slots, np.int32), columns.astype(np.int32)
-        )
-        self.column = 0
-        if not same_lanes:
-            self._renumber(target, alive, live)
-
-    def _renumber(self, target: caches.CacheSizes, alive: list[int], live: list[int]) -> None:
+    def _renumber(self, R: int, P: int, alive: list[int], live: list[int]) -> None:
         owner, written, logprobs = self.owner, self.written, self.logprobs
         slot_of, seat_of = self.slot_of, self.seat_of
         prompt_in, still_open = self.prompt_in, self.open
-        self._clear(target.lanes, target.prompts)
+        self._clear(R, P)
         self.prompt_in[: len(live)], self.open[: len(live)] = prompt_in[live], still_open[live]
         for lane, old in enumerate(alive):
             self.owner[lane] = owner[old]
@@ -253,18 +229,17 @@ class _Sampling:
                 number, candidate = owner
                 tokens[lane] = [*prompts[number][-1:], *self.written[lane]][-1]
                 names[lane] = self.prompt_ids[number], candidate
-        lengths = [len(prompts[number]) - 1 if number >= 0 else 0 for number in self.prompt_in]
-        seats = caches.Seats(
+        lengths = [self.session.in_slot(n) if n >= 0 else 0 for n in self.prompt_in.tolist()]
+        seats = attending.Seats(
             self.slot_of, self.seat_of, np.maximum(self.lane_on, 0).astype(np.int32),
-            np.array(lengths, np.int32),
+            np.array(lengths, np.int32), np.int32(self.session.prefix),
         )  # fmt: skip
         counts = np.array([len(ids) for ids in self.written], np.int32)
-        room = sizes.own_tokens - int(counts[alive].max())
         lanes = programs.Lanes(tokens, counts, alive)
         self.session.cache, wrote = programs.write_tokens(
-            self.session.unrolled, settings, self.setup.eos_ids, self.setup.pace.chunk_steps,
+            self.session.model, settings.drawing, self.setup.eos_ids, self.setup.pace.chunk_steps,
             self.session.cache, self._history(), lanes, seats, self.seed, names,
-            np.int32(self.column), np.int32(min(self.setup.pace.chunk_steps, room)),
+            np.int32(settings.max_new_tokens), np.int32(self.column),
             np.int32(self._enough(alive)),
         )  # fmt: skip
         steps = int(wrote.steps)
@@ -291,7 +266,8 @@ class _Sampling:
         count, R = int(alive.sum()), len(alive)
         if self.waiting or self.ready:
             return min(count, max(1, R // REFILL_SHARE))
-        return count - R // 2 if count > R // 2 >= self.fewest else count
+        smaller = rung(0, self.setup.pace.lanes, self.session.row_parts)
+        return count - R // 2 if count > R // 2 >= smaller else count
 
     def _collect(self, wrote: programs.DecodedChunk) -> None:
         before = len(self.prompt_in) - int((self.prompt_in < 0).sum())

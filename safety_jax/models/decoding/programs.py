@@ -13,10 +13,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, UInt32
 
-from safety_jax.base.batch import Tokens
-from safety_jax.models.decoding import caches, sampling
+from safety_jax.models.decoding import attending, caches, sampling
 from safety_jax.models.decoding.sampling import SamplingParams
-from safety_jax.models.decoding.unrolled import UnrolledModel
 from safety_jax.models.model import Model
 
 
@@ -44,66 +42,58 @@ class DecodedChunk(NamedTuple):
 
 
 @functools.partial(jax.jit, donate_argnames=("cache",))
-def read_prompts(
-    model: Model,
-    cache: caches.Cache,
-    ids: Int[Any, "B T"],
-    lengths: Int[Any, " B"],
-    slots: Int[Any, " B"],
-) -> caches.Cache:
-    """Puts the keys and values of right-padded prompts into their slots."""
-    real = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape) < lengths[:, None]
-    kept = model.keys_and_values(Tokens.one_a_row(ids, real))
-    return caches.insert(cache, *kept, slots, model.mesh)
+def read_prompts(model: Model, cache: caches.Cache, rows: attending.PromptRows) -> caches.Cache:
+    """Puts the keys and values of packed prompts into their slots."""
+    attend = functools.partial(attending.read, rows=rows, rules=model.config.rules)
+    _, cache, (keys, values) = model.cached(rows.ids, rows.positions, attend, cache)
+    return caches.insert(cache, keys, values, rows.to, model.mesh)
 
 
 def next_logits(
-    model: UnrolledModel,
+    model: Model,
     cache: caches.Cache,
-    seats: caches.Seats,
-    tokens: Int[Array, " R"],
-    written: Int[Array, " R"],
+    seats: attending.Seats,
+    lanes: Lanes,
     column: Int[Array, ""],
 ) -> tuple[Float[Array, "R V"], caches.Cache]:
-    """One step of every lane: reads `tokens`, gives the logits of the tokens after them."""
-    config, sizes, mesh = model.config, caches.sizes(cache), model.execution.mesh
-    rules = config.rules
-    views = [caches.look(seats, written, column, sizes, rule.window) for rule in rules]
-    attends = [
-        functools.partial(caches.attend, layer, seats, views[kind], rules[kind], mesh)
-        for layer, kind in zip(cache, config.layer_kinds, strict=True)
-    ]
-    positions = (seats.lengths[seats.prompts] + written)[:, None]
-    logits, kept = model.step(tokens[:, None], positions, attends)
-    return logits[:, 0], tuple(kept)
+    """One step of every lane: reads its token, gives the logits of the one after it."""
+    view = attending.look(seats, lanes.written, lanes.alive, column)
+    attend = functools.partial(
+        attending.write, seats=seats, view=view, rules=model.config.rules, mesh=model.mesh
+    )
+    tokens, positions = lanes.tokens[:, None], view.positions[:, None]
+    hidden, cache, _ = model.cached(tokens, positions, attend, cache)
+    return model.logits(hidden)[:, 0], cache
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("settings", "eos_ids", "most_steps"),
+    static_argnames=("settings", "eos_ids", "steps"),
     donate_argnames=("cache",),
 )
 def write_tokens(
-    model: UnrolledModel,
+    model: Model,
     settings: SamplingParams,
     eos_ids: tuple[int, ...],
-    most_steps: int,
+    steps: int,
     cache: caches.Cache,
     history: Int[Any, "R W"],
     lanes: Lanes,
-    seats: caches.Seats,
+    seats: attending.Seats,
     seed: UInt32[Any, " 2"],
     names: UInt32[Any, "R 2"],
+    most: Int[Any, ""],
     column: Int[Any, ""],
-    steps: Int[Any, ""],
     enough: Int[Any, ""],
 ) -> tuple[caches.Cache, DecodedChunk]:
     """Writes until `steps` steps are done or `enough` lanes have finished.
 
     Args:
+        settings: as of `SamplingParams.drawing`.
         history: the token that was read in each column of the ring; [R, 0] without a penalty.
         seed: key data.
         names: the prompt id and candidate number of each lane, folded into the seed.
+        most: tokens of an answer.
         column: of the ring, where the first step writes.
     """
     rows, W = history.shape[0], caches.sizes(cache).own_tokens
@@ -118,7 +108,7 @@ def write_tokens(
     def step(state):
         cache, history, lanes, chunk = state
         now = (column + chunk.steps) % W
-        logits, cache = next_logits(model, cache, seats, lanes.tokens, lanes.written, now)
+        logits, cache = next_logits(model, cache, seats, lanes, now)
         modified = logits
         if settings.frequency_penalty:
             history = jax.lax.dynamic_update_slice(history, lanes.tokens[:, None], (0, now))
@@ -136,12 +126,12 @@ def write_tokens(
         )
         written = lanes.written + lanes.alive
         ended = (tokens[:, None] == ends[None, :]).any(axis=1)
-        alive = lanes.alive & ~ended & (written < settings.max_new_tokens)
+        alive = lanes.alive & ~ended & (written < most)
         return cache, history, Lanes(tokens, written, alive), chunk
 
-    shape = (rows, most_steps)
+    shape = (rows, steps)
     empty = DecodedChunk(jnp.full(shape, -1, jnp.int32), jnp.zeros(shape), jnp.int32(0))
     cache, _, _, chunk = jax.lax.while_loop(go_on, step, (cache, history, lanes, empty))
-    whole = jax.NamedSharding(model.execution.mesh, PartitionSpec())
+    whole = jax.NamedSharding(model.mesh, PartitionSpec())
     chunk = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, whole), chunk)
     return cache, chunk

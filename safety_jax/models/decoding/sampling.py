@@ -42,6 +42,11 @@ class SamplingParams:
     candidates: int
     max_new_tokens: int
 
+    @property
+    def drawing(self) -> "SamplingParams":
+        """What a token is drawn by, without how many and how long: those are data of a program."""
+        return dataclasses.replace(self, candidates=1, max_new_tokens=1, length_penalty=1.0)
+
     def check(self) -> None:
         """Raises a ConfigError for values that ask for nothing sensible."""
         expected = {

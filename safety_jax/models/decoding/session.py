@@ -6,7 +6,8 @@ and which lane answers it; the arrays are moved here.
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,10 +18,9 @@ from jax.typing import DTypeLike
 from safety_jax.base import meshes
 from safety_jax.base.errors import ConfigError, NotFiniteError
 from safety_jax.models import finite
-from safety_jax.models.decoding import caches, programs
+from safety_jax.models.decoding import attending, caches, programs, reading
 from safety_jax.models.decoding.ends import Stop
 from safety_jax.models.decoding.sampling import SamplingParams
-from safety_jax.models.decoding.unrolled import unroll
 from safety_jax.models.model import Model
 
 
@@ -30,29 +30,28 @@ class Pace:
 
     Attributes:
         lanes: answers written at the same time, at most.
-        prefill_prompts: prompts read at the same time, at most.
-        bucket_tokens: the shortest compiled length of prompts and of answers; each next is twice
-            as long. Short buckets save work, long ones compilations.
+        prefill_tokens: tokens of prompts read at the same time, by each of the devices that share
+            out rows.
+        bucket_tokens: the shortest compiled length of prompts, each next is twice as long; answers
+            have a multiple. Attention visits what is filled, so that long ones cost only memory.
         chunk_steps: steps between two looks of the host, at most.
         cache_dtype: of keys and values.
     """
 
     lanes: int
-    prefill_prompts: int
+    prefill_tokens: int
     bucket_tokens: int
     chunk_steps: int
     cache_dtype: DTypeLike
 
     def check(self, row_parts: int) -> None:
         """Raises a ConfigError for a pace that cannot be used, or not on so many devices."""
-        for name in ("lanes", "prefill_prompts"):
-            size = getattr(self, name)
-            if size < 1 or size % row_parts:
-                raise ConfigError(
-                    f"{name} {size} does not divide over mesh {' x '.join(meshes.RULES['rows'])} = "
-                    f"{row_parts}; make it a multiple of {row_parts}"
-                )
-        for name in ("bucket_tokens", "chunk_steps"):
+        if self.lanes < 1 or self.lanes % row_parts:
+            raise ConfigError(
+                f"lanes {self.lanes} does not divide over mesh {' x '.join(meshes.RULES['rows'])} "
+                f"= {row_parts}; make it a multiple of {row_parts}"
+            )
+        for name in ("prefill_tokens", "bucket_tokens", "chunk_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)}: expected 1 or more")
 
@@ -136,7 +135,23 @@ class DecodingProgress:
         self._bar.close()
 
 
-_rearrange = jax.jit(caches.rearrange, static_argnames=("prompt_tokens", "mesh"))
+# Lanes are halved while fewer answers are left, down to this share: each number is compiled.
+SMALLEST_SHARE = 4
+# Tokens of a block of the caches: attention visits whole blocks, accelerators whole tiles.
+BLOCK_TOKENS = {"cpu": 32, "gpu": 64, "tpu": 128}
+# The shortest prefix, in the shortest lengths of prompts: of a template and a system prompt.
+PREFIX_BUCKETS = 2
+
+
+def rung(needed: int, most: int, parts: int) -> int:
+    """The fewest rows that hold so many, of `most`, its half and its quarter."""
+    size = most
+    while size % (2 * parts) == 0 and size // 2 >= max(needed, most // SMALLEST_SHARE):
+        size //= 2
+    return size
+
+
+_rearrange = jax.jit(caches.rearrange, static_argnames=("mesh",))
 
 
 class Session:
@@ -144,6 +159,9 @@ class Session:
 
     A prompt's last token is not read with the others: its lanes read it as their first, so that
     the logits of the first token of an answer come from the same step as all others.
+
+    Attributes:
+        prefix: tokens that all prompts begin with.
     """
 
     def __init__(
@@ -155,13 +173,13 @@ class Session:
     ):
         self.setup, self.prompts, self.bar = setup, prompts, bar
         self.model = model.bare
-        self.unrolled = unroll(self.model)
+        self.prefix = reading.shared(prompts, self.row_parts * setup.pace.prefill_tokens)
         self.sizes: caches.CacheSizes | None = None
-        self.cache: caches.Cache = ()
+        self.cache: Any = ()
 
     @property
     def row_parts(self) -> int:
-        """Lanes, prompt slots and prompts read at once are multiples of this."""
+        """Lanes, prompt slots and rows read at once are multiples of this."""
         return meshes.row_parts(self.model.mesh)
 
     def not_finite(self, prompt: int, token: int) -> NotFiniteError:
@@ -171,38 +189,62 @@ class Session:
             f"the logits are not finite at token {token} of the answer to prompt {prompt}: {where}"
         )
 
-    def prompt_tokens(self, longest: int) -> int:
-        """The capacity S of slots whose longest prompt has so many tokens."""
-        return bucket(longest - 1, self.setup.pace.bucket_tokens)
-
-    def own_tokens(self, needed: int) -> int:
-        """The capacity W of lanes that write so many tokens."""
-        most = self.setup.settings.max_new_tokens
-        return min(bucket(min(needed, most), self.setup.pace.bucket_tokens), most)
-
-    def allocate(self, sizes: caches.CacheSizes) -> None:
-        model, dtype = self.model, self.setup.pace.cache_dtype
-        self.sizes = sizes
-        self.cache = caches.allocate(model.config, sizes, dtype, model.mesh)
-
-    def rearrange(
-        self, sizes: caches.CacheSizes, lanes: np.ndarray, prompts: np.ndarray, columns: np.ndarray
-    ) -> None:
-        """Other sizes, with these lanes, prompt slots and ring columns of the old arrays."""
-        self.cache = _rearrange(
-            self.cache, lanes, prompts, columns, sizes.prompt_tokens, self.model.mesh
+    def allocate(self, lanes: int, slots: int) -> caches.CacheSizes:
+        """Empty caches with room for the longest prompt and answer; reads the prefix."""
+        model, pace = self.model, self.setup.pace
+        longest = max(map(len, self.prompts)) - 1
+        self.sizes = cache_sizes(
+            self.setup, model.mesh, lanes, slots, self.prefix, longest - self.prefix
         )
-        self.sizes = sizes
+        self.cache = caches.allocate(model.config, self.sizes, pace.cache_dtype, model.mesh)
+        shared = self.prompts[0][: self.prefix]
+        self._read(reading.pack_prefix(shared, self.sizes, self.row_parts, pace.prefill_tokens))
+        return self.sizes
+
+    def rearrange(self, lanes: np.ndarray, prompts: np.ndarray) -> None:
+        """Arrays of these lanes and prompt slots of the old ones."""
+        assert self.sizes is not None
+        self.cache = _rearrange(self.cache, lanes, prompts, self.model.mesh)
+        self.sizes = self.sizes._replace(lanes=len(lanes), prompts=len(prompts))
 
     def read(self, numbers: Sequence[int], slots: Sequence[int]) -> None:
-        """Reads at most `prefill_prompts` prompts into their slots."""
+        """Reads prompts into their slots."""
         assert self.sizes is not None
-        rows = min(bucket(len(numbers), self.row_parts), self.setup.pace.prefill_prompts)
-        longest = max(len(self.prompts[number]) for number in numbers)
-        ids = np.zeros((rows, self.prompt_tokens(longest)), np.int32)
-        lengths = np.zeros(rows, np.int32)
-        places = np.full(rows, self.sizes.prompts, np.int32)  # beyond the last: dropped
-        for row, (number, slot) in enumerate(zip(numbers, slots, strict=True)):
-            kept = self.prompts[number][:-1]
-            ids[row, : len(kept)], lengths[row], places[row] = kept, len(kept), slot
-        self.cache = programs.read_prompts(self.model, self.cache, ids, lengths, places)
+        some = [
+            (slot, self.prompts[number][self.prefix : -1])
+            for number, slot in zip(numbers, slots, strict=True)
+        ]
+        self._read(
+            reading.pack(
+                some, self.prefix, self.sizes, self.row_parts, self.setup.pace.prefill_tokens
+            )
+        )
+
+    def _read(self, batches: Iterable[attending.PromptRows]) -> None:
+        for rows in batches:
+            self.cache = programs.read_prompts(self.model, self.cache, rows)
+
+    def in_slot(self, number: int) -> int:
+        """Tokens of a prompt that its slot holds."""
+        return len(self.prompts[number]) - 1 - self.prefix
+
+
+def cache_sizes(
+    setup: Setup, mesh: Mesh, lanes: int, slots: int, prefix: int, longest: int
+) -> caches.CacheSizes:
+    """Every length that programs depend on.
+
+    Args:
+        prefix: tokens that all prompts begin with.
+        longest: tokens of a slot that are needed.
+    """
+    smallest = setup.pace.bucket_tokens
+    block = BLOCK_TOKENS.get(mesh.devices.flat[0].platform, smallest)
+    return caches.CacheSizes(
+        lanes=lanes,
+        prompts=slots,
+        prefix_tokens=bucket(prefix, PREFIX_BUCKETS * smallest),
+        prompt_tokens=bucket(longest, smallest),
+        own_tokens=-(-setup.settings.max_new_tokens // smallest) * smallest,
+        block_tokens=block if smallest % block == 0 else smallest,
+    )
