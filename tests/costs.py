@@ -25,6 +25,7 @@ SECONDS = {
     "test_collectives": 20,
     "test_score": 20,
     "test_guard": 20,
+    "test_guards": 15,
     "test_lora": 15,
     "test_loglikelihood": 12,
     "test_heads_folder": 12,

@@ -103,7 +103,7 @@ def test_configs_and_schema_name_the_changes_that_there_are():
 
 
 def test_labels_of_every_sort():
-    values = [True, False, 1, 1.0, 0, "yes", " yes ", None, "maybe"]
+    values = [True, False, 1, 1.0, 0, "yes", " yes \nS9", None, "maybe"]
     items = [ScoreInput("s", conversation(str(i), "a"), {"l": v}) for i, v in enumerate(values)]
     rule = LabelRule("l", ("true", "1", "yes"), ("false", "0"), "harmful")
     truths, left_out = labels.read(items, rule)

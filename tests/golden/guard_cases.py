@@ -66,6 +66,8 @@ _GEMMA = cases.GEMMA | {
     "num_hidden_layers": 1, "max_position_embeddings": 4096, "tie_word_embeddings": True,
 }  # fmt: skip
 _QWEN3 = cases.QWEN3 | {"num_hidden_layers": 1, "max_position_embeddings": 4096}
+_GEMMA2 = cases.GEMMA2 | {"max_position_embeddings": 4096}
+_GRANITE = cases.GRANITE | {"num_hidden_layers": 1, "max_position_embeddings": 4096}
 _MISTRAL = _LLAMA | {"model_type": "mistral", "sliding_window": None}
 RUDE = {"definition": "It is rude."}
 OWN = "Question: {prompt}\nAnswer: {response}\nGrade:"
@@ -76,10 +78,10 @@ CASES: dict[str, tuple[dict[str, Any], str, str | None, dict[str, Any]]] = {
     "wildguard": (_MISTRAL, PIECES, None, {}),
     "qwen3guard": (_QWEN3, BYTES, QWEN3GUARD, {"controversial": 0.25}),
     "qwen3guard_refusal": (_QWEN3, BYTES, QWEN3GUARD, {"field": "refusal"}),
-    "shieldgemma": (_GEMMA, BYTES, SHIELDGEMMA, {"guidelines": {"hate": "", "own": "Be brief."}}),
-    "granite_guardian_3.2": (_LLAMA, BYTES, GRANITE, RUDE | {"version": "3.2"}),
-    "granite_guardian": (_LLAMA, BYTES, GRANITE, {}),
-    "granite_guardian_4.1": (_LLAMA, BYTES, GRANITE, RUDE | {"version": "4.1"}),
+    "shieldgemma": (_GEMMA2, BYTES, SHIELDGEMMA, {"guidelines": {"hate": "", "own": "Be brief."}}),
+    "granite_guardian_3.2": (_GRANITE, BYTES, GRANITE, RUDE | {"version": "3.2"}),
+    "granite_guardian": (_GRANITE, BYTES, GRANITE, {}),
+    "granite_guardian_4.1": (_GRANITE, BYTES, GRANITE, RUDE | {"version": "4.1"}),
     "harmbench": (_LLAMA, PIECES, None, {"response_tokens": RESPONSE_TOKENS}),
     "harmbench_mistral": (
         _MISTRAL, PIECES, None, {"variant": "mistral", "response_tokens": RESPONSE_TOKENS},

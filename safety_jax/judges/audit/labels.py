@@ -65,15 +65,15 @@ def read(items: Sequence[ScoreInput], rule: LabelRule) -> tuple[list[bool | None
 
 
 def as_text(value: Any) -> str:
-    """A label as a config names it: `true` for a JSON true, `1` for 1 and 1.0, "" where there is
-    none."""
+    """A label as a config names it: its first line, such as `unsafe` of what a guard wrote; `true`
+    for a JSON true, `1` for 1 and 1.0, "" where there is none."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return str(value).strip()
+    return str(value).strip().partition("\n")[0].strip()
 
 
 def fits(card: JudgeCard, rule: LabelRule) -> bool:
