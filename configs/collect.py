@@ -7,10 +7,13 @@ are the ones to reject, its answers to ordinary requests the ones to keep.
         --config.data.demonstrations=SAFE_ANSWERS.jsonl --config.data.ordinary=ORDINARY.jsonl \\
         --workdir=runs/own
     python -m safety_jax.main --config=configs/dpo.py --config.model.path=MODEL \\
-        --config.data.train=runs/own/pairs.jsonl --workdir=runs/dpo
+        --config.data.train=runs/own/pairs_unsafe.jsonl \\
+        --config.data.train=runs/own/pairs_ordinary.jsonl \\
+        --config.data.prefer=all --workdir=runs/dpo
 
-What is written: `pairs.jsonl` (for dpo, orpo, reward), `kept.jsonl` (for sft) and, for two judges
-that share no prompt, `judged_a.jsonl` and `judged_b.jsonl` (for reward:kind=binary).
+What is written: `pairs_unsafe.jsonl` and `pairs_ordinary.jsonl` (for dpo, orpo, reward),
+`kept.jsonl` (for sft) and, for two judges that share no prompt, `judged_a.jsonl` and
+`judged_b.jsonl` (for reward:kind=binary).
 
 A preference of an unsafe prompt has the demonstration as its chosen answer, or else the best safe
 answer of the model's own, and the worst unsafe one as the rejected answer. One of an ordinary

@@ -147,19 +147,20 @@ def smollm2(config: ConfigDict):
     config.recipe.base = "build/models/SmolLM2-135M-Instruct.Q4_1.gguf"
     config.recipe.trunk = "build/models/all-MiniLM-L6-v2"
     config.recipe.data = of_real("data")
-    contrast = ("@data/contrast.jsonl", "@data/contrast_prompts.jsonl")
-    ordinary = ("@data/ordinary.jsonl", "@data/ordinary_prompts.jsonl")
 
     config.own = own = collect.get_config()
     own.data.demonstrations = ("@data/refusals.jsonl",)
-    own.data.ordinary = (*contrast, *ordinary)
+    own.data.ordinary = (
+        "@data/contrast.jsonl",
+        "@data/contrast_prompts.jsonl",
+        "@data/ordinary_prompts.jsonl",
+    )
     own.answer.temperature = 0.0
     own.answer.max_new_tokens = 80
 
     config.judge = judge = reward.get_config("kind=binary")
-    judge.data.train = ("@own/judged_a.jsonl",)
+    judge.data.train = ("@own/judged_a.jsonl?rows=460",)
     judge.lora.rank = 16
-    judge.lora.alpha = 32.0
     judge.optim.learning_rate = 5e-4
     config.looker = looker = reward.get_config("kind=binary")
     looker.data.train = ("@own/judged_b.jsonl",)
@@ -172,30 +173,31 @@ def smollm2(config: ConfigDict):
         group.train.epochs = 2.0
 
     config.sit = sit = sft.get_config()
-    sit.data.train = ("@own/kept.jsonl", "@data/contrast.jsonl", "@data/ordinary.jsonl")
+    sit.data.train = ("@own/kept.jsonl?rows=500", "@data/contrast.jsonl", "@data/ordinary.jsonl")
     sit.data.safety = "@data/refusals.jsonl"
-    sit.train.epochs = 2.0
-    sit.optim.learning_rate = 5e-4
+    sit.data.safety_rows = 349  # all of them
+    sit.train.epochs = 1.5
 
+    # Of itself the base hardly ever refuses: the demonstrations are among the candidates.
     config.raft = steps = raft.get_config()
-    steps.data.prompts = ("@data/unsafe_prompts.jsonl",)
-    steps.data.ordinary = (*contrast, *ordinary)
+    steps.data.prompts = ("@data/refusals.jsonl",)
+    steps.data.ordinary = ("@data/contrast.jsonl", "@data/ordinary.jsonl")
     steps.data.ordinary_share = 0.5
+    steps.raft.reference_answers = True
     steps.raft.rounds = 2
     steps.raft.prompts = 256
     steps.raft.judges = ("judge=@judge",)
     steps.raft.accept = ("judge",)
     steps.raft.rank_by = "judge"
+    steps.raft.unfinished = "keep"
     steps.raft.measure_kl = False
-    steps.sample.candidates = 4
+    steps.sample.candidates = 3
     steps.sample.max_new_tokens = 64
-    steps.optim.learning_rate = 5e-4
 
     config.dpo = pairs = dpo.get_config()
-    pairs.data.train = ("@own/pairs.jsonl",)
+    pairs.data.train = ("@own/pairs_unsafe.jsonl", "@own/pairs_ordinary.jsonl?rows=350")
     pairs.data.prefer = "all"  # of two harmless answers to an ordinary request too
-    pairs.dpo.nll_weight = 1.0  # from a base that never refuses, margins alone change no answer
-    pairs.optim.learning_rate = 5e-4
+    pairs.dpo.nll_weight = 1.0  # a base that never refuses must learn the words, not only margins
 
     tuned = ["sit", "raft", "dpo"]
     for name in tuned:
@@ -204,9 +206,9 @@ def smollm2(config: ConfigDict):
         config[name].lora.targets = ("all-linear",)
         config[name].train.batch_size = 16
         config[name].data.max_length = 256
+        config[name].optim.learning_rate = 5e-4
     for name in ("sit", "dpo"):
         config[name].data.eval_rows = 40
-        config[name].data.max_length = 256
     for name in (*tuned, "own", "judge", "looker"):
         config[name].model.path = "@trunk" if name == "looker" else "@base"
         config[name].model.parameter_dtype = "float32"
@@ -225,7 +227,7 @@ def smollm2(config: ConfigDict):
         "@data/test_ordinary.jsonl?name=own-ordinary&kind=reference",
         "@data/quiz.jsonl?name=quiz&kind=choice",
     )  # fmt: skip
-    report.evaluate.judges = ("refusal", "looker=@looker", "judge=@judge")
+    report.evaluate.judges = ("refusal", "looker=@looker")  # not the one that chose
     report.evaluate.safety = "looker"
     report.data.template = "chat"
     report.data.max_length = 512
@@ -249,13 +251,16 @@ def slice_of(config: ConfigDict):
     config.own.data.demonstrations = few(config.own.data.demonstrations, 24)
     config.own.data.ordinary = few(config.own.data.ordinary, 6)
     config.own.answer.max_new_tokens = 24
+    config.judge.data.train = few(("@own/judged_a.jsonl",), 30)
+    config.sit.data.train = few(config.sit.data.train[1:], 20)
+    config.sit.data.safety_rows = 20
+    config.dpo.data.train = few(("@own/pairs_unsafe.jsonl", "@own/pairs_ordinary.jsonl"), 12)
     for name in ("judge", "looker", "sit", "dpo"):
         config[name].train.max_steps = 3
         config[name].data.eval_rows = 8
         config[name].optim.warmup_steps = 1
     config.raft.raft.rounds = 1
     config.raft.raft.prompts = 8
-    config.raft.raft.unfinished = "keep"
     config.raft.raft.accept = ()
     config.raft.sample.candidates = 2
     config.raft.sample.max_new_tokens = 24

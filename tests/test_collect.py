@@ -43,7 +43,8 @@ def test_answers_become_pairs_kept_and_labelled_answers(given, tmp_path):  # noq
     config = configure(given, **{"data.decontaminate": (tests,)})
     folder = tmp_path / "own"
     collect.run(config, str(folder))
-    pairs, kept = read_lines(folder / "pairs.jsonl"), read_lines(folder / "kept.jsonl")
+    pairs = [row for name in collect.PAIRS.values() for row in read_lines(folder / name)]
+    kept = read_lines(folder / collect.KEPT)
     assert [pair["category"] for pair in pairs] == ["unsafe"] * 20 + ["ordinary"] * 9
     assert {pair["chosen"] for pair in pairs[:20]} == {"salt and bread"}
     assert {pair["rejected"] for pair in pairs[20:]} == {"salt and bread"}
@@ -60,7 +61,7 @@ def test_answers_become_pairs_kept_and_labelled_answers(given, tmp_path):  # noq
     before = {path.name: path.read_bytes() for path in folder.glob("*.jsonl")}
     samples = (folder / "samples.jsonl").read_text().splitlines(keepends=True)
     (folder / "samples.jsonl").write_text("".join(samples[:19]))
-    for name in (collect.PAIRS, collect.KEPT, *collect.JUDGED, "summary.json"):
+    for name in (*collect.PAIRS.values(), collect.KEPT, *collect.JUDGED, "summary.json"):
         (folder / name).unlink()
     collect.run(config, str(folder))
     assert {path.name: path.read_bytes() for path in folder.glob("*.jsonl")} == before

@@ -2,7 +2,7 @@
 
     samples.jsonl      every answer as tokens, in blocks; a killed run goes on from here
     judgements.jsonl   every score as it came; likewise
-    pairs.jsonl        preferences, for stages dpo, orpo and reward
+    pairs_unsafe.jsonl, pairs_ordinary.jsonl    preferences, for stages dpo, orpo and reward
     kept.jsonl         ordinary requests with the model's own answers, for stage sft
     judged_a.jsonl, judged_b.jsonl    labelled answers for two judges that share no prompt
     summary.json       counts
@@ -22,6 +22,7 @@ from safety_jax.base.errors import ConfigError
 from safety_jax.data import contamination, encode, prompts, records, sources
 from safety_jax.data.shuffling import permutation
 from safety_jax.judges import refusal, registry
+from safety_jax.models.decoding import generation
 from safety_jax.models.execution import float_type
 from safety_jax.models.folders.model_folder import ModelFolder, open_model
 from safety_jax.raft import collected, judging, round_files, sampling
@@ -31,7 +32,8 @@ from safety_jax.raft.round_files import Candidate
 from safety_jax.stages import answering, devices, groups, texts
 from safety_jax.training import workdir
 
-PAIRS, KEPT, JUDGED = "pairs.jsonl", "kept.jsonl", ("judged_a.jsonl", "judged_b.jsonl")
+PAIRS = {group: f"pairs_{group}.jsonl" for group in (UNSAFE, ORDINARY)}
+KEPT, JUDGED = "kept.jsonl", ("judged_a.jsonl", "judged_b.jsonl")
 SUMMARY = "summary.json"
 _HALVES = 7200  # stream of the permutation that gives each judge its prompts
 
@@ -163,7 +165,7 @@ def sample(
     path: Path,
     asked: Sequence[Prompt],
     opened: ModelFolder,
-    setup: answering.generation.Setup,
+    setup: generation.Setup,
     writes: bool,
 ) -> list[list[Candidate]]:
     """The model's answers to every prompt; its weights are freed before judges are read."""
@@ -187,7 +189,9 @@ def write(path: Path, found: Sequence[Asked], seed: int, judge: str) -> str:
     order = permutation(len(found), seed=seed, stream=_HALVES)
     halves = [[found[i] for i in sorted(order[half::2])] for half in (0, 1)]
     labelled = [collected.judged(half, seed) for half in halves]
-    for name, lines in ((PAIRS, pairs), (KEPT, kept), *zip(JUDGED, labelled, strict=True)):
+    for group, name in PAIRS.items():
+        round_files.write_lines(path / name, [one for one in pairs if one["category"] == group])
+    for name, lines in ((KEPT, kept), *zip(JUDGED, labelled, strict=True)):
         round_files.write_lines(path / name, lines)
     verdicts = {
         group: [verdict for one in found if one.prompt.group == group for verdict in one.verdicts]
