@@ -1,13 +1,15 @@
-"""Scoring with DeBERTa-v3-base's shape against transformers: same weights, texts, threads.
+"""Scoring against transformers: same weights, texts, threads.
 
-    python -m tests.benchmarks.score [--rounds 3] [--conversations 512] [--peers 8,32]
+    python -m tests.benchmarks.score [--model FOLDER] [--rounds 3] [--conversations 512]
 
-512 conversations of mixed lengths (log-normal as PKU-SafeRLHF's, a little longer). transformers
-takes them sorted by length, padded to the longest of each batch; this project takes them in buckets
-(`data/buckets.py`). Every run is its own process, pinned to the same cores; runs alternate, and the
-order turns round in every second round. Prints seconds without loading and compiling, which are
-printed beside them. Float32 on CPU; only figures of an idle machine mean much. Needs the extra
-`parity`.
+The model is a folder with a trunk that judges may have (MiniLM, any LLaMA), below a random scalar
+head; without one, DeBERTa-v3-base's shape with random weights. 512 conversations of mixed lengths
+(log-normal as PKU-SafeRLHF's, a little longer). transformers takes them sorted by length, padded to
+the longest of each batch; this project takes them in buckets (`data/buckets.py`), several a row
+where the trunk keeps them apart. Every run is its own process, pinned to the same cores; runs
+alternate, and the order turns round in every second round. Prints seconds without loading and
+compiling, which are printed beside them, and seconds of all cores: with `--threads 1` these say
+something even where others use the machine. Float32 on CPU. Needs the extra `parity`.
 """
 
 import argparse
@@ -51,19 +53,25 @@ MODEL = {
 LONGEST = 512
 
 
-def prepare(folder: Path, conversations: int, layers: int) -> None:
+def prepare(folder: Path, model: Path | None, conversations: int, layers: int) -> None:
     """Writes what both sides read: the model folder, ids and lengths."""
-    described = MODEL | {"num_hidden_layers": layers}
-    (folder / "source").mkdir()
-    (folder / "source" / "config.json").write_text(json.dumps(described))
-    scorer = heads.read_scorer(folder / "source")
-    mesh = meshes.build(1, 1, 1, devices=jax.devices()[:1])
-    weights = heads.initialize(scorer, jax.random.key(0), mesh, jnp.float32)
-    heads.export(folder / "model", weights, scorer, folder / "source", jnp.float32, 10**10)
+    mesh, key = meshes.build(1, 1, 1, devices=jax.devices()[:1]), jax.random.key(0)
+    source = model or folder / "source"
+    if model is None:
+        source.mkdir()
+        described = MODEL | {"num_hidden_layers": layers}
+        (source / "config.json").write_text(json.dumps(described))
+        scorer = heads.read_scorer(source)
+        weights = heads.initialize(scorer, key, mesh, jnp.float32)
+    else:
+        scorer = heads.new_scorer(source, ("reward",), "regression")
+        weights = heads.load_trunk(source, scorer, key, mesh, jnp.float32)
+    heads.export(folder / "model", weights, scorer, source, jnp.float32, 10**10)
+    vocabulary = scorer.config.vocabulary_size
 
     random = np.random.RandomState(0)
     lengths = random.lognormal(np.log(120), 0.65, conversations).clip(16, LONGEST).astype(int)
-    ids = [random.randint(3, MODEL["vocab_size"], length) for length in lengths]
+    ids = [random.randint(3, vocabulary, length) for length in lengths]
     np.savez(folder / "texts.npz", ids=np.concatenate(ids), lengths=lengths)
     quarters = ", ".join(f"{value:.0f}" for value in np.percentile(lengths, [5, 25, 50, 75, 95]))
     print(
@@ -77,13 +85,17 @@ def texts(folder: Path) -> list[np.ndarray]:
 
 
 def report(results: dict[contest.Key, list[dict[str, Any]]], tokens: int) -> None:
-    print(f"\n{'':<28}{'seconds':>9}{'range':>14}{'tokens/s':>10}{'padding':>9}{'before':>8}")
+    print(
+        f"\n{'':<28}{'seconds':>9}{'range':>14}{'of cores':>10}{'tokens/s':>10}{'padding':>9}"
+        f"{'before':>8}"
+    )
     best: dict[str, contest.Key] = {}
     for key, found in results.items():
         seconds = [one["seconds"] for one in found]
         middle = statistics.median(seconds)
         print(
             f"{title(key):<28}{middle:>9.1f}{f'{min(seconds):.1f}..{max(seconds):.1f}':>14}"
+            f"{statistics.median(one['cpu'] for one in found):>10.1f}"
             f"{tokens / middle:>10.0f}{1 - tokens / found[0]['padded_tokens']:>9.1%}"
             f"{statistics.median(one['before'] for one in found):>8.1f}"
         )
@@ -95,10 +107,12 @@ def report(results: dict[contest.Key, list[dict[str, Any]]], tokens: int) -> Non
     first, second = (results[key] for key in best.values())
     gap = np.abs(np.subtract(first[0]["scores"], second[0]["scores"])).max()
     ratios = [b["seconds"] / a["seconds"] for a, b in zip(first, second, strict=True)]
+    work = [b["cpu"] / a["cpu"] for a, b in zip(first, second, strict=True)]
     print(
         f"\n{' against '.join(title(key) for key in best.values())}: "
         f"{statistics.median(ratios):.2f}x the speed "
-        f"({min(ratios):.2f} to {max(ratios):.2f} by round); scores differ by {gap:.1e} at most"
+        f"({min(ratios):.2f} to {max(ratios):.2f} by round), "
+        f"{statistics.median(work):.2f}x by seconds of cores; scores differ by {gap:.1e} at most"
     )
 
 
@@ -109,6 +123,7 @@ def title(key: contest.Key) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--conversations", type=int, default=512)
     parser.add_argument("--layers", type=int, default=12)
@@ -121,9 +136,9 @@ def main() -> None:
     results: dict[contest.Key, list[dict[str, Any]]] = {key: [] for key in runs}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        prepare(folder, given.conversations, given.layers)
+        prepare(folder, given.model, given.conversations, given.layers)
         tokens = sum(map(len, texts(folder)))
-        print(f"{given.layers} layers, {given.threads} threads, float32", flush=True)
+        print(f"{given.threads} threads, float32", flush=True)
         for number in range(given.rounds):
             for key in runs if number % 2 == 0 else reversed(runs):
                 results[key].append(contest.call(key, folder, given.threads))
