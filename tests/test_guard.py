@@ -1,5 +1,6 @@
 """Generative guards: the probability of the verdict's first token, and nothing else."""
 
+import dataclasses
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from safety_jax.base.errors import CheckpointError, ConfigError
 from safety_jax.data.control import control_tokens
 from safety_jax.data.formats import Message
 from safety_jax.judges import registry
+from safety_jax.judges.batching import LEAST_SHARED, TokenRow, in_common
 from safety_jax.judges.guards import wildguard
 from safety_jax.judges.guards.forms import TextForm
 from safety_jax.judges.guards.reading import Prefix, spelled
@@ -140,8 +142,12 @@ def test_categories_are_the_greedy_continuation(folder, one_device):
 def test_wildguard_asks_three_questions_in_turn(folder, one_device):
     planned = plan(one_device, folder, "wildguard")
     one = CONVERSATIONS[0]
-    found = planned.load().score([one])[0]
+    # Behind one copy of the form, another conversation changes nothing.
+    other = dataclasses.replace(one, response=f"No. {one.response}")
+    found = planned.load().score([other, one])[1]
     tokens = tokenizer.load_tokenizer(folder)
+    forms = [tokens(TextForm(wildguard.FORM).write(c, tokens).text) for c in (one, other)]
+    assert in_common([TokenRow(form["input_ids"], ()) for form in forms]) > LEAST_SHARED
     text = control_tokens(tokens).decode(TextForm(wildguard.FORM).write(one, tokens).text)
     assert text.startswith("<s><|user|>\n[INST] You are a classifier")
     assert f"Human user:\n{one.question}\n\nAI assistant:\n{one.response}\n\n---\n\n" in text

@@ -33,7 +33,7 @@ SETTINGS = {
 }
 # Variants of both sides by when the reference is computed.
 MODES = {
-    "beforehand": ("cached", "cached_by_two", "precomputed", "precomputed_small"),
+    "beforehand": ("cached", "cached_by_two", "cached_apart", "precomputed", "precomputed_small"),
     "in every step": ("live", "live_by_two", "defaults", "live_small"),
 }
 

@@ -24,7 +24,7 @@ from configs import sft as sft_config
 from safety_jax.base import meshes
 from safety_jax.data import loader
 from safety_jax.stages import dpo, groups, sft
-from safety_jax.training import metrics, run
+from safety_jax.training import metrics, reference, run
 from safety_jax.training.task import Task
 
 STAGES = {"sft": (sft_config, sft), "dpo": (dpo_config, dpo)}
@@ -39,6 +39,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "dpo": {
         "cached": {"train.rows_per_microbatch": 1},
         "cached_by_two": {"train.rows_per_microbatch": 2},
+        "cached_apart": {"train.rows_per_microbatch": 1, "data.share_prompts": False},
         "live": {"train.rows_per_microbatch": 1, "dpo.reference": "live"},
         "live_by_two": {"train.rows_per_microbatch": 2, "dpo.reference": "live"},
     },
@@ -129,7 +130,7 @@ def timed(function, compiling: Compiling, spent: list[float]):
 def main(folder: Path, variant: str) -> None:
     settings = json.loads((folder / "settings.json").read_text())
     compiling, before = Compiling(), []
-    dpo.know_reference = timed(dpo.know_reference, compiling, before)
+    reference.logprobs = timed(reference.logprobs, compiling, before)
     with tempfile.TemporaryDirectory() as place, contextlib.redirect_stdout(sys.stderr):
         config = make_config(folder, settings, variant)
         STAGES[settings["stage"]][1].run(config, place)
