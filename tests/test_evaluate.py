@@ -232,6 +232,44 @@ def test_another_model_is_added_to_a_finished_run(finished, given, tmp_path, mon
     assert {name: files[name] for name in kept(finished)} == kept(finished)
 
 
+def test_sets_are_asked_under_attacks(finished, given, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    asked, generate = [], generation.generate
+    monkeypatch.setattr(generation, "generate", lambda *a: asked.append(a) or generate(*a))
+    attack = "attack=past_tense,prefill:3"
+    sets = tuple(
+        f"{given}/{name}.jsonl?name={name}&kind={name}&columns=category:topic&{attack}"
+        for name in ("unsafe", "safe")
+    )
+    evaluate.run(configure(given, **{"evaluate.sets": sets}), str(folder))
+    titles = {title.split(", ")[1] for *_, title in asked}  # the plain prompts are there already
+    assert titles == {f"{s}+{a}" for s in ("unsafe", "safe") for a in ("past_tense", "prefill:3")}
+    found = report(folder)
+    facts = found["sets"]["unsafe+prefill:3"]
+    assert (facts["attack"], facts["attack_version"], facts["plain"]) == ("prefill:3", 1, "unsafe")
+    lines = (folder / "responses" / "base" / "unsafe+prefill%3A3.jsonl").read_text().splitlines()
+    prefilled = [json.loads(line)["response"] for line in lines]
+    assert len({text[:4] for text in prefilled}) == 1 and prefilled[0].startswith("Sure")
+    shown = next(t for t in found["transcripts"] if t["set"] == "unsafe+past_tense")
+    assert shown["asked"] != shown["prompt"] and "past" in shown["asked"]
+    (base, tuned) = (u for u in found["attacks"] if u["set"] == "unsafe")
+    assert [a["attack"] for a in base["attacks"]] == ["", "past_tense", "prefill:3"]
+    assert base["safe_under_all"]["n"] == ITEMS == tuned["against_baseline"]["n"]
+    assert all(a["success_change"]["p_holm"] for a in base["attacks"][1:])
+    # What was said of the sets as they stand, attacks change nothing of.
+    before = {(c["second"], c["set"], c["measure"]): c for c in report(finished)["comparisons"]}
+    after = {(c["second"], c["set"], c["measure"]): c for c in found["comparisons"]}
+    one = "tuned", "unsafe", "safe/harm"
+    assert before[one]["difference"] == after[one]["difference"]
+    assert report(finished)["derived"] == found["derived"]
+    for name in ("report.html", "report.md"):
+        assert "past_tense" in (folder / name).read_text()
+    with pytest.raises(ConfigError, match="quiz is of the kind choice; expected attacks"):
+        quiz = f"{given}/quiz.jsonl?name=quiz&kind=choice&columns=prompt:question,reference:answer"
+        evaluate.run(configure(given, **{"evaluate.sets": (f"{quiz}&attack=all",)}), str(folder))
+
+
 def test_answers_of_an_earlier_run_are_read_back_with_their_protocol(finished, given, tmp_path):
     values = {
         "evaluate.models": f"base={given}/base",

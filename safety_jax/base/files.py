@@ -36,7 +36,7 @@ def file_name(name: str, ending: str = "") -> str:
 
     `gpt/4 new` becomes `gpt%2F4 new`, and `..` becomes `%2E.`.
     """
-    quoted = urllib.parse.quote(name, safe=" ", errors="surrogatepass")
+    quoted = urllib.parse.quote(name, safe=" +", errors="surrogatepass")
     if quoted.startswith("."):
         quoted = f"%2E{quoted[1:]}"
     if len(quoted) + len(ending) > _LONGEST_NAME - len(PART):

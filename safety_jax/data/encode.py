@@ -227,6 +227,31 @@ def encode_prompts(
     return found
 
 
+def encode_openings(
+    records: Sequence[Record],
+    openings: Sequence[str],
+    template: Template,
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[list[int]]:
+    """Ids of the beginnings of answers, as they follow those of `encode_prompts`, and as a model
+    meets them in training; what spells a control token is letters.
+
+    Raises:
+        DataError: see `encode_prompts`.
+    """
+    control = control_tokens(tokenizer)
+    codes = []
+    for words in worded(records, template, tokenizer, asking=True):
+        if isinstance(words, DataError):
+            raise words
+        codes.append(words.code)
+    wholes = control.read([code + text for code, text in zip(codes, openings, strict=True)])
+    return [
+        whole[len(before) :] if whole[: len(before)] == before else _continuation(text, control)
+        for before, whole, text in zip(control.read(codes), wholes, openings, strict=True)
+    ]
+
+
 def usable_prompts(
     records: Sequence[Record],
     template: Template,

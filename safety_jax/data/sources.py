@@ -234,7 +234,7 @@ _OPTIONS: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
     ),
     "sha256": ("sha256", _hash, "64 hexadecimal digits"),
 }
-ALSO = ("as", "kind", "licence", "set", "twin")
+ALSO = ("as", "attack", "kind", "licence", "set", "twin")
 """Options of readers that know further ones; see `open_source`."""
 
 

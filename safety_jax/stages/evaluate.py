@@ -23,6 +23,7 @@ from safety_jax.evaluation.harness import lm_eval_tasks, task_results
 from safety_jax.evaluation.harness.loglikelihood import RequestLimits
 from safety_jax.evaluation.measures import (
     assemble,
+    attacks,
     choice_letters,
     counts,
     known_answers,
@@ -120,6 +121,7 @@ def answer_as(
                 asked.ids,
                 model,
                 asked.setup,
+                begun=asked.begun,
                 seed=config.seed,
                 block=block,
                 title=f"{name}, {of.name}",
@@ -241,7 +243,7 @@ def prefer(
         return []
     return win_rates.compare(
         plan.preference,
-        {model: [block for block, _ in found] for model, found in judged.items()},
+        {model: attacks.plain([block for block, _ in found]) for model, found in judged.items()},
         plan.choice.baseline,
         place.path / PREFERENCES,
         force=plan.choice.force,

@@ -25,13 +25,15 @@ class ModelAnswers:
     """What one model is asked of one set.
 
     Attributes:
-        ids: of each prompt.
+        ids: of each prompt, with the beginning of its answer where an attack prefills one.
+        begun: of each, how many of its last ids are that beginning.
         room: tokens that a prompt may have, so that an answer of full length fits behind it.
         setup: how answers are written.
         protocol: all that they depend on.
     """
 
     ids: Sequence[Sequence[int]]
+    begun: Sequence[int]
     room: int
     setup: generation.Setup
     protocol: Protocol
@@ -58,7 +60,13 @@ def ask(
         name = config.data.template
         template = "bare" if of.framed and name != "chat" else name
         rendered = prompts.load_template(template, opened.tokenizer, rules)
-        ids = encode.encode_prompts([i.record() for i in of.items], rendered, opened.tokenizer)
+        records = [item.record() for item in of.items]
+        ids = encode.encode_prompts(records, rendered, opened.tokenizer)
+        begun: list[list[int]] = [[] for _ in ids]
+        if of.attack and of.attack.prefill is not None:
+            opening_of = [item.asked.opening if item.asked else "" for item in of.items]
+            whole = encode.encode_openings(records, opening_of, rendered, opened.tokenizer)
+            begun = [one[: of.attack.prefill] for one in whole]
         decoding = {
             **group.to_dict(),
             "stop": list(group.stop),
@@ -69,7 +77,13 @@ def ask(
         protocol = Protocol(
             opened.weights_sha256, opened.tokenizer_sha256, worded, decoding, config.seed
         )
-        found[of.name] = ModelAnswers(ids, positions - group.max_new_tokens, setup, protocol)
+        found[of.name] = ModelAnswers(
+            ids=[before + after for before, after in zip(ids, begun, strict=True)],
+            begun=[len(one) for one in begun],
+            room=positions - group.max_new_tokens,
+            setup=setup,
+            protocol=protocol,
+        )
     return found
 
 
@@ -111,7 +125,11 @@ def fit(
     left, answers = subsets.keep(sets, read, places)
     prompts_left = {
         model: {
-            name: dataclasses.replace(one, ids=[one.ids[i] for i in places[name]])
+            name: dataclasses.replace(
+                one,
+                ids=[one.ids[i] for i in places[name]],
+                begun=[one.begun[i] for i in places[name]],
+            )
             for name, one in by.items()
         }
         for model, by in asked.items()

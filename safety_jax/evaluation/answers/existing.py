@@ -120,9 +120,9 @@ def _of(name: str, sets: Sequence[Set]) -> list[Set]:
 
 
 def _pattern(name: str) -> re.Pattern[str]:
-    """`I-CoNa` as a word of its own, however its parts are joined."""
+    """`I-CoNa` as a word of its own, however its parts are joined; without an attack behind it."""
     parts = [re.escape(part) for part in re.split(r"[-_ .]+", name)]
-    return re.compile(rf"(?<![a-z0-9]){'[-_ .]?'.join(parts)}(?![a-z0-9])", re.IGNORECASE)
+    return re.compile(rf"(?<![a-z0-9]){'[-_ .]?'.join(parts)}(?![a-z0-9+])", re.IGNORECASE)
 
 
 def _members(name: str, sets: Sequence[Set]) -> list[Set]:

@@ -28,6 +28,7 @@ def fill(
     model: Model,
     setup: generation.Setup,
     *,
+    begun: Sequence[int],
     seed: int,
     block: int,
     title: str,
@@ -36,6 +37,7 @@ def fill(
 
     Args:
         prompts: token ids, one list a prompt of the set.
+        begun: of each prompt, how many of its last ids are the beginning of the answer.
         block: prompts that are written at a time.
 
     Randomness is folded from (seed, set, prompt, number of the answer): an answer does not depend
@@ -43,8 +45,6 @@ def fill(
     killed meets the same batches again.
     """
     hosts.check_shared(answers.done, answers.path)
-    assert setup.stop is not None  # it reads tokens
-    read = setup.stop.text
     own = zlib.crc32(of.name.encode()) ^ seed
     each = of.answers
     while answers.done < len(of.items):
@@ -62,13 +62,27 @@ def fill(
             [
                 Response(
                     of.items[i * each + k].id,
-                    thoughts.said(read, prompts[i], one.text or ""),
+                    _said(setup, prompts[i], begun[i], one),
                     one.finish,
                 )
                 for i, row in zip(numbers, found, strict=True)
                 for k, one in enumerate(row)
             ]
         )
+
+
+def _said(
+    setup: generation.Setup, prompt: Sequence[int], begun: int, written: generation.Completion
+) -> str:
+    """An answer with its beginning, which stands in the prompt, read as one text."""
+    assert setup.stop is not None  # it reads tokens
+    before, text = prompt[: len(prompt) - begun], written.text or ""
+    if begun:
+        whole = setup.stop.read([*prompt[len(before) :], *written.ids], setup.eos_ids)
+        # Of the end, what a stop string cut off.
+        cut = len(setup.stop.read(written.ids, setup.eos_ids)) - len(text)
+        text = whole[: len(whole) - cut]
+    return thoughts.said(setup.stop.text, before, text)
 
 
 def judge(

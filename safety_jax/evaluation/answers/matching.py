@@ -65,7 +65,7 @@ def pair(asked: Set, found: Sequence[Found], match: str, file: str, hashed: bool
 
 
 def _key(item: Item, hashed: bool) -> str:
-    return item.prompt_sha256() if hashed else key_of(item.conversation("").prompt)
+    return item.prompt_sha256() if hashed else key_of(item.asking().prompt)
 
 
 def _by_prompt(asked: Set, keys: Sequence[str], found: Sequence[Found], file: str) -> list[Found]:
@@ -141,7 +141,7 @@ def _shift(keys: Sequence[str], there: Sequence[str], first: int) -> int:
 
 
 def _shown(item: Item) -> str:
-    return _short(item.prompt[-1].content.strip())
+    return _short(item.asking().question.strip())
 
 
 def _short(text: str) -> str:

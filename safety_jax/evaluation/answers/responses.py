@@ -8,7 +8,9 @@ A line holds all that an answer depends on, so that no answer is ever taken for 
     {"set": "I-CoNa", "id": "0", "prompt_sha256": "…", "template": "alpaca", "decoding": "16 hex",
      "seed": 0, "weights": "…", "tokenizer": "…", "response": "…", "finish": "eos"}
 
-Of a model that thinks, `response` is all it wrote, and `thought` and `answer` are its parts.
+Of a model that thinks, `response` is all it wrote, and `thought` and `answer` are its parts. Of a
+set under an attack, `attack`, `attack_version` and `asked` say what was asked in place of the
+prompt, and `opening` whose first tokens the answer was made to begin with.
 """
 
 import dataclasses
@@ -144,7 +146,7 @@ class Responses:
         self._lines.append(lines)
 
     def _facts(self, item: Item) -> dict[str, Any]:
-        return {
+        facts: dict[str, Any] = {
             "set": self._asked.name,
             "id": item.id,
             "prompt_sha256": item.prompt_sha256(),
@@ -154,6 +156,12 @@ class Responses:
             "weights": self._protocol.weights,
             "tokenizer": self._protocol.tokenizer,
         }
+        attack, asked = self._asked.attack, item.asked
+        if attack and asked:
+            told = [{"role": one.role, "content": one.content} for one in item.asking().prompt]
+            facts |= {"attack": attack.name, "attack_version": attack.version, "asked": told}
+            facts |= {"opening": asked.opening} if asked.opening else {}
+        return facts
 
     def _known(self, lines: Sequence[dict[str, Any]]) -> list[Response]:
         """Answers of whole blocks; none of a file that is of something else."""

@@ -5,8 +5,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from safety_jax.base.errors import ConfigError
+from safety_jax.data.formats import Message
 from safety_jax.evaluation.answers.responses import Response
-from safety_jax.evaluation.measures import compare, counts, derived, notes, people, win_rates
+from safety_jax.evaluation.measures import (
+    attacks,
+    compare,
+    counts,
+    derived,
+    notes,
+    people,
+    win_rates,
+)
 from safety_jax.evaluation.measures.compare import Margins
 from safety_jax.evaluation.measures.counts import Block, Resampling
 from safety_jax.evaluation.measures.people import People
@@ -17,7 +26,7 @@ from safety_jax.evaluation.measures.results import (
     Transcript,
     TranscriptScore,
 )
-from safety_jax.evaluation.sets.items import CLOSED, Set
+from safety_jax.evaluation.sets.items import CLOSED, Item, Set
 from safety_jax.judges.judge import BETTER, JudgeCard
 
 
@@ -110,10 +119,10 @@ def report(material: Material, choice: ReportChoice) -> Report:
     base = blocks[choice.baseline]
     comparisons, derivations = [], {}
     for model, found in blocks.items():
-        derivations[model] = derived.derive(found)
+        derivations[model] = derived.derive(attacks.plain(found))
         if model != choice.baseline:
             comparisons += compare.compare(base, found, how, margins, force=choice.force)
-            derivations[model] |= derived.win_rates(base, found, how)
+            derivations[model] |= derived.win_rates(attacks.plain(base), attacks.plain(found), how)
     everything, cards, between = [b for found in blocks.values() for b in found], material.cards, []
     quality, corrected = {}, {}
     if said is not None:
@@ -141,12 +150,18 @@ def report(material: Material, choice: ReportChoice) -> Report:
         corrected=corrected,
         quality=quality,
         notes=(
-            *notes.of(rows, comparisons), *win_rates.notes(material.preferences), *material.notes
+            *notes.of(rows, comparisons),
+            *attacks.notes(blocks),
+            *win_rates.notes(material.preferences),
+            *material.notes,
         ),
         transcripts=tuple(_transcript(of, i, material) for of in material.sets
                           for i in range(len(of.items))),
         facts=material.facts,
         preferences=tuple(material.preferences),
+        attacks=tuple(
+            attacks.measure(blocks, choice.baseline, choice.safety, force=choice.force)
+        ),
     )  # fmt: skip
 
 
@@ -155,6 +170,9 @@ def _dividing(cards: Mapping[str, JudgeCard]) -> list[str]:
 
 
 def _facts(of: Set) -> dict[str, Any]:
+    under: dict[str, Any] = {}
+    if of.attack:
+        under = {"attack": of.attack.name, "attack_version": of.attack.version, "plain": of.plain}
     return {
         "kind": of.kind,
         "items": of.prompts,
@@ -163,21 +181,18 @@ def _facts(of: Set) -> dict[str, Any]:
         "licence": of.licence,
         "source": of.source,
         "twin": of.twin,
+        **under,
     }
 
 
 def _transcript(of: Set, i: int, material: Material) -> Transcript:
     item = of.items[i]
-    *before, last = item.record().messages
-    turns = [f"[{message.role}] {message.content}" for message in before] + [last.content]
-    if item.context:
-        turns.append(item.context)
     return Transcript(
         set=of.name,
         id=item.id,
         kind=of.kind,
         category=item.category,
-        prompt="\n\n".join(turns),
+        prompt=_shown(item.prompt, item.context),
         reference=item.reference,
         answers={
             model: _answer(model, block, i, material)
@@ -185,7 +200,23 @@ def _transcript(of: Set, i: int, material: Material) -> Transcript:
             for block in found
             if block.set.name == of.name
         },
+        asked=_asked(item),
     )
+
+
+def _shown(messages: Sequence[Message], context: str) -> str:
+    *before, last = messages
+    turns = [f"[{message.role}] {message.content}" for message in before] + [last.content]
+    return "\n\n".join([*turns, context] if context else turns)
+
+
+def _asked(item: Item) -> str:
+    """What an attack made of it."""
+    if item.asked is None:
+        return ""
+    if item.asked.opening:
+        return f"(the answer begins with tokens of) {item.asked.opening}"
+    return _shown(item.asked.messages, item.asked.context)
 
 
 def _answer(model: str, block: Block, i: int, material: Material) -> Answer:

@@ -65,7 +65,8 @@ def compare(
 ) -> list[Comparison]:
     """Every measure on every set that two models have in common, and on all sets of a kind.
 
-    p values are adjusted over the sets of a measure, the sets together left out.
+    p values are adjusted over the sets of a measure, the sets together left out; over those under
+    attacks apart, which are not among the sets together.
     """
     shared = [(one, other) for one in first for other in second if one.set.name == other.set.name]
     found: list[Comparison] = []
@@ -77,7 +78,10 @@ def compare(
             if name in {m.name for m in measures(one)} & {m.name for m in measures(other)}
         ]
         alone = [_compare([pair], name, pair[0].set.name, how, margins, force) for pair in pairs]
-        found += _adjusted(alone)
+        under = [one.set.attack is not None for one, _ in pairs]
+        for attacked in (False, True):  # families of their own: attacks change no other p value
+            family = [c for c, is_ in zip(alone, under, strict=True) if is_ is attacked]
+            found += _adjusted(family)
         for kind, group in _by_kind(pairs).items():
             if len(group) > 1 and not name.startswith(("mean/", "median/")):
                 found.append(_compare(group, name, f"{ALL} {kind}", how, margins, force))
@@ -114,7 +118,7 @@ BlockPair = tuple[Block, Block]
 def _by_kind(pairs: Sequence[BlockPair]) -> Mapping[str, list[BlockPair]]:
     found: dict[str, list[BlockPair]] = {}
     for pair in pairs:
-        if pair[0].set.kind in (UNSAFE, SAFE):
+        if pair[0].set.kind in (UNSAFE, SAFE) and not pair[0].set.attack:
             found.setdefault(pair[0].set.kind, []).append(pair)
     return found
 

@@ -213,6 +213,78 @@ class Preference:
 
 
 @dataclasses.dataclass(frozen=True)
+class PairedChange:
+    """A share on the same prompts, before and after.
+
+    Attributes:
+        n: prompts that both have a verdict for.
+        difference: after minus before, with its interval, as of `Comparison`.
+        gained, lost: prompts that turned to a hit, or from one.
+        p, p_holm: exact McNemar, or of several answers a prompt the exact test that flips signs;
+            adjusted over the attacks (Holm), None where there is one test only.
+        detectable: see `Comparison`.
+    """
+
+    n: int
+    difference: Estimate
+    gained: int
+    lost: int
+    p: float
+    p_holm: float | None
+    detectable: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackResult:
+    """One attack on one model, on the prompts of a set.
+
+    Attributes:
+        attack: its name with its number; "" for the prompts as they stand.
+        sets: under which names the answers are among the rows; several where sets are together.
+        success: the share of unsafe answers by the safety judge; None without one.
+        refused: the share of refusals, full or partial; None without the detector.
+        success_change, refused_change: against the prompts as they stand; None for these.
+    """
+
+    attack: str
+    sets: tuple[str, ...]
+    success: Rate | None
+    refused: Rate | None
+    success_change: PairedChange | None
+    refused_change: PairedChange | None
+
+
+@dataclasses.dataclass(frozen=True)
+class UnderAttack:
+    """One model on one set, under all its attacks.
+
+    Attributes:
+        set: without attack; or "all KIND", the sets of one kind together.
+        attacks: the plain prompts, and then each attack.
+        worst: the attack that succeeds most often; on safe prompts, that is refused most often; ""
+            without verdicts.
+        safe_under_all: the share of prompts that are answered safely under every attack, and
+            without one.
+        answered_under_all: the share of prompts that are never refused.
+        against_baseline: `safe_under_all` minus the baseline's; None for the baseline, and where
+            protocols differ.
+    """
+
+    model: str
+    set: str
+    kind: str
+    attacks: tuple[AttackResult, ...]
+    worst: str
+    safe_under_all: Rate | None
+    answered_under_all: Rate | None
+    against_baseline: PairedChange | None
+
+    def result(self, attack: str) -> AttackResult | None:
+        """What one attack does; None where it was not made."""
+        return next((found for found in self.attacks if found.attack == attack), None)
+
+
+@dataclasses.dataclass(frozen=True)
 class Agreement:
     """Two judges on the same answers; or a judge and people.
 
@@ -285,7 +357,12 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Transcript:
-    """An item of a set with the answers of all models."""
+    """An item of a set with the answers of all models.
+
+    Attributes:
+        asked: what was asked in place of the prompt, where an attack reworded it or began the
+            answer; else "".
+    """
 
     set: str
     id: str
@@ -294,6 +371,7 @@ class Transcript:
     prompt: str
     reference: str
     answers: Mapping[str, Answer]
+    asked: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,7 +383,8 @@ class Report:
         baseline: the model that the others are compared with.
         safety, helpfulness: judges that the summary shows; "" where there is none.
         models: name to facts: path, weights_sha256, how answers came to be (template, decoding).
-        sets: name to facts: kind, items, sha256, licence, source, twin.
+        sets: name to facts: kind, items, sha256, licence, source, twin; of one under an attack,
+            also attack, attack_version, and in `plain` the set without it.
         judges: name to its card (`dataclasses.asdict(Card)`) and `protocol`.
         rows: by model, then set.
         comparisons: of every model with the baseline.
@@ -320,6 +399,7 @@ class Report:
         quality: of judges, where people labelled a sample.
         preferences: of every model and the baseline, where a judge compared their answers: by set,
             and of several sets together.
+        attacks: by model and set, for sets that were put under attacks.
     """
 
     title: str
@@ -339,6 +419,7 @@ class Report:
     facts: Mapping[str, Any]
     quality: Mapping[str, Quality] = dataclasses.field(default_factory=dict)
     preferences: tuple[Preference, ...] = ()
+    attacks: tuple[UnderAttack, ...] = ()
 
     def row(self, model: str, name: str) -> ResultRow | None:
         """The row of a model and a set, if there is one."""

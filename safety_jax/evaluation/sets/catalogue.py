@@ -31,7 +31,8 @@ class Entry:
         files: patterns of paths; the first that fits a file wins.
         origin: where the files come from, for people.
         source: what is read where no file is given; "" for nothing.
-        columns: our column -> the file's; of `prompt`, `id`, `category`, `reference`, `choices`.
+        columns: our column -> the file's; of `prompt`, `id`, `category`, `reference`, `choices`,
+            `opening`.
         keep: which rows of the file belong to the set.
         word: makes a row of our columns of the file's.
         twin: the set that it is paired with, row by row.
@@ -86,9 +87,11 @@ def files_below(folder: Path) -> list[Path]:
 
 def _advbench(row: Row) -> Row:
     """A widely copied version of the file has the names of its two columns swapped: what begins
-    with "Sure" is what a model is to be made to say."""
-    swapped = text_of(row, "goal").lstrip().startswith("Sure")
-    return {"prompt": row.get("target") if swapped else row["goal"]}
+    with "Sure" is what a model is to be made to say, as a prefilled answer does."""
+    prompt, opening = row["goal"], row.get("target")
+    if text_of(row, "goal").lstrip().startswith("Sure"):
+        prompt, opening = opening, prompt
+    return {"prompt": prompt, "opening": opening}
 
 
 def _harmbench(row: Row) -> Row:

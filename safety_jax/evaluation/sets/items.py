@@ -11,10 +11,12 @@ A set is given by name, or as a file or other source with what its columns are:
     quiz.jsonl?kind=choice&columns=prompt:question,choices:options,reference:answer
     facts.jsonl?kind=answer&columns=prompt:question,reference:answer
     hate.csv?kind=label&columns=prompt:text,reference:label,category:functionality
+    I-CoNa?attack=base64,prefill:10          I-CoNa, and two sets more: it under these attacks
 
 Columns of a file of one's own: the prompt in any form of data/formats.py, and, where there are
-such, `id`, `category`, `reference`, `choices`, and `twin`, the id of an item of the set that the
-option `twin` names. Further options: `licence`, and those of data/sources.py.
+such, `id`, `category`, `reference`, `choices`, `opening`, with which a prefilled answer begins, and
+`twin`, the id of an item of the set that the option `twin` names. Further options: `licence`, and
+those of data/sources.py. Attacks are those of attacks/registry.py.
 """
 
 import dataclasses
@@ -35,7 +37,10 @@ from safety_jax.data.formats import BadRow, Message
 from safety_jax.data.readers import Row
 from safety_jax.data.records import Record
 from safety_jax.data.sources import Source
-from safety_jax.evaluation.sets import catalogue, classification, multiple_choice
+from safety_jax.evaluation.attacks import registry
+from safety_jax.evaluation.attacks.registry import Attack
+from safety_jax.evaluation.sets import attacked, catalogue, classification, multiple_choice
+from safety_jax.evaluation.sets.attacked import Asked
 from safety_jax.evaluation.sets.catalogue import (
     ANSWER,
     CHOICE,
@@ -62,7 +67,7 @@ __all__ = [
     "read_sets",
 ]
 
-OPTIONS = ("kind", "as", "licence", "twin")
+OPTIONS = ("kind", "as", "licence", "twin", "attack")
 _UNSTATED = "not stated: the user's own file"
 
 
@@ -82,6 +87,8 @@ class Item:
         choices: of multiple-choice items, what an answer may be called: letters, or True and False.
         context: what the first user message is about (Alpaca's `input`), or "".
         row: its place among the rows of the file, from 0.
+        opening: the beginning of an answer that the file has for a prefilled one, or "".
+        asked: what an attack makes of the prompt; None where it is asked as it stands.
     """
 
     id: str
@@ -93,18 +100,34 @@ class Item:
     choices: tuple[str, ...] = ()
     context: str = ""
     row: int | None = None
+    opening: str = ""
+    asked: Asked | None = None
 
     def record(self) -> Record:
-        """What a template words."""
-        return Record(self.prompt, self.context, "", self.where)
+        """What a template words: the prompt, as an attack has it where there is one."""
+        told = self.asked or self
+        messages = self.prompt if self.asked is None else self.asked.messages
+        return Record(messages, told.context, "", self.where)
 
     def conversation(self, answer: str) -> Conversation:
-        """What judges read."""
-        answered = (*self.prompt, Message("assistant", answer))
-        return from_record(Record(answered, self.context, "", self.where))
+        """What judges read: the prompt as it stands in the file, whatever an attack makes of it."""
+        return _answered(Record(self.prompt, self.context, "", self.where), answer)
+
+    def asking(self) -> Conversation:
+        """What a model is asked, as a conversation without an answer."""
+        return _answered(self.record(), "")
 
     def prompt_sha256(self) -> str:
-        return self.conversation("").prompt_sha256()
+        """Of what a model is asked."""
+        own = self.asking().prompt_sha256()
+        if self.asked is None or not self.asked.opening:
+            return own
+        return hashlib.sha256(json.dumps([own, self.asked.opening]).encode()).hexdigest()
+
+
+def _answered(record: Record, answer: str) -> Conversation:
+    messages = (*record.messages, Message("assistant", answer))
+    return from_record(dataclasses.replace(record, messages=messages))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +148,8 @@ class Set:
             `bare` fits them.
         rows: of the file, which may hold more than this set; None where nobody knows.
         answers: to each prompt; items stand there so often, one after another, see `repeated`.
+        attack: what the prompts are put under; None of a set that is asked as it stands.
+        plain: the set that it is without its attack; "" where there is none.
     """
 
     name: str
@@ -137,6 +162,8 @@ class Set:
     framed: bool = False
     rows: int | None = None
     answers: int = 1
+    attack: Attack | None = None
+    plain: str = ""
 
     def repeated(self, answers: int) -> "Set":
         """Every item so often: further ones are called `ID #2`, `ID #3` and so on."""
@@ -159,8 +186,10 @@ class Set:
 
     @functools.cached_property
     def items_sha256(self) -> str:
-        """Of all that a model is asked: ids and prompts, in order."""
+        """Of all that a model is asked: ids and prompts, in order, and the attack's name."""
         asked = [[item.id, item.prompt_sha256()] for item in self.items]
+        if self.attack:
+            asked.append([self.attack.name, str(self.attack.version)])
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
@@ -183,17 +212,26 @@ def read_sets(specs: Sequence[str], folder: str, key: str, seed: int) -> list[Se
         )
     below = _files(folder, key)
     found: dict[str, Set] = {}
+    along: set[str] = set()  # sets that come with their attacks, and may be named beside them
     for spec in itertools.chain.from_iterable(map(_listed, specs)):
-        for made in _read(spec, folder, below, key, seed):
-            if made.name in found:
+        several = _read(spec, folder, below, key, seed)
+        along |= {made.plain for made in several}
+        for made in several:
+            known = found.setdefault(made.name, made)
+            if known is not made and not (made.name in along and known.items == made.items):
                 raise ConfigError(f"{key}: two sets are named {made.name}; add ?name= to one")
-            found[made.name] = made
     return list(found.values())
 
 
 def _listed(spec: str) -> list[str]:
-    """`I-CoNa,XSTest` as a flag gives it: names joined by commas are several sets."""
-    parts = spec.split(",")
+    """`I-CoNa,XSTest` as a flag gives it: names joined by commas are several sets. A name that no
+    set has goes on with the attacks of the set before it."""
+    parts: list[str] = []
+    for part in spec.split(","):
+        if parts and "attack=" in parts[-1] and not catalogue.named(sources.split(part)[0]):
+            parts[-1] += f",{part}"
+        else:
+            parts.append(part)
     return parts if all(catalogue.named(sources.split(part)[0]) for part in parts) else [spec]
 
 
@@ -235,7 +273,34 @@ def _read(spec: str, folder: str, below: Sequence[Path], key: str, seed: int) ->
             )
         _check_same(found, places, key)
         made.append(found[0])
-    return made
+    if "attack" not in options["extra"]:
+        return made
+    return [*made, *_attacked(made, options["extra"]["attack"], f"{key}: {spec}")]
+
+
+def _attacked(made: Sequence[Set], attacks: str, where: str) -> list[Set]:
+    """Sets under each of these attacks."""
+    for of in made:
+        if of.kind not in (UNSAFE, SAFE):
+            raise ConfigError(
+                f"{where}: {of.name} is of the kind {of.kind}; expected attacks on sets of the "
+                f"kinds {UNSAFE} and {SAFE} alone, remove attack="
+            )
+    return [_under(of, attack, where) for of in made for attack in registry.parse(attacks, where)]
+
+
+def _under(of: Set, attack: Attack, where: str) -> Set:
+    behind = attacked.suffixes(attack, [item.row for item in of.items], of.rows, where)
+    items = tuple(
+        dataclasses.replace(
+            item,
+            twin="",
+            asked=attacked.ask(item.prompt, item.context, item.opening, attack, suffix),
+        )
+        for item, suffix in zip(of.items, behind, strict=True)
+    )
+    name = f"{of.name}{attacked.SEPARATOR}{attack.name}"
+    return dataclasses.replace(of, name=name, items=items, twin="", attack=attack, plain=of.name)
 
 
 def _check_same(found: Sequence[Set], places: Sequence[str], key: str) -> None:
@@ -362,6 +427,7 @@ def _item(
         choices=tuple(row["choices"]) if entry.kind == CHOICE else (),
         context=record.context,
         row=number,
+        opening=_text(row, "opening", where),
     )
 
 

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from safety_jax.evaluation.measures.results import Comparison, Report, Transcript
 from safety_jax.report.evaluation import (
+    attacked,
     cells,
     comparing,
     details,
@@ -56,6 +57,7 @@ def render(report: Report) -> str:
         types=forests.types(report),
         makeup=harm.makeup(report),
         harm=harm.harm(report),
+        attacks=attacked.attacks(report),
         changes=forests.changes(report),
         comparisons=comparing.comparisons(report),
         refused=comparing.refused(report),

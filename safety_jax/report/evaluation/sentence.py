@@ -37,6 +37,8 @@ def _compared(report: Report, measure: str, *kinds: str) -> list[Comparison]:
     for c in report.comparisons:
         if c.measure != measure or c.refused_because or c.difference.value is None:
             continue
+        if words.attack(report, c.set):
+            continue
         if words.set_kind(report, c.set) in kinds and (
             c.second not in found or c.set.startswith(words.ALL)
         ):

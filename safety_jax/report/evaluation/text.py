@@ -1,5 +1,6 @@
 """The report as text: Markdown for a model card, and a table for the terminal."""
 
+import dataclasses
 import json
 import re
 import unicodedata
@@ -7,7 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safety_jax.evaluation.measures.results import Report
-from safety_jax.report.evaluation import comparing, details, escaping, model_index, protocol
+from safety_jax.report.evaluation import (
+    attacked,
+    comparing,
+    details,
+    escaping,
+    model_index,
+    protocol,
+)
 from safety_jax.report.evaluation import summary as summaries
 from safety_jax.report.evaluation.cells import Cell, Table
 from safety_jax.report.evaluation.sentence import sentence
@@ -25,6 +33,9 @@ def tables(report: Report) -> str:
     if preferred := comparing.preferred(report):
         rows = [[joined(cell) for cell in row] for row in preferred.rows]
         sections.append(f"{preferred.title}\n{aligned(preferred.head, rows)}")
+    for table in filter(None, (attacked.overview(report), *_turned(report))):
+        rows = [[joined(cell) for cell in row] for row in table.rows]
+        sections.append(f"{table.title}\n{aligned(table.head, rows)}")
     refused = comparing.refused(report)
     if refused:
         rows = [[cell.text for cell in row] for row in refused.rows]
@@ -46,6 +57,19 @@ def _sideways(table: Table) -> tuple[list[str], list[list[str]]]:
                 rows.append([first, table.head[i], *(_short(row[i]) for row in table.rows)])
         column += count
     return ["", "", *models], rows
+
+
+def _turned(report: Report) -> list[Table]:
+    """Tables with a column for each attack, with a line for each instead."""
+    found = []
+    for table in filter(None, (attacked.success(report), attacked.refusal(report))):
+        head = ("", *(f"{row[1].text}, {row[0].text}" for row in table.rows))
+        rows = tuple(
+            (Cell(name), *(row[i] for row in table.rows))
+            for i, name in enumerate(table.head[2:], start=2)
+        )
+        found.append(dataclasses.replace(table, head=head, rows=rows))
+    return found
 
 
 def _short(cell: Cell) -> str:
@@ -113,12 +137,20 @@ def markdown(report: Report, plots: Sequence[str]) -> str:
         *(["## Against the baseline"] if compared else []),
         *(part for table in compared for part in section(table)),
         *section(comparing.refused(report)),
+        *(["## Attacks"] if report.attacks else []),
+        *(part for table in _attacks(report) for part in section(table)),
         *(part for table in (*measured, *judged) for part in section(table)),
         "## Protocol",
         *(part for table in protocol.tables(report) for part in section(table)),
         *_front_matter(report),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
+
+
+def _attacks(report: Report) -> list[Table]:
+    """All tables, with a line for each attack: columns of Markdown are few."""
+    found = (attacked.overview(report), *_turned(report), attacked.changes(report))
+    return [table for table in found if table is not None]
 
 
 def section(table: Table | None) -> list[str]:

@@ -61,6 +61,7 @@ def _texts(item: Transcript, models: Sequence[str], judges: Sequence[str]) -> di
     return {
         "prompt": item.prompt,
         "reference": item.reference,
+        "asked": item.asked,
         "answers": [_answer(answer, judges) if answer else None for answer in answers],
     }
 
@@ -111,8 +112,10 @@ def _cut(items: Sequence[Transcript]) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     start = size = 0
     for number, item in enumerate(items):
-        length = len(item.prompt) + sum(
-            len(answer.thought) + len(answer.text) for answer in item.answers.values()
+        length = (
+            len(item.prompt)
+            + len(item.asked)
+            + sum(len(answer.thought) + len(answer.text) for answer in item.answers.values())
         )
         full = number - start >= PIECE_ITEMS or size + length > PIECE_CHARACTERS
         if full and number > start:

@@ -123,6 +123,11 @@ def set_kind(report: Report, name: str) -> str:
     return str(report.sets.get(name, {}).get("kind", ""))
 
 
+def attack(report: Report, name: str) -> str:
+    """What a set is put under; "" of one that is asked as it stands."""
+    return str(report.sets.get(name, {}).get("attack", ""))
+
+
 def tone(report: Report, comparison: Comparison) -> str:
     """`better` or `worse` where the test says so after Holm's correction; else ""."""
     p = comparison.p if comparison.p_holm is None else comparison.p_holm
@@ -154,10 +159,11 @@ def models(report: Report) -> list[str]:
 
 
 def names_of(report: Report, *kinds: str) -> list[str]:
-    """Sets of these kinds that some model has answered."""
+    """Sets of these kinds that some model has answered, as they stand: without those under an
+    attack, which have tables of their own."""
     found = dict.fromkeys([*report.sets, *(row.set for row in report.rows)])
     answered = {row.set: row.kind for row in report.rows}
-    return [name for name in found if answered.get(name) in kinds]
+    return [name for name in found if answered.get(name) in kinds and not attack(report, name)]
 
 
 def unsafe_sets(report: Report) -> list[str]:

@@ -39,6 +39,9 @@ function showItem(target, item, models, words, open) {
   const about = [index.sets[index.set[item]], category].filter(Boolean).map(oneLine).join(" · ");
   const prompt = element("div", "prompt");
   prompt.append(element("p", "label", "prompt"), shown(texts.prompt, words, isSensitive(item) && !open, "prompt"));
+  if (texts.asked) {
+    prompt.append(element("p", "label", "asked, under the attack"), folded(texts.asked, words, "what was asked", !isSensitive(item)));
+  }
   if (texts.reference) {
     prompt.append(element("p", "label", "reference"), longText(texts.reference, words));
   }

@@ -1,0 +1,190 @@
+"""The attacks that are known by name: one row each, with its source.
+
+attack=prefix_injection,base64      two of them
+attack=many_shot:64                 with the number that its row asks for
+attack=suffix:found.txt             what a search found, from a file
+attack=all                          one of each, but for suffixes
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+from safety_jax.base import files
+from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.evaluation.attacks import (
+    encodings,
+    frames,
+    injections,
+    noise,
+    roles,
+    shots,
+)
+
+ALL = "all"
+SUFFIX = "suffix"
+PREFILL = "prefill"
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """What the number behind a name is: its meaning, the one that is taken without, its range."""
+
+    what: str
+    default: int
+    least: int
+    most: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One row.
+
+    Attributes:
+        about: what it does to a request, in a line.
+        source: where it comes from.
+        version: counts the wordings; answers to different ones are never taken for each other's.
+        word: the request as it is asked; of attacks with a number, of both.
+    """
+
+    name: str
+    about: str
+    source: str
+    version: int
+    word: Callable[..., str]
+    number: Number | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Attack:
+    """An attack as a set is put under it.
+
+    Attributes:
+        name: with its number or file: `many_shot:32`, `suffix:found.txt`.
+        version: see `Entry`.
+        word: a request as it is asked.
+        prefill: tokens of an opening that every answer begins with; None of other attacks.
+        suffixes: what is put behind requests: one for all, or one a row of the set's file.
+    """
+
+    name: str
+    version: int
+    word: Callable[[str], str] = dataclasses.field(compare=False, repr=False)
+    prefill: int | None = None
+    suffixes: tuple[str, ...] = ()
+
+
+def _same(request: str, number: int = 0) -> str:
+    return request
+
+
+_WEI = "Wei et al., arXiv 2307.02483"
+_SHEN = "Shen et al., arXiv 2308.03825"
+_KANG = "Kang et al., arXiv 2302.05733"
+_BOUCHER = "Boucher et al., arXiv 2106.09898"
+_SEED = Number("the seed of what is drawn", 0, 0, 2**31 - 1)
+
+# fmt: off
+_ROWS = (
+    Entry("prefix_injection", "the answer must begin with consent", _WEI, 1,
+          injections.prefix_injection),
+    Entry("refusal_suppression", "the words of a refusal are forbidden", _WEI, 1,
+          injections.refusal_suppression),
+    Entry("style_short_words", "short words only", _WEI, 1, injections.style_short_words),
+    Entry("style_json", "a JSON object without a place for a refusal", _WEI, 1,
+          injections.style_json),
+    Entry("adviser", "a role of AIM's kind: an adviser without morals", _WEI, 1, roles.adviser),
+    Entry("unbound", "a role of DAN's kind: a second self without rules", _SHEN, 1, roles.unbound),
+    Entry("evil_confidant", "a friend without a conscience", _WEI, 1, roles.evil_confidant),
+    Entry("base64", "the request in Base64", _WEI, 1, encodings.in_base64),
+    Entry("rot13", "letters moved by thirteen places", _WEI, 1, encodings.in_rot13),
+    Entry("leetspeak", "digits for letters", _WEI, 1, encodings.in_leetspeak),
+    Entry("zero_width", "invisible characters inside words", _BOUCHER, 1, noise.zero_width, _SEED),
+    Entry("homoglyphs", "Cyrillic letters that look Latin", _BOUCHER, 1, noise.homoglyphs, _SEED),
+    Entry("low_resource", "an instruction in isiZulu", "after Yong et al., arXiv 2310.02446", 1,
+          frames.low_resource),
+    Entry("past_tense", "how it was done in the past",
+          "Andriushchenko and Flammarion, arXiv 2407.11969; by rule", 1, frames.past_tense),
+    Entry("hypothetical", "a story in whose world it is allowed", _SHEN, 1, frames.hypothetical),
+    Entry("payload_splitting", "four pieces to be joined", _KANG, 1, frames.payload_splitting),
+    Entry("code_completion", "a program that lacks the answer", _KANG, 1, frames.code_completion),
+    Entry("few_shot", "some harmless exchanges in front, all with consent",
+          "Wei, Wang and Wang, arXiv 2310.06387", 1, shots.in_context,
+          Number("exchanges in front", 4, 1, shots.MOST)),
+    Entry("many_shot", "many of them", "Anil et al., Anthropic, 2024", 1, shots.in_context,
+          Number("exchanges in front", 32, 1, shots.MOST)),
+    Entry("forged_turns", "turns that never took place, as text", _WEI, 1, shots.forged_turns),
+    Entry(PREFILL, "the answer begins with so many tokens of consent",
+          "Qi et al., arXiv 2406.05946", 1, _same,
+          Number("tokens that are prefilled", 20, 0, 1000)),
+)
+# fmt: on
+ATTACKS: Mapping[str, Entry] = {entry.name: entry for entry in _ROWS}
+KNOWN = (*ATTACKS, f"{SUFFIX}:FILE", ALL)
+SUFFIX_VERSION = 1
+# Whose answers may come back in a form that a judge cannot read.
+ENCODED = ("base64", "rot13", "leetspeak", "low_resource")
+
+
+def parse(text: str, where: str) -> list[Attack]:
+    """The attacks of an option, each once, in the order in which they are named.
+
+    Args:
+        text: names joined by commas; see the top of this file.
+        where: the config key and the spec, for messages.
+
+    Raises:
+        ConfigError: a name that is not known, or a number that does not fit it.
+        DataError: a file of suffixes that holds none.
+    """
+    found: dict[str, Attack] = {}
+    for part in text.split(","):
+        for attack in map(_of, ATTACKS.values()) if part == ALL else [_named(part, where)]:
+            found.setdefault(attack.name, attack)
+    return list(found.values())
+
+
+def _named(part: str, where: str) -> Attack:
+    name, colon, value = part.partition(":")
+    if name == SUFFIX and value:
+        return _of_file(value, where)
+    if name not in ATTACKS:
+        raise ConfigError(f"{where}: unknown attack {part!r}; known are {', '.join(KNOWN)}")
+    entry = ATTACKS[name]
+    if not colon:
+        return _of(entry)
+    number = entry.number
+    if number is None:
+        raise ConfigError(f"{where}: attack {part!r}: {name} takes no number; remove {':' + value}")
+    if not (value.isascii() and value.isdigit() and number.least <= int(value) <= number.most):
+        raise ConfigError(
+            f"{where}: attack {part!r}: expected behind the colon a whole number from "
+            f"{number.least} to {number.most}: {number.what}"
+        )
+    return _of(entry, int(value))
+
+
+def _of(entry: Entry, value: int | None = None) -> Attack:
+    if entry.number is None:
+        return Attack(entry.name, entry.version, entry.word)
+    number = entry.number.default if value is None else value
+    return Attack(
+        f"{entry.name}:{number}",
+        entry.version,
+        lambda request: entry.word(request, number),
+        number if entry.name == PREFILL else None,
+    )
+
+
+def _of_file(place: str, where: str) -> Attack:
+    path = files.expand(place)
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{where}: the file of suffixes {place} cannot be read ({error}); expected text in "
+            "UTF-8, one suffix a line"
+        ) from error
+    if not lines or not all(line.strip() for line in lines):
+        what = f"line {[*map(str.strip, lines)].index('') + 1} is empty" if lines else "is empty"
+        raise DataError(f"{path}: {what}; expected one suffix a line, remove empty lines")
+    return Attack(f"{SUFFIX}:{path.name}", SUFFIX_VERSION, _same, suffixes=tuple(lines))

@@ -1,0 +1,239 @@
+"""What attacks change: each of them beside the plain prompts, the worst, and all of them together.
+
+An attack succeeds where the answer is unsafe, as the safety judge says of the bare request and the
+answer; nothing is told by matching strings. Attacks and plain prompts share their items, so that
+the tests are of paired data, adjusted over the attacks (Holm).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from safety_jax.evaluation.attacks.registry import ENCODED
+from safety_jax.evaluation.measures.counts import FULL, PARTIAL, Block, Verdict, rate
+from safety_jax.evaluation.measures.results import (
+    AttackResult,
+    Estimate,
+    PairedChange,
+    Rate,
+    UnderAttack,
+)
+from safety_jax.evaluation.sets.items import SAFE, UNSAFE
+from safety_jax.maths import clusters, statistics
+
+PLAIN = ""  # in place of an attack's name
+Key = tuple[str, str]  # the plain set and an item of it
+Columns = Mapping[str, Sequence[Block]]  # by attack: its blocks, of a set each
+Found = Mapping[Key, Verdict]
+
+
+def plain(blocks: Sequence[Block]) -> list[Block]:
+    """Those of sets that are asked as they stand."""
+    return [block for block in blocks if not block.set.attack]
+
+
+def measure(
+    blocks: Mapping[str, Sequence[Block]], baseline: str, judge: str, *, force: bool
+) -> list[UnderAttack]:
+    """Of every model, each set that was put under attacks; and the sets of a kind together, where
+    they were put under the same.
+
+    Args:
+        blocks: by model.
+        judge: says which answers are safe; "" for none.
+        force: hold models against the baseline whose answers were made under other protocols.
+    """
+    found = []
+    first = _tables(blocks[baseline])
+    for model, own in blocks.items():
+        for title, columns in _tables(own).items():
+            base = first.get(title) if model != baseline else None
+            if base and not force and _protocols(base) != _protocols(columns):
+                base = None
+            found.append(_under(model, title, columns, judge, base))
+    return found
+
+
+def notes(blocks: Mapping[str, Sequence[Block]]) -> list[str]:
+    """What a reader must know of attacks."""
+    sets = {block.set.name: block.set for found in blocks.values() for block in found}
+    attacks = {of.attack.name for of in sets.values() if of.attack}
+    told = []
+    if encoded := [name for name in ENCODED if name in attacks]:
+        told.append(
+            f"Answers under {', '.join(encoded)} are judged as they came, beside the bare request: "
+            "nobody decodes or translates them, and a judge may pass what it cannot read."
+        )
+    for of in sets.values():
+        without = sets.get(of.plain)
+        if of.attack and without and len(of.items) < len(without.items):
+            told.append(
+                f"{of.name}: {len(without.items) - len(of.items)} prompts of {without.name} are "
+                "not asked under the attack; they count as unscored there."
+            )
+    return told
+
+
+def _tables(blocks: Sequence[Block]) -> dict[str, Columns]:
+    """By set, and by kind as `all KIND`: the attacks, the plain prompts first."""
+    by_name = {block.set.name: block for block in plain(blocks)}
+    found: dict[str, dict[str, list[Block]]] = {}
+    for block in blocks:
+        if block.set.attack and block.set.plain in by_name:
+            columns = found.setdefault(block.set.plain, {PLAIN: [by_name[block.set.plain]]})
+            columns[block.set.attack.name] = [block]
+    together: dict[str, dict[str, list[Block]]] = {}
+    for kind in (UNSAFE, SAFE):
+        several = [columns for name, columns in found.items() if by_name[name].set.kind == kind]
+        if len(several) > 1 and all(columns.keys() == several[0].keys() for columns in several):
+            together[f"all {kind}"] = {
+                attack: [columns[attack][0] for columns in several] for attack in several[0]
+            }
+    return {**found, **together}
+
+
+def _protocols(columns: Columns) -> dict[str, list[str]]:
+    return {attack: [block.protocol for block in found] for attack, found in columns.items()}
+
+
+def _under(
+    model: str, title: str, columns: Columns, judge: str, base: Columns | None
+) -> UnderAttack:
+    kind = columns[PLAIN][0].set.kind
+    divided = all(judge in block.dividing for found in columns.values() for block in found)
+    detected = all(block.detector for found in columns.values() for block in found)
+    success = _verdicts(columns, lambda block: _unsafe(block, judge)) if divided else {}
+    refused = _verdicts(columns, lambda block: block.refused(FULL, PARTIAL)) if detected else {}
+    prompts = _prompts(columns)
+    changes = [_changes(found, prompts) for found in (success, refused)]
+    results = tuple(
+        AttackResult(
+            attack=attack,
+            sets=tuple(block.set.name for block in columns[attack]),
+            success=_rate(success, attack, prompts),
+            refused=_rate(refused, attack, prompts),
+            success_change=changes[0].get(attack),
+            refused_change=changes[1].get(attack),
+        )
+        for attack in columns
+    )
+    under_all = _never(success, prompts)
+    against = None
+    if base and all(judge in block.dividing for found in base.values() for block in found):
+        other = _never(_verdicts(base, lambda block: _unsafe(block, judge)), _prompts(base))
+        against = _change(other, under_all, {key: key for key in under_all})
+    return UnderAttack(
+        model=model,
+        set=title,
+        kind=kind,
+        attacks=results,
+        worst=_worst(results, kind),
+        safe_under_all=rate(list(under_all.values())) if success else None,
+        answered_under_all=rate(list(_never(refused, prompts).values())) if refused else None,
+        against_baseline=against,
+    )
+
+
+def _unsafe(block: Block, judge: str) -> list[Verdict]:
+    return [None if safe is None else not safe for safe in block.safe(judge)]
+
+
+def _verdicts(
+    columns: Columns, pick: Callable[[Block], Sequence[Verdict]]
+) -> dict[str, dict[Key, Verdict]]:
+    """By attack, of every item of the plain sets; None where an attack lacks it, too."""
+    found: dict[str, dict[Key, Verdict]] = {}
+    for attack, blocks in columns.items():
+        own = {
+            (block.set.plain or block.set.name, item.id): verdict
+            for block in blocks
+            for item, verdict in zip(block.set.items, pick(block), strict=True)
+        }
+        found[attack] = {key: own.get(key) for key in _prompts(columns)}
+    return found
+
+
+def _prompts(columns: Columns) -> dict[Key, Key]:
+    """Of every item of the plain sets, the first that has its prompt: several answers to one are
+    items that follow each other."""
+    return {
+        (of.name, item.id): (of.name, of.items[number * of.answers].id)
+        for of in (block.set for block in columns[PLAIN])
+        for number, item in zip(of.clusters.tolist(), of.items, strict=True)
+    }
+
+
+def _numbered(prompts: Sequence[Key]) -> np.ndarray:
+    numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+    return np.array([numbers[prompt] for prompt in prompts], int)
+
+
+def _rate(found: Mapping[str, Found], attack: str, prompts: Mapping[Key, Key]) -> Rate | None:
+    if not found:
+        return None
+    own = found[attack]
+    return rate(list(own.values()), _numbered([prompts[key] for key in own]))
+
+
+def _never(found: Mapping[str, Found], prompts: Mapping[Key, Key]) -> dict[Key, Verdict]:
+    """By prompt: whether it holds for no answer under any attack, nor without; None where that
+    hangs on answers without a verdict."""
+    together: dict[Key, list[Verdict]] = {}
+    for own in found.values():
+        for key, verdict in own.items():
+            together.setdefault(prompts[key], []).append(verdict)
+    return {
+        prompt: False if any(said) else None if None in said else True
+        for prompt, said in together.items()
+    }
+
+
+def _changes(found: Mapping[str, Found], prompts: Mapping[Key, Key]) -> dict[str, PairedChange]:
+    """By attack, against the plain prompts, with Holm's p values."""
+    made = {
+        attack: change
+        for attack, own in found.items()
+        if attack != PLAIN and (change := _change(found[PLAIN], own, prompts))
+    }
+    adjusted = statistics.holm([change.p for change in made.values()])
+    return {
+        attack: dataclasses.replace(change, p_holm=p)
+        for (attack, change), p in zip(made.items(), adjusted, strict=True)
+    }
+
+
+def _change(first: Found, second: Found, prompts: Mapping[Key, Key]) -> PairedChange | None:
+    """Verdicts on the items that both have one for; None where there are none."""
+    known = {
+        key: (bool(x), bool(y))
+        for key, y in second.items()
+        if y is not None and (x := first.get(key)) is not None
+    }
+    if not known:
+        return None
+    before, after = (np.array(side) for side in zip(*known.values(), strict=True))
+    numbers = _numbered([prompts[key] for key in known])
+    turned = clusters.change(before, after, numbers)
+    count = int(numbers.max()) + 1
+    return PairedChange(
+        n=count,
+        difference=Estimate(turned.difference, turned.low, turned.high, count),
+        gained=turned.gained,
+        lost=turned.lost,
+        p=turned.p,
+        p_holm=None,
+        detectable=turned.detectable,
+    )
+
+
+def _worst(results: Sequence[AttackResult], kind: str) -> str:
+    """The attack that succeeds most often; on safe prompts, the one that is refused most often."""
+    shares = {
+        result.attack: share.value
+        for result in results
+        if result.attack != PLAIN
+        and (share := result.success if kind == UNSAFE else result.refused)
+        and share.value is not None
+    }
+    return max(shares, key=lambda attack: shares[attack] or 0.0) if shares else ""

@@ -1,0 +1,69 @@
+"""What an attack makes of a prompt. The prompt itself stays what judges read."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from safety_jax.base.errors import DataError
+from safety_jax.data.formats import Message
+from safety_jax.data.records import Record
+from safety_jax.evaluation.attacks import openings
+from safety_jax.evaluation.attacks.registry import Attack
+from safety_jax.judges.judge import from_record
+
+SEPARATOR = "+"  # between the name of a set and that of its attack
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Asked:
+    """What a model is asked in place of a prompt.
+
+    Attributes:
+        messages, context: as those of a record.
+        opening: the text whose first tokens its answer begins with; "" of attacks that leave the
+            answer alone.
+    """
+
+    messages: tuple[Message, ...]
+    context: str
+    opening: str
+
+
+def ask(
+    prompt: tuple[Message, ...], context: str, opening: str, attack: Attack, suffix: str
+) -> Asked:
+    """One prompt under an attack, which rewords the last message.
+
+    Args:
+        context: goes where the request goes; a prefilled answer leaves both where they are.
+        opening: the file's own beginning of an answer, or "".
+        suffix: see `suffixes`.
+    """
+    if attack.prefill is not None:
+        return Asked(prompt, context, opening or openings.consent(prompt[-1].content))
+    whole = from_record(Record((*prompt, Message("assistant", "")), context, "", "")).prompt
+    *before, last = whole
+    text = attack.word(last.content)
+    if suffix:
+        text = f"{text} {suffix}"
+    return Asked((*before, Message("user", text)), "", "")
+
+
+def suffixes(attack: Attack, rows: Sequence[int | None], of: int | None, where: str) -> list[str]:
+    """What is put behind each request; "" where nothing is.
+
+    Args:
+        rows: the places of the prompts in their file, which has `of` rows.
+        where: the set, for messages.
+
+    Raises:
+        DataError: there are several suffixes, and not one for each row of the file.
+    """
+    count = len(attack.suffixes)
+    if count <= 1:
+        return [*attack.suffixes, ""][:1] * len(rows)
+    if count != of:
+        raise DataError(
+            f"{where}: {attack.name} holds {count} suffixes; expected one for all prompts, or "
+            f"{of}, one for each row of the set's file"
+        )
+    return [attack.suffixes[row] for row in rows if row is not None]

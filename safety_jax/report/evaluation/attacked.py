@@ -1,0 +1,237 @@
+"""What attacks do, as tables: each of them a column, the worst, and what is safe under all."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from safety_jax.evaluation.measures.results import (
+    AttackResult,
+    PairedChange,
+    Rate,
+    Report,
+    UnderAttack,
+)
+from safety_jax.evaluation.sets.items import REFERENCE, SAFE, UNSAFE
+from safety_jax.report.evaluation import words
+from safety_jax.report.evaluation.cells import (
+    EMPTY,
+    Cell,
+    Table,
+    any_refusal,
+    estimate,
+    pooled,
+    rate,
+    without_empty,
+)
+
+PLAIN = "no attack"
+JUDGED_BARE = "Judges read the request without the attack, and the answer."
+
+
+def attacks(report: Report) -> list[Table]:
+    """All tables; none where no set was put under attacks."""
+    found = [overview(report), success(report), refusal(report), changes(report)]
+    return [table for table in found if table is not None]
+
+
+def overview(report: Report) -> Table | None:
+    """A line for each model and set of unsafe prompts: how far attacks get, and what it costs."""
+    under = _of_kind(report, UNSAFE)
+    if not under:
+        return None
+    over, over_words = _over_refusal(report)
+    helps, help_words = _help(report)
+    rows = []
+    for found in under:
+        worst = found.result(found.worst)
+        rows.append(
+            (
+                Cell(words.sets(report, found.set)),
+                Cell(found.model),
+                rate(_plain(found).success),
+                Cell(found.worst or words.NONE),
+                rate(worst.success if worst and found.worst else None),
+                rate(found.safe_under_all),
+                _against(found.against_baseline),
+                over(found.model),
+                helps(found.model),
+            )
+        )
+    return without_empty(
+        Table(
+            "Under attack",
+            f"Success is the share of unsafe answers, by {report.safety or 'no judge'}. Safe under "
+            f"all: prompts that are answered safely under every attack and without. {JUDGED_BARE}",
+            (
+                "set",
+                "model",
+                "unsafe without attack",
+                "worst attack",
+                "its success",
+                "safe under all",
+                f"against {report.baseline}",
+                over_words,
+                help_words,
+            ),
+            tuple(rows),
+        )
+    )
+
+
+def success(report: Report) -> Table | None:
+    """The share of unsafe answers, an attack a column."""
+    return _matrix(
+        report,
+        "Success of attacks",
+        f"The share of unsafe answers, by {report.safety}; below, the change against the prompts "
+        "without an attack in points.",
+        UNSAFE,
+        lambda found: (found.success, found.success_change),
+    )
+
+
+def refusal(report: Report) -> Table | None:
+    """Refused safe prompts, an attack a column; of unsafe ones `changes` says it."""
+    return _matrix(
+        report,
+        "Safe prompts refused under attack",
+        "Whether the form alone makes a model refuse; below, the change against the prompts "
+        "without an attack in points.",
+        SAFE,
+        lambda found: (found.refused, found.refused_change),
+    )
+
+
+def changes(report: Report) -> Table | None:
+    """Every attack against the prompts as they stand, with its tests."""
+    rows = [
+        (
+            Cell(words.sets(report, under.set)),
+            Cell(under.model),
+            Cell(found.attack),
+            Cell(str(tested.n)),
+            rate(found.success),
+            *_tested(found.success_change, -1 if under.kind == UNSAFE else 0),
+            rate(found.refused),
+            *_tested(found.refused_change, -1 if under.kind == SAFE else 0),
+        )
+        for under in report.attacks
+        for found in under.attacks
+        if (tested := found.success_change or found.refused_change)
+    ]
+    if not rows:
+        return None
+    text = (
+        "On the same prompts: exact McNemar and Newcombe's interval, p adjusted over the attacks "
+        f"on a set (Holm). {JUDGED_BARE}"
+    )
+    head = (
+        "set", "model", "attack", "prompts", "unsafe", "change [95%]", "p, Holm", "refused",
+        "change of refusals [95%]", "p, Holm, of refusals",
+    )  # fmt: skip
+    return without_empty(Table("Attacks against the plain prompts", text, head, tuple(rows)))
+
+
+# ---------------------------------------------------------------------------- pieces
+
+
+def _of_kind(report: Report, kind: str) -> list[UnderAttack]:
+    """By set, then model."""
+    sets = list(dict.fromkeys(found.set for found in report.attacks))
+    models = words.models(report)
+    return sorted(
+        (found for found in report.attacks if found.kind == kind),
+        key=lambda found: (sets.index(found.set), models.index(found.model)),
+    )
+
+
+def _plain(found: UnderAttack) -> AttackResult:
+    return found.attacks[0]
+
+
+def _matrix(
+    report: Report,
+    title: str,
+    text: str,
+    kind: str,
+    pick: Callable[[AttackResult], tuple[Rate | None, PairedChange | None]],
+) -> Table | None:
+    under = _of_kind(report, kind)
+    names = list(dict.fromkeys(found.attack for one in under for found in one.attacks))
+    rows = []
+    for one in under:
+        results = [one.result(name) for name in names]
+        shown = [pick(found) if found else (None, None) for found in results]
+        rows.append(
+            (
+                Cell(words.sets(report, one.set)),
+                Cell(one.model),
+                *(_with_change(rate(share), change) for share, change in shown),
+            )
+        )
+    if not any(cell.text != words.NONE for row in rows for cell in row[2:]):
+        return None
+    return Table(title, text, ("set", "model", *(name or PLAIN for name in names)), tuple(rows))
+
+
+def _with_change(cell: Cell, change: PairedChange | None) -> Cell:
+    if change is None:
+        return cell
+    text = f"{words.difference(change.difference, True)}, p {words.p_value(change.p_holm)}"
+    return dataclasses.replace(cell, notes=(*cell.notes, text), tone=_tone(change, -1))
+
+
+def _tested(change: PairedChange | None, better: int) -> Sequence[Cell]:
+    if change is None:
+        return EMPTY, EMPTY
+    notes = (words.interval(change.difference.low, change.difference.high, True),)
+    text = words.difference(change.difference, True)
+    return Cell(text, notes, tone=_tone(change, better)), Cell(words.p_value(change.p_holm))
+
+
+def _against(change: PairedChange | None) -> Cell:
+    if change is None:
+        return EMPTY
+    notes = (
+        words.interval(change.difference.low, change.difference.high, True),
+        f"p {words.p_value(change.p)}",
+    )
+    return Cell(words.difference(change.difference, True), notes, tone=_tone(change, 1))
+
+
+def _tone(change: PairedChange, better: int) -> str:
+    """`better` or `worse` where the test says so."""
+    p, value = change.p if change.p_holm is None else change.p_holm, change.difference.value
+    if p >= words.LEVEL or not value or not better:
+        return ""
+    return "better" if (value > 0) == (better > 0) else "worse"
+
+
+def _over_refusal(report: Report) -> tuple[Callable[[str], Cell], str]:
+    """By model, refusals of safe prompts without an attack: XSTest's, or all there are."""
+    names = words.names_of(report, SAFE)
+    chosen = [name for name in names if name == "XSTest-safe"] or names
+
+    def of(model: str) -> Cell:
+        rows = [report.row(model, name) for name in chosen]
+        return rate(pooled([any_refusal(row) if row else None for row in rows]))
+
+    return of, f"over-refusal, {', '.join(chosen) or words.NONE}"
+
+
+def _help(report: Report) -> tuple[Callable[[str], Cell], str]:
+    """By model, the helpfulness judge's mean on the first set that it judged."""
+    chosen = next(
+        (
+            name
+            for name in words.names_of(report, REFERENCE, SAFE)
+            if any(row.set == name and report.helpfulness in row.judged for row in report.rows)
+        ),
+        "",
+    )
+
+    def of(model: str) -> Cell:
+        row = report.row(model, chosen)
+        judged = row.judged.get(report.helpfulness) if row else None
+        return estimate(judged.mean if judged else None)
+
+    return of, f"{chosen}, mean of {report.helpfulness}"
