@@ -9,7 +9,7 @@ Models: Hugging Face folders or hub ids, or PEFT folders. Answers that exist alr
 Sets: names (I-CoNa, XSTest, HarmBench, ...: `evaluation/sets/catalogue.py`), whose files are
 looked for below `evaluate.data`; or files of your own with `?kind=unsafe&columns=...`; or any
 source read as a set, such as Safe to Serve's `tfds:openbookqa:train+validation?as=OpenBookQA`.
-`I-CoNa?attack=prefix_injection,base64` asks a set under attacks, too (`attack=all`: docs/attacks.md).
+`I-CoNa?attack=prefix_injection,base64` asks I-CoNa under attacks, too (docs/attacks.md).
 Judges: `refusal`; exports of stage `reward`, as FOLDER or NAME=FOLDER; rows as in configs/score.py.
 
 Arguments, behind the colon and joined by commas:

@@ -38,6 +38,8 @@ Examples:
   safety-jax --config=dpo:paper=report --config.data.train=PAIRS.jsonl --workdir=runs/dpo
 """
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]*)")
+# A source with an option that is a list, as a flag gives it without quotes.
+_LISTING = re.compile(r"[^'\"(\[].*[?&](?:attack|columns|without)=[^&]*,", re.DOTALL)
 _BAD_VALUE = re.compile(r"flag --config\.([\w.]+)=(.*?): .*", re.DOTALL)
 _HELP = re.compile(r"-h|--?help(short|full)?")
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d+)")
@@ -87,6 +89,7 @@ def parse(argv: Sequence[str]) -> Command:
             leave(f"{config_files.read_opening(config_files.find(spec, '')[0]).text}\n\n"
                   f"Keys:\n{show(config)}")  # fmt: skip
         check_keys(config, words)
+        words = quote_sources(config, words)
         define(values, config, words)
         rest = values([argv[0], *words])
     except flags.UnrecognizedFlagError as error:
@@ -142,6 +145,19 @@ def check_keys(config: ConfigDict, words: Sequence[str]) -> None:
             close = difflib.get_close_matches(match[2], known, n=1)
             hint = f"did you mean {close[0]}? " if close else ""
             raise ConfigError(f"the config has no key {match[2]!r}; {hint}--show lists all keys")
+
+
+def quote_sources(config: ConfigDict, words: Sequence[str]) -> list[str]:
+    """`--config.evaluate.sets=I-CoNa?attack=base64,rot13` as a tuple of one text: the commas are
+    those of an option, and whoever reads the text knows where a source ends."""
+    known = trees.flatten(config.to_dict())
+    found = []
+    for word in words:
+        match, (flag, _, value) = _OVERRIDE.match(word), word.partition("=")
+        if match and _LISTING.match(value) and isinstance(known.get(match[2]), tuple):
+            word = f"{flag}={(value,)!r}"
+        found.append(word)
+    return found
 
 
 def define(values: flags.FlagValues, config: ConfigDict, words: Sequence[str]) -> None:

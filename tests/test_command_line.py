@@ -55,6 +55,21 @@ def test_a_config_of_the_package_has_its_name_in_every_folder(name):
         config.dpo.betta = 1.0
 
 
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("I-CoNa?attack=base64,prefill:10", ("I-CoNa?attack=base64,prefill:10",)),
+        ("a.csv?kind=safe&columns=id:n,prompt:q", ("a.csv?kind=safe&columns=id:n,prompt:q",)),
+        ("('I-CoNa?attack=base64,rot13', 'XSTest')", ("I-CoNa?attack=base64,rot13", "XSTest")),
+        ("'a?rows=2','b'", ("a?rows=2", "b")),
+        ("I-CoNa,XSTest", ("I-CoNa,XSTest",)),
+    ],
+)
+def test_options_that_are_lists_need_no_quotes(given, found):
+    words = ["", "--config=evaluate", f"--config.evaluate.sets={given}", "--show"]
+    assert command_line.parse(words).config.evaluate.sets == found
+
+
 @pytest.mark.parametrize("stage", ["sft", "dpo", "kto", "orpo", "reward", "raft"])
 def test_the_demo_is_found_where_it_was_installed(stage):
     config = config_files.load(f"{stage}:demo")

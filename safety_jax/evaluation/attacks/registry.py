@@ -36,7 +36,7 @@ class Number:
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class KnownAttack:
     """One row.
 
     Attributes:
@@ -60,7 +60,7 @@ class Attack:
 
     Attributes:
         name: with its number or file: `many_shot:32`, `suffix:found.txt`.
-        version: see `Entry`.
+        version: see `KnownAttack`.
         word: a request as it is asked.
         prefill: tokens of an opening that every answer begins with; None of other attacks.
         suffixes: what is put behind requests: one for all, or one a row of the set's file.
@@ -83,42 +83,93 @@ _KANG = "Kang et al., arXiv 2302.05733"
 _BOUCHER = "Boucher et al., arXiv 2106.09898"
 _SEED = Number("the seed of what is drawn", 0, 0, 2**31 - 1)
 
-# fmt: off
 _ROWS = (
-    Entry("prefix_injection", "the answer must begin with consent", _WEI, 1,
-          injections.prefix_injection),
-    Entry("refusal_suppression", "the words of a refusal are forbidden", _WEI, 1,
-          injections.refusal_suppression),
-    Entry("style_short_words", "short words only", _WEI, 1, injections.style_short_words),
-    Entry("style_json", "a JSON object without a place for a refusal", _WEI, 1,
-          injections.style_json),
-    Entry("adviser", "a role of AIM's kind: an adviser without morals", _WEI, 1, roles.adviser),
-    Entry("unbound", "a role of DAN's kind: a second self without rules", _SHEN, 1, roles.unbound),
-    Entry("evil_confidant", "a friend without a conscience", _WEI, 1, roles.evil_confidant),
-    Entry("base64", "the request in Base64", _WEI, 1, encodings.in_base64),
-    Entry("rot13", "letters moved by thirteen places", _WEI, 1, encodings.in_rot13),
-    Entry("leetspeak", "digits for letters", _WEI, 1, encodings.in_leetspeak),
-    Entry("zero_width", "invisible characters inside words", _BOUCHER, 1, noise.zero_width, _SEED),
-    Entry("homoglyphs", "Cyrillic letters that look Latin", _BOUCHER, 1, noise.homoglyphs, _SEED),
-    Entry("low_resource", "an instruction in isiZulu", "after Yong et al., arXiv 2310.02446", 1,
-          frames.low_resource),
-    Entry("past_tense", "how it was done in the past",
-          "Andriushchenko and Flammarion, arXiv 2407.11969; by rule", 1, frames.past_tense),
-    Entry("hypothetical", "a story in whose world it is allowed", _SHEN, 1, frames.hypothetical),
-    Entry("payload_splitting", "four pieces to be joined", _KANG, 1, frames.payload_splitting),
-    Entry("code_completion", "a program that lacks the answer", _KANG, 1, frames.code_completion),
-    Entry("few_shot", "some harmless exchanges in front, all with consent",
-          "Wei, Wang and Wang, arXiv 2310.06387", 1, shots.in_context,
-          Number("exchanges in front", 4, 1, shots.MOST)),
-    Entry("many_shot", "many of them", "Anil et al., Anthropic, 2024", 1, shots.in_context,
-          Number("exchanges in front", 32, 1, shots.MOST)),
-    Entry("forged_turns", "turns that never took place, as text", _WEI, 1, shots.forged_turns),
-    Entry(PREFILL, "the answer begins with so many tokens of consent",
-          "Qi et al., arXiv 2406.05946", 1, _same,
-          Number("tokens that are prefilled", 20, 0, 1000)),
+    KnownAttack(
+        "prefix_injection",
+        "the answer must begin with consent",
+        _WEI,
+        1,
+        injections.prefix_injection,
+    ),
+    KnownAttack(
+        "refusal_suppression",
+        "the words of a refusal are forbidden",
+        _WEI,
+        1,
+        injections.refusal_suppression,
+    ),
+    KnownAttack("style_short_words", "short words only", _WEI, 1, injections.style_short_words),
+    KnownAttack(
+        "style_json", "a JSON object without a place for a refusal", _WEI, 1, injections.style_json
+    ),
+    KnownAttack(
+        "adviser", "a role of AIM's kind: an adviser without morals", _WEI, 1, roles.adviser
+    ),
+    KnownAttack(
+        "unbound", "a role of DAN's kind: a second self without rules", _SHEN, 1, roles.unbound
+    ),
+    KnownAttack("evil_confidant", "a friend without a conscience", _WEI, 1, roles.evil_confidant),
+    KnownAttack("base64", "the request in Base64", _WEI, 1, encodings.in_base64),
+    KnownAttack("rot13", "letters moved by thirteen places", _WEI, 1, encodings.in_rot13),
+    KnownAttack("leetspeak", "digits for letters", _WEI, 1, encodings.in_leetspeak),
+    KnownAttack(
+        "zero_width", "invisible characters inside words", _BOUCHER, 1, noise.zero_width, _SEED
+    ),
+    KnownAttack(
+        "homoglyphs", "Cyrillic letters that look Latin", _BOUCHER, 1, noise.homoglyphs, _SEED
+    ),
+    KnownAttack(
+        "low_resource",
+        "an instruction in isiZulu",
+        "after Yong et al., arXiv 2310.02446",
+        1,
+        frames.low_resource,
+    ),
+    KnownAttack(
+        "past_tense",
+        "how it was done in the past",
+        "Andriushchenko and Flammarion, arXiv 2407.11969; by rule",
+        1,
+        frames.past_tense,
+    ),
+    KnownAttack(
+        "hypothetical", "a story in whose world it is allowed", _SHEN, 1, frames.hypothetical
+    ),
+    KnownAttack(
+        "payload_splitting", "four pieces to be joined", _KANG, 1, frames.payload_splitting
+    ),
+    KnownAttack(
+        "code_completion", "a program that lacks the answer", _KANG, 1, frames.code_completion
+    ),
+    KnownAttack(
+        "few_shot",
+        "some harmless exchanges in front, all with consent",
+        "Wei, Wang and Wang, arXiv 2310.06387",
+        1,
+        shots.in_context,
+        Number("exchanges in front", 4, 1, shots.MOST),
+    ),
+    KnownAttack(
+        "many_shot",
+        "many of them",
+        "Anil et al., Anthropic, 2024",
+        1,
+        shots.in_context,
+        Number("exchanges in front", 32, 1, shots.MOST),
+    ),
+    KnownAttack(
+        "forged_turns", "turns that never took place, as text", _WEI, 1, shots.forged_turns
+    ),
+    KnownAttack(
+        PREFILL,
+        "the answer begins with so many tokens of consent",
+        "Qi et al., arXiv 2406.05946",
+        1,
+        _same,
+        Number("tokens that are prefilled", 20, 0, 1000),
+    ),
 )
-# fmt: on
-ATTACKS: Mapping[str, Entry] = {entry.name: entry for entry in _ROWS}
+ATTACKS: Mapping[str, KnownAttack] = {entry.name: entry for entry in _ROWS}
 KNOWN = (*ATTACKS, f"{SUFFIX}:FILE", ALL)
 SUFFIX_VERSION = 1
 # Whose answers may come back in a form that a judge cannot read.
@@ -163,7 +214,7 @@ def _named(part: str, where: str) -> Attack:
     return _of(entry, int(value))
 
 
-def _of(entry: Entry, value: int | None = None) -> Attack:
+def _of(entry: KnownAttack, value: int | None = None) -> Attack:
     if entry.number is None:
         return Attack(entry.name, entry.version, entry.word)
     number = entry.number.default if value is None else value

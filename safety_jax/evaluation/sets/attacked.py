@@ -14,7 +14,7 @@ SEPARATOR = "+"  # between the name of a set and that of its attack
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Asked:
+class Reworded:
     """What a model is asked in place of a prompt.
 
     Attributes:
@@ -30,7 +30,7 @@ class Asked:
 
 def ask(
     prompt: tuple[Message, ...], context: str, opening: str, attack: Attack, suffix: str
-) -> Asked:
+) -> Reworded:
     """One prompt under an attack, which rewords the last message.
 
     Args:
@@ -39,13 +39,13 @@ def ask(
         suffix: see `suffixes`.
     """
     if attack.prefill is not None:
-        return Asked(prompt, context, opening or openings.consent(prompt[-1].content))
+        return Reworded(prompt, context, opening or openings.consent(prompt[-1].content))
     whole = from_record(Record((*prompt, Message("assistant", "")), context, "", "")).prompt
     *before, last = whole
     text = attack.word(last.content)
     if suffix:
         text = f"{text} {suffix}"
-    return Asked((*before, Message("user", text)), "", "")
+    return Reworded((*before, Message("user", text)), "", "")
 
 
 def suffixes(attack: Attack, rows: Sequence[int | None], of: int | None, where: str) -> list[str]:

@@ -40,7 +40,7 @@ from safety_jax.data.sources import Source
 from safety_jax.evaluation.attacks import registry
 from safety_jax.evaluation.attacks.registry import Attack
 from safety_jax.evaluation.sets import attacked, catalogue, classification, multiple_choice
-from safety_jax.evaluation.sets.attacked import Asked
+from safety_jax.evaluation.sets.attacked import Reworded
 from safety_jax.evaluation.sets.catalogue import (
     ANSWER,
     CHOICE,
@@ -101,7 +101,7 @@ class Item:
     context: str = ""
     row: int | None = None
     opening: str = ""
-    asked: Asked | None = None
+    asked: Reworded | None = None
 
     def record(self) -> Record:
         """What a template words: the prompt, as an attack has it where there is one."""
