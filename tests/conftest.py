@@ -64,7 +64,7 @@ def config() -> llama.LlamaConfig:
         norm_epsilon=1e-5, norm_plus_one=False, query_key_norm="none", tied_embeddings=False,
         query_key_value_bias=False, output_bias=False, mlp_bias=False, activation="silu",
         attention_scale=8**-0.5, attention_softcap=None, embedding_scale=1.0, residual_scale=1.0,
-        logit_scale=1.0, logit_softcap=None, fused=False, nested=False, max_positions=128,
+        logit_scale=1.0, logit_softcap=None, files="llama", nested=False, max_positions=128,
         initializer_range=0.3,
     )  # fmt: skip
 

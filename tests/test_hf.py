@@ -103,28 +103,32 @@ def test_every_family_maps_every_weight(name, tmp_path, one_device):
     flat = trees.flatten(load(source, one_device))
     expected = stored(source)
     seen = set()
-    if config.fused:
+    if config.files != "llama":
         expected |= split_by_hand(expected, config)
     for ours, names in hf.hf_names(config).items():
         arrays = flat[ours] if ours.startswith("layers.") else [flat[ours]]
         for theirs, array in zip(names, arrays, strict=True):
             np.testing.assert_array_equal(array, expected[theirs], err_msg=theirs)
             seen.add(theirs)
-    assert seen == {name for name in expected if "qkv_proj" not in name and "_up_" not in name}
+    fused = ("qkv_proj", "gate_up_proj", "input_linear")
+    assert seen == {name for name in expected if not any(part in name for part in fused)}
 
 
 def split_by_hand(tensors, config):
-    """The parts of Phi-3's fused weights."""
+    """The parts of the fused weights of Phi-3 and Granite 4."""
     found = {}
     query, key = config.heads * config.head_size, config.kv_heads * config.head_size
     for layer in range(config.layers):
         prefix = f"model.layers.{layer}."
+        both = "mlp.gate_up_proj" if config.files == "phi3" else "shared_mlp.input_linear"
+        gate, up = np.split(tensors[f"{prefix}{both}.weight"], 2)
+        found |= {f"{prefix}mlp.gate_proj.weight": gate, f"{prefix}mlp.up_proj.weight": up}
+        if config.files != "phi3":
+            continue
         whole = tensors[f"{prefix}self_attn.qkv_proj.weight"]
         parts = np.split(whole, [query, query + key])
         for name, part in zip(("q_proj", "k_proj", "v_proj"), parts, strict=True):
             found[f"{prefix}self_attn.{name}.weight"] = part
-        gate, up = np.split(tensors[f"{prefix}mlp.gate_up_proj.weight"], 2)
-        found |= {f"{prefix}mlp.gate_proj.weight": gate, f"{prefix}mlp.up_proj.weight": up}
     return found
 
 

@@ -33,11 +33,17 @@ LLAMA3 = {
 }
 
 
+# Granite 4's own defaults are of a mixture of experts with state spaces.
+DENSE = {"num_local_experts": 0, "layer_types": ["attention"] * 32}
+
+
 @pytest.mark.parametrize("model_type", families.FAMILIES)
 def test_defaults_are_those_of_transformers(model_type):
     """Read with nothing given, and with everything that transformers' own class writes."""
-    theirs = transformers.AutoConfig.for_model(model_type)
-    assert parse(model_type=model_type) == parse(**json.loads(theirs.to_json_string(False)))
+    given = DENSE if model_type == "granitemoehybrid" else {}
+    theirs = transformers.AutoConfig.for_model(model_type, **given)
+    written = json.loads(theirs.to_json_string(False))
+    assert parse(model_type=model_type, **given) == parse(**written)
     raw = {field.name: field.default for field in dataclasses.fields(type(theirs))}
     for name, value in families.FAMILIES[model_type].defaults.items():
         if name in raw:  # qwen2 reads head_dim, but does not declare it
@@ -264,6 +270,11 @@ REFUSED = {
     "rope by layer type": (new(full_attention={"rope_theta": 1e4}), "nothing else"),
     "rope as text": ({"rope_scaling": "linear"}, "expected an object"),
     "negative theta": ({"rope_theta": -1.0, "rope_parameters": None}, "rope settings"),
+    "experts": ({"model_type": "granitemoehybrid"}, "mixtures of experts are not supported"),
+    "state spaces": (
+        {"model_type": "granitemoehybrid", "num_local_experts": 0, "layer_types": ["mamba"] * 2},
+        "no state spaces",
+    ),
     "spellings disagree": (
         old({"type": "linear", "factor": 2.0})
         | new(rope_type="linear", factor=4.0, rope_theta=1e4),

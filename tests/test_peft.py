@@ -412,7 +412,7 @@ def test_missing_files(tmp_path, config, one_device):
 @pytest.mark.torch
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # raised inside transformers
 @pytest.mark.parametrize("rslora", [False, True])
-@pytest.mark.parametrize("case", [CASE, "gemma", "phi3_long"])
+@pytest.mark.parametrize("case", [CASE, "gemma", "phi3_long", "granite4"])
 def test_peft_opens_an_export(case, rslora, tmp_path, one_device):
     import peft as theirs
 
@@ -422,7 +422,9 @@ def test_peft_opens_an_export(case, rslora, tmp_path, one_device):
     scale = lora.scaling(RANK, 8.0, rslora)
     adapters = dataclasses.replace(random_adapters(config, one_device), scale=scale)
     targets = tuple(llama.targets(config).values())
-    settings = peft.LoraConfig(RANK, 8.0, 0.1, targets, rslora, str(base), "float32")
+    settings = peft.LoraConfig(
+        RANK, 8.0, 0.1, targets, rslora, str(base), "float32", files=config.files
+    )
     peft.export(tmp_path / "export", adapters, settings)
 
     model = theirs.PeftModel.from_pretrained(opened.model_of(base), tmp_path / "export")
@@ -445,6 +447,7 @@ def test_peft_opens_an_export(case, rslora, tmp_path, one_device):
         ("phi3", "all-linear"),
         ("phi3", ["qkv_proj", "down_proj"]),
         ("olmo3", "all-linear"),
+        ("granite4", "all-linear"),
     ],
 )
 def test_folders_that_peft_writes(case, targets, tmp_path, one_device):

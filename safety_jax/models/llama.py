@@ -69,7 +69,7 @@ class LlamaConfig:
     residual_scale: float  # of what a sublayer adds
     logit_scale: float
     logit_softcap: float | None
-    fused: bool  # files hold query, key and value as one kernel, gate and up as another
+    files: str  # how files name and fuse projections, a name in `lora.TARGETS_OF`
     nested: bool  # the text model of a model with eyes; adapters' names say so
     max_positions: int
     initializer_range: float
@@ -126,7 +126,7 @@ CachedAttend = Callable[..., tuple[jax.Array, tuple[Any, Any]]]
 
 def targets(config: LlamaConfig) -> Mapping[str, str]:
     """The projections that adapters can go on: Hugging Face's names, and ours."""
-    return lora.FUSED_TARGETS if config.fused else lora.TARGETS
+    return lora.TARGETS_OF[config.files]
 
 
 # ---------------------------------------------------------------------------- parameters

@@ -37,6 +37,16 @@ FUSED_TARGETS = {
     "gate_up_proj": "gate+up",
     "down_proj": "down",
 }
+HYBRID_TARGETS = {
+    "q_proj": "query",
+    "k_proj": "key",
+    "v_proj": "value",
+    "o_proj": "output",
+    "input_linear": "gate+up",
+    "output_linear": "down",
+}
+# By how files name and fuse projections: as LLaMA's, Phi-3's, or those of Granite 4's dense models.
+TARGETS_OF = {"llama": TARGETS, "phi3": FUSED_TARGETS, "granite_hybrid": HYBRID_TARGETS}
 ALL_LINEAR = "all-linear"
 
 

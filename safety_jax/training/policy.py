@@ -102,7 +102,8 @@ class Policy:
         """Writes what was trained: a PEFT adapter folder, or the full model."""
         if self.adapter is None:
             return self.export_merged(folder, trainable, frozen, dtype)
-        settings = dataclasses.replace(self.adapter, trunk=peft.trunk_of(self.config))
+        trunk, files = peft.trunk_of(self.config), self.config.files
+        settings = dataclasses.replace(self.adapter, trunk=trunk, files=files)
         peft.export(folder, self.adapters(trainable), settings)
         return 0.0
 

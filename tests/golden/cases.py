@@ -116,6 +116,15 @@ GRANITE = LLAMA | {
     "residual_multiplier": 0.3,
     "logits_scaling": 4.0,
 }
+# Without experts and state spaces: what is fused is the MLP, under names of its own.
+GRANITE4 = GRANITE | {
+    "model_type": "granitemoehybrid",
+    "shared_intermediate_size": 48,
+    "num_local_experts": 0,
+    "position_embedding_type": "rope",
+    "layer_types": ["full_attention"] * 2,
+    "mamba_n_heads": 2,
+}
 # Queries grow every 24 tokens.
 MINISTRAL3 = LLAMA | {
     "model_type": "ministral3",
@@ -171,6 +180,8 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "smollm3": SMOLLM3,
     "granite": GRANITE,
+    "granite4": GRANITE4,
+    "granite4_nope": GRANITE4 | {"position_embedding_type": "nope"},
     "ministral3": MINISTRAL3,
 }
 
@@ -245,6 +256,10 @@ def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         if config["model_type"] in ("olmo2", "olmo3"):
             named[prefix + "self_attn.q_norm.weight"] = (query,)
             named[prefix + "self_attn.k_norm.weight"] = (key,)
+        if config["model_type"] == "granitemoehybrid":
+            named[f"{prefix}shared_mlp.input_linear.weight"] = (2 * mlp, width)
+            named[f"{prefix}shared_mlp.output_linear.weight"] = (width, mlp)
+            continue
         for kind, shape in {"gate": (mlp, width), "up": (mlp, width), "down": (width, mlp)}.items():
             named[f"{prefix}mlp.{kind}_proj.weight"] = shape
             if config.get("mlp_bias"):

@@ -18,6 +18,7 @@ class Family:
         defaults: as in `transformers`' config class; a test compares them.
         switched_off: attributes that are refused whether `transformers` reads them or not, with the
             values that ask for nothing.
+        unused: attributes of parts that the models which are supported do not have.
         query_key_value_bias, output_bias: None when `attention_bias` decides.
         windows: which layers have the sliding window, a name in `layer_kinds.WINDOWS`.
         rope_theta: where a file says nothing; of layers with a window `local_theta`, where they
@@ -26,7 +27,8 @@ class Family:
         library_code: pattern of an `auto_map`'s values: classes that `transformers` has taken over.
         activations: the activation as files spell it, and its name in `llama.ACTIVATIONS`.
         classifier: the class with a sequence head, where it is not called as the others are.
-        norms, query_key_norm, norm_plus_one, fused: see `llama.LlamaConfig`.
+        norms, query_key_norm, norm_plus_one, files: see `llama.LlamaConfig`.
+        mlp_width: what the attribute is called.
         embedding: "plain", "width" (times its square root) or "multiplier", an attribute.
     """
 
@@ -43,8 +45,10 @@ class Family:
     local_theta: float | None = None
     classifier: str | None = None
     embedding: str = "plain"
-    fused: bool = False
+    files: str = "llama"
+    mlp_width: str = "intermediate_size"
     library_code: str | None = None
+    unused: frozenset[str] = frozenset()
     switched_off: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     activations: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"silu": "silu"})
 
@@ -108,6 +112,12 @@ GEMMA2 = {name: value for name, value in GEMMA.items() if name != "hidden_act"} 
     "layer_types": None,
     "final_logit_softcapping": 30.0,
     "attn_logit_softcapping": 50.0,
+}
+MULTIPLIERS = {
+    "embedding_multiplier": 1.0,
+    "attention_multiplier": 1.0,
+    "residual_multiplier": 1.0,
+    "logits_scaling": 1.0,
 }
 OLMO2 = {name: value for name, value in LLAMA.items() if name != "mlp_bias"} | {
     "vocab_size": 50304,
@@ -201,7 +211,7 @@ FAMILIES = {
         query_key_value_bias=False,
         output_bias=False,
         windows="always",
-        fused=True,
+        files="phi3",
         library_code=r"(configuration|modeling)_phi3\.Phi3\w+",
     ),
     "olmo2": Family("Olmo2ForCausalLM", OLMO2, query_key_norm="width", norms="after"),
@@ -234,17 +244,27 @@ FAMILIES = {
         windows="without rope",
         rope_theta=2_000_000.0,
     ),
-    # Granite 3, and the dense models of Granite 4 that have no layers of another kind.
-    "granite": Family(
-        "GraniteForCausalLM",
-        LLAMA
+    "granite": Family("GraniteForCausalLM", LLAMA | MULTIPLIERS, embedding="multiplier"),
+    # Granite 4, of which the models without experts and without state spaces.
+    "granitemoehybrid": Family(
+        "GraniteMoeHybridForCausalLM",
+        {name: value for name, value in LLAMA.items() if name != "mlp_bias"}
+        | MULTIPLIERS
         | {
-            "embedding_multiplier": 1.0,
-            "attention_multiplier": 1.0,
-            "residual_multiplier": 1.0,
-            "logits_scaling": 1.0,
+            "shared_intermediate_size": 1024,
+            "num_local_experts": 8,
+            "position_embedding_type": None,
+            "layer_types": None,
         },
         embedding="multiplier",
+        windows="hybrid",
+        files="granite_hybrid",
+        mlp_width="shared_intermediate_size",
+        unused=frozenset(
+            "mamba_n_heads mamba_n_groups mamba_d_state mamba_d_head mamba_d_conv mamba_expand"
+            " mamba_chunk_size mamba_conv_bias mamba_proj_bias time_step_limit num_experts_per_tok"
+            " output_router_logits router_aux_loss_coef layers_block_type".split()
+        ),
     ),
     "ministral3": Family(
         "Ministral3ForCausalLM",

@@ -5,6 +5,7 @@ writing.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -52,11 +53,16 @@ NORMS = {
         "mlp_output_norm": "post_feedforward",
     },
 }
-# What Phi-3's files hold as one weight.
-FUSED = (
-    ("self_attn.qkv_proj", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
-    ("mlp.gate_up_proj", ("mlp.gate_proj", "mlp.up_proj")),
-)
+# What files hold as one weight, and what they call by another name, see `lora.TARGETS_OF`.
+FUSED = {
+    "llama": (),
+    "phi3": (
+        ("self_attn.qkv_proj", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+        ("mlp.gate_up_proj", ("mlp.gate_proj", "mlp.up_proj")),
+    ),
+    "granite_hybrid": (("shared_mlp.input_linear", ("mlp.gate_proj", "mlp.up_proj")),),
+}
+OTHERWISE = {"granite_hybrid": {"mlp.down_proj": "shared_mlp.output_linear"}}
 GENERATION = "generation_config.json"
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 DIFFERS = (
@@ -76,22 +82,29 @@ RENAMED = (
 
 def layout(config: llama.LlamaConfig) -> weight_table.WeightTable:
     """How a model's weights stand in its folder."""
-    rows = [weight_table.WeightRow(theirs, ours) for theirs, ours in ROWS]
+    called = OTHERWISE.get(config.files, {})
+    rows = [weight_table.WeightRow(_renamed(theirs, called), ours) for theirs, ours in ROWS]
     norms = [
         weight_table.WeightRow(f"model.layers.{{layer}}.{name}_layernorm.weight", f"layers.{ours}")
         for ours, name in NORMS[config.norms].items()
     ]
     fused = [
         weight_table.FusedRows(_in_layer(theirs), tuple(map(_in_layer, parts)))
-        for theirs, parts in FUSED
+        for theirs, parts in FUSED[config.files]
     ]
     return weight_table.WeightTable(
         rows=(*rows[:1], *norms, *rows[1:]),
-        fused=tuple(fused) if config.fused else (),
+        fused=tuple(fused),
         derived=rf"{DERIVED}|{EYES}",
         renamed=RENAMED,
         prefix="model.",
     )
+
+
+def _renamed(theirs: str, called: Mapping[str, str]) -> str:
+    for name, other in called.items():
+        theirs = theirs.replace(f".{name}.", f".{other}.")
+    return theirs
 
 
 def _in_layer(name: str) -> str:

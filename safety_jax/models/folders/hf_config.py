@@ -26,6 +26,7 @@ from safety_jax.models.folders.layer_kinds import FULL, SLIDING
 from safety_jax.models.folders.rope_config import read_ropes, rope_attributes
 from safety_jax.models.rotary import Rope
 
+POSITIONS = "position_embedding_type"  # of Granite 4: "rope"; all else is none
 # What stands outside `text_config` and concerns the text model too.
 CARRIED = (
     *("auto_map", "quantization_config", "tie_word_embeddings"),
@@ -61,7 +62,7 @@ def parse(given: Mapping[str, Any], where: str) -> llama.LlamaConfig:
     layers = attributes.integer("num_hidden_layers")
     named = "layer_types" in family.defaults
     types = layer_kinds.layer_types(attributes, family.windows, named, layers)
-    known = ROPE_ATTRIBUTES | family.defaults.keys()
+    known = ROPE_ATTRIBUTES | family.defaults.keys() | family.unused
     alike = {} if named else {"layer_types": (None, types)}
     own = _without_library_code(given, family)
     refuse_unknown(own, known, dict(family.switched_off) | alike, where)
@@ -81,6 +82,8 @@ def parse(given: Mapping[str, Any], where: str) -> llama.LlamaConfig:
     turned = [True] * layers
     if "no_rope_layers" in family.defaults:
         turned = layer_kinds.with_rope(attributes, layers)
+    elif POSITIONS in family.defaults and attributes.values[POSITIONS] != "rope":
+        turned = [False] * layers
     kinds = [
         llama.LayerKind(window if kind == SLIDING else None, ropes[kind] if turns else None)
         for kind, turns in zip(types, turned, strict=True)
@@ -90,7 +93,7 @@ def parse(given: Mapping[str, Any], where: str) -> llama.LlamaConfig:
     return llama.LlamaConfig(
         vocabulary_size=attributes.integer("vocab_size"),
         width=width,
-        mlp_width=attributes.integer("intermediate_size"),
+        mlp_width=attributes.integer(family.mlp_width),
         layers=layers,
         heads=heads,
         kv_heads=kv_heads,
@@ -112,7 +115,7 @@ def parse(given: Mapping[str, Any], where: str) -> llama.LlamaConfig:
         residual_scale=number.value("residual_multiplier", 1.0),
         logit_scale=1 / number.value("logits_scaling", 1.0),
         logit_softcap=number.optional("final_logit_softcapping"),
-        fused=family.fused,
+        files=family.files,
         nested=nested,
         max_positions=max_positions,
         initializer_range=attributes.number("initializer_range"),
@@ -279,6 +282,8 @@ def _fresh(config: llama.LlamaConfig) -> dict[str, Any]:
         "vocab_size": config.vocabulary_size,
         "hidden_size": config.width,
         "intermediate_size": config.mlp_width,
+        "shared_intermediate_size": config.mlp_width,
+        "num_local_experts": 0,
         "num_hidden_layers": config.layers,
         "num_attention_heads": config.heads,
         "num_key_value_heads": config.kv_heads,
@@ -300,6 +305,7 @@ def _fresh(config: llama.LlamaConfig) -> dict[str, Any]:
         "attention_multiplier": scale,
         "residual_multiplier": config.residual_scale,
         "logits_scaling": 1 / config.logit_scale,
+        POSITIONS: "rope" if any(kind.rope for kind in config.kinds) else "nope",
         "no_rope_layers": [int(config.kinds[n].rope is not None) for n in config.layer_kinds],
         "partial_rotary_factor": config.rotary_size / config.head_size,
         "original_max_position_embeddings": max(

@@ -48,6 +48,21 @@ def _without_rope(attributes: Attributes, layers: int) -> list[str]:
     return [FULL if rope or not windowed else SLIDING for rope in turned]
 
 
+def _hybrid(attributes: Attributes, layers: int) -> list[str]:
+    """Attention in all layers, and no experts.
+
+    Raises:
+        CheckpointError: some layers are of another kind, or there are experts.
+    """
+    if attributes.integer("num_local_experts", least=0):
+        raise attributes.refuse("num_local_experts", "0: mixtures of experts are not supported")
+    given = attributes.values["layer_types"]
+    if not isinstance(given, list) or not all(kind in ("attention", FULL) for kind in given):
+        raise attributes.refuse("layer_types", "attention in all layers: no state spaces")
+    attributes.values["layer_types"] = [FULL] * len(given)  # in today's words
+    return [FULL] * layers
+
+
 def with_rope(attributes: Attributes, layers: int) -> list[bool]:
     """Whether each layer has a rope (SmolLM3; arXiv 2501.18795)."""
     given = attributes.values.get("no_rope_layers")
@@ -68,6 +83,7 @@ WINDOWS: Mapping[str, Callable[[Attributes, int], list[str]]] = {
     "by pattern": _by_pattern,
     "all but every fourth": _all_but_every_fourth,
     "without rope": _without_rope,
+    "hybrid": _hybrid,
     "qwen": _qwen,
 }
 

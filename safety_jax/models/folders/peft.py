@@ -34,6 +34,11 @@ FACTORS = {"a": "lora_A", "b": "lora_B"}
 TEXT_MODEL, WITH_EYES, OLD_WITH_EYES = "model", "model.language_model", "language_model.model"
 TRUNKS = (TEXT_MODEL, WITH_EYES, OLD_WITH_EYES)
 MODULES = {ours: module for module, ours in (lora.TARGETS | lora.FUSED_TARGETS).items()}
+PATHS = {ours: f"{BLOCKS[ours]}.{module}" for ours, module in MODULES.items()}
+# Where files have them elsewhere (`LlamaConfig.files`).
+ELSEWHERE = {
+    "granite_hybrid": {"gate+up": "shared_mlp.input_linear", "down": "shared_mlp.output_linear"}
+}
 
 HANDLED = frozenset(
     {"peft_type", "task_type", "r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora"}
@@ -71,6 +76,7 @@ class LoraConfig:
         base_name: the model the adapter belongs to, a folder or a hub id; "" where it is not said.
         dtype: of the stored weights, "float32", "bfloat16" or "float16"; "float32" of a mixture.
         trunk: where the layers are in the base as `transformers` opens it, one of TRUNKS.
+        files: how the base's files name projections, see `LlamaConfig`.
     """
 
     rank: int
@@ -81,11 +87,17 @@ class LoraConfig:
     base_name: str
     dtype: str
     trunk: str = TEXT_MODEL
+    files: str = "llama"
 
 
-def key(target: str, layer: int, factor: str, trunk: str = TEXT_MODEL) -> str:
+def path(target: str, files: str) -> str:
+    """Where a target is within a layer."""
+    return ELSEWHERE.get(files, {}).get(target, PATHS[target])
+
+
+def key(target: str, layer: int, factor: str, trunk: str = TEXT_MODEL, files: str = "llama") -> str:
     """PEFT's name of one factor of one layer."""
-    module = f"{BLOCKS[target]}.{MODULES[target]}"
+    module = path(target, files)
     return f"base_model.model.{trunk}.layers.{layer}.{module}.{FACTORS[factor]}.weight"
 
 
@@ -152,7 +164,7 @@ def load(folder: Path, config: llama.LlamaConfig, mesh: Mesh) -> tuple[lora.Adap
             name: shape for name, (shape, _) in declared.items() if name.startswith(f"{target}.")
         }
         for layer in range(config.layers):
-            a, b = (tensors[key(target, layer, factor, trunk)] for factor in FACTORS)
+            a, b = (tensors[key(target, layer, factor, trunk, config.files)] for factor in FACTORS)
             for name, tensor in _leaves(a, b, target, own).items():
                 stored.setdefault(name, []).append(tensor)
     dtypes = {tensor.dtype.name for tensors in stored.values() for tensor in tensors}
@@ -165,6 +177,7 @@ def load(folder: Path, config: llama.LlamaConfig, mesh: Mesh) -> tuple[lora.Adap
         base_name=str(given.get("base_model_name_or_path") or ""),
         dtype=dtypes.pop() if len(dtypes) == 1 else "float32",
         trunk=trunk,
+        files=config.files,
     )
     weights = {}
     for name, (shape, axes) in declared.items():
@@ -277,14 +290,14 @@ def _targets(
     Raises:
         CheckpointError: keys and `target_modules` disagree, or a layer is missing.
     """
-    known = lora.FUSED_TARGETS if config.fused else lora.TARGETS
+    known, files = llama.targets(config), config.files
     targets = tuple(
         target
         for target in known.values()
-        if any(key(target, layer, "a", trunk) in tensors for layer in range(config.layers))
+        if any(key(target, layer, "a", trunk, files) in tensors for layer in range(config.layers))
     )
     expected = [
-        key(target, layer, factor, trunk)
+        key(target, layer, factor, trunk, files)
         for target in targets
         for layer in range(config.layers)
         for factor in FACTORS
@@ -347,7 +360,7 @@ def export(folder: Path, adapters: lora.Adapters, settings: LoraConfig) -> None:
         raise ValueError(f"adapters of {held}, scale {adapters.scale}, given with {settings}")
     dtype = np.dtype(settings.dtype)
     tensors = {
-        key(target, layer, factor, settings.trunk): _source(leaves, layer, dtype)
+        key(target, layer, factor, settings.trunk, settings.files): _source(leaves, layer, dtype)
         for target, pair in adapters.weights.items()
         for factor, leaves in (
             ("a", [pair["a"]]),
@@ -395,7 +408,9 @@ def _attributes(settings: LoraConfig) -> dict[str, Any]:
         "r": settings.rank,
         "rank_pattern": {},
         "revision": None,
-        "target_modules": [MODULES[target] for target in settings.targets],
+        "target_modules": [
+            path(target, settings.files).rpartition(".")[2] for target in settings.targets
+        ],
         "task_type": "CAUSAL_LM",
         "use_dora": False,
         "use_rslora": settings.rslora,

@@ -129,7 +129,8 @@ class _Reader:
         if not isinstance(values, dict):
             raise self._refused(values, "an object")
         kind = values.get("rope_type", values.get("type", "default"))
-        if self.family.fused and kind in ("su", "yarn"):  # what Phi-3's first files call it
+        # What Phi-3's first files call it.
+        if self.family.files == "phi3" and kind in ("su", "yarn"):
             kind = "longrope"
         if not isinstance(kind, str) or kind not in NEEDED:
             raise CheckpointError(
