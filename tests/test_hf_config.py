@@ -413,6 +413,8 @@ def test_exported_config_is_the_same_model_to_old_and_new_readers(name):
         without_new = {k: v for k, v in written.items() if k != "rope_parameters"}
         for spelling in (written, without_old, without_new):
             assert hf_config.parse(spelling, name) == config
+        # Granite 4's infinity is spelled in a way of transformers' own, which only files may have.
+        written.pop("time_step_limit", None)
         theirs = transformers.AutoConfig.for_model(**written).to_dict()
         assert hf_config.parse(theirs, name) == config
 
