@@ -284,6 +284,7 @@ def _fresh(config: llama.LlamaConfig) -> dict[str, Any]:
         "intermediate_size": config.mlp_width,
         "shared_intermediate_size": config.mlp_width,
         "num_local_experts": 0,
+        "mamba_n_heads": 1,  # of layers that are not there, yet it must divide the width
         "num_hidden_layers": config.layers,
         "num_attention_heads": config.heads,
         "num_key_value_heads": config.kv_heads,
@@ -319,7 +320,8 @@ def _fresh(config: llama.LlamaConfig) -> dict[str, Any]:
         if not spellings:
             continue
         named = {"model_type": model_type, "architectures": [family.architecture]}
-        named |= {name: value for name, value in attributes.items() if name in family.defaults}
+        known = family.defaults.keys() | family.unused
+        named |= {name: value for name, value in attributes.items() if name in known}
         named |= {family.activation: spellings[0]}
         if describes(named | rope_attributes(_ropes(config, family), config, family), config):
             return named
