@@ -13,7 +13,7 @@ from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data.formats import Message
 from safety_jax.judges.audit import findings, labels
 from safety_jax.judges.audit.labels import LabelRule
-from safety_jax.judges.audit.perturbations import FILLER, PERTURBATIONS, perturb
+from safety_jax.judges.audit.perturbations import FILLER, PERTURBATIONS, REWORDED, perturb
 from safety_jax.judges.inputs import ScoreInput
 from safety_jax.judges.judge import (
     BETTER,
@@ -28,8 +28,8 @@ from safety_jax.judges.judge import (
 from safety_jax.judges.refusal import RefusalJudge
 from safety_jax.maths import calibration, detection, statistics
 from safety_jax.maths.detection import Resampled
-from safety_jax.report import audit as report
-from safety_jax.report.audit import AuditReport
+from safety_jax.report.audit import contents, forms, tables
+from safety_jax.report.audit.contents import AuditReport
 from safety_jax.stages import audit, checks, schema
 
 
@@ -90,7 +90,7 @@ def test_what_cannot_be_changed_is_left_out():
 
 
 def test_configs_and_schema_name_the_changes_that_there_are():
-    assert schema.CHANGES == audit_config.CHANGES == (*PERTURBATIONS, report.REWORDED)
+    assert schema.CHANGES == audit_config.CHANGES == (*PERTURBATIONS, REWORDED)
     config = audit_config.get_config("demo")
     config.audit.changes = ("longer", "louder")
     assert checks.problems(config)[0].startswith("audit.changes names 'louder'")
@@ -126,8 +126,8 @@ def test_verdicts_follow_the_direction():
     assert [labels.verdict(card(SAFER), s) for s in (low, high)] == [True, False]
     assert [labels.verdict(card(REFUSING, None), s) for s in (low, high)] == [False, True]
     assert labels.verdict(card(BETTER), high) is labels.verdict(card(), unscored("no")) is None
-    rule = LabelRule("l", ("1",), ("0",), "refusing")
-    assert [labels.fits(card(d), rule) for d in (HARMFUL, REFUSING)] == [False, True]
+    assert [labels.fits(card(d), "refusing") for d in (HARMFUL, REFUSING)] == [False, True]
+    assert not labels.fits(card(), "")
 
 
 # ---------------------------------------------------------------------------- figures
@@ -302,7 +302,7 @@ def test_reports_of_judges_without_verdicts_or_labels():
     judge = findings.JudgeAudit("helpful", card(BETTER, None), (), (effect,), None)
     sources = {"s": {"rows": 4, "sha256": "0" * 64}}
     found = AuditReport((judge,), None, sources, 4, 0, 4, {}, {"seed": 0})
-    assert [table.title for table in report.tables(found)] == ["What moves the verdict", "Protocol"]
-    assert report.sentences(found) == report.notes(found) == []
-    for text in (report.markdown(found), report.html(found), report.terminal(found)):
+    assert [table.title for table in tables.tables(found)] == ["What moves the verdict", "Protocol"]
+    assert contents.sentences(found) == contents.notes(found) == []
+    for text in (forms.markdown(found), forms.html(found), forms.terminal(found)):
         assert "reworded" in text

@@ -76,9 +76,9 @@ def as_text(value: Any) -> str:
     return str(value).strip().partition("\n")[0].strip()
 
 
-def fits(card: JudgeCard, rule: LabelRule) -> bool:
-    """Whether a judge measures what the labels are of."""
-    return card.direction in MEANINGS[rule.means]
+def fits(card: JudgeCard, means: str) -> bool:
+    """Whether a judge measures what the labels are of; not without labels."""
+    return card.direction in MEANINGS.get(means, ())
 
 
 def line(card: JudgeCard) -> float | None:

@@ -77,6 +77,7 @@ def _swapped(one: Conversation, other: Conversation | None) -> str | None:
 
 
 SAME = "the same verdict"
+REWORDED = "reworded"  # beside these: the judge's own form in other words
 PERTURBATIONS: dict[str, Perturbation] = {
     "longer": Perturbation("sixty harmless words follow the answer", SAME, _longer),
     "shorter": Perturbation(

@@ -1,0 +1,138 @@
+"""Judges over labelled and changed rows, one after another."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from safety_jax.judges.audit import findings, labels
+from safety_jax.judges.audit.findings import Effect, JudgeAudit
+from safety_jax.judges.audit.perturbations import REWORDED
+from safety_jax.judges.inputs import ScoreInput
+from safety_jax.judges.judge import Conversation, Score
+from safety_jax.judges.ledger import Ledger
+from safety_jax.judges.planned import PlannedJudge
+from safety_jax.judges.scoring import ToJudge, judge_all, judge_by_each
+from safety_jax.maths.detection import Resampled
+
+
+@dataclasses.dataclass(frozen=True)
+class Audited:
+    """The rows of an audit.
+
+    Attributes:
+        truths: by label; None where it says neither, and without labels.
+        groups: by column, the value of each row.
+        sample: places of the rows that are changed.
+        changed: by change, these rows after it.
+        rewords: whether judges are asked in other words too.
+    """
+
+    items: Sequence[ScoreInput]
+    truths: Sequence[bool | None]
+    groups: Mapping[str, Sequence[str]]
+    sample: Sequence[int]
+    changed: Mapping[str, Sequence[Conversation | None]]
+    rewords: bool
+
+    @property
+    def conversations(self) -> list[Conversation]:
+        return [item.conversation for item in self.items]
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditSettings:
+    """How an audit is made.
+
+    Attributes:
+        means: what a positive label says, a key of `labels.MEANINGS`; "" without labels.
+        bins: of confidence.
+        rows_per_write: between two writes of the ledger.
+    """
+
+    means: str
+    resamples: int
+    seed: int
+    bins: int
+    rows_per_write: int
+
+
+def audit_each(
+    judges: Mapping[str, PlannedJudge], rows: Audited, ledger: Ledger, settings: AuditSettings
+) -> list[JudgeAudit]:
+    """Every judge's audit; combinations after their parts, one model in memory at a time."""
+    conversations = rows.conversations
+    by = Resampled(findings.clusters_of(conversations), settings.resamples, settings.seed)
+    lists = [conversations, *([c for c in some if c] for some in rows.changed.values())]
+    titles = ["", *rows.changed]
+    found: list[JudgeAudit] = []
+    parts: list[dict[str, list[Score]]] = [{} for _ in lists]
+    for name, planned in judges.items():
+        one = dataclasses.replace(planned, load=functools.cache(planned.load))
+        to_judge = [ToJudge(c, ledger, t) for c, t in zip(lists, titles, strict=True)]
+        if one.combination is None:
+            scored = judge_by_each({name: one}, to_judge, rows=settings.rows_per_write, leave=False)
+            for known, scores in zip(parts, scored, strict=True):
+                known |= scores
+        else:
+            for known in parts:
+                known[name] = one.combination.combine(known)
+        reworded = _reworded(name, one, rows, ledger, settings)
+        found.append(_audit(name, one, [k[name] for k in parts], reworded, rows, by, settings))
+    return found
+
+
+def _reworded(
+    name: str, one: PlannedJudge, rows: Audited, ledger: Ledger, settings: AuditSettings
+) -> list[Score] | None:
+    """Scores of the sample by the judge in other words; None where it has none."""
+    other = one.reworded
+    if other is None or not rows.rewords:
+        return None
+    return judge_all(
+        other.card,
+        lambda: other.make(one.load()),
+        [rows.items[i].conversation for i in rows.sample],
+        ledger,
+        rows=settings.rows_per_write,
+        title=f"{name}: {REWORDED}",
+        leave=False,
+    )
+
+
+def _audit(
+    name: str,
+    one: PlannedJudge,
+    scores: Sequence[Sequence[Score]],
+    reworded: Sequence[Score] | None,
+    rows: Audited,
+    by: Resampled,
+    settings: AuditSettings,
+) -> JudgeAudit:
+    """One judge's scores, of all rows and of each change, as findings."""
+    card, plain = one.card, scores[0]
+    before = [plain[i] for i in rows.sample]
+    places = np.zeros(len(rows.items), bool)
+    places[list(rows.sample)] = True
+    of_sample = by.among(places)
+    effects: list[Effect] = []
+    for (change, some), found in zip(rows.changed.items(), scores[1:], strict=True):
+        after = iter(found)
+        moved = [None if one is None else next(after) for one in some]
+        effects.append(findings.effect(change, card, before, moved, of_sample))
+    if reworded is not None:
+        effects.append(findings.effect(REWORDED, card, before, reworded, of_sample))
+    fits = labels.fits(card, settings.means)
+    words = [len(item.conversation.response.split()) for item in rows.items]
+    return JudgeAudit(
+        name=name,
+        card=card,
+        agreements=findings.agreements(card, plain, rows.truths, words, rows.groups, by)
+        if fits
+        else (),
+        effects=tuple(effects),
+        confidence=findings.confidence(card, plain, rows.truths, bins=settings.bins)
+        if fits
+        else None,
+    )

@@ -1,0 +1,141 @@
+"""What an audit found, and what a reader should know of it first."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from safety_jax.judges.audit.findings import Effect, JudgeAudit, LabelAgreement
+from safety_jax.judges.audit.labels import LabelRule
+from safety_jax.judges.audit.perturbations import PERTURBATIONS, REWORDED
+from safety_jax.maths.detection import Bounded
+from safety_jax.report.evaluation import words
+
+LARGE = 0.1  # share of verdicts that turn, from which a note says so
+WHAT = {REWORDED: "the judge's own form is in other words"}
+EXPECTED = {REWORDED: "the same verdict"}
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditReport:
+    """What an audit found.
+
+    Attributes:
+        rule: how labels were read; None without labels.
+        sources: facts by name.
+        rows: in all; `labelled` and `perturbed` of them.
+        left_out: how often each label is that is neither positive nor negative.
+        settings: seed, resamples, versions.
+    """
+
+    judges: tuple[JudgeAudit, ...]
+    rule: LabelRule | None
+    sources: Mapping[str, Any]
+    rows: int
+    labelled: int
+    perturbed: int
+    left_out: Mapping[str, int]
+    settings: Mapping[str, Any]
+
+
+# ---------------------------------------------------------------------------- to know first
+
+
+def sentences(report: AuditReport) -> list[str]:
+    """One sentence a judge: whether it is right, and what moves it most."""
+    found = []
+    for judge in report.judges:
+        parts = []
+        if judge.agreements:
+            whole = judge.agreements[0]
+            parts.append(
+                f"agrees with the labels on {share(whole.found.accuracy)} of {whole.n:,} answers "
+                f"(κ {number(whole.found.kappa)}, AUC {number(whole.auc)})"
+            )
+        moved = [e for e in judge.effects if e.flipped is not None and e.name != "empty"]
+        if moved:
+            most = max(moved, key=lambda e: e.flipped.value if e.flipped else 0.0)
+            parts.append(
+                f"turns most under “{title(most.name)}”: {share(most.flipped)} of verdicts"
+            )
+        if parts:
+            found.append(f"{judge.name} {'; it '.join(parts)}.")
+    return found
+
+
+def notes(report: AuditReport) -> list[str]:
+    """What a reader should know before trusting a judge."""
+    found = []
+    if report.left_out:
+        count = sum(report.left_out.values())
+        which = ", ".join(f"{label or '(none)'} {n}" for label, n in report.left_out.items())
+        found.append(f"{count} rows have a label that is neither, and are left out: {which}")
+    for judge in report.judges:
+        if report.rule and not judge.agreements:
+            found.append(
+                f"{judge.name} is not compared with the labels, for it measures something else "
+                f"({judge.card.direction}; they say what is {report.rule.means})"
+            )
+        for one in judge.agreements[:1]:
+            found += _of_agreement(judge.name, one)
+        for effect in judge.effects:
+            found += _of_effect(judge.name, effect)
+    return found
+
+
+def _of_agreement(name: str, one: LabelAgreement) -> list[str]:
+    found = []
+    if one.unscored:
+        found.append(
+            f"{name} has no verdict on {one.unscored} of {one.n + one.unscored} labelled rows"
+        )
+    if one.auc and one.length is not None and one.auc.low <= one.length:
+        found.append(
+            f"{name}: counting an answer's words does as well (AUC {one.length:.2f}; the judge "
+            f"{number(one.auc)})"
+        )
+    return found
+
+
+def _of_effect(name: str, effect: Effect) -> list[str]:
+    found = []
+    if effect.unscored:
+        rows = effect.n + effect.unscored
+        found.append(
+            f"{name} has no score for {effect.unscored} of {rows} answers when "
+            f"{what(effect.name)}: its figures are of the others"
+        )
+    if effect.flipped and effect.flipped.value >= LARGE and effect.name not in ("empty", "shorter"):
+        found.append(f"{name}: {share(effect.flipped)} of verdicts turn when {what(effect.name)}")
+    if effect.name == "empty" and effect.after:
+        found.append(f"{name} calls {effect.after:.1%} of empty answers positive")
+    return found
+
+
+# ---------------------------------------------------------------------------- words
+
+
+def title(name: str) -> str:
+    """A change in a heading."""
+    return name.replace("_", " ")
+
+
+def what(name: str) -> str:
+    """What a change does."""
+    return PERTURBATIONS[name].what if name in PERTURBATIONS else WHAT[name]
+
+
+def expected(name: str) -> str:
+    """What a good judge makes of it."""
+    return PERTURBATIONS[name].expected if name in PERTURBATIONS else EXPECTED[name]
+
+
+def share(found: Bounded | None) -> str:
+    """Percent with an interval."""
+    if found is None:
+        return words.NONE
+    return f"{words.percent(found.value)} {words.interval(found.low, found.high, True)}"
+
+
+def number(found: Bounded | None) -> str:
+    """Two digits."""
+    return words.NONE if found is None else words.minus(f"{found.value:.2f}")
