@@ -22,7 +22,7 @@ def pairs_run(stage, config, **values):
         stage, config, "v5e:2x4", jax.devices(), (1, 8, 1),
         model__compute_dtype="float32", model__parameter_dtype="float32", data__max_length=8,
         data__row_tokens=32, train__batch_size=32, train__rows_per_microbatch=8, lora__rank=4,
-        lora__dropout=0.05, **values,
+        lora__dropout=0.05, model__remat="full", **values,
     )  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def exchanged(compiled):
 
 @pytest.fixture(scope="module")
 def adapter_numbers(run):
-    trained = planned.make_policy(run, run.mesh(run.own_mesh()))
+    trained = planned.make_policy(run, run.mesh(run.own_mesh()), "full")
     trainable, _ = abstract.trained(trained, planned.base_dtype(run.config))
     return sum(leaf.size for leaf in jax.tree.leaves(trainable))
 

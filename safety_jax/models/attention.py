@@ -102,8 +102,11 @@ def xla(
     K = k.shape[2]
     grouped = q.reshape(B, T, K, H // K, E)
 
-    @jax.checkpoint
-    def block(q, k, v, mask):
+    # What a block sees is cut out inside: outside, the backward pass would keep every cut.
+    @functools.partial(jax.checkpoint, static_argnums=(5, 6))
+    def block(q, k, v, segments, prefixes, rows, seen):
+        k, v = k[:, slice(*seen)], v[:, slice(*seen)]
+        mask = allowed(slice(*rows), slice(*seen), segments, prefixes, rule.window)
         products = jnp.einsum("btkge,bske->bkgts", q, k, preferred_element_type=jnp.float32)
         scores = rule.scores(products, E)
         scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
@@ -113,9 +116,9 @@ def xla(
     outputs = []
     for start in range(0, T, QUERY_BLOCK):
         first = 0 if rule.window is None else max(0, start + 1 - rule.window)
-        rows, seen = slice(start, min(start + QUERY_BLOCK, T)), slice(first, start + QUERY_BLOCK)
-        mask = allowed(rows, seen, segments, prefixes, rule.window)
-        outputs.append(block(grouped[:, rows], k[:, seen], v[:, seen], mask))
+        stop = min(start + QUERY_BLOCK, T)
+        rows, seen = (start, stop), (first, start + QUERY_BLOCK)
+        outputs.append(block(grouped[:, start:stop], k, v, segments, prefixes, rows, seen))
     return jnp.concatenate(outputs, axis=1).reshape(B, T, H, E)
 
 

@@ -155,6 +155,16 @@ def initialize(config: LlamaConfig, key: jax.Array, mesh: Mesh, dtype: DTypeLike
 # ---------------------------------------------------------------------------- modules
 
 
+@functools.partial(jax.checkpoint, static_argnums=(2, 3), prevent_cse=False)
+def _product(
+    x: Float[Array, "N I"], kernel: Float[Array, "O I"], run: Execution, axes: tuple[str, str]
+) -> Float[Array, "N O"]:
+    """x Wᵀ. The backward pass has the kernel made ready once more: kept, layer by layer, would be a
+    second copy of the model, in the type of `x`, gathered and transposed."""
+    ready = meshes.gather(kernel.astype(x.dtype), run.mesh, axes)
+    return jax.lax.dot_general(x, ready, (((1,), (1,)), ((), ())))
+
+
 class Projection(nnx.Module):
     """y = x Wᵀ (+ bias), plus the adapter's x Aᵀ Bᵀ where adapter leaves are given."""
 
@@ -180,8 +190,7 @@ class Projection(nnx.Module):
         # Tokens are one axis: the backward pass contracts over it, which XLA's CPU matmul does
         # several times faster over one axis than over two.
         flat = x.reshape(-1, x.shape[-1])
-        kernel = meshes.gather(self.kernel[...].astype(x.dtype), run.mesh, self.axes)
-        y = flat @ kernel.T
+        y = _product(flat, self.kernel[...], run, self.axes)
         if self.bias is not None:
             y = y + jnp.broadcast_to(self.bias[...].astype(x.dtype), y.shape)
         if adapter is not None:
