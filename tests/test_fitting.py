@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from planned_runs import asked, programs
 
 from configs import sft
 from safety_jax.base import memory
@@ -167,3 +168,19 @@ def test_a_cgroup_leaves_what_its_limits_and_those_around_it_leave(
         file.write_text(f"{value}\n")
         (file.parent / "memory.stat").write_text("anon 5\ninactive_file 30\n")
     assert memory.left_by_cgroup(tmp_path / "root", tmp_path / "cgroup") == expected
+
+
+# ---------------------------------------------------------------------------- the formula
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_a_compiled_step_takes_no_more_than_the_formula_and_its_margin(remat, config, one_device):
+    config = dataclasses.replace(config, vocabulary_size=512, width=64, mlp_width=160, layers=8)
+    run = asked(
+        "sft", config, "v5e:1x1", list(one_device.devices.flat), (1, 1, 1), model__remat=remat,
+        model__compute_dtype="float32", model__parameter_dtype="float32", data__max_length=256,
+        train__batch_size=8, train__rows_per_microbatch=4, train__chunk_tokens=32,
+    )  # fmt: skip
+    (program,) = programs(run)
+    found = program.lower().compile().memory_analysis().temp_size_in_bytes
+    assert program.temporaries / 3 < found < fitting.MARGIN * program.temporaries

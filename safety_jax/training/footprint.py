@@ -11,11 +11,14 @@ from typing import Any
 
 from safety_jax.base import meshes
 from safety_jax.models import llama
+from safety_jax.models.attention import QUERY_BLOCK
 
 # Times the layers' forward pass runs, by `model.remat`, and the attention within it: saved dots do
 # not include the attention kernel's.
 PASSES = {"none": 1, "dots": 1, "full": 2}
 ATTENTION_PASSES = {"none": 1, "dots": 2, "full": 2}
+# Scores of attention's block at work: before and after softmax, and the gradients of both.
+BLOCK_SCORES = 4
 # Float32 numbers of a trained weight: itself, its gradient and the sum of it, two moments.
 TRAINED_COPIES = 5
 
@@ -143,6 +146,8 @@ class TrainedModel:
         scores = 2 * trunk.heads / parts.tensor * row_tokens if trunk.square else 0
         kept = {"full": trunk.width, "dots": trunk.width + outputs, "none": at_work + scores}
         found = tokens * width * (trunk.layers * kept[remat] + at_work + scores)
+        if not trunk.square:  # a block's, in float32, with what the backward pass makes of them
+            found += tokens * 4 * BLOCK_SCORES * trunk.heads / parts.tensor * QUERY_BLOCK
         if parts.gathered:
             found += width * trunk.kernels / trunk.layers / parts.tensor
         found += width * self.vocabulary * trunk.width / parts.tensor
