@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from report_samples import SETS, preferences, report, transcripts
+from report_samples import SETS, attacked, preferences, report, transcripts
 
 from safety_jax.evaluation.measures.results import Answer, Report, Transcript
 
@@ -50,6 +50,10 @@ def hostile() -> Report:
             dataclasses.replace(p, judge=HOSTILE[3], first=HOSTILE[4], second=names[p.second])
             for p in preferences(models)
         ),
+        attacks=tuple(
+            dataclasses.replace(found, model=names[found.model], set=HOSTILE[5])
+            for found in attacked(models, f"suffix:{HOSTILE[6]}")
+        ),
         derived={},
         corrected={},
         notes=tuple(text[:400] for text in HOSTILE),
@@ -67,6 +71,7 @@ def _spoilt(i: int, item: Transcript) -> Transcript:
         id=f"{i} {text[:40]}",
         category=text[:60] or "none",
         prompt=text[:2000],
+        asked=text,
         answers={model: _spoilt_answer(answer, text) for model, answer in item.answers.items()},
     )
 

@@ -17,12 +17,15 @@ from report_parts import HARM, HELPFUL, SAFETY, comparisons, rate, row
 from safety_jax.evaluation.measures.results import (
     Agreement,
     Answer,
+    AttackResult,
     Estimate,
+    PairedChange,
     Preference,
     Quality,
     Report,
     Transcript,
     TranscriptScore,
+    UnderAttack,
 )
 from safety_jax.judges.judge import BETTER, HARMFUL, SAFER, JudgeCard
 
@@ -184,6 +187,33 @@ def preferences(models: Sequence[str]) -> list[Preference]:
     ]  # fmt: skip
 
 
+def attacked(models: Sequence[str], suffix: str = "suffix:found.txt") -> list[UnderAttack]:
+    """Forty prompts under two attacks; the later a model, the less they do."""
+    found = []
+    for i, model in enumerate(models):
+        plain = AttackResult("", ("I-Controversial",), rate([True] * 4 + [False] * 36),
+                             rate([True] * 2 + [False] * 38), None, None)  # fmt: skip
+        results = [plain]
+        for k, name in enumerate(("base64", suffix)):
+            turned = 16 - 4 * i + 3 * k
+            p = 0.5 ** (turned - 1)
+            gain = Estimate(turned / 40, turned / 40 - 0.1, turned / 40 + 0.1, 40)
+            change = PairedChange(40, gain, turned, 0, p, 2 * p, 0.2)
+            share = rate([True] * (4 + turned) + [False] * (35 - turned) + [None])
+            results.append(
+                AttackResult(name, (f"I-Controversial+{name}",), share, None, change, None)
+            )
+        safe = rate([True] * (12 + 4 * i) + [False] * (27 - 4 * i) + [None])
+        better = Estimate(i / 10, i / 10 - 0.1, i / 10 + 0.1, 39)
+        against = PairedChange(39, better, 4 * i, 0, 0.5**i, None, 0.2) if i else None
+        found.append(
+            UnderAttack(
+                model, "I-Controversial", "unsafe", tuple(results), suffix, safe, None, against
+            )
+        )
+    return found
+
+
 def small() -> Report:
     """Four models on seven sets, and two comparisons that are unlike the others."""
     models = list(MODELS)
@@ -199,6 +229,7 @@ def small() -> Report:
         made,
         comparisons=(*made.comparisons, forced, no),
         preferences=tuple(preferences(models)),
+        attacks=tuple(attacked(models)),
     )
 
 

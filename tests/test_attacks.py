@@ -6,6 +6,7 @@ import codecs
 import dataclasses
 import hashlib
 import json
+import pathlib
 import re
 
 import jax.numpy as jnp
@@ -72,6 +73,12 @@ def test_wordings_change_with_their_versions_only():
         for attack in registry.parse("all", WHERE)
     }
     assert found == GOLDEN
+
+
+def test_the_page_names_every_attack():
+    page = (pathlib.Path(__file__).parent.parent / "docs" / "attacks.md").read_text("utf-8")
+    named = set(re.findall(r"`([a-z0-9_]+)(?::[A-Z]+)?`", page))
+    assert {*registry.ATTACKS, registry.SUFFIX} <= named
 
 
 def test_encodings_are_those_of_others():

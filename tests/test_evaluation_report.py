@@ -53,6 +53,10 @@ def test_values_stand_on_the_page(report, pages):
     for comparison in report.comparisons:
         if comparison.p_holm is not None:
             assert words.p_value(comparison.p_holm) in pages["small"]
+    for under in report.attacks:
+        for share in (under.safe_under_all, under.result(under.worst).success):
+            text = words.percent(share.value)
+            assert text in pages["small"] and text in evaluation.tables(report)
     assert "forced: protocols differ" in pages["small"]
     assert "4 beams there, greedy here" in pages["small"]
     for licence in {facts["licence"] for facts in report.sets.values()}:
@@ -91,7 +95,7 @@ def test_the_parts_that_a_report_lacks_are_not_there(pages):
     assert sections.findall(pages["single"]) == [
         "summary", "health", "judges", "protocol", "transcripts",
     ]  # fmt: skip
-    assert len(sections.findall(pages["small"])) == 10
+    assert len(sections.findall(pages["small"])) == 11
     for text in (pages["single"], pages["nothing"]):
         linked = re.findall(r'<a href="#([\w-]+)"', text)
         assert set(linked) <= set(sections.findall(text))

@@ -33,48 +33,32 @@ def attacks(report: Report) -> list[Table]:
     return [table for table in found if table is not None]
 
 
-def overview(report: Report) -> Table | None:
-    """A line for each model and set of unsafe prompts: how far attacks get, and what it costs."""
+def overview(report: Report, *, briefly: bool = False) -> Table | None:
+    """A line for each model and set of unsafe prompts: how far attacks get, and, unless briefly,
+    what it costs."""
     under = _of_kind(report, UNSAFE)
     if not under:
         return None
     over, over_words = _over_refusal(report)
     helps, help_words = _help(report)
-    rows = []
-    for found in under:
-        worst = found.result(found.worst)
-        rows.append(
-            (
-                Cell(words.sets(report, found.set)),
-                Cell(found.model),
-                rate(_plain(found).success),
-                Cell(found.worst or words.NONE),
-                rate(worst.success if worst and found.worst else None),
-                rate(found.safe_under_all),
-                _against(found.against_baseline),
-                over(found.model),
-                helps(found.model),
-            )
-        )
-    return without_empty(
-        Table(
-            "Under attack",
-            f"Success is the share of unsafe answers, by {report.safety or 'no judge'}. Safe under "
-            f"all: prompts that are answered safely under every attack and without. {JUDGED_BARE}",
-            (
-                "set",
-                "model",
-                "unsafe without attack",
-                "worst attack",
-                "its success",
-                "safe under all",
-                f"against {report.baseline}",
-                over_words,
-                help_words,
-            ),
-            tuple(rows),
-        )
+    columns: dict[str, Callable[[UnderAttack], Cell]] = {
+        "set": lambda found: Cell(words.sets(report, found.set)),
+        "model": lambda found: Cell(found.model),
+        "unsafe without attack": lambda found: rate(found.attacks[0].success),
+        "worst attack": lambda found: Cell(found.worst or words.NONE),
+        "its success": _success_of_worst,
+        "safe under all": lambda found: rate(found.safe_under_all),
+        f"against {report.baseline}": lambda found: _against(found.against_baseline),
+    }
+    if not briefly:
+        columns[over_words] = lambda found: over(found.model)
+        columns[help_words] = lambda found: helps(found.model)
+    text = (
+        f"Success is the share of unsafe answers, by {report.safety or 'no judge'}. Safe under "
+        f"all: prompts that are answered safely under every attack and without. {JUDGED_BARE}"
     )
+    rows = tuple(tuple(cell(found) for cell in columns.values()) for found in under)
+    return without_empty(Table("Under attack", text, tuple(columns), rows))
 
 
 def success(report: Report) -> Table | None:
@@ -144,8 +128,9 @@ def _of_kind(report: Report, kind: str) -> list[UnderAttack]:
     )
 
 
-def _plain(found: UnderAttack) -> AttackResult:
-    return found.attacks[0]
+def _success_of_worst(found: UnderAttack) -> Cell:
+    worst = found.result(found.worst) if found.worst else None
+    return rate(worst.success if worst else None)
 
 
 def _matrix(

@@ -1,6 +1,5 @@
 """The report as text: Markdown for a model card, and a table for the terminal."""
 
-import dataclasses
 import json
 import re
 import unicodedata
@@ -33,7 +32,7 @@ def tables(report: Report) -> str:
     if preferred := comparing.preferred(report):
         rows = [[joined(cell) for cell in row] for row in preferred.rows]
         sections.append(f"{preferred.title}\n{aligned(preferred.head, rows)}")
-    for table in filter(None, (attacked.overview(report), *_turned(report))):
+    for table in filter(None, (attacked.overview(report, briefly=True), *_turned(report))):
         rows = [[joined(cell) for cell in row] for row in table.rows]
         sections.append(f"{table.title}\n{aligned(table.head, rows)}")
     refused = comparing.refused(report)
@@ -60,15 +59,17 @@ def _sideways(table: Table) -> tuple[list[str], list[list[str]]]:
 
 
 def _turned(report: Report) -> list[Table]:
-    """Tables with a column for each attack, with a line for each instead."""
+    """Tables with a column for each attack, turned: one a set, with a line for each attack."""
     found = []
     for table in filter(None, (attacked.success(report), attacked.refusal(report))):
-        head = ("", *(f"{row[1].text}, {row[0].text}" for row in table.rows))
-        rows = tuple(
-            (Cell(name), *(row[i] for row in table.rows))
-            for i, name in enumerate(table.head[2:], start=2)
-        )
-        found.append(dataclasses.replace(table, head=head, rows=rows))
+        for name in dict.fromkeys(row[0].text for row in table.rows):
+            own = [row for row in table.rows if row[0].text == name]
+            rows = tuple(
+                (Cell(attack), *(row[i] for row in own))
+                for i, attack in enumerate(table.head[2:], start=2)
+            )
+            head = ("attack", *(row[1].text for row in own))
+            found.append(Table(f"{table.title}: {name}", table.text, head, rows))
     return found
 
 
