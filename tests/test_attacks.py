@@ -24,6 +24,7 @@ from safety_jax.evaluation.answers import existing, generate
 from safety_jax.evaluation.answers.responses import Protocol, Response, Responses
 from safety_jax.evaluation.attacks import frames, noise, openings, registry, shots
 from safety_jax.evaluation.measures import attacks
+from safety_jax.evaluation.sets import subsets
 from safety_jax.evaluation.sets.items import read_sets
 from safety_jax.models.decoding.ends import endings
 from safety_jax.models.decoding.generation import Completion, Pace, SamplingParams, Setup
@@ -270,6 +271,17 @@ def test_suffixes_are_one_for_all_or_one_a_row(diary, tmp_path):
 def test_a_wrong_attack_on_a_set(diary, more, message):
     with pytest.raises(ConfigError, match=message):
         read(diary + more)
+
+
+def test_an_attack_that_no_prompt_has_room_for_is_named(diary):
+    sets = read(f"{diary}&attack=many_shot:9")
+    lengths = {"m": {"diary": [5, 5, 5], "diary+many_shot:9": [90, 91, 92]}}
+    rooms = {"m": dict.fromkeys(lengths["m"], 91)}
+    places = subsets.without_overlong(sets, lengths, rooms, "lower answer.max_new_tokens")
+    assert places == {"diary": [0, 1, 2], "diary+many_shot:9": [0, 1]}
+    rooms["m"]["diary+many_shot:9"] = 50
+    with pytest.raises(DataError, match=r"^diary\+many_shot:9: every .* or leave the attack out$"):
+        subsets.without_overlong(sets, lengths, rooms, "lower answer.max_new_tokens")
 
 
 def test_multiple_choice_is_not_put_under_attacks(tmp_path):

@@ -149,7 +149,8 @@ def _refuse(
             room = rooms[model][of.name]
             for item, count in zip(of.items, by_set[of.name], strict=True):
                 if count > room:
+                    under = f" under {of.attack.name}" if of.attack else ""
                     raise DataError(
-                        f"{item.where}: the prompt has {count} tokens, and {model} has room for "
-                        f"{max(room, 0)} before its answer; {advice}"
+                        f"{item.where}: the prompt{under} has {count} tokens, and {model} has room "
+                        f"for {max(room, 0)} before its answer; {advice}"
                     )

@@ -70,7 +70,8 @@ def without_overlong(
         if not found[of.name]:
             room = min(room for _, room in asked)
             raise DataError(
-                f"{of.source}: every prompt is longer than the {max(room, 0)} tokens that a model "
-                f"has room for before its answer; {advice}"
+                f"{of.name if of.attack else of.source}: every prompt is longer than the "
+                f"{max(room, 0)} tokens that a model has room for before its answer; {advice}"
+                f"{', or leave the attack out' if of.attack else ''}"
             )
     return found
