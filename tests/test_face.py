@@ -148,9 +148,8 @@ def test_answers_are_those_of_the_decoder(model):
         temperature=0.0, top_k=0, top_p=1.0, frequency_penalty=0.0, beams=1, length_penalty=1.0,
         candidates=1, max_new_tokens=32,
     )  # fmt: skip
-    setup = generation.Setup(
-        settings, generating._pace(model, len(ids)), (model.tokenizer.eos_token_id,), None
-    )
+    pace = generating._pace(model)
+    setup = generation.Setup(settings, pace, (model.tokenizer.eos_token_id,), None)
     found = generation.generate(model, setup, ids, range(len(ids)), 0, None)
     texts = [model.tokenizer.decode(row[0].ids, skip_special_tokens=True) for row in found]
     assert sj.generate(model, QUESTIONS, max_new_tokens=32) == texts
