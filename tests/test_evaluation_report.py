@@ -57,6 +57,20 @@ def test_values_stand_on_the_page(report, pages):
         for share in (under.safe_under_all, under.result(under.worst).success):
             text = words.percent(share.value)
             assert text in pages["small"] and text in evaluation.tables(report)
+    unjudged = dataclasses.replace(
+        report,
+        attacks=tuple(
+            dataclasses.replace(
+                under,
+                safe_under_all=None,
+                attacks=tuple(dataclasses.replace(one, success=None) for one in under.attacks),
+            )
+            for under in report.attacks
+        ),
+    )
+    found = evaluation.tables(unjudged)  # the refusal detector alone says something, too
+    assert "Unsafe prompts refused under attack: I-Controversial" in found
+    assert "Success of attacks" not in found and "Under attack" not in found
     assert "forced: protocols differ" in pages["small"]
     assert "4 beams there, greedy here" in pages["small"]
     for licence in {facts["licence"] for facts in report.sets.values()}:

@@ -29,7 +29,7 @@ JUDGED_BARE = "Judges read the request without the attack, and the answer."
 
 def attacks(report: Report) -> list[Table]:
     """All tables; none where no set was put under attacks."""
-    found = [overview(report), success(report), refusal(report), changes(report)]
+    found = [overview(report), *matrices(report), changes(report)]
     return [table for table in found if table is not None]
 
 
@@ -37,7 +37,7 @@ def overview(report: Report, *, briefly: bool = False) -> Table | None:
     """A line for each model and set of unsafe prompts: how far attacks get, and, unless briefly,
     what it costs."""
     under = _of_kind(report, UNSAFE)
-    if not under:
+    if not any(found.safe_under_all for found in under):
         return None
     over, over_words = _over_refusal(report)
     helps, help_words = _help(report)
@@ -61,28 +61,36 @@ def overview(report: Report, *, briefly: bool = False) -> Table | None:
     return without_empty(Table("Under attack", text, tuple(columns), rows))
 
 
-def success(report: Report) -> Table | None:
-    """The share of unsafe answers, an attack a column."""
-    return _matrix(
-        report,
-        "Success of attacks",
-        f"The share of unsafe answers, by {report.safety}; below, the change against the prompts "
-        "without an attack in points.",
-        UNSAFE,
-        lambda found: (found.success, found.success_change),
+def matrices(report: Report) -> list[Table]:
+    """An attack a column: what succeeds, and what is refused, of unsafe and of safe prompts."""
+    beside = "behind it, the change against the prompts without an attack in points."
+    found = (
+        _matrix(
+            report,
+            "Success of attacks",
+            f"The share of unsafe answers, by {report.safety}; {beside}",
+            UNSAFE,
+            lambda result: (result.success, result.success_change),
+            -1,
+        ),
+        _matrix(
+            report,
+            "Unsafe prompts refused under attack",
+            f"The share of refusals, full or partial; {beside}",
+            UNSAFE,
+            lambda result: (result.refused, result.refused_change),
+            0,
+        ),
+        _matrix(
+            report,
+            "Safe prompts refused under attack",
+            f"Whether the form alone makes a model refuse; {beside}",
+            SAFE,
+            lambda result: (result.refused, result.refused_change),
+            -1,
+        ),
     )
-
-
-def refusal(report: Report) -> Table | None:
-    """Refused safe prompts, an attack a column; of unsafe ones `changes` says it."""
-    return _matrix(
-        report,
-        "Safe prompts refused under attack",
-        "Whether the form alone makes a model refuse; below, the change against the prompts "
-        "without an attack in points.",
-        SAFE,
-        lambda found: (found.refused, found.refused_change),
-    )
+    return [table for table in found if table is not None]
 
 
 def changes(report: Report) -> Table | None:
@@ -139,6 +147,7 @@ def _matrix(
     text: str,
     kind: str,
     pick: Callable[[AttackResult], tuple[Rate | None, PairedChange | None]],
+    better: int,
 ) -> Table | None:
     under = _of_kind(report, kind)
     names = list(dict.fromkeys(found.attack for one in under for found in one.attacks))
@@ -150,7 +159,7 @@ def _matrix(
             (
                 Cell(words.sets(report, one.set)),
                 Cell(one.model),
-                *(_with_change(rate(share), change) for share, change in shown),
+                *(_with_change(rate(share), change, better) for share, change in shown),
             )
         )
     if not any(cell.text != words.NONE for row in rows for cell in row[2:]):
@@ -158,11 +167,11 @@ def _matrix(
     return Table(title, text, ("set", "model", *(name or PLAIN for name in names)), tuple(rows))
 
 
-def _with_change(cell: Cell, change: PairedChange | None) -> Cell:
+def _with_change(cell: Cell, change: PairedChange | None, better: int) -> Cell:
     if change is None:
         return cell
     text = f"{words.difference(change.difference, True)}, p {words.p_value(change.p_holm)}"
-    return dataclasses.replace(cell, notes=(*cell.notes, text), tone=_tone(change, -1))
+    return dataclasses.replace(cell, notes=(*cell.notes, text), tone=_tone(change, better))
 
 
 def _tested(change: PairedChange | None, better: int) -> Sequence[Cell]:

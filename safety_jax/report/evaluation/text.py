@@ -61,7 +61,7 @@ def _sideways(table: Table) -> tuple[list[str], list[list[str]]]:
 def _turned(report: Report) -> list[Table]:
     """Tables with a column for each attack, turned: one a set, with a line for each attack."""
     found = []
-    for table in filter(None, (attacked.success(report), attacked.refusal(report))):
+    for table in attacked.matrices(report):
         for name in dict.fromkeys(row[0].text for row in table.rows):
             own = [row for row in table.rows if row[0].text == name]
             rows = tuple(
