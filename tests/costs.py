@@ -27,6 +27,7 @@ SECONDS = {
     "test_guard": 20,
     "test_guards": 15,
     "test_lora": 15,
+    "test_gpu_benchmark": 12,
     "test_loglikelihood": 12,
     "test_heads_folder": 12,
     "test_lm_eval_tasks": 10,

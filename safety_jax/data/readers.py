@@ -10,12 +10,11 @@ file or the row of a sheet, counted from 1; the row of a list or table, counted 
 import bz2
 import gzip
 import lzma
+import sys
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
-
-import pyarrow as pa
 
 from safety_jax.base import files, terminal
 from safety_jax.base.errors import ConfigError, DataError
@@ -52,7 +51,7 @@ def read_file(path: Path, *, name: str, key: str, errors: str) -> list[PlacedRow
         return _TEXTS[ending](_unpacked(path, packed), shown, errors)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; expected a data file, change {key}") from error
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
+    except _damages() as error:
         why = files.reason(error) if isinstance(error, OSError) else error
         raise DataError(f"{path}: cannot be read ({why}); replace the file") from error
     except MemoryError as error:
@@ -93,7 +92,17 @@ def _unpacked(path: Path, packed: str) -> bytes:
     return b"".join(found)
 
 
+def _damages() -> tuple[type[Exception], ...]:
+    """What readers raise for broken files; pyarrow's, if a file has needed it: text and training
+    alone never load it."""
+    arrow = sys.modules.get("pyarrow")
+    of_arrow = () if arrow is None else (arrow.ArrowException,)
+    return (OSError, EOFError, zlib.error, lzma.LZMAError, *of_arrow)
+
+
 def _open_zst(path: Path) -> Any:
+    import pyarrow as pa
+
     return pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
 
 
