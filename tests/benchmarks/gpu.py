@@ -46,6 +46,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from safety_jax.maths import flops
@@ -296,6 +297,9 @@ def main() -> int:
         parser.error(f"--parts {', '.join(sorted(unknown))}: expected some of {', '.join(SHARES)}")
     if not (math.isfinite(given.minutes) and given.minutes > 0):
         parser.error(f"--minutes {given.minutes}: expected more than 0")
+    # This process counts weights on paper and must hold nothing of the card; its children do not
+    # inherit this.
+    jax.config.update("jax_platforms", "cpu")
     report = check(parts, given.size, given.minutes, given.out)
     print(f"\n{report['card']}, {report['date']}, size {given.size}")
     for part, found in report["parts"].items():
