@@ -135,11 +135,11 @@ def test_what_is_wrong_in_a_config_file_is_said_with_its_line(tmp_path, text, sa
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--config=sfd", "--workdir=run"], "did you mean sft? expected one of dpo, evaluate"),
+        (["--config=sfd", "--workdir=run"], "did you mean sft? expected one of audit, collect"),
         (["--config=configs/none.py", "--workdir=run"], "'configs/none.py' names no config file"),
-        (["--config=.", "--workdir=run"], "'.' is a folder; expected one of dpo"),
+        (["--config=.", "--workdir=run"], "'.' is a folder; expected one of audit"),
         (["--config=", "--workdir=run"], "'' names no config file"),
-        (["--workdir=run"], "--config is missing; expected one of dpo"),
+        (["--workdir=run"], "--config is missing; expected one of audit"),
         (["--config=sft:demo"], "--workdir is missing"),
         (["--config=sft:demo", "--workdir="], "--workdir is missing"),
         ([*DEMO, "--config=dpo"], "--config is given 2 times"),
@@ -154,8 +154,8 @@ def test_what_is_wrong_in_a_config_file_is_said_with_its_line(tmp_path, text, sa
         ([*DEMO, "--config.data.train=('a', 1)"], "data.train is ('a', 1); expected a tuple of"),
         ([*DEMO, "--wrkdir=run"], "no flag is called --wrkdir; did you mean --workdir?"),
         ([*DEMO, "more"], "unexpected argument 'more'"),
-        (["--config=sft", "--workdir=run"], "model.path is empty; expected a Hugging Face folder "
-         "or hub id; set --config.model.path=..."),
+        (["--config=sft", "--workdir=run"], "model.path is empty; expected a Hugging Face folder, "
+         "hub id or GGUF file; set --config.model.path=..."),
         ([*DEMO, "--coordinator=a:1"], "belong together"),
         ([*DEMO, "--distributed", "--process=0"], "belong together"),
         ([*DEMO, "--distributed", "--coordinator=here", "--processes=2", "--process=0"],

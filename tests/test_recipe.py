@@ -22,7 +22,13 @@ def make(inputs: Path, given: Path, **overrides) -> ConfigDict:  # noqa: F811
     """Safety tuning, and a report on both models."""
     config = ConfigDict({"stage": "recipe", "seed": 0})
     config.recipe = ConfigDict(
-        {"base": str(inputs / "model"), "data": str(given), "max_flops": 0.0}
+        {
+            "base": str(inputs / "model"),
+            "data": str(given),
+            "trunk": "",
+            "max_flops": 0.0,
+            "minutes": {"sit": 1.0, "report": 2.0},
+        }
     )
     config.recipe.steps = ("sit", "report")
     config.sit = ConfigDict(configure_sft(inputs, **{"model.path": "@base"}))
@@ -51,11 +57,13 @@ def counted():
     return {name: count(name, stage) for name, stage in STAGES.items()}, ran
 
 
-def test_steps_run_in_order_each_of_what_came_before(inputs, given, tmp_path, counted):  # noqa: F811
+def test_steps_run_in_order_each_of_what_came_before(inputs, given, tmp_path, counted, capsys):  # noqa: F811
     stages, ran = counted
     folder = tmp_path / "ladder"
     recipe.run(make(inputs, given), str(folder), stages)
     assert ran == ["sit", "report"]
+    said = capsys.readouterr().out
+    assert "step 1 of 2: sit (sft)" in said and "0 min so far, about 3 min left" in said
     found = json.loads((folder / "report" / "report.json").read_text())
     assert found["models"]["sit"]["path"] == str(folder / "sit" / "export")
     assert found["models"]["base"]["path"] == str(inputs / "model")
