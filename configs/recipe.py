@@ -251,6 +251,8 @@ def slice_of(config: ConfigDict):
     config.own.data.demonstrations = few(config.own.data.demonstrations, 24)
     config.own.data.ordinary = few(config.own.data.ordinary, 6)
     config.own.answer.max_new_tokens = 24
+    for name in ("own", "raft", "report"):
+        config[name].sample.lanes = 16  # idle ones cost as much as busy ones
     config.judge.data.train = few(("@own/judged_a.jsonl",), 30)
     config.sit.data.train = few(config.sit.data.train[1:], 20)
     config.sit.data.safety_rows = 20
