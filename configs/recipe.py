@@ -293,6 +293,9 @@ def demo(config: ConfigDict):
     config.report = evaluate.get_config("demo")
     config.report.evaluate.models = models(["base", *tuned])
     config.report.evaluate.judges = ("refusal", "judge=@judge")
+    config.recipe.minutes = ConfigDict(
+        {"sit": 0.4, "judge": 0.3, "raft": 0.5, "dpo": 0.2, "report": 0.4}
+    )
     config.recipe.steps = ("sit", "judge", "raft", "dpo", "report")
 
 

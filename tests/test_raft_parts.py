@@ -10,6 +10,7 @@ import tiny_tokenizers
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import encode, prompts
+from safety_jax.data.contamination import HeldApart
 from safety_jax.data.formats import Message
 from safety_jax.data.records import Record
 from safety_jax.data.text_rules import FIXED
@@ -138,6 +139,13 @@ def test_no_prompt_comes_twice(tmp_path):
     for prompt in drawn[0]:
         number = prompt.record.messages[0].content.split()[1]
         assert prompt.reference == f"answer {number}"
+
+
+def test_prompts_that_tests_ask_are_left_out(tmp_path):
+    pool = read_pool(tmp_path, tests=HeldApart([("test 0", "Unsafe 7!"), ("test 1", "ordinary 3")]))
+    asked = [[record.messages[0].content for record in group.records] for group in pool.groups]
+    assert [len(texts) for texts in asked] == [19, 8] and pool.left_out == 2
+    assert "unsafe 7" not in asked[0] and "ordinary 3" not in asked[1]
 
 
 def test_seeds_and_orders(tmp_path):
