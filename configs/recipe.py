@@ -225,7 +225,7 @@ def smollm2(config: ConfigDict):
         "@data/test_unsafe.jsonl?name=own-unsafe&kind=unsafe",
         "@data/test_contrast.jsonl?name=own-contrast&kind=safe",
         "@data/test_ordinary.jsonl?name=own-ordinary&kind=reference",
-        "@data/quiz.jsonl?name=quiz&kind=choice",
+        "@data/quiz.jsonl?name=quiz&kind=choice&read=likelihood",
     )  # fmt: skip
     report.evaluate.judges = ("refusal", "looker=@looker")  # not the one that chose
     report.evaluate.safety = "looker"

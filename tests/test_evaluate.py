@@ -419,25 +419,42 @@ output_type: multiple_choice
 doc_to_text: "{{{{question}}}}"
 doc_to_choice: choices
 doc_to_target: right
+target_delimiter: "\n\n"
 metric_list:
+  - {{metric: acc_norm, aggregation: mean, higher_is_better: true}}
   - {{metric: acc, aggregation: mean, higher_is_better: true}}
 """
+
+
+LIKELY = {"B) red", "B) bread", "A) red", *(f"A) bread and milk {n}" for n in range(4))}
 
 
 def test_tasks_of_the_harness_are_compared_in_pairs(finished, given, tmp_path):
     rows = [{**row, "right": int(row["answer"] == "B")} for row in QUIZ] * 2
     for number, row in enumerate(rows):
-        rows[number] = {**row, "question": f"{number} {row['question']}"}
+        texts = [f"{row['choices'][0]} and milk {number}", row["choices"][1]]
+        rows[number] = {**row, "question": f"{number} {row['question']}", "choices": texts}
     write(tmp_path / "pick.jsonl", rows)
     (tmp_path / "pick.yaml").write_text(TASK.format(file=tmp_path / "pick.jsonl"))
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
-    values = {"evaluate.tasks": (str(tmp_path / "pick.yaml"),)}
+    likely = f"{tmp_path}/pick.jsonl?name=likely&kind=choice&read=likelihood"
+    values = {
+        "evaluate.tasks": (str(tmp_path / "pick.yaml"),),
+        "evaluate.sets": (
+            *configure(given).evaluate.sets,
+            f"{likely}&columns=prompt:question,reference:answer",
+        ),
+    }
     evaluate.run(configure(given, **values), str(folder))
     found = report(folder)
     rows = [row for row in found["rows"] if row["set"] == "pick"]
     assert [row["choice"]["accuracy"]["n"] for row in rows] == [4, 4]
     assert rows[0]["choice"]["acc"] == rows[0]["choice"]["accuracy"]["value"]
+    by_us = [row["choice"]["accuracy"]["value"] for row in found["rows"] if row["set"] == "likely"]
+    assert by_us == [row["choice"]["acc_norm"] for row in rows]
+    chosen = (folder / "responses/base/likely.jsonl").read_text().splitlines()
+    assert {json.loads(line)["response"] for line in chosen} < LIKELY
     (compared,) = [c for c in found["comparisons"] if c["set"] == "pick"]
     assert compared["measure"] == "accuracy" and compared["n"] == 4
     assert {figure["task"] for figure in found["facts"]["tasks"]["base"]} == {"pick"}

@@ -45,6 +45,10 @@ def test_choices_of_ones_own(tmp_path):
     (found,) = read(spec)
     assert [(i.prompt[0].content, i.reference) for i in found.items] == [(PROMPT, "B")] * 2
     assert found.kind == CHOICE
+    (item,) = read(f"{spec}&read=likelihood&rows=1")[0].items
+    assert (item.prompt[0].content, item.choice_texts) == ("The sun", ("cools", "warms"))
+    with pytest.raises(ConfigError, match="read=guess of a set of the kind choice; expected"):
+        read(f"{spec}&read=guess")
     for change, message in (
         ({"right": 2}, "quiz.jsonl line 1: the right choice is 2; expected one of A, B"),
         ({"right": None}, "the right choice is None"),

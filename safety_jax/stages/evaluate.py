@@ -113,8 +113,18 @@ def answer_as(
         opened = plan.opened[name]
         dtype = float_type("model.parameter_dtype", config.model.parameter_dtype)
         model = opened.load(dtype)
+        limits = RequestLimits(
+            longest=config.data.max_length or opened.config.max_positions,
+            tokens_per_batch=config.score.tokens_per_batch,
+            chunk_tokens=CHUNK_TOKENS,
+        )
         for of in left:
             asked = plan.asked[name][of.name]
+            if of.by_likelihood:
+                generate.choose(
+                    kept[of.name], of, asked.ids, asked.choices, model, limits, f"{name}, {of.name}"
+                )
+                continue
             generate.fill(
                 kept[of.name],
                 of,
@@ -131,11 +141,7 @@ def answer_as(
             found = lm_eval_tasks.run_tasks(
                 model,
                 plan.tasks.names,
-                RequestLimits(
-                    longest=config.data.max_length or opened.config.max_positions,
-                    tokens_per_batch=config.score.tokens_per_batch,
-                    chunk_tokens=CHUNK_TOKENS,
-                ),
+                limits,
                 asked.setup.pace,
                 asked.setup.eos_ids,
                 plan.tasks.asking,

@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from safety_jax.base.errors import DataError
 from safety_jax.data import encode, prompts
+from safety_jax.data.records import Record
 from safety_jax.data.text_rules import TextRules
 from safety_jax.evaluation.answers.responses import Protocol
 from safety_jax.evaluation.sets import subsets
@@ -27,6 +28,7 @@ class ModelAnswers:
     Attributes:
         ids: of each prompt, with the beginning of its answer where an attack prefills one.
         begun: of each, how many of its last ids are that beginning.
+        choices: of each prompt of a set that is answered by likelihood, the ids of its choices.
         room: tokens that a prompt may have, so that an answer of full length fits behind it.
         setup: how answers are written.
         protocol: all that they depend on.
@@ -34,6 +36,7 @@ class ModelAnswers:
 
     ids: Sequence[Sequence[int]]
     begun: Sequence[int]
+    choices: Sequence[Sequence[Sequence[int]]]
     room: int
     setup: generation.Setup
     protocol: Protocol
@@ -67,9 +70,15 @@ def ask(
             opening_of = [item.asked.opening if item.asked else "" for item in of.items]
             whole = encode.encode_openings(records, opening_of, rendered, opened.tokenizer)
             begun = [one[: of.attack.prefill] for one in whole]
-        decoding = {
-            **group.to_dict(),
-            "stop": list(group.stop),
+        choices: list[list[list[int]]] = [[] for _ in ids]
+        if of.by_likelihood:
+            choices = _choices(of, records, rendered, opened)
+            decoding: dict[str, Any] = {"read": "likelihood"}
+            longest = max(len(choice) for several in choices for choice in several)
+        else:
+            decoding = {**group.to_dict(), "stop": list(group.stop)}
+            longest = group.max_new_tokens
+        decoding |= {
             "weights": config.model.parameter_dtype,
             "activations": config.model.compute_dtype,
         }
@@ -80,11 +89,24 @@ def ask(
         found[of.name] = ModelAnswers(
             ids=[before + after for before, after in zip(ids, begun, strict=True)],
             begun=[len(one) for one in begun],
-            room=positions - group.max_new_tokens,
+            choices=choices,
+            room=positions - longest,
             setup=setup,
             protocol=protocol,
         )
     return found
+
+
+def _choices(
+    of: Set, asked: Sequence[Record], template: prompts.Template, opened: ModelFolder
+) -> list[list[list[int]]]:
+    """Ids of each item's choices, as they would begin its answer."""
+    several = [(record, text) for record, item in zip(asked, of.items, strict=True)
+               for text in item.choice_texts]  # fmt: skip
+    texts_of = [text for _, text in several]
+    repeated = [record for record, _ in several]
+    found = iter(encode.encode_openings(repeated, texts_of, template, opened.tokenizer))
+    return [[next(found) for _ in item.choice_texts] for item in of.items]
 
 
 def _choice_tokens(config: ConfigDict, opened: ModelFolder, of: Set) -> int:
@@ -129,6 +151,7 @@ def fit(
                 one,
                 ids=[one.ids[i] for i in places[name]],
                 begun=[one.begun[i] for i in places[name]],
+                choices=[one.choices[i] for i in places[name]],
             )
             for name, one in by.items()
         }

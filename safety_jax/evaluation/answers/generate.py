@@ -7,6 +7,7 @@ from pathlib import Path
 from safety_jax.base import files, hosts
 from safety_jax.data import thoughts
 from safety_jax.evaluation.answers.responses import Response, Responses
+from safety_jax.evaluation.harness.loglikelihood import ContextPair, LikelihoodScorer, RequestLimits
 from safety_jax.evaluation.sets.items import Set
 from safety_jax.judges import scoring
 from safety_jax.judges.judge import Score
@@ -69,6 +70,40 @@ def fill(
                 for k, one in enumerate(row)
             ]
         )
+
+
+def choose(
+    answers: Responses,
+    of: Set,
+    prompts: Sequence[Sequence[int]],
+    choices: Sequence[Sequence[Sequence[int]]],
+    model: Model,
+    limits: RequestLimits,
+    title: str,
+) -> None:
+    """Answers multiple choice with the choice that is likeliest behind its question, a character:
+    log p(choice | prompt) over the choice's length in UTF-8 bytes, `acc_norm` of
+    lm-evaluation-harness. Small models that write one letter whatever is asked can tell so much.
+
+    Args:
+        choices: token ids of each prompt's choices.
+        limits: how much is read at a time.
+    """
+    if answers.done == len(of.items):
+        return
+    pairs = [
+        ContextPair(tuple(prompt), tuple(choice))
+        for prompt, several in zip(prompts, choices, strict=True)
+        for choice in several
+    ]
+    found = iter(LikelihoodScorer(model, limits).score(pairs, title))
+    chosen = []
+    for item in of.items:
+        each = [next(found).logprob / len(text.encode()) for text in item.choice_texts]
+        best = each.index(max(each))
+        name, text = item.choices[best], item.choice_texts[best]
+        chosen.append(Response(item.id, name if name == text else f"{name}) {text}", ""))
+    answers.add(chosen[answers.done :])
 
 
 def _said(

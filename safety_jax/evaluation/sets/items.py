@@ -9,6 +9,7 @@ A set is given by name, or as a file or other source with what its columns are:
     some/copy.json?as=I-CoNa                 read as this set
     mine.csv?kind=unsafe&columns=prompt:question,category:type
     quiz.jsonl?kind=choice&columns=prompt:question,choices:options,reference:answer
+    quiz.jsonl?kind=choice&read=likelihood   the model chooses the text that it finds likeliest
     facts.jsonl?kind=answer&columns=prompt:question,reference:answer
     hate.csv?kind=label&columns=prompt:text,reference:label,category:functionality
     I-CoNa?attack=base64,prefill:10          I-CoNa, and two sets more: it under these attacks
@@ -67,7 +68,8 @@ __all__ = [
     "read_sets",
 ]
 
-OPTIONS = ("kind", "as", "licence", "twin", "attack")
+OPTIONS = ("kind", "as", "licence", "twin", "attack", "read")
+LETTERS, LIKELIHOOD = "letters", "likelihood"  # how a model's choice is read
 _UNSTATED = "not stated: the user's own file"
 
 
@@ -85,6 +87,7 @@ class Item:
             "" where there is none.
         twin: the id of the item that it is the counterpart of, in the set `Set.twin`; or "".
         choices: of multiple-choice items, what an answer may be called: letters, or True and False.
+        choice_texts: of items whose choice is read by likelihood, what stands behind each choice.
         context: what the first user message is about (Alpaca's `input`), or "".
         row: its place among the rows of the file, from 0.
         opening: the beginning of an answer that the file has for a prefilled one, or "".
@@ -98,6 +101,7 @@ class Item:
     reference: str = ""
     twin: str = ""
     choices: tuple[str, ...] = ()
+    choice_texts: tuple[str, ...] = ()
     context: str = ""
     row: int | None = None
     opening: str = ""
@@ -179,6 +183,11 @@ class Set:
     def prompts(self) -> int:
         return len(self.items) // self.answers
 
+    @property
+    def by_likelihood(self) -> bool:
+        """Whether a model chooses by the likelihood of the choices, and writes nothing."""
+        return bool(self.items[0].choice_texts)
+
     @functools.cached_property
     def clusters(self) -> np.ndarray:
         """The number of each item's prompt, from 0."""
@@ -190,6 +199,8 @@ class Set:
         asked = [[item.id, item.prompt_sha256()] for item in self.items]
         if self.attack:
             asked.append([self.attack.name, str(self.attack.version)])
+        if self.by_likelihood:
+            asked += [[item.id, *item.choice_texts] for item in self.items]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
@@ -342,7 +353,7 @@ def _entries(location: str, extra: Mapping[str, str], key: str, spec: str) -> tu
 
 
 def _make(source: Source, entry: Entry, key: str, seed: int) -> Set:
-    entry = _classified(source, entry)
+    entry = _read_as(_classified(source, entry), source, key)
     known = {ours: theirs for ours, theirs in entry.columns.items() if ours not in source.columns}
     kept: list[tuple[int, str, Row]] = []
     for number, (where, row) in enumerate(zip(source.where, source.rows, strict=True)):
@@ -364,7 +375,8 @@ def _make(source: Source, entry: Entry, key: str, seed: int) -> Set:
     rows = {where: (number, row) for number, where, row in kept}
     references = _references(native, entry.kind)
     read = sources.draw(records.read_prompts(native), source, key, seed)
-    items = [_item(record, *rows[record.where], references, entry) for record in read]
+    likelihood = source.extra.get("read") == LIKELIHOOD
+    items = [_item(record, *rows[record.where], references, entry, likelihood) for record in read]
     _check_ids(items)
     return Set(
         name=source.name,
@@ -374,7 +386,7 @@ def _make(source: Source, entry: Entry, key: str, seed: int) -> Set:
         sha256=source.sha256(),
         licence=source.extra.get("licence", entry.licence),
         twin=source.extra.get("twin", entry.twin),
-        framed=entry.framed,
+        framed=entry.framed and not (likelihood and "stem" in kept[0][2]),
         rows=len(source.rows),
     )
 
@@ -398,6 +410,20 @@ def _classified(source: Source, entry: Entry) -> Entry:
     return dataclasses.replace(entry, kind=CHOICE, word=word, framed=True)
 
 
+def _read_as(entry: Entry, source: Source, key: str) -> Entry:
+    """The entry of multiple choice with its choices read as the source says."""
+    read = source.extra.get("read", LETTERS)
+    if read not in (LETTERS, LIKELIHOOD) or ("read" in source.extra and entry.kind != CHOICE):
+        raise ConfigError(
+            f"{key}: {source.spec}: read={read} of a set of the kind {entry.kind}; expected "
+            f"{LETTERS} or {LIKELIHOOD}, of multiple choice alone"
+        )
+    if read == LETTERS or entry.word is None:
+        return entry
+    lettered = entry.word
+    return dataclasses.replace(entry, word=lambda row: multiple_choice.unlettered(lettered(row)))
+
+
 def _references(source: Source, kind: str) -> dict[str, str]:
     """Place -> the answer in the row, of sets that are there for it."""
     if kind != REFERENCE or "reference" in source.rows[0]:
@@ -410,7 +436,12 @@ def _references(source: Source, kind: str) -> dict[str, str]:
 
 
 def _item(
-    record: Record, number: int, row: Row, references: Mapping[str, str], entry: Entry
+    record: Record,
+    number: int,
+    row: Row,
+    references: Mapping[str, str],
+    entry: Entry,
+    likelihood: bool,
 ) -> Item:
     where = record.where
     reference = _text(row, "reference", where) or references.get(where, "")
@@ -425,6 +456,7 @@ def _item(
         reference=reference,
         twin=twin or (str(number) if entry.twin and entry.name else ""),
         choices=tuple(row["choices"]) if entry.kind == CHOICE else (),
+        choice_texts=tuple(row["texts"]) if likelihood else (),
         context=record.context,
         row=number,
         opening=_text(row, "opening", where),

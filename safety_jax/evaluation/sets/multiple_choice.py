@@ -1,6 +1,7 @@
 """Questions of multiple choice, worded as Safe to Serve (arXiv 2412.00074) asks them.
 
-Scores of small models hang on every character, so the wording keeps the paper's spelling.
+Scores of small models hang on every character, so the wording keeps the paper's spelling. Rows also
+keep the question alone, for sets whose choices are read by their likelihood (`unlettered`).
 """
 
 import re
@@ -24,6 +25,16 @@ def choice_row(row: Row) -> Row:
     letters = LETTERS[: len(texts)]
     right = _right(row.get("reference"), letters)
     return {**row, **_asked(text_of(row, "prompt"), texts), "reference": right}
+
+
+def unlettered(row: Row) -> Row:
+    """A worded row for a model that chooses by likelihood: it asks the question alone, and choices
+    stand for their texts. One that has no question apart from its words asks as it did."""
+    return {
+        **row,
+        "prompt": row.get("stem", row["prompt"]),
+        "texts": row.get("texts", row["choices"]),
+    }
 
 
 def openbookqa(row: Row) -> Row:
@@ -70,7 +81,12 @@ def _asked(question: str, texts: Sequence[str]) -> dict[str, Any]:
         f"({'/'.join(letters)}).\n\n### Question:\n{question}\n\n"
         f"### Choices: \n{listed}\n\n### Answer: "
     )
-    return {"prompt": prompt, "choices": tuple(letters)}
+    return {
+        "prompt": prompt,
+        "choices": tuple(letters),
+        "stem": question,
+        "texts": tuple(texts),
+    }
 
 
 def _texts(value: Any) -> list[str]:
