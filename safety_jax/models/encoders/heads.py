@@ -29,7 +29,7 @@ from safety_jax.models import attention, declaration, layers, llama, lora
 from safety_jax.models.encoders import llama_heads
 from safety_jax.models.encoders.registry import KINDS, MODEL_TYPES
 from safety_jax.models.execution import Execution
-from safety_jax.models.folders import hf_config, hub, weight_table
+from safety_jax.models.folders import hf_config, hub, weight_export, weight_table
 
 SCORE = "score"  # the head's subtree
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
@@ -269,7 +269,7 @@ def export(
     """Writes a folder that `transformers.AutoModelForSequenceClassification` opens.
 
     A "beaver" scorer keeps its own layout, which safe-rlhf opens. Says what rounding took of
-    adapters, see `weight_table.export`.
+    adapters, see `weight_export.export`.
 
     Args:
         source: the folder the trunk came from, with any head: its tokenizer, its licence, and,
@@ -296,7 +296,7 @@ def export(
             attributes["pad_token_id"] = scorer.head.skips
     configs = {"config.json": attributes}
     declared, held = parameters(scorer), kind.layout(scorer.config)
-    return weight_table.export(
+    return weight_export.export(
         folder, held, weights, declared, source, configs, dtype, shard_bytes, adapters
     )
 

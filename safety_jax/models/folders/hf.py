@@ -1,7 +1,6 @@
 """Weights of LLaMA-family folders, streamed into sharded arrays and back.
 
-`layout` has one row per weight and is read both ways; `weight_table.py` does the reading and
-writing.
+`layout` has one row per weight and is read both ways, by `weight_table.py` and `weight_export.py`.
 """
 
 import dataclasses
@@ -14,7 +13,7 @@ from jax.typing import DTypeLike
 
 from safety_jax.base import trees
 from safety_jax.models import llama, lora
-from safety_jax.models.folders import hf_config, hub, weight_table
+from safety_jax.models.folders import hf_config, hub, weight_export, weight_table
 from safety_jax.models.folders.hf_config import read_config
 from safety_jax.models.folders.hub import fingerprint, resolve
 
@@ -140,7 +139,7 @@ def export(
     adapters: lora.Adapters | None = None,
 ) -> float:
     """Writes a model folder that `transformers` opens, and says what rounding took of adapters, see
-    `weight_table.export`.
+    `weight_export.export`.
 
     Args:
         source: the folder the model came from, whose tokenizer, licence, and (where it describes
@@ -161,6 +160,6 @@ def export(
         generation = hub.read_json(source / GENERATION)
     configs = {"config.json": attributes, GENERATION: generation}
     declared = llama.parameters(config)
-    return weight_table.export(
+    return weight_export.export(
         folder, layout(config), weights, declared, source, configs, dtype, shard_bytes, adapters
     )
