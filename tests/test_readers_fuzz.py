@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from test_readers import write
 
 from safety_jax.base.errors import UserError
-from safety_jax.data import ratings, records
+from safety_jax.data import parsing, ratings, records
 from safety_jax.data.formats import FORMATS, PROMPTS, RESPONSES
 from safety_jax.data.sources import Source, open_source
 
@@ -141,7 +141,7 @@ def test_damaged_tables(ending, whole, tmp_path):
 
 COLUMNS = sorted(
     {column for one in (*FORMATS, *PROMPTS, *RESPONSES) for column in one.columns}
-    | set(records._KNOWN)
+    | set(parsing.BESIDE)
     | {"message_id", "parent_id", "role", "text"}
 )
 WORDS = st.sampled_from(

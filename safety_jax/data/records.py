@@ -1,30 +1,21 @@
 """Turns rows of any known format into records: who said what, and what is to be learned.
 
-The formats themselves stand in formats.py. A row that says of itself that it is not to be learned
-(`"is_safe": false`, KTO's `"label": false`, `"weight": 0`) is left out and counted in
-`Source.left_out`, never learned; see labels.py.
+The formats themselves stand in formats.py; parsing.py tells them apart and checks each row. A row
+that says of itself that it is not to be learned (`"is_safe": false`, KTO's `"label": false`,
+`"weight": 0`) is left out and counted in `Source.left_out`, never learned; see labels.py.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
-from safety_jax.base import terminal
-from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import labels as labelling
-from safety_jax.data import threads
-from safety_jax.data.formats import FORMATS, PROMPTS, RESPONSES, SYSTEM, Format, Parsed
+from safety_jax.data import parsing
+from safety_jax.data.formats import FORMATS, PROMPTS, RESPONSES, Format
 from safety_jax.data.labels import Labels
-from safety_jax.data.messages import BadRow, Message, UnwantedRow, text_of
+from safety_jax.data.messages import Message
+from safety_jax.data.parsing import renamed as renamed
 from safety_jax.data.ratings import DESIRABLE
-from safety_jax.data.readers import Row
 from safety_jax.data.sources import Skipped as Skipped
 from safety_jax.data.sources import Source
-
-MOST_CHARACTERS = 2_000_000
-"""Of a row; no model's context is as long, and a tokenizer takes seconds to read it."""
-MOST_TURNS = 1_000
-CUT_OFF = "length"
-"""Why an answer ended, in OpenAI's words, where it was cut off at a limit."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -124,8 +115,10 @@ def read_records(source: Source, skipped: list[Skipped] | None = None) -> list[R
     """
     optional = source.skip_bad_rows
     return [
-        Record(_learned(parsed), parsed.context, source.name, where, optional)
-        for where, parsed in _parse(source, FORMATS, _needs_answer, skipped, _refuse_answer)
+        Record(parsing.learned(parsed), parsed.context, source.name, where, optional)
+        for where, parsed in parsing.parse(
+            source, FORMATS, parsing.needs_answer, skipped, parsing.refuse_answer
+        )
     ]
 
 
@@ -150,8 +143,8 @@ def read_pairs(source: Source, skipped: list[Skipped] | None = None) -> list[Pai
             parsed.labels,
             source.skip_bad_rows,
         )
-        for where, parsed in _parse(
-            source, FORMATS, _needs_two_answers, skipped, _refuse_weightless
+        for where, parsed in parsing.parse(
+            source, FORMATS, parsing.needs_two_answers, skipped, parsing.refuse_weightless
         )
     ]
 
@@ -165,7 +158,7 @@ def read_responses(source: Source) -> list[Record]:
     optional = source.skip_bad_rows
     return [
         Record(parsed.prompt + parsed.chosen, parsed.context, source.name, where, optional)
-        for where, parsed in _parse(source, RESPONSES, _needs_answer)
+        for where, parsed in parsing.parse(source, RESPONSES, parsing.needs_answer)
     ]
 
 
@@ -182,7 +175,9 @@ def read_rated(
         DataError: as `read_records`; also a row without rating or label.
     """
     found = []
-    for where, parsed in _parse(source, formats, _needs_value, skipped, _refuse_weightless):
+    for where, parsed in parsing.parse(
+        source, formats, parsing.needs_value, skipped, parsing.refuse_weightless
+    ):
         values = parsed.labels.unsafe or (parsed.labels.value,)
         for answer, value in zip((parsed.chosen, parsed.rejected), values, strict=False):
             found.append(
@@ -213,7 +208,9 @@ def read_labelled(source: Source, skipped: list[Skipped] | None = None) -> list[
         DataError: as `read_records`; also a row without a label.
     """
     found = []
-    for where, parsed in _parse(source, DESIRABLE, _needs_answers, skipped, _refuse_weightless):
+    for where, parsed in parsing.parse(
+        source, DESIRABLE, parsing.needs_answers, skipped, parsing.refuse_weightless
+    ):
         labels = parsed.labels
         if not parsed.rejected:
             sides = [(parsed.chosen, bool(labels.desirable))]
@@ -245,220 +242,5 @@ def read_prompts(source: Source) -> list[Record]:
     optional = source.skip_bad_rows
     return [
         Record(parsed.prompt, parsed.context, source.name, where, optional)
-        for where, parsed in _parse(source, PROMPTS, _needs_prompt)
+        for where, parsed in parsing.parse(source, PROMPTS, parsing.needs_prompt)
     ]
-
-
-_Refusal = Callable[[Row, Format, Parsed], None]
-
-
-def _parse(
-    source: Source,
-    formats: Sequence[Format],
-    check: Callable[[Parsed], None],
-    skipped: list[Skipped] | None = None,
-    refuse: _Refusal = lambda row, known, parsed: None,
-) -> Iterator[tuple[str, Parsed]]:
-    """Place and content of each row that can be used.
-
-    Args:
-        refuse: raises an UnwantedRow for a row that is not to be learned.
-    """
-    _check_names(source, formats)
-    placed = [
-        (w, renamed(r, source.columns)) for w, r in zip(source.where, source.rows, strict=True)
-    ]
-    if threads.fits(placed[0][1]):
-        placed = threads.dialogues([row for _, row in placed], [where for where, _ in placed])
-    if not placed:
-        raise DataError(f"{source.spec}: no message without a parent; expected roots of trees")
-    known = _format(source, formats, *placed[0])
-    left_out: list[Skipped] = []
-    found = False
-    for where, row in placed:
-        try:
-            parsed = _with_ends(_with_system(known.parse(row), row), row)
-            refuse(row, known, parsed)
-            _check_size(parsed)
-            _check_turns(parsed.prompt + parsed.chosen)
-            check(parsed)
-        except BadRow as bad:
-            unwanted = isinstance(bad, UnwantedRow)
-            if not unwanted and not source.skip_bad_rows:
-                raise DataError(
-                    f"{where}: {bad} (read as {known.name}); mend the row, or add bad_rows=skip to "
-                    f"the source to leave such rows out"
-                ) from bad
-            left_out.append(Skipped(where, terminal.clean(str(bad)), unwanted))
-            continue
-        found = True
-        yield where, parsed
-    source.left_out.extend(left_out)
-    if skipped is not None:
-        skipped.extend(left_out)
-    if not found:
-        first = left_out[0]
-        raise DataError(
-            f"{source.spec}: no usable row of {len(placed)}; expected at least one ({first.where}: "
-            f"{first.why})"
-        )
-
-
-def _check_names(source: Source, formats: Sequence[Format]) -> None:
-    """Raises a ConfigError where `columns=` names a column that nothing here reads."""
-    known = {*_KNOWN, *(column for one in formats for column in one.columns)}
-    for ours, theirs in source.columns.items():
-        if ours not in known:
-            raise ConfigError(
-                f"{source.spec}: columns={ours}:{theirs}: nothing reads a column {ours!r}; "
-                f"expected one of {', '.join(sorted(known))}"
-            )
-
-
-def renamed(row: Row, columns: Mapping[str, str]) -> Row:
-    """Applies the column map ours -> theirs; a column of theirs gives up its own name, and a column
-    of the file that has our name is not taken for the one that was named."""
-    if not columns:
-        return row
-    named = {*columns, *columns.values()}
-    kept = {name: value for name, value in row.items() if name not in named}
-    return kept | {ours: row[theirs] for ours, theirs in columns.items() if theirs in row}
-
-
-def _format(source: Source, formats: Sequence[Format], where: str, row: Row) -> Format:
-    """The format that was named, or the one whose columns the first row has."""
-    names = ", ".join(f"{known.name} ({', '.join(known.columns)})" for known in formats)
-    found = f"{where}: columns found: {', '.join(row) or '(none)'}"
-    if source.format is not None:
-        for known in formats:
-            if known.name == source.format:
-                return known
-        raise DataError(f"{source.spec}: unknown format {source.format!r}; known are {names}")
-    matching = [known for known in formats if known.fits(row)]
-    if not all(known.yields for known in matching):
-        matching = [known for known in matching if not known.yields]
-    # prompt, chosen, rejected also fits chosen, rejected: the format that explains more wins.
-    matching = [
-        known
-        for known in matching
-        if not any(set(known.columns) < set(other.columns) for other in matching)
-    ]
-    if not matching:
-        raise DataError(
-            f"{found}; expected those of one known format: {names}; add columns=ours:theirs,... "
-            "to the source to rename them"
-        )
-    if len(matching) > 1:
-        fitting = ", ".join(known.name for known in matching)
-        raise DataError(f"{found}; they fit {fitting}: add format=NAME to the source to pick one")
-    return matching[0]
-
-
-def _with_ends(parsed: Parsed, row: Row) -> Parsed:
-    """Marks answers that the row says were cut at a limit of length."""
-    return dataclasses.replace(
-        parsed,
-        chosen=_ended(parsed.chosen, row, "finish_reason", "chosen_finish_reason"),
-        rejected=_ended(parsed.rejected, row, "rejected_finish_reason"),
-    )
-
-
-def _ended(turns: tuple[Message, ...], row: Row, *columns: str) -> tuple[Message, ...]:
-    if turns and any(row.get(column) == CUT_OFF for column in columns):
-        return (*turns[:-1], dataclasses.replace(turns[-1], cut=True))
-    return turns
-
-
-# Columns that rows may have beside those of their format.
-_KNOWN = (
-    *SYSTEM, *labelling.VERDICTS, *("input", "inputs", "context", "category", "categories"),
-    *("finish_reason", "chosen_finish_reason", "rejected_finish_reason"),
-    *("chosen_unsafe", "rejected_unsafe", "rating", "transcript", "id", "openai_moderation"),
-)  # fmt: skip
-
-
-# ---------------------------------------------------------------------------- not to be learned
-
-
-def _refuse_answer(row: Row, known: Format, parsed: Parsed) -> None:
-    labelling.refuse_unwanted(row, known.columns, parsed.labels)
-    if parsed.chosen and not _learned(parsed):
-        raise UnwantedRow("the weight of every answer is 0")
-
-
-def _refuse_weightless(row: Row, known: Format, parsed: Parsed) -> None:
-    labelling.refuse_weightless(row, known.columns)
-    if not all(message.learned for message in parsed.chosen + parsed.rejected):
-        raise UnwantedRow("the weight of an answer is 0")
-
-
-def _learned(parsed: Parsed) -> tuple[Message, ...]:
-    """The dialogue up to the last answer that is learned; nothing where none is."""
-    messages = parsed.prompt + parsed.chosen
-    learned = [i for i, one in enumerate(messages) if one.role == "assistant" and one.learned]
-    return messages[: learned[-1] + 1] if learned else ()
-
-
-# ---------------------------------------------------------------------------- checks of a row
-
-
-def _check_size(parsed: Parsed) -> None:
-    messages = parsed.prompt + parsed.chosen + parsed.rejected
-    size = len(parsed.context) + sum(len(message.content) for message in messages)
-    if size > MOST_CHARACTERS:
-        raise BadRow(f"has {size:,} characters; expected at most {MOST_CHARACTERS:,}")
-    if len(messages) > MOST_TURNS:
-        raise BadRow(f"has {len(messages):,} turns; expected at most {MOST_TURNS:,}")
-
-
-def _needs_prompt(parsed: Parsed) -> None:
-    if not parsed.prompt or parsed.prompt[-1].role != "user":
-        raise BadRow("no user message at the end of the prompt")
-
-
-def _needs_answer(parsed: Parsed) -> None:
-    _needs_prompt(parsed)
-    if not parsed.chosen:
-        raise BadRow("no answer to learn")
-
-
-def _needs_value(parsed: Parsed) -> None:
-    _needs_answer(parsed)
-    if parsed.rejected and parsed.labels.unsafe is None:
-        raise BadRow("does not say which answers are unsafe; add chosen_unsafe and rejected_unsafe")
-
-
-def _needs_answers(parsed: Parsed) -> None:
-    if parsed.rejected:
-        _needs_two_answers(parsed)
-    else:
-        _needs_answer(parsed)
-
-
-def _needs_two_answers(parsed: Parsed) -> None:
-    _needs_answer(parsed)
-    if not parsed.rejected:
-        raise BadRow("no rejected answer; preference rows need one")
-    _check_turns(parsed.prompt + parsed.rejected)
-    if parsed.chosen == parsed.rejected:
-        raise BadRow("chosen and rejected are equal, so nothing is preferred")
-
-
-def _check_turns(messages: Sequence[Message]) -> None:
-    turns = [message.role for message in messages]
-    if turns[:1] == ["system"]:
-        turns = turns[1:]
-    for i, role in enumerate(turns):
-        expected = ("user", "assistant")[i % 2]
-        if role != expected:
-            raise BadRow(f"turn {i} is the {role}'s; expected the {expected}'s, turns alternate")
-
-
-def _with_system(parsed: Parsed, row: Row) -> Parsed:
-    column = next((name for name in SYSTEM if row.get(name)), None)
-    if column is None or parsed.prompt[:1] and parsed.prompt[0].role == "system":
-        return parsed
-    if isinstance(row[column], str) and not row[column].strip():
-        return parsed
-    system = Message("system", text_of(row, column))
-    return dataclasses.replace(parsed, prompt=(system, *parsed.prompt))

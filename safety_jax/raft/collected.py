@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from safety_jax.data.messages import Message
-from safety_jax.data.records import CUT_OFF
+from safety_jax.data.parsing import CUT_OFF
 from safety_jax.data.shuffling import permutation
 from safety_jax.raft.prompt_pool import Prompt
 from safety_jax.raft.round_files import Candidate

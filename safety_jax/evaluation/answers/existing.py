@@ -19,7 +19,7 @@ from urllib.parse import unquote
 
 from safety_jax.base import files
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import readers, records, sources
+from safety_jax.data import parsing, readers, records, sources
 from safety_jax.data.readers import Row
 from safety_jax.data.sources import Source
 from safety_jax.evaluation.answers.matching import MATCHES, Found, key_of, pair
@@ -171,7 +171,7 @@ def _by_set(
 
 def _found(source: Source, numbers: Sequence[int]) -> tuple[bool, list[Found]]:
     """Rows as answers; and whether their prompts are hashes."""
-    rows = [records.renamed(source.rows[i], source.columns) for i in numbers]
+    rows = [parsing.renamed(source.rows[i], source.columns) for i in numbers]
     where = [source.where[i] for i in numbers]
     columns = _columns(rows[0], source, where[0])
     if columns.prompt == HASH:
