@@ -248,26 +248,29 @@ def slice_of(config: ConfigDict):
     def few(specs: tuple[str, ...], rows: int) -> tuple[str, ...]:
         return tuple(f"{spec}{'&' if '?' in spec else '?'}rows={rows}" for spec in specs)
 
-    config.own.data.demonstrations = few(config.own.data.demonstrations, 24)
+    config.own.data.demonstrations = few(config.own.data.demonstrations, 16)
     config.own.data.ordinary = few(config.own.data.ordinary, 6)
     config.own.answer.max_new_tokens = 24
     for name in ("own", "raft", "report"):
         config[name].sample.lanes = 16  # idle ones cost as much as busy ones
-    config.judge.data.train = few(("@own/judged_a.jsonl",), 30)
-    config.sit.data.train = few(config.sit.data.train[1:], 20)
-    config.sit.data.safety_rows = 20
-    config.dpo.data.train = few(("@own/pairs_unsafe.jsonl", "@own/pairs_ordinary.jsonl"), 12)
-    for name in ("judge", "looker", "sit", "dpo"):
-        config[name].train.max_steps = 3
-        config[name].data.eval_rows = 8
+    config.judge.data.train = few(("@own/judged_a.jsonl",), 20)
+    config.sit.data.train = few(config.sit.data.train[1:], 16)
+    config.sit.data.safety_rows = 16
+    config.dpo.data.train = few(("@own/pairs_unsafe.jsonl", "@own/pairs_ordinary.jsonl"), 8)
+    for name in ("judge", "looker", "sit", "raft", "dpo"):
+        config[name].train.batch_size = 4
+        config[name].train.max_steps = 2
         config[name].optim.warmup_steps = 1
+    for name in ("judge", "looker", "sit", "dpo"):
+        config[name].data.eval_rows = 4
     config.raft.raft.rounds = 1
     config.raft.raft.prompts = 8
     config.raft.raft.accept = ()
     config.raft.sample.candidates = 2
     config.raft.sample.max_new_tokens = 24
-    config.raft.train.max_steps = 3
-    config.report.evaluate.sets = few(config.report.evaluate.sets[1:], 6)
+    # Of each kind of set one: XSTest is two, of safe and of unsafe requests.
+    sets = config.report.evaluate.sets
+    config.report.evaluate.sets = few((sets[1], sets[4], sets[5]), 4)
     config.report.evaluate.resamples = 200
     config.report.answer.max_new_tokens = 16
 
