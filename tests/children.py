@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -57,6 +58,12 @@ def end(process: subprocess.Popen) -> tuple[int, str]:
     finally:
         process.kill()
     return process.returncode, errors
+
+
+def kill(process: subprocess.Popen) -> None:
+    """As the system does when memory runs out."""
+    process.send_signal(signal.SIGKILL)
+    assert end(process)[0] == -signal.SIGKILL
 
 
 def wait_until(happened: Callable[[], bool], process: subprocess.Popen) -> None:

@@ -1,9 +1,11 @@
-"""The folder of compiled programs that all tests share stays readable."""
+"""The folder of compiled programs that all tests share stays readable; dear files are named."""
 
 import os
 import time
 import zlib
+from pathlib import Path
 
+import costs
 import environment
 import jax
 
@@ -28,3 +30,8 @@ def test_this_process_and_its_children_use_it():
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(environment.PROGRAMS)
     compilation.keep("")
     assert jax.config.jax_compilation_cache_dir == str(environment.PROGRAMS)
+
+
+def test_every_dear_file_is_there():
+    """One that was renamed would begin last, and `make check` would run it."""
+    assert costs.SECONDS.keys() <= {path.stem for path in Path(__file__).parent.glob("test_*.py")}

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import judge_folders
 import numpy as np
 import pytest
+from children import command_of, kill, start, wait_until
 from safetensors.numpy import load_file
 from test_end_to_end import WORDS, inputs  # noqa: F401
 
@@ -215,6 +217,25 @@ def test_cut_off_in_any_phase_it_ends_with_the_same_bits(
     (folder / "rounds/02/summary.json").unlink()
     moment(folder / "rounds/02")
     raft.run(configure(given), str(folder))
+    assert_same(folder, finished)
+
+
+# What tells that a phase of a round has begun. Answers and verdicts are appended by the same
+# function, and what was chosen is written whole: those two are only cut off above.
+PHASES = ("samples.jsonl", "checkpoints/*", "evaluation_samples.jsonl")
+
+
+def test_killed_in_every_phase_it_ends_with_the_same_bits(given, finished, tmp_path):
+    """A process, a moment after the phase has begun, in the folder that the last one left."""
+    config, folder = configure(given), tmp_path / "run"
+    random = np.random.default_rng(0)
+    for phase in PHASES:
+        process = start([*command_of(config), f"--workdir={folder}"])
+        wait_until(lambda: any((folder / "rounds/01").glob(phase)), process)  # noqa: B023
+        time.sleep(random.uniform(0, 0.2))
+        kill(process)
+        assert not (folder / "export").exists()
+    raft.run(config, str(folder))
     assert_same(folder, finished)
 
 

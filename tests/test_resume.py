@@ -1,34 +1,24 @@
 """Killed at any moment and started again, a run ends with the bits of an uninterrupted one.
 
-Here processes are killed, once in every phase; what starts again, and other cuts, run in this
-process (`test_loop.py`, `test_raft.py`, `test_reward.py`).
+Here processes are killed; what starts again, and other cuts, run in this process (`test_loop.py`,
+`test_reward.py`). RAFT's phases are in `test_raft.py`.
 """
 
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from children import command_of, end, start, wait_for_step, wait_until
+from children import command_of, end, kill, start, wait_for_step, wait_until
 from safetensors.numpy import load_file
 from test_dpo import configure as configure_dpo
 from test_dpo import write_pairs
 from test_end_to_end import configure, inputs  # noqa: F401
-from test_raft import assert_same as assert_same_rounds
-from test_raft import configure as configure_raft
-from test_raft import finished as finished_rounds  # noqa: F401
-from test_raft import given  # noqa: F401
 
-from safety_jax.stages import dpo, raft, sft
+from safety_jax.stages import dpo, sft
 from safety_jax.training import metrics, progress, reference
 
 pytestmark = pytest.mark.slow
-
-
-def kill(process) -> None:
-    process.send_signal(signal.SIGKILL)
-    assert end(process)[0] == -signal.SIGKILL
 
 
 def logged(folder: Path) -> list[dict]:
@@ -80,7 +70,7 @@ def test_killed_then_stopped_then_finished(inputs, tmp_path):  # noqa: F811
 
 
 def test_killed_while_the_reference_is_computed(inputs, tmp_path):  # noqa: F811
-    many = write_pairs(tmp_path / "pairs.jsonl", 6 * reference.EXAMPLES_PER_SHARD)
+    many = write_pairs(tmp_path / "pairs.jsonl", 4 * reference.EXAMPLES_PER_SHARD)
 
     def config(cache: str):
         return configure_dpo(
@@ -94,28 +84,7 @@ def test_killed_while_the_reference_is_computed(inputs, tmp_path):  # noqa: F811
     wait_until(lambda: any(shards.glob("*/*.npz")), process)
     kill(process)
     before = {path: path.stat().st_mtime_ns for path in shards.glob("*/*.npz")}
-    assert 0 < len(before) < 6 and not (folder / "metrics.jsonl").exists()
+    assert 0 < len(before) < 4 and not (folder / "metrics.jsonl").exists()
     dpo.run(config("reference"), str(folder))
     assert_same(folder, whole)
     assert {path: path.stat().st_mtime_ns for path in before} == before  # none computed twice
-
-
-# What tells that a phase of a round has begun.
-PHASES = (
-    "samples.jsonl", "judgements.jsonl", "candidates.jsonl", "checkpoints/*",
-    "evaluation_samples.jsonl",
-)  # fmt: skip
-
-
-def test_raft_killed_in_every_phase(given, finished_rounds, tmp_path):  # noqa: F811
-    """A moment after it has begun, every phase of a round in the folder of the last one."""
-    config, folder = configure_raft(given), tmp_path / "run"
-    random = np.random.default_rng(0)
-    for phase in PHASES:
-        process = start([*command_of(config), f"--workdir={folder}"])
-        wait_until(lambda: any((folder / "rounds/01").glob(phase)), process)  # noqa: B023
-        time.sleep(random.uniform(0, 0.2))
-        kill(process)
-        assert not (folder / "export").exists()
-    raft.run(config, str(folder))
-    assert_same_rounds(folder, finished_rounds)

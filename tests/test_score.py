@@ -259,26 +259,20 @@ def test_mistakes(name, content, changes, message, tmp_path):
 def test_nothing_to_read(tmp_path):
     with pytest.raises(ConfigError, match="data.responses is empty"):
         score.run(configure(""), str(tmp_path / "run"))
+    with pytest.raises(UserError, match="nowhere.jsonl"):
+        score.run(configure("nowhere.jsonl"), str(tmp_path / "run"))
 
 
 def test_the_command(tmp_path):
-    """From the shell: a table and code 0; one line and code 2."""
-    environment = os.environ | {"XLA_FLAGS": ""}
+    """From the shell: a table and code 0; a mistake's line and code are in test_end_to_end.py."""
     source = write(tmp_path / "rows.jsonl")
-    command = [sys.executable, "-m", "safety_jax.main", "--config=configs/score.py"]
-
-    def call(*flags):
-        return subprocess.run(
-            [*command, *flags], cwd=ROOT, env=environment, capture_output=True, text=True,
-            timeout=300,
-        )  # fmt: skip
-
-    good = call(f"--config.data.responses={source}", f"--workdir={tmp_path / 'run'}")
-    assert good.returncode == 0, good.stderr
-    assert "none 3, full 1, empty 1" in good.stdout
-    bad = call("--config.data.responses=nowhere.jsonl", f"--workdir={tmp_path / 'bad'}")
-    assert bad.returncode == 2 and len(bad.stderr.strip().splitlines()) == 1, bad.stderr
-    assert "nowhere.jsonl" in bad.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "safety_jax.main", "--config=configs/score.py",
+         f"--config.data.responses={source}", f"--workdir={tmp_path / 'run'}"],
+        cwd=ROOT, env=os.environ | {"XLA_FLAGS": ""}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "none 3, full 1, empty 1" in done.stdout
 
 
 def test_the_demo(tmp_path, monkeypatch, capsys):

@@ -73,6 +73,7 @@ class Size:
         chunk_tokens: see `logprobs.token_logprobs`.
         steps: timed, after one that compiles.
         lanes, prompt_tokens, new_tokens: of decoding; a prompt for each lane.
+        prefill_tokens: of prompts that are read at once.
         pattern: the examples of a row have its length divided by these, and fill it.
     """
 
@@ -84,6 +85,7 @@ class Size:
     lanes: int
     prompt_tokens: int
     new_tokens: int
+    prefill_tokens: int = 4096
     lora_rank: int = 16
     lora_alpha: float = 32.0
     pattern: Sequence[int] = (2, 4, 8, 16, 16)
@@ -101,8 +103,11 @@ _TINY = {
 SIZES = {
     "8b": Size(_8B, 4096, 8, 1024, 6, lanes=256, prompt_tokens=100, new_tokens=128),
     "1b": Size(_1B, 4096, 16, 1024, 8, lanes=256, prompt_tokens=100, new_tokens=128),
-    "tiny": Size(_TINY, 128, 4, 64, 2, lanes=4, prompt_tokens=12, new_tokens=8, lora_rank=4),
-}
+    "tiny": Size(
+        _TINY, 128, 4, 64, 2, lanes=4, prompt_tokens=12, new_tokens=8, prefill_tokens=64,
+        lora_rank=4,
+    ),
+}  # fmt: skip
 
 
 # ---------------------------------------------------------------------------- arithmetic

@@ -380,8 +380,9 @@ def decode(size: Size) -> dict[str, Any]:
                              size.lanes)  # fmt: skip
     prompts = [random.integers(0, config.vocabulary_size, count).tolist() for count in counts]
     pace = generation.Pace(
-        lanes=size.lanes, prefill_tokens=4096, bucket_tokens=128, chunk_steps=32, cache_dtype=DTYPE
-    )
+        lanes=size.lanes, prefill_tokens=size.prefill_tokens, bucket_tokens=128, chunk_steps=32,
+        cache_dtype=DTYPE,
+    )  # fmt: skip
 
     def answer(new_tokens: int, seed: int) -> tuple[float, int]:
         """Seconds, and tokens that were written."""
