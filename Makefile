@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # Test workers: two are quickest on small machines, where each compiles on all cores anyway.
 WORKERS ?= 2
+# Of pyproject.toml.
+EXTRAS ?= test
 VENV := .venv
 BIN := $(VENV)/bin
 # Code that is linted and type-checked.
@@ -20,7 +22,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 is needed")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	touch $@
 
 # The loop of edit and test: nothing that starts a process or compiles for long.
