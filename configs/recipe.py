@@ -253,8 +253,9 @@ def slice_of(config: ConfigDict):
     config.own.data.demonstrations = few(config.own.data.demonstrations, 16)
     config.own.data.ordinary = few(config.own.data.ordinary, 6)
     config.own.answer.max_new_tokens = 24
-    for name in ("own", "raft", "report"):
-        config[name].sample.lanes = 16  # idle ones cost as much as busy ones
+    # Idle lanes cost as much as busy ones, and the report asks one set after the other.
+    for name, lanes in {"own": 16, "raft": 16, "report": 4}.items():
+        config[name].sample.lanes = lanes
     config.judge.data.train = few(("@own/judged_a.jsonl",), 20)
     config.sit.data.train = few(config.sit.data.train[1:], 16)
     config.sit.data.safety_rows = 16
@@ -275,7 +276,7 @@ def slice_of(config: ConfigDict):
     sets = [spec for spec in config.report.evaluate.sets if any(kind in spec for kind in kinds)]
     config.report.evaluate.sets = few(sets, 4)
     config.report.evaluate.resamples = 200
-    config.report.answer.max_new_tokens = 16
+    config.report.answer.max_new_tokens = 8
 
 
 def demo(config: ConfigDict):
