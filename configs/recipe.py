@@ -31,8 +31,6 @@ I-Malicious / I-Controversial): 41 / 41 / 45 at first, 65 / 65 / 70 with 100 dem
 docs/results.md has the figures of the demo.
 """
 
-from collections.abc import Iterable
-
 from ml_collections import ConfigDict
 
 from configs import collect, dpo, evaluate, raft, reward, sft
@@ -247,7 +245,7 @@ def smollm2(config: ConfigDict):
 def slice_of(config: ConfigDict):
     """A few rows and steps of every rung, to see that it runs; its figures say nothing."""
 
-    def few(specs: Iterable[str], rows: int) -> tuple[str, ...]:
+    def few(specs: tuple[str, ...], rows: int) -> tuple[str, ...]:
         return tuple(f"{spec}{'&' if '?' in spec else '?'}rows={rows}" for spec in specs)
 
     config.own.data.demonstrations = few(config.own.data.demonstrations, 16)
@@ -273,7 +271,8 @@ def slice_of(config: ConfigDict):
     config.raft.sample.max_new_tokens = 24
     # Of each kind of set one: XSTest is two, of safe and of unsafe requests.
     kinds = ("XSTest", "kind=reference", "kind=choice")
-    sets = [spec for spec in config.report.evaluate.sets if any(kind in spec for kind in kinds)]
+    sets = config.report.evaluate.sets
+    sets = tuple(spec for spec in sets if any(kind in spec for kind in kinds))
     config.report.evaluate.sets = few(sets, 4)
     config.report.evaluate.resamples = 200
     config.report.answer.max_new_tokens = 8
