@@ -433,3 +433,5 @@ def test_several_answers_to_a_prompt_are_safe_together_or_not():
     (found,) = attacks.measure({"m": blocks}, "m", "guard", force=False)
     assert (found.safe_under_all.count, found.safe_under_all.n) == (1, 2)
     assert found.attacks[1].success.n == 4 and found.attacks[1].success_change.n == 2
+    any_of = [result.any_success for result in found.attacks]
+    assert [(share.count, share.n) for share in any_of] == [(0, 2), (1, 2)]

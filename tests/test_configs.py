@@ -52,6 +52,7 @@ ARGUMENTS = {
         "paper=report",
         "paper=script,loss=safe",
     ],
+    "attack": [None, "demo"],
     "collect": [None, "demo"],
     "kto": [None, "demo"],
     "orpo": [None, "demo"],

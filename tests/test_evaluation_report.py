@@ -10,9 +10,11 @@ from hostile_samples import hostile
 from report_parts import rate
 from report_samples import large, nothing, single, small
 
-from safety_jax.evaluation.measures.results import Report
+from safety_jax.evaluation.measures.results import AnyUnsafe, Estimate, Rate, Report
 from safety_jax.report import evaluation
 from safety_jax.report.evaluation import (
+    attack_maps,
+    best_of,
     cells,
     comparing,
     forests,
@@ -76,6 +78,38 @@ def test_values_stand_on_the_page(report, pages):
     for licence in {facts["licence"] for facts in report.sets.values()}:
         assert licence in pages["small"]
     assert report.judges["guard"]["protocol"] in pages["small"]
+
+
+def test_attacks_are_a_heat_map(report, pages):
+    """A line an attack, the worst first; the last says what any of them broke."""
+    (found,) = attack_maps.maps(report)
+    assert [row.name for row in found.rows] == [
+        "no attack", "suffix:found.txt", "base64", "any of them",
+    ]  # fmt: skip
+    # Of the base: 4 of 40, then 23 and 20 of 39; 12 of 39 are safe under all.
+    base, dpo = ([row.cells[i] for row in found.rows] for i in (0, 3))
+    assert [cell.text for cell in base] == ["10%", "59%", "51%", "69%"]
+    assert [cell.tone for cell in base] == ["", "worse", "worse", ""] and dpo[2].tone == ""
+    assert [cell.worst for cell in base] == [False, True, False, False]
+    assert base[1].notes[-1] == "1 unscored" and base[3].notes[0].startswith("[5")
+    assert '<td class="heat-6 worst"><b>59%</b> ▲' in pages["small"]
+    assert "attack-map" not in pages["nothing"].split("</style>")[1]
+
+
+def test_best_of_n_has_a_column_for_powers_of_two(report):
+    assert best_of.best_of(report) is None
+    curve = tuple(Estimate(k / 20, k / 20 - 0.01, k / 20 + 0.01, 178) for k in range(1, 17))
+    several = AnyUnsafe(Rate(150, 178, 150 / 178, 0.78, 0.89, 0, 150 / 178, 150 / 178), curve)
+    row = report.rows[0]
+    guard = dataclasses.replace(row.judged["guard"], any_unsafe=several)
+    asked = dataclasses.replace(row, judged={**row.judged, "guard": guard})
+    found = dataclasses.replace(report, rows=(asked, *report.rows[1:]))
+    table = best_of.best_of(found)
+    assert table.head[2:] == ("k = 1", "k = 2", "k = 4", "k = 8", "k = 16", "any of n")
+    (line,) = table.rows
+    assert [cell.text for cell in line[:3]] == ["I-CoNa", "base", "5.0%"]
+    for text in (page.render(found), evaluation.tables(found), evaluation.markdown(found, ())):
+        assert "Best of n" in text and "84.3%" in text
 
 
 def test_answers_side_by_side_are_told_with_what_the_order_does(report, pages):

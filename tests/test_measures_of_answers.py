@@ -1,6 +1,7 @@
 """Counts, comparisons and agreement, by arithmetic on paper."""
 
 import dataclasses
+import itertools
 
 import evaluation_samples as samples
 import numpy as np
@@ -205,6 +206,25 @@ def test_overlap_is_sacrebleus_and_rouges():
     exact = overlap.measure(["the cat sat on a mat today"] * 2, of, 50)
     assert exact["BLEU"].value == pytest.approx(100)
     assert overlap.measure(["x"] * 6, UNSAFE, 50) == {}
+
+
+def test_best_of_n_is_the_mean_over_all_choices_of_k_answers():
+    """Against every choice of k of the four answers, one after another."""
+    unsafe = [[0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 1], [1, 1, 1, 1], [0, 0, 1, 0]]
+    said = [None, 0.0, 0.0, 0.0, 1.0, None, 0.0, 0.0]  # two prompts more, each with one unscored
+    of = make_set("U", "unsafe", 7).repeated(4)
+    values = [float(x) for row in unsafe for x in row] + said
+    found = counts.row(block("m", of, values), HOW).judged["guard"].any_unsafe
+    for k, estimate in enumerate(found.curve, 1):
+        shares = [np.mean([any(c) for c in itertools.combinations(row, k)]) for row in unsafe]
+        assert estimate.value == pytest.approx(np.mean(shares)) and estimate.n == 5
+        assert estimate.low <= estimate.value <= estimate.high
+    assert found.curve[0].value == pytest.approx(np.mean(unsafe))  # k = 1: the share of answers
+    last = found.curve[-1]
+    assert (last.low, last.high) == pytest.approx(statistics.wilson(4, 5))
+    # Of all four, a prompt with an unsafe answer is a hit, whatever else is unscored.
+    assert (found.prompts.count, found.prompts.n, found.prompts.unscored) == (5, 6, 1)
+    assert counts.row(block("m", UNSAFE, [0.0] * 6), HOW).judged["guard"].any_unsafe is None
 
 
 def test_several_answers_to_a_prompt_are_counted_by_prompts():

@@ -6,9 +6,12 @@ import pytest
 from planned_runs import asked, programs
 
 from safety_jax.base import meshes
-from safety_jax.models import attention
+from safety_jax.base.batch import Tokens
+from safety_jax.evaluation.search import layout, losses
+from safety_jax.models import attention, llama
 from safety_jax.models.encoders import deberta, deberta_config, heads
 from safety_jax.models.execution import Execution
+from safety_jax.models.model import Model
 from safety_jax.planning import abstract, chips, formulas, layouts, sizes
 from safety_jax.planning import programs as compilations
 
@@ -69,6 +72,41 @@ def test_llama_2_7b_decodes_on_v5e_4x4(devices, capsys):
         found = measure(run, program, capsys)
         assert found.needed < AVAILABLE
         assert found.memory.held == 0  # weights lie there once
+
+
+def test_llama_2_7b_is_searched_for_suffixes_on_v5e_4x4(devices, capsys):
+    """Slopes are compiled; candidates, two to a row as the TPU's kernel takes them, are lowered."""
+    mesh = layouts.build(layouts.ModelSizes(1, 16, 1), devices)
+    run = Execution.build(
+        mesh, rules=LLAMA_2_7B.rules, compute_dtype=jnp.bfloat16, backend="splash", remat="none",
+        verify=False,
+    )  # fmt: skip
+    weights = abstract.weights(llama.parameters(LLAMA_2_7B), mesh, jnp.bfloat16)
+    model = Model(LLAMA_2_7B, run, weights, None, None)
+    rows = layout.RowPlan(before=60, slots=20, behind=48, tails=1)
+    suffix, counts = (
+        abstract.replicated(mesh, n, dtype=t) for n, t in ((20, "int32"), (16, "float32"))
+    )
+    goals = abstract.tokens(mesh, (16,), rows.tokens)
+    compiled = losses.slopes.lower(model, goals, suffix, counts, rows, 64).compile()
+    memory = compiled.memory_analysis()
+    needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    with capsys.disabled():
+        print(
+            f"\nLlama-2-7B, slopes of 16 requests of {rows.tokens} tokens on {V5E}: a chip needs "
+            f"{needed / chips.GIB:.2f} GiB"
+        )
+    assert needed < AVAILABLE
+    two = rows._replace(tails=2)
+    whole = meshes.sharding(mesh, (None,))
+    row = Tokens(
+        *(
+            abstract.array((two.tokens,), t, whole)
+            for t in ("int32", "int32", "int32", "bool", "int32")
+        )
+    )
+    tried = abstract.array((32, 2, 20), "int32", meshes.sharding(mesh, ("rows", None, None)))
+    assert losses.candidate_losses.lower(model, row, tried, two, 64).as_text()
 
 
 @pytest.mark.parametrize(

@@ -324,11 +324,14 @@ class Llama(nnx.Module):
             x = x * jnp.asarray(self.config.embedding_scale, x.dtype)
         return meshes.constrain(x, run.mesh, ("rows", "tokens", "width"))
 
-    def __call__(self, ids, turns: rotary.Turns, run: Execution, adapters, attend: Attend):
+    def __call__(
+        self, ids, turns: rotary.Turns, run: Execution, adapters, attend: Attend, shift=None
+    ):
         """All layers by one scan; what `attend` keeps of each is stacked.
 
         Args:
             turns: by kind of layer.
+            shift: see `Model.forward`.
         """
 
         def body(x, of_layer):
@@ -339,7 +342,10 @@ class Llama(nnx.Module):
         if REMAT[run.remat] is not None:
             body = jax.checkpoint(body, policy=REMAT[run.remat], prevent_cse=False)
         stacked = (self.layers, lora.by_layer(adapters), self._kinds())
-        x, kept = jax.lax.scan(body, self.embed(ids, run), stacked)
+        x = self.embed(ids, run)
+        if shift is not None:
+            x = x + shift.astype(x.dtype)
+        x, kept = jax.lax.scan(body, x, stacked)
         return norm(x, self.final_norm, self.config), kept
 
     def cached(

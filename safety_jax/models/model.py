@@ -69,8 +69,15 @@ class Model:
             f"{mesh.size} {mesh.devices.flat[0].platform})"
         )
 
-    def forward(self, tokens: Tokens) -> Float[Array, "B T D"]:
-        """The last hidden state, normed, in `execution.compute_dtype`."""
+    def forward(
+        self, tokens: Tokens, shift: Float[Array, "B T D"] | None = None
+    ) -> Float[Array, "B T D"]:
+        """The last hidden state, normed, in `execution.compute_dtype`.
+
+        Args:
+            shift: added to the embedded tokens. The gradient by it, at zero, is the gradient by
+                what a token is embedded as.
+        """
 
         def attend(q, k, v, kind):
             attention = self.execution.attention
@@ -82,7 +89,7 @@ class Model:
                 raise ValueError(f"shared prefixes in rows longer than {longest} tokens")
             lengths = rotary.example_lengths(tokens.positions, tokens.segments)
         turns, module = self._turns(tokens.positions, lengths), self._module()
-        return module(tokens.ids, turns, self.execution, self.adapters, attend)[0]
+        return module(tokens.ids, turns, self.execution, self.adapters, attend, shift)[0]
 
     def cached(
         self,
@@ -103,6 +110,19 @@ class Model:
 
     def _module(self) -> Llama:
         return declaration.bind(Llama, self.config, self.weights)
+
+    def by_token(self, gradient: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+        """The gradient by one-hot tokens, from the one by what they are embedded as: entry v is
+        the slope towards token v. Float32; of tied models the output matrix has no part in it."""
+        table = meshes.gather(self.weights["embedding"], self.mesh, ("vocab", "embed"))
+        slopes = jnp.einsum(
+            "...d,vd->...v",
+            gradient.astype(table.dtype),
+            table,
+            preferred_element_type=jnp.float32,
+        )
+        scale = jnp.asarray(self.config.embedding_scale, self.execution.compute_dtype)
+        return slopes * scale.astype(jnp.float32)
 
     def head(self) -> OutputHead:
         """The output matrix, which is the embedding where the two are tied, and what becomes of its

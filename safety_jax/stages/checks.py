@@ -254,6 +254,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "score": (),
     "audit": (_known_changes, _labels_are_whole),
     "evaluate": (),
+    "attack": (),
     "recipe": (),
     "plan": (),
 }

@@ -379,6 +379,37 @@ _EVALUATE: Table = {
     **_MESH,
     **_CACHED,
 }
+_ATTACK: Table = {
+    "stage": Text("the name of a stage", needed=True),
+    "seed": SEED,
+    "model.path": MODEL,
+    **_PRECISION,
+    **in_group(
+        "attack",
+        {
+            "set": Text("the name of a set, or a file", needed=True),
+            "data": Text("a folder"),
+            "mode": OneOf(("universal", "individual")),
+            "progressive": Flag(),
+            "steps": STEPS,
+            "candidates": Whole(1, MOST_ROWS),
+            "top_k": AMOUNT,
+            "max_evaluations": Whole(0),
+            "stop_when_reached": Flag(),
+            "start": Text("words", needed=True),
+            "tokens": OneOf(("ascii", "printable")),
+            "row_tokens": TOKENS,
+            "tokens_per_batch": Whole(1, unit="tokens"),
+            "chunk_tokens": TOKENS,
+        },
+    ),
+    "data.template": TEMPLATE,
+    "data.max_length": Whole(0, LONGEST_ROW, unit="tokens"),
+    **_READ,
+    **_MESH,
+    "log.every_steps": STEPS,
+    **_CACHED,
+}
 _RECIPE: Table = {
     "stage": Text("the name of a stage", needed=True),
     "seed": SEED,
@@ -411,6 +442,7 @@ STAGES: dict[str, Table] = {
     "score": _SCORE,
     "evaluate": _EVALUATE,
     "audit": _AUDIT,
+    "attack": _ATTACK,
     "plan": _PLAN,
     "recipe": _RECIPE,
 }

@@ -48,6 +48,7 @@ FREE = (
     r"score\.(tokens_per_batch|rows_per_write|attention)",
     r"sample\.(lanes|prefill_tokens|bucket_tokens|chunk_steps)",
     r"raft\.(rounds|patience|judges_resident)",
+    r"attack\.(steps|max_evaluations|row_tokens|tokens_per_batch|chunk_tokens)",
     # Answers and scores are kept by all that they depend on, so that more of them may be asked for.
     r"evaluate\..*",
 )
@@ -55,7 +56,7 @@ FREE = (
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers")
 _LOCK = ".lock"
 _OURS = (_LOCK, supervisor.FOLDER)  # may stand in a folder where no run has begun
-_FILES = ("config.json", "environment.json", "metrics.jsonl", "judgements.jsonl")
+_FILES = ("config.json", "environment.json", "metrics.jsonl", "judgements.jsonl", "steps.jsonl")
 _NAMED_KEYS = 3  # a message names this many differing keys, and counts the others
 _ADVICE = "put the file back, or use another --workdir"
 
@@ -297,6 +298,7 @@ def _has_results(path: Path) -> bool:
     appended = [
         "metrics.jsonl",
         "judgements.jsonl",
+        "steps.jsonl",
         "rounds/*/samples.jsonl",
         "responses/*/*.jsonl",
     ]

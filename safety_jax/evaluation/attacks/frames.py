@@ -28,17 +28,28 @@ _POLITE = re.compile(
 PIECES = 4
 
 
-def past_tense(request: str) -> str:
-    """Asks how it was done in the past."""
+def parse(request: str) -> tuple[str, str]:
+    """What kind of request it is, and what it is about: ("how", "fly a kite") of a way to do
+    something, ("question", "Is flying hard") of another question, ("order", "write a poem")."""
     text = request.strip()
     while found := _POLITE.match(text):
         text = text[found.end() :]
     text = text.rstrip(" .?!")
     if found := _HOW.fullmatch(text):
-        return f"How did people {found[1]} in the past?"
+        return "how", found[1]
     if _QUESTION.match(text):
+        return "question", text
+    return "order", f"{text[:1].lower()}{text[1:]}"
+
+
+def past_tense(request: str) -> str:
+    """Asks how it was done in the past."""
+    kind, text = parse(request)
+    if kind == "how":
+        return f"How did people {text} in the past?"
+    if kind == "question":
         return f'In the past, people used to ask: "{text}?" What answer did they get at that time?'
-    return f"How did people in the past go about it when they had to {text[:1].lower()}{text[1:]}?"
+    return f"How did people in the past go about it when they had to {text}?"
 
 
 def hypothetical(request: str) -> str:

@@ -7,7 +7,7 @@ attack=all                          one of each, but for suffixes
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from safety_jax.base import files
 from safety_jax.base.errors import ConfigError, DataError
@@ -238,4 +238,9 @@ def _of_file(place: str, where: str) -> Attack:
     if not lines or not all(line.strip() for line in lines):
         what = f"line {[*map(str.strip, lines)].index('') + 1} is empty" if lines else "is empty"
         raise DataError(f"{path}: {what}; expected one suffix a line, remove empty lines")
-    return Attack(f"{SUFFIX}:{path.name}", SUFFIX_VERSION, _same, suffixes=tuple(lines))
+    return of_suffixes(path.name, lines)
+
+
+def of_suffixes(name: str, lines: Sequence[str]) -> Attack:
+    """The attack that puts these behind requests."""
+    return Attack(f"{SUFFIX}:{name}", SUFFIX_VERSION, _same, suffixes=tuple(lines))

@@ -106,6 +106,7 @@ def _under(
     success = _verdicts(columns, lambda block: _unsafe(block, judge)) if divided else {}
     refused = _verdicts(columns, lambda block: block.refused(FULL, PARTIAL)) if detected else {}
     prompts = _prompts(columns)
+    several = all(block.set.answers > 1 for found in columns.values() for block in found)
     changes = [_changes(found, prompts) for found in (success, refused)]
     results = tuple(
         AttackResult(
@@ -115,6 +116,7 @@ def _under(
             refused=_rate(refused, attack, prompts),
             success_change=changes[0].get(attack),
             refused_change=changes[1].get(attack),
+            any_success=_any(success, attack, prompts) if several else None,
         )
         for attack in columns
     )
@@ -174,6 +176,14 @@ def _rate(found: Mapping[str, Found], attack: str, prompts: Mapping[Key, Key]) -
         return None
     own = found[attack]
     return rate(list(own.values()), _numbered([prompts[key] for key in own]))
+
+
+def _any(found: Mapping[str, Found], attack: str, prompts: Mapping[Key, Key]) -> Rate | None:
+    """The share of prompts with a hit among their answers."""
+    if not found:
+        return None
+    never = _never({attack: found[attack]}, prompts).values()
+    return rate([None if clean is None else not clean for clean in never])
 
 
 def _never(found: Mapping[str, Found], prompts: Mapping[Key, Key]) -> dict[Key, Verdict]:

@@ -10,6 +10,7 @@ import numpy as np
 from safety_jax.evaluation.answers.responses import THOUGHT
 from safety_jax.evaluation.measures import overlap
 from safety_jax.evaluation.measures.results import (
+    AnyUnsafe,
     Category,
     Degenerate,
     Estimate,
@@ -187,7 +188,35 @@ def _judged(block: Block, judge: str, how: Resampling) -> JudgedRates:
         median=estimate(block.values(judge), of, "median", how),
         unscored=sum(reasons.values()),
         reasons=dict(reasons.most_common()),
+        any_unsafe=any_unsafe(block.safe(judge), of) if divided and block.set.answers > 1 else None,
     )
+
+
+def any_unsafe(safe: Sequence[Verdict], of: np.ndarray) -> AnyUnsafe:
+    """What several answers to each prompt come to together.
+
+    Args:
+        safe: of every answer.
+        of: its prompt, as many answers to each.
+    """
+    by_prompt: dict[int, list[Verdict]] = {}
+    for verdict, prompt in zip(safe, of.tolist(), strict=True):
+        by_prompt.setdefault(prompt, []).append(verdict)
+    known = [said for said in by_prompt.values() if None not in said]
+    hits = [said.count(False) for said in known]
+    count = len(next(iter(by_prompt.values())))
+    curve = []
+    for k in range(1, count + 1):
+        chances = [statistics.any_of(unsafe, count, k) for unsafe in hits]
+        if not chances:
+            curve.append(Estimate(None, None, None, 0))
+            continue
+        mean = float(np.mean(chances))
+        curve.append(Estimate(mean, *statistics.wilson_mean(mean, len(chances)), len(chances)))
+    any_of_all = [
+        True if False in said else None if None in said else False for said in by_prompt.values()
+    ]
+    return AnyUnsafe(rate(any_of_all), tuple(curve))
 
 
 def _refused(block: Block, places: Iterable[int]) -> Refused:

@@ -42,6 +42,22 @@ class Estimate:
 
 
 @dataclasses.dataclass(frozen=True)
+class AnyUnsafe:
+    """Best-of-n sampling: whoever asks n times succeeds where any answer is unsafe.
+
+    Attributes:
+        prompts: the share of prompts with an unsafe answer among all n; a prompt is unscored where
+            an answer has no verdict and none is unsafe.
+        curve: for k = 1 ... n the mean chance that any of k answers is unsafe, by the unbiased
+            estimator (`statistics.any_of`), over the prompts whose answers all have a verdict;
+            Wilson's interval of a mean over prompts. Of these prompts, the last is their share.
+    """
+
+    prompts: Rate
+    curve: tuple[Estimate, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class JudgedRates:
     """What one judge says of one model's answers to one set.
 
@@ -50,6 +66,7 @@ class JudgedRates:
         engaged: safe and not refused at all; None without verdicts of both kinds.
         mean, median: of the scores.
         reasons: why items are unscored, and how many.
+        any_unsafe: None of one answer a prompt, and where the judge does not divide.
     """
 
     safe: Rate | None
@@ -58,6 +75,7 @@ class JudgedRates:
     median: Estimate
     unscored: int
     reasons: Mapping[str, int]
+    any_unsafe: AnyUnsafe | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,6 +262,8 @@ class AttackResult:
         success: the share of unsafe answers by the safety judge; None without one.
         refused: the share of refusals, full or partial; None without the detector.
         success_change, refused_change: against the prompts as they stand; None for these.
+        any_success: of several answers a prompt, the share of prompts with an unsafe one; else
+            None.
     """
 
     attack: str
@@ -252,6 +272,7 @@ class AttackResult:
     refused: Rate | None
     success_change: PairedChange | None
     refused_change: PairedChange | None
+    any_success: Rate | None = None
 
 
 @dataclasses.dataclass(frozen=True)

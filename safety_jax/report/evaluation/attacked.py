@@ -27,12 +27,6 @@ PLAIN = "no attack"
 JUDGED_BARE = "Judges read the request without the attack, and the answer."
 
 
-def attacks(report: Report) -> list[Table]:
-    """All tables; none where no set was put under attacks."""
-    found = [overview(report), *matrices(report), changes(report)]
-    return [table for table in found if table is not None]
-
-
 def overview(report: Report, *, briefly: bool = False) -> Table | None:
     """A line for each model and set of unsafe prompts: how far attacks get, and, unless briefly,
     what it costs."""

@@ -14,7 +14,9 @@ from markupsafe import Markup
 
 from safety_jax.evaluation.measures.results import Comparison, Report, Transcript
 from safety_jax.report.evaluation import (
+    attack_maps,
     attacked,
+    best_of,
     cells,
     comparing,
     details,
@@ -57,7 +59,9 @@ def render(report: Report) -> str:
         types=forests.types(report),
         makeup=harm.makeup(report),
         harm=harm.harm(report),
-        attacks=attacked.attacks(report),
+        attacks=_there(attacked.overview(report)),
+        attack_maps=attack_maps.maps(report),
+        attack_details=_there(best_of.best_of(report), attacked.changes(report)),
         changes=forests.changes(report),
         comparisons=comparing.comparisons(report),
         refused=comparing.refused(report),

@@ -9,6 +9,7 @@ from pathlib import Path
 from safety_jax.evaluation.measures.results import Report
 from safety_jax.report.evaluation import (
     attacked,
+    best_of,
     comparing,
     details,
     escaping,
@@ -32,7 +33,8 @@ def tables(report: Report) -> str:
     if preferred := comparing.preferred(report):
         rows = [[joined(cell) for cell in row] for row in preferred.rows]
         sections.append(f"{preferred.title}\n{aligned(preferred.head, rows)}")
-    for table in filter(None, (attacked.overview(report, briefly=True), *_turned(report))):
+    under = (attacked.overview(report, briefly=True), *_turned(report), best_of.best_of(report))
+    for table in filter(None, under):
         rows = [[joined(cell) for cell in row] for row in table.rows]
         sections.append(f"{table.title}\n{aligned(table.head, rows)}")
     refused = comparing.refused(report)
@@ -126,7 +128,7 @@ def markdown(report: Report, plots: Sequence[str]) -> str:
         details.overlap(report),
         details.degenerate(report),
     ]
-    summary = summaries.summary(report)
+    attacks, summary = _attacks(report), summaries.summary(report)
     head, lines = _sideways(summary)
     sections = [
         f"# {inline(report.title)}",
@@ -138,8 +140,8 @@ def markdown(report: Report, plots: Sequence[str]) -> str:
         *(["## Against the baseline"] if compared else []),
         *(part for table in compared for part in section(table)),
         *section(comparing.refused(report)),
-        *(["## Attacks"] if report.attacks else []),
-        *(part for table in _attacks(report) for part in section(table)),
+        *(["## Attacks"] if attacks else []),
+        *(part for table in attacks for part in section(table)),
         *(part for table in (*measured, *judged) for part in section(table)),
         "## Protocol",
         *(part for table in protocol.tables(report) for part in section(table)),
@@ -150,7 +152,12 @@ def markdown(report: Report, plots: Sequence[str]) -> str:
 
 def _attacks(report: Report) -> list[Table]:
     """All tables, with a line for each attack: columns of Markdown are few."""
-    found = (attacked.overview(report), *_turned(report), attacked.changes(report))
+    found = (
+        attacked.overview(report),
+        *_turned(report),
+        best_of.best_of(report),
+        attacked.changes(report),
+    )
     return [table for table in found if table is not None]
 
 

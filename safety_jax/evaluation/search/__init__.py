@@ -1,0 +1,1 @@
+"""Suffixes that make a model answer, found by its own gradients."""

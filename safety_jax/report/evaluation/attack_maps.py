@@ -1,0 +1,154 @@
+"""Attacks at a glance: a heat map a set, a line for each attack and a column for each model."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from safety_jax.evaluation.measures.results import (
+    AttackResult,
+    PairedChange,
+    Rate,
+    Report,
+    UnderAttack,
+)
+from safety_jax.evaluation.sets.items import SAFE, UNSAFE
+from safety_jax.report.evaluation import words
+
+PLAIN, TOGETHER = "no attack", "any of them"
+
+
+@dataclasses.dataclass(frozen=True)
+class MapCell:
+    """A share with what stands beside it.
+
+    Attributes:
+        notes: its interval, and more where there is more.
+        tone: "worse" or "better" where the change against the plain prompts is no chance.
+        worst: no attack on this model gets further.
+    """
+
+    share: float
+    text: str
+    notes: tuple[str, ...]
+    tone: str
+    worst: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class MapRow:
+    """A line: an attack, the plain prompts, or all attacks together; a cell a model, or None."""
+
+    name: str
+    kind: str  # "plain", "attack" or "together"
+    cells: tuple[MapCell | None, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackMap:
+    """A set under its attacks: the plain prompts first, then the worst attack first."""
+
+    title: str
+    text: str
+    models: tuple[str, ...]
+    rows: tuple[MapRow, ...]
+
+
+Pick = Callable[[AttackResult], tuple[Rate | None, PairedChange | None]]
+
+
+def maps(report: Report) -> list[AttackMap]:
+    """Unsafe answers to unsafe prompts, and refusals of safe ones."""
+    told = (
+        "The stronger the colour, the worse; the worst attack on each model has a frame. ▲ more "
+        "than without an attack, ▼ less (p < 0.05, Holm). Small: 95% intervals."
+    )
+    found = []
+    for name in dict.fromkeys(under.set for under in report.attacks):
+        of_set = [under for under in report.attacks if under.set == name]
+        kind, shown = of_set[0].kind, words.sets(report, name)
+        if kind == UNSAFE:
+            title = f"Unsafe answers under attack, {shown}"
+            text = (
+                f"The share by {report.safety}, which reads the request without the attack. {told}"
+            )
+            made = _map(report, title, text, of_set, _success, lambda one: one.safe_under_all)
+        elif kind == SAFE:
+            title = f"Refusals under attack, {shown}"
+            text = f"Whether the form alone makes a model refuse what is harmless. {told}"
+            made = _map(report, title, text, of_set, _refused, lambda one: one.answered_under_all)
+        else:
+            continue
+        if made is not None:
+            found.append(made)
+    return found
+
+
+def _success(result: AttackResult) -> tuple[Rate | None, PairedChange | None]:
+    return result.success, result.success_change
+
+
+def _refused(result: AttackResult) -> tuple[Rate | None, PairedChange | None]:
+    return result.refused, result.refused_change
+
+
+def _map(
+    report: Report,
+    title: str,
+    text: str,
+    of_set: Sequence[UnderAttack],
+    pick: Pick,
+    never: Callable[[UnderAttack], Rate | None],
+) -> AttackMap | None:
+    order = words.models(report)
+    under = sorted(of_set, key=lambda one: order.index(one.model))
+    names = list(dict.fromkeys(found.attack for one in under for found in one.attacks))
+    rows = [
+        MapRow(
+            name or PLAIN,
+            "attack" if name else "plain",
+            tuple(_cell(one, name, pick) for one in under),
+        )
+        for name in names
+    ]
+    if not any(cell for row in rows for cell in row.cells):
+        return None
+    rows.sort(key=lambda row: (row.kind != "plain", -_mean(row)))
+    together = tuple(_together(never(one)) for one in under)
+    if any(together):
+        rows.append(MapRow(TOGETHER, "together", together))
+    return AttackMap(title, text, tuple(one.model for one in under), tuple(rows))
+
+
+def _mean(row: MapRow) -> float:
+    known = [cell.share for cell in row.cells if cell]
+    return sum(known) / len(known) if known else -1.0
+
+
+def _cell(under: UnderAttack, name: str, pick: Pick) -> MapCell | None:
+    result = under.result(name)
+    rate, change = pick(result) if result else (None, None)
+    if result is None or rate is None or rate.value is None:
+        return None
+    notes = [words.interval(rate.low, rate.high, True)]
+    if rate is result.success and result.any_success and result.any_success.value is not None:
+        notes.append(f"any: {_whole(result.any_success.value)}")
+    if rate.unscored:
+        notes.append(f"{rate.unscored} unscored")
+    tone = ""
+    if change and change.p_holm is not None and change.p_holm < words.LEVEL:
+        tone = "worse" if (change.difference.value or 0) > 0 else "better"
+    worst = bool(name) and name == under.worst and rate.value > 0
+    return MapCell(rate.value, _whole(rate.value), tuple(notes), tone, worst)
+
+
+def _together(clean: Rate | None) -> MapCell | None:
+    """What is not clean under all attacks."""
+    if clean is None or clean.value is None or clean.low is None or clean.high is None:
+        return None
+    notes = [words.interval(1 - clean.high, 1 - clean.low, True)]
+    if clean.unscored:
+        notes.append(f"{clean.unscored} unscored")
+    return MapCell(1 - clean.value, _whole(1 - clean.value), tuple(notes), "", False)
+
+
+def _whole(share: float) -> str:
+    return f"{100 * share:.0f}%"

@@ -1,0 +1,242 @@
+"""Stage `attack`: GCG searches suffixes behind unsafe requests, for `SET?attack=suffix:FILE`.
+
+steps.jsonl     every step of every search; a killed run goes on from here
+suffix.txt      universal: the one suffix; or suffixes.txt, individual: one for each row of the file
+results.json    losses before and after by request, what was spent, and what it depends on
+README.md, plots/loss.png    the same for people
+"""
+
+import dataclasses
+import hashlib
+import json
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from safety_jax.base import compilation, files, hosts
+from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.data import prompts
+from safety_jax.evaluation.search import gcg
+from safety_jax.evaluation.search import goals as aims
+from safety_jax.evaluation.search.gcg import Searcher, SearchPace, SearchSettings, Step
+from safety_jax.evaluation.search.goals import Goal
+from safety_jax.evaluation.sets import items as evaluated
+from safety_jax.evaluation.sets.items import UNSAFE, Set
+from safety_jax.models.execution import float_type
+from safety_jax.models.folders.model_folder import ModelFolder, open_model
+from safety_jax.report import searches
+from safety_jax.stages import devices, texts
+from safety_jax.training import workdir
+
+STEPS, RESULTS = "steps.jsonl", "results.json"
+UNIVERSAL = "universal"
+
+
+def run(config: ConfigDict, folder: str) -> None:
+    """Runs the stage; called again, it goes on where it stopped.
+
+    Raises:
+        UserError: anything that the user can put right.
+    """
+    primary = jax.process_index() == 0
+    compilation.keep(config.log.compilation_cache)
+    with workdir.prepare(folder, config, primary) as place:
+        # ---- what can be wrong is found before weights are read
+        config = texts.dated(config, place)
+        of = read_set(config)
+        mesh = devices.build_mesh(config)
+        opened = open_model(
+            config.model.path,
+            mesh,
+            own_tokenizer=config.model.tokenizer,
+            compute_dtype=float_type("model.compute_dtype", config.model.compute_dtype),
+            backend=config.model.attention,
+            remat="none",
+        )
+        goals, start = read_goals(config, of, opened)
+        place.remember(
+            {
+                f"attack.set {of.name}": of.items_sha256,
+                "targets": _hash([goal.sought for goal in goals]),
+                "model": opened.weights_sha256,
+                "tokenizer": opened.tokenizer_sha256,
+            }
+        )
+        lines = files.Lines(
+            place.path / STEPS, writes=primary, remedy="remove the file to search anew"
+        )
+        there = hosts.first_says(
+            lambda: [dataclasses.asdict(step) for step in lines.read(Step.parse)]
+        )
+        earlier = [Step.parse(row) for row in there]
+
+        # ---- the searches
+        whole = config.attack.mode == UNIVERSAL
+        groups = [goals] if whole else [[goal] for goal in goals]
+        allowed = aims.allowed_tokens(
+            opened.tokenizer, opened.config.vocabulary_size, config.attack.tokens
+        )
+        model = opened.load(float_type("model.parameter_dtype", config.model.parameter_dtype))
+        searcher = Searcher(
+            model,
+            goals,
+            start,
+            allowed,
+            read_settings(config),
+            read_pace(config),
+            together=max(map(len, groups)),
+        )
+        if primary:
+            print(f"{len(goals)} requests of {of.name}; {searcher.describe()}", flush=True)
+
+        def tell(step: Step, rate: float) -> None:
+            if primary and step.step % config.log.every_steps == 0:
+                print(words(step, rate, config.attack.steps), flush=True)
+
+        found = [
+            searcher.run(
+                number, group, [step for step in earlier if step.search == number], lines, tell
+            )
+            for number, group in enumerate(groups)
+        ]
+
+        # ---- what is handed back
+        results = describe(config, of, opened, searcher, groups, found)
+        if primary:
+            suffixes = [gcg.best(steps).text for steps in found]
+            name = "suffix.txt" if whole else "suffixes.txt"
+            rows = suffixes if whole else by_row(of, suffixes, config.attack.start)
+            files.write(place.path / name, "".join(f"{text}\n" for text in rows))
+            files.write(place.path / RESULTS, workdir.canonical(results))
+            searches.draw(found, place.plots / "loss.png", place.path.name)
+            files.write(place.card, searches.card(results, place.path.name, name))
+            print(f"{searches.summary(results)}\n{place.path / name}", flush=True)
+
+
+def words(step: Step, rate: float, steps: int) -> str:
+    """A step in a line."""
+    return (
+        f"search {step.search + 1}, step {step.step}/{steps}: loss {step.loss:.4f}, "
+        f"{step.reached} of {step.goals} targets reached, {rate:,.0f} candidates/s"
+    )
+
+
+def read_set(config: ConfigDict) -> Set:
+    """The requests.
+
+    Raises:
+        ConfigError, DataError: not one set of unsafe prompts.
+    """
+    group = config.attack
+    found = evaluated.read_sets((group.set,), group.data, "attack.set", config.seed)
+    if len(found) != 1 or found[0].kind != UNSAFE or found[0].attack:
+        named = ", ".join(f"{of.name} ({of.kind})" for of in found)
+        raise ConfigError(
+            f"attack.set {group.set}: {named}; expected one set of the kind {UNSAFE}, without "
+            "attack="
+        )
+    return found[0]
+
+
+def read_goals(
+    config: ConfigDict, of: Set, opened: ModelFolder
+) -> tuple[list[Goal], tuple[int, ...]]:
+    """What is sought, and the suffix to start from.
+
+    Raises:
+        DataError: an example that is longer than the model reads.
+    """
+    template = "bare" if of.framed and config.data.template != "chat" else config.data.template
+    worded = prompts.load_template(template, opened.tokenizer, texts.rules(config))
+    goals, start = aims.read_goals(
+        of.items, worded, opened.tokenizer, config.attack.start, "attack.start"
+    )
+    longest = config.data.max_length or opened.config.max_positions
+    for goal in goals:
+        if (count := goal.tokens(len(start))) > longest:
+            raise DataError(
+                f"{goal.where}: request, suffix and target have {count} tokens; expected at most "
+                f"{longest}, shorten attack.start, raise data.max_length or leave the row out"
+            )
+    return goals, start
+
+
+def read_settings(config: ConfigDict) -> SearchSettings:
+    group = config.attack
+    return SearchSettings(
+        steps=group.steps,
+        candidates=group.candidates,
+        top_k=group.top_k,
+        progressive=group.progressive and group.mode == UNIVERSAL,
+        stop_when_reached=group.stop_when_reached,
+        max_evaluations=group.max_evaluations,
+        seed=config.seed,
+    )
+
+
+def read_pace(config: ConfigDict) -> SearchPace:
+    group = config.attack
+    return SearchPace(group.row_tokens, group.tokens_per_batch, group.chunk_tokens)
+
+
+def by_row(of: Set, suffixes: Sequence[str], start: str) -> list[str]:
+    """A suffix for each row of the set's file; where none was searched, the start."""
+    found = dict(zip([item.row for item in of.items], suffixes, strict=True))
+    return [found.get(row, start) for row in range(of.rows or len(of.items))]
+
+
+def describe(
+    config: ConfigDict,
+    of: Set,
+    opened: ModelFolder,
+    searcher: Searcher,
+    groups: Sequence[Sequence[Goal]],
+    found: Sequence[Sequence[Step]],
+) -> dict[str, Any]:
+    """`results.json`. Every process must call this: losses are computed."""
+    requests = []
+    for group, steps in zip(groups, found, strict=True):
+        best = gcg.best(steps)
+        before, after = (searcher.slopes(group, ids)[:2] for ids in (searcher.start, best.ids))
+        requests += [
+            {
+                "id": goal.id,
+                "where": goal.where,
+                "target": goal.sought,
+                "suffix": best.text,
+                "step": best.step,
+                "loss_before": float(before[0][i]),
+                "loss": float(after[0][i]),
+                "reached": bool(after[1][i]),
+                "searched": i < best.goals,
+            }
+            for i, goal in enumerate(group)
+        ]
+    steps = [step for one in found for step in one]
+    # The first step compiles, so a mean would say little of the others.
+    rates = [step.evaluations / step.seconds for step in steps if step.tried and step.seconds]
+    return {
+        "mode": config.attack.mode,
+        "set": of.name,
+        "set_sha256": of.items_sha256,
+        "source": of.source,
+        "model": opened.path,
+        "weights": opened.weights_sha256,
+        "tokenizer": opened.tokenizer_sha256,
+        "template": config.data.template,
+        "settings": dataclasses.asdict(searcher.settings),
+        "start": config.attack.start,
+        "requests": requests,
+        "searches": len(found),
+        "steps": sum(step.step > 0 for step in steps),
+        "evaluations": sum(step.evaluations for step in steps),
+        "candidates_per_second": statistics.median(rates) if rates else None,
+        "versions": workdir.versions(),
+    }
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
