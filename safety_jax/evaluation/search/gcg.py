@@ -252,7 +252,8 @@ class Searcher:
         spent = sum(step.evaluations for step in found)
         if last.step >= settings.steps or 0 < settings.max_evaluations <= spent:
             return None
-        return min(of, last.goals + 1) if last.done else last.goals
+        # As in algorithm 2, which looks at what a step has come to: not at the start.
+        return min(of, last.goals + 1) if last.done and last.step else last.goals
 
     def _take(self, search: int, goals: Sequence[Goal], count: int, last: Step) -> Step:
         """One step on the first requests: slopes, candidates, and the best of those that survive
