@@ -184,7 +184,8 @@ def allowed_tokens(
         and (which != ASCII or text.isascii())
         for text in texts
     ]
-    control = tokenizer.convert_tokens_to_ids(control_tokens(tokenizer).texts)
+    texts = control_tokens(tokenizer).texts
+    control = [tokenizer.convert_tokens_to_ids(text) for text in texts]
     barred = [i for i in [*control, *tokenizer.all_special_ids] if i is not None]
     allowed[[i for i in barred if i < vocabulary_size]] = False
     return allowed
