@@ -184,8 +184,9 @@ def allowed_tokens(
         and (which != ASCII or text.isascii())
         for text in texts
     ]
-    texts = control_tokens(tokenizer).texts
-    control = [tokenizer.convert_tokens_to_ids(text) for text in texts]
-    barred = [i for i in [*control, *tokenizer.all_special_ids] if i is not None]
-    allowed[[i for i in barred if i < vocabulary_size]] = False
+    known = tokenizer.get_vocab()
+    control = {known[text] for text in control_tokens(tokenizer).texts if text in known}
+    for barred in {*control, *tokenizer.all_special_ids}:
+        if barred < vocabulary_size:
+            allowed[barred] = False
     return allowed
