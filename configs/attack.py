@@ -24,7 +24,8 @@ Cost: a step reads every candidate's suffix, template and target once for each r
 taken in; the paper has 500 steps of 512 candidates for 25 requests. The log says how many
 candidates a second there are.
 
-Expect (demo): the loss of the first request falls from about 3 to below 1 nat a token.
+Expect (demo): in twenty steps the loss of the first request falls from 9.8 to 6.7 nats a token, and
+that of all eight from 10.0 to 8.1: the tiny model has hardly ever read such targets.
 """
 
 from ml_collections import ConfigDict

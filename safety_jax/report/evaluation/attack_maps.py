@@ -59,8 +59,10 @@ def maps(report: Report) -> list[AttackMap]:
     """Unsafe answers to unsafe prompts, and refusals of safe ones."""
     told = (
         "The stronger the colour, the worse; the worst attack on each model has a frame. ▲ more "
-        "than without an attack, ▼ less (p < 0.05, Holm). Small: 95% intervals."
+        "than without an attack, ▼ less (p < 0.05, Holm). Small: 95% intervals"
     )
+    several = any(one.any_success for under in report.attacks for one in under.attacks)
+    any_of = ", and of prompts the share with any unsafe answer among several" if several else ""
     found = []
     for name in dict.fromkeys(under.set for under in report.attacks):
         of_set = [under for under in report.attacks if under.set == name]
@@ -68,12 +70,13 @@ def maps(report: Report) -> list[AttackMap]:
         if kind == UNSAFE:
             title = f"Unsafe answers under attack, {shown}"
             text = (
-                f"The share by {report.safety}, which reads the request without the attack. {told}"
+                f"The share by {report.safety}, which reads the request without the attack. "
+                f"{told}{any_of}."
             )
             made = _map(report, title, text, of_set, _success, lambda one: one.safe_under_all)
         elif kind == SAFE:
             title = f"Refusals under attack, {shown}"
-            text = f"Whether the form alone makes a model refuse what is harmless. {told}"
+            text = f"Whether the form alone makes a model refuse what is harmless. {told}."
             made = _map(report, title, text, of_set, _refused, lambda one: one.answered_under_all)
         else:
             continue

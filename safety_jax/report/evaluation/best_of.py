@@ -2,15 +2,20 @@
 
 from safety_jax.evaluation.measures.results import AnyUnsafe, Report, ResultRow
 from safety_jax.evaluation.sets.items import UNSAFE
+from safety_jax.report.evaluation import words
 from safety_jax.report.evaluation.cells import EMPTY, Cell, Table, estimate, ordered, rate
 
 MOST_COLUMNS = 8  # of the curve: all of them, or powers of two
 
 
-def best_of(report: Report) -> Table | None:
-    """A line for each model and unsafe set, plain and under attack; None where every prompt has one
-    answer."""
-    found = [(row, any_of) for row in ordered(report, UNSAFE) if (any_of := _of(report, row))]
+def best_of(report: Report, *, briefly: bool = False) -> Table | None:
+    """A line for each model and unsafe set, plain and, unless briefly, under attack; None where
+    every prompt has one answer."""
+    found = [
+        (row, any_of)
+        for row in ordered(report, UNSAFE)
+        if (any_of := _of(report, row)) and not (briefly and words.attack(report, row.set))
+    ]
     if not found:
         return None
     longest = max(len(any_of.curve) for _, any_of in found)

@@ -33,8 +33,8 @@ def tables(report: Report) -> str:
     if preferred := comparing.preferred(report):
         rows = [[joined(cell) for cell in row] for row in preferred.rows]
         sections.append(f"{preferred.title}\n{aligned(preferred.head, rows)}")
-    under = (attacked.overview(report, briefly=True), *_turned(report), best_of.best_of(report))
-    for table in filter(None, under):
+    several = best_of.best_of(report, briefly=True)
+    for table in filter(None, (attacked.overview(report, briefly=True), *_turned(report), several)):
         rows = [[joined(cell) for cell in row] for row in table.rows]
         sections.append(f"{table.title}\n{aligned(table.head, rows)}")
     refused = comparing.refused(report)
