@@ -29,7 +29,7 @@ SECONDS = {
     "test_attention": 20,
     "test_collectives": 20,
     "test_score": 20,
-    "test_gcg": 25,
+    "test_gcg": 30,
     "test_guard": 20,
     "test_guards": 15,
     "test_lora": 15,

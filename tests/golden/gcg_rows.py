@@ -5,10 +5,10 @@ import numpy as np
 from tests.golden import cases, rows
 
 FILE = cases.FOLDER / "gcg.npz"
-# A head of its own with adapters on every projection; a tied head; a tied one with multipliers of
-# embeddings, residuals, attention and logits.
+# A head of its own with adapters on every projection; a tied one with multipliers of embeddings,
+# residuals, attention and logits.
 ADAPTED = "llama_grouped"
-CASES = (ADAPTED, "llama_tied", "granite")
+CASES = (ADAPTED, "granite")
 TARGETS = rows.TARGETS["all_linear"]
 START = (5, 6, 7, 8)
 CANDIDATES = 7

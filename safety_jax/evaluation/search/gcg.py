@@ -148,10 +148,10 @@ class Searcher:
         most = -(-settings.candidates // parts) if attention.takes_many(self.mesh) else 2
         self.rows = layout.plan(goals, **shape, longest_shared=limit, most_tails=most)
         self.single = layout.plan(goals, **shape, longest_shared=limit, most_tails=1)
-        # Rows of a batch of candidates: no more than a step fills.
+        # Rows of a batch of candidates: as few as fill the batches of a step alike.
         fitting = max(1, pace.tokens_per_batch // self.rows.tokens // parts)
         needed = -(-settings.candidates // (self.rows.tails * parts))
-        self.batch_rows = parts * min(fitting, needed)
+        self.batch_rows = parts * -(-needed // -(-needed // fitting))
         self.group = parts * min(GRADIENT_ROWS, -(-together // parts))
 
     def describe(self) -> str:
