@@ -18,7 +18,7 @@ from samples import random_adapters, with_window
 from safety_jax.base import trees
 from safety_jax.base.errors import CheckpointError, ConfigError
 from safety_jax.models import llama
-from safety_jax.models.folders import hf, hub, streaming
+from safety_jax.models.folders import hf, hub, safetensors, streaming
 from tests.golden import cases
 
 GIGABYTES = 5_000_000_000
@@ -130,6 +130,66 @@ def split_by_hand(tensors, config):
         for name, part in zip(("q_proj", "k_proj", "v_proj"), parts, strict=True):
             found[f"{prefix}self_attn.{name}.weight"] = part
     return found
+
+
+def as_internlm2(tensors, groups):
+    """The weights of a LLaMA in InternLM2's names and order, as its own code takes them apart:
+    `rearrange("(h gs d) -> h gs d", gs=2 + queries per key)`, the last two of gs key and value."""
+    renamed = {
+        "model.embed_tokens": "model.tok_embeddings", "lm_head": "output",
+        "self_attn.o_proj": "attention.wo", "mlp.gate_proj": "feed_forward.w1",
+        "mlp.up_proj": "feed_forward.w3", "mlp.down_proj": "feed_forward.w2",
+        "input_layernorm": "attention_norm", "post_attention_layernorm": "ffn_norm",
+    }  # fmt: skip
+    found = {}
+    for name, tensor in tensors.items():
+        if "q_proj" in name:
+            parts = [tensors[name.replace("q_proj", f"{part}_proj")] for part in "qkv"]
+            apart = [part.reshape(groups, -1, *part.shape[1:]) for part in parts]
+            whole = np.concatenate(apart, axis=1).reshape(-1, *tensor.shape[1:])
+            found[name.replace("self_attn.q_proj", "attention.wqkv")] = whole
+        elif "k_proj" not in name and "v_proj" not in name:
+            for ours, theirs in renamed.items():
+                name = name.replace(ours, theirs)
+            found[name] = tensor
+    return found
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_internlm2_is_a_llama_under_other_names(bias, tmp_path, one_device, monkeypatch):
+    """The same weights, whatever pieces they are read in; exported, they are a LLaMA's folder."""
+    known = write_folder(tmp_path / "llama", "llama_grouped", attention_bias=bias)
+    tensors, attributes = stored(known), json.loads((known / "config.json").read_text())
+    groups = attributes["num_key_value_heads"]
+    random = np.random.default_rng(0)
+    if bias:
+        for name, tensor in list(tensors.items()):
+            if "self_attn" in name:
+                values = random.normal(size=len(tensor)).astype(np.float32)
+                tensors[name.replace("weight", "bias")] = values
+        save_file(tensors, known / hub.WEIGHTS, metadata={"format": "pt"})
+    own = {"model_type": "internlm2", "architectures": ["InternLM2ForCausalLM"], "bias": bias}
+    code = {"AutoModel": "modeling_internlm2.InternLM2ForCausalLM"}
+    del attributes["attention_bias"]
+    folder = tmp_path / "internlm2"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(attributes | own | {"auto_map": code}))
+    save_file(as_internlm2(tensors, groups), folder / hub.WEIGHTS, metadata={"format": "pt"})
+    monkeypatch.setattr(safetensors, "CHUNK_BYTES", 700)  # pieces end within heads
+
+    config = hf.read_config(folder)
+    assert config == hf.read_config(known)
+    found, expected = load(folder, one_device), load(known, one_device)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    hf.export(tmp_path / "export", found, config, folder, np.float32, GIGABYTES)
+    assert_same_bytes(stored(tmp_path / "export"), tensors)
+    written = json.loads((tmp_path / "export" / "config.json").read_text())
+    assert written["architectures"] == ["LlamaForCausalLM"] and "auto_map" not in written
+
+    (folder / "config.json").write_text(
+        json.dumps(attributes | own | {"auto_map": {"AutoModel": "modeling_other.Net"}})
+    )
+    assert "auto_map" in refusal(folder, one_device)
 
 
 @pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])

@@ -167,6 +167,46 @@ PUBLISHED = {
         ' "tie_word_embeddings": true, "vocab_size": 128256}',
         1_235_814_400,
     ),
+    "Yi-6B": (
+        '{"architectures": ["LlamaForCausalLM"], "hidden_act": "silu", "hidden_size": 4096,'
+        ' "initializer_range": 0.02, "intermediate_size": 11008, "max_position_embeddings": 4096,'
+        ' "model_type": "llama", "num_attention_heads": 32, "num_hidden_layers": 32,'
+        ' "num_key_value_heads": 4, "pretraining_tp": 1, "rms_norm_eps": 1e-05,'
+        ' "rope_theta": 5000000.0, "tie_word_embeddings": false, "vocab_size": 64000}',
+        6_061_035_520,
+    ),
+    "Falcon3-7B": (
+        '{"architectures": ["LlamaForCausalLM"], "attention_bias": false, "head_dim": 256,'
+        ' "hidden_act": "silu", "hidden_size": 3072, "initializer_range": 0.02,'
+        ' "intermediate_size": 23040, "max_position_embeddings": 32768, "mlp_bias": false,'
+        ' "model_type": "llama", "num_attention_heads": 12, "num_hidden_layers": 28,'
+        ' "num_key_value_heads": 4, "pretraining_tp": 1, "rms_norm_eps": 1e-06,'
+        ' "rope_scaling": null, "rope_theta": 1000042, "tie_word_embeddings": false,'
+        ' "vocab_size": 131072}',
+        7_455_550_464,
+    ),
+    "DeepSeek-R1-Distill-Llama-8B": (
+        '{"architectures": ["LlamaForCausalLM"], "attention_bias": false, "hidden_act": "silu",'
+        ' "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 14336,'
+        ' "max_position_embeddings": 131072, "mlp_bias": false, "model_type": "llama",'
+        ' "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8,'
+        ' "rms_norm_eps": 1e-05, "rope_scaling": {"factor": 8.0, "high_freq_factor": 4.0,'
+        ' "low_freq_factor": 1.0, "original_max_position_embeddings": 8192,'
+        ' "rope_type": "llama3"}, "rope_theta": 500000.0, "tie_word_embeddings": false,'
+        ' "vocab_size": 128256}',
+        8_030_261_248,
+    ),
+    "internlm2-7b": (
+        '{"architectures": ["InternLM2ForCausalLM"], "attn_implementation": "eager", "auto_map":'
+        ' {"AutoConfig": "configuration_internlm2.InternLM2Config", "AutoModelForCausalLM":'
+        ' "modeling_internlm2.InternLM2ForCausalLM"}, "bias": false, "hidden_act": "silu",'
+        ' "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 14336,'
+        ' "max_position_embeddings": 32768, "model_type": "internlm2", "num_attention_heads": 32,'
+        ' "num_hidden_layers": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-05,'
+        ' "rope_scaling": {"type": "dynamic", "factor": 2.0}, "rope_theta": 1000000,'
+        ' "tie_word_embeddings": false, "vocab_size": 92544}',
+        7_737_708_544,
+    ),
     "Mistral-7B-v0.1": (
         '{"architectures": ["MistralForCausalLM"], "hidden_act": "silu", "hidden_size": 4096,'
         ' "intermediate_size": 14336, "max_position_embeddings": 32768, "model_type": "mistral",'

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from safety_jax.base import trees
 from safety_jax.models import llama, lora
-from safety_jax.models.folders import hf_config, hub, weight_export, weight_table
+from safety_jax.models.folders import hf_config, hub, internlm2, weight_export, weight_table
 from safety_jax.models.folders.hf_config import read_config
 from safety_jax.models.folders.hub import fingerprint, resolve
 
@@ -91,11 +91,20 @@ def layout(config: llama.LlamaConfig) -> weight_table.WeightTable:
         weight_table.FusedRows(_in_layer(theirs), tuple(map(_in_layer, parts)))
         for theirs, parts in FUSED[config.files]
     ]
+    whole, parts = internlm2.WQKV
+    grouped = [
+        weight_table.GroupedRows(
+            _in_layer(whole, what), tuple(_in_layer(part, what) for part in parts), config.kv_heads
+        )
+        for what in ("weight", "bias")
+        if what == "weight" or config.query_key_value_bias
+    ]
     return weight_table.WeightTable(
         rows=(*rows[:1], *norms, *rows[1:]),
         fused=tuple(fused),
+        grouped=tuple(grouped) if config.files == "llama" else (),
         derived=rf"{DERIVED}|{EYES}",
-        renamed=RENAMED,
+        renamed=(*RENAMED, *internlm2.RENAMED),
         prefix="model.",
     )
 
@@ -106,8 +115,8 @@ def _renamed(theirs: str, called: Mapping[str, str]) -> str:
     return theirs
 
 
-def _in_layer(name: str) -> str:
-    return f"model.layers.{{layer}}.{name}.weight"
+def _in_layer(name: str, what: str = "weight") -> str:
+    return f"model.layers.{{layer}}.{name}.{what}"
 
 
 def hf_names(config: llama.LlamaConfig) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models import llama
-from safety_jax.models.folders import hub, layer_kinds
+from safety_jax.models.folders import hub, internlm2, layer_kinds
 from safety_jax.models.folders.attributes import Attributes, refuse_unknown, tell_once
 from safety_jax.models.folders.families import (
     FAMILIES,
@@ -55,6 +55,7 @@ def parse(given: Mapping[str, Any], where: str) -> llama.LlamaConfig:
     Raises:
         CheckpointError: as `read_config`.
     """
+    given = internlm2.as_llama(given)
     nested = text_part(given) is not given
     given = text_part(given)
     family = _family(given, where)
@@ -207,7 +208,7 @@ def _family(given: Mapping[str, Any], where: str) -> Family:
     if family is None:
         raise CheckpointError(
             f"{where}: model_type {f'{kind!r}'[:60]} is not supported; expected one of "
-            f"{', '.join([*FAMILIES, *NESTED])}"
+            f"{', '.join([*FAMILIES, *NESTED, internlm2.MODEL_TYPE])}"
         )
     named = given.get("architectures") or [family.architecture]
     trunk = family.architecture.removesuffix("ForCausalLM") + "Model"
@@ -243,7 +244,10 @@ def to_hf_config(
     Raises:
         CheckpointError: no supported family has this combination of switches.
     """
-    carried = _fresh(config) | dict(token_ids) if source is None else dict(text_part(source))
+    if source is None:
+        carried = _fresh(config) | dict(token_ids)
+    else:
+        carried = dict(text_part(internlm2.as_llama(source)))
     family = FAMILIES[carried["model_type"]]
     carried |= {} if "architectures" in carried else {"architectures": [family.architecture]}
     spelled = ROPE_ATTRIBUTES | {LOCAL_THETA}

@@ -88,6 +88,12 @@ class Tensor:
         shape = (stop - start, *self.shape[1:])
         return dataclasses.replace(self, shape=shape, offset=self.offset + start * each)
 
+    def every(self, start: int, stop: int, groups: int) -> "Tensor":
+        """These rows of each of so many equal groups."""
+        shape = ((stop - start) * groups, *self.shape[1:])
+        each = (start, stop, self.shape[0] // groups)
+        return GroupedTensor(self.file, self.name, self.code, shape, self.offset, *each)
+
     def check(self, shape: tuple[int, ...]) -> None:
         """Raises a CheckpointError unless the tensor can be read as floats of this shape."""
         if self.code not in DTYPES:
@@ -100,6 +106,23 @@ class Tensor:
                 f"{self.file}: tensor {self.name} has shape {list(self.shape)}, but config.json "
                 f"asks for {list(shape)}; weights and config.json do not belong together"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupedTensor(Tensor):
+    """Rows `start:stop` of every group of `period` rows."""
+
+    start: int
+    stop: int
+    period: int
+
+    def fill(self, start: int, rows: np.ndarray) -> None:
+        done, held = 0, self.stop - self.start
+        while done < len(rows):
+            group, within = divmod(start + done, held)
+            count = min(held - within, len(rows) - done)
+            Tensor.fill(self, group * self.period + self.start + within, rows[done : done + count])
+            done += count
 
 
 class Piece(NamedTuple):

@@ -108,7 +108,7 @@ def _sources(
         )
         for ours, layer, name in sorted(entries, key=position)
     }
-    return _joined(sources, weight_table.fused(layout, declared))
+    return _joined(sources, weight_table.fused(layout.fused, layout, declared))
 
 
 def _joined(

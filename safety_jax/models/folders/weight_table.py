@@ -59,12 +59,22 @@ class FusedRows(NamedTuple):
     parts: tuple[str, ...]
 
 
+class GroupedRows(NamedTuple):
+    """As `FusedRows`, but a file may hold the rows group by group: some of each part, then the next
+    ones of each. It is only read: files are written with the parts by themselves."""
+
+    theirs: str
+    parts: tuple[str, ...]
+    groups: int
+
+
 @dataclasses.dataclass(frozen=True)
 class WeightTable:
     """The rows of an architecture, and what else its files may hold.
 
     Attributes:
         fused: weights of files that hold the rows of several.
+        grouped: likewise, of files that are read beside those that are written.
         derived: pattern of names that follow from config.json and are ignored.
         renamed: (pattern, replacement) pairs for the names of old releases.
         copies: names that a file may repeat, of what, if the two hold the same bytes; with what
@@ -75,6 +85,7 @@ class WeightTable:
 
     rows: tuple[WeightRow, ...]
     fused: tuple[FusedRows, ...] = ()
+    grouped: tuple[GroupedRows, ...] = ()
     derived: str = NOTHING
     renamed: tuple[tuple[str, str], ...] = ()
     copies: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
@@ -200,7 +211,9 @@ def rename(
 
 
 def fused(
-    layout: WeightTable, declared: Mapping[str, meshes.Parameter]
+    rows: Iterable[FusedRows | GroupedRows],
+    layout: WeightTable,
+    declared: Mapping[str, meshes.Parameter],
 ) -> dict[str, dict[str, int]]:
     """Rows of each part, by its name, of each weight that files hold fused."""
     found: dict[str, dict[str, int]] = {}
@@ -208,7 +221,7 @@ def fused(
     for ours, place in places(layout, declared).items():
         heights |= dict.fromkeys(place.names, place.shape(declared[ours].shape)[0])
     layers = max((len(place.names) for place in places(layout, declared).values()), default=0)
-    for row in layout.fused:
+    for row in rows:
         for layer in range(layers):
             parts = [part.format(layer=layer) for part in row.parts]
             found[row.theirs.format(layer=layer)] = {part: heights[part] for part in parts}
@@ -226,7 +239,7 @@ def split(
     parts that the file holds by themselves.
     """
     found = dict(tensors)
-    for name, parts in fused(layout, declared).items():
+    for name, parts in fused(layout.fused, layout, declared).items():
         for part in parts.keys() & tensors.keys():
             found[f"{part} (expected within {name})"] = found.pop(part)
         whole = tensors.get(name)
@@ -237,6 +250,23 @@ def split(
         for part, height in parts.items():
             found[part] = whole.rows(start, start + height)
             start += height
+    for row in layout.grouped:
+        for name, parts in fused((row,), layout, declared).items():
+            whole = tensors.get(name)
+            if whole is not None and whole.shape and whole.shape[0] == sum(parts.values()):
+                found |= _ungrouped(found.pop(name), parts, row.groups)
+    return found
+
+
+def _ungrouped(
+    whole: safetensors.Tensor, parts: Mapping[str, int], groups: int
+) -> dict[str, safetensors.Tensor]:
+    """The parts of a tensor that holds them group by group."""
+    found, first = {}, 0
+    for part, height in parts.items():
+        each = height // groups
+        found[part] = whole.every(first, first + each, groups)
+        first += each
     return found
 
 

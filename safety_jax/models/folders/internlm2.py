@@ -1,0 +1,47 @@
+"""InternLM2 (arXiv 2403.17297) is LLaMA under other names, and is read as such.
+
+`transformers` has no class for it: files bring code of their own, which nothing here runs. What
+that code computes is what `LlamaForCausalLM` does with these weights. Queries, keys and values are
+one weight, group by group: the query heads that share a key head, that key head, its value head.
+An export is in LLaMA's names, so that everybody can read it without that code.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+MODEL_TYPE = "internlm2"
+ARCHITECTURE = "InternLM2ForCausalLM"
+_CODE = r"(configuration|modeling)_internlm2\.InternLM2\w+"
+# What its configuration class says where a file says nothing, and `LlamaConfig` says otherwise.
+DEFAULTS = {"vocab_size": 103168, "bias": True}
+
+# Names in files to those of LLaMA; queries, keys and values are taken apart afterwards.
+RENAMED = (
+    (r"^model\.tok_embeddings\.", "model.embed_tokens."),
+    (r"^output\.(?=weight$)", "lm_head."),
+    (r"(?<=\d\.)attention\.wo\.", "self_attn.o_proj."),
+    (r"(?<=\d\.)attention\.wqkv\.", "self_attn.wqkv."),
+    (r"(?<=\d\.)feed_forward\.w1\.", "mlp.gate_proj."),
+    (r"(?<=\d\.)feed_forward\.w3\.", "mlp.up_proj."),
+    (r"(?<=\d\.)feed_forward\.w2\.", "mlp.down_proj."),
+    (r"(?<=\d\.)attention_norm\.", "input_layernorm."),
+    (r"(?<=\d\.)ffn_norm\.", "post_attention_layernorm."),
+)
+WQKV = ("self_attn.wqkv", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"))
+
+
+def as_llama(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The attributes of a config.json in LLaMA's words; those of another model as they are."""
+    if given.get("model_type") != MODEL_TYPE:
+        return given
+    found = {**DEFAULTS, **given, "model_type": "llama"}
+    found["attention_bias"] = found.pop("bias")
+    if found.get("architectures") in ([ARCHITECTURE], None):
+        found.pop("architectures", None)
+    code = found.get("auto_map")
+    if isinstance(code, dict) and all(
+        isinstance(name, str) and re.fullmatch(_CODE, name) for name in code.values()
+    ):
+        del found["auto_map"]
+    return found
