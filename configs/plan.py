@@ -14,7 +14,7 @@ Arguments, behind the colon and joined by commas:
 
 Cost: each program is compiled by libtpu (`pip install -e '.[plan]'`) on this machine's processor,
 three to ten minutes of one core; `plan.search` takes up to four. GPUs cost nothing: their part is
-by formula.
+by formula, as everything is with --config.plan.compile=False.
 
 Expect: Llama 2 7B by DPO with LoRA, packed rows of 2,048 tokens, fits v5e:4x4.
 """
@@ -38,6 +38,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     plan.mesh = "auto"
     plan.example_tokens = 0  # mean length of an example; 0: data.max_length
     plan.search = True  # for the most rows that fit
+    plan.compile = True  # for TPUs; False: by formula, as for GPUs, in seconds and without libtpu
     plan.price = ()  # of a chip for an hour: "v5e=1.20"
 
     config.model = model = ConfigDict()

@@ -1,6 +1,7 @@
 """Decoding: equal to `generate` of transformers, and the same whatever runs beside it."""
 
 import dataclasses
+import functools
 import math
 import os
 from pathlib import Path
@@ -12,12 +13,20 @@ import pytest
 import tiny_tokenizers
 from samples import execute_on, model_of, moved, random_adapters, whole_logits, with_window
 
-from safety_jax.base import compilation, trees
+from safety_jax.base import compilation, meshes, trees
 from safety_jax.base.errors import ConfigError, DataError, NotFiniteError
 from safety_jax.models import llama, lora, rotary
-from safety_jax.models.decoding import caches, generation, reading, session
+from safety_jax.models.decoding import (
+    attending,
+    caches,
+    generation,
+    layout,
+    programs,
+    reading,
+    session,
+)
 from safety_jax.models.model import Model
-from safety_jax.planning import abstract
+from safety_jax.planning import abstract, collectives
 from safety_jax.planning import decoding as planned
 from tests.golden import cases
 
@@ -160,9 +169,27 @@ def test_the_same_alone_and_whatever_the_number_of_candidates(small_model, refer
     assert all(ids_of(found)[i] == row[:2] for i, row in ids_of(reference).items())
 
 
-def test_eight_devices_write_the_same(small_model, eight_devices, reference):
-    made = setup(lanes=12, prefill_tokens=8)
-    assert ids_of(generate(moved(small_model, eight_devices), made)) == ids_of(reference)
+@pytest.fixture(scope="module")
+def eight_parts():
+    """Every kernel in eight parts, four of them of `fsdp`: half a query head, a quarter of a key
+    head."""
+    return meshes.build(1, 4, 2)
+
+
+def test_eight_devices_write_the_same(small_model, eight_parts, reference):
+    """Weights are lent, and come home."""
+    model = moved(small_model, eight_parts)
+    homes = jax.tree.map(lambda leaf: leaf.sharding, model.weights)
+    with layout.lent(model) as speaker:
+        kernel = speaker.weights["layers"]["key"]["kernel"]
+        assert kernel.addressable_shards[0].data.shape == (2, 2, 32)
+        found = generate(speaker, setup(lanes=12, prefill_tokens=8))
+    assert ids_of(found) == ids_of(reference)
+    assert jax.tree.map(lambda leaf: leaf.sharding, model.weights) == homes
+    for ours, known in zip(
+        jax.tree.leaves(model.weights), jax.tree.leaves(small_model.weights), strict=True
+    ):
+        np.testing.assert_array_equal(ours, known)
 
 
 def test_eight_devices_search_the_same(small_model, eight_devices):
@@ -170,6 +197,38 @@ def test_eight_devices_search_the_same(small_model, eight_devices):
     alone = generate(small_model, setup(settings, lanes=16))
     made = setup(settings, lanes=16, prefill_tokens=8)
     assert ids_of(generate(moved(small_model, eight_devices), made)) == ids_of(alone)
+
+
+def test_a_step_gathers_no_weights(small_model, eight_parts):
+    """Of four lanes, every activation is smaller than what two devices hold of any kernel; and two
+    sums a layer join the products, one behind attention and one behind the MLP."""
+    adapted = dataclasses.replace(
+        moved(small_model, eight_parts), adapters=random_adapters(small_model.config, eight_parts)
+    )
+    speaker, made = layout.copied(adapted), setup(lanes=4)
+    sizes = session.cache_sizes(made, speaker.mesh, lanes=4, slots=4, prefix=0, longest=32)
+    whole = functools.partial(abstract.replicated, speaker.mesh)
+    lanes = programs.Lanes(whole(4), whole(4), whole(4, dtype=jnp.bool_))
+    seats = attending.Seats(whole(4), whole(4), whole(4, 3), whole(4), whole())
+    step = jax.jit(programs.next_logits, donate_argnums=1).lower(
+        speaker, planned.cache(speaker, made, sizes), seats, lanes, whole()
+    )
+    found = collectives.read(step.compile().as_text(), 8)
+    smallest = min(leaf.nbytes for leaf in jax.tree.leaves(speaker.weights) if leaf.size > 200)
+    gathered = max(one.size for one in found if one.kind == "all-gather")
+    assert gathered <= smallest // small_model.config.layers // 4
+    stream = [one for one in found if one.kind == "all-reduce" and one.numbers >= 4 * 32]
+    assert sum(bool(one.loops) for one in stream) == 2
+
+
+def test_copies_for_decoding_are_of_the_type_that_is_computed_in(small_model, eight_devices):
+    model = moved(small_model, eight_devices)
+    run = dataclasses.replace(model.execution, compute_dtype=jnp.dtype(jnp.bfloat16))
+    speaker = layout.copied(dataclasses.replace(model, execution=run))
+    types = {name: leaf.dtype for name, leaf in trees.flatten(speaker.weights).items()}
+    for name, dtype in types.items():
+        assert dtype == (jnp.float32 if "norm" in name else jnp.bfloat16), name
+    assert layout.copied(speaker) is speaker
 
 
 def test_a_second_call_compiles_nothing(small_model, reference):

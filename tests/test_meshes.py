@@ -1,5 +1,7 @@
 """The table of axes: what it gives, and what it refuses."""
 
+import functools
+
 import jax
 import pytest
 from jax.sharding import AxisType, PartitionSpec
@@ -27,6 +29,22 @@ def test_specs_follow_the_table():
         meshes.spec(("colour",))
     with pytest.raises(ValueError, match="use a mesh axis twice"):
         meshes.spec(("vocab", "heads"))
+
+
+def test_a_decoding_mesh_divides_products_by_all_that_holds_the_model():
+    """By as many axes as divide: 6 by `tensor` alone, 7 by none."""
+    training = meshes.build(1, 4, 2)
+    mesh = meshes.decoding(training)
+    kernel = functools.partial(meshes.sharding, mesh, ("layers", "heads", "embed"))
+    parts = ("tensor", "attention")
+    assert kernel((2, 16, 8)).spec == PartitionSpec(None, parts, None)
+    assert kernel((2, 6, 8)).spec == PartitionSpec(None, "tensor", None)
+    assert kernel((2, 7, 8)).spec == PartitionSpec(None, None, None)
+    assert meshes.row_parts(mesh) == meshes.row_parts(training) == 4
+    assert meshes.sharding(mesh, ("stream", "width")).spec == PartitionSpec("data", None)
+    assert meshes.decoding(mesh) is mesh
+    without = meshes.build(4, 1, 2)
+    assert meshes.decoding(without) is without
 
 
 def test_gathering_leaves_the_tensor_axis_split(eight_devices):

@@ -265,11 +265,17 @@ def test_meshes_give_every_device_a_row_and_hold_weights_whole_where_they_fit():
     assert layouts.for_rows(small, 16, 128, 13.5e9, 15.75 * 2**30) == (1, 16, 1)
 
 
-def test_decoders_keep_kernels_whole_as_far_as_heads_allow():
+def test_decoders_divide_kernels_until_adding_up_costs_more_than_reading():
+    """A v5e reads 819 GB/s, and receives 100 from 15 others: 13.5 GB in 4, 8 or 16 parts of 256
+    lanes take 4.1, 2.1 or 1.0 ms to read, and 0.7, 1.2 or 2.5 to add up."""
     small, large = sizes.read("llama2-7b"), sizes.read("llama3-70b")
-    assert layouts.for_decoding(small, 16, 27e9, 15.75 * 2**30) == (4, 1, 4)
-    # Eight key heads are the end of `tensor`.
-    assert layouts.for_decoding(large, 16, 280e9, 31.24 * 2**30) == (1, 2, 8)
+    v5e, v6e = chips.parse_slice("v5e:4x4"), chips.parse_slice("v6e:4x4")
+    held = {"weights": 13.5e9, "caches": 52e9}
+    assert layouts.for_decoding(small, v5e, 256, **held) == (2, 1, 8)
+    assert layouts.for_decoding(small, v5e, 32, **held) == (1, 1, 16)
+    # Eight key heads are the end of `tensor`; beyond, `fsdp` divides products as well.
+    held = {"weights": 141e9, "caches": 32e9}
+    assert layouts.for_decoding(large, v6e, 256, **held) == (1, 2, 8)
 
 
 def tried(**needed):

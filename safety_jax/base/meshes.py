@@ -2,10 +2,17 @@
 
 Every parameter and every activation constraint names logical axes only. To change a sharding
 strategy, change this table. An axis that is not in it raises; there is no catch-all.
+
+Training and writing tokens want different layouts, so the table has two columns, and a mesh says
+by its axes which of them holds. Training stores a kernel in parts and gathers it for a whole batch
+of tokens (`fsdp`). A step of decoding has one token a lane, and a kernel that is gathered for it
+costs more than the token; so a `decoding` mesh divides products over all the devices that hold
+the model, while attention and its caches, which have no kernels, keep their lanes apart.
 """
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -18,10 +25,13 @@ from safety_jax.base.errors import ConfigError
 AXES = ("data", "fsdp", "tensor")
 
 RULES: dict[str, tuple[str, ...]] = {
-    # activations
+    # activations: `rows` in attention and where tokens are drawn, `stream` between the layers
     "rows": ("data", "fsdp"),
+    "stream": ("data", "fsdp"),
     "tokens": (),
     "width": (),
+    "whole_heads": ("tensor",),
+    "drawn": ("tensor",),
     # parameters: `embed` is the width as stored, sharded by fsdp and gathered layer by layer
     "layers": (),
     "vocab": ("tensor",),
@@ -37,6 +47,21 @@ RULES: dict[str, tuple[str, ...]] = {
     "labels": (),
 }
 
+# A decoding mesh has the devices of `fsdp` as its axis `attention`, named for what is still kept
+# apart there: lanes. Each axis of a weight is divided by as many of its mesh axes as divide it.
+DECODING_AXES = ("data", "attention", "tensor")
+_ALL = ("tensor", "attention")
+DECODING = RULES | {
+    "rows": ("data", "attention"),
+    "stream": ("data",),
+    "embed": (),
+    "vocab": _ALL,
+    "heads": _ALL,
+    "kv_heads": _ALL,
+    "mlp": _ALL,
+}
+_DIVIDED = ("vocab", "heads", "kv_heads", "mlp")
+
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
@@ -46,12 +71,22 @@ class Parameter:
     axes: tuple[str, ...]
 
 
-def build(data: int, fsdp: int, tensor: int, devices: list[Any] | None = None) -> Mesh:
+def build(
+    data: int,
+    fsdp: int,
+    tensor: int,
+    devices: list[Any] | None = None,
+    *,
+    networked: bool = True,
+) -> Mesh:
     """A mesh `data x fsdp x tensor`; exactly one of the sizes may be -1, "what is left".
 
     Axis types are Auto: `jax.make_mesh` would give Explicit ones, which turn an ordinary
     fsdp x tensor matmul into a sharding type error. An axis of a TPU's network may be split:
     `jax.make_mesh` refuses 128 x 2 on a v6e slice of 16 x 16.
+
+    Args:
+        networked: devices are put where their network makes exchanges short; else in their order.
 
     Raises:
         ConfigError: the sizes do not multiply to the number of devices.
@@ -70,28 +105,70 @@ def build(data: int, fsdp: int, tensor: int, devices: list[Any] | None = None) -
             f"mesh {given} does not fill {len(devices)} device(s); change mesh.data, mesh.fsdp or "
             "mesh.tensor so that their product is the number of devices"
         )
-    laid_out = mesh_utils.create_device_mesh(
-        tuple(sizes.values()), devices, allow_split_physical_axes=True
-    )
+    shape = tuple(sizes.values())
+    laid_out = np.asarray(devices, object).reshape(shape)
+    if networked:
+        laid_out = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     return Mesh(laid_out, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def spec(logical: tuple[str | None, ...]) -> PartitionSpec:
+def decoding(mesh: Mesh) -> Mesh:
+    """The same devices for writing tokens; the mesh itself where nothing is gathered anyway."""
+    if is_decoding(mesh) or mesh.shape["fsdp"] == 1:
+        return mesh
+    return Mesh(mesh.devices, DECODING_AXES, axis_types=(AxisType.Auto,) * len(DECODING_AXES))
+
+
+def is_decoding(mesh: Mesh) -> bool:
+    return mesh.axis_names == DECODING_AXES
+
+
+def rules(mesh: Mesh) -> dict[str, tuple[str, ...]]:
+    """The column of the table that holds on this mesh."""
+    return DECODING if is_decoding(mesh) else RULES
+
+
+def spec(
+    logical: tuple[str | None, ...], table: dict[str, tuple[str, ...]] = RULES
+) -> PartitionSpec:
     """The partition spec of an array with these logical axes (None: replicated).
 
     Raises:
         KeyError: an axis is not in the table.
         ValueError: two axes of one array map to the same mesh axis.
     """
-    entries = [() if axis is None else RULES[axis] for axis in logical]
+    entries = [() if axis is None else table[axis] for axis in logical]
     used = [axis for entry in entries for axis in entry]
     if len(used) != len(set(used)):
         raise ValueError(f"logical axes {logical} use a mesh axis twice: {entries}")
     return PartitionSpec(*[entry or None for entry in entries])
 
 
-def sharding(mesh: Mesh, logical: tuple[str | None, ...]) -> NamedSharding:
-    return NamedSharding(mesh, spec(logical))
+def sharding(
+    mesh: Mesh, logical: tuple[str | None, ...], shape: tuple[int, ...] | None = None
+) -> NamedSharding:
+    """Where an array with these logical axes lives.
+
+    Args:
+        shape: of a weight; on a decoding mesh an axis that its mesh axes do not divide is divided
+            by the first of them alone, or not at all.
+    """
+    table = rules(mesh)
+    if shape is not None and is_decoding(mesh):
+        cut = {
+            axis: _dividing(mesh, table[axis], size)
+            for axis, size in zip(logical, shape, strict=True)
+            if axis in _DIVIDED
+        }
+        table = table | cut
+    return NamedSharding(mesh, spec(logical, table))
+
+
+def _dividing(mesh: Mesh, mesh_axes: tuple[str, ...], size: int) -> tuple[str, ...]:
+    """As many of these axes, from the first, as divide an axis of this size."""
+    while size % math.prod(mesh.shape[axis] for axis in mesh_axes):
+        mesh_axes = mesh_axes[:-1]
+    return mesh_axes
 
 
 def put(mesh: Mesh, logical: tuple[str | None, ...], value: np.ndarray) -> jax.Array:
@@ -125,7 +202,7 @@ def put_rows(
 
 def row_parts(mesh: Mesh) -> int:
     """Devices that share out rows: every batch of rows is a multiple of this."""
-    return int(np.prod([mesh.shape[axis] for axis in RULES["rows"]]))
+    return int(np.prod([mesh.shape[axis] for axis in rules(mesh)["rows"]]))
 
 
 @functools.lru_cache
@@ -141,13 +218,31 @@ def rows_here(mesh: Mesh, rows: int) -> tuple[int, ...]:
 
 def constrain(x: jax.Array, mesh: Mesh, logical: tuple[str | None, ...]) -> jax.Array:
     """Pins an activation inside a compiled function."""
-    return jax.lax.with_sharding_constraint(x, sharding(mesh, logical))
+    return jax.lax.with_sharding_constraint(x, sharding(mesh, logical, x.shape))
+
+
+def pin(x: jax.Array, mesh: Mesh, logical: tuple[str, ...]) -> jax.Array:
+    """As `constrain`, on a decoding mesh alone: elsewhere the compiler finds the same by itself."""
+    return constrain(x, mesh, logical) if is_decoding(mesh) else x
+
+
+def regroup(x: jax.Array, mesh: Mesh, before: tuple[str, ...], after: tuple[str, ...]) -> jax.Array:
+    """An activation on its way between products and attention, which a decoding mesh divides in
+    different ways; elsewhere they are divided alike, and nothing is pinned.
+
+    Both ends are stated: with one alone the compiler would carry it through the product on the
+    other side, and gather the kernel.
+    """
+    return pin(pin(x, mesh, before), mesh, after)
 
 
 def check_divides(
     mesh: Mesh, name: str, shape: tuple[int, ...], logical: tuple[str | None, ...]
 ) -> None:
-    """Raises a ConfigError when an array of this shape does not divide over the mesh."""
+    """Raises a ConfigError when an array of this shape does not divide over the mesh. Over a
+    decoding mesh everything divides that does over the mesh that it was made of."""
+    if is_decoding(mesh):
+        return
     for size, axis in zip(shape, logical, strict=True):
         mesh_axes = () if axis is None else RULES[axis]
         parts = int(np.prod([mesh.shape[mesh_axis] for mesh_axis in mesh_axes]))
@@ -159,7 +254,8 @@ def check_divides(
 
 
 def gather(x: jax.Array, mesh: Mesh, logical: tuple[str | None, ...]) -> jax.Array:
-    """A stored parameter as the matmul wants it: `embed` whole on every device, `tensor` split.
+    """A stored parameter as the matmul wants it: `embed` whole on every device, `tensor` split. On
+    a decoding mesh that is how it is stored.
 
     Stating it keeps the compiler from answering fsdp with partial sums of activations.
     """

@@ -53,7 +53,7 @@ def shardings(
     for name, parameter in declared.items():
         meshes.check_divides(mesh, name, parameter.shape, parameter.axes)
     return trees.unflatten(
-        {name: meshes.sharding(mesh, parameter.axes) for name, parameter in declared.items()}
+        {name: meshes.sharding(mesh, one.axes, one.shape) for name, one in declared.items()}
     )
 
 

@@ -117,6 +117,9 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
 }
+STREAM = ("stream", "tokens", "width")  # what lies between sublayers
+# How attention has its queries, keys and values, all heads of a token beside each other.
+LANES = ("rows", "tokens", "whole_heads")
 # Takes rotated q [B T H E], k [B T K E], v [B T K E] and the number of the layer's kind (0 where
 # all are alike) to [B T H E] and what is kept of the layer.
 Attend = Callable[[jax.Array, jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
@@ -266,8 +269,10 @@ class LlamaLayer(nnx.Module):
         q, k = rotary.rotate_queries(q, turn), rotary.rotate(k, turn)
         attended, kept = attend(q, k, v, kind)
         flat = attended.reshape(*x.shape[:2], -1)
+        flat = meshes.regroup(flat, run.mesh, LANES, ("stream", "tokens", "heads"))
         added = self.output(flat, run, adapters.get("output"))
         x = self._add(x, norm(added, self.attention_output_norm, config) if after else added)
+        x = meshes.pin(x, run.mesh, STREAM)
 
         normed = norm(x, self.mlp_norm, config) if before else x
         activate = ACTIVATIONS[config.activation]
@@ -275,7 +280,7 @@ class LlamaLayer(nnx.Module):
         up = self.up(normed, run, adapters.get("up"))
         added = self.down(gate * up, run, adapters.get("down"))
         x = self._add(x, norm(added, self.mlp_output_norm, config) if after else added)
-        return meshes.constrain(x, run.mesh, ("rows", "tokens", "width")), kept
+        return meshes.constrain(x, run.mesh, STREAM), kept
 
     def _heads(self, x, run: Execution, adapters: dict[str, lora.Leaves]):
         """Queries [B T H E], keys and values [B T K E], before they are turned."""
@@ -285,6 +290,9 @@ class LlamaLayer(nnx.Module):
         v = self.value(x, run, adapters.get("value"))
         if config.query_key_norm == "width":
             q, k = norm(q, self.query_norm, config), norm(k, self.key_norm, config)
+        q = meshes.regroup(q, run.mesh, ("stream", "tokens", "heads"), LANES)
+        made = ("stream", "tokens", "kv_heads")
+        k, v = (meshes.regroup(part, run.mesh, made, LANES) for part in (k, v))
         q = q.reshape(*x.shape[:2], config.heads, -1)
         k, v = (part.reshape(*x.shape[:2], config.kv_heads, -1) for part in (k, v))
         if config.query_key_norm == "head":
@@ -322,7 +330,7 @@ class Llama(nnx.Module):
         x = jnp.take(table, ids, axis=0).astype(run.compute_dtype)
         if self.config.embedding_scale != 1.0:
             x = x * jnp.asarray(self.config.embedding_scale, x.dtype)
-        return meshes.constrain(x, run.mesh, ("rows", "tokens", "width"))
+        return meshes.constrain(x, run.mesh, STREAM)
 
     def __call__(
         self, ids, turns: rotary.Turns, run: Execution, adapters, attend: Attend, shift=None

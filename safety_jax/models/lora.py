@@ -138,7 +138,7 @@ def shardings(
 ) -> trees.Tree:
     declared = shapes(parameters, adapted, rank)
     return trees.unflatten(
-        {name: meshes.sharding(mesh, axes) for name, (_, axes) in declared.items()}
+        {name: meshes.sharding(mesh, axes, shape) for name, (shape, axes) in declared.items()}
     )
 
 

@@ -45,8 +45,8 @@ def weights(declared: Mapping[str, meshes.Parameter], mesh: Mesh, dtype: DTypeLi
     """A model's weights, from its table of parameters."""
     return trees.unflatten(
         {
-            name: array(parameter.shape, dtype, meshes.sharding(mesh, parameter.axes))
-            for name, parameter in declared.items()
+            name: array(one.shape, dtype, meshes.sharding(mesh, one.axes, one.shape))
+            for name, one in declared.items()
         }
     )
 
@@ -76,7 +76,7 @@ def adapters(
 ) -> trees.Tree:
     return trees.unflatten(
         {
-            name: array(shape, jnp.float32, meshes.sharding(mesh, axes))
+            name: array(shape, jnp.float32, meshes.sharding(mesh, axes, shape))
             for name, (shape, axes) in lora.shapes(declared, adapter.targets, adapter.rank).items()
         }
     )

@@ -4,13 +4,17 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from jax.sharding import Mesh
+
 from safety_jax.base import meshes
 from safety_jax.models import llama
+from safety_jax.planning import formulas
 from safety_jax.planning.chips import Slice, topology
+from safety_jax.training.footprint import FlopParts
 
-# Of a device's memory: what weights and optimizer may take before they are divided further; a
-# decoder has little else.
-TRAINING_SHARE, DECODING_SHARE = 0.4, 0.6
+# Of a device's memory: what weights and optimizer may take before they are divided further; or of
+# a decoder, which has little else, weights and caches.
+TRAINING_SHARE, DECODING_SHARE = 0.4, 0.8
 
 
 class ModelSizes(NamedTuple):
@@ -27,23 +31,33 @@ class Absent:
 
     id: int
     device_kind: str
-    platform: str = "gpu"
+    platform: str
     process_index: int = 0
 
 
-def devices(where: Slice) -> Sequence[Any]:
+def devices(where: Slice, *, compiled: bool = True) -> Sequence[Any]:
     """Of a slice that is not there.
+
+    Args:
+        compiled: programs are to be compiled for them, where that is possible: for TPUs.
 
     Raises:
         ConfigError: see `chips.topology`.
     """
-    if where.is_tpu:
+    if where.is_tpu and compiled:
         return topology(where)
-    return [Absent(number, where.chip.kind) for number in range(where.devices)]
+    platform = "tpu" if where.is_tpu else "gpu"
+    return [Absent(number, where.chip.kind, platform) for number in range(where.devices)]
 
 
-def build(sizes: ModelSizes, found: Sequence[Any]) -> Any:
-    return meshes.build(*sizes, devices=list(found))
+def absent(found: Sequence[Any]) -> bool:
+    """Whether nothing can be compiled for these devices."""
+    return isinstance(found[0], Absent)
+
+
+def build(sizes: ModelSizes, found: Sequence[Any]) -> Mesh:
+    """A mesh of these sizes, one of which may be -1; absent devices have no network to lie on."""
+    return meshes.build(*sizes, devices=list(found), networked=not absent(found))
 
 
 def tensor_sizes(model: llama.LlamaConfig, count: int) -> list[int]:
@@ -72,22 +86,38 @@ def for_rows(
     return _stored(model, count // tensor, tensor)
 
 
-def for_decoding(model: llama.LlamaConfig, count: int, weights: float, memory: float) -> ModelSizes:
-    """For writing tokens: weights whole on as few devices as hold them, because a kernel that is
-    gathered for every token costs more than the token; then `fsdp`, where `tensor` has an end.
+def for_decoding(
+    model: llama.LlamaConfig, where: Slice, lanes: int, *, weights: float, caches: float
+) -> ModelSizes:
+    """For writing tokens: kernels divided among so many devices that reading their part and adding
+    up the products takes least, as if neither waited for the other.
+
+    A kernel is divided by `fsdp` as well as by `tensor` (`meshes.decoding`), caches by all axes;
+    `tensor` goes as far as heads allow, because a lane's attention then needs no exchange.
 
     Args:
-        weights: bytes of all that is held of the weights.
-        memory: of a device.
+        weights, caches: bytes of all that is held.
     """
-    fitting = tensor_sizes(model, count)
-    room = DECODING_SHARE * memory
-    tensor = next((size for size in fitting if weights / size <= room), fitting[-1])
-    parts = count // tensor
-    for fsdp in _divisors(model, parts):
-        if weights / tensor / fsdp <= room:
-            return ModelSizes(parts // fsdp, fsdp, tensor)
-    return _stored(model, parts, tensor)
+    count, chip = where.devices, where.chip
+    memory, bandwidth = chip.memory / chip.devices, chip.bandwidth / chip.devices
+    sizes = tensor_sizes(model, count)
+    room = DECODING_SHARE * memory - caches / count
+
+    def seconds(parts: int) -> float:
+        split = FlopParts(count // parts, parts, parts)
+        received = formulas.exchanged(
+            model, split, width=2, tokens=lanes, passes=1, repeats=1, reduced=0
+        )
+        return weights / parts / bandwidth + formulas.network_seconds(received, where)
+
+    found = {}
+    for parts in (n for n in range(1, count + 1) if count % n == 0):
+        tensor = max(size for size in sizes if parts % size == 0)
+        fsdp, data = parts // tensor, count // parts
+        if model.width % fsdp == 0:
+            found[parts] = ModelSizes(data, fsdp, tensor)
+    fitting = [parts for parts in found if weights / parts <= room]
+    return found[min(fitting, key=seconds) if fitting else max(found)]
 
 
 def _stored(model: llama.LlamaConfig, parts: int, tensor: int) -> ModelSizes:

@@ -21,6 +21,8 @@ import numpy as np
 from safety_jax.base import files, hosts
 from safety_jax.judges.judge import Score
 from safety_jax.judges.ledger import as_json
+from safety_jax.models.decoding import layout
+from safety_jax.models.model import Model
 from safety_jax.raft import (
     judging,
     people,
@@ -193,9 +195,20 @@ def _sample(
         plan.block,
         jax.process_index() == 0,
     )
-    model = parts.policy.model(weights.trainable, weights.frozen)
-    sampling.fill(samples, drawn, model, parts.sample, seed=seed, block=plan.block, title=title)
+    with _speaker(plan, parts, weights) as model:
+        sampling.fill(samples, drawn, model, parts.sample, seed=seed, block=plan.block, title=title)
     return samples.candidates
+
+
+def _speaker(
+    plan: RaftPlan, parts: RaftParts, weights: Weights
+) -> contextlib.AbstractContextManager[Model]:
+    """The policy laid out for decoding. A base that stands still is lent; weights that were trained
+    or took up adapters may share arrays with those of another round, and are copied, in the type
+    that the policy computes in."""
+    model = parts.policy.model(weights.trainable, weights.frozen)
+    still = parts.policy.adapter is not None and not plan.keep_checkpoints
+    return layout.lent(model) if still else contextlib.nullcontext(layout.copied(model))
 
 
 def _log_ratios(
@@ -264,11 +277,11 @@ def _evaluate(
     samples = round_files.Samples(
         path / "evaluation_samples.jsonl", numbers, plan.block, jax.process_index() == 0
     )
-    model = parts.policy.model(weights.trainable, weights.frozen)
     title = f"round {number}, held out"
-    sampling.fill(
-        samples, asked, model, parts.answer, seed=plan.seed, block=plan.block, title=title
-    )
+    with _speaker(plan, parts, weights) as model:
+        sampling.fill(
+            samples, asked, model, parts.answer, seed=plan.seed, block=plan.block, title=title
+        )
     answers = [row[0] for row in samples.candidates]
     conversations = [
         judging.conversation(prompt, answer.text)

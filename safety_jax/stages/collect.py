@@ -22,7 +22,7 @@ from safety_jax.base.errors import ConfigError
 from safety_jax.data import contamination, encode, prompts, records, sources
 from safety_jax.data.shuffling import permutation
 from safety_jax.judges import refusal, registry
-from safety_jax.models.decoding import generation
+from safety_jax.models.decoding import generation, layout
 from safety_jax.models.execution import float_type
 from safety_jax.models.folders.model_folder import ModelFolder, open_model
 from safety_jax.raft import collected, judging, round_files, sampling
@@ -176,9 +176,10 @@ def sample(
     if samples.done < len(asked):
         dtype = float_type("model.parameter_dtype", config.model.parameter_dtype)
         model = opened.load(dtype)
-        sampling.fill(
-            samples, asked, model, setup, seed=config.seed, block=block, title="answering"
-        )
+        with layout.lent(model) as speaker:
+            sampling.fill(
+                samples, asked, speaker, setup, seed=config.seed, block=block, title="answering"
+            )
         answering.release(model)
     return samples.candidates
 

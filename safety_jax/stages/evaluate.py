@@ -34,6 +34,7 @@ from safety_jax.evaluation.measures.counts import Block
 from safety_jax.evaluation.measures.results import Preference, Report
 from safety_jax.evaluation.sets.items import ANSWER, CHOICE, CLOSED, Set
 from safety_jax.judges.judge import Score
+from safety_jax.models.decoding import layout
 from safety_jax.models.execution import float_type
 from safety_jax.report import evaluation as reports
 from safety_jax.stages import answering, texts
@@ -125,17 +126,18 @@ def answer_as(
                     kept[of.name], of, asked.ids, asked.choices, model, limits, f"{name}, {of.name}"
                 )
                 continue
-            generate.fill(
-                kept[of.name],
-                of,
-                asked.ids,
-                model,
-                asked.setup,
-                begun=asked.begun,
-                seed=config.seed,
-                block=block,
-                title=f"{name}, {of.name}",
-            )
+            with layout.lent(model) as speaker:
+                generate.fill(
+                    kept[of.name],
+                    of,
+                    asked.ids,
+                    speaker,
+                    asked.setup,
+                    begun=asked.begun,
+                    seed=config.seed,
+                    block=block,
+                    title=f"{name}, {of.name}",
+                )
         if unasked:
             asked = next(iter(plan.asked[name].values()))
             found = lm_eval_tasks.run_tasks(

@@ -167,7 +167,8 @@ def known_or_made(
         "mesh": config.plan.mesh,
         "example_tokens": config.plan.example_tokens,
         "search": config.plan.search,
-        "versions": versions(where),
+        "compile": config.plan.compile,
+        "versions": versions(where, config.plan.compile),
     }
     key = hashlib.sha256(workdir.canonical(facts).encode()).hexdigest()
     name = re.sub(r"[^\w.-]+", "-", f"{spec}_{size}_{where.name}")
@@ -178,7 +179,7 @@ def known_or_made(
     made = {"run": label(spec), "model": Path(size).name, "slice": where.name,
             "chips": where.chips}  # fmt: skip
     try:
-        found = layouts.devices(where)
+        found = layouts.devices(where, compiled=config.plan.compile)
         asked = PlanRequest(
             run_config, sizes.read(size), where, found, config.plan.mesh == "run",
             config.plan.example_tokens,
@@ -194,9 +195,9 @@ def known_or_made(
     return made
 
 
-def versions(where: chips.Slice) -> dict[str, str]:
+def versions(where: chips.Slice, compiled: bool) -> dict[str, str]:
     """What a plan depends on beside its config."""
-    names = ["jax", "libtpu"] if where.is_tpu else ["jax"]
+    names = ["jax", "libtpu"] if where.is_tpu and compiled else ["jax"]
     try:
         return {name: importlib.metadata.version(name) for name in names}
     except importlib.metadata.PackageNotFoundError as error:
@@ -231,7 +232,7 @@ def make(asked: PlanRequest, planned: StageProgram, search: bool) -> dict[str, A
         "mesh": list(choice.mesh),
         "rows": rows,
         "largest": largest(choice, tries, most) if search and most else None,
-        "formula": not asked.where.is_tpu,
+        "formula": asked.by_formula,
         "problem": None if taken["fits"] else too_large(asked, choice, taken, most),
     }
 
@@ -281,11 +282,11 @@ def attempt(asked: PlanRequest, planned: StageProgram, choice: ProgramChoice) ->
     listed = planned.programs(asked, choice)
     measured = []
     for one in listed:
-        if where.is_tpu:
-            print(f"compiling for {where.name}: {one.name}", flush=True)
-        measured.append(
-            programs.measure(one, devices) if where.is_tpu else programs.by_formula(one)
-        )
+        if asked.by_formula:
+            measured.append(programs.by_formula(one))
+            continue
+        print(f"compiling for {where.name}: {one.name}", flush=True)
+        measured.append(programs.measure(one, devices))
     fullest = max(measured, key=lambda one: one.needed)
     timed, shown = measured[-1], listed[-1]
     fits = all(one.memory is not None and one.needed <= available for one in measured)

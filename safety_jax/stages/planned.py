@@ -65,6 +65,11 @@ class PlanRequest:
     example_tokens: int
 
     @property
+    def by_formula(self) -> bool:
+        """Whether nothing is compiled."""
+        return layouts.absent(self.found)
+
+    @property
     def memory(self) -> float:
         """Bytes of a device."""
         return self.where.chip.memory / self.where.chip.devices
@@ -91,8 +96,8 @@ class PlanRequest:
             mesh,
             rules=self.model.rules,
             compute_dtype=float_type("model.compute_dtype", compute_dtype),
-            # Only for TPUs is anything compiled; elsewhere any backend will do.
-            backend=backend if self.where.is_tpu else "xla",
+            # Where nothing is compiled, any backend will do.
+            backend="xla" if self.by_formula else backend,
             remat=remat,
             verify=False,
         )

@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
 from safety_jax.base import meshes
 from safety_jax.base.errors import ConfigError
@@ -41,58 +43,80 @@ from safety_jax.training.footprint import FlopParts
 
 
 def choose_decoding(asked: PlanRequest) -> ProgramChoice:
-    config = asked.config
-    weights = float(base_dtype(config).itemsize * formulas.kernel_weights(asked.model))
-    sizes = (
-        asked.own_mesh()
-        if asked.keep
-        else layouts.for_decoding(asked.model, len(asked.found), weights, asked.memory)
-    )
+    config, model = asked.config, asked.model
     lanes = config.sample.lanes
     most = config.raft.prompts * config.sample.candidates
-    return chosen(sizes, lanes, max(lanes, most), free=not asked.keep)
+    if asked.keep:
+        return chosen(asked.own_mesh(), lanes, max(lanes, most), free=False)
+    weights = float(base_dtype(config).itemsize * formulas.all_weights(model))
+    alone = Mesh(np.array([[asked.found[:1]]]), meshes.AXES)
+    setup, held = decoding_setup(asked, alone, lanes)
+    width = jnp.dtype(setup.pace.cache_dtype).itemsize
+    sizes = layouts.for_decoding(
+        model, asked.where, lanes,
+        weights=weights, caches=float(formulas.cache_bytes(model, held, width)),
+    )  # fmt: skip
+    return chosen(sizes, lanes, max(lanes, most), free=True)
 
 
 def decoding_setup(
-    asked: PlanRequest, trained: policy.Policy, lanes: int
+    asked: PlanRequest, mesh: Mesh, lanes: int
 ) -> tuple[generation.Setup, caches.CacheSizes]:
     """How the stage decodes, with the longest prompts that the config allows and caches for the
     longest answers."""
-    config, parts = asked.config, FlopParts.of(trained.run.mesh.shape)
+    config = asked.config
     settings = answering.read_settings(config.sample)
     pace = dataclasses.replace(answering.read_pace(config.sample), lanes=lanes)
     setup = generation.Setup(settings, pace, eos_ids=(2,), stop=None)
-    setup.check(trained.run.mesh)
-    slots = generation.prompt_slots(lanes, settings.candidates, parts.rows)
+    setup.check(mesh)
+    slots = generation.prompt_slots(lanes, settings.candidates, meshes.row_parts(mesh))
     longest = config.data.max_length - settings.max_new_tokens
     # How long a beginning the prompts share is not known: none.
-    return setup, session.cache_sizes(setup, trained.run.mesh, lanes, slots, 0, longest)
+    return setup, session.cache_sizes(setup, mesh, lanes, slots, 0, longest)
+
+
+def speaker_of(asked: PlanRequest, trained: policy.Policy) -> tuple[Model, dict[str, int]]:
+    """The policy laid out for decoding, see `layout`; and bytes of what stays at home beside it."""
+    home, mesh = trained.run.mesh, meshes.decoding(trained.run.mesh)
+    trainable, base = abstract.trained(trained, base_dtype(asked.config))
+    if mesh is home:
+        return trained.model(trainable, base), {}
+    moved = dataclasses.replace(trained, run=dataclasses.replace(trained.run, mesh=mesh))
+    if trained.adapter is not None and asked.config.raft.adapter != "merge":
+        at_home = {"adapters in training": abstract.bytes_on_device(trainable)}
+        return moved.model(*abstract.trained(moved, base_dtype(asked.config))), at_home
+    declared, computes = llama.parameters(asked.model), trained.run.compute_dtype
+    speaker = Model(asked.model, moved.run, abstract.weights(declared, mesh, computes), None, None)
+    if trained.adapter is not None:
+        fresh = abstract.adapters(declared, trained.adapter, mesh)
+        speaker = dataclasses.replace(speaker, adapters=moved.adapters(fresh))
+        base = abstract.weights(declared, home, jnp.float32)  # as merging leaves it
+    return speaker, {"weights in training": abstract.bytes_on_device((trainable, base))}
 
 
 def decoding_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program]:
     """Sampling of stage `raft`: prompts are read, then a token is written in every lane."""
     model, mesh = asked.model, asked.mesh(choice.mesh)
     trained = make_policy(asked, mesh, choice.remat)
-    setup, sizes = decoding_setup(asked, trained, choice.rows)
-    trainable, base = abstract.trained(trained, base_dtype(asked.config))
-    speaker = trained.model(trainable, base)
+    speaker, at_home = speaker_of(asked, trained)
+    setup, sizes = decoding_setup(asked, speaker.mesh, choice.rows)
     cache = decoding.cache(speaker, setup, sizes)
 
-    parts, width = FlopParts.of(mesh.shape), number_bytes(trained.run)
+    parts, width = FlopParts.of_decoding(mesh.shape), number_bytes(trained.run)
     cache_width = jnp.dtype(setup.pace.cache_dtype).itemsize
-    prompts = {"rows": parts.rows, "row_tokens": setup.pace.prefill_tokens}
+    prompts = {"rows": meshes.row_parts(mesh), "row_tokens": setup.pace.prefill_tokens}
     exchanged = functools.partial(
         formulas.exchanged, model, parts, width=width, passes=1, repeats=1, reduced=0
     )
     arguments = {
-        "parameters": abstract.bytes_on_device((trainable, base)),
+        "parameters": abstract.bytes_on_device((speaker.weights, speaker.adapters)),
         "caches": abstract.bytes_on_device(cache),
     }
     reads = Program(
         name=f"reads {prompts['rows']} rows of {prompts['row_tokens']} tokens of prompts",
         lower=lambda: decoding.lower_reading(speaker, setup, cache),
         arguments=arguments,
-        held={},
+        held=at_home,
         unknown_trips=(1,),
         load=formulas.reading(model, parts, width=width, outputs=False, **prompts),
         temporaries=formulas.passing(model, parts, width=width, keeps=True, **prompts),
@@ -102,7 +126,7 @@ def decoding_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program
         name=f"writes a token in {sizes.lanes} lanes",
         lower=lambda: decoding.lower_writing(speaker, setup, cache, sizes),
         arguments=arguments,
-        held={},
+        held=at_home,
         unknown_trips=(1,),  # what one token costs
         load=formulas.writing(model, parts, sizes, width=width, cache_width=cache_width),
         temporaries=formulas.sampling(model, parts, sizes.lanes),

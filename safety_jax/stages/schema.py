@@ -428,6 +428,7 @@ _PLAN: Table = {
     "plan.mesh": OneOf(("auto", "run")),
     "plan.example_tokens": Whole(0, LONGEST_ROW, unit="tokens"),
     "plan.search": Flag(),
+    "plan.compile": Flag(),
     "plan.price": Texts("CHIP=PRICE", distinct=True),
     "model.size": Texts("names of sizes, or folders", needed=True, distinct=True),
 }

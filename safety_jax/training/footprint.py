@@ -28,7 +28,7 @@ class FlopParts:
     """How many devices share what.
 
     Attributes:
-        rows: devices among which rows are divided, data x fsdp.
+        rows: devices among which rows are divided where products are made, data x fsdp.
         stored: devices among which a kernel is divided where it is stored, fsdp x tensor.
         tensor: devices among which a kernel is divided where it is used.
     """
@@ -40,6 +40,12 @@ class FlopParts:
     @classmethod
     def of(cls, mesh: Mapping[str, int]) -> "FlopParts":
         return cls(mesh["data"] * mesh["fsdp"], mesh["fsdp"] * mesh["tensor"], mesh["tensor"])
+
+    @classmethod
+    def of_decoding(cls, mesh: Mapping[str, int]) -> "FlopParts":
+        """Of `meshes.decoding`: kernels are used as they are stored."""
+        parts = cls.of(mesh)
+        return cls(mesh["data"], parts.stored, parts.stored)
 
     @property
     def devices(self) -> int:

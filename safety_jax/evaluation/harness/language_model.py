@@ -28,7 +28,7 @@ from safety_jax.data.chat import Unwritable, chat_template
 from safety_jax.data.control import SECRET, control_tokens
 from safety_jax.data.text_rules import ERROR, FIXED, TextRules
 from safety_jax.evaluation.harness.loglikelihood import ContextPair, LikelihoodScorer, RequestLimits
-from safety_jax.models.decoding import generation
+from safety_jax.models.decoding import generation, layout
 from safety_jax.models.decoding.ends import endings
 from safety_jax.models.model import Model
 
@@ -253,14 +253,10 @@ class HarnessLM(TemplateLM):
         prompts = [self.tok_encode(text) or [self.prefix_token_id] for text in contexts]
         self.cut["generate_until"] += sum(len(prompt) > room for prompt in prompts)
         title = None if quiet else "answers"
-        found = generation.generate(
-            self._model,
-            setup,
-            [prompt[-room:] for prompt in prompts],
-            numbers,
-            self._seed,
-            title,
-        )
+        with layout.lent(self._model) as speaker:
+            found = generation.generate(
+                speaker, setup, [prompt[-room:] for prompt in prompts], numbers, self._seed, title
+            )
         texts = [
             self._answer(prompt, answer.text or "")
             for prompt, (answer,) in zip(prompts, found, strict=True)

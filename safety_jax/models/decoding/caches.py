@@ -25,8 +25,8 @@ from jaxtyping import Array, Float, Int
 from safety_jax.base import meshes
 from safety_jax.models import llama
 
-AXES = (None, None, "rows", "kv_heads", None, None)
-SHARED_AXES = (None, None, None, "kv_heads", None, None)
+AXES = (None, None, "rows", "whole_heads", None, None)
+SHARED_AXES = (None, None, None, "whole_heads", None, None)
 
 
 class Cache(NamedTuple):

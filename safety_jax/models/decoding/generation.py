@@ -21,7 +21,7 @@ import numpy as np
 
 from safety_jax.base.errors import DataError, NotFiniteError
 from safety_jax.models import llama
-from safety_jax.models.decoding import attending, beams, programs
+from safety_jax.models.decoding import attending, beams, layout, programs
 from safety_jax.models.decoding.ends import Stop
 from safety_jax.models.decoding.sampling import SamplingParams
 from safety_jax.models.decoding.session import (
@@ -56,6 +56,8 @@ def generate(
     """`settings.candidates` answers to each prompt, in the order of the prompts.
 
     Args:
+        model: one that lies as training wants it is copied, see `layout`; who asks more than once
+            lays it out before.
         prompts: token ids, begin-of-sequence included.
         prompt_ids: what the randomness of each prompt is folded from, 0 to 2^32 - 1.
         progress: title of a progress bar on process 0; None shows none.
@@ -65,6 +67,7 @@ def generate(
         DataError: a prompt is empty, or has an id outside the vocabulary.
         NotFiniteError: the model's logits are not finite.
     """
+    model = layout.copied(model)
     setup.check(model.mesh)
     vocabulary = model.config.vocabulary_size
     for number, prompt in zip(prompt_ids, prompts, strict=True):

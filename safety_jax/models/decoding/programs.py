@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, UInt32
 
+from safety_jax.base import meshes
 from safety_jax.models.decoding import attending, caches, sampling
 from safety_jax.models.decoding.sampling import SamplingParams
 from safety_jax.models.model import Model
@@ -63,7 +64,8 @@ def next_logits(
     )
     tokens, positions = lanes.tokens[:, None], view.positions[:, None]
     hidden, cache, _ = model.cached(tokens, positions, attend, cache)
-    return model.logits(hidden)[:, 0], cache
+    logits = model.logits(hidden)[:, 0]
+    return meshes.regroup(logits, model.mesh, ("stream", "vocab"), ("rows", "drawn")), cache
 
 
 @functools.partial(

@@ -1,0 +1,98 @@
+"""Weights where a step of decoding wants them: divided over all devices that hold the model.
+
+    with layout.lent(model) as speaker:
+        answers = generation.generate(speaker, setup, prompts, prompt_ids, seed, "sampling")
+
+See the decoding column of `base.meshes`. A mesh without `fsdp` divides products like that already,
+and its weights stay where they are. Otherwise they move over the network once, before the first
+token, which takes as long as two or three steps would take to gather them.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from safety_jax.base import meshes, trees
+from safety_jax.models import llama, lora
+from safety_jax.models.model import Model
+
+CAST = ("kernel", "embedding", "head")  # last names of weights that products cast
+
+
+def copied(model: Model) -> Model:
+    """The model laid out for decoding; kernels and tables in the type that it computes in, to which
+    products would cast them at every step."""
+    mesh = meshes.decoding(model.mesh)
+    if mesh is model.mesh:
+        return model
+    computes, place = jnp.dtype(model.execution.compute_dtype), _placing(model, mesh)
+
+    def move(name: str, leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and name.endswith(CAST):
+            leaf = leaf.astype(computes) if leaf.dtype.itemsize > computes.itemsize else leaf
+        return jax.device_put(leaf, place(name, leaf))
+
+    return _speaker(model, trees.map_named(move, model.weights))
+
+
+@contextlib.contextmanager
+def lent(model: Model) -> Iterator[Model]:
+    """The model laid out for decoding, while the block lasts: weight by weight it moves there, and
+    back at the end, so that no more than one weight is ever held twice.
+
+    The tree of weights is changed in place: whoever else holds it finds them at home afterwards,
+    and must not compute with them before. Their arrays must be in no other tree.
+    """
+    mesh = meshes.decoding(model.mesh)
+    if mesh is model.mesh:
+        yield model
+        return
+    homes = {
+        name: jax.tree.map(lambda part: part.sharding, leaf)
+        for name, leaf in trees.flatten(model.weights).items()
+    }
+    _move(model.weights, _placing(model, mesh))
+    try:
+        yield _speaker(model, model.weights)
+    finally:
+        _move(model.weights, lambda name, _: homes[name])
+
+
+def _placing(model: Model, mesh: Mesh) -> Callable[[str, Any], Any]:
+    """(name, weight) -> where it goes; a weight of several arrays, such as a quantised kernel, goes
+    by its first axes."""
+    declared = llama.parameters(model.config)
+
+    def place(name: str, leaf: Any) -> Any:
+        axes = declared[name].axes
+        return jax.tree.map(lambda part: meshes.sharding(mesh, axes[: part.ndim], part.shape), leaf)
+
+    return place
+
+
+def _move(weights: trees.Tree, place: Callable[[str, Any], Any]) -> None:
+    """In place, one weight at a time."""
+    for name, leaf in trees.flatten(weights).items():
+        *parents, last = name.split(".")
+        node = functools.reduce(dict.__getitem__, parents, weights)
+        moved = jax.device_put(leaf, place(name, leaf), donate=True)
+        node[last] = jax.block_until_ready(moved)
+
+
+def _speaker(model: Model, weights: trees.Tree) -> Model:
+    """The model with these weights, and its adapters, which are small, copied to them."""
+    mesh, adapters = meshes.decoding(model.mesh), model.adapters
+    if adapters is not None:
+        factors = trees.flatten(adapters.weights)
+        rank = next(leaf.shape[1] for name, leaf in factors.items() if name.endswith(".a"))
+        declared, adapted = llama.parameters(model.config), tuple(adapters.weights)
+        there = lora.shardings(declared, adapted, rank, mesh)
+        adapters = dataclasses.replace(adapters, weights=jax.device_put(adapters.weights, there))
+    run = dataclasses.replace(model.execution, mesh=mesh)
+    return dataclasses.replace(model, execution=run, weights=weights, adapters=adapters)
