@@ -370,10 +370,11 @@ def test_adapters_applied_equal_adapters_merged(small_model):
     assert answer.logprobs_sum == pytest.approx(expected, abs=1e-4 * len(answer.ids))
 
 
-def test_a_bfloat16_cache_is_near(small_model):
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.int8])
+def test_a_smaller_cache_is_near(dtype, small_model):
     exact, near = (
-        generate(small_model, setup(FIRST, eos=(), cache_dtype=dtype))
-        for dtype in (jnp.float32, jnp.bfloat16)
+        generate(small_model, setup(FIRST, eos=(), cache_dtype=kind))
+        for kind in (jnp.float32, dtype)
     )
     gaps = []
     for number in range(len(PROMPTS)):
@@ -384,6 +385,17 @@ def test_a_bfloat16_cache_is_near(small_model):
 
 
 # ---------------------------------------------------------------------------- ends and errors
+
+
+def test_codes_of_a_cache_are_within_half_a_step():
+    fresh = np.random.default_rng(0).normal(size=(3, 2, 16)).astype(np.float32)
+    fresh[1, 1] = 0
+    held = caches.Codes.of(jnp.asarray(fresh))
+    assert held.codes.dtype == jnp.int8 and np.abs(held.codes).max(-1).tolist() == [
+        [127, 127], [127, 0], [127, 127]
+    ]  # fmt: skip
+    steps = np.abs(fresh).max(-1, keepdims=True) / 127
+    assert (np.abs(held.codes * held.scales - fresh) <= steps * 0.501).all()
 
 
 def test_stop_strings_cut_text_tokens_and_log_probability(small_model, reference):

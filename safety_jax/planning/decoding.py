@@ -15,11 +15,9 @@ from safety_jax.planning import abstract
 def cache(model: Model, setup: generation.Setup, sizes: caches.CacheSizes) -> caches.Cache:
     """Every layer's keys and values."""
     shapes = jax.eval_shape(lambda: caches.zeros(model.config, sizes, setup.pace.cache_dtype))
-    return caches.Cache(
-        *(
-            abstract.array(x.shape, x.dtype, meshes.sharding(model.mesh, axes))
-            for x, axes in zip(shapes, caches.PLACES, strict=True)
-        )
+    return caches.each_place(
+        shapes,
+        lambda x, axes: abstract.array(x.shape, x.dtype, meshes.sharding(model.mesh, axes)),
     )
 
 

@@ -167,7 +167,7 @@ def writing(
     sizes: caches.CacheSizes,
     *,
     width: int,
-    cache_width: int,
+    cache_width: float,
 ) -> Load:
     """One token in each lane, caches filled to the end."""
     weights = kernel_weights(config) + head_weights(config)
@@ -180,7 +180,7 @@ def writing(
     return Load(work, work / parts.devices, traffic, sizes.lanes)
 
 
-def cache_bytes(config: llama.LlamaConfig, sizes: caches.CacheSizes, cache_width: int) -> int:
+def cache_bytes(config: llama.LlamaConfig, sizes: caches.CacheSizes, cache_width: float) -> float:
     """Of prompt slots and lanes; what all prompts begin with is short, and held once."""
     tokens = sizes.prompts * sizes.prompt_tokens + sizes.lanes * sizes.own_tokens
     return 2 * cache_width * config.layers * config.kv_heads * config.head_size * tokens

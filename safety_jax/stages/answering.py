@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
@@ -58,7 +59,9 @@ def read_pace(sample: ConfigDict) -> generation.Pace:
         prefill_tokens=sample.prefill_tokens,
         bucket_tokens=sample.bucket_tokens,
         chunk_steps=sample.chunk_steps,
-        cache_dtype=float_type("sample.cache_dtype", sample.cache_dtype),
+        cache_dtype=jnp.dtype(jnp.int8)
+        if sample.cache_dtype == "int8"
+        else float_type("sample.cache_dtype", sample.cache_dtype),
     )
 
 

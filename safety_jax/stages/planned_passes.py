@@ -51,10 +51,10 @@ def choose_decoding(asked: PlanRequest) -> ProgramChoice:
     weights = float(base_dtype(config).itemsize * formulas.all_weights(model))
     alone = Mesh(np.array([[asked.found[:1]]]), meshes.AXES)
     setup, held = decoding_setup(asked, alone, lanes)
-    width = jnp.dtype(setup.pace.cache_dtype).itemsize
+    width = caches.number_bytes(setup.pace.cache_dtype, model.head_size)
     sizes = layouts.for_decoding(
         model, asked.where, lanes,
-        weights=weights, caches=float(formulas.cache_bytes(model, held, width)),
+        weights=weights, caches=formulas.cache_bytes(model, held, width),
     )  # fmt: skip
     return chosen(sizes, lanes, max(lanes, most), free=True)
 
@@ -103,7 +103,7 @@ def decoding_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program
     cache = decoding.cache(speaker, setup, sizes)
 
     parts, width = FlopParts.of_decoding(mesh.shape), number_bytes(trained.run)
-    cache_width = jnp.dtype(setup.pace.cache_dtype).itemsize
+    cache_width = caches.number_bytes(setup.pace.cache_dtype, model.head_size)
     prompts = {"rows": meshes.row_parts(mesh), "row_tokens": setup.pace.prefill_tokens}
     exchanged = functools.partial(
         formulas.exchanged, model, parts, width=width, passes=1, repeats=1, reduced=0

@@ -100,7 +100,7 @@ _PACE = in_group(
         "prefill_tokens": TOKENS,
         "bucket_tokens": TOKENS,
         "chunk_steps": STEPS,
-        "cache_dtype": NUMBER_TYPE,
+        "cache_dtype": OneOf(("bfloat16", "float32", "int8")),
         "prompts_per_write": Whole(1, unit="prompts"),
     },
 )

@@ -38,18 +38,29 @@ def nothing(q: Float[Array, "N K M E"]) -> Partial:
 
 def partial(
     q: Float[Array, "N K M E"],
-    keys: Float[Array, "N K E S"],
-    values: Float[Array, "N K S E"],
+    keys: Float[Array, "N K E S"] | caches.Codes,
+    values: Float[Array, "N K S E"] | caches.Codes,
     mask: Bool[Array, "#N 1 #M S"],
     rule: Rule,
 ) -> Partial:
-    """Attention to some keys; float32 inside."""
-    products = jnp.einsum("nkme,nkes->nkms", q, keys, preferred_element_type=jnp.float32)
+    """Attention to some keys; float32 inside. Scales of `Codes` meet what is made of the codes, so
+    that the codes go into the products as they lie."""
+    products = jnp.einsum(
+        "nkme,nkes->nkms", q, caches.numbers(keys, q.dtype), preferred_element_type=jnp.float32
+    )
+    if isinstance(keys, caches.Codes):
+        products = products * keys.scales
     scores = jnp.where(mask, rule.scores(products, q.shape[-1]), MASKED)
     largest = scores.max(axis=-1, keepdims=True)
     weights = jnp.exp(scores - largest)
+    factors = weights
+    if isinstance(values, caches.Codes):
+        factors = weights * jnp.swapaxes(values.scales, -1, -2)
     weighted = jnp.einsum(
-        "nkms,nkse->nkme", weights.astype(values.dtype), values, preferred_element_type=jnp.float32
+        "nkms,nkse->nkme",
+        factors.astype(q.dtype),
+        caches.numbers(values, q.dtype),
+        preferred_element_type=jnp.float32,
     )
     return Partial(weighted, weights.sum(axis=-1, keepdims=True), largest)
 
@@ -65,7 +76,7 @@ def add(first: Partial, second: Partial) -> Partial:
     )
 
 
-Block = tuple[jax.Array, jax.Array]  # keys [N K E b] and values [N K b E]
+Block = tuple[Any, Any]  # keys [N K E b] and values [N K b E]
 
 
 def visit(
@@ -84,14 +95,14 @@ def visit(
     return jax.lax.fori_loop(*blocks, one, nothing(q))
 
 
-def block_of(keys: jax.Array, values: jax.Array, layer: jax.Array, block: jax.Array) -> Block:
+def block_of(keys: Any, values: Any, layer: jax.Array, block: jax.Array) -> Block:
     """One block of one layer of stacked arrays."""
 
     def cut(array: jax.Array) -> jax.Array:
         start: tuple[Any, ...] = (layer, block, *(0,) * (array.ndim - 2))
         return jax.lax.dynamic_slice(array, start, (1, 1, *array.shape[2:]))[0, 0]
 
-    return cut(keys), cut(values)
+    return jax.tree.map(cut, (keys, values))
 
 
 def blocks_for(tokens: jax.Array, block_tokens: int) -> jax.Array:
@@ -187,7 +198,7 @@ def write(
     """
     R, _, H, E = q.shape
     K, (P, C) = k.shape[2], seats.lanes.shape
-    sizes, dtype = caches.sizes(cache), cache.own_keys.dtype
+    sizes, dtype = caches.sizes(cache), caches.in_products(cache, q.dtype)
     b, W = sizes.block_tokens, sizes.own_tokens
     cache = caches.write_column(cache, layer, view.column, k[:, 0], v[:, 0], mesh)
     q = q[:, 0].astype(dtype).reshape(R, K, H // K, E)
@@ -282,7 +293,7 @@ def read(
     """Attends to prefix, to the earlier part of a prompt in its slot, and to earlier tokens of the
     same segment; keeps the rows' keys and values. A `llama.CachedAttend`."""
     B, T, H, E = q.shape
-    K, G, dtype = k.shape[2], H // k.shape[2], cache.prompt_keys.dtype
+    K, G, dtype = k.shape[2], H // k.shape[2], caches.in_products(cache, q.dtype)
     b, rule, window = caches.sizes(cache).block_tokens, rules[0], window_of(rules, kind)
     index = jnp.arange(b)
     q = jnp.transpose(q.astype(dtype).reshape(B, T, K, G, E), (0, 2, 1, 3, 4))
@@ -306,8 +317,8 @@ def read(
         place = block * b + index
         mask = (place[None] < rows.past[:, None])[:, None] & (rows.segments == 1)[:, :, None]
         mask = mask & near(rows.positions, (rows.prefix + place)[None, None])
-        keys, values = block_of(cache.prompt_keys, cache.prompt_values, layer, block)
-        return (keys[rows.slots], values[rows.slots]), heads(mask)
+        found = block_of(cache.prompt_keys, cache.prompt_values, layer, block)
+        return jax.tree.map(lambda part: part[rows.slots], found), heads(mask)
 
     flat = q.reshape(B, K, -1, E)
     prefix = visit(everyone, (0, blocks_for(rows.prefix, b)), rule, look_prefix)

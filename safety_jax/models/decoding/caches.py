@@ -9,11 +9,14 @@ attention visits only blocks that somebody looks at:
     prompt keys, values   [L, Y, P, K, E, b], [L, Y, P, K, b, E]   slot p holds `lengths[p]` tokens
     own keys, values      [L, Z, R, K, E, b], [L, Z, R, K, b, E]   a ring: lanes write one column
 
+With int8 (`Codes`) every array has a second one beside it, of a scale for each head of a token.
+
 The ring's column is one slice for all lanes, whenever each of them began, so the update happens in
 place. A lane that has written t + 1 tokens looks at the t + 1 newest columns.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -29,8 +32,49 @@ AXES = (None, None, "rows", "whole_heads", None, None)
 SHARED_AXES = (None, None, None, "whole_heads", None, None)
 
 
+class Codes(NamedTuple):
+    """Keys or values in 255 steps: number = code · scale, the largest of a token's head being 127.
+
+    Attributes:
+        codes: int8.
+        scales: float32, of the same shape with E = 1.
+    """
+
+    codes: Any
+    scales: Any
+
+    @classmethod
+    def of(cls, fresh: Float[Array, "*N E"]) -> "Codes":
+        wide = fresh.astype(jnp.float32)
+        scales = jnp.abs(wide).max(axis=-1, keepdims=True) / 127
+        codes = jnp.round(wide / jnp.where(scales > 0, scales, 1)).astype(jnp.int8)
+        return cls(codes, scales)
+
+
+def numbers(held: Any, dtype: DTypeLike) -> jax.Array:
+    """Keys or values as they enter a product, scales left out."""
+    return (held.codes if isinstance(held, Codes) else held).astype(dtype)
+
+
+def in_products(cache: "Cache", computes: DTypeLike) -> DTypeLike:
+    """The type of products with this cache, of a model that computes in another."""
+    held = cache.own_keys
+    return computes if isinstance(held, Codes) else held.dtype
+
+
+def number_bytes(dtype: DTypeLike, head_size: int) -> float:
+    """Of one number of a cache of this type, its share of a scale included."""
+    kind = jnp.dtype(dtype)
+    return kind.itemsize + (4 / head_size if kind == jnp.int8 else 0)
+
+
+def _held_as(fresh: Float[Array, "*N E"], held: Any) -> Any:
+    """Fresh keys or values as an array of the cache holds them."""
+    return Codes.of(fresh) if isinstance(held, Codes) else fresh.astype(held.dtype)
+
+
 class Cache(NamedTuple):
-    """The arrays of all layers."""
+    """The arrays of all layers; each may be `Codes`."""
 
     prefix_keys: Any
     prefix_values: Any
@@ -55,11 +99,15 @@ class CacheSizes(NamedTuple):
 
 
 def zeros(config: llama.LlamaConfig, sizes: CacheSizes, dtype: DTypeLike) -> Cache:
-    b, head = sizes.block_tokens, (config.kv_heads, config.head_size)
+    b, K, E = sizes.block_tokens, config.kv_heads, config.head_size
 
-    def pair(tokens: int, rows: int) -> tuple[jax.Array, jax.Array]:
-        lead, (K, E) = (config.layers, tokens // b, rows), head
-        return jnp.zeros((*lead, K, E, b), dtype), jnp.zeros((*lead, K, b, E), dtype)
+    def pair(tokens: int, rows: int) -> tuple[Any, Any]:
+        lead = (config.layers, tokens // b, rows, K)
+        keys, values = jnp.zeros((*lead, E, b), dtype), jnp.zeros((*lead, b, E), dtype)
+        if keys.dtype != jnp.int8:
+            return keys, values
+        scales = jnp.zeros((*lead, 1, b), jnp.float32), jnp.zeros((*lead, b, 1), jnp.float32)
+        return Codes(keys, scales[0]), Codes(values, scales[1])
 
     return Cache(
         *pair(sizes.prefix_tokens, 1),
@@ -70,7 +118,16 @@ def zeros(config: llama.LlamaConfig, sizes: CacheSizes, dtype: DTypeLike) -> Cac
 
 def constrain(cache: Cache, mesh: Mesh) -> Cache:
     """Pins every array where it lives."""
-    return Cache(*(meshes.constrain(x, mesh, axes) for x, axes in zip(cache, PLACES, strict=True)))
+    return each_place(cache, lambda part, axes: meshes.constrain(part, mesh, axes))
+
+
+def each_place(cache: Cache, function: Callable[[Any, Any], Any]) -> Cache:
+    """`function` of every array, and of where it lives."""
+
+    def of(held: Any, axes: Any) -> Any:
+        return jax.tree.map(lambda part: function(part, axes), held)
+
+    return Cache(*map(of, cache, PLACES))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "sizes", "dtype", "mesh"))
@@ -80,9 +137,11 @@ def allocate(config: llama.LlamaConfig, sizes: CacheSizes, dtype: DTypeLike, mes
 
 
 def sizes(cache: Cache) -> CacheSizes:
-    _, X, _, _, b, _ = cache.prefix_values.shape
-    _, Y, P, _, _, _ = cache.prompt_values.shape
-    _, Z, R, _, _, _ = cache.own_values.shape
+    prefix, prompt, own = (
+        (held.codes if isinstance(held, Codes) else held).shape
+        for held in (cache.prefix_values, cache.prompt_values, cache.own_values)
+    )
+    (_, X, _, _, b, _), (_, Y, P, _, _, _), (_, Z, R, _, _, _) = prefix, prompt, own
     return CacheSizes(R, P, X * b, Y * b, Z * b, b)
 
 
@@ -119,12 +178,16 @@ def insert(
     everything = tokens_first(keys), tokens_first(values)
     of_first_row = tokens_first(keys[:, :1]), tokens_first(values[:, :1])
 
-    def put(block, row, column, arrays: tuple[jax.Array, ...], fresh: tuple[jax.Array, ...]) -> Any:
-        into_keys = arrays[0].at[:, block, row, :, :, column]
-        into_values = arrays[1].at[:, block, row, :, column, :]
+    def put(block, row, column, arrays: tuple[Any, ...], fresh: tuple[jax.Array, ...]) -> Any:
+        def key(array: jax.Array, token: jax.Array) -> jax.Array:
+            return array.at[:, block, row, :, :, column].set(token, mode="drop")
+
+        def value(array: jax.Array, token: jax.Array) -> jax.Array:
+            return array.at[:, block, row, :, column, :].set(token, mode="drop")
+
         return tuple(
-            at.set(tokens.astype(array.dtype), mode="drop")
-            for at, tokens, array in zip((into_keys, into_values), fresh, arrays, strict=True)
+            jax.tree.map(into, array, _held_as(tokens, array))
+            for into, array, tokens in zip((key, value), arrays, fresh, strict=True)
         )
 
     first_row = jnp.zeros_like(shared_block)
@@ -152,10 +215,13 @@ def write_column(
     """Puts one token of every lane into a column of the ring, in one layer."""
     block, within = jnp.divmod(column, sizes(cache).block_tokens)
 
-    def put(array: jax.Array, token: jax.Array, place: tuple[Any, Any], axis: int) -> jax.Array:
-        token = jnp.expand_dims(token.astype(array.dtype), axis)[None, None]
-        placed = jax.lax.dynamic_update_slice(array, token, (layer, block, 0, 0, *place))
-        return meshes.constrain(placed, mesh, AXES)
+    def put(held: Any, token: jax.Array, place: tuple[Any, Any], axis: int) -> Any:
+        def one(array: jax.Array, part: jax.Array) -> jax.Array:
+            part = jnp.expand_dims(part, axis)[None, None]
+            placed = jax.lax.dynamic_update_slice(array, part, (layer, block, 0, 0, *place))
+            return meshes.constrain(placed, mesh, AXES)
+
+        return jax.tree.map(one, held, _held_as(token, held))
 
     return cache._replace(
         own_keys=put(cache.own_keys, keys, (0, within), 3),
@@ -173,17 +239,14 @@ def follow(cache: Cache, lanes: Int[Array, " R"], blocks: Int[Array, ""], mesh: 
 
         return meshes.constrain(jax.lax.fori_loop(0, blocks, one, array), mesh, AXES)
 
-    return cache._replace(own_keys=move(cache.own_keys), own_values=move(cache.own_values))
+    own = jax.tree.map(move, (cache.own_keys, cache.own_values))
+    return cache._replace(own_keys=own[0], own_values=own[1])
 
 
 def rearrange(
     cache: Cache, lanes: Int[Array, " R"], prompts: Int[Array, " P"], mesh: Mesh
 ) -> Cache:
     """A cache of these lanes and prompt slots of the old one, in this order."""
-    taken = cache._replace(
-        prompt_keys=jnp.take(cache.prompt_keys, prompts, axis=2),
-        prompt_values=jnp.take(cache.prompt_values, prompts, axis=2),
-        own_keys=jnp.take(cache.own_keys, lanes, axis=2),
-        own_values=jnp.take(cache.own_values, lanes, axis=2),
-    )
-    return constrain(taken, mesh)
+    of_prompts = jax.tree.map(lambda x: jnp.take(x, prompts, axis=2), cache[2:4])
+    of_lanes = jax.tree.map(lambda x: jnp.take(x, lanes, axis=2), cache[4:])
+    return constrain(Cache(*cache[:2], *of_prompts, *of_lanes), mesh)

@@ -35,7 +35,7 @@ class Pace:
         bucket_tokens: the shortest compiled length of prompts, each next is twice as long; answers
             have a multiple. Attention visits what is filled, so that long ones cost only memory.
         chunk_steps: steps between two looks of the host, at most.
-        cache_dtype: of keys and values.
+        cache_dtype: of keys and values; int8 holds them in 255 steps, see `caches.Codes`.
     """
 
     lanes: int
