@@ -49,13 +49,13 @@ def partial(
         "nkme,nkes->nkms", q, caches.numbers(keys, q.dtype), preferred_element_type=jnp.float32
     )
     if isinstance(keys, caches.Codes):
-        products = products * keys.scales
+        products = products * keys.scales[:, :, None]
     scores = jnp.where(mask, rule.scores(products, q.shape[-1]), MASKED)
     largest = scores.max(axis=-1, keepdims=True)
     weights = jnp.exp(scores - largest)
     factors = weights
     if isinstance(values, caches.Codes):
-        factors = weights * jnp.swapaxes(values.scales, -1, -2)
+        factors = weights * values.scales[:, :, None]
     weighted = jnp.einsum(
         "nkms,nkse->nkme",
         factors.astype(q.dtype),

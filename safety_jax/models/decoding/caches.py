@@ -37,7 +37,8 @@ class Codes(NamedTuple):
 
     Attributes:
         codes: int8.
-        scales: float32, of the same shape with E = 1.
+        scales: float32, of the same shape without E; tokens are the last axis of both keys' and
+            values', for a last axis of 1 would take a TPU 128 times its memory.
     """
 
     codes: Any
@@ -46,9 +47,9 @@ class Codes(NamedTuple):
     @classmethod
     def of(cls, fresh: Float[Array, "*N E"]) -> "Codes":
         wide = fresh.astype(jnp.float32)
-        scales = jnp.abs(wide).max(axis=-1, keepdims=True) / 127
-        codes = jnp.round(wide / jnp.where(scales > 0, scales, 1)).astype(jnp.int8)
-        return cls(codes, scales)
+        scales = jnp.abs(wide).max(axis=-1) / 127
+        codes = jnp.round(wide / jnp.where(scales > 0, scales, 1)[..., None])
+        return cls(codes.astype(jnp.int8), scales)
 
 
 def numbers(held: Any, dtype: DTypeLike) -> jax.Array:
@@ -106,7 +107,7 @@ def zeros(config: llama.LlamaConfig, sizes: CacheSizes, dtype: DTypeLike) -> Cac
         keys, values = jnp.zeros((*lead, E, b), dtype), jnp.zeros((*lead, b, E), dtype)
         if keys.dtype != jnp.int8:
             return keys, values
-        scales = jnp.zeros((*lead, 1, b), jnp.float32), jnp.zeros((*lead, b, 1), jnp.float32)
+        scales = jnp.zeros((2, *lead, b), jnp.float32)
         return Codes(keys, scales[0]), Codes(values, scales[1])
 
     return Cache(
@@ -125,7 +126,7 @@ def each_place(cache: Cache, function: Callable[[Any, Any], Any]) -> Cache:
     """`function` of every array, and of where it lives."""
 
     def of(held: Any, axes: Any) -> Any:
-        return jax.tree.map(lambda part: function(part, axes), held)
+        return jax.tree.map(lambda part: function(part, axes[: part.ndim]), held)
 
     return Cache(*map(of, cache, PLACES))
 
@@ -180,10 +181,10 @@ def insert(
 
     def put(block, row, column, arrays: tuple[Any, ...], fresh: tuple[jax.Array, ...]) -> Any:
         def key(array: jax.Array, token: jax.Array) -> jax.Array:
-            return array.at[:, block, row, :, :, column].set(token, mode="drop")
+            return array.at[:, block, row, ..., column].set(token, mode="drop")
 
         def value(array: jax.Array, token: jax.Array) -> jax.Array:
-            return array.at[:, block, row, :, column, :].set(token, mode="drop")
+            return array.at[:, block, row, :, column].set(token, mode="drop")
 
         return tuple(
             jax.tree.map(into, array, _held_as(tokens, array))
@@ -215,17 +216,22 @@ def write_column(
     """Puts one token of every lane into a column of the ring, in one layer."""
     block, within = jnp.divmod(column, sizes(cache).block_tokens)
 
-    def put(held: Any, token: jax.Array, place: tuple[Any, Any], axis: int) -> Any:
-        def one(array: jax.Array, part: jax.Array) -> jax.Array:
-            part = jnp.expand_dims(part, axis)[None, None]
-            placed = jax.lax.dynamic_update_slice(array, part, (layer, block, 0, 0, *place))
-            return meshes.constrain(placed, mesh, AXES)
+    def put(array: jax.Array, token: jax.Array, axis: int) -> jax.Array:
+        place = [layer, block, *(0,) * (array.ndim - 2)]
+        place[axis] = within
+        token = jnp.expand_dims(token[None, None], axis)
+        placed = jax.lax.dynamic_update_slice(array, token, place)
+        return meshes.constrain(placed, mesh, AXES[: array.ndim])
 
-        return jax.tree.map(one, held, _held_as(token, held))
+    def key(array: jax.Array, token: jax.Array) -> jax.Array:
+        return put(array, token, array.ndim - 1)
+
+    def value(array: jax.Array, token: jax.Array) -> jax.Array:
+        return put(array, token, 4)
 
     return cache._replace(
-        own_keys=put(cache.own_keys, keys, (0, within), 3),
-        own_values=put(cache.own_values, values, (within, 0), 2),
+        own_keys=jax.tree.map(key, cache.own_keys, _held_as(keys, cache.own_keys)),
+        own_values=jax.tree.map(value, cache.own_values, _held_as(values, cache.own_values)),
     )
 
 
@@ -237,7 +243,8 @@ def follow(cache: Cache, lanes: Int[Array, " R"], blocks: Int[Array, ""], mesh: 
             old = jax.lax.dynamic_index_in_dim(moved, block, 1)
             return jax.lax.dynamic_update_index_in_dim(moved, old[:, :, lanes], block, 1)
 
-        return meshes.constrain(jax.lax.fori_loop(0, blocks, one, array), mesh, AXES)
+        placed = jax.lax.fori_loop(0, blocks, one, array)
+        return meshes.constrain(placed, mesh, AXES[: array.ndim])
 
     own = jax.tree.map(move, (cache.own_keys, cache.own_values))
     return cache._replace(own_keys=own[0], own_values=own[1])
