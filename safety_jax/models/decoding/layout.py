@@ -16,7 +16,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.typing import DTypeLike
 
 from safety_jax.base import meshes, trees
 from safety_jax.models import llama, lora
@@ -34,9 +35,9 @@ def copied(model: Model) -> Model:
     computes, place = jnp.dtype(model.execution.compute_dtype), _placing(model, mesh)
 
     def move(name: str, leaf: Any) -> Any:
-        if isinstance(leaf, jax.Array) and name.endswith(CAST):
-            leaf = leaf.astype(computes) if leaf.dtype.itemsize > computes.itemsize else leaf
-        return jax.device_put(leaf, place(name, leaf))
+        wide = isinstance(leaf, jax.Array) and leaf.dtype.itemsize > computes.itemsize
+        kind = computes if wide and name.endswith(CAST) else None
+        return jax.tree.map(lambda part, to: _moved(part, to, kind), leaf, place(name, leaf))
 
     return _speaker(model, trees.map_named(move, model.weights))
 
@@ -57,8 +58,8 @@ def lent(model: Model) -> Iterator[Model]:
         name: jax.tree.map(lambda part: part.sharding, leaf)
         for name, leaf in trees.flatten(model.weights).items()
     }
-    _move(model.weights, _placing(model, mesh))
     try:
+        _move(model.weights, _placing(model, mesh))
         yield _speaker(model, model.weights)
     finally:
         _move(model.weights, lambda name, _: homes[name])
@@ -81,8 +82,16 @@ def _move(weights: trees.Tree, place: Callable[[str, Any], Any]) -> None:
     for name, leaf in trees.flatten(weights).items():
         *parents, last = name.split(".")
         node = functools.reduce(dict.__getitem__, parents, weights)
-        moved = jax.device_put(leaf, place(name, leaf), donate=True)
+        moved = jax.tree.map(_moved, leaf, place(name, leaf))
         node[last] = jax.block_until_ready(moved)
+        for part in jax.tree.leaves(leaf):
+            part.delete()
+
+
+@functools.partial(jax.jit, static_argnames=("where", "dtype"))
+def _moved(part: jax.Array, where: NamedSharding, dtype: DTypeLike | None = None) -> jax.Array:
+    """Over the network; `jax.device_put` between two layouts may go through a host."""
+    return jax.lax.with_sharding_constraint(part if dtype is None else part.astype(dtype), where)
 
 
 def _speaker(model: Model, weights: trees.Tree) -> Model:
@@ -93,6 +102,7 @@ def _speaker(model: Model, weights: trees.Tree) -> Model:
         rank = next(leaf.shape[1] for name, leaf in factors.items() if name.endswith(".a"))
         declared, adapted = llama.parameters(model.config), tuple(adapters.weights)
         there = lora.shardings(declared, adapted, rank, mesh)
-        adapters = dataclasses.replace(adapters, weights=jax.device_put(adapters.weights, there))
+        moved = jax.tree.map(_moved, adapters.weights, there)
+        adapters = dataclasses.replace(adapters, weights=moved)
     run = dataclasses.replace(model.execution, mesh=mesh)
     return dataclasses.replace(model, execution=run, weights=weights, adapters=adapters)
