@@ -88,10 +88,14 @@ def _move(weights: trees.Tree, place: Callable[[str, Any], Any]) -> None:
             part.delete()
 
 
-@functools.partial(jax.jit, static_argnames=("where", "dtype"))
 def _moved(part: jax.Array, where: NamedSharding, dtype: DTypeLike | None = None) -> jax.Array:
     """Over the network; `jax.device_put` between two layouts may go through a host."""
-    return jax.lax.with_sharding_constraint(part if dtype is None else part.astype(dtype), where)
+    move = jax.jit(_as_type, static_argnames="dtype", out_shardings=where)
+    return move(part, dtype=part.dtype if dtype is None else dtype)
+
+
+def _as_type(part: jax.Array, dtype: DTypeLike) -> jax.Array:
+    return part.astype(dtype)
 
 
 def _speaker(model: Model, weights: trees.Tree) -> Model:
