@@ -266,8 +266,9 @@ def test_meshes_give_every_device_a_row_and_hold_weights_whole_where_they_fit():
 
 
 def test_decoders_divide_kernels_until_adding_up_costs_more_than_reading():
-    """A v5e reads 819 GB/s, and receives 100 from 15 others: 13.5 GB in 4, 8 or 16 parts of 256
-    lanes take 4.1, 2.1 or 1.0 ms to read, and 0.7, 1.2 or 2.5 to add up."""
+    """A v5e reads 819 GB/s, and receives 50 from 3 others or 100 from 15: 13.5 GB in 4, 8 or 16
+    parts take 4.1, 2.1 or 1.0 ms to read; to add up products of 256 lanes, 1.0, 1.2 or 2.5, and 0.3
+    to 0.8 for sums to go round."""
     small, large = sizes.read("llama2-7b"), sizes.read("llama3-70b")
     v5e, v6e = chips.parse_slice("v5e:4x4"), chips.parse_slice("v6e:4x4")
     held = {"weights": 13.5e9, "caches": 52e9}

@@ -15,6 +15,9 @@ from safety_jax.training.footprint import FlopParts
 # Of a device's memory: what weights and optimizer may take before they are divided further; or of
 # a decoder, which has little else, weights and caches.
 TRAINING_SHARE, DECODING_SHARE = 0.4, 0.8
+# From chip to chip (Austin et al. 2025, How to Scale Your Model, "TPUs"); a sum of one token's
+# activations is so small that among many chips this is most of it.
+HOP_SECONDS = 1e-6
 
 
 class ModelSizes(NamedTuple):
@@ -108,7 +111,11 @@ def for_decoding(
         received = formulas.exchanged(
             model, split, width=2, tokens=lanes, passes=1, repeats=1, reduced=0
         )
-        return weights / parts / bandwidth + formulas.network_seconds(received, where)
+        # A sum goes round each axis of the group's part of the network twice.
+        side = parts ** (1 / max(chip.axes, 1))
+        hops = 2 * chip.axes * (side - 1) if chip.axes else 2
+        waits = 2 * model.layers * hops * HOP_SECONDS if parts > 1 else 0.0
+        return weights / parts / bandwidth + formulas.network_seconds(received, where) + waits
 
     found = {}
     for parts in (n for n in range(1, count + 1) if count % n == 0):
