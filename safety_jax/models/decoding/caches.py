@@ -217,7 +217,7 @@ def write_column(
     block, within = jnp.divmod(column, sizes(cache).block_tokens)
 
     def put(array: jax.Array, token: jax.Array, axis: int) -> jax.Array:
-        place = [layer, block, *(0,) * (array.ndim - 2)]
+        place: list[Any] = [layer, block, *(0,) * (array.ndim - 2)]
         place[axis] = within
         token = jnp.expand_dims(token[None, None], axis)
         placed = jax.lax.dynamic_update_slice(array, token, place)
