@@ -191,7 +191,8 @@ def trained_policy(
     Args:
         sides, survey: see `TrainedModel`.
     """
-    adapted = lora.targets(tuple(config.lora.targets)) if config.lora.rank > 0 else ()
+    known = llama.targets(model)
+    adapted = lora.targets(tuple(config.lora.targets), known) if config.lora.rank > 0 else ()
     declared, vocabulary = llama.parameters(model), model.vocabulary_size
     return trained_model(
         config, model, declared, adapted, vocabulary=vocabulary, sides=sides, survey=survey

@@ -91,7 +91,7 @@ def sizes_of(asked: PlanRequest) -> TrainedModel:
         return groups.trained_policy(
             config, model, sides=1 if stage == "kto" else sides, survey=survey
         )
-    adapter = make_adapter(config, lora.targets)
+    adapter = make_adapter(config, functools.partial(lora.targets, known=llama.targets(model)))
     return groups.trained_model(
         config,
         model,
