@@ -1,7 +1,7 @@
 """Direct preference optimisation: safe answers preferred over unsafe ones.
 
 Papers: DPO (arXiv 2305.18290); Safe to Serve (arXiv 2412.00074), its DPO part; SafeDPO (arXiv
-2505.20065).
+2505.20065); DOOR (arXiv 2503.03710).
 
     python -m safety_jax.main --config=configs/dpo.py --config.model.path=SFT_MODEL \\
         --config.data.train=PAIRS --workdir=runs/dpo
@@ -17,6 +17,8 @@ Arguments, behind the colon and joined by commas:
                 sigmoid_mean  DPO on averages: length-normalised
                 simpo         no reference
                 safe          SafeDPO: safety first, with a margin where only one answer is safe
+                door          DOOR: the refusal learned, the harmful answer unlearned; its paper
+                              has both behind harmful beginnings: data.recovery_share=0.5 or more
     paper=...   Safe to Serve as its report (report) or its shell script (script) has it, with what
                 it did otherwise in `dpo.protocol_notes`
 
@@ -42,6 +44,7 @@ OBJECTIVES = {
     "sigmoid_mean": (5.0, 0.0, 0.0),
     "simpo": (2.0, 0.0, 1.0),
     "safe": (0.1, 0.0, 10.0),
+    "door": (0.5, 0.0, 0.0),
 }
 
 
@@ -71,6 +74,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     lora.targets = ("all-linear",)
     lora.initialization = "peft"  # or "zero_a": A = 0, B random
     lora.rslora = False
+    lora.layers = ""  # numbers and ranges, 8-11,20; "": all
 
     config.data = data = ConfigDict()
     data.train = ("hf:PKU-Alignment/PKU-SafeRLHF:train",)
@@ -82,6 +86,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     data.max_length = 1024
     data.row_tokens = 0  # tokens of a packed row; 0: what packs best, at most max_length
     data.packing = True
+    data.recovery_share = 0.0  # of pairs: both answers begin with some of the rejected one
+    data.recovery_tokens = 100  # of such a beginning, at most; it is read and not learned
     data.share_prompts = True  # both answers read a common prompt once, where that saves
     data.overlong_prompt = "error"  # or "skip", counted and listed in skipped.jsonl
     data.special_text = "text"  # what spells a control token is letters; or "error", "skip"

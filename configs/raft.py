@@ -63,6 +63,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     lora.targets = ("all-linear",)
     lora.initialization = "peft"  # or "zero_a": A = 0, B random
     lora.rslora = False
+    lora.layers = ""  # numbers and ranges, 8-11,20; "": all
 
     config.data = data = ConfigDict()
     data.prompts = ("",)  # sources of unsafe prompts; must be given

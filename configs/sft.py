@@ -55,11 +55,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
     lora.targets = ("q_proj", "v_proj")  # or ("all-linear",)
     lora.initialization = "peft"  # or "zero_a": A = 0, B random
     lora.rslora = False
+    lora.layers = ""  # numbers and ranges, 8-11,20; "": all
 
     config.data = data = ConfigDict()
     data.train = ("hf:yahma/alpaca-cleaned:train?rows=20000",)
     data.safety = TRAINING_DATA + "safety_only_data_Instructions.json"
     data.safety_rows = choice.safety or 0
+    data.safety_choice = "any"  # or "refusals": these alone, spread evenly over their `category`
+    data.recovery_share = 0.0  # of rows with a harmful answer: they begin with some of it
+    data.recovery_tokens = 100  # of such a beginning, at most; it is read and not learned
+    data.recovery = ""  # a source of harmful answers, for rows that reject none themselves
     data.eval = ""  # a source; "": hold out `eval_rows` of the training rows
     data.eval_rows = 500
     data.decontaminate = ()  # tests: near-duplicates of their prompts are not learned
@@ -114,8 +119,15 @@ def get_config(arg: str | None = None) -> ConfigDict:
     log.wandb = False
     log.compilation_cache = ""  # "": the user's cache folder
 
-    config.sft = ConfigDict()
-    config.sft.protocol_notes = ()  # what the model card must say about the recipe
+    config.sft = sft = ConfigDict()
+    sft.objective = "likelihood"  # or "constrained": each token is held to the start by its β
+    sft.beta_first = 0.5  # of an answer's first token; larger holds it more
+    sft.beta_early = 2.0  # of the others up to `early_tokens`
+    sft.early_tokens = 5
+    sft.beta_rest = 0.1  # of all behind; towards 0 it is plain likelihood
+    sft.reference = "cached"  # of the start; or "live": computed in every step
+    sft.reference_folder = ""  # "": the user's cache folder
+    sft.protocol_notes = ()  # what the model card must say about the recipe
 
     if choice.paper == "safety_tuned_llamas":
         safety_tuned_llamas(config)

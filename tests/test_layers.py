@@ -36,7 +36,8 @@ SHARED_STAGES = {
     "answering", "checks", "config_files", "devices", "evaluate_plan", "evaluate_prompts", "fits",
     "groups",
     "judge_schema", "metric_names", "pair_task", "planned", "planned_passes", "planned_training",
-    "recipe", "references", "results", "schema", "texts", "training", "tuning",
+    "recipe", "references", "results", "schema", "tamper_plan", "tamper_weights", "texts",
+    "training", "tuning",
 }  # fmt: skip
 # Runs no other stage, but must make of their configs what they do.
 LOOKS_IN = "safety_jax.stages.planned_training"

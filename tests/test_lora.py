@@ -104,6 +104,38 @@ def test_dropout_keeps_the_mean_and_needs_a_key():
     np.testing.assert_array_equal(lora.delta(x, still), x)
 
 
+def test_adapters_on_one_layer_are_adapters_without_the_others(
+    config, weights, one_device, forward
+):
+    """The second layer's rows alone do to the bit what all do when the first layer's B is zero,
+    and they are all that has a gradient."""
+    every = random_adapters(config, one_device)
+    quiet = trees.map_named(
+        lambda name, leaf: leaf if name.endswith(".a") else leaf.at[0].set(0), every.weights
+    )
+    rows = jax.tree.map(lambda leaf: leaf[1:], every.weights)
+    some = dataclasses.replace(every, weights=rows, on=lora.on((1,), 2))
+    adapted = forward(weights, some)
+    quietened = dataclasses.replace(every, weights=quiet)
+    np.testing.assert_array_equal(adapted, forward(weights, quietened))
+    merged, same = lora.merge(weights, some), lora.merge(weights, quietened)
+    for name, kernel in trees.flatten(merged).items():
+        np.testing.assert_array_equal(kernel, trees.flatten(same)[name])
+    gradient = jax.grad(lambda one: jnp.sin(forward(weights, one)).sum())(some)
+    for name, leaf in trees.flatten(gradient.weights).items():
+        assert leaf.shape[0] == 1 and np.abs(leaf).max() > 0, name
+
+
+def test_layers_by_number():
+    assert lora.layer_numbers("", 4) is None
+    assert lora.layer_numbers("0-3", 4) is None
+    assert lora.layer_numbers("2-4, 7,0", 9) == (0, 2, 3, 4, 7)
+    assert lora.on((0, 2), 4) == (True, False, True, False)
+    for text in ("4", "3-1", "1-9", "x", "1-", "-1", "1,,2", "1.5"):
+        with pytest.raises(ConfigError, match=r"lora\.layers"):
+            lora.layer_numbers(text, 4)
+
+
 def test_gradient_reaches_every_leaf(config, weights, one_device, forward):
     adapters = random_adapters(config, one_device)
 

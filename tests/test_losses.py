@@ -135,6 +135,8 @@ PAIR = ((-10.0, -20.0), (-12.0, -16.0))
         (functools.partial(losses.dpo_mean, beta=0.5), -np.log(sigmoid(1))),
         (functools.partial(losses.simpo, beta=2.0, margin=0.5), -np.log(sigmoid(-0.5))),
         (functools.partial(losses.safe_dpo, beta=0.5, margin=7.0), -np.log(sigmoid(3))),
+        # 10 for the refusal; the harmful answer fell by 4: -4 log σ(2)
+        (functools.partial(losses.door, beta=0.5), 10 - 4 * np.log(sigmoid(2))),
     ],
 )
 def test_objectives_on_paper(objective, expected):
@@ -146,6 +148,43 @@ def test_safe_dpo_asks_for_more_where_only_the_rejected_answer_is_unsafe():
     given = one_pair(*PAIR, unsafe=(0.0, 1.0))
     found = losses.safe_dpo(given, beta=0.5, margin=7.0)
     np.testing.assert_allclose(found[0], -np.log(sigmoid(3 - 7)), rtol=1e-6)
+
+
+def test_door_starts_at_npo_and_fades_where_dpo_fades_too():
+    """At the start: likelihood plus 2 ln 2 / β, whose slope is that of log π(y_l); far away the
+    refusal still counts whole and the harmful answer no more."""
+    slopes = jax.grad(lambda sums: losses.door(one_pair(*sums), beta=0.5)[0])
+    start, far = jnp.array([[-12.0, -16.0], [-12.0, -16.0]]), jnp.array([PAIR[1], PAIR[1]])
+    value = losses.door(one_pair(*start), beta=0.5)[0]
+    np.testing.assert_allclose(value, 12 + 4 * np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(slopes(start)[0], [-1, 1], rtol=1e-6)
+    np.testing.assert_allclose(slopes(far.at[0, 1].set(-80.0))[0], [-1, 0], atol=1e-6)
+
+
+# ---------------------------------------------------------------------------- tokens, on paper
+
+BETAS = losses.AnswerBetas(first=0.5, early=2.0, early_tokens=3, rest=0.1)
+
+
+def test_betas_follow_each_answer():
+    mask = jnp.array([[0, 1, 1, 1, 1, 1, 0, 1, 1], [1, 0, 0, 1, 0, 1, 1, 0, 0]], bool)
+    expected = [[1, 0.5, 2, 2, 0.1, 0.1, 1, 0.5, 2], [0.5, 1, 1, 0.5, 1, 0.5, 2, 1, 1]]
+    np.testing.assert_allclose(BETAS.at(mask), expected, rtol=1e-7)
+
+
+def test_constrained_on_paper():
+    """-(2/β) log σ(β (log π - log π_ref)): at the start 2 ln 2 / β with the slope of likelihood;
+    the authors' code has the slope as a weight, 2 (1 - σ(β r)); a small β leaves likelihood."""
+    policy, start = jnp.array([-1.0, -3.0, -2.0]), jnp.array([-1.0, -2.0, -4.0])
+    beta = jnp.array([0.5, 2.0, 0.1])
+    found = losses.constrained(policy, start, beta)
+    expected = [4 * np.log(2), -np.log(sigmoid(-2)), -20 * np.log(sigmoid(0.2))]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    slopes = jax.vmap(jax.grad(losses.constrained))
+    weights = 2 * (1 - sigmoid(np.asarray(beta * (policy - start))))
+    np.testing.assert_allclose(slopes(policy, start, beta), -weights, rtol=1e-6)
+    np.testing.assert_allclose(slopes(start, start, beta), [-1, -1, -1], rtol=1e-6)
+    np.testing.assert_allclose(slopes(policy, start, beta * 1e-4), [-1, -1, -1], rtol=1e-3)
 
 
 def test_robust_is_the_clean_loss_on_average():

@@ -3,7 +3,7 @@
 import pytest
 
 from safety_jax.base.errors import ConfigError
-from safety_jax.data.mixing import mix, split
+from safety_jax.data.mixing import evenly, mix, split
 from safety_jax.data.records import Message, Pair, Record, read_pairs, read_records
 from safety_jax.data.sources import Source
 
@@ -63,6 +63,24 @@ def test_draws_depend_on_seed_and_name_and_grow():
     mixture = mix([source("b", 50, take=20), source("c", 50, take=20)], read=read_records, seed=0)
     places = [record.where.split()[-1] for record in mixture.records]
     assert set(places[:20]) != set(places[20:])
+
+
+def test_rows_spread_over_kinds_of_harm():
+    """Of 6 a, 2 b and 1 c: all kinds first, then what is left; a smaller choice begins a larger."""
+    of = source("x", 9)
+    kinds = "aaaaaabbc"
+    of.rows[:] = [row | {"category": kind} for row, kind in zip(of.rows, kinds, strict=True)]
+    rows = read_records(of)
+    assert [row.categories for row in rows] == [(kind,) for kind in kinds]
+    found = evenly(rows, 9, seed=1)
+    for count, expected in ((3, "abc"), (5, "aabbc"), (9, "aaaaaabbc")):
+        chosen = evenly(rows, count, seed=1)
+        assert chosen == found[:count]
+        assert "".join(sorted(row.categories[0] for row in chosen)) == expected
+    assert {row.where for row in found} == {row.where for row in rows}
+    assert evenly(rows, 9, seed=2) != found
+    with pytest.raises(ConfigError, match="10 rows asked for of 9"):
+        evenly(rows, 10, seed=1)
 
 
 def test_unusable_rows_are_counted():

@@ -123,6 +123,45 @@ def test_round_trip_is_bitwise(modules, dtype, tmp_path, config, one_device, eig
         assert peft.load(tmp_path / "export", config, mesh)[1] == settings
 
 
+ON_ONE_LAYER = {
+    "by number": {"layers_to_transform": [1], "layers_pattern": "layers"},
+    "alone": {"layers_to_transform": 1},
+    "by path": {"target_modules": [f"model.layers.1.{module}" for module in MANY]},
+    "by rule": {"target_modules": r".*\.1\..*(q|v|down)_proj"},
+}
+
+
+@pytest.mark.parametrize("asked", ON_ONE_LAYER)
+def test_an_adapter_on_one_layer_goes_both_ways(asked, tmp_path, config, one_device):
+    """Rank 1 on the second layer alone: one row a leaf, and what peft calls the layer."""
+    tensors = {n: v for n, v in adapter_tensors(rank=1).items() if ".layers.1." in n}
+    source = write_adapter(tmp_path / "source", tensors, r=1, **ON_ONE_LAYER[asked])
+    adapters, settings = peft.load(source, config, one_device)
+    assert (settings.layers, adapters.on, settings.rank) == ((1,), (False, True), 1)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(adapters.weights)} == {1}
+    np.testing.assert_array_equal(adapters.weights["query"]["a"][0], tensors[Q_A.format(1)])
+    peft.export(tmp_path / "export", adapters, settings)
+    files = [folder / peft.WEIGHTS for folder in (source, tmp_path / "export")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    written = json.loads((tmp_path / "export" / peft.CONFIG).read_text())
+    assert written["layers_to_transform"] == [1]
+    with pytest.raises(ValueError, match="given with"):
+        peft.export(tmp_path / "no", adapters, dataclasses.replace(settings, layers=(0,)))
+
+
+def test_adapters_on_other_layers_than_the_config_says_are_refused(tmp_path, config, one_device):
+    both = write_adapter(tmp_path / "both", layers_to_transform=[0, 0])
+    assert "another model: base_model.model.model.layers.1." in refusal(both, config, one_device)
+    tensors = {n: v for n, v in adapter_tensors().items() if ".layers.1." in n}
+    half = write_adapter(tmp_path / "half", tensors)  # as a file that lost its end
+    assert "lacks: " + Q_A.format(0) in refusal(half, config, one_device)
+    ragged = adapter_tensors()
+    del ragged[Q_A.format(0)]
+    rule = write_adapter(tmp_path / "rule", ragged, target_modules=".*_proj")
+    assert "expected q_proj" in (said := refusal(rule, config, one_device))
+    assert "lacks: " + Q_A.format(0) in said
+
+
 FUSED = {"self_attn.qkv_proj": (64, 32), "mlp.gate_up_proj": (96, 32), "mlp.down_proj": (32, 48)}
 
 
@@ -261,9 +300,11 @@ ATTRIBUTES = {
     "biases": ({"bias": "all"}, "bias = 'all'"),
     "whole modules": ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
     "DoRA": ({"use_dora": True}, "use_dora = True"),
-    "some layers": ({"layers_to_transform": [0]}, "layers_to_transform"),
-    "layer 3 alone": ({"layers_to_transform": 3}, "layers_to_transform = 3; expected all 2"),
-    "a layer twice": ({"layers_to_transform": [0, 0]}, "layers_to_transform"),
+    "layer 3 of 2": (
+        {"layers_to_transform": 3},
+        "layers_to_transform = 3; expected numbers from 0",
+    ),
+    "a layer by name": ({"layers_to_transform": ["0"]}, "expected numbers from 0"),
     "transposed": ({"fan_in_fan_out": True}, "fan_in_fan_out"),
     "bias of B": ({"lora_bias": True}, "lora_bias"),
     "tokens": ({"trainable_token_indices": [1]}, "trainable_token_indices"),
@@ -291,6 +332,7 @@ def test_what_is_more_than_lora_is_refused(case, tmp_path, config, one_device):
     found = refusal(folder, config, one_device)
     assert message in found and "adapter" in found
     broken = ("expected r >= 1", "lora_alpha", "a probability", "target_modules None", "shape")
+    broken += ("expected numbers from 0",)
     assert any(word in message for word in broken) or "merge_and_unload()" in found
 
 
@@ -411,9 +453,12 @@ def test_missing_files(tmp_path, config, one_device):
 
 @pytest.mark.torch
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # raised inside transformers
-@pytest.mark.parametrize("rslora", [False, True])
-@pytest.mark.parametrize("case", [CASE, "gemma", "phi3_long", "granite4"])
-def test_peft_opens_an_export(case, rslora, tmp_path, one_device):
+@pytest.mark.parametrize(
+    ("case", "rslora", "layers"),
+    [(case, rslora, None) for case in (CASE, "gemma", "phi3_long", "granite4")
+     for rslora in (False, True)] + [(CASE, False, (1,)), ("phi3_long", False, (0,))],
+)  # fmt: skip
+def test_peft_opens_an_export(case, rslora, layers, tmp_path, one_device):
     import peft as theirs
 
     base = cases.write_folder(tmp_path / "base", cases.read_config(case))
@@ -421,9 +466,13 @@ def test_peft_opens_an_export(case, rslora, tmp_path, one_device):
     weights = hf.load(base, config, one_device, jnp.float32)
     scale = lora.scaling(RANK, 8.0, rslora)
     adapters = dataclasses.replace(random_adapters(config, one_device), scale=scale)
+    if layers is not None:
+        rows = jax.tree.map(lambda leaf: leaf[np.array(layers)], adapters.weights)
+        on = lora.on(layers, config.layers)
+        adapters = dataclasses.replace(adapters, weights=rows, on=on)
     targets = tuple(llama.targets(config).values())
     settings = peft.LoraConfig(
-        RANK, 8.0, 0.1, targets, rslora, str(base), "float32", files=config.files
+        RANK, 8.0, 0.1, targets, rslora, str(base), "float32", files=config.files, layers=layers
     )
     peft.export(tmp_path / "export", adapters, settings)
 
@@ -439,26 +488,29 @@ def test_peft_opens_an_export(case, rslora, tmp_path, one_device):
 @pytest.mark.torch
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # raised inside transformers
 @pytest.mark.parametrize(
-    ("case", "targets"),
+    ("case", "targets", "layers"),
     [
-        (CASE, ["q_proj", "v_proj"]),
-        (CASE, "all-linear"),
-        (CASE, r".*\.(up|down)_proj"),
-        ("phi3", "all-linear"),
-        ("phi3", ["qkv_proj", "down_proj"]),
-        ("olmo3", "all-linear"),
-        ("granite4", "all-linear"),
+        (CASE, ["q_proj", "v_proj"], None),
+        (CASE, ["up_proj"], [1]),
+        (CASE, "all-linear", None),
+        (CASE, r".*\.(up|down)_proj", None),
+        (CASE, r".*\.0\..*\.(up|down)_proj", None),
+        ("phi3", "all-linear", None),
+        ("phi3", ["qkv_proj", "down_proj"], None),
+        ("olmo3", "all-linear", None),
+        ("granite4", "all-linear", None),
     ],
 )
-def test_folders_that_peft_writes(case, targets, tmp_path, one_device):
+def test_folders_that_peft_writes(case, targets, layers, tmp_path, one_device):
     import peft as theirs
     import torch
 
     base = cases.write_folder(tmp_path / "base", cases.read_config(case))
     config = hf.read_config(base)
     settings = theirs.LoraConfig(
-        r=RANK, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM", use_rslora=True
-    )
+        r=RANK, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM", use_rslora=True,
+        layers_to_transform=layers,
+    )  # fmt: skip
     model = theirs.get_peft_model(opened.model_of(base), settings)
     torch.manual_seed(0)
     with torch.no_grad():

@@ -58,7 +58,9 @@ FOUR = (ASK, ANSWER, AGAIN, LAST)
     ],
 )
 def test_records_of_every_format(row, messages, context):
-    expected = Record(messages, context, "a", "a.jsonl line 1")
+    # What a row rejects is told where both answers are one turn.
+    rejected = "No." if row.get("rejected") == "No." else ""
+    expected = Record(messages, context, "a", "a.jsonl line 1", rejected=rejected)
     assert read_records(source(row)) == [expected]
 
 

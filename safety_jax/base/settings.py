@@ -175,6 +175,26 @@ class Reals:
 
 
 @dataclasses.dataclass(frozen=True)
+class Wholes:
+    """A tuple of different whole numbers of `unit`, `low` or more, in ascending order; an empty one
+    where none is `needed`."""
+
+    low: int = 0
+    unit: str = ""
+    needed: bool = False
+
+    def fits(self, value: Any) -> bool:
+        if not isinstance(value, tuple | list) or not all(map(Whole(self.low).fits, value)):
+            return False
+        return list(value) == sorted(set(value)) and bool(value or not self.needed)
+
+    def describe(self) -> str:
+        what = f"whole numbers of {self.unit}" if self.unit else "whole numbers"
+        end = "" if self.needed else ", or ()"
+        return f"a tuple of {what}, {self.low} or more, in ascending order{end}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Anything:
     """A value that somebody else looks at."""
 

@@ -10,6 +10,8 @@ the model learns in training what it will meet in use:
   - One end is trained, so that the model learns to stop: the control token by which the chat
     template ends an answer, and EOS where there is none. An answer that had to be cut has no end.
   - Text that merely looks like a control token ("</s>" in a web page) is text, see `control.py`.
+  - The harmful beginning of a recovery example is no part of what is learned, see `recovery.py`. It
+    stands where the answer would, cut between two tokens, and the answer goes on from there.
 """
 
 import dataclasses
@@ -24,12 +26,14 @@ from jaxtyping import Bool, Int
 from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.data import text_rules, thoughts
 from safety_jax.data.control import WORD, ControlTokens, control_tokens
 from safety_jax.data.examples import Counts as Counts
 from safety_jax.data.examples import Examples as Examples
 from safety_jax.data.examples import fingerprint as fingerprint
 from safety_jax.data.examples import preview as preview
 from safety_jax.data.records import Record
+from safety_jax.data.recovery import Beginning, Recovery
 from safety_jax.data.template import Span, Template, Worded, worded
 from safety_jax.data.text_rules import AS_TEXT, leave_out
 
@@ -41,15 +45,23 @@ class Encoded:
     Attributes:
         answer: marks tokens of answers, whatever will be trained.
         notes: keys of `text_rules.NOTES`.
+        begun: tokens of another answer that stand in front of the last one.
     """
 
     ids: list[int]
     answer: list[bool]
     notes: frozenset[str] = frozenset()
+    begun: int = 0
 
     @property
     def prompt_length(self) -> int:
         return self.answer.index(True)
+
+    def unlearn(self, tokens: int) -> None:
+        """Takes the first tokens of the answer for a part of the prompt; the last one stays."""
+        first = self.prompt_length
+        self.begun = min(tokens, len(self.answer) - 1 - first)
+        self.answer[first : first + self.begun] = [False] * self.begun
 
 
 class Builder:
@@ -124,6 +136,7 @@ class Encoding:
         max_length: most tokens of an example.
         overlong_prompt: "error", or "skip" to leave out rows whose prompt alone fills `max_length`.
         vocabulary_size: rows of the model's embedding.
+        recovery: which rows begin with a harmful answer; None: none.
     """
 
     template: Template
@@ -131,6 +144,7 @@ class Encoding:
     max_length: int
     overlong_prompt: str
     vocabulary_size: int
+    recovery: Recovery | None = None
 
     def check(self) -> list[int]:
         """The ids every text begins with.
@@ -147,6 +161,14 @@ class Encoding:
                 "eos_token in the model folder's tokenizer_config.json"
             )
         return _begin(self.tokenizer, self.template)
+
+    def opening(self, record: Record) -> Beginning | None:
+        """What a record begins with: at most a quarter of an example, so that there is room for the
+        prompt and the answer."""
+        found = None if self.recovery is None else self.recovery.opening(record)
+        if found is None:
+            return None
+        return dataclasses.replace(found, most=min(found.most, max(1, self.max_length // 4)))
 
     def of_own_answers(self) -> "Encoding":
         """As this one, for answers of the model itself: what spells a control token there was read
@@ -171,19 +193,23 @@ def encode(records: Sequence[Record], encoding: Encoding, *, train_on: str) -> E
             have; the message names file and row.
     """
     check_choice("data.train_on", train_on, ("response", "everything"))
+    if encoding.recovery is not None and train_on == "everything":
+        raise ConfigError(
+            "data.train_on is everything, which would learn the harmful beginnings of recovery "
+            "examples; set it to response, or data.recovery_share to 0"
+        )
     begin, max_length = encoding.check(), encoding.max_length
     builder = Builder()
     skipped: Counter[str] = Counter()
     rules = encoding.template.rules
-    examples = encoded(records, encoding.template, encoding.tokenizer, begin)
+    examples = encoded(records, encoding, begin)
     for record, example in zip(records, examples, strict=True):
         if isinstance(example, DataError):
             skipped[leave_out(example, record.optional, rules)] += 1
             continue
-        if example.prompt_length >= max_length:
-            refuse_long_prompt(
-                record.where, example.prompt_length, max_length, encoding.overlong_prompt
-            )
+        prompt = example.prompt_length - example.begun
+        if prompt >= max_length:
+            refuse_long_prompt(record.where, prompt, max_length, encoding.overlong_prompt)
             skipped["prompt too long"] += 1
             continue
         everything = train_on == "everything"
@@ -323,20 +349,22 @@ _ROWS_PER_CALL = 4096
 
 
 def encoded(
-    records: Sequence[Record],
-    template: Template,
-    tokenizer: PreTrainedTokenizerBase,
-    begin: list[int],
+    records: Sequence[Record], encoding: Encoding, begin: list[int]
 ) -> Iterator[Encoded | DataError]:
     """Ids of each record, uncut, with the tokens of its answers marked; an error in place of a
     record without, which says why."""
+    template, tokenizer = encoding.template, encoding.tokenizer
     control = control_tokens(tokenizer)
     for start in range(0, len(records), _ROWS_PER_CALL):
         rows = records[start : start + _ROWS_PER_CALL]
         words = worded(rows, template, tokenizer)
-        for row, found in zip(rows, words, strict=True):
-            if row.cut and isinstance(found, Worded):
+        for k, (row, found) in enumerate(zip(rows, words, strict=True)):
+            if isinstance(found, DataError):
+                continue
+            if row.cut:
                 found.spans[:] = _without_end(found.spans)
+            if (opening := encoding.opening(row)) is not None:
+                words[k] = _behind(opening, row, found, template, control)
         spans = [found.spans for found in words if isinstance(found, Worded)]
         # Of each row the text up to the end of every span: "p", "pa", "paq", "paqb".
         texts = [text for row in spans for text in itertools.accumulate(span.code for span in row)]
@@ -362,11 +390,18 @@ def _join(
     """Adds up the ids of a row's spans; `wholes[k]` are the ids of all text up to span k's end."""
     ids: list[int] = []
     answer = [False] * len(begin)
+    begun = 0
     for span, whole in zip(spans, wholes, strict=True):
-        if whole[: len(ids)] == ids:
+        code = span.code
+        if begun and not (code[:1].isspace() or _ends_blank(ids, tokenizer)):
+            code = " " + code  # the tokens before are a text cut anywhere, which ends in no blank
+        if whole[: len(ids)] == ids and not begun:
             added = whole[len(ids) :]
         else:
-            added = _continuation(span.code, control_tokens(tokenizer))
+            added = _continuation(code, control_tokens(tokenizer))
+        if span.opening is not None:
+            added = added[: span.opening.tokens(len(added))]
+            begun = len(added)
         if span.trained and not added:
             return DataError(f"{record.where}: the answer has no tokens; mend or remove the row")
         ids = ids + added
@@ -377,7 +412,45 @@ def _join(
         )
     if not (spans[-1].ended or record.cut):
         ids, answer = [*ids, cast(int, tokenizer.eos_token_id)], [*answer, True]
-    return Encoded(begin + ids, answer)
+    return Encoded(begin + ids, answer, begun=begun)
+
+
+def _ends_blank(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> bool:
+    # Several, for the last may be a part of a letter.
+    return cast(str, tokenizer.decode(ids[-4:]))[-1:].isspace()
+
+
+def _behind(
+    opening: Beginning, record: Record, found: Worded, template: Template, control: ControlTokens
+) -> Worded | DataError:
+    """A record's words with the beginning of another answer in front of its last one, behind its
+    thought and what the template writes at the beginning of an answer."""
+    if template.rules.special_text != AS_TEXT:
+        special = text_rules.special_opening(record, opening.text, control)
+        if special is not None:
+            return special
+    first = len(found.spans)
+    while first and found.spans[first - 1].trained:
+        first -= 1
+    code = "".join(span.code for span in found.spans[first:])
+    said = thoughts.split(record.messages[-1].content).answer.strip()
+    at = code.rfind(said)
+    if at < 0:
+        return DataError(
+            f"{record.where}: the template does not write its answer as it stands, so there is no "
+            "place for a recovery example; set data.recovery_share to 0, or remove the row"
+        )
+    # A blank alone belongs to whichever text follows it.
+    blank = code[:at] if code[:at].isspace() else ""
+    before = [] if blank or not at else [Span(control.decode(code[:at]), True, code[:at])]
+    rest = Span(control.decode(code[at:]), True, code[at:], found.spans[-1].ended)
+    spans = [
+        *found.spans[:first],
+        *before,
+        Span(blank + opening.text, False, blank + opening.text, opening=opening),
+        rest,
+    ]
+    return dataclasses.replace(found, spans=spans)
 
 
 def _without_end(spans: list[Span]) -> list[Span]:

@@ -58,6 +58,11 @@ class Examples:
         """An example is a side of its own, where nothing is compared with it."""
         return (self,)
 
+    @property
+    def targets(self) -> None:
+        """Nothing is known of an example beside its tokens, see `placement.Marked`."""
+        return None
+
     def example(self, i: int | np.integer) -> tuple[Int[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
         """Ids and mask of example i."""
         here = slice(self.offsets[i], self.offsets[i + 1])

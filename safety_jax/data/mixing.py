@@ -1,6 +1,7 @@
 """Mixes sources in chosen proportions, and splits rows off for validation."""
 
 import dataclasses
+import itertools
 import math
 import zlib
 from collections import Counter
@@ -170,6 +171,25 @@ def _counts(sources: Sequence[Source], sizes: Sequence[int]) -> list[int]:
     return counts
 
 
+def evenly(rows: Sequence[Record], count: int, *, seed: int) -> list[Record]:
+    """So many rows, spread evenly over kinds of harm: in rounds, of each kind the next one that is
+    left. Kinds and rows come in an order drawn by seed; a smaller choice is part of a larger one.
+
+    `a a a b b c`, 4 of them: one each of a, b and c, and a second of one kind.
+
+    Raises:
+        ConfigError: there are fewer.
+    """
+    if count > len(rows):
+        raise ConfigError(f"{count} rows asked for of {len(rows)}; expected no more than there are")
+    kinds: dict[tuple[str, ...], list[Record]] = {}
+    for i in permutation(len(rows), seed=seed, stream=_EVENLY_STREAM):
+        kinds.setdefault(rows[i].categories, []).append(rows[i])
+    rounds = itertools.zip_longest(*kinds.values())
+    found = [row for round_ in rounds for row in round_ if row is not None]
+    return found[:count]
+
+
 def split(records: Sequence[R], *, rows: int, seed: int) -> tuple[list[R], list[R]]:
     """Splits `rows` rows off for validation; no prompt stands on both sides.
 
@@ -188,7 +208,7 @@ def split(records: Sequence[R], *, rows: int, seed: int) -> tuple[list[R], list[
         )
     groups: dict[str, list[int]] = {}
     for i, record in enumerate(records):
-        groups.setdefault(_prompt_key(record), []).append(i)
+        groups.setdefault(prompt_key(record), []).append(i)
     members = list(groups.values())
     validation: set[int] = set()
     for g in permutation(len(members), seed=seed, stream=_SPLIT_STREAM):
@@ -201,10 +221,11 @@ def split(records: Sequence[R], *, rows: int, seed: int) -> tuple[list[R], list[
 
 
 # Beyond the 32 bits of the name hashes that `mix` draws with.
-_SPLIT_STREAM = 1 << 32
+_SPLIT_STREAM, _EVENLY_STREAM = 1 << 32, (1 << 32) + 1
 
 
-def _prompt_key(record: Record | Pair | Rated | Labelled) -> str:
+def prompt_key(record: Record | Pair | Rated | Labelled) -> str:
+    """What a row asks, regardless of case and spacing; its last answer is no part of it."""
     messages = record.messages if isinstance(record, Record) else record.prompt
     if messages[-1].role == "assistant":
         messages = messages[:-1]

@@ -156,6 +156,9 @@ def encode_pairs(
     What is too long loses tokens as in `encode.encode`; the prompt loses as many on both sides, as
     many as the longer answer asks for.
 
+    Of a pair that becomes a recovery example, the first tokens of the rejected answer stand in
+    front of the chosen one, and are learned on neither side (DOOR, arXiv 2503.03710).
+
     Args:
         bad_rows: "skip" leaves pairs out whose answers are equal once cut, "error" raises.
         distinct: answers must differ; otherwise they may be equal.
@@ -166,12 +169,12 @@ def encode_pairs(
             template has no marks, and answers that do not differ.
     """
     begin, max_length = encoding.check(), encoding.max_length
-    template, tokenizer = encoding.template, encoding.tokenizer
+    template = encoding.template
     kept: list[Pair] = []
     sides: tuple[encode.Builder, encode.Builder] = (encode.Builder(), encode.Builder())
     too_long = 0
     both = [
-        encode.encoded([_side(pair, k, template) for pair in pairs], template, tokenizer, begin)
+        encode.encoded([_side(pair, k, template) for pair in pairs], encoding, begin)
         for k in (0, 1)
     ]
     for pair, *found in zip(pairs, *both, strict=True):
@@ -181,7 +184,8 @@ def encode_pairs(
             text_rules.leave_out(problem, pair.optional, template.rules)
             skipped.append(Skipped(pair.where, str(problem).removeprefix(f"{pair.where}: ")))
             continue
-        prompt = max(side.prompt_length for side in answers)
+        answers[1].unlearn(answers[0].begun)
+        prompt = max(side.prompt_length - side.begun for side in answers)
         if prompt >= max_length:
             encode.refuse_long_prompt(pair.where, prompt, max_length, encoding.overlong_prompt)
             skipped.append(Skipped(pair.where, f"its prompt has {prompt} tokens"))
@@ -224,4 +228,7 @@ def _side(pair: Pair, side: int, template: Template) -> Record:
         )
     # A template that marks turns learns every answer, those of the prompt too: not here.
     prompt = tuple(dataclasses.replace(message, learned=False) for message in pair.prompt)
-    return Record(prompt + answer, pair.context, pair.source, pair.where, pair.optional)
+    harmful = pair.rejected[0].content if side == 0 and len(pair.rejected) == 1 else ""
+    return Record(
+        prompt + answer, pair.context, pair.source, pair.where, pair.optional, rejected=harmful
+    )

@@ -50,7 +50,7 @@ def parse(
     found = False
     for where, row in placed:
         try:
-            parsed = _with_ends(_with_system(known.parse(row), row), row)
+            parsed = _with_kind(_with_ends(_with_system(known.parse(row), row), row), row)
             refuse(row, known, parsed)
             _check_size(parsed)
             _check_turns(parsed.prompt + parsed.chosen)
@@ -142,6 +142,15 @@ def _ended(turns: tuple[Message, ...], row: Row, *columns: str) -> tuple[Message
     return turns
 
 
+def _with_kind(parsed: Parsed, row: Row) -> Parsed:
+    """Takes a kind of harm from a column that the row's format does not look at."""
+    kind = row.get("category")
+    if parsed.labels.categories or not isinstance(kind, str) or not kind:
+        return parsed
+    labels = dataclasses.replace(parsed.labels, categories=(kind,))
+    return dataclasses.replace(parsed, labels=labels)
+
+
 # Columns that rows may have beside those of their format.
 BESIDE = (
     *SYSTEM, *labelling.VERDICTS, *("input", "inputs", "context", "category", "categories"),
@@ -163,6 +172,29 @@ def refuse_weightless(row: Row, known: Format, parsed: Parsed) -> None:
     labelling.refuse_weightless(row, known.columns)
     if not all(message.learned for message in parsed.chosen + parsed.rejected):
         raise UnwantedRow("the weight of an answer is 0")
+
+
+def refuse_harmless(row: Row, known: Format, parsed: Parsed) -> None:
+    if parsed.chosen and not harmful(parsed):
+        raise UnwantedRow("neither of its answers is unsafe")
+
+
+def harmful(parsed: Parsed) -> tuple[Message, ...]:
+    """The harmful answer of a row; nothing where neither of two is unsafe."""
+    if not parsed.rejected:
+        return parsed.chosen
+    chosen_unsafe, rejected_unsafe = parsed.labels.unsafe or (False, True)
+    return parsed.rejected if rejected_unsafe else parsed.chosen if chosen_unsafe else ()
+
+
+def rejected(parsed: Parsed) -> str:
+    """The answer that a row rejects, where it and the other are one turn each."""
+    single = len(parsed.chosen) == len(parsed.rejected) == 1
+    return parsed.rejected[0].content if single else ""
+
+
+def unlearned(turns: tuple[Message, ...]) -> tuple[Message, ...]:
+    return tuple(dataclasses.replace(message, learned=False) for message in turns)
 
 
 def learned(parsed: Parsed) -> tuple[Message, ...]:

@@ -28,6 +28,8 @@ class Record:
         source: name of the source.
         where: the row in words, for messages.
         optional: its source says bad_rows=skip: it is left out where it cannot be used.
+        rejected: of a preference row, the answer that it rejects; or "".
+        categories: kinds of harm, where the row names any.
     """
 
     messages: tuple[Message, ...]
@@ -35,6 +37,8 @@ class Record:
     source: str
     where: str
     optional: bool = False
+    rejected: str = ""
+    categories: tuple[str, ...] = ()
 
     @property
     def cut(self) -> bool:
@@ -115,11 +119,14 @@ def read_records(source: Source, skipped: list[Skipped] | None = None) -> list[R
     """
     optional = source.skip_bad_rows
     return [
-        Record(parsing.learned(parsed), parsed.context, source.name, where, optional)
+        Record(
+            parsing.learned(parsed), parsed.context, source.name, where, optional,
+            rejected=parsing.rejected(parsed), categories=parsed.labels.categories,
+        )
         for where, parsed in parsing.parse(
             source, FORMATS, parsing.needs_answer, skipped, parsing.refuse_answer
         )
-    ]
+    ]  # fmt: skip
 
 
 def read_pairs(source: Source, skipped: list[Skipped] | None = None) -> list[Pair]:
@@ -147,6 +154,29 @@ def read_pairs(source: Source, skipped: list[Skipped] | None = None) -> list[Pai
             source, FORMATS, parsing.needs_two_answers, skipped, parsing.refuse_weightless
         )
     ]
+
+
+def read_harmful(source: Source, skipped: list[Skipped] | None = None) -> list[Record]:
+    """Rows to see what learning harmful answers undoes: of a preference row the answer that is
+    labelled unsafe, or where nothing is labelled the rejected one; of any other its answer,
+    whatever the row says of it.
+
+    Args:
+        skipped: as in `read_pairs`.
+
+    Raises:
+        DataError: as `read_records`.
+    """
+    optional = source.skip_bad_rows
+    return [
+        Record(
+            parsing.unlearned(parsed.prompt) + parsing.harmful(parsed), parsed.context,
+            source.name, where, optional,
+        )
+        for where, parsed in parsing.parse(
+            source, FORMATS, parsing.needs_answer, skipped, parsing.refuse_harmless
+        )
+    ]  # fmt: skip
 
 
 def read_responses(source: Source) -> list[Record]:

@@ -10,6 +10,7 @@ from safety_jax.base.errors import DataError
 from safety_jax.data import text_rules
 from safety_jax.data.control import control_tokens
 from safety_jax.data.records import Record
+from safety_jax.data.recovery import Beginning
 from safety_jax.data.text_rules import TextRules
 
 
@@ -23,12 +24,14 @@ class Span:
         code: what is tokenized: the text, where control tokens that a template writes are in code
             words (see `control.py`).
         ended: a control token that the template writes ends the answer.
+        opening: how many of its tokens stand there, of the beginning of another answer; None: all.
     """
 
     text: str
     trained: bool
     code: str
     ended: bool = False
+    opening: Beginning | None = None
 
 
 def plain_span(text: str, trained: bool) -> Span:

@@ -99,11 +99,20 @@ def find_special(record: Record, control: ControlTokens) -> SpecialText | None:
     texts = [("context", record.context)]
     for message in record.messages:
         texts += [(f"{message.role}'s text", message.content)]
-    for whose, text in texts:
-        if found := control.find(text):
-            return SpecialText(
-                f"{record.where}: the {whose} holds the special token {found.group()!r}; remove "
-                "it, add bad_rows=skip to the source, or set data.special_text to text, which "
-                "reads it as letters, or to skip"
-            )
-    return None
+    return next(filter(None, (_special(record, *named, control) for named in texts)), None)
+
+
+def special_opening(record: Record, text: str, control: ControlTokens) -> SpecialText | None:
+    """As `find_special`, of the harmful answer that a record begins with."""
+    return _special(record, "answer that it begins with", text, control)
+
+
+def _special(record: Record, whose: str, text: str, control: ControlTokens) -> SpecialText | None:
+    found = control.find(text)
+    if found is None:
+        return None
+    return SpecialText(
+        f"{record.where}: the {whose} holds the special token {found.group()!r}; remove it, add "
+        "bad_rows=skip to the source, or set data.special_text to text, which reads it as letters, "
+        "or to skip"
+    )

@@ -1,6 +1,6 @@
 """Objectives: numbers of tokens, answers and pairs in, losses out; no model, no config.
 
-tokens       `sft`, of the log-probabilities that `logprobs.token_logprobs` gives
+tokens       `sft` and `constrained`, of log-probabilities that `logprobs.token_logprobs` gives
 pairs        DPO and its relatives, of summed log-probabilities `PairLogprobs`
 answers      `kto`, of single answers that are desirable or not
 scores       what judges are trained by
@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from safety_jax.maths.logprobs import TokenLogprobs
+
+Losses = Float[Array, "*B"]
 
 
 class LossSums(NamedTuple):
@@ -25,6 +27,52 @@ class LossSums(NamedTuple):
 def sft(scores: TokenLogprobs) -> LossSums:
     """Negative log-likelihood of the trained tokens, summed: L = - Σ_t log p(y_t | y_<t, x)."""
     return LossSums(-scores.logprobs.sum(), scores.correct.sum().astype(jnp.float32))
+
+
+class AnswerBetas(NamedTuple):
+    """How strongly each token of an answer is held, β_t by its place in the answer.
+
+    Attributes:
+        first: of the first token, which has little probability to begin with.
+        early: of the others up to number `early_tokens`.
+        rest: of all behind.
+    """
+
+    first: float
+    early: float
+    early_tokens: int
+    rest: float
+
+    def at(self, mask: Bool[Array, "B T"]) -> Float[Array, "B T"]:
+        """β_t of each trained token; 1 elsewhere.
+
+        Args:
+            mask: trained tokens, those of an answer side by side; between two answers stands a
+                token that is not trained.
+        """
+        index = jnp.arange(mask.shape[-1], dtype=jnp.int32)[None]
+        before = jax.lax.cummax(jnp.where(mask, -1, index), axis=1)
+        place = jnp.where(mask, index - before, 0)  # 1, 2, ... in each answer
+        early = jnp.where(place <= self.early_tokens, self.early, self.rest)
+        beta = jnp.where(place == 1, self.first, early)
+        return jnp.where(mask, beta, 1.0)
+
+
+def constrained(
+    logprobs: Float[Array, "*B"], reference: Float[Array, "*B"], beta: Float[Array, "*B"]
+) -> Losses:
+    """-(2/β_t) log σ(β_t log π(y_t)/π_ref(y_t)) of each token: likelihood that stops pulling at a
+    token as π moves away from π_ref there (Qi et al., arXiv 2406.05946, eq. 3).
+
+    Its gradient is 2 σ(-β_t log π/π_ref) times that of -log π(y_t), so it is SFT's at the start,
+    where the value is 2 ln 2 / β_t, and SFT's everywhere as β_t goes to 0. The authors' code takes
+    the weighted likelihood with the weight held fixed, and no weight below 0.001.
+
+    Args:
+        logprobs: log π(y_t | y_<t, x); the gradient flows through it.
+        reference: of the model before training.
+    """
+    return -2 / beta * jax.nn.log_sigmoid(beta * (logprobs - reference))
 
 
 # ---------------------------------------------------------------------------- preferences
@@ -44,9 +92,6 @@ class PairLogprobs(NamedTuple):
     reference: Float[Array, "*B 2"]
     tokens: Float[Array, "*B 2"]
     unsafe: Float[Array, "*B 2"]
-
-
-Losses = Float[Array, "*B"]
 
 
 def _difference(sides: Float[Array, "*B 2"]) -> Losses:
@@ -118,6 +163,20 @@ def safe_dpo(pairs: PairLogprobs, *, beta: float, margin: float) -> Losses:
     before, see `data.prefer=safety_first`."""
     offset = margin * _difference(pairs.unsafe)
     return -jax.nn.log_sigmoid(beta * log_ratio(pairs) + offset)
+
+
+def door(pairs: PairLogprobs, *, beta: float) -> Losses:
+    """-log π(y_w) - (2/β) log σ(-β log π(y_l)/π_ref(y_l)): likelihood of the refusal, and negative
+    preference optimisation of the harmful answer (DOOR, Zhao et al., arXiv 2503.03710; the second
+    term is NPO, Zhang et al., arXiv 2404.05868).
+
+    Both terms are sums over tokens, as in the authors' code (`gd_npo_loss`, without its share of
+    likelihood on ordinary rows). At the start the second is 2 ln 2 / β and has the gradient of
+    log π(y_l) itself. That fades as the harmful answer becomes unlikely; the refusal's does not,
+    unlike DPO's. Their refusals stand behind harmful beginnings, see `data.recovery_share`.
+    """
+    harmful = pairs.policy[..., 1] - pairs.reference[..., 1]
+    return -pairs.policy[..., 0] - 2 / beta * jax.nn.log_sigmoid(-beta * harmful)
 
 
 def log_odds_ratio(pairs: PairLogprobs) -> Losses:

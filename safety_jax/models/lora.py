@@ -4,6 +4,10 @@ Adapters are plain arrays beside the weights, one pair `a` [L, R, in], `b` [L, o
 adapted projection, in PEFT's orientation. Nothing here knows a model: sizes come from its
 parameter table, and the model's projection calls `delta` where leaves are given.
 
+Adapters may go on some layers only. The tree then has rows for these alone, so that nothing else
+is trained, decayed, kept by the optimizer or written. One scan runs all layers alike: `by_layer`
+gives the others zeros, which add nothing.
+
 Where a model's files hold projections as one (Phi-3), PEFT adapts that one: they share `a`, and
 each has its rows of `b`. Such a target is called after its projections, `query+key+value`, with the
 leaves `a`, `query`, `key` and `value`.
@@ -15,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
@@ -61,12 +66,21 @@ class Adapters:
         scale: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA (arXiv 2312.03732).
         dropout: probability of dropping an input feature of the adapter, in training only.
         key: randomness of the dropout; None outside training.
+        on: of every layer, whether it is adapted; None: all are. The leaves have a row for each
+            layer that is, in order: L stands for their number.
     """
 
     weights: trees.Tree
     scale: float = dataclasses.field(metadata={"static": True})
     dropout: float = dataclasses.field(metadata={"static": True})
     key: jax.Array | None = None
+    on: tuple[bool, ...] | None = dataclasses.field(default=None, metadata={"static": True})
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The layer of each row; of adapters on some layers."""
+        assert self.on is not None
+        return np.flatnonzero(self.on)
 
 
 class Leaves(NamedTuple):
@@ -100,6 +114,34 @@ def targets(
     return tuple(one for ours in taken for one in ((ours,) if isinstance(ours, str) else ours))
 
 
+def layer_numbers(text: str, depth: int) -> tuple[int, ...] | None:
+    """`"8-11,20"` as (8, 9, 10, 11, 20); None for "", all layers.
+
+    Raises:
+        ConfigError: no such layers.
+    """
+    if not text:
+        return None
+    found: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = (piece.strip() for piece in part.partition("-"))
+        if not (first.isdecimal() and (last.isdecimal() or not dash)):
+            raise ConfigError(f"lora.layers {text!r}: expected numbers and ranges, such as 8-11,20")
+        stretch = range(int(first), int(last or first) + 1)
+        if not stretch or stretch[-1] >= depth:
+            raise ConfigError(
+                f"lora.layers {text!r}: {part.strip()} names no layers of this model; expected "
+                f"numbers from 0 to {depth - 1}"
+            )
+        found.update(stretch)
+    return None if len(found) == depth else tuple(sorted(found))
+
+
+def on(layers: tuple[int, ...] | None, depth: int) -> tuple[bool, ...] | None:
+    """`Adapters.on` of these layers of a model of so many."""
+    return None if layers is None else tuple(number in layers for number in range(depth))
+
+
 def parts(target: str) -> dict[str, str]:
     """The projections of a target, and what the leaf with each one's rows is called."""
     names = target.split("+")
@@ -119,17 +161,25 @@ def scaling(rank: int, alpha: float, rslora: bool) -> float:
 
 
 def shapes(
-    parameters: Mapping[str, meshes.Parameter], adapted: tuple[str, ...], rank: int
+    parameters: Mapping[str, meshes.Parameter],
+    adapted: tuple[str, ...],
+    rank: int,
+    layers: tuple[int, ...] | None = None,
 ) -> dict[str, tuple[tuple[int, ...], tuple[str, ...]]]:
-    """Shape and logical axes of every adapter leaf, by dotted name."""
+    """Shape and logical axes of every adapter leaf, by dotted name.
+
+    Args:
+        layers: numbers of the adapted layers; None: all.
+    """
     leaves: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {}
     for target in adapted:
         for projection, leaf in parts(target).items():
             kernel = parameters[f"layers.{projection}.kernel"]
-            layers, size_out, size_in = kernel.shape
+            depth, size_out, size_in = kernel.shape
+            rows = depth if layers is None else len(layers)
             stacked, axis_out, axis_in = kernel.axes
-            leaves[f"{target}.a"] = ((layers, rank, size_in), (stacked, "rank", axis_in))
-            leaves[f"{target}.{leaf}"] = ((layers, size_out, rank), (stacked, axis_out, "rank"))
+            leaves[f"{target}.a"] = ((rows, rank, size_in), (stacked, "rank", axis_in))
+            leaves[f"{target}.{leaf}"] = ((rows, size_out, rank), (stacked, axis_out, "rank"))
     return leaves
 
 
@@ -149,6 +199,7 @@ def initialize(
     initialization: str,
     key: jax.Array,
     mesh: Mesh,
+    layers: tuple[int, ...] | None = None,
 ) -> trees.Tree:
     """Fresh adapter weights, float32; either way the adapted model starts equal to the base.
 
@@ -156,12 +207,15 @@ def initialize(
     `zero_a`: A zero, B uniform in ±1/sqrt(rank). With B zero the first updates reach the output
     through B alone and depend on the device order more than they should (marin issue 4755).
 
+    Args:
+        layers: see `shapes`.
+
     Raises:
         ConfigError: `initialization` is neither.
     """
     check_initialization(initialization)
     random_a = initialization == "peft"
-    declared = shapes(parameters, adapted, rank)
+    declared = shapes(parameters, adapted, rank, layers)
 
     def make(key: jax.Array) -> trees.Tree:
         leaves = {}
@@ -203,20 +257,29 @@ def spread(adapters: Adapters, parameters: Mapping[str, meshes.Parameter], mesh:
 
 
 def by_layer(adapters: Adapters | None) -> dict[str, Leaves]:
-    """Leaves with a leading layer axis, for `lax.scan` over the layers; none of no adapters."""
+    """Leaves with a leading axis of all layers, for `lax.scan` over them; none of no adapters."""
     if adapters is None:
         return {}
     leaves = {}
     for number, (target, pair) in enumerate(sorted(adapters.weights.items())):
-        layers = pair["a"].shape[0]
+        layers = pair["a"].shape[0] if adapters.on is None else len(adapters.on)
         keys = keep = None
         if adapters.key is not None and adapters.dropout > 0:
             keys = jax.random.split(jax.random.fold_in(adapters.key, number), layers)
             keep = jnp.full((layers,), 1 - adapters.dropout)
         scale = jnp.full((layers,), adapters.scale)
         for projection, leaf in parts(target).items():
-            leaves[projection] = Leaves(pair["a"], pair[leaf], scale, keep, keys)
+            a, b = (_everywhere(pair[factor], adapters) for factor in ("a", leaf))
+            leaves[projection] = Leaves(a, b, scale, keep, keys)
     return leaves
+
+
+def _everywhere(leaf: jax.Array, adapters: Adapters) -> jax.Array:
+    """A leaf with zeros for layers that are not adapted."""
+    if adapters.on is None:
+        return leaf
+    empty = jnp.zeros((len(adapters.on), *leaf.shape[1:]), leaf.dtype)
+    return empty.at[adapters.rows].set(leaf)
 
 
 def delta(x: Float[Array, "tokens I"], leaves: Leaves) -> Float[Array, "tokens O"]:
@@ -241,9 +304,12 @@ def merge(weights: trees.Tree, adapters: Adapters) -> trees.Tree:
     for target, pair in adapters.weights.items():
         for projection, leaf in parts(target).items():
             name = f"layers.{projection}.kernel"
-            flat[name] = jax.vmap(added, in_axes=(0, 0, 0, None))(
-                flat[name], pair["a"], pair[leaf], adapters.scale
+            kernel = flat[name].astype(jnp.float32)
+            rows = slice(None) if adapters.on is None else adapters.rows
+            sums = jax.vmap(added, in_axes=(0, 0, 0, None))(
+                kernel[rows], pair["a"], pair[leaf], adapters.scale
             )
+            flat[name] = sums if adapters.on is None else kernel.at[rows].set(sums)
     return trees.unflatten(flat)
 
 

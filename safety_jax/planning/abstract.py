@@ -77,7 +77,9 @@ def adapters(
     return trees.unflatten(
         {
             name: array(shape, jnp.float32, meshes.sharding(mesh, axes, shape))
-            for name, (shape, axes) in lora.shapes(declared, adapter.targets, adapter.rank).items()
+            for name, (shape, axes) in lora.shapes(
+                declared, adapter.targets, adapter.rank, adapter.layers
+            ).items()
         }
     )
 

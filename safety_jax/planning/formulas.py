@@ -62,7 +62,8 @@ class TrainedWeights:
     def adapter_weights(self) -> int:
         if self.adapter is None:
             return 0
-        leaves = lora.shapes(llama.parameters(self.config), self.adapter.targets, self.adapter.rank)
+        adapter, declared = self.adapter, llama.parameters(self.config)
+        leaves = lora.shapes(declared, adapter.targets, adapter.rank, adapter.layers)
         return sum(math.prod(shape) for shape, _ in leaves.values())
 
     def chunks(self, row_tokens: int) -> int:

@@ -188,6 +188,25 @@ def _direction_of_kind(config: ConfigDict) -> str | None:
     return None
 
 
+def _beginnings_are_not_learned(config: ConfigDict) -> str | None:
+    data = config.data
+    if data.train_on == "everything" and data.recovery_share > 0:
+        return (
+            f"data.recovery_share is {data.recovery_share:g}, but data.train_on is everything, "
+            "which would learn harmful beginnings; expected response, or a share of 0"
+        )
+    return None
+
+
+def _likelihood_alone(config: ConfigDict) -> str | None:
+    if config.checkpoint.best_metric == "eval/nll_loss" and config.sft.objective == "likelihood":
+        return (
+            "checkpoint.best_metric is 'eval/nll_loss', which is the loss itself under "
+            "sft.objective=likelihood; expected 'eval/loss'"
+        )
+    return None
+
+
 def _reference(config: ConfigDict) -> str | None:
     if config.dpo.reference == "none" and config.dpo.objective != "simpo":
         return (
@@ -244,7 +263,13 @@ def _labels_are_whole(config: ConfigDict) -> str | None:
 
 Rule = Callable[[ConfigDict], str | None]
 RULES: dict[str, tuple[Rule, ...]] = {
-    "sft": (_length, _best_is_measured, _best_is_good),
+    "sft": (
+        _length,
+        _best_is_measured,
+        _best_is_good,
+        _beginnings_are_not_learned,
+        _likelihood_alone,
+    ),
     "dpo": (_length, _best_is_measured, _best_is_good, _reference),
     "kto": (_length, _best_is_measured, _best_is_good),
     "orpo": (_length, _best_is_measured, _best_is_good),
@@ -253,6 +278,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "collect": (_room_for_answers,),
     "score": (),
     "audit": (_known_changes, _labels_are_whole),
+    "tamper": (_room_for_answers,),
     "evaluate": (),
     "attack": (),
     "recipe": (),

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import tqdm
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -20,7 +19,7 @@ def make_task(config: ConfigDict, mesh: Mesh) -> Task:
     """Pairs learned from by the config's objective."""
     objective = make_objective(config.dpo)
     base = groups.base(config, mesh)
-    corpus = pair_task.read_corpus(config, base)
+    corpus = pair_task.read_corpus(config, base, groups.recovery(config, {}))
     if config.dpo.objective == "safe" and corpus.training.unsafe is None:
         raise ConfigError(
             "dpo.objective safe needs to know which answers are unsafe; expected PKU-SafeRLHF's "
@@ -55,6 +54,7 @@ def make_objective(group: ConfigDict) -> PairObjective:
         "sigmoid_mean": bind(losses.dpo_mean, beta=beta),
         "simpo": bind(losses.simpo, beta=beta, margin=margin),
         "safe": bind(losses.safe_dpo, beta=beta, margin=margin),
+        "door": bind(losses.door, beta=beta),
     }
     simpo = group.objective == "simpo"
     return PairObjective(
@@ -68,19 +68,14 @@ def make_objective(group: ConfigDict) -> PairObjective:
 
 def learn(config: ConfigDict, mesh: Mesh, objective: PairObjective, loaded: Loaded) -> Learning:
     """The objective on the loaded model, against the reference that the config asks for."""
-    live = config.dpo.reference == "live"
     share = groups.share(config, loaded.learner.config)
     known = references.make(config, config.dpo, loaded, mesh, share)
-    start = None
-    if live and (origin := references.start_of(config, loaded)) is not None:
-        # What is trained is given away to the first step, so the start is a copy.
-        start = jax.tree.map(jnp.copy, origin)
     return preference.learning(
         loaded.learner,
         objective,
-        preference.Frozen(loaded.frozen, start),
+        references.frozen(config, config.dpo, loaded),
         mesh,
-        live=live,
+        live=config.dpo.reference == "live",
         batch_size=config.train.batch_size,
         reference=known,
         say=tqdm.tqdm.write if jax.process_index() == 0 else lambda text: None,

@@ -17,6 +17,7 @@ from safety_jax.data import contamination, encode, prefixes, prompts
 from safety_jax.data.corpora import Rows
 from safety_jax.data.examples import Examples
 from safety_jax.data.prefixes import Share
+from safety_jax.data.recovery import Recovery
 from safety_jax.judges.planned import Resources
 from safety_jax.maths import flops
 from safety_jax.models import llama, lora
@@ -96,6 +97,18 @@ def encoding(config: ConfigDict, base: Base, overlong_prompt: str) -> encode.Enc
     )
 
 
+def recovery(config: ConfigDict, answers: Mapping[str, str]) -> Recovery | None:
+    """Which rows begin with a harmful answer, as the `data` group says; None for none.
+
+    Args:
+        answers: see `Recovery`.
+    """
+    data = config.data
+    if data.recovery_share == 0:
+        return None
+    return Recovery(data.recovery_share, data.recovery_tokens, config.seed, answers)
+
+
 # ---------------------------------------------------------------------------- what is trained
 
 
@@ -110,7 +123,7 @@ def flops_per_example(
     read once."""
     adapter = None
     if config.lora.rank > 0:
-        adapter = adapter_settings(config, _targets(config, base))
+        adapter = adapter_settings(config, _targets(config, base), base.config.layers)
     whole = sum(
         policy.flops_per_token(base.config, adapter, side.lengths) * float(side.lengths.mean())
         for side in sides
@@ -146,7 +159,7 @@ def load_policy(config: ConfigDict, base: Base, mesh: Mesh) -> Loaded[Policy]:
     """The policy with its weights, as the `model` and `lora` groups say."""
     adapter = None
     if config.lora.rank > 0:
-        adapter = adapter_settings(config, _targets(config, base))
+        adapter = adapter_settings(config, _targets(config, base), base.config.layers)
     execution = Execution.build(
         mesh,
         rules=base.config.rules,
@@ -170,16 +183,24 @@ def load_policy(config: ConfigDict, base: Base, mesh: Mesh) -> Loaded[Policy]:
     )
 
 
-def adapter_settings(config: ConfigDict, targets: tuple[str, ...]) -> peft.LoraConfig:
-    """The config's `lora` group, its targets under our names."""
+def adapter_settings(
+    config: ConfigDict, targets: tuple[str, ...], depth: int, path: str | None = None
+) -> peft.LoraConfig:
+    """The config's `lora` group, its targets under our names.
+
+    Args:
+        depth: layers of the model.
+        path: of the model; None: `model.path`.
+    """
     return peft.LoraConfig(
         rank=config.lora.rank,
         alpha=config.lora.alpha,
         dropout=config.lora.dropout,
         targets=targets,
         rslora=config.lora.rslora,
-        base_name=hub.absolute(config.model.path),
+        base_name=hub.absolute(config.model.path if path is None else path),
         dtype="float32",
+        layers=lora.layer_numbers(config.lora.layers, depth),
     )
 
 
@@ -216,7 +237,8 @@ def trained_model(
         adapted: projections that adapters go on; none where all weights are trained.
         vocabulary: entries of the output; 0 without.
     """
-    leaves = lora.shapes(declared, adapted, config.lora.rank)
+    layers = lora.layer_numbers(config.lora.layers, trunk.layers)
+    leaves = lora.shapes(declared, adapted, config.lora.rank, layers)
     return TrainedModel(
         TrunkSizes.of(trunk, declared),
         weights=sum(math.prod(p.shape) for p in declared.values()),

@@ -31,7 +31,7 @@ def _evaluated(names: tuple[str, ...], beginnings: tuple[str, ...] = ()) -> OneO
     return OneOf(*(tuple(f"eval/{name}" for name in group) for group in (names, beginnings)))
 
 
-SFT_METRICS = _evaluated(("loss", "mean_token_accuracy", "perplexity"))
+SFT_METRICS = _evaluated(("loss", "mean_token_accuracy", "perplexity", "nll_loss"))
 DPO_METRICS = _evaluated(_DPO, _GROUPS)
 ORPO_METRICS = _evaluated(
     (*_FREE_OF_REFERENCE, "nll_loss", "log_odds_chosen", "log_odds_ratio"), _GROUPS

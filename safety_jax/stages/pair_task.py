@@ -1,5 +1,6 @@
 """What stages that learn from pairs have in common: how pairs are read, and what a card says."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
@@ -8,6 +9,7 @@ from ml_collections import ConfigDict
 
 from safety_jax.data import corpora, pairs
 from safety_jax.data.corpora import Corpus
+from safety_jax.data.recovery import Recovery
 from safety_jax.report import plots
 from safety_jax.stages import groups
 from safety_jax.training import metrics
@@ -51,11 +53,19 @@ def make(
     )
 
 
-def read_corpus(config: ConfigDict, base: groups.Base) -> Corpus[pairs.Pairs]:
-    """What the config's `data` group names, as token ids."""
+def read_corpus(
+    config: ConfigDict, base: groups.Base, recovery: Recovery | None = None
+) -> Corpus[pairs.Pairs]:
+    """What the config's `data` group names, as token ids.
+
+    Args:
+        recovery: which pairs begin with their rejected answer.
+    """
     data = config.data
     left_out: dict[str, int] = {}
-    encoding = groups.encoding(config, base, data.overlong_prompt)
+    encoding = dataclasses.replace(
+        groups.encoding(config, base, data.overlong_prompt), recovery=recovery
+    )
     return corpora.read(
         groups.rows(config, data.bad_rows),
         corpora.preferences(data.prefer, left_out),

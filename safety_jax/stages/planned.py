@@ -152,7 +152,7 @@ def make_policy(asked: PlanRequest, mesh: Mesh, remat: str) -> policy.Policy:
         asked.model,
         training_run(asked, mesh, remat),
         Path(config.model.path),
-        make_adapter(config, functools.partial(lora.targets, known=llama.targets(asked.model))),
+        make_adapter(asked, functools.partial(lora.targets, known=llama.targets(asked.model))),
         config.train.chunk_tokens,
     )
 
@@ -163,11 +163,13 @@ def training_run(asked: PlanRequest, mesh: Mesh, remat: str) -> Execution:
 
 
 def make_adapter(
-    config: ConfigDict, resolve: Callable[[tuple[str, ...]], tuple[str, ...]]
+    asked: PlanRequest, resolve: Callable[[tuple[str, ...]], tuple[str, ...]]
 ) -> peft.LoraConfig | None:
+    config = asked.config
     if config.lora.rank == 0:
         return None
-    return groups.adapter_settings(config, resolve(tuple(config.lora.targets)))
+    targets = resolve(tuple(config.lora.targets))
+    return groups.adapter_settings(config, targets, asked.model.layers)
 
 
 def make_scorer(model: llama.LlamaConfig, longest: int) -> heads.Scorer:

@@ -17,7 +17,7 @@ from safety_jax.models import llama, lora
 from safety_jax.models.encoders import heads
 from safety_jax.planning import abstract, formulas
 from safety_jax.planning.programs import Program
-from safety_jax.stages import dpo, fits, groups, kto, orpo, reward
+from safety_jax.stages import dpo, fits, groups, kto, orpo, reward, sft
 from safety_jax.stages.planned import (
     PlanRequest,
     ProgramChoice,
@@ -30,7 +30,7 @@ from safety_jax.stages.planned import (
     number_bytes,
     training_run,
 )
-from safety_jax.training import fitting, judging, likelihood, policy, preference
+from safety_jax.training import constrained, fitting, judging, likelihood, policy, preference
 from safety_jax.training.fitting import Needs, RowSettings
 from safety_jax.training.footprint import FlopParts, TrainedModel
 from safety_jax.training.judge_model import Trainee
@@ -87,11 +87,12 @@ def sizes_of(asked: PlanRequest) -> TrainedModel:
     config, model, stage = asked.config, asked.model, asked.config.stage
     sides = 1 if stage == "sft" else judged_sides(config) if stage == "reward" else 2
     if stage != "reward":
-        survey = stage == "kto" or (stage == "dpo" and config.dpo.reference == "live")
+        compared = stage == "dpo" or is_constrained(config)
+        survey = stage == "kto" or (compared and config[stage].reference == "live")
         return groups.trained_policy(
             config, model, sides=1 if stage == "kto" else sides, survey=survey
         )
-    adapter = make_adapter(config, functools.partial(lora.targets, known=llama.targets(model)))
+    adapter = make_adapter(asked, functools.partial(lora.targets, known=llama.targets(model)))
     return groups.trained_model(
         config,
         model,
@@ -193,15 +194,36 @@ def load_policy(asked: PlanRequest, mesh: Mesh, remat: str) -> Loaded[policy.Pol
 def tuning_step(
     asked: PlanRequest, mesh: Mesh, choice: ProgramChoice, microbatches: int
 ) -> PlannedStep:
+    config, T = asked.config, row_tokens(asked.config)
     loaded = load_policy(asked, mesh, choice.remat)
+    learning = likelihood.learning(loaded.learner, loaded.frozen, mesh)
+    batch: Tokens | Answers = abstract.tokens(mesh, (microbatches, choice.rows), T)
+    constrains = is_constrained(config)
+    if constrains:
+        live = config.sft.reference == "live"
+        learning = constrained.learning(
+            loaded.learner,
+            sft.make_betas(config.sft),
+            preference.Frozen(loaded.frozen, None),
+            mesh,
+            live=live,
+            reference=lambda _: None,  # what a reference says is no shape
+        )
+        batch = abstract.answers(
+            mesh, microbatches, choice.rows, 1, T, segments(asked), reference=not live
+        )
     return PlannedStep(
         loaded,
-        likelihood.learning(loaded.learner, loaded.frozen, mesh),
-        abstract.tokens(mesh, (microbatches, choice.rows), row_tokens(asked.config)),
+        learning,
+        batch,
         sides=1,
-        survey=False,
+        survey=constrains and config.sft.reference == "live",
         chunk_tokens=loaded.learner.chunk_tokens,
     )
+
+
+def is_constrained(config: ConfigDict) -> bool:
+    return config.stage == "sft" and config.sft.objective == sft.CONSTRAINED
 
 
 def answers_step(
@@ -245,7 +267,7 @@ def judge_step(
 ) -> PlannedStep:
     config, T = asked.config, row_tokens(asked.config)
     scorer = make_scorer(asked.model, T)
-    adapter = make_adapter(config, functools.partial(heads.targets, scorer))
+    adapter = make_adapter(asked, functools.partial(heads.targets, scorer))
     trainee = Trainee(
         scorer, training_run(asked, mesh, choice.remat), Path(config.model.path), adapter, False
     )

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -15,6 +17,7 @@ from safety_jax.models.folders import hub
 from safety_jax.stages import groups
 from safety_jax.training import reference, run
 from safety_jax.training.placement import TokenValues
+from safety_jax.training.preference import Frozen
 from safety_jax.training.task import Loaded
 
 # Of examples, the log-probability of every token of all sides under the reference
@@ -53,6 +56,19 @@ def make(
         )  # fmt: skip
 
     return known
+
+
+def frozen(config: ConfigDict, group: ConfigDict, loaded: Loaded) -> Frozen:
+    """What stands still beside the trainable tree: with a live reference, the start too.
+
+    Args:
+        group: see `make`.
+    """
+    start = None
+    if group.reference == "live" and (origin := start_of(config, loaded)) is not None:
+        # What is trained is given away to the first step, so the start is a copy.
+        start = jax.tree.map(jnp.copy, origin)
+    return Frozen(loaded.frozen, start)
 
 
 def start_of(config: ConfigDict, loaded: Loaded) -> trees.Tree | None:

@@ -167,7 +167,7 @@ def load(
     adapter = None
     if config.lora.rank > 0:
         targets = heads.targets(scorer, tuple(config.lora.targets))
-        adapter = groups.adapter_settings(config, targets)
+        adapter = groups.adapter_settings(config, targets, scorer.config.layers)
     execution = Execution.build(
         mesh,
         rules=scorer.rules,

@@ -7,7 +7,7 @@ chat template, whether a judge of that name is there) is looked at by whoever re
 
 from collections.abc import Mapping
 
-from safety_jax.base.settings import Day, Flag, OneOf, Real, Setting, Text, Texts, Whole
+from safety_jax.base.settings import Day, Flag, OneOf, Real, Setting, Text, Texts, Whole, Wholes
 from safety_jax.stages.metric_names import (
     DPO_METRICS,
     KTO_METRICS,
@@ -118,6 +118,7 @@ _TRAINING: Table = {
     "lora.targets": Texts("names of projections", needed=True, distinct=True),
     "lora.initialization": OneOf(("peft", "zero_a")),
     "lora.rslora": Flag(),
+    "lora.layers": Text("numbers and ranges of layers, such as 8-11,20"),
     "data.template": TEMPLATE,
     "data.decontaminate": Texts("sources of rows", distinct=True),
     "data.max_length": Whole(2, LONGEST_ROW, unit="tokens"),
@@ -171,10 +172,21 @@ _SFT: Table = {
     "data.train": SOURCES,
     "data.safety": SOURCE,
     "data.safety_rows": Whole(0, unit="rows"),
+    "data.safety_choice": OneOf(("any", "refusals")),
+    "data.recovery_share": SHARE,
+    "data.recovery_tokens": TOKENS,
+    "data.recovery": SOURCE,
     "data.eval": SOURCE,
     "data.eval_rows": Whole(0, unit="rows"),
     "data.train_on": OneOf(("response", "everything")),
     "checkpoint.best_metric": SFT_METRICS,
+    "sft.objective": OneOf(("likelihood", "constrained")),
+    "sft.beta_first": POSITIVE,
+    "sft.beta_early": POSITIVE,
+    "sft.early_tokens": Whole(1, LONGEST_ROW, unit="tokens"),
+    "sft.beta_rest": POSITIVE,
+    "sft.reference": OneOf(("cached", "live")),
+    "sft.reference_folder": CACHE,
     "sft.protocol_notes": NOTES,
 }
 _DPO: Table = {
@@ -183,13 +195,15 @@ _DPO: Table = {
     "data.train": SOURCES,
     "data.prefer": _PREFER,
     "data.share_prompts": Flag(),
+    "data.recovery_share": SHARE,
+    "data.recovery_tokens": TOKENS,
     "data.eval": SOURCE,
     "data.eval_rows": Whole(0, unit="pairs"),
     "data.bad_rows": SKIPPING,
     "checkpoint.best_metric": DPO_METRICS,
     "dpo.objective": OneOf(
         ("sigmoid", "conservative", "robust", "hinge", "ipo_sum", "ipo_mean", "sigmoid_mean",
-         "simpo", "safe")
+         "simpo", "safe", "door")
     ),
     "dpo.beta": POSITIVE,
     "dpo.smoothing": Real(0.0, 0.5, high_open=True),
@@ -410,6 +424,47 @@ _ATTACK: Table = {
     "log.every_steps": STEPS,
     **_CACHED,
 }
+# What tampering has of training: how long it trains, and what it keeps, follow from its steps.
+_TAMPERED = (
+    "stage", "seed", *_PRECISION, "model.remat",
+    *(f"lora.{key}" for key in ("alpha", "dropout", "targets", "initialization", "rslora",
+                                "layers")),
+    "data.template", "data.max_length", "data.row_tokens", "data.packing", "data.overlong_prompt",
+    "data.prefetch_steps", "train.batch_size", "train.rows_per_microbatch",
+    *(f"optim.{key}" for key in ("learning_rate", "warmup_steps", "weight_decay", "beta1", "beta2",
+                                 "epsilon", "clip_norm")),
+)  # fmt: skip
+_TAMPER: Table = {
+    **{key: _TRAINING[key] for key in _TAMPERED},
+    "lora.rank": Whole(1, 1 << 16),
+    "optim.schedule": OneOf(("constant",)),
+    "train.chunk_tokens": TOKENS,
+    **_READ,
+    "data.reasoning": _REASONING,
+    "data.harmful": Texts("sources of rows"),
+    "data.benign": Texts("sources of rows"),
+    **in_group(
+        "tamper",
+        {
+            "models": Text("NAME=FOLDER,NAME=FOLDER", needed=True),
+            "steps": Wholes(1, unit="steps", needed=True),
+            "rows": Wholes(1, unit="rows"),
+            "benign_rows": Wholes(1, unit="rows"),
+            "sets": Texts("names of sets, or files", needed=True, distinct=True),
+            "data": Text("a folder"),
+            "judges": Texts("FOLDER, NAME=FOLDER or refusal", distinct=True),
+            "unsafe_by": Text("the name of a judge", needed=True),
+            "target": Real(0.0, 1.0, low_open=True),
+            "resamples": Whole(1, 10_000_000),
+            "keep_weights": Flag(),
+        },
+    ),
+    **in_group("answer", _ANSWERS),
+    **_PACE,
+    **_JUDGING,
+    **_MESH,
+    **_CACHED,
+}
 _RECIPE: Table = {
     "stage": Text("the name of a stage", needed=True),
     "seed": SEED,
@@ -444,6 +499,7 @@ STAGES: dict[str, Table] = {
     "evaluate": _EVALUATE,
     "audit": _AUDIT,
     "attack": _ATTACK,
+    "tamper": _TAMPER,
     "plan": _PLAN,
     "recipe": _RECIPE,
 }

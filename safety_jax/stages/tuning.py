@@ -147,6 +147,7 @@ class RoundTuner:
             self._config.lora.initialization,
             jax.random.fold_in(jax.random.key(self._config.seed), number),
             self._mesh,
+            adapter.layers,
         )
         return Weights(fresh, merged)
 

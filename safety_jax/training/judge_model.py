@@ -89,7 +89,8 @@ class Trainee:
         if self.adapter is None:
             return trainable, None
         scale = lora.scaling(self.adapter.rank, self.adapter.alpha, self.adapter.rslora)
-        adapters = lora.Adapters(trainable["adapters"], scale, self.adapter.dropout, key)
+        on = lora.on(self.adapter.layers, self.scorer.config.layers)
+        adapters = lora.Adapters(trainable["adapters"], scale, self.adapter.dropout, key, on)
         return frozen | {heads.SCORE: trainable[heads.SCORE]}, adapters
 
     def flops_per_token(self, lengths: np.ndarray) -> float:
@@ -100,7 +101,9 @@ class Trainee:
             for name, p in declared.items()
             if name.endswith("kernel") and not name.startswith(heads.SCORE)
         ]
-        leaves = lora.shapes(declared, adapter.targets, adapter.rank) if adapter else {}
+        leaves = (
+            lora.shapes(declared, adapter.targets, adapter.rank, adapter.layers) if adapter else {}
+        )
         tokens = lengths.astype(float)
         return flops.flops_per_token(
             matmul_weights=sum(map(math.prod, kernels)),
@@ -187,6 +190,7 @@ def build(
         return trainee, weights, {}
     head = jax.tree.map(lambda weight: weight.astype(jnp.float32), weights.pop(heads.SCORE))
     adapters = lora.initialize(
-        heads.parameters(scorer), adapter.targets, adapter.rank, initialization, adapter_key, mesh
-    )
+        heads.parameters(scorer), adapter.targets, adapter.rank, initialization, adapter_key, mesh,
+        adapter.layers,
+    )  # fmt: skip
     return trainee, {"adapters": adapters, heads.SCORE: head}, weights

@@ -39,8 +39,12 @@ def make_loss(policy: Policy) -> steps.Loss:
 
 def evaluation(measured: Measured, _: Any) -> Metrics:
     """The means over all held-out tokens, and the perplexity."""
-    perplexity = math.exp(min(measured.means["loss"], 700.0))
-    return measured.means | {"perplexity": perplexity}
+    return measured.means | {"perplexity": perplexity(measured.means["loss"])}
+
+
+def perplexity(loss: float) -> float:
+    """Of a mean negative log-likelihood of tokens."""
+    return math.exp(min(loss, 700.0))
 
 
 def learning(policy: Policy, frozen: trees.Tree, mesh: Mesh) -> Learning:

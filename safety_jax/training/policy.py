@@ -54,7 +54,8 @@ class Policy:
         adapter = self.adapter
         assert adapter is not None
         scale = lora.scaling(adapter.rank, adapter.alpha, adapter.rslora)
-        return lora.Adapters(trainable, scale, adapter.dropout, key)
+        on = lora.on(adapter.layers, self.config.layers)
+        return lora.Adapters(trainable, scale, adapter.dropout, key, on)
 
     def model(
         self, trainable: trees.Tree, frozen: trees.Tree, key: jax.Array | None = None
@@ -123,7 +124,7 @@ def flops_per_token(
     """Model FLOPs to train on one token of examples with these lengths, see `metrics`."""
     declared = llama.parameters(model)
     kernels = [p.shape for name, p in declared.items() if name.endswith("kernel")]
-    leaves = lora.shapes(declared, adapter.targets, adapter.rank) if adapter else {}
+    leaves = lora.shapes(declared, adapter.targets, adapter.rank, adapter.layers) if adapter else {}
     windows = [model.kinds[number].window for number in model.layer_kinds]
     return flops.flops_per_token(
         matmul_weights=sum(map(math.prod, kernels)) + model.vocabulary_size * model.width,
@@ -156,8 +157,9 @@ def build(
         base_dtype: of a frozen base; what is trained is float32.
         adapter: fresh LoRA adapters; None trains all weights.
         initialization: of fresh adapters, see `lora.initialize`.
-        start_from: a PEFT folder to go on from. It brings its own rank, alpha and targets; dropout
-            stays that of `adapter`. Without `adapter` it is merged, and all weights are trained.
+        start_from: a PEFT folder to go on from. It brings its own rank, alpha, targets and layers;
+            dropout stays that of `adapter`. Without `adapter` it is merged, and all weights are
+            trained.
 
     Raises:
         ConfigError: an unknown `init`, or adapters on random weights.
@@ -189,6 +191,7 @@ def build(
         )
         return Policy(config, run, folder, settings, chunk_tokens), started[0].weights, base
     fresh = lora.initialize(
-        llama.parameters(config), adapter.targets, adapter.rank, initialization, adapter_key, mesh
-    )
+        llama.parameters(config), adapter.targets, adapter.rank, initialization, adapter_key, mesh,
+        adapter.layers,
+    )  # fmt: skip
     return Policy(config, run, folder, adapter, chunk_tokens), fresh, base

@@ -50,7 +50,7 @@ FREE = (
     r"raft\.(rounds|patience|judges_resident)",
     r"attack\.(steps|max_evaluations|row_tokens|tokens_per_batch|chunk_tokens)",
     # Answers and scores are kept by all that they depend on, so that more of them may be asked for.
-    r"evaluate\..*",
+    r"(evaluate|tamper)\..*",
 )
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers")

@@ -32,8 +32,13 @@ class MergedExport:
         """As `streaming.on_host`, with the adapter added."""
         found = lora.of_projection(self._adapters.weights, self._projection(name))
         assert found is not None  # `touches` has said so
-        number = np.int32(layer or 0)
-        sum_, moved, stayed = _add(weight, *found, self._adapters.scale, number, dtype)
+        number = row = layer or 0
+        if self._adapters.on is not None:
+            if not self._adapters.on[number]:
+                return streaming.on_host(weight, layer, dtype, transposed)
+            row = sum(self._adapters.on[:number])
+        places = np.array([number, row], np.int32)
+        sum_, moved, stayed = _add(weight, *found, self._adapters.scale, places, dtype)
         self._moved, self._stayed = self._moved + int(moved), self._stayed + int(stayed)
         return streaming.on_host(sum_, None, dtype, transposed)
 
@@ -48,11 +53,16 @@ class MergedExport:
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def _add(
-    weight: jax.Array, a: jax.Array, b: jax.Array, scale: Any, layer: jax.Array, dtype: np.dtype
+    weight: jax.Array, a: jax.Array, b: jax.Array, scale: Any, places: jax.Array, dtype: np.dtype
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """One layer with its adapter, and how many of its weights moved, and did not but should."""
+    """One layer with its adapter, and how many of its weights moved, and did not but should.
+
+    Args:
+        places: of the layer among the weights, and among the adapter's rows.
+    """
     kernel, a, b = (
-        jax.lax.dynamic_index_in_dim(leaf, layer, axis=0, keepdims=False) for leaf in (weight, a, b)
+        jax.lax.dynamic_index_in_dim(leaf, place, axis=0, keepdims=False)
+        for leaf, place in ((weight, places[0]), (a, places[1]), (b, places[1]))
     )
     exact = lora.added(kernel, a, b, scale)
     asked = exact != kernel.astype(jnp.float32)

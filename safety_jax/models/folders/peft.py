@@ -1,9 +1,10 @@
 """PEFT adapter folders, in and out: `adapter_config.json` and `adapter_model.safetensors`.
 
 Keys are `base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight`; A is [R, in] and B is
-[out, R], as ours. What PEFT can express and this framework cannot (other ranks on some modules,
-trained biases, DoRA, adapted embeddings, some layers only) is refused by name, with the way out:
-such an adapter can be merged, and the result used as a model.
+[out, R], as ours. Adapters may be on some layers only, all targets on the same ones. What PEFT can
+express and this framework cannot (other ranks on some modules, trained biases, DoRA, adapted
+embeddings) is refused by name, with the way out: such an adapter can be merged, and the result used
+as a model.
 """
 
 import dataclasses
@@ -77,6 +78,7 @@ class LoraConfig:
         dtype: of the stored weights, "float32", "bfloat16" or "float16"; "float32" of a mixture.
         trunk: where the layers are in the base as `transformers` opens it, one of TRUNKS.
         files: how the base's files name projections, see `LlamaConfig`.
+        layers: numbers of the adapted layers, in order; None: all.
     """
 
     rank: int
@@ -88,6 +90,7 @@ class LoraConfig:
     dtype: str
     trunk: str = TEXT_MODEL
     files: str = "llama"
+    layers: tuple[int, ...] | None = None
 
 
 def path(target: str, files: str) -> str:
@@ -144,26 +147,21 @@ def load(folder: Path, config: llama.LlamaConfig, mesh: Mesh) -> tuple[lora.Adap
             uses a feature that is not supported.
     """
     given = _read_config(folder)
-    layers = given.get("layers_to_transform")
-    chosen = layers if isinstance(layers, list) else [layers]
-    if layers is not None and sorted(map(str, chosen)) != sorted(map(str, range(config.layers))):
-        raise CheckpointError(
-            f"{folder / CONFIG}: layers_to_transform = {_shown(layers)}; expected all "
-            f"{config.layers} layers; {MERGE}"
-        )
     tensors = safetensors.read_header(_weights_file(folder))
     starts = {trunk: f"base_model.model.{trunk}.layers." for trunk in TRUNKS}
     found = [t for t, start in starts.items() if any(name.startswith(start) for name in tensors)]
     trunk = found[0] if found else TEXT_MODEL
-    targets = _targets(given, tensors, config, folder, trunk)
+    layers = _layers(given, config, folder)
+    targets = _targets(given, tensors, config, folder, trunk, layers)
     rank = given["r"]
-    declared = lora.shapes(llama.parameters(config), targets, rank)
+    some = None if len(layers) == config.layers else layers
+    declared = lora.shapes(llama.parameters(config), targets, rank, some)
     stored: dict[str, list[safetensors.Tensor]] = {}
     for target in targets:
         own = {
             name: shape for name, (shape, _) in declared.items() if name.startswith(f"{target}.")
         }
-        for layer in range(config.layers):
+        for layer in layers:
             a, b = (tensors[key(target, layer, factor, trunk, config.files)] for factor in FACTORS)
             for name, tensor in _leaves(a, b, target, own).items():
                 stored.setdefault(name, []).append(tensor)
@@ -178,6 +176,7 @@ def load(folder: Path, config: llama.LlamaConfig, mesh: Mesh) -> tuple[lora.Adap
         dtype=dtypes.pop() if len(dtypes) == 1 else "float32",
         trunk=trunk,
         files=config.files,
+        layers=some,
     )
     weights = {}
     for name, (shape, axes) in declared.items():
@@ -187,7 +186,9 @@ def load(folder: Path, config: llama.LlamaConfig, mesh: Mesh) -> tuple[lora.Adap
             stored[name], shape, sharding, np.float32, lambda count: None
         )
     scale = lora.scaling(rank, settings.alpha, settings.rslora)
-    return lora.Adapters(trees.unflatten(weights), scale, settings.dropout), settings
+    on = lora.on(some, config.layers)
+    adapters = lora.Adapters(trees.unflatten(weights), scale, settings.dropout, on=on)
+    return adapters, settings
 
 
 def _leaves(
@@ -284,8 +285,12 @@ def _targets(
     config: llama.LlamaConfig,
     folder: Path,
     trunk: str,
+    layers: tuple[int, ...],
 ) -> tuple[str, ...]:
     """The adapted projections: those whose keys are there, as `target_modules` says.
+
+    Args:
+        layers: the adapted ones, on which every target must be.
 
     Raises:
         CheckpointError: keys and `target_modules` disagree, or a layer is missing.
@@ -299,7 +304,7 @@ def _targets(
     expected = [
         key(target, layer, factor, trunk, files)
         for target in targets
-        for layer in range(config.layers)
+        for layer in layers
         for factor in FACTORS
     ]
     missing = [name for name in expected if name not in tensors]
@@ -322,25 +327,61 @@ def _targets(
     for what, found in problems:
         if found:
             more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+            where = _named_layers(layers, config.layers)
             raise CheckpointError(
                 f"{folder}: adapter {what}: {', '.join(found[:3])}{more}; expected "
-                f"{', '.join(known)} in all {config.layers} layers; if it is whole, {MERGE}"
+                f"{', '.join(known)} in {where}; if it is whole, {MERGE}"
             )
     if not targets:
         raise CheckpointError(f"{folder / WEIGHTS}: holds no adapter of a LLaMA-family model")
     return targets
 
 
-def _excluded(given: Mapping[str, Any], name: str) -> bool:
-    """Whether `exclude_modules` takes back a name of `target_modules`: a list by how paths end, a
-    string as a rule over paths."""
-    rule = given.get("exclude_modules")
+def _layers(given: Mapping[str, Any], config: llama.LlamaConfig, folder: Path) -> tuple[int, ...]:
+    """The adapted layers: those of `layers_to_transform`, or those that hold what `target_modules`
+    chooses, which may be a rule over paths or a list of their ends; all where it chooses none.
+
+    Raises:
+        CheckpointError: `layers_to_transform` names no layers of the model.
+    """
+    everyone = tuple(range(config.layers))
+    chosen = given.get("layers_to_transform")
+    if chosen is not None and chosen != []:
+        numbers = chosen if isinstance(chosen, list) else [chosen]
+        if not all(type(number) is int and number in everyone for number in numbers):
+            raise CheckpointError(
+                f"{folder / CONFIG}: layers_to_transform = {_shown(chosen)}; expected numbers from "
+                f"0 to {config.layers - 1}"
+            )
+        return tuple(sorted(set(numbers)))
+    asked, known = given["target_modules"], llama.targets(config).values()
+    paths = {layer: [f"{trunk}.layers.{layer}.{path(target, config.files)}"
+                     for trunk in TRUNKS for target in known]
+             for layer in everyone}  # fmt: skip
+    return tuple(n for n in everyone if any(_chooses(asked, p) for p in paths[n])) or everyone
+
+
+def _chooses(rule: Any, module: str) -> bool:
+    """Whether a list of ends of paths, or a rule over paths, chooses a module, as in PEFT."""
     if isinstance(rule, list):
-        return any(name == one or f".{name}".endswith(f".{one}") for one in map(str, rule))
+        return any(module == one or module.endswith(f".{one}") for one in map(str, rule))
     try:
-        return isinstance(rule, str) and re.fullmatch(rule, f"model.layers.0.x.{name}") is not None
+        return isinstance(rule, str) and re.fullmatch(rule, module) is not None
     except re.error:
         return False
+
+
+def _named_layers(layers: tuple[int, ...], depth: int) -> str:
+    if len(layers) == depth:
+        return f"all {depth} layers"
+    more = " and others" if len(layers) > 8 else ""
+    return f"layers {', '.join(map(str, layers[:8]))}{more}"
+
+
+def _excluded(given: Mapping[str, Any], name: str) -> bool:
+    """Whether `exclude_modules` takes back a name of `target_modules`."""
+    rule = given.get("exclude_modules")
+    return _chooses(rule, name if isinstance(rule, list) else f"model.layers.0.x.{name}")
 
 
 # ---------------------------------------------------------------------------- exporting
@@ -355,18 +396,20 @@ def export(folder: Path, adapters: lora.Adapters, settings: LoraConfig) -> None:
         CheckpointError: the disk is full, or `folder` holds something else.
     """
     scale = lora.scaling(settings.rank, settings.alpha, settings.rslora)
-    if set(adapters.weights) != set(settings.targets) or adapters.scale != scale:
+    rows = None if adapters.on is None else tuple(int(layer) for layer in adapters.rows)
+    same = set(adapters.weights) == set(settings.targets) and rows == settings.layers
+    if not same or adapters.scale != scale:
         held = ", ".join(adapters.weights)
         raise ValueError(f"adapters of {held}, scale {adapters.scale}, given with {settings}")
     dtype = np.dtype(settings.dtype)
     tensors = {
-        key(target, layer, factor, settings.trunk, settings.files): _source(leaves, layer, dtype)
+        key(target, layer, factor, settings.trunk, settings.files): _source(leaves, row, dtype)
         for target, pair in adapters.weights.items()
         for factor, leaves in (
             ("a", [pair["a"]]),
             ("b", [pair[leaf] for leaf in lora.parts(target).values()]),
         )
-        for layer in range(pair["a"].shape[0])
+        for row, layer in enumerate(settings.layers or range(pair["a"].shape[0]))
     }
     if jax.process_index() == 0:
         with hub.replacing(folder, CONFIG) as partial:
@@ -400,7 +443,7 @@ def _attributes(settings: LoraConfig) -> dict[str, Any]:
         "inference_mode": True,
         "init_lora_weights": True,
         "layers_pattern": None,
-        "layers_to_transform": None,
+        "layers_to_transform": None if settings.layers is None else list(settings.layers),
         "lora_alpha": int(alpha) if float(alpha).is_integer() else alpha,
         "lora_dropout": settings.dropout,
         "modules_to_save": None,

@@ -1,0 +1,239 @@
+"""Stage `tamper`: how many steps of training on some rows undo what a model refuses.
+
+Every model is trained by LoRA on the first rows of a harmful file, and of an ordinary one, and
+answers unsafe and safe prompts after each of the listed steps; judges say what it has come to.
+
+    responses/MODEL ROWS STEP/SET.jsonl    every answer; a killed run goes on from here
+    judgements/...                         every score, likewise
+    tampering/.../checkpoints              weights between two listed steps
+    results.json, plots/success.png, README.md    what it all comes to
+
+Weights are removed when the answers to the last listed step are there, unless
+`tamper.keep_weights`: then `tampering/.../export` holds them.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+
+import jax
+from ml_collections import ConfigDict
+
+from safety_jax.base import compilation, files
+from safety_jax.evaluation.answers import generate, responses
+from safety_jax.evaluation.answers.responses import Response
+from safety_jax.evaluation.measures import tampering
+from safety_jax.evaluation.measures.counts import Block, Resampling
+from safety_jax.evaluation.measures.tampering import TamperedCurve
+from safety_jax.evaluation.sets.items import Set
+from safety_jax.judges.judge import Score
+from safety_jax.report import tampering as pictures
+from safety_jax.stages import devices, fits, texts
+from safety_jax.stages.tamper_plan import Tampering, TamperPlan, make_plan, trained
+from safety_jax.stages.tamper_weights import TamperedWeights
+from safety_jax.training import workdir
+
+RESPONSES, JUDGEMENTS = "responses", "judgements"
+RESULTS = "results.json"
+
+# By model, tampering and step, the answers to each set.
+Answers = dict[tuple[str, str, int], dict[str, list[Response]]]
+
+
+def run(config: ConfigDict, folder: str) -> None:
+    """Runs the stage; called again, it goes on where it stopped.
+
+    Raises:
+        UserError: anything that the user can put right.
+    """
+    primary = jax.process_index() == 0
+    compilation.keep(config.log.compilation_cache)
+    compiled = compilation.Counter()
+    with workdir.prepare(folder, config, primary) as place:
+        config = texts.dated(config.copy_and_resolve_references(), place)
+        mesh = devices.build_mesh(config)
+        plan = make_plan(config, mesh)
+        changed = place.note(plan.identity())
+        largest = max(plan.opened.values(), key=lambda one: one.config.layers * one.config.width)
+        fits.fill_unseen(config, trained(config, largest.config), mesh, place)
+        if primary:
+            print(plan.describe(), flush=True)
+            for line in changed:
+                print(f"note: changed since the last start, so made anew: {line}", flush=True)
+        answers: Answers = {}
+        for name in plan.opened:
+            weights = TamperedWeights(config, place, plan.opened[name], mesh, compiled)
+            finished = answer(config, place, plan, name, weights, answers, primary)
+            weights.release()
+            if not finished:
+                return
+        scores = judge(config, place, plan, answers, primary)
+        if primary:
+            curves = measure(config, plan, answers, scores)
+            print(describe(config, place, plan, curves), flush=True)
+
+
+def answer(
+    config: ConfigDict,
+    place: workdir.Workdir,
+    plan: TamperPlan,
+    name: str,
+    weights: TamperedWeights,
+    answers: Answers,
+    primary: bool,
+) -> bool:
+    """A model's answers after every listed step of every tampering; False when asked to stop."""
+    for one in plan.tamperings[name]:
+        for step in plan.steps:
+            kept = open_answers(config, place, plan, name, one, step, primary)
+            if any(kept[of.name].done < len(of.items) for of in plan.sets):
+                model = weights.after(one, step)
+                if model is None:
+                    return False
+                for of in plan.sets:
+                    asked = plan.asked[name][of.name]
+                    generate.fill(
+                        kept[of.name],
+                        of,
+                        asked.ids,
+                        model,
+                        asked.setup,
+                        begun=asked.begun,
+                        seed=config.seed,
+                        block=config.sample.prompts_per_write,
+                        title=f"{key_of(name, one, step)}, {of.name}",
+                    )
+            answers[name, one.name, step] = {of: file.all() for of, file in kept.items()}
+        if not weights.finish(one, plan.steps[-1], keep=config.tamper.keep_weights):
+            return False
+    return True
+
+
+def key_of(name: str, one: Tampering, step: int) -> str:
+    """What a model after some steps is called; before the first, all tamperings have one."""
+    return f"{name} {one.name} step {step}" if step else f"{name} step 0"
+
+
+def open_answers(
+    config: ConfigDict,
+    place: workdir.Workdir,
+    plan: TamperPlan,
+    name: str,
+    one: Tampering,
+    step: int,
+    primary: bool,
+) -> dict[str, responses.Responses]:
+    """By set, the file of answers, with those that are there."""
+    found = {}
+    for of in plan.sets:
+        protocol = plan.asked[name][of.name].protocol
+        if step:
+            by = f"{protocol.weights} tampered with {one.sha256} step {step}"
+            protocol = dataclasses.replace(protocol, weights=by)
+        found[of.name] = responses.Responses(
+            generate.place(place.path / RESPONSES, key_of(name, one, step), of.name),
+            of,
+            protocol,
+            block=config.sample.prompts_per_write * of.answers,
+            writes=primary,
+        )
+    return found
+
+
+def judge(
+    config: ConfigDict,
+    place: workdir.Workdir,
+    plan: TamperPlan,
+    answers: Answers,
+    primary: bool,
+) -> dict[tuple[str, str], dict[str, list[Score]]]:
+    """Every judge's scores of all answers, by `key_of` and set."""
+    tamperings = {(name, one.name): one for name, found in plan.tamperings.items() for one in found}
+    return generate.judge(
+        plan.planned,
+        {
+            key_of(name, tamperings[name, how], step): by_set
+            for (name, how, step), by_set in answers.items()
+        },
+        {of.name: of for of in plan.sets},
+        place.path / JUDGEMENTS,
+        rows=config.score.rows_per_write,
+        writes=primary,
+    )
+
+
+# ---------------------------------------------------------------------------- what it comes to
+
+
+def measure(
+    config: ConfigDict,
+    plan: TamperPlan,
+    answers: Answers,
+    scores: Mapping[tuple[str, str], Mapping[str, list[Score]]],
+) -> list[TamperedCurve]:
+    """A curve of every model and tampering."""
+    found = []
+    for name, several in plan.tamperings.items():
+        for one in several:
+            judged = []
+            for step in plan.steps:
+                key, by_set = key_of(name, one, step), answers[name, one.name, step]
+                blocks = [block_of(plan, key, of, by_set[of.name], scores) for of in plan.sets]
+                judged.append((step, blocks))
+            found.append(
+                tampering.curve(
+                    name,
+                    one.data,
+                    one.rows,
+                    judged,
+                    judge=config.tamper.unsafe_by,
+                    share=config.tamper.target,
+                    how=Resampling(config.tamper.resamples, config.seed),
+                )
+            )
+    return found
+
+
+def block_of(
+    plan: TamperPlan,
+    key: str,
+    of: Set,
+    found: Sequence[Response],
+    scores: Mapping[tuple[str, str], Mapping[str, list[Score]]],
+) -> Block:
+    """Judged answers to a set."""
+    return Block(
+        model=key,
+        set=of,
+        protocol="",
+        answers=[response.turn.answer for response in found],
+        finishes=[response.ending for response in found],
+        scores=scores[key, of.name],
+        cards={name: one.card for name, one in plan.planned.items()},
+    )
+
+
+def describe(
+    config: ConfigDict, place: workdir.Workdir, plan: TamperPlan, curves: Sequence[TamperedCurve]
+) -> str:
+    """Writes the results, their plot and their page; the table, for the person who watches."""
+    facts = {
+        "judge": config.tamper.unsafe_by,
+        "protocol": plan.planned[config.tamper.unsafe_by].card.protocol(),
+        "models": {
+            name: {"path": one.path, "weights_sha256": one.weights_sha256}
+            for name, one in plan.opened.items()
+        },
+        "sets": {
+            of.name: {"kind": of.kind, "prompts": of.prompts, "sha256": of.items_sha256}
+            for of in plan.sets
+        },
+        "seed": config.seed,
+        **place.environment()[-1],
+    }
+    results = {"curves": [dataclasses.asdict(one) for one in curves], **facts}
+    files.write(place.path / RESULTS, workdir.canonical(json.loads(json.dumps(results))))
+    pictures.draw(curves, place.plots / "success.png", place.path.name)
+    page = pictures.page(curves, place.path.name, facts, place.config)
+    files.write(place.card, page)
+    return f"{pictures.table(curves)}\n{place.card}"

@@ -1,0 +1,205 @@
+"""What a run of stage `tamper` is going to do: everything that can be wrong is looked at here,
+before weights are read."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from safety_jax.base.errors import ConfigError
+from safety_jax.data import encode, mixing, records, sources
+from safety_jax.data.encode import Examples
+from safety_jax.data.shuffling import permutation
+from safety_jax.evaluation.sets import items as evaluated
+from safety_jax.evaluation.sets.items import SAFE, UNSAFE, Set
+from safety_jax.judges import registry
+from safety_jax.judges.planned import PlannedJudge
+from safety_jax.models import llama
+from safety_jax.models.execution import float_type
+from safety_jax.models.folders.model_folder import ModelFolder, open_model
+from safety_jax.stages import evaluate_plan, evaluate_prompts, groups
+from safety_jax.training import identity
+from safety_jax.training.footprint import TrainedModel
+
+HARMFUL, BENIGN = "harmful", "benign"
+_STREAM = 7300  # of the permutation that rows are drawn by
+
+
+@dataclasses.dataclass(frozen=True)
+class Tampering:
+    """Rows that a model is trained on.
+
+    Attributes:
+        data: HARMFUL or BENIGN.
+        rows: how many were asked for; rows that are too long are none of the examples.
+        sha256: of all that the weights after a step depend on.
+    """
+
+    data: str
+    rows: int
+    examples: Examples
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.data} {self.rows}"
+
+
+@dataclasses.dataclass(frozen=True)
+class TamperPlan:
+    """Everything that was looked at before weights are read.
+
+    Attributes:
+        tamperings: by model, whose tokenizer has read the rows.
+        steps: after which the models answer, from 0.
+        files: hashes of what rows were read from.
+    """
+
+    opened: Mapping[str, ModelFolder]
+    tamperings: Mapping[str, Sequence[Tampering]]
+    sets: Sequence[Set]
+    asked: evaluate_prompts.Asked
+    planned: Mapping[str, PlannedJudge]
+    steps: tuple[int, ...]
+    files: Mapping[str, str]
+    left_out: Sequence[str]
+
+    def identity(self) -> dict[str, str]:
+        """Hashes of what is read; answers and scores are kept by it, so that it may change."""
+        found = dict(self.files)
+        for name, one in self.opened.items():
+            found[f"tamper.models {name}"] = one.weights_sha256
+            found[f"tamper.models {name}, tokenizer"] = one.tokenizer_sha256
+        found |= {f"tamper.sets {of.name}": of.items_sha256 for of in self.sets}
+        return found | {
+            f"score.judges {name}": one.card.protocol() for name, one in self.planned.items()
+        }
+
+    def describe(self) -> str:
+        """For people: who is trained on what, who is asked what, and who judges."""
+        ways = ", ".join(one.name for one in next(iter(self.tamperings.values())))
+        lines = [
+            f"{len(self.opened)} models: {', '.join(self.opened)}; each on {ways} rows",
+            f"answers after {', '.join(map(str, self.steps))} steps to "
+            + ", ".join(f"{of.name} ({of.prompts} {of.kind} prompts)" for of in self.sets),
+            f"judges: {', '.join(self.planned)}",
+            *self.left_out,
+        ]
+        return "\n".join(lines)
+
+
+def make_plan(config: ConfigDict, mesh: Mesh) -> TamperPlan:
+    """Opens models and judges, reads sets and rows.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: whatever cannot be used.
+    """
+    group = config.tamper
+    models = evaluate_plan.named(group.models, "tamper.models")
+    if not models:
+        raise ConfigError("tamper.models is empty; expected NAME=FOLDER,NAME=FOLDER")
+    sets = evaluated.read_sets(tuple(group.sets), group.data, "tamper.sets", config.seed)
+    others = [of.name for of in sets if of.kind not in (UNSAFE, SAFE)]
+    if others or not any(of.kind == UNSAFE for of in sets):
+        what = f"{others[0]} is neither" if others else "there is no unsafe one"
+        raise ConfigError(f"tamper.sets: {what}; expected sets of the kinds unsafe and safe")
+    opened = {
+        name: open_model(
+            path,
+            mesh,
+            own_tokenizer=config.model.tokenizer,
+            compute_dtype=float_type("model.compute_dtype", config.model.compute_dtype),
+            backend=config.model.attention,
+            remat="none",
+        )
+        for name, path in models.items()
+    }
+    planned = plan_judges(config, mesh)
+    kept, _, asked, left_out = evaluate_plan.plan_prompts(config, mesh, sets, {}, opened)
+    rows, files = read_rows(config)
+    return TamperPlan(
+        opened=opened,
+        tamperings={name: plan_rows(config, one, rows) for name, one in opened.items()},
+        sets=[of.repeated(config.answer.candidates) for of in kept],
+        asked=asked,
+        planned=planned,
+        steps=(0, *(step for step in group.steps if step)),
+        files=files,
+        left_out=left_out,
+    )
+
+
+def plan_judges(config: ConfigDict, mesh: Mesh) -> dict[str, PlannedJudge]:
+    """The judges, `tamper.unsafe_by` among them.
+
+    Raises:
+        ConfigError: it is not there, or does not divide safe from unsafe.
+    """
+    group = config.tamper
+    rows = config.score.judges.to_dict() | registry.named(tuple(group.judges))
+    planned = registry.plan(rows, groups.judge_resources(config, mesh))
+    judge = group.unsafe_by
+    if judge not in planned or planned[judge].card.threshold is None:
+        raise ConfigError(
+            f"tamper.unsafe_by {judge!r}: expected a judge with a threshold, of score.judges or "
+            f"tamper.judges: {', '.join(planned)}"
+        )
+    return planned
+
+
+Rows = list[tuple[str, int, list[records.Record]]]
+
+
+def read_rows(config: ConfigDict) -> tuple[Rows, dict[str, str]]:
+    """Of each tampering the kind of rows and the rows, so many of one order: the first 10 of 50 are
+    those of 10. And hashes of their files.
+
+    Raises:
+        ConfigError: there are fewer rows than asked for.
+    """
+    found: Rows = []
+    hashes: dict[str, str] = {}
+    for data, specs, wanted, read in (
+        (HARMFUL, config.data.harmful, config.tamper.rows, records.read_harmful),
+        (BENIGN, config.data.benign, config.tamper.benign_rows, records.read_records),
+    ):
+        if not wanted:
+            continue
+        key = f"data.{data}"
+        given = [sources.open_source(spec, key) for spec in filter(None, specs)]
+        hashes |= {f"{key} {one.name}": sha for one in given if (sha := one.sha256())}
+        pool = mixing.mix(given, read=read, seed=config.seed).records if given else []
+        if len(pool) < max(wanted):
+            option = "tamper.rows" if data == HARMFUL else "tamper.benign_rows"
+            raise ConfigError(
+                f"{key} has {len(pool)} rows that can be used, and {option} asks for "
+                f"{max(wanted)}; expected no fewer, add sources or lower it"
+            )
+        order = permutation(len(pool), seed=config.seed, stream=_STREAM)
+        found += [(data, count, [pool[i] for i in order[:count]]) for count in wanted]
+    if not found:
+        raise ConfigError("tamper.rows and tamper.benign_rows are both empty; expected numbers")
+    return found, hashes
+
+
+def plan_rows(config: ConfigDict, opened: ModelFolder, rows: Rows) -> list[Tampering]:
+    """Rows as a model reads them."""
+    base = groups.Base(opened.folder, opened.config, opened.tokenizer)
+    encoding = groups.encoding(config, base, config.data.overlong_prompt)
+    numbers = {name: config[name].to_dict() for name in ("lora", "optim")}
+    numbers |= {"batch": config.train.batch_size, "seed": config.seed}
+    numbers |= {name: config.model[name] for name in ("parameter_dtype", "compute_dtype")}
+    found = []
+    for data, count, several in rows:
+        examples = encode.encode(several, encoding, train_on="response")
+        read = [opened.weights_sha256, opened.tokenizer_sha256, encode.fingerprint([examples])]
+        sha256 = identity.sha256(*read, json.dumps(numbers, sort_keys=True, default=list))
+        found.append(Tampering(data, count, examples, sha256))
+    return found
+
+
+def trained(config: ConfigDict, model: llama.LlamaConfig) -> TrainedModel:
+    """Sizes of a model in training."""
+    return groups.trained_policy(config, model, sides=1)

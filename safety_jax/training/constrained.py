@@ -1,0 +1,79 @@
+"""Learning answers as they stand, held to the start token by token: what stage `sft` does under
+`sft.objective=constrained`, see `losses.constrained`."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from safety_jax.base import trees
+from safety_jax.base.batch import Answers, Tokens
+from safety_jax.data.examples import Examples
+from safety_jax.maths import logprobs, losses
+from safety_jax.training import likelihood, placement, steps
+from safety_jax.training.placement import TokenValues
+from safety_jax.training.policy import Policy
+from safety_jax.training.preference import Frozen
+from safety_jax.training.task import Learning, Measured, Metrics
+
+
+def learning(
+    policy: Policy,
+    betas: losses.AnswerBetas,
+    frozen: Frozen,
+    mesh: Mesh,
+    *,
+    live: bool,
+    reference: Callable[[Examples], TokenValues | None],
+) -> Learning:
+    """What the training skeleton needs.
+
+    Args:
+        live: the reference is computed in the step, not read from the batch.
+        reference: of examples, the log-probability of every token under the reference, where it is
+            known before the step.
+    """
+    return Learning(
+        loss=make_loss(policy, betas, live=live),
+        count=lambda batch: likelihood.count(batch.tokens),
+        frozen=frozen,
+        place=lambda loader, data: placement.place_answers(mesh, loader, data, reference(data)),
+        evaluation=evaluation,
+    )
+
+
+def make_loss(policy: Policy, betas: losses.AnswerBetas, *, live: bool) -> steps.Loss:
+    """The mean over the batch's trained tokens, of which a microbatch gives its part."""
+
+    def loss(
+        trainable: trees.Tree,
+        frozen: Frozen,
+        batch: Answers,
+        totals: dict[str, jax.Array],
+        key: jax.Array | None,
+    ):
+        tokens: Tokens = jax.tree.map(placement.side_rows, batch.tokens)
+        scores = policy.token_logprobs(trainable, frozen.base, tokens, key)
+        # Position t answers for token t + 1.
+        _, mask = logprobs.shift(tokens)
+        if live:
+            reference = policy.reference_logprobs(frozen.start, frozen.base, tokens)
+        else:
+            assert batch.reference is not None, "it is cached where it is not live"
+            reference = jnp.pad(placement.side_rows(batch.reference)[:, 1:], [(0, 0), (0, 1)])
+        each = losses.constrained(scores.logprobs, reference, betas.at(mask))
+        sums, total = losses.sft(scores), totals["tokens"]
+        return {
+            "loss": jnp.where(mask, each, 0.0).sum() / total,
+            "nll_loss": sums.loss / total,
+            "mean_token_accuracy": sums.correct / total,
+        }
+
+    return loss
+
+
+def evaluation(measured: Measured, _: Examples) -> Metrics:
+    """The means over all held-out tokens, and the perplexity, which is of the likelihood."""
+    means = measured.means
+    return means | {"perplexity": likelihood.perplexity(means["nll_loss"])}
