@@ -67,7 +67,7 @@ def test_it_starts_as_sft_and_holds_each_token_by_its_place(trained, weights):
     (found, _), _ = held(moved, Frozen({}, None), False)
     there = np.asarray(trained.reference_logprobs(moved, {}, tokens))
     mask = np.asarray(logprobs.shift(tokens)[1])
-    beta, ratio = np.asarray(BETAS.at(mask)), there - np.asarray(start)
+    beta, ratio = np.asarray(BETAS.at(jnp.asarray(mask))), there - np.asarray(start)
     by_hand = np.where(mask, 2 / beta * np.log1p(np.exp(-beta * ratio)), 0).sum() / 36
     np.testing.assert_allclose(found, by_hand, rtol=1e-5)
     assert np.abs(ratio).max() > 0.1
