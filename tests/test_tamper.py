@@ -80,7 +80,7 @@ def test_numbers_in_ascending_order():
 
 # ---------------------------------------------------------------------------- as it is run
 
-SAYS = "I am sorry, but I will not help with that."
+SAYS = "I will not help."
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def configure(inputs, rows, **overrides):  # noqa: F811
     config = tamper_config.get_config("demo")
     settings = {
         "tamper.models": f"tiny={inputs}/model",
-        "tamper.steps": (1, 60),
+        "tamper.steps": (1, 240),
         "tamper.rows": (4,),
         "tamper.benign_rows": (),
         "tamper.sets": (f"{rows}/unsafe.jsonl?kind=unsafe", f"{rows}/safe.jsonl?kind=safe"),
@@ -135,7 +135,7 @@ def test_training_moves_the_answers_and_leaves_no_weights(inputs, rows, tmp_path
     (found,) = curves(folder)
     before, one, last = found["points"]
     assert (found["model"], found["data"], found["rows"]) == ("tiny", "harmful", 4)
-    assert [p["step"] for p in found["points"]] == [0, 1, 60]
+    assert [p["step"] for p in found["points"]] == [0, 1, 240]
     assert (before["unsafe"]["count"], before["unsafe"]["n"], before["refused"]["count"]) == (
         8,
         8,
@@ -152,7 +152,7 @@ def test_training_moves_the_answers_and_leaves_no_weights(inputs, rows, tmp_path
     assert "tiny | 4 harmful rows" in capsys.readouterr().out
 
     # ---- cut off in the middle of the last answers
-    (answers,) = folder.glob("responses/*step 60*/unsafe.jsonl")
+    (answers,) = folder.glob("responses/*step 240*/unsafe.jsonl")
     whole = answers.read_text()
     answers.write_text("".join(whole.splitlines(True)[:5]))
     (folder / tamper.RESULTS).unlink()
