@@ -27,6 +27,7 @@ from safety_jax.evaluation.measures.counts import Block, Resampling
 from safety_jax.evaluation.measures.tampering import TamperedCurve
 from safety_jax.evaluation.sets.items import Set
 from safety_jax.judges.judge import Score
+from safety_jax.models.decoding import layout
 from safety_jax.report import tampering as pictures
 from safety_jax.stages import devices, fits, texts
 from safety_jax.stages.tamper_plan import Tampering, TamperPlan, make_plan, trained
@@ -90,19 +91,20 @@ def answer(
                 model = weights.after(one, step)
                 if model is None:
                     return False
-                for of in plan.sets:
-                    asked = plan.asked[name][of.name]
-                    generate.fill(
-                        kept[of.name],
-                        of,
-                        asked.ids,
-                        model,
-                        asked.setup,
-                        begun=asked.begun,
-                        seed=config.seed,
-                        block=config.sample.prompts_per_write,
-                        title=f"{key_of(name, one, step)}, {of.name}",
-                    )
+                with layout.lent(model) as speaker:
+                    for of in plan.sets:
+                        asked = plan.asked[name][of.name]
+                        generate.fill(
+                            kept[of.name],
+                            of,
+                            asked.ids,
+                            speaker,
+                            asked.setup,
+                            begun=asked.begun,
+                            seed=config.seed,
+                            block=config.sample.prompts_per_write,
+                            title=f"{key_of(name, one, step)}, {of.name}",
+                        )
             answers[name, one.name, step] = {of: file.all() for of, file in kept.items()}
         if not weights.finish(one, plan.steps[-1], keep=config.tamper.keep_weights):
             return False
