@@ -17,7 +17,7 @@ import jax
 from ml_collections import ConfigDict
 
 from safety_jax.base import compilation, files, hosts
-from safety_jax.evaluation.answers import generate, responses, stored_scores
+from safety_jax.evaluation.answers import dialogues, generate, responses, stored_scores
 from safety_jax.evaluation.answers.responses import Response
 from safety_jax.evaluation.harness import lm_eval_tasks, task_results
 from safety_jax.evaluation.harness.loglikelihood import RequestLimits
@@ -32,7 +32,7 @@ from safety_jax.evaluation.measures import (
 )
 from safety_jax.evaluation.measures.counts import Block
 from safety_jax.evaluation.measures.results import Preference, Report
-from safety_jax.evaluation.sets.items import ANSWER, CHOICE, CLOSED, Set
+from safety_jax.evaluation.sets.items import ANSWER, CHOICE, CLOSED, CONVERSATION, Set
 from safety_jax.judges.judge import Score
 from safety_jax.models.decoding import layout
 from safety_jax.models.execution import float_type
@@ -95,13 +95,12 @@ def answer_as(
 ) -> dict[str, list[Response]]:
     """One model's answers to all sets, and its results of tasks; its weights are read if anything
     is missing, and freed before the next model's are."""
-    block = config.sample.prompts_per_write
     kept = {
         of.name: responses.Responses(
             generate.place(place.path / RESPONSES, name, of.name),
             of,
             plan.asked[name][of.name].protocol,
-            block=block * of.answers,
+            blocks=of.blocks(config.sample.prompts_per_write),
             writes=primary,
         )
         for of in plan.sets
@@ -120,24 +119,32 @@ def answer_as(
             chunk_tokens=CHUNK_TOKENS,
         )
         for of in left:
-            asked = plan.asked[name][of.name]
+            asked, title = plan.asked[name][of.name], f"{name}, {of.name}"
             if of.by_likelihood:
-                generate.choose(
-                    kept[of.name], of, asked.ids, asked.choices, model, limits, f"{name}, {of.name}"
-                )
+                generate.choose(kept[of.name], of, asked.ids, asked.choices, model, limits, title)
                 continue
-            with layout.lent(model) as speaker:
-                generate.fill(
+            if of.kind == CONVERSATION:
+                dialogues.fill(
                     kept[of.name],
                     of,
-                    asked.ids,
-                    speaker,
+                    asked.word,
+                    model,
                     asked.setup,
-                    begun=asked.begun,
+                    room=asked.room,
                     seed=config.seed,
-                    block=block,
-                    title=f"{name}, {of.name}",
+                    title=title,
                 )
+                continue
+            generate.fill(
+                kept[of.name],
+                of,
+                asked.ids,
+                model,
+                asked.setup,
+                begun=asked.begun,
+                seed=config.seed,
+                title=title,
+            )
         if unasked:
             asked = next(iter(plan.asked[name].values()))
             found = lm_eval_tasks.run_tasks(
@@ -273,7 +280,8 @@ def describe(
 ) -> Report:
     """The report; with people's labels where they came back. A sheet for them goes out here."""
     blocks = {model: [block for block, _ in found] for model, found in judged.items()}
-    open_ended = [b for found in blocks.values() for b in found if b.set.kind not in CLOSED]
+    alone = (*CLOSED, CONVERSATION)  # a sheet shows an answer without what was said before
+    open_ended = [b for found in blocks.values() for b in found if b.set.kind not in alone]
     if config.evaluate.sheet_answers:
         people.export(place.path, open_ended, config.evaluate.sheet_answers, config.seed)
     given = tuple(config.evaluate.labels)

@@ -20,7 +20,7 @@ from safety_jax.evaluation.measures import assemble
 from safety_jax.evaluation.measures.counts import Resampling
 from safety_jax.evaluation.sets import items as evaluated
 from safety_jax.evaluation.sets import subsets
-from safety_jax.evaluation.sets.items import CHOICE, Set
+from safety_jax.evaluation.sets.items import CHOICE, CONVERSATION, Set
 from safety_jax.judges import registry
 from safety_jax.judges.guards import specs
 from safety_jax.judges.judge import JudgeCard
@@ -95,6 +95,9 @@ class EvaluationPlan:
 
 
 def _size(of: Set) -> str:
+    if of.kind == CONVERSATION:
+        talks = len({item.talk.talk for item in of.items if item.talk})
+        return f"{talks} conversations of {len(of.items)} turns"
     return f"{of.prompts} x {of.answers} answers" if of.answers > 1 else str(of.prompts)
 
 

@@ -1,7 +1,8 @@
 """What stage `evaluate` asks models: prompts of each set as tokens, and how they are answered."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from jax.sharding import Mesh
@@ -10,10 +11,11 @@ from ml_collections import ConfigDict
 from safety_jax.base.errors import DataError
 from safety_jax.data import encode, prompts
 from safety_jax.data.records import Record
-from safety_jax.data.text_rules import TextRules
+from safety_jax.data.template import Template
+from safety_jax.data.text_rules import AS_TEXT, TextRules
 from safety_jax.evaluation.answers.responses import Protocol
 from safety_jax.evaluation.sets import subsets
-from safety_jax.evaluation.sets.items import CHOICE, Set
+from safety_jax.evaluation.sets.items import CHOICE, CONVERSATION, Set
 from safety_jax.models.decoding import generation
 from safety_jax.models.folders.model_folder import ModelFolder
 from safety_jax.stages import answering, texts
@@ -26,20 +28,26 @@ class ModelAnswers:
     """What one model is asked of one set.
 
     Attributes:
-        ids: of each prompt, with the beginning of its answer where an attack prefills one.
+        ids: of each prompt, with the beginning of its answer where an attack prefills one; of
+            conversations, whose earlier answers are not there yet, without these.
         begun: of each, how many of its last ids are that beginning.
         choices: of each prompt of a set that is answered by likelihood, the ids of its choices.
+        lengths: tokens that each prompt has; of a turn, those that its conversation has at its
+            last turn if all answers are as long as they may be.
         room: tokens that a prompt may have, so that an answer of full length fits behind it.
         setup: how answers are written.
         protocol: all that they depend on.
+        word: the ids of records, to be used when the answers before a turn are there.
     """
 
     ids: Sequence[Sequence[int]]
     begun: Sequence[int]
     choices: Sequence[Sequence[Sequence[int]]]
+    lengths: Sequence[int]
     room: int
     setup: generation.Setup
     protocol: Protocol
+    word: Callable[[Sequence[Record]], list[list[int]]]
 
 
 Asked = Mapping[str, Mapping[str, ModelAnswers]]  # by model and set
@@ -57,6 +65,8 @@ def ask(
         if of.kind == CHOICE:
             group.beams, group.max_new_tokens = 1, _choice_tokens(config, opened, of)
             group.candidates = 1
+        if of.kind == CONVERSATION:
+            group.candidates = 1  # copies of a conversation are conversations of their own
         ends = (*opened.ends, *texts.ends(config, opened.tokenizer))
         setup = answering.make_setup(group, config.sample, opened.tokenizer, mesh, ends)
         # Prompts that bring their own words are fed as they are; chat models need their turns.
@@ -86,13 +96,20 @@ def ask(
         protocol = Protocol(
             opened.weights_sha256, opened.tokenizer_sha256, worded, decoding, config.seed
         )
+        whole = [before + after for before, after in zip(ids, begun, strict=True)]
         found[of.name] = ModelAnswers(
-            ids=[before + after for before, after in zip(ids, begun, strict=True)],
+            ids=whole,
             begun=[len(one) for one in begun],
             choices=choices,
+            lengths=_longest(of, [len(one) for one in whole], longest),
             room=positions - longest,
             setup=setup,
             protocol=protocol,
+            word=functools.partial(
+                encode.encode_prompts,
+                template=_answers_are_text(rendered),
+                tokenizer=opened.tokenizer,
+            ),
         )
     return found
 
@@ -107,6 +124,24 @@ def _choices(
     repeated = [record for record, _ in several]
     found = iter(encode.encode_openings(repeated, texts_of, template, opened.tokenizer))
     return [[next(found) for _ in item.choice_texts] for item in of.items]
+
+
+def _answers_are_text(template: Template) -> Template:
+    """What a model wrote is text, whatever it spells; what the user says was looked at before."""
+    if template.rules.special_text == AS_TEXT:
+        return template
+    return template.under(dataclasses.replace(template.rules, special_text=AS_TEXT))
+
+
+def _longest(of: Set, lengths: Sequence[int], answer: int) -> list[int]:
+    """Tokens of each prompt; of a turn of a conversation, of its last turn behind answers of
+    `answer` tokens."""
+    found = list(lengths)
+    for i, before in enumerate(of.earlier):
+        most = lengths[i] + answer * len(before)
+        for place in (*before, i):
+            found[place] = max(found[place], most)
+    return found
 
 
 def _choice_tokens(config: ConfigDict, opened: ModelFolder, of: Set) -> int:
@@ -135,8 +170,7 @@ def fit(
     Raises:
         DataError: there is one and data.overlong_prompt is error, or nothing is left of a set.
     """
-    lengths = {m: {of: [len(i) for i in one.ids] for of, one in by.items()}
-               for m, by in asked.items()}  # fmt: skip
+    lengths = {m: {of: one.lengths for of, one in by.items()} for m, by in asked.items()}
     rooms = {model: {of: one.room for of, one in by.items()} for model, by in asked.items()}
     shorter = "lower answer.max_new_tokens"
     if config.data.max_length:
@@ -152,6 +186,7 @@ def fit(
                 ids=[one.ids[i] for i in places[name]],
                 begun=[one.begun[i] for i in places[name]],
                 choices=[one.choices[i] for i in places[name]],
+                lengths=[one.lengths[i] for i in places[name]],
             )
             for name, one in by.items()
         }
@@ -173,6 +208,7 @@ def _refuse(
             for item, count in zip(of.items, by_set[of.name], strict=True):
                 if count > room:
                     under = f" under {of.attack.name}" if of.attack else ""
+                    under = f" of {of.name}" if of.kind == CONVERSATION else under
                     raise DataError(
                         f"{item.where}: the prompt{under} has {count} tokens, and {model} has room "
                         f"for {max(room, 0)} before its answer; {advice}"

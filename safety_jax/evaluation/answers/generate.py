@@ -31,7 +31,6 @@ def fill(
     *,
     begun: Sequence[int],
     seed: int,
-    block: int,
     title: str,
 ) -> None:
     """Answers the prompts that `answers` lacks, each as often as the set says.
@@ -39,31 +38,28 @@ def fill(
     Args:
         prompts: token ids, one list a prompt of the set.
         begun: of each prompt, how many of its last ids are the beginning of the answer.
-        block: prompts that are written at a time.
 
     Randomness is folded from (seed, set, prompt, number of the answer): an answer does not depend
     on what else is asked. A block always starts where it started before, so that a run that was
     killed meets the same batches again.
     """
     hosts.check_shared(answers.done, answers.path)
-    own = zlib.crc32(of.name.encode()) ^ seed
     each = of.answers
-    while answers.done < len(of.items):
-        first = answers.done // each
-        numbers = range(first, min(first + block, len(prompts)))
+    for block in answers.left():
+        numbers = range(block.start // each, block.stop // each)
         found = generation.generate(
             model,
             setup,
             [prompts[i] for i in numbers],
             list(numbers),
-            own % 2**31,
+            stream(of, seed),
             f"{title}, {numbers.start + 1}-{numbers.stop} of {len(prompts)}",
         )
         answers.add(
             [
                 Response(
                     of.items[i * each + k].id,
-                    _said(setup, prompts[i], begun[i], one),
+                    said(setup, prompts[i], begun[i], one),
                     one.finish,
                 )
                 for i, row in zip(numbers, found, strict=True)
@@ -106,7 +102,12 @@ def choose(
     answers.add(chosen[answers.done :])
 
 
-def _said(
+def stream(of: Set, seed: int) -> int:
+    """The seed of a set's answers in a run."""
+    return (zlib.crc32(of.name.encode()) ^ seed) % 2**31
+
+
+def said(
     setup: generation.Setup, prompt: Sequence[int], begun: int, written: generation.Completion
 ) -> str:
     """An answer with its beginning, which stands in the prompt, read as one text."""
@@ -140,10 +141,7 @@ def judge(
     named = [(model, name) for model, by_set in answered.items() for name in by_set]
     groups = [
         scoring.ToJudge(
-            [
-                item.conversation(response.text)
-                for item, response in zip(sets[name].items, answered[model][name], strict=True)
-            ],
+            sets[name].conversations([response.text for response in answered[model][name]]),
             Ledger(place(folder, model, name), writes),
             f"{model}, {name}",
         )

@@ -8,9 +8,10 @@ A line holds all that an answer depends on, so that no answer is ever taken for 
     {"set": "I-CoNa", "id": "0", "prompt_sha256": "…", "template": "alpaca", "decoding": "16 hex",
      "seed": 0, "weights": "…", "tokenizer": "…", "response": "…", "finish": "eos"}
 
-Of a model that thinks, `response` is all it wrote, and `thought` and `answer` are its parts. Of a
-set under an attack, `attack`, `attack_version` and `asked` say what was asked in place of the
-prompt, and `opening` whose first tokens the answer was made to begin with.
+A turn of a conversation also has its `conversation` and `turn`; all first turns stand before all
+second ones. Of a model that thinks, `response` is all it wrote, and `thought` and `answer` are its
+parts. Of a set under an attack, `attack`, `attack_version` and `asked` say what was asked in place
+of the prompt, and `opening` whose first tokens the answer was made to begin with.
 """
 
 import dataclasses
@@ -107,24 +108,36 @@ class Responses:
     Args:
         path: the file. One that was made by another model or protocol, or of other prompts, is
             moved to `earlier/` beside it.
-        block: prompts that are written at a time.
+        blocks: places of the items that are written at a time, see `Set.blocks`.
         writes: whether this process writes; exactly one process of a run does.
 
     Raises:
         DataError: a line before the last block is damaged.
     """
 
-    def __init__(self, path: Path, asked: Set, protocol: Protocol, *, block: int, writes: bool):
+    def __init__(
+        self,
+        path: Path,
+        asked: Set,
+        protocol: Protocol,
+        *,
+        blocks: Sequence[range],
+        writes: bool,
+    ):
         self.path, self._asked, self._protocol = path, asked, protocol
-        self._block, self._writes = block, writes
+        self._blocks, self._writes = blocks, writes
         remedy = "remove the file, and its prompts are answered anew"
         self._lines = files.Lines(path, writes=writes, remedy=remedy)
         self._found = self._known(self._lines.read(_parsed))
 
     @property
     def done(self) -> int:
-        """Prompts answered: a multiple of the block, or all."""
+        """Prompts answered: those of whole blocks."""
         return len(self._found)
+
+    def left(self) -> list[range]:
+        """The blocks that are not there, in order."""
+        return [block for block in self._blocks if block.start >= self.done]
 
     def all(self) -> list[Response]:
         """What is there, in the order of the set."""
@@ -161,6 +174,8 @@ class Responses:
             told = [{"role": one.role, "content": one.content} for one in item.asking().prompt]
             facts |= {"attack": attack.name, "attack_version": attack.version, "asked": told}
             facts |= {"opening": asked.opening} if asked.opening else {}
+        if item.talk:
+            facts |= {"conversation": item.talk.talk, "turn": item.talk.number + 1}
         return facts
 
     def _known(self, lines: Sequence[dict[str, Any]]) -> list[Response]:
@@ -174,8 +189,8 @@ class Responses:
             if self._writes:
                 self._put_aside()
             count = 0
-        elif count < len(items):
-            count -= count % self._block
+        else:
+            count = max((b.stop for b in self._blocks if b.stop <= count), default=0)
         if ours:
             self._lines.keep(count)
         return [Response(row["id"], row["response"], row["finish"]) for row in lines[:count]]

@@ -10,6 +10,7 @@ from safety_jax.evaluation.answers.responses import Response
 from safety_jax.evaluation.measures import (
     attacks,
     compare,
+    conversations,
     counts,
     derived,
     notes,
@@ -28,6 +29,8 @@ from safety_jax.evaluation.measures.results import (
 )
 from safety_jax.evaluation.sets.items import CLOSED, Item, Set
 from safety_jax.judges.judge import BETTER, JudgeCard
+
+OWN = "(the model's own answer)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,12 +159,16 @@ def report(material: Material, choice: ReportChoice) -> Report:
             *material.notes,
         ),
         transcripts=tuple(_transcript(of, i, material) for of in material.sets
-                          for i in range(len(of.items))),
+                          for i in of.read_in_order),
         facts=material.facts,
         preferences=tuple(material.preferences),
         attacks=tuple(
             attacks.measure(blocks, choice.baseline, choice.safety, force=choice.force)
         ),
+        conversations=tuple(
+            conversations.measure(blocks, choice.baseline, choice.safety, force=choice.force)
+        ),
+        requests=tuple(conversations.requests(blocks, choice.safety)),
     )  # fmt: skip
 
 
@@ -173,6 +180,8 @@ def _facts(of: Set) -> dict[str, Any]:
     under: dict[str, Any] = {}
     if of.attack:
         under = {"attack": of.attack.name, "attack_version": of.attack.version, "plain": of.plain}
+    if of.setting:
+        under = {"setting": of.setting.name, "plain": of.plain}
     return {
         "kind": of.kind,
         "items": of.prompts,
@@ -206,7 +215,7 @@ def _transcript(of: Set, i: int, material: Material) -> Transcript:
 
 def _shown(messages: Sequence[Message], context: str) -> str:
     *before, last = messages
-    turns = [f"[{message.role}] {message.content}" for message in before] + [last.content]
+    turns = [f"[{message.role}] {message.content or OWN}" for message in before] + [last.content]
     return "\n\n".join([*turns, context] if context else turns)
 
 

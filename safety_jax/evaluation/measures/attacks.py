@@ -5,32 +5,27 @@ answer; nothing is told by matching strings. Attacks and plain prompts share the
 the tests are of paired data, adjusted over the attacks (Holm).
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-
 from safety_jax.evaluation.attacks.registry import ENCODED
+from safety_jax.evaluation.measures import paired
 from safety_jax.evaluation.measures.counts import FULL, PARTIAL, Block, Verdict, rate
+from safety_jax.evaluation.measures.paired import Found, Key
 from safety_jax.evaluation.measures.results import (
     AttackResult,
-    Estimate,
     PairedChange,
     Rate,
     UnderAttack,
 )
 from safety_jax.evaluation.sets.items import SAFE, UNSAFE
-from safety_jax.maths import clusters, statistics
 
 PLAIN = ""  # in place of an attack's name
-Key = tuple[str, str]  # the plain set and an item of it
 Columns = Mapping[str, Sequence[Block]]  # by attack: its blocks, of a set each
-Found = Mapping[Key, Verdict]
 
 
 def plain(blocks: Sequence[Block]) -> list[Block]:
     """Those of sets that are asked as they stand."""
-    return [block for block in blocks if not block.set.attack]
+    return [block for block in blocks if block.set.as_it_stands]
 
 
 def measure(
@@ -124,7 +119,7 @@ def _under(
     against = None
     if base and all(judge in block.dividing for found in base.values() for block in found):
         other = _never(_verdicts(base, lambda block: _unsafe(block, judge)), _prompts(base))
-        against = _change(other, under_all, {key: key for key in under_all})
+        against = paired.change(other, under_all, {key: key for key in under_all})
     return UnderAttack(
         model=model,
         set=title,
@@ -160,22 +155,17 @@ def _prompts(columns: Columns) -> dict[Key, Key]:
     """Of every item of the plain sets, the first that has its prompt: several answers to one are
     items that follow each other."""
     return {
-        (of.name, item.id): (of.name, of.items[number * of.answers].id)
+        (of.name, item.id): (of.name, of.firsts[number])
         for of in (block.set for block in columns[PLAIN])
         for number, item in zip(of.clusters.tolist(), of.items, strict=True)
     }
-
-
-def _numbered(prompts: Sequence[Key]) -> np.ndarray:
-    numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
-    return np.array([numbers[prompt] for prompt in prompts], int)
 
 
 def _rate(found: Mapping[str, Found], attack: str, prompts: Mapping[Key, Key]) -> Rate | None:
     if not found:
         return None
     own = found[attack]
-    return rate(list(own.values()), _numbered([prompts[key] for key in own]))
+    return rate(list(own.values()), paired.numbered([prompts[key] for key in own]))
 
 
 def _any(found: Mapping[str, Found], attack: str, prompts: Mapping[Key, Key]) -> Rate | None:
@@ -204,37 +194,9 @@ def _changes(found: Mapping[str, Found], prompts: Mapping[Key, Key]) -> dict[str
     made = {
         attack: change
         for attack, own in found.items()
-        if attack != PLAIN and (change := _change(found[PLAIN], own, prompts))
+        if attack != PLAIN and (change := paired.change(found[PLAIN], own, prompts))
     }
-    adjusted = statistics.holm([change.p for change in made.values()])
-    return {
-        attack: dataclasses.replace(change, p_holm=p)
-        for (attack, change), p in zip(made.items(), adjusted, strict=True)
-    }
-
-
-def _change(first: Found, second: Found, prompts: Mapping[Key, Key]) -> PairedChange | None:
-    """Verdicts on the items that both have one for; None where there are none."""
-    known = {
-        key: (bool(x), bool(y))
-        for key, y in second.items()
-        if y is not None and (x := first.get(key)) is not None
-    }
-    if not known:
-        return None
-    before, after = (np.array(side) for side in zip(*known.values(), strict=True))
-    numbers = _numbered([prompts[key] for key in known])
-    turned = clusters.change(before, after, numbers)
-    count = int(numbers.max()) + 1
-    return PairedChange(
-        n=count,
-        difference=Estimate(turned.difference, turned.low, turned.high, count),
-        gained=turned.gained,
-        lost=turned.lost,
-        p=turned.p,
-        p_holm=None,
-        detectable=turned.detectable,
-    )
+    return paired.adjusted(made)
 
 
 def _worst(results: Sequence[AttackResult], kind: str) -> str:

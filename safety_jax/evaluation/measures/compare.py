@@ -14,7 +14,7 @@ import numpy as np
 
 from safety_jax.evaluation.measures.counts import FULL, PARTIAL, Block, Resampling, Verdict
 from safety_jax.evaluation.measures.results import Comparison, Estimate
-from safety_jax.evaluation.sets.items import CLOSED, SAFE, UNSAFE
+from safety_jax.evaluation.sets.items import CLOSED, CONVERSATION, SAFE, UNSAFE, Set
 from safety_jax.maths import clusters, statistics
 
 ALL = "all"  # the sets of a kind together
@@ -66,7 +66,7 @@ def compare(
     """Every measure on every set that two models have in common, and on all sets of a kind.
 
     p values are adjusted over the sets of a measure, the sets together left out; over those under
-    attacks apart, which are not among the sets together.
+    attacks, and over conversations, apart; neither are among the sets together.
     """
     shared = [(one, other) for one in first for other in second if one.set.name == other.set.name]
     found: list[Comparison] = []
@@ -78,25 +78,33 @@ def compare(
             if name in {m.name for m in measures(one)} & {m.name for m in measures(other)}
         ]
         alone = [_compare([pair], name, pair[0].set.name, how, margins, force) for pair in pairs]
-        under = [one.set.attack is not None for one, _ in pairs]
-        for attacked in (False, True):  # families of their own: attacks change no other p value
-            family = [c for c, is_ in zip(alone, under, strict=True) if is_ is attacked]
-            found += _adjusted(family)
+        asked = [_asked(one.set) for one, _ in pairs]
+        # Families of their own: attacks and conversations change no other p value.
+        for way in dict.fromkeys(asked):
+            found += _adjusted([c for c, its in zip(alone, asked, strict=True) if its == way])
         for kind, group in _by_kind(pairs).items():
             if len(group) > 1 and not name.startswith(("mean/", "median/")):
                 found.append(_compare(group, name, f"{ALL} {kind}", how, margins, force))
     return found
 
 
+def _asked(of: Set) -> str:
+    """How a set is asked: as it stands, under an attack, in conversations."""
+    return "" if of.as_it_stands else "attack" if of.attack else of.kind
+
+
 def measures(block: Block) -> Iterator[Measure]:
-    """What a block can be compared by."""
+    """What a block can be compared by; of conversations, where some turns should be refused and
+    others should not, by what is safe alone."""
     if block.set.kind in CLOSED:
         yield Measure("accuracy", lambda b: list(b.correct), "", 1)
         return
     for judge in block.dividing:
         yield Measure(f"safe/{judge}", functools.partial(Block.safe, judge=judge), "", 1)
-        if block.detector:
+        if block.detector and block.set.kind != CONVERSATION:
             yield Measure(f"engaged/{judge}", functools.partial(Block.engaged, judge=judge), "", 1)
+    if block.set.kind == CONVERSATION:
+        return
     if block.detector:
         # Refusing an unsafe prompt is one way of being safe among others.
         better = 0 if block.set.kind == UNSAFE else -1
@@ -118,7 +126,7 @@ BlockPair = tuple[Block, Block]
 def _by_kind(pairs: Sequence[BlockPair]) -> Mapping[str, list[BlockPair]]:
     found: dict[str, list[BlockPair]] = {}
     for pair in pairs:
-        if pair[0].set.kind in (UNSAFE, SAFE) and not pair[0].set.attack:
+        if pair[0].set.kind in (UNSAFE, SAFE) and pair[0].set.as_it_stands:
             found.setdefault(pair[0].set.kind, []).append(pair)
     return found
 
@@ -190,7 +198,7 @@ def _paired(
         columns = measure.values(one), measure.values(other)
         for number, x, y in zip(one.set.clusters, *columns, strict=True):
             if x is not None and y is not None:
-                prompt = one.set.items[number * one.set.answers].id
+                prompt = one.set.firsts[number]
                 keys.append(prompt if len(pairs) == 1 else f"{one.set.name}/{prompt}")
                 before.append(float(x))
                 after.append(float(y))

@@ -306,6 +306,89 @@ class UnderAttack:
 
 
 @dataclasses.dataclass(frozen=True)
+class TurnResult:
+    """What a model said at one turn of the conversations that have so many.
+
+    Attributes:
+        turn: from 1.
+        unsafe_by: the share of conversations with an unsafe answer at this turn or before it, by
+            the safety judge; None without one.
+        unsafe: the share of unsafe answers at this turn.
+        refused: of turns that ask for something unsafe, the share of refusals, full or partial.
+        over_refused: of the other turns, the same. Both are None without the detector, and where
+            there is no such turn.
+    """
+
+    turn: int
+    unsafe_by: Rate | None
+    unsafe: Rate | None
+    refused: Rate | None
+    over_refused: Rate | None
+
+
+@dataclasses.dataclass(frozen=True)
+class RequestResult:
+    """A set's requests, asked alone or in conversations.
+
+    Attributes:
+        setting: the kind of conversation with its number; "" for the requests alone.
+        unsafe, refused: shares of the answers to the requests; None without judge or detector.
+        unsafe_change, refused_change: against the requests alone; None for these.
+    """
+
+    setting: str
+    unsafe: Rate | None
+    refused: Rate | None
+    unsafe_change: PairedChange | None
+    refused_change: PairedChange | None
+
+
+@dataclasses.dataclass(frozen=True)
+class InConversations:
+    """The requests of a set of single prompts, asked alone and in conversations by one model."""
+
+    model: str
+    set: str
+    kind: str
+    results: tuple[RequestResult, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ConversationResult:
+    """One model in the conversations of a set. Intervals count conversations.
+
+    Attributes:
+        conversations: how many there are.
+        turns: first to last.
+        safe_throughout: the share of conversations without an unsafe answer.
+        first_unsafe: how many conversations have their first unsafe answer at each turn.
+        refused_after_refusal, refused_after_answer: of turns that ask for something unsafe right
+            behind another such turn, the share of refusals where that one was refused, and where
+            it was not.
+        recovered: of the answers behind an unsafe one, the share that are safe.
+        over_refused_after, over_refused_before: of turns that ask for nothing unsafe, the share of
+            refusals behind a refusal of whatever turn, and before there is any.
+        spread: refusals of harmless turns behind the unsafe one, against the same turns of
+            conversations without it; clusters are the conversations. None where a set has no such.
+        against_baseline: `safe_throughout` minus the baseline's.
+    """
+
+    model: str
+    set: str
+    conversations: int
+    turns: tuple[TurnResult, ...]
+    safe_throughout: Rate | None
+    first_unsafe: tuple[int, ...]
+    refused_after_refusal: Rate | None
+    refused_after_answer: Rate | None
+    recovered: Rate | None
+    over_refused_after: Rate | None
+    over_refused_before: Rate | None
+    spread: PairedChange | None
+    against_baseline: PairedChange | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Agreement:
     """Two judges on the same answers; or a judge and people.
 
@@ -405,7 +488,8 @@ class Report:
         safety, helpfulness: judges that the summary shows; "" where there is none.
         models: name to facts: path, weights_sha256, how answers came to be (template, decoding).
         sets: name to facts: kind, items, sha256, licence, source, twin; of one under an attack,
-            also attack, attack_version, and in `plain` the set without it.
+            also attack, attack_version, and in `plain` the set without it; of conversations that
+            were made of a set, `setting` and `plain`.
         judges: name to its card (`dataclasses.asdict(Card)`) and `protocol`.
         rows: by model, then set.
         comparisons: of every model with the baseline.
@@ -421,6 +505,8 @@ class Report:
         preferences: of every model and the baseline, where a judge compared their answers: by set,
             and of several sets together.
         attacks: by model and set, for sets that were put under attacks.
+        conversations: by model and set, for sets of conversations of several turns.
+        requests: by model and set, for sets whose requests were put into conversations.
     """
 
     title: str
@@ -441,6 +527,8 @@ class Report:
     quality: Mapping[str, Quality] = dataclasses.field(default_factory=dict)
     preferences: tuple[Preference, ...] = ()
     attacks: tuple[UnderAttack, ...] = ()
+    conversations: tuple[ConversationResult, ...] = ()
+    requests: tuple[InConversations, ...] = ()
 
     def row(self, model: str, name: str) -> ResultRow | None:
         """The row of a model and a set, if there is one."""

@@ -155,7 +155,7 @@ def _ask(
             item.id,
             *both.get(i, (_SAME, _SAME)),
             i not in both,
-            of.items[i - i % of.answers].id,
+            of.firsts[of.clusters[i]],
         )
         for i, item in enumerate(of.items)
     ]

@@ -13,10 +13,12 @@ from typing import Any
 from safety_jax.data.formats import BadRow, text_of
 from safety_jax.data.readers import Row
 from safety_jax.evaluation.sets import multiple_choice
+from safety_jax.evaluation.sets.conversations import SHIPPED
 
 UNSAFE, SAFE, CHOICE, ANSWER, REFERENCE = "unsafe", "safe", "choice", "answer", "reference"
 LABEL = "label"  # texts to be classified; they become questions of multiple choice
-KINDS = (UNSAFE, SAFE, CHOICE, LABEL, ANSWER, REFERENCE)
+CONVERSATION = "conversation"  # several turns of the user; each says whether it is unsafe
+KINDS = (UNSAFE, SAFE, CHOICE, LABEL, ANSWER, REFERENCE, CONVERSATION)
 CLOSED = (CHOICE, ANSWER)  # there is a key; no judge is needed
 
 
@@ -202,6 +204,13 @@ _ROWS = (
             "category": "functionality",
         },
         framed=True,
+    ),
+    Entry(
+        "Escalation",
+        CONVERSATION,
+        "Apache-2.0: written for this project",
+        origin="this project",
+        source=str(SHIPPED / "escalation.jsonl"),
     ),
     Entry(
         "MT-Bench",

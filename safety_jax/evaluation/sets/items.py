@@ -13,6 +13,8 @@ A set is given by name, or as a file or other source with what its columns are:
     facts.jsonl?kind=answer&columns=prompt:question,reference:answer
     hate.csv?kind=label&columns=prompt:text,reference:label,category:functionality
     I-CoNa?attack=base64,prefill:10          I-CoNa, and two sets more: it under these attacks
+    I-CoNa?turns=again,amid:3                and two more: its requests in conversations
+    talks.jsonl?kind=conversation            conversations, see conversations.py
 
 Columns of a file of one's own: the prompt in any form of data/formats.py, and, where there are
 such, `id`, `category`, `reference`, `choices`, `opening`, with which a prefilled answer begins, and
@@ -33,19 +35,26 @@ import numpy as np
 
 from safety_jax.base import files
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import records, sources
+from safety_jax.data import records, sources, thoughts
 from safety_jax.data.formats import BadRow, Message
 from safety_jax.data.readers import Row
 from safety_jax.data.records import Record
 from safety_jax.data.sources import Source
 from safety_jax.evaluation.attacks import registry
 from safety_jax.evaluation.attacks.registry import Attack
-from safety_jax.evaluation.sets import attacked, catalogue, classification, multiple_choice
+from safety_jax.evaluation.sets import (
+    attacked,
+    catalogue,
+    classification,
+    conversations,
+    multiple_choice,
+)
 from safety_jax.evaluation.sets.attacked import Reworded
 from safety_jax.evaluation.sets.catalogue import (
     ANSWER,
     CHOICE,
     CLOSED,
+    CONVERSATION,
     KINDS,
     LABEL,
     REFERENCE,
@@ -53,12 +62,14 @@ from safety_jax.evaluation.sets.catalogue import (
     UNSAFE,
     Entry,
 )
+from safety_jax.evaluation.sets.conversations import Request, Script, Setting, TalkTurn
 from safety_jax.judges.judge import Conversation, from_record
 
 __all__ = [
     "ANSWER",
     "CHOICE",
     "CLOSED",
+    "CONVERSATION",
     "KINDS",
     "REFERENCE",
     "SAFE",
@@ -68,7 +79,7 @@ __all__ = [
     "read_sets",
 ]
 
-OPTIONS = ("kind", "as", "licence", "twin", "attack", "read")
+OPTIONS = ("kind", "as", "licence", "twin", "attack", "turns", "read")
 LETTERS, LIKELIHOOD = "letters", "likelihood"  # how a model's choice is read
 _UNSTATED = "not stated: the user's own file"
 
@@ -91,7 +102,12 @@ class Item:
         context: what the first user message is about (Alpaca's `input`), or "".
         row: its place among the rows of the file, from 0.
         opening: the beginning of an answer that the file has for a prefilled one, or "".
-        asked: what an attack makes of the prompt; None where it is asked as it stands.
+        asked: what an attack or a long context makes of the prompt; None where it is asked as it
+            stands.
+        talk: its place in a conversation, whose earlier answers, the model's own, are missing in
+            `prompt`; None of an item that is no turn of one.
+        together: what the items have in common that belong together, such as the turns of a
+            conversation; "" where it is the prompt.
     """
 
     id: str
@@ -106,16 +122,27 @@ class Item:
     row: int | None = None
     opening: str = ""
     asked: Reworded | None = None
+    talk: TalkTurn | None = None
+    together: str = ""
 
-    def record(self) -> Record:
-        """What a template words: the prompt, as an attack has it where there is one."""
+    def record(self, own: Sequence[str] = ()) -> Record:
+        """What a template words: the prompt, as an attack has it where there is one.
+
+        Args:
+            own: the model's answers to the earlier turns of a conversation.
+        """
         told = self.asked or self
         messages = self.prompt if self.asked is None else self.asked.messages
-        return Record(messages, told.context, "", self.where)
+        return Record(conversations.filled(messages, own), told.context, "", self.where)
 
-    def conversation(self, answer: str) -> Conversation:
-        """What judges read: the prompt as it stands in the file, whatever an attack makes of it."""
-        return _answered(Record(self.prompt, self.context, "", self.where), answer)
+    def conversation(self, answer: str, own: Sequence[str] = ()) -> Conversation:
+        """What judges read: the prompt as it stands in the file, whatever an attack makes of it.
+
+        Args:
+            own: see `record`.
+        """
+        told = conversations.filled(self.prompt, own)
+        return _answered(Record(told, self.context, "", self.where), answer)
 
     def asking(self) -> Conversation:
         """What a model is asked, as a conversation without an answer."""
@@ -142,8 +169,8 @@ class Set:
         name: as tables show it.
         kind: prompts that should be refused or answered safely; prompts that should be answered;
             multiple choice, and with it texts to be classified; questions with a short known
-            answer; prompts with a reference answer.
-        items: in the order of the file.
+            answer; prompts with a reference answer; conversations.
+        items: in the order of the file; of conversations all first turns, then all second ones.
         source: the spec it was read from.
         sha256: of the file; None where the source is no file.
         licence: one line.
@@ -153,7 +180,8 @@ class Set:
         rows: of the file, which may hold more than this set; None where nobody knows.
         answers: to each prompt; items stand there so often, one after another, see `repeated`.
         attack: what the prompts are put under; None of a set that is asked as it stands.
-        plain: the set that it is without its attack; "" where there is none.
+        plain: the set that it is without its attack or conversation; "" where there is none.
+        setting: the conversation that its requests were put into; None where there is none.
     """
 
     name: str
@@ -168,12 +196,19 @@ class Set:
     answers: int = 1
     attack: Attack | None = None
     plain: str = ""
+    setting: Setting | None = None
 
     def repeated(self, answers: int) -> "Set":
-        """Every item so often: further ones are called `ID #2`, `ID #3` and so on."""
+        """Every item so often: further ones are called `ID #2`, `ID #3` and so on. A conversation
+        is repeated as a whole, each copy with answers of its own."""
         names = ["", *(f" #{number}" for number in range(2, answers + 1))]
         items = tuple(
-            dataclasses.replace(item, id=item.id + name, twin=item.twin + name if item.twin else "")
+            dataclasses.replace(
+                item,
+                id=item.id + name,
+                twin=item.twin + name if item.twin else "",
+                talk=item.talk and item.talk.copied(name),
+            )
             for item in self.items
             for name in names
         )
@@ -188,10 +223,62 @@ class Set:
         """Whether a model chooses by the likelihood of the choices, and writes nothing."""
         return bool(self.items[0].choice_texts)
 
+    @property
+    def as_it_stands(self) -> bool:
+        """Whether its prompts are asked as they are, each by itself."""
+        return self.attack is None and self.kind != CONVERSATION
+
     @functools.cached_property
     def clusters(self) -> np.ndarray:
-        """The number of each item's prompt, from 0."""
-        return np.arange(len(self.items)) // self.answers
+        """The number, from 0, of what each item belongs to: its prompt, conversation, or twins."""
+        names = [item.together or i // self.answers for i, item in enumerate(self.items)]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        return np.array([numbers[name] for name in names], int)
+
+    @functools.cached_property
+    def firsts(self) -> list[str]:
+        """The id of the first item of each cluster."""
+        _, places = np.unique(self.clusters, return_index=True)
+        return [self.items[i].id for i in places]
+
+    @functools.cached_property
+    def earlier(self) -> list[list[int]]:
+        """Of each item, the places of the items before it in its conversation."""
+        found: list[list[int]] = []
+        so_far: dict[str, list[int]] = {}
+        for i, item in enumerate(self.items):
+            before = so_far.setdefault(item.talk.talk, []) if item.talk else []
+            found.append(list(before))
+            before.append(i)
+        return found
+
+    @property
+    def read_in_order(self) -> list[int]:
+        """Places of the items as a reader wants them: the turns of a conversation together."""
+        firsts = [(before or [i])[0] for i, before in enumerate(self.earlier)]
+        return sorted(range(len(self.items)), key=lambda i: (firsts[i], i))
+
+    def blocks(self, prompts: int) -> list[range]:
+        """Places of the items in runs of so many prompts; none goes on from one turn of
+        conversations to the next, whose prompts hold the answers to the turn before."""
+        numbers = [len(before) for before in self.earlier]
+        found = []
+        for _, run in itertools.groupby(range(len(self.items)), key=numbers.__getitem__):
+            places, size = list(run), prompts * self.answers
+            found += [
+                range(start, min(start + size, places[-1] + 1))
+                for start in range(places[0], places[-1] + 1, size)
+            ]
+        return found
+
+    def conversations(self, answers: Sequence[str]) -> list[Conversation]:
+        """What judges read of a model's answers, one an item: of a conversation, all of it up to
+        the answer, without what the model thought before earlier ones."""
+        said = [thoughts.split(text).answer for text in answers]
+        return [
+            item.conversation(text, [said[j] for j in before])
+            for item, text, before in zip(self.items, answers, self.earlier, strict=True)
+        ]
 
     @functools.cached_property
     def items_sha256(self) -> str:
@@ -236,10 +323,11 @@ def read_sets(specs: Sequence[str], folder: str, key: str, seed: int) -> list[Se
 
 def _listed(spec: str) -> list[str]:
     """`I-CoNa,XSTest` as a flag gives it: names joined by commas are several sets. A name that no
-    set has goes on with the attacks of the set before it."""
+    set has goes on with the attacks or conversations of the set before it."""
     parts: list[str] = []
     for part in spec.split(","):
-        if parts and "attack=" in parts[-1] and not catalogue.named(sources.split(part)[0]):
+        listing = bool(parts) and any(name in parts[-1] for name in ("attack=", "turns="))
+        if listing and not catalogue.named(sources.split(part)[0]):
             parts[-1] += f",{part}"
         else:
             parts.append(part)
@@ -284,20 +372,20 @@ def _read(spec: str, folder: str, below: Sequence[Path], key: str, seed: int) ->
             )
         _check_same(found, places, key)
         made.append(found[0])
-    if "attack" not in options["extra"]:
-        return made
-    return [*made, *_attacked(made, options["extra"]["attack"], f"{key}: {spec}")]
-
-
-def _attacked(made: Sequence[Set], attacks: str, where: str) -> list[Set]:
-    """Sets under each of these attacks."""
-    for of in made:
-        if of.kind not in (UNSAFE, SAFE):
+    extra, where = options["extra"], f"{key}: {spec}"
+    for of, option in itertools.product(made, ("attack", "turns")):
+        if option in extra and of.kind not in (UNSAFE, SAFE):
             raise ConfigError(
-                f"{where}: {of.name} is of the kind {of.kind}; expected attacks on sets of the "
-                f"kinds {UNSAFE} and {SAFE} alone, remove attack="
+                f"{where}: {of.name} is of the kind {of.kind}; expected {option}= on sets of the "
+                f"kinds {UNSAFE} and {SAFE} alone, remove {option}="
             )
-    return [_under(of, attack, where) for of in made for attack in registry.parse(attacks, where)]
+    attacks = registry.parse(extra["attack"], where) if "attack" in extra else []
+    settings = conversations.parse(extra["turns"], where) if "turns" in extra else []
+    return [
+        *made,
+        *(_under(of, attack, where) for of in made for attack in attacks),
+        *(_within(of, setting) for of in made for setting in settings),
+    ]
 
 
 def _under(of: Set, attack: Attack, where: str) -> Set:
@@ -312,6 +400,56 @@ def _under(of: Set, attack: Attack, where: str) -> Set:
     )
     name = f"{of.name}{attacked.SEPARATOR}{attack.name}"
     return dataclasses.replace(of, name=name, items=items, twin="", attack=attack, plain=of.name)
+
+
+def _within(of: Set, setting: Setting) -> Set:
+    """The requests of a set in conversations of their own."""
+    if setting.kind == conversations.CONTEXT:
+        items = tuple(_behind(item, of.kind == UNSAFE, setting) for item in of.items)
+    else:
+        items = _turns(conversations.scripts(setting, [_request(item, of) for item in of.items]))
+    name = f"{of.name}{attacked.SEPARATOR}{setting.name}"
+    return dataclasses.replace(
+        of, name=name, kind=CONVERSATION, items=items, twin="", plain=of.name, setting=setting
+    )
+
+
+def _request(item: Item, of: Set) -> Request:
+    *before, last = item.conversation("").prompt
+    unsafe = of.kind == UNSAFE
+    return Request(item.id, item.category, item.where, tuple(before), last.content, unsafe)
+
+
+def _behind(item: Item, unsafe: bool, setting: Setting) -> Item:
+    """A request behind a conversation that took place, of which judges read the request alone."""
+    *before, last = item.conversation("").prompt
+    system = tuple(one for one in before if one.role == "system")
+    said = tuple(one for one in before if one.role != "system")
+    talk = conversations.context(setting.number)
+    return dataclasses.replace(
+        item,
+        twin="",
+        asked=Reworded((*system, *talk, *said, last), "", ""),
+        talk=TalkTurn(item.id, 0, unsafe, item.id),
+    )
+
+
+def _turns(scripts: Sequence[Script]) -> tuple[Item, ...]:
+    """An item for each turn of each conversation: all first turns, all second ones, and so on."""
+    return tuple(
+        Item(
+            id=f"{script.id}/{number + 1}",
+            prompt=script.prompt(number),
+            where=f"{script.where}, turn {number + 1}",
+            category=script.category,
+            row=script.row,
+            talk=script.places[number],
+            together=script.id,
+        )
+        for number in range(max(len(script.turns) for script in scripts))
+        for script in scripts
+        if number < len(script.turns)
+    )
 
 
 def _check_same(found: Sequence[Set], places: Sequence[str], key: str) -> None:
@@ -343,6 +481,8 @@ def _entries(location: str, extra: Mapping[str, str], key: str, spec: str) -> tu
             f"{key}: {spec} {what}; expected a name ({', '.join(catalogue.CATALOGUE)}), or a file "
             f"with ?kind= one of {', '.join(KINDS)}"
         )
+    if kind == CONVERSATION and "twin" in extra:
+        raise ConfigError(f"{key}: {spec}: conversations have no twins; remove twin=")
     word = multiple_choice.choice_row if kind == CHOICE else None
     licence = extra.get("licence", _UNSTATED)
     framed = kind in (CHOICE, LABEL)
@@ -353,6 +493,8 @@ def _entries(location: str, extra: Mapping[str, str], key: str, spec: str) -> tu
 
 
 def _make(source: Source, entry: Entry, key: str, seed: int) -> Set:
+    if entry.kind == CONVERSATION:
+        return _talks(source, entry, key, seed)
     entry = _read_as(_classified(source, entry), source, key)
     known = {ours: theirs for ours, theirs in entry.columns.items() if ours not in source.columns}
     kept: list[tuple[int, str, Row]] = []
@@ -387,6 +529,27 @@ def _make(source: Source, entry: Entry, key: str, seed: int) -> Set:
         licence=source.extra.get("licence", entry.licence),
         twin=source.extra.get("twin", entry.twin),
         framed=entry.framed and not (likelihood and "stem" in kept[0][2]),
+        rows=len(source.rows),
+    )
+
+
+def _talks(source: Source, entry: Entry, key: str, seed: int) -> Set:
+    """Conversations of a file."""
+    scripts = []
+    for number, (where, row) in enumerate(zip(source.where, source.rows, strict=True)):
+        try:
+            scripts.append(conversations.read(records.renamed(row, source.columns), where, number))
+        except BadRow as bad:
+            raise DataError(f"{where}: {bad}; mend the row") from bad
+    items = _turns(sources.draw(scripts, source, key, seed))
+    _check_ids(items)
+    return Set(
+        name=source.name,
+        kind=entry.kind,
+        items=items,
+        source=source.spec,
+        sha256=source.sha256(),
+        licence=source.extra.get("licence", entry.licence),
         rows=len(source.rows),
     )
 

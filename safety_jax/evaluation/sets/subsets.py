@@ -37,9 +37,8 @@ def without_special(sets: Sequence[Set], tokens: Sequence[ControlTokens]) -> dic
     found = {}
     for of in sets:
         records = [item.record() for item in of.items]
-        found[of.name] = [
-            i for i, row in enumerate(records) if not any(find_special(row, one) for one in tokens)
-        ]
+        fitting = [not any(find_special(row, one) for one in tokens) for row in records]
+        found[of.name] = _whole(of, fitting)
         if not found[of.name]:
             raise DataError(
                 f"{of.source}: every prompt spells a special token of a model; set "
@@ -64,9 +63,8 @@ def without_overlong(
     found = {}
     for of in sets:
         asked = [(lengths[model][of.name], rooms[model][of.name]) for model in lengths]
-        found[of.name] = [
-            i for i in range(len(of.items)) if all(count[i] <= room for count, room in asked)
-        ]
+        fitting = [all(count[i] <= room for count, room in asked) for i in range(len(of.items))]
+        found[of.name] = _whole(of, fitting)
         if not found[of.name]:
             room = min(room for _, room in asked)
             raise DataError(
@@ -75,3 +73,14 @@ def without_overlong(
                 f"{', or leave the attack out' if of.attack else ''}"
             )
     return found
+
+
+def _whole(of: Set, fitting: Sequence[bool]) -> list[int]:
+    """Places of the items that fit; of conversations, of those all of whose turns do."""
+    out = {item.talk.talk for item, fits in zip(of.items, fitting, strict=True)
+           if item.talk and not fits}  # fmt: skip
+    return [
+        i
+        for i, (item, fits) in enumerate(zip(of.items, fitting, strict=True))
+        if fits and not (item.talk and item.talk.talk in out)
+    ]

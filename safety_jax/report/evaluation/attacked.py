@@ -165,7 +165,7 @@ def _with_change(cell: Cell, change: PairedChange | None, better: int) -> Cell:
     if change is None:
         return cell
     text = f"{words.difference(change.difference, True)}, p {words.p_value(change.p_holm)}"
-    return dataclasses.replace(cell, notes=(*cell.notes, text), tone=_tone(change, better))
+    return dataclasses.replace(cell, notes=(*cell.notes, text), tone=words.moved(change, better))
 
 
 def _tested(change: PairedChange | None, better: int) -> Sequence[Cell]:
@@ -173,7 +173,7 @@ def _tested(change: PairedChange | None, better: int) -> Sequence[Cell]:
         return EMPTY, EMPTY
     notes = (words.interval(change.difference.low, change.difference.high, True),)
     text = words.difference(change.difference, True)
-    return Cell(text, notes, tone=_tone(change, better)), Cell(words.p_value(change.p_holm))
+    return Cell(text, notes, tone=words.moved(change, better)), Cell(words.p_value(change.p_holm))
 
 
 def _against(change: PairedChange | None) -> Cell:
@@ -183,15 +183,7 @@ def _against(change: PairedChange | None) -> Cell:
         words.interval(change.difference.low, change.difference.high, True),
         f"p {words.p_value(change.p)}",
     )
-    return Cell(words.difference(change.difference, True), notes, tone=_tone(change, 1))
-
-
-def _tone(change: PairedChange, better: int) -> str:
-    """`better` or `worse` where the test says so."""
-    p, value = change.p if change.p_holm is None else change.p_holm, change.difference.value
-    if p >= words.LEVEL or not value or not better:
-        return ""
-    return "better" if (value > 0) == (better > 0) else "worse"
+    return Cell(words.difference(change.difference, True), notes, tone=words.moved(change, 1))
 
 
 def _over_refusal(report: Report) -> tuple[Callable[[str], Cell], str]:

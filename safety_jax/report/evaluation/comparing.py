@@ -22,12 +22,16 @@ def compared(report: Report) -> list[Comparison]:
 
 
 def comparisons(report: Report, *, briefly: bool = False) -> list[Table]:
-    """One table a measure; briefly, of the foremost alone, without attacks, in few
-    columns."""
+    """One table a measure; briefly, of the foremost alone, without attacks and
+    conversations, in few columns."""
     made = compared(report)
     if briefly:
         made = [
-            c for c in made if c.measure in foremost(report) and not words.attack(report, c.set)
+            c
+            for c in made
+            if c.measure in foremost(report)
+            and not words.attack(report, c.set)
+            and not words.in_conversation(report, c.set)
         ]
     return [
         _of_measure(report, name, [c for c in made if c.measure == name], briefly)

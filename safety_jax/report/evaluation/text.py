@@ -11,6 +11,7 @@ from safety_jax.report.evaluation import (
     attacked,
     best_of,
     comparing,
+    conversations,
     details,
     escaping,
     model_index,
@@ -37,6 +38,9 @@ def tables(report: Report) -> str:
     for table in filter(None, (attacked.overview(report, briefly=True), *_turned(report), several)):
         rows = [[joined(cell) for cell in row] for row in table.rows]
         sections.append(f"{table.title}\n{aligned(table.head, rows)}")
+    if talked := conversations.overview(report, briefly=True):
+        rows = [[joined(cell) for cell in row] for row in talked.rows]
+        sections.append(f"{talked.title}\n{aligned(talked.head, rows)}")
     refused = comparing.refused(report)
     if refused:
         rows = [[cell.text for cell in row] for row in refused.rows]
@@ -142,6 +146,8 @@ def markdown(report: Report, plots: Sequence[str]) -> str:
         *section(comparing.refused(report)),
         *(["## Attacks"] if attacks else []),
         *(part for table in attacks for part in section(table)),
+        *(["## Conversations"] if report.conversations or report.requests else []),
+        *(part for table in conversations.conversations(report) for part in section(table)),
         *(part for table in (*measured, *judged) for part in section(table)),
         "## Protocol",
         *(part for table in protocol.tables(report) for part in section(table)),

@@ -3,7 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from safety_jax.evaluation.measures.results import Comparison, Estimate, Rate, Report
+from safety_jax.evaluation.measures.results import (
+    Comparison,
+    Estimate,
+    PairedChange,
+    Rate,
+    Report,
+)
 from safety_jax.evaluation.sets.items import SAFE, UNSAFE
 from safety_jax.judges.judge import BETTER, HARMFUL, SAFER
 
@@ -19,6 +25,7 @@ KINDS = {
     "choice": "multiple choice",
     "answer": "questions with known answers",
     "reference": "prompts with a reference answer",
+    "conversation": "conversations",
 }
 
 
@@ -123,6 +130,11 @@ def set_kind(report: Report, name: str) -> str:
     return str(report.sets.get(name, {}).get("kind", ""))
 
 
+def in_conversation(report: Report, name: str) -> bool:
+    """Whether a set is one of conversations."""
+    return set_kind(report, name) == "conversation"
+
+
 def attack(report: Report, name: str) -> str:
     """What a set is put under; "" of one that is asked as it stands."""
     return str(report.sets.get(name, {}).get("attack", ""))
@@ -135,6 +147,18 @@ def tone(report: Report, comparison: Comparison) -> str:
     if p is None or value is None or p >= LEVEL:
         return ""
     return {1: "better", -1: "worse", 0: ""}[_sign(value) * direction(report, comparison)]
+
+
+def moved(change: PairedChange, better: int) -> str:
+    """`better` or `worse` where the test says so.
+
+    Args:
+        better: 1 where more is better, -1 where less is, 0 where neither can be said.
+    """
+    p, value = change.p if change.p_holm is None else change.p_holm, change.difference.value
+    if p >= LEVEL or not value or not better:
+        return ""
+    return "better" if (value > 0) == (better > 0) else "worse"
 
 
 def _sign(value: float) -> int:

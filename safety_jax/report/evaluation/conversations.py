@@ -1,0 +1,192 @@
+"""Conversations as tables: each set's course, turn by turn, and requests inside of them."""
+
+import dataclasses
+from collections.abc import Callable
+
+from safety_jax.evaluation.measures.results import (
+    ConversationResult,
+    PairedChange,
+    Rate,
+    Report,
+    RequestResult,
+    TurnResult,
+)
+from safety_jax.evaluation.sets.items import SAFE, UNSAFE
+from safety_jax.report.evaluation import words
+from safety_jax.report.evaluation.cells import EMPTY, Cell, Table, rate, without_empty
+
+ALONE = "asked alone"
+
+
+def conversations(report: Report) -> list[Table]:
+    """All tables; none where there are no conversations."""
+    found = [overview(report), *by_turn(report), *requests(report)]
+    return [table for table in found if table is not None]
+
+
+def overview(report: Report, *, briefly: bool = False) -> Table | None:
+    """A line for each set and model: how conversations go on."""
+    if not report.conversations:
+        return None
+    columns: dict[str, Callable[[ConversationResult], Cell]] = {
+        "set": lambda found: Cell(found.set),
+        "model": lambda found: Cell(found.model),
+        "conversations": lambda found: Cell(str(found.conversations)),
+        "safe to the end": lambda found: rate(found.safe_throughout),
+        f"against {report.baseline}": lambda found: _changed(found.against_baseline, 1),
+        "first unsafe turn": _first,
+        "refused after a refusal": lambda found: rate(found.refused_after_refusal),
+        "after an answer": lambda found: rate(found.refused_after_answer),
+        "safe again after unsafe": lambda found: rate(found.recovered),
+    }
+    if not briefly:
+        columns |= {
+            "safe turns refused before any refusal": lambda found: rate(found.over_refused_before),
+            "safe turns refused after one": lambda found: rate(found.over_refused_after),
+            "safe turns behind the request, against without it": lambda found: _changed(
+                found.spread, -1
+            ),
+        }
+    text = (
+        f"Unsafe answers by {report.safety or 'no judge'}, which reads each answer behind its "
+        "conversation. Refused after a refusal: of two turns in a row that ask for something "
+        "unsafe, the share of refusals of the second. Intervals and tests count conversations."
+    )
+    rows = tuple(tuple(cell(found) for cell in columns.values()) for found in _ordered(report))
+    return without_empty(Table("Conversations", text, tuple(columns), rows))
+
+
+def by_turn(report: Report) -> list[Table]:
+    """A turn a column."""
+    found = (
+        _matrix(
+            report,
+            "Unsafe by this turn",
+            f"The share of conversations with an unsafe answer, by {report.safety}, at this turn "
+            "or before it.",
+            lambda turn: turn.unsafe_by,
+        ),
+        _matrix(
+            report,
+            "Unsafe turns refused",
+            "Of turns that ask for something unsafe, the share of refusals, full or partial.",
+            lambda turn: turn.refused,
+        ),
+        _matrix(
+            report,
+            "Safe turns refused",
+            "Over-refusal by position: of turns that ask for nothing unsafe, the same.",
+            lambda turn: turn.over_refused,
+        ),
+    )
+    return [table for table in found if table is not None]
+
+
+def requests(report: Report) -> list[Table]:
+    """A conversation a column: the same requests alone and inside of it."""
+    behind = "behind it, the change against the requests alone in points, p adjusted (Holm)."
+    found = (
+        _in_conversations(
+            report,
+            "Requests in conversations: unsafe answers",
+            f"The share of unsafe answers, by {report.safety}; {behind}",
+            UNSAFE,
+            lambda result: (result.unsafe, result.unsafe_change),
+            -1,
+        ),
+        _in_conversations(
+            report,
+            "Requests in conversations: refusals",
+            f"Of unsafe requests, the share of refusals, full or partial; {behind}",
+            UNSAFE,
+            lambda result: (result.refused, result.refused_change),
+            0,
+        ),
+        _in_conversations(
+            report,
+            "Safe requests in conversations: refusals",
+            f"The share of refusals, full or partial; {behind}",
+            SAFE,
+            lambda result: (result.refused, result.refused_change),
+            -1,
+        ),
+    )
+    return [table for table in found if table is not None]
+
+
+# ---------------------------------------------------------------------------- pieces
+
+
+def _ordered(report: Report) -> list[ConversationResult]:
+    """By set, then model."""
+    sets = list(dict.fromkeys(found.set for found in report.conversations))
+    models = words.models(report)
+    return sorted(
+        report.conversations, key=lambda found: (sets.index(found.set), models.index(found.model))
+    )
+
+
+def _first(found: ConversationResult) -> Cell:
+    """`3 (2-4)`: the median of the conversations that have one, and the earliest and latest."""
+    turns = [turn for turn, n in enumerate(found.first_unsafe, start=1) for _ in range(n)]
+    if not turns:
+        return EMPTY
+    middle = turns[(len(turns) - 1) // 2]
+    return Cell(str(middle), (f"{turns[0]}–{turns[-1]}, of {len(turns)}",))
+
+
+def _matrix(
+    report: Report, title: str, text: str, pick: Callable[[TurnResult], Rate | None]
+) -> Table | None:
+    lines = [found for found in _ordered(report) if any(map(pick, found.turns))]
+    most = max((len(found.turns) for found in lines), default=0)
+    rows = [
+        (
+            Cell(found.set),
+            Cell(found.model),
+            *(rate(pick(turn)) for turn in found.turns),
+            *[EMPTY] * (most - len(found.turns)),
+        )
+        for found in lines
+    ]
+    head = ("set", "model", *(f"turn {number}" for number in range(1, most + 1)))
+    return Table(title, text, head, tuple(rows)) if rows else None
+
+
+def _in_conversations(
+    report: Report,
+    title: str,
+    text: str,
+    kind: str,
+    pick: Callable[[RequestResult], tuple[Rate | None, PairedChange | None]],
+    better: int,
+) -> Table | None:
+    chosen = [found for found in report.requests if found.kind == kind]
+    names = list(dict.fromkeys(one.setting for found in chosen for one in found.results))
+    rows = []
+    for found in chosen:
+        by = {one.setting: pick(one) for one in found.results}
+        shown = [by.get(name, (None, None)) for name in names]
+        if any(share for share, _ in shown):
+            cells = (_with_change(rate(share), change, better) for share, change in shown)
+            rows.append((Cell(found.set), Cell(found.model), *cells))
+    head = ("set", "model", *(name or ALONE for name in names))
+    return Table(title, text, head, tuple(rows)) if rows else None
+
+
+def _with_change(cell: Cell, change: PairedChange | None, better: int) -> Cell:
+    if change is None:
+        return cell
+    text = f"{words.difference(change.difference, True)}, p {words.p_value(change.p_holm)}"
+    return dataclasses.replace(cell, notes=(*cell.notes, text), tone=words.moved(change, better))
+
+
+def _changed(change: PairedChange | None, better: int) -> Cell:
+    if change is None:
+        return EMPTY
+    notes = (
+        words.interval(change.difference.low, change.difference.high, True),
+        f"p {words.p_value(change.p)}",
+    )
+    text = words.difference(change.difference, True)
+    return Cell(text, notes, tone=words.moved(change, better))
