@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from report_samples import SETS, attacked, preferences, report, transcripts
+from report_samples import SETS, attacked, preferences, report, talks, transcripts
 
 from safety_jax.evaluation.measures.results import Answer, Report, Transcript
 
@@ -54,6 +54,13 @@ def hostile() -> Report:
             dataclasses.replace(found, model=names[found.model], set=HOSTILE[5])
             for found in attacked(models, f"suffix:{HOSTILE[6]}")
         ),
+        **{
+            name: tuple(
+                dataclasses.replace(found, model=names[found.model], set=HOSTILE[5])
+                for found in (dataclasses.replace(one, **_named(one)) for one in results)
+            )
+            for name, results in talks(models).items()
+        },
         derived={},
         corrected={},
         notes=tuple(text[:400] for text in HOSTILE),
@@ -62,6 +69,11 @@ def hostile() -> Report:
             for item in made.transcripts
         ),
     )
+
+
+def _named(found: object) -> dict[str, str]:
+    """Of one group's gap, the group's name."""
+    return {"group": f"{HOSTILE[2]} {found.group}"} if hasattr(found, "group") else {}
 
 
 def _spoilt(i: int, item: Transcript) -> Transcript:

@@ -12,8 +12,10 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from evaluation_samples import HOW, block
 from report_parts import HARM, HELPFUL, SAFETY, comparisons, rate, row
 
+from safety_jax.evaluation.measures import conversations, groups
 from safety_jax.evaluation.measures.results import (
     Agreement,
     Answer,
@@ -27,6 +29,8 @@ from safety_jax.evaluation.measures.results import (
     TranscriptScore,
     UnderAttack,
 )
+from safety_jax.evaluation.sets.items import Set
+from safety_jax.evaluation.sets.reading import read_sets
 from safety_jax.judges.judge import BETTER, HARMFUL, SAFER, JudgeCard
 
 
@@ -214,6 +218,38 @@ def attacked(models: Sequence[str], suffix: str = "suffix:found.txt") -> list[Un
     return found
 
 
+def talks(models: Sequence[str]) -> dict[str, tuple]:
+    """What is measured of conversations and twins, of verdicts that are drawn: the later a model,
+    the more it refuses; the first refuses more where women are named."""
+    requests = "launch/real/data/test_unsafe.jsonl?name=requests&kind=unsafe&rows=30"
+    specs = (
+        "Escalation",
+        f"{requests}&turns=again,amid:3,context:1000,context:4000",
+        "Twins-unsafe",
+    )
+    sets = read_sets(specs, "", "evaluate.sets", 0)
+    blocks = {model: [_drawn(model, i, of) for of in sets] for i, model in enumerate(models)}
+    return {
+        "conversations": tuple(conversations.measure(blocks, models[0], SAFETY, force=False)),
+        "requests": tuple(conversations.requests(blocks, SAFETY)),
+        "groups": tuple(groups.measure(blocks, models[0], SAFETY, HOW, force=False)),
+    }
+
+
+def _drawn(model: str, number: int, of: Set):
+    draw = np.random.default_rng([number, len(of.items)])
+    guard, labels, lengths = [], [], []
+    for item in of.items:
+        unsafe = item.talk.unsafe if item.talk else True
+        late = 0.1 * item.talk.number if item.talk else 0.2 * (item.group == "women" and not number)
+        refuses = draw.random() < (0.3 + 0.15 * number + late if unsafe else 0.05 * number)
+        labels.append("full" if refuses else "none")
+        guard.append(float(unsafe and not refuses and draw.random() < 0.6 - 0.1 * number))
+        lengths.append(int(draw.integers(5, 20) if refuses else draw.integers(30, 120)))
+    found = block(model, of, guard, labels)
+    return dataclasses.replace(found, answers=["word " * length for length in lengths])
+
+
 def small() -> Report:
     """Four models on seven sets, and two comparisons that are unlike the others."""
     models = list(MODELS)
@@ -230,6 +266,7 @@ def small() -> Report:
         comparisons=(*made.comparisons, forced, no),
         preferences=tuple(preferences(models)),
         attacks=tuple(attacked(models)),
+        **talks(models),
     )
 
 

@@ -25,7 +25,7 @@ from safety_jax.evaluation.answers.responses import Protocol, Response, Response
 from safety_jax.evaluation.attacks import frames, noise, openings, registry, shots
 from safety_jax.evaluation.measures import attacks
 from safety_jax.evaluation.sets import subsets
-from safety_jax.evaluation.sets.items import read_sets
+from safety_jax.evaluation.sets.reading import read_sets
 from safety_jax.models.decoding.ends import endings
 from safety_jax.models.decoding.generation import Completion, Pace, SamplingParams, Setup
 
@@ -297,7 +297,7 @@ def test_answers_say_what_was_asked_and_are_read_back_for_it_alone(diary, tmp_pa
     for of in (plain, coded, begun):
         path = generate.place(tmp_path, "m", of.name)
         path.parent.mkdir(exist_ok=True)
-        file = Responses(path, of, protocol, block=3, writes=True)
+        file = Responses(path, of, protocol, blocks=of.blocks(3), writes=True)
         file.add([Response(item.id, f"{of.name} {item.id}", "eos") for item in of.items])
     assert {path.name for path in (tmp_path / "m").iterdir()} == {
         "diary.jsonl", "diary+base64.jsonl", "diary+prefill%3A3.jsonl",

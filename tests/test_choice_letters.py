@@ -9,7 +9,7 @@ import pytest
 
 from safety_jax.data.sources import open_source
 from safety_jax.evaluation.measures import choice_letters
-from safety_jax.evaluation.sets.items import read_sets
+from safety_jax.evaluation.sets.reading import read_sets
 
 LETTERS = tuple("ABCD")
 

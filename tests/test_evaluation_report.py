@@ -73,6 +73,12 @@ def test_values_stand_on_the_page(report, pages):
     found = evaluation.tables(unjudged)  # the refusal detector alone says something, too
     assert "Unsafe prompts refused under attack: I-Controversial" in found
     assert "Success of attacks" not in found and "Under attack" not in found
+    for found in report.conversations:
+        assert words.percent(found.safe_throughout.value) in pages["small"]
+        assert words.percent(found.safe_throughout.value) in evaluation.tables(report)
+    for gap in report.groups:
+        assert words.p_value(gap.p_holm) in pages["small"]
+    assert 'id="conversations"' in pages["small"] and 'id="groups"' not in pages["single"]
     assert "forced: protocols differ" in pages["small"]
     assert "4 beams there, greedy here" in pages["small"]
     for licence in {facts["licence"] for facts in report.sets.values()}:

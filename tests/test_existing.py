@@ -17,7 +17,8 @@ from safety_jax.data.formats import Message
 from safety_jax.evaluation.answers import existing, stored_scores
 from safety_jax.evaluation.answers.existing import read_existing
 from safety_jax.evaluation.answers.responses import recorded
-from safety_jax.evaluation.sets.items import Item, Set, read_sets
+from safety_jax.evaluation.sets.items import Item, Set
+from safety_jax.evaluation.sets.reading import read_sets
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from safety_jax.data import contamination, records, sources
-from safety_jax.evaluation.sets import items
+from safety_jax.evaluation.sets import reading
 from safety_jax.judges import refusal
 
 FOLDER = Path(__file__).parent.parent / "launch/real"
@@ -73,7 +73,7 @@ def test_prompts_are_read(name):
 
 
 def test_sets_are_read():
-    found = items.read_sets(
+    found = reading.read_sets(
         ("HarmBench", "XSTest",
          f"{FOLDER}/data/test_unsafe.jsonl?kind=unsafe",
          f"{FOLDER}/data/test_contrast.jsonl?kind=safe",

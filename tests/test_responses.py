@@ -21,7 +21,7 @@ def asked():
 
 
 def open_file(path, asked, protocol=PROTOCOL, writes=True) -> Responses:
-    return Responses(path, asked, protocol, block=4, writes=writes)
+    return Responses(path, asked, protocol, blocks=asked.blocks(4), writes=writes)
 
 
 def replies(asked, start, stop):

@@ -8,7 +8,10 @@ from typing import Any
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import records, sources
 from safety_jax.data.readers import Row
+from safety_jax.data.sources import Source
 from safety_jax.judges.judge import Conversation, from_record
+
+PROMPT = "prompt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +26,8 @@ class ScoreInput:
 def read(specs: Sequence[str], key: str, seed: int) -> tuple[list[ScoreInput], dict[str, Any]]:
     """All responses of some sources, in their order, and facts about each source.
 
-    A source with `rows=N` gives N of its rows, drawn by `seed`, in the order of the file.
+    A source with `rows=N` gives N of its rows, drawn by `seed`, in the order of the file. One with
+    `asked=TEXT` holds texts alone, as answers to this prompt: `texts.csv?asked=Write a comment.`
 
     Raises:
         ConfigError, DataError: a source that cannot be used; file and row are named.
@@ -36,7 +40,7 @@ def read(specs: Sequence[str], key: str, seed: int) -> tuple[list[ScoreInput], d
     items: list[ScoreInput] = []
     facts: dict[str, Any] = {}
     for spec in specs:
-        source = sources.open_source(spec, key)
+        source = _asked(sources.open_source(spec, key, ("asked",)), key)
         if source.name in facts:
             raise ConfigError(f"{key}: two sources are named {source.name}; add ?name= to one")
         rows = dict(zip(source.where, source.rows, strict=True))
@@ -48,6 +52,16 @@ def read(specs: Sequence[str], key: str, seed: int) -> tuple[list[ScoreInput], d
             "sha256": source.sha256(),
         }
     return items, facts
+
+
+def _asked(source: Source, key: str) -> Source:
+    """The source with the prompt that it names in every row."""
+    if "asked" not in source.extra:
+        return source
+    if PROMPT in source.columns or any(PROMPT in row for row in source.rows):
+        raise ConfigError(f"{key}: {source.spec}: rows have a prompt of their own; remove asked=")
+    rows = [{**row, PROMPT: source.extra["asked"]} for row in source.rows]
+    return dataclasses.replace(source, rows=rows)
 
 
 # ---------------------------------------------------------------------------- scores in the rows

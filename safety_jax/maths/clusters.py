@@ -15,6 +15,8 @@ import scipy
 from safety_jax.maths import statistics
 from safety_jax.maths.statistics import Change, Clusters, Interval, Numbers, Verdicts
 
+_MOST_ADDED = 200_000_000  # numbers that `exchanged` adds
+
 
 def effective(values: Numbers | Verdicts, clusters: Clusters) -> float:
     """How many independent values between 0 and 1 would have the standard error that these have.
@@ -119,6 +121,46 @@ def sign_flip(differences: Clusters) -> float:
         chances[:size] /= 2
     sums = np.abs(2 * np.arange(total + 1) - total)
     return min(1.0, float(chances[sums >= abs(int(differences.sum()))].sum()))
+
+
+def exchanged(members: Sequence[Sequence[int]], own: Sequence[int]) -> float:
+    """p of the exact test that exchanges the members of each cluster: how often the sum of what is
+    taken from the clusters is as far from what is expected as the one that was seen, if each
+    member of a cluster is as likely to be taken as any other (Fisher, The Design of Experiments,
+    1935).
+
+    Of clusters of two it is the test that flips signs (`sign_flip`), and of verdicts McNemar's. The
+    sums are counted as whole numbers, cluster by cluster; where that is too much, they are taken
+    for normal.
+
+    Args:
+        members: of each cluster, whole numbers, one a member.
+        own: the place of the member that was taken.
+    """
+    scale = math.lcm(*(len(values) for values in members)) if members else 1
+    moved = []  # of each cluster, how far each member is from the cluster's mean, times `scale`
+    for values in members:
+        total, each = sum(values), scale // len(values)
+        moved.append([each * (len(values) * value - total) for value in values])
+    seen = abs(sum(values[place] for values, place in zip(moved, own, strict=True)))
+    moved = [values for values in moved if any(values)]
+    if not moved or not seen:
+        return 1.0
+    divisor = math.gcd(*(value for values in moved for value in values))
+    moved, seen = [[value // divisor for value in values] for values in moved], seen // divisor
+    widths = [max(values) - min(values) for values in moved]
+    if sum(widths) * sum(map(len, moved)) > _MOST_ADDED:
+        variance = sum(sum(value**2 for value in values) / len(values) for values in moved)
+        return float(2 * scipy.special.ndtr(-seen / math.sqrt(variance)))
+    # chances[t]: that the sum is t + start.
+    chances, start = np.ones(1), 0
+    for values, width in zip(moved, widths, strict=True):
+        least, more = min(values), np.zeros(len(chances) + width)
+        for value in values:
+            more[value - least : value - least + len(chances)] += chances / len(values)
+        chances, start = more, start + least
+    sums = np.abs(np.arange(len(chances)) + start)
+    return min(1.0, float(chances[sums >= seen].sum()))
 
 
 def cohen(

@@ -28,6 +28,7 @@ from safety_jax.evaluation.measures import (
     counts,
     known_answers,
     people,
+    stereotypes,
     win_rates,
 )
 from safety_jax.evaluation.measures.counts import Block
@@ -36,9 +37,11 @@ from safety_jax.evaluation.sets.items import ANSWER, CHOICE, CLOSED, CONVERSATIO
 from safety_jax.judges.judge import Score
 from safety_jax.models.decoding import layout
 from safety_jax.models.execution import float_type
+from safety_jax.models.model import Model
 from safety_jax.report import evaluation as reports
 from safety_jax.stages import answering, texts
 from safety_jax.stages.evaluate_plan import EvaluationPlan, has, make_plan
+from safety_jax.stages.evaluate_prompts import ModelAnswers
 from safety_jax.training import workdir
 
 CHUNK_TOKENS = 128  # positions of a row whose logits exist at once, where tasks are scored
@@ -119,32 +122,7 @@ def answer_as(
             chunk_tokens=CHUNK_TOKENS,
         )
         for of in left:
-            asked, title = plan.asked[name][of.name], f"{name}, {of.name}"
-            if of.by_likelihood:
-                generate.choose(kept[of.name], of, asked.ids, asked.choices, model, limits, title)
-                continue
-            if of.kind == CONVERSATION:
-                dialogues.fill(
-                    kept[of.name],
-                    of,
-                    asked.word,
-                    model,
-                    asked.setup,
-                    room=asked.room,
-                    seed=config.seed,
-                    title=title,
-                )
-                continue
-            generate.fill(
-                kept[of.name],
-                of,
-                asked.ids,
-                model,
-                asked.setup,
-                begun=asked.begun,
-                seed=config.seed,
-                title=title,
-            )
+            fill(kept[of.name], of, plan.asked[name][of.name], model, limits, config.seed, name)
         if unasked:
             asked = next(iter(plan.asked[name].values()))
             found = lm_eval_tasks.run_tasks(
@@ -161,6 +139,27 @@ def answer_as(
                 task_results.write(task_file(place, name), protocol, found)
         answering.release(model)
     return {of: file.all() for of, file in kept.items()}
+
+
+def fill(
+    kept: responses.Responses,
+    of: Set,
+    asked: ModelAnswers,
+    model: Model,
+    limits: RequestLimits,
+    seed: int,
+    name: str,
+) -> None:
+    """A model's answers to a set that are missing, in the way the set is answered."""
+    title = f"{name}, {of.name}"
+    if of.by_likelihood:
+        generate.choose(kept, of, asked.ids, asked.choices, model, limits, title)
+    elif of.kind == CONVERSATION:
+        word, setup, room = asked.word, asked.setup, asked.room
+        dialogues.fill(kept, of, word, model, setup, room=room, seed=seed, title=title)
+    else:
+        ids, begun, setup = asked.ids, asked.begun, asked.setup
+        generate.fill(kept, of, ids, model, setup, begun=begun, seed=seed, title=title)
 
 
 def task_file(place: workdir.Workdir, name: str) -> Path:
@@ -227,6 +226,8 @@ def make_block(
         ]
         right = [item.reference for item in of.items]
         choice = choice_letters.measure(read, right, [item.choices for item in of.items])
+        if any(item.stereotype for item in of.items):
+            choice |= stereotypes.measure(read, of.items)
         correct = [a == b for a, b in zip(read, right, strict=True)]
     elif of.kind == ANSWER:
         texts, right = [r.turn.answer for r in found], [item.reference for item in of.items]

@@ -18,8 +18,7 @@ from safety_jax.evaluation.harness import lm_eval_tasks
 from safety_jax.evaluation.harness.task_results import Wanted
 from safety_jax.evaluation.measures import assemble
 from safety_jax.evaluation.measures.counts import Resampling
-from safety_jax.evaluation.sets import items as evaluated
-from safety_jax.evaluation.sets import subsets
+from safety_jax.evaluation.sets import reading, subsets
 from safety_jax.evaluation.sets.items import CHOICE, CONVERSATION, Set
 from safety_jax.judges import registry
 from safety_jax.judges.guards import specs
@@ -132,7 +131,7 @@ def make_plan(config: ConfigDict, title: str) -> EvaluationPlan:
             f"answer.candidates is {several}, but evaluate.responses hold one answer to each "
             "prompt; set it to 1, or leave them out"
         )
-    sets = evaluated.read_sets(tuple(group.sets), group.data, "evaluate.sets", config.seed)
+    sets = reading.read_sets(tuple(group.sets), group.data, "evaluate.sets", config.seed)
     read = {
         name: existing.read_existing(spec, sets, "evaluate.responses", group.match)
         for name, spec in others.items()

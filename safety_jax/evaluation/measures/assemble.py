@@ -13,6 +13,7 @@ from safety_jax.evaluation.measures import (
     conversations,
     counts,
     derived,
+    groups,
     notes,
     people,
     win_rates,
@@ -169,6 +170,9 @@ def report(material: Material, choice: ReportChoice) -> Report:
             conversations.measure(blocks, choice.baseline, choice.safety, force=choice.force)
         ),
         requests=tuple(conversations.requests(blocks, choice.safety)),
+        groups=tuple(
+            groups.measure(blocks, choice.baseline, choice.safety, how, force=choice.force)
+        ),
     )  # fmt: skip
 
 

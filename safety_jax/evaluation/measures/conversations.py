@@ -70,7 +70,7 @@ def requests(blocks: Mapping[str, Sequence[Block]], judge: str) -> list[InConver
 
 def _measured(block: Block, judge: str, base: Block | None) -> ConversationResult:
     turns, items = _turns(block), block.set.items
-    unsafe = _unsafe(block, judge)
+    unsafe = _unsafe(block, judge) or None
     refused = block.refused(FULL, PARTIAL) if block.detector else None
     talks = _talks(block)
     by = _until(talks, unsafe) if unsafe else None

@@ -311,7 +311,7 @@ def corrected(
             continue
         said = rate([None if safe is None else not safe for safe in block.safe(judge)])
         hits, n = said.count, said.n
-        if block.set.answers > 1 and n:
+        if len(block.set.firsts) < len(block.set.items) and n:
             # As many as independent answers would be.
             places = [i for i, safe in enumerate(block.safe(judge)) if safe is not None]
             unsafe = np.array([not block.safe(judge)[i] for i in places])

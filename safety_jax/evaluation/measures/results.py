@@ -389,6 +389,41 @@ class ConversationResult:
 
 
 @dataclasses.dataclass(frozen=True)
+class GroupGap:
+    """One measure of the answers to prompts that name one group, against those to their twins.
+
+    Attributes:
+        measure: `refused`, fully or partially; `unsafe`, by the safety judge; `words` of an answer.
+        pairs: how many name this group, and another.
+        own, others: the mean over the pairs: this group's, and that of the other groups of each.
+        difference: own minus others, with its interval: of shares from Wilson's of both and their
+            correlation, as of clusters; of words by the bootstrap over pairs.
+        p, p_holm: the exact test that exchanges the groups of each pair, McNemar's for verdicts on
+            two groups; adjusted over the groups of the set (Holm).
+        change: the difference minus the baseline's; None for the baseline, and where protocols
+            differ. Its interval is that of two independent differences, which is too wide rather
+            than too narrow.
+        change_p, change_p_holm: the exact test that exchanges, within each pair, what changed from
+            the baseline's answer to the model's; adjusted over the groups.
+    """
+
+    model: str
+    set: str
+    kind: str
+    measure: str
+    group: str
+    pairs: int
+    own: float
+    others: float
+    difference: Estimate
+    p: float
+    p_holm: float | None
+    change: Estimate | None
+    change_p: float | None
+    change_p_holm: float | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Agreement:
     """Two judges on the same answers; or a judge and people.
 
@@ -507,6 +542,7 @@ class Report:
         attacks: by model and set, for sets that were put under attacks.
         conversations: by model and set, for sets of conversations of several turns.
         requests: by model and set, for sets whose requests were put into conversations.
+        groups: by model, set, measure and group, for sets of twin prompts.
     """
 
     title: str
@@ -529,6 +565,7 @@ class Report:
     attacks: tuple[UnderAttack, ...] = ()
     conversations: tuple[ConversationResult, ...] = ()
     requests: tuple[InConversations, ...] = ()
+    groups: tuple[GroupGap, ...] = ()
 
     def row(self, model: str, name: str) -> ResultRow | None:
         """The row of a model and a set, if there is one."""

@@ -1,4 +1,4 @@
-"""The sets that are known by name: one row each. `items.read_sets` reads them.
+"""The sets that are known by name: one row each. `reading.read_sets` reads them.
 
 A row says which files hold a set, by name, anywhere below the folder that the user gives; which of
 their columns is what; and which of their rows belong to it.
@@ -12,7 +12,7 @@ from typing import Any
 
 from safety_jax.data.formats import BadRow, text_of
 from safety_jax.data.readers import Row
-from safety_jax.evaluation.sets import multiple_choice
+from safety_jax.evaluation.sets import bbq, multiple_choice
 from safety_jax.evaluation.sets.conversations import SHIPPED
 
 UNSAFE, SAFE, CHOICE, ANSWER, REFERENCE = "unsafe", "safe", "choice", "answer", "reference"
@@ -37,6 +37,8 @@ class Entry:
             `opening`.
         keep: which rows of the file belong to the set.
         word: makes a row of our columns of the file's.
+        split: makes rows of a row that holds several prompts, from it and its number; None of
+            files without such rows, or with twin prompts.
         twin: the set that it is paired with, row by row.
         framed: the prompts bring the words around the question along.
     """
@@ -50,6 +52,7 @@ class Entry:
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     keep: Callable[[Row], bool] | None = None
     word: Callable[[Row], Row] | None = None
+    split: Callable[[Row, int], list[Row]] | None = None
     twin: str = ""
     framed: bool = False
 
@@ -109,6 +112,19 @@ def _first_turn(row: Row) -> Row:
     return {"prompt": turns[0], "id": row.get("question_id"), "category": row.get("category")}
 
 
+def _bold(row: Row, number: int) -> list[Row]:
+    """The beginnings of sentences about one subject, which a model goes on with."""
+    prompts: Any = row.get("prompts")
+    if not isinstance(prompts, list | tuple) or not prompts:
+        raise BadRow("'prompts' is no list of beginnings")
+    name = f"{row.get('name') or number}"
+    kind = f"{text_of(row, 'domain')}: {text_of(row, 'category')}"
+    return [
+        {"prompt": prompt, "id": f"{number}/{name}/{i}", "category": kind}
+        for i, prompt in enumerate(prompts)
+    ]
+
+
 def _functional(category: str) -> Callable[[Row], bool]:
     return lambda row: row.get("FunctionalCategory") == category
 
@@ -161,6 +177,28 @@ def _harmbench_set(functional: str) -> Entry:
     )
 
 
+def _shipped(name: str, kind: str, file: str) -> Entry:
+    return Entry(
+        name,
+        kind,
+        "Apache-2.0: written for this project",
+        origin="this project",
+        source=str(SHIPPED / f"{file}.jsonl"),
+    )
+
+
+def _bbq(category: str) -> Entry:
+    return Entry(
+        f"BBQ-{category}",
+        CHOICE,
+        "CC BY 4.0 (Parrish et al., arXiv 2110.08193)",
+        files=(f"data/{category}.jsonl", f"BBQ/{category}.jsonl", f"bbq/{category}.jsonl"),
+        origin="data of github.com/nyu-mll/BBQ",
+        word=bbq.question,
+        framed=True,
+    )
+
+
 _ROWS = (
     _tuned("I-Alpaca", SAFE, licence=_STANFORD),
     _tuned("I-CoNa", UNSAFE),
@@ -205,12 +243,19 @@ _ROWS = (
         },
         framed=True,
     ),
+    _shipped("Escalation", CONVERSATION, "escalation"),
+    _shipped("Twins-safe", SAFE, "twins_safe"),
+    _shipped("Twins-unsafe", UNSAFE, "twins_unsafe"),
+    *(_bbq(category) for category in bbq.CATEGORIES),
     Entry(
-        "Escalation",
-        CONVERSATION,
-        "Apache-2.0: written for this project",
-        origin="this project",
-        source=str(SHIPPED / "escalation.jsonl"),
+        "BOLD",
+        SAFE,
+        "CC BY-SA 4.0 (Dhamala et al., arXiv 2101.11718)",
+        files=("bold.jsonl",),
+        origin="the data set AmazonScience/bold",
+        source="hf:AmazonScience/bold:train",
+        split=_bold,
+        framed=True,
     ),
     Entry(
         "MT-Bench",
@@ -261,6 +306,8 @@ CATALOGUE: Mapping[str, Entry] = {entry.name: entry for entry in _ROWS}
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "XSTest": ("XSTest-safe", "XSTest-unsafe"),
     "I-PhysicalSafety": ("I-PhysicalSafetySafe", "I-PhysicalSafetyUnsafe"),
+    "Twins": ("Twins-safe", "Twins-unsafe"),
+    "BBQ": tuple(f"BBQ-{category}" for category in bbq.CATEGORIES),
     "HarmBench": ("HarmBench-standard",),
     "OBQA": ("OpenBookQA",),
 }

@@ -79,6 +79,7 @@ class Script:
         before: messages in front, such as the system's.
         turns: what the user says.
         places: of each turn, where it stands.
+        together: what it has in common with other conversations that belong together.
         row: its number in its file; None of one that is made.
     """
 
@@ -88,6 +89,7 @@ class Script:
     before: tuple[Message, ...]
     turns: tuple[str, ...]
     places: tuple[TalkTurn, ...]
+    together: str
     row: int | None = None
 
     def prompt(self, number: int) -> tuple[Message, ...]:
@@ -111,11 +113,12 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A request of a set: the id and category of its item, what stands before it, its text."""
+    """A request of a set: id and so on of its item, what stands before it, its text."""
 
     id: str
     category: str
     where: str
+    together: str
     before: tuple[Message, ...]
     text: str
     unsafe: bool
@@ -161,6 +164,7 @@ def read(row: Row, where: str, number: int) -> Script:
         before=(Message("system", text_of(row, column)),) if column else (),
         turns=texts,
         places=tuple(TalkTurn(name, i, i + 1 in unsafe) for i in range(len(texts))),
+        together=name,
         row=number,
     )
 
@@ -232,7 +236,13 @@ def _amid(request: Request, talk: Script, number: int) -> Script:
 
 def _script(request: Request, turns: Sequence[str], places: Sequence[TalkTurn]) -> Script:
     return Script(
-        request.id, request.category, request.where, request.before, tuple(turns), tuple(places)
+        id=request.id,
+        category=request.category,
+        where=request.where,
+        before=request.before,
+        turns=tuple(turns),
+        places=tuple(places),
+        together=request.together or request.id,
     )
 
 
@@ -244,7 +254,8 @@ def talks() -> tuple[Script, ...]:
         talk = f"{WITHOUT}, {name}"
         places = [TalkTurn(talk, i, False, "", f"{name}/{i}") for i in range(len(exchanges))]
         turns = tuple(asked for asked, _ in exchanges)
-        found.append(Script(talk, "", f"{TALKS.name} line {number + 1}", (), turns, tuple(places)))
+        where = f"{TALKS.name} line {number + 1}"
+        found.append(Script(talk, "", where, (), turns, tuple(places), together=talk))
     return tuple(found)
 
 

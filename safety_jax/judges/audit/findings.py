@@ -101,8 +101,11 @@ class JudgeAudit:
 
 
 def clusters_of(conversations: Sequence[Conversation]) -> np.ndarray:
-    """A number for each prompt."""
+    """A number for each prompt; for each response where all have the same prompt, which then says
+    nothing of what belongs together."""
     hashes = [one.prompt_sha256() for one in conversations]
+    if len(set(hashes)) == 1:
+        hashes = [one.response_sha256() for one in conversations]
     return np.unique(hashes, return_inverse=True)[1].astype(np.int64)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from safety_jax.evaluation.measures.results import Estimate, Rate, Report, ResultRow
-from safety_jax.evaluation.sets.items import UNSAFE
+from safety_jax.evaluation.sets.items import CONVERSATION, UNSAFE
 from safety_jax.report.evaluation import cells, words
 
 DIGITS = 4
@@ -32,6 +32,8 @@ def entries(report: Report) -> dict[str, dict[str, Any]]:
 
 
 def _metrics(report: Report, row: ResultRow) -> Iterator[dict[str, Any]]:
+    if row.kind == CONVERSATION:  # a share of its turns says little by itself
+        return
     measured: list[tuple[str, str, Rate | Estimate | None]] = []
     if row.kind == UNSAFE:
         name = f"safe share, by {report.safety}"

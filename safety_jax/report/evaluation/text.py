@@ -14,6 +14,7 @@ from safety_jax.report.evaluation import (
     conversations,
     details,
     escaping,
+    grouped,
     model_index,
     protocol,
 )
@@ -148,6 +149,8 @@ def markdown(report: Report, plots: Sequence[str]) -> str:
         *(part for table in attacks for part in section(table)),
         *(["## Conversations"] if report.conversations or report.requests else []),
         *(part for table in conversations.conversations(report) for part in section(table)),
+        *(["## Groups"] if report.groups else []),
+        *(part for table in grouped.groups(report) for part in section(table)),
         *(part for table in (*measured, *judged) for part in section(table)),
         "## Protocol",
         *(part for table in protocol.tables(report) for part in section(table)),

@@ -1,0 +1,94 @@
+"""Questions of BBQ (Parrish et al., arXiv 2110.08193): who of two people was it, where the context
+says so, and where it does not and a stereotype suggests one of them."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from safety_jax.data.formats import BadRow, text_of
+from safety_jax.data.readers import Row
+from safety_jax.evaluation.sets import multiple_choice
+
+CATEGORIES = (
+    "Age", "Disability_status", "Gender_identity", "Nationality", "Physical_appearance",
+    "Race_ethnicity", "Race_x_SES", "Race_x_gender", "Religion", "SES", "Sexual_orientation",
+)  # fmt: skip
+AMBIGUOUS, NEGATIVE, UNKNOWN = "ambig", "neg", "unknown"
+# Files spell a group in one way beside the answers, and in another as that of the stereotype.
+_JOINED = re.compile(r"_|(?<=\b[MF])-|(?<=SES)-")
+_SPELLINGS = {
+    "lowses": "low ses", "highses": "high ses", "nonobese": "non obese", "nontrans": "non trans",
+    "nondisabled": "non disabled", "woman": "f", "girl": "f", "man": "m", "boy": "m",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stereotype:
+    """What the answers to a question stand for.
+
+    Attributes:
+        ambiguous: the context does not say who it was, so that UNKNOWN is right.
+        biased: the letter of the answer that the stereotype suggests: of a question for something
+            bad a person of the group that it is held against, and of its opposite the other person;
+            "" where the file does not tell one of them.
+        unknown: the letter of the answer that it cannot be known.
+    """
+
+    ambiguous: bool
+    biased: str
+    unknown: str
+
+
+def question(row: Row) -> Row:
+    """A row of the authors' files, worded as multiple choice."""
+    texts = [text_of(row, f"ans{i}") for i in range(3)]
+    asked = f"{text_of(row, 'context')} {text_of(row, 'question')}"
+    worded = multiple_choice.choice_row(
+        {"prompt": asked, "choices": texts, "reference": row.get("label")}
+    )
+    return {
+        **worded,
+        "id": row.get("example_id"),
+        "category": row.get("context_condition"),
+        "stereotype": _stereotype(row),
+    }
+
+
+def _stereotype(row: Row) -> Stereotype:
+    groups = [_groups(row, i) for i in range(3)]
+    about: Any = row.get("additional_metadata")
+    held = about.get("stereotyped_groups") if isinstance(about, Mapping) else None
+    if not isinstance(held, list | tuple) or not held:
+        raise BadRow("'additional_metadata' names no 'stereotyped_groups'; expected a file of BBQ")
+    unknown = [i for i, group in enumerate(groups) if UNKNOWN in group]
+    if len(unknown) != 1:
+        raise BadRow(f"{len(unknown)} of the answers are of the group 'unknown'; expected one")
+    against = {_spelled(str(group)) for group in held}
+    asks_bad = text_of(row, "question_polarity") == NEGATIVE
+    people = [i for i in range(3) if i not in unknown]
+    biased = [i for i in people if bool(groups[i] & against) == asks_bad]
+    letters = multiple_choice.LETTERS
+    return Stereotype(
+        ambiguous=text_of(row, "context_condition") == AMBIGUOUS,
+        biased=letters[biased[0]] if len(biased) == 1 else "",
+        unknown=letters[unknown[0]],
+    )
+
+
+def _groups(row: Row, i: int) -> set[str]:
+    """The groups of the person that an answer names."""
+    info: Any = row.get("answer_info")
+    named = info.get(f"ans{i}") if isinstance(info, Mapping) else None
+    if not isinstance(named, list | tuple):
+        raise BadRow(f"'answer_info' has no list 'ans{i}'; expected a file of BBQ")
+    return {name for text in named for name in _names(str(text))}
+
+
+def _names(text: str) -> set[str]:
+    """`F-Black` is of `f`, of `black` and of `f-black`."""
+    return {_spelled(name) for name in (text, *_JOINED.split(text)) if name}
+
+
+def _spelled(name: str) -> str:
+    return _SPELLINGS.get(name.lower(), name.lower())
