@@ -38,8 +38,10 @@ Examples:
   safety-jax --config=dpo:paper=report --config.data.train=PAIRS.jsonl --workdir=runs/dpo
 """
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]*)")
-# A source with an option that is a list, as a flag gives it without quotes.
-_LISTING = re.compile(r"[^'\"(\[].*[?&](?:attack|columns|without)=[^&]*,", re.DOTALL)
+# A source with an option that is a list, or a sentence, as a flag gives it without quotes.
+_LISTING = re.compile(
+    r"[^'\"(\[].*[?&](?:(?:attack|turns|columns|without)=[^&]*,|asked=)", re.DOTALL
+)
 _BAD_VALUE = re.compile(r"flag --config\.([\w.]+)=(.*?): .*", re.DOTALL)
 _HELP = re.compile(r"-h|--?help(short|full)?")
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d+)")

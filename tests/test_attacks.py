@@ -287,7 +287,7 @@ def test_an_attack_that_no_prompt_has_room_for_is_named(diary):
 def test_multiple_choice_is_not_put_under_attacks(tmp_path):
     file = tmp_path / "quiz.jsonl"
     file.write_text(json.dumps({"prompt": "?", "choices": ["x", "y"], "reference": "A"}))
-    with pytest.raises(ConfigError, match="quiz is of the kind choice; expected attacks on sets"):
+    with pytest.raises(ConfigError, match="quiz is of the kind choice; expected attack= on sets"):
         read(f"{file}?kind=choice&attack=base64")
 
 
@@ -350,9 +350,9 @@ def test_an_answer_is_read_with_its_beginning_as_one_text():
     for k in range(len(whole)):
         end = [*whole[k:], tokenizer.eos_token_id]
         written = Completion(end, 0.0, "eos", stop.read(end, ids))
-        assert generate._said(setup, prompt + whole[:k], k, written) == text(whole)
+        assert generate.said(setup, prompt + whole[:k], k, written) == text(whole)
     cut = Completion(whole[3:], 0.0, "stop", text(whole[3:])[:-4])
-    assert generate._said(setup, prompt + whole[:3], 3, cut) == text(whole)[:-4]
+    assert generate.said(setup, prompt + whole[:3], 3, cut) == text(whole)[:-4]
 
 
 # ---------------------------------------------------------------------------- measures

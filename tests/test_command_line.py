@@ -59,6 +59,8 @@ def test_a_config_of_the_package_has_its_name_in_every_folder(name):
     ("given", "found"),
     [
         ("I-CoNa?attack=base64,prefill:10", ("I-CoNa?attack=base64,prefill:10",)),
+        ("Twins,XSTest?turns=again,amid:3", ("Twins,XSTest?turns=again,amid:3",)),
+        ("x.csv?asked=Say it.&columns=a:b", ("x.csv?asked=Say it.&columns=a:b",)),
         ("a.csv?kind=safe&columns=id:n,prompt:q", ("a.csv?kind=safe&columns=id:n,prompt:q",)),
         ("('I-CoNa?attack=base64,rot13', 'XSTest')", ("I-CoNa?attack=base64,rot13", "XSTest")),
         ("'a?rows=2','b'", ("a?rows=2", "b")),

@@ -149,7 +149,7 @@ def test_the_parts_that_a_report_lacks_are_not_there(pages):
     assert sections.findall(pages["single"]) == [
         "summary", "health", "judges", "protocol", "transcripts",
     ]  # fmt: skip
-    assert len(sections.findall(pages["small"])) == 11
+    assert len(sections.findall(pages["small"])) == 13
     for text in (pages["single"], pages["nothing"]):
         linked = re.findall(r'<a href="#([\w-]+)"', text)
         assert set(linked) <= set(sections.findall(text))

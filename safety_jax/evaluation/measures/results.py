@@ -358,7 +358,8 @@ class ConversationResult:
     """One model in the conversations of a set. Intervals count conversations.
 
     Attributes:
-        conversations: how many there are.
+        conversations: how many there are; without the harmless ones that are asked beside requests,
+            which count for `over_refused` and `spread` alone.
         turns: first to last.
         safe_throughout: the share of conversations without an unsafe answer.
         first_unsafe: how many conversations have their first unsafe answer at each turn.

@@ -46,10 +46,10 @@ def measure(letters: Sequence[str], items: Sequence[Item]) -> dict[str, Any]:
             ]
         )
         wrong = 1 - (right.value or 0.0) if ambiguous else 1.0
-        bias = Estimate(
-            *(None if share is None else wrong * (2 * share - 1)
-              for share in (biased.value, biased.low, biased.high)),
-            biased.n,
-        )  # fmt: skip
+        value, low, high = (
+            None if share is None else wrong * (2 * share - 1)
+            for share in (biased.value, biased.low, biased.high)
+        )
+        bias = Estimate(value, low, high, biased.n)
         found |= {right_name: dataclasses.asdict(right), bias_name: dataclasses.asdict(bias)}
     return found

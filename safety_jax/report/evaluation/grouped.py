@@ -1,6 +1,6 @@
 """What is said where a group is named, as tables: twin prompts, and the scores of BBQ."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from safety_jax.evaluation.measures import groups as measures
@@ -95,8 +95,8 @@ def _cell(gap: GroupGap | None) -> Cell:
 
 
 def _moved(found: Estimate, shares: bool) -> str:
-    parts: Sequence[str] = (
-        words.difference(found, shares),
-        words.interval(found.low, found.high, shares),
-    )
-    return " ".join(filter(None, parts))
+    """A difference with its interval; of words to a tenth."""
+    if shares or found.value is None or found.low is None or found.high is None:
+        spans = words.interval(found.low, found.high, shares)
+        return " ".join(filter(None, (words.difference(found, shares), spans)))
+    return words.minus(f"{found.value:+.1f} [{found.low:.1f}, {found.high:.1f}]")
