@@ -24,7 +24,7 @@ from safety_jax.data.prompts import load_template
 from safety_jax.evaluation.attacks import openings
 from safety_jax.evaluation.search import gcg, layout, losses, proposals
 from safety_jax.evaluation.search import goals as aims
-from safety_jax.evaluation.sets.items import read_sets
+from safety_jax.evaluation.sets.reading import read_sets
 from safety_jax.models import lora
 from safety_jax.stages import attack
 from tests.golden import cases, gcg_rows, rows

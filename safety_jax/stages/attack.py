@@ -23,7 +23,7 @@ from safety_jax.evaluation.search import gcg
 from safety_jax.evaluation.search import goals as aims
 from safety_jax.evaluation.search.gcg import Searcher, SearchPace, SearchSettings, Step
 from safety_jax.evaluation.search.goals import Goal
-from safety_jax.evaluation.sets import items as evaluated
+from safety_jax.evaluation.sets import reading
 from safety_jax.evaluation.sets.items import UNSAFE, Set
 from safety_jax.models.execution import float_type
 from safety_jax.models.folders.model_folder import ModelFolder, open_model
@@ -131,7 +131,7 @@ def read_set(config: ConfigDict) -> Set:
         ConfigError, DataError: not one set of unsafe prompts.
     """
     group = config.attack
-    found = evaluated.read_sets((group.set,), group.data, "attack.set", config.seed)
+    found = reading.read_sets((group.set,), group.data, "attack.set", config.seed)
     if len(found) != 1 or found[0].kind != UNSAFE or found[0].attack:
         named = ", ".join(f"{of.name} ({of.kind})" for of in found)
         raise ConfigError(

@@ -155,9 +155,9 @@ def _prompts(columns: Columns) -> dict[Key, Key]:
     """Of every item of the plain sets, the first that has its prompt: several answers to one are
     items that follow each other."""
     return {
-        (of.name, item.id): (of.name, of.firsts[number])
+        (of.name, item.id): (of.name, of.items[number * of.answers].id)
         for of in (block.set for block in columns[PLAIN])
-        for number, item in zip(of.clusters.tolist(), of.items, strict=True)
+        for number, item in zip(of.prompt_numbers.tolist(), of.items, strict=True)
     }
 
 

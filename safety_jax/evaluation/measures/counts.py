@@ -19,7 +19,7 @@ from safety_jax.evaluation.measures.results import (
     Refused,
     ResultRow,
 )
-from safety_jax.evaluation.sets.items import Set
+from safety_jax.evaluation.sets.items import CONVERSATION, Set
 from safety_jax.judges.judge import REFUSING, JudgeCard, Score
 from safety_jax.maths import clusters, statistics
 
@@ -188,7 +188,9 @@ def _judged(block: Block, judge: str, how: Resampling) -> JudgedRates:
         median=estimate(block.values(judge), of, "median", how),
         unscored=sum(reasons.values()),
         reasons=dict(reasons.most_common()),
-        any_unsafe=any_unsafe(block.safe(judge), of) if divided and block.set.answers > 1 else None,
+        any_unsafe=any_unsafe(block.safe(judge), block.set.prompt_numbers)
+        if divided and block.set.answers > 1 and block.set.kind != CONVERSATION
+        else None,
     )
 
 

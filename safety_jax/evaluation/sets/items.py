@@ -193,6 +193,11 @@ class Set:
         """Whether its prompts are asked as they are, each by itself."""
         return self.attack is None and self.kind != CONVERSATION
 
+    @property
+    def prompt_numbers(self) -> np.ndarray:
+        """The number of each item's prompt, from 0."""
+        return np.arange(len(self.items)) // self.answers
+
     @functools.cached_property
     def clusters(self) -> np.ndarray:
         """The number, from 0, of what each item belongs to: its prompt, conversation, or twins."""
