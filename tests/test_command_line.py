@@ -137,11 +137,11 @@ def test_what_is_wrong_in_a_config_file_is_said_with_its_line(tmp_path, text, sa
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--config=sfd", "--workdir=run"], "did you mean sft? expected one of audit, collect"),
+        (["--config=sfd", "--workdir=run"], "did you mean sft? expected one of attack, audit"),
         (["--config=configs/none.py", "--workdir=run"], "'configs/none.py' names no config file"),
-        (["--config=.", "--workdir=run"], "'.' is a folder; expected one of audit"),
+        (["--config=.", "--workdir=run"], "'.' is a folder; expected one of attack"),
         (["--config=", "--workdir=run"], "'' names no config file"),
-        (["--workdir=run"], "--config is missing; expected one of audit"),
+        (["--workdir=run"], "--config is missing; expected one of attack"),
         (["--config=sft:demo"], "--workdir is missing"),
         (["--config=sft:demo", "--workdir="], "--workdir is missing"),
         ([*DEMO, "--config=dpo"], "--config is given 2 times"),

@@ -154,12 +154,14 @@ def fill(
     title = f"{name}, {of.name}"
     if of.by_likelihood:
         generate.choose(kept, of, asked.ids, asked.choices, model, limits, title)
-    elif of.kind == CONVERSATION:
-        word, setup, room = asked.word, asked.setup, asked.room
-        dialogues.fill(kept, of, word, model, setup, room=room, seed=seed, title=title)
-    else:
-        ids, begun, setup = asked.ids, asked.begun, asked.setup
-        generate.fill(kept, of, ids, model, setup, begun=begun, seed=seed, title=title)
+        return
+    with layout.lent(model) as speaker:
+        if of.kind == CONVERSATION:
+            word, setup, room = asked.word, asked.setup, asked.room
+            dialogues.fill(kept, of, word, speaker, setup, room=room, seed=seed, title=title)
+        else:
+            ids, begun, setup = asked.ids, asked.begun, asked.setup
+            generate.fill(kept, of, ids, speaker, setup, begun=begun, seed=seed, title=title)
 
 
 def task_file(place: workdir.Workdir, name: str) -> Path:

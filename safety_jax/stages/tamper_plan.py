@@ -12,7 +12,7 @@ from safety_jax.base.errors import ConfigError
 from safety_jax.data import encode, mixing, records, sources
 from safety_jax.data.encode import Examples
 from safety_jax.data.shuffling import permutation
-from safety_jax.evaluation.sets import items as evaluated
+from safety_jax.evaluation.sets import reading
 from safety_jax.evaluation.sets.items import SAFE, UNSAFE, Set
 from safety_jax.judges import registry
 from safety_jax.judges.planned import PlannedJudge
@@ -100,7 +100,7 @@ def make_plan(config: ConfigDict, mesh: Mesh) -> TamperPlan:
     models = evaluate_plan.named(group.models, "tamper.models")
     if not models:
         raise ConfigError("tamper.models is empty; expected NAME=FOLDER,NAME=FOLDER")
-    sets = evaluated.read_sets(tuple(group.sets), group.data, "tamper.sets", config.seed)
+    sets = reading.read_sets(tuple(group.sets), group.data, "tamper.sets", config.seed)
     others = [of.name for of in sets if of.kind not in (UNSAFE, SAFE)]
     if others or not any(of.kind == UNSAFE for of in sets):
         what = f"{others[0]} is neither" if others else "there is no unsafe one"
