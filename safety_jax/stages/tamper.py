@@ -102,7 +102,6 @@ def answer(
                             asked.setup,
                             begun=asked.begun,
                             seed=config.seed,
-                            block=config.sample.prompts_per_write,
                             title=f"{key_of(name, one, step)}, {of.name}",
                         )
             answers[name, one.name, step] = {of: file.all() for of, file in kept.items()}
@@ -136,7 +135,7 @@ def open_answers(
             generate.place(place.path / RESPONSES, key_of(name, one, step), of.name),
             of,
             protocol,
-            block=config.sample.prompts_per_write * of.answers,
+            blocks=of.blocks(config.sample.prompts_per_write),
             writes=primary,
         )
     return found
