@@ -100,7 +100,7 @@ class Script:
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
+class TalkSetting:
     """A kind of conversation that requests are put into, with its number; 0 of one without."""
 
     kind: str
@@ -172,14 +172,14 @@ def read(row: Row, where: str, number: int) -> Script:
 # ---------------------------------------------------------------------------- made of requests
 
 
-def parse(text: str, where: str) -> list[Setting]:
+def parse(text: str, where: str) -> list[TalkSetting]:
     """The settings of an option, each once, in the order in which they are named.
 
     Raises:
         ConfigError: a name that is not known, or a number that does not fit it.
     """
     most = {AMID: len(talks()[0].turns) + 1, CONTEXT: most_context()}
-    found: dict[str, Setting] = {}
+    found: dict[str, TalkSetting] = {}
     for part in text.split(","):
         kind, colon, number = part.partition(":")
         if kind not in (AGAIN, *most):
@@ -195,12 +195,12 @@ def parse(text: str, where: str) -> list[Setting]:
                 f"{where}: {part!r}: expected behind the colon a whole number from 1 to "
                 f"{most[kind]}: {what}"
             )
-        setting = Setting(kind, int(number or 0))
+        setting = TalkSetting(kind, int(number or 0))
         found.setdefault(setting.name, setting)
     return list(found.values())
 
 
-def scripts(setting: Setting, requests: Sequence[Request]) -> list[Script]:
+def scripts(setting: TalkSetting, requests: Sequence[Request]) -> list[Script]:
     """Conversations of requests: asked again, or amid harmless turns; of the latter also those
     that were used, without a request."""
     if setting.kind == AGAIN:

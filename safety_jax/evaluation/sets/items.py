@@ -27,7 +27,7 @@ from safety_jax.evaluation.sets.catalogue import (
     SAFE,
     UNSAFE,
 )
-from safety_jax.evaluation.sets.conversations import Setting, TalkTurn
+from safety_jax.evaluation.sets.conversations import TalkSetting, TalkTurn
 from safety_jax.judges.judge import Conversation, from_record
 
 __all__ = [
@@ -161,7 +161,7 @@ class Set:
     answers: int = 1
     attack: Attack | None = None
     plain: str = ""
-    setting: Setting | None = None
+    setting: TalkSetting | None = None
 
     def repeated(self, answers: int) -> "Set":
         """Every item so often: further ones are called `ID #2`, `ID #3` and so on. A conversation

@@ -10,7 +10,7 @@ from safety_jax.data.sources import Source
 from safety_jax.evaluation.sets import attacked, conversations
 from safety_jax.evaluation.sets.attacked import Reworded
 from safety_jax.evaluation.sets.catalogue import Entry
-from safety_jax.evaluation.sets.conversations import Request, Script, Setting, TalkTurn
+from safety_jax.evaluation.sets.conversations import Request, Script, TalkSetting, TalkTurn
 from safety_jax.evaluation.sets.items import CONVERSATION, UNSAFE, Item, Set
 
 
@@ -38,7 +38,7 @@ def read(source: Source, entry: Entry, key: str, seed: int) -> Set:
     )
 
 
-def within(of: Set, setting: Setting) -> Set:
+def within(of: Set, setting: TalkSetting) -> Set:
     """The requests of a set in conversations of their own."""
     if setting.kind == conversations.CONTEXT:
         items = tuple(_behind(item, of.kind == UNSAFE, setting) for item in of.items)
@@ -64,7 +64,7 @@ def _request(item: Item, of: Set) -> Request:
     )
 
 
-def _behind(item: Item, unsafe: bool, setting: Setting) -> Item:
+def _behind(item: Item, unsafe: bool, setting: TalkSetting) -> Item:
     """A request behind a conversation that took place, of which judges read the request alone."""
     *before, last = item.conversation("").prompt
     system = tuple(one for one in before if one.role == "system")
