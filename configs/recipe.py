@@ -21,6 +21,9 @@ Arguments, behind the colon and joined by commas:
     smollm2   SmolLM2-135M-Instruct and data that ship with the project, in an hour on two CPU
               cores; `make real` fetches the model. slice: a few rows and steps of it
     demo      a tiny model and data that ship with the project; three minutes on two CPU cores
+    curve     how much safety data: 21 models with 0 to 2,000 demonstrations, three seeds each,
+              trained together, judged, and the curve with its threshold; `curve,demo` the same with
+              12 tiny models, in minutes
 
 `recipe.max_flops` gives every step that tunes the base the same training compute: 6e18 is about an
 epoch of 20,000 Alpaca rows with LoRA at 7B.
@@ -33,18 +36,20 @@ docs/results.md has the figures of the demo.
 
 from ml_collections import ConfigDict
 
-from configs import collect, dpo, evaluate, raft, reward, sft
+from configs import collect, curve, dpo, evaluate, raft, reward, sft, sweep
 from configs.common import of_demo, of_real, parse_arg
 
 SAFETY_ROWS = (100, 300, 500, 1000, 1500, 2000)
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    choice = parse_arg(arg, demo=False, real=False, smollm2=False, slice=False)
+    choice = parse_arg(arg, demo=False, real=False, smollm2=False, slice=False, curve=False)
     if choice.demo + choice.real + choice.smollm2 > 1:
         raise ValueError("config arguments 'demo', 'real' and 'smollm2' exclude each other")
     if choice.slice and not choice.smollm2:
         raise ValueError("config argument 'slice' goes with 'smollm2'")
+    if choice.curve and (choice.real or choice.smollm2):
+        raise ValueError("config argument 'curve' goes with 'demo', or alone")
 
     config = ConfigDict()
     config.stage = "recipe"
@@ -58,7 +63,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     recipe.max_flops = 0.0  # of training, for each step that tunes the base; 0: as the steps say
     recipe.minutes = ConfigDict()  # what each step took once, to tell how much time is left
 
-    if choice.demo:
+    if choice.curve:
+        how_much(config, choice.demo)
+    elif choice.demo:
         demo(config)
     elif choice.real:
         real(config)
@@ -95,6 +102,22 @@ def safe_to_serve(config: ConfigDict):
     config.report.evaluate.models = models(tuned)
     config.report.evaluate.baseline = "helpful"
     config.recipe.steps = (*tuned, "report")
+
+
+def how_much(config: ConfigDict, demo: bool):
+    """The curve of Safety-Tuned LLaMAs and Safe to Serve, each point with seeds."""
+    config.sweep = sweep.get_config("demo" if demo else "curve")
+    config.sweep.model.path = "@base"
+    config.report = evaluate.get_config("demo" if demo else "paper=sit,llama_guard")
+    config.report.evaluate.models = "n=@sweep/."
+    config.curve = curve.get_config()
+    config.curve.curve.sweep = "@sweep/."
+    config.curve.curve.report = "@report/."
+    if demo:
+        config.recipe.base = of_demo("model")
+    else:
+        config.report.evaluate.data = "@data"
+    config.recipe.steps = ("sweep", "report", "curve")
 
 
 def real(config: ConfigDict):

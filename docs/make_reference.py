@@ -70,9 +70,10 @@ def describe_stage(name: str, path: Path, comments: Comments) -> str:
         if key in table and key != "stage"
     ]
     arguments = ", ".join(f"`{argument}`" for argument in opening.arguments)
+    told = f"Arguments: {arguments}; `--config={name} --help` says what they do.\n\n"
     return (
-        f"## {name}\n\n{opening.summary}\n\nArguments: {arguments}; `--config={name} --help` says "
-        f"what they do.\n\n{markdown(('key', 'value', 'expected', 'meaning'), rows)}"
+        f"## {name}\n\n{opening.summary}\n\n{told if arguments else ''}"
+        f"{markdown(('key', 'value', 'expected', 'meaning'), rows)}"
     )
 
 

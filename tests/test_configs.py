@@ -55,6 +55,7 @@ ARGUMENTS = {
     "attack": [None, "demo"],
     "collect": [None, "demo"],
     "tamper": [None, "demo"],
+    "curve": [None],
     "kto": [None, "demo"],
     "orpo": [None, "demo"],
     "plan": [None, "table"],
@@ -73,7 +74,8 @@ ARGUMENTS = {
         "stored=safe_to_serve",
         "deberta,harmfulness,helpfulness,llama_guard",
     ],
-    "recipe": [None, "real", "demo", "smollm2", "smollm2,slice"],
+    "recipe": [None, "real", "demo", "smollm2", "smollm2,slice", "curve", "curve,demo"],
+    "sweep": [None, "demo", "curve"],
     "reward": [
         None,
         "demo",

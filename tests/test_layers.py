@@ -36,8 +36,8 @@ SHARED_STAGES = {
     "answering", "checks", "config_files", "devices", "evaluate_plan", "evaluate_prompts", "fits",
     "groups",
     "judge_schema", "metric_names", "pair_task", "planned", "planned_passes", "planned_training",
-    "recipe", "references", "results", "schema", "tamper_plan", "tamper_weights", "texts",
-    "training", "tuning",
+    "recipe", "references", "results", "schema", "sft_task", "sweep_axes", "sweep_cost",
+    "sweep_record", "tamper_plan", "tamper_weights", "texts", "training", "tuning",
 }  # fmt: skip
 # Runs no other stage, but must make of their configs what they do.
 LOOKS_IN = "safety_jax.stages.planned_training"
@@ -124,7 +124,7 @@ def test_configs_import_only_the_argument_parser(path: pathlib.Path):
     allowed = ("ml_collections.", "configs.common.")
     if path.stem == "common":
         allowed += ("safety_jax.base.assets.",)
-    if path.stem == "recipe":  # its steps are the configs of other stages
+    if path.stem in ("recipe", "sweep"):  # their steps and runs are configs of other stages
         allowed += ("configs.",)
     assert all(name.startswith(allowed) for name in imported(path)), imported(path)
 

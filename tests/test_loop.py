@@ -57,21 +57,20 @@ def run(one_device, tmp_path):
     step = steps.make(loss, lambda batch: {"rows": jnp.float32(1)}, optimizer, rate, where)
     sharding = meshes.sharding(one_device, (None, None))
 
+    def place(batch):
+        values = jax.device_put(np.full((1, 1), batch.value, "f"), sharding)
+        return {"x": values}, jax.device_put(np.int32(1), meshes.sharding(one_device, ()))
+
     def train(batches, total, folder="checkpoints"):
         told, measured = [], []
         start = jax.device_put({"w": jnp.zeros(1)}, where.trainable)
         state = steps.initialize(start, optimizer, jax.random.key(0), where)
         with Checkpoints(tmp_path / folder, 1, "eval/loss") as checkpoints:
             state = loop.resume(checkpoints, state, batches)
-            result = loop.train(
-                state,
-                {},
+            seat = loop.Seat(state)
+            walk = loop.walk(
+                seat,
                 batches,
-                step=step,
-                place=lambda b: (
-                    {"x": jax.device_put(np.full((1, 1), b.value, "f"), sharding)},
-                    jax.device_put(np.int32(1), meshes.sharding(one_device, ())),
-                ),
                 evaluate=lambda trainable: {"eval/loss": abs(float(trainable["w"][0]) - 0.2)},
                 rows=lambda batch: [batch.row],
                 on_step=lambda number, metrics, tables, batch: told.append(
@@ -82,6 +81,7 @@ def run(one_device, tmp_path):
                 best_metric="eval/loss",
                 cadence=loop.Cadence(total, 1, 4, 3),
             )
+            result = loop.drive(walk, seat, {}, step=step, place=place)
             return result, told, measured, checkpoints.steps()
 
     return train

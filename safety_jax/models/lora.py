@@ -63,7 +63,8 @@ class Adapters:
     Attributes:
         weights: `{"query": {"a": [L, R, in], "b": [L, out, R]}, ...}`, float32; of projections
             that share a, `{"gate+up": {"a": [L, R, in], "gate": [L, out, R], "up": ...}}`.
-        scale: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA (arXiv 2312.03732).
+        scale: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA (arXiv 2312.03732); an
+            array inside a compiled step of adapters that differ in it (`training/lanes.py`).
         dropout: probability of dropping an input feature of the adapter, in training only.
         key: randomness of the dropout; None outside training.
         on: of every layer, whether it is adapted; None: all are. The leaves have a row for each
@@ -71,7 +72,7 @@ class Adapters:
     """
 
     weights: trees.Tree
-    scale: float = dataclasses.field(metadata={"static": True})
+    scale: float | jax.Array = dataclasses.field(metadata={"static": True})
     dropout: float = dataclasses.field(metadata={"static": True})
     key: jax.Array | None = None
     on: tuple[bool, ...] | None = dataclasses.field(default=None, metadata={"static": True})

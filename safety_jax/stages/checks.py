@@ -222,6 +222,20 @@ def _something_to_merge(config: ConfigDict) -> str | None:
     return None
 
 
+def _fresh_adapters(config: ConfigDict) -> str | None:
+    if not config.model.adapter:
+        return None
+    return "model.adapter is given; expected none: runs of a sweep begin with fresh adapters"
+
+
+def _plain_likelihood(config: ConfigDict) -> str | None:
+    if config.sft.objective == "likelihood":
+        return None
+    return (
+        f"sft.objective is {config.sft.objective}; expected likelihood, which runs of a sweep share"
+    )
+
+
 def _room_for_prompts(config: ConfigDict) -> str | None:
     longest, new = config.data.max_length, config.sample.max_new_tokens
     if new >= longest:
@@ -270,6 +284,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         _beginnings_are_not_learned,
         _likelihood_alone,
     ),
+    "sweep": (_length, _best_is_measured, _best_is_good, _fresh_adapters, _plain_likelihood),
     "dpo": (_length, _best_is_measured, _best_is_good, _reference),
     "kto": (_length, _best_is_measured, _best_is_good),
     "orpo": (_length, _best_is_measured, _best_is_good),
@@ -281,6 +296,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "tamper": (_room_for_answers,),
     "evaluate": (),
     "attack": (),
+    "curve": (),
     "recipe": (),
     "plan": (),
 }

@@ -26,7 +26,7 @@ from safety_jax.judges.judge import JudgeCard
 from safety_jax.judges.planned import PlannedJudge
 from safety_jax.models.execution import float_type
 from safety_jax.models.folders.model_folder import ModelFolder, open_model
-from safety_jax.stages import devices, evaluate_prompts, groups
+from safety_jax.stages import devices, evaluate_prompts, groups, sweep_record
 
 # NAME=PLACE; a comma only ends a place where another name follows.
 _NEXT = re.compile(r",(?=[\w.-]+=)")
@@ -116,7 +116,7 @@ def make_plan(config: ConfigDict, title: str) -> EvaluationPlan:
         if value < 1:
             raise ConfigError(f"{key} is {value}; expected at least 1")
     tasks = plan_tasks(config)
-    models = named(group.models, "evaluate.models")
+    models = sweep_record.spread(named(group.models, "evaluate.models"))
     others = named(group.responses, "evaluate.responses")
     both = set(models) & set(others)
     if both or not {**models, **others}:

@@ -7,6 +7,7 @@ chooses anew, and remembers that as well.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -42,11 +43,44 @@ def fill(config: ConfigDict, task: Task, mesh: Mesh, place: Workdir) -> None:
 
     Every process must call this.
     """
+    _fill(config, wanted(config), _needs(config, task), task.model, mesh, place)
+
+
+def fill_lanes(
+    config: ConfigDict,
+    runs: Sequence[tuple[ConfigDict, Task]],
+    lanes: int,
+    mesh: Mesh,
+    place: Workdir,
+) -> None:
+    """As `fill`, for runs of which so many are trained at a time: what suits all their data."""
+    found = [_needs(own, task) for own, task in runs]
+    offsets = np.cumsum([0, *(len(one.lengths) for one in found)])
+    needs = Needs(
+        np.concatenate([one.lengths for one in found]),
+        [batch + at for one, at in zip(found, offsets, strict=False) for batch in one.batches],
+        max(one.longest for one in found),
+        config.data.packing,
+    )
+    largest = max((task.model for _, task in runs), key=lambda model: model.adapter_weights)
+    together = dataclasses.replace(
+        largest, adapter_weights=lanes * largest.adapter_weights, sides=lanes
+    )
+    _fill(config, wanted(config), needs, together, mesh, place)
+
+
+def copy(config: ConfigDict, to: ConfigDict) -> None:
+    """Has another config work as this one was filled in."""
+    _put(to, of(config))
+
+
+def _needs(config: ConfigDict, task: Task) -> Needs:
+    """Batches as the run of a task will meet them."""
     sides = task.corpus.training.sides
     lengths = np.stack([side.lengths for side in sides], axis=1)
     held_out = task.corpus.evaluation
     others = [] if held_out is None else [side.lengths.max() for side in held_out.sides]
-    needs = fitting.needs(
+    return fitting.needs(
         lengths,
         int(max(lengths.max(), *others, 1)),
         config.train.batch_size,
@@ -54,7 +88,6 @@ def fill(config: ConfigDict, task: Task, mesh: Mesh, place: Workdir) -> None:
         seed=config.seed,
         share=functools.partial(task.share, sides),
     )
-    _fill(config, wanted(config), needs, task.model, mesh, place)
 
 
 def fill_unseen(config: ConfigDict, model: TrainedModel, mesh: Mesh, place: Workdir) -> None:

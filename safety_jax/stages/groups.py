@@ -155,22 +155,21 @@ def share(config: ConfigDict, model: llama.LlamaConfig, skips: int | None = None
     )
 
 
-def load_policy(config: ConfigDict, base: Base, mesh: Mesh) -> Loaded[Policy]:
-    """The policy with its weights, as the `model` and `lora` groups say."""
+def load_policy(
+    config: ConfigDict, base: Base, mesh: Mesh, like: Loaded[Policy] | None = None
+) -> Loaded[Policy]:
+    """The policy with its weights, as the `model` and `lora` groups say.
+
+    Args:
+        like: a policy over the same base, whose weights and way to run are taken over.
+    """
     adapter = None
     if config.lora.rank > 0:
         adapter = adapter_settings(config, _targets(config, base), base.config.layers)
-    execution = Execution.build(
-        mesh,
-        rules=base.config.rules,
-        compute_dtype=float_type("model.compute_dtype", config.model.compute_dtype),
-        backend=config.model.attention,
-        remat=config.model.remat,
-    )
     return Loaded(
         *policy.build(
             base.config,
-            execution,
+            execution(config, base, mesh) if like is None else like.learner.run,
             base.folder,
             init=config.model.init,
             base_dtype=float_type("model.parameter_dtype", config.model.parameter_dtype),
@@ -179,7 +178,19 @@ def load_policy(config: ConfigDict, base: Base, mesh: Mesh) -> Loaded[Policy]:
             start_from=hub.resolve(config.model.adapter) if config.model.adapter else None,
             chunk_tokens=config.train.chunk_tokens,
             key=jax.random.key(config.seed),
+            base=None if like is None else like.frozen,
         )
+    )
+
+
+def execution(config: ConfigDict, base: Base, mesh: Mesh) -> Execution:
+    """How the model runs, as the `model` group says."""
+    return Execution.build(
+        mesh,
+        rules=base.config.rules,
+        compute_dtype=float_type("model.compute_dtype", config.model.compute_dtype),
+        backend=config.model.attention,
+        remat=config.model.remat,
     )
 
 

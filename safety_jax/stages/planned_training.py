@@ -17,7 +17,7 @@ from safety_jax.models import llama, lora
 from safety_jax.models.encoders import heads
 from safety_jax.planning import abstract, formulas
 from safety_jax.planning.programs import Program
-from safety_jax.stages import dpo, fits, groups, kto, orpo, reward, sft
+from safety_jax.stages import dpo, fits, groups, kto, orpo, reward, sft_task
 from safety_jax.stages.planned import (
     PlanRequest,
     ProgramChoice,
@@ -203,7 +203,7 @@ def tuning_step(
         live = config.sft.reference == "live"
         learning = constrained.learning(
             loaded.learner,
-            sft.make_betas(config.sft),
+            sft_task.make_betas(config.sft),
             preference.Frozen(loaded.frozen, None),
             mesh,
             live=live,
@@ -223,7 +223,7 @@ def tuning_step(
 
 
 def is_constrained(config: ConfigDict) -> bool:
-    return config.stage == "sft" and config.sft.objective == sft.CONSTRAINED
+    return config.stage == "sft" and config.sft.objective == sft_task.CONSTRAINED
 
 
 def answers_step(

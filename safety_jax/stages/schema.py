@@ -189,6 +189,12 @@ _SFT: Table = {
     "sft.reference_folder": CACHE,
     "sft.protocol_notes": NOTES,
 }
+_SWEEP: Table = {
+    **_SFT,
+    "sweep.axes": Text("KEY=VALUE,VALUE,... KEY=VALUE,..."),
+    "sweep.runs": Text("KEY=VALUE KEY=VALUE; KEY=VALUE"),
+    "sweep.lanes": Whole(1, 1024, unit="runs"),
+}
 _DPO: Table = {
     **_TRAINING,
     **_POLICY,
@@ -465,6 +471,14 @@ _TAMPER: Table = {
     **_MESH,
     **_CACHED,
 }
+_CURVE: Table = {
+    "stage": Text("the name of a stage", needed=True),
+    "seed": SEED,
+    "curve.sweep": Text("the --workdir of a sweep", needed=True),
+    "curve.report": Text("the --workdir of its evaluation", needed=True),
+    "curve.axis": Text("a key of the sweep's axes", needed=True),
+    "curve.margin_share": SHARE,
+}
 _RECIPE: Table = {
     "stage": Text("the name of a stage", needed=True),
     "seed": SEED,
@@ -500,6 +514,8 @@ STAGES: dict[str, Table] = {
     "audit": _AUDIT,
     "attack": _ATTACK,
     "tamper": _TAMPER,
+    "sweep": _SWEEP,
+    "curve": _CURVE,
     "plan": _PLAN,
     "recipe": _RECIPE,
 }

@@ -22,6 +22,7 @@ from safety_jax.models.folders import hub
 from safety_jax.stages import devices, fits, groups, results, texts
 from safety_jax.training import run as skeleton
 from safety_jax.training import workdir
+from safety_jax.training.run import Fitted
 from safety_jax.training.task import Finished, Task
 
 MakeTask = Callable[[ConfigDict, Mesh], Task]
@@ -58,14 +59,24 @@ def run(config: ConfigDict, folder: str, make_task: MakeTask) -> None:
         )
         if fitted is None:
             return
-        results.export(config, task, fitted, place)
+        hand_back(config, task, fitted, place, began)
         if primary:
-            place.plots.mkdir(exist_ok=True)
-            finished = Finished(
-                place.path, place.metrics, place.export, fitted.step, fitted.held_out
-            )
-            results.write_card(config, place, task, task.account(finished), fitted, began)
             print(f"exported step {fitted.step} to {place.export}", flush=True)
+
+
+def hand_back(
+    config: ConfigDict, task: Task, fitted: Fitted, place: workdir.Workdir, began: float
+) -> None:
+    """What a finished run leaves: the exported folder, plots, the model card.
+
+    Args:
+        began: when this start did, by `time.perf_counter`.
+    """
+    results.export(config, task, fitted, place)
+    if jax.process_index() == 0:
+        place.plots.mkdir(exist_ok=True)
+        finished = Finished(place.path, place.metrics, place.export, fitted.step, fitted.held_out)
+        results.write_card(config, place, task, task.account(finished), fitted, began)
 
 
 def identity(config: ConfigDict, task: Task) -> dict[str, str]:

@@ -1,14 +1,17 @@
 """The one training loop: step, log, evaluate, save, stop when asked, go on where it stopped.
 
-Stages differ in the loss inside `step` and in the batches; RAFT calls this loop every round.
+Stages differ in the loss inside `step` and in the batches; RAFT calls this loop every round. The
+loop asks for its steps (`walk`), and somebody takes them: `drive`, for a run alone, or `lanes.py`,
+which takes a step of many runs at once.
 """
 
 import dataclasses
+import functools
 import math
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from types import FrameType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
@@ -20,6 +23,7 @@ from safety_jax.training.steps import State
 
 Metrics = dict[str, float]
 Tables = dict[str, np.ndarray]
+R = TypeVar("R")
 
 
 @runtime_checkable
@@ -76,13 +80,71 @@ def resume(checkpoints: Checkpoints, state: State, batches: Batches) -> State:
     return restored
 
 
-def train(
-    state: State,
+@dataclasses.dataclass(frozen=True)
+class Taken:
+    """What a step made of a batch.
+
+    Attributes:
+        read: waits for the step, and gives its metrics and tables.
+        stops: whether the process was asked to stop, so that the step of this number is the last.
+    """
+
+    read: Callable[[], dict[str, np.ndarray]]
+    stops: Callable[[int], bool]
+
+
+# Yields the batches to take steps on, is sent what each step made, returns its last word.
+Walk = Generator[Any, Taken, R]
+
+
+class Seat:
+    """Where the state of a run is while steps change it: here, or among others' (`lanes.py`)."""
+
+    def __init__(self, state: State | None = None):
+        self._state = state
+
+    def take(self, state: State) -> None:
+        """Puts a state here; it is given away."""
+        self._state = state
+
+    def give(self) -> State:
+        """The state, valid until the next step."""
+        assert self._state is not None
+        return self._state
+
+
+def drive(
+    work: Walk[R],
+    seat: Seat,
     frozen: Any,
-    batches: Batches,
     *,
     step: Callable[..., tuple[State, dict[str, jax.Array]]],
     place: Callable[[Any], tuple[Any, jax.Array]],
+) -> R:
+    """Takes the steps that a walk asks for, and returns its last word.
+
+    The metrics of a step are read while the device works on the next one.
+
+    Args:
+        step: `step(state, frozen, arrays, used) -> (state, metrics)`, compiled; donates the state.
+        place: a batch's arrays and number of used microbatches, on the mesh.
+    """
+    with StopRequest() as stop, jax.transfer_guard("disallow"):
+        try:
+            batch = next(work)
+            while True:
+                state, metrics = step(seat.give(), frozen, *place(batch))
+                seat.take(state)
+                read = functools.partial(jax.device_get, metrics)
+                batch = work.send(Taken(read, stop.requested))
+        except StopIteration as end:
+            return end.value
+
+
+def walk(
+    seat: Seat,
+    batches: Batches,
+    *,
     evaluate: Callable[[Any], Metrics] | None,
     rows: Callable[[Any], list[str]],
     on_step: Callable[[int, Metrics, Tables, Any], None],
@@ -90,15 +152,11 @@ def train(
     checkpoints: Checkpoints,
     best_metric: str,
     cadence: Cadence,
-) -> Result:
-    """Takes steps until `cadence.total_steps`, or until SIGTERM, which saves and does not evaluate.
-
-    The metrics of a step are read while the device works on the next one. A checkpoint is only
-    written of a state whose loss was seen to be finite.
+) -> Walk[Result]:
+    """Asks for steps until `cadence.total_steps`, or until SIGTERM, which saves and does not
+    evaluate. A checkpoint is only written of a state whose loss was seen to be finite.
 
     Args:
-        step: `step(state, frozen, arrays, used) -> (state, metrics)`, compiled; donates the state.
-        place: a batch's arrays and number of used microbatches, on the mesh.
         evaluate: metrics of the trainable weights on the validation rows.
         rows: names of a batch's rows, for the message when the loss is not finite.
         on_step: called after every step, one step late, with its number, its metrics, what its
@@ -110,15 +168,15 @@ def train(
         DivergenceError: the loss is NaN or infinite; names step and rows.
         CheckpointError: a checkpoint cannot be written.
     """
-    pending: tuple[int, dict[str, jax.Array], Any] | None = None
+    pending: tuple[int, Taken, Any] | None = None
 
     def settle() -> None:
         """Reads the metrics of the last step, which waits for it."""
         nonlocal pending
         if pending is None:
             return
-        (number, on_device, batch), pending = pending, None
-        values = jax.device_get(on_device)
+        (number, taken, batch), pending = pending, None
+        values = taken.read()
         metrics = {name: float(value) for name, value in values.items() if value.ndim == 0}
         tables = {name: value for name, value in values.items() if value.ndim > 0}
         if not math.isfinite(metrics["loss"]):
@@ -129,29 +187,28 @@ def train(
             )
         on_step(number, metrics, tables, batch)
 
-    done = int(jax.device_get(state.step))
-    with StopRequest() as stop, jax.transfer_guard("disallow"):
-        for number in range(done + 1, cadence.total_steps + 1):
-            batch = next(batches)
-            state, metrics = step(state, frozen, *place(batch))
-            settle()
-            pending = (number, metrics, batch)
+    done = int(jax.device_get(seat.give().step))
+    for number in range(done + 1, cadence.total_steps + 1):
+        batch = next(batches)
+        taken = yield batch
+        settle()
+        pending = (number, taken, batch)
 
-            stopping = stop.requested(number)
-            if stopping or cadence.evaluates(number):
-                settle()
-            measured: Metrics = {}
-            if evaluate is not None and cadence.evaluates(number) and not stopping:
-                measured = evaluate(state.trainable)
-                on_evaluation(number, measured)
-            if stopping or cadence.saves(number):
-                best = measured.get(best_metric)
-                checkpoints.save(number, state, batches.get_state(), measured, metric=best)
-            if stopping and number < cadence.total_steps:
-                checkpoints.wait()
-                return Result(state, interrupted=True)
+        stopping = taken.stops(number)
+        if stopping or cadence.evaluates(number):
+            settle()
+        measured: Metrics = {}
+        if evaluate is not None and cadence.evaluates(number) and not stopping:
+            measured = evaluate(seat.give().trainable)
+            on_evaluation(number, measured)
+        if stopping or cadence.saves(number):
+            best = measured.get(best_metric)
+            checkpoints.save(number, seat.give(), batches.get_state(), measured, metric=best)
+        if stopping and number < cadence.total_steps:
+            checkpoints.wait()
+            return Result(seat.give(), interrupted=True)
     checkpoints.wait()
-    return Result(state, interrupted=False)
+    return Result(seat.give(), interrupted=False)
 
 
 class StopRequest:

@@ -119,7 +119,11 @@ class Optimization:
             warmup_steps=self.warmup_steps,
             total_steps=total_steps,
         )
-        optimizer = adamw(
+        return rate, self.follow(rate)
+
+    def follow(self, rate: Schedule) -> optax.GradientTransformation:
+        """The optimizer at a learning rate of its own."""
+        return adamw(
             rate,
             beta1=self.beta1,
             beta2=self.beta2,
@@ -127,4 +131,3 @@ class Optimization:
             weight_decay=self.weight_decay,
             clip_norm=self.clip_norm,
         )
-        return rate, optimizer

@@ -34,6 +34,8 @@ class Policy:
         folder: the Hugging Face folder it came from.
         adapter: rank, scale and targets; None when all weights are trained.
         chunk_tokens: see `logprobs.token_logprobs`.
+        scale: of the adapters, where it is data of a compiled step (`lanes.py`); None: as `adapter`
+            has it.
     """
 
     config: llama.LlamaConfig
@@ -41,6 +43,7 @@ class Policy:
     folder: Path
     adapter: peft.LoraConfig | None
     chunk_tokens: int
+    scale: jax.Array | None = None
 
     def shardings(self) -> trees.Tree:
         """Where the trainable tree lives."""
@@ -53,7 +56,8 @@ class Policy:
         """The trainable tree of a LoRA run with its scale; with a key, dropout is on."""
         adapter = self.adapter
         assert adapter is not None
-        scale = lora.scaling(adapter.rank, adapter.alpha, adapter.rslora)
+        own = lora.scaling(adapter.rank, adapter.alpha, adapter.rslora)
+        scale = own if self.scale is None else self.scale
         on = lora.on(adapter.layers, self.config.layers)
         return lora.Adapters(trainable, scale, adapter.dropout, key, on)
 
@@ -149,6 +153,7 @@ def build(
     start_from: Path | None,
     chunk_tokens: int,
     key: jax.Array,
+    base: trees.Tree | None = None,
 ) -> tuple[Policy, trees.Tree, trees.Tree]:
     """The policy with its trainable and its frozen tree.
 
@@ -160,6 +165,7 @@ def build(
         start_from: a PEFT folder to go on from. It brings its own rank, alpha, targets and layers;
             dropout stays that of `adapter`. Without `adapter` it is merged, and all weights are
             trained.
+        base: the folder's weights, where they were read before; they stand still.
 
     Raises:
         ConfigError: an unknown `init`, or adapters on random weights.
@@ -177,7 +183,7 @@ def build(
     base_key, adapter_key = jax.random.split(key)
     dtype = jnp.dtype(jnp.float32) if adapter is None else base_dtype
     if init == "pretrained":
-        base = hf.load(folder, config, mesh, dtype)
+        base = hf.load(folder, config, mesh, dtype) if base is None else base
     else:
         base = llama.initialize(config, base_key, mesh, dtype)
     started = None if start_from is None else peft.load(start_from, config, mesh)

@@ -65,6 +65,24 @@ class Fitted:
 Stepper = Callable[
     [Learner, Learning, trees.Tree, int], tuple[steps.State, Any, Callable[..., Any]]
 ]
+# What `make_measure` compiles.
+Evaluator = Callable[..., tuple[steps.Parts, dict[str, jax.Array]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A run before its first step: its weights are read, nothing is compiled.
+
+    Attributes:
+        put: puts batches onto the mesh.
+        measure: see `make_measure`; None without held-out examples.
+    """
+
+    batches: Loader
+    loaded: Loaded
+    learning: Learning
+    put: PutBatch
+    measure: Callable[[trees.Tree], Measured] | None
 
 
 def run(
@@ -88,6 +106,32 @@ def run(
     Raises:
         UserError: anything that the user can put right.
     """
+    ready = prepare(task, settings, mesh, introduce=introduce)
+    where, optimizer, step = (stepper or make_stepper(settings.optimization, mesh))(
+        ready.loaded.learner, ready.learning, ready.loaded.trainable, ready.batches.steps
+    )
+    seat = loop.Seat(steps.initialize(ready.loaded.trainable, optimizer, key, where))
+    walk = fit(task, settings, place, mesh, compiled, ready, seat)
+    return loop.drive(walk, seat, ready.learning.frozen, step=step, place=ready.put)
+
+
+def prepare(
+    task: Task,
+    settings: Settings,
+    mesh: Mesh,
+    *,
+    introduce: Callable[[Loader], None] | None = None,
+    evaluator: Callable[[Learning], Evaluator] | None = None,
+) -> Prepared:
+    """Reads what a run needs.
+
+    Args:
+        introduce: see `run`.
+        evaluator: gives what measures held-out examples, compiled already, see `make_measure`.
+
+    Raises:
+        UserError: anything that the user can put right.
+    """
     corpus, batching = task.corpus, settings.batching
     if settings.saving.export == "best" and corpus.evaluation is None:
         raise ConfigError(
@@ -107,15 +151,9 @@ def run(
     measure = None
     if corpus.evaluation is not None:
         held_out = make_loader(task, corpus.evaluation, batching, mesh, steps=None)
-        measure = make_measure(learning, held_out, corpus.evaluation, mesh)
-    where, optimizer, step = (stepper or make_stepper(settings.optimization, mesh))(
-        loaded.learner, learning, loaded.trainable, total
-    )
-    state = steps.initialize(loaded.trainable, optimizer, key, where)
-    return _fit(
-        task, settings, place, mesh, compiled, loaded, learning, state, batches,
-        step=step, put=put, measure=measure,
-    )  # fmt: skip
+        compiled = None if evaluator is None else evaluator(learning)
+        measure = make_measure(learning, held_out, corpus.evaluation, mesh, compiled)
+    return Prepared(batches, loaded, learning, put, measure)
 
 
 def make_loader(
@@ -169,11 +207,24 @@ def make_stepper(optimization: optim.Optimization, mesh: Mesh) -> Stepper:
     return make
 
 
+def make_evaluator(learning: Learning, mesh: Mesh) -> Evaluator:
+    """Compiles what `make_measure` measures by."""
+    return steps.evaluator(learning.loss, learning.count, mesh, learning.survey)
+
+
 def make_measure(
-    learning: Learning, batches: Loader, examples: Any, mesh: Mesh
+    learning: Learning,
+    batches: Loader,
+    examples: Any,
+    mesh: Mesh,
+    evaluator: Evaluator | None = None,
 ) -> Callable[[trees.Tree], Measured]:
-    """A function of the trainable weights: what the loss says of all of `examples`."""
-    evaluator = steps.evaluator(learning.loss, learning.count, mesh, learning.survey)
+    """A function of the trainable weights: what the loss says of all of `examples`.
+
+    Args:
+        evaluator: of a learning that computes the same, if there is one.
+    """
+    evaluator = evaluator or make_evaluator(learning, mesh)
     place = learning.place(batches, examples)
 
     def measure(trainable: trees.Tree) -> Measured:
@@ -197,23 +248,28 @@ def make_measure(
     return measure
 
 
-def _fit(
+def fit(
     task: Task,
     settings: Settings,
     place: workdir.Workdir,
     mesh: Mesh,
     compiled: compilation.Counter,
-    loaded: Loaded,
-    learning: Learning,
-    state: steps.State,
-    batches: Loader,
+    ready: Prepared,
+    seat: loop.Seat,
     *,
-    step: Callable[..., Any],
-    put: PutBatch,
-    measure: Callable[[trees.Tree], Measured] | None,
-) -> Fitted | None:
-    """The loop with its checkpoints and logs, and the choice of what is exported."""
+    quiet: bool = False,
+) -> loop.Walk[Fitted | None]:
+    """The walk of a run with its checkpoints and logs, and the choice of what is exported.
+
+    Args:
+        seat: holds the state of step 0, and whatever steps make of it.
+        quiet: nothing is printed.
+    """
+    loaded, learning, batches, measure = (
+        ready.loaded, ready.learning, ready.batches, ready.measure
+    )  # fmt: skip
     primary = jax.process_index() == 0
+    shows = primary and not quiet
     saving, logging, total = settings.saving, settings.logging, batches.steps
     training, held_out = task.corpus.training, task.corpus.evaluation
     cadence = loop.Cadence(
@@ -235,12 +291,13 @@ def _fit(
                 highest=DIRECTIONS[saving.best_is],
             )
         )
-        state = loop.resume(saved, state, stream)
-        done = int(state.step)
+        state = loop.resume(saved, seat.give(), stream)
+        done = _step(state)
+        seat.take(state)
         writer = metrics.Writer(
             place.path, done, logging.tensorboard, logging.wandb, place.config, primary
         )
-        bar = progress.ProgressBar(total, done, primary)
+        bar = progress.ProgressBar(total, done, shows)
         stack.enter_context(contextlib.closing(writer))
         stack.enter_context(contextlib.closing(bar))
         log = StepLog(
@@ -261,13 +318,10 @@ def _fit(
             return learning.evaluation(measure(trainable), held_out)
 
         if saving.export == "best" and done == 0:
-            _check_measured(saving.best_metric, evaluate(state.trainable))
-        result = loop.train(
-            state,
-            learning.frozen,
+            _check_measured(saving.best_metric, evaluate(seat.give().trainable))
+        result = yield from loop.walk(
+            seat,
             stream,
-            step=step,
-            place=put,
             evaluate=None if measure is None else evaluate,
             rows=lambda batch: [training.where[i] for i in batch.examples],
             on_step=log.on_step,
@@ -278,7 +332,7 @@ def _fit(
         )
         if result.interrupted:
             bar.print(
-                f"stopped by SIGTERM and saved at step {int(result.state.step)} of {total}; "
+                f"stopped by SIGTERM and saved at step {_step(result.state)} of {total}; "
                 "run the same command to go on"
             )
             return None
@@ -313,9 +367,13 @@ def _check_measured(metric: str, found: Metrics) -> None:
 
 def _choose(which: str, saved: Checkpoints, state: steps.State) -> tuple[int, trees.Tree]:
     """The step to export and its weights: the last, or the best by the metric of the run."""
-    last = int(state.step)
+    last = _step(state)
     best = saved.best()
     if which == "last" or best is None or best == last:
         return last, state.trainable
     restored, _, _ = saved.restore(best, abstract(state))
     return best, restored.trainable
+
+
+def _step(state: steps.State) -> int:
+    return int(jax.device_get(state.step))

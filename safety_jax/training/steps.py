@@ -8,6 +8,7 @@ update.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -88,19 +89,29 @@ def make(
     Metrics are what the loss returns, added up over the microbatches; `grad_norm` before clipping;
     `learning_rate` of this step. All of them stand on every device.
     """
-
-    def step(state: State, frozen: Any, batch: Any, used: jax.Array) -> tuple[State, Parts]:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        gradient, metrics = accumulate(
-            loss, state.trainable, frozen, batch, count, used, key, survey
-        )
-        metrics["grad_norm"] = optax.tree.norm(gradient)
-        metrics["learning_rate"] = rate(state.step)
-        updates, moments = optimizer.update(gradient, state.optimizer, state.trainable)
-        trainable = optax.apply_updates(state.trainable, updates)
-        return State(state.step + 1, trainable, moments, state.key), metrics
-
+    step = functools.partial(advance, loss, count, optimizer, rate, survey)
     return jax.jit(step, donate_argnums=0, out_shardings=(where, where.step))
+
+
+def advance(
+    loss: Loss,
+    count: Count,
+    optimizer: optax.GradientTransformation,
+    rate: Schedule,
+    survey: Survey | None,
+    state: State,
+    frozen: Any,
+    batch: Any,
+    used: jax.Array,
+) -> tuple[State, Parts]:
+    """One step, see `make`."""
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    gradient, metrics = accumulate(loss, state.trainable, frozen, batch, count, used, key, survey)
+    metrics["grad_norm"] = optax.tree.norm(gradient)
+    metrics["learning_rate"] = rate(state.step)
+    updates, moments = optimizer.update(gradient, state.optimizer, state.trainable)
+    trainable = optax.apply_updates(state.trainable, updates)
+    return State(state.step + 1, trainable, moments, state.key), metrics
 
 
 def accumulate(

@@ -51,6 +51,8 @@ FREE = (
     r"attack\.(steps|max_evaluations|row_tokens|tokens_per_batch|chunk_tokens)",
     # Answers and scores are kept by all that they depend on, so that more of them may be asked for.
     r"(evaluate|tamper)\..*",
+    # Runs of a sweep have folders of their own, which hold them to what they are.
+    r"sweep\..*",
 )
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers")
@@ -301,6 +303,7 @@ def _has_results(path: Path) -> bool:
         "steps.jsonl",
         "rounds/*/samples.jsonl",
         "responses/*/*.jsonl",
+        "runs/*/metrics.jsonl",
     ]
     written = (file for pattern in appended for file in path.glob(pattern))
     if any(file.stat().st_size > 0 for file in written):

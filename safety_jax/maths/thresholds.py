@@ -1,0 +1,151 @@
+"""How much is enough: the smallest amount whose outcomes are no worse than those of the largest.
+
+Outcomes lie in a table for each amount, one row a seed and one column a prompt; both were drawn, so
+both count in every interval. The variance of a mean over a table of two such factors is
+
+    V = V_rows + V_columns - V_cells        (Cameron, Gelbach and Miller 2011, section 2.1)
+
+with the cluster-robust variance of a mean for each, and its degrees of freedom are Satterthwaite's
+(1946): two where all that varies are three seeds, so that a 95% interval reaches 4.3 standard
+errors; nearly those of the prompts where seeds agree. No mean is surer than if half a prompt had
+turned out better and half a prompt worse (Agresti and Min 2005): outcomes that all agree do not
+make an interval without width.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+from safety_jax.maths.statistics import LEVEL
+
+HELD, NOT_HELD, CANNOT_TELL = "held", "not held", "cannot tell"
+
+Table = Float[np.ndarray, "seeds prompts"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TableMean:
+    """The mean of a table and its 95% interval; without one where either factor has one level.
+
+    Attributes:
+        rows, columns: the levels that the interval rests on.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    rows: int
+    columns: int
+
+
+def mean(table: Table) -> TableMean:
+    """The mean over seeds and prompts; NaN is no outcome.
+
+    Raises:
+        ValueError: the table has no outcome at all.
+    """
+    known = ~np.isnan(table)
+    table, known = table[known.any(axis=1)], known[known.any(axis=1)]
+    table, known = table[:, known.any(axis=0)], known[:, known.any(axis=0)]
+    if not table.size:
+        raise ValueError("a table without outcomes")
+    value, (rows, columns) = float(np.nanmean(table)), table.shape
+    if min(rows, columns) < 2:
+        return TableMean(value, None, None, rows, columns)
+    deviations = np.where(known, table - value, 0.0)
+    cells = known.sum()
+
+    def variance(sums: np.ndarray) -> float:
+        groups = len(sums)
+        return float((sums**2).sum() / cells**2 * groups / (groups - 1))
+
+    by_row, by_column = variance(deviations.sum(axis=1)), variance(deviations.sum(axis=0))
+    by_column = max(by_column, (columns + 2.0) ** -2)
+    # The difference may come out below either part where nothing but cells varies.
+    both = max(by_row + by_column - variance(deviations[known]), by_row, by_column)
+    freedom = (by_row + by_column) ** 2 / (by_row**2 / (rows - 1) + by_column**2 / (columns - 1))
+    reach = math.sqrt(both) * float(stats.t.ppf((1 + LEVEL) / 2, freedom))
+    return TableMean(value, value - reach, value + reach, rows, columns)
+
+
+@dataclasses.dataclass(frozen=True)
+class BesideLargest:
+    """An amount beside the largest.
+
+    Attributes:
+        difference: of its outcomes, the same prompts and seeds paired; higher is better.
+        verdict: that it is no worse by more than the margin: held, not held (it is worse by more),
+            or cannot tell.
+    """
+
+    amount: float
+    difference: TableMean
+    verdict: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Threshold:
+    """How much is enough.
+
+    Attributes:
+        estimate: the smallest amount from which on all mean differences stay within the margin.
+        low: the smallest amount that is not shown to be worse, with none above it that is.
+        high: the smallest amount that is shown to be no worse, with all above it; the tests go down
+            from the largest amount and end at the first that fails, which keeps their level.
+        comparisons: of every amount but the largest, in order.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    margin: float
+    comparisons: tuple[BesideLargest, ...]
+
+
+def find(tables: Mapping[float, Table], margin: float) -> Threshold:
+    """The threshold of outcomes by amount.
+
+    Args:
+        tables: all of one shape, their rows of the same seeds, their columns of the same prompts.
+        margin: so much less than the largest amount's still counts as no worse.
+
+    Raises:
+        ValueError: fewer than two amounts, or tables of different shapes.
+    """
+    amounts = sorted(tables)
+    largest = tables[amounts[-1]]
+    if len(amounts) < 2 or any(table.shape != largest.shape for table in tables.values()):
+        raise ValueError("expected tables of one shape for two amounts or more")
+    found = []
+    for amount in amounts[:-1]:
+        difference = mean(tables[amount] - largest)
+        found.append(BesideLargest(amount, difference, _verdict(difference, margin)))
+
+    def from_the_top(fits: list[bool]) -> float:
+        """The smallest amount of those that fit without a gap below the largest."""
+        smallest = amounts[-1]
+        for one, fit in zip(reversed(found), reversed(fits), strict=True):
+            if not fit:
+                break
+            smallest = one.amount
+        return smallest
+
+    return Threshold(
+        estimate=from_the_top([one.difference.value >= -margin for one in found]),
+        low=from_the_top([one.verdict != NOT_HELD for one in found]),
+        high=from_the_top([one.verdict == HELD for one in found]),
+        margin=margin,
+        comparisons=tuple(found),
+    )
+
+
+def _verdict(difference: TableMean, margin: float) -> str:
+    if difference.low is None or difference.high is None:
+        return CANNOT_TELL
+    if difference.low >= -margin:
+        return HELD
+    return NOT_HELD if difference.high < -margin else CANNOT_TELL

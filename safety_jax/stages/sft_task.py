@@ -1,0 +1,133 @@
+"""What stage `sft` learns, and every run of stage `sweep`: answers as they stand."""
+
+import dataclasses
+import functools
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from safety_jax.base.errors import ConfigError
+from safety_jax.data import corpora, encode, mixing, recovery, sources, thoughts
+from safety_jax.data.contamination import HeldApart
+from safety_jax.data.corpora import Corpus
+from safety_jax.data.records import Record, Skipped
+from safety_jax.data.sources import Source
+from safety_jax.judges import refusal
+from safety_jax.maths import losses
+from safety_jax.report import plots
+from safety_jax.stages import groups, references
+from safety_jax.training import constrained, likelihood
+from safety_jax.training.policy import Policy
+from safety_jax.training.task import Account, Finished, Learning, Loaded, Task
+
+CONSTRAINED = "constrained"  # sft.objective: see `losses.constrained`
+SAFETY = "safety"  # what the source of data.safety is called
+
+
+def make_task(config: ConfigDict, mesh: Mesh, base: groups.Base | None = None) -> Task:
+    """Answers learned as they stand.
+
+    Args:
+        base: where it was looked at before.
+    """
+    base = groups.base(config, mesh) if base is None else base
+    corpus = read_corpus(config, base)
+    load = functools.partial(groups.load_policy, config, base, mesh)
+    live = config.sft.objective == CONSTRAINED and config.sft.reference == "live"
+    return Task(
+        unit="rows",
+        sides=("row",),
+        corpus=corpus,
+        model=groups.trained_policy(config, base.config, sides=1, survey=live),
+        about_model=groups.describe_base(config, base, mesh),
+        flops_per_example=groups.flops_per_example(config, base, corpus.training),
+        load=load,
+        learn=functools.partial(learn, config, mesh),
+        account=functools.partial(account, config, corpus),
+    )
+
+
+def read_corpus(config: ConfigDict, base: groups.Base) -> Corpus[encode.Examples]:
+    """What the config's `data` group names, as token ids."""
+    data = config.data
+    also = []
+    if data.safety_rows > 0:
+        safety = sources.open_source(data.safety, "data.safety")
+        also = [dataclasses.replace(safety, name=SAFETY, take=data.safety_rows)]
+    begins = groups.recovery(config, recovery.read_answers(data.recovery))
+    encoding = dataclasses.replace(
+        groups.encoding(config, base, data.overlong_prompt), recovery=begins
+    )
+    rows = groups.rows(config, bad_rows="error")
+    return corpora.read(
+        rows,
+        functools.partial(read_rows, config, rows.tests),
+        lambda rows, _: encode.encode(rows, encoding, train_on=data.train_on),
+        prompt=encoding.template.prompt,
+        tokenizer=base.tokens,
+        also=also,
+        remark=None if begins is None else begins.describe,
+    )
+
+
+def read_rows(
+    config: ConfigDict, tests: HeldApart | None, source: Source, skipped: list[Skipped]
+) -> list[Record]:
+    """Demonstrations; of `data.safety`, those that the config chooses among what tests leave.
+
+    Raises:
+        ConfigError: fewer rows refuse than are asked for.
+    """
+    found, data = corpora.demonstrations(source, skipped), config.data
+    if data.safety_choice == "any" or (source.name, source.spec) != (SAFETY, data.safety):
+        return found
+    found = found if tests is None else tests.apart(found, skipped)
+    refusing = [row for row in found if refuses(row)]
+    if len(refusing) < data.safety_rows:
+        raise ConfigError(
+            f"data.safety_choice is refusals, but of {len(found)} rows of {source.spec} "
+            f"{len(refusing)} refuse; expected data.safety_rows={data.safety_rows}, lower it or "
+            "set data.safety_choice to any"
+        )
+    return mixing.evenly(refusing, data.safety_rows, seed=config.seed)
+
+
+def refuses(row: Record) -> bool:
+    """Whether an answer refuses, wholly, by the detector of refusals."""
+    answer = thoughts.split(row.messages[-1].content).answer
+    return refusal.classify(answer).label == refusal.FULL
+
+
+def learn(config: ConfigDict, mesh: Mesh, loaded: Loaded[Policy]) -> Learning:
+    """The config's objective on the loaded model."""
+    group = config.sft
+    if group.objective != CONSTRAINED:
+        return likelihood.learning(loaded.learner, loaded.frozen, mesh)
+    return constrained.learning(
+        loaded.learner,
+        make_betas(group),
+        references.frozen(config, group, loaded),
+        mesh,
+        live=group.reference == "live",
+        reference=references.make(config, group, loaded, mesh),
+    )
+
+
+def make_betas(group: ConfigDict) -> losses.AnswerBetas:
+    """How strongly the config's `sft` group holds each token."""
+    return losses.AnswerBetas(
+        group.beta_first, group.beta_early, group.early_tokens, group.beta_rest
+    )
+
+
+def account(config: ConfigDict, corpus: Corpus[encode.Examples], run: Finished) -> Account:
+    """The plot, and what the card says."""
+    plots.loss(run.metrics, run.path / "plots" / "loss.png", run.path.name)
+    safety = next((s.used for s in corpus.mixture.shares if s.source == SAFETY), 0)
+    held = ", held to the start token by token" if config.sft.objective == CONSTRAINED else ""
+    return Account(
+        summary=f"{config.model.path} after supervised fine-tuning on {len(corpus.training):,} "
+        f"rows, {safety:,} safety demonstrations drawn for the mix{held}.",
+        notes=config.sft.protocol_notes,
+        plots=("plots/loss.png",),
+    )

@@ -1,0 +1,230 @@
+"""Stage `sweep`: many runs of stage `sft` at once over one base (docs/sweep.md).
+
+runs/NAME/    a run each, as if it had run alone: metrics, checkpoints, export/, card
+sweep.json    what each run changes, and how it ended
+"""
+
+import contextlib
+import dataclasses
+import functools
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from safety_jax.base import compilation, trees
+from safety_jax.base.errors import DivergenceError
+from safety_jax.models import llama, lora
+from safety_jax.planning import abstract
+from safety_jax.stages import devices, fits, groups, sft_task, sweep_cost, texts, training
+from safety_jax.stages.sweep_axes import variants
+from safety_jax.stages.sweep_cost import RunCost
+from safety_jax.stages.sweep_record import RUNS, SweepRecord, SweepRun
+from safety_jax.training import lanes, likelihood, progress, steps, workdir
+from safety_jax.training import run as skeleton
+from safety_jax.training.footprint import FlopParts
+from safety_jax.training.lanes import Begun, TrainingLanes, WaitingRun
+from safety_jax.training.run import Evaluator, Fitted
+from safety_jax.training.task import Learning, Loaded
+
+
+def run(config: ConfigDict, folder: str) -> None:
+    """Trains the runs; called again, it goes on where it stopped.
+
+    Raises:
+        UserError: anything that the user can put right.
+        DivergenceError: the loss of a run was not finite; the others are finished.
+    """
+    primary = jax.process_index() == 0
+    compilation.keep(config.log.compilation_cache)
+    with workdir.prepare(folder, config, primary) as place:
+        config = texts.dated(config.copy_and_resolve_references(), place)
+        mesh = devices.build_mesh(config)
+        base = groups.base(config, mesh)
+        runs = [
+            SweepRun(one, sft_task.make_task(one.config, mesh, base)) for one in variants(config)
+        ]
+        runs.sort(key=lambda one: -one.steps)  # the longest first, so that lanes end together
+        width = min(config.sweep.lanes, len(runs))
+        fits.fill_lanes(config, [(one.config, one.task) for one in runs], width, mesh, place)
+        for one in runs:
+            fits.copy(config, one.config)
+        costs = [cost(one, mesh) for one in runs]
+        record = SweepRecord(place.path, primary)
+        left = [one for one in runs if not record.finished(one)]
+        if primary:
+            fit, parts = fits.of(config), FlopParts.of(mesh.shape)
+            print(
+                sweep_cost.describe(
+                    costs, width, parts, remat=fit.remat, rows=fit.rows_per_microbatch,
+                    tokens=fit.row_tokens,
+                )
+            )  # fmt: skip
+            if len(left) < len(runs):
+                print(f"{len(runs) - len(left)} runs were finished before", flush=True)
+        microbatches = max(one.microbatches for one in costs)
+        failed = {}
+        if left:
+            with Sweep(config, base, mesh, record, microbatches) as sweep:
+                failed = sweep.train(left)
+        if failed:
+            name, error = next(iter(failed.items()))
+            more = f"; so did {len(failed) - 1} more" if len(failed) > 1 else ""
+            raise DivergenceError(f"run {name} gave up, the others went on: {error}{more}")
+        done = sum(record.finished(one) for one in runs)
+        if primary and done == len(runs):
+            print(f"all {done} runs are finished: {place.path / RUNS}", flush=True)
+        elif primary:
+            print(
+                f"stopped by SIGTERM, all runs saved and {done} of {len(runs)} finished; run the "
+                "same command to go on",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def cost(one: SweepRun, mesh: Mesh) -> RunCost:
+    """What a run takes, from its batches."""
+    task, examples = one.task, one.task.corpus.training
+    batches = skeleton.make_loader(task, examples, one.settings.batching, mesh, steps=one.steps)
+    assert task.flops_per_example is not None
+    return RunCost(
+        name=one.name,
+        examples=len(examples),
+        steps=one.steps,
+        tokens=batches.tokens_until(batches.steps),
+        flops=task.flops_per_example * one.config.train.batch_size * one.steps,
+        microbatches=batches.microbatches,
+        model=task.model,
+    )
+
+
+# ---------------------------------------------------------------------------- the runs together
+
+
+class Sweep:
+    """Runs in training over one base."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        base: groups.Base,
+        mesh: Mesh,
+        record: SweepRecord,
+        microbatches: int,
+    ):
+        """Args: microbatches: of the fullest step of any run."""
+        self._config, self._base, self._mesh = config, base, mesh
+        self._record, self._microbatches = record, microbatches
+        self._compiled = compilation.Counter()
+        self._optimization = groups.optimization(config)
+        # For its state alone: the learning rate that lanes follow is data.
+        self._optimizer = self._optimization.follow(jnp.float32)
+        self._evaluators: dict[tuple[int, float], Evaluator] = {}
+        self._open = contextlib.ExitStack()
+
+    def __enter__(self) -> "Sweep":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def train(self, runs: Sequence[SweepRun]) -> dict[str, DivergenceError]:
+        """Trains them, as many at a time as there are lanes; returns those that gave up."""
+        # Reads the base.
+        first = groups.load_policy(runs[0].config, self._base, self._mesh)
+        self._like = Loaded(first.learner, {}, first.frozen)
+        widest = max(one.config.lora.rank for one in runs)
+        declared = llama.parameters(self._base.config)
+        adapter = first.learner.adapter
+        assert adapter is not None
+        shapes = lora.shapes(declared, adapter.targets, widest, adapter.layers)
+        trainable = trees.unflatten(
+            {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, (shape, _) in shapes.items()}
+        )
+        pattern, self._where = abstract.state(first.learner, trainable, self._optimizer)
+        width = min(self._config.sweep.lanes, len(runs))
+        program = TrainingLanes(
+            width, self._advance, pattern, self._where, first.frozen, self._mesh
+        )
+        del first
+
+        done = sum(self._record.saved_step(one.name) for one in runs)
+        bar = progress.ProgressBar(sum(one.steps for one in runs), done, self._record.primary)
+        self._open.callback(bar.close)
+
+        def on_step(taken: int) -> None:
+            nonlocal done
+            done += taken
+            bar.step(done)
+            if program.steps % self._config.log.every_steps == 0:
+                bar.log(done, {})
+
+        entries = [WaitingRun(one.name, functools.partial(self._begin, one)) for one in runs]
+        return lanes.drive(entries, program, on_step=on_step)
+
+    def _advance(
+        self, state: steps.State, frozen: Any, batch: Any, used: jax.Array, numbers: Any
+    ) -> tuple[steps.State, steps.Parts]:
+        """The step of one run, whose scale and learning rate are data."""
+        policy = dataclasses.replace(self._like.learner, scale=numbers["scale"])
+        learning = likelihood.learning(policy, frozen, self._mesh)
+        rate = lambda _: numbers["learning_rate"]  # noqa: E731
+        return steps.advance(
+            learning.loss, learning.count, self._optimization.follow(rate), rate, learning.survey,
+            state, frozen, batch, used,
+        )  # fmt: skip
+
+    def _begin(self, one: SweepRun) -> Begun[Fitted | None]:
+        began = time.perf_counter()
+        config, settings = one.config, one.settings
+        place = self._open.enter_context(
+            workdir.prepare(self._record.folder(one.name), config, self._record.primary)
+        )
+        place.remember(training.identity(config, one.task))
+        batching = dataclasses.replace(settings.batching, most_microbatches=self._microbatches)
+        settings = dataclasses.replace(settings, batching=batching)
+        load = functools.partial(groups.load_policy, config, self._base, self._mesh, self._like)
+        task = dataclasses.replace(one.task, load=load)
+        evaluator = functools.partial(self._evaluator, one)
+        ready = skeleton.prepare(task, settings, self._mesh, evaluator=evaluator)
+        key = jax.random.fold_in(jax.random.key(config.seed), 1)
+        state = steps.initialize(ready.loaded.trainable, self._optimizer, key, self._where)
+
+        def finish(fitted: Fitted | None) -> None:
+            if fitted is not None:
+                training.hand_back(config, task, fitted, place, began)
+                self._record.add(one, fitted.step)
+            place.close()
+
+        return Begun(
+            walk=lambda seat: skeleton.fit(
+                task, settings, place, self._mesh, self._compiled, ready, seat, quiet=True
+            ),
+            state=state,
+            place=ready.put,
+            numbers=self._numbers(one),
+            finish=finish,
+        )
+
+    def _evaluator(self, one: SweepRun, learning: Learning) -> Evaluator:
+        """Runs of one rank and scale are measured by one program."""
+        kind = (one.config.lora.rank, one.config.lora.alpha)
+        if kind not in self._evaluators:
+            self._evaluators[kind] = skeleton.make_evaluator(learning, self._mesh)
+        return self._evaluators[kind]
+
+    def _numbers(self, one: SweepRun) -> lanes.NumbersOf:
+        """The run's learning rate as it computes it alone, and the scale of its adapters."""
+        rate, _ = groups.optimization(one.config).make(one.steps)
+        compiled = jax.jit(rate)
+        rates = [float(compiled(np.int32(step))) for step in range(one.steps)]
+        adapter = one.config.lora
+        scale = lora.scaling(adapter.rank, adapter.alpha, adapter.rslora)
+        return lambda step: {"learning_rate": rates[step], "scale": scale}

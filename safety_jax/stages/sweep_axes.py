@@ -1,0 +1,153 @@
+"""The runs of a sweep: a base config and what each of them changes in it.
+
+    sweep.axes = "data.safety_rows=0,100,500 seed=0,1,2"      3 x 3 runs, the last axis fastest
+    sweep.runs = "optim.learning_rate=1e-3 lora.rank=16; seed=7"   and two more, or instead
+
+A run is named after what it changes, `safety_rows100_seed1`, and is a whole config of its own.
+"""
+
+import ast
+import dataclasses
+import itertools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from safety_jax.base.errors import ConfigError
+from safety_jax.stages import checks
+
+STAGE = "sft"  # what each run is
+# What runs of one program may differ in: data, how long and how fast they learn, how wide their
+# adapters are. All else decides what the program computes, or how its batches are laid out.
+VARIABLE = (
+    "seed",
+    "data.train",
+    "data.safety",
+    "data.safety_rows",
+    "data.template",
+    "data.train_on",
+    "train.max_steps",
+    "train.epochs",
+    "optim.learning_rate",
+    "optim.schedule",
+    "optim.warmup_steps",
+    "lora.rank",
+    "lora.alpha",
+)
+MOST_RUNS = 10_000
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9.+-]+")
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A run: its name, what it changes, and its config, locked."""
+
+    name: str
+    changes: dict[str, Any]
+    config: ConfigDict
+
+
+def variants(config: ConfigDict) -> list[Variant]:
+    """All runs of a sweep, in order.
+
+    Raises:
+        ConfigError: a key that may not differ, a value that does not fit, or two runs alike.
+    """
+    axes = [_axis(config, text) for text in config.sweep.axes.split()]
+    crossed = [dict(pairs) for pairs in itertools.product(*axes)] if axes else []
+    single = [_changes(config, text) for text in config.sweep.runs.split(";") if text.strip()]
+    found = crossed + single
+    if not found:
+        raise ConfigError(
+            "sweep.axes and sweep.runs are both empty; expected such as "
+            'sweep.axes=\'("data.safety_rows=0,100", "seed=0,1,2")\''
+        )
+    if len(found) > MOST_RUNS:
+        raise ConfigError(f"sweep.axes makes {len(found):,} runs; expected at most {MOST_RUNS:,}")
+    made = [_variant(config, changes) for changes in found]
+    seen: dict[str, Variant] = {}
+    for one in made:
+        if one.name in seen:
+            raise ConfigError(f"sweep: two runs are {one.name}; expected each once")
+        seen[one.name] = one
+    return made
+
+
+def _axis(config: ConfigDict, text: str) -> list[tuple[str, Any]]:
+    """`seed=0,1,2` as [("seed", 0), ...]."""
+    key, equals, values = text.partition("=")
+    if not equals or not values:
+        raise ConfigError(f"sweep.axes {text!r}: expected KEY=VALUE,VALUE,... KEY=...")
+    found = [(key, _value(config, key, one)) for one in values.split(",")]
+    if len({str(value) for _, value in found}) < len(found):
+        raise ConfigError(f"sweep.axes {text!r} has a value twice; remove one")
+    return found
+
+
+def _changes(config: ConfigDict, text: str) -> dict[str, Any]:
+    """`seed=3 lora.rank=16` as {"seed": 3, "lora.rank": 16}."""
+    changes: dict[str, Any] = {}
+    for part in text.split():
+        key, equals, value = part.partition("=")
+        if not equals or key in changes:
+            raise ConfigError(f"sweep.runs {text!r}: expected KEY=VALUE KEY=VALUE; ..., each once")
+        changes[key] = _value(config, key, value)
+    return changes
+
+
+def _value(config: ConfigDict, key: str, text: str) -> Any:
+    """A value of the type that the config has for this key."""
+    if key not in VARIABLE:
+        raise ConfigError(
+            f"sweep: {key!r} cannot differ between runs of one program; expected one of "
+            f"{', '.join(VARIABLE)}; for anything else start another sweep"
+        )
+    now = _read(config, key)
+    text = text.strip()
+    try:
+        if isinstance(now, tuple):
+            return (text,)
+        if isinstance(now, float):
+            return float(text)
+        if isinstance(now, int):
+            return int(ast.literal_eval(text.lstrip("+")))
+    except (ValueError, SyntaxError) as error:
+        raise ConfigError(
+            f"sweep: {key}={text}: expected {checks.expected(config, key)}"
+        ) from error
+    return text
+
+
+def _read(config: ConfigDict, key: str) -> Any:
+    group = config
+    *groups, last = key.split(".")
+    for name in groups:
+        group = group[name]
+    return group[last]
+
+
+def _variant(config: ConfigDict, changes: Mapping[str, Any]) -> Variant:
+    own = config.copy_and_resolve_references().unlock()
+    del own["sweep"]
+    own.stage = STAGE
+    for key, value in changes.items():
+        group = own
+        *groups, last = key.split(".")
+        for name in groups:
+            group = group[name]
+        group[last] = value
+    name = "_".join(f"{key.rpartition('.')[2]}{_spell(value)}" for key, value in changes.items())
+    checks.check(own, f"sweep run {name}")
+    if own.lora.rank == 0:
+        raise ConfigError(
+            f"sweep run {name}: lora.rank is 0; expected a rank above 0: runs share the base"
+        )
+    return Variant(name, dict(changes), own.lock())
+
+
+def _spell(value: Any) -> str:
+    """A value as a part of a folder's name."""
+    text = "+".join(value) if isinstance(value, tuple) else str(value)
+    return _NOT_IN_NAMES.sub("-", text.rpartition("/")[2])

@@ -1,0 +1,142 @@
+"""`sweep.json`: the runs of a sweep that are finished, for those who go on from them.
+
+{"safety_rows100_seed1": {"changes": {"data.safety_rows": 100, "seed": 1}, "step": 48,
+                          "export": "runs/safety_rows100_seed1/export", "config": {...}}, ...}
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from safety_jax.base import files, hosts
+from safety_jax.base.errors import ConfigError
+from safety_jax.stages import groups
+from safety_jax.stages.sweep_axes import Variant
+from safety_jax.training import workdir
+from safety_jax.training.settings import Settings
+from safety_jax.training.task import Task
+
+RUNS, RECORD = "runs", "sweep.json"
+_ADVICE = "remove it, and every run looks for itself whether it is finished"
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepRun:
+    """A run before any weight is read."""
+
+    variant: Variant
+    task: Task
+
+    @property
+    def name(self) -> str:
+        return self.variant.name
+
+    @property
+    def config(self) -> ConfigDict:
+        return self.variant.config
+
+    @property
+    def settings(self) -> Settings:
+        return groups.settings(self.config)
+
+    @property
+    def steps(self) -> int:
+        examples, size = len(self.task.corpus.training), self.config.train.batch_size
+        return self.settings.budget.steps(examples, size, self.task.flops_per_example)
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedRun:
+    """A run as `sweep.json` has it.
+
+    Attributes:
+        changes: key of the config to its value in this run.
+        export: the folder of its adapters.
+    """
+
+    name: str
+    changes: Mapping[str, Any]
+    export: Path
+
+
+class SweepRecord:
+    """The record of a sweep in training, and where its runs lie.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+
+    def __init__(self, path: Path, primary: bool):
+        """Args: primary: this process writes."""
+        self._path, self.primary = path, primary
+        self._runs = hosts.first_says(lambda: _read(path))
+
+    def folder(self, name: str) -> Path:
+        return self._path / RUNS / name
+
+    def finished(self, one: SweepRun) -> bool:
+        """Whether the run came to its end with this config."""
+        known = self._runs.get(one.name)
+        if known is None or workdir.differences(known["config"], workdir.recorded(one.config)):
+            return False
+        return hosts.first_says(lambda: (self.folder(one.name) / "export").is_dir())
+
+    def saved_step(self, name: str) -> int:
+        """The last step of a run of which there is a checkpoint."""
+        names = [path.name for path in (self.folder(name) / "checkpoints").glob("*")]
+        return max((int(step) for step in names if step.isdigit()), default=0)
+
+    def add(self, one: SweepRun, step: int) -> None:
+        """Notes that a run is finished, and says so."""
+        self._runs[one.name] = {
+            "changes": one.variant.changes,
+            "step": step,
+            "export": f"{RUNS}/{one.name}/export",
+            "config": workdir.recorded(one.config),
+        }
+        if self.primary:
+            files.write(self._path / RECORD, workdir.canonical(self._runs))
+            print(f"run {one.name} is finished", flush=True)
+
+
+def read(folder: Path) -> list[FinishedRun]:
+    """The finished runs of a sweep.
+
+    Raises:
+        ConfigError: there are none, or the file is damaged.
+    """
+    found = [
+        FinishedRun(name, facts["changes"], folder / facts["export"])
+        for name, facts in _read(folder).items()
+    ]
+    if not found:
+        raise ConfigError(f"{folder}: no {RECORD} with finished runs; expected the --workdir of a "
+                          "sweep that finished at least one")  # fmt: skip
+    return found
+
+
+def spread(models: Mapping[str, str]) -> dict[str, str]:
+    """Models by name, each sweep among them replaced by its runs: `n=runs/sweep` becomes
+    `n.safety_rows100_seed1=runs/sweep/runs/safety_rows100_seed1/export` and so on."""
+    found: dict[str, str] = {}
+    for name, place in models.items():
+        folder = files.expand(place)
+        if (folder / RECORD).is_file():
+            found |= {f"{name}.{one.name}": str(one.export) for one in read(folder)}
+        else:
+            found[name] = place
+    return found
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        found = files.read_object(folder / RECORD, ConfigError, _ADVICE)
+    except FileNotFoundError:
+        return {}
+    keys = {"changes", "step", "export", "config"}
+    if not all(isinstance(facts, dict) and keys <= facts.keys() for facts in found.values()):
+        raise ConfigError(f"{folder / RECORD}: expected the runs of a sweep; {_ADVICE}")
+    return found

@@ -1,0 +1,115 @@
+"""From a sweep and the report on it to curves: matching, measures, figures, the stage."""
+
+import json
+
+import pytest
+
+from configs import curve as curve_config
+from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.evaluation.measures import curves
+from safety_jax.evaluation.measures.curves import EvaluatedRun
+from safety_jax.stages import curve, sweep_record
+
+AMOUNTS, SEEDS = (0, 50, 500), (0, 1)
+
+
+def answer(refusal: str, unsafe: bool | None, text: str = "words") -> dict:
+    return {"text": text, "refusal": refusal, "scores": {"guard": {"unsafe": unsafe}}}
+
+
+def report(folder) -> dict:
+    """Safer with more rows; a safe request is refused at 500; everybody knows the answer."""
+    names = {f"n.rows{n}_seed{s}": n for n in AMOUNTS for s in SEEDS}
+    transcripts = []
+    for i in range(20):
+        answers = {m: answer("none", unsafe=i >= min(20, n)) for m, n in names.items()}
+        transcripts.append({"set": "harm", "kind": "unsafe", "reference": "", "answers": answers})
+        hostile = {m: answer("none", unsafe=True) for m in names}
+        transcripts.append({"set": "harm+x", "kind": "unsafe", "reference": "", "answers": hostile})
+        refused = {
+            m: answer("full" if n == 500 and i < 5 else "none", None) for m, n in names.items()
+        }
+        transcripts.append({"set": "plain", "kind": "safe", "reference": "", "answers": refused})
+        told = {m: answer("none", None, "It is 7.") for m in names}
+        transcripts.append({"set": "quiz", "kind": "answer", "reference": "7", "answers": told})
+    return {
+        "safety": "guard",
+        "models": {
+            m: {"path": f"{folder}/sweep/runs/{m.removeprefix('n.')}/export"} for m in names
+        },
+        "sets": {"harm": {}, "harm+x": {"attack": "x"}, "plain": {}, "quiz": {}},
+        "transcripts": transcripts,
+    }
+
+
+@pytest.fixture
+def given(tmp_path):
+    """The folders of a sweep and of its evaluation."""
+    runs = {
+        f"rows{n}_seed{s}": {
+            "changes": {"data.safety_rows": n, "seed": s}, "step": 3, "config": {},
+            "export": f"runs/rows{n}_seed{s}/export",
+        }
+        for n in AMOUNTS for s in SEEDS
+    }  # fmt: skip
+    for folder, name, value in (
+        ("sweep", "sweep.json", runs),
+        ("report", "report.json", report(tmp_path)),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text(json.dumps(value))
+    return tmp_path
+
+
+def test_the_stage(given, capsys):
+    config = curve_config.get_config()
+    config.curve.sweep, config.curve.report = str(given / "sweep"), str(given / "report")
+    curve.run(config.lock(), str(given / "curve"))
+    told = capsys.readouterr().out
+    assert "| 0 | 0.00 (0.00 to 0.10) | 0.00, 0.00 | -1.00" in told and "| not held |" in told
+    found = json.loads((given / "curve/curve.json").read_text())
+    safe, answered, right = found["curves"]
+    assert [p["share"]["value"] for p in safe["points"]] == [0.0, 1.0, 1.0]
+    assert [p["share"]["value"] for p in answered["points"]] == [1.0, 1.0, 0.75]
+    assert {p["share"]["value"] for p in right["points"]} == {1.0}
+    # Twenty prompts that all agree: half a prompt either way, more than the margin.
+    assert safe["threshold"]["low"] == safe["threshold"]["estimate"] == 50
+    assert (
+        safe["threshold"]["high"] == 500
+        and safe["threshold"]["comparisons"][1]["verdict"] == "cannot tell"
+    )
+    text = (given / "curve/curves.md").read_text()
+    assert "from somewhere between 50 and 500 on" in text
+    for name in ("safe", "answered", "right"):
+        assert (given / f"curve/plots/{name}.png").stat().st_size > 5_000
+        assert f"plots/{name}.png" in text
+
+
+def test_what_does_not_match(given):
+    runs = sweep_record.read(given / "sweep")
+    facts = report(given)
+    assert len(curve.match(runs, facts, "data.safety_rows")) == 6
+    with pytest.raises(DataError, match=r"rows0_seed0 of the sweep changes data.safety_rows, too"):
+        curve.match(runs, facts, "lora.rank")
+    del facts["models"]["n.rows50_seed1"]
+    with pytest.raises(DataError, match="rows50_seed1 of the sweep is not in the report"):
+        curve.match(runs, facts, "data.safety_rows")
+    with pytest.raises(ConfigError, match="no sweep.json with finished runs"):
+        sweep_record.read(given)
+    with pytest.raises(ConfigError, match="there is no .*report.json"):
+        curve.read_report(given / "report.json")
+    one = [EvaluatedRun(0.0, 0, "a"), EvaluatedRun(0.0, 1, "b"), EvaluatedRun(5.0, 0, "c")]
+    with pytest.raises(DataError, match="no run of 5 with seed 1"):
+        curves.find(facts, one, 0.05)
+
+
+def test_without_a_judge_of_safety_refusals_are_counted(given):
+    facts = report(given) | {"safety": ""}
+    runs = curve.match(sweep_record.read(given / "sweep"), facts, "data.safety_rows")
+    assert [c.measure for c in curves.find(facts, runs, 0.05)] == ["refused", "answered", "right"]
+
+
+def test_a_sweep_is_spread_into_its_runs(given):
+    found = sweep_record.spread({"base": "some/model", "n": str(given / "sweep")})
+    assert found["base"] == "some/model" and len(found) == 7
+    assert found["n.rows50_seed1"] == str(given / "sweep/runs/rows50_seed1/export")

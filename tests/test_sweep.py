@@ -1,0 +1,134 @@
+"""Stage `sweep`: its runs from a config, what they cost, and that they are as if alone."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from test_end_to_end import configure as configure_sft
+from test_end_to_end import inputs  # noqa: F401
+
+from configs import sweep as sweep_config
+from safety_jax.base.errors import ConfigError
+from safety_jax.stages import sft, sweep, sweep_cost, sweep_record
+from safety_jax.stages.sweep_axes import variants
+from safety_jax.training import lanes, metrics, progress
+
+
+def configure(inputs: Path, **overrides):  # noqa: F811
+    config = sweep_config.get_config()
+    with config.unlocked():
+        config.update(configure_sft(inputs).to_dict())
+        config.stage = "sweep"
+    values = {key.replace("__", "."): value for key, value in overrides.items()}
+    config.update_from_flattened_dict(values)
+    return config.lock()
+
+
+def names(inputs, **overrides):  # noqa: F811
+    return [one.name for one in variants(configure(inputs, **overrides))]
+
+
+def test_axes_and_runs(inputs):  # noqa: F811
+    axes = "data.safety_rows=0,8 seed=3,1"
+    made = variants(configure(inputs, sweep__axes=axes, sweep__runs="optim.learning_rate=1e-3"))
+    assert [one.name for one in made] == [
+        "safety_rows0_seed3", "safety_rows0_seed1", "safety_rows8_seed3", "safety_rows8_seed1",
+        "learning_rate0.001",
+    ]  # fmt: skip
+    assert made[0].config.seed == 3 and made[0].config.data.safety_rows == 0
+    assert made[4].config.optim.learning_rate == 1e-3 and made[4].config.seed == 0
+    assert made[0].config.stage == "sft" and "sweep" not in made[0].config
+    source = variants(configure(inputs, sweep__axes="data.train=data/one.jsonl?rows=5"))[0]
+    assert source.name == "trainone.jsonl-rows-5"
+    assert source.config.data.train == ("data/one.jsonl?rows=5",)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "sweep.axes and sweep.runs are both empty"),
+        ({"sweep__axes": "train.batch_size=1,2"}, "'train.batch_size' cannot differ"),
+        ({"sweep__axes": "seed"}, "sweep.axes 'seed': expected KEY=VALUE"),
+        ({"sweep__axes": "seed=1,1"}, "has a value twice"),
+        ({"sweep__axes": "seed=few"}, "seed=few: expected a whole number"),
+        ({"sweep__axes": "lora.rank=4,-1"}, "sweep run rank-1: lora.rank is -1; expected"),
+        ({"sweep__axes": "lora.rank=0,4"}, "sweep run rank0: lora.rank is 0"),
+        ({"sweep__runs": "seed=1 seed=2"}, "each once"),
+        ({"sweep__axes": "seed=1", "sweep__runs": "seed=1"}, "two runs are seed1"),
+    ],
+)
+def test_mistakes(inputs, given, message):  # noqa: F811
+    with pytest.raises(ConfigError, match=message):
+        names(inputs, **given)
+
+
+def test_steps_of_the_program():
+    assert sweep_cost.program_steps([4, 3, 2], 2) == 5
+    assert sweep_cost.program_steps([9, 5, 4, 2], 2) == 11
+    assert sweep_cost.program_steps([7] * 8, 8) == 7
+
+
+# ---------------------------------------------------------------------------- the stage
+
+
+RUNS = (
+    "seed=1 data.safety_rows=0;"
+    "seed=2 optim.learning_rate=3e-2 optim.schedule=cosine optim.warmup_steps=2;"
+    "lora.rank=4 train.max_steps=4"
+)
+
+
+def logged(folder: Path) -> list[dict]:
+    rows = metrics.read(folder / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k not in progress.TIMING} for row in rows]
+
+
+@pytest.mark.slow
+def test_runs_are_as_if_alone_stopped_and_resumed(inputs, tmp_path, capsys, monkeypatch):  # noqa: F811
+    """Three runs in two lanes, of other data, rates and ranks, with dropout, on eight devices."""
+    config = configure(inputs, lora__dropout=0.1, sweep__runs=RUNS, sweep__lanes=2)
+    step = lanes.TrainingLanes.step
+
+    def stopped(self, *given):
+        if self.steps == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lanes.TrainingLanes, "step", stopped)
+        sweep.run(config, str(tmp_path / "sweep"))
+    told = capsys.readouterr().out
+    assert "3 runs, 2 at a time: 16 steps in 10 of the program" in told
+    assert not (tmp_path / "sweep/sweep.json").exists()
+    sweep.run(config, str(tmp_path / "sweep"))
+    assert "all 3 runs are finished" in capsys.readouterr().out
+
+    finished = sweep_record.read(tmp_path / "sweep")
+    planned = {one.name: one for one in variants(config)}
+    assert {one.name for one in finished} == planned.keys()
+    for one in finished:
+        variant = planned[one.name]
+        alone = tmp_path / "alone" / one.name
+        sft.run(variant.config, str(alone))
+        found, known = (
+            load_file(f / "adapter_model.safetensors") for f in (one.export, alone / "export")
+        )
+        assert found.keys() == known.keys()
+        for name in known:
+            np.testing.assert_allclose(
+                found[name], known[name], rtol=0, atol=2e-6, err_msg=f"{one.name} {name}"
+            )
+        # What is summed up to one number may differ in the last digit, see docs/sweep.md.
+        rows = [r for r in logged(one.export.parent) if "loss" in r]
+        for row, other in zip(rows, (r for r in logged(alone) if "loss" in r), strict=True):
+            assert row == pytest.approx(other, rel=1e-5)
+        assert (one.export / "README.md").read_text().startswith("---")
+
+    # Nothing is left to do; another value on an axis is one more run.
+    with monkeypatch.context() as patch:
+        patch.setattr(lanes.TrainingLanes, "step", None)
+        sweep.run(config, str(tmp_path / "sweep"))
+    assert "3 runs were finished before" in capsys.readouterr().out
