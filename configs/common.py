@@ -207,7 +207,7 @@ def judging() -> ConfigDict:
     score = ConfigDict()
     score.judges = ConfigDict()
     score.rows_per_write = 512  # rows between two writes; a kill costs at most these
-    score.tokens_per_batch = 16384  # padded, over all devices; memory, and speed: CPUs like 1024
+    score.tokens_per_batch = auto()  # padded, over all devices; auto: 16384, of a CPU 2048
     score.parameter_dtype = "bfloat16"
     score.compute_dtype = "bfloat16"
     score.attention = "auto"  # xla, cudnn (GPU), splash (TPU); for causal models

@@ -16,6 +16,7 @@ from samples import execute_on, model_of, moved, random_adapters, whole_logits, 
 from safety_jax.base import compilation, meshes, trees
 from safety_jax.base.errors import ConfigError, DataError, NotFiniteError
 from safety_jax.models import llama, lora, rotary
+from safety_jax.models.attention import Rule
 from safety_jax.models.decoding import (
     attending,
     caches,
@@ -24,6 +25,7 @@ from safety_jax.models.decoding import (
     programs,
     reading,
     session,
+    visiting,
 )
 from safety_jax.models.model import Model
 from safety_jax.planning import abstract, collectives
@@ -337,6 +339,37 @@ def uncached(model: Model, prompt, answer) -> float:
     ids = np.array([whole + [0] * (64 - len(whole))])  # causal: what follows changes nothing
     found = np.asarray(jax.nn.log_softmax(whole_logits(model, ids)))[0]
     return float(found[np.arange(len(prompt) - 1, len(whole) - 1), answer.ids].sum())
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_groups_of_rows_change_nothing(window, config, one_device, monkeypatch):
+    """To the bit, where rows look at different numbers of blocks, one at none of its slot's."""
+    sizes = caches.CacheSizes(8, 8, prefix_tokens=4, prompt_tokens=16, own_tokens=8, block_tokens=4)
+    config = dataclasses.replace(config, layers=1, kv_heads=2, head_size=4)
+    random = np.random.default_rng(0)
+    drawn = lambda *shape: jnp.asarray(random.standard_normal(shape), jnp.float32)  # noqa: E731
+    cache = jax.tree.map(lambda x: drawn(*x.shape), caches.zeros(config, sizes, jnp.float32))
+    order = np.arange(8, dtype=np.int32)
+    lengths = np.array([15, 13, 9, 8, 4, 3, 1, 0], np.int32)
+    seats = attending.Seats(order, 0 * order, order[:, None], lengths, np.int32(3))
+    written, alive = np.array([7, 5, 5, 4, 3, 2, 1, 0], np.int32), order != 3
+    heads = drawn(8, 1, 4, 4), drawn(8, 1, 2, 4), drawn(8, 1, 2, 4)
+
+    def attended(most_bytes: int):
+        monkeypatch.setattr(visiting, "GROUP_BYTES", most_bytes)
+
+        @jax.jit
+        def step(cache, seats, written, alive, q, k, v):
+            view = attending.look(seats, cache, written, alive, jnp.int32(5), one_device)
+            return attending.write(
+                jnp.int32(0), cache, q, k, v, 0,
+                seats=seats, view=view, rules=(Rule(window=window),), mesh=one_device,
+            )[0]  # fmt: skip
+
+        return np.asarray(step(cache, seats, written, alive, *heads))
+
+    whole, by_two = attended(2**20), attended(2 * 2 * 4 * 4 * 4)
+    assert np.isfinite(whole).all() and (whole == by_two).all()
 
 
 def test_cached_equals_uncached(small_model, reference):

@@ -39,7 +39,7 @@ from safety_jax.models.decoding import layout
 from safety_jax.models.execution import float_type
 from safety_jax.models.model import Model
 from safety_jax.report import evaluation as reports
-from safety_jax.stages import answering, texts
+from safety_jax.stages import answering, groups, texts
 from safety_jax.stages.evaluate_plan import EvaluationPlan, has, make_plan
 from safety_jax.stages.evaluate_prompts import ModelAnswers
 from safety_jax.training import workdir
@@ -118,7 +118,7 @@ def answer_as(
         model = opened.load(dtype)
         limits = RequestLimits(
             longest=config.data.max_length or opened.config.max_positions,
-            tokens_per_batch=config.score.tokens_per_batch,
+            tokens_per_batch=groups.tokens_per_batch(config, jax.default_backend()),
             chunk_tokens=CHUNK_TOKENS,
         )
         for of in left:

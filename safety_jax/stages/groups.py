@@ -266,6 +266,19 @@ def trained_model(
 # ---------------------------------------------------------------------------- how it is trained
 
 
+# Padded tokens of a judge's batch, where the config leaves them open. A CPU is busy with few rows,
+# and of few rows little is padding.
+JUDGED_TOKENS, JUDGED_ON_CPU = 16_384, 2_048
+
+
+def tokens_per_batch(config: ConfigDict, platform: str) -> int:
+    """Padded tokens of a judge's batch, over all devices."""
+    asked = config.score.tokens_per_batch
+    if asked != "auto":
+        return asked
+    return JUDGED_ON_CPU if platform == "cpu" else JUDGED_TOKENS
+
+
 def judge_resources(config: ConfigDict, mesh: Mesh) -> Resources:
     """What judges run on, as the `score` group says."""
     score = config.score
@@ -274,7 +287,7 @@ def judge_resources(config: ConfigDict, mesh: Mesh) -> Resources:
         parameter_dtype=score.parameter_dtype,
         compute_dtype=score.compute_dtype,
         attention=score.attention,
-        tokens_per_batch=score.tokens_per_batch,
+        tokens_per_batch=tokens_per_batch(config, mesh.devices.flat[0].platform),
         special_text=config.data.special_text,
     )
 

@@ -25,7 +25,7 @@ from safety_jax.models.execution import float_type
 from safety_jax.models.model import Model
 from safety_jax.planning import abstract, decoding, formulas, layouts
 from safety_jax.planning.programs import Program
-from safety_jax.stages import answering
+from safety_jax.stages import answering, groups
 from safety_jax.stages.planned import (
     PlanRequest,
     ProgramChoice,
@@ -69,7 +69,9 @@ def decoding_setup(
     pace = dataclasses.replace(answering.read_pace(config.sample), lanes=lanes)
     setup = generation.Setup(settings, pace, eos_ids=(2,), stop=None)
     setup.check(mesh)
-    slots = generation.prompt_slots(lanes, settings.candidates, meshes.row_parts(mesh))
+    slots = generation.prompt_slots(
+        lanes, settings.candidates, meshes.row_parts(mesh), waiting=True
+    )
     longest = config.data.max_length - settings.max_new_tokens
     # How long a beginning the prompts share is not known: none.
     return setup, session.cache_sizes(setup, mesh, lanes, slots, 0, longest)
@@ -163,7 +165,7 @@ def score_dtype(asked: PlanRequest) -> Any:
 
 
 def choose_judging(asked: PlanRequest) -> ProgramChoice:
-    rows = max(1, asked.config.score.tokens_per_batch // judged_tokens(asked))
+    rows = max(1, groups.tokens_per_batch(asked.config, "tpu") // judged_tokens(asked))
     each = score_dtype(asked).itemsize
     sizes = asked.own_mesh() if asked.keep else asked.mesh_for_rows(rows, each)
     parts = sizes.data * sizes.fsdp

@@ -76,7 +76,7 @@ _JUDGING = in_group(
     "score",
     {
         "rows_per_write": Whole(1, unit="rows"),
-        "tokens_per_batch": Whole(1, unit="tokens"),
+        "tokens_per_batch": Whole(1, unit="tokens", names=("auto",)),
         "parameter_dtype": NUMBER_TYPE,
         "compute_dtype": NUMBER_TYPE,
         "attention": ATTENTION,

@@ -64,17 +64,56 @@ class Result:
     @property
     def whole_rate(self) -> float:
         """Examples per second with the pass before the first step counted in."""
-        return 1 / (1 / self.examples_per_second + self.before_seconds / sum(self.examples))
+        return self._rate_after(self.before_seconds)
+
+    @property
+    def compiled_rate(self) -> float:
+        """Likewise with compiling, which shrinks with the number of steps."""
+        return self._rate_after(self.before_seconds + self.compile_seconds)
+
+    def _rate_after(self, seconds: float) -> float:
+        return 1 / (1 / self.examples_per_second + seconds / sum(self.examples))
 
 
-def parser(doc: str, ours: str, peers: str) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=doc)
-    made.add_argument("--rounds", type=int, default=3)
-    made.add_argument("--steps", type=int, default=10)
-    made.add_argument("--threads", type=int, default=2)
-    made.add_argument("--ours", default=ours)
-    made.add_argument("--peers", default=peers)
-    return made
+@dataclasses.dataclass(frozen=True)
+class Defaults:
+    """What runs, and how much of it, where the command does not say.
+
+    Attributes:
+        ours, peers: variants, joined by commas.
+    """
+
+    ours: str
+    peers: str
+    rounds: int
+    steps: int
+
+
+def parse(
+    doc: str,
+    plain: Defaults,
+    of_model: Defaults,
+    add: Callable[[argparse.ArgumentParser], Any] = lambda parser: None,
+) -> argparse.Namespace:
+    """The command's arguments.
+
+    Args:
+        of_model: with `--model`.
+        add: arguments of one benchmark alone.
+    """
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument("--model", type=Path, help="a Hugging Face folder; else a new small model")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--ours")
+    parser.add_argument("--peers")
+    add(parser)
+    asked = parser.parse_args()
+    for name, value in vars(plain if asked.model is None else of_model).items():
+        if getattr(asked, name) is None:
+            setattr(asked, name, value)
+    return asked
 
 
 def run(key: Key, folder: Path, threads: int) -> Result:
@@ -176,11 +215,13 @@ def ratios(results: dict[Key, list[Result]], ours: Key, peer: Key, examples: str
 
     tokens, tokens_range = ratio(lambda result: result.tokens_per_second)
     whole, _ = ratio(lambda result: result.whole_rate)
+    compiled, _ = ratio(lambda result: result.compiled_rate)
     memory, memory_range = ratio(lambda result: result.peak_bytes)
     print(
         f"\n{name(ours)} against {name(peer)}:\n"
         f"  {tokens:.2f}x the trained tokens per second ({tokens_range}), "
         f"{ratio(lambda result: result.examples_per_second)[0]:.2f}x the {examples}, "
-        f"{whole:.2f}x with the pass before the first step\n"
+        f"{whole:.2f}x with the pass before the first step, {compiled:.2f}x with compiling too, in "
+        f"{len(results[ours][0].seconds)} steps\n"
         f"  {memory:.2f}x the peak memory ({memory_range})"
     )

@@ -1,6 +1,11 @@
 """Direct preference optimisation against TRL's DPOTrainer + PEFT: same model, pairs, LoRA, batch.
 
     python -m tests.benchmarks.dpo [--rounds 3] [--steps 10] [--pairs FILE] [--ours cached,live]
+    python -m tests.benchmarks.dpo --model FOLDER
+
+FOLDER has a chat model. It prefers answers of this project's recipe to those of other rows, about
+90 tokens with the prompt, with adapters as configs/dpo.py has them; both sides run as they come,
+TRL also with its reference computed beforehand.
 
 Both sides start from the same adapters and visit the same pairs in the same order, so that their
 losses can be compared step by step. Prints pairs and trained tokens (those of both answers) per
@@ -27,32 +32,45 @@ SETTINGS = {
     "max_length": 512,
     "lora_rank": 8,
     "lora_alpha": 16,
+    "lora_targets": ["all-linear"],
     "learning_rate": 1e-3,
     "beta": 0.1,
     "seed": 0,
 }
+OF_MODEL = {"lora_rank": 16, "lora_alpha": 32, "learning_rate": 1e-4}
 # Variants of both sides by when the reference is computed.
 MODES = {
     "beforehand": ("cached", "cached_by_two", "cached_apart", "precomputed", "precomputed_small"),
-    "in every step": ("live", "live_by_two", "defaults", "live_small"),
+    "in every step": ("live", "live_by_two", "live_small"),
+    "as each side comes": ("defaults",),
+    "at its best": ("defaults", "precomputed", "precomputed_small", "live_small"),
 }
 
 
-def prepare(folder: Path, steps: int, threads: int, pairs_file: Path | None) -> None:
+def prepare(
+    folder: Path, steps: int, threads: int, pairs_file: Path | None, model: Path | None
+) -> None:
     """Writes what both sides read: model, pairs, the same as prompt text in the order of the run,
     adapters to start from, settings."""
-    tokens = given.write_model(folder / "model")
+    tokens, template = given.prepare_model(folder / "model", model)
+    settings = SETTINGS | ({} if model is None else OF_MODEL)
+    settings |= {"threads": threads, "template": template}
     count = steps * SETTINGS["batch_size"]
-    found = real_pairs(pairs_file) if pairs_file else made_up_pairs(2 * count)
+    if model is not None:
+        found = own_pairs()
+    else:
+        found = real_pairs(pairs_file) if pairs_file else made_up_pairs(2 * count)
     order = np.random.RandomState(0).permutation(len(found))
     fitting = [found[i] for i in order if longest(found[i], tokens) <= SETTINGS["max_length"]]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in fitting[:count]))
-    (folder / "settings.json").write_text(json.dumps(SETTINGS | {"threads": threads}))
+    (folder / "settings.json").write_text(json.dumps(settings))
 
-    config = jax_worker.make_config(folder, SETTINGS, "cached")
+    config = jax_worker.make_config(folder, settings, "cached")
     task = jax_worker.make_task(config)
     data, batches = task.corpus, jax_worker.make_loader(config, task)
-    (folder / "rendered.json").write_text(json.dumps(rendered(folder, data, batches)))
+    (folder / "rendered.json").write_text(
+        json.dumps(rendered(folder, data, batches, tokens, template))
+    )
     write_adapter(folder, config)
     lengths = batches.lengths.sum(axis=1)
     print(
@@ -71,7 +89,7 @@ def longest(row: dict[str, str], tokens) -> int:
 
 
 def rendered(
-    folder: Path, data: corpora.Corpus[Pairs], batches: loader.Loader
+    folder: Path, data: corpora.Corpus[Pairs], batches: loader.Loader, tokens, template: str
 ) -> list[dict[str, str]]:
     """Prompt text and answers, in the order in which our run visits the pairs."""
     read = records.read_pairs(sources.open_source(str(folder / "rows.jsonl")))
@@ -83,7 +101,7 @@ def rendered(
             asked = records.Record(pair.prompt, pair.context, pair.source, pair.where)
             rows.append(
                 {
-                    "prompt": prompts.ALPACA.prompt(asked),
+                    "prompt": given.prompt_text(asked, tokens, template),
                     "chosen": pair.chosen[-1].content,
                     "rejected": pair.rejected[-1].content,
                 }
@@ -111,6 +129,15 @@ def real_pairs(path: Path) -> list[dict[str, str]]:
     return [{name: row[name] for name in columns} for row in rows]
 
 
+def own_pairs() -> list[dict[str, str]]:
+    """Each answer against that of the next row."""
+    rows = given.own_rows()
+    return [
+        {"prompt": row["instruction"], "chosen": row["output"], "rejected": other["output"]}
+        for row, other in zip(rows, [*rows[1:], rows[0]], strict=True)
+    ]
+
+
 def made_up_pairs(count: int) -> list[dict[str, str]]:
     """Lengths as PKU-SafeRLHF's: short questions, answers with a median of 80 tokens."""
     random = np.random.RandomState(0)
@@ -131,13 +158,16 @@ def show_losses(results: dict[contest.Key, list[contest.Result]], ours, peer) ->
 
 
 def main() -> None:
-    parser = contest.parser(
-        __doc__ or "", ours="cached,live", peers="precomputed,precomputed_small,live_small,defaults"
+    asked = contest.parse(
+        __doc__ or "",
+        contest.Defaults(
+            "cached,live", "precomputed,precomputed_small,live_small,defaults", rounds=3, steps=10
+        ),
+        contest.Defaults("defaults", "defaults,precomputed_small", rounds=1, steps=5),
+        lambda parser: parser.add_argument("--pairs", type=Path, default=default_pairs()),
     )
-    parser.add_argument("--pairs", type=Path, default=default_pairs())
-    asked = parser.parse_args()
     results = contest.compete(
-        asked, lambda folder: prepare(folder, asked.steps, asked.threads, asked.pairs)
+        asked, lambda folder: prepare(folder, asked.steps, asked.threads, asked.pairs, asked.model)
     )
     contest.table(results, "pairs")
     for mode, variants in MODES.items():

@@ -1,4 +1,5 @@
-"""What both sides of every benchmark get: a random LLaMA of about 20 M weights, and a tokenizer."""
+"""What both sides of every benchmark get: a random LLaMA of about 20 M weights and a tokenizer, or
+a chat model from a folder, and rows."""
 
 import json
 import os
@@ -8,6 +9,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from safety_jax.base.assets import find_asset
+from safety_jax.data import prompts
+from safety_jax.data.records import Record
 from safety_jax.models.folders import tokenizer
 from tests.golden import cases
 
@@ -29,6 +33,7 @@ MODEL = {
     "eos_token_id": 2,
     "torch_dtype": "float32",
 }
+OWN_ROWS = ("ordinary", "contrast", "refusals")  # of launch/real/data: instructions and answers
 WORDS = 31_997  # of the made-up vocabulary, beside three special tokens
 
 
@@ -92,6 +97,33 @@ def write_tokenizer(folder: Path) -> None:
         eos_token="</s>",
         pad_token="<unk>",
     ).save_pretrained(folder)
+
+
+def prepare_model(folder: Path, model: Path | None) -> tuple[Any, str]:
+    """The tokenizer of `folder`, and the template of its prompts: that of a chat model, or Alpaca's
+    for a new model, which is written there."""
+    if model is None:
+        return write_model(folder), "alpaca"
+    folder.symlink_to(model.resolve())
+    return tokenizer.load_tokenizer(folder), "chat"
+
+
+def prompt_text(record: Record, tokens: Any, template: str) -> str:
+    """A record's prompt, as `transformers` writes it."""
+    if template == "alpaca":
+        return prompts.ALPACA.prompt(record)
+    turns = [{"role": "user", "content": record.messages[0].content}]
+    return tokens.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+
+
+def own_rows() -> list[dict[str, str]]:
+    """Instructions with short answers, in an order by seed."""
+    rows = []
+    for name in OWN_ROWS:
+        lines = Path(find_asset(f"launch/real/data/{name}.jsonl")).read_text().splitlines()
+        rows += [json.loads(line) for line in lines]
+    order = np.random.RandomState(0).permutation(len(rows))
+    return [{name: rows[i][name] for name in ("instruction", "output")} for i in order]
 
 
 def made_up_text(random: np.random.RandomState, median_tokens: float, spread: float) -> str:

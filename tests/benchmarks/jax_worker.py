@@ -17,26 +17,30 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from configs import dpo as dpo_config
 from configs import sft as sft_config
 from safety_jax.base import meshes
 from safety_jax.data import loader
-from safety_jax.stages import dpo, groups, sft
-from safety_jax.training import metrics, reference, run
+from safety_jax.stages import dpo, fits, groups, sft
+from safety_jax.training import metrics, reference, run, workdir
 from safety_jax.training.task import Task
 
 STAGES = {"sft": (sft_config, sft), "dpo": (dpo_config, dpo)}
 
 # What each variant changes; `data.packing` is the default of every config.
+AS_IT_COMES = {"train.rows_per_microbatch": "auto", "model.remat": "auto"}
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "sft": {
+        "defaults": AS_IT_COMES,
         "packed": {"train.rows_per_microbatch": 1},
         "packed_by_two": {"train.rows_per_microbatch": 2},
         "unpacked": {"data.packing": False, "train.rows_per_microbatch": 8},
     },
     "dpo": {
+        "defaults": AS_IT_COMES,
         "cached": {"train.rows_per_microbatch": 1},
         "cached_by_two": {"train.rows_per_microbatch": 2},
         "cached_apart": {"train.rows_per_microbatch": 1, "data.share_prompts": False},
@@ -67,10 +71,10 @@ def make_config(folder: Path, settings: dict[str, Any], variant: str) -> ConfigD
             "lora.rank": settings["lora_rank"],
             "lora.alpha": float(settings["lora_alpha"]),
             "lora.dropout": 0.0,
-            "lora.targets": ("all-linear",),
+            "lora.targets": tuple(settings["lora_targets"]),
             "data.train": (str(folder / "rows.jsonl"),),
             "data.eval_rows": 0,
-            "data.template": "alpaca",
+            "data.template": settings["template"],
             "data.max_length": settings["max_length"],
             "train.batch_size": settings["batch_size"],
             "train.epochs": 1.0,
@@ -88,8 +92,12 @@ def make_config(folder: Path, settings: dict[str, Any], variant: str) -> ConfigD
     return config
 
 
+def make_mesh(config: ConfigDict) -> Mesh:
+    return meshes.build(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+
+
 def make_task(config: ConfigDict) -> Task:
-    mesh = meshes.build(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    mesh = make_mesh(config)
     return STAGES[config.stage][1].make_task(config, mesh)
 
 
@@ -99,7 +107,7 @@ def make_loader(config: ConfigDict, task: Task) -> loader.Loader:
     total = settings.budget.steps(
         len(examples), settings.batching.batch_size, task.flops_per_example
     )
-    mesh = meshes.build(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    mesh = make_mesh(config)
     return run.make_loader(task, examples, settings.batching, mesh, steps=total)
 
 
@@ -136,7 +144,11 @@ def main(folder: Path, variant: str) -> None:
         STAGES[settings["stage"]][1].run(config, place)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         logged = metrics.read(Path(place) / "metrics.jsonl")
-        batches = make_loader(config, make_task(config))
+        config = config.copy_and_resolve_references()
+        task = make_task(config)
+        with workdir.prepare(place, config) as again:
+            fits.fill(config, task, make_mesh(config), again)  # as the run remembers it
+        batches = make_loader(config, task)
     steps = [batches.batch(step) for step in range(batches.steps)]
     print(
         json.dumps(

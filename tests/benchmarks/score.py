@@ -87,7 +87,7 @@ def texts(folder: Path) -> list[np.ndarray]:
 def report(results: dict[contest.Key, list[dict[str, Any]]], tokens: int) -> None:
     print(
         f"\n{'':<28}{'seconds':>9}{'range':>14}{'of cores':>10}{'tokens/s':>10}{'padding':>9}"
-        f"{'before':>8}"
+        f"{'before':>8}{'compile':>9}{'programs':>10}"
     )
     best: dict[str, contest.Key] = {}
     for key, found in results.items():
@@ -98,6 +98,7 @@ def report(results: dict[contest.Key, list[dict[str, Any]]], tokens: int) -> Non
             f"{statistics.median(one['cpu'] for one in found):>10.1f}"
             f"{tokens / middle:>10.0f}{1 - tokens / found[0]['padded_tokens']:>9.1%}"
             f"{statistics.median(one['before'] for one in found):>8.1f}"
+            f"{statistics.median(one['compile'] for one in found):>9.1f}{found[0]['programs']:>10}"
         )
         side = key[0]
         if side not in best or middle < statistics.median(
@@ -107,11 +108,16 @@ def report(results: dict[contest.Key, list[dict[str, Any]]], tokens: int) -> Non
     first, second = (results[key] for key in best.values())
     gap = np.abs(np.subtract(first[0]["scores"], second[0]["scores"])).max()
     ratios = [b["seconds"] / a["seconds"] for a, b in zip(first, second, strict=True)]
+    whole = [
+        (b["seconds"] + b["compile"]) / (a["seconds"] + a["compile"])
+        for a, b in zip(first, second, strict=True)
+    ]
     work = [b["cpu"] / a["cpu"] for a, b in zip(first, second, strict=True)]
     print(
         f"\n{' against '.join(title(key) for key in best.values())}: "
         f"{statistics.median(ratios):.2f}x the speed "
         f"({min(ratios):.2f} to {max(ratios):.2f} by round), "
+        f"{statistics.median(whole):.2f}x with compiling, "
         f"{statistics.median(work):.2f}x by seconds of cores; scores differ by {gap:.1e} at most"
     )
 
@@ -124,13 +130,16 @@ def title(key: contest.Key) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--conversations", type=int, default=512)
+    parser.add_argument("--rounds", type=int, help="3; of FOLDER 1")
+    parser.add_argument("--conversations", type=int, help="512; of FOLDER 256")
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peers", default="8,32", help="rows of a batch of transformers")
     parser.add_argument("--ours", default="2048", help="tokens of a batch of ours")
     given = parser.parse_args()
+    plain = given.model is None
+    given.rounds = given.rounds or (3 if plain else 1)
+    given.conversations = given.conversations or (512 if plain else 256)
     runs = [("tests.benchmarks.score_jax_worker", name) for name in given.ours.split(",")]
     runs += [("tests.benchmarks.score_torch_worker", name) for name in given.peers.split(",")]
     results: dict[contest.Key, list[dict[str, Any]]] = {key: [] for key in runs}

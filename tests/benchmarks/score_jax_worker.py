@@ -46,6 +46,7 @@ def main(folder: Path, tokens_per_batch: int) -> None:
     function: Any = heads.packed_scores if packs else heads.scores
     step = jax.jit(lambda weights, *batch: function(scorer, weights, *batch, run))
     programs: dict[tuple[int, ...], Any] = {}
+    compiling = time.perf_counter()
     for _, _, given in batches_of(batcher, rows, packs):
         shape = jax.tree.leaves(given)[0].shape
         if shape not in programs:
@@ -57,7 +58,8 @@ def main(folder: Path, tokens_per_batch: int) -> None:
         found[indices] = np.asarray(programs[shape](weights, *given))[..., 0][places]
         padded += shape[0] * shape[1]
     ended, used = time.perf_counter(), time.process_time() - used
-    said = {"seconds": ended - started, "cpu": used, "before": started - began}
+    said = {"seconds": ended - started, "cpu": used, "before": compiling - began}
+    said |= {"compile": started - compiling, "programs": len(programs)}
     print(json.dumps(said | {"padded_tokens": padded, "scores": found.tolist()}))
 
 

@@ -1,6 +1,10 @@
 """Supervised fine-tuning against TRL's SFTTrainer + PEFT: same model, rows, LoRA, batch, threads.
 
     python -m tests.benchmarks.sft [--rounds 3] [--steps 10] [--peers padded,packed]
+    python -m tests.benchmarks.sft --model FOLDER
+
+FOLDER has a chat model. It learns rows of this project's recipe, about 90 tokens each, with
+adapters as configs/sft.py has them; both sides run as they come, TRL also in its quicker ways.
 
 Prints trained tokens per second after warm-up, the compile time that this leaves out, and peak
 resident memory; see contest.py for how runs take turns. Float32 on CPU; only figures of an idle
@@ -13,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from safety_jax.data import prompts, records, sources
+from safety_jax.data import records, sources
 from tests.benchmarks import contest, given
 
 SETTINGS = {
@@ -22,27 +26,36 @@ SETTINGS = {
     "max_length": 512,
     "lora_rank": 8,
     "lora_alpha": 16,
+    "lora_targets": ["all-linear"],
     "learning_rate": 2e-4,
     "seed": 0,
 }
+OF_MODEL = {"lora_targets": ["q_proj", "v_proj"]}
 
 
-def prepare(folder: Path, steps: int, threads: int) -> None:
+def prepare(folder: Path, steps: int, threads: int, model: Path | None) -> None:
     """Writes what both sides read: model folder, rows, the same rows as prompt text, settings."""
-    tokens = given.write_model(folder / "model")
-    found = real_rows() or made_up_rows(steps * SETTINGS["batch_size"])
+    tokens, template = given.prepare_model(folder / "model", model)
+    if model is None:
+        found = real_rows() or made_up_rows(steps * SETTINGS["batch_size"])
+    else:
+        found = given.own_rows()
     order = np.random.RandomState(0).permutation(len(found))[: steps * SETTINGS["batch_size"]]
     (folder / "rows.jsonl").write_text("".join(json.dumps(found[i]) + "\n" for i in order))
     read = records.read_records(sources.open_source(str(folder / "rows.jsonl")))
     rendered = [
-        {"prompt": prompts.ALPACA.prompt(record), "completion": record.messages[-1].content}
+        {
+            "prompt": given.prompt_text(record, tokens, template),
+            "completion": record.messages[-1].content,
+        }
         for record in read
     ]
     (folder / "rendered.json").write_text(json.dumps(rendered))
 
     whole = tokens([row["prompt"] + row["completion"] for row in rendered]).input_ids
     lengths = [min(len(ids) + 1, SETTINGS["max_length"]) for ids in whole]
-    settings = SETTINGS | {"threads": threads, "real_tokens": sum(lengths)}
+    settings = SETTINGS | ({} if model is None else OF_MODEL)
+    settings |= {"threads": threads, "real_tokens": sum(lengths), "template": template}
     (folder / "settings.json").write_text(json.dumps(settings))
     print(
         f"{len(rendered)} rows, {SETTINGS['batch_size']} a step; tokens a row: "
@@ -75,16 +88,21 @@ def made_up_rows(count: int) -> list[dict[str, str]]:
 
 
 def main() -> None:
-    asked = contest.parser(
-        __doc__ or "", ours="packed", peers="padded_small,padding_free,packed"
-    ).parse_args()
-    results = contest.compete(asked, lambda folder: prepare(folder, asked.steps, asked.threads))
+    asked = contest.parse(
+        __doc__ or "",
+        contest.Defaults("packed", "padded_small,padding_free,packed", rounds=3, steps=10),
+        contest.Defaults("defaults", "defaults,padding_free,packed", rounds=1, steps=5),
+    )
+    results = contest.compete(
+        asked, lambda folder: prepare(folder, asked.steps, asked.threads, asked.model)
+    )
     contest.table(results, "rows")
     variants = [key[1] for key in results]
     ours = contest.best(results, contest.OURS, variants)
-    peer = contest.best(results, contest.PEER, variants)
-    if ours and peer:
-        contest.ratios(results, ours, peer, "rows")
+    peers = (contest.best(results, contest.PEER, some) for some in (["defaults"], variants))
+    for peer in dict.fromkeys(peers):
+        if ours and peer:
+            contest.ratios(results, ours, peer, "rows")
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ def main(folder: Path, variant: str) -> None:
     settings = json.loads((folder / "settings.json").read_text())
     torch.set_num_threads(settings["threads"])
     rows = json.loads((folder / "rendered.json").read_text())
-    clock = Clock()
+    clock, targets = Clock(), settings["lora_targets"]
     with contextlib.redirect_stdout(sys.stderr):
         trainer = {"sft": CountedSFT, "dpo": CountedDPO}[settings["stage"]](
             AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32),
@@ -161,7 +161,7 @@ def main(folder: Path, variant: str) -> None:
                 r=settings["lora_rank"],
                 lora_alpha=settings["lora_alpha"],
                 lora_dropout=0.0,
-                target_modules="all-linear",
+                target_modules=targets[0] if targets == ["all-linear"] else targets,
                 task_type="CAUSAL_LM",
             ),
             callbacks=[clock],

@@ -2,11 +2,10 @@
 
 A token's keys lie in up to three places: what all prompts begin with, its prompt, and what was
 written or read beside it. Attention to each is a `Partial`, a softmax that is not divided yet, and
-partials are joined by their sums: the result is the softmax over all of them, exactly. Arrays are
-visited block by block, as far as somebody looks.
+partials are joined by their sums: the result is the softmax over all of them, exactly (`visiting`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,97 +15,21 @@ from jaxtyping import Array, Bool, Float, Int
 
 from safety_jax.models.attention import Rule
 from safety_jax.models.decoding import caches
+from safety_jax.models.decoding.visiting import (
+    Partial,
+    add,
+    block_of,
+    blocks_for,
+    by_group,
+    of_group,
+    partial,
+    rows_together,
+    visit,
+    visit_groups,
+)
 
 FAR = 2**30  # a window that nothing is beyond
-MASKED = -1e30  # finite: what no token looks at gets weight 0, and never a NaN
 QUERY_BLOCK = 128  # of tokens that are read: a block meets only the tokens before its end
-
-
-class Partial(NamedTuple):
-    """Attention to some of the keys: softmax numerator and denominator, relative to a logit."""
-
-    weighted: jax.Array  # [N K M E]
-    total: jax.Array  # [N K M 1]
-    largest: jax.Array  # [N K M 1]
-
-
-def nothing(q: Float[Array, "N K M E"]) -> Partial:
-    """Attention to no keys at all."""
-    sums = jnp.zeros((*q.shape[:-1], 1), jnp.float32)
-    return Partial(jnp.zeros(q.shape, jnp.float32), sums, jnp.full_like(sums, MASKED))
-
-
-def partial(
-    q: Float[Array, "N K M E"],
-    keys: Float[Array, "N K E S"] | caches.Codes,
-    values: Float[Array, "N K S E"] | caches.Codes,
-    mask: Bool[Array, "#N 1 #M S"],
-    rule: Rule,
-) -> Partial:
-    """Attention to some keys; float32 inside. Scales of `Codes` meet what is made of the codes, so
-    that the codes go into the products as they lie."""
-    products = jnp.einsum(
-        "nkme,nkes->nkms", q, caches.numbers(keys, q.dtype), preferred_element_type=jnp.float32
-    )
-    if isinstance(keys, caches.Codes):
-        products = products * keys.scales[:, :, None]
-    scores = jnp.where(mask, rule.scores(products, q.shape[-1]), MASKED)
-    largest = scores.max(axis=-1, keepdims=True)
-    weights = jnp.exp(scores - largest)
-    factors = weights
-    if isinstance(values, caches.Codes):
-        factors = weights * values.scales[:, :, None]
-    weighted = jnp.einsum(
-        "nkms,nkse->nkme",
-        factors.astype(q.dtype),
-        caches.numbers(values, q.dtype),
-        preferred_element_type=jnp.float32,
-    )
-    return Partial(weighted, weights.sum(axis=-1, keepdims=True), largest)
-
-
-def add(first: Partial, second: Partial) -> Partial:
-    """Attention to the keys of both; either may be wholly masked."""
-    largest = jnp.maximum(first.largest, second.largest)
-    scales = jnp.exp(first.largest - largest), jnp.exp(second.largest - largest)
-    return Partial(
-        first.weighted * scales[0] + second.weighted * scales[1],
-        first.total * scales[0] + second.total * scales[1],
-        largest,
-    )
-
-
-Block = tuple[Any, Any]  # keys [N K E b] and values [N K b E]
-
-
-def visit(
-    q: Float[Array, "N K M E"],
-    blocks: tuple[Any, Any],
-    rule: Rule,
-    look: Callable[[jax.Array], tuple[Block, jax.Array]],
-) -> Partial:
-    """Attention to blocks, from the first to before the last number; `look` gives the keys, values
-    and mask of each."""
-
-    def one(number, found):
-        (keys, values), mask = look(number)
-        return add(found, partial(q, keys, values, mask, rule))
-
-    return jax.lax.fori_loop(*blocks, one, nothing(q))
-
-
-def block_of(keys: Any, values: Any, layer: jax.Array, block: jax.Array) -> Block:
-    """One block of one layer of stacked arrays."""
-
-    def cut(array: jax.Array) -> jax.Array:
-        start: tuple[Any, ...] = (layer, block, *(0,) * (array.ndim - 2))
-        return jax.lax.dynamic_slice(array, start, (1, 1, *array.shape[2:]))[0, 0]
-
-    return jax.tree.map(cut, (keys, values))
-
-
-def blocks_for(tokens: jax.Array, block_tokens: int) -> jax.Array:
-    return (tokens + block_tokens - 1) // block_tokens
 
 
 def window_of(rules: Sequence[Rule], kind: Any) -> jax.Array | None:
@@ -145,9 +68,9 @@ class View(NamedTuple):
         column: of the ring, written at this step.
         written: [R] tokens that each lane has written before.
         positions: [R] of the token that each lane reads, in its whole text.
-        nearest, oldest: the first position that a living lane reads, and the most tokens that one
-            has written before.
-        longest: tokens in a slot.
+        nearest: the first position that a living lane reads.
+        oldest: [groups] the most tokens that a living lane of a group has written before.
+        longest: [groups] the most tokens in a slot of a group.
     """
 
     column: Any
@@ -160,9 +83,11 @@ class View(NamedTuple):
 
 def look(
     seats: Seats,
+    cache: caches.Cache,
     written: Int[Array, " R"],
     alive: Bool[Array, " R"],
     column: Int[Array, ""],
+    mesh: Mesh,
 ) -> View:
     """What lanes look at when the ring's `column` is written; only blocks that a living lane or a
     filled slot needs are visited."""
@@ -172,8 +97,8 @@ def look(
         written,
         positions,
         jnp.min(jnp.where(alive, positions, FAR)),
-        jnp.max(jnp.where(alive, written, 0)),
-        jnp.max(seats.lengths),
+        by_group(jnp.where(alive, written, 0), rows_together(cache.own_keys, mesh)),
+        by_group(seats.lengths, rows_together(cache.prompt_keys, mesh)),
     )
 
 
@@ -203,25 +128,27 @@ def write(
     cache = caches.write_column(cache, layer, view.column, k[:, 0], v[:, 0], mesh)
     q = q[:, 0].astype(dtype).reshape(R, K, H // K, E)
     index, rule, window = jnp.arange(b), rules[0], window_of(rules, kind)
+    r, p = (rows_together(array, mesh) for array in (cache.own_keys, cache.prompt_keys))
 
-    def look_own(number):
+    def look_own(number, start):
         block = (view.column // b - number) % (W // b)
         ages = (view.column - (block * b + index)) % W
-        mask = ages[None, :] <= view.written[:, None]
+        mask = ages[None, :] <= of_group(view.written, start, r)[:, None]
         if window is not None:
             mask = mask & (ages < window)[None, :]
-        return block_of(cache.own_keys, cache.own_values, layer, block), mask[:, None, None]
+        found = block_of(cache.own_keys, cache.own_values, layer, block, start, r)
+        return found, mask[:, None, None]
 
     # [P, C] lanes of a prompt, their heads beside each other: one product over C · H/K rows.
     together = jnp.swapaxes(q[seats.lanes], 1, 2).reshape(P, K, -1, E)
 
-    def look_prompt(block):
-        place = block * b + index
-        mask = jnp.broadcast_to((place[None] < seats.lengths[:, None])[:, None], (P, C, b))
+    def look_prompt(block, start):
+        place, lengths = block * b + index, of_group(seats.lengths, start, p)
+        mask = jnp.broadcast_to((place[None] < lengths[:, None])[:, None], (p, C, b))
         if window is not None:
-            here = (seats.prefix + place)[None, None]
-            mask = mask & (view.positions[seats.lanes][:, :, None] - here < window)
-        found = block_of(cache.prompt_keys, cache.prompt_values, layer, block)
+            here, lanes = (seats.prefix + place)[None, None], of_group(seats.lanes, start, p)
+            mask = mask & (view.positions[lanes][:, :, None] - here < window)
+        found = block_of(cache.prompt_keys, cache.prompt_values, layer, block, start, p)
         return found, jnp.repeat(mask, H // K, axis=1)[:, None]
 
     # All lanes' heads beside each other.
@@ -248,9 +175,9 @@ def write(
         older = jnp.minimum(older, window - 1)
         seen = jnp.maximum(view.nearest + 1 - window, 0)
     in_ring = 1 + blocks_for(jnp.maximum(older - view.column % b, 0), b)
-    own = visit(q, (0, jnp.minimum(in_ring, W // b)), rule, look_own)
+    own = visit_groups(q, r, (0, jnp.minimum(in_ring, W // b)), rule, look_own)
     first = jnp.maximum(seen - seats.prefix, 0) // b
-    prompt = visit(together, (first, blocks_for(view.longest, b)), rule, look_prompt)
+    prompt = visit_groups(together, p, (first, blocks_for(view.longest, b)), rule, look_prompt)
     prefix = visit(everyone, (seen // b, blocks_for(seats.prefix, b)), rule, look_prefix)
     found = add(own, add(Partial(*map(from_seats, prompt)), Partial(*map(from_everyone, prefix))))
     return (found.weighted / found.total).reshape(R, 1, H, E).astype(v.dtype), (cache, None)

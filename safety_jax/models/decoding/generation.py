@@ -105,12 +105,13 @@ def _check_frequencies(
         )
 
 
-def prompt_slots(lanes: int, candidates: int, row_parts: int) -> int:
-    """P: enough for the prompts that R lanes answer at a time, and for some that wait."""
+def prompt_slots(lanes: int, candidates: int, row_parts: int, *, waiting: bool) -> int:
+    """P: enough for the prompts that R lanes answer at a time, and for some more where prompts are
+    waiting."""
     if candidates > 1:
         most = min(math.ceil(PROMPTS_PER_FULL_PROMPT * lanes / candidates), lanes)
     else:
-        most = lanes + math.ceil(lanes / AHEAD_SHARE)
+        most = lanes + (math.ceil(lanes / AHEAD_SHARE) if waiting else 0)
     return math.ceil(most / row_parts) * row_parts
 
 
@@ -146,7 +147,8 @@ class _Sampling:
         self.lane_on = np.full((P, self.C), -1)
 
     def _slots_for(self, lanes: int) -> int:
-        return prompt_slots(lanes, self.C, self.session.row_parts)
+        waiting = len(self.waiting) * self.C > lanes
+        return prompt_slots(lanes, self.C, self.session.row_parts, waiting=waiting)
 
     def run(self) -> list[list[Completion]]:
         while True:

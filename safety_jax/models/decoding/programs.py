@@ -58,7 +58,7 @@ def next_logits(
     column: Int[Array, ""],
 ) -> tuple[Float[Array, "R V"], caches.Cache]:
     """One step of every lane: reads its token, gives the logits of the one after it."""
-    view = attending.look(seats, lanes.written, lanes.alive, column)
+    view = attending.look(seats, cache, lanes.written, lanes.alive, column, model.mesh)
     attend = functools.partial(
         attending.write, seats=seats, view=view, rules=model.config.rules, mesh=model.mesh
     )
