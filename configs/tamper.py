@@ -17,7 +17,7 @@ The weights that such training makes are removed when they have answered, unless
 `tamper.keep_weights` says otherwise. Nothing is uploaded anywhere.
 
 Arguments, behind the colon and joined by commas:
-    demo    the tiny model and data of launch/demo; under a minute on a laptop. Its base refuses one
+    demo    the tiny model and data of launch/demo; about a minute on a laptop. Its base refuses one
             request in eight: give `tamper.models` a run of configs/sft.py:demo to see more undone
 
 Cost: the answers, by far: models x (1 + tamperings x steps) x prompts. Training is the last of
