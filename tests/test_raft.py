@@ -220,8 +220,8 @@ def test_cut_off_in_any_phase_it_ends_with_the_same_bits(
     assert_same(folder, finished)
 
 
-# What tells that a phase of a round has begun. Answers and verdicts are appended by the same
-# function, and what was chosen is written whole: those two are only cut off above.
+# What tells that a phase of a round has begun. Verdicts are appended as answers are, by
+# `files.Lines`, and what was chosen is written whole: those two phases are only cut off above.
 PHASES = ("samples.jsonl", "checkpoints/*", "evaluation_samples.jsonl")
 
 

@@ -27,7 +27,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory) -> tuple[Path, Path]:
-    """The base folder and the run: 12 steps, 500 safety rows among 1,904 benign ones."""
+    """The base folder and the run: 24 steps, 500 safety rows among 1,904 benign ones."""
     shared = Path(os.environ["SAFETY_JAX_SHARED"])
     folder = tmp_path_factory.mktemp("runs") / "sit-500"
     base = shared / "models" / "aidreams260k-hf"
@@ -48,9 +48,9 @@ def tuned(tmp_path_factory) -> tuple[Path, Path]:
             "mesh.data": 8,
             "data.max_length": 256,
             "train.batch_size": 32,
-            "train.max_steps": 12,
+            "train.max_steps": 24,
             "optim.learning_rate": 1e-2,
-            "log.eval_every_steps": 6,
+            "log.eval_every_steps": 12,
             "checkpoint.export_merged": True,
             "checkpoint.export_dtype": "float32",
         }
