@@ -43,6 +43,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     model.path = ""  # a folder (full or PEFT), hub id or GGUF file; must be given
     model.tokenizer = ""  # "": the model's own
     model.parameter_dtype = "bfloat16"
+    model.base = "stored"  # kernels as folders have them; int8, nf4: quantised on reading
     model.compute_dtype = "bfloat16"
     model.attention = "auto"  # xla, cudnn (GPU), splash (TPU)
 

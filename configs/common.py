@@ -209,6 +209,7 @@ def judging() -> ConfigDict:
     score.rows_per_write = 512  # rows between two writes; a kill costs at most these
     score.tokens_per_batch = auto()  # padded, over all devices; auto: 16384, of a CPU 2048
     score.parameter_dtype = "bfloat16"
+    score.base = "stored"  # kernels as folders have them; int8, nf4: of LLaMA-like judges
     score.compute_dtype = "bfloat16"
     score.attention = "auto"  # xla, cudnn (GPU), splash (TPU); for causal models
     return score

@@ -34,6 +34,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     model.adapter = ""  # a PEFT folder to start from
     model.tokenizer = ""  # "": the model's own
     model.parameter_dtype = "bfloat16"  # of the frozen base; what is trained is float32
+    model.base = "stored"  # its kernels as the folder has them; int8, nf4: quantised on reading
     model.compute_dtype = "bfloat16"
     model.attention = "auto"  # xla, cudnn (GPU), splash (TPU)
     model.remat = "auto"  # what fits; or none, dots, full: less memory, more compute

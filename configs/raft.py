@@ -52,6 +52,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     model.adapter = ""  # a PEFT folder to start from
     model.tokenizer = ""  # "": the model's own
     model.parameter_dtype = "bfloat16"  # of the frozen base; what is trained is float32
+    model.base = "stored"  # its kernels as the folder has them; int8, nf4: quantised on reading
     model.compute_dtype = "bfloat16"
     model.attention = "auto"  # xla, cudnn (GPU), splash (TPU)
     model.remat = "auto"  # what fits; or none, dots, full: less memory, more compute
@@ -219,7 +220,7 @@ def safe_to_serve(config: ConfigDict, version: str):
         f"recipe: {version} of arXiv 2412.00074: argmax by a reward model, a fresh adapter a "
         "round, merged",
         "base: 4-bit NF4 in the paper, and the model after 20,000 Alpaca rows (give its folder as "
-        "model.path); bfloat16 here",
+        "model.path); bfloat16 here, because adapters are merged into it",
         "judge: loaded in 4 bits in the paper; bfloat16 here",
     )
 

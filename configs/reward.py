@@ -47,6 +47,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     model.init = "pretrained"  # or "random": only config and tokenizer are read from the path
     model.tokenizer = ""  # "": the model's own
     model.parameter_dtype = "bfloat16"  # of a frozen trunk; what is trained is float32
+    model.base = "stored"  # its kernels as the folder has them; int8, nf4: quantised on reading
     model.compute_dtype = "bfloat16"  # the head is always float32
     model.attention = "auto"  # of LLaMA trunks: xla, cudnn (GPU), splash (TPU)
     model.remat = "auto"  # what fits; or none, dots, full: less memory, more compute

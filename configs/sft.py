@@ -44,6 +44,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     model.adapter = ""  # a PEFT folder to start from
     model.tokenizer = ""  # "": the model's own
     model.parameter_dtype = "bfloat16"  # of the frozen base; what is trained is float32
+    model.base = "stored"  # its kernels as the folder has them; int8, nf4: quantised on reading
     model.compute_dtype = "bfloat16"
     model.attention = "auto"  # xla, cudnn (GPU), splash (TPU)
     model.remat = "auto"  # what fits; or none, dots, full: less memory, more compute
@@ -152,8 +153,9 @@ def published(config: ConfigDict):
     config.optim.beta1, config.optim.beta2, config.optim.epsilon = 0.9, 0.999, 1e-8
     config.optim.clip_norm = 1.0
     config.checkpoint.keep_last = 30
+    config.model.base = "int8"
     config.sft.protocol_notes = (
-        "base: 8-bit in the paper; bfloat16 here",
+        "base: 8-bit, as in the paper; its products there (LLM.int8) also round activations",
         "compute: float16 in the paper; bfloat16 here",
         "loss: a mean of microbatch means in the paper; the mean over a step's trained tokens here",
         "data: the paper's own draw of N safety rows is saferpaca_Instructions_N.json; here N rows "

@@ -52,6 +52,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model = model = ConfigDict()
     model.tokenizer = ""  # "": each model's own
     model.parameter_dtype = "bfloat16"
+    model.base = "stored"  # kernels as folders have them; int8, nf4: quantised on reading
     model.compute_dtype = "bfloat16"
     model.attention = "auto"  # xla, cudnn (GPU), splash (TPU)
     model.remat = "auto"  # what fits; or none, dots, full: less memory, more compute

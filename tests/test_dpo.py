@@ -155,8 +155,16 @@ def test_full_fine_tuning_with_safe_dpo_exports_a_model(inputs, pairs, tmp_path)
 
 
 def test_the_reference_of_a_given_adapter_is_that_adapter(finished, inputs, tmp_path):  # noqa: F811
+    """On a quantised base, divided over the devices."""
     config = configure(
-        inputs, model__adapter=str(finished / "export"), train__max_steps=1, data__eval_rows=0
+        inputs,
+        model__adapter=str(finished / "export"),
+        model__base="int8",
+        train__max_steps=1,
+        data__eval_rows=0,
+        mesh__data=2,
+        mesh__fsdp=2,
+        mesh__tensor=2,
     )
     dpo.run(config, str(tmp_path / "run"))
     first = metrics.read(tmp_path / "run" / "metrics.jsonl")[0]

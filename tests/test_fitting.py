@@ -22,7 +22,7 @@ TRUNK = TrunkSizes(
 )  # fmt: skip
 MODEL = TrainedModel(
     TRUNK, weights=134_515_008, adapter_weights=460_800, vocabulary=49_152, chunk_tokens=128,
-    base_bytes=4, number_bytes=4, sides=1,
+    base_bytes=4.0, number_bytes=4, sides=1,
 )  # fmt: skip
 ONE, EIGHT = FlopParts(1, 1, 1), FlopParts(8, 1, 1)
 OPEN = RowSettings(None, None, None, most_row_tokens=512)

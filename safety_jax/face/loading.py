@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from safety_jax.base import meshes
 from safety_jax.base.errors import ConfigError
-from safety_jax.models import llama
+from safety_jax.models import llama, quantised
 from safety_jax.models import lora as adapters
 from safety_jax.models.execution import float_type
 from safety_jax.models.folders.model_folder import open_model
@@ -21,6 +21,7 @@ def load(
     path: str | Path,
     *,
     dtype: str = "",
+    base: str = quantised.STORED,
     tokenizer: str = "",
     attention: str = "auto",
     mesh: Mesh | None = None,
@@ -33,6 +34,8 @@ def load(
     Args:
         dtype: of weights and activations, "float32" or "bfloat16"; "" is float32 on CPUs and
             bfloat16 elsewhere. Adapters are float32.
+        base: what the layers' kernels are held as: "int8" or "nf4", quantised as they are read;
+            "stored", as the folder has them.
         tokenizer: the folder of another tokenizer; "" for the model's own.
         attention: a backend of `models/attention.py`, or "auto".
         mesh: of `base.meshes.build`; None shares out rows over all devices.
@@ -51,7 +54,7 @@ def load(
         backend=attention,
         remat="none",
     )
-    return folder.load(kind)
+    return folder.load(kind, base)
 
 
 def lora(

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from safety_jax.base.errors import ConfigError
 from safety_jax.judges import combine
 from safety_jax.judges.judge import Judge, JudgeCard
+from safety_jax.models import quantised
 from safety_jax.models.execution import float_type
 from safety_jax.models.folders import hub
 
@@ -24,6 +25,7 @@ class Resources:
 
     Attributes:
         parameter_dtype, compute_dtype: of weights and of activations, by name.
+        kernels: what judges' kernels are held as, see `heads.kernels_of`.
         attention: a backend of `models/attention.py`, for causal trunks.
         tokens_per_batch: padded tokens that go through a model at once, over all devices.
         special_text: see `sequence.check_special`.
@@ -35,6 +37,7 @@ class Resources:
     attention: str
     tokens_per_batch: int
     special_text: str = "text"
+    kernels: str = quantised.STORED
 
     def stored(self) -> jnp.dtype:
         return float_type("score.parameter_dtype", self.parameter_dtype)
@@ -42,9 +45,14 @@ class Resources:
     def computed(self) -> jnp.dtype:
         return float_type("score.compute_dtype", self.compute_dtype)
 
-    @property
-    def precision(self) -> str:
-        return f"{self.parameter_dtype} weights, {self.compute_dtype} activations"
+    def precision(self, kernels: str) -> str:
+        """For a judge's card.
+
+        Args:
+            kernels: what its own are held as.
+        """
+        held = "" if kernels == quantised.STORED else f" ({kernels} kernels)"
+        return f"{self.parameter_dtype} weights{held}, {self.compute_dtype} activations"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,7 @@ def headed(
     folder, mesh = resolve_folder(name, spec), resources.mesh
     scorer = heads.read_scorer(folder)
     heads.shardings(scorer, mesh)
+    kernels = heads.kernels_of(scorer, resources.kernels)
     own = spec["tokenizer"]
     tokens = tokenizer.load_tokenizer(hub.resolve(own) if own else folder)
     longest = max_tokens(name, spec["max_tokens"], scorer.max_tokens)
@@ -49,7 +50,7 @@ def headed(
         high=high,
         threshold=threshold,
         template=spec["template"],
-        precision=resources.precision,
+        precision=resources.precision(kernels),
         settings={
             "output": spec["output"],
             "activation": spec["activation"],
@@ -72,7 +73,7 @@ def headed(
     batcher = Batcher(mesh, longest, resources.tokens_per_batch)
 
     def load() -> Judge:
-        weights = heads.load(folder, scorer, mesh, stored)
+        weights = heads.load(folder, scorer, mesh, stored, kernels)
         return sequence.SequenceJudge(
             card,
             scorer,

@@ -11,7 +11,7 @@ _all_finite = jax.jit(lambda array: jnp.isfinite(array).all())
 def origin(weights: trees.Tree, compute_dtype: str) -> str:
     """Where such numbers come from, in words: a weight that holds some, or else the arithmetic."""
     for name, weight in trees.flatten(weights).items():
-        if not bool(_all_finite(weight)):
+        if not all(bool(_all_finite(part)) for part in jax.tree.leaves(weight)):
             return f"the weight {name} holds numbers that are not finite; use another copy"
     return (
         f"all weights are finite, so the numbers overflow in {compute_dtype}, or config.json gives "

@@ -22,7 +22,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from safety_jax.base import meshes, trees
-from safety_jax.models import declaration, lora, rotary
+from safety_jax.models import declaration, lora, quantised, rotary
 from safety_jax.models.attention import Rule
 from safety_jax.models.execution import REMAT, Execution
 from safety_jax.models.rotary import Rope
@@ -160,11 +160,14 @@ def initialize(config: LlamaConfig, key: jax.Array, mesh: Mesh, dtype: DTypeLike
 
 @functools.partial(jax.checkpoint, static_argnums=(2, 3), prevent_cse=False)
 def _product(
-    x: Float[Array, "N I"], kernel: Float[Array, "O I"], run: Execution, axes: tuple[str, str]
+    x: Float[Array, "N I"],
+    kernel: Float[Array, "O I"] | quantised.Kernel,
+    run: Execution,
+    axes: tuple[str, str],
 ) -> Float[Array, "N O"]:
     """x Wᵀ. The backward pass has the kernel made ready once more: kept, layer by layer, would be a
-    second copy of the model, in the type of `x`, gathered and transposed."""
-    ready = meshes.gather(kernel.astype(x.dtype), run.mesh, axes)
+    second copy of the model, in the type of `x`, gathered, dequantised and transposed."""
+    ready = quantised.ready(kernel, x.dtype, run.mesh, axes)
     return jax.lax.dot_general(x, ready, (((1,), (1,)), ((), ())))
 
 
@@ -193,7 +196,7 @@ class Projection(nnx.Module):
         # Tokens are one axis: the backward pass contracts over it, which XLA's CPU matmul does
         # several times faster over one axis than over two.
         flat = x.reshape(-1, x.shape[-1])
-        y = _product(flat, self.kernel[...], run, self.axes)
+        y = _product(flat, self.kernel.get_value(), run, self.axes)
         if self.bias is not None:
             y = y + jnp.broadcast_to(self.bias[...].astype(x.dtype), y.shape)
         if adapter is not None:

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from safety_jax.base import meshes, trees
 from safety_jax.base.batch import Answers, Tokens
-from safety_jax.models import llama, lora
+from safety_jax.models import llama, lora, quantised
 from safety_jax.models.encoders import heads
 from safety_jax.models.folders import peft
 from safety_jax.training import optim, steps
@@ -41,31 +41,52 @@ def bytes_on_device(tree: Any) -> int:
 # ---------------------------------------------------------------------------- weights
 
 
-def weights(declared: Mapping[str, meshes.Parameter], mesh: Mesh, dtype: DTypeLike) -> trees.Tree:
-    """A model's weights, from its table of parameters."""
-    return trees.unflatten(
-        {
-            name: array(one.shape, dtype, meshes.sharding(mesh, one.axes, one.shape))
-            for name, one in declared.items()
-        }
-    )
+def weights(
+    declared: Mapping[str, meshes.Parameter],
+    mesh: Mesh,
+    dtype: DTypeLike,
+    kernels: str = quantised.STORED,
+) -> trees.Tree:
+    """A model's weights, from its table of parameters.
+
+    Args:
+        kernels: what the layers' kernels are held as, a name of `quantised.FORMATS`; else numbers.
+    """
+    found: dict[str, Any] = {}
+    for name, parameter in declared.items():
+        if kernels != quantised.STORED and quantised.quantisable(name):
+            held = quantised.parts(name, parameter, kernels)
+            where = quantised.shardings(held, name, mesh)
+            found[name] = quantised.assembled(
+                kernels,
+                {key: array(part.shape, part.dtype, where[key]) for key, part in held.items()},
+            )
+        else:
+            found[name] = array(
+                parameter.shape, dtype, meshes.sharding(mesh, parameter.axes, parameter.shape)
+            )
+    return trees.unflatten(found)
 
 
-def trained(policy: Policy, base_dtype: DTypeLike) -> tuple[trees.Tree, trees.Tree]:
+def trained(
+    policy: Policy, base_dtype: DTypeLike, kernels: str = quantised.STORED
+) -> tuple[trees.Tree, trees.Tree]:
     """The trainable and the frozen tree of a policy; what is trained is float32."""
     declared, mesh = llama.parameters(policy.config), policy.run.mesh
     if policy.adapter is None:
         return weights(declared, mesh, jnp.float32), {}
-    return adapters(declared, policy.adapter, mesh), weights(declared, mesh, base_dtype)
+    return adapters(declared, policy.adapter, mesh), weights(declared, mesh, base_dtype, kernels)
 
 
-def judge(trainee: Trainee, base_dtype: DTypeLike) -> tuple[trees.Tree, trees.Tree]:
+def judge(
+    trainee: Trainee, base_dtype: DTypeLike, kernels: str = quantised.STORED
+) -> tuple[trees.Tree, trees.Tree]:
     """Likewise of a judge in training; its head is always trained."""
     declared, mesh = heads.parameters(trainee.scorer), trainee.run.mesh
     whole = weights(declared, mesh, jnp.float32)
     if trainee.adapter is None:
         return whole, {}
-    frozen = weights(declared, mesh, base_dtype)
+    frozen = weights(declared, mesh, base_dtype, kernels)
     del frozen[heads.SCORE]
     moving = adapters(declared, trainee.adapter, mesh)
     return {"adapters": moving, heads.SCORE: whole[heads.SCORE]}, frozen

@@ -108,6 +108,7 @@ def training(
     microbatches: int,
     flops_per_token: float,
     live_reference: bool,
+    dequantised: bool = False,
 ) -> Load:
     """One optimizer step.
 
@@ -116,6 +117,7 @@ def training(
         rows: of all microbatches, both sides of pairs.
         flops_per_token: what MFU counts, without the reference; see `flops.flops_per_token`.
         live_reference: the reference is another forward pass of the step.
+        dequantised: kernels are codes, of which every pass makes numbers.
     """
     config, remat = trained.config, trained.remat
     tokens, full = rows * row_tokens, trained.adapter is None
@@ -129,8 +131,9 @@ def training(
     by_token += _attention(config, row_tokens) * products
 
     moves = passes + reference + 1
-    # A gathered kernel is written and read, one that lies there is only read.
-    traffic = microbatches * moves * kernels * width / parts.tensor * (1 + parts.gathered)
+    # A kernel that is gathered, or made of codes, is written and read, another is only read.
+    written = parts.gathered or dequantised
+    traffic = microbatches * moves * kernels * width / parts.tensor * (1 + written)
     chunks = trained.chunks(row_tokens) * microbatches
     traffic += chunks * (2 + reference) * head * width / parts.tensor
     traffic += tokens / parts.rows * moves * _activation_traffic(config, width) / parts.tensor
@@ -230,6 +233,7 @@ def exchanged(
     passes: int,
     repeats: int,
     reduced: int,
+    kernel_bytes: float,
 ) -> dict[int, float]:
     """Bytes that each device receives, by size of the group it receives them from.
 
@@ -238,12 +242,14 @@ def exchanged(
         passes: loops over the layers, the backward one too; what it computes again it has gathered.
         repeats: microbatches.
         reduced: float32 numbers whose sum all rows' devices need: gradients, of a shard's size.
+        kernel_bytes: of a kernel's number on its way: `width`, or less where codes are gathered.
     """
     found: dict[int, float] = {}
     fsdp = parts.stored // parts.tensor
     if fsdp > 1:
-        weights = repeats * passes * kernel_weights(config) + 2 * head_weights(config)
-        found[fsdp] = weights * width / parts.tensor * (fsdp - 1) / fsdp
+        gathered = repeats * passes * kernel_weights(config) * kernel_bytes
+        gathered += 2 * head_weights(config) * width
+        found[fsdp] = gathered / parts.tensor * (fsdp - 1) / fsdp
     if parts.rows > 1:
         share = 2 * 4 * reduced * (parts.rows - 1) / parts.rows
         found[parts.rows] = found.get(parts.rows, 0.0) + share

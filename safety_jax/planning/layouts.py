@@ -109,7 +109,7 @@ def for_decoding(
     def seconds(parts: int) -> float:
         split = FlopParts(count // parts, parts, parts)
         received = formulas.exchanged(
-            model, split, width=2, tokens=lanes, passes=1, repeats=1, reduced=0
+            model, split, width=2, tokens=lanes, passes=1, repeats=1, reduced=0, kernel_bytes=2.0
         )
         # A sum goes round each axis of the group's part of the network twice.
         side = parts ** (1 / max(chip.axes, 1))

@@ -79,7 +79,8 @@ def run(config: ConfigDict, folder: str) -> None:
         allowed = aims.allowed_tokens(
             opened.tokenizer, opened.config.vocabulary_size, config.attack.tokens
         )
-        model = opened.load(float_type("model.parameter_dtype", config.model.parameter_dtype))
+        dtype = float_type("model.parameter_dtype", config.model.parameter_dtype)
+        model = opened.load(dtype, config.model.base)
         searcher = Searcher(
             model,
             goals,

@@ -15,7 +15,7 @@ from safety_jax.base.errors import ConfigError
 from safety_jax.base.settings import Anything, OneOf, Setting, expectation, is_empty
 from safety_jax.stages import metric_names
 from safety_jax.stages.judge_schema import JUDGES
-from safety_jax.stages.schema import CHANGES, HARMFUL, STAGES, Table
+from safety_jax.stages.schema import CHANGES, HARMFUL, STAGES, STORED, Table
 
 _SHOWN = 80  # characters of a value in a message
 _KIND = OneOf(tuple(JUDGES))
@@ -216,6 +216,26 @@ def _reference(config: ConfigDict) -> str | None:
     return None
 
 
+def _codes_stand_still(config: ConfigDict) -> str | None:
+    base = config.model.base
+    if base != STORED and config.lora.rank == 0:
+        return (
+            f"model.base is {base}, but lora.rank is 0: a quantised base cannot be trained in "
+            f"full, only adapters beside it; expected a rank above 0, or model.base={STORED}"
+        )
+    return None
+
+
+def _codes_take_nothing_up(config: ConfigDict) -> str | None:
+    base = config.model.base
+    if base != STORED and config.raft.adapter == "merge":
+        return (
+            f"raft.adapter is merge, but model.base is {base}, which cannot take adapters up; "
+            f"expected raft.adapter=continue, or model.base={STORED}"
+        )
+    return None
+
+
 def _something_to_merge(config: ConfigDict) -> str | None:
     if config.raft.adapter == "merge" and config.lora.rank == 0:
         return "raft.adapter is merge, but lora.rank is 0; expected continue, or a rank above 0"
@@ -276,20 +296,21 @@ def _labels_are_whole(config: ConfigDict) -> str | None:
 
 
 Rule = Callable[[ConfigDict], str | None]
+_TRAINING: tuple[Rule, ...] = (_length, _best_is_measured, _best_is_good, _codes_stand_still)
 RULES: dict[str, tuple[Rule, ...]] = {
-    "sft": (
+    "sft": (*_TRAINING, _beginnings_are_not_learned, _likelihood_alone),
+    "dpo": (*_TRAINING, _reference),
+    "kto": _TRAINING,
+    "orpo": _TRAINING,
+    "reward": (*_TRAINING, _metric_of_kind, _direction_of_kind),
+    "raft": (
         _length,
-        _best_is_measured,
-        _best_is_good,
-        _beginnings_are_not_learned,
-        _likelihood_alone,
+        _codes_stand_still,
+        _something_to_merge,
+        _codes_take_nothing_up,
+        _room_for_prompts,
     ),
-    "sweep": (_length, _best_is_measured, _best_is_good, _fresh_adapters, _plain_likelihood),
-    "dpo": (_length, _best_is_measured, _best_is_good, _reference),
-    "kto": (_length, _best_is_measured, _best_is_good),
-    "orpo": (_length, _best_is_measured, _best_is_good),
-    "reward": (_length, _best_is_measured, _best_is_good, _metric_of_kind, _direction_of_kind),
-    "raft": (_length, _something_to_merge, _room_for_prompts),
+    "sweep": (*_TRAINING, _fresh_adapters, _plain_likelihood),
     "collect": (_room_for_answers,),
     "score": (),
     "audit": (_known_changes, _labels_are_whole),

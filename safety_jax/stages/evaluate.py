@@ -35,8 +35,10 @@ from safety_jax.evaluation.measures.counts import Block
 from safety_jax.evaluation.measures.results import Preference, Report
 from safety_jax.evaluation.sets.items import ANSWER, CHOICE, CLOSED, CONVERSATION, Set
 from safety_jax.judges.judge import Score
+from safety_jax.models import quantised
 from safety_jax.models.decoding import layout
 from safety_jax.models.execution import float_type
+from safety_jax.models.folders.model_folder import ModelFolder
 from safety_jax.models.model import Model
 from safety_jax.report import evaluation as reports
 from safety_jax.stages import answering, groups, texts
@@ -110,12 +112,12 @@ def answer_as(
     }
     left = [of for of in plan.sets if kept[of.name].done < len(of.items)]
     unasked = bool(plan.tasks.names) and hosts.first_says(
-        lambda: read_tasks(place, plan, name) is None
+        lambda: read_tasks(config, place, plan, name) is None
     )
     if left or unasked:
         opened = plan.opened[name]
         dtype = float_type("model.parameter_dtype", config.model.parameter_dtype)
-        model = opened.load(dtype)
+        model = opened.load(dtype, config.model.base)
         limits = RequestLimits(
             longest=config.data.max_length or opened.config.max_positions,
             tokens_per_batch=groups.tokens_per_batch(config, jax.default_backend()),
@@ -135,7 +137,7 @@ def answer_as(
                 texts.rules(config),
             )
             if primary:
-                protocol = plan.tasks.protocol(opened.weights_sha256)
+                protocol = plan.tasks.protocol(held_weights(config, opened))
                 task_results.write(task_file(place, name), protocol, found)
         answering.release(model)
     return {of: file.all() for of, file in kept.items()}
@@ -169,9 +171,17 @@ def task_file(place: workdir.Workdir, name: str) -> Path:
     return place.path / TASKS / files.file_name(name, ".json")
 
 
-def read_tasks(place: workdir.Workdir, plan: EvaluationPlan, name: str) -> dict[str, Any] | None:
+def held_weights(config: ConfigDict, opened: ModelFolder) -> str:
+    """A model's weights, and what their kernels are quantised to."""
+    base = config.model.base
+    return opened.weights_sha256 + ("" if base == quantised.STORED else f" in {base}")
+
+
+def read_tasks(
+    config: ConfigDict, place: workdir.Workdir, plan: EvaluationPlan, name: str
+) -> dict[str, Any] | None:
     """The results of a model's tasks that are kept; None where they are not."""
-    protocol = plan.tasks.protocol(plan.opened[name].weights_sha256)
+    protocol = plan.tasks.protocol(held_weights(config, plan.opened[name]))
     return task_results.read(task_file(place, name), protocol)
 
 
@@ -289,7 +299,7 @@ def describe(
         people.export(place.path, open_ended, config.evaluate.sheet_answers, config.seed)
     given = tuple(config.evaluate.labels)
     said = people.read(given, place.path, open_ended, "evaluate.labels") if given else None
-    results = {name: read_tasks(place, plan, name) for name in plan.opened}
+    results = {name: read_tasks(config, place, plan, name) for name in plan.opened}
     side_by_side = dataclasses.asdict(plan.preference.card) if plan.preference else {}
     done = {name: found for name, found in results.items() if found}
     material = assemble.Material(

@@ -16,6 +16,7 @@ from safety_jax.data.text_rules import AS_TEXT, TextRules
 from safety_jax.evaluation.answers.responses import Protocol
 from safety_jax.evaluation.sets import subsets
 from safety_jax.evaluation.sets.items import CHOICE, CONVERSATION, Set
+from safety_jax.models import quantised
 from safety_jax.models.decoding import generation
 from safety_jax.models.folders.model_folder import ModelFolder
 from safety_jax.stages import answering, texts
@@ -92,6 +93,8 @@ def ask(
             "weights": config.model.parameter_dtype,
             "activations": config.model.compute_dtype,
         }
+        if config.model.base != quantised.STORED:
+            decoding["base"] = config.model.base
         worded = worded_as(template, rules)
         protocol = Protocol(
             opened.weights_sha256, opened.tokenizer_sha256, worded, decoding, config.seed

@@ -20,9 +20,9 @@ from safety_jax.data.prefixes import Share
 from safety_jax.data.recovery import Recovery
 from safety_jax.judges.planned import Resources
 from safety_jax.maths import flops
-from safety_jax.models import llama, lora
+from safety_jax.models import llama, lora, quantised
 from safety_jax.models.execution import Execution, float_type
-from safety_jax.models.folders import hf_config, hub, peft, tokenizer_files
+from safety_jax.models.folders import bitsandbytes, hf_config, hub, peft, tokenizer_files
 from safety_jax.stages import texts
 from safety_jax.training import optim, policy
 from safety_jax.training.footprint import TrainedModel, TrunkSizes
@@ -40,11 +40,19 @@ class Base:
     Attributes:
         folder: its Hugging Face folder.
         tokens: its tokenizer, or the one that the config names instead.
+        kernels: what its kernels are held as: a name of `quantised.FORMATS`, or `STORED`, numbers.
     """
 
     folder: Path
     config: llama.LlamaConfig
     tokens: PreTrainedTokenizerBase
+    kernels: str
+
+
+def held_kernels(config: ConfigDict, folder: Path) -> str:
+    """What a run holds the kernels of this folder as, see `Base.kernels`."""
+    asked = str(config.model.base)
+    return bitsandbytes.held(folder) if asked == quantised.STORED else asked
 
 
 def base(config: ConfigDict, mesh: Mesh) -> Base:
@@ -56,7 +64,8 @@ def base(config: ConfigDict, mesh: Mesh) -> Base:
     folder = hub.resolve(config.model.path)
     model = hf_config.read_config(folder)
     llama.shardings(model, mesh)
-    return Base(folder, model, tokenizer_files.load(tokenizer_folders(config, folder)))
+    tokens = tokenizer_files.load(tokenizer_folders(config, folder))
+    return Base(folder, model, tokens, held_kernels(config, folder))
 
 
 def tokenizer_folders(config: ConfigDict, model: Path) -> tuple[Path, ...]:
@@ -173,6 +182,7 @@ def load_policy(
             base.folder,
             init=config.model.init,
             base_dtype=float_type("model.parameter_dtype", config.model.parameter_dtype),
+            kernels=config.model.base,
             adapter=adapter,
             initialization=config.lora.initialization,
             start_from=hub.resolve(config.model.adapter) if config.model.adapter else None,
@@ -216,18 +226,31 @@ def adapter_settings(
 
 
 def trained_policy(
-    config: ConfigDict, model: llama.LlamaConfig, *, sides: int, survey: bool = False
+    config: ConfigDict,
+    model: llama.LlamaConfig,
+    *,
+    sides: int,
+    survey: bool = False,
+    kernels: str = "",
 ) -> TrainedModel:
     """Sizes of the model as the `model`, `lora` and `train` groups train it.
 
     Args:
         sides, survey: see `TrainedModel`.
+        kernels: what its own are held as; "": as the config says.
     """
     known = llama.targets(model)
     adapted = lora.targets(tuple(config.lora.targets), known) if config.lora.rank > 0 else ()
     declared, vocabulary = llama.parameters(model), model.vocabulary_size
     return trained_model(
-        config, model, declared, adapted, vocabulary=vocabulary, sides=sides, survey=survey
+        config,
+        model,
+        declared,
+        adapted,
+        vocabulary=vocabulary,
+        sides=sides,
+        survey=survey,
+        kernels=kernels or config.model.base,
     )
 
 
@@ -240,23 +263,28 @@ def trained_model(
     vocabulary: int,
     sides: int,
     survey: bool,
+    kernels: str,
 ) -> TrainedModel:
     """Sizes of a model with these weights.
 
     Args:
+        kernels: what those of a frozen base are held as.
         trunk: the config of its layers.
         adapted: projections that adapters go on; none where all weights are trained.
         vocabulary: entries of the output; 0 without.
     """
     layers = lora.layer_numbers(config.lora.layers, trunk.layers)
     leaves = lora.shapes(declared, adapted, config.lora.rank, layers)
+    weights = sum(math.prod(p.shape) for p in declared.values())
+    stored = float_type("model.parameter_dtype", config.model.parameter_dtype).itemsize
     return TrainedModel(
         TrunkSizes.of(trunk, declared),
-        weights=sum(math.prod(p.shape) for p in declared.values()),
+        weights=weights,
         adapter_weights=sum(math.prod(shape) for shape, _ in leaves.values()),
         vocabulary=vocabulary,
         chunk_tokens=config.train.chunk_tokens if vocabulary else 0,
-        base_bytes=float_type("model.parameter_dtype", config.model.parameter_dtype).itemsize,
+        base_bytes=quantised.weights_bytes(declared, stored, kernels) / weights,
+        dequantised=kernels != quantised.STORED,
         number_bytes=float_type("model.compute_dtype", config.model.compute_dtype).itemsize,
         sides=sides,
         survey=survey,
@@ -289,6 +317,7 @@ def judge_resources(config: ConfigDict, mesh: Mesh) -> Resources:
         attention=score.attention,
         tokens_per_batch=tokens_per_batch(config, mesh.devices.flat[0].platform),
         special_text=config.data.special_text,
+        kernels=score.base,
     )
 
 
@@ -330,11 +359,17 @@ def optimization(config: ConfigDict) -> optim.Optimization:
 
 
 def describe_model(
-    config: ConfigDict, declared: Mapping[str, meshes.Parameter], max_positions: int, mesh: Mesh
+    config: ConfigDict,
+    declared: Mapping[str, meshes.Parameter],
+    max_positions: int,
+    mesh: Mesh,
+    kernels: str = quantised.STORED,
 ) -> str:
     """One line on weights and mesh, and a warning where rows are longer than the model's own."""
     weights = sum(math.prod(p.shape) for p in declared.values())
-    text = f"{weights:,} weights on {mesh.size} {mesh.devices.flat[0].device_kind} as {sizes(mesh)}"
+    held = "" if kernels == quantised.STORED else f", the layers' kernels in {kernels},"
+    kind = mesh.devices.flat[0].device_kind
+    text = f"{weights:,} weights{held} on {mesh.size} {kind} as {sizes(mesh)}"
     if config.data.max_length > max_positions:
         text += (
             f"\nwarning: data.max_length {config.data.max_length} is more than the "
@@ -349,4 +384,6 @@ def sizes(mesh: Mesh) -> str:
 
 def describe_base(config: ConfigDict, base: Base, mesh: Mesh) -> str:
     """`describe_model` of a language model."""
-    return describe_model(config, llama.parameters(base.config), base.config.max_positions, mesh)
+    return describe_model(
+        config, llama.parameters(base.config), base.config.max_positions, mesh, base.kernels
+    )

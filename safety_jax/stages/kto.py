@@ -49,7 +49,9 @@ def make_task(config: ConfigDict, mesh: Mesh) -> Task:
         unit="answers",
         sides=("answer", "answer of another row, for the reference point"),
         corpus=corpus,
-        model=groups.trained_policy(config, base.config, sides=1, survey=True),
+        model=groups.trained_policy(
+            config, base.config, kernels=base.kernels, sides=1, survey=True
+        ),
         about_model=groups.describe_base(config, base, mesh),
         flops_per_example=groups.flops_per_example(config, base, *corpus.training.sides),
         load=functools.partial(groups.load_policy, config, base, mesh),

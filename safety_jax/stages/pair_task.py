@@ -39,7 +39,9 @@ def make(
         unit="pairs",
         sides=("chosen answer", "rejected answer"),
         corpus=corpus,
-        model=groups.trained_policy(config, base.config, sides=2, survey=live),
+        model=groups.trained_policy(
+            config, base.config, kernels=base.kernels, sides=2, survey=live
+        ),
         about_model=groups.describe_base(config, base, mesh),
         flops_per_example=groups.flops_per_example(config, base, *sides, share=share),
         load=functools.partial(groups.load_policy, config, base, mesh),

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from safety_jax.base.errors import ConfigError
-from safety_jax.models import llama, lora
+from safety_jax.models import llama, lora, quantised
 from safety_jax.models.encoders import heads, llama_heads
 from safety_jax.models.execution import Execution, float_type
 from safety_jax.models.folders import peft
@@ -74,7 +74,7 @@ class PlanRequest:
         """Bytes of a device."""
         return self.where.chip.memory / self.where.chip.devices
 
-    def mesh_for_rows(self, rows: int, bytes_each: int) -> layouts.ModelSizes:
+    def mesh_for_rows(self, rows: int, bytes_each: float) -> layouts.ModelSizes:
         """The mesh that is chosen for so many rows a step, and bytes held for each weight."""
         state = float(bytes_each * formulas.all_weights(self.model))
         return layouts.for_rows(self.model, len(self.found), rows, state, self.memory)
@@ -139,6 +139,19 @@ def chosen(
 
 def base_dtype(config: ConfigDict) -> Any:
     return float_type("model.parameter_dtype", config.model.parameter_dtype)
+
+
+def base_bytes(asked: PlanRequest) -> float:
+    """Of a weight that stands still, the mean of all."""
+    declared, config = llama.parameters(asked.model), asked.config
+    whole = quantised.weights_bytes(declared, base_dtype(config).itemsize, config.model.base)
+    return whole / formulas.all_weights(asked.model)
+
+
+def kernel_bytes(model: llama.LlamaConfig, kernels: str, width: int) -> float:
+    """Of a weight of the layers' kernels the mean of all: codes, or numbers of `width` bytes."""
+    declared = {n: p for n, p in llama.parameters(model).items() if quantised.quantisable(n)}
+    return quantised.weights_bytes(declared, width, kernels) / formulas.kernel_weights(model)
 
 
 def number_bytes(run: Execution) -> int:

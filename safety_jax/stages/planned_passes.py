@@ -18,7 +18,7 @@ from safety_jax.judges.batching import TOKENS_A_TEXT
 from safety_jax.judges.guards.catalogue import GUARDS
 from safety_jax.judges.guards.reading import label_logprobs, table
 from safety_jax.judges.planned import max_tokens
-from safety_jax.models import llama
+from safety_jax.models import llama, quantised
 from safety_jax.models.decoding import caches, generation, session
 from safety_jax.models.encoders import heads
 from safety_jax.models.execution import float_type
@@ -30,8 +30,10 @@ from safety_jax.stages.planned import (
     PlanRequest,
     ProgramChoice,
     StageProgram,
+    base_bytes,
     base_dtype,
     chosen,
+    kernel_bytes,
     make_policy,
     make_scorer,
     number_bytes,
@@ -48,7 +50,7 @@ def choose_decoding(asked: PlanRequest) -> ProgramChoice:
     most = config.raft.prompts * config.sample.candidates
     if asked.keep:
         return chosen(asked.own_mesh(), lanes, max(lanes, most), free=False)
-    weights = float(base_dtype(config).itemsize * formulas.all_weights(model))
+    weights = base_bytes(asked) * formulas.all_weights(model)
     alone = Mesh(np.array([[asked.found[:1]]]), meshes.AXES)
     setup, held = decoding_setup(asked, alone, lanes)
     width = caches.number_bytes(setup.pace.cache_dtype, model.head_size)
@@ -80,13 +82,14 @@ def decoding_setup(
 def speaker_of(asked: PlanRequest, trained: policy.Policy) -> tuple[Model, dict[str, int]]:
     """The policy laid out for decoding, see `layout`; and bytes of what stays at home beside it."""
     home, mesh = trained.run.mesh, meshes.decoding(trained.run.mesh)
-    trainable, base = abstract.trained(trained, base_dtype(asked.config))
+    stored, kernels = base_dtype(asked.config), asked.config.model.base
+    trainable, base = abstract.trained(trained, stored, kernels)
     if mesh is home:
         return trained.model(trainable, base), {}
     moved = dataclasses.replace(trained, run=dataclasses.replace(trained.run, mesh=mesh))
     if trained.adapter is not None and asked.config.raft.adapter != "merge":
         at_home = {"adapters in training": abstract.bytes_on_device(trainable)}
-        return moved.model(*abstract.trained(moved, base_dtype(asked.config))), at_home
+        return moved.model(*abstract.trained(moved, stored, kernels)), at_home
     declared, computes = llama.parameters(asked.model), trained.run.compute_dtype
     speaker = Model(asked.model, moved.run, abstract.weights(declared, mesh, computes), None, None)
     if trained.adapter is not None:
@@ -98,7 +101,7 @@ def speaker_of(asked: PlanRequest, trained: policy.Policy) -> tuple[Model, dict[
 
 def decoding_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program]:
     """Sampling of stage `raft`: prompts are read, then a token is written in every lane."""
-    model, mesh = asked.model, asked.mesh(choice.mesh)
+    config, model, mesh = asked.config, asked.model, asked.mesh(choice.mesh)
     trained = make_policy(asked, mesh, choice.remat)
     speaker, at_home = speaker_of(asked, trained)
     setup, sizes = decoding_setup(asked, speaker.mesh, choice.rows)
@@ -108,8 +111,9 @@ def decoding_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program
     cache_width = caches.number_bytes(setup.pace.cache_dtype, model.head_size)
     prompts = {"rows": meshes.row_parts(mesh), "row_tokens": setup.pace.prefill_tokens}
     exchanged = functools.partial(
-        formulas.exchanged, model, parts, width=width, passes=1, repeats=1, reduced=0
-    )
+        formulas.exchanged, model, parts, width=width, passes=1, repeats=1, reduced=0,
+        kernel_bytes=kernel_bytes(model, config.model.base, width),
+    )  # fmt: skip
     arguments = {
         "parameters": abstract.bytes_on_device((speaker.weights, speaker.adapters)),
         "caches": abstract.bytes_on_device(cache),
@@ -166,7 +170,9 @@ def score_dtype(asked: PlanRequest) -> Any:
 
 def choose_judging(asked: PlanRequest) -> ProgramChoice:
     rows = max(1, groups.tokens_per_batch(asked.config, "tpu") // judged_tokens(asked))
-    each = score_dtype(asked).itemsize
+    score, declared = asked.config.score, llama.parameters(asked.model)
+    whole = quantised.weights_bytes(declared, score_dtype(asked).itemsize, score.base)
+    each = whole / formulas.all_weights(asked.model)
     sizes = asked.own_mesh() if asked.keep else asked.mesh_for_rows(rows, each)
     parts = sizes.data * sizes.fsdp
     rows = max(1, rows // parts) * parts  # as `buckets.buckets` has it
@@ -183,7 +189,7 @@ def judging_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program]
     run = asked.execution(mesh, score.compute_dtype, score.attention, "none")
     stored = score_dtype(asked)
     if row.kind in GUARDS:
-        weights = abstract.weights(llama.parameters(asked.model), mesh, stored)
+        weights = abstract.weights(llama.parameters(asked.model), mesh, stored, score.base)
         labels = table({"safe": (0,), "unsafe": (1,)})
         everywhere = meshes.sharding(mesh, ())
         judge: Any = (
@@ -193,7 +199,7 @@ def judging_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program]
         function: Any = label_logprobs
     else:
         scorer = make_scorer(asked.model, T)
-        judge = weights = abstract.weights(heads.parameters(scorer), mesh, stored)
+        judge = weights = abstract.weights(heads.parameters(scorer), mesh, stored, score.base)
         function = lambda weights, tokens, ends: heads.packed_scores(  # noqa: E731
             scorer, weights, tokens, ends, run
         )
@@ -218,7 +224,7 @@ def judging_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program]
             ),
             exchanged=formulas.exchanged(
                 asked.model, parts, width=width, tokens=choice.rows * T, passes=1, repeats=1,
-                reduced=0,
+                reduced=0, kernel_bytes=kernel_bytes(asked.model, score.base, width),
             ),
         )
     ]  # fmt: skip

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from safety_jax.base import memory
 from safety_jax.base.batch import Answers, Tokens
-from safety_jax.models import llama, lora
+from safety_jax.models import llama, lora, quantised
 from safety_jax.models.encoders import heads
 from safety_jax.planning import abstract, formulas
 from safety_jax.planning.programs import Program
@@ -22,8 +22,10 @@ from safety_jax.stages.planned import (
     PlanRequest,
     ProgramChoice,
     StageProgram,
+    base_bytes,
     base_dtype,
     chosen,
+    kernel_bytes,
     make_adapter,
     make_policy,
     make_scorer,
@@ -57,7 +59,7 @@ def rows_of_step(asked: PlanRequest) -> int:
 def choose_training(asked: PlanRequest) -> ProgramChoice:
     config, rows = asked.config, rows_of_step(asked)
     # Adapters and their moments are small; of weights that are trained there are three.
-    each = base_dtype(config).itemsize if config.lora.rank > 0 else 3 * 4
+    each = base_bytes(asked) if config.lora.rank > 0 else 3.0 * 4
     sizes = asked.own_mesh() if asked.keep else asked.mesh_for_rows(rows, each)
     given, remat = config.train.rows_per_microbatch, config.model.remat
     # Fewer microbatches gather weights less often: as many rows as fit, where they may be chosen.
@@ -101,6 +103,7 @@ def sizes_of(asked: PlanRequest) -> TrainedModel:
         vocabulary=0,
         sides=sides,
         survey=False,
+        kernels=config.model.base,
     )
 
 
@@ -125,6 +128,7 @@ def training_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program
     load = formulas.training(
         trained, parts, width=width, rows=everything, row_tokens=T, microbatches=microbatches,
         flops_per_token=learner.flops_per_token(lengths), live_reference=step.survey,
+        dequantised=config.model.base != quantised.STORED,
     )  # fmt: skip
     temporaries = sizes_of(asked).temporaries(
         parts, remat=run.remat, rows=choice.rows, row_tokens=T
@@ -133,6 +137,7 @@ def training_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program
         asked.model, parts, width=width, tokens=everything * T,
         passes=2 + step.survey, repeats=microbatches,
         reduced=abstract.bytes_on_device(trainable) // 4,
+        kernel_bytes=kernel_bytes(asked.model, config.model.base, width),
     )  # fmt: skip
     loops = microbatches if microbatches > 1 else 0, trained.chunks(T)
     lower = functools.partial(
@@ -188,7 +193,8 @@ def segments(asked: PlanRequest) -> int:
 
 def load_policy(asked: PlanRequest, mesh: Mesh, remat: str) -> Loaded[policy.Policy]:
     trained = make_policy(asked, mesh, remat)
-    return Loaded(trained, *abstract.trained(trained, base_dtype(asked.config)))
+    config = asked.config
+    return Loaded(trained, *abstract.trained(trained, base_dtype(config), config.model.base))
 
 
 def tuning_step(
@@ -271,7 +277,7 @@ def judge_step(
     trainee = Trainee(
         scorer, training_run(asked, mesh, choice.remat), Path(config.model.path), adapter, False
     )
-    loaded = Loaded(trainee, *abstract.judge(trainee, base_dtype(config)))
+    loaded = Loaded(trainee, *abstract.judge(trainee, base_dtype(config), config.model.base))
     kind, sides = config.reward.kind, judged_sides(config)
     learning = judging.learning(
         trainee,

@@ -21,7 +21,7 @@ from safety_jax.base import compilation, trees
 from safety_jax.base.errors import ConfigError, NotFiniteError
 from safety_jax.data import contamination, encode, prompts, records, sources
 from safety_jax.judges import registry
-from safety_jax.models import lora
+from safety_jax.models import lora, quantised
 from safety_jax.models.decoding.ends import model_ends
 from safety_jax.raft import judging, prompt_pool, round_measures, rounds, sampling, selection
 from safety_jax.raft.setup import RaftParts, RaftPlan, RoundSummary, Weights
@@ -53,7 +53,12 @@ def run(config: ConfigDict, folder: str) -> None:
         judges = plan_judges(config, mesh)
         plan = make_plan(config, place, base.tokens, judges)
         place.remember(identity(config, base, plan, judges))
-        fits.fill_unseen(config, groups.trained_policy(config, base.config, sides=1), mesh, place)
+        fits.fill_unseen(
+            config,
+            groups.trained_policy(config, base.config, kernels=base.kernels, sides=1),
+            mesh,
+            place,
+        )
         if primary:
             print(plan.pool.describe())
             print(f"judges: {', '.join(judges.cards) or 'people'}")
@@ -104,6 +109,11 @@ def hold_base(config: ConfigDict, loaded: Loaded[policy.Policy]) -> Loaded[polic
     adapter = loaded.learner.adapter
     if config.raft.adapter != "merge" or adapter is None:
         return loaded
+    if any(map(quantised.is_quantised, trees.flatten(loaded.frozen).values())):
+        raise ConfigError(
+            f"raft.adapter is merge, but {config.model.path} is quantised, and codes cannot take "
+            "adapters up; set raft.adapter=continue, or give the model it was made from"
+        )
     return dataclasses.replace(loaded, frozen=lora.promote(loaded.frozen, adapter.targets))
 
 

@@ -13,6 +13,7 @@ from safety_jax.base import files, trees
 from safety_jax.data import prefixes
 from safety_jax.data.corpora import Sided
 from safety_jax.data.prefixes import Share
+from safety_jax.models import quantised
 from safety_jax.models.folders import hub
 from safety_jax.stages import groups
 from safety_jax.training import reference, run
@@ -90,4 +91,4 @@ def facts(config: ConfigDict, loaded: Loaded) -> dict[str, Any]:
         # A frozen base is stored in this type; weights that are trained are float32.
         "parameter_dtype": model.parameter_dtype if learner.adapter else "float32",
         "compute_dtype": model.compute_dtype,
-    }
+    } | ({} if model.base == quantised.STORED else {"base": model.base})

@@ -8,6 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from safety_jax.base import files, trees
+from safety_jax.models import quantised
 from safety_jax.models.folders import hub, tokenizer_files
 from safety_jax.report import model_card
 from safety_jax.stages import fits, groups, texts
@@ -43,7 +44,14 @@ def write(
         target = place.path / "merged"
         lost[target] = learner.export_merged(target, weights, frozen, dtype)
     if jax.process_index() == 0:
+        kernels = groups.held_kernels(config, learner.folder)
         for target, share in lost.items():
+            if kernels != quantised.STORED and not (target / hub.ADAPTER).is_file():
+                print(
+                    f"note: {target}: the base was {kernels}; written are the numbers that its "
+                    f"codes stand for, with the adapter added, in {dtype}",
+                    flush=True,
+                )
             if share:
                 print(
                     f"note: {target}: {share:.1%} of the weights that the adapter moves stay where "
@@ -120,6 +128,7 @@ def write_facts(
     start = place.environment()[-1]
     mesh = learner.run.mesh
     pretrained = config.model.init == "pretrained"
+    kernels = groups.held_kernels(config, learner.folder)
     facts = model_card.ModelCard(
         title=place.path.name,
         summary=summary,
@@ -141,6 +150,7 @@ def write_facts(
             "mesh": groups.sizes(mesh),
             "attention": config.model.attention,
             "compute": config.model.compute_dtype,
+            **({} if kernels == quantised.STORED else {"base": kernels}),
             "microbatches": str(fits.of(config)),
         },
         notes=tuple(notes),

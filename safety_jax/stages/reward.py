@@ -184,6 +184,7 @@ def load(
             typed=typed,
             init=config.model.init,
             base_dtype=float_type("model.parameter_dtype", config.model.parameter_dtype),
+            kernels=config.model.base,
             adapter=adapter,
             initialization=config.lora.initialization,
             key=jax.random.key(config.seed),
@@ -197,7 +198,14 @@ def trained_judge(
     """Sizes of the judge, as the `model` and `lora` groups train it."""
     adapted = heads.targets(scorer, tuple(config.lora.targets)) if config.lora.rank else ()
     return groups.trained_model(
-        config, scorer.config, declared, adapted, vocabulary=0, sides=sides, survey=False
+        config,
+        scorer.config,
+        declared,
+        adapted,
+        vocabulary=0,
+        sides=sides,
+        survey=False,
+        kernels=heads.kernels_of(scorer, config.model.base),
     )
 
 

@@ -31,6 +31,8 @@ BELOW_ONE = Real(0.0, 1.0, high_open=True)
 STEPS = Whole(1, unit="steps")
 TOKENS = Whole(1, LONGEST_ROW, unit="tokens")
 NUMBER_TYPE = OneOf(("bfloat16", "float32"))
+STORED = "stored"  # see `models/quantised.py`, which needs jax
+KERNELS = OneOf((STORED, "int8", "nf4"))
 ATTENTION = OneOf(("auto", "xla", "cudnn", "splash"))
 SKIPPING = OneOf(("error", "skip"))
 NOTES = Texts("sentences")
@@ -68,6 +70,7 @@ _PRECISION = in_group(
     {
         "tokenizer": OTHER_FOLDER,
         "parameter_dtype": NUMBER_TYPE,
+        "base": KERNELS,
         "compute_dtype": NUMBER_TYPE,
         "attention": ATTENTION,
     },
@@ -78,6 +81,7 @@ _JUDGING = in_group(
         "rows_per_write": Whole(1, unit="rows"),
         "tokens_per_batch": Whole(1, unit="tokens", names=("auto",)),
         "parameter_dtype": NUMBER_TYPE,
+        "base": KERNELS,
         "compute_dtype": NUMBER_TYPE,
         "attention": ATTENTION,
     },

@@ -38,7 +38,9 @@ def make_task(config: ConfigDict, mesh: Mesh, base: groups.Base | None = None) -
         unit="rows",
         sides=("row",),
         corpus=corpus,
-        model=groups.trained_policy(config, base.config, sides=1, survey=live),
+        model=groups.trained_policy(
+            config, base.config, kernels=base.kernels, sides=1, survey=live
+        ),
         about_model=groups.describe_base(config, base, mesh),
         flops_per_example=groups.flops_per_example(config, base, corpus.training),
         load=load,

@@ -16,7 +16,7 @@ from safety_jax.evaluation.sets import reading
 from safety_jax.evaluation.sets.items import SAFE, UNSAFE, Set
 from safety_jax.judges import registry
 from safety_jax.judges.planned import PlannedJudge
-from safety_jax.models import llama
+from safety_jax.models import llama, quantised
 from safety_jax.models.execution import float_type
 from safety_jax.models.folders.model_folder import ModelFolder, open_model
 from safety_jax.stages import evaluate_plan, evaluate_prompts, groups
@@ -186,11 +186,15 @@ def read_rows(config: ConfigDict) -> tuple[Rows, dict[str, str]]:
 
 def plan_rows(config: ConfigDict, opened: ModelFolder, rows: Rows) -> list[Tampering]:
     """Rows as a model reads them."""
-    base = groups.Base(opened.folder, opened.config, opened.tokenizer)
+    base = groups.Base(
+        opened.folder, opened.config, opened.tokenizer, groups.held_kernels(config, opened.folder)
+    )
     encoding = groups.encoding(config, base, config.data.overlong_prompt)
     numbers = {name: config[name].to_dict() for name in ("lora", "optim")}
     numbers |= {"batch": config.train.batch_size, "seed": config.seed}
     numbers |= {name: config.model[name] for name in ("parameter_dtype", "compute_dtype")}
+    if base.kernels != quantised.STORED:
+        numbers["base"] = base.kernels
     found = []
     for data, count, several in rows:
         examples = encode.encode(several, encoding, train_on="response")

@@ -18,8 +18,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from safety_jax.base import compilation, files, hosts, trees
+from safety_jax.base.errors import ConfigError
 from safety_jax.data import corpora
-from safety_jax.models import llama, lora
+from safety_jax.models import llama, lora, quantised
 from safety_jax.models.execution import Execution, float_type
 from safety_jax.models.folders import tokenizer_files
 from safety_jax.models.folders.model_folder import ModelFolder
@@ -191,9 +192,14 @@ class TamperedWeights:
     def _frozen(self) -> trees.Tree:
         """The model's weights, its own adapter added."""
         dtype = float_type("model.parameter_dtype", self._config.model.parameter_dtype)
-        model = self._opened.load(dtype)
+        model = self._opened.load(dtype, self._config.model.base)
         if model.adapters is None:
             return model.weights
+        if any(map(quantised.is_quantised, trees.flatten(model.weights).values())):
+            raise ConfigError(
+                f"{self._opened.path} is an adapter on a quantised base, which cannot take it up; "
+                f"set model.base={quantised.STORED}, or give a merged model"
+            )
         return jax.jit(lora.merge)(model.weights, model.adapters)
 
     @functools.cached_property

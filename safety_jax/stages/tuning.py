@@ -126,7 +126,7 @@ class RoundTuner:
             unit="answers",
             sides=("answer",),
             corpus=corpora.selected(examples, base.tokens),
-            model=groups.trained_policy(self._config, base.config, sides=1),
+            model=groups.trained_policy(self._config, base.config, kernels=base.kernels, sides=1),
             about_model="",
             flops_per_example=groups.flops_per_example(self._config, base, examples),
             load=lambda: loaded,

@@ -117,9 +117,11 @@ class TrainedModel:
         adapter_weights: that are trained beside a base that stands still; 0: all are trained.
         vocabulary: entries of the output head; 0: a judge.
         chunk_tokens: of a row, whose logits exist at the same time.
-        base_bytes, number_bytes: of a weight that stands still; of a number that is computed with.
+        base_bytes, number_bytes: of a weight that stands still, the mean of all; of a number that
+            is computed with.
         sides: rows of an example that the gradient goes through.
         survey: the step makes another forward pass over as many rows.
+        dequantised: kernels that stand still are codes; those of a layer are numbers at work.
     """
 
     trunk: TrunkSizes
@@ -127,10 +129,11 @@ class TrainedModel:
     adapter_weights: int
     vocabulary: int
     chunk_tokens: int
-    base_bytes: int
+    base_bytes: float
     number_bytes: int
     sides: int
     survey: bool = False
+    dequantised: bool = False
 
     def held(self, parts: FlopParts) -> float:
         """Bytes of one device that stay from step to step, gradients among them."""
@@ -154,7 +157,7 @@ class TrainedModel:
         found = tokens * width * (trunk.layers * kept[remat] + at_work + scores)
         if not trunk.square:  # a block's, in float32, with what the backward pass makes of them
             found += tokens * 4 * BLOCK_SCORES * trunk.heads / parts.tensor * QUERY_BLOCK
-        if parts.gathered:
+        if parts.gathered or self.dequantised:
             found += width * trunk.kernels / trunk.layers / parts.tensor
         found += width * self.vocabulary * trunk.width / parts.tensor
         chunk = self.sides * rows / parts.rows * min(self.chunk_tokens, row_tokens)

@@ -16,7 +16,7 @@ from safety_jax.base import trees
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import ConfigError
 from safety_jax.maths import flops
-from safety_jax.models import lora
+from safety_jax.models import lora, quantised
 from safety_jax.models.encoders import heads, llama_heads
 from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hub, peft
@@ -151,6 +151,7 @@ def build(
     typed: bool,
     init: str,
     base_dtype: jnp.dtype,
+    kernels: str = quantised.STORED,
     adapter: peft.LoraConfig | None,
     initialization: str,
     key: jax.Array,
@@ -161,11 +162,13 @@ def build(
         own_head: the folder's head is used; otherwise a fresh one.
         init: "pretrained" reads the folder's weights, "random" only uses its sizes.
         base_dtype: of a frozen trunk; what is trained is float32.
+        kernels: what the frozen trunk's kernels are held as, see `weight_table.load`.
         adapter: LoRA adapters; None trains all weights.
         initialization: of adapters, see `lora.initialize`.
 
     Raises:
-        ConfigError: an unknown `init`, or adapters on random weights.
+        ConfigError: an unknown `init`, adapters on random weights, or `kernels` that do not fit the
+            trunk.
         CheckpointError: a folder that cannot be used.
     """
     if init not in ("pretrained", "random"):
@@ -179,12 +182,19 @@ def build(
     mesh = run.mesh
     base_key, adapter_key = jax.random.split(key)
     dtype = jnp.dtype(jnp.float32) if adapter is None else base_dtype
+    if kernels != heads.kernels_of(scorer, kernels):
+        raise ConfigError(
+            f"model.base {kernels}: a trunk of the kind {scorer.kind} is not quantised; expected "
+            f"{quantised.STORED}"
+        )
+    if adapter is None and init == "pretrained":
+        policy.refuse_training(folder, kernels)
     if init == "random":
         weights = heads.initialize(scorer, base_key, mesh, dtype)
     elif own_head:
-        weights = heads.load(folder, scorer, mesh, dtype)
+        weights = heads.load(folder, scorer, mesh, dtype, kernels)
     else:
-        weights = heads.load_trunk(folder, scorer, base_key, mesh, dtype)
+        weights = heads.load_trunk(folder, scorer, base_key, mesh, dtype, kernels)
     trainee = Trainee(scorer, run, folder, adapter, typed)
     if adapter is None:
         return trainee, weights, {}

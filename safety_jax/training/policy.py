@@ -16,9 +16,9 @@ from safety_jax.base import trees
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import ConfigError
 from safety_jax.maths import flops, logprobs
-from safety_jax.models import llama, lora
+from safety_jax.models import llama, lora, quantised
 from safety_jax.models.execution import Execution
-from safety_jax.models.folders import hf, peft
+from safety_jax.models.folders import bitsandbytes, hf, peft
 from safety_jax.models.model import Model
 
 SHARD_BYTES = 5 * 10**9  # of an exported file; what the hub and `transformers` use
@@ -115,10 +115,22 @@ class Policy:
     def export_merged(
         self, folder: Path, trainable: trees.Tree, frozen: trees.Tree, dtype: str
     ) -> float:
-        """Writes the full model, adapters added to the base."""
+        """Writes the full model, adapters added to the base; a quantised base leaves as the numbers
+        that its codes stand for, and so does what is added."""
         model = self.model(trainable, frozen)
         return hf.export(
             folder, model.weights, self.config, self.folder, dtype, SHARD_BYTES, model.adapters
+        )
+
+
+def refuse_training(folder: Path, kernels: str) -> None:
+    """Raises a ConfigError where all weights would be trained, and kernels are codes."""
+    held = bitsandbytes.held(folder) if kernels == quantised.STORED else kernels
+    if held != quantised.STORED:
+        raise ConfigError(
+            f"{folder} in {held} with lora.rank=0: codes cannot be trained, only adapters beside "
+            "them; set lora.rank, or give the model in float32, bfloat16 or float16 with "
+            f"model.base={quantised.STORED}"
         )
 
 
@@ -148,6 +160,7 @@ def build(
     *,
     init: str,
     base_dtype: jnp.dtype,
+    kernels: str = quantised.STORED,
     adapter: peft.LoraConfig | None,
     initialization: str,
     start_from: Path | None,
@@ -160,6 +173,7 @@ def build(
     Args:
         init: "pretrained" reads the folder's weights, "random" only uses its sizes.
         base_dtype: of a frozen base; what is trained is float32.
+        kernels: what the frozen base's kernels are held as, see `weight_table.load`.
         adapter: fresh LoRA adapters; None trains all weights.
         initialization: of fresh adapters, see `lora.initialize`.
         start_from: a PEFT folder to go on from. It brings its own rank, alpha, targets and layers;
@@ -168,7 +182,8 @@ def build(
         base: the folder's weights, where they were read before; they stand still.
 
     Raises:
-        ConfigError: an unknown `init`, or adapters on random weights.
+        ConfigError: an unknown `init`, adapters on random weights, or a quantised base that is to
+            be trained in full.
         CheckpointError: a folder that cannot be used.
     """
     if init not in ("pretrained", "random"):
@@ -183,7 +198,9 @@ def build(
     base_key, adapter_key = jax.random.split(key)
     dtype = jnp.dtype(jnp.float32) if adapter is None else base_dtype
     if init == "pretrained":
-        base = hf.load(folder, config, mesh, dtype) if base is None else base
+        if adapter is None:
+            refuse_training(folder, kernels)
+        base = hf.load(folder, config, mesh, dtype, kernels) if base is None else base
     else:
         base = llama.initialize(config, base_key, mesh, dtype)
     started = None if start_from is None else peft.load(start_from, config, mesh)

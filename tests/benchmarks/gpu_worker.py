@@ -288,7 +288,7 @@ def choose(size: Size, method: Method, sides: int, mesh: Mesh, room: float) -> f
         adapter_weights=sum(math.prod(shape) for shape, _ in leaves.values()),
         vocabulary=config.vocabulary_size,
         chunk_tokens=size.chunk_tokens,
-        base_bytes=DTYPE.itemsize,
+        base_bytes=float(DTYPE.itemsize),
         number_bytes=DTYPE.itemsize,
         sides=sides,
     )

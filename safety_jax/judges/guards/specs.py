@@ -136,7 +136,7 @@ def plan_reading(
         high=span[1],
         threshold=threshold,
         template=template,
-        precision=resources.precision,
+        precision=resources.precision(resources.kernels),
         settings={
             **settings,
             "max_tokens": longest,
@@ -152,7 +152,7 @@ def plan_reading(
     stored = resources.stored()
 
     def load() -> Judge:
-        model = dataclasses.replace(found.load(stored), ends=())
+        model = dataclasses.replace(found.load(stored, resources.kernels), ends=())
         return make(card, dataclasses.replace(reader, model=model))
 
     return PlannedJudge(card, load, None)

@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int
 from safety_jax.base import meshes, trees
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import CheckpointError, ConfigError
-from safety_jax.models import attention, declaration, layers, llama, lora
+from safety_jax.models import attention, declaration, layers, llama, lora, quantised
 from safety_jax.models.encoders import llama_heads
 from safety_jax.models.encoders.registry import KINDS, MODEL_TYPES
 from safety_jax.models.execution import Execution
@@ -223,8 +223,19 @@ def _trunk(weights: trees.Tree) -> trees.Tree:
 # ---------------------------------------------------------------------------- folders
 
 
-def load(folder: Path, scorer: Scorer, mesh: Mesh, dtype: DTypeLike) -> trees.Tree:
+def kernels_of(scorer: Scorer, kernels: str) -> str:
+    """What this judge's kernels are held as where so much is asked of all judges: only those of
+    the LLaMA family are quantised, encoders are small."""
+    return kernels if isinstance(scorer.config, llama.LlamaConfig) else quantised.STORED
+
+
+def load(
+    folder: Path, scorer: Scorer, mesh: Mesh, dtype: DTypeLike, kernels: str = quantised.STORED
+) -> trees.Tree:
     """The weights of a folder with a sequence head.
+
+    Args:
+        kernels: see `weight_table.load`, and `kernels_of`.
 
     Raises:
         CheckpointError: the files are damaged, or do not hold exactly the weights of `scorer`.
@@ -232,11 +243,16 @@ def load(folder: Path, scorer: Scorer, mesh: Mesh, dtype: DTypeLike) -> trees.Tr
     """
     where = shardings(scorer, mesh)
     held = KINDS[scorer.kind].layout(scorer.config)
-    return weight_table.load(folder, held, parameters(scorer), where, dtype)
+    return weight_table.load(folder, held, parameters(scorer), where, dtype, kernels)
 
 
 def load_trunk(
-    folder: Path, scorer: Scorer, key: jax.Array, mesh: Mesh, dtype: DTypeLike
+    folder: Path,
+    scorer: Scorer,
+    key: jax.Array,
+    mesh: Mesh,
+    dtype: DTypeLike,
+    kernels: str = quantised.STORED,
 ) -> trees.Tree:
     """The trunk of a folder, whatever head that has, below a fresh head.
 
@@ -252,7 +268,7 @@ def load_trunk(
     wanted = {name: p for name, p in declared.items() if not name.startswith(fresh)}
     optional = [name for name in wanted if name.startswith(f"{SCORE}.")]
     rows = KINDS[scorer.kind].layout(scorer.config)
-    found = weight_table.load_trunk(folder, rows, wanted, where, dtype, optional)
+    found = weight_table.load_trunk(folder, rows, wanted, where, dtype, optional, kernels)
     head = declaration.initialize(layers.Head, scorer.head, key, where[SCORE], dtype)
     return found | {SCORE: head | found.get(SCORE, {})}
 

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from safety_jax.base import trees
-from safety_jax.models import llama, lora
+from safety_jax.models import llama, lora, quantised
 from safety_jax.models.folders import hf_config, hub, internlm2, weight_export, weight_table
 from safety_jax.models.folders.hf_config import read_config
 from safety_jax.models.folders.hub import fingerprint, resolve
@@ -125,17 +125,26 @@ def hf_names(config: llama.LlamaConfig) -> dict[str, list[str]]:
     return {ours: place.names for ours, place in found.items()}
 
 
-def load(folder: Path, config: llama.LlamaConfig, mesh: Mesh, dtype: DTypeLike) -> trees.Tree:
+def load(
+    folder: Path,
+    config: llama.LlamaConfig,
+    mesh: Mesh,
+    dtype: DTypeLike,
+    kernels: str = quantised.STORED,
+) -> trees.Tree:
     """The weights of a model folder as sharded arrays of `dtype`.
+
+    Args:
+        kernels: what the layers' kernels are held as, see `weight_table.load`.
 
     Raises:
         CheckpointError: the files are damaged, or do not hold exactly the weights of `config`.
-        ConfigError: the mesh does not divide the model.
+        ConfigError: the mesh does not divide the model, or `kernels` does not fit it.
     """
     shardings = llama.shardings(config, mesh)
     tied = {HEAD: (EMBEDDING, DIFFERS)} if config.tied_embeddings else {}
     held = dataclasses.replace(layout(config), copies=tied)
-    return weight_table.load(folder, held, llama.parameters(config), shardings, dtype)
+    return weight_table.load(folder, held, llama.parameters(config), shardings, dtype, kernels)
 
 
 def export(

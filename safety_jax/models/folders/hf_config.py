@@ -13,7 +13,7 @@ from typing import Any
 
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models import llama
-from safety_jax.models.folders import hub, internlm2, layer_kinds
+from safety_jax.models.folders import bitsandbytes, hub, internlm2, layer_kinds
 from safety_jax.models.folders.attributes import Attributes, refuse_unknown, tell_once
 from safety_jax.models.folders.families import (
     FAMILIES,
@@ -58,6 +58,9 @@ def parse(given: Mapping[str, Any], where: str) -> llama.LlamaConfig:
     given = internlm2.as_llama(given)
     nested = text_part(given) is not given
     given = text_part(given)
+    if given.get(bitsandbytes.SETTINGS):
+        bitsandbytes.parse(given[bitsandbytes.SETTINGS], where)
+        given = {name: value for name, value in given.items() if name != bitsandbytes.SETTINGS}
     family = _family(given, where)
     attributes = Attributes(given, family.defaults, where)
     layers = attributes.integer("num_hidden_layers")
@@ -251,6 +254,7 @@ def to_hf_config(
     family = FAMILIES[carried["model_type"]]
     carried |= {} if "architectures" in carried else {"architectures": [family.architecture]}
     spelled = ROPE_ATTRIBUTES | {LOCAL_THETA}
+    spelled |= {bitsandbytes.SETTINGS}  # what leaves is numbers
     attributes = {name: value for name, value in carried.items() if name not in spelled}
     ropes = rope_attributes(_ropes(config, family), config, family)
     return attributes | ropes | {"dtype": dtype, "torch_dtype": dtype}

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from safety_jax.models import lora
+from safety_jax.models import lora, quantised
 from safety_jax.models.folders import streaming
 
 
@@ -15,7 +15,8 @@ class MergedExport:
     """Gives every layer of a kernel its adapter, and counts what rounding to the file's type took.
 
     A whole merged copy of the weights never exists, and neither does the rounding of a base that is
-    held in bfloat16: the sum is rounded once, to the type of the file.
+    held in bfloat16: the sum is rounded once, to the type of the file. A quantised kernel counts as
+    the numbers that its codes stand for, as in PEFT, and leaves as a sum of numbers.
     """
 
     def __init__(self, adapters: lora.Adapters):
@@ -27,7 +28,12 @@ class MergedExport:
         return lora.of_projection(self._adapters.weights, self._projection(name)) is not None
 
     def on_host(
-        self, name: str, weight: jax.Array, layer: int | None, dtype: np.dtype, transposed: bool
+        self,
+        name: str,
+        weight: jax.Array | quantised.Kernel,
+        layer: int | None,
+        dtype: np.dtype,
+        transposed: bool,
     ) -> np.ndarray:
         """As `streaming.on_host`, with the adapter added."""
         found = lora.of_projection(self._adapters.weights, self._projection(name))
@@ -53,18 +59,21 @@ class MergedExport:
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def _add(
-    weight: jax.Array, a: jax.Array, b: jax.Array, scale: Any, places: jax.Array, dtype: np.dtype
+    weight: jax.Array | quantised.Kernel,
+    a: jax.Array,
+    b: jax.Array,
+    scale: Any,
+    places: jax.Array,
+    dtype: np.dtype,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """One layer with its adapter, and how many of its weights moved, and did not but should.
 
     Args:
         places: of the layer among the weights, and among the adapter's rows.
     """
-    kernel, a, b = (
-        jax.lax.dynamic_index_in_dim(leaf, place, axis=0, keepdims=False)
-        for leaf, place in ((weight, places[0]), (a, places[1]), (b, places[1]))
-    )
+    kernel = quantised.as_float(streaming.of_layer(weight, places[0]), jnp.float32)
+    a, b = streaming.of_layer((a, b), places[1])
     exact = lora.added(kernel, a, b, scale)
-    asked = exact != kernel.astype(jnp.float32)
+    asked = exact != kernel
     moved = asked & (exact.astype(dtype) != kernel.astype(dtype))
     return exact.astype(dtype), moved.sum(), (asked & ~moved).sum()

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from transformers import PreTrainedTokenizerBase
 
-from safety_jax.models import llama
+from safety_jax.models import llama, quantised
 from safety_jax.models.decoding.ends import model_ends
 from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hf, hf_config, hub, peft, tokenizer_files
@@ -52,14 +52,18 @@ class ModelFolder:
         files = tokenizer_files.fingerprint(self.tokenizer_folders)
         return hashlib.sha256(f"{files} {self.ends}".encode()).hexdigest()
 
-    def load(self, dtype: DTypeLike) -> Model:
+    def load(self, dtype: DTypeLike, kernels: str = quantised.STORED) -> Model:
         """The model on its mesh, its weights as `dtype`; adapters are float32.
+
+        Args:
+            kernels: what the layers' kernels are held as, see `weight_table.load`.
 
         Raises:
             CheckpointError: files that do not fit.
+            ConfigError: `kernels` does not fit.
         """
         mesh = self.execution.mesh
-        weights = hf.load(self.folder, self.config, mesh, dtype)
+        weights = hf.load(self.folder, self.config, mesh, dtype, kernels)
         adapters = None if self.adapter is None else peft.load(self.adapter, self.config, mesh)[0]
         return Model(self.config, self.execution, weights, adapters, self.tokenizer, self.ends)
 

@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 
+from safety_jax.models import quantised
 from safety_jax.models.folders import safetensors
 
 # Shards of one weight are read together up to this size, then handed to their devices: it bounds
@@ -120,17 +121,29 @@ def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
-def _layer(weight: jax.Array, layer: jax.Array | None, dtype: np.dtype) -> jax.Array:
+def _layer(
+    weight: jax.Array | quantised.Kernel, layer: jax.Array | None, dtype: np.dtype
+) -> jax.Array:
     if layer is not None:
-        weight = jax.lax.dynamic_index_in_dim(weight, layer, axis=0, keepdims=False)
+        weight = of_layer(weight, layer)
     # A copy, because an array remembers its host value: the weight itself must not.
-    return jnp.copy(weight).astype(dtype)
+    return jnp.copy(quantised.as_float(weight, dtype))
+
+
+def of_layer(weight: Any, layer: jax.Array) -> Any:
+    """One layer of a stacked weight, whatever it is held as."""
+    pick = functools.partial(jax.lax.dynamic_index_in_dim, index=layer, axis=0, keepdims=False)
+    return jax.tree.map(pick, weight)
 
 
 def on_host(
-    weight: jax.Array, layer: int | None, dtype: np.dtype, transposed: bool = False
+    weight: jax.Array | quantised.Kernel,
+    layer: int | None,
+    dtype: np.dtype,
+    transposed: bool = False,
 ) -> np.ndarray:
-    """One layer of a stacked weight (None: all of an unstacked one), whole, in host memory.
+    """One layer of a stacked weight (None: all of an unstacked one), whole, in host memory; of a
+    quantised one as numbers.
 
     `transposed` reverses its axes, see `assemble`. With several processes a collective: all must
     ask for the same pieces in the same order.

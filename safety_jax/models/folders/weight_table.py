@@ -10,7 +10,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import tqdm
@@ -18,7 +18,8 @@ from jax.typing import DTypeLike
 
 from safety_jax.base import meshes, trees
 from safety_jax.base.errors import CheckpointError
-from safety_jax.models.folders import hub, safetensors, streaming
+from safety_jax.models import quantised
+from safety_jax.models.folders import bitsandbytes, hub, quantising, safetensors, streaming
 
 SHOW_PROGRESS_BYTES = 1 << 30
 NOTHING = r"(?!)"  # matches no name
@@ -129,16 +130,26 @@ def load(
     declared: Mapping[str, meshes.Parameter],
     shardings: trees.Tree,
     dtype: DTypeLike,
+    kernels: str = quantised.STORED,
 ) -> trees.Tree:
     """The declared weights of a model folder as sharded arrays of `dtype`.
 
+    Args:
+        kernels: what the layers' kernels are held as: a name of `quantised.FORMATS`, or as the
+            folder holds them.
+
     Raises:
         CheckpointError: the files are damaged, or do not hold exactly these weights.
+        ConfigError: `kernels` does not fit the folder, the model or the mesh.
     """
-    tensors = rename(_prefixed(hub.locate(folder), layout), layout, folder)
+    tensors = rename(_prefixed(_located(folder), layout), layout, folder)
     tensors = split(tensors, layout, declared)
     check(tensors, layout, declared, folder)
-    return read(tensors, layout, declared, shardings, dtype, folder.name)
+    return read(tensors, layout, declared, shardings, dtype, folder.name, kernels)
+
+
+def _located(folder: Path) -> dict[str, safetensors.Tensor]:
+    return bitsandbytes.joined(hub.locate(folder))
 
 
 def _prefixed(
@@ -157,13 +168,14 @@ def load_trunk(
     shardings: trees.Tree,
     dtype: DTypeLike,
     optional: Iterable[str],
+    kernels: str = quantised.STORED,
 ) -> trees.Tree:
     """As `load`, from a folder with any head or none: of `optional` weights, those it holds.
 
     Raises:
         CheckpointError: as `load`; every weight that is not optional must be there.
     """
-    tensors = rename(_prefixed(hub.locate(folder), layout), layout, folder)
+    tensors = rename(_prefixed(_located(folder), layout), layout, folder)
     tensors = split(tensors, layout, declared)
     absent = {
         ours
@@ -179,7 +191,7 @@ def load_trunk(
         if name in names or not others.fullmatch(name)
     }
     check(kept, layout, wanted, folder)
-    return read(kept, layout, wanted, shardings, dtype, folder.name)
+    return read(kept, layout, wanted, shardings, dtype, folder.name, kernels)
 
 
 def _fits(
@@ -310,21 +322,34 @@ def read(
     shardings: trees.Tree,
     dtype: DTypeLike,
     title: str,
+    kernels: str = quantised.STORED,
 ) -> trees.Tree:
     """Checked tensors as sharded arrays; a progress bar for large models."""
     where = trees.flatten(shardings)
+    found = {
+        ours: [tensors[name] for name in place.names]
+        for ours, place in places(layout, declared).items()
+    }
+    kinds = {ours: quantising.kind_of(ours, held, kernels) for ours, held in found.items()}
     size = sum(
-        streaming.local_bytes(parameter.shape, where[ours], dtype)
+        streaming.local_bytes(
+            parameter.shape, where[ours], found[ours][0].dtype if kinds[ours] else dtype
+        )
         for ours, parameter in declared.items()
     )
-    weights = {}
+    weights: dict[str, Any] = {}
     hidden = size < SHOW_PROGRESS_BYTES or jax.process_index() != 0
     with tqdm.tqdm(
         total=size, desc=f"loading {title}", unit="B", unit_scale=True, disable=hidden
     ) as progress:
         for ours, place in places(layout, declared).items():
+            if (kind := kinds[ours]) is not None:
+                weights[ours] = quantising.assemble(
+                    found[ours], ours, declared[ours], where[ours].mesh, kind, progress.update
+                )
+                continue
             weights[ours] = streaming.assemble(
-                [tensors[name] for name in place.names],
+                found[ours],
                 declared[ours].shape,
                 where[ours],
                 dtype,
