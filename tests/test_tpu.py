@@ -14,7 +14,6 @@ from safety_jax.models.execution import Execution
 from safety_jax.models.model import Model
 from safety_jax.planning import abstract, chips, formulas, layouts, sizes
 from safety_jax.planning import programs as compilations
-from safety_jax.stages import groups, planned_training
 
 pytestmark = pytest.mark.plan
 
@@ -61,33 +60,6 @@ def test_llama_2_7b_lora_packed_2048_fits_v5e_4x4(method, devices, capsys):
         2 * 2 * formulas.kernel_weights(LLAMA_2_7B) * 15 / 16
     )
     assert found.memory.temporaries / 2 < program.temporaries < 2 * found.memory.temporaries
-
-
-def test_pairs_in_shared_rows_compile_for_v5e_4x4(devices, capsys):
-    """The kernel takes a row twice, with either answer joined to the prompt, on every chip."""
-    run = asked(
-        "dpo", LLAMA_2_7B, V5E, devices, (1, 16, 1), data__max_length=2048,
-        train__batch_size=16, train__rows_per_microbatch=16, lora__targets=("all-linear",),
-    )  # fmt: skip
-    choice = planned_training.choose_training(run)
-    mesh = run.mesh(choice.mesh)
-    step = planned_training.answers_step(run, mesh, choice, microbatches=1)
-    learner, trainable = step.loaded.learner, step.loaded.trainable
-    rate, optimizer = groups.settings(run.config).optimization.make(total_steps=10)
-    given, where = abstract.state(learner, trainable, optimizer)
-    batch = abstract.answers(mesh, 1, 16, 2, 2048, 4, reference=True, shared=True)
-    compiled = abstract.lower_step(
-        given, where, step.learning, batch, optimizer=optimizer, rate=rate
-    ).compile()
-    memory = compiled.memory_analysis()
-    needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes
-    with capsys.disabled():
-        print(
-            f"\nLlama-2-7B dpo in shared rows on {V5E}: a chip needs {needed / chips.GIB:.2f} GiB"
-        )
-    assert needed < AVAILABLE
-    text = compiled.as_text()
-    assert text.count("splash_mha_fwd") >= 2 and "splash_mha_dkv" in text
 
 
 def test_llama_2_7b_decodes_on_v5e_4x4(devices, capsys):
