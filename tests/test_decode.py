@@ -179,7 +179,7 @@ def eight_parts():
 
 
 def test_eight_devices_write_the_same(small_model, eight_parts, reference):
-    """Weights are lent, and come home."""
+    """Weights are lent, and come home bit for bit."""
     model = moved(small_model, eight_parts)
     homes = jax.tree.map(lambda leaf: leaf.sharding, model.weights)
     with layout.lent(model) as speaker:
