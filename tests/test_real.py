@@ -69,7 +69,7 @@ def test_validation_loss_falls(tuned):
 
 @pytest.fixture(scope="module")
 def preferred(tmp_path_factory) -> tuple[Path, Path]:
-    """The base folder and the run: 4 steps of DPO on PKU-SafeRLHF's pairs."""
+    """The base folder and the run: 8 steps of DPO on PKU-SafeRLHF's pairs."""
     shared = Path(os.environ["SAFETY_JAX_SHARED"])
     folder = tmp_path_factory.mktemp("runs") / "dpo"
     base = shared / "models" / "aidreams260k-hf"
@@ -81,7 +81,7 @@ def preferred(tmp_path_factory) -> tuple[Path, Path]:
             "model.parameter_dtype": "float32",
             "model.compute_dtype": "float32",
             "model.remat": "none",
-            "data.train": (f"{pairs}?rows=200&bad_rows=skip",),
+            "data.train": (f"{pairs}?rows=300&bad_rows=skip",),
             "data.prefer": "all",
             "data.eval_rows": 40,
             "data.max_length": 512,
@@ -90,9 +90,9 @@ def preferred(tmp_path_factory) -> tuple[Path, Path]:
             "mesh.data": 8,
             "train.batch_size": 32,
             "train.rows_per_microbatch": 8,
-            "train.max_steps": 4,
+            "train.max_steps": 8,
             "optim.learning_rate": 1e-2,
-            "log.eval_every_steps": 2,
+            "log.eval_every_steps": 4,
             "checkpoint.export_merged": True,
             "checkpoint.export_dtype": "float32",
         }

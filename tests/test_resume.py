@@ -70,6 +70,7 @@ def test_killed_then_stopped_then_finished(inputs, tmp_path):  # noqa: F811
 
 
 def test_killed_while_the_reference_is_computed(inputs, tmp_path):  # noqa: F811
+    # Four shards: a process that is killed when it sees the first has not written the last.
     many = write_pairs(tmp_path / "pairs.jsonl", 4 * reference.EXAMPLES_PER_SHARD)
 
     def config(cache: str):
