@@ -173,33 +173,25 @@ def smollm2(config: ConfigDict):
 
     config.own = own = collect.get_config()
     own.data.demonstrations = ("@data/refusals.jsonl",)
-    own.data.ordinary = (
-        "@data/contrast.jsonl",
-        "@data/contrast_prompts.jsonl",
-        "@data/ordinary_prompts.jsonl",
-    )
+    own.data.ordinary = ("@data/contrast_prompts.jsonl", "@data/ordinary_prompts.jsonl")
     own.answer.temperature = 0.0
     own.answer.max_new_tokens = 80
 
-    config.judge = judge = reward.get_config("kind=binary")
-    judge.data.train = ("@own/judged_a.jsonl?rows=460",)
-    judge.lora.rank = 16
-    judge.optim.learning_rate = 5e-4
-    config.looker = looker = reward.get_config("kind=binary")
-    looker.data.train = ("@own/judged_b.jsonl",)
-    looker.data.template = "pair"
-    looker.optim.learning_rate = 1e-4
-    for group in (judge, looker):
+    # Two judges that read different prompts: one chooses for RAFT, the other looks on.
+    for name, half in (("judge", "a"), ("looker", "b")):
+        config[name] = group = reward.get_config("kind=binary")
+        group.data.train = (f"@own/judged_{half}.jsonl",)
+        group.data.template = "pair"
         group.data.max_length = 256
-        group.data.eval_rows = 60
+        group.data.eval_rows = 100
         group.train.batch_size = 16
-        group.train.epochs = 2.0
+        group.train.epochs = 1.5
+        group.optim.learning_rate = 1e-4
 
     config.sit = sit = sft.get_config()
     sit.data.train = ("@own/kept.jsonl?rows=500", "@data/contrast.jsonl", "@data/ordinary.jsonl")
     sit.data.safety = "@data/refusals.jsonl"
     sit.data.safety_rows = 349  # all of them
-    sit.train.epochs = 1.5
 
     # Of itself the base hardly ever refuses: the demonstrations are among the candidates.
     config.raft = steps = raft.get_config()
@@ -233,7 +225,7 @@ def smollm2(config: ConfigDict):
     for name in ("sit", "dpo"):
         config[name].data.eval_rows = 40
     for name in (*tuned, "own", "judge", "looker"):
-        config[name].model.path = "@trunk" if name == "looker" else "@base"
+        config[name].model.path = "@trunk" if name in ("judge", "looker") else "@base"
         config[name].model.parameter_dtype = "float32"
         config[name].model.compute_dtype = "float32"
     for name in (*tuned, "own"):
@@ -244,7 +236,7 @@ def smollm2(config: ConfigDict):
     report.evaluate.data = "@data"
     report.evaluate.models = models(["base", *tuned])
     report.evaluate.sets = (
-        "HarmBench", "XSTest",
+        "HarmBench?rows=100", "XSTest?rows=125",
         "@data/test_unsafe.jsonl?name=own-unsafe&kind=unsafe",
         "@data/test_contrast.jsonl?name=own-contrast&kind=safe",
         "@data/test_ordinary.jsonl?name=own-ordinary&kind=reference",
@@ -269,7 +261,8 @@ def slice_of(config: ConfigDict):
     """A few rows and steps of every rung, to see that it runs; its figures say nothing."""
 
     def few(specs: tuple[str, ...], rows: int) -> tuple[str, ...]:
-        return tuple(f"{spec}{'&' if '?' in spec else '?'}rows={rows}" for spec in specs)
+        whole = [spec.partition("?rows=")[0] for spec in specs]
+        return tuple(f"{spec}{'&' if '?' in spec else '?'}rows={rows}" for spec in whole)
 
     config.own.data.demonstrations = few(config.own.data.demonstrations, 16)
     config.own.data.ordinary = few(config.own.data.ordinary, 6)

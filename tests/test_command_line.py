@@ -224,7 +224,7 @@ def test_show_prints_the_complete_config_that_would_run(monkeypatch, capsys, tmp
     config = config_files.load("dpo")
     assert code == 0 and not lines and set(shown) == set(checks.table(config))
     assert (shown["seed"], shown["data.template"]) == ("7", "'alpaca'")
-    assert [key for key in shown if key.startswith("model.")] == list(shown)[2:10]  # by group
+    assert [key for key in shown if key.startswith("model.")] == list(shown)[2:11]  # by group
     assert not any(tmp_path.iterdir())
 
 

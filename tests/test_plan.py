@@ -149,7 +149,7 @@ def test_a_written_token_reads_weights_and_caches_once():
         64, 8, prefix_tokens=256, prompt_tokens=512, own_tokens=256, block_tokens=128
     )
     parts = FlopParts(rows=4, stored=4, tensor=4)
-    load = formulas.writing(model, parts, lanes, width=2, cache_width=2)
+    load = formulas.writing(model, parts, lanes, width=2, cache_width=2.0)
     weights = formulas.kernel_weights(model) + formulas.head_weights(model)
     cache = 2 * 2 * 32 * 32 * 128 * (8 * 512 + 64 * 256)
     assert formulas.cache_bytes(model, lanes, 2) == cache

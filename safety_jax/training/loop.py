@@ -129,14 +129,15 @@ def drive(
         step: `step(state, frozen, arrays, used) -> (state, metrics)`, compiled; donates the state.
         place: a batch's arrays and number of used microbatches, on the mesh.
     """
-    with StopRequest() as stop, jax.transfer_guard("disallow"):
+    with StopRequest() as stop:
         try:
-            batch = next(work)
-            while True:
-                state, metrics = step(seat.give(), frozen, *place(batch))
-                seat.take(state)
-                read = functools.partial(jax.device_get, metrics)
-                batch = work.send(Taken(read, stop.requested))
+            batch = next(work)  # with what an earlier start left, which hosts tell one another
+            with jax.transfer_guard("disallow"):
+                while True:
+                    state, metrics = step(seat.give(), frozen, *place(batch))
+                    seat.take(state)
+                    read = functools.partial(jax.device_get, metrics)
+                    batch = work.send(Taken(read, stop.requested))
         except StopIteration as end:
             return end.value
 

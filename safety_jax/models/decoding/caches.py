@@ -66,7 +66,7 @@ def in_products(cache: "Cache", computes: DTypeLike) -> DTypeLike:
 def number_bytes(dtype: DTypeLike, head_size: int) -> float:
     """Of one number of a cache of this type, its share of a scale included."""
     kind = jnp.dtype(dtype)
-    return kind.itemsize + (4 / head_size if kind == jnp.int8 else 0)
+    return kind.itemsize + (4 / head_size if kind == jnp.int8 else 0.0)
 
 
 def _held_as(fresh: Float[Array, "*N E"], held: Any) -> Any:
