@@ -152,7 +152,7 @@ def test_a_written_token_reads_weights_and_caches_once():
     load = formulas.writing(model, parts, lanes, width=2, cache_width=2.0)
     weights = formulas.kernel_weights(model) + formulas.head_weights(model)
     cache = 2 * 2 * 32 * 32 * 128 * (8 * 512 + 64 * 256)
-    assert formulas.cache_bytes(model, lanes, 2) == cache
+    assert formulas.cache_bytes(model, lanes, 2.0) == cache
     assert load.traffic == 2 * weights / 4 + cache / 16 + 6 * 4 * 64 * 32_000 / 16
     assert load.flops == 64 * (2 * weights + 4 * 768 * 32 * 128 * 32) / 16
 
@@ -343,7 +343,7 @@ def test_gpus_are_planned_by_formula_and_kept(tmp_path, capsys):
     assert by_name["sft", "llama2-7b", "h200:8"]["price"] is None
     # 141 GB do not: kernels are gathered, or divided where every token needs them.
     assert by_name["sft", "llama3-70b", "h100:8"]["mesh"] == [1, 8, 1]
-    assert by_name["raft", "llama3-70b", "h100:8"]["mesh"] == [2, 1, 4]
+    assert by_name["raft", "llama3-70b", "h100:8"]["mesh"] == [1, 1, 8]
     said = capsys.readouterr().out
     assert "[16/16]" in said and "compute" in said
     markdown = (tmp_path / "plan.md").read_text()
