@@ -71,7 +71,8 @@ def test_llama_2_7b_decodes_on_v5e_4x4(devices, capsys):
     for program in programs(run):
         found = measure(run, program, capsys)
         assert found.needed < AVAILABLE
-        assert found.memory.held == 0  # weights lie there once
+        # Weights lie there once; adapters twice, for training goes on from theirs.
+        assert found.memory.held == found.memory.parts["adapters in training"] < WEIGHTS / 16 / 10
 
 
 def test_llama_2_7b_is_searched_for_suffixes_on_v5e_4x4(devices, capsys):
