@@ -13,6 +13,23 @@ from safety_jax.data import thoughts
 from safety_jax.models.decoding import generation
 from safety_jax.models.decoding.ends import endings
 from safety_jax.models.execution import float_type
+from safety_jax.models.folders.model_folder import ModelFolder, open_model
+
+
+def open_speaker(config: ConfigDict, path: str, mesh: Mesh) -> ModelFolder:
+    """A model that answers and is not trained: checked, its weights not read yet.
+
+    Raises:
+        ConfigError, CheckpointError: as `model_folder.open_model`.
+    """
+    return open_model(
+        path,
+        mesh,
+        own_tokenizer=config.model.tokenizer,
+        compute_dtype=float_type("model.compute_dtype", config.model.compute_dtype),
+        backend=config.model.attention,
+        remat="none",
+    )
 
 
 def make_setup(

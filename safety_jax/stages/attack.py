@@ -26,9 +26,9 @@ from safety_jax.evaluation.search.goals import Goal
 from safety_jax.evaluation.sets import reading
 from safety_jax.evaluation.sets.items import UNSAFE, Set
 from safety_jax.models.execution import float_type
-from safety_jax.models.folders.model_folder import ModelFolder, open_model
+from safety_jax.models.folders.model_folder import ModelFolder
 from safety_jax.report import searches
-from safety_jax.stages import devices, texts
+from safety_jax.stages import answering, devices, texts
 from safety_jax.training import workdir
 
 STEPS, RESULTS = "steps.jsonl", "results.json"
@@ -48,14 +48,7 @@ def run(config: ConfigDict, folder: str) -> None:
         config = texts.dated(config, place)
         of = read_set(config)
         mesh = devices.build_mesh(config)
-        opened = open_model(
-            config.model.path,
-            mesh,
-            own_tokenizer=config.model.tokenizer,
-            compute_dtype=float_type("model.compute_dtype", config.model.compute_dtype),
-            backend=config.model.attention,
-            remat="none",
-        )
+        opened = answering.open_speaker(config, config.model.path, mesh)
         goals, start = read_goals(config, of, opened)
         place.remember(
             {

@@ -24,7 +24,7 @@ from safety_jax.data.shuffling import permutation
 from safety_jax.judges import refusal, registry
 from safety_jax.models.decoding import generation, layout
 from safety_jax.models.execution import float_type
-from safety_jax.models.folders.model_folder import ModelFolder, open_model
+from safety_jax.models.folders.model_folder import ModelFolder
 from safety_jax.raft import collected, judging, round_files, sampling
 from safety_jax.raft.collected import ORDINARY, UNSAFE, Asked, Verdict
 from safety_jax.raft.prompt_pool import Prompt
@@ -50,14 +50,7 @@ def run(config: ConfigDict, folder: str) -> None:
         # ---- what can be wrong is found before weights are read
         config = texts.dated(config, place)
         mesh = devices.build_mesh(config)
-        opened = open_model(
-            config.model.path,
-            mesh,
-            own_tokenizer=config.model.tokenizer,
-            compute_dtype=float_type("model.compute_dtype", config.model.compute_dtype),
-            backend=config.model.attention,
-            remat="none",
-        )
+        opened = answering.open_speaker(config, config.model.path, mesh)
         planned = registry.plan(
             config.score.judges.to_dict() | registry.named(tuple(config.collect.judges)),
             groups.judge_resources(config, mesh),

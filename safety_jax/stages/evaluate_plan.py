@@ -24,9 +24,8 @@ from safety_jax.judges import registry
 from safety_jax.judges.guards import specs
 from safety_jax.judges.judge import JudgeCard
 from safety_jax.judges.planned import PlannedJudge
-from safety_jax.models.execution import float_type
-from safety_jax.models.folders.model_folder import ModelFolder, open_model
-from safety_jax.stages import devices, evaluate_prompts, groups, sweep_record
+from safety_jax.models.folders.model_folder import ModelFolder
+from safety_jax.stages import answering, devices, evaluate_prompts, groups, sweep_record
 
 # NAME=PLACE; a comma only ends a place where another name follows.
 _NEXT = re.compile(r",(?=[\w.-]+=)")
@@ -137,17 +136,7 @@ def make_plan(config: ConfigDict, title: str) -> EvaluationPlan:
         for name, spec in others.items()
     }
     mesh = devices.build_mesh(config)
-    opened = {
-        name: open_model(
-            path,
-            mesh,
-            own_tokenizer=config.model.tokenizer,
-            compute_dtype=float_type("model.compute_dtype", config.model.compute_dtype),
-            backend=config.model.attention,
-            remat="none",
-        )
-        for name, path in models.items()
-    }
+    opened = {name: answering.open_speaker(config, path, mesh) for name, path in models.items()}
     left, kept, asked, told = plan_prompts(config, mesh, sets, read, opened)
     left = [of if of.kind == CHOICE else of.repeated(several) for of in left]
     planned, cards = plan_judges(config, mesh, left, others, kept)

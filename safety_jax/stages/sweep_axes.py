@@ -61,8 +61,8 @@ def variants(config: ConfigDict) -> list[Variant]:
     found = crossed + single
     if not found:
         raise ConfigError(
-            "sweep.axes and sweep.runs are both empty; expected such as "
-            'sweep.axes=\'("data.safety_rows=0,100", "seed=0,1,2")\''
+            "sweep.axes and sweep.runs are both empty; expected what runs change, such as "
+            '--config.sweep.axes="data.safety_rows=0,100 seed=0,1,2"'
         )
     if len(found) > MOST_RUNS:
         raise ConfigError(f"sweep.axes makes {len(found):,} runs; expected at most {MOST_RUNS:,}")

@@ -17,9 +17,8 @@ from safety_jax.evaluation.sets.items import SAFE, UNSAFE, Set
 from safety_jax.judges import registry
 from safety_jax.judges.planned import PlannedJudge
 from safety_jax.models import llama, quantised
-from safety_jax.models.execution import float_type
-from safety_jax.models.folders.model_folder import ModelFolder, open_model
-from safety_jax.stages import evaluate_plan, evaluate_prompts, groups
+from safety_jax.models.folders.model_folder import ModelFolder
+from safety_jax.stages import answering, evaluate_plan, evaluate_prompts, groups
 from safety_jax.training import identity
 from safety_jax.training.footprint import TrainedModel
 
@@ -105,17 +104,7 @@ def make_plan(config: ConfigDict, mesh: Mesh) -> TamperPlan:
     if others or not any(of.kind == UNSAFE for of in sets):
         what = f"{others[0]} is neither" if others else "there is no unsafe one"
         raise ConfigError(f"tamper.sets: {what}; expected sets of the kinds unsafe and safe")
-    opened = {
-        name: open_model(
-            path,
-            mesh,
-            own_tokenizer=config.model.tokenizer,
-            compute_dtype=float_type("model.compute_dtype", config.model.compute_dtype),
-            backend=config.model.attention,
-            remat="none",
-        )
-        for name, path in models.items()
-    }
+    opened = {name: answering.open_speaker(config, path, mesh) for name, path in models.items()}
     planned = plan_judges(config, mesh)
     kept, _, asked, left_out = evaluate_plan.plan_prompts(config, mesh, sets, {}, opened)
     rows, files = read_rows(config)

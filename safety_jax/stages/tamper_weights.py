@@ -130,18 +130,16 @@ class TamperedWeights:
 
     @staticmethod
     def _forget_later(path: Path, step: int) -> None:
-        """Removes checkpoints beyond a step, which a step that was listed later asks for."""
+        """Removes checkpoints beyond a step, which a step that was listed later asks for; no host
+        goes on before they are gone."""
         folder = path / "checkpoints"
 
-        def latest() -> int | None:
-            if not folder.exists():
-                return None
-            with contextlib.closing(Checkpoints(folder, 1, "loss", highest=False)) as saved:
-                return saved.latest()
-
-        found = hosts.first_says(latest)
-        if found is not None and found > step and jax.process_index() == 0:
-            shutil.rmtree(folder)
+        if not hosts.first_says(folder.exists):
+            return
+        with contextlib.closing(Checkpoints(folder, 1, "loss", highest=False)) as saved:
+            latest = saved.latest() or 0  # hosts tell one another
+        if latest > step:
+            hosts.first_says(lambda: shutil.rmtree(folder))
 
     def _task(self, one: Tampering) -> Task:
         return Task(

@@ -11,7 +11,7 @@ from safety_jax.base import trees
 from safety_jax.base.batch import Answers, Tokens
 from safety_jax.data.examples import Examples
 from safety_jax.maths import logprobs, losses
-from safety_jax.training import likelihood, placement, steps
+from safety_jax.training import likelihood, placement, preference, steps
 from safety_jax.training.placement import TokenValues
 from safety_jax.training.policy import Policy
 from safety_jax.training.preference import Frozen
@@ -57,11 +57,8 @@ def make_loss(policy: Policy, betas: losses.AnswerBetas, *, live: bool) -> steps
         scores = policy.token_logprobs(trainable, frozen.base, tokens, key)
         # Position t answers for token t + 1.
         _, mask = logprobs.shift(tokens)
-        if live:
-            reference = policy.reference_logprobs(frozen.start, frozen.base, tokens)
-        else:
-            assert batch.reference is not None, "it is cached where it is not live"
-            reference = jnp.pad(placement.side_rows(batch.reference)[:, 1:], [(0, 0), (0, 1)])
+        reference = preference.reference_logprobs(policy, frozen, batch, tokens, live=live)
+        assert reference is not None, "it is cached where it is not live"
         each = losses.constrained(scores.logprobs, reference, betas.at(mask))
         sums, total = losses.sft(scores), totals["tokens"]
         return {

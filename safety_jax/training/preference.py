@@ -112,6 +112,23 @@ def count(batch: Answers) -> dict[str, jax.Array]:
     }
 
 
+def reference_logprobs(
+    policy: Policy, frozen: Frozen, batch: Answers, tokens: Tokens, *, live: bool
+) -> jax.Array | None:
+    """log-probabilities under the reference, where position t answers for token t + 1; None where
+    there is no reference.
+
+    Args:
+        tokens: the batch's, as rows.
+        live: they are computed here, not read from the batch.
+    """
+    if live:
+        return policy.reference_logprobs(frozen.start, frozen.base, tokens)
+    if batch.reference is None:
+        return None
+    return jnp.pad(placement.side_rows(batch.reference)[:, 1:], [(0, 0), (0, 1)])
+
+
 def make_loss(
     policy: Policy, objective: PairObjective, *, live: bool, batch_size: int
 ) -> steps.Loss:
@@ -135,11 +152,8 @@ def make_loss(
         scores = policy.token_logprobs(trainable, frozen.base, tokens, key)
         # Position t answers for token t + 1, which lies in the same segment where it is trained.
         _, mask = logprobs.shift(tokens)
-        if live:
-            reference = policy.reference_logprobs(frozen.start, frozen.base, tokens)
-        elif batch.reference is not None:
-            reference = jnp.pad(placement.side_rows(batch.reference)[:, 1:], [(0, 0), (0, 1)])
-        else:
+        reference = reference_logprobs(policy, frozen, batch, tokens, live=live)
+        if reference is None:
             reference = jnp.zeros_like(scores.logprobs)
 
         by_pair = functools.partial(placement.sums_by_example, batch=batch)

@@ -146,9 +146,11 @@ def _talks(block: Block) -> dict[str, list[int]]:
 
 
 def _asking(block: Block) -> dict[str, list[int]]:
-    """Without the harmless conversations that stand beside those with a request."""
+    """Without the harmless conversations that stand beside those with a request: all their turns
+    are of a script."""
+    turns = _turns(block)
     found = _talks(block).items()
-    return {name: of for name, of in found if not name.startswith(conversations.WITHOUT)}
+    return {name: of for name, of in found if not all(turns[i].script for i in of)}
 
 
 def _behind(talks: Mapping[str, Sequence[int]]) -> Iterator[tuple[int, int]]:
@@ -204,10 +206,12 @@ def _rate(found: Mapping[Key, Verdict], block: Block) -> Rate:
 
 def _spread(block: Block, refused: Sequence[Verdict]) -> PairedChange | None:
     """Harmless turns behind a request, against the same turns of conversations without one."""
-    turns, unasked = _turns(block), {}
-    for turn, verdict in zip(turns, refused, strict=True):
-        if turn.script and turn.talk.startswith(conversations.WITHOUT):
-            unasked[turn.script] = verdict
+    turns, asking = _turns(block), _asking(block)
+    unasked = {
+        turn.script: verdict
+        for turn, verdict in zip(turns, refused, strict=True)
+        if turn.talk not in asking
+    }
     before: dict[Key, Verdict] = {}
     after: dict[Key, Verdict] = {}
     of: dict[Key, Key] = {}
