@@ -24,6 +24,8 @@ Arguments, behind the colon and joined by commas:
     curve     how much safety data: 21 models with 0 to 2,000 demonstrations, three seeds each,
               trained together, judged, and the curve with its threshold; `curve,demo` the same with
               12 tiny models, in minutes
+    form      does it matter how they ask: nine models that learned to refuse instructions,
+              questions or opinions, each asked all three; `form,demo` likewise in minutes
 
 `recipe.max_flops` gives every step that tunes the base the same training compute: 6e18 is about an
 epoch of 20,000 Alpaca rows with LoRA at 7B.
@@ -39,17 +41,22 @@ from ml_collections import ConfigDict
 from configs import collect, curve, dpo, evaluate, raft, reward, sft, sweep
 from configs.common import of_demo, of_real, parse_arg
 
+FORMS = ("instruction", "opinion", "question")  # in the order of the table's rows
 SAFETY_ROWS = (100, 300, 500, 1000, 1500, 2000)
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    choice = parse_arg(arg, demo=False, real=False, smollm2=False, slice=False, curve=False)
+    choice = parse_arg(
+        arg, demo=False, real=False, smollm2=False, slice=False, curve=False, form=False
+    )
     if choice.demo + choice.real + choice.smollm2 > 1:
         raise ValueError("config arguments 'demo', 'real' and 'smollm2' exclude each other")
     if choice.slice and not choice.smollm2:
         raise ValueError("config argument 'slice' goes with 'smollm2'")
-    if choice.curve and (choice.real or choice.smollm2):
-        raise ValueError("config argument 'curve' goes with 'demo', or alone")
+    if (choice.curve or choice.form) and (choice.real or choice.smollm2):
+        raise ValueError("config arguments 'curve' and 'form' go with 'demo', or alone")
+    if choice.curve and choice.form:
+        raise ValueError("config arguments 'curve' and 'form' exclude each other")
 
     config = ConfigDict()
     config.stage = "recipe"
@@ -65,6 +72,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     if choice.curve:
         how_much(config, choice.demo)
+    elif choice.form:
+        which_form(config, choice.demo)
     elif choice.demo:
         demo(config)
     elif choice.real:
@@ -118,6 +127,23 @@ def how_much(config: ConfigDict, demo: bool):
     else:
         config.report.evaluate.data = "@data"
     config.recipe.steps = ("sweep", "report", "curve")
+
+
+def which_form(config: ConfigDict, demo: bool):
+    """Safety-Tuned LLaMAs' question whether refusals of one form of request carry to another."""
+    how_much(config, demo)
+    config.sweep = sweep.get_config("form,demo" if demo else "form")
+    config.sweep.model.path = "@base"
+    config.curve.curve.axis = "data.safety_form"
+    if demo:
+        unsafe = of_demo("data/eval_unsafe.jsonl") + "?kind=unsafe"
+        safe = of_demo("data/eval_safe.jsonl") + "?kind=safe"
+        asked = {"unsafe": unsafe + "&", "ordinary": safe + "&"}
+    else:
+        asked = {name: f"{name}?" for name in ("I-MaliciousInstructions", "Q-Harm", "XSTest-safe")}
+    config.report.evaluate.sets = tuple(
+        f"{spec}form={form}&name={name}-{form}" for name, spec in asked.items() for form in FORMS
+    )
 
 
 def real(config: ConfigDict):

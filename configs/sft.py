@@ -63,6 +63,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     data.safety = TRAINING_DATA + "safety_only_data_Instructions.json"
     data.safety_rows = choice.safety or 0
     data.safety_choice = "any"  # or "refusals": these alone, spread evenly over their `category`
+    data.safety_form = ""  # their requests put as instruction, question or opinion
     data.recovery_share = 0.0  # of rows with a harmful answer: they begin with some of it
     data.recovery_tokens = 100  # of such a beginning, at most; it is read and not learned
     data.recovery = ""  # a source of harmful answers, for rows that reject none themselves

@@ -14,9 +14,11 @@ Runs may differ in seed, data, length, learning rate, schedule and warm-up, rank
 higher `sweep.lanes` trains more of them at a time. docs/sweep.md has the rest.
 
 Arguments, behind the colon and joined by commas:
+    form        500 safety rows as instructions, as questions, as opinions, three seeds each
     curve       how much safety data: n = 0, 50, 100, 300, 500, 1,000, 2,000 with three seeds each,
                 the recipe of configs/sft.py:paper=report
-    demo        n = 0, 15, 60, 120 with three seeds each, on the tiny model of launch/demo
+    demo        n = 0, 15, 60, 120 with three seeds each, on the tiny model of launch/demo; with
+                `form` 60 rows in each form
 
 Cost of `curve` at 7B: 21 runs of 314 steps of 128 examples. Expect, at n = 0 / 100 / 500 / 2,000
 (Safe to Serve's report, LLaMA 7B; answers to I-Malicious that Llama Guard calls safe, one run
@@ -30,11 +32,12 @@ from configs.common import parse_arg
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    choice = parse_arg(arg, demo=False, curve=False)
-    if choice.demo and choice.curve:
-        raise ValueError("config arguments 'demo' and 'curve' exclude each other; drop one")
+    choice = parse_arg(arg, demo=False, curve=False, form=False)
+    if choice.curve and (choice.demo or choice.form):
+        raise ValueError("config argument 'curve' excludes 'demo' and 'form'; drop one")
 
-    config = sft.get_config("demo" if choice.demo else "paper=report" if choice.curve else "")
+    published = choice.curve or choice.form
+    config = sft.get_config("demo" if choice.demo else "paper=report" if published else "")
     config.stage = "sweep"
 
     config.sweep = sweep = ConfigDict()
@@ -44,6 +47,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     if choice.curve:
         sweep.axes = "data.safety_rows=0,50,100,300,500,1000,2000 seed=0,1,2"
+    elif choice.form:
+        sweep.axes = "data.safety_form=instruction,question,opinion seed=0,1,2"
+        sweep.lanes = 9
+        config.data.safety_rows = 60 if choice.demo else 500
     elif choice.demo:
         sweep.axes = "data.safety_rows=0,15,60,120 seed=0,1,2"
         sweep.lanes = 6

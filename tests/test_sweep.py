@@ -4,7 +4,9 @@ import os
 import signal
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
+import opened
 import pytest
 from safetensors.numpy import load_file
 from test_end_to_end import configure as configure_sft
@@ -12,6 +14,7 @@ from test_end_to_end import inputs  # noqa: F401
 
 from configs import sweep as sweep_config
 from safety_jax.base.errors import ConfigError
+from safety_jax.models.folders import hf, peft
 from safety_jax.stages import sft, sweep, sweep_cost, sweep_record
 from safety_jax.stages.sweep_axes import variants
 from safety_jax.training import lanes, metrics, progress
@@ -132,3 +135,28 @@ def test_runs_are_as_if_alone_stopped_and_resumed(inputs, tmp_path, capsys, monk
         patch.setattr(lanes.TrainingLanes, "step", None)
         sweep.run(config, str(tmp_path / "sweep"))
     assert "3 runs were finished before" in capsys.readouterr().out
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # raised inside transformers
+def test_peft_opens_the_adapters(inputs, tmp_path, one_device):  # noqa: F811
+    """Both ranks of one program, the lower of which was carried with columns of zeros."""
+    import peft as theirs
+
+    config = configure(
+        inputs, sweep__axes="lora.rank=4,8", train__max_steps=2, checkpoint__every_steps=2,
+        data__eval_rows=0,
+    )  # fmt: skip
+    sweep.run(config, str(tmp_path))
+    described = hf.read_config(inputs / "model")
+    weights = hf.load(inputs / "model", described, one_device, jnp.float32)
+    ids = np.arange(3, 51).reshape(2, 24)
+    plain = opened.by_us(described, weights, ids, one_device)
+    for one in sweep_record.read(tmp_path):
+        model = theirs.PeftModel.from_pretrained(opened.model_of(inputs / "model"), one.export)
+        assert model.peft_config["default"].r == one.changes["lora.rank"]
+        adapters, _ = peft.load(one.export, described, one_device)
+        found = opened.by_us(described, weights, ids, one_device, adapters)
+        expected = opened.by_transformers(model, ids)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+        assert np.abs(found - plain).max() > 1e-2  # the adapter is no bystander

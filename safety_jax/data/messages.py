@@ -30,7 +30,8 @@ class BadRow(Exception):
 
 
 class UnwantedRow(BadRow):
-    """A row that says it is not to be learned. It is left out and counted, never learned."""
+    """A row that says it is not to be learned, or has no form that its source asks for. It is left
+    out and counted, never learned."""
 
 
 def text_of(row: Mapping[str, Any], column: str) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from safety_jax.base import terminal
 from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.data import forms, threads
 from safety_jax.data import labels as labelling
-from safety_jax.data import threads
 from safety_jax.data.formats import SYSTEM, Format, Parsed
 from safety_jax.data.messages import BadRow, Message, UnwantedRow, text_of
 from safety_jax.data.readers import Row
@@ -55,6 +55,7 @@ def parse(
             _check_size(parsed)
             _check_turns(parsed.prompt + parsed.chosen)
             check(parsed)
+            parsed = _in_form(parsed, source.form)
         except BadRow as bad:
             unwanted = isinstance(bad, UnwantedRow)
             if not unwanted and not source.skip_bad_rows:
@@ -140,6 +141,23 @@ def _ended(turns: tuple[Message, ...], row: Row, *columns: str) -> tuple[Message
     if turns and any(row.get(column) == CUT_OFF for column in columns):
         return (*turns[:-1], dataclasses.replace(turns[-1], cut=True))
     return turns
+
+
+def _in_form(parsed: Parsed, form: str) -> Parsed:
+    """With its request put in a form, where one is asked for.
+
+    Raises:
+        UnwantedRow: it has none, or stands in a conversation.
+    """
+    if not form:
+        return parsed
+    *before, asked = parsed.prompt
+    alone = not parsed.context and all(message.role == "system" for message in before)
+    text = forms.rewrite(asked.content, form) if alone else None
+    if text is None:
+        raise UnwantedRow(f"its request has no form as {forms.WITH_ARTICLE[form]}")
+    request = dataclasses.replace(asked, content=text)
+    return dataclasses.replace(parsed, prompt=(*before, request))
 
 
 def _with_kind(parsed: Parsed, row: Row) -> Parsed:

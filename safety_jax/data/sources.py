@@ -13,6 +13,7 @@ Options follow the last question mark and are joined by `&`:
     columns=instruction:question,output:answer           our column : the file's column
     without=label,score   columns to pass over, as if they were not there
     name=safety       the name in reports; the file's stem otherwise
+    form=question     requests put as instruction, question or opinion, see forms.py
     bad_rows=skip     leave out rows that are not usable, and count them, instead of stopping
     broken_text=replace   read bytes that are not UTF-8 as U+FFFD, instead of stopping
     sha256=HEX        what the hash of the file must be
@@ -33,6 +34,7 @@ from typing import Any, TypeVar
 from safety_jax.base import files, redaction
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import downloads, shuffling, values
+from safety_jax.data.forms import FORMS
 from safety_jax.data.readers import PlacedRow, Row, check_ending, read_file
 
 R = TypeVar("R")
@@ -43,7 +45,8 @@ class Skipped:
     """A row that was left out, and why.
 
     Attributes:
-        unwanted: the row itself says that it is not to be learned; otherwise it is unusable.
+        unwanted: the row itself says that it is not to be learned, or has no form that its source
+            asks for; otherwise it is unusable.
     """
 
     where: str
@@ -65,6 +68,7 @@ class Source:
         format: name of the record format, or None to detect it.
         columns: our column name -> the source's.
         skip_bad_rows: leave unusable rows out instead of raising.
+        form: that requests are put in, see forms.py; or "" for that of the rows.
         path: the local file that was read, a download too; None for `hf:` and `tfds:`.
         extra: options that are the reader's own, see `open_source`.
         left_out: rows that were read in vain; readers of records add to it.
@@ -79,6 +83,7 @@ class Source:
     format: str | None
     columns: Mapping[str, str]
     skip_bad_rows: bool
+    form: str = ""
     path: Path | None = None
     extra: Mapping[str, str] = dataclasses.field(default_factory=dict)
     left_out: list[Skipped] = dataclasses.field(default_factory=list, compare=False)
@@ -226,6 +231,7 @@ _OPTIONS: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
     ),
     "without": ("without", _names, "names of columns, as in label,score"),
     "name": ("name", _word, "a word"),
+    "form": ("form", {form: form for form in FORMS}.__getitem__, f"one of {', '.join(FORMS)}"),
     "bad_rows": ("skip_bad_rows", {"skip": True, "error": False}.__getitem__, "skip or error"),
     "broken_text": (
         "errors",
@@ -255,6 +261,7 @@ def parse(spec: str, key: str, also: Sequence[str] = ()) -> tuple[str, dict[str,
         "format": None,
         "columns": {},
         "skip_bad_rows": False,
+        "form": "",
         "errors": "strict",
         "sha256": None,
         "without": (),

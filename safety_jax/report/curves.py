@@ -72,10 +72,10 @@ def text(curves: Sequence[Curve], axis: str) -> str:
         ]
         for point in curve.points:
             beside = verdicts.get(point.amount)
-            difference = _interval(beside.difference, signed=True) if beside else ""
+            difference = interval(beside.difference, signed=True) if beside else ""
             shares = ", ".join(f"{share:.2f}" for share in point.by_seed.values())
             lines.append(
-                f"| {point.amount:g} | {_interval(point.share)} | {shares} | {difference} | "
+                f"| {point.amount:g} | {interval(point.share)} | {shares} | {difference} | "
                 f"{beside.verdict if beside else ''} |"
             )
         parts.append("\n".join([*lines, "", sentence(curve, axis)]))
@@ -93,7 +93,8 @@ def sentence(curve: Curve, axis: str) -> str:
     return f"Outcomes are {margin} from {axis} {found.estimate:g} on by the means; {known}."
 
 
-def _interval(mean: TableMean, signed: bool = False) -> str:
+def interval(mean: TableMean, signed: bool = False) -> str:
+    """A mean and its interval, in words; of shares inside [0, 1], unless `signed`."""
     form = "{:+.2f}" if signed else "{:.2f}"
     value = form.format(mean.value)
     if mean.low is None or mean.high is None:

@@ -1,11 +1,11 @@
-"""Stage `curve`: what an evaluation of a sweep says over one axis of it (docs/sweep.md).
+"""Stage `curve`: what an evaluation of a sweep says over one axis of it (docs/curve.md).
 
-curve.json, curves.md, plots/*.png
+curve.json, and of an axis of numbers curves.md and plots/*.png, of one of words tables.md
 """
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 
 from safety_jax.base import files
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.evaluation.measures import curves
+from safety_jax.evaluation.measures import crossed, curves
 from safety_jax.evaluation.measures.curves import EvaluatedRun
+from safety_jax.report import crossed as tabled
 from safety_jax.report import curves as drawn
 from safety_jax.stages import sweep_record
 from safety_jax.stages.sweep_record import FinishedRun
@@ -34,15 +35,49 @@ def run(config: ConfigDict, folder: str) -> None:
     with workdir.prepare(folder, config, jax.process_index() == 0) as place:
         report = read_report(files.expand(group.report) / "report.json")
         runs = match(sweep_record.read(files.expand(group.sweep)), report, group.axis)
-        found = curves.find(report, runs, group.margin_share)
-        if jax.process_index() == 0:
-            axis = group.axis.rpartition(".")[2].replace("_", " ")
-            drawn.write(found, axis, place.path, place.path.name)
-            facts = {"axis": group.axis, "report": group.report, "judge": report["safety"]}
-            facts["curves"] = [dataclasses.asdict(curve) for curve in found]
-            text = json.dumps(facts, allow_nan=False, indent=1)
-            files.write(place.path / "curve.json", text + "\n")
-            print(f"{drawn.text(found, axis)}\n{place.path / 'curves.md'}", flush=True)
+        axis = group.axis.rpartition(".")[2].replace("_", " ")
+        write = write_tables if isinstance(runs[0].value, str) else write_curves
+        facts = {"axis": group.axis, "report": group.report, "judge": report["safety"]}
+        write(config, runs, report, axis, facts, place.path)
+
+
+def write_curves(
+    config: ConfigDict,
+    runs: list[EvaluatedRun],
+    report: Mapping[str, Any],
+    axis: str,
+    facts: Mapping[str, Any],
+    folder: Path,
+) -> None:
+    """Over numbers: curves with their thresholds."""
+    found = curves.find(report, runs, config.curve.margin_share)
+    if jax.process_index() == 0:
+        drawn.write(found, axis, folder, folder.name)
+        keep(folder, facts, curves=found)
+        print(f"{drawn.text(found, axis)}\n{folder / 'curves.md'}", flush=True)
+
+
+def write_tables(
+    config: ConfigDict,
+    runs: list[EvaluatedRun],
+    report: Mapping[str, Any],
+    axis: str,
+    facts: Mapping[str, Any],
+    folder: Path,
+) -> None:
+    """Over words, which have no order: a table of each word and each set."""
+    found = crossed.find(report, runs)
+    if jax.process_index() == 0:
+        tabled.write(found, axis, folder, folder.name)
+        keep(folder, facts, tables=found)
+        print(f"{tabled.text(found, axis)}\n{folder / 'tables.md'}", flush=True)
+
+
+def keep(folder: Path, facts: Mapping[str, Any], **found: Sequence[Any]) -> None:
+    """Writes `curve.json`."""
+    made = {name: [dataclasses.asdict(one) for one in several] for name, several in found.items()}
+    text = json.dumps({**facts, **made}, allow_nan=False, indent=1)
+    files.write(folder / "curve.json", text + "\n")
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -78,8 +113,8 @@ def match(runs: list[FinishedRun], report: Mapping[str, Any], axis: str) -> list
     for one in runs:
         others = one.changes.keys() - {axis, SEED}
         value = one.changes.get(axis)
-        if others or not isinstance(value, int | float):
-            what = f"changes {min(others)}, too" if others else f"has no number for {axis}"
+        if others or not isinstance(value, int | float | str):
+            what = f"changes {min(others)}, too" if others else f"has no value for {axis}"
             raise DataError(
                 f"run {one.name} of the sweep {what}; expected runs that differ in {axis} and "
                 "seed: name another curve.axis, or sweep the other key apart"
@@ -90,5 +125,6 @@ def match(runs: list[FinishedRun], report: Mapping[str, Any], axis: str) -> list
                 f"run {one.name} of the sweep is not in the report; evaluate the sweep again: "
                 "--config.evaluate.models=n=FOLDER, the sweep's"
             )
-        found.append(EvaluatedRun(float(value), int(one.changes.get(SEED, 0)), model))
+        seed = int(one.changes.get(SEED, 0))
+        found.append(EvaluatedRun(value if isinstance(value, str) else float(value), seed, model))
     return found

@@ -179,7 +179,11 @@ def plan_prompts(
 ]:
     """Sets, answers that exist and prompts, without those that nobody is to be asked, and what is
     to be told of them."""
-    told = []
+    told = [
+        f"{of.name}: {of.formless} prompts are left out: they have no form that was asked for."
+        for of in sets
+        if of.formless and not of.plain
+    ]
     if config.data.special_text == SKIP:
         before = sum(len(of.items) for of in sets)
         tokens = [control_tokens(one.tokenizer) for one in opened.values()]

@@ -8,6 +8,7 @@ chat template, whether a judge of that name is there) is looked at by whoever re
 from collections.abc import Mapping
 
 from safety_jax.base.settings import Day, Flag, OneOf, Real, Setting, Text, Texts, Whole, Wholes
+from safety_jax.data.forms import FORMS
 from safety_jax.stages.metric_names import (
     DPO_METRICS,
     KTO_METRICS,
@@ -177,6 +178,7 @@ _SFT: Table = {
     "data.safety": SOURCE,
     "data.safety_rows": Whole(0, unit="rows"),
     "data.safety_choice": OneOf(("any", "refusals")),
+    "data.safety_form": OneOf(("", *FORMS)),
     "data.recovery_share": SHARE,
     "data.recovery_tokens": TOKENS,
     "data.recovery": SOURCE,

@@ -55,7 +55,8 @@ def read_corpus(config: ConfigDict, base: groups.Base) -> Corpus[encode.Examples
     also = []
     if data.safety_rows > 0:
         safety = sources.open_source(data.safety, "data.safety")
-        also = [dataclasses.replace(safety, name=SAFETY, take=data.safety_rows)]
+        form = data.safety_form or safety.form
+        also = [dataclasses.replace(safety, name=SAFETY, take=data.safety_rows, form=form)]
     begins = groups.recovery(config, recovery.read_answers(data.recovery))
     encoding = dataclasses.replace(
         groups.encoding(config, base, data.overlong_prompt), recovery=begins

@@ -26,6 +26,7 @@ VARIABLE = (
     "data.train",
     "data.safety",
     "data.safety_rows",
+    "data.safety_form",
     "data.template",
     "data.train_on",
     "train.max_steps",

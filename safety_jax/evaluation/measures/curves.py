@@ -64,9 +64,9 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluatedRun:
-    """A run and the name of the model that it became in the report."""
+    """A run, what it has on the axis, and the name of the model that it became in the report."""
 
-    amount: float
+    value: float | str
     seed: int
     model: str
 
@@ -97,6 +97,12 @@ HELPING = (
 )
 
 
+NO_OUTCOME = DataError(
+    "no prompt of the report has an outcome; expected sets of the kinds "
+    f"{UNSAFE}, {SAFE} or {ANSWER}, judged by the refusal detector or a judge of safety"
+)
+
+
 def find(report: Mapping[str, Any], runs: Sequence[EvaluatedRun], margin: float) -> list[Curve]:
     """The curves of a report over what its runs differ in.
 
@@ -108,55 +114,72 @@ def find(report: Mapping[str, Any], runs: Sequence[EvaluatedRun], margin: float)
     Raises:
         DataError: an amount lacks a seed, or no prompt of the report can be counted.
     """
-    amounts = sorted({one.amount for one in runs})
-    seeds = sorted({one.seed for one in runs})
-    models = {(one.amount, one.seed): one.model for one in runs}
-    for amount in amounts:
-        for seed in seeds:
-            if (amount, seed) not in models:
-                raise DataError(
-                    f"there is no run of {amount:g} with seed {seed}; expected every amount with "
-                    "the same seeds: finish the sweep, or evaluate all of it"
-                )
-    safety = report["safety"]
+    amounts, seeds = sorted({float(one.value) for one in runs}), seeds_of(runs)
     curves = []
-    for measure in (SAFETY if safety else REFUSAL, *HELPING):
-        tables = _tables(report, measure, safety, models, amounts, seeds)
+    for measure in measures(report):
+        tables = outcomes(report, measure, runs)
         if tables:
             points = tuple(_point(amount, tables[amount], seeds) for amount in amounts)
             threshold = thresholds.find(tables, margin)
             curves.append(Curve(measure.name, measure.title, points, threshold))
     if not curves:
-        raise DataError(
-            "no prompt of the report has an outcome; expected sets of the kinds "
-            f"{UNSAFE}, {SAFE} or {ANSWER}, judged by the refusal detector or a judge of safety"
-        )
+        raise NO_OUTCOME
     return curves
 
 
-def _tables(
+def measures(report: Mapping[str, Any]) -> tuple[CurveMeasure, ...]:
+    """What a report can be asked for."""
+    return (SAFETY if report["safety"] else REFUSAL, *HELPING)
+
+
+def seeds_of(runs: Sequence[EvaluatedRun]) -> list[int]:
+    """The seeds of all runs, in order.
+
+    Raises:
+        DataError: a value lacks one.
+    """
+    seeds = sorted({one.seed for one in runs})
+    known = {(one.value, one.seed) for one in runs}
+    for value in dict.fromkeys(one.value for one in runs):
+        for seed in seeds:
+            if (value, seed) not in known:
+                name = value if isinstance(value, str) else f"{value:g}"
+                raise DataError(
+                    f"there is no run of {name} with seed {seed}; expected every amount with "
+                    "the same seeds: finish the sweep, or evaluate all of it"
+                )
+    return seeds
+
+
+def outcomes(
     report: Mapping[str, Any],
     measure: CurveMeasure,
-    safety: str,
-    models: Mapping[tuple[float, int], str],
-    amounts: Sequence[float],
-    seeds: Sequence[int],
-) -> dict[float, np.ndarray]:
-    """Outcomes [seeds, prompts] by amount; nothing where there are none."""
+    runs: Sequence[EvaluatedRun],
+    of_set: str | None = None,
+) -> dict[Any, np.ndarray]:
+    """Outcomes [seeds, prompts] by what runs have on the axis; nothing where there are none.
+
+    Args:
+        of_set: whose prompts count; None for those of all sets.
+    """
     # Sets under attack ask the same again, and have tables of their own.
     items = [
         item
         for item in report["transcripts"]
-        if item["kind"] == measure.kind and not report["sets"][item["set"]].get("attack")
+        if item["kind"] == measure.kind
+        and not report["sets"][item["set"]].get("attack")
+        and of_set in (None, item["set"])
     ]
+    models = {(one.value, one.seed): one.model for one in runs}
+    seeds, safety = seeds_of(runs), report["safety"]
     found = {
-        amount: np.array(
+        value: np.array(
             [
-                [measure.outcome(i, i["answers"][models[amount, seed]], safety) for i in items]
+                [measure.outcome(i, i["answers"][models[value, seed]], safety) for i in items]
                 for seed in seeds
             ]
         ).reshape(len(seeds), len(items))
-        for amount in amounts
+        for value in dict.fromkeys(one.value for one in runs)
     }
     if any(np.isnan(table).all() for table in found.values()):
         return {}

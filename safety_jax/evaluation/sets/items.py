@@ -147,6 +147,7 @@ class Set:
         attack: what the prompts are put under; None of a set that is asked as it stands.
         plain: the set that it is without its attack or conversation; "" where there is none.
         setting: the conversation that its requests were put into; None where there is none.
+        formless: prompts left out, since they have no form that the spec asks for.
     """
 
     name: str
@@ -162,6 +163,7 @@ class Set:
     attack: Attack | None = None
     plain: str = ""
     setting: TalkSetting | None = None
+    formless: int = 0
 
     def repeated(self, answers: int) -> "Set":
         """Every item so often: further ones are called `ID #2`, `ID #3` and so on. A conversation

@@ -13,6 +13,7 @@ A set is given by name, or as a file or other source with what its columns are:
     facts.jsonl?kind=answer&columns=prompt:question,reference:answer
     hate.csv?kind=label&columns=prompt:text,reference:label,category:functionality
     I-CoNa?attack=base64,prefill:10          I-CoNa, and two sets more: it under these attacks
+    I-CoNa?form=question&name=I-CoNa-question     its requests as questions, see data/forms.py
     I-CoNa?turns=again,amid:3                and two more: its requests in conversations
     talks.jsonl?kind=conversation            conversations, see conversations.py
     twins.jsonl?kind=unsafe                  prompts that differ in the group named, see twins.py
@@ -261,6 +262,7 @@ def _make(source: Source, entry: Entry, key: str, seed: int) -> Set:
         twin=source.extra.get("twin", entry.twin),
         framed=entry.framed and not (likelihood and "stem" in kept[0][2]),
         rows=len(source.rows),
+        formless=len({row.where for row in native.left_out if row.unwanted}),
     )
 
 

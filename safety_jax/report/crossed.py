@@ -1,0 +1,53 @@
+"""Tables of what was learned against what is asked, and which differences are shown."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from safety_jax.base import files
+from safety_jax.evaluation.measures.crossed import DIFFERENT, Contrast, CrossedTable
+from safety_jax.report.curves import interval
+
+
+def write(tables: Sequence[CrossedTable], axis: str, folder: Path, title: str) -> None:
+    """Writes `tables.md`."""
+    files.write(folder / "tables.md", f"# {title}\n\n{text(tables, axis)}\n")
+
+
+def text(tables: Sequence[CrossedTable], axis: str) -> str:
+    """In Markdown, each with its contrasts below."""
+    return "\n\n".join(
+        "\n".join([f"**{one.title}**", "", *_cells(one, axis), "", *_contrasts(one)])
+        for one in tables
+    )
+
+
+def _cells(table: CrossedTable, axis: str) -> list[str]:
+    shares = {(cell.value, cell.set): interval(cell.share) for cell in table.cells}
+    lines = [
+        f"| {axis} | {' | '.join(table.sets)} |",
+        "|---" * (len(table.sets) + 1) + "|",
+    ]
+    for value in table.values:
+        row = [shares.get((value, name), "") for name in table.sets]
+        lines.append(f"| {value} | {' | '.join(row)} |")
+    return lines
+
+
+def _contrasts(table: CrossedTable) -> list[str]:
+    lines = ["| asked | learned | difference (95% interval) | p | p, Holm | |", "|---" * 6 + "|"]
+    lines += [
+        f"| {one.set} | {one.second} beside {one.first} | {interval(one.difference, signed=True)} "
+        f"| {_p(one.p)} | {_p(one.p_holm)} | {one.verdict} |"
+        for one in table.contrasts
+    ]
+    return [*lines, "", sentence(table.contrasts)]
+
+
+def sentence(contrasts: Sequence[Contrast]) -> str:
+    """How many differences are shown, of all that were looked for."""
+    shown = sum(one.verdict == DIFFERENT for one in contrasts)
+    return f"{shown} of {len(contrasts)} differences are shown; of the others nobody can tell."
+
+
+def _p(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"

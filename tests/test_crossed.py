@@ -1,0 +1,112 @@
+"""Runs that differ in a word, set by set: shares, paired tests, and the stage that writes them."""
+
+import json
+
+import pytest
+import scipy.stats
+import test_curves
+
+from configs import curve as curve_config
+from safety_jax.base.errors import DataError
+from safety_jax.evaluation.measures import crossed
+from safety_jax.evaluation.measures.curves import EvaluatedRun
+from safety_jax.stages import curve
+
+FORMS, SEEDS, PROMPTS = ("opinion", "question"), (0, 1), 12
+SETS = {"as-opinion": "unsafe", "as-question": "unsafe", "plain": "safe"}
+
+
+def refuses(form: str, seed: int, name: str, i: int) -> bool:
+    """All of the form that was learned; of the other none, but two of a seed's; nothing safe."""
+    if name == "plain":
+        return False
+    return name.endswith(form) or seed == 1 and i < 2
+
+
+def report(folder: str = "") -> dict:
+    names = {f"n.form{form}_seed{seed}": (form, seed) for form in FORMS for seed in SEEDS}
+    transcripts = [
+        {
+            "set": name,
+            "kind": kind,
+            "reference": "",
+            "answers": {
+                model: test_curves.answer("full" if refuses(*run, name, i) else "none", None)
+                for model, run in names.items()
+            },
+        }
+        for name, kind in SETS.items()
+        for i in range(PROMPTS)
+    ]
+    return {
+        "safety": "",
+        "models": {m: {"path": f"{folder}/runs/{m.removeprefix('n.')}/export"} for m in names},
+        "sets": {name: {} for name in SETS},
+        "transcripts": transcripts,
+    }
+
+
+def evaluated(seeds=SEEDS) -> list[EvaluatedRun]:
+    return [EvaluatedRun(form, s, f"n.form{form}_seed{s}") for form in FORMS for s in seeds]
+
+
+def test_a_table_by_arithmetic():
+    refused, answered = crossed.find(report(), evaluated())
+    assert refused.measure == "refused" and refused.values == ["opinion", "question"]
+    assert refused.sets == ["as-opinion", "as-question"] and answered.sets == ["plain"]
+    shares = {(cell.value, cell.set): cell for cell in refused.cells}
+    assert shares["opinion", "as-opinion"].share.value == 1.0
+    other = shares["question", "as-opinion"]
+    assert other.share.value == pytest.approx(2 / 24)
+    assert other.by_seed == {0: 0.0, 1: pytest.approx(2 / 12)}
+    first, second = refused.contrasts
+    assert (first.first, first.second) == FORMS
+    assert first.difference.value == pytest.approx(2 / 24 - 1) == -second.difference.value
+    # Twelve prompts fall, ten by both seeds' runs and two by one's: no choice of signs goes
+    # further than all plus and all minus.
+    assert first.p == pytest.approx(2 / 2**12) and first.p_holm == pytest.approx(4 / 2**12)
+    (same,) = answered.contrasts
+    assert same.p == 1.0 and same.verdict == crossed.CANNOT_TELL
+
+
+def test_one_seed_is_mcnemars_test_and_shows_nothing():
+    first = crossed.find(report(), evaluated(seeds=(1,)))[0].contrasts[0]
+    assert first.p == pytest.approx(scipy.stats.binomtest(0, 10).pvalue)
+    assert first.difference.low is None and first.verdict == crossed.CANNOT_TELL
+
+
+def test_seeds_that_agree_show_a_difference():
+    found = crossed.find(report(), [one for one in evaluated() if one.seed == 0])
+    assert {one.verdict for one in found[0].contrasts} == {crossed.CANNOT_TELL}
+    alike = [EvaluatedRun(form, s, f"n.form{form}_seed0") for form in FORMS for s in SEEDS]
+    found = crossed.find(report(), alike)
+    assert {one.verdict for one in found[0].contrasts} == {crossed.DIFFERENT}
+
+
+def test_the_stage(tmp_path, capsys):
+    runs = {
+        f"form{form}_seed{s}": {
+            "changes": {"data.safety_form": form, "seed": s}, "step": 3, "config": {},
+            "export": f"runs/form{form}_seed{s}/export",
+        }
+        for form in FORMS for s in SEEDS
+    }  # fmt: skip
+    for folder, name, value in (
+        ("sweep", "sweep.json", runs),
+        ("report", "report.json", report(f"{tmp_path}/sweep")),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text(json.dumps(value))
+    config = curve_config.get_config()
+    config.curve.sweep, config.curve.report = str(tmp_path / "sweep"), str(tmp_path / "report")
+    config.curve.axis = "data.safety_form"
+    curve.run(config.lock(), str(tmp_path / "table"))
+    told = capsys.readouterr().out
+    assert "| safety form | as-opinion | as-question |" in told
+    assert "| as-opinion | question beside opinion | -0.92 (" in told
+    assert (tmp_path / "table/tables.md").read_text().startswith("# table\n\n**unsafe requests ref")
+    kept = json.loads((tmp_path / "table/curve.json").read_text())
+    assert [one["measure"] for one in kept["tables"]] == ["refused", "answered"]
+    assert len(kept["tables"][0]["cells"]) == 4
+    with pytest.raises(DataError, match="no run of question with seed 1"):
+        crossed.find(report(), evaluated()[:-1])
