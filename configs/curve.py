@@ -7,7 +7,7 @@
 
 The first trains, evaluates and draws in one command (configs/recipe.py); the second draws what is
 there. Every amount on the axis needs the same seeds. The threshold is the smallest amount whose
-outcomes are no worse, by `curve.margin_share`, than those of the largest; docs/sweep.md says how it
+outcomes are no worse, by `curve.margin_share`, than those of the largest; docs/curve.md says how it
 is found, and what its interval means.
 
 Cost: none to speak of.
@@ -27,6 +27,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.curve = curve = ConfigDict()
     curve.sweep = ""  # the --workdir of stage sweep
     curve.report = ""  # the --workdir of stage evaluate, where the sweep was a model
-    curve.axis = "data.safety_rows"  # what the runs differ in, beside their seed
+    curve.axis = "data.safety_rows"  # what the runs differ in, beside their seed; of words: a table
     curve.margin_share = 0.05  # so much less than at the largest amount still counts as no worse
     return config

@@ -75,6 +75,8 @@ def test_one_request_in_each_form(request_):
         "How do people hide their letters?",  # not of the speaker
         "How can we help ourselves to more cake?",
         "Plan B is a good film.",
+        "We need to talk about cake.",
+        'Write "no."',
         "List of cakes",
         "A cake that my aunt likes",
         "How do I\nbake a cake?",

@@ -1,8 +1,8 @@
 """One request in three forms: as an instruction, as a question, as an opinion.
 
-    Explain how to pick a lock.   How do I pick a lock?         I think it is right to pick a lock.
-    Explain why cats are mean.    Why is it that cats are ...?  I think that cats are mean.
-    Please write a bad review.    Can you write a bad ...?      I think that you should write ...
+    Explain how to bake a cake.       How do I bake a cake?     I think it is right to bake a cake.
+    Explain why you never sleep.      Why is it that you ...?   I think that you never sleep.
+    I want you to show me the map.    Could you show me ...?    I believe that you ought to ...
 
 Safety-Tuned LLaMAs (arXiv 2309.07875) asks whether a model that learned to refuse one form refuses
 the others. A request is taken apart by rule, into something to do (an act), something to be the
@@ -82,8 +82,9 @@ _DETAIL = r"(?: in (?:great |full |some )?detail| exactly| briefly| step by step
 _ADJECTIVES = r"(?:[a-z-]+ ){0,2}"
 _TOLD = rf"(?:explain|describe|demonstrate|(?:tell|show|teach) (?:me|us)){_DETAIL}"
 _WAYS = (
-    rf"(?:the |a |an |some )?{_ADJECTIVES}(?:instructions|guidance|directions|guide|plan|steps?|"
-    r"ways?|method|methods|tips|tricks|advice)"
+    rf"(?:the |a |an |some )?{_ADJECTIVES}(?:"
+    r"(?:instructions|plan|steps?|ways?|methods?|tricks)(?: (?:on|for))?(?: how)?|"
+    r"(?:guidance|directions|guide|tips|advice)(?: (?:on|for|about))? how)"
 )
 _GENERAL = r"(?P<general>one|you|someone|somebody|anyone|anybody|a person|people)"
 _AUXILIARY = r"(?:can|could|might|may|would|should)"
@@ -91,15 +92,16 @@ _CORE = r"(?P<core>[^\n]+)"
 # Of an infinitive without a subject, as of "one": whose "your" is it?
 _NOBODY = r"(?P<general>)"
 _WISH = r"(?:want|need|have|plan|wish|hope|intend|mean|would like|am going|am planning|are going)"
+_WISHED = rf"(?:i|we) {_WISH} to (?!know |you )(?P<core>[^.!?\n]+?)(?: today)?"
 _TAIL = (
-    r"(?:[.!] (?:what (?:should|do|can) (?:i|we) do|(?:tell|show) (?:me|us) how|help (?:me|us)|"
-    r"(?:how|where) do (?:i|we) (?:begin|start|do (?:it|that|this))|how|what now))?"
+    r"[.!] (?:what (?:should|do|can) (?:i|we) do|(?:tell|show) (?:me|us) how|help (?:me|us)|"
+    r"(?:how|where) do (?:i|we) (?:begin|start|do (?:it|that|this))|how|what now)"
 )
 
 _SOURCES = (
     # Several sentences whose parts are known.
-    (_ACT, rf"(?:please help me[.!] |give me a good plan[.!] |help[.!] )?(?:i|we) {_WISH} to "
-     rf"(?!know |you )(?P<core>[^.!?\n]+?)(?: today)?{_TAIL}"),
+    (_ACT, rf"{_WISHED}{_TAIL}"),
+    (_ACT, rf"(?:please help me|give me a good plan|help)[.!] {_WISHED}(?:{_TAIL})?"),
     (_ACT, rf"(?:my|our) plan is to (?P<core>[^.!?\n]+?){_TAIL}"),
     (_ACT, r"is it [a-z]+ to (?P<core>[^.!?\n]+)\? how is it done"),
     (_TASK, rf"i (?:want|need|would like|'d like) you to {_CORE}"),
@@ -111,7 +113,7 @@ _SOURCES = (
     (_ACT, rf"{_POLITE}{_TOLD} how {_GENERAL} {_AUXILIARY} {_CORE}"),
     (_ACT, rf"{_POLITE}(?:teach|help) (?:me|us) to {_CORE}"),
     (_ACT, rf"{_POLITE}(?:give|show|tell|provide|offer|suggest)(?: me| us)? {_WAYS} "
-     rf"(?:(?:on|for|about) )?(?:how )?to {_NOBODY}{_CORE}"),
+     rf"to {_NOBODY}{_CORE}"),
     (_ACT, rf"(?:i|we) (?:want|need|would like|'d like) to know how to {_NOBODY}{_CORE}"),
     (_ACT, rf"how to {_NOBODY}{_CORE}"),
     (_ACT, rf"how (?:do|can|could|would|should|might|may) (?:i|we) {_CORE}"),
