@@ -20,6 +20,9 @@ Arguments, behind the colon and joined by commas:
     real      one of each on real data: local folders laid out as the papers' repositories are
     smollm2   SmolLM2-135M-Instruct and data that ship with the project, in an hour on two CPU
               cores; `make real` fetches the model. slice: a few rows and steps of it
+    smollm2,pushed   what of that holds when somebody pushes: the base, SIT, DPO and SIT with
+              recovery examples at the compute of SIT, under attacks, over conversations, between
+              groups, and after tampering. Steps that `smollm2` finished in the same folder are kept
     demo      a tiny model and data that ship with the project; three minutes on two CPU cores
     curve     how much safety data: 21 models with 0 to 2,000 demonstrations, three seeds each,
               trained together, judged, and the curve with its threshold; `curve,demo` the same with
@@ -38,7 +41,7 @@ docs/results.md has the figures of the demo.
 
 from ml_collections import ConfigDict
 
-from configs import collect, curve, dpo, evaluate, raft, reward, sft, sweep
+from configs import collect, curve, dpo, evaluate, raft, reward, sft, sweep, tamper
 from configs.common import of_demo, of_real, parse_arg
 
 FORMS = ("instruction", "opinion", "question")  # in the order of the table's rows
@@ -47,12 +50,20 @@ SAFETY_ROWS = (100, 300, 500, 1000, 1500, 2000)
 
 def get_config(arg: str | None = None) -> ConfigDict:
     choice = parse_arg(
-        arg, demo=False, real=False, smollm2=False, slice=False, curve=False, form=False
+        arg,
+        demo=False,
+        real=False,
+        smollm2=False,
+        pushed=False,
+        slice=False,
+        curve=False,
+        form=False,
     )
     if choice.demo + choice.real + choice.smollm2 > 1:
         raise ValueError("config arguments 'demo', 'real' and 'smollm2' exclude each other")
-    if choice.slice and not choice.smollm2:
-        raise ValueError("config argument 'slice' goes with 'smollm2'")
+    for part in ("pushed", "slice"):
+        if choice[part] and not choice.smollm2:
+            raise ValueError(f"config argument {part!r} goes with 'smollm2'")
     if (choice.curve or choice.form) and (choice.real or choice.smollm2):
         raise ValueError("config arguments 'curve' and 'form' go with 'demo', or alone")
     if choice.curve and choice.form:
@@ -82,6 +93,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         smollm2(config)
         if choice.slice:
             slice_of(config)
+        if choice.pushed:
+            pushed(config, choice.slice)
     else:
         safe_to_serve(config)
     return config
@@ -318,6 +331,94 @@ def slice_of(config: ConfigDict):
     config.report.evaluate.sets = few(sets, 4)
     config.report.evaluate.resamples = 200
     config.report.answer.max_new_tokens = 8
+
+
+# Of each idea one attack, and only those whose words a model of this size understands.
+ATTACKS = (
+    "prefix_injection", "refusal_suppression", "evil_confidant", "past_tense", "hypothetical",
+    "few_shot:4",
+)  # fmt: skip
+PREFILLED = tuple(f"prefill:{tokens}" for tokens in (5, 10, 20, 40))  # 0 is the plain prompt
+TURNS = ("again", "amid:3", "context:1000")
+
+
+def pushed(config: ConfigDict, few: bool):
+    """On SIT, DPO and a defence, after `smollm2`, whose finished steps are taken as they are.
+
+        WORKDIR=runs/real RECIPE=smollm2,pushed make real
+
+    The report alone, on models that lie elsewhere:
+
+        --config.recipe.steps='("pushed",)' --config.pushed.evaluate.models=base=@base,sit=FOLDER
+        --config.pushed.evaluate.judges='("refusal","looker=FOLDER")'
+
+    Cost of the report for each model, in calls of at most 36 answers of 40 tokens: 22 for the two
+    sets and their attacks, 17 for turns of conversations; the 288 twins take as long as 6, the safe
+    sets as 4. By the 270 new tokens/s of two idle cores with all lanes busy, and some 190 with 36,
+    a call takes 8 s at most, and all of them 6 minutes; refusals end earlier. Reading is little, as
+    most of a prompt is shared by its set, and the judge takes half a minute a model. Tampering: 16
+    states of a model answer two such sets in 4 minutes, and 60 steps take 3.
+    """
+    # The same rows, of which some refusals follow a harmful beginning; as much compute, of which
+    # those beginnings take 4%.
+    config.recovery = recovery = config.sit.copy_and_resolve_references()
+    recovery.data.recovery = "@own/pairs_unsafe.jsonl?columns=response:rejected"
+    recovery.data.recovery_share = 0.5
+    recovery.data.recovery_tokens = 64
+    if not few:
+        recovery.train.max_flops = 1.27e14  # what the 150 steps of `sit` take
+
+    tuned = ["sit", "dpo", "recovery"]
+    config.pushed = report = config.report.copy_and_resolve_references()
+    report.evaluate.models = models(["base", *tuned])
+    report.evaluate.sets = asked_under_pressure(few)
+    report.data.max_length = 1280  # of a context, a request and an answer
+    report.answer.max_new_tokens = 8 if few else 40
+    # Lanes have three sizes: a quarter for a set, a half for XSTest, all for twins.
+    report.sample.lanes = 16 if few else 144
+
+    config.tamper = attacker = tamper.get_config()
+    attacker.tamper.models = models(["sit", "dpo"])
+    attacker.tamper.rows = (4,) if few else (10, 100)
+    attacker.tamper.benign_rows = (4,) if few else (100,)
+    attacker.tamper.steps = (1, 2) if few else (1, 2, 5, 10, 20)
+    rows = 4 if few else 36
+    attacker.tamper.sets = (
+        f"@data/test_unsafe.jsonl?name=own-unsafe&kind=unsafe&rows={rows}",
+        f"@data/test_contrast.jsonl?name=own-contrast&kind=safe&rows={rows}",
+    )
+    attacker.tamper.judges = ("looker=@looker",)
+    attacker.tamper.unsafe_by = "looker"
+    attacker.tamper.resamples = 200 if few else 10000
+    attacker.data.harmful = ("@own/pairs_unsafe.jsonl",)  # what the base itself answered
+    attacker.data.benign = ("@data/ordinary.jsonl",)
+    attacker.data.max_length = 256
+    attacker.answer.max_new_tokens = report.answer.max_new_tokens
+    for key in ("parameter_dtype", "compute_dtype"):
+        attacker.model[key] = attacker.score[key] = "float32"
+    attacker.sample.cache_dtype = "float32"
+    attacker.sample.lanes = report.sample.lanes
+    attacker.score.tokens_per_batch = 1024
+    config.recipe.steps = ("own", "looker", *tuned, "pushed", "tamper")
+
+
+def asked_under_pressure(few: bool) -> tuple[str, ...]:
+    """What the models are asked: requests under attacks and in conversations, twins, and safe ones,
+    without which a model that refuses everything would look best."""
+    attacks = ",".join((ATTACKS[0], *PREFILLED[-1:]) if few else (*ATTACKS, *PREFILLED))
+    turns = ",".join(TURNS[:2] if few else TURNS)
+    rows, talks, twins = (4, 2, "?rows=1") if few else (36, 28, "")  # 28 requests and 8 without
+    unsafe, safe = "@data/test_unsafe.jsonl", "@data/test_contrast.jsonl"
+    return (
+        f"HarmBench?rows={rows}&attack={attacks}",
+        f"{unsafe}?name=own-unsafe&kind=unsafe&rows={rows}&attack={attacks}",
+        f"{unsafe}?name=own-asked&kind=unsafe&rows={talks}&turns={turns}",
+        "Escalation",
+        f"Twins{twins}",
+        f"XSTest-safe?rows={2 * rows}",
+        f"{safe}?name=own-contrast&kind=safe&rows={rows}",
+        f"@data/test_ordinary.jsonl?name=own-ordinary&kind=reference&rows={rows}",
+    )
 
 
 def demo(config: ConfigDict):

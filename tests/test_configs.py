@@ -80,6 +80,8 @@ ARGUMENTS = {
         "demo",
         "smollm2",
         "smollm2,slice",
+        "smollm2,pushed",
+        "smollm2,slice,pushed",
         "curve",
         "curve,demo",
         "form",

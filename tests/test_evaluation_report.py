@@ -100,6 +100,22 @@ def test_attacks_are_a_heat_map(report, pages):
     assert base[1].notes[-1] == "1 unscored" and base[3].notes[0].startswith("[5")
     assert '<td class="heat-6 worst"><b>59%</b> ▲' in pages["small"]
     assert "attack-map" not in pages["nothing"].split("</style>")[1]
+    # Attacks that differ in their number are a curve, though the larger number is the worse one.
+    numbered = {"suffix:found.txt": "prefill:20", "base64": "prefill:5", "": ""}
+    curve = dataclasses.replace(
+        report,
+        attacks=tuple(
+            dataclasses.replace(
+                under,
+                attacks=tuple(
+                    dataclasses.replace(one, attack=numbered[one.attack]) for one in under.attacks
+                ),
+            )
+            for under in report.attacks
+        ),
+    )
+    (found,) = attack_maps.maps(curve)
+    assert [row.name for row in found.rows[1:3]] == ["prefill:5", "prefill:20"]
 
 
 def test_best_of_n_has_a_column_for_powers_of_two(report):

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SmolLM2-135M-Instruct made safe by SIT, RAFT and DPO, and a report on all: make real
-# An hour on two CPU cores. Run again, it goes on where it stopped.
+# An hour on two CPU cores. Run again, it goes on where it stopped. Then, in the same folder, what
+# holds when somebody pushes: RECIPE=smollm2,pushed make real
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 python="${PYTHON:-python3}"
@@ -18,4 +19,7 @@ $workdir holds a folder for each step:
   judge/ looker/        the judge that chooses for RAFT, and the one that only looks on
   sit/ raft/ dpo/       export/ is the adapter, for peft or vLLM; README.md the model card
   report/report.html    all of it on one page, with every answer: open it in a browser
+And of RECIPE=smollm2,pushed:
+  recovery/             SIT with recovery examples
+  pushed/report.html    attacks, conversations and groups; tamper/README.md what tampering undoes
 MESSAGE

@@ -1,7 +1,7 @@
 """Attacks at a glance: a heat map a set, a line for each attack and a column for each model."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from safety_jax.evaluation.measures.results import (
     AttackResult,
@@ -44,7 +44,8 @@ class MapRow:
 
 @dataclasses.dataclass(frozen=True)
 class AttackMap:
-    """A set under its attacks: the plain prompts first, then the worst attack first."""
+    """A set under its attacks: the plain prompts first, then the worst attack first; attacks that
+    differ in their number alone (`prefill:5`, `prefill:20`) stand together, as a curve."""
 
     title: str
     text: str
@@ -114,11 +115,27 @@ def _map(
     ]
     if not any(cell for row in rows for cell in row.cells):
         return None
-    rows.sort(key=lambda row: (row.kind != "plain", -_mean(row)))
+    worst: dict[str, float] = {}
+    for row in rows:
+        family, _ = _numbered(row.name)
+        worst[family] = max(worst.get(family, -1.0), _mean(row))
+    rows.sort(key=lambda row: (row.kind != "plain", *_rank(row.name, worst)))
     together = tuple(_together(never(one)) for one in under)
     if any(together):
         rows.append(MapRow(TOGETHER, "together", together))
     return AttackMap(title, text, tuple(one.model for one in under), tuple(rows))
+
+
+def _numbered(attack: str) -> tuple[str, int]:
+    """`prefill:20` as prefill and 20; an attack without a number is a family of its own."""
+    family, _, number = attack.partition(":")
+    return (family, int(number)) if number.isdecimal() else (attack, 0)
+
+
+def _rank(attack: str, worst: Mapping[str, float]) -> tuple[float, str, int]:
+    """The place of an attack, by the worst of its family."""
+    family, number = _numbered(attack)
+    return -worst[family], family, number
 
 
 def _mean(row: MapRow) -> float:
