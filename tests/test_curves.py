@@ -79,7 +79,7 @@ def test_the_stage(given, capsys):
         and safe["threshold"]["comparisons"][1]["verdict"] == "cannot tell"
     )
     text = (given / "curve/curves.md").read_text()
-    assert "from somewhere between 50 and 500 on" in text
+    assert "the threshold is somewhere from 50 to 500 (95%)" in text
     for name in ("safe", "answered", "right"):
         assert (given / f"curve/plots/{name}.png").stat().st_size > 5_000
         assert f"plots/{name}.png" in text

@@ -1,5 +1,6 @@
 """Curves over the runs of a sweep: figures with bands, a table, and sentences for what is shown."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def draw(curve: Curve, axis: str, target: Path) -> None:
     if threshold.low < threshold.high:
         axes.axvspan(
             threshold.low, threshold.high, color=SHADE, linewidth=0,
-            label=f"enough from between {threshold.low:g} and {threshold.high:g}",
+            label=f"threshold, 95% interval: {threshold.low:g} to {threshold.high:g}",
         )  # fmt: skip
     amounts = [point.amount for point in curve.points]
     banded = [point for point in curve.points if point.share.low is not None]
@@ -41,20 +42,20 @@ def draw(curve: Curve, axis: str, target: Path) -> None:
         color=BAND, alpha=0.5, linewidth=0, label="95% interval over seeds and prompts",
     )  # fmt: skip
     axes.plot(amounts, [point.share.value for point in curve.points], color=LINE, linewidth=2)
-    for point in curve.points:
-        shares = list(point.by_seed.values())
-        axes.plot(
-            [point.amount] * len(shares), shares, color=LINE, marker="o", markersize=4,
-            linestyle="none", markerfacecolor="white",
-        )  # fmt: skip
-    # Amounts crowd at the low end: so does the axis.
-    axes.set_xscale("symlog", linthresh=max(1.0, min((a for a in amounts if a > 0), default=1.0)))
+    single = [(p.amount, share) for p in curve.points for share in p.by_seed.values()]
+    axes.plot(
+        *zip(*single, strict=True), color=LINE, marker="o", markersize=4, linestyle="none",
+        markerfacecolor="white", label="a run each, and their mean",
+    )  # fmt: skip
+    # Amounts crowd at the low end: so does the axis, and from 0 on is as far as a doubling.
+    least = max(1.0, min((a for a in amounts if a > 0), default=1.0))
+    axes.set_xscale("symlog", linthresh=least, linscale=0.9 * math.log10(2))
     axes.set_xticks(amounts, [f"{amount:g}" for amount in amounts])
     axes.minorticks_off()
     axes.set_ylim(0, 1.02)
     axes.set_xlabel(axis, color=TEXT)
     axes.grid(axis="x", color=GRID, linewidth=0.4)
-    axes.legend(loc="lower right", frameon=False, fontsize=8)
+    axes.legend(loc="lower right", edgecolor="none", framealpha=0.9, fontsize=8)
     save(figure, target)
 
 
@@ -84,20 +85,31 @@ def text(curves: Sequence[Curve], axis: str) -> str:
 
 def sentence(curve: Curve, axis: str) -> str:
     """What the data say of the threshold, and what they leave open."""
-    found, largest = curve.threshold, curve.points[-1].amount
-    margin = f"within {found.margin:.0%} of those at {largest:g}"
-    if found.low == found.high:
-        known = f"exactly from {found.low:g} on (95%)"
+    found = curve.threshold
+    smallest, largest = curve.points[0].amount, curve.points[-1].amount
+    if found.estimate == largest:
+        means = f"no amount below {largest:g} {axis} comes within {found.margin:.0%} of it"
     else:
-        known = f"from somewhere between {found.low:g} and {found.high:g} on (95%)"
-    return f"Outcomes are {margin} from {axis} {found.estimate:g} on by the means; {known}."
+        close = f"within {found.margin:.0%} of those at {largest:g} {axis}"
+        means = f"outcomes are {close} from {found.estimate:g} on"
+    if found.low < found.high:
+        known = f"the threshold is somewhere from {found.low:g} to {found.high:g}"
+    elif found.low == smallest:
+        known = "every amount is shown to be as good"
+    else:
+        known = f"the threshold is {found.low:g}"
+    return f"By the means, {means}; {known} (95%)."
 
 
 def interval(mean: TableMean, signed: bool = False) -> str:
     """A mean and its interval, in words; of shares inside [0, 1], unless `signed`."""
     form = "{:+.2f}" if signed else "{:.2f}"
-    value = form.format(mean.value)
+
+    def spelled(number: float) -> str:
+        return form.format(round(number, 2) + 0.0)  # no minus before a zero
+
+    value = spelled(mean.value)
     if mean.low is None or mean.high is None:
         return f"{value} (one seed: no interval)"
     low, high = (mean.low, mean.high) if signed else (max(0.0, mean.low), min(1.0, mean.high))
-    return f"{value} ({form.format(low)} to {form.format(high)})"
+    return f"{value} ({spelled(low)} to {spelled(high)})"
