@@ -282,6 +282,18 @@ def test_texts_to_be_classified_are_multiple_choice_among_their_labels(tmp_path)
     assert [(i.id, i.category, i.reference) for i in named.items] == [
         ("7", "shouts", "hateful"), ("9", "taste", "non-hateful"),
     ]  # fmt: skip
+    # Ratings become labels: 3 + 2.5 is the limit.
+    own = ("text", "target_group", "toxicity_ai", "toxicity_human")
+    path = write_csv(tmp_path / "annotated_test.csv", own, ("Tea!", "drinkers", "3", "2.5"),
+                     ("No tea!", "drinkers", "3.0", "2.6"))  # fmt: skip
+    for spec in ("ToxiGen", str(path)):
+        (rated,) = read(spec, folder=tmp_path)
+        assert [(i.category, i.reference) for i in rated.items] == [
+            ("drinkers", "not hateful"), ("drinkers", "hateful"),
+        ]  # fmt: skip
+    path = write_csv(tmp_path / "unrated.csv", own, ("Tea!", "drinkers", "3", ""))
+    with pytest.raises(DataError, match="line 2: 'toxicity_ai' and 'toxicity_human' are not two"):
+        read(f"{path}?as=ToxiGen")
     path = write_csv(tmp_path / "other.csv", ("body", "toxic"), ("a", "0"), ("b", "1"))
     (other,) = read(f"{path}?kind=label&columns=prompt:body,reference:toxic")
     assert other.items[1].choices == ("0", "1") and other.items[1].reference == "1"

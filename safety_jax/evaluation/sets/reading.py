@@ -26,7 +26,7 @@ those of data/sources.py. Attacks are those of attacks/registry.py.
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -295,10 +295,11 @@ def _classified(source: Source, entry: Entry) -> Entry:
     if entry.kind != LABEL:
         return entry
     known = {ours: theirs for ours, theirs in entry.columns.items() if ours not in source.columns}
+    labelled: Callable[[Row], Row] = entry.word or dict
     rows = []
     for where, row in zip(source.where, source.rows, strict=True):
         try:
-            rows.append(records.renamed(records.renamed(row, source.columns), known))
+            rows.append(labelled(records.renamed(records.renamed(row, source.columns), known)))
             classification.check(rows[-1])
         except BadRow as bad:
             raise DataError(f"{where}: {bad}; mend the row") from bad
@@ -306,7 +307,9 @@ def _classified(source: Source, entry: Entry) -> Entry:
         word = classification.words_of(rows)
     except BadRow as bad:
         raise DataError(f"{source.spec}: {bad}") from bad
-    return dataclasses.replace(entry, kind=CHOICE, word=word, framed=True)
+    return dataclasses.replace(
+        entry, kind=CHOICE, word=lambda row: word(labelled(row)), framed=True
+    )
 
 
 def _read_as(entry: Entry, source: Source, key: str) -> Entry:
