@@ -46,7 +46,7 @@ def _contrasts(table: CrossedTable) -> list[str]:
 def sentence(contrasts: Sequence[Contrast]) -> str:
     """How many differences are shown, of all that were looked for."""
     shown = sum(one.verdict == DIFFERENT for one in contrasts)
-    return f"{shown} of {len(contrasts)} differences are shown; of the others nobody can tell."
+    return f"{shown} of {len(contrasts)} contrasts show a difference; the others leave it open."
 
 
 def _p(value: float) -> str:

@@ -127,10 +127,11 @@ def account(config: ConfigDict, corpus: Corpus[encode.Examples], run: Finished) 
     """The plot, and what the card says."""
     plots.loss(run.metrics, run.path / "plots" / "loss.png", run.path.name)
     safety = next((s.used for s in corpus.mixture.shares if s.source == SAFETY), 0)
+    form = f", put as {config.data.safety_form}s" if safety and config.data.safety_form else ""
     held = ", held to the start token by token" if config.sft.objective == CONSTRAINED else ""
     return Account(
         summary=f"{config.model.path} after supervised fine-tuning on {len(corpus.training):,} "
-        f"rows, {safety:,} safety demonstrations drawn for the mix{held}.",
+        f"rows, {safety:,} safety demonstrations drawn for the mix{form}{held}.",
         notes=config.sft.protocol_notes,
         plots=("plots/loss.png",),
     )
