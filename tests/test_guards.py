@@ -262,12 +262,19 @@ def test_forms_name_each_place_once(tmp_path, one_device):
         plan(one_device, "guard", folder)
 
 
-@pytest.mark.parametrize(("kind", "model"), [("llama_guard", "llama4"), ("md_judge", "internlm2")])
-def test_guards_on_other_trunks_are_refused_by_name(kind, model, tmp_path, one_device):
+@pytest.mark.parametrize(
+    ("kind", "model", "reason"),
+    [
+        ("llama_guard", "llama4", "layers of another kind"),
+        ("md_judge", "internlm2", "reasoning before its verdict"),
+    ],
+)
+def test_guards_that_cannot_be_read_are_refused_by_name(kind, model, reason, tmp_path, one_device):
     folder = guard_cases.write_folder(kind, tmp_path)
     (folder / "config.json").write_text(json.dumps({"model_type": model}))
-    with pytest.raises(CheckpointError, match=f"model_type {model}.*use "):
+    with pytest.raises(CheckpointError, match=f"model_type {model}.*; use ") as refusal:
         plan(one_device, kind, folder)
+    assert reason in str(refusal.value)
 
 
 def test_beaver_dam_gives_the_largest_of_its_harms(tmp_path, one_device):
