@@ -12,7 +12,7 @@ from safety_jax.base import meshes, trees
 from safety_jax.base.errors import ConfigError
 from safety_jax.maths import logprobs, losses
 from safety_jax.models import llama, rotary
-from safety_jax.models.folders import hf
+from safety_jax.models.folders import hf, hf_config
 from safety_jax.models.model import Model
 from tests.golden import cases
 
@@ -74,16 +74,42 @@ def test_eight_devices_equal_one(config, weights, eight_devices, reference):
 
 
 # Every way in which layers and families differ: soft-caps, two ropes, shared adapters and lengths
-# of examples, norms behind sublayers, no rope, queries scaled by position.
-FAMILIES = ("gemma2", "gemma3", "phi3_long", "olmo3", "smollm3", "ministral3")
+# of examples, norms behind sublayers, no rope, queries scaled by position, multipliers and biases.
+SPREAD = {
+    name: cases.read_config(name)
+    for name in ("gemma2", "gemma3", "phi3_long", "olmo3", "smollm3", "ministral3")
+} | {"granite, biased": cases.read_config("granite") | {"attention_bias": True, "mlp_bias": True}}
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+def traits(given) -> set[tuple[str, object]]:
+    """What a model has that others of one code do not, sizes and rounding left out."""
+    config = hf_config.parse(given, "")
+    fields = (
+        *("norms", "norm_plus_one", "query_key_norm", "tied_embeddings", "activation"),
+        *("query_key_value_bias", "output_bias", "mlp_bias"),
+    )
+    scaled = {
+        "embedding": config.embedding_scale != 1, "residual": config.residual_scale != 1,
+        "logits": config.logit_scale != 1, "capped": config.logit_softcap is not None,
+        "capped within": config.attention_softcap is not None,
+        "turned in part": config.rotary_size < config.head_size, "fused": config.files != "llama",
+    }  # fmt: skip
+    found = {(name, getattr(config, name)) for name in fields} | set(scaled.items())
+    return found | {("window, rope", (k.window is None, k.rope is None)) for k in config.kinds}
+
+
+def test_every_family_is_made_of_what_runs_on_eight_devices():
+    run = set().union(*map(traits, SPREAD.values()))
+    for name in cases.CASES:
+        assert traits(cases.read_config(name)) <= run, name
+
+
+@pytest.mark.parametrize("name", SPREAD)
 def test_every_family_packed_on_eight_devices_is_its_examples_alone(
     name, tmp_path, one_device, eight_devices
 ):
     """Loss, and its gradient to adapters; examples longer and shorter than windows and contexts."""
-    folder = cases.write_folder(tmp_path, cases.read_config(name))
+    folder = cases.write_folder(tmp_path, SPREAD[name])
     config, packed = hf.read_config(folder), packed_rows([[70, 20], [24, 30, 9], [5], []], 96, 96)
     found = []
     for mesh, rows, remat in (
