@@ -5,6 +5,7 @@ import json
 import sys
 
 import jax
+import jax.numpy as jnp
 import pytest
 from planned_runs import asked, programs
 
@@ -155,6 +156,22 @@ def test_a_written_token_reads_weights_and_caches_once():
     assert formulas.cache_bytes(model, lanes, 2.0) == cache
     assert load.traffic == 2 * weights / 4 + cache / 16 + 6 * 4 * 64 * 32_000 / 16
     assert load.flops == 64 * (2 * weights + 4 * 768 * 32 * 128 * 32) / 16
+
+
+def test_layers_with_a_window_keep_no_more_than_it_sees():
+    """Gemma 3 27B has 52 layers with a window of 1,024 tokens, and 10 without."""
+    model = sizes.read("gemma3-27b")
+    lanes = caches.CacheSizes(
+        64, 8, prefix_tokens=4096, prompt_tokens=2048, own_tokens=1536, block_tokens=128
+    )
+    a_token = 2 * 2 * 16 * 128
+    written = a_token * (52 * (8 + 64) * 1024 + 10 * (8 * 2048 + 64 * 1536))
+    assert formulas.cache_bytes(model, lanes, 2.0) == written
+    held = jax.eval_shape(lambda: caches.zeros(model, lanes, jnp.bfloat16))
+    prefix = a_token * (52 * 1024 + 10 * 4096)
+    assert sum(2 * leaf.size for leaf in jax.tree.leaves(held)) == written + prefix
+    short = lanes._replace(prefix_tokens=256, prompt_tokens=512, own_tokens=256)
+    assert caches.arrange(model, short).layers == (tuple(range(62)),)
 
 
 # ---------------------------------------------------------------------------- roofline

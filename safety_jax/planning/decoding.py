@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from safety_jax.base import meshes
-from safety_jax.models.decoding import attending, caches, generation, programs
+from safety_jax.models.decoding import attending, caches, filling, generation, programs, reading
 from safety_jax.models.model import Model
 from safety_jax.planning import abstract
 
@@ -25,9 +25,9 @@ def lower_reading(model: Model, setup: generation.Setup, held: caches.Cache) -> 
     """`programs.read_prompts`: one row of each device that shares out rows."""
     host = functools.partial(abstract.replicated, model.mesh)
     B, T = meshes.row_parts(model.mesh), setup.pace.prefill_tokens
-    to = caches.Destinations(host(B, T), host(B, T), host(T))
+    to = filling.Destinations(host(B, T), host(B, T), host(B, T), host(T), host(T))
     ids, segments, positions = (host(B, T) for _ in range(3))
-    rows = attending.PromptRows(ids, segments, positions, to, host(B), host(B), host())
+    rows = reading.PromptRows(ids, segments, positions, to, host(B), host(B), host())
     return programs.read_prompts.lower(model, held, rows)
 
 

@@ -87,9 +87,13 @@ def head_weights(config: llama.LlamaConfig) -> int:
 
 def _attention(config: llama.LlamaConfig, row_tokens: int) -> float:
     """FLOPs of one matrix product of causal attention, for each token of a row."""
+    return 2 * _seen(config, row_tokens / 2) * config.heads * config.head_size
+
+
+def _seen(config: llama.LlamaConfig, tokens: float) -> float:
+    """Keys that a token meets in all layers, of so many before it."""
     windows = [config.kinds[number].window for number in config.layer_kinds]
-    seen = sum(min(row_tokens / 2, math.inf if w is None else w) for w in windows)
-    return 2 * seen * config.heads * config.head_size
+    return float(sum(tokens if window is None else min(tokens, window) for window in windows))
 
 
 def _activation_traffic(config: llama.LlamaConfig, width: int) -> float:
@@ -175,8 +179,8 @@ def writing(
 ) -> Load:
     """One token in each lane, caches filled to the end."""
     weights = kernel_weights(config) + head_weights(config)
-    seen = sizes.prompt_tokens + sizes.own_tokens
-    attention = 4 * seen * config.heads * config.head_size * config.layers
+    seen = _seen(config, float(sizes.prompt_tokens + sizes.own_tokens))
+    attention = 4 * seen * config.heads * config.head_size
     work = float(sizes.lanes * (2 * weights + attention))
     traffic = weights * width / parts.tensor * (1 + parts.gathered)
     traffic += cache_bytes(config, sizes, cache_width) / parts.devices
@@ -186,8 +190,12 @@ def writing(
 
 def cache_bytes(config: llama.LlamaConfig, sizes: caches.CacheSizes, cache_width: float) -> float:
     """Of prompt slots and lanes; what all prompts begin with is short, and held once."""
-    tokens = sizes.prompts * sizes.prompt_tokens + sizes.lanes * sizes.own_tokens
-    return 2 * cache_width * config.layers * config.kv_heads * config.head_size * tokens
+    arrangement = caches.arrange(config, sizes)
+    tokens = sum(
+        len(layers) * (one.prompts * one.prompt_tokens + one.lanes * one.own_tokens)
+        for one, layers in zip(arrangement.sizes, arrangement.layers, strict=True)
+    )
+    return 2 * cache_width * config.kv_heads * config.head_size * tokens
 
 
 # ------------------------------------------------------------------------ where nothing compiles

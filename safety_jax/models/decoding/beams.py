@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from safety_jax.base import meshes
-from safety_jax.models.decoding import attending, caches, programs
+from safety_jax.models.decoding import attending, caches, filling, programs
 from safety_jax.models.decoding.sampling import SamplingParams
 from safety_jax.models.decoding.session import Completion, Session, rung
 from safety_jax.models.model import Model
@@ -140,10 +140,10 @@ def write_beams(
         )
         logits, cache = programs.next_logits(model, cache, seats, lanes, state.written)
         logprobs = jax.nn.log_softmax(logits).reshape(B, N, -1)
-        used = state.written // caches.sizes(cache).block_tokens + 1
+        column = state.written
         state, parents = advance(state, logprobs, eos_ids, settings)
         rows = (jnp.arange(B)[:, None] * N + parents).reshape(-1)
-        return caches.follow(cache, rows, used, model.mesh), state, done + 1
+        return filling.follow(cache, rows, column, model.mesh), state, done + 1
 
     mesh = model.mesh
     cache, state, _ = jax.lax.while_loop(go_on, step, (cache, state, jnp.int32(0)))

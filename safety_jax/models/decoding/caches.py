@@ -1,7 +1,7 @@
 """Keys and values of what was read and written, and where they lie.
 
 What all prompts of a call begin with is read once and kept once. The rest of a prompt lies in one
-of P slots; each of its candidates writes its own tokens into one of R lanes. All layers are stacked
+of P slots; each of its candidates writes its own tokens into one of R lanes. Layers are stacked
 and tokens lie in blocks of b, so that a loop over layers updates its own part in place, and
 attention visits only blocks that somebody looks at:
 
@@ -13,8 +13,13 @@ With int8 (`Codes`) every array has a second one beside it, of a scale for each 
 
 The ring's column is one slice for all lanes, whenever each of them began, so the update happens in
 place. A lane that has written t + 1 tokens looks at the t + 1 newest columns.
+
+Layers with a window keep no more tokens than it sees, in whole blocks: their arrays are rings too,
+of prefix and prompts by the token's place, of lanes by the column. Layers that keep equally many
+are one `Stack`, and a model with layers of several windows has several (`arrange`).
 """
 
+import bisect
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -59,7 +64,7 @@ def numbers(held: Any, dtype: DTypeLike) -> jax.Array:
 
 def in_products(cache: "Cache", computes: DTypeLike) -> DTypeLike:
     """The type of products with this cache, of a model that computes in another."""
-    held = cache.own_keys
+    held = cache[0].own_keys
     return computes if isinstance(held, Codes) else held.dtype
 
 
@@ -69,13 +74,8 @@ def number_bytes(dtype: DTypeLike, head_size: int) -> float:
     return kind.itemsize + (4 / head_size if kind == jnp.int8 else 0.0)
 
 
-def _held_as(fresh: Float[Array, "*N E"], held: Any) -> Any:
-    """Fresh keys or values as an array of the cache holds them."""
-    return Codes.of(fresh) if isinstance(held, Codes) else fresh.astype(held.dtype)
-
-
-class Cache(NamedTuple):
-    """The arrays of all layers; each may be `Codes`."""
+class Stack(NamedTuple):
+    """The arrays of layers that keep equally many tokens; each may be `Codes`."""
 
     prefix_keys: Any
     prefix_values: Any
@@ -85,7 +85,8 @@ class Cache(NamedTuple):
     own_values: Any
 
 
-PLACES = Cache(SHARED_AXES, SHARED_AXES, AXES, AXES, AXES, AXES)
+Cache = tuple[Stack, ...]
+PLACES = Stack(SHARED_AXES, SHARED_AXES, AXES, AXES, AXES, AXES)
 
 
 class CacheSizes(NamedTuple):
@@ -98,23 +99,97 @@ class CacheSizes(NamedTuple):
     own_tokens: int  # Z b
     block_tokens: int  # b
 
+    def within(self, window: int | None) -> "CacheSizes":
+        """Of layers with this window: a token meets so many, itself included."""
+        if window is None:
+            return self
+        most = -(-window // self.block_tokens) * self.block_tokens
+        return self._replace(
+            prefix_tokens=min(self.prefix_tokens, most),
+            prompt_tokens=min(self.prompt_tokens, most),
+            own_tokens=min(self.own_tokens, most),
+        )
+
+
+class Arrangement(NamedTuple):
+    """Which stack holds which layers.
+
+    Attributes:
+        sizes: of each stack.
+        layers: of each stack, in order.
+    """
+
+    sizes: tuple[CacheSizes, ...]
+    layers: tuple[tuple[int, ...], ...]
+
+    def place(self, stack: int, layer: Int[Array, ""]) -> "LayerPlace":
+        """Where a layer lies in a stack, if it does."""
+        if len(self.layers) == 1:
+            return LayerPlace(layer, 0, None)
+        own = self.layers[stack]
+        behind = [bisect.bisect_left(own, at) for at in range(sum(map(len, self.layers)))]
+        next_own = jnp.asarray(behind)[layer]
+        here = jnp.asarray([number < len(own) and own[number] == at
+                            for at, number in enumerate(behind)])[layer]  # fmt: skip
+        return LayerPlace(next_own % len(own), next_own // len(own), here)
+
+
+class LayerPlace(NamedTuple):
+    """Where a layer lies in a stack, or the next of the stack's layers to come.
+
+    Attributes:
+        number: of that layer in the stack.
+        later: steps until it comes: 0, or 1 where none of the stack's is left in this one.
+        here: whether it is the layer itself; None: all layers are the stack's. A layer of another
+            stack looks at nothing here. It writes where the next one will, before that looks.
+    """
+
+    number: jax.Array
+    later: jax.Array | int
+    here: jax.Array | None
+
+    def blocks(self, count: jax.Array) -> jax.Array:
+        """How many blocks the layer visits of so many."""
+        return count if self.here is None else jnp.where(self.here, count, 0)
+
+
+def arrange(config: llama.LlamaConfig, sizes: CacheSizes) -> Arrangement:
+    """Stacks for layers of these windows; `sizes` are those of a layer without one."""
+    of_kind = [sizes.within(kind.window) for kind in config.kinds]
+    stacks = tuple(dict.fromkeys(of_kind))
+    layers = tuple(
+        tuple(at for at, kind in enumerate(config.layer_kinds) if of_kind[kind] == stack)
+        for stack in stacks
+    )
+    return Arrangement(stacks, layers)
+
+
+def arranged(config: llama.LlamaConfig, cache: Cache) -> Arrangement:
+    """How the layers of this cache were arranged."""
+    found = [sizes(stack) for stack in cache]
+    return arrange(config, CacheSizes(*map(max, zip(*found, strict=True))))
+
 
 def zeros(config: llama.LlamaConfig, sizes: CacheSizes, dtype: DTypeLike) -> Cache:
-    b, K, E = sizes.block_tokens, config.kv_heads, config.head_size
+    K, E = config.kv_heads, config.head_size
 
-    def pair(tokens: int, rows: int) -> tuple[Any, Any]:
-        lead = (config.layers, tokens // b, rows, K)
+    def pair(layers: int, tokens: int, rows: int, b: int) -> tuple[Any, Any]:
+        lead = (layers, tokens // b, rows, K)
         keys, values = jnp.zeros((*lead, E, b), dtype), jnp.zeros((*lead, b, E), dtype)
         if keys.dtype != jnp.int8:
             return keys, values
         scales = jnp.zeros((2, *lead, b), jnp.float32)
         return Codes(keys, scales[0]), Codes(values, scales[1])
 
-    return Cache(
-        *pair(sizes.prefix_tokens, 1),
-        *pair(sizes.prompt_tokens, sizes.prompts),
-        *pair(sizes.own_tokens, sizes.lanes),
-    )
+    def stack(one: CacheSizes, layers: int) -> Stack:
+        return Stack(
+            *pair(layers, one.prefix_tokens, 1, one.block_tokens),
+            *pair(layers, one.prompt_tokens, one.prompts, one.block_tokens),
+            *pair(layers, one.own_tokens, one.lanes, one.block_tokens),
+        )
+
+    arrangement = arrange(config, sizes)
+    return tuple(map(stack, arrangement.sizes, map(len, arrangement.layers)))
 
 
 def constrain(cache: Cache, mesh: Mesh) -> Cache:
@@ -128,7 +203,7 @@ def each_place(cache: Cache, function: Callable[[Any, Any], Any]) -> Cache:
     def of(held: Any, axes: Any) -> Any:
         return jax.tree.map(lambda part: function(part, axes[: part.ndim]), held)
 
-    return Cache(*map(of, cache, PLACES))
+    return tuple(Stack(*map(of, stack, PLACES)) for stack in cache)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "sizes", "dtype", "mesh"))
@@ -137,123 +212,10 @@ def allocate(config: llama.LlamaConfig, sizes: CacheSizes, dtype: DTypeLike, mes
     return constrain(zeros(config, sizes, dtype), mesh)
 
 
-def sizes(cache: Cache) -> CacheSizes:
+def sizes(stack: Stack) -> CacheSizes:
     prefix, prompt, own = (
         (held.codes if isinstance(held, Codes) else held).shape
-        for held in (cache.prefix_values, cache.prompt_values, cache.own_values)
+        for held in (stack.prefix_values, stack.prompt_values, stack.own_values)
     )
     (_, X, _, _, b, _), (_, Y, P, _, _, _), (_, Z, R, _, _, _) = prefix, prompt, own
     return CacheSizes(R, P, X * b, Y * b, Z * b, b)
-
-
-class Destinations(NamedTuple):
-    """Where keys and values of freshly read tokens go; what lies beyond an array is dropped.
-
-    Attributes:
-        slots, places: [B, T] the prompt slot of each token, and its place there.
-        prefix_places: [T] of the first row's tokens, their place in what all prompts share.
-    """
-
-    slots: Any
-    places: Any
-    prefix_places: Any
-
-
-def tokens_first(fresh: Float[Array, "L B T K E"]) -> Float[Array, "N L K E"]:
-    """Keys or values of all rows' tokens, as a scatter takes them."""
-    return jnp.moveaxis(fresh.reshape(fresh.shape[0], -1, *fresh.shape[3:]), 1, 0)
-
-
-def insert(
-    cache: Cache,
-    keys: Float[Array, "L B T K E"],
-    values: Float[Array, "L B T K E"],
-    to: Destinations,
-    mesh: Mesh,
-) -> Cache:
-    """Puts freshly read tokens into their places."""
-    b = sizes(cache).block_tokens
-    slots, (block, column) = to.slots.reshape(-1), jnp.divmod(to.places.reshape(-1), b)
-    shared_block, shared_column = jnp.divmod(to.prefix_places, b)
-
-    everything = tokens_first(keys), tokens_first(values)
-    of_first_row = tokens_first(keys[:, :1]), tokens_first(values[:, :1])
-
-    def put(block, row, column, arrays: tuple[Any, ...], fresh: tuple[jax.Array, ...]) -> Any:
-        def key(array: jax.Array, token: jax.Array) -> jax.Array:
-            return array.at[:, block, row, ..., column].set(token, mode="drop")
-
-        def value(array: jax.Array, token: jax.Array) -> jax.Array:
-            return array.at[:, block, row, :, column].set(token, mode="drop")
-
-        return tuple(
-            jax.tree.map(into, array, _held_as(tokens, array))
-            for into, array, tokens in zip((key, value), arrays, fresh, strict=True)
-        )
-
-    first_row = jnp.zeros_like(shared_block)
-    prefix_keys, prefix_values = put(
-        shared_block, first_row, shared_column, cache[:2], of_first_row
-    )
-    prompt_keys, prompt_values = put(block, slots, column, cache[2:4], everything)
-    placed = cache._replace(
-        prefix_keys=prefix_keys,
-        prefix_values=prefix_values,
-        prompt_keys=prompt_keys,
-        prompt_values=prompt_values,
-    )
-    return constrain(placed, mesh)
-
-
-def write_column(
-    cache: Cache,
-    layer: Int[Array, ""],
-    column: Int[Array, ""],
-    keys: Float[Array, "R K E"],
-    values: Float[Array, "R K E"],
-    mesh: Mesh,
-) -> Cache:
-    """Puts one token of every lane into a column of the ring, in one layer."""
-    block, within = jnp.divmod(column, sizes(cache).block_tokens)
-
-    def put(array: jax.Array, token: jax.Array, axis: int) -> jax.Array:
-        place: list[Any] = [layer, block, *(0,) * (array.ndim - 2)]
-        place[axis] = within
-        token = jnp.expand_dims(token[None, None], axis)
-        placed = jax.lax.dynamic_update_slice(array, token, place)
-        return meshes.constrain(placed, mesh, AXES[: array.ndim])
-
-    def key(array: jax.Array, token: jax.Array) -> jax.Array:
-        return put(array, token, array.ndim - 1)
-
-    def value(array: jax.Array, token: jax.Array) -> jax.Array:
-        return put(array, token, 4)
-
-    return cache._replace(
-        own_keys=jax.tree.map(key, cache.own_keys, _held_as(keys, cache.own_keys)),
-        own_values=jax.tree.map(value, cache.own_values, _held_as(values, cache.own_values)),
-    )
-
-
-def follow(cache: Cache, lanes: Int[Array, " R"], blocks: Int[Array, ""], mesh: Mesh) -> Cache:
-    """Every lane goes on from what another one wrote, which lies in the first blocks."""
-
-    def move(array: jax.Array) -> jax.Array:
-        def one(block: Any, moved: jax.Array) -> jax.Array:
-            old = jax.lax.dynamic_index_in_dim(moved, block, 1)
-            return jax.lax.dynamic_update_index_in_dim(moved, old[:, :, lanes], block, 1)
-
-        placed = jax.lax.fori_loop(0, blocks, one, array)
-        return meshes.constrain(placed, mesh, AXES[: array.ndim])
-
-    own = jax.tree.map(move, (cache.own_keys, cache.own_values))
-    return cache._replace(own_keys=own[0], own_values=own[1])
-
-
-def rearrange(
-    cache: Cache, lanes: Int[Array, " R"], prompts: Int[Array, " P"], mesh: Mesh
-) -> Cache:
-    """A cache of these lanes and prompt slots of the old one, in this order."""
-    of_prompts = jax.tree.map(lambda x: jnp.take(x, prompts, axis=2), cache[2:4])
-    of_lanes = jax.tree.map(lambda x: jnp.take(x, lanes, axis=2), cache[4:])
-    return constrain(Cache(*cache[:2], *of_prompts, *of_lanes), mesh)

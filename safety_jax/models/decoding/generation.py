@@ -248,7 +248,7 @@ class _Sampling:
             np.int32(self._enough(alive)),
         )  # fmt: skip
         steps = int(wrote.steps)
-        self.column = (self.column + steps) % sizes.own_tokens
+        self.column += steps
         return programs.DecodedChunk(
             np.asarray(wrote.ids)[:, :steps], np.asarray(wrote.logprobs)[:, :steps], steps
         )

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, UInt32
 
 from safety_jax.base import meshes
-from safety_jax.models.decoding import attending, caches, sampling
+from safety_jax.models.decoding import attending, caches, filling, reading, sampling
 from safety_jax.models.decoding.sampling import SamplingParams
 from safety_jax.models.model import Model
 
@@ -43,11 +43,14 @@ class DecodedChunk(NamedTuple):
 
 
 @functools.partial(jax.jit, donate_argnames=("cache",))
-def read_prompts(model: Model, cache: caches.Cache, rows: attending.PromptRows) -> caches.Cache:
+def read_prompts(model: Model, cache: caches.Cache, rows: reading.PromptRows) -> caches.Cache:
     """Puts the keys and values of packed prompts into their slots."""
-    attend = functools.partial(attending.read, rows=rows, rules=model.config.rules)
+    arrangement = caches.arranged(model.config, cache)
+    attend = functools.partial(
+        reading.read, rows=rows, rules=model.config.rules, arrangement=arrangement
+    )
     _, cache, (keys, values) = model.cached(rows.ids, rows.positions, attend, cache)
-    return caches.insert(cache, keys, values, rows.to, model.mesh)
+    return filling.insert(cache, keys, values, rows.to, arrangement, model.mesh)
 
 
 def next_logits(
@@ -60,8 +63,9 @@ def next_logits(
     """One step of every lane: reads its token, gives the logits of the one after it."""
     view = attending.look(seats, cache, lanes.written, lanes.alive, column, model.mesh)
     attend = functools.partial(
-        attending.write, seats=seats, view=view, rules=model.config.rules, mesh=model.mesh
-    )
+        attending.write, seats=seats, view=view, rules=model.config.rules,
+        arrangement=caches.arranged(model.config, cache), mesh=model.mesh,
+    )  # fmt: skip
     tokens, positions = lanes.tokens[:, None], view.positions[:, None]
     hidden, cache, _ = model.cached(tokens, positions, attend, cache)
     logits = model.logits(hidden)[:, 0]
@@ -96,9 +100,9 @@ def write_tokens(
         seed: key data.
         names: the prompt id and candidate number of each lane, folded into the seed.
         most: tokens of an answer.
-        column: of the ring, where the first step writes.
+        column: steps of the call before; rings are written at what is left of it.
     """
-    rows, W = history.shape[0], caches.sizes(cache).own_tokens
+    rows, W = history.shape
     began, keys = lanes.alive, sampling.candidate_keys(seed, names)
     ends = jnp.asarray(eos_ids, jnp.int32)
 
@@ -109,11 +113,11 @@ def write_tokens(
 
     def step(state):
         cache, history, lanes, chunk = state
-        now = (column + chunk.steps) % W
+        now = column + chunk.steps
         logits, cache = next_logits(model, cache, seats, lanes, now)
         modified = logits
         if settings.frequency_penalty:
-            history = jax.lax.dynamic_update_slice(history, lanes.tokens[:, None], (0, now))
+            history = jax.lax.dynamic_update_slice(history, lanes.tokens[:, None], (0, now % W))
             ages = (now - jnp.arange(W)) % W
             generated = ages[None, :] < lanes.written[:, None]
             modified = sampling.penalise(logits, history, generated, settings.frequency_penalty)

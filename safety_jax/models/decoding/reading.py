@@ -1,14 +1,50 @@
-"""How prompts are packed into rows of fixed size to be read: without padding, and in pieces."""
+"""How prompts are read: packed into rows of fixed size, without padding and in pieces; what their
+tokens attend to."""
 
 import collections
 from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
-from safety_jax.models.decoding import caches
-from safety_jax.models.decoding.attending import PromptRows
+from safety_jax.models.attention import Rule
+from safety_jax.models.decoding import caches, filling
+from safety_jax.models.decoding.attending import window_of
+from safety_jax.models.decoding.visiting import (
+    Partial,
+    add,
+    block_of,
+    blocks_for,
+    partial,
+    visit,
+)
+
+QUERY_BLOCK = 128  # of tokens that are read: a block meets only the tokens before its end
 
 Prompt = tuple[int, Sequence[int]]  # its slot, and its tokens behind the prefix
+
+
+class PromptRows(NamedTuple):
+    """Prompts that are read together, packed into rows.
+
+    Attributes:
+        ids, segments, positions: [B, T] as of `batch.Tokens`; positions in the whole text.
+        to: where keys and values go.
+        slots, past: [B] the first segment of a row goes on after so many tokens in this slot;
+            0 where a prompt begins.
+        prefix: tokens before every segment, that lie in the prefix.
+    """
+
+    ids: Any
+    segments: Any
+    positions: Any
+    to: filling.Destinations
+    slots: Any
+    past: Any
+    prefix: Any
 
 
 def shared(prompts: Sequence[Sequence[int]], worth: int) -> int:
@@ -23,9 +59,13 @@ def shared(prompts: Sequence[Sequence[int]], worth: int) -> int:
 def empty(sizes: caches.CacheSizes, B: int, T: int, prefix: int) -> PromptRows:
     """Rows of padding, whose keys and values go nowhere."""
     ids, segments, positions, places = (np.zeros((B, T), np.int32) for _ in range(4))
-    nowhere = np.full((B, T), sizes.prompts, np.int32)
-    beyond = np.full(T, sizes.prefix_tokens, np.int32)
-    to = caches.Destinations(nowhere, places, beyond)
+    to = filling.Destinations(
+        slots=np.full((B, T), sizes.prompts, np.int32),
+        places=places,
+        later=np.full((B, T), filling.NOWHERE, np.int32),
+        prefix_places=np.zeros(T, np.int32),
+        prefix_later=np.full(T, filling.NOWHERE, np.int32),
+    )
     slots, past = np.zeros(B, np.int32), np.zeros(B, np.int32)
     return PromptRows(ids, segments, positions, to, slots, past, np.int32(prefix))
 
@@ -39,6 +79,7 @@ def pack_prefix(
         rows, here = empty(sizes, B, T, start), slice(0, len(piece))
         rows.ids[0, here], rows.segments[0, here] = piece, 1
         rows.positions[0, here] = rows.to.prefix_places[here] = start + np.arange(len(piece))
+        rows.to.prefix_later[here] = np.arange(len(piece))[::-1]
         yield rows
 
 
@@ -65,8 +106,85 @@ def pack(
                 rows.segments[row, here] = segment
                 rows.positions[row, here] = prefix + places
                 rows.to.slots[row, here], rows.to.places[row, here] = slot, places
+                rows.to.later[row, here] = np.arange(count)[::-1]
                 if done:
                     rows.slots[row], rows.past[row] = slot, done
                 at, done = at + count, done + count
                 begun[row] = (slot, ids, done) if done < len(ids) else None
         yield rows
+
+
+def read(
+    layer: Int[Array, ""],
+    cache: caches.Cache,
+    q: Float[Array, "B T H E"],
+    k: Float[Array, "B T K E"],
+    v: Float[Array, "B T K E"],
+    kind: Any,
+    *,
+    rows: PromptRows,
+    rules: Sequence[Rule],
+    arrangement: caches.Arrangement,
+) -> tuple[Float[Array, "B T H E"], tuple[caches.Cache, tuple[jax.Array, jax.Array]]]:
+    """Attends to prefix, to the earlier part of a prompt in its slot, and to earlier tokens of the
+    same segment; keeps the rows' keys and values. A `llama.CachedAttend`."""
+    B, T, H, E = q.shape
+    K, G, dtype = k.shape[2], H // k.shape[2], caches.in_products(cache, q.dtype)
+    rule, window = rules[0], window_of(rules, kind)
+    q = jnp.transpose(q.astype(dtype).reshape(B, T, K, G, E), (0, 2, 1, 3, 4))
+
+    def near(positions: jax.Array, of_keys: jax.Array) -> jax.Array:
+        apart = positions[..., None] - of_keys
+        return jnp.ones_like(apart, bool) if window is None else apart < window
+
+    def heads(mask: Bool[Array, "B T S"]) -> Bool[Array, "B 1 M S"]:
+        return jnp.repeat(mask, G, axis=1)[:, None]
+
+    everyone = jnp.swapaxes(q, 0, 1).reshape(1, K, -1, E)
+    flat = q.reshape(B, K, -1, E)
+    prefix = past = None
+    for number, stack in enumerate(cache):
+        place, sizes = arrangement.place(number, layer), caches.sizes(stack)
+        b = sizes.block_tokens
+
+        def look_prefix(block, stack=stack, place=place, sizes=sizes, b=b):
+            cells = block * b + jnp.arange(b)
+            places = filling.places_held(cells, rows.prefix, sizes.prefix_tokens)
+            mask = (places >= 0)[None, None] & near(rows.positions, places[None, None])
+            held = block_of(stack.prefix_keys, stack.prefix_values, place.number, block)
+            return held, jnp.repeat(mask.reshape(B * T, b), G, axis=0)[None, None]
+
+        def look_past(block, stack=stack, place=place, sizes=sizes, b=b):
+            cells = block * b + jnp.arange(b)
+            places = filling.places_held(cells, rows.past, sizes.prompt_tokens)
+            mask = (places >= 0)[:, None] & (rows.segments == 1)[:, :, None]
+            mask = mask & near(rows.positions, (rows.prefix + places)[:, None])
+            held = block_of(stack.prompt_keys, stack.prompt_values, place.number, block)
+            return jax.tree.map(lambda part: part[rows.slots], held), heads(mask)
+
+        filled = jnp.minimum(rows.prefix, sizes.prefix_tokens)
+        blocks = 0, place.blocks(blocks_for(filled, b))
+        prefix = visit(everyone, blocks, rule, look_prefix, prefix)
+        filled = jnp.minimum(jnp.max(rows.past), sizes.prompt_tokens)
+        past = visit(flat, (0, place.blocks(blocks_for(filled, b))), rule, look_past, past)
+    assert prefix is not None and past is not None
+    shared = (jnp.swapaxes(part.reshape(K, B, T * G, -1), 0, 1) for part in prefix)
+    before = add(Partial(*shared), past)
+
+    keys = jnp.transpose(k.astype(dtype), (0, 2, 3, 1))
+    values = jnp.swapaxes(v.astype(dtype), 1, 2)
+    outputs = []
+    for start in range(0, T, QUERY_BLOCK):
+        stop = min(start + QUERY_BLOCK, T)
+        here, seen = slice(start, stop), slice(0, stop)
+        mask = rows.segments[:, here, None] == rows.segments[:, None, seen]
+        mask = mask & (jnp.arange(start, stop)[:, None] >= jnp.arange(stop)[None])[None]
+        mask = mask & near(rows.positions[:, here], rows.positions[:, None, seen])
+        of_block = partial(
+            flat[:, :, start * G : stop * G], keys[..., seen], values[:, :, seen], heads(mask), rule
+        )
+        found = add(of_block, Partial(*(part[:, :, start * G : stop * G] for part in before)))
+        outputs.append(found.weighted / found.total)
+    attended = jnp.concatenate(outputs, axis=2).reshape(B, K, T, G, E)
+    attended = jnp.transpose(attended, (0, 2, 1, 3, 4)).reshape(B, T, H, E)
+    return attended.astype(v.dtype), (cache, (k, v))

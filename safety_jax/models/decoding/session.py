@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 from safety_jax.base import meshes
 from safety_jax.base.errors import ConfigError, NotFiniteError
 from safety_jax.models import finite
-from safety_jax.models.decoding import attending, caches, programs, reading
+from safety_jax.models.decoding import caches, filling, programs, reading
 from safety_jax.models.decoding.ends import Stop
 from safety_jax.models.decoding.sampling import SamplingParams
 from safety_jax.models.model import Model
@@ -151,7 +151,7 @@ def rung(needed: int, most: int, parts: int) -> int:
     return size
 
 
-_rearrange = jax.jit(caches.rearrange, static_argnames=("mesh",))
+_rearrange = jax.jit(filling.rearrange, static_argnames=("mesh",))
 
 
 class Session:
@@ -220,7 +220,7 @@ class Session:
             )
         )
 
-    def _read(self, batches: Iterable[attending.PromptRows]) -> None:
+    def _read(self, batches: Iterable[reading.PromptRows]) -> None:
         for rows in batches:
             self.cache = programs.read_prompts(self.model, self.cache, rows)
 

@@ -86,15 +86,16 @@ def visit(
     blocks: tuple[Any, Any],
     rule: Rule,
     look: Callable[[jax.Array], tuple[Block, jax.Array]],
+    found: Partial | None,
 ) -> Partial:
-    """Attention to blocks, from the first to before the last number; `look` gives the keys, values
-    and mask of each."""
+    """Attention to blocks, from the first to before the last number, added to what was `found`;
+    `look` gives the keys, values and mask of each."""
 
     def one(number, found):
         (keys, values), mask = look(number)
         return add(found, partial(q, keys, values, mask, rule))
 
-    return jax.lax.fori_loop(*blocks, one, nothing(q))
+    return jax.lax.fori_loop(*blocks, one, nothing(q) if found is None else found)
 
 
 def rows_together(held: Float[Array, "L Y N K _ _"] | caches.Codes, mesh: Mesh) -> int:
@@ -125,6 +126,7 @@ def visit_groups(
     blocks: tuple[Any, Int[Array, " groups"]],
     rule: Rule,
     look: Callable[[jax.Array, Any], tuple[Block, jax.Array]],
+    found: Partial | None,
 ) -> Partial:
     """`visit`, group by group.
 
@@ -137,13 +139,14 @@ def visit_groups(
 
     def one(group: Any) -> Partial:
         start = group * rows
-        own = of_group(q, start, rows)
-        return visit(own, (first, behind[group]), rule, lambda number: look(number, start))
+        of_these, before = jax.tree.map(lambda x: of_group(x, start, rows), (q, found))
+        blocks = first, behind[group]
+        return visit(of_these, blocks, rule, lambda number: look(number, start), before)
 
     if rows == len(q):
         return one(0)
-    found = jax.lax.map(one, jnp.arange(len(q) // rows))
-    return Partial(*(part.reshape(-1, *part.shape[2:]) for part in found))
+    groups = jax.lax.map(one, jnp.arange(len(q) // rows))
+    return Partial(*(part.reshape(-1, *part.shape[2:]) for part in groups))
 
 
 def block_of(
