@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from safety_jax.base import assets
-from safety_jax.stages import checks, config_files, judge_schema, schema
+from safety_jax.stages import checks, config_files, judge_schema, schema, shared_schema
 
 PAGE = Path(__file__).parent / "reference" / "configs.md"
 # What builders call the group that they fill, where it is not the group's own name.
@@ -77,7 +77,7 @@ def describe_stage(name: str, path: Path, comments: Comments) -> str:
     )
 
 
-def describe_judge(kind: str, table: schema.Table, comments: Comments) -> str:
+def describe_judge(kind: str, table: shared_schema.Table, comments: Comments) -> str:
     """The keys of a kind of judge."""
     builders = (BUILDERS.get(kind, ""), "guard", "published_guard", "published_judge")
 

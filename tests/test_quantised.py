@@ -19,7 +19,7 @@ from safety_jax.models import llama, lora, quantised
 from safety_jax.models.folders import bitsandbytes, hf, hf_config, hub, peft
 from safety_jax.models.model import Model
 from safety_jax.planning import abstract
-from safety_jax.stages import checks, schema
+from safety_jax.stages import checks, shared_schema
 from safety_jax.training import policy
 from tests.golden import cases, quantised_cases
 
@@ -100,7 +100,7 @@ def test_tables_are_those_of_bitsandbytes(golden):
 
 
 def test_names_of_the_config_are_those_of_the_formats():
-    assert (schema.STORED, *quantised.FORMATS) == schema.KERNELS.names
+    assert (shared_schema.STORED, *quantised.FORMATS) == shared_schema.KERNELS.names
 
 
 # ---------------------------------------------------------------------------- folders

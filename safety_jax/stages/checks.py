@@ -15,7 +15,8 @@ from safety_jax.base.errors import ConfigError
 from safety_jax.base.settings import Anything, OneOf, Setting, expectation, is_empty
 from safety_jax.stages import metric_names
 from safety_jax.stages.judge_schema import JUDGES
-from safety_jax.stages.schema import CHANGES, HARMFUL, STAGES, STORED, Table
+from safety_jax.stages.schema import CHANGES, STAGES
+from safety_jax.stages.shared_schema import HARMFUL, STORED, Table
 
 _SHOWN = 80  # characters of a value in a message
 _KIND = OneOf(tuple(JUDGES))

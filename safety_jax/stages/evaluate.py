@@ -32,7 +32,8 @@ from safety_jax.evaluation.measures import (
     win_rates,
 )
 from safety_jax.evaluation.measures.counts import Block
-from safety_jax.evaluation.measures.results import Preference, Report
+from safety_jax.evaluation.results.comparisons import Preference
+from safety_jax.evaluation.results.report import Report
 from safety_jax.evaluation.sets.items import ANSWER, CHOICE, CLOSED, CONVERSATION, Set
 from safety_jax.judges.judge import Score
 from safety_jax.models import quantised

@@ -4,7 +4,7 @@ See `schema.py`. The kinds themselves are in `judges/registry.py`; `stored` is s
 """
 
 from safety_jax.base.settings import Flag, OneOf, Real, Reals, Text, Whole
-from safety_jax.stages.schema import (
+from safety_jax.stages.shared_schema import (
     AMOUNT,
     BELOW_ONE,
     CACHE,
