@@ -4,7 +4,8 @@ import dataclasses
 
 from report_samples import SETS, attacked, preferences, report, talks, transcripts
 
-from safety_jax.evaluation.measures.results import Answer, Report, Transcript
+from safety_jax.evaluation.results.report import Report
+from safety_jax.evaluation.results.transcripts import Answer, Transcript
 
 # Nothing of this may run, hide, reach over its place, or fetch anything.
 HOSTILE = (

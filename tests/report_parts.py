@@ -6,18 +6,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy import stats
 
-from safety_jax.evaluation.measures.results import (
-    Answer,
-    Category,
-    Comparison,
-    Degenerate,
-    Estimate,
-    JudgedRates,
-    Rate,
-    Refused,
-    ResultRow,
-    Transcript,
-)
+from safety_jax.evaluation.results.comparisons import Comparison
+from safety_jax.evaluation.results.estimates import Estimate, Rate
+from safety_jax.evaluation.results.rows import Category, Degenerate, JudgedRates, Refused, ResultRow
+from safety_jax.evaluation.results.transcripts import Answer, Transcript
 from safety_jax.maths import statistics
 
 SAFETY, HARM, HELPFUL = "guard", "harmfulness", "helpful"

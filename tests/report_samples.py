@@ -16,19 +16,11 @@ from evaluation_samples import HOW, block
 from report_parts import HARM, HELPFUL, SAFETY, comparisons, rate, row
 
 from safety_jax.evaluation.measures import conversations, groups
-from safety_jax.evaluation.measures.results import (
-    Agreement,
-    Answer,
-    AttackResult,
-    Estimate,
-    PairedChange,
-    Preference,
-    Quality,
-    Report,
-    Transcript,
-    TranscriptScore,
-    UnderAttack,
-)
+from safety_jax.evaluation.results.behaviour import AttackResult, UnderAttack
+from safety_jax.evaluation.results.comparisons import Agreement, Preference, Quality
+from safety_jax.evaluation.results.estimates import Estimate, PairedChange
+from safety_jax.evaluation.results.report import Report
+from safety_jax.evaluation.results.transcripts import Answer, Transcript, TranscriptScore
 from safety_jax.evaluation.sets.items import Set
 from safety_jax.evaluation.sets.reading import read_sets
 from safety_jax.judges.judge import BETTER, HARMFUL, SAFER, JudgeCard

@@ -10,7 +10,7 @@ from matplotlib.image import imread
 from report_samples import nothing
 from test_evaluation_report import report, spoilt  # noqa: F401
 
-from safety_jax.evaluation.measures.results import Estimate
+from safety_jax.evaluation.results.estimates import Estimate
 from safety_jax.report import evaluation
 from safety_jax.report.evaluation import model_index
 

@@ -10,7 +10,9 @@ from hostile_samples import hostile
 from report_parts import rate
 from report_samples import large, nothing, single, small
 
-from safety_jax.evaluation.measures.results import AnyUnsafe, Estimate, Rate, Report
+from safety_jax.evaluation.results.estimates import Estimate, Rate
+from safety_jax.evaluation.results.report import Report
+from safety_jax.evaluation.results.rows import AnyUnsafe
 from safety_jax.report import evaluation
 from safety_jax.report.evaluation import (
     attack_maps,

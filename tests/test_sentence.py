@@ -4,7 +4,8 @@ import dataclasses
 
 from report_samples import small
 
-from safety_jax.evaluation.measures.results import Comparison, Estimate
+from safety_jax.evaluation.results.comparisons import Comparison
+from safety_jax.evaluation.results.estimates import Estimate
 from safety_jax.report.evaluation import sentence, text
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from safety_jax.evaluation.measures.results import Rate
 from safety_jax.evaluation.measures.tampering import StepsTo, TamperedCurve
+from safety_jax.evaluation.results.estimates import Rate
 from safety_jax.report.evaluation import escaping
 from safety_jax.report.plots import SMOOTH, TEXT, VALIDATION, new_figure, save
 

@@ -21,13 +21,9 @@ from safety_jax.evaluation.measures import (
 from safety_jax.evaluation.measures.compare import Margins
 from safety_jax.evaluation.measures.counts import Block, Resampling
 from safety_jax.evaluation.measures.people import People
-from safety_jax.evaluation.measures.results import (
-    Answer,
-    Preference,
-    Report,
-    Transcript,
-    TranscriptScore,
-)
+from safety_jax.evaluation.results.comparisons import Preference
+from safety_jax.evaluation.results.report import Report
+from safety_jax.evaluation.results.transcripts import Answer, Transcript, TranscriptScore
 from safety_jax.evaluation.sets.items import CLOSED, Item, Set
 from safety_jax.judges.judge import BETTER, JudgeCard
 

@@ -11,12 +11,8 @@ from safety_jax.evaluation.attacks.registry import ENCODED
 from safety_jax.evaluation.measures import paired
 from safety_jax.evaluation.measures.counts import FULL, PARTIAL, Block, Verdict, rate
 from safety_jax.evaluation.measures.paired import Found, Key
-from safety_jax.evaluation.measures.results import (
-    AttackResult,
-    PairedChange,
-    Rate,
-    UnderAttack,
-)
+from safety_jax.evaluation.results.behaviour import AttackResult, UnderAttack
+from safety_jax.evaluation.results.estimates import PairedChange, Rate
 from safety_jax.evaluation.sets.items import SAFE, UNSAFE
 
 PLAIN = ""  # in place of an attack's name

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from safety_jax.evaluation.measures.counts import FULL, PARTIAL, Block, Resampling, Verdict
-from safety_jax.evaluation.measures.results import Comparison, Estimate
+from safety_jax.evaluation.results.comparisons import Comparison
+from safety_jax.evaluation.results.estimates import Estimate
 from safety_jax.evaluation.sets.items import CLOSED, CONVERSATION, SAFE, UNSAFE, Set
 from safety_jax.maths import clusters, statistics
 

@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from safety_jax.evaluation.measures import paired
 from safety_jax.evaluation.measures.counts import FULL, PARTIAL, Block, Verdict, rate
 from safety_jax.evaluation.measures.paired import Key
-from safety_jax.evaluation.measures.results import (
+from safety_jax.evaluation.results.behaviour import (
     ConversationResult,
     InConversations,
-    PairedChange,
-    Rate,
     RequestResult,
     TurnResult,
 )
+from safety_jax.evaluation.results.estimates import PairedChange, Rate
 from safety_jax.evaluation.sets import conversations
 from safety_jax.evaluation.sets.conversations import TalkTurn
 from safety_jax.evaluation.sets.items import CONVERSATION

@@ -9,13 +9,12 @@ import numpy as np
 
 from safety_jax.evaluation.answers.responses import THOUGHT
 from safety_jax.evaluation.measures import overlap
-from safety_jax.evaluation.measures.results import (
+from safety_jax.evaluation.results.estimates import Estimate, Rate
+from safety_jax.evaluation.results.rows import (
     AnyUnsafe,
     Category,
     Degenerate,
-    Estimate,
     JudgedRates,
-    Rate,
     Refused,
     ResultRow,
 )

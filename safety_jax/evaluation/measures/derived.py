@@ -7,7 +7,8 @@ import numpy as np
 from scipy import stats
 
 from safety_jax.evaluation.measures.counts import FULL, PARTIAL, Block, Resampling, Verdict, rate
-from safety_jax.evaluation.measures.results import Agreement, Estimate
+from safety_jax.evaluation.results.comparisons import Agreement
+from safety_jax.evaluation.results.estimates import Estimate
 from safety_jax.evaluation.sets.items import SAFE, UNSAFE
 from safety_jax.judges.judge import JudgeCard
 from safety_jax.maths import calibration, clusters, statistics

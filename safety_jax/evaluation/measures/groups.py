@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from safety_jax.evaluation.measures.counts import FULL, PARTIAL, Block, Resampling
-from safety_jax.evaluation.measures.results import Estimate, GroupGap
+from safety_jax.evaluation.results.behaviour import GroupGap
+from safety_jax.evaluation.results.estimates import Estimate
 from safety_jax.maths import clusters, statistics
 
 REFUSED, UNSAFE, WORDS = "refused", "unsafe", "words"

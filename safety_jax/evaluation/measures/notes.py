@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from safety_jax.evaluation.measures.counts import UNKNOWN
-from safety_jax.evaluation.measures.results import Comparison, ResultRow
+from safety_jax.evaluation.results.comparisons import Comparison
+from safety_jax.evaluation.results.rows import ResultRow
 from safety_jax.evaluation.sets.items import CLOSED
 
 MUCH = 0.1  # a share of answers that readers must be told of

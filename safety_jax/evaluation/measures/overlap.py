@@ -7,7 +7,7 @@ import numpy as np
 import sacrebleu
 from rouge_score import rouge_scorer
 
-from safety_jax.evaluation.measures.results import Estimate
+from safety_jax.evaluation.results.estimates import Estimate
 from safety_jax.evaluation.sets.items import REFERENCE, Set
 from safety_jax.maths import statistics
 

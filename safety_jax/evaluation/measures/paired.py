@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from safety_jax.evaluation.measures.counts import Verdict
-from safety_jax.evaluation.measures.results import Estimate, PairedChange
+from safety_jax.evaluation.results.estimates import Estimate, PairedChange
 from safety_jax.maths import clusters, statistics
 
 Key = tuple[str, str]  # a set and an item of it, or what else names a verdict

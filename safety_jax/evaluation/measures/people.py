@@ -24,7 +24,8 @@ from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import sheets
 from safety_jax.data.shuffling import permutation
 from safety_jax.evaluation.measures.counts import Block, Resampling, Verdict, rate
-from safety_jax.evaluation.measures.results import Agreement, Estimate, Quality
+from safety_jax.evaluation.results.comparisons import Agreement, Quality
+from safety_jax.evaluation.results.estimates import Estimate
 from safety_jax.evaluation.sets.items import Item
 from safety_jax.judges.judge import HARMFUL, JudgeCard, Score, scored, unscored
 from safety_jax.maths import clusters, statistics

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from safety_jax.evaluation.measures.counts import rate
-from safety_jax.evaluation.measures.results import Estimate
+from safety_jax.evaluation.results.estimates import Estimate
 from safety_jax.evaluation.sets.items import Item
 
 # As lm-evaluation-harness calls them.

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int
 
 from safety_jax.evaluation.measures import counts
 from safety_jax.evaluation.measures.counts import FULL, PARTIAL, Block, Resampling, Verdict
-from safety_jax.evaluation.measures.results import Rate
+from safety_jax.evaluation.results.estimates import Rate
 from safety_jax.evaluation.sets.items import SAFE, UNSAFE
 from safety_jax.maths import statistics
 

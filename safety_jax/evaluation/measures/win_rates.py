@@ -20,7 +20,8 @@ import numpy as np
 from safety_jax.evaluation.answers import generate
 from safety_jax.evaluation.measures.compare import differs
 from safety_jax.evaluation.measures.counts import Block, rate
-from safety_jax.evaluation.measures.results import Estimate, Preference
+from safety_jax.evaluation.results.comparisons import Preference
+from safety_jax.evaluation.results.estimates import Estimate
 from safety_jax.evaluation.sets.items import REFERENCE, SAFE
 from safety_jax.judges import pairwise, scoring
 from safety_jax.judges.judge import Conversation, Judge, Score, scored

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safety_jax.base import files
-from safety_jax.evaluation.measures.results import Report
+from safety_jax.evaluation.results.report import Report
 from safety_jax.report.evaluation import page, plots
 from safety_jax.report.evaluation.text import markdown, tables
 

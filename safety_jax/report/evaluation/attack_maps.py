@@ -3,13 +3,9 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-from safety_jax.evaluation.measures.results import (
-    AttackResult,
-    PairedChange,
-    Rate,
-    Report,
-    UnderAttack,
-)
+from safety_jax.evaluation.results.behaviour import AttackResult, UnderAttack
+from safety_jax.evaluation.results.estimates import PairedChange, Rate
+from safety_jax.evaluation.results.report import Report
 from safety_jax.evaluation.sets.items import SAFE, UNSAFE
 from safety_jax.report.evaluation import words
 

@@ -1,6 +1,7 @@
 """Best-of-n sampling as a table: how often any of k answers is unsafe."""
 
-from safety_jax.evaluation.measures.results import AnyUnsafe, Report, ResultRow
+from safety_jax.evaluation.results.report import Report
+from safety_jax.evaluation.results.rows import AnyUnsafe, ResultRow
 from safety_jax.evaluation.sets.items import UNSAFE
 from safety_jax.report.evaluation import words
 from safety_jax.report.evaluation.cells import EMPTY, Cell, Table, estimate, ordered, rate

@@ -7,7 +7,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from safety_jax.evaluation.measures.results import Estimate, Rate, Report, ResultRow
+from safety_jax.evaluation.results.estimates import Estimate, Rate
+from safety_jax.evaluation.results.report import Report
+from safety_jax.evaluation.results.rows import ResultRow
 from safety_jax.maths import statistics
 from safety_jax.report.evaluation import words
 

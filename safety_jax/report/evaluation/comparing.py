@@ -3,7 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
-from safety_jax.evaluation.measures.results import Comparison, Preference, Report
+from safety_jax.evaluation.results.comparisons import Comparison, Preference
+from safety_jax.evaluation.results.report import Report
 from safety_jax.report.evaluation import words
 from safety_jax.report.evaluation.cells import EMPTY, Cell, Table, estimate, rate, without_empty
 

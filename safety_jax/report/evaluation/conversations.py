@@ -3,14 +3,9 @@
 import dataclasses
 from collections.abc import Callable
 
-from safety_jax.evaluation.measures.results import (
-    ConversationResult,
-    PairedChange,
-    Rate,
-    Report,
-    RequestResult,
-    TurnResult,
-)
+from safety_jax.evaluation.results.behaviour import ConversationResult, RequestResult, TurnResult
+from safety_jax.evaluation.results.estimates import PairedChange, Rate
+from safety_jax.evaluation.results.report import Report
 from safety_jax.evaluation.sets.items import SAFE, UNSAFE
 from safety_jax.report.evaluation import words
 from safety_jax.report.evaluation.cells import EMPTY, Cell, Table, rate, without_empty

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from safety_jax.evaluation.measures.results import Report
+from safety_jax.evaluation.results.report import Report
 from safety_jax.evaluation.sets.items import REFERENCE, SAFE, UNSAFE
 from safety_jax.report.evaluation import words
 from safety_jax.report.evaluation.cells import (

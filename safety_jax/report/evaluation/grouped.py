@@ -5,7 +5,9 @@ from typing import Any
 
 from safety_jax.evaluation.measures import groups as measures
 from safety_jax.evaluation.measures import stereotypes
-from safety_jax.evaluation.measures.results import Estimate, GroupGap, Report
+from safety_jax.evaluation.results.behaviour import GroupGap
+from safety_jax.evaluation.results.estimates import Estimate
+from safety_jax.evaluation.results.report import Report
 from safety_jax.report.evaluation import words
 from safety_jax.report.evaluation.cells import (
     EMPTY,

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from safety_jax.evaluation.measures.results import Report, ResultRow
+from safety_jax.evaluation.results.report import Report
+from safety_jax.evaluation.results.rows import ResultRow
 from safety_jax.report.evaluation import words
 from safety_jax.report.evaluation.forests import PERCENT, Axis
 

@@ -6,7 +6,9 @@ https://huggingface.co/docs/hub/model-cards#evaluation-results
 from collections.abc import Iterator
 from typing import Any
 
-from safety_jax.evaluation.measures.results import Estimate, Rate, Report, ResultRow
+from safety_jax.evaluation.results.estimates import Estimate, Rate
+from safety_jax.evaluation.results.report import Report
+from safety_jax.evaluation.results.rows import ResultRow
 from safety_jax.evaluation.sets.items import CONVERSATION, UNSAFE
 from safety_jax.report.evaluation import cells, words
 

@@ -12,7 +12,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from safety_jax.evaluation.measures.results import Comparison, Report, Transcript
+from safety_jax.evaluation.results.comparisons import Comparison
+from safety_jax.evaluation.results.report import Report
+from safety_jax.evaluation.results.transcripts import Transcript
 from safety_jax.report.evaluation import (
     attack_maps,
     attacked,

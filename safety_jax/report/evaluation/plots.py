@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from safety_jax.evaluation.measures.results import Report
+from safety_jax.evaluation.results.report import Report
 from safety_jax.report.evaluation import escaping, forests, harm, tradeoff, words
 from safety_jax.report.evaluation.forests import Axis, Forest
 from safety_jax.report.evaluation.harm import Heat

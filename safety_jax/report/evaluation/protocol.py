@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from safety_jax.evaluation.measures.results import Report
+from safety_jax.evaluation.results.report import Report
 from safety_jax.report.evaluation import words
 from safety_jax.report.evaluation.cells import Cell, Table
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from safety_jax.evaluation.measures.results import Comparison, Report
+from safety_jax.evaluation.results.comparisons import Comparison
+from safety_jax.evaluation.results.report import Report
 from safety_jax.evaluation.sets.items import ANSWER, CHOICE, SAFE, UNSAFE
 from safety_jax.report.evaluation import words
 

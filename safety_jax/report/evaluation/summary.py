@@ -3,7 +3,10 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from safety_jax.evaluation.measures.results import Comparison, Rate, Report, ResultRow
+from safety_jax.evaluation.results.comparisons import Comparison
+from safety_jax.evaluation.results.estimates import Rate
+from safety_jax.evaluation.results.report import Report
+from safety_jax.evaluation.results.rows import ResultRow
 from safety_jax.evaluation.sets.items import ANSWER, CHOICE, REFERENCE, SAFE
 from safety_jax.report.evaluation import words
 from safety_jax.report.evaluation.cells import (

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-from safety_jax.evaluation.measures.results import Report
+from safety_jax.evaluation.results.report import Report
 from safety_jax.report.evaluation import (
     attacked,
     best_of,

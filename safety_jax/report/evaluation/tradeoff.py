@@ -3,7 +3,9 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from safety_jax.evaluation.measures.results import Rate, Report, ResultRow
+from safety_jax.evaluation.results.estimates import Rate
+from safety_jax.evaluation.results.report import Report
+from safety_jax.evaluation.results.rows import ResultRow
 from safety_jax.evaluation.sets.items import ANSWER, CHOICE, REFERENCE, SAFE
 from safety_jax.report.evaluation import cells, words
 from safety_jax.report.evaluation.cells import Span

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from safety_jax.evaluation.answers.responses import THOUGHT
-from safety_jax.evaluation.measures.results import Answer, Report, Transcript
+from safety_jax.evaluation.results.report import Report
+from safety_jax.evaluation.results.transcripts import Answer, Transcript
 from safety_jax.report.evaluation import comparing, escaping, words
 
 PIECE_ITEMS, PIECE_CHARACTERS = 128, 250_000

@@ -3,13 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from safety_jax.evaluation.measures.results import (
-    Comparison,
-    Estimate,
-    PairedChange,
-    Rate,
-    Report,
-)
+from safety_jax.evaluation.results.comparisons import Comparison
+from safety_jax.evaluation.results.estimates import Estimate, PairedChange, Rate
+from safety_jax.evaluation.results.report import Report
 from safety_jax.evaluation.sets.items import SAFE, UNSAFE
 from safety_jax.judges.judge import BETTER, HARMFUL, SAFER
 

@@ -1,0 +1,177 @@
+"""What a model does when somebody pushes: under attacks, in conversations, between groups."""
+
+import dataclasses
+
+from safety_jax.evaluation.results.estimates import Estimate, PairedChange, Rate
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackResult:
+    """One attack on one model, on the prompts of a set.
+
+    Attributes:
+        attack: its name with its number; "" for the prompts as they stand.
+        sets: under which names the answers are among the rows; several where sets are together.
+        success: the share of unsafe answers by the safety judge; None without one.
+        refused: the share of refusals, full or partial; None without the detector.
+        success_change, refused_change: against the prompts as they stand; None for these.
+        any_success: of several answers a prompt, the share of prompts with an unsafe one; else
+            None.
+    """
+
+    attack: str
+    sets: tuple[str, ...]
+    success: Rate | None
+    refused: Rate | None
+    success_change: PairedChange | None
+    refused_change: PairedChange | None
+    any_success: Rate | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class UnderAttack:
+    """One model on one set, under all its attacks.
+
+    Attributes:
+        set: without attack; or "all KIND", the sets of one kind together.
+        attacks: the plain prompts, and then each attack.
+        worst: the attack that succeeds most often; on safe prompts, that is refused most often; ""
+            without verdicts.
+        safe_under_all: the share of prompts that are answered safely under every attack, and
+            without one.
+        answered_under_all: the share of prompts that are never refused.
+        against_baseline: `safe_under_all` minus the baseline's; None for the baseline, and where
+            protocols differ.
+    """
+
+    model: str
+    set: str
+    kind: str
+    attacks: tuple[AttackResult, ...]
+    worst: str
+    safe_under_all: Rate | None
+    answered_under_all: Rate | None
+    against_baseline: PairedChange | None
+
+    def result(self, attack: str) -> AttackResult | None:
+        """What one attack does; None where it was not made."""
+        return next((found for found in self.attacks if found.attack == attack), None)
+
+
+@dataclasses.dataclass(frozen=True)
+class TurnResult:
+    """What a model said at one turn of the conversations that have so many.
+
+    Attributes:
+        turn: from 1.
+        unsafe_by: the share of conversations with an unsafe answer at this turn or before it, by
+            the safety judge; None without one.
+        unsafe: the share of unsafe answers at this turn.
+        refused: of turns that ask for something unsafe, the share of refusals, full or partial.
+        over_refused: of the other turns, the same. Both are None without the detector, and where
+            there is no such turn.
+    """
+
+    turn: int
+    unsafe_by: Rate | None
+    unsafe: Rate | None
+    refused: Rate | None
+    over_refused: Rate | None
+
+
+@dataclasses.dataclass(frozen=True)
+class RequestResult:
+    """A set's requests, asked alone or in conversations.
+
+    Attributes:
+        setting: the kind of conversation with its number; "" for the requests alone.
+        unsafe, refused: shares of the answers to the requests; None without judge or detector.
+        unsafe_change, refused_change: against the requests alone; None for these.
+    """
+
+    setting: str
+    unsafe: Rate | None
+    refused: Rate | None
+    unsafe_change: PairedChange | None
+    refused_change: PairedChange | None
+
+
+@dataclasses.dataclass(frozen=True)
+class InConversations:
+    """The requests of a set of single prompts, asked alone and in conversations by one model."""
+
+    model: str
+    set: str
+    kind: str
+    results: tuple[RequestResult, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ConversationResult:
+    """One model in the conversations of a set. Intervals count conversations.
+
+    Attributes:
+        conversations: how many there are; without the harmless ones that are asked beside requests,
+            which count for `over_refused` and `spread` alone.
+        turns: first to last.
+        safe_throughout: the share of conversations without an unsafe answer.
+        first_unsafe: how many conversations have their first unsafe answer at each turn.
+        refused_after_refusal, refused_after_answer: of turns that ask for something unsafe right
+            behind another such turn, the share of refusals where that one was refused, and where
+            it was not.
+        recovered: of the answers behind an unsafe one, the share that are safe.
+        over_refused_after, over_refused_before: of turns that ask for nothing unsafe, the share of
+            refusals behind a refusal of whatever turn, and before there is any.
+        spread: refusals of harmless turns behind the unsafe one, against the same turns of
+            conversations without it; clusters are the conversations. None where a set has no such.
+        against_baseline: `safe_throughout` minus the baseline's.
+    """
+
+    model: str
+    set: str
+    conversations: int
+    turns: tuple[TurnResult, ...]
+    safe_throughout: Rate | None
+    first_unsafe: tuple[int, ...]
+    refused_after_refusal: Rate | None
+    refused_after_answer: Rate | None
+    recovered: Rate | None
+    over_refused_after: Rate | None
+    over_refused_before: Rate | None
+    spread: PairedChange | None
+    against_baseline: PairedChange | None
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupGap:
+    """One measure of the answers to prompts that name one group, against those to their twins.
+
+    Attributes:
+        measure: `refused`, fully or partially; `unsafe`, by the safety judge; `words` of an answer.
+        pairs: how many name this group, and another.
+        own, others: the mean over the pairs: this group's, and that of the other groups of each.
+        difference: own minus others, with its interval: of shares from Wilson's of both and their
+            correlation, as of clusters; of words by the bootstrap over pairs.
+        p, p_holm: the exact test that exchanges the groups of each pair, McNemar's for verdicts on
+            two groups; adjusted over the groups of the set (Holm).
+        change: the difference minus the baseline's; None for the baseline, and where protocols
+            differ. Its interval is that of two independent differences, which is too wide rather
+            than too narrow.
+        change_p, change_p_holm: the exact test that exchanges, within each pair, what changed from
+            the baseline's answer to the model's; adjusted over the groups.
+    """
+
+    model: str
+    set: str
+    kind: str
+    measure: str
+    group: str
+    pairs: int
+    own: float
+    others: float
+    difference: Estimate
+    p: float
+    p_holm: float | None
+    change: Estimate | None
+    change_p: float | None
+    change_p_holm: float | None
