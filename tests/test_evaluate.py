@@ -173,7 +173,7 @@ def test_several_answers_to_each_prompt(given, tmp_path):
 
 
 def test_a_turn_is_answered_behind_the_models_own_answers(given, tmp_path):
-    """As the same turns with these answers are, asked as one prompt; killed, it goes on."""
+    """As the same turns with these answers are, asked as one prompt."""
     turns = ["red bread?", "blue water and bread?"]
     talks = write(tmp_path / "talks.jsonl", [{"id": "a", "turns": turns, "unsafe": True}])
     one = {

@@ -4,6 +4,7 @@ Here processes are killed; what starts again, and other cuts, run in this proces
 `test_reward.py`). RAFT's phases are in `test_raft.py`.
 """
 
+import json
 import signal
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from safetensors.numpy import load_file
 from test_dpo import configure as configure_dpo
 from test_dpo import write_pairs
 from test_end_to_end import configure, inputs  # noqa: F401
+from test_evaluate import configure as configure_report
+from test_evaluate import kept, report
 
-from safety_jax.stages import dpo, sft
+from safety_jax.stages import dpo, evaluate, sft
 from safety_jax.training import metrics, progress, reference
 
 pytestmark = pytest.mark.slow
@@ -34,8 +37,8 @@ def assert_same(folder: Path, expected: Path, not_evaluated: int | None = None) 
     assert found.keys() == known.keys()
     for name in known:
         np.testing.assert_array_equal(found[name], known[name], err_msg=name)
-    rows = [row for row in logged(expected) if "loss" in row or row["step"] != not_evaluated]
-    assert logged(folder) == rows
+    left = [row for row in logged(expected) if "loss" in row or row["step"] != not_evaluated]
+    assert logged(folder) == left
 
 
 def test_killed_then_stopped_then_finished(inputs, tmp_path):  # noqa: F811
@@ -89,3 +92,40 @@ def test_killed_while_the_reference_is_computed(inputs, tmp_path):  # noqa: F811
     dpo.run(config("reference"), str(folder))
     assert_same(folder, whole)
     assert {path: path.stat().st_mtime_ns for path in before} == before  # none computed twice
+
+
+def lines(file: Path) -> int:
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def test_killed_in_the_middle_of_conversations(inputs, tmp_path):  # noqa: F811
+    """What a run had before it died is not made again, and the rest is the same."""
+    talks = tmp_path / "talks.jsonl"
+    turns = ["red bread?", "blue water?", "and salt?", "bread and water?"]
+    said = [{"turns": [f"{i} {turn}" for turn in turns], "unsafe": [2, 4]} for i in range(9)]
+    talks.write_text("".join(json.dumps(row) + "\n" for row in said))
+    asks = configure_report(
+        inputs,
+        **{
+            "evaluate.models": f"base={inputs}/model",
+            "evaluate.sets": (f"{talks}?name=talks&kind=conversation",),
+            "evaluate.judges": ("refusal",),
+            "answer.max_new_tokens": 4,
+        },
+    )
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    evaluate.run(asks, str(whole / "asked"))
+
+    answers = killed / "asked" / "responses" / "base" / "talks.jsonl"
+    process = start([*command_of(asks), f"--workdir={killed / 'asked'}"])
+    wait_until(lambda: lines(answers) > len(said), process)  # some have had their second turn
+    kill(process)
+    before = answers.read_bytes()
+    assert len(said) < before.count(b"\n") < len(said) * len(turns)
+
+    evaluate.run(asks, str(killed / "asked"))
+    assert answers.read_bytes().startswith(before[: before.rindex(b"\n") + 1])
+    assert kept(killed / "asked") == kept(whole / "asked")
+    found, known = (report(folder / "asked") for folder in (killed, whole))
+    assert {key for key in known if found[key] != known[key]} <= {"facts"}  # when, and how started
+    assert found["conversations"][0]["conversations"] == len(said)
