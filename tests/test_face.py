@@ -31,7 +31,7 @@ from safety_jax.judges.judge import NO_ANSWER, Conversation
 from safety_jax.maths import losses
 from safety_jax.models import lora
 from safety_jax.models.decoding import generation
-from safety_jax.models.folders import peft
+from safety_jax.models.folders import peft, peft_config
 from safety_jax.training import policy, preference
 from tests import notebooks
 
@@ -110,7 +110,7 @@ def test_every_function_says_what_it_does_and_shows_it(name):
 
 
 def test_load_brings_an_adapter_with_its_base(adapted, tmp_path, one_device):
-    settings = peft.LoraConfig(
+    settings = peft_config.LoraConfig(
         rank=RANK, alpha=2.0 * RANK, dropout=0.0, targets=lora.targets(("all-linear",)),
         rslora=False, base_name=str(DEMO / "model"), dtype="float32",
     )  # fmt: skip
@@ -249,7 +249,7 @@ def by_training(model):
     slots, nothing = jnp.arange(n)[:, None], jnp.zeros((n, 1, 2))
     batch = Answers(tokens, slots, jnp.zeros((n, 1, 2), int), nothing, None)
     targets = tuple(model.adapters.weights)
-    settings = peft.LoraConfig(RANK, 2.0 * RANK, 0.0, targets, False, "", "float32")
+    settings = peft_config.LoraConfig(RANK, 2.0 * RANK, 0.0, targets, False, "", "float32")
     trained = policy.Policy(model.config, model.execution, DEMO, settings, 16)
     objective = preference.PairObjective(functools.partial(losses.dpo, beta=BETA), BETA)
     loss = preference.make_loss(trained, objective, live=True, batch_size=n)

@@ -30,7 +30,7 @@ from safety_jax.models.folders import (
     hf,
     hub,
     model_folder,
-    peft,
+    peft_config,
     safetensors,
 )
 from safety_jax.models.folders.tokenizer import load_tokenizer
@@ -187,8 +187,8 @@ def test_an_adapter_finds_its_file_beside_it(tmp_path):
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     named = {"base_model_name_or_path": "../base.gguf"}
-    (adapter / peft.CONFIG).write_text(json.dumps(named))
-    assert peft.base_folder(adapter) == hub.resolve(tmp_path / "base.gguf")
+    (adapter / peft_config.CONFIG).write_text(json.dumps(named))
+    assert peft_config.base_folder(adapter) == hub.resolve(tmp_path / "base.gguf")
 
 
 def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):

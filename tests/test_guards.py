@@ -22,7 +22,7 @@ from safety_jax.judges.guards.reading import LabelReader, LabelReading, reading
 from safety_jax.judges.judge import NOT_FINITE, Conversation, Score
 from safety_jax.judges.planned import PlannedJudge, Resources
 from safety_jax.models import lora
-from safety_jax.models.folders import hf_config, peft, tokenizer
+from safety_jax.models.folders import hf_config, peft, peft_config, tokenizer
 from safety_jax.models.model import Model
 from tests.golden import guard_cases
 
@@ -196,7 +196,7 @@ def test_an_adapter_and_the_base_that_it_names(tmp_path, one_device):
     """As StrongREJECT's evaluator is published."""
     base = guard_cases.write_folder("strongreject", tmp_path / "base")
     adapters = random_adapters(hf_config.read_config(base), one_device)
-    settings = peft.LoraConfig(
+    settings = peft_config.LoraConfig(
         rank=4, alpha=8.0, dropout=0.0, targets=lora.targets(("all-linear",)), rslora=False,
         base_name=str(base), dtype="float32",
     )  # fmt: skip

@@ -20,7 +20,7 @@ from safety_jax.data.loader import Loader
 from safety_jax.maths import losses as objectives
 from safety_jax.models import lora
 from safety_jax.models.encoders import heads
-from safety_jax.models.folders import peft
+from safety_jax.models.folders import peft_config
 from safety_jax.training import judge_model, judge_quality, placement, steps
 from safety_jax.training import judging as losses
 from tests.golden import rows, score_cases
@@ -95,7 +95,7 @@ def judge_of(folder, mesh, adapted: bool = False) -> Judge:
     scorer, own_head = judge_model.read_scorer(
         folder, init="pretrained", label="reward", problem="regression"
     )
-    adapter = peft.LoraConfig(
+    adapter = peft_config.LoraConfig(
         rank=3, alpha=6.0, dropout=0.0, targets=heads.targets(scorer, ("all-linear",)),
         rslora=False, base_name="base", dtype="float32",
     )  # fmt: skip

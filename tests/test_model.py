@@ -13,7 +13,7 @@ from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import CheckpointError, ConfigError
 from safety_jax.models import attention, llama, lora
 from safety_jax.models.execution import Execution
-from safety_jax.models.folders import hf, model_folder, peft
+from safety_jax.models.folders import hf, model_folder, peft, peft_config
 
 IDS = np.arange(5, 29, dtype=np.int32).reshape(2, 12)
 
@@ -90,7 +90,7 @@ def folders(small_model, tmp_path_factory):
     weights = llama.initialize(config, jax.random.key(3), small_model.mesh, jnp.float32)
     hf.export(place / "full", weights, config, None, "float32", 10**9)
     tokens.save_pretrained(place / "full")
-    settings = peft.LoraConfig(
+    settings = peft_config.LoraConfig(
         rank=4, alpha=8.0, dropout=0.0, targets=lora.targets(("all-linear",)), rslora=False,
         base_name=str(place / "full"), dtype="float32",
     )  # fmt: skip

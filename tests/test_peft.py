@@ -14,7 +14,7 @@ from samples import random_adapters
 
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models import llama, lora
-from safety_jax.models.folders import hf, hf_config, peft
+from safety_jax.models.folders import hf, hf_config, peft, peft_config, peft_names
 from tests.golden import cases
 
 CASE = "llama_grouped"
@@ -94,7 +94,7 @@ def write_adapter(folder, tensors=None, **attributes):
         "use_rslora": False,
     } | attributes
     folder.mkdir(exist_ok=True)
-    (folder / peft.CONFIG).write_text(json.dumps(given))
+    (folder / peft_config.CONFIG).write_text(json.dumps(given))
     save_file(tensors, folder / peft.WEIGHTS, metadata={"format": "pt"})
     return folder
 
@@ -143,7 +143,7 @@ def test_an_adapter_on_one_layer_goes_both_ways(asked, tmp_path, config, one_dev
     peft.export(tmp_path / "export", adapters, settings)
     files = [folder / peft.WEIGHTS for folder in (source, tmp_path / "export")]
     assert files[0].read_bytes() == files[1].read_bytes()
-    written = json.loads((tmp_path / "export" / peft.CONFIG).read_text())
+    written = json.loads((tmp_path / "export" / peft_config.CONFIG).read_text())
     assert written["layers_to_transform"] == [1]
     with pytest.raises(ValueError, match="given with"):
         peft.export(tmp_path / "no", adapters, dataclasses.replace(settings, layers=(0,)))
@@ -187,7 +187,7 @@ def test_adapters_of_fused_projections_share_a(tmp_path, one_device, eight_devic
     assert "expected qkv_proj, o_proj, gate_up_proj, down_proj in all 2 layers" in message
 
 
-@pytest.mark.parametrize("trunk", peft.TRUNKS)
+@pytest.mark.parametrize("trunk", peft_names.TRUNKS)
 def test_adapters_of_a_model_with_eyes_say_where_its_text_model_is(
     trunk, tmp_path, config, one_device
 ):
@@ -202,7 +202,8 @@ def test_adapters_of_a_model_with_eyes_say_where_its_text_model_is(
     files = [folder / peft.WEIGHTS for folder in (source, tmp_path / "export")]
     assert files[0].read_bytes() == files[1].read_bytes()
     nested = dataclasses.replace(config, nested=True)
-    assert (peft.trunk_of(config), peft.trunk_of(nested)) == ("model", "model.language_model")
+    assert peft_names.trunk_of(config) == "model"
+    assert peft_names.trunk_of(nested) == "model.language_model"
 
 
 def test_values_land_in_their_place(tmp_path, config, one_device):
@@ -226,7 +227,7 @@ def test_sharded_as_the_model_shards_them(tmp_path, config, eight_devices):
 
 def test_settings_and_scale(tmp_path, config, one_device):
     adapters, settings = peft.load(write_adapter(tmp_path), config, one_device)
-    assert settings == peft.LoraConfig(
+    assert settings == peft_config.LoraConfig(
         rank=4,
         alpha=16.0,
         dropout=0.05,
@@ -264,7 +265,7 @@ def test_an_old_and_short_config(tmp_path, config, one_device):
     """Releases of 2023 wrote a third of the attributes."""
     folder = write_adapter(tmp_path)
     short = {"peft_type": "LORA", "r": 4, "lora_alpha": 16, "target_modules": ["q_proj"]}
-    (folder / peft.CONFIG).write_text(json.dumps(short))
+    (folder / peft_config.CONFIG).write_text(json.dumps(short))
     save_file(adapter_tensors(("self_attn.q_proj",)), folder / peft.WEIGHTS)
     settings = peft.load(folder, config, one_device)[1]
     assert (settings.dropout, settings.rslora, settings.base_name) == (0.0, False, "")
@@ -274,9 +275,10 @@ def test_exported_attributes(tmp_path, config, one_device):
     adapters, settings = peft.load(write_adapter(tmp_path / "in"), config, one_device)
     settings = dataclasses.replace(settings, base_name="my/base")
     peft.export(tmp_path / "out", adapters, settings)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {peft.CONFIG, peft.WEIGHTS}
-    theirs = json.loads((tmp_path / "in" / peft.CONFIG).read_text())
-    ours = json.loads((tmp_path / "out" / peft.CONFIG).read_text())
+    expected = {peft_config.CONFIG, peft.WEIGHTS}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == expected
+    theirs = json.loads((tmp_path / "in" / peft_config.CONFIG).read_text())
+    ours = json.loads((tmp_path / "out" / peft_config.CONFIG).read_text())
     assert ours.pop("base_model_name_or_path") == "my/base"
     assert sorted(ours.pop("target_modules")) == theirs["target_modules"]
     for name, value in ours.items():
@@ -376,14 +378,14 @@ def test_the_base_is_found_from_here_or_from_the_adapter(tmp_path, monkeypatch):
     base.mkdir(parents=True)
     write_adapter(adapter, base_model_name_or_path="../base")
     monkeypatch.chdir(tmp_path)
-    assert peft.base_folder(adapter).samefile(base)
+    assert peft_config.base_folder(adapter).samefile(base)
     (tmp_path / "near").mkdir()
     write_adapter(adapter, base_model_name_or_path="near")
-    assert peft.base_folder(adapter).samefile(tmp_path / "near")
+    assert peft_config.base_folder(adapter).samefile(tmp_path / "near")
     for named in ("./nowhere", "", None, ["x"]):
         write_adapter(adapter, base_model_name_or_path=named)
         with pytest.raises(CheckpointError, match="adapter_config.json: base_model_name_or_path"):
-            peft.base_folder(adapter)
+            peft_config.base_folder(adapter)
 
 
 def replaced(old, new=None):
@@ -471,7 +473,7 @@ def test_peft_opens_an_export(case, rslora, layers, tmp_path, one_device):
         on = lora.on(layers, config.layers)
         adapters = dataclasses.replace(adapters, weights=rows, on=on)
     targets = tuple(llama.targets(config).values())
-    settings = peft.LoraConfig(
+    settings = peft_config.LoraConfig(
         RANK, 8.0, 0.1, targets, rslora, str(base), "float32", files=config.files, layers=layers
     )
     peft.export(tmp_path / "export", adapters, settings)

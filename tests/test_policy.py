@@ -9,10 +9,10 @@ from samples import execute_on, on_device, packed_rows, random_adapters
 from safety_jax.base.errors import ConfigError
 from safety_jax.models import lora
 from safety_jax.models.execution import float_type
-from safety_jax.models.folders import hf, peft
+from safety_jax.models.folders import hf, peft, peft_config
 from safety_jax.training import policy
 
-SETTINGS = peft.LoraConfig(
+SETTINGS = peft_config.LoraConfig(
     rank=4, alpha=8.0, dropout=0.25, targets=lora.targets(("all-linear",)), rslora=False,
     base_name="base", dtype="float32",
 )  # fmt: skip

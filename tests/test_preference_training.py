@@ -15,7 +15,7 @@ from safety_jax.data.loader import Loader
 from safety_jax.data.pairs import Pairs
 from safety_jax.maths import losses
 from safety_jax.models import llama, lora
-from safety_jax.models.folders import hf, peft
+from safety_jax.models.folders import hf, peft_config
 from safety_jax.training import optim, placement, policy, preference, reference, steps
 from safety_jax.training.preference import PairObjective
 from safety_jax.training.task import Measured
@@ -116,7 +116,7 @@ def model_of(kind: str, mesh, folder) -> Model:
     """`full` trains the base with adapters merged into it, `lora` trains those adapters."""
     config = hf.read_config(folder)
     base = hf.load(folder, config, mesh, jnp.float32)
-    adapter = peft.LoraConfig(
+    adapter = peft_config.LoraConfig(
         rank=rows.RANK,
         alpha=rows.ALPHA,
         dropout=0.0,

@@ -16,7 +16,7 @@ from safety_jax.base import meshes, trees
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import CheckpointError, ConfigError
 from safety_jax.models import llama, lora, quantised
-from safety_jax.models.folders import bitsandbytes, hf, hf_config, hub, peft
+from safety_jax.models.folders import bitsandbytes, hf, hf_config, hub, peft_config
 from safety_jax.models.model import Model
 from safety_jax.planning import abstract
 from safety_jax.stages import checks, shared_schema
@@ -269,7 +269,7 @@ def test_a_merged_export_is_numbers(folders, stored, golden, tmp_path):
 
 def build(folders, mesh, source, kernels, adapter=True):
     config = hf.read_config(folders / STORED)
-    settings = peft.LoraConfig(
+    settings = peft_config.LoraConfig(
         rank=4, alpha=8.0, dropout=0.0, targets=lora.targets(("all-linear",)), rslora=False,
         base_name="base", dtype="float32",
     )  # fmt: skip

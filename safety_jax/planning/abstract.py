@@ -14,7 +14,7 @@ from safety_jax.base import meshes, trees
 from safety_jax.base.batch import Answers, Tokens
 from safety_jax.models import llama, lora, quantised
 from safety_jax.models.encoders import heads
-from safety_jax.models.folders import peft
+from safety_jax.models.folders import peft_config
 from safety_jax.training import optim, steps
 from safety_jax.training.judge_model import Trainee
 from safety_jax.training.policy import Policy
@@ -93,7 +93,7 @@ def judge(
 
 
 def adapters(
-    declared: Mapping[str, meshes.Parameter], adapter: peft.LoraConfig, mesh: Mesh
+    declared: Mapping[str, meshes.Parameter], adapter: peft_config.LoraConfig, mesh: Mesh
 ) -> trees.Tree:
     return trees.unflatten(
         {

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from safety_jax.models import llama, lora
 from safety_jax.models.decoding import caches
-from safety_jax.models.folders import peft
+from safety_jax.models.folders import peft_config
 from safety_jax.planning.chips import Slice
 from safety_jax.training.footprint import ATTENTION_PASSES, PASSES, FlopParts, TrunkSizes
 
@@ -51,7 +51,7 @@ class TrainedWeights:
 
     config: llama.LlamaConfig
     remat: str
-    adapter: peft.LoraConfig | None
+    adapter: peft_config.LoraConfig | None
     chunk_tokens: int
 
     @property

@@ -22,7 +22,7 @@ from safety_jax.judges.planned import Resources
 from safety_jax.maths import flops
 from safety_jax.models import llama, lora, quantised
 from safety_jax.models.execution import Execution, float_type
-from safety_jax.models.folders import bitsandbytes, hf_config, hub, peft, tokenizer_files
+from safety_jax.models.folders import bitsandbytes, hf_config, hub, peft_config, tokenizer_files
 from safety_jax.stages import texts
 from safety_jax.training import optim, policy
 from safety_jax.training.footprint import TrainedModel, TrunkSizes
@@ -206,14 +206,14 @@ def execution(config: ConfigDict, base: Base, mesh: Mesh) -> Execution:
 
 def adapter_settings(
     config: ConfigDict, targets: tuple[str, ...], depth: int, path: str | None = None
-) -> peft.LoraConfig:
+) -> peft_config.LoraConfig:
     """The config's `lora` group, its targets under our names.
 
     Args:
         depth: layers of the model.
         path: of the model; None: `model.path`.
     """
-    return peft.LoraConfig(
+    return peft_config.LoraConfig(
         rank=config.lora.rank,
         alpha=config.lora.alpha,
         dropout=config.lora.dropout,

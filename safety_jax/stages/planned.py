@@ -17,7 +17,7 @@ from safety_jax.base.errors import ConfigError
 from safety_jax.models import llama, lora, quantised
 from safety_jax.models.encoders import heads, llama_heads
 from safety_jax.models.execution import Execution, float_type
-from safety_jax.models.folders import peft
+from safety_jax.models.folders import peft_config
 from safety_jax.planning import formulas, layouts
 from safety_jax.planning.chips import Slice
 from safety_jax.planning.programs import Program
@@ -177,7 +177,7 @@ def training_run(asked: PlanRequest, mesh: Mesh, remat: str) -> Execution:
 
 def make_adapter(
     asked: PlanRequest, resolve: Callable[[tuple[str, ...]], tuple[str, ...]]
-) -> peft.LoraConfig | None:
+) -> peft_config.LoraConfig | None:
     config = asked.config
     if config.lora.rank == 0:
         return None

@@ -19,7 +19,7 @@ from safety_jax.maths import flops
 from safety_jax.models import lora, quantised
 from safety_jax.models.encoders import heads, llama_heads
 from safety_jax.models.execution import Execution
-from safety_jax.models.folders import hub, peft
+from safety_jax.models.folders import hub, peft_config
 from safety_jax.training import policy
 
 
@@ -38,7 +38,7 @@ class Trainee:
     scorer: heads.Scorer
     run: Execution
     folder: Path
-    adapter: peft.LoraConfig | None
+    adapter: peft_config.LoraConfig | None
     typed: bool
 
     def shardings(self) -> trees.Tree:
@@ -152,7 +152,7 @@ def build(
     init: str,
     base_dtype: jnp.dtype,
     kernels: str = quantised.STORED,
-    adapter: peft.LoraConfig | None,
+    adapter: peft_config.LoraConfig | None,
     initialization: str,
     key: jax.Array,
 ) -> tuple[Trainee, trees.Tree, trees.Tree]:

@@ -18,7 +18,7 @@ from safety_jax.base.errors import ConfigError
 from safety_jax.maths import flops, logprobs
 from safety_jax.models import llama, lora, quantised
 from safety_jax.models.execution import Execution
-from safety_jax.models.folders import bitsandbytes, hf, peft
+from safety_jax.models.folders import bitsandbytes, hf, peft, peft_config, peft_names
 from safety_jax.models.model import Model
 
 SHARD_BYTES = 5 * 10**9  # of an exported file; what the hub and `transformers` use
@@ -41,7 +41,7 @@ class Policy:
     config: llama.LlamaConfig
     run: Execution
     folder: Path
-    adapter: peft.LoraConfig | None
+    adapter: peft_config.LoraConfig | None
     chunk_tokens: int
     scale: jax.Array | None = None
 
@@ -107,7 +107,7 @@ class Policy:
         """Writes what was trained: a PEFT adapter folder, or the full model."""
         if self.adapter is None:
             return self.export_merged(folder, trainable, frozen, dtype)
-        trunk, files = peft.trunk_of(self.config), self.config.files
+        trunk, files = peft_names.trunk_of(self.config), self.config.files
         settings = dataclasses.replace(self.adapter, trunk=trunk, files=files)
         peft.export(folder, self.adapters(trainable), settings)
         return 0.0
@@ -135,7 +135,7 @@ def refuse_training(folder: Path, kernels: str) -> None:
 
 
 def flops_per_token(
-    model: llama.LlamaConfig, adapter: peft.LoraConfig | None, lengths: np.ndarray
+    model: llama.LlamaConfig, adapter: peft_config.LoraConfig | None, lengths: np.ndarray
 ) -> float:
     """Model FLOPs to train on one token of examples with these lengths, see `metrics`."""
     declared = llama.parameters(model)
@@ -161,7 +161,7 @@ def build(
     init: str,
     base_dtype: jnp.dtype,
     kernels: str = quantised.STORED,
-    adapter: peft.LoraConfig | None,
+    adapter: peft_config.LoraConfig | None,
     initialization: str,
     start_from: Path | None,
     chunk_tokens: int,

@@ -17,7 +17,7 @@ from safety_jax.data import prefixes
 from safety_jax.data.corpora import Corpus
 from safety_jax.data.loader import Loader
 from safety_jax.models import llama
-from safety_jax.models.folders import peft
+from safety_jax.models.folders import peft_config
 from safety_jax.training import steps
 from safety_jax.training.footprint import TrainedModel
 from safety_jax.training.loop import Metrics
@@ -35,7 +35,7 @@ class Learner(Protocol):
     @property
     def folder(self) -> Path: ...
     @property
-    def adapter(self) -> peft.LoraConfig | None: ...
+    def adapter(self) -> peft_config.LoraConfig | None: ...
     def shardings(self) -> trees.Tree:
         """Where the trainable tree lives."""
         ...

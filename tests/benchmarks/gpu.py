@@ -51,7 +51,7 @@ import numpy as np
 
 from safety_jax.maths import flops
 from safety_jax.models import llama
-from safety_jax.models.folders import hf_config, peft
+from safety_jax.models.folders import hf_config, peft_config
 from safety_jax.planning import chips, sizes
 from safety_jax.training import policy
 
@@ -122,10 +122,10 @@ def model_config(size: Size) -> llama.LlamaConfig:
     return hf_config.parse(size.model, "the model of this check")
 
 
-def adapter(size: Size) -> peft.LoraConfig:
+def adapter(size: Size) -> peft_config.LoraConfig:
     """Fresh LoRA on every projection, without dropout."""
     targets = tuple(llama.targets(model_config(size)).values())
-    return peft.LoraConfig(
+    return peft_config.LoraConfig(
         size.lora_rank, size.lora_alpha, dropout=0.0, targets=targets, rslora=False, base_name="",
         dtype="float32",
     )  # fmt: skip

@@ -95,14 +95,14 @@ def compete(runs: int, steps: int) -> None:
 def plan(size: str, where: str, lanes: tuple[int, ...]) -> None:
     """A step of 128 examples of 220 tokens for each adapter, on fsdp over all chips."""
     from safety_jax.models import llama, lora
-    from safety_jax.models.folders import peft
+    from safety_jax.models.folders import peft_config
     from safety_jax.planning import chips, formulas, roofline, sizes
     from safety_jax.training import policy
     from safety_jax.training.footprint import FlopParts, TrainedModel, TrunkSizes
 
     model, found = sizes.read(size), chips.parse_slice(where)
     parts = FlopParts.of({"data": 1, "fsdp": found.chips, "tensor": 1})
-    adapter = peft.LoraConfig(4, 16.0, 0.05, ("query", "key", "value"), False, "", "float32")
+    adapter = peft_config.LoraConfig(4, 16.0, 0.05, ("query", "key", "value"), False, "", "float32")
     trained = formulas.TrainedWeights(model, "full", adapter, 128)
     declared = llama.parameters(model)
     leaves = lora.shapes(declared, adapter.targets, adapter.rank)

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from safety_jax.models import llama, quantised
 from safety_jax.models.decoding.ends import model_ends
 from safety_jax.models.execution import Execution
-from safety_jax.models.folders import hf, hf_config, hub, peft, tokenizer_files
+from safety_jax.models.folders import hf, hf_config, hub, peft, peft_config, tokenizer_files
 from safety_jax.models.model import Model
 
 
@@ -81,7 +81,7 @@ def open_model(
 
     Args:
         path: a Hugging Face folder, hub id or GGUF file; or a PEFT folder, whose
-            `adapter_config.json` names the base, see `peft.base_folder`.
+            `adapter_config.json` names the base, see `peft_config.base_folder`.
         own_tokenizer: a folder; "" for the adapter's, or where that has none, the model's.
         compute_dtype, backend, remat: see `Execution.build`.
 
@@ -90,7 +90,7 @@ def open_model(
     """
     folder, adapter = hub.resolve(path), None
     if (folder / hub.ADAPTER).is_file():
-        folder, adapter = peft.base_folder(folder), folder
+        folder, adapter = peft_config.base_folder(folder), folder
     config = hf_config.read_config(folder)
     llama.shardings(config, mesh)
     execution = Execution.build(

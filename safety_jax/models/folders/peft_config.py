@@ -1,0 +1,202 @@
+"""`adapter_config.json` of PEFT: what an adapter says of itself, read strictly and written.
+
+What PEFT can express and this framework cannot (other ranks on some modules, trained biases, DoRA,
+adapted embeddings) is refused by name, with the way out: such an adapter can be merged, and the
+result used as a model.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safety_jax.base.errors import CheckpointError, UserError
+from safety_jax.models.folders import hub, peft_names
+from safety_jax.models.folders.attributes import is_number
+
+CONFIG = "adapter_config.json"
+
+HANDLED = frozenset(
+    {"peft_type", "task_type", "r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora"}
+    | {"base_model_name_or_path", "init_lora_weights", "exclude_modules", "layers_to_transform"}
+)
+MERGE = (
+    "merge it with peft, PeftModel.from_pretrained(base, adapter).merge_and_unload()"
+    ".save_pretrained(FOLDER), and give FOLDER as model.path"
+)
+
+# Attributes that change the model when they are on, with the values that leave it off. PEFT adds
+# some with every release; those not in any of these tables must be null, false or empty.
+SWITCHED_OFF: dict[str, tuple[Any, ...]] = {
+    "bias": ("none", None),
+    "loftq_config": ({}, None),
+}
+IRRELEVANT = frozenset(
+    # origin, and settings of features that the attributes above switch on
+    "auto_mapping corda_config eva_config inference_mode layers_pattern"
+    " lora_ga_config megatron_config megatron_core peft_version qalora_group_size revision"
+    " runtime_config".split()
+)
+# Other ranks and alphas by module, and what holds for all others.
+PATTERNS = {"rank_pattern": "r", "alpha_pattern": "lora_alpha"}
+# How A and B began. The other methods PEFT offers also change the base weights they start from.
+INITIALIZATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """What an adapter folder says beside its weights.
+
+    Attributes:
+        targets: our names of the adapted projections, in the order of `lora.TARGETS`.
+        base_name: the model the adapter belongs to, a folder or a hub id; "" where it is not said.
+        dtype: of the stored weights, "float32", "bfloat16" or "float16"; "float32" of a mixture.
+        trunk: where the layers are in the base as `transformers` opens it, of `peft_names.TRUNKS`.
+        files: how the base's files name projections, see `LlamaConfig`.
+        layers: numbers of the adapted layers, in order; None: all.
+    """
+
+    rank: int
+    alpha: float
+    dropout: float
+    targets: tuple[str, ...]
+    rslora: bool
+    base_name: str
+    dtype: str
+    trunk: str = peft_names.TEXT_MODEL
+    files: str = "llama"
+    layers: tuple[int, ...] | None = None
+
+
+def base_folder(folder: Path) -> Path:
+    """The folder of the model that an adapter belongs to.
+
+    A relative path is looked for from where the command runs, as peft does, and from the adapter's
+    folder, so that a model and its adapter may move together.
+
+    Raises:
+        CheckpointError: no base is named, or none can be found.
+    """
+    file = folder / CONFIG
+    named = hub.read_json(file).get("base_model_name_or_path")
+    if not isinstance(named, str) or not named:
+        raise CheckpointError(
+            f"{file}: base_model_name_or_path is {f'{named!r}'[:60]}; expected the folder or hub "
+            "id of the model that the adapter belongs to"
+        )
+    beside = folder / named
+    try:
+        moved = not Path(named).exists() and beside.exists()
+        return hub.resolve(beside if moved else named)
+    except UserError as error:
+        raise CheckpointError(
+            f"{file}: base_model_name_or_path: {error}; put the model there, or write into the "
+            "file where it is"
+        ) from error
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The attributes of a LoRA adapter, checked except for its targets and layers.
+
+    Raises:
+        CheckpointError: the folder holds no adapter, or one that cannot be loaded here.
+    """
+    file = folder / CONFIG
+    if not file.exists() and (folder / "config.json").exists():
+        raise CheckpointError(
+            f"{folder} holds no {CONFIG}, but a full model; give it as model.path"
+        )
+    given = hub.read_json(file)
+    if given.get("peft_type") != "LORA" or given.get("task_type") not in ("CAUSAL_LM", None):
+        raise CheckpointError(
+            f"{file}: peft_type {shown(given.get('peft_type'))}, task_type "
+            f"{shown(given.get('task_type'))}; expected 'LORA' and 'CAUSAL_LM'; {MERGE}"
+        )
+    if given.get("init_lora_weights", True) not in INITIALIZATIONS:
+        raise CheckpointError(
+            f"{file}: init_lora_weights {shown(given['init_lora_weights'])} also changed the base "
+            f"weights; save it with path_initial_model_for_weight_conversion in peft, or {MERGE}"
+        )
+    rank, alpha, dropout = given.get("r"), given.get("lora_alpha"), given.get("lora_dropout")
+    sound = (
+        isinstance(rank, int)
+        and not isinstance(rank, bool)
+        and rank >= 1
+        and is_number(alpha)
+        and is_number(dropout or 0.0)
+        and 0 <= (dropout or 0.0) < 1
+        and isinstance(given.get("target_modules"), str | list)
+    )
+    if not sound:
+        raise CheckpointError(
+            f"{file}: r {shown(rank)}, lora_alpha {shown(alpha)}, lora_dropout "
+            f"{shown(dropout)}, target_modules {shown(given.get('target_modules'))}; expected "
+            "r >= 1, a number, a probability and names"
+        )
+    used = [
+        f"{name} = {value!r}"[:60]
+        for name, value in given.items()
+        if name not in HANDLED and name not in IRRELEVANT and not _asks_nothing(given, name, value)
+    ]
+    if used:
+        raise CheckpointError(f"{file}: not supported: {', '.join(sorted(used)[:5])}; {MERGE}")
+    return given
+
+
+def _asks_nothing(given: Mapping[str, Any], name: str, value: Any) -> bool:
+    """Whether an attribute is off, or says again what holds anyway."""
+    if name in PATTERNS and isinstance(value, dict):
+        return all(one == given[PATTERNS[name]] for one in value.values())
+    return value in SWITCHED_OFF.get(name, (None, False, {}, []))
+
+
+def chooses(rule: Any, module: str) -> bool:
+    """Whether a list of ends of paths, or a rule over paths, chooses a module, as in PEFT."""
+    if isinstance(rule, list):
+        return any(module == one or module.endswith(f".{one}") for one in map(str, rule))
+    try:
+        return isinstance(rule, str) and re.fullmatch(rule, module) is not None
+    except re.error:
+        return False
+
+
+def excluded(given: Mapping[str, Any], name: str) -> bool:
+    """Whether `exclude_modules` takes back a name of `target_modules`."""
+    rule = given.get("exclude_modules")
+    return chooses(rule, name if isinstance(rule, list) else f"model.layers.0.x.{name}")
+
+
+def shown(value: Any) -> str:
+    """A value as messages quote it, in 60 characters at most."""
+    return f"{value!r}"[:60]
+
+
+def attributes(settings: LoraConfig) -> dict[str, Any]:
+    """The attributes that PEFT has known since it wrote safetensors, as it writes them itself."""
+    alpha = settings.alpha
+    return {
+        "alpha_pattern": {},
+        "auto_mapping": None,
+        "base_model_name_or_path": settings.base_name,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "layers_pattern": None,
+        "layers_to_transform": None if settings.layers is None else list(settings.layers),
+        "lora_alpha": int(alpha) if float(alpha).is_integer() else alpha,
+        "lora_dropout": settings.dropout,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": settings.rank,
+        "rank_pattern": {},
+        "revision": None,
+        "target_modules": [
+            peft_names.path(target, settings.files).rpartition(".")[2]
+            for target in settings.targets
+        ],
+        "task_type": "CAUSAL_LM",
+        "use_dora": False,
+        "use_rslora": settings.rslora,
+    }
