@@ -16,7 +16,7 @@ from evaluation_samples import ask as ask_set
 from evaluation_samples import block, write_csv, write_lists
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import encode
+from safety_jax.data import encode, prompt_ids
 from safety_jax.data.formats import Message
 from safety_jax.data.prompts import load_template
 from safety_jax.data.records import Record
@@ -327,8 +327,8 @@ def test_a_prefilled_answer_has_the_ids_that_training_gives_it(tokens, name):
     opening = "Sure, here is how <|im_end|> works"
     asked = Record((Message("user", "open it"),), "", "", "here")
     answered = dataclasses.replace(asked, messages=(*asked.messages, Message("assistant", opening)))
-    (prompt,) = encode.encode_prompts([asked], template, tokenizer)
-    (begun,) = encode.encode_openings([asked], [opening], template, tokenizer)
+    (prompt,) = prompt_ids.encode_prompts([asked], template, tokenizer)
+    (begun,) = prompt_ids.encode_openings([asked], [opening], template, tokenizer)
     encoding = encode.Encoding(template, tokenizer, 512, "error", 999)
     trained = encode.encode([answered], encoding, train_on="response")
     assert trained.ids[: len(prompt) + len(begun)].tolist() == prompt + begun

@@ -12,7 +12,7 @@ from tokenizers.models import BPE, Unigram, WordPiece
 from transformers import PreTrainedTokenizerFast
 
 from safety_jax.base.errors import DataError
-from safety_jax.data import encode, pairs, prompts, records, text_rules
+from safety_jax.data import encode, pairs, prompt_ids, prompts, records, text_rules
 from safety_jax.data.chat import ChatTemplate
 from safety_jax.data.control import control_tokens
 from safety_jax.data.messages import Message
@@ -152,7 +152,7 @@ def test_no_row_forges_a_turn(template, place):
     def ids(text):
         said = {"user": "Hi", "assistant": "ok", "context": "", place: text}
         record = row(said["user"], said["assistant"], context=said["context"])
-        (asked,) = encode.encode_prompts([record], words, tokenizer)
+        (asked,) = prompt_ids.encode_prompts([record], words, tokenizer)
         found, mask = encode.encode([record], encoding, train_on="response").example(0)
         assert found[: len(asked)].tolist() == asked
         return found.tolist(), mask
@@ -215,7 +215,7 @@ def test_marks_between_turns_are_control_tokens_whoever_calls_them_so():
     assert {"<｜U｜>", "<｜A｜>"} <= set(control.texts)
     assert {"<think>", "</think>", "\n"}.isdisjoint(control.texts)
     words = prompts.load_template("chat", tokenizer)
-    (ids,) = encode.encode_prompts([row("a<｜A｜>b <think>")], words, tokenizer)
+    (ids,) = prompt_ids.encode_prompts([row("a<｜A｜>b <think>")], words, tokenizer)
     assert ids.count(tokenizer.convert_tokens_to_ids("<｜A｜>")) == 1  # the template's
     assert (
         ids.count(tokenizer.convert_tokens_to_ids("<think>")) == 2
@@ -225,13 +225,13 @@ def test_marks_between_turns_are_control_tokens_whoever_calls_them_so():
 def test_a_text_in_pieces_forges_nothing():
     # What a template cuts out of a text cannot join the rest into a control token.
     tokenizer = qwen(chat_template=CHATML.replace("['content']", "['content'] | replace('_', '')"))
-    (ids,) = encode.encode_prompts(
+    (ids,) = prompt_ids.encode_prompts(
         [row("<|im__start|>system")], prompts.load_template("chat", tokenizer), tokenizer
     )
     assert ids.count(tokenizer.convert_tokens_to_ids("<|im_start|>")) == 2
     assert "<|imstart|>system" in tokenizer.decode(ids)
     tokenizer.chat_template = CHATML.replace("['content']", "['content'] | replace('#', '')")
-    (ids,) = encode.encode_prompts(
+    (ids,) = prompt_ids.encode_prompts(
         [row("<|im_#start|>system")], prompts.load_template("chat", tokenizer), tokenizer
     )
     assert ids.count(tokenizer.convert_tokens_to_ids("<|im_start|>")) == 2

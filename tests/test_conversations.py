@@ -9,7 +9,7 @@ from evaluation_samples import block, make_set
 from report_samples import nothing
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import encode
+from safety_jax.data import prompt_ids
 from safety_jax.data.formats import Message
 from safety_jax.data.prompts import load_template
 from safety_jax.evaluation.answers import dialogues
@@ -183,7 +183,7 @@ def test_templates_have_a_place_for_earlier_answers(pets, name):
     text = template.prompt(record)
     places = [text.index(part) for part in ("Hi", "Woof", "barks", "is text", "Hurt it")]
     assert places == sorted(places)
-    assert len(encode.encode_prompts([record], template, tokenizer)[0]) > 10
+    assert len(prompt_ids.encode_prompts([record], template, tokenizer)[0]) > 10
     if name == "chat":
         assert text.count("<|im_start|>assistant") == 3
     if name == "alpaca":
@@ -196,7 +196,7 @@ def test_a_template_without_a_form_for_turns_is_refused(pets):
     with pytest.raises(
         DataError, match="line 1, turn 2: has several turns, for which the template"
     ):
-        encode.encode_prompts(records, load_template("bare", tokenizer), tokenizer)
+        prompt_ids.encode_prompts(records, load_template("bare", tokenizer), tokenizer)
 
 
 def test_a_conversation_is_left_out_as_a_whole(pets):

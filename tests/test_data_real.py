@@ -9,9 +9,10 @@ import pytest
 import sentencepiece
 
 from safety_jax.base.errors import DataError
-from safety_jax.data.encode import Encoding, encode, encode_prompts
+from safety_jax.data.encode import Encoding, encode
 from safety_jax.data.loader import Loader
 from safety_jax.data.mixing import mix
+from safety_jax.data.prompt_ids import encode_prompts
 from safety_jax.data.prompts import ALPACA, load_template
 from safety_jax.data.records import read_pairs, read_prompts, read_records
 from safety_jax.data.sources import open_source

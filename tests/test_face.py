@@ -23,7 +23,7 @@ import safety_jax as sj
 from safety_jax.base import trees
 from safety_jax.base.batch import Answers, Tokens
 from safety_jax.base.errors import CheckpointError, ConfigError, DataError
-from safety_jax.data import encode, pairs, prompts, records
+from safety_jax.data import encode, pairs, prompt_ids, prompts, records
 from safety_jax.data.formats import Message
 from safety_jax.face import generating, given, loading, preferences
 from safety_jax.judges import refusal
@@ -143,7 +143,7 @@ def test_what_cannot_be_loaded_or_adapted_is_told(model, adapted, tmp_path):
 def test_answers_are_those_of_the_decoder(model):
     """On what the template "plain" says."""
     asked = [records.Record((Message("user", q),), "", "", "") for q in QUESTIONS]
-    ids = encode.encode_prompts(asked, prompts.Plain(), model.tokenizer)
+    ids = prompt_ids.encode_prompts(asked, prompts.Plain(), model.tokenizer)
     settings = generation.SamplingParams(
         temperature=0.0, top_k=0, top_p=1.0, frequency_penalty=0.0, beams=1, length_penalty=1.0,
         candidates=1, max_new_tokens=32,

@@ -18,7 +18,7 @@ from test_raft import given  # noqa: F401
 from configs import attack as attack_config
 from safety_jax.base import files
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import encode
+from safety_jax.data import prompt_ids
 from safety_jax.data.control import control_tokens
 from safety_jax.data.prompts import load_template
 from safety_jax.evaluation.attacks import openings
@@ -215,7 +215,7 @@ def test_what_survives_is_asked_as_it_was_searched(tokens, name, tmp_path):
         asked = read_sets([f"{source}?kind=unsafe&attack=suffix:{tmp_path}/found.txt"], "", "k", 0)[
             1
         ]
-        fed = encode.encode_prompts([i.record() for i in asked.items], template, tokenizer)
+        fed = prompt_ids.encode_prompts([i.record() for i in asked.items], template, tokenizer)
         assert fed == [[*goal.before, *ids, *goal.after] for goal in goals]
     texts = [tokenizer.decode(goal.target) for goal in goals]
     assert texts[0].strip() == "Sure, here is how to bake bread" == goals[0].sought

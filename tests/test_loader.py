@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import ConfigError
-from safety_jax.data.encode import Counts, Examples
+from safety_jax.data.examples import Counts, Examples
 from safety_jax.data.loader import Loader, pack
 
 T = 16

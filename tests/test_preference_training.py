@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from safety_jax.data import prefixes
-from safety_jax.data.encode import Counts, Examples
+from safety_jax.data.examples import Counts, Examples
 from safety_jax.data.loader import Loader
 from safety_jax.data.pairs import Pairs
 from safety_jax.maths import losses

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safety_jax.data import prefixes
-from safety_jax.data.encode import Counts, Examples
+from safety_jax.data.examples import Counts, Examples
 from safety_jax.data.loader import Loader
 
 

@@ -9,7 +9,7 @@ import pytest
 import tiny_tokenizers
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import encode, prompts
+from safety_jax.data import prompt_ids, prompts
 from safety_jax.data.contamination import HeldApart
 from safety_jax.data.formats import Message
 from safety_jax.data.records import Record
@@ -281,7 +281,7 @@ def test_encoded_candidates_are_prompt_and_answer():
     """What the first model reads of a candidate is what the policy wrote."""
     tokens = tiny_tokenizers.qwen()
     record = Record((Message("user", "say no"),), "", "s", "row 0")
-    (ids,) = encode.encode_prompts([record], prompts.load_template("plain", tokens), tokens)
+    (ids,) = prompt_ids.encode_prompts([record], prompts.load_template("plain", tokens), tokens)
     from safety_jax.raft.sampling import as_examples
 
     examples = as_examples([(ids, (5, 6))])

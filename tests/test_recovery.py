@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import encode, pairs, prompts, records, recovery, sources, text_rules
+from safety_jax.data import (
+    encode,
+    pairs,
+    prompt_ids,
+    prompts,
+    records,
+    recovery,
+    sources,
+    text_rules,
+)
 from safety_jax.data.messages import Message
 from safety_jax.data.records import Pair, Record
 from safety_jax.data.recovery import Beginning, Recovery
@@ -67,7 +76,7 @@ def test_the_beginning_is_read_and_the_refusal_is_learned(case):
     if before == first and template != "chat":
         asked = dataclasses.replace(row(), messages=row().messages[:1])
         worded = prompts.load_template(template, tokens, text_rules.FIXED)
-        (opened,) = encode.encode_openings([asked], [HARMFUL], worded, tokens)
+        (opened,) = prompt_ids.encode_openings([asked], [HARMFUL], worded, tokens)
         assert ids[first:stop].tolist() == opened[: stop - first]
     assert HARMFUL.startswith(tokens.decode(ids[first:stop]).strip().rstrip("�"))
     learned, expected = (tokens.decode(x) for x in (ids[stop:], plain_ids[first:]))

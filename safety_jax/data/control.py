@@ -98,6 +98,12 @@ class ControlTokens:
         """As `read`; also which characters of its text each token covers."""
         return self._encoded(self._twin.encode_batch, texts)
 
+    def continuation(self, text: str) -> list[int]:
+        """Ids of a text that goes on from another: without the space LLaMA 1 and 2 put at a
+        start."""
+        alone, anchor, anchored = self.read([text, "\n", "\n" + text])
+        return anchored[len(anchor) :] if anchored[: len(anchor)] == anchor else alone
+
     def _encoded(
         self, encode: Callable[..., list[Encoding]], texts: Sequence[str]
     ) -> list[Encoding]:

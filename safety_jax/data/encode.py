@@ -28,14 +28,14 @@ from transformers import PreTrainedTokenizerBase
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import text_rules, thoughts
 from safety_jax.data.control import WORD, ControlTokens, control_tokens
-from safety_jax.data.examples import Counts as Counts
-from safety_jax.data.examples import Examples as Examples
-from safety_jax.data.examples import fingerprint as fingerprint
-from safety_jax.data.examples import preview as preview
+from safety_jax.data.examples import Counts, Examples
 from safety_jax.data.records import Record
 from safety_jax.data.recovery import Beginning, Recovery
-from safety_jax.data.template import Span, Template, Worded, worded
+from safety_jax.data.template import Span, Template, Worded, leading_ids, worded
 from safety_jax.data.text_rules import AS_TEXT, leave_out
+
+# Rows tokenized in one call: enough for all threads of the tokenizer, little enough to hold.
+ROWS_PER_CALL = 4096
 
 
 @dataclasses.dataclass
@@ -109,7 +109,7 @@ class Builder:
         """The examples; raises a DataError when there are none, or one has an unknown token."""
         if not self._ids:
             raise DataError(
-                f"no example is left of {rows} rows ({listed(skipped) or 'none can be used'}); "
+                f"no example is left of {rows} rows ({_listed(skipped) or 'none can be used'}); "
                 f"expected at least one, mend the rows or raise data.max_length={max_length}"
             )
         lengths = [len(ids) for ids in self._ids]
@@ -160,7 +160,7 @@ class Encoding:
                 "the tokenizer has no EOS, so the model could not learn to stop; expected "
                 "eos_token in the model folder's tokenizer_config.json"
             )
-        return _begin(self.tokenizer, self.template)
+        return leading_ids(self.tokenizer, self.template)
 
     def opening(self, record: Record) -> Beginning | None:
         """What a record begins with: at most a quarter of an example, so that there is room for the
@@ -223,11 +223,6 @@ def encode(records: Sequence[Record], encoding: Encoding, *, train_on: str) -> E
     return builder.finish(encoding.vocabulary_size, skipped, len(records), max_length)
 
 
-def listed(skipped: Mapping[str, int]) -> str:
-    """`3 skipped: prompt too long; 1 skipped: ...`, or "" """
-    return "; ".join(f"{number} skipped: {why}" for why, number in skipped.items())
-
-
 def refuse_long_prompt(where: str, tokens: int, max_length: int, overlong_prompt: str) -> None:
     """Raises a DataError for a prompt that leaves no room, unless such rows are to be skipped."""
     if overlong_prompt == "error":
@@ -237,83 +232,15 @@ def refuse_long_prompt(where: str, tokens: int, max_length: int, overlong_prompt
         )
 
 
-def encode_prompts(
-    records: Sequence[Record], template: Template, tokenizer: PreTrainedTokenizerBase
-) -> list[list[int]]:
-    """Ids to generate from: of each record, what stands before its last answer.
-
-    Raises:
-        DataError: the template has no place for a record, or is not to read it.
-    """
-    found = []
-    for ids in _prompts(records, template, tokenizer):
-        if isinstance(ids, DataError):
-            raise ids
-        found.append(ids)
-    return found
-
-
-def encode_openings(
-    records: Sequence[Record],
-    openings: Sequence[str],
-    template: Template,
-    tokenizer: PreTrainedTokenizerBase,
-) -> list[list[int]]:
-    """Ids of the beginnings of answers, as they follow those of `encode_prompts`, and as a model
-    meets them in training; what spells a control token is letters.
-
-    Raises:
-        DataError: see `encode_prompts`.
-    """
-    control = control_tokens(tokenizer)
-    codes = []
-    for words in worded(records, template, tokenizer, asking=True):
-        if isinstance(words, DataError):
-            raise words
-        codes.append(words.code)
-    wholes = control.read([code + text for code, text in zip(codes, openings, strict=True)])
-    return [
-        whole[len(before) :] if whole[: len(before)] == before else _continuation(text, control)
-        for before, whole, text in zip(control.read(codes), wholes, openings, strict=True)
-    ]
-
-
-def usable_prompts(
-    records: Sequence[Record],
-    template: Template,
-    tokenizer: PreTrainedTokenizerBase,
-    skipped: Counter[str],
-) -> tuple[list[Record], list[list[int]]]:
-    """As `encode_prompts`, of the records that can be used.
-
-    Args:
-        skipped: counts the others, by reason.
-    """
-    kept, found = [], []
-    for record, ids in zip(records, _prompts(records, template, tokenizer), strict=True):
-        if isinstance(ids, DataError):
-            skipped[leave_out(ids, record.optional, template.rules)] += 1
-        else:
-            kept.append(record)
-            found.append(ids)
-    return kept, found
-
-
-def _prompts(
-    records: Sequence[Record], template: Template, tokenizer: PreTrainedTokenizerBase
-) -> Iterator[list[int] | DataError]:
-    begin, control = _begin(tokenizer, template), control_tokens(tokenizer)
-    for start in range(0, len(records), _ROWS_PER_CALL):
-        rows = records[start : start + _ROWS_PER_CALL]
-        asked = worded(rows, template, tokenizer, asking=True)
-        ids = iter(control.read([words.code for words in asked if isinstance(words, Worded)]))
-        yield from (words if isinstance(words, DataError) else begin + next(ids) for words in asked)
-
-
 def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises a ConfigError where a value is none of the choices."""
     if value not in choices:
         raise ConfigError(f"{key} is {value!r}; expected one of {', '.join(choices)}")
+
+
+def _listed(skipped: Mapping[str, int]) -> str:
+    """`3 skipped: prompt too long; 1 skipped: ...`, or "" """
+    return "; ".join(f"{number} skipped: {why}" for why, number in skipped.items())
 
 
 def _check_vocabulary(examples: Examples, vocabulary_size: int) -> None:
@@ -326,28 +253,6 @@ def _check_vocabulary(examples: Examples, vocabulary_size: int) -> None:
         )
 
 
-def _begin(tokenizer: PreTrainedTokenizerBase, template: Template) -> list[int]:
-    """What the tokenizer puts in front of a text: BOS, or nothing (Qwen).
-
-    Not `bos_token_id`, which some tokenizers have and do not use. A chat template writes its own.
-    """
-    if template.has_special_tokens:
-        return []
-    plain = tokenizer("a", add_special_tokens=False).input_ids
-    whole = tokenizer("a").input_ids
-    for start in range(len(whole) - len(plain) + 1):
-        if whole[start : start + len(plain)] == plain:
-            return whole[:start]
-    raise ConfigError(
-        f"the tokenizer gives {whole} for 'a', which does not hold {plain}, what it gives without "
-        "special tokens; expected special tokens only around a text"
-    )
-
-
-# Rows tokenized in one call: enough for all threads of the tokenizer, little enough to hold.
-_ROWS_PER_CALL = 4096
-
-
 def encoded(
     records: Sequence[Record], encoding: Encoding, begin: list[int]
 ) -> Iterator[Encoded | DataError]:
@@ -355,8 +260,8 @@ def encoded(
     record without, which says why."""
     template, tokenizer = encoding.template, encoding.tokenizer
     control = control_tokens(tokenizer)
-    for start in range(0, len(records), _ROWS_PER_CALL):
-        rows = records[start : start + _ROWS_PER_CALL]
+    for start in range(0, len(records), ROWS_PER_CALL):
+        rows = records[start : start + ROWS_PER_CALL]
         words = worded(rows, template, tokenizer)
         for k, (row, found) in enumerate(zip(rows, words, strict=True)):
             if isinstance(found, DataError):
@@ -398,7 +303,7 @@ def _join(
         if whole[: len(ids)] == ids and not begun:
             added = whole[len(ids) :]
         else:
-            added = _continuation(code, control_tokens(tokenizer))
+            added = control_tokens(tokenizer).continuation(code)
         if span.opening is not None:
             added = added[: span.opening.tokens(len(added))]
             begun = len(added)
@@ -458,12 +363,6 @@ def _without_end(spans: list[Span]) -> list[Span]:
     last = max(k for k, span in enumerate(spans) if span.trained)
     code = re.sub(rf"(?:{WORD.pattern}\s*)+$", "", spans[last].code)
     return [*spans[:last], dataclasses.replace(spans[last], code=code, ended=False)]
-
-
-def _continuation(code: str, control: ControlTokens) -> list[int]:
-    """Ids of a text that goes on from another: without the space LLaMA 1 and 2 put at a start."""
-    alone, anchor, anchored = control.read([code, "\n", "\n" + code])
-    return anchored[len(anchor) :] if anchored[: len(anchor)] == anchor else alone
 
 
 def shorten(encoded: Encoded, surplus: int, max_length: int, begin: int) -> list[str]:

@@ -20,7 +20,8 @@ from transformers import PreTrainedTokenizerBase
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import encode, prompts, text_rules
 from safety_jax.data.control import control_tokens
-from safety_jax.data.encode import Encoded, Examples
+from safety_jax.data.encode import Encoded
+from safety_jax.data.examples import Examples
 from safety_jax.data.records import Pair, Rated, Record, Skipped
 from safety_jax.data.template import Template, Worded, worded
 from safety_jax.data.text_rules import FIXED, TextRules

@@ -17,7 +17,7 @@ from jaxtyping import Int
 
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import ConfigError
-from safety_jax.data.encode import Examples
+from safety_jax.data.examples import Examples
 from safety_jax.data.prefixes import Shared
 from safety_jax.data.shuffling import permutation
 

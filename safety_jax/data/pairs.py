@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import encode, text_rules
-from safety_jax.data.encode import Examples
+from safety_jax.data.examples import Examples
 from safety_jax.data.formats import Labels
 from safety_jax.data.records import Labelled, Pair, Record, Skipped
 from safety_jax.data.template import Template

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from transformers import PreTrainedTokenizerBase
 
-from safety_jax.base.errors import DataError
+from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import text_rules
 from safety_jax.data.control import control_tokens
 from safety_jax.data.records import Record
@@ -99,6 +99,27 @@ class Template(Protocol):
     def ask(self, records: Sequence[Record]) -> list[Worded | DataError]:
         """Prompts of many records, as `word`."""
         ...
+
+
+def leading_ids(tokenizer: PreTrainedTokenizerBase, template: Template) -> list[int]:
+    """What the tokenizer puts in front of a text: BOS, or nothing (Qwen).
+
+    Not `bos_token_id`, which some tokenizers have and do not use. A chat template writes its own.
+
+    Raises:
+        ConfigError: the tokenizer changes a text by putting tokens around it.
+    """
+    if template.has_special_tokens:
+        return []
+    plain = tokenizer("a", add_special_tokens=False).input_ids
+    whole = tokenizer("a").input_ids
+    for start in range(len(whole) - len(plain) + 1):
+        if whole[start : start + len(plain)] == plain:
+            return whole[:start]
+    raise ConfigError(
+        f"the tokenizer gives {whole} for 'a', which does not hold {plain}, what it gives without "
+        "special tokens; expected special tokens only around a text"
+    )
 
 
 def worded(

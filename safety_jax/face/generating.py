@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from safety_jax.base import meshes
 from safety_jax.base.errors import DataError
-from safety_jax.data import encode, records, thoughts
+from safety_jax.data import prompt_ids, records, thoughts
 from safety_jax.data.chat import answer_ends
 from safety_jax.data.prompts import load_template
 from safety_jax.data.text_rules import FIXED
@@ -98,7 +98,7 @@ def sample(
     rows = [{"prompt": given.turns(prompt)} for prompt in prompts]
     read = records.read_prompts(given.source("prompt", rows))
     worded = given.template_name(template, tokens)
-    ids = encode.encode_prompts(read, load_template(worded, tokens), tokens)
+    ids = prompt_ids.encode_prompts(read, load_template(worded, tokens), tokens)
     for record, row in zip(read, ids, strict=True):
         _check_fits(model, record.where, len(row), max_new_tokens)
     ends = [*model.ends, *(answer_ends(tokens, FIXED.chat) if worded == "chat" else ())]

@@ -14,6 +14,7 @@ from safety_jax.base import meshes, trees
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import buckets, encode, records
+from safety_jax.data.examples import Examples
 from safety_jax.data.pairs import encode_pairs
 from safety_jax.face import given
 from safety_jax.maths import losses
@@ -120,7 +121,7 @@ class _Rows(NamedTuple):
     mask: Bool[Any, "B T"]
 
 
-def _lay_out(model: Model, *sides: encode.Examples) -> _Rows:
+def _lay_out(model: Model, *sides: Examples) -> _Rows:
     """Examples on the mesh, the sides of each in rows one below the other, in few shapes.
 
     Raises:

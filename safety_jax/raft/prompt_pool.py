@@ -11,7 +11,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import encode, prompts, records, sources
+from safety_jax.data import encode, prompt_ids, prompts, records, sources
 from safety_jax.data.contamination import HeldApart
 from safety_jax.data.records import Record
 from safety_jax.data.shuffling import permutation
@@ -173,7 +173,7 @@ def read(
         if tests is not None:
             read_in = [(one, tests.apart(rows, one.left_out)) for one, rows in read_in]
         rows = [row for one, found in read_in for row in sources.draw(found, one, key, seed)]
-        rows, ids = encode.usable_prompts(rows, rendered, tokens, skipped)
+        rows, ids = prompt_ids.usable_prompts(rows, rendered, tokens, skipped)
         kept = [i for i, prompt in enumerate(ids) if _fits(rows[i], prompt, longest, overlong)]
         left_out += sum(len(one.left_out) for one in opened)
         skipped.update({"too long": len(rows) - len(kept)})

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from safety_jax.base import hosts, meshes, trees
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import NotFiniteError
-from safety_jax.data import encode, loader, thoughts
+from safety_jax.data import loader, thoughts
+from safety_jax.data.examples import Counts, Examples
 from safety_jax.models.decoding import generation
 from safety_jax.models.model import Model
 from safety_jax.raft.prompt_pool import Prompt
@@ -123,7 +124,7 @@ class First:
         edges = np.cumsum([len(row) for row in candidates])[:-1]
         return np.split(sums, edges)
 
-    def _sums(self, examples: encode.Examples) -> Float[np.ndarray, " n"]:
+    def _sums(self, examples: Examples) -> Float[np.ndarray, " n"]:
         rows = self._rows
         batches = loader.Loader(
             examples,
@@ -150,15 +151,15 @@ class First:
         return sums
 
 
-def as_examples(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> encode.Examples:
+def as_examples(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Examples:
     """(prompt, answer) ids, end to end; answers are marked."""
     ids = [np.array([*prompt, *answer], np.int32) for prompt, answer in pairs]
     masks = [np.arange(len(row)) >= len(pair[0]) for row, pair in zip(ids, pairs, strict=True)]
-    return encode.Examples(
+    return Examples(
         ids=np.concatenate(ids),
         mask=np.concatenate(masks),
         offsets=np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64),
         where=[f"candidate {i}" for i in range(len(ids))],
         source=["candidates"] * len(ids),
-        counts=encode.Counts(0, 0, {}),
+        counts=Counts(0, 0, {}),
     )

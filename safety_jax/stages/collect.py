@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from safety_jax.base import compilation, files
 from safety_jax.base.errors import ConfigError
-from safety_jax.data import contamination, encode, prompts, records, sources
+from safety_jax.data import contamination, encode, prompt_ids, prompts, records, sources
 from safety_jax.data.shuffling import permutation
 from safety_jax.judges import refusal, registry
 from safety_jax.models.decoding import generation, layout
@@ -136,7 +136,7 @@ def read_prompts(config: ConfigDict, opened: ModelFolder) -> tuple[list[Prompt],
             hashes[f"data.{key} {source.name}"] = source.sha256() or ""
             rows = read(source) if tests is None else tests.apart(read(source), source.left_out)
             rows = sources.draw(rows, source, f"data.{key}", config.seed)
-            usable, ids = encode.usable_prompts(rows, template, opened.tokenizer, Counter())
+            usable, ids = prompt_ids.usable_prompts(rows, template, opened.tokenizer, Counter())
             for record, tokens in zip(usable, ids, strict=True):
                 if len(tokens) > longest:
                     encode.refuse_long_prompt(

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from safety_jax.base.errors import DataError
-from safety_jax.data import encode, prompts
+from safety_jax.data import prompt_ids, prompts
 from safety_jax.data.records import Record
 from safety_jax.data.template import Template
 from safety_jax.data.text_rules import AS_TEXT, TextRules
@@ -75,11 +75,11 @@ def ask(
         template = "bare" if of.framed and name != "chat" else name
         rendered = prompts.load_template(template, opened.tokenizer, rules)
         records = [item.record() for item in of.items]
-        ids = encode.encode_prompts(records, rendered, opened.tokenizer)
+        ids = prompt_ids.encode_prompts(records, rendered, opened.tokenizer)
         begun: list[list[int]] = [[] for _ in ids]
         if of.attack and of.attack.prefill is not None:
             opening_of = [item.asked.opening if item.asked else "" for item in of.items]
-            whole = encode.encode_openings(records, opening_of, rendered, opened.tokenizer)
+            whole = prompt_ids.encode_openings(records, opening_of, rendered, opened.tokenizer)
             begun = [one[: of.attack.prefill] for one in whole]
         choices: list[list[list[int]]] = [[] for _ in ids]
         if of.by_likelihood:
@@ -109,7 +109,7 @@ def ask(
             setup=setup,
             protocol=protocol,
             word=functools.partial(
-                encode.encode_prompts,
+                prompt_ids.encode_prompts,
                 template=_answers_are_text(rendered),
                 tokenizer=opened.tokenizer,
             ),
@@ -125,7 +125,7 @@ def _choices(
                for text in item.choice_texts]  # fmt: skip
     texts_of = [text for _, text in several]
     repeated = [record for record, _ in several]
-    found = iter(encode.encode_openings(repeated, texts_of, template, opened.tokenizer))
+    found = iter(prompt_ids.encode_openings(repeated, texts_of, template, opened.tokenizer))
     return [[next(found) for _ in item.choice_texts] for item in of.items]
 
 

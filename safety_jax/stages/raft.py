@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base import compilation, trees
 from safety_jax.base.errors import ConfigError, NotFiniteError
-from safety_jax.data import contamination, encode, prompts, records, sources
+from safety_jax.data import contamination, encode, prompt_ids, prompts, records, sources
 from safety_jax.judges import registry
 from safety_jax.models import lora, quantised
 from safety_jax.models.decoding.ends import model_ends
@@ -213,7 +213,7 @@ def read_held_out(
     for spec in config.data.eval:
         source = sources.open_source(spec, "data.eval")
         rows = sources.draw(records.read_prompts(source), source, "data.eval", config.seed)
-        rows, ids = encode.usable_prompts(rows, rendered, tokens, Counter())
+        rows, ids = prompt_ids.usable_prompts(rows, rendered, tokens, Counter())
         for record, asked in zip(rows, ids, strict=True):
             if len(asked) > longest:
                 encode.refuse_long_prompt(

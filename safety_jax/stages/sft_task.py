@@ -10,6 +10,7 @@ from safety_jax.base.errors import ConfigError
 from safety_jax.data import corpora, encode, mixing, recovery, sources, thoughts
 from safety_jax.data.contamination import HeldApart
 from safety_jax.data.corpora import Corpus
+from safety_jax.data.examples import Examples
 from safety_jax.data.records import Record, Skipped
 from safety_jax.data.sources import Source
 from safety_jax.judges import refusal
@@ -49,7 +50,7 @@ def make_task(config: ConfigDict, mesh: Mesh, base: groups.Base | None = None) -
     )
 
 
-def read_corpus(config: ConfigDict, base: groups.Base) -> Corpus[encode.Examples]:
+def read_corpus(config: ConfigDict, base: groups.Base) -> Corpus[Examples]:
     """What the config's `data` group names, as token ids."""
     data = config.data
     also = []
@@ -123,7 +124,7 @@ def make_betas(group: ConfigDict) -> losses.AnswerBetas:
     )
 
 
-def account(config: ConfigDict, corpus: Corpus[encode.Examples], run: Finished) -> Account:
+def account(config: ConfigDict, corpus: Corpus[Examples], run: Finished) -> Account:
     """The plot, and what the card says."""
     plots.loss(run.metrics, run.path / "plots" / "loss.png", run.path.name)
     safety = next((s.used for s in corpus.mixture.shares if s.source == SAFETY), 0)

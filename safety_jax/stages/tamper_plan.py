@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from safety_jax.base.errors import ConfigError
 from safety_jax.data import encode, mixing, records, sources
-from safety_jax.data.encode import Examples
+from safety_jax.data.examples import Examples, fingerprint
 from safety_jax.data.shuffling import permutation
 from safety_jax.evaluation.sets import reading
 from safety_jax.evaluation.sets.items import SAFE, UNSAFE, Set
@@ -187,7 +187,7 @@ def plan_rows(config: ConfigDict, opened: ModelFolder, rows: Rows) -> list[Tampe
     found = []
     for data, count, several in rows:
         examples = encode.encode(several, encoding, train_on="response")
-        read = [opened.weights_sha256, opened.tokenizer_sha256, encode.fingerprint([examples])]
+        read = [opened.weights_sha256, opened.tokenizer_sha256, fingerprint([examples])]
         sha256 = identity.sha256(*read, json.dumps(numbers, sort_keys=True, default=list))
         found.append(Tampering(data, count, examples, sha256))
     return found

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from safety_jax.base import compilation, files
-from safety_jax.data import encode
+from safety_jax.data.examples import fingerprint, preview
 from safety_jax.data.loader import Loader
 from safety_jax.models.folders import hub
 from safety_jax.stages import devices, fits, groups, results, texts
@@ -84,9 +84,9 @@ def identity(config: ConfigDict, task: Task) -> dict[str, str]:
     corpus = task.corpus
     found = {f"data.train {name}": sha256 for name, sha256 in corpus.files.items()}
     # Tokens say the rest: other sources, template, and how rows are read.
-    found["tokens to train on"] = encode.fingerprint(corpus.training.sides)
+    found["tokens to train on"] = fingerprint(corpus.training.sides)
     if corpus.evaluation is not None:
-        found["tokens held out"] = encode.fingerprint(corpus.evaluation.sides)
+        found["tokens held out"] = fingerprint(corpus.evaluation.sides)
     return found | groups.model_identity(config, hub.resolve(config.model.path))
 
 
@@ -111,5 +111,5 @@ def introduce(config: ConfigDict, place: workdir.Workdir, task: Task, batches: L
     colour = sys.stdout.isatty()
     marked = "green" if colour else "[[ ]]"
     for name, side in zip(task.sides, corpus.training.sides, strict=True):
-        shown = encode.preview(side, 0, corpus.tokenizer, colour=colour)
+        shown = preview(side, 0, corpus.tokenizer, colour=colour)
         print(f"the first {name}, trained tokens {marked}:\n{shown}\n", flush=True)

@@ -30,7 +30,7 @@ from safety_jax.base import hosts, meshes, trees
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import CheckpointError
 from safety_jax.data.corpora import Sided
-from safety_jax.data.encode import Examples, fingerprint
+from safety_jax.data.examples import Examples, fingerprint
 from safety_jax.data.loader import Batch, Loader
 from safety_jax.training.placement import TokenValues, put_rows
 from safety_jax.training.policy import Policy

@@ -34,7 +34,7 @@ import numpy as np
 import transformers
 
 from configs import sft as sft_config
-from safety_jax.data import encode, prompts, records, sources
+from safety_jax.data import prompt_ids, prompts, records, sources
 from safety_jax.models.decoding.ends import model_ends
 from safety_jax.stages import sft
 from tests.benchmarks import contest, given
@@ -69,7 +69,7 @@ def prepare(folder: Path) -> None:
     train(folder)
     source = sources.open_source(str(folder / "asked.json"))
     template = prompts.load_template("alpaca", tokens)
-    ids = encode.encode_prompts(records.read_prompts(source), template, tokens)
+    ids = prompt_ids.encode_prompts(records.read_prompts(source), template, tokens)
     write(folder, [list(map(int, row)) for row in ids], CANDIDATES, NEW_TOKENS, [2])
 
 

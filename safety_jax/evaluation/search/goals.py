@@ -16,7 +16,7 @@ from jaxtyping import Bool
 from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import encode
+from safety_jax.data import prompt_ids
 from safety_jax.data.control import ControlTokens, control_tokens
 from safety_jax.data.records import Record
 from safety_jax.data.template import Template, worded
@@ -84,9 +84,9 @@ def read_goals(
 
     marked = worded([with_suffix(item, _MARK) for item in items], template, tokenizer, asking=True)
     records = [with_suffix(item, start) for item in items]
-    fed = encode.encode_prompts(records, template, tokenizer)
+    fed = prompt_ids.encode_prompts(records, template, tokenizer)
     sought = [item.opening or openings.target(item.prompt[-1].content) for item in items]
-    targets = encode.encode_openings(records, sought, template, tokenizer)
+    targets = prompt_ids.encode_openings(records, sought, template, tokenizer)
     goals: list[Goal] = []
     first: tuple[int, ...] | None = None
     for item, words, whole, target, text in zip(items, marked, fed, targets, sought, strict=True):
