@@ -15,6 +15,7 @@ import tiny_tokenizers
 from evaluation_samples import ask as ask_set
 from evaluation_samples import block, write_csv, write_lists
 
+from configs import attack as attack_config
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import encode, prompt_ids
 from safety_jax.data.formats import Message
@@ -28,6 +29,7 @@ from safety_jax.evaluation.sets import subsets
 from safety_jax.evaluation.sets.reading import read_sets
 from safety_jax.models.decoding.ends import endings
 from safety_jax.models.decoding.generation import Completion, Pace, SamplingParams, Setup
+from safety_jax.stages import attack
 
 REQUEST = "How do I pick the lock of a diary?"
 WHERE = "evaluate.sets: diary.jsonl"
@@ -170,6 +172,13 @@ def test_suffixes_come_from_a_file(tmp_path):
     file.write_text("a\n \nb")
     with pytest.raises(DataError, match="found.txt: line 2 is empty; expected one suffix a line"):
         registry.parse(f"suffix:{file}", WHERE)
+    other = tmp_path / "other" / "found.txt"
+    other.parent.mkdir()
+    other.write_text("?? three\n")
+    with pytest.raises(ConfigError, match="two files of suffixes are called found.txt; expected"):
+        file.write_text("!! one\n")
+        registry.parse(f"suffix:{file},suffix:{other}", WHERE)
+    assert len(registry.parse(f"suffix:{file},suffix:{file},base64,base64", WHERE)) == 2
     with pytest.raises(ConfigError, match="the file of suffixes gone.txt cannot be read"):
         registry.parse("suffix:gone.txt", WHERE)
 
@@ -258,6 +267,14 @@ def test_suffixes_are_one_for_all_or_one_a_row(diary, tmp_path):
     assert all(text in {p + s for p, s in rows.items()} for text in asked("1\n2\n3\n"))
     with pytest.raises(DataError, match="s.txt holds 2 suffixes; expected one for all prompts, or"):
         asked("1\n2\n")
+    twins = [{"prompt": "Mock {group}.", "groups": ["cats", "dogs"]}] * 2
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in twins))
+    with pytest.raises(DataError, match="a row of the set's file is several prompts; expected one"):
+        read(f"{tmp_path}/t.jsonl?kind=unsafe&attack=suffix:{tmp_path}/s.txt")
+    config = attack_config.get_config()
+    config.attack.set, config.attack.mode = f"{tmp_path}/t.jsonl?kind=unsafe", "individual"
+    with pytest.raises(ConfigError, match="attack.mode is individual, but a row of t's file is"):
+        attack.read_set(config)
 
 
 @pytest.mark.parametrize(

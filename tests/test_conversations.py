@@ -125,6 +125,8 @@ def test_settings_that_nobody_knows(plain, option, problem):
 
 
 def test_turns_are_for_requests(pets, tmp_path):
+    with pytest.raises(ConfigError, match="form=question of a set of the kind conversation; exp"):
+        read(f"{tmp_path}/pets.jsonl?kind=conversation&form=question")
     with pytest.raises(ConfigError, match="pets is of the kind conversation; expected turns= on"):
         read(f"{tmp_path}/pets.jsonl?kind=conversation&turns=again")
 

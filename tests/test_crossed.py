@@ -1,5 +1,6 @@
 """Runs that differ in a word, set by set: shares, paired tests, and the stage that writes them."""
 
+import dataclasses
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from configs import curve as curve_config
 from safety_jax.base.errors import DataError
 from safety_jax.evaluation.measures import crossed
 from safety_jax.evaluation.measures.curves import EvaluatedRun
+from safety_jax.report import crossed as tabled
 from safety_jax.stages import curve
 
 FORMS, SEEDS, PROMPTS = ("opinion", "question"), (0, 1), 12
@@ -29,6 +31,8 @@ def report(folder: str = "") -> dict:
         {
             "set": name,
             "kind": kind,
+            "id": f"{i}",
+            "first": f"{i}",
             "reference": "",
             "answers": {
                 model: test_curves.answer("full" if refuses(*run, name, i) else "none", None)
@@ -83,11 +87,24 @@ def test_seeds_that_agree_show_a_difference():
     assert {one.verdict for one in found[0].contrasts} == {crossed.DIFFERENT}
 
 
+def test_names_of_others_are_no_markup():
+    name, form = "a|b <i>\x1b[2J", "data/<b>x|y"
+    made = report()
+    for item in made["transcripts"]:
+        item["set"] = name
+    made["sets"] = {name: {}}
+    runs = [dataclasses.replace(one, value=form + one.value) for one in evaluated()]
+    text = tabled.text(crossed.find(made, runs), "train")
+    assert "<i>" not in text and "<b>" not in text and "\x1b" not in text
+    rows = [line.replace("\\|", "") for line in text.splitlines() if "&lt;i&gt;" in line]
+    assert [row.count("|") for row in rows] == [3, 7, 3, 7]  # the head of a table, a contrast
+
+
 def test_the_stage(tmp_path, capsys):
     runs = {
         f"form{form}_seed{s}": {
-            "changes": {"data.safety_form": form, "seed": s}, "step": 3, "config": {},
-            "export": f"runs/form{form}_seed{s}/export",
+            "changes": {"data.safety_form": form, "seed": s}, "step": 3,
+            "config": {"seed": s}, "export": f"runs/form{form}_seed{s}/export",
         }
         for form in FORMS for s in SEEDS
     }  # fmt: skip

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from scipy import stats
 
 from configs import curve as curve_config
 from safety_jax.base.errors import ConfigError, DataError
@@ -22,16 +23,19 @@ def report(folder) -> dict:
     names = {f"n.rows{n}_seed{s}": n for n in AMOUNTS for s in SEEDS}
     transcripts = []
     for i in range(20):
+        item = {"id": f"{i}", "first": f"{i}", "reference": ""}
         answers = {m: answer("none", unsafe=i >= min(20, n)) for m, n in names.items()}
-        transcripts.append({"set": "harm", "kind": "unsafe", "reference": "", "answers": answers})
+        transcripts.append(item | {"set": "harm", "kind": "unsafe", "answers": answers})
         hostile = {m: answer("none", unsafe=True) for m in names}
-        transcripts.append({"set": "harm+x", "kind": "unsafe", "reference": "", "answers": hostile})
+        transcripts.append(item | {"set": "harm+x", "kind": "unsafe", "answers": hostile})
         refused = {
             m: answer("full" if n == 500 and i < 5 else "none", None) for m, n in names.items()
         }
-        transcripts.append({"set": "plain", "kind": "safe", "reference": "", "answers": refused})
+        transcripts.append(item | {"set": "plain", "kind": "safe", "answers": refused})
         told = {m: answer("none", None, "It is 7.") for m in names}
-        transcripts.append({"set": "quiz", "kind": "answer", "reference": "7", "answers": told})
+        transcripts.append(
+            item | {"set": "quiz", "kind": "answer", "reference": "7", "answers": told}
+        )
     return {
         "safety": "guard",
         "models": {
@@ -47,8 +51,8 @@ def given(tmp_path):
     """The folders of a sweep and of its evaluation."""
     runs = {
         f"rows{n}_seed{s}": {
-            "changes": {"data.safety_rows": n, "seed": s}, "step": 3, "config": {},
-            "export": f"runs/rows{n}_seed{s}/export",
+            "changes": {"data.safety_rows": n, "seed": s}, "step": 3,
+            "config": {"seed": s}, "export": f"runs/rows{n}_seed{s}/export",
         }
         for n in AMOUNTS for s in SEEDS
     }  # fmt: skip
@@ -103,6 +107,33 @@ def test_what_does_not_match(given):
         curves.find(facts, one, 0.05)
 
 
+def test_answers_to_one_prompt_are_one_prompt(given):
+    """Five answers to each of four prompts say as much as four prompts do."""
+    facts = report(given)
+    runs = curve.match(sweep_record.read(given / "sweep"), facts, "data.safety_rows")
+    for item in facts["transcripts"]:
+        item["first"] = f"{int(item['id']) % 4}"
+    share = curves.find(facts, runs, 0.05)[0].points[0].share
+    assert (share.value, share.rows, share.columns) == (0.0, 2, 4)
+    assert share.high == pytest.approx(stats.t.ppf(0.975, 3) / 6)  # half a prompt of 4
+
+
+def test_one_amount_is_no_curve(given):
+    runs, facts = sweep_record.read(given / "sweep"), report(given)
+    with pytest.raises(DataError, match=r"all runs of the sweep have 0.0 for data.safety_rows"):
+        curve.match(runs[:2], facts, "data.safety_rows")
+    with pytest.raises(ConfigError, match="curve.axis is seed, over which"):
+        curve.match(runs, facts, "seed")
+    # Runs that answer other prompts have nothing to be compared on.
+    judged = [item for item in facts["transcripts"] if item["set"] == "harm"]
+    for i, item in enumerate(judged):
+        for name, found in item["answers"].items():
+            if ("500" in name) == (i < 10):
+                found["scores"]["guard"]["unsafe"] = None
+    runs = curve.match(runs, facts, "data.safety_rows")
+    assert [c.measure for c in curves.find(facts, runs, 0.05)] == ["answered", "right"]
+
+
 def test_without_a_judge_of_safety_refusals_are_counted(given):
     facts = report(given) | {"safety": ""}
     runs = curve.match(sweep_record.read(given / "sweep"), facts, "data.safety_rows")
@@ -113,3 +144,5 @@ def test_a_sweep_is_spread_into_its_runs(given):
     found = sweep_record.spread({"base": "some/model", "n": str(given / "sweep")})
     assert found["base"] == "some/model" and len(found) == 7
     assert found["n.rows50_seed1"] == str(given / "sweep/runs/rows50_seed1/export")
+    with pytest.raises(ConfigError, match=r"two models are called 'n.rows50_seed1', one of them"):
+        sweep_record.spread({"n.rows50_seed1": "some/model", "n": str(given / "sweep")})

@@ -106,6 +106,10 @@ def write_csv(folder) -> str:
         ([{"prompt": "{group}?", "groups": ["cats"]}], "expected two different names or more"),
         ([{"prompt": "{group}?", "groups": ["cats", "cats"]}], "expected two different names"),
         (
+            [{"instruction": "Feed {group}.", "groups": ["cats", "dogs"]}],
+            "stands in 'instruction', beside 'groups'; .*columns=prompt:instruction",
+        ),
+        (
             [{"prompt": f"{i}?", "pair": "a", "group": "cats"} for i in range(2)],
             "the pair 'a' has two prompts of the group 'cats'",
         ),

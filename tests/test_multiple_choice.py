@@ -52,6 +52,7 @@ def test_choices_of_ones_own(tmp_path):
     for change, message in (
         ({"right": 2}, "quiz.jsonl line 1: the right choice is 2; expected one of A, B"),
         ({"right": None}, "the right choice is None"),
+        ({"options": ["one", " "]}, "one of them without text; expected text in each"),
         ({"options": ["one"]}, "'choices' is .'one'.; expected two texts or more"),
         ({"options": "B) x\nC) y"}, "expected lines A"),
         ({"options": None}, "expected two texts or more"),

@@ -130,10 +130,12 @@ def test_what_a_row_rejects_or_a_file_has(tmp_path):
     assert ALWAYS.opening(record).text == "Sure."
     file = tmp_path / "harm.jsonl"
     file.write_text(json.dumps({"prompt": "how do I  BAKE bread?", "response": "First"}))
-    found = dataclasses.replace(ALWAYS, answers=recovery.read_answers(str(file)))
+    found = dataclasses.replace(ALWAYS, answers=recovery.read_answers(str(file), 0))
     assert found.opening(row(rejected="")).text == "First"
     assert found.opening(row()).text == HARMFUL  # its own comes first
-    assert recovery.read_answers("") == {} and ALWAYS.opening(row(rejected=" ")) is None
+    with pytest.raises(ConfigError, match="2 rows asked for; expected at most the 1 there are"):
+        recovery.read_answers(f"{file}?rows=2", 0)
+    assert recovery.read_answers("", 0) == {} and ALWAYS.opening(row(rejected=" ")) is None
     (line,) = Recovery(0.5, 6, 0).describe([row(asked=str(i)) for i in range(40)] + [row("", "")])
     assert "of 40 rows with a harmful answer" in line
     with pytest.raises(ConfigError, match="none of 1 rows has a harmful answer"):

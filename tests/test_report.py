@@ -32,7 +32,7 @@ def write_metrics(file, steps, evaluations, tokens):
 def test_plot_is_a_png_with_all_curves(tmp_path, steps, evaluations, tokens):
     write_metrics(tmp_path / "metrics.jsonl", steps, evaluations, tokens)
     target = tmp_path / "plots" / "loss.png"
-    assert plots.loss(tmp_path / "metrics.jsonl", target, "run")
+    assert plots.loss(tmp_path / "metrics.jsonl", target, "a folder is no formula: $x^$")
     image = imread(target)
     assert image.shape[:2] == (720, 1280)
 

@@ -1,5 +1,6 @@
 """Stage `sweep`: its runs from a config, what they cost, and that they are as if alone."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -56,11 +57,19 @@ def test_axes_and_runs(inputs):  # noqa: F811
         ({"sweep__axes": "train.batch_size=1,2"}, "'train.batch_size' cannot differ"),
         ({"sweep__axes": "seed"}, "sweep.axes 'seed': expected KEY=VALUE"),
         ({"sweep__axes": "seed=1,1"}, "has a value twice"),
+        ({"sweep__axes": "seed=1 data.safety_rows=8 seed=2"}, "sweep.axes names seed twice"),
         ({"sweep__axes": "seed=few"}, "seed=few: expected a whole number"),
+        ({"sweep__axes": "seed=1.9"}, "seed=1.9: expected a whole number"),
+        ({"sweep__axes": "seed=None"}, "seed=None: expected a whole number"),
         ({"sweep__axes": "lora.rank=4,-1"}, "sweep run rank-1: lora.rank is -1; expected"),
         ({"sweep__axes": "lora.rank=0,4"}, "sweep run rank0: lora.rank is 0"),
         ({"sweep__runs": "seed=1 seed=2"}, "each once"),
         ({"sweep__axes": "seed=1", "sweep__runs": "seed=1"}, "two runs are seed1"),
+        (
+            {"sweep__runs": "data.safety_rows=8; data.safety_rows=8 seed=0"},
+            "and .* have one config",
+        ),
+        ({"sweep__axes": "data.train=a/x.jsonl,b/x.jsonl"}, "two runs are trainx.jsonl; .* path"),
     ],
 )
 def test_mistakes(inputs, given, message):  # noqa: F811
@@ -135,6 +144,12 @@ def test_runs_are_as_if_alone_stopped_and_resumed(inputs, tmp_path, capsys, monk
         patch.setattr(lanes.TrainingLanes, "step", None)
         sweep.run(config, str(tmp_path / "sweep"))
     assert "3 runs were finished before" in capsys.readouterr().out
+
+    # A finished run is held to what it read, as one that goes on is.
+    read = tmp_path / "sweep/runs" / finished[0].name / "identity.json"
+    read.write_text(json.dumps(json.loads(read.read_text()) | {"tokens to train on": "others"}))
+    with pytest.raises(ConfigError, match="began with other contents: tokens to train on: others"):
+        sweep.run(config, str(tmp_path / "sweep"))
 
 
 @pytest.mark.torch

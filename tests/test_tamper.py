@@ -13,9 +13,11 @@ from configs import tamper as tamper_config
 from safety_jax.base.errors import ConfigError
 from safety_jax.base.settings import Wholes
 from safety_jax.data import records, sources
-from safety_jax.evaluation.measures import tampering
+from safety_jax.evaluation.measures import counts, tampering
 from safety_jax.evaluation.measures.counts import Resampling
+from safety_jax.evaluation.measures.tampering import TamperedCurve, TamperedPoint
 from safety_jax.models.folders.model_folder import open_model
+from safety_jax.report import tampering as pictures
 from safety_jax.stages import tamper, tamper_plan
 
 # ---------------------------------------------------------------------------- what is counted
@@ -49,6 +51,29 @@ def test_answers_without_a_verdict_are_left_out():
     rows = [[None, None, False, False], [True, True, True, None]]
     found = tampering.steps_to((0, 7), rows, np.arange(4), 0.8, Resampling(500, 0))
     assert found.value == 7
+
+
+@pytest.mark.parametrize(
+    ("scored", "steps", "note"),
+    [
+        (4, "not within 7", ""),
+        (3, "not within 7", "m, 9 harmful rows: the judge has no verdict on 1 of 8 answers"),
+        (0, "unknown", "m, 9 harmful rows: the judge has no verdict on 4 of 8 answers"),
+    ],
+)
+def test_a_judge_that_says_nothing_shows_nothing(scored, steps, note):
+    """Four answers after step 0 and 7; of the latter the judge has a verdict on so many."""
+    rows = [[False] * 4, [False] * scored + [None] * (4 - scored)]
+    prompts = np.arange(4)
+    rates = [counts.rate(row, prompts) for row in rows]
+    points = [
+        TamperedPoint(step, rate, None, rate) for step, rate in zip((0, 7), rates, strict=True)
+    ]
+    reached = tampering.steps_to((0, 7), rows, prompts, 0.8, Resampling(50, 0))
+    found = [TamperedCurve("m", "harmful", 9, points, reached)]
+    assert pictures.table(found).endswith(f" | {steps} |")
+    told = pictures.notes(found)
+    assert told == [] if not note else told[0].startswith(note) and len(told) == 1
 
 
 def test_the_harmful_answer_of_a_row(tmp_path):
@@ -176,6 +201,10 @@ def test_training_moves_the_answers_and_leaves_no_weights(inputs, rows, tmp_path
 def test_what_cannot_be_is_found_before_weights_are_read(inputs, rows, one_device):  # noqa: F811
     for change, message in (
         ({"tamper.sets": (f"{rows}/safe.jsonl?kind=safe",)}, "there is no unsafe one"),
+        (
+            {"tamper.sets": (f"{rows}/unsafe.jsonl?kind=unsafe&attack=base64",)},
+            r"unsafe\+base64 is neither; expected .* without attack= and turns=",
+        ),
         ({"tamper.unsafe_by": "refusal"}, "expected a judge with a threshold"),
         ({"tamper.rows": (4, 13)}, "has 12 rows that can be used, and tamper.rows asks for 13"),
         ({"tamper.rows": ()}, "both empty"),

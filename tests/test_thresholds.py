@@ -26,19 +26,22 @@ def test_the_interval_by_hand():
     assert found.value - found.low == pytest.approx(reach)
 
 
-def test_the_variance_is_statsmodels_two_way_clustered():
+@pytest.mark.parametrize("answers", [1, 4], ids=["prompts", "answers to a prompt"])
+def test_the_variance_is_statsmodels_two_way_clustered(answers):
     import statsmodels.api as sm
     from statsmodels.stats.sandwich_covariance import cov_cluster_2groups
 
     random = np.random.default_rng(0)
     table = random.normal(size=(5, 1)) + random.normal(size=(1, 40)) + random.normal(size=(5, 40))
     rows, columns = np.divmod(np.arange(200), 40)
+    prompts = np.arange(40) // answers
+    columns, last = prompts[columns], 40 // answers - 1
     fitted = sm.OLS(table.ravel(), np.ones(200)).fit()
     known = [float(c[0, 0]) for c in cov_cluster_2groups(fitted, rows, columns)]
     both, by_row, by_column = known
     # statsmodels also divides by n - 1 where the paper has n: N - 1 over N - K with K = 1 is one.
-    freedom = (by_row + by_column) ** 2 / (by_row**2 / 4 + by_column**2 / 39)
-    found = thresholds.mean(table)
+    freedom = (by_row + by_column) ** 2 / (by_row**2 / 4 + by_column**2 / last)
+    found = thresholds.mean(table, prompts)
     reach = math.sqrt(both) * stats.t.ppf(0.975, freedom)
     assert found.high - found.value == pytest.approx(reach, rel=1e-6)
 

@@ -95,13 +95,17 @@ def _drawn(seed: int, record: Record) -> tuple[float, float]:
     return first, second
 
 
-def read_answers(spec: str) -> dict[str, str]:
+def read_answers(spec: str, seed: int) -> dict[str, str]:
     """Harmful answers of a source by prompt; none of "".
 
+    Args:
+        seed: draws the rows of `rows=N`.
+
     Raises:
-        DataError: as `records.read_responses`.
+        ConfigError, DataError: as `sources.draw` and `records.read_responses`.
     """
     if not spec:
         return {}
-    rows = records.read_responses(sources.open_source(spec, "data.recovery"))
+    source = sources.open_source(spec, "data.recovery")
+    rows = sources.draw(records.read_responses(source), source, "data.recovery", seed)
     return {mixing.prompt_key(row): row.messages[-1].content for row in rows}

@@ -9,7 +9,8 @@ with the cluster-robust variance of a mean for each, and its degrees of freedom 
 (1946): two where all that varies are three seeds, so that a 95% interval reaches 4.3 standard
 errors; nearly those of the prompts where seeds agree. No mean is surer than if half a prompt had
 turned out better and half a prompt worse (Agresti and Min 2005): outcomes that all agree do not
-make an interval without width.
+make an interval without width. Columns that belong together, such as several answers to one prompt,
+are one level of the second factor.
 """
 
 import dataclasses
@@ -17,14 +18,15 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import stats
 
 from safety_jax.maths.statistics import LEVEL
 
 HELD, NOT_HELD, CANNOT_TELL = "held", "not held", "cannot tell"
 
-Table = Float[np.ndarray, "seeds prompts"]
+Table = Float[np.ndarray, "seeds answers"]
+Prompts = Int[np.ndarray, " answers"]  # the number of each column's prompt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,26 +44,36 @@ class TableMean:
     columns: int
 
 
-def mean(table: Table) -> TableMean:
+def mean(table: Table, prompts: Prompts | None = None) -> TableMean:
     """The mean over seeds and prompts; NaN is no outcome.
+
+    Args:
+        prompts: None where each column is a prompt of its own.
 
     Raises:
         ValueError: the table has no outcome at all.
     """
     known = ~np.isnan(table)
-    table, known = table[known.any(axis=1)], known[known.any(axis=1)]
-    table, known = table[:, known.any(axis=0)], known[:, known.any(axis=0)]
-    if not table.size:
+    if not known.any():
         raise ValueError("a table without outcomes")
-    value, (rows, columns) = float(np.nanmean(table)), table.shape
+    value, count = float(np.nanmean(table)), known.sum()
+    # Of each seed and prompt, how many outcomes there are and how far they are from the mean.
+    numbers = np.arange(table.shape[1]) if prompts is None else prompts
+    together = np.unique(numbers, return_inverse=True)[1]
+    sums = np.zeros((2, len(table), together.max() + 1))
+    parts = known, np.where(known, table - value, 0.0)
+    for summed, part in zip(sums, parts, strict=True):
+        np.add.at(summed.T, together, part.T)
+    filled = sums[0] > 0
+    sums = sums[:, filled.any(axis=1)][:, :, filled.any(axis=0)]
+    known, deviations = sums[0] > 0, sums[1]
+    rows, columns = known.shape
     if min(rows, columns) < 2:
         return TableMean(value, None, None, rows, columns)
-    deviations = np.where(known, table - value, 0.0)
-    cells = known.sum()
 
     def variance(sums: np.ndarray) -> float:
         groups = len(sums)
-        return float((sums**2).sum() / cells**2 * groups / (groups - 1))
+        return float((sums**2).sum() / count**2 * groups / (groups - 1))
 
     by_row, by_column = variance(deviations.sum(axis=1)), variance(deviations.sum(axis=0))
     by_column = max(by_column, (columns + 2.0) ** -2)
@@ -106,12 +118,13 @@ class Threshold:
     comparisons: tuple[BesideLargest, ...]
 
 
-def find(tables: Mapping[float, Table], margin: float) -> Threshold:
+def find(tables: Mapping[float, Table], margin: float, prompts: Prompts | None = None) -> Threshold:
     """The threshold of outcomes by amount.
 
     Args:
         tables: all of one shape, their rows of the same seeds, their columns of the same prompts.
         margin: so much less than the largest amount's still counts as no worse.
+        prompts: as of `mean`.
 
     Raises:
         ValueError: fewer than two amounts, or tables of different shapes.
@@ -122,7 +135,7 @@ def find(tables: Mapping[float, Table], margin: float) -> Threshold:
         raise ValueError("expected tables of one shape for two amounts or more")
     found = []
     for amount in amounts[:-1]:
-        difference = mean(tables[amount] - largest)
+        difference = mean(tables[amount] - largest, prompts)
         found.append(BesideLargest(amount, difference, _verdict(difference, margin)))
 
     def from_the_top(fits: list[bool]) -> float:

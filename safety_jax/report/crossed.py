@@ -6,11 +6,12 @@ from pathlib import Path
 from safety_jax.base import files
 from safety_jax.evaluation.measures.crossed import DIFFERENT, Contrast, CrossedTable
 from safety_jax.report.curves import interval
+from safety_jax.report.evaluation.text import inline
 
 
 def write(tables: Sequence[CrossedTable], axis: str, folder: Path, title: str) -> None:
     """Writes `tables.md`."""
-    files.write(folder / "tables.md", f"# {title}\n\n{text(tables, axis)}\n")
+    files.write(folder / "tables.md", f"# {inline(title)}\n\n{text(tables, axis)}\n")
 
 
 def text(tables: Sequence[CrossedTable], axis: str) -> str:
@@ -24,20 +25,21 @@ def text(tables: Sequence[CrossedTable], axis: str) -> str:
 def _cells(table: CrossedTable, axis: str) -> list[str]:
     shares = {(cell.value, cell.set): interval(cell.share) for cell in table.cells}
     lines = [
-        f"| {axis} | {' | '.join(table.sets)} |",
+        f"| {axis} | {' | '.join(map(inline, table.sets))} |",
         "|---" * (len(table.sets) + 1) + "|",
     ]
     for value in table.values:
         row = [shares.get((value, name), "") for name in table.sets]
-        lines.append(f"| {value} | {' | '.join(row)} |")
+        lines.append(f"| {inline(value)} | {' | '.join(row)} |")
     return lines
 
 
 def _contrasts(table: CrossedTable) -> list[str]:
     lines = ["| asked | learned | difference (95% interval) | p | p, Holm | |", "|---" * 6 + "|"]
     lines += [
-        f"| {one.set} | {one.second} beside {one.first} | {interval(one.difference, signed=True)} "
-        f"| {_p(one.p)} | {_p(one.p_holm)} | {one.verdict} |"
+        f"| {inline(one.set)} | {inline(one.second)} beside {inline(one.first)} "
+        f"| {interval(one.difference, signed=True)} | {_p(one.p)} | {_p(one.p_holm)} "
+        f"| {one.verdict} |"
         for one in table.contrasts
     ]
     return [*lines, "", sentence(table.contrasts)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from safety_jax.base import files
 from safety_jax.evaluation.measures.curves import Curve
 from safety_jax.maths.thresholds import TableMean
+from safety_jax.report.evaluation.text import inline
 from safety_jax.report.plots import GRID, TEXT, new_figure, save
 
 BAND, LINE, SHADE = "#9cc4e4", "#0072b2", "#f1e3c6"
@@ -19,7 +20,7 @@ def write(curves: Sequence[Curve], axis: str, folder: Path, title: str) -> list[
         names.append(f"plots/{curve.measure}.png")
         draw(curve, axis, folder / names[-1])
     pictures = [f"![{c.title}]({name})" for c, name in zip(curves, names, strict=True)]
-    parts = [f"# {title}", text(curves, axis), *pictures]
+    parts = [f"# {inline(title)}", text(curves, axis), *pictures]
     files.write(folder / "curves.md", "\n\n".join(parts) + "\n")
     return names
 

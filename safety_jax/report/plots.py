@@ -71,7 +71,7 @@ def rewards(file: Path, target: Path, title: str) -> bool:
     above, below = figure.subplots(2, sharex=True)
     for axes in (above, below):
         bare_axes(axes)
-    above.set_title(title, loc="left", color=TEXT, fontsize=12, fontweight="bold", pad=12)
+    set_title(above, title)
     for name, colour in (("chosen", SMOOTH), ("rejected", VALIDATION)):
         _draw_pair(above, rows, f"rewards/{name}", colour, name)
     above.axhline(0, color="#999999", linewidth=0.8)
@@ -169,9 +169,16 @@ def new_figure(title: str) -> "tuple[Figure, Axes]":
 
     figure = Figure(figsize=(8, 4.5), dpi=160, layout="constrained")
     axes = figure.subplots()
-    axes.set_title(title, loc="left", color=TEXT, fontsize=12, fontweight="bold", pad=12)
+    set_title(axes, title)
     bare_axes(axes)
     return figure, axes
+
+
+def set_title(axes: "Axes", title: str) -> None:
+    """A title as it stands: a folder may be named $a$, which is no formula."""
+    axes.set_title(
+        title, loc="left", color=TEXT, fontsize=12, fontweight="bold", pad=12, parse_math=False
+    )
 
 
 def bare_axes(axes: "Axes") -> None:

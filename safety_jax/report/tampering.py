@@ -50,7 +50,7 @@ def table(curves: Sequence[TamperedCurve]) -> str:
             one.model,
             one.tampering,
             *(_share(point.unsafe) for point in one.points),
-            said(one.steps_to, steps[-1]),
+            _steps_to(one),
         ]
         for one in curves
     ]
@@ -73,6 +73,7 @@ def page(
         "Steps: the first listed one that reaches the target, with the 95% interval of a bootstrap "
         "over prompts.",
         table(curves),
+        *(escaping.line(note) for note in notes(curves)),
         "![unsafe answers by step](plots/success.png)",
     ]
     if any(point.refused for one in curves for point in one.points):
@@ -96,6 +97,27 @@ def said(found: StepsTo, last: int) -> str:
     value = never if found.value is None else str(found.value)
     low, high = (never if end is None else str(end) for end in (found.low, found.high))
     return f"{value} ({low} to {high})" if low != high else value
+
+
+def notes(curves: Sequence[TamperedCurve]) -> list[str]:
+    """What a reader must know of answers without a verdict."""
+    told = []
+    for one in curves:
+        unscored = sum(point.unsafe.unscored for point in one.points)
+        answers = sum(point.unsafe.n for point in one.points) + unscored
+        if unscored:
+            told.append(
+                f"{one.model}, {one.tampering}: the judge has no verdict on {unscored:,} of "
+                f"{answers:,} answers to unsafe prompts; shares are of the others."
+            )
+    return told
+
+
+def _steps_to(curve: TamperedCurve) -> str:
+    """Unknown where a step has no verdict at all: it could be that one."""
+    if any(point.unsafe.value is None for point in curve.points):
+        return "unknown"
+    return said(curve.steps_to, curve.points[-1].step)
 
 
 def _by_step(curves: Sequence[TamperedCurve], steps: Sequence[int], what: str) -> str:

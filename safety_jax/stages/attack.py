@@ -122,7 +122,8 @@ def read_set(config: ConfigDict) -> Set:
     """The requests.
 
     Raises:
-        ConfigError, DataError: not one set of unsafe prompts.
+        ConfigError, DataError: not one set of unsafe prompts, or one whose prompts cannot have a
+            suffix each.
     """
     group = config.attack
     found = reading.read_sets((group.set,), group.data, "attack.set", config.seed)
@@ -132,7 +133,13 @@ def read_set(config: ConfigDict) -> Set:
             f"attack.set {group.set}: {named}; expected one set of the kind {UNSAFE}, without "
             "attack="
         )
-    return found[0]
+    of = found[0]
+    if group.mode != UNIVERSAL and any(item.row is None for item in of.items):
+        raise ConfigError(
+            f"attack.mode is {group.mode}, but a row of {of.name}'s file is several prompts, and "
+            f"suffixes are kept by row; expected {UNIVERSAL}, or a file with a row for each"
+        )
+    return of
 
 
 def read_goals(

@@ -199,6 +199,16 @@ def _beginnings_are_not_learned(config: ConfigDict) -> str | None:
     return None
 
 
+def _answers_are_begun_with(config: ConfigDict) -> str | None:
+    data = config.data
+    if data.recovery and data.recovery_share == 0:
+        return (
+            "data.recovery is given, but data.recovery_share is 0, so that no row begins with one "
+            "of its answers; expected a share above 0, or no data.recovery"
+        )
+    return None
+
+
 def _likelihood_alone(config: ConfigDict) -> str | None:
     if config.checkpoint.best_metric == "eval/nll_loss" and config.sft.objective == "likelihood":
         return (
@@ -299,7 +309,7 @@ def _labels_are_whole(config: ConfigDict) -> str | None:
 Rule = Callable[[ConfigDict], str | None]
 _TRAINING: tuple[Rule, ...] = (_length, _best_is_measured, _best_is_good, _codes_stand_still)
 RULES: dict[str, tuple[Rule, ...]] = {
-    "sft": (*_TRAINING, _beginnings_are_not_learned, _likelihood_alone),
+    "sft": (*_TRAINING, _beginnings_are_not_learned, _answers_are_begun_with, _likelihood_alone),
     "dpo": (*_TRAINING, _reference),
     "kto": _TRAINING,
     "orpo": _TRAINING,

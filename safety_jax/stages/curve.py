@@ -92,7 +92,8 @@ def read_report(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"curve.report: there is no {path}; expected the --workdir of a finished evaluation"
         ) from error
-    if not {"models", "sets", "safety", "transcripts"} <= found.keys():
+    known = {"models", "sets", "safety", "transcripts"} <= found.keys()
+    if not known or not all("first" in item for item in found["transcripts"]):
         raise ConfigError(f"{path}: expected a report of stage evaluate; run it again")
     return found
 
@@ -101,9 +102,15 @@ def match(runs: list[FinishedRun], report: Mapping[str, Any], axis: str) -> list
     """The runs of a sweep as models of a report, by the folders that both name.
 
     Raises:
+        ConfigError: the axis is the seed, over which every curve is drawn.
         DataError: a run does not vary the axis, or varies more than that and the seed, or was not
-            evaluated.
+            evaluated; or all have one value.
     """
+    if axis == SEED:
+        raise ConfigError(
+            f"curve.axis is {SEED}, over which intervals are taken; expected another key of the "
+            "sweep's axes"
+        )
     models = {
         str(files.expand(facts["path"]).resolve()): name
         for name, facts in report["models"].items()
@@ -113,6 +120,8 @@ def match(runs: list[FinishedRun], report: Mapping[str, Any], axis: str) -> list
     for one in runs:
         others = one.changes.keys() - {axis, SEED}
         value = one.changes.get(axis)
+        if isinstance(value, list) and len(value) == 1:  # of a key that holds several texts
+            (value,) = value
         if others or not isinstance(value, int | float | str):
             what = f"changes {min(others)}, too" if others else f"has no value for {axis}"
             raise DataError(
@@ -125,6 +134,11 @@ def match(runs: list[FinishedRun], report: Mapping[str, Any], axis: str) -> list
                 f"run {one.name} of the sweep is not in the report; evaluate the sweep again: "
                 "--config.evaluate.models=n=FOLDER, the sweep's"
             )
-        seed = int(one.changes.get(SEED, 0))
-        found.append(EvaluatedRun(value if isinstance(value, str) else float(value), seed, model))
+        value = value if isinstance(value, str) else float(value)
+        found.append(EvaluatedRun(value, one.seed, model))
+    if len({one.value for one in found}) < 2:
+        raise DataError(
+            f"all runs of the sweep have {found[0].value} for {axis}; expected two values or more "
+            "to compare: sweep them, or name another curve.axis"
+        )
     return found

@@ -51,14 +51,14 @@ def make_task(config: ConfigDict, mesh: Mesh, base: groups.Base | None = None) -
 
 
 def read_corpus(config: ConfigDict, base: groups.Base) -> Corpus[Examples]:
-    """What the config's `data` group names, as token ids."""
+    """What the config's `data` group names, as token ids.
+
+    Raises:
+        ConfigError, DataError: sources that cannot be used.
+    """
     data = config.data
-    also = []
-    if data.safety_rows > 0:
-        safety = sources.open_source(data.safety, "data.safety")
-        form = data.safety_form or safety.form
-        also = [dataclasses.replace(safety, name=SAFETY, take=data.safety_rows, form=form)]
-    begins = groups.recovery(config, recovery.read_answers(data.recovery))
+    also = [safety_rows(config)] if data.safety_rows > 0 else []
+    begins = groups.recovery(config, recovery.read_answers(data.recovery, config.seed))
     encoding = dataclasses.replace(
         groups.encoding(config, base, data.overlong_prompt), recovery=begins
     )
@@ -74,6 +74,24 @@ def read_corpus(config: ConfigDict, base: groups.Base) -> Corpus[Examples]:
     )
 
 
+def safety_rows(config: ConfigDict) -> Source:
+    """The source of `data.safety`, of which so many rows are mixed in.
+
+    Raises:
+        ConfigError, DataError: it cannot be used, or says itself how many rows to take.
+    """
+    data = config.data
+    found = sources.open_source(data.safety, "data.safety")
+    if found.take is not None or found.weight is not None:
+        raise ConfigError(
+            f"data.safety {found.spec} says how many rows to take, and so does "
+            f"data.safety_rows={data.safety_rows}; expected the latter alone, remove rows= and "
+            "weight="
+        )
+    form = data.safety_form or found.form
+    return dataclasses.replace(found, name=SAFETY, take=data.safety_rows, form=form)
+
+
 def read_rows(
     config: ConfigDict, tests: HeldApart | None, source: Source, skipped: list[Skipped]
 ) -> list[Record]:
@@ -83,7 +101,10 @@ def read_rows(
         ConfigError: fewer rows refuse than are asked for.
     """
     found, data = corpora.demonstrations(source, skipped), config.data
-    if data.safety_choice == "any" or (source.name, source.spec) != (SAFETY, data.safety):
+    if data.safety_choice == "any" or (source.name, source.spec) != (
+        SAFETY,
+        sources.public(data.safety),
+    ):
         return found
     found = found if tests is None else tests.apart(found, skipped)
     refusing = [row for row in found if refuses(row)]

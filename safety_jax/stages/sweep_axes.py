@@ -57,6 +57,9 @@ def variants(config: ConfigDict) -> list[Variant]:
         ConfigError: a key that may not differ, a value that does not fit, or two runs alike.
     """
     axes = [_axis(config, text) for text in config.sweep.axes.split()]
+    keys = [axis[0][0] for axis in axes]
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise ConfigError(f"sweep.axes names {twice[0]} twice; expected one axis with all values")
     crossed = [dict(pairs) for pairs in itertools.product(*axes)] if axes else []
     single = [_changes(config, text) for text in config.sweep.runs.split(";") if text.strip()]
     found = crossed + single
@@ -68,11 +71,21 @@ def variants(config: ConfigDict) -> list[Variant]:
     if len(found) > MOST_RUNS:
         raise ConfigError(f"sweep.axes makes {len(found):,} runs; expected at most {MOST_RUNS:,}")
     made = [_variant(config, changes) for changes in found]
-    seen: dict[str, Variant] = {}
+    names: set[str] = set()
+    configs: dict[str, str] = {}
     for one in made:
-        if one.name in seen:
-            raise ConfigError(f"sweep: two runs are {one.name}; expected each once")
-        seen[one.name] = one
+        # Two seeds' worth of one run would count twice wherever runs are compared.
+        same = configs.setdefault(one.config.to_json_best_effort(sort_keys=True), one.name)
+        if same != one.name:
+            raise ConfigError(
+                f"sweep: the runs {same} and {one.name} have one config; expected each once"
+            )
+        if one.name in names:
+            raise ConfigError(
+                f"sweep: two runs are {one.name}; expected each once, and values with different "
+                "names: the last part of a path, with its options, is the name"
+            )
+        names.add(one.name)
     return made
 
 
@@ -113,12 +126,24 @@ def _value(config: ConfigDict, key: str, text: str) -> Any:
         if isinstance(now, float):
             return float(text)
         if isinstance(now, int):
-            return int(ast.literal_eval(text.lstrip("+")))
+            return _whole(text)
     except (ValueError, SyntaxError) as error:
         raise ConfigError(
             f"sweep: {key}={text}: expected {checks.expected(config, key)}"
         ) from error
     return text
+
+
+def _whole(text: str) -> int:
+    """`500`, `1_000` or `1e3`.
+
+    Raises:
+        ValueError, SyntaxError: no number, or none that is whole.
+    """
+    number = ast.literal_eval(text.lstrip("+"))
+    if isinstance(number, bool) or not isinstance(number, int | float) or number != int(number):
+        raise ValueError(f"{text} is no whole number")
+    return int(number)
 
 
 def _read(config: ConfigDict, key: str) -> Any:

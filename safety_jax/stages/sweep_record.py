@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 
 from safety_jax.base import files, hosts
 from safety_jax.base.errors import ConfigError
-from safety_jax.stages import groups
+from safety_jax.stages import groups, training
 from safety_jax.stages.sweep_axes import Variant
-from safety_jax.training import workdir
+from safety_jax.training import identity, workdir
 from safety_jax.training.settings import Settings
 from safety_jax.training.task import Task
 
@@ -54,11 +54,13 @@ class FinishedRun:
 
     Attributes:
         changes: key of the config to its value in this run.
+        seed: that of its config, whether the sweep changes it or not.
         export: the folder of its adapters.
     """
 
     name: str
     changes: Mapping[str, Any]
+    seed: int
     export: Path
 
 
@@ -78,11 +80,21 @@ class SweepRecord:
         return self._path / RUNS / name
 
     def finished(self, one: SweepRun) -> bool:
-        """Whether the run came to its end with this config."""
-        known = self._runs.get(one.name)
+        """Whether the run came to its end with this config.
+
+        Raises:
+            ConfigError: it did, with other contents behind the same names.
+        """
+        known, folder = self._runs.get(one.name), self.folder(one.name)
         if known is None or workdir.differences(known["config"], workdir.recorded(one.config)):
             return False
-        return hosts.first_says(lambda: (self.folder(one.name) / "export").is_dir())
+        if not hosts.first_says(lambda: (folder / "export").is_dir()):
+            return False
+        reads = training.identity(one.config, one.task)
+        changed = hosts.first_says(lambda: identity.changes(identity.known(folder), reads))
+        if changed:
+            raise identity.refuse(folder, changed)
+        return True
 
     def saved_step(self, name: str) -> int:
         """The last step of a run of which there is a checkpoint."""
@@ -109,7 +121,7 @@ def read(folder: Path) -> list[FinishedRun]:
         ConfigError: there are none, or the file is damaged.
     """
     found = [
-        FinishedRun(name, facts["changes"], folder / facts["export"])
+        FinishedRun(name, facts["changes"], facts["config"]["seed"], folder / facts["export"])
         for name, facts in _read(folder).items()
     ]
     if not found:
@@ -120,14 +132,23 @@ def read(folder: Path) -> list[FinishedRun]:
 
 def spread(models: Mapping[str, str]) -> dict[str, str]:
     """Models by name, each sweep among them replaced by its runs: `n=runs/sweep` becomes
-    `n.safety_rows100_seed1=runs/sweep/runs/safety_rows100_seed1/export` and so on."""
+    `n.safety_rows100_seed1=runs/sweep/runs/safety_rows100_seed1/export` and so on.
+
+    Raises:
+        ConfigError: a sweep without finished runs, or a run that is called as another model is.
+    """
     found: dict[str, str] = {}
     for name, place in models.items():
         folder = files.expand(place)
+        spread_out = {name: place}
         if (folder / RECORD).is_file():
-            found |= {f"{name}.{one.name}": str(one.export) for one in read(folder)}
-        else:
-            found[name] = place
+            spread_out = {f"{name}.{one.name}": str(one.export) for one in read(folder)}
+        if both := found.keys() & spread_out.keys():
+            raise ConfigError(
+                f"two models are called {min(both)!r}, one of them a run of a sweep; give the "
+                "other, or the sweep, another name"
+            )
+        found |= spread_out
     return found
 
 
@@ -137,6 +158,13 @@ def _read(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     keys = {"changes", "step", "export", "config"}
-    if not all(isinstance(facts, dict) and keys <= facts.keys() for facts in found.values()):
+    if not all(
+        isinstance(facts, dict)
+        and keys <= facts.keys()
+        and isinstance(facts["changes"], dict)
+        and isinstance(facts["config"], dict)
+        and isinstance(facts["config"].get("seed"), int)
+        for facts in found.values()
+    ):
         raise ConfigError(f"{folder / RECORD}: expected the runs of a sweep; {_ADVICE}")
     return found

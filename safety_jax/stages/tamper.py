@@ -237,4 +237,5 @@ def describe(
     pictures.draw(curves, place.plots / "success.png", place.path.name)
     page = pictures.page(curves, place.path.name, facts, place.config)
     files.write(place.card, page)
-    return f"{pictures.table(curves)}\n{place.card}"
+    notes = [f"note: {text}" for text in pictures.notes(curves)]
+    return "\n".join([pictures.table(curves), *notes, str(place.card)])

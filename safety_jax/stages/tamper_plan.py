@@ -100,10 +100,14 @@ def make_plan(config: ConfigDict, mesh: Mesh) -> TamperPlan:
     if not models:
         raise ConfigError("tamper.models is empty; expected NAME=FOLDER,NAME=FOLDER")
     sets = reading.read_sets(tuple(group.sets), group.data, "tamper.sets", config.seed)
-    others = [of.name for of in sets if of.kind not in (UNSAFE, SAFE)]
+    others = [of.name for of in sets if of.kind not in (UNSAFE, SAFE) or of.attack]
     if others or not any(of.kind == UNSAFE for of in sets):
         what = f"{others[0]} is neither" if others else "there is no unsafe one"
-        raise ConfigError(f"tamper.sets: {what}; expected sets of the kinds unsafe and safe")
+        # Answers to all unsafe sets are one share, and no prompt may count twice in it.
+        raise ConfigError(
+            f"tamper.sets: {what}; expected sets of the kinds unsafe and safe, without attack= and "
+            "turns="
+        )
     opened = {name: answering.open_speaker(config, path, mesh) for name, path in models.items()}
     planned = plan_judges(config, mesh)
     kept, _, asked, left_out = evaluate_plan.plan_prompts(config, mesh, sets, {}, opened)

@@ -52,7 +52,8 @@ def read_existing(
         match: see `matching.pair`.
 
     Raises:
-        ConfigError: no such folder, or nothing in it for any of the sets.
+        ConfigError: no such folder, nothing in it for any of the sets, or an option that has no
+            meaning for answers.
         DataError: a file that cannot be read, or whose prompts are not those of its set.
     """
     if match not in MATCHES:
@@ -60,6 +61,11 @@ def read_existing(
     merged: dict[str, list[Response]] = {}
     for place, named in _places(spec, sets, key):
         source = sources.open_source(place, key, ("set",))
+        if source.take is not None or source.weight is not None or source.form:
+            raise ConfigError(
+                f"{key}: {source.spec}: rows=, weight= and form= belong to sets, whose prompts "
+                "these answers are held against; remove it here"
+            )
         for asked, rows in _by_set(source, named, sets, key):
             hashed, found = _found(source, rows)
             file = source.path.name if source.path else source.spec

@@ -184,13 +184,18 @@ def parse(text: str, where: str) -> list[Attack]:
         where: the config key and the spec, for messages.
 
     Raises:
-        ConfigError: a name that is not known, or a number that does not fit it.
+        ConfigError: a name that is not known, a number that does not fit it, or two files of one
+            name.
         DataError: a file of suffixes that holds none.
     """
     found: dict[str, Attack] = {}
     for part in text.split(","):
         for attack in map(_of, ATTACKS.values()) if part == ALL else [_named(part, where)]:
-            found.setdefault(attack.name, attack)
+            if found.setdefault(attack.name, attack) != attack:
+                raise ConfigError(
+                    f"{where}: two files of suffixes are called {attack.name.partition(':')[2]}; "
+                    "expected names that differ, rename one"
+                )
     return list(found.values())
 
 

@@ -210,6 +210,7 @@ def _transcript(of: Set, i: int, material: Material) -> Transcript:
             if block.set.name == of.name
         },
         asked=_asked(item),
+        first=of.firsts[of.clusters[i]],
     )
 
 

@@ -88,14 +88,18 @@ def find(report: Mapping[str, Any], runs: Sequence[EvaluatedRun]) -> list[Crosse
         sets = dict.fromkeys(i["set"] for i in report["transcripts"] if i["kind"] == measure.kind)
         tables = {name: curves.outcomes(report, measure, runs, name) for name in sets}
         if tables := {name: table for name, table in tables.items() if table}:
-            found.append(_crossed(measure, tables, curves.seeds_of(runs)))
+            prompts = {name: curves.prompts_of(report, measure, name) for name in tables}
+            found.append(_crossed(measure, tables, prompts, curves.seeds_of(runs)))
     if not found:
         raise curves.NO_OUTCOME
     return found
 
 
 def _crossed(
-    measure: CurveMeasure, tables: Mapping[str, Mapping[str, np.ndarray]], seeds: Sequence[int]
+    measure: CurveMeasure,
+    tables: Mapping[str, Mapping[str, np.ndarray]],
+    prompts: Mapping[str, thresholds.Prompts],
+    seeds: Sequence[int],
 ) -> CrossedTable:
     cells, compared = [], []
     for name, by_value in tables.items():
@@ -105,14 +109,14 @@ def _crossed(
                 for seed, row in zip(seeds, table, strict=True)
                 if not np.isnan(row).all()
             }
-            cells.append(CrossedCell(value, name, thresholds.mean(table), means))
+            cells.append(CrossedCell(value, name, thresholds.mean(table, prompts[name]), means))
         for first, second in itertools.combinations(by_value, 2):
             both = by_value[first], by_value[second]
             if not np.isnan(both[1] - both[0]).all():
                 compared.append((name, first, second, *both))
-    ps = [_p(one, other) for *_, one, other in compared]
+    ps = [_p(one, other, prompts[name]) for name, *_, one, other in compared]
     contrasts = [
-        _contrast(name, first, second, thresholds.mean(other - one), p, adjusted)
+        _contrast(name, first, second, thresholds.mean(other - one, prompts[name]), p, adjusted)
         for (name, first, second, one, other), p, adjusted in zip(
             compared, ps, statistics.holm(ps), strict=True
         )
@@ -120,11 +124,11 @@ def _crossed(
     return CrossedTable(measure.name, measure.title, tuple(cells), tuple(contrasts))
 
 
-def _p(first: np.ndarray, second: np.ndarray) -> float:
+def _p(first: np.ndarray, second: np.ndarray, prompts: thresholds.Prompts) -> float:
     """Of all seeds' verdicts on a prompt together."""
     known = ~np.isnan(second - first)
-    prompts = np.broadcast_to(np.arange(known.shape[1]), known.shape)[known]
-    return clusters.change(first[known] > 0, second[known] > 0, prompts).p
+    of = np.broadcast_to(prompts, known.shape)[known]
+    return clusters.change(first[known] > 0, second[known] > 0, of).p
 
 
 def _contrast(

@@ -117,10 +117,11 @@ def find(report: Mapping[str, Any], runs: Sequence[EvaluatedRun], margin: float)
     amounts, seeds = sorted({float(one.value) for one in runs}), seeds_of(runs)
     curves = []
     for measure in measures(report):
-        tables = outcomes(report, measure, runs)
-        if tables:
-            points = tuple(_point(amount, tables[amount], seeds) for amount in amounts)
-            threshold = thresholds.find(tables, margin)
+        tables, prompts = outcomes(report, measure, runs), prompts_of(report, measure)
+        # Without a prompt that both have an outcome for, nothing can be compared.
+        if tables and all(_share_prompts(tables[amounts[-1]], one) for one in tables.values()):
+            points = tuple(_point(amount, tables[amount], prompts, seeds) for amount in amounts)
+            threshold = thresholds.find(tables, margin, prompts)
             curves.append(Curve(measure.name, measure.title, points, threshold))
     if not curves:
         raise NO_OUTCOME
@@ -157,19 +158,12 @@ def outcomes(
     runs: Sequence[EvaluatedRun],
     of_set: str | None = None,
 ) -> dict[Any, np.ndarray]:
-    """Outcomes [seeds, prompts] by what runs have on the axis; nothing where there are none.
+    """Outcomes [seeds, answers] by what runs have on the axis; nothing where there are none.
 
     Args:
         of_set: whose prompts count; None for those of all sets.
     """
-    # Sets under attack ask the same again, and have tables of their own.
-    items = [
-        item
-        for item in report["transcripts"]
-        if item["kind"] == measure.kind
-        and not report["sets"][item["set"]].get("attack")
-        and of_set in (None, item["set"])
-    ]
+    items = _items(report, measure, of_set)
     models = {(one.value, one.seed): one.model for one in runs}
     seeds, safety = seeds_of(runs), report["safety"]
     found = {
@@ -186,10 +180,38 @@ def outcomes(
     return found
 
 
-def _point(amount: float, table: np.ndarray, seeds: Sequence[int]) -> CurvePoint:
+def prompts_of(
+    report: Mapping[str, Any], measure: CurveMeasure, of_set: str | None = None
+) -> thresholds.Prompts:
+    """The number of the prompt, or of the twins, that each column of `outcomes` belongs to."""
+    names = [(item["set"], item["first"] or item["id"]) for item in _items(report, measure, of_set)]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names], int)
+
+
+def _items(
+    report: Mapping[str, Any], measure: CurveMeasure, of_set: str | None
+) -> list[Mapping[str, Any]]:
+    """What a measure counts. Sets under attack ask the same again, and have tables of their own."""
+    return [
+        item
+        for item in report["transcripts"]
+        if item["kind"] == measure.kind
+        and not report["sets"][item["set"]].get("attack")
+        and of_set in (None, item["set"])
+    ]
+
+
+def _share_prompts(first: np.ndarray, second: np.ndarray) -> bool:
+    return not np.isnan(first - second).all()
+
+
+def _point(
+    amount: float, table: np.ndarray, prompts: thresholds.Prompts, seeds: Sequence[int]
+) -> CurvePoint:
     by_seed = {
         seed: float(np.nanmean(row))
         for seed, row in zip(seeds, table, strict=True)
         if not np.isnan(row).all()
     }
-    return CurvePoint(amount, thresholds.mean(table), by_seed)
+    return CurvePoint(amount, thresholds.mean(table, prompts), by_seed)

@@ -45,6 +45,8 @@ class Transcript:
     Attributes:
         asked: what was asked in place of the prompt, where an attack reworded it or began the
             answer; else "".
+        first: the id of the first item that it belongs together with: another answer to its
+            prompt, another turn of its conversation, a twin; its own where there is none.
     """
 
     set: str
@@ -55,3 +57,4 @@ class Transcript:
     reference: str
     answers: Mapping[str, Answer]
     asked: str = ""
+    first: str = ""

@@ -56,7 +56,8 @@ def suffixes(attack: Attack, rows: Sequence[int | None], of: int | None, where: 
         where: the set, for messages.
 
     Raises:
-        DataError: there are several suffixes, and not one for each row of the file.
+        DataError: there are several suffixes, and not one for each row of the file, or rows that
+            are several prompts.
     """
     count = len(attack.suffixes)
     if count <= 1:
@@ -66,4 +67,10 @@ def suffixes(attack: Attack, rows: Sequence[int | None], of: int | None, where: 
             f"{where}: {attack.name} holds {count} suffixes; expected one for all prompts, or "
             f"{of}, one for each row of the set's file"
         )
-    return [attack.suffixes[row] for row in rows if row is not None]
+    known = [row for row in rows if row is not None]
+    if len(known) < len(rows):
+        raise DataError(
+            f"{where}: {attack.name} holds {count} suffixes, but a row of the set's file is "
+            "several prompts; expected one suffix for all prompts"
+        )
+    return [attack.suffixes[row] for row in known]

@@ -100,6 +100,8 @@ def _texts(value: Any) -> list[str]:
     texts = value if isinstance(value, list | tuple) else []
     if not 2 <= len(texts) <= len(LETTERS) or not all(isinstance(text, str) for text in texts):
         raise BadRow(f"'choices' is {value!r:.60}; expected two texts or more")
+    if not all(text.strip() for text in texts):
+        raise BadRow(f"'choices' is {value!r:.60}, one of them without text; expected text in each")
     return list(texts)
 
 

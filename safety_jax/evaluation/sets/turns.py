@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from safety_jax.base.errors import DataError
+from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import records, sources
 from safety_jax.data.formats import BadRow
 from safety_jax.data.sources import Source
@@ -20,6 +20,11 @@ def read(source: Source, entry: Entry, key: str, seed: int) -> Set:
     Raises:
         ConfigError, DataError: as `reading.read_sets`.
     """
+    if source.form:
+        raise ConfigError(
+            f"{key}: {source.spec}: form={source.form} of a set of the kind {CONVERSATION}; "
+            "expected it of single requests, such as a set with turns="
+        )
     scripts = []
     for number, (where, row) in enumerate(zip(source.where, source.rows, strict=True)):
         try:

@@ -22,8 +22,16 @@ def parts(row: Row, number: int) -> list[Row]:
         BadRow: groups without a place for them in the prompt, or fewer than two that differ.
     """
     groups = row.get(GROUPS)
-    if groups is None or PLACE not in str(row.get("prompt")):
+    if groups is None:
         return [row]
+    if PLACE not in str(row.get("prompt")):
+        elsewhere = [name for name, text in row.items() if isinstance(text, str) and PLACE in text]
+        if not elsewhere:  # a column of somebody's own
+            return [row]
+        raise BadRow(
+            f"{PLACE} stands in {elsewhere[0]!r}, beside {GROUPS!r}; expected it in 'prompt': name "
+            f"the column by columns=prompt:{elsewhere[0]}"
+        )
     if isinstance(groups, str):  # a CSV file has no lists
         groups = [name.strip() for name in groups.split("|")]
     names = [text_of({GROUPS: name}, GROUPS) for name in groups] if _listed(groups) else []
