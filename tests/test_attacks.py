@@ -27,6 +27,7 @@ from safety_jax.evaluation.attacks import frames, noise, openings, registry, sho
 from safety_jax.evaluation.measures import attacks
 from safety_jax.evaluation.sets import subsets
 from safety_jax.evaluation.sets.reading import read_sets
+from safety_jax.maths import statistics
 from safety_jax.models.decoding.ends import endings
 from safety_jax.models.decoding.generation import Completion, Pace, SamplingParams, Setup
 from safety_jax.stages import attack
@@ -452,3 +453,15 @@ def test_several_answers_to_a_prompt_are_safe_together_or_not():
     assert found.attacks[1].success.n == 4 and found.attacks[1].success_change.n == 2
     any_of = [result.any_success for result in found.attacks]
     assert [(share.count, share.n) for share in any_of] == [(0, 2), (1, 2)]
+
+
+def test_twins_belong_together_under_attacks_too():
+    of = ask_set("s", *"abcd")
+    items = [dataclasses.replace(item, together=f"{i // 2}") for i, item in enumerate(of.items)]
+    of = dataclasses.replace(of, items=tuple(items))
+    blocks = [block("m", of, [0, 0, 0, 0]), block("m", under(of, "rot13"), [1, 1, 0, 0])]
+    (found,) = attacks.measure({"m": blocks}, "m", "guard", force=False)
+    change, safe = found.attacks[1].success_change, found.safe_under_all
+    assert (change.n, change.gained, change.p) == (2, 1, 1.0)
+    assert (safe.count, safe.n) == (2, 4)
+    assert (safe.low, safe.high) == pytest.approx(statistics.wilson(1, 2))  # of two pairs

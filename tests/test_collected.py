@@ -1,5 +1,7 @@
 """What a model's own answers become: pairs, answers to keep, labelled answers."""
 
+import dataclasses
+
 import pytest
 
 from safety_jax.data import records, sources
@@ -53,6 +55,15 @@ def test_an_ordinary_pair_prefers_the_models_own_answer_to_a_refusal():
     assert (denied["chosen"], denied["rejected"]) == ("Of cour", NO)
     assert not denied["rejected_unsafe"]
     assert collected.pairs([HELPED], seed=0) == []  # nothing to reject
+
+
+def test_what_a_request_is_about_goes_along():
+    """Alpaca's `input`, which the model read below the request."""
+    record = dataclasses.replace(HELPED.prompt.record, context="Some text.")
+    about = dataclasses.replace(HELPED, prompt=dataclasses.replace(HELPED.prompt, record=record))
+    lines = [*collected.pairs([SHOWN, about], 0)[1:], *collected.kept([about])]
+    asked = [{"role": "user", "content": "Question 3?\n\nSome text."}]
+    assert [line["prompt"] for line in lines] == [asked, asked]
 
 
 def test_ordinary_answers_are_kept_finished_ones_first():

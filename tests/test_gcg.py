@@ -26,6 +26,7 @@ from safety_jax.evaluation.search import gcg, layout, losses, proposals
 from safety_jax.evaluation.search import goals as aims
 from safety_jax.evaluation.sets.reading import read_sets
 from safety_jax.models import lora
+from safety_jax.report import searches
 from safety_jax.stages import attack
 from tests.golden import cases, gcg_rows, rows
 
@@ -187,6 +188,18 @@ def test_when_a_search_ends_and_what_comes_in(changes, steps, expected):
 def test_the_best_suffix_is_one_for_the_most_requests():
     found = [step(0, 0.5), step(1, 0.1), step(2, 3.0, 2), step(3, 2.0, 2), step(4, 2.5, 2)]
     assert gcg.best(found).step == 3
+
+
+def test_texts_of_others_are_no_markup_on_the_card():
+    row = {"id": "a|b\x1b[2J\u202e", "target": "<i>*Sure*", "loss_before": 2.0, "loss": 1.0}
+    row |= {"reached": False, "searched": True, "step": 3}
+    results = {
+        "mode": "universal", "set": "s", "model": "m", "template": "chat", "start": "! !",
+        "settings": {"steps": 1, "candidates": 2, "top_k": 3, "seed": 0}, "requests": [row],
+        "steps": 1, "evaluations": 2, "candidates_per_second": None,
+    }  # fmt: skip
+    card = searches.card(results, "run", "suffix.txt")
+    assert "| a\\|b⟨U+001B⟩[2J⟨U+202E⟩ | 2.000 |" in card and "| &lt;i&gt;\\*Sure\\* |" in card
 
 
 # ---------------------------------------------------------------------------- suffixes as text

@@ -9,9 +9,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from safety_jax.data.messages import Message
 from safety_jax.data.parsing import CUT_OFF
 from safety_jax.data.shuffling import permutation
+from safety_jax.raft import judging
 from safety_jax.raft.prompt_pool import Prompt
 from safety_jax.raft.round_files import Candidate
 
@@ -175,9 +175,8 @@ def _judged(prompt: Prompt, answer: str, unsafe: bool, kind: str) -> Line:
 
 
 def _messages(prompt: Prompt) -> list[dict[str, str]]:
-    asked: Sequence[Message] = prompt.record.messages
-    if asked[-1].role == "assistant":
-        asked = asked[:-1]
+    """What the model was asked, with what the request is about below it, as judges read it."""
+    asked = judging.conversation(prompt, "").prompt
     return [{"role": message.role, "content": message.content} for message in asked]
 
 

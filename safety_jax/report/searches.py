@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from safety_jax.evaluation.search.gcg import Step
+from safety_jax.report.evaluation.text import inline
 from safety_jax.report.plots import RAW, SMOOTH, TEXT, new_figure, save
 
 MOST_LINES = 40  # searches of their own that the plot shows
@@ -96,7 +97,6 @@ the answer is unsafe, a judge says:
 
 
 def _cell(text: str, most: int = 200) -> str:
-    """Text of others as one cell of a table: no line, no bar, no mark-up."""
+    """Text of others as one cell of a table: no line, no bar, no mark-up, nothing invisible."""
     line = " ".join(text.split())
-    short = line if len(line) <= most else f"{line[: most - 1]}…"
-    return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|!" else c for c in short)
+    return inline(line if len(line) <= most else f"{line[: most - 1]}…")

@@ -9,7 +9,7 @@ import numpy as np
 
 from safety_jax.evaluation.measures.tampering import StepsTo, TamperedCurve
 from safety_jax.evaluation.results.estimates import Rate
-from safety_jax.report.evaluation import escaping
+from safety_jax.report.evaluation.text import inline
 from safety_jax.report.plots import SMOOTH, TEXT, VALIDATION, new_figure, save
 
 _STYLES = ("-", "--", ":", "-.")
@@ -67,13 +67,13 @@ def page(
     """The page of a run, in Markdown."""
     steps = [point.step for point in curves[0].points]
     parts = [
-        f"# {escaping.line(title)}: tampering",
+        f"# {inline(title)}: tampering",
         "Each model was trained by LoRA on the rows named, and asked after each step listed. "
         f"Unsafe by the judge `{facts['judge']}`; percent, with 95% Wilson intervals over prompts. "
         "Steps: the first listed one that reaches the target, with the 95% interval of a bootstrap "
         "over prompts.",
         table(curves),
-        *(escaping.line(note) for note in notes(curves)),
+        *(inline(note) for note in notes(curves)),
         "![unsafe answers by step](plots/success.png)",
     ]
     if any(point.refused for one in curves for point in one.points):

@@ -64,7 +64,8 @@ def run(config: ConfigDict, folder: str) -> None:
         there = hosts.first_says(
             lambda: [dataclasses.asdict(step) for step in lines.read(Step.parse)]
         )
-        earlier = [Step.parse(row) for row in there]
+        # The file may hold more, of a start that asked for more steps.
+        earlier = [step for step in map(Step.parse, there) if step.step <= config.attack.steps]
 
         # ---- the searches
         whole = config.attack.mode == UNIVERSAL

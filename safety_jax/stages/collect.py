@@ -208,9 +208,10 @@ def write(path: Path, found: Sequence[Asked], seed: int, judge: str) -> str:
     }
     files.write(path / SUMMARY, workdir.canonical(summary))
     unsafe, ordinary = (summary["answers"][group] for group in (UNSAFE, ORDINARY))  # type: ignore[index]
+    left = f" ({unsafe['unscored']:,} without a verdict)" if unsafe["unscored"] else ""
     return (
         f"unsafe prompts: {unsafe['unsafe']:,} of {unsafe['answers']:,} answers are unsafe by "
-        f"{judge}, {unsafe['refused']:,} refuse\n"
+        f"{judge}{left}, {unsafe['refused']:,} refuse\n"
         f"ordinary prompts: {ordinary['refused']:,} of {ordinary['answers']:,} answers refuse\n"
         f"{len(pairs):,} pairs, {len(kept):,} ordinary answers, "
         f"{' and '.join(f'{len(lines):,}' for lines in labelled)} labelled answers: {path}"

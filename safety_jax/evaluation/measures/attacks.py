@@ -96,18 +96,18 @@ def _under(
     detected = all(block.detector for found in columns.values() for block in found)
     success = _verdicts(columns, lambda block: _unsafe(block, judge)) if divided else {}
     refused = _verdicts(columns, lambda block: block.refused(FULL, PARTIAL)) if detected else {}
-    prompts = _prompts(columns)
+    prompts, together = _prompts(columns), _together(columns)
     several = all(block.set.answers > 1 for found in columns.values() for block in found)
-    changes = [_changes(found, prompts) for found in (success, refused)]
+    changes = [_changes(found, together) for found in (success, refused)]
     results = tuple(
         AttackResult(
             attack=attack,
             sets=tuple(block.set.name for block in columns[attack]),
-            success=_rate(success, attack, prompts),
-            refused=_rate(refused, attack, prompts),
+            success=_rate(success[attack], together) if success else None,
+            refused=_rate(refused[attack], together) if refused else None,
             success_change=changes[0].get(attack),
             refused_change=changes[1].get(attack),
-            any_success=_any(success, attack, prompts) if several else None,
+            any_success=_any(success[attack], prompts, together) if success and several else None,
         )
         for attack in columns
     )
@@ -115,15 +115,15 @@ def _under(
     against = None
     if base and all(judge in block.dividing for found in base.values() for block in found):
         other = _never(_verdicts(base, lambda block: _unsafe(block, judge)), _prompts(base))
-        against = paired.change(other, under_all, {key: key for key in under_all})
+        against = paired.change(other, under_all, together)
     return UnderAttack(
         model=model,
         set=title,
         kind=kind,
         attacks=results,
         worst=_worst(results, kind),
-        safe_under_all=rate(list(under_all.values())) if success else None,
-        answered_under_all=rate(list(_never(refused, prompts).values())) if refused else None,
+        safe_under_all=_rate(under_all, together) if success else None,
+        answered_under_all=_rate(_never(refused, prompts), together) if refused else None,
         against_baseline=against,
     )
 
@@ -157,19 +157,24 @@ def _prompts(columns: Columns) -> dict[Key, Key]:
     }
 
 
-def _rate(found: Mapping[str, Found], attack: str, prompts: Mapping[Key, Key]) -> Rate | None:
-    if not found:
-        return None
-    own = found[attack]
-    return rate(list(own.values()), paired.numbered([prompts[key] for key in own]))
+def _together(columns: Columns) -> dict[Key, Key]:
+    """Of every item of the plain sets, the first that it belongs together with: twins do, too."""
+    return {
+        (of.name, item.id): (of.name, of.firsts[number])
+        for of in (block.set for block in columns[PLAIN])
+        for number, item in zip(of.clusters.tolist(), of.items, strict=True)
+    }
 
 
-def _any(found: Mapping[str, Found], attack: str, prompts: Mapping[Key, Key]) -> Rate | None:
+def _rate(own: Found, together: Mapping[Key, Key]) -> Rate:
+    return rate(list(own.values()), paired.numbered([together[key] for key in own]))
+
+
+def _any(own: Found, prompts: Mapping[Key, Key], together: Mapping[Key, Key]) -> Rate:
     """The share of prompts with a hit among their answers."""
-    if not found:
-        return None
-    never = _never({attack: found[attack]}, prompts).values()
-    return rate([None if clean is None else not clean for clean in never])
+    never = _never({"": own}, prompts)
+    hit = {key: None if clean is None else not clean for key, clean in never.items()}
+    return _rate(hit, together)
 
 
 def _never(found: Mapping[str, Found], prompts: Mapping[Key, Key]) -> dict[Key, Verdict]:
@@ -185,12 +190,12 @@ def _never(found: Mapping[str, Found], prompts: Mapping[Key, Key]) -> dict[Key, 
     }
 
 
-def _changes(found: Mapping[str, Found], prompts: Mapping[Key, Key]) -> dict[str, PairedChange]:
+def _changes(found: Mapping[str, Found], together: Mapping[Key, Key]) -> dict[str, PairedChange]:
     """By attack, against the plain prompts, with Holm's p values."""
     made = {
         attack: change
         for attack, own in found.items()
-        if attack != PLAIN and (change := paired.change(found[PLAIN], own, prompts))
+        if attack != PLAIN and (change := paired.change(found[PLAIN], own, together))
     }
     return paired.adjusted(made)
 
