@@ -1,7 +1,8 @@
-"""Stage `attack`: GCG searches suffixes behind unsafe requests, for `SET?attack=suffix:FILE`.
+"""Stage `attack`: GCG searches for suffixes behind unsafe requests, see `SET?attack=suffix:FILE`.
 
 steps.jsonl     every step of every search; a killed run goes on from here
-suffix.txt      universal: the one suffix; or suffixes.txt, individual: one for each row of the file
+suffix.txt      universal: the one suffix
+suffixes.txt    individual: one for each row of the file
 results.json    losses before and after by request, what was spent, and what it depends on
 README.md, plots/loss.png    the same for people
 """
@@ -44,7 +45,6 @@ def run(config: ConfigDict, folder: str) -> None:
     primary = jax.process_index() == 0
     compilation.keep(config.log.compilation_cache)
     with workdir.prepare(folder, config, primary) as place:
-        # ---- what can be wrong is found before weights are read
         config = texts.dated(config, place)
         of = read_set(config)
         mesh = devices.build_mesh(config)
@@ -58,61 +58,82 @@ def run(config: ConfigDict, folder: str) -> None:
                 "tokenizer": opened.tokenizer_sha256,
             }
         )
-        lines = files.Lines(
-            place.path / STEPS, writes=primary, remedy="remove the file to search anew"
-        )
-        there = hosts.first_says(
-            lambda: [dataclasses.asdict(step) for step in lines.read(Step.parse)]
-        )
-        # The file may hold more, of a start that asked for more steps.
-        earlier = [step for step in map(Step.parse, there) if step.step <= config.attack.steps]
-
-        # ---- the searches
-        whole = config.attack.mode == UNIVERSAL
-        groups = [goals] if whole else [[goal] for goal in goals]
-        allowed = aims.allowed_tokens(
-            opened.tokenizer, opened.config.vocabulary_size, config.attack.tokens
-        )
-        dtype = float_type("model.parameter_dtype", config.model.parameter_dtype)
-        model = opened.load(dtype, config.model.base)
-        searcher = Searcher(
-            model,
-            goals,
-            start,
-            allowed,
-            read_settings(config),
-            read_pace(config),
-            together=max(map(len, groups)),
-        )
+        # Nothing above reads weights, and whatever can be wrong is found there.
+        groups = [goals] if config.attack.mode == UNIVERSAL else [[goal] for goal in goals]
+        searcher = make_searcher(config, opened, goals, start, together=max(map(len, groups)))
         if primary:
             print(f"{len(goals)} requests of {of.name}; {searcher.describe()}", flush=True)
-
-        def tell(step: Step, rate: float) -> None:
-            if primary and step.step % config.log.every_steps == 0:
-                print(words(step, rate, config.attack.steps), flush=True)
-
-        found = [
-            searcher.run(
-                number, group, [step for step in earlier if step.search == number], lines, tell
-            )
-            for number, group in enumerate(groups)
-        ]
-
-        # ---- what is handed back
+        found = search(config, place, searcher, groups, primary)
         results = describe(config, of, opened, searcher, groups, found)
         if primary:
-            suffixes = [gcg.best(steps).text for steps in found]
-            name = "suffix.txt" if whole else "suffixes.txt"
-            rows = suffixes if whole else by_row(of, suffixes, config.attack.start)
-            files.write(place.path / name, "".join(f"{text}\n" for text in rows))
-            files.write(place.path / RESULTS, workdir.canonical(results))
-            searches.draw(found, place.plots / "loss.png", place.path.name)
-            files.write(place.card, searches.card(results, place.path.name, name))
-            print(f"{searches.summary(results)}\n{place.path / name}", flush=True)
+            write(config, place, of, found, results)
 
 
-def words(step: Step, rate: float, steps: int) -> str:
-    """A step in a line."""
+def make_searcher(
+    config: ConfigDict,
+    opened: ModelFolder,
+    goals: Sequence[Goal],
+    start: tuple[int, ...],
+    together: int,
+) -> Searcher:
+    """Loads the model and lays the goals out; `together` is the size of the largest search."""
+    allowed = aims.allowed_tokens(
+        opened.tokenizer, opened.config.vocabulary_size, config.attack.tokens
+    )
+    dtype = float_type("model.parameter_dtype", config.model.parameter_dtype)
+    model = opened.load(dtype, config.model.base)
+    return Searcher(
+        model, goals, start, allowed, read_settings(config), read_pace(config), together=together
+    )
+
+
+def search(
+    config: ConfigDict,
+    place: workdir.Workdir,
+    searcher: Searcher,
+    groups: Sequence[Sequence[Goal]],
+    primary: bool,
+) -> list[list[Step]]:
+    """The steps of a search for each group of goals, those that are in the file already among
+    them."""
+    lines = files.Lines(place.path / STEPS, writes=primary, remedy="remove the file to search anew")
+    there = hosts.first_says(lambda: [dataclasses.asdict(step) for step in lines.read(Step.parse)])
+    # The file may hold more, of a start that asked for more steps.
+    earlier = [step for step in map(Step.parse, there) if step.step <= config.attack.steps]
+
+    def tell(step: Step, rate: float) -> None:
+        if primary and step.step % config.log.every_steps == 0:
+            print(progress_line(step, rate, config.attack.steps), flush=True)
+
+    return [
+        searcher.run(
+            number, group, [step for step in earlier if step.search == number], lines, tell
+        )
+        for number, group in enumerate(groups)
+    ]
+
+
+def write(
+    config: ConfigDict,
+    place: workdir.Workdir,
+    of: Set,
+    found: Sequence[Sequence[Step]],
+    results: dict[str, Any],
+) -> None:
+    """Writes the suffixes, the results, their plot and their page, and says where they are."""
+    universal = config.attack.mode == UNIVERSAL
+    suffixes = [gcg.best(steps).text for steps in found]
+    name = "suffix.txt" if universal else "suffixes.txt"
+    rows = suffixes if universal else by_row(of, suffixes, config.attack.start)
+    files.write(place.path / name, "".join(f"{text}\n" for text in rows))
+    files.write(place.path / RESULTS, workdir.canonical(results))
+    searches.draw(found, place.plots / "loss.png", place.path.name)
+    files.write(place.card, searches.card(results, place.path.name, name))
+    print(f"{searches.summary(results)}\n{place.path / name}", flush=True)
+
+
+def progress_line(step: Step, rate: float, steps: int) -> str:
+    """A step for the person who watches."""
     return (
         f"search {step.search + 1}, step {step.step}/{steps}: loss {step.loss:.4f}, "
         f"{step.reached} of {step.goals} targets reached, {rate:,.0f} candidates/s"

@@ -1,6 +1,8 @@
 """Stage `curve`: what an evaluation of a sweep says over one axis of it (docs/curve.md).
 
-curve.json, and of an axis of numbers curves.md and plots/*.png, of one of words tables.md
+curve.json                  everything that was found
+curves.md, plots/*.png      of an axis of numbers
+tables.md                   of an axis of words
 """
 
 import dataclasses
@@ -16,8 +18,8 @@ from safety_jax.base import files
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.evaluation.measures import crossed, curves
 from safety_jax.evaluation.measures.curves import EvaluatedRun
-from safety_jax.report import crossed as tabled
-from safety_jax.report import curves as drawn
+from safety_jax.report import crossed as table_pages
+from safety_jax.report import curves as curve_pages
 from safety_jax.stages import sweep_record
 from safety_jax.stages.sweep_record import FinishedRun
 from safety_jax.training import workdir
@@ -52,9 +54,9 @@ def write_curves(
     """Over numbers: curves with their thresholds."""
     found = curves.find(report, runs, config.curve.margin_share)
     if jax.process_index() == 0:
-        drawn.write(found, axis, folder, folder.name)
+        curve_pages.write(found, axis, folder, folder.name)
         keep(folder, facts, curves=found)
-        print(f"{drawn.text(found, axis)}\n{folder / 'curves.md'}", flush=True)
+        print(f"{curve_pages.text(found, axis)}\n{folder / 'curves.md'}", flush=True)
 
 
 def write_tables(
@@ -68,9 +70,9 @@ def write_tables(
     """Over words, which have no order: a table of each word and each set."""
     found = crossed.find(report, runs)
     if jax.process_index() == 0:
-        tabled.write(found, axis, folder, folder.name)
+        table_pages.write(found, axis, folder, folder.name)
         keep(folder, facts, tables=found)
-        print(f"{tabled.text(found, axis)}\n{folder / 'tables.md'}", flush=True)
+        print(f"{table_pages.text(found, axis)}\n{folder / 'tables.md'}", flush=True)
 
 
 def keep(folder: Path, facts: Mapping[str, Any], **found: Sequence[Any]) -> None:

@@ -1,7 +1,7 @@
 """Stage `tamper`: how many steps of training on some rows undo what a model refuses.
 
-Every model is trained by LoRA on the first rows of a harmful file, and of an ordinary one, and
-answers unsafe and safe prompts after each of the listed steps; judges say what it has come to.
+LoRA trains every model on the first rows of a harmful file, and of an ordinary one. After each of
+the listed steps the model answers unsafe and safe prompts, and judges score the answers.
 
     responses/MODEL ROWS STEP/SET.jsonl    every answer; a killed run goes on from here
     judgements/...                         every score, likewise
@@ -28,7 +28,7 @@ from safety_jax.evaluation.measures.tampering import TamperedCurve
 from safety_jax.evaluation.sets.items import Set
 from safety_jax.judges.judge import Score
 from safety_jax.models.decoding import layout
-from safety_jax.report import tampering as pictures
+from safety_jax.report import tampering as pages
 from safety_jax.stages import devices, fits, texts
 from safety_jax.stages.tamper_plan import Tampering, TamperPlan, make_plan, trained
 from safety_jax.stages.tamper_weights import TamperedWeights
@@ -71,7 +71,7 @@ def run(config: ConfigDict, folder: str) -> None:
         scores = judge(config, place, plan, answers, primary)
         if primary:
             curves = measure(config, plan, answers, scores)
-            print(describe(config, place, plan, curves), flush=True)
+            print(write(config, place, plan, curves), flush=True)
 
 
 def answer(
@@ -214,10 +214,11 @@ def block_of(
     )
 
 
-def describe(
+def write(
     config: ConfigDict, place: workdir.Workdir, plan: TamperPlan, curves: Sequence[TamperedCurve]
 ) -> str:
-    """Writes the results, their plot and their page; the table, for the person who watches."""
+    """Writes the results, their plot and their page; returns the table, for the person who
+    watches."""
     facts = {
         "judge": config.tamper.unsafe_by,
         "protocol": plan.planned[config.tamper.unsafe_by].card.protocol(),
@@ -234,8 +235,7 @@ def describe(
     }
     results = {"curves": [dataclasses.asdict(one) for one in curves], **facts}
     files.write(place.path / RESULTS, workdir.canonical(json.loads(json.dumps(results))))
-    pictures.draw(curves, place.plots / "success.png", place.path.name)
-    page = pictures.page(curves, place.path.name, facts, place.config)
-    files.write(place.card, page)
-    notes = [f"note: {text}" for text in pictures.notes(curves)]
-    return "\n".join([pictures.table(curves), *notes, str(place.card)])
+    pages.draw(curves, place.plots / "success.png", place.path.name)
+    files.write(place.card, pages.page(curves, place.path.name, facts, place.config))
+    notes = [f"note: {text}" for text in pages.notes(curves)]
+    return "\n".join([pages.table(curves), *notes, str(place.card)])

@@ -130,10 +130,9 @@ class TamperedWeights:
 
     @staticmethod
     def _forget_later(path: Path, step: int) -> None:
-        """Removes checkpoints beyond a step, which a step that was listed later asks for; no host
+        """Removes checkpoints beyond a step: the user may have listed an earlier one since. No host
         goes on before they are gone."""
         folder = path / "checkpoints"
-
         if not hosts.first_says(folder.exists):
             return
         with contextlib.closing(Checkpoints(folder, 1, "loss", highest=False)) as saved:

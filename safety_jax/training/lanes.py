@@ -208,7 +208,7 @@ def drive(
     *,
     on_step: Callable[[int], None],
 ) -> dict[str, DivergenceError]:
-    """Takes the steps of all runs, as many at a time as there are lanes; in turn, as they stand.
+    """Takes the steps of all runs, as many at a time as there are lanes, in the order given.
 
     A run whose loss is not finite gives its lane up; the others go on.
 
@@ -221,34 +221,11 @@ def drive(
     waiting = collections.deque(entries)
     running: dict[int, _Running] = {}
     failed: dict[str, DivergenceError] = {}
-
-    def go_on(one: _Running, taken: loop.Taken | None) -> Callable[[], None] | None:
-        """None where the run asks for another step; else what is left to do for it."""
-        try:
-            one.batch = next(one.walk) if taken is None else one.walk.send(taken)
-            return None
-        except StopIteration as end:
-            return functools.partial(one.begun.finish, end.value)
-        except DivergenceError as error:
-            return functools.partial(failed.__setitem__, one.entry.name, error)
-
-    def fill(lane: int) -> None:
-        while waiting and lane not in running:
-            entry = waiting.popleft()
-            begun = entry.begin()
-            seat = _LaneSeat(lanes, lane, begun.state)
-            one = _Running(entry, begun, seat, begun.walk(seat), None)
-            if (end := go_on(one, None)) is None:
-                running[lane] = one
-            else:
-                end()
-
     with loop.StopRequest() as stop:
         stopping = False
         while True:
-            for lane in range(lanes.width):
-                if not stopping:
-                    fill(lane)
+            if not stopping:
+                _fill(lanes, waiting, running, failed)
             if not running:
                 return failed
             if len(running) <= lanes.width // 2:
@@ -259,7 +236,7 @@ def drive(
                 stopping = stop.requested(lanes.steps)
                 answer = functools.partial(_answer, read, stopping)
                 for lane, one in running.items():
-                    if (end := go_on(one, answer(lane))) is not None:
+                    if (end := _go_on(one, answer(lane), failed)) is not None:
                         ends[lane] = end
             on_step(len(running))
             for lane, end in ends.items():
@@ -267,7 +244,41 @@ def drive(
                 end()
 
 
+def _fill(
+    lanes: TrainingLanes,
+    waiting: collections.deque[WaitingRun[Any]],
+    running: dict[int, _Running],
+    failed: dict[str, DivergenceError],
+) -> None:
+    """Begins waiting runs in the lanes that stand empty; one may end before its first step."""
+    for lane in range(lanes.width):
+        while waiting and lane not in running:
+            entry = waiting.popleft()
+            begun = entry.begin()
+            seat = _LaneSeat(lanes, lane, begun.state)
+            one = _Running(entry, begun, seat, begun.walk(seat), None)
+            if (end := _go_on(one, None, failed)) is None:
+                running[lane] = one
+            else:
+                end()
+
+
+def _go_on(
+    one: _Running, taken: loop.Taken | None, failed: dict[str, DivergenceError]
+) -> Callable[[], None] | None:
+    """None where the run asks for another step; else what is left to do for it, which may end in
+    an entry of `failed`."""
+    try:
+        one.batch = next(one.walk) if taken is None else one.walk.send(taken)
+        return None
+    except StopIteration as end:
+        return functools.partial(one.begun.finish, end.value)
+    except DivergenceError as error:
+        return functools.partial(failed.__setitem__, one.entry.name, error)
+
+
 def _answer(read: Callable[[], dict[str, np.ndarray]], stopping: bool, lane: int) -> loop.Taken:
+    """What a run is answered for its step: its lane of the metrics."""
     return loop.Taken(
         lambda: {name: values[lane] for name, values in read().items()}, lambda _: stopping
     )

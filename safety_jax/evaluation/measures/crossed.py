@@ -1,7 +1,7 @@
-"""Runs that differ in a word, such as the form of their safety rows, set by set: what was learned
+"""Runs that differ in a word, such as the form of their safety rows, on each set: what was learned
 against what is asked.
 
-In each set every two words are compared, seed by seed and prompt by prompt.
+On each set every two words are compared, seed by seed and prompt by prompt.
 """
 
 import dataclasses
@@ -91,7 +91,7 @@ def find(report: Mapping[str, Any], runs: Sequence[EvaluatedRun]) -> list[Crosse
             prompts = {name: curves.prompts_of(report, measure, name) for name in tables}
             found.append(_crossed(measure, tables, prompts, curves.seeds_of(runs)))
     if not found:
-        raise curves.NO_OUTCOME
+        raise curves.no_outcome()
     return found
 
 
@@ -104,11 +104,7 @@ def _crossed(
     cells, compared = [], []
     for name, by_value in tables.items():
         for value, table in by_value.items():
-            means = {
-                seed: float(np.nanmean(row))
-                for seed, row in zip(seeds, table, strict=True)
-                if not np.isnan(row).all()
-            }
+            means = curves.by_seed(table, seeds)
             cells.append(CrossedCell(value, name, thresholds.mean(table, prompts[name]), means))
         for first, second in itertools.combinations(by_value, 2):
             both = by_value[first], by_value[second]
@@ -125,7 +121,7 @@ def _crossed(
 
 
 def _p(first: np.ndarray, second: np.ndarray, prompts: thresholds.Prompts) -> float:
-    """Of all seeds' verdicts on a prompt together."""
+    """The exact test's p; the verdicts of all seeds on a prompt are one cluster."""
     known = ~np.isnan(second - first)
     of = np.broadcast_to(prompts, known.shape)[known]
     return clusters.change(first[known] > 0, second[known] > 0, of).p

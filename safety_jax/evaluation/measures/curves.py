@@ -97,12 +97,6 @@ HELPING = (
 )
 
 
-NO_OUTCOME = DataError(
-    "no prompt of the report has an outcome; expected sets of the kinds "
-    f"{UNSAFE}, {SAFE} or {ANSWER}, judged by the refusal detector or a judge of safety"
-)
-
-
 def find(report: Mapping[str, Any], runs: Sequence[EvaluatedRun], margin: float) -> list[Curve]:
     """The curves of a report over what its runs differ in.
 
@@ -120,12 +114,23 @@ def find(report: Mapping[str, Any], runs: Sequence[EvaluatedRun], margin: float)
         tables, prompts = outcomes(report, measure, runs), prompts_of(report, measure)
         # Without a prompt that both have an outcome for, nothing can be compared.
         if tables and all(_share_prompts(tables[amounts[-1]], one) for one in tables.values()):
-            points = tuple(_point(amount, tables[amount], prompts, seeds) for amount in amounts)
+            points = tuple(
+                CurvePoint(amount, thresholds.mean(table, prompts), by_seed(table, seeds))
+                for amount, table in ((amount, tables[amount]) for amount in amounts)
+            )
             threshold = thresholds.find(tables, margin, prompts)
             curves.append(Curve(measure.name, measure.title, points, threshold))
     if not curves:
-        raise NO_OUTCOME
+        raise no_outcome()
     return curves
+
+
+def no_outcome() -> DataError:
+    """The error of a report in which no prompt can be counted."""
+    return DataError(
+        "no prompt of the report has an outcome; expected sets of the kinds "
+        f"{UNSAFE}, {SAFE} or {ANSWER}, judged by the refusal detector or a judge of safety"
+    )
 
 
 def measures(report: Mapping[str, Any]) -> tuple[CurveMeasure, ...]:
@@ -206,12 +211,14 @@ def _share_prompts(first: np.ndarray, second: np.ndarray) -> bool:
     return not np.isnan(first - second).all()
 
 
-def _point(
-    amount: float, table: np.ndarray, prompts: thresholds.Prompts, seeds: Sequence[int]
-) -> CurvePoint:
-    by_seed = {
+def by_seed(table: np.ndarray, seeds: Sequence[int]) -> dict[int, float]:
+    """The share of each seed's run over its prompts, where it has any outcome.
+
+    Args:
+        table: outcomes [seeds, prompts].
+    """
+    return {
         seed: float(np.nanmean(row))
         for seed, row in zip(seeds, table, strict=True)
         if not np.isnan(row).all()
     }
-    return CurvePoint(amount, thresholds.mean(table, prompts), by_seed)
