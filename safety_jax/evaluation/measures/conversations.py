@@ -33,17 +33,11 @@ def measure(
         judge: says which answers are safe; "" for none.
         force: hold models against the baseline whose answers were made under other protocols.
     """
-    base = {block.set.name: block for block in blocks[baseline]}
-    found = []
-    for model, own in blocks.items():
-        for block in own:
-            if block.set.kind != CONVERSATION or max(map(len, block.set.earlier)) == 0:
-                continue
-            other = base.get(block.set.name) if model != baseline else None
-            if other and not force and other.protocol != block.protocol:
-                other = None
-            found.append(_measured(block, judge, other))
-    return found
+    return [
+        _measured(block, judge, other)
+        for block, other in paired.beside_baseline(blocks, baseline, force=force)
+        if block.set.kind == CONVERSATION and max(map(len, block.set.earlier)) > 0
+    ]
 
 
 def requests(blocks: Mapping[str, Sequence[Block]], judge: str) -> list[InConversations]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from safety_jax.evaluation.measures import paired
 from safety_jax.evaluation.measures.counts import FULL, PARTIAL, Block, Resampling
 from safety_jax.evaluation.results.behaviour import GroupGap
 from safety_jax.evaluation.results.estimates import Estimate
@@ -35,19 +36,14 @@ def measure(
         judge: says which answers are safe; "" for none.
         force: hold models against the baseline whose answers were made under other protocols.
     """
-    base = {block.set.name: block for block in blocks[baseline]}
     found = []
-    for model, own in blocks.items():
-        for block in own:
-            if not any(item.group for item in block.set.items):
-                continue
-            other = base.get(block.set.name) if model != baseline else None
-            if other and not force and other.protocol != block.protocol:
-                other = None
-            for name, values in _measures(judge).items():
-                if (pairs := _pairs(block, values(block))) is not None:
-                    before = _pairs(other, values(other)) if other else None
-                    found += _adjusted(_gaps(block, name, pairs, before, how))
+    for block, other in paired.beside_baseline(blocks, baseline, force=force):
+        if not any(item.group for item in block.set.items):
+            continue
+        for name, values in _measures(judge).items():
+            if (pairs := _pairs(block, values(block))) is not None:
+                before = _pairs(other, values(other)) if other else None
+                found += _adjusted(_gaps(block, name, pairs, before, how))
     return found
 
 

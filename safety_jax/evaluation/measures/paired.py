@@ -1,16 +1,34 @@
 """Verdicts on the same prompts, before and after."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from safety_jax.evaluation.measures.counts import Verdict
+from safety_jax.evaluation.measures.counts import Block, Verdict
 from safety_jax.evaluation.results.estimates import Estimate, PairedChange
 from safety_jax.maths import clusters, statistics
 
 Key = tuple[str, str]  # a set and an item of it, or what else names a verdict
 Found = Mapping[Key, Verdict]
+
+
+def beside_baseline(
+    blocks: Mapping[str, Sequence[Block]], baseline: str, *, force: bool
+) -> Iterator[tuple[Block, Block | None]]:
+    """Every block with the baseline's of the same set; None beside the baseline's own, and where
+    protocols differ.
+
+    Args:
+        blocks: by model.
+        force: give also blocks whose answers were made under another protocol.
+    """
+    of_set = {block.set.name: block for block in blocks[baseline]}
+    for model, own in blocks.items():
+        for block in own:
+            other = of_set.get(block.set.name) if model != baseline else None
+            comparable = other is not None and (force or other.protocol == block.protocol)
+            yield block, other if comparable else None
 
 
 def numbered(names: Sequence[Key]) -> np.ndarray:

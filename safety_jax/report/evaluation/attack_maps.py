@@ -8,8 +8,9 @@ from safety_jax.evaluation.results.estimates import PairedChange, Rate
 from safety_jax.evaluation.results.report import Report
 from safety_jax.evaluation.sets.items import SAFE, UNSAFE
 from safety_jax.report.evaluation import words
+from safety_jax.report.evaluation.attacked import PLAIN
 
-PLAIN, TOGETHER = "no attack", "any of them"
+TOGETHER = "any of them"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """What attacks do, as tables: each of them a column, the worst, and what is safe under all."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 from safety_jax.evaluation.results.behaviour import AttackResult, UnderAttack
@@ -13,9 +12,11 @@ from safety_jax.report.evaluation.cells import (
     Cell,
     Table,
     any_refusal,
+    changed,
     estimate,
     pooled,
     rate,
+    with_change,
     without_empty,
 )
 
@@ -38,7 +39,7 @@ def overview(report: Report, *, briefly: bool = False) -> Table | None:
         "worst attack": lambda found: Cell(found.worst or words.NONE),
         "its success": _success_of_worst,
         "safe under all": lambda found: rate(found.safe_under_all),
-        f"against {report.baseline}": lambda found: _against(found.against_baseline),
+        f"against {report.baseline}": lambda found: changed(found.against_baseline, 1),
     }
     if not briefly:
         columns[over_words] = lambda found: over(found.model)
@@ -149,19 +150,12 @@ def _matrix(
             (
                 Cell(words.sets(report, one.set)),
                 Cell(one.model),
-                *(_with_change(rate(share), change, better) for share, change in shown),
+                *(with_change(rate(share), change, better) for share, change in shown),
             )
         )
     if not any(cell.text != words.NONE for row in rows for cell in row[2:]):
         return None
     return Table(title, text, ("set", "model", *(name or PLAIN for name in names)), tuple(rows))
-
-
-def _with_change(cell: Cell, change: PairedChange | None, better: int) -> Cell:
-    if change is None:
-        return cell
-    text = f"{words.difference(change.difference, True)}, p {words.p_value(change.p_holm)}"
-    return dataclasses.replace(cell, notes=(*cell.notes, text), tone=words.moved(change, better))
 
 
 def _tested(change: PairedChange | None, better: int) -> Sequence[Cell]:
@@ -170,16 +164,6 @@ def _tested(change: PairedChange | None, better: int) -> Sequence[Cell]:
     notes = (words.interval(change.difference.low, change.difference.high, True),)
     text = words.difference(change.difference, True)
     return Cell(text, notes, tone=words.moved(change, better)), Cell(words.p_value(change.p_holm))
-
-
-def _against(change: PairedChange | None) -> Cell:
-    if change is None:
-        return EMPTY
-    notes = (
-        words.interval(change.difference.low, change.difference.high, True),
-        f"p {words.p_value(change.p)}",
-    )
-    return Cell(words.difference(change.difference, True), notes, tone=words.moved(change, 1))
 
 
 def _over_refusal(report: Report) -> tuple[Callable[[str], Cell], str]:

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from safety_jax.evaluation.results.estimates import Estimate, Rate
+from safety_jax.evaluation.results.estimates import Estimate, PairedChange, Rate
 from safety_jax.evaluation.results.report import Report
 from safety_jax.evaluation.results.rows import ResultRow
 from safety_jax.maths import statistics
@@ -69,6 +69,30 @@ def rate(found: Rate | None) -> Cell:
         return EMPTY
     notes = (words.interval(found.low, found.high, True), words.unscored(found))
     return Cell(words.percent(found.value), tuple(filter(None, notes)), bar=span(found))
+
+
+def changed(change: PairedChange | None, better: int) -> Cell:
+    """A change with its interval and p, in a cell of its own.
+
+    Args:
+        better: 1 where more is better, -1 where less is, 0 where neither.
+    """
+    if change is None:
+        return EMPTY
+    notes = (
+        words.interval(change.difference.low, change.difference.high, True),
+        f"p {words.p_value(change.p)}",
+    )
+    text = words.difference(change.difference, True)
+    return Cell(text, notes, tone=words.moved(change, better))
+
+
+def with_change(cell: Cell, change: PairedChange | None, better: int) -> Cell:
+    """A share's cell with its change, whose p is adjusted, in the small print; see `changed`."""
+    if change is None:
+        return cell
+    text = f"{words.difference(change.difference, True)}, p {words.p_value(change.p_holm)}"
+    return dataclasses.replace(cell, notes=(*cell.notes, text), tone=words.moved(change, better))
 
 
 def estimate(found: Estimate | None, shares: bool = False) -> Cell:

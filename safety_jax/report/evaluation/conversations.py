@@ -1,6 +1,5 @@
 """Conversations as tables: each set's course, turn by turn, and requests inside of them."""
 
-import dataclasses
 from collections.abc import Callable
 
 from safety_jax.evaluation.results.behaviour import ConversationResult, RequestResult, TurnResult
@@ -8,7 +7,15 @@ from safety_jax.evaluation.results.estimates import PairedChange, Rate
 from safety_jax.evaluation.results.report import Report
 from safety_jax.evaluation.sets.items import SAFE, UNSAFE
 from safety_jax.report.evaluation import words
-from safety_jax.report.evaluation.cells import EMPTY, Cell, Table, rate, without_empty
+from safety_jax.report.evaluation.cells import (
+    EMPTY,
+    Cell,
+    Table,
+    changed,
+    rate,
+    with_change,
+    without_empty,
+)
 
 ALONE = "asked alone"
 
@@ -28,7 +35,7 @@ def overview(report: Report, *, briefly: bool = False) -> Table | None:
         "model": lambda found: Cell(found.model),
         "conversations": lambda found: Cell(str(found.conversations)),
         "safe to the end": lambda found: rate(found.safe_throughout),
-        f"against {report.baseline}": lambda found: _changed(found.against_baseline, 1),
+        f"against {report.baseline}": lambda found: changed(found.against_baseline, 1),
         "first unsafe turn": _first,
         "refused after a refusal": lambda found: rate(found.refused_after_refusal),
         "after an answer": lambda found: rate(found.refused_after_answer),
@@ -38,7 +45,7 @@ def overview(report: Report, *, briefly: bool = False) -> Table | None:
         columns |= {
             "safe turns refused before any refusal": lambda found: rate(found.over_refused_before),
             "safe turns refused after one": lambda found: rate(found.over_refused_after),
-            "safe turns behind the request, against without it": lambda found: _changed(
+            "safe turns behind the request, against without it": lambda found: changed(
                 found.spread, -1
             ),
         }
@@ -163,25 +170,7 @@ def _in_conversations(
         by = {one.setting: pick(one) for one in found.results}
         shown = [by.get(name, (None, None)) for name in names]
         if any(share for share, _ in shown):
-            cells = (_with_change(rate(share), change, better) for share, change in shown)
+            cells = (with_change(rate(share), change, better) for share, change in shown)
             rows.append((Cell(found.set), Cell(found.model), *cells))
     head = ("set", "model", *(name or ALONE for name in names))
     return Table(title, text, head, tuple(rows)) if rows else None
-
-
-def _with_change(cell: Cell, change: PairedChange | None, better: int) -> Cell:
-    if change is None:
-        return cell
-    text = f"{words.difference(change.difference, True)}, p {words.p_value(change.p_holm)}"
-    return dataclasses.replace(cell, notes=(*cell.notes, text), tone=words.moved(change, better))
-
-
-def _changed(change: PairedChange | None, better: int) -> Cell:
-    if change is None:
-        return EMPTY
-    notes = (
-        words.interval(change.difference.low, change.difference.high, True),
-        f"p {words.p_value(change.p)}",
-    )
-    text = words.difference(change.difference, True)
-    return Cell(text, notes, tone=words.moved(change, better))
