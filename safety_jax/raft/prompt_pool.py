@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -169,13 +169,10 @@ def read(
             raise ConfigError(f"{key} is empty; expected a source of {needed} prompts a round")
         opened = [sources.open_source(spec, key) for spec in given]
         files |= {f"{key} {one.name}": one.sha256() or "" for one in opened}
-        read_in = [(one, read_rows(one)) for one in opened]
-        if tests is not None:
-            read_in = [(one, tests.apart(rows, one.left_out)) for one, rows in read_in]
-        rows = [row for one, found in read_in for row in sources.draw(found, one, key, seed)]
+        rows = _drawn_rows(opened, key, read_rows, tests, seed)
+        left_out += sum(len(one.left_out) for one in opened)
         rows, ids = prompt_ids.usable_prompts(rows, rendered, tokens, skipped)
         kept = [i for i, prompt in enumerate(ids) if _fits(rows[i], prompt, longest, overlong)]
-        left_out += sum(len(one.left_out) for one in opened)
         skipped.update({"too long": len(rows) - len(kept)})
         if not kept or (not reuse and len(kept) < needed * rounds):
             raise DataError(
@@ -194,6 +191,23 @@ def read(
 
 
 STREAM = 7000  # of the permutations of prompts, beside those of training epochs
+
+
+def _drawn_rows(
+    opened: Sequence[sources.Source],
+    key: str,
+    read_rows: Callable[[sources.Source], list[Record]],
+    tests: HeldApart | None,
+    seed: int,
+) -> list[Record]:
+    """What sources give by their options, without near-duplicates of tests."""
+    rows: list[Record] = []
+    for one in opened:
+        found = read_rows(one)
+        if tests is not None:
+            found = tests.apart(found, one.left_out)
+        rows += sources.draw(found, one, key, seed)
+    return rows
 
 
 def _fits(record: Record, ids: list[int], longest: int, overlong: str) -> bool:

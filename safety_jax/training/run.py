@@ -10,7 +10,7 @@ The skeleton knows no method, and a method knows nothing of steps, checkpoints, 
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -265,23 +265,13 @@ def fit(
         seat: holds the state of step 0, and whatever steps make of it.
         quiet: nothing is printed.
     """
-    loaded, learning, batches, measure = (
-        ready.loaded, ready.learning, ready.batches, ready.measure
-    )  # fmt: skip
-    primary = jax.process_index() == 0
-    shows = primary and not quiet
-    saving, logging, total = settings.saving, settings.logging, batches.steps
+    learning, batches, measure = ready.learning, ready.batches, ready.measure
+    saving, total = settings.saving, batches.steps
     training, held_out = task.corpus.training, task.corpus.evaluation
-    cadence = loop.Cadence(
-        total_steps=total,
-        log_every_steps=logging.every_steps,
-        eval_every_steps=logging.eval_every_steps,
-        save_every_steps=saving.every_steps,
-    )
-    per_token = loaded.learner.flops_per_token(
+    per_token = ready.loaded.learner.flops_per_token(
         np.concatenate([side.lengths for side in training.sides])
     )
-    summarize, stream = learning.summarize, iter(batches)
+    stream = iter(batches)
     with contextlib.ExitStack() as stack:
         saved = stack.enter_context(
             Checkpoints(
@@ -294,23 +284,9 @@ def fit(
         state = loop.resume(saved, seat.give(), stream)
         done = _step(state)
         seat.take(state)
-        writer = metrics.Writer(
-            place.path, done, logging.tensorboard, logging.wandb, place.config, primary
-        )
-        bar = progress.ProgressBar(total, done, shows)
-        stack.enter_context(contextlib.closing(writer))
-        stack.enter_context(contextlib.closing(bar))
-        log = StepLog(
-            writer=writer,
-            progress=bar,
-            rate=progress.Throughput(per_token, flops.peak_of(mesh.devices)),
-            compiled=compiled,
-            cadence=cadence,
-            steps_per_epoch=batches.steps_per_epoch,
-            tokens=batches.tokens_until(done),
-            summarize=None if summarize is None else lambda found: summarize(found, training),
-            alarm=learning.alarm,
-            evaluates=measure is not None,
+        rate = progress.Throughput(per_token, flops.peak_of(mesh.devices))
+        log = stack.enter_context(
+            _open_log(task, settings, place, compiled, ready, rate, done, quiet=quiet)
         )
 
         def evaluate(trainable: trees.Tree) -> Metrics:
@@ -328,10 +304,10 @@ def fit(
             on_evaluation=log.on_evaluation,
             checkpoints=saved,
             best_metric=saving.best_metric.removeprefix("eval/"),
-            cadence=cadence,
+            cadence=log.cadence,
         )
         if result.interrupted:
-            bar.print(
+            log.progress.print(
                 f"stopped by SIGTERM and saved at step {_step(result.state)} of {total}; "
                 "run the same command to go on"
             )
@@ -340,7 +316,7 @@ def fit(
     tokens = batches.tokens_until(total)
     wanted = measure is not None and task.measures_export
     return Fitted(
-        loaded=loaded,
+        loaded=ready.loaded,
         step=chosen,
         weights=weights,
         batches=batches,
@@ -349,6 +325,48 @@ def fit(
         recompilations=log.recompilations(),
         held_out=measure(weights) if measure is not None and wanted else None,
     )
+
+
+@contextlib.contextmanager
+def _open_log(
+    task: Task,
+    settings: Settings,
+    place: workdir.Workdir,
+    compiled: compilation.Counter,
+    ready: Prepared,
+    rate: progress.Throughput,
+    done: int,
+    *,
+    quiet: bool,
+) -> Iterator[StepLog]:
+    """What writes and shows a run's metrics, from the step `done` on."""
+    logging, batches, summarize = settings.logging, ready.batches, ready.learning.summarize
+    training, primary = task.corpus.training, jax.process_index() == 0
+    with (
+        contextlib.closing(
+            metrics.Writer(
+                place.path, done, logging.tensorboard, logging.wandb, place.config, primary
+            )
+        ) as writer,
+        contextlib.closing(progress.ProgressBar(batches.steps, done, primary and not quiet)) as bar,
+    ):
+        yield StepLog(
+            writer=writer,
+            progress=bar,
+            rate=rate,
+            compiled=compiled,
+            cadence=loop.Cadence(
+                total_steps=batches.steps,
+                log_every_steps=logging.every_steps,
+                eval_every_steps=logging.eval_every_steps,
+                save_every_steps=settings.saving.every_steps,
+            ),
+            steps_per_epoch=batches.steps_per_epoch,
+            tokens=batches.tokens_until(done),
+            summarize=None if summarize is None else lambda found: summarize(found, training),
+            alarm=ready.learning.alarm,
+            evaluates=ready.measure is not None,
+        )
 
 
 def _check_measured(metric: str, found: Metrics) -> None:
