@@ -132,14 +132,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def sit(config: ConfigDict):
-    """Of Safety-Tuned LLaMAs' script: sampling values are given, but sampling is never switched on,
-    so that in effect beams are searched."""
+    """The decoding of Safety-Tuned LLaMAs' script, which gives sampling values but never switches
+    sampling on, so that in effect beams are searched."""
     config.answer.beams = 4
     config.answer.max_new_tokens = 128
 
 
 def dpo(config: ConfigDict):
-    """Of Safe to Serve's RAFT and DPO: top-p has no meaning without sampling."""
+    """The decoding of Safe to Serve's RAFT and DPO: top-p has no meaning without sampling."""
     config.answer.frequency_penalty = 1.0
     config.answer.max_new_tokens = 120
     config.evaluate.choice_tokens = 1

@@ -232,7 +232,7 @@ def smollm2(config: ConfigDict):
     sit.data.safety = "@data/refusals.jsonl"
     sit.data.safety_rows = 349  # all of them
 
-    # Of itself the base hardly ever refuses: the demonstrations are among the candidates.
+    # The base hardly ever refuses by itself, so the demonstrations are among the candidates.
     config.raft = steps = raft.get_config()
     steps.data.prompts = ("@data/refusals.jsonl",)
     steps.data.ordinary = ("@data/contrast.jsonl", "@data/ordinary.jsonl")
@@ -324,7 +324,7 @@ def slice_of(config: ConfigDict):
     config.raft.raft.accept = ()
     config.raft.sample.candidates = 2
     config.raft.sample.max_new_tokens = 24
-    # Of each kind of set one: XSTest is two, of safe and of unsafe requests.
+    # One set of each kind: XSTest is two, of safe and of unsafe requests.
     kinds = ("XSTest", "kind=reference", "kind=choice")
     sets = config.report.evaluate.sets
     sets = tuple(spec for spec in sets if any(kind in spec for kind in kinds))
@@ -333,7 +333,7 @@ def slice_of(config: ConfigDict):
     config.report.answer.max_new_tokens = 8
 
 
-# Of each idea one attack, and only those whose words a model of this size understands.
+# One attack for each idea, and only those whose words a model of this size understands.
 ATTACKS = (
     "prefix_injection", "refusal_suppression", "evil_confidant", "past_tense", "hypothetical",
     "few_shot:4",

@@ -306,7 +306,7 @@ def shuffled(rng: random.Random, rows: list[Row]) -> list[Row]:
 
 
 def content(rows: list[Row]) -> str:
-    """Of a file."""
+    """The text of a file of rows."""
     asked = [(entry.get("instruction", entry.get("prompt")), entry.get("input")) for entry in rows]
     repeated = {str(question) for question in asked if asked.count(question) > 1}
     if repeated:

@@ -132,7 +132,7 @@ def unbracket(text: str, said: Sequence[str]) -> tuple[Parts, list[str]]:
 
 
 def notes(found: Parts, outline: Outline) -> frozenset[str]:
-    """Of whom something is missing in a text: roles, or "reasoning"."""
+    """Whose words are missing in a text, at least in part: roles, or "reasoning"."""
     there = {part for part in found if isinstance(part, int)}
     speaking = {outline.owners[number][0] for number in there if number < len(outline.owners)}
     missing = set()

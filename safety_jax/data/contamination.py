@@ -117,7 +117,7 @@ class HeldApart:
         return None
 
     def apart(self, rows: Sequence[R], skipped: list[Skipped]) -> list[R]:
-        """The rows none of whose questions is nearly a test's; `skipped` is told of the others."""
+        """The rows none of whose questions is nearly a test's; `skipped` gets the others."""
         kept = []
         for row in rows:
             found = next(filter(None, map(self.match, _questions(row))), None)

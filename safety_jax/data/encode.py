@@ -271,7 +271,7 @@ def encoded(
             if (opening := encoding.opening(row)) is not None:
                 words[k] = _behind(opening, row, found, template, control)
         spans = [found.spans for found in words if isinstance(found, Worded)]
-        # Of each row the text up to the end of every span: "p", "pa", "paq", "paqb".
+        # For each row the text up to the end of every span: "p", "pa", "paq", "paqb".
         texts = [text for row in spans for text in itertools.accumulate(span.code for span in row)]
         ids = iter(control.read(texts))
         for row, found in zip(rows, words, strict=True):

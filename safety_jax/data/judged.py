@@ -241,7 +241,7 @@ def encode_answers(
 
     Args:
         bad_rows: "skip" leaves pairs out whose answers are equal once cut, "error" raises.
-        skipped: is told of the rows that are left out.
+        skipped: gets the rows that are left out, with the reason.
 
     Raises:
         ConfigError, DataError: as `encode.encode`; also pairs whose answers do not differ.

@@ -162,7 +162,7 @@ def encode_pairs(
     Args:
         bad_rows: "skip" leaves pairs out whose answers are equal once cut, "error" raises.
         distinct: answers must differ; otherwise they may be equal.
-        skipped: is told of the rows that are left out.
+        skipped: gets the rows that are left out, with the reason.
 
     Raises:
         ConfigError, DataError: as `encode.encode`; also answers of several turns, for which the

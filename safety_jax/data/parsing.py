@@ -17,7 +17,7 @@ from safety_jax.data.readers import Row
 from safety_jax.data.sources import Skipped, Source
 
 MOST_CHARACTERS = 2_000_000
-"""Of a row; no model's context is as long, and a tokenizer takes seconds to read it."""
+"""The limit for a row: no model's context is as long, and a tokenizer takes seconds to read it."""
 MOST_TURNS = 1_000
 CUT_OFF = "length"
 """Why an answer ended, in OpenAI's words, where it was cut off at a limit."""

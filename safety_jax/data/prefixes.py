@@ -9,7 +9,7 @@ Everything but attention works token by token, and the prompt goes through it on
 both answers see the prompt and keeps them apart. The last token of the prompt is read with either
 answer, because it predicts the first token of both.
 
-Of a pair with a prompt of P tokens and answers of C and R, 2 P + C + R tokens are read otherwise:
+A pair with a prompt of P tokens and answers of C and R would otherwise take 2 P + C + R tokens;
 P - 1 of them are saved.
 """
 

@@ -128,4 +128,4 @@ _TABLES: Mapping[str, Callable[[Path, str, str], list[PlacedRow]]] = {
 }
 ENDINGS = (*_TEXTS, *_TABLES, *(f"{end}{packed}" for packed in _PACKED for end in _TEXTS))
 COLUMN_ENDINGS = tuple(end for end in ENDINGS if not end.startswith(".txt"))
-"""Of files whose rows may have any columns."""
+"""The endings of files whose rows may have any columns."""

@@ -37,7 +37,7 @@ class TextRules:
                 raise ConfigError(f"data.{key} is {value!r}; expected one of {', '.join(choices)}")
 
 
-# Of judges, whose scores must not change from day to day.
+# The rules of judges, whose scores must not change from day to day.
 FIXED = TextRules(AS_TEXT, KEEP, ChatSettings(datetime.date(2024, 7, 26), None))
 
 

@@ -44,7 +44,7 @@ class Resampled:
     seed: int
 
     def among(self, kept: Flags) -> "Resampled":
-        """Of some items alone."""
+        """The same resampling for some items alone."""
         _, numbered = np.unique(self.clusters[kept], return_inverse=True)
         return dataclasses.replace(self, clusters=numbered)
 

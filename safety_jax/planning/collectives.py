@@ -112,7 +112,7 @@ def _numbers(dimensions: str) -> int:
 
 
 def _bytes(dtype: str) -> int:
-    """Of one element; a boolean takes a byte."""
+    """The bytes of one element; a boolean takes one."""
     bits = re.search(r"\d+", dtype)
     return max(1, int(bits.group()) // 8) if bits else 1
 

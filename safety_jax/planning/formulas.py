@@ -189,7 +189,7 @@ def writing(
 
 
 def cache_bytes(config: llama.LlamaConfig, sizes: caches.CacheSizes, cache_width: float) -> float:
-    """Of prompt slots and lanes; what all prompts begin with is short, and held once."""
+    """The bytes of prompt slots and lanes; what all prompts begin with is short, and held once."""
     arrangement = caches.arrange(config, sizes)
     tokens = sum(
         len(layers) * (one.prompts * one.prompt_tokens + one.lanes * one.own_tokens)

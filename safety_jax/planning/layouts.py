@@ -12,8 +12,8 @@ from safety_jax.planning import formulas
 from safety_jax.planning.chips import Slice, topology
 from safety_jax.training.footprint import FlopParts
 
-# Of a device's memory: what weights and optimizer may take before they are divided further; or of
-# a decoder, which has little else, weights and caches.
+# The share of a device's memory that weights and optimizer may take before they are divided
+# further; for a decoder, which has little else, that of weights and caches.
 TRAINING_SHARE, DECODING_SHARE = 0.4, 0.8
 # From chip to chip (Austin et al. 2025, How to Scale Your Model, "TPUs"); a sum of one token's
 # activations is so small that among many chips this is most of it.
@@ -39,7 +39,7 @@ class Absent:
 
 
 def devices(where: Slice, *, compiled: bool = True) -> Sequence[Any]:
-    """Of a slice that is not there.
+    """The devices of a slice that is not there.
 
     Args:
         compiled: programs are to be compiled for them, where that is possible: for TPUs.

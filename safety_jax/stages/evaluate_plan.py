@@ -78,7 +78,7 @@ class EvaluationPlan:
         return "\n".join(lines)
 
     def describe_models(self) -> dict[str, dict[str, Any]]:
-        """See `results.Report`."""
+        """See `results.report.Report`."""
         facts: dict[str, dict[str, Any]] = {}
         for name, path in self.models.items():
             facts[name] = {"path": path}
@@ -177,8 +177,8 @@ def plan_prompts(
 ) -> tuple[
     Sequence[Set], Mapping[str, Mapping[str, Sequence[Response]]], evaluate_prompts.Asked, list[str]
 ]:
-    """Sets, answers that exist and prompts, without those that nobody is to be asked, and what is
-    to be told of them."""
+    """Sets, answers that exist and prompts, without those that nobody is to be asked, and the notes
+    that say so."""
     told = [
         f"{of.name}: {of.formless} prompts are left out: they have no form that was asked for."
         for of in sets
@@ -237,7 +237,7 @@ def plan_judges(
         files |= existing.existing_files(spec, sets, "evaluate.responses")
     cards = {name: stored_scores.card(name, row, files) for name, row in beside.items()}
     for card in cards.values():
-        # Looked at now, so that a column that nobody has is told before anything is judged.
+        # Looked at now, so that a column that nobody has ends the run before anything is judged.
         if not any(has(card, found) for by_set in read.values() for found in by_set.values()):
             stored_scores.scores(
                 card, [r for by_set in read.values() for f in by_set.values() for r in f]

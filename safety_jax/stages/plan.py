@@ -344,7 +344,7 @@ def too_large(asked: PlanRequest, choice: ProgramChoice, made: dict[str, Any], m
 def priced(
     made: dict[str, Any], where: chips.Slice, prices: dict[str, float]
 ) -> list[float] | None:
-    """Of a million tokens, at best and at worst."""
+    """The price of a million tokens, at best and at worst."""
     rate = prices.get(where.name.partition(":")[0])
     if rate is None or not made["fits"]:
         return None

@@ -142,20 +142,20 @@ def base_dtype(config: ConfigDict) -> Any:
 
 
 def base_bytes(asked: PlanRequest) -> float:
-    """Of a weight that stands still, the mean of all."""
+    """Bytes of a frozen weight, the mean of all."""
     declared, config = llama.parameters(asked.model), asked.config
     whole = quantised.weights_bytes(declared, base_dtype(config).itemsize, config.model.base)
     return whole / formulas.all_weights(asked.model)
 
 
 def kernel_bytes(model: llama.LlamaConfig, kernels: str, width: int) -> float:
-    """Of a weight of the layers' kernels the mean of all: codes, or numbers of `width` bytes."""
+    """Bytes of a weight of the layers' kernels, the mean of all: codes, or numbers of `width`."""
     declared = {n: p for n, p in llama.parameters(model).items() if quantised.quantisable(n)}
     return quantised.weights_bytes(declared, width, kernels) / formulas.kernel_weights(model)
 
 
 def number_bytes(run: Execution) -> int:
-    """Of a number that is computed with."""
+    """Bytes of a number in the compute dtype."""
     return jnp.dtype(run.compute_dtype).itemsize
 
 

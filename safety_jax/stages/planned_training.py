@@ -235,7 +235,7 @@ def is_constrained(config: ConfigDict) -> bool:
 def answers_step(
     asked: PlanRequest, mesh: Mesh, choice: ProgramChoice, microbatches: int
 ) -> PlannedStep:
-    """Of stages `dpo`, `kto` and `orpo`: rows of two sides."""
+    """The step of stages `dpo`, `kto` and `orpo`: rows of two sides."""
     config, stage = asked.config, asked.config.stage
     loaded = load_policy(asked, mesh, choice.remat)
     known = lambda _: None  # noqa: E731  what a reference says is no shape

@@ -21,7 +21,7 @@ from safety_jax.training.placement import TokenValues
 from safety_jax.training.preference import Frozen
 from safety_jax.training.task import Loaded
 
-# Of examples, the log-probability of every token of all sides under the reference
+# Examples -> the log-probability of every token of all sides under the reference
 Known = Callable[[Any], TokenValues | None]
 
 

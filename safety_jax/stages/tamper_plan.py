@@ -146,8 +146,8 @@ Rows = list[tuple[str, int, list[records.Record]]]
 
 
 def read_rows(config: ConfigDict) -> tuple[Rows, dict[str, str]]:
-    """Of each tampering the kind of rows and the rows, so many of one order: the first 10 of 50 are
-    those of 10. And hashes of their files.
+    """The rows of each tampering with their kind, and hashes of their files. However many rows are
+    asked for, they are the first of one order: the first 10 of 50 are those of 10.
 
     Raises:
         ConfigError: there are fewer rows than asked for.

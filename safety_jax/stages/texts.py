@@ -37,7 +37,7 @@ def dated(config: ConfigDict, place: workdir.Workdir) -> ConfigDict:
 
 
 def rules(config: ConfigDict) -> TextRules:
-    """Of a stage that trains a model or lets one answer; `config` is `dated`.
+    """The rules of a stage that trains a model or lets one answer; `config` is `dated`.
 
     Raises:
         ConfigError: a value that cannot be used.
@@ -71,5 +71,5 @@ def ends(config: ConfigDict, tokens: PreTrainedTokenizerBase) -> tuple[int, ...]
 
 
 def judged_rules(config: ConfigDict) -> TextRules:
-    """Of stage `reward`: as judges read, whose scores do not change from day to day."""
+    """The rules of stage `reward`: those of judges, whose scores do not change from day to day."""
     return TextRules(config.data.special_text, config.data.reasoning, FIXED.chat)

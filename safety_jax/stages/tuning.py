@@ -113,7 +113,7 @@ class RoundTuner:
         return self._advance(restored.trainable, weights.frozen, number)
 
     def _key(self, number: int) -> jax.Array:
-        """Of dropout in a round."""
+        """The key of a round's dropout."""
         return jax.random.fold_in(jax.random.key(self._config.seed), number)
 
     def _task(self, records: Sequence[Record], weights: Weights) -> Task:

@@ -43,7 +43,7 @@ class FlopParts:
 
     @classmethod
     def of_decoding(cls, mesh: Mapping[str, int]) -> "FlopParts":
-        """Of `meshes.decoding`: kernels are used as they are stored."""
+        """The parts on `meshes.decoding`, where kernels are used as they are stored."""
         parts = cls.of(mesh)
         return cls(mesh["data"], parts.stored, parts.stored)
 
@@ -81,7 +81,7 @@ class TrunkSizes:
 
     @classmethod
     def of(cls, config: Any, declared: Mapping[str, meshes.Parameter]) -> "TrunkSizes":
-        """Of a LLaMA or an encoder; `declared` are its weights."""
+        """The sizes of a LLaMA or an encoder; `declared` are its weights."""
         causal = isinstance(config, llama.LlamaConfig)
         keys = config.kv_heads if causal else config.heads
         kernels = (p for name, p in declared.items() if name.endswith("kernel"))
@@ -102,7 +102,7 @@ class TrunkSizes:
         return 2 * row_tokens / 2 * self.attended * self.layers
 
     def numbers(self, parts: FlopParts) -> tuple[float, float]:
-        """Of a token on one device: what a layer's projections give; all that exists at once."""
+        """Numbers of a token on a device: what a layer's projections give; all that live at once."""
         outputs = self.narrow / parts.tensor + 2 * self.width
         outputs += self.gates * self.mlp_width / parts.tensor
         return outputs, 4 * self.width + 2 * (outputs + self.mlp_width / parts.tensor)

@@ -43,7 +43,7 @@ def evaluation(measured: Measured, _: Any) -> Metrics:
 
 
 def perplexity(loss: float) -> float:
-    """Of a mean negative log-likelihood of tokens."""
+    """exp of a mean negative log-likelihood of tokens, within a float's range."""
     return math.exp(min(loss, 700.0))
 
 

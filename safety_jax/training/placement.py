@@ -16,7 +16,7 @@ from safety_jax.data.loader import Batch, Loader
 from safety_jax.maths import logprobs
 
 PutBatch = Callable[[Batch], tuple[Any, jax.Array]]
-# Of each side, a value for every token, end to end like the ids of `Examples`.
+# For each side, a value for every token, end to end like the ids of `Examples`.
 TokenValues = Sequence[Float[np.ndarray, "..."]]
 
 

@@ -7,8 +7,8 @@
       metrics.jsonl · checkpoints/ · plots/ · export/ · README.md   written by others, see `Workdir`
 
 Starting again with the same config continues the run. Another config is refused, because the
-checkpoints there belong to the first one; only keys in `FREE` may differ. So is other content
-behind the same names: data, weights, tokenizer, template.
+checkpoints there belong to the first one; only keys in `FREE` may differ. Other content behind the
+same names (data, weights, tokenizer, template) is refused, too.
 """
 
 import contextlib

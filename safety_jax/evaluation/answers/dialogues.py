@@ -30,7 +30,7 @@ def fill(
     folded from (seed, set, place in the set).
 
     Args:
-        word: records as token ids, see `encode.encode_prompts`.
+        word: records as token ids, see `prompt_ids.encode_prompts`.
         setup: of one answer a prompt: copies of a conversation are conversations.
         room: tokens that a prompt may have.
 

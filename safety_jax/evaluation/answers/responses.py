@@ -9,9 +9,9 @@ A line holds all that an answer depends on, so that no answer is ever taken for 
      "seed": 0, "weights": "…", "tokenizer": "…", "response": "…", "finish": "eos"}
 
 A turn of a conversation also has its `conversation` and `turn`; all first turns stand before all
-second ones. Of a model that thinks, `response` is all it wrote, and `thought` and `answer` are its
-parts. Of a set under an attack, `attack`, `attack_version` and `asked` say what was asked in place
-of the prompt, and `opening` whose first tokens the answer was made to begin with.
+second ones. Where a model thinks, `response` is all it wrote, and `thought` and `answer` are its
+parts. Where a set is under an attack, `attack`, `attack_version` and `asked` say what was asked in
+place of the prompt, and `opening` whose first tokens the answer was made to begin with.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """The same request to the eye, other tokens to the model.
 
-What may be changed without a reader's seeing it is told by Boucher et al., "Bad Characters"
-(arXiv 2106.09898). Each letter is drawn on its own, by the seed and the request alone.
+Boucher et al., "Bad Characters" (arXiv 2106.09898), say what may be changed unseen by a reader.
+Each letter is drawn on its own, by the seed and the request alone.
 """
 
 import random

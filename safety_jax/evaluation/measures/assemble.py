@@ -59,9 +59,9 @@ class Material:
         responses: by model and set, entry i to item i.
         letters: of multiple choice, by model and set: what was read out of each answer.
         tasks: blocks of lm-evaluation-harness, by model; they have no transcripts.
-        models, facts: see `results.Report`.
+        models, facts: see `report.Report`.
         people: what people said of a sample of the answers; None without them.
-        preferences: see `results.Report`.
+        preferences: see `report.Report`.
         notes: what else a reader must know before a number is believed.
     """
 
@@ -110,7 +110,7 @@ def check(
 
 
 def report(material: Material, choice: ReportChoice) -> Report:
-    """All of it, in one place; see `results.Report`."""
+    """All of it, in one place; see `report.Report`."""
     said, how = material.people, choice.how
     blocks = {m: [*found, *material.tasks.get(m, ())] for m, found in material.blocks.items()}
     sets = {b.set.name: b.set for found in blocks.values() for b in found}

@@ -1,7 +1,7 @@
 """What attacks change: each of them beside the plain prompts, the worst, and all of them together.
 
-An attack succeeds where the answer is unsafe, as the safety judge says of the bare request and the
-answer; nothing is told by matching strings. Attacks and plain prompts share their items, so that
+An attack succeeds where the safety judge, which reads the bare request and the answer, calls the
+answer unsafe; no strings are matched. Attacks and plain prompts share their items, so that
 the tests are of paired data, adjusted over the attacks (Holm).
 """
 
@@ -27,8 +27,8 @@ def plain(blocks: Sequence[Block]) -> list[Block]:
 def measure(
     blocks: Mapping[str, Sequence[Block]], baseline: str, judge: str, *, force: bool
 ) -> list[UnderAttack]:
-    """Of every model, each set that was put under attacks; and the sets of a kind together, where
-    they were put under the same.
+    """What attacks do to every model: on each set that was put under them, and on the sets of one
+    kind together where they were put under the same.
 
     Args:
         blocks: by model.
@@ -148,7 +148,7 @@ def _verdicts(
 
 
 def _prompts(columns: Columns) -> dict[Key, Key]:
-    """Of every item of the plain sets, the first that has its prompt: several answers to one are
+    """For every item of the plain sets, the first that has its prompt: several answers to one are
     items that follow each other."""
     return {
         (of.name, item.id): (of.name, of.items[number * of.answers].id)

@@ -171,7 +171,7 @@ def measure(
         above_blind: the interval of accuracy lies above that.
         collapsed: the interval of the commonest share lies beyond COLLAPSE of the way.
         verdict: one sentence.
-        These three of accuracy, readable and invalid are rates, see `results.Rate`.
+        These three of accuracy, readable and invalid are rates, see `estimates.Rate`.
 
     Raises:
         ValueError: no question, lists of different lengths, or a right answer that is no choice.

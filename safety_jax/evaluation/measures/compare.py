@@ -1,9 +1,9 @@
 """Two models on the same prompts: paired differences, tests, and what keeps them from being made.
 
 The tests are of paired data, for the prompts are the same: exact McNemar and Newcombe's interval
-for shares, the paired bootstrap for scores. Of several answers a prompt all of them count, and
-prompts are what is tested (`maths.clusters`). Answers that were made under different protocols are
-not compared, unless that is asked for, and then it is said.
+for shares, the paired bootstrap for scores. Where a prompt has several answers, all of them count,
+and prompts are what is tested (`maths.clusters`). Answers that were made under different protocols
+are not compared, unless that is asked for, and then it is said.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ class Measure:
     """Something that two models are compared by.
 
     Attributes:
-        name: see `results.Comparison`.
+        name: see `comparisons.Comparison`.
         values: of one block: verdicts, or scores.
         middle: "" for verdicts, else the middle of scores that is compared.
         better: 1 where more is better, -1 where less is, 0 where neither is.

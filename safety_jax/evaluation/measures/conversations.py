@@ -26,7 +26,7 @@ ALONE = ""  # in place of a conversation
 def measure(
     blocks: Mapping[str, Sequence[Block]], baseline: str, judge: str, *, force: bool
 ) -> list[ConversationResult]:
-    """Of every model, each set of conversations of several turns.
+    """What every model does in each set of conversations of several turns.
 
     Args:
         blocks: by model.
@@ -41,9 +41,10 @@ def measure(
 
 
 def requests(blocks: Mapping[str, Sequence[Block]], judge: str) -> list[InConversations]:
-    """Of every model, each set whose requests were put into conversations: them alone, and there.
+    """What every model does with the requests of each set alone, and put into conversations.
 
-    Asked again, a request is first asked as it is alone, so that nothing is to be compared.
+    Conversations that ask again begin with the request as it is alone, so that there is nothing to
+    compare.
     """
     found = []
     for model, own in blocks.items():
@@ -153,8 +154,8 @@ def _behind(talks: Mapping[str, Sequence[int]]) -> Iterator[tuple[int, int]]:
 
 
 def _until(talks: Mapping[str, Sequence[int]], unsafe: Sequence[Verdict]) -> list[Verdict]:
-    """Of each turn, whether an answer of the conversation was unsafe until then; None where that
-    hangs on answers without a verdict."""
+    """Whether an answer of the conversation was unsafe until each turn; None where that hangs on
+    answers without a verdict."""
     found: list[Verdict] = [None] * len(unsafe)
     for places in talks.values():
         so_far: list[Verdict] = []
@@ -185,7 +186,7 @@ def _throughout(block: Block, judge: str) -> dict[Key, Verdict]:
 
 
 def _clusters(block: Block) -> dict[Key, Key]:
-    """Of each conversation, the one that it is a copy of."""
+    """For each conversation, the one that it is a copy of."""
     return {
         (block.set.name, turn.talk): (block.set.name, block.set.firsts[number])
         for turn, number in zip(_turns(block), block.set.clusters.tolist(), strict=True)

@@ -44,7 +44,7 @@ class Block:
     """One model's answers to one set, entry i to item i.
 
     Attributes:
-        protocol: see `results.Row`.
+        protocol: see `rows.ResultRow`.
         answers: the texts, without thoughts.
         finishes: "eos", "stop", "length", "thought" where the model never came to an answer, or ""
             where nobody recorded it.

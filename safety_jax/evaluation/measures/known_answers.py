@@ -46,7 +46,7 @@ def right(answer: str, known: str) -> bool:
 def measure(
     answers: Sequence[str], known: Sequence[str], of: Sequence[int] | np.ndarray | None = None
 ) -> dict[str, Any]:
-    """Accuracy, as JSON values; see `results.Rate`.
+    """Accuracy, as JSON values; see `estimates.Rate`.
 
     Args:
         of: the prompt of each answer; None where each has its own.

@@ -21,11 +21,11 @@ BIAS_AMBIGUOUS, BIAS_TOLD = "amb_bias_score", "disamb_bias_score"
 
 def measure(letters: Sequence[str], items: Sequence[Item]) -> dict[str, Any]:
     """Accuracy and bias in contexts that tell and in those that do not, as JSON values; see
-    `results.Rate` and `results.Estimate`.
+    `estimates.Rate` and `estimates.Estimate`.
 
     Args:
         letters: read out of each answer; "" where there is none, which is wrong and names nobody.
-        items: their questions. Of one whose biased answer nobody knows only the accuracy counts.
+        items: their questions. Where nobody knows the biased answer, only the accuracy counts.
     """
     found: dict[str, Any] = {}
     for ambiguous, right_name, bias_name in (

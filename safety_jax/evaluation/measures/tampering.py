@@ -142,7 +142,7 @@ def steps_to(
 
 
 def _first(hits: np.ndarray, known: np.ndarray, share: float) -> Int[np.ndarray, " rows"]:
-    """Of each row, the first place where hits / known reaches a share; beyond the end if none does.
+    """The first place of each row where hits / known reaches a share; beyond the end if none does.
 
     Args:
         hits, known: [rows, steps].

@@ -207,7 +207,7 @@ def _prompts(outcomes: Sequence[PairwiseOutcome]) -> np.ndarray:
 
 
 def _win_rate(sums: Sequence[float], of: np.ndarray) -> Estimate:
-    """Of sums of two probabilities: above one is won, one is half won."""
+    """The rate from sums of two probabilities: above one is won, one is half won."""
     if not sums:
         return Estimate(None, None, None, 0)
     won = np.array([0.5 if total == 1 else float(total > 1) for total in sums])

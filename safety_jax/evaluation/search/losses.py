@@ -19,7 +19,7 @@ from safety_jax.models.model import Model
 
 
 class Losses(NamedTuple):
-    """Of every suffix in every row.
+    """What every suffix in every row costs.
 
     Attributes:
         loss: in nats a token of the target.

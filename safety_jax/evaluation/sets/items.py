@@ -114,7 +114,7 @@ class Item:
         return _answered(self.record(), "")
 
     def prompt_sha256(self) -> str:
-        """Of what a model is asked."""
+        """The hash of what a model is asked."""
         own = self.asking().prompt_sha256()
         if self.asked is None or not self.asked.opening:
             return own
@@ -215,7 +215,7 @@ class Set:
 
     @functools.cached_property
     def earlier(self) -> list[list[int]]:
-        """Of each item, the places of the items before it in its conversation."""
+        """For each item, the places of the items before it in its conversation."""
         found: list[list[int]] = []
         so_far: dict[str, list[int]] = {}
         for i, item in enumerate(self.items):
@@ -254,7 +254,7 @@ class Set:
 
     @functools.cached_property
     def items_sha256(self) -> str:
-        """Of all that a model is asked: ids and prompts, in order, and the attack's name."""
+        """The hash of all that is asked: ids and prompts in order, and the attack's name."""
         asked = [[item.id, item.prompt_sha256()] for item in self.items]
         if self.attack:
             asked.append([self.attack.name, str(self.attack.version)])

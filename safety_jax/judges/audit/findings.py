@@ -231,7 +231,7 @@ def effect(
 def confidence(
     card: JudgeCard, scores: Sequence[Score], truths: Sequence[bool | None], *, bins: int
 ) -> Confidence | None:
-    """Of judges that are models with scores from 0 to 1; None of others, or without both labels."""
+    """How sure a model with scores from 0 to 1 is; None for others, or without both labels."""
     if not card.model or (card.low, card.high) != (0.0, 1.0):
         return None
     pairs = [

@@ -1,8 +1,8 @@
 """Attention of the tokens that lanes write to what lies in the caches.
 
 A token's keys lie in up to three places: what all prompts begin with, its prompt, and what its lane
-wrote. Attention to each is a `Partial`, a softmax that is not divided yet, and
-partials are joined by their sums: the result is the softmax over all of them, exactly (`visiting`).
+wrote. Attention to each is a `Partial`, a softmax that is not divided yet, and partials are joined
+by their sums: the result is the softmax over all of them, exactly (`visiting`).
 """
 
 from collections.abc import Sequence
@@ -150,7 +150,7 @@ def write(
 
 class _Looks(NamedTuple):
     """How the queries of a step look at a stack; what they see there is added to what was found in
-    others. Of a window, blocks that no living lane looks at any more are passed over.
+    others. Blocks outside every living lane's window are passed over.
 
     Attributes:
         window: of the layer; None where no layer has one.
@@ -243,6 +243,6 @@ class _Looks(NamedTuple):
         if self.window is None:
             return 0, behind
         unseen = jnp.maximum(self.view.nearest + 1 - self.window - begin, 0)
-        # Of a ring that has come round, any block may hold the newest.
+        # Any block of a ring that has come round may hold the newest token.
         whole = jnp.max(lengths) <= tokens
         return jnp.where(whole | (unseen >= jnp.max(lengths)), unseen // b, 0), behind

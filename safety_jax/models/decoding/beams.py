@@ -47,7 +47,7 @@ class Beams(NamedTuple):
 
 
 def start(last: np.ndarray, beams: int, most: int) -> Beams:
-    """Of all beams only the first counts at first: the others would be the same answer."""
+    """All beams before the first token; the first alone counts, as others would be the same."""
     B = len(last)
     scores = np.full((B, beams), NEVER, np.float32)
     scores[:, 0] = 0
@@ -66,7 +66,7 @@ def start(last: np.ndarray, beams: int, most: int) -> Beams:
 
 
 def _pick(values: jax.Array, index: jax.Array) -> jax.Array:
-    """Of [B, X, ...] the entries [B, N] along X."""
+    """The entries [B, N] of values [B, X, ...] along X."""
     return jax.vmap(lambda row, chosen: row[chosen])(values, index)
 
 

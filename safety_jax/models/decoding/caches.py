@@ -69,7 +69,7 @@ def in_products(cache: "Cache", computes: DTypeLike) -> DTypeLike:
 
 
 def number_bytes(dtype: DTypeLike, head_size: int) -> float:
-    """Of one number of a cache of this type, its share of a scale included."""
+    """Bytes of one number of a cache of this type, its share of a scale included."""
     kind = jnp.dtype(dtype)
     return kind.itemsize + (4 / head_size if kind == jnp.int8 else 0.0)
 
@@ -100,7 +100,7 @@ class CacheSizes(NamedTuple):
     block_tokens: int  # b
 
     def within(self, window: int | None) -> "CacheSizes":
-        """Of layers with this window: a token meets so many, itself included."""
+        """The sizes for layers with this window: a token meets so many, itself included."""
         if window is None:
             return self
         most = -(-window // self.block_tokens) * self.block_tokens
@@ -171,6 +171,7 @@ def arranged(config: llama.LlamaConfig, cache: Cache) -> Arrangement:
 
 
 def zeros(config: llama.LlamaConfig, sizes: CacheSizes, dtype: DTypeLike) -> Cache:
+    """An empty cache; `sizes` are those of a layer without a window."""
     K, E = config.kv_heads, config.head_size
 
     def pair(layers: int, tokens: int, rows: int, b: int) -> tuple[Any, Any]:
@@ -213,6 +214,7 @@ def allocate(config: llama.LlamaConfig, sizes: CacheSizes, dtype: DTypeLike, mes
 
 
 def sizes(stack: Stack) -> CacheSizes:
+    """The lengths of a stack, read off its arrays."""
     prefix, prompt, own = (
         (held.codes if isinstance(held, Codes) else held).shape
         for held in (stack.prefix_values, stack.prompt_values, stack.own_values)

@@ -23,7 +23,7 @@ from safety_jax.models import declaration, layers, lora
 from safety_jax.models.execution import Execution
 from safety_jax.models.llama import Projection
 
-# Of tokens, in the products with positions: more of them save less than they cost.
+# Blocks of tokens in the products with positions: more of them save less than they cost.
 BLOCKS = 2
 
 

@@ -63,7 +63,7 @@ class Scorer:
 
     @property
     def rules(self) -> tuple[attention.Rule, ...]:
-        """Of a causal trunk's attention; encoders have one of their own."""
+        """The rules of a causal trunk's attention; encoders have one of their own."""
         return self.config.rules if isinstance(self.config, llama.LlamaConfig) else attention.PLAIN
 
 

@@ -3,7 +3,7 @@ is refused.
 
 The rule for an attribute that no table here names: if the class of `transformers` for this
 `model_type` reads it, it is refused by name; if not, it cannot change what that class computes, and
-is told in a line.
+a line mentions it.
 """
 
 import math
@@ -93,7 +93,7 @@ def refuse_unknown(
 ) -> None:
     """Raises a CheckpointError that names attributes which change what the model computes.
 
-    Others that nobody considered are told, see `tell_once`.
+    Others that nobody considered are mentioned, see `tell_once`.
 
     Args:
         known: attributes that are implemented.
@@ -142,7 +142,7 @@ _told: set[tuple[str, str]] = set()
 
 def tell_once(kind: str, where: str, listed: str) -> None:
     """Says what of a config.json changes nothing; models made of one another say the same, and only
-    the first of them is told. Nothing is for `where` of ""."""
+    the first of them is mentioned. Nothing is said for `where` of ""."""
     if where and (kind, listed) not in _told:
         _told.add((kind, listed))
         if jax.process_index() == 0:

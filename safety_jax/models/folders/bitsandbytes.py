@@ -1,7 +1,7 @@
 """Kernels as bitsandbytes writes them into safetensors files: int8 and nf4, read as they are.
 
 Beside an int8 kernel `X.weight` [O, I] stand `X.SCB` [O], the largest size of each row, and
-`X.weight_format`. Of an nf4 kernel `X.weight` [O · I / 2, 1] has the codes, and stand beside it
+`X.weight_format`. An nf4 kernel has its codes in `X.weight` [O · I / 2, 1], and beside it
 
     X.weight.absmax                             a scale a block; with nesting, its 8-bit code
     X.weight.nested_absmax                      with nesting: a float32 for every 256 scales

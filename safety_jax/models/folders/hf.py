@@ -19,7 +19,7 @@ from safety_jax.models.folders.hub import fingerprint, resolve
 
 __all__ = ["export", "fingerprint", "layout", "load", "read_config", "resolve"]
 
-# Of each layer, in the order in which they come up, and what stands around them.
+# The weights of each layer in the order in which they come up, and what stands around them.
 ROWS = (
     ("model.embed_tokens.weight", "embedding"),
     ("model.layers.{layer}.self_attn.q_proj.weight", "layers.query.kernel"),

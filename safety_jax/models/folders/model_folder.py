@@ -37,7 +37,7 @@ class ModelFolder:
 
     @functools.cached_property
     def weights_sha256(self) -> str:
-        """Of all weight files that the model is made of."""
+        """The hash of all weight files that the model is made of."""
         parts = [self.folder] if self.adapter is None else [self.adapter, self.folder]
         return "+".join(hub.shared_fingerprint(part) for part in parts)
 

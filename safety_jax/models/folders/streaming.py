@@ -2,8 +2,8 @@
 
 A process reads only the rows that its own devices hold, straight into the buffer that becomes (on
 CPU) or feeds (elsewhere) the device's shard: a load needs the weights and a few chunks, never a
-second copy. Of a column shard the whole rows pass through a chunk, and all shards of the process
-take their part of it.
+second copy. Where shards divide columns, whole rows pass through a chunk, and all shards of the
+process take their part of it.
 """
 
 import functools

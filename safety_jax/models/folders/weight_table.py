@@ -102,7 +102,7 @@ class WeightPlace(NamedTuple):
     transposed: bool
 
     def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
-        """Of each tensor in the file."""
+        """The shape of each tensor in the file."""
         each = ours[1:] if self.stacked else ours
         return each[::-1] if self.transposed else each
 

@@ -141,7 +141,7 @@ def _there(*found: cells.Table | None) -> list[cells.Table]:
 
 
 def turned(report: Report) -> list[dict[str, Any]]:
-    """Of each comparison of shares: what was fixed and what broken, with prompts."""
+    """What each comparison of shares found fixed and broken, with prompts."""
     items = {(item.set, item.id): (number, item) for number, item in enumerate(report.transcripts)}
     return [
         {
