@@ -102,7 +102,7 @@ class TrunkSizes:
         return 2 * row_tokens / 2 * self.attended * self.layers
 
     def numbers(self, parts: FlopParts) -> tuple[float, float]:
-        """Numbers of a token on a device: what a layer's projections give; all that live at once."""
+        """Numbers of a token on a device: what a layer's projections give; all that exist."""
         outputs = self.narrow / parts.tensor + 2 * self.width
         outputs += self.gates * self.mlp_width / parts.tensor
         return outputs, 4 * self.width + 2 * (outputs + self.mlp_width / parts.tensor)
