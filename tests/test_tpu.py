@@ -7,6 +7,7 @@ from planned_runs import asked, programs
 
 from safety_jax.base import meshes
 from safety_jax.base.batch import Tokens
+from safety_jax.base.memory import GIB
 from safety_jax.evaluation.search import layout, losses
 from safety_jax.models import attention, llama
 from safety_jax.models.encoders import deberta, deberta_config, heads
@@ -31,11 +32,11 @@ def devices():
 def measure(run, program, capsys) -> compilations.CompiledProgram:
     """Compiles, and prints what was found."""
     found = compilations.measure(program, len(run.found))
-    assert found.memory is not None, f"{program.name} needs {found.needed / chips.GIB:.2f} GiB"
+    assert found.memory is not None, f"{program.name} needs {found.needed / GIB:.2f} GiB"
     with capsys.disabled():
         print(
             f"\nLlama-2-7B {run.config.stage}, {program.name} on {V5E}: a chip needs "
-            f"{found.needed / chips.GIB:.2f} GiB, {found.memory.temporaries / chips.GIB:.2f} of "
+            f"{found.needed / GIB:.2f} GiB, {found.memory.temporaries / GIB:.2f} of "
             f"them temporary; compiled in {found.seconds:.0f} s"
         )
     return found
@@ -95,7 +96,7 @@ def test_llama_2_7b_is_searched_for_suffixes_on_v5e_4x4(devices, capsys):
     with capsys.disabled():
         print(
             f"\nLlama-2-7B, slopes of 16 requests of {rows.tokens} tokens on {V5E}: a chip needs "
-            f"{needed / chips.GIB:.2f} GiB"
+            f"{needed / GIB:.2f} GiB"
         )
     assert needed < AVAILABLE
     two = rows._replace(tails=2)

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 
+GIB = 2**30
 SHARE = 0.75  # of what is at hand that a run plans with: compilers and libraries take some, too
-UNKNOWN = 8 * 2**30  # of a device that does not say
+UNKNOWN = 8 * GIB  # of a device that does not say
 
 
 class Room(NamedTuple):

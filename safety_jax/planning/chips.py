@@ -11,9 +11,9 @@ import re
 from typing import Any
 
 from safety_jax.base.errors import ConfigError
+from safety_jax.base.memory import GIB
 from safety_jax.maths import flops
 
-GIB = 2**30
 NO_LIBTPU = (
     "libtpu, which compiles for TPUs, cannot be imported; pip install 'safety_jax[plan]', or plan "
     "for GPUs, which takes formulas alone"

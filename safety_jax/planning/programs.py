@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 
+from safety_jax.base.memory import GIB
 from safety_jax.planning import collectives
-from safety_jax.planning.chips import GIB
 from safety_jax.planning.formulas import Load
 
 # How XLA for TPUs says that a program does not fit: "... (24.31G) exceeds available HBM (15.75G)",

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from safety_jax.planning.chips import CHIPS, GIB, Slice
+from safety_jax.base.memory import GIB
+from safety_jax.planning.chips import CHIPS, Slice
 
 PlanRecord = Mapping[str, Any]
 FORMULA = "by formula"  # the kind of an exchange that no program was read for

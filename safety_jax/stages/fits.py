@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from safety_jax.base import memory
 from safety_jax.base.errors import ConfigError
+from safety_jax.base.memory import GIB
 from safety_jax.stages import groups
 from safety_jax.training import fitting
 from safety_jax.training.fitting import Fit, FitEstimate, Needs, RowSettings
@@ -24,7 +25,6 @@ from safety_jax.training.task import Task
 from safety_jax.training.workdir import Workdir
 
 AUTO = "auto"
-GIB = 2**30
 
 
 def wanted(config: ConfigDict) -> RowSettings:

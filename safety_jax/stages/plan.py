@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from safety_jax.base import files, trees
 from safety_jax.base.errors import ConfigError, UserError
+from safety_jax.base.memory import GIB
 from safety_jax.base.settings import Whole
 from safety_jax.planning import chips, formulas, layouts, programs, roofline, sizes, table
 from safety_jax.stages import checks, config_files
@@ -320,7 +321,7 @@ def attempt(asked: PlanRequest, planned: StageProgram, choice: ProgramChoice) ->
 
 def too_large(asked: PlanRequest, choice: ProgramChoice, made: dict[str, Any], most: int) -> str:
     """The line that says what to change."""
-    needed, there = made["needed"] / chips.GIB, made["available"] / chips.GIB
+    needed, there = made["needed"] / GIB, made["available"] / GIB
     text = (
         f"{made['program']} on {asked.where.name} needs {needed:.2f} GiB a device, which has "
         f"{there:.2f}; "

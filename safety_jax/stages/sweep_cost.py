@@ -4,9 +4,9 @@ import dataclasses
 import heapq
 from collections.abc import Sequence
 
+from safety_jax.base.memory import GIB
 from safety_jax.training.footprint import FlopParts, TrainedModel
 
-GIB = 2**30
 SHOWN = 12  # runs that are listed; the others are counted
 
 
