@@ -22,6 +22,7 @@ from safety_jax.base.errors import ConfigError
 from safety_jax.data import contamination, encode, prompt_ids, prompts, records, sources
 from safety_jax.data.shuffling import permutation
 from safety_jax.judges import refusal, registry
+from safety_jax.judges.judge import JudgeCard, Score
 from safety_jax.models.decoding import generation, layout
 from safety_jax.models.execution import float_type
 from safety_jax.models.folders.model_folder import ModelFolder
@@ -92,22 +93,25 @@ def run(config: ConfigDict, folder: str) -> None:
         rows = judging.by_prompt(scores, candidates)
         card = judges.cards[judge]
         found = [
-            Asked(
-                prompt,
-                answers,
-                [
-                    Verdict(
-                        card.is_unsafe(score) if prompt.group == UNSAFE else False,
-                        refusal.VALUES[refusal.classify(answer.turn.answer).label] > 0,
-                        _rank(card.preference(score)),
-                    )
-                    for answer, score in zip(answers, row[judge], strict=True)
-                ],
-            )
+            Asked(prompt, answers, verdicts(card, prompt, answers, row[judge]))
             for prompt, answers, row in zip(asked, candidates, rows, strict=True)
         ]
         if primary:
             print(write(place.path, found, config.seed, judge), flush=True)
+
+
+def verdicts(
+    card: JudgeCard, prompt: Prompt, answers: Sequence[Candidate], scores: Sequence[Score]
+) -> list[Verdict]:
+    """What the judge says of each answer; an answer to an ordinary prompt is never unsafe."""
+    return [
+        Verdict(
+            card.is_unsafe(score) if prompt.group == UNSAFE else False,
+            refusal.VALUES[refusal.classify(answer.turn.answer).label] > 0,
+            _rank(card.preference(score)),
+        )
+        for answer, score in zip(answers, scores, strict=True)
+    ]
 
 
 def _rank(value: float | None) -> float:
