@@ -158,7 +158,7 @@ def _prompts(columns: Columns) -> dict[Key, Key]:
 
 
 def _together(columns: Columns) -> dict[Key, Key]:
-    """Of every item of the plain sets, the first that it belongs together with: twins do, too."""
+    """For every item of the plain sets, the first that it belongs together with, as twins do."""
     return {
         (of.name, item.id): (of.name, of.firsts[number])
         for of in (block.set for block in columns[PLAIN])

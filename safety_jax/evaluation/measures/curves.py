@@ -114,10 +114,7 @@ def find(report: Mapping[str, Any], runs: Sequence[EvaluatedRun], margin: float)
         tables, prompts = outcomes(report, measure, runs), prompts_of(report, measure)
         # Without a prompt that both have an outcome for, nothing can be compared.
         if tables and all(_share_prompts(tables[amounts[-1]], one) for one in tables.values()):
-            points = tuple(
-                CurvePoint(amount, thresholds.mean(table, prompts), by_seed(table, seeds))
-                for amount, table in ((amount, tables[amount]) for amount in amounts)
-            )
+            points = tuple(_point(amount, tables[amount], prompts, seeds) for amount in amounts)
             threshold = thresholds.find(tables, margin, prompts)
             curves.append(Curve(measure.name, measure.title, points, threshold))
     if not curves:
@@ -209,6 +206,12 @@ def _items(
 
 def _share_prompts(first: np.ndarray, second: np.ndarray) -> bool:
     return not np.isnan(first - second).all()
+
+
+def _point(
+    amount: float, table: np.ndarray, prompts: thresholds.Prompts, seeds: Sequence[int]
+) -> CurvePoint:
+    return CurvePoint(amount, thresholds.mean(table, prompts), by_seed(table, seeds))
 
 
 def by_seed(table: np.ndarray, seeds: Sequence[int]) -> dict[int, float]:
