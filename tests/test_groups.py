@@ -199,7 +199,10 @@ def test_what_training_does_to_a_gap(pairs):
     assert moved.change.low < 0.5 < moved.change.high
     other = judged(pairs, "ff" * 4 + "f-" * 4, "tuned")
     object.__setattr__(other, "protocol", "another")
-    found = groups.measure({"base": [base], "tuned": [other]}, "base", "guard", HOW, force=False)
+    models = {"base": [base], "tuned": [other]}
+    forced = groups.measure(models, "base", "guard", HOW, force=True)
+    assert gap(forced, "refused", "cats", "tuned").change == moved.change
+    found = groups.measure(models, "base", "guard", HOW, force=False)
     assert gap(found, "refused", "cats", "tuned").change is None
     table = grouped.groups(report(found))[0]
     assert table.head == ("set", "group", "pairs", "base", "tuned")
