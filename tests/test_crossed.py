@@ -93,9 +93,12 @@ def test_names_of_others_are_no_markup():
     for item in made["transcripts"]:
         item["set"] = name
     made["sets"] = {name: {}}
-    runs = [dataclasses.replace(one, value=form + one.value) for one in evaluated()]
+    runs = [
+        dataclasses.replace(one, value=form if one.value == FORMS[0] else "") for one in evaluated()
+    ]
     text = tabled.text(crossed.find(made, runs), "train")
     assert "<i>" not in text and "<b>" not in text and "\x1b" not in text
+    assert "| (none) | 0.54" in text and " (none) beside data/" in text
     rows = [line.replace("\\|", "") for line in text.splitlines() if "&lt;i&gt;" in line]
     assert [row.count("|") for row in rows] == [3, 7, 3, 7]  # the head of a table, a contrast
 

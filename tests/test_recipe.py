@@ -141,3 +141,10 @@ def test_methods_share_a_budget_of_compute(inputs, given, tmp_path):  # noqa: F8
     assert Budget(0, 0.0, 2.0).steps(48, size, None) == 4
     with pytest.raises(ConfigError, match="would have 2e.38 steps; expected at most 10,000,000"):
         Budget(0, 0.0, 1e38).steps(48, size, None)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"steps": []}', '{"steps": {"sit": {"seconds": 1}}}'])
+def test_a_damaged_record_is_told(tmp_path, text):
+    (tmp_path / "recipe.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"recipe.json: .*; remove it, and every step looks"):
+        recipe.RecipeLog(tmp_path / "recipe.json", writes=True)

@@ -30,14 +30,14 @@ def _cells(table: CrossedTable, axis: str) -> list[str]:
     ]
     for value in table.values:
         row = [shares.get((value, name), "") for name in table.sets]
-        lines.append(f"| {inline(value)} | {' | '.join(row)} |")
+        lines.append(f"| {_word(value)} | {' | '.join(row)} |")
     return lines
 
 
 def _contrasts(table: CrossedTable) -> list[str]:
     lines = ["| asked | learned | difference (95% interval) | p | p, Holm | |", "|---" * 6 + "|"]
     lines += [
-        f"| {inline(one.set)} | {inline(one.second)} beside {inline(one.first)} "
+        f"| {inline(one.set)} | {_word(one.second)} beside {_word(one.first)} "
         f"| {interval(one.difference, signed=True)} | {_p(one.p)} | {_p(one.p_holm)} "
         f"| {one.verdict} |"
         for one in table.contrasts
@@ -49,6 +49,11 @@ def sentence(contrasts: Sequence[Contrast]) -> str:
     """How many differences are shown, of all that were looked for."""
     shown = sum(one.verdict == DIFFERENT for one in contrasts)
     return f"{shown} of {len(contrasts)} contrasts show a difference; the others leave it open."
+
+
+def _word(value: str) -> str:
+    """What runs have on the axis; "" is what they have where it is left alone."""
+    return inline(value) or "(none)"
 
 
 def _p(value: float) -> str:

@@ -12,7 +12,6 @@ that was cut off goes on where it stopped, by its own means.
 
 import dataclasses
 import functools
-import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -181,6 +180,13 @@ def _walk_groups(group: ConfigDict, change: Callable[[Any], Any]) -> None:
 # ---------------------------------------------------------------------------- what is finished
 
 
+def _is_finished_step(facts: Any) -> bool:
+    """Whether a value of `recipe.json` is what `RecipeLog.add` writes."""
+    if not isinstance(facts, dict) or not isinstance(facts.get("seconds"), int | float):
+        return False
+    return isinstance(facts.get("config"), dict) and "stage" in facts["config"]
+
+
 class RecipeLog:
     """`recipe.json`: the steps that are finished, with the config each was run with.
 
@@ -191,14 +197,15 @@ class RecipeLog:
     def __init__(self, path: Path, writes: bool):
         self._path, self._writes = path, writes
         self._steps: dict[str, dict[str, Any]] = {}
-        if path.exists():
-            try:
-                self._steps = json.loads(path.read_text())["steps"]
-            except (ValueError, KeyError) as error:
-                raise ConfigError(
-                    f"{path} is damaged; remove it, and every step looks for itself whether it is "
-                    "finished"
-                ) from error
+        advice = "remove it, and every step looks for itself whether it is finished"
+        try:
+            there = files.read_object(path, ConfigError, advice)
+        except FileNotFoundError:
+            return
+        steps = there.get("steps")
+        if not isinstance(steps, dict) or not all(map(_is_finished_step, steps.values())):
+            raise ConfigError(f"{path}: expected the steps of a recipe; {advice}")
+        self._steps = steps
 
     def finished(self, name: str, config: ConfigDict) -> bool:
         """Whether the step ran to its end with this config, and all before it with theirs."""

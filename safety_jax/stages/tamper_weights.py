@@ -85,7 +85,7 @@ class TamperedWeights:
         """Removes a tampering's checkpoints, and exports its last weights if they are to be kept;
         False when asked to stop before."""
         path = self._path(one)
-        target = path / "export"
+        target, checkpoints = path / "export", path / "checkpoints"
         if keep and not target.exists():
             trainable = self._train(one, last)
             if trainable is None:
@@ -94,10 +94,11 @@ class TamperedWeights:
             learner = self._policy
             write = learner.export if self._opened.adapter is None else learner.export_merged
             write(target, trainable, self._frozen, "float32")
-            if jax.process_index() == 0:
-                tokenizer_files.copy(self._opened.tokenizer_folders, target, ())
         if jax.process_index() == 0:
-            shutil.rmtree(path / "checkpoints", ignore_errors=True)
+            # Checkpoints go last: while they are there, a kill may have come before the tokenizer.
+            if keep and checkpoints.exists():
+                tokenizer_files.copy(self._opened.tokenizer_folders, target, ())
+            shutil.rmtree(checkpoints, ignore_errors=True)
         return True
 
     def release(self) -> None:
