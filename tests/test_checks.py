@@ -168,6 +168,7 @@ def test_weights_of_judges_are_numbers():
         (config("dpo:demo", checkpoint__export="best", checkpoint__best_is="lowest",
                 checkpoint__best_metric="eval/rewards/margins/source=a"), "expected highest"),
         (config("sft:demo", data__recovery="harm.jsonl"), "but data.recovery_share is 0"),
+        (config("kto:demo", lora__rank=0, lora__layers="1"), "lora.layers is '1', but lora.rank"),
         (config("dpo:demo", dpo__reference="none"), "dpo.reference is none, but dpo.objective sig"),
         (config("reward:demo", checkpoint__best_metric="eval/mse"), "of the kind pairs has not"),
         (config("reward:demo,kind=binary", reward__direction="higher is safer"), "scores harm"),

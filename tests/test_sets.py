@@ -96,6 +96,9 @@ def test_advbench_whichever_way_its_columns_are_called(tmp_path, header):
     write_csv(tmp_path / "harmful_behaviors.csv", header, *rows)
     (found,) = read("AdvBench", folder=tmp_path)
     assert [item.prompt[0].content for item in found.items] == ["Do 0", "Do 1"]
+    write_csv(tmp_path / "mine.csv", ("prompt", "x"), *rows)
+    with pytest.raises(DataError, match="mine.csv line 2: 'goal' is missing"):
+        read(f"{tmp_path}/mine.csv?as=AdvBench")
 
 
 def test_rows_are_drawn_by_seed_and_keep_their_numbers(data):

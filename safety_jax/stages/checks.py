@@ -237,6 +237,15 @@ def _codes_stand_still(config: ConfigDict) -> str | None:
     return None
 
 
+def _layers_have_adapters(config: ConfigDict) -> str | None:
+    if config.lora.layers and config.lora.rank == 0:
+        return (
+            f"lora.layers is {config.lora.layers!r}, but lora.rank is 0, which trains every layer "
+            'in full; expected a rank above 0, or lora.layers=""'
+        )
+    return None
+
+
 def _codes_take_nothing_up(config: ConfigDict) -> str | None:
     base = config.model.base
     if base != STORED and config.raft.adapter == "merge":
@@ -307,7 +316,13 @@ def _labels_are_whole(config: ConfigDict) -> str | None:
 
 
 Rule = Callable[[ConfigDict], str | None]
-_TRAINING: tuple[Rule, ...] = (_length, _best_is_measured, _best_is_good, _codes_stand_still)
+_TRAINING: tuple[Rule, ...] = (
+    _length,
+    _best_is_measured,
+    _best_is_good,
+    _codes_stand_still,
+    _layers_have_adapters,
+)
 RULES: dict[str, tuple[Rule, ...]] = {
     "sft": (*_TRAINING, _beginnings_are_not_learned, _answers_are_begun_with, _likelihood_alone),
     "dpo": (*_TRAINING, _reference),
@@ -317,6 +332,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "raft": (
         _length,
         _codes_stand_still,
+        _layers_have_adapters,
         _something_to_merge,
         _codes_take_nothing_up,
         _room_for_prompts,

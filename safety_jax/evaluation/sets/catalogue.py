@@ -94,10 +94,10 @@ def files_below(folder: Path) -> list[Path]:
 def _advbench(row: Row) -> Row:
     """A widely copied version of the file has the names of its two columns swapped: what begins
     with "Sure" is what a model is to be made to say, as a prefilled answer does."""
-    prompt, opening = text_of(row, "goal"), row.get("target")
-    if prompt.lstrip().startswith("Sure"):
-        prompt, opening = opening, prompt
-    return {"prompt": prompt, "opening": opening}
+    goal, target = text_of(row, "goal"), row.get("target")
+    if goal.lstrip().startswith("Sure"):
+        return {"prompt": target, "opening": goal}
+    return {"prompt": goal, "opening": target}
 
 
 def _harmbench(row: Row) -> Row:
