@@ -75,7 +75,7 @@ def read_corpus(config: ConfigDict, base: groups.Base) -> Corpus[Examples]:
 
 
 def safety_rows(config: ConfigDict) -> Source:
-    """The source of `data.safety`, of which so many rows are mixed in.
+    """The source of `data.safety`, of which `data.safety_rows` rows are mixed in.
 
     Raises:
         ConfigError, DataError: it cannot be used, or says itself how many rows to take.

@@ -135,7 +135,7 @@ def spread(models: Mapping[str, str]) -> dict[str, str]:
     `n.safety_rows100_seed1=runs/sweep/runs/safety_rows100_seed1/export` and so on.
 
     Raises:
-        ConfigError: a sweep without finished runs, or a run that is called as another model is.
+        ConfigError: a sweep without finished runs, or a run with the name of another model.
     """
     found: dict[str, str] = {}
     for name, place in models.items():
