@@ -24,7 +24,7 @@ from safety_jax.data import buckets
 SHORTEST = 64
 # Packed rows are at least this long, so that short texts fill them; longer ones cost attention.
 SHORTEST_PACKED = 256
-# Texts of a packed row are at most so many that they have this many tokens on average.
+# A packed row has at most one text for this many of its tokens.
 TOKENS_A_TEXT = 64
 # Tokens that texts must begin with alike for one copy to serve all of a row, and the room behind.
 LEAST_SHARED = 64

@@ -104,7 +104,7 @@ def max_tokens(name: str, wanted: int, positions: int) -> int:
 
 
 def numbers(name: str, key: str, value: Any, count: int) -> tuple[float, ...]:
-    """A tuple of so many numbers, or an empty one; configs cannot hold None."""
+    """A tuple of `count` numbers, or an empty one; configs cannot hold None."""
     if len(value) not in (0, count) or not all(isinstance(v, int | float) for v in value):
         raise ConfigError(
             f"score.judges.{name}.{key} is {value!r}; expected {count} number(s) in a tuple, or ()"

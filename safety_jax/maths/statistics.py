@@ -149,7 +149,7 @@ def detectable_change(n: int, turned: float) -> float | None:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """p values adjusted for there being so many of them (Holm, 1979).
+    """p values adjusted for their number (Holm, 1979).
 
     The smallest of n is multiplied by n, the next one by n - 1, and none falls below one before it.
     statsmodels' own collects garbage at every call, which takes seconds in a large process.
@@ -247,7 +247,7 @@ def drawn_times(
 def _middle(
     values: Numbers, times: Int[np.ndarray, "rows n"], middle: str
 ) -> Float[np.ndarray, " rows"]:
-    """The mean or median of values that are there so many times."""
+    """The mean or median of values, each of which counts `times`."""
     total = times.sum(1)
     if middle == "mean":
         return times @ values / total

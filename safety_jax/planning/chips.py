@@ -125,7 +125,7 @@ class Slice:
         return self.chip.axes > 0
 
     def network(self, group: int) -> float:
-        """Bytes/s, one direction, at which each chip of a group of so many devices can receive from
+        """Bytes/s, one direction, at which each chip of a group of `group` devices can receive from
         the others, all links of the axes that the group needs carrying their share.
 
         A group takes the fewest axes of the slice that hold it; an axis that is no ring has links

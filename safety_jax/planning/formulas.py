@@ -91,7 +91,7 @@ def _attention(config: llama.LlamaConfig, row_tokens: int) -> float:
 
 
 def _seen(config: llama.LlamaConfig, tokens: float) -> float:
-    """Keys that a token meets in all layers, of so many before it."""
+    """Keys that a token meets in all layers, with `tokens` before it."""
     windows = [config.kinds[number].window for number in config.layer_kinds]
     return float(sum(tokens if window is None else min(tokens, window) for window in windows))
 
@@ -270,6 +270,6 @@ def exchanged(
 
 
 def network_seconds(received: Mapping[int, float], where: Slice) -> float:
-    """Seconds in which a device receives so many bytes from groups of so many devices."""
+    """Seconds in which a device receives these bytes, by the size of the group that sends them."""
     alone = math.fsum(size / where.network(group) for group, size in received.items())
     return alone * where.chip.devices  # which share the links of their chip

@@ -92,8 +92,8 @@ def for_rows(
 def for_decoding(
     model: llama.LlamaConfig, where: Slice, lanes: int, *, weights: float, caches: float
 ) -> ModelSizes:
-    """For writing tokens: kernels divided among so many devices that reading their part and adding
-    up the products takes least, as if neither waited for the other.
+    """The sizes for writing tokens: kernels divided among the number of devices for which reading a
+    part and adding up the products takes least, as if neither waited for the other.
 
     A kernel is divided by `fsdp` as well as by `tensor` (`meshes.decoding`), caches by all axes;
     `tensor` goes as far as heads allow, because a lane's attention then needs no exchange.

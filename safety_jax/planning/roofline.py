@@ -45,7 +45,7 @@ class Times:
         return max(named, key=lambda name: named[name])
 
     def mfu(self, seconds: float) -> float:
-        """Model FLOPs over what the chips could do in so many seconds."""
+        """Model FLOPs over what the chips could do in `seconds`."""
         return self.model_flops / (seconds * self.peak)
 
 

@@ -53,7 +53,7 @@ def fill_lanes(
     mesh: Mesh,
     place: Workdir,
 ) -> None:
-    """As `fill`, for runs of which so many are trained at a time: what suits all their data."""
+    """As `fill`, for runs of which `lanes` are trained at a time: what suits all their data."""
     found = [_needs(own, task) for own, task in runs]
     offsets = np.cumsum([0, *(len(one.lengths) for one in found)])
     needs = Needs(

@@ -239,7 +239,7 @@ def make(asked: PlanRequest, planned: StageProgram, search: bool) -> dict[str, A
 
 
 def begin(asked: PlanRequest, planned: StageProgram, choice: ProgramChoice) -> ProgramChoice:
-    """With so many rows, where they may be chosen, as the formulas let hope that they fit."""
+    """A choice with as many rows as are likely to fit by formula, where rows may be chosen."""
     rows = choice.rows
     while choice.free and rows > choice.step:
         listed = planned.programs(asked, dataclasses.replace(choice, rows=rows))

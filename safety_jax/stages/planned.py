@@ -75,7 +75,7 @@ class PlanRequest:
         return self.where.chip.memory / self.where.chip.devices
 
     def mesh_for_rows(self, rows: int, bytes_each: float) -> layouts.ModelSizes:
-        """The mesh that is chosen for so many rows a step, and bytes held for each weight."""
+        """The mesh that is chosen for these rows of a step, with `bytes_each` held for a weight."""
         state = float(bytes_each * formulas.all_weights(self.model))
         return layouts.for_rows(self.model, len(self.found), rows, state, self.memory)
 
@@ -121,7 +121,7 @@ class StageProgram:
 def chosen(
     sizes: layouts.ModelSizes, rows: int, most: int, *, free: bool, remat: str = "full"
 ) -> ProgramChoice:
-    """The choice of so many rows, where they are `free` rounded up to what the mesh divides."""
+    """The choice of these rows, rounded up to what the mesh divides where they are `free`."""
     parts = sizes.data * sizes.fsdp
     if not free:
         if rows % parts:

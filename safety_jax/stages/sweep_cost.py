@@ -30,7 +30,7 @@ class RunCost:
 
 
 def program_steps(steps: Sequence[int], lanes: int) -> int:
-    """Steps of the program until runs of so many steps have ended, begun in this order, each in the
+    """Steps of the program until runs of these lengths have ended, begun in this order, each in the
     lane that is free first: (4, 3, 2) in two lanes take 5."""
     ends = [0] * lanes
     for taken in steps:

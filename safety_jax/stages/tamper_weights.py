@@ -69,7 +69,7 @@ class TamperedWeights:
         self._made: tuple[steps.State, Any, Callable[..., Any]] | None = None
 
     def after(self, one: Tampering, step: int) -> Model | None:
-        """The model after so many steps; None when asked to stop before."""
+        """The model after `step` steps; None when asked to stop before."""
         adapters = None
         if step:
             trainable = self._train(one, step)
@@ -110,7 +110,7 @@ class TamperedWeights:
     # ------------------------------------------------------------------------ training
 
     def _train(self, one: Tampering, step: int) -> trees.Tree | None:
-        """The adapters after so many steps, trained from the last listed step on; None when asked
+        """The adapters after `step` steps, trained from the last listed step on; None when asked
         to stop."""
         path = self._path(one)
         path.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ Advance = Callable[[State, Any, Any, jax.Array, dict[str, jax.Array]], tuple[Sta
 
 
 class TrainingLanes:
-    """The states of so many runs, stacked, and the compiled step of all of them."""
+    """The states of several runs, stacked, and the compiled step of all of them."""
 
     def __init__(
         self, width: int, advance: Advance, pattern: State, where: State, frozen: Any, mesh: Mesh
@@ -47,7 +47,7 @@ class TrainingLanes:
         """Makes room.
 
         Args:
-            width: how many.
+            width: how many runs.
             pattern: shapes of the largest state.
             where: shardings of one.
             frozen: what the steps read and none changes, the weights of the base.
@@ -174,7 +174,7 @@ class Begun(Generic[R]):
 
     Attributes:
         place: a batch's arrays and number of used microbatches, on the mesh.
-        numbers: of the step that comes after so many.
+        numbers: those of a step, by the number of steps before it.
         finish: is given the walk's last word as soon as it is spoken.
     """
 

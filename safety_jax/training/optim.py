@@ -112,7 +112,7 @@ class Optimization:
         )
 
     def make(self, total_steps: int) -> tuple[Schedule, optax.GradientTransformation]:
-        """The learning rate over a run of so many steps, and the optimizer that follows it."""
+        """The learning rate over a run of `total_steps`, and the optimizer that follows it."""
         rate = schedule(
             self.schedule,
             learning_rate=self.learning_rate,

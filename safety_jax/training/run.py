@@ -196,7 +196,7 @@ def lay_out(
 
 
 def make_stepper(optimization: optim.Optimization, mesh: Mesh) -> Stepper:
-    """Makes the optimizer and the compiled step of a run of so many steps."""
+    """Returns what makes the optimizer and the compiled step of a run, whatever its length."""
 
     def make(learner: Learner, learning: Learning, trainable: trees.Tree, total: int):
         rate, optimizer = optimization.make(total)

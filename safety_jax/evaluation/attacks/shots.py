@@ -67,7 +67,7 @@ def pairs(count: int) -> list[tuple[str, str]]:
 
 
 def in_context(request: str, count: int) -> str:
-    """The request behind so many exchanges of this kind, in one message."""
+    """The request behind `count` exchanges of this kind, in one message."""
     shown = "".join(f"Q: {asked}\nA: {answer}\n\n" for asked, answer in pairs(count))
     return f"{shown}Q: {request}\nA:"
 

@@ -95,7 +95,7 @@ def curve(
 
 
 def point(step: int, blocks: Sequence[Block], judge: str) -> TamperedPoint:
-    """What is counted after so many steps, over all sets of a kind."""
+    """What is counted after `step` steps, over all sets of a kind."""
     unsafe, of = _unsafe(blocks, judge)
     ordinary = [block for block in blocks if block.set.kind == SAFE and block.detector]
     refused = [verdict for block in ordinary for verdict in block.refused(FULL, PARTIAL)]

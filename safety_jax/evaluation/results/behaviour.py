@@ -60,7 +60,7 @@ class UnderAttack:
 
 @dataclasses.dataclass(frozen=True)
 class TurnResult:
-    """What a model said at one turn of the conversations that have so many.
+    """What a model said at one turn, over the conversations that have it.
 
     Attributes:
         turn: from 1.

@@ -281,8 +281,8 @@ def most_context() -> int:
 
 
 def context(tokens: int) -> tuple[Message, ...]:
-    """Harmless exchanges that come nearest to so many tokens; the same before every request, so
-    that a decoder reads them once."""
+    """Harmless exchanges that come nearest to this number of tokens; the same before every request,
+    so that a decoder reads them once."""
     found: list[Message] = []
     total = 0.0
     for asked, answer in _ordinary():

@@ -231,7 +231,7 @@ class Set:
         return sorted(range(len(self.items)), key=lambda i: (firsts[i], i))
 
     def blocks(self, prompts: int) -> list[range]:
-        """Places of the items in runs of so many prompts; none goes on from one turn of
+        """Places of the items in runs of this many prompts; none goes on from one turn of
         conversations to the next, whose prompts hold the answers to the turn before."""
         numbers = [len(before) for before in self.earlier]
         found = []

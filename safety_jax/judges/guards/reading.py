@@ -209,7 +209,8 @@ def reading(
     return LabelReading(dict(zip(labels, map(float, shares), strict=True)), mass)
 
 
-# One program serves the labels of every question: so many, of so many first tokens, or multiples.
+# One program serves the labels of every question: this many, of this many first tokens, or
+# multiples of both.
 _LABELS, _TOKENS = 16, 8
 
 

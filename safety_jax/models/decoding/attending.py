@@ -237,8 +237,8 @@ class _Looks(NamedTuple):
         return visit(q, (first, place.blocks(behind)), self.rule, look, found)
 
     def _filled(self, begin: Any, lengths: Any, b: int, tokens: int) -> tuple[Any, jax.Array]:
-        """The first block of a ring of so many tokens that is looked at, and the one behind the
-        last; `lengths` tokens were put into it, the first one at the position `begin`."""
+        """The first block of a ring of `tokens` that is looked at, and the one behind the last;
+        `lengths` tokens were put into it, the first one at the position `begin`."""
         behind = jnp.minimum(blocks_for(lengths, b), tokens // b)
         if self.window is None:
             return 0, behind

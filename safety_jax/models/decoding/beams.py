@@ -125,7 +125,7 @@ def write_beams(
     seats: attending.Seats,
     steps: Int[Any, ""],
 ) -> tuple[caches.Cache, Beams]:
-    """Goes on for so many steps, or until no search is open. All answers are equally long, so the
+    """Goes on for `steps`, or until no search is open. All answers are equally long, so the
     column of the ring is the number of tokens written."""
     B, N = state.tokens.shape
 

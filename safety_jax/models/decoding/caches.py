@@ -100,7 +100,7 @@ class CacheSizes(NamedTuple):
     block_tokens: int  # b
 
     def within(self, window: int | None) -> "CacheSizes":
-        """The sizes for layers with this window: a token meets so many, itself included."""
+        """The sizes for layers with this window: a token meets `window` keys, its own included."""
         if window is None:
             return self
         most = -(-window // self.block_tokens) * self.block_tokens
@@ -149,7 +149,7 @@ class LayerPlace(NamedTuple):
     here: jax.Array | None
 
     def blocks(self, count: jax.Array) -> jax.Array:
-        """How many blocks the layer visits of so many."""
+        """How many of `count` blocks the layer visits."""
         return count if self.here is None else jnp.where(self.here, count, 0)
 
 

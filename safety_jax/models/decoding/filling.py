@@ -15,8 +15,8 @@ from safety_jax.models.decoding import caches
 def places_held(
     cells: Int[Array, " b"], length: Int[Array, "*N"], tokens: int
 ) -> Int[Array, "*N b"]:
-    """The place of the token that lies in each of these cells of a ring of so many, after `length`
-    tokens; negative where none does."""
+    """The place of the token that lies in each of these cells of a ring of `tokens`, after `length`
+    tokens were put into it; negative where none does."""
     turn = (length - 1) // tokens * tokens
     newest = turn[..., None] + jnp.broadcast_to(cells, (*length.shape, len(cells)))
     return jnp.where(newest < length[..., None], newest, newest - tokens)

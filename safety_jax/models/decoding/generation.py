@@ -39,9 +39,9 @@ __all__ = ["Completion", "Pace", "SamplingParams", "Setup", "Stop", "bucket", "g
 
 # A prompt's candidates end one by one, so more prompts are half answered than lanes / candidates.
 PROMPTS_PER_FULL_PROMPT = 2
-# With one candidate, so many of the lanes again are read ahead, so that full rows are read.
+# With one candidate, lanes / AHEAD_SHARE more prompts are read ahead, so that full rows are read.
 AHEAD_SHARE = 4
-# The host looks for lanes to refill when one in so many has finished.
+# The host looks for lanes to refill when one in REFILL_SHARE has finished.
 REFILL_SHARE = 16
 
 

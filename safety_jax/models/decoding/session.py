@@ -45,7 +45,7 @@ class Pace:
     cache_dtype: DTypeLike
 
     def check(self, row_parts: int) -> None:
-        """Raises a ConfigError for a pace that cannot be used, or not on so many devices."""
+        """Raises a ConfigError for a pace that cannot be used, or not on `row_parts` devices."""
         if self.lanes < 1 or self.lanes % row_parts:
             raise ConfigError(
                 f"lanes {self.lanes} does not divide over mesh {' x '.join(meshes.RULES['rows'])} "
@@ -144,7 +144,7 @@ PREFIX_BUCKETS = 2
 
 
 def rung(needed: int, most: int, parts: int) -> int:
-    """The fewest rows that hold so many, of `most`, its half and its quarter."""
+    """The fewest rows that hold `needed`, of `most`, its half and its quarter."""
     size = most
     while size % (2 * parts) == 0 and size // 2 >= max(needed, most // SMALLEST_SHARE):
         size //= 2

@@ -289,7 +289,7 @@ def _numbers(
 def _rows(
     tensor: safetensors.Tensor, each: tuple[int, ...], dtype: np.dtype, start: int, stop: int
 ) -> np.ndarray:
-    """Rows of so many numbers each, wherever the file says that its axes are."""
+    """Rows of the shape `each`, wherever the file says that its axes are."""
     out = np.empty((stop - start, *each), dtype)
     if out.size:
         tensor.read_bytes(start * math.prod(each) * dtype.itemsize, out)

@@ -89,7 +89,7 @@ class Tensor:
         return dataclasses.replace(self, shape=shape, offset=self.offset + start * each)
 
     def every(self, start: int, stop: int, groups: int) -> "Tensor":
-        """These rows of each of so many equal groups."""
+        """These rows of each of `groups` equal groups."""
         shape = ((stop - start) * groups, *self.shape[1:])
         each = (start, stop, self.shape[0] // groups)
         return GroupedTensor(self.file, self.name, self.code, shape, self.offset, *each)
