@@ -131,10 +131,11 @@ def test_a_file_of_ones_own(tmp_path):
         ("why\nso?", "", 8, "for", "b"),
     )
     columns = "columns=prompt:question,category:topic,id:nr"
-    (found,) = read(f"{path}?kind=unsafe&{columns},twin:other&twin=XSTest-safe&licence=CC0")
-    assert (found.name, found.kind, found.twin, found.licence) == (
-        "mine", UNSAFE, "XSTest-safe", "CC0",
-    )  # fmt: skip
+    mine = f"{path}?kind=unsafe&{columns},twin:other&twin=theirs&licence=CC0"
+    found, _ = read(mine, f"{path}?kind=safe&{columns}&name=theirs")
+    assert (found.name, found.kind, found.twin, found.licence) == ("mine", UNSAFE, "theirs", "CC0")
+    with pytest.raises(ConfigError, match="twin=theirs names no set that is asked; .* of mine"):
+        read(mine)
     assert [(i.id, i.category, i.twin) for i in found.items] == [
         ("7", "tools", "a"),
         ("8", "", "b"),

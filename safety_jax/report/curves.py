@@ -49,7 +49,7 @@ def draw(curve: Curve, axis: str, target: Path) -> None:
         markerfacecolor="white", label="a run each, and their mean",
     )  # fmt: skip
     # Amounts crowd at the low end: so does the axis, and from 0 on is as far as a doubling.
-    least = max(1.0, min((a for a in amounts if a > 0), default=1.0))
+    least = min((a for a in amounts if a > 0), default=1.0)
     axes.set_xscale("symlog", linthresh=least, linscale=0.9 * math.log10(2))
     axes.set_xticks(amounts, [f"{amount:g}" for amount in amounts])
     axes.minorticks_off()

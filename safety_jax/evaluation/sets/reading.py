@@ -77,7 +77,8 @@ def read_sets(specs: Sequence[str], folder: str, key: str, seed: int) -> list[Se
         seed: draws the rows of `rows=N`.
 
     Raises:
-        ConfigError: a set that nobody knows, an option that does not fit, two sets of one name.
+        ConfigError: a set that nobody knows, an option that does not fit, two sets of one name,
+            twins of a set that is not there.
         DataError: a file or row that cannot be used; the message names it.
     """
     if not any(specs):
@@ -87,13 +88,21 @@ def read_sets(specs: Sequence[str], folder: str, key: str, seed: int) -> list[Se
     below = _files(folder, key)
     found: dict[str, Set] = {}
     along: set[str] = set()  # sets that come with their attacks, and may be named beside them
-    for spec in itertools.chain.from_iterable(map(_listed, specs)):
+    listed = list(itertools.chain.from_iterable(map(_listed, specs)))
+    for spec in listed:
         several = _read(spec, folder, below, key, seed)
         along |= {made.plain for made in several}
         for made in several:
             known = found.setdefault(made.name, made)
             if known is not made and not (made.name in along and known.items == made.items):
                 raise ConfigError(f"{key}: two sets are named {made.name}; add ?name= to one")
+    for spec in listed:
+        twin = sources.parse(spec, key, OPTIONS)[1]["extra"].get("twin")
+        if twin is not None and twin not in found:
+            raise ConfigError(
+                f"{key}: {spec}: twin={twin} names no set that is asked; expected one of "
+                f"{', '.join(found)}"
+            )
     return list(found.values())
 
 
