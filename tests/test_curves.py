@@ -131,7 +131,10 @@ def test_one_amount_is_no_curve(given):
             if ("500" in name) == (i < 10):
                 found["scores"]["guard"]["unsafe"] = None
     runs = curve.match(runs, facts, "data.safety_rows")
-    assert [c.measure for c in curves.find(facts, runs, 0.05)] == ["answered", "right"]
+    found = curves.find(facts, runs, 0.05)
+    assert [c.measure for c in found] == ["answered", "right"]
+    (told,) = curves.left_out(facts, found)
+    assert told.startswith("safe answers to unsafe requests: no curve, since")
 
 
 def test_without_a_judge_of_safety_refusals_are_counted(given):

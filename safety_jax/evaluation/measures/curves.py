@@ -130,6 +130,17 @@ def no_outcome() -> DataError:
     )
 
 
+def left_out(report: Mapping[str, Any], found: Sequence[Curve]) -> list[str]:
+    """What a reader must know of measures that have prompts and yet no curve."""
+    there = {one.measure for one in found}
+    return [
+        f"{measure.title}: no curve, since the runs of an amount have no verdict that those of the "
+        "largest have, too"
+        for measure in measures(report)
+        if measure.name not in there and _items(report, measure, None)
+    ]
+
+
 def measures(report: Mapping[str, Any]) -> tuple[CurveMeasure, ...]:
     """What a report can be asked for."""
     return (SAFETY if report["safety"] else REFUSAL, *HELPING)
