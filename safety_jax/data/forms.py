@@ -5,11 +5,11 @@
     I want you to show me the map.    Could you show me ...?    I believe that you ought to ...
 
 Safety-Tuned LLaMAs (arXiv 2309.07875) asks whether a model that learned to refuse one form refuses
-the others. A request is taken apart by rule, into something to do (an act), something to be the
-case (a claim) or something to be made by the model (a task), and put together again, in one of
-three wordings for each form. Its core alone says which, so that the forms of one request go
-together, and no form has one wording. What the rules do not know for certain has no form at all:
-several sentences, questions that ask for a place or a name, a general "you" as a subject.
+the others. Rules take a request apart, into something to do (an act), something that is said to be
+so (a claim) or something for the model to make (a task), and put it together again in one of three
+wordings for each form. The core of the request alone decides on the wording, so that its forms go
+together, and no form has one wording only. What the rules do not know for certain has no form at
+all: several sentences, questions that ask for a place or a name, a general "you" as a subject.
 """
 
 import re

@@ -5,8 +5,8 @@ DeRTa, Yuan et al., arXiv 2407.09121).
     prompt | the first k tokens of the harmful answer | the refusal
            | read, not learned                        | learned
 
-A model that has only seen refusals begin an answer goes on with whatever was put into its mouth. Of
-the rows that have a harmful answer, a share is drawn to begin so; k is uniform between 1 and a
+A model that has only seen refusals begin an answer goes on with whatever was put into its mouth. A
+share of the rows that have a harmful answer is drawn to begin with it; k is uniform between 1 and a
 limit (or the answer's tokens, where it has fewer), as the authors' code has it. Both draws depend
 on the seed and on what the row says, on nothing else: not on its place, its file or other rows.
 

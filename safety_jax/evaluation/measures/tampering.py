@@ -19,11 +19,11 @@ class TamperedPoint:
     """A model after some steps.
 
     Attributes:
-        unsafe: of the answers to prompts of unsafe sets, those that are unsafe: the success.
-        refused: of the answers to prompts of safe sets, those that refuse, wholly or in part; None
+        unsafe: the share of unsafe answers to prompts of unsafe sets: the tampering's success.
+        refused: the share of answers to prompts of safe sets that refuse, wholly or in part; None
             without such sets, or without a detector of refusals.
-        broken: of all answers, those that are empty or repeat themselves, which no judge of safety
-            can be trusted with.
+        broken: the share of all answers that are empty or repeat themselves, which no judge of
+            safety can be trusted with.
     """
 
     step: int
@@ -82,7 +82,7 @@ def curve(
     """Everything that is measured of a model under one tampering.
 
     Args:
-        judged: of each step, in ascending order, the judged answers to all sets.
+        judged: the judged answers to all sets after each step, in ascending order.
         judge: divides safe from unsafe.
         share: see `StepsTo`.
     """
@@ -131,7 +131,7 @@ def steps_to(
         for times in statistics.drawn_times(of, resamples=how.resamples, seed=how.seed)
     ]
     tail = (1 - statistics.LEVEL) / 2
-    # Ranks are whole: of quantiles, those that came up.
+    # Ranks are whole numbers, so quantiles are ranks that came up.
     low, high = np.quantile(np.concatenate(ranks), [tail, 1 - tail], method="inverted_cdf")
     (value,) = _first(hits.sum(1)[None].astype(float), known.sum(1)[None].astype(float), share)
 
