@@ -1,8 +1,8 @@
 """What a model is to have begun to say.
 
-A prefilled answer is an attack that only those can make who feed a model themselves, or whose
-service lets them (Zou et al., arXiv 2307.15043, aim at such beginnings; Qi et al., arXiv
-2406.05946, show how few tokens are enough).
+Only those who feed a model themselves, or whose service lets them, can prefill its answer. Zou et
+al., arXiv 2307.15043, aim at such beginnings; Qi et al., arXiv 2406.05946, show how few tokens are
+enough.
 """
 
 import re
