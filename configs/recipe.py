@@ -205,7 +205,11 @@ TESTED = (
 
 def smollm2(config: ConfigDict):
     """SmolLM2-135M-Instruct learns from demonstrations (launch/real) and from its own answers, and
-    is asked HarmBench, XSTest, and questions that nothing it learned from is like."""
+    is asked HarmBench, XSTest, and questions that nothing it learned from is like.
+
+    SIT starts from the base, RAFT and DPO from SIT, as in Safe to Serve. From the base itself, an
+    epoch of DPO leaves greedy answers where they were: docs/results.md.
+    """
     config.recipe.base = "build/models/SmolLM2-135M-Instruct.Q4_1.gguf"
     config.recipe.trunk = "build/models/all-MiniLM-L6-v2"
     config.recipe.data = of_real("data")
@@ -231,15 +235,17 @@ def smollm2(config: ConfigDict):
     sit.data.train = ("@own/kept.jsonl?rows=500", "@data/contrast.jsonl", "@data/ordinary.jsonl")
     sit.data.safety = "@data/refusals.jsonl"
     sit.data.safety_rows = 349  # all of them
+    sit.train.epochs = 1.0  # more of it gains less than the same time of DPO
+    sit.checkpoint.export_merged = True
 
-    # The base hardly ever refuses by itself, so the demonstrations are among the candidates.
+    # SIT still answers many of these prompts, so the demonstrations are among the candidates.
     config.raft = steps = raft.get_config()
     steps.data.prompts = ("@data/refusals.jsonl",)
     steps.data.ordinary = ("@data/contrast.jsonl", "@data/ordinary.jsonl")
     steps.data.ordinary_share = 0.5
     steps.raft.reference_answers = True
     steps.raft.rounds = 2
-    steps.raft.prompts = 256
+    steps.raft.prompts = 128
     steps.raft.judges = ("judge=@judge",)
     steps.raft.accept = ("judge",)
     steps.raft.rank_by = "judge"
@@ -251,7 +257,7 @@ def smollm2(config: ConfigDict):
     config.dpo = pairs = dpo.get_config()
     pairs.data.train = ("@own/pairs_unsafe.jsonl", "@own/pairs_ordinary.jsonl?rows=350")
     pairs.data.prefer = "all"  # of two harmless answers to an ordinary request too
-    pairs.dpo.nll_weight = 1.0  # a base that never refuses must learn the words, not only margins
+    pairs.dpo.nll_weight = 1.0  # keeps the chosen answers likely
 
     tuned = ["sit", "raft", "dpo"]
     for name in tuned:
@@ -260,11 +266,12 @@ def smollm2(config: ConfigDict):
         config[name].lora.targets = ("all-linear",)
         config[name].train.batch_size = 16
         config[name].data.max_length = 256
-        config[name].optim.learning_rate = 5e-4
+        config[name].optim.learning_rate = 5e-4 if name == "sit" else 2e-4
     for name in ("sit", "dpo"):
         config[name].data.eval_rows = 40
+    begins = {"judge": "@trunk", "looker": "@trunk", "raft": "@sit/merged", "dpo": "@sit/merged"}
     for name in (*tuned, "own", "judge", "looker"):
-        config[name].model.path = "@trunk" if name in ("judge", "looker") else "@base"
+        config[name].model.path = begins.get(name, "@base")
         config[name].model.parameter_dtype = "float32"
         config[name].model.compute_dtype = "float32"
     for name in (*tuned, "own"):
@@ -366,7 +373,7 @@ def pushed(config: ConfigDict, few: bool):
     recovery.data.recovery_share = 0.5
     recovery.data.recovery_tokens = 64
     if not few:
-        recovery.train.max_flops = 1.27e14  # what the 150 steps of `sit` take
+        recovery.train.max_flops = 6.4e13  # what the 75 steps of `sit` take
 
     tuned = ["sit", "dpo", "recovery"]
     config.pushed = report = config.report.copy_and_resolve_references()
