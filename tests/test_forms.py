@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from configs import recipe
 from configs import sweep as sweep_config
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import forms, records, sources
@@ -153,3 +154,8 @@ def test_forms_are_an_axis_of_a_sweep():
     made = variants(sweep_config.get_config("form,demo"))
     assert len(made) == 9 and made[4].name == "safety_formquestion_seed1"
     assert made[4].config.data.safety_form == "question"
+
+
+def test_the_recipe_asks_all_forms():
+    """A config imports nothing of the library, so that it has the forms a second time."""
+    assert sorted(forms.FORMS) == list(recipe.FORMS)

@@ -9,6 +9,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -38,47 +39,27 @@ def run(config: ConfigDict, folder: str) -> None:
         report = read_report(files.expand(group.report) / "report.json")
         runs = match(sweep_record.read(files.expand(group.sweep)), report, group.axis)
         axis = group.axis.rpartition(".")[2].replace("_", " ")
-        write = write_tables if isinstance(runs[0].value, str) else write_curves
-        facts = {"axis": group.axis, "report": group.report, "judge": report["safety"]}
-        write(config, runs, report, axis, facts, place.path)
+        found: Sequence[Any]
+        pages: ModuleType
+        if isinstance(runs[0].value, str):  # words have no order: a table of each and each set
+            found, pages, kind = crossed.find(report, runs), table_pages, "tables"
+        else:
+            found, pages, kind = (
+                curves.find(report, runs, group.margin_share),
+                curve_pages,
+                "curves",
+            )
+        if jax.process_index() == 0:
+            pages.write(found, axis, place.path, place.path.name)
+            facts = {"axis": group.axis, "report": group.report, "judge": report["safety"]}
+            keep(place.path, facts, kind, found)
+            print(f"{pages.text(found, axis)}\n{place.path / kind}.md", flush=True)
 
 
-def write_curves(
-    config: ConfigDict,
-    runs: list[EvaluatedRun],
-    report: Mapping[str, Any],
-    axis: str,
-    facts: Mapping[str, Any],
-    folder: Path,
-) -> None:
-    """Over numbers: curves with their thresholds."""
-    found = curves.find(report, runs, config.curve.margin_share)
-    if jax.process_index() == 0:
-        curve_pages.write(found, axis, folder, folder.name)
-        keep(folder, facts, curves=found)
-        print(f"{curve_pages.text(found, axis)}\n{folder / 'curves.md'}", flush=True)
-
-
-def write_tables(
-    config: ConfigDict,
-    runs: list[EvaluatedRun],
-    report: Mapping[str, Any],
-    axis: str,
-    facts: Mapping[str, Any],
-    folder: Path,
-) -> None:
-    """Over words, which have no order: a table of each word and each set."""
-    found = crossed.find(report, runs)
-    if jax.process_index() == 0:
-        table_pages.write(found, axis, folder, folder.name)
-        keep(folder, facts, tables=found)
-        print(f"{table_pages.text(found, axis)}\n{folder / 'tables.md'}", flush=True)
-
-
-def keep(folder: Path, facts: Mapping[str, Any], **found: Sequence[Any]) -> None:
-    """Writes `curve.json`."""
-    made = {name: [dataclasses.asdict(one) for one in several] for name, several in found.items()}
-    text = json.dumps({**facts, **made}, allow_nan=False, indent=1)
+def keep(folder: Path, facts: Mapping[str, Any], kind: str, found: Sequence[Any]) -> None:
+    """Writes `curve.json`; what was found stands there under its kind."""
+    made = {**facts, kind: [dataclasses.asdict(one) for one in found]}
+    text = json.dumps(made, allow_nan=False, indent=1)
     files.write(folder / "curve.json", text + "\n")
 
 
