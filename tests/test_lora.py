@@ -86,7 +86,7 @@ def test_scaling_and_targets():
         lora.targets(("lm_head",))
 
 
-def test_dropout_keeps_the_mean_and_needs_a_key():
+def test_dropout_keeps_the_mean_and_needs_a_key(one_device):
     """keep = 3/4: an entry is 0 or 4/3, its mean 1; each layer and projection draws its own."""
     x = jnp.ones((2048, 16))
     identity = {"a": jnp.eye(16)[None], "b": jnp.eye(16)[None]}
@@ -96,12 +96,14 @@ def test_dropout_keeps_the_mean_and_needs_a_key():
         name: jax.tree.map(lambda leaf: leaf[0], layer)
         for name, layer in lora.by_layer(keyed).items()
     }
-    query, value = (np.asarray(lora.delta(x, leaves[name])) for name in ("query", "value"))
+    query, value = (
+        np.asarray(lora.delta(x, leaves[name], one_device)) for name in ("query", "value")
+    )
     np.testing.assert_allclose(np.unique(query), [0, 4 / 3], rtol=1e-6)
     np.testing.assert_allclose(query.mean(), 1, atol=0.02)
     assert (query != value).mean() > 0.2
     still = jax.tree.map(lambda leaf: leaf[0], lora.by_layer(adapters)["query"])
-    np.testing.assert_array_equal(lora.delta(x, still), x)
+    np.testing.assert_array_equal(lora.delta(x, still, one_device), x)
 
 
 def test_adapters_on_one_layer_are_adapters_without_the_others(

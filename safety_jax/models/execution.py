@@ -11,11 +11,11 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from safety_jax.base.errors import ConfigError
-from safety_jax.models import attention
+from safety_jax.models import attention, products
 
 REMAT: dict[str, Callable[..., Any] | None] = {
     "none": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": products.keep,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 

@@ -22,7 +22,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from safety_jax.base import meshes, trees
-from safety_jax.models import declaration, lora, quantised, rotary
+from safety_jax.models import declaration, lora, products, quantised, rotary
 from safety_jax.models.attention import Rule
 from safety_jax.models.execution import REMAT, Execution
 from safety_jax.models.rotary import Rope
@@ -168,7 +168,7 @@ def _product(
     """x Wᵀ. The backward pass has the kernel made ready once more: kept, layer by layer, would be a
     second copy of the model, in the type of `x`, gathered, dequantised and transposed."""
     ready = quantised.ready(kernel, x.dtype, run.mesh, axes)
-    return jax.lax.dot_general(x, ready, (((1,), (1,)), ((), ())))
+    return products.product(x, ready, run.mesh)
 
 
 class Projection(nnx.Module):
@@ -200,7 +200,7 @@ class Projection(nnx.Module):
         if self.bias is not None:
             y = y + jnp.broadcast_to(self.bias[...].astype(x.dtype), y.shape)
         if adapter is not None:
-            y = y + lora.delta(flat, adapter)
+            y = y + lora.delta(flat, adapter, run.mesh)
         return y.reshape(*x.shape[:-1], -1)
 
 

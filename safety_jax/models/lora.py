@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 
 from safety_jax.base import meshes, trees
 from safety_jax.base.errors import ConfigError
+from safety_jax.models import products
 
 # Hugging Face's name of each projection that can be adapted, and ours.
 TARGETS = {
@@ -283,15 +284,16 @@ def _everywhere(leaf: jax.Array, adapters: Adapters) -> jax.Array:
     return empty.at[adapters.rows].set(leaf)
 
 
-def delta(x: Float[Array, "tokens I"], leaves: Leaves) -> Float[Array, "tokens O"]:
+def delta(x: Float[Array, "tokens I"], leaves: Leaves, mesh: Mesh) -> Float[Array, "tokens O"]:
     """What the adapter adds to a projection of `x`: scale · drop(x) Aᵀ Bᵀ, in x's dtype."""
     if leaves.keep is not None:
         kept = jax.random.bernoulli(leaves.key, leaves.keep, x.shape)
         x = jnp.where(kept, x / leaves.keep.astype(x.dtype), 0)
     *copies, _, size_in = leaves.a.shape
     by_copy = x.reshape(*copies, -1, size_in)
-    narrow = (by_copy @ leaves.a.astype(x.dtype).mT) * leaves.scale.astype(x.dtype)
-    wide = narrow @ leaves.b.astype(x.dtype).mT
+    narrow = products.product(by_copy, leaves.a.astype(x.dtype), mesh)
+    narrow = narrow * leaves.scale.astype(x.dtype)
+    wide = products.product(narrow, leaves.b.astype(x.dtype), mesh)
     return wide.reshape(-1, wide.shape[-1])
 
 

@@ -1,0 +1,66 @@
+"""Products of 16-bit numbers: those of float32, rounded once, forward and backward."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.ad_checkpoint import print_saved_residuals
+
+from safety_jax.models import products
+from safety_jax.models.execution import REMAT
+
+
+def drawn(*shape: int, dtype=jnp.bfloat16, seed: int = 0) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape, dtype)
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_a_narrow_product_and_its_gradients_are_float32s_rounded_once(batch, one_device):
+    x, kernel = drawn(*batch, 8, 32), drawn(*batch, 16, 32, seed=1)
+    out, pull = jax.vjp(lambda x, kernel: products.product(x, kernel, one_device), x, kernel)
+    incoming = drawn(*out.shape, seed=2)
+    found = (out, *pull(incoming))
+    wide_x, wide_kernel, wide_in = (np.asarray(part, np.float64) for part in (x, kernel, incoming))
+    exact = (
+        wide_x @ wide_kernel.swapaxes(-1, -2),
+        wide_in @ wide_kernel,
+        wide_in.swapaxes(-1, -2) @ wide_x,
+    )
+    for given, expected in zip(found, exact, strict=True):
+        assert given.dtype == jnp.bfloat16
+        # Half a step of 8 bits, and what float32 sums lose.
+        np.testing.assert_allclose(np.asarray(given, np.float64), expected, rtol=2**-8, atol=1e-5)
+
+
+def test_products_are_summed_in_float32_and_multiplied_in_16_bits_backward_too(one_device):
+    """What takes a processor's 16-bit matrix units; 32 bits on either side would not."""
+    x, kernel = drawn(8, 32), drawn(16, 32, seed=1)
+
+    def loss(x, kernel):
+        return products.product(x, kernel, one_device).astype(jnp.float32).sum()
+
+    text = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, kernel))
+    dots = [line for line in text.splitlines() if "dot_general" in line]
+    assert len(dots) == 3
+    assert text.count("preferred_element_type=float32") == 3
+    operands = [value.aval.dtype for eqn in _equations(jax.grad(loss, (0, 1)), x, kernel)
+                if eqn.primitive.name == "dot_general" for value in eqn.invars]  # fmt: skip
+    assert operands == [jnp.dtype(jnp.bfloat16)] * 6
+
+
+def _equations(function, *arguments):
+    return jax.make_jaxpr(function)(*arguments).jaxpr.eqns
+
+
+def test_what_a_backward_pass_keeps_is_16_bits_wide(one_device, capsys):
+    kernels = drawn(16, 32, seed=1), drawn(32, 16, seed=2)
+
+    def layer(x):
+        for kernel in kernels:
+            x = jnp.tanh(products.product(x, kernel, one_device))
+        return x.astype(jnp.float32).sum()
+
+    print_saved_residuals(jax.checkpoint(layer, policy=REMAT["dots"]), drawn(8, 32))
+    kept = [line for line in capsys.readouterr().out.splitlines() if "[8," in line]
+    assert sum("[8,16]" in line for line in kept) == 1
+    assert all("bf16" in line for line in kept), kept
