@@ -208,9 +208,9 @@ def judging() -> ConfigDict:
     score.judges = ConfigDict()
     score.rows_per_write = 512  # rows between two writes; a kill costs at most these
     score.tokens_per_batch = auto()  # padded, over all devices; auto: 16384, of a CPU 2048
-    score.parameter_dtype = "bfloat16"
+    score.parameter_dtype = "auto"  # bfloat16; on a CPU float32
     score.base = "stored"  # kernels as folders have them; int8, nf4: of LLaMA-like judges
-    score.compute_dtype = "bfloat16"
+    score.compute_dtype = "auto"  # bfloat16; on a CPU without units for it float32
     score.attention = "auto"  # xla, cudnn (GPU), splash (TPU); for causal models
     return score
 
@@ -247,5 +247,5 @@ def set_pace(sample: ConfigDict, prompts_per_write: int):
     sample.prefill_tokens = 512  # of prompts, read at a time by each device that shares out rows
     sample.bucket_tokens = 128  # the shortest compiled length of prompts
     sample.chunk_steps = 16  # steps between two looks of the host
-    sample.cache_dtype = "bfloat16"  # of keys and values; "int8": half the memory and traffic
+    sample.cache_dtype = "auto"  # of keys and values, as above; or "int8": half the memory
     sample.prompts_per_write = prompts_per_write  # a kill costs at most these

@@ -34,9 +34,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     model.init = "pretrained"  # or "random": only config and tokenizer are read from the path
     model.adapter = ""  # a PEFT folder to start from
     model.tokenizer = ""  # "": the model's own
-    model.parameter_dtype = "bfloat16"  # of the frozen base; what is trained is float32
+    model.parameter_dtype = "auto"  # of the frozen base; what is trained is float32
     model.base = "stored"  # its kernels as the folder has them; int8, nf4: quantised on reading
-    model.compute_dtype = "bfloat16"
+    model.compute_dtype = "auto"  # bfloat16; on a CPU without units for it float32
     model.attention = "auto"  # xla, cudnn (GPU), splash (TPU)
     model.remat = "auto"  # what fits; or none, dots, full: less memory, more compute
 

@@ -46,9 +46,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     model.path = ""  # a Hugging Face folder, hub id or GGUF file; must be given
     model.init = "pretrained"  # or "random": only config and tokenizer are read from the path
     model.tokenizer = ""  # "": the model's own
-    model.parameter_dtype = "bfloat16"  # of a frozen trunk; what is trained is float32
+    model.parameter_dtype = "auto"  # of a frozen trunk; what is trained is float32
     model.base = "stored"  # its kernels as the folder has them; int8, nf4: quantised on reading
-    model.compute_dtype = "bfloat16"  # the head is always float32
+    model.compute_dtype = "auto"  # the head is always float32
     model.attention = "auto"  # of LLaMA trunks: xla, cudnn (GPU), splash (TPU)
     model.remat = "auto"  # what fits; or none, dots, full: less memory, more compute
 

@@ -51,9 +51,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.model = model = ConfigDict()
     model.tokenizer = ""  # "": each model's own
-    model.parameter_dtype = "bfloat16"
+    model.parameter_dtype = "auto"  # bfloat16; on a CPU float32
     model.base = "stored"  # kernels as folders have them; int8, nf4: quantised on reading
-    model.compute_dtype = "bfloat16"
+    model.compute_dtype = "auto"  # bfloat16; on a CPU without units for it float32
     model.attention = "auto"  # xla, cudnn (GPU), splash (TPU)
     model.remat = "auto"  # what fits; or none, dots, full: less memory, more compute
 

@@ -107,10 +107,19 @@ def run_stage(name: str, config: ConfigDict, folder: str) -> None:
     """Runs one stage, and imports none of the others."""
     stage = importlib.import_module(f"safety_jax.stages.{name}")
     if name != "recipe":
-        stage.run(config, folder)
+        stage.run(config if name == "plan" else settled(config), folder)
         return
     others = [other for other in schema.STAGES if other != name]
     stage.run(config, folder, stages={one: functools.partial(run_stage, one) for one in others})
+
+
+def settled(config: ConfigDict) -> ConfigDict:
+    """The config with every number type named that it leaves to this platform."""
+    import jax
+
+    from safety_jax.stages import precision
+
+    return precision.settled(config, jax.devices()[0].platform)
 
 
 def explain(error: BaseException, folder: Path | None = None) -> str | None:

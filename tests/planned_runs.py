@@ -7,6 +7,7 @@ from typing import Any
 
 from safety_jax.models import llama
 from safety_jax.planning import chips
+from safety_jax.stages import precision
 from safety_jax.stages.plan import STAGES
 from safety_jax.stages.planned import PlanRequest
 
@@ -25,6 +26,7 @@ def asked(
     flat = {key.replace("__", "."): value for key, value in values.items()}
     axes = ("mesh.data", "mesh.fsdp", "mesh.tensor")
     config.update_from_flattened_dict(flat | dict(zip(axes, sizes, strict=True)))
+    config = precision.settled(config, "tpu")
     return PlanRequest(config, model, chips.parse_slice(where), found, keep=True, example_tokens=0)
 
 

@@ -87,9 +87,10 @@ def test_scaling_and_targets():
 
 
 def test_dropout_keeps_the_mean_and_needs_a_key(one_device):
-    """keep = 3/4: an entry is 0 or 4/3, its mean 1; each layer and projection draws its own."""
-    x = jnp.ones((2048, 16))
-    identity = {"a": jnp.eye(16)[None], "b": jnp.eye(16)[None]}
+    """keep = 3/4: an entry is 0 or 4/3, its mean 1; each layer, projection and feature draws its
+    own."""
+    x = jnp.ones((2048, 15))  # an odd number, of features that share their random numbers by twos
+    identity = {"a": jnp.eye(15)[None], "b": jnp.eye(15)[None]}
     adapters = lora.Adapters({"query": identity, "value": identity}, 1.0, 0.25)
     keyed = dataclasses.replace(adapters, key=jax.random.key(0))
     leaves = {
@@ -102,6 +103,9 @@ def test_dropout_keeps_the_mean_and_needs_a_key(one_device):
     np.testing.assert_allclose(np.unique(query), [0, 4 / 3], rtol=1e-6)
     np.testing.assert_allclose(query.mean(), 1, atol=0.02)
     assert (query != value).mean() > 0.2
+    # Two features that are drawn alike would be 1; 0 is what independent ones come to.
+    alike = np.corrcoef(query.T) - np.eye(15)
+    assert np.abs(alike).max() < 5 / np.sqrt(2048)
     still = jax.tree.map(lambda leaf: leaf[0], lora.by_layer(adapters)["query"])
     np.testing.assert_array_equal(lora.delta(x, still, one_device), x)
 

@@ -12,7 +12,7 @@ from safety_jax.base import meshes
 from safety_jax.base.errors import ConfigError
 from safety_jax.models import llama, quantised
 from safety_jax.models import lora as adapters
-from safety_jax.models.execution import float_type
+from safety_jax.models.execution import float_type, stored_type
 from safety_jax.models.folders.model_folder import open_model
 from safety_jax.models.model import Model
 
@@ -45,7 +45,7 @@ def load(
         ConfigError: an unknown dtype or backend, or a mesh that does not divide the model.
     """
     mesh = mesh or all_devices()
-    kind = float_type("dtype", dtype or default_dtype(mesh))
+    kind = float_type("dtype", dtype or stored_type(mesh.devices.flat[0].platform))
     folder = open_model(
         str(path),
         mesh,
@@ -112,7 +112,3 @@ def merge(model: Model) -> Model:
 @functools.cache
 def all_devices() -> Mesh:
     return meshes.build(data=-1, fsdp=1, tensor=1)
-
-
-def default_dtype(mesh: Mesh) -> str:
-    return "float32" if mesh.devices.flat[0].platform == "cpu" else "bfloat16"

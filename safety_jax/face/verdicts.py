@@ -12,6 +12,7 @@ from safety_jax.face.given import Prompt
 from safety_jax.judges import registry, scoring
 from safety_jax.judges.judge import JudgeCard, Score, from_record
 from safety_jax.judges.planned import Resources, Spec
+from safety_jax.models.execution import stored_type
 
 TOKENS_PER_BATCH = 16_384  # that go through a judge at once
 
@@ -67,7 +68,7 @@ def judge(
     read = records.read_responses(given.source("answer", rows))
     conversations = [from_record(record) for record in read]
     mesh = mesh or loading.all_devices()
-    dtype = dtype or loading.default_dtype(mesh)
+    dtype = dtype or stored_type(mesh.devices.flat[0].platform)
     specs = judges if isinstance(judges, Mapping) else registry.named(judges)
     planned = registry.plan(specs, Resources(mesh, dtype, dtype, "auto", TOKENS_PER_BATCH))
     scores: dict[str, list[Score]] = {}

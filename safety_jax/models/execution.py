@@ -2,7 +2,9 @@
 computes."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -62,6 +64,28 @@ class Execution:
         dtype = jnp.dtype(compute_dtype)
         function = attention.build(backend, mesh, rules, dtype, verify)
         return cls(mesh, dtype, function, remat)
+
+
+def stored_type(platform: str) -> str:
+    """The float type that is kept where nothing else is asked for, by jax's platform: a CPU cuts
+    layers and blocks out of arrays of float32 alone without a detour."""
+    return "float32" if platform == "cpu" else "bfloat16"
+
+
+def computed_type(platform: str) -> str:
+    """The float type that a platform multiplies fastest. Few CPUs have units for 16-bit numbers."""
+    return "bfloat16" if platform != "cpu" or _has_matrix_units() else "float32"
+
+
+@functools.cache
+def _has_matrix_units() -> bool:
+    """Whether this processor multiplies matrices of bfloat16 itself (Intel's AMX), by Linux."""
+    try:
+        described = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    flags = next((line for line in described.splitlines() if line.startswith("flags")), "")
+    return "amx_bf16" in flags.split()
 
 
 def float_type(key: str, name: str) -> jnp.dtype:

@@ -147,10 +147,15 @@ def heads_first(x: Float[Array, "B T D"], heads: int) -> Float[Array, "H B T E"]
 def attend(
     scores: Float[Array, "H B T S"], v: Float[Array, "H B S E"], mask: Bool[Array, "B S"]
 ) -> Float[Array, "B T D"]:
-    """Values by softmax over the real tokens, in both directions; softmax in float32."""
+    """Values by softmax over the real tokens, in both directions; softmax in float32. What was
+    mixed is divided by the sum of its weights, E numbers a token, not the S weights themselves."""
     lowest = jnp.finfo(jnp.float32).min
-    weights = jax.nn.softmax(jnp.where(mask[None, :, None, :], scores, lowest), axis=-1)
-    mixed = jnp.einsum("hbts,hbse->hbte", weights.astype(v.dtype), v)
+    scores = jnp.where(mask[None, :, None, :], scores, lowest)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    mixed = jnp.einsum(
+        "hbts,hbse->hbte", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
+    )
+    mixed = (mixed / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
     mixed = jnp.transpose(mixed, (1, 2, 0, 3))
     return mixed.reshape(*mixed.shape[:2], -1)
 

@@ -26,7 +26,7 @@ from safety_jax.base.errors import ConfigError, UserError
 from safety_jax.base.memory import GIB
 from safety_jax.base.settings import Whole
 from safety_jax.planning import chips, formulas, layouts, programs, roofline, sizes, table
-from safety_jax.stages import checks, config_files
+from safety_jax.stages import checks, config_files, precision
 from safety_jax.stages.planned import PlanRequest, ProgramChoice, StageProgram
 from safety_jax.stages.planned_passes import DECODING, JUDGING
 from safety_jax.stages.planned_training import TRAINING
@@ -62,6 +62,7 @@ def run(config: ConfigDict, folder: str) -> None:
     set_values(runs, tuple(plan.set))
     for spec, one in runs.items():
         checks.check(one, f"plan.run {spec!r}", complete=False)
+    runs = {spec: precision.settled(one, "tpu") for spec, one in runs.items()}  # or a GPU: the same
     cells = list(itertools.product(runs, config.model.size, slices))
     if not cells:
         raise ConfigError("plan.run, model.size and plan.slice must each name at least one")

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from safety_jax.base import files, hosts
 from safety_jax.base.errors import ConfigError
-from safety_jax.stages import devices
+from safety_jax.stages import devices, precision
 from safety_jax.training import workdir
 
 RECORD = "recipe.json"
@@ -123,7 +123,7 @@ def read_steps(config: ConfigDict, stages: Mapping[str, Stage]) -> list[RecipeSt
                 raise ConfigError(f"recipe.{key} is empty; step {name} uses @{key}: give a folder")
         if "mesh" in group:
             try:
-                devices.build_mesh(group)
+                devices.build_mesh(precision.settled(group, jax.devices()[0].platform))
             except ConfigError as error:
                 raise ConfigError(f"step {name}: {error}") from error
         found.append(RecipeStep(name, frozenset(named & before)))

@@ -16,6 +16,7 @@ BELOW_ONE = Real(0.0, 1.0, high_open=True)
 STEPS = Whole(1, unit="steps")
 TOKENS = Whole(1, LONGEST_ROW, unit="tokens")
 NUMBER_TYPE = OneOf(("bfloat16", "float32"))
+CHOSEN_TYPE = OneOf(("auto", "bfloat16", "float32"))
 STORED = "stored"  # see `models/quantised.py`, which needs jax
 KERNELS = OneOf((STORED, "int8", "nf4"))
 ATTENTION = OneOf(("auto", "xla", "cudnn", "splash"))
@@ -52,9 +53,9 @@ PRECISION = in_group(
     "model",
     {
         "tokenizer": OTHER_FOLDER,
-        "parameter_dtype": NUMBER_TYPE,
+        "parameter_dtype": CHOSEN_TYPE,
         "base": KERNELS,
-        "compute_dtype": NUMBER_TYPE,
+        "compute_dtype": CHOSEN_TYPE,
         "attention": ATTENTION,
     },
 )
@@ -63,9 +64,9 @@ JUDGING = in_group(
     {
         "rows_per_write": Whole(1, unit="rows"),
         "tokens_per_batch": Whole(1, unit="tokens", names=("auto",)),
-        "parameter_dtype": NUMBER_TYPE,
+        "parameter_dtype": CHOSEN_TYPE,
         "base": KERNELS,
-        "compute_dtype": NUMBER_TYPE,
+        "compute_dtype": CHOSEN_TYPE,
         "attention": ATTENTION,
     },
 )
@@ -87,7 +88,7 @@ PACE = in_group(
         "prefill_tokens": TOKENS,
         "bucket_tokens": TOKENS,
         "chunk_steps": STEPS,
-        "cache_dtype": OneOf(("bfloat16", "float32", "int8")),
+        "cache_dtype": OneOf(("auto", "bfloat16", "float32", "int8")),
         "prompts_per_write": Whole(1, unit="prompts"),
     },
 )
