@@ -91,6 +91,11 @@ def of_real(path: str) -> str:
     return find_asset(f"launch/real/{path}")
 
 
+def models(steps: list[str]) -> str:
+    """What the steps of a recipe export, each under its step's name, for `evaluate.models`."""
+    return ",".join(f"{step}=@{step}" for step in steps)
+
+
 def sequence_judge(path: str, template: str, direction: str) -> ConfigDict:
     """The row of a judge that is a model with a sequence head."""
     judge = ConfigDict()

@@ -26,7 +26,8 @@ from safety_jax.base import assets, files
 from safety_jax.base.errors import ConfigError, UserError
 
 FOLDER = "configs"
-_SHARED = "common"  # imported by configs, and none itself
+# Imported by configs, and none themselves: what several share, and the parts of a long recipe.
+_SHARED = re.compile(r"common|recipe_\w+|__init__")
 _MODULE = "safety_jax_config_file"  # the name a config file runs under
 
 
@@ -48,7 +49,7 @@ class Opening:
 def available() -> dict[str, Path]:
     """The configs that ship with the package, by the name that `--config` takes."""
     files = sorted((assets.root() / FOLDER).glob("*.py"))
-    return {file.stem: file for file in files if file.stem not in (_SHARED, "__init__")}
+    return {file.stem: file for file in files if not _SHARED.fullmatch(file.stem)}
 
 
 def read_opening(path: Path) -> Opening:
