@@ -9,8 +9,13 @@ tried for what moves them.
 
     python -m safety_jax.main --config=configs/audit.py:demo --workdir=runs/audit_demo
 
+Judges that stage `reward` trained are given as `--config.audit.judges=NAME=FOLDER`. NAME=A|B is one
+judge of two: A, trained on `?prompts=-1/2` of its sources, judges the prompts of the first half,
+and B, trained on `?prompts=-2/2`, the others.
+
 Arguments, behind the colon and joined by commas, each a judge beside the refusal detector:
     demo          labelled responses of launch/demo, and a simple judge of harm; seconds, no network
+    complies      a rule that calls harmful what is not refused; it sees no prompt
     xstest        no judge, but how XSTest's labelled completions are read; give data.responses
     deberta, harmfulness, helpfulness, llama_guard, beaver_dam, guard   as in configs/score.py
     wildguard, qwen3guard, shieldgemma, granite_guardian, harmbench, strongreject, md_judge,
@@ -27,6 +32,7 @@ from ml_collections import ConfigDict
 from configs.common import (
     GUARDS,
     beaver_dam,
+    complies,
     judging,
     of_demo,
     own_guard,
@@ -47,6 +53,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         **dict.fromkeys(GUARDS, False),
         demo=False,
         xstest=False,
+        complies=False,
         deberta=False,
         harmfulness=False,
         helpfulness=False,
@@ -69,6 +76,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     data.special_text = "text"  # what spells a control token is letters; or "error", "skip"
 
     config.audit = audit = ConfigDict()
+    audit.judges = ()  # beside the rows of score.judges: NAME=FOLDER of a run of stage reward
     audit.changes = CHANGES  # of responses, and of a judge's own form
     audit.rows = 200  # that are changed, drawn by the seed; 0: all
     audit.resamples = 2000  # of the bootstrap
@@ -77,6 +85,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.score = judging()
     judges = config.score.judges
     judges.refusal = ConfigDict({"kind": "refusal"})
+    if choice.complies:
+        judges.complies = complies()
     for name in ("deberta", "harmfulness", "helpfulness", "llama_guard"):
         if choice[name]:
             judges[name] = published_judge(name)

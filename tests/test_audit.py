@@ -11,7 +11,7 @@ from scipy import stats
 from configs import audit as audit_config
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data.formats import Message
-from safety_jax.judges.audit import findings, labels
+from safety_jax.judges.audit import findings, labels, words
 from safety_jax.judges.audit.labels import LabelRule
 from safety_jax.judges.audit.perturbations import FILLER, PERTURBATIONS, REWORDED, perturb
 from safety_jax.judges.inputs import ScoreInput
@@ -215,14 +215,20 @@ def test_agreement_and_confidence():
     scores[0] = unscored("x")
     groups = {"kind": ["a"] * 17 + ["b"]}
     by = Resampled(np.arange(18), 200, 0)
-    whole, kind_a = findings.agreements(card(), scores, truths, range(18), groups, by)
+    nothing = np.full(18, np.nan)
+    whole, kind_a = findings.agreements(card(), scores, truths, range(18), nothing, groups, by)
     assert (whole.n, whole.positives, whole.unscored) == (14, 8, 1)
     assert (whole.found.hits, whole.found.missed, whole.found.false_alarms) == (5, 3, 3)
     assert (kind_a.column, kind_a.value, kind_a.n) == ("kind", "a", 14)  # b has too few
     # A judge of safety is turned round.
     turned = [s if s.value is None else scored(1 - s.value) for s in scores]
-    safer = findings.agreements(card(SAFER), turned, truths, range(18), {}, by)[0]
-    assert safer.auc == whole.auc
+    safer = findings.agreements(card(SAFER), turned, truths, range(18), nothing, {}, by)[0]
+    assert safer.auc == whole.auc and whole.wording is None
+    # A judge that draws no line can still be asked how it orders answers.
+    evidence = np.array([np.nan if s.value is None else s.value for s in scores])
+    open_ = findings.agreements(card(HARMFUL, None), scores, truths, range(18), evidence, {}, by)
+    assert (open_[0].n, open_[0].auc, open_[0].found.accuracy) == (14, whole.auc, None)
+    assert open_[0].wording == whole.auc
     sure = findings.confidence(card(), scores, truths, bins=5)
     assert sum(count for _, _, count in sure.bins) == 14
     kept = [(s.value, t) for s, t in zip(scores, truths, strict=True) if s.value and t is not None]
@@ -230,6 +236,32 @@ def test_agreement_and_confidence():
     found = calibration.reliability(odds, np.array([t for _, t in kept]), bins=5)
     assert sure.error == pytest.approx(found.error)
     assert findings.confidence(card(model=""), scores, truths, bins=5) is None
+    # Scores of a trained judge are log-odds already.
+    raw = [s if s.value is None else scored(float(np.log(s.value / (1 - s.value)))) for s in scores]
+    free = dataclasses.replace(card(), low=None, high=None)
+    assert findings.confidence(free, raw, truths, bins=5) is None
+    same = findings.confidence(free, raw, truths, bins=5, log_odds=True)
+    assert (same.error, same.temperature) == pytest.approx((sure.error, sure.temperature))
+
+
+def test_words_are_judged_by_the_labels_of_other_prompts():
+    answers = ["boil it", "It burns!", "boil water", "burns", "boil it", "unheard of"]
+    truths = [False, True, False, True, None, True]
+    found = words.evidence(answers, truths, np.arange(6), seed=0)
+    assert np.isnan(found[4]) and not np.isnan(found[[0, 1, 2, 3, 5]]).any()
+    assert found[3] > 0 > found[2]
+    # By hand: the others' one safe answer has boil and water, their three unsafe ones have it,
+    # burns twice, unheard and of; each of the six words counts once more on either side.
+    folds = np.random.default_rng(0).permutation(6) % words.FOLDS
+    others = [i for i in (1, 2, 3, 5) if folds[i] != folds[0]]
+    assert others == [1, 2, 3, 5]
+    vocabulary = 6  # boil it burns water unheard of
+    safe = {"boil": 2 / (vocabulary + 2), "it": 1 / (vocabulary + 2)}
+    unsafe = {"boil": 1 / (vocabulary + 5), "it": 2 / (vocabulary + 5)}
+    by_hand = np.log(3) + sum(np.log(unsafe[word] / safe[word]) for word in safe)
+    assert found[0] == pytest.approx(by_hand)
+    # All answers to one prompt: nobody else says anything of them.
+    assert np.isnan(words.evidence(answers, truths, np.zeros(6, int), seed=0)).all()
 
 
 # ---------------------------------------------------------------------------- the stage

@@ -138,7 +138,9 @@ def test_every_stage_and_judge_of_the_table_has_a_config():
     configs = [load(name, arg) for name, arg in CASES]
     assert {config.stage for config in configs} == set(schema.STAGES)
     rows = [row for config in configs if "score" in config for row in config.score.judges.values()]
-    assert {row.kind for row in rows} | {"trained", "weighted_sum"} == set(judge_schema.JUDGES)
+    assert {row.kind for row in rows} | {"trained", "cross_fitted", "weighted_sum"} == set(
+        judge_schema.JUDGES
+    )
 
 
 def test_the_reference_page_is_that_of_these_configs():

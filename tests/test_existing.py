@@ -161,8 +161,8 @@ def test_a_file_that_says_which_set(tmp_path):
         read_existing(str(path), [one, two], KEY, "row")
     with pytest.raises(ConfigError, match="set=Three is not asked; expected one of One, Two"):
         read_existing(f"{path}?set=Three", [one, two], KEY, "row")
-    for option in ("rows=1", "weight=0.5", "form=question"):
-        with pytest.raises(ConfigError, match="rows=, weight= and form= belong to sets"):
+    for option in ("rows=1", "weight=0.5", "form=question", "prompts=1/2"):
+        with pytest.raises(ConfigError, match="rows=, weight=, form= and prompts= belong to sets"):
             read_existing(f"{path}?set=One&{option}", [one, two], KEY, "row")
     with pytest.raises(ConfigError, match="set= belongs to a file"):
         read_existing(f"{tmp_path}?set=One", [one, two], KEY, "row")

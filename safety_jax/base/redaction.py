@@ -10,7 +10,7 @@ HIDDEN = "***"
 # Options of our own behind the last question mark of a source's spec, see data/sources.py.
 OPTIONS = (
     "rows", "weight", "format", "columns", "without", "name", "bad_rows", "broken_text", "sha256",
-    "form", "as", "attack", "kind", "licence", "set", "twin",
+    "form", "only", "prompts", "as", "attack", "kind", "licence", "set", "twin",
 )  # fmt: skip
 _URL = re.compile(
     r"""(?P<scheme>\b[a-z][a-z0-9+.-]*://)

@@ -82,7 +82,12 @@ def desirable(row: Row, column: str) -> bool:
 
 
 def _word(value: Any, words: Mapping[str, bool]) -> bool | None:
-    return words.get(value.strip().lower()) if isinstance(value, str) else None
+    # A guard writes the kinds of harm below its verdict.
+    return (
+        words.get(value.strip().partition("\n")[0].strip().lower())
+        if isinstance(value, str)
+        else None
+    )
 
 
 def categories_of(row: Row, column: str) -> tuple[str, ...]:

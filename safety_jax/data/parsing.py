@@ -55,6 +55,8 @@ def parse(
             _check_size(parsed)
             _check_turns(parsed.prompt + parsed.chosen)
             check(parsed)
+            if source.fold is not None and not source.fold.holds(parsed.prompt, parsed.context):
+                continue
             parsed = _in_form(parsed, source.form)
         except BadRow as bad:
             unwanted = isinstance(bad, UnwantedRow)
@@ -70,6 +72,8 @@ def parse(
     source.left_out.extend(left_out)
     if skipped is not None:
         skipped.extend(left_out)
+    if not found and not left_out:
+        raise DataError(f"{source.spec}: no row asks what is in this part of all prompts")
     if not found:
         first = left_out[0]
         raise DataError(

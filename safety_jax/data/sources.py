@@ -12,6 +12,8 @@ Options follow the last question mark and are joined by `&`:
     format=alpaca     the record format, where detection is not wanted (see records.py)
     columns=instruction:question,output:answer           our column : the file's column
     without=label,score   columns to pass over, as if they were not there
+    only=type:contrast_*  rows whose column has this value; * stands for anything, | for or
+    prompts=-1/5      rows that ask what is in a part of all prompts, or not in it; see folds.py
     name=safety       the name in reports; the file's stem otherwise
     form=question     requests put as instruction, question or opinion, see forms.py
     bad_rows=skip     leave out rows that are not usable, and count them, instead of stopping
@@ -23,6 +25,7 @@ written with one more at its end.
 """
 
 import dataclasses
+import fnmatch
 import hashlib
 import re
 import urllib.parse
@@ -34,6 +37,7 @@ from typing import Any, TypeVar
 from safety_jax.base import files, redaction
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import downloads, shuffling, values
+from safety_jax.data.folds import Fold
 from safety_jax.data.forms import FORMS
 from safety_jax.data.readers import PlacedRow, Row, check_ending, read_file
 
@@ -69,6 +73,7 @@ class Source:
         columns: our column name -> the source's.
         skip_bad_rows: leave unusable rows out instead of raising.
         form: that requests are put in, see forms.py; or "" for that of the rows.
+        fold: the prompts whose rows count, see folds.py; None for all.
         path: the local file that was read, a download too; None for `hf:` and `tfds:`.
         extra: options that are the reader's own, see `open_source`.
         left_out: rows that were read in vain; readers of records add to it.
@@ -84,6 +89,7 @@ class Source:
     columns: Mapping[str, str]
     skip_bad_rows: bool
     form: str = ""
+    fold: Fold | None = None
     path: Path | None = None
     extra: Mapping[str, str] = dataclasses.field(default_factory=dict)
     left_out: list[Skipped] = dataclasses.field(default_factory=list, compare=False)
@@ -114,15 +120,17 @@ def open_source(spec: str, key: str = "data.train", also: Sequence[str] = ()) ->
     opened = _OPENERS.get(kind, _open_file)(location, key, errors, sha256)
     if not opened.rows:
         raise DataError(f"{location}: holds no rows; expected at least one, change {key}")
-    rows: list[Row] = [row for _, row in opened.rows]
-    without = options.pop("without")
-    _check_columns(rows, [*options["columns"].values(), *without], f"{key}: {spec}")
+    without, only = options.pop("without"), options.pop("only")
+    named = [*options["columns"].values(), *without, *([only[0]] if only else [])]
+    _check_columns([row for _, row in opened.rows], named, f"{key}: {spec}")
+    kept = _only(opened.rows, only, f"{key}: {spec}") if only else opened.rows
+    rows: list[Row] = [row for _, row in kept]
     if without:
         rows = [{name: row[name] for name in row if name not in without} for row in rows]
     return Source(
         spec=public(spec),
         rows=rows,
-        where=[place for place, _ in opened.rows],
+        where=[place for place, _ in kept],
         path=opened.path,
         **({"name": opened.name} | options),
     )
@@ -136,6 +144,27 @@ def _check_columns(rows: Sequence[Row], named: Sequence[str], where: str) -> Non
             raise ConfigError(
                 f"{where}: no row has a column {name!r}; there are {', '.join(known) or 'none'}"
             )
+
+
+def _only(rows: Sequence[PlacedRow], only: tuple[str, list[str]], where: str) -> list[PlacedRow]:
+    """Rows whose column fits one of the patterns; a DataError where none does."""
+    column, patterns = only
+
+    def text(row: Row) -> str:
+        value = row.get(column)
+        return (
+            str(value).lower() if isinstance(value, bool) else str("" if value is None else value)
+        )
+
+    kept = [
+        (place, row)
+        for place, row in rows
+        if any(fnmatch.fnmatchcase(text(row), pattern) for pattern in patterns)
+    ]
+    if not kept:
+        there = ", ".join(list(dict.fromkeys(repr(text(row))[:40] for _, row in rows))[:8])
+        raise DataError(f"{where}: no row has such a {column!r}; its values are {there}")
+    return kept
 
 
 def public(spec: str) -> str:
@@ -207,6 +236,13 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(map(_word, text.split(",")))
 
 
+def _values(text: str) -> tuple[str, list[str]]:
+    column, colon, patterns = text.partition(":")
+    if not (column and colon and patterns):
+        raise ValueError
+    return column, patterns.split("|")
+
+
 def _hash(text: str) -> str:
     if not re.fullmatch("[0-9a-fA-F]{64}", text):
         raise ValueError
@@ -239,14 +275,16 @@ _OPTIONS: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
         "replace or error",
     ),
     "sha256": ("sha256", _hash, "64 hexadecimal digits"),
+    "only": ("only", _values, "a column and its value, as in type:contrast_*"),
+    "prompts": ("fold", Fold.parse, "a part of all prompts, 1/5, or all but it, -1/5"),
 }
 ALSO = ("as", "attack", "kind", "licence", "set", "twin")
 """Options of readers that know further ones; see `open_source`."""
 
 
 def parse(spec: str, key: str, also: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
-    """`path?rows=5` -> `path` and `{"take": 5, ...}`: fields of Source; `errors`, `sha256` and
-    `without` besides.
+    """`path?rows=5` -> `path` and `{"take": 5, ...}`: fields of Source; `errors`, `sha256`,
+    `without` and `only` besides.
 
     Raises:
         ConfigError: no source, or an option that is unknown or has a wrong value.
@@ -265,6 +303,8 @@ def parse(spec: str, key: str, also: Sequence[str] = ()) -> tuple[str, dict[str,
         "errors": "strict",
         "sha256": None,
         "without": (),
+        "only": None,
+        "fold": None,
         "extra": {},
     }
     seen: set[str] = set()

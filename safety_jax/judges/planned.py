@@ -75,12 +75,14 @@ class PlannedJudge:
         load: reads them, and gives the judge.
         combination: of a combined judge, what makes its scores from those of others.
         reworded: None of a judge whose form has no words of its own.
+        log_odds: its scores are log-odds of harm by the loss that it was trained with.
     """
 
     card: JudgeCard
     load: Callable[[], Judge]
     combination: combine.Combination | None
     reworded: Rewording | None = None
+    log_odds: bool = False
 
 
 def resolve_folder(name: str, spec: Spec) -> Path:

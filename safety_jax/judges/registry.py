@@ -12,7 +12,7 @@ from typing import Any
 
 from safety_jax.base import files
 from safety_jax.base.errors import ConfigError
-from safety_jax.judges import combine, moderation, refusal, sequence_specs
+from safety_jax.judges import combine, crossed, moderation, refusal, sequence_specs
 from safety_jax.judges.guards import beaver_dam
 from safety_jax.judges.guards.catalogue import GUARDS
 from safety_jax.judges.guards.specs import KEYS as GUARD_KEYS
@@ -69,7 +69,7 @@ def plan(specs: Mapping[str, Spec], resources: Resources) -> dict[str, PlannedJu
 
 def named(texts: Sequence[str]) -> dict[str, Spec]:
     """Rows from short texts, as a flag can give them: `refusal`, `FOLDER`, or `NAME=FOLDER`, where
-    the folder is one that stage `reward` exported.
+    the folder is one that stage `reward` exported; or `NAME=FOLDER|FOLDER`, see crossed.py.
 
     Raises:
         ConfigError: two judges have one name.
@@ -81,9 +81,16 @@ def named(texts: Sequence[str]) -> dict[str, Spec]:
             path, folder = text, Path(text)
             # runs/harm/export is called harm
             name = folder.parent.name if folder.name == "export" else folder.name
+        if "|" in path and not equals:
+            raise ConfigError(f"judges {text!r} have no name; expected NAME={text}")
         if name in rows:
             raise ConfigError(f"two judges are called {name!r}; name one as NAME={path}")
-        rows[name] = {"kind": "refusal"} if text == "refusal" else {"kind": "trained", "path": path}
+        if text == "refusal":
+            rows[name] = {"kind": "refusal"}
+        elif "|" in path:
+            rows[name] = {"kind": "cross_fitted", "paths": tuple(path.split("|"))}
+        else:
+            rows[name] = {"kind": "trained", "path": path}
     return rows
 
 
@@ -185,6 +192,7 @@ KINDS: dict[Any, JudgeKind] = {
         sequence_specs.headed,
     ),
     "trained": JudgeKind(("path",), sequence_specs.trained),
+    "cross_fitted": JudgeKind(("paths",), crossed.cross_fitted),
     **{name: JudgeKind((*GUARD_KEYS, *kind.keys), kind.plan) for name, kind in GUARDS.items()},
     "beaver_dam": JudgeKind(beaver_dam.KEYS, beaver_dam.plan),
     "moderation": JudgeKind(

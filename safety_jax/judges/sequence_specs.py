@@ -1,5 +1,6 @@
 """Judges with a sequence head, from their config rows, and those that stage `reward` trained."""
 
+import dataclasses
 from collections.abc import Mapping
 
 from safety_jax.base.errors import ConfigError
@@ -18,6 +19,8 @@ from safety_jax.judges.planned import (
 from safety_jax.models.encoders import heads
 from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hub, tokenizer
+
+LOG_ODDS = ("binary", "cost")  # what stage `reward` calls judges whose sign is a verdict
 
 
 def headed(
@@ -114,4 +117,5 @@ def trained(
         "overlong": "unscored",
         "append_eos": facts["append_eos"],
     }
-    return headed(name, row, resources, others)
+    found = headed(name, row, resources, others)
+    return dataclasses.replace(found, log_odds=facts.get("kind") in LOG_ODDS)

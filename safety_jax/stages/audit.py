@@ -43,7 +43,8 @@ def run(config: ConfigDict, folder: str) -> None:
         truths, left_out = labels.read(items, rule) if rule else ([None] * len(items), {})
         rows = audited(config, items, truths)
         mesh = devices.build_mesh(config)
-        judges = registry.plan(config.score.judges.to_dict(), groups.judge_resources(config, mesh))
+        specs = config.score.judges.to_dict() | registry.named(tuple(config.audit.judges))
+        judges = registry.plan(specs, groups.judge_resources(config, mesh))
         changed = place.note(
             {f"data.responses {name}": str(facts["sha256"]) for name, facts in sources.items()}
             | {f"score.judges {name}": one.card.protocol() for name, one in judges.items()}

@@ -3,7 +3,7 @@
 See `schema.py`. The kinds themselves are in `judges/registry.py`; `stored` is stage `evaluate`'s.
 """
 
-from safety_jax.base.settings import Flag, OneOf, Real, Reals, Text, Whole
+from safety_jax.base.settings import Flag, OneOf, Real, Reals, Text, Texts, Whole
 from safety_jax.stages.shared_schema import (
     AMOUNT,
     BELOW_ONE,
@@ -42,6 +42,7 @@ JUDGES: dict[str, Table] = {
         "append_eos": Flag(),
     },
     "trained": {"path": MODEL},
+    "cross_fitted": {"paths": Texts("folders of stage reward", needed=True, distinct=True)},
     "llama_guard": {**_GUARD, "category_tokens": _TOKENS},
     "wildguard": {
         **_GUARD,

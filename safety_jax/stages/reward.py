@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from safety_jax.base import files, meshes
 from safety_jax.base.errors import DataError
-from safety_jax.data import corpora, judged, pairs, prefixes
+from safety_jax.data import corpora, judged, pairs, prefixes, sources
 from safety_jax.data.corpora import Corpus
 from safety_jax.data.prefixes import Share
 from safety_jax.judges.planned import DESCRIPTION
@@ -281,6 +281,13 @@ def judge_facts(
         "held_out": found.get("held_out", 0),
         "accuracy": found.get("accuracy", {}).get("value"),
         "trained_on": dict(data.files),
+        "prompts": sorted(
+            {
+                str(fold)
+                for spec in config.data.train
+                if (fold := sources.parse(spec, "data.train")[1]["fold"]) is not None
+            }
+        ),
     }
 
 

@@ -84,6 +84,7 @@ _AUDIT: Table = {
     "data.means": OneOf(("harmful", "refusing")),
     "data.groups": Texts("names of columns", distinct=True),
     "data.special_text": SPECIAL_TEXT,
+    "audit.judges": Texts("FOLDER, NAME=FOLDER or refusal", distinct=True),
     "audit.changes": Texts("names of changes", distinct=True),
     "audit.rows": Whole(0, unit="rows"),
     "audit.resamples": Whole(1, 10_000_000),

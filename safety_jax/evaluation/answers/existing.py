@@ -61,10 +61,11 @@ def read_existing(
     merged: dict[str, list[Response]] = {}
     for place, named in _places(spec, sets, key):
         source = sources.open_source(place, key, ("set",))
-        if source.take is not None or source.weight is not None or source.form:
+        drawn = source.take is not None or source.weight is not None or source.fold is not None
+        if drawn or source.form:
             raise ConfigError(
-                f"{key}: {source.spec}: rows=, weight= and form= belong to sets, whose prompts "
-                "these answers are held against; remove it here"
+                f"{key}: {source.spec}: rows=, weight=, form= and prompts= belong to sets, whose "
+                "prompts these answers are held against; remove it here"
             )
         for asked, rows in _by_set(source, named, sets, key):
             hashed, found = _found(source, rows)

@@ -22,12 +22,15 @@ class LabelAgreement:
 
     Attributes:
         column, value: of the group; ("", ALL) for all rows.
-        n: rows with a label and a verdict.
+        n: rows with a label and a score.
         positives: of these, by label.
-        unscored: rows with a label and without a verdict.
+        unscored: rows with a label and without a score.
+        found: of verdicts; nothing of a judge without a threshold.
         auc: of the scores.
         length: AUC of the answer's number of words, the way round in which it is larger: what
             counting words can do.
+        wording: AUC of naive Bayes on the answer's words, which learned from the labels of other
+            prompts among these rows, see `words.py`.
     """
 
     column: str
@@ -38,6 +41,7 @@ class LabelAgreement:
     found: Detection
     auc: Bounded | None
     length: float | None
+    wording: Bounded | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +121,7 @@ def agreements(
     scores: Sequence[Score],
     truths: Sequence[bool | None],
     words: Sequence[int],
+    wording: np.ndarray,
     groups: Mapping[str, Sequence[str]],
     by: Resampled,
 ) -> tuple[LabelAgreement, ...]:
@@ -124,15 +129,18 @@ def agreements(
 
     Args:
         words: of each answer.
+        wording: evidence of each answer's words, see `words.evidence`.
         groups: by column, the value of each row.
     """
     labelled = np.array([truth is not None for truth in truths])
-    found = [_agreement(card, scores, truths, words, labelled, by, "", ALL)]
+    found = [_agreement(card, scores, truths, words, wording, labelled, by, "", ALL)]
     for column, values in groups.items():
         for value in sorted(set(values)):
             chosen = labelled & np.array([one == value for one in values])
             if chosen.sum() >= FEWEST:
-                found.append(_agreement(card, scores, truths, words, chosen, by, column, value))
+                found.append(
+                    _agreement(card, scores, truths, words, wording, chosen, by, column, value)
+                )
     return tuple(found)
 
 
@@ -141,19 +149,24 @@ def _agreement(
     scores: Sequence[Score],
     truths: Sequence[bool | None],
     words: Sequence[int],
+    wording: np.ndarray,
     chosen: np.ndarray,
     by: Resampled,
     column: str,
     value: str,
 ) -> LabelAgreement:
-    verdicts = [verdict(card, score) for score in scores]
-    kept = chosen & np.array([one is not None for one in verdicts])
+    kept = chosen & np.array([score.value is not None for score in scores])
     places: list[int] = np.flatnonzero(kept).tolist()
     truth = np.array([bool(truths[i]) for i in places], bool)
-    called = np.array([bool(verdicts[i]) for i in places], bool)
+    verdicts = [verdict(card, scores[i]) for i in places]
+    called = None if None in verdicts else np.array(verdicts, bool)
     turned = -1.0 if card.direction == SAFER else 1.0
     values = np.array([turned * (scores[i].value or 0.0) for i in places], np.float64)
     counted = calibration.auc(np.array([words[i] for i in places], np.float64), truth)
+    said = kept & ~np.isnan(wording)
+    worded = detection.area(
+        wording[said], np.array(truths, object)[said].astype(bool), by.among(said)
+    )
     by = by.among(kept)
     nothing = Detection(0, 0, 0, 0, None, None, None, None, None)
     return LabelAgreement(
@@ -162,9 +175,10 @@ def _agreement(
         n=len(places),
         positives=int(truth.sum()),
         unscored=int((chosen & ~kept).sum()),
-        found=detection.detect(called, truth, by) if len(places) else nothing,
+        found=detection.detect(called, truth, by) if places and called is not None else nothing,
         auc=detection.area(values, truth, by),
         length=None if counted is None else max(counted, 1 - counted),
+        wording=worded,
     )
 
 
@@ -229,10 +243,19 @@ def effect(
 
 
 def confidence(
-    card: JudgeCard, scores: Sequence[Score], truths: Sequence[bool | None], *, bins: int
+    card: JudgeCard,
+    scores: Sequence[Score],
+    truths: Sequence[bool | None],
+    *,
+    bins: int,
+    log_odds: bool = False,
 ) -> Confidence | None:
-    """How sure a model with scores from 0 to 1 is; None for others, or without both labels."""
-    if not card.model or (card.low, card.high) != (0.0, 1.0):
+    """How sure a model whose scores are probabilities is; None for others, or without both labels.
+
+    Args:
+        log_odds: scores are those of probabilities.
+    """
+    if not card.model or not (log_odds or (card.low, card.high) == (0.0, 1.0)):
         return None
     pairs = [
         (score.value, truth)
@@ -243,8 +266,8 @@ def confidence(
     if outcomes.all() or not outcomes.any():
         return None
     values = np.array([value for value, _ in pairs], np.float64)
-    values = 1 - values if card.direction == SAFER else values
-    odds = special.logit(np.clip(values, _SUREST, 1 - _SUREST))
+    odds = values if log_odds else special.logit(np.clip(values, _SUREST, 1 - _SUREST))
+    odds = -odds if card.direction == SAFER else odds
     found = calibration.reliability(odds, outcomes, bins=bins)
     rows = zip(found.confidence, found.accuracy, found.count, strict=True)
     scaled, _ = calibration.cross_fitted(odds, outcomes, bins=bins)

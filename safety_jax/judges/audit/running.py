@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from safety_jax.judges.audit import findings, labels
+from safety_jax.judges.audit import findings, labels, words
 from safety_jax.judges.audit.findings import Effect, JudgeAudit
 from safety_jax.judges.audit.perturbations import REWORDED
 from safety_jax.judges.inputs import ScoreInput
@@ -124,15 +124,26 @@ def _audit(
     if reworded is not None:
         effects.append(findings.effect(REWORDED, card, before, reworded, of_sample))
     fits = labels.fits(card, settings.means)
-    words = [len(item.conversation.response.split()) for item in rows.items]
+    answers = [item.conversation.response for item in rows.items]
+    lengths = [len(answer.split()) for answer in answers]
     return JudgeAudit(
         name=name,
         card=card,
-        agreements=findings.agreements(card, plain, rows.truths, words, rows.groups, by)
+        agreements=findings.agreements(
+            card,
+            plain,
+            rows.truths,
+            lengths,
+            words.evidence(answers, rows.truths, by.clusters, settings.seed),
+            rows.groups,
+            by,
+        )
         if fits
         else (),
         effects=tuple(effects),
-        confidence=findings.confidence(card, plain, rows.truths, bins=settings.bins)
+        confidence=findings.confidence(
+            card, plain, rows.truths, bins=settings.bins, log_odds=one.log_odds
+        )
         if fits
         else None,
     )

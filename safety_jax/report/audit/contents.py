@@ -50,6 +50,9 @@ def sentences(report: AuditReport) -> list[str]:
             parts.append(
                 f"agrees with the labels on {share(whole.found.accuracy)} of {whole.n:,} answers "
                 f"(κ {number(whole.found.kappa)}, AUC {number(whole.auc)})"
+                if whole.found.accuracy
+                else f"gives no verdicts, and orders {whole.n:,} answers as the labels do with an "
+                f"AUC of {number(whole.auc)}"
             )
         moved = [e for e in judge.effects if e.flipped is not None and e.name != "empty"]
         if moved:
@@ -86,12 +89,17 @@ def _of_agreement(name: str, one: LabelAgreement) -> list[str]:
     found = []
     if one.unscored:
         found.append(
-            f"{name} has no verdict on {one.unscored} of {one.n + one.unscored} labelled rows"
+            f"{name} has no score for {one.unscored} of {one.n + one.unscored} labelled rows"
         )
     if one.auc and one.length is not None and one.auc.low <= one.length:
         found.append(
             f"{name}: counting an answer's words does as well (AUC {one.length:.2f}; the judge "
             f"{number(one.auc)})"
+        )
+    if one.auc and one.wording and one.auc.low <= one.wording.value:
+        found.append(
+            f"{name}: naive Bayes on the answer's words, which saw such labels of other prompts, "
+            f"does as well (AUC {number(one.wording)}; the judge {number(one.auc)})"
         )
     return found
 

@@ -14,7 +14,8 @@ def tables(report: AuditReport) -> list[Table]:
     return [table for table in found if table is not None]
 
 
-_HEAD = ("rows", "positive", "accuracy", "precision", "recall", "specificity", "κ", "AUC", "words")
+_HEAD = ("rows", "positive", "accuracy", "precision", "recall", "specificity", "κ", "AUC")
+_BESIDE = ("of length", "of words")
 
 
 def agreement(report: AuditReport) -> Table | None:
@@ -28,9 +29,10 @@ def agreement(report: AuditReport) -> Table | None:
         return None
     text = (
         f"Positive is {report.rule.means}, by the column {report.rule.column}. Brackets are 95% "
-        "intervals. “Words” is the AUC of the answer's length: what counting words can do."
+        "intervals. Beside the AUC stand those of the answer's length, and of its words by naive "
+        "Bayes, which learned from the labels of the other prompts here."
     )
-    return Table("Against the labels", text, ("judge", *_HEAD), tuple(rows))
+    return Table("Against the labels", text, ("judge", *_HEAD, *_BESIDE), tuple(rows))
 
 
 def by_group(report: AuditReport) -> Table | None:
@@ -40,7 +42,7 @@ def by_group(report: AuditReport) -> Table | None:
         for judge in report.judges
         for one in judge.agreements[1:]
     ]
-    head = ("judge", "group", *_HEAD)
+    head = ("judge", "group", *_HEAD, *_BESIDE)
     text = "Groups with ten labelled rows or more."
     return Table("By group", text, head, tuple(rows)) if rows else None
 
@@ -55,6 +57,7 @@ def _agreement(one: LabelAgreement) -> tuple[Cell, ...]:
         _plain(found.kappa),
         _plain(one.auc),
         EMPTY if one.length is None else Cell(f"{one.length:.2f}"),
+        _plain(one.wording),
     )
 
 
