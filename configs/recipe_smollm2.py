@@ -43,10 +43,11 @@ def ladder(config: ConfigDict):
         group.optim.learning_rate = 1e-4
 
     config.sit = sit = sft.get_config()
-    sit.data.train = ("@own/kept.jsonl?rows=500", "@data/contrast.jsonl", "@data/ordinary.jsonl")
+    sit.data.train = ("@own/kept.jsonl", "@data/contrast.jsonl", "@data/ordinary.jsonl")
     sit.data.safety = "@data/refusals.jsonl"
     sit.data.safety_rows = 349  # all of them
-    sit.train.epochs = 1.0  # more of it gains less than the same time of DPO
+    sit.train.epochs = 3.0  # one refuses twice as many of XSTest's safe prompts: docs/results.md
+    sit.lora.dropout = 0.0
     sit.checkpoint.export_merged = True
 
     # SIT still answers many of these prompts, so the demonstrations are among the candidates.
@@ -83,8 +84,6 @@ def ladder(config: ConfigDict):
     begins = {"judge": "@trunk", "looker": "@trunk", "raft": "@sit/merged", "dpo": "@sit/merged"}
     for name in (*tuned, "own", "judge", "looker"):
         config[name].model.path = begins.get(name, "@base")
-        config[name].model.parameter_dtype = "float32"
-        config[name].model.compute_dtype = "float32"
     for name in (*tuned, "own"):
         config[name].data.template = "chat"
         config[name].data.decontaminate = TESTED
@@ -105,12 +104,7 @@ def ladder(config: ConfigDict):
     report.data.max_length = 512
     report.answer.max_new_tokens = 64
     for group in (own, steps, report):
-        group.sample.cache_dtype = "float32"
-        group.score.parameter_dtype = "float32"
-        group.score.compute_dtype = "float32"
         group.score.tokens_per_batch = 1024
-    report.model.parameter_dtype = "float32"
-    report.model.compute_dtype = "float32"
     # On two cores that did other things, too.
     config.recipe.minutes = ConfigDict(
         {"own": 7.1, "judge": 3.6, "looker": 2.2, "sit": 15.6, "raft": 7.4, "dpo": 15.2}
@@ -190,7 +184,7 @@ def pushed(config: ConfigDict, few: bool):
     recovery.data.recovery_share = 0.5
     recovery.data.recovery_tokens = 64
     if not few:
-        recovery.train.max_flops = 6.4e13  # what the 75 steps of `sit` take
+        recovery.train.max_flops = 2.4e14  # what the steps of `sit` take
 
     tuned = ["sit", "dpo", "recovery"]
     config.pushed = report = config.report.copy_and_resolve_references()
@@ -218,9 +212,6 @@ def pushed(config: ConfigDict, few: bool):
     attacker.data.benign = ("@data/ordinary.jsonl",)
     attacker.data.max_length = 256
     attacker.answer.max_new_tokens = report.answer.max_new_tokens
-    for key in ("parameter_dtype", "compute_dtype"):
-        attacker.model[key] = attacker.score[key] = "float32"
-    attacker.sample.cache_dtype = "float32"
     attacker.sample.lanes = report.sample.lanes
     attacker.score.tokens_per_batch = 1024
     config.recipe.steps = ("own", "looker", *tuned, "pushed", "tamper")
