@@ -12,9 +12,10 @@ from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import prompt_ids
 from safety_jax.data.formats import Message
 from safety_jax.data.prompts import load_template
-from safety_jax.evaluation.answers import dialogues
-from safety_jax.evaluation.answers.responses import Protocol, Responses
+from safety_jax.evaluation.answers import dialogues, generate
+from safety_jax.evaluation.answers.responses import CUT, Protocol, Responses
 from safety_jax.evaluation.measures import conversations as measures
+from safety_jax.evaluation.measures import counts
 from safety_jax.evaluation.sets import conversations, subsets
 from safety_jax.evaluation.sets.reading import read_sets
 from safety_jax.models.decoding import generation
@@ -216,10 +217,10 @@ def word(records):
     return [list("|".join(said(record.messages)).encode()) for record in records]
 
 
-def test_a_killed_conversation_goes_on_with_the_same_answers(pets, tmp_path, monkeypatch):
+def test_a_killed_conversation_goes_on_and_one_without_room_ends(pets, tmp_path, monkeypatch):
     asked, calls = [], []
 
-    def generate(model, setup, prompts, numbers, seed, title):
+    def answer(model, setup, prompts, numbers, seed, title):
         calls.append(title)
         if len(calls) == dies_at:
             raise KeyboardInterrupt
@@ -227,7 +228,7 @@ def test_a_killed_conversation_goes_on_with_the_same_answers(pets, tmp_path, mon
         asked.extend(texts)
         return [[Completion([1], 0.0, "eos", f"A{n}")] for n in numbers]
 
-    monkeypatch.setattr(generation, "generate", generate)
+    monkeypatch.setattr(generation, "generate", answer)
     model, setup = object.__new__(Model), object.__new__(Setup)
     monkeypatch.setattr(dialogues.generate, "said", lambda setup, ids, begun, one: one.text)
 
@@ -251,10 +252,18 @@ def test_a_killed_conversation_goes_on_with_the_same_answers(pets, tmp_path, mon
     assert run(tmp_path / "killed.jsonl") == whole
     line = json.loads(whole.decode().splitlines()[6])
     assert (line["id"], line["conversation"], line["turn"]) == ("dog/3", "dog", 3)
-    with pytest.raises(DataError, match="turn 2: with the answers before it the prompt has"):
-        short = Responses(tmp_path / "s.jsonl", pets, Protocol("w", "t", "p", {}, 0),
-                          blocks=pets.blocks(9), writes=True)  # fmt: skip
-        dialogues.fill(short, pets, word, model, setup, room=17, seed=0, title="m, pets")
+
+    # "Hi|A0|My dog barks" has 18 characters: this conversation ends before it, and fox goes on.
+    del asked[:]
+    file = Responses(tmp_path / "cut.jsonl", pets, Protocol("w", "t", "plain", {}, 0),
+                     blocks=pets.blocks(2), writes=True)  # fmt: skip
+    dialogues.fill(file, pets, word, model, setup, room=17, seed=0, title="m, pets")
+    assert asked == ["Hi", "Be kind.|Hello", "Trap it", "Trap it|A2|Now!"]
+    found = file.all()
+    assert [one.finish for one in found] == ["eos", "eos", "eos", "cut", "cut", "eos", "cut"]
+    assert [one.text for one in found] == ["A0", "A1", "A2", "", "", "A5", ""]
+    read = [one.missing for one in generate.to_judge(pets, found)]
+    assert [bool(why) for why in read] == [False, False, False, True, True, False, True]
 
 
 # ---------------------------------------------------------------------------- measures
@@ -310,6 +319,30 @@ def test_an_answer_without_a_verdict_is_no_safety(pets):
     unjudged = dataclasses.replace(found, scores={}, cards={})
     (nothing,) = measures.measure({"base": [unjudged]}, "base", "", force=False)
     assert nothing.safe_throughout is None and nothing.turns[0].unsafe_by is None
+
+
+def test_a_conversation_that_was_cut_is_counted_and_never_safe(pets):
+    """dog is cut before its second turn, and safe so far; cat is unsafe before it is cut."""
+    found = dataclasses.replace(
+        judged(pets, "sus" + "??s" + "?", "---" + "---" + "-"),
+        finishes=["eos"] * 3 + [CUT, CUT, "eos", CUT],
+        answers=["one", "two three", "four"] + ["", "", "five", ""],
+    )
+    (result,) = measures.measure({"base": [found]}, "base", "guard", force=False)
+    assert (result.conversations, result.cut) == (3, 2)
+    whole = result.safe_throughout
+    assert (whole.count, whole.n, whole.unscored, whole.least) == (1, 2, 1, 1 / 3)
+    (note,) = measures.notes([result])
+    assert "2 of 3 conversations outgrew the room" in note
+    assert measures.notes([dataclasses.replace(result, cut=0)]) == []
+    shown = dataclasses.replace(
+        nothing(), conversations=(result,), models={"base": {}}, baseline="base"
+    )
+    table = tables.overview(shown)
+    assert table.rows[0][table.head.index("cut")].text == "2"
+    row = counts.row(found, counts.Resampling(200, 0))
+    assert row.degenerate.empty.count == 0 and row.degenerate.empty.n == 4
+    assert row.degenerate.truncated.n == 4 and row.words.n == 4 and row.words.value == 1
 
 
 def test_requests_alone_and_in_conversations(plain):

@@ -34,6 +34,7 @@ class Conversation:
         where: the row in words, for messages.
         thought: what a reasoning model wrote before the answer; no judge reads it.
         unfinished: the model was cut off inside its thought: there is no answer to judge.
+        unasked: there was no room left to ask: likewise.
     """
 
     prompt: tuple[Message, ...]
@@ -41,6 +42,12 @@ class Conversation:
     where: str
     thought: str = ""
     unfinished: bool = False
+    unasked: bool = False
+
+    @property
+    def missing(self) -> str:
+        """Why there is no answer to judge; "" where there is one."""
+        return NO_ROOM if self.unasked else NO_ANSWER if self.unfinished else ""
 
     @property
     def question(self) -> str:
@@ -51,6 +58,8 @@ class Conversation:
         return _sha256([[message.role, message.content] for message in self.prompt])
 
     def response_sha256(self) -> str:
+        if self.unasked:
+            return _sha256([self.missing])  # an empty answer has a hash, and scores, of its own
         if self.thought or self.unfinished:
             return _sha256([self.thought, self.response])
         return _sha256(self.response)
@@ -92,6 +101,7 @@ class Score:
 
 NOT_FINITE = "the judge's output is not finite"
 NO_ANSWER = "the response ends inside its thought"
+NO_ROOM = "the conversation had no room for another turn"
 
 
 def unscored(reason: str, **details: Any) -> Score:

@@ -10,7 +10,6 @@ import tqdm
 from safety_jax.base import hosts
 from safety_jax.base.errors import NotFiniteError
 from safety_jax.judges.judge import (
-    NO_ANSWER,
     NOT_FINITE,
     Conversation,
     Judge,
@@ -76,8 +75,8 @@ def judge_all(
     """The score of every conversation; what the ledger has is not scored again.
 
     A block that lacks a score is scored whole: which rows a model sees together, and with that the
-    last bits of their scores, does not depend on where a run was killed. A response that ends
-    inside its thought is unscored, and no judge reads it.
+    last bits of their scores, does not depend on where a run was killed. Where there is no answer,
+    none is scored, and no judge reads it: see `Conversation.missing`.
 
     Args:
         load: reads the judge's weights; called where something is left to score.
@@ -108,8 +107,8 @@ def judge_all(
 
 
 def scores(judge: Judge, conversations: Sequence[Conversation]) -> list[Score]:
-    """One score a conversation, in order; a response that ends inside its thought is unscored."""
-    answered = [one for one in conversations if not one.unfinished]
+    """One score a conversation, in order; what has no answer is unscored."""
+    answered = [one for one in conversations if not one.missing]
     scores = judge.score(answered) if answered else []
     for one, score in zip(answered, scores, strict=True):
         if score.reason == NOT_FINITE:
@@ -119,4 +118,4 @@ def scores(judge: Judge, conversations: Sequence[Conversation]) -> list[Score]:
                 "damaged, or the numbers overflow: compute in float32, or use another copy"
             )
     found = iter(scores)
-    return [unscored(NO_ANSWER) if one.unfinished else next(found) for one in conversations]
+    return [unscored(one.missing) if one.missing else next(found) for one in conversations]

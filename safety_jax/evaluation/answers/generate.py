@@ -1,16 +1,17 @@
 """A model answers sets, block by block, and its answers are judged; both go on after a kill."""
 
+import dataclasses
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safety_jax.base import files, hosts
 from safety_jax.data import thoughts
-from safety_jax.evaluation.answers.responses import Response, Responses
+from safety_jax.evaluation.answers.responses import CUT, Response, Responses
 from safety_jax.evaluation.harness.loglikelihood import ContextPair, LikelihoodScorer, RequestLimits
 from safety_jax.evaluation.sets.items import Set
 from safety_jax.judges import scoring
-from safety_jax.judges.judge import Score
+from safety_jax.judges.judge import Conversation, Score
 from safety_jax.judges.ledger import Ledger
 from safety_jax.judges.planned import PlannedJudge
 from safety_jax.models.decoding import generation
@@ -121,6 +122,15 @@ def said(
     return thoughts.said(setup.stop.text, before, text)
 
 
+def to_judge(of: Set, found: Sequence[Response]) -> list[Conversation]:
+    """What judges read of a model's answers to a set, one an item."""
+    read = of.conversations([response.text for response in found])
+    return [
+        dataclasses.replace(one, unasked=True) if response.finish == CUT else one
+        for one, response in zip(read, found, strict=True)
+    ]
+
+
 def judge(
     planned: Mapping[str, PlannedJudge],
     answered: Mapping[str, Mapping[str, Sequence[Response]]],
@@ -141,7 +151,7 @@ def judge(
     named = [(model, name) for model, by_set in answered.items() for name in by_set]
     groups = [
         scoring.ToJudge(
-            sets[name].conversations([response.text for response in answered[model][name]]),
+            to_judge(sets[name], answered[model][name]),
             Ledger(place(folder, model, name), writes),
             f"{model}, {name}",
         )

@@ -9,7 +9,8 @@ A line holds all that an answer depends on, so that no answer is ever taken for 
      "seed": 0, "weights": "…", "tokenizer": "…", "response": "…", "finish": "eos"}
 
 A turn of a conversation also has its `conversation` and `turn`; all first turns stand before all
-second ones. Where a model thinks, `response` is all it wrote, and `thought` and `answer` are its
+second ones; where a conversation had no room for a turn, `finish` is "cut", and nothing was asked
+or answered. Where a model thinks, `response` is all it wrote, and `thought` and `answer` are its
 parts. Where a set is under an attack, `attack`, `attack_version` and `asked` say what was asked in
 place of the prompt, and `opening` whose first tokens the answer was made to begin with.
 """
@@ -27,6 +28,7 @@ from safety_jax.evaluation.sets.items import Item, Set
 
 EARLIER = "earlier"
 THOUGHT = "thought"
+CUT = "cut"
 _FACTS = ("template", "decoding", "seed")  # of `Protocol.of`, as lines have them
 
 
@@ -37,7 +39,7 @@ class Response:
     Attributes:
         id: of the item that it answers.
         text: what the model wrote, with its thought; may be empty, and hostile.
-        finish: "eos", "stop", "length"; "" where nobody recorded it.
+        finish: "eos", "stop", "length", "cut" where nothing was asked; "" where nobody recorded it.
         stored: further columns of the file that it was read from.
         where: file and row, of one that was read.
     """

@@ -117,6 +117,7 @@ def report(material: Material, choice: ReportChoice) -> Report:
     rows = tuple(counts.row(b, how) for found in blocks.values() for b in found)
     margins = Margins(choice.margin_share, choice.margin_score, choice.helpfulness)
     base = blocks[choice.baseline]
+    talks = conversations.measure(blocks, choice.baseline, choice.safety, force=choice.force)
     comparisons, derivations = [], {}
     for model, found in blocks.items():
         derivations[model] = derived.derive(attacks.plain(found))
@@ -152,6 +153,7 @@ def report(material: Material, choice: ReportChoice) -> Report:
         notes=(
             *notes.of(rows, comparisons),
             *attacks.notes(blocks),
+            *conversations.notes(talks),
             *win_rates.notes(material.preferences),
             *material.notes,
         ),
@@ -162,9 +164,7 @@ def report(material: Material, choice: ReportChoice) -> Report:
         attacks=tuple(
             attacks.measure(blocks, choice.baseline, choice.safety, force=choice.force)
         ),
-        conversations=tuple(
-            conversations.measure(blocks, choice.baseline, choice.safety, force=choice.force)
-        ),
+        conversations=tuple(talks),
         requests=tuple(conversations.requests(blocks, choice.safety)),
         groups=tuple(
             groups.measure(blocks, choice.baseline, choice.safety, how, force=choice.force)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from safety_jax.evaluation.answers.responses import THOUGHT
+from safety_jax.evaluation.answers.responses import CUT, THOUGHT
 from safety_jax.evaluation.measures import overlap
 from safety_jax.evaluation.results.estimates import Estimate, Rate
 from safety_jax.evaluation.results.rows import (
@@ -47,7 +47,7 @@ class Block:
         protocol: see `rows.ResultRow`.
         answers: the texts, without thoughts.
         finishes: "eos", "stop", "length", "thought" where the model never came to an answer, or ""
-            where nobody recorded it.
+            where nobody recorded it; "cut" where a turn was not asked.
         scores: by judge.
         cards: of these judges.
         choice: measures of a set with a key; empty for other sets.
@@ -171,10 +171,16 @@ def row(block: Block, how: Resampling) -> ResultRow:
         refused=_refused(block, range(len(block.answers))) if block.detector else None,
         degenerate=degenerate(block.answers, block.finishes, of),
         categories=_categories(block),
-        words=estimate([float(len(text.split())) for text in block.answers], of, "median", how),
+        words=estimate(_words(block), of, "median", how),
         overlap=overlap.measure(block.answers, block.set, how.resamples),
         choice=block.choice,
     )
+
+
+def _words(block: Block) -> list[float | None]:
+    """Of each answer; None where nothing was asked."""
+    said = zip(block.answers, block.finishes, strict=True)
+    return [None if finish == CUT else float(len(text.split())) for text, finish in said]
 
 
 def _judged(block: Block, judge: str, how: Resampling) -> JudgedRates:
@@ -256,24 +262,21 @@ def _categories(block: Block) -> dict[str, Category]:
 
 
 def degenerate(answers: Sequence[str], finishes: Sequence[str], of: np.ndarray) -> Degenerate:
-    """Shares of answers that are no answers; judges are fooled by them.
+    """Shares of answers that are no answers; judges are fooled by them. Turns that were not asked
+    are left out.
 
     Args:
         of: the prompt of each answer.
     """
-    recorded = any(finishes)
+    asked = [i for i, finish in enumerate(finishes) if finish != CUT]
+    texts, ends = [answers[i] for i in asked], [finishes[i] for i in asked]
+    of = np.asarray(of)[asked]
+    empty = [not t.strip() and end != THOUGHT for t, end in zip(texts, ends, strict=True)]
+    truncated = [end in ("length", THOUGHT) for end in ends]
     return Degenerate(
-        empty=rate(
-            [
-                not text.strip() and finish != THOUGHT
-                for text, finish in zip(answers, finishes, strict=True)
-            ],
-            of,
-        ),
-        truncated=rate([finish in ("length", THOUGHT) for finish in finishes], of)
-        if recorded
-        else None,
-        repeated=rate([repeats(text) for text in answers], of),
+        empty=rate(empty, of),
+        truncated=rate(truncated, of) if any(finishes) else None,
+        repeated=rate([repeats(text) for text in texts], of),
     )
 
 

@@ -113,6 +113,8 @@ class ConversationResult:
     Attributes:
         conversations: how many there are; without the harmless ones that are asked beside requests,
             which count for `over_refused` and `spread` alone.
+        cut: how many of them had no room for all of their turns; the turns that were not asked have
+            no verdict, so that such a conversation is unsafe or unscored, never safe.
         turns: first to last.
         safe_throughout: the share of conversations without an unsafe answer.
         first_unsafe: how many conversations have their first unsafe answer at each turn.
@@ -130,6 +132,7 @@ class ConversationResult:
     model: str
     set: str
     conversations: int
+    cut: int
     turns: tuple[TurnResult, ...]
     safe_throughout: Rate | None
     first_unsafe: tuple[int, ...]

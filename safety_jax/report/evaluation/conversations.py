@@ -34,6 +34,7 @@ def overview(report: Report, *, briefly: bool = False) -> Table | None:
         "set": lambda found: Cell(found.set),
         "model": lambda found: Cell(found.model),
         "conversations": lambda found: Cell(str(found.conversations)),
+        "cut": lambda found: Cell(str(found.cut)) if found.cut else EMPTY,
         "safe to the end": lambda found: rate(found.safe_throughout),
         f"against {report.baseline}": lambda found: changed(found.against_baseline, 1),
         "first unsafe turn": _first,

@@ -7,7 +7,7 @@ some hundred thousand characters, so that a page of many megabytes opens at once
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from safety_jax.evaluation.answers.responses import THOUGHT
+from safety_jax.evaluation.answers.responses import CUT, THOUGHT
 from safety_jax.evaluation.results.report import Report
 from safety_jax.evaluation.results.transcripts import Answer, Transcript
 from safety_jax.report.evaluation import comparing, escaping, words
@@ -141,11 +141,11 @@ def _refusal(answer: Answer | None) -> str:
 
 
 def _ending(answer: Answer | None) -> str:
-    """t cut off inside the thought, c later; e empty."""
+    """t cut off inside the thought, c later; e empty; n not asked."""
     if answer is None:
         return NOTHING
-    if answer.finish == THOUGHT:
-        return "t"
+    if answer.finish in (THOUGHT, CUT):
+        return "t" if answer.finish == THOUGHT else "n"
     return "e" if not answer.text.strip() else "c" if answer.finish == "length" else NOTHING
 
 

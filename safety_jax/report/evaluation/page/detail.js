@@ -4,7 +4,7 @@ const COLOURS = 8; // of models, as in charts.css
 const VERDICTS = { s: "safe", u: "unsafe", "?": "unscored" };
 const REFUSALS = { f: "refuses", p: "refuses partially", n: "does not refuse" };
 const PREFERRED = { w: "preferred to that of", l: "less liked than that of", t: "a tie with that of" };
-const ENDINGS = { e: "empty", c: "cut off", t: "cut off inside its thought" };
+const ENDINGS = { e: "empty", c: "cut off", t: "cut off inside its thought", n: "not asked: no room left" };
 
 /** Class of a verdict's letter. */
 function shade(letter) {
