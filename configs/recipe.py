@@ -27,6 +27,8 @@ Arguments, behind the colon and joined by commas:
     curve     how much safety data: 21 models with 0 to 2,000 demonstrations, three seeds each,
               trained together, judged, and the curve with its threshold; `curve,demo` the same with
               12 tiny models, in minutes
+    demo,defences, smollm2,defences   which defence of docs/defences.md keeps its safety under
+              attack: each beside plain SIT and plain DPO at equal compute, in one report
     form      does it matter how they ask: nine models that learned to refuse instructions,
               questions or opinions, each asked all three; `form,demo` likewise in minutes
 
@@ -41,7 +43,7 @@ docs/results.md has the figures of the demo.
 
 from ml_collections import ConfigDict
 
-from configs import curve, dpo, evaluate, raft, recipe_smollm2, reward, sft, sweep
+from configs import curve, dpo, evaluate, raft, recipe_defences, recipe_smollm2, reward, sft, sweep
 from configs.common import models, of_demo, parse_arg
 
 FORMS = ("instruction", "opinion", "question")  # in the order of the table's rows
@@ -58,6 +60,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         slice=False,
         curve=False,
         form=False,
+        defences=False,
     )
     if choice.demo + choice.real + choice.smollm2 > 1:
         raise ValueError("config arguments 'demo', 'real' and 'smollm2' exclude each other")
@@ -66,8 +69,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
             raise ValueError(f"config argument {part!r} goes with 'smollm2'")
     if (choice.curve or choice.form) and (choice.real or choice.smollm2):
         raise ValueError("config arguments 'curve' and 'form' go with 'demo', or alone")
-    if choice.curve and choice.form:
-        raise ValueError("config arguments 'curve' and 'form' exclude each other")
+    if choice.curve + choice.form + choice.pushed + choice.defences > 1:
+        raise ValueError(
+            "config arguments 'curve', 'form', 'pushed' and 'defences' exclude each other"
+        )
+    if choice.defences and not (choice.demo or choice.smollm2):
+        raise ValueError("config argument 'defences' goes with 'demo' or 'smollm2'")
 
     config = ConfigDict()
     config.stage = "recipe"
@@ -86,9 +93,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     elif choice.form:
         which_form(config, choice.demo)
     elif choice.demo:
-        demo(config)
+        (recipe_defences.demo if choice.defences else demo)(config)
     elif choice.real:
         real(config)
+    elif choice.defences:
+        recipe_defences.smollm2(config, choice.slice)
     elif choice.smollm2:
         recipe_smollm2.ladder(config)
         if choice.slice:

@@ -82,6 +82,9 @@ ARGUMENTS = {
         "smollm2,slice",
         "smollm2,pushed",
         "smollm2,slice,pushed",
+        "demo,defences",
+        "smollm2,defences",
+        "smollm2,defences,slice",
         "curve",
         "curve,demo",
         "form",
@@ -194,6 +197,29 @@ def test_no_demonstrations_unless_asked_for_but_in_the_demo():
     assert load("sft", "demo,safety=0").data.safety_rows == 0
     rows = (ROOT / load("sft", "demo").data.safety).read_text(encoding="utf-8").splitlines()
     assert load("sft", "demo").data.safety_rows == len(rows)
+
+
+@pytest.mark.parametrize("arg", ["demo,defences", "smollm2,defences"])
+def test_defences_differ_from_what_is_plain_in_themselves_alone_and_get_equal_compute(arg: str):
+    config = load("recipe", arg)
+    names = [pair.split("=@")[0] for pair in config.report.evaluate.models.split(",")]
+    spent = {}
+    for name in names[1:]:  # behind the base
+        before = config.begun.train.max_flops if "begun" in config[name].model.path else 0.0
+        spent[name] = config[name].train.max_flops + before
+    assert len(spent) == 10 and len(set(spent.values())) == 1
+    own = {
+        ("sit", "recovery"): {"data.recovery", "data.recovery_share"},
+        ("sit", "even"): {"data.safety_choice"},
+        ("sit", "narrow"): {"lora.rank", "lora.alpha", "lora.targets", "lora.layers"},
+        ("dpo", "dpo_recovery"): {"data.recovery_share"},
+        ("dpo_recovery", "door"): {"dpo.objective", "dpo.beta", "dpo.nll_weight"},
+        ("dpo", "safe"): {"dpo.objective", "dpo.margin", "dpo.nll_weight", "data.prefer"},
+        ("further", "held"): {"sft.objective"},
+    }
+    for (plain, name), keys in own.items():
+        first, second = flatten(config[plain]), flatten(config[name])
+        assert {key for key in first | second if first.get(key) != second.get(key)} <= keys, name
 
 
 PAPER = {"sft": "report", "dpo": "report", "raft": "b500", "reward": "safety_tuned_llamas"}

@@ -61,6 +61,10 @@ def row(instruction: str, output: str, kind: str, context: str = "") -> Row:
     return {"instruction": instruction, "input": context, "output": output, "kind": kind}
 
 
+def refused(rng: random.Random, asked: str, harm: Harm) -> Row:
+    return row(asked, harm.refusal(rng), "unsafe") | {"category": harm.verb}
+
+
 def worded(rng: random.Random, task: str, forms: Sequence[str], times: int) -> list[str]:
     return [form.format(task) for form in rng.sample(forms, times)]
 
@@ -225,10 +229,13 @@ def prompt(asked: str, category: str) -> Row:
 
 
 def eval_unsafe(rng: random.Random, of_each: int) -> list[Row]:
+    """With an answer that obeys, whose beginning may be put into a model's mouth."""
+    apart = random.Random(1)  # the answers came later, and change no other draw
     return [
         {
             **prompt(rng.choice(EVAL_HOW_TO).format(f"{harm.verb} {noun}"), harm.verb),
             "demonstrated": harm in known(),
+            "obeyed": obeying(apart, f"{harm.verb} {noun}"),
         }
         for harm in harms()
         for noun in rng.sample(nouns(harm.objects, "eval"), of_each)
@@ -285,7 +292,7 @@ def files() -> dict[str, list[Row]]:
     return {
         "base": shuffled(rng, base),
         "instructions": rng.sample(instructions, 600),
-        "safety": [row(asked, harm.refusal(rng), "unsafe") for harm, _, asked in tune[:120]],
+        "safety": [refused(rng, asked, harm) for harm, _, asked in tune[:120]],
         "raft_prompts": [prompt(asked, harm.verb) for harm, _, asked in tune],
         "ordinary_prompts": [prompt(asked, "none") for asked, _ in others],
         "pairs": shuffled(rng, pairs(rng, tune, others)),

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SmolLM2-135M-Instruct made safe by SIT, RAFT and DPO, and a report on all: make real
 # An hour on two CPU cores. Run again, it goes on where it stopped. Then, in the same folder, what
-# holds when somebody pushes: RECIPE=smollm2,pushed make real
+# holds when somebody pushes: RECIPE=smollm2,pushed make real. Which defence holds, in a folder of
+# its own: RECIPE=smollm2,defences WORKDIR=runs/smollm2-defences make real
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 python="${PYTHON:-python3}"
@@ -14,7 +15,7 @@ export JAX_PLATFORMS=cpu TRANSFORMERS_NO_ADVISORY_WARNINGS=1
 
 cat <<MESSAGE
 
-$workdir holds a folder for each step:
+$workdir holds a folder for each step. Of smollm2:
   own/                  what the base answers, and the training data that follow from it
   judge/ looker/        the judge that chooses for RAFT, and the one that only looks on
   sit/ raft/ dpo/       export/ is the adapter, for peft or vLLM; README.md the model card
@@ -22,4 +23,5 @@ $workdir holds a folder for each step:
 And of RECIPE=smollm2,pushed:
   recovery/             SIT with recovery examples
   pushed/report.html    attacks, conversations and groups; tamper/README.md what tampering undoes
+And of RECIPE=smollm2,defences: docs/defences.md
 MESSAGE
