@@ -7,6 +7,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from children import command_of, kill, start, wait_until
 from test_end_to_end import inputs  # noqa: F401
 
 from configs import tamper as tamper_config
@@ -19,6 +20,7 @@ from safety_jax.evaluation.measures.tampering import TamperedCurve, TamperedPoin
 from safety_jax.models.folders.model_folder import open_model
 from safety_jax.report import tampering as pictures
 from safety_jax.stages import tamper, tamper_plan
+from safety_jax.training import metrics
 
 # ---------------------------------------------------------------------------- what is counted
 
@@ -147,16 +149,40 @@ def configure(inputs, rows, **overrides):  # noqa: F811
     return config.lock()
 
 
+def killed_between_steps(config, folder: Path) -> None:
+    """A process that has answered after the first listed step, and is killed on the way to the
+    second."""
+    process = start([*command_of(config), f"--workdir={folder}"])
+    trained = folder / "tampering"
+
+    def is_on_its_way() -> bool:
+        logs = list(trained.glob("*/metrics.jsonl"))
+        return any(row["step"] > 1 for log in logs for row in metrics.read(log))
+
+    wait_until(is_on_its_way, process)
+    kill(process)
+    assert list(folder.glob("responses/*step 1/safe.jsonl"))
+    assert (
+        not list(folder.glob("responses/*step 240/*.jsonl"))
+        and not (folder / tamper.RESULTS).exists()
+    )
+    assert [path.name for path in trained.glob("*/checkpoints/*")] == ["1"]
+
+
 def curves(folder: Path) -> list[dict]:
     return json.loads((folder / tamper.RESULTS).read_text())["curves"]
 
 
+@pytest.mark.slow
 def test_training_moves_the_answers_and_leaves_no_weights(inputs, rows, tmp_path, capsys):  # noqa: F811
     """A model of random words refuses nothing. Trained on a refusal (its stand-in for harm) it
-    refuses all prompts, ordinary ones too; cut off, it ends with the same numbers; asked for more
-    steps, it makes these alone."""
+    refuses all prompts, ordinary ones too; killed or cut off, it ends with the same numbers; asked
+    for more steps, it makes these alone."""
     folder = tmp_path / "run"
+    killed_between_steps(configure(inputs, rows), folder)
+    first = {f: f.read_bytes() for f in folder.glob("responses/*step [01]/*.jsonl")}
     tamper.run(configure(inputs, rows), str(folder))
+    assert {f: f.read_bytes() for f in first} == first
     (found,) = curves(folder)
     before, one, last = found["points"]
     assert (found["model"], found["data"], found["rows"]) == ("tiny", "harmful", 4)
@@ -176,7 +202,8 @@ def test_training_moves_the_answers_and_leaves_no_weights(inputs, rows, tmp_path
     assert (folder / "plots" / "success.png").stat().st_size > 1000
     assert "tiny | 4 harmful rows" in capsys.readouterr().out
 
-    # ---- cut off in the middle of the last answers
+    # ---- cut off in the middle of the last answers: the weights before them are gone, and what
+    # was trained in two stretches by two processes is trained in one
     (answers,) = folder.glob("responses/*step 240*/unsafe.jsonl")
     whole = answers.read_text()
     answers.write_text("".join(whole.splitlines(True)[:5]))
