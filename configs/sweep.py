@@ -3,22 +3,24 @@
     python -m safety_jax.main --config=configs/sweep.py --config.model.path=MODEL \\
         --config.sweep.axes="data.safety_rows=0,100,500 seed=0,1,2" --workdir=runs/sweep
 
-The keys are those of configs/sft.py, and what they say holds for every run that does not change
-it; `sweep.axes` and `sweep.runs` say what the runs change. Each run is a folder below `runs/` of
-the work directory, as if it had run alone: metrics, checkpoints, a PEFT adapter in `export/`, a
-card. The weights of the base are held once, and read and gathered once for a step of all runs.
-Beforehand the stage prints what the sweep will cost. Started again, it goes on where it stopped;
-started with more values on an axis, it trains what is new.
+The keys are those of configs/sft.py, or with `dpo` those of configs/dpo.py, and what they say holds
+for every run that does not change it; `sweep.axes` and `sweep.runs` say what the runs change. Each
+run is a folder below `runs/` of the work directory, as if it had run alone: metrics, checkpoints, a
+PEFT adapter in `export/`, a card. The weights of the base are held once, and read and gathered once
+for a step of all runs. Beforehand the stage prints what the sweep will cost. Started again, it goes
+on where it stopped; started with more values on an axis, it trains what is new.
 
-Runs may differ in seed, data, length, learning rate, schedule and warm-up, rank and alpha; a
-higher `sweep.lanes` trains more of them at a time. docs/sweep.md has the rest.
+Runs may differ in seed, data, length, learning rate, schedule and warm-up, rank and alpha, those of
+DPO also in objective, beta, smoothing, margin and nll_weight; a higher `sweep.lanes` trains more of
+them at a time. docs/sweep.md has the rest.
 
 Arguments, behind the colon and joined by commas:
+    dpo         runs of stage dpo; what the reference says of a pair is computed once for all
     form        500 safety rows as instructions, as questions, as opinions, three seeds each
     curve       how much safety data: n = 0, 50, 100, 300, 500, 1,000, 2,000 with three seeds each,
                 the recipe of configs/sft.py:paper=report
     demo        n = 0, 15, 60, 120 with three seeds each, on the tiny model of launch/demo; with
-                `form` 60 rows in each form
+                `form` 60 rows in each form; with `dpo` beta = 0.03, 0.1, 0.3 with two seeds each
 
 Cost of `curve` at 7B: 21 runs of 314 steps of 128 examples. Expect, at n = 0 / 100 / 500 / 2,000
 (Safe to Serve's report, LLaMA 7B; answers to I-Malicious that Llama Guard calls safe, one run
@@ -27,17 +29,20 @@ each): 41 / 65 / 91 / 92 per cent.
 
 from ml_collections import ConfigDict
 
-from configs import sft
+from configs import dpo, sft
 from configs.common import parse_arg
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    choice = parse_arg(arg, demo=False, curve=False, form=False)
+    choice = parse_arg(arg, dpo=False, demo=False, curve=False, form=False)
     if choice.curve and (choice.demo or choice.form):
         raise ValueError("config argument 'curve' excludes 'demo' and 'form'; drop one")
+    if choice.dpo and (choice.curve or choice.form):
+        raise ValueError("config argument 'dpo' excludes 'curve' and 'form'; drop one")
 
     published = choice.curve or choice.form
-    config = sft.get_config("demo" if choice.demo else "paper=report" if published else "")
+    method = dpo if choice.dpo else sft
+    config = method.get_config("demo" if choice.demo else "paper=report" if published else "")
     config.stage = "sweep"
 
     config.sweep = sweep = ConfigDict()
@@ -51,6 +56,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
         sweep.axes = "data.safety_form=instruction,question,opinion seed=0,1,2"
         sweep.lanes = 9
         config.data.safety_rows = 60 if choice.demo else 500
+    elif choice.demo and choice.dpo:
+        sweep.axes = "dpo.beta=0.03,0.1,0.3 seed=0,1"
+        sweep.lanes = 6
     elif choice.demo:
         sweep.axes = "data.safety_rows=0,15,60,120 seed=0,1,2"
         sweep.lanes = 6

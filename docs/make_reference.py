@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from safety_jax.base import assets
-from safety_jax.stages import checks, config_files, judge_schema, schema, shared_schema
+from safety_jax.stages import checks, config_files, judge_schema, shared_schema
 
 PAGE = Path(__file__).parent / "reference" / "configs.md"
 # What builders call the group that they fill, where it is not the group's own name.
@@ -63,7 +63,7 @@ def describe_stage(name: str, path: Path, comments: Comments) -> str:
     """The section of a stage: its arguments, and its keys with the values of the plain config."""
     opening = config_files.read_opening(path)
     config = config_files.load(name)
-    table = schema.STAGES[config.stage]
+    table = checks.stage_table(config)
     rows = [
         (f"`{key}`", f"`{value!r}`", table[key].describe(), comments.get(key, ""))
         for key, value in checks.values(config).items()

@@ -34,7 +34,7 @@ SECONDS = {
     "test_guard": 20,
     "test_guards": 15,
     "test_lora": 15,
-    "test_sweep": 30,
+    "test_sweep": 55,
     "test_lanes": 10,
     "test_gpu_benchmark": 12,
     "test_loglikelihood": 12,

@@ -90,7 +90,7 @@ ARGUMENTS = {
         "form",
         "form,demo",
     ],
-    "sweep": [None, "demo", "curve", "form", "form,demo"],
+    "sweep": [None, "demo", "curve", "form", "form,demo", "dpo", "dpo,demo"],
     "reward": [
         None,
         "demo",
@@ -158,7 +158,11 @@ def test_the_reference_page_is_that_of_these_configs():
 
 @pytest.mark.parametrize(("name", "arg"), CASES)
 def test_arguments_change_values_but_never_types(name: str, arg: str | None):
-    plain = {key: type(value) for key, value in own_keys(name, load(name, None)).items()}
+    of_dpo = name == "sweep" and "dpo" in (arg or "")  # whose runs are of another stage
+    plain = {
+        key: type(value)
+        for key, value in own_keys(name, load(name, "dpo" if of_dpo else None)).items()
+    }
     types = {key: type(value) for key, value in own_keys(name, load(name, arg)).items()}
     # An argument adds a judge or a step's minutes, which the plain config has not.
     if name in (*JUDGING, "recipe"):

@@ -1,5 +1,6 @@
 """From a sweep and the report on it to curves: matching, measures, figures, the stage."""
 
+import dataclasses
 import json
 
 import pytest
@@ -141,6 +142,30 @@ def test_without_a_judge_of_safety_refusals_are_counted(given):
     facts = report(given) | {"safety": ""}
     runs = curve.match(sweep_record.read(given / "sweep"), facts, "data.safety_rows")
     assert [c.measure for c in curves.find(facts, runs, 0.05)] == ["refused", "answered", "right"]
+
+
+def test_draws_from_one_source_are_amounts(given):
+    facts, runs = report(given), sweep_record.read(given / "sweep")
+    drawn = [
+        dataclasses.replace(
+            one,
+            changes={
+                "data.train": [
+                    f"pairs.jsonl?rows={n}&name=p" if n else "pairs.jsonl?name=p&rows=7"
+                ],
+                "seed": one.seed,
+            },
+        )
+        for one in runs
+        for n in [one.changes["data.safety_rows"]]
+    ]
+    found = curve.match(drawn, facts, "data.train")
+    assert sorted({one.value for one in found}) == [7.0, 50.0, 500.0]
+    assert curve.title("data.train", found) == "rows of data.train"
+    drawn[0] = dataclasses.replace(drawn[0], changes={"data.train": ["all.jsonl"], "seed": 0})
+    found = curve.match(drawn, facts, "data.train")
+    assert {type(one.value) for one in found} == {str}
+    assert curve.title("data.train", found) == "train"
 
 
 def test_a_sweep_is_spread_into_its_runs(given):

@@ -14,6 +14,7 @@ from safety_jax.base.errors import CheckpointError, ConfigError
 from safety_jax.models import attention, llama, lora
 from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hf, model_folder, peft, peft_config
+from safety_jax.stages import answering
 
 IDS = np.arange(5, 29, dtype=np.int32).reshape(2, 12)
 
@@ -115,6 +116,24 @@ def test_an_adapter_folder_brings_its_base(folders, one_device):
     merged = dataclasses.replace(without, weights=lora.merge(model.weights, model.adapters))
     np.testing.assert_allclose(whole_logits(merged, IDS), whole_logits(model, IDS), atol=2e-5)
     assert np.abs(whole_logits(model, IDS) - whole_logits(base, IDS)).max() > 0.1
+
+
+def test_adapters_over_one_base_read_it_once(folders, one_device, monkeypatch):
+    full, adapted = (opened(folders / name, one_device) for name in ("full", "adapter"))
+    expected = [whole_logits(one.load(jnp.float32), IDS) for one in (adapted, full)]
+    read, load = [], hf.load
+    monkeypatch.setattr(hf, "load", lambda folder, *how: read.append(folder) or load(folder, *how))
+    with answering.Speakers(jnp.float32, "stored") as speakers:
+        first = speakers.load(adapted)
+        found = [whole_logits(first, IDS)]
+        second = speakers.load(full)
+        found.append(whole_logits(second, IDS))
+        assert read == [full.folder] and second.weights is first.weights
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first.adapters))
+        third = speakers.load(dataclasses.replace(full, folder=folders / "adapter" / ".." / "full"))
+        assert third.weights is first.weights
+    np.testing.assert_array_equal(found, expected)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first.weights))
 
 
 def test_what_cannot_be_opened_is_told_before_weights_are_read(one_device, tmp_path):

@@ -70,6 +70,26 @@ def test_shared_where_it_saves(prompt, answer, changes, row_tokens):
     assert prefixes.where_it_saves(pairs(prompt, answer)[:1], 512, **given) is None
 
 
+def test_some_share_rows_as_all_do():
+    """One long pair among all decides for the short ones, which keep what they have in common."""
+    asked = []
+
+    def share(sides, row_tokens):
+        asked.append(row_tokens)
+        given = {"even_tokens": 50_000.0, "longest_row": None}
+        return prefixes.where_it_saves(sides, row_tokens, **given)
+
+    both = zip(pairs(401, 100, 1), pairs(101, 50, 1), strict=True)
+    everybody = [side(*[(list(one.ids), int((~one.mask).sum())) for one in two]) for two in both]
+    shared = prefixes.as_all(share, everybody)
+    found = shared(pairs(101, 50), 512)
+    assert (found.row_tokens, found.tokens.tolist()) == (640, [100] * 4)
+    assert found.saved == pytest.approx(100 / 302)
+    assert shared(everybody, 512).tokens.tolist() == [400, 100] and asked == [512]
+    separate = prefixes.as_all(prefixes.separate, everybody)
+    assert separate(pairs(101, 50), 512) is None
+
+
 def test_a_row_by_hand():
     """The rows of `batch.Tokens`: two pairs, the second one without anything in common."""
     sides = [side(([5, 6, 7, 8, 9], 3), ([3, 1], 1)), side(([5, 6, 7, 4], 3), ([3, 2], 1))]

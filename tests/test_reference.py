@@ -9,10 +9,38 @@ import numpy as np
 import pytest
 
 from safety_jax.base.errors import CheckpointError
+from safety_jax.data.pairs import Pairs
 from safety_jax.training import reference
-from tests.test_preference_training import loader_of, random_pairs
+from safety_jax.training.pooling import ExamplePool
+from tests.test_preference_training import examples_of, loader_of, random_pairs
 
 PAIRS = random_pairs(8)
+
+
+def test_a_pool_has_every_pair_once():
+    def some(*numbers):
+        parts = [[side.example(i) for i in numbers] for side in PAIRS.sides]
+        sides = [
+            examples_of([ids[~mask] for ids, mask in part], [ids[mask] for ids, mask in part])
+            for part in parts
+        ]
+        return Pairs(*sides, unsafe=None, categories=[()] * len(numbers))
+
+    runs = [some(1, 4, 2), some(4, 7), some(2, 0, 1)]
+    pool = ExamplePool.of(runs)
+    assert len(pool) == 5
+    for side, known in zip(pool.sides, some(1, 4, 2, 7, 0).sides, strict=True):
+        np.testing.assert_array_equal(side.ids, known.ids)
+        np.testing.assert_array_equal(side.offsets, known.offsets)
+    values = [-side.ids / 100 for side in pool.sides]
+    for run in runs:
+        for side, found in zip(run.sides, pool.values_of(run, values), strict=True):
+            np.testing.assert_array_equal(found, -side.ids / 100)
+    # Other tokens, or others of them trained, are other pairs.
+    trained = PAIRS.rejected.mask.copy()
+    trained[-1] ^= True
+    masked = dataclasses.replace(PAIRS, rejected=dataclasses.replace(PAIRS.rejected, mask=trained))
+    assert len(ExamplePool.of([PAIRS, changed_ids(PAIRS), masked, PAIRS])) == 8 + 1 + 1
 
 
 class Interrupted(Exception):

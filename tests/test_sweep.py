@@ -1,30 +1,36 @@
 """Stage `sweep`: its runs from a config, what they cost, and that they are as if alone."""
 
+import functools
 import json
 import os
 import signal
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import opened
 import pytest
 from safetensors.numpy import load_file
+from test_dpo import configure as configure_dpo
+from test_dpo import pairs  # noqa: F401
 from test_end_to_end import configure as configure_sft
 from test_end_to_end import inputs  # noqa: F401
 
+from configs import dpo as dpo_config
 from configs import sweep as sweep_config
 from safety_jax.base.errors import ConfigError
+from safety_jax.maths import losses
 from safety_jax.models.folders import hf, peft
-from safety_jax.stages import sft, sweep, sweep_cost, sweep_record
+from safety_jax.stages import dpo, dpo_task, sft, sweep, sweep_cost, sweep_methods, sweep_record
 from safety_jax.stages.sweep_axes import variants
-from safety_jax.training import lanes, metrics, progress
+from safety_jax.training import lanes, metrics, progress, reference
 
 
-def configure(inputs: Path, **overrides):  # noqa: F811
-    config = sweep_config.get_config()
+def configure(inputs: Path, method=configure_sft, **overrides):  # noqa: F811
+    config = sweep_config.get_config("dpo" if method is configure_dpo else None)
     with config.unlocked():
-        config.update(configure_sft(inputs).to_dict())
+        config.update(method(inputs).to_dict())
         config.stage = "sweep"
     values = {key.replace("__", "."): value for key, value in overrides.items()}
     config.update_from_flattened_dict(values)
@@ -75,6 +81,48 @@ def test_axes_and_runs(inputs):  # noqa: F811
 def test_mistakes(inputs, given, message):  # noqa: F811
     with pytest.raises(ConfigError, match=message):
         names(inputs, **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sweep__axes": "data.safety_rows=1,2"}, "between runs of stage dpo in one program; .*"),
+        ({"sweep__axes": "dpo.objective=sigmoid,simple"}, "dpo.objective is 'simple'; expected"),
+        ({"sweep__axes": "dpo.beta=0.1,0"}, "sweep run beta0.0: dpo.beta is 0.0; expected"),
+        (
+            {"sweep__axes": "dpo.objective=simpo,hinge", "dpo__reference": "none"},
+            "sweep run objectivehinge: dpo.reference is none, but dpo.objective hinge compares",
+        ),
+    ],
+)
+def test_mistakes_of_dpo(inputs, given, message):  # noqa: F811
+    with pytest.raises(ConfigError, match=message):
+        names(inputs, method=configure_dpo, **given)
+
+
+def test_all_objectives_in_one_program():
+    """Values and gradients of each, mapped over runs, are those of the objective by itself."""
+    made = [dpo_config.get_config(f"loss={name}").dpo for name in dpo_config.OBJECTIVES]
+    names = sorted(dpo_config.OBJECTIVES)
+    rows = [sweep_methods.objective_numbers(group, names) for group in made]
+    numbers = {key: jnp.array([row[key] for row in rows]) for key in rows[0]}
+    random = np.random.default_rng(0)
+    policy, reference = jnp.array(-random.uniform(1, 40, (2, 6, 2)), "f")
+    facts = jnp.array([random.integers(1, 30, (6, 2)), random.integers(0, 2, (6, 2))], "f")
+
+    def total(objective, policy):
+        return objective.loss(losses.PairLogprobs(policy, reference, *facts)).sum()
+
+    def shared(numbers, policy):
+        return total(sweep_methods.shared_objective(names, numbers), policy)
+
+    both = jax.jit(jax.vmap(jax.value_and_grad(shared, argnums=1), in_axes=(0, None)))
+    values, gradients = both(numbers, policy)
+    for group, value, gradient in zip(made, values, gradients, strict=True):
+        alone = jax.value_and_grad(functools.partial(total, dpo_task.make_objective(group)))
+        expected, slope = alone(policy)
+        np.testing.assert_allclose(value, expected, rtol=1e-6, err_msg=group.objective)
+        np.testing.assert_allclose(gradient, slope, rtol=1e-5, atol=1e-7, err_msg=group.objective)
 
 
 def test_steps_of_the_program():
@@ -150,6 +198,60 @@ def test_runs_are_as_if_alone_stopped_and_resumed(inputs, tmp_path, capsys, monk
     read.write_text(json.dumps(json.loads(read.read_text()) | {"tokens to train on": "others"}))
     with pytest.raises(ConfigError, match="began with other contents: tokens to train on: others"):
         sweep.run(config, str(tmp_path / "sweep"))
+
+
+DPO_RUNS = (
+    "seed=1 dpo.beta=0.5 data.train={rows};"
+    "dpo.objective=ipo_mean dpo.nll_weight=0.2 optim.learning_rate=1e-2"
+)
+
+
+@pytest.mark.slow
+def test_runs_of_dpo_are_as_if_alone(inputs, pairs, tmp_path, capsys, monkeypatch):  # noqa: F811
+    """Two objectives, other pairs and rates; stopped once; against one reference."""
+    config = configure(
+        inputs, configure_dpo, sweep__runs=DPO_RUNS.format(rows=f"{pairs}?rows=30"),
+        train__max_steps=3, dpo__reference_folder=str(tmp_path / "reference"),
+        data__template="alpaca", data__max_length=128,  # so much in common that rows are shared
+        lora__targets=("q_proj",),
+    )  # fmt: skip
+    step = lanes.TrainingLanes.step
+
+    def stopped(self, *given):
+        if self.steps == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lanes.TrainingLanes, "step", stopped)
+        sweep.run(config, str(tmp_path / "sweep"))
+    assert "reference: the 40 pairs of all runs, " in capsys.readouterr().out
+    (kept,) = (tmp_path / "reference").iterdir()  # of 22, 8, 32 and 8 pairs, each once
+    with monkeypatch.context() as patch:
+        known = lambda *_: lambda *_: pytest.fail("the reference is computed again")  # noqa: E731
+        patch.setattr(reference, "make_score", known)
+        sweep.run(config, str(tmp_path / "sweep"))
+    assert list((tmp_path / "reference").iterdir()) == [kept]
+
+    finished = sweep_record.read(tmp_path / "sweep")
+    planned = {one.name: one for one in variants(config)}
+    assert {one.name for one in finished} == planned.keys()
+    for one in finished:
+        alone = tmp_path / "alone" / one.name
+        dpo.run(planned[one.name].config, str(alone))
+        found, known = (
+            load_file(f / "adapter_model.safetensors") for f in (one.export, alone / "export")
+        )
+        assert found.keys() == known.keys()
+        for name in known:
+            np.testing.assert_allclose(
+                found[name], known[name], rtol=0, atol=2e-6, err_msg=f"{one.name} {name}"
+            )
+        # Before the first step all margins are 0, and what stands there is rounding.
+        rows, others = ([r for r in logged(f) if r["step"] > 1] for f in (one.export.parent, alone))
+        for row, other in zip(rows, others, strict=True):
+            assert row == pytest.approx(other, rel=1e-4, abs=1e-5)
+        assert any("eval/rewards/margins" in row for row in rows)
 
 
 @pytest.mark.torch

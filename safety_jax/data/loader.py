@@ -85,6 +85,7 @@ class Loader:
         prefetch_steps: int,
         rows_here: Sequence[int],
         microbatches: int | None = None,
+        segments: int | None = None,
         shared: Shared | None = None,
     ):
         """Plans the run.
@@ -101,6 +102,7 @@ class Loader:
             rows_here: those of b that this host lays out, see `meshes.rows_here`.
             microbatches: A, for runs that must share a compiled step; None for the most that any
                 step of this run needs.
+            segments: S, likewise, of examples in a row.
             shared: how the sides of an example share a row; None where each has its own.
 
         Raises:
@@ -141,7 +143,10 @@ class Loader:
         self.microbatches = most if microbatches is None else microbatches
         if self.microbatches < most:
             raise ConfigError(f"{microbatches} microbatches a step: expected at least {most}")
-        self.most_segments = max((len(row) for step in rows for row in step), default=0)
+        most = max((len(row) for step in rows for row in step), default=0)
+        self.most_segments = most if segments is None else segments
+        if self.most_segments < most:
+            raise ConfigError(f"{segments} examples a row: expected at least {most}")
         real = self.tokens_until(self.steps)
         cells = sum(used) * rows_per_microbatch * row_tokens * self.rows_per_example
         self._padding_share = 1 - real / cells if cells else 0.0

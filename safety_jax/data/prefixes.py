@@ -14,6 +14,7 @@ P - 1 of them are saved.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -82,6 +83,26 @@ def where_it_saves(
     if cost >= 1 + row_tokens / even_tokens or (longest_row is not None and longest_row < length):
         return None
     return Shared(shared, length, saved)
+
+
+def as_all(share: Share, of_all: Sequence[Examples]) -> Share:
+    """Examples share rows as all do of which they are some, in rows of one length: what batches
+    need that meet in one program.
+
+    Args:
+        of_all: the sides of all.
+    """
+    of_length = functools.cache(functools.partial(share, of_all))
+
+    def shared(sides: Sequence[Examples], row_tokens: int) -> Shared | None:
+        found = of_length(row_tokens)
+        if found is None:
+            return None
+        tokens = common(sides)
+        read = sum(int(side.lengths.sum()) for side in sides)
+        return Shared(tokens, found.row_tokens, float(tokens.sum() / read))
+
+    return shared
 
 
 def common(sides: Sequence[Examples], skips: int | None = None) -> Int[np.ndarray, " n"]:

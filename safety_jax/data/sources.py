@@ -206,6 +206,20 @@ def split(spec: str) -> tuple[str, str]:
     return (location, query) if question_mark else (spec, "")
 
 
+def amounts(specs: Sequence[str]) -> list[int] | None:
+    """How many rows these take, where they are one source but for `rows=`; None otherwise."""
+    found, others = [], set()
+    for spec in specs:
+        location, query = split(_without_spaces(spec))
+        options = query.split("&")
+        rows = [option.removeprefix("rows=") for option in options if option.startswith("rows=")]
+        if len(rows) != 1 or not rows[0].isdecimal():
+            return None
+        found.append(int(rows[0]))
+        others.add((location, frozenset(o for o in options if not o.startswith("rows="))))
+    return found if len(others) == 1 else None
+
+
 # Options of a spec.
 
 

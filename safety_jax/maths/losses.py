@@ -15,6 +15,8 @@ from jaxtyping import Array, Bool, Float
 from safety_jax.maths.logprobs import TokenLogprobs
 
 Losses = Float[Array, "*B"]
+# A number of an objective: fixed, or data of a compiled step.
+Number = float | Float[Array, ""]
 
 
 class LossSums(NamedTuple):
@@ -108,12 +110,12 @@ def mean_log_ratio(pairs: PairLogprobs) -> Losses:
     return _difference((pairs.policy - pairs.reference) / pairs.tokens)
 
 
-def dpo(pairs: PairLogprobs, *, beta: float) -> Losses:
+def dpo(pairs: PairLogprobs, *, beta: Number) -> Losses:
     """-log σ(βΔ): DPO (Rafailov et al., arXiv 2305.18290, eq. 7)."""
     return -jax.nn.log_sigmoid(beta * log_ratio(pairs))
 
 
-def conservative(pairs: PairLogprobs, *, beta: float, smoothing: float) -> Losses:
+def conservative(pairs: PairLogprobs, *, beta: Number, smoothing: Number) -> Losses:
     """-(1-ε) log σ(βΔ) - ε log σ(-βΔ): labels are wrong with probability ε (Mitchell, "A note on
     DPO with noisy preferences & relationship to IPO", 2023)."""
     margin = beta * log_ratio(pairs)
@@ -121,7 +123,7 @@ def conservative(pairs: PairLogprobs, *, beta: float, smoothing: float) -> Losse
     return -(1 - smoothing) * right - smoothing * wrong
 
 
-def robust(pairs: PairLogprobs, *, beta: float, smoothing: float) -> Losses:
+def robust(pairs: PairLogprobs, *, beta: Number, smoothing: Number) -> Losses:
     """[-(1-ε) log σ(βΔ) + ε log σ(-βΔ)] / (1-2ε): an unbiased estimate of the clean loss where
     labels are flipped with probability ε < 1/2 (Chowdhury et al., arXiv 2403.00409)."""
     margin = beta * log_ratio(pairs)
@@ -129,35 +131,35 @@ def robust(pairs: PairLogprobs, *, beta: float, smoothing: float) -> Losses:
     return (-(1 - smoothing) * right + smoothing * wrong) / (1 - 2 * smoothing)
 
 
-def hinge(pairs: PairLogprobs, *, beta: float) -> Losses:
+def hinge(pairs: PairLogprobs, *, beta: Number) -> Losses:
     """max(0, 1 - βΔ): SLiC's calibration loss on DPO's margin (Zhao et al., arXiv 2305.10425)."""
     return jax.nn.relu(1 - beta * log_ratio(pairs))
 
 
-def ipo_sum(pairs: PairLogprobs, *, beta: float) -> Losses:
+def ipo_sum(pairs: PairLogprobs, *, beta: Number) -> Losses:
     """(Δ - 1/(2β))², log-probabilities summed over tokens (Azar et al., arXiv 2310.12036, eq. 17,
     as written there)."""
     return (log_ratio(pairs) - 1 / (2 * beta)) ** 2
 
 
-def ipo_mean(pairs: PairLogprobs, *, beta: float) -> Losses:
+def ipo_mean(pairs: PairLogprobs, *, beta: Number) -> Losses:
     """IPO with log-probabilities averaged over tokens, as its authors ran it."""
     return (mean_log_ratio(pairs) - 1 / (2 * beta)) ** 2
 
 
-def dpo_mean(pairs: PairLogprobs, *, beta: float) -> Losses:
+def dpo_mean(pairs: PairLogprobs, *, beta: Number) -> Losses:
     """-log σ(β Δ̄), Δ̄ averaged over tokens: length-normalised DPO (Tulu 3, arXiv 2411.15124).
     A mean is a fraction of a sum, so β must be larger than DPO's: 5 there, not 0.1."""
     return -jax.nn.log_sigmoid(beta * mean_log_ratio(pairs))
 
 
-def simpo(pairs: PairLogprobs, *, beta: float, margin: float) -> Losses:
+def simpo(pairs: PairLogprobs, *, beta: Number, margin: Number) -> Losses:
     """-log σ(β (log π(y_w)/|y_w| - log π(y_l)/|y_l|) - γ), without a reference (Meng et al.,
     arXiv 2405.14734, eq. 6)."""
     return -jax.nn.log_sigmoid(beta * _difference(pairs.policy / pairs.tokens) - margin)
 
 
-def safe_dpo(pairs: PairLogprobs, *, beta: float, margin: float) -> Losses:
+def safe_dpo(pairs: PairLogprobs, *, beta: Number, margin: Number) -> Losses:
     """-log σ(βΔ - δ (h_l - h_w)), h = 1 for an unsafe answer: DPO that asks for δ more where the
     rejected answer is unsafe and the chosen one safe (SafeDPO, arXiv 2505.20065). Pairs are ordered
     before, see `data.prefer=safety_first`."""
@@ -165,7 +167,7 @@ def safe_dpo(pairs: PairLogprobs, *, beta: float, margin: float) -> Losses:
     return -jax.nn.log_sigmoid(beta * log_ratio(pairs) + offset)
 
 
-def door(pairs: PairLogprobs, *, beta: float) -> Losses:
+def door(pairs: PairLogprobs, *, beta: Number) -> Losses:
     """-log π(y_w) - (2/β) log σ(-β log π(y_l)/π_ref(y_l)): likelihood of the refusal, and negative
     preference optimisation of the harmful answer (DOOR, Zhao et al., arXiv 2503.03710; the second
     term is NPO, Zhang et al., arXiv 2404.05868).

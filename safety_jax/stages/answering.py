@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
@@ -14,6 +15,7 @@ from safety_jax.models.decoding import generation
 from safety_jax.models.decoding.ends import endings
 from safety_jax.models.execution import float_type
 from safety_jax.models.folders.model_folder import ModelFolder, open_model
+from safety_jax.models.model import Model
 
 
 def open_speaker(config: ConfigDict, path: str, mesh: Mesh) -> ModelFolder:
@@ -80,6 +82,39 @@ def read_pace(sample: ConfigDict) -> generation.Pace:
         if sample.cache_dtype == "int8"
         else float_type("sample.cache_dtype", sample.cache_dtype),
     )
+
+
+class Speakers:
+    """Models that answer one after another: of two adapters over one base, it is read once, and no
+    two bases are ever held."""
+
+    def __init__(self, dtype: DTypeLike, kernels: str):
+        """Args: see `ModelFolder.load`."""
+        self._dtype, self._kernels = dtype, kernels
+        self._last: tuple[ModelFolder, Model] | None = None
+
+    def load(self, opened: ModelFolder) -> Model:
+        """A model with its weights. Of the one before, all is freed that is not this one's."""
+        weights = None
+        if self._last is not None:
+            before, model = self._last
+            if before.folder.resolve() == opened.folder.resolve():
+                weights = model.weights
+                release(model.adapters)
+            else:
+                release(model)
+        self._last = None
+        found = opened.load(self._dtype, self._kernels, weights)
+        self._last = opened, found
+        return found
+
+    def __enter__(self) -> "Speakers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._last is not None:
+            release(self._last[1])
+            self._last = None
 
 
 def release(*trees_: Any) -> None:

@@ -67,9 +67,20 @@ def expected(config: ConfigDict, key: str) -> str:
 # ---------------------------------------------------------------------------- keys
 
 
+def swept(config: ConfigDict) -> str:
+    """The stage that runs of a sweep are: the one whose group the config has."""
+    return "dpo" if "dpo" in config else "sft"
+
+
+def stage_table(config: ConfigDict) -> Table:
+    """The table of the stage alone; of a sweep, with that of its runs."""
+    of_runs = STAGES[swept(config)] if config.stage == "sweep" else {}
+    return {**of_runs, **STAGES[config.stage]}
+
+
 def table(config: ConfigDict) -> Table:
     """The table of this config: of its stage, of the judges that it has, of its steps."""
-    found = dict(STAGES[config.stage]) if config.stage in STAGES else {}
+    found = stage_table(config) if config.stage in STAGES else {}
     if "score" in config and "judges" in config.score:
         for name, row in config.score.judges.items():
             kind = row["kind"] if isinstance(row, ConfigDict) and "kind" in row else ""
@@ -269,7 +280,7 @@ def _fresh_adapters(config: ConfigDict) -> str | None:
 
 
 def _plain_likelihood(config: ConfigDict) -> str | None:
-    if config.sft.objective == "likelihood":
+    if "sft" not in config or config.sft.objective == "likelihood":
         return None
     return (
         f"sft.objective is {config.sft.objective}; expected likelihood, which runs of a sweep share"

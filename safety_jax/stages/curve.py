@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from safety_jax.base import files
 from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.data import sources
 from safety_jax.evaluation.measures import crossed, curves
 from safety_jax.evaluation.measures.curves import EvaluatedRun
 from safety_jax.report import crossed as table_pages
@@ -26,6 +27,7 @@ from safety_jax.stages.sweep_record import FinishedRun
 from safety_jax.training import workdir
 
 SEED = "seed"
+SOURCES = ("data.train", "data.safety")  # axes whose values are sources of rows
 
 
 def run(config: ConfigDict, folder: str) -> None:
@@ -38,7 +40,7 @@ def run(config: ConfigDict, folder: str) -> None:
     with workdir.prepare(folder, config, jax.process_index() == 0) as place:
         report = read_report(files.expand(group.report) / "report.json")
         runs = match(sweep_record.read(files.expand(group.sweep)), report, group.axis)
-        axis = group.axis.rpartition(".")[2].replace("_", " ")
+        axis = title(group.axis, runs)
         found: Sequence[Any]
         pages: ModuleType
         if isinstance(runs[0].value, str):  # words have no order: a table of each and each set
@@ -99,12 +101,9 @@ def match(runs: list[FinishedRun], report: Mapping[str, Any], axis: str) -> list
         for name, facts in report["models"].items()
         if facts.get("path")
     }
-    found = []
-    for one in runs:
+    found, values = [], of_axis(runs, axis)
+    for one, value in zip(runs, values, strict=True):
         others = one.changes.keys() - {axis, SEED}
-        value = one.changes.get(axis)
-        if isinstance(value, list) and len(value) == 1:  # of a key that holds several texts
-            (value,) = value
         if others or not isinstance(value, int | float | str):
             what = f"changes {min(others)}, too" if others else f"has no value for {axis}"
             raise DataError(
@@ -125,3 +124,21 @@ def match(runs: list[FinishedRun], report: Mapping[str, Any], axis: str) -> list
             "to compare: sweep them, or name another curve.axis"
         )
     return found
+
+
+def of_axis(runs: Sequence[FinishedRun], axis: str) -> list[Any]:
+    """What each run has for an axis. Draws from one source, `pairs.jsonl?rows=100`, are numbers:
+    their rows."""
+    values = [one.changes.get(axis) for one in runs]
+    # Of keys that hold several texts.
+    values = [v[0] if isinstance(v, list) and len(v) == 1 else v for v in values]
+    specs = [value for value in values if isinstance(value, str)]
+    drawn = sources.amounts(specs) if axis in SOURCES and len(specs) == len(values) else None
+    return values if drawn is None else drawn
+
+
+def title(axis: str, runs: Sequence[EvaluatedRun]) -> str:
+    """An axis in words: `data.safety_rows` is "safety rows"."""
+    if axis in SOURCES and not isinstance(runs[0].value, str):
+        return f"rows of {axis}"
+    return axis.rpartition(".")[2].replace("_", " ")

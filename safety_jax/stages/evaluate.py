@@ -91,16 +91,23 @@ def answer(
 ) -> dict[str, dict[str, list[Response]]]:
     """Answers of every model to every set that it has any to."""
     found = {name: {of: list(rows) for of, rows in by.items()} for name, by in plan.read.items()}
-    for name in plan.opened:
-        found[name] = answer_as(config, place, plan, name, primary)
+    dtype = float_type("model.parameter_dtype", config.model.parameter_dtype)
+    with answering.Speakers(dtype, config.model.base) as speakers:
+        for name in plan.opened:
+            found[name] = answer_as(config, place, plan, name, speakers, primary)
     return {name: found[name] for name in plan.models}
 
 
 def answer_as(
-    config: ConfigDict, place: workdir.Workdir, plan: EvaluationPlan, name: str, primary: bool
+    config: ConfigDict,
+    place: workdir.Workdir,
+    plan: EvaluationPlan,
+    name: str,
+    speakers: answering.Speakers,
+    primary: bool,
 ) -> dict[str, list[Response]]:
     """One model's answers to all sets, and its results of tasks; its weights are read if anything
-    is missing, and freed before the next model's are."""
+    is missing."""
     kept = {
         of.name: responses.Responses(
             generate.place(place.path / RESPONSES, name, of.name),
@@ -117,8 +124,7 @@ def answer_as(
     )
     if left or unasked:
         opened = plan.opened[name]
-        dtype = float_type("model.parameter_dtype", config.model.parameter_dtype)
-        model = opened.load(dtype, config.model.base)
+        model = speakers.load(opened)
         limits = RequestLimits(
             longest=config.data.max_length or opened.config.max_positions,
             tokens_per_batch=groups.tokens_per_batch(config, jax.default_backend()),
@@ -140,7 +146,6 @@ def answer_as(
             if primary:
                 protocol = plan.tasks.protocol(held_weights(config, opened))
                 task_results.write(task_file(place, name), protocol, found)
-        answering.release(model)
     return {of: file.all() for of, file in kept.items()}
 
 

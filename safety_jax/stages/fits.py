@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from safety_jax.base import memory
 from safety_jax.base.errors import ConfigError
 from safety_jax.base.memory import GIB
+from safety_jax.data.prefixes import Shared
 from safety_jax.stages import groups
 from safety_jax.training import fitting
 from safety_jax.training.fitting import Fit, FitEstimate, Needs, RowSettings
@@ -61,12 +62,25 @@ def fill_lanes(
         [batch + at for one, at in zip(found, offsets, strict=False) for batch in one.batches],
         max(one.longest for one in found),
         config.data.packing,
+        functools.partial(_shared, found),
     )
     largest = max((task.model for _, task in runs), key=lambda model: model.adapter_weights)
     together = dataclasses.replace(
-        largest, adapter_weights=lanes * largest.adapter_weights, sides=lanes
+        largest,
+        adapter_weights=lanes * largest.adapter_weights,
+        sides=lanes * largest.sides,
     )
     _fill(config, wanted(config), needs, together, mesh, place)
+
+
+def _shared(runs: Sequence[Needs], row_tokens: int) -> Shared | None:
+    """How sides share rows of all runs, which agree on it (`prefixes.as_all`)."""
+    found = [one.share(row_tokens) for one in runs]
+    known = [one for one in found if one is not None]
+    if len(known) < len(found):
+        return None
+    saved = float(np.mean([one.saved for one in known]))
+    return Shared(np.concatenate([one.tokens for one in known]), known[0].row_tokens, saved)
 
 
 def copy(config: ConfigDict, to: ConfigDict) -> None:

@@ -17,7 +17,7 @@ from safety_jax.models import llama, lora, quantised
 from safety_jax.models.encoders import heads
 from safety_jax.planning import abstract, formulas
 from safety_jax.planning.programs import Program
-from safety_jax.stages import dpo, fits, groups, kto, orpo, reward, sft_task
+from safety_jax.stages import dpo_task, fits, groups, kto, orpo, reward, sft_task
 from safety_jax.stages.planned import (
     PlanRequest,
     ProgramChoice,
@@ -246,7 +246,7 @@ def answers_step(
     else:
         learning = preference.learning(
             loaded.learner,
-            dpo.make_objective(config.dpo),
+            dpo_task.make_objective(config.dpo),
             preference.Frozen(loaded.frozen, None),
             mesh,
             live=config.dpo.reference == "live",

@@ -1,4 +1,4 @@
-"""Stage `sweep`: many runs of stage `sft` at once over one base (docs/sweep.md).
+"""Stage `sweep`: many runs of stage `sft` or `dpo` at once over one base (docs/sweep.md).
 
 runs/NAME/    a run each, as if it had run alone: metrics, checkpoints, export/, card
 sweep.json    what each run changes, and how it ended
@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,15 +18,16 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from safety_jax.base import compilation, trees
+from safety_jax.base import compilation, meshes, trees
 from safety_jax.base.errors import DivergenceError
 from safety_jax.models import llama, lora
 from safety_jax.planning import abstract
-from safety_jax.stages import devices, fits, groups, sft_task, sweep_cost, texts, training
+from safety_jax.stages import checks, devices, fits, groups, sweep_cost, texts, training
 from safety_jax.stages.sweep_axes import variants
 from safety_jax.stages.sweep_cost import RunCost
+from safety_jax.stages.sweep_methods import METHODS, SweepMethod
 from safety_jax.stages.sweep_record import RUNS, SweepRecord, SweepRun
-from safety_jax.training import lanes, likelihood, progress, steps, workdir
+from safety_jax.training import lanes, progress, steps, workdir
 from safety_jax.training import run as skeleton
 from safety_jax.training.footprint import FlopParts
 from safety_jax.training.lanes import Begun, TrainingLanes, WaitingRun
@@ -47,9 +48,9 @@ def run(config: ConfigDict, folder: str) -> None:
         config = texts.dated(config.copy_and_resolve_references(), place)
         mesh = devices.build_mesh(config)
         base = groups.base(config, mesh)
-        runs = [
-            SweepRun(one, sft_task.make_task(one.config, mesh, base)) for one in variants(config)
-        ]
+        made = variants(config)
+        method = METHODS[checks.swept(config)](config, made, base, mesh)
+        runs = [SweepRun(*both) for both in zip(made, method.tasks, strict=True)]
         runs.sort(key=lambda one: -one.steps)  # the longest first, so that lanes end together
         width = min(config.sweep.lanes, len(runs))
         fits.fill_lanes(config, [(one.config, one.task) for one in runs], width, mesh, place)
@@ -64,14 +65,15 @@ def run(config: ConfigDict, folder: str) -> None:
                 sweep_cost.describe(
                     costs, width, parts, remat=fit.remat, rows=fit.rows_per_microbatch,
                     tokens=fit.row_tokens,
-                )
+                ),
+                *method.remarks,
+                sep="\n",
             )  # fmt: skip
             if len(left) < len(runs):
                 print(f"{len(runs) - len(left)} runs were finished before", flush=True)
-        microbatches = max(one.microbatches for one in costs)
         failed = {}
         if left:
-            with Sweep(config, base, mesh, record, microbatches) as sweep:
+            with Sweep(config, method, base, mesh, record, costs) as sweep:
                 failed = sweep.train(left)
         if failed:
             name, error = next(iter(failed.items()))
@@ -91,8 +93,10 @@ def run(config: ConfigDict, folder: str) -> None:
 
 def cost(one: SweepRun, mesh: Mesh) -> RunCost:
     """What a run takes, from its batches."""
-    task, examples = one.task, one.task.corpus.training
-    batches = skeleton.make_loader(task, examples, one.settings.batching, mesh, steps=one.steps)
+    task, examples, held_out = one.task, one.task.corpus.training, one.task.corpus.evaluation
+    make = functools.partial(skeleton.make_loader, task, batching=one.settings.batching, mesh=mesh)
+    batches = make(examples, steps=one.steps)
+    measured = [] if held_out is None else [make(held_out, steps=None)]
     assert task.flops_per_example is not None
     return RunCost(
         name=one.name,
@@ -101,6 +105,7 @@ def cost(one: SweepRun, mesh: Mesh) -> RunCost:
         tokens=batches.tokens_until(batches.steps),
         flops=task.flops_per_example * one.config.train.batch_size * one.steps,
         microbatches=batches.microbatches,
+        segments=max(one.most_segments for one in (batches, *measured)),
         model=task.model,
     )
 
@@ -114,19 +119,23 @@ class Sweep:
     def __init__(
         self,
         config: ConfigDict,
+        method: SweepMethod,
         base: groups.Base,
         mesh: Mesh,
         record: SweepRecord,
-        microbatches: int,
+        costs: Sequence[RunCost],
     ):
-        """Args: microbatches: of the fullest step of any run."""
-        self._config, self._base, self._mesh = config, base, mesh
-        self._record, self._microbatches = record, microbatches
+        """Args: costs: of all runs, finished ones too."""
+        self._config, self._method, self._base, self._mesh = config, method, base, mesh
+        self._record = record
+        # Batches of all runs have one shape.
+        self._microbatches = max(one.microbatches for one in costs)
+        self._segments = max(one.segments for one in costs)
         self._compiled = compilation.Counter()
         self._optimization = groups.optimization(config)
         # For its state alone: the learning rate that lanes follow is data.
         self._optimizer = self._optimization.follow(jnp.float32)
-        self._evaluators: dict[tuple[int, float], Evaluator] = {}
+        self._evaluate = jax.jit(self._measured, out_shardings=meshes.sharding(mesh, ()))
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> "Sweep":
@@ -140,6 +149,7 @@ class Sweep:
         # Reads the base.
         first = groups.load_policy(runs[0].config, self._base, self._mesh)
         self._like = Loaded(first.learner, {}, first.frozen)
+        self._method.prepare(self._like)
         widest = max(one.config.lora.rank for one in runs)
         declared = llama.parameters(self._base.config)
         adapter = first.learner.adapter
@@ -150,9 +160,8 @@ class Sweep:
         )
         pattern, self._where = abstract.state(first.learner, trainable, self._optimizer)
         width = min(self._config.sweep.lanes, len(runs))
-        program = TrainingLanes(
-            width, self._advance, pattern, self._where, first.frozen, self._mesh
-        )
+        frozen = self._learning(self._constants(runs[0])).frozen
+        program = TrainingLanes(width, self._advance, pattern, self._where, frozen, self._mesh)
         del first
 
         done = sum(self._record.saved_step(one.name) for one in runs)
@@ -172,14 +181,26 @@ class Sweep:
     def _advance(
         self, state: steps.State, frozen: Any, batch: Any, used: jax.Array, numbers: Any
     ) -> tuple[steps.State, steps.Parts]:
-        """The step of one run, whose scale and learning rate are data."""
-        policy = dataclasses.replace(self._like.learner, scale=numbers["scale"])
-        learning = likelihood.learning(policy, frozen, self._mesh)
+        """The step of one run, whose numbers are data."""
+        learning = self._learning(numbers)
         rate = lambda _: numbers["learning_rate"]  # noqa: E731
         return steps.advance(
             learning.loss, learning.count, self._optimization.follow(rate), rate, learning.survey,
             state, frozen, batch, used,
         )  # fmt: skip
+
+    def _measured(
+        self, numbers: Any, trainable: Any, frozen: Any, batch: Any, used: jax.Array
+    ) -> tuple[steps.Parts, dict[str, jax.Array]]:
+        """Likewise, what its loss says of a batch."""
+        learning = self._learning(numbers)
+        return steps.evaluate(
+            learning.loss, learning.count, learning.survey, trainable, frozen, batch, used
+        )
+
+    def _learning(self, numbers: Mapping[str, jax.Array]) -> Learning:
+        policy = dataclasses.replace(self._like.learner, scale=numbers["scale"])
+        return self._method.learning(dataclasses.replace(self._like, learner=policy), numbers)
 
     def _begin(self, one: SweepRun) -> Begun[Fitted | None]:
         began = time.perf_counter()
@@ -188,7 +209,11 @@ class Sweep:
             workdir.prepare(self._record.folder(one.name), config, self._record.primary)
         )
         place.remember(training.identity(config, one.task))
-        batching = dataclasses.replace(settings.batching, most_microbatches=self._microbatches)
+        batching = dataclasses.replace(
+            settings.batching,
+            most_microbatches=self._microbatches,
+            most_segments=self._segments,
+        )
         settings = dataclasses.replace(settings, batching=batching)
         load = functools.partial(groups.load_policy, config, self._base, self._mesh, self._like)
         task = dataclasses.replace(one.task, load=load)
@@ -214,17 +239,24 @@ class Sweep:
         )
 
     def _evaluator(self, one: SweepRun, learning: Learning) -> Evaluator:
-        """Runs of one rank and scale are measured by one program."""
-        kind = (one.config.lora.rank, one.config.lora.alpha)
-        if kind not in self._evaluators:
-            self._evaluators[kind] = skeleton.make_evaluator(learning, self._mesh)
-        return self._evaluators[kind]
+        """Runs of one rank are measured by one program."""
+        del learning
+        return functools.partial(self._evaluate, self._constants(one))
+
+    def _constants(self, one: SweepRun) -> dict[str, jax.Array]:
+        """The run's numbers that no step changes, on the mesh."""
+        put = functools.partial(meshes.put, self._mesh, ())
+        return {name: put(np.asarray(x, np.float32)) for name, x in self._own(one).items()}
+
+    def _own(self, one: SweepRun) -> dict[str, float]:
+        adapter = one.config.lora
+        scale = lora.scaling(adapter.rank, adapter.alpha, adapter.rslora)
+        return {"scale": scale, **self._method.numbers(one.config)}
 
     def _numbers(self, one: SweepRun) -> lanes.NumbersOf:
-        """The run's learning rate as it computes it alone, and the scale of its adapters."""
+        """Those of each step: the learning rate as the run computes it alone, and what stays."""
         rate, _ = groups.optimization(one.config).make(one.steps)
         compiled = jax.jit(rate)
         rates = [float(compiled(np.int32(step))) for step in range(one.steps)]
-        adapter = one.config.lora
-        scale = lora.scaling(adapter.rank, adapter.alpha, adapter.rslora)
-        return lambda step: {"learning_rate": rates[step], "scale": scale}
+        own = self._own(one)
+        return lambda step: {"learning_rate": rates[step], **own}

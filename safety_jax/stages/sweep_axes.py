@@ -18,17 +18,14 @@ from ml_collections import ConfigDict
 from safety_jax.base.errors import ConfigError
 from safety_jax.stages import checks
 
-STAGE = "sft"  # what each run is
 # What runs of one program may differ in: data, how long and how fast they learn, how wide their
-# adapters are. All else decides what the program computes, or how its batches are laid out.
-VARIABLE = (
+# adapters are, numbers of the objective. All else decides what the program computes, or how its
+# batches are laid out.
+_SHARED = (
     "seed",
     "data.train",
-    "data.safety",
-    "data.safety_rows",
-    "data.safety_form",
     "data.template",
-    "data.train_on",
+    "data.recovery_share",
     "train.max_steps",
     "train.epochs",
     "optim.learning_rate",
@@ -37,6 +34,18 @@ VARIABLE = (
     "lora.rank",
     "lora.alpha",
 )
+VARIABLE = {
+    "sft": (*_SHARED, "data.safety", "data.safety_rows", "data.safety_form", "data.train_on"),
+    "dpo": (
+        *_SHARED,
+        "data.prefer",
+        "dpo.objective",
+        "dpo.beta",
+        "dpo.smoothing",
+        "dpo.margin",
+        "dpo.nll_weight",
+    ),
+}
 MOST_RUNS = 10_000
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9.+-]+")
 
@@ -113,10 +122,11 @@ def _changes(config: ConfigDict, text: str) -> dict[str, Any]:
 
 def _value(config: ConfigDict, key: str, text: str) -> Any:
     """A value of the type that the config has for this key."""
-    if key not in VARIABLE:
+    stage = checks.swept(config)
+    if key not in VARIABLE[stage]:
         raise ConfigError(
-            f"sweep: {key!r} cannot differ between runs of one program; expected one of "
-            f"{', '.join(VARIABLE)}; for anything else start another sweep"
+            f"sweep: {key!r} cannot differ between runs of stage {stage} in one program; expected "
+            f"one of {', '.join(VARIABLE[stage])}; for anything else start another sweep"
         )
     now = _read(config, key)
     text = text.strip()
@@ -157,7 +167,7 @@ def _read(config: ConfigDict, key: str) -> Any:
 def _variant(config: ConfigDict, changes: Mapping[str, Any]) -> Variant:
     own = config.copy_and_resolve_references().unlock()
     del own["sweep"]
-    own.stage = STAGE
+    own.stage = checks.swept(config)
     for key, value in changes.items():
         group = own
         *groups, last = key.split(".")

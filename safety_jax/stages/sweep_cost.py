@@ -18,6 +18,7 @@ class RunCost:
         tokens: real ones, of all its steps.
         flops: of the model, see `metrics`.
         microbatches: of its fullest step.
+        segments: examples of its fullest row, held out ones too.
     """
 
     name: str
@@ -26,6 +27,7 @@ class RunCost:
     tokens: int
     flops: float
     microbatches: int
+    segments: int
     model: TrainedModel
 
 

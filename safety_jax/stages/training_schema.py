@@ -126,8 +126,8 @@ SFT: Table = {
     "sft.reference_folder": CACHE,
     "sft.protocol_notes": NOTES,
 }
+# Beside the keys of the stage that its runs are.
 SWEEP: Table = {
-    **SFT,
     "sweep.axes": Text("KEY=VALUE,VALUE,... KEY=VALUE,..."),
     "sweep.runs": Text("KEY=VALUE KEY=VALUE; KEY=VALUE"),
     "sweep.lanes": Whole(1, 1024, unit="runs"),

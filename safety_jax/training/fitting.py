@@ -161,7 +161,7 @@ class Needs:
     """
 
     lengths: Int[np.ndarray, "n sides"]
-    batches: Sequence[Int[np.ndarray, " b"]]
+    batches: Sequence[Int[np.ndarray, "..."]]
     longest: int
     packing: bool
     share: Callable[[int], Shared | None] = lambda row_tokens: None

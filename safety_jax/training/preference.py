@@ -45,10 +45,10 @@ class PairObjective:
     """
 
     loss: Callable[[losses.PairLogprobs], jax.Array]
-    beta: float
+    beta: losses.Number
     averages: bool = False
     reference: bool = True
-    nll_weight: float = 0.0
+    nll_weight: losses.Number = 0.0
     more: Callable[[Float[np.ndarray, "n 2"]], Metrics] | None = None
 
 
@@ -168,8 +168,7 @@ def make_loss(
             losses.PairLogprobs(chances_of_real, known, lengths, batch.targets)
         )
         loss = jnp.where(real, pair_losses, 0.0).sum() / totals["pairs"]
-        if objective.nll_weight:
-            loss -= objective.nll_weight * chances[..., 0].sum() / totals["chosen_tokens"]
+        loss -= objective.nll_weight * chances[..., 0].sum() / totals["chosen_tokens"]
 
         change = scores.logprobs - jnp.where(mask, reference, 0.0)
         columns = [chances, known, by_pair(change**2 / 2), pair_losses[..., None]]
@@ -228,7 +227,7 @@ def evaluation(found: Measured, pairs: Pairs, objective: PairObjective) -> Metri
     """`summarize` over held-out pairs, and the 95% Wilson interval of the accuracy."""
     metrics = {"loss": float(found.table[:, LOSS].mean())} | summarize(found, pairs, objective)
     if objective.nll_weight:
-        metrics["loss"] += objective.nll_weight * metrics["nll_loss"]
+        metrics["loss"] += float(objective.nll_weight) * metrics["nll_loss"]
     right = round(metrics["rewards/accuracies"] * len(found.examples))
     low, high = statistics.wilson(right, len(found.examples))
     return metrics | {"rewards/accuracies_low": low, "rewards/accuracies_high": high}

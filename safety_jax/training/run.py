@@ -174,6 +174,7 @@ def make_loader(
         steps=steps,
         seed=None if steps is None else batching.seed,
         microbatches=None if steps is None else batching.most_microbatches,
+        segments=batching.most_segments,
     )
 
 

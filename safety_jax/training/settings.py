@@ -21,6 +21,7 @@ class Batching:
         row_tokens: tokens of a packed row.
         seed: of the order.
         most_microbatches: None: as many as the fullest step fills.
+        most_segments: likewise, of examples in a row; of batches to learn from and held out.
     """
 
     batch_size: int
@@ -30,6 +31,7 @@ class Batching:
     prefetch_steps: int
     seed: int
     most_microbatches: int | None = None
+    most_segments: int | None = None
 
     def rows(self, shared: Shared | None, sides: int, parts: int) -> int:
         """Rows of a microbatch over all devices, each of which holds one side of examples, or all:

@@ -138,14 +138,24 @@ def accumulate(
 
 
 def evaluator(loss: Loss, count: Count, mesh: Mesh, survey: Survey | None = None):
-    """Compiles `evaluate(trainable, frozen, batch, used) -> (metrics, totals)`, no randomness."""
+    """Compiles `evaluate(trainable, frozen, batch, used) -> (metrics, totals)`."""
+    found = functools.partial(evaluate, loss, count, survey)
+    return jax.jit(found, out_shardings=meshes.sharding(mesh, ()))
 
-    def evaluate(trainable: trees.Tree, frozen: Any, batch: Any, used: jax.Array):
-        totals = _totals(count, survey, trainable, frozen, batch, used)
-        one = lambda _, microbatch: loss(trainable, frozen, microbatch, totals, None)  # noqa: E731
-        return _sum_over_microbatches(one, batch, used), totals
 
-    return jax.jit(evaluate, out_shardings=meshes.sharding(mesh, ()))
+def evaluate(
+    loss: Loss,
+    count: Count,
+    survey: Survey | None,
+    trainable: trees.Tree,
+    frozen: Any,
+    batch: Any,
+    used: jax.Array,
+) -> tuple[Parts, dict[str, jax.Array]]:
+    """What the loss says of a batch, without randomness, and its totals."""
+    totals = _totals(count, survey, trainable, frozen, batch, used)
+    one = lambda _, microbatch: loss(trainable, frozen, microbatch, totals, None)  # noqa: E731
+    return _sum_over_microbatches(one, batch, used), totals
 
 
 def _totals(

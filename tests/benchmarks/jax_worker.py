@@ -24,11 +24,14 @@ from configs import dpo as dpo_config
 from configs import sft as sft_config
 from safety_jax.base import meshes
 from safety_jax.data import loader
-from safety_jax.stages import dpo, fits, groups, sft
+from safety_jax.stages import dpo, dpo_task, fits, groups, sft, sft_task
 from safety_jax.training import metrics, reference, run, workdir
 from safety_jax.training.task import Task
 
-STAGES = {"sft": (sft_config, sft), "dpo": (dpo_config, dpo)}
+STAGES = {
+    "sft": (sft_config, sft.run, sft_task.make_task),
+    "dpo": (dpo_config, dpo.run, dpo_task.make_task),
+}
 
 # What each variant changes; `data.packing` is the default of every config.
 AS_IT_COMES = {"train.rows_per_microbatch": "auto", "model.remat": "auto"}
@@ -98,7 +101,7 @@ def make_mesh(config: ConfigDict) -> Mesh:
 
 def make_task(config: ConfigDict) -> Task:
     mesh = make_mesh(config)
-    return STAGES[config.stage][1].make_task(config, mesh)
+    return STAGES[config.stage][2](config, mesh)
 
 
 def make_loader(config: ConfigDict, task: Task) -> loader.Loader:
@@ -141,7 +144,7 @@ def main(folder: Path, variant: str) -> None:
     reference.logprobs = timed(reference.logprobs, compiling, before)
     with tempfile.TemporaryDirectory() as place, contextlib.redirect_stdout(sys.stderr):
         config = make_config(folder, settings, variant)
-        STAGES[settings["stage"]][1].run(config, place)
+        STAGES[settings["stage"]][1](config, place)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         logged = metrics.read(Path(place) / "metrics.jsonl")
         config = config.copy_and_resolve_references()

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from transformers import PreTrainedTokenizerBase
 
+from safety_jax.base import trees
 from safety_jax.models import llama, quantised
 from safety_jax.models.decoding.ends import model_ends
 from safety_jax.models.execution import Execution
@@ -52,18 +53,25 @@ class ModelFolder:
         files = tokenizer_files.fingerprint(self.tokenizer_folders)
         return hashlib.sha256(f"{files} {self.ends}".encode()).hexdigest()
 
-    def load(self, dtype: DTypeLike, kernels: str = quantised.STORED) -> Model:
+    def load(
+        self,
+        dtype: DTypeLike,
+        kernels: str = quantised.STORED,
+        weights: trees.Tree | None = None,
+    ) -> Model:
         """The model on its mesh, its weights as `dtype`; adapters are float32.
 
         Args:
             kernels: what the layers' kernels are held as, see `weight_table.load`.
+            weights: those of `folder`, where they were read before.
 
         Raises:
             CheckpointError: files that do not fit.
             ConfigError: `kernels` does not fit.
         """
         mesh = self.execution.mesh
-        weights = hf.load(self.folder, self.config, mesh, dtype, kernels)
+        if weights is None:
+            weights = hf.load(self.folder, self.config, mesh, dtype, kernels)
         adapters = None if self.adapter is None else peft.load(self.adapter, self.config, mesh)[0]
         return Model(self.config, self.execution, weights, adapters, self.tokenizer, self.ends)
 

@@ -1,0 +1,109 @@
+"""What stage `dpo` learns, and every run of a sweep of it: preferred answers over rejected ones."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import tqdm
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from safety_jax.base.errors import ConfigError
+from safety_jax.maths import losses
+from safety_jax.stages import groups, pair_task, references
+from safety_jax.stages.references import Known
+from safety_jax.training import preference
+from safety_jax.training.policy import Policy
+from safety_jax.training.preference import PairObjective
+from safety_jax.training.task import Learning, Loaded, Task
+
+
+def make_task(config: ConfigDict, mesh: Mesh, base: groups.Base | None = None) -> Task:
+    """Pairs learned from by the config's objective.
+
+    Args:
+        base: where it was looked at before.
+    """
+    base = groups.base(config, mesh) if base is None else base
+    corpus = pair_task.read_corpus(config, base, groups.recovery(config, {}))
+    if config.dpo.objective == "safe" and corpus.training.unsafe is None:
+        raise ConfigError(
+            "dpo.objective safe needs to know which answers are unsafe; expected PKU-SafeRLHF's "
+            "columns or chosen_unsafe and rejected_unsafe in every row of data.train"
+        )
+    return pair_task.make(
+        config,
+        mesh,
+        base,
+        corpus,
+        learn=functools.partial(learn, config, mesh),
+        summary=f"preference optimisation ({config.dpo.objective}, β = {config.dpo.beta:g})",
+        notes=config.dpo.protocol_notes,
+        live=config.dpo.reference == "live",
+    )
+
+
+# ---------------------------------------------------------------------------- what is learned
+
+
+def pair_loss(
+    name: str, *, beta: losses.Number, smoothing: losses.Number, margin: losses.Number
+) -> Callable[[losses.PairLogprobs], jax.Array]:
+    """The loss of pairs of this name, a choice of `dpo.objective`."""
+    bind = functools.partial
+    known = {
+        "sigmoid": bind(losses.dpo, beta=beta),
+        "conservative": bind(losses.conservative, beta=beta, smoothing=smoothing),
+        "robust": bind(losses.robust, beta=beta, smoothing=smoothing),
+        "hinge": bind(losses.hinge, beta=beta),
+        "ipo_sum": bind(losses.ipo_sum, beta=beta),
+        "ipo_mean": bind(losses.ipo_mean, beta=beta),
+        "sigmoid_mean": bind(losses.dpo_mean, beta=beta),
+        "simpo": bind(losses.simpo, beta=beta, margin=margin),
+        "safe": bind(losses.safe_dpo, beta=beta, margin=margin),
+        "door": bind(losses.door, beta=beta),
+    }
+    return known[name]
+
+
+def make_objective(group: ConfigDict) -> PairObjective:
+    """The objective that the config's `dpo` group names, with its numbers."""
+    simpo = group.objective == "simpo"
+    return PairObjective(
+        pair_loss(group.objective, beta=group.beta, smoothing=group.smoothing, margin=group.margin),
+        group.beta,
+        averages=simpo,
+        reference=not simpo,
+        nll_weight=group.nll_weight,
+    )
+
+
+def learn(
+    config: ConfigDict,
+    mesh: Mesh,
+    loaded: Loaded[Policy],
+    *,
+    objective: PairObjective | None = None,
+    known: Known | None = None,
+    say: Callable[[str], None] = tqdm.tqdm.write,
+) -> Learning:
+    """The config's objective on the loaded model, against the reference that it asks for.
+
+    Args:
+        objective: another one.
+        known: what the reference says of pairs, where somebody else computes it.
+        say: shows a warning to the person who watches, on the first process.
+    """
+    if known is None:
+        share = groups.share(config, loaded.learner.config)
+        known = references.make(config, config.dpo, loaded, mesh, share)
+    return preference.learning(
+        loaded.learner,
+        make_objective(config.dpo) if objective is None else objective,
+        references.frozen(config, config.dpo, loaded),
+        mesh,
+        live=config.dpo.reference == "live",
+        batch_size=config.train.batch_size,
+        reference=known,
+        say=say if jax.process_index() == 0 else lambda text: None,
+    )

@@ -1,0 +1,160 @@
+"""What runs of a sweep may be: the stages whose runs one program can train (docs/sweep.md).
+
+A method says which keys may differ, makes the tasks, and gives the loss of the program, in which
+all that runs differ in is data. Of each run alone remain its examples and what is said of them.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from safety_jax.data import prefixes
+from safety_jax.data.pairs import Pairs
+from safety_jax.stages import dpo_task, groups, references, sft_task
+from safety_jax.stages.sweep_axes import Variant
+from safety_jax.training import likelihood, policy
+from safety_jax.training.placement import TokenValues
+from safety_jax.training.pooling import ExamplePool
+from safety_jax.training.preference import PairObjective
+from safety_jax.training.task import Learning, Loaded, Task
+
+Numbers = Mapping[str, jax.Array]
+
+
+@runtime_checkable
+class SweepMethod(Protocol):
+    """The runs of a sweep as its program sees them.
+
+    Attributes:
+        tasks: of the runs, in their order.
+        remarks: lines on what is computed beside the steps.
+    """
+
+    tasks: list[Task]
+    remarks: list[str]
+
+    def numbers(self, config: ConfigDict) -> dict[str, float]:
+        """What the program is given of a run."""
+        ...
+
+    def learning(self, loaded: Loaded, numbers: Numbers) -> Learning:
+        """How all of them learn; the numbers are data of a compiled step."""
+        ...
+
+    def prepare(self, loaded: Loaded) -> None:
+        """Computes what all runs need of the base, once it is read."""
+        ...
+
+
+class SftRuns:
+    """Answers learned as they stand."""
+
+    def __init__(self, config: ConfigDict, runs: Sequence[Variant], base: groups.Base, mesh: Mesh):
+        del config
+        self._mesh = mesh
+        self.tasks = [sft_task.make_task(one.config, mesh, base) for one in runs]
+        self.remarks: list[str] = []
+
+    def numbers(self, config: ConfigDict) -> dict[str, float]:
+        del config
+        return {}
+
+    def learning(self, loaded: Loaded, numbers: Numbers) -> Learning:
+        del numbers
+        return likelihood.learning(loaded.learner, loaded.frozen, self._mesh)
+
+    def prepare(self, loaded: Loaded) -> None:
+        del loaded
+
+
+class DpoRuns:
+    """Pairs, against one reference: the base.
+
+    Whether both answers of a pair share a row is decided for the pairs of all runs together, and
+    what the reference says of a pair is computed once, whichever runs have it. Objectives that runs
+    differ in are all computed from a pair's log-probabilities, and one of them is taken.
+    """
+
+    def __init__(self, config: ConfigDict, runs: Sequence[Variant], base: groups.Base, mesh: Mesh):
+        self._config, self._mesh = config, mesh
+        self._names = sorted({one.config.dpo.objective for one in runs})
+        made = [dpo_task.make_task(one.config, mesh, base) for one in runs]
+        corpora = [task.corpus for task in made]
+        parts = [part for one in corpora for part in (one.training, one.evaluation)]
+        self._pool = ExamplePool.of([part for part in parts if part is not None])
+        self._share = prefixes.as_all(groups.share(config, base.config), self._pool.sides)
+        self._values: TokenValues | None = None
+        self.tasks = [
+            dataclasses.replace(task, share=self._share, learn=self._learn(one))
+            for one, task in zip(runs, made, strict=True)
+        ]
+        self.remarks = self._describe(base)
+
+    def _learn(self, one: Variant) -> Callable[[Loaded], Learning]:
+        def say(text: str) -> None:
+            tqdm.tqdm.write(f"run {one.name}: {text}")
+
+        return functools.partial(dpo_task.learn, one.config, self._mesh, known=self._known, say=say)
+
+    def _known(self, pairs: Pairs) -> TokenValues | None:
+        return None if self._values is None else self._pool.values_of(pairs, self._values)
+
+    def numbers(self, config: ConfigDict) -> dict[str, float]:
+        return objective_numbers(config.dpo, self._names)
+
+    def learning(self, loaded: Loaded, numbers: Numbers) -> Learning:
+        objective = shared_objective(self._names, numbers)
+        return dpo_task.learn(
+            self._config, self._mesh, loaded, objective=objective, known=self._known
+        )
+
+    def prepare(self, loaded: Loaded) -> None:
+        known = references.make(self._config, self._config.dpo, loaded, self._mesh, self._share)
+        self._values = known(self._pool)
+
+    def _describe(self, base: groups.Base) -> list[str]:
+        if self._config.dpo.reference != "cached":
+            return []
+        sides = self._pool.sides
+        tokens = np.array([side.lengths.sum() for side in sides])
+        # A forward pass is a third of full training.
+        forward = [policy.flops_per_token(base.config, None, side.lengths) / 3 for side in sides]
+        shared = self._share(sides, self._config.data.row_tokens or self._config.data.max_length)
+        read = 1.0 if shared is None else 1 - shared.saved
+        return [
+            f"reference: the {len(self._pool):,} pairs of all runs, {round(read * tokens.sum()):,} "
+            f"tokens, {read * float(tokens @ forward):.1e} FLOPs, once; then kept on disk"
+        ]
+
+
+def objective_numbers(group: ConfigDict, names: Sequence[str]) -> dict[str, float]:
+    """The objective that the config's `dpo` group names, as numbers.
+
+    Args:
+        names: of all objectives, the choice among which is a number.
+    """
+    numbers = {name: group[name] for name in ("beta", "smoothing", "margin", "nll_weight")}
+    return {"objective": float(names.index(group.objective)), **numbers}
+
+
+def shared_objective(names: Sequence[str], numbers: Numbers) -> PairObjective:
+    """One of these objectives, as `objective_numbers` says; its loss alone means something."""
+    own = {name: numbers[name] for name in ("beta", "smoothing", "margin")}
+    each = [dpo_task.pair_loss(name, **own) for name in names]
+    chosen = numbers["objective"].astype(jnp.int32)
+    return PairObjective(
+        lambda pairs: jax.lax.switch(chosen, each, pairs),
+        own["beta"],
+        nll_weight=numbers["nll_weight"],
+    )
+
+
+METHODS: dict[str, Callable[..., SweepMethod]] = {"sft": SftRuns, "dpo": DpoRuns}
