@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from safety_jax.data import prefixes
+from safety_jax.data.corpora import Sided
 from safety_jax.data.examples import Counts, Examples
 from safety_jax.data.loader import Loader
 from safety_jax.data.pairs import Pairs
@@ -77,7 +78,7 @@ def random_pairs(count: int) -> Pairs:
     return Pairs(*sides, unsafe=random.random((count, 2)) < 0.5, categories=[()] * count)
 
 
-def loader_of(pairs: Pairs, share: bool = False, **changes) -> Loader:
+def loader_of(pairs: Sided, share: bool = False, **changes) -> Loader:
     defaults = {
         "batch_size": len(pairs),
         "row_tokens": 48,
@@ -93,9 +94,7 @@ def loader_of(pairs: Pairs, share: bool = False, **changes) -> Loader:
             pairs.sides, given["row_tokens"], even_tokens=np.inf, longest_row=None
         )
         assert given["shared"].tokens.any(), "nothing is shared"
-    return Loader(
-        pairs.chosen, pairs.rejected, rows_here=range(given["rows_per_microbatch"]), **given
-    )
+    return Loader(*pairs.sides, rows_here=range(given["rows_per_microbatch"]), **given)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,7 +71,7 @@ def known(one_device, tmp_path):
         cache = reference.ReferenceCache(tmp_path / "reference", facts or {"weights": "abc"})
         batches = loader_of(pairs, batch_size=3, packing=False, rows_per_microbatch=3)
         values = reference.logprobs(cache, pairs, batches, score, None, {}, one_device, name="test")
-        for side, found in zip((pairs.chosen, pairs.rejected), values, strict=True):
+        for side, found in zip(pairs.sides, values, strict=True):
             np.testing.assert_allclose(found, np.where(side.mask, -side.ids / 100, 0), rtol=1e-6)
         return calls, cache.folder(pairs)
 
@@ -89,6 +89,12 @@ def test_the_second_time_nothing_is_computed(known):
     ]
     assert json.loads((folder / "facts.json").read_text())["weights"] == "abc"
     assert known() == (0, folder)
+
+
+def test_single_answers_have_values_too(known):
+    """As those that `sft.objective=constrained` holds to the start."""
+    first, folder = known(PAIRS.chosen)
+    assert first == 3 and known(PAIRS.chosen) == (0, folder)
 
 
 def test_interrupted_it_goes_on_with_the_next_shard(known):

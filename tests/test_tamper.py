@@ -144,6 +144,9 @@ def configure(inputs, rows, **overrides):  # noqa: F811
         "sample.prefill_tokens": 64,
         "sample.chunk_steps": 8,
         "sample.prompts_per_write": 4,
+        # The command fills in what is auto; here the same config also runs in this process.
+        "score.parameter_dtype": "float32",
+        "score.compute_dtype": "float32",
     } | overrides
     config.update_from_flattened_dict(settings)
     return config.lock()

@@ -37,7 +37,8 @@ from safety_jax.training.policy import Policy
 
 EXAMPLES_PER_SHARD = 256
 
-# score(start, frozen, tokens [b, M, T]) -> log-probability of each token [b, M, T]
+# score(start, frozen, tokens [b, M, T]) -> log-probability of each token [b, M, T]; of one side
+# [b, T] likewise
 ScoreFunction = Callable[[Any, Any, Tokens], jax.Array]
 
 
@@ -144,11 +145,11 @@ def logprobs(
 
 
 def _collect(batches: Loader, batch: Batch, values: list[np.ndarray], flat: TokenValues) -> None:
-    """Takes each example's values out of the rows [b, M, T] they were packed into; what its sides
-    have in common is no answer, and has none."""
+    """Takes each example's values out of the rows they were packed into, [b, M, T], or [b, T] where
+    examples have one side; what sides have in common is no answer, and has none."""
     layout = batch.layout
     for k in range(len(batch.examples)):
-        rows = values[layout.microbatch[k]][layout.row[k]]
+        rows = np.atleast_2d(values[layout.microbatch[k]][layout.row[k]])
         for side, values_of_side in enumerate(flat):
             here, cells = batches.own(k, side, batch.examples, layout)
             values_of_side[here] = rows[min(side, len(rows) - 1), cells]
