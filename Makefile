@@ -35,7 +35,7 @@ test: install
 demo: install
 	PYTHON=$(BIN)/python bash launch/demo/run.sh
 
-# SmolLM2-135M-Instruct, from the package index: an hour on two cores, resumable.
+# SmolLM2-135M-Instruct, from the package index: an hour or more on two cores, resumable.
 real: install
 	PYTHON=$(BIN)/python bash launch/real/run.sh
 

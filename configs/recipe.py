@@ -18,7 +18,7 @@ Arguments, behind the colon and joined by commas:
               judged by Llama Guard and the paper's reward models. For a TPU slice: see
               configs/plan.py for what fits
     real      one of each on real data: local folders laid out as the papers' repositories are
-    smollm2   SmolLM2-135M-Instruct and data that ship with the project, in an hour on two CPU
+    smollm2   SmolLM2-135M-Instruct and data that ship with the project, an hour or more on two CPU
               cores; `make real` fetches the model. slice: a few rows and steps of it
     smollm2,pushed   what of that holds when somebody pushes: the base, SIT, DPO and SIT with
               recovery examples at the compute of SIT, under attacks, over conversations, between
