@@ -2,8 +2,8 @@
 
     python -m safety_jax.main --config=configs/recipe.py:demo --workdir=runs/demo
     make real
-    python -m safety_jax.main --config=configs/recipe.py:real --config.recipe.base=MODEL \\
-        --config.recipe.data=FOLDER --workdir=runs/ladder
+    python -m safety_jax.main --config=configs/recipe.py:real --config.recipe.data=FOLDER \\
+        --workdir=runs/ladder
     python -m safety_jax.main --config=configs/recipe.py --workdir=runs/safe_to_serve
 
 Each group that has a `stage` is a step: the whole config of that stage, to be changed key by key
@@ -17,7 +17,9 @@ Arguments, behind the colon and joined by commas:
               to 2,000 safety demonstrations; RAFT in one round of 500 and in five of 100; DPO; all
               judged by Llama Guard and the paper's reward models. For a TPU slice: see
               configs/plan.py for what fits
-    real      one of each on real data: local folders laid out as the papers' repositories are
+    real      the papers' own data on SmolLM2-135M-Instruct, from a folder of theirs: Alpaca with
+              safety demonstrations, RAFT, PKU-SafeRLHF's pairs, and the sets of both papers, by
+              four judges of different data; see configs/recipe_real.py. real,slice: a few rows
     smollm2   SmolLM2-135M-Instruct and data that ship with the project, an hour or more on two CPU
               cores; `make real` fetches the model. slice: a few rows and steps of it
     smollm2,pushed   what of that holds when somebody pushes: the base, SIT, DPO and SIT with
@@ -43,7 +45,18 @@ docs/results.md has the figures of the demo.
 
 from ml_collections import ConfigDict
 
-from configs import curve, dpo, evaluate, raft, recipe_defences, recipe_smollm2, reward, sft, sweep
+from configs import (
+    curve,
+    dpo,
+    evaluate,
+    raft,
+    recipe_defences,
+    recipe_real,
+    recipe_smollm2,
+    reward,
+    sft,
+    sweep,
+)
 from configs.common import models, of_demo, parse_arg
 
 FORMS = ("instruction", "opinion", "question")  # in the order of the table's rows
@@ -64,9 +77,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     )
     if choice.demo + choice.real + choice.smollm2 > 1:
         raise ValueError("config arguments 'demo', 'real' and 'smollm2' exclude each other")
-    for part in ("pushed", "slice"):
-        if choice[part] and not choice.smollm2:
-            raise ValueError(f"config argument {part!r} goes with 'smollm2'")
+    if choice.pushed and not choice.smollm2:
+        raise ValueError("config argument 'pushed' goes with 'smollm2'")
+    if choice.slice and not (choice.smollm2 or choice.real):
+        raise ValueError("config argument 'slice' goes with 'smollm2' or 'real'")
     if (choice.curve or choice.form) and (choice.real or choice.smollm2):
         raise ValueError("config arguments 'curve' and 'form' go with 'demo', or alone")
     if choice.curve + choice.form + choice.pushed + choice.defences > 1:
@@ -95,7 +109,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     elif choice.demo:
         (recipe_defences.demo if choice.defences else demo)(config)
     elif choice.real:
-        real(config)
+        recipe_real.ladder(config)
+        if choice.slice:
+            recipe_real.slice_of(config)
     elif choice.defences:
         recipe_defences.smollm2(config, choice.slice)
     elif choice.smollm2:
@@ -166,41 +182,6 @@ def which_form(config: ConfigDict, demo: bool):
     config.report.evaluate.sets = tuple(
         f"{spec}form={form}&name={name}-{form}" for name, spec in asked.items() for form in FORMS
     )
-
-
-def real(config: ConfigDict):
-    """Small enough for one device; the judge reads pairs of PKU-SafeRLHF, as DPO does."""
-    config.recipe.base = ""
-    stanford = "@data/alpaca/alpaca_data_safety_only.json"
-    safety = "@data/safety_tuned_llamas/training/safety_only_data_Instructions.json"
-    pairs = "@data/safe_to_serve/pku_safe_rlhf/DPO_safe_rlhf_eval_data.arrow?bad_rows=skip"
-    config.sit = sft.get_config("safety=500")
-    config.sit.data.train = (stanford,)
-    config.sit.data.safety = safety
-    config.sit.data.eval_rows = 100
-    config.judge = reward.get_config()
-    config.judge.data.train = (pairs,)
-    config.judge.data.bad_rows = "skip"
-    config.raft = raft.get_config()
-    config.raft.data.prompts = (safety,)
-    config.raft.data.ordinary = (stanford,)
-    config.raft.data.ordinary_share = 0.25
-    config.raft.raft.rounds = 3
-    config.raft.raft.prompts = 320
-    config.raft.raft.judges = ("judge=@judge",)
-    config.dpo = dpo.get_config()
-    config.dpo.data.train = (pairs,)
-    config.dpo.data.bad_rows = "skip"
-    config.dpo.data.prefer = "all"  # the file says which answer is better, not which is safe
-    tuned = ["sit", "raft", "dpo"]
-    for name in (*tuned, "judge"):
-        config[name].model.path = "@base"
-        config[name].data.overlong_prompt = "skip"
-    config.report = evaluate.get_config()
-    config.report.evaluate.data = "@data"
-    config.report.evaluate.models = models(["base", *tuned])
-    config.report.evaluate.judges = ("refusal", "judge=@judge")
-    config.recipe.steps = ("sit", "judge", "raft", "dpo", "report")
 
 
 def demo(config: ConfigDict):

@@ -77,6 +77,7 @@ ARGUMENTS = {
     "recipe": [
         None,
         "real",
+        "real,slice",
         "demo",
         "smollm2",
         "smollm2,slice",
