@@ -184,7 +184,7 @@ def pushed(config: ConfigDict, few: bool):
     recovery.data.recovery_share = 0.5
     recovery.data.recovery_tokens = 64
     if not few:
-        recovery.train.max_flops = 2.4e14  # what the steps of `sit` take
+        recovery.train.max_flops = 2.43e14  # what the steps of `sit` take
 
     tuned = ["sit", "dpo", "recovery"]
     config.pushed = report = config.report.copy_and_resolve_references()
