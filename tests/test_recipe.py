@@ -148,3 +148,14 @@ def test_a_damaged_record_is_told(tmp_path, text):
     (tmp_path / "recipe.json").write_text(text)
     with pytest.raises(ConfigError, match=r"recipe.json: .*; remove it, and every step looks"):
         recipe.RecipeLog(tmp_path / "recipe.json", writes=True)
+
+
+def test_a_step_made_again_undoes_what_was_made_of_it_and_no_folder_of_its_name(tmp_path):
+    log = recipe.RecipeLog(tmp_path / "recipe.json", writes=True)
+    made = ConfigDict({"stage": "evaluate", "models": f"sit={tmp_path}/sit/export"})
+    other = ConfigDict({"stage": "reward", "train": "/data/papers/sit/answers.json"})
+    for name, config in (("report", made), ("guard", other)):
+        log.add(name, config, 1.0)
+    log.add("sit", ConfigDict({"stage": "sft"}), 1.0)
+    assert log.finished("guard", other)
+    assert not log.finished("report", made)

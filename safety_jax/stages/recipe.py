@@ -213,8 +213,9 @@ class RecipeLog:
 
     def add(self, name: str, config: ConfigDict, seconds: float) -> None:
         # What was made of an older version of this step is not finished any more.
+        own = f"{self._path.parent / name}/"
         for later, facts in list(self._steps.items()):
-            if any(f"/{name}/" in text for text in _texts(facts["config"])):
+            if any(own in text for text in _texts(facts["config"])):
                 del self._steps[later]
         self._steps[name] = {"config": workdir.recorded(config), "seconds": round(seconds, 1)}
         if self._writes:

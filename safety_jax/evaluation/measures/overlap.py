@@ -27,7 +27,8 @@ def measure(answers: Sequence[str], of: Set, resamples: int) -> dict[str, Estima
         [
             scorer.score(reference, answer)["rougeL"].fmeasure
             for answer, reference in zip(answers, references, strict=True)
-        ]
+        ],
+        float,  # where no answer shares anything, all are the whole number 0
     )
     low, high = statistics.bootstrap(
         shared, of.clusters, middle="mean", resamples=resamples, seed=_SEED
