@@ -17,7 +17,7 @@ from safety_jax.models import attention, products
 
 REMAT: dict[str, Callable[..., Any] | None] = {
     "none": None,
-    "dots": products.keep,
+    "dots": products.KEEP,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 

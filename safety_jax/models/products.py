@@ -8,7 +8,6 @@ there are any, which are several times faster. JAX's own derivative of such a pr
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 _ROUNDED = "product, rounded"
+# A policy of `jax.checkpoint`: keeps products without batch axes, and of rounded ones what they
+# are rounded to.
+KEEP: Callable[..., bool] = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(_ROUNDED),
+)
 
 
 def product(
@@ -27,21 +32,6 @@ def product(
     if narrow and mesh.devices.flat[0].platform == "cpu":
         return _rounded(x, kernel)
     return _contract(x, kernel, (-1, -1), None)
-
-
-def keep(primitive: Any, *operands: Any, **parameters: Any) -> bool:
-    """A policy of `jax.checkpoint`: keeps products that have no batch axes, and rounded ones as
-    they are after it."""
-    sums = parameters.get("preferred_element_type")
-    if sums is not None and sums.itemsize > operands[0].dtype.itemsize:
-        return False
-    return any(policy(primitive, *operands, **parameters) for policy in _KEEP)
-
-
-_KEEP: tuple[Callable[..., bool], ...] = (
-    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    jax.checkpoint_policies.save_only_these_names(_ROUNDED),
-)
 
 
 def _contract(a: jax.Array, b: jax.Array, axes: tuple[int, int], sums: jnp.dtype | None):
