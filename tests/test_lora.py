@@ -89,7 +89,7 @@ def test_scaling_and_targets():
 def test_dropout_keeps_the_mean_and_needs_a_key(one_device):
     """keep = 3/4: an entry is 0 or 4/3, its mean 1; each layer, projection and feature draws its
     own."""
-    x = jnp.ones((2048, 15))  # an odd number, of features that share their random numbers by twos
+    x = jnp.ones((2048, 15))  # an odd number of features
     identity = {"a": jnp.eye(15)[None], "b": jnp.eye(15)[None]}
     adapters = lora.Adapters({"query": identity, "value": identity}, 1.0, 0.25)
     keyed = dataclasses.replace(adapters, key=jax.random.key(0))

@@ -201,6 +201,7 @@ class Projection(nnx.Module):
             y = y + jnp.broadcast_to(self.bias[...].astype(x.dtype), y.shape)
         if adapter is not None:
             y = y + lora.delta(flat, adapter, run.mesh)
+        y = products.keep(y, run.mesh)
         return y.reshape(*x.shape[:-1], -1)
 
 

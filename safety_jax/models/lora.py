@@ -21,11 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from safety_jax.base import meshes, trees
 from safety_jax.base.errors import ConfigError
-from safety_jax.models import products
+from safety_jax.models import dropout, products
 
 # Hugging Face's name of each projection that can be adapted, and ours.
 TARGETS = {
@@ -287,24 +287,13 @@ def _everywhere(leaf: jax.Array, adapters: Adapters) -> jax.Array:
 def delta(x: Float[Array, "tokens I"], leaves: Leaves, mesh: Mesh) -> Float[Array, "tokens O"]:
     """What the adapter adds to a projection of `x`: scale · drop(x) Aᵀ Bᵀ, in x's dtype."""
     if leaves.keep is not None:
-        kept = _kept(leaves.key, leaves.keep, x.shape)
-        x = jnp.where(kept, x / leaves.keep.astype(x.dtype), 0)
+        x = dropout.drop(x, leaves.keep, leaves.key)
     *copies, _, size_in = leaves.a.shape
     by_copy = x.reshape(*copies, -1, size_in)
     narrow = products.product(by_copy, leaves.a.astype(x.dtype), mesh)
-    narrow = narrow * leaves.scale.astype(x.dtype)
+    narrow = products.keep(narrow * leaves.scale.astype(x.dtype), mesh)
     wide = products.product(narrow, leaves.b.astype(x.dtype), mesh)
     return wide.reshape(-1, wide.shape[-1])
-
-
-def _kept(key: jax.Array, keep: jax.Array, shape: tuple[int, ...]) -> Bool[Array, "*B I"]:
-    """Features that stay, each with probability `keep`, to a 65,536th: a random number has 16 bits
-    for each of two features, and drawing them is what dropout costs."""
-    *rows, features = shape
-    bits = jax.random.bits(key, (*rows, -(-features // 2)), jnp.uint32)
-    halves = jnp.stack([bits & 0xFFFF, bits >> 16], axis=-1)
-    draws = halves.reshape(*rows, -1)[..., :features]
-    return draws < jnp.round(keep * 2**16).astype(jnp.uint32)
 
 
 def merge(weights: trees.Tree, adapters: Adapters) -> trees.Tree:

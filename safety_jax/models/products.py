@@ -15,23 +15,41 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-_ROUNDED = "product, rounded"
-# A policy of `jax.checkpoint`: keeps products without batch axes, and of rounded ones what they
-# are rounded to.
-KEEP: Callable[..., bool] = jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    jax.checkpoint_policies.save_only_these_names(_ROUNDED),
-)
+_KEPT = "worth keeping"
+# A policy of `jax.checkpoint`: the backward pass finds what `keep` was given and computes the rest
+# again.
+KEEP: Callable[..., bool] = jax.checkpoint_policies.save_only_these_names(_KEPT)
 
 
 def product(
     x: Float[Array, "*P N I"], kernel: Float[Array, "*P O I"], mesh: Mesh
 ) -> Float[Array, "*P N O"]:
     """x Wᵀ, in the type that both share; axes P in front belong to each other."""
-    narrow = x.dtype.itemsize == 2 and x.dtype == kernel.dtype
-    if narrow and mesh.devices.flat[0].platform == "cpu":
+    if _widened(x, mesh) and x.dtype == kernel.dtype:
         return _rounded(x, kernel)
     return _contract(x, kernel, (-1, -1), None)
+
+
+def keep(x: jax.Array, mesh: Mesh) -> jax.Array:
+    """x, kept for the backward pass where `KEEP` is the policy. What products made is: all between
+    them is quickly made again."""
+    return _kept_as_integers(x) if _widened(x, mesh) else checkpoint_name(x, _KEPT)
+
+
+def _widened(x: jax.Array, mesh: Mesh) -> bool:
+    """Whether XLA computes with numbers of 32 bits where x has 16."""
+    return x.dtype.itemsize == 2 and mesh.devices.flat[0].platform == "cpu"
+
+
+def _through_integers(x: jax.Array) -> jax.Array:
+    """What is kept of all layers is one array. To write a layer into it, XLA's CPU compiler makes
+    the whole wider and narrow again, if it is of floats."""
+    bits = checkpoint_name(jax.lax.bitcast_convert_type(x, jnp.uint16), _KEPT)
+    return jax.lax.bitcast_convert_type(bits, x.dtype)
+
+
+_kept_as_integers = jax.custom_vjp(_through_integers)
+_kept_as_integers.defvjp(lambda x: (_through_integers(x), None), lambda _, incoming: (incoming,))
 
 
 def _contract(a: jax.Array, b: jax.Array, axes: tuple[int, int], sums: jnp.dtype | None):
@@ -53,7 +71,7 @@ def _rounded(x, kernel):
 def _forward(x, kernel):
     # What no gradient needs is not kept: of a frozen kernel, its input.
     kept = (x.value if kernel.perturbed else None, kernel.value if x.perturbed else None)
-    return checkpoint_name(_narrow(x.value, kernel.value, (-1, -1)), _ROUNDED), kept
+    return _narrow(x.value, kernel.value, (-1, -1)), kept
 
 
 def _backward(kept, incoming):
