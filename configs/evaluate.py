@@ -4,7 +4,8 @@
         --config.evaluate.models=base=MODEL,sit=runs/sit/export,dpo=runs/dpo/export \\
         --config.evaluate.data=FOLDER --workdir=runs/report
 
-Models: Hugging Face folders or hub ids, or PEFT folders. Answers that exist already are read by
+Models: Hugging Face folders or hub ids, or PEFT folders, these also weaker or stronger than they
+were trained, as in half=runs/sit/export?strength=0.5. Answers that exist already are read by
 `--config.evaluate.responses=NAME=FOLDER_OR_FILE,...`; their prompts must be the sets', row by row.
 Sets: names (I-CoNa, XSTest, HarmBench, ...: `evaluation/sets/catalogue.py`), whose files are
 looked for below `evaluate.data`; or files of your own with `?kind=unsafe&columns=...`; or any

@@ -25,6 +25,8 @@ Arguments, behind the colon and joined by commas:
     smollm2,pushed   what of that holds when somebody pushes: the base, SIT, DPO and SIT with
               recovery examples at the compute of SIT, under attacks, over conversations, between
               groups, and after tampering. Steps that `smollm2` finished in the same folder are kept
+    smollm2,frontier   how much over-refusal each method pays for its safety: its adapter at several
+              strengths, from the base on, in one report; as `pushed`, after `smollm2`
     demo      a tiny model and data that ship with the project; three minutes on two CPU cores
     curve     how much safety data: 21 models with 0 to 2,000 demonstrations, three seeds each,
               trained together, judged, and the curve with its threshold; `curve,demo` the same with
@@ -70,6 +72,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         real=False,
         smollm2=False,
         pushed=False,
+        frontier=False,
         slice=False,
         curve=False,
         form=False,
@@ -77,15 +80,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
     )
     if choice.demo + choice.real + choice.smollm2 > 1:
         raise ValueError("config arguments 'demo', 'real' and 'smollm2' exclude each other")
-    if choice.pushed and not choice.smollm2:
-        raise ValueError("config argument 'pushed' goes with 'smollm2'")
+    if (choice.pushed or choice.frontier) and not choice.smollm2:
+        raise ValueError("config arguments 'pushed' and 'frontier' go with 'smollm2'")
     if choice.slice and not (choice.smollm2 or choice.real):
         raise ValueError("config argument 'slice' goes with 'smollm2' or 'real'")
     if (choice.curve or choice.form) and (choice.real or choice.smollm2):
         raise ValueError("config arguments 'curve' and 'form' go with 'demo', or alone")
-    if choice.curve + choice.form + choice.pushed + choice.defences > 1:
+    if choice.curve + choice.form + choice.pushed + choice.frontier + choice.defences > 1:
         raise ValueError(
-            "config arguments 'curve', 'form', 'pushed' and 'defences' exclude each other"
+            "config arguments 'curve', 'form', 'pushed', 'frontier' and 'defences' exclude each "
+            "other"
         )
     if choice.defences and not (choice.demo or choice.smollm2):
         raise ValueError("config argument 'defences' goes with 'demo' or 'smollm2'")
@@ -120,6 +124,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
             recipe_smollm2.slice_of(config)
         if choice.pushed:
             recipe_smollm2.pushed(config, choice.slice)
+        elif choice.frontier:
+            recipe_smollm2.frontier(config, choice.slice)
     else:
         safe_to_serve(config)
     return config

@@ -217,6 +217,30 @@ def pushed(config: ConfigDict, few: bool):
     config.recipe.steps = ("own", "looker", *tuned, "pushed", "tamper")
 
 
+STRENGTHS = {"sit": (0.25, 0.5, 0.75, 1.25), "dpo": (0.5, 1.5), "raft": (0.25, 0.5, 0.75)}
+
+
+def frontier(config: ConfigDict, few: bool):
+    """Adapters weaker and stronger than they were trained, after `smollm2`: the line along which
+    each method buys safety with over-refusal, at no training.
+
+        WORKDIR=runs/real RECIPE=smollm2,frontier make real
+
+    RAFT and DPO begin at SIT, which is therefore their strength 0.
+    """
+    tuned = ["sit", "raft", "dpo"]
+    named = [models(["base", *tuned])] + [
+        f"{name}_{100 * strength:.0f}=@{name}?strength={strength}"
+        for name, strengths in STRENGTHS.items()
+        for strength in strengths[: 1 if few else None]
+    ]
+    config.frontier = report = config.report.copy_and_resolve_references()
+    report.evaluate.models = ",".join(named)
+    if not few:
+        report.evaluate.sets = report.evaluate.sets[:4]  # requests, unsafe and safe
+    config.recipe.steps = ("own", "judge", "looker", *tuned, "frontier")
+
+
 def asked_under_pressure(few: bool) -> tuple[str, ...]:
     """What the models are asked: requests under attacks and in conversations, twins, and safe ones,
     without which a model that refuses everything would look best."""

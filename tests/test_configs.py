@@ -83,6 +83,8 @@ ARGUMENTS = {
         "smollm2,slice",
         "smollm2,pushed",
         "smollm2,slice,pushed",
+        "smollm2,frontier",
+        "smollm2,slice,frontier",
         "demo,defences",
         "smollm2,defences",
         "smollm2,defences,slice",

@@ -118,6 +118,36 @@ def test_an_adapter_folder_brings_its_base(folders, one_device):
     assert np.abs(whole_logits(model, IDS) - whole_logits(base, IDS)).max() > 0.1
 
 
+@pytest.mark.parametrize("strength", [0.5, 1.5])
+def test_an_adapter_is_as_strong_as_asked(strength, folders, one_device):
+    """strength · scale · B A is added, and hashes differ, so that answers do not mix."""
+    whole = opened(folders / "adapter", one_device)
+    part = opened(f"{folders / 'adapter'}?strength={strength}", one_device)
+    assert part.weights_sha256 != whole.weights_sha256
+    model = whole.load(jnp.float32)
+    scaled = {
+        target: pair | {"b": pair["b"] * strength}
+        for target, pair in model.adapters.weights.items()
+    }
+    wanted = dataclasses.replace(
+        model, adapters=dataclasses.replace(model.adapters, weights=scaled)
+    )
+    found = whole_logits(part.load(jnp.float32), IDS)
+    np.testing.assert_allclose(found, whole_logits(wanted, IDS), atol=2e-5)
+    assert np.abs(found - whole_logits(model, IDS)).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("spec", "what"),
+    [("adapter?strength=much", "'much'; expected a number above 0"),
+     ("adapter?strength=-1", "'-1'; expected a number above 0"),
+     ("full?strength=0.5", "only an adapter has a strength")],
+)  # fmt: skip
+def test_a_strength_that_cannot_be_is_refused(spec, what, folders, one_device):
+    with pytest.raises(ConfigError, match=what):
+        opened(folders / spec, one_device)
+
+
 def test_adapters_over_one_base_read_it_once(folders, one_device, monkeypatch):
     full, adapted = (opened(folders / name, one_device) for name in ("full", "adapter"))
     expected = [whole_logits(one.load(jnp.float32), IDS) for one in (adapted, full)]

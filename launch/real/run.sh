@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # SmolLM2-135M-Instruct made safe by SIT, RAFT and DPO, and a report on all: make real
 # An hour on two CPU cores. Run again, it goes on where it stopped. Then, in the same folder, what
-# holds when somebody pushes: RECIPE=smollm2,pushed make real. Which defence holds, in a folder of
-# its own: RECIPE=smollm2,defences WORKDIR=runs/smollm2-defences make real
+# holds when somebody pushes: RECIPE=smollm2,pushed make real. What each method pays for its safety:
+# RECIPE=smollm2,frontier make real. Which defence holds, in a folder of its own:
+# RECIPE=smollm2,defences WORKDIR=runs/smollm2-defences make real
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 python="${PYTHON:-python3}"
@@ -23,5 +24,6 @@ $workdir holds a folder for each step. Of smollm2:
 And of RECIPE=smollm2,pushed:
   recovery/             SIT with recovery examples
   pushed/report.html    attacks, conversations and groups; tamper/README.md what tampering undoes
+And of RECIPE=smollm2,frontier: frontier/report.html
 And of RECIPE=smollm2,defences: docs/defences.md
 MESSAGE

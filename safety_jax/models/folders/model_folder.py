@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import math
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -10,6 +11,7 @@ from jax.typing import DTypeLike
 from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base import trees
+from safety_jax.base.errors import ConfigError
 from safety_jax.models import llama, quantised
 from safety_jax.models.decoding.ends import model_ends
 from safety_jax.models.execution import Execution
@@ -25,12 +27,15 @@ class ModelFolder:
         path: as somebody named it: of a full model, or of an adapter.
         folder: of the full model, or of the base.
         adapter: the adapter's folder; None for a full model.
+        strength: the adapter's, 1 as it was trained: the base is 0, and between both lies the line
+            of WiSE-FT (arXiv 2109.01903).
         tokenizer_folders: where the tokenizer came from, see `tokenizer_files.sources`.
     """
 
     path: str
     folder: Path
     adapter: Path | None
+    strength: float
     config: llama.LlamaConfig
     execution: Execution
     tokenizer_folders: tuple[Path, ...]
@@ -38,9 +43,12 @@ class ModelFolder:
 
     @functools.cached_property
     def weights_sha256(self) -> str:
-        """The hash of all weight files that the model is made of."""
-        parts = [self.folder] if self.adapter is None else [self.adapter, self.folder]
-        return "+".join(hub.shared_fingerprint(part) for part in parts)
+        """The hash of all weight files that the model is made of, and how strong its adapter is."""
+        found = hub.shared_fingerprint(self.folder)
+        if self.adapter is None:
+            return found
+        times = "" if self.strength == 1 else f"*{self.strength!r}"
+        return f"{hub.shared_fingerprint(self.adapter)}{times}+{found}"
 
     @functools.cached_property
     def ends(self) -> tuple[int, ...]:
@@ -72,7 +80,10 @@ class ModelFolder:
         mesh = self.execution.mesh
         if weights is None:
             weights = hf.load(self.folder, self.config, mesh, dtype, kernels)
-        adapters = None if self.adapter is None else peft.load(self.adapter, self.config, mesh)[0]
+        adapters = None
+        if self.adapter is not None:
+            adapters = peft.load(self.adapter, self.config, mesh)[0]
+            adapters = dataclasses.replace(adapters, scale=adapters.scale * self.strength)
         return Model(self.config, self.execution, weights, adapters, self.tokenizer, self.ends)
 
 
@@ -89,16 +100,20 @@ def open_model(
 
     Args:
         path: a Hugging Face folder, hub id or GGUF file; or a PEFT folder, whose
-            `adapter_config.json` names the base, see `peft_config.base_folder`.
+            `adapter_config.json` names the base, see `peft_config.base_folder`, and may be followed
+            by `?strength=0.5`.
         own_tokenizer: a folder; "" for the adapter's, or where that has none, the model's.
         compute_dtype, backend, remat: see `Execution.build`.
 
     Raises:
         ConfigError, CheckpointError: it cannot be used on this mesh.
     """
-    folder, adapter = hub.resolve(path), None
+    place, asked, strength = path.partition("?strength=")
+    folder, adapter = hub.resolve(place), None
     if (folder / hub.ADAPTER).is_file():
         folder, adapter = peft_config.base_folder(folder), folder
+    elif asked:
+        raise ConfigError(f"model {path}: only an adapter has a strength; name a PEFT folder")
     config = hf_config.read_config(folder)
     llama.shardings(config, mesh)
     execution = Execution.build(
@@ -106,4 +121,17 @@ def open_model(
     )
     found = tokenizer_files.sources(own_tokenizer, adapter, folder)
     tokens = tokenizer_files.load(found)
-    return ModelFolder(path, folder, adapter, config, execution, found, tokens)
+    times = _strength(path, strength) if asked else 1.0
+    return ModelFolder(path, folder, adapter, times, config, execution, found, tokens)
+
+
+def _strength(path: str, text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise ConfigError(
+            f"model {path}: strength {text!r}; expected a number above 0, such as 0.5"
+        )
+    return found
