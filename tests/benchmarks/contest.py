@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 OURS, PEER = "tests.benchmarks.jax_worker", "tests.benchmarks.trl_worker"
+NUMBERS = ("float32", "own")
 SIDES = {OURS: "safety_jax", PEER: "TRL"}
 WARMUP_STEPS = 2
 
@@ -106,6 +107,7 @@ def parse(
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--threads", type=int, default=2)
+    ask_numbers(parser)
     parser.add_argument("--ours")
     parser.add_argument("--peers")
     add(parser)
@@ -114,6 +116,25 @@ def parse(
         if getattr(asked, name) is None:
             setattr(asked, name, value)
     return asked
+
+
+def ask_numbers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--numbers",
+        choices=NUMBERS,
+        default=NUMBERS[0],
+        help="of products: float32 on both sides, or what each takes where nothing is asked for",
+    )
+
+
+def settings(asked: argparse.Namespace) -> dict[str, Any]:
+    """What every worker reads of the command's arguments."""
+    return {"threads": asked.threads, "numbers": asked.numbers}
+
+
+def conditions(asked: argparse.Namespace) -> str:
+    own = "products as each side has them by itself"
+    return f"{asked.threads} threads, {own if asked.numbers == 'own' else asked.numbers}"
 
 
 def run(key: Key, folder: Path, threads: int) -> Result:

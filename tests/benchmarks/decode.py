@@ -73,13 +73,15 @@ def prepare(folder: Path) -> None:
     write(folder, [list(map(int, row)) for row in ids], CANDIDATES, NEW_TOKENS, [2])
 
 
-def prepare_chat(folder: Path, model: Path, file: str, count: int, new_tokens: int) -> None:
+def prepare_chat(folder: Path, chosen: argparse.Namespace) -> None:
     """Likewise of a chat model as it is."""
+    model = Path(chosen.model)
     tokens = transformers.AutoTokenizer.from_pretrained(model)
     random = np.random.RandomState(0)
-    asked = [given.made_up_text(random, 5, 0.4) for _ in range(count)]
-    if file:
-        asked = [line for line in Path(file).read_text().splitlines() if line.strip()][:count]
+    asked = [given.made_up_text(random, 5, 0.4) for _ in range(chosen.count)]
+    if chosen.prompts:
+        lines = Path(chosen.prompts).read_text().splitlines()
+        asked = [line for line in lines if line.strip()][: chosen.count]
     ids = [
         tokens.apply_chat_template(
             [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
@@ -87,7 +89,7 @@ def prepare_chat(folder: Path, model: Path, file: str, count: int, new_tokens: i
         for text in asked
     ]
     (folder / "model").symlink_to(model.resolve())
-    write(folder, ids, 1, new_tokens, list(model_ends(model, tokens)))
+    write(folder, ids, 1, chosen.tokens, list(model_ends(model, tokens)))
 
 
 def write(
@@ -193,6 +195,7 @@ def main() -> None:
     parser.add_argument("--prompts", default="", help="of MODEL, one a line; '': made up")
     parser.add_argument("--count", type=int, default=128, help="prompts of MODEL")
     parser.add_argument("--tokens", type=int, default=64, help="new ones of each answer of MODEL")
+    contest.ask_numbers(parser)
     parser.add_argument("--folder", default="", help="keeps the trained model; '': a new one")
     chosen = parser.parse_args()
     versions = {name: importlib.metadata.version(name) for name in ("jax", "torch", "transformers")}
@@ -201,10 +204,10 @@ def main() -> None:
         folder = Path(chosen.folder or temporary)
         folder.mkdir(exist_ok=True)
         if chosen.model:
-            model = Path(chosen.model)
-            prepare_chat(folder, model, chosen.prompts, chosen.count, chosen.tokens)
+            prepare_chat(folder, chosen)
         else:
             prepare(folder)
+        (folder / "numbers.json").write_text(json.dumps(chosen.numbers))
         lengths = [len(prompt) for prompt in json.loads((folder / "prompts.json").read_text())]
         print(f"{len(lengths)} prompts of {min(lengths)} to {max(lengths)} tokens", flush=True)
         for answers in chosen.answers.split(","):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from safety_jax.base import compilation, meshes
 from safety_jax.models.decoding import generation
-from safety_jax.models.execution import Execution
+from safety_jax.models.execution import Execution, computed_type
 from safety_jax.models.folders import hf, hf_config
 from safety_jax.models.model import Model
 from tests.benchmarks import decode as benchmark
@@ -30,8 +30,10 @@ def main(folder: Path, answers: str, cache_dtype: str) -> None:
     given = json.loads((folder / "settings.json").read_text())
     config = hf_config.read_config(folder / "model")
     mesh = meshes.build(1, 1, 1, devices=jax.devices()[:1])
+    own = json.loads((folder / "numbers.json").read_text()) == "own"
+    dtype = computed_type("cpu") if own else "float32"
     run = Execution.build(
-        mesh, rules=config.rules, compute_dtype=jnp.float32, backend="xla", remat="none"
+        mesh, rules=config.rules, compute_dtype=dtype, backend="xla", remat="none"
     )
     weights = hf.load(folder / "model", config, mesh, jnp.float32)
     settings = generation.SamplingParams(

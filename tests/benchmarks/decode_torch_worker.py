@@ -22,8 +22,9 @@ def main(folder: Path, answers: str, rows: int) -> None:
     torch.manual_seed(0)
     prompts = json.loads((folder / "prompts.json").read_text())
     given = json.loads((folder / "settings.json").read_text())
+    own = json.loads((folder / "numbers.json").read_text()) == "own"
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        folder / "model", dtype=torch.float32
+        folder / "model", dtype="auto" if own else torch.float32
     ).eval()
     ends = given["ends"] if answers == "ended" else None
     model.generation_config.eos_token_id = ends

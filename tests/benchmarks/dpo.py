@@ -14,6 +14,7 @@ both sides, and in every step on both; see contest.py for how runs take turns. F
 figures of an idle machine mean much. Needs the extra `parity`.
 """
 
+import argparse
 import json
 import statistics
 from pathlib import Path
@@ -47,19 +48,17 @@ MODES = {
 }
 
 
-def prepare(
-    folder: Path, steps: int, threads: int, pairs_file: Path | None, model: Path | None
-) -> None:
+def prepare(folder: Path, asked: argparse.Namespace) -> None:
     """Writes what both sides read: model, pairs, the same as prompt text in the order of the run,
     adapters to start from, settings."""
-    tokens, template = given.prepare_model(folder / "model", model)
-    settings = SETTINGS | ({} if model is None else OF_MODEL)
-    settings |= {"threads": threads, "template": template}
-    count = steps * SETTINGS["batch_size"]
-    if model is not None:
+    tokens, template = given.prepare_model(folder / "model", asked.model)
+    settings = SETTINGS | ({} if asked.model is None else OF_MODEL) | contest.settings(asked)
+    settings |= {"template": template}
+    count = asked.steps * SETTINGS["batch_size"]
+    if asked.model is not None:
         found = own_pairs()
     else:
-        found = real_pairs(pairs_file) if pairs_file else made_up_pairs(2 * count)
+        found = real_pairs(asked.pairs) if asked.pairs else made_up_pairs(2 * count)
     order = np.random.RandomState(0).permutation(len(found))
     fitting = [found[i] for i in order if longest(found[i], tokens) <= SETTINGS["max_length"]]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in fitting[:count]))
@@ -76,7 +75,7 @@ def prepare(
     print(
         f"{len(lengths)} pairs, {SETTINGS['batch_size']} a step; tokens a pair: "
         f"median {statistics.median(lengths):.0f}, mean {statistics.mean(lengths):.0f}, "
-        f"longest answer with prompt {batches.lengths.max()}; {threads} threads, float32",
+        f"longest answer with prompt {batches.lengths.max()}; {contest.conditions(asked)}",
         flush=True,
     )
 
@@ -166,9 +165,7 @@ def main() -> None:
         contest.Defaults("defaults", "defaults,precomputed_small", rounds=1, steps=5),
         lambda parser: parser.add_argument("--pairs", type=Path, default=default_pairs()),
     )
-    results = contest.compete(
-        asked, lambda folder: prepare(folder, asked.steps, asked.threads, asked.pairs, asked.model)
-    )
+    results = contest.compete(asked, lambda folder: prepare(folder, asked))
     contest.table(results, "pairs")
     for mode, variants in MODES.items():
         ours = contest.best(results, contest.OURS, variants)

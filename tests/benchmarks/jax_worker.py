@@ -24,7 +24,7 @@ from configs import dpo as dpo_config
 from configs import sft as sft_config
 from safety_jax.base import meshes
 from safety_jax.data import loader
-from safety_jax.stages import dpo, dpo_task, fits, groups, sft, sft_task
+from safety_jax.stages import dpo, dpo_task, fits, groups, precision, sft, sft_task
 from safety_jax.training import metrics, reference, run, workdir
 from safety_jax.training.task import Task
 
@@ -56,6 +56,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 def make_config(folder: Path, settings: dict[str, Any], variant: str) -> ConfigDict:
     stage = settings["stage"]
     config = STAGES[stage][0].get_config()
+    numbers = precision.AUTO if settings["numbers"] == "own" else settings["numbers"]
     own = {}
     if stage == "dpo":
         own = {
@@ -68,8 +69,8 @@ def make_config(folder: Path, settings: dict[str, Any], variant: str) -> ConfigD
         {
             "seed": settings["seed"],
             "model.path": str(folder / "model"),
-            "model.parameter_dtype": "float32",
-            "model.compute_dtype": "float32",
+            "model.parameter_dtype": numbers,
+            "model.compute_dtype": numbers,
             "model.remat": "none",
             "lora.rank": settings["lora_rank"],
             "lora.alpha": float(settings["lora_alpha"]),
@@ -92,7 +93,7 @@ def make_config(folder: Path, settings: dict[str, Any], variant: str) -> ConfigD
         | own
         | VARIANTS[stage][variant]
     )
-    return config
+    return precision.settled(config, jax.devices()[0].platform)
 
 
 def make_mesh(config: ConfigDict) -> Mesh:

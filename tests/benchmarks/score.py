@@ -9,7 +9,8 @@ the longest of each batch; this project takes them in buckets (`data/buckets.py`
 where the trunk keeps them apart. Every run is its own process, pinned to the same cores; runs
 alternate, and the order turns round in every second round. Prints seconds without loading and
 compiling, which are printed beside them, and seconds of all cores: with `--threads 1` these say
-something even where others use the machine. Float32 on CPU. Needs the extra `parity`.
+something even where others use the machine. Float32 on CPU, or with `--numbers own` the products
+that `auto` takes here against what `transformers` takes. Needs the extra `parity`.
 """
 
 import argparse
@@ -136,6 +137,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peers", default="8,32", help="rows of a batch of transformers")
     parser.add_argument("--ours", default="2048", help="tokens of a batch of ours")
+    contest.ask_numbers(parser)
     given = parser.parse_args()
     plain = given.model is None
     given.rounds = given.rounds or (3 if plain else 1)
@@ -147,7 +149,8 @@ def main() -> None:
         folder = Path(temporary)
         prepare(folder, given.model, given.conversations, given.layers)
         tokens = sum(map(len, texts(folder)))
-        print(f"{given.threads} threads, float32", flush=True)
+        (folder / "numbers.json").write_text(json.dumps(given.numbers))
+        print(contest.conditions(given), flush=True)
         for number in range(given.rounds):
             for key in runs if number % 2 == 0 else reversed(runs):
                 results[key].append(contest.call(key, folder, given.threads))

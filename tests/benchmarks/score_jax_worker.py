@@ -19,7 +19,7 @@ import numpy as np
 from safety_jax.base import meshes
 from safety_jax.judges.batching import Batcher, TokenRow
 from safety_jax.models.encoders import heads
-from safety_jax.models.execution import Execution
+from safety_jax.models.execution import Execution, computed_type
 from tests.benchmarks import score
 
 
@@ -37,8 +37,10 @@ def main(folder: Path, tokens_per_batch: int) -> None:
     mesh = meshes.build(1, 1, 1, devices=jax.devices()[:1])
     scorer = heads.read_scorer(folder / "model")
     weights = heads.load(folder / "model", scorer, mesh, jnp.float32)
+    own = json.loads((folder / "numbers.json").read_text()) == "own"
+    dtype = computed_type("cpu") if own else "float32"
     run = Execution.build(
-        mesh, rules=scorer.rules, compute_dtype=jnp.float32, backend="auto", remat="none"
+        mesh, rules=scorer.rules, compute_dtype=dtype, backend="auto", remat="none"
     )
     batcher = Batcher(mesh, score.LONGEST, tokens_per_batch)
     rows = [TokenRow(text.tolist(), [0] * len(text)) for text in texts]

@@ -23,7 +23,9 @@ def main(folder: Path, rows: int) -> None:
     began = time.perf_counter()
     texts = score.texts(folder)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder / "model")
-    model.eval().float()
+    model.eval()
+    if json.loads((folder / "numbers.json").read_text()) == "float32":
+        model.float()
     order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
     batches = [order[start : start + rows] for start in range(0, len(order), rows)]
 

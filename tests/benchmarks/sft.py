@@ -7,10 +7,12 @@ FOLDER has a chat model. It learns rows of this project's recipe, about 90 token
 adapters as configs/sft.py has them; both sides run as they come, TRL also in its quicker ways.
 
 Prints trained tokens per second after warm-up, the compile time that this leaves out, and peak
-resident memory; see contest.py for how runs take turns. Float32 on CPU; only figures of an idle
+resident memory; see contest.py for how runs take turns. Float32 on CPU, or with `--numbers own`
+what each side takes by itself: TRL's autocast to bfloat16, our `auto`. Only figures of an idle
 machine mean much. Needs the extra `parity`.
 """
 
+import argparse
 import json
 import statistics
 from pathlib import Path
@@ -33,14 +35,15 @@ SETTINGS = {
 OF_MODEL = {"lora_targets": ["q_proj", "v_proj"]}
 
 
-def prepare(folder: Path, steps: int, threads: int, model: Path | None) -> None:
+def prepare(folder: Path, asked: argparse.Namespace) -> None:
     """Writes what both sides read: model folder, rows, the same rows as prompt text, settings."""
-    tokens, template = given.prepare_model(folder / "model", model)
-    if model is None:
-        found = real_rows() or made_up_rows(steps * SETTINGS["batch_size"])
+    tokens, template = given.prepare_model(folder / "model", asked.model)
+    count = asked.steps * SETTINGS["batch_size"]
+    if asked.model is None:
+        found = real_rows() or made_up_rows(count)
     else:
         found = given.own_rows()
-    order = np.random.RandomState(0).permutation(len(found))[: steps * SETTINGS["batch_size"]]
+    order = np.random.RandomState(0).permutation(len(found))[:count]
     (folder / "rows.jsonl").write_text("".join(json.dumps(found[i]) + "\n" for i in order))
     read = records.read_records(sources.open_source(str(folder / "rows.jsonl")))
     rendered = [
@@ -54,13 +57,13 @@ def prepare(folder: Path, steps: int, threads: int, model: Path | None) -> None:
 
     whole = tokens([row["prompt"] + row["completion"] for row in rendered]).input_ids
     lengths = [min(len(ids) + 1, SETTINGS["max_length"]) for ids in whole]
-    settings = SETTINGS | ({} if model is None else OF_MODEL)
-    settings |= {"threads": threads, "real_tokens": sum(lengths), "template": template}
+    settings = SETTINGS | ({} if asked.model is None else OF_MODEL) | contest.settings(asked)
+    settings |= {"real_tokens": sum(lengths), "template": template}
     (folder / "settings.json").write_text(json.dumps(settings))
     print(
         f"{len(rendered)} rows, {SETTINGS['batch_size']} a step; tokens a row: "
         f"median {statistics.median(lengths):.0f}, mean {statistics.mean(lengths):.0f}, "
-        f"longest {max(lengths)}; {threads} threads, float32",
+        f"longest {max(lengths)}; {contest.conditions(asked)}",
         flush=True,
     )
 
@@ -93,9 +96,7 @@ def main() -> None:
         contest.Defaults("packed", "padded_small,padding_free,packed", rounds=3, steps=10),
         contest.Defaults("defaults", "defaults,padding_free,packed", rounds=1, steps=5),
     )
-    results = contest.compete(
-        asked, lambda folder: prepare(folder, asked.steps, asked.threads, asked.model)
-    )
+    results = contest.compete(asked, lambda folder: prepare(folder, asked))
     contest.table(results, "rows")
     variants = [key[1] for key in results]
     ours = contest.best(results, contest.OURS, variants)

@@ -131,7 +131,8 @@ def arguments(folder: Path, settings: dict[str, Any], variant: str, examples: in
         "learning_rate": settings["learning_rate"],
         "lr_scheduler_type": "constant",
         "use_cpu": True,
-        "bf16": False,
+        # TRL's own choice is autocast over weights of float32.
+        "bf16": settings["numbers"] == "own",
         "gradient_checkpointing": False,
         "logging_steps": 1,
         "save_strategy": "no",
