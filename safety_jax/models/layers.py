@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from safety_jax.base import meshes
 from safety_jax.base.errors import CheckpointError
-from safety_jax.models import lora
+from safety_jax.models import lora, products
 from safety_jax.models.execution import REMAT, Execution
 from safety_jax.models.llama import Projection
 
@@ -131,6 +131,7 @@ def _one_layer(call: Callable[..., Any], run: Execution) -> Callable[..., Any]:
     """(x, layer, leaves) -> x, laid out and rematerialised as `run` says."""
 
     def one(x, layer, leaves):
+        x = products.keep(x, run.mesh)
         return meshes.constrain(call(layer, x, leaves), run.mesh, ("rows", "tokens", "width"))
 
     if REMAT[run.remat] is None:

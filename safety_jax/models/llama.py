@@ -349,6 +349,7 @@ class Llama(nnx.Module):
         def body(x, of_layer):
             layer, leaves, number = of_layer
             kind = 0 if number is None else number
+            x = products.keep(x, run.mesh)
             return layer(x, rotary.of_kind(turns, kind), kind, run, leaves, attend)
 
         if REMAT[run.remat] is not None:

@@ -31,8 +31,8 @@ def product(
 
 
 def keep(x: jax.Array, mesh: Mesh) -> jax.Array:
-    """x, kept for the backward pass where `KEEP` is the policy. What products made is: all between
-    them is quickly made again."""
+    """x, kept for the backward pass where `KEEP` is the policy: what a layer begins with and what
+    its products put out. All between them is quickly made again."""
     return _kept_as_integers(x) if _widened(x, mesh) else checkpoint_name(x, _KEPT)
 
 
