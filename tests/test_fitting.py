@@ -69,6 +69,13 @@ def test_less_memory_means_fewer_rows_then_more_computed_again():
     assert found[0].fit.remat != "full" == found[-1].fit.remat
 
 
+@pytest.mark.parametrize(("number_bytes", "chosen"), [(4, "none"), (2, "dots")])
+def test_a_cpu_keeps_16_bits_by_name_alone(number_bytes, chosen):
+    """Long rows, whose attention the second forward pass would pay for."""
+    wanted = RowSettings(None, 4096, None, 4096)
+    assert choose(wanted, (4000,) * 4, number_bytes=number_bytes).fit.remat == chosen
+
+
 def test_where_nothing_fits_the_least_is_tried():
     best = choose(room=0.01)
     assert best.fit.remat == "full" and best.fit.rows_per_microbatch == 1

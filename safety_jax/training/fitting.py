@@ -204,7 +204,7 @@ def estimates(
     wanted: RowSettings, needs: Needs, model: TrainedModel, parts: FlopParts, platform: str
 ) -> Iterator[FitEstimate]:
     """Everything that may be chosen, with what it costs."""
-    remats = REMATS if wanted.remat is None else (wanted.remat,)
+    remats = _remats(model, platform) if wanted.remat is None else (wanted.remat,)
     sides = needs.lengths.shape[1]
     for row_tokens in _lengths(wanted, needs):
         steps = needs.packed(row_tokens)
@@ -212,6 +212,12 @@ def estimates(
             for remat in remats:
                 fit = Fit(rows, row_tokens, remat)
                 yield _estimate(fit, steps, sides, model, parts, platform)
+
+
+def _remats(model: TrainedModel, platform: str) -> tuple[str, ...]:
+    """Without rematerialisation everything is kept as it is, and a CPU makes the whole stack of
+    what is kept in 16 bits wider and narrow again for each layer (`models/products.py`)."""
+    return REMATS[1:] if platform == "cpu" and model.number_bytes == 2 else REMATS
 
 
 def _lengths(wanted: RowSettings, needs: Needs) -> list[int]:
