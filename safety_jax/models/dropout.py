@@ -20,7 +20,8 @@ def drop(x: Float[Array, "N I"], keep: Float[Array, ""], key: jax.Array) -> Floa
     Args:
         key: of `jax.random`. The same one draws the same features for a row, whatever the devices.
     """
-    drawn = draws(key, x.shape)
+    rows, features = x.shape
+    drawn = draws(key, (rows, features))
     kept = drawn < jnp.round(keep * 2**16).astype(jnp.uint32)
     return jnp.where(kept, x / keep.astype(x.dtype), 0)
 
