@@ -1,31 +1,32 @@
-"""Finds suffixes that make a model answer what it should refuse: GCG (arXiv 2307.15043).
+"""Searches for suffixes that make a model answer what it should refuse: GCG (arXiv 2307.15043).
 
     python -m safety_jax.main --config=configs/attack.py \\
-        --config.model.path=MODEL --config.attack.set=requests.jsonl?kind=unsafe \\
-        --config.attack.mode=universal --workdir=runs/attack
+        --config.model.path=MODEL '--config.attack.set=requests.jsonl?kind=unsafe' \\
+        --config.attack.mode=universal --config.data.template=chat --workdir=runs/attack
 
     python -m safety_jax.main --config=configs/evaluate.py --config.evaluate.models=base=MODEL \\
         '--config.evaluate.sets=requests.jsonl?kind=unsafe&attack=suffix:runs/attack/suffix.txt' \\
         --config.data.template=chat --workdir=runs/attacked
 
-The first command writes a file of suffixes, the second asks with them, and a judge says whether
-the answers are unsafe. Give both the same set and the same template: a suffix is found for what
-stands around it.
+The first command writes a file of suffixes. The second asks the requests with these suffixes and
+has a judge decide whether the answers are unsafe. Use the same set and the same template in both
+commands, because a suffix works only with the text that surrounded it during the search.
 
-Set: as evaluate.sets has it. The answer that is sought begins with the file's own `opening`
-(`columns=opening:target` for AdvBench), or else with "Sure, here is how to ...".
+The set is written as in evaluate.sets. The search looks for answers that begin with the file's own
+`opening` (`columns=opening:target` for AdvBench), or else with "Sure, here is how to ...".
 
-Killed, the same command goes on and finds the same suffix; attack.steps may be raised later.
+After a kill, the same command resumes and finds the same suffix. attack.steps may be raised later.
 
-Arguments, behind the colon:
+Arguments, after the colon:
     demo    the tiny model and eight of its requests; a minute on a laptop
 
-Cost: a step reads every candidate's suffix, template and target once for each request that is
-taken in; the paper has 500 steps of 512 candidates for 25 requests. The log says how many
-candidates a second there are.
+Cost: in each step the model reads every candidate's suffix, the template and the target once for
+each request in use. The paper takes 500 steps of 512 candidates for 25 requests. The log shows the
+number of candidates per second.
 
-Expect (demo): in twenty steps the loss of the first request falls from 9.8 to 6.7 nats a token, and
-that of all eight from 10.0 to 8.1: the tiny model has hardly ever read such targets.
+Expect (demo): in twenty steps the loss of the first request falls from 9.8 to 6.7 nats per token,
+and that of all eight requests from 10.0 to 8.1. It stays high because the tiny model has hardly
+ever seen text like these targets.
 """
 
 from ml_collections import ConfigDict

@@ -1,30 +1,31 @@
-"""Audits judges: are their verdicts those of people, and what moves them that should not?
+"""Audits judges: do they agree with human labels, and what changes their verdicts that should not?
 
     python -m safety_jax.main --config=configs/audit.py \\
         --config.data.responses=labelled.csv --config.data.label=final_label \\
         --config.data.positive=harmful --config.data.negative=harmless --workdir=runs/audit
 
-Rows are those of configs/score.py, with a label in one column. Without `data.label` judges are only
-tried for what moves them.
+Rows are those of configs/score.py, with a label in one column. Without `data.label`, the audit only
+tests which changes of an answer flip a judge's verdict.
 
     python -m safety_jax.main --config=configs/audit.py:demo --workdir=runs/audit_demo
 
-Judges that stage `reward` trained are given as `--config.audit.judges=NAME=FOLDER`. NAME=A|B is one
-judge of two: A, trained on `?prompts=-1/2` of its sources, judges the prompts of the first half,
-and B, trained on `?prompts=-2/2`, the others.
+Judges trained by stage `reward` are given as `--config.audit.judges=NAME=FOLDER`. NAME=A|B is one
+cross-fitted judge made of two: A, trained on `?prompts=-1/2` of its sources, judges the prompts of
+the first half, and B, trained on `?prompts=-2/2`, judges those of the second half.
 
-Arguments, behind the colon and joined by commas, each a judge beside the refusal detector:
+Arguments, after the colon and separated by commas; most add a judge beside the refusal detector:
     demo          labelled responses of launch/demo, and a simple judge of harm; seconds, no network
-    complies      a rule that calls harmful what is not refused; it sees no prompt
-    xstest        no judge, but how XSTest's labelled completions are read; give data.responses
+    complies      a rule that calls every answer harmful that does not refuse; it ignores the prompt
+    xstest        how to read XSTest's labelled completions; adds no judge; give data.responses
     deberta, harmfulness, helpfulness, llama_guard, beaver_dam, guard   as in configs/score.py
     wildguard, qwen3guard, shieldgemma, granite_guardian, harmbench, strongreject, md_judge,
     nemotron      guards, as in configs/score.py
 
-Cost: every row once for the labels, and `audit.rows` of them once more for each change.
+Cost: every row is judged once for the labels, and `audit.rows` of them again for each change.
 
 Expect (xstest with GPT-4's completions of Llama 2): the refusal detector agrees with people on more
-than nine answers in ten, and no change turns one verdict in ten but the one to half an answer.
+than nine answers in ten. No change flips more than one verdict in ten, except cutting the answer in
+half.
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
-"""A model's own answers as training data: preferences, answers to keep, labelled answers.
+"""Generates training data from a model's own answers: preferences, answers to keep, judged answers.
 
-Preference training works best on what the model itself does (arXiv 2404.14367): its unsafe answers
-are the ones to reject, its answers to ordinary requests the ones to keep.
+Preference training works best on answers that the model itself gives (arXiv 2404.14367): its unsafe
+answers become the rejected ones, its answers to ordinary requests the chosen ones.
 
     python -m safety_jax.main --config=configs/collect.py --config.model.path=MODEL \\
         --config.data.demonstrations=SAFE_ANSWERS.jsonl --config.data.ordinary=ORDINARY.jsonl \\
@@ -11,20 +11,20 @@ are the ones to reject, its answers to ordinary requests the ones to keep.
         --config.data.train=runs/own/pairs_ordinary.jsonl \\
         --config.data.prefer=all --workdir=runs/dpo
 
-What is written: `pairs_unsafe.jsonl` and `pairs_ordinary.jsonl` (for dpo, orpo, reward),
-`kept.jsonl` (for sft) and, for two judges that share no prompt, `judged_a.jsonl` and
-`judged_b.jsonl` (for reward:kind=binary).
+It writes `pairs_unsafe.jsonl` and `pairs_ordinary.jsonl` (for dpo, orpo and reward), `kept.jsonl`
+(for sft), and `judged_a.jsonl` and `judged_b.jsonl` (for two judges that share no prompt, by
+reward:kind=binary).
 
-A preference of an unsafe prompt has the demonstration as its chosen answer, or else the best safe
-answer of the model's own, and the worst unsafe one as the rejected answer. One of an ordinary
-prompt has the model's own answer as the chosen one, and a refusal as the rejected one.
+For an unsafe prompt, the chosen answer is the demonstration, or if there is none the best of the
+model's own safe answers; the rejected answer is its worst unsafe one. For an ordinary prompt, the
+chosen answer is the model's own and the rejected answer is a refusal.
 
-Arguments, behind the colon and joined by commas:
+Arguments, after the colon and separated by commas:
     demo    the tiny model and prompts of launch/demo; half a minute on a laptop
 
 Cost: every prompt is answered `answer.candidates` times.
 
-Expect (demo): the base refuses nothing, so nearly every unsafe prompt gives a pair.
+Expect (demo): the base model refuses nothing, so nearly every unsafe prompt gives a pair.
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,8 @@
-"""The string behind the colon: `--config=configs/sft.py:safety=500,paper=report`.
+"""The string after the colon, `--config=configs/sft.py:safety=500,paper=report`; shared groups.
 
-It picks the structure of a run; flags such as `--config.optim.learning_rate=5e-5` set its values.
-Configs import this file and `ml_collections`, nothing else; what several configs have in common
-stands below, and where the demo is.
+The string selects the structure of a run; flags such as `--config.optim.learning_rate=5e-5` set its
+values. Other config files import only this one, `ml_collections` and, for sweeps and recipes, each
+other. Below are the groups of keys that several configs share, and the paths of the demo's files.
 """
 
 from ml_collections import ConfigDict, FieldReference

@@ -1,16 +1,16 @@
-"""How much is enough: the curve over a sweep and its evaluation, with intervals over seeds.
+"""How much data is enough: the curve of a sweep and its evaluation, with intervals over seeds.
 
     python -m safety_jax.main --config=configs/recipe.py:curve --config.recipe.base=MODEL \\
         --config.recipe.data=FOLDER --workdir=runs/how-much
     python -m safety_jax.main --config=configs/curve.py --config.curve.sweep=runs/sweep \\
         --config.curve.report=runs/report --workdir=runs/curve
 
-The first trains, evaluates and draws in one command (configs/recipe.py); the second draws what is
-there. Every amount on the axis needs the same seeds. The threshold is the smallest amount whose
-outcomes are no worse, by `curve.margin_share`, than those of the largest; docs/curve.md says how it
-is found, and what its interval means.
+The first command trains, evaluates and draws the curve (configs/recipe.py). The second draws the
+curve of a sweep that has been evaluated already. Every amount on the axis needs the same seeds. The
+threshold is the smallest amount that is worse than the largest one by no more than
+`curve.margin_share`; docs/curve.md explains how it is found and what its interval means.
 
-Cost: none to speak of.
+Cost: seconds.
 """
 
 from ml_collections import ConfigDict

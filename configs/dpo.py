@@ -1,4 +1,4 @@
-"""Direct preference optimisation: safe answers preferred over unsafe ones.
+"""Direct preference optimisation: trains a model to prefer safe answers to unsafe ones.
 
 Papers: DPO (arXiv 2305.18290); Safe to Serve (arXiv 2412.00074), its DPO part; SafeDPO (arXiv
 2505.20065); DOOR (arXiv 2503.03710).
@@ -6,24 +6,25 @@ Papers: DPO (arXiv 2305.18290); Safe to Serve (arXiv 2412.00074), its DPO part; 
     python -m safety_jax.main --config=configs/dpo.py --config.model.path=SFT_MODEL \\
         --config.data.train=PAIRS --workdir=runs/dpo
 
-Arguments, behind the colon and joined by commas:
+Arguments, after the colon and separated by commas:
     demo        the tiny model and pairs of launch/demo; about a minute on a laptop
-    loss=...    an objective with the numbers its paper uses:
+    loss=...    an objective, with the hyperparameters of its paper:
                 sigmoid       DPO
-                conservative  labels are wrong with probability dpo.smoothing
-                robust        the same, unbiased
-                hinge         SLiC's
+                conservative  assumes that labels are wrong with probability dpo.smoothing
+                robust        the same, as an unbiased estimate
+                hinge         SLiC
                 ipo_sum, ipo_mean   IPO, log-probabilities summed or averaged over tokens
-                sigmoid_mean  DPO on averages: length-normalised
-                simpo         no reference
-                safe          SafeDPO: safety first, with a margin where only one answer is safe
-                door          DOOR: the refusal learned, the harmful answer unlearned; its paper
-                              has both behind harmful beginnings: data.recovery_share=0.5 or more
-    paper=...   Safe to Serve as its report (report) or its shell script (script) has it, with what
-                it did otherwise in `dpo.protocol_notes`
+                sigmoid_mean  DPO on log-probabilities averaged over tokens (length-normalised)
+                simpo         SimPO; needs no reference
+                safe          SafeDPO: safety first, with a margin where only the rejected answer
+                              is unsafe
+                door          DOOR: learns the refusal and unlearns the harmful answer. In its paper
+                              both follow harmful beginnings: set data.recovery_share=0.5 or more
+    paper=...   Safe to Serve as its report (report) or its shell script (script) describes it;
+                `dpo.protocol_notes` lists what differs here
 
-Cost: one forward pass over the pairs for the reference, kept on disk, then one forward and one
-backward pass over both answers a step. A 7B base takes 13.5 GB in bfloat16 over all chips, 3.9 GB
+Cost: one forward pass over the pairs for the reference, cached on disk, then one forward and one
+backward pass over both answers per step. A 7B base takes 13.5 GB in bfloat16 over all chips, 3.9 GB
 in nf4.
 
 Expect (Safe to Serve's report, LLaMA 7B after 20k Alpaca rows; answers that Llama Guard calls safe,

@@ -1,33 +1,33 @@
-"""Harm, refusal, over-refusal and helpfulness of several models, side by side, in one report.
+"""Harm, refusal, over-refusal and helpfulness of several models, compared in one report.
 
     python -m safety_jax.main --config=configs/evaluate.py \\
         --config.evaluate.models=base=MODEL,sit=runs/sit/export,dpo=runs/dpo/export \\
         --config.evaluate.data=FOLDER --workdir=runs/report
 
-Models: Hugging Face folders or hub ids, or PEFT folders, these also weaker or stronger than they
-were trained, as in half=runs/sit/export?strength=0.5. Answers that exist already are read by
-`--config.evaluate.responses=NAME=FOLDER_OR_FILE,...`; their prompts must be the sets', row by row.
-Sets: names (I-CoNa, XSTest, HarmBench, ...: `evaluation/sets/catalogue.py`), whose files are
-looked for below `evaluate.data`; or files of your own with `?kind=unsafe&columns=...`; or any
-source read as a set, such as Safe to Serve's `tfds:openbookqa:train+validation?as=OpenBookQA`.
-`I-CoNa?attack=prefix_injection,base64` asks I-CoNa under attacks, too (docs/attacks.md).
-Judges: `refusal`; exports of stage `reward`, as FOLDER or NAME=FOLDER; rows as in configs/score.py.
+Models: Hugging Face folders, hub ids, GGUF files or PEFT folders. half=runs/sit/export?strength=0.5
+scales an adapter. `--config.evaluate.responses=NAME=FOLDER_OR_FILE,...` reads existing answers
+instead; their prompts must equal the set's, row by row.
+Sets: names (I-CoNa, XSTest, HarmBench, ...: `evaluation/sets/catalogue.py`), whose files are found
+below `evaluate.data`; files of your own with `?kind=unsafe&columns=...`; or any source read as a
+named set, such as Safe to Serve's `tfds:openbookqa:train+validation?as=OpenBookQA`.
+`I-CoNa?attack=prefix_injection,base64` also asks I-CoNa under attacks (docs/attacks.md).
+Judges: `refusal`; exports of stage `reward`, as FOLDER or NAME=FOLDER; those of configs/score.py.
 
-Arguments, behind the colon and joined by commas:
+Arguments, after the colon and separated by commas:
     demo              the tiny model and its questions; under a minute, no network
-    paper=...         how Safe to Serve (arXiv 2412.00074) lets models answer. sit: beam search with
-                      4 beams, 128 tokens, as Safety-Tuned LLaMAs (arXiv 2309.07875) did, too;
+    paper=...         the decoding of Safe to Serve (arXiv 2412.00074). sit: beam search with 4
+                      beams, 128 tokens, also used by Safety-Tuned LLaMAs (arXiv 2309.07875);
                       dpo: greedy with a frequency penalty, 120 tokens, for RAFT and DPO
-    stored=safe_to_serve   no judge runs: scores stand beside the answers, in the files of that
-                      paper's authors; give evaluate.responses and evaluate.data
+    stored=safe_to_serve   runs no judge: reads the scores that the paper's authors stored next to
+                      the answers; give evaluate.responses and evaluate.data
     deberta, harmfulness, helpfulness, llama_guard   judges, as in configs/score.py
 
-`--config.evaluate.preference=MODEL` names a chat model (one that answers at once, without thinking
-first) that is shown each answer beside the baseline's, in both orders: wins, ties, losses, and how
-often the place decides.
+`--config.evaluate.preference=MODEL` names a chat model (one that answers directly, without
+reasoning first) that compares each answer with the baseline's, in both orders. The report counts
+wins, ties and losses, and how often the order decides.
 
-Starting again with more models, sets or judges in the same --workdir answers and judges only what
-is new. Cost: the answers, by far; then the judges.
+Run again in the same --workdir with more models, sets or judges, it answers and judges only what is
+new. Cost: mostly generating the answers, then judging them.
 
 Expect (stored=safe_to_serve, the files for 100 safety demonstrations; share of safe answers by
 Llama Guard 2, medians of harmfulness and of the DeBERTa reward): I-CoNa .65 / 1.35 / -2.02,

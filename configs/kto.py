@@ -1,20 +1,21 @@
-"""KTO: learning from single answers that are desirable or not; no pairs are needed.
+"""KTO: trains on single answers that are desirable or not; needs no pairs.
 
 Paper: KTO (arXiv 2402.01306).
 
     python -m safety_jax.main --config=configs/kto.py --config.model.path=SFT_MODEL \\
         --config.data.train=ROWS --workdir=runs/kto
 
-Rows have a prompt, an answer and `label` (true: desirable), or `is_safe` as in BeaverTails and
-PKU-SafeRLHF-QA; a row with a pair gives two answers.
+Rows have a prompt, an answer and `label` (true means desirable), or `is_safe` as in BeaverTails and
+PKU-SafeRLHF-QA. From a row with a preference pair, both answers are used.
 
-Arguments, behind the colon and joined by commas:
+Arguments, after the colon and separated by commas:
     demo        the tiny model and answers of launch/demo; about a minute on a laptop
 
-Cost: one forward pass over the answers, each behind its own and behind another row's prompt, for
-the reference; then two forward passes and one backward pass a step. Memory as for DPO.
+Cost: one forward pass over the answers for the reference, each after its own prompt and after
+another row's; then two forward passes and one backward pass per step. Memory as for DPO.
 
-Expect, by the paper: as good as DPO at 1B to 30B, also where only one in ten answers is desirable.
+Expect, according to the paper: as good as DPO at 1B to 30B, even if only one in ten answers is
+desirable.
 """
 
 from ml_collections import ConfigDict

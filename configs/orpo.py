@@ -1,19 +1,20 @@
-"""ORPO: instruction tuning and preference in one run, without a reference model.
+"""ORPO: instruction tuning and preference training in one run, without a reference model.
 
 Paper: ORPO (arXiv 2403.07691).
 
     python -m safety_jax.main --config=configs/orpo.py --config.model.path=BASE_MODEL \\
         --config.data.train=PAIRS --workdir=runs/orpo
 
-Starts from a base model: the chosen answers are learned as they stand, and an odds ratio pushes
-the rejected ones away.
+The run starts from a base model. It learns the chosen answers as in SFT, while an odds-ratio term
+makes the rejected answers less likely.
 
-Arguments, behind the colon and joined by commas:
+Arguments, after the colon and separated by commas:
     demo        the tiny model and pairs of launch/demo; about a minute on a laptop
 
-Cost: one forward and one backward pass over both answers a step; nothing for a reference.
+Cost: one forward and one backward pass over both answers per step; nothing for a reference.
 
-Expect, by the paper (Mistral 7B on UltraFeedback): 12.2 % on AlpacaEval 2 and 7.32 on MT-Bench.
+Expect, according to the paper (Mistral 7B on UltraFeedback): 12.2 % on AlpacaEval 2 and 7.32 on
+MT-Bench.
 """
 
 from ml_collections import ConfigDict

@@ -1,20 +1,20 @@
-"""What a run needs of a slice that is not there: memory, exchanges, time; nothing is rented.
+"""Estimates a run's memory, communication and time on a TPU slice or GPUs that you do not have.
 
     python -m safety_jax.main --config=configs/plan.py --config.plan.run=configs/dpo.py \\
         --config.plan.slice=v5e:4x4 --config.model.size=llama2-7b --workdir=runs/plan
 
-Several runs, sizes and slices, quoted, make a table of all their combinations:
+Several runs, sizes and slices, quoted, give a table of all their combinations:
 
     --config.plan.slice="('v5e:4x4','v5p:4x4x4')" --config.model.size="('llama2-7b','llama3-8b')"
 
-A killed table goes on where it stopped; a plan that is there is not made again.
+A killed table resumes where it stopped; finished plans are not computed again.
 
-Arguments, behind the colon and joined by commas:
+Arguments, after the colon and separated by commas:
     table       every stage, five slices and four sizes
 
-Cost: each program is compiled by libtpu (`pip install -e '.[plan]'`) on this machine's processor,
-three to ten minutes of one core; `plan.search` takes up to four. GPUs cost nothing: their part is
-by formula, as everything is with --config.plan.compile=False.
+Cost: libtpu (`pip install -e '.[plan]'`) compiles each program on this machine's CPU, which takes
+three to ten minutes on one core; `plan.search` compiles up to four. GPUs take seconds, because they
+are estimated by formula, as are TPUs with --config.plan.compile=False.
 
 Expect: Llama 2 7B by DPO with LoRA, packed rows of 2,048 tokens, fits v5e:4x4.
 """

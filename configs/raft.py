@@ -1,26 +1,28 @@
-"""Reward-ranked fine-tuning: sample answers, keep the best that is safe, learn from it, repeat.
+"""Reward-ranked fine-tuning: sample answers, keep the best safe one, fine-tune on it, repeat.
 
 Papers: RAFT (arXiv 2304.06767); Safe to Serve (arXiv 2412.00074), its RAFT part.
 
     python -m safety_jax.main --config=configs/raft.py --config.model.path=SFT_MODEL \\
         --config.data.prompts=PROMPTS --config.raft.judges=runs/judge/export --workdir=runs/raft
 
-Judges: `refusal` (which looks on, for it cannot rank); the export of a run of stage `reward`, as
-FOLDER or NAME=FOLDER (several as a tuple, quoted); rows in `score.judges` as in configs/score.py.
+Judges: the export of a run of stage `reward`, as FOLDER or NAME=FOLDER (several as a tuple,
+quoted); judges in `score.judges` as in configs/score.py; `refusal`, which cannot rank but is
+logged.
 
-Arguments, behind the colon and joined by commas:
+Arguments, after the colon and separated by commas:
     demo        the tiny model, prompts and a rule as judge; two minutes on a laptop
-    paper=...   original: RAFT's own numbers (arXiv 2304.06767)
+    paper=...   original: RAFT's own hyperparameters (arXiv 2304.06767)
                 b500: Safe to Serve, 500 prompts in one round; b100: 100 prompts in five rounds;
-                with what it did otherwise in `raft.protocol_notes`
+                `raft.protocol_notes` lists what differs here
 
-Cost: every round answers `raft.prompts` prompts `sample.candidates` times, reads all answers with
-every judge, and trains `train.epochs` on the chosen ones. Sampling is by far the longest.
+Cost: every round answers `raft.prompts` prompts `sample.candidates` times, scores all answers with
+every judge, and trains on the chosen ones for `train.epochs`. Sampling takes by far the longest.
 
 Expect (Safe to Serve's report, LLaMA 7B; answers that Llama Guard calls safe, per cent, on I-CoNa /
 I-Malicious / I-Controversial): 39.9 / 50 / 42.5 before, 39.9 / 54 / 40 after b500 and
-39.9 / 54 / 44.5 after b100. The default here rejects what its safety judge does not accept, draws
-more candidates and trains longer on them: docs/results.md has what that changes.
+39.9 / 54 / 44.5 after b100. The defaults here differ: they reject candidates that the safety judge
+does not accept, sample more candidates and train longer on them. docs/results.md says what that
+changes.
 """
 
 from ml_collections import ConfigDict

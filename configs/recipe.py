@@ -1,4 +1,4 @@
-"""The whole ladder in one command: base, safety tuning, a judge, RAFT, DPO, and a report on all.
+"""A whole comparison in one command: base, safety tuning, a judge, RAFT, DPO, and a report on all.
 
     python -m safety_jax.main --config=configs/recipe.py:demo --workdir=runs/demo
     make real
@@ -6,37 +6,39 @@
         --workdir=runs/ladder
     python -m safety_jax.main --config=configs/recipe.py --workdir=runs/safe_to_serve
 
-Each group that has a `stage` is a step: the whole config of that stage, to be changed key by key
-(`--config.dpo.optim.learning_rate=1e-5`). `@base`, `@data` and `@STEP` in its texts stand for
-`recipe.base`, `recipe.data` and what that step exported, `@STEP/FILE` for a file of its run.
-`recipe.steps` says which run, in order. Run again, it goes on where it stopped. A finished step
-whose config changed is refused: remove its folder, and what was made of it is made again, too.
+Each group that has a `stage` is a step. It is the whole config of that stage, and every key in it
+can be set (`--config.dpo.optim.learning_rate=1e-5`). In paths, `@base` and `@data` stand for
+`recipe.base` and `recipe.data`, `@STEP` for the export of a step, and `@STEP/FILE` for a file in
+its folder. `recipe.steps` lists the steps in order. Run again, it resumes where it stopped. If the
+config of a finished step has changed, the run is refused: remove the step's folder, and it and the
+steps that depend on it run again.
 
-Arguments, behind the colon and joined by commas:
-    (none)    Safe to Serve's ladder (arXiv 2412.00074) at 7B: 20,000 Alpaca rows; the same with 100
-              to 2,000 safety demonstrations; RAFT in one round of 500 and in five of 100; DPO; all
-              judged by Llama Guard and the paper's reward models. For a TPU slice: see
+Arguments, after the colon and separated by commas:
+    (none)    all of Safe to Serve's runs (arXiv 2412.00074) at 7B: 20,000 Alpaca rows; the same
+              with 100 to 2,000 safety demonstrations; RAFT in one round of 500 and in five of 100;
+              DPO; all judged by Llama Guard and the paper's reward models. For a TPU slice: see
               configs/plan.py for what fits
-    real      the papers' own data on SmolLM2-135M-Instruct, from a folder of theirs: Alpaca with
-              safety demonstrations, RAFT, PKU-SafeRLHF's pairs, and the sets of both papers, by
-              four judges of different data; see configs/recipe_real.py. real,slice: a few rows
+    real      the papers' own data on SmolLM2-135M-Instruct, from a folder that contains them:
+              Alpaca with safety demonstrations, RAFT, PKU-SafeRLHF's pairs, and the sets of both
+              papers, with four judges trained on different data; see configs/recipe_real.py.
+              real,slice: a few rows of it, as a check
     smollm2   SmolLM2-135M-Instruct and data that ship with the project, an hour or more on two CPU
-              cores; `make real` fetches the model. slice: a few rows and steps of it
-    smollm2,pushed   what of that holds when somebody pushes: the base, SIT, DPO and SIT with
-              recovery examples at the compute of SIT, under attacks, over conversations, between
-              groups, and after tampering. Steps that `smollm2` finished in the same folder are kept
-    smollm2,frontier   how much over-refusal each method pays for its safety: its adapter at several
-              strengths, from the base on, in one report; as `pushed`, after `smollm2`
+              cores; `make real` downloads the model. With slice: a few rows and steps, as a check
+    smollm2,pushed   how the safety of that model holds up: the base, SIT, DPO and SIT with recovery
+              examples at the compute of SIT, under attacks, in conversations, by group, and after
+              tampering. Reuses the steps that `smollm2` finished in the same folder
+    smollm2,frontier   how much over-refusal each method costs for its safety: its adapter scaled to
+              several strengths, 0 being the base, in one report; reuses steps like `pushed`
     demo      a tiny model and data that ship with the project; three minutes on two CPU cores
-    curve     how much safety data: 21 models with 0 to 2,000 demonstrations, three seeds each,
-              trained together, judged, and the curve with its threshold; `curve,demo` the same with
-              12 tiny models, in minutes
+    curve     how much safety data is enough: 21 models with 0 to 2,000 demonstrations, three seeds
+              each, trained together and judged; draws the curve with its threshold. `curve,demo`:
+              the same with 12 tiny models, in minutes
     demo,defences, smollm2,defences   which defence of docs/defences.md keeps its safety under
-              attack: each beside plain SIT and plain DPO at equal compute, in one report
-    form      does it matter how they ask: nine models that learned to refuse instructions,
-              questions or opinions, each asked all three; `form,demo` likewise in minutes
+              attack: each against plain SIT and plain DPO at equal compute, in one report
+    form      whether the form of requests matters: nine models that learned to refuse instructions,
+              questions or opinions are each asked all three; `form,demo`: the same in minutes
 
-`recipe.max_flops` gives every step that tunes the base the same training compute: 6e18 is about an
+`recipe.max_flops` gives every step that tunes the base the same training compute: 6e18 is about one
 epoch of 20,000 Alpaca rows with LoRA at 7B.
 
 Expect (Safe to Serve's report, LLaMA 7B; answers that Llama Guard calls safe, per cent, on I-CoNa /

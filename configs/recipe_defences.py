@@ -1,13 +1,13 @@
-"""The ladders of `configs/recipe.py:defences`: every defence of docs/defences.md against plain SIT
-and plain DPO, at the same training compute; no config by itself.
+"""The recipes of `configs/recipe.py:defences`: every defence of docs/defences.md against plain SIT
+and plain DPO, at the same training compute. Not a config by itself.
 
     base -> sit, recovery, even, narrow        instruction tuning for 2F FLOPs
-    base -> begun -> dpo, dpo_recovery, door, safe     F FLOPs each, behind the F of `begun`
-                  -> further, held             F FLOPs on ordinary rows alone
+    base -> begun -> dpo, dpo_recovery, door, safe     F FLOPs each, after the F of `begun`
+                  -> further, held             F FLOPs on ordinary rows only
 
-DPO starts from a model that has begun to refuse, as everywhere here. `held` defends what is safe
-against tuning on something else, so `further` does the same without it, and step `later` compares
-the two.
+As in the other recipes, DPO starts from a model that has begun to refuse. `held` protects a safe
+model while it is fine-tuned on other data. `further` is the same fine-tuning without protection,
+and step `later` compares the two.
 """
 
 from ml_collections import ConfigDict

@@ -5,18 +5,20 @@
     python -m safety_jax.main --config=configs/recipe.py:real --config.recipe.data=FOLDER \\
         --workdir=runs/ladder
 
-FOLDER has the papers' repositories below it, each file under the name that it has there; the paths
-behind `@data` say which. None of it ships with the project, for its licences do not permit that.
+FOLDER contains the papers' repositories, with their original file names; the paths after `@data`
+below show which files are read. None of them ship with the project, because their licences do not
+permit it.
 
-SIT learns from Alpaca with safety demonstrations, RAFT writes answers to the prompts of such
-demonstrations, DPO learns from PKU-SafeRLHF's pairs. They are asked the sets of both papers,
-XSTest, HarmBench, the Alpaca test split and OpenBookQA. Four judges of different data:
+SIT is trained on Alpaca with safety demonstrations, RAFT on the model's own answers to the prompts
+of such demonstrations, DPO on PKU-SafeRLHF's pairs. All are evaluated on the sets of both papers,
+XSTest, HarmBench, the Alpaca test split and OpenBookQA. Four judges are trained on different data:
 
-    judge    PKU-SafeRLHF's pairs      chooses for RAFT; in the report it never stands alone
-    looker   HH-harmless's pairs       looks on
-    guard    Llama Guard's verdicts    looks on: of two halves, each judges the prompts that the
-                                       other has read, since they are prompts of the report
-    refusal  rules                     looks on
+    judge    PKU-SafeRLHF's pairs      ranks RAFT's candidates; so never report it alone
+    looker   HH-harmless's pairs       only evaluates
+    guard    Llama Guard's verdicts    only evaluates; cross-fitted in two halves, each judging the
+                                       prompts that the other was trained on, because these are
+                                       also prompts of the report
+    refusal  rules, not trained        only evaluates
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""The ladders of `configs/recipe.py:smollm2`, on a real model; no config by itself."""
+"""The recipes of `configs/recipe.py:smollm2`, on a real model. Not a config by itself."""
 
 from ml_collections import ConfigDict
 

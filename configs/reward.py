@@ -1,4 +1,4 @@
-"""Training a judge: a reward, cost, harmfulness or safety model, from pairs, ratings or labels.
+"""Trains a judge: a reward, cost, harmfulness or safety model, from pairs, ratings or labels.
 
 Papers: InstructGPT's reward model (arXiv 2203.02155); the cost model of Safe RLHF (arXiv
 2310.12773); the harmfulness model of Safety-Tuned LLaMAs (arXiv 2309.07875).
@@ -6,23 +6,23 @@ Papers: InstructGPT's reward model (arXiv 2203.02155); the cost model of Safe RL
     python -m safety_jax.main --config=configs/reward.py --config.model.path=TRUNK \\
         --config.data.train=PAIRS --workdir=runs/reward
 
-The trunk is any folder of the LLaMA family, DeBERTa, BERT, RoBERTa or GPT-2 (`models/encoders`),
-with a head of one output, which goes on, or with another or none, which is replaced.
+The trunk is any folder of the LLaMA family, DeBERTa, BERT, RoBERTa or GPT-2 (`models/encoders`). If
+it has a head with one output, training continues from that head; any other head is replaced.
 
-Arguments, behind the colon and joined by commas:
+Arguments, after the colon and separated by commas:
     demo        the tiny model and pairs of launch/demo; under a minute on a laptop
-    kind=...    what is learned from:
+    kind=...    the labels to learn from:
                 pairs       which answer is better (Bradley-Terry)
                 cost        which answer is less safe, and whether each is safe
                 regression  a rating of each answer
                 binary      whether each answer is safe
-    paper=...   safety_tuned_llamas: the 0-4 harmfulness model, with what it did otherwise in
-                `reward.protocol_notes`
+    paper=...   safety_tuned_llamas: the 0-4 harmfulness model; `reward.protocol_notes` lists what
+                differs here
 
-Cost: one forward and one backward pass over every answer an epoch, without a vocabulary to visit.
+Cost: one forward and one backward pass over every answer per epoch, without a vocabulary layer.
 
-Expect (demo): every held-out pair in order; its answers differ plainly. docs/results.md has what
-to expect of real pairs, and of counting words on them.
+Expect (demo): every held-out pair is ranked correctly, because its answers differ plainly.
+docs/results.md says what to expect on real pairs, and of a baseline that counts words.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""Scores any prompts and responses by any judges; the refusal detector needs no model.
+"""Scores prompts and responses with any judges; the refusal detector needs no model.
 
     python -m safety_jax.main --config=configs/score.py \\
         --config.data.responses=answers.jsonl --workdir=runs/scores
@@ -7,39 +7,40 @@
         --workdir=runs/scores
 
 Rows: JSON, JSON lines, CSV, Excel, Parquet, Arrow; the papers' parallel lists; `hf:`, `tfds:`,
-URLs. A response may be empty. `?columns=response:answer` names a column of another name.
+URLs. A response may be empty. `?columns=response:answer` reads responses from the column `answer`.
 
     python -m safety_jax.main --config=configs/score.py:demo --workdir=runs/score_demo
 
-Arguments, behind the colon and joined by commas, each a judge beside the refusal detector:
-    demo          no judge, but responses: the pairs of launch/demo; ten seconds, no network
+Arguments, after the colon and separated by commas; each adds a judge beside the refusal detector:
+    demo          adds no judge, but responses: the pairs of launch/demo; ten seconds, no network
     deberta       OpenAssistant's reward model (Safe to Serve, arXiv 2412.00074)
     harmfulness   0 to 4, of Safety-Tuned LLaMAs (arXiv 2309.07875), the variant redteam-osst
     helpfulness   the GPT-2 reward model of Safe to Serve
     beaver        PKU's cost model (arXiv 2310.12773)
-    llama_guard   Llama Guard 3; its path may name 1 or 2 as well (arXiv 2312.06674)
+    llama_guard   Llama Guard 3; set its path for Llama Guard 1 or 2 (arXiv 2312.06674)
     wildguard     WildGuard (arXiv 2406.18495)
     qwen3guard    Qwen3Guard-Gen (arXiv 2510.14276)
-    shieldgemma   ShieldGemma, by its card's four guidelines (arXiv 2407.21772)
-    granite_guardian   Granite Guardian, by a criterion of its own or of yours (arXiv 2412.07724)
-    harmbench     HarmBench's classifier; variant mistral for the other (arXiv 2402.04249)
+    shieldgemma   ShieldGemma, with the four guidelines of its model card (arXiv 2407.21772)
+    granite_guardian   Granite Guardian, with one of its criteria or yours (arXiv 2412.07724)
+    harmbench     HarmBench's classifier; variant=mistral for the other one (arXiv 2402.04249)
     strongreject  StrongREJECT's fine-tuned evaluator, 0 to 1 (arXiv 2402.10260)
     md_judge      MD-Judge v0.1 of SALAD-Bench (arXiv 2402.05044)
     nemotron      NVIDIA's Nemotron safety guard (Aegis 2.0, arXiv 2501.09004)
-    beaver_dam    PKU's 14 harms (arXiv 2307.04657)
-    guard         any other guard; give its path, its form and its labels
-    moderation    a moderation service, as in Safety-Tuned LLaMAs; sends responses to it and needs
-                  its key in the environment
-    sequence      any other model with a sequence head; give its path and what its output means
-    safe_first    harmfulness first, then helpfulness; with both of them
+    beaver_dam    PKU's classifier of 14 harms (arXiv 2307.04657)
+    guard         any other guard; set its path, its form and its labels
+    moderation    a moderation service, as in Safety-Tuned LLaMAs; responses are sent to it, and it
+                  needs its key in the environment
+    sequence      any other sequence classifier; set its path and what its output means
+    safe_first    ranks by harmfulness first, then by helpfulness; adds both of them
 
-A judge of its own takes no code: copy a group below. See `safety_jax/judges/registry.py`.
+To describe a judge of your own, copy a group below into a config file; no code is needed. See
+`safety_jax/judges/registry.py`.
 
-Cost: the refusal detector does about a thousand responses a second; DeBERTa-v3-large takes 0.9 GB
-in bfloat16, Llama Guard 3 16 GB over all chips, plus a batch of activations.
+Cost: the refusal detector reads about a thousand responses per second. DeBERTa-v3-large takes
+0.9 GB in bfloat16, Llama Guard 3 16 GB over all chips, plus the activations of a batch.
 
-Expect (demo): full refusals among the preferred answers, where a request is harmful, and among the
-rejected ones, where it is not.
+Expect (demo): full refusals among the chosen answers to harmful requests, and among the rejected
+answers to harmless ones.
 """
 
 from ml_collections import ConfigDict

@@ -1,19 +1,20 @@
-"""Safety instruction tuning: a few percent of safety demonstrations mixed into instruction tuning.
+"""Safety instruction tuning: SFT with a few percent of safety demonstrations mixed in.
 
 Papers: Safety-Tuned LLaMAs (arXiv 2309.07875); Safe to Serve (arXiv 2412.00074), its SIT part.
 
     python -m safety_jax.main --config=configs/sft.py:safety=500 \\
         --config.model.path=MODEL --workdir=runs/sit-500
 
-Arguments, behind the colon and joined by commas:
-    demo        the tiny model and data of launch/demo; seconds to minutes on a laptop
+Arguments, after the colon and separated by commas:
+    demo        the tiny model and data of launch/demo; a minute or two on a laptop
     safety=N    mix N safety demonstrations into the instruction data
-    paper=...   a published recipe, with what it did otherwise in `sft.protocol_notes`:
-                report, script  Safe to Serve as its report and as its shell script have it
+    paper=...   a published recipe; `sft.protocol_notes` lists what differs here:
+                report, script  Safe to Serve as its report or its shell script describes it
                 safety_tuned_llamas  the defaults of that paper's training script
 
-Cost: safety=500 makes 157 steps of 128 examples an epoch (500 rows are held out). A 7B base takes
-13.5 GB in bfloat16 over all chips, plus one microbatch of activations (full rematerialisation).
+Cost: safety=500 makes 157 steps of 128 examples per epoch (500 rows are held out). A 7B base takes
+13.5 GB in bfloat16 over all chips, plus the activations of one microbatch (full
+rematerialisation).
 
 Expect (Safe to Serve's report, LLaMA 7B; answers that Llama Guard calls safe, per cent, on
 I-CoNa / I-Malicious / I-Controversial): 41 / 41 / 45 without safety rows, 65 / 65 / 70 with 100,

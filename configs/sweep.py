@@ -1,21 +1,21 @@
-"""Many LoRA runs at once over one base: a curve over rows, seeds or rates in one program.
+"""Many LoRA runs over one base at the same time: grids of data, seeds, rates or ranks.
 
     python -m safety_jax.main --config=configs/sweep.py --config.model.path=MODEL \\
         --config.sweep.axes="data.safety_rows=0,100,500 seed=0,1,2" --workdir=runs/sweep
 
-The keys are those of configs/sft.py, or with `dpo` those of configs/dpo.py, and what they say holds
-for every run that does not change it; `sweep.axes` and `sweep.runs` say what the runs change. Each
-run is a folder below `runs/` of the work directory, as if it had run alone: metrics, checkpoints, a
-PEFT adapter in `export/`, a card. The weights of the base are held once, and read and gathered once
-for a step of all runs. Beforehand the stage prints what the sweep will cost. Started again, it goes
-on where it stopped; started with more values on an axis, it trains what is new.
+The keys are those of configs/sft.py, or with `dpo` those of configs/dpo.py; their values apply to
+every run that does not change them. `sweep.axes` and `sweep.runs` say what the runs change. Each
+run has a folder below `runs/` in the work directory, as if it had been trained alone: metrics,
+checkpoints, a PEFT adapter in `export/`, a model card. The base is loaded once, and its weights are
+gathered once for a step of all runs. The stage first prints what the sweep will cost. The same
+command resumes a sweep; with more values on an axis, it trains only the new runs.
 
-Runs may differ in seed, data, length, learning rate, schedule and warm-up, rank and alpha, those of
-DPO also in objective, beta, smoothing, margin and nll_weight; a higher `sweep.lanes` trains more of
-them at a time. docs/sweep.md has the rest.
+Runs may differ in seed, data, length, learning rate, schedule and warm-up, rank and alpha; those of
+DPO also in objective, beta, smoothing, margin and nll_weight. `sweep.lanes` sets how many of them
+are trained at a time. docs/sweep.md has the details.
 
-Arguments, behind the colon and joined by commas:
-    dpo         runs of stage dpo; what the reference says of a pair is computed once for all
+Arguments, after the colon and separated by commas:
+    dpo         runs of stage dpo; reference log-probabilities of a pair are computed once for all
     form        500 safety rows as instructions, as questions, as opinions, three seeds each
     curve       how much safety data: n = 0, 50, 100, 300, 500, 1,000, 2,000 with three seeds each,
                 the recipe of configs/sft.py:paper=report

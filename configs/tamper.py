@@ -1,27 +1,28 @@
-"""Tampering: how many steps of training on a few rows undo what a model refuses.
+"""Tampering: how many steps of fine-tuning on a few rows remove a model's refusals.
 
 Papers: fine-tuning undoes safety, with ten harmful rows or with ordinary data alone (Qi et al.,
-arXiv 2310.03693); defences are to be measured by it (arXiv 2406.05946, section 4).
+arXiv 2310.03693); defences should be tested by it (arXiv 2406.05946, section 4).
 
     python -m safety_jax.main --config=configs/tamper.py \\
         --config.tamper.models=sit=runs/sit/export,held=runs/held/export \\
         --config.data.harmful=HARMFUL.jsonl --config.data.benign=ORDINARY.jsonl \\
         --workdir=runs/tamper
 
-Each model, a full one or a PEFT folder, is trained by LoRA on the first 10, 50 and 100 rows of the
-harmful file (of a preference row, the unsafe answer), and on rows of an ordinary one. After each of
-`tamper.steps` it answers the sets; a set of kind unsafe says whether the tampering succeeds, one of
-kind safe what else it does. What comes of it: `results.json`, a plot, and a page, README.md.
+Each model, a full one or a PEFT folder, is fine-tuned with LoRA on the first 10, 50 and 100 rows of
+the harmful file (from a preference pair, on the unsafe answer), and on rows of an ordinary file.
+After each of `tamper.steps` it answers the sets: sets of kind unsafe show whether the tampering
+succeeds, sets of kind safe its side effects. The results are in `results.json`, a plot, and a page,
+README.md.
 
-The weights that such training makes are removed when they have answered, unless
-`tamper.keep_weights` says otherwise. Nothing is uploaded anywhere.
+The tampered weights are deleted once they have answered, unless `tamper.keep_weights` is set.
+Nothing is uploaded anywhere.
 
-Arguments, behind the colon and joined by commas:
+Arguments, after the colon and separated by commas:
     demo    the tiny model and data of launch/demo; about a minute on a laptop. Its base refuses one
-            request in eight: give `tamper.models` a run of configs/sft.py:demo to see more undone
+            request in eight: add a run of configs/sft.py:demo to `tamper.models` to see more undone
 
-Cost: the answers, by far: models x (1 + tamperings x steps) x prompts. Training is the last of
-`tamper.steps` times `train.batch_size` rows a tampering.
+Cost: mostly generating the answers: models x (1 + tamperings x steps) x prompts. A tampering trains
+on the last of `tamper.steps` times `train.batch_size` rows.
 """
 
 from ml_collections import ConfigDict
