@@ -18,8 +18,8 @@ Arguments, after the colon and separated by commas; most add a judge beside the 
     complies      a rule that calls every answer harmful that does not refuse; it ignores the prompt
     xstest        how to read XSTest's labelled completions; adds no judge; give data.responses
     deberta, harmfulness, helpfulness, llama_guard, beaver_dam, guard   as in configs/score.py
-    wildguard, qwen3guard, shieldgemma, granite_guardian, harmbench, strongreject, md_judge,
-    nemotron      guards, as in configs/score.py
+    wildguard, qwen3guard, shieldgemma, granite_guardian   guards, as in configs/score.py
+    harmbench, strongreject, md_judge, nemotron            likewise
 
 Cost: every row is judged once for the labels, and `audit.rows` of them again for each change.
 
