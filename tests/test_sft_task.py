@@ -7,7 +7,7 @@ import pytest
 
 from configs import sft as sft_config
 from safety_jax.base.errors import ConfigError
-from safety_jax.data import sources
+from safety_jax.data import source_spec, sources
 from safety_jax.stages import sft_task
 
 REFUSAL = "I'm sorry, but I can't help with that."
@@ -31,7 +31,7 @@ def given(tmp_path):
 def test_refusals_are_chosen_whatever_the_source_is_shown_as(given, spec):
     config, source = given
     config.data.safety = spec.format(config.data.safety)
-    source = dataclasses.replace(source, spec=sources.public(config.data.safety))
+    source = dataclasses.replace(source, spec=source_spec.public(config.data.safety))
     found = sft_task.read_rows(config, None, source, [])
     assert [row.messages[-1].content for row in found] == [REFUSAL] * 2
     other = dataclasses.replace(source, name="train")

@@ -11,8 +11,12 @@ from test_readers import ROWS, write
 
 from safety_jax.base import redaction
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import sources
-from safety_jax.data.sources import Source, draw, open_source, public
+from safety_jax.data import source_spec
+from safety_jax.data.source_spec import public
+from safety_jax.data.sources import Source, draw, open_source
+from safety_jax.evaluation.answers import existing
+from safety_jax.evaluation.sets import reading
+from safety_jax.judges import inputs
 
 
 def test_options(tmp_path):
@@ -79,6 +83,11 @@ def test_places_that_are_no_path_and_no_web_address(place):
         ("https://ann:S3CRET@host/a.jsonl", "https://***@host/a.jsonl"),
         ("https://host/a.jsonl?sig=S3CRET?rows=5&set=x", "https://host/a.jsonl?***?rows=5&set=x"),
         ("https://host/a b.jsonl?sig=S3CRET?rows=5", "https://host/a%20b.jsonl?***?rows=5"),
+        (
+            "https://host/a.csv?sig=S3CRET?kind=choice&read=x",
+            "https://host/a.csv?***?kind=choice&read=x",
+        ),
+        ("https://host/a.csv?turns=again&asked=y", "https://host/a.csv?turns=again&asked=y"),
         ("https://host/a.jsonl?sig=S3CRET?", "https://host/a.jsonl?***"),
         ("https://host/a.jsonl?sig=S3CRET&rows=5", "https://host/a.jsonl?***"),
     ],
@@ -88,7 +97,9 @@ def test_the_public_name_of_a_source(spec, shown):
 
 
 def test_options_of_specs_are_no_secrets():
-    assert set(redaction.OPTIONS) == {*sources._OPTIONS, *sources.ALSO}
+    own = set(source_spec._OPTIONS)
+    of_readers = {*reading.OPTIONS, *existing.OPTIONS, *inputs.OPTIONS}
+    assert set(redaction.OPTIONS) == own | of_readers and not own & of_readers
 
 
 def test_rows_asked_for_are_drawn_in_the_order_of_the_file():

@@ -7,10 +7,11 @@ the host. Neither may reach a card, a log, an error line or a file of the run.
 import re
 
 HIDDEN = "***"
-# Options of our own behind the last question mark of a source's spec, see data/sources.py.
+# Options of our own behind the last question mark of a source's spec, see data/source_spec.py.
 OPTIONS = (
     "rows", "weight", "format", "columns", "without", "name", "bad_rows", "broken_text", "sha256",
     "form", "only", "prompts", "as", "attack", "kind", "licence", "set", "twin",
+    "turns", "read", "asked",
 )  # fmt: skip
 _URL = re.compile(
     r"""(?P<scheme>\b[a-z][a-z0-9+.-]*://)

@@ -41,7 +41,7 @@ class Rows:
     """Which rows a run reads.
 
     Attributes:
-        train: specs of sources, see `sources.py`.
+        train: specs of sources, see `source_spec.py`.
         evaluation: a source to measure on; "" holds `eval_rows` of the training rows out instead.
         bad_rows: "error" or "skip": what becomes of rows that cannot be used.
         seed: of the mixing and of the rows that are held out.

@@ -1,45 +1,23 @@
-"""Opens a data source given as one line of text and returns its rows.
+"""Opens a data source and returns its rows with their places.
 
-    data/alpaca.json?rows=20000                          a file, see readers.py for its endings
-    https://host/safety.jsonl.gz?weight=0.1              the same behind a URL, fetched once
-    hf:tatsu-lab/alpaca:train                            hf:NAME[:CONFIG]:SPLIT, Hugging Face
-    tfds:imdb_reviews/plain_text:train                   tfds:NAME:SPLIT, TensorFlow Datasets
-
-Options follow the last question mark and are joined by `&`:
-
-    rows=500          draw this many rows, without repetition
-    weight=0.1        share of the final mix (see mixing.py)
-    format=alpaca     the record format, where detection is not wanted (see records.py)
-    columns=instruction:question,output:answer           our column : the file's column
-    without=label,score   columns to pass over, as if they were not there
-    only=type:contrast_*  rows whose column has this value; * stands for anything, | for or
-    prompts=-1/5      rows that ask what is in a part of all prompts, or not in it; see folds.py
-    name=safety       the name in reports; the file's stem otherwise
-    form=question     requests put as instruction, question or opinion, see forms.py
-    bad_rows=skip     leave out rows that are not usable, and count them, instead of stopping
-    broken_text=replace   read bytes that are not UTF-8 as U+FFFD, instead of stopping
-    sha256=HEX        what the hash of the file must be
-
-Some readers know further options, and say so. A path or URL that itself holds a question mark is
-written with one more at its end.
+A source is given as one line of text, `data/alpaca.json?rows=20000`; source_spec.py has its form.
 """
 
 import dataclasses
 import fnmatch
 import hashlib
-import re
 import urllib.parse
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safety_jax.base import files, redaction
+from safety_jax.base import files
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import downloads, shuffling, values
+from safety_jax.data import downloads, shuffling, source_spec, values
 from safety_jax.data.folds import Fold
-from safety_jax.data.forms import FORMS
 from safety_jax.data.readers import PlacedRow, Row, check_ending, read_file
+from safety_jax.data.source_spec import SourceSpec
 
 R = TypeVar("R")
 
@@ -63,7 +41,7 @@ class Source:
     """Rows of one source, and what the user asked to do with them.
 
     Attributes:
-        spec: the text it was opened from, without secrets, see `public`.
+        spec: the text it was opened from, without secrets, see `source_spec.public`.
         name: its name in reports.
         rows: one mapping a row.
         where: for each row, its place in words: `alpaca.jsonl line 17`, `alpaca.json row 16`.
@@ -105,7 +83,7 @@ def open_source(spec: str, key: str = "data.train", also: Sequence[str] = ()) ->
     """Reads all rows of a source.
 
     Args:
-        spec: see the top of this file.
+        spec: see source_spec.py.
         key: the config key that held it, for messages.
         also: further options that the caller knows; their texts are in `Source.extra`.
 
@@ -113,26 +91,31 @@ def open_source(spec: str, key: str = "data.train", also: Sequence[str] = ()) ->
         ConfigError: an unknown option or file type, or a source that cannot be reached.
         DataError: a file that is missing, empty or broken; the message names file and line.
     """
-    spec = _without_spaces(spec)
-    location, options = parse(spec, key, also)
-    kind = location.partition(":")[0].lower()
-    errors, sha256 = options.pop("errors"), options.pop("sha256")
-    opened = _OPENERS.get(kind, _open_file)(location, key, errors, sha256)
+    asked = source_spec.parse(spec, key, also)
+    kind = asked.location.partition(":")[0].lower()
+    opened = _OPENERS.get(kind, _open_file)(asked, key)
     if not opened.rows:
-        raise DataError(f"{location}: holds no rows; expected at least one, change {key}")
-    without, only = options.pop("without"), options.pop("only")
-    named = [*options["columns"].values(), *without, *([only[0]] if only else [])]
-    _check_columns([row for _, row in opened.rows], named, f"{key}: {spec}")
-    kept = _only(opened.rows, only, f"{key}: {spec}") if only else opened.rows
+        raise DataError(f"{asked.location}: holds no rows; expected at least one, change {key}")
+    where = f"{key}: {asked.text}"
+    _check_columns([row for _, row in opened.rows], asked.named_columns, where)
+    kept = opened.rows if asked.only is None else _only(opened.rows, asked.only, where)
     rows: list[Row] = [row for _, row in kept]
-    if without:
-        rows = [{name: row[name] for name in row if name not in without} for row in rows]
+    if asked.without:
+        rows = [{name: row[name] for name in row if name not in asked.without} for row in rows]
     return Source(
-        spec=public(spec),
+        spec=source_spec.public(asked.text),
+        name=opened.name if asked.name is None else asked.name,
         rows=rows,
         where=[place for place, _ in kept],
+        take=asked.take,
+        weight=asked.weight,
+        format=asked.format,
+        columns=asked.columns,
+        skip_bad_rows=asked.skip_bad_rows,
+        form=asked.form,
+        fold=asked.fold,
         path=opened.path,
-        **({"name": opened.name} | options),
+        extra=asked.extra,
     )
 
 
@@ -167,19 +150,6 @@ def _only(rows: Sequence[PlacedRow], only: tuple[str, list[str]], where: str) ->
     return kept
 
 
-def public(spec: str) -> str:
-    """A spec as it may be shown and written down: of a URL, host and path, and our own options.
-
-    All that a run keeps of a source comes from here: its card, its config.json, its results.
-    """
-    return redaction.public(_without_spaces(spec))
-
-
-def _without_spaces(spec: str) -> str:
-    """A URL ends, for whoever looks for it in a text, at its first space."""
-    return spec.replace(" ", "%20") if "://" in spec else spec
-
-
 def draw(found: list[R], source: Source, key: str, seed: int) -> list[R]:
     """What `rows=N` takes of the rows of one source: N of them by `seed`, in the file's order.
 
@@ -200,151 +170,7 @@ def draw(found: list[R], source: Source, key: str, seed: int) -> list[R]:
     return [found[i] for i in sorted(drawn)]
 
 
-def split(spec: str) -> tuple[str, str]:
-    """`path?rows=5` -> `path` and `rows=5`; the options follow the last question mark."""
-    location, question_mark, query = spec.rpartition("?")
-    return (location, query) if question_mark else (spec, "")
-
-
-def amounts(specs: Sequence[str]) -> list[int] | None:
-    """How many rows these take, where they are one source but for `rows=`; None otherwise."""
-    found, others = [], set()
-    for spec in specs:
-        location, query = split(_without_spaces(spec))
-        options = query.split("&")
-        rows = [option.removeprefix("rows=") for option in options if option.startswith("rows=")]
-        if len(rows) != 1 or not rows[0].isdecimal():
-            return None
-        found.append(int(rows[0]))
-        others.add((location, frozenset(o for o in options if not o.startswith("rows="))))
-    return found if len(others) == 1 else None
-
-
-# Options of a spec.
-
-
-def _whole_number(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise ValueError
-    return value
-
-
-def _weight(text: str) -> float:
-    # Sums and quotients of weights stay numbers between these.
-    if not 1e-9 <= (value := float(text)) <= 1e9:
-        raise ValueError
-    return value
-
-
-def _columns(text: str) -> dict[str, str]:
-    pairs = [item.split(":") for item in text.split(",")]
-    if not all(len(pair) == 2 and all(pair) for pair in pairs):
-        raise ValueError
-    found = {ours: theirs for ours, theirs in pairs}
-    if len(found) < len(pairs):
-        raise ValueError
-    return found
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(map(_word, text.split(",")))
-
-
-def _values(text: str) -> tuple[str, list[str]]:
-    column, colon, patterns = text.partition(":")
-    if not (column and colon and patterns):
-        raise ValueError
-    return column, patterns.split("|")
-
-
-def _hash(text: str) -> str:
-    if not re.fullmatch("[0-9a-fA-F]{64}", text):
-        raise ValueError
-    return text.lower()
-
-
-def _word(text: str) -> str:
-    if not text:
-        raise ValueError
-    return text
-
-
-# option: (field of Source, parser, what is expected)
-_OPTIONS: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
-    "rows": ("take", _whole_number, "a whole number above 0"),
-    "weight": ("weight", _weight, "a number above 0, from 1e-9 to 1e9"),
-    "format": ("format", _word, "a format of records.py"),
-    "columns": (
-        "columns",
-        _columns,
-        "ours:theirs pairs, each of ours once, as in output:answer,input:text",
-    ),
-    "without": ("without", _names, "names of columns, as in label,score"),
-    "name": ("name", _word, "a word"),
-    "form": ("form", {form: form for form in FORMS}.__getitem__, f"one of {', '.join(FORMS)}"),
-    "bad_rows": ("skip_bad_rows", {"skip": True, "error": False}.__getitem__, "skip or error"),
-    "broken_text": (
-        "errors",
-        {"replace": "replace", "error": "strict"}.__getitem__,
-        "replace or error",
-    ),
-    "sha256": ("sha256", _hash, "64 hexadecimal digits"),
-    "only": ("only", _values, "a column and its value, as in type:contrast_*"),
-    "prompts": ("fold", Fold.parse, "a part of all prompts, 1/5, or all but it, -1/5"),
-}
-ALSO = ("as", "attack", "kind", "licence", "set", "twin")
-"""Options of readers that know further ones; see `open_source`."""
-
-
-def parse(spec: str, key: str, also: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
-    """`path?rows=5` -> `path` and `{"take": 5, ...}`: fields of Source; `errors`, `sha256`,
-    `without` and `only` besides.
-
-    Raises:
-        ConfigError: no source, or an option that is unknown or has a wrong value.
-    """
-    spec = _without_spaces(spec)
-    location, query = split(spec)
-    if not location:
-        raise ConfigError(f"{key}: {spec!r} names no source; expected a path, a URL, hf: or tfds:")
-    fields: dict[str, Any] = {
-        "take": None,
-        "weight": None,
-        "format": None,
-        "columns": {},
-        "skip_bad_rows": False,
-        "form": "",
-        "errors": "strict",
-        "sha256": None,
-        "without": (),
-        "only": None,
-        "fold": None,
-        "extra": {},
-    }
-    seen: set[str] = set()
-    for item in filter(None, query.split("&")):
-        option, _, text = item.partition("=")
-        if option in seen:
-            raise ConfigError(f"{key}: {spec}: {option}= stands twice; expected it once")
-        seen.add(option)
-        if option in also and text:
-            fields["extra"][option] = urllib.parse.unquote(text)
-            continue
-        if option not in _OPTIONS:
-            known = ", ".join([*_OPTIONS, *also])
-            raise ConfigError(
-                f"{key}: {spec}: unknown option {option!r}; known are {known} (a "
-                "path or URL that holds a question mark itself needs one more at its end)"
-            )
-        field, parse, expected = _OPTIONS[option]
-        try:
-            fields[field] = parse(urllib.parse.unquote(text))
-        except (ValueError, KeyError) as error:
-            raise ConfigError(f"{key}: {spec}: {option}={text}; expected {expected}") from error
-    return location, fields
-
-
-# Openers: location, config key, what to do with broken text, and what the hash must be.
+# ---------------------------------------------------------------------------- openers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -354,28 +180,31 @@ class _Opened:
     path: Path | None
 
 
-def _open_file(location: str, key: str, errors: str, sha256: str | None) -> _Opened:
-    if "://" in location:
+def _open_file(asked: SourceSpec, key: str) -> _Opened:
+    if "://" in asked.location:
         raise ConfigError(
-            f"{key}: {location}: expected a path, http://, https://, hf: or tfds:; copy the file "
-            "to a disk"
+            f"{key}: {asked.location}: expected a path, http://, https://, hf: or tfds:; copy the "
+            "file to a disk"
         )
-    path = files.expand(location)
-    rows = read_file(path, name=path.name, key=key, errors=errors)
-    if sha256 is not None and (found := _sha256(path)) != sha256:
-        raise DataError(f"{path}: its sha256 is {found}, not {sha256}; change {key} or the file")
+    path = files.expand(asked.location)
+    rows = read_file(path, name=path.name, key=key, errors=asked.errors)
+    if asked.sha256 is not None and (found := _sha256(path)) != asked.sha256:
+        raise DataError(
+            f"{path}: its sha256 is {found}, not {asked.sha256}; change {key} or the file"
+        )
     return _Opened(path.name.split(".")[0], rows, path)
 
 
-def _open_url(url: str, key: str, errors: str, sha256: str | None) -> _Opened:
+def _open_url(asked: SourceSpec, key: str) -> _Opened:
+    url = asked.location
     try:
         name = Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name
     except ValueError as error:
         raise ConfigError(f"{key}: {url}: is no URL ({error})") from error
     check_ending(name, key)
-    path = downloads.fetch(url, key, sha256)
+    path = downloads.fetch(url, key, asked.sha256)
     try:
-        rows = read_file(path, name=name, key=key, errors=errors)
+        rows = read_file(path, name=name, key=key, errors=asked.errors)
     except DataError:
         downloads.forget(path)
         raise
@@ -387,50 +216,50 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _open_hub(location: str, key: str, errors: str, sha256: str | None) -> _Opened:
-    _no_hash(location, key, sha256)
+def _open_hub(asked: SourceSpec, key: str) -> _Opened:
+    _no_hash(asked, key)
     import datasets
 
-    name, config, split = _name_config_split(location, key)
+    name, config, split = _name_config_split(asked.location, key)
     try:
         dataset = datasets.load_dataset(name, config, split=split)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise ConfigError(
-            f"{location}: cannot be loaded ({error}); mend name, config or split, or download the "
-            f"data and set {key} to a file"
+            f"{asked.location}: cannot be loaded ({error}); mend name, config or split, or "
+            f"download the data and set {key} to a file"
         ) from error
-    return _Opened(Path(name).name, _placed(dataset, location, errors), None)
+    return _Opened(Path(name).name, _placed(dataset, asked), None)
 
 
-def _open_tfds(location: str, key: str, errors: str, sha256: str | None) -> _Opened:
-    _no_hash(location, key, sha256)
+def _open_tfds(asked: SourceSpec, key: str) -> _Opened:
+    _no_hash(asked, key)
     import tensorflow_datasets as tfds
 
     # A TFDS name may hold a version after a colon: `imdb_reviews/plain_text:1.0.0`.
-    name, config, split = _name_config_split(location, key)
+    name, config, split = _name_config_split(asked.location, key)
     name = f"{name}:{config}" if config else name
     try:
         rows = list(tfds.data_source(name, split=split))
     except (OSError, ValueError, LookupError, ImportError, RuntimeError, AssertionError) as error:
         # TFDS lists every data set it knows in the message; its beginning says enough.
         raise ConfigError(
-            f"{location}: cannot be loaded ({str(error):.200}); prepare the data set with "
+            f"{asked.location}: cannot be loaded ({str(error):.200}); prepare the data set with "
             f"file_format=array_record, or set {key} to a file"
         ) from error
-    return _Opened(name.split("/")[0], _placed(rows, location, errors), None)
+    return _Opened(name.split("/")[0], _placed(rows, asked), None)
 
 
-def _no_hash(location: str, key: str, sha256: str | None) -> None:
-    if sha256 is not None:
-        raise ConfigError(f"{key}: {location}: sha256= is of one file; expected none here")
+def _no_hash(asked: SourceSpec, key: str) -> None:
+    if asked.sha256 is not None:
+        raise ConfigError(f"{key}: {asked.location}: sha256= is of one file; expected none here")
 
 
-def _placed(rows: Iterable[Any], location: str, errors: str) -> list[PlacedRow]:
+def _placed(rows: Iterable[Any], asked: SourceSpec) -> list[PlacedRow]:
     found = []
     for i, row in enumerate(rows):
-        where = f"{location} row {i}"
+        where = f"{asked.location} row {i}"
         try:
-            found.append((where, values.plain(row, errors)))
+            found.append((where, values.plain(row, asked.errors)))
         except values.BadValue as error:
             raise DataError(f"{where}: {error}; mend the data set") from error
     return found
@@ -446,7 +275,8 @@ def _name_config_split(location: str, key: str) -> tuple[str, str | None, str]:
     return parts[0], parts[1] if len(parts) == 3 else None, parts[-1]
 
 
-_OPENERS: Mapping[str, Callable[[str, str, str, str | None], _Opened]] = {
+# How a location begins -> what opens it, given the spec and the config key that holds it.
+_OPENERS: Mapping[str, Callable[[SourceSpec, str], _Opened]] = {
     "hf": _open_hub,
     "tfds": _open_tfds,
     "http": _open_url,

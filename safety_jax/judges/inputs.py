@@ -11,6 +11,7 @@ from safety_jax.data.readers import Row
 from safety_jax.data.sources import Source
 from safety_jax.judges.judge import Conversation, from_record
 
+OPTIONS = ("asked",)  # of a source, beside those of data/source_spec.py
 PROMPT = "prompt"
 
 
@@ -40,7 +41,7 @@ def read(specs: Sequence[str], key: str, seed: int) -> tuple[list[ScoreInput], d
     items: list[ScoreInput] = []
     facts: dict[str, Any] = {}
     for spec in specs:
-        source = _asked(sources.open_source(spec, key, ("asked",)), key)
+        source = _asked(sources.open_source(spec, key, OPTIONS), key)
         if source.name in facts:
             raise ConfigError(f"{key}: two sources are named {source.name}; add ?name= to one")
         rows = dict(zip(source.where, source.rows, strict=True))

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from safety_jax.base import files
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import sources
+from safety_jax.data import source_spec
 from safety_jax.evaluation.measures import crossed, curves
 from safety_jax.evaluation.measures.curves import EvaluatedRun
 from safety_jax.report import crossed as table_pages
@@ -133,7 +133,7 @@ def of_axis(runs: Sequence[FinishedRun], axis: str) -> list[Any]:
     # Of keys that hold several texts.
     values = [v[0] if isinstance(v, list) and len(v) == 1 else v for v in values]
     specs = [value for value in values if isinstance(value, str)]
-    drawn = sources.amounts(specs) if axis in SOURCES and len(specs) == len(values) else None
+    drawn = source_spec.amounts(specs) if axis in SOURCES and len(specs) == len(values) else None
     return values if drawn is None else drawn
 
 

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from safety_jax.base import files, meshes
 from safety_jax.base.errors import DataError
-from safety_jax.data import corpora, judged, pairs, prefixes, sources
+from safety_jax.data import corpora, judged, pairs, prefixes, source_spec
 from safety_jax.data.corpora import Corpus
 from safety_jax.data.prefixes import Share
 from safety_jax.judges.planned import DESCRIPTION
@@ -285,7 +285,7 @@ def judge_facts(
             {
                 str(fold)
                 for spec in config.data.train
-                if (fold := sources.parse(spec, "data.train")[1]["fold"]) is not None
+                if (fold := source_spec.parse(spec, "data.train").fold) is not None
             }
         ),
     }

@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from safety_jax.base.errors import ConfigError
-from safety_jax.data import corpora, encode, mixing, recovery, sources, thoughts
+from safety_jax.data import corpora, encode, mixing, recovery, source_spec, sources, thoughts
 from safety_jax.data.contamination import HeldApart
 from safety_jax.data.corpora import Corpus
 from safety_jax.data.examples import Examples
@@ -103,7 +103,7 @@ def read_rows(
     found, data = corpora.demonstrations(source, skipped), config.data
     if data.safety_choice == "any" or (source.name, source.spec) != (
         SAFETY,
-        sources.public(data.safety),
+        source_spec.public(data.safety),
     ):
         return found
     found = found if tests is None else tests.apart(found, skipped)

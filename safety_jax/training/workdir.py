@@ -32,7 +32,7 @@ from ml_collections import ConfigDict
 import safety_jax
 from safety_jax.base import files, hosts, supervisor, trees
 from safety_jax.base.errors import ConfigError
-from safety_jax.data import sources
+from safety_jax.data import source_spec
 from safety_jax.training import identity
 
 # Keys that may change between two starts of one run. They say where and how fast it runs, what it
@@ -255,7 +255,7 @@ def recorded(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
 
 def _without_secrets(value: Any) -> Any:
     if isinstance(value, str):
-        return sources.public(value)
+        return source_spec.public(value)
     if isinstance(value, list):
         return [_without_secrets(item) for item in value]
     if isinstance(value, dict):
@@ -356,7 +356,7 @@ def _record_start(file: Path) -> None:
     starts = _starts(file) if file.exists() else []
     start = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([*_program(), *map(sources.public, sys.argv[1:])]),
+        "command": shlex.join([*_program(), *map(source_spec.public, sys.argv[1:])]),
         "python": sys.version.split()[0],
         "versions": versions(),
         "commit": _commit(),

@@ -19,7 +19,7 @@ from urllib.parse import unquote
 
 from safety_jax.base import files
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import parsing, readers, records, sources
+from safety_jax.data import parsing, readers, records, source_spec, sources
 from safety_jax.data.readers import Row
 from safety_jax.data.sources import Source
 from safety_jax.evaluation.answers.matching import MATCHES, Found, key_of, pair
@@ -28,6 +28,7 @@ from safety_jax.evaluation.sets.catalogue import CATALOGUE, GROUPS
 from safety_jax.evaluation.sets.items import Set
 from safety_jax.judges.judge import from_record
 
+OPTIONS = ("set",)  # of a source, beside those of data/source_spec.py
 # Columns that are recognised, the first that is there; `columns=` renames others.
 PROMPTS = ("prompt", "instruction", "instructions", "inference_prompt", "question", "goal")
 CONTEXTS = ("context", "input", "inputs")
@@ -60,7 +61,7 @@ def read_existing(
         raise ConfigError(f"evaluate.match is {match!r}; expected one of {', '.join(MATCHES)}")
     merged: dict[str, list[Response]] = {}
     for place, named in _places(spec, sets, key):
-        source = sources.open_source(place, key, ("set",))
+        source = sources.open_source(place, key, OPTIONS)
         drawn = source.take is not None or source.weight is not None or source.fold is not None
         if drawn or source.form:
             raise ConfigError(
@@ -84,7 +85,7 @@ def existing_files(spec: str, sets: Sequence[Set], key: str) -> dict[str, str]:
     """The local files that `read_existing` reads, as FOLDER/FILE, and the SHA-256 of each."""
     found = {}
     for place, _ in _places(spec, sets, key):
-        path = files.expand(sources.split(place)[0])
+        path = files.expand(source_spec.split(place)[0])
         if path.is_file():
             name = f"{path.resolve().parent.name}/{path.name}"
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -96,8 +97,8 @@ def existing_files(spec: str, sets: Sequence[Set], key: str) -> dict[str, str]:
 
 def _places(spec: str, sets: Sequence[Set], key: str) -> list[tuple[str, list[Set]]]:
     """Specs of files, with the sets that their names tell."""
-    location, query = sources.split(spec)
-    extra = sources.parse(spec, key, ("set",))[1]["extra"]
+    location, query = source_spec.split(spec)
+    extra = source_spec.parse(spec, key, OPTIONS).extra
     path = files.expand(location)
     if not path.is_dir():
         name = location.rstrip("/").rpartition("/")[2]
