@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from safety_jax.base import redaction, terminal
-from safety_jax.base.errors import DataError
+from safety_jax.base.errors import DataError, few
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,8 @@ def test_a_line_has_an_end():
     assert line.startswith("a.csv line 1: columns found: column 0, ")
     assert "characters left out]" in line and line.endswith("column 9998; expected others")
     assert len(line) < 3_100
+    assert few(["a", "b"], 2) == "a, b" and few(["a", "b", "c"], 2) == "a, b and 1 more"
+    assert few(["a 1 there", "b", "c"], 1, "; ") == "a 1 there; and 2 more"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 import safety_jax
 from safety_jax.base.errors import ConfigError
-from safety_jax.training import workdir
+from safety_jax.training import config_record, workdir
 
 ROOT = Path(__file__).parents[1]
 
@@ -80,7 +80,7 @@ def test_another_config_is_refused_with_the_keys(tmp_path):
 
 def test_many_differences_are_counted_and_missing_keys_named():
     there = {"a": 1, "b": 1, "c": 1, "mesh": {"data": 1}}
-    assert workdir.differences(there, {"a": 1.5, "b": True, "d": "x"}) == [
+    assert config_record.differences(there, {"a": 1.5, "b": True, "d": "x"}) == [
         "a 1 there, 1.5 here",
         "b 1 there, true here",
         "c 1 there, absent here",

@@ -6,6 +6,8 @@ What a message quotes may come from somebody else's file: it is made fit for a t
 secrets in URLs are left out.
 """
 
+from collections.abc import Sequence
+
 from safety_jax.base import redaction, terminal
 
 # A file may have thousands of columns, and long names for them.
@@ -38,3 +40,11 @@ class NotFiniteError(UserError):
 
 class DivergenceError(UserError):
     """Training produced a loss that is not finite; the message names step and row ids."""
+
+
+def few(names: Sequence[str], most: int, separator: str = ", ") -> str:
+    """The first names of many for a message, and how many others there are: `a, b and 7 more`."""
+    named = separator.join(names[:most])
+    more = len(names) - most
+    comma = separator.strip(" ,")  # commas end before "and", semicolons do not
+    return named if more <= 0 else f"{named}{comma} and {more} more"

@@ -59,6 +59,11 @@ def write(path: Path, content: str | bytes) -> None:
     part.replace(path)
 
 
+def canonical(value: Any) -> str:
+    """JSON with sorted keys, for files that are compared."""
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+
+
 def line(row: Mapping[str, Any]) -> bytes:
     """A row of a JSON lines file. Models may write halves of surrogate pairs, and those come back
     as they were."""

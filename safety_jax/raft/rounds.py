@@ -36,7 +36,6 @@ from safety_jax.raft.prompt_pool import Prompt, seed_of_round
 from safety_jax.raft.round_files import Candidate
 from safety_jax.raft.selection import Selection
 from safety_jax.raft.setup import RaftParts, RaftPlan, RoundSummary, Tuned, Weights
-from safety_jax.training import workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +118,7 @@ def _round(
     found["seconds"] = clock.seconds
     found["compiled_programs"] = parts.compiled.programs - programs
     if jax.process_index() == 0:
-        files.write(path / "summary.json", workdir.canonical(found))
+        files.write(path / "summary.json", files.canonical(found))
     if number or plan.held_out:
         parts.say(reporting.describe(found))
     return weights, found

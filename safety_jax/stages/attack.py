@@ -30,7 +30,7 @@ from safety_jax.models.execution import float_type
 from safety_jax.models.folders.model_folder import ModelFolder
 from safety_jax.report import searches
 from safety_jax.stages import answering, devices, texts
-from safety_jax.training import workdir
+from safety_jax.training import environment, workdir
 
 STEPS, RESULTS = "steps.jsonl", "results.json"
 UNIVERSAL = "universal"
@@ -126,7 +126,7 @@ def write(
     name = "suffix.txt" if universal else "suffixes.txt"
     rows = suffixes if universal else by_row(of, suffixes, config.attack.start)
     files.write(place.path / name, "".join(f"{text}\n" for text in rows))
-    files.write(place.path / RESULTS, workdir.canonical(results))
+    files.write(place.path / RESULTS, files.canonical(results))
     searches.draw(found, place.plots / "loss.png", place.path.name)
     files.write(place.card, searches.card(results, place.path.name, name))
     print(f"{searches.summary(results)}\n{place.path / name}", flush=True)
@@ -257,7 +257,7 @@ def describe(
         "steps": sum(step.step > 0 for step in steps),
         "evaluations": sum(step.evaluations for step in steps),
         "candidates_per_second": statistics.median(rates) if rates else None,
-        "versions": workdir.versions(),
+        "versions": environment.versions(),
     }
 
 

@@ -23,7 +23,7 @@ from safety_jax.judges.ledger import Ledger
 from safety_jax.report.audit import forms
 from safety_jax.report.audit.contents import AuditReport
 from safety_jax.stages import devices, groups
-from safety_jax.training import workdir
+from safety_jax.training import environment, workdir
 
 LEDGER, FIGURES, PAGE, TEXT = "judgements.jsonl", "audit.json", "audit.html", "README.md"
 
@@ -80,8 +80,8 @@ def run(config: ConfigDict, folder: str) -> None:
                 left_out=left_out,
                 settings={"seed": config.seed, "resamples": config.audit.resamples},
             )
-            figures = dataclasses.asdict(whole) | {"versions": workdir.versions()}
-            files.write(place.path / FIGURES, workdir.canonical(figures))
+            figures = dataclasses.asdict(whole) | {"versions": environment.versions()}
+            files.write(place.path / FIGURES, files.canonical(figures))
             files.write(place.path / TEXT, forms.markdown(whole))
             files.write(place.path / PAGE, forms.html(whole))
             print(f"{forms.terminal(whole)}\n{place.path / PAGE}", flush=True)

@@ -210,7 +210,7 @@ def write(path: Path, found: Sequence[Asked], seed: int, judge: str) -> str:
         "kept": len(kept),
         "judged": [dict(collected.count(lines, "kind")) for lines in labelled],
     }
-    files.write(path / SUMMARY, workdir.canonical(summary))
+    files.write(path / SUMMARY, files.canonical(summary))
     unsafe, ordinary = (summary["answers"][group] for group in (UNSAFE, ORDINARY))  # type: ignore[index]
     left = f" ({unsafe['unscored']:,} without a verdict)" if unsafe["unscored"] else ""
     return (

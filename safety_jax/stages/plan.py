@@ -30,7 +30,7 @@ from safety_jax.stages import checks, config_files, precision
 from safety_jax.stages.planned import PlanRequest, ProgramChoice, StageProgram
 from safety_jax.stages.planned_passes import DECODING, JUDGING
 from safety_jax.stages.planned_training import TRAINING
-from safety_jax.training import workdir
+from safety_jax.training import config_record, workdir
 
 STAGES = {
     "sft": TRAINING, "dpo": TRAINING, "kto": TRAINING, "orpo": TRAINING, "reward": TRAINING,
@@ -77,7 +77,7 @@ def run(config: ConfigDict, folder: str) -> None:
         text = table.markdown(found, bool(prices))
         said = (*table.ASSUMPTIONS, *table.published(slices))
         notes = "".join(f"- {line}\n" for line in said)
-        files.write(place.path / "plan.json", workdir.canonical({"plans": found}))
+        files.write(place.path / "plan.json", files.canonical({"plans": found}))
         files.write(place.path / "plan.md", f"{text}\n{notes}")
         print(f"\n{table.terminal(found, bool(prices))}\n\n{notes}{place.path / 'plan.md'}")
     if len(found) == 1 and found[0]["problem"]:
@@ -163,7 +163,7 @@ def known_or_made(
 ) -> dict[str, Any]:
     """The plan that an earlier start has written, or a new one."""
     facts = {
-        "config": workdir.recorded(run_config),
+        "config": config_record.recorded(run_config),
         "model": repr(sizes.read(size)),
         "slice": where.name,
         "mesh": config.plan.mesh,
@@ -172,7 +172,7 @@ def known_or_made(
         "compile": config.plan.compile,
         "versions": versions(where, config.plan.compile),
     }
-    key = hashlib.sha256(workdir.canonical(facts).encode()).hexdigest()
+    key = hashlib.sha256(files.canonical(facts).encode()).hexdigest()
     name = re.sub(r"[^\w.-]+", "-", f"{spec}_{size}_{where.name}")
     file = place.path / PLANS / f"{name}-{key[:8]}.json"
     if file.exists():
@@ -193,7 +193,7 @@ def known_or_made(
         made |= {"problem": str(error), "memory": None, "needed": None, "fits": False,
                  "largest": None, "exchanges": []}  # fmt: skip
     made |= {"versions": facts["versions"], "seconds": time.perf_counter() - began}
-    files.write(file, workdir.canonical(made))
+    files.write(file, files.canonical(made))
     return made
 
 

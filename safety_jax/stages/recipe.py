@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from safety_jax.base import files, hosts
 from safety_jax.base.errors import ConfigError
 from safety_jax.stages import devices, precision
-from safety_jax.training import workdir
+from safety_jax.training import config_record, workdir
 
 RECORD = "recipe.json"
 GIVEN = ("base", "data", "trunk")  # names of keys of the recipe
@@ -209,7 +209,7 @@ class RecipeLog:
 
     def finished(self, name: str, config: ConfigDict) -> bool:
         """Whether the step ran to its end with this config, and all before it with theirs."""
-        return self._steps.get(name, {}).get("config") == workdir.recorded(config)
+        return self._steps.get(name, {}).get("config") == config_record.recorded(config)
 
     def add(self, name: str, config: ConfigDict, seconds: float) -> None:
         # What was made of an older version of this step is not finished any more.
@@ -217,9 +217,9 @@ class RecipeLog:
         for later, facts in list(self._steps.items()):
             if any(own in text for text in _texts(facts["config"])):
                 del self._steps[later]
-        self._steps[name] = {"config": workdir.recorded(config), "seconds": round(seconds, 1)}
+        self._steps[name] = {"config": config_record.recorded(config), "seconds": round(seconds, 1)}
         if self._writes:
-            files.write(self._path, workdir.canonical({"steps": self._steps}))
+            files.write(self._path, files.canonical({"steps": self._steps}))
 
     def time_left(self, names: Sequence[str], minutes: Mapping[str, float]) -> str:
         """How long these steps will take, for people; nothing where that is not known.

@@ -21,7 +21,7 @@ from safety_jax.judges.ledger import Ledger, as_json
 from safety_jax.judges.planned import PlannedJudge
 from safety_jax.judges.scoring import ToJudge, judge_by_each
 from safety_jax.stages import devices, groups
-from safety_jax.training import workdir
+from safety_jax.training import environment, workdir
 
 LEDGER, SCORES, SUMMARY = "judgements.jsonl", "scores.jsonl", "summary.json"
 
@@ -72,9 +72,9 @@ def run(config: ConfigDict, folder: str) -> None:
                     for name, planned in judges.items()
                 },
                 "correlations": summary.correlations(scores, stored),
-                "versions": workdir.versions(),
+                "versions": environment.versions(),
             }
-            files.write(place.path / SUMMARY, workdir.canonical(found))
+            files.write(place.path / SUMMARY, files.canonical(found))
             print(f"{summary.tables(found)}\n{place.path / SCORES}", flush=True)
 
 

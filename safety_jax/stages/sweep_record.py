@@ -15,7 +15,7 @@ from safety_jax.base import files, hosts
 from safety_jax.base.errors import ConfigError
 from safety_jax.stages import groups, training
 from safety_jax.stages.sweep_axes import Variant
-from safety_jax.training import identity, workdir
+from safety_jax.training import config_record, identity
 from safety_jax.training.settings import Settings
 from safety_jax.training.task import Task
 
@@ -86,7 +86,8 @@ class SweepRecord:
             ConfigError: it did, with other contents behind the same names.
         """
         known, folder = self._runs.get(one.name), self.folder(one.name)
-        if known is None or workdir.differences(known["config"], workdir.recorded(one.config)):
+        here = config_record.recorded(one.config)
+        if known is None or config_record.differences(known["config"], here):
             return False
         if not hosts.first_says(lambda: (folder / "export").is_dir()):
             return False
@@ -107,10 +108,10 @@ class SweepRecord:
             "changes": one.variant.changes,
             "step": step,
             "export": f"{RUNS}/{one.name}/export",
-            "config": workdir.recorded(one.config),
+            "config": config_record.recorded(one.config),
         }
         if self.primary:
-            files.write(self._path / RECORD, workdir.canonical(self._runs))
+            files.write(self._path / RECORD, files.canonical(self._runs))
             print(f"run {one.name} is finished", flush=True)
 
 

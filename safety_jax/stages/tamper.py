@@ -234,7 +234,7 @@ def write(
         **place.environment()[-1],
     }
     results = {"curves": [dataclasses.asdict(one) for one in curves], **facts}
-    files.write(place.path / RESULTS, workdir.canonical(json.loads(json.dumps(results))))
+    files.write(place.path / RESULTS, files.canonical(json.loads(json.dumps(results))))
     pages.draw(curves, place.plots / "success.png", place.path.name)
     files.write(place.card, pages.page(curves, place.path.name, facts, place.config))
     notes = [f"note: {text}" for text in pages.notes(curves)]

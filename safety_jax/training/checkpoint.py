@@ -14,11 +14,7 @@ per save, and (4) stores JSON dictionaries as arrays. The files on disk are the 
 """
 
 import contextlib
-import functools
-import itertools
-import logging
 import math
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -27,12 +23,9 @@ import jax
 import orbax.checkpoint as ocp
 
 from safety_jax.base import hosts
-from safety_jax.base.errors import CheckpointError
+from safety_jax.base.errors import CheckpointError, few
 from safety_jax.training.checksums import Checksums
-
-# What Orbax and TensorStore raise for files they cannot read or write. Orbax also raises bare
-# `Exception` for an unreadable array, which `_Explain` tells apart by its exact type.
-_FILE_ERRORS = (OSError, ValueError, KeyError)
+from safety_jax.training.orbax_errors import Explain, raise_only
 
 _NAMED_LEAVES = 4  # a message names this many of the leaves that differ, and counts the others
 
@@ -74,7 +67,7 @@ class Checkpoints:
         self.best_metric = best_metric
         self._sign = -1.0 if highest else 1.0
         self._saving: int | None = None
-        _raise_only()
+        raise_only()
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_Preserve(self),
             cleanup_tmp_directories=True,
@@ -85,7 +78,7 @@ class Checkpoints:
             "data": ocp.JsonCheckpointHandler(),
             "facts": ocp.JsonCheckpointHandler(),
         }
-        with _Explain(f"checkpoint folder {self.folder}", "choose another --workdir"):
+        with Explain(f"checkpoint folder {self.folder}", "choose another --workdir"):
             self._manager = ocp.CheckpointManager(
                 self.folder, options=options, item_handlers=handlers
             )
@@ -277,14 +270,14 @@ class Checkpoints:
         measured = [(self._sign * v, step) for step, v in values.items() if v is not None]
         return min(measured)[1] if measured else None
 
-    def _writing(self, step: int) -> "_Explain":
-        return _Explain(
+    def _writing(self, step: int) -> Explain:
+        return Explain(
             f"checkpoint {self.folder / str(step)} could not be written",
             "earlier checkpoints are intact; make room or choose another --workdir, then run again",
         )
 
-    def _reading(self, step: int) -> "_Explain":
-        return _Explain(
+    def _reading(self, step: int) -> Explain:
+        return Explain(
             f"checkpoint {self.folder / str(step)} is damaged",
             "remove that folder and run again: an earlier checkpoint, or the start, is used",
         )
@@ -301,52 +294,6 @@ class _Preserve:
         steps = sorted(checkpoint.step for checkpoint in checkpoints)
         stay = {*steps[-self._checkpoints.keep_last :], self._checkpoints._best_of(steps)}
         return [checkpoint.step in stay for checkpoint in checkpoints]
-
-
-class _Explain:
-    """Turns the errors of files into one line: what, why, what to do."""
-
-    def __init__(self, what: str, advice: str):
-        self._what, self._advice = what, advice
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, _FILE_ERRORS) or kind is Exception:
-            raise CheckpointError(f"{self._what}: {_reason(error)}; {self._advice}") from error
-
-
-def _reason(error: BaseException | None) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if type(error) is Exception and error.__cause__ is not None:
-        return _reason(error.__cause__)
-    text = " ".join(str(error).split())
-    if "os_error_code" in text:  # ABORTED: Error writing "a": Failed: No space left [os_error_code
-        text = text.split(" [")[0].rsplit(": ", 1)[-1]
-    return text[:200]
-
-
-@functools.cache
-def _raise_only() -> None:
-    """Keeps what Orbax prints about a failure off the screen, once per process.
-
-    Every failure is raised as well; pages of tracebacks would hide the one line that explains it.
-    """
-
-    def is_wanted(record: logging.LogRecord) -> bool:
-        return not (record.exc_info and "orbax" in Path(record.pathname).parts)
-
-    logging.getLogger("absl").addFilter(is_wanted)
-    report = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        # Reads still under way when Orbax gives up on a damaged checkpoint.
-        if str(unraisable.exc_value) != "Event loop is closed":
-            report(unraisable)
-
-    sys.unraisablehook = hook
 
 
 def _leaves(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -370,12 +317,9 @@ def _check_same_leaves(what: str, saved: dict[str, Any], target: Any) -> None:
         ),
     ]
     if differences:
-        more = len(differences) - _NAMED_LEAVES
-        listed = "; ".join(itertools.islice(differences, _NAMED_LEAVES))
-        listed += f"; and {more} more" if more > 0 else ""
         raise CheckpointError(
-            f"{what} is of another model or optimizer: {listed}; use the run's own config, or "
-            "another --workdir"
+            f"{what} is of another model or optimizer: {few(differences, _NAMED_LEAVES, '; ')}; "
+            "use the run's own config, or another --workdir"
         )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safety_jax.base import files
-from safety_jax.base.errors import ConfigError
+from safety_jax.base.errors import ConfigError, few
 
 FILE = "identity.json"
 SHOWN = 12  # digits of a hash in a message
@@ -45,11 +45,9 @@ def changes(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
 
 def refuse(folder: Path, found: list[str]) -> ConfigError:
     """The error of a run that would go on with something else."""
-    more = len(found) - NAMED
-    listed = "; ".join(found[:NAMED]) + (f"; and {more} more" if more > 0 else "")
     return ConfigError(
-        f"--workdir {folder} began with other contents: {listed}; a run goes on only with what it "
-        "began with: put that back, or use another --workdir"
+        f"--workdir {folder} began with other contents: {few(found, NAMED, '; ')}; a run "
+        "goes on only with what it began with: put that back, or use another --workdir"
     )
 
 

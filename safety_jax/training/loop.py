@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from safety_jax.base.errors import DivergenceError
+from safety_jax.base.errors import DivergenceError, few
 from safety_jax.training.checkpoint import Checkpoints, abstract
 from safety_jax.training.steps import State
 
@@ -183,7 +183,7 @@ def walk(
         if not math.isfinite(metrics["loss"]):
             raise DivergenceError(
                 f"loss is {metrics['loss']} at step {number}; rows of the batch: "
-                f"{_few(rows(batch))}; earlier checkpoints are intact, lower optim.learning_rate "
+                f"{few(rows(batch), 8)}; earlier checkpoints are intact, lower optim.learning_rate "
                 "or look at these rows"
             )
         on_step(number, metrics, tables, batch)
@@ -240,8 +240,3 @@ class StopRequest:
         if self._alone:
             return self._asked
         return multihost_utils.reached_preemption_sync_point(step)
-
-
-def _few(names: list[str], shown: int = 8) -> str:
-    more = len(names) - shown
-    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")

@@ -2,65 +2,34 @@
 
     runs/sit-500/
       config.json        the config, nothing else; two runs are the same when these are
-      environment.json   per start: command, versions, commit
+      environment.json   per start: command, versions, commit, see `environment.py`
       identity.json      hashes of what the run reads, see `identity.py`
       metrics.jsonl · checkpoints/ · plots/ · export/ · README.md   written by others, see `Workdir`
 
 Starting again with the same config continues the run. Another config is refused, because the
-checkpoints there belong to the first one; only keys in `FREE` may differ. Other content behind the
-same names (data, weights, tokenizer, template) is refused, too.
+checkpoints there belong to the first one; only keys in `config_record.FREE` may differ.
+Other content behind the same names (data, weights, tokenizer, template) is refused, too.
 """
 
 import contextlib
 import dataclasses
-import datetime
 import fcntl
-import importlib.metadata
-import json
 import os
-import re
-import shlex
 import socket
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from ml_collections import ConfigDict
 
-import safety_jax
 from safety_jax.base import files, hosts, supervisor, trees
-from safety_jax.base.errors import ConfigError
-from safety_jax.data import source_spec
-from safety_jax.training import identity
+from safety_jax.base.errors import ConfigError, few
+from safety_jax.training import config_record, environment, identity
 
-# Keys that may change between two starts of one run. They say where and how fast it runs, what it
-# prints and what it keeps; the weights it arrives at are the same (but for the order of additions).
-FREE = (
-    r"mesh\..*",
-    r"log\..*",
-    r"checkpoint\..*",
-    r"data\.prefetch_steps",
-    r"model\.attention",
-    r"model\.remat",
-    r"train\.rows_per_microbatch",
-    r"score\.(tokens_per_batch|rows_per_write|attention)",
-    r"sample\.(lanes|prefill_tokens|bucket_tokens|chunk_steps)",
-    r"raft\.(rounds|patience|judges_resident)",
-    r"attack\.(steps|max_evaluations|row_tokens|tokens_per_batch|chunk_tokens)",
-    # Answers and scores are kept by all that they depend on, so that more of them may be asked for.
-    r"(evaluate|tamper)\..*",
-    # Runs of a sweep have folders of their own, which hold them to what they are.
-    r"sweep\..*",
-)
-
-_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers")
 _LOCK = ".lock"
 _OURS = (_LOCK, supervisor.FOLDER)  # may stand in a folder where no run has begun
 _FILES = ("config.json", "environment.json", "metrics.jsonl", "judgements.jsonl", "steps.jsonl")
 _NAMED_KEYS = 3  # a message names this many differing keys, and counts the others
-_ADVICE = "put the file back, or use another --workdir"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +63,7 @@ class Workdir:
 
     def environment(self) -> list[dict[str, Any]]:
         """One entry a start, oldest first; the last is this one's."""
-        return _starts(self.path / "environment.json")
+        return environment.starts(self.path / "environment.json")
 
     def remember(self, contents: Mapping[str, str]) -> None:
         """Holds the run to what it reads; call it before anything is made of that.
@@ -121,7 +90,7 @@ class Workdir:
             changed = identity.changes(there, contents)
             merged = {**there, **contents}
             if merged != there and (keep_changes or not changed):
-                files.write(self.path / identity.FILE, canonical(merged))
+                files.write(self.path / identity.FILE, files.canonical(merged))
             return changed
 
         return hosts.first_says(compare)
@@ -163,7 +132,7 @@ def prepare(
             or is in use.
     """
     path = files.expand(path).absolute()
-    plain = recorded(config)
+    plain = config_record.recorded(config)
     lock, continued = _open(path, plain) if primary else (None, False)
     # The others wait for this, and see what process 0 has made.
     known, continued = hosts.first_says(lambda: [plain, continued])
@@ -190,8 +159,8 @@ def _open(path: Path, plain: dict[str, Any]) -> tuple[IO[str], bool]:
             _tidy(path)
             if not _has_results(path) and not any(path.glob("responses/*/*")):
                 (path / identity.FILE).unlink(missing_ok=True)
-            files.write(path / "config.json", canonical(plain))
-            _record_start(path / "environment.json")
+            files.write(path / "config.json", files.canonical(plain))
+            environment.record_start(path / "environment.json")
         except BaseException:
             lock.close()
             raise
@@ -219,50 +188,6 @@ def _tidy(path: Path) -> None:
                     os.unlink(os.path.join(folder, name))
 
 
-def canonical(value: Any) -> str:
-    """JSON with sorted keys, for files that are compared."""
-    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
-
-
-def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """`optim.learning_rate 0.0001 there, 0.0002 here` for each key that matters and differs."""
-    old, new = trees.flatten(there), trees.flatten(here)
-    found = []
-    for key in sorted(old.keys() | new.keys()):
-        values = [json.dumps(flat[key]) if key in flat else "absent" for flat in (old, new)]
-        if values[0] != values[1] and not any(re.fullmatch(rule, key) for rule in FREE):
-            found.append(f"{key} {values[0]} there, {values[1]} here")
-    return found
-
-
-def recorded(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
-    """The config as it is written down and compared: tuples become lists, URLs lose their secrets.
-
-    So a run whose signed URL was signed anew goes on; that it reads the same is seen by content,
-    see `identity.py`.
-    """
-    plain = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
-    for key, value in trees.flatten(plain).items():
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(
-                f"config.{key}={value!r} cannot be recorded: {error}; expected a finite number, a "
-                "string, a boolean or a tuple of them"
-            ) from error
-    return _without_secrets(json.loads(canonical(plain)))
-
-
-def _without_secrets(value: Any) -> Any:
-    if isinstance(value, str):
-        return source_spec.public(value)
-    if isinstance(value, list):
-        return [_without_secrets(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _without_secrets(item) for key, item in value.items()}
-    return value
-
-
 def _check_ours(path: Path) -> None:
     names = sorted(entry.name for entry in path.iterdir())
     others = [name for name in names if name not in _OURS and not name.endswith(files.PART)]
@@ -283,14 +208,14 @@ def _check_config(path: Path, config: dict[str, Any]) -> bool:
     file = path / "config.json"
     if not file.exists():
         return False
-    found = differences(_read_json(file), config)
+    earlier = files.read_object(file, ConfigError, environment.ADVICE)
+    found = config_record.differences(earlier, config)
     if found and not _has_results(path):
         return False  # a start that failed before its first checkpoint keeps nobody out
     if found:
-        more = len(found) - _NAMED_KEYS
-        listed = "; ".join(found[:_NAMED_KEYS]) + (f"; and {more} more" if more > 0 else "")
         raise ConfigError(
-            f"--workdir {path} belongs to another config: {listed}; use another --workdir"
+            f"--workdir {path} belongs to another config: {few(found, _NAMED_KEYS, '; ')}; use "
+            "another --workdir"
         )
     return True
 
@@ -310,17 +235,6 @@ def _has_results(path: Path) -> bool:
         return True
     checkpoints = path / "checkpoints"
     return checkpoints.is_dir() and any(checkpoints.iterdir())
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    return files.read_object(file, ConfigError, _ADVICE)
-
-
-def _starts(file: Path) -> list[dict[str, Any]]:
-    starts = _read_json(file).get("starts")
-    if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
-        raise ConfigError(f"{file}: expected the starts of this run; {_ADVICE}, or remove it")
-    return starts
 
 
 def _acquire(path: Path) -> IO[str]:
@@ -343,46 +257,3 @@ def _acquire(path: Path) -> IO[str]:
     lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     lock.flush()
     return lock
-
-
-def _program() -> list[str]:
-    """How this process was started, as it would be elsewhere: no path of this machine."""
-    if Path(sys.argv[0]).name == "safety-jax":
-        return ["safety-jax"]
-    return ["python", "-m", "safety_jax.main"]
-
-
-def _record_start(file: Path) -> None:
-    starts = _starts(file) if file.exists() else []
-    start = {
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([*_program(), *map(source_spec.public, sys.argv[1:])]),
-        "python": sys.version.split()[0],
-        "versions": versions(),
-        "commit": _commit(),
-    }
-    files.write(file, canonical({"starts": [*starts, start]}))
-
-
-def versions() -> dict[str, str]:
-    """Versions of this package and of the libraries that decide its results."""
-    installed = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-    return {"safety_jax": safety_jax.__version__, **installed}
-
-
-def _commit() -> str | None:
-    """The commit this package is checked out at, `-dirty` if changed; None if it is installed."""
-    package = Path(safety_jax.__file__).parent
-    # An environment inside some other repository must not be taken for a checkout of this one.
-    for command in (
-        "ls-files --error-unmatch __init__.py",
-        "describe --always --dirty --abbrev=40",
-    ):
-        try:
-            result = subprocess.run(
-                ["git", "-C", str(package), *command.split()],
-                capture_output=True, text=True, timeout=10, check=True,
-            )  # fmt: skip
-        except (OSError, subprocess.SubprocessError):
-            return None
-    return result.stdout.strip()

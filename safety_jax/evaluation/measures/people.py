@@ -29,7 +29,6 @@ from safety_jax.evaluation.results.estimates import Estimate
 from safety_jax.evaluation.sets.items import Item
 from safety_jax.judges.judge import HARMFUL, JudgeCard, Score, scored, unscored
 from safety_jax.maths import clusters, statistics
-from safety_jax.training import workdir
 
 JUDGE = "people"
 SAFE, UNSAFE, UNSURE = LABELS = ("safe", "unsafe", "unsure")
@@ -116,7 +115,7 @@ def export(folder: Path, blocks: Sequence[Block], answers: int, seed: int) -> bo
         facts = {"number": number, "model": block.model, "set": block.set.name, "id": item.id}
         key.append(facts | {"response_sha256": _sha256(answer)})
     # The key first: a sheet without one is of no use.
-    files.write(folder / KEY, workdir.canonical({"seed": seed, "answers": key}))
+    files.write(folder / KEY, files.canonical({"seed": seed, "answers": key}))
     sheets.write(folder / SHEET, COLUMNS, rows)
     return True
 

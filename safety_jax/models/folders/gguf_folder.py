@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from safety_jax.base import files
-from safety_jax.base.errors import CheckpointError
+from safety_jax.base.errors import CheckpointError, few
 from safety_jax.models import llama
 from safety_jax.models.folders import (
     gguf_config,
@@ -142,9 +142,8 @@ def _check_tensors(file: Path, header: Header, config: llama.LlamaConfig) -> Non
     unexpected = [tensor.name for name, tensor in found.items() if name not in expected]
     for what, names in (("missing", missing), ("not supported", unexpected)):
         if names:
-            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
             raise CheckpointError(
-                f"{file}: tensors {what}: {', '.join(names[:4])}{more}; the file is of another "
+                f"{file}: tensors {what}: {few(names, 4)}; the file is of another "
                 "kind of model, or damaged; use another file"
             )
     for name, shape in expected.items():

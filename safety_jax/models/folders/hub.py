@@ -15,7 +15,7 @@ from typing import Any
 import huggingface_hub
 
 from safety_jax.base import files, hosts
-from safety_jax.base.errors import CheckpointError
+from safety_jax.base.errors import CheckpointError, few
 from safety_jax.models.folders import safetensors
 
 ADAPTER = "adapter_config.json"
@@ -113,9 +113,7 @@ def _without_gguf(folder: Path, offered: list[str], given: str) -> Path:
         )
     raise CheckpointError(
         f"model {given!r} holds {len(offered)} GGUF files; name one of them: "
-        f"{', '.join(f'{given}/{name}' for name in offered[:4])}"
-        + f" and {len(offered) - 4} more"
-        * (len(offered) > 4)
+        f"{few([f'{given}/{name}' for name in offered], 4)}"
     )
 
 

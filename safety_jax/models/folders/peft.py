@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from safety_jax.base import meshes, trees
-from safety_jax.base.errors import CheckpointError
+from safety_jax.base.errors import CheckpointError, few
 from safety_jax.models import llama, lora
 from safety_jax.models.folders import hub, peft_config, safetensors, streaming
 from safety_jax.models.folders.peft_config import CONFIG, MERGE, LoraConfig
@@ -155,10 +155,9 @@ def _targets(
     )
     for what, found in problems:
         if found:
-            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
             where = _named_layers(layers, config.layers)
             raise CheckpointError(
-                f"{folder}: adapter {what}: {', '.join(found[:3])}{more}; expected "
+                f"{folder}: adapter {what}: {few(found, 3)}; expected "
                 f"{', '.join(known)} in {where}; if it is whole, {MERGE}"
             )
     if not targets:

@@ -17,7 +17,7 @@ import tqdm
 from jax.typing import DTypeLike
 
 from safety_jax.base import meshes, trees
-from safety_jax.base.errors import CheckpointError
+from safety_jax.base.errors import CheckpointError, few
 from safety_jax.models import quantised
 from safety_jax.models.folders import bitsandbytes, hub, quantising, safetensors, streaming
 
@@ -304,7 +304,7 @@ def check(
             unexpected.remove(name)
     if missing or unexpected:
         parts = [
-            f"{what} {', '.join(found[:4])}" + (f" and {len(found) - 4} more" * (len(found) > 4))
+            f"{what} {few(found, 4)}"
             for what, found in (("missing", missing), ("unexpected", unexpected))
             if found
         ]
