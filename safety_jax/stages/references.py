@@ -16,7 +16,8 @@ from safety_jax.data.prefixes import Share
 from safety_jax.models import quantised
 from safety_jax.models.folders import hub
 from safety_jax.stages import groups
-from safety_jax.training import reference, run
+from safety_jax.training import reference
+from safety_jax.training.batches import lay_out
 from safety_jax.training.placement import TokenValues
 from safety_jax.training.preference import Frozen
 from safety_jax.training.task import Loaded
@@ -48,7 +49,7 @@ def make(
     batching = groups.settings(config).batching
 
     def known(examples: Sided) -> TokenValues:
-        batches = run.lay_out(examples.sides, batching, mesh, share)(
+        batches = lay_out(examples.sides, batching, mesh, share)(
             batch_size=reference.EXAMPLES_PER_SHARD, steps=None, seed=None
         )
         return reference.logprobs(

@@ -39,7 +39,6 @@ OUTPUTS = {
     "regression": ("rating", "regression"),
     "binary": ("unsafe", "multi_label_classification"),
 }
-DIRECTIONS = ("higher is safer", "higher is more harmful", "higher is better")
 
 
 def make_task(config: ConfigDict, mesh: Mesh) -> Task:

@@ -29,9 +29,11 @@ from safety_jax.stages.sweep_methods import METHODS, SweepMethod
 from safety_jax.stages.sweep_record import RUNS, SweepRecord, SweepRun
 from safety_jax.training import lanes, progress, steps, workdir
 from safety_jax.training import run as skeleton
+from safety_jax.training.batches import make_loader
 from safety_jax.training.footprint import FlopParts
+from safety_jax.training.held_out import Evaluator
 from safety_jax.training.lanes import Begun, TrainingLanes, WaitingRun
-from safety_jax.training.run import Evaluator, Fitted
+from safety_jax.training.run import Fitted
 from safety_jax.training.task import Learning, Loaded
 
 
@@ -94,7 +96,7 @@ def run(config: ConfigDict, folder: str) -> None:
 def cost(one: SweepRun, mesh: Mesh) -> RunCost:
     """What a run takes, from its batches."""
     task, examples, held_out = one.task, one.task.corpus.training, one.task.corpus.evaluation
-    make = functools.partial(skeleton.make_loader, task, batching=one.settings.batching, mesh=mesh)
+    make = functools.partial(make_loader, task, batching=one.settings.batching, mesh=mesh)
     batches = make(examples, steps=one.steps)
     measured = [] if held_out is None else [make(held_out, steps=None)]
     assert task.flops_per_example is not None

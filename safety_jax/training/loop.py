@@ -56,7 +56,7 @@ class Cadence:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """How a call of `train` ended.
+    """How a walk ended.
 
     Attributes:
         state: after the last step taken; saved.
@@ -163,7 +163,7 @@ def walk(
         on_step: called after every step, one step late, with its number, its metrics, what its
             loss returned by example, and its batch.
         on_evaluation: called with the step and what `evaluate` returned.
-        best_metric: the evaluation metric that picks the best checkpoint; lower is better.
+        best_metric: the evaluation metric whose value goes with each checkpoint.
 
     Raises:
         DivergenceError: the loss is NaN or infinite; names step and rows.

@@ -9,29 +9,24 @@ The skeleton knows no method, and a method knows nothing of steps, checkpoints, 
 
 import contextlib
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from safety_jax.base import compilation, meshes, trees
+from safety_jax.base import compilation, trees
 from safety_jax.base.errors import ConfigError
-from safety_jax.data.examples import Examples
 from safety_jax.data.loader import Loader
-from safety_jax.data.prefixes import Share
 from safety_jax.maths import flops
-from safety_jax.training import loop, metrics, optim, progress, steps, workdir
+from safety_jax.training import held_out, loop, metrics, optim, progress, steps, workdir
+from safety_jax.training.batches import make_loader
 from safety_jax.training.checkpoint import Checkpoints, abstract
 from safety_jax.training.placement import PutBatch
-from safety_jax.training.settings import DIRECTIONS, Batching, Settings
-from safety_jax.training.step_log import TABLE, StepLog
+from safety_jax.training.settings import DIRECTIONS, Saving, Settings
+from safety_jax.training.step_log import StepLog
 from safety_jax.training.task import Learner, Learning, Loaded, Measured, Metrics, Task
-
-ROW_MULTIPLE = 8  # rows of one example are a multiple of this, what matrix units like
-
 
 # ---------------------------------------------------------------------------- the run
 
@@ -65,8 +60,6 @@ class Fitted:
 Stepper = Callable[
     [Learner, Learning, trees.Tree, int], tuple[steps.State, Any, Callable[..., Any]]
 ]
-# What `make_measure` compiles.
-Evaluator = Callable[..., tuple[steps.Parts, dict[str, jax.Array]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +68,8 @@ class Prepared:
 
     Attributes:
         put: puts batches onto the mesh.
-        measure: see `make_measure`; None without held-out examples.
+        measure: see `held_out.make_measure`; None without held-out examples.
+        flops_per_token: model FLOPs to train on one token of these examples.
     """
 
     batches: Loader
@@ -83,6 +77,7 @@ class Prepared:
     learning: Learning
     put: PutBatch
     measure: Callable[[trees.Tree], Measured] | None
+    flops_per_token: float
 
 
 def run(
@@ -121,13 +116,14 @@ def prepare(
     mesh: Mesh,
     *,
     introduce: Callable[[Loader], None] | None = None,
-    evaluator: Callable[[Learning], Evaluator] | None = None,
+    evaluator: Callable[[Learning], held_out.Evaluator] | None = None,
 ) -> Prepared:
     """Reads what a run needs.
 
     Args:
         introduce: see `run`.
-        evaluator: gives what measures held-out examples, compiled already, see `make_measure`.
+        evaluator: gives what measures held-out examples, compiled already, see
+            `held_out.make_measure`.
 
     Raises:
         UserError: anything that the user can put right.
@@ -150,50 +146,12 @@ def prepare(
     put = learning.place(batches, corpus.training)
     measure = None
     if corpus.evaluation is not None:
-        held_out = make_loader(task, corpus.evaluation, batching, mesh, steps=None)
+        kept = make_loader(task, corpus.evaluation, batching, mesh, steps=None)
         compiled = None if evaluator is None else evaluator(learning)
-        measure = make_measure(learning, held_out, corpus.evaluation, mesh, compiled)
-    return Prepared(batches, loaded, learning, put, measure)
-
-
-def make_loader(
-    task: Task, examples: Any, batching: Batching, mesh: Mesh, *, steps: int | None
-) -> Loader:
-    """Batches for training, or with `steps` None, one ordered pass over everything.
-
-    Where the trunk cannot keep examples of a row apart, a row has one, and is as long as the
-    longest example.
-    """
-    row_tokens, packing = batching.row_tokens, batching.packing and task.packs
-    if not task.packs:
-        longest = max(int(side.lengths.max()) for side in examples.sides)
-        row_tokens = -(-longest // ROW_MULTIPLE) * ROW_MULTIPLE
-    fitted = dataclasses.replace(batching, row_tokens=row_tokens, packing=packing)
-    return lay_out(examples.sides, fitted, mesh, task.share)(
-        batch_size=batching.batch_size,
-        steps=steps,
-        seed=None if steps is None else batching.seed,
-        microbatches=None if steps is None else batching.most_microbatches,
-        segments=batching.most_segments,
-    )
-
-
-def lay_out(
-    sides: Sequence[Examples], batching: Batching, mesh: Mesh, share: Share
-) -> Callable[..., Loader]:
-    """`Loader` over these examples, its rows chosen: which batches it makes is left to say."""
-    shared = share(sides, batching.row_tokens)
-    rows = batching.rows(shared, len(sides), meshes.row_parts(mesh))
-    return functools.partial(
-        Loader,
-        *sides,
-        row_tokens=batching.row_tokens,
-        rows_per_microbatch=rows,
-        packing=batching.packing,
-        prefetch_steps=batching.prefetch_steps,
-        rows_here=meshes.rows_here(mesh, rows),
-        shared=shared,
-    )
+        measure = held_out.make_measure(learning, kept, corpus.evaluation, mesh, compiled)
+    lengths = np.concatenate([side.lengths for side in corpus.training.sides])
+    per_token = loaded.learner.flops_per_token(lengths)
+    return Prepared(batches, loaded, learning, put, measure, per_token)
 
 
 def make_stepper(optimization: optim.Optimization, mesh: Mesh) -> Stepper:
@@ -206,47 +164,6 @@ def make_stepper(optimization: optim.Optimization, mesh: Mesh) -> Stepper:
         return where, optimizer, step
 
     return make
-
-
-def make_evaluator(learning: Learning, mesh: Mesh) -> Evaluator:
-    """Compiles what `make_measure` measures by."""
-    return steps.evaluator(learning.loss, learning.count, mesh, learning.survey)
-
-
-def make_measure(
-    learning: Learning,
-    batches: Loader,
-    examples: Any,
-    mesh: Mesh,
-    evaluator: Evaluator | None = None,
-) -> Callable[[trees.Tree], Measured]:
-    """A function of the trainable weights: what the loss says of all of `examples`.
-
-    Args:
-        evaluator: of a learning that computes the same, if there is one.
-    """
-    evaluator = evaluator or make_evaluator(learning, mesh)
-    place = learning.place(batches, examples)
-
-    def measure(trainable: trees.Tree) -> Measured:
-        sums: dict[str, float] = {}
-        count = 0.0
-        tables, members = [], []
-        for number in range(batches.steps):
-            batch = batches.batch(number)
-            parts, totals = jax.device_get(evaluator(trainable, learning.frozen, *place(batch)))
-            # What a loss counts first is what its scalars are means over.
-            counted = float(next(iter(totals.values())))
-            count += counted
-            table = parts.pop(TABLE, np.zeros((len(batch.examples), 0), np.float32))
-            tables.append(table[: len(batch.examples)])
-            members.append(batch.examples)
-            for name, value in parts.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * counted
-        means = {name: total / count for name, total in sums.items()}
-        return Measured(means, np.concatenate(tables), np.concatenate(members))
-
-    return measure
 
 
 def fit(
@@ -266,41 +183,25 @@ def fit(
         seat: holds the state of step 0, and whatever steps make of it.
         quiet: nothing is printed.
     """
-    learning, batches, measure = ready.learning, ready.batches, ready.measure
-    saving, total = settings.saving, batches.steps
-    training, held_out = task.corpus.training, task.corpus.evaluation
-    per_token = ready.loaded.learner.flops_per_token(
-        np.concatenate([side.lengths for side in training.sides])
-    )
+    batches, measure = ready.batches, ready.measure
+    saving, corpus, total = settings.saving, task.corpus, batches.steps
     stream = iter(batches)
     with contextlib.ExitStack() as stack:
-        saved = stack.enter_context(
-            Checkpoints(
-                place.checkpoints,
-                saving.keep_last,
-                saving.best_metric,
-                highest=DIRECTIONS[saving.best_is],
-            )
-        )
+        saved = stack.enter_context(_open_checkpoints(place, saving))
         state = loop.resume(saved, seat.give(), stream)
         done = _step(state)
         seat.take(state)
-        rate = progress.Throughput(per_token, flops.peak_of(mesh.devices))
         log = stack.enter_context(
-            _open_log(task, settings, place, compiled, ready, rate, done, quiet=quiet)
+            _open_log(task, settings, place, mesh, compiled, ready, done, quiet=quiet)
         )
-
-        def evaluate(trainable: trees.Tree) -> Metrics:
-            assert measure is not None
-            return learning.evaluation(measure(trainable), held_out)
-
-        if saving.export == "best" and done == 0:
-            _check_measured(saving.best_metric, evaluate(seat.give().trainable))
+        evaluate = _evaluation(ready, corpus.evaluation)
+        if evaluate is not None and saving.export == "best" and done == 0:
+            held_out.check_metric(saving.best_metric, evaluate(seat.give().trainable))
         result = yield from loop.walk(
             seat,
             stream,
-            evaluate=None if measure is None else evaluate,
-            rows=lambda batch: [training.where[i] for i in batch.examples],
+            evaluate=evaluate,
+            rows=lambda batch: [corpus.training.where[i] for i in batch.examples],
             on_step=log.on_step,
             on_evaluation=log.on_evaluation,
             checkpoints=saved,
@@ -322,10 +223,26 @@ def fit(
         weights=weights,
         batches=batches,
         tokens=tokens,
-        flops=per_token * tokens,
+        flops=ready.flops_per_token * tokens,
         recompilations=log.recompilations(),
         held_out=measure(weights) if measure is not None and wanted else None,
     )
+
+
+def _open_checkpoints(place: workdir.Workdir, saving: Saving) -> Checkpoints:
+    return Checkpoints(
+        place.checkpoints,
+        saving.keep_last,
+        saving.best_metric,
+        highest=DIRECTIONS[saving.best_is],
+    )
+
+
+def _evaluation(ready: Prepared, examples: Any) -> Callable[[trees.Tree], Metrics] | None:
+    """What the loop measures of the trainable weights; None without held-out examples."""
+    if (measure := ready.measure) is None:
+        return None
+    return lambda trainable: ready.learning.evaluation(measure(trainable), examples)
 
 
 @contextlib.contextmanager
@@ -333,9 +250,9 @@ def _open_log(
     task: Task,
     settings: Settings,
     place: workdir.Workdir,
+    mesh: Mesh,
     compiled: compilation.Counter,
     ready: Prepared,
-    rate: progress.Throughput,
     done: int,
     *,
     quiet: bool,
@@ -354,7 +271,7 @@ def _open_log(
         yield StepLog(
             writer=writer,
             progress=bar,
-            rate=rate,
+            rate=progress.Throughput(ready.flops_per_token, flops.peak_of(mesh.devices)),
             compiled=compiled,
             cadence=loop.Cadence(
                 total_steps=batches.steps,
@@ -367,20 +284,6 @@ def _open_log(
             summarize=None if summarize is None else lambda found: summarize(found, training),
             alarm=ready.learning.alarm,
             evaluates=ready.measure is not None,
-        )
-
-
-def _check_measured(metric: str, found: Metrics) -> None:
-    """Refuses to begin a run whose best checkpoint nobody could tell.
-
-    Some metrics hang on the held-out examples: a correlation takes two that differ, a rate by kind
-    of harm takes examples of that kind. So the weights at the start are measured.
-    """
-    names = [f"eval/{name}" for name in found]
-    if metric not in names:
-        raise ConfigError(
-            f"checkpoint.best_metric is {metric!r}, which these held-out examples do not give; "
-            f"expected one of {', '.join(names)}"
         )
 
 

@@ -34,6 +34,7 @@ from safety_jax.models.execution import Execution
 from safety_jax.models.model import Model
 from safety_jax.planning import formulas
 from safety_jax.training import fitting, likelihood, optim, preference, reference, run, steps
+from safety_jax.training.batches import lay_out
 from safety_jax.training.footprint import FlopParts, TrainedModel, TrunkSizes
 from safety_jax.training.placement import TokenValues
 from safety_jax.training.policy import Policy
@@ -235,7 +236,7 @@ def reference_values(
     policy: Policy, base: Any, mesh: Mesh, rows: Batching, pairs: Pairs
 ) -> TokenValues:
     """The base's log-probabilities, computed as the stage does, and kept nowhere."""
-    batches = run.lay_out(pairs.sides, rows, mesh, prefixes.separate)(
+    batches = lay_out(pairs.sides, rows, mesh, prefixes.separate)(
         batch_size=reference.EXAMPLES_PER_SHARD, steps=None, seed=None
     )
     score = reference.make_score(policy, mesh)
@@ -335,9 +336,9 @@ def measure(size: Size, method: Method, fit: fitting.Fit, base: Any, mesh: Mesh)
     )
     learning = method.learn(policy, base, mesh, fit)
     total = size.steps + 1
-    batches = run.lay_out(
-        method.data.sides, batching(size, method.rows, fit), mesh, prefixes.separate
-    )(batch_size=method.rows * len(size.pattern), steps=total, seed=0)
+    batches = lay_out(method.data.sides, batching(size, method.rows, fit), mesh, prefixes.separate)(
+        batch_size=method.rows * len(size.pattern), steps=total, seed=0
+    )
     put = learning.place(batches, method.data)
     where, optimizer, step = run.make_stepper(OPTIMIZATION, mesh)(
         policy, learning, trainable, total

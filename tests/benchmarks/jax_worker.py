@@ -25,7 +25,7 @@ from configs import sft as sft_config
 from safety_jax.base import meshes
 from safety_jax.data import loader
 from safety_jax.stages import dpo, dpo_task, fits, groups, precision, sft, sft_task
-from safety_jax.training import metrics, reference, run, workdir
+from safety_jax.training import batches, metrics, reference, workdir
 from safety_jax.training.task import Task
 
 STAGES = {
@@ -112,7 +112,7 @@ def make_loader(config: ConfigDict, task: Task) -> loader.Loader:
         len(examples), settings.batching.batch_size, task.flops_per_example
     )
     mesh = make_mesh(config)
-    return run.make_loader(task, examples, settings.batching, mesh, steps=total)
+    return batches.make_loader(task, examples, settings.batching, mesh, steps=total)
 
 
 class Compiling:

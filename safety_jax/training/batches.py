@@ -1,0 +1,57 @@
+"""Lays examples out as the batches of a run: rows for its mesh, microbatches, sharing, packing."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jax.sharding import Mesh
+
+from safety_jax.base import meshes
+from safety_jax.data.examples import Examples
+from safety_jax.data.loader import Loader
+from safety_jax.data.prefixes import Share
+from safety_jax.training.settings import Batching
+from safety_jax.training.task import Task
+
+ROW_MULTIPLE = 8  # rows of one example are a multiple of this, what matrix units like
+
+
+def make_loader(
+    task: Task, examples: Any, batching: Batching, mesh: Mesh, *, steps: int | None
+) -> Loader:
+    """Batches for training, or with `steps` None, one ordered pass over everything.
+
+    Where the trunk cannot keep examples of a row apart, a row has one, and is as long as the
+    longest example.
+    """
+    row_tokens, packing = batching.row_tokens, batching.packing and task.packs
+    if not task.packs:
+        longest = max(int(side.lengths.max()) for side in examples.sides)
+        row_tokens = -(-longest // ROW_MULTIPLE) * ROW_MULTIPLE
+    fitted = dataclasses.replace(batching, row_tokens=row_tokens, packing=packing)
+    return lay_out(examples.sides, fitted, mesh, task.share)(
+        batch_size=batching.batch_size,
+        steps=steps,
+        seed=None if steps is None else batching.seed,
+        microbatches=None if steps is None else batching.most_microbatches,
+        segments=batching.most_segments,
+    )
+
+
+def lay_out(
+    sides: Sequence[Examples], batching: Batching, mesh: Mesh, share: Share
+) -> Callable[..., Loader]:
+    """`Loader` over these examples, its rows chosen: which batches it makes is left to say."""
+    shared = share(sides, batching.row_tokens)
+    rows = batching.rows(shared, len(sides), meshes.row_parts(mesh))
+    return functools.partial(
+        Loader,
+        *sides,
+        row_tokens=batching.row_tokens,
+        rows_per_microbatch=rows,
+        packing=batching.packing,
+        prefetch_steps=batching.prefetch_steps,
+        rows_here=meshes.rows_here(mesh, rows),
+        shared=shared,
+    )
