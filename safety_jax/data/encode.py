@@ -16,19 +16,17 @@ the model learns in training what it will meet in use:
 
 import dataclasses
 import itertools
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
-import numpy as np
-from jaxtyping import Bool, Int
 from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import text_rules, thoughts
-from safety_jax.data.control import WORD, ControlTokens, control_tokens
-from safety_jax.data.examples import Counts, Examples
+from safety_jax.data import answer_spans
+from safety_jax.data.building import Builder, Encoded, refuse_long_prompt, shorten
+from safety_jax.data.control import control_tokens
+from safety_jax.data.examples import Examples
 from safety_jax.data.records import Record
 from safety_jax.data.recovery import Beginning, Recovery
 from safety_jax.data.template import Span, Template, Worded, leading_ids, worded
@@ -36,95 +34,6 @@ from safety_jax.data.text_rules import AS_TEXT, leave_out
 
 # Rows tokenized in one call: enough for all threads of the tokenizer, little enough to hold.
 ROWS_PER_CALL = 4096
-
-
-@dataclasses.dataclass
-class Encoded:
-    """One example in the making.
-
-    Attributes:
-        answer: marks tokens of answers, whatever will be trained.
-        notes: keys of `text_rules.NOTES`.
-        begun: tokens of another answer that stand in front of the last one.
-    """
-
-    ids: list[int]
-    answer: list[bool]
-    notes: frozenset[str] = frozenset()
-    begun: int = 0
-
-    @property
-    def prompt_length(self) -> int:
-        return self.answer.index(True)
-
-    def unlearn(self, tokens: int) -> None:
-        """Takes the first tokens of the answer for a part of the prompt; the last one stays."""
-        first = self.prompt_length
-        self.begun = min(tokens, len(self.answer) - 1 - first)
-        self.answer[first : first + self.begun] = [False] * self.begun
-
-
-class Builder:
-    """Puts examples end to end, and counts what had to be cut."""
-
-    def __init__(self) -> None:
-        self._ids: list[Int[np.ndarray, " n"]] = []
-        self._masks: list[Bool[np.ndarray, " n"]] = []
-        self._where: list[str] = []
-        self._source: list[str] = []
-        self._cut: Counter[str] = Counter()
-        self._notes: Counter[str] = Counter()
-
-    def add(
-        self,
-        example: Encoded,
-        cut: Sequence[str],
-        where: str,
-        source: str,
-        everything: bool = False,
-        end: tuple[int, ...] = (),
-    ) -> None:
-        """Takes an example in.
-
-        Args:
-            cut: what `shorten` says.
-            everything: trains the prompt too.
-            end: ids to put behind what is left of the answer.
-        """
-        self._cut.update(cut)
-        self._notes.update(example.notes)
-        example.ids += end
-        example.answer += [True] * len(end)
-        answer = np.array(example.answer)
-        mask = np.ones_like(answer) if everything else answer
-        mask[0] = False
-        self._ids.append(np.array(example.ids, np.int32))
-        self._masks.append(mask)
-        self._where.append(where)
-        self._source.append(source)
-
-    def finish(
-        self, vocabulary_size: int, skipped: Mapping[str, int], rows: int, max_length: int
-    ) -> Examples:
-        """The examples; raises a DataError when there are none, or one has an unknown token."""
-        if not self._ids:
-            raise DataError(
-                f"no example is left of {rows} rows ({_listed(skipped) or 'none can be used'}); "
-                f"expected at least one, mend the rows or raise data.max_length={max_length}"
-            )
-        lengths = [len(ids) for ids in self._ids]
-        examples = Examples(
-            ids=np.concatenate(self._ids),
-            mask=np.concatenate(self._masks),
-            offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            where=self._where,
-            source=self._source,
-            counts=Counts(
-                self._cut["prompt"], self._cut["answer"], dict(skipped), dict(self._notes)
-            ),
-        )
-        _check_vocabulary(examples, vocabulary_size)
-        return examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,34 +132,10 @@ def encode(records: Sequence[Record], encoding: Encoding, *, train_on: str) -> E
     return builder.finish(encoding.vocabulary_size, skipped, len(records), max_length)
 
 
-def refuse_long_prompt(where: str, tokens: int, max_length: int, overlong_prompt: str) -> None:
-    """Raises a DataError for a prompt that leaves no room, unless such rows are to be skipped."""
-    if overlong_prompt == "error":
-        raise DataError(
-            f"{where}: its prompt has {tokens} tokens; expected fewer than "
-            f"data.max_length={max_length}, raise it or set data.overlong_prompt to skip"
-        )
-
-
 def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises a ConfigError where a value is none of the choices."""
     if value not in choices:
         raise ConfigError(f"{key} is {value!r}; expected one of {', '.join(choices)}")
-
-
-def _listed(skipped: Mapping[str, int]) -> str:
-    """`3 skipped: prompt too long; 1 skipped: ...`, or "" """
-    return "; ".join(f"{number} skipped: {why}" for why, number in skipped.items())
-
-
-def _check_vocabulary(examples: Examples, vocabulary_size: int) -> None:
-    outside = np.flatnonzero(examples.ids >= vocabulary_size)
-    if len(outside):
-        i = int(np.searchsorted(examples.offsets, outside[0], side="right")) - 1
-        raise DataError(
-            f"{examples.where[i]}: has token {examples.ids[outside[0]]}; expected ids below the "
-            f"model's {vocabulary_size}, use the tokenizer that belongs to the model"
-        )
 
 
 def encoded(
@@ -267,9 +152,9 @@ def encoded(
             if isinstance(found, DataError):
                 continue
             if row.cut:
-                found.spans[:] = _without_end(found.spans)
+                found.spans[:] = answer_spans.without_end(found.spans)
             if (opening := encoding.opening(row)) is not None:
-                words[k] = _behind(opening, row, found, template, control)
+                words[k] = answer_spans.behind(opening, row, found, template, control)
         spans = [found.spans for found in words if isinstance(found, Worded)]
         # For each row the text up to the end of every span: "p", "pa", "paq", "paqb".
         texts = [text for row in spans for text in itertools.accumulate(span.code for span in row)]
@@ -323,70 +208,3 @@ def _join(
 def _ends_blank(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> bool:
     # Several, for the last may be a part of a letter.
     return cast(str, tokenizer.decode(ids[-4:]))[-1:].isspace()
-
-
-def _behind(
-    opening: Beginning, record: Record, found: Worded, template: Template, control: ControlTokens
-) -> Worded | DataError:
-    """A record's words with the beginning of another answer in front of its last one, behind its
-    thought and what the template writes at the beginning of an answer."""
-    if template.rules.special_text != AS_TEXT:
-        special = text_rules.special_opening(record, opening.text, control)
-        if special is not None:
-            return special
-    first = len(found.spans)
-    while first and found.spans[first - 1].trained:
-        first -= 1
-    code = "".join(span.code for span in found.spans[first:])
-    said = thoughts.split(record.messages[-1].content).answer.strip()
-    at = code.rfind(said)
-    if at < 0:
-        return DataError(
-            f"{record.where}: the template does not write its answer as it stands, so there is no "
-            "place for a recovery example; set data.recovery_share to 0, or remove the row"
-        )
-    # A blank alone belongs to whichever text follows it.
-    blank = code[:at] if code[:at].isspace() else ""
-    before = [] if blank or not at else [Span(control.decode(code[:at]), True, code[:at])]
-    rest = Span(control.decode(code[at:]), True, code[at:], found.spans[-1].ended)
-    spans = [
-        *found.spans[:first],
-        *before,
-        Span(blank + opening.text, False, blank + opening.text, opening=opening),
-        rest,
-    ]
-    return dataclasses.replace(found, spans=spans)
-
-
-def _without_end(spans: list[Span]) -> list[Span]:
-    """The spans of an answer that was cut off, without what a template writes at its end."""
-    last = max(k for k, span in enumerate(spans) if span.trained)
-    code = re.sub(rf"(?:{WORD.pattern}\s*)+$", "", spans[last].code)
-    return [*spans[:last], dataclasses.replace(spans[last], code=code, ended=False)]
-
-
-def shorten(encoded: Encoded, surplus: int, max_length: int, begin: int) -> list[str]:
-    """Shortens an example to `max_length` tokens, in place; says what was cut.
-
-    Args:
-        surplus: tokens that should go; for one side of a pair, those of the longer side.
-        begin: tokens in front that stay.
-    """
-    if surplus <= 0:
-        return []
-    cut = []
-    prompt = encoded.prompt_length
-    keep = max(min(prompt, max(max_length // 4, begin, 1)), prompt - surplus)
-    if keep < prompt:
-        del encoded.ids[begin : begin + prompt - keep]
-        del encoded.answer[begin : begin + prompt - keep]
-        cut.append("prompt")
-    if len(encoded.ids) > max_length:
-        del encoded.ids[max_length:]
-        del encoded.answer[max_length:]
-        # A later question whose answer fell away teaches nothing.
-        while not encoded.answer[-1]:
-            encoded.ids.pop()
-            encoded.answer.pop()
-        cut.append("answer")
-    return cut

@@ -18,9 +18,9 @@ from jaxtyping import Float
 from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import encode, prompts, text_rules
+from safety_jax.data import building, encode, prompts
+from safety_jax.data.building import Encoded
 from safety_jax.data.control import control_tokens
-from safety_jax.data.encode import Encoded
 from safety_jax.data.examples import Examples
 from safety_jax.data.records import Pair, Rated, Record, Skipped
 from safety_jax.data.template import Template, Worded, worded
@@ -247,45 +247,21 @@ def encode_answers(
         ConfigError, DataError: as `encode.encode`; also pairs whose answers do not differ.
     """
     encode.check_choice("data.overlong_prompt", overlong_prompt, ("error", "skip"))
-    begin, end = len(wording.frame.begin), wording.frame.end
-    room = max_length - len(end)
-    if room < 2:
-        raise ConfigError(f"data.max_length is {max_length}; expected at least {2 + len(end)}")
-    sides = [wording.encode(list(side)) for side in zip(*map(_sides, rows), strict=True)]
-    builders = [encode.Builder() for _ in sides]
-    kept: list[Pair | Rated] = []
-    too_long = 0
-    for row, *found in zip(rows, *sides, strict=True):
-        examples = [side for side in found if isinstance(side, Encoded)]
-        if len(examples) < len(found):
-            problem = next(side for side in found if isinstance(side, DataError))
-            text_rules.leave_out(problem, row.optional, wording.rules)
-            skipped.append(Skipped(row.where, str(problem).removeprefix(f"{row.where}: ")))
-            continue
-        longest_prompt = max(example.prompt_length for example in examples)
-        if longest_prompt >= room:
-            encode.refuse_long_prompt(row.where, longest_prompt, room, overlong_prompt)
-            skipped.append(Skipped(row.where, f"its prompt has {longest_prompt} tokens"))
-            too_long += 1
-            continue
-        surplus = max(len(example.ids) for example in examples) - room
-        cuts = [encode.shorten(example, surplus, room, begin) for example in examples]
-        if len(examples) == 2 and examples[0].ids == examples[1].ids:
-            why = f"its answers do not differ within data.max_length={max_length}"
-            if bad_rows == "error":
-                raise DataError(
-                    f"{row.where}: {why}, so nothing is preferred; raise it, or set data.bad_rows "
-                    "to skip"
-                )
-            skipped.append(Skipped(row.where, why))
-            continue
-        for example, cut, builder in zip(examples, cuts, builders, strict=True):
-            builder.add(example, cut, row.where, row.source, end=tuple(end))
-        kept.append(row)
-    reasons = {"prompt too long": too_long} if too_long else {}
-    finished = [b.finish(vocabulary_size, reasons, len(rows), max_length) for b in builders]
+    frame = wording.frame
+    limits = building.Limits(
+        max_length, overlong_prompt, vocabulary_size, len(frame.begin), tuple(frame.end)
+    )
+    if limits.room < 2:
+        raise ConfigError(
+            f"data.max_length is {max_length}; expected at least {2 + len(frame.end)}"
+        )
+    encoded = [wording.encode(list(side)) for side in zip(*map(_sides, rows), strict=True)]
+    sides = building.SidesBuilder(
+        len(encoded), limits, rules=wording.rules, bad_rows=bad_rows, skipped=skipped
+    )
+    kept = [row for row, *found in zip(rows, *encoded, strict=True) if sides.add(row, tuple(found))]
     categories = [r.labels.categories if isinstance(r, Pair) else r.categories for r in kept]
-    return JudgedAnswers(tuple(finished), _targets(kept), categories)
+    return JudgedAnswers(tuple(sides.finish()), _targets(kept), categories)
 
 
 def _sides(row: Pair | Rated) -> tuple[Record, ...]:

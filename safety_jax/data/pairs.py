@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import encode, text_rules
+from safety_jax.data import building, encode
+from safety_jax.data.building import Encoded
 from safety_jax.data.examples import Examples
 from safety_jax.data.formats import Labels
 from safety_jax.data.records import Labelled, Pair, Record, Skipped
@@ -168,48 +169,24 @@ def encode_pairs(
         ConfigError, DataError: as `encode.encode`; also answers of several turns, for which the
             template has no marks, and answers that do not differ.
     """
-    begin, max_length = encoding.check(), encoding.max_length
-    template = encoding.template
-    kept: list[Pair] = []
-    sides: tuple[encode.Builder, encode.Builder] = (encode.Builder(), encode.Builder())
-    too_long = 0
+    begin, template = encoding.check(), encoding.template
+    limits = building.Limits(
+        encoding.max_length, encoding.overlong_prompt, encoding.vocabulary_size, len(begin)
+    )
+    sides = building.SidesBuilder(
+        2, limits, rules=template.rules, bad_rows=bad_rows, skipped=skipped, distinct=distinct
+    )
+    kept = []
     both = [
         encode.encoded([_side(pair, k, template) for pair in pairs], encoding, begin)
         for k in (0, 1)
     ]
-    for pair, *found in zip(pairs, *both, strict=True):
-        answers = [side for side in found if isinstance(side, encode.Encoded)]
-        if len(answers) < 2:
-            problem = next(side for side in found if isinstance(side, DataError))
-            text_rules.leave_out(problem, pair.optional, template.rules)
-            skipped.append(Skipped(pair.where, str(problem).removeprefix(f"{pair.where}: ")))
-            continue
-        answers[1].unlearn(answers[0].begun)
-        prompt = max(side.prompt_length - side.begun for side in answers)
-        if prompt >= max_length:
-            encode.refuse_long_prompt(pair.where, prompt, max_length, encoding.overlong_prompt)
-            skipped.append(Skipped(pair.where, f"its prompt has {prompt} tokens"))
-            too_long += 1
-            continue
-        surplus = max(len(side.ids) for side in answers) - max_length
-        cuts = [encode.shorten(side, surplus, max_length, len(begin)) for side in answers]
-        if distinct and answers[0].ids == answers[1].ids:
-            why = f"its answers do not differ within data.max_length={max_length}"
-            if bad_rows == "error":
-                raise DataError(
-                    f"{pair.where}: {why}, so nothing is preferred; raise it, or set data.bad_rows "
-                    "to skip"
-                )
-            skipped.append(Skipped(pair.where, why))
-            continue
-        for side, cut, builder in zip(answers, cuts, sides, strict=True):
-            builder.add(side, cut, pair.where, pair.source)
-        kept.append(pair)
-    reasons = {"prompt too long": too_long} if too_long else {}
-    chosen_examples, rejected_examples = (
-        builder.finish(encoding.vocabulary_size, reasons, len(pairs), max_length)
-        for builder in sides
-    )
+    for pair, chosen, rejected in zip(pairs, *both, strict=True):
+        if isinstance(chosen, Encoded) and isinstance(rejected, Encoded):
+            rejected.unlearn(chosen.begun)
+        if sides.add(pair, (chosen, rejected)):
+            kept.append(pair)
+    chosen_examples, rejected_examples = sides.finish()
     flags = [pair.labels.unsafe for pair in kept]
     return Pairs(
         chosen=chosen_examples,

@@ -1,0 +1,256 @@
+"""Builds examples of tokens that are encoded and marked: cut to length, put end to end.
+
+An example has one side, a prompt with its answer, or several that are compared: a preference pair
+has two. A row is kept on all of its sides or left out on all.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from safety_jax.base.errors import DataError
+from safety_jax.data import text_rules
+from safety_jax.data.examples import Counts, Examples
+from safety_jax.data.records import Pair, Rated, Skipped
+from safety_jax.data.text_rules import TextRules
+
+
+@dataclasses.dataclass
+class Encoded:
+    """One example in the making.
+
+    Attributes:
+        answer: marks tokens of answers, whatever will be trained.
+        notes: keys of `text_rules.NOTES`.
+        begun: tokens of another answer that stand in front of the last one.
+    """
+
+    ids: list[int]
+    answer: list[bool]
+    notes: frozenset[str] = frozenset()
+    begun: int = 0
+
+    @property
+    def prompt_length(self) -> int:
+        return self.answer.index(True)
+
+    def unlearn(self, tokens: int) -> None:
+        """Takes the first tokens of the answer for a part of the prompt; the last one stays."""
+        first = self.prompt_length
+        self.begun = min(tokens, len(self.answer) - 1 - first)
+        self.answer[first : first + self.begun] = [False] * self.begun
+
+
+def shorten(encoded: Encoded, surplus: int, max_length: int, begin: int) -> list[str]:
+    """Shortens an example to `max_length` tokens, in place; says what was cut.
+
+    Args:
+        surplus: tokens that should go; for one side of a pair, those of the longer side.
+        begin: tokens in front that stay.
+    """
+    if surplus <= 0:
+        return []
+    cut = []
+    prompt = encoded.prompt_length
+    keep = max(min(prompt, max(max_length // 4, begin, 1)), prompt - surplus)
+    if keep < prompt:
+        del encoded.ids[begin : begin + prompt - keep]
+        del encoded.answer[begin : begin + prompt - keep]
+        cut.append("prompt")
+    if len(encoded.ids) > max_length:
+        del encoded.ids[max_length:]
+        del encoded.answer[max_length:]
+        # A later question whose answer fell away teaches nothing.
+        while not encoded.answer[-1]:
+            encoded.ids.pop()
+            encoded.answer.pop()
+        cut.append("answer")
+    return cut
+
+
+def refuse_long_prompt(where: str, tokens: int, max_length: int, overlong_prompt: str) -> None:
+    """Raises a DataError for a prompt that leaves no room, unless such rows are to be skipped."""
+    if overlong_prompt == "error":
+        raise DataError(
+            f"{where}: its prompt has {tokens} tokens; expected fewer than "
+            f"data.max_length={max_length}, raise it or set data.overlong_prompt to skip"
+        )
+
+
+class Builder:
+    """Puts examples end to end, and counts what had to be cut."""
+
+    def __init__(self) -> None:
+        self._ids: list[Int[np.ndarray, " n"]] = []
+        self._masks: list[Bool[np.ndarray, " n"]] = []
+        self._where: list[str] = []
+        self._source: list[str] = []
+        self._cut: Counter[str] = Counter()
+        self._notes: Counter[str] = Counter()
+
+    def add(
+        self,
+        example: Encoded,
+        cut: Sequence[str],
+        where: str,
+        source: str,
+        everything: bool = False,
+        end: tuple[int, ...] = (),
+    ) -> None:
+        """Takes an example in.
+
+        Args:
+            cut: what `shorten` says.
+            everything: trains the prompt too.
+            end: ids to put behind what is left of the answer.
+        """
+        self._cut.update(cut)
+        self._notes.update(example.notes)
+        example.ids += end
+        example.answer += [True] * len(end)
+        answer = np.array(example.answer)
+        mask = np.ones_like(answer) if everything else answer
+        mask[0] = False
+        self._ids.append(np.array(example.ids, np.int32))
+        self._masks.append(mask)
+        self._where.append(where)
+        self._source.append(source)
+
+    def finish(
+        self, vocabulary_size: int, skipped: Mapping[str, int], rows: int, max_length: int
+    ) -> Examples:
+        """The examples; raises a DataError when there are none, or one has an unknown token."""
+        if not self._ids:
+            raise DataError(
+                f"no example is left of {rows} rows ({_listed(skipped) or 'none can be used'}); "
+                f"expected at least one, mend the rows or raise data.max_length={max_length}"
+            )
+        lengths = [len(ids) for ids in self._ids]
+        examples = Examples(
+            ids=np.concatenate(self._ids),
+            mask=np.concatenate(self._masks),
+            offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            where=self._where,
+            source=self._source,
+            counts=Counts(
+                self._cut["prompt"], self._cut["answer"], dict(skipped), dict(self._notes)
+            ),
+        )
+        _check_vocabulary(examples, vocabulary_size)
+        return examples
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """How long the sides of an example may be, and what becomes of longer ones.
+
+    Attributes:
+        max_length: most tokens of a side, its end included.
+        overlong_prompt: "error", or "skip" to leave out rows whose prompt alone fills the room.
+        vocabulary_size: rows of the model's embedding.
+        begin: tokens in front of every text, which stay.
+        end: ids behind every text, put there once it is cut.
+    """
+
+    max_length: int
+    overlong_prompt: str
+    vocabulary_size: int
+    begin: int
+    end: tuple[int, ...] = ()
+
+    @property
+    def room(self) -> int:
+        """Tokens for all but the end."""
+        return self.max_length - len(self.end)
+
+
+class SidesBuilder:
+    """Builds examples of several sides; a row is kept on all of them, or left out on all.
+
+    Args:
+        sides: how many there are.
+        rules: how texts are read; they say whether a row that cannot be encoded may be left out.
+        bad_rows: "skip" leaves rows out whose two answers are equal once cut, "error" raises.
+        skipped: gets the rows that are left out, with the reason.
+        distinct: two answers must differ.
+    """
+
+    def __init__(
+        self,
+        sides: int,
+        limits: Limits,
+        *,
+        rules: TextRules,
+        bad_rows: str,
+        skipped: list[Skipped],
+        distinct: bool = True,
+    ):
+        self._builders = [Builder() for _ in range(sides)]
+        self._limits, self._rules, self._bad_rows = limits, rules, bad_rows
+        self._skipped, self._distinct = skipped, distinct
+        self._rows = self._too_long = 0
+
+    def add(self, row: Pair | Rated, found: Sequence[Encoded | DataError]) -> bool:
+        """Takes the sides of a row in; False where it is left out.
+
+        The prompt loses as many tokens on all sides, as many as the longest answer asks for.
+
+        Raises:
+            DataError: the row cannot be used, and its source or the config says to stop there.
+        """
+        self._rows += 1
+        limits, where = self._limits, row.where
+        sides = [side for side in found if isinstance(side, Encoded)]
+        if len(sides) < len(found):
+            problem = next(side for side in found if isinstance(side, DataError))
+            text_rules.leave_out(problem, row.optional, self._rules)
+            return self._leave_out(where, str(problem).removeprefix(f"{where}: "))
+        prompt = max(side.prompt_length - side.begun for side in sides)
+        if prompt >= limits.room:
+            refuse_long_prompt(where, prompt, limits.room, limits.overlong_prompt)
+            self._too_long += 1
+            return self._leave_out(where, f"its prompt has {prompt} tokens")
+        surplus = max(len(side.ids) for side in sides) - limits.room
+        cuts = [shorten(side, surplus, limits.room, limits.begin) for side in sides]
+        if self._distinct and len(sides) == 2 and sides[0].ids == sides[1].ids:
+            why = f"its answers do not differ within data.max_length={limits.max_length}"
+            if self._bad_rows == "error":
+                raise DataError(
+                    f"{where}: {why}, so nothing is preferred; raise it, or set data.bad_rows "
+                    "to skip"
+                )
+            return self._leave_out(where, why)
+        for side, cut, builder in zip(sides, cuts, self._builders, strict=True):
+            builder.add(side, cut, where, row.source, end=limits.end)
+        return True
+
+    def finish(self) -> list[Examples]:
+        """The examples of each side; raises as `Builder.finish`."""
+        reasons = {"prompt too long": self._too_long} if self._too_long else {}
+        limits = self._limits
+        return [
+            builder.finish(limits.vocabulary_size, reasons, self._rows, limits.max_length)
+            for builder in self._builders
+        ]
+
+    def _leave_out(self, where: str, why: str) -> bool:
+        self._skipped.append(Skipped(where, why))
+        return False
+
+
+def _listed(skipped: Mapping[str, int]) -> str:
+    """`3 skipped: prompt too long; 1 skipped: ...`, or "" """
+    return "; ".join(f"{number} skipped: {why}" for why, number in skipped.items())
+
+
+def _check_vocabulary(examples: Examples, vocabulary_size: int) -> None:
+    outside = np.flatnonzero(examples.ids >= vocabulary_size)
+    if len(outside):
+        i = int(np.searchsorted(examples.offsets, outside[0], side="right")) - 1
+        raise DataError(
+            f"{examples.where[i]}: has token {examples.ids[outside[0]]}; expected ids below the "
+            f"model's {vocabulary_size}, use the tokenizer that belongs to the model"
+        )
