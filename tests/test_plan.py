@@ -14,7 +14,7 @@ from safety_jax.models import llama
 from safety_jax.models.decoding import caches
 from safety_jax.planning import chips, collectives, formulas, layouts, roofline, sizes, table
 from safety_jax.planning import programs as compilations
-from safety_jax.stages import groups, plan, planned, precision
+from safety_jax.stages import learners, plan, planned, precision
 from safety_jax.training.footprint import FlopParts
 
 # ---------------------------------------------------------------------------- chips
@@ -301,7 +301,7 @@ def test_targets_are_those_of_the_files_in_formulas_too():
     config = importlib.import_module("configs.sft").get_config()
     config = precision.settled(config, "tpu")
     config.lora.targets, config.lora.rank = ("qkv_proj",), 8
-    found = groups.trained_policy(config, sizes.read("phi4-14b"), sides=1)
+    found = learners.trained_policy(config, sizes.read("phi4-14b"), sides=1)
     assert found.adapter_weights == 40 * 8 * (5_120 + 5_120 + 2 * 1_280)
 
 

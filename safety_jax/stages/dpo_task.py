@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from safety_jax.base.errors import ConfigError
 from safety_jax.maths import losses
-from safety_jax.stages import groups, pair_task, references
+from safety_jax.stages import groups, learners, pair_task, references
 from safety_jax.stages.references import Known
 from safety_jax.training import preference
 from safety_jax.training.policy import Policy
@@ -95,7 +95,7 @@ def learn(
         say: shows a warning to the person who watches, on the first process.
     """
     if known is None:
-        share = groups.share(config, loaded.learner.config)
+        share = learners.share(config, loaded.learner.config)
         known = references.make(config, config.dpo, loaded, mesh, share)
     return preference.learning(
         loaded.learner,

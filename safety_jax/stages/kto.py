@@ -23,7 +23,7 @@ from safety_jax.data.pairs import Pairs
 from safety_jax.data.records import Labelled, Skipped
 from safety_jax.maths import logprobs, losses
 from safety_jax.report import plots
-from safety_jax.stages import groups, references, training
+from safety_jax.stages import groups, learners, references, training
 from safety_jax.training import placement
 from safety_jax.training.policy import Policy
 from safety_jax.training.task import Account, Finished, Learning, Loaded, Measured, Metrics, Task
@@ -49,12 +49,12 @@ def make_task(config: ConfigDict, mesh: Mesh) -> Task:
         unit="answers",
         sides=("answer", "answer of another row, for the reference point"),
         corpus=corpus,
-        model=groups.trained_policy(
+        model=learners.trained_policy(
             config, base.config, kernels=base.kernels, sides=1, survey=True
         ),
         about_model=groups.describe_base(config, base, mesh),
-        flops_per_example=groups.flops_per_example(config, base, *corpus.training.sides),
-        load=functools.partial(groups.load_policy, config, base, mesh),
+        flops_per_example=learners.flops_per_example(config, base, *corpus.training.sides),
+        load=functools.partial(learners.load_policy, config, base, mesh),
         learn=lambda loaded: learn(
             config, mesh, loaded, known=references.make(config, config.kto, loaded, mesh)
         ),

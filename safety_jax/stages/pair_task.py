@@ -11,7 +11,7 @@ from safety_jax.data import corpora, pairs
 from safety_jax.data.corpora import Corpus
 from safety_jax.data.recovery import Recovery
 from safety_jax.report import plots
-from safety_jax.stages import groups
+from safety_jax.stages import groups, learners
 from safety_jax.training import metrics
 from safety_jax.training.policy import Policy
 from safety_jax.training.task import Account, Finished, Learning, Loaded, Task
@@ -34,17 +34,17 @@ def make(
         summary: what was done to the model, for its card.
         live: a reference is computed in every step.
     """
-    sides, share = corpus.training.sides, groups.share(config, base.config)
+    sides, share = corpus.training.sides, learners.share(config, base.config)
     return Task(
         unit="pairs",
         sides=("chosen answer", "rejected answer"),
         corpus=corpus,
-        model=groups.trained_policy(
+        model=learners.trained_policy(
             config, base.config, kernels=base.kernels, sides=2, survey=live
         ),
         about_model=groups.describe_base(config, base, mesh),
-        flops_per_example=groups.flops_per_example(config, base, *sides, share=share),
-        load=functools.partial(groups.load_policy, config, base, mesh),
+        flops_per_example=learners.flops_per_example(config, base, *sides, share=share),
+        load=functools.partial(learners.load_policy, config, base, mesh),
         learn=learn,
         share=share,
         account=functools.partial(

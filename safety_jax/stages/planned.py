@@ -21,7 +21,7 @@ from safety_jax.models.folders import peft_config
 from safety_jax.planning import formulas, layouts
 from safety_jax.planning.chips import Slice
 from safety_jax.planning.programs import Program
-from safety_jax.stages import groups
+from safety_jax.stages import learners
 from safety_jax.training import policy
 
 
@@ -182,7 +182,7 @@ def make_adapter(
     if config.lora.rank == 0:
         return None
     targets = resolve(tuple(config.lora.targets))
-    return groups.adapter_settings(config, targets, asked.model.layers)
+    return learners.adapter_settings(config, targets, asked.model.layers)
 
 
 def make_scorer(model: llama.LlamaConfig, longest: int) -> heads.Scorer:

@@ -17,7 +17,7 @@ from safety_jax.models import llama, lora, quantised
 from safety_jax.models.encoders import heads
 from safety_jax.planning import abstract, formulas
 from safety_jax.planning.programs import Program
-from safety_jax.stages import dpo_task, fits, groups, kto, orpo, reward, sft_task
+from safety_jax.stages import dpo_task, fits, groups, kto, learners, orpo, reward, sft_task
 from safety_jax.stages.planned import (
     PlanRequest,
     ProgramChoice,
@@ -91,11 +91,11 @@ def sizes_of(asked: PlanRequest) -> TrainedModel:
     if stage != "reward":
         compared = stage == "dpo" or is_constrained(config)
         survey = stage == "kto" or (compared and config[stage].reference == "live")
-        return groups.trained_policy(
+        return learners.trained_policy(
             config, model, sides=1 if stage == "kto" else sides, survey=survey
         )
     adapter = make_adapter(asked, functools.partial(lora.targets, known=llama.targets(model)))
-    return groups.trained_model(
+    return learners.trained_model(
         config,
         model,
         llama.parameters(model),

@@ -27,7 +27,7 @@ from safety_jax.raft import judging, prompt_pool, round_measures, rounds, sampli
 from safety_jax.raft.setup import RaftParts, RaftPlan, RoundSummary, Weights
 from safety_jax.report import model_card
 from safety_jax.report import rounds as pictures
-from safety_jax.stages import answering, devices, fits, groups, results, texts
+from safety_jax.stages import answering, devices, fits, groups, learners, results, texts
 from safety_jax.stages.tuning import RoundTuner
 from safety_jax.training import metrics, policy, workdir
 from safety_jax.training.task import Loaded
@@ -55,7 +55,7 @@ def run(config: ConfigDict, folder: str) -> None:
         place.remember(identity(config, base, plan, judges))
         fits.fill_unseen(
             config,
-            groups.trained_policy(config, base.config, kernels=base.kernels, sides=1),
+            learners.trained_policy(config, base.config, kernels=base.kernels, sides=1),
             mesh,
             place,
         )
@@ -65,7 +65,7 @@ def run(config: ConfigDict, folder: str) -> None:
             print(groups.describe_base(config, base, mesh), flush=True)
 
         # ---- the policy, and what a round does with it
-        loaded = hold_base(config, groups.load_policy(config, base, mesh))
+        loaded = hold_base(config, learners.load_policy(config, base, mesh))
         trained, trainable, frozen = loaded.learner, loaded.trainable, loaded.frozen
         shapes = jax.eval_shape(lambda tree: tree, trainable)
         setup = functools.partial(

@@ -27,7 +27,7 @@ from safety_jax.models.encoders import heads
 from safety_jax.models.execution import Execution, float_type
 from safety_jax.models.folders import hub, tokenizer_files
 from safety_jax.report import plots
-from safety_jax.stages import groups, texts, training
+from safety_jax.stages import groups, learners, texts, training
 from safety_jax.training import judge_model, judge_quality, judging
 from safety_jax.training.footprint import TrainedModel
 from safety_jax.training.task import Account, Finished, Learning, Loaded, Task
@@ -105,7 +105,7 @@ def share(config: ConfigDict, scorer: heads.Scorer) -> Share:
     """How pairs share rows; encoders keep nothing apart."""
     if not isinstance(scorer.config, llama.LlamaConfig) or not heads.packs(scorer):
         return prefixes.separate
-    return groups.share(config, scorer.config, scorer.head.skips)
+    return learners.share(config, scorer.config, scorer.head.skips)
 
 
 def read_corpus(
@@ -166,7 +166,7 @@ def load(
     adapter = None
     if config.lora.rank > 0:
         targets = heads.targets(scorer, tuple(config.lora.targets))
-        adapter = groups.adapter_settings(config, targets, scorer.config.layers)
+        adapter = learners.adapter_settings(config, targets, scorer.config.layers)
     execution = Execution.build(
         mesh,
         rules=scorer.rules,
@@ -196,7 +196,7 @@ def trained_judge(
 ) -> TrainedModel:
     """Sizes of the judge, as the `model` and `lora` groups train it."""
     adapted = heads.targets(scorer, tuple(config.lora.targets)) if config.lora.rank else ()
-    return groups.trained_model(
+    return learners.trained_model(
         config,
         scorer.config,
         declared,

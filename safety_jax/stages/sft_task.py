@@ -16,7 +16,7 @@ from safety_jax.data.sources import Source
 from safety_jax.judges import refusal
 from safety_jax.maths import losses
 from safety_jax.report import plots
-from safety_jax.stages import groups, references
+from safety_jax.stages import groups, learners, references
 from safety_jax.training import constrained, likelihood
 from safety_jax.training.policy import Policy
 from safety_jax.training.task import Account, Finished, Learning, Loaded, Task
@@ -33,17 +33,17 @@ def make_task(config: ConfigDict, mesh: Mesh, base: groups.Base | None = None) -
     """
     base = groups.base(config, mesh) if base is None else base
     corpus = read_corpus(config, base)
-    load = functools.partial(groups.load_policy, config, base, mesh)
+    load = functools.partial(learners.load_policy, config, base, mesh)
     live = config.sft.objective == CONSTRAINED and config.sft.reference == "live"
     return Task(
         unit="rows",
         sides=("row",),
         corpus=corpus,
-        model=groups.trained_policy(
+        model=learners.trained_policy(
             config, base.config, kernels=base.kernels, sides=1, survey=live
         ),
         about_model=groups.describe_base(config, base, mesh),
-        flops_per_example=groups.flops_per_example(config, base, corpus.training),
+        flops_per_example=learners.flops_per_example(config, base, corpus.training),
         load=load,
         learn=functools.partial(learn, config, mesh),
         account=functools.partial(account, config, corpus),

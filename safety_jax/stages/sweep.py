@@ -22,7 +22,7 @@ from safety_jax.base import compilation, meshes, trees
 from safety_jax.base.errors import DivergenceError
 from safety_jax.models import llama, lora
 from safety_jax.planning import abstract
-from safety_jax.stages import checks, devices, fits, groups, sweep_cost, texts, training
+from safety_jax.stages import checks, devices, fits, groups, learners, sweep_cost, texts, training
 from safety_jax.stages.sweep_axes import variants
 from safety_jax.stages.sweep_cost import RunCost
 from safety_jax.stages.sweep_methods import METHODS, SweepMethod
@@ -149,7 +149,7 @@ class Sweep:
     def train(self, runs: Sequence[SweepRun]) -> dict[str, DivergenceError]:
         """Trains them, as many at a time as there are lanes; returns those that gave up."""
         # Reads the base.
-        first = groups.load_policy(runs[0].config, self._base, self._mesh)
+        first = learners.load_policy(runs[0].config, self._base, self._mesh)
         self._like = Loaded(first.learner, {}, first.frozen)
         self._method.prepare(self._like)
         widest = max(one.config.lora.rank for one in runs)
@@ -217,7 +217,7 @@ class Sweep:
             most_segments=self._segments,
         )
         settings = dataclasses.replace(settings, batching=batching)
-        load = functools.partial(groups.load_policy, config, self._base, self._mesh, self._like)
+        load = functools.partial(learners.load_policy, config, self._base, self._mesh, self._like)
         task = dataclasses.replace(one.task, load=load)
         evaluator = functools.partial(self._evaluator, one)
         ready = skeleton.prepare(task, settings, self._mesh, evaluator=evaluator)

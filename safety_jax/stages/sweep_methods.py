@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from safety_jax.data import prefixes
 from safety_jax.data.pairs import Pairs
-from safety_jax.stages import dpo_task, groups, references, sft_task
+from safety_jax.stages import dpo_task, groups, learners, references, sft_task
 from safety_jax.stages.sweep_axes import Variant
 from safety_jax.training import likelihood, policy
 from safety_jax.training.placement import TokenValues
@@ -90,7 +90,7 @@ class DpoRuns:
         corpora = [task.corpus for task in made]
         parts = [part for one in corpora for part in (one.training, one.evaluation)]
         self._pool = ExamplePool.of([part for part in parts if part is not None])
-        self._share = prefixes.as_all(groups.share(config, base.config), self._pool.sides)
+        self._share = prefixes.as_all(learners.share(config, base.config), self._pool.sides)
         self._values: TokenValues | None = None
         self.tasks = [
             dataclasses.replace(task, share=self._share, learn=self._learn(one))

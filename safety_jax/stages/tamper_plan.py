@@ -18,7 +18,7 @@ from safety_jax.judges import registry
 from safety_jax.judges.planned import PlannedJudge
 from safety_jax.models import llama, quantised
 from safety_jax.models.folders.model_folder import ModelFolder
-from safety_jax.stages import answering, evaluate_plan, evaluate_prompts, groups
+from safety_jax.stages import answering, evaluate_plan, evaluate_prompts, groups, learners
 from safety_jax.training import identity
 from safety_jax.training.footprint import TrainedModel
 
@@ -199,4 +199,4 @@ def plan_rows(config: ConfigDict, opened: ModelFolder, rows: Rows) -> list[Tampe
 
 def trained(config: ConfigDict, model: llama.LlamaConfig) -> TrainedModel:
     """Sizes of a model in training."""
-    return groups.trained_policy(config, model, sides=1)
+    return learners.trained_policy(config, model, sides=1)

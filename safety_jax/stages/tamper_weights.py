@@ -25,7 +25,7 @@ from safety_jax.models.execution import Execution, float_type
 from safety_jax.models.folders import tokenizer_files
 from safety_jax.models.folders.model_folder import ModelFolder
 from safety_jax.models.model import Model
-from safety_jax.stages import answering, groups
+from safety_jax.stages import answering, groups, learners
 from safety_jax.stages.tamper_plan import Tampering, trained
 from safety_jax.training import likelihood, steps, workdir
 from safety_jax.training import run as skeleton
@@ -63,7 +63,7 @@ class TamperedWeights:
                 remat=model.remat,
             ),
             opened.folder,
-            groups.adapter_settings(config, targets, opened.config.layers, str(opened.folder)),
+            learners.adapter_settings(config, targets, opened.config.layers, str(opened.folder)),
             config.train.chunk_tokens,
         )
         self._made: tuple[steps.State, Any, Callable[..., Any]] | None = None

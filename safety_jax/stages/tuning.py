@@ -16,7 +16,7 @@ from safety_jax.data import corpora, encode
 from safety_jax.data.records import Record
 from safety_jax.models import llama, lora
 from safety_jax.raft.setup import Tuned, Weights
-from safety_jax.stages import groups
+from safety_jax.stages import groups, learners
 from safety_jax.training import likelihood, metrics, steps, workdir
 from safety_jax.training import run as skeleton
 from safety_jax.training.checkpoint import Checkpoints, abstract
@@ -126,9 +126,9 @@ class RoundTuner:
             unit="answers",
             sides=("answer",),
             corpus=corpora.selected(examples, base.tokens),
-            model=groups.trained_policy(self._config, base.config, kernels=base.kernels, sides=1),
+            model=learners.trained_policy(self._config, base.config, kernels=base.kernels, sides=1),
             about_model="",
-            flops_per_example=groups.flops_per_example(self._config, base, examples),
+            flops_per_example=learners.flops_per_example(self._config, base, examples),
             load=lambda: loaded,
             learn=lambda loaded: likelihood.learning(loaded.learner, loaded.frozen, self._mesh),
             account=lambda _: Account("", (), ()),

@@ -24,7 +24,7 @@ import numpy as np
 from safety_jax.base import meshes
 from safety_jax.data import corpora, loader, prompts, records, sources
 from safety_jax.data.pairs import Pairs
-from safety_jax.stages import groups
+from safety_jax.stages import groups, learners
 from tests.benchmarks import contest, given, jax_worker
 
 SETTINGS = {
@@ -111,7 +111,7 @@ def rendered(
 def write_adapter(folder: Path, config) -> None:
     """The adapters that our run starts from, as a PEFT folder."""
     mesh = meshes.build(-1, 1, 1)
-    loaded = groups.load_policy(config, groups.base(config, mesh), mesh)
+    loaded = learners.load_policy(config, groups.base(config, mesh), mesh)
     loaded.learner.export(folder / "adapter", loaded.trainable, loaded.frozen, "float32")
 
 

@@ -33,7 +33,7 @@ from safety_jax.base.errors import ConfigError
 from safety_jax.data.examples import fingerprint
 from safety_jax.data.loader import Loader
 from safety_jax.models.folders import hub, tokenizer_files
-from safety_jax.stages import groups
+from safety_jax.stages import groups, learners
 from safety_jax.training import metrics, optim
 from safety_jax.training.task import Task
 from tests.benchmarks import jax_worker
@@ -122,7 +122,7 @@ def prepare(run: Path, folder: Path, steps: int) -> ConfigDict:
         raise ConfigError(f"{run}: its rows, read again, are others; expected the files of the run")
     batches = jax_worker.make_loader(config, task)
     count = min(steps or batches.steps, whole_steps(batches))
-    loaded = groups.load_policy(config, groups.base(config, mesh), mesh)
+    loaded = learners.load_policy(config, groups.base(config, mesh), mesh)
     loaded.learner.export(folder / "start", loaded.trainable, loaded.frozen, "float32")
     # Fresh adapters add nothing, so that what is merged is the base, whatever file held it.
     loaded.learner.export_merged(folder / "model", loaded.trainable, loaded.frozen, "float32")
