@@ -55,6 +55,22 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if choice.demo and choice.paper:
         raise ValueError("config arguments 'demo' and 'paper' exclude each other; drop one")
 
+    config = defaults()
+    config.dpo.objective = choice.loss
+    config.dpo.beta, config.dpo.smoothing, config.dpo.margin = OBJECTIVES[choice.loss]
+    if choice.loss == "simpo":
+        config.dpo.reference = "none"
+    if choice.loss == "safe":
+        config.data.prefer = "safety_first"
+    if choice.paper:
+        safe_to_serve(config, choice.paper)
+    elif choice.demo:
+        demo(config)
+    return config
+
+
+def defaults() -> ConfigDict:
+    """Every key, with the value that it has without an argument."""
     config = ConfigDict()
     config.stage = "dpo"
     config.seed = 0
@@ -101,10 +117,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     data.prefetch_steps = 2
 
     config.dpo = dpo = ConfigDict()
-    dpo.objective = choice.loss
-    dpo.beta, dpo.smoothing, dpo.margin = OBJECTIVES[choice.loss]
+    dpo.objective = "sigmoid"
+    dpo.beta, dpo.smoothing, dpo.margin = OBJECTIVES["sigmoid"]
     dpo.nll_weight = 0.0  # adds a share of the likelihood of chosen answers, against their collapse
-    dpo.reference = "none" if choice.loss == "simpo" else "cached"  # or "live": in every step
+    dpo.reference = "cached"  # or "live": in every step; "none" of objectives without one
     dpo.reference_folder = ""  # "": the user's cache folder
     dpo.protocol_notes = ()  # what the model card must say about the recipe
 
@@ -146,13 +162,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     log.tensorboard = False
     log.wandb = False
     log.compilation_cache = ""  # "": the user's cache folder
-
-    if choice.loss == "safe":
-        data.prefer = "safety_first"
-    if choice.paper:
-        safe_to_serve(config, choice.paper)
-    elif choice.demo:
-        demo(config)
     return config
 
 

@@ -44,6 +44,18 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if choice.demo and choice.paper:
         raise ValueError("config arguments 'demo' and 'paper' exclude each other; drop one")
 
+    config = defaults()
+    if choice.paper == "original":
+        original(config)
+    elif choice.paper:
+        safe_to_serve(config, choice.paper)
+    elif choice.demo:
+        demo(config)
+    return config
+
+
+def defaults() -> ConfigDict:
+    """Every key, with the value that it has without an argument."""
     config = ConfigDict()
     config.stage = "raft"
     config.seed = 0
@@ -133,13 +145,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     log.tensorboard = False
     log.wandb = False
     log.compilation_cache = ""  # "": the user's cache folder
-
-    if choice.paper == "original":
-        original(config)
-    elif choice.paper:
-        safe_to_serve(config, choice.paper)
-    elif choice.demo:
-        demo(config)
     return config
 
 

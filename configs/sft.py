@@ -35,6 +35,19 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if choice.demo and choice.paper:
         raise ValueError("config arguments 'demo' and 'paper' exclude each other; drop one")
 
+    config = defaults()
+    config.data.safety_rows = choice.safety or 0
+    if choice.paper == "safety_tuned_llamas":
+        safety_tuned_llamas(config)
+    elif choice.paper:
+        safe_to_serve(config, choice.paper)
+    elif choice.demo:
+        demo(config, choice.safety)
+    return config
+
+
+def defaults() -> ConfigDict:
+    """Every key, with the value that it has without an argument."""
     config = ConfigDict()
     config.stage = "sft"
     config.seed = 0
@@ -62,7 +75,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data = data = ConfigDict()
     data.train = ("hf:yahma/alpaca-cleaned:train?rows=20000",)
     data.safety = TRAINING_DATA + "safety_only_data_Instructions.json"
-    data.safety_rows = choice.safety or 0
+    data.safety_rows = 0  # rows of it that are mixed in
     data.safety_choice = "any"  # or "refusals": these alone, spread evenly over their `category`
     data.safety_form = ""  # their requests put as instruction, question or opinion
     data.recovery_share = 0.0  # of rows with a harmful answer: they begin with some of it
@@ -131,13 +144,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     sft.reference = "cached"  # of the start; or "live": computed in every step
     sft.reference_folder = ""  # "": the user's cache folder
     sft.protocol_notes = ()  # what the model card must say about the recipe
-
-    if choice.paper == "safety_tuned_llamas":
-        safety_tuned_llamas(config)
-    elif choice.paper:
-        safe_to_serve(config, choice.paper)
-    elif choice.demo:
-        demo(config, choice.safety)
     return config
 
 
