@@ -119,13 +119,7 @@ class Loader:
             row_tokens = shared.row_tokens
             own = self.lengths - self._common[:, None]
             self._cells = (own.sum(axis=1) + self._common)[:, None]
-        longest = int(np.argmax(self._cells.max(axis=1)))
-        if self._cells[longest].max() > row_tokens:
-            raise ConfigError(
-                f"rows have {row_tokens} tokens; expected at least the "
-                f"{self._cells[longest].max()} of {sides[0].where[longest]}, raise the row length "
-                "or lower data.max_length"
-            )
+        _check_fits(self._cells, row_tokens, sides[0].where)
         self.batch_size = batch_size
         self.rows_per_microbatch = rows_per_microbatch
         self.steps_per_epoch = steps_per_epoch(len(self.lengths), batch_size)
@@ -139,14 +133,10 @@ class Loader:
         self._epoch_order = functools.lru_cache(maxsize=2)(self._order)
         rows = [self._rows(step) for step in range(self.steps)]
         used = [-(-len(step) // rows_per_microbatch) for step in rows]
-        most = max(used, default=0)
-        self.microbatches = most if microbatches is None else microbatches
-        if self.microbatches < most:
-            raise ConfigError(f"{microbatches} microbatches a step: expected at least {most}")
-        most = max((len(row) for step in rows for row in step), default=0)
-        self.most_segments = most if segments is None else segments
-        if self.most_segments < most:
-            raise ConfigError(f"{segments} examples a row: expected at least {most}")
+        self.microbatches = _at_least(max(used, default=0), microbatches, "microbatches a step")
+        self.most_segments = _at_least(
+            max((len(row) for step in rows for row in step), default=0), segments, "examples a row"
+        )
         real = self.tokens_until(self.steps)
         cells = sum(used) * rows_per_microbatch * row_tokens * self.rows_per_example
         self._padding_share = 1 - real / cells if cells else 0.0
@@ -317,6 +307,22 @@ def pack(lengths: Int[np.ndarray, "n rows"], capacity: int) -> list[list[int]]:
         bins[target].append(int(i))
         room[target] -= lengths[i]
     return bins
+
+
+def _check_fits(cells: Int[np.ndarray, "n M"], row_tokens: int, where: Sequence[str]) -> None:
+    longest = int(np.argmax(cells.max(axis=1)))
+    if cells[longest].max() > row_tokens:
+        raise ConfigError(
+            f"rows have {row_tokens} tokens; expected at least the {cells[longest].max()} of "
+            f"{where[longest]}, raise the row length or lower data.max_length"
+        )
+
+
+def _at_least(needed: int, given: int | None, what: str) -> int:
+    """The number of a compiled step: what is given, or else what this run needs."""
+    if given is not None and given < needed:
+        raise ConfigError(f"{given} {what}: expected at least {needed}")
+    return needed if given is None else given
 
 
 def _check_positive(name: str, value: int) -> None:

@@ -18,6 +18,7 @@ from safety_jax.data.shuffling import permutation
 from safety_jax.data.text_rules import TextRules
 
 ORDERS = ("shuffled", "file")
+STREAM = 7000  # of the permutations of prompts, beside those of training epochs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,12 +146,7 @@ def read(
         ConfigError, DataError: values and rows that cannot be used; fewer prompts than the rounds
             need.
     """
-    if order not in ORDERS:
-        raise ConfigError(f"data.order {order!r}: expected {' or '.join(ORDERS)}")
-    if not 0 <= share <= 1:
-        raise ConfigError(f"data.ordinary_share is {share}; expected 0 to 1")
-    if per_round < 1 or rounds < 1:
-        raise ConfigError(f"raft.prompts {per_round}, raft.rounds {rounds}: expected at least 1")
+    _check_numbers(order, share, per_round, rounds)
     count = round(share * per_round)
     wanted = (
         ("unsafe", "data.prompts", specs, per_round - count),
@@ -174,12 +170,8 @@ def read(
         rows, ids = prompt_ids.usable_prompts(rows, rendered, tokens, skipped)
         kept = [i for i, prompt in enumerate(ids) if _fits(rows[i], prompt, longest, overlong)]
         skipped.update({"too long": len(rows) - len(kept)})
-        if not kept or (not reuse and len(kept) < needed * rounds):
-            raise DataError(
-                f"{key} has {len(kept)} usable prompts; {rounds} rounds of {needed} need "
-                f"{rounds * needed}: give more, lower raft.prompts or raft.rounds, or set "
-                "raft.reuse_prompts"
-            )
+        if not kept or not reuse:
+            _check_enough(key, len(kept), needed, rounds)
         places = np.arange(len(kept))
         if order == "shuffled":
             places = permutation(len(kept), seed=seed, stream=STREAM + stream)
@@ -190,7 +182,23 @@ def read(
     return Pool(tuple(groups), +skipped, example, files, left_out)
 
 
-STREAM = 7000  # of the permutations of prompts, beside those of training epochs
+def _check_numbers(order: str, share: float, per_round: int, rounds: int) -> None:
+    if order not in ORDERS:
+        raise ConfigError(f"data.order {order!r}: expected {' or '.join(ORDERS)}")
+    if not 0 <= share <= 1:
+        raise ConfigError(f"data.ordinary_share is {share}; expected 0 to 1")
+    if per_round < 1 or rounds < 1:
+        raise ConfigError(f"raft.prompts {per_round}, raft.rounds {rounds}: expected at least 1")
+
+
+def _check_enough(key: str, there: int, needed: int, rounds: int) -> None:
+    """Raises a DataError where prompts run out before the last round."""
+    if there < needed * rounds:
+        raise DataError(
+            f"{key} has {there} usable prompts; {rounds} rounds of {needed} need "
+            f"{rounds * needed}: give more, lower raft.prompts or raft.rounds, or set "
+            "raft.reuse_prompts"
+        )
 
 
 def _drawn_rows(

@@ -171,13 +171,7 @@ def build(
             trunk.
         CheckpointError: a folder that cannot be used.
     """
-    if init not in ("pretrained", "random"):
-        raise ConfigError(f"model.init {init!r}: expected 'pretrained' or 'random'")
-    if init == "random" and adapter is not None:
-        raise ConfigError(
-            "model.init=random with adapters would fit them to noise; set lora.rank=0 to train "
-            "all weights"
-        )
+    policy.check_init(init, adapter is not None, "set lora.rank=0 to train all weights")
     lora.check_initialization(initialization)
     mesh = run.mesh
     base_key, adapter_key = jax.random.split(key)

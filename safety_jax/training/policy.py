@@ -153,6 +153,18 @@ def flops_per_token(
     )
 
 
+def check_init(init: str, adapts: bool, instead: str) -> None:
+    """Raises a ConfigError for an unknown `model.init`, and for adapters on random weights.
+
+    Args:
+        instead: what to change where there are adapters, for the message.
+    """
+    if init not in ("pretrained", "random"):
+        raise ConfigError(f"model.init {init!r}: expected 'pretrained' or 'random'")
+    if init == "random" and adapts:
+        raise ConfigError(f"model.init=random with adapters would fit them to noise; {instead}")
+
+
 def build(
     config: llama.LlamaConfig,
     run: Execution,
@@ -186,13 +198,8 @@ def build(
             be trained in full.
         CheckpointError: a folder that cannot be used.
     """
-    if init not in ("pretrained", "random"):
-        raise ConfigError(f"model.init {init!r}: expected 'pretrained' or 'random'")
-    if init == "random" and (adapter is not None or start_from is not None):
-        raise ConfigError(
-            "model.init=random with adapters would fit them to noise; set lora.rank=0 and no "
-            "model.adapter to train all weights"
-        )
+    adapts = adapter is not None or start_from is not None
+    check_init(init, adapts, "set lora.rank=0 and no model.adapter to train all weights")
     lora.check_initialization(initialization)
     mesh = run.mesh
     base_key, adapter_key = jax.random.split(key)

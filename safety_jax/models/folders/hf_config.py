@@ -70,28 +70,9 @@ def parse(given: Mapping[str, Any], where: str) -> llama.LlamaConfig:
     alike = {} if named else {"layer_types": (None, types)}
     own = _without_library_code(given, family)
     refuse_unknown(own, known, dict(family.switched_off) | alike, where)
-    heads = attributes.integer("num_attention_heads")
     width = attributes.integer("hidden_size")
-    max_positions = attributes.integer("max_position_embeddings")
-    head_size = attributes.integer("head_dim", when_absent=width // heads)
-    kv_heads = attributes.integer("num_key_value_heads", when_absent=heads)
-    derived = attributes.values["head_dim"] is None
-    if heads % kv_heads or head_size % 2 or (derived and width % heads):
-        raise CheckpointError(
-            f"{where}: {heads} heads of size {head_size} over {kv_heads} key-value heads do not "
-            f"fit hidden_size {width}; heads must divide evenly and head_dim must be even"
-        )
-    window = layer_kinds.window(attributes, types)
+    heads, kv_heads, head_size = _heads(attributes, width, where)
     ropes, rotary_size = read_ropes(attributes, given, family, head_size)
-    turned = [True] * layers
-    if "no_rope_layers" in family.defaults:
-        turned = layer_kinds.with_rope(attributes, layers)
-    elif POSITIONS in family.defaults and attributes.values[POSITIONS] != "rope":
-        turned = [False] * layers
-    kinds = [
-        llama.LayerKind(window if kind == SLIDING else None, ropes[kind] if turns else None)
-        for kind, turns in zip(types, turned, strict=True)
-    ]
     number = _Numbers(attributes, family)
     attention_bias = number.switch("attention_bias")
     return llama.LlamaConfig(
@@ -103,7 +84,7 @@ def parse(given: Mapping[str, Any], where: str) -> llama.LlamaConfig:
         kv_heads=kv_heads,
         head_size=head_size,
         rotary_size=rotary_size,
-        pattern=_shortest(kinds),
+        pattern=_shortest(_kinds(attributes, family, types, ropes)),
         norms=family.norms,
         norm_epsilon=attributes.number("rms_norm_eps"),
         norm_plus_one=family.norm_plus_one,
@@ -121,9 +102,39 @@ def parse(given: Mapping[str, Any], where: str) -> llama.LlamaConfig:
         logit_softcap=number.optional("final_logit_softcapping"),
         files=family.files,
         nested=nested,
-        max_positions=max_positions,
+        max_positions=attributes.integer("max_position_embeddings"),
         initializer_range=attributes.number("initializer_range"),
     )
+
+
+def _heads(attributes: Attributes, width: int, where: str) -> tuple[int, int, int]:
+    """Query heads, key-value heads, and the size of a head."""
+    heads = attributes.integer("num_attention_heads")
+    head_size = attributes.integer("head_dim", when_absent=width // heads)
+    kv_heads = attributes.integer("num_key_value_heads", when_absent=heads)
+    derived = attributes.values["head_dim"] is None
+    if heads % kv_heads or head_size % 2 or (derived and width % heads):
+        raise CheckpointError(
+            f"{where}: {heads} heads of size {head_size} over {kv_heads} key-value heads do not "
+            f"fit hidden_size {width}; heads must divide evenly and head_dim must be even"
+        )
+    return heads, kv_heads, head_size
+
+
+def _kinds(
+    attributes: Attributes, family: Family, types: list[str], ropes: Mapping[str, Rope]
+) -> list[llama.LayerKind]:
+    """The window and the rope of each layer, from the name of its type."""
+    turned = [True] * len(types)
+    if "no_rope_layers" in family.defaults:
+        turned = layer_kinds.with_rope(attributes, len(types))
+    elif POSITIONS in family.defaults and attributes.values[POSITIONS] != "rope":
+        turned = [False] * len(types)
+    window = layer_kinds.window(attributes, types)
+    return [
+        llama.LayerKind(window if kind == SLIDING else None, ropes[kind] if turns else None)
+        for kind, turns in zip(types, turned, strict=True)
+    ]
 
 
 def text_part(given: Mapping[str, Any]) -> Mapping[str, Any]:
