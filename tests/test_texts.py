@@ -1,6 +1,7 @@
 """How a config has texts read: the day of a run, thinking, and where a chat's answers end."""
 
 import datetime
+import importlib
 import json
 
 import pytest
@@ -9,7 +10,7 @@ from configs import dpo, kto, orpo, raft, reward, sft
 from safety_jax.base.errors import ConfigError
 from safety_jax.data.text_rules import FIXED
 from safety_jax.models.folders import tokenizer_files
-from safety_jax.stages import texts
+from safety_jax.stages import config_files, texts
 from safety_jax.training import workdir
 from tests import chat_templates, tiny_tokenizers
 
@@ -56,6 +57,24 @@ def test_every_training_stage_is_dated_or_reads_every_day_alike(stage, tmp_path)
         assert found is config and texts.judged_rules(found).chat.date == FIXED.chat.date
     else:
         assert found.data.template_date == texts.rules(found).chat.date.isoformat()
+
+
+STAGES = ("sft", "dpo", "kto", "orpo", "raft", "sweep", "collect", "evaluate", "attack", "tamper")
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_settles_the_day_before_it_reads_anything(name, tmp_path, monkeypatch):
+    class Settled(Exception):
+        pass
+
+    def settle(config, place):
+        assert "template_date" in config.data and place.path == tmp_path / "run"
+        raise Settled
+
+    monkeypatch.setattr(texts, "dated", settle)
+    with pytest.raises(Settled):
+        stage = importlib.import_module(f"safety_jax.stages.{name}")
+        stage.run(config_files.load(name), str(tmp_path / "run"))
 
 
 def test_values(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 
 from safety_jax.base.errors import ConfigError
 from safety_jax.judges import sequence
@@ -26,6 +27,7 @@ LOG_ODDS = ("binary", "cost")  # what stage `reward` calls judges whose sign is 
 def headed(
     name: str, spec: Spec, resources: Resources, _: Mapping[str, PlannedJudge]
 ) -> PlannedJudge:
+    """A judge that is a model with a score head. See `registry.JudgeKind.plan`."""
     folder, mesh = resolve_folder(name, spec), resources.mesh
     scorer = heads.read_scorer(folder)
     heads.shardings(scorer, mesh)
@@ -41,28 +43,7 @@ def headed(
         spec["append_eos"],
         resources.special_text,
     )
-    low, high = numbers(name, "range", spec["range"], 2) or (None, None)
-    (threshold,) = numbers(name, "threshold", spec["threshold"], 1) or (None,)
-    card = JudgeCard(
-        name=name,
-        kind="sequence",
-        model=spec["path"],
-        weights_sha256=hub.shared_fingerprint(folder),
-        direction=spec["direction"],
-        low=low,
-        high=high,
-        threshold=threshold,
-        template=spec["template"],
-        precision=resources.precision(kernels),
-        settings={
-            "output": spec["output"],
-            "activation": spec["activation"],
-            "max_tokens": longest,
-            "overlong": spec["overlong"],
-            "append_eos": spec["append_eos"],
-            "special_text": resources.special_text,
-        },
-    )
+    card = _card(name, spec, resources, folder, kernels, longest)
     output = sequence.output_index(name, scorer.label_names, spec["output"])
     sequence.check_activation(name, spec["activation"])
     run = Execution.build(
@@ -89,6 +70,33 @@ def headed(
         )
 
     return PlannedJudge(card, load, None)
+
+
+def _card(
+    name: str, spec: Spec, resources: Resources, folder: Path, kernels: str, longest: int
+) -> JudgeCard:
+    low, high = numbers(name, "range", spec["range"], 2) or (None, None)
+    (threshold,) = numbers(name, "threshold", spec["threshold"], 1) or (None,)
+    return JudgeCard(
+        name=name,
+        kind="sequence",
+        model=spec["path"],
+        weights_sha256=hub.shared_fingerprint(folder),
+        direction=spec["direction"],
+        low=low,
+        high=high,
+        threshold=threshold,
+        template=spec["template"],
+        precision=resources.precision(kernels),
+        settings={
+            "output": spec["output"],
+            "activation": spec["activation"],
+            "max_tokens": longest,
+            "overlong": spec["overlong"],
+            "append_eos": spec["append_eos"],
+            "special_text": resources.special_text,
+        },
+    )
 
 
 def trained(

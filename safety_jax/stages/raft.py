@@ -46,7 +46,7 @@ def run(config: ConfigDict, folder: str) -> None:
     compilation.keep(config.log.compilation_cache)
     compiled = compilation.Counter()
     with workdir.prepare(folder, config, primary) as place:
-        config = config.copy_and_resolve_references()
+        config = texts.dated(config.copy_and_resolve_references(), place)
         # ---- what can be wrong is found before weights are read
         mesh = devices.build_mesh(config)
         base = groups.base(config, mesh)
@@ -66,27 +66,9 @@ def run(config: ConfigDict, folder: str) -> None:
 
         # ---- the policy, and what a round does with it
         loaded = hold_base(config, learners.load_policy(config, base, mesh))
-        trained, trainable, frozen = loaded.learner, loaded.trainable, loaded.frozen
-        shapes = jax.eval_shape(lambda tree: tree, trainable)
-        setup = functools.partial(
-            answering.make_setup,
-            sample=config.sample,
-            tokens=base.tokens,
-            mesh=mesh,
-            ends=(*model_ends(base.folder, base.tokens), *texts.ends(config, base.tokens)),
-        )
-        parts = RaftParts(
-            policy=trained,
-            sample=setup(config.sample),
-            answer=setup(config.answer),
-            judges=judges,
-            tuner=RoundTuner(config, place, base, trained, shapes, mesh, compiled),
-            first=make_first(config, trained, trainable, frozen, mesh),
-            compiled=compiled,
-            say=lambda text: print(text, flush=True) if primary else None,
-        )
+        parts = make_parts(config, place, base, loaded, judges, mesh, compiled)
         try:
-            outcome = rounds.run(plan, parts, Weights(trainable, frozen))
+            outcome = rounds.run(plan, parts, Weights(loaded.trainable, loaded.frozen))
         except NotFiniteError as error:
             raise NotFiniteError(f"{config.model.path}: {error}") from error
 
@@ -95,9 +77,9 @@ def run(config: ConfigDict, folder: str) -> None:
             drawn = draw(config, place, outcome.summaries)
         if outcome.weights is None:
             return
-        export(config, trained, outcome.weights, place)
+        export(config, loaded.learner, outcome.weights, place)
         if primary:
-            describe(config, place, trained, plan, outcome.summaries, drawn, began)
+            describe(config, place, loaded.learner, plan, outcome.summaries, drawn, began)
             print(f"exported round {outcome.summaries[-1]['round']} to {place.export}", flush=True)
 
 
@@ -115,6 +97,37 @@ def hold_base(config: ConfigDict, loaded: Loaded[policy.Policy]) -> Loaded[polic
             "adapters up; set raft.adapter=continue, or give the model it was made from"
         )
     return dataclasses.replace(loaded, frozen=lora.promote(loaded.frozen, adapter.targets))
+
+
+def make_parts(
+    config: ConfigDict,
+    place: workdir.Workdir,
+    base: groups.Base,
+    loaded: Loaded[policy.Policy],
+    judges: judging.Judges,
+    mesh: Mesh,
+    compiled: compilation.Counter,
+) -> RaftParts:
+    """What every round works with: the policy and its first weights, judges, tuner, decoding."""
+    trained, primary = loaded.learner, jax.process_index() == 0
+    setup = functools.partial(
+        answering.make_setup,
+        sample=config.sample,
+        tokens=base.tokens,
+        mesh=mesh,
+        ends=(*model_ends(base.folder, base.tokens), *texts.ends(config, base.tokens)),
+    )
+    shapes = jax.eval_shape(lambda tree: tree, loaded.trainable)
+    return RaftParts(
+        policy=trained,
+        sample=setup(config.sample),
+        answer=setup(config.answer),
+        judges=judges,
+        tuner=RoundTuner(config, place, base, trained, shapes, mesh, compiled),
+        first=make_first(config, trained, loaded.trainable, loaded.frozen, mesh),
+        compiled=compiled,
+        say=lambda text: print(text, flush=True) if primary else None,
+    )
 
 
 def plan_judges(config: ConfigDict, mesh: Mesh) -> judging.Judges:
