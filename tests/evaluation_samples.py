@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.evaluation.measures.counts import Block, Resampling
 from safety_jax.evaluation.sets.items import Item, Set
 from safety_jax.judges.judge import JudgeCard, Score, unscored

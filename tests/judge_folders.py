@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import tiny_tokenizers
 
 from safety_jax.base import meshes
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.judges.judge import Conversation
 from safety_jax.models.encoders import heads
 from tests.golden import cases

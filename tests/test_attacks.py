@@ -18,7 +18,7 @@ from evaluation_samples import block, write_csv, write_lists
 from configs import attack as attack_config
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import encode, prompt_ids
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.data.prompts import load_template
 from safety_jax.data.records import Record
 from safety_jax.evaluation.answers import existing, generate

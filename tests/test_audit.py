@@ -10,7 +10,7 @@ from scipy import stats
 
 from configs import audit as audit_config
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.judges.audit import findings, labels, words
 from safety_jax.judges.audit.labels import LabelRule
 from safety_jax.judges.audit.perturbations import FILLER, PERTURBATIONS, REWORDED, perturb

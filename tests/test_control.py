@@ -12,7 +12,7 @@ from tokenizers.models import BPE, Unigram, WordPiece
 from transformers import PreTrainedTokenizerFast
 
 from safety_jax.base.errors import DataError
-from safety_jax.data import encode, pairs, prompt_ids, prompts, records, text_rules
+from safety_jax.data import encode, pairs, prompt_ids, prompts, records, sources, text_rules
 from safety_jax.data.chat import ChatTemplate
 from safety_jax.data.control import control_tokens
 from safety_jax.data.messages import Message
@@ -195,7 +195,7 @@ def test_pairs_have_the_same_choice(special_text):
                      "", "s", f"row {i}")
         for i, (q, a, b) in enumerate([("Q", "A", FORGED), ("Q", "A", "B")])
     ]  # fmt: skip
-    skipped: list[records.Skipped] = []
+    skipped: list[sources.Skipped] = []
     if special_text == "error":
         with pytest.raises(DataError, match="row 0: the assistant's text holds"):
             pairs.encode_pairs(found, skipped, encoding=encoding, bad_rows="error")

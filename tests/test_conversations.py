@@ -10,7 +10,7 @@ from report_samples import nothing
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import prompt_ids
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.data.prompts import load_template
 from safety_jax.evaluation.answers import dialogues, generate
 from safety_jax.evaluation.answers.responses import CUT, Protocol, Responses

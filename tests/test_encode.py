@@ -9,9 +9,10 @@ from tokenizers import normalizers, processors
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data.encode import Encoding, encode
 from safety_jax.data.examples import preview
+from safety_jax.data.messages import Message
 from safety_jax.data.prompt_ids import encode_prompts
 from safety_jax.data.prompts import load_template
-from safety_jax.data.records import Message, Record
+from safety_jax.data.records import Record
 from tests.tiny_tokenizers import CHATML, INST, llama, qwen
 
 

@@ -13,7 +13,7 @@ from test_responses import KEY, PROTOCOL, open_file, replies
 from test_stored_scores import judge
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.evaluation.answers import existing, stored_scores
 from safety_jax.evaluation.answers.existing import read_existing
 from safety_jax.evaluation.answers.responses import recorded

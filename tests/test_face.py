@@ -24,7 +24,7 @@ from safety_jax.base import trees
 from safety_jax.base.batch import Answers, Tokens
 from safety_jax.base.errors import CheckpointError, ConfigError, DataError
 from safety_jax.data import encode, pairs, prompt_ids, prompts, records
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.face import generating, given, loading, preferences
 from safety_jax.judges import refusal
 from safety_jax.judges.judge import NO_ANSWER, Conversation

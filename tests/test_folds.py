@@ -7,7 +7,7 @@ import pytest
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import ratings, records, sources
 from safety_jax.data.folds import Fold, part_of
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.data.records import Record
 from safety_jax.judges import crossed, inputs, registry
 from safety_jax.judges.judge import from_record

@@ -12,7 +12,7 @@ from samples import model_of, whole_logits
 from configs import common
 from safety_jax.base.errors import CheckpointError, ConfigError
 from safety_jax.data.control import control_tokens
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.judges import registry
 from safety_jax.judges.batching import LEAST_SHARED, TokenRow, in_common
 from safety_jax.judges.guards import wildguard

@@ -13,7 +13,7 @@ from samples import random_adapters
 
 from safety_jax.base.errors import CheckpointError, ConfigError
 from safety_jax.data.control import control_tokens
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.judges import registry
 from safety_jax.judges.batching import Batcher
 from safety_jax.judges.guards.catalogue import GUARDS

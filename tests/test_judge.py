@@ -7,7 +7,7 @@ import pytest
 from judge_folders import conversation
 
 from safety_jax.base.errors import ConfigError, NotFiniteError
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.data.records import Record
 from safety_jax.judges import combine, judge, scoring
 from safety_jax.judges.judge import BETTER, HARMFUL, REFUSING, SAFER, JudgeCard, scored, unscored

@@ -7,7 +7,8 @@ import pytest
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import judged, ratings, records, sources
-from safety_jax.data.formats import Labels, Message
+from safety_jax.data.labels import Labels
+from safety_jax.data.messages import Message
 from safety_jax.data.records import Pair, Rated, Record
 from tests import tiny_tokenizers
 
@@ -89,7 +90,7 @@ def test_broken_rows_name_file_and_row(formats, row, message, tmp_path):
     with pytest.raises(DataError, match=message) as error:
         read(tmp_path, formats, first, first | row)
     assert "rows.jsonl line 2" in str(error.value) and "\n" not in str(error.value)
-    skipped: list[records.Skipped] = []
+    skipped: list[sources.Skipped] = []
     kept = read(tmp_path, formats, first, first | row, options="?bad_rows=skip", skipped=skipped)
     assert len(kept) == 1 and skipped[0].where == "rows.jsonl line 2"
 
@@ -261,7 +262,7 @@ def test_answers_that_differ_too_late_and_prompts_too_long():
     same = pair("flour " * 30, "flour " * 31)
     with pytest.raises(DataError, match="row 1: its answers do not differ within data.max_length"):
         encode([same], max_length=20)
-    skipped: list[records.Skipped] = []
+    skipped: list[sources.Skipped] = []
     kept = encode([same, pair("flour", "no")], max_length=20, bad_rows="skip", skipped=skipped)
     assert len(kept) == 1 and "do not differ" in skipped[0].why
     with pytest.raises(DataError, match="row 1"):

@@ -3,8 +3,9 @@
 import pytest
 
 from safety_jax.base.errors import ConfigError
+from safety_jax.data.messages import Message
 from safety_jax.data.mixing import evenly, mix, split
-from safety_jax.data.records import Message, Pair, Record, read_pairs, read_records
+from safety_jax.data.records import Pair, Record, read_pairs, read_records
 from safety_jax.data.sources import Source
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from safety_jax.base.errors import ConfigError
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.judges import moderation
 from safety_jax.judges.judge import HARMFUL, Conversation, JudgeCard
 

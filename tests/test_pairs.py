@@ -10,7 +10,8 @@ import pytest
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import corpora, encode, judged, pairs, prompts, records, sources
 from safety_jax.data.contamination import HeldApart
-from safety_jax.data.formats import Labels, Message
+from safety_jax.data.labels import Labels
+from safety_jax.data.messages import Message
 from tests import chat_templates, tiny_tokenizers
 
 SAFE_RLHF = {
@@ -149,7 +150,7 @@ def tokenizer():
 
 def encoded(tokenizer, *rows, template="plain", max_length=40, **changes):
     chosen = [pair_of(None) if row is None else row for row in rows]
-    skipped: list[records.Skipped] = []
+    skipped: list[sources.Skipped] = []
     settings = {"overlong_prompt": "error", "bad_rows": "error"} | changes
     encoding = encode.Encoding(
         prompts.load_template(template, tokenizer), tokenizer, max_length,
@@ -292,7 +293,7 @@ def test_rows_of_the_source_that_is_measured_on_are_drawn(tokenizer, tmp_path):
     template = prompts.load_template("plain", tokenizer)
     encoding = encode.Encoding(template, tokenizer, 64, "error", len(tokenizer))
 
-    def measured(evaluation: str, seed: int) -> tuple[list[str], list[records.Skipped]]:
+    def measured(evaluation: str, seed: int) -> tuple[list[str], list[sources.Skipped]]:
         found = corpora.read(
             corpora.Rows((str(file),), evaluation, 0, "error", seed),
             corpora.demonstrations,

@@ -8,7 +8,7 @@ import pytest
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import sheets
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.evaluation.measures import people
 from safety_jax.evaluation.measures.counts import Block, Resampling
 from safety_jax.evaluation.measures.people import KEY, SHEET, People

@@ -5,8 +5,10 @@ import json
 import pytest
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data.prompts import Span, load_template
-from safety_jax.data.records import Message, Record
+from safety_jax.data.messages import Message
+from safety_jax.data.prompts import load_template
+from safety_jax.data.records import Record
+from safety_jax.data.template import Span
 from tests.tiny_tokenizers import CHATML, INST, llama, qwen
 
 

@@ -11,7 +11,7 @@ import tiny_tokenizers
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import prompt_ids, prompts
 from safety_jax.data.contamination import HeldApart
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.data.records import Record
 from safety_jax.data.text_rules import FIXED
 from safety_jax.judges.judge import BETTER, HARMFUL, REFUSING, SAFER, JudgeCard, Score, unscored

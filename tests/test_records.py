@@ -3,7 +3,8 @@
 import pytest
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data.records import Message, Pair, Record, read_pairs, read_prompts, read_records
+from safety_jax.data.messages import Message
+from safety_jax.data.records import Pair, Record, read_pairs, read_prompts, read_records
 from safety_jax.data.sources import Source
 
 SYSTEM = Message("system", "Be kind.")

@@ -7,7 +7,7 @@ import pytest
 from evaluation_samples import ask, numbered, prompts
 
 from safety_jax.base.errors import DataError
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.evaluation.answers.existing import read_existing
 from safety_jax.evaluation.answers.responses import Protocol, Response, Responses
 

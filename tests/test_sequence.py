@@ -15,7 +15,7 @@ from scipy import special
 from configs import common
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import judged
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.data.records import Record
 from safety_jax.judges import batching, registry, sequence
 from safety_jax.judges.judge import Conversation, Score, from_record

@@ -10,7 +10,7 @@ from judge_folders import write_guard
 from test_guard import by_hand, next_logprobs, verdict_sets
 
 from safety_jax.base.errors import ConfigError
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.evaluation.measures import win_rates
 from safety_jax.evaluation.measures.win_rates import PairwiseOutcome
 from safety_jax.judges import pairwise

@@ -14,7 +14,8 @@ from jaxtyping import Bool, Int
 from safety_jax.base.errors import DataError
 from safety_jax.data import text_rules
 from safety_jax.data.examples import Counts, Examples
-from safety_jax.data.records import Pair, Rated, Skipped
+from safety_jax.data.records import Pair, Rated
+from safety_jax.data.sources import Skipped
 from safety_jax.data.text_rules import TextRules
 
 

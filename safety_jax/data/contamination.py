@@ -15,7 +15,8 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from safety_jax.data import sources
-from safety_jax.data.records import Labelled, Pair, Rated, Record, Skipped, read_prompts
+from safety_jax.data.records import Labelled, Pair, Rated, Record, read_prompts
+from safety_jax.data.sources import Skipped
 
 ALIKE = 0.6
 RUN = 8

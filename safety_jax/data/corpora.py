@@ -15,8 +15,8 @@ from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import mixing, pairs, records, sources
 from safety_jax.data.contamination import HeldApart
 from safety_jax.data.examples import Examples
-from safety_jax.data.records import Pair, Record, Skipped
-from safety_jax.data.sources import Source
+from safety_jax.data.records import Pair, Record
+from safety_jax.data.sources import Skipped, Source
 from safety_jax.data.text_rules import NOTES
 
 SHOWN_ROWS = 10

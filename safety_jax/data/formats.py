@@ -11,12 +11,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from safety_jax.data import threads
-from safety_jax.data.labels import Labels as Labels
-from safety_jax.data.labels import categories_of, flag_of
-from safety_jax.data.messages import BadRow as BadRow
-from safety_jax.data.messages import Message as Message
-from safety_jax.data.messages import UnwantedRow, is_transcript, prompt_of, text_of, turns_of
-from safety_jax.data.readers import Row
+from safety_jax.data.labels import Labels, categories_of, flag_of
+from safety_jax.data.messages import (
+    BadRow,
+    Message,
+    UnwantedRow,
+    is_transcript,
+    prompt_of,
+    text_of,
+    turns_of,
+)
+from safety_jax.data.text_files import Row
 
 SYSTEM = ("system", "system_prompt", "system_message")
 

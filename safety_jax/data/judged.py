@@ -22,7 +22,8 @@ from safety_jax.data import building, encode, prompts
 from safety_jax.data.building import Encoded
 from safety_jax.data.control import control_tokens
 from safety_jax.data.examples import Examples
-from safety_jax.data.records import Pair, Rated, Record, Skipped
+from safety_jax.data.records import Pair, Rated, Record
+from safety_jax.data.sources import Skipped
 from safety_jax.data.template import Template, Worded, worded
 from safety_jax.data.text_rules import FIXED, TextRules
 

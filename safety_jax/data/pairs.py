@@ -22,8 +22,9 @@ from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import building, encode
 from safety_jax.data.building import Encoded
 from safety_jax.data.examples import Examples
-from safety_jax.data.formats import Labels
-from safety_jax.data.records import Labelled, Pair, Record, Skipped
+from safety_jax.data.labels import Labels
+from safety_jax.data.records import Labelled, Pair, Record
+from safety_jax.data.sources import Skipped
 from safety_jax.data.template import Template
 
 

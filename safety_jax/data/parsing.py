@@ -13,8 +13,8 @@ from safety_jax.data import forms, threads
 from safety_jax.data import labels as labelling
 from safety_jax.data.formats import SYSTEM, Format, Parsed
 from safety_jax.data.messages import BadRow, Message, UnwantedRow, text_of
-from safety_jax.data.readers import Row
 from safety_jax.data.sources import Skipped, Source
+from safety_jax.data.text_files import Row
 
 MOST_CHARACTERS = 2_000_000
 """The limit for a row: no model's context is as long, and a tokenizer takes seconds to read it."""

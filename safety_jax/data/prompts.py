@@ -27,8 +27,7 @@ from safety_jax.data.chat import StoppedTemplate, Unwritable, Written, chat_temp
 from safety_jax.data.chat_spans import REASONING, Turn
 from safety_jax.data.messages import Message
 from safety_jax.data.records import Record
-from safety_jax.data.template import Span as Span
-from safety_jax.data.template import Template, Worded, plain_span
+from safety_jax.data.template import Span, Template, Worded, plain_span
 from safety_jax.data.text_rules import FIXED, TextRules
 
 

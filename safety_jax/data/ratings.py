@@ -12,7 +12,7 @@ from collections.abc import Callable
 from safety_jax.data.formats import FORMATS, Format, Parsed
 from safety_jax.data.labels import NAMES, categories_of, desirable, flag_of, named
 from safety_jax.data.messages import BadRow
-from safety_jax.data.readers import Row
+from safety_jax.data.text_files import Row
 
 _BASE = {known.name: known for known in FORMATS}
 _PAIRS = tuple(

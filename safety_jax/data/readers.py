@@ -19,8 +19,7 @@ from typing import IO, Any
 from safety_jax.base import files, terminal
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import table_files, text_files
-from safety_jax.data.text_files import PlacedRow as PlacedRow
-from safety_jax.data.text_files import Row as Row
+from safety_jax.data.text_files import PlacedRow
 
 # A packed file may grow to so many times its size, or to as much as any text has.
 _GROWTH, _ANY_TEXT = 200, 256 << 20  # bytes

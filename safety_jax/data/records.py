@@ -12,10 +12,8 @@ from safety_jax.data import parsing
 from safety_jax.data.formats import FORMATS, PROMPTS, RESPONSES, Format
 from safety_jax.data.labels import Labels
 from safety_jax.data.messages import Message
-from safety_jax.data.parsing import renamed as renamed
 from safety_jax.data.ratings import DESIRABLE
-from safety_jax.data.sources import Skipped as Skipped
-from safety_jax.data.sources import Source
+from safety_jax.data.sources import Skipped, Source
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

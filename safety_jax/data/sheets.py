@@ -12,7 +12,7 @@ from pathlib import Path
 from safety_jax.base import files
 from safety_jax.base.errors import DataError
 from safety_jax.data import sources
-from safety_jax.data.readers import PlacedRow
+from safety_jax.data.text_files import PlacedRow
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _LONGEST = 32_000  # characters; Excel moves what is above 32,767 into other cells

@@ -16,8 +16,9 @@ from safety_jax.base import files
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import downloads, shuffling, source_spec, values
 from safety_jax.data.folds import Fold
-from safety_jax.data.readers import PlacedRow, Row, check_ending, read_file
+from safety_jax.data.readers import check_ending, read_file
 from safety_jax.data.source_spec import SourceSpec
+from safety_jax.data.text_files import PlacedRow, Row
 
 R = TypeVar("R")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import records, sources
-from safety_jax.data.readers import Row
 from safety_jax.data.sources import Source
+from safety_jax.data.text_files import Row
 from safety_jax.judges.judge import Conversation, from_record
 
 OPTIONS = ("asked",)  # of a source, beside those of data/source_spec.py

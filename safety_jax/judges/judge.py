@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from safety_jax.base.errors import ConfigError
 from safety_jax.data import thoughts
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.data.records import Record
 
 SAFER = "higher is safer"

@@ -18,7 +18,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.judges.guards.forms import ChatForm, written
 from safety_jax.judges.guards.reading import LabelReader, spelled
 from safety_jax.judges.judge import Conversation, JudgeCard, Score, scored

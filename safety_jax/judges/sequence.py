@@ -22,7 +22,7 @@ from safety_jax.base import trees
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import chat, prompts
 from safety_jax.data.control import control_tokens
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.data.records import Record
 from safety_jax.data.text_rules import FIXED
 from safety_jax.judges.batching import Batcher, TokenRow

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from safety_jax.base.errors import ConfigError
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.data.records import Record
 from safety_jax.judges import judge, scoring
 from safety_jax.judges.judge import Conversation, JudgeCard, Score

@@ -20,13 +20,15 @@ from safety_jax.base.batch import Answers, Tokens
 from safety_jax.data import corpora, pairs, records
 from safety_jax.data.encode import Encoding
 from safety_jax.data.pairs import Pairs
-from safety_jax.data.records import Labelled, Skipped
+from safety_jax.data.records import Labelled
+from safety_jax.data.sources import Skipped
 from safety_jax.maths import logprobs, losses
 from safety_jax.report import plots
 from safety_jax.stages import groups, learners, references, training
 from safety_jax.training import placement
+from safety_jax.training.loop import Metrics
 from safety_jax.training.policy import Policy
-from safety_jax.training.task import Account, Finished, Learning, Loaded, Measured, Metrics, Task
+from safety_jax.training.task import Account, Finished, Learning, Loaded, Measured, Task
 
 # Columns of the table: log π, log π_ref, z0, loss
 POLICY, REFERENCE, KL, LOSS = range(4)

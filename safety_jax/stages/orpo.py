@@ -14,8 +14,9 @@ from scipy import special
 from safety_jax.maths import losses
 from safety_jax.stages import groups, pair_task, training
 from safety_jax.training import preference
+from safety_jax.training.loop import Metrics
 from safety_jax.training.preference import PairObjective
-from safety_jax.training.task import Learning, Loaded, Metrics, Task
+from safety_jax.training.task import Learning, Loaded, Task
 
 
 def make_task(config: ConfigDict, mesh: Mesh) -> Task:

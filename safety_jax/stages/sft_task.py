@@ -11,8 +11,8 @@ from safety_jax.data import corpora, encode, mixing, recovery, source_spec, sour
 from safety_jax.data.contamination import HeldApart
 from safety_jax.data.corpora import Corpus
 from safety_jax.data.examples import Examples
-from safety_jax.data.records import Record, Skipped
-from safety_jax.data.sources import Source
+from safety_jax.data.records import Record
+from safety_jax.data.sources import Skipped, Source
 from safety_jax.judges import refusal
 from safety_jax.maths import losses
 from safety_jax.report import plots

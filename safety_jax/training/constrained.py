@@ -12,10 +12,11 @@ from safety_jax.base.batch import Answers, Tokens
 from safety_jax.data.examples import Examples
 from safety_jax.maths import logprobs, losses
 from safety_jax.training import likelihood, placement, preference, steps
+from safety_jax.training.loop import Metrics
 from safety_jax.training.placement import TokenValues
 from safety_jax.training.policy import Policy
 from safety_jax.training.preference import Frozen
-from safety_jax.training.task import Learning, Measured, Metrics
+from safety_jax.training.task import Learning, Measured
 
 
 def learning(

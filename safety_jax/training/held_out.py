@@ -11,8 +11,9 @@ from safety_jax.base import trees
 from safety_jax.base.errors import ConfigError
 from safety_jax.data.loader import Loader
 from safety_jax.training import steps
+from safety_jax.training.loop import Metrics
 from safety_jax.training.step_log import TABLE
-from safety_jax.training.task import Learning, Measured, Metrics
+from safety_jax.training.task import Learning, Measured
 
 # What `make_measure` compiles.
 Evaluator = Callable[..., tuple[steps.Parts, dict[str, jax.Array]]]

@@ -14,7 +14,7 @@ from safety_jax.base import trees
 from safety_jax.base.batch import Answers, Tokens
 from safety_jax.data import corpora, ratings, records
 from safety_jax.data.judged import JudgedAnswers
-from safety_jax.data.sources import Source
+from safety_jax.data.sources import Skipped, Source
 from safety_jax.training import judge_quality, placement, steps
 from safety_jax.training.judge_model import Trainee
 from safety_jax.training.task import Learning, Measured
@@ -36,7 +36,7 @@ def rows(kind: str, prefer: str, left_out: dict[str, int]) -> Callable[..., list
     if kind in PAIRED:
         return corpora.preferences(prefer, left_out)
 
-    def parse(source: Source, skipped: list[records.Skipped]) -> list[records.Rated]:
+    def parse(source: Source, skipped: list[Skipped]) -> list[records.Rated]:
         return records.read_rated(source, FORMATS[kind], skipped)
 
     return parse

@@ -11,8 +11,9 @@ from safety_jax.base import trees
 from safety_jax.base.batch import Tokens
 from safety_jax.maths import losses
 from safety_jax.training import placement, steps
+from safety_jax.training.loop import Metrics
 from safety_jax.training.policy import Policy
-from safety_jax.training.task import Learning, Measured, Metrics
+from safety_jax.training.task import Learning, Measured
 
 
 def count(batch: Tokens) -> dict[str, jax.Array]:

@@ -20,9 +20,10 @@ from safety_jax.data.loader import Loader
 from safety_jax.data.pairs import Pairs
 from safety_jax.maths import logprobs, losses, statistics
 from safety_jax.training import placement, steps
+from safety_jax.training.loop import Metrics
 from safety_jax.training.placement import PutBatch, TokenValues
 from safety_jax.training.policy import Policy
-from safety_jax.training.task import Indices, Learning, Measured, Metrics
+from safety_jax.training.task import Indices, Learning, Measured
 
 # Columns of the table of pairs; (chosen, rejected) where there are two.
 POLICY, REFERENCE, KL = slice(0, 2), slice(2, 4), slice(4, 6)

@@ -23,10 +23,11 @@ from safety_jax.maths import flops
 from safety_jax.training import held_out, loop, metrics, optim, progress, steps, workdir
 from safety_jax.training.batches import make_loader
 from safety_jax.training.checkpoint import Checkpoints, abstract
+from safety_jax.training.loop import Metrics
 from safety_jax.training.placement import PutBatch
 from safety_jax.training.settings import DIRECTIONS, Saving, Settings
 from safety_jax.training.step_log import StepLog
-from safety_jax.training.task import Learner, Learning, Loaded, Measured, Metrics, Task
+from safety_jax.training.task import Learner, Learning, Loaded, Measured, Task
 
 # ---------------------------------------------------------------------------- the run
 

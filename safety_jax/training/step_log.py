@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from safety_jax.base import compilation
-from safety_jax.training.loop import Cadence, Tables
+from safety_jax.training.loop import Cadence, Metrics, Tables
 from safety_jax.training.metrics import Writer
 from safety_jax.training.progress import ProgressBar, Throughput
-from safety_jax.training.task import Indices, Measured, Metrics
+from safety_jax.training.task import Indices, Measured
 
 TABLE = "examples"  # the name under which a loss returns a row for each example
 

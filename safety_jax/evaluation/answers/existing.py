@@ -20,8 +20,8 @@ from urllib.parse import unquote
 from safety_jax.base import files
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import parsing, readers, records, source_spec, sources
-from safety_jax.data.readers import Row
 from safety_jax.data.sources import Source
+from safety_jax.data.text_files import Row
 from safety_jax.evaluation.answers.matching import MATCHES, Found, key_of, pair
 from safety_jax.evaluation.answers.responses import Response, characters
 from safety_jax.evaluation.sets.catalogue import CATALOGUE, GROUPS

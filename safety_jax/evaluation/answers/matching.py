@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from safety_jax.base.errors import DataError
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.evaluation.sets.items import Item, Set
 
 MATCHES = ("row", "prompt")

@@ -12,7 +12,7 @@ from typing import Any
 
 from safety_jax.base import files
 from safety_jax.base.errors import DataError
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.evaluation.harness import lm_eval_tasks
 from safety_jax.evaluation.measures.counts import Block, rate
 from safety_jax.evaluation.sets.items import CHOICE, Item, Set

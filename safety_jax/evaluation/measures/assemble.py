@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from safety_jax.base.errors import ConfigError
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.evaluation.answers.responses import Response
 from safety_jax.evaluation.measures import (
     attacks,

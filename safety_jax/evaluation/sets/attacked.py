@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from safety_jax.base.errors import DataError
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.data.records import Record
 from safety_jax.evaluation.attacks import openings
 from safety_jax.evaluation.attacks.registry import Attack

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from safety_jax.data.formats import BadRow, text_of
-from safety_jax.data.readers import Row
+from safety_jax.data.messages import BadRow, text_of
+from safety_jax.data.text_files import Row
 from safety_jax.evaluation.sets import multiple_choice
 
 CATEGORIES = (

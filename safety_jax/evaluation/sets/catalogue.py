@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-from safety_jax.data.formats import BadRow, text_of
-from safety_jax.data.readers import Row
+from safety_jax.data.messages import BadRow, text_of
+from safety_jax.data.text_files import Row
 from safety_jax.evaluation.sets import bbq, multiple_choice
 from safety_jax.evaluation.sets.conversations import SHIPPED
 

@@ -6,8 +6,8 @@ rows of a file: text, label, and where there is one a group (HateCheck's functio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from safety_jax.data.formats import BadRow, text_of
-from safety_jax.data.readers import Row
+from safety_jax.data.messages import BadRow, text_of
+from safety_jax.data.text_files import Row
 
 # Columns that are recognised beside our own names, the first that is there.
 TEXTS = ("prompt", "text", "sentence", "test_case", "tweet", "comment")

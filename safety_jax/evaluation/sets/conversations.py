@@ -24,8 +24,9 @@ from pathlib import Path
 
 from safety_jax.base.assets import find_asset
 from safety_jax.base.errors import ConfigError
-from safety_jax.data.formats import SYSTEM, BadRow, Message, text_of
-from safety_jax.data.readers import Row
+from safety_jax.data.formats import SYSTEM
+from safety_jax.data.messages import BadRow, Message, text_of
+from safety_jax.data.text_files import Row
 
 SHIPPED = Path(__file__).parent / "shipped"
 ORDINARY = "launch/real/data/ordinary.jsonl"  # exchanges behind those of TALKS

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from safety_jax.data import thoughts
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.data.records import Record
 from safety_jax.evaluation.attacks.registry import Attack
 from safety_jax.evaluation.sets import conversations

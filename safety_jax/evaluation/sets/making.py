@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import records, sources
-from safety_jax.data.formats import BadRow
-from safety_jax.data.readers import Row
+from safety_jax.data import parsing, records, sources
+from safety_jax.data.messages import BadRow
 from safety_jax.data.records import Record
 from safety_jax.data.sources import Source
+from safety_jax.data.text_files import Row
 from safety_jax.evaluation.sets import classification, multiple_choice, turns, twins
 from safety_jax.evaluation.sets.catalogue import Entry
 from safety_jax.evaluation.sets.items import (
@@ -49,8 +49,8 @@ def make_set(source: Source, entry: Entry, key: str, seed: int) -> Set:
     for number, (where, row) in enumerate(zip(source.where, source.rows, strict=True)):
         if entry.keep is None or entry.keep(row):
             try:
-                row = records.renamed(row, source.columns)
-                row = records.renamed(row, {o: t for o, t in known.items() if t in row})
+                row = parsing.renamed(row, source.columns)
+                row = parsing.renamed(row, {o: t for o, t in known.items() if t in row})
                 row = entry.word(row) if entry.word else row
                 kept += _parts(row, number, where, entry)
             except BadRow as bad:
@@ -119,7 +119,7 @@ def _classified(source: Source, entry: Entry) -> Entry:
     rows = []
     for where, row in zip(source.where, source.rows, strict=True):
         try:
-            rows.append(labelled(records.renamed(records.renamed(row, source.columns), known)))
+            rows.append(labelled(parsing.renamed(parsing.renamed(row, source.columns), known)))
             classification.check(rows[-1])
         except BadRow as bad:
             raise DataError(f"{where}: {bad}; mend the row") from bad

@@ -8,8 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from safety_jax.data.formats import BadRow, flag_of, text_of
-from safety_jax.data.readers import Row
+from safety_jax.data.labels import flag_of
+from safety_jax.data.messages import BadRow, text_of
+from safety_jax.data.text_files import Row
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _LETTERED = re.compile(r"\s*([A-Z])[).:]\s+(.*)", re.DOTALL)

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import records, sources
-from safety_jax.data.formats import BadRow
+from safety_jax.data import parsing, sources
+from safety_jax.data.messages import BadRow
 from safety_jax.data.sources import Source
 from safety_jax.evaluation.sets import attacked, conversations
 from safety_jax.evaluation.sets.attacked import Reworded
@@ -28,7 +28,7 @@ def read(source: Source, entry: Entry, key: str, seed: int) -> Set:
     scripts = []
     for number, (where, row) in enumerate(zip(source.where, source.rows, strict=True)):
         try:
-            scripts.append(conversations.read(records.renamed(row, source.columns), where, number))
+            scripts.append(conversations.read(parsing.renamed(row, source.columns), where, number))
         except BadRow as bad:
             raise DataError(f"{where}: {bad}; mend the row") from bad
     items = turns(sources.draw(scripts, source, key, seed))

@@ -8,8 +8,8 @@ A file has a row for each prompt, which says what it is a twin of, or one for al
 
 from collections.abc import Sequence
 
-from safety_jax.data.formats import BadRow, text_of
-from safety_jax.data.readers import Row
+from safety_jax.data.messages import BadRow, text_of
+from safety_jax.data.text_files import Row
 
 GROUP, GROUPS, PAIR = "group", "groups", "pair"
 PLACE = "{group}"

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from safety_jax.base.errors import ConfigError
 from safety_jax.data import chat, prompts
 from safety_jax.data.control import control_tokens
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.data.text_rules import FIXED
 from safety_jax.judges.guards.reading import Prefix
 from safety_jax.judges.judge import Conversation, Score, unscored

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from safety_jax.data.formats import Message
+from safety_jax.data.messages import Message
 from safety_jax.judges.guards.forms import Form, written
 from safety_jax.judges.guards.reading import LabelReader, LabelReading, Labels, LabelTokens, Prefix
 from safety_jax.judges.judge import HARMFUL, Conversation, JudgeCard, Score, scored
