@@ -1,8 +1,8 @@
-"""Beside each process of a run on several hosts: one that waits, and tells why the run ended.
+"""The parent of each process of a run on several hosts: it waits, and says why the run ended.
 
-A process that uses accelerators can be past telling: killed for its memory, aborted by jax because
-another host is gone, or stuck in a collective that will never end. So it is a child of this one,
-which needs nothing but the disk that all hosts share:
+A process that uses accelerators may be unable to say so itself: killed for its memory, aborted by
+jax because another host is gone, or stuck in a collective that will never end. So it is a child of
+this one, which needs nothing but the disk that all hosts share:
 
     WORKDIR/.hosts/JOB/1.json    {"process": 1, "host": ..., "reason": ..., "code": ...}
 

@@ -80,8 +80,8 @@ class Encoding:
         return dataclasses.replace(found, most=min(found.most, max(1, self.max_length // 4)))
 
     def of_own_answers(self) -> "Encoding":
-        """As this one, for answers of the model itself: what spells a control token there was read
-        as letters, whatever becomes of such rows elsewhere."""
+        """The encoding for answers of the model itself: it wrote what spells a control token as
+        letters, so it is read as letters, whatever `special_text` says of other rows."""
         rules = dataclasses.replace(self.template.rules, special_text=AS_TEXT)
         return dataclasses.replace(self, template=self.template.under(rules))
 

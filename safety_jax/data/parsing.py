@@ -148,7 +148,7 @@ def _ended(turns: tuple[Message, ...], row: Row, *columns: str) -> tuple[Message
 
 
 def _in_form(parsed: Parsed, form: str) -> Parsed:
-    """With its request put in a form, where one is asked for.
+    """The row with its request put in a form, where one is asked for.
 
     Raises:
         UnwantedRow: it has none, or stands in a conversation.

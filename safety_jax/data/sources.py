@@ -74,7 +74,7 @@ class Source:
     left_out: list[Skipped] = dataclasses.field(default_factory=list, compare=False)
 
     def sha256(self) -> str | None:
-        """Of the file; None where there is none."""
+        """A hash (hex) of the file; None where there is no file."""
         if self.path is None:
             return None
         return _sha256(self.path)

@@ -46,7 +46,7 @@ class Resources:
         return float_type("score.compute_dtype", self.compute_dtype)
 
     def precision(self, kernels: str) -> str:
-        """For a judge's card.
+        """The number types, as a judge's card names them.
 
         Args:
             kernels: what its own are held as.

@@ -96,7 +96,7 @@ def split(text: str) -> list[str]:
 
 
 def spelt(sentence: str) -> str:
-    """In small letters, contractions spelt out."""
+    """A sentence in small letters, its contractions spelt out."""
     text = f"{sentence.lower()} "
     if "'" in text or "cannot" in text:
         for short, long in _SPELT:

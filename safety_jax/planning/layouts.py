@@ -21,7 +21,7 @@ HOP_SECONDS = 1e-6
 
 
 class ModelSizes(NamedTuple):
-    """Of the mesh's axes."""
+    """How many devices stand along each axis of the mesh."""
 
     data: int
     fsdp: int

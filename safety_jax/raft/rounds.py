@@ -52,7 +52,7 @@ def run(plan: RaftPlan, parts: RaftParts, weights: Weights) -> RunOutcome:
     waiting: list[int] = []  # finished rounds whose weights were not needed yet
     for number in range(plan.rounds + 1):
         path = plan.path / f"{number:02d}"
-        # One answer, lest a host begin a round that another knows finished.
+        # Process 0 answers for all: no host may begin a round that another knows to be finished.
         found = hosts.first_says(functools.partial(round_files.read_summary, path))
         if found is None:
             weights, waiting = _restore(plan, parts, waiting, weights), []

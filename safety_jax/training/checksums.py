@@ -16,7 +16,7 @@ from safety_jax.base.errors import CheckpointError
 
 
 class Checksums:
-    """Of the checkpoints in a folder. Used by process 0, which sees the files of all."""
+    """Checksums of the checkpoints in a folder. Process 0 uses them: it sees the files of all."""
 
     def __init__(self, checkpoints: Path):
         self._checkpoints = checkpoints

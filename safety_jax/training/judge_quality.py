@@ -19,7 +19,7 @@ from safety_jax.training.loop import Metrics
 
 BINS = 10
 MOST_GROUPS = 40  # categories in the report, the largest
-FEWEST_SHOWN = 10  # examples of a group that people are told of
+FEWEST_SHOWN = 10  # examples that a group must have to be printed
 
 Numbers = Float[np.ndarray, " n"]
 Labels = Bool[np.ndarray, " n"]

@@ -52,7 +52,7 @@ class Throughput:
 
 
 class ProgressBar:
-    """On stderr: a bar on a terminal, elsewhere one line per `log`; nothing if not `primary`."""
+    """On stderr, a bar on a terminal and elsewhere a line per `log`; nothing if not `primary`."""
 
     def __init__(self, total_steps: int, done_steps: int, primary: bool = True):
         self._total, self._start, self._primary = total_steps, done_steps, primary

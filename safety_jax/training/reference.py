@@ -159,7 +159,8 @@ def _collect(batches: Loader, batch: Batch, values: list[np.ndarray], flat: Toke
 
 
 def _span(examples: Examples, batch: Batch) -> slice:
-    """Of the values end to end, those of a batch: an ordered pass takes examples in their order."""
+    """Where a batch's values lie among all of them, end to end: an ordered pass takes examples in
+    their order."""
     first, last = batch.examples[0], batch.examples[-1]
     return slice(int(examples.offsets[first]), int(examples.offsets[last + 1]))
 

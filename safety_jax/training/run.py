@@ -34,7 +34,7 @@ from safety_jax.training.task import Learner, Learning, Loaded, Measured, Task
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """What a run to its end left.
+    """What a finished run leaves.
 
     Attributes:
         loaded: the model, and the frozen tree; its trainable tree was given to the first step.
@@ -96,7 +96,7 @@ def run(
 
     Args:
         key: of dropout.
-        introduce: is given the batches before any weight is read.
+        introduce: called with the batches before any weight is read.
         stepper: gives a step that is compiled already, see `make_stepper`.
 
     Raises:

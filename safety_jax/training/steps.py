@@ -2,7 +2,7 @@
 
 A batch is a pytree whose leaves start with axis A, its microbatches. The step visits the first
 `used` of them in a loop whose length is data, not shape: a batch that packs into fewer rows costs
-less and compiles nothing new. A loss is told what the whole batch counts and returns what its
+less and compiles nothing new. A loss receives the totals of the whole batch and returns what its
 microbatch adds, so that neither the number of microbatches nor the layout of rows changes the
 update.
 """

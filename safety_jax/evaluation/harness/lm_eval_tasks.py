@@ -266,7 +266,7 @@ def _one_process() -> Iterator[None]:
 
 
 def _hash(samples: Sequence[Mapping[str, Any]]) -> str:
-    """As the harness's own files of results have it."""
+    """A hash of samples, equal to the one in the harness's own files of results."""
     parts = [s["doc_hash"] + s["prompt_hash"] + s["target_hash"] for s in samples]
     return str(_library("lm_eval.utils").hash_string("".join(parts)))
 

@@ -81,7 +81,7 @@ class Material:
 def check(
     choice: ReportChoice, models: Sequence[str], cards: Mapping[str, JudgeCard]
 ) -> ReportChoice:
-    """With its open places filled in.
+    """The choice with its open places filled in.
 
     Raises:
         ConfigError: a model or judge that is not there, or does not fit its place.

@@ -148,8 +148,8 @@ def _verdicts(
 
 
 def _prompts(columns: Columns) -> dict[Key, Key]:
-    """For every item of the plain sets, the first that has its prompt: several answers to one are
-    items that follow each other."""
+    """Each item of the plain sets -> the first item with the same prompt: several answers to a
+    prompt are items that follow each other."""
     return {
         (of.name, item.id): (of.name, of.items[number * of.answers].id)
         for of in (block.set for block in columns[PLAIN])
@@ -158,7 +158,7 @@ def _prompts(columns: Columns) -> dict[Key, Key]:
 
 
 def _together(columns: Columns) -> dict[Key, Key]:
-    """For every item of the plain sets, the first that it belongs together with, as twins do."""
+    """Each item of the plain sets -> the first item that it belongs together with, as twins do."""
     return {
         (of.name, item.id): (of.name, of.firsts[number])
         for of in (block.set for block in columns[PLAIN])

@@ -268,7 +268,8 @@ def _scores(
 
 
 def _judged_by(margin: float, better: int, found: Comparison) -> Comparison:
-    """With the margin, and whether the whole interval is on its good side; 0 is no margin."""
+    """The comparison with its margin, and whether the whole interval is on the good side of it; 0
+    is no margin."""
     low, high = found.difference.low, found.difference.high
     if not margin or low is None or high is None:
         return found

@@ -178,7 +178,7 @@ def row(block: Block, how: Resampling) -> ResultRow:
 
 
 def _words(block: Block) -> list[float | None]:
-    """Of each answer; None where nothing was asked."""
+    """Words of each answer; None where nothing was asked."""
     said = zip(block.answers, block.finishes, strict=True)
     return [None if finish == CUT else float(len(text.split())) for text, finish in said]
 

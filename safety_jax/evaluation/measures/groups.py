@@ -147,7 +147,7 @@ def _exchanged(pairs: Mapping[str, Mapping[str, Sequence[int]]], group: str) -> 
 
 
 def _with_change(found: GroupGap, own: Pairs, before: Pairs, how: Resampling) -> GroupGap:
-    """With what changed from the baseline's answers, on twins that both models have values for."""
+    """The gap with its change from the baseline's, on twins that both models have values for."""
     then: Pairs = {}
     now: Pairs = {}
     for pair, twins in own.items():

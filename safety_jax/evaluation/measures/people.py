@@ -146,7 +146,7 @@ def _even(sizes: Sequence[int], total: int) -> list[int]:
 
 
 def _asked(item: Item) -> str:
-    """The prompt; turns are told apart where there are several."""
+    """The prompt; where it has several turns, each begins with its role."""
     messages = item.conversation("").prompt
     if len(messages) == 1:
         return messages[0].content

@@ -198,7 +198,7 @@ def _currencies(tokens: list[Token]) -> list[Token]:
 
 
 def _spelt_out(tokens: list[Token]) -> list[Token]:
-    """With the values of number words: "twenty-one", "three hundred"."""
+    """The tokens, number words replaced by their values: "twenty-one", "three hundred"."""
     found: list[Token] = []
     i = 0
     while i < len(tokens):

@@ -54,7 +54,7 @@ class Goal:
     right: str
 
     def tokens(self, slots: int) -> int:
-        """Of the whole example."""
+        """Tokens of the whole example, with a suffix of so many slots."""
         return len(self.before) + slots + len(self.after) + len(self.target)
 
 

@@ -101,7 +101,7 @@ def _advbench(row: Row) -> Row:
 
 
 def _harmbench(row: Row) -> Row:
-    """With its context in front, as HarmBench (arXiv 2402.04249) asks it."""
+    """The row with its context in front of the prompt, as HarmBench (arXiv 2402.04249) asks it."""
     context, behavior = row.get("ContextString"), text_of(row, "Behavior")
     return {**row, "prompt": f"{context}\n\n---\n\n{behavior}" if context else behavior}
 

@@ -119,7 +119,7 @@ def perturb(name: str, conversations: Sequence[Conversation]) -> list[Conversati
 
 
 def _others(conversations: Sequence[Conversation]) -> list[Conversation | None]:
-    """For each, the next one in the circle whose prompt is another."""
+    """For each conversation, the next one with a different prompt; the first follows the last."""
     prompts = [one.prompt for one in conversations]
     count = len(prompts)
     found: list[Conversation | None] = []

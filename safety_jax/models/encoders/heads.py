@@ -114,7 +114,7 @@ def new_scorer(folder: Path, label_names: tuple[str, ...], problem: str) -> Scor
 
 
 def _skipping(head: layers.HeadConfig, given: Mapping[str, Any], where: str) -> layers.HeadConfig:
-    """With the token that `transformers` does not read as the last one."""
+    """The head with its padding token, which `transformers` does not read as the last one."""
     padding = given.get("pad_token_id")
     if head.reads != "last" or padding is None:
         return head

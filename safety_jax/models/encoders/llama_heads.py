@@ -71,7 +71,7 @@ def beaver_layout(config: llama.LlamaConfig) -> WeightTable:
 
 
 def architecture(model_type: str) -> str:
-    """Of the family's model with a sequence head."""
+    """The name of the family's class with a sequence head, as config.json writes it."""
     family = FAMILIES[model_type]
     plain = family.architecture.replace("ForCausalLM", "ForSequenceClassification")
     return family.classifier or plain

@@ -57,7 +57,7 @@ class ModelFolder:
 
     @functools.cached_property
     def tokenizer_sha256(self) -> str:
-        """Of the tokenizer's files, its chat template among them, and of where answers end."""
+        """A hash of the tokenizer's files, chat template included, and of where answers end."""
         files = tokenizer_files.fingerprint(self.tokenizer_folders)
         return hashlib.sha256(f"{files} {self.ends}".encode()).hexdigest()
 

@@ -114,7 +114,7 @@ def _sources(
 def _joined(
     sources: Mapping[str, safetensors.TensorSource], fused: Mapping[str, Mapping[str, int]]
 ) -> dict[str, safetensors.TensorSource]:
-    """With the parts of fused weights as one source each, in the place of the first part."""
+    """The sources with the parts of each fused weight joined, in the place of the first part."""
     whole_of = {part: name for name, parts in fused.items() for part in parts}
     found: dict[str, safetensors.TensorSource] = {}
     for name, source in sources.items():

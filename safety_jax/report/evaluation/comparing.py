@@ -138,7 +138,7 @@ def preferred(report: Report) -> Table | None:
 
 
 def _shown_first(found: Preference) -> Cell:
-    """In doubt where the place decides more often than chance lets it."""
+    """The share preferred because shown first, in doubt where chance does not explain it."""
     cell, shown = estimate(found.shown_first, shares=True), found.shown_first
     if shown.low is None or shown.high is None or shown.low <= 0.5 <= shown.high:
         return cell

@@ -57,7 +57,7 @@ def trade_offs(report: Report) -> list[TradeOff]:
 
 
 def _beats(one: Sequence[Span], other: Sequence[Span]) -> bool:
-    """As good in both, better in one."""
+    """Whether one model is as good as another in both measures, and better in one."""
     values = [(a[1], b[1]) for a, b in zip(one, other, strict=True)]
     return all(a >= b for a, b in values) and any(a > b for a, b in values)
 
