@@ -9,6 +9,10 @@ import numpy as np
 
 from safety_jax.base import trees
 from safety_jax.base.batch import Tokens
+from safety_jax.data import prefixes
+from safety_jax.data.corpora import Sided
+from safety_jax.data.examples import Counts, Examples
+from safety_jax.data.loader import Loader
 from safety_jax.models import attention, llama, lora
 from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hf
@@ -109,3 +113,39 @@ def unpacked(rows: Tokens, T: int) -> Tokens:
 
 def on_device(tokens: Tokens) -> Tokens:
     return jax.tree.map(jnp.asarray, tokens)
+
+
+def examples_of(prompts: list[np.ndarray], answers: list[np.ndarray]) -> Examples:
+    """Prompts with their answers, which alone are trained."""
+    ids = [np.concatenate(both).astype(np.int32) for both in zip(prompts, answers, strict=True)]
+    masks = [np.arange(len(i)) >= len(p) for i, p in zip(ids, prompts, strict=True)]
+    offsets = np.cumsum([0, *map(len, ids)]).astype(np.int64)
+    where = [f"row {i}" for i in range(len(ids))]
+    source = ["ab"[i % 2] for i in range(len(ids))]
+    return Examples(
+        np.concatenate(ids), np.concatenate(masks), offsets, where, source, Counts(0, 0, {})
+    )
+
+
+def loader_of(data: Sided, share: bool = False, **changes) -> Loader:
+    """All examples in one batch of short packed rows, but for what is changed.
+
+    Args:
+        share: the sides read what they have in common once.
+    """
+    defaults = {
+        "batch_size": len(data),
+        "row_tokens": 48,
+        "rows_per_microbatch": 1,
+        "packing": True,
+        "steps": None,
+        "seed": None,
+        "prefetch_steps": 0,
+    }
+    given = defaults | changes
+    if share:
+        given["shared"] = prefixes.where_it_saves(
+            data.sides, given["row_tokens"], even_tokens=np.inf, longest_row=None
+        )
+        assert given["shared"].tokens.any(), "nothing is shared"
+    return Loader(*data.sides, rows_here=range(given["rows_per_microbatch"]), **given)

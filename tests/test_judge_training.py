@@ -9,14 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from samples import execute_on
-from test_preference_training import examples_of
 
 from safety_jax.base import trees
 from safety_jax.base.errors import CheckpointError, ConfigError
-from safety_jax.data import prefixes
 from safety_jax.data.judged import JudgedAnswers
-from safety_jax.data.loader import Loader
 from safety_jax.maths import losses as objectives
 from safety_jax.models import lora
 from safety_jax.models.encoders import heads
@@ -24,6 +20,7 @@ from safety_jax.models.folders import peft_config
 from safety_jax.training import judge_model, judge_quality, placement, steps
 from safety_jax.training import judging as losses
 from tests.golden import rows, score_cases
+from tests.samples import examples_of, execute_on, loader_of
 
 GOLDEN = dict(np.load(rows.REWARD_FILE))
 PLAIN = functools.partial(objectives.bradley_terry, margin=0.0, centring=0.0)
@@ -61,25 +58,6 @@ def random_judged(kind: str, count: int) -> JudgedAnswers:
     ratings = random.integers(0, 5, (count, sides)).astype(float)
     targets = None if kind == "pairs" else ratings if kind == "regression" else ratings % 2
     return JudgedAnswers(tuple(answers), targets, [()] * count)
-
-
-def loader_of(data: JudgedAnswers, share: bool = False, **changes) -> Loader:
-    defaults = {
-        "batch_size": len(data),
-        "row_tokens": 48,
-        "rows_per_microbatch": 1,
-        "packing": True,
-        "steps": None,
-        "seed": None,
-        "prefetch_steps": 0,
-    }
-    given = defaults | changes
-    if share:
-        given["shared"] = prefixes.where_it_saves(
-            data.sides, given["row_tokens"], even_tokens=np.inf, longest_row=None
-        )
-        assert given["shared"].tokens.any(), "nothing is shared"
-    return Loader(*data.sides, rows_here=range(given["rows_per_microbatch"]), **given)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,8 +19,9 @@ from safety_jax.training import metrics, placement, preference, reference, steps
 from safety_jax.training.task import Loaded, Measured
 from tests import tiny_tokenizers
 from tests.golden import rows
+from tests.samples import examples_of
 from tests.test_preference_training import GOLDEN as PAIRS
-from tests.test_preference_training import examples_of, folder, golden_pairs, model_of  # noqa: F401
+from tests.test_preference_training import folder, golden_pairs, model_of  # noqa: F401
 
 GOLDEN = dict(np.load(rows.KTO_FILE))
 

@@ -9,10 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from safety_jax.data import prefixes
-from safety_jax.data.corpora import Sided
-from safety_jax.data.examples import Counts, Examples
-from safety_jax.data.loader import Loader
 from safety_jax.data.pairs import Pairs
 from safety_jax.maths import losses
 from safety_jax.models import llama, lora
@@ -22,6 +18,7 @@ from safety_jax.training.preference import PairObjective
 from safety_jax.training.task import Measured
 from tests import samples
 from tests.golden import cases, rows
+from tests.samples import examples_of, loader_of
 
 GOLDEN = dict(np.load(rows.DPO_FILE))
 
@@ -41,17 +38,6 @@ OBJECTIVES = {
     "simpo": objective(losses.simpo, 2.0, FREE, margin=rows.DPO_MARGIN),
     "conservative": objective(losses.conservative, 0.1, smoothing=rows.DPO_SMOOTHING),
 }
-
-
-def examples_of(prompts: list[np.ndarray], answers: list[np.ndarray]) -> Examples:
-    ids = [np.concatenate(both).astype(np.int32) for both in zip(prompts, answers, strict=True)]
-    masks = [np.arange(len(i)) >= len(p) for i, p in zip(ids, prompts, strict=True)]
-    offsets = np.cumsum([0, *map(len, ids)]).astype(np.int64)
-    where = [f"row {i}" for i in range(len(ids))]
-    source = ["ab"[i % 2] for i in range(len(ids))]
-    return Examples(
-        np.concatenate(ids), np.concatenate(masks), offsets, where, source, Counts(0, 0, {})
-    )
 
 
 def golden_pairs() -> Pairs:
@@ -76,25 +62,6 @@ def random_pairs(count: int) -> Pairs:
     prompts = words(2, 9)
     sides = (examples_of(prompts, words(1, 12)) for _ in range(2))
     return Pairs(*sides, unsafe=random.random((count, 2)) < 0.5, categories=[()] * count)
-
-
-def loader_of(pairs: Sided, share: bool = False, **changes) -> Loader:
-    defaults = {
-        "batch_size": len(pairs),
-        "row_tokens": 48,
-        "rows_per_microbatch": 1,
-        "packing": True,
-        "steps": None,
-        "seed": None,
-        "prefetch_steps": 0,
-    }
-    given = defaults | changes
-    if share:
-        given["shared"] = prefixes.where_it_saves(
-            pairs.sides, given["row_tokens"], even_tokens=np.inf, longest_row=None
-        )
-        assert given["shared"].tokens.any(), "nothing is shared"
-    return Loader(*pairs.sides, rows_here=range(given["rows_per_microbatch"]), **given)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,8 @@ from safety_jax.base.errors import CheckpointError
 from safety_jax.data.pairs import Pairs
 from safety_jax.training import reference
 from safety_jax.training.pooling import ExamplePool
-from tests.test_preference_training import examples_of, loader_of, random_pairs
+from tests.samples import examples_of, loader_of
+from tests.test_preference_training import random_pairs
 
 PAIRS = random_pairs(8)
 
