@@ -7,6 +7,7 @@ import pytest
 from tokenizers import normalizers, processors
 
 from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.data.building import PromptRoom
 from safety_jax.data.encode import Encoding, encode
 from safety_jax.data.examples import preview
 from safety_jax.data.messages import Message
@@ -236,6 +237,13 @@ def test_prompt_that_leaves_no_room():
     with pytest.raises(DataError, match="its prompt has"):
         run(rows[:1], tokenizer, max_length=len(prompt))
     assert len(run(rows[:1], tokenizer, max_length=len(prompt) + 1).ids) == len(prompt) + 1
+    # Of a prompt to answer, all but what the answer may take.
+    room = PromptRoom(512, 128, "error")
+    assert room.takes("row 1", 384) and not dataclasses.replace(room, overlong_prompt="skip").takes(
+        "row 1", 385
+    )
+    with pytest.raises(DataError, match="at most 384, as data.max_length=512 keeps 128 for the"):
+        room.takes("row 1", 385)
 
 
 def test_nothing_to_train_on():

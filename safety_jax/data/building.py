@@ -72,13 +72,39 @@ def shorten(encoded: Encoded, surplus: int, max_length: int, begin: int) -> list
     return cut
 
 
-def refuse_long_prompt(where: str, tokens: int, max_length: int, overlong_prompt: str) -> None:
-    """Raises a DataError for a prompt that leaves no room, unless such rows are to be skipped."""
-    if overlong_prompt == "error":
-        raise DataError(
-            f"{where}: its prompt has {tokens} tokens; expected fewer than "
-            f"data.max_length={max_length}, raise it or set data.overlong_prompt to skip"
-        )
+@dataclasses.dataclass(frozen=True)
+class PromptRoom:
+    """How long prompts may be.
+
+    Attributes:
+        max_length: most tokens of a prompt and its answer.
+        answer: how many of them are kept for the answer, at least 1.
+        overlong_prompt: "error", or "skip" to leave out rows whose prompt is longer.
+    """
+
+    max_length: int
+    answer: int
+    overlong_prompt: str
+
+    def takes(self, where: str, tokens: int) -> bool:
+        """Whether a prompt of so many tokens leaves room for its answer.
+
+        Raises:
+            DataError: it does not, and such rows are an error.
+        """
+        longest = self.max_length - self.answer
+        if tokens > longest and self.overlong_prompt == "error":
+            expected = f"fewer than data.max_length={self.max_length}"
+            if self.answer > 1:
+                expected = (
+                    f"at most {longest}, as data.max_length={self.max_length} keeps "
+                    f"{self.answer} for the answer"
+                )
+            raise DataError(
+                f"{where}: its prompt has {tokens} tokens; expected {expected}, raise it or set "
+                "data.overlong_prompt to skip"
+            )
+        return tokens <= longest
 
 
 class Builder:
@@ -167,6 +193,11 @@ class Limits:
         """Tokens for all but the end."""
         return self.max_length - len(self.end)
 
+    @property
+    def prompts(self) -> PromptRoom:
+        """Room for prompts: an answer has one token at least, and the end."""
+        return PromptRoom(self.max_length, len(self.end) + 1, self.overlong_prompt)
+
 
 class SidesBuilder:
     """Builds examples of several sides; a row is kept on all of them, or left out on all.
@@ -210,8 +241,7 @@ class SidesBuilder:
             text_rules.leave_out(problem, row.optional, self._rules)
             return self._leave_out(where, str(problem).removeprefix(f"{where}: "))
         prompt = max(side.prompt_length - side.begun for side in sides)
-        if prompt >= limits.room:
-            refuse_long_prompt(where, prompt, limits.room, limits.overlong_prompt)
+        if not limits.prompts.takes(where, prompt):
             self._too_long += 1
             return self._leave_out(where, f"its prompt has {prompt} tokens")
         surplus = max(len(side.ids) for side in sides) - limits.room

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import answer_spans
-from safety_jax.data.building import Builder, Encoded, refuse_long_prompt, shorten
+from safety_jax.data.building import Builder, Encoded, PromptRoom, shorten
 from safety_jax.data.control import control_tokens
 from safety_jax.data.examples import Examples
 from safety_jax.data.records import Record
@@ -109,6 +109,7 @@ def encode(records: Sequence[Record], encoding: Encoding, *, train_on: str) -> E
         )
     begin, max_length = encoding.check(), encoding.max_length
     builder = Builder()
+    room = PromptRoom(max_length, 1, encoding.overlong_prompt)
     skipped: Counter[str] = Counter()
     rules = encoding.template.rules
     examples = encoded(records, encoding, begin)
@@ -117,8 +118,7 @@ def encode(records: Sequence[Record], encoding: Encoding, *, train_on: str) -> E
             skipped[leave_out(example, record.optional, rules)] += 1
             continue
         prompt = example.prompt_length - example.begun
-        if prompt >= max_length:
-            refuse_long_prompt(record.where, prompt, max_length, encoding.overlong_prompt)
+        if not room.takes(record.where, prompt):
             skipped["prompt too long"] += 1
             continue
         everything = train_on == "everything"

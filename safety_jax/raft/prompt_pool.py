@@ -11,7 +11,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import encode, prompt_ids, prompts, records, sources
+from safety_jax.data import prompt_ids, prompts, records, sources
+from safety_jax.data.building import PromptRoom
 from safety_jax.data.contamination import HeldApart
 from safety_jax.data.records import Record
 from safety_jax.data.shuffling import permutation
@@ -122,8 +123,7 @@ def read(
     template: str,
     rules: TextRules,
     with_answers: bool,
-    longest: int,
-    overlong: str,
+    room: PromptRoom,
     tokens: PreTrainedTokenizerBase,
     seed: int,
     tests: HeldApart | None = None,
@@ -138,8 +138,7 @@ def read(
         order: "shuffled" by the seed, or "file".
         template, rules: see `prompts.load_template`.
         with_answers: rows must have an answer, which takes part as a candidate.
-        longest: tokens of a prompt, at most.
-        overlong: "error" or "skip".
+        room: for prompts, beside their candidates.
         tests: prompts whose near-duplicates are left out.
 
     Raises:
@@ -168,7 +167,7 @@ def read(
         rows = _drawn_rows(opened, key, read_rows, tests, seed)
         left_out += sum(len(one.left_out) for one in opened)
         rows, ids = prompt_ids.usable_prompts(rows, rendered, tokens, skipped)
-        kept = [i for i, prompt in enumerate(ids) if _fits(rows[i], prompt, longest, overlong)]
+        kept = [i for i, prompt in enumerate(ids) if room.takes(rows[i].where, len(prompt))]
         skipped.update({"too long": len(rows) - len(kept)})
         if not kept or not reuse:
             _check_enough(key, len(kept), needed, rounds)
@@ -216,13 +215,6 @@ def _drawn_rows(
             found = tests.apart(found, one.left_out)
         rows += sources.draw(found, one, key, seed)
     return rows
-
-
-def _fits(record: Record, ids: list[int], longest: int, overlong: str) -> bool:
-    if len(ids) <= longest:
-        return True
-    encode.refuse_long_prompt(record.where, len(ids), longest, overlong)
-    return False
 
 
 def seed_of_round(seed: int, number: int) -> int:

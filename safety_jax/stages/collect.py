@@ -19,7 +19,8 @@ from ml_collections import ConfigDict
 
 from safety_jax.base import compilation, files
 from safety_jax.base.errors import ConfigError
-from safety_jax.data import contamination, encode, prompt_ids, prompts, records, sources
+from safety_jax.data import contamination, prompt_ids, prompts, records, sources
+from safety_jax.data.building import PromptRoom
 from safety_jax.data.shuffling import permutation
 from safety_jax.judges import refusal, registry
 from safety_jax.judges.judge import JudgeCard, Score
@@ -127,7 +128,7 @@ def read_prompts(config: ConfigDict, opened: ModelFolder) -> tuple[list[Prompt],
     data = config.data
     template = prompts.load_template(data.template, opened.tokenizer, texts.rules(config))
     tests = contamination.read(tuple(data.decontaminate))
-    longest = data.max_length - config.answer.max_new_tokens
+    room = PromptRoom(data.max_length, config.answer.max_new_tokens, data.overlong_prompt)
     found: list[Prompt] = []
     hashes: dict[str, str] = {}
     for key, group, read in (
@@ -142,10 +143,7 @@ def read_prompts(config: ConfigDict, opened: ModelFolder) -> tuple[list[Prompt],
             rows = sources.draw(rows, source, f"data.{key}", config.seed)
             usable, ids = prompt_ids.usable_prompts(rows, template, opened.tokenizer, Counter())
             for record, tokens in zip(usable, ids, strict=True):
-                if len(tokens) > longest:
-                    encode.refuse_long_prompt(
-                        record.where, len(tokens), longest, data.overlong_prompt
-                    )
+                if not room.takes(record.where, len(tokens)):
                     continue
                 last = record.messages[-1]
                 answer = last.content if last.role == "assistant" else ""

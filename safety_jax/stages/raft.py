@@ -19,7 +19,8 @@ from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base import compilation, trees
 from safety_jax.base.errors import ConfigError, NotFiniteError
-from safety_jax.data import contamination, encode, prompt_ids, prompts, records, sources
+from safety_jax.data import contamination, prompt_ids, prompts, records, sources
+from safety_jax.data.building import PromptRoom
 from safety_jax.judges import registry
 from safety_jax.models import lora, quantised
 from safety_jax.models.decoding.ends import model_ends
@@ -158,8 +159,8 @@ def make_plan(
         ConfigError, DataError: values and rows that cannot be used.
     """
     raft, data = config.raft, config.data
-    longest = data.max_length - config.sample.max_new_tokens
-    if longest < 1:
+    room = PromptRoom(data.max_length, config.sample.max_new_tokens, data.overlong_prompt)
+    if room.answer >= room.max_length:
         raise ConfigError(
             f"sample.max_new_tokens {config.sample.max_new_tokens} leaves no room for a prompt in "
             f"data.max_length {data.max_length}"
@@ -183,8 +184,7 @@ def make_plan(
         template=data.template,
         rules=texts.rules(config),
         with_answers=raft.reference_answers,
-        longest=longest,
-        overlong=data.overlong_prompt,
+        room=room,
         tokens=tokens,
         seed=config.seed,
         tests=contamination.read(tuple(data.decontaminate)),
@@ -192,7 +192,7 @@ def make_plan(
     return RaftPlan(
         path=place.path / FOLDER,
         pool=asked,
-        held_out=read_held_out(config, tokens, longest),
+        held_out=read_held_out(config, tokens, room),
         seed=config.seed,
         rounds=raft.rounds,
         patience=raft.patience,
@@ -218,7 +218,7 @@ def identity(
 
 
 def read_held_out(
-    config: ConfigDict, tokens: PreTrainedTokenizerBase, longest: int
+    config: ConfigDict, tokens: PreTrainedTokenizerBase, room: PromptRoom
 ) -> list[prompt_pool.Prompt]:
     """The prompts of `data.eval`, in order, grouped by source."""
     rendered = prompts.load_template(config.data.template, tokens, texts.rules(config))
@@ -228,12 +228,8 @@ def read_held_out(
         rows = sources.draw(records.read_prompts(source), source, "data.eval", config.seed)
         rows, ids = prompt_ids.usable_prompts(rows, rendered, tokens, Counter())
         for record, asked in zip(rows, ids, strict=True):
-            if len(asked) > longest:
-                encode.refuse_long_prompt(
-                    record.where, len(asked), longest, config.data.overlong_prompt
-                )
-                continue
-            found.append(prompt_pool.Prompt(len(found), source.name, record, asked, ""))
+            if room.takes(record.where, len(asked)):
+                found.append(prompt_pool.Prompt(len(found), source.name, record, asked, ""))
     return found
 
 
