@@ -174,6 +174,12 @@ def check_regular(path: Path) -> None:
         raise OSError(kind, "a folder" if kind == errno.EISDIR else "not a regular file", str(path))
 
 
+def sha256(path: Path) -> str:
+    """The hash (hex) of a file of any size."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_bytes(path: Path, most: int | None) -> bytes:
     """The content of a regular file.
 

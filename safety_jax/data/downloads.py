@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO
 
 import safety_jax
-from safety_jax.base import redaction, terminal
+from safety_jax.base import files, redaction, terminal
 from safety_jax.base.errors import ConfigError
 
 ATTEMPTS = 3
@@ -56,14 +56,14 @@ def fetch(url: str, key: str, sha256: str | None = None) -> Path:
     folder = Path(datasets.config.DOWNLOADED_DATASETS_PATH)
     # The number counts what this file promises of what is kept; 2: that it is whole.
     path = folder / f"safety_jax-2-{hashlib.sha256(url.encode()).hexdigest()}"
-    if path.exists() and (sha256 is None or _sha256(path) == sha256):
+    if path.exists() and (sha256 is None or files.sha256(path) == sha256):
         return path
     # Several hosts may share the folder: each writes a file of its own, then moves it in place.
     partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _fetch(_request(url), partial)
-        if sha256 is not None and (found := _sha256(partial)) != sha256:
+        if sha256 is not None and (found := files.sha256(partial)) != sha256:
             raise ValueError(f"its sha256 is {found}, not {sha256}")
         partial.replace(path)
     except (OSError, http.client.HTTPException, ValueError, _Again) as error:
@@ -79,11 +79,6 @@ def fetch(url: str, key: str, sha256: str | None = None) -> Path:
 def forget(path: Path) -> None:
     """Takes a copy that cannot be read out of the cache, so that the next run fetches it again."""
     path.unlink(missing_ok=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _request(url: str) -> urllib.request.Request:

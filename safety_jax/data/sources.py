@@ -5,7 +5,6 @@ A source is given as one line of text, `data/alpaca.json?rows=20000`; source_spe
 
 import dataclasses
 import fnmatch
-import hashlib
 import urllib.parse
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -75,9 +74,7 @@ class Source:
 
     def sha256(self) -> str | None:
         """A hash (hex) of the file; None where there is no file."""
-        if self.path is None:
-            return None
-        return _sha256(self.path)
+        return None if self.path is None else files.sha256(self.path)
 
 
 def open_source(spec: str, key: str = "data.train", also: Sequence[str] = ()) -> Source:
@@ -189,7 +186,7 @@ def _open_file(asked: SourceSpec, key: str) -> _Opened:
         )
     path = files.expand(asked.location)
     rows = read_file(path, name=path.name, key=key, errors=asked.errors)
-    if asked.sha256 is not None and (found := _sha256(path)) != asked.sha256:
+    if asked.sha256 is not None and (found := files.sha256(path)) != asked.sha256:
         raise DataError(
             f"{path}: its sha256 is {found}, not {asked.sha256}; change {key} or the file"
         )
@@ -210,11 +207,6 @@ def _open_url(asked: SourceSpec, key: str) -> _Opened:
         downloads.forget(path)
         raise
     return _Opened(name.split(".")[0], rows, path)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _open_hub(asked: SourceSpec, key: str) -> _Opened:

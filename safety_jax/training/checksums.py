@@ -6,7 +6,6 @@ They are made in the background, after a checkpoint is complete, and beside the 
 Orbax keeps to itself. A checkpoint without them (a kill came first) is taken as it is.
 """
 
-import hashlib
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -68,9 +67,6 @@ class Checksums:
             return
 
     def _sums(self, step: int) -> dict[str, str]:
-        root, found = self._checkpoints / str(step), {}
-        for file in sorted(path for path in root.rglob("*") if path.is_file()):
-            with open(file, "rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            found[str(file.relative_to(root))] = digest
-        return found
+        root = self._checkpoints / str(step)
+        found = sorted(path for path in root.rglob("*") if path.is_file())
+        return {str(path.relative_to(root)): files.sha256(path) for path in found}

@@ -11,7 +11,6 @@ other columns come together: the papers keep the scores of each judge in a file 
 """
 
 import dataclasses
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -88,7 +87,7 @@ def existing_files(spec: str, sets: Sequence[Set], key: str) -> dict[str, str]:
         path = files.expand(source_spec.split(place)[0])
         if path.is_file():
             name = f"{path.resolve().parent.name}/{path.name}"
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            found[name] = files.sha256(path)
     return found
 
 

@@ -322,8 +322,7 @@ def _digest(file: Path) -> str:
         kept = files.cache_home("fingerprints") / hashlib.sha256(key.encode()).hexdigest()
         if kept.exists() and re.fullmatch(r"[0-9a-f]{64}", text := kept.read_text()):
             return text
-        with open(file, "rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = files.sha256(file)
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from error
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the run
