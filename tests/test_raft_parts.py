@@ -10,6 +10,7 @@ import tiny_tokenizers
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import prompt_ids, prompts
+from safety_jax.data.building import PromptRoom
 from safety_jax.data.contamination import HeldApart
 from safety_jax.data.messages import Message
 from safety_jax.data.records import Record
@@ -124,8 +125,8 @@ def read_pool(tmp_path, **changes):
     settings = {
         "specs": (str(tmp_path / "unsafe.jsonl"),), "ordinary": (str(tmp_path / "ordinary.jsonl"),),
         "share": 0.25, "per_round": 8, "rounds": 3, "reuse": False, "order": "shuffled",
-        "template": "plain", "rules": FIXED, "with_answers": True, "longest": 64,
-        "overlong": "error", "tokens": tiny_tokenizers.qwen(), "seed": 0,
+        "template": "plain", "rules": FIXED, "with_answers": True,
+        "room": PromptRoom(96, 32, "error"), "tokens": tiny_tokenizers.qwen(), "seed": 0,
     } | changes  # fmt: skip
     return prompt_pool.read(settings.pop("specs"), settings.pop("ordinary"), **settings)
 
