@@ -220,13 +220,15 @@ def word(records):
 def test_a_killed_conversation_goes_on_and_one_without_room_ends(pets, tmp_path, monkeypatch):
     asked, calls = [], []
 
-    def answer(model, setup, prompts, numbers, seed, title):
+    def answer(model, setup, prompts, numbers, seed, title, speakers=None):
         calls.append(title)
         if len(calls) == dies_at:
             raise KeyboardInterrupt
         texts = [bytes(ids).decode() for ids in prompts]
         asked.extend(texts)
-        return [[Completion([1], 0.0, "eos", f"A{n}")] for n in numbers]
+        named = zip("A" * len(numbers) if speakers is None else map("BA".__getitem__, speakers),
+                    numbers, strict=True)  # fmt: skip
+        return [[Completion([1], 0.0, "eos", f"{name}{n}")] for name, n in named]
 
     monkeypatch.setattr(generation, "generate", answer)
     model, setup = object.__new__(Model), object.__new__(Setup)
@@ -235,7 +237,8 @@ def test_a_killed_conversation_goes_on_and_one_without_room_ends(pets, tmp_path,
     def run(path):
         file = Responses(path, pets, Protocol("w", "t", "plain", {}, 0), blocks=pets.blocks(2),
                          writes=True)  # fmt: skip
-        dialogues.fill(file, pets, word, model, setup, room=99, seed=0, title="m, pets")
+        talker = dialogues.Talker(file, word, room=99)
+        dialogues.fill([talker], pets, model, setup, seed=0, title="m, pets")
         return path.read_bytes()
 
     dies_at = 0
@@ -257,11 +260,23 @@ def test_a_killed_conversation_goes_on_and_one_without_room_ends(pets, tmp_path,
     del asked[:]
     file = Responses(tmp_path / "cut.jsonl", pets, Protocol("w", "t", "plain", {}, 0),
                      blocks=pets.blocks(2), writes=True)  # fmt: skip
-    dialogues.fill(file, pets, word, model, setup, room=17, seed=0, title="m, pets")
+    talker = dialogues.Talker(file, word, room=17)
+    dialogues.fill([talker], pets, model, setup, seed=0, title="m, pets")
     assert asked == ["Hi", "Be kind.|Hello", "Trap it", "Trap it|A2|Now!"]
     found = file.all()
     assert [one.finish for one in found] == ["eos", "eos", "eos", "cut", "cut", "eos", "cut"]
     assert [one.text for one in found] == ["A0", "A1", "A2", "", "", "A5", ""]
+
+    # With another adapter in the same batches, each goes on behind its own answers and ends alone.
+    del asked[:]
+    files = [Responses(tmp_path / name, pets, Protocol("w", "t", "plain", {}, 0),
+                       blocks=pets.blocks(2), writes=True) for name in "ba"]  # fmt: skip
+    talkers = [dialogues.Talker(files[0], word, room=99), dialogues.Talker(files[1], word, room=17)]
+    dialogues.fill(talkers, pets, model, setup, seed=0, title="m, pets")
+    assert (
+        asked[:4] == ["Hi", "Be kind.|Hello"] * 2 and asked[-1] == "Hi|B0|My dog barks|B3|Hurt it"
+    )
+    assert files[1].all() == found and files[0].path.read_bytes() == whole.replace(b"A", b"B")
     read = [one.missing for one in generate.to_judge(pets, found)]
     assert [bool(why) for why in read] == [False, False, False, True, True, False, True]
 

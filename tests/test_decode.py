@@ -15,7 +15,7 @@ from samples import execute_on, model_of, moved, random_adapters, whole_logits
 
 from safety_jax.base import compilation, meshes, trees
 from safety_jax.base.errors import ConfigError, DataError, NotFiniteError
-from safety_jax.models import llama, lora, rotary
+from safety_jax.models import llama, lora, multi_lora, rotary
 from safety_jax.models.attention import Rule
 from safety_jax.models.decoding import (
     attending,
@@ -391,6 +391,44 @@ def test_adapters_applied_equal_adapters_merged(small_model):
     answer = applied[1][0]
     expected = uncached(adapted, PROMPTS[1], answer)
     assert answer.logprobs_sum == pytest.approx(expected, abs=1e-4 * len(answer.ids))
+
+
+def test_adapters_in_one_batch_answer_as_each_alone(small_model, eight_parts):
+    """Other ranks, targets, layers and scales, and the base, on eight devices: equal to models with
+    one of them merged, on one device."""
+    every = random_adapters(small_model.config, small_model.mesh)
+    narrow = {
+        target: {"a": pair["a"][:, :3] / 2, "b": pair["b"][..., :3]}
+        for target, pair in every.weights.items()
+        if target in ("query", "down")
+    }
+    last = jax.tree.map(lambda leaf: -leaf[1:], every.weights)
+    several = [
+        every,
+        lora.Adapters(narrow, 3.0, 0.0),
+        None,
+        dataclasses.replace(every, weights=last, scale=1.5, on=lora.on((1,), 2)),
+    ]
+    which = [0, 1, 3]
+    merged = [
+        ids_of(generate(dataclasses.replace(small_model, weights=weights), setup(), which))
+        for weights in (
+            small_model.weights if one is None else lora.merge(small_model.weights, one)
+            for one in several
+        )
+    ]
+    assert len({str(found) for found in merged}) == len(several)
+    model, declared = moved(small_model, eight_parts), llama.parameters(small_model.config)
+    placed = jax.device_get(several)
+    model = dataclasses.replace(model, adapters=multi_lora.stack(placed, declared, model.mesh))
+    asked = [(who, i) for i in which for who in range(len(several))]
+    with layout.lent(model) as speaker:
+        found = generation.generate(
+            speaker, setup(lanes=12, prefill_tokens=8), [PROMPTS[i] for _, i in asked],
+            [NUMBERS[i] for _, i in asked], SEED, None, [who for who, _ in asked],
+        )  # fmt: skip
+    for (who, i), answers in zip(asked, found, strict=True):
+        assert [(answer.ids, answer.finish) for answer in answers] == merged[who][i]
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.int8])

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jax.numpy as jnp
 import judge_folders
 import numpy as np
 import pytest
@@ -13,9 +14,20 @@ from safetensors.numpy import load_file, save_file
 from test_end_to_end import WORDS, inputs  # noqa: F401
 
 from configs import evaluate as evaluate_config
+from safety_jax.base import trees
 from safety_jax.base.errors import ConfigError, DataError, UserError
+from safety_jax.evaluation.answers import responses
+from safety_jax.models import llama, lora
 from safety_jax.models.decoding import generation
-from safety_jax.stages import evaluate, evaluate_plan
+from safety_jax.models.folders import hf, peft, peft_config
+from safety_jax.stages import (
+    devices,
+    evaluate,
+    evaluate_answers,
+    evaluate_batches,
+    evaluate_plan,
+)
+from safety_jax.training import workdir
 
 ITEMS = 7
 QUIZ = [
@@ -96,7 +108,7 @@ def kept(folder: Path) -> dict[str, bytes]:
     """Every answer and score of a run, by file."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
-        for part in (evaluate.RESPONSES, evaluate.JUDGEMENTS)
+        for part in (evaluate_answers.RESPONSES, evaluate.JUDGEMENTS)
         for path in sorted((folder / part).rglob("*.jsonl"))
     }
 
@@ -270,6 +282,79 @@ def test_another_model_is_added_to_a_finished_run(finished, given, tmp_path, mon
     assert same and all(c["difference"]["value"] == 0 for c in same)
     files = kept(folder)
     assert {name: files[name] for name in kept(finished)} == kept(finished)
+
+
+def test_adapters_over_one_base_answer_in_one_batch(
+    finished, given, one_device, tmp_path, monkeypatch
+):
+    """Files are as of each alone: the base's as of another run, the last adapter's whether it was
+    in a batch or, after a kill between two files of one, alone."""
+    settings = peft_config.LoraConfig(
+        rank=1, alpha=3.0, dropout=0.0, targets=("query", "value"), rslora=False,
+        base_name=str(given / "base"), dtype="float32",
+    )  # fmt: skip
+    declared = llama.parameters(hf.read_config(given / "base"))
+    random = np.random.default_rng(1)
+    models = [f"base={given}/base"]
+    for name in ("first", "second"):
+        shapes = lora.shapes(declared, settings.targets, 1)
+        leaves = {k: jnp.float32(random.normal(size=shape)) for k, (shape, _) in shapes.items()}
+        peft.export(tmp_path / name, lora.Adapters(trees.unflatten(leaves), 3.0, 0.0), settings)
+        models.append(f"{name}={tmp_path / name}")
+    values = {
+        "evaluate.models": ",".join(models), "evaluate.judges": ("refusal",),
+        "evaluate.sets": configure(given).evaluate.sets[:1],
+        "sample.lanes": 3 * ITEMS, "sample.prompts_per_write": 3 * ITEMS,
+    }  # fmt: skip
+    config = configure(given, **values)
+    monkeypatch.setattr(devices, "build_mesh", lambda config: one_device)
+    plan = evaluate_plan.make_plan(config, "plan")
+    who, generate, add = [], generation.generate, responses.Responses.add
+
+    def spy(*args, speakers=None):
+        who.append(speakers)
+        return generate(*args, speakers)
+
+    def answered(folder: Path) -> dict[str, bytes]:
+        with workdir.prepare(folder, config) as place:
+            evaluate_answers.answer(config, place, plan, primary=True)
+        return kept(folder)
+
+    def dies(self, found):
+        if "second" in str(self.path):
+            raise KeyboardInterrupt
+        add(self, found)
+
+    monkeypatch.setattr(generation, "generate", spy)
+    whole = answered(tmp_path / "whole")
+    assert who == [[0] * ITEMS + [1] * ITEMS + [2] * ITEMS]
+    path = "responses/{}/unsafe.jsonl".format
+    assert whole[path("base")] == kept(finished)[path("base")]
+    said = {
+        tuple(json.loads(line)["response"] for line in lines.splitlines())
+        for lines in whole.values()
+    }
+    assert len(said) == 3
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(responses.Responses, "add", dies)
+        answered(tmp_path / "killed")
+    assert answered(tmp_path / "killed") == whole and who[1:] == [who[0], None]
+
+
+@pytest.mark.parametrize(
+    ("answers", "share", "most", "count"),
+    [
+        (40, 0.01, 21, 6),  # 240 of 256 lanes
+        (40, 0.05, 21, 5),  # no more than a quarter of the base
+        (40, 0.2, 21, 1),
+        (256, 0.01, 8, 1),  # one alone fills the lanes
+        (128, 0.0, 3, 2),  # a third one would have lanes of its own
+        (100, 0.01, 5, 5),  # two rounds of 250, where each alone has half a round idle
+    ],
+)
+def test_as_many_adapters_as_fill_the_lanes(answers, share, most, count):
+    assert evaluate_batches.adapters_in_batch(answers, 256, share, most) == count
 
 
 def test_sets_are_asked_under_attacks(finished, given, tmp_path, monkeypatch):

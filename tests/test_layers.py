@@ -33,12 +33,12 @@ FLOORS: dict[str, int] = {
 FORBIDDEN = {("data", "models")}
 # What stages may import of each other: the parts they are built of, and what runs them all.
 SHARED_STAGES = {
-    "answering", "checks", "config_files", "devices", "dpo_task", "evaluate_plan",
-    "evaluate_prompts", "fits", "groups", "judge_schema", "learners", "metric_names",
-    "pair_task", "planned", "planned_passes", "planned_training", "precision", "recipe",
-    "references", "results", "schema", "sft_task", "shared_schema", "sweep_axes", "sweep_cost",
-    "sweep_methods", "sweep_record", "tamper_plan", "tamper_weights", "texts", "training",
-    "training_schema", "tuning",
+    "answering", "checks", "config_files", "devices", "dpo_task", "evaluate_answers",
+    "evaluate_batches", "evaluate_plan", "evaluate_prompts", "fits", "groups", "judge_schema",
+    "learners", "metric_names", "pair_task", "planned", "planned_passes", "planned_training",
+    "precision", "recipe", "references", "results", "schema", "sft_task", "shared_schema",
+    "sweep_axes", "sweep_cost", "sweep_methods", "sweep_record", "tamper_plan", "tamper_weights",
+    "texts", "training", "training_schema", "tuning",
 }  # fmt: skip
 # Runs no other stage, but must make of their configs what they do.
 LOOKS_IN = "safety_jax.stages.planned_training"

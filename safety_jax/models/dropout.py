@@ -26,7 +26,7 @@ def drop(x: Float[Array, "N I"], keep: Float[Array, ""], key: jax.Array) -> Floa
     return jnp.where(kept, x / keep.astype(x.dtype), 0)
 
 
-def draws(key: jax.Array, shape: tuple[int, int]) -> UInt32[Array, "N I"]:
+def draws(key: jax.Array, shape: tuple[int, ...]) -> UInt32[Array, "N I"]:
     """Uniform numbers below 65,536. A block makes four of a row, a quarter of it apart."""
     rows, features = shape
     blocks = (rows, -(-features // _DRAWS))

@@ -8,12 +8,17 @@ from safety_jax.base import trees
 _all_finite = jax.jit(lambda array: jnp.isfinite(array).all())
 
 
-def origin(weights: trees.Tree, compute_dtype: str) -> str:
-    """Where such numbers come from, in words: a weight that holds some, or else the arithmetic."""
+def broken(weights: trees.Tree) -> str | None:
+    """A weight that holds such numbers, in words; None where all are finite."""
     for name, weight in trees.flatten(weights).items():
         if not all(bool(_all_finite(part)) for part in jax.tree.leaves(weight)):
             return f"the weight {name} holds numbers that are not finite; use another copy"
-    return (
+    return None
+
+
+def origin(weights: trees.Tree, compute_dtype: str) -> str:
+    """Where such numbers come from, in words: a weight that holds some, or else the arithmetic."""
+    return broken(weights) or (
         f"all weights are finite, so the numbers overflow in {compute_dtype}, or config.json gives "
         "a value that the model was not made for: compute in float32, or compare config.json with "
         "the original"

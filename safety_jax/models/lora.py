@@ -56,6 +56,21 @@ TARGETS_OF = {"llama": TARGETS, "phi3": FUSED_TARGETS, "granite_hybrid": HYBRID_
 ALL_LINEAR = "all-linear"
 
 
+class Owners(NamedTuple):
+    """Which ranks and which tokens are whose, where several adapters are one (`multi_lora`).
+
+    Attributes:
+        ranks: by target, [R] the number of the adapter that each rank belongs to.
+        scales: by target, [R] the scale of that adapter.
+        tokens: [tokens] the number of the adapter that each token is read with; the number of an
+            adapter without this target adds nothing.
+    """
+
+    ranks: Mapping[str, Any]
+    scales: Mapping[str, Any]
+    tokens: Any
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Adapters:
@@ -70,6 +85,7 @@ class Adapters:
         key: randomness of the dropout; None outside training.
         on: of every layer, whether it is adapted; None: all are. The leaves have a row for each
             layer that is, in order: L stands for their number.
+        owners: None: all are one adapter, and every token is read with it.
     """
 
     weights: trees.Tree
@@ -77,6 +93,7 @@ class Adapters:
     dropout: float = dataclasses.field(metadata={"static": True})
     key: jax.Array | None = None
     on: tuple[bool, ...] | None = dataclasses.field(default=None, metadata={"static": True})
+    owners: Owners | None = None
 
     @property
     def rows(self) -> np.ndarray:
@@ -90,9 +107,11 @@ class Leaves(NamedTuple):
 
     a: Float[Array, "*P R I"]
     b: Float[Array, "*P O R"]
-    scale: Any
+    scale: Any  # one number, or of several adapters [R]
     keep: Any  # probability of keeping a feature; None without dropout
     key: Any
+    ranks: Any = None  # [R] and [tokens], see `Owners`; None of one adapter
+    tokens: Any = None
 
 
 def targets(
@@ -269,14 +288,19 @@ def by_layer(adapters: Adapters | None) -> dict[str, Leaves]:
         if adapters.key is not None and adapters.dropout > 0:
             keys = jax.random.split(jax.random.fold_in(adapters.key, number), layers)
             keep = jnp.full((layers,), 1 - adapters.dropout)
-        scale = jnp.full((layers,), adapters.scale)
+        scale, ranks, tokens = jnp.full((layers,), adapters.scale), None, None
+        if (owners := adapters.owners) is not None:
+            scale, ranks, tokens = (
+                jnp.broadcast_to(part, (layers, *part.shape))
+                for part in (owners.scales[target], owners.ranks[target], owners.tokens)
+            )
         for projection, leaf in parts(target).items():
-            a, b = (_everywhere(pair[factor], adapters) for factor in ("a", leaf))
-            leaves[projection] = Leaves(a, b, scale, keep, keys)
+            a, b = (everywhere(pair[factor], adapters) for factor in ("a", leaf))
+            leaves[projection] = Leaves(a, b, scale, keep, keys, ranks, tokens)
     return leaves
 
 
-def _everywhere(leaf: jax.Array, adapters: Adapters) -> jax.Array:
+def everywhere(leaf: jax.Array, adapters: Adapters) -> jax.Array:
     """A leaf with zeros for layers that are not adapted."""
     if adapters.on is None:
         return leaf
@@ -285,13 +309,18 @@ def _everywhere(leaf: jax.Array, adapters: Adapters) -> jax.Array:
 
 
 def delta(x: Float[Array, "tokens I"], leaves: Leaves, mesh: Mesh) -> Float[Array, "tokens O"]:
-    """What the adapter adds to a projection of `x`: scale · drop(x) Aᵀ Bᵀ, in x's dtype."""
+    """What the adapter adds to a projection of `x`: scale · drop(x) Aᵀ Bᵀ, in x's dtype; of several
+    adapters, of each token's own."""
     if leaves.keep is not None:
         x = dropout.drop(x, leaves.keep, leaves.key)
     *copies, _, size_in = leaves.a.shape
     by_copy = x.reshape(*copies, -1, size_in)
     narrow = products.product(by_copy, leaves.a.astype(x.dtype), mesh)
-    narrow = products.keep(narrow * leaves.scale.astype(x.dtype), mesh)
+    scale = leaves.scale
+    if leaves.ranks is not None:
+        its_own = leaves.tokens[:, None] == leaves.ranks[None]
+        scale = jnp.where(its_own, scale[None], jnp.zeros_like(scale)[None])
+    narrow = products.keep(narrow * scale.astype(x.dtype), mesh)
     wide = products.product(narrow, leaves.b.astype(x.dtype), mesh)
     return wide.reshape(-1, wide.shape[-1])
 

@@ -1,5 +1,6 @@
 """How stages let a model answer: a config's groups become a plan of decoding."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,11 +11,14 @@ from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
+from safety_jax.base.errors import NotFiniteError
 from safety_jax.data import thoughts
+from safety_jax.models import finite, multi_lora
 from safety_jax.models.decoding import generation
 from safety_jax.models.decoding.ends import endings
 from safety_jax.models.execution import float_type
 from safety_jax.models.folders.model_folder import ModelFolder, open_model
+from safety_jax.models.llama import parameters
 from safety_jax.models.model import Model
 
 
@@ -85,8 +89,8 @@ def read_pace(sample: ConfigDict) -> generation.Pace:
 
 
 class Speakers:
-    """Models that answer one after another: of two adapters over one base, it is read once, and no
-    two bases are ever held."""
+    """Models that answer one after another, or several adapters at once: of two over one base, it
+    is read once, and no two bases are ever held."""
 
     def __init__(self, dtype: DTypeLike, kernels: str):
         """Args: see `ModelFolder.load`."""
@@ -106,6 +110,24 @@ class Speakers:
         self._last = None
         found = opened.load(self._dtype, self._kernels, weights)
         self._last = opened, found
+        return found
+
+    def load_several(self, several: Sequence[ModelFolder]) -> Model:
+        """Adapters over one base, and the base where it is among them, as one model that reads each
+        prompt with one of them (`multi_lora`).
+
+        Raises:
+            NotFiniteError: an adapter holds numbers that would reach the answers of the others.
+        """
+        model = self.load(several[0])
+        apart = [model.adapters, *(one.load_adapters() for one in several[1:])]
+        for opened, adapters in zip(several, apart, strict=True):
+            broken = None if adapters is None else finite.broken(adapters.weights)
+            if broken:
+                raise NotFiniteError(f"{opened.path}: {broken}")
+        together = multi_lora.stack(apart, parameters(model.config), model.mesh)
+        found = dataclasses.replace(model, adapters=together)
+        self._last = several[0], found
         return found
 
     def __enter__(self) -> "Speakers":

@@ -10,17 +10,15 @@ for_people.csv               where asked for: answers for people to label
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from safety_jax.base import compilation, files, hosts
-from safety_jax.evaluation.answers import dialogues, generate, responses, stored_scores
+from safety_jax.base import compilation
+from safety_jax.evaluation.answers import generate, responses, stored_scores
 from safety_jax.evaluation.answers.responses import Response
-from safety_jax.evaluation.harness import lm_eval_tasks, task_results
-from safety_jax.evaluation.harness.loglikelihood import RequestLimits
+from safety_jax.evaluation.harness import task_results
 from safety_jax.evaluation.measures import (
     assemble,
     attacks,
@@ -36,20 +34,12 @@ from safety_jax.evaluation.results.comparisons import Preference
 from safety_jax.evaluation.results.report import Report
 from safety_jax.evaluation.sets.items import ANSWER, CHOICE, CLOSED, CONVERSATION, Set
 from safety_jax.judges.judge import Score
-from safety_jax.models import quantised
-from safety_jax.models.decoding import layout
-from safety_jax.models.execution import float_type
-from safety_jax.models.folders.model_folder import ModelFolder
-from safety_jax.models.model import Model
 from safety_jax.report import evaluation as reports
-from safety_jax.stages import answering, groups, texts
+from safety_jax.stages import evaluate_answers, texts
 from safety_jax.stages.evaluate_plan import EvaluationPlan, has, make_plan
-from safety_jax.stages.evaluate_prompts import ModelAnswers
 from safety_jax.training import workdir
 
-CHUNK_TOKENS = 128  # positions of a row whose logits exist at once, where tasks are scored
-RESPONSES, JUDGEMENTS, TASKS = "responses", "judgements", "tasks"
-PREFERENCES = "preferences"
+JUDGEMENTS, PREFERENCES = "judgements", "preferences"
 
 
 def run(config: ConfigDict, folder: str) -> None:
@@ -68,7 +58,7 @@ def run(config: ConfigDict, folder: str) -> None:
             print(plan.describe(), flush=True)
             for line in changed:
                 print(f"note: changed since the last start, so made anew: {line}", flush=True)
-        answers = answer(config, place, plan, primary)
+        answers = evaluate_answers.answer(config, place, plan, primary)
         judged = judge(config, place, plan, answers, primary)
         preferences = prefer(config, place, plan, judged, primary)
         if primary:
@@ -84,111 +74,6 @@ def identity(plan: EvaluationPlan) -> dict[str, str]:
         found[f"evaluate.models {name}"] = opened.weights_sha256
         found[f"evaluate.models {name}, tokenizer"] = opened.tokenizer_sha256
     return found | {f"score.judges {name}": card.protocol() for name, card in plan.cards.items()}
-
-
-def answer(
-    config: ConfigDict, place: workdir.Workdir, plan: EvaluationPlan, primary: bool
-) -> dict[str, dict[str, list[Response]]]:
-    """Answers of every model to every set that it has any to."""
-    found = {name: {of: list(rows) for of, rows in by.items()} for name, by in plan.read.items()}
-    dtype = float_type("model.parameter_dtype", config.model.parameter_dtype)
-    with answering.Speakers(dtype, config.model.base) as speakers:
-        for name in plan.opened:
-            found[name] = answer_as(config, place, plan, name, speakers, primary)
-    return {name: found[name] for name in plan.models}
-
-
-def answer_as(
-    config: ConfigDict,
-    place: workdir.Workdir,
-    plan: EvaluationPlan,
-    name: str,
-    speakers: answering.Speakers,
-    primary: bool,
-) -> dict[str, list[Response]]:
-    """One model's answers to all sets, and its results of tasks; its weights are read if anything
-    is missing."""
-    kept = {
-        of.name: responses.Responses(
-            generate.place(place.path / RESPONSES, name, of.name),
-            of,
-            plan.asked[name][of.name].protocol,
-            blocks=of.blocks(config.sample.prompts_per_write),
-            writes=primary,
-        )
-        for of in plan.sets
-    }
-    left = [of for of in plan.sets if kept[of.name].done < len(of.items)]
-    unasked = bool(plan.tasks.names) and hosts.first_says(
-        lambda: read_tasks(config, place, plan, name) is None
-    )
-    if left or unasked:
-        opened = plan.opened[name]
-        model = speakers.load(opened)
-        limits = RequestLimits(
-            longest=config.data.max_length or opened.config.max_positions,
-            tokens_per_batch=groups.tokens_per_batch(config, jax.default_backend()),
-            chunk_tokens=CHUNK_TOKENS,
-        )
-        for of in left:
-            fill(kept[of.name], of, plan.asked[name][of.name], model, limits, config.seed, name)
-        if unasked:
-            asked = next(iter(plan.asked[name].values()))
-            found = lm_eval_tasks.run_tasks(
-                model,
-                plan.tasks.names,
-                limits,
-                asked.setup.pace,
-                asked.setup.eos_ids,
-                plan.tasks.asking,
-                texts.rules(config),
-            )
-            if primary:
-                protocol = plan.tasks.protocol(held_weights(config, opened))
-                task_results.write(task_file(place, name), protocol, found)
-    return {of: file.all() for of, file in kept.items()}
-
-
-def fill(
-    kept: responses.Responses,
-    of: Set,
-    asked: ModelAnswers,
-    model: Model,
-    limits: RequestLimits,
-    seed: int,
-    name: str,
-) -> None:
-    """A model's answers to a set that are missing, in the way the set is answered."""
-    title = f"{name}, {of.name}"
-    if of.by_likelihood:
-        generate.choose(kept, of, asked.ids, asked.choices, model, limits, title)
-        return
-    with layout.lent(model) as speaker:
-        if of.kind == CONVERSATION:
-            word, setup, room = asked.word, asked.setup, asked.room
-            dialogues.fill(kept, of, word, speaker, setup, room=room, seed=seed, title=title)
-        else:
-            ids, begun, setup = asked.ids, asked.begun, asked.setup
-            generate.fill(kept, of, ids, speaker, setup, begun=begun, seed=seed, title=title)
-
-
-def task_file(place: workdir.Workdir, name: str) -> Path:
-    """Where a model's results of tasks are kept."""
-    return place.path / TASKS / files.file_name(name, ".json")
-
-
-def held_weights(config: ConfigDict, opened: ModelFolder) -> str:
-    """A model's weights, and what their kernels are quantised to."""
-    base = config.model.base
-    return opened.weights_sha256 + ("" if base == quantised.STORED else f" in {base}")
-
-
-def read_tasks(
-    config: ConfigDict, place: workdir.Workdir, plan: EvaluationPlan, name: str
-) -> dict[str, Any] | None:
-    """The results of a model's tasks that are kept; None where they are not."""
-    protocol = plan.tasks.protocol(held_weights(config, plan.opened[name]))
-    return task_results.read(task_file(place, name), protocol)
 
 
 def judge(
@@ -305,7 +190,7 @@ def describe(
         people.export(place.path, open_ended, config.evaluate.sheet_answers, config.seed)
     given = tuple(config.evaluate.labels)
     said = people.read(given, place.path, open_ended, "evaluate.labels") if given else None
-    results = {name: read_tasks(config, place, plan, name) for name in plan.opened}
+    results = {name: evaluate_answers.read_tasks(config, place, plan, name) for name in plan.opened}
     side_by_side = dataclasses.asdict(plan.preference.card) if plan.preference else {}
     done = {name: found for name, found in results.items() if found}
     material = assemble.Material(

@@ -95,12 +95,10 @@ def answer(
                     for of in plan.sets:
                         asked = plan.asked[name][of.name]
                         generate.fill(
-                            kept[of.name],
+                            [generate.Speaker(kept[of.name], asked.ids, asked.begun)],
                             of,
-                            asked.ids,
                             speaker,
                             asked.setup,
-                            begun=asked.begun,
                             seed=config.seed,
                             title=f"{key_of(name, one, step)}, {of.name}",
                         )

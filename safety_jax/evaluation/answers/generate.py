@@ -1,4 +1,7 @@
-"""A model answers sets, block by block, and its answers are judged; both go on after a kill."""
+"""Models answer sets, block by block, and their answers are judged; both go on after a kill.
+
+Several models that are adapters over one base answer the same blocks of a set in one batch.
+"""
 
 import dataclasses
 import zlib
@@ -23,50 +26,91 @@ def place(folder: Path, model: str, name: str) -> Path:
     return folder / files.file_name(model) / files.file_name(name, ".jsonl")
 
 
+@dataclasses.dataclass(frozen=True)
+class Speaker:
+    """A model that is asked a set.
+
+    Attributes:
+        answers: its file.
+        prompts: token ids, one list a prompt of the set.
+        begun: of each prompt, how many of its last ids are the beginning of the answer.
+    """
+
+    answers: Responses
+    prompts: Sequence[Sequence[int]]
+    begun: Sequence[int]
+
+
 def fill(
-    answers: Responses,
+    speakers: Sequence[Speaker],
     of: Set,
-    prompts: Sequence[Sequence[int]],
     model: Model,
     setup: generation.Setup,
     *,
-    begun: Sequence[int],
     seed: int,
     title: str,
 ) -> None:
-    """Answers the prompts that `answers` lacks, each as often as the set says.
+    """Answers the prompts that the files lack, each as often as the set says.
 
     Args:
-        prompts: token ids, one list a prompt of the set.
-        begun: of each prompt, how many of its last ids are the beginning of the answer.
+        speakers: one model; or several adapters over one base, in the order in which `model` has
+            them (`multi_lora.stack`), whose files are equally long.
 
     Randomness is folded from (seed, set, prompt, number of the answer): an answer does not depend
     on what else is asked. A block always starts where it started before, so that a run that was
     killed meets the same batches again.
     """
-    hosts.check_shared(answers.done, answers.path)
     each = of.answers
-    for block in answers.left():
+    for block in left([one.answers for one in speakers]):
         numbers = range(block.start // each, block.stop // each)
-        found = generation.generate(
+        found = ask(
             model,
             setup,
-            [prompts[i] for i in numbers],
-            list(numbers),
+            [{i: one.prompts[i] for i in numbers} for one in speakers],
             stream(of, seed),
-            f"{title}, {numbers.start + 1}-{numbers.stop} of {len(prompts)}",
+            f"{title}, {numbers.start + 1}-{numbers.stop} of {of.prompts}",
         )
-        answers.add(
-            [
-                Response(
-                    of.items[i * each + k].id,
-                    said(setup, prompts[i], begun[i], one),
-                    one.finish,
-                )
-                for i, row in zip(numbers, found, strict=True)
-                for k, one in enumerate(row)
-            ]
-        )
+        for speaker, own in zip(speakers, found, strict=True):
+            speaker.answers.add(
+                [
+                    Response(
+                        of.items[i * each + k].id,
+                        said(setup, speaker.prompts[i], speaker.begun[i], one),
+                        one.finish,
+                    )
+                    for i, row in own.items()
+                    for k, one in enumerate(row)
+                ]
+            )
+
+
+def left(files: Sequence[Responses]) -> list[range]:
+    """The blocks that several models have not answered yet; all are equally far."""
+    for file in files:
+        hosts.check_shared(file.done, file.path)
+    (blocks,) = {tuple(file.left()) for file in files}
+    return list(blocks)
+
+
+def ask(
+    model: Model,
+    setup: generation.Setup,
+    prompts: Sequence[Mapping[int, Sequence[int]]],
+    seed: int,
+    title: str,
+) -> list[dict[int, list[generation.Completion]]]:
+    """Answers by number of the prompt, in one batch.
+
+    Args:
+        prompts: of each speaker, token ids by number.
+    """
+    ids = [one for own in prompts for one in own.values()]
+    numbers = [number for own in prompts for number in own]
+    several = {}
+    if len(prompts) > 1:
+        several = {"speakers": [who for who, own in enumerate(prompts) for _ in own]}
+    found = iter(generation.generate(model, setup, ids, numbers, seed, title, **several))
+    return [{number: next(found) for number in own} for own in prompts]
 
 
 def choose(

@@ -183,12 +183,14 @@ def _search(session: Session, numbers: list[int], B: int) -> Beams:
     prefix = np.int32(session.prefix)
     seats = attending.Seats(rows // N, rows % N, rows.reshape(B, N), lengths, prefix)
 
+    answered = np.resize(numbers, B)  # rows that are too many search with any adapter
+    model = session.reading_of(np.repeat(answered, N))
     state = start(last, N, settings.max_new_tokens)
     state = state._replace(open=np.arange(B) < len(numbers))
     while state.open.any():
         written = int(state.written)
         session.cache, state = write_beams(
-            session.model, settings, setup.eos_ids, session.cache, state, seats,
+            model, settings, setup.eos_ids, session.cache, state, seats,
             np.int32(chunk_steps),
         )  # fmt: skip
         state = Beams(*map(np.asarray, state))

@@ -52,6 +52,7 @@ def generate(
     prompt_ids: Sequence[int],
     seed: int,
     progress: str | None,
+    speakers: Sequence[int] | None = None,
 ) -> list[list[Completion]]:
     """`settings.candidates` answers to each prompt, in the order of the prompts.
 
@@ -61,6 +62,8 @@ def generate(
         prompts: token ids, begin-of-sequence included.
         prompt_ids: what the randomness of each prompt is folded from, 0 to 2^32 - 1.
         progress: title of a progress bar on process 0; None shows none.
+        speakers: of each prompt, the number of the adapter that answers it, where the model has
+            several (`multi_lora.stack`).
 
     Raises:
         ConfigError: settings or a pace that cannot be used.
@@ -81,7 +84,7 @@ def generate(
         return []
     bar = DecodingProgress(len(prompts), progress)
     try:
-        session = Session(model, setup, prompts, bar)
+        session = Session(model, setup, prompts, bar, speakers)
         if setup.settings.beams > 1:
             return beams.search(session)
         return _Sampling(session, prompt_ids, seed).run()
@@ -228,6 +231,7 @@ class _Sampling:
         assert sizes is not None
         prompts = self.session.prompts
         alive = np.array([owner is not None for owner in self.owner])
+        model = self.session.reading_of(np.array([o[0] if o else 0 for o in self.owner]))
         tokens, names = np.zeros(sizes.lanes, np.int32), np.zeros((sizes.lanes, 2), np.uint32)
         for lane, owner in enumerate(self.owner):
             if owner is not None:
@@ -242,7 +246,7 @@ class _Sampling:
         counts = np.array([len(ids) for ids in self.written], np.int32)
         lanes = programs.Lanes(tokens, counts, alive)
         self.session.cache, wrote = programs.write_tokens(
-            self.session.model, settings.drawing, self.setup.eos_ids, self.setup.pace.chunk_steps,
+            model, settings.drawing, self.setup.eos_ids, self.setup.pace.chunk_steps,
             self.session.cache, self._history(), lanes, seats, self.seed, names,
             np.int32(settings.max_new_tokens), np.int32(self.column),
             np.int32(self._enough(alive)),

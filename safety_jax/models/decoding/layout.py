@@ -102,10 +102,10 @@ def _speaker(model: Model, weights: trees.Tree) -> Model:
     """The model with these weights, and its adapters, which are small, copied to them."""
     mesh, adapters = meshes.decoding(model.mesh), model.adapters
     if adapters is not None:
-        factors = trees.flatten(adapters.weights)
-        rank = next(leaf.shape[1] for name, leaf in factors.items() if name.endswith(".a"))
-        declared, adapted = llama.parameters(model.config), tuple(adapters.weights)
-        there = lora.shardings(declared, adapted, rank, mesh)
+        declared = llama.parameters(model.config)
+        there: trees.Tree = {}
+        for target, leaves in adapters.weights.items():
+            there |= lora.shardings(declared, (target,), leaves["a"].shape[1], mesh)
         moved = jax.tree.map(_moved, adapters.weights, there)
         adapters = dataclasses.replace(adapters, weights=moved)
     run = dataclasses.replace(model.execution, mesh=mesh)

@@ -6,7 +6,7 @@ and which lane answers it; the arrays are moved here.
 
 import dataclasses
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 
 from safety_jax.base import meshes
 from safety_jax.base.errors import ConfigError, NotFiniteError
-from safety_jax.models import finite
+from safety_jax.models import finite, multi_lora
 from safety_jax.models.decoding import caches, filling, programs, reading
 from safety_jax.models.decoding.ends import Stop
 from safety_jax.models.decoding.sampling import SamplingParams
@@ -161,7 +161,8 @@ class Session:
     the logits of the first token of an answer come from the same step as all others.
 
     Attributes:
-        prefix: tokens that all prompts begin with.
+        prefix: tokens that all prompts begin with; none where several adapters answer, to each of
+            which they are other keys and values.
     """
 
     def __init__(
@@ -170,10 +171,14 @@ class Session:
         setup: Setup,
         prompts: Sequence[Sequence[int]],
         bar: DecodingProgress,
+        speakers: Sequence[int] | None,
     ):
         self.setup, self.prompts, self.bar = setup, prompts, bar
         self.model = model.bare
-        self.prefix = reading.shared(prompts, self.row_parts * setup.pace.prefill_tokens)
+        self.prefix = 0
+        if speakers is None:
+            self.prefix = reading.shared(prompts, self.row_parts * setup.pace.prefill_tokens)
+        self._speakers = None if speakers is None else np.asarray(speakers, np.int32)
         self.sizes: caches.CacheSizes | None = None
         self.cache: Any = ()
 
@@ -181,6 +186,13 @@ class Session:
     def row_parts(self) -> int:
         """Lanes, prompt slots and rows read at once are multiples of this."""
         return meshes.row_parts(self.model.mesh)
+
+    def reading_of(self, numbers: np.ndarray) -> Model:
+        """The model for tokens of the prompts of these numbers: each with its prompt's adapter."""
+        if self._speakers is None or self.model.adapters is None:
+            return self.model
+        adapters = multi_lora.assign(self.model.adapters, self._speakers[numbers.reshape(-1)])
+        return dataclasses.replace(self.model, adapters=adapters)
 
     def not_finite(self, prompt: int, token: int) -> NotFiniteError:
         """The error of logits that are not finite, where an answer's token was to be chosen."""
@@ -198,7 +210,7 @@ class Session:
         )
         self.cache = caches.allocate(model.config, self.sizes, pace.cache_dtype, model.mesh)
         shared = self.prompts[0][: self.prefix]
-        self._read(reading.pack_prefix(shared, self.sizes, self.row_parts, pace.prefill_tokens))
+        self._read(reading.pack_prefix(shared, self.sizes, self.row_parts, pace.prefill_tokens), {})
         return self.sizes
 
     def rearrange(self, lanes: np.ndarray, prompts: np.ndarray) -> None:
@@ -217,12 +229,18 @@ class Session:
         self._read(
             reading.pack(
                 some, self.prefix, self.sizes, self.row_parts, self.setup.pace.prefill_tokens
-            )
+            ),
+            dict(zip(slots, numbers, strict=True)),
         )
 
-    def _read(self, batches: Iterable[reading.PromptRows]) -> None:
+    def _read(self, batches: Iterable[reading.PromptRows], prompts: Mapping[int, int]) -> None:
+        """Args: prompts: of each slot, the number of the prompt that is read into it."""
+        assert self.sizes is not None
+        numbers = np.zeros(self.sizes.prompts + 1, np.int32)  # the last is of padding
+        numbers[list(prompts)] = list(prompts.values())
         for rows in batches:
-            self.cache = programs.read_prompts(self.model, self.cache, rows)
+            model = self.reading_of(numbers[rows.to.slots])
+            self.cache = programs.read_prompts(model, self.cache, rows)
 
     def in_slot(self, number: int) -> int:
         """Tokens of a prompt that its slot holds."""

@@ -6,13 +6,14 @@ import hashlib
 import math
 from pathlib import Path
 
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base import trees
 from safety_jax.base.errors import ConfigError
-from safety_jax.models import llama, quantised
+from safety_jax.models import llama, lora, quantised
 from safety_jax.models.decoding.ends import model_ends
 from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hf, hf_config, hub, peft, peft_config, tokenizer_files
@@ -77,14 +78,29 @@ class ModelFolder:
             CheckpointError: files that do not fit.
             ConfigError: `kernels` does not fit.
         """
-        mesh = self.execution.mesh
         if weights is None:
-            weights = hf.load(self.folder, self.config, mesh, dtype, kernels)
-        adapters = None
-        if self.adapter is not None:
-            adapters = peft.load(self.adapter, self.config, mesh)[0]
-            adapters = dataclasses.replace(adapters, scale=adapters.scale * self.strength)
+            weights = hf.load(self.folder, self.config, self.execution.mesh, dtype, kernels)
+        adapters = self.load_adapters()
         return Model(self.config, self.execution, weights, adapters, self.tokenizer, self.ends)
+
+    def load_adapters(self) -> lora.Adapters | None:
+        """The adapter as strong as it is asked for; None of a full model.
+
+        Raises:
+            CheckpointError: files that do not fit.
+        """
+        if self.adapter is None:
+            return None
+        adapters = peft.load(self.adapter, self.config, self.execution.mesh)[0]
+        return dataclasses.replace(adapters, scale=adapters.scale * self.strength)
+
+    def adapter_share(self, dtype: DTypeLike, kernels: str) -> float:
+        """Bytes of the adapter for each byte of the base, loaded as `load` does it."""
+        if self.adapter is None:
+            return 0.0
+        size = jnp.dtype(dtype).itemsize
+        base = quantised.weights_bytes(llama.parameters(self.config), size, kernels)
+        return peft.loaded_bytes(self.adapter) / base
 
 
 def open_model(

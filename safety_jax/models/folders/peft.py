@@ -5,6 +5,7 @@ same ones.
 """
 
 import itertools
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,12 @@ from safety_jax.models.folders.peft_names import FACTORS, TEXT_MODEL, TRUNKS, ke
 WEIGHTS = "adapter_model.safetensors"
 
 # ---------------------------------------------------------------------------- loading
+
+
+def loaded_bytes(folder: Path) -> int:
+    """What the adapters of a folder take in memory, as float32."""
+    tensors = safetensors.read_header(_weights_file(folder)).values()
+    return 4 * sum(math.prod(tensor.shape) for tensor in tensors)
 
 
 def load(folder: Path, config: llama.LlamaConfig, mesh: Mesh) -> tuple[lora.Adapters, LoraConfig]:

@@ -1,0 +1,178 @@
+"""Stage `evaluate`, its first half: models answer sets, and tasks of lm-evaluation-harness.
+
+Adapters over one base whose prompts alone would leave lanes idle answer in one batch
+(`evaluate_batches`); the files, and what stands in them, are as if each had answered alone.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from safety_jax.base import files, hosts
+from safety_jax.evaluation.answers import dialogues, generate, responses
+from safety_jax.evaluation.answers.responses import Response
+from safety_jax.evaluation.harness import lm_eval_tasks, task_results
+from safety_jax.evaluation.harness.loglikelihood import RequestLimits
+from safety_jax.evaluation.sets.items import CONVERSATION, Set
+from safety_jax.models import quantised
+from safety_jax.models.decoding import layout
+from safety_jax.models.execution import float_type
+from safety_jax.models.folders.model_folder import ModelFolder
+from safety_jax.models.model import Model
+from safety_jax.stages import answering, evaluate_batches, groups, texts
+from safety_jax.stages.evaluate_plan import EvaluationPlan
+from safety_jax.training import workdir
+
+CHUNK_TOKENS = 128  # positions of a row whose logits exist at once, where tasks are scored
+RESPONSES, TASKS = "responses", "tasks"
+
+Files = Mapping[str, Mapping[str, responses.Responses]]  # by model and set
+
+
+def answer(
+    config: ConfigDict, place: workdir.Workdir, plan: EvaluationPlan, primary: bool
+) -> dict[str, dict[str, list[Response]]]:
+    """Answers of every model to every set that it has any to."""
+    found = {name: {of: list(rows) for of, rows in by.items()} for name, by in plan.read.items()}
+    kept = {name: open_files(config, place, plan, name, primary) for name in plan.opened}
+    dtype = float_type("model.parameter_dtype", config.model.parameter_dtype)
+    with answering.Speakers(dtype, config.model.base) as speakers:
+        for names in evaluate_batches.over_one_base(plan.opened):
+            for of in plan.sets:
+                for batch in evaluate_batches.together(config, plan, kept, of, names):
+                    model = speakers.load_several([plan.opened[name] for name in batch.places])
+                    fill(config, plan, kept, of, batch.names, model)
+            for name in names:
+                finish(config, place, plan, kept, name, speakers, primary)
+    found |= {name: {of: file.all() for of, file in by.items()} for name, by in kept.items()}
+    return {name: found[name] for name in plan.models}
+
+
+def open_files(
+    config: ConfigDict, place: workdir.Workdir, plan: EvaluationPlan, name: str, primary: bool
+) -> dict[str, responses.Responses]:
+    """A model's files, by set."""
+    return {
+        of.name: responses.Responses(
+            generate.place(place.path / RESPONSES, name, of.name),
+            of,
+            plan.asked[name][of.name].protocol,
+            blocks=of.blocks(config.sample.prompts_per_write),
+            writes=primary,
+        )
+        for of in plan.sets
+    }
+
+
+def finish(
+    config: ConfigDict,
+    place: workdir.Workdir,
+    plan: EvaluationPlan,
+    kept: Files,
+    name: str,
+    speakers: answering.Speakers,
+    primary: bool,
+) -> None:
+    """What is missing of a model's answers, and of its results of tasks; its weights are read if
+    anything is."""
+    left = [of for of in plan.sets if kept[name][of.name].done < len(of.items)]
+    unasked = bool(plan.tasks.names) and hosts.first_says(
+        lambda: read_tasks(config, place, plan, name) is None
+    )
+    if not left and not unasked:
+        return
+    model = speakers.load(plan.opened[name])
+    for of in left:
+        if of.by_likelihood:
+            asked, file = plan.asked[name][of.name], kept[name][of.name]
+            title, limits = f"{name}, {of.name}", request_limits(config, plan, name)
+            generate.choose(file, of, asked.ids, asked.choices, model, limits, title)
+        else:
+            fill(config, plan, kept, of, [name], model)
+    if unasked:
+        run_tasks(config, place, plan, name, model, primary)
+
+
+def fill(
+    config: ConfigDict,
+    plan: EvaluationPlan,
+    kept: Files,
+    of: Set,
+    names: list[str],
+    model: Model,
+) -> None:
+    """Answers to a set that are missing, of one model or of several that answer together."""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    title, setup = f"{names[0]}{more}, {of.name}", plan.asked[names[0]][of.name].setup
+    with layout.lent(model) as speaker:
+        asked = {name: plan.asked[name][of.name] for name in names}
+        if of.kind == CONVERSATION:
+            talkers = [
+                dialogues.Talker(kept[name][of.name], one.word, one.room)
+                for name, one in asked.items()
+            ]
+            dialogues.fill(talkers, of, speaker, setup, seed=config.seed, title=title)
+        else:
+            speakers = [
+                generate.Speaker(kept[name][of.name], one.ids, one.begun)
+                for name, one in asked.items()
+            ]
+            generate.fill(speakers, of, speaker, setup, seed=config.seed, title=title)
+
+
+# ---------------------------------------------------------------------------- tasks
+
+
+def request_limits(config: ConfigDict, plan: EvaluationPlan, name: str) -> RequestLimits:
+    """How much a model reads at a time where texts are scored."""
+    return RequestLimits(
+        longest=config.data.max_length or plan.opened[name].config.max_positions,
+        tokens_per_batch=groups.tokens_per_batch(config, jax.default_backend()),
+        chunk_tokens=CHUNK_TOKENS,
+    )
+
+
+def run_tasks(
+    config: ConfigDict,
+    place: workdir.Workdir,
+    plan: EvaluationPlan,
+    name: str,
+    model: Model,
+    primary: bool,
+) -> None:
+    """A model's results of tasks, into their file."""
+    asked = next(iter(plan.asked[name].values()))
+    found = lm_eval_tasks.run_tasks(
+        model,
+        plan.tasks.names,
+        request_limits(config, plan, name),
+        asked.setup.pace,
+        asked.setup.eos_ids,
+        plan.tasks.asking,
+        texts.rules(config),
+    )
+    if primary:
+        protocol = plan.tasks.protocol(held_weights(config, plan.opened[name]))
+        task_results.write(task_file(place, name), protocol, found)
+
+
+def task_file(place: workdir.Workdir, name: str) -> Path:
+    """Where a model's results of tasks are kept."""
+    return place.path / TASKS / files.file_name(name, ".json")
+
+
+def held_weights(config: ConfigDict, opened: ModelFolder) -> str:
+    """A model's weights, and what their kernels are quantised to."""
+    base = config.model.base
+    return opened.weights_sha256 + ("" if base == quantised.STORED else f" in {base}")
+
+
+def read_tasks(
+    config: ConfigDict, place: workdir.Workdir, plan: EvaluationPlan, name: str
+) -> dict[str, Any] | None:
+    """The results of a model's tasks that are kept; None where they are not."""
+    protocol = plan.tasks.protocol(held_weights(config, plan.opened[name]))
+    return task_results.read(task_file(place, name), protocol)
