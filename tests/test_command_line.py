@@ -212,7 +212,7 @@ def test_help_lists_every_config_with_its_first_line_and_arguments(words, monkey
 
 def test_help_of_a_config_is_its_docstring_and_its_keys(monkeypatch, capsys):
     code, out, _ = call(monkeypatch, capsys, "--config=reward", "--help")
-    assert code == 0 and out.startswith("Training a judge:") and "binary      whether each" in out
+    assert code == 0 and out.startswith("Trains a judge:") and "binary      whether each" in out
     assert re.search(r"^optim.beta1 +=.*# a number, 0 or more, below 1$", out, re.MULTILINE)
 
 
