@@ -1,11 +1,13 @@
 """Packing, causality, remat and the mesh: what must not change the answer does not."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.ad_checkpoint import print_saved_residuals
 from samples import execute_on, on_device, packed_rows, random_adapters, unpacked, with_window
 
 from safety_jax.base import meshes, trees
@@ -58,6 +60,21 @@ def test_packed_equals_unpacked_under_every_remat(remat, config, weights, one_de
     np.testing.assert_allclose(loss, reference[0], rtol=1e-6)
     assert_trees_close(gradients[0], reference[1][0], 1e-5)
     assert_trees_close(gradients[1], reference[1][1], 1e-5)
+
+
+def test_a_cpu_keeps_nothing_in_16_bits_but_integers(config, weights, one_device, capsys):
+    """Of all layers, that is: the compiler would widen a stack of such floats for each of them."""
+    tokens = on_device(packed_rows(ROWS, 32, 96))
+    run = dataclasses.replace(execute_on(one_device, "dots"), compute_dtype=jnp.dtype("bfloat16"))
+    adapters = random_adapters(config, one_device)
+
+    def total(leaves):
+        model = Model(config, run, weights, dataclasses.replace(adapters, weights=leaves), None)
+        return model.forward(tokens).astype(jnp.float32).sum()
+
+    print_saved_residuals(total, adapters.weights)
+    stacks = re.findall(rf"^(\w+)\[{config.layers},[\d,]+\]", capsys.readouterr().out, re.MULTILINE)
+    assert stacks.count("u16") > 7 and "bf16" not in stacks, stacks
 
 
 def test_eight_devices_equal_one(config, weights, eight_devices, reference):
