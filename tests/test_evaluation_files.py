@@ -12,7 +12,7 @@ from test_evaluation_report import report, spoilt  # noqa: F401
 
 from safety_jax.evaluation.results.estimates import Estimate
 from safety_jax.report import evaluation
-from safety_jax.report.evaluation import model_index
+from safety_jax.report.evaluation import model_index, page, plots
 
 
 @pytest.mark.parametrize("name", ["small", "hostile", "nothing"])
@@ -55,6 +55,11 @@ def test_all_files_are_written(written):
             assert imread(plot).std() > 0.01
             assert f"](plots/{plot.name})" in (folder / "report.md").read_text("utf-8")
     assert len(list((written / "small" / "plots").iterdir())) == 5
+
+
+def test_no_two_of_many_models_look_alike():
+    assert len({plots._look(place) for place in range(64)}) == 64
+    assert len(plots.COLOURS) == len(plots.SHAPES) == page.COLOURS
 
 
 def test_markdown_tables_are_whole(written):

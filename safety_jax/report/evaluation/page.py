@@ -40,7 +40,9 @@ SCRIPTS = ("text", "store", "filter", "list", "detail", "browser")  # in this or
 STYLES = ("page", "charts", "browser")
 LISTED = 60  # prompts of a comparison's fixed or broken items that the page lists by itself
 PROMPT = 280  # characters of each
-COLOURS = 8  # colours and shapes of models, in charts.css and parts.html
+# Colours of models, and as many shapes, in charts.css and parts.html; each further round of colours
+# begins with the next shape.
+COLOURS = 8
 
 
 def render(report: Report) -> str:

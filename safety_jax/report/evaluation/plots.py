@@ -25,6 +25,7 @@ COLOURS = (
 SHAPES = "os^DvPHX"
 LINE = 0.22  # inches between marks
 LONGEST = 40  # characters of a name
+LETTER = 0.08  # inches of one, in a legend
 
 
 def draw(report: Report, folder: Path) -> list[str]:
@@ -120,7 +121,9 @@ def _axis(axes: "Axes", axis: Axis) -> None:
 
 
 def _look(place: int) -> tuple[str, str]:
-    return COLOURS[place % len(COLOURS)], SHAPES[place % len(SHAPES)]
+    """A colour and a shape, no two alike of the first 64 models."""
+    rounds, colour = divmod(place, len(COLOURS))
+    return COLOURS[colour], SHAPES[(colour + rounds) % len(SHAPES)]
 
 
 # ---------------------------------------------------------------------------- trade-offs
@@ -135,7 +138,11 @@ def _trade_offs(found: Sequence[TradeOff], report: Report) -> "Figure":
     for place, model in enumerate(words.models(report)):
         colour, shape = _look(place)
         axes[0].plot([], [], marker=shape, color=colour, linestyle="none", label=plain(model))
-    figure.legend(loc="outside lower left", ncols=4, frameon=False, fontsize=9, labelcolor=TEXT)
+    longest = max(len(plain(model)) for model in words.models(report))
+    columns = min(4, max(1, int(width / (0.55 + LETTER * longest))))
+    figure.legend(
+        loc="outside lower left", ncols=columns, frameon=False, fontsize=9, labelcolor=TEXT
+    )
     return figure
 
 
