@@ -79,6 +79,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     evaluate.helpfulness = ""  # the same; "": the first whose higher scores are better
     evaluate.preference = ""  # a chat model that holds answers side by side; folder or hub id
     evaluate.preference_probability = 0.5  # that A or B, its verdict, must have; else unscored
+    evaluate.mix_adapters = False  # adapters over one base answer in one batch; rounding differs
     evaluate.force = False  # compare answers made under different protocols, and say so
     evaluate.margin_share = 0.05  # so much less accuracy, or more refusal, still counts as no worse
     evaluate.margin_score = 0.2  # of helpfulness, in standard deviations of the baseline's

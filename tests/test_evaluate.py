@@ -304,6 +304,7 @@ def test_adapters_over_one_base_answer_in_one_batch(
     values = {
         "evaluate.models": ",".join(models), "evaluate.judges": ("refusal",),
         "evaluate.sets": configure(given).evaluate.sets[:1],
+        "evaluate.mix_adapters": True,
         "sample.lanes": 3 * ITEMS, "sample.prompts_per_write": 3 * ITEMS,
     }  # fmt: skip
     config = configure(given, **values)

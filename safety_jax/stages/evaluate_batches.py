@@ -1,9 +1,9 @@
-"""Which adapters answer a set together in stage `evaluate`.
+"""Which adapters answer a set together in stage `evaluate`, with `evaluate.mix_adapters`.
 
 Lanes that stand idle cost as much as busy ones, so adapters over one base share batches where the
-prompts of one alone leave lanes idle. A batch has its price, too: every token is multiplied by all
-of its adapters, and each adapter reads what all prompts begin with once a prompt, because keys and
-values of that are kept for one adapter only.
+prompts of one alone leave lanes idle. A batch has its price, too: logits round differently in it,
+every token is multiplied by all of its adapters, and each adapter reads what all prompts begin with
+once a prompt, because keys and values of that are kept for one adapter only.
 """
 
 import itertools
@@ -57,7 +57,7 @@ def together(
     Only models that read prompts alike and stand at the same block can. The prompts of a batch are
     at most `sample.prompts_per_write`, so that a kill costs no more than without.
     """
-    if of.by_likelihood:
+    if of.by_likelihood or not config.evaluate.mix_adapters:
         return
     alike: dict[tuple[str, int], list[str]] = {}
     for name in names:

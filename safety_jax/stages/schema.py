@@ -111,6 +111,7 @@ _EVALUATE: Table = {
             "helpfulness": Text("the name of a judge"),
             "preference": OTHER_FOLDER,
             "preference_probability": BELOW_ONE,
+            "mix_adapters": Flag(),
             "force": Flag(),
             "margin_share": SHARE,
             "margin_score": NOT_NEGATIVE,
