@@ -15,7 +15,7 @@ from samples import execute_on, model_of, moved, random_adapters, whole_logits
 
 from safety_jax.base import compilation, meshes, trees
 from safety_jax.base.errors import ConfigError, DataError, NotFiniteError
-from safety_jax.models import llama, lora, multi_lora, rotary
+from safety_jax.models import bits, llama, lora, multi_lora, rotary
 from safety_jax.models.attention import Rule
 from safety_jax.models.decoding import (
     attending,
@@ -227,10 +227,23 @@ def test_copies_for_decoding_are_of_the_type_that_is_computed_in(small_model, ei
     model = moved(small_model, eight_devices)
     run = dataclasses.replace(model.execution, compute_dtype=jnp.dtype(jnp.bfloat16))
     speaker = layout.copied(dataclasses.replace(model, execution=run))
-    types = {name: leaf.dtype for name, leaf in trees.flatten(speaker.weights).items()}
-    for name, dtype in types.items():
-        assert dtype == (jnp.float32 if "norm" in name else jnp.bfloat16), name
+    for name, leaf in trees.flatten(speaker.weights).items():
+        assert bits.floats(leaf).dtype == (jnp.float32 if "norm" in name else jnp.bfloat16), name
     assert layout.copied(speaker) is speaker
+
+
+@pytest.mark.parametrize("kept", [jnp.bfloat16, jnp.float32])
+def test_on_a_cpu_they_lie_as_integers_and_compute_the_same(kept, small_model):
+    weights = jax.tree.map(lambda weight: weight.astype(kept), small_model.weights)
+    run = dataclasses.replace(small_model.execution, compute_dtype=jnp.dtype(jnp.bfloat16))
+    model = dataclasses.replace(small_model, weights=weights, execution=run)
+    logits, ids = jax.jit(whole_logits), jnp.asarray(PROMPTS[0])[None]
+    with layout.lent(model) as speaker:
+        types = {name: leaf.dtype for name, leaf in trees.flatten(speaker.weights).items()}
+        assert {name for name, kind in types.items() if kind == jnp.uint16} == {
+            name for name in types if "norm" not in name
+        }
+        np.testing.assert_array_equal(logits(speaker, ids), logits(model, ids))
 
 
 def test_a_second_call_compiles_nothing(small_model, reference):

@@ -23,7 +23,7 @@ def test_each_platform_gets_its_types_in_every_group(stage, platform, units):
     assert groups == (["model"] if stage is dpo else ["model", "score", "sample"])
     kept = "float32" if platform == "cpu" else "bfloat16"
     computed = "float32" if platform == "cpu" and not units else "bfloat16"
-    expected = {"parameter_dtype": kept, "compute_dtype": computed, "cache_dtype": kept}
+    expected = {"parameter_dtype": kept, "compute_dtype": computed, "cache_dtype": computed}
     for group in groups:
         for key in precision.CHOICES[group]:
             assert (found[group][key], config[group][key]) == (expected[key], "auto")

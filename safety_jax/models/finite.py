@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from safety_jax.base import trees
+from safety_jax.models import bits
 
 _all_finite = jax.jit(lambda array: jnp.isfinite(array).all())
 
@@ -11,7 +12,7 @@ _all_finite = jax.jit(lambda array: jnp.isfinite(array).all())
 def broken(weights: trees.Tree) -> str | None:
     """A weight that holds such numbers, in words; None where all are finite."""
     for name, weight in trees.flatten(weights).items():
-        if not all(bool(_all_finite(part)) for part in jax.tree.leaves(weight)):
+        if not all(bool(_all_finite(bits.floats(part))) for part in jax.tree.leaves(weight)):
             return f"the weight {name} holds numbers that are not finite; use another copy"
     return None
 

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from safety_jax.base import meshes, trees
-from safety_jax.models import declaration, lora, products, quantised, rotary
+from safety_jax.models import bits, declaration, lora, products, quantised, rotary
 from safety_jax.models.attention import Rule
 from safety_jax.models.execution import REMAT, Execution
 from safety_jax.models.rotary import Rope
@@ -161,7 +161,7 @@ def initialize(config: LlamaConfig, key: jax.Array, mesh: Mesh, dtype: DTypeLike
 @functools.partial(jax.checkpoint, static_argnums=(2, 3), prevent_cse=False)
 def _product(
     x: Float[Array, "N I"],
-    kernel: Float[Array, "O I"] | quantised.Kernel,
+    kernel: Shaped[Array, "O I"] | quantised.Kernel,
     run: Execution,
     axes: tuple[str, str],
 ) -> Float[Array, "N O"]:
@@ -331,7 +331,7 @@ class Llama(nnx.Module):
 
     def embed(self, ids, run: Execution):
         table = meshes.gather(self.embedding[...], run.mesh, ("vocab", "embed"))
-        x = jnp.take(table, ids, axis=0).astype(run.compute_dtype)
+        x = bits.floats(jnp.take(table, ids, axis=0)).astype(run.compute_dtype)
         if self.config.embedding_scale != 1.0:
             x = x * jnp.asarray(self.config.embedding_scale, x.dtype)
         return meshes.constrain(x, run.mesh, STREAM)

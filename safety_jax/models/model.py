@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from safety_jax.base import meshes, trees
 from safety_jax.base.batch import Tokens
 from safety_jax.maths.logprobs import OutputHead
-from safety_jax.models import declaration, lora, rotary
+from safety_jax.models import bits, declaration, lora, rotary
 from safety_jax.models.execution import Execution
 from safety_jax.models.llama import CachedAttend, Llama, LlamaConfig, parameters
 
@@ -114,7 +114,8 @@ class Model:
     def by_token(self, gradient: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """The gradient by one-hot tokens, from the one by what they are embedded as: entry v is
         the slope towards token v. Float32; of tied models the output matrix has no part in it."""
-        table = meshes.gather(self.weights["embedding"], self.mesh, ("vocab", "embed"))
+        table = bits.floats(self.weights["embedding"])
+        table = meshes.gather(table, self.mesh, ("vocab", "embed"))
         slopes = jnp.einsum(
             "...d,vd->...v",
             gradient.astype(table.dtype),
@@ -127,7 +128,7 @@ class Model:
     def head(self) -> OutputHead:
         """The output matrix, which is the embedding where the two are tied, and what becomes of its
         products."""
-        table = self.weights["embedding" if self.config.tied_embeddings else "head"]
+        table = bits.floats(self.weights["embedding" if self.config.tied_embeddings else "head"])
         table = meshes.gather(table, self.mesh, ("vocab", "embed"))
         return OutputHead(table, self.config.logit_scale, self.config.logit_softcap)
 

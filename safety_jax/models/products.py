@@ -15,6 +15,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from safety_jax.models import bits
+
 _KEPT = "worth keeping"
 # A policy of `jax.checkpoint`: the backward pass finds what `keep` was given and computes the rest
 # again.
@@ -25,7 +27,7 @@ def product(
     x: Float[Array, "*P N I"], kernel: Float[Array, "*P O I"], mesh: Mesh
 ) -> Float[Array, "*P N O"]:
     """x Wᵀ, in the type that both share; axes P in front belong to each other."""
-    if _widened(x, mesh) and x.dtype == kernel.dtype:
+    if bits.lie_as_integers(x.dtype, mesh) and x.dtype == kernel.dtype:
         return _rounded(x, kernel)
     return _contract(x, kernel, (-1, -1), None)
 
@@ -33,23 +35,15 @@ def product(
 def keep(x: jax.Array, mesh: Mesh) -> jax.Array:
     """x, kept for the backward pass where `KEEP` is the policy: what a layer begins with and what
     its products put out. All between them is quickly made again."""
-    return _kept_as_integers(x) if _widened(x, mesh) else checkpoint_name(x, _KEPT)
+    return _kept(x, mesh) if bits.lie_as_integers(x.dtype, mesh) else checkpoint_name(x, _KEPT)
 
 
-def _widened(x: jax.Array, mesh: Mesh) -> bool:
-    """Whether XLA computes with numbers of 32 bits where x has 16."""
-    return x.dtype.itemsize == 2 and mesh.devices.flat[0].platform == "cpu"
+def _through_integers(x: jax.Array, mesh: Mesh) -> jax.Array:
+    return bits.floats(checkpoint_name(bits.stored(x, mesh), _KEPT))
 
 
-def _through_integers(x: jax.Array) -> jax.Array:
-    """What is kept of all layers is one array. To write a layer into it, XLA's CPU compiler makes
-    the whole wider and narrow again, if it is of floats."""
-    bits = checkpoint_name(jax.lax.bitcast_convert_type(x, jnp.uint16), _KEPT)
-    return jax.lax.bitcast_convert_type(bits, x.dtype)
-
-
-_kept_as_integers = jax.custom_vjp(_through_integers)
-_kept_as_integers.defvjp(lambda x: (_through_integers(x), None), lambda _, incoming: (incoming,))
+_kept = jax.custom_vjp(_through_integers, nondiff_argnums=(1,))
+_kept.defvjp(lambda x, mesh: (_through_integers(x, mesh), None), lambda mesh, _, slope: (slope,))
 
 
 def _contract(a: jax.Array, b: jax.Array, axes: tuple[int, int], sums: jnp.dtype | None):

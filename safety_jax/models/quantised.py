@@ -23,10 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from safety_jax.base import meshes
 from safety_jax.base.errors import ConfigError
+from safety_jax.models import bits
 
 STORED = "stored"  # as the folder holds kernels
 FORMATS = ("int8", "nf4")
@@ -289,7 +290,7 @@ def _nearest(numbers: jax.Array) -> jax.Array:
 
 
 def ready(
-    kernel: Float[Array, "O I"] | Kernel, dtype: DTypeLike, mesh: Mesh, axes: tuple[str, str]
+    kernel: Shaped[Array, "O I"] | Kernel, dtype: DTypeLike, mesh: Mesh, axes: tuple[str, str]
 ) -> Float[Array, "O I"]:
     """A stored kernel as the matmul wants it, see `meshes.gather`. Codes are gathered, not numbers:
     they are half as many bytes, or a quarter."""
@@ -299,7 +300,7 @@ def ready(
     if isinstance(kernel, Nf4Kernel):
         codes, scales = (meshes.gather(part, mesh, axes) for part in (kernel.codes, kernel.scales))
         return dataclasses.replace(kernel, codes=codes, scales=scales).dequantised(dtype)
-    return meshes.gather(kernel.astype(dtype), mesh, axes)
+    return meshes.gather(bits.floats(kernel).astype(dtype), mesh, axes)
 
 
 def as_float(weight: jax.Array | Kernel, dtype: DTypeLike) -> jax.Array:

@@ -1,8 +1,8 @@
 """The number types that a config leaves open, by the platform that runs it.
 
-"auto" is bfloat16. On a CPU numbers are kept in float32, and only one with matrix units of 16 bits
-computes in bfloat16. All is settled before a stage begins: the run's config.json names types, and
-where others would be chosen, the run does not go on.
+"auto" is bfloat16. On a CPU weights are kept in float32, and only one with matrix units of 16 bits
+computes, and caches keys and values, in bfloat16. All is settled before a stage begins: the run's
+config.json names types, and where others would be chosen, the run does not go on.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +13,7 @@ AUTO = "auto"
 CHOICES = {
     "model": {"parameter_dtype": stored_type, "compute_dtype": computed_type},
     "score": {"parameter_dtype": stored_type, "compute_dtype": computed_type},
-    "sample": {"cache_dtype": stored_type},
+    "sample": {"cache_dtype": computed_type},
 }
 
 

@@ -36,6 +36,7 @@ import transformers
 from configs import sft as sft_config
 from safety_jax.data import prompt_ids, prompts, records, sources
 from safety_jax.models.decoding.ends import model_ends
+from safety_jax.models.execution import computed_type
 from safety_jax.stages import sft
 from tests.benchmarks import contest, given
 
@@ -189,7 +190,7 @@ def main() -> None:
     parser.add_argument("--answers", default="forced,ended")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--ours", default="float32", help="cache dtypes")
+    parser.add_argument("--ours", default="", help="cache dtypes; '': as a run chooses them")
     parser.add_argument("--peers", default="128,512", help="answers of a batch of transformers")
     parser.add_argument("--model", default="", help="a Hugging Face folder; '': a new model")
     parser.add_argument("--prompts", default="", help="of MODEL, one a line; '': made up")
@@ -210,8 +211,10 @@ def main() -> None:
         (folder / "numbers.json").write_text(json.dumps(chosen.numbers))
         lengths = [len(prompt) for prompt in json.loads((folder / "prompts.json").read_text())]
         print(f"{len(lengths)} prompts of {min(lengths)} to {max(lengths)} tokens", flush=True)
+        own = computed_type("cpu") if chosen.numbers == "own" else "float32"
+        kept = chosen.ours or own
         for answers in chosen.answers.split(","):
-            keys = [(OURS, f"{answers}/{name}") for name in chosen.ours.split(",") if name]
+            keys = [(OURS, f"{answers}/{name}") for name in kept.split(",") if name]
             keys += [(PEER, f"{answers}/{name}") for name in chosen.peers.split(",") if name]
             found: Found = {key: [] for key in keys}
             for number in range(chosen.rounds):

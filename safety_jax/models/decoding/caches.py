@@ -31,7 +31,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from safety_jax.base import meshes
-from safety_jax.models import llama
+from safety_jax.models import bits, llama
 
 AXES = (None, None, "rows", "whole_heads", None, None)
 SHARED_AXES = (None, None, None, "whole_heads", None, None)
@@ -59,13 +59,15 @@ class Codes(NamedTuple):
 
 def numbers(held: Any, dtype: DTypeLike) -> jax.Array:
     """Keys or values as they enter a product, scales left out."""
-    return (held.codes if isinstance(held, Codes) else held).astype(dtype)
+    return (held.codes if isinstance(held, Codes) else bits.floats(held)).astype(dtype)
 
 
 def in_products(cache: "Cache", computes: DTypeLike) -> DTypeLike:
     """The type of products with this cache, of a model that computes in another."""
     held = cache[0].own_keys
-    return computes if isinstance(held, Codes) else held.dtype
+    if isinstance(held, Codes):
+        return computes
+    return bits.FLOATS if held.dtype == bits.BITS else held.dtype
 
 
 def number_bytes(dtype: DTypeLike, head_size: int) -> float:
@@ -210,7 +212,8 @@ def each_place(cache: Cache, function: Callable[[Any, Any], Any]) -> Cache:
 @functools.partial(jax.jit, static_argnames=("config", "sizes", "dtype", "mesh"))
 def allocate(config: llama.LlamaConfig, sizes: CacheSizes, dtype: DTypeLike, mesh: Mesh) -> Cache:
     """Zeros where they will live."""
-    return constrain(zeros(config, sizes, dtype), mesh)
+    stored = bits.BITS if bits.lie_as_integers(dtype, mesh) else dtype
+    return constrain(zeros(config, sizes, stored), mesh)
 
 
 def sizes(stack: Stack) -> CacheSizes:

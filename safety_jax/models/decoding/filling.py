@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from safety_jax.base import meshes
+from safety_jax.models import bits
 from safety_jax.models.decoding import caches
 
 
@@ -43,41 +44,53 @@ class Destinations(NamedTuple):
 NOWHERE = 2**30  # more tokens than any array holds
 
 
-def _held_as(fresh: Float[Array, "*N E"], held: Any) -> Any:
-    """Fresh keys or values as an array of the cache holds them."""
-    return caches.Codes.of(fresh) if isinstance(held, caches.Codes) else fresh.astype(held.dtype)
+def held_as(fresh: Float[Array, "*N E"], held: Any) -> Any:
+    """Fresh keys or values as this array of a cache holds them."""
+    if isinstance(held, caches.Codes):
+        return caches.Codes.of(fresh)
+    if held.dtype == bits.BITS:
+        return jax.lax.bitcast_convert_type(fresh.astype(bits.FLOATS), bits.BITS)
+    return fresh.astype(held.dtype)
 
 
-def tokens_first(fresh: Float[Array, "L B T K E"]) -> Float[Array, "N L K E"]:
-    """Keys or values of all rows' tokens, as a scatter takes them."""
-    return jnp.moveaxis(fresh.reshape(fresh.shape[0], -1, *fresh.shape[3:]), 1, 0)
+def tokens_first(fresh: Any) -> Any:
+    """Keys or values [L, B, T, K, E] of all rows' tokens as a scatter takes them, [N, L, K, E]."""
+    return jax.tree.map(
+        lambda part: jnp.moveaxis(part.reshape(part.shape[0], -1, *part.shape[3:]), 1, 0), fresh
+    )
 
 
 def insert(
     cache: caches.Cache,
-    keys: Float[Array, "L B T K E"],
-    values: Float[Array, "L B T K E"],
+    keys: Any,
+    values: Any,
     to: Destinations,
     arrangement: caches.Arrangement,
     mesh: Mesh,
 ) -> caches.Cache:
     """Puts freshly read tokens into their places; where a ring is shorter than what was read, the
-    last of them."""
+    last of them.
+
+    Args:
+        keys, values: [L, B, T, K, E] as the cache holds them, see `held_as`.
+    """
     if len(cache) == 1:
         return caches.constrain((_insert(cache[0], keys, values, to),), mesh)
-    placed = []
-    for stack, layers in zip(cache, arrangement.layers, strict=True):
-        these = np.array(layers)
-        placed.append(_insert(stack, keys[these], values[these], to))
+
+    def of(layers: tuple[int, ...], fresh: Any) -> Any:
+        return jax.tree.map(lambda part: part[np.array(layers)], fresh)
+
+    placed = [
+        _insert(stack, of(layers, keys), of(layers, values), to)
+        for stack, layers in zip(cache, arrangement.layers, strict=True)
+    ]
     return caches.constrain(tuple(placed), mesh)
 
 
-def _insert(
-    stack: caches.Stack, keys: jax.Array, values: jax.Array, to: Destinations
-) -> caches.Stack:
+def _insert(stack: caches.Stack, keys: Any, values: Any, to: Destinations) -> caches.Stack:
     here = caches.sizes(stack)
     everything = tokens_first(keys), tokens_first(values)
-    of_first_row = tokens_first(keys[:, :1]), tokens_first(values[:, :1])
+    of_first_row = tokens_first(jax.tree.map(lambda part: part[:, :1], (keys, values)))
 
     def put(arrays, fresh, row: Any, places: Any, later: Any, tokens: int) -> Any:
         block, column = jnp.divmod(places.reshape(-1) % tokens, here.block_tokens)
@@ -90,7 +103,7 @@ def _insert(
             return array.at[:, block, row, :, column].set(token, mode="drop")
 
         return tuple(
-            jax.tree.map(into, array, _held_as(tokens_of, array))
+            jax.tree.map(into, array, tokens_of)
             for into, array, tokens_of in zip((key, value), arrays, fresh, strict=True)
         )
 
@@ -139,8 +152,8 @@ def write_column(
         return put(array, token, 4)
 
     return stack._replace(
-        own_keys=jax.tree.map(key, stack.own_keys, _held_as(keys, stack.own_keys)),
-        own_values=jax.tree.map(value, stack.own_values, _held_as(values, stack.own_values)),
+        own_keys=jax.tree.map(key, stack.own_keys, held_as(keys, stack.own_keys)),
+        own_values=jax.tree.map(value, stack.own_values, held_as(values, stack.own_values)),
     )
 
 

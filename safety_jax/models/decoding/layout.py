@@ -6,6 +6,9 @@
 See the decoding column of `base.meshes`. A mesh without `fsdp` divides products like that already,
 and its weights stay where they are. Otherwise they move over the network once, before the first
 token, which takes as long as two or three steps would take to gather them.
+
+On a CPU that computes with 16 bits, kernels and tables lie beside as such numbers (`models.bits`):
+to make them of wider ones at every step takes longer than to multiply with them.
 """
 
 import contextlib
@@ -20,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 
 from safety_jax.base import meshes, trees
-from safety_jax.models import llama, lora
+from safety_jax.models import bits, llama, lora
 from safety_jax.models.model import Model
 
 CAST = ("kernel", "embedding", "head")  # last names of weights that products cast
@@ -31,7 +34,7 @@ def copied(model: Model) -> Model:
     products would cast them at every step."""
     mesh = meshes.decoding(model.mesh)
     if mesh is model.mesh:
-        return model
+        return _narrow(model)
     computes, place = jnp.dtype(model.execution.compute_dtype), _placing(model, mesh)
 
     def move(name: str, leaf: Any) -> Any:
@@ -39,7 +42,7 @@ def copied(model: Model) -> Model:
         kind = computes if wide and name.endswith(CAST) else None
         return jax.tree.map(lambda part, to: _moved(part, to, kind), leaf, place(name, leaf))
 
-    return _speaker(model, trees.map_named(move, model.weights))
+    return _narrow(_speaker(model, trees.map_named(move, model.weights)))
 
 
 @contextlib.contextmanager
@@ -52,7 +55,7 @@ def lent(model: Model) -> Iterator[Model]:
     """
     mesh = meshes.decoding(model.mesh)
     if mesh is model.mesh:
-        yield model
+        yield _narrow(model)
         return
     homes = {
         name: jax.tree.map(lambda part: part.sharding, leaf)
@@ -60,9 +63,29 @@ def lent(model: Model) -> Iterator[Model]:
     }
     try:
         _move(model.weights, _placing(model, mesh))
-        yield _speaker(model, model.weights)
+        yield _narrow(_speaker(model, model.weights))
     finally:
         _move(model.weights, lambda name, _: homes[name])
+
+
+def _narrow(model: Model) -> Model:
+    """The model with what products cast as they cast it, where that lies as integers."""
+    computes, mesh = jnp.dtype(model.execution.compute_dtype), model.mesh
+    narrow: dict[str, Any] = {}
+    weights = trees.flatten(model.weights)
+    for name, leaf in weights.items():
+        if name.endswith(CAST) and isinstance(leaf, jax.Array) and leaf.dtype != bits.BITS:
+            kind = min(leaf.dtype, computes, key=lambda dtype: dtype.itemsize)
+            if bits.lie_as_integers(kind, mesh):
+                narrow[name] = _as_stored(leaf, dtype=kind, mesh=mesh)
+    if not narrow:
+        return model
+    return dataclasses.replace(model, weights=trees.unflatten({**weights, **narrow}))
+
+
+@functools.partial(jax.jit, static_argnames=("dtype", "mesh"))
+def _as_stored(part: jax.Array, dtype: DTypeLike, mesh: Mesh) -> jax.Array:
+    return bits.stored(part.astype(dtype), mesh)
 
 
 def _placing(model: Model, mesh: Mesh) -> Callable[[str, Any], Any]:

@@ -125,9 +125,10 @@ def read(
     rows: PromptRows,
     rules: Sequence[Rule],
     arrangement: caches.Arrangement,
-) -> tuple[Float[Array, "B T H E"], tuple[caches.Cache, tuple[jax.Array, jax.Array]]]:
+) -> tuple[Float[Array, "B T H E"], tuple[caches.Cache, tuple[Any, Any]]]:
     """Attends to prefix, to the earlier part of a prompt in its slot, and to earlier tokens of the
-    same segment; keeps the rows' keys and values. A `llama.CachedAttend`."""
+    same segment; keeps the rows' keys and values as the cache holds them. A `llama.CachedAttend`.
+    """
     B, T, H, E = q.shape
     K, G, dtype = k.shape[2], H // k.shape[2], caches.in_products(cache, q.dtype)
     rule, window = rules[0], window_of(rules, kind)
@@ -187,4 +188,5 @@ def read(
         outputs.append(found.weighted / found.total)
     attended = jnp.concatenate(outputs, axis=2).reshape(B, K, T, G, E)
     attended = jnp.transpose(attended, (0, 2, 1, 3, 4)).reshape(B, T, H, E)
-    return attended.astype(v.dtype), (cache, (k, v))
+    kept = filling.held_as(k, cache[0].own_keys), filling.held_as(v, cache[0].own_values)
+    return attended.astype(v.dtype), (cache, kept)

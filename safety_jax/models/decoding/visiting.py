@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from safety_jax.models.attention import Rule
 from safety_jax.models.decoding import caches
@@ -40,8 +40,8 @@ def nothing(q: Float[Array, "N K M E"]) -> Partial:
 
 def partial(
     q: Float[Array, "N K M E"],
-    keys: Float[Array, "N K E S"] | caches.Codes,
-    values: Float[Array, "N K S E"] | caches.Codes,
+    keys: Shaped[Array, "N K E S"] | caches.Codes,
+    values: Shaped[Array, "N K S E"] | caches.Codes,
     mask: Bool[Array, "#N 1 #M S"],
     rule: Rule,
 ) -> Partial:
@@ -98,7 +98,7 @@ def visit(
     return jax.lax.fori_loop(*blocks, one, nothing(q) if found is None else found)
 
 
-def rows_together(held: Float[Array, "L Y N K _ _"] | caches.Codes, mesh: Mesh) -> int:
+def rows_together(held: Shaped[Array, "L Y N K _ _"] | caches.Codes, mesh: Mesh) -> int:
     """Rows of a group that is visited at a time; a divisor of N."""
     array = held.codes if isinstance(held, caches.Codes) else held
     rows = array.shape[2]

@@ -1,0 +1,30 @@
+"""16-bit floats that lie as integers on a CPU.
+
+To cut a layer or a block out of a stacked array of 16-bit floats, or to write one into it, XLA's
+CPU compiler makes the whole array 32 bits wide first, and in a loop does so at every turn. Integers
+it copies as they are. So what a loop cuts lies as integers of the same bits there, and is read as
+floats where it is computed with; on other platforms nothing changes.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+
+BITS = jnp.dtype(jnp.uint16)
+FLOATS = jnp.dtype(jnp.bfloat16)  # the only floats of 16 bits that models compute in
+
+
+def lie_as_integers(dtype: DTypeLike, mesh: Mesh) -> bool:
+    """Whether numbers of this type do, on the devices of this mesh."""
+    return jnp.dtype(dtype) == FLOATS and mesh.devices.flat[0].platform == "cpu"
+
+
+def stored(x: jax.Array, mesh: Mesh) -> jax.Array:
+    """x as it lies on this mesh."""
+    return jax.lax.bitcast_convert_type(x, BITS) if lie_as_integers(x.dtype, mesh) else x
+
+
+def floats(x: jax.Array) -> jax.Array:
+    """What was `stored`, as floats again."""
+    return jax.lax.bitcast_convert_type(x, FLOATS) if x.dtype == BITS else x
