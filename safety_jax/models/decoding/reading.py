@@ -2,6 +2,7 @@
 tokens attend to."""
 
 import collections
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -130,63 +131,104 @@ def read(
     same segment; keeps the rows' keys and values as the cache holds them. A `llama.CachedAttend`.
     """
     B, T, H, E = q.shape
-    K, G, dtype = k.shape[2], H // k.shape[2], caches.in_products(cache, q.dtype)
-    rule, window = rules[0], window_of(rules, kind)
-    q = jnp.transpose(q.astype(dtype).reshape(B, T, K, G, E), (0, 2, 1, 3, 4))
-
-    def near(positions: jax.Array, of_keys: jax.Array) -> jax.Array:
-        apart = positions[..., None] - of_keys
-        return jnp.ones_like(apart, bool) if window is None else apart < window
-
-    def heads(mask: Bool[Array, "B T S"]) -> Bool[Array, "B 1 M S"]:
-        return jnp.repeat(mask, G, axis=1)[:, None]
-
-    everyone = jnp.swapaxes(q, 0, 1).reshape(1, K, -1, E)
-    flat = q.reshape(B, K, -1, E)
-    prefix = past = None
-    for number, stack in enumerate(cache):
-        place, sizes = arrangement.place(number, layer), caches.sizes(stack)
-        b = sizes.block_tokens
-
-        def look_prefix(block, stack=stack, place=place, sizes=sizes, b=b):
-            cells = block * b + jnp.arange(b)
-            places = filling.places_held(cells, rows.prefix, sizes.prefix_tokens)
-            mask = (places >= 0)[None, None] & near(rows.positions, places[None, None])
-            held = block_of(stack.prefix_keys, stack.prefix_values, place.number, block)
-            return held, jnp.repeat(mask.reshape(B * T, b), G, axis=0)[None, None]
-
-        def look_past(block, stack=stack, place=place, sizes=sizes, b=b):
-            cells = block * b + jnp.arange(b)
-            places = filling.places_held(cells, rows.past, sizes.prompt_tokens)
-            mask = (places >= 0)[:, None] & (rows.segments == 1)[:, :, None]
-            mask = mask & near(rows.positions, (rows.prefix + places)[:, None])
-            held = block_of(stack.prompt_keys, stack.prompt_values, place.number, block)
-            return jax.tree.map(lambda part: part[rows.slots], held), heads(mask)
-
-        filled = jnp.minimum(rows.prefix, sizes.prefix_tokens)
-        blocks = 0, place.blocks(blocks_for(filled, b))
-        prefix = visit(everyone, blocks, rule, look_prefix, prefix)
-        filled = jnp.minimum(jnp.max(rows.past), sizes.prompt_tokens)
-        past = visit(flat, (0, place.blocks(blocks_for(filled, b))), rule, look_past, past)
-    assert prefix is not None and past is not None
-    shared = (jnp.swapaxes(part.reshape(K, B, T * G, -1), 0, 1) for part in prefix)
-    before = add(Partial(*shared), past)
-
+    K, dtype = k.shape[2], caches.in_products(cache, q.dtype)
+    looks = _Looks(rows, rules[0], window_of(rules, kind), H // K)
+    # Query heads of a key head beside each other: one product over T · H/K rows.
+    q = jnp.transpose(q.astype(dtype).reshape(B, T, K, -1, E), (0, 2, 1, 3, 4)).reshape(B, K, -1, E)
+    before = looks.at_cache(cache, arrangement, layer, q)
     keys = jnp.transpose(k.astype(dtype), (0, 2, 3, 1))
     values = jnp.swapaxes(v.astype(dtype), 1, 2)
-    outputs = []
-    for start in range(0, T, QUERY_BLOCK):
-        stop = min(start + QUERY_BLOCK, T)
-        here, seen = slice(start, stop), slice(0, stop)
-        mask = rows.segments[:, here, None] == rows.segments[:, None, seen]
-        mask = mask & (jnp.arange(start, stop)[:, None] >= jnp.arange(stop)[None])[None]
-        mask = mask & near(rows.positions[:, here], rows.positions[:, None, seen])
-        of_block = partial(
-            flat[:, :, start * G : stop * G], keys[..., seen], values[:, :, seen], heads(mask), rule
-        )
-        found = add(of_block, Partial(*(part[:, :, start * G : stop * G] for part in before)))
-        outputs.append(found.weighted / found.total)
-    attended = jnp.concatenate(outputs, axis=2).reshape(B, K, T, G, E)
-    attended = jnp.transpose(attended, (0, 2, 1, 3, 4)).reshape(B, T, H, E)
+    found = looks.at_segments(q, keys, values, before)
+    attended = jnp.transpose(found.reshape(B, K, T, -1, E), (0, 2, 1, 3, 4)).reshape(B, T, H, E)
     kept = filling.held_as(k, cache[0].own_keys), filling.held_as(v, cache[0].own_values)
     return attended.astype(v.dtype), (cache, kept)
+
+
+class _Looks(NamedTuple):
+    """How the queries of a layer look at what was read before them, and beside them.
+
+    Attributes:
+        window: of the layer; None where no layer has one.
+        share: query heads of a key head.
+    """
+
+    rows: PromptRows
+    rule: Rule
+    window: jax.Array | None
+    share: int
+
+    def at_cache(
+        self,
+        cache: caches.Cache,
+        arrangement: caches.Arrangement,
+        layer: Int[Array, ""],
+        q: Float[Array, "B K M E"],
+    ) -> Partial:
+        """Attention to the prefix, and of each row's first segment to its slot."""
+        B, K, M, E = q.shape
+        everyone = jnp.swapaxes(q, 0, 1).reshape(1, K, -1, E)
+        prefix = past = None
+        for number, stack in enumerate(cache):
+            place, sizes = arrangement.place(number, layer), caches.sizes(stack)
+            filled = jnp.minimum(self.rows.prefix, sizes.prefix_tokens)
+            blocks = 0, place.blocks(blocks_for(filled, sizes.block_tokens))
+            look = functools.partial(self._prefix, stack, place)
+            prefix = visit(everyone, blocks, self.rule, look, prefix)
+            filled = jnp.minimum(jnp.max(self.rows.past), sizes.prompt_tokens)
+            blocks = 0, place.blocks(blocks_for(filled, sizes.block_tokens))
+            look = functools.partial(self._past, stack, place)
+            past = visit(q, blocks, self.rule, look, past)
+        assert prefix is not None and past is not None
+        shared = (jnp.swapaxes(part.reshape(K, B, M, -1), 0, 1) for part in prefix)
+        return add(Partial(*shared), past)
+
+    def at_segments(
+        self,
+        q: Float[Array, "B K M E"],
+        keys: Float[Array, "B K E T"],
+        values: Float[Array, "B K T E"],
+        before: Partial,
+    ) -> Float[Array, "B K M E"]:
+        """Attention to earlier tokens of the same segment and to what was found `before`."""
+        rows, T, G = self.rows, keys.shape[-1], self.share
+        outputs = []
+        for start in range(0, T, QUERY_BLOCK):
+            stop = min(start + QUERY_BLOCK, T)
+            here, seen, queries = slice(start, stop), slice(0, stop), slice(start * G, stop * G)
+            mask = rows.segments[:, here, None] == rows.segments[:, None, seen]
+            mask = mask & (jnp.arange(start, stop)[:, None] >= jnp.arange(stop)[None])[None]
+            mask = mask & self._near(rows.positions[:, here], rows.positions[:, None, seen])
+            of_block = partial(
+                q[:, :, queries], keys[..., seen], values[:, :, seen], self._heads(mask), self.rule
+            )
+            found = add(of_block, Partial(*(part[:, :, queries] for part in before)))
+            outputs.append(found.weighted / found.total)
+        return jnp.concatenate(outputs, axis=2)
+
+    def _prefix(self, stack: caches.Stack, place: caches.LayerPlace, block: jax.Array):
+        places = self._places(stack, block, self.rows.prefix, caches.sizes(stack).prefix_tokens)
+        mask = (places >= 0)[None, None] & self._near(self.rows.positions, places[None, None])
+        held = block_of(stack.prefix_keys, stack.prefix_values, place.number, block)
+        return held, jnp.repeat(mask.reshape(-1, mask.shape[-1]), self.share, axis=0)[None, None]
+
+    def _past(self, stack: caches.Stack, place: caches.LayerPlace, block: jax.Array):
+        rows = self.rows
+        places = self._places(stack, block, rows.past, caches.sizes(stack).prompt_tokens)
+        mask = (places >= 0)[:, None] & (rows.segments == 1)[:, :, None]
+        mask = mask & self._near(rows.positions, (rows.prefix + places)[:, None])
+        held = block_of(stack.prompt_keys, stack.prompt_values, place.number, block)
+        return jax.tree.map(lambda part: part[rows.slots], held), self._heads(mask)
+
+    def _places(self, stack: caches.Stack, block: jax.Array, filled: Any, tokens: int) -> jax.Array:
+        """The places of the tokens that lie in a block of a ring of `tokens`, of which so many were
+        `filled`; negative where none does."""
+        b = caches.sizes(stack).block_tokens
+        return filling.places_held(block * b + jnp.arange(b), filled, tokens)
+
+    def _near(self, positions: jax.Array, of_keys: jax.Array) -> jax.Array:
+        """Whether keys at these positions lie within the window of queries at those."""
+        apart = positions[..., None] - of_keys
+        return jnp.ones_like(apart, bool) if self.window is None else apart < self.window
+
+    def _heads(self, mask: Bool[Array, "B T S"]) -> Bool[Array, "B 1 M S"]:
+        return jnp.repeat(mask, self.share, axis=1)[:, None]
