@@ -20,14 +20,15 @@ def test_each_platform_gets_its_types_in_every_group(stage, platform, units):
     config = stage.get_config().lock()
     found = precision.settled(config, platform)
     groups = [group for group in precision.CHOICES if group in found]
-    assert groups == (["model"] if stage is dpo else ["model", "score", "sample"])
+    assert groups == (["model"] if stage is dpo else ["model", "score"])
     kept = "float32" if platform == "cpu" else "bfloat16"
     computed = "float32" if platform == "cpu" and not units else "bfloat16"
-    expected = {"parameter_dtype": kept, "compute_dtype": computed, "cache_dtype": computed}
+    expected = {"parameter_dtype": kept, "compute_dtype": computed}
     for group in groups:
         for key in precision.CHOICES[group]:
             assert (found[group][key], config[group][key]) == (expected[key], "auto")
     assert found.is_locked
+    assert stage is dpo or found.sample.cache_dtype == computed
 
 
 def test_what_the_user_names_stays(units):
@@ -36,6 +37,8 @@ def test_what_the_user_names_stays(units):
     found = precision.settled(config, "cpu")
     assert (found.model.compute_dtype, found.sample.cache_dtype) == ("bfloat16", "int8")
     assert found.model.parameter_dtype == "float32"
+    config.model.compute_dtype, config.sample.cache_dtype = "float32", "auto"
+    assert precision.settled(config, "tpu").sample.cache_dtype == "float32"
 
 
 def test_a_type_that_nobody_settled_is_no_type():

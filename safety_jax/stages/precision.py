@@ -1,8 +1,9 @@
 """The number types that a config leaves open, by the platform that runs it.
 
 "auto" is bfloat16. On a CPU weights are kept in float32, and only one with matrix units of 16 bits
-computes, and caches keys and values, in bfloat16. All is settled before a stage begins: the run's
-config.json names types, and where others would be chosen, the run does not go on.
+computes in bfloat16. Keys and values are cached in the type that is computed in. All is settled
+before a stage begins: the run's config.json names types, and where others would be chosen, the run
+does not go on.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +14,6 @@ AUTO = "auto"
 CHOICES = {
     "model": {"parameter_dtype": stored_type, "compute_dtype": computed_type},
     "score": {"parameter_dtype": stored_type, "compute_dtype": computed_type},
-    "sample": {"cache_dtype": computed_type},
 }
 
 
@@ -28,4 +28,6 @@ def settled(config: ConfigDict, platform: str) -> ConfigDict:
         for key, choose in choices.items():
             if group in found and key in found[group] and found[group][key] == AUTO:
                 found[group][key] = choose(platform)
+    if "sample" in found and found.sample.cache_dtype == AUTO:
+        found.sample.cache_dtype = found.model.compute_dtype
     return found
