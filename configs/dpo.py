@@ -20,6 +20,8 @@ Arguments, after the colon and separated by commas:
                               is unsafe
                 door          DOOR: learns the refusal and unlearns the harmful answer. In its paper
                               both follow harmful beginnings: set data.recovery_share=0.5 or more
+                weighted_door W-DOOR: DOOR that weighs the refusal's tokens by dpo.proxy, a model
+                              that DPO trained from the same start
     paper=...   Safe to Serve as its report (report) or its shell script (script) describes it;
                 `dpo.protocol_notes` lists what differs here
 
@@ -47,6 +49,7 @@ OBJECTIVES = {
     "simpo": (2.0, 0.0, 1.0),
     "safe": (0.1, 0.0, 10.0),
     "door": (0.5, 0.0, 0.0),
+    "weighted_door": (0.5, 0.0, 0.0),
 }
 
 
@@ -120,6 +123,9 @@ def defaults() -> ConfigDict:
     dpo.objective = "sigmoid"
     dpo.beta, dpo.smoothing, dpo.margin = OBJECTIVES["sigmoid"]
     dpo.nll_weight = 0.0  # adds a share of the likelihood of chosen answers, against their collapse
+    dpo.proxy = ""  # of weighted_door: a model or PEFT folder, which weighs the refusals' tokens
+    dpo.temperature = 5.0  # of these weights: the larger, the more alike they are
+    dpo.token_weights = "ratio"  # proxy over reference; "inverse": the other way, as W-DOOR's code
     dpo.reference = "cached"  # or "live": in every step; "none" of objectives without one
     dpo.reference_folder = ""  # "": the user's cache folder
     dpo.protocol_notes = ()  # what the model card must say about the recipe

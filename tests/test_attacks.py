@@ -170,6 +170,9 @@ def test_suffixes_come_from_a_file(tmp_path):
     file.write_text("!! one\n)) two\n")
     (attack,) = registry.parse(f"suffix:{file}", WHERE)
     assert (attack.name, attack.suffixes) == ("suffix:found.txt", ("!! one", ")) two"))
+    odd = "a\x0cb\u2028c \x1b[31m</s>"  # none of it ends a line, or is more than text
+    file.write_text(f"\ufeff{odd}\r\n)) two", "utf-8", newline="")
+    assert registry.parse(f"suffix:{file}", WHERE)[0].suffixes == (odd, ")) two")
     file.write_text("a\n \nb")
     with pytest.raises(DataError, match="found.txt: line 2 is empty; expected one suffix a line"):
         registry.parse(f"suffix:{file}", WHERE)
@@ -182,6 +185,10 @@ def test_suffixes_come_from_a_file(tmp_path):
     assert len(registry.parse(f"suffix:{file},suffix:{file},base64,base64", WHERE)) == 2
     with pytest.raises(ConfigError, match="the file of suffixes gone.txt cannot be read"):
         registry.parse("suffix:gone.txt", WHERE)
+    file.write_text("")
+    for place, why in ((file, "found.txt: is empty"), ("/dev/zero", "not a regular file")):
+        with pytest.raises((ConfigError, DataError), match=why):
+            registry.parse(f"suffix:{place}", WHERE)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +200,8 @@ def test_suffixes_come_from_a_file(tmp_path):
         ("base64:3", "base64 takes no number; remove :3"),
         ("prefill:-1", "a whole number from 0 to 1000: tokens that are prefilled"),
         ("many_shot:999", "a whole number from 1 to 128: exchanges in front"),
+        ("few_shot:0", "a whole number from 1 to 128: exchanges in front"),
+        (f"prefill:{'9' * 5000}", "prefill:9{51}: expected behind the colon a whole number"),
     ],
 )
 def test_what_is_no_attack_takes_one_line_to_say(spec, message):

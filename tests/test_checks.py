@@ -170,6 +170,11 @@ def test_weights_of_judges_are_numbers():
         (config("sft:demo", data__recovery="harm.jsonl"), "but data.recovery_share is 0"),
         (config("kto:demo", lora__rank=0, lora__layers="1"), "lora.layers is '1', but lora.rank"),
         (config("dpo:demo", dpo__reference="none"), "dpo.reference is none, but dpo.objective sig"),
+        (config("dpo:demo", dpo__proxy="runs/dpo"), "dpo.objective sigmoid weighs no tokens"),
+        (
+            config("dpo:demo,loss=weighted_door", dpo__reference="live"),
+            "dpo.reference is live, but dpo.objective weighted_door needs the",
+        ),
         (config("reward:demo", checkpoint__best_metric="eval/mse"), "of the kind pairs has not"),
         (config("reward:demo,kind=binary", reward__direction="higher is safer"), "scores harm"),
         (config("raft:demo", raft__adapter="merge", lora__rank=0), "lora.rank is 0"),

@@ -172,9 +172,29 @@ def test_the_reference_of_a_given_adapter_is_that_adapter(finished, inputs, tmp_
     assert first["kl"] == pytest.approx(0, abs=1e-6)
 
 
+def test_weighted_door_weighs_tokens_by_a_proxy(finished, inputs, tmp_path, capsys):  # noqa: F811
+    """At a temperature without end all tokens weigh 1: likelihood, and 2 ln 2 / β for each token of
+    the harmful answers, which stand at their start."""
+    asked = {"dpo__proxy": str(finished / "export"), "train__max_steps": 1, "data__eval_rows": 0}
+    config = configure(inputs, "loss=weighted_door", dpo__temperature=1e6, **asked)
+    dpo.run(config, str(tmp_path / "run"))
+    assert "chosen answers by" in capsys.readouterr().out
+    (first,) = metrics.read(tmp_path / "run" / "metrics.jsonl")
+    expected = -first["logps/chosen"] + 4 * np.log(2) * first["lengths/rejected"]
+    assert first["loss"] == pytest.approx(expected, rel=1e-5)
+    assert "weighed by" in (tmp_path / "run" / "README.md").read_text()
+    read = json.loads((tmp_path / "run" / "identity.json").read_text())
+    assert f"dpo.proxy {finished / 'export'}" in read
+    # What the proxy says is on disk now; a weight that is no number is told.
+    config = configure(inputs, "loss=weighted_door", dpo__temperature=1e-3, **asked)
+    with pytest.raises(ConfigError, match="is no finite number; expected a larger temperature"):
+        dpo.run(config, str(tmp_path / "cold"))
+
+
 @pytest.mark.parametrize(
     ("overrides", "error", "message"),
     [
+        ({"dpo__objective": "weighted_door"}, ConfigError, "dpo.proxy is empty; expected its"),
         ({"data__prefer": "agreed_"}, ConfigError, "data.prefer 'agreed_'"),
         ({"data__bad_rows": "drop"}, ConfigError, "data.bad_rows 'drop'"),
         ({"train__rows_per_microbatch": 3}, ConfigError, "does not divide over mesh"),

@@ -38,7 +38,7 @@ SHARED_STAGES = {
     "learners", "metric_names", "pair_task", "planned", "planned_passes", "planned_training",
     "precision", "recipe", "references", "results", "schema", "sft_task", "shared_schema",
     "sweep_axes", "sweep_cost", "sweep_methods", "sweep_record", "tamper_plan", "tamper_weights",
-    "texts", "training", "training_schema", "tuning",
+    "texts", "token_weights", "training", "training_schema", "tuning",
 }  # fmt: skip
 # Runs no other stage, but must make of their configs what they do.
 LOOKS_IN = "safety_jax.stages.planned_training"

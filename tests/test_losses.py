@@ -161,6 +161,25 @@ def test_door_starts_at_npo_and_fades_where_dpo_fades_too():
     np.testing.assert_allclose(slopes(far.at[0, 1].set(-80.0))[0], [-1, 0], atol=1e-6)
 
 
+def test_weighted_door_weighs_refusals_and_forgets_token_by_token():
+    """r = (2, 0, -2) and τ = 2 weigh e, 1, 1/e; with τ = -2 the other way round. A harmful token
+    that fell by 4 costs -4 log σ(2), one at its start 4 ln 2 with the slope of log π."""
+    proxy, start = np.array([-1.0, -2.0, -3.0]), np.array([-3.0, -2.0, -1.0])
+    weights = losses.token_weights(proxy, start, temperature=2.0)
+    np.testing.assert_allclose(weights, [np.e, 1, 1 / np.e], rtol=1e-6)
+    np.testing.assert_allclose(losses.token_weights(proxy, start, temperature=-2.0), weights[::-1])
+    policy, before = jnp.array([-3.0, -2.0, -5.0]), jnp.asarray(start)
+    door = functools.partial(
+        losses.weighted_door, reference=before, weights=jnp.asarray(weights), beta=0.5
+    )
+    refused, forgotten = door(policy)
+    np.testing.assert_allclose(refused, [3 * np.e, 2, 5 / np.e], rtol=1e-6)
+    np.testing.assert_allclose(forgotten[1:], [4 * np.log(2), -4 * np.log(sigmoid(2))], rtol=1e-6)
+    slopes = [jax.grad(lambda x, n=n: door(x)[n].sum())(policy) for n in range(2)]
+    np.testing.assert_allclose(slopes[0], -weights, rtol=1e-6)
+    np.testing.assert_allclose(slopes[1], [1, 1, 2 * sigmoid(-2)], rtol=1e-6)
+
+
 # ---------------------------------------------------------------------------- tokens, on paper
 
 BETAS = losses.AnswerBetas(first=0.5, early=2.0, early_tokens=3, rest=0.1)

@@ -38,6 +38,11 @@ OBJECTIVES = {
     "simpo": objective(losses.simpo, 2.0, FREE, margin=rows.DPO_MARGIN),
     "conservative": objective(losses.conservative, 0.1, smoothing=rows.DPO_SMOOTHING),
 }
+WEIGHTED = PairObjective(
+    None,
+    rows.DOOR_BETA,
+    by_token=functools.partial(losses.weighted_door, beta=rows.DOOR_BETA),
+)
 
 
 def golden_pairs() -> Pairs:
@@ -74,26 +79,24 @@ class Model:
     base: Any
 
 
-TARGETS = rows.TARGETS["query_value"]
-
-
 @functools.cache
-def model_of(kind: str, mesh, folder) -> Model:
+def model_of(kind: str, mesh, folder, targets: str = "query_value") -> Model:
     """`full` trains the base with adapters merged into it, `lora` trains those adapters."""
+    names = rows.TARGETS[targets]
     config = hf.read_config(folder)
     base = hf.load(folder, config, mesh, jnp.float32)
     adapter = peft_config.LoraConfig(
         rank=rows.RANK,
         alpha=rows.ALPHA,
         dropout=0.0,
-        targets=lora.targets(TARGETS),
+        targets=lora.targets(names),
         rslora=False,
         base_name="base",
         dtype="float32",
     )
     run = samples.execute_on(mesh)
     where = lora.shardings(llama.parameters(config), adapter.targets, rows.RANK, mesh)
-    tree = jax.tree.map(jax.device_put, samples.golden_adapters(TARGETS), where)
+    tree = jax.tree.map(jax.device_put, samples.golden_adapters(names), where)
     if kind == "lora":
         return Model(policy.Policy(config, run, folder, adapter, 16), tree, None, base)
     merged = jax.jit(lora.merge)(base, lora.Adapters(tree, rows.ALPHA / rows.RANK, 0.0))
@@ -106,17 +109,20 @@ def folder(tmp_path_factory):
     return cases.write_folder(tmp_path_factory.mktemp("dpo"), config)
 
 
-def measure(model: Model, name: str, pairs: Pairs, mesh, *, known=None, gradient=True, **layout):
+def measure(
+    model: Model, of: str | PairObjective, pairs: Pairs, mesh,
+    *, known=None, weights=None, gradient=True, **layout,
+):  # fmt: skip
     """(metrics, gradient) of one batch of all pairs; `known` is a cached reference."""
     batches = loader_of(pairs, **layout)
     loss = preference.make_loss(
         model.policy,
-        OBJECTIVES[name],
+        OBJECTIVES[of] if isinstance(of, str) else of,
         live=known is None,
         batch_size=len(pairs),
     )
     frozen = preference.Frozen(model.base, model.start if known is None else None)
-    place = placement.place_answers(mesh, batches, pairs, known)
+    place = placement.place_answers(mesh, batches, pairs, known, weights)
     arrays, used = place(batches.batch(0))
     if gradient:
         accumulate = jax.jit(steps.accumulate, static_argnums=(0, 4))
@@ -176,6 +182,58 @@ def test_gradient_and_metrics_are_those_of_trl(name, share, folder, one_device):
     for key in [*theirs, f"{name}/mean_token_accuracy"]:
         ours = metrics[key.removeprefix(f"{name}/")]
         np.testing.assert_allclose(ours, GOLDEN[key], rtol=1e-5, atol=1e-6, err_msg=key)
+
+
+@pytest.fixture(scope="module")
+def weighed(folder, one_device, tmp_path_factory):
+    """What the reference and the proxy of W-DOOR's golden say of its pairs, by token."""
+    pairs, found = golden_pairs(), {}
+    for name, targets, start in (
+        ("reference", "query_value", False),
+        ("proxy", rows.DOOR_PROXY, True),
+    ):
+        model = model_of("lora", one_device, folder, targets)
+        found[name] = reference.logprobs(
+            reference.ReferenceCache(tmp_path_factory.mktemp("weighed"), {}),
+            pairs,
+            loader_of(pairs, batch_size=4),
+            reference.make_score(model.policy, one_device),
+            model.trainable if start else None,
+            model.base,
+            one_device,
+            name=name,
+        )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "sign", "kind", "layout"),
+    [
+        ("ratio", 1, "full", {"share": True, "rows_per_microbatch": 8}),  # on eight devices
+        ("inverse", -1, "lora", {"packing": False}),
+    ],
+)
+def test_weighted_door_is_that_of_its_authors(
+    name, sign, kind, layout, weighed, folder, one_device, eight_devices
+):
+    """Of both signs, in every layout."""
+    pairs, whole = golden_pairs(), kind == "full"
+    mesh = eight_devices if "rows_per_microbatch" in layout else one_device
+    weights = [
+        losses.token_weights(ours, theirs, temperature=sign * rows.DOOR_TEMPERATURE)
+        for ours, theirs in zip(weighed["proxy"], weighed["reference"], strict=True)
+    ]
+    model = model_of(kind, mesh, folder)
+    parts, slope = measure(
+        model, WEIGHTED, pairs, mesh,
+        known=weighed["reference"], weights=weights, gradient=whole, **layout,
+    )  # fmt: skip
+    expected = GOLDEN[f"weighted_door/{name}/loss"]
+    np.testing.assert_allclose(parts["loss"], expected, rtol=1e-5)
+    np.testing.assert_allclose(parts["examples"][:, preference.LOSS].mean(), expected, rtol=1e-5)
+    if whole:
+        norm = np.sqrt(sum((leaf.astype(float) ** 2).sum() for leaf in jax.tree.leaves(slope)))
+        np.testing.assert_allclose(norm, GOLDEN[f"weighted_door/{name}/grad_norm"], rtol=1e-4)
 
 
 # ---------------------------------------------------------------------------- layout

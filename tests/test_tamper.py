@@ -238,6 +238,8 @@ def test_what_cannot_be_is_found_before_weights_are_read(inputs, rows, one_devic
         ({"tamper.unsafe_by": "refusal"}, "expected a judge with a threshold"),
         ({"tamper.rows": (4, 13)}, "has 12 rows that can be used, and tamper.rows asks for 13"),
         ({"tamper.rows": ()}, "both empty"),
+        ({"lora.layers": "90"}, "names no layers of this model"),
+        ({"lora.targets": ("w_proj",)}, "lora.targets .*'w_proj'.* expected 'all-linear' or any"),
         ({"tamper.benign_rows": (1,), "data.benign": ("",)}, "tamper.benign_rows asks for 1"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -88,6 +88,7 @@ class Answers:
         targets: what is known of each side: unsafe, desirable, a rating; 0 where nothing is.
         reference: log-probability of each token of the answers under the reference, 0 elsewhere;
             None where a method needs none, or computes it in the step.
+        weights: how much each token of the answers counts, 0 elsewhere; None where all count alike.
     """
 
     tokens: Tokens  # [*B M T]
@@ -95,3 +96,4 @@ class Answers:
     ends: Int[Any, "*B S N"]
     targets: Float[Any, "*B S N"]
     reference: Float[Any, "*B M T"] | None
+    weights: Float[Any, "*B M T"] | None = None

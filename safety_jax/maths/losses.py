@@ -1,7 +1,8 @@
 """Objectives: numbers of tokens, answers and pairs in, losses out; no model, no config.
 
 tokens       `sft` and `constrained`, of log-probabilities that `logprobs.token_logprobs` gives
-pairs        DPO and its relatives, of summed log-probabilities `PairLogprobs`
+pairs        DPO and its relatives, of summed log-probabilities `PairLogprobs`; `weighted_door` of
+             those of tokens
 answers      `kto`, of single answers that are desirable or not
 scores       what judges are trained by
 """
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from safety_jax.maths.logprobs import TokenLogprobs
@@ -179,6 +181,42 @@ def door(pairs: PairLogprobs, *, beta: Number) -> Losses:
     """
     harmful = pairs.policy[..., 1] - pairs.reference[..., 1]
     return -pairs.policy[..., 0] - 2 / beta * jax.nn.log_sigmoid(-beta * harmful)
+
+
+def token_weights(
+    proxy: Float[np.ndarray, "*B"], reference: Float[np.ndarray, "*B"], *, temperature: float
+) -> Float[np.ndarray, "*B"]:
+    """exp(r_t / τ) of each token, r_t = log π*(y_t)/π_ref(y_t): W-DOOR's β_t (Zhao et al., arXiv
+    2503.03710). A token that matters is one which preference learning made more likely.
+
+    Args:
+        proxy: log π*(y_t | y_<t, x), of a model that DPO trained from the reference.
+        temperature: τ; the larger it is, the more alike are the weights. Below 0, the tokens that
+            became more likely weigh less, as in the authors' code (`exp_weights`).
+    """
+    return np.exp((proxy - reference) / temperature)
+
+
+def weighted_door(
+    policy: Float[Array, "*B"],
+    reference: Float[Array, "*B"],
+    weights: Float[Array, "*B"],
+    *,
+    beta: Number,
+) -> tuple[Losses, Losses]:
+    """-β_t log π(y_t) of each token where it is the refusal's, and where it is the harmful answer's
+    -(2/β) log σ(-β log π/π_ref(y_t)): W-DOOR (Zhao et al., arXiv 2503.03710), to be summed over the
+    tokens of either answer.
+
+    The second term is NPO token by token: each fades as it becomes unlikely by itself, where
+    `door` fades for the answer as a whole. The authors' code has another one there, without a
+    reference, with a margin, and divided by the length of prompt and answer.
+
+    Args:
+        policy: log π(y_t | y_<t, x); the gradient flows through it.
+        weights: β_t, see `token_weights`; those of the harmful answer are not looked at.
+    """
+    return -weights * policy, constrained(-policy, -reference, jnp.full_like(policy, beta))
 
 
 def log_odds_ratio(pairs: PairLogprobs) -> Losses:

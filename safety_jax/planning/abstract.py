@@ -125,6 +125,7 @@ def answers(
     segments: int,
     *,
     reference: bool,
+    weights: bool = False,
     shared: bool = False,
 ) -> Answers:
     """Rows [A, b, M, T] with at most `segments` examples each, see `batch.Answers`.
@@ -141,6 +142,7 @@ def answers(
         ends=array((microbatches, rows, segments, sides), jnp.int32, where),
         targets=array((microbatches, rows, segments, sides), jnp.float32, where),
         reference=array(tokens_of_all.ids.shape, jnp.float32, where) if reference else None,
+        weights=array(tokens_of_all.ids.shape, jnp.float32, where) if weights else None,
     )
 
 

@@ -238,6 +238,21 @@ def _reference(config: ConfigDict) -> str | None:
     return None
 
 
+def _tokens_are_weighed(config: ConfigDict) -> str | None:
+    dpo, weighted = config.dpo, config.dpo.objective == "weighted_door"
+    if dpo.proxy and not weighted:
+        return (
+            f"dpo.proxy is {dpo.proxy!r}, but dpo.objective {dpo.objective} weighs no tokens; "
+            'expected weighted_door, or dpo.proxy=""'
+        )
+    if weighted and dpo.reference != "cached":
+        return (
+            f"dpo.reference is {dpo.reference}, but dpo.objective weighted_door needs the "
+            "reference before training, to weigh tokens; expected cached"
+        )
+    return None
+
+
 def _codes_stand_still(config: ConfigDict) -> str | None:
     base = config.model.base
     if base != STORED and config.lora.rank == 0:
@@ -336,7 +351,7 @@ _TRAINING: tuple[Rule, ...] = (
 )
 RULES: dict[str, tuple[Rule, ...]] = {
     "sft": (*_TRAINING, _beginnings_are_not_learned, _answers_are_begun_with, _likelihood_alone),
-    "dpo": (*_TRAINING, _reference),
+    "dpo": (*_TRAINING, _reference, _tokens_are_weighed),
     "kto": _TRAINING,
     "orpo": _TRAINING,
     "reward": (*_TRAINING, _metric_of_kind, _direction_of_kind),

@@ -12,10 +12,13 @@ from safety_jax.base.errors import ConfigError
 from safety_jax.maths import losses
 from safety_jax.stages import groups, learners, pair_task, references
 from safety_jax.stages.references import Known
+from safety_jax.stages.token_weights import TokenWeights
 from safety_jax.training import preference
 from safety_jax.training.policy import Policy
 from safety_jax.training.preference import PairObjective
 from safety_jax.training.task import Learning, Loaded, Task
+
+WEIGHTED = "weighted_door"  # dpo.objective: the only one that looks at single tokens
 
 
 def make_task(config: ConfigDict, mesh: Mesh, base: groups.Base | None = None) -> Task:
@@ -31,16 +34,29 @@ def make_task(config: ConfigDict, mesh: Mesh, base: groups.Base | None = None) -
             "dpo.objective safe needs to know which answers are unsafe; expected PKU-SafeRLHF's "
             "columns or chosen_unsafe and rejected_unsafe in every row of data.train"
         )
+    weights = None
+    if config.dpo.objective == WEIGHTED:
+        parts = [part for part in (corpus.training, corpus.evaluation) if part is not None]
+        weights = TokenWeights(config, mesh, base, parts)
     return pair_task.make(
         config,
         mesh,
         base,
         corpus,
-        learn=functools.partial(learn, config, mesh),
-        summary=f"preference optimisation ({config.dpo.objective}, β = {config.dpo.beta:g})",
+        learn=functools.partial(learn, config, mesh, weights=weights),
+        summary=describe(config.dpo),
         notes=config.dpo.protocol_notes,
         live=config.dpo.reference == "live",
     )
+
+
+def describe(group: ConfigDict) -> str:
+    """What the config's `dpo` group does to a model, for its card."""
+    numbers = f"{group.objective}, β = {group.beta:g}"
+    if group.objective == WEIGHTED:
+        numbers += f", refusals' tokens weighed by {group.proxy}: {group.token_weights}"
+        numbers += f", τ = {group.temperature:g}"
+    return f"preference optimisation ({numbers})"
 
 
 # ---------------------------------------------------------------------------- what is learned
@@ -49,7 +65,7 @@ def make_task(config: ConfigDict, mesh: Mesh, base: groups.Base | None = None) -
 def pair_loss(
     name: str, *, beta: losses.Number, smoothing: losses.Number, margin: losses.Number
 ) -> Callable[[losses.PairLogprobs], jax.Array]:
-    """The loss of pairs of this name, a choice of `dpo.objective`."""
+    """The loss of pairs of this name, a choice of `dpo.objective` but for `WEIGHTED`."""
     bind = functools.partial
     known = {
         "sigmoid": bind(losses.dpo, beta=beta),
@@ -68,6 +84,9 @@ def pair_loss(
 
 def make_objective(group: ConfigDict) -> PairObjective:
     """The objective that the config's `dpo` group names, with its numbers."""
+    if group.objective == WEIGHTED:
+        by_token = functools.partial(losses.weighted_door, beta=group.beta)
+        return PairObjective(None, group.beta, nll_weight=group.nll_weight, by_token=by_token)
     simpo = group.objective == "simpo"
     return PairObjective(
         pair_loss(group.objective, beta=group.beta, smoothing=group.smoothing, margin=group.margin),
@@ -85,6 +104,7 @@ def learn(
     *,
     objective: PairObjective | None = None,
     known: Known | None = None,
+    weights: TokenWeights | None = None,
     say: Callable[[str], None] = tqdm.tqdm.write,
 ) -> Learning:
     """The config's objective on the loaded model, against the reference that it asks for.
@@ -92,8 +112,10 @@ def learn(
     Args:
         objective: another one.
         known: what the reference says of pairs, where somebody else computes it.
+        weights: of tokens, for the objective that looks at them.
         say: shows a warning to the person who watches, on the first process.
     """
+    tell = say if jax.process_index() == 0 else lambda text: None
     if known is None:
         share = learners.share(config, loaded.learner.config)
         known = references.make(config, config.dpo, loaded, mesh, share)
@@ -105,5 +127,6 @@ def learn(
         live=config.dpo.reference == "live",
         batch_size=config.train.batch_size,
         reference=known,
-        say=say if jax.process_index() == 0 else lambda text: None,
+        say=tell,
+        weigh=None if weights is None else weights.of(loaded, tell),
     )

@@ -75,6 +75,9 @@ def model_identity(config: ConfigDict, folder: Path) -> dict[str, str]:
     if "adapter" in model and model.adapter:
         adapter = hub.resolve(model.adapter)
         found[f"model.adapter {model.adapter}"] = hub.shared_fingerprint(adapter)
+    if "dpo" in config and config.dpo.proxy:
+        proxy = hub.resolve(config.dpo.proxy.partition("?")[0])
+        found[f"dpo.proxy {config.dpo.proxy}"] = hub.shared_fingerprint(proxy)
     return found
 
 

@@ -256,8 +256,9 @@ def answers_step(
         )
     cached = stage != "orpo" and config[stage].reference == "cached"
     batch = abstract.answers(
-        mesh, microbatches, choice.rows, 2, row_tokens(config), segments(asked), reference=cached
-    )
+        mesh, microbatches, choice.rows, 2, row_tokens(config), segments(asked), reference=cached,
+        weights=stage == "dpo" and config.dpo.objective == dpo_task.WEIGHTED,
+    )  # fmt: skip
     return PlannedStep(
         loaded,
         learning,

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from safety_jax.base import files, trees
 from safety_jax.data import prefixes
 from safety_jax.data.corpora import Sided
+from safety_jax.data.loader import Loader
 from safety_jax.data.prefixes import Share
 from safety_jax.models import quantised
 from safety_jax.models.folders import hub
@@ -20,7 +21,7 @@ from safety_jax.training import reference
 from safety_jax.training.batches import lay_out
 from safety_jax.training.placement import TokenValues
 from safety_jax.training.preference import Frozen
-from safety_jax.training.task import Loaded
+from safety_jax.training.task import Learner, Loaded
 
 # Examples -> the log-probability of every token of all sides under the reference
 Known = Callable[[Any], TokenValues | None]
@@ -42,22 +43,35 @@ def make(
     """
     if group.reference != "cached":
         return lambda examples: None
-    root = Path(group.reference_folder) if group.reference_folder else files.cache_home("reference")
-    cache = reference.ReferenceCache(root, facts(config, loaded))
+    kept = cache(group, facts(config, loaded))
     score = reference.make_score(loaded.learner, mesh)
     start = start_of(config, loaded)
-    batching = groups.settings(config).batching
 
     def known(examples: Sided) -> TokenValues:
-        batches = lay_out(examples.sides, batching, mesh, share)(
-            batch_size=reference.EXAMPLES_PER_SHARD, steps=None, seed=None
-        )
         return reference.logprobs(
-            cache, examples, batches, score, start, loaded.frozen, mesh,
-            name=f"{len(examples):,} examples",
+            kept, examples, shards(config, examples, mesh, share), score, start, loaded.frozen,
+            mesh, name=f"{len(examples):,} examples",
         )  # fmt: skip
 
     return known
+
+
+def cache(group: ConfigDict, facts: dict[str, Any]) -> reference.ReferenceCache:
+    """Where the config's method keeps the values of a model.
+
+    Args:
+        group: see `make`.
+        facts: see `ReferenceCache`.
+    """
+    root = Path(group.reference_folder) if group.reference_folder else files.cache_home("reference")
+    return reference.ReferenceCache(root, facts)
+
+
+def shards(config: ConfigDict, examples: Sided, mesh: Mesh, share: Share) -> Loader:
+    """The examples in order, a batch for each shard of the cache."""
+    return lay_out(examples.sides, groups.settings(config).batching, mesh, share)(
+        batch_size=reference.EXAMPLES_PER_SHARD, steps=None, seed=None
+    )
 
 
 def frozen(config: ConfigDict, group: ConfigDict, loaded: Loaded) -> Frozen:
@@ -88,8 +102,20 @@ def facts(config: ConfigDict, loaded: Loaded) -> dict[str, Any]:
         "weights": fingerprint(learner.folder) if pretrained else f"seed {config.seed}",
         "model": repr(learner.config),
         "adapter": fingerprint(hub.resolve(adapter)) if adapter else None,
+        **precision(config, loaded.learner),
+    }
+
+
+def precision(config: ConfigDict, learner: Learner) -> dict[str, Any]:
+    """What any model's log-probabilities depend on, beside its weights and the tokens."""
+    model = config.model
+    return {
         "template": config.data.template,
-        # A frozen base is stored in this type; weights that are trained are float32.
-        "parameter_dtype": model.parameter_dtype if learner.adapter else "float32",
+        "parameter_dtype": stored_dtype(config, learner),
         "compute_dtype": model.compute_dtype,
     } | ({} if model.base == quantised.STORED else {"base": model.base})
+
+
+def stored_dtype(config: ConfigDict, learner: Learner) -> str:
+    """A frozen base is stored in the config's type; weights that are trained are float32."""
+    return config.model.parameter_dtype if learner.adapter else "float32"

@@ -176,6 +176,11 @@ def _variant(config: ConfigDict, changes: Mapping[str, Any]) -> Variant:
         group[last] = value
     name = "_".join(f"{key.rpartition('.')[2]}{_spell(value)}" for key, value in changes.items())
     checks.check(own, f"sweep run {name}")
+    if own.stage == "dpo" and own.dpo.objective == "weighted_door":
+        raise ConfigError(
+            f"sweep run {name}: dpo.objective is weighted_door, which runs of a sweep cannot have; "
+            "expected another objective, or single runs of stage dpo"
+        )
     if own.lora.rank == 0:
         raise ConfigError(
             f"sweep run {name}: lora.rank is 0; expected a rank above 0: runs share the base"

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 import jax
 from ml_collections import ConfigDict
 
-from safety_jax.base import compilation, files
+from safety_jax.base import compilation, files, hosts
 from safety_jax.evaluation.answers import generate, responses
 from safety_jax.evaluation.answers.responses import Response
 from safety_jax.evaluation.measures import tampering
@@ -87,6 +87,8 @@ def answer(
     for one in plan.tamperings[name]:
         for step in plan.steps:
             kept = open_answers(config, place, plan, name, one, step, primary)
+            for file in kept.values():
+                hosts.check_shared(file.done, file.path)  # whether to train is decided by it
             if any(kept[of.name].done < len(of.items) for of in plan.sets):
                 model = weights.after(one, step)
                 if model is None:

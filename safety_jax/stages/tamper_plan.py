@@ -109,6 +109,8 @@ def make_plan(config: ConfigDict, mesh: Mesh) -> TamperPlan:
             "turns="
         )
     opened = {name: answering.open_speaker(config, path, mesh) for name, path in models.items()}
+    for one in opened.values():
+        check_trains(config, one)
     planned = plan_judges(config, mesh)
     kept, _, asked, left_out = evaluate_plan.plan_prompts(config, mesh, sets, {}, opened)
     rows, files = read_rows(config)
@@ -122,6 +124,19 @@ def make_plan(config: ConfigDict, mesh: Mesh) -> TamperPlan:
         files=files,
         left_out=left_out,
     )
+
+
+def check_trains(config: ConfigDict, opened: ModelFolder) -> None:
+    """Raises a ConfigError where a model cannot be tampered with as the config says."""
+    trained(config, opened.config)  # the adapters fit
+    if opened.adapter is None:
+        return
+    kernels = groups.held_kernels(config, opened.folder)
+    if kernels != quantised.STORED:
+        raise ConfigError(
+            f"{opened.path} is an adapter on a base in {kernels}, which cannot take it up; set "
+            f"model.base={quantised.STORED} on a base that is not quantised, or give a merged model"
+        )
 
 
 def plan_judges(config: ConfigDict, mesh: Mesh) -> dict[str, PlannedJudge]:

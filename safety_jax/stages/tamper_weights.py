@@ -18,9 +18,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from safety_jax.base import compilation, files, hosts, trees
-from safety_jax.base.errors import ConfigError
 from safety_jax.data import corpora
-from safety_jax.models import llama, lora, quantised
+from safety_jax.models import llama, lora
 from safety_jax.models.execution import Execution, float_type
 from safety_jax.models.folders import tokenizer_files
 from safety_jax.models.folders.model_folder import ModelFolder
@@ -86,7 +85,7 @@ class TamperedWeights:
         False when asked to stop before."""
         path = self._path(one)
         target, checkpoints = path / "export", path / "checkpoints"
-        if keep and not target.exists():
+        if keep and not hosts.first_says(target.exists):  # all train, or none does
             trainable = self._train(one, last)
             if trainable is None:
                 return False
@@ -193,11 +192,6 @@ class TamperedWeights:
         model = self._opened.load(dtype, self._config.model.base)
         if model.adapters is None:
             return model.weights
-        if any(map(quantised.is_quantised, trees.flatten(model.weights).values())):
-            raise ConfigError(
-                f"{self._opened.path} is an adapter on a quantised base, which cannot take it up; "
-                f"set model.base={quantised.STORED}, or give a merged model"
-            )
         return jax.jit(lora.merge)(model.weights, model.adapters)
 
     @functools.cached_property

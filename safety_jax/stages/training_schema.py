@@ -146,12 +146,15 @@ DPO: Table = {
     "checkpoint.best_metric": DPO_METRICS,
     "dpo.objective": OneOf(
         ("sigmoid", "conservative", "robust", "hinge", "ipo_sum", "ipo_mean", "sigmoid_mean",
-         "simpo", "safe", "door")
+         "simpo", "safe", "door", "weighted_door")
     ),
     "dpo.beta": POSITIVE,
     "dpo.smoothing": Real(0.0, 0.5, high_open=True),
     "dpo.margin": NOT_NEGATIVE,
     "dpo.nll_weight": NOT_NEGATIVE,
+    "dpo.proxy": Text("a model or PEFT folder"),
+    "dpo.temperature": POSITIVE,
+    "dpo.token_weights": OneOf(("ratio", "inverse")),
     "dpo.reference": OneOf(("cached", "live", "none")),
     "dpo.reference_folder": CACHE,
     "dpo.protocol_notes": NOTES,

@@ -39,12 +39,17 @@ def place_tokens(mesh: Mesh, loader: Loader) -> PutBatch:
 
 
 def place_answers(
-    mesh: Mesh, loader: Loader, data: Marked, reference: TokenValues | None = None
+    mesh: Mesh,
+    loader: Loader,
+    data: Marked,
+    reference: TokenValues | None = None,
+    weights: TokenValues | None = None,
 ) -> PutBatch:
     """Puts batches of answers onto the mesh; a single answer is a row of N = 1.
 
     Args:
         reference: of each side, the log-probability of every token under the reference.
+        weights: of each side, how much every token counts.
     """
     put = put_rows(mesh, loader.rows_per_microbatch)
     sides, S = loader.lengths.shape[1], loader.most_segments
@@ -64,10 +69,11 @@ def place_answers(
             ends[microbatch, row, s] = [cells.stop - 1 for cells in own]
             if data.targets is not None:
                 targets[microbatch, row, s] = data.targets[i]
-        known = None
-        if reference is not None:
-            known = loader.per_token(reference, batch.examples, batch.layout)
-        arrays = Answers(tokens, slots, ends, targets, known)
+        by_token = (
+            None if values is None else loader.per_token(values, batch.examples, batch.layout)
+            for values in (reference, weights)
+        )
+        arrays = Answers(tokens, slots, ends, targets, *by_token)
         return jax.tree.map(put, arrays), put_everywhere(mesh, batch.used)
 
     return place

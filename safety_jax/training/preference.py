@@ -35,7 +35,7 @@ class PairObjective:
     """A loss of pairs, and the rewards that it implies.
 
     Attributes:
-        loss: of `losses.PairLogprobs`.
+        loss: of `losses.PairLogprobs`; None where `by_token` is given.
         beta: rewards are β log π/π_ref, as TRL's.
         averages: log-probabilities are averaged over an answer's tokens, in the rewards and in the
             metrics `logps/...`, as TRL has it for SimPO and ORPO.
@@ -43,14 +43,18 @@ class PairObjective:
         nll_weight: a share of the negative log-likelihood of a token of the chosen answers is added
             (as in Llama 3, arXiv 2407.21783, section 4.1.4, and iterative RPO, arXiv 2404.19733).
         more: further metrics, of mean log-probabilities of the chosen and the rejected answer.
+        by_token: of log-probabilities by token, of those under the reference, and of the tokens'
+            weights: losses by token where it is the chosen, and where it is the rejected answer's.
+            A pair's loss is their sum.
     """
 
-    loss: Callable[[losses.PairLogprobs], jax.Array]
+    loss: Callable[[losses.PairLogprobs], jax.Array] | None
     beta: losses.Number
     averages: bool = False
     reference: bool = True
     nll_weight: losses.Number = 0.0
     more: Callable[[Float[np.ndarray, "n 2"]], Metrics] | None = None
+    by_token: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -78,6 +82,7 @@ def learning(
     batch_size: int,
     reference: Callable[[Pairs], TokenValues | None],
     say: Callable[[str], None],
+    weigh: Callable[[Pairs, TokenValues], TokenValues] | None = None,
 ) -> Learning:
     """What the training skeleton needs to learn from pairs.
 
@@ -86,10 +91,14 @@ def learning(
         reference: of pairs, the log-probability of every token under the reference, where it is
             known before the step.
         say: shows a warning to the person who watches.
+        weigh: how much every token counts, of pairs and of what the reference says of them; None
+            where all count alike.
     """
 
     def place(loader: Loader, pairs: Pairs) -> PutBatch:
-        return placement.place_answers(mesh, loader, pairs, reference(pairs))
+        known = reference(pairs)
+        weights = None if weigh is None or known is None else weigh(pairs, known)
+        return placement.place_answers(mesh, loader, pairs, known, weights)
 
     return Learning(
         loss=make_loss(policy, objective, live=live, batch_size=batch_size),
@@ -125,9 +134,12 @@ def reference_logprobs(
     """
     if live:
         return policy.reference_logprobs(frozen.start, frozen.base, tokens)
-    if batch.reference is None:
-        return None
-    return jnp.pad(placement.side_rows(batch.reference)[:, 1:], [(0, 0), (0, 1)])
+    return None if batch.reference is None else _at_predictions(batch.reference)
+
+
+def _at_predictions(values: jax.Array) -> jax.Array:
+    """Values of tokens [b, M, T] as rows [bM, T] in which position t has that of token t + 1."""
+    return jnp.pad(placement.side_rows(values)[:, 1:], [(0, 0), (0, 1)])
 
 
 def make_loss(
@@ -165,9 +177,17 @@ def make_loss(
         # Empty segments get a number below 0, for log-odds of certainty are infinite.
         real = batch.slots >= 0
         chances_of_real = jnp.where(real[..., None], chances, -1.0)
-        pair_losses = objective.loss(
-            losses.PairLogprobs(chances_of_real, known, lengths, batch.targets)
-        )
+        if objective.by_token is not None:
+            assert batch.weights is not None, "whoever looks at single tokens weighs them"
+            weights = _at_predictions(batch.weights)
+            sides = objective.by_token(scores.logprobs, reference, weights)
+            sums = [by_pair(jnp.where(mask, x, 0.0))[..., n] for n, x in enumerate(sides)]
+            pair_losses = sums[0] + sums[1]
+        else:
+            assert objective.loss is not None
+            pair_losses = objective.loss(
+                losses.PairLogprobs(chances_of_real, known, lengths, batch.targets)
+            )
         loss = jnp.where(real, pair_losses, 0.0).sum() / totals["pairs"]
         loss -= objective.nll_weight * chances[..., 0].sum() / totals["chosen_tokens"]
 

@@ -18,7 +18,7 @@ import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -33,7 +33,6 @@ from safety_jax.data.corpora import Sided
 from safety_jax.data.examples import Examples, fingerprint
 from safety_jax.data.loader import Batch, Loader
 from safety_jax.training.placement import TokenValues, put_rows
-from safety_jax.training.policy import Policy
 
 EXAMPLES_PER_SHARD = 256
 
@@ -42,14 +41,23 @@ EXAMPLES_PER_SHARD = 256
 ScoreFunction = Callable[[Any, Any, Tokens], jax.Array]
 
 
-def make_score(trained: Policy, mesh: Mesh) -> ScoreFunction:
+@runtime_checkable
+class Scored(Protocol):
+    """A model whose log-probabilities are wanted; see `Policy.reference_logprobs`."""
+
+    def reference_logprobs(
+        self, start: trees.Tree | None, frozen: Any, tokens: Tokens
+    ) -> jax.Array: ...
+
+
+def make_score(trained: Scored, mesh: Mesh) -> ScoreFunction:
     """Compiles the reference's log-probabilities of one microbatch of packed examples.
 
     The values stand at the tokens they are of (not at the positions that predict them), and are 0
     at all others; every device gets all of them.
     """
 
-    def score(start: trees.Tree | None, frozen: trees.Tree, tokens: Tokens) -> jax.Array:
+    def score(start: trees.Tree | None, frozen: Any, tokens: Tokens) -> jax.Array:
         shape = tokens.ids.shape
         flat = jax.tree.map(lambda x: x.reshape(-1, shape[-1]), tokens)
         logprobs = trained.reference_logprobs(start, frozen, flat)

@@ -1,4 +1,5 @@
-"""Losses, gradients and metrics of TRL's DPOTrainer, and of its CPOTrainer; needs torch and trl.
+"""Losses, gradients and metrics of TRL's DPOTrainer, and of its CPOTrainer; W-DOOR as its authors
+wrote it down; needs torch and trl.
 
     python -m tests.golden.make_dpo            writes tests/golden/dpo.npz
     python -m tests.golden.make_dpo --check    compares with it at 1e-5; exit code 1 on difference
@@ -118,6 +119,39 @@ def cpo_numbers(trainer: DPOTrainer) -> dict[str, np.ndarray]:
     }
 
 
+def token_logprobs(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """log-probability of every answer's tokens [2 pairs, T - 1], 0 elsewhere; chosen ones first."""
+    logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    picked = logits.log_softmax(-1)[:, :-1].gather(-1, batch["input_ids"][:, 1:, None])
+    return picked[..., 0] * batch["completion_mask"][:, 1:]
+
+
+def weighted_door_numbers(trainer: DPOTrainer) -> dict[str, np.ndarray]:
+    """W-DOOR (arXiv 2503.03710): tokens of the refusal weighed by exp(r / τ), r = log π*/π_ref, and
+    the harmful answer unlearned token by token; of either sign of r, for the authors' code
+    (`exp_weights` of github.com/wicai24/DOOR-Alignment) has the other one than their equation."""
+    batch, beta = next(iter(trainer.get_train_dataloader())), rows.DOOR_BETA
+    proxy = adapted_model(rows.TARGETS[rows.DOOR_PROXY]).merge_and_unload()
+    with torch.no_grad():
+        by_proxy, by_reference = (token_logprobs(m, batch) for m in (proxy, trainer.ref_model))
+    made = {}
+    for name, rewards in (("ratio", by_proxy - by_reference), ("inverse", by_reference - by_proxy)):
+        trainer.model.zero_grad()
+        policy = token_logprobs(trainer.model, batch)
+        refusals = -(torch.exp(rewards / rows.DOOR_TEMPERATURE) * policy)[: rows.DPO_PAIRS]
+        answers = batch["completion_mask"][rows.DPO_PAIRS :, 1:]
+        harmful = (policy - by_reference)[rows.DPO_PAIRS :]
+        unlearned = -torch.nn.functional.logsigmoid(-beta * harmful) * 2 / beta * answers
+        loss = refusals.sum(-1).mean() + unlearned.sum(-1).mean()
+        loss.backward()
+        squares = [p.grad.double().pow(2).sum() for p in trainer.model.parameters()]
+        made |= {
+            f"weighted_door/{name}/loss": np.array(loss.item()),
+            f"weighted_door/{name}/grad_norm": np.array(torch.stack(squares).sum().sqrt().item()),
+        }
+    return made
+
+
 def main() -> int:
     torch.set_num_threads(1)
     golden = compare.Golden(cases.FOLDER, compare.parse_check(__doc__ or ""), tolerance=1e-5)
@@ -126,7 +160,7 @@ def main() -> int:
         found, trainer = step_of(name)
         made |= found
         print(name, found[f"{name}/loss"], found[f"{name}/grad_norm"])
-    made |= token_rows(trainer) | cpo_numbers(trainer)
+    made |= token_rows(trainer) | cpo_numbers(trainer) | weighted_door_numbers(trainer)
     golden.arrays(rows.DPO_FILE.name, made)
     return golden.finish()
 

@@ -44,6 +44,8 @@ DPO_LOSSES: dict[str, tuple[dict[str, float], float]] = {
     "sigmoid_mean": ({"sigmoid_norm": 1.0}, 5.0),
     "with_nll": ({"sigmoid": 1.0, "sft": DPO_NLL_WEIGHT}, 0.1),
 }
+# W-DOOR on those pairs: the proxy has these adapters.
+DOOR_PROXY, DOOR_BETA, DOOR_TEMPERATURE = "all_linear", 0.5, 2.0
 # TRL's numbers of a KTO step on both answers of those pairs, and the weight of ORPO's odds ratio.
 KTO = {"beta": 0.3, "desirable_weight": 1.0, "undesirable_weight": 1.5}
 ORPO = 0.25

@@ -199,21 +199,28 @@ def parse(text: str, where: str) -> list[Attack]:
     return list(found.values())
 
 
+_DIGITS = 20  # of a number; Python reads no text of thousands
+_SUFFIX_BYTES = 64 << 20  # of a file of suffixes
+
+
 def _named(part: str, where: str) -> Attack:
     name, colon, value = part.partition(":")
     if name == SUFFIX and value:
         return _of_file(value, where)
     if name not in ATTACKS:
-        raise ConfigError(f"{where}: unknown attack {part!r}; known are {', '.join(KNOWN)}")
+        raise ConfigError(f"{where}: unknown attack {part!r:.60}; known are {', '.join(KNOWN)}")
     entry = ATTACKS[name]
     if not colon:
         return _of(entry)
     number = entry.number
     if number is None:
-        raise ConfigError(f"{where}: attack {part!r}: {name} takes no number; remove {':' + value}")
-    if not (value.isascii() and value.isdigit() and number.least <= int(value) <= number.most):
         raise ConfigError(
-            f"{where}: attack {part!r}: expected behind the colon a whole number from "
+            f"{where}: attack {part!r:.60}: {name} takes no number; remove {':' + value:.60}"
+        )
+    whole = value.isascii() and value.isdigit() and len(value) <= _DIGITS
+    if not (whole and number.least <= int(value) <= number.most):
+        raise ConfigError(
+            f"{where}: attack {part!r:.60}: expected behind the colon a whole number from "
             f"{number.least} to {number.most}: {number.what}"
         )
     return _of(entry, int(value))
@@ -234,14 +241,17 @@ def _of(entry: KnownAttack, value: int | None = None) -> Attack:
 def _of_file(place: str, where: str) -> Attack:
     path = files.expand(place)
     try:
-        lines = path.read_text("utf-8").splitlines()
+        text = files.read_bytes(path, _SUFFIX_BYTES).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
+        why = files.reason(error) if isinstance(error, OSError) else error
         raise ConfigError(
-            f"{where}: the file of suffixes {place} cannot be read ({error}); expected text in "
+            f"{where}: the file of suffixes {place} cannot be read ({why}); expected text in "
             "UTF-8, one suffix a line"
         ) from error
-    if not lines or not all(line.strip() for line in lines):
-        what = f"line {[*map(str.strip, lines)].index('') + 1} is empty" if lines else "is empty"
+    # Other characters that end a line for Python are a part of a suffix.
+    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+    if not text or not all(line.strip() for line in lines):
+        what = f"line {[*map(str.strip, lines)].index('') + 1} is empty" if text else "is empty"
         raise DataError(f"{path}: {what}; expected one suffix a line, remove empty lines")
     return of_suffixes(path.name, lines)
 
