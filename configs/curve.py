@@ -25,8 +25,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.seed = 0  # nothing is drawn
 
     config.curve = curve = ConfigDict()
-    curve.sweep = ""  # the --workdir of stage sweep
-    curve.report = ""  # the --workdir of stage evaluate, where the sweep was a model
+    curve.sweep = ""  # the --workdir of stage sweep; or NAME=FOLDER,NAME=FOLDER to compare models
+    curve.report = ""  # the --workdir of stage evaluate, where the sweeps were models
     curve.axis = "data.safety_rows"  # what the runs differ in, beside their seed; of words: a table
     curve.margin_share = 0.05  # so much less than at the largest amount still counts as no worse
     return config

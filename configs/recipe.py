@@ -32,7 +32,11 @@ Arguments, after the colon and separated by commas:
     demo      a tiny model and data that ship with the project; three minutes on two CPU cores
     curve     how much safety data is enough: 21 models with 0 to 2,000 demonstrations, three seeds
               each, trained together and judged; draws the curve with its threshold. `curve,demo`:
-              the same with 12 tiny models, in minutes
+              the same with 12 tiny models, in minutes; `curve,smollm2`: on SmolLM2-135M-Instruct
+    sizes     with `curve`: whether that amount depends on the size of the model, by the curves of
+              Llama 3 with 1B to 70B. `curve,demo,sizes`: of the demo's model and one of ten million
+              parameters that is trained first; `curve,smollm2,sizes`: of these and SmolLM2-135M,
+              on the demo's data. See configs/recipe_sizes.py
     demo,defences, smollm2,defences   which defence of docs/defences.md keeps its safety under
               attack: each against plain SIT and plain DPO at equal compute, in one report
     form      whether the form of requests matters: nine models that learned to refuse instructions,
@@ -56,6 +60,7 @@ from configs import (
     raft,
     recipe_defences,
     recipe_real,
+    recipe_sizes,
     recipe_smollm2,
     reward,
     sft,
@@ -77,6 +82,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         frontier=False,
         slice=False,
         curve=False,
+        sizes=False,
         form=False,
         defences=False,
     )
@@ -86,8 +92,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
         raise ValueError("config arguments 'pushed' and 'frontier' go with 'smollm2'")
     if choice.slice and not (choice.smollm2 or choice.real):
         raise ValueError("config argument 'slice' goes with 'smollm2' or 'real'")
-    if (choice.curve or choice.form) and (choice.real or choice.smollm2):
-        raise ValueError("config arguments 'curve' and 'form' go with 'demo', or alone")
+    if (choice.curve and choice.real) or (choice.form and (choice.real or choice.smollm2)):
+        raise ValueError(
+            "config arguments 'curve' and 'form' go with 'demo', or alone; 'curve' with 'smollm2'"
+        )
+    if choice.sizes and not choice.curve:
+        raise ValueError("config argument 'sizes' goes with 'curve'")
     if choice.curve + choice.form + choice.pushed + choice.frontier + choice.defences > 1:
         raise ValueError(
             "config arguments 'curve', 'form', 'pushed', 'frontier' and 'defences' exclude each "
@@ -108,7 +118,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     recipe.max_flops = 0.0  # of training, for each step that tunes the base; 0: as the steps say
     recipe.minutes = ConfigDict()  # what each step took once, to tell how much time is left
 
-    if choice.curve:
+    if choice.sizes:
+        recipe_sizes.sizes(config, choice.demo, choice.smollm2, choice.slice)
+    elif choice.curve and choice.smollm2:
+        recipe_sizes.smollm2(config, choice.slice)
+    elif choice.curve:
         how_much(config, choice.demo)
     elif choice.form:
         which_form(config, choice.demo)

@@ -43,13 +43,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     published = choice.curve or choice.form
     method = dpo if choice.dpo else sft
     config = method.get_config("demo" if choice.demo else "paper=report" if published else "")
-    config.stage = "sweep"
-
-    config.sweep = sweep = ConfigDict()
-    sweep.axes = ""  # KEY=VALUE,VALUE,... KEY=VALUE,...: every combination is a run
-    sweep.runs = ""  # KEY=VALUE KEY=VALUE; KEY=VALUE: single runs beside them
-    sweep.lanes = 8  # runs that are trained at a time; memory and time only
-
+    sweep = to_sweep(config)
     if choice.curve:
         sweep.axes = "data.safety_rows=0,50,100,300,500,1000,2000 seed=0,1,2"
     elif choice.form:
@@ -63,3 +57,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
         sweep.axes = "data.safety_rows=0,15,60,120 seed=0,1,2"
         sweep.lanes = 6
     return config
+
+
+def to_sweep(config: ConfigDict) -> ConfigDict:
+    """Makes the config of one run that of a sweep; its new group."""
+    config.stage = "sweep"
+    config.sweep = sweep = ConfigDict()
+    sweep.axes = ""  # KEY=VALUE,VALUE,... KEY=VALUE,...: every combination is a run
+    sweep.runs = ""  # KEY=VALUE KEY=VALUE; KEY=VALUE: single runs beside them
+    sweep.lanes = 8  # runs that are trained at a time; memory and time only
+    return sweep

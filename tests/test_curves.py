@@ -3,12 +3,13 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 from scipy import stats
 
 from configs import curve as curve_config
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.evaluation.measures import curves
+from safety_jax.evaluation.measures import curves, model_curves
 from safety_jax.evaluation.measures.curves import EvaluatedRun
 from safety_jax.stages import curve, sweep_record
 
@@ -134,7 +135,7 @@ def test_one_amount_is_no_curve(given):
     runs = curve.match(runs, facts, "data.safety_rows")
     found = curves.find(facts, runs, 0.05)
     assert [c.measure for c in found] == ["answered", "right"]
-    (told,) = curves.left_out(facts, found)
+    (told,) = curves.left_out(facts, {one.measure for one in found})
     assert told.startswith("safe answers to unsafe requests: no curve, since")
 
 
@@ -174,3 +175,88 @@ def test_a_sweep_is_spread_into_its_runs(given):
     assert found["n.rows50_seed1"] == str(given / "sweep/runs/rows50_seed1/export")
     with pytest.raises(ConfigError, match=r"two models are called 'n.rows50_seed1', one of them"):
         sweep_record.spread({"n.rows50_seed1": "some/model", "n": str(given / "sweep")})
+
+
+# ---------------------------------------------------------------------------- several models
+
+
+def two_models(prompts: int, safe: dict[str, tuple[int, ...]]):
+    """A report on the runs of models, each safe on so many of the prompts at each amount."""
+    runs = {
+        model: [EvaluatedRun(float(n), s, f"{model}.{n}.{s}") for n in AMOUNTS for s in SEEDS]
+        for model in safe
+    }
+    transcripts = [
+        {
+            "id": f"{i}", "first": f"{i}", "reference": "", "set": "harm", "kind": "unsafe",
+            "answers": {
+                f"{model}.{n}.{s}": answer("none", unsafe=i >= count)
+                for model, counts in safe.items()
+                for n, count in zip(AMOUNTS, counts, strict=True)
+                for s in SEEDS
+            },
+        }
+        for i in range(prompts)
+    ]  # fmt: skip
+    return {"safety": "guard", "sets": {"harm": {}}, "transcripts": transcripts}, runs
+
+
+def test_models_beside_each_other():
+    """`late` lacks at 50 what `early` has there; `low` is worse throughout and lacks as much."""
+    facts, runs = two_models(
+        200, {"early": (0, 180, 180), "late": (0, 20, 180), "low": (0, 150, 150)}
+    )
+    (found,) = model_curves.find(facts, runs, 0.2)
+    assert {name: c.threshold.estimate for name, c in found.curves.items()} == {
+        "early": 50, "late": 500, "low": 50,
+    }  # fmt: skip
+    early_late, early_low, late_low = found.pairs
+    assert [one.difference.value for one in early_late.lacks] == pytest.approx([0.0, -0.8])
+    assert [one.verdict for one in early_late.lacks] == ["held", "not held"]
+    # The 30 prompts that only `early` learns at all are what `low` lacks less of at 0.
+    assert [one.difference.value for one in early_low.lacks] == pytest.approx([0.15, 0.0])
+    assert [pair.verdict for pair in found.pairs] == ["not held", "cannot tell", "not held"]
+    assert late_low.lacks[1].difference.value == pytest.approx(0.8)
+    # All six differences together have 95%, so each has 1 - 0.05 / 6; seeds agree here.
+    lacks = np.where(np.arange(200) < 180, np.where(np.arange(200) < 20, 0.0, -1.0), 0.0)
+    error = np.sqrt(((lacks + 0.8) ** 2).sum() / 200**2 * 200 / 199)
+    reach = stats.t.ppf(1 - 0.05 / 12, 199) * error
+    lack = early_late.lacks[1].difference
+    assert (lack.low, lack.high) == pytest.approx((-0.8 - reach, -0.8 + reach))
+    (same,) = model_curves.find(*two_models(400, {"a": (0, 390, 390), "b": (8, 390, 398)}), 0.2)
+    assert same.pairs[0].verdict == "held"
+
+
+def test_models_need_the_same_runs():
+    facts, runs = two_models(4, {"a": (0, 4, 4), "b": (0, 4, 4)})
+    runs["b"].pop()
+    with pytest.raises(DataError, match=r"b has no run of 500 with seed 1, as others have"):
+        model_curves.find(facts, runs, 0.05)
+
+
+def test_the_stage_compares_models(given, capsys):
+    """One sweep under two names."""
+    config = curve_config.get_config()
+    config.curve.sweep = f"one={given}/sweep,two={given}/sweep"
+    config.curve.report = str(given / "report")
+    curve.run(config.copy_and_resolve_references().lock(), str(given / "curve"))
+    told = capsys.readouterr().out
+    assert "| **enough** (95% interval) | 50 (50 to 500) | 50 (50 to 500) |" in told
+    assert "two needs as many safety rows as one: cannot tell." in told  # of 20 prompts
+    found = json.loads((given / "curve/curve.json").read_text())
+    assert [one["measure"] for one in found["models"]] == ["safe", "answered", "right"]
+    text = (given / "curve/models.md").read_text()
+    for name in ("safe", "answered", "right"):
+        assert (given / f"curve/plots/{name}.png").stat().st_size > 5_000
+        assert f"plots/{name}.png" in text
+
+    runs = sweep_record.read(given / "sweep")
+    faster = [dataclasses.replace(one, config={"seed": 0, "rate": 2}) for one in runs]
+    assert curve.differences({"one": runs, "two": faster}) == [
+        "rate differs: absent (one), 2 (two)"
+    ]
+    words = [EvaluatedRun("plain", 0, "m")]
+    with pytest.raises(ConfigError, match="axis has words, and curve.sweep several models"):
+        curve.compare({}, {"one": words, "two": words}, 0.05)
+    with pytest.raises(ConfigError, match=r"curve.sweep: 'two'; expected NAME=FOLDER"):
+        curve.sweeps("one=a,two")

@@ -16,13 +16,26 @@ from test_dpo import configure as configure_dpo
 from test_dpo import pairs  # noqa: F401
 from test_end_to_end import configure as configure_sft
 from test_end_to_end import inputs  # noqa: F401
+from test_evaluate import configure as configure_report
+from test_evaluate import write
 
+from configs import curve as curve_config
 from configs import dpo as dpo_config
 from configs import sweep as sweep_config
 from safety_jax.base.errors import ConfigError
 from safety_jax.maths import losses
 from safety_jax.models.folders import hf, peft
-from safety_jax.stages import dpo, dpo_task, sft, sweep, sweep_cost, sweep_methods, sweep_record
+from safety_jax.stages import (
+    curve,
+    dpo,
+    dpo_task,
+    evaluate,
+    sft,
+    sweep,
+    sweep_cost,
+    sweep_methods,
+    sweep_record,
+)
 from safety_jax.stages.sweep_axes import variants
 from safety_jax.training import lanes, metrics, progress, reference
 
@@ -253,6 +266,38 @@ def test_runs_of_dpo_are_as_if_alone(inputs, pairs, tmp_path, capsys, monkeypatc
         for row, other in zip(rows, others, strict=True):
             assert row == pytest.approx(other, rel=1e-4, abs=1e-5)
         assert any("eval/rewards/margins" in row for row in rows)
+
+
+def test_a_sweep_of_dpo_is_evaluated_and_has_a_curve(inputs, pairs, tmp_path):  # noqa: F811
+    """Over beta, with two seeds; the answers to harmful requests are refusals or not."""
+    config = configure(
+        inputs, configure_dpo, sweep__axes="dpo.beta=0.1,0.5 seed=0,1", train__max_steps=1,
+        data__eval_rows=0, lora__targets=("q_proj",), checkpoint__every_steps=1,
+    )  # fmt: skip
+    sweep.run(config, str(tmp_path / "sweep"))
+    asked = write(tmp_path / "unsafe.jsonl", [{"prompt": f"{i} bread?"} for i in range(3)])
+    values = {
+        "evaluate.models": f"base={inputs}/model,n={tmp_path}/sweep",
+        "evaluate.sets": (f"{asked}?name=unsafe&kind=unsafe",),
+        "evaluate.judges": ("refusal",),
+        "answer.max_new_tokens": 4,
+    }
+    evaluate.run(configure_report(inputs, **values), str(tmp_path / "report"))
+    group = curve_config.get_config()
+    group.curve.sweep, group.curve.report = f"{tmp_path}/sweep", f"{tmp_path}/report"
+    group.curve.axis = "dpo.beta"
+    curve.run(group.lock(), str(tmp_path / "curve"))
+    (refused,) = json.loads((tmp_path / "curve/curve.json").read_text())["curves"]
+    points = {point["amount"]: point for point in refused["points"]}
+    assert points.keys() == {0.1, 0.5}
+    # Two seeds and three prompts at each beta; what the report counts for each run.
+    report = json.loads((tmp_path / "report/report.json").read_text())
+    for beta, point in points.items():
+        assert (point["share"]["rows"], point["share"]["columns"]) == (2, 3)
+        for seed, share in point["by_seed"].items():
+            answers = [i["answers"][f"n.beta{beta}_seed{seed}"] for i in report["transcripts"]]
+            assert share == sum(one["refusal"] != "none" for one in answers) / 3
+    assert "| beta |" in (tmp_path / "curve/curves.md").read_text()
 
 
 @pytest.mark.torch

@@ -31,7 +31,7 @@ Prompts = Int[np.ndarray, " answers"]  # the number of each column's prompt
 
 @dataclasses.dataclass(frozen=True)
 class TableMean:
-    """The mean of a table and its 95% interval; without one where either factor has one level.
+    """The mean of a table and its interval; without one where either factor has one level.
 
     Attributes:
         rows, columns: the levels that the interval rests on.
@@ -44,11 +44,12 @@ class TableMean:
     columns: int
 
 
-def mean(table: Table, prompts: Prompts | None = None) -> TableMean:
+def mean(table: Table, prompts: Prompts | None = None, level: float = LEVEL) -> TableMean:
     """The mean over seeds and prompts; NaN is no outcome.
 
     Args:
         prompts: None where each column is a prompt of its own.
+        level: of the interval.
 
     Raises:
         ValueError: the table has no outcome at all.
@@ -80,7 +81,7 @@ def mean(table: Table, prompts: Prompts | None = None) -> TableMean:
     # The difference may come out below either part where nothing but cells varies.
     both = max(by_row + by_column - variance(deviations[known]), by_row, by_column)
     freedom = (by_row + by_column) ** 2 / (by_row**2 / (rows - 1) + by_column**2 / (columns - 1))
-    reach = math.sqrt(both) * float(stats.t.ppf((1 + LEVEL) / 2, freedom))
+    reach = math.sqrt(both) * float(stats.t.ppf((1 + level) / 2, freedom))
     return TableMean(value, value - reach, value + reach, rows, columns)
 
 
@@ -162,3 +163,13 @@ def _verdict(difference: TableMean, margin: float) -> str:
     if difference.low >= -margin:
         return HELD
     return NOT_HELD if difference.high < -margin else CANNOT_TELL
+
+
+def equal(difference: TableMean, margin: float) -> str:
+    """The verdict that two things differ by no more than the margin, either way."""
+    if difference.low is None or difference.high is None:
+        return CANNOT_TELL
+    if -margin <= difference.low and difference.high <= margin:
+        return HELD
+    apart = difference.low > margin or difference.high < -margin
+    return NOT_HELD if apart else CANNOT_TELL

@@ -9,9 +9,12 @@ from safety_jax.report.curves import interval
 from safety_jax.report.evaluation.text import inline
 
 
-def write(tables: Sequence[CrossedTable], axis: str, folder: Path, title: str) -> None:
+def write(
+    tables: Sequence[CrossedTable], axis: str, folder: Path, title: str, notes: Sequence[str]
+) -> None:
     """Writes `tables.md`."""
-    files.write(folder / "tables.md", f"# {inline(title)}\n\n{text(tables, axis)}\n")
+    parts = [f"# {inline(title)}", text(tables, axis), *map(inline, notes)]
+    files.write(folder / "tables.md", "\n\n".join(parts) + "\n")
 
 
 def text(tables: Sequence[CrossedTable], axis: str) -> str:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safety_jax.base import files
 from safety_jax.evaluation.measures.curves import Curve
@@ -10,19 +11,23 @@ from safety_jax.maths.thresholds import TableMean
 from safety_jax.report.evaluation.text import inline
 from safety_jax.report.plots import GRID, TEXT, new_figure, save
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 BAND, LINE, SHADE = "#9cc4e4", "#0072b2", "#f1e3c6"
 
 
-def write(curves: Sequence[Curve], axis: str, folder: Path, title: str) -> list[str]:
-    """Draws each curve, and writes `curves.md` with all of them; names of the figures."""
+def write(
+    curves: Sequence[Curve], axis: str, folder: Path, title: str, notes: Sequence[str]
+) -> None:
+    """Draws each curve, and writes `curves.md` with all of them and the notes."""
     names = []
     for curve in curves:
         names.append(f"plots/{curve.measure}.png")
         draw(curve, axis, folder / names[-1])
     pictures = [f"![{c.title}]({name})" for c, name in zip(curves, names, strict=True)]
-    parts = [f"# {inline(title)}", text(curves, axis), *pictures]
+    parts = [f"# {inline(title)}", text(curves, axis), *map(inline, notes), *pictures]
     files.write(folder / "curves.md", "\n\n".join(parts) + "\n")
-    return names
 
 
 def draw(curve: Curve, axis: str, target: Path) -> None:
@@ -48,16 +53,21 @@ def draw(curve: Curve, axis: str, target: Path) -> None:
         *zip(*single, strict=True), color=LINE, marker="o", markersize=4, linestyle="none",
         markerfacecolor="white", label="a run each, and their mean",
     )  # fmt: skip
-    # Amounts crowd at the low end: so does the axis, and from 0 on is as far as a doubling.
+    space_amounts(axes, amounts)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel(axis, color=TEXT)
+    axes.legend(loc="lower right", edgecolor="none", framealpha=0.9, fontsize=8)
+    save(figure, target)
+
+
+def space_amounts(axes: "Axes", amounts: Sequence[float]) -> None:
+    """A horizontal axis of amounts, which crowd at the low end: so does the axis, and from 0 on is
+    as far as a doubling."""
     least = min((a for a in amounts if a > 0), default=1.0)
     axes.set_xscale("symlog", linthresh=least, linscale=0.9 * math.log10(2))
     axes.set_xticks(amounts, [f"{amount:g}" for amount in amounts])
     axes.minorticks_off()
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel(axis, color=TEXT)
     axes.grid(axis="x", color=GRID, linewidth=0.4)
-    axes.legend(loc="lower right", edgecolor="none", framealpha=0.9, fontsize=8)
-    save(figure, target)
 
 
 def text(curves: Sequence[Curve], axis: str) -> str:

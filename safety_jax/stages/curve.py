@@ -2,6 +2,7 @@
 
 curve.json                  everything that was found
 curves.md, plots/*.png      of an axis of numbers
+models.md, plots/*.png      of an axis of numbers, for several models beside each other
 tables.md                   of an axis of words
 """
 
@@ -18,20 +19,22 @@ from ml_collections import ConfigDict
 from safety_jax.base import files
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import source_spec
-from safety_jax.evaluation.measures import crossed, curves
+from safety_jax.evaluation.measures import crossed, curves, model_curves
 from safety_jax.evaluation.measures.curves import EvaluatedRun
+from safety_jax.evaluation.measures.model_curves import ModelCurves
 from safety_jax.report import crossed as table_pages
 from safety_jax.report import curves as curve_pages
-from safety_jax.stages import sweep_record
+from safety_jax.report import model_curves as model_pages
+from safety_jax.stages import evaluate_plan, sweep_record
 from safety_jax.stages.sweep_record import FinishedRun
-from safety_jax.training import workdir
+from safety_jax.training import config_record, workdir
 
 SEED = "seed"
 SOURCES = ("data.train", "data.safety")  # axes whose values are sources of rows
 
 
 def run(config: ConfigDict, folder: str) -> None:
-    """Reads a sweep and its evaluation, and writes the curves.
+    """Reads sweeps and their evaluation, and writes the curves.
 
     Raises:
         UserError: anything that the user can put right.
@@ -39,23 +42,67 @@ def run(config: ConfigDict, folder: str) -> None:
     group = config.curve
     with workdir.prepare(folder, config, jax.process_index() == 0) as place:
         report = read_report(files.expand(group.report) / "report.json")
-        runs = match(sweep_record.read(files.expand(group.sweep)), report, group.axis)
-        axis = title(group.axis, runs)
+        named = sweeps(group.sweep)
+        finished = {name: sweep_record.read(files.expand(path)) for name, path in named.items()}
+        runs = {name: match(of_model, report, group.axis) for name, of_model in finished.items()}
+        every = [one for of_model in runs.values() for one in of_model]
+        axis = title(group.axis, every)
         found: Sequence[Any]
         pages: ModuleType
-        if isinstance(runs[0].value, str):  # words have no order: a table of each and each set
-            found, pages, kind = crossed.find(report, runs), table_pages, "tables"
+        if len(runs) > 1:
+            found, pages, kind = compare(report, runs, group.margin_share), model_pages, "models"
+            notes = differences(finished) + curves.left_out(report, {one.measure for one in found})
+        elif isinstance(every[0].value, str):  # words have no order: a table of each and each set
+            found, pages, kind, notes = crossed.find(report, every), table_pages, "tables", []
         else:
-            found, pages, kind = (
-                curves.find(report, runs, group.margin_share),
-                curve_pages,
-                "curves",
-            )
+            found = curves.find(report, every, group.margin_share)
+            notes = curves.left_out(report, {one.measure for one in found})
+            pages, kind = curve_pages, "curves"
         if jax.process_index() == 0:
-            pages.write(found, axis, place.path, place.path.name)
+            pages.write(found, axis, place.path, place.path.name, notes)
             facts = {"axis": group.axis, "report": group.report, "judge": report["safety"]}
-            keep(place.path, facts, kind, found)
-            print(f"{pages.text(found, axis)}\n{place.path / kind}.md", flush=True)
+            keep(place.path, {**facts, "notes": notes}, kind, found)
+            told = [*(f"note: {note}" for note in notes), pages.text(found, axis)]
+            print("\n".join([*told, f"{place.path / kind}.md"]), flush=True)
+
+
+def compare(
+    report: Mapping[str, Any], runs: Mapping[str, Sequence[EvaluatedRun]], margin: float
+) -> list[ModelCurves]:
+    """The curves of several models.
+
+    Raises:
+        ConfigError: the axis is one of words.
+        DataError: see `model_curves.find`.
+    """
+    if any(isinstance(one.value, str) for found in runs.values() for one in found):
+        raise ConfigError(
+            "curve.axis has words, and curve.sweep several models; expected an axis of numbers, or "
+            "one model"
+        )
+    return model_curves.find(report, runs, margin)
+
+
+def differences(finished: Mapping[str, Sequence[FinishedRun]]) -> list[str]:
+    """What else than their axes the sweeps of several models have set differently."""
+    changed = {key for runs in finished.values() for one in runs for key in one.changes}
+    varying = config_record.varying({name: runs[0].config for name, runs in finished.items()})
+    return [
+        f"{key} differs: " + ", ".join(f"{value} ({name})" for name, value in values.items())
+        for key, values in varying.items()
+        if key not in changed
+    ]
+
+
+def sweeps(text: str) -> dict[str, str]:
+    """The sweeps that `curve.sweep` names; one alone needs no name.
+
+    Raises:
+        ConfigError: several, not all of which are NAME=FOLDER.
+    """
+    if "=" not in text or files.expand(text).is_dir():
+        return {"": text}
+    return evaluate_plan.named(text, "curve.sweep")
 
 
 def keep(folder: Path, facts: Mapping[str, Any], kind: str, found: Sequence[Any]) -> None:

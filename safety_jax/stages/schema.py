@@ -209,7 +209,7 @@ _TAMPER: Table = {
 _CURVE: Table = {
     "stage": Text("the name of a stage", needed=True),
     "seed": SEED,
-    "curve.sweep": Text("the --workdir of a sweep", needed=True),
+    "curve.sweep": Text("the --workdir of a sweep, or NAME=FOLDER of several", needed=True),
     "curve.report": Text("the --workdir of its evaluation", needed=True),
     "curve.axis": Text("a key of the sweep's axes", needed=True),
     "curve.margin_share": SHARE,

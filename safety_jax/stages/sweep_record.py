@@ -54,14 +54,18 @@ class FinishedRun:
 
     Attributes:
         changes: key of the config to its value in this run.
-        seed: that of its config, whether the sweep changes it or not.
+        config: its whole config, as it was when it finished.
         export: the folder of its adapters.
     """
 
     name: str
     changes: Mapping[str, Any]
-    seed: int
+    config: Mapping[str, Any]
     export: Path
+
+    @property
+    def seed(self) -> int:
+        return self.config["seed"]
 
 
 class SweepRecord:
@@ -122,7 +126,7 @@ def read(folder: Path) -> list[FinishedRun]:
         ConfigError: there are none, or the file is damaged.
     """
     found = [
-        FinishedRun(name, facts["changes"], facts["config"]["seed"], folder / facts["export"])
+        FinishedRun(name, facts["changes"], facts["config"], folder / facts["export"])
         for name, facts in _read(folder).items()
     ]
     if not found:

@@ -56,9 +56,24 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     found = []
     for key in sorted(old.keys() | new.keys()):
         values = [json.dumps(flat[key]) if key in flat else "absent" for flat in (old, new)]
-        if values[0] != values[1] and not any(re.fullmatch(rule, key) for rule in FREE):
+        if values[0] != values[1] and _matters(key):
             found.append(f"{key} {values[0]} there, {values[1]} here")
     return found
+
+
+def varying(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Keys that matter and are not the same in all configs, with the value that each has."""
+    flat = {name: trees.flatten(config) for name, config in configs.items()}
+    found = {}
+    for key in filter(_matters, sorted(set().union(*flat.values()))):
+        values = {n: json.dumps(one[key]) if key in one else "absent" for n, one in flat.items()}
+        if len(set(values.values())) > 1:
+            found[key] = values
+    return found
+
+
+def _matters(key: str) -> bool:
+    return not any(re.fullmatch(rule, key) for rule in FREE)
 
 
 def _without_secrets(value: Any) -> Any:

@@ -5,7 +5,7 @@ Everything is read from the transcripts of a report (`report.json`), prompt by p
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -130,14 +130,17 @@ def no_outcome() -> DataError:
     )
 
 
-def left_out(report: Mapping[str, Any], found: Sequence[Curve]) -> list[str]:
-    """What a reader must know of measures that have prompts and yet no curve."""
-    there = {one.measure for one in found}
+def left_out(report: Mapping[str, Any], found: Collection[str]) -> list[str]:
+    """What a reader must know of measures that have prompts and yet no curve.
+
+    Args:
+        found: the measures that have one.
+    """
     return [
         f"{measure.title}: no curve, since the runs of an amount have no verdict that those of the "
         "largest have, too"
         for measure in measures(report)
-        if measure.name not in there and _items(report, measure, None)
+        if measure.name not in found and _items(report, measure, None)
     ]
 
 

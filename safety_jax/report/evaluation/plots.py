@@ -93,7 +93,7 @@ def _forest(axes: "Axes", forest: Forest) -> None:
         )  # fmt: skip
         at += 1
         for mark in group.marks:
-            colour, shape = _look(mark.place)
+            colour, shape = look(mark.place)
             axes.hlines(at, mark.span[0], mark.span[2], color=colour, linewidth=1.6, alpha=0.75)
             axes.plot(
                 mark.span[1], at, marker=shape, color=colour, markersize=5.5, linestyle="none"
@@ -120,7 +120,7 @@ def _axis(axes: "Axes", axis: Axis) -> None:
         axes.axvline(axis.zero, color="#777777", linewidth=1)
 
 
-def _look(place: int) -> tuple[str, str]:
+def look(place: int) -> tuple[str, str]:
     """A colour and a shape, no two alike of the first 64 models."""
     rounds, colour = divmod(place, len(COLOURS))
     return COLOURS[colour], SHAPES[(colour + rounds) % len(SHAPES)]
@@ -136,7 +136,7 @@ def _trade_offs(found: Sequence[TradeOff], report: Report) -> "Figure":
         _trade_off(panel, trade_off)
     axes[0].set_ylabel(f"safe answers, by {plain(report.safety)}", color=TEXT)
     for place, model in enumerate(words.models(report)):
-        colour, shape = _look(place)
+        colour, shape = look(place)
         axes[0].plot([], [], marker=shape, color=colour, linestyle="none", label=plain(model))
     longest = max(len(plain(model)) for model in words.models(report))
     columns = min(4, max(1, int(width / (0.55 + LETTER * longest))))
@@ -150,7 +150,7 @@ def _trade_off(axes: "Axes", found: TradeOff) -> None:
     from matplotlib.ticker import FuncFormatter, PercentFormatter
 
     for point in found.points:
-        colour, shape = _look(point.place)
+        colour, shape = look(point.place)
         (left, x, right), (low, y, high) = point.across, point.up
         axes.hlines(y, left, right, color=colour, linewidth=1.3, alpha=0.5)
         axes.vlines(x, low, high, color=colour, linewidth=1.3, alpha=0.5)

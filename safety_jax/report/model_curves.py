@@ -1,0 +1,106 @@
+"""Curves of several models in one figure and one table, and whether one needs more than another."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from safety_jax.base import files
+from safety_jax.evaluation.measures.model_curves import ModelCurves, ModelPair
+from safety_jax.maths.thresholds import HELD, NOT_HELD
+from safety_jax.report import curves as single
+from safety_jax.report.curves import interval
+from safety_jax.report.evaluation.plots import look
+from safety_jax.report.evaluation.text import inline
+from safety_jax.report.plots import TEXT, new_figure, save
+
+
+def write(
+    found: Sequence[ModelCurves], axis: str, folder: Path, title: str, notes: Sequence[str]
+) -> None:
+    """Draws each measure, and writes `models.md` with all of them and the notes."""
+    pictures = []
+    for one in found:
+        name = f"plots/{one.measure}.png"
+        draw(one, axis, folder / name)
+        pictures.append(f"![{one.title}]({name})")
+    parts = [f"# {inline(title)}", text(found, axis), *map(inline, notes), *pictures]
+    files.write(folder / "models.md", "\n\n".join(parts) + "\n")
+
+
+def draw(found: ModelCurves, axis: str, target: Path) -> None:
+    """A line and a band for each model; below them a bar over each model's threshold."""
+    figure, axes = new_figure(f"{found.title}, by {axis} and model")
+    for place, (name, curve) in enumerate(found.curves.items()):
+        colour, shape = look(place + 1)  # the first colour is a baseline's grey
+        amounts = [point.amount for point in curve.points]
+        banded = [point for point in curve.points if point.share.low is not None]
+        axes.fill_between(
+            [point.amount for point in banded],
+            [max(0.0, point.share.low or 0.0) for point in banded],
+            [min(1.0, point.share.high or 0.0) for point in banded],
+            color=colour, alpha=0.15, linewidth=0,
+        )  # fmt: skip
+        axes.plot(
+            amounts, [point.share.value for point in curve.points], color=colour, linewidth=2,
+            marker=shape, markersize=6, label=name,
+        )  # fmt: skip
+        threshold = curve.threshold
+        height = -0.05 * (1 + place)
+        axes.plot([threshold.low, threshold.high], [height] * 2, color=colour, linewidth=3)
+        axes.plot([threshold.estimate], [height], color=colour, marker=shape, markersize=6)
+    single.space_amounts(axes, amounts)
+    axes.set_ylim(-0.05 * (len(found.curves) + 1), 1.02)
+    axes.set_yticks([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    axes.set_xlabel(f"{axis}; below 0: threshold and its 95% interval", color=TEXT)
+    axes.legend(loc="lower right", edgecolor="none", framealpha=0.9, fontsize=8)
+    save(figure, target)
+
+
+def text(found: Sequence[ModelCurves], axis: str) -> str:
+    """Tables in Markdown, each with what it shows."""
+    return "\n\n".join(
+        "\n".join([f"**{one.title}**", "", *_shares(one, axis), "", *_lacks(one, axis)])
+        for one in found
+    )
+
+
+def _shares(found: ModelCurves, axis: str) -> list[str]:
+    """A column for each model, and its threshold in the last row."""
+    columns: Mapping[str, dict[float, str]] = {
+        name: {point.amount: interval(point.share) for point in curve.points}
+        for name, curve in found.curves.items()
+    }
+    amounts = list(next(iter(columns.values())))
+    lines = [f"| {axis} | {' | '.join(map(inline, columns))} |", "|---" * (len(columns) + 1) + "|"]
+    for amount in amounts:
+        row = [column.get(amount, "") for column in columns.values()]
+        lines.append(f"| {amount:g} | {' | '.join(row)} |")
+    enough = [curve.threshold for curve in found.curves.values()]
+    row = [f"{one.estimate:g} ({one.low:g} to {one.high:g})" for one in enough]
+    return [*lines, f"| **enough** (95% interval) | {' | '.join(row)} |"]
+
+
+def _lacks(found: ModelCurves, axis: str) -> list[str]:
+    lines = [
+        f"| {axis} | models | difference of what they lack | as much? |",
+        "|---" * 4 + "|",
+    ]
+    lines += [
+        f"| {one.amount:g} | {inline(pair.second)} beside {inline(pair.first)} "
+        f"| {interval(one.difference, signed=True)} | {one.verdict} |"
+        for pair in found.pairs
+        for one in pair.lacks
+    ]
+    margin = next(iter(found.curves.values())).threshold.margin
+    return [*lines, "", *(sentence(pair, axis, margin) for pair in found.pairs)]
+
+
+def sentence(pair: ModelPair, axis: str, margin: float) -> str:
+    """What a pair shows of how much each of the two needs."""
+    claim = f"{inline(pair.second)} needs as many {axis} as {inline(pair.first)}: {pair.verdict}"
+    if pair.verdict == HELD:
+        return f"{claim}; at every amount they lack as much, within {margin:.0%}."
+    apart = [one for one in pair.lacks if one.verdict == NOT_HELD]
+    if not apart:
+        return f"{claim}."
+    said = [f"{'more' if one.difference.value < 0 else 'less'} at {one.amount:g}" for one in apart]
+    return f"{claim}; beside its own largest amount it lacks {', '.join(said)}."
