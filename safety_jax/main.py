@@ -103,14 +103,14 @@ def work(command: Command, joined: Callable[[Any], None] | None) -> None:
     jax.distributed.shutdown()  # waits for the others
 
 
-def run_stage(name: str, config: ConfigDict, folder: str) -> None:
-    """Runs one stage, and imports none of the others."""
+def run_stage(name: str, config: ConfigDict, folder: str) -> bool | None:
+    """Runs one stage, and imports none of the others. False if it stopped before its end."""
     stage = importlib.import_module(f"safety_jax.stages.{name}")
     if name != "recipe":
-        stage.run(config if name == "plan" else settled(config), folder)
-        return
+        return stage.run(config if name == "plan" else settled(config), folder)
     others = [other for other in schema.STAGES if other != name]
-    stage.run(config, folder, stages={one: functools.partial(run_stage, one) for one in others})
+    stages = {one: functools.partial(run_stage, one) for one in others}
+    return stage.run(config, folder, stages=stages)
 
 
 def settled(config: ConfigDict) -> ConfigDict:

@@ -52,7 +52,7 @@ def counted():
     ran: list[str] = []
 
     def count(name, stage):
-        return lambda config, folder: (ran.append(Path(folder).name), stage(config, folder))
+        return lambda config, folder: (ran.append(Path(folder).name), stage(config, folder))[1]
 
     return {name: count(name, stage) for name, stage in STAGES.items()}, ran
 
@@ -87,6 +87,15 @@ def test_steps_run_in_order_each_of_what_came_before(inputs, given, tmp_path, co
     shutil.rmtree(folder / "sit")
     recipe.run(other, str(folder), stages)
     assert ran[-2:] == ["sit", "report"]
+
+
+def test_a_step_that_was_asked_to_stop_is_not_finished(inputs, given, tmp_path, capsys):  # noqa: F811
+    """As after SIGTERM: nothing goes on from what it left, and the next start runs it again."""
+    stages = STAGES | {"sft": lambda config, folder: False}
+    recipe.run(make(inputs, given), str(tmp_path / "run"), stages)
+    told = capsys.readouterr().out
+    assert told.endswith("step 1 of 2: sit is not finished; run the same command to go on\n")
+    assert not (tmp_path / "run" / recipe.RECORD).exists()
 
 
 @pytest.mark.parametrize(

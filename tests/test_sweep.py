@@ -238,13 +238,13 @@ def test_runs_of_dpo_are_as_if_alone(inputs, pairs, tmp_path, capsys, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(lanes.TrainingLanes, "step", stopped)
-        sweep.run(config, str(tmp_path / "sweep"))
+        assert not sweep.run(config, str(tmp_path / "sweep"))
     assert "reference: the 40 pairs of all runs, " in capsys.readouterr().out
     (kept,) = (tmp_path / "reference").iterdir()  # of 22, 8, 32 and 8 pairs, each once
     with monkeypatch.context() as patch:
         known = lambda *_: lambda *_: pytest.fail("the reference is computed again")  # noqa: E731
         patch.setattr(reference, "make_score", known)
-        sweep.run(config, str(tmp_path / "sweep"))
+        assert sweep.run(config, str(tmp_path / "sweep"))
     assert list((tmp_path / "reference").iterdir()) == [kept]
 
     finished = sweep_record.read(tmp_path / "sweep")

@@ -1,5 +1,8 @@
 """Programs compile for TPU slices, from abstract weights, on a machine without TPUs."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -167,3 +170,40 @@ def test_deberta_v3_large_scores_on_v5e_4x4(sizes, devices, capsys):
             f"{sizes}: a chip needs {needed / 2**30:.2f} GiB"
         )
     assert needed < AVAILABLE
+
+
+WHOLE = re.compile(r"\b(bf16|f16|f32)\[([\d,]+)\]")
+
+
+@pytest.mark.parametrize("base", ["int8", "nf4"])
+@pytest.mark.parametrize("method", ["sft", "raft"])
+def test_a_quantised_base_stays_in_its_codes(method, base, capsys):
+    """On one chip, where the same base in bfloat16 leaves no room: no program has a float array as
+    large as a stack of one kernel over all layers."""
+    found = layouts.devices(chips.parse_slice("v5e:1x1"))
+    values = {
+        "sft": {"data__max_length": 512, "train__batch_size": 4, "train__rows_per_microbatch": 4},
+        "raft": {
+            "data__max_length": 256, "sample__lanes": 8, "sample__candidates": 4,
+            "sample__max_new_tokens": 128, "sample__chunk_steps": 8,
+        },
+    }  # fmt: skip
+    run = asked(
+        method, LLAMA_2_7B, "v5e:1x1", found, (1, 1, 1), model__base=base, lora__rank=16,
+        lora__targets=("all-linear",), **values[method],
+    )  # fmt: skip
+    stack = LLAMA_2_7B.layers * LLAMA_2_7B.width**2  # numbers of the smallest stack
+    for program in programs(run):
+        compiled = program.lower().compile()
+        memory = compilations.read_memory(program, compiled.memory_analysis())
+        with capsys.disabled():
+            print(
+                f"\nLlama-2-7B in {base}, {program.name} on v5e:1x1: {memory.total / GIB:.2f} GiB, "
+                f"{memory.temporaries / GIB:.2f} of them temporary"
+            )
+        assert memory.total < AVAILABLE and memory.temporaries < WEIGHTS / 4
+        text = compiled.as_text()
+        floats = [math.prod(map(int, dims.split(","))) for _, dims in WHOLE.findall(text)]
+        assert max(floats) < stack
+        codes = {"int8": "s8", "nf4": "u8"}[base]
+        assert f"{codes}[{LLAMA_2_7B.layers}," in text

@@ -36,8 +36,9 @@ from safety_jax.training.task import Loaded
 FOLDER = "rounds"
 
 
-def run(config: ConfigDict, folder: str) -> None:
-    """Runs the stage; called again, it goes on where it stopped.
+def run(config: ConfigDict, folder: str) -> bool:
+    """Runs the stage; called again, it goes on where it stopped. False when it waits for people, or
+    was asked to stop.
 
     Raises:
         UserError: anything that the user can put right.
@@ -77,11 +78,12 @@ def run(config: ConfigDict, folder: str) -> None:
         if primary:
             drawn = draw(config, place, outcome.summaries)
         if outcome.weights is None:
-            return
+            return False
         export(config, loaded.learner, outcome.weights, place)
         if primary:
             describe(config, place, loaded.learner, plan, outcome.summaries, drawn, began)
             print(f"exported round {outcome.summaries[-1]['round']} to {place.export}", flush=True)
+    return True
 
 
 # ---------------------------------------------------------------------------- from config to plan

@@ -33,7 +33,8 @@ TUNING = ("sft", "dpo", "raft")  # stages that share `recipe.max_flops`
 EXPORT = "export"
 _REFERENCE = re.compile(r"@([a-z][a-z0-9_]*)")
 
-Stage = Callable[[ConfigDict, str], None]
+# False when it was asked to stop before its end, or waits for people.
+Stage = Callable[[ConfigDict, str], bool | None]
 
 
 def run(config: ConfigDict, folder: str, stages: Mapping[str, Stage]) -> None:
@@ -60,7 +61,9 @@ def run(config: ConfigDict, folder: str, stages: Mapping[str, Stage]) -> None:
             told = record.time_left(left, config.recipe.minutes.to_dict())
             say(primary, f"\n== {title} ({filled.stage}) in {own}{told}")
             began = time.perf_counter()
-            stages[filled.stage](filled, str(own))
+            if stages[filled.stage](filled, str(own)) is False:
+                say(primary, f"{title} is not finished; run the same command to go on")
+                return
             record.add(step.name, filled, time.perf_counter() - began)
         table = record.table([step.name for step in steps])
         say(primary, f"\n{table}\nall steps are finished: {place.path}")

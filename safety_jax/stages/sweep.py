@@ -37,8 +37,8 @@ from safety_jax.training.run import Fitted
 from safety_jax.training.task import Learning, Loaded
 
 
-def run(config: ConfigDict, folder: str) -> None:
-    """Trains the runs; called again, it goes on where it stopped.
+def run(config: ConfigDict, folder: str) -> bool:
+    """Trains the runs; called again, it goes on where it stopped. False when asked to stop.
 
     Raises:
         UserError: anything that the user can put right.
@@ -91,6 +91,7 @@ def run(config: ConfigDict, folder: str) -> None:
                 file=sys.stderr,
                 flush=True,
             )
+    return done == len(runs)
 
 
 def cost(one: SweepRun, mesh: Mesh) -> RunCost:

@@ -28,8 +28,8 @@ from safety_jax.training.task import Finished, Task
 MakeTask = Callable[[ConfigDict, Mesh], Task]
 
 
-def run(config: ConfigDict, folder: str, make_task: MakeTask) -> None:
-    """Runs a training stage; called again, it goes on where it stopped.
+def run(config: ConfigDict, folder: str, make_task: MakeTask) -> bool:
+    """Runs a training stage; called again, it goes on where it stopped. False when asked to stop.
 
     Args:
         make_task: reads the data, and everything of the model but its weights, so that whatever
@@ -58,10 +58,11 @@ def run(config: ConfigDict, folder: str, make_task: MakeTask) -> None:
             introduce=functools.partial(introduce, config, place, task) if primary else None,
         )
         if fitted is None:
-            return
+            return False
         hand_back(config, task, fitted, place, began)
         if primary:
             print(f"exported step {fitted.step} to {place.export}", flush=True)
+    return True
 
 
 def hand_back(
