@@ -22,6 +22,7 @@ import test_evaluate
 import test_raft
 import test_reward
 import test_score
+import test_tamper
 from children import command_of, end, wait_for_step, wait_until
 from children import start as launch
 from safetensors.numpy import load_file
@@ -29,14 +30,15 @@ from test_end_to_end import inputs  # noqa: F401
 from test_raft import given  # noqa: F401
 from test_reward import answers  # noqa: F401
 from test_score import model  # noqa: F401
+from test_tamper import rows  # noqa: F401
 
-from safety_jax.stages import dpo, evaluate, raft, reward, score, sft
+from safety_jax.stages import dpo, evaluate, raft, reward, score, sft, tamper
 from safety_jax.training import metrics, progress
 
 PROCESSES, DEVICES, STEPS = 2, 8, 16
 COUNTS = ("num_tokens", "epoch")
 STAGES = {"sft": sft.run, "dpo": dpo.run, "raft": raft.run, "reward": reward.run,
-          "evaluate": evaluate.run, "score": score.run}  # fmt: skip
+          "evaluate": evaluate.run, "score": score.run, "tamper": tamper.run}  # fmt: skip
 ENVIRONMENT = {
     "XLA_FLAGS": os.environ["XLA_FLAGS"].replace(
         f"device_count={DEVICES}", f"device_count={DEVICES // PROCESSES}"
@@ -46,17 +48,17 @@ ENVIRONMENT = {
 
 
 @pytest.fixture(scope="module")
-def configs(inputs, given, answers, model, tmp_path_factory) -> dict:  # noqa: F811
+def configs(inputs, given, answers, model, rows, tmp_path_factory) -> dict:  # noqa: F811
     folder = tmp_path_factory.mktemp("given")
     test_dpo.write_pairs(inputs / "pairs.jsonl", 40)
-    rows = test_score.write(folder / "rows.jsonl")
+    scored = test_score.write(folder / "rows.jsonl")
     made = {
         "sft": test_end_to_end.configure(
             inputs,
             lora__dropout=0.1,
             train__max_steps=STEPS,
             checkpoint__every_steps=2,
-            log__eval_every_steps=2,
+            log__eval_every_steps=4,
             checkpoint__export_merged=True,
         ),
         "dpo": test_dpo.configure(inputs, train__max_steps=3, dpo__reference_folder=""),
@@ -69,7 +71,17 @@ def configs(inputs, given, answers, model, tmp_path_factory) -> dict:  # noqa: F
                 "evaluate.sets": (f"{given}/held_out.jsonl?name=unsafe&kind=unsafe",),
             },
         ),
-        "score": test_score.configure(rows, {"reward": test_score.reward(model)}),
+        "score": test_score.configure(scored, {"reward": test_score.reward(model)}),
+        "tamper": test_tamper.configure(
+            inputs,
+            rows,
+            **{
+                "tamper.steps": (3,),
+                "tamper.keep_weights": True,
+                "tamper.sets": (f"{rows}/unsafe.jsonl?kind=unsafe",),
+                "answer.max_new_tokens": 8,
+            },
+        ),
     }
     return made
 
@@ -191,6 +203,21 @@ def test_an_evaluation_is_the_same(alone, together):
     for name, content in expected.items():
         if name.startswith("responses"):
             assert found[name] == content, name
+
+
+@pytest.mark.slow
+def test_a_tampering_is_the_same(alone, together):
+    one, two = (test_tamper.curves(folder / "tamper") for folder in (alone, together))
+    assert two == one
+    written = [sorted(f.glob("tamper/responses/*/*.jsonl")) for f in (alone, together)]
+    assert len(written[0]) == 2  # before and after
+    for mine, theirs in zip(*written, strict=True):
+        assert mine.read_bytes() == theirs.read_bytes(), mine.name
+    weights = [next(f.glob("tamper/tampering/*/export/*.safetensors")) for f in (alone, together)]
+    found, expected = map(load_file, weights)
+    for name, leaf in expected.items():
+        np.testing.assert_allclose(found[name], leaf, atol=5e-4, err_msg=name)
+    assert not list(together.glob("tamper/tampering/*/checkpoints"))
 
 
 @pytest.mark.slow
