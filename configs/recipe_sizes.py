@@ -110,7 +110,8 @@ def smollm2(config: ConfigDict, few: bool):
         recipe_smollm2.slice_of(config)
     config.sweep = config.sit.copy_and_resolve_references()
     config.sweep.checkpoint.export_merged = False
-    group = sweep.to_sweep(config.sweep)
+    config.sweep.stage = "sweep"
+    config.sweep.sweep = group = sweep.group()
     group.axes = f"data.safety_rows={'0,16' if few else '0,20,80,349'} seed=0,1,2"
     group.lanes = 6
     for name in ("judge", "sit", "raft", "dpo"):

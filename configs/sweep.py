@@ -43,7 +43,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     published = choice.curve or choice.form
     method = dpo if choice.dpo else sft
     config = method.get_config("demo" if choice.demo else "paper=report" if published else "")
-    sweep = to_sweep(config)
+    config.stage = "sweep"
+    config.sweep = sweep = group()
     if choice.curve:
         sweep.axes = "data.safety_rows=0,50,100,300,500,1000,2000 seed=0,1,2"
     elif choice.form:
@@ -59,10 +60,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     return config
 
 
-def to_sweep(config: ConfigDict) -> ConfigDict:
-    """Makes the config of one run that of a sweep; its new group."""
-    config.stage = "sweep"
-    config.sweep = sweep = ConfigDict()
+def group() -> ConfigDict:
+    """What a sweep has beside the config of a run."""
+    sweep = ConfigDict()
     sweep.axes = ""  # KEY=VALUE,VALUE,... KEY=VALUE,...: every combination is a run
     sweep.runs = ""  # KEY=VALUE KEY=VALUE; KEY=VALUE: single runs beside them
     sweep.lanes = 8  # runs that are trained at a time; memory and time only
