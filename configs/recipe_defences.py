@@ -1,5 +1,6 @@
-"""The recipes of `configs/recipe.py:defences`: every defence of docs/defences.md against plain SIT
-and plain DPO, at the same training compute. Not a config by itself.
+"""The recipes of `configs/recipe.py:defences`: every defence of docs/defences.md but W-DOOR, whose
+proxy must be trained first, against plain SIT and plain DPO, at the same training compute. Not a
+config by itself.
 
     base -> sit, recovery, even, narrow        instruction tuning for 2F FLOPs
     base -> begun -> dpo, dpo_recovery, door, safe     F FLOPs each, after the F of `begun`
