@@ -59,11 +59,15 @@ def test_position_scores(T):
 
 
 @pytest.mark.parametrize("T", [1, 7, 8])
-def test_position_scores_of_the_first_token_alone(T):
+def test_position_scores_of_the_tokens_that_are_read(T):
     x = jax.random.normal(jax.random.key(0), (3, 2, T, 4))
     table = jax.random.normal(jax.random.key(1), (3, 2 * T - 1, 4))
+    read = jnp.array([[0, T - 1], [T // 2, 0]])
+    rows = np.arange(2)[:, None]
     both = functools.partial(np.testing.assert_allclose, atol=1e-5)
-    both(deberta.position_scores(x[:, :, :1], table), deberta.position_scores(x, table)[:, :, :1])
-    every = deberta.position_to_content(table, x, T)
+    every = np.asarray(deberta.content_to_position(x, table, None))
+    few = deberta.content_to_position(x[:, rows, read], table, read)
+    both(few, every[:, rows, read])
+    every = np.asarray(deberta.position_to_content(table, x, None))
     both(every, np.swapaxes(deberta.position_scores(x, table), 2, 3))
-    both(deberta.position_to_content(table, x, 1), every[:, :, :1])
+    both(deberta.position_to_content(table, x, read), every[:, rows, read])

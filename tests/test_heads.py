@@ -8,16 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from samples import execute_on
 
 from safety_jax.base import meshes, trees
+from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import ConfigError
+from safety_jax.data import packing
+from safety_jax.judges import batching
 from safety_jax.models import layers, lora
 from safety_jax.models.encoders import heads
 from tests.golden import score_cases
+from tests.samples import execute_on
 
 # One of each kind, and the parts that stand outside the stacked layers.
 KINDS = ("deberta_v3", "deberta_convolution", "bert", "gpt2", "llama")
+PARTS = ("ids", "types")
 
 
 def scorer_of(folder, mesh, remat="none"):
@@ -90,11 +94,37 @@ def test_packed_segments_are_read_where_rows_are():
     ids = jnp.array([[5, 2, 6, 2, 2, 2, 2, 7, 0]])
     segments = jnp.array([[1, 1, 2, 2, 2, 3, 3, 4, 0]])
     positions = jnp.array([[0, 1, 0, 1, 2, 0, 1, 0, 0]])
+    tokens = Tokens(ids, positions, segments, jnp.zeros(ids.shape, bool))
     ends = jnp.array([[1, 4, 6, 7]])
-    where = (ids, segments, positions, ends)
+
+    def cells(reads, skips):
+        head = layers.HeadConfig(8, 1, reads, None, False, (0.0,), (1.0,), 0.02, skips)
+        return layers.cells_read(head, tokens, ends)
+
     # The third is nothing but padding: `transformers` reads its first token.
-    np.testing.assert_array_equal(layers.read_ends(*where, 2), [[0, 2, 5, 7]])
-    np.testing.assert_array_equal(layers.read_ends(*where, None), ends)
+    np.testing.assert_array_equal(cells("last", 2), [[0, 2, 5, 7]])
+    np.testing.assert_array_equal(cells("last", None), ends)
+    np.testing.assert_array_equal(cells("first", None), [[0, 2, 5, 7]])
+
+
+@pytest.mark.parametrize("name", (*KINDS, "deberta_absolute", "deberta_types", "roberta"))
+def test_texts_that_share_a_row_score_as_alone(name, opened):
+    """Shortest first, with one cell between them for the convolution: positions, distances, types
+    and what is read are each text's own."""
+    scorer, weights, run, _ = opened(name)
+    golden = score_cases.read_golden(name)
+    texts = [
+        batching.TokenRow(
+            *(golden[part][row, : golden["mask"][row].sum()].tolist() for part in PARTS)
+        )
+        for row in range(score_cases.ROWS)
+    ]
+    packed = packing.PackedRows([[3, 2, 1], [0]], rows=2, length=48, segments=4, common=0)
+    batch = batching.fill(texts, packed, gap=1)
+    scores = compiled(functools.partial(heads.packed_scores, scorer, run=run))
+    found = np.asarray(scores(weights, *jax.tree.map(jnp.asarray, (batch.tokens, batch.ends))))
+    expected = golden["logits"][batch.indices]
+    np.testing.assert_allclose(found[batch.places], expected, rtol=0, atol=1e-4)
 
 
 def changed(**changes):
@@ -226,7 +256,7 @@ def test_targets_by_name(tmp_path):
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 @pytest.mark.parametrize("remat", ["none", "full"])
-def test_the_last_layer_makes_the_first_token_as_among_all(count, remat, one_device):
+def test_the_last_layer_makes_what_is_read_as_among_all(count, remat, one_device):
     """And no layer's weights get another gradient for it."""
     run = execute_on(one_device, remat)
 
@@ -234,24 +264,27 @@ def test_the_last_layer_makes_the_first_token_as_among_all(count, remat, one_dev
         def __init__(self, rngs):
             self.kernel = nnx.Param(jax.random.normal(rngs.params(), (4, 4)))
 
-        def __call__(self, x, first_only=False):
-            asking = x[:, :1] if first_only else x
+        def __call__(self, x, read=None):
+            asking = x if read is None else layers.at(x, read)
             return asking + jnp.tanh(x.mean(axis=1, keepdims=True) @ self.kernel[...])
 
     stack = layers.stacked(Mixes, count, nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(1), (2, 3, 4))
 
-    def call(layer, x, leaves, first_only=False):
-        return layer(x, first_only)
+    def call(layer, x, leaves, read=None):
+        return layer(x, read)
 
-    def summed(through, stack):
-        return (through(stack, {}, x, run, call)[:, 0] ** 2).sum()
+    read = jnp.array([[0, 2], [1, 1]])
 
-    (found, slopes), (expected, known) = (
-        nnx.value_and_grad(functools.partial(summed, through))(stack)
-        for through in (layers.run_to_first, layers.run_layers)
-    )
+    def few(stack):
+        return (layers.run_to_read(stack, {}, x, read, run, call) ** 2).sum()
+
+    def among_all(stack):
+        return (layers.at(layers.run_layers(stack, {}, x, run, call), read) ** 2).sum()
+
+    (found, slopes), (expected, known) = (nnx.value_and_grad(f)(stack) for f in (few, among_all))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     np.testing.assert_allclose(slopes.kernel[...], known.kernel[...], rtol=1e-5, atol=1e-5)
     nothing = layers.split(stack, {}, count)[1]
-    np.testing.assert_array_equal(layers.run_to_first(*nothing, x, run, call), x[:, :1])
+    found = layers.run_to_read(*nothing, x, read, run, call)
+    np.testing.assert_array_equal(found, layers.at(x, read))

@@ -50,6 +50,8 @@ class Tokens:
         prefixes: the segment that a token's own goes on from, or its own where it goes on from
             none. At most two segments go on from one, of an odd and an even number. None where no
             segment of any row goes on from another.
+        types: which of a pair of texts a token belongs to, 0 or 1, for encoders that embed it;
+            None where all are 0.
     """
 
     ids: Int[Any, "*B T"]
@@ -57,9 +59,12 @@ class Tokens:
     segments: Int[Any, "*B T"]
     mask: Bool[Any, "*B T"]
     prefixes: Int[Any, "*B T"] | None = None
+    types: Int[Any, "*B T"] | None = None
 
     @classmethod
-    def one_a_row(cls, ids: Int[Any, "B T"], real: Bool[Any, "B T"]) -> "Tokens":
+    def one_a_row(
+        cls, ids: Int[Any, "B T"], real: Bool[Any, "B T"], types: Int[Any, "B T"] | None = None
+    ) -> "Tokens":
         """Right-padded rows of one example each, which are read and not learned from.
 
         ids        5 6 7 0
@@ -69,7 +74,8 @@ class Tokens:
         mask       0 0 0 0
         """
         positions = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
-        return cls(ids, positions, real.astype(jnp.int32), jnp.zeros(ids.shape, bool))
+        untrained = jnp.zeros(ids.shape, bool)
+        return cls(ids, positions, real.astype(jnp.int32), untrained, types=types)
 
 
 @jax.tree_util.register_dataclass

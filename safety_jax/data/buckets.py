@@ -24,22 +24,6 @@ class Bucket:
     length: int
 
 
-@dataclasses.dataclass(frozen=True)
-class PackedBucket:
-    """One batch whose rows hold several sequences each.
-
-    Attributes:
-        texts: indices of the sequences of each row that has any; at most `segments` in one.
-        common: tokens that all sequences begin with, which a row has once.
-    """
-
-    texts: list[list[int]]
-    rows: int
-    length: int
-    segments: int
-    common: int
-
-
 def ladder(shortest: int, longest: int) -> tuple[int, ...]:
     """Lengths from `shortest` to `longest` by steps of a quarter to a seventh, multiples of 8.
 
@@ -83,64 +67,3 @@ def buckets(
         found.append(Bucket(order[start : start + rows], rows, length))
         start += rows
     return found
-
-
-def packed(
-    lengths: Sequence[int],
-    rungs: Sequence[int],
-    tokens_per_batch: int,
-    rows_multiple: int,
-    tokens_a_text: int,
-    common: int = 0,
-) -> list[PackedBucket]:
-    """`buckets` whose rows hold several sequences each.
-
-    The longest sequence left decides a batch's length. Each of the others, longest first, goes into
-    the row where it leaves the least room, until no row takes any more; what is left is for the
-    next batch. The last one has a half or a quarter of the rows where they suffice.
-
-    Args:
-        tokens_a_text: rows hold one sequence for each of so many tokens at most, which bounds what
-            is read of them.
-        common: tokens that all sequences begin with, and a row has once.
-
-    Raises:
-        ValueError: a sequence is longer than the last rung.
-    """
-    rungs = sorted(rungs)
-    if len(lengths) and max(lengths) > rungs[-1]:
-        raise ValueError(f"a sequence of {max(lengths)} tokens, but the last rung is {rungs[-1]}")
-    left = np.argsort(-np.asarray(lengths, np.int64), kind="stable").tolist()
-    found: list[PackedBucket] = []
-    while left:
-        length = next(rung for rung in rungs if rung >= lengths[left[0]])
-        rows = max(1, tokens_per_batch // length // rows_multiple) * rows_multiple
-        segments = max(1, length // tokens_a_text)
-        texts: list[list[int]] = [[] for _ in range(rows)]
-        room = np.full(rows, length - common)
-        over = []
-        for number, index in enumerate(left):
-            if room.max() < lengths[left[-1]] - common:
-                over += left[number:]
-                break
-            own = lengths[index] - common
-            spare = np.where(room >= own, room, length + 1)
-            row = int(np.argmin(spare))
-            if spare[row] > length:
-                over.append(index)
-                continue
-            texts[row].append(index)
-            full = len(texts[row]) == segments
-            room[row] = -1 if full else room[row] - own
-        texts = [row for row in texts if row]
-        if not over:
-            rows = _halved(rows, len(texts), rows_multiple)
-        found.append(PackedBucket(texts, rows, length, segments, common))
-        left = over
-    return found
-
-
-def _halved(rows: int, used: int, multiple: int) -> int:
-    """`rows`, or the half or quarter of them that holds those used, a multiple of `multiple`."""
-    halves = [rows // parts for parts in (4, 2) if rows % (parts * multiple) == 0]
-    return next((fewer for fewer in halves if fewer >= used), rows)

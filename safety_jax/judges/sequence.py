@@ -264,11 +264,9 @@ class SequenceJudge:
         self._weights, self._encoder = weights, encoder
         self._output, self._activation = output, ACTIVATIONS[activation]
         self._names = scorer.label_names
-        packs = heads.packs(scorer)
-        self._run: Callable[..., np.ndarray] = batcher.run_packed if packs else batcher.run
-        function: Callable[..., Any] = heads.packed_scores if packs else heads.scores
+        self._batcher, self._gap = batcher, scorer.gap
         self._compiled = batcher.compile(
-            lambda weights, *of_batch: function(scorer, weights, *of_batch, run)
+            lambda weights, tokens, ends: heads.packed_scores(scorer, weights, tokens, ends, run)
         )
 
     def score(self, conversations: Sequence[Conversation]) -> list[Score]:
@@ -276,7 +274,8 @@ class SequenceJudge:
         rows = [row for row in encoded if isinstance(row, TokenRow)]
         if not rows:
             return [row for row in encoded if isinstance(row, Score)]
-        outputs = self._activation(self._run(self._compiled, self._weights, rows))
+        outputs = self._batcher.run(self._compiled, self._weights, rows, gap=self._gap)
+        outputs = self._activation(outputs)
         values = iter(outputs)
         return [row if isinstance(row, Score) else self._score(next(values)) for row in encoded]
 

@@ -12,9 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from safety_jax.base import meshes
+from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models import lora, products
 from safety_jax.models.execution import REMAT, Execution
@@ -93,27 +94,34 @@ def run_layers(
     return x
 
 
-def run_to_first(
+def run_to_read(
     layers: nnx.Module,
     leaves: dict[str, lora.Leaves],
     x: Float[Array, "B T D"],
+    read: Int[Array, "B S"],
     run: Execution,
     call: Callable[..., Any],
-) -> Float[Array, "B 1 D"]:
-    """x through the stacked layers; the first token's state alone, for heads that read no other.
+) -> Float[Array, "B S D"]:
+    """x through the stacked layers; the states of the tokens that a head reads, and of no other.
 
-    What the last layer would make of the other tokens, beyond the keys and values that the first
-    one looks at, is five sixths of its products.
+    What the last layer would make of the other tokens, beyond the keys and values that those read
+    look at, is five sixths of its products.
 
     Args:
-        call: as in `run_layers`; with `first_only=True` it takes [B T D] to [B 1 D].
+        read: cells of the tokens that are read.
+        call: as in `run_layers`; with `read=` it takes [B T D] to [B S D].
     """
     below, last = split(layers, leaves, -1)
     if not len(jax.tree.leaves(last)[0]):  # a convolution stood beside the only layer
-        return x[:, :1]
+        return at(x, read)
     x = run_layers(*below, x, run, call)
     layer = jax.tree.map(lambda leaf: leaf[0], last)
-    return _one_layer(functools.partial(call, first_only=True), run)(x, *layer)
+    return _one_layer(functools.partial(call, read=read), run)(x, *layer)
+
+
+def at(x: Shaped[Array, "B T *D"], read: Int[Array, "B S"]) -> Shaped[Array, "B S *D"]:
+    """What stands in some cells of each row."""
+    return jnp.take_along_axis(x, read.reshape(*read.shape, *[1] * (x.ndim - 2)), axis=1)
 
 
 Part = tuple[nnx.Module, dict[str, lora.Leaves]]
@@ -146,12 +154,21 @@ def heads_first(x: Float[Array, "B T D"], heads: int) -> Float[Array, "H B T E"]
 
 
 def attend(
-    scores: Float[Array, "H B T S"], v: Float[Array, "H B S E"], mask: Bool[Array, "B S"]
+    scores: Float[Array, "H B T S"],
+    v: Float[Array, "H B S E"],
+    asking: Int[Array, "B T"],
+    segments: Int[Array, "B S"],
 ) -> Float[Array, "B T D"]:
-    """Values by softmax over the real tokens, in both directions; softmax in float32. What was
-    mixed is divided by the sum of its weights, E numbers a token, not the S weights themselves."""
+    """Values by softmax over the tokens of one's own segment, in both directions; softmax in
+    float32. What was mixed is divided by the sum of its weights, E numbers a token, not the S
+    weights themselves.
+
+    Args:
+        asking: the segments of the tokens that ask.
+    """
     lowest = jnp.finfo(jnp.float32).min
-    scores = jnp.where(mask[None, :, None, :], scores, lowest)
+    together = asking[:, :, None] == segments[:, None, :]
+    scores = jnp.where(together[None], scores, lowest)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
     mixed = jnp.einsum(
         "hbts,hbse->hbte", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
@@ -229,21 +246,6 @@ class Head(nnx.Module):
         return (scores - mean) / deviation
 
 
-def read_token(
-    hidden: Float[Array, "B _ D"], mask: Bool[Array, "B T"], reads: str
-) -> Float[Array, "B D"]:
-    """The hidden state of each row's first token, or of its last one in the mask, wherever that
-    stands; of the first where the mask is empty.
-
-    For "first", `hidden` may be of the first token alone, [B 1 D].
-    """
-    if reads == "first":
-        return hidden[:, 0]
-    index = jnp.arange(mask.shape[1], dtype=jnp.int32)
-    last = jnp.max(jnp.where(mask, index[None], 0), axis=1)
-    return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
-
-
 # ---------------------------------------------------------------------------- exported config.json
 
 
@@ -258,30 +260,22 @@ def carried(
     return dict(given or {}) if same else None
 
 
-def read_ends(
-    ids: Int[Array, "B T"],
-    segments: Int[Array, "B T"],
-    positions: Int[Array, "B T"],
-    ends: Int[Array, "B S"],
-    skips: int | None,
-) -> Int[Array, "B S"]:
-    """Where packed segments are read: their last token that is not `skips`, or else their first,
-    as of `HeadConfig` and `read_token`.
+def cells_read(head: HeadConfig, tokens: Tokens, ends: Int[Array, "B S"]) -> Int[Array, "B S"]:
+    """Where segments are read: at their first token, or at their last one that the head does not
+    skip, or else their first.
 
     Args:
         ends: the last token of each segment.
     """
-    if skips is None:
+    first = ends - at(tokens.positions, ends)
+    if head.reads == "first":
+        return first
+    if head.skips is None:
         return ends
-    index = jnp.arange(ids.shape[1], dtype=jnp.int32)[None]
-    read = jax.lax.cummax(jnp.where(ids != skips, index, -1), axis=1)
-
-    def at(values: Int[Array, "B T"], places: Int[Array, "B S"]) -> Int[Array, "B S"]:
-        return jnp.take_along_axis(values, places, axis=1)
-
-    last = at(read, ends)
-    own = (last >= 0) & (at(segments, jnp.maximum(last, 0)) == at(segments, ends))
-    return jnp.where(own, last, ends - at(positions, ends))
+    index = jnp.arange(tokens.ids.shape[1], dtype=jnp.int32)[None]
+    last = at(jax.lax.cummax(jnp.where(tokens.ids != head.skips, index, -1), axis=1), ends)
+    own = (last >= 0) & (at(tokens.segments, jnp.maximum(last, 0)) == at(tokens.segments, ends))
+    return jnp.where(own, last, first)
 
 
 def pad_token(

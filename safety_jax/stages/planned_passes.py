@@ -175,7 +175,7 @@ def choose_judging(asked: PlanRequest) -> ProgramChoice:
     each = whole / formulas.all_weights(asked.model)
     sizes = asked.own_mesh() if asked.keep else asked.mesh_for_rows(rows, each)
     parts = sizes.data * sizes.fsdp
-    rows = max(1, rows // parts) * parts  # as `buckets.buckets` has it
+    rows = max(1, rows // parts) * parts  # as `packing.pack` has it
     return ProgramChoice(
         sizes, rows, max(rows, asked.config.score.rows_per_write), parts, not asked.keep
     )

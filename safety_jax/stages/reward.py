@@ -80,7 +80,7 @@ def make_task(config: ConfigDict, mesh: Mesh) -> Task:
         learn=learn,
         account=functools.partial(account, config, corpus),
         share=share(config, scorer),
-        packs=heads.packs(scorer),
+        packs=scorer.of_llama,
         measures_export=True,
         is_judge=True,
     )
@@ -102,8 +102,8 @@ def make_objective(group: ConfigDict) -> judging.JudgeObjective:
 
 
 def share(config: ConfigDict, scorer: heads.Scorer) -> Share:
-    """How pairs share rows; encoders keep nothing apart."""
-    if not isinstance(scorer.config, llama.LlamaConfig) or not heads.packs(scorer):
+    """How pairs share rows: encoders see both ways, and nothing goes on from a prompt."""
+    if not isinstance(scorer.config, llama.LlamaConfig):
         return prefixes.separate
     return learners.share(config, scorer.config, scorer.head.skips)
 

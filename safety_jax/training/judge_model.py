@@ -58,26 +58,11 @@ class Trainee:
         ends: Int[Array, "B S"],
         key: jax.Array | None,
     ) -> Float[Array, "B S"]:
-        """The score of every segment, in float32; the key switches dropout of adapters on.
-
-        Causal trunks are read at each segment's last token, as `HeadConfig` says. Encoders see all
-        of a row at once, so theirs hold one example, S = 1.
-        """
+        """The score of every segment, in float32; the key switches dropout of adapters on."""
         weights, adapters = self._split(trainable, frozen, key)
-        if heads.packs(self.scorer):
-            return self._packed(weights, adapters, tokens, ends)
-        types = tokens.mask.astype(jnp.int32) if self.typed else jnp.zeros_like(tokens.ids)
-        real = tokens.segments > 0
-        return heads.scores(self.scorer, weights, tokens.ids, types, real, self.run, adapters)
-
-    def _packed(
-        self,
-        weights: trees.Tree,
-        adapters: lora.Adapters | None,
-        tokens: Tokens,
-        ends: Int[Array, "B S"],
-    ) -> Float[Array, "B S"]:
-        if adapters is not None:
+        if self.typed:
+            tokens = dataclasses.replace(tokens, types=tokens.mask.astype(jnp.int32))
+        if adapters is not None and self.scorer.of_llama:
             declared = heads.parameters(self.scorer)
             adapters = lora.spread(adapters, declared, self.run.mesh)
         return heads.packed_scores(self.scorer, weights, tokens, ends, self.run, adapters)[..., 0]

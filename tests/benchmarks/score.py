@@ -5,12 +5,12 @@
 The model is a folder with a trunk that judges may have (MiniLM, any LLaMA), below a random scalar
 head; without one, DeBERTa-v3-base's shape with random weights. 512 conversations of mixed lengths
 (log-normal as PKU-SafeRLHF's, a little longer). transformers takes them sorted by length, padded to
-the longest of each batch; this project takes them in buckets (`data/buckets.py`), several a row
-where the trunk keeps them apart. Every run is its own process, pinned to the same cores; runs
-alternate, and the order turns round in every second round. Prints seconds without loading and
-compiling, which are printed beside them, and seconds of all cores: with `--threads 1` these say
-something even where others use the machine. Float32 on CPU, or with `--numbers own` the products
-that `auto` takes here against what `transformers` takes. Needs the extra `parity`.
+the longest of each batch; this project takes several a row (`data/packing.py`). Every run is its
+own process, pinned to the same cores; runs alternate, and the order turns round in every second
+round. Prints seconds without loading and compiling, which are printed beside them, and seconds of
+all cores: with `--threads 1` these say something even where others use the machine. Float32 on CPU,
+or with `--numbers own` the products that `auto` takes here against what `transformers` takes. Needs
+the extra `parity`.
 """
 
 import argparse

@@ -8,7 +8,6 @@ FOLDER is what `score.prepare` wrote. The clock starts when every shape is compi
 import json
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,6 @@ from safety_jax.judges.batching import Batcher, TokenRow
 from safety_jax.models.encoders import heads
 from safety_jax.models.execution import Execution, computed_type
 from tests.benchmarks import score
-
-
-def batches_of(batcher: Batcher, rows: Sequence[TokenRow], packs: bool) -> list[tuple[Any, ...]]:
-    """(texts, where their scores stand, what the compiled function takes) of each batch."""
-    if packs:
-        return [(b.indices, b.places, (b.tokens, b.ends)) for b in batcher.packed(rows, 0)]
-    padded = batcher.batches(rows)
-    return [(indices, slice(len(indices)), (b.ids, b.types, b.mask)) for indices, b in padded]
 
 
 def main(folder: Path, tokens_per_batch: int) -> None:
@@ -44,20 +35,21 @@ def main(folder: Path, tokens_per_batch: int) -> None:
     )
     batcher = Batcher(mesh, score.LONGEST, tokens_per_batch)
     rows = [TokenRow(text.tolist(), [0] * len(text)) for text in texts]
-    packs = heads.packs(scorer)
-    function: Any = heads.packed_scores if packs else heads.scores
-    step = jax.jit(lambda weights, *batch: function(scorer, weights, *batch, run))
+    step = jax.jit(
+        lambda weights, tokens, ends: heads.packed_scores(scorer, weights, tokens, ends, run)
+    )
     programs: dict[tuple[int, ...], Any] = {}
     compiling = time.perf_counter()
-    for _, _, given in batches_of(batcher, rows, packs):
-        shape = jax.tree.leaves(given)[0].shape
+    for batch in batcher.batches(rows):
+        shape = batch.tokens.ids.shape
         if shape not in programs:
-            programs[shape] = step.lower(weights, *given).compile()
+            programs[shape] = step.lower(weights, batch.tokens, batch.ends).compile()
     started, used = time.perf_counter(), time.process_time()
     found, padded = np.zeros(len(texts)), 0
-    for indices, places, given in batches_of(batcher, rows, packs):
-        shape = jax.tree.leaves(given)[0].shape
-        found[indices] = np.asarray(programs[shape](weights, *given))[..., 0][places]
+    for batch in batcher.batches(rows):
+        shape = batch.tokens.ids.shape
+        scores = np.asarray(programs[shape](weights, batch.tokens, batch.ends))
+        found[batch.indices] = scores[..., 0][batch.places]
         padded += shape[0] * shape[1]
     ended, used = time.perf_counter(), time.process_time() - used
     said = {"seconds": ended - started, "cpu": used, "before": compiling - began}

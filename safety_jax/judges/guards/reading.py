@@ -191,7 +191,7 @@ class LabelReader:
         """Texts in packed rows, behind one copy of the form that all of them begin with."""
         longest = self.model.config.longest_shared_row
         shared = (longest or sys.maxsize) if attention.takes_many(self.model.mesh) else 0
-        return self.batcher.run_packed(compiled, given, rows, longest_shared=shared)
+        return self.batcher.run(compiled, given, rows, longest_shared=shared)
 
 
 def reading(

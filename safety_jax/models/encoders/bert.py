@@ -11,9 +11,10 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from safety_jax.base import meshes, trees
+from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models import declaration, layers, lora
 from safety_jax.models.execution import Execution
@@ -75,15 +76,18 @@ class BertLayer(nnx.Module):
         self.down = project(F, D, ("embed", "mlp"))
         self.mlp_norm = layers.LayerNorm(D, config.norm_epsilon)
 
-    def __call__(self, x, mask, run: Execution, adapters: dict[str, lora.Leaves], first_only=False):
-        """[B T D] to [B T D], or to [B 1 D]: what the first token becomes."""
-        given, asking = adapters.get, x[:, :1] if first_only else x
+    def __call__(self, x, segments, run: Execution, adapters: dict[str, lora.Leaves], read=None):
+        """[B T D] to [B T D], or to [B S D]: what the tokens in the cells `read` become."""
+        given = adapters.get
+        asking, own = (
+            (x, segments) if read is None else (layers.at(x, read), layers.at(segments, read))
+        )
         q, k, v = (
             layers.heads_first(getattr(self, name)(of, run, given(name)), self.config.heads)
             for name, of in (("query", asking), ("key", x), ("value", x))
         )
         scores = jnp.einsum("hbte,hbse->hbts", q, k, preferred_element_type=jnp.float32)
-        attended = layers.attend(scores * q.shape[-1] ** -0.5, v, mask)
+        attended = layers.attend(scores * q.shape[-1] ** -0.5, v, own, segments)
         x = self.attention_norm(asking + self.output(attended, run, given("output")))
         wide = ACTIVATIONS[self.config.activation](self.up(x, run, given("up")))
         return self.mlp_norm(x + self.down(wide, run, given("down")))
@@ -101,36 +105,33 @@ class Bert(nnx.Module):
         self.embedding_norm = layers.LayerNorm(D, config.norm_epsilon)
         self.layers = layers.stacked(lambda rngs: BertLayer(config, rngs=rngs), config.layers, rngs)
 
-    def __call__(self, ids, types, mask, run: Execution, adapters: lora.Adapters | None):
-        config = self.config
-        index = config.first_position + jnp.arange(ids.shape[1], dtype=jnp.int32)
-        x = layers.look_up(self.embedding, ids, run)
-        x = x + layers.look_up(self.position_embedding, jnp.broadcast_to(index, ids.shape), run)
+    def __call__(self, tokens: Tokens, read, run: Execution, adapters: lora.Adapters | None):
+        index = self.config.first_position + tokens.positions
+        types = jnp.zeros_like(tokens.ids) if tokens.types is None else tokens.types
+        x = layers.look_up(self.embedding, tokens.ids, run)
+        x = x + layers.look_up(self.position_embedding, index, run)
         x = x + layers.look_up(self.type_embedding, types, run)
         x = meshes.constrain(self.embedding_norm(x), run.mesh, ("rows", "tokens", "width"))
 
-        def call(layer, x, leaves, first_only=False):
-            return layer(x, mask, run, leaves, first_only)
+        def call(layer, x, leaves, read=None):
+            return layer(x, tokens.segments, run, leaves, read)
 
-        return layers.run_to_first(self.layers, lora.by_layer(adapters), x, run, call)
+        return layers.run_to_read(self.layers, lora.by_layer(adapters), x, read, run, call)
 
 
 def forward(
     config: BertConfig,
     weights: trees.Tree,
-    ids: Int[Array, "B T"],
-    types: Int[Array, "B T"],
-    mask: Bool[Array, "B T"],
+    tokens: Tokens,
+    read: Int[Array, "B S"],
     run: Execution,
     adapters: lora.Adapters | None,
-) -> Float[Array, "B 1 D"]:
-    """The last hidden state of the first token, which the head reads, in `run.compute_dtype`.
+) -> Float[Array, "B S D"]:
+    """The last hidden states of the tokens that are read, in `run.compute_dtype`.
 
-    `mask` is True at real tokens.
-
-    Where the model has one token type (RoBERTa), `types` must be zeros, as its tokenizer gives.
+    Where the model has one token type (RoBERTa), types must be zeros, as its tokenizer gives.
     """
-    return declaration.bind(Bert, config, weights)(ids, types, mask, run, adapters)
+    return declaration.bind(Bert, config, weights)(tokens, read, run, adapters)
 
 
 # ---------------------------------------------------------------------------- config.json

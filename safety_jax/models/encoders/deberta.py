@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from safety_jax.base import meshes, trees
+from safety_jax.base.batch import Tokens
 from safety_jax.models import declaration, layers, lora
 from safety_jax.models.execution import Execution
 from safety_jax.models.llama import Projection
@@ -143,31 +144,32 @@ class DebertaLayer(nnx.Module):
         self.mlp_norm = layers.LayerNorm(D, config.norm_epsilon)
 
     def __call__(
-        self, x, positions, mask, run: Execution, adapters: dict[str, lora.Leaves], first_only=False
+        self, x, positions, segments, run: Execution, adapters: dict[str, lora.Leaves], read=None
     ):
-        """[B T D] to [B T D], or to [B 1 D]: what the first token becomes."""
-        given, asking = adapters.get, x[:, :1] if first_only else x
-        attended = self.attend(asking, x, positions, mask, run, adapters)
+        """[B T D] to [B T D], or to [B S D]: what the tokens in the cells `read` become."""
+        given, asking = adapters.get, x if read is None else layers.at(x, read)
+        attended = self.attend(asking, x, positions, segments, run, adapters, read)
         x = self.attention_norm(asking + self.output(attended, run, given("output")))
         wide = layers.ACTIVATIONS[self.config.activation](self.up(x, run, given("up")))
         return self.mlp_norm(x + self.down(wide, run, given("down")))
 
-    def attend(self, asking, x, positions, mask, run: Execution, adapters: dict[str, lora.Leaves]):
-        """What x [B T D] answers to `asking`: x itself, or its first token."""
+    def attend(
+        self, asking, x, positions, segments, run: Execution, adapters: dict[str, lora.Leaves], read
+    ):
+        """What x [B T D] answers to `asking`: x itself, or its tokens in the cells `read`."""
         T, config = x.shape[1], self.config
         project = functools.partial(self.project, run=run, adapters=adapters)
         q, k, v = project("query", asking), project("key", x), project("value", x)
         scores = jnp.einsum("hbte,hbse->hbts", q, k, preferred_element_type=jnp.float32)
         if config.relative and config.content_to_position:
             name = "key" if config.shared_projections else "position_key"
-            scores += position_scores(q, self.by_distance(project(name, positions), T)[:, ::-1])
+            scores += content_to_position(q, self.by_distance(project(name, positions), T), read)
         if config.relative and config.position_to_content:
             name = "query" if config.shared_projections else "position_query"
-            scores += position_to_content(
-                self.by_distance(project(name, positions), T), k, asking.shape[1]
-            )
+            scores += position_to_content(self.by_distance(project(name, positions), T), k, read)
         terms = 1 + config.content_to_position + config.position_to_content
-        return layers.attend(scores * (config.head_size * terms) ** -0.5, v, mask)
+        own = segments if read is None else layers.at(segments, read)
+        return layers.attend(scores * (config.head_size * terms) ** -0.5, v, own, segments)
 
     def project(self, name: str, x, run: Execution, adapters: dict[str, lora.Leaves]):
         """x through a projection, split into heads [H, B, T, E]."""
@@ -182,14 +184,14 @@ class DebertaLayer(nnx.Module):
 
 
 def position_scores(
-    x: Float[Array, "H B Q E"], table: Float[Array, "H W E"]
-) -> Float[Array, "H B Q T"]:
-    """Token i of the first Q with the table's entry j - i + T - 1, for all j of T; W = 2 T - 1.
+    x: Float[Array, "H B T E"], table: Float[Array, "H W E"]
+) -> Float[Array, "H B T T"]:
+    """Token i with the table's entry j - i + T - 1, for all i and j; W = 2 T - 1.
 
     Tokens go in blocks: one of N tokens needs N + T - 1 entries, where all T need 2 T - 1.
     """
-    Q, T = x.shape[2], (table.shape[1] + 1) // 2
-    N = Q // BLOCKS if Q % BLOCKS == 0 else Q
+    T = x.shape[2]
+    N = T // BLOCKS if T % BLOCKS == 0 else T
 
     def block(first: int) -> jax.Array:
         tokens = x[:, :, first : first + N]
@@ -198,18 +200,34 @@ def position_scores(
             jnp.einsum("hbqe,hwe->hbqw", tokens, entries, preferred_element_type=jnp.float32)
         )
 
-    return jnp.concatenate([block(first) for first in range(0, Q, N)], axis=2)
+    return jnp.concatenate([block(first) for first in range(0, T, N)], axis=2)
+
+
+def content_to_position(
+    x: Float[Array, "H B Q E"], table: Float[Array, "H W E"], read: Int[Array, "B Q"] | None
+) -> Float[Array, "H B Q T"]:
+    """Token i with the table's entry i - j + T - 1, for all j; i are all cells, or those `read`."""
+    if read is None:
+        return position_scores(x, table[:, ::-1])
+    entries = entries_of(table, read)
+    return jnp.einsum("hbqe,hbqte->hbqt", x, entries, preferred_element_type=jnp.float32)
 
 
 def position_to_content(
-    table: Float[Array, "H W E"], x: Float[Array, "H B T E"], Q: int
+    table: Float[Array, "H W E"], x: Float[Array, "H B T E"], read: Int[Array, "B Q"] | None
 ) -> Float[Array, "H B Q T"]:
-    """The table's entry i - j + T - 1 with token j, for all j and the first Q i: all, or one."""
-    if Q > 1:
+    """The table's entry i - j + T - 1 with token j, for all j; i are all cells, or those `read`."""
+    if read is None:
         return jnp.swapaxes(position_scores(x, table), -1, -2)
-    entries = table[:, x.shape[2] - 1 :: -1]
-    first = jnp.einsum("hte,hbte->hbt", entries, x, preferred_element_type=jnp.float32)
-    return first[:, :, None]
+    entries = entries_of(table, read)
+    return jnp.einsum("hbqte,hbte->hbqt", entries, x, preferred_element_type=jnp.float32)
+
+
+def entries_of(table: Float[Array, "H W E"], read: Int[Array, "B Q"]) -> Float[Array, "H B Q T E"]:
+    """The table's entries i - j + T - 1, for the few i that are read and all j of T."""
+    T = (table.shape[1] + 1) // 2
+    distance = read[..., None] - jnp.arange(T)[None, None]
+    return jnp.take(table, distance + T - 1, axis=1)
 
 
 class ConvolutionLayer(nnx.Module):
@@ -265,27 +283,28 @@ class Deberta(nnx.Module):
             lambda rngs: DebertaLayer(config, rngs=rngs), config.layers, rngs
         )
 
-    def __call__(self, ids, types, mask, run: Execution, adapters: lora.Adapters | None):
-        x = self.embed(ids, types, mask, run)
-        positions = self.positions(ids.shape[1], run)
+    def __call__(self, tokens: Tokens, read, run: Execution, adapters: lora.Adapters | None):
+        mask = tokens.segments > 0
+        x = self.embed(tokens, mask, run)
+        positions = self.positions(tokens.ids.shape[1], run)
 
-        def call(layer, x, leaves, first_only=False):
-            return layer(x, positions, mask, run, leaves, first_only)
+        def call(layer, x, leaves, read=None):
+            return layer(x, positions, tokens.segments, run, leaves, read)
 
         stack, leaves = self.layers, lora.by_layer(adapters)
         if self.config.convolution is not None:
             # It stands beside the first layer alone: that one runs by itself.
             first, (stack, leaves) = layers.split(stack, leaves, 1)
             x = self.convolution(x, layers.run_layers(*first, x, run, call), mask, run)
-        return layers.run_to_first(stack, leaves, x, run, call)
+        return layers.run_to_read(stack, leaves, x, read, run, call)
 
-    def embed(self, ids, types, mask, run: Execution) -> Float[Array, "B T D"]:
+    def embed(self, tokens: Tokens, mask, run: Execution) -> Float[Array, "B T D"]:
         config = self.config
-        x = layers.look_up(self.embedding, ids, run)
+        x = layers.look_up(self.embedding, tokens.ids, run)
         if config.absolute_positions:
-            index = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-            x = x + layers.look_up(self.position_embedding, index, run)
+            x = x + layers.look_up(self.position_embedding, tokens.positions, run)
         if config.token_types:
+            types = jnp.zeros_like(tokens.ids) if tokens.types is None else tokens.types
             x = x + layers.look_up(self.type_embedding, types, run)
         if config.embedding_size != config.width:
             x = self.embedding_projection(x, run, None)
@@ -304,14 +323,10 @@ class Deberta(nnx.Module):
 def forward(
     config: DebertaConfig,
     weights: trees.Tree,
-    ids: Int[Array, "B T"],
-    types: Int[Array, "B T"],
-    mask: Bool[Array, "B T"],
+    tokens: Tokens,
+    read: Int[Array, "B S"],
     run: Execution,
     adapters: lora.Adapters | None,
-) -> Float[Array, "B 1 D"]:
-    """The last hidden state of the first token, which the head reads, in `run.compute_dtype`.
-
-    `mask` is True at real tokens.
-    """
-    return declaration.bind(Deberta, config, weights)(ids, types, mask, run, adapters)
+) -> Float[Array, "B S D"]:
+    """The last hidden states of the tokens that are read, in `run.compute_dtype`."""
+    return declaration.bind(Deberta, config, weights)(tokens, read, run, adapters)

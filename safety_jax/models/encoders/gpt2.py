@@ -8,9 +8,10 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from safety_jax.base import meshes, trees
+from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models import declaration, layers, lora
 from safety_jax.models.execution import Execution
@@ -83,15 +84,13 @@ class Gpt2(nnx.Module):
         self.layers = layers.stacked(lambda rngs: Gpt2Layer(config, rngs=rngs), config.layers, rngs)
         self.final_norm = layers.LayerNorm(config.width, config.norm_epsilon)
 
-    def __call__(self, ids, mask, run: Execution, adapters: lora.Adapters | None):
-        index = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
-        x = layers.look_up(self.embedding, ids, run)
-        x = x + layers.look_up(self.position_embedding, index, run)
+    def __call__(self, tokens: Tokens, run: Execution, adapters: lora.Adapters | None):
+        x = layers.look_up(self.embedding, tokens.ids, run)
+        x = x + layers.look_up(self.position_embedding, tokens.positions, run)
         x = meshes.constrain(x, run.mesh, ("rows", "tokens", "width"))
-        segments = mask.astype(jnp.int32)
 
         def call(layer, x, leaves):
-            return layer(x, segments, run, leaves)
+            return layer(x, tokens.segments, run, leaves)
 
         leaves = lora.by_layer(adapters)
         return self.final_norm(layers.run_layers(self.layers, leaves, x, run, call))
@@ -100,14 +99,13 @@ class Gpt2(nnx.Module):
 def forward(
     config: Gpt2Config,
     weights: trees.Tree,
-    ids: Int[Array, "B T"],
-    types: Int[Array, "B T"],
-    mask: Bool[Array, "B T"],
+    tokens: Tokens,
+    read: Int[Array, "B S"],
     run: Execution,
     adapters: lora.Adapters | None,
-) -> Float[Array, "B T D"]:
-    """The last hidden state, normed, in `run.compute_dtype`. GPT-2 has no token types."""
-    return declaration.bind(Gpt2, config, weights)(ids, mask, run, adapters)
+) -> Float[Array, "B S D"]:
+    """The last hidden states of the tokens that are read, normed, in `run.compute_dtype`."""
+    return layers.at(declaration.bind(Gpt2, config, weights)(tokens, run, adapters), read)
 
 
 # ---------------------------------------------------------------------------- config.json

@@ -62,9 +62,21 @@ class Scorer:
         return self.head.labels
 
     @property
+    def of_llama(self) -> bool:
+        """The trunk is of the LLaMA family."""
+        return isinstance(self.config, llama.LlamaConfig)
+
+    @property
     def rules(self) -> tuple[attention.Rule, ...]:
-        """The rules of a causal trunk's attention; encoders have one of their own."""
-        return self.config.rules if isinstance(self.config, llama.LlamaConfig) else attention.PLAIN
+        """The rules of a LLaMA trunk's attention; encoders have one of their own."""
+        return self.config.rules if self.of_llama else attention.PLAIN
+
+    @property
+    def gap(self) -> int:
+        """Cells of padding that must stand between two texts of a row: a convolution sees no
+        segments, but padding is zero to it."""
+        convolution = getattr(self.config, "convolution", None)
+        return 0 if convolution is None else (convolution.size - 1) // 2
 
 
 # ---------------------------------------------------------------------------- reading
@@ -187,7 +199,7 @@ def shardings(scorer: Scorer, mesh: Mesh) -> trees.Tree:
         ConfigError: the mesh does not divide the model.
     """
     heads = {"heads": scorer.config.heads}
-    if isinstance(scorer.config, llama.LlamaConfig):
+    if scorer.of_llama:
         heads["kv_heads"] = scorer.config.kv_heads
     return declaration.shardings(parameters(scorer), mesh, heads)
 
@@ -226,7 +238,7 @@ def _trunk(weights: trees.Tree) -> trees.Tree:
 def kernels_of(scorer: Scorer, kernels: str) -> str:
     """What this judge's kernels are held as where so much is asked of all judges: only those of
     the LLaMA family are quantised, encoders are small."""
-    return kernels if isinstance(scorer.config, llama.LlamaConfig) else quantised.STORED
+    return kernels if scorer.of_llama else quantised.STORED
 
 
 def load(
@@ -336,16 +348,9 @@ def scores(
         mask: True at real tokens, which come first in every row. A row without any gives a finite
             number that means nothing.
     """
-    kind = KINDS[scorer.kind]
-    hidden = kind.forward(scorer.config, _trunk(weights), ids, types, mask, run, adapters)
-    head = declaration.bind(layers.Head, scorer.head, weights[SCORE])
-    read = mask if scorer.head.skips is None else mask & (ids != scorer.head.skips)
-    return head(layers.read_token(hidden, read, scorer.head.reads), run)
-
-
-def packs(scorer: Scorer) -> bool:
-    """Several texts may share a row: the trunk keeps segments apart."""
-    return isinstance(scorer.config, llama.LlamaConfig)
+    tokens = Tokens.one_a_row(ids, mask, types)
+    ends = jnp.maximum(mask.sum(axis=1, keepdims=True, dtype=jnp.int32) - 1, 0)
+    return packed_scores(scorer, weights, tokens, ends, run, adapters)[:, 0]
 
 
 def packed_scores(
@@ -359,14 +364,11 @@ def packed_scores(
     """`scores` of the segments of packed rows, each read as if it stood alone.
 
     Args:
-        scorer: one that `packs`.
         ends: the last token of each segment.
     """
-    hidden = llama_heads.hidden(scorer.config, _trunk(weights), tokens, run, adapters)
-    places = layers.read_ends(
-        tokens.ids, tokens.segments, tokens.positions, ends, scorer.head.skips
-    )
-    read = jnp.take_along_axis(hidden, places[..., None], axis=1)
+    cells = layers.cells_read(scorer.head, tokens, ends)
+    forward = KINDS[scorer.kind].forward
+    read = forward(scorer.config, _trunk(weights), tokens, cells, run, adapters)
     head = declaration.bind(layers.Head, scorer.head, weights[SCORE])
     B, S, D = read.shape
     return head(read.reshape(B * S, D), run).reshape(B, S, -1)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from safety_jax.base import trees
 from safety_jax.base.batch import Tokens
@@ -108,25 +108,14 @@ def head(config: llama.LlamaConfig, labels: int) -> HeadConfig:
 def forward(
     config: llama.LlamaConfig,
     weights: trees.Tree,
-    ids: Int[Array, "B T"],
-    types: Int[Array, "B T"],
-    mask: Bool[Array, "B T"],
-    run: Execution,
-    adapters: lora.Adapters | None,
-) -> Float[Array, "B T D"]:
-    """The last hidden state; LLaMA has no token types. Padding is segment 0."""
-    return hidden(config, weights, Tokens.one_a_row(ids, mask), run, adapters)
-
-
-def hidden(
-    config: llama.LlamaConfig,
-    weights: trees.Tree,
     tokens: Tokens,
+    read: Int[Array, "B S"],
     run: Execution,
     adapters: lora.Adapters | None,
-) -> Float[Array, "B T D"]:
-    """The last hidden state of packed rows."""
-    return Model(without_head(config), run, weights, adapters, tokenizer=None).forward(tokens)
+) -> Float[Array, "B S D"]:
+    """The last hidden states of the tokens that are read."""
+    model = Model(without_head(config), run, weights, adapters, tokenizer=None)
+    return layers.at(model.forward(tokens), read)
 
 
 # ---------------------------------------------------------------------------- beaver

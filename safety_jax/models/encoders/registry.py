@@ -19,8 +19,8 @@ class Architecture:
     Attributes:
         module: declares the trunk's weights.
         layout: (config) to how they stand in a folder.
-        forward: (config, weights, ids, types, mask, run, adapters) to hidden states, of every token
-            or of the first alone, where `head` reads no other.
+        forward: (config, weights, tokens, read, run, adapters) to the hidden states [B, S, D] of
+            the tokens in the cells `read` [B, S]; no segment of a row sees another.
         head: (config, labels) to the head that a fresh scorer gets.
         attributes: (config, given, dtype, source) to the exported config.json; labels are added.
         targets: (config) to Hugging Face's names of the projections that adapters can go on, and
