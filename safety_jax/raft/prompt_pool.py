@@ -16,6 +16,7 @@ from safety_jax.data.building import PromptRoom
 from safety_jax.data.contamination import HeldApart
 from safety_jax.data.records import Record
 from safety_jax.data.shuffling import permutation
+from safety_jax.data.template import Template
 from safety_jax.data.text_rules import TextRules
 
 ORDERS = ("shuffled", "file")
@@ -151,34 +152,65 @@ def read(
         ("unsafe", "data.prompts", specs, per_round - count),
         ("ordinary", "data.ordinary", ordinary, count),
     )
-    rendered = prompts.load_template(template, tokens, rules)
-    read_rows = records.read_records if with_answers else records.read_prompts
+    reader = _Reader(
+        prompts.load_template(template, tokens, rules),
+        records.read_records if with_answers else records.read_prompts,
+        room,
+        tokens,
+        seed,
+        tests,
+    )
     groups: list[PromptGroup] = []
-    skipped: Counter[str] = Counter()
-    left_out = 0
-    files: dict[str, str] = {}
     for stream, (name, key, given, needed) in enumerate(wanted):
         if not needed:
             continue
         if not any(given):
             raise ConfigError(f"{key} is empty; expected a source of {needed} prompts a round")
-        opened = [sources.open_source(spec, key) for spec in given]
-        files |= {f"{key} {one.name}": one.sha256() or "" for one in opened}
-        rows = _drawn_rows(opened, key, read_rows, tests, seed)
-        left_out += sum(len(one.left_out) for one in opened)
-        rows, ids = prompt_ids.usable_prompts(rows, rendered, tokens, skipped)
-        kept = [i for i, prompt in enumerate(ids) if room.takes(rows[i].where, len(prompt))]
-        skipped.update({"too long": len(rows) - len(kept)})
-        if not kept or not reuse:
-            _check_enough(key, len(kept), needed, rounds)
-        places = np.arange(len(kept))
+        rows, ids = reader.usable(given, key)
+        if not rows or not reuse:
+            _check_enough(key, len(rows), needed, rounds)
+        places = np.arange(len(rows))
         if order == "shuffled":
-            places = permutation(len(kept), seed=seed, stream=STREAM + stream)
-        groups.append(
-            PromptGroup(name, [rows[i] for i in kept], [ids[i] for i in kept], needed, places)
-        )
-    example = rendered.prompt(groups[0].records[0])
-    return Pool(tuple(groups), +skipped, example, files, left_out)
+            places = permutation(len(rows), seed=seed, stream=STREAM + stream)
+        groups.append(PromptGroup(name, rows, ids, needed, places))
+    example = reader.template.prompt(groups[0].records[0])
+    return Pool(tuple(groups), +reader.skipped, example, reader.files, reader.left_out)
+
+
+@dataclasses.dataclass
+class _Reader:
+    """Reads sources of prompts, and keeps account of what it leaves out; see `read` and `Pool`."""
+
+    template: Template
+    read_rows: Callable[[sources.Source], list[Record]]
+    room: PromptRoom
+    tokens: PreTrainedTokenizerBase
+    seed: int
+    tests: HeldApart | None
+    skipped: Counter[str] = dataclasses.field(default_factory=Counter)
+    files: dict[str, str] = dataclasses.field(default_factory=dict)
+    left_out: int = 0
+
+    def usable(self, specs: Sequence[str], key: str) -> tuple[list[Record], list[list[int]]]:
+        """The rows that a model can be asked, and the ids of each."""
+        opened = [sources.open_source(spec, key) for spec in specs]
+        self.files |= {f"{key} {one.name}": one.sha256() or "" for one in opened}
+        rows = self._draw(opened, key)
+        self.left_out += sum(len(one.left_out) for one in opened)
+        rows, ids = prompt_ids.usable_prompts(rows, self.template, self.tokens, self.skipped)
+        kept = [i for i, prompt in enumerate(ids) if self.room.takes(rows[i].where, len(prompt))]
+        self.skipped.update({"too long": len(rows) - len(kept)})
+        return [rows[i] for i in kept], [ids[i] for i in kept]
+
+    def _draw(self, opened: Sequence[sources.Source], key: str) -> list[Record]:
+        """What sources give by their options, without near-duplicates of tests."""
+        rows: list[Record] = []
+        for one in opened:
+            found = self.read_rows(one)
+            if self.tests is not None:
+                found = self.tests.apart(found, one.left_out)
+            rows += sources.draw(found, one, key, self.seed)
+        return rows
 
 
 def _check_numbers(order: str, share: float, per_round: int, rounds: int) -> None:
@@ -198,23 +230,6 @@ def _check_enough(key: str, there: int, needed: int, rounds: int) -> None:
             f"{rounds * needed}: give more, lower raft.prompts or raft.rounds, or set "
             "raft.reuse_prompts"
         )
-
-
-def _drawn_rows(
-    opened: Sequence[sources.Source],
-    key: str,
-    read_rows: Callable[[sources.Source], list[Record]],
-    tests: HeldApart | None,
-    seed: int,
-) -> list[Record]:
-    """What sources give by their options, without near-duplicates of tests."""
-    rows: list[Record] = []
-    for one in opened:
-        found = read_rows(one)
-        if tests is not None:
-            found = tests.apart(found, one.left_out)
-        rows += sources.draw(found, one, key, seed)
-    return rows
 
 
 def seed_of_round(seed: int, number: int) -> int:

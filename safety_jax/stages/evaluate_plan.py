@@ -106,30 +106,9 @@ def make_plan(config: ConfigDict, title: str) -> EvaluationPlan:
         ConfigError, DataError, CheckpointError: whatever cannot be used.
     """
     group = config.evaluate
-    for key, value in (
-        ("score.rows_per_write", config.score.rows_per_write),
-        ("sample.prompts_per_write", config.sample.prompts_per_write),
-        ("evaluate.resamples", group.resamples),
-        ("evaluate.choice_tokens", group.choice_tokens),
-    ):
-        if value < 1:
-            raise ConfigError(f"{key} is {value}; expected at least 1")
+    check_counts(config)
     tasks = plan_tasks(config)
-    models = sweep_record.spread(named(group.models, "evaluate.models"))
-    others = named(group.responses, "evaluate.responses")
-    both = set(models) & set(others)
-    if both or not {**models, **others}:
-        what = f"both name {min(both)!r}" if both else "are both empty"
-        raise ConfigError(
-            f"evaluate.models and evaluate.responses {what}; expected NAME=FOLDER,NAME=FOLDER with "
-            "a name of its own for each"
-        )
-    several = config.answer.candidates
-    if several > 1 and others:
-        raise ConfigError(
-            f"answer.candidates is {several}, but evaluate.responses hold one answer to each "
-            "prompt; set it to 1, or leave them out"
-        )
+    models, others = plan_models(config)
     sets = reading.read_sets(tuple(group.sets), group.data, "evaluate.sets", config.seed)
     read = {
         name: existing.read_existing(spec, sets, "evaluate.responses", group.match)
@@ -138,18 +117,8 @@ def make_plan(config: ConfigDict, title: str) -> EvaluationPlan:
     mesh = devices.build_mesh(config)
     opened = {name: answering.open_speaker(config, path, mesh) for name, path in models.items()}
     left, kept, asked, told = plan_prompts(config, mesh, sets, read, opened)
-    left = [of if of.kind == CHOICE else of.repeated(several) for of in left]
+    left = [of if of.kind == CHOICE else of.repeated(config.answer.candidates) for of in left]
     planned, cards = plan_judges(config, mesh, left, others, kept)
-    choice = assemble.ReportChoice(
-        title=title,
-        baseline=group.baseline,
-        safety=group.safety,
-        helpfulness=group.helpfulness,
-        margin_share=group.margin_share,
-        margin_score=group.margin_score,
-        force=group.force,
-        how=Resampling(group.resamples, config.seed),
-    )
     everyone = {**models, **others}
     judges = {name: one.card for name, one in planned.items()} | cards
     return EvaluationPlan(
@@ -161,10 +130,61 @@ def make_plan(config: ConfigDict, title: str) -> EvaluationPlan:
         planned=planned,
         stored=cards,
         tasks=tasks,
-        choice=assemble.check(choice, list(everyone), judges),
+        choice=assemble.check(report_choice(config, title), list(everyone), judges),
         models=everyone,
         preference=plan_preference(config, mesh),
         left_out=told,
+    )
+
+
+def check_counts(config: ConfigDict) -> None:
+    """Raises a ConfigError where a count is below 1."""
+    for key, value in (
+        ("score.rows_per_write", config.score.rows_per_write),
+        ("sample.prompts_per_write", config.sample.prompts_per_write),
+        ("evaluate.resamples", config.evaluate.resamples),
+        ("evaluate.choice_tokens", config.evaluate.choice_tokens),
+    ):
+        if value < 1:
+            raise ConfigError(f"{key} is {value}; expected at least 1")
+
+
+def plan_models(config: ConfigDict) -> tuple[dict[str, str], dict[str, str]]:
+    """By name, the folders of models that answer, and the files of answers that exist.
+
+    Raises:
+        ConfigError: there are neither, two of one name, or files where each prompt is to be
+            answered several times.
+    """
+    models = sweep_record.spread(named(config.evaluate.models, "evaluate.models"))
+    others = named(config.evaluate.responses, "evaluate.responses")
+    both = set(models) & set(others)
+    if both or not {**models, **others}:
+        what = f"both name {min(both)!r}" if both else "are both empty"
+        raise ConfigError(
+            f"evaluate.models and evaluate.responses {what}; expected NAME=FOLDER,NAME=FOLDER with "
+            "a name of its own for each"
+        )
+    if config.answer.candidates > 1 and others:
+        raise ConfigError(
+            f"answer.candidates is {config.answer.candidates}, but evaluate.responses hold one "
+            "answer to each prompt; set it to 1, or leave them out"
+        )
+    return models, others
+
+
+def report_choice(config: ConfigDict, title: str) -> assemble.ReportChoice:
+    """What the config decides about the report."""
+    group = config.evaluate
+    return assemble.ReportChoice(
+        title=title,
+        baseline=group.baseline,
+        safety=group.safety,
+        helpfulness=group.helpfulness,
+        margin_share=group.margin_share,
+        margin_score=group.margin_score,
+        force=group.force,
+        how=Resampling(group.resamples, config.seed),
     )
 
 

@@ -62,12 +62,7 @@ def ask(
     rules = texts.rules(config)
     found: dict[str, ModelAnswers] = {}
     for of in sets:
-        group = config.answer.copy_and_resolve_references()
-        if of.kind == CHOICE:
-            group.beams, group.max_new_tokens = 1, _choice_tokens(config, opened, of)
-            group.candidates = 1
-        if of.kind == CONVERSATION:
-            group.candidates = 1  # copies of a conversation are conversations of their own
+        group = _answering(config, opened, of)
         ends = (*opened.ends, *texts.ends(config, opened.tokenizer))
         setup = answering.make_setup(group, config.sample, opened.tokenizer, mesh, ends)
         # Prompts that bring their own words are fed as they are; chat models need their turns.
@@ -76,28 +71,18 @@ def ask(
         rendered = prompts.load_template(template, opened.tokenizer, rules)
         records = [item.record() for item in of.items]
         ids = prompt_ids.encode_prompts(records, rendered, opened.tokenizer)
-        begun: list[list[int]] = [[] for _ in ids]
-        if of.attack and of.attack.prefill is not None:
-            opening_of = [item.asked.opening if item.asked else "" for item in of.items]
-            whole = prompt_ids.encode_openings(records, opening_of, rendered, opened.tokenizer)
-            begun = [one[: of.attack.prefill] for one in whole]
+        begun = _openings(of, records, rendered, opened)
         choices: list[list[list[int]]] = [[] for _ in ids]
+        longest = group.max_new_tokens
         if of.by_likelihood:
             choices = _choices(of, records, rendered, opened)
-            decoding: dict[str, Any] = {"read": "likelihood"}
             longest = max(len(choice) for several in choices for choice in several)
-        else:
-            decoding = {**group.to_dict(), "stop": list(group.stop)}
-            longest = group.max_new_tokens
-        decoding |= {
-            "weights": config.model.parameter_dtype,
-            "activations": config.model.compute_dtype,
-        }
-        if config.model.base != quantised.STORED:
-            decoding["base"] = config.model.base
-        worded = worded_as(template, rules)
         protocol = Protocol(
-            opened.weights_sha256, opened.tokenizer_sha256, worded, decoding, config.seed
+            opened.weights_sha256,
+            opened.tokenizer_sha256,
+            worded_as(template, rules),
+            _decoding(config, group, of),
+            config.seed,
         )
         whole = [before + after for before, after in zip(ids, begun, strict=True)]
         found[of.name] = ModelAnswers(
@@ -115,6 +100,38 @@ def ask(
             ),
         )
     return found
+
+
+def _answering(config: ConfigDict, opened: ModelFolder, of: Set) -> ConfigDict:
+    """The config's `answer` group, as it holds for a set."""
+    group = config.answer.copy_and_resolve_references()
+    if of.kind == CHOICE:
+        group.beams, group.max_new_tokens = 1, _choice_tokens(config, opened, of)
+        group.candidates = 1
+    if of.kind == CONVERSATION:
+        group.candidates = 1  # copies of a conversation are conversations of their own
+    return group
+
+
+def _decoding(config: ConfigDict, group: ConfigDict, of: Set) -> dict[str, Any]:
+    """How answers come about, for what answers are compared by."""
+    if of.by_likelihood:
+        found: dict[str, Any] = {"read": "likelihood"}
+    else:
+        found = {**group.to_dict(), "stop": list(group.stop)}
+    found |= {"weights": config.model.parameter_dtype, "activations": config.model.compute_dtype}
+    return found if config.model.base == quantised.STORED else found | {"base": config.model.base}
+
+
+def _openings(
+    of: Set, asked: Sequence[Record], template: prompts.Template, opened: ModelFolder
+) -> list[list[int]]:
+    """Ids of the beginning of each item's answer that an attack prefills; empty without one."""
+    if not of.attack or of.attack.prefill is None:
+        return [[] for _ in asked]
+    texts_of = [item.asked.opening if item.asked else "" for item in of.items]
+    whole = prompt_ids.encode_openings(asked, texts_of, template, opened.tokenizer)
+    return [one[: of.attack.prefill] for one in whole]
 
 
 def _choices(

@@ -142,6 +142,47 @@ def drive(
             return end.value
 
 
+class Unread:
+    """The last step taken. Its metrics are read one step late: reading them waits for the device.
+
+    Args:
+        rows, on_step: see `walk`.
+    """
+
+    def __init__(
+        self,
+        rows: Callable[[Any], list[str]],
+        on_step: Callable[[int, Metrics, Tables, Any], None],
+    ):
+        self._rows, self._on_step = rows, on_step
+        self._last: tuple[int, Taken, Any] | None = None
+
+    def follow(self, number: int, taken: Taken, batch: Any) -> None:
+        """A new last step; the one before it is read."""
+        self.read()
+        self._last = (number, taken, batch)
+
+    def read(self) -> None:
+        """Waits for the last step and hands on what it made; does nothing the second time.
+
+        Raises:
+            DivergenceError: its loss is NaN or infinite.
+        """
+        if self._last is None:
+            return
+        (number, taken, batch), self._last = self._last, None
+        values = taken.read()
+        metrics = {name: float(value) for name, value in values.items() if value.ndim == 0}
+        tables = {name: value for name, value in values.items() if value.ndim > 0}
+        if not math.isfinite(metrics["loss"]):
+            raise DivergenceError(
+                f"loss is {metrics['loss']} at step {number}; rows of the batch: "
+                f"{few(self._rows(batch), 8)}; earlier checkpoints are intact, lower "
+                "optim.learning_rate or look at these rows"
+            )
+        self._on_step(number, metrics, tables, batch)
+
+
 def walk(
     seat: Seat,
     batches: Batches,
@@ -169,35 +210,16 @@ def walk(
         DivergenceError: the loss is NaN or infinite; names step and rows.
         CheckpointError: a checkpoint cannot be written.
     """
-    pending: tuple[int, Taken, Any] | None = None
-
-    def settle() -> None:
-        """Reads the metrics of the last step, which waits for it."""
-        nonlocal pending
-        if pending is None:
-            return
-        (number, taken, batch), pending = pending, None
-        values = taken.read()
-        metrics = {name: float(value) for name, value in values.items() if value.ndim == 0}
-        tables = {name: value for name, value in values.items() if value.ndim > 0}
-        if not math.isfinite(metrics["loss"]):
-            raise DivergenceError(
-                f"loss is {metrics['loss']} at step {number}; rows of the batch: "
-                f"{few(rows(batch), 8)}; earlier checkpoints are intact, lower optim.learning_rate "
-                "or look at these rows"
-            )
-        on_step(number, metrics, tables, batch)
-
+    unread = Unread(rows, on_step)
     done = int(jax.device_get(seat.give().step))
     for number in range(done + 1, cadence.total_steps + 1):
         batch = next(batches)
         taken = yield batch
-        settle()
-        pending = (number, taken, batch)
+        unread.follow(number, taken, batch)
 
         stopping = taken.stops(number)
         if stopping or cadence.evaluates(number):
-            settle()
+            unread.read()
         measured: Metrics = {}
         if evaluate is not None and cadence.evaluates(number) and not stopping:
             measured = evaluate(seat.give().trainable)

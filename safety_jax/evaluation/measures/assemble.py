@@ -21,7 +21,8 @@ from safety_jax.evaluation.measures import (
 from safety_jax.evaluation.measures.compare import Margins
 from safety_jax.evaluation.measures.counts import Block, Resampling
 from safety_jax.evaluation.measures.people import People
-from safety_jax.evaluation.results.comparisons import Preference
+from safety_jax.evaluation.results.comparisons import Comparison, Preference
+from safety_jax.evaluation.results.estimates import Estimate
 from safety_jax.evaluation.results.report import Report
 from safety_jax.evaluation.results.transcripts import Answer, Transcript, TranscriptScore
 from safety_jax.evaluation.sets.items import CLOSED, Item, Set
@@ -115,15 +116,8 @@ def report(material: Material, choice: ReportChoice) -> Report:
     blocks = {m: [*found, *material.tasks.get(m, ())] for m, found in material.blocks.items()}
     sets = {b.set.name: b.set for found in blocks.values() for b in found}
     rows = tuple(counts.row(b, how) for found in blocks.values() for b in found)
-    margins = Margins(choice.margin_share, choice.margin_score, choice.helpfulness)
-    base = blocks[choice.baseline]
     talks = conversations.measure(blocks, choice.baseline, choice.safety, force=choice.force)
-    comparisons, derivations = [], {}
-    for model, found in blocks.items():
-        derivations[model] = derived.derive(attacks.plain(found))
-        if model != choice.baseline:
-            comparisons += compare.compare(base, found, how, margins, force=choice.force)
-            derivations[model] |= derived.win_rates(attacks.plain(base), attacks.plain(found), how)
+    comparisons, derivations = _against_baseline(blocks, choice)
     everything, cards, between = [b for found in blocks.values() for b in found], material.cards, []
     quality, corrected = {}, {}
     if said is not None:
@@ -170,6 +164,22 @@ def report(material: Material, choice: ReportChoice) -> Report:
             groups.measure(blocks, choice.baseline, choice.safety, how, force=choice.force)
         ),
     )  # fmt: skip
+
+
+def _against_baseline(
+    blocks: Mapping[str, Sequence[Block]], choice: ReportChoice
+) -> tuple[list[Comparison], dict[str, dict[str, Estimate]]]:
+    """Tests of every other model against the baseline, and what is derived of each model."""
+    margins = Margins(choice.margin_share, choice.margin_score, choice.helpfulness)
+    base, how = blocks[choice.baseline], choice.how
+    comparisons: list[Comparison] = []
+    derivations: dict[str, dict[str, Estimate]] = {}
+    for model, found in blocks.items():
+        derivations[model] = derived.derive(attacks.plain(found))
+        if model != choice.baseline:
+            comparisons += compare.compare(base, found, how, margins, force=choice.force)
+            derivations[model] |= derived.win_rates(attacks.plain(base), attacks.plain(found), how)
+    return comparisons, derivations
 
 
 def _dividing(cards: Mapping[str, JudgeCard]) -> list[str]:

@@ -121,11 +121,7 @@ def plan_reading(
         remat="none",
     )
     longest = max_tokens(name, spec["max_tokens"], found.config.max_positions)
-    floor = spec["min_verdict_probability"]
-    if not 0 <= floor < 1:
-        raise ConfigError(
-            f"score.judges.{name}.min_verdict_probability is {floor}; expected 0 or more, below 1"
-        )
+    floor = _floor(name, spec)
     card = JudgeCard(
         name=name,
         kind=spec["kind"],
@@ -156,3 +152,13 @@ def plan_reading(
         return make(card, dataclasses.replace(reader, model=model))
 
     return PlannedJudge(card, load, None)
+
+
+def _floor(name: str, spec: Spec) -> float:
+    """The least probability that a verdict must have."""
+    floor = spec["min_verdict_probability"]
+    if not 0 <= floor < 1:
+        raise ConfigError(
+            f"score.judges.{name}.min_verdict_probability is {floor}; expected 0 or more, below 1"
+        )
+    return floor
