@@ -1,4 +1,4 @@
-"""The command line: `--config=NAME:ARGUMENTS`, values of the config, and the run's folder."""
+"""The command line: `--config=NAME:ARGUMENTS`, values of the config, and the folder of the run."""
 
 import dataclasses
 import difflib
@@ -18,20 +18,20 @@ from safety_jax.stages import checks, config_files
 USAGE = """\
 safety-jax --config=NAME[:ARGUMENTS] --workdir=FOLDER [--config.KEY=VALUE ...]
 
-Configs; each is a run of one stage. A config file of your own is given by its path.
+Each config runs one stage. For a config file of your own, give its path.
 
 {configs}
 
 Flags:
-  --config=NAME[:ARGUMENTS]   a config, with the arguments that it knows, joined by commas
-  --config.KEY=VALUE          a value of it
-  --config=NAME --help        what it does, its arguments, all its keys
-  --config=NAME --show        the complete config that would run
-  --workdir=FOLDER            where everything is written; the same command goes on there
-  --distributed               one of several hosts: joins the others
+  --config=NAME[:ARGUMENTS]   the config to run; separate its arguments by commas
+  --config.KEY=VALUE          change a value of the config
+  --config=NAME --help        explain the config, its arguments and all its keys
+  --config=NAME --show        print the complete config and exit
+  --workdir=FOLDER            write everything to FOLDER; the same command resumes the run
+  --distributed               join the other hosts of the same run
   --coordinator=HOST:PORT --processes=N --process=I
-                              the same where jax does not find them by itself
-  --version
+                              tell --distributed where the hosts are if JAX cannot find them
+  --version                   print the version and exit
 
 Examples:
   safety-jax --config=sft:demo --workdir=runs/demo
@@ -67,7 +67,7 @@ class Command:
 
 
 def parse(argv: Sequence[str]) -> Command:
-    """Reads the command line; `--help`, `--version` and no words at all print and exit.
+    """Reads the command line. `--help`, `--version` and an empty command line print and exit.
 
     Raises:
         ConfigError: a flag that cannot be used, or a config that cannot be read.
@@ -164,12 +164,12 @@ def quote_sources(config: ConfigDict, words: Sequence[str]) -> list[str]:
 
 def define(values: flags.FlagValues, config: ConfigDict, words: Sequence[str]) -> None:
     """The flags of this command; one for each value of the config that is given."""
-    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
-    flags.DEFINE_bool("show", False, "Print the config.", flag_values=values)
-    flags.DEFINE_bool("distributed", False, "One of several hosts.", flag_values=values)
-    flags.DEFINE_string("coordinator", None, "Process 0, HOST:PORT.", flag_values=values)
-    flags.DEFINE_integer("processes", None, "How many there are.", flag_values=values)
-    flags.DEFINE_integer("process", None, "Which this is, from 0.", flag_values=values)
+    flags.DEFINE_string("workdir", None, "The folder of the run.", flag_values=values)
+    flags.DEFINE_bool("show", False, "Print the config and exit.", flag_values=values)
+    flags.DEFINE_bool("distributed", False, "Join the other hosts of the run.", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.", flag_values=values)
+    flags.DEFINE_integer("processes", None, "The number of processes.", flag_values=values)
+    flags.DEFINE_integer("process", None, "The number of this process, from 0.", flag_values=values)
     config_flags.DEFINE_config_dict(
         "config", config, lock_config=True, flag_values=values, sys_argv=list(words)
     )
