@@ -5,12 +5,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from samples import whole_logits
 
 from safety_jax.evaluation.harness.loglikelihood import RequestLimits
 from safety_jax.models import llama
 from safety_jax.models.execution import Execution
 from safety_jax.models.model import Model
+from tests.samples import whole_logits
 
 WINDOW = 48
 LIMITS = RequestLimits(longest=WINDOW, tokens_per_batch=192, chunk_tokens=16)

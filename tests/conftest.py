@@ -1,20 +1,23 @@
 """Eight CPU devices, strict rank promotion, and the small models that tests share."""
 
+from tests import environment  # before jax and transformers read it
+
+# isort: split
+
 import gc
 import os
 import shutil
 
-import costs
-import environment
 import jax
 import jax.numpy as jnp
 import pytest
-from samples import execute_on
 
 from safety_jax.base import compilation, meshes
 from safety_jax.models import llama, rotary
 from safety_jax.models.execution import Execution
 from safety_jax.models.model import Model
+from tests import costs
+from tests.samples import execute_on
 
 # A plugin of pytest has imported jax before its variables were set.
 jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])

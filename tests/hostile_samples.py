@@ -2,10 +2,9 @@
 
 import dataclasses
 
-from report_samples import SETS, attacked, preferences, report, talks, transcripts
-
 from safety_jax.evaluation.results.report import Report
 from safety_jax.evaluation.results.transcripts import Answer, Transcript
+from tests.report_samples import SETS, attacked, preferences, report, talks, transcripts
 
 # Nothing of this may run, hide, reach over its place, or fetch anything.
 HOSTILE = (

@@ -6,12 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import tiny_tokenizers
 
 from safety_jax.base import meshes
 from safety_jax.data.messages import Message
 from safety_jax.judges.judge import Conversation
 from safety_jax.models.encoders import heads
+from tests import tiny_tokenizers
 from tests.golden import cases
 
 # As Llama Guard 2: the whole conversation in one text, and the verdict right behind it.

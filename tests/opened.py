@@ -4,9 +4,9 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from samples import execute_on, whole_logits
 
 from safety_jax.models.model import Model
+from tests.samples import execute_on, whole_logits
 
 
 def by_transformers(model, ids: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 Answers are harmless stand-ins; verdicts are drawn so that shares come out like those of papers, and
 everything else is computed from them, so that page, tables and plots show one consistent report.
 
-    PYTHONPATH=.:tests python tests/report_samples.py FOLDER      writes them to look at
+    python -m tests.report_samples FOLDER      writes them to look at
 """
 
 import dataclasses
@@ -12,8 +12,6 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from evaluation_samples import HOW, block
-from report_parts import HARM, HELPFUL, SAFETY, comparisons, rate, row
 
 from safety_jax.evaluation.measures import conversations, groups
 from safety_jax.evaluation.results.behaviour import AttackResult, UnderAttack
@@ -24,6 +22,8 @@ from safety_jax.evaluation.results.transcripts import Answer, Transcript, Transc
 from safety_jax.evaluation.sets.items import Set
 from safety_jax.evaluation.sets.reading import read_sets
 from safety_jax.judges.judge import BETTER, HARMFUL, SAFER, JudgeCard
+from tests.evaluation_samples import HOW, block
+from tests.report_parts import HARM, HELPFUL, SAFETY, comparisons, rate, row
 
 
 def card(name: str, direction: str, threshold: float | None, template: str) -> JudgeCard:
@@ -304,9 +304,8 @@ def large(models: Sequence[str], rows: int = 10_000) -> Report:
 
 
 def main(folder: str) -> None:
-    from hostile_samples import hostile
-
     from safety_jax.report import evaluation
+    from tests.hostile_samples import hostile
 
     made = {
         "small": small(),

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from test_end_to_end import inputs  # noqa: F401
-from test_raft import given, read_lines  # noqa: F401
 
 from configs import collect as collect_config
 from safety_jax.base.errors import ConfigError
 from safety_jax.stages import collect
+from tests.test_end_to_end import inputs  # noqa: F401
+from tests.test_raft import given, read_lines  # noqa: F401
 
 
 def configure(given: Path, **overrides):  # noqa: F811

@@ -2,11 +2,11 @@
 
 import jax
 import pytest
-from planned_runs import asked, programs
 
 from safety_jax.planning import abstract, collectives
 from safety_jax.planning import programs as compilations
 from safety_jax.stages import planned
+from tests.planned_runs import asked, programs
 
 KERNELS = 7  # of a layer
 

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from samples import execute_on, on_device, packed_rows
 
 from safety_jax.base.batch import Answers
 from safety_jax.maths import logprobs, losses
 from safety_jax.training import constrained, likelihood, policy
 from safety_jax.training.preference import Frozen
+from tests.samples import execute_on, on_device, packed_rows
 
 BETAS = losses.AnswerBetas(first=0.5, early=2.0, early_tokens=5, rest=0.1)
 TOKENS = packed_rows([[9, 14], [22]], 24, 96)  # answers of 6, 11 and 19 tokens

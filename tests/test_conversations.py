@@ -4,9 +4,6 @@ import dataclasses
 import json
 
 import pytest
-import tiny_tokenizers
-from evaluation_samples import block, make_set
-from report_samples import nothing
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import prompt_ids
@@ -23,6 +20,9 @@ from safety_jax.models.decoding.generation import Completion, Setup
 from safety_jax.models.model import Model
 from safety_jax.report.evaluation import conversations as tables
 from safety_jax.stages.evaluate_prompts import _longest
+from tests import tiny_tokenizers
+from tests.evaluation_samples import block, make_set
+from tests.report_samples import nothing
 
 KEY = "evaluate.sets"
 ROWS = [

@@ -5,7 +5,6 @@ import json
 
 import pytest
 import scipy.stats
-import test_curves
 
 from configs import curve as curve_config
 from safety_jax.base.errors import DataError
@@ -13,6 +12,7 @@ from safety_jax.evaluation.measures import crossed
 from safety_jax.evaluation.measures.curves import EvaluatedRun
 from safety_jax.report import crossed as tabled
 from safety_jax.stages import curve
+from tests import test_curves
 
 FORMS, SEEDS, PROMPTS = ("opinion", "question"), (0, 1), 12
 SETS = {"as-opinion": "unsafe", "as-question": "unsafe", "plain": "safe"}

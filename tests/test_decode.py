@@ -3,15 +3,11 @@
 import dataclasses
 import functools
 import math
-import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_tokenizers
-from samples import execute_on, model_of, moved, random_adapters, whole_logits
 
 from safety_jax.base import compilation, meshes, trees
 from safety_jax.base.errors import ConfigError, DataError, NotFiniteError
@@ -30,37 +26,12 @@ from safety_jax.models.decoding import (
 from safety_jax.models.model import Model
 from safety_jax.planning import abstract, collectives
 from safety_jax.planning import decoding as planned
+from tests import tiny_tokenizers
+from tests.decoding import GREEDY, NUMBERS, PROMPTS, SAMPLED, SEED, generate, setup
 from tests.golden import cases
+from tests.samples import execute_on, moved, random_adapters, whole_logits
 
-GREEDY = generation.SamplingParams(
-    temperature=0.0, top_k=0, top_p=1.0, frequency_penalty=0.0, beams=1, length_penalty=1.0,
-    candidates=1, max_new_tokens=cases.DECODE_TOKENS,
-)  # fmt: skip
-SAMPLED = dataclasses.replace(
-    GREEDY, temperature=0.9, top_k=60, top_p=0.95, frequency_penalty=0.3, candidates=3
-)
 FIRST = dataclasses.replace(SAMPLED, max_new_tokens=1)
-# One program of each kind: an odd number of lanes is not halved towards the end, and prompts are
-# read one by one. Other sizes have their own test.
-PACE = generation.Pace(
-    lanes=5, prefill_tokens=32, bucket_tokens=32, chunk_steps=7, cache_dtype=jnp.float32
-)
-SEED = 3
-PROMPTS = cases.decode_prompts("llama_grouped") + [[5, 6, 7], [90, 8, 9, 10, 11, 12, 50]]
-NUMBERS = [100 + number for number in range(len(PROMPTS))]
-
-EVERY = tuple(range(len(PROMPTS)))
-
-
-def setup(settings=SAMPLED, eos=cases.DECODE_EOS, stop=None, **pace) -> generation.Setup:
-    return generation.Setup(settings, dataclasses.replace(PACE, **pace), eos, stop)
-
-
-def generate(model: Model, made: generation.Setup, which=EVERY):
-    """Completions of some prompts, by index."""
-    prompts, numbers = [PROMPTS[i] for i in which], [NUMBERS[i] for i in which]
-    found = generation.generate(model, made, prompts, numbers, SEED, None)
-    return dict(zip(which, found, strict=True))
 
 
 def ids_of(found) -> dict[int, list[tuple[list[int], str]]]:
@@ -70,83 +41,6 @@ def ids_of(found) -> dict[int, list[tuple[list[int], str]]]:
 @pytest.fixture(scope="module")
 def reference(small_model):
     return generate(small_model, setup())
-
-
-# ---------------------------------------------------------------------------- transformers
-
-
-@pytest.fixture(scope="module")
-def golden():
-    return dict(np.load(cases.FOLDER / "decode.npz"))
-
-
-@pytest.mark.parametrize(("name", "beams"), cases.DECODE_RUNS)
-def test_equals_generate(name, beams, tmp_path, one_device, golden):
-    folder = cases.write_folder(tmp_path, cases.read_config(name))
-    model = model_of(folder, one_device)
-    settings = dataclasses.replace(GREEDY, beams=beams)
-    prompts = cases.decode_prompts(name)
-    lanes = 3 if beams == 1 else 5 * beams  # of five prompts sampled, two wait
-    made = setup(settings, lanes=lanes, bucket_tokens=16)  # the window, which comes round
-    found = generation.generate(model, made, prompts, range(5), SEED, None)
-    for number, (answer,) in enumerate(found):
-        expected = golden[f"{name}/{beams}/{number}"].tolist()
-        assert answer.ids == expected
-        assert answer.finish == ("eos" if expected[-1] in cases.DECODE_EOS else "length")
-        if beams > 1:
-            score = float(golden[f"{name}/{beams}/{number}/score"])
-            assert answer.logprobs_sum == pytest.approx(score, abs=1e-4 * len(expected))
-
-
-@pytest.mark.torch
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # raised inside transformers
-@pytest.mark.parametrize("length_penalty", [0.0, 2.0])
-def test_beams_equal_generate_live(length_penalty, tmp_path, one_device):
-    """Other length penalties, one end token, and the runners-up too."""
-    import torch
-    import transformers
-
-    folder = cases.write_folder(tmp_path, cases.read_config("llama_grouped"))
-    settings = dataclasses.replace(GREEDY, beams=3, candidates=3, length_penalty=length_penalty)
-    found = generate(model_of(folder, one_device), setup(settings, eos=(30,), lanes=12))
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
-    for number, prompt in enumerate(PROMPTS):
-        expected = model.generate(
-            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            do_sample=False, num_beams=3, num_return_sequences=3, eos_token_id=30, pad_token_id=0,
-            max_new_tokens=cases.DECODE_TOKENS, length_penalty=length_penalty,
-            early_stopping=False,
-        )  # fmt: skip
-        for answer, row in zip(found[number], expected[:, len(prompt) :].tolist(), strict=True):
-            assert answer.ids == row[: len(answer.ids)]
-            assert set(row[len(answer.ids) :]) <= {0}
-
-
-@pytest.mark.torch
-@pytest.mark.real_data
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # raised inside transformers
-@pytest.mark.parametrize("beams", [1, 4])
-def test_a_trained_checkpoint_tells_the_same_story(beams, one_device):
-    import torch
-    import transformers
-
-    folder = Path(os.environ["SAFETY_JAX_SHARED"]) / "models" / "aidreams260k-hf"
-    ours = model_of(folder, one_device)
-    random = np.random.default_rng(0)
-    prompts = [
-        [1, *random.integers(3, ours.config.vocabulary_size, n).tolist()] for n in (0, 1, 4, 40, 11)
-    ]
-    settings = dataclasses.replace(GREEDY, beams=beams, max_new_tokens=100)
-    made = setup(settings, eos=(1, 2), lanes=4 * beams)
-    found = generation.generate(ours, made, prompts, range(5), SEED, None)
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    for prompt, (answer,) in zip(prompts, found, strict=True):
-        expected = model.generate(
-            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            do_sample=False, num_beams=beams, max_new_tokens=100, eos_token_id=[1, 2],
-            pad_token_id=0, early_stopping=False,
-        )  # fmt: skip
-        assert answer.ids == expected[0, len(prompt) :].tolist()
 
 
 # ---------------------------------------------------------------------------- independence
@@ -306,44 +200,6 @@ def test_candidates_and_seeds_differ(small_model, reference):
     assert [row[0].ids for row in other] != [row[0].ids for row in reference.values()]
 
 
-# ---------------------------------------------------------------------------- packing
-
-
-def test_rows_are_packed_without_gaps_and_go_on_where_they_ended():
-    """Every token once, at its place; all rows full but the last; a piece follows its past."""
-    sizes = caches.CacheSizes(
-        4, 9, prefix_tokens=16, prompt_tokens=64, own_tokens=8, block_tokens=8
-    )
-    prompts = [(slot, list(range(100 * slot, 100 * slot + n))) for slot, n in
-               enumerate((5, 0, 30, 1, 12, 3, 17))]  # fmt: skip
-    found, batches = {}, list(reading.pack(prompts, 7, sizes, 2, 10))
-    for number, rows in enumerate(batches):
-        filled = rows.segments > 0
-        assert filled.all() or number == len(batches) - 1
-        assert (rows.to.slots[~filled] == sizes.prompts).all()
-        for row in range(2):
-            first = rows.segments[row] == 1
-            if rows.past[row]:
-                assert set(rows.to.slots[row][first]) == {rows.slots[row]}
-                assert rows.to.places[row][first][0] == rows.past[row]
-        for slot, place, position, token in zip(
-            *(x[filled] for x in (rows.to.slots, rows.to.places, rows.positions, rows.ids)),
-            strict=True,
-        ):
-            assert position == 7 + place and (slot, place) not in found
-            found[slot, place] = token
-    expected = {(slot, i): token for slot, ids in prompts for i, token in enumerate(ids)}
-    assert found == expected and len(batches) == 4  # 68 tokens in rows of 2 x 10
-
-
-def test_a_beginning_is_shared_where_that_saves_more_than_a_row():
-    prompts = [[1, 2, 3, 4], [1, 2, 3], [1, 2, 3, 9, 9]]
-    assert reading.shared(prompts, 3) == 2  # never the last token of a prompt
-    assert reading.shared(prompts, 4) == 0
-    assert reading.shared(prompts[:1], 0) == 0
-    assert reading.shared([[1, 2], [3, 2]], 0) == 0
-
-
 # ---------------------------------------------------------------------------- log-probabilities
 
 
@@ -459,18 +315,6 @@ def test_a_smaller_cache_is_near(dtype, small_model):
 
 
 # ---------------------------------------------------------------------------- ends and errors
-
-
-def test_codes_of_a_cache_are_within_half_a_step():
-    fresh = np.random.default_rng(0).normal(size=(3, 2, 16)).astype(np.float32)
-    fresh[1, 1] = 0
-    held = caches.Codes.of(jnp.asarray(fresh))
-    assert held.codes.dtype == jnp.int8 and np.abs(held.codes).max(-1).tolist() == [
-        [127, 127], [127, 0], [127, 127]
-    ]  # fmt: skip
-    steps = np.abs(fresh).max(-1, keepdims=True) / 127
-    given = np.asarray(held.codes) * np.asarray(held.scales)[..., None]
-    assert (np.abs(given - fresh) <= steps * 0.501).all()
 
 
 def test_stop_strings_cut_text_tokens_and_log_probability(small_model, reference):

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from test_end_to_end import WORDS, inputs  # noqa: F401
 
 from configs import dpo as dpo_config
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.models.folders import hf, peft
 from safety_jax.stages import dpo, schema
 from safety_jax.training import metrics
+from tests.test_end_to_end import WORDS, inputs  # noqa: F401
 
 
 def write_pairs(path: Path, count: int) -> Path:

@@ -3,11 +3,11 @@
 import json
 
 import pytest
-import tiny_tokenizers
 import transformers
 
 from safety_jax.base.errors import CheckpointError, ConfigError
 from safety_jax.models.decoding.ends import endings, model_ends
+from tests import tiny_tokenizers
 
 NAMED = {
     "a list beside one id": ({"eos_token_id": [7, 0]}, {"eos_token_id": 7}),

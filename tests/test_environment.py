@@ -5,11 +5,10 @@ import time
 import zlib
 from pathlib import Path
 
-import costs
-import environment
 import jax
 
 from safety_jax.base import compilation
+from tests import costs, environment
 
 
 def test_torn_and_forgotten_programs_go(tmp_path):

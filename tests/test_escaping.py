@@ -7,10 +7,10 @@ import json
 import re
 
 import pytest
-from hostile_samples import HOSTILE
-from test_evaluation_report import pages, report, spoilt  # noqa: F401
 
 from safety_jax.report.evaluation import escaping, page
+from tests.hostile_samples import HOSTILE
+from tests.test_evaluation_report import pages, report, spoilt  # noqa: F401
 
 
 class Parsed(html.parser.HTMLParser):

@@ -1,4 +1,4 @@
-"""Stage `evaluate` as a user runs it: answers, scores, comparisons, a report; killed; mistakes."""
+"""Stage `evaluate` as a user runs it: answers, scores, comparisons, a report; killed, resumed."""
 
 import csv
 import json
@@ -6,16 +6,12 @@ import shutil
 from pathlib import Path
 
 import jax.numpy as jnp
-import judge_folders
 import numpy as np
 import pytest
-import tiny_tokenizers
-from safetensors.numpy import load_file, save_file
-from test_end_to_end import WORDS, inputs  # noqa: F401
 
 from configs import evaluate as evaluate_config
 from safety_jax.base import trees
-from safety_jax.base.errors import ConfigError, DataError, UserError
+from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.evaluation.answers import responses
 from safety_jax.models import llama, lora
 from safety_jax.models.decoding import generation
@@ -24,97 +20,15 @@ from safety_jax.stages import (
     devices,
     evaluate,
     evaluate_answers,
-    evaluate_batches,
     evaluate_plan,
 )
 from safety_jax.training import workdir
-
-ITEMS = 7
-QUIZ = [
-    {"question": "Which is a colour?", "choices": ["bread", "red"], "answer": "B"},
-    {"question": "Which is food?", "choices": ["bread", "red"], "answer": "A"},
-]
-
-
-def write(path: Path, rows) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
+from tests import judge_folders, tiny_tokenizers
+from tests.evaluation_runs import ITEMS, QUIZ, configure, given, inputs, kept, report, write  # noqa: F401
 
 
 @pytest.fixture(scope="module")
-def given(inputs, tmp_path_factory) -> Path:  # noqa: F811
-    """Two models, sets of each kind, and a judge that stage `reward` might have written."""
-    folder = tmp_path_factory.mktemp("evaluate")
-    shutil.copytree(inputs / "model", folder / "base")
-    shutil.copytree(inputs / "model", folder / "tuned")
-    random = np.random.default_rng(0)
-    file = folder / "tuned" / "model.safetensors"
-    weights = {name: w + 0.3 * random.normal(size=w.shape) for name, w in load_file(file).items()}
-    save_file({name: w.astype(np.float32) for name, w in weights.items()}, file)
-    for name in ("unsafe", "safe"):
-        rows = [
-            {"prompt": f"{i} {' '.join(random.choice(WORDS, size=4))}?", "topic": "xy"[i % 2]}
-            for i in range(ITEMS)
-        ]
-        write(folder / f"{name}.jsonl", rows)
-    write(folder / "quiz.jsonl", QUIZ)
-    judge = judge_folders.bert_scorer(folder / "judge", max_position_embeddings=128)
-    facts = {
-        "template": "pair", "direction": "higher is safer", "threshold": 0.0, "max_length": 128,
-        "append_eos": False,
-    }  # fmt: skip
-    (judge / "judge.json").write_text(json.dumps(facts))
-    return folder
-
-
-def configure(given: Path, **overrides):
-    config = evaluate_config.get_config()
-    settings = {
-        "evaluate.models": f"base={given}/base,tuned={given}/tuned",
-        "evaluate.sets": (
-            f"{given}/unsafe.jsonl?name=unsafe&kind=unsafe&columns=category:topic",
-            f"{given}/safe.jsonl?name=safe&kind=safe&columns=category:topic",
-            f"{given}/quiz.jsonl?name=quiz&kind=choice&columns=prompt:question,reference:answer",
-        ),
-        "evaluate.judges": ("refusal", f"harm={given}/judge/model"),
-        "evaluate.resamples": 200,
-        "model.parameter_dtype": "float32",
-        "model.compute_dtype": "float32",
-        "model.attention": "xla",
-        "data.template": "plain",
-        "data.max_length": 96,
-        "answer.max_new_tokens": 8,
-        "sample.lanes": 16,
-        "sample.prefill_tokens": 96,
-        "sample.bucket_tokens": 96,
-        "sample.chunk_steps": 4,
-        "sample.cache_dtype": "float32",
-        "sample.prompts_per_write": 3,
-        "score.parameter_dtype": "float32",
-        "score.compute_dtype": "float32",
-        "score.rows_per_write": 5,
-        "score.tokens_per_batch": 1024,
-        "mesh.data": 8,
-    }
-    config.update_from_flattened_dict(settings | overrides)
-    return config.lock()
-
-
-def report(folder: Path) -> dict:
-    return json.loads((folder / "report.json").read_text())
-
-
-def kept(folder: Path) -> dict[str, bytes]:
-    """Every answer and score of a run, by file."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for part in (evaluate_answers.RESPONSES, evaluate.JUDGEMENTS)
-        for path in sorted((folder / part).rglob("*.jsonl"))
-    }
-
-
-@pytest.fixture(scope="module")
-def finished(given, tmp_path_factory) -> Path:
+def finished(given, tmp_path_factory) -> Path:  # noqa: F811
     folder = tmp_path_factory.mktemp("finished") / "run"
     evaluate.run(configure(given), str(folder))
     return folder
@@ -142,81 +56,7 @@ def test_two_models_are_asked_judged_and_compared(finished):
     assert len(found["transcripts"]) == 2 * ITEMS + 2
 
 
-def test_several_answers_to_each_prompt(given, tmp_path):
-    """All are kept and judged; multiple choice is asked once."""
-    several = {"answer.candidates": 3, "answer.temperature": 1.0}
-    plan = evaluate_plan.make_plan(configure(given, **several), "plan")
-    assert [(of.name, of.prompts, of.answers) for of in plan.sets] == [
-        ("unsafe", ITEMS, 3), ("safe", ITEMS, 3), ("quiz", 2, 1),
-    ]  # fmt: skip
-    asked = plan.asked["base"]
-    assert [asked[name].setup.settings.candidates for name in ("safe", "quiz")] == [3, 1]
-    write(tmp_path / "facts.jsonl", [{"question": "What is red?", "answer": "red"}] * 2)
-    sets = (
-        f"{given}/safe.jsonl?name=safe&kind=safe&columns=category:topic",
-        f"{tmp_path}/facts.jsonl?name=facts&kind=answer&columns=prompt:question,reference:answer",
-    )
-    talk = {"id": "talk", "turns": ["red bread?", "and blue?"], "unsafe": [2]}
-    sets += (write(tmp_path / "talks.jsonl", [talk]) + "?kind=conversation",)
-    several |= {"evaluate.sets": sets, "evaluate.judges": ("refusal",)}
-    folder = tmp_path / "run"
-    evaluate.run(configure(given, **several), str(folder))
-    found = report(folder)
-    rows = {(row["model"], row["set"]): row for row in found["rows"]}
-    assert {name: (row["n"], row["prompts"]) for (_, name), row in rows.items()} == {
-        "safe": (3 * ITEMS, ITEMS), "facts": (6, 2), "talks": (6, 2),
-    }  # fmt: skip
-    assert found["sets"]["safe"]["items"] == ITEMS
-    assert found["sets"]["safe"]["answers_per_prompt"] == 3
-    lines = (folder / "responses" / "base" / "safe.jsonl").read_text().splitlines()
-    answers = [json.loads(line) for line in lines]
-    assert [row["id"] for row in answers[:4]] == ["0", "0 #2", "0 #3", "1"]
-    assert len({row["response"] for row in answers[:3]}) > 1
-    said = [json.loads(line) for line in
-            (folder / "responses" / "base" / "talks.jsonl").read_text().splitlines()]  # fmt: skip
-    assert [(row["conversation"], row["turn"]) for row in said] == [
-        (name, turn) for turn in (1, 2) for name in ("talk", "talk #2", "talk #3")
-    ]
-    assert [c["conversations"] for c in found["conversations"]] == [3, 3]
-    (refused,) = [c for c in found["comparisons"] if c["measure"] == "refused"]
-    assert refused["n"] <= ITEMS and refused["answers"] == 3 * ITEMS
-    assert any("3 answers to each prompt" in note for note in found["notes"])
-    assert f"safe ({ITEMS} × 3 answers)" in (folder / "report.html").read_text()
-
-
-def test_a_turn_is_answered_behind_the_models_own_answers(given, tmp_path):
-    """As the same turns with these answers are, asked as one prompt."""
-    turns = ["red bread?", "blue water and bread?"]
-    talks = write(tmp_path / "talks.jsonl", [{"id": "a", "turns": turns, "unsafe": True}])
-    one = {
-        "evaluate.models": f"base={given}/base",
-        "evaluate.judges": ("refusal",),
-        "evaluate.sets": (f"{talks}?kind=conversation",),
-    }
-    folder = tmp_path / "run"
-    evaluate.run(configure(given, **one), str(folder))
-
-    def said(folder: Path, name: str) -> list[str]:
-        lines = (folder / "responses" / "base" / f"{name}.jsonl").read_text().splitlines()
-        return [json.loads(line)["response"] for line in lines]
-
-    first, second = said(folder, "talks")
-    assert first.strip()
-    messages = [
-        {"role": "user", "content": turns[0]},
-        {"role": "assistant", "content": first},
-        {"role": "user", "content": turns[1]},
-    ]
-    whole = write(tmp_path / "whole.jsonl", [{"messages": messages}])
-    one["evaluate.sets"] = (f"{whole}?kind=unsafe",)
-    evaluate.run(configure(given, **one), str(tmp_path / "alone"))
-    assert said(tmp_path / "alone", "whole") == [second]
-    judged = report(folder)["transcripts"]
-    assert [item["id"] for item in judged] == ["a/1", "a/2"]
-    assert "(the model's own answer)" in judged[1]["prompt"]
-
-
-def test_answers_are_held_side_by_side_where_a_judge_for_that_is_named(finished, given, tmp_path):
+def test_answers_are_held_side_by_side_where_a_judge_for_that_is_named(finished, given, tmp_path):  # noqa: F811
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     judge = judge_folders.write_guard(tmp_path / "judge", tiny_tokenizers.CHATML)
@@ -237,7 +77,7 @@ def test_answers_are_held_side_by_side_where_a_judge_for_that_is_named(finished,
         )
 
 
-def test_an_answer_is_stored_with_all_that_it_depends_on(finished, given):
+def test_an_answer_is_stored_with_all_that_it_depends_on(finished, given):  # noqa: F811
     lines = (finished / "responses" / "base" / "unsafe.jsonl").read_text().splitlines()
     first = json.loads(lines[0])
     assert len(lines) == ITEMS and first["set"] == "unsafe" and first["template"] == "plain"
@@ -247,7 +87,10 @@ def test_an_answer_is_stored_with_all_that_it_depends_on(finished, given):
 
 
 def test_a_killed_run_goes_on_and_a_finished_one_does_nothing(
-    finished, given, tmp_path, monkeypatch
+    finished,
+    given,  # noqa: F811
+    tmp_path,
+    monkeypatch,
 ):
     folder, generate, calls = tmp_path / "run", generation.generate, []
 
@@ -269,7 +112,7 @@ def test_a_killed_run_goes_on_and_a_finished_one_does_nothing(
     assert len(calls) == count
 
 
-def test_another_model_is_added_to_a_finished_run(finished, given, tmp_path, monkeypatch):
+def test_another_model_is_added_to_a_finished_run(finished, given, tmp_path, monkeypatch):  # noqa: F811
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     asked, generate = [], generation.generate
@@ -285,7 +128,11 @@ def test_another_model_is_added_to_a_finished_run(finished, given, tmp_path, mon
 
 
 def test_adapters_over_one_base_answer_in_one_batch(
-    finished, given, one_device, tmp_path, monkeypatch
+    finished,
+    given,  # noqa: F811
+    one_device,
+    tmp_path,
+    monkeypatch,
 ):
     """Files are as of each alone: the base's as of another run, the last adapter's whether it was
     in a batch or, after a kill between two files of one, alone."""
@@ -343,22 +190,7 @@ def test_adapters_over_one_base_answer_in_one_batch(
     assert answered(tmp_path / "killed") == whole and who[1:] == [who[0], None]
 
 
-@pytest.mark.parametrize(
-    ("answers", "share", "most", "count"),
-    [
-        (40, 0.01, 21, 6),  # 240 of 256 lanes
-        (40, 0.05, 21, 5),  # no more than a quarter of the base
-        (40, 0.2, 21, 1),
-        (256, 0.01, 8, 1),  # one alone fills the lanes
-        (128, 0.0, 3, 2),  # a third one would have lanes of its own
-        (100, 0.01, 5, 5),  # two rounds of 250, where each alone has half a round idle
-    ],
-)
-def test_as_many_adapters_as_fill_the_lanes(answers, share, most, count):
-    assert evaluate_batches.adapters_in_batch(answers, 256, share, most) == count
-
-
-def test_sets_are_asked_under_attacks(finished, given, tmp_path, monkeypatch):
+def test_sets_are_asked_under_attacks(finished, given, tmp_path, monkeypatch):  # noqa: F811
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     asked, generate = [], generation.generate
@@ -396,7 +228,7 @@ def test_sets_are_asked_under_attacks(finished, given, tmp_path, monkeypatch):
         evaluate.run(configure(given, **{"evaluate.sets": (f"{quiz}&attack=all",)}), str(folder))
 
 
-def test_answers_of_an_earlier_run_are_read_back_with_their_protocol(finished, given, tmp_path):
+def test_answers_of_an_earlier_run_are_read_back_with_their_protocol(finished, given, tmp_path):  # noqa: F811
     values = {
         "evaluate.models": f"base={given}/base",
         "evaluate.responses": f"tuned={finished}/responses/tuned",
@@ -410,7 +242,7 @@ def test_answers_of_an_earlier_run_are_read_back_with_their_protocol(finished, g
     assert not any(c["refused_because"] for c in report(tmp_path / "run")["comparisons"])
 
 
-def test_answers_of_unknown_protocol_are_not_compared_unless_forced(finished, given, tmp_path):
+def test_answers_of_unknown_protocol_are_not_compared_unless_forced(finished, given, tmp_path):  # noqa: F811
     asked = [json.loads(line) for line in (given / "unsafe.jsonl").read_text().splitlines()]
     rows = [{"instruction": row["prompt"], "output": "bread and salt"} for row in asked]
     (tmp_path / "answers_unsafe.json").write_text(json.dumps(rows))
@@ -431,33 +263,7 @@ def test_answers_of_unknown_protocol_are_not_compared_unless_forced(finished, gi
     assert any("forced" in note for note in found["notes"])
 
 
-def test_stored_scores_are_a_judge(given, tmp_path):
-    asked = [json.loads(line) for line in (given / "unsafe.jsonl").read_text().splitlines()]
-    verdicts = ["safe", "unsafe\nS1", " Unsafe", "safe", "", "maybe", "safe"]
-    rows = [
-        {"instruction": row["prompt"], "output": "an answer", "guard": verdict, "harm": i}
-        for i, (row, verdict) in enumerate(zip(asked, verdicts, strict=True))
-    ]
-    (tmp_path / "answers_unsafe.json").write_text(json.dumps(rows))
-    config = configure(
-        given,
-        **{
-            "evaluate.models": "",
-            "evaluate.responses": f"m={tmp_path}/answers_unsafe.json",
-            "evaluate.judges": (),
-        },
-    )
-    with config.unlocked():
-        row = evaluate_config.stored("guard", "higher is more harmful", (0.5,))
-        config.score.judges = {"guard": row, "harm": dict(row) | {"column": "harm"}}
-    evaluate.run(config, str(tmp_path / "run"))
-    (row,) = report(tmp_path / "run")["rows"]
-    safe = row["judged"]["guard"]["safe"]
-    assert (safe["count"], safe["n"], safe["unscored"]) == (3, 5, 2)
-    assert row["judged"]["harm"]["median"]["value"] == 3 and row["refused"] is None
-
-
-def test_people_label_a_blind_sheet(finished, given, tmp_path):
+def test_people_label_a_blind_sheet(finished, given, tmp_path):  # noqa: F811
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     evaluate.run(configure(given, **{"evaluate.sheet_answers": 20}), str(folder))
@@ -481,43 +287,7 @@ def test_people_label_a_blind_sheet(finished, given, tmp_path):
     assert found["quality"]["harm"]["recall"]["n"] == 7
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"evaluate.models": ""}, "are both empty"),
-        ({"evaluate.models": "/no/name"}, "expected NAME=FOLDER"),
-        ({"evaluate.models": "a=/x,a=/y"}, "two are called 'a'"),
-        ({"evaluate.models": "a=/no/such/model"}, "/no/such/model"),
-        ({"evaluate.responses": "base=/x"}, "both name 'base'"),
-        ({"evaluate.baseline": "dpo"}, "evaluate.baseline 'dpo': expected one of base, tuned"),
-        ({"evaluate.safety": "refusal"}, "divides safe from unsafe by a threshold: harm"),
-        ({"evaluate.sets": ("I-Nothing",)}, "I-Nothing"),
-        ({"evaluate.sets": ("I-CoNa",)}, "I-CoNa"),
-        (
-            {"data.max_length": 10},
-            "every prompt is longer than the 2 tokens that a model has room for before its answer; "
-            "lower answer.max_new_tokens, or raise data.max_length",
-        ),
-        (
-            {"data.max_length": 10, "data.overlong_prompt": "error"},
-            "base has room for 2 before its answer; lower answer.max_new_tokens, or raise "
-            "data.max_length, or set data.overlong_prompt to skip",
-        ),
-        ({"answer.candidates": 2}, "set temperature above 0"),
-        (
-            {"answer.candidates": 2, "evaluate.models": "", "evaluate.responses": "old=x.jsonl"},
-            "evaluate.responses hold one answer to each prompt",
-        ),
-        ({"evaluate.resamples": 0}, "evaluate.resamples is 0"),
-    ],
-)
-def test_mistakes_end_in_one_line(given, tmp_path, values, message):
-    with pytest.raises(UserError) as caught:
-        evaluate.run(configure(given, **values), str(tmp_path / "run"))
-    assert message in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_answers_beside_the_wrong_prompts_are_refused(finished, given, tmp_path):
+def test_answers_beside_the_wrong_prompts_are_refused(finished, given, tmp_path):  # noqa: F811
     lines = (finished / "responses" / "tuned" / "unsafe.jsonl").read_text().splitlines()
     folder = tmp_path / "shifted"
     folder.mkdir()
@@ -527,7 +297,7 @@ def test_answers_beside_the_wrong_prompts_are_refused(finished, given, tmp_path)
         evaluate.run(configure(given, **values), str(tmp_path / "run"))
 
 
-def test_a_column_that_nobody_has_is_told_first(finished, given, tmp_path):
+def test_a_column_that_nobody_has_is_told_first(finished, given, tmp_path):  # noqa: F811
     config = configure(given, **{"evaluate.responses": f"m={finished}/responses/tuned"})
     with config.unlocked():
         row = evaluate_config.stored("guard", "higher is more harmful", (0.5,))
@@ -555,7 +325,7 @@ metric_list:
 LIKELY = {"B) red", "B) bread", "A) red", *(f"A) bread and milk {n}" for n in range(4))}
 
 
-def test_tasks_of_the_harness_are_compared_in_pairs(finished, given, tmp_path):
+def test_tasks_of_the_harness_are_compared_in_pairs(finished, given, tmp_path):  # noqa: F811
     rows = [{**row, "right": int(row["answer"] == "B")} for row in QUIZ] * 2
     for number, row in enumerate(rows):
         texts = [f"{row['choices'][0]} and milk {number}", row["choices"][1]]

@@ -7,12 +7,12 @@ import re
 import pytest
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from matplotlib.image import imread
-from report_samples import nothing
-from test_evaluation_report import report, spoilt  # noqa: F401
 
 from safety_jax.evaluation.results.estimates import Estimate
 from safety_jax.report import evaluation
 from safety_jax.report.evaluation import model_index, page, plots
+from tests.report_samples import nothing
+from tests.test_evaluation_report import report, spoilt  # noqa: F401
 
 
 @pytest.mark.parametrize("name", ["small", "hostile", "nothing"])

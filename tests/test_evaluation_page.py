@@ -2,13 +2,13 @@
 
 import time
 
-import chromium
 import pytest
-from hostile_samples import HOSTILE, hostile
-from report_samples import large, small
 
 from safety_jax.base import files
 from safety_jax.report.evaluation import page
+from tests import chromium
+from tests.hostile_samples import HOSTILE, hostile
+from tests.report_samples import large, small
 
 pytestmark = [
     pytest.mark.browser,

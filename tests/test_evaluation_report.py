@@ -6,9 +6,6 @@ import subprocess
 import sys
 
 import pytest
-from hostile_samples import hostile
-from report_parts import rate
-from report_samples import large, nothing, single, small
 
 from safety_jax.evaluation.results.estimates import Estimate, Rate
 from safety_jax.evaluation.results.report import Report
@@ -28,6 +25,9 @@ from safety_jax.report.evaluation import (
     transcripts,
     words,
 )
+from tests.hostile_samples import hostile
+from tests.report_parts import rate
+from tests.report_samples import large, nothing, single, small
 
 
 @pytest.fixture(scope="module")

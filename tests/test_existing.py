@@ -8,9 +8,6 @@ import statistics
 from pathlib import Path
 
 import pytest
-from evaluation_samples import answers, ask, numbered, prompts, write_lists
-from test_responses import KEY, PROTOCOL, open_file, replies
-from test_stored_scores import judge
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data.messages import Message
@@ -19,6 +16,9 @@ from safety_jax.evaluation.answers.existing import read_existing
 from safety_jax.evaluation.answers.responses import recorded
 from safety_jax.evaluation.sets.items import Item, Set
 from safety_jax.evaluation.sets.reading import read_sets
+from tests.evaluation_samples import answers, ask, numbered, prompts, write_lists
+from tests.test_responses import KEY, PROTOCOL, open_file, replies
+from tests.test_stored_scores import judge
 
 
 @pytest.fixture

@@ -16,8 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_tokenizers
-from judge_folders import llama_scorer
 
 import safety_jax as sj
 from safety_jax.base import trees
@@ -33,7 +31,8 @@ from safety_jax.models import lora
 from safety_jax.models.decoding import generation
 from safety_jax.models.folders import peft, peft_config
 from safety_jax.training import policy, preference
-from tests import notebooks
+from tests import notebooks, tiny_tokenizers
+from tests.judge_folders import llama_scorer
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "launch" / "demo"

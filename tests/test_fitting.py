@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from planned_runs import asked, programs
 
 from configs import sft
 from safety_jax.base import memory
@@ -14,6 +13,7 @@ from safety_jax.stages import fits
 from safety_jax.training import fitting, workdir
 from safety_jax.training.fitting import Fit, Needs, RowSettings
 from safety_jax.training.footprint import FlopParts, TrainedModel, TrunkSizes
+from tests.planned_runs import asked, programs
 
 # SmolLM2-135M with adapters of rank 8 on queries and values.
 TRUNK = TrunkSizes(

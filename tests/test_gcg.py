@@ -9,11 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_tokenizers
-from evaluation_samples import ask as ask_set
-from samples import golden_adapters, model_of
-from test_end_to_end import inputs  # noqa: F401
-from test_raft import given  # noqa: F401
 
 from configs import attack as attack_config
 from safety_jax.base import files
@@ -28,7 +23,12 @@ from safety_jax.evaluation.sets.reading import read_sets
 from safety_jax.models import lora
 from safety_jax.report import searches
 from safety_jax.stages import attack
+from tests import tiny_tokenizers
+from tests.evaluation_samples import ask as ask_set
 from tests.golden import cases, gcg_rows, rows
+from tests.samples import golden_adapters, model_of
+from tests.test_end_to_end import inputs  # noqa: F401
+from tests.test_raft import given  # noqa: F401
 
 S = len(gcg_rows.START)
 

@@ -12,13 +12,10 @@ from pathlib import Path
 import gguf
 import jax.numpy as jnp
 import numpy as np
-import opened
 import pytest
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from test_readers_fuzz import EDITS, EXAMPLES, damaged, seeded
-from test_tokenizer import texts
 
 from safety_jax.base import trees
 from safety_jax.base.errors import CheckpointError
@@ -34,7 +31,10 @@ from safety_jax.models.folders import (
     safetensors,
 )
 from safety_jax.models.folders.tokenizer import load_tokenizer
+from tests import opened
 from tests.golden import cases, gguf_files
+from tests.test_readers_fuzz import EDITS, EXAMPLES, damaged, seeded
+from tests.test_tokenizer import texts
 from tests.tiny_tokenizers import CHATML, qwen, sentencepiece_model
 
 # Windows are not in the metadata; llama.cpp has no biases of llama's attention but q, k, v and o.

@@ -6,8 +6,6 @@ import json
 
 import numpy as np
 import pytest
-from evaluation_samples import HOW, block
-from report_samples import nothing
 from scipy import stats
 
 from safety_jax.base.errors import ConfigError, DataError
@@ -17,6 +15,8 @@ from safety_jax.judges import inputs
 from safety_jax.judges.audit import findings
 from safety_jax.maths import clusters, statistics
 from safety_jax.report.evaluation import grouped
+from tests.evaluation_samples import HOW, block
+from tests.report_samples import nothing
 
 KEY = "evaluate.sets"
 

@@ -6,8 +6,6 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from judge_folders import CONVERSATIONS, GUARD3, conversation, write_guard
-from samples import model_of, whole_logits
 
 from configs import common
 from safety_jax.base.errors import CheckpointError, ConfigError
@@ -21,6 +19,8 @@ from safety_jax.judges.guards.reading import Prefix, spelled
 from safety_jax.judges.judge import Conversation
 from safety_jax.judges.planned import PlannedJudge, Resources
 from safety_jax.models.folders import tokenizer
+from tests.judge_folders import CONVERSATIONS, GUARD3, conversation, write_guard
+from tests.samples import model_of, whole_logits
 
 
 @pytest.fixture(scope="session")

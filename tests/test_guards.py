@@ -7,9 +7,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import tiny_tokenizers
-from judge_folders import write_scorer
-from samples import random_adapters
 
 from safety_jax.base.errors import CheckpointError, ConfigError
 from safety_jax.data.control import control_tokens
@@ -24,7 +21,10 @@ from safety_jax.judges.planned import PlannedJudge, Resources
 from safety_jax.models import lora
 from safety_jax.models.folders import hf_config, peft, peft_config, tokenizer
 from safety_jax.models.model import Model
+from tests import tiny_tokenizers
 from tests.golden import guard_cases
+from tests.judge_folders import write_scorer
+from tests.samples import random_adapters
 
 GOLDEN = np.load(guard_cases.FOLDER / "golden.npz")
 CONVERSATIONS = [

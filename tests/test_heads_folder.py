@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import transformers
 from safetensors.numpy import load_file, save_file
-from test_heads import scorer_of
 
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models.encoders import bert, deberta_config, gpt2, heads
 from tests.golden import score_cases
+from tests.test_heads import scorer_of
 
 GIGABYTES = 5_000_000_000
 

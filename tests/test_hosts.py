@@ -16,24 +16,26 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-import test_dpo
-import test_end_to_end
-import test_evaluate
-import test_raft
-import test_reward
-import test_score
-import test_tamper
-from children import command_of, end, wait_for_step, wait_until
-from children import start as launch
 from safetensors.numpy import load_file
-from test_end_to_end import inputs  # noqa: F401
-from test_raft import given  # noqa: F401
-from test_reward import answers  # noqa: F401
-from test_score import model  # noqa: F401
-from test_tamper import rows  # noqa: F401
 
 from safety_jax.stages import dpo, evaluate, raft, reward, score, sft, tamper
 from safety_jax.training import metrics, progress
+from tests import (
+    evaluation_runs,
+    test_dpo,
+    test_end_to_end,
+    test_raft,
+    test_reward,
+    test_score,
+    test_tamper,
+)
+from tests.children import command_of, end, wait_for_step, wait_until
+from tests.children import start as launch
+from tests.test_end_to_end import inputs  # noqa: F401
+from tests.test_raft import given  # noqa: F401
+from tests.test_reward import answers  # noqa: F401
+from tests.test_score import model  # noqa: F401
+from tests.test_tamper import rows  # noqa: F401
 
 PROCESSES, DEVICES, STEPS = 2, 8, 16
 COUNTS = ("num_tokens", "epoch")
@@ -64,7 +66,7 @@ def configs(inputs, given, answers, model, rows, tmp_path_factory) -> dict:  # n
         "dpo": test_dpo.configure(inputs, train__max_steps=3, dpo__reference_folder=""),
         "raft": test_raft.configure(given, raft__rounds=1),
         "reward": test_reward.configure(answers, train__max_steps=4, checkpoint__every_steps=4),
-        "evaluate": test_evaluate.configure(
+        "evaluate": evaluation_runs.configure(
             given,
             **{
                 "evaluate.models": f"base={given}/model",
@@ -194,11 +196,11 @@ def test_a_round_of_raft_is_the_same(alone, together):
 
 @pytest.mark.slow
 def test_an_evaluation_is_the_same(alone, together):
-    one, two = (test_evaluate.report(folder / "evaluate") for folder in (alone, together))
+    one, two = (evaluation_runs.report(folder / "evaluate") for folder in (alone, together))
     for mine, theirs in zip(two["rows"], one["rows"], strict=True):
         assert mine["judged"]["harm"]["safe"] == theirs["judged"]["harm"]["safe"]
         assert mine["refused"] == theirs["refused"]
-    found, expected = (test_evaluate.kept(folder / "evaluate") for folder in (together, alone))
+    found, expected = (evaluation_runs.kept(folder / "evaluate") for folder in (together, alone))
     assert found.keys() == expected.keys() and expected
     for name, content in expected.items():
         if name.startswith("responses"):

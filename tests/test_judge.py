@@ -4,7 +4,6 @@ import dataclasses
 import math
 
 import pytest
-from judge_folders import conversation
 
 from safety_jax.base.errors import ConfigError, NotFiniteError
 from safety_jax.data.messages import Message
@@ -13,6 +12,7 @@ from safety_jax.judges import combine, judge, scoring
 from safety_jax.judges.judge import BETTER, HARMFUL, REFUSING, SAFER, JudgeCard, scored, unscored
 from safety_jax.judges.ledger import Ledger
 from safety_jax.judges.refusal import RefusalJudge
+from tests.judge_folders import conversation
 
 
 def card(name: str = "a", direction: str = SAFER, threshold: float | None = 0.5) -> JudgeCard:

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_end_to_end import inputs  # noqa: F401
 
 from configs import kto as kto_config
 from configs import orpo as orpo_config
@@ -20,6 +19,7 @@ from safety_jax.training.task import Loaded, Measured
 from tests import tiny_tokenizers
 from tests.golden import rows
 from tests.samples import examples_of
+from tests.test_end_to_end import inputs  # noqa: F401
 from tests.test_preference_training import GOLDEN as PAIRS
 from tests.test_preference_training import folder, golden_pairs, model_of  # noqa: F401
 

@@ -5,15 +5,14 @@ import json
 
 import numpy as np
 import pytest
-import test_dpo
-import test_end_to_end
 from safetensors.numpy import load_file
-from test_dpo import pairs  # noqa: F401
-from test_end_to_end import inputs  # noqa: F401
 
 from safety_jax.base.errors import ConfigError
 from safety_jax.stages import dpo, sft
+from tests import test_dpo, test_end_to_end
 from tests.benchmarks import ladder
+from tests.test_dpo import pairs  # noqa: F401
+from tests.test_end_to_end import inputs  # noqa: F401
 
 WEIGHTS = "export/adapter_model.safetensors"
 # A warm-up and a fall, so that the rates of both are seen to be the same.

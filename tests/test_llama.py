@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.ad_checkpoint import print_saved_residuals
-from samples import execute_on, on_device, packed_rows, random_adapters, unpacked, with_window
 
 from safety_jax.base import meshes, trees
 from safety_jax.base.errors import ConfigError
@@ -17,6 +16,7 @@ from safety_jax.models import llama, rotary
 from safety_jax.models.folders import hf, hf_config
 from safety_jax.models.model import Model
 from tests.golden import cases
+from tests.samples import execute_on, on_device, packed_rows, random_adapters, unpacked, with_window
 
 ROWS = [[11, 7, 9], [20, 5], [29]]
 

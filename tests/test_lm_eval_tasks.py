@@ -8,11 +8,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_tokenizers
-from asked import LIMITS, WINDOW, by_hand, logprobs, tiny_model
 from lm_eval import evaluator
 from lm_eval.api.instance import Instance
-from samples import model_of
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data.text_rules import FIXED
@@ -20,7 +17,10 @@ from safety_jax.evaluation.harness import lm_eval_tasks
 from safety_jax.evaluation.harness.language_model import HarnessLM, read_settings
 from safety_jax.models.decoding import generation
 from safety_jax.models.model import Model
+from tests import tiny_tokenizers
+from tests.asked import LIMITS, WINDOW, by_hand, logprobs, tiny_model
 from tests.golden import cases
+from tests.samples import model_of
 
 PACE = generation.Pace(
     lanes=2, prefill_tokens=64, bucket_tokens=64, chunk_steps=8, cache_dtype=jnp.float32

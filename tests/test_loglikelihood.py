@@ -4,12 +4,12 @@ import dataclasses
 
 import numpy as np
 import pytest
-import tiny_tokenizers
-from asked import LIMITS, WINDOW, by_hand, logprobs, tiny_model
-from samples import moved, random_adapters
 
 from safety_jax.evaluation.harness.loglikelihood import ContextPair, LikelihoodScorer
 from safety_jax.models.model import Model
+from tests import tiny_tokenizers
+from tests.asked import LIMITS, WINDOW, by_hand, logprobs, tiny_model
+from tests.samples import moved, random_adapters
 
 
 @pytest.fixture(scope="module")

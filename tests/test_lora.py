@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from samples import random_adapters
 
 from safety_jax.base import trees
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import ConfigError
 from safety_jax.models import llama, lora
 from safety_jax.models.model import Model
+from tests.samples import random_adapters
 
 ROW = Tokens.one_a_row(jnp.arange(24)[None] % 17, jnp.ones((1, 24), bool))
 

@@ -1,12 +1,12 @@
 """Answers go with their own prompts or not at all, and what is wrong with a file is told."""
 
 import pytest
-from evaluation_samples import answers, ask, numbered, prompts, write_lists
-from test_responses import KEY
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.evaluation.answers import matching
 from safety_jax.evaluation.answers.existing import read_existing
+from tests.evaluation_samples import answers, ask, numbered, prompts, write_lists
+from tests.test_responses import KEY
 
 
 def mismatch(tmp_path, texts, count=10, match="row"):

@@ -3,15 +3,15 @@
 import dataclasses
 import itertools
 
-import evaluation_samples as samples
 import numpy as np
 import pytest
-from evaluation_samples import HOW, block, make_set
 
 from safety_jax.evaluation.measures import compare, counts, derived, overlap
 from safety_jax.evaluation.measures.compare import Margins
 from safety_jax.judges.judge import Score
 from safety_jax.maths import clusters, statistics
+from tests import evaluation_samples as samples
+from tests.evaluation_samples import HOW, block, make_set
 
 NONE = Margins(0.0, 0.0, "")
 UNSAFE = make_set("U", "unsafe", 6)

@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_tokenizers
-from samples import execute_on, random_adapters, whole_logits
 
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import CheckpointError, ConfigError
@@ -15,6 +13,8 @@ from safety_jax.models import attention, llama, lora
 from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hf, model_folder, peft, peft_config
 from safety_jax.stages import answering
+from tests import tiny_tokenizers
+from tests.samples import execute_on, random_adapters, whole_logits
 
 IDS = np.arange(5, 29, dtype=np.int32).reshape(2, 12)
 

@@ -4,13 +4,13 @@ import json
 
 import pytest
 import tensorflow_datasets as tfds
-from evaluation_samples import write_csv
 from tensorflow_datasets.core import dataset_metadata
-from test_sets import read
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.evaluation.sets import multiple_choice
 from safety_jax.evaluation.sets.items import CHOICE
+from tests.evaluation_samples import write_csv
+from tests.test_sets import read
 
 OPENBOOKQA = {
     "id": "7-1",

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from test_heads import scorer_of, scores_of
-from test_heads_folder import GIGABYTES
 
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models.encoders import heads
 from tests.golden import cases, score_cases
+from tests.test_heads import scorer_of, scores_of
+from tests.test_heads_folder import GIGABYTES
 
 
 def test_a_head_on_a_language_model(tmp_path, one_device):

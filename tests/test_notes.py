@@ -2,9 +2,8 @@
 
 import dataclasses
 
-from evaluation_samples import HOW, block, make_set
-
 from safety_jax.evaluation.measures import counts, notes
+from tests.evaluation_samples import HOW, block, make_set
 
 UNSAFE, OTHER = make_set("U", "unsafe", 4), make_set("V", "safe", 4)
 

@@ -1,7 +1,8 @@
 """Configs of the papers have the numbers that the papers and their code say."""
 
 import pytest
-from test_configs import flatten, load
+
+from tests.test_configs import flatten, load
 
 # What the papers and their code say; written from them, not from the config.
 # arXiv 2412.00074: report, and SIT/sft.sh with SIT/scripts/training/00_sft.py.

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from samples import execute_on, golden_adapters
 
 from safety_jax.base import trees
 from safety_jax.base.batch import Tokens
@@ -25,6 +24,7 @@ from safety_jax.models.model import Model
 from safety_jax.models.rotary import Rope
 from safety_jax.training import likelihood, optim, steps
 from tests.golden import cases, rows
+from tests.samples import execute_on, golden_adapters
 
 
 def tokens_of(ids: np.ndarray) -> Tokens:

@@ -1,201 +1,16 @@
-"""Stage plan: published figures, formulas on paper, parsing, choices, and what the user reads."""
+"""Stage plan: what compiled programs say, choices of meshes and rows, and what the user reads."""
 
 import importlib
 import json
 import sys
 
 import jax
-import jax.numpy as jnp
 import pytest
-from planned_runs import asked, programs
 
 from safety_jax.base.errors import ConfigError
-from safety_jax.models import llama
-from safety_jax.models.decoding import caches
-from safety_jax.planning import chips, collectives, formulas, layouts, roofline, sizes, table
+from safety_jax.planning import chips, collectives, formulas, layouts, sizes, table
 from safety_jax.planning import programs as compilations
-from safety_jax.stages import learners, plan, planned, precision
-from safety_jax.training.footprint import FlopParts
-
-# ---------------------------------------------------------------------------- chips
-
-
-@pytest.mark.parametrize(
-    ("name", "chips_there", "devices"),
-    [("v5e:4x4", 16, 16), ("v5p:4x4x4", 64, 64), ("tpu7x:2x2x1", 4, 8), ("H100:8", 8, 8)],
-)
-def test_slices_by_name(name, chips_there, devices):
-    found = chips.parse_slice(name)
-    assert (found.chips, found.devices) == (chips_there, devices)
-
-
-@pytest.mark.parametrize("name", ["v5e", "v5e:4", "v5p:4x4", "h100:2x4", "v5e:4x0", "v9:4x4"])
-def test_a_slice_that_is_none_is_one_line(name):
-    with pytest.raises(ConfigError, match="plan.slice") as error:
-        chips.parse_slice(name)
-    assert "\n" not in str(error.value) and name in str(error.value)
-
-
-def test_published_figures():
-    peaks = {name: chip.flops / 1e12 for name, chip in chips.CHIPS.items()}
-    assert peaks["v5e"] == 197 and peaks["v6e"] == 918 and peaks["tpu7x"] == 2307
-    assert all(chip.source for chip in chips.CHIPS.values())
-    assert chips.CHIPS["v5e"].memory == 15.75 * 2**30
-
-
-def test_a_group_hears_others_over_the_axes_that_it_spans():
-    # 400 GB/s both ways over two axes: 100 GB/s each way an axis, half where it is no ring.
-    small, whole = chips.parse_slice("v5e:4x4"), chips.parse_slice("v5e:16x16")
-    assert small.network(16) == 100e9 and small.network(4) == 50e9
-    assert whole.network(256) == 200e9 and whole.network(16) == 100e9
-    nodes = chips.parse_slice("h100:16")
-    assert nodes.network(8) == 450e9 and nodes.network(16) == 50e9
-
-
-# ---------------------------------------------------------------------------- formulas
-
-
-def test_sizes_have_the_weights_of_their_names():
-    billions = {name: formulas.all_weights(sizes.read(name)) / 1e9 for name in sizes.SIZES}
-    assert billions == pytest.approx(
-        {"llama2-7b": 6.738, "llama2-13b": 13.016, "llama2-70b": 68.977, "llama3-8b": 8.030,
-         "llama3-70b": 70.554, "qwen3-32b": 32.762, "gemma3-27b": 27.009, "phi4-14b": 14.660,
-         "olmo3-32b": 32.234}, abs=1e-3,
-    )  # fmt: skip
-
-
-def training_program(stage, config, **changed):
-    values = {"model__remat": "none", "data__max_length": 32, "lora__rank": 0,
-              "train__batch_size": 8, "train__rows_per_microbatch": 8,
-              "train__chunk_tokens": 16, "model__compute_dtype": "float32"}  # fmt: skip
-    run = asked(stage, config, "v5e:2x4", jax.devices(), (8, 1, 1), **values | changed)
-    return programs(run)[0]
-
-
-def training_load(config, **changed):
-    return training_program("sft", config, **changed).load
-
-
-def test_flops_of_a_step_on_paper(config):
-    """D 32, F 64, 2 layers, 4 heads of 8 over 2 key heads, 96 tokens in the vocabulary."""
-    kernels = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
-    head, tokens = 96 * 32, 8 * 32
-    attention = 2 * 16 * 4 * 8 * 2  # one product, a token; half of 32 keys
-    full = tokens * (6 * kernels + 8 * head + (2 + 7) * attention)
-    assert training_load(config).flops == full / 8
-    again = tokens * (2 * kernels + 2 * attention)
-    assert training_load(config, model__remat="full").flops == (full + again) / 8
-    assert training_load(config).tokens == tokens
-    # What MFU counts: the head's logits once each way, attention's backward twice its forward.
-    counted = tokens * (6 * kernels + 6 * head + 6 * attention)
-    assert training_load(config).model_flops == counted
-
-
-def test_flops_of_kto_and_orpo_on_paper(config):
-    """ORPO learns from both sides; KTO from one, and reads the other. Both steps can be lowered."""
-    kernels = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
-    head, tokens, attention = 96 * 32, 8 * 32, 2 * 16 * 4 * 8 * 2
-    read = tokens * (2 * kernels + 2 * head + 2 * attention)
-    for stage, flops in (
-        ("orpo", 2 * training_load(config).flops),
-        ("kto", training_load(config).flops + read / 8),
-    ):
-        program = training_program(stage, config)
-        assert program.load.flops == flops
-        assert "stablehlo.while" in program.lower().as_text()
-
-
-def test_adapters_spare_the_gradient_of_the_base(config):
-    frozen = training_load(config, lora__rank=4, lora__targets=("all-linear",))
-    kernels = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
-    adapters = 2 * 4 * (4 * 32 + 2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 64) - 4 * 32)
-    head, tokens, attention = 96 * 32, 8 * 32, 2 * 16 * 4 * 8 * 2
-    work = 4 * kernels + 4 * head + 6 * adapters + 9 * attention
-    assert frozen.flops == tokens * work / 8
-
-
-def test_a_judge_in_training_has_no_vocabulary(config):
-    """Two sides of 8 rows; what its head adds is a vector's product a pair."""
-    run = asked(
-        "reward", config, "v5e:2x4", jax.devices(), (8, 1, 1), model__remat="none",
-        data__max_length=32, train__batch_size=8, train__rows_per_microbatch=8,
-        model__compute_dtype="float32",
-    )  # fmt: skip
-    (program,) = programs(run)
-    kernels = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
-    attention, tokens = 2 * 16 * 4 * 8 * 2, 2 * 8 * 32
-    assert program.load.flops == tokens * (6 * kernels + 9 * attention) / 8
-    assert program.load.model_flops == tokens * (6 * kernels + 6 * attention)
-    assert program.name == "a step of 16 rows of 32 tokens"
-
-
-def test_flops_by_formula_are_those_the_compiler_counts(config):
-    """Of a forward pass without loops, which the compiler would count once."""
-    one = llama.LlamaConfig(**{**config.__dict__, "layers": 1, "mlp_width": 512, "width": 128,
-                          "head_size": 32, "rotary_size": 32})  # fmt: skip
-    run = asked(
-        "score", one, "v5e:1x1", jax.devices()[:1], (1, 1, 1), "llama_guard",
-        score__judges__llama_guard__max_tokens=64, score__tokens_per_batch=256,
-        score__compute_dtype="float32", score__parameter_dtype="float32",
-    )  # fmt: skip
-    (program,) = programs(run)
-    counted = program.lower().compile().cost_analysis()["flops"]
-    # The compiler counts scores that causality throws away, and what is no matrix product.
-    assert program.load.flops < counted < 1.25 * program.load.flops
-
-
-def test_a_written_token_reads_weights_and_caches_once():
-    model = sizes.read("llama2-7b")
-    lanes = caches.CacheSizes(
-        64, 8, prefix_tokens=256, prompt_tokens=512, own_tokens=256, block_tokens=128
-    )
-    parts = FlopParts(rows=4, stored=4, tensor=4)
-    load = formulas.writing(model, parts, lanes, width=2, cache_width=2.0)
-    weights = formulas.kernel_weights(model) + formulas.head_weights(model)
-    cache = 2 * 2 * 32 * 32 * 128 * (8 * 512 + 64 * 256)
-    assert formulas.cache_bytes(model, lanes, 2.0) == cache
-    assert load.traffic == 2 * weights / 4 + cache / 16 + 6 * 4 * 64 * 32_000 / 16
-    assert load.flops == 64 * (2 * weights + 4 * 768 * 32 * 128 * 32) / 16
-
-
-def test_layers_with_a_window_keep_no_more_than_it_sees():
-    """Gemma 3 27B has 52 layers with a window of 1,024 tokens, and 10 without."""
-    model = sizes.read("gemma3-27b")
-    lanes = caches.CacheSizes(
-        64, 8, prefix_tokens=4096, prompt_tokens=2048, own_tokens=1536, block_tokens=128
-    )
-    a_token = 2 * 2 * 16 * 128
-    written = a_token * (52 * (8 + 64) * 1024 + 10 * (8 * 2048 + 64 * 1536))
-    assert formulas.cache_bytes(model, lanes, 2.0) == written
-    held = jax.eval_shape(lambda: caches.zeros(model, lanes, jnp.bfloat16))
-    prefix = a_token * (52 * 1024 + 10 * 4096)
-    assert sum(2 * leaf.size for leaf in jax.tree.leaves(held)) == written + prefix
-    short = lanes._replace(prefix_tokens=256, prompt_tokens=512, own_tokens=256)
-    assert caches.arrange(model, short).layers == (tuple(range(62)),)
-
-
-# ---------------------------------------------------------------------------- roofline
-
-
-def test_roofline_on_paper():
-    where = chips.parse_slice("v5e:4x4")
-    # 197 TFLOP and 819 GB take a second each; 50 GB within a group of 4 another.
-    load = formulas.Load(16 * 98.5e12, 197e12, 0.5 * 819e9, 1000)
-    seconds = formulas.network_seconds({4: 12.5e9}, where)
-    times = roofline.estimate(load, seconds, where)
-    assert (times.compute, times.memory, times.network) == (1.0, 0.5, 0.25)
-    assert (times.best, times.worst, times.bound) == (1.0, 1.75, "compute")
-    assert times.mfu(times.best) == 0.5 and times.mfu(times.worst) == pytest.approx(0.5 / 1.75)
-    # 16 chips at 2 an hour: 1.75 s are 0.0156 for 1,000 tokens.
-    assert roofline.price(times, where, 2.0) == pytest.approx((8.889, 15.556), abs=1e-3)
-
-
-def test_two_devices_of_a_chip_share_it():
-    where = chips.parse_slice("tpu7x:4x4x4")
-    load = formulas.Load(1.0, 1153.5e12, 7380e9 / 2, 1)
-    times = roofline.estimate(load, formulas.network_seconds({128: 300e9}, where), where)
-    assert times.compute == times.memory == times.network == 1.0
-
+from safety_jax.stages import plan, planned
 
 # ---------------------------------------------------------------------------- reading programs
 
@@ -294,15 +109,6 @@ def test_decoders_divide_kernels_until_adding_up_costs_more_than_reading():
     # Eight key heads are the end of `tensor`; beyond, `fsdp` divides products as well.
     held = {"weights": 141e9, "caches": 32e9}
     assert layouts.for_decoding(large, v6e, 256, **held) == (1, 2, 8)
-
-
-def test_targets_are_those_of_the_files_in_formulas_too():
-    """Phi-4's queries, keys and values are one weight: A of 5,120, B of 5,120 + 2 · 1,280."""
-    config = importlib.import_module("configs.sft").get_config()
-    config = precision.settled(config, "tpu")
-    config.lora.targets, config.lora.rank = ("qkv_proj",), 8
-    found = learners.trained_policy(config, sizes.read("phi4-14b"), sides=1)
-    assert found.adapter_weights == 40 * 8 * (5_120 + 5_120 + 2 * 1_280)
 
 
 def tried(**needed):

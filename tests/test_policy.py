@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from samples import execute_on, on_device, packed_rows, random_adapters
 
 from safety_jax.base.errors import ConfigError
 from safety_jax.models import lora
 from safety_jax.models.execution import float_type
 from safety_jax.models.folders import hf, peft, peft_config
 from safety_jax.training import policy
+from tests.samples import execute_on, on_device, packed_rows, random_adapters
 
 SETTINGS = peft_config.LoraConfig(
     rank=4, alpha=8.0, dropout=0.25, targets=lora.targets(("all-linear",)), rslora=False,

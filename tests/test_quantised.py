@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from samples import execute_on, whole_logits
 
 from configs import dpo, evaluate, raft, sft
 from safety_jax.base import meshes, trees
@@ -22,6 +21,7 @@ from safety_jax.planning import abstract
 from safety_jax.stages import checks, shared_schema
 from safety_jax.training import policy
 from tests.golden import cases, quantised_cases
+from tests.samples import execute_on, whole_logits
 
 STORED, FLOAT32 = quantised.STORED, jnp.float32
 FOLDERS = ("nf4", "nf4 of plain scales", "int8")

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import judge_folders
 import numpy as np
 import pytest
-from children import command_of, kill, start, wait_until
 from safetensors.numpy import load_file
-from test_end_to_end import WORDS, inputs  # noqa: F401
 
 from configs import raft as raft_config
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.models.folders import hf
 from safety_jax.stages import raft
 from safety_jax.training import metrics
+from tests import judge_folders
+from tests.children import command_of, kill, start, wait_until
+from tests.test_end_to_end import WORDS, inputs  # noqa: F401
 
 PROMPTS, CANDIDATES = 8, 3
 

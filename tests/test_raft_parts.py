@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-import tiny_tokenizers
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import prompt_ids, prompts
@@ -18,6 +17,7 @@ from safety_jax.data.text_rules import FIXED
 from safety_jax.judges.judge import BETTER, HARMFUL, REFUSING, SAFER, JudgeCard, Score, unscored
 from safety_jax.raft import people, prompt_pool, round_files, round_measures, selection
 from safety_jax.raft.round_files import Candidate
+from tests import tiny_tokenizers
 
 
 def card(name: str, direction: str = SAFER, threshold: float | None = None) -> JudgeCard:

@@ -11,12 +11,12 @@ import os
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_readers import write
 
 from safety_jax.base.errors import UserError
 from safety_jax.data import parsing, ratings, records
 from safety_jax.data.formats import FORMATS, PROMPTS, RESPONSES
 from safety_jax.data.sources import Source, open_source
+from tests.test_readers import write
 
 EXAMPLES = int(os.environ.get("SAFETY_JAX_FUZZ_EXAMPLES", "3"))
 TEXTS = [

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from opened import by_us
 
 from configs import dpo as dpo_config
 from configs import sft as sft_config
@@ -15,6 +14,7 @@ from safety_jax.base import meshes
 from safety_jax.models.folders import hf, peft
 from safety_jax.stages import dpo, sft
 from safety_jax.training import metrics
+from tests.opened import by_us
 
 pytestmark = [
     pytest.mark.real_data,

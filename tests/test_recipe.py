@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
-from test_end_to_end import configure as configure_sft
-from test_end_to_end import inputs  # noqa: F401
-from test_evaluate import configure as configure_report
-from test_evaluate import given  # noqa: F401
 
 from safety_jax.base.errors import ConfigError, UserError
 from safety_jax.stages import evaluate, recipe, sft
 from safety_jax.training.settings import Budget
+from tests.evaluation_runs import configure as configure_report
+from tests.evaluation_runs import given  # noqa: F401
+from tests.test_end_to_end import configure as configure_sft
+from tests.test_end_to_end import inputs  # noqa: F401
 
 STAGES = {"evaluate": evaluate.run, "sft": sft.run}
 

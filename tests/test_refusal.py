@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from refusal_sentences import ANSWERS, HALF_REFUSALS, REFUSALS
 
 from safety_jax.judges import refusal
 from safety_jax.judges.refusal import EMPTY, FULL, HELPS, NONE, PARTIAL, REFUSES, classify
 from safety_jax.judges.refusal_rules import ACTS
+from tests.refusal_sentences import ANSWERS, HALF_REFUSALS, REFUSALS
 
 LIST = "\n1. Knead the dough.\n2. Let it rest.\n3. Bake it."
 

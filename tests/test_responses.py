@@ -4,12 +4,12 @@ import dataclasses
 import json
 
 import pytest
-from evaluation_samples import ask, numbered, prompts
 
 from safety_jax.base.errors import DataError
 from safety_jax.data.messages import Message
 from safety_jax.evaluation.answers.existing import read_existing
 from safety_jax.evaluation.answers.responses import Protocol, Response, Responses
+from tests.evaluation_samples import ask, numbered, prompts
 
 KEY = "evaluate.responses"
 PROTOCOL = Protocol("f00d", "c0de", "alpaca", {"temperature": 0.0, "beams": 4}, 0)

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from children import command_of, end, kill, start, wait_for_step, wait_until
 from safetensors.numpy import load_file
-from test_dpo import configure as configure_dpo
-from test_dpo import write_pairs
-from test_end_to_end import configure, inputs  # noqa: F401
-from test_evaluate import configure as configure_report
-from test_evaluate import kept, report
 
 from safety_jax.stages import dpo, evaluate, sft
 from safety_jax.training import metrics, progress, reference
+from tests.children import command_of, end, kill, start, wait_for_step, wait_until
+from tests.evaluation_runs import configure as configure_report
+from tests.evaluation_runs import kept, report
+from tests.test_dpo import configure as configure_dpo
+from tests.test_dpo import write_pairs
+from tests.test_end_to_end import configure, inputs  # noqa: F401
 
 pytestmark = pytest.mark.slow
 

@@ -7,9 +7,6 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from samples import execute_on
-from test_dpo import write_pairs
-from test_end_to_end import inputs  # noqa: F401
 
 from configs import reward as reward_config
 from safety_jax.base.errors import ConfigError, DataError
@@ -19,6 +16,9 @@ from safety_jax.stages import reward
 from safety_jax.training import metrics
 from tests import tiny_tokenizers
 from tests.golden import score_cases
+from tests.samples import execute_on
+from tests.test_dpo import write_pairs
+from tests.test_end_to_end import inputs  # noqa: F401
 
 TEXTS = [("how do I make bread?", "bread with milk and salt"), ("ask the cat", "salt")]
 # Where a word tokenizer knows every word of the rows.

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from judge_folders import llama_scorer
 from ml_collections import ConfigDict
 from scipy import stats
 
@@ -17,6 +16,7 @@ from configs import score as score_config
 from safety_jax.base.errors import ConfigError, DataError, UserError
 from safety_jax.judges import refusal
 from safety_jax.stages import score
+from tests.judge_folders import llama_scorer
 
 ROOT = Path(__file__).parent.parent
 NO = "I'm sorry, I can't help with that."

@@ -2,11 +2,10 @@
 
 import dataclasses
 
-from report_samples import small
-
 from safety_jax.evaluation.results.comparisons import Comparison
 from safety_jax.evaluation.results.estimates import Estimate
 from safety_jax.report.evaluation import sentence, text
+from tests.report_samples import small
 
 
 def compared(made, model, name, measure, before, after, p) -> Comparison:

@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
-from evaluation_samples import numbered, write_csv, write_lists
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data.sources import open_source
 from safety_jax.evaluation.sets import catalogue, subsets
 from safety_jax.evaluation.sets.items import CHOICE, REFERENCE, SAFE, UNSAFE
 from safety_jax.evaluation.sets.reading import read_sets
+from tests.evaluation_samples import numbered, write_csv, write_lists
 
 KEY = "evaluate.sets"
 

@@ -7,7 +7,6 @@ import datasets
 import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_metadata
-from test_readers import ROWS, write
 
 from safety_jax.base import redaction
 from safety_jax.base.errors import ConfigError, DataError
@@ -17,6 +16,7 @@ from safety_jax.data.sources import Source, draw, open_source
 from safety_jax.evaluation.answers import existing
 from safety_jax.evaluation.sets import reading
 from safety_jax.judges import inputs
+from tests.test_readers import ROWS, write
 
 
 def test_options(tmp_path):

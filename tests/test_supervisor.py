@@ -10,9 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from children import patience
 
 from safety_jax.base import supervisor
+from tests.children import patience
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = """

@@ -9,15 +9,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import opened
 import pytest
 from safetensors.numpy import load_file
-from test_dpo import configure as configure_dpo
-from test_dpo import pairs  # noqa: F401
-from test_end_to_end import configure as configure_sft
-from test_end_to_end import inputs  # noqa: F401
-from test_evaluate import configure as configure_report
-from test_evaluate import write
 
 from configs import curve as curve_config
 from configs import dpo as dpo_config
@@ -38,6 +31,13 @@ from safety_jax.stages import (
 )
 from safety_jax.stages.sweep_axes import variants
 from safety_jax.training import lanes, metrics, progress, reference
+from tests import opened
+from tests.test_dpo import configure as configure_dpo
+from tests.test_dpo import pairs  # noqa: F401
+from tests.test_end_to_end import configure as configure_sft
+from tests.test_end_to_end import inputs  # noqa: F401
+from tests.test_evaluate import configure as configure_report
+from tests.test_evaluate import write
 
 
 def configure(inputs: Path, method=configure_sft, **overrides):  # noqa: F811

@@ -7,8 +7,6 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from children import command_of, kill, start, wait_until
-from test_end_to_end import inputs  # noqa: F401
 
 from configs import tamper as tamper_config
 from safety_jax.base.errors import ConfigError
@@ -21,6 +19,8 @@ from safety_jax.models.folders.model_folder import open_model
 from safety_jax.report import tampering as pictures
 from safety_jax.stages import tamper, tamper_plan
 from safety_jax.training import metrics
+from tests.children import command_of, kill, start, wait_until
+from tests.test_end_to_end import inputs  # noqa: F401
 
 # ---------------------------------------------------------------------------- what is counted
 

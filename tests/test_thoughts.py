@@ -3,10 +3,10 @@
 import time
 
 import pytest
-import tiny_tokenizers
 
 from safety_jax.data import thoughts
 from safety_jax.data.thoughts import Turn
+from tests import tiny_tokenizers
 
 FENCE = "```"
 

@@ -6,7 +6,6 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from planned_runs import asked, programs
 
 from safety_jax.base import meshes
 from safety_jax.base.batch import Tokens
@@ -18,6 +17,7 @@ from safety_jax.models.execution import Execution
 from safety_jax.models.model import Model
 from safety_jax.planning import abstract, chips, formulas, layouts, sizes
 from safety_jax.planning import programs as compilations
+from tests.planned_runs import asked, programs
 
 pytestmark = pytest.mark.plan
 

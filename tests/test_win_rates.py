@@ -4,10 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import tiny_tokenizers
-from evaluation_samples import block, make_set
-from judge_folders import write_guard
-from test_guard import by_hand, next_logprobs, verdict_sets
 
 from safety_jax.base.errors import ConfigError
 from safety_jax.data.messages import Message
@@ -18,6 +14,10 @@ from safety_jax.judges.guards import specs
 from safety_jax.judges.judge import scored, unscored
 from safety_jax.judges.planned import PlannedJudge, Resources
 from safety_jax.models.folders import tokenizer
+from tests import tiny_tokenizers
+from tests.evaluation_samples import block, make_set
+from tests.judge_folders import write_guard
+from tests.test_guard import by_hand, next_logprobs, verdict_sets
 
 PROMPT = (Message("user", "Name three colours."),)
 HOSTILE = [
