@@ -127,6 +127,29 @@ def test_texts_that_share_a_row_score_as_alone(name, opened):
     np.testing.assert_allclose(found[batch.places], expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("at_once", [4 * 2 * 5 * 5, 8 * 2 * 5 * 5])
+def test_heads_attend_in_groups_as_all_at_once(at_once, one_device, monkeypatch):
+    """Six heads, one or two at a time; some have a third part, as positions are to DeBERTa."""
+    run = execute_on(one_device)
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 6, 2, 5, 4))
+    segments = jnp.array([[1, 1, 2, 2, 0], [1, 2, 3, 3, 3]])
+
+    def attended(added):
+        def scores_of(q, k, added):
+            scores = jnp.einsum("hbte,hbse->hbts", q, k)
+            return scores if added is None else scores + added
+
+        return layers.attend(scores_of, (q, k, added), v, segments, segments, run)
+
+    added = (None, jax.random.normal(jax.random.key(1), (6, 1, 1, 5)))
+    expected = [attended(one) for one in added]
+    monkeypatch.setattr(layers, "SCORES_AT_ONCE", at_once)
+    for one, whole in zip(added, expected, strict=True):
+        np.testing.assert_allclose(attended(one), whole, rtol=1e-6, atol=1e-6)
+    alone = np.asarray(v[:, 1, 0]).reshape(-1)  # a segment of one token takes all of its value
+    np.testing.assert_allclose(expected[0][1, 0], alone, rtol=1e-6)
+
+
 def changed(**changes):
     return lambda scorer: dataclasses.replace(scorer.config, **changes)
 

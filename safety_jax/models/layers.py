@@ -6,7 +6,7 @@ A port is a config and an NNX module that declares each parameter once, see `dec
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -153,19 +153,56 @@ def heads_first(x: Float[Array, "B T D"], heads: int) -> Float[Array, "H B T E"]
     return jnp.transpose(x.reshape(*x.shape[:2], heads, -1), (2, 0, 1, 3))
 
 
+# What a CPU makes of scores at a time, in bytes: more of them do not stay in its caches.
+SCORES_AT_ONCE = 32 << 20
+
+
 def attend(
-    scores: Float[Array, "H B T S"],
+    scores_of: Callable[..., Float[Array, "h B T S"]],
+    parts: Sequence[Float[Array, "H ..."] | None],
     v: Float[Array, "H B S E"],
     asking: Int[Array, "B T"],
     segments: Int[Array, "B S"],
+    run: Execution,
 ) -> Float[Array, "B T D"]:
-    """Values by softmax over the tokens of one's own segment, in both directions; softmax in
-    float32. What was mixed is divided by the sum of its weights, E numbers a token, not the S
-    weights themselves.
+    """Values by softmax over the tokens of one's own segment, in both directions.
 
     Args:
+        scores_of: the scores of some heads, by their share of `parts`.
         asking: the segments of the tokens that ask.
     """
+    H, B, S, _ = v.shape
+    each = 4 * B * asking.shape[1] * S
+    groups = 1
+    if run.mesh.size == 1 and run.mesh.devices.flat[0].platform == "cpu":
+        groups = next((g for g in range(1, H) if H % g == 0 and H // g * each <= SCORES_AT_ONCE), H)
+
+    def of_group(given):
+        *parts, v = given
+        return _mix(scores_of(*parts), v, asking, segments)
+
+    mixed = _by_groups(of_group, (*parts, v), groups)
+    mixed = jnp.transpose(mixed, (1, 2, 0, 3))
+    return mixed.reshape(*mixed.shape[:2], -1)
+
+
+def _by_groups(function: Callable[..., jax.Array], given: Any, groups: int) -> jax.Array:
+    """A function of arrays with a leading axis, applied to equal groups of it one after another."""
+    if groups == 1:
+        return function(given)
+    split = jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), given)
+    found = jax.lax.map(function, split)
+    return found.reshape(-1, *found.shape[2:])
+
+
+def _mix(
+    scores: Float[Array, "h B T S"],
+    v: Float[Array, "h B S E"],
+    asking: Int[Array, "B T"],
+    segments: Int[Array, "B S"],
+) -> Float[Array, "h B T E"]:
+    """Softmax in float32. What was mixed is divided by the sum of its weights, E numbers a token,
+    not the S weights themselves."""
     lowest = jnp.finfo(jnp.float32).min
     together = asking[:, :, None] == segments[:, None, :]
     scores = jnp.where(together[None], scores, lowest)
@@ -173,9 +210,7 @@ def attend(
     mixed = jnp.einsum(
         "hbts,hbse->hbte", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
     )
-    mixed = (mixed / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
-    mixed = jnp.transpose(mixed, (1, 2, 0, 3))
-    return mixed.reshape(*mixed.shape[:2], -1)
+    return (mixed / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
 
 
 # ---------------------------------------------------------------------------- score heads

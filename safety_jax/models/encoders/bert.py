@@ -86,8 +86,12 @@ class BertLayer(nnx.Module):
             layers.heads_first(getattr(self, name)(of, run, given(name)), self.config.heads)
             for name, of in (("query", asking), ("key", x), ("value", x))
         )
-        scores = jnp.einsum("hbte,hbse->hbts", q, k, preferred_element_type=jnp.float32)
-        attended = layers.attend(scores * q.shape[-1] ** -0.5, v, own, segments)
+
+        def scores_of(q, k):
+            scores = jnp.einsum("hbte,hbse->hbts", q, k, preferred_element_type=jnp.float32)
+            return scores * q.shape[-1] ** -0.5
+
+        attended = layers.attend(scores_of, (q, k), v, own, segments, run)
         x = self.attention_norm(asking + self.output(attended, run, given("output")))
         wide = ACTIVATIONS[self.config.activation](self.up(x, run, given("up")))
         return self.mlp_norm(x + self.down(wide, run, given("down")))

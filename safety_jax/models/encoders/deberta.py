@@ -160,16 +160,26 @@ class DebertaLayer(nnx.Module):
         T, config = x.shape[1], self.config
         project = functools.partial(self.project, run=run, adapters=adapters)
         q, k, v = project("query", asking), project("key", x), project("value", x)
-        scores = jnp.einsum("hbte,hbse->hbts", q, k, preferred_element_type=jnp.float32)
+        position_key = position_query = None
         if config.relative and config.content_to_position:
             name = "key" if config.shared_projections else "position_key"
-            scores += content_to_position(q, self.by_distance(project(name, positions), T), read)
+            position_key = self.by_distance(project(name, positions), T)
         if config.relative and config.position_to_content:
             name = "query" if config.shared_projections else "position_query"
-            scores += position_to_content(self.by_distance(project(name, positions), T), k, read)
+            position_query = self.by_distance(project(name, positions), T)
         terms = 1 + config.content_to_position + config.position_to_content
+
+        def scores_of(q, k, position_key, position_query):
+            scores = jnp.einsum("hbte,hbse->hbts", q, k, preferred_element_type=jnp.float32)
+            if position_key is not None:
+                scores += content_to_position(q, position_key, read)
+            if position_query is not None:
+                scores += position_to_content(position_query, k, read)
+            return scores * (config.head_size * terms) ** -0.5
+
         own = segments if read is None else layers.at(segments, read)
-        return layers.attend(scores * (config.head_size * terms) ** -0.5, v, own, segments)
+        parts = (q, k, position_key, position_query)
+        return layers.attend(scores_of, parts, v, own, segments, run)
 
     def project(self, name: str, x, run: Execution, adapters: dict[str, lora.Leaves]):
         """x through a projection, split into heads [H, B, T, E]."""
