@@ -48,10 +48,14 @@ def draw(found: ModelCurves, axis: str, target: Path) -> None:
         axes.plot([threshold.low, threshold.high], [height] * 2, color=colour, linewidth=3)
         axes.plot([threshold.estimate], [height], color=colour, marker=shape, markersize=6)
     single.space_amounts(axes, amounts)
-    axes.set_ylim(-0.05 * (len(found.curves) + 1), 1.02)
+    below = 0.05 * (len(found.curves) + 1)
+    axes.set_ylim(-below, 1.02)
     axes.set_yticks([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     axes.set_xlabel(f"{axis}; below 0: threshold and its 95% interval", color=TEXT)
-    axes.legend(loc="lower right", edgecolor="none", framealpha=0.9, fontsize=8)
+    above_bars = (1.0, below / (below + 1.02))
+    axes.legend(
+        loc="lower right", bbox_to_anchor=above_bars, edgecolor="none", framealpha=0.9, fontsize=8
+    )
     save(figure, target)
 
 
@@ -91,7 +95,7 @@ def _lacks(found: ModelCurves, axis: str) -> list[str]:
         for one in pair.lacks
     ]
     margin = next(iter(found.curves.values())).threshold.margin
-    return [*lines, "", *(sentence(pair, axis, margin) for pair in found.pairs)]
+    return [*lines, "", *(f"- {sentence(pair, axis, margin)}" for pair in found.pairs)]
 
 
 def sentence(pair: ModelPair, axis: str, margin: float) -> str:
