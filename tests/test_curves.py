@@ -258,5 +258,5 @@ def test_the_stage_compares_models(given, capsys):
     words = [EvaluatedRun("plain", 0, "m")]
     with pytest.raises(ConfigError, match="axis has words, and curve.sweep several models"):
         curve.compare({}, {"one": words, "two": words}, 0.05)
-    with pytest.raises(ConfigError, match=r"curve.sweep: 'two'; expected NAME=FOLDER"):
-        curve.sweeps("one=a,two")
+    with pytest.raises(ConfigError, match=r"curve.sweep: two are called .one."):
+        curve.sweeps("one=a,one=b")
