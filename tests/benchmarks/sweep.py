@@ -25,7 +25,7 @@ CONFIG = ["--config.train.rows_per_microbatch=8", "--config.model.remat=none"]
 
 def command(config: str, flags: list[str], folder: Path) -> list[str]:
     return [
-        sys.executable, "-m", "safety_jax.main", f"--config=configs/{config}:demo", *CONFIG, *flags,
+        sys.executable, "-m", "safety_jax.main", f"--config={config}:demo", *CONFIG, *flags,
         f"--workdir={folder}",
     ]  # fmt: skip
 
