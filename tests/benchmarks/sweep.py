@@ -116,14 +116,14 @@ def plan(size: str, where: str, lanes: tuple[int, ...]) -> None:
         )  # fmt: skip
         received = formulas.exchanged(
             model, parts, width=2, tokens=count * rows * T, passes=2, repeats=1,
-            reduced=count * trained.adapter_weights // parts.stored,
+            reduced=count * trained.adapter_weights // parts.stored, kernel_bytes=2.0,
         )  # fmt: skip
         times = roofline.estimate(load, formulas.network_seconds(received, found), found)
         held = TrainedModel(
             TrunkSizes.of(model, declared),
             weights=formulas.all_weights(model),
             adapter_weights=count * sum(int(np.prod(shape)) for shape, _ in leaves.values()),
-            vocabulary=model.vocabulary_size, chunk_tokens=128, base_bytes=2, number_bytes=2,
+            vocabulary=model.vocabulary_size, chunk_tokens=128, base_bytes=2.0, number_bytes=2,
             sides=count,
         )  # fmt: skip
         memory = held.held(parts) + held.temporaries(parts, remat="full", rows=rows, row_tokens=T)
