@@ -245,6 +245,7 @@ def test_the_stage_compares_models(given, capsys):
     assert "two needs as many safety rows as one: cannot tell." in told  # of 20 prompts
     found = json.loads((given / "curve/curve.json").read_text())
     assert [one["measure"] for one in found["models"]] == ["safe", "answered", "right"]
+    assert found["notes"] == []  # the same sweep, and no measure without a curve
     text = (given / "curve/models.md").read_text()
     for name in ("safe", "answered", "right"):
         assert (given / f"curve/plots/{name}.png").stat().st_size > 5_000
