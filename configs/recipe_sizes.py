@@ -60,7 +60,7 @@ def on_demo_data(config: ConfigDict, models: dict[str, tuple[str, float]]):
     base.model.compute_dtype = "auto"
     base.lora.rank = 0
     base.data.train = (of_demo("data/base.jsonl"),)
-    base.train.epochs = 2.0
+    base.train.epochs = 8.0  # after 2 it answers nothing rightly, and learns no refusals
     base.optim.learning_rate = 2e-3
     base.optim.beta2 = 0.95
     base.checkpoint.every_steps = 100
