@@ -41,8 +41,9 @@ RESULTS = "results.json"
 Answers = dict[tuple[str, str, int], dict[str, list[Response]]]
 
 
-def run(config: ConfigDict, folder: str) -> None:
-    """Runs the stage; called again, it goes on where it stopped.
+def run(config: ConfigDict, folder: str) -> bool:
+    """Runs the stage; called again, it goes on where it stopped. False when it was asked to stop
+    before its end.
 
     Raises:
         UserError: anything that the user can put right.
@@ -67,11 +68,12 @@ def run(config: ConfigDict, folder: str) -> None:
             finished = answer(config, place, plan, name, weights, answers, primary)
             weights.release()
             if not finished:
-                return
+                return False
         scores = judge(config, place, plan, answers, primary)
         if primary:
             curves = measure(config, plan, answers, scores)
             print(write(config, place, plan, curves), flush=True)
+    return True
 
 
 def answer(
