@@ -58,7 +58,7 @@ def test_all_files_are_written(written):
 
 
 def test_no_two_of_many_models_look_alike():
-    assert len({plots._look(place) for place in range(64)}) == 64
+    assert len({plots.look(place) for place in range(64)}) == 64
     assert len(plots.COLOURS) == len(plots.SHAPES) == page.COLOURS
 
 
