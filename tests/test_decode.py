@@ -138,6 +138,10 @@ def test_on_a_cpu_they_lie_as_integers_and_compute_the_same(kept, small_model):
             name for name in types if "norm" not in name
         }
         np.testing.assert_array_equal(logits(speaker, ids), logits(model, ids))
+    sizes = caches.CacheSizes(1, 1, 32, 32, 32, 32)
+    cache = caches.allocate(model.config, sizes, kept, model.mesh)
+    held = jnp.uint16 if kept == jnp.bfloat16 else kept
+    assert {part.dtype for part in jax.tree.leaves(cache)} == {jnp.dtype(held)}
 
 
 def test_a_second_call_compiles_nothing(small_model, reference):
