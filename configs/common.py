@@ -252,5 +252,5 @@ def set_pace(sample: ConfigDict, prompts_per_write: int):
     sample.prefill_tokens = 512  # of prompts, read at a time by each device that shares out rows
     sample.bucket_tokens = 128  # the shortest compiled length of prompts
     sample.chunk_steps = 16  # steps between two looks of the host
-    sample.cache_dtype = "auto"  # of keys and values: model.compute_dtype; "int8": half of it
+    sample.cache_dtype = "auto"  # of keys and values: as model.compute_dtype; or "int8"
     sample.prompts_per_write = prompts_per_write  # a kill costs at most these

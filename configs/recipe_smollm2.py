@@ -205,7 +205,7 @@ def pushed(config: ConfigDict, few: bool):
         f"@data/test_unsafe.jsonl?name=own-unsafe&kind=unsafe&rows={rows}",
         f"@data/test_contrast.jsonl?name=own-contrast&kind=safe&rows={rows}",
     )
-    # What follows a refusal that was undone is harmless to the looker as often as not.
+    # The looker calls hardly any answer unsafe that is given once refusals are gone.
     attacker.tamper.judges = ("looker=@looker",)
     attacker.tamper.unsafe_by = "complies"
     attacker.tamper.resamples = 200 if few else 10000

@@ -126,24 +126,6 @@ def test_copies_for_decoding_are_of_the_type_that_is_computed_in(small_model, ei
     assert layout.copied(speaker) is speaker
 
 
-@pytest.mark.parametrize("kept", [jnp.bfloat16, jnp.float32])
-def test_on_a_cpu_they_lie_as_integers_and_compute_the_same(kept, small_model):
-    weights = jax.tree.map(lambda weight: weight.astype(kept), small_model.weights)
-    run = dataclasses.replace(small_model.execution, compute_dtype=jnp.dtype(jnp.bfloat16))
-    model = dataclasses.replace(small_model, weights=weights, execution=run)
-    logits, ids = jax.jit(whole_logits), jnp.asarray(PROMPTS[0])[None]
-    with layout.lent(model) as speaker:
-        types = {name: leaf.dtype for name, leaf in trees.flatten(speaker.weights).items()}
-        assert {name for name, kind in types.items() if kind == jnp.uint16} == {
-            name for name in types if "norm" not in name
-        }
-        np.testing.assert_array_equal(logits(speaker, ids), logits(model, ids))
-    sizes = caches.CacheSizes(1, 1, 32, 32, 32, 32)
-    cache = caches.allocate(model.config, sizes, kept, model.mesh)
-    held = jnp.uint16 if kept == jnp.bfloat16 else kept
-    assert {part.dtype for part in jax.tree.leaves(cache)} == {jnp.dtype(held)}
-
-
 def test_a_second_call_compiles_nothing(small_model, reference):
     """Nor do other prompts, of other lengths and another number, at another seed, nor another
     tokenizer."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safety_jax.base import files
 from safety_jax.evaluation.measures.curves import Curve
@@ -40,13 +40,7 @@ def draw(curve: Curve, axis: str, target: Path) -> None:
             label=f"threshold, 95% interval: {threshold.low:g} to {threshold.high:g}",
         )  # fmt: skip
     amounts = [point.amount for point in curve.points]
-    banded = [point for point in curve.points if point.share.low is not None]
-    axes.fill_between(
-        [point.amount for point in banded],
-        [max(0.0, point.share.low or 0.0) for point in banded],
-        [min(1.0, point.share.high or 0.0) for point in banded],
-        color=BAND, alpha=0.5, linewidth=0, label="95% interval over seeds and prompts",
-    )  # fmt: skip
+    fill_band(axes, curve, color=BAND, alpha=0.5, label="95% interval over seeds and prompts")
     axes.plot(amounts, [point.share.value for point in curve.points], color=LINE, linewidth=2)
     single = [(p.amount, share) for p in curve.points for share in p.by_seed.values()]
     axes.plot(
@@ -58,6 +52,17 @@ def draw(curve: Curve, axis: str, target: Path) -> None:
     axes.set_xlabel(axis, color=TEXT)
     axes.legend(loc="lower right", edgecolor="none", framealpha=0.9, fontsize=8)
     save(figure, target)
+
+
+def fill_band(axes: "Axes", curve: Curve, **look: Any) -> None:
+    """The intervals of a curve, where it has any."""
+    banded = [point for point in curve.points if point.share.low is not None]
+    axes.fill_between(
+        [point.amount for point in banded],
+        [max(0.0, point.share.low or 0.0) for point in banded],
+        [min(1.0, point.share.high or 0.0) for point in banded],
+        linewidth=0, **look,
+    )  # fmt: skip
 
 
 def space_amounts(axes: "Axes", amounts: Sequence[float]) -> None:

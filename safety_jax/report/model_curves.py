@@ -32,13 +32,7 @@ def draw(found: ModelCurves, axis: str, target: Path) -> None:
     for place, (name, curve) in enumerate(found.curves.items()):
         colour, shape = look(place + 1)  # the first colour is a baseline's grey
         amounts = [point.amount for point in curve.points]
-        banded = [point for point in curve.points if point.share.low is not None]
-        axes.fill_between(
-            [point.amount for point in banded],
-            [max(0.0, point.share.low or 0.0) for point in banded],
-            [min(1.0, point.share.high or 0.0) for point in banded],
-            color=colour, alpha=0.15, linewidth=0,
-        )  # fmt: skip
+        single.fill_band(axes, curve, color=colour, alpha=0.15)
         axes.plot(
             amounts, [point.share.value for point in curve.points], color=colour, linewidth=2,
             marker=shape, markersize=6, label=name,
