@@ -21,8 +21,8 @@ every judge, and trains on the chosen ones for `train.epochs`. Sampling takes by
 Expect (Safe to Serve's report, LLaMA 7B; answers that Llama Guard calls safe, per cent, on I-CoNa /
 I-Malicious / I-Controversial): 39.9 / 50 / 42.5 before, 39.9 / 54 / 40 after b500 and
 39.9 / 54 / 44.5 after b100. The defaults here differ: they reject candidates that the safety judge
-does not accept, sample more candidates and train longer on them. docs/results.md says what that
-changes.
+does not accept, sample more candidates and train longer on them. docs/results/small-models.md
+says what that changes.
 """
 
 from ml_collections import ConfigDict

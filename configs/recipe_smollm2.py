@@ -19,7 +19,7 @@ def ladder(config: ConfigDict):
     is asked HarmBench, XSTest, and questions that nothing it learned from is like.
 
     SIT starts from the base, RAFT and DPO from SIT, as in Safe to Serve. From the base itself, an
-    epoch of DPO leaves greedy answers where they were: docs/results.md.
+    epoch of DPO leaves greedy answers where they were: docs/results/smollm2.md.
     """
     config.recipe.base = "build/models/SmolLM2-135M-Instruct.Q4_1.gguf"
     config.recipe.trunk = "build/models/all-MiniLM-L6-v2"
@@ -46,7 +46,7 @@ def ladder(config: ConfigDict):
     sit.data.train = ("@own/kept.jsonl", "@data/contrast.jsonl", "@data/ordinary.jsonl")
     sit.data.safety = "@data/refusals.jsonl"
     sit.data.safety_rows = 349  # all of them
-    sit.train.epochs = 3.0  # one refuses twice as many of XSTest's safe prompts: docs/results.md
+    sit.train.epochs = 3.0  # one refuses twice as many safe prompts: docs/results/smollm2.md
     sit.lora.dropout = 0.0
     sit.checkpoint.export_merged = True
 

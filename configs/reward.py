@@ -22,7 +22,7 @@ Arguments, after the colon and separated by commas:
 Cost: one forward and one backward pass over every answer per epoch, without a vocabulary layer.
 
 Expect (demo): every held-out pair is ranked correctly, because its answers differ plainly.
-docs/results.md says what to expect on real pairs, and of a baseline that counts words.
+docs/results/judges.md says what to expect on real pairs, and of a baseline that counts words.
 """
 
 from ml_collections import ConfigDict

@@ -14,7 +14,7 @@ from safety_jax.stages import config_files, judge_schema
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "BUILD.md", ROOT / "launch" / "README.md"]
-PAGES += sorted((ROOT / "docs").glob("*.md"))
+PAGES += sorted((ROOT / "docs").glob("*.md")) + sorted((ROOT / "docs" / "results").glob("*.md"))
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 _KEY = re.compile(r"(?:--config\.)?([a-z_0-9]+(?:\.[a-z_0-9]+)+)(?:=.*)?")
 _FILE = re.compile(r".*\.(py|md|json|jsonl|html|csv|png)")
