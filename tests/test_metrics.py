@@ -188,6 +188,21 @@ def test_progress_off_a_terminal_is_one_line_per_log(capsys):
     assert second.startswith("step 30/40") and third == "eval"
 
 
+def test_time_left_forgets_a_slow_beginning(capsys):
+    now = [0.0]
+    bar = progress.ProgressBar(total_steps=24, done_steps=4, clock=lambda: now[0])
+    for step, seconds, left in [
+        (4, 0, "unknown"),
+        (5, 100, "31:40"),  # 19 steps of 100 s
+        (6, 101, "00:18"),  # one step of 1 s since the half of two
+        (12, 107, "00:12"),
+        (14, 127, "00:32"),  # since step 6, 8 steps in 26 s, and 10 to go
+    ]:
+        now[0] = float(seconds)
+        bar.log(step, {})
+        assert capsys.readouterr().err == f"step {step}/24  left {left}\n"
+
+
 def test_progress_on_a_terminal_is_a_bar(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     bar = progress.ProgressBar(40, 10)

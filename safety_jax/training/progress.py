@@ -1,5 +1,6 @@
 """How fast a run is, and how far: tokens per second, MFU, a progress bar with the time left."""
 
+import bisect
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -52,11 +53,21 @@ class Throughput:
 
 
 class ProgressBar:
-    """On stderr, a bar on a terminal and elsewhere a line per `log`; nothing if not `primary`."""
+    """On stderr, a bar on a terminal and elsewhere a line per `log`; nothing if not `primary`.
 
-    def __init__(self, total_steps: int, done_steps: int, primary: bool = True):
-        self._total, self._start, self._primary = total_steps, done_steps, primary
-        self._began = time.perf_counter()
+    The time left follows the newer half of the steps, so that it soon forgets compilation and a
+    machine that was busy.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        done_steps: int,
+        primary: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        self._total, self._primary, self._clock = total_steps, primary, clock
+        self._logged = [(done_steps, clock())]
         is_bar = primary and sys.stderr.isatty()
         self._bar = tqdm(
             total=total_steps, initial=done_steps, unit="step", disable=not is_bar,
@@ -84,11 +95,13 @@ class ProgressBar:
         self._bar.close()
 
     def _left(self, step: int) -> str:
-        done = step - self._start
-        if done <= 0:
+        now, start = self._clock(), self._logged[0][0]
+        if step <= start:
             return "unknown"
-        seconds = (time.perf_counter() - self._began) / done * (self._total - step)
-        return tqdm.format_interval(seconds)
+        half = bisect.bisect_right(self._logged, (start + step) / 2, key=lambda logged: logged[0])
+        since, then = self._logged[half - 1]
+        self._logged.append((step, now))
+        return tqdm.format_interval((now - then) / (step - since) * (self._total - step))
 
 
 def _show(metrics: Mapping[str, Any]) -> list[str]:
