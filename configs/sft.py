@@ -89,6 +89,7 @@ def defaults() -> ConfigDict:
     data.max_length = 512
     data.row_tokens = 0  # tokens of a packed row; 0: what packs best, at most max_length
     data.packing = True
+    data.share_prompts = True  # what all rows begin with is read once for several, where that saves
     data.overlong_prompt = "error"  # or "skip", counted
     data.special_text = "text"  # what spells a control token is letters; or "error", "skip"
     data.reasoning = "keep"  # or "drop": thoughts that rows have beside or in their answers

@@ -9,6 +9,7 @@ import pytest
 from configs import sft
 from safety_jax.base import memory
 from safety_jax.base.errors import ConfigError
+from safety_jax.data.prefixes import Shared
 from safety_jax.stages import fits
 from safety_jax.training import fitting, workdir
 from safety_jax.training.fitting import Fit, Needs, RowSettings
@@ -191,3 +192,12 @@ def test_a_compiled_step_takes_no_more_than_the_formula_and_its_margin(remat, co
     (program,) = programs(run)
     found = program.lower().compile().memory_analysis().temp_size_in_bytes
     assert program.temporaries / 3 < found < fitting.MARGIN * program.temporaries
+
+
+def test_rows_that_share_an_opening_by_hand():
+    """Of 8 x 30 tokens behind 20 common ones, rows of 128 hold three each."""
+    shared = Shared(np.full(8, 20), row_tokens=128, saved=0.25, opening=True)
+    needs = Needs(np.full((8, 1), 50), [np.arange(8)], 50, True, lambda row_tokens: shared)
+    found = needs.packed(128)
+    assert found.rows.tolist() == [3]
+    assert (found.tokens, found.row_tokens, found.rows_per_example) == (8 * 30 + 3 * 20, 128, 1)

@@ -1,13 +1,16 @@
-"""Pairs in shared rows: what they have in common, when it is worth it, how they are laid out."""
+"""Prefixes that pairs share, and all rows: which, when it is worth it, how rows are laid out."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs import sft as sft_config
 from safety_jax.data import prefixes
 from safety_jax.data.examples import Counts, Examples
 from safety_jax.data.loader import Loader
+from safety_jax.models import attention
+from safety_jax.stages import learners
 
 
 def side(*rows: tuple[list[int], int]) -> Examples:
@@ -150,3 +153,114 @@ def test_every_pair_is_in_its_row_whole(shape, batch_size, rows, packing):
                 assert tokens.positions[at][cells].tolist() == list(range(len(ids)))
             seen.append(i)
     assert sorted(seen) == list(range(len(shape)))
+
+
+# ---------------------------------------------------------------------------- openings
+
+
+@pytest.mark.parametrize(
+    ("rows", "tokens"),
+    [
+        ([([5, 6, 7, 8], 3), ([5, 6, 7, 9, 9], 3)], 2),  # 7 predicts 8, and 9
+        ([([5, 6, 7, 8, 1], 4), ([5, 6, 4, 8, 1], 4)], 2),  # requests that differ
+        ([([5, 6, 7, 8], 3), ([5, 6], 1)], 0),  # one answer begins at once
+        ([([5, 6, 7, 8], 3), ([6, 6, 7, 8], 3)], 0),
+        ([([5, 6, 7, 8], 3)], 2),
+        ([([5, 6], 1)], 0),
+    ],
+)
+def test_what_all_examples_begin_with(rows, tokens):
+    assert prefixes.opening(side(*rows)) == tokens
+
+
+def test_an_opening_is_shared_where_it_saves():
+    begin = list(range(100, 120))
+    rows = side(*[([*begin, 50 + k, *[k] * 29], 21) for k in range(8)])  # 8 x 50 tokens
+    found = prefixes.opening_where_it_saves([rows], 128, longest_row=None)
+    # Of 8 x 30 own tokens 108 fit into a row: three rows have the opening, where 8 had it.
+    assert found.saved == pytest.approx(20 * (8 - 3) / 400)
+    assert (found.once_a_row, found.row_tokens) == (20, 128)
+    assert "the 20 tokens that all rows begin with are read once for several: 25.0%" in str(found)
+    assert prefixes.opening_where_it_saves([rows], 128, longest_row=127) is None
+    assert prefixes.opening_where_it_saves([rows], 50, longest_row=None) is None  # one in each
+    bos = side(*[([1, 50 + k, *[k] * 78], 10) for k in range(8)])
+    assert prefixes.opening_where_it_saves([bos], 640, longest_row=None) is None  # 1%
+
+    of_all = prefixes.as_all(
+        lambda sides, row: prefixes.opening_where_it_saves(sides, row, longest_row=None), [rows]
+    )
+    some = of_all([side(([*begin, 9, 9, 9, 1], 23))], 128)  # by itself it would share 22 tokens
+    assert (some.once_a_row, some.opening, some.tokens.tolist()) == (20, True, [20])
+
+
+def test_openings_are_shared_where_rows_and_attention_take_several(config, one_device, monkeypatch):
+    run = sft_config.get_config()
+    assert learners.share_opening(run, config, one_device) is not prefixes.separate
+    for group, key in [(run.data, "packing"), (run.data, "share_prompts")]:
+        group[key] = False
+        assert learners.share_opening(run, config, one_device) is prefixes.separate
+        group[key] = True
+    monkeypatch.setitem(attention.DEFAULTS, "cpu", "splash")  # as on TPUs
+    assert learners.share_opening(run, config, one_device) is prefixes.separate
+
+
+def test_a_row_with_an_opening_by_hand():
+    rows = side(([5, 6, 7, 8, 9], 3), ([5, 6, 4, 1], 3), ([5, 6, 3, 3, 2, 2], 4))
+    made = Loader(
+        rows, batch_size=3, row_tokens=8, rows_per_microbatch=2, packing=True, steps=None,
+        seed=None, prefetch_steps=0, rows_here=[0, 1],
+        shared=prefixes.Shared(np.full(3, 2), row_tokens=8, saved=0.0, opening=True),
+    )  # fmt: skip
+    batch = made.batch(0)
+    found = batch.tokens
+    assert found.ids.tolist() == [[[5, 6, 3, 3, 2, 2, 4, 1], [5, 6, 7, 8, 9, 0, 0, 0]]]
+    assert found.positions.tolist() == [[[0, 1, 2, 3, 4, 5, 2, 3], [0, 1, 2, 3, 4, 0, 0, 0]]]
+    assert found.segments.tolist() == [[[-1, -1, 1, 1, 1, 1, 2, 2], [-1, -1, 1, 1, 1, 0, 0, 0]]]
+    assert found.prefixes.tolist() == [[[-1] * 8, [-1] * 5 + [0] * 3]]
+    mask = [[[0, 0, 0, 0, 1, 1, 0, 1], [0, 0, 0, 1, 1, 0, 0, 0]]]
+    assert found.mask.astype(int).tolist() == mask
+    assert (batch.real_tokens, made.tokens_until(1), batch.trained_tokens) == (13, 13, 5)
+    assert made.padding_share == pytest.approx(3 / 16)
+    assert (made.most_segments, made.microbatches, made.rows_per_example) == (2, 1, 1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    shape=st.lists(st.tuples(*[st.integers(1, 6)] * 2), min_size=1, max_size=20),
+    begins=st.integers(0, 5),
+    batch_size=st.integers(1, 7),
+    rows=st.sampled_from([1, 3]),
+    packing=st.booleans(),
+)
+def test_every_example_is_in_its_row_whole(shape, begins, batch_size, rows, packing):
+    """Each, read back as its row's opening and its own segment, is the example."""
+    random = np.random.default_rng(len(shape))
+    draw = lambda n: random.integers(1, 4, n).tolist()  # noqa: E731
+    begin = draw(begins)
+    examples = side(*[(begin + draw(p) + draw(a), begins + p) for p, a in shape])
+    tokens = np.full(len(shape), prefixes.opening(examples))
+    made = Loader(
+        examples, batch_size=batch_size, row_tokens=20, rows_per_microbatch=rows, packing=packing,
+        steps=None, seed=0, prefetch_steps=0, rows_here=range(rows),
+        shared=prefixes.Shared(tokens, row_tokens=20, saved=0.0, opening=True),
+    )  # fmt: skip
+    seen = []
+    for step in range(made.steps):
+        batch = made.batch(step)
+        found, layout = batch.tokens, batch.layout
+        assert batch.real_tokens == (found.segments != 0).sum()
+        for k, i in enumerate(batch.examples):
+            at = layout.microbatch[k], layout.row[k]
+            cells = np.isin(found.segments[at], [-1, layout.segment[k]])
+            ids, mask = examples.example(i)
+            assert found.ids[at][cells].tolist() == ids.tolist()
+            assert found.mask[at][cells].tolist() == mask.tolist()
+            assert found.positions[at][cells].tolist() == list(range(len(ids)))
+            own = found.segments[at] == layout.segment[k]
+            follows = -1 if made.shared.once_a_row else layout.segment[k]
+            assert (found.prefixes[at][own] == follows).all()
+            seen.append(i)
+    assert sorted(seen) == list(range(len(shape)))
+    assert made.tokens_until(made.steps) == sum(
+        b.real_tokens for b in map(made.batch, range(made.steps))
+    )

@@ -48,8 +48,8 @@ class Tokens:
         mask: True where the token is trained, that is, predicted from its left neighbour. The first
             token of a segment is never trained: nothing stands left of it.
         prefixes: the segment that a token's own goes on from, or its own where it goes on from
-            none. At most two segments go on from one, of an odd and an even number. None where no
-            segment of any row goes on from another.
+            none. None where no segment of any row goes on from another. On TPUs at most two
+            segments go on from one, of an odd and an even number.
         types: which of a pair of texts a token belongs to, 0 or 1, for encoders that embed it;
             None where all are 0.
     """

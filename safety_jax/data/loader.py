@@ -28,8 +28,9 @@ class RowLayout(NamedTuple):
     Attributes:
         microbatch, row: the row, of all hosts' rows of the microbatch.
         segment: its number in the row, from 1.
-        start: of every side, the cell of its first token; where sides share a row, of the first
-            behind what they have in common, which stands just before the first side.
+        start: of every side, the cell of its first token; where texts of a row share a beginning,
+            of the first behind it. Sides have theirs just before the first of them, and examples
+            at the beginning of the row.
     """
 
     microbatch: Int[np.ndarray, " n"]
@@ -51,7 +52,7 @@ class Batch:
         examples: indices of the step's examples, of all hosts.
         layout: where they lie.
         trained_tokens, real_tokens: trained tokens and tokens but padding, of all hosts; what
-            sides have in common counts as often as it is read.
+            texts have in common counts as often as it is read.
     """
 
     step: int
@@ -67,7 +68,8 @@ class Loader:
     """Batches by step: `loader.batch(7)`, or in order through `iter(loader)`.
 
     Examples have one side, or two: a pair's answers lie in the two rows `[b, 0]` and `[b, 1]`, and
-    have the same segment there; or, with a prefix that they share, in one row (`prefixes.py`).
+    have the same segment there; or, with a prefix that they share, in one row. What all examples
+    begin with may stand once in a row (`prefixes.py`).
 
     The iterator is grain's: it reads ahead on a thread, and `get_state()` and `set_state()` give
     and take a position that JSON can hold.
@@ -103,7 +105,8 @@ class Loader:
             microbatches: A, for runs that must share a compiled step; None for the most that any
                 step of this run needs.
             segments: S, likewise, of examples in a row.
-            shared: how the sides of an example share a row; None where each has its own.
+            shared: what sides of an example, or examples of a row, have in common there; None
+                where each is read from its first token on.
 
         Raises:
             ConfigError: numbers that do not fit together, or an example longer than T.
@@ -113,13 +116,12 @@ class Loader:
         self.lengths = np.stack([side.lengths for side in sides], axis=1)
         self.shared = shared
         self._common = np.zeros(len(self.lengths), int) if shared is None else shared.tokens
-        # Cells of each example in each of its M rows.
-        self._cells = self.lengths
+        # Cells of each example in each of its M rows, behind those that a row has once.
+        self._cells, self._once = self.lengths, 0
         if shared is not None:
             row_tokens = shared.row_tokens
-            own = self.lengths - self._common[:, None]
-            self._cells = (own.sum(axis=1) + self._common)[:, None]
-        _check_fits(self._cells, row_tokens, sides[0].where)
+            self._cells, self._once = shared.cells(self.lengths), shared.once_a_row
+        _check_fits(self._cells + self._once, row_tokens, sides[0].where)
         self.batch_size = batch_size
         self.rows_per_microbatch = rows_per_microbatch
         self.steps_per_epoch = steps_per_epoch(len(self.lengths), batch_size)
@@ -132,13 +134,14 @@ class Loader:
         self._slots = {row: place for place, row in enumerate(rows_here)}
         self._epoch_order = functools.lru_cache(maxsize=2)(self._order)
         rows = [self._rows(step) for step in range(self.steps)]
-        used = [-(-len(step) // rows_per_microbatch) for step in rows]
-        self.microbatches = _at_least(max(used, default=0), microbatches, "microbatches a step")
+        self._filled = np.array([len(step) for step in rows], np.int64)
+        used = -(-self._filled // rows_per_microbatch)
+        self.microbatches = _at_least(int(used.max(initial=0)), microbatches, "microbatches a step")
         self.most_segments = _at_least(
             max((len(row) for step in rows for row in step), default=0), segments, "examples a row"
         )
         real = self.tokens_until(self.steps)
-        cells = sum(used) * rows_per_microbatch * row_tokens * self.rows_per_example
+        cells = int(used.sum()) * rows_per_microbatch * row_tokens * self.rows_per_example
         self._padding_share = 1 - real / cells if cells else 0.0
 
     @property
@@ -153,7 +156,8 @@ class Loader:
 
     def tokens_until(self, step: int) -> int:
         """Real tokens of all steps before `step`."""
-        return sum(int(self._cells[self._members(k)].sum()) for k in range(step))
+        own = sum(int(self._cells[self._members(k)].sum()) for k in range(step))
+        return own + self._once * int(self._filled[:step].sum())
 
     def batch(self, step: int) -> Batch:
         """The batch of a step: a pure function of the arguments above and `step`."""
@@ -171,7 +175,7 @@ class Loader:
             examples=members,
             layout=layout,
             trained_tokens=trained,
-            real_tokens=int(self._cells[members].sum()),
+            real_tokens=int(self._cells[members].sum()) + self._once * len(rows),
         )
 
     def __len__(self) -> int:
@@ -201,9 +205,9 @@ class Loader:
             for side, flat in enumerate(values):
                 here, cells = self.own(k, side, examples, layout)
                 laid[microbatch, row, self._row(side), cells] = flat[here]
-            common = self._common[examples[k]]
-            start, first = layout.start[k, 0], self._sides[0].offsets[examples[k]]
-            laid[microbatch, row, 0, start - common : start] = values[0][first : first + common]
+            common, first = self._common[examples[k]], self._sides[0].offsets[examples[k]]
+            before = self._before(k, examples, layout)
+            laid[microbatch, row, 0, before] = values[0][first : first + common]
         return laid
 
     def own(
@@ -215,6 +219,11 @@ class Loader:
         here = slice(int(offsets[examples[k]] + common), int(offsets[examples[k] + 1]))
         start = int(layout.start[k, side])
         return here, slice(start, start + here.stop - here.start)
+
+    def _before(self, k: int, examples: Int[np.ndarray, " n"], layout: RowLayout) -> slice:
+        """Where the row has what the batch's example k shares."""
+        stop = self._once or int(layout.start[k, 0])
+        return slice(stop - int(self._common[examples[k]]), stop)
 
     def _row(self, side: int) -> int:
         """Which of an example's M rows a side lies in."""
@@ -230,16 +239,16 @@ class Loader:
         together = len(self._sides) // self.rows_per_example
         for k, microbatch, row in self.here(layout):
             common, number = self._common[members[k]], layout.segment[k]
-            start = layout.start[k, 0]
-            before = (microbatch, row, 0, slice(start - common, start))
-            positions[before], segments[before] = np.arange(common), -number
-            prefixes[before] = -number
+            begins = -1 if self._once else -number
+            before = (microbatch, row, 0, self._before(k, members, layout))
+            positions[before], segments[before] = np.arange(common), begins
+            prefixes[before] = begins
             for side in range(len(self._sides)):
                 _, own = self.own(k, side, members, layout)
                 cells = (microbatch, row, self._row(side), own)
                 positions[cells] = np.arange(common, common + own.stop - own.start)
                 segments[cells] = together * (number - 1) + side % together + 1
-                prefixes[cells] = -number if common else segments[cells]
+                prefixes[cells] = begins if common else segments[cells]
         return Tokens(
             ids=self.per_token([side.ids for side in self._sides], members, layout),
             positions=positions,
@@ -254,11 +263,11 @@ class Loader:
         layout = RowLayout(zeros(), zeros(), zeros(), np.zeros_like(lengths, np.int32))
         # Where sides share a row, each begins where the one before it ends.
         offset = np.zeros_like(lengths)
-        if self.shared is not None:
+        if self.shared is not None and not self.shared.opening:
             own = lengths - common[:, None]
             offset = common[:, None] + np.cumsum(own, axis=1) - own
         for r, row in enumerate(rows):
-            start = np.zeros(cells.shape[1], np.int32)
+            start = np.full(cells.shape[1], self._once, np.int32)
             for segment, k in enumerate(row, start=1):
                 layout.microbatch[k], layout.row[k] = divmod(r, self.rows_per_microbatch)
                 layout.segment[k], layout.start[k] = segment, start + offset[k]
@@ -278,7 +287,7 @@ class Loader:
         """Rows of the step's examples, by their number in the step."""
         lengths = self._cells[self._members(step)]
         if self._packing:
-            return pack(lengths, self._row_tokens)
+            return pack(lengths, self._row_tokens - self._once)
         return [[k] for k in range(len(lengths))]
 
 

@@ -1,5 +1,5 @@
-"""What the answers of a pair have in common, read once (prefix sharing; Wang and Hegde, arXiv
-2410.20305).
+"""Leading tokens that several texts of a row have in common, read once (prefix sharing; Wang and
+Hegde, arXiv 2410.20305).
 
 Two answers behind one prompt can stand in one row (see `batch.Tokens` for how it looks):
 
@@ -11,6 +11,11 @@ answer, because it predicts the first token of both.
 
 A pair with a prompt of P tokens and answers of C and R would otherwise take 2 P + C + R tokens;
 P - 1 of them are saved.
+
+Likewise all examples of a row can follow what every example of a run begins with, such as a chat
+template and its system prompt:
+
+    opening | rest of one example | rest of the next | ...
 """
 
 import dataclasses
@@ -22,25 +27,52 @@ from jaxtyping import Int
 
 from safety_jax.data.examples import Examples
 
+WORTH = 0.02  # share of the tokens that an opening must save
 ROW_MULTIPLE = 128  # rows that must be longer than asked for are a multiple of this: whole blocks
 
 
 @dataclasses.dataclass(frozen=True)
 class Shared:
-    """How the sides of examples share rows.
+    """What texts of a row share.
 
     Attributes:
-        tokens: of each example, the leading tokens that its sides have in common.
+        tokens: of each example, the leading tokens that its sides have in common; or, with
+            `opening`, all examples.
         row_tokens: of a row, which holds all sides of an example.
         saved: share of the tokens that need not be read again.
+        opening: the examples of a row share their beginning, rather than the sides of an example.
     """
 
     tokens: Int[np.ndarray, " n"]
     row_tokens: int
     saved: float
+    opening: bool = False
+
+    def __str__(self) -> str:
+        once = (
+            f"the {self.once_a_row} tokens that all rows begin with are read once for several"
+            if self.opening
+            else "what both answers of a pair begin with is read once"
+        )
+        return f"{once}: {self.saved:.1%} of the tokens saved, in rows of {self.row_tokens:,}"
+
+    @property
+    def once_a_row(self) -> int:
+        """Leading tokens that a row has once, whatever examples it holds."""
+        return int(self.tokens.max(initial=0)) if self.opening else 0
+
+    def cells(self, lengths: Int[np.ndarray, "n sides"]) -> Int[np.ndarray, "n M"]:
+        """What each of these examples takes of its row, `once_a_row` left out.
+
+        Args:
+            lengths: tokens of each side.
+        """
+        own = lengths - self.tokens[:, None]
+        return own if self.opening else (own.sum(axis=1) + self.tokens)[:, None]
 
 
-# (sides, tokens of a row that holds one side) -> how they share rows; None: each has its own
+# (sides, tokens of a row that holds one side) -> what they share; None: each has rows of its own,
+# or is read from its first token on
 Share = Callable[[Sequence[Examples], int], Shared | None]
 
 
@@ -85,9 +117,40 @@ def where_it_saves(
     return Shared(shared, length, saved)
 
 
+def opening_where_it_saves(
+    sides: Sequence[Examples], row_tokens: int, *, longest_row: int | None
+) -> Shared | None:
+    """What all examples begin with, once a row; None where that saves next to nothing.
+
+    Args:
+        longest_row: see `LlamaConfig.longest_shared_row`; longer rows share nothing.
+    """
+    (side,) = sides
+    if longest_row is not None and longest_row < row_tokens:
+        return None
+    begin, tokens = opening(side), int(side.lengths.sum())
+    own = tokens - begin * len(side)
+    rows = -(-own // max(row_tokens - begin, 1))  # at least
+    saved = begin * (len(side) - rows) / max(tokens, 1)
+    if saved < WORTH:
+        return None
+    return Shared(np.full(len(side), begin), row_tokens, saved, opening=True)
+
+
+def opening(side: Examples) -> int:
+    """Leading tokens that all examples have in common, short of the last one before an answer."""
+    starts = side.offsets[:-1]
+    most = int(_untrained(side).min(initial=len(side.ids))) - 1
+    for place in range(most):
+        here = side.ids[starts + place]
+        if (here != here[0]).any():
+            return place
+    return max(most, 0)
+
+
 def as_all(share: Share, of_all: Sequence[Examples]) -> Share:
-    """Examples share rows as all do of which they are some, in rows of one length: what batches
-    need that meet in one program.
+    """Examples share as all do of which they are some, in rows of one length: what batches need
+    that meet in one program.
 
     Args:
         of_all: the sides of all.
@@ -98,6 +161,9 @@ def as_all(share: Share, of_all: Sequence[Examples]) -> Share:
         found = of_length(row_tokens)
         if found is None:
             return None
+        if found.opening:
+            tokens = np.full(len(sides[0]), found.once_a_row)
+            return dataclasses.replace(found, tokens=tokens)
         tokens = common(sides)
         read = sum(int(side.lengths.sum()) for side in sides)
         return Shared(tokens, found.row_tokens, float(tokens.sum() / read))

@@ -80,7 +80,8 @@ def _shared(runs: Sequence[Needs], row_tokens: int) -> Shared | None:
     if len(known) < len(found):
         return None
     saved = float(np.mean([one.saved for one in known]))
-    return Shared(np.concatenate([one.tokens for one in known]), known[0].row_tokens, saved)
+    tokens = np.concatenate([one.tokens for one in known])
+    return dataclasses.replace(known[0], tokens=tokens, saved=saved)
 
 
 def copy(config: ConfigDict, to: ConfigDict) -> None:

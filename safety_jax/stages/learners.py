@@ -14,7 +14,7 @@ from safety_jax.data import prefixes
 from safety_jax.data.examples import Examples
 from safety_jax.data.prefixes import Share
 from safety_jax.maths import flops
-from safety_jax.models import llama, lora, quantised
+from safety_jax.models import attention, llama, lora, quantised
 from safety_jax.models.execution import Execution, float_type
 from safety_jax.models.folders import hub, peft_config
 from safety_jax.stages.groups import Base
@@ -125,6 +125,14 @@ def share(config: ConfigDict, model: llama.LlamaConfig, skips: int | None = None
         longest_row=model.longest_shared_row,
         skips=skips,
     )
+
+
+def share_opening(config: ConfigDict, model: llama.LlamaConfig, mesh: Mesh) -> Share:
+    """Whether the examples of a row share what all of them begin with, as the `data` group says."""
+    several = config.data.packing and attention.takes_many(mesh)
+    if not config.data.share_prompts or not several:
+        return prefixes.separate
+    return functools.partial(prefixes.opening_where_it_saves, longest_row=model.longest_shared_row)
 
 
 def trained_policy(

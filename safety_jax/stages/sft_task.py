@@ -7,7 +7,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from safety_jax.base.errors import ConfigError
-from safety_jax.data import corpora, encode, mixing, recovery, source_spec, sources, thoughts
+from safety_jax.data import (
+    corpora,
+    encode,
+    mixing,
+    prefixes,
+    recovery,
+    source_spec,
+    sources,
+    thoughts,
+)
 from safety_jax.data.contamination import HeldApart
 from safety_jax.data.corpora import Corpus
 from safety_jax.data.examples import Examples
@@ -34,7 +43,10 @@ def make_task(config: ConfigDict, mesh: Mesh, base: groups.Base | None = None) -
     base = groups.base(config, mesh) if base is None else base
     corpus = read_corpus(config, base)
     load = functools.partial(learners.load_policy, config, base, mesh)
-    live = config.sft.objective == CONSTRAINED and config.sft.reference == "live"
+    plain = config.sft.objective != CONSTRAINED
+    live = not plain and config.sft.reference == "live"
+    # The reference of a constrained objective keeps its values by token.
+    share = learners.share_opening(config, base.config, mesh) if plain else prefixes.separate
     return Task(
         unit="rows",
         sides=("row",),
@@ -47,6 +59,7 @@ def make_task(config: ConfigDict, mesh: Mesh, base: groups.Base | None = None) -
         load=load,
         learn=functools.partial(learn, config, mesh),
         account=functools.partial(account, config, corpus),
+        share=share,
     )
 
 

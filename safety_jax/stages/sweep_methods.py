@@ -55,12 +55,14 @@ class SweepMethod(Protocol):
 
 
 class SftRuns:
-    """Answers learned as they stand."""
+    """Answers learned as they stand. Rows begin with what the rows of all runs have in common."""
 
     def __init__(self, config: ConfigDict, runs: Sequence[Variant], base: groups.Base, mesh: Mesh):
-        del config
         self._mesh = mesh
-        self.tasks = [sft_task.make_task(one.config, mesh, base) for one in runs]
+        made = [sft_task.make_task(one.config, mesh, base) for one in runs]
+        (side,) = _pool(made).sides
+        share = prefixes.as_all(learners.share_opening(config, base.config, mesh), [side])
+        self.tasks = [dataclasses.replace(task, share=share) for task in made]
         self.remarks: list[str] = []
 
     def numbers(self, config: ConfigDict) -> dict[str, float]:
@@ -87,9 +89,7 @@ class DpoRuns:
         self._config, self._mesh = config, mesh
         self._names = sorted({one.config.dpo.objective for one in runs})
         made = [dpo_task.make_task(one.config, mesh, base) for one in runs]
-        corpora = [task.corpus for task in made]
-        parts = [part for one in corpora for part in (one.training, one.evaluation)]
-        self._pool = ExamplePool.of([part for part in parts if part is not None])
+        self._pool = _pool(made)
         self._share = prefixes.as_all(learners.share(config, base.config), self._pool.sides)
         self._values: TokenValues | None = None
         self.tasks = [
@@ -133,6 +133,12 @@ class DpoRuns:
             f"reference: the {len(self._pool):,} pairs of all runs, {round(read * tokens.sum()):,} "
             f"tokens, {read * float(tokens @ forward):.1e} FLOPs, once; then kept on disk"
         ]
+
+
+def _pool(tasks: Sequence[Task]) -> ExamplePool:
+    """What any of them learns from or is measured on."""
+    parts = [part for task in tasks for part in (task.corpus.training, task.corpus.evaluation)]
+    return ExamplePool.of([part for part in parts if part is not None])
 
 
 def objective_numbers(group: ConfigDict, names: Sequence[str]) -> dict[str, float]:

@@ -104,10 +104,7 @@ def introduce(config: ConfigDict, place: workdir.Workdir, task: Task, batches: L
         f"{batches.padding_share:.1%} padding"
     )
     if batches.shared is not None:
-        print(
-            f"what both answers of a pair begin with is read once: {batches.shared.saved:.1%} of "
-            f"the tokens saved, in rows of {batches.shared.row_tokens:,}"
-        )
+        print(batches.shared)
     print(task.about_model)
     colour = sys.stdout.isatty()
     marked = "green" if colour else "[[ ]]"

@@ -116,6 +116,7 @@ SFT: Table = {
     "data.eval": SOURCE,
     "data.eval_rows": Whole(0, unit="rows"),
     "data.train_on": OneOf(("response", "everything")),
+    "data.share_prompts": Flag(),
     "checkpoint.best_metric": SFT_METRICS,
     "sft.objective": OneOf(("likelihood", "constrained")),
     "sft.beta_first": POSITIVE,
@@ -214,6 +215,7 @@ RAFT: Table = {
     "data.order": OneOf(("shuffled", "file")),
     "data.eval": Texts("sources of rows"),
     "data.train_on": OneOf(("response", "everything")),
+    "data.share_prompts": Flag(),
     # A round ends with its last step: nothing is measured while it trains.
     "checkpoint.export": OneOf(("last",)),
     "checkpoint.best_metric": OneOf(("loss",)),

@@ -132,6 +132,7 @@ class RoundTuner:
             load=lambda: loaded,
             learn=lambda loaded: likelihood.learning(loaded.learner, loaded.frozen, self._mesh),
             account=lambda _: Account("", (), ()),
+            share=learners.share_opening(self._config, base.config, self._mesh),
         )
 
     def _advance(self, trainable: trees.Tree, frozen: trees.Tree, number: int) -> Weights:

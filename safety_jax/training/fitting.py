@@ -168,15 +168,14 @@ class Needs:
 
     def packed(self, row_tokens: int) -> PackedSteps:
         shared = self.share(row_tokens)
-        cells, length = self.lengths, row_tokens
+        cells, length, once = self.lengths, row_tokens, 0
         if shared is not None:
-            own = cells - shared.tokens[:, None]
-            cells, length = (own.sum(axis=1) + shared.tokens)[:, None], shared.row_tokens
+            cells, length, once = shared.cells(cells), shared.row_tokens, shared.once_a_row
         rows = [
-            len(loader.pack(cells[batch], length)) if self.packing else len(batch)
+            len(loader.pack(cells[batch], length - once)) if self.packing else len(batch)
             for batch in self.batches
         ]
-        tokens = sum(int(cells[batch].sum()) for batch in self.batches)
+        tokens = sum(int(cells[batch].sum()) for batch in self.batches) + once * sum(rows)
         return PackedSteps(np.array(rows), tokens, length, cells.shape[1], shared)
 
 

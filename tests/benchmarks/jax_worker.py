@@ -38,6 +38,7 @@ AS_IT_COMES = {"train.rows_per_microbatch": "auto", "model.remat": "auto"}
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "sft": {
         "defaults": AS_IT_COMES,
+        "apart": AS_IT_COMES | {"data.share_prompts": False},
         "packed": {"train.rows_per_microbatch": 1},
         "packed_by_two": {"train.rows_per_microbatch": 2},
         "unpacked": {"data.packing": False, "train.rows_per_microbatch": 8},
