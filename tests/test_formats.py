@@ -186,6 +186,105 @@ def test_answers_to_judge(rows):
     assert found.messages == (ASK, BETTER)
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": json.dumps(turns(ASK, BETTER))},  # a cell of a CSV file
+        {"messages": json.dumps(turns(ASK, BETTER), indent=1)},
+        {"conversations": json.dumps([{"from": "human", "value": Q}, {"from": "gpt", "value": A}])},
+        {"prompt": json.dumps(turns(ASK)), "completion": json.dumps(turns(BETTER))},
+        {"prompt": Q, "completion": turns(BETTER)[0]},
+        {"prompt": turns(ASK)[0], "response": A},
+    ],
+)
+def test_messages_spelled_as_json_or_alone(row, rows):
+    (found,) = read_records(rows(row))
+    assert found.messages == (ASK, BETTER)
+
+
+def test_pairs_of_messages_spelled_as_json_or_alone(rows):
+    for spell in (json.dumps, lambda one: one[0]):
+        row = {"prompt": Q, "chosen": spell(turns(BETTER)), "rejected": spell(turns(WORSE))}
+        (found,) = read_pairs(rows(row))
+        assert (found.prompt, found.chosen, found.rejected) == ((ASK,), (BETTER,), (WORSE,))
+
+
+@pytest.mark.parametrize(
+    "spelled", [str(turns(BETTER)), '[{"role": "assistant", "role": "user", "content": "a"}]']
+)
+def test_messages_spelled_otherwise_are_no_text_to_learn(spelled, rows):
+    with pytest.raises(DataError, match="'chosen' spells a list of messages, but not as JSON"):
+        read_pairs(rows({"prompt": Q, "chosen": spelled, "rejected": B}))
+
+
+def test_text_that_only_resembles_messages_is_text(rows):
+    for answer in ('[{"name": "a"}]', '["role"]', "[{role: user}]"):
+        (found,) = read_records(rows({"prompt": Q, "completion": answer}))
+        assert found.messages[-1].content == answer
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"images": ["a.png"]}, "'images' is something to see or hear.*add without=images"),
+        ({"image": {"path": "a.png"}}, "'image' is something to see or hear"),
+        ({"tools": [{"type": "function"}]}, "'tools' offers tools, which.*add without=tools"),
+        ({"tools": '[{"type": "function"}]'}, "'tools' offers tools"),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, "set data.enable_thinking for all"),
+    ],
+)
+def test_what_changes_a_question_and_is_not_read_is_refused(more, message, rows):
+    row = {"messages": turns(ASK, BETTER)} | more
+    for read in (read_records, read_prompts):
+        with pytest.raises(DataError, match=message):
+            read(rows(row))
+    (column,) = more
+    assert len(read_records(rows(row, options=f"?without={column}"))) == 1
+    nested = OPENAI | {"input": OPENAI["input"] | {"tools": [{"type": "function"}]}}
+    with pytest.raises(DataError, match="'tools' offers tools"):
+        read_pairs(rows(nested))
+
+
+def test_empty_or_other_values_under_such_names_are_passed_over(rows):
+    for more in ({"images": []}, {"tools": None}, {"tools": "hammer"}, {"tools": "[]"},
+                 {"image": ""}, {"chat_template_kwargs": {}}):  # fmt: skip
+        assert len(read_records(rows({"messages": turns(ASK, BETTER)} | more))) == 1
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [Q, f" {Q}\n", turns(ASK), turns(AGAIN, ASK), f"{Q}\n{A}\n{AGAIN.content}", "", None],
+)
+def test_a_prompt_beside_whole_dialogues_repeats_what_they_begin_with(prompt, rows):
+    both = {"chosen": turns(AGAIN, LAST, ASK, BETTER), "rejected": turns(AGAIN, LAST, ASK, WORSE)}
+    (found,) = read_pairs(rows({"prompt": prompt} | both))
+    assert found.prompt == (AGAIN, LAST, ASK)
+
+
+@pytest.mark.parametrize("prompt", ["Another question?", turns(SYSTEM, ASK), turns(LAST)])
+def test_a_prompt_that_says_something_else_is_refused(prompt, rows):
+    both = {"chosen": turns(ASK, BETTER), "rejected": turns(ASK, WORSE)}
+    with pytest.raises(DataError, match="'prompt' says what chosen and rejected, which are whole"):
+        read_pairs(rows({"prompt": prompt} | both))
+    (found,) = read_pairs(rows({"prompt": prompt} | both, options="?without=prompt"))
+    assert found.prompt == (ASK,)
+
+
+def test_a_transcript_may_lack_the_blank_lines_in_front(rows):
+    asked, said = f"Human: {Q}\n\nAssistant:", "\n\nHuman: {}\n\nAssistant: {}"
+    for begin in (0, 2):
+        row = {"chosen": said.format(Q, A)[begin:], "rejected": said.format(Q, B)[begin:]}
+        (found,) = read_pairs(rows(row))
+        assert (found.prompt, found.chosen, found.rejected) == ((ASK,), (BETTER,), (WORSE,))
+    (found,) = read_records(rows({"prompt": asked, "completion": A}))
+    assert found.messages == (ASK, BETTER)
+
+
+def test_an_answer_ends_with_the_assistant(rows):
+    with pytest.raises(DataError, match="'completion' ends with the user; expected the assistant"):
+        read_records(rows({"prompt": Q, "completion": turns(BETTER, AGAIN)}))
+
+
 def test_a_thought_stands_before_its_answer(rows):
     said = [*turns(ASK), {"role": "assistant", "content": A, "reasoning_content": " Dark, so …\n"}]
     (found,) = read_records(rows({"messages": said}))

@@ -361,3 +361,34 @@ def test_a_sheet_that_unpacks_without_end(tmp_path, monkeypatch):
 def test_endings_of_files_with_columns():
     assert ".tsv.zst" in readers.COLUMN_ENDINGS and ".txt.gz" not in readers.COLUMN_ENDINGS
     assert set(readers.COLUMN_ENDINGS) < set(readers.ENDINGS)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs"),
+        ("a.json", b"<!DOCTYPE html><html><body>", "is a web page; download the file itself"),
+        ("a.jsonl", gzip.compress(b"{}"), "is compressed by gzip; let its name end in .gz"),
+        ("a.csv", lzma.compress(b"{}"), "is compressed by xz"),
+        ("a.csv", bz2.compress(b"{}"), "is compressed by bzip2"),
+        ("a.csv", b"PK\3\4", "an Excel workbook whose name should end in .xlsx"),
+    ],
+)
+def test_a_file_of_another_kind_is_called_by_its_name(name, content, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        open_source(str(tmp_path / name))
+
+
+def test_a_file_that_begins_with_such_a_word_is_read(tmp_path):
+    for name, text in (("a.csv", "PAR1,b\n1,2\n"), ("b.csv", "BZh9,b\n1,2\n"), ("a.txt", "<html>")):
+        (tmp_path / name).write_text(text)
+        assert len(open_source(str(tmp_path / name)).rows) == 1
+
+
+def test_a_folder_or_several_files_have_a_spec_of_their_own(tmp_path):
+    with pytest.raises(DataError, match=f"is a directory; .* hf:{tmp_path}:SPLIT"):
+        open_source(str(tmp_path))
+    with pytest.raises(DataError, match="no such file.*hf:FOLDER:SPLIT"):
+        open_source(f"{tmp_path}/train-*.parquet")

@@ -187,7 +187,7 @@ BAD = [
     ({"instruction": "Hello?", "output": ""}, "'output' is empty"),
     ({"instruction": "Hello?", "output": " \n"}, "'output' is empty"),
     ({"instruction": "Hello?"}, "'output' is missing"),
-    ({"instruction": "Hello?", "output": None}, "'output' is NoneType; expected text"),
+    ({"instruction": "Hello?", "output": None}, "'output' is null; expected text"),
     ({"instruction": 5, "output": "Hi."}, "'instruction' is int; expected text"),
     ({"instruction": "Hello?", "input": ["x"], "output": "Hi."}, "'input' is list; expected text"),
     ({"instruction": "Hello?", "output": "Hi.", "system": 5}, "'system' is int; expected text"),

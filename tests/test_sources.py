@@ -131,6 +131,20 @@ def test_hugging_face_dataset(tmp_path, monkeypatch):
             open_source(spec)
     with pytest.raises(ConfigError, match="expected hf:NAME:SPLIT"):
         open_source("hf:mine")
+    assert list(open_source(f"hf:{tmp_path}/mine:train[1:]").rows) == ROWS[1:]
+
+
+def test_what_save_to_disk_wrote(tmp_path):
+    datasets.disable_progress_bars()
+    found = datasets.Dataset.from_list(ROWS)
+    found.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"train": found, "test": found.select([2])}).save_to_disk(tmp_path / "two")
+    for name in ("one", "two"):
+        assert list(open_source(f"hf:{tmp_path}/{name}:train").rows) == ROWS
+    assert list(open_source(f"hf:{tmp_path}/two:test").rows) == ROWS[2:]
+    for spec in ("one:test", "two:nosplit", "two:default:train"):
+        with pytest.raises(ConfigError, match="save_to_disk wrote it with the splits train"):
+            open_source(f"hf:{tmp_path}/{spec}")
 
 
 def test_tensorflow_dataset_without_tensorflow(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from safety_jax.base import mistaken
 from safety_jax.base.errors import ConfigError, DataError, UserError
 
 PART = ".part"  # ends the name of a file that is being written
@@ -226,6 +227,8 @@ def read_object(path: Path, raises: type[UserError], advice: str) -> dict[str, A
     except OSError as error:
         raise raises(f"{path}: cannot be read ({reason(error)}); {advice}") from error
     except ValueError as error:
+        if what := mistaken.look(path):
+            raise raises(f"{path}: {what}") from error
         raise raises(f"{path}: not valid JSON ({error}); {advice}") from error
     if not isinstance(value, dict):
         found = type(value).__name__

@@ -10,13 +10,14 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from safety_jax.data import threads
+from safety_jax.data import attachments, threads
 from safety_jax.data.labels import Labels, categories_of, flag_of
 from safety_jax.data.messages import (
     BadRow,
     Message,
     UnwantedRow,
     is_transcript,
+    listed,
     prompt_of,
     text_of,
     turns_of,
@@ -88,8 +89,11 @@ def _completion(
     asked = prompt_of(row, prompt)
     if answer is None:
         return Parsed(asked)
-    if isinstance(row.get(answer), list):  # TRL's conversational form
-        return Parsed(asked, turns_of(row, answer))
+    if isinstance(listed(row.get(answer), answer), list):  # TRL's conversational form
+        turns = turns_of(row, answer)
+        if turns[-1].role != "assistant":
+            raise BadRow(f"{answer!r} ends with the {turns[-1].role}; expected the assistant")
+        return Parsed(asked, turns)
     return Parsed(asked, (Message("assistant", read(row, answer)),))
 
 
@@ -147,7 +151,7 @@ def _transcript_turns(row: Row) -> tuple[Message, ...]:
     if not is_transcript(text_of(row, "text")):
         raise BadRow(
             "'text' does not begin with '\\n\\nHuman:', '### Human:' or '<|im_start|>'; expected a "
-            "transcript"
+            "transcript, as running text has no answer to learn: give a prompt and a completion"
         )
     return turns_of(row, "text")
 
@@ -170,8 +174,31 @@ def _oasst_tree(row: Row) -> Parsed:
 def _preference(row: Row, *, prompt: str = "prompt") -> Parsed:
     chosen, rejected = turns_of(row, "chosen"), turns_of(row, "rejected")
     if chosen[0].role != "assistant":
-        return _implicit_preference(row)
+        found = _implicit_preference(row)
+        _check_same_prompt(row, prompt, found.prompt)
+        return found
     return Parsed(prompt_of(row, prompt), chosen, rejected, labels=_labels(row))
+
+
+def _check_same_prompt(row: Row, column: str, shared: tuple[Message, ...]) -> None:
+    """Raises a BadRow where a row has its prompt twice, and the two are not the same.
+
+    Two dialogues hold their prompt. Beside it, UltraFeedback repeats its first question as a text,
+    others the last one, or all of it as one text.
+    """
+    if row.get(column) in (None, "", []):
+        return
+    said = {" ".join(message.content.split()) for message in shared}
+    asked = [" ".join(message.content.split()) for message in prompt_of(row, column)]
+    if isinstance(listed(row[column], column), list):
+        known = said.issuperset(asked)
+    else:
+        known = any(one in other or other in one for one in asked for other in said)
+    if not known:
+        raise BadRow(
+            f"{column!r} says what chosen and rejected, which are whole dialogues, do not begin "
+            f"with; remove it from them or from the row, or add without={column} to the source"
+        )
 
 
 def _implicit_preference(row: Row) -> Parsed:
@@ -183,7 +210,10 @@ def _implicit_preference(row: Row) -> Parsed:
     while shared and chosen[shared - 1].role != "user":
         shared -= 1
     if not shared:
-        raise BadRow("chosen and rejected share no prompt; expected two answers to one question")
+        raise BadRow(
+            "chosen and rejected share no prompt; expected two dialogues that begin with the same "
+            "question, or two answers beside a prompt"
+        )
     return Parsed(chosen[:shared], chosen[shared:], rejected[shared:], labels=_labels(row))
 
 
@@ -227,6 +257,7 @@ def _openai_preference(row: Row) -> Parsed:
     asked = row["input"]
     if not isinstance(asked, Mapping) or not isinstance(asked.get("messages"), list):
         raise BadRow("'input' holds no messages; expected {'messages': [...]}")
+    attachments.refuse(asked)
     answers = (turns_of(row, "preferred_output"), turns_of(row, "non_preferred_output"))
     return Parsed(turns_of(asked, "messages"), *answers)
 

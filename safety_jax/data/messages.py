@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from safety_jax.data import thoughts
+from safety_jax.data import thoughts, values
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,6 +39,8 @@ def text_of(row: Mapping[str, Any], column: str) -> str:
     if column not in row:
         raise BadRow(f"{column!r} is missing")
     value = row[column]
+    if value is None:
+        raise BadRow(f"{column!r} is null; expected text")
     if not isinstance(value, str):
         raise BadRow(f"{column!r} is {type(value).__name__}; expected text")
     if not value.strip():
@@ -47,8 +49,8 @@ def text_of(row: Mapping[str, Any], column: str) -> str:
 
 
 def turns_of(row: Mapping[str, Any], column: str) -> tuple[Message, ...]:
-    """A list of messages, a transcript, or the bare text of one answer."""
-    value = row.get(column)
+    """A list of messages, one message, a transcript, or the bare text of one answer."""
+    value = listed(row.get(column), column)
     if not isinstance(value, list):
         text = text_of(row, column)
         return transcript(text) if is_transcript(text) else (Message("assistant", text),)
@@ -63,13 +65,38 @@ def turns_of(row: Mapping[str, Any], column: str) -> tuple[Message, ...]:
 
 def prompt_of(row: Mapping[str, Any], column: str) -> tuple[Message, ...]:
     """As `turns_of`, but a bare text is the user's."""
-    if isinstance(row.get(column), list):
+    if isinstance(listed(row.get(column), column), list):
         return turns_of(row, column)
     text = text_of(row, column)
     return transcript(text) if is_transcript(text) else (Message("user", text),)
 
 
 # ---------------------------------------------------------------------------- lists of messages
+
+# How a list of messages begins that stands in a column of texts, as CSV files have no others.
+_SPELLED = re.compile(r"""\s*\[\s*\{\s*(['"])(?:role|from|content|value)\1\s*:""")
+
+
+def listed(value: Any, column: str) -> Any:
+    """A list of messages that is spelled as JSON, or one message alone, as a list; any other value
+    as it is.
+
+    Raises:
+        BadRow: a list of messages in a spelling that is not JSON, such as Python's.
+    """
+    if isinstance(value, Mapping) and ("role" in value or "from" in value):
+        return [value]
+    if not isinstance(value, str) or not _SPELLED.match(value):
+        return value
+    try:
+        found, is_plain = values.JsonParser().parse(value)
+        return found if is_plain else values.plain(found)
+    except ValueError as error:  # of JSON, and of values that no row can hold
+        raise BadRow(
+            f"{column!r} spells a list of messages, but not as JSON ({error}); write it with "
+            "json.dumps, or the rows as JSON lines or Parquet"
+        ) from error
+
 
 _ROLES = {
     "system": "system",
@@ -176,7 +203,12 @@ _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 
 def is_transcript(text: str) -> bool:
     """Whether a text holds a whole dialogue."""
-    return text.startswith(tuple(_STYLES))
+    return text.startswith(tuple(_STYLES)) or _is_stripped(text)
+
+
+def _is_stripped(text: str) -> bool:
+    """Whether a text is a transcript of Anthropic's without the blank lines in front."""
+    return text.startswith("Human:") and "\n\nAssistant:" in text
 
 
 def transcript(text: str) -> tuple[Message, ...]:
@@ -184,6 +216,7 @@ def transcript(text: str) -> tuple[Message, ...]:
 
     An Assistant label with nothing after it asks for an answer, and is no message.
     """
+    text = f"\n\n{text}" if _is_stripped(text) else text
     style = next(style for start, style in _STYLES.items() if text.startswith(start))
     parts = style.split(text.removesuffix("\n").removesuffix("<|im_end|>"))[1:]
     if not parts:

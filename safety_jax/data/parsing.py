@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from safety_jax.base import terminal
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import forms, threads
+from safety_jax.data import attachments, forms, threads
 from safety_jax.data import labels as labelling
 from safety_jax.data.formats import SYSTEM, Format, Parsed
 from safety_jax.data.messages import BadRow, Message, UnwantedRow, text_of
@@ -50,6 +50,7 @@ def parse(
     found = False
     for where, row in placed:
         try:
+            attachments.refuse(row)
             parsed = _with_kind(_with_ends(_with_system(known.parse(row), row), row), row)
             refuse(row, known, parsed)
             _check_size(parsed)

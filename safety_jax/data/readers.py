@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from safety_jax.base import files, terminal
+from safety_jax.base import files, mistaken, terminal
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import table_files, text_files
 from safety_jax.data.text_files import PlacedRow
@@ -40,16 +40,26 @@ def read_file(path: Path, *, name: str, key: str, errors: str) -> list[PlacedRow
         DataError: missing, a directory, a pipe, or broken; the message names file and line.
     """
     if path.is_dir():
-        raise DataError(f"{path} is a directory; expected one data file, change {key}")
+        raise DataError(
+            f"{path} is a directory; expected one data file, or hf:{path}:SPLIT for a folder that "
+            f"the library datasets reads, change {key}"
+        )
     packed, ending = check_ending(name, key)
     shown = terminal.clean(name)
     try:
         files.check_regular(path)
+        # Lines of a .txt file may say anything.
+        named = ending != ".txt" and mistaken.look(path, text=ending in _TEXTS and not packed)
+        if named:
+            raise DataError(f"{path}: {named}")
         if ending in _TABLES:
             return _TABLES[ending](path, shown, errors)
         return _TEXTS[ending](_unpacked(path, packed), shown, errors)
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; expected a data file, change {key}") from error
+        several = "; name each file with a flag of its own, or hf:FOLDER:SPLIT" * ("*" in path.name)
+        raise DataError(
+            f"{path}: no such file; expected a data file, change {key}{several}"
+        ) from error
     except _damages() as error:
         why = files.reason(error) if isinstance(error, OSError) else error
         raise DataError(f"{path}: cannot be read ({why}); replace the file") from error

@@ -5,6 +5,7 @@ A source is given as one line of text, `data/alpaca.json?rows=20000`; source_spe
 
 import dataclasses
 import fnmatch
+import re
 import urllib.parse
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -215,13 +216,39 @@ def _open_hub(asked: SourceSpec, key: str) -> _Opened:
 
     name, config, split = _name_config_split(asked.location, key)
     try:
-        dataset = datasets.load_dataset(name, config, split=split)
+        if any((Path(name) / mark).is_file() for mark in _SAVED):
+            dataset = _saved(name, config, split)
+        else:
+            dataset = datasets.load_dataset(name, config, split=split)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise ConfigError(
             f"{asked.location}: cannot be loaded ({error}); mend name, config or split, or "
             f"download the data and set {key} to a file"
         ) from error
     return _Opened(Path(name).name, _placed(dataset, asked), None)
+
+
+# What `save_to_disk` leaves in a folder, of several splits and of one.
+_SAVED = ("dataset_dict.json", "state.json")
+
+
+def _saved(folder: str, config: str | None, split: str) -> Any:
+    """A split of what `save_to_disk` wrote.
+
+    Raises:
+        ValueError: it has no such split, or a config is asked for.
+        OSError, ValueError, DatasetsError: it cannot be read.
+    """
+    import datasets
+
+    found = datasets.load_from_disk(folder)
+    if not isinstance(found, datasets.DatasetDict):
+        found = {str(found.split or "train"): found}
+    if config is not None or split not in found:
+        raise ValueError(
+            f"save_to_disk wrote it with the splits {', '.join(found)}, without a config"
+        )
+    return found[split]
 
 
 def _open_tfds(asked: SourceSpec, key: str) -> _Opened:
@@ -259,8 +286,8 @@ def _placed(rows: Iterable[Any], asked: SourceSpec) -> list[PlacedRow]:
 
 
 def _name_config_split(location: str, key: str) -> tuple[str, str | None, str]:
-    """`hf:NAME:CONFIG:SPLIT` -> its three parts; CONFIG may be absent."""
-    kind, *parts = location.split(":")
+    """`hf:NAME:CONFIG:SPLIT` -> its three parts; CONFIG may be absent, a split be `train[:9]`."""
+    kind, *parts = re.split(r":(?![^\[]*\])", location)
     if len(parts) not in (2, 3) or not all(parts):
         raise ConfigError(
             f"{key}: {location}: expected {kind}:NAME:SPLIT or {kind}:NAME:CONFIG:SPLIT"

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from safety_jax.base import files
+from safety_jax.base import files, mistaken
 from safety_jax.base.errors import CheckpointError
 
 DTYPES = {
@@ -160,6 +160,8 @@ def read_header(file: Path) -> dict[str, Tensor]:
     """
     try:
         files.check_regular(file)
+        if what := mistaken.look(file):
+            raise CheckpointError(f"{file}: {what}")
         with open(file, "rb") as stream:
             size = os.fstat(stream.fileno()).st_size
             length = int.from_bytes(stream.read(8), "little")

@@ -1,0 +1,48 @@
+"""What rows bring along that no template here writes: pictures, sounds, tools, a template's own
+settings. Without them a row asks something else, so it is refused, not learned as if it had none.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from safety_jax.data.messages import BadRow
+
+_SEEN = ("image", "images", "audio", "audios", "video", "videos")
+_TOOLS = ("tools", "functions")
+_SETTINGS = "chat_template_kwargs"  # TRL's
+
+
+def refuse(row: Mapping[str, Any]) -> None:
+    """Raises a BadRow for a row with something beside its text that changes what it asks.
+
+    A column that is empty, or holds something else under such a name (`tools`: a word), is passed
+    over.
+    """
+    for column in _SEEN:
+        if row.get(column):
+            raise BadRow(
+                f"{column!r} is something to see or hear, and models here read text alone; add "
+                f"without={column} to the source if the text means the same without it"
+            )
+    for column in _TOOLS:
+        if _is_list(row.get(column)):
+            raise BadRow(
+                f"{column!r} offers tools, which no template here writes; add without={column} to "
+                "the source to go on without them"
+            )
+    if row.get(_SETTINGS):
+        raise BadRow(
+            f"{_SETTINGS!r} changes the chat template for this row alone; set data.enable_thinking "
+            f"for all rows, and add without={_SETTINGS} to the source"
+        )
+
+
+def _is_list(value: Any) -> bool:
+    """Whether a value is a list with something in it, as such or spelled as JSON."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return False
+    return isinstance(value, list) and bool(value)
