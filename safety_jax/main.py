@@ -114,12 +114,13 @@ def run_stage(name: str, config: ConfigDict, folder: str) -> bool | None:
 
 
 def settled(config: ConfigDict) -> ConfigDict:
-    """The config with every number type named that it leaves to this platform."""
+    """The config with what it leaves open: number types, and the sizes of an adapter to start
+    from."""
     import jax
 
-    from safety_jax.stages import precision
+    from safety_jax.stages import continued, precision
 
-    return precision.settled(config, jax.devices()[0].platform)
+    return continued.settled(precision.settled(config, jax.devices()[0].platform))
 
 
 def explain(error: BaseException, folder: Path | None = None) -> str | None:

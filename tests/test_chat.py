@@ -5,7 +5,7 @@ import datetime
 
 import pytest
 
-from safety_jax.base.errors import CheckpointError, DataError
+from safety_jax.base.errors import CheckpointError, ConfigError, DataError
 from safety_jax.data import encode, prompts, text_rules
 from safety_jax.data.chat import ChatSettings, ChatTemplate, Unwritable
 from safety_jax.data.messages import Message
@@ -286,3 +286,11 @@ def test_llamas_space_is_no_part_of_a_chat():
     encoding = encode.Encoding(prompts.load_template("chat", tokens), tokens, 512, "error", 999)
     ids, _ = encode.encode(rows, encoding, train_on="response").example(0)
     assert ids.tolist() == tokens.apply_chat_template(TWO, return_dict=False)
+
+
+def test_several_templates_without_a_default_are_refused():
+    tokens = qwen(chat_template={"tool_use": CHATML, "rag": CHATML})
+    with pytest.raises(ConfigError, match=r"several chat templates \(tool_use, rag\), none of"):
+        prompts.load_template("chat", tokens)
+    tokens = qwen(chat_template={"tool_use": "{{ 1 }}", "default": CHATML})
+    assert prompts.load_template("chat", tokens).chat.end == "<|im_end|>"

@@ -355,8 +355,11 @@ def _answers(turns: Sequence[Turn]) -> list[int]:
 def _source(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
     try:
         source = tokenizer.get_chat_template() if tokenizer.chat_template else None
-    except ValueError as error:  # there are several, and none is the default
-        raise ConfigError(f"{name}: {error!s:.200}") from error
+    except ValueError as error:
+        raise ConfigError(
+            f"{name}: has several chat templates ({', '.join(map(str, tokenizer.chat_template))}), "
+            "none of them called default; expected one, write it into chat_template.jinja"
+        ) from error
     if not source:
         raise ConfigError(
             "data.template is chat, but the tokenizer has no chat template; expected one in its "

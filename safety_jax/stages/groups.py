@@ -15,6 +15,7 @@ from safety_jax.data.corpora import Rows
 from safety_jax.data.recovery import Recovery
 from safety_jax.judges.planned import Resources
 from safety_jax.models import llama, quantised
+from safety_jax.models.decoding.ends import model_ends
 from safety_jax.models.folders import bitsandbytes, hf_config, hub, tokenizer_files
 from safety_jax.stages import texts
 from safety_jax.training import optim
@@ -55,6 +56,8 @@ def base(config: ConfigDict, mesh: Mesh) -> Base:
     model = hf_config.read_config(folder)
     llama.shardings(model, mesh)
     tokens = tokenizer_files.load(tokenizer_folders(config, folder))
+    if tokens.eos_token_id is not None:
+        model_ends(folder, tokens)  # what it reads is exported, hours later
     return Base(folder, model, tokens, held_kernels(config, folder))
 
 

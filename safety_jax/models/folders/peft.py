@@ -40,16 +40,9 @@ def load(folder: Path, config: llama.LlamaConfig, mesh: Mesh) -> tuple[lora.Adap
         CheckpointError: a file is missing or damaged, the adapter does not fit the model, or it
             uses a feature that is not supported.
     """
-    given = peft_config.read(folder)
-    tensors = safetensors.read_header(_weights_file(folder))
-    starts = {trunk: f"base_model.model.{trunk}.layers." for trunk in TRUNKS}
-    found = [t for t, start in starts.items() if any(name.startswith(start) for name in tensors)]
-    trunk = found[0] if found else TEXT_MODEL
-    layers = _layers(given, config, folder)
-    targets = _targets(given, tensors, config, folder, trunk, layers)
-    rank = given["r"]
-    some = None if len(layers) == config.layers else layers
-    declared = lora.shapes(llama.parameters(config), targets, rank, some)
+    settings, tensors, layers = _open(folder, config)
+    targets, rank, trunk = settings.targets, settings.rank, settings.trunk
+    declared = lora.shapes(llama.parameters(config), targets, rank, settings.layers)
     stored: dict[str, list[safetensors.Tensor]] = {}
     for target in targets:
         own = {
@@ -59,19 +52,6 @@ def load(folder: Path, config: llama.LlamaConfig, mesh: Mesh) -> tuple[lora.Adap
             a, b = (tensors[key(target, layer, factor, trunk, config.files)] for factor in FACTORS)
             for name, tensor in _leaves(a, b, target, own).items():
                 stored.setdefault(name, []).append(tensor)
-    dtypes = {tensor.dtype.name for tensors in stored.values() for tensor in tensors}
-    settings = LoraConfig(
-        rank=rank,
-        alpha=float(given["lora_alpha"]),
-        dropout=float(given.get("lora_dropout") or 0.0),
-        targets=targets,
-        rslora=bool(given.get("use_rslora")),
-        base_name=str(given.get("base_model_name_or_path") or ""),
-        dtype=dtypes.pop() if len(dtypes) == 1 else "float32",
-        trunk=trunk,
-        files=config.files,
-        layers=some,
-    )
     weights = {}
     for name, (shape, axes) in declared.items():
         meshes.check_divides(mesh, name, shape, axes)
@@ -80,9 +60,47 @@ def load(folder: Path, config: llama.LlamaConfig, mesh: Mesh) -> tuple[lora.Adap
             stored[name], shape, sharding, np.float32, lambda count: None
         )
     scale = lora.scaling(rank, settings.alpha, settings.rslora)
-    on = lora.on(some, config.layers)
+    on = lora.on(settings.layers, config.layers)
     adapters = lora.Adapters(trees.unflatten(weights), scale, settings.dropout, on=on)
     return adapters, settings
+
+
+def read_settings(folder: Path, config: llama.LlamaConfig) -> LoraConfig:
+    """The settings of `load`; reads no weights.
+
+    Raises:
+        CheckpointError: as `load`, but for the shapes of weights.
+    """
+    return _open(folder, config)[0]
+
+
+def _open(
+    folder: Path, config: llama.LlamaConfig
+) -> tuple[LoraConfig, dict[str, safetensors.Tensor], tuple[int, ...]]:
+    """The settings of an adapter, its tensors by PEFT's names, and the adapted layers."""
+    given = peft_config.read(folder)
+    tensors = safetensors.read_header(_weights_file(folder))
+    starts = {trunk: f"base_model.model.{trunk}.layers." for trunk in TRUNKS}
+    found = [t for t, start in starts.items() if any(name.startswith(start) for name in tensors)]
+    trunk = found[0] if found else TEXT_MODEL
+    layers = _layers(given, config, folder)
+    targets = _targets(given, tensors, config, folder, trunk, layers)
+    for tensor in tensors.values():
+        tensor.check(tensor.shape)
+    dtypes = {tensor.dtype.name for tensor in tensors.values()}
+    settings = LoraConfig(
+        rank=given["r"],
+        alpha=float(given["lora_alpha"]),
+        dropout=float(given.get("lora_dropout") or 0.0),
+        targets=targets,
+        rslora=bool(given.get("use_rslora")),
+        base_name=str(given.get("base_model_name_or_path") or ""),
+        dtype=dtypes.pop() if len(dtypes) == 1 else "float32",
+        trunk=trunk,
+        files=config.files,
+        layers=None if len(layers) == config.layers else layers,
+    )
+    return settings, tensors, layers
 
 
 def _leaves(
