@@ -84,6 +84,8 @@ def test_scaling_and_targets():
     assert len(lora.targets(("all-linear",))) == 7
     with pytest.raises(ConfigError, match="output head cannot be adapted"):
         lora.targets(("lm_head",))
+    with pytest.raises(ConfigError, match="give each by a flag of its own"):
+        lora.targets(("q_proj,v_proj",))
 
 
 def test_dropout_keeps_the_mean_and_needs_a_key(one_device):

@@ -100,14 +100,14 @@ def test_template_file(tmp_path):
 def test_broken_template_files(tmp_path, content):
     path = tmp_path / "mine.json"
     path.write_text(content)
-    with pytest.raises(ConfigError, match="data.template: .*mine.json.*; expected"):
+    with pytest.raises(ConfigError, match="mine.json.*; expected"):
         load_template(f"file:{path}", llama())
 
 
 def test_unknown_templates(tmp_path):
     with pytest.raises(ConfigError, match="'alpacca'; expected alpaca, .*, chat or file:PATH"):
         load_template("alpacca", llama())
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="none.json: no such file; expected a JSON file"):
         load_template(f"file:{tmp_path}/none.json", llama())
     with pytest.raises(ConfigError, match="no chat template; expected one in"):
         load_template("chat", llama())
@@ -133,3 +133,16 @@ def test_chat_as_llama_2():
     assert spans(chat, record("A", "B")) == [("<s>[INST] A [/INST]", False), (" B </s>", True)]
     with pytest.raises(DataError, match="a.json row 3: the chat template refuses.*no system"):
         chat.spans(record("A", "B", system="Be kind."))
+
+
+def test_files_that_are_no_wording(tmp_path):
+    deep, jinja = tmp_path / "deep.json", tmp_path / "chat_template.jinja"
+    deep.write_text("[" * 100_000)
+    jinja.write_text(CHATML)
+    with pytest.raises(ConfigError, match="deep.json: not valid JSON"):
+        load_template(f"file:{deep}", llama())
+    with pytest.raises(ConfigError, match="is a chat template; .* model.tokenizer to a folder"):
+        load_template(f"file:{jinja}", llama())
+    written = {"prompt_input": "{instruction} {input}", "prompt_no_input": "{instruction}|"}
+    deep.write_text("\ufeff" + json.dumps(written))  # as some Windows tools write it
+    assert load_template(f"file:{deep}", llama()).prompt(record("x", "y")) == "x|"

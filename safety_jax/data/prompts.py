@@ -14,7 +14,6 @@ have no such mark, so they learn the last answer alone, and what was said before
 
 import abc
 import dataclasses
-import json
 import re
 from collections.abc import Callable, Sequence
 
@@ -180,15 +179,21 @@ JUDGES = {
 
 
 def _read_template(path: str) -> Instruction:
-    try:
-        content = json.loads(files.expand(path).read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    if path.endswith((".jinja", ".jinja2")):
         raise ConfigError(
-            f"data.template: {path} cannot be read ({error}); expected a JSON file"
-        ) from error
+            f"data.template: {path} is a chat template; expected a JSON file. Set data.template to "
+            "chat, and model.tokenizer to a folder with the tokenizer's files and this one as "
+            "chat_template.jinja"
+        )
+    try:
+        content = files.read_object(
+            files.expand(path), ConfigError, "expected a wording in JSON for data.template"
+        )
+    except FileNotFoundError as error:
+        raise ConfigError(f"data.template: {path}: no such file; expected a JSON file") from error
     keys = {"prompt_input": "{input}", "prompt_no_input": "{instruction}"}
     for key, blank in keys.items():
-        text = content.get(key) if isinstance(content, dict) else None
+        text = content.get(key)
         if not isinstance(text, str) or blank not in text or "{instruction}" not in text:
             raise ConfigError(
                 f"data.template: {path}: {key} is missing or lacks {{instruction}} or {{input}}; "

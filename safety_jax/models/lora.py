@@ -54,6 +54,7 @@ HYBRID_TARGETS = {
 # By how files name and fuse projections: as LLaMA's, Phi-3's, or those of Granite 4's dense models.
 TARGETS_OF = {"llama": TARGETS, "phi3": FUSED_TARGETS, "granite_hybrid": HYBRID_TARGETS}
 ALL_LINEAR = "all-linear"
+_WHY_NOT = "embeddings and the output head cannot be adapted"
 
 
 class Owners(NamedTuple):
@@ -127,9 +128,10 @@ def targets(
     """
     unknown = [name for name in names if name not in known and names != (ALL_LINEAR,)]
     if unknown or not names:
+        listed = any(set(", ") & set(name) for name in unknown)
+        hint = "give each by a flag of its own" if listed else _WHY_NOT
         raise ConfigError(
-            f"lora.targets {names}: expected {ALL_LINEAR!r} or any of {', '.join(known)}; "
-            "embeddings and the output head cannot be adapted"
+            f"lora.targets {names}: expected {ALL_LINEAR!r} or any of {', '.join(known)}; {hint}"
         )
     taken = [ours for hf, ours in known.items() if hf in names or names == (ALL_LINEAR,)]
     return tuple(one for ours in taken for one in ((ours,) if isinstance(ours, str) else ours))
