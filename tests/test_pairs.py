@@ -301,9 +301,16 @@ def test_rows_of_the_source_that_is_measured_on_are_drawn(tokenizer, tmp_path):
             prompt=template.prompt,
             tokenizer=tokenizer,
         )
+        told.append(found.describe("rows"))
         return found.evaluation.where, found.skipped
 
+    told: list[str] = []
     where, skipped = measured(f"{file}?rows=3", seed=0)
+    assert "warning: 3 of 3 rows of data.eval ask what is trained on" in told[0]
+    other = tmp_path / "other.jsonl"
+    other.write_text(json.dumps({"prompt": "Something else", "response": "good"}))
+    measured(str(other), seed=0)
+    assert "warning" not in told[1]
     assert len(where) == 3 and where != measured(f"{file}?rows=3", seed=1)[0]
     assert [row.where for row in skipped] == ["rows.jsonl line 6"] * 2  # of either source
     with pytest.raises(ConfigError, match="data.eval: .* 8 rows asked for; expected at most the 7"):

@@ -44,3 +44,12 @@ def test_how_many_safety_rows_is_said_once(given, option):
     config.data.safety += f"?{option}"
     with pytest.raises(ConfigError, match=r"data.safety .*says how many rows.*data.safety_rows=2"):
         sft_task.safety_rows(config)
+
+
+def test_it_is_told_that_no_safety_rows_are_mixed_in(given):
+    config, _ = given
+    assert sft_task.remarks(config, None, []) == []
+    config.data.safety_rows = 0
+    assert "data.safety_rows is 0" in sft_task.remarks(config, None, [])[0]
+    config.data.safety = ""
+    assert sft_task.remarks(config, None, []) == []

@@ -156,9 +156,11 @@ def read(
     given = [opened(spec, "data.train") for spec in rows.train] + list(also)
     mixture: mixing.Mixture = mixing.mix(given, read=learned, seed=rows.seed)
     training, held_out = mixture.records, []
+    remarks = [] if remark is None else [*remark(mixture.records)]
     if rows.evaluation:
         source = opened(rows.evaluation, "data.eval")
         held_out = sources.draw(parse(source, skipped), source, "data.eval", rows.seed)
+        remarks += _shared_prompts(training, held_out)
     elif rows.eval_rows > 0:
         training, held_out = mixing.split(training, rows=rows.eval_rows, seed=rows.seed)
     return Corpus(
@@ -170,8 +172,17 @@ def read(
         prompt=first_prompt(training, prompt),
         left_out=left_out or {},
         skipped=skipped,
-        remarks=() if remark is None else remark(mixture.records),
+        remarks=remarks,
     )
+
+
+def _shared_prompts(training: Sequence[Any], held_out: Sequence[Any]) -> list[str]:
+    """A line on rows of `data.eval` that ask what is learned; none where there are none."""
+    asked = {mixing.prompt_key(row) for row in training}
+    shared = sum(mixing.prompt_key(row) in asked for row in held_out)
+    if not shared:
+        return []
+    return [f"warning: {shared:,} of {len(held_out):,} rows of data.eval ask what is trained on"]
 
 
 def first_prompt(rows: Sequence[Any], prompt: Callable[[Record], str]) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -83,8 +84,18 @@ def read_corpus(config: ConfigDict, base: groups.Base) -> Corpus[Examples]:
         prompt=encoding.template.prompt,
         tokenizer=base.tokens,
         also=also,
-        remark=None if begins is None else begins.describe,
+        remark=functools.partial(remarks, config, begins),
     )
+
+
+def remarks(
+    config: ConfigDict, begins: recovery.Recovery | None, rows: Sequence[Record]
+) -> list[str]:
+    """What rows begin with, and that none of `data.safety` is there where none is asked for."""
+    found = [] if begins is None else [*begins.describe(rows)]
+    if config.data.safety and config.data.safety_rows == 0:
+        found.append("data.safety is not mixed in, as data.safety_rows is 0")
+    return found
 
 
 def safety_rows(config: ConfigDict) -> Source:
