@@ -8,7 +8,7 @@ import pytest
 from safety_jax.base.errors import ConfigError, NotFiniteError
 from safety_jax.data.messages import Message
 from safety_jax.data.records import Record
-from safety_jax.judges import combine, judge, scoring
+from safety_jax.judges import combine, judge, planned, scoring
 from safety_jax.judges.judge import BETTER, HARMFUL, REFUSING, SAFER, JudgeCard, scored, unscored
 from safety_jax.judges.ledger import Ledger
 from safety_jax.judges.refusal import RefusalJudge
@@ -174,3 +174,10 @@ def test_safe_first_then_helpful(direction: str, sign: float):
     assert missing[0].reason == "guard: x; helper: y"
     with pytest.raises(ConfigError, match="does not tell safe from unsafe"):
         combine.safe_first("first", ("helper", helper), ("helper", helper))
+
+
+def test_a_model_that_is_no_trained_judge_is_called_by_its_name(tmp_path):
+    with pytest.raises(ConfigError, match="holds no judge.json; expected a judge that stage rew"):
+        planned.described(tmp_path)
+    (tmp_path / "judge.json").write_text('{"kind": "binary"}')
+    assert planned.described(tmp_path) == {"kind": "binary"}

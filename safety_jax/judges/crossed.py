@@ -11,8 +11,7 @@ from safety_jax.base.errors import ConfigError
 from safety_jax.data.folds import Fold, part_of
 from safety_jax.judges import sequence_specs
 from safety_jax.judges.judge import Conversation, Judge, JudgeCard, Score
-from safety_jax.judges.planned import DESCRIPTION, PlannedJudge, Resources, Spec, resolve_folder
-from safety_jax.models.folders import hub
+from safety_jax.judges.planned import PlannedJudge, Resources, Spec, described, resolve_folder
 
 
 class CrossFitted:
@@ -57,7 +56,7 @@ def cross_fitted(
     judges = []
     for number, path in enumerate(paths, start=1):
         expected = str(Fold(number, len(paths), inside=False))
-        said = hub.read_json(resolve_folder(name, {"path": path}) / DESCRIPTION)
+        said = described(resolve_folder(name, {"path": path}))
         if said.get("prompts") != [expected]:
             raise ConfigError(
                 f"score.judges.{name}: {path} is to judge part {number} of {len(paths)} of all "

@@ -95,6 +95,21 @@ def resolve_folder(name: str, spec: Spec) -> Path:
     return hub.resolve(spec["path"])
 
 
+def described(folder: Path) -> Mapping[str, Any]:
+    """What stage `reward` wrote beside the weights of a judge.
+
+    Raises:
+        ConfigError: another stage, or somebody else, wrote the folder.
+        CheckpointError: the file is damaged.
+    """
+    if not (folder / DESCRIPTION).is_file():
+        raise ConfigError(
+            f"{folder} holds no {DESCRIPTION}; expected a judge that stage reward exported; any "
+            "other model needs a row of its own in score.judges"
+        )
+    return hub.read_json(folder / DESCRIPTION)
+
+
 def max_tokens(name: str, wanted: int, positions: int) -> int:
     """`wanted`, or with 0 all that the model was made for."""
     if not 0 <= wanted <= positions:

@@ -13,6 +13,7 @@ from safety_jax.judges.planned import (
     PlannedJudge,
     Resources,
     Spec,
+    described,
     max_tokens,
     numbers,
     resolve_folder,
@@ -104,7 +105,7 @@ def trained(
 ) -> PlannedJudge:
     """A folder that stage `reward` wrote: its `judge.json` says what is to be known."""
     folder = resolve_folder(name, spec)
-    facts = hub.read_json(folder / DESCRIPTION)
+    facts = described(folder)
     missing = {"template", "direction", "threshold", "max_length", "append_eos"} - set(facts)
     if missing:
         raise ConfigError(
