@@ -17,7 +17,8 @@ from tests.planned_runs import asked, programs
 def test_sizes_have_the_weights_of_their_names():
     billions = {name: formulas.all_weights(sizes.read(name)) / 1e9 for name in sizes.SIZES}
     assert billions == pytest.approx(
-        {"llama2-7b": 6.738, "llama2-13b": 13.016, "llama2-70b": 68.977, "llama3-8b": 8.030,
+        {"llama2-7b": 6.738, "llama2-13b": 13.016, "llama2-70b": 68.977, "llama3-1b": 1.236,
+         "llama3-3b": 3.213, "llama3-8b": 8.030,
          "llama3-70b": 70.554, "qwen3-32b": 32.762, "gemma3-27b": 27.009, "phi4-14b": 14.660,
          "olmo3-32b": 32.234}, abs=1e-3,
     )  # fmt: skip
@@ -71,6 +72,35 @@ def test_adapters_spare_the_gradient_of_the_base(config):
     head, tokens, attention = 96 * 32, 8 * 32, 2 * 16 * 4 * 8 * 2
     work = 4 * kernels + 4 * head + 6 * adapters + 9 * attention
     assert frozen.flops == tokens * work / 8
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo"])
+def test_lanes_of_a_sweep_share_the_base_alone(config, method):
+    """Four runs in three lanes, as wide as the widest adapter among them: three times the work, the
+    adapters and their moments of one run, beside one base. The step can be lowered."""
+    values = {"model__remat": "full", "data__max_length": 32, "lora__rank": 4,
+              "train__batch_size": 8, "train__rows_per_microbatch": 8,
+              "train__chunk_tokens": 16, "model__compute_dtype": "float32"}  # fmt: skip
+    where = "v5e:2x4", jax.devices(), (8, 1, 1)
+    (alone,) = programs(asked(method, config, *where, **values))
+    differ = "lora.rank=2; seed=1; seed=2; optim.learning_rate=1e-3"
+    if method == "dpo":
+        differ = "lora.rank=2; dpo.objective=ipo_mean; seed=2; dpo.beta=0.3"
+    run = asked("sweep", config, *where, "dpo" if method == "dpo" else None, sweep__runs=differ,
+                sweep__lanes=3, **values)  # fmt: skip
+    (together,) = programs(run)
+    assert together.load.flops == 3 * alone.load.flops
+    assert together.load.tokens == 3 * alone.load.tokens
+    for part in ("optimizer", "batch"):
+        assert together.arguments[part] == 3 * alone.arguments[part]
+    # Two more adapters are as large as the two moments of one.
+    more = together.arguments["parameters"] - alone.arguments["parameters"]
+    assert more == pytest.approx(alone.arguments["optimizer"], abs=8)
+    assert alone.load.traffic < together.load.traffic < 3 * alone.load.traffic
+    assert alone.temporaries < together.temporaries < 3 * alone.temporaries
+    assert "of 3 runs" in together.name
+    text = together.lower().as_text()
+    assert "stablehlo.while" in text and "tensor<3x2x4x32xf32>" in text
 
 
 def test_a_judge_in_training_has_no_vocabulary(config):

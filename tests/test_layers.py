@@ -35,13 +35,14 @@ FORBIDDEN = {("data", "models")}
 SHARED_STAGES = {
     "answering", "checks", "config_files", "devices", "dpo_task", "evaluate_answers",
     "evaluate_batches", "evaluate_plan", "evaluate_prompts", "fits", "groups", "judge_schema",
-    "learners", "metric_names", "pair_task", "planned", "planned_passes", "planned_training",
+    "learners", "metric_names", "pair_task", "planned", "planned_passes", "planned_steps",
+    "planned_sweep", "planned_training",
     "precision", "recipe", "references", "results", "schema", "sft_task", "shared_schema",
     "sweep_axes", "sweep_cost", "sweep_methods", "sweep_record", "tamper_plan", "tamper_weights",
     "texts", "token_weights", "training", "training_schema", "tuning",
 }  # fmt: skip
 # Runs no other stage, but must make of their configs what they do.
-LOOKS_IN = "safety_jax.stages.planned_training"
+LOOKS_IN = "safety_jax.stages.planned_steps"
 # Optional extras. They may stand in `safety_jax` behind a try, inside a function, or in a module
 # that is only imported so.
 OPTIONAL = {"gguf", "libtpu", "lm_eval", "tensorboardX", "wandb"}

@@ -172,6 +172,17 @@ def state(
     return jax.tree.map(lambda x, s: array(x.shape, x.dtype, s), shapes, where), where
 
 
+def stacked(tree: Any, lanes: int) -> Any:
+    """The same of several lanes, in one array each."""
+
+    def widened(leaf: Any) -> jax.ShapeDtypeStruct:
+        where = leaf.sharding
+        spec = NamedSharding(where.mesh, PartitionSpec(None, *where.spec))
+        return array((lanes, *leaf.shape), leaf.dtype, spec)
+
+    return jax.tree.map(widened, tree)
+
+
 def lower_step(
     given: steps.State,
     where: steps.State,

@@ -113,15 +113,17 @@ def training(
     flops_per_token: float,
     live_reference: bool,
     dequantised: bool = False,
+    lanes: int = 1,
 ) -> Load:
     """One optimizer step.
 
     Args:
         width: bytes of a number that is computed with.
-        rows: of all microbatches, both sides of pairs.
+        rows: of all microbatches, both sides of pairs, of all lanes.
         flops_per_token: what MFU counts, without the reference; see `flops.flops_per_token`.
         live_reference: the reference is another forward pass of the step.
         dequantised: kernels are codes, of which every pass makes numbers.
+        lanes: runs that share the base, each with an adapter of its own.
     """
     config, remat = trained.config, trained.remat
     tokens, full = rows * row_tokens, trained.adapter is None
@@ -142,7 +144,8 @@ def training(
     traffic += chunks * (2 + reference) * head * width / parts.tensor
     traffic += tokens / parts.rows * moves * _activation_traffic(config, width) / parts.tensor
     trainable = kernels + 2 * head if full else trained.adapter_weights
-    traffic += 7 * 4 * trainable / parts.stored  # AdamW: weight, gradient, two moments, in and out
+    # AdamW: weight, gradient, two moments, in and out.
+    traffic += 7 * 4 * lanes * trainable / parts.stored
     model_flops = tokens * (flops_per_token + reference * 2 * (kernels + head))
     return Load(model_flops, tokens * by_token / parts.devices, traffic, tokens)
 

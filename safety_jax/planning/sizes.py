@@ -41,6 +41,8 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
     "llama2-7b": _llama(4096, 11_008, 32, 32, 32),
     "llama2-13b": _llama(5120, 13_824, 40, 40, 40),
     "llama2-70b": _llama(8192, 28_672, 80, 64, 8),
+    "llama3-1b": _llama(2048, 8192, 16, 32, 8, head_dim=64, tie_word_embeddings=True, **_THREE),
+    "llama3-3b": _llama(3072, 8192, 28, 24, 8, head_dim=128, tie_word_embeddings=True, **_THREE),
     "llama3-8b": _llama(4096, 14_336, 32, 32, 8, **_THREE),
     "llama3-70b": _llama(8192, 28_672, 80, 64, 8, **_THREE),
     "qwen3-32b": _of(

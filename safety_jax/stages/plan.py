@@ -29,12 +29,13 @@ from safety_jax.planning import chips, formulas, layouts, programs, roofline, si
 from safety_jax.stages import checks, config_files, precision
 from safety_jax.stages.planned import PlanRequest, ProgramChoice, StageProgram
 from safety_jax.stages.planned_passes import DECODING, JUDGING
+from safety_jax.stages.planned_sweep import SWEEPING
 from safety_jax.stages.planned_training import TRAINING
 from safety_jax.training import config_record, workdir
 
 STAGES = {
     "sft": TRAINING, "dpo": TRAINING, "kto": TRAINING, "orpo": TRAINING, "reward": TRAINING,
-    "raft": DECODING, "score": JUDGING,
+    "raft": DECODING, "score": JUDGING, "sweep": SWEEPING,
 }  # fmt: skip
 PLANS = "plans"
 MESHES = ("auto", "run")

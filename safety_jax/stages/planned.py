@@ -1,6 +1,7 @@
 """A run of another stage as `plan` sees it: what is asked, what may be chosen, what is compiled.
 
-`planned_training.py` has the programs with a backward pass, `planned_passes.py` those without.
+`planned_training.py` has the programs with a backward pass, `planned_sweep.py` those of many runs
+together, `planned_passes.py` those without a backward pass.
 """
 
 import dataclasses

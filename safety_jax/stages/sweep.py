@@ -22,7 +22,17 @@ from safety_jax.base import compilation, meshes, trees
 from safety_jax.base.errors import DivergenceError
 from safety_jax.models import llama, lora
 from safety_jax.planning import abstract
-from safety_jax.stages import checks, devices, fits, groups, learners, sweep_cost, texts, training
+from safety_jax.stages import (
+    checks,
+    devices,
+    fits,
+    groups,
+    learners,
+    sweep_cost,
+    sweep_methods,
+    texts,
+    training,
+)
 from safety_jax.stages.sweep_axes import variants
 from safety_jax.stages.sweep_cost import RunCost
 from safety_jax.stages.sweep_methods import METHODS, SweepMethod
@@ -185,12 +195,9 @@ class Sweep:
         self, state: steps.State, frozen: Any, batch: Any, used: jax.Array, numbers: Any
     ) -> tuple[steps.State, steps.Parts]:
         """The step of one run, whose numbers are data."""
-        learning = self._learning(numbers)
-        rate = lambda _: numbers["learning_rate"]  # noqa: E731
-        return steps.advance(
-            learning.loss, learning.count, self._optimization.follow(rate), rate, learning.survey,
-            state, frozen, batch, used,
-        )  # fmt: skip
+        return sweep_methods.advance(
+            self._learning(numbers), self._optimization, state, frozen, batch, used, numbers
+        )
 
     def _measured(
         self, numbers: Any, trainable: Any, frozen: Any, batch: Any, used: jax.Array
@@ -202,8 +209,7 @@ class Sweep:
         )
 
     def _learning(self, numbers: Mapping[str, jax.Array]) -> Learning:
-        policy = dataclasses.replace(self._like.learner, scale=numbers["scale"])
-        return self._method.learning(dataclasses.replace(self._like, learner=policy), numbers)
+        return self._method.learning(sweep_methods.scaled(self._like, numbers), numbers)
 
     def _begin(self, one: SweepRun) -> Begun[Fitted | None]:
         began = time.perf_counter()

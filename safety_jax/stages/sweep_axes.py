@@ -59,8 +59,11 @@ class Variant:
     config: ConfigDict
 
 
-def variants(config: ConfigDict) -> list[Variant]:
+def variants(config: ConfigDict, complete: bool = True) -> list[Variant]:
     """All runs of a sweep, in order.
+
+    Args:
+        complete: nothing may be missing from their configs.
 
     Raises:
         ConfigError: a key that may not differ, a value that does not fit, or two runs alike.
@@ -79,7 +82,7 @@ def variants(config: ConfigDict) -> list[Variant]:
         )
     if len(found) > MOST_RUNS:
         raise ConfigError(f"sweep.axes makes {len(found):,} runs; expected at most {MOST_RUNS:,}")
-    made = [_variant(config, changes) for changes in found]
+    made = [_variant(config, changes, complete) for changes in found]
     names: set[str] = set()
     configs: dict[str, str] = {}
     for one in made:
@@ -164,7 +167,7 @@ def _read(config: ConfigDict, key: str) -> Any:
     return group[last]
 
 
-def _variant(config: ConfigDict, changes: Mapping[str, Any]) -> Variant:
+def _variant(config: ConfigDict, changes: Mapping[str, Any], complete: bool) -> Variant:
     own = config.copy_and_resolve_references().unlock()
     del own["sweep"]
     own.stage = checks.swept(config)
@@ -175,7 +178,7 @@ def _variant(config: ConfigDict, changes: Mapping[str, Any]) -> Variant:
             group = group[name]
         group[last] = value
     name = "_".join(f"{key.rpartition('.')[2]}{_spell(value)}" for key, value in changes.items())
-    checks.check(own, f"sweep run {name}")
+    checks.check(own, f"sweep run {name}", complete=complete)
     if own.stage == "dpo" and own.dpo.objective == "weighted_door":
         raise ConfigError(
             f"sweep run {name}: dpo.objective is weighted_door, which runs of a sweep cannot have; "

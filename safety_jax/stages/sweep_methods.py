@@ -7,7 +7,7 @@ all that runs differ in is data. Of each run alone remain its examples and what 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,8 @@ from safety_jax.data import prefixes
 from safety_jax.data.pairs import Pairs
 from safety_jax.stages import dpo_task, groups, learners, references, sft_task
 from safety_jax.stages.sweep_axes import Variant
-from safety_jax.training import likelihood, policy
+from safety_jax.training import likelihood, policy, steps
+from safety_jax.training.optim import Optimization
 from safety_jax.training.placement import TokenValues
 from safety_jax.training.pooling import ExamplePool
 from safety_jax.training.preference import PairObjective
@@ -139,6 +140,29 @@ def _pool(tasks: Sequence[Task]) -> ExamplePool:
     """What any of them learns from or is measured on."""
     parts = [part for task in tasks for part in (task.corpus.training, task.corpus.evaluation)]
     return ExamplePool.of([part for part in parts if part is not None])
+
+
+def scaled(loaded: Loaded, numbers: Numbers) -> Loaded:
+    """The model with the scale of a run's adapter, which is data."""
+    learner = dataclasses.replace(loaded.learner, scale=numbers["scale"])
+    return dataclasses.replace(loaded, learner=learner)
+
+
+def advance(
+    learning: Learning,
+    optimization: Optimization,
+    state: steps.State,
+    frozen: Any,
+    batch: Any,
+    used: jax.Array,
+    numbers: Numbers,
+) -> tuple[steps.State, steps.Parts]:
+    """The step of one run, see `steps.make`; its learning rate is one of the numbers."""
+    rate = lambda _: numbers["learning_rate"]  # noqa: E731
+    return steps.advance(
+        learning.loss, learning.count, optimization.follow(rate), rate, learning.survey,
+        state, frozen, batch, used,
+    )  # fmt: skip
 
 
 def objective_numbers(group: ConfigDict, names: Sequence[str]) -> dict[str, float]:

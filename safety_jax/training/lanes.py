@@ -38,6 +38,27 @@ Advance = Callable[[State, Any, Any, jax.Array, dict[str, jax.Array]], tuple[Sta
 # ---------------------------------------------------------------------------- the program
 
 
+def stacked(where: State) -> State:
+    """Where the states of several runs live, from where that of one does."""
+    return jax.tree.map(_stacked, where)
+
+
+def make_step(advance: Advance, where: State, mesh: Mesh) -> Any:
+    """Compiles `step(states, frozen, batches, used, numbers) -> (states, metrics)` of all lanes.
+
+    Args:
+        where: of the stacked states, which are donated. Batches are a tuple of one a lane; numbers
+            are arrays [lanes].
+    """
+
+    def step(states: State, frozen: Any, batches: Any, used: jax.Array, numbers: Any):
+        together = jax.tree.map(lambda *x: jnp.stack(x), *batches)
+        many = jax.vmap(advance, in_axes=(0, None, 0, None, 0))
+        return many(states, frozen, together, used, numbers)
+
+    return jax.jit(step, donate_argnums=0, out_shardings=(where, meshes.sharding(mesh, ())))
+
+
 class TrainingLanes:
     """The states of several runs, stacked, and the compiled step of all of them."""
 
@@ -54,24 +75,15 @@ class TrainingLanes:
         """
         self.width, self.steps = width, 0
         self._frozen, self._mesh, self._one = frozen, mesh, where
-        self._all = jax.tree.map(_stacked, where)
+        self._all = stacked(where)
         zeros = functools.partial(
             jax.tree.map, lambda x: jnp.zeros((width, *x.shape), x.dtype), pattern
         )
         self._states = jax.jit(zeros, out_shardings=self._all)()
         self._put = jax.jit(_put, donate_argnums=0, out_shardings=self._all)
         self._narrowed = jax.jit(_taken, out_shardings=self._all)
-        self._step = self._compile(advance)
+        self._step = make_step(advance, self._all, mesh)
         self._readers: dict[Any, Callable[[State, jax.Array], State]] = {}
-
-    def _compile(self, advance: Advance) -> Callable[..., tuple[State, Parts]]:
-        def step(states: State, frozen: Any, batches: Any, used: jax.Array, numbers: Any):
-            stacked = jax.tree.map(lambda *x: jnp.stack(x), *batches)
-            many = jax.vmap(advance, in_axes=(0, None, 0, None, 0))
-            return many(states, frozen, stacked, used, numbers)
-
-        everywhere = meshes.sharding(self._mesh, ())
-        return jax.jit(step, donate_argnums=0, out_shardings=(self._all, everywhere))
 
     def step(
         self, batches: list[Any], used: int, numbers: list[Numbers]
