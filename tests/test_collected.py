@@ -9,8 +9,8 @@ from safety_jax.data.messages import Message
 from safety_jax.data.ratings import LABELS
 from safety_jax.data.records import Record
 from safety_jax.raft import collected
-from safety_jax.raft.collected import ORDINARY, UNSAFE, Asked, Verdict
-from safety_jax.raft.prompt_pool import Prompt
+from safety_jax.raft.collected import Asked, Verdict
+from safety_jax.raft.prompt_pool import ORDINARY, UNSAFE, Prompt
 from safety_jax.raft.round_files import Candidate, write_lines
 
 NO, STEPS = "I will not help with that.", "First, take the key. Then, open the door."

@@ -2,8 +2,11 @@
 
 import pytest
 
+from safety_jax.base.errors import DataError
 from safety_jax.data import contamination, records
 from safety_jax.data.contamination import HeldApart, words
+from safety_jax.data.messages import Message
+from safety_jax.data.records import Record
 from safety_jax.data.sources import Skipped, open_source
 
 ASKED = [
@@ -57,6 +60,16 @@ def test_training_rows_that_tests_ask_are_left_out_and_listed(tmp_path):
     assert [record.messages[-1].content for record in kept] == ["Grass."]
     (left,) = skipped
     assert "line 1" in left.where and "tests.csv" in left.why and left.unwanted
+
+
+def test_a_source_that_only_repeats_the_tests_is_refused():
+    """It would give nothing, and of a mixture by weights everything else would shrink with it."""
+    asked = "Name a fruit that is red"
+    row = Record((Message("user", asked), Message("assistant", "A cherry.")), "", "a", "a row 1")
+    found = HeldApart([("tests.csv line 2", asked)])
+    with pytest.raises(DataError, match=r"a: data.decontaminate leaves none of its 2 rows \(a row"):
+        found.apart([row, row], [])
+    assert found.apart([], []) == []
 
 
 def test_no_tests_are_no_work():

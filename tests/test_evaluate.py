@@ -71,10 +71,6 @@ def test_answers_are_held_side_by_side_where_a_judge_for_that_is_named(finished,
     assert report(folder)["facts"]["preference"]["model"] == str(judge)
     assert "Preferred answers" in (folder / "report.md").read_text()
     assert kept(folder) == kept(finished)
-    with pytest.raises(ConfigError, match="preference_probability is 1.0; expected 0 or more"):
-        evaluate.run(
-            configure(given, **values | {"evaluate.preference_probability": 1.0}), str(folder)
-        )
 
 
 def test_an_answer_is_stored_with_all_that_it_depends_on(finished, given):  # noqa: F811

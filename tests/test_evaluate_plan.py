@@ -65,7 +65,6 @@ def test_stored_scores_are_a_judge(given, tmp_path):  # noqa: F811
             {"answer.candidates": 2, "evaluate.models": "", "evaluate.responses": "old=x.jsonl"},
             "evaluate.responses hold one answer to each prompt",
         ),
-        ({"evaluate.resamples": 0}, "evaluate.resamples is 0"),
     ],
 )
 def test_mistakes_end_in_one_line(given, tmp_path, values, message):  # noqa: F811

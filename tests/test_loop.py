@@ -61,8 +61,10 @@ def run(one_device, tmp_path):
         values = jax.device_put(np.full((1, 1), batch.value, "f"), sharding)
         return {"x": values}, jax.device_put(np.int32(1), meshes.sharding(one_device, ()))
 
+    on_record: dict[str, set[int]] = {}
+
     def train(batches, total, folder="checkpoints"):
-        told, measured = [], []
+        told, measured, evaluated = [], [], on_record.setdefault(folder, set())
         start = jax.device_put({"w": jnp.zeros(1)}, where.trainable)
         state = steps.initialize(start, optimizer, jax.random.key(0), where)
         with Checkpoints(tmp_path / folder, 1, "eval/loss") as checkpoints:
@@ -77,11 +79,13 @@ def run(one_device, tmp_path):
                     (number, metrics["loss"])
                 ),
                 on_evaluation=lambda number, metrics: measured.append(number),
+                evaluated=evaluated,
                 checkpoints=checkpoints,
                 best_metric="eval/loss",
                 cadence=loop.Cadence(total, 1, 4, 3),
             )
             result = loop.drive(walk, seat, {}, step=step, place=place)
+            evaluated |= set(measured)
             return result, told, measured, checkpoints.steps()
 
     return train
@@ -113,3 +117,18 @@ def test_sigterm_saves_and_a_second_start_ends_with_the_same_bits(run):
     for a, b in zip(*map(jax.tree.leaves, (second.state, whole.state)), strict=True):
         np.testing.assert_array_equal(a, b)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_an_evaluation_that_a_stop_did_not_wait_for_is_made_up_for(run):
+    _, told, measured, kept = run(Numbers(), 9, "whole")
+    first, _, before, _ = run(Numbers(signalled=3), 9)
+    assert first.interrupted and before == [] and measured[0] == 3
+    again, _, after, stay = run(Numbers(), 9)
+    assert after == measured and not again.interrupted
+    # What was measured late counts: the best checkpoint stays, as in the whole run.
+    assert stay == kept == [3, 9]
+
+
+def test_a_stop_at_the_last_step_does_not_cut_off_its_evaluation(run):
+    result, _, measured, _ = run(Numbers(signalled=8), 8)
+    assert not result.interrupted and measured[-1] == 8

@@ -149,6 +149,8 @@ def test_flops_per_token_by_hand():
         ("NVIDIA H100 80GB HBM3", 989.4e12),
         ("NVIDIA H100 PCIe", 756e12),
         ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA L40S", 362e12),  # no L4
         ("cpu", None),
         ("TPU v99", None),
     ],

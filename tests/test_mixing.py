@@ -143,3 +143,9 @@ def test_split_tells_contexts_apart_and_is_exact_without_repeats():
     assert [row for row in records if row in train] == train
     with pytest.raises(ConfigError, match="30 validation rows asked for of 30"):
         split(records, rows=30, seed=0)
+
+
+def test_split_says_when_it_finds_nothing_to_validate_on():
+    records = [record("Ask", str(i)) for i in range(5)] + [record("Tell", str(i)) for i in range(4)]
+    with pytest.raises(ConfigError, match="3 validation rows asked for, .* at least 4"):
+        split(records, rows=3, seed=0)

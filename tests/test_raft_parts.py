@@ -1,6 +1,7 @@
 """Choices among candidates, prompts of rounds, files of rounds, people's choices, measures."""
 
 import csv
+import dataclasses
 import json
 import math
 
@@ -122,13 +123,17 @@ def read_pool(tmp_path, **changes):
         rows = [{"instruction": f"{name} {i}", "output": f"answer {i}"} for i in range(count)]
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (tmp_path / f"{name}.jsonl").write_text(text)
+    draws = prompt_pool.Draws(
+        rounds=3, per_round=8, ordinary_share=0.25, order="shuffled", reuse=False, seed=0
+    )
+    own = {key: changes.pop(key) for key in dataclasses.asdict(draws) if key in changes}
     settings = {
-        "specs": (str(tmp_path / "unsafe.jsonl"),), "ordinary": (str(tmp_path / "ordinary.jsonl"),),
-        "share": 0.25, "per_round": 8, "rounds": 3, "reuse": False, "order": "shuffled",
+        "unsafe": (str(tmp_path / "unsafe.jsonl"),),
+        "ordinary": (str(tmp_path / "ordinary.jsonl"),),
         "template": "plain", "rules": FIXED, "with_answers": True,
-        "room": PromptRoom(96, 32, "error"), "tokens": tiny_tokenizers.qwen(), "seed": 0,
+        "room": PromptRoom(96, 32, "error"), "tokens": tiny_tokenizers.qwen(),
     } | changes  # fmt: skip
-    return prompt_pool.read(settings.pop("specs"), settings.pop("ordinary"), **settings)
+    return prompt_pool.read(draws=dataclasses.replace(draws, **own), **settings)
 
 
 def test_no_prompt_comes_twice(tmp_path):
@@ -154,7 +159,7 @@ def test_seeds_and_orders(tmp_path):
         return [p.record.messages[0].content for p in read_pool(tmp_path, **changes).draw(0)]
 
     assert first() == first() != first(seed=1)
-    assert first(order="file", share=0.0, rounds=2) == [f"unsafe {i}" for i in range(8)]
+    assert first(order="file", ordinary_share=0.0, rounds=2) == [f"unsafe {i}" for i in range(8)]
     assert {p.reference for p in read_pool(tmp_path, with_answers=False).draw(0)} == {""}
     assert read_pool(tmp_path).example.startswith("unsafe 0")
 
@@ -166,8 +171,6 @@ def test_a_pool_that_is_too_small(tmp_path):
     assert len({p.number for p in drawn}) == 8
     with pytest.raises(ConfigError, match=r"data.ordinary is empty; .* 2 prompts a round"):
         read_pool(tmp_path, ordinary=("",))
-    with pytest.raises(ConfigError, match="data.order 'random'"):
-        read_pool(tmp_path, order="random")
 
 
 def test_rounds_have_seeds_of_their_own():

@@ -243,8 +243,6 @@ def test_several_sources_drawn_rows_and_scores_from_other_files(tmp_path):
          "no row has a number in the column 'x'; columns are prompt, response"),
         ("a.jsonl", '{"prompt": "q", "response": "a", "x": "high"}', {"score__stored": ("x",)},
          "a.jsonl line 1: 'x' is 'high'; expected a number"),
-        ("a.jsonl", '{"prompt": "q", "response": "a"}', {"score__rows_per_write": 0},
-         "rows_per_write is 0"),
         ("a.jsonl?rows=3", '{"prompt": "q", "response": "a"}', {}, "3 rows asked for"),
         ("a.jsonl?weight=3", '{"prompt": "q", "response": "a"}', {}, "a weight has no meaning"),
     ],

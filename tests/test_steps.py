@@ -6,8 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from safety_jax.base import meshes
+from safety_jax.base import meshes, trees
 from safety_jax.base.errors import ConfigError
+from safety_jax.models import declaration
+from safety_jax.models.encoders.bert import Bert, BertConfig
 from safety_jax.training import optim, steps
 
 
@@ -122,3 +124,15 @@ def test_adamw_first_step_by_hand():
     updates, _ = optimizer.update(gradient, optimizer.init(weights), weights)
     np.testing.assert_allclose(updates["query"]["kernel"], [[-0.1 - 0.1 * 0.5 * 2.0]], rtol=1e-5)
     np.testing.assert_allclose(updates["mlp_norm"], [0.1], rtol=1e-5)
+
+
+def test_scales_of_layer_norms_do_not_decay():
+    """As in the trainer of `transformers`, which decays neither norms nor biases."""
+    config = BertConfig("bert", 9, 8, 16, 2, 2, "gelu", 1e-5, 12, 0, 2, 0.02)
+    declared = declaration.parameters(Bert, config)
+    decays = trees.flatten(optim.decays(trees.unflatten(dict.fromkeys(declared))))
+    # Of stacked layers every weight has one axis more.
+    sides = {name: len(one.shape) - ("layers" in one.axes) for name, one in declared.items()}
+    matrices = {name for name, count in sides.items() if count > 1}
+    assert {name for name, decay in decays.items() if decay} == matrices
+    assert "layers.attention_norm.scale" in decays and "embedding_norm.scale" in decays

@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+from safety_jax.base.errors import DataError
 from safety_jax.data import sources
 from safety_jax.data.records import Labelled, Pair, Rated, Record, read_prompts
 from safety_jax.data.sources import Skipped
@@ -118,7 +119,15 @@ class HeldApart:
         return None
 
     def apart(self, rows: Sequence[R], skipped: list[Skipped]) -> list[R]:
-        """The rows none of whose questions is nearly a test's; `skipped` gets the others."""
+        """The rows none of whose questions is nearly a test's.
+
+        Args:
+            rows: of one source.
+            skipped: gets the others.
+
+        Raises:
+            DataError: no row is left.
+        """
         kept = []
         for row in rows:
             found = next(filter(None, map(self.match, _questions(row))), None)
@@ -127,6 +136,13 @@ class HeldApart:
             else:
                 why = f"asks nearly what {found.where} asks, which data.decontaminate keeps apart"
                 skipped.append(Skipped(row.where, why, True))
+        if rows and not kept:
+            last = skipped[-1]
+            raise DataError(
+                f"{rows[0].source}: data.decontaminate leaves none of its {len(rows)} rows "
+                f"({last.where} {last.why.partition(',')[0]}); expected at least one, remove the "
+                "source, or the test from data.decontaminate"
+            )
         return kept
 
 

@@ -200,7 +200,7 @@ def split(records: Sequence[R], *, rows: int, seed: int) -> tuple[list[R], list[
         Training rows and validation rows, each in the given order.
 
     Raises:
-        ConfigError: nothing would be left to train on.
+        ConfigError: nothing would be left to train on, or to validate on.
     """
     if rows >= len(records):
         raise ConfigError(
@@ -214,6 +214,12 @@ def split(records: Sequence[R], *, rows: int, seed: int) -> tuple[list[R], list[
     for g in permutation(len(members), seed=seed, stream=_SPLIT_STREAM):
         if len(validation) + len(members[g]) <= rows:
             validation.update(members[g])
+    if rows and not validation:
+        raise ConfigError(
+            f"{rows} validation rows asked for, but each prompt has more rows than that, at least "
+            f"{min(map(len, members))}, and they stay together; expected as many, or other rows to "
+            "validate on in data.eval"
+        )
     return (
         [record for i, record in enumerate(records) if i not in validation],
         [record for i, record in enumerate(records) if i in validation],

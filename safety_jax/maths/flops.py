@@ -22,6 +22,8 @@ PEAK_FLOPS: dict[str, float] = {
     "NVIDIA H100": 989.4e12,
     "NVIDIA H200": 989.4e12,
     "NVIDIA B200": 2250e12,
+    "NVIDIA L40S": 362e12,
+    "NVIDIA L40": 181e12,
     "NVIDIA L4": 121e12,
     "NVIDIA A10": 125e12,
 }

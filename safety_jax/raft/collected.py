@@ -12,10 +12,9 @@ from typing import Any
 from safety_jax.data.parsing import CUT_OFF
 from safety_jax.data.shuffling import permutation
 from safety_jax.raft import judging
-from safety_jax.raft.prompt_pool import Prompt
+from safety_jax.raft.prompt_pool import UNSAFE, Prompt
 from safety_jax.raft.round_files import Candidate
 
-UNSAFE, ORDINARY = "unsafe", "ordinary"
 _STREAM = 7100  # of the permutations that answers are exchanged by
 Line = dict[str, Any]
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import jax
 
-from safety_jax.base.errors import ConfigError
 from safety_jax.data.messages import Message
 from safety_jax.data.records import Record
 from safety_jax.judges import judge, scoring
@@ -28,8 +27,6 @@ class Judges:
     """
 
     def __init__(self, planned: Mapping[str, PlannedJudge], rows: int, resident: bool):
-        if rows < 1:
-            raise ConfigError(f"score.rows_per_write is {rows}; expected at least 1")
         self._rows = rows
         self._planned = {
             name: dataclasses.replace(one, load=functools.cache(one.load)) if resident else one

@@ -19,7 +19,9 @@ from safety_jax.data.shuffling import permutation
 from safety_jax.data.template import Template
 from safety_jax.data.text_rules import TextRules
 
-ORDERS = ("shuffled", "file")
+UNSAFE, ORDINARY = "unsafe", "ordinary"  # the kinds of prompts
+SHUFFLED = "shuffled"
+ORDERS = (SHUFFLED, "file")
 STREAM = 7000  # of the permutations of prompts, beside those of training epochs
 
 
@@ -28,7 +30,7 @@ class PromptGroup:
     """Prompts of one kind, drawn from in a fixed order.
 
     Attributes:
-        name: "unsafe" or "ordinary".
+        name: UNSAFE or ORDINARY.
         records: prompts; with an answer behind each where reference answers take part.
         ids: what the model is fed for each.
         per_round: prompts that every round draws.
@@ -112,67 +114,74 @@ class Pool:
         return text + "".join(f"; {n} {why}, left out" for why, n in self.skipped.items())
 
 
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """How the rounds of a run draw prompts.
+
+    Attributes:
+        rounds: that draw.
+        per_round: prompts that each of them draws.
+        ordinary_share: of these, how many are ordinary.
+        order: of ORDERS: shuffled by the seed, or as the files have them.
+        reuse: begin again when a group is used up.
+    """
+
+    rounds: int
+    per_round: int
+    ordinary_share: float
+    order: str
+    reuse: bool
+    seed: int
+
+
 def read(
-    specs: Sequence[str],
+    unsafe: Sequence[str],
     ordinary: Sequence[str],
+    draws: Draws,
     *,
-    share: float,
-    per_round: int,
-    rounds: int,
-    reuse: bool,
-    order: str,
     template: str,
     rules: TextRules,
     with_answers: bool,
     room: PromptRoom,
     tokens: PreTrainedTokenizerBase,
-    seed: int,
     tests: HeldApart | None = None,
 ) -> Pool:
     """Opens prompts and plans the rounds.
 
     Args:
-        specs, ordinary: sources of unsafe and of ordinary prompts.
-        share: of ordinary prompts in every round.
-        per_round: prompts of both kinds.
-        reuse: begin again when a group is used up.
-        order: "shuffled" by the seed, or "file".
+        unsafe, ordinary: sources of prompts.
         template, rules: see `prompts.load_template`.
         with_answers: rows must have an answer, which takes part as a candidate.
         room: for prompts, beside their candidates.
         tests: prompts whose near-duplicates are left out.
 
     Raises:
-        ConfigError, DataError: values and rows that cannot be used; fewer prompts than the rounds
+        ConfigError, DataError: sources and rows that cannot be used; fewer prompts than the rounds
             need.
     """
-    _check_numbers(order, share, per_round, rounds)
-    count = round(share * per_round)
-    wanted = (
-        ("unsafe", "data.prompts", specs, per_round - count),
-        ("ordinary", "data.ordinary", ordinary, count),
-    )
     reader = _Reader(
         prompts.load_template(template, tokens, rules),
         records.read_records if with_answers else records.read_prompts,
         room,
         tokens,
-        seed,
+        draws.seed,
         tests,
     )
-    groups: list[PromptGroup] = []
-    for stream, (name, key, given, needed) in enumerate(wanted):
-        if not needed:
-            continue
-        if not any(given):
-            raise ConfigError(f"{key} is empty; expected a source of {needed} prompts a round")
-        rows, ids = reader.usable(given, key)
-        if not rows or not reuse:
-            _check_enough(key, len(rows), needed, rounds)
-        places = np.arange(len(rows))
-        if order == "shuffled":
-            places = permutation(len(rows), seed=seed, stream=STREAM + stream)
-        groups.append(PromptGroup(name, rows, ids, needed, places))
+    count = round(draws.ordinary_share * draws.per_round)
+    groups = []
+    for stream, (name, key, specs, needed) in enumerate(
+        (
+            (UNSAFE, "data.prompts", unsafe, draws.per_round - count),
+            (ORDINARY, "data.ordinary", ordinary, count),
+        )
+    ):
+        if needed:
+            rows, ids = reader.usable(specs, key, needed)
+            _check_enough(key, len(rows), needed, draws)
+            order = np.arange(len(rows))
+            if draws.order == SHUFFLED:
+                order = permutation(len(rows), seed=draws.seed, stream=STREAM + stream)
+            groups.append(PromptGroup(name, rows, ids, needed, order))
     example = reader.template.prompt(groups[0].records[0])
     return Pool(tuple(groups), +reader.skipped, example, reader.files, reader.left_out)
 
@@ -191,8 +200,17 @@ class _Reader:
     files: dict[str, str] = dataclasses.field(default_factory=dict)
     left_out: int = 0
 
-    def usable(self, specs: Sequence[str], key: str) -> tuple[list[Record], list[list[int]]]:
-        """The rows that a model can be asked, and the ids of each."""
+    def usable(
+        self, specs: Sequence[str], key: str, needed: int
+    ) -> tuple[list[Record], list[list[int]]]:
+        """The rows that a model can be asked, and the ids of each.
+
+        Args:
+            key: of the config.
+            needed: prompts a round.
+        """
+        if not any(specs):
+            raise ConfigError(f"{key} is empty; expected a source of {needed} prompts a round")
         opened = [sources.open_source(spec, key) for spec in specs]
         self.files |= {f"{key} {one.name}": one.sha256() or "" for one in opened}
         rows = self._draw(opened, key)
@@ -213,18 +231,10 @@ class _Reader:
         return rows
 
 
-def _check_numbers(order: str, share: float, per_round: int, rounds: int) -> None:
-    if order not in ORDERS:
-        raise ConfigError(f"data.order {order!r}: expected {' or '.join(ORDERS)}")
-    if not 0 <= share <= 1:
-        raise ConfigError(f"data.ordinary_share is {share}; expected 0 to 1")
-    if per_round < 1 or rounds < 1:
-        raise ConfigError(f"raft.prompts {per_round}, raft.rounds {rounds}: expected at least 1")
-
-
-def _check_enough(key: str, there: int, needed: int, rounds: int) -> None:
+def _check_enough(key: str, there: int, needed: int, draws: Draws) -> None:
     """Raises a DataError where prompts run out before the last round."""
-    if there < needed * rounds:
+    rounds = draws.rounds
+    if there < (1 if draws.reuse else needed * rounds):
         raise DataError(
             f"{key} has {there} usable prompts; {rounds} rounds of {needed} need "
             f"{rounds * needed}: give more, lower raft.prompts or raft.rounds, or set "

@@ -28,8 +28,8 @@ from safety_jax.models.decoding import generation, layout
 from safety_jax.models.execution import float_type
 from safety_jax.models.folders.model_folder import ModelFolder
 from safety_jax.raft import collected, judging, round_files, sampling
-from safety_jax.raft.collected import ORDINARY, UNSAFE, Asked, Verdict
-from safety_jax.raft.prompt_pool import Prompt
+from safety_jax.raft.collected import Asked, Verdict
+from safety_jax.raft.prompt_pool import ORDINARY, UNSAFE, Prompt
 from safety_jax.raft.round_files import Candidate
 from safety_jax.stages import answering, devices, groups, texts
 from safety_jax.training import workdir

@@ -106,7 +106,6 @@ def make_plan(config: ConfigDict, title: str) -> EvaluationPlan:
         ConfigError, DataError, CheckpointError: whatever cannot be used.
     """
     group = config.evaluate
-    check_counts(config)
     tasks = plan_tasks(config)
     models, others = plan_models(config)
     sets = reading.read_sets(tuple(group.sets), group.data, "evaluate.sets", config.seed)
@@ -135,18 +134,6 @@ def make_plan(config: ConfigDict, title: str) -> EvaluationPlan:
         preference=plan_preference(config, mesh),
         left_out=told,
     )
-
-
-def check_counts(config: ConfigDict) -> None:
-    """Raises a ConfigError where a count is below 1."""
-    for key, value in (
-        ("score.rows_per_write", config.score.rows_per_write),
-        ("sample.prompts_per_write", config.sample.prompts_per_write),
-        ("evaluate.resamples", config.evaluate.resamples),
-        ("evaluate.choice_tokens", config.evaluate.choice_tokens),
-    ):
-        if value < 1:
-            raise ConfigError(f"{key} is {value}; expected at least 1")
 
 
 def plan_models(config: ConfigDict) -> tuple[dict[str, str], dict[str, str]]:
@@ -271,14 +258,15 @@ def plan_preference(config: ConfigDict, mesh: Mesh) -> PlannedJudge | None:
     Raises:
         ConfigError, CheckpointError: a model that cannot do so.
     """
-    path, floor = config.evaluate.preference, config.evaluate.preference_probability
-    if not 0 <= floor < 1:
-        raise ConfigError(
-            f"evaluate.preference_probability is {floor}; expected 0 or more, below 1"
-        )
-    if not path:
+    group = config.evaluate
+    if not group.preference:
         return None
-    row = {"kind": PREFERENCE, "path": path, "max_tokens": 0, "min_verdict_probability": floor}
+    row = {
+        "kind": PREFERENCE,
+        "path": group.preference,
+        "max_tokens": 0,
+        "min_verdict_probability": group.preference_probability,
+    }
     return specs.preferring(PREFERENCE, row, groups.judge_resources(config, mesh))
 
 

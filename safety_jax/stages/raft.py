@@ -178,17 +178,19 @@ def make_plan(
     asked = prompt_pool.read(
         tuple(data.prompts),
         tuple(data.ordinary),
-        share=data.ordinary_share,
-        per_round=raft.prompts,
-        rounds=raft.rounds,
-        reuse=raft.reuse_prompts,
-        order=data.order,
+        prompt_pool.Draws(
+            rounds=raft.rounds,
+            per_round=raft.prompts,
+            ordinary_share=data.ordinary_share,
+            order=data.order,
+            reuse=raft.reuse_prompts,
+            seed=config.seed,
+        ),
         template=data.template,
         rules=texts.rules(config),
         with_answers=raft.reference_answers,
         room=room,
         tokens=tokens,
-        seed=config.seed,
         tests=contamination.read(tuple(data.decontaminate)),
     )
     return RaftPlan(
@@ -290,6 +292,7 @@ def describe(
 ) -> None:
     """The model card."""
     last = summaries[-1]
+    given = {prompt_pool.UNSAFE: config.data.prompts, prompt_pool.ORDINARY: config.data.ordinary}
     totals = {
         f"{name}, all rounds": sum(row.get(name, 0) for row in summaries)
         for name in pictures.TOTALS
@@ -301,10 +304,8 @@ def describe(
         summary=f"{config.model.path} after {last['round']} rounds of reward-ranked fine-tuning "
         f"(RAFT) on its own answers to {sum(r.get('prompts', 0) for r in summaries):,} prompts.",
         sources=[
-            model_card.CardSource(g.name, ", ".join(given), len(g.records), 0.0, 0, None)
-            for g, given in zip(
-                plan.pool.groups, (config.data.prompts, config.data.ordinary), strict=False
-            )
+            model_card.CardSource(g.name, ", ".join(given[g.name]), len(g.records), 0.0, 0, None)
+            for g in plan.pool.groups
         ],
         counts={f"prompts left out, {why}": n for why, n in plan.pool.skipped.items()},
         prompt=plan.pool.example,

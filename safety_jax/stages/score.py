@@ -13,7 +13,6 @@ import jax
 from ml_collections import ConfigDict
 
 from safety_jax.base import compilation, files
-from safety_jax.base.errors import ConfigError
 from safety_jax.judges import inputs, registry, summary
 from safety_jax.judges.inputs import ScoreInput
 from safety_jax.judges.judge import Score
@@ -35,10 +34,6 @@ def run(config: ConfigDict, folder: str) -> None:
     primary = jax.process_index() == 0
     compilation.keep(config.log.compilation_cache)
     with workdir.prepare(folder, config, primary) as place:
-        if config.score.rows_per_write < 1:
-            raise ConfigError(
-                f"score.rows_per_write is {config.score.rows_per_write}; expected at least 1"
-            )
         # ---- rows and judges: what can be wrong is found before weights are read
         items, sources = inputs.read(config.data.responses, "data.responses", config.seed)
         others = config.data.stored

@@ -43,6 +43,7 @@ from safety_jax.training.batches import make_loader
 from safety_jax.training.footprint import FlopParts
 from safety_jax.training.held_out import Evaluator
 from safety_jax.training.lanes import Begun, TrainingLanes, WaitingRun
+from safety_jax.training.prepared import prepare
 from safety_jax.training.run import Fitted
 from safety_jax.training.task import Learning, Loaded
 
@@ -227,7 +228,7 @@ class Sweep:
         load = functools.partial(learners.load_policy, config, self._base, self._mesh, self._like)
         task = dataclasses.replace(one.task, load=load)
         evaluator = functools.partial(self._evaluator, one)
-        ready = skeleton.prepare(task, settings, self._mesh, evaluator=evaluator)
+        ready = prepare(task, settings, self._mesh, evaluator=evaluator)
         key = jax.random.fold_in(jax.random.key(config.seed), 1)
         state = steps.initialize(ready.loaded.trainable, self._optimizer, key, self._where)
 

@@ -116,10 +116,8 @@ class Checkpoints:
         """
         if step in self.steps():
             return False
-        if self.best_metric is None or metric is None or not math.isfinite(metric):
-            self._metrics[step] = None
-        else:
-            self._metrics[step] = float(metric)
+        self._metrics[step] = None
+        self.note(step, metric)
         self._saving = step
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
@@ -132,6 +130,11 @@ class Checkpoints:
         with self._writing(step), jax.transfer_guard("allow"):
             self._manager.save(step, args=items, force=True)
         return True
+
+    def note(self, step: int, metric: float | None) -> None:
+        """Takes in the value of `best_metric` at a step, which may have been saved without it."""
+        if self.best_metric is not None and metric is not None and math.isfinite(metric):
+            self._metrics[step] = float(metric)
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints on disk, ascending."""

@@ -12,8 +12,7 @@ from safety_jax.base.errors import ConfigError
 from safety_jax.data.loader import Loader
 from safety_jax.training import steps
 from safety_jax.training.loop import Metrics
-from safety_jax.training.step_log import TABLE
-from safety_jax.training.task import Learning, Measured
+from safety_jax.training.task import TABLE, Learning, Measured
 
 # What `make_measure` compiles.
 Evaluator = Callable[..., tuple[steps.Parts, dict[str, jax.Array]]]

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Container, Generator
 from types import FrameType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -188,6 +188,7 @@ def walk(
     batches: Batches,
     *,
     evaluate: Callable[[Any], Metrics] | None,
+    evaluated: Container[int],
     rows: Callable[[Any], list[str]],
     on_step: Callable[[int, Metrics, Tables, Any], None],
     on_evaluation: Callable[[int, Metrics], None],
@@ -195,11 +196,13 @@ def walk(
     best_metric: str,
     cadence: Cadence,
 ) -> Walk[Result]:
-    """Asks for steps until `cadence.total_steps`, or until SIGTERM, which saves and does not
-    evaluate. A checkpoint is only written of a state whose loss was seen to be finite.
+    """Asks for steps until `cadence.total_steps`, or until SIGTERM. That saves and does not wait
+    for an evaluation: one that was due is made up for when the run goes on. A checkpoint is only
+    written of a state whose loss was seen to be finite.
 
     Args:
         evaluate: metrics of the trainable weights on the validation rows.
+        evaluated: steps that an earlier start has evaluated.
         rows: names of a batch's rows, for the message when the loss is not finite.
         on_step: called after every step, one step late, with its number, its metrics, what its
             loss returned by example, and its batch.
@@ -212,22 +215,26 @@ def walk(
     """
     unread = Unread(rows, on_step)
     done = int(jax.device_get(seat.give().step))
+    if evaluate is not None and done and cadence.evaluates(done) and done not in evaluated:
+        measured: Metrics = evaluate(seat.give().trainable)
+        on_evaluation(done, measured)
+        checkpoints.note(done, measured.get(best_metric))
     for number in range(done + 1, cadence.total_steps + 1):
         batch = next(batches)
         taken = yield batch
         unread.follow(number, taken, batch)
 
-        stopping = taken.stops(number)
+        stopping = taken.stops(number) and number < cadence.total_steps
         if stopping or cadence.evaluates(number):
             unread.read()
-        measured: Metrics = {}
+        measured = {}
         if evaluate is not None and cadence.evaluates(number) and not stopping:
             measured = evaluate(seat.give().trainable)
             on_evaluation(number, measured)
         if stopping or cadence.saves(number):
             best = measured.get(best_metric)
             checkpoints.save(number, seat.give(), batches.get_state(), measured, metric=best)
-        if stopping and number < cadence.total_steps:
+        if stopping:
             checkpoints.wait()
             return Result(seat.give(), interrupted=True)
     checkpoints.wait()

@@ -6,7 +6,9 @@
     {"step": 10, "eval/loss": 1.71, "eval/perplexity": 5.53}
 
 A killed and continued run leaves the same lines as an uninterrupted one, but for `TIMING`. That
-needs every line up to a step to be written before the checkpoint of that step is.
+needs every line up to a step to be written before the checkpoint of that step is. One thing does
+differ: where a run goes on between two lines, what the second says of examples is said of those
+since then.
 """
 
 import importlib

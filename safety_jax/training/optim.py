@@ -80,7 +80,8 @@ def adamw(
 
 def decays(trainable: trees.Tree) -> trees.Tree:
     """True for matrices; False for norm scales and biases."""
-    return trees.map_named(lambda name, _: not name.endswith(("norm", "bias")), trainable)
+    exempt = ("norm", "norm.scale", "bias")  # of LLaMA, and of ports with a layer norm
+    return trees.map_named(lambda name, _: not name.endswith(exempt), trainable)
 
 
 @dataclasses.dataclass(frozen=True)

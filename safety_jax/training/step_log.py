@@ -1,18 +1,22 @@
 """What a run records of each step: in `metrics.jsonl`, its mirrors, and on the terminal."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from safety_jax.base import compilation
+from safety_jax.base import compilation, hosts
+from safety_jax.maths import flops
+from safety_jax.training import metrics, progress, workdir
 from safety_jax.training.loop import Cadence, Metrics, Tables
-from safety_jax.training.metrics import Writer
-from safety_jax.training.progress import ProgressBar, Throughput
-from safety_jax.training.task import Indices, Measured
-
-TABLE = "examples"  # the name under which a loss returns a row for each example
+from safety_jax.training.prepared import Prepared
+from safety_jax.training.settings import Settings
+from safety_jax.training.task import TABLE, Indices, Measured, Task
 
 
 @dataclasses.dataclass
@@ -28,9 +32,9 @@ class StepLog:
         evaluates: whether there are evaluations.
     """
 
-    writer: Writer
-    progress: ProgressBar
-    rate: Throughput
+    writer: metrics.Writer
+    progress: progress.ProgressBar
+    rate: progress.Throughput
     compiled: compilation.Counter
     cadence: Cadence
     steps_per_epoch: int
@@ -42,6 +46,14 @@ class StepLog:
     _programs: int = 0
     _tables: list[np.ndarray] = dataclasses.field(default_factory=list)
     _examples: list[Indices] = dataclasses.field(default_factory=list)
+
+    def remember(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Lets the alarm see what earlier starts of the run wrote, as if it had been there."""
+        for row in rows if self.alarm is not None else ():
+            of_evaluation = any(name.startswith("eval/") for name in row)
+            if of_evaluation == self.evaluates and None not in row.values():
+                metrics = {name.removeprefix("eval/"): value for name, value in row.items()}
+                self.alarm(metrics.pop("step"), metrics)
 
     def on_step(self, step: int, metrics: Mapping[str, float], tables: Tables, batch: Any) -> None:
         """After every step, in order; `batch` knows its tokens and examples."""
@@ -88,3 +100,62 @@ class StepLog:
         if self.alarm is not None and not self.evaluates:
             metrics |= self.alarm(step, metrics)
         return metrics
+
+
+def read_earlier(file: Path, done: int) -> list[dict[str, Any]]:
+    """What earlier starts wrote of the first `done` steps. Every process must call this."""
+
+    def read() -> list[dict[str, Any]]:
+        rows = metrics.read(file) if done and file.exists() else []
+        return [row for row in rows if row["step"] <= done]
+
+    return hosts.first_says(read)
+
+
+@contextlib.contextmanager
+def open_log(
+    task: Task,
+    settings: Settings,
+    place: workdir.Workdir,
+    mesh: Mesh,
+    compiled: compilation.Counter,
+    ready: Prepared,
+    done: int,
+    earlier: Sequence[Mapping[str, Any]],
+    *,
+    quiet: bool,
+) -> Iterator[StepLog]:
+    """What writes and shows a run's metrics, from the step `done` on.
+
+    Args:
+        earlier: lines of the steps before, see `read_earlier`.
+    """
+    logging, batches, summarize = settings.logging, ready.batches, ready.learning.summarize
+    training, primary = task.corpus.training, jax.process_index() == 0
+    with (
+        contextlib.closing(
+            metrics.Writer(
+                place.path, done, logging.tensorboard, logging.wandb, place.config, primary
+            )
+        ) as writer,
+        contextlib.closing(progress.ProgressBar(batches.steps, done, primary and not quiet)) as bar,
+    ):
+        log = StepLog(
+            writer=writer,
+            progress=bar,
+            rate=progress.Throughput(ready.flops_per_token, flops.peak_of(mesh.devices)),
+            compiled=compiled,
+            cadence=Cadence(
+                total_steps=batches.steps,
+                log_every_steps=logging.every_steps,
+                eval_every_steps=logging.eval_every_steps,
+                save_every_steps=settings.saving.every_steps,
+            ),
+            steps_per_epoch=batches.steps_per_epoch,
+            tokens=batches.tokens_until(done),
+            summarize=None if summarize is None else lambda found: summarize(found, training),
+            alarm=ready.learning.alarm,
+            evaluates=ready.measure is not None,
+        )
+        log.remember(earlier)
+        yield log

@@ -24,6 +24,7 @@ from safety_jax.training.loop import Metrics
 from safety_jax.training.placement import PutBatch
 
 Indices = Int[np.ndarray, " n"]
+TABLE = "examples"  # the name under which a loss returns a row for each example
 
 
 @runtime_checkable
