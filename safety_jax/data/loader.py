@@ -126,23 +126,24 @@ class Loader:
         self.rows_per_microbatch = rows_per_microbatch
         self.steps_per_epoch = steps_per_epoch(len(self.lengths), batch_size)
         self.steps = self.steps_per_epoch if steps is None else steps
-        self._sides = sides
-        self._row_tokens = row_tokens
-        self._packing = packing
-        self._seed = seed
+        self._sides, self._row_tokens = sides, row_tokens
+        self._packing, self._seed = packing, seed
         self._prefetch_steps = prefetch_steps
         self._slots = {row: place for place, row in enumerate(rows_here)}
         self._epoch_order = functools.lru_cache(maxsize=2)(self._order)
+        self._plan(microbatches, segments)
+
+    def _plan(self, microbatches: int | None, segments: int | None) -> None:
+        """Packs all steps, to know how many microbatches and segments the fullest one needs."""
         rows = [self._rows(step) for step in range(self.steps)]
         self._filled = np.array([len(step) for step in rows], np.int64)
-        used = -(-self._filled // rows_per_microbatch)
+        used = -(-self._filled // self.rows_per_microbatch)
         self.microbatches = _at_least(int(used.max(initial=0)), microbatches, "microbatches a step")
-        self.most_segments = _at_least(
-            max((len(row) for step in rows for row in step), default=0), segments, "examples a row"
-        )
-        real = self.tokens_until(self.steps)
-        cells = int(used.sum()) * rows_per_microbatch * row_tokens * self.rows_per_example
-        self._padding_share = 1 - real / cells if cells else 0.0
+        fullest = max((len(row) for step in rows for row in step), default=0)
+        self.most_segments = _at_least(fullest, segments, "examples a row")
+        # Unused microbatches cost nothing.
+        cells_a_row = self._row_tokens * self.rows_per_example
+        self._computed_cells = int(used.sum()) * self.rows_per_microbatch * cells_a_row
 
     @property
     def rows_per_example(self) -> int:
@@ -151,8 +152,10 @@ class Loader:
 
     @property
     def padding_share(self) -> float:
-        """Share of the run's computed cells that are padding; unused microbatches cost nothing."""
-        return self._padding_share
+        """Share of the run's computed cells that are padding."""
+        if not self._computed_cells:
+            return 0.0
+        return 1 - self.tokens_until(self.steps) / self._computed_cells
 
     def tokens_until(self, step: int) -> int:
         """Real tokens of all steps before `step`."""

@@ -1,9 +1,9 @@
-"""How the rows of a run fit its devices: their length, how many a microbatch has, and what the
-backward pass computes again. Results do not depend on it; time and memory do.
+"""How a run's rows fit its devices: their length, how many a microbatch has, and what the backward
+pass recomputes. Results do not depend on these choices; time and memory do.
 
-What the config leaves to `auto` is chosen by formula: of all that fits the memory at hand, what
-takes the least time on batches as the run's own data fill them, and of what is nearly as fast, what
-takes the least memory.
+What the config leaves to `auto` is chosen by formula. Of the choices that fit into memory, the
+fastest on batches of the run's own data is taken, or one that is nearly as fast and needs less
+memory.
 """
 
 import dataclasses
@@ -21,16 +21,17 @@ from safety_jax.training.footprint import PASSES, FlopParts, TrainedModel
 from safety_jax.training.settings import shared_rows
 
 REMATS = ("none", "dots", "full")  # in the order of what they keep
-SAMPLED_STEPS = 24  # whose batches are packed to see what they need
-ROW_STEP = 128  # rows that are not of the longest length allowed have a multiple of it
-LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16)  # of rows, in the length of the longest example
-FINE_ROWS = 32  # numbers of rows beyond are tried in larger strides
-NEARLY = 1.05  # of the least time
-# What a microbatch costs beside its tokens, in tokens of a device: kernels come from memory once,
-# and hide behind the products of so many. CPUs have caches and few units to feed.
+SAMPLED_STEPS = 24  # as many batches are packed to estimate what steps need
+ROW_STEP = 128  # row lengths are multiples of this, or the longest length allowed
+LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16)  # row lengths tried, in lengths of the longest example
+FINE_ROWS = 32  # above this, numbers of rows are tried in larger strides
+NEARLY = 1.05  # a choice that takes at most this multiple of the least time is nearly as fast
+# What a microbatch costs in addition to its tokens, expressed in tokens of one device. Each kernel
+# is read from memory once, which the products of this many tokens hide. CPUs have caches and few
+# units.
 OVERHEAD_TOKENS = {"cpu": 64}
 OVERHEAD_OF_ACCELERATORS = 512
-MARGIN = 1.25  # on temporaries by formula
+MARGIN = 1.25  # the formula's temporaries are multiplied by this, to be safe
 _WRITTEN = re.compile(r"(\d+) rows of (\d+) tokens, remat (\w+)")
 
 
@@ -55,10 +56,10 @@ class Fit:
 
 @dataclasses.dataclass(frozen=True)
 class RowSettings:
-    """What the config says; None is left to choose.
+    """What the config says about rows; None: `choose` decides.
 
     Attributes:
-        most_row_tokens: rows whose length is left to choose have at most so many.
+        most_row_tokens: the longest row that `choose` may take.
     """
 
     rows_per_microbatch: int | None
@@ -76,9 +77,9 @@ class FitEstimate:
     """A choice by formula.
 
     Attributes:
-        work: FLOPs of the sampled steps on one device, overheads among them.
-        memory: bytes of one device.
-        empty: share of computed cells without a token.
+        work: FLOPs of the sampled steps on one device, overheads included.
+        memory: bytes on one device.
+        empty: share of the computed cells that hold no token.
     """
 
     fit: Fit
@@ -99,8 +100,8 @@ def choose(
     """The best choice; where nothing fits, the one that takes the least memory.
 
     Args:
-        memory: bytes of a device that may be used.
-        platform: jax's name of it.
+        memory: bytes that may be used on one device.
+        platform: jax's name of the devices' platform.
     """
     tried = list(estimates(wanted, needs, model, parts, platform))
     fitting = [one for one in tried if one.memory <= memory]
@@ -132,14 +133,14 @@ def agreed(wanted: RowSettings, earlier: Fit) -> Fit:
 
 @dataclasses.dataclass(frozen=True)
 class PackedSteps:
-    """What steps need at one length of rows.
+    """What the sampled steps need at one row length.
 
     Attributes:
-        rows: that each of them fills.
-        tokens: of all, without padding; what sides share is one.
-        row_tokens: of the rows that are filled, longer where sides share them.
+        rows: number of rows that each step fills.
+        tokens: of all steps together, without padding; what sides share counts once.
+        row_tokens: length of the rows that are filled, which is longer where sides share rows.
         rows_per_example: M.
-        shared: how sides share rows; None where each has its own.
+        shared: how sides share rows; None where each has rows of its own.
     """
 
     rows: Int[np.ndarray, " steps"]
@@ -151,13 +152,13 @@ class PackedSteps:
 
 @dataclasses.dataclass(frozen=True)
 class Needs:
-    """Batches as a run will meet them.
+    """The batches that a run will have.
 
     Attributes:
-        lengths: of all examples to learn from, side by side.
-        batches: the examples of some steps.
-        longest: tokens of the longest side of any example, those held out among them.
-        share: how sides share rows, by the tokens of a row that holds one side.
+        lengths: tokens of all training examples, one column for each side.
+        batches: the examples of some sampled steps.
+        longest: tokens of the longest side of any example, held-out ones included.
+        share: given the length of a row that holds one side, says how sides share rows.
     """
 
     lengths: Int[np.ndarray, "n sides"]
@@ -188,7 +189,7 @@ def needs(
     seed: int,
     share: Callable[[int], Shared | None],
 ) -> Needs:
-    """Steps of the first epoch, some of them, evenly from all of it."""
+    """What the run's steps need, from a sample spread evenly over the first epoch."""
     order = permutation(len(lengths), seed=seed, stream=0)
     whole = max(1, len(lengths) // batch_size)  # the last one of an epoch may be short
     chosen = np.unique(np.linspace(0, whole - 1, SAMPLED_STEPS).astype(int))
@@ -214,8 +215,8 @@ def estimates(
 
 
 def _remats(model: TrainedModel, platform: str) -> tuple[str, ...]:
-    """Without rematerialisation everything is kept as it is, and a CPU makes the whole stack of
-    what is kept in 16 bits wider and narrow again for each layer (`models/products.py`)."""
+    """All but "none" for 16-bit activations on a CPU: without rematerialisation they are kept as
+    floats, and XLA widens and narrows the whole stack for each layer (`models/products.py`)."""
     return REMATS[1:] if platform == "cpu" and model.number_bytes == 2 else REMATS
 
 

@@ -13,24 +13,25 @@ from safety_jax.base import meshes
 from safety_jax.models import llama
 from safety_jax.models.attention import QUERY_BLOCK
 
-# Times the layers' forward pass runs, by `model.remat`, and the attention within it: saved dots do
-# not include the attention kernel's.
+# How often the layers' forward pass runs, by `model.remat`, and how often attention does: "dots"
+# does not save what the attention kernel computes.
 PASSES = {"none": 1, "dots": 1, "full": 2}
 ATTENTION_PASSES = {"none": 1, "dots": 2, "full": 2}
-# Scores of attention's block at work: before and after softmax, and the gradients of both.
+# Arrays of scores that exist for one block of queries: before and after softmax, with gradients.
 BLOCK_SCORES = 4
-# Float32 numbers of a trained weight: itself, its gradient and the sum of it, two moments.
+# Float32 numbers held for each trained weight: itself, its gradient, the accumulated gradient, and
+# two moments.
 TRAINED_COPIES = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class FlopParts:
-    """How many devices share what.
+    """Over how many devices rows and kernels are divided.
 
     Attributes:
-        rows: devices among which rows are divided where products are made, data x fsdp.
-        stored: devices among which a kernel is divided where it is stored, fsdp x tensor.
-        tensor: devices among which a kernel is divided where it is used.
+        rows: over how many the rows of a batch are divided in matrix products: data x fsdp.
+        stored: over how many a kernel is divided where it is stored: fsdp x tensor.
+        tensor: over how many a kernel is divided where it is used.
     """
 
     rows: int
@@ -62,11 +63,11 @@ class TrunkSizes:
     """Sizes of stacked layers.
 
     Attributes:
-        narrow: numbers of a token in queries, keys and values.
-        attended: likewise in what attention gives.
-        gates: projections that widen to the MLP.
-        square: scores of all heads and tokens stand whole; else in blocks that do not last.
-        kernels: weights of all layers' projections.
+        narrow: numbers for each token in queries, keys and values together.
+        attended: numbers for each token in the output of attention.
+        gates: projections from the width to the MLP's width: 2 where it is gated, else 1.
+        square: attention holds the scores of all pairs of tokens at once, not block by block.
+        kernels: weights of the projections of all layers.
     """
 
     layers: int
@@ -102,7 +103,8 @@ class TrunkSizes:
         return 2 * row_tokens / 2 * self.attended * self.layers
 
     def numbers(self, parts: FlopParts) -> tuple[float, float]:
-        """Numbers of a token on a device: what a layer's projections give; all that exist."""
+        """Numbers for each token on a device: the outputs of a layer's projections, and everything
+        that exists while the layer is at work."""
         outputs = self.narrow / parts.tensor + 2 * self.width
         outputs += self.gates * self.mlp_width / parts.tensor
         return outputs, 4 * self.width + 2 * (outputs + self.mlp_width / parts.tensor)
@@ -113,15 +115,16 @@ class TrainedModel:
     """A model in training.
 
     Attributes:
-        weights: all of them, the vocabulary's too.
-        adapter_weights: that are trained beside a base that stands still; 0: all are trained.
-        vocabulary: entries of the output head; 0: a judge.
-        chunk_tokens: of a row, whose logits exist at the same time.
-        base_bytes, number_bytes: of a weight that stands still, the mean of all; of a number that
-            is computed with.
+        weights: number of all weights, embeddings included.
+        adapter_weights: number of adapter weights, which alone are trained; 0: all are trained.
+        vocabulary: entries of the output head; 0 for a judge.
+        chunk_tokens: positions of a row whose logits exist at the same time.
+        base_bytes: mean bytes of a frozen weight.
+        number_bytes: bytes of an activation.
         sides: rows of an example that the gradient goes through.
-        survey: the step makes another forward pass over as many rows.
-        dequantised: kernels that stand still are codes; those of a layer are numbers at work.
+        survey: the step makes one more forward pass over as many rows.
+        dequantised: the frozen kernels are quantised, and those of one layer are dequantised at a
+            time.
     """
 
     trunk: TrunkSizes

@@ -1,13 +1,13 @@
-"""Many runs in one program: a step takes a step of each, and reads the weights of the base once.
+"""Many runs in one program: each of its steps is a step of every run, and reads the base once.
 
-    lane          a place in the program: a state, a batch, numbers such as the learning rate
-    WaitingRun    a run without a lane yet; with one it has a walk (`loop.walk`) and numbers
+    lane          a slot of the program: a state, a batch, numbers such as the learning rate
+    WaitingRun    a run that has no lane yet; once it has one, it has a walk (`loop.walk`), too
 
-A run keeps what it has alone: its order of examples, its optimizer, its schedule, its checkpoints,
-its end. Where it ends, the next one takes its lane; where none waits, lanes that stand empty are
-taken out. The program is `jax.vmap` of the step of one run over all but the weights of the base.
-Adapters of a lower rank than others have columns of zeros, which stay zero: the gradient of either
-factor's padding is a product with the padding of the other.
+Every run has its own order of examples, optimizer state, schedule, checkpoints and length. When a
+run ends, the next one takes over its lane; when none waits, the program is narrowed to the lanes
+that are in use. The program is `jax.vmap` of one run's step over everything but the weights of the
+base. Adapters of lower rank are padded with zeros, which stay zero: the gradient of the padding of
+either factor is a product with the padding of the other.
 """
 
 import collections
@@ -88,11 +88,12 @@ class TrainingLanes:
     def step(
         self, batches: list[Any], used: int, numbers: list[Numbers]
     ) -> Callable[[], dict[str, np.ndarray]]:
-        """A step of every lane; returns what waits for it and gives its metrics, [lanes, ...].
+        """Takes a step of every lane. Returns a function that waits for it and returns its metrics,
+        [lanes, ...].
 
         Args:
-            batches: of every lane, on the mesh, all of one shape.
-            used: microbatches that hold examples of any.
+            batches: one for each lane, on the mesh, all of one shape.
+            used: microbatches that hold examples in any of them.
         """
         columns = {
             name: meshes.put(
@@ -111,11 +112,11 @@ class TrainingLanes:
         return functools.cache(functools.partial(jax.device_get, metrics))
 
     def put(self, lane: int, state: State) -> None:
-        """A run's state into a lane; what it lacks in size is zeros."""
+        """Writes a run's state into a lane, padded with zeros to the lane's size."""
         self._states = self._put(self._states, self._index(lane), state)
 
     def state(self, lane: int, shapes: State) -> State:
-        """A run's state out of a lane, in its own sizes."""
+        """Reads a run's state from a lane, cut to these shapes."""
         key = tuple(x.shape for x in jax.tree.leaves(shapes))
         if key not in self._readers:
             read = functools.partial(_cut, jax.tree.map(lambda x: x.shape, shapes))
@@ -123,7 +124,7 @@ class TrainingLanes:
         return self._readers[key](self._states, self._index(lane))
 
     def narrow(self, kept: list[int]) -> None:
-        """Keeps these lanes alone, in this order."""
+        """Keeps only these lanes, in this order."""
         chosen = meshes.put(self._mesh, (None,), np.array(kept, np.int32))
         self._states = self._narrowed(self._states, chosen)
         self.width = len(kept)
@@ -158,7 +159,7 @@ def _taken(states: State, lanes: jax.Array) -> State:
 
 
 class _LaneSeat(loop.Seat):
-    """A lane, for the run that has it."""
+    """The seat of a run whose state lies in a lane."""
 
     def __init__(self, lanes: TrainingLanes, number: int, state: State):
         super().__init__(state)
@@ -186,8 +187,8 @@ class Begun(Generic[R]):
 
     Attributes:
         place: a batch's arrays and number of used microbatches, on the mesh.
-        numbers: those of a step, by the number of steps before it.
-        finish: is given the walk's last word as soon as it is spoken.
+        numbers: given how many steps were taken, returns the numbers of the next one.
+        finish: is called with the walk's result.
     """
 
     walk: Callable[[loop.Seat], loop.Walk[R]]
@@ -222,7 +223,7 @@ def drive(
 ) -> dict[str, DivergenceError]:
     """Takes the steps of all runs, as many at a time as there are lanes, in the order given.
 
-    A run whose loss is not finite gives its lane up; the others go on.
+    A run whose loss is not finite gives up its lane; the others go on.
 
     Args:
         on_step: called after each step of the program, with the number of runs that took one.
@@ -278,8 +279,8 @@ def _fill(
 def _go_on(
     one: _Running, taken: loop.Taken | None, failed: dict[str, DivergenceError]
 ) -> Callable[[], None] | None:
-    """None where the run asks for another step; else what is left to do for it, which may end in
-    an entry of `failed`."""
+    """Continues a run. None where it asks for another step; otherwise a function that finishes it,
+    or that records in `failed` why it gave up."""
     try:
         one.batch = next(one.walk) if taken is None else one.walk.send(taken)
         return None
@@ -290,7 +291,7 @@ def _go_on(
 
 
 def _answer(read: Callable[[], dict[str, np.ndarray]], stopping: bool, lane: int) -> loop.Taken:
-    """What a run is answered for its step: its lane of the metrics."""
+    """What a run is sent for its step: the metrics of its lane."""
     return loop.Taken(
         lambda: {name: values[lane] for name, values in read().items()}, lambda _: stopping
     )
@@ -301,7 +302,7 @@ def _step(
 ) -> Callable[[], dict[str, np.ndarray]]:
     placed = {lane: one.begun.place(one.batch)[0] for lane, one in running.items()}
     numbers = {lane: one.begun.numbers(one.batch.step) for lane, one in running.items()}
-    # A lane without a run works on another's batch, and nobody reads what comes of it.
+    # A lane without a run repeats another's batch, and its result is never read.
     some = next(iter(running))
     return lanes.step(
         [placed.get(lane, placed[some]) for lane in range(lanes.width)],
@@ -311,7 +312,7 @@ def _step(
 
 
 def _narrow(lanes: TrainingLanes, running: Mapping[int, _Running]) -> dict[int, _Running]:
-    """Takes out the lanes that stand empty; the program is compiled for those that stay."""
+    """Removes empty lanes; the program is compiled again for those that stay."""
     kept = sorted(running)
     lanes.narrow(kept)
     for number, lane in enumerate(kept):

@@ -1,8 +1,8 @@
 """The one training loop: step, log, evaluate, save, stop when asked, go on where it stopped.
 
-Stages differ in the loss inside `step` and in the batches; RAFT calls this loop every round. The
-loop asks for its steps (`walk`), and somebody takes them: `drive`, for a run alone, or `lanes.py`,
-which takes a step of many runs at once.
+Stages differ in the loss inside `step` and in the batches; RAFT runs this loop every round. The
+loop is a generator, `walk`, that asks for steps. `drive` takes them for a single run; `lanes.py`
+takes the steps of many runs at once.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class Batches(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Cadence:
-    """When things happen, in optimizer steps. An evaluation also stands before every save."""
+    """When things happen, in optimizer steps. Every save is preceded by an evaluation."""
 
     total_steps: int
     log_every_steps: int
@@ -82,29 +82,29 @@ def resume(checkpoints: Checkpoints, state: State, batches: Batches) -> State:
 
 @dataclasses.dataclass(frozen=True)
 class Taken:
-    """What a step made of a batch.
+    """A step that was taken.
 
     Attributes:
-        read: waits for the step, and gives its metrics and tables.
-        stops: whether the process was asked to stop, so that the step of this number is the last.
+        read: waits for the step and returns its metrics and tables.
+        stops: given the number of the step, says whether the process was asked to stop after it.
     """
 
     read: Callable[[], dict[str, np.ndarray]]
     stops: Callable[[int], bool]
 
 
-# Yields the batches to take steps on, is sent what each step made, returns its last word.
+# Yields the batches to take steps on, is sent a `Taken` for each, and returns its result.
 Walk = Generator[Any, Taken, R]
 
 
 class Seat:
-    """Where the state of a run is while steps change it: here, or among others' (`lanes.py`)."""
+    """Holds the state of a run while steps change it. In `lanes.py` the state lies among others."""
 
     def __init__(self, state: State | None = None):
         self._state = state
 
     def take(self, state: State) -> None:
-        """Puts a state here; it is given away."""
+        """Stores a state, which the caller may not use any more."""
         self._state = state
 
     def give(self) -> State:
@@ -121,7 +121,7 @@ def drive(
     step: Callable[..., tuple[State, dict[str, jax.Array]]],
     place: Callable[[Any], tuple[Any, jax.Array]],
 ) -> R:
-    """Takes the steps that a walk asks for, and returns its last word.
+    """Takes the steps that a walk asks for, and returns the walk's result.
 
     The metrics of a step are read while the device works on the next one.
 
@@ -131,7 +131,7 @@ def drive(
     """
     with StopRequest() as stop:
         try:
-            batch = next(work)  # with what an earlier start left, which hosts tell one another
+            batch = next(work)  # resuming makes hosts exchange values, so the guard comes later
             with jax.transfer_guard("disallow"):
                 while True:
                     state, metrics = step(seat.give(), frozen, *place(batch))
@@ -158,12 +158,12 @@ class Unread:
         self._last: tuple[int, Taken, Any] | None = None
 
     def follow(self, number: int, taken: Taken, batch: Any) -> None:
-        """A new last step; the one before it is read."""
+        """Records a new last step, and reads the one before it."""
         self.read()
         self._last = (number, taken, batch)
 
     def read(self) -> None:
-        """Waits for the last step and hands on what it made; does nothing the second time.
+        """Waits for the last step and passes its metrics on; does nothing the second time.
 
         Raises:
             DivergenceError: its loss is NaN or infinite.
@@ -204,8 +204,8 @@ def walk(
         evaluate: metrics of the trainable weights on the validation rows.
         evaluated: steps that an earlier start has evaluated.
         rows: names of a batch's rows, for the message when the loss is not finite.
-        on_step: called after every step, one step late, with its number, its metrics, what its
-            loss returned by example, and its batch.
+        on_step: called after every step, one step late, with its number, its metrics, the tables
+            by example that its loss returned, and its batch.
         on_evaluation: called with the step and what `evaluate` returned.
         best_metric: the evaluation metric whose value goes with each checkpoint.
 
@@ -242,10 +242,11 @@ def walk(
 
 
 class StopRequest:
-    """Turns SIGTERM into a question the loop asks between steps; every host gets one answer.
+    """Turns SIGTERM into a question that the loop asks between steps; all hosts get the same
+    answer.
 
-    Of several processes jax itself takes the signal, whichever gets it, and picks a step that all
-    can reach: a handler of Python's would hide it.
+    With several processes jax itself handles the signal, whichever process gets it, and picks a
+    step that all of them can reach. A Python handler would hide the signal from jax.
     """
 
     def __init__(self) -> None:

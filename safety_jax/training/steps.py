@@ -52,7 +52,7 @@ class State:
 def shardings(
     trainable: trees.Tree, trainable_shardings: trees.Tree, optimizer: Any, mesh: Mesh
 ) -> State:
-    """Where each part of the state lives: moments beside their weights, the rest everywhere.
+    """Where each part of the state lives: moments like their weights, the rest on every device.
 
     Args:
         trainable: arrays or abstract arrays.
@@ -86,8 +86,8 @@ def make(
 ):
     """Compiles `step(state, frozen, batch, used) -> (state, metrics)`; the state is donated.
 
-    Metrics are what the loss returns, added up over the microbatches; `grad_norm` before clipping;
-    `learning_rate` of this step. All of them stand on every device.
+    Metrics are what the loss returns, added up over the microbatches, the `grad_norm` before
+    clipping, and the `learning_rate` of this step. Every device holds all of them.
     """
     step = functools.partial(advance, loss, count, optimizer, rate, survey)
     return jax.jit(step, donate_argnums=0, out_shardings=(where, where.step))

@@ -1,7 +1,7 @@
 """A method of training as the skeleton `run.py` sees it: two structs of functions, no inheritance.
 
-`Task` is known before any weight is read: the examples, and how the model is loaded. `Learning` is
-what the loaded model makes of it: the loss, what it is given, what is watched and measured.
+`Task` is known before any weight is read: the examples, and how the model is loaded. `Learning`
+needs the loaded model: the loss and its inputs, and what is logged and measured.
 """
 
 import dataclasses
@@ -74,12 +74,12 @@ class Loaded(Generic[L]):
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What the loss said of some examples.
+    """What the loss returned for some examples.
 
     Attributes:
-        means: of its scalars, over all that it counts.
-        table: its table by example, a row each; without columns where it returns none.
-        examples: the example of each row, an index into the data.
+        means: its scalars, averaged over what the loss counts (tokens, pairs, ...).
+        table: its table, one row for each example; no columns where the loss returns no table.
+        examples: the index into the data of each row's example.
     """
 
     means: Metrics
@@ -94,11 +94,12 @@ class Learning:
     Attributes:
         loss, count, survey: see `steps.py`.
         frozen: what the loss is given beside the trainable tree.
-        place: batches of a loader over the training or the held-out examples, onto the mesh.
-        evaluation: metrics of held-out examples, their names without `eval/`.
-        summarize: metrics of training examples since the last log line, from the loss's table by
-            example; None where the loss's scalars say all.
-        alarm: reads metrics as they come, step by step, and may add to them.
+        place: given a loader and its examples, returns what puts the loader's batches onto the
+            mesh.
+        evaluation: metrics of held-out examples; their names lack the prefix `eval/`.
+        summarize: metrics of the training examples since the last log line, from the loss's table;
+            None where the loss's scalars are all there is.
+        alarm: is called with each step's or evaluation's metrics, and returns metrics to add.
     """
 
     loss: steps.Loss
@@ -157,16 +158,16 @@ class Task:
         sides: what each side of an example is called: ("row",), ("chosen answer", ...).
         corpus: what is learned from and measured on.
         model: its sizes, by which rows are fitted to the devices.
-        about_model: a line on the model, for the person who watches.
+        about_model: a line about the model, to print.
         flops_per_example: model FLOPs to train on one example; None where no budget in FLOPs can
             be given.
         load: reads the weights.
         learn: the rest, of the loaded model.
         account: writes and draws what is particular to the method, once the run is finished.
-        share: how the sides of an example share rows; the trunk lets segments go on from others.
-        packs: examples may share a row; the trunk keeps segments apart.
-        measures_export: `Finished.held_out` is wanted.
-        is_judge: what is exported scores text, and is always exported whole.
+        share: how the sides of an example share a row; needs a trunk that supports `prefixes`.
+        packs: several examples may share a row; needs a trunk that keeps segments apart.
+        measures_export: `account` needs `Finished.held_out`.
+        is_judge: the exported model scores text; it is always exported in full.
     """
 
     unit: str

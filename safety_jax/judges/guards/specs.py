@@ -18,7 +18,8 @@ from safety_jax.judges.planned import (
     max_tokens,
     resolve_folder,
 )
-from safety_jax.models.folders import hub, model_folder
+from safety_jax.models.folders import hub
+from safety_jax.models.folders.model_folder import ModelFolder, open_model
 from safety_jax.models.model import Model
 
 # Of every row.
@@ -111,15 +112,7 @@ def plan_reading(
         span: the lowest and the highest value.
         make: gives the judge once the weights are there.
     """
-    resolve_folder(name, spec)
-    found = model_folder.open_model(
-        spec["path"],
-        resources.mesh,
-        own_tokenizer="",
-        compute_dtype=resources.computed(),
-        backend=resources.attention,
-        remat="none",
-    )
+    found = _open_model(name, spec, resources)
     longest = max_tokens(name, spec["max_tokens"], found.config.max_positions)
     floor = _floor(name, spec)
     card = JudgeCard(
@@ -152,6 +145,19 @@ def plan_reading(
         return make(card, dataclasses.replace(reader, model=model))
 
     return PlannedJudge(card, load, None)
+
+
+def _open_model(name: str, spec: Spec, resources: Resources) -> ModelFolder:
+    """The model of a row, looked at; its weights are not read yet."""
+    resolve_folder(name, spec)
+    return open_model(
+        spec["path"],
+        resources.mesh,
+        own_tokenizer="",
+        compute_dtype=resources.computed(),
+        backend=resources.attention,
+        remat="none",
+    )
 
 
 def _floor(name: str, spec: Spec) -> float:
