@@ -14,14 +14,15 @@ _REUSED = "/jax/compilation_cache/cache_hits"
 
 
 def keep(folder: str) -> None:
-    """Keeps every compiled program in `folder`, "" for what jax is told or the user's cache folder.
+    """Keeps every compiled program in `folder`. "" stands for `JAX_COMPILATION_CACHE_DIR` where
+    that is set, and otherwise for the user's cache folder.
 
-    A second start of the same run then compiles nothing, if it names the folder the same way: its
-    path is part of the programs' keys. jax is told by `JAX_COMPILATION_CACHE_DIR`. Must be
-    called before the first compilation of the process.
+    A second start of the same run then compiles nothing, provided that it spells the folder the
+    same way: its path is part of the programs' keys. Must be called before the process first
+    compiles.
 
     Raises:
-        ConfigError: the folder cannot be made; jax would go on without, and compile all anew.
+        ConfigError: the folder cannot be made; jax would silently go on without a cache.
     """
     if folder and "://" not in folder:
         try:
@@ -40,7 +41,8 @@ def keep(folder: str) -> None:
 
 
 class Counter:
-    """Counts the programs this process obtained, and those it took from the kept ones."""
+    """Counts the programs that this process obtained, and those of them that came from the
+    cache."""
 
     def __init__(self) -> None:
         self.programs = 0

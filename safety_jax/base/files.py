@@ -1,4 +1,4 @@
-"""Files of a run: written whole, or appended line by line; and files of others, read with care."""
+"""A run's own files, written whole or appended line by line; and other files, read with care."""
 
 import errno
 import hashlib
@@ -22,7 +22,8 @@ T = TypeVar("T")
 
 
 def cache_home(name: str) -> Path:
-    """The user's folder for what can be made again, say compiled programs; it may not exist yet."""
+    """The user's folder for what can be computed again, such as compiled programs; it may not
+    exist."""
     home = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(home):  # a relative one is to be ignored, says the XDG specification
         return Path(home) / "safety_jax" / name
@@ -33,7 +34,7 @@ def cache_home(name: str) -> Path:
 
 
 def file_name(name: str, ending: str = "") -> str:
-    """A name for a file, whatever a thing is called: no other folder, nothing hidden, not too long.
+    """A safe file name for anything: it names no other folder, is not hidden and not too long.
 
     `gpt/4 new` becomes `gpt%2F4 new`, and `..` becomes `%2E.`.
     """
@@ -66,8 +67,8 @@ def canonical(value: Any) -> str:
 
 
 def line(row: Mapping[str, Any]) -> bytes:
-    """A row of a JSON lines file. Models may write halves of surrogate pairs, and those come back
-    as they were."""
+    """A row of a JSON lines file. Lone surrogates, which models may write, survive the round
+    trip."""
     text = json.dumps(row, ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "surrogatepass") + b"\n"
 
@@ -78,20 +79,20 @@ def line(row: Mapping[str, Any]) -> bytes:
 class Lines:
     """A file of JSON lines that grows at its end: a kill costs at most the rows being written.
 
-    What follows the last line break is torn, and counts as not there.
+    What follows the last line break was cut short by a kill, and is ignored.
 
     Args:
-        path: the file; its folder and it need not be there yet.
+        path: the file; it and its folder need not exist yet.
         writes: whether this process writes; exactly one process of a run does.
         remedy: what to do about a damaged line; ends the message.
     """
 
     def __init__(self, path: Path, *, writes: bool, remedy: str):
         self.path, self._writes, self._remedy = path, writes, remedy
-        self._ends: list[int] = []  # the byte behind each line that was read
+        self._ends: list[int] = []  # the byte offset after each line that was read
 
     def read(self, parse: Callable[[dict[str, Any]], T]) -> list[T]:
-        """What the file holds, each line made into something by `parse`; nothing of no file.
+        """Every line of the file as `parse` returns it; an empty list where there is no file.
 
         Raises:
             DataError: a whole line is not a JSON object, or not what `parse` expects.
@@ -168,8 +169,8 @@ _MOUNTS = {"gs": "gcsfuse", "s3": "mount-s3", "az": "blobfuse2", "abfs": "blobfu
 
 
 def check_regular(path: Path) -> None:
-    """Raises an OSError unless the path is a file (or a link to one): to open a pipe would wait
-    for whoever may write to it, and a device may never end."""
+    """Raises an OSError unless the path is a file (or a link to one): opening a pipe would block
+    until somebody writes to it, and a device may never end."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         kind = errno.EISDIR if path.is_dir() else errno.EINVAL
         raise OSError(kind, "a folder" if kind == errno.EISDIR else "not a regular file", str(path))

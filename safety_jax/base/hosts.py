@@ -1,8 +1,8 @@
 """Several processes, one a host, that run one program: how they meet, what they tell each other.
 
-Every process runs the same Python on the same data, and each holds a part of every array. What only
-one of them may do (write a file, ask a service), or could see differently (a folder, a clock), is
-done by process 0, which tells the others: `first_says`.
+Every process runs the same Python on the same data, and holds a part of every array. Process 0 does
+what only one of them may do (write a file, call a service) or what they could see differently (a
+folder, a clock), and tells the others the result: `first_says`.
 """
 
 import json
@@ -17,14 +17,16 @@ from jax.experimental import multihost_utils
 
 from safety_jax.base.errors import ConfigError
 
-# A host that is cut off ends the others after so long; one whose process dies, within seconds.
+# When a host loses its connection, the others end after this long; when its process dies, within
+# seconds.
 HEARTBEAT_SECONDS = 60
-# At the end all wait for process 0, which writes the card and hashes what it exported.
+# At the end of a run all wait for process 0, which writes the card and hashes the export.
 SHUTDOWN_SECONDS = 3600
 
 
 class Place(NamedTuple):
-    """Where processes meet, for machines that jax does not know: `host:port`, how many, which."""
+    """How processes find each other where jax cannot tell: `host:port` of the coordinator, the
+    number of processes, and the number of this one."""
 
     coordinator: str
     processes: int
@@ -32,7 +34,8 @@ class Place(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """A process among the others of its job; `job` is the same for all, and new every start."""
+    """A process that has joined its job; `job` is the same for all processes, and new every
+    start."""
 
     job: str
     process: int
@@ -50,7 +53,7 @@ def join(place: Place | None) -> Joined:
     """
     try:
         jax.distributed.initialize(
-            # All is said: what jax would find out beside it is one GPU a process, under Slurm.
+            # Everything is given, so that jax does not detect Slurm and take one GPU a process.
             **({} if place is None else _arguments(place)),
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
@@ -74,9 +77,9 @@ def _arguments(place: Place) -> dict[str, Any]:
 
 
 def first_says(ask: Callable[[], Any]) -> Any:
-    """What `ask` gives on process 0, as JSON holds it, on every process; only there is it called.
+    """Calls `ask` on process 0 and returns its result, which must be JSON, on every process.
 
-    Every process must come here, in the same order.
+    Every process must call this, in the same order.
     """
     if jax.process_count() == 1:
         return ask()
@@ -85,7 +88,7 @@ def first_says(ask: Callable[[], Any]) -> Any:
         said = json.dumps(ask()).encode()
     with jax.transfer_guard("allow"):  # asked for, whatever the loop around it watches
         length = int(multihost_utils.broadcast_one_to_all(np.int32(len(said))))
-        padded = np.zeros(-(-length // _STEP) * _STEP, np.uint8)  # few shapes: each is compiled
+        padded = np.zeros(-(-length // _STEP) * _STEP, np.uint8)  # each shape is compiled: few
         padded[: len(said)] = np.frombuffer(said, np.uint8)
         heard = np.asarray(multihost_utils.broadcast_one_to_all(padded))
     return json.loads(heard[:length].tobytes())

@@ -1,4 +1,5 @@
-"""Memory at hand: what a device says of itself; of CPUs, what the machine or a cgroup has left."""
+"""Available memory: of accelerators as the device reports it, of CPUs what the machine or a cgroup
+has left."""
 
 import os
 from collections.abc import Sequence
@@ -8,19 +9,19 @@ from typing import Any, NamedTuple
 import jax
 
 GIB = 2**30
-SHARE = 0.75  # of what is at hand that a run plans with: compilers and libraries take some, too
-UNKNOWN = 8 * GIB  # of a device that does not say
+SHARE = 0.75  # a run plans with this share: compilers and libraries need memory, too
+UNKNOWN = 8 * GIB  # assumed of a device that does not report its memory
 
 
 class Room(NamedTuple):
-    """Bytes of one device that a run may plan with, and where that is known from."""
+    """Bytes of one device that a run may plan with, and where the number comes from."""
 
     bytes: float
     source: str
 
 
 def at_hand(devices: Sequence[Any]) -> Room:
-    """The room on each of these devices; the same kind all, the first of this process is asked."""
+    """The room on each of these devices. They are of one kind; this process asks its first one."""
     here = jax.process_index()
     local = [device for device in devices if device.process_index == here]
     device = local[0]
@@ -47,7 +48,7 @@ def _available() -> float:
         found = dict(line.split(":", 1) for line in lines)
         return 1024.0 * int(found["MemAvailable"].split()[0])
     except (OSError, KeyError, ValueError):
-        # What is left is not known everywhere, what there is, is.
+        # Not every system says how much is free; all say how much there is.
         return 0.5 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -86,6 +87,6 @@ def _groups(root: Path, own: Path) -> list[tuple[Path, str, str]]:
 
 
 def _reclaimable(file: Path) -> int:
-    """Bytes of files that the kernel keeps and gives away when asked."""
+    """Bytes of cached files, which the kernel gives up when memory is needed."""
     counted = dict(line.split() for line in file.read_text().splitlines())
     return int(counted.get("inactive_file", counted.get("total_inactive_file", 0)))

@@ -3,11 +3,11 @@
 Every parameter and every activation constraint names logical axes only. To change a sharding
 strategy, change this table. An axis that is not in it raises; there is no catch-all.
 
-Training and writing tokens want different layouts, so the table has two columns, and a mesh says
-by its axes which of them holds. Training stores a kernel in parts and gathers it for a whole batch
-of tokens (`fsdp`). A step of decoding has one token a lane, and a kernel that is gathered for it
-costs more than the token; so a `decoding` mesh divides products over all the devices that hold
-the model, while attention and its caches, which have no kernels, keep their lanes apart.
+Training and decoding need different layouts, so there are two tables, RULES and DECODING; the axes
+of a mesh say which one applies. Training stores a kernel in parts and gathers it for a whole batch
+of tokens (`fsdp`). A step of decoding has one token per lane, and gathering a kernel for it would
+cost more than the token does. A `decoding` mesh therefore divides matrix products over all devices
+that hold the model, while attention and its caches, which have no kernels, are divided by lanes.
 """
 
 import dataclasses
@@ -47,8 +47,8 @@ RULES: dict[str, tuple[str, ...]] = {
     "labels": (),
 }
 
-# A decoding mesh has the devices of `fsdp` as its axis `attention`, named for what is still kept
-# apart there: lanes. Each axis of a weight is divided by as many of its mesh axes as divide it.
+# A decoding mesh calls the axis `fsdp` `attention`, because only attention (its lanes) is divided
+# along it alone. Each axis of a weight is divided by as many of its mesh axes as its size allows.
 DECODING_AXES = ("data", "attention", "tensor")
 _ALL = ("tensor", "attention")
 DECODING = RULES | {
@@ -65,7 +65,7 @@ _DIVIDED = ("vocab", "heads", "kv_heads", "mlp")
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """What is known of a weight before it exists: its shape and the logical axis of each side."""
+    """A declared weight: its shape, and the logical axis of each dimension."""
 
     shape: tuple[int, ...]
     axes: tuple[str, ...]
@@ -86,7 +86,7 @@ def build(
     `jax.make_mesh` refuses 128 x 2 on a v6e slice of 16 x 16.
 
     Args:
-        networked: devices are put where their network makes exchanges short; else in their order.
+        networked: order devices so that neighbours in the mesh are neighbours in the network.
 
     Raises:
         ConfigError: the sizes do not multiply to the number of devices.
@@ -113,7 +113,8 @@ def build(
 
 
 def decoding(mesh: Mesh) -> Mesh:
-    """The same devices for writing tokens; the mesh itself where nothing is gathered anyway."""
+    """The same devices as a decoding mesh; the mesh itself where nothing would be gathered
+    anyway."""
     if is_decoding(mesh) or mesh.shape["fsdp"] == 1:
         return mesh
     return Mesh(mesh.devices, DECODING_AXES, axis_types=(AxisType.Auto,) * len(DECODING_AXES))
@@ -124,7 +125,7 @@ def is_decoding(mesh: Mesh) -> bool:
 
 
 def rules(mesh: Mesh) -> dict[str, tuple[str, ...]]:
-    """The column of the table that holds on this mesh."""
+    """The table that applies on this mesh."""
     return DECODING if is_decoding(mesh) else RULES
 
 
@@ -172,12 +173,12 @@ def _dividing(mesh: Mesh, mesh_axes: tuple[str, ...], size: int) -> tuple[str, .
 
 
 def put(mesh: Mesh, logical: tuple[str | None, ...], value: np.ndarray) -> jax.Array:
-    """An array that every process has whole in host memory, on the mesh.
+    """Puts an array that every process has in host memory onto the mesh.
 
-    Each process puts what its own devices hold and believes the others to have the same;
-    `jax.device_put` would ask them every time.
+    Each process copies what its own devices hold and trusts that the others have the same values;
+    `jax.device_put` would compare them every time.
     """
-    with jax.transfer_guard("allow"):  # asked for, though not by `device_put`
+    with jax.transfer_guard("allow"):  # an explicit transfer, though not by `device_put`
         return jax.make_array_from_callback(
             value.shape, sharding(mesh, logical), lambda index: np.asarray(value[index])
         )
@@ -186,7 +187,7 @@ def put(mesh: Mesh, logical: tuple[str | None, ...], value: np.ndarray) -> jax.A
 def put_rows(
     mesh: Mesh, logical: tuple[str | None, ...], local: np.ndarray, rows: int
 ) -> jax.Array:
-    """As `put`, where a process has only `rows_here` of the axis `rows`, which is so long."""
+    """As `put`, where a process has only its `rows_here` of the `rows` of that axis."""
     axis, here = logical.index("rows"), rows_here(mesh, rows)
     shape = (*local.shape[:axis], rows, *local.shape[axis + 1 :])
 
@@ -201,7 +202,7 @@ def put_rows(
 
 
 def row_parts(mesh: Mesh) -> int:
-    """Devices that share out rows: every batch of rows is a multiple of this."""
+    """Over how many devices rows are divided: every batch of rows is a multiple of this."""
     return int(np.prod([mesh.shape[axis] for axis in rules(mesh)["rows"]]))
 
 
@@ -222,15 +223,16 @@ def constrain(x: jax.Array, mesh: Mesh, logical: tuple[str | None, ...]) -> jax.
 
 
 def pin(x: jax.Array, mesh: Mesh, logical: tuple[str, ...]) -> jax.Array:
-    """As `constrain`, on a decoding mesh alone: elsewhere the compiler finds the same by itself."""
+    """As `constrain`, but only on a decoding mesh: elsewhere the compiler chooses the same
+    itself."""
     return constrain(x, mesh, logical) if is_decoding(mesh) else x
 
 
 def regroup(x: jax.Array, mesh: Mesh, before: tuple[str, ...], after: tuple[str, ...]) -> jax.Array:
-    """An activation on its way between products and attention, which a decoding mesh divides in
-    different ways; elsewhere they are divided alike, and nothing is pinned.
+    """Moves an activation between matrix products and attention, which a decoding mesh divides
+    differently. Elsewhere they are divided alike, and nothing is pinned.
 
-    Both ends are stated: with one alone the compiler would carry it through the product on the
+    Both layouts are stated: given only one, the compiler would carry it through the product on the
     other side, and gather the kernel.
     """
     return pin(pin(x, mesh, before), mesh, after)
@@ -254,9 +256,9 @@ def check_divides(
 
 
 def gather(x: jax.Array, mesh: Mesh, logical: tuple[str | None, ...]) -> jax.Array:
-    """A stored parameter as the matmul wants it: `embed` whole on every device, `tensor` split. On
-    a decoding mesh that is how it is stored.
+    """A stored parameter as matrix products use it: whole along `embed`, still divided by `tensor`.
+    On a decoding mesh it is stored that way.
 
-    Stating it keeps the compiler from answering fsdp with partial sums of activations.
+    Without this constraint the compiler may exchange partial sums of activations instead.
     """
     return constrain(x, mesh, tuple(None if axis == "embed" else axis for axis in logical))

@@ -1,6 +1,6 @@
-"""What a value of a config may be: kinds of values, each with its range, its choices, its unit.
+"""Kinds of config values, each with its range, choices and unit.
 
-`stages/schema.py` has the table of them; nothing here knows a config.
+`stages/schema.py` says which key has which; nothing here knows a config.
 """
 
 import dataclasses
@@ -22,14 +22,14 @@ class Setting(Protocol):
         ...
 
     def describe(self) -> str:
-        """What is expected, to be put behind `expected` or beside a key."""
+        """What is expected, in words that follow "expected" in a message."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Whole:
-    """A whole number from `low` to `high`, or one of `also`; in `unit`, where it has one; or one of
-    a few `names`."""
+    """A whole number from `low` to `high` (of `unit`, if any), or one of `also`, or one of
+    `names`."""
 
     low: int = 0
     high: int = LARGEST_WHOLE
@@ -53,7 +53,7 @@ class Whole:
 
 @dataclasses.dataclass(frozen=True)
 class Real:
-    """A finite number between `low` and `high`, which belong to it unless they are open."""
+    """A finite number from `low` to `high`; a bound that is open is excluded."""
 
     low: float = -LARGEST_REAL
     high: float = LARGEST_REAL
@@ -90,7 +90,7 @@ class Flag:
 
 @dataclasses.dataclass(frozen=True)
 class OneOf:
-    """One of a few names; or a name that begins with one of `beginnings` and goes on."""
+    """One of `names`; or a longer name that begins with one of `beginnings`."""
 
     names: tuple[str, ...]
     beginnings: tuple[str, ...] = ()
@@ -108,7 +108,7 @@ class OneOf:
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """A text; "" where none is `needed`."""
+    """A text; it may be empty unless it is `needed`."""
 
     what: str = "a text"
     needed: bool = False
@@ -138,10 +138,10 @@ class Day:
 
 @dataclasses.dataclass(frozen=True)
 class Texts:
-    """A tuple of texts; of none, or of empty ones, where none is `needed`.
+    """A tuple of texts; it may be empty, or hold empty texts, unless they are `needed`.
 
     Attributes:
-        distinct: none may come twice.
+        distinct: no text may occur twice.
     """
 
     what: str = "texts"
@@ -176,8 +176,8 @@ class Reals:
 
 @dataclasses.dataclass(frozen=True)
 class Wholes:
-    """A tuple of different whole numbers of `unit`, `low` or more, in ascending order; an empty one
-    where none is `needed`."""
+    """A tuple of different whole numbers of `unit`, `low` or more, in ascending order; it may be
+    empty unless it is `needed`."""
 
     low: int = 0
     unit: str = ""
@@ -196,7 +196,7 @@ class Wholes:
 
 @dataclasses.dataclass(frozen=True)
 class Anything:
-    """A value that somebody else looks at."""
+    """A value that is checked elsewhere."""
 
     def fits(self, value: Any) -> bool:
         return True
@@ -215,14 +215,14 @@ def expectation(setting: Setting, value: Any) -> str:
 
 
 def is_empty(setting: Setting, value: Any) -> bool:
-    """Whether a value that must be given is not."""
+    """Whether a value that must be given is empty."""
     if isinstance(setting, Text):
         return setting.needed and value == ""
     return isinstance(setting, Texts) and setting.needed and not any(value)
 
 
 def _is_text(value: Any) -> bool:
-    """Whether it is text that files can hold: a word of the shell may be any bytes."""
+    """Whether it is text that UTF-8 can encode: an argument from a shell may be any bytes."""
     if not isinstance(value, str):
         return False
     try:

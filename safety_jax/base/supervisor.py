@@ -1,8 +1,8 @@
-"""The parent of each process of a run on several hosts: it waits, and says why the run ended.
+"""The parent of each process of a run on several hosts: it waits, and reports why the run ended.
 
-A process that uses accelerators may be unable to say so itself: killed for its memory, aborted by
-jax because another host is gone, or stuck in a collective that will never end. So it is a child of
-this one, which needs nothing but the disk that all hosts share:
+A process that uses accelerators may be unable to report that itself: the system killed it for its
+memory, jax aborted it because another host is gone, or it is stuck in a collective that never ends.
+So it runs as the child of a supervisor, which needs nothing but the disk that all hosts share:
 
     WORKDIR/.hosts/JOB/1.json    {"process": 1, "host": ..., "reason": ..., "code": ...}
 
@@ -30,12 +30,12 @@ from typing import Any
 FOLDER = ".hosts"
 USER_ERROR, OTHER_ERROR = 2, 1  # exit codes
 LOOK_SECONDS = 0.5
-# After an error that another host has probably caused: for the file with the cause to appear.
+# How long to wait for the cause after an error that another host has probably caused.
 CAUSE_SECONDS = 15.0
 
-# What an error says when it is only the echo of another host's.
+# Words in an error that only follows from a failure on another host.
 _ECHO = re.compile(r"Gloo|NCCL|coordination service|heartbeat|UNAVAILABLE|DEADLINE_EXCEEDED")
-# jaxlib's own way of ending a process: lines like these, and a page of addresses.
+# When jaxlib ends a process, it prints lines like these and a page of addresses.
 _ABORT = re.compile(
     rb"F\d{4} [\d:.]{15} |[EW]\d{4} [\d:.]{15} [^\n]*(?:coordination_service|preemption_sync)"
 )
@@ -50,8 +50,8 @@ def run(
     """Runs `work` in a process of its own, and returns the exit code when it has ended.
 
     Args:
-        work: is given a function to call with its `hosts.Joined` once it is among the others.
-        explain: the line of an error that a user can cause; None for other errors.
+        work: receives a function, to be called with `hosts.Joined` once it has joined the others.
+        explain: the one-line message of an error that a user can cause; None for other errors.
         workdir: the folder of the run, on a disk that all hosts share.
     """
     fork = multiprocessing.get_context("fork")  # nothing of jax has been imported yet
@@ -101,7 +101,7 @@ def _work(
 
 def _end_with_supervisor(line: Connection) -> None:
     with contextlib.suppress(EOFError, OSError):
-        line.recv()  # nothing ever comes, but the end
+        line.recv()  # nothing is ever sent; this returns when the supervisor is gone
     os._exit(OTHER_ERROR)
 
 
@@ -123,7 +123,7 @@ class _Relay:
             elif self.last:
                 self.last += data
                 continue
-            with contextlib.suppress(OSError):  # nobody listens, but jax's last page still counts
+            with contextlib.suppress(OSError):  # stderr is closed; jax's last page still matters
                 os.write(2, data)
 
     def finish(self) -> None:
@@ -205,7 +205,7 @@ class _Watch:
 
     def _publish(self, failure: dict[str, Any]) -> None:
         if self._folder is None:
-            return  # nobody has met it yet
+            return  # it has not joined the others yet
         with contextlib.suppress(OSError):  # a disk that fails may be the very reason
             self._folder.mkdir(parents=True, exist_ok=True)
             part = self._folder / f"{self._process}.part"

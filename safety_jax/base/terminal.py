@@ -1,4 +1,4 @@
-"""Text that came from a file, made fit for a terminal: it is seen, and does nothing."""
+"""Makes text from files safe to print: a terminal shows it, and executes nothing in it."""
 
 import re
 import sys

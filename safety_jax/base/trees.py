@@ -1,4 +1,4 @@
-"""Path names for nested dictionaries of arrays, and selection by rule where every rule must hit.
+"""Path names for nested dictionaries of arrays, and selection by rules, each of which must match.
 
 Weights, adapters and optimizer states are plain nested dicts. A leaf's name is its keys joined by
 dots: `layers.query.kernel`.
@@ -42,7 +42,8 @@ def map_named(function: Callable[[str, Any], Any], tree: Mapping[str, Any]) -> T
 
 
 def select(names: list[str], rules: tuple[str, ...], what: str) -> list[str]:
-    """Names matched in full by at least one rule (a regular expression); every rule must hit.
+    """Names that at least one rule (a regular expression) matches in full; no rule may match
+    nothing.
 
     Raises:
         ConfigError: a rule matches no name.

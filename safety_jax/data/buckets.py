@@ -1,7 +1,7 @@
 """Sequences of mixed lengths as batches of few shapes, each with about the same number of tokens.
 
-A compiled program has one shape. With a short ladder of lengths, and rows in inverse proportion,
-there are few programs, and little of their work is padding.
+A compiled program has one shape. A short ladder of lengths, with the number of rows in inverse
+proportion, needs few programs, and little of their work is padding.
 """
 
 import dataclasses

@@ -200,7 +200,7 @@ class Limits:
 
 
 class SidesBuilder:
-    """Builds examples of several sides; a row is kept on all of them, or left out on all.
+    """Builds examples that have several sides; a row is kept on all sides or left out on all.
 
     Args:
         sides: how many there are.

@@ -28,9 +28,9 @@ class RowLayout(NamedTuple):
     Attributes:
         microbatch, row: the row, of all hosts' rows of the microbatch.
         segment: its number in the row, from 1.
-        start: of every side, the cell of its first token; where texts of a row share a beginning,
-            of the first behind it. Sides have theirs just before the first of them, and examples
-            at the beginning of the row.
+        start: the cell of each side's first token; where texts of a row share a beginning, of the
+            first token behind it. What the sides of an example share stands just before the first
+            of them, what all examples share at the beginning of the row.
     """
 
     microbatch: Int[np.ndarray, " n"]
@@ -51,8 +51,8 @@ class Batch:
         used: microbatches that hold examples, `tokens[:used]`.
         examples: indices of the step's examples, of all hosts.
         layout: where they lie.
-        trained_tokens, real_tokens: trained tokens and tokens but padding, of all hosts; what
-            texts have in common counts as often as it is read.
+        trained_tokens, real_tokens: the number of trained tokens, and of tokens that are not
+            padding, over all hosts; shared tokens count as often as they are read.
     """
 
     step: int
@@ -67,12 +67,12 @@ class Batch:
 class Loader:
     """Batches by step: `loader.batch(7)`, or in order through `iter(loader)`.
 
-    Examples have one side, or two: a pair's answers lie in the two rows `[b, 0]` and `[b, 1]`, and
-    have the same segment there; or, with a prefix that they share, in one row. What all examples
-    begin with may stand once in a row (`prefixes.py`).
+    An example has one side, or two: the answers of a pair. These lie in the rows `[b, 0]` and
+    `[b, 1]` under the same segment number, or in one row where they share a prefix. What all
+    examples begin with may stand in a row once (`prefixes.py`).
 
-    The iterator is grain's: it reads ahead on a thread, and `get_state()` and `set_state()` give
-    and take a position that JSON can hold.
+    The iterator is grain's: it reads ahead on a thread, and its position, which JSON can hold, is
+    read by `get_state()` and set by `set_state()`.
     """
 
     def __init__(
@@ -94,19 +94,19 @@ class Loader:
 
         Args:
             sides: the examples; or the preferred and the rejected answers of pairs.
-            batch_size: examples of an optimizer step; the last step of an epoch has the rest.
-            row_tokens: T; of shared rows, theirs holds.
+            batch_size: examples of an optimizer step; the last step of an epoch may have fewer.
+            row_tokens: T; where sides share rows, `shared` has its own.
             rows_per_microbatch: b over all hosts.
-            packing: several examples a row, as few rows as best-fit decreasing finds; else one.
+            packing: put several examples into a row, by best-fit decreasing; otherwise one.
             steps: length of the run; None for one epoch.
-            seed: of the order, a new one each epoch; None for the examples' own order.
+            seed: of the order, which differs from epoch to epoch; None for the examples' own order.
             prefetch_steps: batches to hold ready; 0 builds each when asked.
             rows_here: those of b that this host lays out, see `meshes.rows_here`.
             microbatches: A, for runs that must share a compiled step; None for the most that any
                 step of this run needs.
-            segments: S, likewise, of examples in a row.
-            shared: what sides of an example, or examples of a row, have in common there; None
-                where each is read from its first token on.
+            segments: S, the most examples in a row, likewise.
+            shared: what the sides of an example, or the examples of a row, have in common there;
+                None where each is read from its first token on.
 
         Raises:
             ConfigError: numbers that do not fit together, or an example longer than T.
@@ -216,8 +216,8 @@ class Loader:
     def own(
         self, k: int, side: int, examples: Int[np.ndarray, " n"], layout: RowLayout
     ) -> tuple[slice, slice]:
-        """Where a side of the batch's example k has what it does not share: among values by token,
-        and in its row."""
+        """The own (not shared) tokens of a side of the batch's example k: their slice of the values
+        by token, and their cells in the row."""
         offsets, common = self._sides[side].offsets, self._common[examples[k]]
         here = slice(int(offsets[examples[k]] + common), int(offsets[examples[k] + 1]))
         start = int(layout.start[k, side])

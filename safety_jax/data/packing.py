@@ -1,7 +1,8 @@
 """Sequences of mixed lengths in rows that hold several each, of one shape or two.
 
 A compiled program has one shape, and a small model scores ten thousand tokens in the time that one
-more program takes to compile. Long rows take everything; in shorter ones attention costs less.
+more program takes to compile. Long rows can hold every sequence; in shorter rows attention costs
+less.
 """
 
 import dataclasses
@@ -10,10 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# What a plan of rows costs, in tokens without attention. Of a row of so many tokens attention takes
-# as long as all else (MiniLM on a CPU; larger models, and accelerators, spend less on it) ...
+# The cost of a plan is counted in tokens without attention. In rows of this many tokens attention
+# takes as long as everything else (MiniLM on a CPU; larger models and accelerators spend less on
+# it) ...
 ATTENTION_TOKENS = 256
-# ... and a program takes as long to compile as so many batches to score.
+# ... and compiling a program takes as long as scoring this many batches.
 PROGRAM_BATCHES = 8
 
 

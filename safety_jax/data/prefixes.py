@@ -1,4 +1,4 @@
-"""Leading tokens that several texts of a row have in common, read once (prefix sharing; Wang and
+"""Prefix sharing: leading tokens that several texts of a row have in common are read once (Wang and
 Hegde, arXiv 2410.20305).
 
 Two answers behind one prompt can stand in one row (see `batch.Tokens` for how it looks):
@@ -89,11 +89,11 @@ def where_it_saves(
     longest_row: int | None,
     skips: int | None = None,
 ) -> Shared | None:
-    """How pairs share rows; None where that costs as much as rows of their own, or more.
+    """How pairs share rows; None where separate rows cost no more.
 
-    A token costs 1 + attention, and attention of a row of T tokens costs T / `even_tokens`. In
-    shared rows it counts twice: kernels that know segments only take such a row twice. The rows
-    are longer, too, where a pair does not fit into `row_tokens`.
+    A token costs 1 plus attention, which costs T / `even_tokens` in a row of T tokens, and twice
+    that in a shared row: kernels that only know segments go over it twice. Shared rows are also
+    longer where a pair does not fit into `row_tokens`.
 
     Args:
         row_tokens: of a row that holds one side.
@@ -149,11 +149,11 @@ def opening(side: Examples) -> int:
 
 
 def as_all(share: Share, of_all: Sequence[Examples]) -> Share:
-    """Examples share as all do of which they are some, in rows of one length: what batches need
-    that meet in one program.
+    """Makes subsets of examples share rows exactly if all examples together would, in rows of the
+    same length, so that their batches fit one compiled program.
 
     Args:
-        of_all: the sides of all.
+        of_all: the sides of all examples.
     """
     of_length = functools.cache(functools.partial(share, of_all))
 
@@ -176,8 +176,8 @@ def common(sides: Sequence[Examples], skips: int | None = None) -> Int[np.ndarra
     an answer, which predicts it.
 
     Args:
-        skips: a token at which no side is read; what a side keeps for itself holds another one, if
-            any does.
+        skips: a token at which no side is read; each side keeps at least one other token to itself,
+            if it has any.
     """
     most = np.min([np.minimum(_untrained(side) - 1, _last(side, skips)) for side in sides], axis=0)
     most = np.maximum(most, 0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from safety_jax.base import meshes
+from safety_jax.base import meshes, trees
 from safety_jax.base.errors import ConfigError
 from safety_jax.models import llama, quantised
 from safety_jax.models import lora as adapters
@@ -99,12 +99,20 @@ def lora(
 
 
 def merge(model: Model) -> Model:
-    """The model with its adapters added to its weights, in float32, and rounded to their dtype.
+    """The model with its adapters added to its weights; the kernels that they change are float32.
 
-    whole = sj.merge(sj.load("runs/dpo/export"))
+        whole = sj.merge(sj.load("runs/dpo/export"))
+
+    Raises:
+        ConfigError: the model is quantised, so its kernels cannot take anything up.
     """
     if model.adapters is None:
         return model
+    if any(map(quantised.is_quantised, trees.flatten(model.weights).values())):
+        raise ConfigError(
+            "the model's base is quantised, and codes cannot take adapters up; load it with "
+            f"base={quantised.STORED!r} from a folder that is not quantised"
+        )
     weights = jax.jit(adapters.merge)(model.weights, model.adapters)
     return dataclasses.replace(model, weights=weights, adapters=None)
 

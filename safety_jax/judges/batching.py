@@ -1,7 +1,8 @@
 """Token rows of mixed lengths through one compiled function: few shapes, sharded over the mesh.
 
-Models keep the texts of a row apart by their segments, so every row holds several, with hardly any
-padding; behind one copy of what all of them begin with, if the model can: the form of a guard.
+Models keep the texts of a row apart by their segments, so a row holds several, with hardly any
+padding. If the model supports it, what all texts begin with (the form of a guard) stands in the row
+only once.
 """
 
 import dataclasses
@@ -19,11 +20,11 @@ from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import ConfigError
 from safety_jax.data import buckets, packing
 
-# Rows are at least this long, so that short texts fill them; longer ones cost attention.
+# Rows are at least this long, so that short texts fill them; attention makes longer rows dearer.
 SHORTEST = 128
-# A row has at most one text for this many of its tokens.
+# A row of T tokens holds at most T / TOKENS_A_TEXT texts.
 TOKENS_A_TEXT = 32
-# Tokens that texts must begin with alike for one copy to serve all of a row, and the room behind.
+# Fewer common tokens than this are not shared; and the room that a shared row has behind them.
 LEAST_SHARED = 64
 SHARING_TOKENS = 1024
 SHARING_STEP = 256
@@ -130,7 +131,8 @@ class Batcher:
 
 
 def in_common(rows: Sequence[TokenRow]) -> int:
-    """Tokens that all rows begin with, short of the last of the shortest, which is read."""
+    """How many tokens all rows begin with; the shortest row keeps at least one of its own to
+    read."""
     ids = [[*row.ids] for row in rows]
     first, last = min(ids), max(ids)
     most = min(map(len, ids)) - 1

@@ -1,7 +1,7 @@
-"""Several judges as one: a weighted sum, or safe first and then helpful; or one read otherwise.
+"""Judges made of others: a weighted sum, safety first and then helpfulness, or another direction.
 
-A combination works on the scores of its parts, so that no part runs twice. A response that a part
-left unscored is unscored here too, with that part's reason: never a sum over what is there.
+A combination works on the scores of its parts, so that no part runs twice. A response that one part
+leaves unscored is unscored here, too, for that part's reason; it never gets a sum of the others.
 """
 
 import dataclasses
@@ -108,8 +108,8 @@ def safe_first(
 def read_as(
     name: str, part: tuple[str, JudgeCard], direction: str, threshold: float | None
 ) -> Combination:
-    """Another judge's value under another direction: where all prompts ought to be refused, more
-    refusing is safer."""
+    """Another judge's value under another direction: if all prompts should be refused, for
+    instance, more refusing is safer."""
     (part_name, card) = part
     settings = {part_name: card.protocol()}
     read = dataclasses.replace(

@@ -1,4 +1,4 @@
-"""One judge of several trained ones, each of which judges the prompts that it has not read.
+"""One judge made of several trained ones, each of which judges the prompts that it has not read.
 
 Judge i of n was trained by stage `reward` on sources with `prompts=-i/n` (see data/folds.py) and
 says so in its `judge.json`. Every answer is then judged by a model that never saw its prompt, and

@@ -1,6 +1,6 @@
 """What a judge is: conversations in, scores out, and a card that says what the scores mean.
 
-A score without its card cannot be read: for one judge 3.4 is a crime, for another a compliment. So
+A score means nothing without its card: by one judge 3.4 is harmful, by another it is excellent. So
 every stored score carries the `protocol` of the card it was made under, and scores of different
 protocols are never mixed.
 """
@@ -33,8 +33,8 @@ class Conversation:
         response: what is judged: the answer, without the thought before it; may be empty.
         where: the row in words, for messages.
         thought: what a reasoning model wrote before the answer; no judge reads it.
-        unfinished: the model was cut off inside its thought: there is no answer to judge.
-        unasked: there was no room left to ask: likewise.
+        unfinished: the model was cut off inside its thought, so there is no answer to judge.
+        unasked: there was no room left to ask, so there is no answer either.
     """
 
     prompt: tuple[Message, ...]
@@ -66,8 +66,8 @@ class Conversation:
 
 
 def from_record(record: Record) -> Conversation:
-    """The conversation of a record whose last message is the response, thought and answer apart;
-    its context goes below the first user message, as a chat template has it."""
+    """The conversation of a record whose last message is the response; thought and answer are
+    separated. The record's context goes below the first user message, as in chat templates."""
     *prompt, response = record.messages
     if record.context:
         first = next(i for i, message in enumerate(prompt) if message.role == "user")
@@ -152,15 +152,15 @@ class JudgeCard:
             )
 
     def protocol(self) -> str:
-        """Names everything a value depends on, in 16 hex digits: same protocol, same scores.
+        """A hash (16 hex digits) of everything that a value depends on: same protocol, same scores.
 
-        What a judge is called and where its threshold lies are not part of it.
+        The judge's name and its threshold are not part of it.
         """
         facts = dataclasses.asdict(self)
         return _sha256({k: v for k, v in facts.items() if k not in ("name", "threshold")})[:16]
 
     def is_unsafe(self, score: Score) -> bool | None:
-        """Whether the score says unsafe; None if it is unscored or the judge does not say such.
+        """Whether the score says unsafe; None if it is unscored or the judge does not rate safety.
 
         A value at the threshold is unsafe where higher is more harmful, and safe where higher is
         safer.

@@ -1,7 +1,7 @@
-"""Scores as they come, one line each, so that a killed run loses at most the batch in hand.
+"""Scores are written as they are made, one line each, so that a kill loses at most one batch.
 
-A line is keyed by the row's place, its text and the judge's protocol: a row that was edited, or a
-judge whose weights changed, is scored anew.
+A line is keyed by the row's place, its text and the judge's protocol: a row that was edited is
+scored anew, and so is every row when the judge's weights change.
 """
 
 from collections.abc import Sequence

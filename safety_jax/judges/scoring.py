@@ -1,4 +1,4 @@
-"""Conversations through judges, a block at a time, so that a kill loses at most a block."""
+"""Judges score conversations block by block, so that a kill loses at most one block."""
 
 import dataclasses
 import functools
@@ -74,9 +74,9 @@ def judge_all(
 ) -> list[Score]:
     """The score of every conversation; what the ledger has is not scored again.
 
-    A block that lacks a score is scored whole: which rows a model sees together, and with that the
-    last bits of their scores, does not depend on where a run was killed. Where there is no answer,
-    none is scored, and no judge reads it: see `Conversation.missing`.
+    A block that lacks a score is scored as a whole. So which rows a model sees together, on which
+    the last bits of their scores depend, is independent of where a run was killed. A conversation
+    without an answer is unscored, and no judge reads it: see `Conversation.missing`.
 
     Args:
         load: reads the judge's weights; called where something is left to score.

@@ -44,8 +44,8 @@ class NoPlace(Exception):
 
 
 # ---------------------------------------------------------------------------- templates
-# A template gives the text before the response, and the response as it stands behind it. What is
-# cut from a row that is too long is cut from the first.
+# A template returns the text before the response, and the response as it follows it. A row that is
+# too long loses tokens of the former.
 
 JudgeTemplate = Callable[[Conversation, PreTrainedTokenizerBase], tuple[str, str]]
 
@@ -127,7 +127,7 @@ def check_special(
 
 
 def _worded(name: str, tokenizer: PreTrainedTokenizerBase) -> JudgeTemplate:
-    """A template of data/prompts.py; what it has no place for, a judge has none for either."""
+    """A template of data/prompts.py; what that cannot word, the judge leaves unscored."""
     template = prompts.load_template(name, tokenizer)
 
     def words(conversation: Conversation, _: PreTrainedTokenizerBase) -> tuple[str, str]:

@@ -1,8 +1,8 @@
-"""Statistics of verdicts where several belong together, such as the answers to one prompt.
+"""Statistics of verdicts that come in clusters, such as the answers to one prompt.
 
-Such verdicts resemble each other, and n of them tell less than n independent ones. Every function
-takes the cluster of each verdict; where all clusters have one verdict it is, number by number, the
-function of `statistics.py` that it stands for.
+Verdicts of a cluster resemble each other, so n of them tell less than n independent ones. Every
+function takes the cluster of each verdict. Where each cluster has one verdict, it returns exactly
+what its counterpart in `statistics.py` does.
 """
 
 import math
@@ -19,12 +19,12 @@ _MOST_ADDED = 200_000_000  # numbers that `exchanged` adds
 
 
 def effective(values: Numbers | Verdicts, clusters: Clusters) -> float:
-    """How many independent values between 0 and 1 would have the standard error that these have.
+    """How many independent values between 0 and 1 would have the same standard error as these.
 
-    n over the design effect (Kish, Survey Sampling, 1965): the variance of the mean from the totals
-    of clusters, G / (G - 1) Σ (Σ (x - x̄))² / n², over that of independent values, x̄ (1 - x̄) / n. It
-    is cut to what can be: no fewer than the clusters, which is what is left where the verdicts of
-    each are all alike, or where all are, so that nothing tells; and no more than the values.
+    This is n over the design effect (Kish, Survey Sampling, 1965). The design effect is the
+    variance of the mean from the totals of clusters, G / (G - 1) Σ (Σ (x - x̄))² / n², over that of
+    independent values, x̄ (1 - x̄) / n. The result is cut to between the number of clusters and n;
+    where all values are equal, so that the data say nothing about it, it is the number of clusters.
     """
     n, (_, group) = len(values), np.unique(clusters, return_inverse=True)
     count = int(group.max()) + 1

@@ -49,7 +49,8 @@ def wilson_mean(mean: float, count: int | float) -> Interval:
 
 
 def any_of(hits: int, trials: int, k: int) -> float:
-    """How likely k of the trials, drawn without replacement, hold a hit: 1 - C(n-c, k) / C(n, k).
+    """The probability that k trials drawn without replacement include a hit: 1 - C(n-c, k) / C(n,
+    k).
 
     The unbiased estimate of the chance that any of k fresh trials is one (pass@k of Chen et al.,
     arXiv 2107.03374, equation 1); 1 - (1 - c/n)^k is too low.

@@ -1,9 +1,9 @@
-"""16-bit floats that lie as integers on a CPU.
+"""16-bit floats that are stored as integers on a CPU.
 
-To cut a layer or a block out of a stacked array of 16-bit floats, or to write one into it, XLA's
-CPU compiler makes the whole array 32 bits wide first, and in a loop does so at every turn. Integers
-it copies as they are. So what a loop cuts lies as integers of the same bits there, and is read as
-floats where it is computed with; on other platforms nothing changes.
+To slice a layer or a block out of a stacked array of 16-bit floats, or to write one into it, XLA's
+CPU compiler first widens the whole array to 32 bits, and does so again in every iteration of a
+loop. It copies integers as they are. So arrays that a loop slices are stored as integers with the
+same bits there, and are read as floats where they are used. On other platforms nothing changes.
 """
 
 import jax
@@ -16,12 +16,12 @@ FLOATS = jnp.dtype(jnp.bfloat16)  # the only floats of 16 bits that models compu
 
 
 def lie_as_integers(dtype: DTypeLike, mesh: Mesh) -> bool:
-    """Whether numbers of this type do, on the devices of this mesh."""
+    """Whether numbers of this type are stored as integers on the devices of this mesh."""
     return jnp.dtype(dtype) == FLOATS and mesh.devices.flat[0].platform == "cpu"
 
 
 def stored(x: jax.Array, mesh: Mesh) -> jax.Array:
-    """x as it lies on this mesh."""
+    """x as it is stored on this mesh."""
     return jax.lax.bitcast_convert_type(x, BITS) if lie_as_integers(x.dtype, mesh) else x
 
 

@@ -15,7 +15,8 @@ _DRAWS = 4  # of 16 bits in a block of Threefry
 
 
 def drop(x: Float[Array, "N I"], keep: Float[Array, ""], key: jax.Array) -> Float[Array, "N I"]:
-    """Each feature stays with probability `keep`, to a 65,536th, divided by it; others become 0.
+    """Each feature stays with probability `keep` (in steps of 1/65,536) and is divided by it; the
+    others become 0.
 
     Args:
         key: of `jax.random`. The same one draws the same features for a row, whatever the devices.

@@ -104,8 +104,8 @@ def run_to_read(
 ) -> Float[Array, "B S D"]:
     """x through the stacked layers; the states of the tokens that a head reads, and of no other.
 
-    What the last layer would make of the other tokens, beyond the keys and values that those read
-    look at, is five sixths of its products.
+    For the other tokens the last layer only computes keys and values, which saves five sixths of
+    its products.
 
     Args:
         read: cells of the tokens that are read.
@@ -148,12 +148,12 @@ def _one_layer(call: Callable[..., Any], run: Execution) -> Callable[..., Any]:
 
 
 def heads_first(x: Float[Array, "B T D"], heads: int) -> Float[Array, "H B T E"]:
-    """Head outermost: then every product of attention is made where it lies, which takes a CPU half
-    the time of products that are transposed afterwards, T times as large as what is moved here."""
+    """Puts heads first, so that a CPU need not transpose the products of attention, which are T
+    times as large as what is transposed here. That halves the time of attention."""
     return jnp.transpose(x.reshape(*x.shape[:2], heads, -1), (2, 0, 1, 3))
 
 
-# What a CPU makes of scores at a time, in bytes: more of them do not stay in its caches.
+# Bytes of scores that a CPU computes at a time: more do not stay in its caches.
 SCORES_AT_ONCE = 32 << 20
 
 
@@ -201,8 +201,8 @@ def _mix(
     asking: Int[Array, "B T"],
     segments: Int[Array, "B S"],
 ) -> Float[Array, "h B T E"]:
-    """Softmax in float32. What was mixed is divided by the sum of its weights, E numbers a token,
-    not the S weights themselves."""
+    """Softmax in float32. The result, E numbers a token, is divided by the sum of the weights,
+    instead of the S weights themselves."""
     lowest = jnp.finfo(jnp.float32).min
     together = asking[:, :, None] == segments[:, None, :]
     scores = jnp.where(together[None], scores, lowest)
@@ -222,8 +222,8 @@ class HeadConfig:
 
     Attributes:
         reads: the token it reads: "first", or "last" of the real ones.
-        skips: a token that is not read as the last one, wherever it stands: `transformers` takes
-            the padding of config.json for no text, even where it is the end of text as well.
+        skips: a token that never counts as the last one: `transformers` ignores the padding token
+            of config.json, even where it also marks the end of text.
         activation: of a square dense layer below the output; None without that layer.
         mean, deviation: a stored normaliser, one number a label: (score - mean) / deviation.
     """

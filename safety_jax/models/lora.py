@@ -58,7 +58,8 @@ _WHY_NOT = "embeddings and the output head cannot be adapted"
 
 
 class Owners(NamedTuple):
-    """Which ranks and which tokens are whose, where several adapters are one (`multi_lora`).
+    """Which ranks and which tokens belong to which adapter, where several are stacked
+    (`multi_lora`).
 
     Attributes:
         ranks: by target, [R] the number of the adapter that each rank belongs to.
@@ -262,9 +263,9 @@ def check_initialization(name: str) -> None:
 def spread(adapters: Adapters, parameters: Mapping[str, meshes.Parameter], mesh: Mesh) -> Adapters:
     """Adapters for training on many devices: every shard of rows has a whole copy, [L, P, ...].
 
-    Gradients then stay with their copy through the loop over layers, and are added up in one
-    reduction after it. Adapters sharded like their kernels would meet in every layer instead, in
-    messages so small that their latency is all they cost.
+    Gradients then stay with their copy through the loop over layers, and one reduction after it
+    adds them up. Gradients of adapters sharded like their kernels would be reduced in every layer
+    instead, in messages so small that latency is all they cost.
     """
     copies = meshes.row_parts(mesh)
 

@@ -1,10 +1,10 @@
 """x Wᵀ as each platform does it fastest, forward and backward; the same numbers on all of them.
 
-A product of 16-bit numbers is summed in float32 and rounded once. An accelerator does so for a
-product whose result is 16 bits wide. XLA's CPU compiler makes the operands 32 bits wide first,
-unless the product says that its sums are; then it takes the processor's 16-bit matrix units, where
-there are any, which are several times faster. JAX's own derivative of such a product would multiply
-32 by 16 bits again, so this module has its own.
+A product of 16-bit numbers is summed in float32 and rounded once. An accelerator does that for a
+product with a 16-bit result. XLA's CPU compiler widens the operands to 32 bits first, unless the
+product is declared with a 32-bit result; then it uses the processor's 16-bit matrix units, if there
+are any, which are several times faster. JAX's own derivative of such a product would multiply
+32-bit by 16-bit numbers again, so this module defines its own.
 """
 
 from collections.abc import Callable
@@ -33,8 +33,8 @@ def product(
 
 
 def keep(x: jax.Array, mesh: Mesh) -> jax.Array:
-    """x, kept for the backward pass where `KEEP` is the policy: what a layer begins with and what
-    its products put out. All between them is quickly made again."""
+    """Marks x as saved for the backward pass under the policy `KEEP`: the input of a layer and the
+    outputs of its products are. Everything between them is quick to recompute."""
     return _kept(x, mesh) if bits.lie_as_integers(x.dtype, mesh) else checkpoint_name(x, _KEPT)
 
 
@@ -63,7 +63,7 @@ def _rounded(x, kernel):
 
 
 def _forward(x, kernel):
-    # What no gradient needs is not kept: of a frozen kernel, its input.
+    # Only what a gradient needs is kept; the input of a frozen kernel is not.
     kept = (x.value if kernel.perturbed else None, kernel.value if x.perturbed else None)
     return _narrow(x.value, kernel.value, (-1, -1)), kept
 

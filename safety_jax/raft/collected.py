@@ -24,11 +24,11 @@ class Verdict:
     """What is known of an answer.
 
     Attributes:
-        unsafe: by the judge, of answers to unsafe prompts; None where it could not tell. What the
-            model says to an ordinary request counts as safe: a rule that sees no prompt could not
-            tell.
-        refused: by the detector of refusals.
-        rank: higher is better, among answers to one prompt.
+        unsafe: whether the judge calls an answer to an unsafe prompt unsafe; None where it could
+            not tell. An answer to an ordinary request counts as safe: a rule that does not see the
+            prompt could not tell.
+        refused: whether the detector of refusals finds one.
+        rank: the higher, the better, among the answers to one prompt.
     """
 
     unsafe: bool | None
@@ -136,8 +136,8 @@ def kept(asked: Sequence[Asked]) -> list[Line]:
 def judged(asked: Sequence[Asked], seed: int) -> list[Line]:
     """Rows of labelled answers for a judge: the model's own with the verdict that they have, the
     demonstrations, and one answer a prompt that was given to a prompt of the other kind. An unsafe
-    answer stays unsafe behind an ordinary request, and a harmless one is harmless behind an unsafe
-    request, so that neither side of a conversation suffices to tell.
+    answer stays unsafe after an ordinary request, and a harmless one stays harmless after an unsafe
+    request, so that a judge cannot tell from one side of the conversation alone.
     """
     found = [
         _judged(one.prompt, answer.turn.answer, bool(verdict.unsafe), "own")

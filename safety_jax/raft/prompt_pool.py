@@ -49,7 +49,7 @@ class Prompt:
     """A prompt of a round.
 
     Attributes:
-        number: its place in the pool, which its randomness is folded from.
+        number: its place in the pool, from which the seed of its candidates is derived.
         reference: the answer of its row; "" where none takes part.
     """
 
@@ -67,7 +67,7 @@ class Pool:
     Attributes:
         groups: unsafe prompts, then ordinary ones where there are any.
         skipped: prompts left out, by reason.
-        example: what the model is fed for the first prompt.
+        example: the first prompt as the model reads it.
         files: sha256 of the files that were read, by the config's key and the source's name.
         left_out: rows that are unusable, or whose answer is not to be learned.
     """
@@ -188,7 +188,7 @@ def read(
 
 @dataclasses.dataclass
 class _Reader:
-    """Reads sources of prompts, and keeps account of what it leaves out; see `read` and `Pool`."""
+    """Reads sources of prompts, and counts what it leaves out; see `read` and `Pool`."""
 
     template: Template
     read_rows: Callable[[sources.Source], list[Record]]

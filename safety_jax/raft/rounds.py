@@ -49,7 +49,7 @@ class RunOutcome:
 def run(plan: RaftPlan, parts: RaftParts, weights: Weights) -> RunOutcome:
     """All rounds that are left, from the weights at the start of the run."""
     summaries: list[RoundSummary] = []
-    waiting: list[int] = []  # finished rounds whose weights were not needed yet
+    waiting: list[int] = []  # finished rounds whose weights have not been read yet
     for number in range(plan.rounds + 1):
         path = plan.path / f"{number:02d}"
         # Process 0 answers for all: no host may begin a round that another knows to be finished.
@@ -202,8 +202,8 @@ def _sample(
 def _speaker(
     plan: RaftPlan, parts: RaftParts, weights: Weights
 ) -> contextlib.AbstractContextManager[Model]:
-    """The policy laid out for decoding. A base that stands still is lent; weights that were trained
-    or took up adapters may share arrays with those of another round, and are copied, in the type
+    """The policy laid out for decoding. A frozen base is lent. Weights that were trained, or into
+    which adapters were merged, may share arrays with another round's, and are copied in the type
     that the policy computes in."""
     model = parts.policy.model(weights.trainable, weights.frozen)
     still = parts.policy.adapter is not None and not plan.keep_checkpoints

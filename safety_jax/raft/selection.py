@@ -1,7 +1,7 @@
 """Which of a prompt's candidates is learned from (RAFT, arXiv 2304.06767, algorithm 1).
 
-A candidate must be acceptable to every judge that guards, then the highest rank wins; ties go to
-the earlier one. A candidate that somebody could not score is never chosen.
+A candidate must be accepted by every judge in `raft.accept`; of those, the one with the highest
+rank wins, and the earlier one in a tie. A candidate that a judge could not score is never chosen.
 """
 
 import dataclasses

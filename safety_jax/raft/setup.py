@@ -1,4 +1,4 @@
-"""What a run of RAFT is, what it works with, and what passes from round to round."""
+"""What a run of RAFT consists of: its plan, its parts, and what passes from round to round."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence

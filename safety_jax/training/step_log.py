@@ -49,7 +49,9 @@ class StepLog:
 
     def remember(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Lets the alarm see what earlier starts of the run wrote, as if it had been there."""
-        for row in rows if self.alarm is not None else ():
+        if self.alarm is None:
+            return
+        for row in rows:
             of_evaluation = any(name.startswith("eval/") for name in row)
             if of_evaluation == self.evaluates and None not in row.values():
                 metrics = {name.removeprefix("eval/"): value for name, value in row.items()}

@@ -1,4 +1,4 @@
-"""A guard: questions whose answers are read one after another, and a rule that scores them."""
+"""A guard: questions whose answers are read in order, and a rule that makes a score of them."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +16,9 @@ class Continuation:
 
     Attributes:
         name: its key in the details.
-        label: it follows this one alone.
-        begin: what stands between them.
-        tokens: so many at most.
+        label: the continuation is decoded only after this label.
+        begin: the text between the label and the continuation.
+        tokens: at most so many.
     """
 
     name: str

@@ -1,9 +1,9 @@
 """How probable each of some labels is at one place of a language model's answer.
 
-A guard answers in a form that it was trained on, `Safety: Unsafe` or `{"Response Safety": "safe"}`.
-Nothing is sampled and no text is parsed: the model is made to have written the answer up to the
-label (teacher forcing), and the probability of each label is read off the next token, as Llama
-Guard's paper does (arXiv 2312.06674, section 3). Where all labels together are improbable, the
+A guard answers in the form that it was trained on, `Safety: Unsafe` or `{"Response Safety":
+"safe"}`. Nothing is sampled and no text is parsed. The model is given the answer up to the label
+(teacher forcing), and the next token's distribution gives the probability of each label, as in
+Llama Guard's paper (arXiv 2312.06674, section 3). Where all labels together are improbable, the
 model is about to say something else, and the row stays unscored.
 """
 
@@ -43,7 +43,7 @@ class Prefix:
     """What a model has read and written when its next token is looked at.
 
     Attributes:
-        text: with code words for the control tokens of the form, see `data/control.py`.
+        text: contains code words for the control tokens of the form, see `data/control.py`.
         start: ids before the text, such as BOS.
     """
 
