@@ -8,7 +8,7 @@ import pytest
 
 from configs import dpo, sft
 from safety_jax.base.errors import CheckpointError
-from safety_jax.stages import continued, groups
+from safety_jax.stages import continued, groups, results
 from tests.adapter_folders import CASE, adapter_tensors, write_adapter
 from tests.hf_folders import write_folder
 
@@ -47,6 +47,12 @@ def test_an_adapter_on_some_layers(config, tmp_path, capsys):
     assert "alpha 16, rank-stabilised, on" in told and "warning" not in told
 
 
+def test_the_card_says_what_it_began_with(config):
+    assert results.began_with(config) == f" It began with the adapter `{config.model.adapter}`."
+    config.model.adapter = ""
+    assert results.began_with(config) == ""
+
+
 def test_without_an_adapter_nothing_changes(config):
     config.lora.rank = 0  # it is merged, and all weights are trained
     assert continued.settled(config) is config
@@ -59,6 +65,10 @@ def test_an_adapter_that_cannot_be_gone_on_from(config, tmp_path):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"use_dora": True}))
     with pytest.raises(CheckpointError, match="not supported: use_dora = True; merge it"):
         continued.settled(config)
+    for kind, way_out in (("IA3", "merge it"), ("PROMPT_TUNING", "cannot be merged either")):
+        file.write_text(json.dumps({"peft_type": kind, "task_type": "CAUSAL_LM"}))
+        with pytest.raises(CheckpointError, match=f"peft_type '{kind}'.*{way_out}"):
+            continued.settled(config)
 
 
 # ---------------------------------------------------------------------------- the base

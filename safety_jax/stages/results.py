@@ -110,6 +110,12 @@ def write_card(
     )
 
 
+def began_with(config: ConfigDict) -> str:
+    """A sentence on the adapter that a run went on from; "" of others."""
+    adapter = config.model.get("adapter")
+    return f" It began with the adapter `{adapter}`." if adapter else ""
+
+
 def write_facts(
     config: ConfigDict,
     place: workdir.Workdir,
@@ -131,7 +137,7 @@ def write_facts(
     kernels = groups.held_kernels(config, learner.folder)
     facts = model_card.ModelCard(
         title=place.path.name,
-        summary=summary,
+        summary=f"{summary}{began_with(config)}",
         stage=config.stage,
         base=config.model.path,
         base_sha256=hub.fingerprint(learner.folder) if pretrained else None,

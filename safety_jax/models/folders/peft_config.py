@@ -26,6 +26,11 @@ MERGE = (
     ".save_pretrained(FOLDER), and give FOLDER as model.path"
 )
 
+# Kinds that learn what is put before a text, which is no part of the weights.
+PROMPTS = (
+    *("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"),
+    *("ADAPTION_PROMPT", "CPT"),
+)
 # Attributes that change the model when they are on, with the values that leave it off. PEFT adds
 # some with every release; those not in any of these tables must be null, false or empty.
 SWITCHED_OFF: dict[str, tuple[Any, ...]] = {
@@ -108,10 +113,12 @@ def read(folder: Path) -> dict[str, Any]:
             f"{folder} holds no {CONFIG}, but a full model; give it as model.path"
         )
     given = hub.read_json(file)
-    if given.get("peft_type") != "LORA" or given.get("task_type") not in ("CAUSAL_LM", None):
+    kind, task = given.get("peft_type"), given.get("task_type")
+    if kind != "LORA" or task not in ("CAUSAL_LM", None):
+        way_out = "what it learned cannot be merged either" if kind in PROMPTS else MERGE
         raise CheckpointError(
-            f"{file}: peft_type {shown(given.get('peft_type'))}, task_type "
-            f"{shown(given.get('task_type'))}; expected 'LORA' and 'CAUSAL_LM'; {MERGE}"
+            f"{file}: peft_type {shown(kind)}, task_type {shown(task)}; expected 'LORA' and "
+            f"'CAUSAL_LM'; {way_out}"
         )
     if given.get("init_lora_weights", True) not in INITIALIZATIONS:
         raise CheckpointError(
