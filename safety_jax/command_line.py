@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from safety_jax import __version__
-from safety_jax.base import redaction, trees
+from safety_jax.base import redaction, settings, trees
 from safety_jax.base.errors import ConfigError
 from safety_jax.stages import checks, config_files
 
@@ -42,6 +42,8 @@ _OVERRIDE = re.compile(r"--?(no)?config\.([^=]*)")
 _LISTING = re.compile(
     r"[^'\"(\[].*[?&](?:(?:attack|turns|columns|without)=[^&]*,|asked=)", re.DOTALL
 )
+_BARE_LIST = re.compile(r"[^'\"(\[,]+(?:,[^,]+)+")  # texts with commas between them
+_NUMBERS = re.compile(r"(?:[+-]?[\d.]+|True|False|None)(?:,(?:[+-]?[\d.]+|True|False|None))*")
 _BAD_VALUE = re.compile(r"flag --config\.([\w.]+)=(.*?): .*", re.DOTALL)
 _HELP = re.compile(r"-h|--?help(short|full)?")
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d+)")
@@ -151,15 +153,26 @@ def check_keys(config: ConfigDict, words: Sequence[str]) -> None:
 
 def quote_sources(config: ConfigDict, words: Sequence[str]) -> list[str]:
     """`--config.evaluate.sets=I-CoNa?attack=base64,rot13` as a tuple of one text: the commas are
-    those of an option, and whoever reads the text knows where a source ends."""
+    those of an option, and whoever reads the text knows where a source ends. The commas of
+    `--config.evaluate.judges=refusal,harm=FOLDER` are between judges, as those of `models`. The
+    label of `--config.data.positive=1` is a text, as all labels are."""
     known = trees.flatten(config.to_dict())
     found = []
     for word in words:
         match, (flag, _, value) = _OVERRIDE.match(word), word.partition("=")
-        if match and _LISTING.match(value) and isinstance(known.get(match[2]), tuple):
-            word = f"{flag}={(value,)!r}"
+        if match and isinstance(known.get(match[2]), tuple):
+            if _LISTING.match(value):
+                word = f"{flag}={(value,)!r}"
+            elif match[2].endswith(".judges") and _BARE_LIST.fullmatch(value):
+                word = f"{flag}={tuple(value.split(','))!r}"
+            elif _NUMBERS.fullmatch(value) and _takes_texts(config, match[2]):
+                word = f"{flag}={tuple(value.split(','))!r}"
         found.append(word)
     return found
+
+
+def _takes_texts(config: ConfigDict, key: str) -> bool:
+    return isinstance(checks.setting_of(checks.table(config), key), settings.Texts)
 
 
 def define(values: flags.FlagValues, config: ConfigDict, words: Sequence[str]) -> None:

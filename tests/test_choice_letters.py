@@ -127,7 +127,10 @@ def test_measures_on_paper():
 
 
 def test_chance_goes_by_the_choices_of_each_question():
-    found = choice_letters.measure(["A", "A"], ["A", "B"], [("A", "B"), tuple("ABCD")])
+    found = choice_letters.measure(["A", "A"], ["A", "B"], [("A", "B"), tuple("ABCD")], [0, 0])
+    alone = choice_letters.measure(["A", "A"], ["A", "B"], [("A", "B"), tuple("ABCD")])
+    assert found["accuracy"]["high"] > alone["accuracy"]["high"]  # one question asked twice
+    assert found["chance"] == alone["chance"] and found["answers"] == alone["answers"]
     assert found["chance"] == (1 / 2 + 1 / 4) / 2
 
 

@@ -106,6 +106,16 @@ def test_kappa_of_clusters():
     assert (high - low) / (plain[2] - plain[1]) == pytest.approx(wider, rel=1e-6)
 
 
+def test_kappa_of_clusters_that_always_agree():
+    """As sure as one pair of labels a cluster makes it."""
+    labels, clusters_of = ["a", "a", "b", "b"] * 2, np.array([0, 0, 1, 1] * 2)
+    found = clusters.cohen(labels, labels, clusters_of)
+    low, _ = statistics.wilson(2, 2)
+    assert found == pytest.approx((1.0, 2 * low - 1, 1.0))
+    one = clusters.cohen(["a", "b"], ["a", "b"], np.zeros(2, int))
+    assert one is not None and one[1] == pytest.approx(2 * statistics.wilson(1, 1)[0] - 1)
+
+
 def test_intervals_cover():
     """Simulated prompts whose chances are known: near 95 of 100 intervals hold the truth."""
     shares, differences, rejected = 0, 0, 0

@@ -72,6 +72,29 @@ def test_options_that_are_lists_need_no_quotes(given, found):
     assert command_line.parse(words).config.evaluate.sets == found
 
 
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("refusal,harm=runs/harm/export", ("refusal", "harm=runs/harm/export")),
+        ("both=a|b,refusal", ("both=a|b", "refusal")),
+        ("harm=runs/harm/export", ("harm=runs/harm/export",)),
+        ("('refusal','harm=a,b')", ("refusal", "harm=a,b")),
+    ],
+)
+def test_judges_are_listed_as_models_are(given, found):
+    words = ["", "--config=evaluate", f"--config.evaluate.judges={given}", "--show"]
+    assert command_line.parse(words).config.evaluate.judges == found
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [("1", ("1",)), ("True", ("True",)), ("1,2", ("1", "2")), ("'1'", ("1",)), ("-0.5", ("-0.5",))],
+)
+def test_labels_are_texts(given, found):
+    words = ["", "--config=audit", f"--config.data.positive={given}", "--show"]
+    assert command_line.parse(words).config.data.positive == found
+
+
 @pytest.mark.parametrize("stage", ["sft", "dpo", "kto", "orpo", "reward", "raft"])
 def test_the_demo_is_found_where_it_was_installed(stage):
     config = config_files.load(f"{stage}:demo")

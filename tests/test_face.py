@@ -230,6 +230,8 @@ def test_what_cannot_be_judged_is_told(tmp_path):
         sj.judge(["a", "b"], ["a"])
     with pytest.raises(ConfigError, match="expected one of refusal"):
         sj.judge(["a"], ["b"], {"mine": {"kind": "oracle"}})
+    with pytest.raises(ConfigError, match="holds no judge.json; expected a judge that stage rew"):
+        sj.judge(["a"], ["b"], [str(tmp_path)])
     (tmp_path / "judge.json").write_text("{}")
     with pytest.raises(ConfigError, match="expected a folder that stage reward exported"):
         sj.judge(["a"], ["b"], [str(tmp_path)])

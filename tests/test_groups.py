@@ -12,7 +12,7 @@ from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.evaluation.measures import groups, stereotypes
 from safety_jax.evaluation.sets.reading import read_sets
 from safety_jax.judges import inputs
-from safety_jax.judges.audit import findings
+from safety_jax.judges.judge import clusters_of
 from safety_jax.maths import clusters, statistics
 from safety_jax.report.evaluation import grouped
 from tests.evaluation_samples import HOW, block
@@ -365,7 +365,7 @@ def test_texts_alone_are_answers_to_a_prompt_that_is_named(tmp_path):
     assert [item.conversation.response for item in found] == [f"text {i}" for i in range(4)]
     assert [item.row["functionality"] for item in found] == ["a", "b", "a", "b"]
     # One prompt for all is no cluster.
-    assert len(set(findings.clusters_of([item.conversation for item in found]))) == 4
+    assert len(set(clusters_of([item.conversation for item in found]))) == 4
     both = write(tmp_path / "both.jsonl", {"prompt": "Hi", "response": "Ho"})
     with pytest.raises(ConfigError, match="rows have a prompt of their own; remove asked="):
         inputs.read([f"{both}?asked=Hello"], "data.responses", 0)

@@ -82,14 +82,22 @@ def test_to_contain_it_is_not_enough(answer, known):
     assert not known_answers.right(answer, known)
 
 
+@pytest.mark.parametrize("answer", ["1" * 6000, "9" * 999 + "^999", "1/" + "7" * 6000])
+def test_numbers_without_end_are_read(answer):
+    """A model that repeats a digit writes more of them than Python reads as one number."""
+    assert known_answers.right(f"{answer} {answer}. It is Paris.", "Paris")
+    assert not known_answers.right(answer, "1")
+    assert known_answers.right("1" * 6000, "1" * 6000)
+
+
 @pytest.mark.parametrize(
     "piece",
     ["1,000 ", "one ", "not Paris ", "the answer is: ", "no, wait, ", "1-", "5 or ", "a.b."],
 )
 def test_time_is_linear(piece):
-    began = time.perf_counter()
+    began = time.process_time()
     known_answers.right(piece * (8_000 // len(piece)), "5|Paris|not Paris")
-    assert time.perf_counter() - began < 3.0
+    assert time.process_time() - began < 3.0
 
 
 def test_accuracy_has_an_interval():

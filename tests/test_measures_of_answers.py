@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from safety_jax.evaluation.measures import compare, counts, derived, overlap
+from safety_jax.evaluation.measures import compare, counts, derived, notes, overlap
 from safety_jax.evaluation.measures.compare import Margins
 from safety_jax.judges.judge import Score
 from safety_jax.maths import clusters, statistics
@@ -172,12 +172,39 @@ def test_differences_between_sets():
     assert derived.derive(asked)["question_gap/guard"].value == pytest.approx(0.5)
 
 
+def test_a_prompt_that_stands_in_a_set_twice_counts_once():
+    """Greedy answers to it are the same: copies make no interval narrower and no p smaller."""
+    alone = make_set("s", "safe", 4)
+    copies = [dataclasses.replace(item, id=f"{item.id}/{n}") for item in alone.items for n in "abc"]
+    thrice = dataclasses.replace(alone, items=tuple(copies))
+    assert (alone.repeats, thrice.repeats, thrice.repeated(2).repeats) == (0, 8, 8)
+    assert thrice.repeated(2).clusters.tolist() == np.repeat(range(4), 6).tolist()
+
+    def compared(of):
+        before, after = ([0.1, 0.1, 0.1, 0.9], [0.9] * 4)
+        times = len(of.items) // 4
+        sides = [
+            [block(model, of, np.repeat(scores, times).tolist())]
+            for model, scores in (("a", before), ("b", after))
+        ]
+        return compare.compare(*sides, HOW, NONE, force=False)
+
+    for one, other in zip(compared(alone), compared(thrice), strict=True):
+        assert one.measure == other.measure and one.n == other.n == 4
+        assert (one.p, one.difference.low) == pytest.approx((other.p, other.difference.low))
+    (said,) = notes.repeated([alone, thrice])
+    assert said.startswith("s: 8 of its 12 prompts stand there several times; intervals and tests")
+
+
 def test_win_rate_counts_equal_scores_one_half():
     before = block("a", SAFE, [0.1] * 6, reward=[0, 0, 0, 0, None, 0])
     after = block("b", SAFE, [0.1] * 6, reward=[1, 1, 0, -1, 1, 1])
-    found = derived.win_rates([before], [after], HOW)
+    found = derived.win_rates([before], [after])
     assert found["win_rate/reward"].value == pytest.approx(3.5 / 5)
     assert found["win_rate/guard"].value == 0.5  # lower is better there
+    best = derived.win_rates([before], [block("b", SAFE, [0.1] * 6, reward=[1] * 6)])
+    assert best["win_rate/reward"].value == 1.0
+    assert best["win_rate/reward"].low == pytest.approx(statistics.wilson(5, 5)[0])  # not 1
 
 
 def test_agreement_of_judges():

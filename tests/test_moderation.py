@@ -148,6 +148,11 @@ def test_responses_go_out_in_batches_and_are_kept(server, tmp_path):
     assert [request["input"] for request in server.requests[2:]] == [["new"]]
     for file in (tmp_path / "kept").iterdir():
         assert KEY not in file.read_text() and "bad b" not in file.read_text()
+    # What is no answer of the service any more is asked anew.
+    for edited in ("[]", "{}", '{"category_scores": {}}', '{"category_scores": {"a": NaN}}', "{"):
+        for file in (tmp_path / "kept").iterdir():
+            file.write_text(edited)
+        assert judge(server, tmp_path).score(conversations("bad b"))[0].value == 0.9
     # Another model's answers are others.
     judge(server, tmp_path, model="other").score(conversations("bad b"))
     assert server.requests[-1]["input"] == ["bad b"]

@@ -53,14 +53,47 @@ def test_choices_of_ones_own(tmp_path):
         ({"right": 2}, "quiz.jsonl line 1: the right choice is 2; expected one of A, B"),
         ({"right": None}, "the right choice is None"),
         ({"options": ["one", " "]}, "one of them without text; expected text in each"),
-        ({"options": ["one"]}, "'choices' is .'one'.; expected two texts or more"),
+        ({"options": ["one"]}, "'choices' is .'one'.: 1 choices; expected 2 to 26"),
         ({"options": "B) x\nC) y"}, "expected lines A"),
-        ({"options": None}, "expected two texts or more"),
+        ({"options": None}, "'choices' is None: expected 2 to 26 texts"),
+        ({"options": [str(i) for i in range(40)]}, "40 choices; expected 2 to 26 texts"),
         ({"q": ""}, "'prompt' is empty"),
     ):
         path.write_text(json.dumps(rows[0] | change) + "\n")
         with pytest.raises(DataError, match=message):
             read(spec)
+
+
+@pytest.mark.parametrize(
+    ("labels", "answer", "right"),
+    [(["1", "2", "3"], "2", "B"), ([1, 2, 3], 2.0, "B"), (["C", "A", "B"], "A", "B")],
+)
+@pytest.mark.parametrize(
+    "form", ["?as=OBQA", "?kind=choice&columns=prompt:question_stem,reference:answerKey"]
+)
+def test_choices_are_called_what_their_labels_say(labels, answer, right, form, tmp_path):
+    """ARC labels some questions 1 to 4: the answer 2 is the second, not the third."""
+    path = tmp_path / "arc.jsonl"
+    row = OPENBOOKQA | {"choices": {"text": ["x", "y", "z"], "label": labels}, "answerKey": answer}
+    path.write_text(json.dumps(row) + "\n")
+    (found,) = read(f"{path}{form}")
+    assert found.items[0].reference == right
+    for change, message in (
+        ({"answerKey": "4"}, "the right choice is '4'; expected one of"),
+        (
+            {"choices": {"text": ["x", "y"], "label": ["A", "A"]}},
+            "has the labels .*expected 2 that d",
+        ),
+        ({"choices": {"text": ["x", "y"], "label": ["A"]}}, "has the labels .*expected 2 that d"),
+    ):
+        path.write_text(json.dumps(row | change) + "\n")
+        with pytest.raises(DataError, match=message):
+            read(f"{path}{form}")
+
+
+def test_whole_numbers_of_a_column_with_gaps():
+    row = {"prompt": "q", "choices": ["x", "y"], "reference": 1.0}
+    assert multiple_choice.choice_row(row)["reference"] == "B"
 
 
 def test_results_of_several_models_hold_one_set(tmp_path):

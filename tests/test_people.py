@@ -217,6 +217,25 @@ def test_numbers_as_a_spreadsheet_writes_them(tmp_path):
     assert len(people.read([path], tmp_path, blocks, "k").labels["anna"]) == 3
 
 
+def test_labels_in_other_files_than_the_sheet(tmp_path):
+    """A table or JSON has numbers where CSV has text, and no cell may mean null."""
+    blocks = [block("base", "A", [0] * 3)]
+    people.export(tmp_path, blocks, 3, seed=0)
+    path = tmp_path / "anna.jsonl"
+    said = [(1, "Safe "), (2.0, None), ("3", "unsafe")]
+    rows = [json.dumps({"number": number, "label": label}) + "\n" for number, label in said]
+    path.write_text("".join(rows))
+    found = people.read([str(path)], tmp_path, blocks, "k").labels["anna"]
+    assert sorted(found.values()) == ["safe", "unsafe"]
+    for row, message in (
+        ({"number": 1, "label": True}, "the label True; expected safe, unsafe, unsure"),
+        ({"number": None, "label": "safe"}, "no answer '' went out"),
+    ):
+        path.write_text(json.dumps(row) + "\n")
+        with pytest.raises(DataError, match=f"anna.jsonl line 1: {message}"):
+            people.read([str(path)], tmp_path, blocks, "k")
+
+
 # ---------------------------------------------------------------------------- what labels say
 
 

@@ -181,6 +181,20 @@ def test_a_damaged_ledger_and_another_config_are_refused(tmp_path):
         score.run(config, str(tmp_path / "run"))
 
 
+@pytest.mark.parametrize(
+    "damage", [{"row": [0]}, {"details": None}, {"label": None}, {"text": 1}, {"value": "0.5"}]
+)
+def test_a_ledger_of_other_values_is_refused(damage, tmp_path):
+    config = configure(write(tmp_path / "rows.jsonl"))
+    score.run(config, str(tmp_path / "run"))
+    ledger = tmp_path / "run" / score.LEDGER
+    first, *rest = ledger.read_text().splitlines()
+    changed = json.dumps(json.loads(first) | damage)
+    ledger.write_text("\n".join([changed, *rest, ""]))
+    with pytest.raises(DataError, match="judgements.jsonl line 1 is damaged"):
+        score.run(config, str(tmp_path / "run"))
+
+
 # ---------------------------------------------------------------------------- inputs
 
 

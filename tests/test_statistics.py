@@ -138,6 +138,31 @@ def test_shift_of_means_is_scipys():
     assert found.detectable == pytest.approx((Z + 0.8416212) * spread / math.sqrt(80))
 
 
+@pytest.mark.parametrize("middle", ["mean", "median"])
+def test_few_prompts_that_move_one_way_are_no_evidence(middle):
+    """Resamples of positive numbers are never below 0: n prompts have the p of their signs."""
+    for n in (1, 2, 3, 5, 12):
+        after = np.linspace(1.0, 2.0, n)
+        found = statistics.shift(
+            np.zeros(n), after, np.arange(n), middle=middle, resamples=999, seed=0
+        )
+        signs = stats.binomtest(n, n).pvalue
+        assert found.p == pytest.approx(max(signs, 2 / 1000)), n
+    alone = statistics.shift(
+        np.zeros(3), np.ones(3), np.zeros(3, int), middle=middle, resamples=99, seed=0
+    )
+    assert (alone.low, alone.high, alone.p, alone.detectable) == (None, None, 1.0, None)
+    assert statistics.bootstrap(
+        np.array([7.0]), np.zeros(1, int), middle=middle, resamples=99, seed=0
+    ) == (None, None)
+
+
+def test_differences_that_are_all_alike_detect_nothing():
+    first = np.array([0.1, 0.2, 0.3])
+    found = statistics.shift(first, first + 0.5, np.arange(3), middle="mean", resamples=99, seed=0)
+    assert found.detectable is None
+
+
 def test_median_of_resamples_is_numpys():
     values = np.array([5.0, 1.0, 3.0, 4.0])
     times = np.array([[1, 1, 1, 1], [0, 3, 1, 0], [2, 0, 0, 1]])
@@ -180,6 +205,19 @@ def test_cohen_on_paper():
     assert found[1] < 0.4 < found[2]
     assert statistics.cohen(["a", "a"], ["a", "a"]) is None
     assert statistics.cohen(["a", "b"], ["a", "a"]) is None
+
+
+def test_raters_who_always_agree_are_not_beyond_doubt():
+    """κ of p and e = 1/2: Wilson's interval of 4 of 4, 0.510 to 1, gives 0.020 to 1."""
+    low, _ = statistics.wilson(4, 4)
+    found = statistics.cohen(["a", "b", "a", "b"], ["a", "b", "a", "b"])
+    assert found == pytest.approx((1.0, 2 * low - 1, 1.0))
+    counts = np.array([[3, 0], [0, 3], [3, 0], [0, 3]])
+    assert statistics.fleiss(counts, resamples=99, seed=0) == pytest.approx((1.0, 2 * low - 1, 1.0))
+    never = statistics.cohen(["a", "b"], ["b", "a"])
+    assert never is not None and never[0] == -1.0 and never[1] == -1.0 and never[2] > 0
+    once = statistics.fleiss(np.array([[1, 1]]), resamples=99, seed=0)
+    assert once is not None and once[0] == once[1] == -1.0 and once[2] > 0.5
 
 
 def test_fleiss_published():

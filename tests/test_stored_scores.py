@@ -29,6 +29,9 @@ def test_stored_numbers():
     assert all(score.reason for score in found[3:])
     with pytest.raises(DataError, match="f row 1: 'said' is 4.5; expected 0 to 4, as the range"):
         stored_scores.scores(card, said(1, 4.5))
+    # Its square is no float, and a report cannot hold the deviation.
+    with pytest.raises(DataError, match=r"'said' is 1e\+308; expected -1e\+30 to 1e\+30$"):
+        stored_scores.scores(judge(), said(1e308))
 
 
 def test_stored_verdicts_in_words():

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from safety_jax.base import files
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import downloads, shuffling, source_spec, values
+from safety_jax.data import downloads, other_tools, shuffling, source_spec, values
 from safety_jax.data.folds import Fold
 from safety_jax.data.readers import check_ending, read_file
 from safety_jax.data.source_spec import SourceSpec
@@ -96,8 +96,9 @@ def open_source(spec: str, key: str = "data.train", also: Sequence[str] = ()) ->
     if not opened.rows:
         raise DataError(f"{asked.location}: holds no rows; expected at least one, change {key}")
     where = f"{key}: {asked.text}"
-    _check_columns([row for _, row in opened.rows], asked.named_columns, where)
-    kept = opened.rows if asked.only is None else _only(opened.rows, asked.only, where)
+    read = other_tools.plain(opened.rows)
+    _check_columns([row for _, row in read], asked.named_columns, where)
+    kept = read if asked.only is None else _only(read, asked.only, where)
     rows: list[Row] = [row for _, row in kept]
     if asked.without:
         rows = [{name: row[name] for name in row if name not in asked.without} for row in rows]

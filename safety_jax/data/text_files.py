@@ -73,8 +73,11 @@ def _rows_of(value: dict[str, Any], name: str) -> list[Row]:
     """`{"data": [{...}, {...}]}` or `{"instructions": [a, b], "inputs": []}` -> rows.
 
     The papers' files leave a column that they do not use empty, and may carry settings (not lists)
-    beside the columns; neither becomes a column here.
+    beside the columns; neither becomes a column here. HarmBench's completions have a list of
+    answers for each behavior, in place of a list for each column.
     """
+    if completions := _completions(value):
+        return completions
     lists = {key: column for key, column in value.items() if isinstance(column, list) and column}
     if len(lists) == 1:
         ((key, rows),) = lists.items()
@@ -89,6 +92,15 @@ def _rows_of(value: dict[str, Any], name: str) -> list[Row]:
             "objects, or an object of lists of equal length"
         )
     return [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=True)]
+
+
+def _completions(value: dict[str, Any]) -> list[Row]:
+    """`{"BEHAVIOR": [{"test_case": a, "generation": b}]}` as a row each; nothing of other files."""
+    named = [(name, some) for name, some in value.items() if isinstance(some, list)]
+    rows = [{"behavior": name, **one} for name, some in named for one in some
+            if isinstance(one, dict) and {"test_case", "generation"} <= one.keys()]  # fmt: skip
+    complete = len(named) == len(value) and len(rows) == sum(len(some) for _, some in named)
+    return rows if complete else []
 
 
 def read_json_lines(data: bytes, name: str, errors: str) -> list[PlacedRow]:

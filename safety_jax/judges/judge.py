@@ -12,6 +12,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from safety_jax.base.errors import ConfigError
 from safety_jax.data import thoughts
 from safety_jax.data.messages import Message
@@ -74,6 +76,15 @@ def from_record(record: Record) -> Conversation:
         prompt[first] = Message("user", f"{prompt[first].content}\n\n{record.context}")
     turn = thoughts.split(response.content)
     return Conversation(tuple(prompt), turn.answer, record.where, turn.thought, turn.unfinished)
+
+
+def clusters_of(conversations: Sequence[Conversation]) -> np.ndarray:
+    """A number for each prompt; for each response where all have the same prompt, which then says
+    nothing of what belongs together."""
+    hashes = [one.prompt_sha256() for one in conversations]
+    if len(set(hashes)) == 1:
+        hashes = [one.response_sha256() for one in conversations]
+    return np.unique(hashes, return_inverse=True)[1].astype(np.int64)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

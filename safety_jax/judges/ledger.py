@@ -58,7 +58,11 @@ def _key(row: int, conversation: Conversation, card: JudgeCard) -> Key:
 
 def _parsed(line: dict[str, Any]) -> tuple[Key, Score]:
     score = Score(line["value"], line["label"], line["reason"], line["details"])
-    return (line["row"], line["text"], line["protocol"]), score
+    row, text, protocol = line["row"], line["text"], line["protocol"]
+    texts = all(isinstance(said, str) for said in (text, protocol, score.label, score.reason))
+    if not (texts and isinstance(row, int) and isinstance(score.details, dict)):
+        raise TypeError
+    return (row, text, protocol), score
 
 
 def _line(key: Key, judge: str, score: Score) -> dict[str, Any]:

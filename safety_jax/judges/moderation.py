@@ -148,12 +148,14 @@ def _results(reply: requests.Response, count: int) -> list[dict[str, Any]]:
     if not isinstance(results, list) or len(results) != count:
         found = len(results) if isinstance(results, list) else type(results).__name__
         raise GarbledReply(f"{found} results for {count} texts")
-    for result in results:
-        scores = result.get("category_scores") if isinstance(result, dict) else None
-        numbers = isinstance(scores, dict) and scores and all(map(_is_share, scores.values()))
-        if not numbers:
-            raise GarbledReply("a result without category scores from 0 to 1")
+    if not all(map(_is_result, results)):
+        raise GarbledReply("a result without category scores from 0 to 1")
     return results
+
+
+def _is_result(result: Any) -> bool:
+    scores = result.get("category_scores") if isinstance(result, dict) else None
+    return isinstance(scores, dict) and bool(scores) and all(map(_is_share, scores.values()))
 
 
 def _is_share(value: Any) -> bool:
@@ -265,9 +267,10 @@ class ModerationJudge:
 
     def _kept(self, text: str) -> dict[str, Any] | None:
         try:
-            return json.loads(self._file(text).read_text("utf-8"))
+            kept = json.loads(self._file(text).read_text("utf-8"))
         except (FileNotFoundError, ValueError):
             return None
+        return kept if _is_result(kept) else None  # a file that somebody edited is asked anew
 
     def _keep(self, text: str, result: dict[str, Any]) -> None:
         files.write(self._file(text), json.dumps(result, sort_keys=True))

@@ -11,8 +11,8 @@ import numpy as np
 from scipy import stats
 
 from safety_jax.judges.inputs import ScoreInput, Stored
-from safety_jax.judges.judge import SAFER, JudgeCard, Score
-from safety_jax.maths.statistics import wilson
+from safety_jax.judges.judge import SAFER, JudgeCard, Score, clusters_of
+from safety_jax.maths import clusters
 
 FEWEST = 3  # pairs of scores that a correlation needs
 
@@ -22,21 +22,23 @@ def describe(
 ) -> dict[str, Any]:
     """A judge's card and figures: over all rows, and by source where there are several."""
     facts: dict[str, Any] = {"card": dataclasses.asdict(card), "protocol": card.protocol()}
-    facts |= figures(card, scores)
+    facts |= figures(card, items, scores)
     sources = list(dict.fromkeys(item.source for item in items))
     if len(sources) > 1:
-        facts["by_source"] = {
-            source: figures(
-                card, [s for item, s in zip(items, scores, strict=True) if item.source == source]
-            )
-            for source in sources
-        }
+        facts["by_source"] = {}
+        for source in sources:
+            places = [i for i, item in enumerate(items) if item.source == source]
+            own = [items[i] for i in places], [scores[i] for i in places]
+            facts["by_source"][source] = figures(card, *own)
     return facts
 
 
-def figures(card: JudgeCard, scores: Sequence[Score]) -> dict[str, Any]:
+def figures(
+    card: JudgeCard, items: Sequence[ScoreInput], scores: Sequence[Score]
+) -> dict[str, Any]:
     """Counts, quantiles, labels, reasons, and the unsafe share of what was scored, with its 95%
-    Wilson interval and its bounds if every unscored row were safe, or unsafe."""
+    interval, in which the answers to one prompt are one cluster (`maths.clusters`), and its bounds
+    if every unscored row were safe, or unsafe."""
     values = np.array([score.value for score in scores if score.value is not None])
     unscored = [score.reason for score in scores if score.value is None]
     found: dict[str, Any] = {
@@ -57,7 +59,9 @@ def figures(card: JudgeCard, scores: Sequence[Score]) -> dict[str, Any]:
     verdicts = [card.is_unsafe(score) for score in scores]
     judged = [verdict for verdict in verdicts if verdict is not None]
     if judged:
-        low, high = wilson(sum(judged), len(judged))
+        prompts = clusters_of([item.conversation for item in items])
+        known = np.array([verdict is not None for verdict in verdicts])
+        low, high = clusters.share(np.array(judged, bool), prompts[known])
         found["unsafe"] = {
             "count": sum(judged),
             "share": sum(judged) / len(judged),

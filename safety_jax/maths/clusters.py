@@ -166,7 +166,8 @@ def exchanged(members: Sequence[Sequence[int]], own: Sequence[int]) -> float:
 def cohen(
     first: Sequence[str], second: Sequence[str], clusters: Clusters
 ) -> tuple[float, float, float] | None:
-    """`statistics.cohen` with an interval from the totals of clusters.
+    """`statistics.cohen` with an interval from the totals of clusters; where these tell nothing,
+    `statistics.by_agreement` of as many items as there are clusters.
 
     κ = 1 - (1 - p) / (1 - e), with the share p of equal labels and e of those that are equal by
     chance, moves by (1(a = b) - p) / (1 - e) - (1 - p) / (1 - e)² (c(a) + r(b) - 2 e) for a pair of
@@ -176,13 +177,15 @@ def cohen(
     found = statistics.cohen(first, second)
     group = np.unique(clusters, return_inverse=True)[1]
     count, n = int(group.max(initial=-1)) + 1, len(first)
-    if found is None or count in (1, n):
+    if found is None or count == n:
         return found
     kappa = found[0]
     given, taken = Counter(first), Counter(second)
     chance = sum(given[label] * taken[label] for label in given) / n**2
     pairs = list(zip(first, second, strict=True))
     same = sum(a == b for a, b in pairs) / n
+    if count == 1:
+        return statistics.by_agreement(kappa, same, chance, count)
     moves = np.array(
         [
             ((a == b) - same) / (1 - chance)
@@ -192,6 +195,8 @@ def cohen(
     )
     totals = np.bincount(group, moves)
     error = math.sqrt(count / (count - 1) * float((totals**2).sum())) / n
+    if error < 1e-12:
+        return statistics.by_agreement(kappa, same, chance, count)
     z = float(scipy.special.ndtri(0.5 + statistics.LEVEL / 2))
     return kappa, max(kappa - z * error, -1.0), min(kappa + z * error, 1.0)
 

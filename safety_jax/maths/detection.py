@@ -80,7 +80,7 @@ def detect(verdicts: Flags, truths: Flags, by: Resampled) -> Detection:
         a, b = verdicts.mean(), truths.mean()
         chance = a * b + (1 - a) * (1 - b)
         low, high = ((end - chance) / (1 - chance) for end in (accuracy.low, accuracy.high))
-        kappa = Bounded(kappa.value, float(low), float(high))
+        kappa = Bounded(kappa.value, max(float(low), -1.0), float(high))
     return Detection(
         hits=int((verdicts & truths).sum()),
         missed=int((~verdicts & truths).sum()),

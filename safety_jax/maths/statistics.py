@@ -18,9 +18,11 @@ LEVEL = 0.95
 POWER = 0.8  # at which a difference counts as detectable
 _Z = float(special.ndtri(0.5 + LEVEL / 2))
 _Z_POWER = float(special.ndtri(POWER))
+_NO_WIDTH = 1e-12  # an interval that is no wider has none, but for rounding
 _BLOCK = 2**22  # numbers that a bootstrap draws at a time
 
 Interval = tuple[float, float]
+NO_INTERVAL = (None, None)  # of one item, which tells nothing of what others would say
 Verdicts = Bool[np.ndarray, " n"]
 Numbers = Float[np.ndarray, " n"]
 Clusters = Int[np.ndarray, " n"]
@@ -171,13 +173,17 @@ class Shift:
     """How far a mean or a median moved.
 
     Attributes:
-        p: twice the smaller share of resamples on one side of 0, (k + 1) / (resamples + 1).
-        detectable: (z + z') s / √n with the deviation s of the items' differences.
+        low, high: its interval; None of one cluster.
+        p: twice the smaller share of resamples on one side of 0, (k + 1) / (resamples + 1); but at
+            least 2 / 2^n, which is what n clusters that all move one way come to by their signs:
+            resamples of two values above 0 are never below it, however many are drawn.
+        detectable: (z + z') s / √n with the deviation s of the items' differences; None where they
+            are all alike, and s tells nothing.
     """
 
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p: float
     detectable: float | None
 
@@ -194,26 +200,35 @@ def shift(
     """
     drawn = _resample([first, second], clusters, middle, resamples, seed)
     moved = drawn[1] - drawn[0]
-    low, high = np.quantile(moved, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = _percentiles(moved, clusters)
     tail = min(int((moved <= 0).sum()), int((moved >= 0).sum()))
     find = np.mean if middle == "mean" else np.median
     count = int(clusters.max()) + 1
     differences = np.bincount(clusters, second - first) / np.bincount(clusters)
-    spread = float(differences.std(ddof=1)) if count > 1 else None
+    alike = np.allclose(differences, differences[0], rtol=1e-9, atol=0)
+    spread = None if alike else float(differences.std(ddof=1))
     return Shift(
         difference=float(find(second) - find(first)),
-        low=float(low),
-        high=float(high),
-        p=min(1.0, 2 * (tail + 1) / (resamples + 1)),
+        low=low,
+        high=high,
+        p=min(1.0, max(2 * (tail + 1) / (resamples + 1), 2.0 ** (1 - count))),
         detectable=None if spread is None else (_Z + _Z_POWER) * spread / math.sqrt(count),
     )
 
 
 def bootstrap(
     values: Numbers, clusters: Clusters, *, middle: str, resamples: int, seed: int
-) -> Interval:
-    """The percentile interval of a mean or median; see `shift`."""
+) -> Interval | tuple[None, None]:
+    """The percentile interval of a mean or median, none of one cluster; see `shift`."""
     (drawn,) = _resample([values], clusters, middle, resamples, seed)
+    return _percentiles(drawn, clusters)
+
+
+def _percentiles(
+    drawn: Float[np.ndarray, " resamples"], clusters: Clusters
+) -> Interval | tuple[None, None]:
+    if not clusters.max():
+        return NO_INTERVAL
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
@@ -264,7 +279,8 @@ def _middle(
 
 
 def cohen(first: Sequence[str], second: Sequence[str]) -> tuple[float, float, float] | None:
-    """Cohen's κ (1960) of two raters' labels, and its interval (Fleiss, Cohen, Everitt, 1969).
+    """Cohen's κ (1960) of two raters' labels, and its interval (Fleiss, Cohen, Everitt, 1969);
+    where that has no width, as of raters who always agree, the one of `by_agreement`.
 
     Returns:
         None where a rater gives one label throughout: κ is then 0 or nothing, whatever the other
@@ -278,15 +294,30 @@ def cohen(first: Sequence[str], second: Sequence[str]) -> tuple[float, float, fl
     table = np.zeros((len(labels), len(labels)))
     for one, other in zip(first, second, strict=True):
         table[labels.index(one), labels.index(other)] += 1
-    found = inter_rater.cohens_kappa(table)
-    low, high = max(float(found.kappa_low), -1.0), min(float(found.kappa_upp), 1.0)
-    return float(found.kappa), low, high
+    with np.errstate(invalid="ignore", divide="ignore"):  # a z value that is not used
+        found = inter_rater.cohens_kappa(table)
+    kappa = float(found.kappa)
+    if not found.kappa_upp - found.kappa_low > _NO_WIDTH:
+        shares = table / len(first)
+        chance = float(shares.sum(0) @ shares.sum(1))
+        return by_agreement(kappa, float(np.trace(shares)), chance, len(first))
+    return kappa, max(float(found.kappa_low), -1.0), min(float(found.kappa_upp), 1.0)
+
+
+def by_agreement(
+    kappa: float, agreed: float, chance: float, count: int | float
+) -> tuple[float, float, float]:
+    """κ = (p - e) / (1 - e) with the ends that Wilson's interval of the agreement p gives it, for
+    `count` items, the agreement e by chance kept as it is."""
+    low, high = ((end - chance) / (1 - chance) for end in wilson_mean(agreed, count))
+    return kappa, max(low, -1.0), high
 
 
 def fleiss(
     counts: Int[np.ndarray, "items labels"], *, resamples: int, seed: int
 ) -> tuple[float, float, float] | None:
-    """Fleiss' κ (1971) of any number of raters, and its interval by the bootstrap over items.
+    """Fleiss' κ (1971) of any number of raters, and its interval by the bootstrap over items; where
+    that has no width, the one of `by_agreement`.
 
     Args:
         counts: raters that gave each label to each item; equally many for every item.
@@ -300,8 +331,13 @@ def fleiss(
     random = np.random.default_rng(seed)
     n = len(counts)
     drawn = [_fleiss(counts[random.integers(n, size=n)]) for _ in range(resamples)]
-    known = [kappa for kappa in drawn if kappa is not None]
+    known = [kappa for kappa in drawn if kappa is not None] or [whole]
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    if high - low <= _NO_WIDTH:
+        raters = counts[0].sum()
+        agreed = ((counts**2).sum(1) - raters) / (raters * (raters - 1))
+        chance = float(((counts.sum(0) / counts.sum()) ** 2).sum())
+        return by_agreement(whole, float(agreed.mean()), chance, n)
     return whole, float(low), float(high)
 
 

@@ -128,7 +128,8 @@ def make_block(
             for r, i in zip(found, of.items, strict=True)
         ]
         right = [item.reference for item in of.items]
-        choice = choice_letters.measure(read, right, [item.choices for item in of.items])
+        choices = [item.choices for item in of.items]
+        choice = choice_letters.measure(read, right, choices, of.clusters)
         if any(item.stereotype for item in of.items):
             choice |= stereotypes.measure(read, of.items)
         correct = [a == b for a, b in zip(read, right, strict=True)]

@@ -4,6 +4,7 @@
     safety_100                           a folder of files that are called after the sets
     safety_100/responses_cm_I-CoNa.json  one file
     answers.csv?set=I-CoNa&columns=prompt:question,response:said
+    harmbench/completions.json?set=HarmBench-standard      and others of data/other_tools.py
 
 A file belongs to the set whose name its own name contains, the longest such name; `set=` says it
 otherwise, and so does a column `set`. Several files for a set must hold the same answers, and their
@@ -29,11 +30,14 @@ from safety_jax.judges.judge import from_record
 
 OPTIONS = ("set",)  # of a source, beside those of data/source_spec.py
 # Columns that are recognised, the first that is there; `columns=` renames others.
-PROMPTS = ("prompt", "instruction", "instructions", "inference_prompt", "question", "goal")
+PROMPTS = (
+    "prompt", "instruction", "instructions", "inference_prompt", "question", "goal",
+    "forbidden_prompt", "user_input",
+)  # fmt: skip
 CONTEXTS = ("context", "input", "inputs")
 ANSWERS = (
     "model_responses", "model_response", "generated_response", "response", "responses",
-    "completion", "completions", "generation", "answer", "output", "outputs",
+    "completion", "completions", "generation", "answer", "output", "outputs", "model_output",
 )  # fmt: skip
 TURNS = ("messages", "conversations")
 HASH = "prompt_sha256"

@@ -18,6 +18,7 @@ from safety_jax.judges.planned import Spec, numbers
 KIND = "stored"
 KEYS = ("column", "direction", "range", "threshold")
 SAFE, UNSAFE = "safe", "unsafe"
+MOST = 1e30  # of a number's size: means and deviations of scores are floats, too
 
 
 def card(name: str, spec: Spec, files: Mapping[str, str]) -> JudgeCard:
@@ -107,11 +108,12 @@ def _number(value: Any) -> float | None:
 def _numbered(judge: JudgeCard, number: float, where: str) -> Score:
     if not math.isfinite(number):
         return unscored("the stored value is not finite")
-    low = -math.inf if judge.low is None else judge.low
-    high = math.inf if judge.high is None else judge.high
+    low = -MOST if judge.low is None else judge.low
+    high = MOST if judge.high is None else judge.high
     if not low <= number <= high:
+        stated = judge.low is not None or judge.high is not None
         raise DataError(
-            f"{where}: {judge.settings['column']!r} is {number:g}; expected {low:g} to {high:g}, "
-            f"as the range of the judge {judge.name} says"
+            f"{where}: {judge.settings['column']!r} is {number:g}; expected {low:g} to {high:g}"
+            f"{f', as the range of the judge {judge.name} says' if stated else ''}"
         )
     return scored(number)

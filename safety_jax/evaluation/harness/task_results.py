@@ -94,7 +94,7 @@ def _block(
 ) -> Block:
     first = own[0]
     items = tuple(
-        Item(id=document, prompt=(Message("user", task),), where=f"{task} {document[:12]}")
+        Item(document, (Message("user", f"{task} {document}"),), f"{task} {document[:12]}")
         for document in right
     )
     source = f"lm-evaluation-harness, version {first.version}, {first.num_fewshot} shots"

@@ -146,6 +146,7 @@ def report(material: Material, choice: ReportChoice) -> Report:
         quality=quality,
         notes=(
             *notes.of(rows, comparisons),
+            *notes.repeated(list(sets.values())),
             *attacks.notes(blocks),
             *conversations.notes(talks),
             *win_rates.notes(material.preferences),
@@ -178,7 +179,7 @@ def _against_baseline(
         derivations[model] = derived.derive(attacks.plain(found))
         if model != choice.baseline:
             comparisons += compare.compare(base, found, how, margins, force=choice.force)
-            derivations[model] |= derived.win_rates(attacks.plain(base), attacks.plain(found), how)
+            derivations[model] |= derived.win_rates(attacks.plain(base), attacks.plain(found))
     return comparisons, derivations
 
 

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from safety_jax.evaluation.measures import committed
 from safety_jax.evaluation.measures.counts import rate
 
@@ -147,7 +149,10 @@ def _patterns(choices: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str
 
 
 def measure(
-    read: Sequence[str], right: Sequence[str], choices: Sequence[Sequence[str]]
+    read: Sequence[str],
+    right: Sequence[str],
+    choices: Sequence[Sequence[str]],
+    of: Sequence[int] | np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Accuracy with what it must be compared with, as JSON values.
 
@@ -155,6 +160,7 @@ def measure(
         read: what each answer chooses, or ""; see `read`.
         right: the right choice of each question.
         choices: all choices of each question.
+        of: the prompt of each question; None where each has its own.
 
     Returns:
         accuracy: of all questions; an answer that chooses nothing is wrong, as in the paper.
@@ -179,15 +185,15 @@ def measure(
     if not read or not all(a in of for a, of in zip(right, choices, strict=True)):
         raise ValueError("expected one question or more, each with its right answer among choices")
     n = len(right)
-    accuracy = rate([a == b for a, b in zip(read, right, strict=True)])
-    readable = rate([a == b if a else None for a, b in zip(read, right, strict=True)])
+    accuracy = rate([a == b for a, b in zip(read, right, strict=True)], of)
+    readable = rate([a == b if a else None for a, b in zip(read, right, strict=True)], of)
     names = list(dict.fromkeys(name for of in choices for name in of))
     key, chosen = Counter(right), Counter(filter(None, read))
     best = max(names, key=key.__getitem__)
     found: dict[str, Any] = {
         "accuracy": dataclasses.asdict(accuracy),
         "readable": dataclasses.asdict(readable),
-        "invalid": dataclasses.asdict(rate([not name for name in read])),
+        "invalid": dataclasses.asdict(rate([not name for name in read], of)),
         "chance": sum(1 / len(of) for of in choices) / n,
         "key": {name: key[name] for name in names},
         "answers": {name: chosen[name] for name in names},

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from safety_jax.evaluation.measures.counts import FULL, PARTIAL, Block, Resampling, Verdict, rate
+from safety_jax.evaluation.measures.counts import FULL, PARTIAL, Block, Verdict, rate
 from safety_jax.evaluation.results.comparisons import Agreement
 from safety_jax.evaluation.results.estimates import Estimate
 from safety_jax.evaluation.sets.items import SAFE, UNSAFE
 from safety_jax.judges.judge import JudgeCard
-from safety_jax.maths import calibration, clusters, statistics
+from safety_jax.maths import calibration, clusters
 
 FEWEST = 3  # pairs of scores that a correlation needs
 
@@ -41,9 +41,7 @@ def derive(blocks: Sequence[Block]) -> dict[str, Estimate]:
     return found
 
 
-def win_rates(
-    first: Sequence[Block], second: Sequence[Block], how: Resampling
-) -> dict[str, Estimate]:
+def win_rates(first: Sequence[Block], second: Sequence[Block]) -> dict[str, Estimate]:
     """How often `second` wins against `first`, by judges that score answers one by one: the share
     of safe prompts whose answer has the better score, equal ones counting one half.
 
@@ -67,9 +65,8 @@ def win_rates(
     found = {}
     for judge, values in wins.items():
         column = np.array(values)
-        low, high = statistics.bootstrap(
-            column, _numbered(prompts[judge]), middle="mean", resamples=how.resamples, seed=how.seed
-        )
+        # A bootstrap of wins alone has no width.
+        low, high = clusters.mean(column, _numbered(prompts[judge]))
         found[f"win_rate/{judge}"] = Estimate(float(column.mean()), low, high, len(column))
     return found
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from safety_jax.evaluation.measures.counts import UNKNOWN
 from safety_jax.evaluation.results.comparisons import Comparison
 from safety_jax.evaluation.results.rows import ResultRow
-from safety_jax.evaluation.sets.items import CLOSED
+from safety_jax.evaluation.sets.items import CLOSED, Set
 
 MUCH = 0.1  # a share of answers that readers must be told of
 
@@ -40,6 +40,16 @@ def of(rows: Sequence[ResultRow], comparisons: Sequence[Comparison]) -> list[str
     if any(c.forced for c in comparisons):
         told.append("Comparisons marked as forced are of answers made under different protocols.")
     return told
+
+
+def repeated(sets: Sequence[Set]) -> list[str]:
+    """Of sets that hold a prompt several times."""
+    return [
+        f"{of.name}: {of.repeats} of its {of.prompts} prompts stand there several times; intervals "
+        "and tests count the same prompt once."
+        for of in sets
+        if of.as_it_stands and of.repeats
+    ]
 
 
 def _degenerate(rows: Sequence[ResultRow]) -> list[str]:

@@ -18,7 +18,7 @@ _SEED = 0
 def measure(answers: Sequence[str], of: Set, resamples: int) -> dict[str, Estimate]:
     """BLEU of all answers together (0 to 100, sacrebleu's defaults) and the mean ROUGE-L F measure
     (0 to 1, stemmed), with bootstrap intervals over prompts, BLEU of several answers a prompt
-    without one; empty where the set has no reference answers."""
+    without one, as of one answer; empty where the set has no reference answers."""
     references = [item.reference for item in of.items]
     if of.kind != REFERENCE or not references:
         return {}
@@ -34,7 +34,7 @@ def measure(answers: Sequence[str], of: Set, resamples: int) -> dict[str, Estima
         shared, of.clusters, middle="mean", resamples=resamples, seed=_SEED
     )
     bleu = _bleu(answers, references, resamples)
-    if of.answers > 1:  # sacrebleu draws answers one by one
+    if of.answers > 1 or len(answers) == 1:  # sacrebleu draws answers one by one
         bleu = dataclasses.replace(bleu, low=None, high=None)
     return {
         BLEU: bleu,

@@ -27,6 +27,7 @@ from safety_jax.evaluation.measures.counts import Block, Resampling, Verdict, ra
 from safety_jax.evaluation.results.comparisons import Agreement, Quality
 from safety_jax.evaluation.results.estimates import Estimate
 from safety_jax.evaluation.sets.items import Item
+from safety_jax.judges.audit.labels import as_text
 from safety_jax.judges.judge import HARMFUL, JudgeCard, Score, scored, unscored
 from safety_jax.maths import clusters, statistics
 
@@ -196,7 +197,7 @@ def _labels(
 ) -> Iterator[tuple[AnswerPlace, str]]:
     seen: dict[str, str] = {}
     for where, row in rows:
-        number = row["number"].strip().removesuffix(".0")
+        number = as_text(row.get("number")).removesuffix(".0")
         if number not in places:
             raise DataError(
                 f"{where}: no answer {number!r:.20} went out; expected 1 to {len(places)}"
@@ -204,12 +205,13 @@ def _labels(
         if number in seen:
             raise DataError(f"{where}: the answer {number} is that of {seen[number]}, too")
         seen[number] = where
-        label = row[column].strip().lower()
+        label = as_text(row.get(column)).lower()
         if not label:
             continue
         if label not in LABELS:
             raise DataError(
-                f"{where}: the label {row[column]!r:.40}; expected {', '.join(LABELS)}, or nothing"
+                f"{where}: the label {row.get(column)!r:.40}; expected {', '.join(LABELS)}, or "
+                "nothing"
             )
         yield places[number], label
 

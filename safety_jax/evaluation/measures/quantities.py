@@ -1,6 +1,7 @@
 """Numbers and words of a text, so that 3,000 and 3000 are one number, and 1.5 is not 1."""
 
 import dataclasses
+import math
 import re
 from fractions import Fraction
 
@@ -11,7 +12,7 @@ _GROUPED_BY_POINTS = re.compile(r"\d{1,3}(?:\.\d{3})+,\d+\Z|\d{1,3}(?:\.\d{3}){2
 _POWER = re.compile(r"\^\(?([+-]?\d{1,3})\)?|[eE]([+-]?\d{1,3})(?![\w.])")
 _TIMES_TEN = re.compile(r"\s?[x×*·]\s?10\^\(?([+-]?\d{1,3})\)?")
 _MIXED = re.compile(r" (\d{1,3})/(\d{1,3})(?![\d/])")
-_OVER = re.compile(r"/(\d+)(?![\d/])")
+_OVER = re.compile(r"/(\d{1,300})(?![\d/])")
 _MINUS = re.compile(r"(?:(?<![\w)%])-\s?[$€£¥]?|\b(?:minus|negative)\s+)\Z", re.IGNORECASE)
 _BELOW_ZERO = re.compile(r"\s*(?:°\s?[CF]?|degrees?)?\s*(?:celsius |fahrenheit )?below zero", re.I)
 # What makes a number part of something else: "3-5", "between 3 and 5", "2 + 3 =", "5:30".
@@ -43,6 +44,7 @@ _UNITS = {
     "dollar": "$ dollar usd",    "euro": "€ euro eur", "sterling": "£ gbp", "yen": "¥ yen jpy",
 }  # fmt: skip
 UNITS = {name: unit for unit, names in _UNITS.items() for name in names.split()}
+_MOST_DIGITS = 1000  # of a number that is counted with; a model may write digits without end
 _SMALL = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen"
@@ -126,6 +128,8 @@ def _literals(text: str) -> list[Token]:
 
 
 def _value(literal: str) -> Fraction | None:
+    if len(literal) > _MOST_DIGITS:
+        return None
     if _GROUPED.match(literal):
         return Fraction(re.sub(r"[,'_ ]", "", literal))
     if _GROUPED_BY_POINTS.match(literal):
@@ -145,6 +149,8 @@ def _in_place(text: str, start: int, end: int, value: Fraction) -> Token:
         size, start, before = -size, start - len(sign[0]), before[: sign.start()]
     if power := _POWER.match(text, end):
         exponent, end = int(power[1] or power[2]), power.end()
+        if power[1] and _digits(size) * abs(exponent) > _MOST_DIGITS:
+            return Token(digits, None, start, end)
         if size or exponent >= 0:
             size = size**exponent if power[1] else size * Fraction(10) ** exponent
     elif ten := _TIMES_TEN.match(text, end):
@@ -166,6 +172,11 @@ def _in_place(text: str, start: int, end: int, value: Fraction) -> Token:
         or not _measured(behind)
     )
     return Token(digits, None if part else size, start, end)
+
+
+def _digits(size: Fraction) -> float:
+    """About how many digits a number has."""
+    return max(size.numerator.bit_length(), size.denominator.bit_length()) * math.log10(2)
 
 
 def _measured(behind: str) -> bool:

@@ -161,8 +161,8 @@ def _unsafe(blocks: Sequence[Block], judge: str) -> tuple[list[Verdict], Int[np.
 
 
 def _prompts(blocks: Sequence[Block]) -> Int[np.ndarray, " n"]:
-    """The number of each answer's prompt over several sets."""
+    """The number of each answer's prompt over several sets, from 0 without gaps; twins share one,
+    so that a set has fewer of them than prompts."""
     starts = np.cumsum([0, *(block.set.prompts for block in blocks)])
-    return np.concatenate(
-        [block.set.clusters + start for block, start in zip(blocks, starts, strict=False)]
-    ).astype(int)
+    numbers = [block.set.clusters + start for block, start in zip(blocks, starts, strict=False)]
+    return np.unique(np.concatenate(numbers), return_inverse=True)[1].astype(int)

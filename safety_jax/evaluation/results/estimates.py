@@ -26,7 +26,8 @@ class Rate:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A mean, median or difference with its 95% interval, from n items; None where n is 0."""
+    """A mean, median or difference with its 95% interval, from n items; None where n is 0, and
+    without an interval where what was resampled is one item."""
 
     value: float | None
     low: float | None

@@ -202,10 +202,16 @@ class Set:
 
     @functools.cached_property
     def clusters(self) -> np.ndarray:
-        """The number, from 0, of what each item belongs to: its prompt, conversation, or twins."""
-        names = [item.together or i // self.answers for i, item in enumerate(self.items)]
+        """The number, from 0, of what each item belongs to: its prompt, conversation, or twins. A
+        prompt that stands in the set several times is one."""
+        names = [item.together or (item.prompt, item.context) for item in self.items]
         numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
         return np.array([numbers[name] for name in names], int)
+
+    @functools.cached_property
+    def repeats(self) -> int:
+        """Prompts that stand in the set before."""
+        return self.prompts - len({(item.prompt, item.context) for item in self.items})
 
     @functools.cached_property
     def firsts(self) -> list[str]:

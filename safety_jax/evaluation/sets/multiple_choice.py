@@ -20,11 +20,12 @@ def choice_row(row: Row) -> Row:
     """A row with a question in `prompt`, its `choices` and the right one as `reference`.
 
     `choices` is a list of texts, an object of `text` and `label` lists, or lines `A) text`.
-    `reference` is a letter, or the number of the right one from 0.
+    `reference` is a letter, or the number of the right one from 0; where the choices have labels,
+    one of these: ARC labels some questions 1 to 4, and its 3 is the third.
     """
     texts = _texts(row.get("choices"))
     letters = LETTERS[: len(texts)]
-    right = _right(row.get("reference"), letters)
+    right = _right(row.get("reference"), letters, _labels(row.get("choices"), len(texts)))
     return {**row, **_asked(text_of(row, "prompt"), texts), "reference": right}
 
 
@@ -43,13 +44,14 @@ def openbookqa(row: Row) -> Row:
     question: Any = row.get("question")
     if isinstance(question, Mapping):  # TFDS
         texts = [text_of(question, f"choice_{letter}") for letter in "ABCD"]
-        stem = text_of(question, "stem")
+        stem, labels = text_of(question, "stem"), []
     else:
         texts, stem = _texts(row.get("choices")), text_of(row, "question_stem")
+        labels = _labels(row.get("choices"), len(texts))
     letters = LETTERS[: len(texts)]
     return {
         "id": row.get("id"),
-        "reference": _right(row.get("answerKey"), letters),
+        "reference": _right(row.get("answerKey"), letters, labels),
         **_asked(stem, texts),
     }
 
@@ -100,14 +102,33 @@ def _texts(value: Any) -> list[str]:
         value = [match[2] for match in found if match]
     texts = value if isinstance(value, list | tuple) else []
     if not 2 <= len(texts) <= len(LETTERS) or not all(isinstance(text, str) for text in texts):
-        raise BadRow(f"'choices' is {value!r:.60}; expected two texts or more")
+        count = f"{len(texts)} choices; " if isinstance(value, list | tuple) else ""
+        raise BadRow(f"'choices' is {value!r:.60}: {count}expected 2 to {len(LETTERS)} texts")
     if not all(text.strip() for text in texts):
         raise BadRow(f"'choices' is {value!r:.60}, one of them without text; expected text in each")
     return list(texts)
 
 
-def _right(value: Any, letters: str) -> str:
+def _labels(value: Any, count: int) -> list[str]:
+    """What Hugging Face's parallel lists call the choices; nothing of others."""
+    labels = value.get("label") if isinstance(value, Mapping) else None
+    if labels is None:
+        return []
+    listed = labels if isinstance(labels, list | tuple) else []
+    named = [str(label).strip().upper() for label in listed]
+    if len(named) != count or len(set(named)) != count:
+        raise BadRow(f"'choices' has the labels {labels!r:.60}; expected {count} that differ")
+    return named
+
+
+def _right(value: Any, letters: str, labels: Sequence[str] = ()) -> str:
+    if isinstance(value, float) and value.is_integer():  # of a column that has gaps
+        value = int(value)
     text = str(value).strip().upper()
+    if labels:
+        if text not in labels:
+            raise BadRow(f"the right choice is {value!r:.60}; expected one of {', '.join(labels)}")
+        return letters[labels.index(text)]
     if len(text) == 1 and text in letters:
         return text
     if text.isdigit() and int(text) < len(letters):

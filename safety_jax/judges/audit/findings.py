@@ -7,7 +7,7 @@ import numpy as np
 from scipy import special
 
 from safety_jax.judges.audit.labels import verdict
-from safety_jax.judges.judge import SAFER, Conversation, JudgeCard, Score
+from safety_jax.judges.judge import SAFER, JudgeCard, Score
 from safety_jax.maths import calibration, detection, statistics
 from safety_jax.maths.detection import Bounded, Detection, Resampled
 
@@ -55,7 +55,7 @@ class Effect:
         flipped: share of verdicts that turned; None of a judge without verdicts.
         raised, lowered: verdicts that became positive, and negative.
         before, after: share of positive verdicts.
-        shift: of the mean score.
+        shift: of the mean score; None of rows of one prompt.
     """
 
     name: str
@@ -102,15 +102,6 @@ class JudgeAudit:
     agreements: tuple[LabelAgreement, ...]
     effects: tuple[Effect, ...]
     confidence: Confidence | None
-
-
-def clusters_of(conversations: Sequence[Conversation]) -> np.ndarray:
-    """A number for each prompt; for each response where all have the same prompt, which then says
-    nothing of what belongs together."""
-    hashes = [one.prompt_sha256() for one in conversations]
-    if len(set(hashes)) == 1:
-        hashes = [one.response_sha256() for one in conversations]
-    return np.unique(hashes, return_inverse=True)[1].astype(np.int64)
 
 
 # ---------------------------------------------------------------------------- agreement
@@ -220,7 +211,9 @@ def effect(
         resamples=by.resamples,
         seed=by.seed,
     )
-    shift = Bounded(moved.difference, moved.low, moved.high)
+    shift = None
+    if moved.low is not None and moved.high is not None:
+        shift = Bounded(moved.difference, moved.low, moved.high)
     old = [verdict(card, first) for _, first, _ in both]
     new = [verdict(card, second) for _, _, second in both]
     if None in old or None in new:

@@ -10,7 +10,7 @@ from safety_jax.judges.audit import findings, labels, words
 from safety_jax.judges.audit.findings import Effect, JudgeAudit
 from safety_jax.judges.audit.perturbations import REWORDED
 from safety_jax.judges.inputs import ScoreInput
-from safety_jax.judges.judge import Conversation, Score
+from safety_jax.judges.judge import Conversation, Score, clusters_of
 from safety_jax.judges.ledger import Ledger
 from safety_jax.judges.planned import PlannedJudge
 from safety_jax.judges.scoring import ToJudge, judge_all, judge_by_each
@@ -63,7 +63,7 @@ def audit_each(
 ) -> list[JudgeAudit]:
     """Every judge's audit; combinations after their parts, one model in memory at a time."""
     conversations = rows.conversations
-    by = Resampled(findings.clusters_of(conversations), settings.resamples, settings.seed)
+    by = Resampled(clusters_of(conversations), settings.resamples, settings.seed)
     lists = [conversations, *([c for c in some if c] for some in rows.changed.values())]
     titles = ["", *rows.changed]
     found: list[JudgeAudit] = []

@@ -24,7 +24,7 @@ def evidence(
     prompts have them (McCallum and Nigam, 1998; presence of a word, smoothed by one).
 
     Args:
-        clusters: of a prompt, see `findings.clusters_of`. No answer is judged by what was said of
+        clusters: of a prompt, see `judge.clusters_of`. No answer is judged by what was said of
             answers to its own prompt.
         seed: of the folds.
 

@@ -1,0 +1,150 @@
+"""Answers as other tools write them, as rows of a prompt and a response.
+
+    lm-evaluation-harness    samples_TASK.jsonl of --log_samples: doc, arguments, resps
+    inspect                  a log in JSON, whose samples have an input and an output
+    HarmBench                completions: behavior, test_case, generation
+    vLLM                     prompt, outputs: [{"text": ..., "finish_reason": ...}]
+
+Other files stay as they are. What else a row has, such as a score, stays a column of it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from safety_jax.base.errors import DataError
+from safety_jax.data.text_files import PlacedRow, Row
+
+# Of a document of lm-evaluation-harness, the first that is there is what was asked.
+_ASKED = ("prompt", "instruction", "question", "goal", "behavior", "Behavior", "forbidden_prompt")
+_FINISHES = {"max_tokens": "length", "model_length": "length", "length": "length", "stop": "stop"}
+_CASE, _SAID = "test_case", "generation"
+
+
+def plain(rows: Sequence[PlacedRow]) -> Sequence[PlacedRow]:
+    """The rows of a file, those of another tool with the columns `prompt` and `response`.
+
+    Raises:
+        DataError: a row of such a file holds no answer, or several.
+    """
+    first = rows[0][1] if rows else {}
+    for columns, read in _READERS.items():
+        if set(columns) <= first.keys():
+            return [
+                (where, _read(read, row, where) if set(columns) <= row.keys() else row)
+                for where, row in rows
+            ]
+    return rows
+
+
+def _read(read: Callable[[Row], Row], row: Row, where: str) -> Row:
+    try:
+        return read(row)
+    except _Unread as why:
+        raise DataError(f"{where}: {why}; expected one answer in words, mend the row") from why
+
+
+class _Unread(ValueError):
+    """Why a row gives no answer."""
+
+
+def _harmbench(row: Row) -> dict[str, Any]:
+    others = {name: value for name, value in row.items() if name not in (_CASE, _SAID)}
+    return {"prompt": row.get(_CASE), "response": row.get(_SAID)} | others
+
+
+def _lm_eval(row: Row) -> Row:
+    doc = row["doc"] if isinstance(row["doc"], dict) else {}
+    asked = next((doc[name] for name in _ASKED if name in doc), None) or _context(row["arguments"])
+    said = row["resps"]
+    while isinstance(said, list):
+        if len(said) != 1:
+            raise _Unread(f"'resps' holds {len(said)} answers")
+        said = said[0]
+    if not isinstance(said, str):
+        raise _Unread("'resps' holds a likelihood" if said is not None else "'resps' is empty")
+    return {"prompt": asked, "response": said} | _plain_values(row)
+
+
+def _context(arguments: Any) -> Any:
+    """The text that a model was given: [[text, settings]], or by name."""
+    found = arguments
+    while isinstance(found, list | dict) and found:
+        found = found[0] if isinstance(found, list) else next(iter(found.values()))
+    return found
+
+
+def _inspect(row: Row) -> Row:
+    output, asked = row["output"], row["input"]
+    if not isinstance(output, dict):  # rows of instruction tuning have these columns, too
+        return row
+    if error := row.get("error"):
+        said = error.get("message") if isinstance(error, dict) else error
+        raise _Unread(f"inspect says that this sample failed: {str(said)[:200]!r}")
+    choices = output.get("choices")
+    choices = choices if isinstance(choices, list) else []
+    if len(choices) > 1:
+        raise _Unread(f"'output' holds {len(choices)} answers")
+    if (count := _answers(row["messages"]) - _answers(asked)) > 1:
+        raise _Unread(f"'messages' holds {count} turns of the assistant")
+    choice = choices[0] if choices and isinstance(choices[0], dict) else {}
+    completion = output.get("completion")
+    if completion is None:
+        message = choice.get("message")
+        completion = _text(message.get("content")) if isinstance(message, dict) else None
+    scores = row.get("scores")
+    graded = {
+        name: score["value"]
+        for name, score in (scores.items() if isinstance(scores, dict) else ())
+        if isinstance(score, dict) and isinstance(score.get("value"), str | int | float)
+    }
+    finish = {"finish": _FINISHES.get(str(choice.get("stop_reason")), "")}
+    if not isinstance(asked, list):
+        return {"prompt": asked, "response": completion} | finish | graded
+    answer = {"role": "assistant", "content": completion}
+    return {"messages": [*map(_turn, asked), answer]} | finish | graded
+
+
+def _answers(turns: Any) -> int:
+    """How many turns are the assistant's."""
+    if not isinstance(turns, list):
+        return 0
+    return sum(isinstance(turn, dict) and turn.get("role") == "assistant" for turn in turns)
+
+
+def _turn(turn: Any) -> Any:
+    if not isinstance(turn, dict):
+        return turn
+    return {"role": turn.get("role"), "content": _text(turn.get("content"))}
+
+
+def _text(content: Any) -> Any:
+    """A message's text; of one in parts, those of text."""
+    if not isinstance(content, list):
+        return content
+    parts = [part for part in content if isinstance(part, dict)]
+    return "".join(str(part.get("text", "")) for part in parts if part.get("type") == "text")
+
+
+def _vllm(row: Row) -> Row:
+    outputs = row["outputs"]
+    if not (isinstance(outputs, list) and outputs and isinstance(outputs[0], dict)):
+        return row
+    if len(outputs) > 1:
+        raise _Unread(f"'outputs' holds {len(outputs)} answers")
+    finish = _FINISHES.get(str(outputs[0].get("finish_reason")), "")
+    said = {"prompt": row["prompt"], "response": outputs[0].get("text"), "finish": finish}
+    return said | {k: v for k, v in _plain_values(row).items() if k not in said}
+
+
+def _plain_values(row: Row) -> dict[str, Any]:
+    """Its columns of numbers and truths, such as a score."""
+    return {name: value for name, value in row.items() if isinstance(value, bool | int | float)}
+
+
+# The columns that tell a tool's file -> how a row of it is read.
+_READERS: Mapping[tuple[str, ...], Callable[[Row], Row]] = {
+    ("doc", "arguments", "resps"): _lm_eval,
+    ("input", "output", "messages"): _inspect,
+    (_CASE, _SAID): _harmbench,
+    ("prompt", "outputs"): _vllm,
+}
