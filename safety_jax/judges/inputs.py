@@ -12,7 +12,7 @@ from safety_jax.data.text_files import Row
 from safety_jax.judges.judge import Conversation, from_record
 
 OPTIONS = ("asked",)  # of a source, beside those of data/source_spec.py
-PROMPT = "prompt"
+PROMPT, RESPONSE, TEXT = "prompt", "response", "text"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,7 @@ def read(specs: Sequence[str], key: str, seed: int) -> tuple[list[ScoreInput], d
 
     A source with `rows=N` gives N of its rows, drawn by `seed`, in the order of the file. One with
     `asked=TEXT` holds texts alone, as answers to this prompt: `texts.csv?asked=Write a comment.`
+    They stand in any column of answers, or in `text`.
 
     Raises:
         ConfigError, DataError: a source that cannot be used; file and row are named.
@@ -61,7 +62,9 @@ def _asked(source: Source, key: str) -> Source:
         return source
     if PROMPT in source.columns or any(PROMPT in row for row in source.rows):
         raise ConfigError(f"{key}: {source.spec}: rows have a prompt of their own; remove asked=")
-    rows = [{**row, PROMPT: source.extra["asked"]} for row in source.rows]
+    rows: list[Row] = [{**row, PROMPT: source.extra["asked"]} for row in source.rows]
+    if RESPONSE not in source.columns and all(TEXT in r and RESPONSE not in r for r in rows):
+        rows = [{RESPONSE if name == TEXT else name: row[name] for name in row} for row in rows]
     return dataclasses.replace(source, rows=rows)
 
 
