@@ -11,6 +11,7 @@ from configs import curve as curve_config
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.evaluation.measures import curves, model_curves
 from safety_jax.evaluation.measures.curves import EvaluatedRun
+from safety_jax.report import model_curves as model_curves_text
 from safety_jax.stages import curve, sweep_record
 
 AMOUNTS, SEEDS = (0, 50, 500), (0, 1)
@@ -85,7 +86,7 @@ def test_the_stage(given, capsys):
         and safe["threshold"]["comparisons"][1]["verdict"] == "cannot tell"
     )
     text = (given / "curve/curves.md").read_text()
-    assert "the threshold is somewhere from 50 to 500 (95%)" in text
+    assert "somewhere from 50 to 500, or beyond: no larger amount was tried (95%)" in text
     for name in ("safe", "answered", "right"):
         assert (given / f"curve/plots/{name}.png").stat().st_size > 5_000
         assert f"plots/{name}.png" in text
@@ -227,6 +228,17 @@ def test_models_beside_each_other():
     assert same.pairs[0].verdict == "held"
 
 
+def test_curves_that_are_flat_or_still_rise_are_called_so():
+    (flat,) = model_curves.find(*two_models(400, {"a": (400, 400, 400), "b": (0, 200, 400)}), 0.05)
+    told = model_curves_text.text([flat], "rows")
+    assert (
+        "| **enough** (95% interval) | any: the curve is flat | 500 (500 to 500 or more) |" in told
+    )
+    assert (
+        told.count("may need more than") == 1 and "- b may need more than 500 rows: 50 are" in told
+    )
+
+
 def test_models_need_the_same_runs():
     facts, runs = two_models(4, {"a": (0, 4, 4), "b": (0, 4, 4)})
     runs["b"].pop()
@@ -241,7 +253,9 @@ def test_the_stage_compares_models(given, capsys):
     config.curve.report = str(given / "report")
     curve.run(config.copy_and_resolve_references().lock(), str(given / "curve"))
     told = capsys.readouterr().out
-    assert "| **enough** (95% interval) | 50 (50 to 500) | 50 (50 to 500) |" in told
+    row = "| 50 (50 to 500 or more) | 50 (50 to 500 or more) |"
+    assert f"| **enough** (95% interval) {row}" in told
+    assert "- two may need more than 500 safety rows: 50 are not shown to be as good" in told
     assert "two needs as many safety rows as one: cannot tell." in told  # of 20 prompts
     found = json.loads((given / "curve/curve.json").read_text())
     assert [one["measure"] for one in found["models"]] == ["safe", "answered", "right"]

@@ -108,12 +108,13 @@ def sentence(curve: Curve, axis: str) -> str:
     else:
         close = f"within {found.margin:.0%} of those at {largest:g} {axis}"
         means = f"outcomes are {close} from {found.estimate:g} on"
+    beyond = ", or beyond: no larger amount was tried" if found.high == largest else ""
     if found.low < found.high:
-        known = f"the threshold is somewhere from {found.low:g} to {found.high:g}"
+        known = f"the threshold is somewhere from {found.low:g} to {found.high:g}{beyond}"
     elif found.low == smallest:
         known = "every amount is shown to be as good"
     else:
-        known = f"the threshold is {found.low:g}"
+        known = f"the threshold is {found.low:g}{beyond}"
     return f"By the means, {means}; {known} (95%)."
 
 

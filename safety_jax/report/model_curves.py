@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safety_jax.base import files
+from safety_jax.evaluation.measures.curves import Curve
 from safety_jax.evaluation.measures.model_curves import ModelCurves, ModelPair
 from safety_jax.maths.thresholds import HELD, NOT_HELD
 from safety_jax.report import curves as single
@@ -72,9 +73,16 @@ def _shares(found: ModelCurves, axis: str) -> list[str]:
     for amount in amounts:
         row = [column.get(amount, "") for column in columns.values()]
         lines.append(f"| {amount:g} | {' | '.join(row)} |")
-    enough = [curve.threshold for curve in found.curves.values()]
-    row = [f"{one.estimate:g} ({one.low:g} to {one.high:g})" for one in enough]
+    row = [_enough(curve) for curve in found.curves.values()]
     return [*lines, f"| **enough** (95% interval) | {' | '.join(row)} |"]
+
+
+def _enough(curve: Curve) -> str:
+    found, amounts = curve.threshold, [point.amount for point in curve.points]
+    if found.high == amounts[0]:
+        return "any: the curve is flat"
+    more = " or more" if found.high == amounts[-1] else ""
+    return f"{found.estimate:g} ({found.low:g} to {found.high:g}{more})"
 
 
 def _lacks(found: ModelCurves, axis: str) -> list[str]:
@@ -89,7 +97,21 @@ def _lacks(found: ModelCurves, axis: str) -> list[str]:
         for one in pair.lacks
     ]
     margin = next(iter(found.curves.values())).threshold.margin
-    return [*lines, "", *(f"- {sentence(pair, axis, margin)}" for pair in found.pairs)]
+    said = [sentence(pair, axis, margin) for pair in found.pairs]
+    said += [_rising(name, curve, axis) for name, curve in found.curves.items()]
+    return [*lines, "", *(f"- {text}" for text in said if text)]
+
+
+def _rising(name: str, curve: Curve, axis: str) -> str:
+    """Says where a model may need more than was tried: what it lacks beside its own largest amount
+    is then less than what it lacks."""
+    *smaller, largest = (point.amount for point in curve.points)
+    if not smaller or curve.threshold.high < largest:
+        return ""
+    return (
+        f"{inline(name)} may need more than {largest:g} {axis}: {smaller[-1]:g} are not shown to "
+        "be as good, and no larger amount was tried."
+    )
 
 
 def sentence(pair: ModelPair, axis: str, margin: float) -> str:
