@@ -92,6 +92,7 @@ class Toy:
                     seat,
                     stream,
                     evaluate=None,
+                    evaluated=(),
                     rows=lambda batch: ["a row"],
                     on_step=lambda number, metrics, tables, batch: self.told[name].append(
                         (number, metrics["loss"], metrics["learning_rate"])
