@@ -9,6 +9,11 @@ Codes and scales are those that bitsandbytes makes of the same kernel. Both form
 places that do not depend on other rows, so codes are sharded as the kernel would be; a program
 gathers codes, and makes numbers of them inside the loop over layers, of one layer at a time.
 
+Two codes of nf4 share a byte. bitsandbytes pairs neighbours of a row; here it is codes of one
+column, 32 rows apart (`packed`), so that both halves of the bytes are whole tiles of a TPU, which
+are 32 rows of bytes high. Neighbours would be interleaved along a row, whose numbers lie across a
+TPU's lanes.
+
 Only weights are quantised: products are those of the dequantised kernel in the compute dtype.
 bitsandbytes' own int8 product also rounds activations.
 """
@@ -16,7 +21,7 @@ bitsandbytes' own int8 product also rounds activations.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +39,7 @@ FORMATS = ("int8", "nf4")
 
 BLOCK = 64  # numbers that share a scale
 SCALES_BLOCK = 256  # scales that share one
+HALF = 32  # rows between the two codes of a byte
 PLACES = np.float32(65_535 / 2)  # of a scale on [-1, 1] before it becomes a code
 # Quantiles of the normal distribution, symmetric but for an exact zero (arXiv 2305.14314, appendix
 # E); the digits are those of the paper's code.
@@ -104,7 +110,7 @@ class Nf4Kernel:
     """A kernel, or with an axis of layers in front, a stack: number = NF4[code] · scale.
 
     Attributes:
-        codes: uint8 [*L, O, I / 2], of two neighbours of a row, the first in the upper half.
+        codes: uint8 [*L, O / 2, I], see `packed`.
         scales: of blocks within a row, [*L, O, blocks]; float32, or where they are quantised too,
             uint8: scale = DYNAMIC[code] · outer + mean.
         outer: float32 [*L, many], of every 256 scales, counted over all rows; None where scales are
@@ -121,12 +127,15 @@ class Nf4Kernel:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (*self.codes.shape[:-1], 2 * self.codes.shape[-1])
+        return (*self.scales.shape[:-1], self.codes.shape[-1])
 
     def dequantised(self, dtype: DTypeLike) -> Float[Array, "*L O I"]:
-        halves = _choose(NF4, self.codes >> 4), _choose(NF4, self.codes & 15)
-        numbers = jnp.stack(halves, -1).reshape(*self.scales.shape, -1)
-        return (numbers * self._scales()[..., None]).astype(dtype).reshape(self.shape)
+        *layers, rows, size = self.shape
+        pairs = self.codes.reshape(*layers, -1, HALF, size)
+        halves = _choose(NF4, pairs >> 4), _choose(NF4, pairs & 15)
+        numbers = jnp.stack(halves, -3).reshape(*layers, -1, size)[..., :rows, :]
+        scaled = numbers.reshape(*self.scales.shape, -1) * self._scales()[..., None]
+        return scaled.astype(dtype).reshape(self.shape)
 
     def _scales(self) -> Float[Array, "*L O blocks"]:
         if self.outer is None:
@@ -200,7 +209,7 @@ def parts(
     code, blocks = np.dtype(np.uint8), size // block
     many = math.ceil((skipped + rows * blocks) / SCALES_BLOCK)
     held = {
-        "codes": Part((layers, rows, size // 2), axes, code),
+        "codes": Part((layers, HALF * math.ceil(rows / (2 * HALF)), size), axes, code),
         "scales": Part((layers, rows, blocks), axes, code if nested else scale),
     }
     if not nested:
@@ -247,6 +256,9 @@ def weights_bytes(declared: Mapping[str, meshes.Parameter], number_bytes: int, k
 # ---------------------------------------------------------------------------- both ways
 
 
+Bytes = TypeVar("Bytes", jax.Array, np.ndarray)
+
+
 def quantise(kernel: Float[Array, "O I"], kind: str) -> Kernel:
     """One layer's kernel in this format."""
     return int8(kernel) if kind == "int8" else nf4(kernel)
@@ -275,8 +287,16 @@ def nf4(kernel: Float[Array, "O I"]) -> Nf4Kernel:
     outer = jnp.abs(padded).max(-1)
     normed = padded / jnp.where(outer > 0, outer, 1)[:, None]
     scale_codes = _nearest(normed).reshape(-1)[: len(less)]
-    packed = codes[:, ::2] << 4 | codes[:, 1::2]
-    return Nf4Kernel(packed, scale_codes.reshape(rows, -1), outer, mean)
+    return Nf4Kernel(packed(codes), scale_codes.reshape(rows, -1), outer, mean)
+
+
+def packed(codes: Bytes) -> Bytes:
+    """Codes of 4 bits [O, I], two to a byte [O / 2, I]: of every 64 rows the first 32 in the upper
+    halves, the others below them. Rows that the last 64 lack are zeros. On a host, or traced."""
+    rows, size = codes.shape
+    on = jnp if isinstance(codes, jax.Array) else np
+    filled = on.pad(codes, ((0, -rows % (2 * HALF)), (0, 0))).reshape(-1, 2, HALF, size)
+    return (filled[:, 0] << 4 | filled[:, 1]).reshape(-1, size)
 
 
 def _nearest(numbers: jax.Array) -> jax.Array:

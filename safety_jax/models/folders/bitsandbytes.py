@@ -1,7 +1,8 @@
-"""Kernels as bitsandbytes writes them into safetensors files: int8 and nf4, read as they are.
+"""Kernels as bitsandbytes writes them into safetensors files: int8 and nf4.
 
 Beside an int8 kernel `X.weight` [O, I] stand `X.SCB` [O], the largest size of each row, and
-`X.weight_format`. An nf4 kernel has its codes in `X.weight` [O · I / 2, 1], and beside it
+`X.weight_format`. An nf4 kernel has its codes in `X.weight` [O · I / 2, 1], two neighbours of a row
+to a byte, the first in the upper half, and beside it
 
     X.weight.absmax                             a scale a block; with nesting, its 8-bit code
     X.weight.nested_absmax                      with nesting: a float32 for every 256 scales
@@ -137,23 +138,34 @@ class StoredKernel(safetensors.Tensor):
             )
 
     def part(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Rows of a part of this kernel; of `outer`, numbers of it; of `mean`, the number.
+        """Rows of a part of this kernel as `quantised.parts` has it; of `outer`, numbers of it; of
+        `mean`, the number.
 
         Raises:
             CheckpointError: the file ends early, or holds a scale that is not finite.
         """
         if name == "mean":
             return np.array(self.mean, np.float32)
+        if name == "codes" and self.kind == "nf4":
+            return self._repacked(start, stop)
         if name == "codes":
-            size = self.shape[1] // (1 if self.kind == "int8" else 2)
-            code = np.dtype(np.int8 if self.kind == "int8" else np.uint8)
-            return _rows(self, (size,), code, self.first + start, self.first + stop)
+            each, code = self.shape[1:], NUMBERS["I8"]
+            return _rows(self, each, code, self.first + start, self.first + stop)
         if name == "outer":
             begin = self._blocks(self.first) // quantised.SCALES_BLOCK
             return _numbers(self.beside[".nested_absmax"], (), begin + start, begin + stop)
         scales = self.beside[".SCB" if self.kind == "int8" else ".absmax"]
         each = () if self.kind == "int8" else (self.shape[1] // self.block,)
         return _numbers(scales, each, self.first + start, self.first + stop)
+
+    def _repacked(self, start: int, stop: int) -> np.ndarray:
+        """Rows of bytes as `quantised.packed` has them, from those of a file."""
+        O, I = self.shape
+        half = quantised.HALF
+        begin, end = start // half * half, min(math.ceil(stop / half) * 2 * half, O)
+        pairs = _rows(self, (I // 2,), NUMBERS["U8"], self.first + 2 * begin, self.first + end)
+        codes = np.stack((pairs >> 4, pairs & 15), -1).reshape(-1, I)
+        return quantised.packed(codes)[start - begin : stop - begin]
 
     def _blocks(self, rows: int) -> int:
         return rows * (self.shape[1] // self.block)
