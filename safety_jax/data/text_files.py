@@ -97,7 +97,7 @@ def _rows_of(value: dict[str, Any], name: str) -> list[Row]:
 def _completions(value: dict[str, Any]) -> list[Row]:
     """`{"BEHAVIOR": [{"test_case": a, "generation": b}]}` as a row each; nothing of other files."""
     named = [(name, some) for name, some in value.items() if isinstance(some, list)]
-    rows = [{"behavior": name, **one} for name, some in named for one in some
+    rows: list[Row] = [{"behavior": name, **one} for name, some in named for one in some
             if isinstance(one, dict) and {"test_case", "generation"} <= one.keys()]  # fmt: skip
     complete = len(named) == len(value) and len(rows) == sum(len(some) for _, some in named)
     return rows if complete else []
