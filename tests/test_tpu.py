@@ -212,5 +212,5 @@ def test_a_quantised_base_stays_in_its_codes(method, base, capsys):
         floats = [math.prod(map(int, dims.split(","))) for dims in FLOATS.findall(text)]
         assert 0 < max(floats) < SMALL.layers * SMALL.width**2
         assert f"{'s8' if base == 'int8' else 'u8'}[{SMALL.layers}," in text
-        # XLA lays the codes of nf4 out anew before the loop: 4 bits a number.
-        assert memory.temporaries < in_float / 2
+        # Less than the codes themselves: XLA does not lay them out anew before the loop.
+        assert memory.temporaries < in_float * (8 if base == "int8" else 4) / 16
