@@ -27,7 +27,7 @@ from jaxtyping import Int
 
 from safety_jax.data.examples import Examples
 
-WORTH = 0.02  # share of the tokens that an opening must save
+WORTH = 0.05  # share of the tokens that an opening must save
 ROW_MULTIPLE = 128  # rows that must be longer than asked for are a multiple of this: whole blocks
 
 
