@@ -1,8 +1,10 @@
 """Two processes with four devices each: the numbers of one process with eight, and a killed one.
 
 Floats of two processes differ from those of one in their last bits, because Gloo adds over devices
-in another order than XLA does inside a process. Between runs of two processes there is no such
-difference: what was killed and started again ends with the same bits.
+in another order than XLA does inside a process. Adam with its usual epsilon divides what is next to
+nothing by itself and so makes whole steps out of last bits; a larger epsilon keeps them last bits.
+Between runs of two processes there is no such difference: what was killed and started again ends
+with the same bits.
 """
 
 import json
@@ -85,6 +87,9 @@ def configs(inputs, given, answers, model, rows, tmp_path_factory) -> dict:  # n
             },
         ),
     }
+    for config in made.values():
+        if "optim" in config:
+            config.optim.epsilon = 1e-3
     return made
 
 
@@ -146,24 +151,23 @@ def numbers(folder: Path) -> list[dict]:
     ]
 
 
-def assert_same_weights(stage: str, alone: Path, together: Path, weights: str, atol: float):
+def assert_same_weights(stage: str, alone: Path, together: Path, weights: str):
     found, expected = (load_file(f / stage / "export" / weights) for f in (together, alone))
     assert found.keys() == expected.keys()
     for name, leaf in expected.items():
-        np.testing.assert_allclose(found[name], leaf, atol=atol, err_msg=name)
+        np.testing.assert_allclose(found[name], leaf, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("stage", "weights", "atol"),
+    ("stage", "weights"),
     [
-        ("sft", "adapter_model.safetensors", 1e-5),
-        # Adam divides by the root of second moments, which are next to nothing in the first steps.
-        ("dpo", "adapter_model.safetensors", 5e-4),
-        ("reward", "model.safetensors", 5e-4),
+        ("sft", "adapter_model.safetensors"),
+        ("dpo", "adapter_model.safetensors"),
+        ("reward", "model.safetensors"),
     ],
 )
-def test_training_is_the_same(stage, weights, atol, alone, together):
+def test_training_is_the_same(stage, weights, alone, together):
     one, two = numbers(alone / stage), numbers(together / stage)
     assert [row.keys() for row in two] == [row.keys() for row in one]
     for mine, theirs in zip(two, one, strict=True):
@@ -171,7 +175,7 @@ def test_training_is_the_same(stage, weights, atol, alone, together):
         # Sums over two processes are taken in another order, and the weights then drift apart.
         for name in {"loss", "eval/loss", "grad_norm"} & mine.keys():
             np.testing.assert_allclose(mine[name], theirs[name], rtol=1e-4, err_msg=name)
-    assert_same_weights(stage, alone, together, weights, atol)
+    assert_same_weights(stage, alone, together, weights)
 
 
 @pytest.mark.slow
@@ -191,7 +195,7 @@ def test_a_round_of_raft_is_the_same(alone, together):
                 assert row["choice"] == expected["choice"]
                 for name in ("responses", "prompt_number"):
                     assert row[name] == expected[name]
-    assert_same_weights("raft", alone, together, "adapter_model.safetensors", 5e-4)
+    assert_same_weights("raft", alone, together, "adapter_model.safetensors")
 
 
 @pytest.mark.slow
@@ -218,7 +222,7 @@ def test_a_tampering_is_the_same(alone, together):
     weights = [next(f.glob("tamper/tampering/*/export/*.safetensors")) for f in (alone, together)]
     found, expected = map(load_file, weights)
     for name, leaf in expected.items():
-        np.testing.assert_allclose(found[name], leaf, atol=5e-4, err_msg=name)
+        np.testing.assert_allclose(found[name], leaf, atol=1e-5, err_msg=name)
     assert not list(together.glob("tamper/tampering/*/checkpoints"))
 
 
