@@ -5,8 +5,9 @@
         --config.evaluate.data=FOLDER --workdir=runs/report
 
 Models: Hugging Face folders, hub ids, GGUF files or PEFT folders. half=runs/sit/export?strength=0.5
-scales an adapter. `--config.evaluate.responses=NAME=FOLDER_OR_FILE,...` reads existing answers
-instead; their prompts must equal the set's, row by row.
+scales an adapter, ?base=nf4 quantises the base of that model. `--config.evaluate.responses=` with
+NAME=FOLDER_OR_FILE,... reads existing answers instead; their prompts must equal the set's, row by
+row.
 Sets: names (I-CoNa, XSTest, HarmBench, ...: `evaluation/sets/catalogue.py`), whose files are found
 below `evaluate.data`; files of your own with `?kind=unsafe&columns=...`; or any source read as a
 named set, such as Safe to Serve's `tfds:openbookqa:train+validation?as=OpenBookQA`.

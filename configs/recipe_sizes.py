@@ -95,9 +95,12 @@ def slice_of(config: ConfigDict):
 
 
 def compare(config: ConfigDict, names: dict) -> tuple[str, ...]:
-    """One report on all sweeps, and their curves beside each other; the steps."""
+    """One report on all sweeps, whose adapters answer on bases like those that they were trained
+    on, and their curves beside each other; the steps."""
     sweeps = ",".join(f"{name}=@sweep_{name}/." for name in names)
-    config.report.evaluate.models = sweeps
+    config.report.evaluate.models = ",".join(
+        f"{name}=@sweep_{name}/.?base={config[f'sweep_{name}'].model.base}" for name in names
+    )
     config.curve = curve.get_config()
     config.curve.curve.sweep = sweeps
     config.curve.curve.report = "@report/."

@@ -98,8 +98,13 @@ def test_what_does_not_match(given):
     assert len(curve.match(runs, facts, "data.safety_rows")) == 6
     with pytest.raises(DataError, match=r"rows0_seed0 of the sweep changes data.safety_rows, too"):
         curve.match(runs, facts, "lora.rank")
-    del facts["models"]["n.rows50_seed1"]
+    one = facts["models"].pop("n.rows50_seed1")
     with pytest.raises(DataError, match="rows50_seed1 of the sweep is not in the report"):
+        curve.match(runs, facts, "data.safety_rows")
+    facts["models"]["half"] = one | {"path": f"{one['path']}?strength=0.5"}
+    assert "half" in {run.model for run in curve.match(runs, facts, "data.safety_rows")}
+    facts["models"]["on_nf4"] = one | {"path": f"{one['path']}?base=nf4"}
+    with pytest.raises(DataError, match="rows50_seed1 of .* more than once, as half, on_nf4"):
         curve.match(runs, facts, "data.safety_rows")
     with pytest.raises(ConfigError, match="no sweep.json with finished runs"):
         sweep_record.read(given)
@@ -174,6 +179,10 @@ def test_a_sweep_is_spread_into_its_runs(given):
     found = sweep_record.spread({"base": "some/model", "n": str(given / "sweep")})
     assert found["base"] == "some/model" and len(found) == 7
     assert found["n.rows50_seed1"] == str(given / "sweep/runs/rows50_seed1/export")
+    quantised = sweep_record.spread({"n": f"{given}/sweep?base=nf4"})
+    assert quantised == {
+        name: f"{place}?base=nf4" for name, place in found.items() if name != "base"
+    }
     with pytest.raises(ConfigError, match=r"two models are called 'n.rows50_seed1', one of them"):
         sweep_record.spread({"n.rows50_seed1": "some/model", "n": str(given / "sweep")})
 

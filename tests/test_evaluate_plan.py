@@ -6,9 +6,7 @@ import pytest
 
 from configs import evaluate as evaluate_config
 from safety_jax.base.errors import UserError
-from safety_jax.stages import (
-    evaluate,
-)
+from safety_jax.stages import evaluate
 from tests.evaluation_runs import configure, given, inputs, report  # noqa: F401
 
 

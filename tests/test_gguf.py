@@ -296,7 +296,7 @@ def test_a_tokenizer_that_cannot_be_used_may_be_replaced(settings, message, tmp_
         cases.read_config("llama_tied") | {"vocab_size": 440},
         change=lambda writer: gguf_files.add_tokenizer(writer, content, **settings),
     )
-    how = {"compute_dtype": jnp.float32, "backend": "xla", "remat": "none"}
+    how = {"kernels": "stored", "compute_dtype": jnp.float32, "backend": "xla", "remat": "none"}
     with pytest.raises(CheckpointError) as raised:
         model_folder.open_model(str(file), one_device, own_tokenizer="", **how)
     assert str(file) in str(raised.value) and message in str(raised.value)

@@ -1,6 +1,8 @@
 """The loaded model: a tree of arrays with all else static, read from a folder or an adapter's."""
 
 import dataclasses
+import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +103,13 @@ def folders(small_model, tmp_path_factory):
 
 def opened(path, mesh):
     return model_folder.open_model(
-        str(path), mesh, own_tokenizer="", compute_dtype=jnp.float32, backend="xla", remat="none"
+        str(path),
+        mesh,
+        own_tokenizer="",
+        kernels="stored",
+        compute_dtype=jnp.float32,
+        backend="xla",
+        remat="none",
     )
 
 
@@ -141,11 +149,44 @@ def test_an_adapter_is_as_strong_as_asked(strength, folders, one_device):
     ("spec", "what"),
     [("adapter?strength=much", "'much'; expected a number above 0"),
      ("adapter?strength=-1", "'-1'; expected a number above 0"),
-     ("full?strength=0.5", "only an adapter has a strength")],
+     ("full?strength=0.5", "only an adapter has a strength"),
+     ("full?base=nf5", "base 'nf5'; expected stored, int8, nf4"),
+     ("adapter?base=nf4&base=int8", "'base=int8'; expected strength=NUMBER and base="),
+     ("adapter?strength=0.5&rank=2", "'rank=2'; expected strength=NUMBER and base=FORMAT")],
 )  # fmt: skip
-def test_a_strength_that_cannot_be_is_refused(spec, what, folders, one_device):
+def test_what_cannot_be_asked_of_a_folder_is_refused(spec, what, folders, one_device):
     with pytest.raises(ConfigError, match=what):
         opened(folders / spec, one_device)
+
+
+def test_a_model_has_a_base_of_its_own(folders, one_device):
+    """Quantised or not as it says itself, and answers of one are none of the other's."""
+    stored, quantised = (opened(folders / f"adapter{q}", one_device) for q in ("", "?base=int8"))
+    weak = opened(f"{folders / 'adapter'}?strength=0.5&base=int8", one_device)
+    assert len({one.weights_sha256 for one in (stored, quantised, weak)}) == 3
+    config, execution = stored.config, stored.execution
+    weights = hf.load(folders / "full", config, execution.mesh, jnp.float32, "int8")
+    expected = whole_logits(dataclasses.replace(stored.load(jnp.float32), weights=weights), IDS)
+    with answering.Speakers(jnp.float32) as speakers:
+        first = whole_logits(speakers.load(stored), IDS)
+        held = speakers.load(quantised)
+        np.testing.assert_array_equal(whole_logits(held, IDS), expected)
+        assert speakers.load(weak).weights is held.weights
+    assert np.abs(first - expected).max() > 1e-4
+
+
+def test_an_adapter_on_another_base_than_it_learned_on(folders, one_device, tmp_path):
+    """What it learned on is in the config beside its export; elsewhere nobody knows."""
+    learned = tmp_path / "run" / "export"
+    shutil.copytree(folders / "adapter", learned)
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"model": {"base": "int8"}}))
+    specs = {"same": "?base=int8", "stored": "", "half": "?strength=0.5"}
+    models = {name: opened(f"{learned}{spec}", one_device) for name, spec in specs.items()}
+    models |= {name: opened(folders / name, one_device) for name in ("full", "adapter")}
+    told = answering.other_bases(models)
+    assert [line.split()[1] for line in told] == ["stored", "half"]
+    assert told[0].endswith("run/export?base=int8") and "held as int8, and answers on" in told[0]
+    assert told[1].endswith("?strength=0.5&base=int8")
 
 
 def test_adapters_over_one_base_read_it_once(folders, one_device, monkeypatch):
@@ -153,7 +194,7 @@ def test_adapters_over_one_base_read_it_once(folders, one_device, monkeypatch):
     expected = [whole_logits(one.load(jnp.float32), IDS) for one in (adapted, full)]
     read, load = [], hf.load
     monkeypatch.setattr(hf, "load", lambda folder, *how: read.append(folder) or load(folder, *how))
-    with answering.Speakers(jnp.float32, "stored") as speakers:
+    with answering.Speakers(jnp.float32) as speakers:
         first = speakers.load(adapted)
         found = [whole_logits(first, IDS)]
         second = speakers.load(full)

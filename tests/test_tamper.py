@@ -223,7 +223,7 @@ def test_training_moves_the_answers_and_leaves_no_weights(inputs, rows, tmp_path
     (export,) = folder.glob("tampering/*/export")
     opened = open_model(
         str(export), tamper.devices.build_mesh(configure(inputs, rows)), own_tokenizer="",
-        compute_dtype=jnp.float32, backend="xla", remat="none",
+        kernels="stored", compute_dtype=jnp.float32, backend="xla", remat="none",
     )  # fmt: skip
     assert opened.adapter == export and opened.folder == inputs / "model"
 

@@ -50,11 +50,12 @@ def load(
         str(path),
         mesh,
         own_tokenizer=tokenizer,
+        kernels=base,
         compute_dtype=kind,
         backend=attention,
         remat="none",
     )
-    return folder.load(kind, base)
+    return folder.load(kind)
 
 
 def lora(

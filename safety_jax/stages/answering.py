@@ -1,7 +1,8 @@
 """How stages let a model answer: a config's groups become a plan of decoding."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,13 +12,14 @@ from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
-from safety_jax.base.errors import NotFiniteError
+from safety_jax.base import files
+from safety_jax.base.errors import ConfigError, NotFiniteError
 from safety_jax.data import thoughts
 from safety_jax.models import finite, multi_lora
 from safety_jax.models.decoding import generation
 from safety_jax.models.decoding.ends import endings
 from safety_jax.models.execution import float_type
-from safety_jax.models.folders.model_folder import ModelFolder, open_model
+from safety_jax.models.folders.model_folder import KERNELS, ModelFolder, open_model
 from safety_jax.models.llama import parameters
 from safety_jax.models.model import Model
 
@@ -32,10 +34,35 @@ def open_speaker(config: ConfigDict, path: str, mesh: Mesh) -> ModelFolder:
         path,
         mesh,
         own_tokenizer=config.model.tokenizer,
+        kernels=config.model.base,
         compute_dtype=float_type("model.compute_dtype", config.model.compute_dtype),
         backend=config.model.attention,
         remat="none",
     )
+
+
+def other_bases(opened: Mapping[str, ModelFolder]) -> list[str]:
+    """A sentence for each adapter that a run here trained on other kernels than it answers on."""
+    found = []
+    for name, one in opened.items():
+        trained = None if one.adapter is None else _trained_on(one.adapter)
+        if trained not in (None, one.kernels):
+            found.append(
+                f"note: {name} was trained on a base held as {trained}, and answers on one held as "
+                f"{one.kernels}; to ask it on what it learned on: {one.path}"
+                f"{'&' if '?' in one.path else '?'}base={trained}"
+            )
+    return found
+
+
+def _trained_on(adapter: Path) -> str | None:
+    """What a run of this framework held its base as: its config lies beside its export."""
+    try:
+        group = files.read_object(adapter.parent / "config.json", ConfigError, "").get("model")
+    except (OSError, ConfigError):
+        return None
+    base = group.get("base") if isinstance(group, dict) else None
+    return base if base in KERNELS else None
 
 
 def make_setup(
@@ -92,9 +119,9 @@ class Speakers:
     """Models that answer one after another, or several adapters at once: of two over one base, it
     is read once, and no two bases are ever held."""
 
-    def __init__(self, dtype: DTypeLike, kernels: str):
+    def __init__(self, dtype: DTypeLike):
         """Args: see `ModelFolder.load`."""
-        self._dtype, self._kernels = dtype, kernels
+        self._dtype = dtype
         self._last: tuple[ModelFolder, Model] | None = None
 
     def load(self, opened: ModelFolder) -> Model:
@@ -102,13 +129,13 @@ class Speakers:
         weights = None
         if self._last is not None:
             before, model = self._last
-            if before.folder.resolve() == opened.folder.resolve():
+            if opened.shares_base(before):
                 weights = model.weights
                 release(model.adapters)
             else:
                 release(model)
         self._last = None
-        found = opened.load(self._dtype, self._kernels, weights)
+        found = opened.load(self._dtype, weights)
         self._last = opened, found
         return found
 

@@ -81,7 +81,7 @@ def make_searcher(
         opened.tokenizer, opened.config.vocabulary_size, config.attack.tokens
     )
     dtype = float_type("model.parameter_dtype", config.model.parameter_dtype)
-    model = opened.load(dtype, config.model.base)
+    model = opened.load(dtype)
     return Searcher(
         model, goals, start, allowed, read_settings(config), read_pace(config), together=together
     )

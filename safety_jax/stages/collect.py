@@ -170,7 +170,7 @@ def sample(
     )
     if samples.done < len(asked):
         dtype = float_type("model.parameter_dtype", config.model.parameter_dtype)
-        model = opened.load(dtype, config.model.base)
+        model = opened.load(dtype)
         with layout.lent(model) as speaker:
             sampling.fill(
                 samples, asked, speaker, setup, seed=config.seed, block=block, title="answering"

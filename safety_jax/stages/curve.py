@@ -22,6 +22,7 @@ from safety_jax.data import source_spec
 from safety_jax.evaluation.measures import crossed, curves, model_curves
 from safety_jax.evaluation.measures.curves import EvaluatedRun
 from safety_jax.evaluation.measures.model_curves import ModelCurves
+from safety_jax.models.folders import model_folder
 from safety_jax.report import crossed as table_pages
 from safety_jax.report import curves as curve_pages
 from safety_jax.report import model_curves as model_pages
@@ -143,11 +144,11 @@ def match(runs: list[FinishedRun], report: Mapping[str, Any], axis: str) -> list
             f"curve.axis is {SEED}, over which intervals are taken; expected another key of the "
             "sweep's axes"
         )
-    models = {
-        str(files.expand(facts["path"]).resolve()): name
-        for name, facts in report["models"].items()
-        if facts.get("path")
-    }
+    models: dict[Path, list[str]] = {}
+    for name, facts in report["models"].items():
+        if facts.get("path"):
+            folder, _ = model_folder.split_spec(facts["path"])
+            models.setdefault(files.expand(folder).resolve(), []).append(name)
     found, values = [], of_axis(runs, axis)
     for one, value in zip(runs, values, strict=True):
         others = one.changes.keys() - {axis, SEED}
@@ -157,14 +158,19 @@ def match(runs: list[FinishedRun], report: Mapping[str, Any], axis: str) -> list
                 f"run {one.name} of the sweep {what}; expected runs that differ in {axis} and "
                 "seed: name another curve.axis, or sweep the other key apart"
             )
-        model = models.get(str(one.export.resolve()))
-        if model is None:
+        names = models.get(one.export.resolve(), [])
+        if len(names) > 1:
+            raise DataError(
+                f"run {one.name} of the sweep is in the report more than once, as "
+                f"{', '.join(names)}; expected one model for each run: evaluate the others apart"
+            )
+        if not names:
             raise DataError(
                 f"run {one.name} of the sweep is not in the report; evaluate the sweep again: "
                 "--config.evaluate.models=n=FOLDER, the sweep's"
             )
         value = value if isinstance(value, str) else float(value)
-        found.append(EvaluatedRun(value, one.seed, model))
+        found.append(EvaluatedRun(value, one.seed, names[0]))
     if len({one.value for one in found}) < 2:
         raise DataError(
             f"all runs of the sweep have {found[0].value} for {axis}; expected two values or more "

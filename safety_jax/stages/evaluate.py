@@ -215,7 +215,7 @@ def describe(
         },
         preferences=preferences,
         notes=[
-            *plan.left_out,
+            *plan.notes,
             *(note for name, found in done.items() for note in task_results.notes(found, name)),
         ],
     )

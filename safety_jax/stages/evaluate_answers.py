@@ -17,10 +17,8 @@ from safety_jax.evaluation.answers.responses import Response
 from safety_jax.evaluation.harness import lm_eval_tasks, task_results
 from safety_jax.evaluation.harness.loglikelihood import RequestLimits
 from safety_jax.evaluation.sets.items import CONVERSATION, Set
-from safety_jax.models import quantised
 from safety_jax.models.decoding import layout
 from safety_jax.models.execution import float_type
-from safety_jax.models.folders.model_folder import ModelFolder
 from safety_jax.models.model import Model
 from safety_jax.stages import answering, evaluate_batches, groups, texts
 from safety_jax.stages.evaluate_plan import EvaluationPlan
@@ -39,7 +37,7 @@ def answer(
     found = {name: {of: list(rows) for of, rows in by.items()} for name, by in plan.read.items()}
     kept = {name: open_files(config, place, plan, name, primary) for name in plan.opened}
     dtype = float_type("model.parameter_dtype", config.model.parameter_dtype)
-    with answering.Speakers(dtype, config.model.base) as speakers:
+    with answering.Speakers(dtype) as speakers:
         for names in evaluate_batches.over_one_base(plan.opened):
             for of in plan.sets:
                 for batch in evaluate_batches.together(config, plan, kept, of, names):
@@ -155,7 +153,7 @@ def run_tasks(
         texts.rules(config),
     )
     if primary:
-        protocol = plan.tasks.protocol(held_weights(config, plan.opened[name]))
+        protocol = plan.tasks.protocol(plan.opened[name].weights_sha256)
         task_results.write(task_file(place, name), protocol, found)
 
 
@@ -164,15 +162,9 @@ def task_file(place: workdir.Workdir, name: str) -> Path:
     return place.path / TASKS / files.file_name(name, ".json")
 
 
-def held_weights(config: ConfigDict, opened: ModelFolder) -> str:
-    """A model's weights, and what their kernels are quantised to."""
-    base = config.model.base
-    return opened.weights_sha256 + ("" if base == quantised.STORED else f" in {base}")
-
-
 def read_tasks(
     config: ConfigDict, place: workdir.Workdir, plan: EvaluationPlan, name: str
 ) -> dict[str, Any] | None:
     """The results of a model's tasks that are kept; None where they are not."""
-    protocol = plan.tasks.protocol(held_weights(config, plan.opened[name]))
+    protocol = plan.tasks.protocol(plan.opened[name].weights_sha256)
     return task_results.read(task_file(place, name), protocol)

@@ -40,7 +40,7 @@ def over_one_base(opened: Mapping[str, ModelFolder]) -> list[list[str]]:
     """The names of models by their base, in the order in which bases come up."""
     found: dict[object, list[str]] = {}
     for name, one in opened.items():
-        found.setdefault(one.folder.resolve(), []).append(name)
+        found.setdefault(one.base_weights, []).append(name)
     return list(found.values())
 
 
@@ -70,7 +70,7 @@ def together(
         if len(several) < 2 or reading.shared(asked.ids, 0) > settings.max_new_tokens:
             continue
         prompts = max(map(len, file.left())) // of.answers
-        shares = (plan.opened[name].adapter_share(dtype, config.model.base) for name in several)
+        shares = (plan.opened[name].adapter_share(dtype) for name in several)
         count = adapters_in_batch(
             prompts * max(settings.candidates, settings.beams),
             pace.lanes,

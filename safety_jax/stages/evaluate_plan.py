@@ -44,7 +44,8 @@ class EvaluationPlan:
         stored: cards of judges whose scores stand beside the answers.
         tasks: of lm-evaluation-harness, for the models that answer.
         preference: the judge that holds answers side by side; None without one.
-        left_out: sentences of how many prompts were left out, and why.
+        notes: sentences on how many prompts were left out and why, and on what else a reader of the
+            report should know.
     """
 
     mesh: Mesh
@@ -58,7 +59,7 @@ class EvaluationPlan:
     choice: assemble.ReportChoice
     models: Mapping[str, str]
     preference: PlannedJudge | None
-    left_out: Sequence[str]
+    notes: Sequence[str]
 
     @property
     def cards(self) -> dict[str, JudgeCard]:
@@ -72,7 +73,7 @@ class EvaluationPlan:
             + ", ".join(f"{n} ({p})" for n, p in self.models.items()),
             f"{len(self.cards)} judges: {', '.join(self.cards) or 'none'}",
         ]
-        lines += self.left_out
+        lines += self.notes
         if self.preference:
             lines.append(f"answers side by side, in both orders: {self.preference.card.model}")
         return "\n".join(lines)
@@ -132,7 +133,7 @@ def make_plan(config: ConfigDict, title: str) -> EvaluationPlan:
         choice=assemble.check(report_choice(config, title), list(everyone), judges),
         models=everyone,
         preference=plan_preference(config, mesh),
-        left_out=told,
+        notes=[*told, *answering.other_bases(opened)],
     )
 
 

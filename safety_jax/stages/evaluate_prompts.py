@@ -16,7 +16,6 @@ from safety_jax.data.text_rules import AS_TEXT, TextRules
 from safety_jax.evaluation.answers.responses import Protocol
 from safety_jax.evaluation.sets import subsets
 from safety_jax.evaluation.sets.items import CHOICE, CONVERSATION, Set
-from safety_jax.models import quantised
 from safety_jax.models.decoding import generation
 from safety_jax.models.folders.model_folder import ModelFolder
 from safety_jax.stages import answering, texts
@@ -119,8 +118,9 @@ def _decoding(config: ConfigDict, group: ConfigDict, of: Set) -> dict[str, Any]:
         found: dict[str, Any] = {"read": "likelihood"}
     else:
         found = {**group.to_dict(), "stop": list(group.stop)}
-    found |= {"weights": config.model.parameter_dtype, "activations": config.model.compute_dtype}
-    return found if config.model.base == quantised.STORED else found | {"base": config.model.base}
+    return found | {
+        "weights": config.model.parameter_dtype, "activations": config.model.compute_dtype
+    }  # fmt: skip
 
 
 def _openings(

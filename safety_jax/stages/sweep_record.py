@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from safety_jax.base import files, hosts
 from safety_jax.base.errors import ConfigError
+from safety_jax.models.folders import model_folder
 from safety_jax.stages import groups, training
 from safety_jax.stages.sweep_axes import Variant
 from safety_jax.training import config_record, identity
@@ -137,17 +138,19 @@ def read(folder: Path) -> list[FinishedRun]:
 
 def spread(models: Mapping[str, str]) -> dict[str, str]:
     """Models by name, each sweep among them replaced by its runs: `n=runs/sweep` becomes
-    `n.safety_rows100_seed1=runs/sweep/runs/safety_rows100_seed1/export` and so on.
+    `n.safety_rows100_seed1=runs/sweep/runs/safety_rows100_seed1/export` and so on. What is asked of
+    a sweep, such as `?base=nf4`, is asked of each of its runs.
 
     Raises:
         ConfigError: a sweep without finished runs, or a run with the name of another model.
     """
     found: dict[str, str] = {}
     for name, place in models.items():
-        folder = files.expand(place)
+        place_alone, asked = model_folder.split_spec(place)
+        folder = files.expand(place_alone)
         spread_out = {name: place}
         if (folder / RECORD).is_file():
-            spread_out = {f"{name}.{one.name}": str(one.export) for one in read(folder)}
+            spread_out = {f"{name}.{one.name}": f"{one.export}{asked}" for one in read(folder)}
         if both := found.keys() & spread_out.keys():
             raise ConfigError(
                 f"two models are called {min(both)!r}, one of them a run of a sweep; give the "

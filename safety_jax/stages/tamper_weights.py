@@ -189,7 +189,7 @@ class TamperedWeights:
     def _frozen(self) -> trees.Tree:
         """The model's weights, its own adapter added."""
         dtype = float_type("model.parameter_dtype", self._config.model.parameter_dtype)
-        model = self._opened.load(dtype, self._config.model.base)
+        model = self._opened.load(dtype)
         if model.adapters is None:
             return model.weights
         return jax.jit(lora.merge)(model.weights, model.adapters)

@@ -103,9 +103,9 @@ class TokenWeights:
         @functools.cache
         def proxy() -> Model:
             dtype = float_type("model.parameter_dtype", references.stored_dtype(config, learner))
-            same = learner.folder.resolve() == opened.folder.resolve()
+            same = opened.base_weights == (learner.folder.resolve(), config.model.base)
             base = loaded.frozen if same and learner.adapter is not None else None
-            return opened.load(dtype, config.model.base, base)
+            return opened.load(dtype, base)
 
         facts = {
             "weights": opened.weights_sha256,

@@ -125,7 +125,7 @@ def plan_reading(
         high=span[1],
         threshold=threshold,
         template=template,
-        precision=resources.precision(resources.kernels),
+        precision=resources.precision(found.kernels),
         settings={
             **settings,
             "max_tokens": longest,
@@ -141,7 +141,7 @@ def plan_reading(
     stored = resources.stored()
 
     def load() -> Judge:
-        model = dataclasses.replace(found.load(stored, resources.kernels), ends=())
+        model = dataclasses.replace(found.load(stored), ends=())
         return make(card, dataclasses.replace(reader, model=model))
 
     return PlannedJudge(card, load, None)
@@ -154,6 +154,7 @@ def _open_model(name: str, spec: Spec, resources: Resources) -> ModelFolder:
         spec["path"],
         resources.mesh,
         own_tokenizer="",
+        kernels=resources.kernels,
         compute_dtype=resources.computed(),
         backend=resources.attention,
         remat="none",

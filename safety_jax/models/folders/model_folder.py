@@ -4,7 +4,9 @@ import dataclasses
 import functools
 import hashlib
 import math
+import re
 from pathlib import Path
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -19,6 +21,9 @@ from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hf, hf_config, hub, peft, peft_config, tokenizer_files
 from safety_jax.models.model import Model
 
+KERNELS = (quantised.STORED, *quantised.FORMATS)
+_SPEC = re.compile(r"(?P<place>.*?)\?(?P<query>(?:strength|base)=.*)", re.DOTALL)
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelFolder:
@@ -30,6 +35,7 @@ class ModelFolder:
         adapter: the adapter's folder; None for a full model.
         strength: the adapter's, 1 as it was trained: the base is 0, and between both lies the line
             of WiSE-FT (arXiv 2109.01903).
+        kernels: what the layers' kernels are held as, one of `KERNELS`.
         tokenizer_folders: where the tokenizer came from, see `tokenizer_files.sources`.
     """
 
@@ -37,6 +43,7 @@ class ModelFolder:
     folder: Path
     adapter: Path | None
     strength: float
+    kernels: str
     config: llama.LlamaConfig
     execution: Execution
     tokenizer_folders: tuple[Path, ...]
@@ -44,12 +51,24 @@ class ModelFolder:
 
     @functools.cached_property
     def weights_sha256(self) -> str:
-        """The hash of all weight files that the model is made of, and how strong its adapter is."""
+        """The hash of all weight files that the model is made of, how strong its adapter is, and
+        what its kernels are quantised to."""
         found = hub.shared_fingerprint(self.folder)
+        if self.kernels != quantised.STORED:
+            found = f"{found} in {self.kernels}"
         if self.adapter is None:
             return found
         times = "" if self.strength == 1 else f"*{self.strength!r}"
         return f"{hub.shared_fingerprint(self.adapter)}{times}+{found}"
+
+    def shares_base(self, other: "ModelFolder") -> bool:
+        """Whether both have the same weights below their adapters."""
+        return self.base_weights == other.base_weights
+
+    @property
+    def base_weights(self) -> tuple[Path, str]:
+        """What tells the weights below the adapter apart from others."""
+        return self.folder.resolve(), self.kernels
 
     @functools.cached_property
     def ends(self) -> tuple[int, ...]:
@@ -62,24 +81,19 @@ class ModelFolder:
         files = tokenizer_files.fingerprint(self.tokenizer_folders)
         return hashlib.sha256(f"{files} {self.ends}".encode()).hexdigest()
 
-    def load(
-        self,
-        dtype: DTypeLike,
-        kernels: str = quantised.STORED,
-        weights: trees.Tree | None = None,
-    ) -> Model:
+    def load(self, dtype: DTypeLike, weights: trees.Tree | None = None) -> Model:
         """The model on its mesh, its weights as `dtype`; adapters are float32.
 
         Args:
-            kernels: what the layers' kernels are held as, see `weight_table.load`.
-            weights: those of `folder`, where they were read before.
+            weights: those of the base, where they were read before, see `base_weights`.
 
         Raises:
             CheckpointError: files that do not fit.
-            ConfigError: `kernels` does not fit.
+            ConfigError: the folder's kernels cannot be held as `kernels`.
         """
         if weights is None:
-            weights = hf.load(self.folder, self.config, self.execution.mesh, dtype, kernels)
+            mesh = self.execution.mesh
+            weights = hf.load(self.folder, self.config, mesh, dtype, self.kernels)
         adapters = self.load_adapters()
         return Model(self.config, self.execution, weights, adapters, self.tokenizer, self.ends)
 
@@ -94,12 +108,12 @@ class ModelFolder:
         adapters = peft.load(self.adapter, self.config, self.execution.mesh)[0]
         return dataclasses.replace(adapters, scale=adapters.scale * self.strength)
 
-    def adapter_share(self, dtype: DTypeLike, kernels: str) -> float:
+    def adapter_share(self, dtype: DTypeLike) -> float:
         """Bytes of the adapter for each byte of the base, loaded as `load` does it."""
         if self.adapter is None:
             return 0.0
         size = jnp.dtype(dtype).itemsize
-        base = quantised.weights_bytes(llama.parameters(self.config), size, kernels)
+        base = quantised.weights_bytes(llama.parameters(self.config), size, self.kernels)
         return peft.loaded_bytes(self.adapter) / base
 
 
@@ -108,6 +122,7 @@ def open_model(
     mesh: Mesh,
     *,
     own_tokenizer: str,
+    kernels: str,
     compute_dtype: DTypeLike,
     backend: str,
     remat: str,
@@ -116,19 +131,20 @@ def open_model(
 
     Args:
         path: a Hugging Face folder, hub id or GGUF file; or a PEFT folder, whose
-            `adapter_config.json` names the base, see `peft_config.base_folder`, and may be followed
-            by `?strength=0.5`.
+            `adapter_config.json` names the base, see `peft_config.base_folder`. It may be followed
+            by `?strength=0.5` of an adapter, `?base=nf4`, or both, with `&` between.
         own_tokenizer: a folder; "" for the adapter's, or where that has none, the model's.
+        kernels: one of `KERNELS`, where `path` says nothing of it.
         compute_dtype, backend, remat: see `Execution.build`.
 
     Raises:
         ConfigError, CheckpointError: it cannot be used on this mesh.
     """
-    place, asked, strength = path.partition("?strength=")
-    folder, adapter = hub.resolve(place), None
+    spec = read_spec(path, kernels)
+    folder, adapter = hub.resolve(spec.place), None
     if (folder / hub.ADAPTER).is_file():
         folder, adapter = peft_config.base_folder(folder), folder
-    elif asked:
+    elif spec.strength is not None:
         raise ConfigError(f"model {path}: only an adapter has a strength; name a PEFT folder")
     config = hf_config.read_config(folder)
     llama.shardings(config, mesh)
@@ -137,8 +153,48 @@ def open_model(
     )
     found = tokenizer_files.sources(own_tokenizer, adapter, folder)
     tokens = tokenizer_files.load(found)
-    times = _strength(path, strength) if asked else 1.0
-    return ModelFolder(path, folder, adapter, times, config, execution, found, tokens)
+    strength = 1.0 if spec.strength is None else spec.strength
+    return ModelFolder(
+        path, folder, adapter, strength, spec.kernels, config, execution, found, tokens
+    )
+
+
+class ModelSpec(NamedTuple):
+    """A model as somebody names it: where it is, and what is asked of it; None: nothing."""
+
+    place: str
+    strength: float | None
+    kernels: str
+
+
+def split_spec(path: str) -> tuple[str, str]:
+    """`FOLDER?strength=0.5` as its place, and what follows it, its question mark included."""
+    found = _SPEC.fullmatch(path)
+    return (found["place"], f"?{found['query']}") if found else (path, "")
+
+
+def read_spec(path: str, kernels: str) -> ModelSpec:
+    """Args: see `open_model`.
+
+    Raises:
+        ConfigError: what follows the place cannot be used.
+    """
+    place, query = split_spec(path)
+    asked: dict[str, str] = {}
+    for part in query[1:].split("&") if query else ():
+        name, _, value = part.partition("=")
+        if name not in ("strength", "base") or name in asked:
+            raise ConfigError(
+                f"model {path}: {part!r}; expected strength=NUMBER and base=FORMAT, each once at "
+                "most, with & between them"
+            )
+        asked[name] = value
+    kernels = asked.get("base", kernels)
+    if kernels not in KERNELS:
+        raise ConfigError(f"model {path}: base {kernels!r}; expected {', '.join(KERNELS)}")
+    return ModelSpec(
+        place, _strength(path, asked["strength"]) if "strength" in asked else None, kernels
+    )
 
 
 def _strength(path: str, text: str) -> float:
