@@ -98,8 +98,10 @@ def compare(config: ConfigDict, names: dict) -> tuple[str, ...]:
     """One report on all sweeps, whose adapters answer on bases like those that they were trained
     on, and their curves beside each other; the steps."""
     sweeps = ",".join(f"{name}=@sweep_{name}/." for name in names)
+    bases = {name: config[f"sweep_{name}"].model.base for name in names}
     config.report.evaluate.models = ",".join(
-        f"{name}=@sweep_{name}/.?base={config[f'sweep_{name}'].model.base}" for name in names
+        f"{name}=@sweep_{name}/." + (f"?base={base}" if base != "stored" else "")
+        for name, base in bases.items()
     )
     config.curve = curve.get_config()
     config.curve.curve.sweep = sweeps

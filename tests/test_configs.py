@@ -129,6 +129,19 @@ def test_every_config_file_is_tested():
     assert whole == set(ARGUMENTS) == set(config_files.available())
 
 
+def test_adapters_of_all_sizes_answer_on_what_they_learned_on():
+    for argument, bases in (("curve,sizes", {"int8", "nf4"}), ("curve,smollm2,sizes", {"stored"})):
+        config = load("recipe", argument)
+        asked = {}
+        for spec in config.report.evaluate.models.split(","):
+            name, _, path = spec.partition("=")
+            place, _, base = path.partition("?base=")
+            assert place == f"@sweep_{name}/."
+            asked[name] = base or config.report.model.base
+        assert asked == {name: config[f"sweep_{name}"].model.base for name in asked}
+        assert set(asked.values()) == bases
+
+
 def own_keys(name: str, config: ConfigDict) -> dict:
     """Keys and values; of a recipe without those of its steps, which are configs of other files."""
     steps = config.recipe.steps if name == "recipe" else ()
