@@ -35,7 +35,7 @@ def configure(given: Path, **overrides):  # noqa: F811
     return config.lock()
 
 
-def test_answers_become_pairs_kept_and_labelled_answers(given, tmp_path):  # noqa: F811
+def test_answers_become_pairs_kept_and_labelled_answers(given, tmp_path, capsys):  # noqa: F811
     """Random words refuse nothing: every answer to the unsafe prompts is unsafe by `complies`."""
     first = read_lines(given / "ordinary.jsonl")[0]["instruction"]
     (tmp_path / "tests.jsonl").write_text(json.dumps({"prompt": first}) + "\n")
@@ -43,6 +43,8 @@ def test_answers_become_pairs_kept_and_labelled_answers(given, tmp_path):  # noq
     config = configure(given, **{"data.decontaminate": (tests,)})
     folder = tmp_path / "own"
     collect.run(config, str(folder))
+    said = capsys.readouterr().out
+    assert "\n1 prompts are left out: unusable or not to be learned\n" in said
     pairs = [row for name in collect.PAIRS.values() for row in read_lines(folder / name)]
     kept = read_lines(folder / collect.KEPT)
     assert [pair["category"] for pair in pairs] == ["unsafe"] * 20 + ["ordinary"] * 9

@@ -6,8 +6,21 @@ import pytest
 
 from configs import evaluate as evaluate_config
 from safety_jax.base.errors import UserError
-from safety_jax.stages import evaluate
+from safety_jax.stages import evaluate, evaluate_plan
 from tests.evaluation_runs import configure, given, inputs, report  # noqa: F401
+
+
+def test_what_is_planned_is_said_a_line_each(given):  # noqa: F811
+    """With the rows that a set's own option leaves out."""
+    (given / "gap.jsonl").write_text('{"prompt": "a"}\n{"prompt": null}\n')
+    sets = (f"{given}/gap.jsonl?kind=unsafe&bad_rows=skip", f"{given}/safe.jsonl?kind=safe")
+    values = {"evaluate.sets": sets, "evaluate.judges": ("refusal",)}
+    said = evaluate_plan.make_plan(configure(given, **values), "title").describe().splitlines()
+    assert said == [
+        "2 sets:", "  gap   1", "  safe  7",
+        "2 models:", f"  base   {given}/base", f"  tuned  {given}/tuned",
+        "1 judges: refusal", "gap: 1 rows are left out by bad_rows=skip: they cannot be used.",
+    ]  # fmt: skip
 
 
 def test_stored_scores_are_a_judge(given, tmp_path):  # noqa: F811

@@ -211,6 +211,21 @@ def test_broken_files(tmp_path, content, message):
         read_existing(str(path), [ask("S", "p")], KEY, "row")
 
 
+def test_no_answer_is_left_out_for_the_asking(tmp_path):
+    """Every prompt has an answer, so that leaving rows out is no way on."""
+    path = tmp_path / "answers.jsonl"
+    rows = [{"prompt": f"p{i}", "response": None if i == 1 else "a"} for i in range(3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = ask("S", "p0", "p1", "p2")
+    with pytest.raises(DataError, match="line 2: 'response' is null; .*; mend the row$"):
+        read_existing(str(path), [asked], KEY, "row")
+    for match in ("row", "prompt"):
+        with pytest.raises(DataError, match=r"\(1 rows were left out by bad_rows=skip, the first"):
+            read_existing(f"{path}?bad_rows=skip", [asked], KEY, match)
+    (found,) = read_existing(f"{path}?bad_rows=skip", [ask("S", "p0", "p2")], KEY, "row").values()
+    assert len(found) == 2
+
+
 def test_hostile_files(tmp_path):
     asked = ask("S", *[f"p{i}" for i in range(2_000)])
     path = tmp_path / "answers.csv"

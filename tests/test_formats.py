@@ -245,6 +245,99 @@ def test_what_changes_a_question_and_is_not_read_is_refused(more, message, rows)
         read_pairs(rows(nested))
 
 
+def test_files_inside_a_row_are_refused_under_any_name(rows):
+    picture = {"bytes": "68 bytes", "path": "a.png"}
+    for more in ({"figure": picture}, {"pages": [picture, picture]}):
+        (column,) = more
+        row = {"messages": turns(ASK, BETTER)} | more
+        with pytest.raises(DataError, match=f"'{column}' is something to see.*without={column}"):
+            read_records(rows(row))
+        assert len(read_records(rows(row, options=f"?without={column}"))) == 1
+    assert len(read_records(rows({"prompt": Q, "response": A, "size": {"bytes": 4}}))) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "ours"),
+    [
+        ({"instruction": Q, "Input": "birds", "output": A}, "Input", "input"),
+        ({"prompt": Q, "response": A, "System Prompt": "Be."}, "System Prompt", "system_prompt"),
+        ({"prompt": Q, "response": A, "Is Safe": False}, "Is Safe", "is_safe"),
+        ({"prompt": Q, "response": A, "isSafe": False}, "isSafe", "is_safe"),
+        ({"prompt": Q, "completion": A, " label": False}, " label", "label"),
+    ],
+)
+def test_a_column_that_is_nearly_one_that_counts_is_not_passed_over(row, column, ours, rows):
+    with pytest.raises(DataError, match=f"column {column!r} is not read, and {ours!r} would be"):
+        read_records(rows({"prompt": Q, "response": A} if "prompt" in row else
+                          {"instruction": Q, "output": A}, row))  # fmt: skip
+    assert len(read_records(rows(row, options=f"?without={column}"))) == 1
+    renamed = rows(row, options=f"?columns={ours}:{column}")
+    if row[column] is False:
+        with pytest.raises(DataError, match="no usable row"):
+            read_records(renamed)
+    else:
+        (found,) = read_records(renamed)
+        assert row[column] in (found.context, found.messages[0].content)
+
+
+def test_verdicts_that_do_not_count_and_other_columns_may_have_any_spelling(rows):
+    row = {"prompt": Q, "response": A, "Is Safe": False, "Category": "birds", "Context": "x"}
+    assert len(read_prompts(rows(row))) == 1
+    both = {"prompt": Q, "response": A, "label": "x", "Label": "y"}
+    assert len(read_records(rows(both))) == 1
+
+
+def test_tools_under_another_spelling_are_refused_too(rows):
+    row = {"messages": turns(ASK, BETTER), "Tools": [{"type": "function"}]}
+    with pytest.raises(DataError, match="'Tools' is not read.*; add without=Tools to the source"):
+        read_records(rows(row))
+
+
+def test_columns_that_are_nearly_those_of_a_format_are_named(rows):
+    row = {"Prompt": Q, "Response ": A}
+    with pytest.raises(DataError, match="'Response '; add columns=prompt:Prompt,response:Respon"):
+        read_records(rows(row))
+    (found,) = read_records(rows(row, options="?columns=prompt:Prompt,response:Response "))
+    assert found.messages == (ASK, BETTER)
+
+
+def test_what_dollys_rows_are_about_belongs_to_their_prompts(rows):
+    (found,) = read_prompts(rows({"instruction": Q, "context": "A forest.", "response": A}))
+    assert (found.messages, found.context) == ((ASK,), "A forest.")
+    (found,) = read_prompts(rows({"instruction": Q, "input": "", "context": "x", "output": A}))
+    assert found.context == ""
+
+
+def test_an_input_of_spaces_is_none(rows):
+    (found,) = read_records(rows({"instruction": Q, "input": " \n", "output": A}))
+    assert found.context == ""
+
+
+def test_pairs_whose_scores_prefer_nothing_or_the_other_answer(rows):
+    names = ("score_chosen", "score_rejected"), ("chosen-rating", "rejected-rating")
+    pair = {"prompt": Q, "chosen": A, "rejected": B}
+    for chosen, rejected in names:
+        tie = rows(pair, pair | {chosen: 8.5, rejected: "8.5"})
+        assert len(read_pairs(tie)) == 1
+        (left,) = tie.left_out
+        assert left.unwanted and "neither answer is preferred" in left.why
+        wrong = pair | {chosen: 3, rejected: 8}
+        with pytest.raises(DataError, match="the scores prefer the rejected answer; add without="):
+            read_pairs(rows(pair, wrong))
+        with pytest.raises(DataError, match="the scores prefer the rejected answer"):
+            read_labelled(rows(wrong))
+        assert len(read_pairs(rows(wrong, options=f"?without={chosen},{rejected}"))) == 1
+        assert len(read_pairs(rows(pair | {chosen: 8, rejected: None}))) == 1
+        assert len(read_records(rows(wrong))) == 1, "its chosen answer is what is learned"
+
+
+def test_an_answer_of_a_pair_ends_with_the_assistant(rows):
+    longer = turns(ASK, BETTER, AGAIN)
+    for chosen, rejected in ((longer, turns(ASK, WORSE)), (turns(ASK, BETTER), longer)):
+        with pytest.raises(DataError, match="an answer ends with the user; expected the assistant"):
+            read_pairs(rows({"chosen": chosen, "rejected": rejected}))
+
+
 def test_empty_or_other_values_under_such_names_are_passed_over(rows):
     for more in ({"images": []}, {"tools": None}, {"tools": "hammer"}, {"tools": "[]"},
                  {"image": ""}, {"chat_template_kwargs": {}}):  # fmt: skip
@@ -299,6 +392,10 @@ def test_a_thought_stands_before_its_answer(rows):
         ({"from": "observation", "value": "12"}, "is the observation's; no template"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": "x"}]},
          "'content' has a part of the type 'image_url'; expected text alone"),
+        ({"role": "user", "content": [{"type": "image", "text": ""}, *parts(Q)]},
+         "'content' has a part of the type 'image'; expected text alone"),
+        ({"role": "assistant", "content": A, "thinking": [{"text": "Dark."}]},
+         "its thought is list; expected text in reasoning_content, reasoning, thinking"),
         ({"role": ["user"], "content": Q}, "'role' is list; expected text"),
         ({"role": "assistant", "content": {"a": 1}}, "'content' is dict; expected text"),
         ({"role": "assistant", "content": A, "weight": 0.5}, "'weight' is 0.5; expected 0 or 1"),

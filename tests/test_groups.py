@@ -290,6 +290,26 @@ def test_bbq_by_arithmetic(asked):
     assert nobody["amb_bias_score"]["value"] is None
 
 
+@pytest.mark.parametrize("shares", [(0.5, 0.3, 0.2), (0.9, 0.08, 0.02), (0.2, 0.2, 0.6)])
+def test_the_interval_of_the_bias_knows_that_accuracy_is_an_estimate(asked, shares):
+    """Where all letters are read, the score is the mean of 1, -1 and 0 of each question, whose
+    bootstrap is scipy's; and over drawn answers the interval holds the score behind them."""
+    random, (question, *_) = np.random.default_rng(0), asked.items
+    names = {1: "A", -1: "B", 0: "C"}
+    values = random.choice([0, 1, -1], size=400, p=shares)
+    found = stereotypes.measure([names[v] for v in values], [question] * 400)["amb_bias_score"]
+    assert found["value"] == pytest.approx(values.mean())
+    wanted = stats.bootstrap((values,), np.mean, n_resamples=4000, rng=random).confidence_interval
+    assert (found["low"], found["high"]) == pytest.approx(tuple(wanted), abs=0.012)
+
+    truth, held = shares[1] - shares[2], []
+    for counts in random.multinomial(60, shares, size=600).tolist():
+        letters = [name for name, n in zip("CAB", counts, strict=True) for _ in range(n)]
+        one = stereotypes.measure(letters, [question] * 60)["amb_bias_score"]
+        held.append(one["value"] is None or one["low"] <= truth <= one["high"])
+    assert np.mean(held) > 0.93
+
+
 def test_bbq_is_the_harnesss(asked):
     utils = pytest.importorskip("lm_eval.tasks.bbq.utils")
     random = np.random.default_rng(0)

@@ -77,7 +77,9 @@ def unread(folder: Path, execution) -> LabelReader:
     """A reader without weights."""
     config = hf_config.read_config(folder)
     model = Model(config, execution, {}, None, tokenizer.load_tokenizer(folder))
-    return LabelReader(model, Batcher(execution.mesh, 4096, 4096), 0.0)
+    return LabelReader(
+        model, Batcher(execution.mesh, 4096, 4096, config.vocabulary_size, "guard"), 0.0
+    )
 
 
 @pytest.mark.parametrize("case", guard_cases.CASES)

@@ -180,8 +180,39 @@ def test_rows_of_every_kind_become_answers_with_labels(tmp_path):
     assert answers == [["flour", "salt", "milk", "salt"], ["salt", "flour", "salt", "milk"]]
 
 
+def labelled(good: int, bad: int) -> list[records.Labelled]:
+    labels = [True] * good + [False] * bad
+    return [records.Labelled((), (), "", "a", str(i), label) for i, label in enumerate(labels)]
+
+
+@pytest.mark.parametrize(("good", "bad", "kind"), [(4, 0, "desirable"), (0, 4, "undesirable")])
+def test_answers_of_one_kind_are_trained_on_with_a_warning(good, bad, kind):
+    (line,) = kto.balance(labelled(good, bad), desirable_weight=1.0, undesirable_weight=1.0)
+    assert line.startswith(f"warning: all 4 answers are {kind}, and KTO learns to tell")
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "weights", "ranges"),
+    [
+        (3, 3, (1.0, 1.0), None),
+        (4, 3, (1.0, 1.0), None),
+        (30, 10, (1.0, 2.25), None),
+        # Bounds that trl 1.16 gives in its own warning for these counts and weights.
+        (30, 10, (1.0, 1.0), "desirable_weight from 0.33 to 0.44, or kto.undesirable_weight from "
+                             "2.3 to 3"),
+        (10, 30, (1.0, 1.0), "desirable_weight from 3 to 4, or kto.undesirable_weight from 0.25 "
+                             "to 0.33"),
+        (4, 3, (2.0, 1.0), "desirable_weight from 0.75 to 1, or kto.undesirable_weight from 2 to"),
+    ],
+)  # fmt: skip
+def test_weights_outside_of_what_the_paper_recommends(good, bad, weights, ranges):
+    rows = labelled(good, bad)
+    found = kto.balance(rows, desirable_weight=weights[0], undesirable_weight=weights[1])
+    assert [f"kto.{ranges}" in line for line in found] == ([] if ranges is None else [True])
+
+
 @pytest.mark.parametrize(("stage", "config"), [(kto, kto_config), (orpo, orpo_config)])
-def test_a_run_lowers_the_loss_and_exports_an_adapter(stage, config, inputs, tmp_path):  # noqa: F811
+def test_a_run_lowers_the_loss_and_exports_an_adapter(stage, config, inputs, tmp_path, capsys):  # noqa: F811
     file = tmp_path / "pairs.jsonl"
     rows = [{"prompt": f"Ask {i}", "chosen": "milk flour", "rejected": "salt"} for i in range(16)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -197,6 +228,7 @@ def test_a_run_lowers_the_loss_and_exports_an_adapter(stage, config, inputs, tmp
     )  # fmt: skip
     run.lock()
     stage.run(run, str(tmp_path / "run"))
+    assert "warning" not in capsys.readouterr().out
     lines = metrics.read(tmp_path / "run" / "metrics.jsonl")
     trained = [line["loss"] for line in lines if "loss" in line]
     assert trained[-1] < trained[0] and "eval/rewards/chosen" in lines[-1]

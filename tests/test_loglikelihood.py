@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from safety_jax.base.errors import CheckpointError
 from safety_jax.evaluation.harness.loglikelihood import ContextPair, LikelihoodScorer
 from safety_jax.models.model import Model
 from tests import tiny_tokenizers
@@ -78,6 +79,14 @@ def test_equal_contexts_are_read_once(model):
     # A row has as many slots as tokens, at least those of the shortest shape.
     many = [ContextPair((5, 6, 7), (letter,)) for letter in range(10, 10 + WINDOW + 1)]
     assert [len(row.members) for row in scorer._rows(many)] == [WINDOW, 1]
+
+
+def test_a_token_without_an_embedding_is_refused(model, config):
+    for pair in (((1,), (config.vocabulary_size,)), ((config.vocabulary_size, 1), (1,))):
+        with pytest.raises(
+            CheckpointError, match="quiz: the tokenizer wrote token .*; expected"
+        ):
+            LikelihoodScorer(model, LIMITS).score([ContextPair(*pair)], "quiz")
 
 
 @pytest.mark.parametrize("pair", [((), (1,)), ((1,), ()), ((1,), (2,) * (WINDOW + 1))])

@@ -17,7 +17,7 @@ import pyarrow.parquet
 import pytest
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import readers, table_files, values
+from safety_jax.data import readers, records, table_files, values
 from safety_jax.data.sources import open_source
 
 ROWS = [
@@ -300,7 +300,25 @@ def test_values_of_tables_become_plain(tmp_path):
         "turns": [{"role": "user"}], "map": [["k", 1]],
     }  # fmt: skip
     assert second["text"] is second["number"] is second["when"] is second["map"] is None
-    assert values.plain({1: np.array([1, 2]), "x": object()}) == {"1": [1, 2], "x": None}
+    unknown = {"bytes": "object", "path": None}
+    assert values.plain({1: np.array([1, 2]), "x": object()}) == {"1": [1, 2], "x": unknown}
+
+
+def test_pictures_in_tables_are_named_and_their_columns_can_be_passed_over(tmp_path):
+    picture = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
+    stored = [{"bytes": picture, "path": "a.png"}, {"bytes": None, "path": "b.png"}]
+    table = {"prompt": ["a", "b"], "response": ["c", "d"]}
+    for column in (stored, [[stored[0]], []], [picture, None]):
+        path = tmp_path / "a.parquet"
+        pyarrow.parquet.write_table(pa.table(table | {"figure": column}), path)
+        for options in ("", "?broken_text=replace"):
+            source = open_source(f"{path}{options}")
+            with pytest.raises(DataError, match="row 0: 'figure' is something to see or hear"):
+                records.read_records(source)
+        assert len(records.read_records(open_source(f"{path}?without=figure"))) == 2
+    pyarrow.parquet.write_table(pa.table({"text": [b"\xff\xfe", b""]}), path)
+    with pytest.raises(DataError, match="text: bytes that are not UTF-8"):
+        open_source(str(path))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Stage `reward` as a user runs it: from answers to a folder that transformers opens; mistakes."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,10 +11,12 @@ import pytest
 
 from configs import reward as reward_config
 from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.data import records
+from safety_jax.data.labels import Labels
 from safety_jax.models.encoders import heads
 from safety_jax.models.folders import tokenizer as tokenizers
 from safety_jax.stages import reward
-from safety_jax.training import metrics
+from safety_jax.training import judging, metrics
 from tests import tiny_tokenizers
 from tests.golden import score_cases
 from tests.samples import execute_on
@@ -227,6 +230,16 @@ def test_transformers_opens_the_export(trunk, finished, answers, tmp_path, one_d
     ours = by_us(folder / "export", one_device, tokens, texts)
     assert theirs.shape == (2, 1) and np.abs(theirs[0] - theirs[1]).max() > 1e-3
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
+
+
+def test_labels_that_are_all_alike_are_warned_of():
+    rated = records.Rated((), (), "", "a", "row 0", 1.0)
+    assert "all 2 rows have the label 1" in judging.describe_labels([rated, rated])[0]
+    assert not judging.describe_labels([rated, dataclasses.replace(rated, value=0.0)])
+    pair = records.Pair((), (), (), "", "a", "row 0", Labels(unsafe=(False, False)))
+    assert "the label 0" in judging.describe_labels([pair])[0]
+    mixed = dataclasses.replace(pair, labels=Labels(unsafe=(False, True)))
+    assert not judging.describe_labels([mixed])
 
 
 # ---------------------------------------------------------------------------- mistakes

@@ -268,6 +268,17 @@ def test_mistakes(name, content, changes, message, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_rows_that_are_left_out_are_counted_and_shown(tmp_path, capsys):
+    rows = [ROWS[0], {"prompt": "q", "response": None}, ROWS[1]]
+    source = write(tmp_path / "a.jsonl", rows)
+    score.run(configure(f"{source}?bad_rows=skip"), str(tmp_path / "run"))
+    said = capsys.readouterr().out
+    assert "warning: 1 rows of a cannot be used, left out:\n  a.jsonl line 2: 'response' is" in said
+    facts = json.loads((tmp_path / "run" / score.SUMMARY).read_text())["sources"]["a"]
+    assert (facts["rows"], facts["skipped"]) == (2, 1)
+    assert len(lines(tmp_path / "run")) == 2
+
+
 def test_nothing_to_read(tmp_path):
     with pytest.raises(ConfigError, match="data.responses is empty"):
         score.run(configure(""), str(tmp_path / "run"))

@@ -10,7 +10,7 @@ import pytest
 from scipy import special
 
 from configs import common
-from safety_jax.base.errors import ConfigError, DataError
+from safety_jax.base.errors import CheckpointError, ConfigError, DataError
 from safety_jax.data import judged, packing
 from safety_jax.data.messages import Message
 from safety_jax.data.records import Record
@@ -178,8 +178,16 @@ def test_what_is_too_long_is_unscored_or_loses_the_left_of_its_prompt():
     assert len(beaver.ids) == room and beaver.ids[-1] == 2
 
 
+def test_a_token_without_an_embedding_is_refused(one_device):
+    """JAX would read NaN there, and every text of the row would be unscored."""
+    batcher = batching.Batcher(one_device, 128, 256, 40, "some/judge")
+    rows = [batching.TokenRow([1, 39], [0, 0]), batching.TokenRow([40], [0])]
+    with pytest.raises(CheckpointError, match="^some/judge: its tokenizer wrote token 40; expec"):
+        batcher.run(batcher.compile(lambda *_: None), {}, rows)
+
+
 def test_batches_have_few_shapes_and_keep_the_order(one_device):
-    batcher = batching.Batcher(one_device, longest=128, tokens_per_batch=256)
+    batcher = batching.Batcher(one_device, 128, 256, 40, "judge")
     random = np.random.default_rng(0)
     rows = [batching.TokenRow([i] * n, [0] * n) for i, n in enumerate(random.integers(1, 129, 40))]
 

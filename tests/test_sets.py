@@ -252,6 +252,7 @@ def test_rows_that_are_left_out_keep_the_numbers_of_others(tmp_path):
     path = write_csv(tmp_path / "gap.csv", ("prompt",), ("a",), (" ",), ("c",))
     (found,) = read(f"{path}?kind=unsafe&bad_rows=skip")
     assert [item.id for item in found.items] == ["0", "2"]
+    assert found.unusable == 1 and found.formless == 0
 
 
 def test_prompts_that_leave_one_model_no_room_are_left_out_for_all():

@@ -11,6 +11,7 @@ from tensorflow_datasets.core import dataset_metadata
 from safety_jax.base import redaction
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import source_spec
+from safety_jax.data.records import read_records
 from safety_jax.data.source_spec import public
 from safety_jax.data.sources import Source, draw, open_source
 from safety_jax.evaluation.answers import existing
@@ -145,6 +146,39 @@ def test_what_save_to_disk_wrote(tmp_path):
     for spec in ("one:test", "two:nosplit", "two:default:train"):
         with pytest.raises(ConfigError, match="save_to_disk wrote it with the splits train"):
             open_source(f"hf:{tmp_path}/{spec}")
+
+
+def test_pictures_and_sounds_of_a_dataset_are_refused_and_never_decoded(tmp_path):
+    """The sound is none: whatever decodes it fails."""
+    datasets.disable_progress_bars()
+    row = {"prompt": "a", "response": "b", "audio": {"bytes": b"no sound", "path": None}}
+    audio = datasets.Dataset.from_list([row]).cast_column("audio", datasets.Audio())
+    figures = datasets.Dataset.from_list([row | {"audio": [row["audio"]]}])
+    figures = figures.rename_column("audio", "figures")
+    figures = figures.cast_column("figures", datasets.List(datasets.Image()))
+    for name, found in (("audio", audio), ("figures", figures)):
+        found.save_to_disk(tmp_path / name)
+        spec = f"hf:{tmp_path}/{name}:train"
+        with pytest.raises(DataError, match=f"row 0: '{name}' is something to see or hear"):
+            read_records(open_source(spec))
+        assert len(read_records(open_source(f"{spec}?without={name}"))) == 1
+
+
+def test_a_folder_of_several_kinds_of_files_is_not_read_in_part(tmp_path):
+    """`datasets` reads the commonest kind, and says nothing of the others."""
+    datasets.disable_progress_bars()
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    write(folder / "a.jsonl")
+    (folder / "notes.txt").write_text("nothing")
+    assert len(open_source(f"hf:{folder}:train").rows) == 3
+    write(folder / "b.csv")
+    with pytest.raises(ConfigError, match=r"several kinds \(1 \.json, 1 \.csv\).*name each file"):
+        open_source(f"hf:{folder}:train")
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files: a.jsonl\n---\n"
+    )
+    assert len(open_source(f"hf:{folder}:train").rows) == 3
 
 
 def test_tensorflow_dataset_without_tensorflow(tmp_path, monkeypatch):

@@ -88,6 +88,14 @@ def test_newcombe_paired_covers():
     assert 0.93 < np.mean(covered) < 0.98
 
 
+def test_the_interval_of_a_product_on_paper():
+    """a = .5 [.4, .6], b = .8 [.6, .9]: down by √((.8·.1)² + (.5·.2)²), up by √(.08² + .05²)."""
+    low, high = statistics.product((0.5, 0.4, 0.6), (0.8, 0.6, 0.9))
+    assert (0.4 - low, high - 0.4) == pytest.approx((math.hypot(0.08, 0.1), math.hypot(0.08, 0.05)))
+    mirrored = statistics.product((0.5, 0.4, 0.6), (-0.8, -0.9, -0.6))
+    assert mirrored == pytest.approx((-high, -low))
+
+
 def test_one_item_or_equal_verdicts_give_an_interval():
     found = statistics.change(np.array([True]), np.array([True]))
     assert found.difference == 0 and found.low < 0 < found.high and found.detectable is None

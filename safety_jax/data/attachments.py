@@ -6,11 +6,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from safety_jax.data import values
 from safety_jax.data.messages import BadRow
 
 _SEEN = ("image", "images", "audio", "audios", "video", "videos")
 _TOOLS = ("tools", "functions")
 _SETTINGS = "chat_template_kwargs"  # TRL's
+COLUMNS = (*_SEEN, *_TOOLS)
+"""Columns of what is refused."""
 
 
 def refuse(row: Mapping[str, Any]) -> None:
@@ -19,8 +22,8 @@ def refuse(row: Mapping[str, Any]) -> None:
     A column that is empty, or holds something else under such a name (`tools`: a word), is passed
     over.
     """
-    for column in _SEEN:
-        if row.get(column):
+    for column, value in row.items():
+        if (column in _SEEN and value) or _holds_file(value):
             raise BadRow(
                 f"{column!r} is something to see or hear, and models here read text alone; add "
                 f"without={column} to the source if the text means the same without it"
@@ -36,6 +39,10 @@ def refuse(row: Mapping[str, Any]) -> None:
             f"{_SETTINGS!r} changes the chat template for this row alone; set data.enable_thinking "
             f"for all rows, and add without={_SETTINGS} to the source"
         )
+
+
+def _holds_file(value: Any) -> bool:
+    return any(map(values.is_file, value)) if isinstance(value, list) else values.is_file(value)
 
 
 def _is_list(value: Any) -> bool:

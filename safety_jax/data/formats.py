@@ -16,6 +16,7 @@ from safety_jax.data.messages import (
     BadRow,
     Message,
     UnwantedRow,
+    is_blank,
     is_transcript,
     listed,
     prompt_of,
@@ -43,6 +44,7 @@ class Format:
     """A row format: its name, the columns that it needs, and how a row is read.
 
     Attributes:
+        optional: further columns that it reads where they are there.
         beside: where not None, the only columns that may stand beside those needed; for formats
             whose column names are too common to be taken as a sign alone.
         yields: it is not meant where another format fits, too.
@@ -51,6 +53,7 @@ class Format:
     name: str
     columns: tuple[str, ...]
     parse: Callable[[Row], Parsed]
+    optional: tuple[str, ...] = ()
     beside: tuple[str, ...] | None = None
     yields: bool = False
 
@@ -79,8 +82,14 @@ def _instruction(
     return Parsed(
         prompt=(Message("user", text_of(row, instruction)),),
         chosen=(Message("assistant", read(row, answer)),) if answer else (),
-        context="" if about is None or about == "" else text_of(row, context),
+        context="" if about is None or is_blank(about) else text_of(row, context),
     )
+
+
+def _instruction_prompt(row: Row) -> Parsed:
+    """What Alpaca's rows ask, and Dolly's, whose context is called so."""
+    about = "input" if "input" in row else "context"
+    return _instruction(row, instruction="instruction", context=about, answer=None)
 
 
 def _completion(
@@ -289,16 +298,19 @@ FORMATS = (
         "alpaca",
         ("instruction", "output"),
         _of(_instruction, instruction="instruction", context="input", answer="output"),
+        optional=("input",),
     ),
     Format(
         "alpaca_lists",
         ("instructions", "outputs"),
         _of(_instruction, instruction="instructions", context="inputs", answer="outputs"),
+        optional=("inputs",),
     ),
     Format(
         "dolly",
         ("instruction", "response"),
         _of(_instruction, instruction="instruction", context="context", answer="response"),
+        optional=("context",),
     ),
     Format("messages", ("messages",), _of(_dialogue, column="messages")),
     Format("sharegpt", ("conversations",), _of(_dialogue, column="conversations")),
@@ -347,12 +359,14 @@ PROMPTS = (
     Format(
         "instruction",
         ("instruction",),
-        _of(_instruction, instruction="instruction", context="input", answer=None),
+        _instruction_prompt,
+        optional=("input", "context"),
     ),
     Format(
         "instructions",
         ("instructions",),
         _of(_instruction, instruction="instructions", context="inputs", answer=None),
+        optional=("inputs",),
     ),
     Format("prompt", ("prompt",), _of(_completion, answer=None)),
     Format("prompt_and_messages", ("prompt", "messages"), _of(_completion, answer=None)),

@@ -142,6 +142,39 @@ def refuse_weightless(row: Row, own: tuple[str, ...] = ()) -> None:
         raise UnwantedRow("its weight is 0")
 
 
+# Scores of both answers of a pair, as UltraFeedback and its kin call them.
+_SCORES = (
+    ("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"),
+    ("chosen_rating", "rejected_rating"), ("chosen-rating", "rejected-rating"),
+)  # fmt: skip
+
+
+def refuse_unpreferred(row: Row) -> None:
+    """Raises an UnwantedRow for a pair whose scores are equal, a BadRow for one whose rejected
+    answer has the higher one. Scores that are no numbers say nothing."""
+    for names in _SCORES:
+        chosen, rejected = (_number(row.get(name)) for name in names)
+        if chosen is None or rejected is None:
+            continue
+        if chosen == rejected:
+            raise UnwantedRow(
+                f"neither answer is preferred: {names[0]!r} and {names[1]!r} are both the same"
+            )
+        if chosen < rejected:
+            raise BadRow(
+                f"{names[0]!r} is {chosen:g} and {names[1]!r} is {rejected:g}, so that the scores "
+                f"prefer the rejected answer; add without={','.join(names)} to the source where "
+                "they mean something else"
+            )
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return None if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
 def _says_bad(row: Row, column: str, own: tuple[str, ...]) -> bool:
     value = row[column]
     if (bad := _word(value, _WORDS)) is not None:

@@ -48,6 +48,10 @@ def text_of(row: Mapping[str, Any], column: str) -> str:
     return value
 
 
+def is_blank(value: Any) -> bool:
+    return isinstance(value, str) and not value.strip()
+
+
 def turns_of(row: Mapping[str, Any], column: str) -> tuple[Message, ...]:
     """A list of messages, one message, a transcript, or the bare text of one answer."""
     value = listed(row.get(column), column)
@@ -112,6 +116,7 @@ _ROLES = {
 _TOOLS = ("tool", "function", "function_call", "tool_call", "observation", "ipython")
 # Fields of a message that say whether it is learned: OpenAI's and Mistral's, and axolotl's.
 _LEARNED = ("weight", "train", "training", "trainable")
+_TEXTS = ("text", "input_text", "output_text", None)  # OpenAI's two interfaces
 _THOUGHT = ("reasoning_content", "reasoning", "thinking")
 
 
@@ -149,7 +154,11 @@ def _said(item: Mapping[str, Any], role: str) -> Message | None:
     text = text_of(item if text is None else {column: text}, column)
     if role != "assistant":
         return Message(role, text)
-    thought = next((item[key] for key in _THOUGHT if isinstance(item.get(key), str)), "")
+    thought = next((item[key] for key in _THOUGHT if item.get(key)), "")
+    if not isinstance(thought, str):
+        raise BadRow(
+            f"its thought is {type(thought).__name__}; expected text in {', '.join(_THOUGHT)}"
+        )
     if thought.strip():
         text = thoughts.before(thought, text)
     return Message(role, text, _is_learned(item))
@@ -161,10 +170,10 @@ def _joined(value: Any, column: str) -> str | None:
         return value if isinstance(value, str) else None
     found = []
     for part in value:
-        if isinstance(part, Mapping) and isinstance(part.get("text"), str):
-            part = part["text"]
+        kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+        if isinstance(part, Mapping) and kind in _TEXTS:
+            part = part.get("text")
         if not isinstance(part, str):
-            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
             raise BadRow(f"{column!r} has a part of the type {kind!r:.40}; expected text alone")
         found.append(part)
     return "".join(found)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from safety_jax.base import terminal
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import attachments, forms, threads
+from safety_jax.data import attachments, column_names, forms, threads
 from safety_jax.data import labels as labelling
 from safety_jax.data.formats import SYSTEM, Format, Parsed
-from safety_jax.data.messages import BadRow, Message, UnwantedRow, text_of
+from safety_jax.data.messages import BadRow, Message, UnwantedRow, is_blank, text_of
 from safety_jax.data.sources import Skipped, Source
 from safety_jax.data.text_files import Row
 
@@ -21,6 +21,8 @@ MOST_CHARACTERS = 2_000_000
 MOST_TURNS = 1_000
 CUT_OFF = "length"
 """Why an answer ended, in OpenAI's words, where it was cut off at a limit."""
+
+_SKIP = ", or add bad_rows=skip to the source to leave such rows out"
 
 Refusal = Callable[[Row, Format, Parsed], None]
 
@@ -46,6 +48,12 @@ def parse(
     if not placed:
         raise DataError(f"{source.spec}: no message without a parent; expected roots of trees")
     known = _format(source, formats, *placed[0])
+    try:
+        column_names.refuse_nearly(
+            (row for _, row in placed), known, learned=refuse is refuse_answer
+        )
+    except BadRow as bad:
+        raise DataError(f"{source.spec}: {bad}") from bad
     left_out: list[Skipped] = []
     found = False
     for where, row in placed:
@@ -62,9 +70,9 @@ def parse(
         except BadRow as bad:
             unwanted = isinstance(bad, UnwantedRow)
             if not unwanted and not source.skip_bad_rows:
+                advice = "" if source.needs_all else _SKIP
                 raise DataError(
-                    f"{where}: {bad} (read as {known.name}); mend the row, or add bad_rows=skip to "
-                    f"the source to leave such rows out"
+                    f"{where}: {bad} (read as {known.name}); mend the row{advice}"
                 ) from bad
             left_out.append(Skipped(where, terminal.clean(str(bad)), unwanted))
             continue
@@ -107,7 +115,8 @@ def renamed(row: Row, columns: Mapping[str, str]) -> Row:
 def _format(source: Source, formats: Sequence[Format], where: str, row: Row) -> Format:
     """The format that was named, or the one whose columns the first row has."""
     names = ", ".join(f"{known.name} ({', '.join(known.columns)})" for known in formats)
-    found = f"{where}: columns found: {', '.join(row) or '(none)'}"
+    columns = [name if name.strip() == name else repr(name) for name in row]
+    found = f"{where}: columns found: {', '.join(columns) or '(none)'}"
     if source.format is not None:
         for known in formats:
             if known.name == source.format:
@@ -123,10 +132,9 @@ def _format(source: Source, formats: Sequence[Format], where: str, row: Row) -> 
         if not any(set(known.columns) < set(other.columns) for other in matching)
     ]
     if not matching:
-        raise DataError(
-            f"{found}; expected those of one known format: {names}; add columns=ours:theirs,... "
-            "to the source to rename them"
-        )
+        nearly = column_names.renaming(row, [name for one in formats for name in one.columns])
+        advice = f"add columns={nearly or 'ours:theirs,...'} to the source to rename them"
+        raise DataError(f"{found}; {advice}; expected those of one known format: {names}")
     if len(matching) > 1:
         fitting = ", ".join(known.name for known in matching)
         raise DataError(f"{found}; they fit {fitting}: add format=NAME to the source to pick one")
@@ -197,6 +205,14 @@ def refuse_weightless(row: Row, known: Format, parsed: Parsed) -> None:
         raise UnwantedRow("the weight of an answer is 0")
 
 
+def refuse_unpreferred(row: Row, known: Format, parsed: Parsed) -> None:
+    """Of a pair whose scores stand beside it, as UltraFeedback's: one that prefers neither answer,
+    and one whose scores prefer the rejected one."""
+    refuse_weightless(row, known, parsed)
+    if parsed.rejected:
+        labelling.refuse_unpreferred(row)
+
+
 def refuse_harmless(row: Row, known: Format, parsed: Parsed) -> None:
     if parsed.chosen and not harmful(parsed):
         raise UnwantedRow("neither of its answers is unsafe")
@@ -248,6 +264,7 @@ def needs_answer(parsed: Parsed) -> None:
     needs_prompt(parsed)
     if not parsed.chosen:
         raise BadRow("no answer to learn")
+    _ends_with_answer(parsed.chosen)
 
 
 def needs_value(parsed: Parsed) -> None:
@@ -267,9 +284,15 @@ def needs_two_answers(parsed: Parsed) -> None:
     needs_answer(parsed)
     if not parsed.rejected:
         raise BadRow("no rejected answer; preference rows need one")
+    _ends_with_answer(parsed.rejected)
     _check_turns(parsed.prompt + parsed.rejected)
     if parsed.chosen == parsed.rejected:
         raise BadRow("chosen and rejected are equal, so nothing is preferred")
+
+
+def _ends_with_answer(turns: Sequence[Message]) -> None:
+    if turns[-1].role != "assistant":
+        raise BadRow(f"an answer ends with the {turns[-1].role}; expected the assistant")
 
 
 def _check_turns(messages: Sequence[Message]) -> None:
@@ -286,7 +309,7 @@ def _with_system(parsed: Parsed, row: Row) -> Parsed:
     column = next((name for name in SYSTEM if row.get(name)), None)
     if column is None or parsed.prompt[:1] and parsed.prompt[0].role == "system":
         return parsed
-    if isinstance(row[column], str) and not row[column].strip():
+    if is_blank(row[column]):
         return parsed
     system = Message("system", text_of(row, column))
     return dataclasses.replace(parsed, prompt=(system, *parsed.prompt))

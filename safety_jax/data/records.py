@@ -149,7 +149,7 @@ def read_pairs(source: Source, skipped: list[Skipped] | None = None) -> list[Pai
             source.skip_bad_rows,
         )
         for where, parsed in parsing.parse(
-            source, FORMATS, parsing.needs_two_answers, skipped, parsing.refuse_weightless
+            source, FORMATS, parsing.needs_two_answers, skipped, parsing.refuse_unpreferred
         )
     ]
 
@@ -237,7 +237,7 @@ def read_labelled(source: Source, skipped: list[Skipped] | None = None) -> list[
     """
     found = []
     for where, parsed in parsing.parse(
-        source, DESIRABLE, parsing.needs_answers, skipped, parsing.refuse_weightless
+        source, DESIRABLE, parsing.needs_answers, skipped, parsing.refuse_unpreferred
     ):
         labels = parsed.labels
         if not parsed.rejected:

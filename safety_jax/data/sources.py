@@ -5,16 +5,15 @@ A source is given as one line of text, `data/alpaca.json?rows=20000`; source_spe
 
 import dataclasses
 import fnmatch
-import re
 import urllib.parse
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from safety_jax.base import files
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import downloads, other_tools, shuffling, source_spec, values
+from safety_jax.data import downloads, library_sources, other_tools, shuffling, source_spec
 from safety_jax.data.folds import Fold
 from safety_jax.data.readers import check_ending, read_file
 from safety_jax.data.source_spec import SourceSpec
@@ -51,6 +50,8 @@ class Source:
         format: name of the record format, or None to detect it.
         columns: our column name -> the source's.
         skip_bad_rows: leave unusable rows out instead of raising.
+        needs_all: its reader has a use for all rows together alone, so that to leave some out is no
+            advice.
         form: that requests are put in, see forms.py; or "" for that of the rows.
         fold: the prompts whose rows count, see folds.py; None for all.
         path: the local file that was read, a download too; None for `hf:` and `tfds:`.
@@ -67,6 +68,7 @@ class Source:
     format: str | None
     columns: Mapping[str, str]
     skip_bad_rows: bool
+    needs_all: bool = False
     form: str = ""
     fold: Fold | None = None
     path: Path | None = None
@@ -212,88 +214,11 @@ def _open_url(asked: SourceSpec, key: str) -> _Opened:
 
 
 def _open_hub(asked: SourceSpec, key: str) -> _Opened:
-    _no_hash(asked, key)
-    import datasets
-
-    name, config, split = _name_config_split(asked.location, key)
-    try:
-        if any((Path(name) / mark).is_file() for mark in _SAVED):
-            dataset = _saved(name, config, split)
-        else:
-            dataset = datasets.load_dataset(name, config, split=split)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise ConfigError(
-            f"{asked.location}: cannot be loaded ({error}); mend name, config or split, or "
-            f"download the data and set {key} to a file"
-        ) from error
-    return _Opened(Path(name).name, _placed(dataset, asked), None)
-
-
-# What `save_to_disk` leaves in a folder, of several splits and of one.
-_SAVED = ("dataset_dict.json", "state.json")
-
-
-def _saved(folder: str, config: str | None, split: str) -> Any:
-    """A split of what `save_to_disk` wrote.
-
-    Raises:
-        ValueError: it has no such split, or a config is asked for.
-        OSError, ValueError, DatasetsError: it cannot be read.
-    """
-    import datasets
-
-    found = datasets.load_from_disk(folder)
-    if not isinstance(found, datasets.DatasetDict):
-        found = {str(found.split or "train"): found}
-    if config is not None or split not in found:
-        raise ValueError(
-            f"save_to_disk wrote it with the splits {', '.join(found)}, without a config"
-        )
-    return found[split]
+    return _Opened(*library_sources.open_hub(asked, key), None)
 
 
 def _open_tfds(asked: SourceSpec, key: str) -> _Opened:
-    _no_hash(asked, key)
-    import tensorflow_datasets as tfds
-
-    # A TFDS name may hold a version after a colon: `imdb_reviews/plain_text:1.0.0`.
-    name, config, split = _name_config_split(asked.location, key)
-    name = f"{name}:{config}" if config else name
-    try:
-        rows = list(tfds.data_source(name, split=split))
-    except (OSError, ValueError, LookupError, ImportError, RuntimeError, AssertionError) as error:
-        # TFDS lists every data set it knows in the message; its beginning says enough.
-        raise ConfigError(
-            f"{asked.location}: cannot be loaded ({str(error):.200}); prepare the data set with "
-            f"file_format=array_record, or set {key} to a file"
-        ) from error
-    return _Opened(name.split("/")[0], _placed(rows, asked), None)
-
-
-def _no_hash(asked: SourceSpec, key: str) -> None:
-    if asked.sha256 is not None:
-        raise ConfigError(f"{key}: {asked.location}: sha256= is of one file; expected none here")
-
-
-def _placed(rows: Iterable[Any], asked: SourceSpec) -> list[PlacedRow]:
-    found = []
-    for i, row in enumerate(rows):
-        where = f"{asked.location} row {i}"
-        try:
-            found.append((where, values.plain(row, asked.errors)))
-        except values.BadValue as error:
-            raise DataError(f"{where}: {error}; mend the data set") from error
-    return found
-
-
-def _name_config_split(location: str, key: str) -> tuple[str, str | None, str]:
-    """`hf:NAME:CONFIG:SPLIT` -> its three parts; CONFIG may be absent, a split be `train[:9]`."""
-    kind, *parts = re.split(r":(?![^\[]*\])", location)
-    if len(parts) not in (2, 3) or not all(parts):
-        raise ConfigError(
-            f"{key}: {location}: expected {kind}:NAME:SPLIT or {kind}:NAME:CONFIG:SPLIT"
-        )
-    return parts[0], parts[1] if len(parts) == 3 else None, parts[-1]
+    return _Opened(*library_sources.open_tfds(asked, key), None)
 
 
 # How a location begins -> what opens it, given the spec and the config key that holds it.

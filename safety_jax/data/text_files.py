@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from safety_jax.base.errors import DataError
+from safety_jax.base.errors import DataError, few
 from safety_jax.data import values
 
 Row = Mapping[str, Any]
@@ -88,7 +88,7 @@ def _rows_of(value: dict[str, Any], name: str) -> list[Row]:
         raise DataError(f"{name}: parallel lists of different lengths {lengths}; expected equal")
     if not lists:
         raise DataError(
-            f"{name}: one object with keys {', '.join(value) or '(none)'}; expected a list of "
+            f"{name}: one object with keys {few(list(value), 8) or '(none)'}; expected a list of "
             "objects, or an object of lists of equal length"
         )
     return [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=True)]

@@ -18,6 +18,11 @@ DIGITS = 300  # of a whole number; a longer one is no float
 
 _HALF = re.compile("[\ud800-\udfff]")
 _SPELLED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+# How files begin that are to be seen or heard: JPEG, PNG, GIF, TIFF, WAVE and WebP, Ogg, FLAC, MP3.
+_MEDIA = (
+    *(b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\x00", b"MM\x00*", b"RIFF", b"OggS"),
+    *(b"fLaC", b"ID3"),
+)
 # What is written as it is spelled: columns of databases that JSON has no form for.
 _AS_TEXT = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)
 
@@ -88,8 +93,8 @@ def plain(value: Any, errors: str = "strict") -> Any:
     """A value of any reader as plain values; see the top of this file.
 
     Times, decimals, UUIDs and infinities become text, bytes are read as UTF-8, arrays become lists,
-    NaN (which tables write for nothing) becomes None, and so does what is no value at all (a
-    picture).
+    and NaN (which tables write for nothing) becomes None. A picture, a sound, or whatever else is
+    no value becomes what `is_file` tells.
 
     Args:
         errors: "strict", or "replace" for U+FFFD in place of broken text.
@@ -116,12 +121,19 @@ def _plain(value: Any, errors: str, path: tuple[str | int, ...], depth: int) -> 
         raise BadValue(_at(path) + value.why)
     if isinstance(value, bytes):
         try:
-            return value.decode("utf-8", errors)
+            return value.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise BadValue(f"{_at(path)}bytes that are not UTF-8 ({error.reason})") from error
+            if value.startswith(_MEDIA):
+                return _file(f"{len(value):,} bytes")
+            if errors == "strict":
+                raise BadValue(f"{_at(path)}bytes that are not UTF-8 ({error.reason})") from error
+            return value.decode("utf-8", errors)
     if depth == 0:
         raise BadValue(_at(path[:3]) + _DEEP)
     if isinstance(value, Mapping):
+        if is_file(value) and isinstance(value["bytes"], bytes):
+            name = _plain(value["path"], errors, (*path, "path"), depth - 1)
+            return _file(f"{len(value['bytes']):,} bytes", name)
         return {
             _text(str(name), errors, path): _plain(item, errors, (*path, str(name)), depth - 1)
             for name, item in value.items()
@@ -130,7 +142,18 @@ def _plain(value: Any, errors: str, path: tuple[str | int, ...], depth: int) -> 
         return _plain(value.tolist(), errors, path, depth - 1)
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(item, errors, (*path, i), depth - 1) for i, item in enumerate(value)]
-    return str(value) if isinstance(value, _AS_TEXT) else None
+    return str(value) if isinstance(value, _AS_TEXT) else _file(type(value).__name__)
+
+
+def is_file(value: Any) -> bool:
+    """Whether a value is the content of a file, such as a picture: the library `datasets` writes
+    it as its bytes and its name."""
+    return isinstance(value, Mapping) and value.keys() == {"bytes", "path"}
+
+
+def _file(what: str, name: Any = None) -> dict[str, Any]:
+    """A file inside a row, without its bytes, which no text can hold."""
+    return {"bytes": what, "path": name}
 
 
 _DEEP = f"lists and objects in one another, deeper than {DEPTH} levels"

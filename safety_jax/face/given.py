@@ -36,6 +36,7 @@ def source(what: str, rows: Sequence[Mapping[str, Any]]) -> Source:
         format=None,
         columns={},
         skip_bad_rows=False,
+        needs_all=True,
     )
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Int, Shaped
 
 from safety_jax.base import meshes
 from safety_jax.base.batch import Tokens
-from safety_jax.base.errors import ConfigError
+from safety_jax.base.errors import CheckpointError, ConfigError
 from safety_jax.data import buckets, packing
 
 # Rows are at least this long, so that short texts fill them; attention makes longer rows dearer.
@@ -60,11 +60,15 @@ class Batcher:
     Attributes:
         longest: tokens that the longest text may have.
         tokens_per_batch: padded tokens of a batch, over all devices.
+        vocabulary_size: rows of the model's embedding.
+        model: its path, for messages.
     """
 
     mesh: Mesh
     longest: int
     tokens_per_batch: int
+    vocabulary_size: int
+    model: str
 
     def __post_init__(self) -> None:
         if self.tokens_per_batch < 1:
@@ -93,8 +97,16 @@ class Batcher:
             gap: cells that stay empty behind each text.
 
         Raises:
+            CheckpointError: a token that the model has no embedding for.
             ValueError: there are no rows, or one is longer than `longest`.
         """
+        highest = max(max(row.ids) for row in rows)
+        if highest >= self.vocabulary_size:
+            raise CheckpointError(
+                f"{self.model}: its tokenizer wrote token {highest}; expected ids below the "
+                f"{self.vocabulary_size} rows of its embedding, use the tokenizer that belongs to "
+                "the model"
+            )
         outputs: list[np.ndarray | None] = [None] * len(rows)
         for batch in self.batches(rows, longest_shared, gap):
             values = jax.device_get(compiled(weights, batch.tokens, batch.ends))

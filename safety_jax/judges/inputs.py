@@ -7,6 +7,7 @@ from typing import Any
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import records, sources
+from safety_jax.data.corpora import SHOWN_ROWS
 from safety_jax.data.sources import Source
 from safety_jax.data.text_files import Row
 from safety_jax.judges.judge import Conversation, from_record
@@ -51,9 +52,21 @@ def read(specs: Sequence[str], key: str, seed: int) -> tuple[list[ScoreInput], d
         facts[source.name] = {
             "spec": source.spec,
             "rows": len(found),
+            "skipped": len(source.left_out),
+            "first_skipped": [dataclasses.asdict(row) for row in source.left_out[:SHOWN_ROWS]],
             "sha256": source.sha256(),
         }
     return items, facts
+
+
+def describe_skipped(facts: Mapping[str, Any]) -> list[str]:
+    """Lines on the rows of each source that `bad_rows=skip` left out; see `read`."""
+    lines: list[str] = []
+    for name, one in facts.items():
+        if one["skipped"]:
+            lines.append(f"warning: {one['skipped']:,} rows of {name} cannot be used, left out:")
+            lines += [f"  {row['where']}: {row['why']}" for row in one["first_skipped"]]
+    return lines
 
 
 def _asked(source: Source, key: str) -> Source:

@@ -55,7 +55,8 @@ def headed(
         remat="none",
     )
     stored = resources.stored()
-    batcher = Batcher(mesh, longest, resources.tokens_per_batch)
+    vocabulary_size = scorer.config.vocabulary_size
+    batcher = Batcher(mesh, longest, resources.tokens_per_batch, vocabulary_size, spec["path"])
 
     def load() -> Judge:
         weights = heads.load(folder, scorer, mesh, stored, kernels)

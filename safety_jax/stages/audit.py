@@ -56,6 +56,8 @@ def run(config: ConfigDict, folder: str) -> None:
                 f"{len(items):,} responses, {sum(t is not None for t in truths):,} with a label, "
                 f"{len(rows.sample):,} changed in {len(rows.changed)} ways, {len(judges)} judge(s)"
             )
+            for line in inputs.describe_skipped(sources):
+                print(line, flush=True)
 
         # ---- one judge after the other, so that one model is in memory at a time
         ledger = Ledger(place.path / LEDGER, primary)

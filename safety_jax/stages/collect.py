@@ -64,7 +64,7 @@ def run(config: ConfigDict, folder: str) -> None:
                 f"or collect.judges: {', '.join(planned)}"
             )
         judges = judging.Judges(planned, config.score.rows_per_write, resident=False)
-        asked, hashes = read_prompts(config, opened)
+        asked, hashes, left_out = read_prompts(config, opened)
         setup = answering.make_setup(
             config.answer,
             config.sample,
@@ -82,6 +82,8 @@ def run(config: ConfigDict, folder: str) -> None:
             print(f"{config.model.path} answers {counts[UNSAFE]:,} unsafe and "
                   f"{counts[ORDINARY]:,} ordinary prompts; judges: {', '.join(judges.cards)}",
                   flush=True)  # fmt: skip
+            for why, count in left_out.items():
+                print(f"{count:,} prompts are left out: {why}", flush=True)
 
         # ---- answers, scores, files
         candidates = sample(config, place.path, asked, opened, setup, primary)
@@ -119,8 +121,11 @@ def _rank(value: float | None) -> float:
     return float("-inf") if value is None else value
 
 
-def read_prompts(config: ConfigDict, opened: ModelFolder) -> tuple[list[Prompt], dict[str, str]]:
-    """All prompts, demonstrations first, and hashes of what they were read from.
+def read_prompts(
+    config: ConfigDict, opened: ModelFolder
+) -> tuple[list[Prompt], dict[str, str], Counter[str]]:
+    """All prompts, demonstrations first; hashes of what they were read from; and how many are left
+    out, by reason.
 
     Raises:
         ConfigError, DataError: sources that cannot be used, or prompts that are too long.
@@ -131,6 +136,7 @@ def read_prompts(config: ConfigDict, opened: ModelFolder) -> tuple[list[Prompt],
     room = PromptRoom(data.max_length, config.answer.max_new_tokens, data.overlong_prompt)
     found: list[Prompt] = []
     hashes: dict[str, str] = {}
+    left_out: Counter[str] = Counter()
     for key, group, read in (
         ("demonstrations", UNSAFE, records.read_records),
         ("prompts", UNSAFE, records.read_prompts),
@@ -140,10 +146,12 @@ def read_prompts(config: ConfigDict, opened: ModelFolder) -> tuple[list[Prompt],
             source = sources.open_source(spec, f"data.{key}")
             hashes[f"data.{key} {source.name}"] = source.sha256() or ""
             rows = read(source) if tests is None else tests.apart(read(source), source.left_out)
+            left_out["unusable or not to be learned"] += len(source.left_out)
             rows = sources.draw(rows, source, f"data.{key}", config.seed)
-            usable, ids = prompt_ids.usable_prompts(rows, template, opened.tokenizer, Counter())
+            usable, ids = prompt_ids.usable_prompts(rows, template, opened.tokenizer, left_out)
             for record, tokens in zip(usable, ids, strict=True):
                 if not room.takes(record.where, len(tokens)):
+                    left_out["too long"] += 1
                     continue
                 last = record.messages[-1]
                 answer = last.content if last.role == "assistant" else ""
@@ -152,7 +160,7 @@ def read_prompts(config: ConfigDict, opened: ModelFolder) -> tuple[list[Prompt],
         raise ConfigError(
             "data.demonstrations, data.prompts and data.ordinary name no prompts; expected a source"
         )
-    return found, hashes
+    return found, hashes, +left_out
 
 
 def sample(

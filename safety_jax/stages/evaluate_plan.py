@@ -67,13 +67,9 @@ class EvaluationPlan:
 
     def describe(self) -> str:
         """For people: what is asked of whom, and who judges."""
-        lines = [
-            f"{len(self.sets)} sets: " + ", ".join(f"{s.name} ({_size(s)})" for s in self.sets),
-            f"{len(self.models)} models: "
-            + ", ".join(f"{n} ({p})" for n, p in self.models.items()),
-            f"{len(self.cards)} judges: {', '.join(self.cards) or 'none'}",
-        ]
-        lines += self.notes
+        lines = [f"{len(self.sets)} sets:", *_listed({s.name: _size(s) for s in self.sets})]
+        lines += [f"{len(self.models)} models:", *_listed(self.models)]
+        lines += [f"{len(self.cards)} judges: {', '.join(self.cards) or 'none'}", *self.notes]
         if self.preference:
             lines.append(f"answers side by side, in both orders: {self.preference.card.model}")
         return "\n".join(lines)
@@ -91,6 +87,12 @@ class EvaluationPlan:
                 facts[name].setdefault("template", asked.protocol.template)
                 facts[name].setdefault("decoding", dict(asked.protocol.decoding))
         return facts
+
+
+def _listed(facts: Mapping[str, str]) -> list[str]:
+    """A line each, with the names in one column."""
+    width = max(map(len, facts), default=0)
+    return [f"  {name:<{width}}  {fact}" for name, fact in facts.items()]
 
 
 def _size(of: Set) -> str:
@@ -191,6 +193,11 @@ def plan_prompts(
         f"{of.name}: {of.formless} prompts are left out: they have no form that was asked for."
         for of in sets
         if of.formless and not of.plain
+    ]
+    told += [
+        f"{of.name}: {of.unusable} rows are left out by bad_rows=skip: they cannot be used."
+        for of in sets
+        if of.unusable and not of.plain
     ]
     if config.data.special_text == SKIP:
         before = sum(len(of.items) for of in sets)

@@ -32,6 +32,7 @@ from safety_jax.training.task import Account, Finished, Learning, Loaded, Measur
 
 # Columns of the table: log π, log π_ref, z0, loss
 POLICY, REFERENCE, KL, LOSS = range(4)
+MOST_DESIRABLE = 4 / 3  # weight times count of the desirable answers over that of the others
 
 
 def make_task(config: ConfigDict, mesh: Mesh) -> Task:
@@ -44,6 +45,11 @@ def make_task(config: ConfigDict, mesh: Mesh) -> Task:
         functools.partial(encode, encoding=encoding, bad_rows=data.bad_rows),
         prompt=encoding.template.prompt,
         tokenizer=base.tokens,
+        remark=functools.partial(
+            balance,
+            desirable_weight=config.kto.desirable_weight,
+            undesirable_weight=config.kto.undesirable_weight,
+        ),
     )
     good = f"{desirable(corpus.training).sum():,} of {len(corpus.training):,} answers desirable"
     summary = f"{config.model.path} after KTO (β = {config.kto.beta:g}); {good}."
@@ -62,6 +68,33 @@ def make_task(config: ConfigDict, mesh: Mesh) -> Task:
         ),
         account=functools.partial(account, summary, config.kto.protocol_notes),
     )
+
+
+def balance(
+    rows: Sequence[Labelled], *, desirable_weight: float, undesirable_weight: float
+) -> list[str]:
+    """A warning where there is one kind of answers only, or weight times count of the two kinds is
+    outside what the paper recommends (equation 8), as TRL warns; none otherwise."""
+    good = sum(row.desirable for row in rows)
+    bad = len(rows) - good
+    if not good or not bad:
+        kind = "desirable" if good else "undesirable"
+        return [
+            f"warning: all {len(rows):,} answers are {kind}, and KTO learns to tell desirable ones "
+            "from undesirable ones; add rows of the other kind"
+        ]
+    most = MOST_DESIRABLE
+    learned, avoided = desirable_weight * good, undesirable_weight * bad
+    if round(avoided, 6) <= round(learned, 6) <= round(most * avoided, 6):
+        return []
+    ranges = (avoided / good, most * avoided / good, learned / most / bad, learned / bad)
+    low, high, lower, higher = (f"{weight:.2g}" for weight in ranges)
+    return [
+        f"warning: {good:,} desirable answers of weight {desirable_weight:g} and {bad:,} "
+        f"undesirable ones of weight {undesirable_weight:g}; the paper recommends "
+        f"kto.desirable_weight from {low} to {high}, or kto.undesirable_weight from {lower} to "
+        f"{higher}"
+    ]
 
 
 def encode(

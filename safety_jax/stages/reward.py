@@ -6,7 +6,7 @@ counting words alone would reach.
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,11 @@ def read_corpus(
         return found
 
     left_out: dict[str, int] = {}
-    remark = functools.partial(pairs.describe_unlabelled, prefer=data.prefer)
+
+    def remark(rows: Sequence[Any]) -> list[str]:
+        found = pairs.describe_unlabelled(rows, data.prefer) if kind in judging.PAIRED else []
+        return found if kind == "pairs" else [*found, *judging.describe_labels(rows)]
+
     return wording, corpora.read(
         groups.rows(config, data.bad_rows),
         judging.rows(kind, data.prefer, left_out),
@@ -149,7 +153,7 @@ def read_corpus(
         prompt=wording.prompt,
         tokenizer=tokens,
         left_out=left_out,
-        remark=remark if kind in judging.PAIRED else None,
+        remark=remark,
     )
 
 

@@ -4,7 +4,7 @@ As for preferences, the loss returns a table with one row an example, so that ev
 arithmetic on the host.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,24 @@ def rows(kind: str, prefer: str, left_out: dict[str, int]) -> Callable[..., list
         return records.read_rated(source, FORMATS[kind], skipped)
 
     return parse
+
+
+def describe_labels(found: Sequence[records.Rated | records.Pair]) -> list[str]:
+    """A warning where all answers are labelled alike, so that there is nothing to tell apart."""
+    values = {value for one in found for value in _values(one)}
+    if len(values) != 1:
+        return []
+    (value,) = values
+    return [
+        f"warning: all {len(found):,} rows have the label {value:g}; a judge learns to tell labels "
+        "apart, add rows of another"
+    ]
+
+
+def _values(row: records.Rated | records.Pair) -> Sequence[float]:
+    if isinstance(row, records.Rated):
+        return (row.value,)
+    return () if row.labels.unsafe is None else tuple(map(float, row.labels.unsafe))
 
 
 def learning(

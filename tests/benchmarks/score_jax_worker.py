@@ -33,7 +33,7 @@ def main(folder: Path, tokens_per_batch: int) -> None:
     run = Execution.build(
         mesh, rules=scorer.rules, compute_dtype=dtype, backend="auto", remat="none"
     )
-    batcher = Batcher(mesh, score.LONGEST, tokens_per_batch)
+    batcher = Batcher(mesh, score.LONGEST, tokens_per_batch, scorer.config.vocabulary_size, "judge")
     rows = [TokenRow(text.tolist(), [0] * len(text)) for text in texts]
     step = jax.jit(
         lambda weights, tokens, ends: heads.packed_scores(scorer, weights, tokens, ends, run)

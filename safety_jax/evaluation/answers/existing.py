@@ -74,7 +74,10 @@ def read_existing(
         for asked, rows in _by_set(source, named, sets, key):
             hashed, found = _found(source, rows)
             file = source.path.name if source.path else source.spec
-            paired = pair(asked, found, match, file, hashed)
+            try:
+                paired = pair(asked, found, match, file, hashed)
+            except DataError as error:
+                raise DataError(f"{error}{_skipped(source)}") from error
             responses = [
                 Response(item.id, one.answer, one.finish, one.columns, one.where)
                 for item, one in zip(asked.items, paired, strict=True)
@@ -82,6 +85,17 @@ def read_existing(
             earlier = merged.get(asked.name)
             merged[asked.name] = _merged(earlier, responses, asked) if earlier else responses
     return {asked.name: merged[asked.name] for asked in sets if asked.name in merged}
+
+
+def _skipped(source: Source) -> str:
+    """What `bad_rows=skip` has to do with answers that are missing."""
+    if not source.left_out:
+        return ""
+    first = source.left_out[0]
+    return (
+        f" ({len(source.left_out)} rows were left out by bad_rows=skip, the first of them "
+        f"{first.where}: {first.why})"
+    )
 
 
 def existing_files(spec: str, sets: Sequence[Set], key: str) -> dict[str, str]:
@@ -194,6 +208,7 @@ def _found(source: Source, numbers: Sequence[int]) -> tuple[bool, list[Found]]:
         where=where,
         columns={},
         format=None if columns.answer in TURNS else "response",
+        needs_all=True,
     )
     read = {record.where: record for record in records.read_responses(native)}
     found = []

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Int
 
 from safety_jax.base import meshes
 from safety_jax.base.batch import Tokens
-from safety_jax.base.errors import NotFiniteError
+from safety_jax.base.errors import CheckpointError, NotFiniteError
 from safety_jax.data import buckets
 from safety_jax.maths import logprobs
 from safety_jax.models import finite
@@ -96,9 +96,11 @@ class LikelihoodScorer:
             title: of a progress bar on process 0; None shows none.
 
         Raises:
+            CheckpointError: a token that the model has no embedding for.
             NotFiniteError: the model's log-probabilities are not finite.
             ValueError: an empty context or continuation, or a continuation longer than `longest`.
         """
+        self._check_vocabulary(pairs, title)
         found: list[Likelihood | None] = [None] * len(pairs)
         rows = self._rows(pairs)
         lengths = [len(row.ids) for row in rows]
@@ -120,6 +122,15 @@ class LikelihoodScorer:
                         found[member] = Likelihood(total, bool(scores.correct[r, here].all()))
                     bar.update(len(row.members))
         return [likelihood for likelihood in found if likelihood is not None]
+
+    def _check_vocabulary(self, pairs: Sequence[ContextPair], title: str | None) -> None:
+        highest = max((max(*before, *behind, 0) for before, behind in pairs), default=0)
+        if highest >= self.model.config.vocabulary_size:
+            raise CheckpointError(
+                f"{title or 'tasks'}: the tokenizer wrote token {highest}; expected ids below the "
+                f"{self.model.config.vocabulary_size} rows of the model's embedding, use the "
+                "tokenizer that belongs to the model"
+            )
 
     def _not_finite(self, title: str | None) -> NotFiniteError:
         dtype = str(self.model.execution.compute_dtype)

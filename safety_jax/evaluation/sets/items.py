@@ -148,6 +148,7 @@ class Set:
         plain: the set that it is without its attack or conversation; "" where there is none.
         setting: the conversation that its requests were put into; None where there is none.
         formless: prompts left out, since they have no form that the spec asks for.
+        unusable: rows that cannot be used, left out by `bad_rows=skip`.
     """
 
     name: str
@@ -164,6 +165,7 @@ class Set:
     plain: str = ""
     setting: TalkSetting | None = None
     formless: int = 0
+    unusable: int = 0
 
     def repeated(self, answers: int) -> "Set":
         """Every item so often: further ones are called `ID #2`, `ID #3` and so on. A conversation

@@ -66,6 +66,7 @@ def make_set(source: Source, entry: Entry, key: str, seed: int) -> Set:
     rows = {where: (number, row) for number, where, row in kept}
     references = _references(native, entry.kind)
     likelihood = source.extra.get("read") == LIKELIHOOD
+    native.left_out.clear()  # what the references lack is asked all the same
     items = [
         _item(record, *rows[record.where], references, entry, likelihood)
         for record in _drawn(native, rows, entry, key, seed)
@@ -82,7 +83,8 @@ def make_set(source: Source, entry: Entry, key: str, seed: int) -> Set:
         twin=source.extra.get("twin", entry.twin),
         framed=entry.framed and not (likelihood and "stem" in kept[0][2]),
         rows=len(source.rows),
-        formless=len({row.where for row in native.left_out if row.unwanted}),
+        formless=sum(row.unwanted for row in native.left_out),
+        unusable=sum(not row.unwanted for row in native.left_out),
     )
 
 

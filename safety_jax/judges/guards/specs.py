@@ -134,7 +134,10 @@ def plan_reading(
             "tokenizer_sha256": found.tokenizer_sha256,
         },
     )
-    batcher = Batcher(resources.mesh, longest, resources.tokens_per_batch)
+    vocabulary_size = found.config.vocabulary_size
+    batcher = Batcher(
+        resources.mesh, longest, resources.tokens_per_batch, vocabulary_size, spec["path"]
+    )
     unread = Model(found.config, found.execution, {}, None, found.tokenizer)
     reader = LabelReader(unread, batcher, floor, resources.special_text)
     make(card, reader)  # whatever can be wrong with tokenizer and template shows without weights
