@@ -132,7 +132,7 @@ def test_multiple_choice_is_not_put_under_attacks(tmp_path):
 
 def test_answers_say_what_was_asked_and_are_read_back_for_it_alone(diary, tmp_path):
     plain, coded, begun = read(f"{diary}&attack=base64,prefill:3")
-    protocol = Protocol("w", "t", "plain", {}, 0)
+    protocol = Protocol("w", "t", "plain", {}, 0, "c")
     for of in (plain, coded, begun):
         path = generate.place(tmp_path, "m", of.name)
         path.parent.mkdir(exist_ok=True)

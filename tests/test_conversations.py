@@ -235,7 +235,7 @@ def test_a_killed_conversation_goes_on_and_one_without_room_ends(pets, tmp_path,
     monkeypatch.setattr(dialogues.generate, "said", lambda setup, ids, begun, one: one.text)
 
     def run(path):
-        file = Responses(path, pets, Protocol("w", "t", "plain", {}, 0), blocks=pets.blocks(2),
+        file = Responses(path, pets, Protocol("w", "t", "plain", {}, 0, "c"), blocks=pets.blocks(2),
                          writes=True)  # fmt: skip
         talker = dialogues.Talker(file, word, room=99)
         dialogues.fill([talker], pets, model, setup, seed=0, title="m, pets")
@@ -258,7 +258,7 @@ def test_a_killed_conversation_goes_on_and_one_without_room_ends(pets, tmp_path,
 
     # "Hi|A0|My dog barks" has 18 characters: this conversation ends before it, and fox goes on.
     del asked[:]
-    file = Responses(tmp_path / "cut.jsonl", pets, Protocol("w", "t", "plain", {}, 0),
+    file = Responses(tmp_path / "cut.jsonl", pets, Protocol("w", "t", "plain", {}, 0, "c"),
                      blocks=pets.blocks(2), writes=True)  # fmt: skip
     talker = dialogues.Talker(file, word, room=17)
     dialogues.fill([talker], pets, model, setup, seed=0, title="m, pets")
@@ -269,7 +269,7 @@ def test_a_killed_conversation_goes_on_and_one_without_room_ends(pets, tmp_path,
 
     # With another adapter in the same batches, each goes on behind its own answers and ends alone.
     del asked[:]
-    files = [Responses(tmp_path / name, pets, Protocol("w", "t", "plain", {}, 0),
+    files = [Responses(tmp_path / name, pets, Protocol("w", "t", "plain", {}, 0, "c"),
                        blocks=pets.blocks(2), writes=True) for name in "ba"]  # fmt: skip
     talkers = [dialogues.Talker(files[0], word, room=99), dialogues.Talker(files[1], word, room=17)]
     dialogues.fill(talkers, pets, model, setup, seed=0, title="m, pets")

@@ -83,9 +83,7 @@ def test_equal_contexts_are_read_once(model):
 
 def test_a_token_without_an_embedding_is_refused(model, config):
     for pair in (((1,), (config.vocabulary_size,)), ((config.vocabulary_size, 1), (1,))):
-        with pytest.raises(
-            CheckpointError, match="quiz: the tokenizer wrote token .*; expected"
-        ):
+        with pytest.raises(CheckpointError, match="quiz: the tokenizer wrote token .*; expected"):
             LikelihoodScorer(model, LIMITS).score([ContextPair(*pair)], "quiz")
 
 

@@ -12,7 +12,7 @@ from safety_jax.evaluation.answers.responses import Protocol, Response, Response
 from tests.evaluation_samples import ask, numbered, prompts
 
 KEY = "evaluate.responses"
-PROTOCOL = Protocol("f00d", "c0de", "alpaca", {"temperature": 0.0, "beams": 4}, 0)
+PROTOCOL = Protocol("f00d", "c0de", "alpaca", {"temperature": 0.0, "beams": 4}, 0, "beef")
 
 
 @pytest.fixture
@@ -52,7 +52,14 @@ def test_a_file_goes_on_in_whole_blocks(tmp_path, asked):
 
 @pytest.mark.parametrize(
     "change",
-    [{"weights": "beef"}, {"template": "chat"}, {"decoding": {"beams": 1}}, {"seed": 1}, {}],
+    [
+        {"weights": "beef"},
+        {"config": "cafe"},
+        {"template": "chat"},
+        {"decoding": {"beams": 1}},
+        {"seed": 1},
+        {},
+    ],
 )
 def test_another_protocol_is_not_reused_and_nothing_is_lost(tmp_path, asked, change):
     path = tmp_path / "I-CoNa.jsonl"
@@ -71,8 +78,18 @@ def test_another_protocol_is_not_reused_and_nothing_is_lost(tmp_path, asked, cha
         assert not path.exists()
 
 
+def test_answers_that_do_not_say_the_models_config_are_kept(tmp_path, asked):
+    """Those of early runs."""
+    path = tmp_path / "I-CoNa.jsonl"
+    open_file(path, asked).add(replies(asked, 0, 4))
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    early = [{name: line[name] for name in line if name != "config"} for line in lines]
+    path.write_text("".join(json.dumps(line) + "\n" for line in early))
+    assert open_file(path, asked).done == 4
+
+
 def test_protocols_name_what_answers_depend_on(asked):
-    same = Protocol("beef", "c0de", "alpaca", {"beams": 4, "temperature": 0.0}, 0)
+    same = Protocol("d00d", "c0de", "alpaca", {"beams": 4, "temperature": 0.0}, 0, "cafe")
     assert PROTOCOL.of(asked) == same.of(asked)  # weights are what is compared
     others = [
         dataclasses.replace(PROTOCOL, **change).of(asked)

@@ -55,6 +55,7 @@ def run(config: ConfigDict, folder: str) -> None:
                 f"attack.set {of.name}": of.items_sha256,
                 "targets": _hash([goal.sought for goal in goals]),
                 "model": opened.weights_sha256,
+                "model, config": opened.config_sha256,
                 "tokenizer": opened.tokenizer_sha256,
             }
         )

@@ -75,6 +75,7 @@ def run(config: ConfigDict, folder: str) -> None:
         place.remember(
             hashes
             | {"model": opened.weights_sha256, "tokenizer": opened.tokenizer_sha256}
+            | {"model, config": opened.config_sha256}
             | {f"judge {name}": card.protocol() for name, card in judges.cards.items()}
         )
         if primary:

@@ -72,6 +72,7 @@ def identity(plan: EvaluationPlan) -> dict[str, str]:
     found = {f"evaluate.sets {of.name}": of.items_sha256 for of in plan.sets}
     for name, opened in plan.opened.items():
         found[f"evaluate.models {name}"] = opened.weights_sha256
+        found[f"evaluate.models {name}, config"] = opened.config_sha256
         found[f"evaluate.models {name}, tokenizer"] = opened.tokenizer_sha256
     return found | {f"score.judges {name}": card.protocol() for name, card in plan.cards.items()}
 

@@ -153,8 +153,9 @@ def run_tasks(
         texts.rules(config),
     )
     if primary:
-        protocol = plan.tasks.protocol(plan.opened[name].weights_sha256)
-        task_results.write(task_file(place, name), protocol, found)
+        opened = plan.opened[name]
+        protocol = plan.tasks.protocol(opened.weights_sha256)
+        task_results.write(task_file(place, name), protocol, opened.config_sha256, found)
 
 
 def task_file(place: workdir.Workdir, name: str) -> Path:
@@ -166,5 +167,6 @@ def read_tasks(
     config: ConfigDict, place: workdir.Workdir, plan: EvaluationPlan, name: str
 ) -> dict[str, Any] | None:
     """The results of a model's tasks that are kept; None where they are not."""
-    protocol = plan.tasks.protocol(plan.opened[name].weights_sha256)
-    return task_results.read(task_file(place, name), protocol)
+    opened = plan.opened[name]
+    protocol = plan.tasks.protocol(opened.weights_sha256)
+    return task_results.read(task_file(place, name), protocol, opened.config_sha256)

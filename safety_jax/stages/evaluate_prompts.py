@@ -82,6 +82,7 @@ def ask(
             worded_as(template, rules),
             _decoding(config, group, of),
             config.seed,
+            opened.config_sha256,
         )
         whole = [before + after for before, after in zip(ids, begun, strict=True)]
         found[of.name] = ModelAnswers(

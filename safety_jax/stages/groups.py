@@ -16,7 +16,7 @@ from safety_jax.data.recovery import Recovery
 from safety_jax.judges.planned import Resources
 from safety_jax.models import llama, quantised
 from safety_jax.models.decoding.ends import model_ends
-from safety_jax.models.folders import bitsandbytes, hf_config, hub, tokenizer_files
+from safety_jax.models.folders import bitsandbytes, config_hash, hf_config, hub, tokenizer_files
 from safety_jax.stages import texts
 from safety_jax.training import optim
 from safety_jax.training.settings import Batching, Budget, Logging, Saving, Settings
@@ -73,14 +73,18 @@ def model_identity(config: ConfigDict, folder: Path) -> dict[str, str]:
     """Hashes of what a run reads of models: the base, an adapter to start from, the tokenizer."""
     model = config.model
     found = {"tokenizer": tokenizer_files.fingerprint(tokenizer_folders(config, folder))}
+    found[f"model.path {model.path}, config"] = config_hash.of_model(folder)
     if model.init == "pretrained":
         found[f"model.path {model.path}"] = hub.shared_fingerprint(folder)
     if "adapter" in model and model.adapter:
         adapter = hub.resolve(model.adapter)
         found[f"model.adapter {model.adapter}"] = hub.shared_fingerprint(adapter)
+        found[f"model.adapter {model.adapter}, config"] = config_hash.of_adapter(adapter)
     if "dpo" in config and config.dpo.proxy:
         proxy = hub.resolve(config.dpo.proxy.partition("?")[0])
         found[f"dpo.proxy {config.dpo.proxy}"] = hub.shared_fingerprint(proxy)
+        if (proxy / hub.ADAPTER).is_file():
+            found[f"dpo.proxy {config.dpo.proxy}, config"] = config_hash.of_adapter(proxy)
     return found
 
 

@@ -15,7 +15,7 @@ from safety_jax.data.corpora import Sided
 from safety_jax.data.loader import Loader
 from safety_jax.data.prefixes import Share
 from safety_jax.models import quantised
-from safety_jax.models.folders import hub
+from safety_jax.models.folders import config_hash, hub
 from safety_jax.stages import groups
 from safety_jax.training import reference
 from safety_jax.training.batches import lay_out
@@ -102,6 +102,7 @@ def facts(config: ConfigDict, loaded: Loaded) -> dict[str, Any]:
         "weights": fingerprint(learner.folder) if pretrained else f"seed {config.seed}",
         "model": repr(learner.config),
         "adapter": fingerprint(hub.resolve(adapter)) if adapter else None,
+        **({"scale": config_hash.of_adapter(hub.resolve(adapter))} if adapter else {}),
         **precision(config, loaded.learner),
     }
 

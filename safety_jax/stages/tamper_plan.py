@@ -70,6 +70,7 @@ class TamperPlan:
         found = dict(self.files)
         for name, one in self.opened.items():
             found[f"tamper.models {name}"] = one.weights_sha256
+            found[f"tamper.models {name}, config"] = one.config_sha256
             found[f"tamper.models {name}, tokenizer"] = one.tokenizer_sha256
         found |= {f"tamper.sets {of.name}": of.items_sha256 for of in self.sets}
         return found | {
@@ -207,6 +208,7 @@ def plan_rows(config: ConfigDict, opened: ModelFolder, rows: Rows) -> list[Tampe
     for data, count, several in rows:
         examples = encode.encode(several, encoding, train_on="response")
         read = [opened.weights_sha256, opened.tokenizer_sha256, fingerprint([examples])]
+        read.append(opened.config_sha256)
         sha256 = identity.sha256(*read, json.dumps(numbers, sort_keys=True, default=list))
         found.append(Tampering(data, count, examples, sha256))
     return found

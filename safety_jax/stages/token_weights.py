@@ -109,6 +109,7 @@ class TokenWeights:
 
         facts = {
             "weights": opened.weights_sha256,
+            "config": opened.config_sha256,
             "model": repr(opened.config),
             **references.precision(config, learner),
         }

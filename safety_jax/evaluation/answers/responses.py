@@ -6,7 +6,7 @@
 A line holds all that an answer depends on, so that no answer is ever taken for another's:
 
     {"set": "I-CoNa", "id": "0", "prompt_sha256": "…", "template": "alpaca", "decoding": "16 hex",
-     "seed": 0, "weights": "…", "tokenizer": "…", "response": "…", "finish": "eos"}
+     "seed": 0, "weights": "…", "config": "…", "tokenizer": "…", "response": "…", "finish": "eos"}
 
 A turn of a conversation also has its `conversation` and `turn`; all first turns stand before all
 second ones; where a conversation had no room for a turn, `finish` is "cut", and nothing was asked
@@ -29,6 +29,7 @@ from safety_jax.evaluation.sets.items import Item, Set
 EARLIER = "earlier"
 THOUGHT = "thought"
 CUT = "cut"
+CONFIG = "config"
 _FACTS = ("template", "decoding", "seed")  # of `Protocol.of`, as lines have them
 
 
@@ -67,6 +68,7 @@ class Protocol:
 
     Attributes:
         weights: names the model: a hash of its weights, and of its adapter's.
+        config: a hash of what its configs say of what is computed.
         tokenizer: a hash of how the model reads prompts and where its answers end; models that are
             compared have their own.
         template: how a prompt is worded.
@@ -78,6 +80,7 @@ class Protocol:
     template: str
     decoding: Mapping[str, Any]
     seed: int
+    config: str
 
     def decoding_hash(self) -> str:
         return _hash(dict(self.decoding))
@@ -169,6 +172,7 @@ class Responses:
             "decoding": self._protocol.decoding_hash(),
             "seed": self._protocol.seed,
             "weights": self._protocol.weights,
+            CONFIG: self._protocol.config,
             "tokenizer": self._protocol.tokenizer,
         }
         attack, asked = self._asked.attack, item.asked
@@ -184,8 +188,7 @@ class Responses:
         """Answers of whole blocks; none of a file that is of something else."""
         items, count = self._asked.items, len(lines)
         ours = count <= len(items) and all(
-            self._facts(item).items() <= line.items()
-            for item, line in zip(items, lines, strict=False)
+            _made_by(self._facts(item), line) for item, line in zip(items, lines, strict=False)
         )
         if not ours:
             if self._writes:
@@ -204,6 +207,11 @@ class Responses:
         while (target := folder / f"{self.path.stem}-{number}.jsonl").exists():
             number += 1
         self.path.replace(target)
+
+
+def _made_by(facts: Mapping[str, Any], line: Mapping[str, Any]) -> bool:
+    """Whether a line says these facts; early lines do not say the model's config."""
+    return facts.items() <= ({CONFIG: facts[CONFIG]} | line).items()
 
 
 def _parsed(line: dict[str, Any]) -> dict[str, Any]:

@@ -41,8 +41,11 @@ class Wanted:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def read(path: Path, protocol: str) -> dict[str, Any] | None:
-    """Results that are kept; None where there are none of this protocol.
+def read(path: Path, protocol: str, config: str) -> dict[str, Any] | None:
+    """Results that are kept; None where there are none of this protocol and model.
+
+    Args:
+        config: `ModelFolder.config_sha256`, which early files do not say.
 
     Raises:
         DataError: the file is damaged.
@@ -51,14 +54,15 @@ def read(path: Path, protocol: str) -> dict[str, Any] | None:
         return None
     try:
         kept = json.loads(path.read_text("utf-8"))
-        return kept["found"] if kept["protocol"] == protocol else None
+        ours = kept["protocol"] == protocol and kept.get("config", config) == config
+        return kept["found"] if ours else None
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged; remove it, and its tasks are asked anew") from error
 
 
-def write(path: Path, protocol: str, found: Mapping[str, Any]) -> None:
+def write(path: Path, protocol: str, config: str, found: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write(path, json.dumps({"protocol": protocol, "found": found}))
+    files.write(path, json.dumps({"protocol": protocol, "config": config, "found": found}))
 
 
 def figures(found: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -18,7 +18,15 @@ from safety_jax.base.errors import ConfigError
 from safety_jax.models import llama, lora, quantised
 from safety_jax.models.decoding.ends import model_ends
 from safety_jax.models.execution import Execution
-from safety_jax.models.folders import hf, hf_config, hub, peft, peft_config, tokenizer_files
+from safety_jax.models.folders import (
+    config_hash,
+    hf,
+    hf_config,
+    hub,
+    peft,
+    peft_config,
+    tokenizer_files,
+)
 from safety_jax.models.model import Model
 
 KERNELS = (quantised.STORED, *quantised.FORMATS)
@@ -69,6 +77,12 @@ class ModelFolder:
     def base_weights(self) -> tuple[Path, str]:
         """What tells the weights below the adapter apart from others."""
         return self.folder.resolve(), self.kernels
+
+    @functools.cached_property
+    def config_sha256(self) -> str:
+        """The hash of what the configs of model and adapter say of what is computed."""
+        found = config_hash.of_model(self.folder)
+        return found if self.adapter is None else f"{config_hash.of_adapter(self.adapter)}+{found}"
 
     @functools.cached_property
     def ends(self) -> tuple[int, ...]:
