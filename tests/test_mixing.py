@@ -4,7 +4,7 @@ import pytest
 
 from safety_jax.base.errors import ConfigError
 from safety_jax.data.messages import Message
-from safety_jax.data.mixing import evenly, mix, split
+from safety_jax.data.mixing import describe_repeated, evenly, mix, split
 from safety_jax.data.records import Pair, Record, read_pairs, read_records
 from safety_jax.data.sources import Source
 
@@ -117,6 +117,21 @@ def test_pairs_mix_too():
 
 def record(text, where, context=""):
     return Record((Message("user", text), Message("assistant", where)), context, "a", where)
+
+
+def test_rows_that_repeat_others_are_told():
+    """Another answer, or another question, is another row."""
+    said = [Message("user", "Name a bird."), Message("assistant", "A robin.")]
+    first = Record(tuple(said), "", "a", "a row 0")
+    again = Record((Message("user", " name  a bird."), said[1]), "", "b", "b row 3")
+    other = Record((said[0], Message("assistant", "A wren.")), "", "b", "b row 4")
+    (line,) = describe_repeated([first, other, again])
+    assert (
+        line.startswith("warning: 1 of 3 rows repeat prompt") and "b row 3 those of a row" in line
+    )
+    pair = Pair((said[0],), (said[1],), other.messages[1:], "", "a", "a row 1")
+    assert not describe_repeated([first, other]) and not describe_repeated([pair, pair.swapped])
+    assert len(describe_repeated([pair, pair])) == 1
 
 
 def test_split_keeps_equal_prompts_together():

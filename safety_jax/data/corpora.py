@@ -157,6 +157,7 @@ def read(
     mixture: mixing.Mixture = mixing.mix(given, read=learned, seed=rows.seed)
     training, held_out = mixture.records, []
     remarks = [] if remark is None else [*remark(mixture.records)]
+    remarks += mixing.describe_repeated(mixture.records)
     if rows.evaluation:
         source = opened(rows.evaluation, "data.eval")
         held_out = sources.draw(parse(source, skipped), source, "data.eval", rows.seed)

@@ -237,3 +237,30 @@ def prompt_key(record: Record | Pair | Rated | Labelled) -> str:
         messages = messages[:-1]
     text = "\n".join([record.context, *(message.content for message in messages)])
     return " ".join(text.casefold().split())
+
+
+def describe_repeated(rows: Sequence[R]) -> list[str]:
+    """A line on rows that ask and answer what a row before them does, of whatever source; none
+    where there are none."""
+    first: dict[int, str] = {}  # hashes alone: all texts once more would be as large as the data
+    repeated = []
+    for row in rows:
+        key = hash((prompt_key(row), _answers(row)))
+        if key in first:
+            repeated.append((row.where, first[key]))
+        first.setdefault(key, row.where)
+    if not repeated:
+        return []
+    where, before = repeated[0]
+    return [
+        f"warning: {len(repeated):,} of {len(rows):,} rows repeat prompt and answer of another "
+        f"row: {where} those of {before}"
+    ]
+
+
+def _answers(row: Record | Pair | Rated | Labelled) -> tuple[str, ...]:
+    if isinstance(row, Record):
+        turns = row.messages[-1:]
+    else:
+        turns = row.chosen + row.rejected if isinstance(row, Pair) else row.answer
+    return tuple(message.content for message in turns)
