@@ -307,7 +307,10 @@ def describe(
             model_card.CardSource(g.name, ", ".join(given[g.name]), len(g.records), 0.0, 0, None)
             for g in plan.pool.groups
         ],
-        counts={f"prompts left out, {why}": n for why, n in plan.pool.skipped.items()},
+        counts={
+            f"prompts left out, {why}": n
+            for why, n in (plan.pool.skipped | Counter(unusable=plan.pool.left_out)).items()
+        },
         prompt=plan.pool.example,
         notes=tuple(config.raft.protocol_notes),
         plots=tuple(drawn),
