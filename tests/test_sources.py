@@ -173,6 +173,7 @@ def test_a_folder_of_several_kinds_of_files_is_not_read_in_part(tmp_path):
     (folder / "notes.txt").write_text("nothing")
     assert len(open_source(f"hf:{folder}:train").rows) == 3
     write(folder / "b.csv")
+    (folder / "README.md").write_text("# Rows\n")
     with pytest.raises(ConfigError, match=r"several kinds \(1 \.json, 1 \.csv\).*name each file"):
         open_source(f"hf:{folder}:train")
     (folder / "README.md").write_text(

@@ -72,10 +72,10 @@ def _undecoded(dataset: Any) -> Iterable[Any]:
 def _check_one_kind(folder: Path, location: str, key: str) -> None:
     """Raises a ConfigError for a folder with data files of several kinds: the library reads those
     of the commonest kind, and passes over the others without a word."""
-    if not folder.is_dir() or (folder / _CARD).is_file():
+    if not folder.is_dir() or _says_what_is_read(folder / _CARD):
         return
     kinds: Counter[str] = Counter()
-    for path in folder.rglob("*"):
+    for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
         if not hidden and path.name not in _ABOUT and path.is_file():
             kinds.update(_kind(path.name))
@@ -86,6 +86,10 @@ def _check_one_kind(folder: Path, location: str, key: str) -> None:
             f"library datasets reads one alone; name each file with a flag of its own, or let "
             f"{_CARD} say what is read"
         )
+
+
+def _says_what_is_read(card: Path) -> bool:
+    return card.is_file() and b"data_files" in card.read_bytes()
 
 
 def _kind(name: str) -> list[str]:
