@@ -230,6 +230,7 @@ def test_text_that_only_resembles_messages_is_text(rows):
         ({"image": {"path": "a.png"}}, "'image' is something to see or hear"),
         ({"tools": [{"type": "function"}]}, "'tools' offers tools, which.*add without=tools"),
         ({"tools": '[{"type": "function"}]'}, "'tools' offers tools"),
+        ({"documents": [{"text": "A bird."}]}, "'documents' are texts to answer from"),
         ({"chat_template_kwargs": {"enable_thinking": False}}, "set data.enable_thinking for all"),
     ],
 )
@@ -329,6 +330,17 @@ def test_pairs_whose_scores_prefer_nothing_or_the_other_answer(rows):
         assert len(read_pairs(rows(wrong, options=f"?without={chosen},{rejected}"))) == 1
         assert len(read_pairs(rows(pair | {chosen: 8, rejected: None}))) == 1
         assert len(read_records(rows(wrong))) == 1, "its chosen answer is what is learned"
+
+
+def test_an_answer_is_one_text(rows):
+    """As turns, the first of several answers would be the user's."""
+    for said in ([A], [A, B], [A, B, A]):
+        with pytest.raises(DataError, match="'response' is a list of . texts; expected one text"):
+            read_responses(rows({"prompt": Q, "response": said}))
+        with pytest.raises(DataError, match="'chosen' is a list of . texts; expected one text"):
+            read_pairs(rows({"prompt": Q, "chosen": said, "rejected": B}))
+    (found,) = read_prompts(rows({"conversations": [Q]}))
+    assert found.messages == (ASK,)
 
 
 def test_an_answer_of_a_pair_ends_with_the_assistant(rows):

@@ -197,9 +197,9 @@ def test_answers_of_one_kind_are_trained_on_with_a_warning(good, bad, kind):
         (3, 3, (1.0, 1.0), None),
         (4, 3, (1.0, 1.0), None),
         (30, 10, (1.0, 2.25), None),
-        # Bounds that trl 1.16 gives in its own warning for these counts and weights.
+        # What trl 1.16 says of these counts and weights, but for its 1.33 in place of 4/3.
         (30, 10, (1.0, 1.0), "desirable_weight from 0.33 to 0.44, or kto.undesirable_weight from "
-                             "2.3 to 3"),
+                             "2.25 to 3"),
         (10, 30, (1.0, 1.0), "desirable_weight from 3 to 4, or kto.undesirable_weight from 0.25 "
                              "to 0.33"),
         (4, 3, (2.0, 1.0), "desirable_weight from 0.75 to 1, or kto.undesirable_weight from 2 to"),

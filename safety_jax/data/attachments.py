@@ -11,8 +11,9 @@ from safety_jax.data.messages import BadRow
 
 _SEEN = ("image", "images", "audio", "audios", "video", "videos")
 _TOOLS = ("tools", "functions")
+_DOCUMENTS = "documents"  # of chat templates that answer from them
 _SETTINGS = "chat_template_kwargs"  # TRL's
-COLUMNS = (*_SEEN, *_TOOLS)
+COLUMNS = (*_SEEN, *_TOOLS, _DOCUMENTS)
 """Columns of what is refused."""
 
 
@@ -34,6 +35,11 @@ def refuse(row: Mapping[str, Any]) -> None:
                 f"{column!r} offers tools, which no template here writes; add without={column} to "
                 "the source to go on without them"
             )
+    if _is_list(row.get(_DOCUMENTS)):
+        raise BadRow(
+            f"{_DOCUMENTS!r} are texts to answer from, which no template here writes; add "
+            f"without={_DOCUMENTS} to the source to go on without them"
+        )
     if row.get(_SETTINGS):
         raise BadRow(
             f"{_SETTINGS!r} changes the chat template for this row alone; set data.enable_thinking "

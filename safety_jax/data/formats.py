@@ -20,6 +20,7 @@ from safety_jax.data.messages import (
     is_transcript,
     listed,
     prompt_of,
+    refuse_texts,
     text_of,
     turns_of,
 )
@@ -99,6 +100,7 @@ def _completion(
     if answer is None:
         return Parsed(asked)
     if isinstance(listed(row.get(answer), answer), list):  # TRL's conversational form
+        refuse_texts(row, answer)
         turns = turns_of(row, answer)
         if turns[-1].role != "assistant":
             raise BadRow(f"{answer!r} ends with the {turns[-1].role}; expected the assistant")
@@ -181,6 +183,8 @@ def _oasst_tree(row: Row) -> Parsed:
 
 
 def _preference(row: Row, *, prompt: str = "prompt") -> Parsed:
+    for column in ("chosen", "rejected"):
+        refuse_texts(row, column)
     chosen, rejected = turns_of(row, "chosen"), turns_of(row, "rejected")
     if chosen[0].role != "assistant":
         found = _implicit_preference(row)

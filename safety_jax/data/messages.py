@@ -48,6 +48,14 @@ def text_of(row: Mapping[str, Any], column: str) -> str:
     return value
 
 
+def refuse_texts(row: Mapping[str, Any], column: str) -> None:
+    """Raises a BadRow for a column of one answer that is a list of texts: several answers, or one
+    that its writer put into a list; as turns of a dialogue they would be somebody else's."""
+    value = row.get(column)
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        raise BadRow(f"{column!r} is a list of {len(value)} texts; expected one text, or messages")
+
+
 def is_blank(value: Any) -> bool:
     return isinstance(value, str) and not value.strip()
 

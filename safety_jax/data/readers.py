@@ -52,6 +52,8 @@ def read_file(path: Path, *, name: str, key: str, errors: str) -> list[PlacedRow
         named = ending != ".txt" and mistaken.look(path, text=ending in _TEXTS and not packed)
         if named:
             raise DataError(f"{path}: {named}")
+        if path.stat().st_size == 0:
+            return []
         if ending in _TABLES:
             return _TABLES[ending](path, shown, errors)
         return _TEXTS[ending](_unpacked(path, packed), shown, errors)

@@ -49,6 +49,8 @@ def read_json(data: bytes, name: str, errors: str) -> list[PlacedRow]:
     """A list of objects, an object around one, one object of parallel lists, or (despite its
     name) JSON lines."""
     text = read_text(data, name, errors)
+    if not text.strip():
+        return []
     try:
         value, is_plain = values.JsonParser().parse(text)
     except json.JSONDecodeError as error:
@@ -86,6 +88,11 @@ def _rows_of(value: dict[str, Any], name: str) -> list[Row]:
     lengths = {key: len(column) for key, column in lists.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"{name}: parallel lists of different lengths {lengths}; expected equal")
+    if value and all(isinstance(column, dict) for column in value.values()):
+        raise DataError(
+            f"{name}: one object of objects, {few(list(value), 8)}; expected a list of objects: "
+            'pandas writes one by to_json(orient="records")'
+        )
     if not lists:
         raise DataError(
             f"{name}: one object with keys {few(list(value), 8) or '(none)'}; expected a list of "

@@ -88,7 +88,7 @@ def balance(
     if round(avoided, 6) <= round(learned, 6) <= round(most * avoided, 6):
         return []
     ranges = (avoided / good, most * avoided / good, learned / most / bad, learned / bad)
-    low, high, lower, higher = (f"{weight:.2g}" for weight in ranges)
+    low, high, lower, higher = (f"{round(weight, 2):g}" for weight in ranges)
     return [
         f"warning: {good:,} desirable answers of weight {desirable_weight:g} and {bad:,} "
         f"undesirable ones of weight {undesirable_weight:g}; the paper recommends "
