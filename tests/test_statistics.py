@@ -89,9 +89,11 @@ def test_newcombe_paired_covers():
 
 
 def test_the_interval_of_a_product_on_paper():
-    """a = .5 [.4, .6], b = .8 [.6, .9]: down by √((.8·.1)² + (.5·.2)²), up by √(.08² + .05²)."""
+    """a = .5 [.4, .6], b = .8 [.6, .9]: down by √((.8·.1)² + (.5·.2)² + (.1·.2)²), up likewise."""
     low, high = statistics.product((0.5, 0.4, 0.6), (0.8, 0.6, 0.9))
-    assert (0.4 - low, high - 0.4) == pytest.approx((math.hypot(0.08, 0.1), math.hypot(0.08, 0.05)))
+    halves = math.hypot(0.08, 0.1, 0.02), math.hypot(0.08, 0.05, 0.01)
+    assert (0.4 - low, high - 0.4) == pytest.approx(halves)
+    assert statistics.product((0.0, 0.0, 0.5), (0.0, -1.0, 1.0)) == (-0.5, 0.5)
     mirrored = statistics.product((0.5, 0.4, 0.6), (-0.8, -0.9, -0.6))
     assert mirrored == pytest.approx((-high, -low))
 
