@@ -250,7 +250,7 @@ def test_several_sources_drawn_rows_and_scores_from_other_files(tmp_path):
     [
         ("a.jsonl", "", {}, "holds no rows"),
         ("a.json", '{"instructions": ["a", "b"], "outputs": ["c"]}', {}, "different lengths"),
-        ("a.csv", "prompt,reply\nq,a\n", {}, "columns found: prompt, reply; expected"),
+        ("a.csv", "prompt,reply\nq,a\n", {}, "columns found: prompt, reply; add columns="),
         ("a.jsonl", '{"prompt": " ", "response": "a"}', {}, "a.jsonl line 1: 'prompt' is empty"),
         ("a.jsonl", '{"prompt": "q", "response": null}', {}, "'response' is null"),
         ("a.jsonl", '{"prompt": "q", "response": "a"}', {"score__stored": ("x",)},
