@@ -142,7 +142,7 @@ def test_names_are_not_taken_for_folders_of_the_same_name(tmp_path):
         ("import nothing_of_this_name\n", "line 1: ModuleNotFoundError: No module named"),
         ("\ndef get_config(arg=None):\n    return 1 / 0\n", "line 3: ZeroDivisionError"),
         ("x = 1\n", "has no function get_config"),
-        ("def get_config(arg=None):\n    return {}\n", "gave no config with a `stage`"),
+        ("def get_config(arg=None):\n    return {}\n", "returned no config with a `stage`"),
         (OWN, "'no=1' is unknown; expected steps=<int>"),
     ],
 )
@@ -304,4 +304,4 @@ def test_ctrl_c_is_one_line(monkeypatch, capsys):
     with pytest.raises(SystemExit) as left:
         main.run()
     assert left.value.code == 130
-    assert "run the same command to go on" in capsys.readouterr().err
+    assert "run the same command to continue" in capsys.readouterr().err

@@ -31,7 +31,7 @@ def test_the_adapter_says_what_is_trained(config, capsys):
     assert found.lora.targets == ("q_proj", "v_proj", "down_proj") and found.lora.layers == ""
     assert found.lora.dropout == config.lora.dropout
     told = capsys.readouterr().out
-    assert "brings rank 4, alpha 16, on q_proj, v_proj, down_proj of all layers" in told
+    assert "has rank 4, alpha 16, on q_proj, v_proj, down_proj of all layers" in told
     # Another base has other weights, and what was learned on it need not fit.
     assert "warning: it names an/other as its base" in told
     assert config.lora.rank == 32

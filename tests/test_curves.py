@@ -96,7 +96,7 @@ def test_what_does_not_match(given):
     runs = sweep_record.read(given / "sweep")
     facts = report(given)
     assert len(curve.match(runs, facts, "data.safety_rows")) == 6
-    with pytest.raises(DataError, match=r"rows0_seed0 of the sweep changes data.safety_rows, too"):
+    with pytest.raises(DataError, match=r"rows0_seed0 of the sweep also changes data.safety_rows"):
         curve.match(runs, facts, "lora.rank")
     one = facts["models"].pop("n.rows50_seed1")
     with pytest.raises(DataError, match="rows50_seed1 of the sweep is not in the report"):
@@ -280,7 +280,7 @@ def test_the_stage_compares_models(given, capsys):
         "rate differs: absent (one), 2 (two)"
     ]
     words = [EvaluatedRun("plain", 0, "m")]
-    with pytest.raises(ConfigError, match="axis has words, and curve.sweep several models"):
+    with pytest.raises(ConfigError, match="curve.sweep has several models, but"):
         curve.compare({}, {"one": words, "two": words}, 0.05)
-    with pytest.raises(ConfigError, match=r"curve.sweep: two are called .one."):
+    with pytest.raises(ConfigError, match=r"curve.sweep: the name .one. is given twice"):
         curve.sweeps("one=a,one=b")

@@ -187,7 +187,7 @@ def test_weighted_door_weighs_tokens_by_a_proxy(finished, inputs, tmp_path, caps
     assert f"dpo.proxy {finished / 'export'}" in read
     # What the proxy says is on disk now; a weight that is no number is told.
     config = configure(inputs, "loss=weighted_door", dpo__temperature=1e-3, **asked)
-    with pytest.raises(ConfigError, match="is no finite number; expected a larger temperature"):
+    with pytest.raises(ConfigError, match="is not finite; expected a larger temperature"):
         dpo.run(config, str(tmp_path / "cold"))
 
 

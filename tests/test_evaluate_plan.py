@@ -54,7 +54,7 @@ def test_stored_scores_are_a_judge(given, tmp_path):  # noqa: F811
     [
         ({"evaluate.models": ""}, "are both empty"),
         ({"evaluate.models": "/no/name"}, "expected NAME=FOLDER"),
-        ({"evaluate.models": "a=/x,a=/y"}, "two are called 'a'"),
+        ({"evaluate.models": "a=/x,a=/y"}, "the name 'a' is given twice"),
         ({"evaluate.models": "a=/no/such/model"}, "/no/such/model"),
         ({"evaluate.responses": "base=/x"}, "both name 'base'"),
         ({"evaluate.baseline": "dpo"}, "evaluate.baseline 'dpo': expected one of base, tuned"),

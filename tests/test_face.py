@@ -125,7 +125,7 @@ def test_load_brings_an_adapter_with_its_base(adapted, tmp_path, one_device):
 
 def test_adapters_do_not_merge_into_codes():
     model = sj.lora(sj.load(DEMO / "model", base="int8"), 2)
-    with pytest.raises(ConfigError, match="quantised, and codes cannot take adapters up"):
+    with pytest.raises(ConfigError, match="quantised, and adapters cannot be merged into codes"):
         sj.merge(model)
 
 

@@ -121,7 +121,7 @@ def test_a_run_goes_on_as_it_began_whatever_memory_it_finds(
     first = fill(open_config, one_device, tmp_path, 64.0, monkeypatch)
     assert "GiB of 64.00 (of a test)" in capsys.readouterr().out
     assert fill(open_config, one_device, tmp_path, 0.9, monkeypatch) == first
-    assert "as this run began" in capsys.readouterr().out
+    assert "as at the start of this run" in capsys.readouterr().out
     # Another mesh is another choice, and so is another run.
     assert fill(open_config, eight_devices, tmp_path, 8.0, monkeypatch)[0] % 8 == 0
     assert fill(open_config, one_device, tmp_path / "new", 0.9, monkeypatch) != first

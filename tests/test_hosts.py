@@ -259,7 +259,7 @@ def test_killed_then_stopped_then_finished_it_ends_with_the_same_bits(configs, t
     pair[1].send_signal(signal.SIGTERM)  # of one, and both save
     ends = [end(process) for process in pair]
     assert [code for code, _ in ends] == [0, 0], ends
-    assert "run the same command to go on" in ends[0][1]
+    assert "run the same command to continue" in ends[0][1]
     stopped = metrics.read(folder / "metrics.jsonl")[-1]["step"]
     assert 5 <= stopped < STEPS and (folder / "checkpoints" / str(stopped)).is_dir()
 

@@ -18,7 +18,7 @@ from safety_jax.models import llama, lora, quantised
 from safety_jax.models.folders import bitsandbytes, hf, hf_config, hub, peft_config
 from safety_jax.models.model import Model
 from safety_jax.planning import abstract
-from safety_jax.stages import checks, shared_schema
+from safety_jax.stages import checks, rules, shared_schema
 from safety_jax.training import policy
 from tests.golden import cases, quantised_cases
 from tests.samples import execute_on, whole_logits
@@ -331,12 +331,12 @@ def test_codes_are_not_trained(folders, one_device, source, kernels):
 
 def test_configs_that_ask_codes_to_move_are_one_line():
     config = dpo.get_config("paper=script")
-    assert config.model.base == "nf4" and not checks.broken_rules(config)
+    assert config.model.base == "nf4" and not rules.broken_rules(config)
     config.lora.rank = 0
-    assert "a quantised base cannot be trained in full" in checks.broken_rules(config)[0]
+    assert "a quantised base cannot be trained in full" in rules.broken_rules(config)[0]
     rounds = raft.get_config("paper=b500")
     rounds.model.base = "int8"
-    assert "raft.adapter is merge" in checks.broken_rules(rounds)[0]
+    assert "raft.adapter is merge" in rules.broken_rules(rounds)[0]
     config = sft.get_config()
     config.model.base = "int4"
     assert "model.base is 'int4'; expected" in checks.problems(config, complete=False)[0]

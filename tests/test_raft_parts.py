@@ -256,20 +256,20 @@ def test_rewards_on_paper():
         selection.Selection(0, "", ("", "")),
         selection.Selection(None, "", ("", "unscored")),
     ]
-    found = round_measures.of_rewards(judge, scores, choices)
+    found = round_measures.measure_rewards(judge, scores, choices)
     assert found["reward/mean"] == 1.0
     assert found["reward/best_of_candidates"] == 1.0
     assert found["reward/selected"] == 1.0
     assert found["unscored_share"] == 0.25
     assert sum(found["reward/histogram"]["counts"]) == 3
-    counted = round_measures.of_choices(choices)
+    counted = round_measures.measure_choices(choices)
     assert counted["prompts_without_choice_share"] == 0.5
     assert counted["candidates/unscored_share"] == 0.25
 
 
 def test_distance_on_paper():
     rows = [[Candidate("", (1, 2), -1.0, "eos"), Candidate("", (3,), -2.0, "eos")]]
-    found = round_measures.of_distance(rows, [np.array([1.0, 2.0])])
+    found = round_measures.measure_distance(rows, [np.array([1.0, 2.0])])
     assert found == {"kl_to_start": 1.5, "kl_to_start_per_token": 1.0}
 
 
@@ -278,7 +278,7 @@ def test_alarms():
     first = {"distinct_2": 0.8, "length/selected": 20.0}
     assert round_measures.alarms(first, {"distinct_2": 0.41, "length/selected": 40.0}, limits) == []
     found = round_measures.alarms(first, {"distinct_2": 0.39, "length/selected": 41.0}, limits)
-    assert "diversity collapses" in found[0] and "length explodes" in found[1]
+    assert "diversity has collapsed" in found[0] and "answers have grown" in found[1]
 
 
 def test_encoded_candidates_are_prompt_and_answer():

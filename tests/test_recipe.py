@@ -94,7 +94,7 @@ def test_a_step_that_was_asked_to_stop_is_not_finished(inputs, given, tmp_path, 
     stages = STAGES | {"sft": lambda config, folder: False}
     recipe.run(make(inputs, given), str(tmp_path / "run"), stages)
     told = capsys.readouterr().out
-    assert told.endswith("step 1 of 2: sit is not finished; run the same command to go on\n")
+    assert told.endswith("step 1 of 2: sit is not finished; run the same command to continue\n")
     assert not (tmp_path / "run" / recipe.RECORD).exists()
 
 
@@ -155,7 +155,7 @@ def test_methods_share_a_budget_of_compute(inputs, given, tmp_path):  # noqa: F8
 @pytest.mark.parametrize("text", ["[]", "{", '{"steps": []}', '{"steps": {"sit": {"seconds": 1}}}'])
 def test_a_damaged_record_is_told(tmp_path, text):
     (tmp_path / "recipe.json").write_text(text)
-    with pytest.raises(ConfigError, match=r"recipe.json: .*; remove it, and every step looks"):
+    with pytest.raises(ConfigError, match=r"recipe.json: .*; remove it: every step then checks"):
         recipe.RecipeLog(tmp_path / "recipe.json", writes=True)
 
 

@@ -59,7 +59,7 @@ def test_killed_then_stopped_then_finished(inputs, tmp_path):  # noqa: F811
     wait_for_step(process, folder, 8)
     process.send_signal(signal.SIGTERM)
     code, errors = end(process)
-    assert code == 0 and "run the same command to go on" in errors, errors
+    assert code == 0 and "run the same command to continue" in errors, errors
     assert "TRACING CACHE MISS" in errors  # it does explain them
     assert "PERSISTENT COMPILATION CACHE MISS" not in errors
     assert not (folder / "export").exists()

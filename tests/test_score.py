@@ -162,7 +162,7 @@ def test_an_edited_row_is_scored_anew_with_its_block(tmp_path, capsys):
     capsys.readouterr()
     score.run(config, str(tmp_path / "run"))
     said = capsys.readouterr().out
-    assert "note: changed since the last start, so scored anew: data.responses rows: " in said
+    assert "note: changed since the last start, so scored again: data.responses rows: " in said
     assert lines(tmp_path / "run")[0]["scores"]["refusal"]["label"] == "full"
     assert len(lines(tmp_path / "run", score.LEDGER)) == len(ROWS) + 2
     score.run(config, str(tmp_path / "run"))

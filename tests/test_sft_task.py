@@ -42,7 +42,7 @@ def test_refusals_are_chosen_whatever_the_source_is_shown_as(given, spec):
 def test_how_many_safety_rows_is_said_once(given, option):
     config, _ = given
     config.data.safety += f"?{option}"
-    with pytest.raises(ConfigError, match=r"data.safety .*says how many rows.*data.safety_rows=2"):
+    with pytest.raises(ConfigError, match=r"data.safety .*number of its rows.*data.safety_rows=2"):
         sft_task.safety_rows(config)
 
 

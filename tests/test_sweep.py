@@ -75,7 +75,7 @@ def test_axes_and_runs(inputs):  # noqa: F811
         ({}, "sweep.axes and sweep.runs are both empty"),
         ({"sweep__axes": "train.batch_size=1,2"}, "'train.batch_size' cannot differ"),
         ({"sweep__axes": "seed"}, "sweep.axes 'seed': expected KEY=VALUE"),
-        ({"sweep__axes": "seed=1,1"}, "has a value twice"),
+        ({"sweep__axes": "seed=1,1"}, "repeats a value"),
         ({"sweep__axes": "seed=1 data.safety_rows=8 seed=2"}, "sweep.axes names seed twice"),
         ({"sweep__axes": "seed=few"}, "seed=few: expected a whole number"),
         ({"sweep__axes": "seed=1.9"}, "seed=1.9: expected a whole number"),
@@ -86,7 +86,7 @@ def test_axes_and_runs(inputs):  # noqa: F811
         ({"sweep__axes": "seed=1", "sweep__runs": "seed=1"}, "two runs are seed1"),
         (
             {"sweep__runs": "data.safety_rows=8; data.safety_rows=8 seed=0"},
-            "and .* have one config",
+            "and .* have the same config",
         ),
         ({"sweep__axes": "data.train=a/x.jsonl,b/x.jsonl"}, "two runs are trainx.jsonl; .* path"),
     ],
@@ -104,9 +104,12 @@ def test_mistakes(inputs, given, message):  # noqa: F811
         ({"sweep__axes": "dpo.beta=0.1,0"}, "sweep run beta0.0: dpo.beta is 0.0; expected"),
         (
             {"sweep__axes": "dpo.objective=simpo,hinge", "dpo__reference": "none"},
-            "sweep run objectivehinge: dpo.reference is none, but dpo.objective hinge compares",
+            "sweep run objectivehinge: dpo.reference is none, but dpo.objective hinge needs",
         ),
-        ({"sweep__axes": "dpo.objective=door,weighted_door"}, "is weighted_door, which runs of a"),
+        (
+            {"sweep__axes": "dpo.objective=door,weighted_door"},
+            "is weighted_door, which a sweep does",
+        ),
     ],
 )
 def test_mistakes_of_dpo(inputs, given, message):  # noqa: F811

@@ -230,13 +230,13 @@ def test_training_moves_the_answers_and_leaves_no_weights(inputs, rows, tmp_path
 
 def test_what_cannot_be_is_found_before_weights_are_read(inputs, rows, one_device):  # noqa: F811
     for change, message in (
-        ({"tamper.sets": (f"{rows}/safe.jsonl?kind=safe",)}, "there is no unsafe one"),
+        ({"tamper.sets": (f"{rows}/safe.jsonl?kind=safe",)}, "none is unsafe"),
         (
             {"tamper.sets": (f"{rows}/unsafe.jsonl?kind=unsafe&attack=base64",)},
             r"unsafe\+base64 is neither; expected .* without attack= and turns=",
         ),
         ({"tamper.unsafe_by": "refusal"}, "expected a judge with a threshold"),
-        ({"tamper.rows": (4, 13)}, "has 12 rows that can be used, and tamper.rows asks for 13"),
+        ({"tamper.rows": (4, 13)}, "has 12 usable rows, but tamper.rows needs 13"),
         ({"tamper.rows": ()}, "both empty"),
         ({"lora.layers": "90"}, "names no layers of this model"),
         ({"lora.targets": ("w_proj",)}, "lora.targets .*'w_proj'.* expected 'all-linear' or any"),

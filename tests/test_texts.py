@@ -82,7 +82,7 @@ def test_values(tmp_path):
     assert thinking == [None, True, False]
     with pytest.raises(ConfigError, match="data.enable_thinking is 'maybe'; expected true, false"):
         texts.rules(config(enable_thinking="maybe"))
-    with pytest.raises(ConfigError, match="data.template_date is 'today'; expected a day as"):
+    with pytest.raises(ConfigError, match="data.template_date is 'today'; expected a date like"):
         texts.rules(config(template_date="today"))
     with pytest.raises(ConfigError, match="data.special_text is 'drop'; expected one of text"):
         texts.rules(config(special_text="drop"))

@@ -67,7 +67,7 @@ class Corpus(Generic[E]):
         prompt: what the model is given of the first row.
         left_out: rows that a rule has no use for, by rule.
         skipped: rows that could not be used, and why.
-        remarks: lines on what was made of the rows, for the person who watches.
+        remarks: lines on what was made of the rows, for the user.
     """
 
     training: E

@@ -67,7 +67,7 @@ class Recovery:
         return Beginning(text, fraction, self.most_tokens) if chosen < self.share else None
 
     def describe(self, rows: Sequence[Record]) -> list[str]:
-        """A line on what becomes of rows, for the person who watches.
+        """A line on what becomes of rows, for the user.
 
         Raises:
             ConfigError: none of them has a harmful answer.

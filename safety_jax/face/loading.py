@@ -111,7 +111,7 @@ def merge(model: Model) -> Model:
         return model
     if any(map(quantised.is_quantised, trees.flatten(model.weights).values())):
         raise ConfigError(
-            "the model's base is quantised, and codes cannot take adapters up; load it with "
+            "the model's base is quantised, and adapters cannot be merged into codes; load it with "
             f"base={quantised.STORED!r} from a folder that is not quantised"
         )
     weights = jax.jit(adapters.merge)(model.weights, model.adapters)

@@ -27,7 +27,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path, writes: bool):
-        remedy = "remove the line, and its row is scored anew"
+        remedy = "remove the line to score its row again"
         self._lines = files.Lines(path, writes=writes, remedy=remedy)
         self._scores: dict[Key, Score] = dict(self._lines.read(_parsed))
 

@@ -244,7 +244,7 @@ class ModerationJudge:
                 if attempt == service.attempts:
                     raise ConfigError(
                         f"the moderation service at {service.url} failed {attempt} times (last: "
-                        f"{failure}); what was scored is kept, run the same command to go on"
+                        f"{failure}); what was scored is kept, run the same command to continue"
                     ) from None
                 wished = failure.pause_seconds
             self._sleep(min(pause if wished is None else wished, service.longest_pause_seconds))

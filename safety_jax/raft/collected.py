@@ -1,8 +1,8 @@
-"""What a model's own answers teach: pairs to prefer from, answers to keep, answers to judge.
+"""A model's own answers as training data: preference pairs, demonstrations, judged answers.
 
-A model that is made safe should learn from what it does itself: its unsafe answers are the ones to
-reject, and its answers to ordinary requests the ones to keep (on-policy data, as Tajwar et al.,
-arXiv 2404.14367, find preference training wants).
+Safety training works best on the model's own behaviour: its unsafe answers are rejected, and its
+answers to ordinary requests are kept (Tajwar et al., arXiv 2404.14367, on on-policy data for
+preference training).
 """
 
 import dataclasses
@@ -15,20 +15,20 @@ from safety_jax.raft import judging
 from safety_jax.raft.prompt_pool import UNSAFE, Prompt
 from safety_jax.raft.round_files import Candidate
 
-_STREAM = 7100  # of the permutations that answers are exchanged by
+_STREAM = 7100  # of the permutations that pair answers with other prompts
 Line = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What is known of an answer.
+    """The judges' verdict on an answer.
 
     Attributes:
-        unsafe: whether the judge calls an answer to an unsafe prompt unsafe; None where it could
-            not tell. An answer to an ordinary request counts as safe: a rule that does not see the
-            prompt could not tell.
-        refused: whether the detector of refusals finds one.
-        rank: the higher, the better, among the answers to one prompt.
+        unsafe: whether the judge calls an answer to an unsafe prompt unsafe; None if it could not
+            tell. An answer to an ordinary request counts as safe, since a judge that does not read
+            the prompt could not tell.
+        refused: whether the refusal detector calls it a refusal.
+        rank: among the answers to one prompt, higher is better.
     """
 
     unsafe: bool | None
@@ -38,11 +38,11 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """A prompt with what the model answered.
+    """A prompt with the model's answers.
 
     Attributes:
-        prompt: its `group` is UNSAFE or ORDINARY; its `reference`, where it has one, is a
-            demonstration: the answer that should be given.
+        prompt: its `group` is UNSAFE or ORDINARY; its `reference`, if it has one, is a
+            demonstration: the answer that the model should give.
         answers, verdicts: one of each for every candidate.
     """
 
@@ -55,8 +55,8 @@ class Asked:
         return self.prompt.group == UNSAFE
 
     def good(self) -> Candidate | None:
-        """The answer to learn: the demonstration, or the best of the model's own that is safe
-        and, to an ordinary request, no refusal; finished ones first."""
+        """The answer to learn: the demonstration, or else the model's best answer that is safe
+        and, to an ordinary request, no refusal; finished answers are preferred."""
         if self.prompt.reference:
             return Candidate(self.prompt.reference, (), 0.0, "reference")
         fitting = [
@@ -74,7 +74,7 @@ class Asked:
         return None if best is None else self.answers[best]
 
     def bad(self) -> Candidate | None:
-        """The answer to avoid: the worst of the model's own that is unsafe, or that refuses an
+        """The answer to reject: the model's worst answer that is unsafe, or that refuses an
         ordinary request."""
         fitting = [
             k
@@ -89,9 +89,9 @@ class Asked:
 def pairs(asked: Sequence[Asked], seed: int) -> list[Line]:
     """Rows of preference: prompt, chosen, rejected, which of them is unsafe.
 
-    To an ordinary request the model's own answer is preferred over a refusal: its own where it
-    refused, else a demonstration that was written for an unsafe request. What tells the two kinds
-    of prompts apart is then what they ask for, not how they look.
+    For an ordinary request, the model's answer is preferred over a refusal: its own if it refused,
+    else a demonstration that was written for an unsafe request. The model can then tell the two
+    kinds of prompts apart only by what they ask for.
     """
     refusals = [one.prompt.reference for one in asked if one.is_unsafe and one.prompt.reference]
     order = permutation(len(refusals), seed=seed, stream=_STREAM)
@@ -120,8 +120,8 @@ def pairs(asked: Sequence[Asked], seed: int) -> list[Line]:
 
 
 def kept(asked: Sequence[Asked]) -> list[Line]:
-    """Rows of demonstrations: ordinary requests with the model's own answer, so that tuning on
-    them holds it where it is."""
+    """Rows of demonstrations: ordinary requests with the model's own answer; tuning on them
+    preserves its behaviour."""
     return [
         {
             "prompt": _messages(one.prompt),
@@ -134,10 +134,10 @@ def kept(asked: Sequence[Asked]) -> list[Line]:
 
 
 def judged(asked: Sequence[Asked], seed: int) -> list[Line]:
-    """Rows of labelled answers for a judge: the model's own with the verdict that they have, the
-    demonstrations, and one answer a prompt that was given to a prompt of the other kind. An unsafe
-    answer stays unsafe after an ordinary request, and a harmless one stays harmless after an unsafe
-    request, so that a judge cannot tell from one side of the conversation alone.
+    """Labelled answers to train a judge: the model's own with their verdicts, the demonstrations,
+    and for every prompt one answer that was given to a prompt of the other kind. An unsafe answer
+    stays unsafe after an ordinary request, and a harmless one harmless after an unsafe request, so
+    that neither the prompt nor the answer alone gives the label away.
     """
     found = [
         _judged(one.prompt, answer.turn.answer, bool(verdict.unsafe), "own")
@@ -174,7 +174,7 @@ def _judged(prompt: Prompt, answer: str, unsafe: bool, kind: str) -> Line:
 
 
 def _messages(prompt: Prompt) -> list[dict[str, str]]:
-    """What the model was asked, with what the request is about below it, as judges read it."""
+    """The prompt as judges read it: with the record's context below the request."""
     asked = judging.conversation(prompt, "").prompt
     return [{"role": message.role, "content": message.content} for message in asked]
 
@@ -184,7 +184,7 @@ def _ending(answer: Candidate) -> str:
 
 
 def count(lines: Sequence[Line], column: str) -> Mapping[Any, int]:
-    """How often each value of a column comes."""
+    """How often each value of a column occurs."""
     found: dict[Any, int] = {}
     for line in lines:
         found[line[column]] = found.get(line[column], 0) + 1

@@ -18,12 +18,13 @@ from safety_jax.raft.round_files import Candidate
 
 
 class Judges:
-    """Judges that stay in memory once they were needed, with their compiled programs.
+    """The judges of all rounds, loaded when first needed.
 
     Args:
-        planned: see `registry.plan`; may be empty where people choose.
+        planned: see `registry.plan`; may be empty if people choose.
         rows: conversations between two writes.
-        resident: keep weights in memory between rounds; else they are read again each time.
+        resident: keep weights and compiled programs in memory between rounds; else they are
+            loaded again each time.
     """
 
     def __init__(self, planned: Mapping[str, PlannedJudge], rows: int, resident: bool):
@@ -39,24 +40,24 @@ class Judges:
 
     @property
     def models(self) -> int:
-        """Judges that read every candidate themselves."""
+        """The number of judges that read the candidates; a combination only reads scores."""
         return sum(planned.combination is None for planned in self._planned.values())
 
     def score(
         self, conversations: Sequence[Conversation], ledger: Path, title: str
     ) -> dict[str, list[Score]]:
-        """By judge, one score a conversation; continues from the ledger."""
+        """One score a conversation, by judge; continues from the ledger."""
         group = scoring.ToJudge(conversations, Ledger(ledger, jax.process_index() == 0), title)
         return scoring.judge_by_each(self._planned, [group], rows=self._rows)[0]
 
 
 def conversation(prompt: Prompt, answer: str) -> Conversation:
-    """What a judge reads of a candidate."""
+    """A candidate as judges read it."""
     return judge.from_record(answered(prompt, answer))
 
 
 def answered(prompt: Prompt, answer: str, *, cut: bool = False) -> Record:
-    """The prompt's record with this answer behind it; `cut` where it was cut off."""
+    """The prompt's record with this answer as its last message; `cut` if it was cut off."""
     record = prompt.record
     messages = record.messages
     if messages[-1].role == "assistant":
@@ -68,7 +69,7 @@ def answered(prompt: Prompt, answer: str, *, cut: bool = False) -> Record:
 def by_prompt(
     scores: Mapping[str, Sequence[Score]], candidates: Sequence[Sequence[Candidate]]
 ) -> list[dict[str, list[Score]]]:
-    """Scores of all candidates, end to end, as one dictionary a prompt."""
+    """Splits the scores of all candidates into one dictionary a prompt."""
     rows, start = [], 0
     for row in candidates:
         stop = start + len(row)

@@ -1,4 +1,4 @@
-"""People as judges: candidates go out blind and shuffled, choices come back."""
+"""People as judges: writes a sheet of shuffled, anonymous candidates and reads the choices."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from safety_jax.raft.round_files import Candidate
 from safety_jax.raft.selection import CHOSEN, NONE_ACCEPTED, Selection
 
 COLUMNS = ("prompt_number", "prompt", "choice")
-STREAM = 8000  # of the shuffles, beside those of prompts and epochs
+STREAM = 8000  # of the shuffles; other streams shuffle prompts and epochs
 
 
 def export(
@@ -20,7 +20,7 @@ def export(
     candidates: Sequence[Sequence[Candidate]],
     seed: int,
 ) -> None:
-    """Writes one line a prompt: its candidates in an order that says nothing of where they come
+    """Writes one line a prompt: its candidates in an order that does not tell where they come
     from, and an empty column for the number of the best, or 0 for none."""
     most = max(len(row) for row in candidates)
     rows = []
@@ -28,7 +28,7 @@ def export(
         asked = prompt.record.messages
         question = next(m.content for m in reversed(asked) if m.role == "user")
         shown = [row[k].turn.answer for k in shuffled(prompt, len(row), seed)]
-        # A spreadsheet, and its reader, want equally many cells in every row.
+        # Spreadsheets, and `sheets.read`, expect the same number of cells in every row.
         rows.append([prompt.number, question, "", *shown, *[""] * (most - len(row))])
     sheets.write(path, [*COLUMNS, *(f"answer_{k + 1}" for k in range(most))], rows)
 
@@ -42,7 +42,7 @@ def read(
     """The choices that people wrote into the file.
 
     Raises:
-        DataError: a prompt without a choice, or a choice that no answer has; names the line.
+        DataError: a prompt without a choice, or a choice without an answer; names the line.
     """
     given = {
         row["prompt_number"].strip(): (where, row["choice"].strip())

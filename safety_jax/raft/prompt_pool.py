@@ -1,4 +1,4 @@
-"""The prompts of a run, and which of them each round draws: without replacement, seeded."""
+"""The prompts of a run, and those that each round draws: seeded, without replacement."""
 
 import dataclasses
 import hashlib
@@ -22,17 +22,17 @@ from safety_jax.data.text_rules import TextRules
 UNSAFE, ORDINARY = "unsafe", "ordinary"  # the kinds of prompts
 SHUFFLED = "shuffled"
 ORDERS = (SHUFFLED, "file")
-STREAM = 7000  # of the permutations of prompts, beside those of training epochs
+STREAM = 7000  # of the permutations of prompts; other streams permute training epochs
 
 
 @dataclasses.dataclass(frozen=True)
 class PromptGroup:
-    """Prompts of one kind, drawn from in a fixed order.
+    """Prompts of one kind, drawn in a fixed order.
 
     Attributes:
         name: UNSAFE or ORDINARY.
-        records: prompts; with an answer behind each where reference answers take part.
-        ids: what the model is fed for each.
+        records: prompts; each with its answer if reference answers are candidates.
+        ids: the token ids of each prompt, rendered by the template.
         per_round: prompts that every round draws.
         order: positions in `records`.
     """
@@ -50,7 +50,7 @@ class Prompt:
 
     Attributes:
         number: its place in the pool, from which the seed of its candidates is derived.
-        reference: the answer of its row; "" where none takes part.
+        reference: the answer of its row; "" if that is no candidate.
     """
 
     number: int
@@ -65,11 +65,11 @@ class Pool:
     """All prompts of a run.
 
     Attributes:
-        groups: unsafe prompts, then ordinary ones where there are any.
-        skipped: prompts left out, by reason.
-        example: the first prompt as the model reads it.
+        groups: unsafe prompts, then ordinary ones if there are any.
+        skipped: the number of prompts left out, by reason.
+        example: the first prompt, rendered by the template.
         files: sha256 of the files that were read, by the config's key and the source's name.
-        left_out: rows that are unusable, or whose answer is not to be learned.
+        left_out: the number of rows that are unusable, or whose answer is not to be learned.
     """
 
     groups: tuple[PromptGroup, ...]
@@ -79,8 +79,8 @@ class Pool:
     left_out: int = 0
 
     def fingerprint(self) -> str:
-        """A hash (hex) of all prompts as the model reads them, of their own answers, and of the
-        order in which rounds draw them."""
+        """A hash (hex) of the ids of all prompts, of their reference answers, and of the order in
+        which rounds draw them."""
         digest = hashlib.sha256()
         for group in self.groups:
             digest.update(group.order.tobytes())
@@ -89,8 +89,8 @@ class Pool:
         return digest.hexdigest()
 
     def draw(self, number: int) -> list[Prompt]:
-        """The prompts of round `number`, from 0; a prompt drawn once comes again only when its
-        group has been used up."""
+        """The prompts of round `number`, from 0; prompts repeat only after the whole group has
+        been drawn."""
         found, offset = [], 0
         for group in self.groups:
             for k in range(number * group.per_round, (number + 1) * group.per_round):
@@ -103,7 +103,7 @@ class Pool:
         return found
 
     def describe(self) -> str:
-        """One line a group, for people."""
+        """A message to the user with one line a group."""
         lines = [
             f"{group.name}: {group.per_round:,} prompts a round of {len(group.records):,}"
             for group in self.groups
@@ -119,11 +119,11 @@ class Draws:
     """How the rounds of a run draw prompts.
 
     Attributes:
-        rounds: that draw.
+        rounds: number of rounds.
         per_round: prompts that each of them draws.
-        ordinary_share: of these, how many are ordinary.
-        order: of ORDERS: shuffled by the seed, or as the files have them.
-        reuse: begin again when a group is used up.
+        ordinary_share: the share of ordinary prompts among them.
+        order: one of ORDERS: shuffled by the seed, or as in the files.
+        reuse: whether prompts may repeat once their whole group has been drawn.
     """
 
     rounds: int
@@ -146,17 +146,17 @@ def read(
     tokens: PreTrainedTokenizerBase,
     tests: HeldApart | None = None,
 ) -> Pool:
-    """Opens prompts and plans the rounds.
+    """Reads the prompts and the order in which rounds draw them.
 
     Args:
         unsafe, ordinary: sources of prompts.
         template, rules: see `prompts.load_template`.
-        with_answers: rows must have an answer, which takes part as a candidate.
-        room: for prompts, beside their candidates.
+        with_answers: rows must have an answer, which becomes a candidate.
+        room: the tokens that a row has for the prompt.
         tests: prompts whose near-duplicates are left out.
 
     Raises:
-        ConfigError, DataError: sources and rows that cannot be used; fewer prompts than the rounds
+        ConfigError, DataError: sources or rows that cannot be used; fewer prompts than the rounds
             need.
     """
     reader = _Reader(
@@ -188,7 +188,7 @@ def read(
 
 @dataclasses.dataclass
 class _Reader:
-    """Reads sources of prompts, and counts what it leaves out; see `read` and `Pool`."""
+    """Reads sources of prompts, and counts what it leaves out; fields as in `read` and `Pool`."""
 
     template: Template
     read_rows: Callable[[sources.Source], list[Record]]
@@ -203,10 +203,10 @@ class _Reader:
     def usable(
         self, specs: Sequence[str], key: str, needed: int
     ) -> tuple[list[Record], list[list[int]]]:
-        """The rows that a model can be asked, and the ids of each.
+        """The usable prompts of sources, and the ids of each.
 
         Args:
-            key: of the config.
+            key: the config key that names the sources.
             needed: prompts a round.
         """
         if not any(specs):
@@ -221,7 +221,7 @@ class _Reader:
         return [rows[i] for i in kept], [ids[i] for i in kept]
 
     def _draw(self, opened: Sequence[sources.Source], key: str) -> list[Record]:
-        """What sources give by their options, without near-duplicates of tests."""
+        """The rows that the sources' options select, without near-duplicates of tests."""
         rows: list[Record] = []
         for one in opened:
             found = self.read_rows(one)
@@ -231,17 +231,17 @@ class _Reader:
         return rows
 
 
-def _check_enough(key: str, there: int, needed: int, draws: Draws) -> None:
-    """Raises a DataError where prompts run out before the last round."""
+def _check_enough(key: str, usable: int, needed: int, draws: Draws) -> None:
+    """Raises a DataError if the prompts do not last until the final round."""
     rounds = draws.rounds
-    if there < (1 if draws.reuse else needed * rounds):
+    if usable < (1 if draws.reuse else needed * rounds):
         raise DataError(
-            f"{key} has {there} usable prompts; {rounds} rounds of {needed} need "
+            f"{key} has {usable} usable prompts; {rounds} rounds of {needed} need "
             f"{rounds * needed}: give more, lower raft.prompts or raft.rounds, or set "
             "raft.reuse_prompts"
         )
 
 
 def seed_of_round(seed: int, number: int) -> int:
-    """What the randomness of a round's candidates is folded from."""
+    """The seed from which a round samples its candidates."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] % math.floor(2**31))

@@ -1,4 +1,4 @@
-"""What a round leaves for people: its candidates and choices, its figures, a few lines."""
+"""The readable results of a round: its candidates and choices, its figures, a short message."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,6 +24,7 @@ def write(
     log_ratios: Sequence[np.ndarray],
     choices: Sequence[Selection],
 ) -> None:
+    """Writes `candidates.jsonl` and `selected.jsonl` (see `round_files`)."""
     everything, selected = [], []
     for prompt, answers, row, ratios, choice in zip(
         drawn, candidates, rows, log_ratios, choices, strict=True
@@ -61,9 +62,9 @@ def rewards(
     choices: Sequence[Selection],
 ) -> RoundSummary:
     card = parts.judges.cards.get(plan.rule.rank_by)
-    if card is None:  # people choose, and no judge looks on
+    if card is None:  # people choose, without a judge beside them
         return {}
-    return round_measures.of_rewards(card, [row[card.name] for row in rows], choices)
+    return round_measures.measure_rewards(card, [row[card.name] for row in rows], choices)
 
 
 def cost(
@@ -72,8 +73,8 @@ def cost(
     candidates: Sequence[Sequence[Candidate]],
     tuned: Tuned,
 ) -> RoundSummary:
-    """What the round cost, so that methods can be compared at equal compute; FLOPs are the policy's
-    own, for what judges are made of is theirs: their share is given in tokens."""
+    """The cost of a round, to compare methods at equal compute: FLOPs of the policy, and tokens
+    read by the judges, whose sizes differ."""
     declared = llama.parameters(parts.policy.config)
     weights = sum(math.prod(p.shape) for name, p in declared.items() if name.endswith("kernel"))
     weights += parts.policy.config.vocabulary_size * parts.policy.config.width
@@ -93,7 +94,7 @@ def cost(
 
 
 def describe(summary: RoundSummary) -> str:
-    """A finished round in a few lines, for people."""
+    """A message to the user about a finished round."""
     number = summary["round"]
     lines = []
     if number:

@@ -1,17 +1,17 @@
-"""The files of a round: what a killed run goes on from, and what people read.
+"""The files of a round: those from which a killed run resumes, and those that people read.
 
     rounds/01/
       samples.jsonl      every prompt's candidates as tokens, in blocks; appended
-      judgements.jsonl   every score as it came; appended
-      candidates.jsonl   prompt, responses, scores of every judge, choice, why
+      judgements.jsonl   every score, as judges give it; appended
+      candidates.jsonl   prompt, responses, scores of every judge, choice and its reason
       selected.jsonl     prompts with the chosen response; a source that stage `sft` reads
-      for_people.csv     with people as judges: what they choose from
+      for_people.csv     with people as judges: the answers to choose from
       metrics.jsonl, checkpoints/   of the training in this round
-      weights/           what the round ended with
+      weights/           the weights at the end of the round
       evaluation.jsonl   answers to the prompts of `data.eval`, with their scores
-      summary.json       the round's figures; it is there when the round is finished
+      summary.json       the round's figures; exists once the round is finished
 
-Everything but the two appended files is written whole or not at all.
+All files but the two appended ones are written atomically.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ class Candidate:
 
     Attributes:
         text: as the model wrote it, with the thought before the answer.
-        ids: its tokens; empty for a reference answer, which nobody sampled.
-        logprob: of `ids` under the model that wrote it.
+        ids: its tokens; empty for a reference answer, which was not sampled.
+        logprob: log-probability of `ids` under the model that wrote it.
         finish: "eos", "stop", "length"; "reference" for the answer of the prompt's row.
     """
 
@@ -52,7 +52,7 @@ class Candidate:
 
 
 class Samples:
-    """The candidates of a round, block after block; a block that is not whole counts as not there.
+    """The candidates of a round, written in blocks; an incomplete block is dropped when read.
 
     Raises:
         DataError: a damaged line before the last block.
@@ -61,7 +61,7 @@ class Samples:
     def __init__(self, path: Path, numbers: Sequence[int], block: int, writes: bool):
         """Args: numbers: of the round's prompts, in order; block: prompts written at a time."""
         self.path, self._numbers, self._block = path, list(numbers), block
-        remedy = "remove the file, and the round is sampled anew"
+        remedy = "remove the file to sample the round again"
         self._lines = files.Lines(path, writes=writes, remedy=remedy)
         self.candidates = self._known(self._lines.read(_parsed))
 
@@ -71,7 +71,7 @@ class Samples:
         return len(self.candidates)
 
     def add(self, candidates: Sequence[Sequence[Candidate]]) -> None:
-        """Appends the block that follows; it is on disk when this returns."""
+        """Appends the next block; it is on disk when this returns."""
         self._lines.append(
             {"prompt": number, "candidates": [dataclasses.astuple(c) for c in row]}
             for number, row in zip(self._numbers[self.done :], candidates, strict=False)
@@ -82,14 +82,16 @@ class Samples:
         """The candidates of whole blocks."""
         count = len(found)
         if count > len(self._numbers):
-            raise DataError(f"{self.path} has {count} prompts; this round has fewer; remove it")
+            raise DataError(
+                f"{self.path} has {count} prompts, this round {len(self._numbers)}; remove the file"
+            )
         if count < len(self._numbers):
             count -= count % self._block
         for place, (number, _) in enumerate(found[:count]):
             if number != self._numbers[place]:
                 raise DataError(
                     f"{self.path} line {place + 1} answers prompt {number}; expected prompt "
-                    f"{self._numbers[place]}: data changed since; use another --workdir"
+                    f"{self._numbers[place]}: the data have changed; use another --workdir"
                 )
         self._lines.keep(count)
         return [row for _, row in found[:count]]
@@ -100,12 +102,12 @@ def _parsed(line: dict[str, Any]) -> tuple[int, list[Candidate]]:
 
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """JSON lines, whole or not at all."""
+    """Writes JSON lines, atomically."""
     files.write(path, b"".join(files.line(row) for row in rows))
 
 
 def read_summary(path: Path) -> dict[str, Any] | None:
-    """A finished round's figures; None for a round that is not finished."""
+    """The figures of a finished round; None if it is not finished."""
     try:
         return json.loads((path / "summary.json").read_text())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What a round was like: rewards, choices, diversity, lengths, distance to the start, cost."""
+"""Figures of a round: rewards, choices, diversity, lengths, distance to the start, alarms."""
 
 import dataclasses
 import math
@@ -17,11 +17,11 @@ HISTOGRAM_BINS = 30
 
 @dataclasses.dataclass(frozen=True)
 class AlarmLimits:
-    """When a round is called alarming, against the first round.
+    """When a round raises an alarm, compared with the first round.
 
     Attributes:
-        diversity: distinct-2 below this share of the first round's.
-        length: mean length of chosen answers above this multiple of the first round's.
+        diversity: distinct-2 falls below this share of the first round's.
+        length: the mean length of chosen answers exceeds this multiple of the first round's.
     """
 
     diversity: float
@@ -29,9 +29,9 @@ class AlarmLimits:
 
 
 def distinct(texts: Sequence[str], n: int) -> float:
-    """Distinct-n: different n-grams of words over all n-grams (Li et al., arXiv 1510.03055).
+    """Distinct-n: the share of distinct word n-grams among all (Li et al., arXiv 1510.03055).
 
-    Depends on how much text there is: compare only rounds of the same size.
+    It depends on the amount of text: compare only rounds of the same size.
     """
     grams = [
         gram
@@ -41,10 +41,10 @@ def distinct(texts: Sequence[str], n: int) -> float:
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
-def of_rewards(
+def measure_rewards(
     card: JudgeCard, scores: Sequence[Sequence[Score]], choices: Sequence[Selection]
 ) -> dict[str, Any]:
-    """Mean, best-of-C and selected preference of the judge that ranks, and their histogram."""
+    """The ranking judge's preference: mean, best of C, mean of the selected, and histogram."""
     rows = [[card.preference(score) for score in row] for row in scores]
     known = [[value for value in row if value is not None] for row in rows]
     every = [value for row in known for value in row]
@@ -66,7 +66,7 @@ def of_rewards(
     }
 
 
-def of_choices(choices: Sequence[Selection]) -> dict[str, Any]:
+def measure_choices(choices: Sequence[Selection]) -> dict[str, Any]:
     """How many prompts had no acceptable candidate, and why candidates were not eligible."""
     none = sum(choice.index is None for choice in choices)
     low, high = statistics.wilson(none, len(choices))
@@ -84,10 +84,10 @@ def of_choices(choices: Sequence[Selection]) -> dict[str, Any]:
     }
 
 
-def of_texts(
+def measure_texts(
     candidates: Sequence[Sequence[Candidate]], choices: Sequence[Selection]
 ) -> dict[str, float | None]:
-    """Diversity over all candidates; lengths of all and of the chosen, in tokens."""
+    """Diversity of all candidates; mean lengths of all and of the chosen, in tokens."""
     sampled = [[c for c in row if c.ids] for row in candidates]
     answers = [[c.turn.answer for c in row] for row in sampled]
     texts = [text for row in answers for text in row]
@@ -107,12 +107,12 @@ def of_texts(
     }
 
 
-def of_distance(
+def measure_distance(
     candidates: Sequence[Sequence[Candidate]], log_ratios: Sequence[np.ndarray]
 ) -> dict[str, float | None]:
     """KL(p || p0) to the model at the start, estimated on the candidates: the mean of log p/p0 per
-    answer and per token. Candidates are drawn at the run's temperature and not at 1, so at other
-    temperatures this is a measure of drift and not exactly the KL."""
+    answer and per token. Candidates are sampled at the run's temperature; if that is not 1, the
+    estimate is a measure of drift rather than the KL."""
     rows = [
         (float(ratio), len(candidate.ids))
         for row, ratios in zip(candidates, log_ratios, strict=True)
@@ -126,9 +126,9 @@ def of_distance(
     }
 
 
-def of_answers(card: JudgeCard, scores: Sequence[Score]) -> dict[str, Any]:
-    """The mean, and by a judge with a threshold the share of safe answers, with its 95% Wilson
-    interval; unscored answers are counted and left out."""
+def measure_answers(card: JudgeCard, scores: Sequence[Score]) -> dict[str, Any]:
+    """The mean score and, if the judge has a threshold, the share of safe answers with its 95%
+    Wilson interval; unscored answers are counted and left out."""
     values = [score.value for score in scores if score.value is not None]
     found: dict[str, Any] = {"answers": len(scores), "unscored": len(scores) - len(values)}
     found["mean"] = _mean(values)
@@ -143,18 +143,18 @@ def of_answers(card: JudgeCard, scores: Sequence[Score]) -> dict[str, Any]:
 
 
 def alarms(first: Mapping[str, Any], now: Mapping[str, Any], limits: AlarmLimits) -> list[str]:
-    """What looks like reward hacking in a round, in words; nothing in a sound one."""
+    """Warnings of signs of reward hacking; empty if there are none."""
     found = []
     before, after = first.get("distinct_2"), now.get("distinct_2")
     if before and after is not None and after < limits.diversity * before:
         found.append(
-            f"diversity collapses: distinct-2 is {after:.3f}, {before:.3f} in the first round; "
+            f"diversity has collapsed: distinct-2 is {after:.3f}, {before:.3f} in the first round; "
             "read the selected answers, lower the learning rate or raise raft.kl_weight"
         )
     before, after = first.get("length/selected"), now.get("length/selected")
     if before and after is not None and after > limits.length * before:
         found.append(
-            f"length explodes: selected answers have {after:.0f} tokens, {before:.0f} in the "
+            f"answers have grown: the selected ones have {after:.0f} tokens, {before:.0f} in the "
             "first round; the judge may prefer long answers"
         )
     return found

@@ -1,8 +1,6 @@
-"""A run of RAFT, round by round: what is done in each, and what each leaves behind.
+"""A run of RAFT, round by round. A phase whose file exists is not repeated; the phases are
 
-    sample -> score -> select -> fine-tune -> answer the held-out prompts
-
-A phase whose file is there is not done again.
+sample -> score -> select -> fine-tune -> answer the held-out prompts
 """
 
 import contextlib
@@ -47,12 +45,12 @@ class RunOutcome:
 
 
 def run(plan: RaftPlan, parts: RaftParts, weights: Weights) -> RunOutcome:
-    """All rounds that are left, from the weights at the start of the run."""
+    """Runs the rounds that are not finished; `weights` are those at the start of the run."""
     summaries: list[RoundSummary] = []
     waiting: list[int] = []  # finished rounds whose weights have not been read yet
     for number in range(plan.rounds + 1):
         path = plan.path / f"{number:02d}"
-        # Process 0 answers for all: no host may begin a round that another knows to be finished.
+        # Process 0 decides for all: no host may begin a round that another finds finished.
         found = hosts.first_says(functools.partial(round_files.read_summary, path))
         if found is None:
             weights, waiting = _restore(plan, parts, waiting, weights), []
@@ -77,7 +75,8 @@ def run(plan: RaftPlan, parts: RaftParts, weights: Weights) -> RunOutcome:
 def _restore(
     plan: RaftPlan, parts: RaftParts, finished: Sequence[int], weights: Weights
 ) -> Weights:
-    """What the last of some finished rounds left; merged adapters add up over all of them."""
+    """The weights after some finished rounds: those of the last one, or the adapters of all of
+    them merged in turn."""
     for number in finished if plan.keep_checkpoints else finished[-1:]:
         weights = parts.tuner.restore(plan.path / f"{number:02d}", number, weights)
     return weights
@@ -165,10 +164,10 @@ def _learn(
         if tuned is None:
             return None
     return tuned.weights, {
-        **round_measures.of_choices(choices),
+        **round_measures.measure_choices(choices),
         **reporting.rewards(plan, parts, rows, choices),
-        **round_measures.of_texts(candidates, choices),
-        **(round_measures.of_distance(sampled, log_ratios) if parts.first else {}),
+        **round_measures.measure_texts(candidates, choices),
+        **(round_measures.measure_distance(sampled, log_ratios) if parts.start_model else {}),
         **{f"training/{name}": value for name, value in tuned.figures.items()},
         **reporting.cost(parts, drawn, candidates, tuned),
         "learned_from": len(chosen),
@@ -194,39 +193,39 @@ def _sample(
         plan.block,
         jax.process_index() == 0,
     )
-    with _speaker(plan, parts, weights) as model:
+    with _laid_out(plan, parts, weights) as model:
         sampling.fill(samples, drawn, model, parts.sample, seed=seed, block=plan.block, title=title)
     return samples.candidates
 
 
-def _speaker(
+def _laid_out(
     plan: RaftPlan, parts: RaftParts, weights: Weights
 ) -> contextlib.AbstractContextManager[Model]:
     """The policy laid out for decoding. A frozen base is lent. Weights that were trained, or into
-    which adapters were merged, may share arrays with another round's, and are copied in the type
-    that the policy computes in."""
+    which adapters were merged, may share arrays with those of another round, so they are copied,
+    in the policy's compute type."""
     model = parts.policy.model(weights.trainable, weights.frozen)
-    still = parts.policy.adapter is not None and not plan.keep_checkpoints
-    return layout.lent(model) if still else contextlib.nullcontext(layout.copied(model))
+    base_is_frozen = parts.policy.adapter is not None and not plan.keep_checkpoints
+    return layout.lent(model) if base_is_frozen else contextlib.nullcontext(layout.copied(model))
 
 
 def _log_ratios(
     parts: RaftParts, drawn: Sequence[Prompt], sampled: Sequence[Sequence[Candidate]]
 ) -> list[np.ndarray]:
-    """log(p / p0) of every sampled candidate; zeros where nobody asks."""
-    if parts.first is None:
+    """log(p / p0) of every sampled candidate; zeros without a start model."""
+    if parts.start_model is None:
         return [np.zeros(len(row)) for row in sampled]
-    first = parts.first.logprobs(drawn, sampled)
+    at_start = parts.start_model.logprobs(drawn, sampled)
     return [
         np.array([candidate.logprob for candidate in row]) - known
-        for row, known in zip(sampled, first, strict=True)
+        for row, known in zip(sampled, at_start, strict=True)
     ]
 
 
 def with_references(
     drawn: Sequence[Prompt], sampled: Sequence[Sequence[Candidate]]
 ) -> list[list[Candidate]]:
-    """The answers of the prompts' own rows as last candidates; nobody sampled them, so that their
+    """Adds the answer of each prompt's row as its last candidate; it was not sampled, so its
     log(p / p0) counts as 0."""
     return [
         [*row, *([Candidate(prompt.reference, (), 0.0, "reference")] if prompt.reference else [])]
@@ -243,7 +242,7 @@ def _select(
     log_ratios: Sequence[np.ndarray],
     path: Path,
 ) -> list[Selection] | None:
-    """The choices; None while people have not made them."""
+    """The choices; None if people are still to make them."""
     if plan.people:
         out, back = path / "for_people.csv", path / "choices.csv"
         if not out.exists() and jax.process_index() == 0:
@@ -277,7 +276,7 @@ def _evaluate(
         path / "evaluation_samples.jsonl", numbers, plan.block, jax.process_index() == 0
     )
     title = f"round {number}, held out"
-    with _speaker(plan, parts, weights) as model:
+    with _laid_out(plan, parts, weights) as model:
         sampling.fill(
             samples, asked, model, parts.answer, seed=plan.seed, block=plan.block, title=title
         )
@@ -304,7 +303,7 @@ def _evaluate(
         )
     return {
         name: {
-            source: round_measures.of_answers(
+            source: round_measures.measure_answers(
                 card,
                 [
                     s
@@ -319,7 +318,7 @@ def _evaluate(
 
 
 class Clock:
-    """Seconds by phase, of this start."""
+    """Seconds by phase since this process started the round."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

@@ -1,15 +1,13 @@
-"""Candidates of a round: answers to its prompts, and how likely they are under the first model."""
+"""Candidates of a round: the answers sampled, and their log-probability under the start model."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
 from safety_jax.base import hosts, meshes, trees
-from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import NotFiniteError
 from safety_jax.data import loader, thoughts
 from safety_jax.data.examples import Counts, Examples
@@ -17,7 +15,7 @@ from safety_jax.models.decoding import generation
 from safety_jax.models.model import Model
 from safety_jax.raft.prompt_pool import Prompt
 from safety_jax.raft.round_files import Candidate, Samples
-from safety_jax.training import placement
+from safety_jax.training import placement, reference
 from safety_jax.training.policy import Policy
 
 
@@ -33,8 +31,8 @@ def fill(
 ) -> None:
     """Answers the prompts that `samples` lacks, block by block.
 
-    A block always starts where it started before, so that a run that was killed meets the same
-    batches again, and with them the same bits.
+    Blocks always start at the same prompts, so a run that was killed and resumed decodes the same
+    batches and gets the same bits.
     """
     hosts.check_shared(samples.done, samples.path)
     while samples.done < len(prompts):
@@ -63,16 +61,16 @@ def _candidate(
     return Candidate(text, tuple(answer.ids), answer.logprobs_sum, answer.finish)
 
 
-# ---------------------------------------------------------------------------- the first model
+# ---------------------------------------------------------------------------- the start model
 
 
 @dataclasses.dataclass(frozen=True)
 class RowShape:
-    """How answers are packed to be read again.
+    """The packed rows in which the start model scores candidates.
 
     Attributes:
         row_tokens, rows: T and b of a microbatch.
-        mesh: where.
+        mesh: the devices.
     """
 
     row_tokens: int
@@ -80,7 +78,7 @@ class RowShape:
     mesh: jax.sharding.Mesh
 
 
-class First:
+class StartModel:
     """The model at the start of the run: log p0 of candidates.
 
     Args:
@@ -93,20 +91,12 @@ class First:
         self, policy: Policy, start: trees.Tree | None, frozen: trees.Tree, rows: RowShape
     ):
         self._start, self._frozen, self._rows = start, frozen, rows
-        replicated = meshes.sharding(rows.mesh, ())
-
-        def score(start: Any, frozen: Any, tokens: Tokens) -> jax.Array:
-            flat = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), tokens)
-            logprobs = policy.reference_logprobs(start, frozen, flat)
-            # Position t answered for token t + 1.
-            return jax.numpy.pad(logprobs[:, :-1], [(0, 0), (1, 0)])
-
-        self._score = jax.jit(score, out_shardings=replicated)
+        self._score = reference.make_score(policy, rows.mesh)
 
     def logprobs(
         self, prompts: Sequence[Prompt], candidates: Sequence[Sequence[Candidate]]
     ) -> list[Float[np.ndarray, " C"]]:
-        """log p0 of every candidate that was sampled, by prompt; 0 for reference answers."""
+        """log p0 of every sampled candidate, by prompt; 0 for reference answers."""
         pairs = [
             (prompt.ids, candidate.ids)
             for prompt, row in zip(prompts, candidates, strict=True)
@@ -128,7 +118,7 @@ class First:
         rows = self._rows
         batches = loader.Loader(
             examples,
-            batch_size=rows.rows,  # at least one a row, so that a batch is one microbatch
+            batch_size=rows.rows,  # a row holds at least one, so that a batch is one microbatch
             row_tokens=rows.row_tokens,
             rows_per_microbatch=rows.rows,
             packing=True,
@@ -142,7 +132,7 @@ class First:
         for number in range(batches.steps):
             batch = batches.batch(number)
             tokens = jax.tree.map(put, batch.tokens)
-            logprobs = np.asarray(self._score(self._start, self._frozen, tokens))
+            [logprobs] = np.asarray(self._score(self._start, self._frozen, tokens))
             layout = batch.layout
             for k, i in enumerate(batch.examples):
                 start = int(layout.start[k, 0])
@@ -152,7 +142,7 @@ class First:
 
 
 def as_examples(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Examples:
-    """(prompt, answer) ids, end to end; answers are marked."""
+    """Examples of (prompt, answer) ids; the mask covers the answers."""
     ids = [np.array([*prompt, *answer], np.int32) for prompt, answer in pairs]
     masks = [np.arange(len(row)) >= len(pair[0]) for row, pair in zip(ids, pairs, strict=True)]
     return Examples(

@@ -1,7 +1,7 @@
-"""Which of a prompt's candidates is learned from (RAFT, arXiv 2304.06767, algorithm 1).
+"""Which of a prompt's candidates to learn from (RAFT, arXiv 2304.06767, algorithm 1).
 
-A candidate must be accepted by every judge in `raft.accept`; of those, the one with the highest
-rank wins, and the earlier one in a tie. A candidate that a judge could not score is never chosen.
+Of the candidates that every judge in `raft.accept` accepts, the one with the highest rank is
+chosen, and of equals the first. A candidate that a judge could not score is never chosen.
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ NONE_ACCEPTED = "no acceptable candidate"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Selection:
-    """What became of a prompt.
+    """The choice among the candidates of a prompt.
 
     Attributes:
-        index: of the chosen candidate; None where no candidate may be learned from.
-        why: one word for the prompt.
-        verdicts: one for each candidate: "" where it was eligible, else why it was not.
+        index: of the chosen candidate; None if none is eligible.
+        why: CHOSEN or NONE_ACCEPTED.
+        verdicts: one for each candidate: "" if it was eligible, else why it was not.
     """
 
     index: int | None
@@ -39,7 +39,7 @@ class SelectionRule:
         accept: judges whose threshold a candidate must pass.
         kl_weight: beta of the rank r - beta * log(p / p0), with p the model that wrote the
             candidate and p0 the model at the start; 0 ranks by the score alone.
-        unfinished: "keep", or "reject" for answers that were cut at the longest length.
+        unfinished: "keep" or "reject" candidates that did not end by themselves.
     """
 
     rank_by: str
@@ -48,7 +48,7 @@ class SelectionRule:
     unfinished: str
 
     def check(self, cards: Mapping[str, JudgeCard]) -> None:
-        """Raises a ConfigError for a judge that is not there, or that cannot do what it is for."""
+        """Raises a ConfigError for an unknown judge, or one that cannot rank or accept."""
         for key, name in (("rank_by", self.rank_by), *(("accept", name) for name in self.accept)):
             if name not in cards:
                 raise ConfigError(
@@ -60,7 +60,7 @@ class SelectionRule:
                     f"raft.accept {name!r}: the judge has no threshold; set "
                     f"score.judges.{name}.threshold"
                 )
-            cards[name].preference(Score(0.0))  # a judge of refusal has none, and says so
+            cards[name].preference(Score(0.0))  # raises for a judge of refusal
         if self.kl_weight < 0:
             raise ConfigError(f"raft.kl_weight is {self.kl_weight}; expected 0 (off) or more")
         if self.unfinished not in ("keep", "reject"):
@@ -68,9 +68,10 @@ class SelectionRule:
 
 
 def passes(card: JudgeCard, score: Score) -> bool | None:
-    """Whether a score is on the good side of the card's threshold; None if it is unscored.
+    """Whether a score is on the good side of the card's threshold; None if there is no score.
 
-    A value at the threshold is on the good side, except where higher is more harmful.
+    A value at the threshold is on the good side, except for a judge whose higher scores are more
+    harmful.
     """
     if score.value is None:
         return None
@@ -91,7 +92,7 @@ def choose(
 
     Args:
         scores: by judge, one for each candidate.
-        log_ratios: log(p / p0) of each candidate; read where the rule has a `kl_weight`.
+        log_ratios: log(p / p0) of each candidate; used if the rule has a `kl_weight`.
         finished: whether each candidate ended by itself.
     """
     ranks: list[float] = []

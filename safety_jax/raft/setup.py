@@ -1,4 +1,4 @@
-"""What a run of RAFT consists of: its plan, its parts, and what passes from round to round."""
+"""The plan of a RAFT run, its parts, and the weights that pass from round to round."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -25,12 +25,12 @@ class Weights:
 
 @dataclasses.dataclass(frozen=True)
 class Tuned:
-    """What fine-tuning on a round's selection left.
+    """The result of fine-tuning on a round's selection.
 
     Attributes:
         weights: for the next round.
-        steps, tokens, flops: optimizer steps, tokens learned from, and what they cost.
-        figures: the loop's last numbers.
+        steps, tokens, flops: optimizer steps, trained tokens and model FLOPs.
+        figures: the last metrics of the training loop.
     """
 
     weights: Weights
@@ -42,33 +42,34 @@ class Tuned:
 
 @runtime_checkable
 class Tuner(Protocol):
-    """Fine-tunes in a round's folder; the stage's, for it knows the config."""
+    """Fine-tunes in a round's folder; the stage implements it, because it knows the config."""
 
     def tune(
         self, path: Path, number: int, records: Sequence[Record], weights: Weights
     ) -> Tuned | None:
-        """None when asked to stop before the end."""
+        """Trains on the records; None if the run is asked to stop before the end."""
         ...
 
     def restore(self, path: Path, number: int, weights: Weights) -> Weights:
-        """What `tune` left in the folder of a finished round."""
+        """The weights that `tune` left in the folder of a finished round."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class RaftPlan:
-    """What a run is, apart from its models.
+    """The settings of a run, apart from its models.
 
     Attributes:
         path: the folder of the rounds.
-        pool, held_out: prompts to learn from, and those answered after every round.
-        rounds: at most so many.
-        patience: rounds without a rise of the selected reward before the run ends; 0: never.
-        rule, limits: how candidates are chosen, and what is alarming.
+        pool, held_out: prompts to learn from, and prompts answered after every round.
+        rounds: their greatest number.
+        patience: the run ends after so many rounds without a rise of the selected reward; 0: never.
+        rule, limits: how candidates are chosen, and which figures raise an alarm.
         block: prompts sampled between two writes.
-        reference_answers: the answer of a prompt's row is one more candidate.
-        people: choices come from a file that people fill in.
-        keep_checkpoints: whether weights are made of those of all rounds (see `Tuner.restore`).
+        reference_answers: whether the answer of a prompt's row is one more candidate.
+        people: whether people make the choices, in a file.
+        keep_checkpoints: whether a round's weights build on the checkpoints of all rounds before
+            it, because adapters are merged into the base after each.
     """
 
     path: Path
@@ -87,12 +88,12 @@ class RaftPlan:
 
 @dataclasses.dataclass(frozen=True)
 class RaftParts:
-    """What a run works with.
+    """The models and functions of a run.
 
     Attributes:
         sample, answer: how candidates are sampled, and how held-out prompts are answered.
-        first: the model at the start; None where nothing asks for log p0.
-        say: tells the person who watches.
+        start_model: gives log p0; None if nothing needs it.
+        say: prints a message to the user.
     """
 
     policy: Policy
@@ -100,6 +101,6 @@ class RaftParts:
     answer: generation.Setup
     judges: judging.Judges
     tuner: Tuner
-    first: sampling.First | None
+    start_model: sampling.StartModel | None
     compiled: compilation.Counter
     say: Callable[[str], None]

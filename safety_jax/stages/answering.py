@@ -1,4 +1,4 @@
-"""How stages let a model answer: a config's groups become a plan of decoding."""
+"""Models that answer in a stage, and how they decode, from a config's groups."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from safety_jax.models.model import Model
 
 
 def open_speaker(config: ConfigDict, path: str, mesh: Mesh) -> ModelFolder:
-    """A model that answers and is not trained: checked, its weights not read yet.
+    """A model that answers and is not trained: checked, its weights not yet read.
 
     Raises:
         ConfigError, CheckpointError: as `model_folder.open_model`.
@@ -72,11 +72,11 @@ def make_setup(
     mesh: Mesh,
     ends: Sequence[int],
 ) -> generation.Setup:
-    """How answers are written.
+    """How answers are decoded.
 
     Args:
         group: temperature and so on, see `configs/raft.py`.
-        sample: the pace: lanes, buckets, chunks.
+        sample: lanes, buckets, chunks.
         ends: token ids that end an answer, see `ends.model_ends`.
 
     Raises:
@@ -89,7 +89,7 @@ def make_setup(
 
 
 def read_settings(group: ConfigDict) -> generation.SamplingParams:
-    """What is asked of the decoder."""
+    """The sampling parameters: what decides the answers."""
     return generation.SamplingParams(
         temperature=group.temperature,
         top_k=group.top_k,
@@ -103,7 +103,7 @@ def read_settings(group: ConfigDict) -> generation.SamplingParams:
 
 
 def read_pace(sample: ConfigDict) -> generation.Pace:
-    """How the decoder runs."""
+    """How the decoder runs: what decides speed and memory."""
     return generation.Pace(
         lanes=sample.lanes,
         prefill_tokens=sample.prefill_tokens,
@@ -116,8 +116,8 @@ def read_pace(sample: ConfigDict) -> generation.Pace:
 
 
 class Speakers:
-    """Models that answer one after another, or several adapters at once: of two over one base, it
-    is read once, and no two bases are ever held."""
+    """Models that answer one after another, or several adapters at once. Adapters over one base
+    share its weights, and never are two bases in memory."""
 
     def __init__(self, dtype: DTypeLike):
         """Args: see `ModelFolder.load`."""
@@ -125,7 +125,7 @@ class Speakers:
         self._last: tuple[ModelFolder, Model] | None = None
 
     def load(self, opened: ModelFolder) -> Model:
-        """A model with its weights. Of the one before, all is freed that is not this one's."""
+        """A model with its weights; first frees those of the previous model that it cannot use."""
         weights = None
         if self._last is not None:
             before, model = self._last
@@ -140,20 +140,21 @@ class Speakers:
         return found
 
     def load_several(self, several: Sequence[ModelFolder]) -> Model:
-        """Adapters over one base, and the base where it is among them, as one model that reads each
-        prompt with one of them (`multi_lora`).
+        """Adapters over one base, and possibly the base itself, as one model that reads each prompt
+        with one of them (`multi_lora`).
 
         Raises:
-            NotFiniteError: an adapter holds numbers that would reach the answers of the others.
+            NotFiniteError: an adapter holds numbers that are not finite, which would reach the
+                answers of the others.
         """
         model = self.load(several[0])
-        apart = [model.adapters, *(one.load_adapters() for one in several[1:])]
-        for opened, adapters in zip(several, apart, strict=True):
+        separate = [model.adapters, *(one.load_adapters() for one in several[1:])]
+        for opened, adapters in zip(several, separate, strict=True):
             broken = None if adapters is None else finite.broken(adapters.weights)
             if broken:
                 raise NotFiniteError(f"{opened.path}: {broken}")
-        together = multi_lora.stack(apart, parameters(model.config), model.mesh)
-        found = dataclasses.replace(model, adapters=together)
+        stacked = multi_lora.stack(separate, parameters(model.config), model.mesh)
+        found = dataclasses.replace(model, adapters=stacked)
         self._last = several[0], found
         return found
 
@@ -167,7 +168,7 @@ class Speakers:
 
 
 def release(*trees_: Any) -> None:
-    """Frees the arrays of a model that is not needed any more, before the next is read."""
+    """Frees the arrays of a model that is no longer needed."""
     for leaf in jax.tree.leaves(trees_):
         if isinstance(leaf, jax.Array) and not leaf.is_deleted():
             leaf.delete()

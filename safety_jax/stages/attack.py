@@ -1,10 +1,10 @@
-"""Stage `attack`: GCG searches for suffixes behind unsafe requests, see `SET?attack=suffix:FILE`.
+"""Stage `attack`: GCG searches for adversarial suffixes, for use as `SET?attack=suffix:FILE`.
 
-steps.jsonl     every step of every search; a killed run goes on from here
+steps.jsonl     every step of every search; a killed run resumes from this file
 suffix.txt      universal: the one suffix
 suffixes.txt    individual: one for each row of the file
-results.json    losses before and after by request, what was spent, and what it depends on
-README.md, plots/loss.png    the same for people
+results.json    losses before and after by request, cost, and what the search depends on
+README.md, plots/loss.png    the same as a page and a plot
 """
 
 import dataclasses
@@ -37,10 +37,10 @@ UNIVERSAL = "universal"
 
 
 def run(config: ConfigDict, folder: str) -> None:
-    """Runs the stage; called again, it goes on where it stopped.
+    """Runs the stage; called again, it continues where it stopped.
 
     Raises:
-        UserError: anything that the user can put right.
+        UserError: any error that the user can fix.
     """
     primary = jax.process_index() == 0
     compilation.keep(config.log.compilation_cache)
@@ -59,7 +59,7 @@ def run(config: ConfigDict, folder: str) -> None:
                 "tokenizer": opened.tokenizer_sha256,
             }
         )
-        # Nothing above reads weights, and whatever can be wrong is found there.
+        # Everything has been checked; weights are read from here on.
         groups = [goals] if config.attack.mode == UNIVERSAL else [[goal] for goal in goals]
         searcher = make_searcher(config, opened, goals, start, together=max(map(len, groups)))
         if primary:
@@ -95,12 +95,12 @@ def search(
     groups: Sequence[Sequence[Goal]],
     primary: bool,
 ) -> list[list[Step]]:
-    """The steps of a search for each group of goals, those that are in the file already among
-    them."""
-    lines = files.Lines(place.path / STEPS, writes=primary, remedy="remove the file to search anew")
-    there = hosts.first_says(lambda: [dataclasses.asdict(step) for step in lines.read(Step.parse)])
-    # The file may hold more, of a start that asked for more steps.
-    earlier = [step for step in map(Step.parse, there) if step.step <= config.attack.steps]
+    """The steps of a search for each group of goals, including those that the file already has."""
+    remedy = "remove the file to search again"
+    lines = files.Lines(place.path / STEPS, writes=primary, remedy=remedy)
+    known = hosts.first_says(lambda: [dataclasses.asdict(step) for step in lines.read(Step.parse)])
+    # The file may hold more, if an earlier start asked for more steps.
+    earlier = [step for step in map(Step.parse, known) if step.step <= config.attack.steps]
 
     def tell(step: Step, rate: float) -> None:
         if primary and step.step % config.log.every_steps == 0:
@@ -121,7 +121,7 @@ def write(
     found: Sequence[Sequence[Step]],
     results: dict[str, Any],
 ) -> None:
-    """Writes the suffixes, the results, their plot and their page, and says where they are."""
+    """Writes the suffixes, the results, their plot and their page."""
     universal = config.attack.mode == UNIVERSAL
     suffixes = [gcg.best(steps).text for steps in found]
     name = "suffix.txt" if universal else "suffixes.txt"
@@ -134,7 +134,7 @@ def write(
 
 
 def progress_line(step: Step, rate: float, steps: int) -> str:
-    """A step for the person who watches."""
+    """A message about a step."""
     return (
         f"search {step.search + 1}, step {step.step}/{steps}: loss {step.loss:.4f}, "
         f"{step.reached} of {step.goals} targets reached, {rate:,.0f} candidates/s"
@@ -145,8 +145,8 @@ def read_set(config: ConfigDict) -> Set:
     """The requests.
 
     Raises:
-        ConfigError, DataError: not one set of unsafe prompts, or one whose prompts cannot have a
-            suffix each.
+        ConfigError, DataError: this is not one set of unsafe prompts, or suffixes cannot be
+            assigned to its rows.
     """
     group = config.attack
     found = reading.read_sets((group.set,), group.data, "attack.set", config.seed)
@@ -159,8 +159,8 @@ def read_set(config: ConfigDict) -> Set:
     of = found[0]
     if group.mode != UNIVERSAL and any(item.row is None for item in of.items):
         raise ConfigError(
-            f"attack.mode is {group.mode}, but a row of {of.name}'s file is several prompts, and "
-            f"suffixes are kept by row; expected {UNIVERSAL}, or a file with a row for each"
+            f"attack.mode is {group.mode}, but a row of {of.name}'s file makes several prompts, "
+            f"and suffixes are kept by row; expected {UNIVERSAL}, or a file with one prompt a row"
         )
     return of
 
@@ -168,10 +168,10 @@ def read_set(config: ConfigDict) -> Set:
 def read_goals(
     config: ConfigDict, of: Set, opened: ModelFolder
 ) -> tuple[list[Goal], tuple[int, ...]]:
-    """What is sought, and the suffix to start from.
+    """The goals of the search, and the suffix to start from.
 
     Raises:
-        DataError: an example that is longer than the model reads.
+        DataError: an example is longer than the model can read.
     """
     template = "bare" if of.framed and config.data.template != "chat" else config.data.template
     worded = prompts.load_template(template, opened.tokenizer, texts.rules(config))
@@ -207,7 +207,7 @@ def read_pace(config: ConfigDict) -> SearchPace:
 
 
 def by_row(of: Set, suffixes: Sequence[str], start: str) -> list[str]:
-    """A suffix for each row of the set's file; where none was searched, the start."""
+    """A suffix for each row of the set's file; the start for rows that were not searched."""
     found = dict(zip([item.row for item in of.items], suffixes, strict=True))
     return [found.get(row, start) for row in range(of.rows or len(of.items))]
 
@@ -220,7 +220,7 @@ def describe(
     groups: Sequence[Sequence[Goal]],
     found: Sequence[Sequence[Step]],
 ) -> dict[str, Any]:
-    """`results.json`. Every process must call this: losses are computed."""
+    """`results.json`. Computes losses, so every process must call it."""
     requests = []
     for group, steps in zip(groups, found, strict=True):
         best = gcg.best(steps)
@@ -240,7 +240,7 @@ def describe(
             for i, goal in enumerate(group)
         ]
     steps = [step for one in found for step in one]
-    # The first step compiles, so a mean would say little of the others.
+    # The median, because the first step compiles.
     rates = [step.evaluations / step.seconds for step in steps if step.tried and step.seconds]
     return {
         "mode": config.attack.mode,

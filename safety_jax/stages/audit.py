@@ -1,8 +1,8 @@
 """Stage `audit`: judges, labelled responses -> `audit.json`, `audit.html`, `README.md`, a table.
 
-judgements.jsonl   every score as it came; a killed run goes on from here
+judgements.jsonl   every score; a killed run resumes from this file
 audit.json         every figure, with the judges' cards
-audit.html         what a person reads before trusting a judge; README.md says the same
+audit.html         the report; README.md says the same
 """
 
 import dataclasses
@@ -29,15 +29,15 @@ LEDGER, FIGURES, PAGE, TEXT = "judgements.jsonl", "audit.json", "audit.html", "R
 
 
 def run(config: ConfigDict, folder: str) -> None:
-    """Runs the stage; called again, it goes on where it stopped.
+    """Runs the stage; called again, it continues where it stopped.
 
     Raises:
-        UserError: anything that the user can put right.
+        UserError: any error that the user can fix.
     """
     primary = jax.process_index() == 0
     compilation.keep(config.log.compilation_cache)
     with workdir.prepare(folder, config, primary) as place:
-        # ---- rows and judges: what can be wrong is found before weights are read
+        # ---- rows and judges: everything is checked before weights are read
         items, sources = inputs.read(config.data.responses, "data.responses", config.seed)
         rule = label_rule(config)
         truths, left_out = labels.read(items, rule) if rule else ([None] * len(items), {})
@@ -51,7 +51,7 @@ def run(config: ConfigDict, folder: str) -> None:
         )
         if primary:
             for line in changed:
-                print(f"note: changed since the last start, so scored anew: {line}", flush=True)
+                print(f"note: changed since the last start, so scored again: {line}", flush=True)
             print(
                 f"{len(items):,} responses, {sum(t is not None for t in truths):,} with a label, "
                 f"{len(rows.sample):,} changed in {len(rows.changed)} ways, {len(judges)} judge(s)"
@@ -59,7 +59,7 @@ def run(config: ConfigDict, folder: str) -> None:
             for line in inputs.describe_skipped(sources):
                 print(line, flush=True)
 
-        # ---- one judge after the other, so that one model is in memory at a time
+        # ---- one judge after another, so that one model is in memory at a time
         ledger = Ledger(place.path / LEDGER, primary)
         settings = AuditSettings(
             means=rule.means if rule else "",
@@ -70,7 +70,7 @@ def run(config: ConfigDict, folder: str) -> None:
         )
         found = audit_each(judges, rows, ledger, settings)
 
-        # ---- what is handed back
+        # ---- results
         if primary:
             whole = AuditReport(
                 judges=tuple(found),
@@ -90,7 +90,7 @@ def run(config: ConfigDict, folder: str) -> None:
 
 
 def label_rule(config: ConfigDict) -> LabelRule | None:
-    """How labels are read; None where none are named."""
+    """How labels are read; None if no column of labels is named."""
     data = config.data
     if not data.label:
         return None
@@ -100,14 +100,14 @@ def label_rule(config: ConfigDict) -> LabelRule | None:
 def audited(
     config: ConfigDict, items: Sequence[ScoreInput], truths: Sequence[bool | None]
 ) -> Audited:
-    """The rows, and those of them that are changed: labelled ones first.
+    """The rows, and the sample of them to perturb, which takes labelled ones first.
 
     Raises:
-        ConfigError: a group that no row has.
+        ConfigError: a group is no column of any row.
     """
     for column in config.data.groups:
         if not any(column in item.row for item in items):
-            raise ConfigError(f"data.groups names {column!r}, and no row has such a column")
+            raise ConfigError(f"data.groups names {column!r}, but no row has such a column")
     drawn = np.random.default_rng(config.seed).permutation(len(items)).tolist()
     order = sorted(drawn, key=lambda i: truths[i] is None)
     sample = sorted(order[: config.audit.rows or len(items)])

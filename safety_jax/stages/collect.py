@@ -1,13 +1,13 @@
-"""Stage `collect`: a model answers prompts, judges read the answers, and files for training follow.
+"""Stage `collect`: a model answers prompts, judges score the answers, and training data follow.
 
-    samples.jsonl      every answer as tokens, in blocks; a killed run goes on from here
-    judgements.jsonl   every score as it came; likewise
+    samples.jsonl      every answer as tokens, in blocks; a killed run resumes from this file
+    judgements.jsonl   every score; a killed run resumes from this file
     pairs_unsafe.jsonl, pairs_ordinary.jsonl    preferences, for stages dpo, orpo and reward
     kept.jsonl         ordinary requests with the model's own answers, for stage sft
     judged_a.jsonl, judged_b.jsonl    labelled answers for two judges that share no prompt
     summary.json       counts
 
-The preferences and labels are those of `raft/collected.py`.
+`raft/collected.py` chooses the preferences and labels.
 """
 
 from collections import Counter
@@ -41,15 +41,15 @@ _HALVES = 7200  # stream of the permutation that gives each judge its prompts
 
 
 def run(config: ConfigDict, folder: str) -> None:
-    """Runs the stage; called again, it goes on where it stopped.
+    """Runs the stage; called again, it continues where it stopped.
 
     Raises:
-        UserError: anything that the user can put right.
+        UserError: any error that the user can fix.
     """
     primary = jax.process_index() == 0
     compilation.keep(config.log.compilation_cache)
     with workdir.prepare(folder, config, primary) as place:
-        # ---- what can be wrong is found before weights are read
+        # ---- everything is checked before weights are read
         config = texts.dated(config, place)
         mesh = devices.build_mesh(config)
         opened = answering.open_speaker(config, config.model.path, mesh)
@@ -107,7 +107,7 @@ def run(config: ConfigDict, folder: str) -> None:
 def verdicts(
     card: JudgeCard, prompt: Prompt, answers: Sequence[Candidate], scores: Sequence[Score]
 ) -> list[Verdict]:
-    """What the judge says of each answer; an answer to an ordinary prompt is never unsafe."""
+    """The judge's verdict on each answer; answers to ordinary prompts count as safe."""
     return [
         Verdict(
             card.is_unsafe(score) if prompt.group == UNSAFE else False,
@@ -125,8 +125,7 @@ def _rank(value: float | None) -> float:
 def read_prompts(
     config: ConfigDict, opened: ModelFolder
 ) -> tuple[list[Prompt], dict[str, str], Counter[str]]:
-    """All prompts, demonstrations first; hashes of what they were read from; and how many are left
-    out, by reason.
+    """All prompts, demonstrations first, hashes of their sources, and how many are left out, by reason.
 
     Raises:
         ConfigError, DataError: sources that cannot be used, or prompts that are too long.
@@ -189,7 +188,7 @@ def sample(
 
 
 def write(path: Path, found: Sequence[Asked], seed: int, judge: str) -> str:
-    """Writes what training reads; says what there is."""
+    """Writes the training data and the summary; returns a message about them."""
     pairs, kept = collected.pairs(found, seed), collected.kept(found)
     order = permutation(len(found), seed=seed, stream=_HALVES)
     halves = [[found[i] for i in sorted(order[half::2])] for half in (0, 1)]
@@ -206,12 +205,12 @@ def write(path: Path, found: Sequence[Asked], seed: int, judge: str) -> str:
         "unsafe_by": judge,
         "answers": {
             group: {
-                "answers": len(of),
-                "unsafe": sum(verdict.unsafe is True for verdict in of),
-                "unscored": sum(verdict.unsafe is None for verdict in of),
-                "refused": sum(verdict.refused for verdict in of),
+                "answers": len(several),
+                "unsafe": sum(verdict.unsafe is True for verdict in several),
+                "unscored": sum(verdict.unsafe is None for verdict in several),
+                "refused": sum(verdict.refused for verdict in several),
             }
-            for group, of in verdicts.items()
+            for group, several in verdicts.items()
         },
         "pairs": dict(collected.count(pairs, "category")),
         "kept": len(kept),

@@ -1,12 +1,12 @@
-"""Config files: finding them by name or path, running them, and what they say about themselves.
+"""Config files: finds them by name or path, runs them, and reads their docstrings.
 
-    sft                    configs/sft.py, as it ships with the package
-    dpo:paper=report       the same with an argument
-    configs/dpo.py         the file at this place; without one, the file that ships
-    ~/mine.py:demo         a file of one's own, anywhere
+    sft                    configs/sft.py, which ships with the package
+    dpo:paper=report       configs/dpo.py with an argument
+    configs/dpo.py         the file at this path; if there is none, the one that ships
+    ~/mine.py:demo         a file of your own, anywhere
 
-Any of them may import `configs.common` and the other configs that ship. A file that stands in a
-folder called `configs` is offered its neighbours first, so that a copy of the whole folder works.
+Any of them may import `configs.common` and the other shipped configs. A file in a folder called
+`configs` imports its neighbours first, so that a copy of the whole folder works.
 """
 
 import ast
@@ -26,18 +26,18 @@ from safety_jax.base import assets, files
 from safety_jax.base.errors import ConfigError, UserError
 
 FOLDER = "configs"
-# Imported by configs, and none themselves: what several share, and the parts of a long recipe.
+# Modules that configs import, which are no configs: what several share, parts of a long recipe.
 _SHARED = re.compile(r"common|recipe_\w+|__init__")
 _MODULE = "safety_jax_config_file"  # the name a config file runs under
 
 
 @dataclasses.dataclass(frozen=True)
 class Opening:
-    """What the docstring of a config file says.
+    """The docstring of a config file.
 
     Attributes:
         summary: its first line.
-        arguments: what may stand behind the colon: `demo`, `safety=N`.
+        arguments: what may follow the colon: `demo`, `safety=N`.
         text: all of it.
     """
 
@@ -53,7 +53,7 @@ def available() -> dict[str, Path]:
 
 
 def read_opening(path: Path) -> Opening:
-    """The docstring of a config file, which is not run."""
+    """The docstring of a config file, read without running it."""
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     block = re.search(r"^Arguments.*:\n((?:    .*\n?)+)", text, re.MULTILINE)
     found = re.findall(r"^ {4}(?! )(.+?)(?: {2,}.*)?$", block[1] if block else "", re.MULTILINE)
@@ -75,18 +75,18 @@ def find(spec: str, key: str) -> tuple[Path, str | None]:
         close = difflib.get_close_matches(Path(name).stem, shipped, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise ConfigError(
-            f"{key} {spec!r} {what}; {hint}expected one of {', '.join(shipped)}, or the path of a "
-            "config file of yours"
+            f"{key} {spec!r} {what}; {hint}expected one of {', '.join(shipped)}, or the path of "
+            "your own config file"
         )
     return path, argument if colon else None
 
 
 def load(spec: str, key: str = "--config") -> ConfigDict:
-    """The config that a file gives for its argument; not locked.
+    """The config that a file returns for its argument; not locked.
 
     Raises:
-        ConfigError: there is no such file, or it cannot be used; the message begins with `key`, and
-            says where in the file.
+        ConfigError: there is no such file, or it cannot be used; the message begins with `key` and
+            names the line.
     """
     path, argument = find(spec, key)
     _offer_configs(path)
@@ -94,14 +94,14 @@ def load(spec: str, key: str = "--config") -> ConfigDict:
         config = _run(path).get_config(*([] if argument is None else [argument]))
     except UserError:
         raise
-    except ValueError as error:  # what a config file says to people, such as of its argument
+    except ValueError as error:  # a config file's own message, such as about its argument
         raise ConfigError(f"{key} {spec!r}: {error}") from error
     except Exception as error:
         raise ConfigError(f"{key} {spec!r}: {_explain(error, path)}") from error
     if not isinstance(config, ConfigDict) or "stage" not in config:
         raise ConfigError(
-            f"{key} {spec!r}: get_config of {path} gave no config with a `stage`; expected a "
-            f"ConfigDict such as that of {available()['sft']}"
+            f"{key} {spec!r}: get_config of {path} returned no config with a `stage`; expected a "
+            f"ConfigDict like that of {available()['sft']}"
         )
     return config
 
@@ -109,8 +109,8 @@ def load(spec: str, key: str = "--config") -> ConfigDict:
 def _offer_configs(path: Path) -> None:
     """Makes `configs` importable: the neighbours of `path` if it is in such a folder, then ours.
 
-    As a package that stands in no search path: in front of whatever else has this common name, and
-    nothing else becomes importable.
+    The package is made by hand rather than through `sys.path`: it takes precedence over any other
+    package of this common name, and nothing else becomes importable.
     """
     folders = [path.resolve().parent, assets.root() / FOLDER]
     places = [str(folder) for folder in dict.fromkeys(folders) if folder.name == FOLDER]
@@ -118,25 +118,25 @@ def _offer_configs(path: Path) -> None:
     if known is not None and list(getattr(known, "__path__", [])) == places:
         return
     for name in [name for name in sys.modules if name.split(".")[0] == FOLDER]:
-        del sys.modules[name]  # of another folder of this name
+        del sys.modules[name]  # from another folder of this name
     package = types.ModuleType(FOLDER)
     package.__path__ = places
     sys.modules[FOLDER] = package
 
 
 def _run(path: Path) -> Any:
-    """The module of a config file, run anew."""
+    """Runs a config file, and returns its module."""
     loader = importlib.machinery.SourceFileLoader(_MODULE, str(path))
     spec = importlib.util.spec_from_loader(_MODULE, loader)
     assert spec is not None, "a loader was given"
     module = importlib.util.module_from_spec(spec)
-    sys.modules[_MODULE] = module  # where dataclasses look for the names of their fields' types
+    sys.modules[_MODULE] = module  # dataclasses resolve the types of their fields there
     loader.exec_module(module)
     return module
 
 
 def _explain(error: Exception, path: Path) -> str:
-    """Where in a config file something went wrong, and what; in one line."""
+    """One line on what went wrong in a config file, and where."""
     if isinstance(error, SyntaxError):
         return f"{error.filename} line {error.lineno}: {error.msg}"
     line, trace = 0, error.__traceback__

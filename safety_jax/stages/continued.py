@@ -1,7 +1,7 @@
-"""An adapter that a run goes on from brings its own rank, alpha, targets and layers.
+"""Runs that continue training an adapter take over its rank, alpha, targets and layers.
 
-They are written into the config before a stage begins, so that what is counted, planned, recorded
-and shown on the card is the adapter that is trained.
+These are written into the config before a stage begins, so that plans, records and model cards
+describe the adapter that is trained.
 """
 
 from pathlib import Path
@@ -15,11 +15,11 @@ from safety_jax.models.folders.peft_config import LoraConfig
 
 
 def settled(config: ConfigDict) -> ConfigDict:
-    """A copy whose `lora` group is that of `model.adapter`; the config itself where none is given,
-    or where it is merged before all weights are trained.
+    """A copy whose `lora` group is that of `model.adapter`; the config itself if no adapter is
+    given, or if it is merged before all weights are trained.
 
     Raises:
-        CheckpointError: the adapter cannot be gone on from, or does not fit the model.
+        CheckpointError: the adapter cannot be trained further, or does not fit the model.
     """
     if "lora" not in config or not config.model.get("adapter") or config.lora.rank == 0:
         return config
@@ -37,15 +37,15 @@ def settled(config: ConfigDict) -> ConfigDict:
 
 
 def _describe(config: ConfigDict, brought: LoraConfig) -> str:
-    """What counts instead of the config's, and a warning where the adapter names another base."""
+    """The adapter's settings, and a warning if it names another base."""
     group, model = config.lora, config.model
     on = f"layers {group.layers}" if group.layers else "all layers"
     stabilised = ", rank-stabilised" if group.rslora else ""
     text = (
-        f"model.adapter brings rank {group.rank}, alpha {group.alpha:g}{stabilised}, on "
-        f"{', '.join(group.targets)} of {on}; these count, not those of the lora group"
+        f"model.adapter has rank {group.rank}, alpha {group.alpha:g}{stabilised}, on "
+        f"{', '.join(group.targets)} of {on}; these replace the lora group's"
     )
     named = brought.base_name
     if named and Path(named).name != Path(model.path).name:
-        text += f"\nwarning: it names {named} as its base, and model.path is {model.path}"
+        text += f"\nwarning: it names {named} as its base, but model.path is {model.path}"
     return text

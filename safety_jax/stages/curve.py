@@ -1,9 +1,9 @@
-"""Stage `curve`: what an evaluation of a sweep says over one axis of it (docs/curve.md).
+"""Stage `curve`: the evaluation of a sweep along one of its axes (docs/curve.md).
 
-curve.json                  everything that was found
-curves.md, plots/*.png      of an axis of numbers
-models.md, plots/*.png      of an axis of numbers, for several models beside each other
-tables.md                   of an axis of words
+curve.json                  all results
+curves.md, plots/*.png      if the axis is numeric
+models.md, plots/*.png      if the axis is numeric, for several models side by side
+tables.md                   if the values of the axis are words
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ def run(config: ConfigDict, folder: str) -> None:
     """Reads sweeps and their evaluation, and writes the curves.
 
     Raises:
-        UserError: anything that the user can put right.
+        UserError: any error that the user can fix.
     """
     group = config.curve
     with workdir.prepare(folder, config, jax.process_index() == 0) as place:
@@ -53,7 +53,7 @@ def run(config: ConfigDict, folder: str) -> None:
         if len(runs) > 1:
             found, pages, kind = compare(report, runs, group.margin_share), model_pages, "models"
             notes = differences(finished) + curves.left_out(report, {one.measure for one in found})
-        elif isinstance(every[0].value, str):  # words have no order: a table of each and each set
+        elif isinstance(every[0].value, str):  # words have no order: tables instead of curves
             found, pages, kind, notes = crossed.find(report, every), table_pages, "tables", []
         else:
             found = curves.find(report, every, group.margin_share)
@@ -73,19 +73,19 @@ def compare(
     """The curves of several models.
 
     Raises:
-        ConfigError: the axis is one of words.
+        ConfigError: the values of the axis are words.
         DataError: see `model_curves.find`.
     """
     if any(isinstance(one.value, str) for found in runs.values() for one in found):
         raise ConfigError(
-            "curve.axis has words, and curve.sweep several models; expected an axis of numbers, or "
-            "one model"
+            "curve.sweep has several models, but the values of curve.axis are words; expected "
+            "numbers, or one model"
         )
     return model_curves.find(report, runs, margin)
 
 
 def differences(finished: Mapping[str, Sequence[FinishedRun]]) -> list[str]:
-    """What else than their axes the sweeps of several models have set differently."""
+    """The settings, beside their axes, in which the sweeps of several models differ."""
     changed = {key for runs in finished.values() for one in runs for key in one.changes}
     varying = config_record.varying({name: runs[0].config for name, runs in finished.items()})
     return [
@@ -96,10 +96,10 @@ def differences(finished: Mapping[str, Sequence[FinishedRun]]) -> list[str]:
 
 
 def sweeps(text: str) -> dict[str, str]:
-    """The sweeps that `curve.sweep` names; one alone needs no name.
+    """The sweeps of `curve.sweep` by name; a single one needs no name.
 
     Raises:
-        ConfigError: several, not all of which are NAME=FOLDER.
+        ConfigError: several are given, not all as NAME=FOLDER.
     """
     if "=" not in text or files.expand(text).is_dir():
         return {"": text}
@@ -107,17 +107,17 @@ def sweeps(text: str) -> dict[str, str]:
 
 
 def keep(folder: Path, facts: Mapping[str, Any], kind: str, found: Sequence[Any]) -> None:
-    """Writes `curve.json`; what was found stands there under its kind."""
+    """Writes `curve.json`, with the results under the key `kind`."""
     made = {**facts, kind: [dataclasses.asdict(one) for one in found]}
     text = json.dumps(made, allow_nan=False, indent=1)
     files.write(folder / "curve.json", text + "\n")
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """What stage `evaluate` left.
+    """The report of stage `evaluate`.
 
     Raises:
-        ConfigError: there is no such file, or it is no report.
+        ConfigError: there is no such file, or it is not a report.
     """
     try:
         found = files.read_object(path, ConfigError, "run stage evaluate again")
@@ -132,12 +132,12 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def match(runs: list[FinishedRun], report: Mapping[str, Any], axis: str) -> list[EvaluatedRun]:
-    """The runs of a sweep as models of a report, by the folders that both name.
+    """Matches the runs of a sweep with the models of a report, by their folders.
 
     Raises:
-        ConfigError: the axis is the seed, over which every curve is drawn.
-        DataError: a run does not vary the axis, or varies more than that and the seed, or was not
-            evaluated; or all have one value.
+        ConfigError: the axis is the seed, over which intervals are taken.
+        DataError: a run does not vary the axis, varies something beside it and the seed, or was
+            not evaluated; or all runs have the same value.
     """
     if axis == SEED:
         raise ConfigError(
@@ -149,20 +149,20 @@ def match(runs: list[FinishedRun], report: Mapping[str, Any], axis: str) -> list
         if facts.get("path"):
             folder, _ = model_folder.split_spec(facts["path"])
             models.setdefault(files.expand(folder).resolve(), []).append(name)
-    found, values = [], of_axis(runs, axis)
+    found, values = [], axis_values(runs, axis)
     for one, value in zip(runs, values, strict=True):
         others = one.changes.keys() - {axis, SEED}
         if others or not isinstance(value, int | float | str):
-            what = f"changes {min(others)}, too" if others else f"has no value for {axis}"
+            what = f"also changes {min(others)}" if others else f"has no value for {axis}"
             raise DataError(
-                f"run {one.name} of the sweep {what}; expected runs that differ in {axis} and "
-                "seed: name another curve.axis, or sweep the other key apart"
+                f"run {one.name} of the sweep {what}; expected runs that differ only in {axis} and "
+                "seed: name another curve.axis, or vary the other key in another sweep"
             )
         names = models.get(one.export.resolve(), [])
         if len(names) > 1:
             raise DataError(
                 f"run {one.name} of the sweep is in the report more than once, as "
-                f"{', '.join(names)}; expected one model for each run: evaluate the others apart"
+                f"{', '.join(names)}; expected one model for each run: evaluate the others in another report"
             )
         if not names:
             raise DataError(
@@ -179,11 +179,11 @@ def match(runs: list[FinishedRun], report: Mapping[str, Any], axis: str) -> list
     return found
 
 
-def of_axis(runs: Sequence[FinishedRun], axis: str) -> list[Any]:
-    """What each run has for an axis. Draws from one source, `pairs.jsonl?rows=100`, are numbers:
-    their rows."""
+def axis_values(runs: Sequence[FinishedRun], axis: str) -> list[Any]:
+    """The value of each run for an axis. Draws from one source, such as `pairs.jsonl?rows=100`,
+    become the number of their rows."""
     values = [one.changes.get(axis) for one in runs]
-    # Of keys that hold several texts.
+    # Keys that hold several texts have lists of one.
     values = [v[0] if isinstance(v, list) and len(v) == 1 else v for v in values]
     specs = [value for value in values if isinstance(value, str)]
     drawn = source_spec.amounts(specs) if axis in SOURCES and len(specs) == len(values) else None

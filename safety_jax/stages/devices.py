@@ -1,4 +1,4 @@
-"""The devices of a run, and what must divide over them."""
+"""The mesh of a run, and the sizes that it must divide."""
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -9,7 +9,7 @@ from safety_jax.training import placement
 
 
 def build_mesh(config: ConfigDict) -> Mesh:
-    """The mesh of a stage's config, and a look at every number that it must divide.
+    """The mesh of a stage's config; checks every size that it must divide.
 
     Raises:
         ConfigError: the mesh does not fill the devices, or does not divide the rows of a microbatch

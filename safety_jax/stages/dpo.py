@@ -1,4 +1,4 @@
-"""Stage `dpo`: learning from preferred and rejected answers, by DPO or one of its relatives."""
+"""Stage `dpo`: preference optimisation, by DPO or one of its relatives."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""What stage `dpo` learns, and every run of a sweep of it: preferred answers over rejected ones."""
+"""The task of stage `dpo`, and of every run of its sweeps: preference pairs and their objective."""
 
 import functools
 from collections.abc import Callable
@@ -18,21 +18,21 @@ from safety_jax.training.policy import Policy
 from safety_jax.training.preference import PairObjective
 from safety_jax.training.task import Learning, Loaded, Task
 
-WEIGHTED = "weighted_door"  # dpo.objective: the only one that looks at single tokens
+WEIGHTED = "weighted_door"  # the only dpo.objective that is a loss by token
 
 
 def make_task(config: ConfigDict, mesh: Mesh, base: groups.Base | None = None) -> Task:
-    """Pairs learned from by the config's objective.
+    """Pairs, learned by the config's objective.
 
     Args:
-        base: where it was looked at before.
+        base: `groups.base` of this config, if it was read before.
     """
     base = groups.base(config, mesh) if base is None else base
     corpus = pair_task.read_corpus(config, base, groups.recovery(config, {}))
     if config.dpo.objective == "safe" and corpus.training.unsafe is None:
         raise ConfigError(
             "dpo.objective safe needs to know which answers are unsafe; expected PKU-SafeRLHF's "
-            "columns or chosen_unsafe and rejected_unsafe in every row of data.train"
+            "columns, or chosen_unsafe and rejected_unsafe, in every row of data.train"
         )
     weights = None
     if config.dpo.objective == WEIGHTED:
@@ -51,21 +51,21 @@ def make_task(config: ConfigDict, mesh: Mesh, base: groups.Base | None = None) -
 
 
 def describe(group: ConfigDict) -> str:
-    """What the config's `dpo` group does to a model, for its card."""
+    """The method of the config's `dpo` group, for the model card."""
     numbers = f"{group.objective}, β = {group.beta:g}"
     if group.objective == WEIGHTED:
-        numbers += f", refusals' tokens weighed by {group.proxy}: {group.token_weights}"
+        numbers += f", tokens of chosen answers weighted by {group.proxy}: {group.token_weights}"
         numbers += f", τ = {group.temperature:g}"
     return f"preference optimisation ({numbers})"
 
 
-# ---------------------------------------------------------------------------- what is learned
+# ---------------------------------------------------------------------------- objectives
 
 
 def pair_loss(
     name: str, *, beta: losses.Number, smoothing: losses.Number, margin: losses.Number
 ) -> Callable[[losses.PairLogprobs], jax.Array]:
-    """The loss of pairs of this name, a choice of `dpo.objective` but for `WEIGHTED`."""
+    """The loss of this name: any `dpo.objective` but `WEIGHTED`."""
     bind = functools.partial
     known = {
         "sigmoid": bind(losses.dpo, beta=beta),
@@ -107,13 +107,13 @@ def learn(
     weights: TokenWeights | None = None,
     say: Callable[[str], None] = tqdm.tqdm.write,
 ) -> Learning:
-    """The config's objective on the loaded model, against the reference that it asks for.
+    """The config's objective on the loaded model, with its reference.
 
     Args:
-        objective: another one.
-        known: what the reference says of pairs, where somebody else computes it.
-        weights: of tokens, for the objective that looks at them.
-        say: shows a warning to the person who watches, on the first process.
+        objective: used instead of the config's.
+        known: the reference's log-probabilities, if the caller computes them.
+        weights: of tokens, for `WEIGHTED`.
+        say: shows a warning to the user; called on the first process only.
     """
     tell = say if jax.process_index() == 0 else lambda text: None
     if known is None:
@@ -128,5 +128,5 @@ def learn(
         batch_size=config.train.batch_size,
         reference=known,
         say=tell,
-        weigh=None if weights is None else weights.of(loaded, tell),
+        weigh=None if weights is None else weights.make(loaded, tell),
     )

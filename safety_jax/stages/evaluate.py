@@ -1,11 +1,11 @@
-"""Stage `evaluate`: models answer sets, judges judge, and one report compares them.
+"""Stage `evaluate`: models answer sets, judges score the answers, and one report compares them.
 
-responses/MODEL/SET.jsonl    every answer and what it depends on; a killed run goes on from here
-judgements/MODEL/SET.jsonl   every score as it came
-preferences/MODEL/SET.jsonl  where asked for: every score of answers beside the baseline's
-report.html, report.md, report.json, plots/   what it all comes to
-tasks/MODEL.json             where asked for: what lm-evaluation-harness found
-for_people.csv               where asked for: answers for people to label
+responses/MODEL/SET.jsonl    every answer and what it depends on; a killed run resumes from these
+judgements/MODEL/SET.jsonl   every score
+preferences/MODEL/SET.jsonl  optional: every comparison of answers with the baseline's
+report.html, report.md, report.json, plots/   the report
+tasks/MODEL.json             optional: results of lm-evaluation-harness
+for_people.csv               optional: answers for people to label
 """
 
 import dataclasses
@@ -43,10 +43,10 @@ JUDGEMENTS, PREFERENCES = "judgements", "preferences"
 
 
 def run(config: ConfigDict, folder: str) -> None:
-    """Runs the stage; called again, it goes on where it stopped.
+    """Runs the stage; called again, it continues where it stopped.
 
     Raises:
-        UserError: anything that the user can put right.
+        UserError: any error that the user can fix.
     """
     primary = jax.process_index() == 0
     compilation.keep(config.log.compilation_cache)
@@ -57,7 +57,7 @@ def run(config: ConfigDict, folder: str) -> None:
         if primary:
             print(plan.describe(), flush=True)
             for line in changed:
-                print(f"note: changed since the last start, so made anew: {line}", flush=True)
+                print(f"note: changed since the last start, so made again: {line}", flush=True)
         answers = evaluate_answers.answer(config, place, plan, primary)
         judged = judge(config, place, plan, answers, primary)
         preferences = prefer(config, place, plan, judged, primary)
@@ -68,7 +68,8 @@ def run(config: ConfigDict, folder: str) -> None:
 
 
 def identity(plan: EvaluationPlan) -> dict[str, str]:
-    """Hashes of what answers and scores depend on; both are kept by it, so that it may change."""
+    """Hashes of what answers and scores depend on. They may change between starts: answers and
+    scores made under others are not reused."""
     found = {f"evaluate.sets {of.name}": of.items_sha256 for of in plan.sets}
     for name, opened in plan.opened.items():
         found[f"evaluate.models {name}"] = opened.weights_sha256
@@ -84,7 +85,7 @@ def judge(
     answers: Mapping[str, Mapping[str, Sequence[Response]]],
     primary: bool,
 ) -> dict[str, list[tuple[Block, list[str]]]]:
-    """By model, its judged answers to each set, and of multiple choice the letters in them."""
+    """By model, its judged answers to each set, with the letters chosen in multiple choice."""
     sets = {of.name: of for of in plan.sets}
     judged = {
         model: {name: found for name, found in by.items() if sets[name].kind not in CLOSED}
@@ -159,7 +160,7 @@ def prefer(
     judged: Mapping[str, Sequence[tuple[Block, list[str]]]],
     primary: bool,
 ) -> list[Preference]:
-    """Every model's answers beside the baseline's, where a judge for that is named."""
+    """Every model's answers compared with the baseline's, if a pairwise judge is named."""
     if plan.preference is None:
         return []
     return win_rates.compare(
@@ -173,7 +174,7 @@ def prefer(
     )
 
 
-# ---------------------------------------------------------------------------- what it comes to
+# ---------------------------------------------------------------------------- report
 
 
 def describe(
@@ -184,10 +185,10 @@ def describe(
     judged: Mapping[str, Sequence[tuple[Block, list[str]]]],
     preferences: Sequence[Preference],
 ) -> Report:
-    """The report; with people's labels where they came back. A sheet for them goes out here."""
+    """The report, with people's labels if they are given; writes the sheet for people to label."""
     blocks = {model: [block for block, _ in found] for model, found in judged.items()}
-    alone = (*CLOSED, CONVERSATION)  # a sheet shows an answer without what was said before
-    open_ended = [b for found in blocks.values() for b in found if b.set.kind not in alone]
+    unlabelled = (*CLOSED, CONVERSATION)  # a sheet cannot show the turns before an answer
+    open_ended = [b for found in blocks.values() for b in found if b.set.kind not in unlabelled]
     if config.evaluate.sheet_answers:
         people.export(place.path, open_ended, config.evaluate.sheet_answers, config.seed)
     given = tuple(config.evaluate.labels)

@@ -1,7 +1,7 @@
-"""Stage `evaluate`, its first half: models answer sets, and tasks of lm-evaluation-harness.
+"""The first half of stage `evaluate`: models answer sets, and tasks of lm-evaluation-harness.
 
-Adapters over one base whose prompts alone would leave lanes idle answer in one batch
-(`evaluate_batches`); the files, and what stands in them, are as if each had answered alone.
+Adapters over one base may answer in one batch, where each alone would leave lanes idle
+(`evaluate_batches`); the files are the same as if each had answered alone.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from safety_jax.stages import answering, evaluate_batches, groups, texts
 from safety_jax.stages.evaluate_plan import EvaluationPlan
 from safety_jax.training import workdir
 
-CHUNK_TOKENS = 128  # positions of a row whose logits exist at once, where tasks are scored
+CHUNK_TOKENS = 128  # positions of a row whose logits exist at once when tasks are scored
 RESPONSES, TASKS = "responses", "tasks"
 
 Files = Mapping[str, Mapping[str, responses.Responses]]  # by model and set
@@ -33,7 +33,7 @@ Files = Mapping[str, Mapping[str, responses.Responses]]  # by model and set
 def answer(
     config: ConfigDict, place: workdir.Workdir, plan: EvaluationPlan, primary: bool
 ) -> dict[str, dict[str, list[Response]]]:
-    """Answers of every model to every set that it has any to."""
+    """Answers of every model, generated or read from files, by set."""
     found = {name: {of: list(rows) for of, rows in by.items()} for name, by in plan.read.items()}
     kept = {name: open_files(config, place, plan, name, primary) for name in plan.opened}
     dtype = float_type("model.parameter_dtype", config.model.parameter_dtype)
@@ -74,8 +74,8 @@ def finish(
     speakers: answering.Speakers,
     primary: bool,
 ) -> None:
-    """What is missing of a model's answers, and of its results of tasks; its weights are read if
-    anything is."""
+    """Completes a model's answers and its results of tasks; reads its weights only if any are
+    missing."""
     left = [of for of in plan.sets if kept[name][of.name].done < len(of.items)]
     unasked = bool(plan.tasks.names) and hosts.first_says(
         lambda: read_tasks(config, place, plan, name) is None
@@ -102,7 +102,7 @@ def fill(
     names: list[str],
     model: Model,
 ) -> None:
-    """Answers to a set that are missing, of one model or of several that answer together."""
+    """Generates the missing answers to a set, of one model or of several that answer together."""
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     title, setup = f"{names[0]}{more}, {of.name}", plan.asked[names[0]][of.name].setup
     with layout.lent(model) as speaker:
@@ -125,7 +125,7 @@ def fill(
 
 
 def request_limits(config: ConfigDict, plan: EvaluationPlan, name: str) -> RequestLimits:
-    """How much a model reads at a time where texts are scored."""
+    """How much a model reads at a time when it scores texts."""
     return RequestLimits(
         longest=config.data.max_length or plan.opened[name].config.max_positions,
         tokens_per_batch=groups.tokens_per_batch(config, jax.default_backend()),
@@ -141,7 +141,7 @@ def run_tasks(
     model: Model,
     primary: bool,
 ) -> None:
-    """A model's results of tasks, into their file."""
+    """Runs the tasks on a model, and writes their results."""
     asked = next(iter(plan.asked[name].values()))
     found = lm_eval_tasks.run_tasks(
         model,
@@ -159,14 +159,14 @@ def run_tasks(
 
 
 def task_file(place: workdir.Workdir, name: str) -> Path:
-    """Where a model's results of tasks are kept."""
+    """The file of a model's results of tasks."""
     return place.path / TASKS / files.file_name(name, ".json")
 
 
 def read_tasks(
     config: ConfigDict, place: workdir.Workdir, plan: EvaluationPlan, name: str
 ) -> dict[str, Any] | None:
-    """The results of a model's tasks that are kept; None where they are not."""
+    """The stored results of a model's tasks; None if there are none."""
     opened = plan.opened[name]
     protocol = plan.tasks.protocol(opened.weights_sha256)
     return task_results.read(task_file(place, name), protocol, opened.config_sha256)

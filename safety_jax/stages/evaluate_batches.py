@@ -1,9 +1,9 @@
 """Which adapters answer a set together in stage `evaluate`, with `evaluate.mix_adapters`.
 
-Lanes that stand idle cost as much as busy ones, so adapters over one base share batches where the
-prompts of one alone leave lanes idle. A batch has its price, too: logits round differently in it,
-every token is multiplied by all of its adapters, and each adapter reads what all prompts begin with
-once a prompt, because keys and values of that are kept for one adapter only.
+Idle lanes cost as much as busy ones, so adapters over one base share a batch if the prompts of one
+leave lanes idle. This has a price: logits round differently, every token is multiplied by all
+adapters of the batch, and the prompts' common prefix is read again for every prompt, because its
+keys and values are cached for a single adapter only.
 """
 
 import itertools
@@ -27,9 +27,9 @@ class Together(NamedTuple):
     """Models that answer together.
 
     Attributes:
-        names: of them.
-        places: likewise, the last one repeated until there are as many as in the batches before, so
-            that nothing is compiled for the rest of them.
+        names: of the models.
+        places: the names, the last one repeated to fill the batch: batches of one size need no
+            further compilation.
     """
 
     names: list[str]
@@ -37,7 +37,7 @@ class Together(NamedTuple):
 
 
 def over_one_base(opened: Mapping[str, ModelFolder]) -> list[list[str]]:
-    """The names of models by their base, in the order in which bases come up."""
+    """The names of models, grouped by base, in the order in which bases first appear."""
     found: dict[object, list[str]] = {}
     for name, one in opened.items():
         found.setdefault(one.base_weights, []).append(name)
@@ -51,11 +51,11 @@ def together(
     of: Set,
     names: Sequence[str],
 ) -> Iterator[Together]:
-    """Batches of those of `names`, over one base, that answer together what is left of a set; who
-    is in none answers alone.
+    """Batches of models, among `names` over one base, that answer the rest of a set together; a
+    model in no batch answers alone.
 
-    Only models that read prompts alike and stand at the same block can. The prompts of a batch are
-    at most `sample.prompts_per_write`, so that a kill costs no more than without.
+    Their tokenizers must be the same, and their next block. A batch has at most
+    `sample.prompts_per_write` prompts, so that a kill loses no more than it would otherwise.
     """
     if of.by_likelihood or not config.evaluate.mix_adapters:
         return
@@ -85,15 +85,15 @@ def together(
 
 
 def adapters_in_batch(answers: int, lanes: int, share: float, most: int) -> int:
-    """How many adapters answer in the least time each, the fewest where several numbers do.
+    """The number of adapters in a batch for which the time of each is least; of equals the fewest.
 
-    All lanes of a batch are filled as often as its answers need, and every step reads the base and
+    The model of time: answers fill all lanes of a batch in turn, and every step reads the base and
     all adapters once.
 
     Args:
-        answers: of each adapter.
+        answers: answers of each adapter.
         share: bytes of an adapter for each byte of the base.
-        most: adapters.
+        most: the greatest number of adapters.
     """
 
     def time(count: int) -> float:

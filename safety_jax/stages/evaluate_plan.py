@@ -1,5 +1,4 @@
-"""What a run of stage `evaluate` is going to do: everything that can be wrong is looked at here,
-before weights are read."""
+"""The plan of a run of stage `evaluate`: reads and checks everything but weights."""
 
 import dataclasses
 import re
@@ -27,23 +26,23 @@ from safety_jax.judges.planned import PlannedJudge
 from safety_jax.models.folders.model_folder import ModelFolder
 from safety_jax.stages import answering, devices, evaluate_prompts, groups, sweep_record
 
-# NAME=PLACE; a comma only ends a place where another name follows.
+# NAME=PLACE; a comma ends a place only if another name follows.
 _NEXT = re.compile(r",(?=[\w.-]+=)")
 _NAME = re.compile(r"[\w.-]+")
-PREFERENCE = "preference"  # what the judge of answers side by side is called
+PREFERENCE = "preference"  # name of the pairwise judge
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationPlan:
-    """Everything that was looked at before weights are read.
+    """Everything that is known before weights are read.
 
     Attributes:
-        opened, asked: models that answer, and by model and set what they are asked.
-        read: by model and set, answers that exist.
+        opened, asked: models that answer, and what they are asked, by model and set.
+        read: answers read from files, by model and set.
         planned: judges that read answers.
-        stored: cards of judges whose scores stand beside the answers.
+        stored: cards of judges whose scores are columns beside the answers.
         tasks: of lm-evaluation-harness, for the models that answer.
-        preference: the judge that holds answers side by side; None without one.
+        preference: the pairwise judge; None without one.
         notes: sentences on how many prompts were left out and why, and on what else a reader of the
             report should know.
     """
@@ -66,7 +65,7 @@ class EvaluationPlan:
         return {name: one.card for name, one in self.planned.items()} | dict(self.stored)
 
     def describe(self) -> str:
-        """For people: what is asked of whom, and who judges."""
+        """A message to the user: the sets, the models and the judges."""
         lines = [f"{len(self.sets)} sets:", *_listed({s.name: _size(s) for s in self.sets})]
         lines += [f"{len(self.models)} models:", *_listed(self.models)]
         lines += [f"{len(self.cards)} judges: {', '.join(self.cards) or 'none'}", *self.notes]
@@ -103,10 +102,10 @@ def _size(of: Set) -> str:
 
 
 def make_plan(config: ConfigDict, title: str) -> EvaluationPlan:
-    """Reads sets and answers that exist, opens models and judges.
+    """Reads sets and existing answers, opens models and judges.
 
     Raises:
-        ConfigError, DataError, CheckpointError: whatever cannot be used.
+        ConfigError, DataError, CheckpointError: any of them cannot be used.
     """
     group = config.evaluate
     tasks = plan_tasks(config)
@@ -140,11 +139,11 @@ def make_plan(config: ConfigDict, title: str) -> EvaluationPlan:
 
 
 def plan_models(config: ConfigDict) -> tuple[dict[str, str], dict[str, str]]:
-    """By name, the folders of models that answer, and the files of answers that exist.
+    """By name, the folders of models that answer, and the files with existing answers.
 
     Raises:
-        ConfigError: there are neither, two of one name, or files where each prompt is to be
-            answered several times.
+        ConfigError: neither is given, a name is given twice, or files are given while each prompt
+            is to be answered several times.
     """
     models = sweep_record.spread(named(config.evaluate.models, "evaluate.models"))
     others = named(config.evaluate.responses, "evaluate.responses")
@@ -164,7 +163,7 @@ def plan_models(config: ConfigDict) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def report_choice(config: ConfigDict, title: str) -> assemble.ReportChoice:
-    """What the config decides about the report."""
+    """The config's choices for the report."""
     group = config.evaluate
     return assemble.ReportChoice(
         title=title,
@@ -187,10 +186,10 @@ def plan_prompts(
 ) -> tuple[
     Sequence[Set], Mapping[str, Mapping[str, Sequence[Response]]], evaluate_prompts.Asked, list[str]
 ]:
-    """Sets, answers that exist and prompts, without those that nobody is to be asked, and the notes
-    that say so."""
+    """Sets, existing answers and prompts, without the prompts that are left out for all models, and
+    notes on these."""
     told = [
-        f"{of.name}: {of.formless} prompts are left out: they have no form that was asked for."
+        f"{of.name}: {of.formless} prompts are left out: they cannot be put in the requested form."
         for of in sets
         if of.formless and not of.plain
     ]
@@ -204,12 +203,12 @@ def plan_prompts(
         tokens = [control_tokens(one.tokenizer) for one in opened.values()]
         sets, read = subsets.keep(sets, read, subsets.without_special(sets, tokens))
         if count := before - sum(len(of.items) for of in sets):
-            told.append(f"{count} prompts are left out: they spell a special token.")
+            told.append(f"{count} prompts are left out: they contain the text of a special token.")
     asked = {name: evaluate_prompts.ask(config, one, sets, mesh) for name, one in opened.items()}
     sets, read, fitting, overlong = evaluate_prompts.fit(config, sets, read, asked)
     told += [
-        f"{name}: {count} prompts are left out for all models: one has no room for them and its "
-        "answer."
+        f"{name}: {count} prompts are left out for all models: with its answer, they are too long "
+        "for one of them."
         for name, count in overlong.items()
     ]
     return sets, read, fitting, told
@@ -219,7 +218,7 @@ def named(text: str, key: str) -> dict[str, str]:
     """`base=FOLDER,sit=FOLDER` by name.
 
     Raises:
-        ConfigError: a part that is no NAME=PLACE, or a name that comes twice.
+        ConfigError: a part that is not NAME=PLACE, or a name that is given twice.
     """
     found: dict[str, str] = {}
     for part in filter(None, _NEXT.split(text)):
@@ -230,7 +229,7 @@ def named(text: str, key: str) -> dict[str, str]:
                 ". _ -"
             )
         if name in found:
-            raise ConfigError(f"{key}: two are called {name!r}; give each a name of its own")
+            raise ConfigError(f"{key}: the name {name!r} is given twice; give each its own name")
         found[name] = place
     return found
 
@@ -242,7 +241,7 @@ def plan_judges(
     others: Mapping[str, str],
     read: Mapping[str, Mapping[str, Sequence[Response]]],
 ) -> tuple[dict[str, PlannedJudge], dict[str, JudgeCard]]:
-    """Judges that read answers, and cards of those whose scores stand in the files."""
+    """Judges that read answers, and cards of those whose scores are in the files."""
     rows = config.score.judges.to_dict() | registry.named(tuple(config.evaluate.judges))
     beside = {name: row for name, row in rows.items() if row.get("kind") == stored_scores.KIND}
     reading = {name: row for name, row in rows.items() if name not in beside}
@@ -252,7 +251,7 @@ def plan_judges(
         files |= existing.existing_files(spec, sets, "evaluate.responses")
     cards = {name: stored_scores.card(name, row, files) for name, row in beside.items()}
     for card in cards.values():
-        # Looked at now, so that a column that nobody has ends the run before anything is judged.
+        # Raises now, before anything is judged, if no answer has the column.
         if not any(has(card, found) for by_set in read.values() for found in by_set.values()):
             stored_scores.scores(
                 card, [r for by_set in read.values() for f in by_set.values() for r in f]
@@ -261,10 +260,10 @@ def plan_judges(
 
 
 def plan_preference(config: ConfigDict, mesh: Mesh) -> PlannedJudge | None:
-    """The judge that holds answers side by side, where one is named.
+    """The pairwise judge, if one is named.
 
     Raises:
-        ConfigError, CheckpointError: a model that cannot do so.
+        ConfigError, CheckpointError: the model cannot be one.
     """
     group = config.evaluate
     if not group.preference:
@@ -282,16 +281,16 @@ def plan_tasks(config: ConfigDict) -> Wanted:
     """Tasks of lm-evaluation-harness.
 
     Raises:
-        ConfigError: tasks are named, and the harness is not installed or does not know them, or
-            rows are to be left out.
+        ConfigError: tasks are named, but the harness is not installed or does not know them, or
+            prompts are to be skipped.
     """
     group = config.evaluate
     if group.tasks:
         lm_eval_tasks.check_tasks(tuple(group.tasks))
         if config.data.special_text == SKIP:
             raise ConfigError(
-                "data.special_text is skip, but evaluate.tasks are asked whole; set it to text or "
-                "error, or name no tasks"
+                "data.special_text is skip, but evaluate.tasks cannot leave prompts out; set it to "
+                "text or error, or name no tasks"
             )
     asking = lm_eval_tasks.Asking(
         num_fewshot=group.task_shots,
@@ -305,5 +304,5 @@ def plan_tasks(config: ConfigDict) -> Wanted:
 
 
 def has(card: JudgeCard, found: Sequence[Response]) -> bool:
-    """Whether answers bring this judge's column along."""
+    """Whether any answer has this judge's column."""
     return any(card.settings["column"] in response.stored for response in found)

@@ -1,4 +1,4 @@
-"""What stage `evaluate` asks models: prompts of each set as tokens, and how they are answered."""
+"""What stage `evaluate` asks models: the prompts of each set as tokens, and how to answer them."""
 
 import dataclasses
 import functools
@@ -25,19 +25,19 @@ R = TypeVar("R")
 
 @dataclasses.dataclass(frozen=True)
 class ModelAnswers:
-    """What one model is asked of one set.
+    """The prompts of one set for one model.
 
     Attributes:
-        ids: of each prompt, with the beginning of its answer where an attack prefills one; of
-            conversations, whose earlier answers are not there yet, without these.
-        begun: of each, how many of its last ids are that beginning.
-        choices: of each prompt of a set that is answered by likelihood, the ids of its choices.
-        lengths: tokens that each prompt has; of a turn, those that its conversation has at its
-            last turn if all answers are as long as they may be.
-        room: tokens that a prompt may have, so that an answer of full length fits behind it.
-        setup: how answers are written.
-        protocol: all that they depend on.
-        word: the ids of records, to be used when the answers before a turn are there.
+        ids: of each prompt, with the beginning of its answer if an attack prefills one; for a turn
+            of a conversation, without the earlier answers, which do not exist yet.
+        begun: how many of the last ids of each are that beginning.
+        choices: for sets that are answered by likelihood, the ids of the choices of each prompt.
+        lengths: tokens of each prompt; of a turn, those of its conversation up to the last turn,
+            with answers of full length.
+        room: the most tokens that a prompt may have before an answer of full length.
+        setup: how answers are decoded.
+        protocol: everything that answers depend on.
+        word: encodes records; for turns, once the earlier answers exist.
     """
 
     ids: Sequence[Sequence[int]]
@@ -56,7 +56,7 @@ Asked = Mapping[str, Mapping[str, ModelAnswers]]  # by model and set
 def ask(
     config: ConfigDict, opened: ModelFolder, sets: Sequence[Set], mesh: Mesh
 ) -> dict[str, ModelAnswers]:
-    """What a model is asked, by set."""
+    """The prompts for a model, by set."""
     positions = config.data.max_length or opened.config.max_positions
     rules = texts.rules(config)
     found: dict[str, ModelAnswers] = {}
@@ -64,7 +64,7 @@ def ask(
         group = _answering(config, opened, of)
         ends = (*opened.ends, *texts.ends(config, opened.tokenizer))
         setup = answering.make_setup(group, config.sample, opened.tokenizer, mesh, ends)
-        # Prompts that bring their own words are fed as they are; chat models need their turns.
+        # Prompts with a form of their own are not wrapped again, except in chat turns.
         name = config.data.template
         template = "bare" if of.framed and name != "chat" else name
         rendered = prompts.load_template(template, opened.tokenizer, rules)
@@ -103,18 +103,18 @@ def ask(
 
 
 def _answering(config: ConfigDict, opened: ModelFolder, of: Set) -> ConfigDict:
-    """The config's `answer` group, as it holds for a set."""
+    """The config's `answer` group with the changes that a set needs."""
     group = config.answer.copy_and_resolve_references()
     if of.kind == CHOICE:
         group.beams, group.max_new_tokens = 1, _choice_tokens(config, opened, of)
         group.candidates = 1
     if of.kind == CONVERSATION:
-        group.candidates = 1  # copies of a conversation are conversations of their own
+        group.candidates = 1  # `Set.repeated` copies whole conversations instead
     return group
 
 
 def _decoding(config: ConfigDict, group: ConfigDict, of: Set) -> dict[str, Any]:
-    """How answers come about, for what answers are compared by."""
+    """How answers are decoded, as their protocol records it."""
     if of.by_likelihood:
         found: dict[str, Any] = {"read": "likelihood"}
     else:
@@ -130,33 +130,34 @@ def _openings(
     """Ids of the beginning of each item's answer that an attack prefills; empty without one."""
     if not of.attack or of.attack.prefill is None:
         return [[] for _ in asked]
-    texts_of = [item.asked.opening if item.asked else "" for item in of.items]
-    whole = prompt_ids.encode_openings(asked, texts_of, template, opened.tokenizer)
+    openings = [item.asked.opening if item.asked else "" for item in of.items]
+    whole = prompt_ids.encode_openings(asked, openings, template, opened.tokenizer)
     return [one[: of.attack.prefill] for one in whole]
 
 
 def _choices(
     of: Set, asked: Sequence[Record], template: prompts.Template, opened: ModelFolder
 ) -> list[list[list[int]]]:
-    """Ids of each item's choices, as they would begin its answer."""
+    """Ids of each item's choices, encoded as the beginning of its answer."""
     several = [(record, text) for record, item in zip(asked, of.items, strict=True)
                for text in item.choice_texts]  # fmt: skip
-    texts_of = [text for _, text in several]
+    choices = [text for _, text in several]
     repeated = [record for record, _ in several]
-    found = iter(prompt_ids.encode_openings(repeated, texts_of, template, opened.tokenizer))
+    found = iter(prompt_ids.encode_openings(repeated, choices, template, opened.tokenizer))
     return [[next(found) for _ in item.choice_texts] for item in of.items]
 
 
 def _answers_are_text(template: Template) -> Template:
-    """What a model wrote is text, whatever it spells; what the user says was looked at before."""
+    """The template with special tokens in messages read as text: a model's own answers may contain
+    them, and the user's turns were checked before."""
     if template.rules.special_text == AS_TEXT:
         return template
     return template.under(dataclasses.replace(template.rules, special_text=AS_TEXT))
 
 
 def _longest(of: Set, lengths: Sequence[int], answer: int) -> list[int]:
-    """Tokens of each prompt; of a turn of a conversation, of its last turn behind answers of
-    `answer` tokens."""
+    """Tokens of each prompt; for a turn, those of its conversation's last turn with earlier answers
+    of `answer` tokens."""
     found = list(lengths)
     for i, before in enumerate(of.earlier):
         most = lengths[i] + answer * len(before)
@@ -166,14 +167,14 @@ def _longest(of: Set, lengths: Sequence[int], answer: int) -> list[int]:
 
 
 def _choice_tokens(config: ConfigDict, opened: ModelFolder, of: Set) -> int:
-    """Tokens of an answer to multiple choice: no fewer than the longest word to choose takes."""
+    """Tokens of an answer to multiple choice: at least those of the longest word to choose."""
     words = {choice for item in of.items for choice in item.choices if len(choice) > 1}
     encoded = [opened.tokenizer(word, add_special_tokens=False).input_ids for word in words]
     return max([config.evaluate.choice_tokens, *map(len, encoded)])
 
 
 def worded_as(template: str, rules: TextRules) -> str:
-    """How prompts are worded, for what answers are compared by."""
+    """The template, as the protocol of answers records it."""
     if template != "chat" or rules.chat.thinking is None:
         return template
     return "chat, thinking" if rules.chat.thinking else "chat, no thinking"
@@ -185,11 +186,11 @@ def fit(
     read: subsets.BySet[R],
     asked: Asked,
 ) -> tuple[list[Set], dict[str, dict[str, list[R]]], Asked, dict[str, int]]:
-    """Sets, answers and prompts without those that leave a model no room for its answer; and how
-    many these are, by set.
+    """Sets, answers and prompts without those that leave a model no room for its answer; and their
+    number by set.
 
     Raises:
-        DataError: there is one and data.overlong_prompt is error, or nothing is left of a set.
+        DataError: there is one and data.overlong_prompt is error, or none of a set is left.
     """
     lengths = {m: {of: one.lengths for of, one in by.items()} for m, by in asked.items()}
     rooms = {model: {of: one.room for of, one in by.items()} for model, by in asked.items()}

@@ -1,8 +1,7 @@
-"""What a config leaves to `auto`: rows of a microbatch, their length, what is computed again.
+"""Resolves `auto`: rows of a microbatch, their length, rematerialisation.
 
-Chosen once (`training/fitting.py`), printed with the reason, and remembered in the run's folder: a
-start that goes on works as the first one did, whatever memory it finds. On another mesh a run
-chooses anew, and remembers that as well.
+The choice is made once (`training/fitting.py`), printed with its reason, and recorded in the run's
+folder, so that a resumed run uses it whatever memory it finds. Each mesh has a choice of its own.
 """
 
 import dataclasses
@@ -29,7 +28,7 @@ AUTO = "auto"
 
 
 def wanted(config: ConfigDict) -> RowSettings:
-    """What the config says of rows, and what it leaves open."""
+    """The config's settings of rows; None for those that are `auto`."""
     data, rows, remat = config.data, config.train.rows_per_microbatch, config.model.remat
     return RowSettings(
         rows_per_microbatch=None if rows == AUTO else rows,
@@ -40,10 +39,7 @@ def wanted(config: ConfigDict) -> RowSettings:
 
 
 def fill(config: ConfigDict, task: Task, mesh: Mesh, place: Workdir) -> None:
-    """Puts numbers in the place of `auto`, before anything of the task reads them.
-
-    Every process must call this.
-    """
+    """Replaces `auto` in the config, before the task reads it. Every process must call this."""
     _fill(config, wanted(config), _needs(config, task), task.model, mesh, place)
 
 
@@ -54,7 +50,7 @@ def fill_lanes(
     mesh: Mesh,
     place: Workdir,
 ) -> None:
-    """As `fill`, for runs of which `lanes` are trained at a time: what suits all their data."""
+    """As `fill`, for runs of which `lanes` are trained at a time: one choice for all their data."""
     found = [_needs(own, task) for own, task in runs]
     offsets = np.cumsum([0, *(len(one.lengths) for one in found)])
     needs = Needs(
@@ -74,7 +70,7 @@ def fill_lanes(
 
 
 def _shared(runs: Sequence[Needs], row_tokens: int) -> Shared | None:
-    """How sides share rows of all runs, which agree on it (`prefixes.as_all`)."""
+    """How sides share rows in all runs, which agree on it (`prefixes.as_all`)."""
     found = [one.share(row_tokens) for one in runs]
     known = [one for one in found if one is not None]
     if len(known) < len(found):
@@ -85,12 +81,12 @@ def _shared(runs: Sequence[Needs], row_tokens: int) -> Shared | None:
 
 
 def copy(config: ConfigDict, to: ConfigDict) -> None:
-    """Has another config work as this one was filled in."""
-    _put(to, of(config))
+    """Copies what `fill` chose into another config."""
+    _put(to, chosen(config))
 
 
 def _needs(config: ConfigDict, task: Task) -> Needs:
-    """Batches as the run of a task will meet them."""
+    """The batches that the run of a task will have."""
     sides = task.corpus.training.sides
     lengths = np.stack([side.lengths for side in sides], axis=1)
     held_out = task.corpus.evaluation
@@ -106,7 +102,7 @@ def _needs(config: ConfigDict, task: Task) -> Needs:
 
 
 def fill_unseen(config: ConfigDict, model: TrainedModel, mesh: Mesh, place: Workdir) -> None:
-    """As `fill`, where examples are still to be made: of any length up to that of rows."""
+    """As `fill`, before examples exist: they may be of any length up to that of rows."""
     asked = wanted(config)
     row_tokens = asked.row_tokens or asked.most_row_tokens
     lengths = np.full((config.train.batch_size, 1), (row_tokens + 1) // 2)
@@ -142,8 +138,8 @@ def _fill(
         fit = fitting.agreed(asked, Fit.parse(said))
     except ValueError as error:
         raise ConfigError(
-            f"{place.path / 'identity.json'}: {name} is {said!r}; expected such as {best.fit}; put "
-            "the file back, or use another --workdir"
+            f"{place.path / 'identity.json'}: {name} is {said!r}; expected a value like "
+            f"{str(best.fit)!r}; restore the file, or use another --workdir"
         ) from error
     _put(config, fit)
     if jax.process_index() == 0:
@@ -151,21 +147,21 @@ def _fill(
 
 
 def describe(fit: Fit, best: FitEstimate, room: memory.Room) -> str:
-    """The line that says what was chosen, and why."""
+    """A message to the user: what was chosen, and why."""
     text = f"microbatches: {fit}"
     if fit != best.fit:
-        return f"{text}, as this run began"
+        return f"{text}, as at the start of this run"
     needed = f"{best.memory / GIB:.2f} GiB of {room.bytes / GIB:.2f} ({room.source}) by formula"
     if best.memory > room.bytes:
         return (
-            f"{text}\nwarning: {needed}: this is the least that fits no more; shorten "
+            f"{text}\nwarning: {needed}: even the smallest choice does not fit; lower "
             "data.max_length, raise mesh.fsdp or take a smaller model"
         )
-    return f"{text}: {needed}; {best.empty:.1%} of the cells stay empty"
+    return f"{text}: {needed}; {best.empty:.1%} of the cells are padding"
 
 
-def of(config: ConfigDict) -> Fit:
-    """What was filled in."""
+def chosen(config: ConfigDict) -> Fit:
+    """What `fill` chose."""
     return fitting.given(wanted(config))
 
 

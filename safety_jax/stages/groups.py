@@ -1,4 +1,4 @@
-"""Groups of a config as the plain values that the layers below take: a config ends here."""
+"""Turns groups of a config into the plain values that lower layers take."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ from safety_jax.stages import texts
 from safety_jax.training import optim
 from safety_jax.training.settings import Batching, Budget, Logging, Saving, Settings
 
-# ---------------------------------------------------------------------------- what is learned
+# ---------------------------------------------------------------------------- model and data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Base:
     Attributes:
         folder: its Hugging Face folder.
         tokens: its tokenizer, or the one that the config names instead.
-        kernels: what its kernels are held as: a name of `quantised.FORMATS`, or `STORED`, numbers.
+        kernels: the format in which its kernels are held: a name in `quantised.FORMATS`, or
+            `STORED` for plain numbers.
     """
 
     folder: Path
@@ -41,13 +42,13 @@ class Base:
 
 
 def held_kernels(config: ConfigDict, folder: Path) -> str:
-    """What a run holds the kernels of this folder as, see `Base.kernels`."""
+    """The format in which a run holds the kernels of this folder, see `Base.kernels`."""
     asked = str(config.model.base)
     return bitsandbytes.held(folder) if asked == quantised.STORED else asked
 
 
 def base(config: ConfigDict, mesh: Mesh) -> Base:
-    """The `model` group's folder, looked at.
+    """The model of the `model` group, checked.
 
     Raises:
         ConfigError, CheckpointError: it cannot be used, or does not divide over the mesh.
@@ -57,20 +58,20 @@ def base(config: ConfigDict, mesh: Mesh) -> Base:
     llama.shardings(model, mesh)
     tokens = tokenizer_files.load(tokenizer_folders(config, folder))
     if tokens.eos_token_id is not None:
-        model_ends(folder, tokens)  # what it reads is exported, hours later
+        model_ends(folder, tokens)  # fails now rather than at the export, hours later
     return Base(folder, model, tokens, held_kernels(config, folder))
 
 
 def tokenizer_folders(config: ConfigDict, model: Path) -> tuple[Path, ...]:
-    """Where a run's tokenizer lies: in the folder that the config names, or else with the adapter
-    to start from, or else with the model."""
+    """The folders of a run's tokenizer: that of the config, else that of the adapter to start from,
+    else that of the model."""
     start = config.model.adapter if "adapter" in config.model else ""
     adapter = hub.resolve(start) if start else None
     return tokenizer_files.sources(config.model.tokenizer, adapter, model)
 
 
 def model_identity(config: ConfigDict, folder: Path) -> dict[str, str]:
-    """Hashes of what a run reads of models: the base, an adapter to start from, the tokenizer."""
+    """Hashes of the models that a run reads: base, adapter to start from, tokenizer, proxy."""
     model = config.model
     found = {"tokenizer": tokenizer_files.fingerprint(tokenizer_folders(config, folder))}
     found[f"model.path {model.path}, config"] = config_hash.of_model(folder)
@@ -89,7 +90,7 @@ def model_identity(config: ConfigDict, folder: Path) -> dict[str, str]:
 
 
 def rows(config: ConfigDict, bad_rows: str) -> Rows:
-    """Which rows the `data` group names."""
+    """The rows that the `data` group names."""
     data = config.data
     tests = contamination.read(tuple(data.decontaminate))
     return Rows(tuple(data.train), data.eval, data.eval_rows, bad_rows, config.seed, tests)
@@ -107,7 +108,7 @@ def encoding(config: ConfigDict, base: Base, overlong_prompt: str) -> encode.Enc
 
 
 def recovery(config: ConfigDict, answers: Mapping[str, str]) -> Recovery | None:
-    """Which rows begin with a harmful answer, as the `data` group says; None for none.
+    """Which rows begin with a harmful answer, by the `data` group; None if no row does.
 
     Args:
         answers: see `Recovery`.
@@ -118,11 +119,11 @@ def recovery(config: ConfigDict, answers: Mapping[str, str]) -> Recovery | None:
     return Recovery(data.recovery_share, data.recovery_tokens, config.seed, answers)
 
 
-# ---------------------------------------------------------------------------- how it is trained
+# ---------------------------------------------------------------------------- judges and training
 
 
-# Padded tokens of a judge's batch, where the config leaves them open. A CPU is busy with few rows,
-# and of few rows little is padding.
+# Padded tokens of a judge's batch if the config says "auto". Few rows keep a CPU busy, and have
+# less padding.
 JUDGED_TOKENS, JUDGED_ON_CPU = 16_384, 2_048
 
 
@@ -135,7 +136,7 @@ def tokens_per_batch(config: ConfigDict, platform: str) -> int:
 
 
 def judge_resources(config: ConfigDict, mesh: Mesh) -> Resources:
-    """What judges run on, as the `score` group says."""
+    """The devices and precision of judges, from the `score` group."""
     score = config.score
     return Resources(
         mesh=mesh,
@@ -160,7 +161,7 @@ def settings(config: ConfigDict) -> Settings:
             prefetch_steps=data.prefetch_steps,
             seed=config.seed,
         ),
-        # Judges are compared by what they were trained on, not by what that cost.
+        # Judges have no budget of FLOPs: they are compared by their training data.
         budget=Budget(
             train.max_steps, train.max_flops if "max_flops" in train else 0.0, train.epochs
         ),
@@ -192,15 +193,15 @@ def describe_model(
     mesh: Mesh,
     kernels: str = quantised.STORED,
 ) -> str:
-    """One line on weights and mesh, and a warning where rows are longer than the model's own."""
+    """One line on weights and mesh, and a warning if rows are longer than the model's context."""
     weights = sum(math.prod(p.shape) for p in declared.values())
     held = "" if kernels == quantised.STORED else f", the layers' kernels in {kernels},"
     kind = mesh.devices.flat[0].device_kind
     text = f"{weights:,} weights{held} on {mesh.size} {kind} as {sizes(mesh)}"
     if config.data.max_length > max_positions:
         text += (
-            f"\nwarning: data.max_length {config.data.max_length} is more than the "
-            f"{max_positions} positions the model was made for"
+            f"\nwarning: data.max_length {config.data.max_length} is more than the model's "
+            f"{max_positions} positions"
         )
     return text
 

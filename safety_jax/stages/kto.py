@@ -1,9 +1,9 @@
-"""Stage `kto`: learning from single answers that are desirable or not (KTO, arXiv 2402.01306). Rows
-need no pairs: a label, or a verdict of safety, is enough.
+"""Stage `kto`: learning from single answers labelled desirable or undesirable (KTO, arXiv
+2402.01306). Rows need no pairs: a label, or a verdict of safety, is enough.
 
 The reference point z0 = KL(π ‖ π_ref) is estimated over the whole batch, in a pass without
-gradient, from answers behind the prompts of others: an example has two sides, an answer and the
-answer of another row behind the same prompt.
+gradient, from mismatched answers: an example has two sides, its prompt with its own answer, and
+its prompt with the answer of another row.
 """
 
 import functools
@@ -100,7 +100,7 @@ def balance(
 def encode(
     rows: Sequence[Labelled], skipped: list[Skipped], *, encoding: Encoding, bad_rows: str
 ) -> Pairs:
-    """Each row with its own answer and another's; `unsafe` says which rows are undesirable."""
+    """Encodes each row with its own and another's answer; `unsafe` marks undesirable rows."""
     return pairs.encode_pairs(
         pairs.rotated(rows), skipped, encoding=encoding, bad_rows=bad_rows, distinct=False
     )
@@ -155,7 +155,7 @@ def learn(
 
 
 def desirable(data: Pairs) -> np.ndarray:
-    """Whether each answer is one to learn, [n]."""
+    """Whether each answer is desirable, [n]."""
     assert data.unsafe is not None
     return ~data.unsafe[:, 0]
 

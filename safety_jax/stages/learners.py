@@ -1,4 +1,4 @@
-"""What a run trains, as its `model`, `lora` and `train` groups say: weights, sizes, work."""
+"""The model that a run trains, by the `model`, `lora` and `train` groups: weights, sizes, FLOPs."""
 
 import functools
 import math
@@ -27,10 +27,10 @@ from safety_jax.training.task import Loaded
 def load_policy(
     config: ConfigDict, base: Base, mesh: Mesh, like: Loaded[Policy] | None = None
 ) -> Loaded[Policy]:
-    """The policy with its weights, as the `model` and `lora` groups say.
+    """The policy with its weights, from the `model` and `lora` groups.
 
     Args:
-        like: a policy over the same base, whose weights and way to run are taken over.
+        like: a policy over the same base, whose frozen weights and execution are reused.
     """
     return Loaded(
         *policy.build(
@@ -51,7 +51,7 @@ def load_policy(
 
 
 def execution(config: ConfigDict, base: Base, mesh: Mesh) -> Execution:
-    """How the model runs, as the `model` group says."""
+    """How the model runs, from the `model` group."""
     return Execution.build(
         mesh,
         rules=base.config.rules,
@@ -64,9 +64,10 @@ def execution(config: ConfigDict, base: Base, mesh: Mesh) -> Execution:
 def adapter_settings(
     config: ConfigDict, targets: tuple[str, ...], depth: int, path: str | None = None
 ) -> peft_config.LoraConfig:
-    """The config's `lora` group, its targets under our names.
+    """The adapter's settings, from the `lora` group.
 
     Args:
+        targets: projections, under our names.
         depth: layers of the model.
         path: of the model; None: `model.path`.
     """
@@ -83,7 +84,7 @@ def adapter_settings(
 
 
 def _adapter(config: ConfigDict, base: Base) -> peft_config.LoraConfig | None:
-    """The adapter that is trained; None where all weights are."""
+    """Settings of the adapter to train; None if all weights are trained."""
     if config.lora.rank == 0:
         return None
     targets = lora.targets(tuple(config.lora.targets), llama.targets(base.config))
@@ -93,8 +94,7 @@ def _adapter(config: ConfigDict, base: Base) -> peft_config.LoraConfig | None:
 def flops_per_example(
     config: ConfigDict, base: Base, *sides: Examples, share: Share = prefixes.separate
 ) -> float:
-    """Model FLOPs to train on one example, of the mean length of each side; what sides share is
-    read once."""
+    """Mean model FLOPs to train on one example; a prefix that its sides share counts once."""
     adapter = _adapter(config, base)
     whole = sum(
         policy.flops_per_token(base.config, adapter, side.lengths) * float(side.lengths.mean())
@@ -105,16 +105,16 @@ def flops_per_example(
 
 
 def share(config: ConfigDict, model: llama.LlamaConfig, skips: int | None = None) -> Share:
-    """How pairs share rows of this model, as the `data` group says.
+    """How pairs share rows, from the `data` group.
 
     Args:
         skips: see `prefixes.common`.
     """
     if not config.data.share_prompts:
         return prefixes.separate
-    of_layers = (p.shape for n, p in llama.parameters(model).items() if n.endswith("kernel"))
+    kernels = (p.shape for n, p in llama.parameters(model).items() if n.endswith("kernel"))
     even_tokens = flops.even_tokens(
-        matmul_weights=sum(map(math.prod, of_layers)),
+        matmul_weights=sum(map(math.prod, kernels)),
         layers=model.layers,
         heads=model.heads,
         head_size=model.head_size,
@@ -128,7 +128,7 @@ def share(config: ConfigDict, model: llama.LlamaConfig, skips: int | None = None
 
 
 def share_opening(config: ConfigDict, model: llama.LlamaConfig, mesh: Mesh) -> Share:
-    """Whether the examples of a row share what all of them begin with, as the `data` group says."""
+    """Whether the examples of a row share their common prefix, from the `data` group."""
     several = config.data.packing and attention.takes_many(mesh)
     if not config.data.share_prompts or not several:
         return prefixes.separate
@@ -147,7 +147,7 @@ def trained_policy(
 
     Args:
         sides, survey: see `TrainedModel`.
-        kernels: what its own are held as; "": as the config says.
+        kernels: format of the base's kernels; "": that of the config.
     """
     known = llama.targets(model)
     adapted = lora.targets(tuple(config.lora.targets), known) if config.lora.rank > 0 else ()
@@ -178,10 +178,10 @@ def trained_model(
     """Sizes of a model with these weights.
 
     Args:
-        kernels: what those of a frozen base are held as.
+        kernels: format of a frozen base's kernels.
         trunk: the config of its layers.
-        adapted: projections that adapters go on; none where all weights are trained.
-        vocabulary: entries of the output; 0 without.
+        adapted: projections that have adapters; none if all weights are trained.
+        vocabulary: entries of the output; 0 for a judge.
     """
     layers = lora.layer_numbers(config.lora.layers, trunk.layers)
     leaves = lora.shapes(declared, adapted, config.lora.rank, layers)

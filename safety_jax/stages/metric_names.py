@@ -1,5 +1,5 @@
-"""Names of the metrics that evaluations of a training stage give: what `checkpoint.best_metric` may
-be, and which of them are better when lower."""
+"""Names of the metrics of evaluations during training: the values of `checkpoint.best_metric`, and
+which of them are better when lower."""
 
 from safety_jax.base.settings import OneOf
 
@@ -11,7 +11,7 @@ _DPO = (
     "lengths/chosen", "lengths/rejected",
 )  # fmt: skip
 _FREE_OF_REFERENCE = tuple(name for name in _DPO if name not in ("logps/chosen_change", "kl"))
-# Where held-out pairs are of several sources, or say what kind of harm they are of.
+# If held-out pairs come from several sources, or have categories of harm.
 _GROUPS = tuple(
     f"rewards/{metric}/{group}="
     for metric in ("margins", "accuracies")
@@ -53,7 +53,7 @@ _HIGHER = (
 
 
 def best_of(metric: str) -> str | None:
-    """Whether the "lowest" or the "highest" value of a metric is the best; None where both may be
-    wanted, as of rewards."""
+    """Whether the "lowest" or the "highest" value of a metric is the best; None if either may be,
+    as for rewards."""
     name = metric.removeprefix("eval/").removeprefix("rewards/").split("/")[0]
     return "lowest" if name in _LOWER else "highest" if name in _HIGHER else None

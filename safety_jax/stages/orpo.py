@@ -1,5 +1,5 @@
-"""Stage `orpo`: one pass that learns chosen answers and pushes rejected ones away, without a
-reference (ORPO, Hong et al., arXiv 2403.07691)."""
+"""Stage `orpo`: preference optimisation by odds ratio, without a reference (ORPO, Hong et al.,
+arXiv 2403.07691)."""
 
 import functools
 
@@ -20,7 +20,7 @@ from safety_jax.training.task import Learning, Loaded, Task
 
 
 def make_task(config: ConfigDict, mesh: Mesh) -> Task:
-    """Pairs learned from by likelihood and odds ratio."""
+    """Pairs, learned by likelihood and odds ratio."""
     base = groups.base(config, mesh)
     return pair_task.make(
         config,
@@ -35,8 +35,8 @@ def make_task(config: ConfigDict, mesh: Mesh) -> Task:
 
 
 def make_objective(weight: float) -> PairObjective:
-    """L = L_SFT + λ L_OR (eq. 6): the likelihood of a token of the chosen answers, and the odds
-    ratio of mean log-probabilities. Rewards are λ times these means, as TRL's."""
+    """L = L_SFT + λ L_OR (eq. 6): the negative log-likelihood per token of chosen answers, and the
+    log odds ratio of mean log-probabilities. Rewards are λ times these means, as in TRL."""
     return PairObjective(
         functools.partial(losses.orpo, weight=weight),
         weight,

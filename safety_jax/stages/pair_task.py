@@ -1,4 +1,4 @@
-"""What stages that learn from pairs have in common: how pairs are read, and what a card says."""
+"""The common part of stages that learn from pairs: their data, task and model card."""
 
 import dataclasses
 import functools
@@ -31,8 +31,8 @@ def make(
     """The task of a method that learns from pairs.
 
     Args:
-        summary: what was done to the model, for its card.
-        live: a reference is computed in every step.
+        summary: the method, for the model card.
+        live: whether every step computes the reference.
     """
     sides, share = corpus.training.sides, learners.share(config, base.config)
     return Task(
@@ -58,7 +58,7 @@ def make(
 def read_corpus(
     config: ConfigDict, base: groups.Base, recovery: Recovery | None = None
 ) -> Corpus[pairs.Pairs]:
-    """What the config's `data` group names, as token ids.
+    """The pairs of the config's `data` group, as token ids.
 
     Args:
         recovery: which pairs begin with their rejected answer.
@@ -80,15 +80,15 @@ def read_corpus(
 
 
 def account(summary: str, notes: Sequence[str], run: Finished) -> Account:
-    """The plots, and what the card says; an alarm first."""
+    """Draws the plots; returns the text of the card, an alarm first."""
     folder, title = run.path / "plots", run.path.name
     plots.loss(run.metrics, folder / "loss.png", title)
     plots.rewards(run.metrics, folder / "rewards.png", title)
     alarms = [row["step"] for row in metrics.read(run.metrics) if "alarms/chosen_collapse" in row]
     if alarms:
         notes = (
-            f"ALARM: from step {min(alarms)} the reward of chosen answers fell while margins rose; "
-            "the policy may have lost the answers it should learn",
+            f"ALARM: from step {min(alarms)} on, the reward of chosen answers fell while margins "
+            "rose; the policy may be unlearning the answers it should learn",
             *notes,
         )
     return Account(summary, notes, plots=("plots/loss.png", "plots/rewards.png"))

@@ -1,8 +1,8 @@
-"""Stage `plan`: does a run fit a slice, how fast at best, at what price, before anything is rented.
+"""Stage `plan`: whether a run fits a slice, how fast it can be and its price, before renting it.
 
-The very programs of the run's stage are compiled for a slice that is not there, from shapes alone.
+The programs of the run's own stage are compiled ahead of time for the slice, from shapes alone.
 
-plans/*.json   one a run, model and slice; a finished one is not compiled again
+plans/*.json   one for each run, model and slice; a finished one is not compiled again
 plan.json      all of them
 plan.md        the table
 """
@@ -39,21 +39,19 @@ STAGES = {
 }  # fmt: skip
 PLANS = "plans"
 MESHES = ("auto", "run")
-COMPILATIONS = 4  # that a search may take, the first included
-HOPE = 0.8  # of memory by formula, at which rows are tried first
+COMPILATIONS = 4  # the most that a search may take, the first included
+FIRST_TRY_SHARE = 0.8  # of memory, by formula: the rows of the first try need no more
 
 
 def run(config: ConfigDict, folder: str) -> None:
     """Runs the stage; called again, it continues where it stopped.
 
     Raises:
-        UserError: anything that the user can put right; of a single plan, that it does not fit.
+        UserError: any error that the user can fix; a single plan that does not fit is one.
     """
-    jax.config.update("jax_platforms", "cpu")  # nothing runs, so no accelerator is taken
+    jax.config.update("jax_platforms", "cpu")  # nothing runs, so leave accelerators alone
     if jax.process_count() > 1:
-        raise ConfigError(
-            "a plan is made on one machine; expected one process: leave out --distributed"
-        )
+        raise ConfigError("plan runs in one process; leave out --distributed")
     plan = config.plan
     if plan.mesh not in MESHES:
         raise ConfigError(f"plan.mesh {plan.mesh!r}: expected {' or '.join(MESHES)}")
@@ -63,7 +61,7 @@ def run(config: ConfigDict, folder: str) -> None:
     set_values(runs, tuple(plan.set))
     for spec, one in runs.items():
         checks.check(one, f"plan.run {spec!r}", complete=False)
-    runs = {spec: precision.settled(one, "tpu") for spec, one in runs.items()}  # or a GPU: the same
+    runs = {spec: precision.settled(one, "tpu") for spec, one in runs.items()}  # GPUs: the same
     cells = list(itertools.product(runs, config.model.size, slices))
     if not cells:
         raise ConfigError("plan.run, model.size and plan.slice must each name at least one")
@@ -85,14 +83,14 @@ def run(config: ConfigDict, folder: str) -> None:
         raise ConfigError(found[0]["problem"])
 
 
-# ---------------------------------------------------------------------------- what is asked
+# ---------------------------------------------------------------------------- the request
 
 
 def load_run(spec: str) -> ConfigDict:
-    """A run's config, as `--config` takes it: `dpo:loss=safe`.
+    """A run's config, named as for `--config`: `dpo:loss=safe`.
 
     Raises:
-        ConfigError: no such file, an argument it does not know, or a stage that cannot be planned.
+        ConfigError: no such file, an unknown argument, or a stage that cannot be planned.
     """
     config = config_files.load(spec, "plan.run")
     if config.stage not in STAGES:
@@ -102,10 +100,10 @@ def load_run(spec: str) -> ConfigDict:
 
 
 def set_values(runs: dict[str, ConfigDict], values: Sequence[str]) -> None:
-    """Sets `data.max_length=2048` in every run that has the key.
+    """Sets values, such as `data.max_length=2048`, in every run that has the key.
 
     Raises:
-        ConfigError: no run has it, or the value is of another type.
+        ConfigError: no run has the key, or the value is of another type.
     """
     for text in values:
         key, equals, written = text.partition("=")
@@ -138,13 +136,13 @@ def _as_type(written: str, now: Any) -> Any:
 
 
 def read_prices(values: Sequence[str]) -> dict[str, float]:
-    """`v5e=1.20` -> the price of a chip for an hour, in any currency."""
+    """`v5e=1.20` -> {"v5e": 1.2}: the price of a chip-hour, in any currency."""
     found = {}
     for text in values:
         kind, _, number = text.partition("=")
         if kind not in chips.CHIPS or not re.fullmatch(r"\d+(\.\d+)?", number):
             raise ConfigError(
-                f"plan.price {text!r}: expected CHIP=PRICE of a chip for an hour, such as "
+                f"plan.price {text!r}: expected CHIP=PRICE for a chip-hour, such as "
                 f"{next(iter(chips.CHIPS))}=3.22"
             )
         found[kind] = float(number)
@@ -162,7 +160,7 @@ def known_or_made(
     size: str,
     where: chips.Slice,
 ) -> dict[str, Any]:
-    """The plan that an earlier start has written, or a new one."""
+    """The plan that an earlier start wrote, or a new one."""
     facts = {
         "config": config_record.recorded(run_config),
         "model": repr(sizes.read(size)),
@@ -199,7 +197,7 @@ def known_or_made(
 
 
 def versions(where: chips.Slice, compiled: bool) -> dict[str, str]:
-    """What a plan depends on beside its config."""
+    """The versions that a plan depends on."""
     names = ["jax", "libtpu"] if where.is_tpu and compiled else ["jax"]
     try:
         return {name: importlib.metadata.version(name) for name in names}
@@ -214,7 +212,7 @@ def label(spec: str) -> str:
 
 
 def make(asked: PlanRequest, planned: StageProgram, search: bool) -> dict[str, Any]:
-    """Compiles the run's programs; where rows may be chosen, with as many as fit."""
+    """Compiles the run's programs; if rows may be chosen, with as many as fit."""
     choice = begin(asked, planned, planned.choose(asked))
     tries = {choice.rows: attempt(asked, planned, choice)}
     while len(tries) < COMPILATIONS:
@@ -241,18 +239,18 @@ def make(asked: PlanRequest, planned: StageProgram, search: bool) -> dict[str, A
 
 
 def begin(asked: PlanRequest, planned: StageProgram, choice: ProgramChoice) -> ProgramChoice:
-    """A choice with as many rows as are likely to fit by formula, where rows may be chosen."""
+    """The choice with as many rows as are likely to fit, by formula, if rows may be chosen."""
     rows = choice.rows
     while choice.free and rows > choice.step:
         listed = planned.programs(asked, dataclasses.replace(choice, rows=rows))
-        if max(programs.by_formula(one).needed for one in listed) <= HOPE * asked.memory:
+        if max(programs.by_formula(one).needed for one in listed) <= FIRST_TRY_SHARE * asked.memory:
             break
         rows = layouts.round_up(rows // 2, choice.step)
     return dataclasses.replace(choice, rows=rows)
 
 
 def largest(choice: ProgramChoice, tries: dict[int, dict[str, Any]], most: int) -> dict[str, Any]:
-    """The most rows that fitted; `exact` where the next larger number did not."""
+    """The most rows that fitted; `exact` if the next larger number did not."""
     failing = [rows for rows, one in tries.items() if not one["fits"]]
     whole = most >= choice.most
     exact = whole or min(failing, default=choice.most) - most <= choice.step
@@ -260,8 +258,8 @@ def largest(choice: ProgramChoice, tries: dict[int, dict[str, Any]], most: int) 
 
 
 def next_rows(choice: ProgramChoice, tries: dict[int, dict[str, Any]], room: float) -> int | None:
-    """Where a straight line through two tries says that memory ends, between the most rows that
-    fitted and the fewest that did not; None where these are neighbours."""
+    """The rows to try next: memory is extrapolated linearly from two tries, and the result lies
+    between the most rows that fitted and the fewest that did not; None if these are neighbours."""
     unit = choice.step
     fitting = [rows for rows, one in tries.items() if one["fits"]]
     failing = [rows for rows, one in tries.items() if not one["fits"]]
@@ -279,7 +277,8 @@ def next_rows(choice: ProgramChoice, tries: dict[int, dict[str, Any]], room: flo
 
 
 def attempt(asked: PlanRequest, planned: StageProgram, choice: ProgramChoice) -> dict[str, Any]:
-    """Memory, exchanges and times of the run's programs; memory of the one that takes most."""
+    """Memory, collectives and times of the run's programs; the memory is that of the largest, the
+    rest that of the last."""
     where, devices = asked.where, asked.where.devices
     available = asked.memory
     listed = planned.programs(asked, choice)
@@ -322,11 +321,11 @@ def attempt(asked: PlanRequest, planned: StageProgram, choice: ProgramChoice) ->
 
 
 def too_large(asked: PlanRequest, choice: ProgramChoice, made: dict[str, Any], most: int) -> str:
-    """The line that says what to change."""
-    needed, there = made["needed"] / GIB, made["available"] / GIB
+    """The message that says what to change."""
+    needed, available = made["needed"] / GIB, made["available"] / GIB
     text = (
         f"{made['program']} on {asked.where.name} needs {needed:.2f} GiB a device, which has "
-        f"{there:.2f}; "
+        f"{available:.2f}; "
     )
     mesh, config = choice.mesh, asked.config
     changes = []
@@ -347,7 +346,7 @@ def too_large(asked: PlanRequest, choice: ProgramChoice, made: dict[str, Any], m
 def priced(
     made: dict[str, Any], where: chips.Slice, prices: dict[str, float]
 ) -> list[float] | None:
-    """The price of a million tokens, at best and at worst."""
+    """The price of a million tokens, best and worst case."""
     rate = prices.get(where.name.partition(":")[0])
     if rate is None or not made["fits"]:
         return None

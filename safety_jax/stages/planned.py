@@ -1,7 +1,7 @@
-"""A run of another stage as `plan` sees it: what is asked, what may be chosen, what is compiled.
+"""A run of another stage as `plan` sees it: the request, the free choices, the programs.
 
-`planned_training.py` has the programs with a backward pass, `planned_sweep.py` those of many runs
-together, `planned_passes.py` those without a backward pass.
+`planned_training.py` has the programs with a backward pass, `planned_sweep.py` those of a sweep,
+`planned_passes.py` those without a backward pass.
 """
 
 import dataclasses
@@ -28,15 +28,15 @@ from safety_jax.training import policy
 
 @dataclasses.dataclass(frozen=True)
 class ProgramChoice:
-    """What may be chosen without changing a result.
+    """Settings that do not change results.
 
     Attributes:
         mesh: its sizes.
         rows: rows of a microbatch or batch, or lanes of a decoder, over all devices.
-        most: more of them a step could not use.
+        most: the most rows that a step can use.
         step: rows are a multiple of this.
-        free: rows may be others than the config's.
-        remat: what is computed again, of programs with a backward pass.
+        free: whether rows may differ from the config's.
+        remat: rematerialisation, for programs with a backward pass.
     """
 
     mesh: layouts.ModelSizes
@@ -49,12 +49,12 @@ class ProgramChoice:
 
 @dataclasses.dataclass(frozen=True)
 class PlanRequest:
-    """A run on a slice.
+    """A run to plan on a slice.
 
     Attributes:
-        config: of the run, its own mesh and rows among it.
+        config: of the run, with its own mesh and rows.
         found: the slice's devices.
-        keep: the run's own mesh and rows are taken; else they are chosen.
+        keep: use the run's own mesh and rows; else choose them.
         example_tokens: mean length of an example; 0: whole rows.
     """
 
@@ -67,27 +67,27 @@ class PlanRequest:
 
     @property
     def by_formula(self) -> bool:
-        """Whether nothing is compiled."""
+        """Whether formulas are used and nothing is compiled."""
         return layouts.absent(self.found)
 
     @property
     def memory(self) -> float:
-        """Bytes of a device."""
+        """Bytes of a device's memory."""
         return self.where.chip.memory / self.where.chip.devices
 
     def mesh_for_rows(self, rows: int, bytes_each: float) -> layouts.ModelSizes:
-        """The mesh that is chosen for these rows of a step, with `bytes_each` held for a weight."""
+        """The best mesh for these rows of a step, with `bytes_each` held for each weight."""
         state = float(bytes_each * formulas.all_weights(self.model))
         return layouts.for_rows(self.model, len(self.found), rows, state, self.memory)
 
     def own_mesh(self) -> layouts.ModelSizes:
-        """The mesh of the run's config, -1 filled in."""
+        """The mesh of the run's config, with -1 resolved."""
         mesh = self.config.mesh
         given = layouts.ModelSizes(mesh.data, mesh.fsdp, mesh.tensor)
         return layouts.ModelSizes(*layouts.build(given, self.found).shape.values())
 
     def mesh(self, sizes: layouts.ModelSizes) -> Mesh:
-        """Raises a ConfigError unless it divides the model."""
+        """The mesh of these sizes; raises a ConfigError if it does not divide the model."""
         mesh = layouts.build(sizes, self.found)
         llama.shardings(self.model, mesh)
         return mesh
@@ -97,7 +97,7 @@ class PlanRequest:
             mesh,
             rules=self.model.rules,
             compute_dtype=float_type("model.compute_dtype", compute_dtype),
-            # Where nothing is compiled, any backend will do.
+            # If nothing is compiled, any backend will do.
             backend="xla" if self.by_formula else backend,
             remat=remat,
             verify=False,
@@ -109,9 +109,9 @@ class StageProgram:
     """How one stage is planned.
 
     Attributes:
-        unit: what its tokens are, for people.
+        unit: a word for what happens to its tokens: "trained".
         choose: the mesh and rows to begin with.
-        programs: for a choice; the plan gives the time of the last.
+        programs: the programs for a choice; the plan times the last one.
     """
 
     unit: str
@@ -122,7 +122,7 @@ class StageProgram:
 def chosen(
     sizes: layouts.ModelSizes, rows: int, most: int, *, free: bool, remat: str = "full"
 ) -> ProgramChoice:
-    """The choice of these rows, rounded up to what the mesh divides where they are `free`."""
+    """The choice of these rows, rounded up to a multiple that the mesh divides if `free`."""
     parts = sizes.data * sizes.fsdp
     if not free:
         if rows % parts:
@@ -143,14 +143,14 @@ def base_dtype(config: ConfigDict) -> Any:
 
 
 def base_bytes(asked: PlanRequest) -> float:
-    """Bytes of a frozen weight, the mean of all."""
+    """Mean bytes of a frozen weight."""
     declared, config = llama.parameters(asked.model), asked.config
     whole = quantised.weights_bytes(declared, base_dtype(config).itemsize, config.model.base)
     return whole / formulas.all_weights(asked.model)
 
 
 def kernel_bytes(model: llama.LlamaConfig, kernels: str, width: int) -> float:
-    """Bytes of a weight of the layers' kernels, the mean of all: codes, or numbers of `width`."""
+    """Mean bytes of a weight of the layers' kernels: codes, or numbers of `width` bytes."""
     declared = {n: p for n, p in llama.parameters(model).items() if quantised.quantisable(n)}
     return quantised.weights_bytes(declared, width, kernels) / formulas.kernel_weights(model)
 

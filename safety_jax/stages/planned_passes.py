@@ -1,4 +1,4 @@
-"""Programs of a run that have no backward pass: sampling of `raft`, judging of `score`.
+"""Programs without a backward pass: sampling in `raft`, judging in `score`.
 
 See `planned.py`.
 """
@@ -75,12 +75,13 @@ def decoding_setup(
         lanes, settings.candidates, meshes.row_parts(mesh), waiting=True
     )
     longest = config.data.max_length - settings.max_new_tokens
-    # How long a beginning the prompts share is not known: none.
+    # The prompts' common prefix is not known; assume none.
     return setup, session.cache_sizes(setup, mesh, lanes, slots, 0, longest)
 
 
-def speaker_of(asked: PlanRequest, trained: policy.Policy) -> tuple[Model, dict[str, int]]:
-    """The policy laid out for decoding, see `layout`; and bytes of what stays at home beside it."""
+def decoding_model(asked: PlanRequest, trained: policy.Policy) -> tuple[Model, dict[str, int]]:
+    """The policy laid out for decoding, see `layout`; and the bytes of training state that stay in
+    memory beside it."""
     home, mesh = trained.run.mesh, meshes.decoding(trained.run.mesh)
     stored, kernels = base_dtype(asked.config), asked.config.model.base
     trainable, base = abstract.trained(trained, stored, kernels)
@@ -100,10 +101,10 @@ def speaker_of(asked: PlanRequest, trained: policy.Policy) -> tuple[Model, dict[
 
 
 def decoding_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program]:
-    """Sampling of stage `raft`: prompts are read, then a token is written in every lane."""
+    """Sampling in stage `raft`: the prefill of prompts, and a decoding step of every lane."""
     config, model, mesh = asked.config, asked.model, asked.mesh(choice.mesh)
     trained = make_policy(asked, mesh, choice.remat)
-    speaker, at_home = speaker_of(asked, trained)
+    speaker, at_home = decoding_model(asked, trained)
     setup, sizes = decoding_setup(asked, speaker.mesh, choice.rows)
     cache = decoding.cache(speaker, setup, sizes)
 
@@ -145,7 +146,7 @@ def decoding_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program
 
 
 def judge_row(asked: PlanRequest) -> tuple[str, Any]:
-    """The one judge of the config that is a LLaMA: a guard, or a sequence head."""
+    """The one judge of the config that is a LLaMA: a guard or a sequence classifier."""
     rows = [
         (name, row)
         for name, row in asked.config.score.judges.items()

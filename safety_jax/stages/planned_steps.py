@@ -1,4 +1,4 @@
-"""What the optimizer step of each training stage is made of, on shapes alone. See `planned.py`."""
+"""The parts of each training stage's optimizer step, as shapes alone. See `planned.py`."""
 
 import dataclasses
 import functools
@@ -40,14 +40,14 @@ def judged_sides(config: ConfigDict) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class PlannedStep:
-    """What an optimizer step is made of, in shapes.
+    """The parts of an optimizer step, as shapes.
 
     Attributes:
-        loaded: the model; its trees are of weights that move and that stand still.
-        learning: the method's, as its stage makes it.
-        sides: rows of an example that the gradient goes through: 2 for pairs.
-        survey: the step makes another forward pass over as many rows: a reference that is computed
-            in the step, or KTO's reference point.
+        loaded: the model, with its trainable and its frozen tree.
+        learning: as the stage makes it.
+        sides: rows of an example that have a gradient: 2 for pairs.
+        survey: the step makes another forward pass over as many rows: for a live reference, or
+            for KTO's reference point.
         chunk_tokens: see `formulas.TrainedWeights`.
     """
 
@@ -86,7 +86,7 @@ def tuning_step(
             preference.Frozen(loaded.frozen, None),
             mesh,
             live=live,
-            reference=lambda _: None,  # what a reference says is no shape
+            reference=lambda _: None,  # shapes need no values
         )
         batch = abstract.answers(
             mesh, microbatches, choice.rows, 1, T, segments(asked), reference=not live
@@ -111,7 +111,7 @@ def answers_step(
     """The step of stages `dpo`, `kto` and `orpo`: rows of two sides."""
     config, stage = asked.config, asked.config.stage
     loaded = load_policy(asked, mesh, choice.remat)
-    known = lambda _: None  # noqa: E731  what a reference says is no shape
+    known = lambda _: None  # noqa: E731  shapes need no values
     if stage == "kto":
         learning = kto.learn(config, mesh, loaded, known=known)
     elif stage == "orpo":

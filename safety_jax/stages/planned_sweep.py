@@ -25,12 +25,13 @@ def choose_sweep(asked: PlanRequest) -> ProgramChoice:
 
 
 def width(asked: PlanRequest, runs: list[Variant]) -> int:
-    """Lanes that are filled."""
+    """The number of lanes in use."""
     return min(int(asked.config.sweep.lanes), len(runs))
 
 
 def widest(asked: PlanRequest, runs: list[Variant]) -> PlanRequest:
-    """The run whose adapter the others are padded to; what else they differ in is data."""
+    """The run with the widest adapter, to which the others are padded; their other differences are
+    data."""
     most = max(runs, key=lambda one: one.config.lora.rank)
     return dataclasses.replace(asked, config=most.config)
 
@@ -48,7 +49,7 @@ def sweep_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program]:
 
 
 def _optimizer(one: PlanRequest) -> Any:
-    """For its state alone, as in stage `sweep`."""
+    """An optimizer for its state alone, as in stage `sweep`."""
     return groups.optimization(one.config).follow(jnp.float32)
 
 
@@ -60,7 +61,7 @@ def _lower(
     many: int,
     names: list[str],
 ) -> Any:
-    """Args: names: of the objectives of pairs that runs have."""
+    """Args: names: the objectives of the runs, for pairs."""
     loaded, mesh = step.loaded, step.loaded.learner.run.mesh
     optimization = groups.optimization(one.config)
 
@@ -84,7 +85,7 @@ def _lower(
 
 
 def _learn(one: PlanRequest, loaded: Loaded, numbers: Numbers, names: list[str]) -> Learning:
-    """As the methods of a sweep learn; what a reference says is no shape."""
+    """As the methods of a sweep; shapes need no reference."""
     mesh = loaded.learner.run.mesh
     if not names:
         return likelihood.learning(loaded.learner, loaded.frozen, mesh)

@@ -1,5 +1,5 @@
-"""The optimizer step that a run of a training stage would compile, by its own config, on shapes
-alone. See `planned.py`."""
+"""The optimizer step that a run of a training stage would compile, on shapes alone. See
+`planned.py`."""
 
 import dataclasses
 import functools
@@ -38,7 +38,7 @@ from safety_jax.training.footprint import FlopParts, TrainedModel
 
 
 def rows_of_step(asked: PlanRequest) -> int:
-    """Rows that the examples of an optimizer step fill."""
+    """Rows of an optimizer step."""
     config = asked.config
     if not config.data.packing:
         return int(config.train.batch_size)
@@ -47,13 +47,13 @@ def rows_of_step(asked: PlanRequest) -> int:
 
 
 def choose_training(asked: PlanRequest, lanes: int = 1) -> ProgramChoice:
-    """Args: lanes: runs of a sweep that are trained together, each on rows of its own."""
+    """Args: lanes: runs of a sweep that are trained together, each on its own rows."""
     config, rows = asked.config, rows_of_step(asked)
-    # Adapters and their moments are small; of weights that are trained there are three.
+    # Adapters and their moments are small; a weight that is trained has two moments beside it.
     each = base_bytes(asked) if config.lora.rank > 0 else 3.0 * 4
     sizes = asked.own_mesh() if asked.keep else asked.mesh_for_rows(rows, each)
     given, remat = config.train.rows_per_microbatch, config.model.remat
-    # Fewer microbatches gather weights less often: as many rows as fit, where they may be chosen.
+    # Fewer microbatches gather weights less often: if rows may be chosen, as many as fit.
     kept = asked.keep and given != fits.AUTO
     choice = chosen(sizes, given if kept else rows, rows, free=not kept)
     if remat == fits.AUTO:
@@ -62,7 +62,7 @@ def choose_training(asked: PlanRequest, lanes: int = 1) -> ProgramChoice:
 
 
 def choose_remat(asked: PlanRequest, choice: ProgramChoice, lanes: int) -> str:
-    """What a run with this memory would choose, by formula."""
+    """The rematerialisation that a run with this memory would choose, by formula."""
     T, rows = row_tokens(asked.config), rows_of_step(asked)
     best = fitting.choose(
         RowSettings(None if choice.free else choice.rows, T, None, T),
@@ -76,7 +76,7 @@ def choose_remat(asked: PlanRequest, choice: ProgramChoice, lanes: int) -> str:
 
 
 def sizes_of(asked: PlanRequest, lanes: int = 1) -> TrainedModel:
-    """The model as the run trains it, or as so many do together, for formulas."""
+    """Sizes of the trained model for formulas, of `lanes` runs together."""
     one = _sizes_of_one(asked)
     return dataclasses.replace(
         one, adapter_weights=lanes * one.adapter_weights, sides=lanes * one.sides
@@ -134,11 +134,11 @@ def step_program(
     lower: Callable[[], Any],
     lanes: int = 1,
 ) -> Program:
-    """A step with what formulas say of it.
+    """A step with its figures by formula.
 
     Args:
         given: its state, of all lanes.
-        lanes: runs that take the step together, each on rows of its own.
+        lanes: runs that take the step together, each on its own rows.
     """
     config, T = asked.config, row_tokens(asked.config)
     learner, frozen = step.loaded.learner, step.loaded.frozen
@@ -162,9 +162,9 @@ def step_program(
         kernel_bytes=kernel_bytes(asked.model, config.model.base, width),
     )  # fmt: skip
     loops = microbatches if microbatches > 1 else 0, trained.chunks(T)
-    of_runs = f" of {lanes} runs" if lanes > 1 else ""
+    runs = f" of {lanes} runs" if lanes > 1 else ""
     return Program(
-        name=f"a step of {everything:,} rows of {T:,} tokens{of_runs}",
+        name=f"a step of {everything:,} rows of {T:,} tokens{runs}",
         lower=lower,
         arguments={
             "parameters": abstract.bytes_on_device((given.trainable, frozen)),

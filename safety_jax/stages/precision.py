@@ -1,9 +1,9 @@
-"""The number types that a config leaves open, by the platform that runs it.
+"""Resolves number types that are "auto" in a config, by the platform of the run.
 
-"auto" is bfloat16. On a CPU weights are kept in float32, and only one with matrix units of 16 bits
-computes in bfloat16. Keys and values are cached in the type that is computed in. All is settled
-before a stage begins: the run's config.json names types, and where others would be chosen, the run
-does not go on.
+They become bfloat16, but a CPU stores weights in float32, and computes in bfloat16 only if it has
+16-bit matrix units. Keys and values are cached in the compute type. This happens before a stage
+begins, so a run's config.json names the types, and a platform that would choose others cannot
+continue the run.
 """
 
 from ml_collections import ConfigDict
@@ -18,10 +18,10 @@ CHOICES = {
 
 
 def settled(config: ConfigDict, platform: str) -> ConfigDict:
-    """A copy in which every number type has a name.
+    """A copy in which no number type is "auto".
 
     Args:
-        platform: jax's name of the one that runs it.
+        platform: jax's name for it: cpu, gpu, tpu.
     """
     found = config.copy_and_resolve_references()
     for group, choices in CHOICES.items():

@@ -1,7 +1,7 @@
-"""Stage `raft`: sample, score, select, fine-tune, and again from the new weights.
+"""Stage `raft`: rounds of sampling, scoring, selecting and fine-tuning.
 
-RAFT (arXiv 2304.06767, algorithm 1; arXiv 2412.00074). The rounds themselves are in
-`raft/rounds.py`; here the config becomes a plan, and fine-tuning is stage `sft`'s.
+RAFT (arXiv 2304.06767, algorithm 1; arXiv 2412.00074). This file makes a plan from the config;
+`raft/rounds.py` runs the rounds, and `stages/tuning.py` fine-tunes in them.
 """
 
 import dataclasses
@@ -37,11 +37,11 @@ FOLDER = "rounds"
 
 
 def run(config: ConfigDict, folder: str) -> bool:
-    """Runs the stage; called again, it goes on where it stopped. False when it waits for people, or
+    """Runs the stage; called again, it continues where it stopped. False if it waits for people or
     was asked to stop.
 
     Raises:
-        UserError: anything that the user can put right.
+        UserError: any error that the user can fix.
     """
     began = time.perf_counter()
     primary = jax.process_index() == 0
@@ -49,7 +49,7 @@ def run(config: ConfigDict, folder: str) -> bool:
     compiled = compilation.Counter()
     with workdir.prepare(folder, config, primary) as place:
         config = texts.dated(config.copy_and_resolve_references(), place)
-        # ---- what can be wrong is found before weights are read
+        # ---- everything is checked before weights are read
         mesh = devices.build_mesh(config)
         base = groups.base(config, mesh)
         judges = plan_judges(config, mesh)
@@ -66,7 +66,7 @@ def run(config: ConfigDict, folder: str) -> bool:
             print(f"judges: {', '.join(judges.cards) or 'people'}")
             print(groups.describe_base(config, base, mesh), flush=True)
 
-        # ---- the policy, and what a round does with it
+        # ---- the rounds
         loaded = hold_base(config, learners.load_policy(config, base, mesh))
         parts = make_parts(config, place, base, loaded, judges, mesh, compiled)
         try:
@@ -74,7 +74,7 @@ def run(config: ConfigDict, folder: str) -> bool:
         except NotFiniteError as error:
             raise NotFiniteError(f"{config.model.path}: {error}") from error
 
-        # ---- what is handed back
+        # ---- results
         if primary:
             drawn = draw(config, place, outcome.summaries)
         if outcome.weights is None:
@@ -90,14 +90,14 @@ def run(config: ConfigDict, folder: str) -> bool:
 
 
 def hold_base(config: ConfigDict, loaded: Loaded[policy.Policy]) -> Loaded[policy.Policy]:
-    """The loaded policy; a base that takes up adapters round after round keeps them in float32."""
+    """The loaded policy; the kernels into which rounds merge adapters are held in float32."""
     adapter = loaded.learner.adapter
     if config.raft.adapter != "merge" or adapter is None:
         return loaded
     if any(map(quantised.is_quantised, trees.flatten(loaded.frozen).values())):
         raise ConfigError(
-            f"raft.adapter is merge, but {config.model.path} is quantised, and codes cannot take "
-            "adapters up; set raft.adapter=continue, or give the model it was made from"
+            f"raft.adapter is merge, but {config.model.path} is quantised, and adapters cannot be "
+            "merged into codes; set raft.adapter=continue, or give the model before quantisation"
         )
     return dataclasses.replace(loaded, frozen=lora.promote(loaded.frozen, adapter.targets))
 
@@ -111,7 +111,7 @@ def make_parts(
     mesh: Mesh,
     compiled: compilation.Counter,
 ) -> RaftParts:
-    """What every round works with: the policy and its first weights, judges, tuner, decoding."""
+    """The models and functions of the rounds: policy, start model, judges, tuner, decoding."""
     trained, primary = loaded.learner, jax.process_index() == 0
     setup = functools.partial(
         answering.make_setup,
@@ -127,17 +127,17 @@ def make_parts(
         answer=setup(config.answer),
         judges=judges,
         tuner=RoundTuner(config, place, base, trained, shapes, mesh, compiled),
-        first=make_first(config, trained, loaded.trainable, loaded.frozen, mesh),
+        start_model=make_start_model(config, trained, loaded.trainable, loaded.frozen, mesh),
         compiled=compiled,
         say=lambda text: print(text, flush=True) if primary else None,
     )
 
 
 def plan_judges(config: ConfigDict, mesh: Mesh) -> judging.Judges:
-    """The judges of `score.judges` and `raft.judges`, none of them read yet.
+    """The judges of `score.judges` and `raft.judges`, not loaded yet.
 
     Raises:
-        ConfigError: no judge and no people; or rows that do not fit.
+        ConfigError: no judge and no people, or an entry that cannot be used.
     """
     rows = config.score.judges.to_dict() | registry.named(tuple(config.raft.judges))
     if not rows and not config.raft.people:
@@ -155,10 +155,10 @@ def make_plan(
     tokens: PreTrainedTokenizerBase,
     judges: judging.Judges,
 ) -> RaftPlan:
-    """Prompts, rule and limits.
+    """The plan of the run; reads its prompts.
 
     Raises:
-        ConfigError, DataError: values and rows that cannot be used.
+        ConfigError, DataError: values or rows that cannot be used.
     """
     raft, data = config.raft, config.data
     room = PromptRoom(data.max_length, config.sample.max_new_tokens, data.overlong_prompt)
@@ -237,21 +237,21 @@ def read_held_out(
     return found
 
 
-def make_first(
+def make_start_model(
     config: ConfigDict,
     trained: policy.Policy,
     trainable: trees.Tree,
     frozen: trees.Tree,
     mesh: Mesh,
-) -> sampling.First | None:
-    """The model at the start, where the config asks for its log-probabilities."""
+) -> sampling.StartModel | None:
+    """The model at the start, if the config needs its log-probabilities."""
     if not (config.raft.measure_kl or config.raft.kl_weight):
         return None
     fresh = trained.adapter is not None and not config.model.adapter
-    # What is trained is given away to the first step, so the start is a copy.
+    # The first step donates the trainable buffers, so the start is a copy.
     start = None if fresh else jax.tree.map(lambda x: x.copy(), trainable)
     rows = sampling.RowShape(config.data.max_length, config.train.rows_per_microbatch, mesh)
-    return sampling.First(trained, start, frozen, rows)
+    return sampling.StartModel(trained, start, frozen, rows)
 
 
 # ---------------------------------------------------------------------------- results
@@ -260,7 +260,8 @@ def make_first(
 def export(
     config: ConfigDict, trained: policy.Policy, weights: Weights, place: workdir.Workdir
 ) -> None:
-    """`export/`: the adapter, or the full model where adapters were merged or all was trained."""
+    """Writes `export/`: the adapter, or the full model if adapters were merged or all weights
+    trained."""
     if config.raft.adapter == "continue":
         merged = config.checkpoint.export_merged
         results.write(config, trained, weights.trainable, weights.frozen, place, merged=merged)
@@ -272,7 +273,7 @@ def export(
 def draw(
     config: ConfigDict, place: workdir.Workdir, summaries: Sequence[RoundSummary]
 ) -> list[str]:
-    """`metrics.jsonl` with one line a round, and the plots; names of these."""
+    """Writes `metrics.jsonl`, one line a round, and the plots; returns the plots' names."""
     with metrics.Writer(
         place.path, -1, config.log.tensorboard, config.log.wandb, place.config
     ) as writer:
@@ -290,7 +291,7 @@ def describe(
     drawn: Sequence[str],
     began: float,
 ) -> None:
-    """The model card."""
+    """Writes the model card."""
     last = summaries[-1]
     given = {prompt_pool.UNSAFE: config.data.prompts, prompt_pool.ORDINARY: config.data.ordinary}
     totals = {

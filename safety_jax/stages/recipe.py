@@ -1,13 +1,13 @@
-"""Stage `recipe`: a ladder of stages, each in a folder of its own, each made of what came before.
+"""Stage `recipe`: a sequence of stages, each with a folder of its own, that build on each other.
 
     runs/ladder/
-      sit/ judge/ raft/ dpo/ report/   a run each, see the stage; `export/` in Hugging Face layout
-      recipe.json                      what is finished: folder, seconds, and what it took
+      sit/ judge/ raft/ dpo/ report/   one run each, see the stage; `export/` in Hugging Face layout
+      recipe.json                      the finished steps: their configs and seconds
 
-A step's config is a whole config of its stage. Its texts may name what came before: `@base` is
-`recipe.base`, likewise `@data` and `@trunk`; `@sit` is the folder that step `sit` exported, and
-`@own/pairs.jsonl` a file in the run of step `own`. A step that is finished is not run again; one
-that was cut off goes on where it stopped, by its own means.
+The config of a step is a whole config of its stage. Its texts may refer to earlier results: `@base`
+is `recipe.base`, and so for `@data` and `@trunk`; `@sit` is the folder that step `sit` exported,
+and `@own/pairs.jsonl` a file in the run of step `own`. A finished step is not run again; one that
+was interrupted continues, as its stage does.
 """
 
 import dataclasses
@@ -29,22 +29,21 @@ from safety_jax.training import config_record, workdir
 RECORD = "recipe.json"
 GIVEN = ("base", "data", "trunk")  # names of keys of the recipe
 TUNING = ("sft", "dpo", "raft")  # stages that share `recipe.max_flops`
-# The folder that a step hands on, inside its run; of stages that train.
-EXPORT = "export"
+EXPORT = "export"  # the folder of the trained model inside a step's run
 _REFERENCE = re.compile(r"@([a-z][a-z0-9_]*)")
 
-# False when it was asked to stop before its end, or waits for people.
+# Returns False if it was asked to stop before its end, or waits for people.
 Stage = Callable[[ConfigDict, str], bool | None]
 
 
 def run(config: ConfigDict, folder: str, stages: Mapping[str, Stage]) -> None:
-    """Runs the steps in order; called again, it goes on where it stopped.
+    """Runs the steps in order; called again, it continues where it stopped.
 
     Args:
-        stages: what a step's `stage` may name.
+        stages: by the names that a step's `stage` may have.
 
     Raises:
-        UserError: anything that the user can put right.
+        UserError: any error that the user can fix.
     """
     primary = jax.process_index() == 0
     steps = read_steps(config, stages)
@@ -62,7 +61,7 @@ def run(config: ConfigDict, folder: str, stages: Mapping[str, Stage]) -> None:
             say(primary, f"\n== {title} ({filled.stage}) in {own}{told}")
             began = time.perf_counter()
             if stages[filled.stage](filled, str(own)) is False:
-                say(primary, f"{title} is not finished; run the same command to go on")
+                say(primary, f"{title} is not finished; run the same command to continue")
                 return
             record.add(step.name, filled, time.perf_counter() - began)
         table = record.table([step.name for step in steps])
@@ -79,10 +78,10 @@ def say(primary: bool, text: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class RecipeStep:
-    """One rung: a key of the config that holds a whole config of a stage.
+    """A step: a key of the config that holds a whole config of a stage.
 
     Attributes:
-        needs: earlier steps, by what its texts name.
+        needs: the earlier steps that its texts refer to.
     """
 
     name: str
@@ -90,11 +89,11 @@ class RecipeStep:
 
 
 def read_steps(config: ConfigDict, stages: Mapping[str, Stage]) -> list[RecipeStep]:
-    """The steps of `recipe.steps`, looked at before any of them runs.
+    """The steps of `recipe.steps`, all checked before any of them runs.
 
     Raises:
-        ConfigError: a step that is not there, of no stage, or that names one that does not come
-            before it; or one that these devices cannot run.
+        ConfigError: a step is unknown or repeated, has no known stage, refers to a step that does
+            not come before it, or cannot run on these devices.
     """
     names = list(config.recipe.steps)
     if not names:
@@ -119,7 +118,7 @@ def read_steps(config: ConfigDict, stages: Mapping[str, Stage]) -> list[RecipeSt
         if late:
             raise ConfigError(
                 f"step {name} uses @{min(late)}, which does not come before it in recipe.steps; "
-                f"put it there, or take it out of {name}'s config"
+                f"move it there, or remove it from {name}'s config"
             )
         for key in GIVEN:
             if key in named and not config.recipe[key]:
@@ -134,7 +133,7 @@ def read_steps(config: ConfigDict, stages: Mapping[str, Stage]) -> list[RecipeSt
 
 
 def _texts(value: Any) -> list[str]:
-    """All texts of a config, however deep."""
+    """All texts of a config, at any depth."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, Mapping):
@@ -145,7 +144,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def fill(config: ConfigDict, step: RecipeStep, folder: Path) -> ConfigDict:
-    """A step's config with the folders that its texts name, locked."""
+    """A step's config with its references replaced by folders, locked."""
 
     def replaced(match: re.Match[str]) -> str:
         name = match[1]
@@ -153,7 +152,7 @@ def fill(config: ConfigDict, step: RecipeStep, folder: Path) -> ConfigDict:
             return str(config.recipe[name])
         if name not in step.needs:
             return match[0]
-        # @sit/merged is a folder of the run, @sit what it exported.
+        # @sit/merged is a folder of the run, @sit its exported folder.
         inside = match.string[match.end() :].startswith("/")
         return str(folder / name) if inside else str(folder / name / EXPORT)
 
@@ -180,7 +179,7 @@ def _walk_groups(group: ConfigDict, change: Callable[[Any], Any]) -> None:
             group[key] = change(value)
 
 
-# ---------------------------------------------------------------------------- what is finished
+# ---------------------------------------------------------------------------- finished steps
 
 
 def _is_finished_step(facts: Any) -> bool:
@@ -191,7 +190,7 @@ def _is_finished_step(facts: Any) -> bool:
 
 
 class RecipeLog:
-    """`recipe.json`: the steps that are finished, with the config each was run with.
+    """`recipe.json`: the finished steps, each with its config.
 
     Raises:
         ConfigError: the file is damaged.
@@ -200,12 +199,12 @@ class RecipeLog:
     def __init__(self, path: Path, writes: bool):
         self._path, self._writes = path, writes
         self._steps: dict[str, dict[str, Any]] = {}
-        advice = "remove it, and every step looks for itself whether it is finished"
+        advice = "remove it: every step then checks by itself whether it is finished"
         try:
-            there = files.read_object(path, ConfigError, advice)
+            stored = files.read_object(path, ConfigError, advice)
         except FileNotFoundError:
             return
-        steps = there.get("steps")
+        steps = stored.get("steps")
         if not isinstance(steps, dict) or not all(map(_is_finished_step, steps.values())):
             raise ConfigError(f"{path}: expected the steps of a recipe; {advice}")
         self._steps = steps
@@ -215,7 +214,7 @@ class RecipeLog:
         return self._steps.get(name, {}).get("config") == config_record.recorded(config)
 
     def add(self, name: str, config: ConfigDict, seconds: float) -> None:
-        # What was made of an older version of this step is not finished any more.
+        # Later steps that used an older version of this one are no longer finished.
         own = f"{self._path.parent / name}/"
         for later, facts in list(self._steps.items()):
             if any(own in text for text in _texts(facts["config"])):
@@ -225,22 +224,23 @@ class RecipeLog:
             files.write(self._path, files.canonical({"steps": self._steps}))
 
     def time_left(self, names: Sequence[str], minutes: Mapping[str, float]) -> str:
-        """How long these steps will take, for people; nothing where that is not known.
+        """A phrase on how long these steps will take; "" if that is not known.
 
         Args:
-            minutes: what each step took elsewhere. What is finished here says how much faster or
-                slower this machine is.
+            minutes: what each step took on another machine; the steps finished here tell how much
+                faster or slower this one is.
         """
         if not all(name in minutes for name in names):
             return ""
-        here = {name: facts["seconds"] / 60 for name, facts in self._steps.items()}
-        there = sum(minutes[name] for name in here if name in minutes)
-        pace = sum(here[name] for name in here if name in minutes) / there if there else 1.0
+        taken = {name: facts["seconds"] / 60 for name, facts in self._steps.items()}
+        elsewhere = sum(minutes[name] for name in taken if name in minutes)
+        here = sum(taken[name] for name in taken if name in minutes)
+        pace = here / elsewhere if elsewhere else 1.0
         left = pace * sum(minutes[name] for name in names)
-        return f"; {sum(here.values()):.0f} min so far, about {left:.0f} min left"
+        return f"; {sum(taken.values()):.0f} min so far, about {left:.0f} min left"
 
     def table(self, names: Sequence[str]) -> str:
-        """Seconds of each of these steps, for people."""
+        """A table of the seconds of these steps."""
         width = max(map(len, names))
         steps = [(name, self._steps[name]) for name in names]
         return "\n".join(

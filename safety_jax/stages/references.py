@@ -1,4 +1,4 @@
-"""The reference of a preference method: log-probabilities before training, kept on disk."""
+"""The reference of a preference method: log-probabilities before training, cached on disk."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -34,8 +34,8 @@ def make(
     mesh: Mesh,
     share: Share = prefixes.separate,
 ) -> Known:
-    """A function of examples: the reference's log-probability of every token of all sides, from
-    disk or computed; None where it is not cached.
+    """A function from examples to the reference's log-probability of every token of all sides, read
+    from disk or computed; it returns None if the method does not cache its reference.
 
     Args:
         group: the method's, with `reference` and `reference_folder`.
@@ -57,7 +57,7 @@ def make(
 
 
 def cache(group: ConfigDict, facts: dict[str, Any]) -> reference.ReferenceCache:
-    """Where the config's method keeps the values of a model.
+    """The cache of a model's log-probabilities.
 
     Args:
         group: see `make`.
@@ -75,26 +75,26 @@ def shards(config: ConfigDict, examples: Sided, mesh: Mesh, share: Share) -> Loa
 
 
 def frozen(config: ConfigDict, group: ConfigDict, loaded: Loaded) -> Frozen:
-    """What stands still beside the trainable tree: with a live reference, the start too.
+    """The arrays that are not trained: the frozen tree and, for a live reference, the start.
 
     Args:
         group: see `make`.
     """
     start = None
     if group.reference == "live" and (origin := start_of(config, loaded)) is not None:
-        # What is trained is given away to the first step, so the start is a copy.
+        # The first step donates the trainable buffers, so the start is a copy.
         start = jax.tree.map(jnp.copy, origin)
     return Frozen(loaded.frozen, start)
 
 
 def start_of(config: ConfigDict, loaded: Loaded) -> trees.Tree | None:
-    """The trainable tree that the reference has; None where it adds nothing to the base yet."""
+    """The reference's trainable tree; None for fresh adapters, which add nothing to the base."""
     fresh_adapters = loaded.learner.adapter is not None and not config.model.adapter
     return None if fresh_adapters else loaded.trainable
 
 
 def facts(config: ConfigDict, loaded: Loaded) -> dict[str, Any]:
-    """What reference log-probabilities depend on, beside the tokens."""
+    """Everything that reference log-probabilities depend on beside the tokens."""
     model, learner = config.model, loaded.learner
     pretrained, adapter = model.init == "pretrained", model.adapter
     fingerprint = hub.shared_fingerprint
@@ -108,7 +108,7 @@ def facts(config: ConfigDict, loaded: Loaded) -> dict[str, Any]:
 
 
 def precision(config: ConfigDict, learner: Learner) -> dict[str, Any]:
-    """What any model's log-probabilities depend on, beside its weights and the tokens."""
+    """Everything that log-probabilities depend on beside weights and tokens."""
     model = config.model
     return {
         "template": config.data.template,
@@ -118,5 +118,5 @@ def precision(config: ConfigDict, learner: Learner) -> dict[str, Any]:
 
 
 def stored_dtype(config: ConfigDict, learner: Learner) -> str:
-    """A frozen base is stored in the config's type; weights that are trained are float32."""
+    """The type of the base's weights: the config's if it is frozen, float32 if it is trained."""
     return config.model.parameter_dtype if learner.adapter else "float32"

@@ -1,4 +1,4 @@
-"""What every training stage hands back: the exported folder, and the model card."""
+"""The results of every training stage: the exported folder and the model card."""
 
 import dataclasses
 import time
@@ -18,7 +18,8 @@ from safety_jax.training.task import Account, Learner, Task
 
 
 def export(config: ConfigDict, task: Task, fitted: Fitted, place: workdir.Workdir) -> None:
-    """`export/`: adapters or the full model; `merged/` beside adapters when the config asks."""
+    """Writes `export/`, adapters or the full model; and `merged/` if the config wants it beside
+    adapters."""
     merged = not task.is_judge and config.checkpoint.export_merged
     loaded = fitted.loaded
     write(config, loaded.learner, fitted.weights, loaded.frozen, place, merged=merged)
@@ -33,7 +34,7 @@ def write(
     *,
     merged: bool,
 ) -> None:
-    """The folders of a trained model, each with the tokenizer of the run.
+    """Writes the folders of a trained model, each with the tokenizer of the run.
 
     Args:
         merged: adapters are also written as a full model.
@@ -48,19 +49,19 @@ def write(
         for target, share in lost.items():
             if kernels != quantised.STORED and not (target / hub.ADAPTER).is_file():
                 print(
-                    f"note: {target}: the base was {kernels}; written are the numbers that its "
-                    f"codes stand for, with the adapter added, in {dtype}",
+                    f"note: {target}: the base, held in {kernels}, was dequantised and merged with "
+                    f"the adapter, in {dtype}",
                     flush=True,
                 )
             if share:
                 print(
-                    f"note: {target}: {share:.1%} of the weights that the adapter moves stay where "
-                    f"they were, because {dtype} is too coarse; checkpoint.export_dtype=float32 "
-                    "keeps all of it",
+                    f"note: {target}: {share:.1%} of the weights that the adapter changes are "
+                    f"unchanged after rounding to {dtype}; checkpoint.export_dtype=float32 keeps "
+                    "all changes",
                     flush=True,
                 )
         found = groups.tokenizer_folders(config, learner.folder)
-        # Answers of a chat end where its template ends them, which may be at another token.
+        # A chat template may end answers with another token than the tokenizer's.
         chat = config.data.template == "chat"
         ends = texts.ends(config, tokenizer_files.load(found)) if chat else ()
         for target in lost:
@@ -75,8 +76,8 @@ def write_card(
     fitted: Fitted,
     began: float,
 ) -> None:
-    """The model card in the run's folder and in `export/`, from what the run left behind."""
-    # From the file, not from memory: a finished run that is started again measures nothing anew.
+    """Writes the model card into the run's folder and into `export/`."""
+    # From the file, not from memory: a finished run that is started again evaluates nothing.
     rows = metrics.read(place.metrics)
     evaluations = {row.pop("step"): row for row in rows if config.checkpoint.best_metric in row}
     figures = {
@@ -111,7 +112,7 @@ def write_card(
 
 
 def began_with(config: ConfigDict) -> str:
-    """A sentence on the adapter that a run went on from; "" of others."""
+    """A sentence on the adapter that a run started from; "" without one."""
     adapter = config.model.get("adapter")
     return f" It began with the adapter `{adapter}`." if adapter else ""
 
@@ -130,7 +131,7 @@ def write_facts(
     task: str,
     results: Mapping[str, float | int | str],
 ) -> None:
-    """The model card with these results, see `write_card`."""
+    """Writes the model card with these results, see `write_card`."""
     start = place.environment()[-1]
     mesh = learner.run.mesh
     pretrained = config.model.init == "pretrained"
@@ -157,7 +158,7 @@ def write_facts(
             "attention": config.model.attention,
             "compute": config.model.compute_dtype,
             **({} if kernels == quantised.STORED else {"base": kernels}),
-            "microbatches": str(fits.of(config)),
+            "microbatches": str(fits.chosen(config)),
         },
         notes=tuple(notes),
         versions=start["versions"],

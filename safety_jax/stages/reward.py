@@ -1,7 +1,5 @@
-"""Stage `reward`: training a judge, from pairs, ratings or labels.
-
-Answers -> examples; trunk and head; and what the judge is worth on held-out rows, beside what
-counting words alone would reach.
+"""Stage `reward`: trains a judge, a trunk with a score head, from pairs, ratings or labels, and
+measures it on held-out rows against baselines such as a word count.
 """
 
 import functools
@@ -32,7 +30,7 @@ from safety_jax.training import judge_model, judge_quality, judging
 from safety_jax.training.footprint import TrainedModel
 from safety_jax.training.task import Account, Finished, Learning, Loaded, Task
 
-# What a kind calls its output, and what `transformers` calls the task.
+# The label of each kind's output, and the problem type in `transformers`.
 OUTPUTS = {
     "pairs": ("reward", "regression"),
     "cost": ("cost", "regression"),
@@ -42,7 +40,7 @@ OUTPUTS = {
 
 
 def make_task(config: ConfigDict, mesh: Mesh) -> Task:
-    """A judge learned from what people said of answers."""
+    """A judge, learned from preferences, ratings or labels of answers."""
     kind = config.reward.kind
     objective = make_objective(config.reward)
     folder = hub.resolve(config.model.path)
@@ -54,7 +52,7 @@ def make_task(config: ConfigDict, mesh: Mesh) -> Task:
     wording, corpus = read_corpus(config, folder, scorer)
     declared = heads.parameters(scorer)
     about = groups.describe_model(config, declared, scorer.max_tokens, mesh)
-    head = "the folder's head goes on" if own_head else "a fresh head"
+    head = "the folder's own head" if own_head else "a fresh head"
     paired = len(corpus.training.sides) == 2
 
     def learn(loaded: Loaded[judge_model.Trainee]) -> Learning:
@@ -86,7 +84,7 @@ def make_task(config: ConfigDict, mesh: Mesh) -> Task:
     )
 
 
-# ---------------------------------------------------------------------------- what is learned
+# ---------------------------------------------------------------------------- training
 
 
 def make_objective(group: ConfigDict) -> judging.JudgeObjective:
@@ -102,7 +100,7 @@ def make_objective(group: ConfigDict) -> judging.JudgeObjective:
 
 
 def share(config: ConfigDict, scorer: heads.Scorer) -> Share:
-    """How pairs share rows: encoders see both ways, and nothing goes on from a prompt."""
+    """How pairs share rows; an encoder is bidirectional, so its pairs cannot share a prompt."""
     if not isinstance(scorer.config, llama.LlamaConfig):
         return prefixes.separate
     return learners.share(config, scorer.config, scorer.head.skips)
@@ -111,7 +109,7 @@ def share(config: ConfigDict, scorer: heads.Scorer) -> Share:
 def read_corpus(
     config: ConfigDict, folder: Path, scorer: heads.Scorer
 ) -> tuple[judged.Wording, Corpus[judged.JudgedAnswers]]:
-    """How texts are worded, and what the config's `data` group names, as token ids."""
+    """How texts are worded, and the rows of the config's `data` group as token ids."""
     data, kind = config.data, config.reward.kind
     tokens = tokenizer_files.load(groups.tokenizer_folders(config, folder))
     wording = judged.wording(
@@ -166,7 +164,7 @@ def load(
     own_head: bool,
     typed: bool,
 ) -> Loaded[judge_model.Trainee]:
-    """The judge with its weights, as the `model` and `lora` groups say."""
+    """The judge with its weights, from the `model` and `lora` groups."""
     adapter = None
     if config.lora.rank > 0:
         targets = heads.targets(scorer, tuple(config.lora.targets))
@@ -216,7 +214,7 @@ def trained_judge(
 
 
 def account(config: ConfigDict, corpus: Corpus[judged.JudgedAnswers], run: Finished) -> Account:
-    """Results, plots and the judge's own card; what the model card says."""
+    """Writes results, plots and the judge's card; returns the text of the model card."""
     kind, title, folder = config.reward.kind, run.path.name, run.path / "plots"
     plots.loss(run.metrics, folder / "loss.png", title, "loss, a training example")
     drawn = ["plots/loss.png"]
@@ -246,13 +244,13 @@ def account(config: ConfigDict, corpus: Corpus[judged.JudgedAnswers], run: Finis
 
 
 def known(kind: str, data: judged.JudgedAnswers) -> judge_quality.Held:
-    """Training examples without scores: what is known of them before any judge."""
+    """Training examples with blank scores, for the baselines."""
     blank = np.zeros((len(data), len(data.sides) + 1))
     return judge_quality.held(kind, blank, np.arange(len(data)), data)
 
 
 def baselines(found: judge_quality.QualityReport) -> dict[str, float]:
-    """What stands beside the judge's own numbers on its card."""
+    """The baselines and correlations that the card shows beside the judge's figures."""
     rows = {}
     for name, values in found.get("baselines", {}).items():
         for metric, key in (("accuracy", "value"), ("mse", "mse")):
@@ -267,13 +265,13 @@ def judge_facts(
     data: Corpus[judged.JudgedAnswers],
     found: judge_quality.QualityReport,
 ) -> dict[str, Any]:
-    """`judge.json`: what a number of this judge means, and how a conversation becomes its input."""
+    """`judge.json`: what this judge's scores mean, and how a conversation becomes its input."""
     kind = config.reward.kind
     return {
         "kind": kind,
         "label": OUTPUTS[kind][0],
         "direction": config.reward.direction,
-        # Where safe and unsafe part: even odds, or a cost's change of sign.
+        # Between safe and unsafe: even odds, or where a cost changes sign.
         "threshold": 0.0 if kind in ("binary", "cost") else None,
         "template": config.data.template,
         "max_length": config.data.max_length,

@@ -1,10 +1,9 @@
-"""THE table of every value that a config may have: by stage, each key with its range or choices.
+"""THE table of config values: for each stage, its keys with their ranges or choices.
 
-Stages that train have theirs in `training_schema.py`, and what several have is in
-`shared_schema.py`. What a value means stands beside it in `configs/*.py`;
-docs/reference/configs.md has both. `checks.py` holds a config against the table. What only files
-can decide (whether a tokenizer has a chat template, whether a judge of that name is there) is
-looked at by whoever reads them.
+`training_schema.py` has the stages that train, `shared_schema.py` what several stages share.
+`configs/*.py` explains each value; docs/reference/configs.md has both. `checks.py` checks a config
+against the table. What depends on files (whether a tokenizer has a chat template, whether a judge
+of that name exists) is checked where they are read.
 """
 
 from safety_jax.base.settings import Flag, OneOf, Real, Text, Texts, Whole, Wholes
@@ -69,7 +68,7 @@ _SCORE: Table = {
     **MESH,
     **CACHED,
 }
-# What `judges/audit` does to responses, and to a judge's own form.
+# The perturbations of `judges/audit`.
 CHANGES = (
     "longer", "shorter", "framed", "disavowed", "refused_first", "repeated", "empty", "swapped",
     "reworded",
@@ -165,7 +164,7 @@ _ATTACK: Table = {
     "log.every_steps": STEPS,
     **CACHED,
 }
-# What tampering has of training: how long it trains, and what it keeps, follow from its steps.
+# Training keys of tampering; its length and its checkpoints follow from `tamper.steps`.
 _TAMPERED = (
     "stage", "seed", *PRECISION, "model.remat",
     *(f"lora.{key}" for key in ("alpha", "dropout", "targets", "initialization", "rslora",

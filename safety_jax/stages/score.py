@@ -1,8 +1,8 @@
-"""Stage `score`: any prompts and responses, any judges -> `scores.jsonl`, `summary.json`, a table.
+"""Stage `score`: judges score responses -> `scores.jsonl`, `summary.json`, a table.
 
-judgements.jsonl   every score as it came; a killed run goes on from here
+judgements.jsonl   every score; a killed run resumes from this file
 scores.jsonl       one line a response: its place, hashes, and every judge's score
-summary.json       the judges' cards, counts, figures by source, and how they agree
+summary.json       the judges' cards, counts, figures by source, and correlations
 """
 
 import json
@@ -26,15 +26,15 @@ LEDGER, SCORES, SUMMARY = "judgements.jsonl", "scores.jsonl", "summary.json"
 
 
 def run(config: ConfigDict, folder: str) -> None:
-    """Runs the stage; called again, it goes on where it stopped.
+    """Runs the stage; called again, it continues where it stopped.
 
     Raises:
-        UserError: anything that the user can put right.
+        UserError: any error that the user can fix.
     """
     primary = jax.process_index() == 0
     compilation.keep(config.log.compilation_cache)
     with workdir.prepare(folder, config, primary) as place:
-        # ---- rows and judges: what can be wrong is found before weights are read
+        # ---- rows and judges: everything is checked before weights are read
         items, sources = inputs.read(config.data.responses, "data.responses", config.seed)
         others = config.data.stored
         more = inputs.read(others, "data.stored", config.seed)[0] if any(others) else []
@@ -47,18 +47,18 @@ def run(config: ConfigDict, folder: str) -> None:
         )
         if primary:
             for line in changed:
-                print(f"note: changed since the last start, so scored anew: {line}", flush=True)
+                print(f"note: changed since the last start, so scored again: {line}", flush=True)
             print(f"{len(items):,} responses of {len(sources)} source(s), {len(judges)} judge(s)")
             for line in inputs.describe_skipped(sources):
                 print(line, flush=True)
 
-        # ---- one judge after the other, so that one model is in memory at a time
+        # ---- one judge after another, so that one model is in memory at a time
         group = ToJudge(
             [item.conversation for item in items], Ledger(place.path / LEDGER, primary), title=""
         )
         scores = judge_by_each(judges, [group], rows=config.score.rows_per_write)[0]
 
-        # ---- what is handed back
+        # ---- results
         if primary:
             write_scores(place, items, judges, scores)
             found = {
@@ -81,7 +81,7 @@ def write_scores(
     judges: Mapping[str, PlannedJudge],
     scores: Mapping[str, list[Score]],
 ) -> None:
-    """`scores.jsonl`, whole or not at all."""
+    """Writes `scores.jsonl`, atomically."""
     protocols = {name: planned.card.protocol() for name, planned in judges.items()}
     lines = []
     for i, item in enumerate(items):

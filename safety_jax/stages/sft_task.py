@@ -1,4 +1,4 @@
-"""What stage `sft` learns, and every run of stage `sweep`: answers as they stand."""
+"""The task of stage `sft`, and of every run of its sweeps: supervised fine-tuning on answers."""
 
 import dataclasses
 import functools
@@ -32,21 +32,21 @@ from safety_jax.training.policy import Policy
 from safety_jax.training.task import Account, Finished, Learning, Loaded, Task
 
 CONSTRAINED = "constrained"  # sft.objective: see `losses.constrained`
-SAFETY = "safety"  # what the source of data.safety is called
+SAFETY = "safety"  # name of the source data.safety
 
 
 def make_task(config: ConfigDict, mesh: Mesh, base: groups.Base | None = None) -> Task:
-    """Answers learned as they stand.
+    """Answers, learned by the config's objective.
 
     Args:
-        base: where it was looked at before.
+        base: `groups.base` of this config, if it was read before.
     """
     base = groups.base(config, mesh) if base is None else base
     corpus = read_corpus(config, base)
     load = functools.partial(learners.load_policy, config, base, mesh)
     plain = config.sft.objective != CONSTRAINED
     live = not plain and config.sft.reference == "live"
-    # The reference of a constrained objective keeps its values by token.
+    # The reference of a constrained objective is kept by token, so rows share nothing.
     share = learners.share_opening(config, base.config, mesh) if plain else prefixes.separate
     return Task(
         unit="rows",
@@ -65,7 +65,7 @@ def make_task(config: ConfigDict, mesh: Mesh, base: groups.Base | None = None) -
 
 
 def read_corpus(config: ConfigDict, base: groups.Base) -> Corpus[Examples]:
-    """What the config's `data` group names, as token ids.
+    """The rows of the config's `data` group, as token ids.
 
     Raises:
         ConfigError, DataError: sources that cannot be used.
@@ -91,24 +91,24 @@ def read_corpus(config: ConfigDict, base: groups.Base) -> Corpus[Examples]:
 def remarks(
     config: ConfigDict, begins: recovery.Recovery | None, rows: Sequence[Record]
 ) -> list[str]:
-    """What rows begin with, and that none of `data.safety` is there where none is asked for."""
+    """Messages about recovery examples, and about an unused `data.safety`."""
     found = [] if begins is None else [*begins.describe(rows)]
     if config.data.safety and config.data.safety_rows == 0:
-        found.append("data.safety is not mixed in, as data.safety_rows is 0")
+        found.append("data.safety is not mixed in, because data.safety_rows is 0")
     return found
 
 
 def safety_rows(config: ConfigDict) -> Source:
-    """The source of `data.safety`, of which `data.safety_rows` rows are mixed in.
+    """The source `data.safety`, which takes `data.safety_rows` rows.
 
     Raises:
-        ConfigError, DataError: it cannot be used, or says itself how many rows to take.
+        ConfigError, DataError: it cannot be used, or sets the number of its rows itself.
     """
     data = config.data
     found = sources.open_source(data.safety, "data.safety")
     if found.take is not None or found.weight is not None:
         raise ConfigError(
-            f"data.safety {found.spec} says how many rows to take, and so does "
+            f"data.safety {found.spec} sets the number of its rows, and so does "
             f"data.safety_rows={data.safety_rows}; expected the latter alone, remove rows= and "
             "weight="
         )
@@ -119,10 +119,11 @@ def safety_rows(config: ConfigDict) -> Source:
 def read_rows(
     config: ConfigDict, tests: HeldApart | None, source: Source, skipped: list[Skipped]
 ) -> list[Record]:
-    """Demonstrations; of `data.safety`, those that the config chooses among what tests leave.
+    """The demonstrations of a source; of `data.safety`, with `data.safety_choice=refusals`, only
+    refusals, drawn after near-duplicates of tests have been left out.
 
     Raises:
-        ConfigError: fewer rows refuse than are asked for.
+        ConfigError: there are fewer refusals than `data.safety_rows`.
     """
     found, data = corpora.demonstrations(source, skipped), config.data
     if data.safety_choice == "any" or (source.name, source.spec) != (
@@ -134,15 +135,15 @@ def read_rows(
     refusing = [row for row in found if refuses(row)]
     if len(refusing) < data.safety_rows:
         raise ConfigError(
-            f"data.safety_choice is refusals, but of {len(found)} rows of {source.spec} "
-            f"{len(refusing)} refuse; expected data.safety_rows={data.safety_rows}, lower it or "
-            "set data.safety_choice to any"
+            f"data.safety_choice is refusals, but only {len(refusing)} of the {len(found)} rows of "
+            f"{source.spec} refuse; lower data.safety_rows={data.safety_rows}, or set "
+            "data.safety_choice to any"
         )
     return mixing.evenly(refusing, data.safety_rows, seed=config.seed)
 
 
 def refuses(row: Record) -> bool:
-    """Whether an answer refuses, wholly, by the detector of refusals."""
+    """Whether the refusal detector calls the answer a full refusal."""
     answer = thoughts.split(row.messages[-1].content).answer
     return refusal.classify(answer).label == refusal.FULL
 
@@ -163,18 +164,18 @@ def learn(config: ConfigDict, mesh: Mesh, loaded: Loaded[Policy]) -> Learning:
 
 
 def make_betas(group: ConfigDict) -> losses.AnswerBetas:
-    """How strongly the config's `sft` group holds each token."""
+    """The strength of the constraint at each token, from the config's `sft` group."""
     return losses.AnswerBetas(
         group.beta_first, group.beta_early, group.early_tokens, group.beta_rest
     )
 
 
 def account(config: ConfigDict, corpus: Corpus[Examples], run: Finished) -> Account:
-    """The plot, and what the card says."""
+    """Draws the plot; returns the text of the card."""
     plots.loss(run.metrics, run.path / "plots" / "loss.png", run.path.name)
     safety = next((s.used for s in corpus.mixture.shares if s.source == SAFETY), 0)
     form = f", put as {config.data.safety_form}s" if safety and config.data.safety_form else ""
-    held = ", held to the start token by token" if config.sft.objective == CONSTRAINED else ""
+    held = ", constrained token by token" if config.sft.objective == CONSTRAINED else ""
     return Account(
         summary=f"{config.model.path} after supervised fine-tuning on {len(corpus.training):,} "
         f"rows, {safety:,} safety demonstrations drawn for the mix{form}{held}.",

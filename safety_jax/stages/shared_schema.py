@@ -1,4 +1,4 @@
-"""Kinds of config values, and groups of them, that the tables of several stages have."""
+"""Config values, and groups of them, that the tables of several stages share."""
 
 from collections.abc import Mapping
 
@@ -41,7 +41,7 @@ def in_group(name: str, settings: Mapping[str, Setting]) -> Table:
 
 SPECIAL_TEXT = OneOf(("text", "error", "skip"))
 REASONING = OneOf(("keep", "drop"))
-# How texts are read, in training and in use.
+# How texts are read, in training and in generation.
 READ: Table = {
     "data.special_text": SPECIAL_TEXT,
     "data.enable_thinking": OneOf(("", "true", "false")),

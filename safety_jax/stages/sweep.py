@@ -1,7 +1,7 @@
 """Stage `sweep`: many runs of stage `sft` or `dpo` at once over one base (docs/sweep.md).
 
-runs/NAME/    a run each, as if it had run alone: metrics, checkpoints, export/, card
-sweep.json    what each run changes, and how it ended
+runs/NAME/    one run each, as if it had run alone: metrics, checkpoints, export/, card
+sweep.json    the finished runs: what each changes, its last step, its config
 """
 
 import contextlib
@@ -49,11 +49,11 @@ from safety_jax.training.task import Learning, Loaded
 
 
 def run(config: ConfigDict, folder: str) -> bool:
-    """Trains the runs; called again, it goes on where it stopped. False when asked to stop.
+    """Trains the runs; called again, it continues where it stopped. False if it was asked to stop.
 
     Raises:
-        UserError: anything that the user can put right.
-        DivergenceError: the loss of a run was not finite; the others are finished.
+        UserError: any error that the user can fix.
+        DivergenceError: the loss of a run was not finite; the others continued.
     """
     primary = jax.process_index() == 0
     compilation.keep(config.log.compilation_cache)
@@ -73,7 +73,7 @@ def run(config: ConfigDict, folder: str) -> bool:
         record = SweepRecord(place.path, primary)
         left = [one for one in runs if not record.finished(one)]
         if primary:
-            fit, parts = fits.of(config), FlopParts.of(mesh.shape)
+            fit, parts = fits.chosen(config), FlopParts.of(mesh.shape)
             print(
                 sweep_cost.describe(
                     costs, width, parts, remat=fit.remat, rows=fit.rows_per_microbatch,
@@ -91,14 +91,14 @@ def run(config: ConfigDict, folder: str) -> bool:
         if failed:
             name, error = next(iter(failed.items()))
             more = f"; so did {len(failed) - 1} more" if len(failed) > 1 else ""
-            raise DivergenceError(f"run {name} gave up, the others went on: {error}{more}")
+            raise DivergenceError(f"run {name} stopped, the others continued: {error}{more}")
         done = sum(record.finished(one) for one in runs)
         if primary and done == len(runs):
             print(f"all {done} runs are finished: {place.path / RUNS}", flush=True)
         elif primary:
             print(
                 f"stopped by SIGTERM, all runs saved and {done} of {len(runs)} finished; run the "
-                "same command to go on",
+                "same command to continue",
                 file=sys.stderr,
                 flush=True,
             )
@@ -106,7 +106,7 @@ def run(config: ConfigDict, folder: str) -> bool:
 
 
 def cost(one: SweepRun, mesh: Mesh) -> RunCost:
-    """What a run takes, from its batches."""
+    """The cost of a run, from its batches."""
     task, examples, held_out = one.task, one.task.corpus.training, one.task.corpus.evaluation
     make = functools.partial(make_loader, task, batching=one.settings.batching, mesh=mesh)
     batches = make(examples, steps=one.steps)
@@ -124,11 +124,11 @@ def cost(one: SweepRun, mesh: Mesh) -> RunCost:
     )
 
 
-# ---------------------------------------------------------------------------- the runs together
+# ---------------------------------------------------------------------------- training
 
 
 class Sweep:
-    """Runs in training over one base."""
+    """Trains runs together, over one base."""
 
     def __init__(
         self,
@@ -139,15 +139,15 @@ class Sweep:
         record: SweepRecord,
         costs: Sequence[RunCost],
     ):
-        """Args: costs: of all runs, finished ones too."""
+        """Args: costs: of all runs, including finished ones."""
         self._config, self._method, self._base, self._mesh = config, method, base, mesh
         self._record = record
-        # Batches of all runs have one shape.
+        # Batches of all runs have the same shape.
         self._microbatches = max(one.microbatches for one in costs)
         self._segments = max(one.segments for one in costs)
         self._compiled = compilation.Counter()
         self._optimization = groups.optimization(config)
-        # For its state alone: the learning rate that lanes follow is data.
+        # For its state alone: the learning rates of lanes are data.
         self._optimizer = self._optimization.follow(jnp.float32)
         self._evaluate = jax.jit(self._measured, out_shardings=meshes.sharding(mesh, ()))
         self._open = contextlib.ExitStack()
@@ -159,8 +159,8 @@ class Sweep:
         self._open.close()
 
     def train(self, runs: Sequence[SweepRun]) -> dict[str, DivergenceError]:
-        """Trains them, as many at a time as there are lanes; returns those that gave up."""
-        # Reads the base.
+        """Trains as many runs at a time as there are lanes; returns those that diverged."""
+        # This reads the base.
         first = learners.load_policy(runs[0].config, self._base, self._mesh)
         self._like = Loaded(first.learner, {}, first.frozen)
         self._method.prepare(self._like)
@@ -195,7 +195,7 @@ class Sweep:
     def _advance(
         self, state: steps.State, frozen: Any, batch: Any, used: jax.Array, numbers: Any
     ) -> tuple[steps.State, steps.Parts]:
-        """The step of one run, whose numbers are data."""
+        """The optimizer step of one run, whose numbers are data."""
         return sweep_methods.advance(
             self._learning(numbers), self._optimization, state, frozen, batch, used, numbers
         )
@@ -203,7 +203,7 @@ class Sweep:
     def _measured(
         self, numbers: Any, trainable: Any, frozen: Any, batch: Any, used: jax.Array
     ) -> tuple[steps.Parts, dict[str, jax.Array]]:
-        """Likewise, what its loss says of a batch."""
+        """The evaluation of one run on a batch, its numbers as data."""
         learning = self._learning(numbers)
         return steps.evaluate(
             learning.loss, learning.count, learning.survey, trainable, frozen, batch, used
@@ -249,12 +249,12 @@ class Sweep:
         )
 
     def _evaluator(self, one: SweepRun, learning: Learning) -> Evaluator:
-        """Runs of one rank are measured by one program."""
+        """An evaluator; runs of one rank share its program."""
         del learning
         return functools.partial(self._evaluate, self._constants(one))
 
     def _constants(self, one: SweepRun) -> dict[str, jax.Array]:
-        """The run's numbers that no step changes, on the mesh."""
+        """The run's numbers that do not change from step to step, on the mesh."""
         put = functools.partial(meshes.put, self._mesh, ())
         return {name: put(np.asarray(x, np.float32)) for name, x in self._own(one).items()}
 
@@ -264,7 +264,8 @@ class Sweep:
         return {"scale": scale, **self._method.numbers(one.config)}
 
     def _numbers(self, one: SweepRun) -> lanes.NumbersOf:
-        """Those of each step: the learning rate as the run computes it alone, and what stays."""
+        """The run's numbers by step: the learning rate, as the run alone would have it, and the
+        constants."""
         rate, _ = groups.optimization(one.config).make(one.steps)
         compiled = jax.jit(rate)
         rates = [float(compiled(np.int32(step))) for step in range(one.steps)]

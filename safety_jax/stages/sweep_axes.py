@@ -1,9 +1,9 @@
 """The runs of a sweep: a base config and what each of them changes in it.
 
     sweep.axes = "data.safety_rows=0,100,500 seed=0,1,2"      3 x 3 runs, the last axis fastest
-    sweep.runs = "optim.learning_rate=1e-3 lora.rank=16; seed=7"   and two more, or instead
+    sweep.runs = "optim.learning_rate=1e-3 lora.rank=16; seed=7"   two more runs, or only these
 
-A run is named after what it changes, `safety_rows100_seed1`, and is a whole config of its own.
+A run is named after its changes, `safety_rows100_seed1`, and has a whole config.
 """
 
 import ast
@@ -18,9 +18,8 @@ from ml_collections import ConfigDict
 from safety_jax.base.errors import ConfigError
 from safety_jax.stages import checks
 
-# What runs of one program may differ in: data, how long and how fast they learn, how wide their
-# adapters are, numbers of the objective. All else decides what the program computes, or how its
-# batches are laid out.
+# The keys in which runs of one program may differ: data, length, learning rate, width of adapters,
+# numbers of the objective. All others decide what the program computes, or the shape of batches.
 _SHARED = (
     "seed",
     "data.train",
@@ -63,10 +62,10 @@ def variants(config: ConfigDict, complete: bool = True) -> list[Variant]:
     """All runs of a sweep, in order.
 
     Args:
-        complete: nothing may be missing from their configs.
+        complete: see `checks.problems`.
 
     Raises:
-        ConfigError: a key that may not differ, a value that does not fit, or two runs alike.
+        ConfigError: a key that may not differ, a value that does not fit, or two equal runs.
     """
     axes = [_axis(config, text) for text in config.sweep.axes.split()]
     keys = [axis[0][0] for axis in axes]
@@ -86,16 +85,16 @@ def variants(config: ConfigDict, complete: bool = True) -> list[Variant]:
     names: set[str] = set()
     configs: dict[str, str] = {}
     for one in made:
-        # Two seeds' worth of one run would count twice wherever runs are compared.
+        # Comparisons would count a repeated run as two.
         same = configs.setdefault(one.config.to_json_best_effort(sort_keys=True), one.name)
         if same != one.name:
             raise ConfigError(
-                f"sweep: the runs {same} and {one.name} have one config; expected each once"
+                f"sweep: the runs {same} and {one.name} have the same config; expected each once"
             )
         if one.name in names:
             raise ConfigError(
-                f"sweep: two runs are {one.name}; expected each once, and values with different "
-                "names: the last part of a path, with its options, is the name"
+                f"sweep: two runs are called {one.name}; expected each once, and different names "
+                "for different values: a path is named by its last part, with its options"
             )
         names.add(one.name)
     return made
@@ -108,7 +107,7 @@ def _axis(config: ConfigDict, text: str) -> list[tuple[str, Any]]:
         raise ConfigError(f"sweep.axes {text!r}: expected KEY=VALUE,VALUE,... KEY=...")
     found = [(key, _value(config, key, one)) for one in values.split(",")]
     if len({str(value) for _, value in found}) < len(found):
-        raise ConfigError(f"sweep.axes {text!r} has a value twice; remove one")
+        raise ConfigError(f"sweep.axes {text!r} repeats a value; remove one")
     return found
 
 
@@ -148,10 +147,10 @@ def _value(config: ConfigDict, key: str, text: str) -> Any:
 
 
 def _whole(text: str) -> int:
-    """`500`, `1_000` or `1e3`.
+    """The value of `500`, `1_000` or `1e3`.
 
     Raises:
-        ValueError, SyntaxError: no number, or none that is whole.
+        ValueError, SyntaxError: this is no whole number.
     """
     number = ast.literal_eval(text.lstrip("+"))
     if isinstance(number, bool) or not isinstance(number, int | float) or number != int(number):
@@ -181,12 +180,13 @@ def _variant(config: ConfigDict, changes: Mapping[str, Any], complete: bool) -> 
     checks.check(own, f"sweep run {name}", complete=complete)
     if own.stage == "dpo" and own.dpo.objective == "weighted_door":
         raise ConfigError(
-            f"sweep run {name}: dpo.objective is weighted_door, which runs of a sweep cannot have; "
+            f"sweep run {name}: dpo.objective is weighted_door, which a sweep does not support; "
             "expected another objective, or single runs of stage dpo"
         )
     if own.lora.rank == 0:
         raise ConfigError(
-            f"sweep run {name}: lora.rank is 0; expected a rank above 0: runs share the base"
+            f"sweep run {name}: lora.rank is 0; expected a rank above 0, because runs share the "
+            "base"
         )
     return Variant(name, dict(changes), own.lock())
 

@@ -1,4 +1,4 @@
-"""What a sweep will cost, told before any weight is read."""
+"""What a sweep will cost, printed before weights are read."""
 
 import dataclasses
 import heapq
@@ -12,13 +12,13 @@ SHOWN = 12  # runs that are listed; the others are counted
 
 @dataclasses.dataclass(frozen=True)
 class RunCost:
-    """What one run takes.
+    """The cost of one run.
 
     Attributes:
-        tokens: real ones, of all its steps.
-        flops: of the model, see `metrics`.
+        tokens: of all its steps, without padding.
+        flops: model FLOPs, see `metrics`.
         microbatches: of its fullest step.
-        segments: examples of its fullest row, held out ones too.
+        segments: examples in its fullest row, including held-out ones.
     """
 
     name: str
@@ -32,8 +32,8 @@ class RunCost:
 
 
 def program_steps(steps: Sequence[int], lanes: int) -> int:
-    """Steps of the program until runs of these lengths have ended, begun in this order, each in the
-    lane that is free first: (4, 3, 2) in two lanes take 5."""
+    """Steps of the program for runs of these lengths, started in this order, each in the first free
+    lane: (4, 3, 2) in two lanes take 5."""
     ends = [0] * lanes
     for taken in steps:
         heapq.heapreplace(ends, ends[0] + taken)
@@ -43,10 +43,10 @@ def program_steps(steps: Sequence[int], lanes: int) -> int:
 def describe(
     costs: Sequence[RunCost], lanes: int, parts: FlopParts, *, remat: str, rows: int, tokens: int
 ) -> str:
-    """The table of the runs, and what they take together.
+    """The table of the runs, and their total cost.
 
     Args:
-        costs: in the order in which the runs begin.
+        costs: in the order in which the runs start.
         rows, tokens: of a microbatch of one run, and of a row.
     """
     width = max(len("run"), *(len(one.name) for one in costs[:SHOWN]))
@@ -74,6 +74,7 @@ def _together(
         f"{len(costs)} runs, {lanes} at a time: {alone:,} steps in {together:,} of the program, "
         f"{sum(one.tokens for one in costs):,} tokens, {sum(one.flops for one in costs):.1e} FLOPs",
         f"memory of a device by formula: the base {base / GIB:.2f} GiB, held once; adapters with "
-        f"their moments {(held.held(parts) - base) / GIB:.2f} GiB; {working / GIB:.2f} GiB at work",
-        f"the base is read {together:,} times for each microbatch of a step instead of {alone:,}",
+        f"their moments {(held.held(parts) - base) / GIB:.2f} GiB; temporaries "
+        f"{working / GIB:.2f} GiB",
+        f"each microbatch of a step reads the base {together:,} times instead of {alone:,}",
     ]

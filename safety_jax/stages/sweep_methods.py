@@ -1,7 +1,7 @@
-"""What runs of a sweep may be: the stages whose runs one program can train (docs/sweep.md).
+"""The methods of a sweep: the stages whose runs one program can train (docs/sweep.md).
 
-A method says which keys may differ, makes the tasks, and gives the loss of the program, in which
-all that runs differ in is data. Of each run alone remain its examples and what is said of them.
+A method makes the tasks of the runs and the loss of the program, in which everything that differs
+between runs is data.
 """
 
 import dataclasses
@@ -36,27 +36,27 @@ class SweepMethod(Protocol):
 
     Attributes:
         tasks: of the runs, in their order.
-        remarks: lines on what is computed beside the steps.
+        remarks: messages about what is computed before the steps.
     """
 
     tasks: list[Task]
     remarks: list[str]
 
     def numbers(self, config: ConfigDict) -> dict[str, float]:
-        """What the program is given of a run."""
+        """The numbers of a run that the program takes as data."""
         ...
 
     def learning(self, loaded: Loaded, numbers: Numbers) -> Learning:
-        """How all of them learn; the numbers are data of a compiled step."""
+        """The loss of any run, with its numbers as data of the compiled step."""
         ...
 
     def prepare(self, loaded: Loaded) -> None:
-        """Computes what all runs need of the base, once it is read."""
+        """Computes what all runs need from the base, once it is read."""
         ...
 
 
 class SftRuns:
-    """Answers learned as they stand. Rows begin with what the rows of all runs have in common."""
+    """Runs of stage `sft`. Rows share the prefix that is common to the examples of all runs."""
 
     def __init__(self, config: ConfigDict, runs: Sequence[Variant], base: groups.Base, mesh: Mesh):
         self._mesh = mesh
@@ -79,11 +79,11 @@ class SftRuns:
 
 
 class DpoRuns:
-    """Pairs, against one reference: the base.
+    """Runs of stage `dpo`, all with the base as their reference.
 
-    Whether both answers of a pair share a row is decided for the pairs of all runs together, and
-    what the reference says of a pair is computed once, whichever runs have it. Objectives that runs
-    differ in are all computed from a pair's log-probabilities, and one of them is taken.
+    Whether both answers of a pair share a row is decided for all runs together, and the reference
+    scores each pair once, however many runs have it. If runs have different objectives, a switch
+    takes the one of the run.
     """
 
     def __init__(self, config: ConfigDict, runs: Sequence[Variant], base: groups.Base, mesh: Mesh):
@@ -137,13 +137,13 @@ class DpoRuns:
 
 
 def _pool(tasks: Sequence[Task]) -> ExamplePool:
-    """What any of them learns from or is measured on."""
+    """The examples that any of the tasks trains on or evaluates."""
     parts = [part for task in tasks for part in (task.corpus.training, task.corpus.evaluation)]
     return ExamplePool.of([part for part in parts if part is not None])
 
 
 def scaled(loaded: Loaded, numbers: Numbers) -> Loaded:
-    """The model with the scale of a run's adapter, which is data."""
+    """The model with the scale of a run's adapter as data."""
     learner = dataclasses.replace(loaded.learner, scale=numbers["scale"])
     return dataclasses.replace(loaded, learner=learner)
 
@@ -157,7 +157,7 @@ def advance(
     used: jax.Array,
     numbers: Numbers,
 ) -> tuple[steps.State, steps.Parts]:
-    """The step of one run, see `steps.make`; its learning rate is one of the numbers."""
+    """The optimizer step of one run, see `steps.make`; its learning rate is one of the numbers."""
     rate = lambda _: numbers["learning_rate"]  # noqa: E731
     return steps.advance(
         learning.loss, learning.count, optimization.follow(rate), rate, learning.survey,
@@ -166,17 +166,17 @@ def advance(
 
 
 def objective_numbers(group: ConfigDict, names: Sequence[str]) -> dict[str, float]:
-    """The objective that the config's `dpo` group names, as numbers.
+    """The objective of the config's `dpo` group, as numbers.
 
     Args:
-        names: of all objectives, the choice among which is a number.
+        names: of the objectives of all runs; the index of this one is a number.
     """
     numbers = {name: group[name] for name in ("beta", "smoothing", "margin", "nll_weight")}
     return {"objective": float(names.index(group.objective)), **numbers}
 
 
 def shared_objective(names: Sequence[str], numbers: Numbers) -> PairObjective:
-    """One of these objectives, as `objective_numbers` says; its loss alone means something."""
+    """The objective that `objective_numbers` chose; its loss is valid, its metrics are not."""
     own = {name: numbers[name] for name in ("beta", "smoothing", "margin")}
     each = [dpo_task.pair_loss(name, **own) for name in names]
     chosen = numbers["objective"].astype(jnp.int32)

@@ -1,4 +1,4 @@
-"""`sweep.json`: the runs of a sweep that are finished, for those who go on from them.
+"""`sweep.json`: the finished runs of a sweep, for the stages that read them.
 
 {"safety_rows100_seed1": {"changes": {"data.safety_rows": 100, "seed": 1}, "step": 48,
                           "export": "runs/safety_rows100_seed1/export", "config": {...}}, ...}
@@ -21,12 +21,12 @@ from safety_jax.training.settings import Settings
 from safety_jax.training.task import Task
 
 RUNS, RECORD = "runs", "sweep.json"
-_ADVICE = "remove it, and every run looks for itself whether it is finished"
+_ADVICE = "remove it: every run then checks by itself whether it is finished"
 
 
 @dataclasses.dataclass(frozen=True)
 class SweepRun:
-    """A run before any weight is read."""
+    """A run before weights are read."""
 
     variant: Variant
     task: Task
@@ -51,11 +51,11 @@ class SweepRun:
 
 @dataclasses.dataclass(frozen=True)
 class FinishedRun:
-    """A run as `sweep.json` has it.
+    """A finished run, as in `sweep.json`.
 
     Attributes:
-        changes: key of the config to its value in this run.
-        config: its whole config, as it was when it finished.
+        changes: the config keys that it changes, with their values.
+        config: its whole config when it finished.
         export: the folder of its adapters.
     """
 
@@ -70,14 +70,14 @@ class FinishedRun:
 
 
 class SweepRecord:
-    """The record of a sweep in training, and where its runs lie.
+    """The record of a sweep in training, and the folders of its runs.
 
     Raises:
         ConfigError: the file is damaged.
     """
 
     def __init__(self, path: Path, primary: bool):
-        """Args: primary: this process writes."""
+        """Args: primary: whether this process writes."""
         self._path, self.primary = path, primary
         self._runs = hosts.first_says(lambda: _read(path))
 
@@ -85,10 +85,10 @@ class SweepRecord:
         return self._path / RUNS / name
 
     def finished(self, one: SweepRun) -> bool:
-        """Whether the run came to its end with this config.
+        """Whether the run finished with this config.
 
         Raises:
-            ConfigError: it did, with other contents behind the same names.
+            ConfigError: it did, but the files it read have changed since.
         """
         known, folder = self._runs.get(one.name), self.folder(one.name)
         here = config_record.recorded(one.config)
@@ -103,12 +103,12 @@ class SweepRecord:
         return True
 
     def saved_step(self, name: str) -> int:
-        """The last step of a run of which there is a checkpoint."""
+        """The step of a run's last checkpoint; 0 without one."""
         names = [path.name for path in (self.folder(name) / "checkpoints").glob("*")]
         return max((int(step) for step in names if step.isdigit()), default=0)
 
     def add(self, one: SweepRun, step: int) -> None:
-        """Notes that a run is finished, and says so."""
+        """Records that a run is finished, and prints it."""
         self._runs[one.name] = {
             "changes": one.variant.changes,
             "step": step,
@@ -153,8 +153,8 @@ def spread(models: Mapping[str, str]) -> dict[str, str]:
             spread_out = {f"{name}.{one.name}": f"{one.export}{asked}" for one in read(folder)}
         if both := found.keys() & spread_out.keys():
             raise ConfigError(
-                f"two models are called {min(both)!r}, one of them a run of a sweep; give the "
-                "other, or the sweep, another name"
+                f"two models are called {min(both)!r}, one of them a run of a sweep; rename the "
+                "other, or the sweep"
             )
         found |= spread_out
     return found

@@ -1,15 +1,15 @@
-"""Stage `tamper`: how many steps of training on some rows undo what a model refuses.
+"""Stage `tamper`: how many steps of fine-tuning on a few rows undo a model's safety.
 
 LoRA trains every model on the first rows of a harmful file, and of an ordinary one. After each of
 the listed steps the model answers unsafe and safe prompts, and judges score the answers.
 
-    responses/MODEL ROWS STEP/SET.jsonl    every answer; a killed run goes on from here
-    judgements/...                         every score, likewise
-    tampering/.../checkpoints              weights between two listed steps
-    results.json, plots/success.png, README.md    what it all comes to
+    responses/MODEL ROWS STEP/SET.jsonl    every answer; a killed run resumes from these
+    judgements/...                         every score
+    tampering/.../checkpoints              weights from which the next listed step continues
+    results.json, plots/success.png, README.md    the results
 
-Weights are removed when the answers to the last listed step are there, unless
-`tamper.keep_weights`: then `tampering/.../export` holds them.
+Weights are removed after the last listed step has been answered; with `tamper.keep_weights`,
+`tampering/.../export` holds them.
 """
 
 import dataclasses
@@ -42,11 +42,11 @@ Answers = dict[tuple[str, str, int], dict[str, list[Response]]]
 
 
 def run(config: ConfigDict, folder: str) -> bool:
-    """Runs the stage; called again, it goes on where it stopped. False when it was asked to stop
+    """Runs the stage; called again, it continues where it stopped. False if it was asked to stop
     before its end.
 
     Raises:
-        UserError: anything that the user can put right.
+        UserError: any error that the user can fix.
     """
     primary = jax.process_index() == 0
     compilation.keep(config.log.compilation_cache)
@@ -61,7 +61,7 @@ def run(config: ConfigDict, folder: str) -> bool:
         if primary:
             print(plan.describe(), flush=True)
             for line in changed:
-                print(f"note: changed since the last start, so made anew: {line}", flush=True)
+                print(f"note: changed since the last start, so made again: {line}", flush=True)
         answers: Answers = {}
         for name in plan.opened:
             weights = TamperedWeights(config, place, plan.opened[name], mesh, compiled)
@@ -85,12 +85,13 @@ def answer(
     answers: Answers,
     primary: bool,
 ) -> bool:
-    """A model's answers after every listed step of every tampering; False when asked to stop."""
+    """Adds a model's answers after every listed step of every tampering to `answers`; False if
+    asked to stop."""
     for one in plan.tamperings[name]:
         for step in plan.steps:
             kept = open_answers(config, place, plan, name, one, step, primary)
             for file in kept.values():
-                hosts.check_shared(file.done, file.path)  # whether to train is decided by it
+                hosts.check_shared(file.done, file.path)  # it decides whether to train
             if any(kept[of.name].done < len(of.items) for of in plan.sets):
                 model = weights.after(one, step)
                 if model is None:
@@ -113,7 +114,7 @@ def answer(
 
 
 def key_of(name: str, one: Tampering, step: int) -> str:
-    """What a model after some steps is called; before the first, all tamperings have one."""
+    """The name of a model after some steps; at step 0 all tamperings are the same model."""
     return f"{name} {one.name} step {step}" if step else f"{name} step 0"
 
 
@@ -126,7 +127,7 @@ def open_answers(
     step: int,
     primary: bool,
 ) -> dict[str, responses.Responses]:
-    """By set, the file of answers, with those that are there."""
+    """The files of answers, by set."""
     found = {}
     for of in plan.sets:
         protocol = plan.asked[name][of.name].protocol
@@ -165,7 +166,7 @@ def judge(
     )
 
 
-# ---------------------------------------------------------------------------- what it comes to
+# ---------------------------------------------------------------------------- results
 
 
 def measure(
@@ -174,7 +175,7 @@ def measure(
     answers: Answers,
     scores: Mapping[tuple[str, str], Mapping[str, list[Score]]],
 ) -> list[TamperedCurve]:
-    """A curve of every model and tampering."""
+    """A curve for every model and tampering."""
     found = []
     for name, several in plan.tamperings.items():
         for one in several:
@@ -219,8 +220,7 @@ def block_of(
 def write(
     config: ConfigDict, place: workdir.Workdir, plan: TamperPlan, curves: Sequence[TamperedCurve]
 ) -> str:
-    """Writes the results, their plot and their page; returns the table, for the person who
-    watches."""
+    """Writes the results, their plot and their page; returns the table."""
     facts = {
         "judge": config.tamper.unsafe_by,
         "protocol": plan.planned[config.tamper.unsafe_by].card.protocol(),

@@ -1,5 +1,4 @@
-"""What a run of stage `tamper` is going to do: everything that can be wrong is looked at here,
-before weights are read."""
+"""The plan of a run of stage `tamper`: reads and checks everything but weights."""
 
 import dataclasses
 import json
@@ -23,17 +22,17 @@ from safety_jax.training import identity
 from safety_jax.training.footprint import TrainedModel
 
 HARMFUL, BENIGN = "harmful", "benign"
-_STREAM = 7300  # of the permutation that rows are drawn by
+_STREAM = 7300  # of the permutation of rows
 
 
 @dataclasses.dataclass(frozen=True)
 class Tampering:
-    """Rows that a model is trained on.
+    """The rows of one fine-tuning.
 
     Attributes:
         data: HARMFUL or BENIGN.
-        rows: how many were asked for; rows that are too long are none of the examples.
-        sha256: of all that the weights after a step depend on.
+        rows: the requested number; `examples` leaves out rows that are too long.
+        sha256: of everything that the weights after a step depend on.
     """
 
     data: str
@@ -48,12 +47,12 @@ class Tampering:
 
 @dataclasses.dataclass(frozen=True)
 class TamperPlan:
-    """Everything that was looked at before weights are read.
+    """Everything that is known before weights are read.
 
     Attributes:
-        tamperings: by model, whose tokenizer has read the rows.
-        steps: after which the models answer, from 0.
-        files: hashes of what rows were read from.
+        tamperings: by model, encoded by its tokenizer.
+        steps: the steps after which the models answer, from 0.
+        files: hashes of the sources of rows.
     """
 
     opened: Mapping[str, ModelFolder]
@@ -66,7 +65,8 @@ class TamperPlan:
     left_out: Sequence[str]
 
     def identity(self) -> dict[str, str]:
-        """Hashes of what is read; answers and scores are kept by it, so that it may change."""
+        """Hashes of what is read. They may change between starts: answers and scores made under
+        others are not reused."""
         found = dict(self.files)
         for name, one in self.opened.items():
             found[f"tamper.models {name}"] = one.weights_sha256
@@ -78,7 +78,7 @@ class TamperPlan:
         }
 
     def describe(self) -> str:
-        """For people: who is trained on what, who is asked what, and who judges."""
+        """A message to the user: models, rows, steps, sets and judges."""
         ways = ", ".join(one.name for one in next(iter(self.tamperings.values())))
         lines = [
             f"{len(self.opened)} models: {', '.join(self.opened)}; each on {ways} rows",
@@ -94,7 +94,7 @@ def make_plan(config: ConfigDict, mesh: Mesh) -> TamperPlan:
     """Opens models and judges, reads sets and rows.
 
     Raises:
-        ConfigError, DataError, CheckpointError: whatever cannot be used.
+        ConfigError, DataError, CheckpointError: any of them cannot be used.
     """
     group = config.tamper
     models = evaluate_plan.named(group.models, "tamper.models")
@@ -103,8 +103,8 @@ def make_plan(config: ConfigDict, mesh: Mesh) -> TamperPlan:
     sets = reading.read_sets(tuple(group.sets), group.data, "tamper.sets", config.seed)
     others = [of.name for of in sets if of.kind not in (UNSAFE, SAFE) or of.attack]
     if others or not any(of.kind == UNSAFE for of in sets):
-        what = f"{others[0]} is neither" if others else "there is no unsafe one"
-        # Answers to all unsafe sets are one share, and no prompt may count twice in it.
+        what = f"{others[0]} is neither" if others else "none is unsafe"
+        # The answers to all unsafe sets make one share, in which no prompt may count twice.
         raise ConfigError(
             f"tamper.sets: {what}; expected sets of the kinds unsafe and safe, without attack= and "
             "turns="
@@ -128,15 +128,16 @@ def make_plan(config: ConfigDict, mesh: Mesh) -> TamperPlan:
 
 
 def check_trains(config: ConfigDict, opened: ModelFolder) -> None:
-    """Raises a ConfigError where a model cannot be tampered with as the config says."""
+    """Raises a ConfigError if a model cannot be fine-tuned as the config says."""
     trained(config, opened.config)  # the adapters fit
     if opened.adapter is None:
         return
     kernels = groups.held_kernels(config, opened.folder)
     if kernels != quantised.STORED:
         raise ConfigError(
-            f"{opened.path} is an adapter on a base in {kernels}, which cannot take it up; set "
-            f"model.base={quantised.STORED} on a base that is not quantised, or give a merged model"
+            f"{opened.path} is an adapter on a base in {kernels}, into which it cannot be merged; "
+            f"set model.base={quantised.STORED} on a base that is not quantised, or give a merged "
+            "model"
         )
 
 
@@ -144,7 +145,7 @@ def plan_judges(config: ConfigDict, mesh: Mesh) -> dict[str, PlannedJudge]:
     """The judges, `tamper.unsafe_by` among them.
 
     Raises:
-        ConfigError: it is not there, or does not divide safe from unsafe.
+        ConfigError: it is not among the judges, or has no threshold.
     """
     group = config.tamper
     rows = config.score.judges.to_dict() | registry.named(tuple(group.judges))
@@ -162,11 +163,11 @@ Rows = list[tuple[str, int, list[records.Record]]]
 
 
 def read_rows(config: ConfigDict) -> tuple[Rows, dict[str, str]]:
-    """The rows of each tampering with their kind, and hashes of their files. However many rows are
-    asked for, they are the first of one order: the first 10 of 50 are those of 10.
+    """The rows of each tampering with their kind, and hashes of their files. All numbers of rows
+    are prefixes of one order: 10 rows are the first 10 of 50.
 
     Raises:
-        ConfigError: there are fewer rows than asked for.
+        ConfigError: there are fewer rows than requested.
     """
     found: Rows = []
     hashes: dict[str, str] = {}
@@ -183,8 +184,8 @@ def read_rows(config: ConfigDict) -> tuple[Rows, dict[str, str]]:
         if len(pool) < max(wanted):
             option = "tamper.rows" if data == HARMFUL else "tamper.benign_rows"
             raise ConfigError(
-                f"{key} has {len(pool)} rows that can be used, and {option} asks for "
-                f"{max(wanted)}; expected no fewer, add sources or lower it"
+                f"{key} has {len(pool)} usable rows, but {option} needs {max(wanted)}; add sources "
+                f"or lower {option}"
             )
         order = permutation(len(pool), seed=config.seed, stream=_STREAM)
         found += [(data, count, [pool[i] for i in order[:count]]) for count in wanted]
@@ -194,7 +195,7 @@ def read_rows(config: ConfigDict) -> tuple[Rows, dict[str, str]]:
 
 
 def plan_rows(config: ConfigDict, opened: ModelFolder, rows: Rows) -> list[Tampering]:
-    """Rows as a model reads them."""
+    """The tamperings, encoded for a model."""
     base = groups.Base(
         opened.folder, opened.config, opened.tokenizer, groups.held_kernels(config, opened.folder)
     )

@@ -1,7 +1,7 @@
-"""A model's weights after some steps of tampering: stage `sft`'s step, on a few rows.
+"""A model's weights after some steps of tampering: fine-tuning as in stage `sft`, on a few rows.
 
 Tamperings of a model share one compiled step, as rounds of RAFT do: their batches have one shape,
-and the learning rate does not depend on how long they are.
+and the learning rate does not depend on their number of steps.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ _SHOWN = 8  # digits of a tampering's hash in the name of its folder
 
 
 class TamperedWeights:
-    """Trains a model as somebody who tampers with it, from listed step to listed step."""
+    """Fine-tunes a model on the rows of a tampering, from listed step to listed step."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class TamperedWeights:
         self._made: tuple[steps.State, Any, Callable[..., Any]] | None = None
 
     def after(self, one: Tampering, step: int) -> Model | None:
-        """The model after `step` steps; None when asked to stop before."""
+        """The model after `step` steps; None if asked to stop before."""
         adapters = None
         if step:
             trainable = self._train(one, step)
@@ -81,27 +81,27 @@ class TamperedWeights:
         )
 
     def finish(self, one: Tampering, last: int, *, keep: bool) -> bool:
-        """Removes a tampering's checkpoints, and exports its last weights if they are to be kept;
-        False when asked to stop before."""
+        """Removes a tampering's checkpoints, and exports its last weights if `keep`; False if asked
+        to stop before."""
         path = self._path(one)
         target, checkpoints = path / "export", path / "checkpoints"
         if keep and not hosts.first_says(target.exists):  # all train, or none does
             trainable = self._train(one, last)
             if trainable is None:
                 return False
-            # An adapter names a base in a folder; one that was tuned by adapters is in none.
+            # An adapter names the folder of its base; a base with a merged adapter has none.
             learner = self._policy
             write = learner.export if self._opened.adapter is None else learner.export_merged
             write(target, trainable, self._frozen, "float32")
         if jax.process_index() == 0:
-            # Checkpoints go last: while they are there, a kill may have come before the tokenizer.
+            # Remove checkpoints last: as long as they exist, the tokenizer may not be copied yet.
             if keep and checkpoints.exists():
                 tokenizer_files.copy(self._opened.tokenizer_folders, target, ())
             shutil.rmtree(checkpoints, ignore_errors=True)
         return True
 
     def release(self) -> None:
-        """Frees the weights, before the next model's are read."""
+        """Frees the weights."""
         for name in ("_frozen", "_start"):
             if name in self.__dict__:  # it was read
                 answering.release(self.__dict__.pop(name))
@@ -109,8 +109,8 @@ class TamperedWeights:
     # ------------------------------------------------------------------------ training
 
     def _train(self, one: Tampering, step: int) -> trees.Tree | None:
-        """The adapters after `step` steps, trained from the last listed step on; None when asked
-        to stop."""
+        """The adapters after `step` steps, trained on from the last checkpoint; None if asked to
+        stop."""
         path = self._path(one)
         path.mkdir(parents=True, exist_ok=True)
         self._forget_later(path, step)
@@ -130,13 +130,13 @@ class TamperedWeights:
 
     @staticmethod
     def _forget_later(path: Path, step: int) -> None:
-        """Removes checkpoints beyond a step: the user may have listed an earlier one since. No host
-        goes on before they are gone."""
+        """Removes checkpoints beyond a step, which may have been added to the list since. No host
+        continues before they are gone."""
         folder = path / "checkpoints"
         if not hosts.first_says(folder.exists):
             return
         with contextlib.closing(Checkpoints(folder, 1, "loss", highest=False)) as saved:
-            latest = saved.latest() or 0  # hosts tell one another
+            latest = saved.latest() or 0  # the same on every host
         if latest > step:
             hosts.first_says(lambda: shutil.rmtree(folder))
 
@@ -148,7 +148,7 @@ class TamperedWeights:
             model=trained(self._config, self._opened.config),
             about_model="",
             flops_per_example=None,
-            # What is trained is given away to the first step.
+            # The first step donates the trainable buffers.
             load=lambda: Loaded(self._policy, jax.tree.map(jnp.copy, self._start), self._frozen),
             learn=lambda loaded: likelihood.learning(loaded.learner, loaded.frozen, self._mesh),
             account=lambda _: Account("", (), ()),
@@ -170,7 +170,7 @@ class TamperedWeights:
             ),
             budget=Budget(max_steps=step, max_flops=0.0, epochs=0.0),
             optimization=groups.optimization(config),
-            # The last step of a stretch is saved, whatever its number.
+            # Save the last step, whatever its number.
             saving=Saving(step, 1, "eval/loss", "lowest", "last"),
             logging=Logging(1, step, tensorboard=False, wandb=False),
         )
@@ -187,7 +187,7 @@ class TamperedWeights:
 
     @functools.cached_property
     def _frozen(self) -> trees.Tree:
-        """The model's weights, its own adapter added."""
+        """The model's weights, with its own adapter merged."""
         dtype = float_type("model.parameter_dtype", self._config.model.parameter_dtype)
         model = self._opened.load(dtype)
         if model.adapters is None:

@@ -1,6 +1,6 @@
-"""How much each token of chosen answers counts by a proxy: a model that DPO trained from the
-reference (W-DOOR, see `losses.token_weights`). Its log-probabilities are kept on disk as the
-reference's are."""
+"""Weights of the tokens of chosen answers by a proxy: a model that DPO trained from the reference
+(W-DOOR, see `losses.token_weights`). Its log-probabilities are cached on disk like the
+reference's."""
 
 import dataclasses
 import functools
@@ -25,18 +25,18 @@ from safety_jax.training.policy import Policy
 from safety_jax.training.pooling import ExamplePool
 from safety_jax.training.task import Loaded
 
-INVERSE = "inverse"  # dpo.token_weights: what the proxy made more likely weighs less
+INVERSE = "inverse"  # dpo.token_weights: tokens that the proxy made more likely weigh less
 
 
 class TokenWeights:
     """The weights of the tokens of all pairs of a run."""
 
     def __init__(self, config: ConfigDict, mesh: Mesh, base: groups.Base, parts: Sequence[Pairs]):
-        """Looks at everything that can be wrong with the proxy, and reads no weights.
+        """Checks the proxy; reads no weights.
 
         Args:
             base: of the run.
-            parts: its pairs, to train on and held out.
+            parts: its training and its held-out pairs.
 
         Raises:
             ConfigError, CheckpointError: the proxy is missing or cannot be used.
@@ -44,7 +44,7 @@ class TokenWeights:
         path = config.dpo.proxy
         if not path:
             raise ConfigError(
-                "dpo.objective weighted_door weighs tokens by a model that DPO trained from the "
+                "dpo.objective weighted_door weights tokens by a model that DPO trained from the "
                 "same start, but dpo.proxy is empty; expected its folder, such as runs/dpo/export"
             )
         self._config, self._mesh = config, mesh
@@ -57,14 +57,14 @@ class TokenWeights:
         self._pool = ExamplePool.of(parts)
         self._values: TokenValues | None = None
 
-    def of(
+    def make(
         self, loaded: Loaded[Policy], say: Callable[[str], None]
     ) -> Callable[[Pairs, TokenValues], TokenValues]:
-        """The weights as a function of pairs and of what the reference says of them.
+        """The weights, as a function of pairs and their log-probabilities under the reference.
 
         Args:
             loaded: the run's model.
-            say: shows a line to the person who watches.
+            say: shows a line to the user.
         """
         group = self._config.dpo
         temperature = -group.temperature if group.token_weights == INVERSE else group.temperature
@@ -78,15 +78,15 @@ class TokenWeights:
                     losses.token_weights(ours, theirs, temperature=temperature)
                     for ours, theirs in zip(proxy, known, strict=True)
                 )
-            of_chosen = found[0][pairs.chosen.mask]
-            if not np.isfinite(of_chosen).all():
+            chosen = found[0][pairs.chosen.mask]
+            if not np.isfinite(chosen).all():
                 raise ConfigError(
-                    f"dpo.temperature {group.temperature:g}: by {group.proxy}, the weight of a "
-                    "token is no finite number; expected a larger temperature"
+                    f"dpo.temperature {group.temperature:g}: a token's weight by {group.proxy} is "
+                    "not finite; expected a larger temperature"
                 )
-            low, middle, high = np.quantile(of_chosen, (0.05, 0.5, 0.95))
+            low, middle, high = np.quantile(chosen, (0.05, 0.5, 0.95))
             say(
-                f"weights of the {len(of_chosen):,} tokens of {len(pairs):,} chosen answers by "
+                f"weights of the {len(chosen):,} tokens of {len(pairs):,} chosen answers by "
                 f"{group.proxy}: median {middle:.3g}, nine in ten from {low:.3g} to {high:.3g}"
             )
             return found
@@ -94,8 +94,8 @@ class TokenWeights:
         return weigh
 
     def _scored(self, loaded: Loaded[Policy]) -> TokenValues:
-        """The proxy's log-probability of every token of the pool, from disk or computed; the proxy
-        is let go then."""
+        """The proxy's log-probability of every token of the pool, from disk or computed; the
+        proxy's weights are not kept."""
         config, opened, learner = self._config, self._opened, loaded.learner
         share = learners.share(config, opened.config)
         compiled = reference.make_score(_Finished(learner.chunk_tokens), self._mesh)
@@ -117,7 +117,7 @@ class TokenWeights:
             references.cache(config.dpo, facts),
             self._pool,
             references.shards(config, self._pool, self._mesh, share),
-            lambda start, frozen, tokens: compiled(start, proxy(), tokens),  # only if it is needed
+            lambda start, frozen, tokens: compiled(start, proxy(), tokens),  # loads it if needed
             None,
             {},
             self._mesh,
@@ -127,7 +127,7 @@ class TokenWeights:
 
 @dataclasses.dataclass(frozen=True)
 class _Finished:
-    """A finished model as the reference is scored."""
+    """Scores a finished model with `reference.make_score`; `frozen` is the model."""
 
     chunk_tokens: int
 

@@ -1,7 +1,7 @@
-"""Every training stage from config to exported folder: `sft`, `dpo`, `kto`, `orpo` and `reward`.
+"""Training stages from config to exported folder: `sft`, `dpo`, `kto`, `orpo` and `reward`.
 
-A stage file makes the `Task` of its method from a config, and says nothing else. What all of them
-do alike stands here and, below the config, in `training/run.py`.
+Each stage file only makes the `Task` of its method from a config. Their common part is here and,
+below the config, in `training/run.py`.
 """
 
 import dataclasses
@@ -29,14 +29,13 @@ MakeTask = Callable[[ConfigDict, Mesh], Task]
 
 
 def run(config: ConfigDict, folder: str, make_task: MakeTask) -> bool:
-    """Runs a training stage; called again, it goes on where it stopped. False when asked to stop.
+    """Runs a training stage; called again, it continues where it stopped. False if asked to stop.
 
     Args:
-        make_task: reads the data, and everything of the model but its weights, so that whatever
-            can be wrong is found before they are read.
+        make_task: reads and checks the data, and everything of the model but its weights.
 
     Raises:
-        UserError: anything that the user can put right.
+        UserError: any error that the user can fix.
     """
     began = time.perf_counter()
     primary = jax.process_index() == 0
@@ -68,10 +67,10 @@ def run(config: ConfigDict, folder: str, make_task: MakeTask) -> bool:
 def hand_back(
     config: ConfigDict, task: Task, fitted: Fitted, place: workdir.Workdir, began: float
 ) -> None:
-    """What a finished run leaves: the exported folder, plots, the model card.
+    """Writes the results of a finished run: the exported folder, plots, the model card.
 
     Args:
-        began: when this start did, by `time.perf_counter`.
+        began: `time.perf_counter()` when this process started the run.
     """
     results.export(config, task, fitted, place)
     if jax.process_index() == 0:
@@ -84,7 +83,7 @@ def identity(config: ConfigDict, task: Task) -> dict[str, str]:
     """Hashes of what the run reads: its rows as token ids, its base, its adapter."""
     corpus = task.corpus
     found = {f"data.train {name}": sha256 for name, sha256 in corpus.files.items()}
-    # Tokens say the rest: other sources, template, and how rows are read.
+    # The tokens cover the rest: other sources, the template, and how rows are read.
     found["tokens to train on"] = fingerprint(corpus.training.sides)
     if corpus.evaluation is not None:
         found["tokens held out"] = fingerprint(corpus.evaluation.sides)
@@ -92,7 +91,7 @@ def identity(config: ConfigDict, task: Task) -> dict[str, str]:
 
 
 def introduce(config: ConfigDict, place: workdir.Workdir, task: Task, batches: Loader) -> None:
-    """Prints what is about to be learned and how, and the first example; notes skipped rows."""
+    """Prints the data, the batches, the model and the first example; writes skipped rows."""
     corpus = task.corpus
     if corpus.skipped:
         lines = [json.dumps(dataclasses.asdict(row), ensure_ascii=False) for row in corpus.skipped]

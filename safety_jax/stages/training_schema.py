@@ -43,7 +43,7 @@ from safety_jax.stages.shared_schema import (
     in_group,
 )
 
-# What all stages have that train; metrics and limits of their own follow.
+# Keys of all training stages; their own keys follow.
 TRAINING: Table = {
     "stage": Text("the name of a stage", needed=True),
     "seed": SEED,
@@ -90,7 +90,7 @@ TRAINING: Table = {
     "log.wandb": Flag(),
     **CACHED,
 }
-# Of stages whose model answers: it has a vocabulary, and may be an adapter.
+# Keys of stages that train a language model, which may continue an adapter.
 POLICY: Table = {
     "model.adapter": Text("a PEFT folder"),
     "train.chunk_tokens": TOKENS,
@@ -127,7 +127,7 @@ SFT: Table = {
     "sft.reference_folder": CACHE,
     "sft.protocol_notes": NOTES,
 }
-# Beside the keys of the stage that its runs are.
+# In addition to the keys of the stage of its runs.
 SWEEP: Table = {
     "sweep.axes": Text("KEY=VALUE,VALUE,... KEY=VALUE,..."),
     "sweep.runs": Text("KEY=VALUE KEY=VALUE; KEY=VALUE"),
@@ -216,7 +216,7 @@ RAFT: Table = {
     "data.eval": Texts("sources of rows"),
     "data.train_on": OneOf(("response", "everything")),
     "data.share_prompts": Flag(),
-    # A round ends with its last step: nothing is measured while it trains.
+    # A round keeps its last step: nothing is evaluated during its training.
     "checkpoint.export": OneOf(("last",)),
     "checkpoint.best_metric": OneOf(("loss",)),
     **in_group(

@@ -1,4 +1,4 @@
-"""Fine-tuning inside a round of RAFT: stage `sft`'s step, in the folder of the round."""
+"""Fine-tuning in a round of RAFT: as in stage `sft`, in the folder of the round."""
 
 import contextlib
 import dataclasses
@@ -25,10 +25,10 @@ from safety_jax.training.task import Account, Learner, Learning, Loaded, Task
 
 
 class RoundTuner:
-    """Fine-tunes on a round's selection as stage `sft` does, with an optimizer of its own.
+    """Fine-tunes on a round's selection as stage `sft` does, with a fresh optimizer.
 
-    Rounds share one compiled step: their batches have one shape, and so have their schedules where
-    they have as many steps (any number, where the schedule is constant).
+    Rounds share one compiled step, because their batches have one shape; if the learning rate is
+    not constant, only rounds with the same number of steps do.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class RoundTuner:
         self._merge = jax.jit(lora.merge)
         self._steps: dict[int, Any] = {}
         settings = groups.settings(config)
-        # Whatever a round selects, its batches have one shape.
+        # Batches have one shape whatever a round selects.
         size, rows = settings.batching.batch_size, settings.batching.rows_per_microbatch
         batching = dataclasses.replace(settings.batching, most_microbatches=-(-size // rows))
         self._settings = dataclasses.replace(settings, batching=batching)
@@ -56,7 +56,7 @@ class RoundTuner:
     def _stepper(
         self, learner: Learner, learning: Learning, shapes: trees.Tree, total: int
     ) -> tuple[steps.State, Any, Callable[..., Any]]:
-        """As `run.make_stepper`: one for all rounds that a compiled step can serve."""
+        """As `run.make_stepper`, once for all rounds that can share a compiled step."""
         constant = self._settings.optimization.schedule == "constant"
         kind = 0 if constant else total
         if kind not in self._steps:
@@ -105,9 +105,8 @@ class RoundTuner:
             latest = saved.latest()
             if latest is None:
                 raise CheckpointError(
-                    f"{path / 'checkpoints'} is empty: the weights of round {number} went into "
-                    "those of a later round; ask for at least as many raft.rounds as before, with "
-                    "no shorter raft.patience"
+                    f"{path / 'checkpoints'} is empty: round {number} was superseded by a later "
+                    "one; set raft.rounds, and raft.patience, no lower than before"
                 )
             restored, _, _ = saved.restore(latest, abstract(state))
         return self._advance(restored.trainable, weights.frozen, number)
@@ -117,7 +116,7 @@ class RoundTuner:
         return jax.random.fold_in(jax.random.key(self._config.seed), number)
 
     def _task(self, records: Sequence[Record], weights: Weights) -> Task:
-        """A round's selection, learned as it stands."""
+        """Supervised fine-tuning on a round's selection."""
         data, base = self._config.data, self._base
         encoding = groups.encoding(self._config, base, overlong_prompt="skip").of_own_answers()
         examples = encode.encode(records, encoding, train_on=data.train_on)
@@ -136,7 +135,7 @@ class RoundTuner:
         )
 
     def _advance(self, trainable: trees.Tree, frozen: trees.Tree, number: int) -> Weights:
-        """What the next round starts from."""
+        """The weights from which the next round starts."""
         adapter = self._policy.adapter
         if self._config.raft.adapter == "continue" or adapter is None:
             return Weights(trainable, frozen)

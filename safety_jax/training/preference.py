@@ -90,7 +90,7 @@ def learning(
         live, batch_size: see `make_loss`.
         reference: of pairs, the log-probability of every token under the reference, where it is
             known before the step.
-        say: shows a warning to the person who watches.
+        say: shows a warning to the user.
         weigh: how much every token counts, of pairs and of what the reference says of them; None
             where all count alike.
     """

@@ -51,7 +51,7 @@ def prepare(
             `held_out.make_measure`.
 
     Raises:
-        UserError: anything that the user can put right.
+        UserError: any error that the user can fix.
     """
     corpus, batching = task.corpus, settings.batching
     if settings.saving.export == "best" and corpus.evaluation is None:

@@ -77,7 +77,7 @@ def run(
         stepper: gives a step that is compiled already, see `make_stepper`.
 
     Raises:
-        UserError: anything that the user can put right.
+        UserError: any error that the user can fix.
     """
     ready = prepare(task, settings, mesh, introduce=introduce)
     where, optimizer, step = (stepper or make_stepper(settings.optimization, mesh))(
@@ -149,7 +149,7 @@ def fit(
         if result.interrupted:
             log.progress.print(
                 f"stopped by SIGTERM and saved at step {_step(result.state)} of "
-                f"{batches.steps}; run the same command to go on"
+                f"{batches.steps}; run the same command to continue"
             )
             return None
         chosen, weights = _choose(saving.export, saved, result.state)

@@ -131,7 +131,7 @@ class Responses:
     ):
         self.path, self._asked, self._protocol = path, asked, protocol
         self._blocks, self._writes = blocks, writes
-        remedy = "remove the file, and its prompts are answered anew"
+        remedy = "remove the file to answer its prompts again"
         self._lines = files.Lines(path, writes=writes, remedy=remedy)
         self._found = self._known(self._lines.read(_parsed))
 

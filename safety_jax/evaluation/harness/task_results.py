@@ -57,7 +57,7 @@ def read(path: Path, protocol: str, config: str) -> dict[str, Any] | None:
         ours = kept["protocol"] == protocol and kept.get("config", config) == config
         return kept["found"] if ours else None
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged; remove it, and its tasks are asked anew") from error
+        raise DataError(f"{path} is damaged; remove it to run its tasks again") from error
 
 
 def write(path: Path, protocol: str, config: str, found: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Which of two models answers better, by a judge that reads both answers side by side.
 
-    preferences/MODEL/SET.jsonl   every score as it came, two a prompt: the baseline's answer shown
-                                  first, then the model's; a killed run goes on from here
+    preferences/MODEL/SET.jsonl   every score, two a prompt: the baseline's answer shown
+                                  first, then the model's; a killed run resumes from this file
 
 Each prompt is asked in both orders, because such judges favour a place: what they prefer in both is
 won or lost, what turns with the order is a tie, and how often the order decides is a figure of the
