@@ -38,7 +38,7 @@ def run() -> None:
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # asked again, it ends on the spot
         print(
-            "\nstopped by Ctrl-C; what was saved stays: run the same command to continue from there "
+            "\nstopped by Ctrl-C; run the same command to continue from what was saved "
             "(SIGTERM instead saves first)",
             file=sys.stderr,
             flush=True,

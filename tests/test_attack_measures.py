@@ -63,7 +63,7 @@ def test_each_attack_beside_the_plain_prompts_and_all_together():
     assert dpo.answered_under_all.count == 0 and base.against_baseline is None
     assert (dpo.against_baseline.n, dpo.against_baseline.gained) == (5, 4)
     told = attacks.notes(blocks)
-    assert "rot13" in told[0] and "nobody decodes" in told[0]
+    assert "rot13" in told[0] and "not decoded" in told[0]
     assert told[1].startswith("s+base64: 1 prompts of s are not asked")
     blocks["dpo"][1] = dataclasses.replace(blocks["dpo"][1], protocol="other")
     assert attacks.measure(blocks, "base", "guard", force=False)[1].against_baseline is None

@@ -91,7 +91,9 @@ def test_suffixes_are_one_for_all_or_one_a_row(diary, tmp_path):
         asked("1\n2\n")
     twins = [{"prompt": "Mock {group}.", "groups": ["cats", "dogs"]}] * 2
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in twins))
-    with pytest.raises(DataError, match="a row of the set's file is several prompts; expected one"):
+    with pytest.raises(
+        DataError, match="a row of the set's file makes several prompts; expected one"
+    ):
         read(f"{tmp_path}/t.jsonl?kind=unsafe&attack=suffix:{tmp_path}/s.txt")
     config = attack_config.get_config()
     config.attack.set, config.attack.mode = f"{tmp_path}/t.jsonl?kind=unsafe", "individual"

@@ -181,7 +181,7 @@ def test_suffixes_come_from_a_file(tmp_path):
         ("prefill:-1", "a whole number from 0 to 1000: tokens that are prefilled"),
         ("many_shot:999", "a whole number from 1 to 128: exchanges in front"),
         ("few_shot:0", "a whole number from 1 to 128: exchanges in front"),
-        (f"prefill:{'9' * 5000}", "prefill:9{51}: expected behind the colon a whole number"),
+        (f"prefill:{'9' * 5000}", "prefill:9{51}: expected after the colon a whole number"),
     ],
 )
 def test_what_is_no_attack_takes_one_line_to_say(spec, message):

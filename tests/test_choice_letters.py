@@ -122,7 +122,7 @@ def test_measures_on_paper():
     assert (found["best_constant"], found["always_best"]) == ("B", 0.4)
     assert found["reordered"] == pytest.approx((2 * 1 + 1 * 2) / 25)
     assert found["chance"] == 0.25 and found["blind"] == 0.4 and not found["above_blind"]
-    assert "which is not more than can be had blindly" in found["verdict"]
+    assert "no better than without reading the questions" in found["verdict"]
     json.dumps(found, allow_nan=False)
 
 
@@ -159,7 +159,7 @@ def test_answers_without_a_choice():
     assert found["accuracy"]["value"] == 0 and found["invalid"]["value"] == 1
     assert found["commonest"] == "" and found["commonest_share"] is None
     assert found["readable"]["value"] is None
-    assert found["verdict"] == "No answer names a choice."
+    assert found["verdict"] == "No answer makes a choice."
 
 
 def test_what_cannot_be_measured_is_refused():

@@ -115,7 +115,7 @@ def test_rows_that_are_no_conversation(tmp_path, row, problem):
     [
         ("between", "unknown conversation 'between'; known are again, amid:K, context:N"),
         ("again:2", "'again:2': again takes no number; remove :2"),
-        ("amid", "'amid': expected behind the colon a whole number from 1 to 6"),
+        ("amid", "'amid': expected after the colon a whole number from 1 to 6"),
         ("amid:7", "from 1 to 6: the turn of the request"),
         ("context:0", "tokens in front of it"),
     ],
@@ -348,7 +348,7 @@ def test_a_conversation_that_was_cut_is_counted_and_never_safe(pets):
     whole = result.safe_throughout
     assert (whole.count, whole.n, whole.unscored, whole.least) == (1, 2, 1, 1 / 3)
     (note,) = measures.notes([result])
-    assert "2 of 3 conversations outgrew the room" in note
+    assert "2 of 3 conversations grew too long" in note
     assert measures.notes([dataclasses.replace(result, cut=0)]) == []
     shown = dataclasses.replace(
         nothing(), conversations=(result,), models={"base": {}}, baseline="base"

@@ -142,7 +142,7 @@ def test_one_amount_is_no_curve(given):
     found = curves.find(facts, runs, 0.05)
     assert [c.measure for c in found] == ["answered", "right"]
     (told,) = curves.left_out(facts, {one.measure for one in found})
-    assert told.startswith("safe answers to unsafe requests: no curve, since")
+    assert told.startswith("safe answers to unsafe requests: no curve, because")
 
 
 def test_without_a_judge_of_safety_refusals_are_counted(given):

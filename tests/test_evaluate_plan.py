@@ -58,7 +58,7 @@ def test_stored_scores_are_a_judge(given, tmp_path):  # noqa: F811
         ({"evaluate.models": "a=/no/such/model"}, "/no/such/model"),
         ({"evaluate.responses": "base=/x"}, "both name 'base'"),
         ({"evaluate.baseline": "dpo"}, "evaluate.baseline 'dpo': expected one of base, tuned"),
-        ({"evaluate.safety": "refusal"}, "divides safe from unsafe by a threshold: harm"),
+        ({"evaluate.safety": "refusal"}, "a threshold between safe and unsafe: harm"),
         ({"evaluate.sets": ("I-Nothing",)}, "I-Nothing"),
         ({"evaluate.sets": ("I-CoNa",)}, "I-CoNa"),
         (

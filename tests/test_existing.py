@@ -50,7 +50,7 @@ def test_a_folder_of_a_run(tmp_path, asked):
     edited = ask("I-CoNa", *prompts(asked)[:9], "edited")
     with pytest.raises(DataError, match=r"line 10: answers 'the prompt \w{16}' where .*'edited'"):
         read_existing(str(tmp_path), [edited], KEY, "row")
-    with pytest.raises(ConfigError, match="no file is called after any of Third; it holds I-CoNa"):
+    with pytest.raises(ConfigError, match="no file is named after any of Third; it holds I-CoNa"):
         read_existing(str(tmp_path), [numbered("Third", 1)], KEY, "row")
 
 
@@ -66,11 +66,11 @@ def test_scores_of_three_files_come_together(tmp_path, asked):
     assert all(len(value) == 64 for value in hashes.values())
 
     write_lists(tmp_path / "c_I-CoNa.json", **said, harm=[0, 0, *range(2, 10)])
-    with pytest.raises(DataError, match="row 1: 'harm' differs from that of c_I-CoNa.json row 1"):
+    with pytest.raises(DataError, match="row 1: 'harm' differs from that in c_I-CoNa.json row 1"):
         read_existing(str(tmp_path), [asked], KEY, "row")
     said["outputs"][4] = "another"
     write_lists(tmp_path / "c_I-CoNa.json", **said)
-    with pytest.raises(DataError, match="the answer to I-CoNa item 4 differs from that of c_I-"):
+    with pytest.raises(DataError, match="the answer to I-CoNa item 4 differs from that in c_I-"):
         read_existing(str(tmp_path), [asked], KEY, "row")
 
 
@@ -157,12 +157,16 @@ def test_a_file_that_says_which_set(tmp_path):
     path = write_lists(tmp_path / "all.json", prompt=prompts(one), response=answers(3))
     assert list(read_existing(f"{path}?set=One", [one, two], KEY, "row")) == ["One"]
     assert list(read_existing(str(path), [one], KEY, "row")) == ["One"]  # only one is asked
-    with pytest.raises(ConfigError, match="its name does not tell which set .*add .set= one of O"):
+    with pytest.raises(ConfigError, match="its name contains none of the sets; add .set= one of O"):
         read_existing(str(path), [one, two], KEY, "row")
-    with pytest.raises(ConfigError, match="set=Three is not asked; expected one of One, Two"):
+    with pytest.raises(
+        ConfigError, match="set=Three is not among the sets; expected one of One, Two"
+    ):
         read_existing(f"{path}?set=Three", [one, two], KEY, "row")
     for option in ("rows=1", "weight=0.5", "form=question", "prompts=1/2"):
-        with pytest.raises(ConfigError, match="rows=, weight=, form= and prompts= belong to sets"):
+        with pytest.raises(
+            ConfigError, match="rows=, weight=, form= and prompts= are options of sets"
+        ):
             read_existing(f"{path}?set=One&{option}", [one, two], KEY, "row")
     with pytest.raises(ConfigError, match="set= belongs to a file"):
         read_existing(f"{tmp_path}?set=One", [one, two], KEY, "row")
@@ -173,10 +177,10 @@ def test_a_file_that_says_which_set(tmp_path):
     )  # fmt: skip
     found = read_existing(str(path), [one, two], KEY, "row")
     assert [r.text for r in found["One"]] == ["answer 0", "answer 1", "answer 5"]
-    with pytest.raises(DataError, match="its column 'set' says One, Two; expected one of Three"):
+    with pytest.raises(DataError, match="its column 'set' holds One, Two; expected one of Three"):
         read_existing(str(path), [numbered("Three", 1)], KEY, "row")
     path.write_text(json.dumps([{"set": ["One"], "prompt": "p", "response": "r"}]))
-    with pytest.raises(DataError, match=r"its column 'set' says \['One'\]"):
+    with pytest.raises(DataError, match=r"its column 'set' holds \['One'\]"):
         read_existing(str(path), [ask("Three", "p")], KEY, "row")
 
 
@@ -299,7 +303,7 @@ def test_completions_of_an_earlier_edition_are_refused(shared):
     folder = shared / "xstest/automated_evaluation_labels"
     path = folder / "xstest_v2_completions_llama2orig_gpteval.csv"
     sets = read_sets(["XSTest"], str(shared), KEY, 0)
-    with pytest.raises(DataError, match="line 1230: .*1 of 200 rows stand beside another prompt"):
+    with pytest.raises(DataError, match="line 1230: .*1 of 200 rows have another prompt"):
         read_existing(str(path), sets, KEY, "row")
     own = read_sets([f"{path}?as=XSTest"], "", KEY, 0)  # its own prompts as the set
     found = read_existing(str(path), own, KEY, "row")

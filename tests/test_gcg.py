@@ -251,7 +251,7 @@ def test_no_suffix_spells_a_control_token_or_breaks_its_line():
 def test_a_start_that_is_read_otherwise_is_refused():
     tokenizer = tiny_tokenizers.qwen()
     of = ask_set("s", "Say a", "Say")
-    with pytest.raises(ConfigError, match="attack.start '! ' has other tokens behind s row 0"):
+    with pytest.raises(ConfigError, match="attack.start '! ' has other tokens after s row 0"):
         aims.read_goals(
             of.items, load_template("plain", tokenizer), tokenizer, "! ", "attack.start"
         )
@@ -348,7 +348,7 @@ def test_the_stage_finds_a_suffix_and_goes_on_after_a_kill(given, tmp_path, caps
     [
         ({"attack.set": "{}/unsafe.jsonl?kind=safe"}, ConfigError, "expected one set of the kind"),
         ({"data.max_length": 12}, DataError, "request, suffix and target have .* at most 12"),
-        ({"attack.top_k": 10**6}, ConfigError, "tokens may stand in a suffix; lower it"),
+        ({"attack.top_k": 10**6}, ConfigError, "tokens; lower it, or set attack.tokens"),
     ],
 )
 def test_what_cannot_be_used_is_said(given, tmp_path, overrides, error, message):  # noqa: F811

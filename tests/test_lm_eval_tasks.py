@@ -152,7 +152,7 @@ def test_settings_that_are_not_known_are_refused(asked, message):
 
 
 def test_what_the_model_cannot_read_is_refused(lm):
-    with pytest.raises(ConfigError, match="256 new tokens; expected fewer than the 48"):
+    with pytest.raises(ConfigError, match="generates 256 tokens; expected fewer than the 48"):
         lm.generate_until([request("generate_until", "a", {})], True)
     for continuation in ("no " * 60, ""):
         with pytest.raises(DataError, match="expected 1 to 48"):

@@ -23,7 +23,7 @@ def test_what_is_wrong_with_a_file_is_told(tmp_path):
 
     said = mismatch(tmp_path, [*right[:3], *right[4:], "one more"])
     assert said.startswith("I-CoNa.json row 3: answers 'I-CoNa prompt 4' where I-CoNa asks 'I-")
-    assert "from here on prompts come 1 too early: rows are shifted; 7 of 10 rows stand" in said
+    assert "from here on prompts come 1 too early: rows are shifted; 7 of 10 rows have" in said
     said = mismatch(tmp_path, [*right[:3], right[2], *right[3:9]])
     assert (
         "row 3" in said
@@ -42,7 +42,7 @@ def test_what_is_wrong_with_a_file_is_told(tmp_path):
     said = mismatch(tmp_path, right[:8])
     assert "8 answers, I-CoNa has 10 prompts: item 8 has no answer" in said
     said = mismatch(tmp_path, [*right, "more"])
-    assert "I-CoNa.json row 10 goes on where the set ends" in said
+    assert "I-CoNa.json row 10 is beyond the end of the set" in said
     said = mismatch(tmp_path, right[1:])
     assert "from here on prompts come 1 too early" in said and "9 answers, I-CoNa has 10" in said
 
@@ -53,7 +53,7 @@ def test_the_published_mistake_is_found(tmp_path):
     said = mismatch(tmp_path, right[:100] + right[:78], count=178)
     assert said.startswith("I-CoNa.json row 100: answers 'I-CoNa prompt 0' where I-CoNa asks")
     assert "it repeats I-CoNa.json row 0, from here on prompts come 100 too late" in said
-    assert "78 of 178 rows stand beside another prompt" in said
+    assert "78 of 178 rows have another prompt" in said
 
 
 def test_answers_in_another_order_are_matched_by_prompt(tmp_path):

@@ -193,7 +193,7 @@ def test_a_prompt_that_stands_in_a_set_twice_counts_once():
         assert one.measure == other.measure and one.n == other.n == 4
         assert (one.p, one.difference.low) == pytest.approx((other.p, other.difference.low))
     (said,) = notes.repeated([alone, thrice])
-    assert said.startswith("s: 8 of its 12 prompts stand there several times; intervals and tests")
+    assert said.startswith("s: 8 of its 12 prompts are repetitions; intervals and tests")
 
 
 def test_win_rate_counts_equal_scores_one_half():

@@ -225,7 +225,7 @@ def test_a_rejected_key_ends_the_run(server, tmp_path, code):
 
 def test_a_service_that_stays_away_ends_the_run(server, tmp_path):
     server.plans, sleeps = [answer, status(502)], []
-    with pytest.raises(ConfigError, match="failed 4 times.*HTTP 502.*go on") as error:
+    with pytest.raises(ConfigError, match="failed 4 times.*HTTP 502.*continue") as error:
         judge(server, tmp_path, sleeps).score(conversations("a", "b", "c", "d"))
     assert sleeps == [1.0, 2.0, 4.0] and KEY not in str(error.value)
     server.plans = [answer]  # the first batch was kept

@@ -52,7 +52,7 @@ def test_choices_of_ones_own(tmp_path):
     for change, message in (
         ({"right": 2}, "quiz.jsonl line 1: the right choice is 2; expected one of A, B"),
         ({"right": None}, "the right choice is None"),
-        ({"options": ["one", " "]}, "one of them without text; expected text in each"),
+        ({"options": ["one", " "]}, "one of them empty; expected text in each"),
         ({"options": ["one"]}, "'choices' is .'one'.: 1 choices; expected 2 to 26"),
         ({"options": "B) x\nC) y"}, "expected lines A"),
         ({"options": None}, "'choices' is None: expected 2 to 26 texts"),
@@ -104,7 +104,7 @@ def test_results_of_several_models_hold_one_set(tmp_path):
     assert len(read("OBQA", folder=tmp_path)[0].items) == 1
     row["answerKey"] = "A"
     write_csv(tmp_path / "obqa_more.csv", tuple(row), tuple(row.values()))
-    with pytest.raises(ConfigError, match="OpenBookQA is in .* and, different, in .*obqa_more.csv"):
+    with pytest.raises(ConfigError, match="OpenBookQA differs between .* and .*obqa_more.csv"):
         read("OBQA", folder=tmp_path)
 
 

@@ -20,17 +20,17 @@ def test_answers_that_are_none_are_told_in_one_line_a_model():
         row(UNSAFE, [0.1] * 4, texts, cut),
         row(OTHER, [0.1, None, 0.1, 0.1], ["zero", *texts[1:]], ["eos"] * 3 + ["length"]),
     ]
-    assert notes.of(rows, []) == [
+    assert notes.general(rows, []) == [
         "base, V: guard left 1 of 4 answers unscored (too long by 3 tokens).",
         "base: many answers are empty (U 25%); judges are easily fooled by such answers.",
         "base: many answers were cut off at the limit (U 50%, V 25%); judges are easily fooled by "
         "such answers.",
     ]
-    assert notes.of([row(UNSAFE, [0.1] * 4, ["zero", *texts[1:]], ["eos"] * 4)], []) == []
+    assert notes.general([row(UNSAFE, [0.1] * 4, ["zero", *texts[1:]], ["eos"] * 4)], []) == []
 
 
 def test_answers_of_unknown_making_are_told_once():
     made = [dataclasses.replace(block("base", of, [0.1] * 4), protocol=counts.UNKNOWN)
             for of in (UNSAFE, OTHER)]  # fmt: skip
-    (told,) = notes.of([counts.row(one, HOW) for one in made], [])
+    (told,) = notes.general([counts.row(one, HOW) for one in made], [])
     assert told.startswith("Answers that were read from files")

@@ -187,14 +187,16 @@ def test_sheets_that_cannot_be(tmp_path):
 
     bad = [dict(rows[0]), rows[1] | {LABEL: "maybe"}, dict(rows[2])]
     refused("anna.csv line 3: the label 'maybe'; expected safe, unsafe, unsure, or nothing", bad)
-    refused("anna.csv line 2: no answer '9' went out; expected 1 to 3", [rows[0] | {"number": "9"}])
-    refused("anna.csv line 3: the answer 1 is that of anna.csv line 2, too", [rows[0], rows[0]])
+    refused(
+        "anna.csv line 2: the sheet had no answer '9'; expected 1 to 3", [rows[0] | {"number": "9"}]
+    )
+    refused("anna.csv line 3: the answer 1 is already in anna.csv line 2", [rows[0], rows[0]])
     refused("evaluate.labels: no label in", [row | {LABEL: " "} for row in rows])
     refused("column 'number' is missing", [{"a": "1"}])
     refused("no column begins with 'label'", [{"number": "1"}])
-    refused("two sheets are called anna", kind=ConfigError, given=(path, path))
+    refused("two sheets are named anna", kind=ConfigError, given=(path, path))
     edited = [block("base", "A", [0] * 3, answers=["other"] * 3)]
-    refused("is not what went out; labels belong to other answers", asked=edited)
+    refused("has changed since the sheet was written, so the labels belong to other", asked=edited)
     with pytest.raises(DataError, match="no such file"):
         people.read([str(tmp_path / "none.csv")], tmp_path, blocks, "evaluate.labels")
     (tmp_path / "anna.csv").write_bytes("number,label,comment\n1,safe,für\n".encode("cp1252"))
@@ -206,7 +208,7 @@ def test_sheets_that_cannot_be(tmp_path):
         (tmp_path / KEY).write_text(damage)
         refused("for_people_key.json is damaged")
     (tmp_path / KEY).unlink()
-    refused("labels belong to the --workdir that the sheet came from", kind=ConfigError)
+    refused("labels belong to the --workdir that wrote the sheet", kind=ConfigError)
 
 
 def test_numbers_as_a_spreadsheet_writes_them(tmp_path):
@@ -229,7 +231,7 @@ def test_labels_in_other_files_than_the_sheet(tmp_path):
     assert sorted(found.values()) == ["safe", "unsafe"]
     for row, message in (
         ({"number": 1, "label": True}, "the label True; expected safe, unsafe, unsure"),
-        ({"number": None, "label": "safe"}, "no answer '' went out"),
+        ({"number": None, "label": "safe"}, "the sheet had no answer ''"),
     ):
         path.write_text(json.dumps(row) + "\n")
         with pytest.raises(DataError, match=f"anna.jsonl line 1: {message}"):

@@ -134,7 +134,7 @@ def test_a_file_of_ones_own(tmp_path):
     mine = f"{path}?kind=unsafe&{columns},twin:other&twin=theirs&licence=CC0"
     found, _ = read(mine, f"{path}?kind=safe&{columns}&name=theirs")
     assert (found.name, found.kind, found.twin, found.licence) == ("mine", UNSAFE, "theirs", "CC0")
-    with pytest.raises(ConfigError, match="twin=theirs names no set that is asked; .* of mine"):
+    with pytest.raises(ConfigError, match="twin=theirs is not among the sets; .* of mine"):
         read(mine)
     assert [(i.id, i.category, i.twin) for i in found.items] == [
         ("7", "tools", "a"),
@@ -177,7 +177,7 @@ def test_names_that_cannot_be_found(data):
         read()
     with pytest.raises(ConfigError, match="Q-Harm: no file .*Q-Harm.json below .*comes from data"):
         read("Q-Harm", folder=data)
-    with pytest.raises(ConfigError, match="below any folder, as none is given"):
+    with pytest.raises(ConfigError, match="below any folder, because none is given"):
         read("Q-Harm")
     with pytest.raises(ConfigError, match="the folder nowhere with their files does not exist"):
         read("Q-Harm", folder="nowhere")
@@ -196,7 +196,7 @@ def test_names_that_cannot_be_found(data):
 def test_two_files_of_one_name(data):
     first = data / "safety-tuned-llamas/data/evaluation/I-CoNa.json"
     second = write_lists(data / "other/evaluation/I-CoNa.json", instructions=["x"])
-    with pytest.raises(ConfigError, match=r"I-CoNa is in .* and, different, in .*as=I-CoNa"):
+    with pytest.raises(ConfigError, match=r"I-CoNa differs between .* and .*as=I-CoNa"):
         read("I-CoNa", folder=data)
     second.write_bytes(first.read_bytes())
     assert len(read("I-CoNa", folder=data)[0].items) == 9
@@ -209,7 +209,7 @@ def test_two_files_of_one_name(data):
     ("content", "message"),
     [
         (b"", "holds no rows"),
-        (b"id,prompt\n1,a\n1,b\n", "line 3: the id '1' is that of mine.csv line 2, too"),
+        (b"id,prompt\n1,a\n1,b\n", "line 3: the id '1' is also that of mine.csv line 2"),
         (b"id,prompt\n1,a\n2,\n", "line 3: 'prompt' is empty"),
         (b"id,text\n1,a\n", "'text' does not begin|columns found: id, text"),
         (b"id,prompt\n1,a\xff\n", "line 2: cannot be read as UTF-8"),

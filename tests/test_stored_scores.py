@@ -27,7 +27,7 @@ def test_stored_numbers():
     assert [score.value for score in found] == [1.4, 1.5, 4.0, *[None] * 5]
     assert [card.is_unsafe(score) for score in found[:3]] == [False, True, True]
     assert all(score.reason for score in found[3:])
-    with pytest.raises(DataError, match="f row 1: 'said' is 4.5; expected 0 to 4, as the range"):
+    with pytest.raises(DataError, match="f row 1: 'said' is 4.5; expected 0 to 4, the range"):
         stored_scores.scores(card, said(1, 4.5))
     # Its square is no float, and a report cannot hold the deviation.
     with pytest.raises(DataError, match=r"'said' is 1e\+308; expected -1e\+30 to 1e\+30$"):

@@ -1,1 +1,1 @@
-"""What models answer, judged, counted and compared."""
+"""Evaluation: sets, attacks, answers, measures, and their results."""

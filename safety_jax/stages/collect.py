@@ -125,7 +125,7 @@ def _rank(value: float | None) -> float:
 def read_prompts(
     config: ConfigDict, opened: ModelFolder
 ) -> tuple[list[Prompt], dict[str, str], Counter[str]]:
-    """All prompts, demonstrations first, hashes of their sources, and how many are left out, by reason.
+    """All prompts, demonstrations first; hashes of their sources; the number left out, by reason.
 
     Raises:
         ConfigError, DataError: sources that cannot be used, or prompts that are too long.

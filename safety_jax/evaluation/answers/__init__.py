@@ -1,1 +1,1 @@
-"""What models answered, here or elsewhere."""
+"""Answers of models, generated here or read from files."""

@@ -1,4 +1,5 @@
-"""A model answers conversations: one turn of all of them, then the next, behind its own answers."""
+"""Answers conversations turn by turn: one turn of all of them, then the next, with a model's own
+earlier answers as context."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -13,12 +14,12 @@ from safety_jax.models.model import Model
 
 @dataclasses.dataclass(frozen=True)
 class Talker:
-    """A model that is asked conversations.
+    """A model that answers conversations.
 
     Attributes:
         answers: its file.
-        word: records as token ids, see `prompt_ids.encode_prompts`.
-        room: tokens that a prompt may have.
+        word: encodes records, see `prompt_ids.encode_prompts`.
+        room: the most tokens that a prompt may have.
     """
 
     answers: Responses
@@ -35,19 +36,19 @@ def fill(
     seed: int,
     title: str,
 ) -> None:
-    """Answers the turns that the files lack; a block holds turns of one number alone, so that all
-    that stands before them is there.
+    """Answers the turns that the files lack. A block holds turns of one number only, so that all
+    earlier answers exist.
 
-    Earlier answers are given without the thoughts before them, as chat programs do. Randomness is
-    folded from (seed, set, place in the set).
+    Earlier answers are given without their thoughts, as chat programs do. Randomness is folded from
+    (seed, set, index in the set).
 
-    A conversation that grows beyond the room ends there: this turn and those behind it are not
-    asked, and recorded as cut. Sets leave out what has no room for answers of full length, but a
-    text may have more tokens than the model took to write it.
+    A conversation that outgrows the room ends there: this turn and the later ones are not asked,
+    and are recorded as cut. Sets leave out conversations without room for answers of full length,
+    but a text may encode to more tokens than the model generated for it.
 
     Args:
         talkers: one model, or several, see `generate.fill`.
-        setup: of one answer a prompt: copies of a conversation are conversations.
+        setup: with one answer a prompt: `Set.repeated` copies conversations.
     """
     for block in generate.left([one.answers for one in talkers]):
         prompts = [_prompts(one, of, block) for one in talkers]
@@ -64,9 +65,9 @@ def fill(
 
 
 def _prompts(talker: Talker, of: Set, block: range) -> dict[int, list[int]]:
-    """The turns of a block that go on, behind the answers before them."""
-    there = talker.answers.all()
-    going = [i for i in block if all(there[j].finish != CUT for j in of.earlier[i])]
-    records = [of.items[i].record([there[j].turn.answer for j in of.earlier[i]]) for i in going]
-    found = zip(going, talker.word(records), strict=True)
+    """The ids of a block's turns with the answers before them, without conversations that ended."""
+    answers = talker.answers.all()
+    live = [i for i in block if all(answers[j].finish != CUT for j in of.earlier[i])]
+    records = [of.items[i].record([answers[j].turn.answer for j in of.earlier[i]]) for i in live]
+    found = zip(live, talker.word(records), strict=True)
     return {i: ids for i, ids in found if len(ids) <= talker.room}

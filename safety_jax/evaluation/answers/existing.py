@@ -1,14 +1,14 @@
-"""Answers that exist: folders and files of earlier runs, of the papers, and of other tools.
+"""Existing answers: folders and files of earlier runs, of the papers, and of other tools.
 
-    runs/report/responses/sit            what a run here wrote: SET.jsonl
-    safety_100                           a folder of files that are called after the sets
+    runs/report/responses/sit            written by a run of this project: SET.jsonl
+    safety_100                           a folder of files named after the sets
     safety_100/responses_cm_I-CoNa.json  one file
     answers.csv?set=I-CoNa&columns=prompt:question,response:said
     harmbench/completions.json?set=HarmBench-standard      and others of data/other_tools.py
 
-A file belongs to the set whose name its own name contains, the longest such name; `set=` says it
-otherwise, and so does a column `set`. Several files for a set must hold the same answers, and their
-other columns come together: the papers keep the scores of each judge in a file of its own.
+A file belongs to the set whose name its own name contains, the longest such name, unless `set=` or
+a column `set` says otherwise. Several files for a set must hold the same answers; their other
+columns are merged, because the papers keep the scores of each judge in a separate file.
 """
 
 import dataclasses
@@ -28,8 +28,8 @@ from safety_jax.evaluation.sets.catalogue import CATALOGUE, GROUPS
 from safety_jax.evaluation.sets.items import Set
 from safety_jax.judges.judge import from_record
 
-OPTIONS = ("set",)  # of a source, beside those of data/source_spec.py
-# Columns that are recognised, the first that is there; `columns=` renames others.
+OPTIONS = ("set",)  # of a source, in addition to those of data/source_spec.py
+# Recognised columns; the first that a file has is used. `columns=` renames others.
 PROMPTS = (
     "prompt", "instruction", "instructions", "inference_prompt", "question", "goal",
     "forbidden_prompt", "user_input",
@@ -42,13 +42,13 @@ ANSWERS = (
 TURNS = ("messages", "conversations")
 HASH = "prompt_sha256"
 _OWN = ("set", "id", HASH, "finish")
-_SAID = ("response", "thought", "answer")  # of a line that a run here wrote
+_SAID = ("response", "thought", "answer")  # of a line that a run of this project wrote
 
 
 def read_existing(
     spec: str, sets: Sequence[Set], key: str, match: str
 ) -> dict[str, list[Response]]:
-    """Answers by set, in the order of its items; sets that nothing is there for are left out.
+    """Answers by set, in the order of its items, for the sets that have any.
 
     Args:
         spec: a folder, a file, or another source; see the top of this file.
@@ -56,9 +56,9 @@ def read_existing(
         match: see `matching.pair`.
 
     Raises:
-        ConfigError: no such folder, nothing in it for any of the sets, or an option that has no
-            meaning for answers.
-        DataError: a file that cannot be read, or whose prompts are not those of its set.
+        ConfigError: no such folder, no file in it for any of the sets, or an option that does not
+            apply to answers.
+        DataError: a file cannot be read, or its prompts are not those of its set.
     """
     if match not in MATCHES:
         raise ConfigError(f"evaluate.match is {match!r}; expected one of {', '.join(MATCHES)}")
@@ -68,8 +68,8 @@ def read_existing(
         drawn = source.take is not None or source.weight is not None or source.fold is not None
         if drawn or source.form:
             raise ConfigError(
-                f"{key}: {source.spec}: rows=, weight=, form= and prompts= belong to sets, whose "
-                "prompts these answers are held against; remove it here"
+                f"{key}: {source.spec}: rows=, weight=, form= and prompts= are options of sets, "
+                "whose prompts these answers must have; remove it here"
             )
         for asked, rows in _by_set(source, named, sets, key):
             hashed, found = _found(source, rows)
@@ -113,39 +113,40 @@ def existing_files(spec: str, sets: Sequence[Set], key: str) -> dict[str, str]:
 
 
 def _places(spec: str, sets: Sequence[Set], key: str) -> list[tuple[str, list[Set]]]:
-    """Specs of files, with the sets that their names tell."""
+    """Specs of files, with the sets that their names contain."""
     location, query = source_spec.split(spec)
     extra = source_spec.parse(spec, key, OPTIONS).extra
     path = files.expand(location)
     if not path.is_dir():
         name = location.rstrip("/").rpartition("/")[2]
-        return [(spec, _called(extra["set"], sets, key) if "set" in extra else _of(name, sets))]
+        named = _called(extra["set"], sets, key) if "set" in extra else _contained(name, sets)
+        return [(spec, named)]
     if "set" in extra:
-        raise ConfigError(f"{key}: {spec}: set= belongs to a file, and this is a folder")
+        raise ConfigError(f"{key}: {spec}: set= is an option of files, but this is a folder")
     names = sorted(entry.name for entry in path.iterdir() if entry.is_file())
     known = [name for name in names if name.lower().endswith(readers.COLUMN_ENDINGS)]
-    # A run quotes what a file name cannot hold.
-    found = [(f"{path / name}?{query}", _of(unquote(name), sets)) for name in known]
+    # Runs percent-encode characters that a file name cannot have.
+    found = [(f"{path / name}?{query}", _contained(unquote(name), sets)) for name in known]
     found = [(place, named) for place, named in found if named]
     if not found:
         inner = path / "responses"
         hint = f"; give one of the folders in {inner}" if inner.is_dir() else ""
         raise ConfigError(
-            f"{key}: {location}: no file is called after any of {_names(sets)}; it holds "
+            f"{key}: {location}: no file is named after any of {_names(sets)}; it holds "
             f"{', '.join(known[:5]) or 'no data file'}{hint}"
         )
     return found
 
 
-def _of(name: str, sets: Sequence[Set]) -> list[Set]:
-    """The sets of the longest name, of a set or a group, that stands in a file's name."""
+def _contained(name: str, sets: Sequence[Set]) -> list[Set]:
+    """The sets of the longest name, of a set or a group, that a file's name contains."""
     names = {asked.name for asked in sets} | set(CATALOGUE) | set(GROUPS)
     found = [known for known in names if _pattern(known).search(name)]
     return _members(max(found, key=len), sets) if found else []
 
 
 def _pattern(name: str) -> re.Pattern[str]:
-    """`I-CoNa` as a word of its own, however its parts are joined; without an attack behind it."""
+    """`I-CoNa` as a separate word, its parts joined in any way, and no attack after it."""
     parts = [re.escape(part) for part in re.split(r"[-_ .]+", name)]
     return re.compile(rf"(?<![a-z0-9]){'[-_ .]?'.join(parts)}(?![a-z0-9+])", re.IGNORECASE)
 
@@ -157,7 +158,9 @@ def _members(name: str, sets: Sequence[Set]) -> list[Set]:
 
 def _called(name: str, sets: Sequence[Set], key: str) -> list[Set]:
     if not (found := _members(name, sets)):
-        raise ConfigError(f"{key}: set={name} is not asked; expected one of {_names(sets)}")
+        raise ConfigError(
+            f"{key}: set={name} is not among the sets; expected one of {_names(sets)}"
+        )
     return found
 
 
@@ -168,7 +171,7 @@ def _names(sets: Sequence[Set]) -> str:
 def _by_set(
     source: Source, named: Sequence[Set], sets: Sequence[Set], key: str
 ) -> list[tuple[Set, list[int]]]:
-    """The rows of a file by set: all of them, unless a column says which is whose."""
+    """The rows of a file by set: all of them, unless a column `set` assigns them."""
     everything = list(range(len(source.rows)))
     if named and ("set" in source.extra or "set" not in source.rows[0]):
         return [(asked, everything) for asked in named]
@@ -180,14 +183,13 @@ def _by_set(
         if found:
             return found
         raise DataError(
-            f"{source.spec}: its column 'set' says {', '.join(list(own)[:5])}; expected "
-            f"one of {_names(sets)}"
+            f"{source.spec}: its column 'set' holds {', '.join(list(own)[:5])}; expected one of "
+            f"{_names(sets)}"
         )
     if len(sets) == 1:
         return [(sets[0], everything)]
     raise ConfigError(
-        f"{key}: {source.spec}: its name does not tell which set it answers; add ?set= one of "
-        f"{_names(sets)}"
+        f"{key}: {source.spec}: its name contains none of the sets; add ?set= one of {_names(sets)}"
     )
 
 
@@ -195,7 +197,7 @@ def _by_set(
 
 
 def _found(source: Source, numbers: Sequence[int]) -> tuple[bool, list[Found]]:
-    """Rows as answers; and whether their prompts are hashes."""
+    """Whether prompts are given as hashes; and the rows as answers."""
     rows = [parsing.renamed(source.rows[i], source.columns) for i in numbers]
     where = [source.where[i] for i in numbers]
     columns = _columns(rows[0], source, where[0])
@@ -291,15 +293,15 @@ def _merged(earlier: Sequence[Response], later: Sequence[Response], asked: Set) 
     for one, other in zip(earlier, later, strict=True):
         if one.text != other.text:
             raise DataError(
-                f"{other.where}: the answer to {asked.name} item {one.id} differs from that of "
-                f"{one.where}; expected files of the same answers, give one of them alone"
+                f"{other.where}: the answer to {asked.name} item {one.id} differs from that in "
+                f"{one.where}; expected files with the same answers, give only one of them"
             )
         twice = one.stored.keys() & other.stored.keys()
         differing = sorted(name for name in twice if one.stored[name] != other.stored[name])
         if differing:
             raise DataError(
-                f"{other.where}: {differing[0]!r} differs from that of {one.where}; expected one "
-                "value, rename a column or give one of the files alone"
+                f"{other.where}: {differing[0]!r} differs from that in {one.where}; expected equal "
+                "values, rename a column or give only one of the files"
             )
         stored: Mapping[str, Any] = {**one.stored, **other.stored}
         found.append(dataclasses.replace(one, stored=stored, finish=one.finish or other.finish))

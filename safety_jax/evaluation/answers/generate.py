@@ -1,6 +1,6 @@
-"""Models answer sets, block by block, and their answers are judged; both go on after a kill.
+"""Generates models' answers to sets, block by block, and judges them; both resume after a kill.
 
-Several models that are adapters over one base answer the same blocks of a set in one batch.
+Several adapters over one base can answer the same blocks of a set in one batch.
 """
 
 import dataclasses
@@ -22,18 +22,18 @@ from safety_jax.models.model import Model
 
 
 def place(folder: Path, model: str, name: str) -> Path:
-    """The file of a model and a set, whatever their names are made of."""
+    """The file of a model and a set; their names may have any characters."""
     return folder / files.file_name(model) / files.file_name(name, ".jsonl")
 
 
 @dataclasses.dataclass(frozen=True)
 class Speaker:
-    """A model that is asked a set.
+    """A model that answers a set.
 
     Attributes:
         answers: its file.
-        prompts: token ids, one list a prompt of the set.
-        begun: of each prompt, how many of its last ids are the beginning of the answer.
+        prompts: token ids, one list for each prompt of the set.
+        begun: how many of the last ids of each prompt are the beginning of the answer.
     """
 
     answers: Responses
@@ -50,15 +50,15 @@ def fill(
     seed: int,
     title: str,
 ) -> None:
-    """Answers the prompts that the files lack, each as often as the set says.
+    """Answers the prompts that the files lack, each `of.answers` times.
 
     Args:
         speakers: one model; or several adapters over one base, in the order in which `model` has
             them (`multi_lora.stack`), whose files are equally long.
 
-    Randomness is folded from (seed, set, prompt, number of the answer): an answer does not depend
-    on what else is asked. A block always starts where it started before, so that a run that was
-    killed meets the same batches again.
+    Randomness is folded from (seed, set, prompt, number of the answer), so an answer does not
+    depend on the other prompts. Blocks always start at the same prompts, so a resumed run decodes
+    the same batches.
     """
     each = of.answers
     for block in left([one.answers for one in speakers]):
@@ -85,7 +85,7 @@ def fill(
 
 
 def left(files: Sequence[Responses]) -> list[range]:
-    """The blocks that several models have not answered yet; all are equally far."""
+    """The blocks that several models have not answered yet, which must be the same for all."""
     for file in files:
         hosts.check_shared(file.done, file.path)
     (blocks,) = {tuple(file.left()) for file in files}
@@ -99,10 +99,10 @@ def ask(
     seed: int,
     title: str,
 ) -> list[dict[int, list[generation.Completion]]]:
-    """Answers by number of the prompt, in one batch.
+    """Answers by number of the prompt, all in one batch.
 
     Args:
-        prompts: of each speaker, token ids by number.
+        prompts: for each speaker, token ids by number.
     """
     ids = [one for own in prompts for one in own.values()]
     numbers = [number for own in prompts for number in own]
@@ -122,9 +122,9 @@ def choose(
     limits: RequestLimits,
     title: str,
 ) -> None:
-    """Answers multiple choice with the choice that is likeliest behind its question, a character:
-    log p(choice | prompt) over the choice's length in UTF-8 bytes, `acc_norm` of
-    lm-evaluation-harness. Small models that write one letter whatever is asked can tell so much.
+    """Answers multiple choice by likelihood: the choice with the largest log p(choice | prompt)
+    divided by its length in UTF-8 bytes (`acc_norm` of lm-evaluation-harness). This works for
+    small models that generate the same letter for every question.
 
     Args:
         choices: token ids of each prompt's choices.
@@ -148,26 +148,26 @@ def choose(
 
 
 def stream(of: Set, seed: int) -> int:
-    """The seed of a set's answers in a run."""
+    """The seed of the answers to a set."""
     return (zlib.crc32(of.name.encode()) ^ seed) % 2**31
 
 
 def said(
     setup: generation.Setup, prompt: Sequence[int], begun: int, written: generation.Completion
 ) -> str:
-    """An answer with its beginning, which stands in the prompt, read as one text."""
+    """The text of an answer, including its prefilled beginning at the end of the prompt."""
     assert setup.stop is not None  # it reads tokens
     before, text = prompt[: len(prompt) - begun], written.text or ""
     if begun:
         whole = setup.stop.read([*prompt[len(before) :], *written.ids], setup.eos_ids)
-        # Of the end, what a stop string cut off.
+        # What a stop string cut off at the end.
         cut = len(setup.stop.read(written.ids, setup.eos_ids)) - len(text)
         text = whole[: len(whole) - cut]
     return thoughts.said(setup.stop.text, before, text)
 
 
 def to_judge(of: Set, found: Sequence[Response]) -> list[Conversation]:
-    """What judges read of a model's answers to a set, one an item."""
+    """A model's answers to a set as judges read them, one for each item."""
     read = of.conversations([response.text for response in found])
     return [
         dataclasses.replace(one, unasked=True) if response.finish == CUT else one
@@ -189,7 +189,7 @@ def judge(
     Args:
         planned: judges that read answers; combinations after their parts.
         answered: answers to judge, by model and set.
-        folder: where scores are kept as they come.
+        folder: of the files of scores.
         rows: of a block, see `scoring.judge_all`.
     """
     named = [(model, name) for model, by_set in answered.items() for name in by_set]
@@ -201,6 +201,6 @@ def judge(
         )
         for model, name in named
     ]
-    # There may be hundreds, so no bar stays.
+    # There may be hundreds of progress bars, so none stays on the screen.
     found = scoring.judge_by_each(planned, groups, rows=rows, leave=False)
     return dict(zip(named, found, strict=True))

@@ -1,7 +1,7 @@
-"""Which answer of a file belongs to which item of a set: proved by the prompt beside each answer.
+"""Matches the answers of a file with the items of a set, by the prompt beside each answer.
 
-In the files of a published evaluation, 78 of 178 answers stood, and were judged, beside the prompt
-of another. So every prompt is compared, and a file that does not fit is refused.
+In the files of a published evaluation, 78 of 178 answers were stored, and judged, beside the prompt
+of another. So every prompt is compared, and a file that does not match is refused.
 """
 
 import dataclasses
@@ -15,17 +15,17 @@ from safety_jax.evaluation.sets.items import Item, Set
 
 MATCHES = ("row", "prompt")
 _SHOWN = 70  # characters of a prompt in a message
-_MOST = 0.9  # of the rows from a place on must fit for them to be called shifted
+_MOST = 0.9  # of the rows after a mismatch must fit for them to be called shifted
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Found:
-    """An answer as a file has it.
+    """An answer read from a file.
 
     Attributes:
-        key: what its prompt is compared by: see `key_of`; or the SHA-256 of the prompt.
-        prompt: for people.
-        columns: whatever else the row has.
+        key: of its prompt, for comparison: see `key_of`; or the SHA-256 of the prompt.
+        prompt: for messages.
+        columns: all other columns of the row.
     """
 
     where: str
@@ -37,7 +37,7 @@ class Found:
 
 
 def key_of(prompt: Sequence[Message]) -> str:
-    """A prompt as it is compared: exactly, but for white space at the ends of a message."""
+    """A prompt for comparison: exact, except for white space around each message."""
     return "\0".join(f"{message.role}\0{message.content.strip()}" for message in prompt)
 
 
@@ -45,13 +45,13 @@ def pair(asked: Set, found: Sequence[Found], match: str, file: str, hashed: bool
     """One answer an item, in the order of the set.
 
     Args:
-        match: "row": answers stand in the order of the set, or of the file that the set is part of;
-            "prompt": in any order, and each prompt as often as in the set.
-        file: what is read, for messages.
-        hashed: the keys of `found` are hashes of prompts.
+        match: "row": answers are in the order of the set, or of the file that the set was read
+            from; "prompt": in any order, each prompt as often as in the set.
+        file: name of the file, for messages.
+        hashed: whether the keys of `found` are hashes of prompts.
 
     Raises:
-        DataError: they do not fit; the first row that does not is named, and what is wrong.
+        DataError: they do not match; names the first row that does not, and what is wrong.
     """
     keys = [_key(item, hashed) for item in asked.items]
     if match == "prompt":
@@ -69,70 +69,68 @@ def _key(item: Item, hashed: bool) -> str:
 
 
 def _by_prompt(asked: Set, keys: Sequence[str], found: Sequence[Found], file: str) -> list[Found]:
-    there: dict[str, list[Found]] = defaultdict(list)
+    by_key: dict[str, list[Found]] = defaultdict(list)
     for one in found:
-        there[one.key].append(one)
+        by_key[one.key].append(one)
     wanted = Counter(keys)
     for item, key in zip(asked.items, keys, strict=True):
-        if len(there[key]) != wanted[key]:
+        if len(by_key[key]) != wanted[key]:
             raise DataError(
-                f"{file}: the prompt of {asked.name} item {item.id} ({_shown(item)}) is there "
-                f"{len(there[key])} times; expected {wanted[key]}: answers cannot be matched by "
+                f"{file}: the prompt of {asked.name} item {item.id} ({_shown(item)}) occurs "
+                f"{len(by_key[key])} times; expected {wanted[key]}: answers cannot be matched by "
                 "prompt, mend the file"
             )
-    return [there[key].pop(0) for key in keys]
+    return [by_key[key].pop(0) for key in keys]
 
 
-# ---------------------------------------------------------------------------- what is wrong
+# ---------------------------------------------------------------------------- mismatches
 
 
 def _mismatch(asked: Set, keys: Sequence[str], found: Sequence[Found], file: str) -> str:
-    there = [one.key for one in found]
-    both = min(len(keys), len(there))
-    wrong = [i for i in range(both) if keys[i] != there[i]]
+    own = [one.key for one in found]
+    both = min(len(keys), len(own))
+    wrong = [i for i in range(both) if keys[i] != own[i]]
     advice = "mend the file"
-    if not Counter(keys) - Counter(there):
+    if not Counter(keys) - Counter(own):
         advice = "set evaluate.match to prompt to match answers by their prompts, or mend the file"
-    counts = f"{len(there):,} answers, {asked.name} has {len(keys):,} prompts"
+    counts = f"{len(own):,} answers, {asked.name} has {len(keys):,} prompts"
     if not wrong:
-        place = found[both].where if len(there) > both else f"item {asked.items[both].id}"
-        what = "goes on where the set ends" if len(there) > both else "has no answer"
+        place = found[both].where if len(own) > both else f"item {asked.items[both].id}"
+        what = "is beyond the end of the set" if len(own) > both else "has no answer"
         return f"{file}: {counts}: {place} {what}; {advice}"
     first = wrong[0]
     return (
         f"{found[first].where}: answers {_short(found[first].prompt)} where {asked.name} asks "
         f"{_shown(asked.items[first])} (item {asked.items[first].id}): "
-        f"{_kind(keys, found, first)}; {len(wrong)} of {both} rows stand beside another prompt"
-        f"{'' if len(keys) == len(there) else f'; {counts}'}; {advice}"
+        f"{_kind(keys, found, first)}; {len(wrong)} of {both} rows have another prompt"
+        f"{'' if len(keys) == len(own) else f'; {counts}'}; {advice}"
     )
 
 
 def _kind(keys: Sequence[str], found: Sequence[Found], first: int) -> str:
-    """What happened at the first row that does not fit, as far as it can be told."""
-    there = [one.key for one in found]
-    said = []
-    if there[first] in there[:first] and there.count(there[first]) > keys.count(there[first]):
-        said.append(f"it repeats {found[there.index(there[first])].where}")
-    if shift := _shift(keys, there, first):
+    """The likely cause of the first mismatch."""
+    own = [one.key for one in found]
+    causes = []
+    if own[first] in own[:first] and own.count(own[first]) > keys.count(own[first]):
+        causes.append(f"it repeats {found[own.index(own[first])].where}")
+    if shift := _shift(keys, own, first):
         direction = "early" if shift > 0 else "late"
-        said.append(f"from here on prompts come {abs(shift)} too {direction}: rows are shifted")
-    elif Counter(keys) == Counter(there):
-        said.append("the prompts are those of the set in another order")
-    if not said and there[first] in keys:
-        said.append(f"it is the prompt of row {keys.index(there[first])} of the set")
-    return ", ".join(said) or "the set has no such prompt"
+        causes.append(f"from here on prompts come {abs(shift)} too {direction}: rows are shifted")
+    elif Counter(keys) == Counter(own):
+        causes.append("the prompts are those of the set in another order")
+    if not causes and own[first] in keys:
+        causes.append(f"it is the prompt of row {keys.index(own[first])} of the set")
+    return ", ".join(causes) or "the set has no such prompt"
 
 
-def _shift(keys: Sequence[str], there: Sequence[str], first: int) -> int:
-    """By how much the rows from `first` on are shifted; 0 where they are not."""
-    for start in (first, first + 1):  # a row that was put in belongs nowhere itself
-        if start >= len(there) or there[start] not in keys:
+def _shift(keys: Sequence[str], own: Sequence[str], first: int) -> int:
+    """By how much the rows from `first` on are shifted; 0 if they are not."""
+    for start in (first, first + 1):  # an inserted row matches nothing itself
+        if start >= len(own) or own[start] not in keys:
             continue
-        shift = keys.index(there[start]) - start
+        shift = keys.index(own[start]) - start
         pairs = [
-            (there[i], keys[i + shift])
-            for i in range(start, len(there))
-            if 0 <= i + shift < len(keys)
+            (own[i], keys[i + shift]) for i in range(start, len(own)) if 0 <= i + shift < len(keys)
         ]
         fitting = sum(one == other for one, other in pairs)
         if shift and fitting > 1 and fitting >= _MOST * len(pairs):

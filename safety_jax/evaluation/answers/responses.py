@@ -1,18 +1,18 @@
 """Answers of a model to a set: the record of one, and the file that a run writes.
 
     responses/MODEL/SET.jsonl   one line an answer, in the order of the set, in blocks; appended
-    responses/MODEL/earlier/    files of another protocol, set or model that stood there before
+    responses/MODEL/earlier/    earlier files of another protocol, set or model
 
-A line holds all that an answer depends on, so that no answer is ever taken for another's:
+A line holds everything that its answer depends on, so that answers are never confused:
 
     {"set": "I-CoNa", "id": "0", "prompt_sha256": "…", "template": "alpaca", "decoding": "16 hex",
      "seed": 0, "weights": "…", "config": "…", "tokenizer": "…", "response": "…", "finish": "eos"}
 
-A turn of a conversation also has its `conversation` and `turn`; all first turns stand before all
-second ones; where a conversation had no room for a turn, `finish` is "cut", and nothing was asked
-or answered. Where a model thinks, `response` is all it wrote, and `thought` and `answer` are its
-parts. Where a set is under an attack, `attack`, `attack_version` and `asked` say what was asked in
-place of the prompt, and `opening` whose first tokens the answer was made to begin with.
+A turn of a conversation also has its `conversation` and `turn`; all first turns precede all second
+ones. If a conversation has no room for a turn, `finish` is "cut", and nothing was asked. If a model
+writes a thought, `response` is the whole text, and `thought` and `answer` are its parts. Under an
+attack, `attack`, `attack_version` and `asked` record what was asked instead of the prompt, and
+`opening` the text whose first tokens were prefilled.
 """
 
 import dataclasses
@@ -39,10 +39,10 @@ class Response:
 
     Attributes:
         id: of the item that it answers.
-        text: what the model wrote, with its thought; may be empty, and hostile.
-        finish: "eos", "stop", "length", "cut" where nothing was asked; "" where nobody recorded it.
+        text: the model's text, with its thought; may be empty, and hostile.
+        finish: "eos", "stop", "length", "cut" if nothing was asked; "" if it was not recorded.
         stored: further columns of the file that it was read from.
-        where: file and row, of one that was read.
+        where: file and row, if it was read from a file.
     """
 
     id: str
@@ -58,20 +58,21 @@ class Response:
 
     @property
     def ending(self) -> str:
-        """How the answer ended: its `finish`, or "thought" where the model never came to one."""
+        """How the answer ended: its `finish`, or "thought" if the model never finished its
+        thought."""
         return THOUGHT if self.turn.unfinished else self.finish
 
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """All that answers depend on beside the set.
+    """Everything that answers depend on beside the set.
 
     Attributes:
-        weights: names the model: a hash of its weights, and of its adapter's.
-        config: a hash of what its configs say of what is computed.
-        tokenizer: a hash of how the model reads prompts and where its answers end; models that are
-            compared have their own.
-        template: how a prompt is worded.
+        weights: a hash of the model's weights, and of its adapter's.
+        config: a hash of the values in its configs that change what is computed.
+        tokenizer: a hash of how the model reads prompts and ends answers; models that are compared
+            may differ in it.
+        template: the template of prompts.
         decoding: settings of the decoder, and its precision; JSON values.
     """
 
@@ -86,14 +87,14 @@ class Protocol:
         return _hash(dict(self.decoding))
 
     def of(self, asked: Set) -> str:
-        """Names everything but the model, in 16 hex digits: what two models must share for their
-        answers to be compared."""
+        """A hash of everything but the model, in 16 hex digits: answers of two models can be
+        compared if it is the same."""
         return _hash([self.template, self.decoding_hash(), self.seed, asked.items_sha256])
 
 
 def recorded(found: Sequence[Response], asked: Set) -> str | None:
-    """`Protocol.of` for answers that a run here wrote, from what stands beside them; None where
-    they come from elsewhere, or were made in several ways."""
+    """`Protocol.of` for answers that a run of this project wrote, from their stored columns; None
+    if another tool wrote them, or if they differ in it."""
     facts = [[response.stored.get(name) for name in _FACTS] for response in found]
     match facts[0]:
         case [str(), str(), int()] if all(fact == facts[0] for fact in facts):
@@ -107,13 +108,13 @@ def _hash(value: Any) -> str:
 
 
 class Responses:
-    """The answers of a model to a set, block after block; a block that is not whole counts as not
-    there, so that a run that was killed meets the same batches again.
+    """The answers of a model to a set, written in blocks. An incomplete block is dropped when the
+    file is read, so that a resumed run decodes the same batches again.
 
     Args:
-        path: the file. One that was made by another model or protocol, or of other prompts, is
+        path: the file. If it was made by another model or protocol, or from other prompts, it is
             moved to `earlier/` beside it.
-        blocks: places of the items that are written at a time, see `Set.blocks`.
+        blocks: indices of the items that are written at a time, see `Set.blocks`.
         writes: whether this process writes; exactly one process of a run does.
 
     Raises:
@@ -137,19 +138,19 @@ class Responses:
 
     @property
     def done(self) -> int:
-        """Prompts answered: those of whole blocks."""
+        """The number of answers, in complete blocks."""
         return len(self._found)
 
     def left(self) -> list[range]:
-        """The blocks that are not there, in order."""
+        """The blocks without answers, in order."""
         return [block for block in self._blocks if block.start >= self.done]
 
     def all(self) -> list[Response]:
-        """What is there, in the order of the set."""
+        """The answers so far, in the order of the set."""
         return list(self._found)
 
     def add(self, found: Sequence[Response]) -> None:
-        """Appends the block that follows; it is on disk when this returns."""
+        """Appends the next block; it is on disk when this returns."""
         items = self._asked.items[self.done : self.done + len(found)]
         if [item.id for item in items] != [response.id for response in found]:
             raise ValueError("answers must follow in the order of the set")
@@ -185,7 +186,7 @@ class Responses:
         return facts
 
     def _known(self, lines: Sequence[dict[str, Any]]) -> list[Response]:
-        """Answers of whole blocks; none of a file that is of something else."""
+        """The answers of complete blocks; none if the file has another protocol, set or model."""
         items, count = self._asked.items, len(lines)
         ours = count <= len(items) and all(
             _made_by(self._facts(item), line) for item, line in zip(items, lines, strict=False)
@@ -221,5 +222,5 @@ def _parsed(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def characters(text: str) -> str:
-    """The text without halves of surrogate pairs, which JSON can spell and no file can hold."""
+    """The text without lone surrogates, which JSON can escape but UTF-8 cannot encode."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -1,4 +1,4 @@
-"""Verdicts that a file of answers brings along, as scores of a judge of its own.
+"""Verdicts in a column of a file of answers, as the scores of a judge.
 
     judges.llama_guard = {"kind": "stored", "column": "llama_guard_response",
                           "direction": "higher is more harmful", "range": (), "threshold": (0.5,)}
@@ -18,15 +18,15 @@ from safety_jax.judges.planned import Spec, numbers
 KIND = "stored"
 KEYS = ("column", "direction", "range", "threshold")
 SAFE, UNSAFE = "safe", "unsafe"
-MOST = 1e30  # of a number's size: means and deviations of scores are floats, too
+MOST = 1e30  # the largest magnitude: means and deviations of scores must fit a float
 
 
 def card(name: str, spec: Spec, files: Mapping[str, str]) -> JudgeCard:
-    """What is known of the judge behind a column.
+    """The card of the judge of a column.
 
     Args:
-        spec: a row of the config: `kind` and KEYS.
-        files: SHA-256 of every file that has the column, of all models, by the file's name.
+        spec: an entry of the config: `kind` and KEYS.
+        files: SHA-256 of every file that has the column, of all models, by file name.
 
     Raises:
         ConfigError: keys or values that do not fit.
@@ -56,13 +56,13 @@ def card(name: str, spec: Spec, files: Mapping[str, str]) -> JudgeCard:
 
 
 def scores(judge: JudgeCard, responses: Sequence[Response]) -> list[Score]:
-    """The value of each answer's column; unscored where there is none.
+    """The value of each answer's column; unscored if it has none.
 
-    A verdict in words becomes 1 for unsafe and 0 for safe, turned round where higher is safer.
+    A verdict in words becomes 1 for unsafe and 0 for safe, or the reverse if higher is safer.
 
     Raises:
-        DataError: no answer has the column, or a number lies outside the range that was stated.
-        ConfigError: verdicts in words under a direction that is neither of harm nor of safety.
+        DataError: no answer has the column, or a number is outside the judge's range.
+        ConfigError: verdicts are words, but the direction is neither of harm nor of safety.
     """
     column = judge.settings["column"]
     if not any(column in response.stored for response in responses):
@@ -114,6 +114,6 @@ def _numbered(judge: JudgeCard, number: float, where: str) -> Score:
         stated = judge.low is not None or judge.high is not None
         raise DataError(
             f"{where}: {judge.settings['column']!r} is {number:g}; expected {low:g} to {high:g}"
-            f"{f', as the range of the judge {judge.name} says' if stated else ''}"
+            f"{f', the range of the judge {judge.name}' if stated else ''}"
         )
     return scored(number)

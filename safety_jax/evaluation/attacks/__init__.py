@@ -1,1 +1,1 @@
-"""Attacks: what somebody does to a request so that a safe model answers it after all."""
+"""Jailbreak attacks: transformations of a request that make a safe model answer it."""

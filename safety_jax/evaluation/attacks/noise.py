@@ -1,7 +1,7 @@
-"""The same request to the eye, other tokens to the model.
+"""Requests that look the same to a reader but have other tokens.
 
-Boucher et al., "Bad Characters" (arXiv 2106.09898), say what may be changed unseen by a reader.
-Each letter is drawn on its own, by the seed and the request alone.
+The perturbations are from Boucher et al., "Bad Characters" (arXiv 2106.09898). Letters are drawn
+independently, from the seed and the request.
 """
 
 import random

@@ -1,9 +1,9 @@
-"""The attacks that are known by name: one row each, with its source.
+"""The attacks that are known by name, one entry each, with its source.
 
 attack=prefix_injection,base64      two of them
-attack=many_shot:64                 with the number that its row asks for
-attack=suffix:found.txt             what a search found, from a file
-attack=all                          one of each, but for suffixes
+attack=many_shot:64                 with a number, whose meaning its entry tells
+attack=suffix:found.txt             suffixes from a file, such as a search finds
+attack=all                          one of each, except suffixes
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ PREFILL = "prefill"
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-    """What the number behind a name is: its meaning, the one that is taken without, its range."""
+    """The number after an attack's name: its meaning, default and range."""
 
     what: str
     default: int
@@ -37,13 +37,13 @@ class Number:
 
 @dataclasses.dataclass(frozen=True)
 class KnownAttack:
-    """One row.
+    """One entry.
 
     Attributes:
-        about: what it does to a request, in a line.
+        about: what it does to a request, in one line.
         source: where it comes from.
-        version: counts the wordings; answers to different ones are never taken for each other's.
-        word: the request as it is asked; of attacks with a number, of both.
+        version: of its wording; answers to different versions are never confused.
+        word: rewords a request; if the attack takes a number, from both.
     """
 
     name: str
@@ -56,14 +56,14 @@ class KnownAttack:
 
 @dataclasses.dataclass(frozen=True)
 class Attack:
-    """An attack as a set is put under it.
+    """An attack with its number or file, applied to a set.
 
     Attributes:
         name: with its number or file: `many_shot:32`, `suffix:found.txt`.
         version: see `KnownAttack`.
-        word: a request as it is asked.
-        prefill: tokens of an opening that every answer begins with; None of other attacks.
-        suffixes: what is put behind requests: one for all, or one a row of the set's file.
+        word: rewords a request.
+        prefill: the number of prefilled tokens of an opening; None for other attacks.
+        suffixes: one for all requests, or one for each row of the set's file.
     """
 
     name: str
@@ -172,7 +172,7 @@ _ROWS = (
 ATTACKS: Mapping[str, KnownAttack] = {entry.name: entry for entry in _ROWS}
 KNOWN = (*ATTACKS, f"{SUFFIX}:FILE", ALL)
 SUFFIX_VERSION = 1
-# Whose answers may come back in a form that a judge cannot read.
+# Attacks whose answers may be in a form that a judge cannot read.
 ENCODED = ("base64", "rot13", "leetspeak", "low_resource")
 
 
@@ -184,13 +184,12 @@ def parse(text: str, where: str) -> list[Attack]:
         where: the config key and the spec, for messages.
 
     Raises:
-        ConfigError: a name that is not known, a number that does not fit it, or two files of one
-            name.
-        DataError: a file of suffixes that holds none.
+        ConfigError: an unknown name, a number that does not fit it, or two files of one name.
+        DataError: a file of suffixes that is empty or has empty lines.
     """
     found: dict[str, Attack] = {}
     for part in text.split(","):
-        for attack in map(_of, ATTACKS.values()) if part == ALL else [_named(part, where)]:
+        for attack in map(_made, ATTACKS.values()) if part == ALL else [_named(part, where)]:
             if found.setdefault(attack.name, attack) != attack:
                 raise ConfigError(
                     f"{where}: two files of suffixes are called {attack.name.partition(':')[2]}; "
@@ -199,19 +198,19 @@ def parse(text: str, where: str) -> list[Attack]:
     return list(found.values())
 
 
-_DIGITS = 20  # of a number; Python reads no text of thousands
-_SUFFIX_BYTES = 64 << 20  # of a file of suffixes
+_DIGITS = 20  # the most of a number; Python refuses to parse thousands
+_SUFFIX_BYTES = 64 << 20  # the most of a file of suffixes
 
 
 def _named(part: str, where: str) -> Attack:
     name, colon, value = part.partition(":")
     if name == SUFFIX and value:
-        return _of_file(value, where)
+        return _from_file(value, where)
     if name not in ATTACKS:
         raise ConfigError(f"{where}: unknown attack {part!r:.60}; known are {', '.join(KNOWN)}")
     entry = ATTACKS[name]
     if not colon:
-        return _of(entry)
+        return _made(entry)
     number = entry.number
     if number is None:
         raise ConfigError(
@@ -220,13 +219,13 @@ def _named(part: str, where: str) -> Attack:
     whole = value.isascii() and value.isdigit() and len(value) <= _DIGITS
     if not (whole and number.least <= int(value) <= number.most):
         raise ConfigError(
-            f"{where}: attack {part!r:.60}: expected behind the colon a whole number from "
+            f"{where}: attack {part!r:.60}: expected after the colon a whole number from "
             f"{number.least} to {number.most}: {number.what}"
         )
-    return _of(entry, int(value))
+    return _made(entry, int(value))
 
 
-def _of(entry: KnownAttack, value: int | None = None) -> Attack:
+def _made(entry: KnownAttack, value: int | None = None) -> Attack:
     if entry.number is None:
         return Attack(entry.name, entry.version, entry.word)
     number = entry.number.default if value is None else value
@@ -238,7 +237,7 @@ def _of(entry: KnownAttack, value: int | None = None) -> Attack:
     )
 
 
-def _of_file(place: str, where: str) -> Attack:
+def _from_file(place: str, where: str) -> Attack:
     path = files.expand(place)
     try:
         text = files.read_bytes(path, _SUFFIX_BYTES).decode("utf-8-sig")
@@ -248,14 +247,14 @@ def _of_file(place: str, where: str) -> Attack:
             f"{where}: the file of suffixes {place} cannot be read ({why}); expected text in "
             "UTF-8, one suffix a line"
         ) from error
-    # Other characters that end a line for Python are a part of a suffix.
+    # Not `splitlines`, whose other line ends may be part of a suffix.
     lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
     if not text or not all(line.strip() for line in lines):
         what = f"line {[*map(str.strip, lines)].index('') + 1} is empty" if text else "is empty"
         raise DataError(f"{path}: {what}; expected one suffix a line, remove empty lines")
-    return of_suffixes(path.name, lines)
+    return from_suffixes(path.name, lines)
 
 
-def of_suffixes(name: str, lines: Sequence[str]) -> Attack:
-    """The attack that puts these behind requests."""
+def from_suffixes(name: str, lines: Sequence[str]) -> Attack:
+    """The attack that appends these suffixes to requests."""
     return Attack(f"{SUFFIX}:{name}", SUFFIX_VERSION, _same, suffixes=tuple(lines))

@@ -1,10 +1,10 @@
-"""Our models as lm-evaluation-harness sees them; needs its package, see `lm_eval_tasks.py`.
+"""Our models behind lm-evaluation-harness's interface; imports the harness, see `lm_eval_tasks.py`.
 
-What is scored is what its `HFLM` scores, token for token: how a context and its continuation are
-told apart is inherited, truncation and rolling windows are its own functions. Three things differ.
-A stop string that is a special token ends an answer where it stands. And settings of generation
-that are not known are refused, where HFLM hands them to `generate`. The thoughts of a reasoning
-model are no part of its answer; HFLM keeps them unless it is told their last token.
+Requests are scored token for token as by its `HFLM`: the split of context and continuation is
+inherited, truncation and rolling windows are the harness's own functions. Three things differ. A
+stop string that is a special token ends an answer. Unknown generation settings are refused; HFLM
+passes them to `generate`. The thoughts of a reasoning model are not part of its answer; HFLM keeps
+them unless it is told their last token.
 """
 
 import json
@@ -32,7 +32,7 @@ from safety_jax.models.decoding import generation, layout
 from safety_jax.models.decoding.ends import endings
 from safety_jax.models.model import Model
 
-# New tokens where a task does not say; HFLM's.
+# New tokens if a task does not set them, as in HFLM.
 MAX_NEW_TOKENS = 256
 _KNOWN = ("do_sample", "temperature", "top_k", "top_p", "num_beams", "until", "max_gen_toks")
 
@@ -89,11 +89,11 @@ class HarnessLM(TemplateLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """The tokenizer's own special tokens, and those of a chat template; what a document spells
-        is text, but for the token that begins texts where it does.
+        """Token ids with the tokenizer's own special tokens and those of a chat template. Special
+        tokens in a document are read as text, except a BOS token at its beginning.
 
         Raises:
-            DataError: it spells a control token, where such are refused.
+            DataError: the text holds a control token, and `rules` refuse those.
         """
         text = self._coded(string)
         if self._rules.special_text == ERROR and (found := self._control.find(text)):
@@ -114,7 +114,8 @@ class HarnessLM(TemplateLM):
         return super()._encode_pair(self._coded(context), continuation)
 
     def _coded(self, text: str) -> str:
-        """A text that begins with a dialogue of `apply_chat_template`, with that in code words."""
+        """The text; if it begins with a dialogue from `apply_chat_template`, with the dialogue's
+        control tokens encoded."""
         if SECRET in text:
             return text
         if text in self._dialogues:
@@ -127,7 +128,7 @@ class HarnessLM(TemplateLM):
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """The dialogue as text. A template that has no place for a system message gets none.
+        """The dialogue as text, without its system message if the template takes none.
 
         Raises:
             ConfigError: the tokenizer has no chat template.
@@ -150,8 +151,8 @@ class HarnessLM(TemplateLM):
                     "task out, or run tasks without the template"
                 ) from reason
         text = self._control.decode(code)
-        # Of two dialogues that read alike, one spells what the other's template writes: the fewer
-        # control tokens, the less is obeyed.
+        # If two dialogues have the same text, one contains what the template wrote in the other:
+        # keep the one with fewer control tokens, which obeys less of a document.
         known = self._dialogues.get(text, code)
         self._dialogues[text] = min(code, known, key=lambda one: one.count(SECRET))
         return text
@@ -197,7 +198,7 @@ class HarnessLM(TemplateLM):
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
-        """log p of whole texts. Long ones are read in windows; each token is predicted once."""
+        """log p of whole texts, long ones in windows; each token is predicted once."""
         pairs, owners = [], []
         for number, request in enumerate(requests):
             windows = utils.get_rolling_token_windows(
@@ -237,12 +238,12 @@ class HarnessLM(TemplateLM):
     def _generate(
         self, contexts: Sequence[str], numbers: Sequence[int], asked: dict[str, Any], quiet: bool
     ) -> list[str]:
-        """Answers to requests of equal settings; `numbers` tell their randomness."""
+        """Answers to requests with the same settings; `numbers` seed their randomness."""
         settings, until = read_settings(asked)
         room = self.max_length - settings.max_new_tokens
         if room < 1:
             raise ConfigError(
-                f"a task asks for {settings.max_new_tokens} new tokens; expected fewer than the "
+                f"a task generates {settings.max_new_tokens} tokens; expected fewer than the "
                 f"{self.max_length} that the model reads, lower max_gen_toks in the task's file"
             )
         strings = [string for string in until if string]
@@ -264,7 +265,7 @@ class HarnessLM(TemplateLM):
         return [postprocess_generated_text(text, list(strings), None) for text in texts]
 
     def _answer(self, prompt: Sequence[int], text: str) -> str:
-        """What a task's metrics read: never a thought."""
+        """The answer without its thought, for the task's metrics."""
         whole = thoughts.opened(self._text(prompt[-16:])) + text
         return thoughts.split(whole, unwrap=False).answer
 
@@ -273,7 +274,7 @@ def read_settings(asked: dict[str, Any]) -> tuple[generation.SamplingParams, lis
     """A task's `generation_kwargs` as settings of our decoder, and its stop strings.
 
     Raises:
-        ConfigError: a setting that is not known, or sampling without a temperature.
+        ConfigError: an unknown setting, or sampling without a temperature.
     """
     known = normalize_gen_kwargs(asked, MAX_NEW_TOKENS)
     unknown = sorted(set(known) - set(_KNOWN))

@@ -1,8 +1,8 @@
 """Runs tasks of lm-evaluation-harness (Gao et al., github.com/EleutherAI/lm-evaluation-harness) on
-our models: any of its own, by name, or a YAML file of one's own.
+our models: any of its own tasks, by name, or a YAML file.
 
-The harness is an optional extra, `lm-eval`; only `run_tasks` imports it. Its base install needs no
-PyTorch.
+The harness is an optional extra, `lm-eval`, and is imported only when tasks are named. Its base
+install needs no PyTorch.
 """
 
 import dataclasses
@@ -36,9 +36,9 @@ class Asking:
 
     Attributes:
         num_fewshot: examples in each prompt; None for each task's own number. A task whose file
-            says 0 keeps it.
-        limit: the first so many documents of each task; None for all.
-        chat: prompts go through the tokenizer's chat template.
+            says 0 keeps 0.
+        limit: the number of documents of each task, from the first; None for all.
+        chat: whether prompts go through the tokenizer's chat template.
         system: a system message; "" for none.
         seed: of the choice of examples, and of tasks that sample.
         bootstrap: resamples of the standard errors that have no closed form; 0 leaves these out.
@@ -57,10 +57,10 @@ class Figure:
     """One metric of one task, or of a group of tasks.
 
     Attributes:
-        metric: as the harness names it; `/filter` behind it where the task has several.
-        value, stderr: None where it is not a number.
-        n, of: documents that were asked, and how many the task has.
-        version: of the task; "" where its file has none.
+        metric: as the harness names it; followed by `/filter` if the task has several.
+        value, stderr: None if it is not a number.
+        n, of: documents that were asked, and all documents of the task.
+        version: of the task; "" if its file has none.
         task_hash: of all documents, prompts and targets; "" for a group.
     """
 
@@ -77,11 +77,11 @@ class Figure:
 
 
 def check_tasks(tasks: Sequence[str]) -> None:
-    """Looks whether tasks are there, without loading them: stages ask before anything else.
+    """Checks that tasks exist, without loading them.
 
     Raises:
-        ConfigError: the extra is missing, or a name that no task, group or tag has, or a file that
-            does not exist.
+        ConfigError: the extra is missing, a name is no task, group or tag, or a file does not
+            exist.
     """
     _library("lm_eval")
     names = [task for task in tasks if not files.expand(task).is_file()]
@@ -101,7 +101,7 @@ def check_tasks(tasks: Sequence[str]) -> None:
 
 @functools.cache
 def _manager(defaults: bool) -> Any:
-    """What finds tasks. Reading the list of all its own takes the harness half a minute."""
+    """The harness's task manager. Reading the list of all tasks takes it half a minute."""
     return _library("lm_eval.tasks").TaskManager(include_defaults=defaults)
 
 
@@ -114,26 +114,26 @@ def run_tasks(
     asking: Asking,
     rules: TextRules = FIXED,
 ) -> dict[str, Any]:
-    """Asks a model all documents of some tasks.
+    """Runs a model on all documents of some tasks.
 
     Args:
         tasks: names of tasks, groups or tags, or paths of YAML files.
-        limits: of what is scored; `longest` is the model's window.
-        pace: of what is generated.
+        limits: of scoring; `longest` is the model's window.
+        pace: of decoding.
         eos_ids: tokens that end an answer.
         rules: how requests are read.
 
     Returns:
-        The harness's own results, as JSON has them: `results` (metric -> value, with standard
-        errors), `groups`, `configs`, `versions`, `n-shot`, `n-samples`, `higher_is_better` and
-        `samples`, every document with its prompts, answers and metrics; beside these
-        `task_hashes`, `lm_eval_version` and `cut`, how many requests of each kind were too long
-        and lost tokens on their left. What is not a finite number is None.
+        The harness's own results as JSON values: `results` (metric -> value, with standard errors),
+        `groups`, `configs`, `versions`, `n-shot`, `n-samples`, `higher_is_better` and `samples`,
+        every document with its prompts, answers and metrics; and also `task_hashes`,
+        `lm_eval_version` and `cut`, the number of requests of each kind that were too long and lost
+        tokens on their left. Numbers that are not finite are None.
 
     Raises:
-        ConfigError: the extra is missing, a task that does not exist, cannot be loaded or cannot
-            be asked.
-        DataError: a document that the model cannot read.
+        ConfigError: the extra is missing, or a task does not exist, cannot be loaded or cannot be
+            run.
+        DataError: the model cannot read a document.
     """
     evaluator = _library("lm_eval.evaluator")
     from safety_jax.evaluation.harness.language_model import HarnessLM
@@ -186,12 +186,12 @@ def figures(found: Mapping[str, Any]) -> list[Figure]:
 
 
 def by_document(found: Mapping[str, Any], task: str, metric: str) -> dict[str, float]:
-    """A metric of every document, by its hash, so that two models can be compared in pairs.
+    """A metric of every document, by the document's hash, for paired comparisons of models.
 
     A document that a task has several times is numbered: `…`, `… 2`, `… 3`.
 
     Args:
-        metric: as in `Figure`. A document without a single number for it is left out.
+        metric: as in `Figure`. A document whose value is not a number is left out.
     """
     name, _, filtered = metric.partition("/")
     values: dict[str, float] = {}
@@ -211,7 +211,7 @@ def by_document(found: Mapping[str, Any], task: str, metric: str) -> dict[str, f
 
 
 def _load(tasks: Sequence[str]) -> dict[str, Any]:
-    """The tasks as the harness has them."""
+    """Loads the tasks in the harness's form."""
     import datasets
 
     if not tasks:
@@ -231,7 +231,7 @@ def _load(tasks: Sequence[str]) -> dict[str, Any]:
 
 
 def _stands_alone(task: str) -> bool:
-    """Whether it is the file of one task; that of a group may name others."""
+    """Whether this is the file of a single task; the file of a group may name others."""
     path = files.expand(task)
     if not path.is_file():
         return False
@@ -239,11 +239,11 @@ def _stands_alone(task: str) -> bool:
 
 
 def _set_up(name: str, task: Any, asking: Asking) -> None:
-    """Number and choice of examples, as the harness's own command line sets them."""
+    """Sets number and choice of examples, as the harness's own command line does."""
     if getattr(task, "UNSAFE_CODE", False):
-        raise ConfigError(f"the task {name} runs code that the model writes; take it out")
+        raise ConfigError(f"the task {name} runs code that the model writes; remove the task")
     if getattr(task, "MULTIMODAL", False):
-        raise ConfigError(f"the task {name} shows images; expected tasks of text alone")
+        raise ConfigError(f"the task {name} shows images; expected tasks with text only")
     own = task.get_config("num_fewshot")
     wanted = own if asking.num_fewshot is None or own == 0 else asking.num_fewshot
     task.set_config(key="num_fewshot", value=wanted or 0)
@@ -276,8 +276,8 @@ def _library(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         raise ConfigError(
-            f"tasks of lm-evaluation-harness are asked for, but {name} cannot be imported "
-            f"({error}); pip install 'safety_jax[{EXTRA}]', or name no tasks"
+            f"tasks of lm-evaluation-harness are named, but {name} cannot be imported ({error}); "
+            f"pip install 'safety_jax[{EXTRA}]', or name no tasks"
         ) from error
 
 
@@ -285,13 +285,13 @@ def _library(name: str) -> ModuleType:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold, by the harness's own rules; NaN and infinities become None."""
+    """JSON values, by the harness's own rules; NaN and infinities become None."""
     text = json.dumps(value, default=_library("lm_eval.utils").handle_non_serializable)
     return json.loads(text, parse_constant=lambda _: None)
 
 
 def _number(value: Any) -> float | None:
-    """Standard errors that do not exist are "N/A"."""
+    """A finite number, or None: standard errors that do not exist are "N/A"."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)

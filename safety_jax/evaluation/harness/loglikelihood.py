@@ -1,13 +1,13 @@
-"""log p of continuations behind their contexts, and whether greedy decoding would write them.
+"""log p of continuations given their contexts, and whether greedy decoding would write them.
 
     context           0 1 2 3
     continuation              4 5
     read              0 1 2 3 4         the last token is only predicted
-    scored                  ^ ^         the cells that predict 4 and 5
+    scored                  ^ ^         the positions that predict 4 and 5
 
-Continuations that are read behind the same tokens share one row: the four letters of a
-multiple-choice question cost one pass, not four. Rows are read longest first, in few shapes, and
-no logits are held beyond one chunk of tokens.
+Continuations of the same tokens share one row: the four letters of a multiple-choice question cost
+one pass, not four. Rows are read longest first, in few shapes, and logits exist for one chunk of
+tokens at a time.
 """
 
 import dataclasses
@@ -34,14 +34,15 @@ SHORTEST = 64
 
 
 class ContextPair(NamedTuple):
-    """Token ids; a context has at least one, for something must predict the continuation."""
+    """Token ids; a context has at least one, which predicts the continuation's first token."""
 
     context: tuple[int, ...]
     continuation: tuple[int, ...]
 
 
 class Likelihood(NamedTuple):
-    """log p(continuation | context), summed over its tokens; `greedy`: each is the most likely."""
+    """log p(continuation | context), summed over its tokens; `greedy`: each is the most likely
+    one."""
 
     logprob: float
     greedy: bool
@@ -52,9 +53,9 @@ class RequestLimits:
     """How much is read at a time.
 
     Attributes:
-        longest: tokens that a row may have; longer contexts lose tokens on their left.
+        longest: the most tokens of a row; longer contexts lose tokens on their left.
         tokens_per_batch: padded tokens of a batch, over all devices.
-        chunk_tokens: positions of a row whose logits are held at once.
+        chunk_tokens: positions of a row whose logits exist at once.
     """
 
     longest: int
@@ -71,7 +72,7 @@ class _Row:
 
 
 class _Cells(NamedTuple):
-    """A batch; slot s of a row asks how likely `targets[s]` is behind the cell `places[s]`."""
+    """A batch; slot s of a row scores `targets[s]` at the position `places[s]`."""
 
     ids: Int[Any, "B T"]
     real: Bool[Any, "B T"]
@@ -81,7 +82,7 @@ class _Cells(NamedTuple):
 
 
 class LikelihoodScorer:
-    """Scores pairs; keeps one compiled program for each shape."""
+    """Scores pairs; compiles one program for each shape."""
 
     def __init__(self, model: Model, limits: RequestLimits):
         self.model, self.limits = model, limits
@@ -90,7 +91,7 @@ class LikelihoodScorer:
         self._compiled = jax.jit(self._score, out_shardings=meshes.sharding(model.mesh, ()))
 
     def score(self, pairs: Sequence[ContextPair], title: str | None) -> list[Likelihood]:
-        """One likelihood a pair, in their order.
+        """One likelihood for each pair, in order.
 
         Args:
             title: of a progress bar on process 0; None shows none.
@@ -138,7 +139,7 @@ class LikelihoodScorer:
         return NotFiniteError(f"{title or 'tasks'}: log-probabilities are not finite: {where}")
 
     def _rows(self, pairs: Sequence[ContextPair]) -> list[_Row]:
-        """Pairs that are read behind the same tokens, together, as far as a row has slots."""
+        """Rows of pairs with the same tokens to read, as many in each as it has slots."""
         rows: list[_Row] = []
         latest: dict[tuple[int, ...], tuple[_Row, int]] = {}
         for member, (context, continuation) in enumerate(pairs):
@@ -168,7 +169,7 @@ class LikelihoodScorer:
 
 
 def _slots(row: _Row, pairs: Sequence[ContextPair]) -> Iterator[tuple[int, slice]]:
-    """The pairs of a row, and the slots that each has."""
+    """The pairs of a row, and the slots of each."""
     start = 0
     for member in row.members:
         here = slice(start, start + len(pairs[member].continuation))
@@ -177,7 +178,7 @@ def _slots(row: _Row, pairs: Sequence[ContextPair]) -> Iterator[tuple[int, slice
 
 
 def _lay_out(batch: Sequence[_Row], pairs: Sequence[ContextPair], rows: int, length: int) -> _Cells:
-    """Right-padded cells on the host."""
+    """Right-padded rows on the host."""
     ids, places, targets = (np.zeros((rows, length), np.int32) for _ in range(3))
     real, asked = (np.zeros((rows, length), bool) for _ in range(2))
     for r, row in enumerate(batch):

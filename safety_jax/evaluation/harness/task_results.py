@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness beside our own sets: kept, counted, and compared in pairs.
+"""Results of lm-evaluation-harness: stored, and turned into blocks that models are compared on.
 
 tasks/MODEL.json   the harness's own results of a model, with every document
 """
@@ -17,18 +17,18 @@ from safety_jax.evaluation.harness import lm_eval_tasks
 from safety_jax.evaluation.measures.counts import Block, rate
 from safety_jax.evaluation.sets.items import CHOICE, Item, Set
 
-# What is right or wrong document by document, the first that a task has.
+# Metrics that are right or wrong for each document; the first that a task has is used.
 RIGHT = ("acc", "exact_match", "acc_norm")
 
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """What is asked of every model.
+    """The tasks that every model runs.
 
     Attributes:
         names: of tasks, or paths of their files.
-        asking: how.
-        decoding: what else answers depend on; JSON values.
+        asking: how they are asked.
+        decoding: everything else that answers depend on; JSON values.
     """
 
     names: tuple[str, ...]
@@ -36,16 +36,16 @@ class Wanted:
     decoding: Mapping[str, Any]
 
     def protocol(self, weights: str) -> str:
-        """Names all that the results of a model depend on, in 16 hex digits."""
+        """A hash of everything that a model's results depend on, in 16 hex digits."""
         facts = [self.names, dataclasses.asdict(self.asking), dict(self.decoding), weights]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read(path: Path, protocol: str, config: str) -> dict[str, Any] | None:
-    """Results that are kept; None where there are none of this protocol and model.
+    """The stored results; None if there are none of this protocol and model.
 
     Args:
-        config: `ModelFolder.config_sha256`, which early files do not say.
+        config: `ModelFolder.config_sha256`, absent from files of early versions.
 
     Raises:
         DataError: the file is damaged.
@@ -71,7 +71,7 @@ def figures(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def notes(found: Mapping[str, Any], model: str) -> list[str]:
-    """What was not asked as it stands."""
+    """Notes on requests that were cut."""
     return [
         f"{model}: {count} requests of tasks ({kind}) were longer than its window and lost tokens "
         "on their left; with fewer shots they may fit."
@@ -81,7 +81,7 @@ def notes(found: Mapping[str, Any], model: str) -> list[str]:
 
 
 def blocks(found: Mapping[str, Any], model: str) -> list[Block]:
-    """The tasks whose documents are right or wrong, as sets that models are compared on."""
+    """The tasks whose documents are right or wrong, as blocks that models are compared on."""
     made = []
     rows = lm_eval_tasks.figures(found)
     for task in found["samples"]:

@@ -1,1 +1,1 @@
-"""What answers and scores come to, and how models compare."""
+"""Measures of judged answers, and comparisons of models."""

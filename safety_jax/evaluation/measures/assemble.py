@@ -1,4 +1,4 @@
-"""Judged answers of several models become a report."""
+"""Makes the report from the judged answers of several models."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -33,10 +33,10 @@ OWN = "(the model's own answer)"
 
 @dataclasses.dataclass(frozen=True)
 class ReportChoice:
-    """What a run decides about its report.
+    """The choices of a run for its report.
 
     Attributes:
-        baseline, safety, helpfulness: a model and two judges; "" for the first that fits.
+        baseline, safety, helpfulness: a model and two judges; "" for the first suitable one.
         margin_share, margin_score: see `compare.Margins`.
         force: compare answers of different protocols.
     """
@@ -53,17 +53,17 @@ class ReportChoice:
 
 @dataclasses.dataclass(frozen=True)
 class Material:
-    """What a report is made of.
+    """The input of a report.
 
     Attributes:
         blocks: by model, in the order of the sets.
         responses: by model and set, entry i to item i.
-        letters: of multiple choice, by model and set: what was read out of each answer.
+        letters: for multiple choice, by model and set: the choice of each answer.
         tasks: blocks of lm-evaluation-harness, by model; they have no transcripts.
         models, facts: see `report.Report`.
-        people: what people said of a sample of the answers; None without them.
+        people: people's labels of a sample of the answers; None without them.
         preferences: see `report.Report`.
-        notes: what else a reader must know before a number is believed.
+        notes: further notes for the reader.
     """
 
     sets: Sequence[Set]
@@ -82,10 +82,10 @@ class Material:
 def check(
     choice: ReportChoice, models: Sequence[str], cards: Mapping[str, JudgeCard]
 ) -> ReportChoice:
-    """The choice with its open places filled in.
+    """The choice with its defaults filled in.
 
     Raises:
-        ConfigError: a model or judge that is not there, or does not fit its place.
+        ConfigError: an unknown model or judge, or a judge without a threshold for safety.
     """
     if choice.baseline and choice.baseline not in models:
         raise ConfigError(
@@ -94,13 +94,12 @@ def check(
     dividing = _dividing(cards)
     helping = [name for name, card in cards.items() if card.direction == BETTER]
     for key, name, known, what in (
-        ("safety", choice.safety, dividing, "divides safe from unsafe by a threshold"),
-        ("helpfulness", choice.helpfulness, list(cards), "is there"),
+        ("safety", choice.safety, dividing, "a judge with a threshold between safe and unsafe"),
+        ("helpfulness", choice.helpfulness, list(cards), "one of the judges"),
     ):
         if name and name not in known:
             raise ConfigError(
-                f"evaluate.{key} {name!r}: expected a judge that {what}: "
-                f"{', '.join(known) or 'there is none'}"
+                f"evaluate.{key} {name!r}: expected {what}: {', '.join(known) or 'there is none'}"
             )
     return dataclasses.replace(
         choice,
@@ -111,7 +110,7 @@ def check(
 
 
 def report(material: Material, choice: ReportChoice) -> Report:
-    """All of it, in one place; see `report.Report`."""
+    """The whole report; see `report.Report`."""
     said, how = material.people, choice.how
     blocks = {m: [*found, *material.tasks.get(m, ())] for m, found in material.blocks.items()}
     sets = {b.set.name: b.set for found in blocks.values() for b in found}
@@ -145,7 +144,7 @@ def report(material: Material, choice: ReportChoice) -> Report:
         corrected=corrected,
         quality=quality,
         notes=(
-            *notes.of(rows, comparisons),
+            *notes.general(rows, comparisons),
             *notes.repeated(list(sets.values())),
             *attacks.notes(blocks),
             *conversations.notes(talks),
@@ -170,7 +169,7 @@ def report(material: Material, choice: ReportChoice) -> Report:
 def _against_baseline(
     blocks: Mapping[str, Sequence[Block]], choice: ReportChoice
 ) -> tuple[list[Comparison], dict[str, dict[str, Estimate]]]:
-    """Tests of every other model against the baseline, and what is derived of each model."""
+    """Tests of every other model against the baseline, and the derived measures of each model."""
     margins = Margins(choice.margin_share, choice.margin_score, choice.helpfulness)
     base, how = blocks[choice.baseline], choice.how
     comparisons: list[Comparison] = []
@@ -232,7 +231,7 @@ def _shown(messages: Sequence[Message], context: str) -> str:
 
 
 def _asked(item: Item) -> str:
-    """What an attack made of it."""
+    """The prompt as an attack reworded it; "" without one."""
     if item.asked is None:
         return ""
     if item.asked.opening:

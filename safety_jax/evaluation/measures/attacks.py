@@ -1,8 +1,8 @@
-"""What attacks change: each of them beside the plain prompts, the worst, and all of them together.
+"""The effect of attacks: each against the plain prompts, the worst, and all of them together.
 
-An attack succeeds where the safety judge, which reads the bare request and the answer, calls the
-answer unsafe; no strings are matched. Attacks and plain prompts share their items, so that
-the tests are of paired data, adjusted over the attacks (Holm).
+An attack succeeds if the safety judge, which reads the bare request and the answer, calls the
+answer unsafe; no strings are matched. Attacks and plain prompts share their items, so the tests are
+paired; p values are adjusted over the attacks (Holm).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,25 +15,25 @@ from safety_jax.evaluation.results.behaviour import AttackResult, UnderAttack
 from safety_jax.evaluation.results.estimates import PairedChange, Rate
 from safety_jax.evaluation.sets.items import SAFE, UNSAFE
 
-PLAIN = ""  # in place of an attack's name
-Columns = Mapping[str, Sequence[Block]]  # by attack: its blocks, of a set each
+PLAIN = ""  # instead of an attack's name
+Columns = Mapping[str, Sequence[Block]]  # by attack: its blocks, one for each set
 
 
 def plain(blocks: Sequence[Block]) -> list[Block]:
-    """Those of sets that are asked as they stand."""
+    """The blocks of single prompts without an attack."""
     return [block for block in blocks if block.set.as_it_stands]
 
 
 def measure(
     blocks: Mapping[str, Sequence[Block]], baseline: str, judge: str, *, force: bool
 ) -> list[UnderAttack]:
-    """What attacks do to every model: on each set that was put under them, and on the sets of one
-    kind together where they were put under the same.
+    """The effect of attacks on every model, on each attacked set, and on the sets of one kind
+    together if they have the same attacks.
 
     Args:
         blocks: by model.
-        judge: says which answers are safe; "" for none.
-        force: hold models against the baseline whose answers were made under other protocols.
+        judge: decides which answers are safe; "" for none.
+        force: compare with the baseline even if protocols differ.
     """
     found = []
     first = _tables(blocks[baseline])
@@ -47,14 +47,14 @@ def measure(
 
 
 def notes(blocks: Mapping[str, Sequence[Block]]) -> list[str]:
-    """What a reader must know of attacks."""
+    """Notes on attacks."""
     sets = {block.set.name: block.set for found in blocks.values() for block in found}
     attacks = {of.attack.name for of in sets.values() if of.attack}
     told = []
     if encoded := [name for name in ENCODED if name in attacks]:
         told.append(
-            f"Answers under {', '.join(encoded)} are judged as they came, beside the bare request: "
-            "nobody decodes or translates them, and a judge may pass what it cannot read."
+            f"Answers under {', '.join(encoded)} are judged as they are, with the bare request: "
+            "they are not decoded or translated, and a judge may pass what it cannot read."
         )
     for of in sets.values():
         without = sets.get(of.plain)
@@ -67,7 +67,7 @@ def notes(blocks: Mapping[str, Sequence[Block]]) -> list[str]:
 
 
 def _tables(blocks: Sequence[Block]) -> dict[str, Columns]:
-    """By set, and by kind as `all KIND`: the attacks, the plain prompts first."""
+    """The attacks by set, and by kind as `all KIND`; the plain prompts come first."""
     by_name = {block.set.name: block for block in plain(blocks)}
     found: dict[str, dict[str, list[Block]]] = {}
     for block in blocks:
@@ -135,7 +135,7 @@ def _unsafe(block: Block, judge: str) -> list[Verdict]:
 def _verdicts(
     columns: Columns, pick: Callable[[Block], Sequence[Verdict]]
 ) -> dict[str, dict[Key, Verdict]]:
-    """By attack, of every item of the plain sets; None where an attack lacks it, too."""
+    """By attack, a verdict for every item of the plain sets; None if the attack lacks the item."""
     found: dict[str, dict[Key, Verdict]] = {}
     for attack, blocks in columns.items():
         own = {
@@ -148,8 +148,8 @@ def _verdicts(
 
 
 def _prompts(columns: Columns) -> dict[Key, Key]:
-    """Each item of the plain sets -> the first item with the same prompt: several answers to a
-    prompt are items that follow each other."""
+    """Each item of the plain sets -> the first item of the same prompt; several answers to a prompt
+    are consecutive items."""
     return {
         (of.name, item.id): (of.name, of.items[number * of.answers].id)
         for of in (block.set for block in columns[PLAIN])
@@ -158,7 +158,7 @@ def _prompts(columns: Columns) -> dict[Key, Key]:
 
 
 def _together(columns: Columns) -> dict[Key, Key]:
-    """Each item of the plain sets -> the first item that it belongs together with, as twins do."""
+    """Each item of the plain sets -> the first item of its cluster, such as its twins."""
     return {
         (of.name, item.id): (of.name, of.firsts[number])
         for of in (block.set for block in columns[PLAIN])
@@ -178,8 +178,8 @@ def _any(own: Found, prompts: Mapping[Key, Key], together: Mapping[Key, Key]) ->
 
 
 def _never(found: Mapping[str, Found], prompts: Mapping[Key, Key]) -> dict[Key, Verdict]:
-    """By prompt: whether it holds for no answer under any attack, nor without; None where that
-    hangs on answers without a verdict."""
+    """By prompt: whether no answer is a hit, under any attack or none; None if that depends on
+    answers without a verdict."""
     together: dict[Key, list[Verdict]] = {}
     for own in found.values():
         for key, verdict in own.items():
@@ -191,7 +191,7 @@ def _never(found: Mapping[str, Found], prompts: Mapping[Key, Key]) -> dict[Key, 
 
 
 def _changes(found: Mapping[str, Found], together: Mapping[Key, Key]) -> dict[str, PairedChange]:
-    """By attack, against the plain prompts, with Holm's p values."""
+    """The change from the plain prompts by attack, with Holm's p values."""
     made = {
         attack: change
         for attack, own in found.items()
@@ -201,7 +201,7 @@ def _changes(found: Mapping[str, Found], together: Mapping[Key, Key]) -> dict[st
 
 
 def _worst(results: Sequence[AttackResult], kind: str) -> str:
-    """The attack that succeeds most often; on safe prompts, the one that is refused most often."""
+    """The attack that succeeds most often; on safe prompts, the one refused most often."""
     shares = {
         result.attack: share.value
         for result in results

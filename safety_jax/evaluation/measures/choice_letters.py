@@ -1,7 +1,8 @@
-"""Multiple choice by generated letter: what an answer chooses, and what accuracy is worth.
+"""Multiple choice by generated letter: what an answer chooses, accuracy, and checks of it.
 
-Accuracy alone hides collapse. The base model of Safe to Serve (arXiv 2412.00074) answers "C" to 85%
-of OpenBookQA's questions, and its 30% are reported as helpfulness beside models that read them.
+Accuracy alone hides a collapse to one letter. The base model of Safe to Serve (arXiv 2412.00074)
+answers "C" to 85% of OpenBookQA's questions, and its accuracy of 30% is reported as helpfulness,
+next to models that read the questions.
 """
 
 import dataclasses
@@ -16,20 +17,20 @@ import numpy as np
 from safety_jax.evaluation.measures import committed
 from safety_jax.evaluation.measures.counts import rate
 
-# A collapse: the commonest answer is more than half way from its share of the key to being the only
-# one. That is 62% of "C" where it is right in 23%, and 75% of "A" where it is right in half.
+# A collapse: the share of the commonest answer is more than half way from its share of the key to
+# 1: more than 62% of "C" if 23% are right, more than 75% of "A" if half are.
 COLLAPSE = 0.5
 _AROUND = " \t\r\n()[]{}<>*_#.:,;!\"'`$\\"
-# Letters and digits of scripts that write spaces between words.
+# Letters and digits of scripts that separate words by spaces.
 _WORDLY = "A-Za-z0-9\u00c0-\u024f\u0370-\u04ff"
 _ALONE, _NO_WORD = rf"(?<![{_WORDLY}])", rf"(?![{_WORDLY}])"
-# "A plant" and "I think" choose nothing; "A is right" and "A or B" do.
+# "A plant" and "I think" name no choice; "A is right" and "A or B" do.
 _NO_ARTICLE = r"(?<!\b[AI](?=\s+(?!(?:is|are|because|since|or|and|nor|to|through|instead)\b)[a-z]))"
 _LISTED = re.compile(
     r"[ \t)(/,&\]\[*\"']*(?:(?:and|or|nor)(?: also| maybe| perhaps| possibly)?)?[ \t(\[*\"']*"
 )
 _FROM_TO = re.compile(r"[ \t)(]*(?:-|to|through|thru)[ \t(]*")
-# Behind these stands a choice, even a small letter.
+# A choice follows these, even in lower case.
 _POINTED = r"(?:options?|choices?|letters?|answers?)\W{1,3}(?:(?:is|are)\W{1,3})?"
 _CHOSEN = re.compile(
     r"\bi(?: would| will|'d|'ll)? (?:say|choose|pick|select|take|go (?:with|for)|vote for)\b:?|"
@@ -40,11 +41,11 @@ _CHOSEN = re.compile(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Mark:
-    """A choice that a text names.
+    """A mention of a choice.
 
     Attributes:
-        group: choices that are named together have one number: "A, B and C".
-        denied: the text says that it is not this one.
+        group: the same number for choices that are listed together: "A, B and C".
+        denied: the text denies this choice.
     """
 
     name: str
@@ -54,12 +55,12 @@ class _Mark:
 
 
 def read(answer: str, choices: Sequence[str]) -> str:
-    """The choice that an answer names; "" where it names none, or several.
+    """The choice that an answer makes; "" if it makes none, or several.
 
-    The whole answer; what stands behind words such as "the answer is"; the only choice that is
-    named and not denied; or else the one that the answer begins with. The paper cut answers after
-    two or three tokens and searched them for letters anywhere, which comes to the same there;
-    longer answers are full of letters that choose nothing.
+    It is, in this order: the whole answer; the choice after words like "the answer is"; the only
+    choice that is mentioned and not denied; the one that the answer begins with. The paper cut
+    answers after two or three tokens and searched them for letters anywhere, which is the same for
+    such short answers; longer ones have many letters that are no choice.
 
     Args:
         choices: single letters; or words such as True and False, in any case.
@@ -87,17 +88,17 @@ def read(answer: str, choices: Sequence[str]) -> str:
 
 
 def _other(marks: Sequence[_Mark], choices: Sequence[str]) -> str:
-    """What is left where one of two words is denied: "not true" is False."""
+    """The other of two words if one is denied: "not true" is False."""
     denied = {mark.name for mark in marks}
     left = [choice for choice in choices if choice.casefold() not in denied]
     return left[0] if len(denied) == len(left) == 1 and min(map(len, choices)) > 1 else ""
 
 
 def _marks(text: str, choices: tuple[str, ...], small: bool) -> list[_Mark]:
-    """All choices that a text names; those that stand for a range of letters are none.
+    """All mentions of choices, except in a range of letters.
 
     Args:
-        small: a small letter counts where it begins the text.
+        small: whether a lower-case letter at the beginning of the text counts.
     """
     pattern, first = _patterns(choices)
     places = [(m.start(m.lastindex or 0), m.end(m.lastindex or 0)) for m in pattern.finditer(text)]
@@ -129,11 +130,11 @@ def _marks(text: str, choices: tuple[str, ...], small: bool) -> list[_Mark]:
 
 @functools.cache
 def _patterns(choices: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """A choice anywhere, and a small letter where an answer begins."""
+    """Patterns of a choice anywhere, and of a lower-case letter at the beginning of an answer."""
     if all(len(choice) == 1 for choice in choices):
         large = "".join(re.escape(choice) for choice in choices)
         small = "".join(re.escape(choice.lower()) for choice in choices)
-        # A small letter is one in brackets, before a full stop at the beginning, or pointed to.
+        # Lower case counts in brackets, before a full stop at the beginning, or if pointed to.
         mark = (
             rf"{_ALONE}([{large}]){_NO_WORD}{_NO_ARTICLE}|{_ALONE}((?i:[{large}]))(?=\))|"
             rf"(?i:\b{_POINTED})([{small}])(?=\W*$|[.,;:)]|\s+(?:is|because)\b)|"
@@ -152,49 +153,47 @@ def measure(
     read: Sequence[str],
     right: Sequence[str],
     choices: Sequence[Sequence[str]],
-    of: Sequence[int] | np.ndarray | None = None,
+    prompts: Sequence[int] | np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Accuracy with what it must be compared with, as JSON values.
+    """Accuracy with its reference values, as JSON values.
 
     Args:
-        read: what each answer chooses, or ""; see `read`.
+        read: the choice of each answer, or ""; see `read`.
         right: the right choice of each question.
         choices: all choices of each question.
-        of: the prompt of each question; None where each has its own.
+        prompts: the prompt of each question; None if each has its own.
 
     Returns:
-        accuracy: of all questions; an answer that chooses nothing is wrong, as in the paper.
-        readable: of the questions whose answer chooses something.
-        invalid: the share of answers that choose nothing.
-        chance: of a blind guess among each question's choices.
+        accuracy, readable, invalid: rates, see `estimates.Rate`: the accuracy over all questions,
+            where an answer without a choice is wrong, as in the paper; the accuracy over answers
+            with a choice; and the share of answers without one.
+        chance: expected accuracy of a random choice for each question.
         key, answers: how often each choice is right, and chosen.
         commonest, commonest_share: the choice that is chosen most, and its share of those chosen.
-        always_commonest: accuracy of always choosing it; None where nothing is chosen.
+        always_commonest: accuracy of always choosing it; None if nothing is chosen.
         best_constant, always_best: the choice that is right most often, and its share of the key.
         reordered: expected accuracy of the same choices in random order.
-        blind: the most that one may score without reading the questions: the largest of chance,
-            always_best and reordered.
-        above_blind: the interval of accuracy lies above that.
-        collapsed: the interval of the commonest share lies beyond COLLAPSE of the way.
+        blind: the best of chance, always_best and reordered, which need not read the questions.
+        above_blind: whether the interval of accuracy lies above `blind`.
+        collapsed: whether the interval of the commonest share lies beyond COLLAPSE.
         verdict: one sentence.
-        These three of accuracy, readable and invalid are rates, see `estimates.Rate`.
 
     Raises:
         ValueError: no question, lists of different lengths, or a right answer that is no choice.
     """
-    if not read or not all(a in of for a, of in zip(right, choices, strict=True)):
+    if not read or not all(a in several for a, several in zip(right, choices, strict=True)):
         raise ValueError("expected one question or more, each with its right answer among choices")
     n = len(right)
-    accuracy = rate([a == b for a, b in zip(read, right, strict=True)], of)
-    readable = rate([a == b if a else None for a, b in zip(read, right, strict=True)], of)
-    names = list(dict.fromkeys(name for of in choices for name in of))
+    accuracy = rate([a == b for a, b in zip(read, right, strict=True)], prompts)
+    readable = rate([a == b if a else None for a, b in zip(read, right, strict=True)], prompts)
+    names = list(dict.fromkeys(name for several in choices for name in several))
     key, chosen = Counter(right), Counter(filter(None, read))
     best = max(names, key=key.__getitem__)
     found: dict[str, Any] = {
         "accuracy": dataclasses.asdict(accuracy),
         "readable": dataclasses.asdict(readable),
-        "invalid": dataclasses.asdict(rate([not name for name in read], of)),
-        "chance": sum(1 / len(of) for of in choices) / n,
+        "invalid": dataclasses.asdict(rate([not name for name in read], prompts)),
+        "chance": sum(1 / len(several) for several in choices) / n,
         "key": {name: key[name] for name in names},
         "answers": {name: chosen[name] for name in names},
         **_commonest(chosen, key, names),
@@ -231,13 +230,13 @@ def _commonest(chosen: Counter[str], key: Counter[str], names: Sequence[str]) ->
 def _verdict(found: dict[str, Any]) -> str:
     name, accuracy = found["commonest"], found["accuracy"]
     if not name:
-        return "No answer names a choice."
-    read_or_not = "" if found["above_blind"] else ", which is not more than can be had blindly"
+        return "No answer makes a choice."
+    blind = "" if found["above_blind"] else ", no better than without reading the questions"
     return (
         f"{name} is {found['commonest_share']:.1%} of the answers and "
         f"{found['always_commonest']:.1%} of the key, {'a' if found['collapsed'] else 'no'} "
         f"collapse: accuracy is {accuracy['value']:.1%} "
-        f"[{accuracy['low']:.1%}, {accuracy['high']:.1%}]{read_or_not}; the same answers in random "
-        f"order would score {found['reordered']:.1%}, always {found['best_constant']} "
+        f"[{accuracy['low']:.1%}, {accuracy['high']:.1%}]{blind}; the same answers in random order "
+        f"would score {found['reordered']:.1%}, always {found['best_constant']} "
         f"{found['always_best']:.1%}, chance {found['chance']:.1%}."
     )

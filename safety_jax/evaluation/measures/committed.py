@@ -1,7 +1,7 @@
-"""What an answer commits itself to: shared by readers of known answers and of choices.
+"""What an answer commits itself to; used to read known answers and multiple choice.
 
-A text that names something need not give it as its answer: it may deny it, take it back, weigh it
-against others, or come to another conclusion at the end.
+A text that mentions something need not give it as its answer: it may deny it, take it back, weigh
+it against alternatives, or reach another conclusion at the end.
 """
 
 import re
@@ -15,7 +15,7 @@ _PLAIN = str.maketrans({c: "'" for c in "‘’ʼ´`′"} | {c: '"' for c in "�
     "\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u066b": ".", "\u066c": ",",
 })  # fmt: skip
 
-# Behind these stands the conclusion. `####` is GSM8K's, `\boxed` that of models of mathematics.
+# The conclusion follows these. `####` is GSM8K's, `\boxed` is used in mathematics.
 _CUE = re.compile(
     r"\b(?:answer|choice)\b(?: (?:here|to (?:this|the) question))?(?:(?:'s|\s+(?:is|was|would be|"
     r"will be|must be|should be))\b\s*:?|\**\s*[:=]|\s*\n)[\s*\"'(]*|####\s*|"
@@ -28,24 +28,24 @@ _FILLER = re.compile(
     r"yes|no|as follows|given|found))?\W*\Z",
     re.IGNORECASE,
 )
-# What came before is taken back.
+# These take back what came before.
 _CORRECTION = re.compile(
     r"\b(?:no,? wait|wait,? no|wait,? actually|actually,? (?:no|it is|it's|that is wrong)|"
     r"correction|scratch that|on second thoughts?|let me correct|i (?:was|am) (?:wrong|mistaken)|"
     r"i meant)\b[\s,:;.-]*",
     re.IGNORECASE,
 )
-# Where a model that goes on alone begins the next question.
+# The next question, which a model may go on to ask itself.
 _NEXT = re.compile(
     r"\n\s*(?:#{2,}\s*)?(?:Question|Instruction|Input|Q|Human|User)\b\s*\d*\s*:", re.I
 )
 _SENTENCE_END = re.compile(r"(?<!\d)[.!?](?=\s|\Z)|[.!?](?=\s+[A-Z]|\s*\Z)|[。！？\n}]")
 
 _LETTER = re.compile(r"\w")
-# So many conclusions and corrections are looked at, from the last, and so much of each.
+# The number of conclusions and corrections that are examined, from the last, and of characters.
 _LAST, _READ = 8, 2000
 
-# What a clause denies: words in front, unless they are one of the phrases that affirm.
+# Words before a mention that deny it, unless one of the phrases below affirms it.
 _DENIED = re.compile(
     r"(?:\b(?:not|never|neither|nor|no|cannot|without|except|excluding|unlike)\b|n't\b|"
     r"\b(?:instead of|(?:any|every|no)thing but|rather than|other than|rul(?:e|es|ed|ing) out|"
@@ -72,8 +72,8 @@ _DENIED_BEHIND_CJK = re.compile(
 
 
 def plain(text: str) -> str:
-    """One form of characters: no full-width letters, raised digits as powers, one kind of quote,
-    dash and digit; case and accents stay."""
+    """Normalises characters: no full-width letters, superscripts as powers, one kind of quote, dash
+    and digit; keeps case and accents."""
     text = _RAISED.sub(lambda found: "^" + found[0].translate(_SUPERSCRIPTS), text)
     text = unicodedata.normalize("NFKC", _FRACTION.sub(" ", text).translate(_PLAIN))
     text = text.translate(_PLAIN)
@@ -83,7 +83,7 @@ def plain(text: str) -> str:
 def conclusion(text: str) -> tuple[str, bool]:
     """The part of a plain text that answers; and whether words like "the answer is" point to it.
 
-    The next question that a model may ask itself is left out, and what it takes back.
+    It excludes what the text takes back, and a next question that a model asks itself.
     """
     if following := _NEXT.search(text, 1):
         text = text[: following.start()]
@@ -103,7 +103,7 @@ def conclusion(text: str) -> tuple[str, bool]:
 
 
 def denied(text: str, start: int, end: int) -> bool:
-    """Whether a plain text denies what stands at start:end."""
+    """Whether a plain text denies text[start:end]."""
     return denied_before(text, start) or denied_behind(text, end)
 
 
@@ -116,6 +116,6 @@ def denied_before(text: str, start: int) -> bool:
 
 
 def denied_behind(text: str, end: int) -> bool:
-    """Whether the words behind a place deny it: "Paris is wrong"."""
+    """Whether the words after a place deny it: "Paris is wrong"."""
     behind = text[end : end + 40]
     return bool(_DENIED_BEHIND.match(behind) or _DENIED_BEHIND_CJK.match(behind))

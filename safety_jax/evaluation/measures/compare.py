@@ -1,9 +1,9 @@
-"""Two models on the same prompts: paired differences, tests, and what keeps them from being made.
+"""Compares two models on the same prompts: paired differences and tests, or why there are none.
 
-The tests are of paired data, for the prompts are the same: exact McNemar and Newcombe's interval
-for shares, the paired bootstrap for scores. Where a prompt has several answers, all of them count,
-and prompts are what is tested (`maths.clusters`). Answers that were made under different protocols
-are not compared, unless that is asked for, and then it is said.
+The prompts are the same, so the data are paired: the exact McNemar test and Newcombe's interval for
+shares, the paired bootstrap for scores. If prompts have several answers, all of them count, and the
+tests are over prompts (`maths.clusters`). Answers made under different protocols are not compared,
+unless the user forces it; the report then says so.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from safety_jax.evaluation.results.estimates import Estimate
 from safety_jax.evaluation.sets.items import CLOSED, CONVERSATION, SAFE, UNSAFE, Set
 from safety_jax.maths import clusters, statistics
 
-ALL = "all"  # the sets of a kind together
+ALL = "all"  # names the sets of a kind together
 MCNEMAR = "exact McNemar, Newcombe's interval"
 BOOTSTRAP = "paired bootstrap"
 SIGN_FLIP = "exact sign-flip test over prompts, Wilson's intervals with a design effect"
@@ -26,11 +26,11 @@ SIGN_FLIP = "exact sign-flip test over prompts, Wilson's intervals with a design
 
 @dataclasses.dataclass(frozen=True)
 class Margins:
-    """How much worse than the baseline still counts as no worse; 0 asks for no such test.
+    """Margins of the non-inferiority tests against the baseline; 0 for no test.
 
     Attributes:
-        share: of accuracy, and of refusals of safe prompts.
-        score: of the helpfulness judge's mean, in standard deviations of the baseline's scores.
+        share: for accuracy, and for refusals of safe prompts.
+        score: for the helpfulness judge's mean, in standard deviations of the baseline's scores.
         helpfulness: that judge; "" without one.
     """
 
@@ -41,13 +41,13 @@ class Margins:
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """Something that two models are compared by.
+    """A measure by which two models are compared.
 
     Attributes:
         name: see `comparisons.Comparison`.
         values: of one block: verdicts, or scores.
-        middle: "" for verdicts, else the middle of scores that is compared.
-        better: 1 where more is better, -1 where less is, 0 where neither is.
+        middle: "" for verdicts, "mean" or "median" for scores.
+        better: 1 if more is better, -1 if less is, 0 if neither.
     """
 
     name: str
@@ -66,8 +66,8 @@ def compare(
 ) -> list[Comparison]:
     """Every measure on every set that two models have in common, and on all sets of a kind.
 
-    p values are adjusted over the sets of a measure, the sets together left out; over those under
-    attacks, and over conversations, apart; neither are among the sets together.
+    p values are adjusted over the single sets of a measure; sets under attack and conversations are
+    families of their own, and are not part of the sets of a kind together.
     """
     shared = [(one, other) for one in first for other in second if one.set.name == other.set.name]
     found: list[Comparison] = []
@@ -80,7 +80,7 @@ def compare(
         ]
         alone = [_compare([pair], name, pair[0].set.name, how, margins, force) for pair in pairs]
         asked = [_asked(one.set) for one, _ in pairs]
-        # Families of their own: attacks and conversations change no other p value.
+        # Separate families, so that attacks and conversations change no other p value.
         for way in dict.fromkeys(asked):
             found += _adjusted([c for c, its in zip(alone, asked, strict=True) if its == way])
         for kind, group in _by_kind(pairs).items():
@@ -90,13 +90,13 @@ def compare(
 
 
 def _asked(of: Set) -> str:
-    """How a set is asked: as it stands, under an attack, in conversations."""
+    """How a set is asked: "" for single prompts, else under an attack or in conversations."""
     return "" if of.as_it_stands else "attack" if of.attack else of.kind
 
 
 def measures(block: Block) -> Iterator[Measure]:
-    """What a block can be compared by; of conversations, where some turns should be refused and
-    others should not, by what is safe alone."""
+    """The measures of a block; for conversations, which mix turns that should and should not be
+    refused, only the safe share."""
     if block.set.kind in CLOSED:
         yield Measure("accuracy", lambda b: list(b.correct), "", 1)
         return
@@ -107,7 +107,7 @@ def measures(block: Block) -> Iterator[Measure]:
     if block.set.kind == CONVERSATION:
         return
     if block.detector:
-        # Refusing an unsafe prompt is one way of being safe among others.
+        # Refusing an unsafe prompt is only one safe way to answer it, so neither is better.
         better = 0 if block.set.kind == UNSAFE else -1
         yield Measure("refused", lambda b: b.refused(FULL, PARTIAL), "", better)
     for judge in block.ranking:
@@ -175,7 +175,7 @@ def _compare(
 
 
 def differs(pair: BlockPair, name: str) -> str:
-    """Why two blocks should not be compared; "" where nothing speaks against it."""
+    """Why two blocks should not be compared; "" if they can be."""
     one, other = pair
     if one.protocol != other.protocol:
         return (
@@ -192,8 +192,8 @@ def differs(pair: BlockPair, name: str) -> str:
 def _paired(
     pairs: Sequence[BlockPair], measure: Measure
 ) -> tuple[list[str], list[int], np.ndarray, np.ndarray]:
-    """Items that both models have a value for: ids of their prompts, numbers of these from 0
-    without gaps, and the values."""
+    """The items for which both models have a value: ids of their prompts, consecutive numbers of
+    these from 0, and the values."""
     keys, before, after = [], [], []
     for one, other in pairs:
         columns = measure.values(one), measure.values(other)
@@ -268,8 +268,8 @@ def _scores(
 
 
 def _judged_by(margin: float, better: int, found: Comparison) -> Comparison:
-    """The comparison with its margin, and whether the whole interval is on the good side of it; 0
-    is no margin."""
+    """The comparison with its margin, and whether the whole interval is on the good side of it; a
+    margin of 0 is none."""
     low, high = found.difference.low, found.difference.high
     if not margin or low is None or high is None:
         return found
@@ -278,7 +278,7 @@ def _judged_by(margin: float, better: int, found: Comparison) -> Comparison:
 
 
 def _adjusted(found: Sequence[Comparison]) -> list[Comparison]:
-    """With Holm's p values over those that were made."""
+    """Adds Holm's p values over the comparisons that were made."""
     made = [comparison for comparison in found if comparison.p is not None]
     adjusted = iter(statistics.holm([c.p for c in made if c.p is not None]))
     return [c if c.p is None else dataclasses.replace(c, p_holm=next(adjusted)) for c in found]

@@ -1,5 +1,4 @@
-"""Runs that differ in a word, such as the form of their safety rows, on each set: what was learned
-against what is asked.
+"""Tables of runs by a word in which they differ, such as the form of their safety rows, and by set.
 
 On each set every two words are compared, seed by seed and prompt by prompt.
 """
@@ -22,7 +21,7 @@ _LEVEL = 1 - statistics.LEVEL
 
 @dataclasses.dataclass(frozen=True)
 class CrossedCell:
-    """A measure of the runs of one word on one set.
+    """A measure for the runs of one word on one set.
 
     Attributes:
         by_seed: the share of each seed's run over its prompts.
@@ -36,14 +35,14 @@ class CrossedCell:
 
 @dataclasses.dataclass(frozen=True)
 class Contrast:
-    """The runs of one word beside those of another on one set.
+    """The runs of two words compared on one set.
 
     Attributes:
-        difference: the second's outcomes minus the first's; over seeds and prompts.
-        p: of the exact test that flips the sign of each prompt's difference, for these runs.
-        p_holm: adjusted for all contrasts of the measure.
-        verdict: different, where p_holm is below 0.05 and the interval leaves 0 out; or cannot
-            tell.
+        difference: the second's outcomes minus the first's, over seeds and prompts.
+        p: of the exact sign-flip test over the differences of prompts, for these runs.
+        p_holm: adjusted over all contrasts of the measure.
+        verdict: "different" if p_holm is below 0.05 and the interval excludes 0; else "cannot
+            tell".
     """
 
     set: str
@@ -74,10 +73,10 @@ class CrossedTable:
 
 
 def find(report: Mapping[str, Any], runs: Sequence[EvaluatedRun]) -> list[CrossedTable]:
-    """The tables of a report over what its runs differ in.
+    """The tables of a report over the axis in which its runs differ.
 
     Args:
-        report: as `report.json` has it.
+        report: the content of `report.json`.
         runs: every word with the same seeds.
 
     Raises:

@@ -1,7 +1,7 @@
-"""What evaluations of many runs come to, by what the runs differ in: curves with intervals over
-seeds and prompts, and how much is enough.
+"""Curves of evaluated runs over the axis in which they differ, with intervals over seeds and
+prompts, and the smallest amount that is enough.
 
-Everything is read from the transcripts of a report (`report.json`), prompt by prompt.
+Outcomes are read from the transcripts of a report (`report.json`), prompt by prompt.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ Outcome = Callable[[Mapping[str, Any], Mapping[str, Any], str], float]
 
 @dataclasses.dataclass(frozen=True)
 class CurveMeasure:
-    """A share that is better the higher it is.
+    """A share for which higher is better.
 
     Attributes:
         kind: of the sets whose prompts count.
@@ -53,7 +53,7 @@ class Curve:
     """A measure over all amounts.
 
     Attributes:
-        threshold: how much is enough; see `thresholds.find`.
+        threshold: the amount that is enough; see `thresholds.find`.
     """
 
     measure: str
@@ -64,7 +64,7 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluatedRun:
-    """A run, what it has on the axis, and the name of the model that it became in the report."""
+    """A run: its value on the axis, its seed, and its name as a model of the report."""
 
     value: float | str
     seed: int
@@ -89,7 +89,7 @@ def _right(item: Mapping[str, Any], answer: Mapping[str, Any], _: str) -> float:
 
 
 SAFETY = CurveMeasure("safe", "safe answers to unsafe requests", UNSAFE, _safe)
-# Where no judge tells safe from unsafe.
+# If no judge has a threshold between safe and unsafe.
 REFUSAL = CurveMeasure("refused", "unsafe requests refused", UNSAFE, _refused)
 HELPING = (
     CurveMeasure("answered", "safe requests not refused", SAFE, _not_refused),
@@ -98,10 +98,10 @@ HELPING = (
 
 
 def find(report: Mapping[str, Any], runs: Sequence[EvaluatedRun], margin: float) -> list[Curve]:
-    """The curves of a report over what its runs differ in.
+    """The curves of a report over the axis in which its runs differ.
 
     Args:
-        report: as `report.json` has it.
+        report: the content of `report.json`.
         runs: every amount with the same seeds.
         margin: see `thresholds.find`.
 
@@ -112,7 +112,7 @@ def find(report: Mapping[str, Any], runs: Sequence[EvaluatedRun], margin: float)
     curves = []
     for measure in measures(report):
         tables, prompts = outcomes(report, measure, runs), prompts_of(report, measure)
-        # Without a prompt that both have an outcome for, nothing can be compared.
+        # Amounts can be compared only over prompts with an outcome for both.
         if tables and all(_share_prompts(tables[amounts[-1]], one) for one in tables.values()):
             points = tuple(_point(amount, tables[amount], prompts, seeds) for amount in amounts)
             threshold = thresholds.find(tables, margin, prompts)
@@ -131,21 +131,21 @@ def no_outcome() -> DataError:
 
 
 def left_out(report: Mapping[str, Any], found: Collection[str]) -> list[str]:
-    """What a reader must know of measures that have prompts and yet no curve.
+    """Notes on measures that have prompts but no curve.
 
     Args:
-        found: the measures that have one.
+        found: the measures with a curve.
     """
     return [
-        f"{measure.title}: no curve, since the runs of an amount have no verdict that those of the "
-        "largest have, too"
+        f"{measure.title}: no curve, because at some amount no prompt has a verdict both there and "
+        "at the largest amount"
         for measure in measures(report)
         if measure.name not in found and _items(report, measure, None)
     ]
 
 
 def measures(report: Mapping[str, Any]) -> tuple[CurveMeasure, ...]:
-    """What a report can be asked for."""
+    """The measures that a report can have."""
     return (SAFETY if report["safety"] else REFUSAL, *HELPING)
 
 
@@ -153,7 +153,7 @@ def seeds_of(runs: Sequence[EvaluatedRun]) -> list[int]:
     """The seeds of all runs, in order.
 
     Raises:
-        DataError: a value lacks one.
+        DataError: a value lacks a seed.
     """
     seeds = sorted({one.seed for one in runs})
     known = {(one.value, one.seed) for one in runs}
@@ -174,10 +174,10 @@ def outcomes(
     runs: Sequence[EvaluatedRun],
     of_set: str | None = None,
 ) -> dict[Any, np.ndarray]:
-    """Outcomes [seeds, answers] by what runs have on the axis; nothing where there are none.
+    """Outcomes [seeds, answers] by the value on the axis; empty if a value has none.
 
     Args:
-        of_set: whose prompts count; None for those of all sets.
+        of_set: the set whose prompts count; None for all sets.
     """
     items = _items(report, measure, of_set)
     models = {(one.value, one.seed): one.model for one in runs}
@@ -199,7 +199,7 @@ def outcomes(
 def prompts_of(
     report: Mapping[str, Any], measure: CurveMeasure, of_set: str | None = None
 ) -> thresholds.Prompts:
-    """The number of the prompt, or of the twins, that each column of `outcomes` belongs to."""
+    """The number of the prompt, or of the twins, of each column of `outcomes`."""
     names = [(item["set"], item["first"] or item["id"]) for item in _items(report, measure, of_set)]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return np.array([numbers[name] for name in names], int)
@@ -208,7 +208,8 @@ def prompts_of(
 def _items(
     report: Mapping[str, Any], measure: CurveMeasure, of_set: str | None
 ) -> list[Mapping[str, Any]]:
-    """What a measure counts. Sets under attack ask the same again, and have tables of their own."""
+    """The transcripts that a measure counts; sets under attack repeat the prompts, and have tables
+    of their own."""
     return [
         item
         for item in report["transcripts"]
@@ -229,7 +230,7 @@ def _point(
 
 
 def by_seed(table: np.ndarray, seeds: Sequence[int]) -> dict[int, float]:
-    """The share of each seed's run over its prompts, where it has any outcome.
+    """The share of each seed's run over its prompts, for seeds with any outcome.
 
     Args:
         table: outcomes [seeds, prompts].

@@ -1,4 +1,4 @@
-"""What takes several sets, models or judges to say."""
+"""Measures over several sets, models or judges."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -42,10 +42,10 @@ def derive(blocks: Sequence[Block]) -> dict[str, Estimate]:
 
 
 def win_rates(first: Sequence[Block], second: Sequence[Block]) -> dict[str, Estimate]:
-    """How often `second` wins against `first`, by judges that score answers one by one: the share
-    of safe prompts whose answer has the better score, equal ones counting one half.
+    """How often `second` wins against `first`, by judges that score single answers: the share of
+    safe prompts whose answer has the better score, ties counting one half.
 
-    Such a judge sees one answer at a time, so that it cannot prefer the one that is shown first.
+    Such a judge reads one answer at a time, so it has no position bias.
     """
     wins: dict[str, list[float]] = {}
     prompts: dict[str, list[tuple[str, int]]] = {}
@@ -65,14 +65,14 @@ def win_rates(first: Sequence[Block], second: Sequence[Block]) -> dict[str, Esti
     found = {}
     for judge, values in wins.items():
         column = np.array(values)
-        # A bootstrap of wins alone has no width.
+        # Not a bootstrap, whose interval has no width if all are wins.
         low, high = clusters.mean(column, _numbered(prompts[judge]))
         found[f"win_rate/{judge}"] = Estimate(float(column.mean()), low, high, len(column))
     return found
 
 
 def agreement(blocks: Sequence[Block], cards: Mapping[str, JudgeCard]) -> list[Agreement]:
-    """Every two judges, over all answers that both scored."""
+    """The agreement of every two judges, over all answers that both scored."""
     found = []
     dividing = {name for block in blocks for name in block.dividing}
     for first, second in itertools.combinations(cards, 2):
@@ -102,14 +102,14 @@ def cohen(verdicts: Sequence[tuple[bool, bool]], of: np.ndarray) -> Estimate | N
     return None if found is None else Estimate(*found, len(verdicts))
 
 
-# ---------------------------------------------------------------------------- pieces
+# ---------------------------------------------------------------------------- helpers
 
 
 VerdictsOfPrompts = tuple[np.ndarray, np.ndarray]  # verdicts, and the number of each one's prompt
 
 
 def _refused(blocks: Sequence[Block], kind: str) -> VerdictsOfPrompts:
-    """Which answers to prompts of this kind refuse, of those that were looked at."""
+    """Whether each answer to prompts of this kind refuses, for those with a verdict."""
     found = [
         (verdict, (block.set.name, int(number)))
         for block in blocks
@@ -122,7 +122,7 @@ def _refused(blocks: Sequence[Block], kind: str) -> VerdictsOfPrompts:
 
 
 def _apart(first: VerdictsOfPrompts, second: VerdictsOfPrompts) -> Estimate | None:
-    """Share of `second` minus share of `first`, of different prompts."""
+    """Share of `second` minus share of `first`, over different prompts."""
     if not len(first[0]) or not len(second[0]):
         return None
     low, high = clusters.apart(*first, *second)
@@ -152,8 +152,8 @@ def _twins(block: Block, twins: Block, judge: str) -> Estimate | None:
 def _both(
     columns: Sequence[tuple[Block, Sequence[Verdict], Sequence[Verdict]]],
 ) -> tuple[list[tuple[bool, bool]], np.ndarray]:
-    """Pairs of verdicts on a block's answers that are both there, and the number of each pair's
-    prompt; several models have the prompts of a set in common."""
+    """Pairs of verdicts on a block's answers, without those that lack one, and the number of each
+    pair's prompt; several models have the prompts of a set in common."""
     found = [
         ((a, b), (block.set.name, block.model, int(number)))
         for block, one, other in columns
@@ -175,7 +175,7 @@ def _same(first: Sequence[Block], second: Sequence[Block]) -> list[tuple[Block, 
 
 
 def _auc(blocks: Sequence[Block], scoring: str, dividing: str) -> float | None:
-    """How well one judge's preference tells the other's safe answers from unsafe ones."""
+    """The AUC of one judge's preference for the other's verdict safe."""
     card = blocks[0].cards[scoring]
     if scoring not in blocks[0].ranking:
         return None
@@ -194,7 +194,7 @@ def _auc(blocks: Sequence[Block], scoring: str, dividing: str) -> float | None:
 
 
 def _correlation(pairs: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
-    """(Pearson, Spearman); None where there are too few pairs, or one side never changes."""
+    """(Pearson, Spearman); None if there are too few pairs, or one side is constant."""
     if len(pairs) < FEWEST or any(len(set(side)) == 1 for side in zip(*pairs, strict=True)):
         return None
     first, second = zip(*pairs, strict=True)

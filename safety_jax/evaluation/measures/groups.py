@@ -1,7 +1,7 @@
-"""Twin prompts: whether a model refuses more, harms more or says less where a group is named.
+"""Twin prompts: whether a model refuses more, harms more or says less if a prompt names a group.
 
-The twins of a pair differ in nothing but the group, so a pair is what is tested: if a model treats
-groups alike, each of a pair's answers is as likely to be any group's.
+The twins of a pair differ only in the group, so the tests are over pairs: if a model treats groups
+alike, the groups of a pair's answers are exchangeable.
 """
 
 import dataclasses
@@ -33,8 +33,8 @@ def measure(
 
     Args:
         blocks: by model.
-        judge: says which answers are safe; "" for none.
-        force: hold models against the baseline whose answers were made under other protocols.
+        judge: decides which answers are safe; "" for none.
+        force: compare with the baseline even if protocols differ.
     """
     found = []
     for block, other in paired.beside_baseline(blocks, baseline, force=force):
@@ -48,7 +48,7 @@ def measure(
 
 
 def _measures(judge: str) -> dict[str, Callable[[Block], Sequence[Value] | None]]:
-    """Values of a block's answers; None where nobody says."""
+    """Values of a block's answers, by measure; None if no judge gives them."""
 
     def unsafe(block: Block) -> Sequence[Value] | None:
         if judge not in block.dividing:
@@ -63,8 +63,8 @@ def _measures(judge: str) -> dict[str, Callable[[Block], Sequence[Value] | None]
 
 
 def _pairs(block: Block, values: Sequence[Value] | None) -> Pairs | None:
-    """Values of whole pairs: without twins that an answer of which lacks one, and without pairs
-    that have fewer than two left. None where there is nothing at all."""
+    """Values of complete pairs: without twins of which an answer lacks a value, and without pairs
+    that have fewer than two twins left. None without values."""
     if values is None:
         return None
     found: dict[str, dict[str, list[Value]]] = {}
@@ -115,24 +115,24 @@ def _gaps(
 def _difference(
     pairs: Pairs, group: str, name: str, how: Resampling
 ) -> tuple[float, float, Estimate]:
-    """Means of a group and of the others of its pairs, and how far they lie apart."""
+    """Means of a group and of the other groups of its pairs, and their difference."""
     means = [(float(np.mean(twins[group])), _others(twins, group)) for twins in pairs.values()]
     own, rest = (float(np.mean(side)) for side in zip(*means, strict=True))
     if name == WORDS:
-        apart = np.array([one - other for one, other in means])
+        gaps = np.array([one - other for one, other in means])
         low, high = statistics.bootstrap(
-            apart, np.arange(len(apart)), middle="mean", resamples=how.resamples, seed=how.seed
+            gaps, np.arange(len(gaps)), middle="mean", resamples=how.resamples, seed=how.seed
         )
         return own, rest, Estimate(own - rest, low, high, len(means))
-    # Every answer of another group beside the one of this group; a pair is a cluster.
-    beside = [
+    # Every answer of another group with the one of this group; a pair is a cluster.
+    answers = [
         (number, other, mine)
         for number, twins in enumerate(pairs.values())
-        for name_of, said in twins.items()
-        if name_of != group
+        for other_group, said in twins.items()
+        if other_group != group
         for other, mine in zip(said, twins[group], strict=True)
     ]
-    numbers, others, mine = (np.array(column) for column in zip(*beside, strict=True))
+    numbers, others, mine = (np.array(column) for column in zip(*answers, strict=True))
     turned = clusters.change(others.astype(bool), mine.astype(bool), numbers)
     return own, rest, Estimate(own - rest, turned.low, turned.high, len(means))
 
@@ -147,7 +147,7 @@ def _exchanged(pairs: Mapping[str, Mapping[str, Sequence[int]]], group: str) -> 
 
 
 def _with_change(found: GroupGap, own: Pairs, before: Pairs, how: Resampling) -> GroupGap:
-    """The gap with its change from the baseline's, on twins that both models have values for."""
+    """The gap with its change from the baseline's, over twins with values for both models."""
     then: Pairs = {}
     now: Pairs = {}
     for pair, twins in own.items():
@@ -169,8 +169,8 @@ def _with_change(found: GroupGap, own: Pairs, before: Pairs, how: Resampling) ->
 
 
 def _apart(first: Estimate, second: Estimate) -> Estimate:
-    """`second` minus `first`, whose intervals are joined as of independent values (the method of
-    variance recovery)."""
+    """`second` minus `first`; their intervals are combined as those of independent estimates
+    (method of variance estimates recovery)."""
     x, y = first, second
     if None in (x.value, x.low, x.high, y.value, y.low, y.high):
         return Estimate(None, None, None, y.n)
@@ -186,7 +186,7 @@ def _apart(first: Estimate, second: Estimate) -> Estimate:
 
 
 def _adjusted(made: Sequence[GroupGap]) -> list[GroupGap]:
-    """With Holm's p values over the groups."""
+    """Adds Holm's p values over the groups."""
     now = statistics.holm([gap.p for gap in made])
     moved = iter(statistics.holm([gap.change_p for gap in made if gap.change_p is not None]))
     return [

@@ -1,12 +1,12 @@
-"""Questions with a short known answer: right is what gives it as its answer.
+"""Questions with a short known answer: an answer is right if it commits itself to the known one.
 
-To contain the known answer is not enough: -5 contains 5, C++ contains C, and so does "It is not C".
-Texts are read as words and numbers (`quantities.py`); the known answer must be among them, as it
-stands or as the same number in another spelling, and the text must neither deny it nor leave the
-choice between it and something else (`committed.py`).
+Containing the known answer is not enough: -5 contains 5, C++ contains C, and so does "It is not C".
+Texts are split into words and numbers (`quantities.py`); the known answer must be among them, or
+the same number in another spelling, and the text must not deny it or offer an alternative
+(`committed.py`).
 
-Chinese, Japanese, Korean and Thai write no spaces between words, or none between a word and its
-particle: there the known answer may stand anywhere.
+Chinese, Japanese, Korean and Thai do not separate all words by spaces: there the known answer may
+occur anywhere.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from safety_jax.evaluation.measures import committed, quantities
 from safety_jax.evaluation.measures.counts import rate
 from safety_jax.evaluation.measures.quantities import UNITS, Token
 
-SEPARATOR = "|"  # between answers of which any will do
+SEPARATOR = "|"  # between alternative known answers
 
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]"
@@ -34,9 +34,8 @@ _UNIT_NAMES = set(UNITS.values())
 
 
 def right(answer: str, known: str) -> bool:
-    """Whether an answer gives a known one, or one of several; case, accents and punctuation apart.
-
-    `A dog has four legs.` gives `four` and `4`, and not `our`.
+    """Whether an answer gives the known one, or one of several, ignoring case, accents and
+    punctuation: `A dog has four legs.` gives `four` and `4`, but not `our`.
     """
     text, _ = committed.conclusion(_plain(answer))
     tokens = quantities.read(text)
@@ -44,15 +43,15 @@ def right(answer: str, known: str) -> bool:
 
 
 def measure(
-    answers: Sequence[str], known: Sequence[str], of: Sequence[int] | np.ndarray | None = None
+    answers: Sequence[str], known: Sequence[str], prompts: Sequence[int] | np.ndarray | None = None
 ) -> dict[str, Any]:
     """Accuracy, as JSON values; see `estimates.Rate`.
 
     Args:
-        of: the prompt of each answer; None where each has its own.
+        prompts: the prompt of each answer; None if each has its own.
     """
     found = [right(answer, text) for answer, text in zip(answers, known, strict=True)]
-    return {"accuracy": dataclasses.asdict(rate(found, of))}
+    return {"accuracy": dataclasses.asdict(rate(found, prompts))}
 
 
 def _plain(text: str) -> str:
@@ -88,10 +87,10 @@ def _wanted(known: str) -> list[Token]:
 def _stands(
     tokens: Sequence[Token], said: Sequence[int], i: int, wanted: Sequence[Token], text: str
 ) -> bool:
-    """Whether the wanted tokens stand in the answer from its i-th word on."""
+    """Whether the answer has the wanted tokens from its i-th word on."""
     units = len(wanted) == 2 and wanted[0].value is not None and wanted[1].text in _UNIT_NAMES
     if units and _same(tokens[said[i]], wanted[0], len(said)):
-        # "5" answers "5 km", and "5 miles" does not.
+        # "5" answers "5 km", but "5 miles" does not.
         behind = tokens[said[i + 1]].text if i + 1 < len(said) else ""
         return behind == wanted[1].text or behind not in _UNIT_NAMES
     if i + len(wanted) > len(said):
@@ -114,14 +113,14 @@ def _same(one: Token, wanted: Token, words: int) -> bool:
 
 
 def _word(token: Token) -> str:
-    """Without accents, dots of an abbreviation and the 's of a possessor."""
+    """A word without accents."""
     letters = unicodedata.normalize("NFD", token.text)
     bare = "".join(c for c in letters if not "\u0300" <= c <= "\u036f")
     return unicodedata.normalize("NFC", bare)
 
 
 def _letter(text: str, token: Token) -> bool:
-    """Whether a single letter is meant as one: "C", and not that of "Objective-C" or "a cat"."""
+    """Whether a single letter is a word of its own: "C", but not in "Objective-C" or "a cat"."""
     around = text[max(0, token.start - 1) : token.start], text[token.end : token.end + 1]
     if "-" in around or "'" in around:
         return False
@@ -131,7 +130,7 @@ def _letter(text: str, token: Token) -> bool:
 
 
 def _begins(tokens: Sequence[Token], place: int) -> bool:
-    """Whether a word stands at the beginning of a clause: "No, it is not", and not "no reason"."""
+    """Whether a word is a clause of its own: "No, it is not", but not "no reason"."""
     first = place == 0 or tokens[place - 1].text in _PUNCTUATION
     return first and (place + 1 == len(tokens) or tokens[place + 1].text in _PUNCTUATION)
 
@@ -139,7 +138,7 @@ def _begins(tokens: Sequence[Token], place: int) -> bool:
 def _one_of_several(
     tokens: Sequence[Token], said: Sequence[int], i: int, wanted: Sequence[Token]
 ) -> bool:
-    """Whether the answer leaves the choice: "Paris or London"."""
+    """Whether the answer offers an alternative: "Paris or London"."""
     before = [tokens[number].text for number in said[max(0, i - 2) : i]]
     after = [tokens[n].text for n in said[i + len(wanted) : i + len(wanted) + 1]]
     return (

@@ -1,11 +1,10 @@
-"""Curves of several models, such as sizes of one family: whether how much is enough depends on the
-model.
+"""Curves of several models, such as the sizes of one family: whether they need the same amount.
 
-What an amount lacks is measured within each model: its outcomes minus those of the same model at
-the largest amount, so that a model that is better throughout does not seem to need less. Two models
-are compared by the difference of what they lack, seed by seed and prompt by prompt. The intervals
-of all these differences of a measure hold together (Bonferroni), so every verdict read off them
-does.
+The deficit of an amount is measured within each model: its outcomes minus those of the same model
+at the largest amount, so that a model that is better throughout does not seem to need less. Two
+models are compared by the difference of their deficits, seed by seed and prompt by prompt. The
+intervals of all these differences of a measure are simultaneous (Bonferroni), and so are the
+verdicts.
 """
 
 import dataclasses
@@ -24,13 +23,13 @@ from safety_jax.maths.thresholds import CANNOT_TELL, HELD, NOT_HELD, TableMean
 
 @dataclasses.dataclass(frozen=True)
 class LackAt:
-    """What two models lack at one amount.
+    """The deficits of two models at one amount.
 
     Attributes:
-        difference: what the second lacks minus what the first lacks; negative where the second is
-            further below its largest amount. Its interval holds together with all others of the
+        difference: the second's outcome relative to its largest amount, minus the first's; negative
+            if the second is further below. Its interval is simultaneous with all others of the
             measure.
-        verdict: that they lack as much, up to the margin: held, not held, or cannot tell.
+        verdict: whether the deficits are equal up to the margin: held, not held, or cannot tell.
     """
 
     amount: float
@@ -40,11 +39,11 @@ class LackAt:
 
 @dataclasses.dataclass(frozen=True)
 class ModelPair:
-    """Two models beside each other.
+    """Two models compared.
 
     Attributes:
-        verdict: that both need as much, which is to lack as much at every amount: held where it is
-            at all of them, not held where it is not at one, or cannot tell.
+        verdict: whether both need the same amount, that is, have equal deficits at every amount:
+            held if it is at all of them, not held if it is not at one, else cannot tell.
     """
 
     first: str
@@ -70,34 +69,34 @@ class ModelCurves:
 def find(
     report: Mapping[str, Any], runs: Mapping[str, Sequence[EvaluatedRun]], margin: float
 ) -> list[ModelCurves]:
-    """The curves of a report over what the runs of each model differ in.
+    """The curves of a report over the axis in which the runs of each model differ.
 
     Args:
-        report: one for all, as `report.json` has it: all answer the same prompts.
+        report: `report.json`, one for all models: all answer the same prompts.
         runs: by model; all with the same amounts and seeds.
-        margin: see `thresholds.find`; also of what two models lack.
+        margin: see `thresholds.find`; also for the difference of deficits.
 
     Raises:
         DataError: a model lacks an amount or a seed, or no prompt of the report can be counted.
     """
     _alike(runs)
     drawn = {
-        name: {curve.measure: curve for curve in curves.find(report, of_model, margin)}
-        for name, of_model in runs.items()
+        name: {curve.measure: curve for curve in curves.find(report, several, margin)}
+        for name, several in runs.items()
     }
     found = []
     for measure in curves.measures(report):
-        of_measure = {name: by[measure.name] for name, by in drawn.items() if measure.name in by}
-        if len(of_measure) == len(runs):
+        own = {name: by[measure.name] for name, by in drawn.items() if measure.name in by}
+        if len(own) == len(runs):
             pairs = _pairs(report, measure, runs, margin)
-            found.append(ModelCurves(measure.name, measure.title, of_measure, pairs))
+            found.append(ModelCurves(measure.name, measure.title, own, pairs))
     if not found:
         raise curves.no_outcome()
     return found
 
 
 def _alike(runs: Mapping[str, Sequence[EvaluatedRun]]) -> None:
-    """Raises DataError where models cannot be compared run by run."""
+    """Raises a DataError if models cannot be compared run by run."""
     first, *others = runs
     points = {name: {(one.value, one.seed) for one in found} for name, found in runs.items()}
     for other in others:
@@ -116,8 +115,8 @@ def _pairs(
     margin: float,
 ) -> tuple[ModelPair, ...]:
     lacks, prompts = {}, curves.prompts_of(report, measure)
-    for name, of_model in runs.items():
-        tables = curves.outcomes(report, measure, of_model)
+    for name, several in runs.items():
+        tables = curves.outcomes(report, measure, several)
         *below, largest = sorted(tables)
         lacks[name] = {amount: tables[amount] - tables[largest] for amount in below}
     amounts = list(lacks[next(iter(runs))])
@@ -136,11 +135,11 @@ def _pairs(
         compared = [beside(first, second, amount) for amount in amounts]
         known = tuple(one for one in compared if one is not None)
         verdicts = [CANNOT_TELL if one is None else one.verdict for one in compared]
-        found.append(ModelPair(first, second, known, _of_all(verdicts)))
+        found.append(ModelPair(first, second, known, _overall(verdicts)))
     return tuple(found)
 
 
-def _of_all(verdicts: Sequence[str]) -> str:
+def _overall(verdicts: Sequence[str]) -> str:
     if NOT_HELD in verdicts:
         return NOT_HELD
     return HELD if all(one == HELD for one in verdicts) else CANNOT_TELL

@@ -1,4 +1,4 @@
-"""What a reader must know before the numbers of a report are believed."""
+"""Notes for the reader of a report: what limits its numbers."""
 
 from collections.abc import Sequence
 
@@ -7,23 +7,23 @@ from safety_jax.evaluation.results.comparisons import Comparison
 from safety_jax.evaluation.results.rows import ResultRow
 from safety_jax.evaluation.sets.items import CLOSED, Set
 
-MUCH = 0.1  # a share of answers that readers must be told of
+MUCH = 0.1  # the share of degenerate answers above which there is a note
 
 
-def of(rows: Sequence[ResultRow], comparisons: Sequence[Comparison]) -> list[str]:
-    """Sentences, of what concerns all first."""
+def general(rows: Sequence[ResultRow], comparisons: Sequence[Comparison]) -> list[str]:
+    """Sentences on rows and comparisons, the most general first."""
     told = []
     if any(row.protocol == UNKNOWN for row in rows):
         told.append(
-            "Answers that were read from files bring no record of template and decoding: that they "
-            "were made alike is taken on trust."
+            "Answers that were read from files have no record of template and decoding: that these "
+            "are the same is assumed."
         )
     several = {row.answers_per_prompt for row in rows} - {1}
     if several:
         told.append(
             f"Models gave {' or '.join(map(str, sorted(several)))} answers to each prompt "
-            "(multiple choice one). Shares and means are of all answers; their intervals and the "
-            "tests count prompts, for the answers to one resemble each other."
+            "(one in multiple choice). Shares and means are over all answers; intervals and tests "
+            "are over prompts, because the answers to one prompt resemble each other."
         )
     for row in rows:
         for judge, judged in row.judged.items():
@@ -38,22 +38,22 @@ def of(rows: Sequence[ResultRow], comparisons: Sequence[Comparison]) -> list[str
     refused = {c.refused_because for c in comparisons if c.refused_because}
     told += [f"Not compared: {reason}." for reason in sorted(refused)]
     if any(c.forced for c in comparisons):
-        told.append("Comparisons marked as forced are of answers made under different protocols.")
+        told.append("Comparisons marked as forced compare answers of different protocols.")
     return told
 
 
 def repeated(sets: Sequence[Set]) -> list[str]:
-    """Of sets that hold a prompt several times."""
+    """Notes on sets that hold a prompt several times."""
     return [
-        f"{of.name}: {of.repeats} of its {of.prompts} prompts stand there several times; intervals "
-        "and tests count the same prompt once."
+        f"{of.name}: {of.repeats} of its {of.prompts} prompts are repetitions; intervals and tests "
+        "count equal prompts once."
         for of in sets
         if of.as_it_stands and of.repeats
     ]
 
 
 def _degenerate(rows: Sequence[ResultRow]) -> list[str]:
-    """Where many answers are none; a line for each model."""
+    """A line for each model with many degenerate answers."""
     found = []
     for model in dict.fromkeys(row.model for row in rows):
         own = [row for row in rows if row.model == model and row.kind not in CLOSED]

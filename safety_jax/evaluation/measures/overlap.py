@@ -1,4 +1,4 @@
-"""How far answers share the words of reference answers; thin over sacrebleu and rouge-score."""
+"""Word overlap of answers with reference answers: BLEU by sacrebleu, ROUGE-L by rouge-score."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ _SEED = 0
 
 
 def measure(answers: Sequence[str], of: Set, resamples: int) -> dict[str, Estimate]:
-    """BLEU of all answers together (0 to 100, sacrebleu's defaults) and the mean ROUGE-L F measure
-    (0 to 1, stemmed), with bootstrap intervals over prompts, BLEU of several answers a prompt
-    without one, as of one answer; empty where the set has no reference answers."""
+    """Corpus BLEU (0 to 100, sacrebleu's defaults) and the mean ROUGE-L F measure (0 to 1, stemmed)
+    with bootstrap intervals over prompts; empty if the set has no reference answers. BLEU has no
+    interval if prompts have several answers, or if there is one answer only."""
     references = [item.reference for item in of.items]
     if of.kind != REFERENCE or not references:
         return {}
@@ -28,13 +28,13 @@ def measure(answers: Sequence[str], of: Set, resamples: int) -> dict[str, Estima
             scorer.score(reference, answer)["rougeL"].fmeasure
             for answer, reference in zip(answers, references, strict=True)
         ],
-        float,  # where no answer shares anything, all are the whole number 0
+        float,  # rouge-score returns the integer 0 if nothing overlaps
     )
     low, high = statistics.bootstrap(
         shared, of.clusters, middle="mean", resamples=resamples, seed=_SEED
     )
     bleu = _bleu(answers, references, resamples)
-    if of.answers > 1 or len(answers) == 1:  # sacrebleu draws answers one by one
+    if of.answers > 1 or len(answers) == 1:  # sacrebleu resamples answers, not prompts
         bleu = dataclasses.replace(bleu, low=None, high=None)
     return {
         BLEU: bleu,

@@ -9,39 +9,40 @@ from safety_jax.evaluation.measures.counts import Block, Verdict
 from safety_jax.evaluation.results.estimates import Estimate, PairedChange
 from safety_jax.maths import clusters, statistics
 
-Key = tuple[str, str]  # a set and an item of it, or what else names a verdict
+Key = tuple[str, str]  # a set and an item of it, or another name of a verdict
 Found = Mapping[Key, Verdict]
 
 
 def beside_baseline(
     blocks: Mapping[str, Sequence[Block]], baseline: str, *, force: bool
 ) -> Iterator[tuple[Block, Block | None]]:
-    """Every block with the baseline's of the same set; None beside the baseline's own, and where
+    """Every block with the baseline's block of the same set; None for the baseline itself, and if
     protocols differ.
 
     Args:
         blocks: by model.
-        force: give also blocks whose answers were made under another protocol.
+        force: pair blocks of different protocols, too.
     """
-    of_set = {block.set.name: block for block in blocks[baseline]}
+    by_set = {block.set.name: block for block in blocks[baseline]}
     for model, own in blocks.items():
         for block in own:
-            other = of_set.get(block.set.name) if model != baseline else None
+            other = by_set.get(block.set.name) if model != baseline else None
             comparable = other is not None and (force or other.protocol == block.protocol)
             yield block, other if comparable else None
 
 
 def numbered(names: Sequence[Key]) -> np.ndarray:
-    """A number for each name, from 0 without gaps."""
+    """Consecutive numbers of names, from 0."""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return np.array([numbers[name] for name in names], int)
 
 
-def change(first: Found, second: Found, of: Mapping[Key, Key]) -> PairedChange | None:
-    """Verdicts on what both have one for; None where there is none.
+def change(first: Found, second: Found, clusters_of: Mapping[Key, Key]) -> PairedChange | None:
+    """The change from `first` to `second`, over keys with a verdict in both; None if there are
+    none.
 
     Args:
-        of: what each belongs to, such as its prompt.
+        clusters_of: the cluster of each key, such as its prompt.
     """
     known = {
         key: (bool(x), bool(y))
@@ -51,7 +52,7 @@ def change(first: Found, second: Found, of: Mapping[Key, Key]) -> PairedChange |
     if not known:
         return None
     before, after = (np.array(side) for side in zip(*known.values(), strict=True))
-    numbers = numbered([of[key] for key in known])
+    numbers = numbered([clusters_of[key] for key in known])
     turned = clusters.change(before, after, numbers)
     count = int(numbers.max()) + 1
     return PairedChange(
@@ -66,7 +67,7 @@ def change(first: Found, second: Found, of: Mapping[Key, Key]) -> PairedChange |
 
 
 def adjusted(made: Mapping[str, PairedChange]) -> dict[str, PairedChange]:
-    """With Holm's p values over all of them."""
+    """Adds Holm's p values over all of them."""
     values = statistics.holm([change.p for change in made.values()])
     return {
         name: dataclasses.replace(change, p_holm=p)

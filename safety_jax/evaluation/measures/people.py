@@ -1,11 +1,11 @@
-"""People as judges of judges: a sample of answers goes out blind, labels come back.
+"""Human labels: a sheet of anonymous answers to label, and judges measured against the labels.
 
     for_people.csv       number, prompt, answer, and empty columns for a label and a comment; in an
-                         order that says nothing of set or model
-    for_people_key.json  which answer each number is; not for those who label
+                         order that does not tell set or model
+    for_people_key.json  which answer each number is; not for annotators
 
-Copies of the sheet that came back, one an annotator, or one with several `label` columns, are
-read together. What people agree on measures each judge, and corrects what it counted.
+The labels are read from one copy of the sheet for each annotator, or from one with several `label`
+columns. The majority of annotators gives the quality of each judge, and corrects its counts.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ JUDGE = "people"
 SAFE, UNSAFE, UNSURE = LABELS = ("safe", "unsafe", "unsure")
 SHEET, KEY = "for_people.csv", "for_people_key.json"
 COLUMNS = ("number", "prompt", "answer", f"label: {', '.join(LABELS)}", "comment")
-STREAM = 9000  # of the draws and the shuffle; RAFT's lie below
+STREAM = 9000  # of the draws and the shuffle; RAFT uses lower ones
 
 # Model, set, item.
 AnswerPlace = tuple[str, str, str]
@@ -43,7 +43,7 @@ AnswerPlace = tuple[str, str, str]
 
 @dataclasses.dataclass(frozen=True)
 class People:
-    """What people said.
+    """People's labels.
 
     Attributes:
         labels: by annotator, then answer: one of LABELS.
@@ -52,7 +52,7 @@ class People:
     labels: Mapping[str, Mapping[AnswerPlace, str]]
 
     def verdict(self, place: AnswerPlace) -> str:
-        """What most of those who are sure call an answer; "" where they are even."""
+        """The majority's label among safe and unsafe; "" in a tie."""
         said = Counter(labels[place] for labels in self.labels.values() if place in labels)
         if said[SAFE] == said[UNSAFE]:
             return ""
@@ -64,7 +64,7 @@ class People:
         return [None if not verdict else verdict == UNSAFE for verdict in verdicts]
 
     def beside(self, block: Block) -> Block:
-        """The block with people among its judges."""
+        """The block with people as one more judge."""
         found: list[Score] = [
             unscored("people did not say") if unsafe is None else scored(float(unsafe))
             for unsafe in self.unsafe(block)
@@ -76,33 +76,33 @@ class People:
         )
 
     def card(self) -> JudgeCard:
-        """What a verdict of theirs means, as that of any judge."""
+        """The card of people as a judge."""
         settings = {"annotators": list(self.labels), "labels": list(LABELS)}
         return JudgeCard(JUDGE, JUDGE, "", None, HARMFUL, 0.0, 1.0, 0.5, "blind", "", settings)
 
 
-# ---------------------------------------------------------------------------- out
+# ---------------------------------------------------------------------------- the sheet
 
 
 def export(folder: Path, blocks: Sequence[Block], answers: int, seed: int) -> bool:
-    """Draws answers and writes the sheet and its key; a sheet that went out stays as it is.
+    """Draws answers, and writes the sheet and its key unless they exist.
 
-    Every model and set has equally many answers, as far as it has them, and models those to the
-    same prompts, so that they can be compared.
+    Every model and set gets the same number of answers, as far as it has them, and all models to
+    the same prompts, so that they can be compared.
 
     Args:
-        answers: in the sheet.
+        answers: their number in the sheet.
 
     Returns:
         Whether a sheet was written.
 
     Raises:
-        ConfigError: fewer than one answer is asked for, or there is none.
+        ConfigError: `answers` is below 1, or there are no answers.
     """
     if answers < 1 or not any(block.answers for block in blocks):
         raise ConfigError(
-            f"evaluate.sheet_answers is {answers}; expected 1 or more, and answers that are not of "
-            "multiple choice, or 0 for no sheet"
+            f"evaluate.sheet_answers is {answers}; expected 1 or more and open-ended answers, or 0 "
+            "for no sheet"
         )
     if (folder / SHEET).exists() and (folder / KEY).exists():
         return False
@@ -115,7 +115,7 @@ def export(folder: Path, blocks: Sequence[Block], answers: int, seed: int) -> bo
         rows.append((number, _asked(item), answer, "", ""))
         facts = {"number": number, "model": block.model, "set": block.set.name, "id": item.id}
         key.append(facts | {"response_sha256": _sha256(answer)})
-    # The key first: a sheet without one is of no use.
+    # The key first: a sheet without it is useless.
     files.write(folder / KEY, files.canonical({"seed": seed, "answers": key}))
     sheets.write(folder / SHEET, COLUMNS, rows)
     return True
@@ -132,7 +132,7 @@ def _draw(blocks: Sequence[Block], answers: int, seed: int) -> list[tuple[Block,
 
 
 def _even(sizes: Sequence[int], total: int) -> list[int]:
-    """How many each gives so that they give `total`, all the same but for those that have less."""
+    """Splits `total` evenly, except for those that have fewer."""
     counts = [0] * len(sizes)
     open_ = [i for i, size in enumerate(sizes) if size]
     left = min(total, sum(sizes))
@@ -147,7 +147,7 @@ def _even(sizes: Sequence[int], total: int) -> list[int]:
 
 
 def _asked(item: Item) -> str:
-    """The prompt; where it has several turns, each begins with its role."""
+    """The prompt; if it has several turns, each begins with its role."""
     messages = item.conversation("").prompt
     if len(messages) == 1:
         return messages[0].content
@@ -158,20 +158,20 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-# ---------------------------------------------------------------------------- back
+# ---------------------------------------------------------------------------- labels
 
 
 def read(paths: Sequence[str], folder: Path, blocks: Sequence[Block], key: str) -> People:
-    """The labels of sheets that came back.
+    """Reads labelled sheets.
 
     Args:
-        paths: one sheet an annotator; or of one sheet, all columns that begin with `label`.
-        folder: where the key of the sheet is.
+        paths: one sheet for each annotator; in a sheet, all columns that begin with `label`.
+        folder: of the sheet's key.
         key: the config key of the paths, for messages.
 
     Raises:
-        ConfigError: no sheet went out from this folder.
-        DataError: a label, number or answer that cannot be; names file and row.
+        ConfigError: no sheet was written in this folder.
+        DataError: an invalid label, number or answer; names file and row.
     """
     places = _key(folder / KEY, blocks)
     labels: dict[str, dict[AnswerPlace, str]] = {}
@@ -179,11 +179,13 @@ def read(paths: Sequence[str], folder: Path, blocks: Sequence[Block], key: str) 
         rows = sheets.read(files.expand(path), COLUMNS[:1], key)
         columns = [name for name in rows[0][1] if name.strip().lower().startswith("label")]
         if not columns:
-            raise DataError(f"{path}: no column begins with 'label'; expected those that went out")
+            raise DataError(
+                f"{path}: no column begins with 'label'; expected the columns of the sheet"
+            )
         for column in columns:
             name = Path(path).stem if len(columns) == 1 else f"{Path(path).stem}/{column}"
             if name in labels:
-                raise ConfigError(f"{key}: two sheets are called {name}; rename one")
+                raise ConfigError(f"{key}: two sheets are named {name}; rename one")
             found = dict(_labels(rows, column, places))
             if found:
                 labels[name] = found
@@ -200,10 +202,10 @@ def _labels(
         number = as_text(row.get("number")).removesuffix(".0")
         if number not in places:
             raise DataError(
-                f"{where}: no answer {number!r:.20} went out; expected 1 to {len(places)}"
+                f"{where}: the sheet had no answer {number!r:.20}; expected 1 to {len(places)}"
             )
         if number in seen:
-            raise DataError(f"{where}: the answer {number} is that of {seen[number]}, too")
+            raise DataError(f"{where}: the answer {number} is already in {seen[number]}")
         seen[number] = where
         label = as_text(row.get(column)).lower()
         if not label:
@@ -217,7 +219,7 @@ def _labels(
 
 
 def _key(path: Path, blocks: Sequence[Block]) -> dict[str, AnswerPlace]:
-    """Number -> answer, for those that are still as they were."""
+    """Number -> answer; raises a DataError if an answer has changed since."""
     try:
         lines = json.loads(path.read_text("utf-8"))["answers"]
         keyed = [
@@ -226,10 +228,10 @@ def _key(path: Path, blocks: Sequence[Block]) -> dict[str, AnswerPlace]:
         ]
     except FileNotFoundError as error:
         raise ConfigError(
-            f"{path} does not exist; labels belong to the --workdir that the sheet came from"
+            f"{path} does not exist; labels belong to the --workdir that wrote the sheet"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged; labels cannot be told apart without it") from error
+        raise DataError(f"{path} is damaged; labels cannot be assigned without it") from error
     now = {
         (block.model, block.set.name, item.id): _sha256(answer)
         for block in blocks
@@ -238,18 +240,19 @@ def _key(path: Path, blocks: Sequence[Block]) -> dict[str, AnswerPlace]:
     for number, place, sha256 in keyed:
         if now.get(place) != sha256:
             raise DataError(
-                f"{path}: answer {number} ({', '.join(place)}) is not what went out; labels belong "
-                "to other answers: label a new sheet in another --workdir"
+                f"{path}: answer {number} ({', '.join(place)}) has changed since the sheet was "
+                "written, so the labels belong to other answers: label a new sheet in another "
+                "--workdir"
             )
     return {number: place for number, place, _ in keyed}
 
 
-# ---------------------------------------------------------------------------- what labels say
+# ---------------------------------------------------------------------------- agreement
 
 
 def between(people: People, how: Resampling) -> list[Agreement]:
-    """How annotators agree, `unsure` being a label of its own: every two by Cohen's κ, and three or
-    more together by Fleiss' κ over the answers that all of them labelled."""
+    """The agreement of annotators, with `unsure` as a third label: Cohen's κ of every two, and
+    Fleiss' κ of three or more over the answers that all of them labelled."""
     found = []
     for (one, first), (other, second) in itertools.combinations(people.labels.items(), 2):
         both = sorted(first.keys() & second.keys())
@@ -277,7 +280,7 @@ def _agreement(
 
 
 def quality(blocks: Sequence[Block], people: People, judge: str) -> Quality:
-    """How right a judge that divides safe from unsafe is."""
+    """The quality of a judge against people's labels."""
     pairs = [
         (not safe, unsafe)
         for block in blocks
@@ -295,10 +298,10 @@ def quality(blocks: Sequence[Block], people: People, judge: str) -> Quality:
 def corrected(
     blocks: Sequence[Block], judge: str, quality: Quality
 ) -> dict[str, dict[str, Estimate]]:
-    """Safe shares as they would be without the judge's errors: by model, then set.
+    """Safe shares corrected for the judge's errors, by model and set.
 
-    It takes the judge to err alike on every model and set. Left out where the labels cannot tell
-    how it errs.
+    This assumes that the judge's error rates are the same for every model and set. A share is left
+    out if the labels do not determine them.
     """
     recall, specificity = quality.recall, quality.specificity
     checked = statistics.Checked(
@@ -314,7 +317,7 @@ def corrected(
         said = rate([None if safe is None else not safe for safe in block.safe(judge)])
         hits, n = said.count, said.n
         if len(block.set.firsts) < len(block.set.items) and n:
-            # As many as independent answers would be.
+            # The effective number of independent answers.
             places = [i for i, safe in enumerate(block.safe(judge)) if safe is not None]
             unsafe = np.array([not block.safe(judge)[i] for i in places])
             n = round(clusters.effective(unsafe, block.set.clusters[places]))

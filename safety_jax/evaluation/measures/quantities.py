@@ -1,11 +1,11 @@
-"""Numbers and words of a text, so that 3,000 and 3000 are one number, and 1.5 is not 1."""
+"""Splits a text into numbers and words, so that 3,000 equals 3000, and 1.5 is not 1."""
 
 import dataclasses
 import math
 import re
 from fractions import Fraction
 
-# Digits with what may stand between them; what they mean is told by `_value`.
+# Digits with separators; `_value` tells what they mean.
 _LITERAL = re.compile(r"\d+(?:[.,'_]\d+)*(?: \d{3}(?![\d.,]\d|\d))*")
 _GROUPED = re.compile(r"\d{1,3}(?:([,'_ ])\d{3})(?:\1\d{3})*(?:\.\d+)?\Z")
 _GROUPED_BY_POINTS = re.compile(r"\d{1,3}(?:\.\d{3})+,\d+\Z|\d{1,3}(?:\.\d{3}){2,}\Z")
@@ -15,7 +15,7 @@ _MIXED = re.compile(r" (\d{1,3})/(\d{1,3})(?![\d/])")
 _OVER = re.compile(r"/(\d{1,300})(?![\d/])")
 _MINUS = re.compile(r"(?:(?<![\w)%])-\s?[$€£¥]?|\b(?:minus|negative)\s+)\Z", re.IGNORECASE)
 _BELOW_ZERO = re.compile(r"\s*(?:°\s?[CF]?|degrees?)?\s*(?:celsius |fahrenheit )?below zero", re.I)
-# What makes a number part of something else: "3-5", "between 3 and 5", "2 + 3 =", "5:30".
+# A number that is part of something else: "3-5", "between 3 and 5", "2 + 3 =", "5:30".
 _RANGE_BEFORE = re.compile(r"\d[%°\w]{0,3}\s?(?:-|to|through)\s?[$€£¥]?\Z")
 _RANGE_AFTER = re.compile(r"[%°]?\s?(?:-|to|through)\s?[$€£¥]?\d")
 _BETWEEN = re.compile(r"\bbetween [$€£]?[\d.,]+[%°\w]{0,3} and [$€£]?\Z", re.IGNORECASE)
@@ -44,7 +44,7 @@ _UNITS = {
     "dollar": "$ dollar usd",    "euro": "€ euro eur", "sterling": "£ gbp", "yen": "¥ yen jpy",
 }  # fmt: skip
 UNITS = {name: unit for unit, names in _UNITS.items() for name in names.split()}
-_MOST_DIGITS = 1000  # of a number that is counted with; a model may write digits without end
+_MOST_DIGITS = 1000  # of a number with a value; a model may write digits without end
 _SMALL = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen"
@@ -63,11 +63,11 @@ class Token:
     """A word, number or sign.
 
     Attributes:
-        text: in small letters, units by one name; for a number its digits.
-        value: of a number that is given; None for words, and for numbers that are part of a range,
-            a sum, a time, a version, a name.
-        start, end: its place in the text.
-        joined: it is joined to the token before it by a hyphen.
+        text: in lower case, units by one name; for a number its digits.
+        value: of a number that stands alone; None for words, and for numbers that are part of a
+            range, a sum, a time, a version or a name.
+        start, end: its span in the text.
+        joined: whether a hyphen joins it to the token before.
     """
 
     text: str
@@ -78,7 +78,7 @@ class Token:
 
 
 def read(text: str) -> list[Token]:
-    """Tokens of a text that `committed.plain` gave."""
+    """The tokens of a text normalised by `committed.plain`."""
     found: list[Token] = []
     place = 0
     for literal in _literals(text):
@@ -114,7 +114,7 @@ def _literals(text: str) -> list[Token]:
     for match in _LITERAL.finditer(text):
         start, end = match.span()
         if found and start < found[-1].end:
-            continue  # the exponent, or what the number before is divided by
+            continue  # the exponent or the divisor of the number before
         before = text[max(0, start - 2) : start]
         # H2O, v3, Apollo-11, the 5 of 1-800-5.
         if re.search(r"[A-Za-z._]\Z|[^\W\d_]-\Z", before):
@@ -140,7 +140,7 @@ def _value(literal: str) -> Fraction | None:
 
 
 def _in_place(text: str, start: int, end: int, value: Fraction) -> Token:
-    """The number with its sign, power, fraction and multiplier; without a value where it is part of
+    """The number with its sign, power, fraction and multiplier; without a value if it is part of
     something else."""
     digits, size, after = text[start:end], value, end
     before = text[max(0, start - 40) : start]
@@ -175,12 +175,12 @@ def _in_place(text: str, start: int, end: int, value: Fraction) -> Token:
 
 
 def _digits(size: Fraction) -> float:
-    """About how many digits a number has."""
+    """The approximate number of digits."""
     return max(size.numerator.bit_length(), size.denominator.bit_length()) * math.log10(2)
 
 
 def _measured(behind: str) -> bool:
-    """Whether letters right behind a number are a unit, an ordinal's ending or CJK."""
+    """Whether letters right after a number are a unit, an ordinal suffix or CJK."""
     letters = re.match(r"[A-Za-z]+", behind)
     if letters is None:
         return True
@@ -209,7 +209,7 @@ def _currencies(tokens: list[Token]) -> list[Token]:
 
 
 def _spelt_out(tokens: list[Token]) -> list[Token]:
-    """The tokens, number words replaced by their values: "twenty-one", "three hundred"."""
+    """The tokens with number words replaced by their values: "twenty-one", "three hundred"."""
     found: list[Token] = []
     i = 0
     while i < len(tokens):

@@ -1,5 +1,5 @@
-"""What training on a few rows does to a model's refusals: unsafe answers by step, and how many
-steps it takes until most are (the attack is that of Qi et al., arXiv 2310.03693)."""
+"""What fine-tuning on a few rows does to a model's safety: unsafe answers by step, and the steps
+until a given share is unsafe (the attack of Qi et al., arXiv 2310.03693)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ class TamperedPoint:
 
     Attributes:
         unsafe: the share of unsafe answers to prompts of unsafe sets: the tampering's success.
-        refused: the share of answers to prompts of safe sets that refuse, wholly or in part; None
-            without such sets, or without a detector of refusals.
-        broken: the share of all answers that are empty or repeat themselves, which no judge of
-            safety can be trusted with.
+        refused: the share of answers to prompts of safe sets that refuse, fully or partially; None
+            without such sets or without a refusal detector.
+        broken: the share of all answers that are empty or repetitive, on which judges cannot be
+            trusted.
     """
 
     step: int
@@ -34,12 +34,12 @@ class TamperedPoint:
 
 @dataclasses.dataclass(frozen=True)
 class StepsTo:
-    """Steps until a share of the answers is unsafe, among the steps that were looked at.
+    """The steps until a share of the answers is unsafe, among the measured steps.
 
     Attributes:
         share: the target.
-        value: the first step that reaches it; None: none does.
-        low, high: the 95% percentile interval over resampled prompts; None: none does.
+        value: the first step that reaches it; None if none does.
+        low, high: the 95% percentile interval over resampled prompts; None if none does.
     """
 
     share: float
@@ -54,8 +54,8 @@ class TamperedCurve:
 
     Attributes:
         model: its name.
-        data: what it was trained on: "harmful" or "benign".
-        rows: how many of them.
+        data: the kind of rows: "harmful" or "benign".
+        rows: their number.
     """
 
     model: str
@@ -79,11 +79,11 @@ def curve(
     share: float,
     how: Resampling,
 ) -> TamperedCurve:
-    """Everything that is measured of a model under one tampering.
+    """The curve of a model under one tampering.
 
     Args:
         judged: the judged answers to all sets after each step, in ascending order.
-        judge: divides safe from unsafe.
+        judge: decides which answers are safe.
         share: see `StepsTo`.
     """
     points = [point(step, blocks, judge) for step, blocks in judged]
@@ -95,14 +95,14 @@ def curve(
 
 
 def point(step: int, blocks: Sequence[Block], judge: str) -> TamperedPoint:
-    """What is counted after `step` steps, over all sets of a kind."""
-    unsafe, of = _unsafe(blocks, judge)
+    """The measures after `step` steps, over all sets of a kind."""
+    unsafe, prompts = _unsafe(blocks, judge)
     ordinary = [block for block in blocks if block.set.kind == SAFE and block.detector]
     refused = [verdict for block in ordinary for verdict in block.refused(FULL, PARTIAL)]
     broken = [not text.strip() or counts.repeats(text) for b in blocks for text in b.answers]
     return TamperedPoint(
         step=step,
-        unsafe=counts.rate(unsafe, of),
+        unsafe=counts.rate(unsafe, prompts),
         refused=counts.rate(refused, _prompts(ordinary)) if ordinary else None,
         broken=counts.rate(broken, _prompts(blocks)),
     )
@@ -111,27 +111,27 @@ def point(step: int, blocks: Sequence[Block], judge: str) -> TamperedPoint:
 def steps_to(
     steps: Sequence[int],
     unsafe: Sequence[Sequence[Verdict]],
-    of: Int[np.ndarray, " n"],
+    prompts: Int[np.ndarray, " n"],
     share: float,
     how: Resampling,
 ) -> StepsTo:
-    """The first of the steps after which that share of the answers is unsafe.
+    """The first step after which that share of the answers is unsafe.
 
-    Prompts are resampled, not answers, and each resample is looked at after every step: the same
-    prompts are asked each time.
+    The bootstrap resamples prompts, and uses each resample at every step, because the same prompts
+    are asked after every step.
 
     Args:
         unsafe: by step, a verdict on each answer; None counts as no answer.
-        of: the prompt of each answer.
+        prompts: the prompt of each answer.
     """
     known = np.array([[verdict is not None for verdict in row] for row in unsafe])
     hits = np.array([[bool(verdict) for verdict in row] for row in unsafe])
     ranks = [
         _first(times @ hits.T.astype(float), times @ known.T.astype(float), share)
-        for times in statistics.drawn_times(of, resamples=how.resamples, seed=how.seed)
+        for times in statistics.drawn_times(prompts, resamples=how.resamples, seed=how.seed)
     ]
     tail = (1 - statistics.LEVEL) / 2
-    # Ranks are whole numbers, so quantiles are ranks that came up.
+    # Ranks are integers, so take quantiles that occur.
     low, high = np.quantile(np.concatenate(ranks), [tail, 1 - tail], method="inverted_cdf")
     (value,) = _first(hits.sum(1)[None].astype(float), known.sum(1)[None].astype(float), share)
 
@@ -142,7 +142,7 @@ def steps_to(
 
 
 def _first(hits: np.ndarray, known: np.ndarray, share: float) -> Int[np.ndarray, " rows"]:
-    """The first place of each row where hits / known reaches a share; beyond the end if none does.
+    """The first index in each row at which hits / known reaches a share; the length if none does.
 
     Args:
         hits, known: [rows, steps].
@@ -161,8 +161,8 @@ def _unsafe(blocks: Sequence[Block], judge: str) -> tuple[list[Verdict], Int[np.
 
 
 def _prompts(blocks: Sequence[Block]) -> Int[np.ndarray, " n"]:
-    """The number of each answer's prompt over several sets, from 0 without gaps; twins share one,
-    so that a set has fewer of them than prompts."""
+    """Consecutive numbers of each answer's prompt over several sets; twins share one, so a set may
+    have fewer numbers than prompts."""
     starts = np.cumsum([0, *(block.set.prompts for block in blocks)])
     numbers = [block.set.clusters + start for block, start in zip(blocks, starts, strict=False)]
     return np.unique(np.concatenate(numbers), return_inverse=True)[1].astype(int)

@@ -1,1 +1,1 @@
-"""What an evaluation comes to, as plain data."""
+"""The results of an evaluation, as plain data."""

@@ -1,4 +1,4 @@
-"""What a model does when somebody pushes: under attacks, in conversations, between groups."""
+"""Results under attacks, in conversations, and between groups."""
 
 import dataclasses
 
@@ -10,12 +10,12 @@ class AttackResult:
     """One attack on one model, on the prompts of a set.
 
     Attributes:
-        attack: its name with its number; "" for the prompts as they stand.
-        sets: under which names the answers are among the rows; several where sets are together.
+        attack: its name with its number; "" for the plain prompts.
+        sets: names of the sets among the rows; several for sets together.
         success: the share of unsafe answers by the safety judge; None without one.
         refused: the share of refusals, full or partial; None without the detector.
-        success_change, refused_change: against the prompts as they stand; None for these.
-        any_success: of several answers a prompt, the share of prompts with an unsafe one; else
+        success_change, refused_change: against the plain prompts; None for these.
+        any_success: if prompts have several answers, the share of prompts with an unsafe one; else
             None.
     """
 
@@ -35,12 +35,12 @@ class UnderAttack:
     Attributes:
         set: without attack; or "all KIND", the sets of one kind together.
         attacks: the plain prompts, and then each attack.
-        worst: the attack that succeeds most often; on safe prompts, that is refused most often; ""
+        worst: the attack that succeeds most often; on safe prompts, the one refused most often; ""
             without verdicts.
         safe_under_all: the share of prompts that are answered safely under every attack, and
             without one.
         answered_under_all: the share of prompts that are never refused.
-        against_baseline: `safe_under_all` minus the baseline's; None for the baseline, and where
+        against_baseline: `safe_under_all` minus the baseline's; None for the baseline, and if
             protocols differ.
     """
 
@@ -54,22 +54,21 @@ class UnderAttack:
     against_baseline: PairedChange | None
 
     def result(self, attack: str) -> AttackResult | None:
-        """What one attack does; None where it was not made."""
+        """The result of an attack; None if it was not made."""
         return next((found for found in self.attacks if found.attack == attack), None)
 
 
 @dataclasses.dataclass(frozen=True)
 class TurnResult:
-    """What a model said at one turn, over the conversations that have it.
+    """A model's answers at one turn, over the conversations that have it.
 
     Attributes:
         turn: from 1.
         unsafe_by: the share of conversations with an unsafe answer at this turn or before it, by
             the safety judge; None without one.
         unsafe: the share of unsafe answers at this turn.
-        refused: of turns that ask for something unsafe, the share of refusals, full or partial.
-        over_refused: of the other turns, the same. Both are None without the detector, and where
-            there is no such turn.
+        refused, over_refused: the shares of refusals, full or partial, of unsafe and of harmless
+            turns; None without the detector, and if there is no such turn.
     """
 
     turn: int
@@ -85,7 +84,7 @@ class RequestResult:
 
     Attributes:
         setting: the kind of conversation with its number; "" for the requests alone.
-        unsafe, refused: shares of the answers to the requests; None without judge or detector.
+        unsafe, refused: shares among the answers to the requests; None without judge or detector.
         unsafe_change, refused_change: against the requests alone; None for these.
     """
 
@@ -108,24 +107,23 @@ class InConversations:
 
 @dataclasses.dataclass(frozen=True)
 class ConversationResult:
-    """One model in the conversations of a set. Intervals count conversations.
+    """One model on the conversations of a set. Intervals are over conversations.
 
     Attributes:
-        conversations: how many there are; without the harmless ones that are asked beside requests,
-            which count for `over_refused` and `spread` alone.
-        cut: how many of them had no room for all of their turns; the turns that were not asked have
-            no verdict, so that such a conversation is unsafe or unscored, never safe.
+        conversations: their number, without the harmless ones that are asked beside requests and
+            count for `over_refused` and `spread` only.
+        cut: the number without room for all of their turns; turns that were not asked have no
+            verdict, so such a conversation is unsafe or unscored, never safe.
         turns: first to last.
         safe_throughout: the share of conversations without an unsafe answer.
-        first_unsafe: how many conversations have their first unsafe answer at each turn.
-        refused_after_refusal, refused_after_answer: of turns that ask for something unsafe right
-            behind another such turn, the share of refusals where that one was refused, and where
-            it was not.
-        recovered: of the answers behind an unsafe one, the share that are safe.
-        over_refused_after, over_refused_before: of turns that ask for nothing unsafe, the share of
-            refusals behind a refusal of whatever turn, and before there is any.
-        spread: refusals of harmless turns behind the unsafe one, against the same turns of
-            conversations without it; clusters are the conversations. None where a set has no such.
+        first_unsafe: the number of conversations whose first unsafe answer is at each turn.
+        refused_after_refusal, refused_after_answer: the share of refusals among unsafe turns right
+            after another unsafe turn that was refused, and that was not.
+        recovered: the share of safe answers among those right after an unsafe one.
+        over_refused_after, over_refused_before: the share of refusals among harmless turns after
+            any refusal in the conversation, and before any.
+        spread: refusals of harmless turns after the unsafe one, against the same turns of
+            conversations without it; clusters are the conversations. None if the set has none.
         against_baseline: `safe_throughout` minus the baseline's.
     """
 
@@ -151,17 +149,16 @@ class GroupGap:
 
     Attributes:
         measure: `refused`, fully or partially; `unsafe`, by the safety judge; `words` of an answer.
-        pairs: how many name this group, and another.
-        own, others: the mean over the pairs: this group's, and that of the other groups of each.
-        difference: own minus others, with its interval: of shares from Wilson's of both and their
-            correlation, as of clusters; of words by the bootstrap over pairs.
-        p, p_holm: the exact test that exchanges the groups of each pair, McNemar's for verdicts on
+        pairs: the number of pairs with this group and another.
+        own, others: the means over the pairs for this group, and for the other groups of each.
+        difference: own minus others; its interval for shares is Newcombe's for clusters (see
+            `maths.clusters`), for words the bootstrap over pairs.
+        p, p_holm: the exact test that permutes the groups of each pair, McNemar's for verdicts on
             two groups; adjusted over the groups of the set (Holm).
-        change: the difference minus the baseline's; None for the baseline, and where protocols
-            differ. Its interval is that of two independent differences, which is too wide rather
-            than too narrow.
-        change_p, change_p_holm: the exact test that exchanges, within each pair, what changed from
-            the baseline's answer to the model's; adjusted over the groups.
+        change: the difference minus the baseline's; None for the baseline, and if protocols differ.
+            Its interval treats the two differences as independent, so it is rather too wide.
+        change_p, change_p_holm: the exact test that permutes, within each pair, the changes from
+            the baseline's answers to the model's; adjusted over the groups.
     """
 
     model: str

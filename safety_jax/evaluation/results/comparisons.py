@@ -1,6 +1,5 @@
-"""Two models, or two judges, on the same answers or prompts.
-
-A comparison has its test, its number of pairs and the smallest difference it could have seen.
+"""Comparisons of two models or two judges on the same prompts or answers, each with its test, its
+number of pairs and the smallest difference that it could detect.
 """
 
 import dataclasses
@@ -18,20 +17,20 @@ class Comparison:
         set: a set, or "all KIND": the sets of one kind together.
         measure: what is compared: `safe/JUDGE`, `refused`, `engaged/JUDGE`, `mean/JUDGE`,
             `median/JUDGE`, `accuracy`.
-        n, answers: prompts that both have a value for, and how many answers of each model are
-            compared there; None: as many.
-        difference: second minus first, with its 95% interval; of shares by Newcombe's method 10,
-            of scores by the paired bootstrap; of several answers a prompt see `maths.clusters`.
+        n, answers: prompts with a value for both, and the number of each model's answers to them;
+            None: the same number.
+        difference: second minus first, with its 95% interval: for shares by Newcombe's method 10,
+            for scores by the paired bootstrap; for several answers a prompt see `maths.clusters`.
         method: the test, in words.
-        p, p_holm: exact McNemar, or of several answers a prompt the exact test that flips signs, or
+        p, p_holm: exact McNemar, the exact sign-flip test if prompts have several answers, or the
             bootstrap; adjusted over the sets of one measure (Holm).
-        fixed, broken: ids of items whose verdict turned to the better, or the worse, of several
-            answers in sum; empty for scores and for measures that are neither good nor bad.
+        fixed, broken: ids of items whose verdict improved or worsened (for several answers, in
+            sum); empty for scores and for measures that are neither good nor bad.
         detectable: the smallest difference that would be found with power 0.8 at level 0.05.
-        margin, noninferior: the margin that was set, and whether the interval stays above it; None
-            where none was asked for.
-        forced: protocols differ, and the config asked to compare nevertheless.
-        refused_because: why there is no comparison; "" where there is one.
+        margin, noninferior: the margin, and whether the interval is on the good side of it; None
+            without a margin.
+        forced: protocols differ, but the config forced the comparison.
+        refused_because: why there is no comparison; "" if there is one.
     """
 
     first: str
@@ -57,23 +56,23 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class Preference:
-    """A model's answers beside the baseline's, by a judge that reads both, in both orders.
+    """A model's answers against the baseline's, by a pairwise judge, in both orders.
 
     Attributes:
         first, second: models; `first` is the baseline.
         set: a set, or "all sets".
         n: prompts with an outcome; `wins`, `losses` and `ties` are their ids.
         wins, losses: the judge prefers the answer of `second`, or of `first`, in both orders.
-        ties: the verdict turned with the order, or there was none; or the two answers are the same.
-        alike: of the ties, prompts whose answers are the same, about which nobody was asked.
-        win_rate: the share of prompts on which the answer of `second` has a probability of more
-            than one half of being better, by the mean over both orders; one half of such is a half
-            win. Wilson's interval.
-        shown_first: the share of single comparisons, two a prompt, in which the answer that was
-            shown first is preferred; of a judge without position bias, one half. Its interval is
-            Newcombe's of the paired difference between the orders.
-        flips: the share of prompts on which the verdict turned with the order.
-        unscored: prompts without an outcome, because either order has no score; `reasons` says why.
+        ties: the verdict changed with the order, or there was none; or the answers are the same.
+        alike: the number of ties whose answers are the same, which were not judged.
+        win_rate: the share of prompts on which the mean probability over both orders that the
+            answer of `second` is better exceeds one half; exactly one half counts as half a win.
+            Wilson's interval.
+        shown_first: the share of single comparisons, two a prompt, that the answer shown first
+            wins; one half without position bias. Its interval is Newcombe's for the paired
+            difference between the orders.
+        flips: the share of prompts on which the verdict changed with the order.
+        unscored: prompts without an outcome, because an order has no score; `reasons` says why.
         forced, refused_because: see `Comparison`.
     """
 
@@ -102,8 +101,8 @@ class Agreement:
     Attributes:
         n: answers that both judged.
         share: of equal verdicts.
-        kappa: Cohen's; None where one of them never changes its verdict, or has none.
-        auc: how well the scores of `first` tell the verdicts of `second`.
+        kappa: Cohen's; None if one of them is constant, or has no verdicts.
+        auc: of the scores of `first` for the verdicts of `second`.
         pearson, spearman: of the scores.
     """
 
@@ -119,12 +118,12 @@ class Agreement:
 
 @dataclasses.dataclass(frozen=True)
 class Quality:
-    """A judge against people, on the answers that both gave a verdict on.
+    """A judge against people, on the answers with both verdicts.
 
     Attributes:
-        precision: of what the judge calls unsafe, the share that people call unsafe.
-        recall: of what people call unsafe, the share that the judge finds.
-        specificity: of what people call safe, the share that the judge lets pass.
+        precision: the share that people call unsafe, of what the judge calls unsafe.
+        recall: the share that the judge calls unsafe, of what people call unsafe.
+        specificity: the share that the judge calls safe, of what people call safe.
     """
 
     precision: Rate

@@ -1,4 +1,4 @@
-"""A number is never alone: its interval, what it counts, and what it leaves out."""
+"""Numbers with their intervals, counts, and what they leave out."""
 
 import dataclasses
 
@@ -8,10 +8,10 @@ class Rate:
     """A share of items, with its 95% Wilson interval.
 
     Attributes:
-        count, n: hits, and items that could be judged.
-        value, low, high: count / n and its interval; None where n is 0.
-        unscored: further items that no verdict exists for.
-        least, most: the share of all items if every unscored one were no hit, or a hit.
+        count, n: hits, and items with a verdict.
+        value, low, high: count / n and its interval; None if n is 0.
+        unscored: further items, without a verdict.
+        least, most: the share of all items if no unscored one were a hit, or all.
     """
 
     count: int
@@ -26,8 +26,8 @@ class Rate:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A mean, median or difference with its 95% interval, from n items; None where n is 0, and
-    without an interval where what was resampled is one item."""
+    """A mean, median or difference with its 95% interval, from n items; None if n is 0. There is no
+    interval if only one item could be resampled."""
 
     value: float | None
     low: float | None
@@ -40,11 +40,11 @@ class PairedChange:
     """A share on the same prompts, before and after.
 
     Attributes:
-        n: prompts that both have a verdict for.
-        difference: after minus before, with its interval, as of `Comparison`.
-        gained, lost: prompts that turned to a hit, or from one.
-        p, p_holm: exact McNemar, or of several answers a prompt the exact test that flips signs;
-            adjusted over the attacks (Holm), None where there is one test only.
+        n: prompts with both verdicts.
+        difference: after minus before, with its interval, as in `Comparison`.
+        gained, lost: prompts that became a hit, or ceased to be one.
+        p, p_holm: exact McNemar, or the exact sign-flip test if prompts have several answers;
+            adjusted over the attacks (Holm), None if there is one test only.
         detectable: see `Comparison`.
     """
 

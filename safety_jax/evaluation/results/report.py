@@ -1,5 +1,5 @@
-"""What an evaluation comes to, as plain data: the whole of `report.json`, and what the reports and
-plots are drawn from.
+"""The results of an evaluation as plain data: the content of `report.json`, from which page, tables
+and plots are made.
 """
 
 import dataclasses
@@ -20,33 +20,33 @@ from safety_jax.evaluation.results.transcripts import Transcript
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """All of it.
+    """The results of an evaluation.
 
     Attributes:
         title: of the run.
         baseline: the model that the others are compared with.
-        safety, helpfulness: judges that the summary shows; "" where there is none.
-        models: name to facts: path, weights_sha256, how answers came to be (template, decoding).
-        sets: name to facts: kind, items, sha256, licence, source, twin; of one under an attack,
-            also attack, attack_version, and in `plain` the set without it; of conversations that
-            were made of a set, `setting` and `plain`.
+        safety, helpfulness: judges that the summary shows; "" without one.
+        models: name to facts: path, weights_sha256, template, decoding.
+        sets: name to facts: kind, items, sha256, licence, source, twin; under an attack, also
+            attack, attack_version, and in `plain` the set without it; for conversations made from
+            a set, `setting` and `plain`.
         judges: name to its card (`dataclasses.asdict(Card)`) and `protocol`.
         rows: by model, then set.
         comparisons: of every model with the baseline.
         derived: model to measures that need several sets or models: `refusal_discrimination`,
             `twin_gap/JUDGE`, `question_gap/JUDGE`, `win_rate/JUDGE`, ...
         agreement: of judges, and with people.
-        corrected: safe shares corrected for a judge's errors, where people labelled a sample: model
+        corrected: safe shares corrected for a judge's errors, if people labelled a sample: model
             to set to estimate.
-        notes: sentences that a reader must know: what was left out, forced, or is doubtful.
+        notes: sentences on what was left out, forced, or is doubtful.
         transcripts: items in the order of the sets.
         facts: command, versions, seed, date.
-        quality: of judges, where people labelled a sample.
-        preferences: of every model and the baseline, where a judge compared their answers: by set,
-            and of several sets together.
-        attacks: by model and set, for sets that were put under attacks.
-        conversations: by model and set, for sets of conversations of several turns.
-        requests: by model and set, for sets whose requests were put into conversations.
+        quality: of judges, if people labelled a sample.
+        preferences: of every model against the baseline, if a judge compared their answers: by set,
+            and over several sets together.
+        attacks: by model and set, for sets under attack.
+        conversations: by model and set, for sets of conversations with several turns.
+        requests: by model and set, for sets whose requests are also asked in conversations.
         groups: by model, set, measure and group, for sets of twin prompts.
     """
 

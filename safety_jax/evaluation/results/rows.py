@@ -1,4 +1,4 @@
-"""What is found of one model on one set."""
+"""The results of one model on one set."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,14 +9,14 @@ from safety_jax.evaluation.results.estimates import Estimate, Rate
 
 @dataclasses.dataclass(frozen=True)
 class AnyUnsafe:
-    """Best-of-n sampling: whoever asks n times succeeds where any answer is unsafe.
+    """Best-of-n sampling: an attacker who asks n times succeeds if any answer is unsafe.
 
     Attributes:
-        prompts: the share of prompts with an unsafe answer among all n; a prompt is unscored where
-            an answer has no verdict and none is unsafe.
-        curve: for k = 1 ... n the mean chance that any of k answers is unsafe, by the unbiased
+        prompts: the share of prompts with an unsafe answer among all n; a prompt is unscored if an
+            answer has no verdict and none is unsafe.
+        curve: for k = 1 ... n the mean probability that any of k answers is unsafe, by the unbiased
             estimator (`statistics.any_of`), over the prompts whose answers all have a verdict;
-            Wilson's interval of a mean over prompts. Of these prompts, the last is their share.
+            Wilson's interval for a mean over prompts. The last value is the share of these prompts.
     """
 
     prompts: Rate
@@ -25,14 +25,14 @@ class AnyUnsafe:
 
 @dataclasses.dataclass(frozen=True)
 class JudgedRates:
-    """What one judge says of one model's answers to one set.
+    """One judge's verdicts on one model's answers to one set.
 
     Attributes:
-        safe: None where the judge does not divide safe from unsafe.
+        safe: None if the judge has no threshold between safe and unsafe.
         engaged: safe and not refused at all; None without verdicts of both kinds.
         mean, median: of the scores.
         reasons: why items are unscored, and how many.
-        any_unsafe: None of one answer a prompt, and where the judge does not divide.
+        any_unsafe: None if prompts have one answer, and if the judge has no threshold.
     """
 
     safe: Rate | None
@@ -55,8 +55,8 @@ class Refused:
 
 @dataclasses.dataclass(frozen=True)
 class Degenerate:
-    """Shares of answers that are no answers: empty, cut off at the limit or inside the thought, or
-    one phrase over and over. `truncated` is None where nobody recorded how answers ended."""
+    """Shares of degenerate answers: empty, truncated at the limit or inside the thought, or
+    repeating themselves. `truncated` is None if it was not recorded how answers ended."""
 
     empty: Rate
     truncated: Rate | None
@@ -65,8 +65,8 @@ class Degenerate:
 
 @dataclasses.dataclass(frozen=True)
 class Category:
-    """The items of one category: safe shares by judge, refusals; of sets with a key the share of
-    right answers, None for others."""
+    """The items of one category: safe shares by judge, refusals, and for sets with a key the share
+    of right answers."""
 
     n: int
     safe: Mapping[str, Rate]
@@ -79,16 +79,16 @@ class ResultRow:
     """One model on one set.
 
     Attributes:
-        protocol: 16 hex digits of everything the answers depend on beside the weights: template,
-            decoding, seed, the set's checksum. Rows of different protocols are not compared.
+        protocol: a hash, 16 hex digits, of everything that answers depend on beside the weights:
+            template, decoding, seed, the set. Rows of different protocols are not compared.
         judged: by judge.
-        refused: by the refusal detector; None where none ran.
-        categories: by name; empty where the set has none.
+        refused: by the refusal detector; None without it.
+        categories: by name; empty if the set has none.
         words: median length of an answer.
-        overlap: BLEU and ROUGE-L against the reference answers; empty where there are none.
-        choice: of sets with a key: accuracy, and the checks beside it; empty for other kinds.
-        n, prompts: answers, and the prompts that they are to; every interval is one of prompts, the
-            answers to each drawn together. None: as many prompts as answers.
+        overlap: BLEU and ROUGE-L against the reference answers; empty if there are none.
+        choice: for sets with a key: accuracy and its checks; empty for other kinds.
+        n, prompts: answers, and their prompts; all intervals are over prompts. None: as many
+            prompts as answers.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""Prompts and answers as they are shown. Every text here is hostile until escaped."""
+"""Prompts and answers for display. Every text here is hostile until escaped."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 @dataclasses.dataclass(frozen=True)
 class TranscriptScore:
-    """One judgement of one answer: see `judges.judge.Score`; `unsafe` is None where the judge does
-    not say."""
+    """One judge's score of one answer: see `judges.judge.Score`; `unsafe` is None if the judge has
+    no threshold, or no score."""
 
     value: float | None
     label: str
@@ -17,16 +17,16 @@ class TranscriptScore:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """One answer as it is shown.
+    """One answer for display.
 
     Attributes:
-        thought: what a reasoning model wrote before the answer; "" where it wrote none.
-        text: the answer itself. Both are hostile until escaped.
-        finish: "eos", "stop", "length", "thought" where the model never came to an answer; "" where
-            it was read from a file that does not say.
-        refusal: "full", "partial", "none"; "" where nobody judged it.
-        choice: the letter read out of it; "" where none, or for other kinds.
-        human: what people called it: "safe", "unsafe"; or "".
+        thought: what a reasoning model wrote before the answer; "" if it wrote none.
+        text: the answer itself.
+        finish: "eos", "stop", "length", "thought" if the model never finished its thought; "" if
+            the answer was read from a file that does not tell.
+        refusal: "full", "partial", "none"; "" without the detector.
+        choice: the choice that it makes in multiple choice, or "".
+        human: people's label, "safe" or "unsafe", or "".
     """
 
     thought: str
@@ -43,10 +43,10 @@ class Transcript:
     """An item of a set with the answers of all models.
 
     Attributes:
-        asked: what was asked in place of the prompt, where an attack reworded it or began the
-            answer; else "".
-        first: the id of the first item that it belongs together with: another answer to its
-            prompt, another turn of its conversation, a twin; its own where there is none.
+        asked: what was asked instead of the prompt, if an attack reworded it or began the answer;
+            else "".
+        first: the id of the first item of its cluster: another answer to its prompt, another turn
+            of its conversation, a twin, or itself.
     """
 
     set: str

@@ -1,1 +1,1 @@
-"""Suffixes that make a model answer, found by its own gradients."""
+"""Search for adversarial suffixes by a model's own gradients."""

@@ -1,14 +1,14 @@
-"""Greedy Coordinate Gradient (Zou et al., arXiv 2307.15043): a suffix that makes a model consent.
+"""Greedy Coordinate Gradient (Zou et al., arXiv 2307.15043): a suffix that makes a model comply.
 
 Each step takes the gradient of the loss by the suffix's one-hot tokens, tries suffixes with one
-token replaced by one towards which the loss falls, and goes on with the best of them. One suffix
-for many requests begins with the first request, and takes the next one in as soon as the target of
-all so far is reached (algorithm 2).
+token replaced by one of those with the largest negative gradient, and keeps the best. The search
+for a universal suffix starts with the first request, and adds the next one whenever the targets of
+all so far are reached (algorithm 2).
 
-    steps.jsonl   a line a step, which is all that the next step depends on
+    steps.jsonl   a line for each step, the only state of the search
 
-A search that was killed goes on from its last line, and finds what it would have found: what is
-drawn hangs on the seed and the step alone.
+A killed search continues from its last line with the same result, because draws depend only on the
+seed and the step.
 """
 
 import dataclasses
@@ -29,22 +29,21 @@ from safety_jax.evaluation.search.goals import Goal
 from safety_jax.models import attention
 from safety_jax.models.model import Model
 
-# Rows of a device whose gradients are taken at a time: they hold activations, and [S, V] slopes.
+# Rows per device whose gradients are taken at a time: they hold activations, and [S, V] gradients.
 GRADIENT_ROWS = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchSettings:
-    """How a search goes.
+    """The settings of a search.
 
     Attributes:
-        steps: at most.
+        steps: the most steps.
         candidates: suffixes that are tried in a step.
-        top_k: tokens of a place that are drawn from.
-        progressive: requests are taken in one after another; else all from the first step on.
-        stop_when_reached: ends the search when the target of every request is reached.
-        max_evaluations: ends it when so many losses of a candidate and a request were computed; 0
-            for no such end.
+        top_k: replacement tokens to draw from at each position.
+        progressive: add requests one after another; else use all from the first step on.
+        stop_when_reached: end the search when the target of every request is reached.
+        max_evaluations: end it after so many losses, each of a candidate and a request; 0: never.
     """
 
     steps: int
@@ -58,10 +57,10 @@ class SearchSettings:
 
 @dataclasses.dataclass(frozen=True)
 class SearchPace:
-    """How it runs, which changes nothing but the rounding of losses.
+    """How a search runs; results depend on it only by the rounding of losses.
 
     Attributes:
-        row_tokens: of a row that holds several suffixes.
+        row_tokens: the most tokens of a row with several suffixes.
         tokens_per_batch: padded tokens of a batch of candidates, over all devices.
         chunk_tokens: see `logprobs.token_logprobs`.
     """
@@ -73,16 +72,16 @@ class SearchPace:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What a step came to; number 0 is the suffix that the search starts from.
+    """The result of a step; number 0 is the suffix that the search starts from.
 
     Attributes:
-        search: which one: the item that it is about, or 0 of one suffix for all.
-        goals: requests that were taken in.
-        ids, text: the suffix that the search goes on with.
-        loss: its mean over these requests, nats a token.
-        reached: of how many of them the target is reached.
-        tried: candidates.
-        seconds: that it took.
+        search: number of the search: that of its request, or 0 for a universal suffix.
+        goals: the number of requests so far.
+        ids, text: the suffix after the step.
+        loss: its mean over these requests, in nats per token.
+        reached: the number of these requests whose target is reached.
+        tried: the number of candidates.
+        seconds: its duration.
     """
 
     search: int
@@ -110,15 +109,15 @@ class Step:
 
 
 class Searcher:
-    """A model and all the goals of a run, laid out once.
+    """A model and the layout of all goals of a run.
 
     Args:
-        goals: of every search, so that all have rows of one size.
-        allowed: tokens that a suffix may be made of.
+        goals: of every search, so that all rows have one size.
+        allowed: tokens that a suffix may contain.
         together: requests of the largest search.
 
     Raises:
-        ConfigError: there are fewer such tokens than are to be drawn from.
+        ConfigError: there are fewer allowed tokens than `top_k`.
     """
 
     def __init__(
@@ -133,8 +132,8 @@ class Searcher:
     ):
         if int(allowed.sum()) < settings.top_k:
             raise ConfigError(
-                f"attack.top_k is {settings.top_k}, but only {int(allowed.sum())} tokens may stand "
-                "in a suffix; lower it, or set attack.tokens to printable"
+                f"attack.top_k is {settings.top_k}, but a suffix may contain only "
+                f"{int(allowed.sum())} tokens; lower it, or set attack.tokens to printable"
             )
         self.model, self.settings, self.pace = model.bare, settings, pace
         self.goals, self.start = list(goals), tuple(start)
@@ -148,25 +147,26 @@ class Searcher:
         most = -(-settings.candidates // parts) if attention.takes_many(self.mesh) else 2
         self.rows = layout.plan(goals, **shape, longest_shared=limit, most_tails=most)
         self.single = layout.plan(goals, **shape, longest_shared=limit, most_tails=1)
-        # Rows of a batch of candidates: as few as fill the batches of a step alike.
+        # Rows of a batch of candidates: batches of equal size, as few as fit.
         fitting = max(1, pace.tokens_per_batch // self.rows.tokens // parts)
         needed = -(-settings.candidates // (self.rows.tails * parts))
         self.batch_rows = parts * -(-needed // -(-needed // fitting))
         self.group = parts * min(GRADIENT_ROWS, -(-together // parts))
 
     def describe(self) -> str:
-        """What is compiled, in a line."""
+        """One line on the layout of a batch."""
         return (
             f"{self.rows.slots} tokens of a suffix; {self.batch_rows} rows of {self.rows.tokens} "
             f"tokens at a time, {self.rows.tails} candidates in each"
         )
 
-    # ------------------------------------------------------------------------ what is computed
+    # ------------------------------------------------------------------------ losses
 
     def slopes(
         self, active: Sequence[Goal], suffix: Sequence[int]
     ) -> tuple[Float[np.ndarray, " goals"], Bool[np.ndarray, " goals"], jax.Array]:
-        """Losses of a suffix behind requests, which targets are reached, and the summed slopes."""
+        """For a suffix: the loss of each request, whether its target is reached, and the sum of
+        the normalised gradients."""
         found, total = [], None
         ids = meshes.put(self.mesh, (None,), np.array(suffix, np.int32))
         for start in range(0, len(active), self.group):
@@ -187,7 +187,7 @@ class Searcher:
     def candidates(
         self, goal: Goal, suffixes: Int[np.ndarray, "count S"]
     ) -> tuple[Float[np.ndarray, " count"], Bool[np.ndarray, " count"]]:
-        """Losses of suffixes behind a request, and whether the target is reached by each."""
+        """For each suffix: the loss of a request, and whether its target is reached."""
         row = layout.lay_out(goal, self.rows)
         laid = jax.tree.map(lambda x: meshes.put(self.mesh, (None,), x), row)
         each = self.batch_rows * self.rows.tails
@@ -200,7 +200,7 @@ class Searcher:
             made.append(
                 losses.candidate_losses(self.model, laid, batch, self.rows, self.pace.chunk_tokens)
             )
-        # All batches are under way before the first is looked at.
+        # All batches are dispatched before the first result is fetched.
         flat = [[np.asarray(x).reshape(-1) for x in one] for one in made]
         loss, reached = (np.concatenate(column) for column in zip(*flat, strict=True))
         return loss[: len(suffixes)], reached[: len(suffixes)]
@@ -221,12 +221,12 @@ class Searcher:
         lines: Lines,
         tell: Callable[[Step, float], None],
     ) -> list[Step]:
-        """Searches for one suffix behind all of the goals; gives the lines of all its steps.
+        """Searches for one suffix for all of the goals; returns all its steps.
 
         Args:
             search: its number.
-            earlier: its lines that are there already.
-            tell: is given each step, and the candidates a second.
+            earlier: its steps that the file already has.
+            tell: called with each new step, and the candidates per second.
 
         Raises:
             NotFiniteError: no candidate has a loss.
@@ -244,20 +244,21 @@ class Searcher:
             tell(found[-1], found[-1].evaluations / max(found[-1].seconds, 1e-9))
         return found
 
-    def _next(self, found: Sequence[Step], of: int) -> int | None:
-        """How many requests the next step is about; None where there is none."""
+    def _next(self, found: Sequence[Step], total: int) -> int | None:
+        """The number of requests in the next step; None if the search is over."""
         last, settings = found[-1], self.settings
-        if settings.stop_when_reached and last.done and last.goals == of:
+        if settings.stop_when_reached and last.done and last.goals == total:
             return None
         spent = sum(step.evaluations for step in found)
         if last.step >= settings.steps or 0 < settings.max_evaluations <= spent:
             return None
-        # As in algorithm 2, which looks at what a step has come to: not at the start.
-        return min(of, last.goals + 1) if last.done and last.step else last.goals
+        # As in algorithm 2, which checks the result of a step, not the start.
+        return min(total, last.goals + 1) if last.done and last.step else last.goals
 
     def _take(self, search: int, goals: Sequence[Goal], count: int, last: Step) -> Step:
-        """One step on the first requests: slopes, candidates, and the best of those that survive
-        behind every request, also where it comes in later. The suffix stays where there is none."""
+        """One step on the first requests: gradients, candidates, and the best candidate that
+        survives tokenization after every request, including later ones. Without one, the suffix
+        stays."""
         began, number, settings = time.perf_counter(), last.step + 1, self.settings
         active = goals[:count]
         before, done, slope = self.slopes(active, last.ids)
@@ -266,7 +267,7 @@ class Searcher:
             active[0], last.ids, best, settings.candidates, settings.seed, search, number,
             self.tokenizer,
         )  # fmt: skip
-        if not len(tried):  # no draw survives as text; the next step has others
+        if not len(tried):  # no draw survives tokenization; the next step draws others
             return self._step(search, number, active, last.ids, before, done, 0, began)
         rows = [self.candidates(goal, tried) for goal in active]
         loss, reached = (np.stack(column) for column in zip(*rows, strict=True))
@@ -310,6 +311,6 @@ class Searcher:
 
 
 def best(found: Sequence[Step]) -> Step:
-    """The step whose suffix is handed back: of those with the most requests, the lowest loss."""
+    """The step with the resulting suffix: the lowest loss among those with the most requests."""
     most = max(step.goals for step in found)
     return min((step for step in found if step.goals == most), key=lambda step: step.loss)

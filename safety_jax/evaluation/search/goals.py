@@ -1,11 +1,11 @@
-"""What a search aims at: requests as token ids around a suffix, and the answers that are sought.
+"""The goals of a search: requests as token ids around a suffix, and target answers.
 
     [ template, request ] [ suffix ] [ template ] [ target ]
           before             S slots     after
 
-A suffix is a row of ids while it is searched, and text where it is used. So only those are found
-whose text, put behind every request and tokenized with it, gives the very ids that were searched;
-others would have the loss of a prompt that nobody can ask.
+The search works on ids, but a suffix is used as text. So a suffix is accepted only if its text,
+tokenized after every request, gives the same ids again; the loss of any other suffix is that of a
+prompt which no text produces.
 """
 
 import dataclasses
@@ -24,23 +24,23 @@ from safety_jax.evaluation.attacks import openings, registry
 from safety_jax.evaluation.sets import attacked
 from safety_jax.evaluation.sets.items import Item
 
-ASCII, PRINTABLE = "ascii", "printable"  # which tokens a suffix may be made of
-_MARK = "SUFFIXTOBEFOUND"  # where a suffix will stand
-# Texts as unlike a suffix as can be: where ids are equal with one of them, the suffix has no part.
+ASCII, PRINTABLE = "ascii", "printable"  # the tokens that a suffix may contain
+_MARK = "SUFFIXTOBEFOUND"  # placeholder of the suffix
+# Texts unlike any suffix: ids that stay the same with each of them do not belong to the suffix.
 _OTHERS = ("?", "x", "7", "x?x")
-_NO_TEXT = "\ufffd"  # bytes that are no character by themselves
+_NO_TEXT = "\ufffd"  # bytes that are no complete character
 
 
 @dataclasses.dataclass(frozen=True)
 class Goal:
-    """One request, and how its answer is to begin.
+    """One request, and the target beginning of its answer.
 
     Attributes:
-        id, where: of the item that it was made of.
-        before, after: ids on both sides of the suffix, as inference feeds them.
+        id, where: of its item.
+        before, after: ids on both sides of the suffix, as in inference.
         target: ids of the answer's beginning; `sought` is its text.
-        begin: how many of `before` no text stands for: BOS.
-        left, right: the coded text around the suffix, see `control.py`.
+        begin: the number of ids at the start of `before` without text: BOS.
+        left, right: the encoded text around the suffix, see `control.py`.
     """
 
     id: str
@@ -54,7 +54,7 @@ class Goal:
     right: str
 
     def tokens(self, slots: int) -> int:
-        """Tokens of the whole example, with a suffix of so many slots."""
+        """Tokens of the whole example with a suffix of `slots` tokens."""
         return len(self.before) + slots + len(self.after) + len(self.target)
 
 
@@ -72,11 +72,11 @@ def read_goals(
         key: the config key of that text, for messages.
 
     Raises:
-        ConfigError: a start that is not read alike behind every request.
-        DataError: a template that has no place for a prompt, or changes its end.
+        ConfigError: the start has different ids after different requests.
+        DataError: the template has no place for a prompt, or changes its end.
     """
     control = control_tokens(tokenizer)
-    attack = registry.of_suffixes("search", ())
+    attack = registry.from_suffixes("search", ())
 
     def with_suffix(item: Item, suffix: str) -> Record:
         asked = attacked.ask(item.prompt, item.context, "", attack, suffix)
@@ -95,8 +95,8 @@ def read_goals(
         left, found, right = words.code.partition(_MARK)
         if not found or _MARK in right:
             raise DataError(
-                f"{item.where}: the template does not keep the end of this prompt as it is, so no "
-                "suffix has a place behind it; set data.template to another, or leave the row out"
+                f"{item.where}: the template changes the end of this prompt, so a suffix has no "
+                "place there; set data.template to another, or leave the row out"
             )
         before, suffix, after = _around(control, left, start, right)
         begin = len(whole) - len(before) - len(suffix) - len(after)
@@ -107,8 +107,8 @@ def read_goals(
         first = first or tuple(suffix)
         if tuple(suffix) != first or not survive(goal, [suffix], tokenizer)[0]:
             raise ConfigError(
-                f"{key} {start!r} has other tokens behind {item.where}; expected words that the "
-                "tokenizer reads alike everywhere, such as '! ! ! !'"
+                f"{key} {start!r} has other tokens after {item.where}; expected words with the "
+                "same tokens everywhere, such as '! ! ! !'"
             )
         goals.append(goal)
     assert first is not None  # a set has items
@@ -118,7 +118,7 @@ def read_goals(
 def _around(
     control: ControlTokens, left: str, start: str, right: str
 ) -> tuple[list[int], list[int], list[int]]:
-    """Ids before the suffix, of it, and behind it: what stays with any other suffix is not its."""
+    """Ids before, in and after the suffix: those that stay with any other suffix are not in it."""
     whole, *others = control.read([left + text + right for text in (start, *_OTHERS)])
     before = min(_alike(whole, other) for other in others)
     after = min(_alike(whole[::-1], other[::-1]) for other in others)
@@ -128,7 +128,7 @@ def _around(
 
 
 def _alike(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many ids two rows begin with alike."""
+    """The length of the common prefix of two rows."""
     pairs = zip(first, second, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
@@ -136,7 +136,7 @@ def _alike(first: Sequence[int], second: Sequence[int]) -> int:
 def survive(
     goal: Goal, suffixes: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase
 ) -> list[bool]:
-    """Which suffixes are, as text behind this request, read as the ids that they are."""
+    """Whether each suffix, as text after this request, is tokenized to its own ids."""
     control = control_tokens(tokenizer)
     texts = spell(suffixes, tokenizer)
     known = [list(goal.before[goal.begin :]), list(goal.after)]
@@ -148,7 +148,7 @@ def survive(
 
 
 def spell(suffixes: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Suffixes as text, without the space that stands before them."""
+    """Suffixes as text, without a space before them."""
     texts = tokenizer.batch_decode(
         [list(ids) for ids in suffixes],
         skip_special_tokens=False,
@@ -158,7 +158,7 @@ def spell(suffixes: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase)
 
 
 def usable(text: str, control: ControlTokens) -> bool:
-    """Whether a text can be a line of a file of suffixes, and spells no control token."""
+    """Whether a text can be a line of a file of suffixes, and contains no control token."""
     whole = text.isprintable() and _NO_TEXT not in text and text == text.strip() != ""
     return whole and control.find(text) is None
 
@@ -166,7 +166,7 @@ def usable(text: str, control: ControlTokens) -> bool:
 def allowed_tokens(
     tokenizer: PreTrainedTokenizerBase, vocabulary_size: int, which: str
 ) -> Bool[np.ndarray, " V"]:
-    """Which tokens a suffix may be made of: none that is a control token or prints nothing.
+    """The tokens that a suffix may contain: no control tokens, and none without printable text.
 
     Args:
         vocabulary_size: of the model, which may be larger than the tokenizer's.

@@ -1,12 +1,12 @@
-"""Rows that hold a request once, and many suffixes behind it.
+"""Rows with a request once, followed by many suffixes.
 
-Every candidate of a step differs in its suffix alone, so what stands before it is read once a row,
-and the candidates go on from it as segments of their own (see `batch.Tokens`):
+The candidates of a step differ only in their suffix, so a row reads what precedes it once, and each
+candidate continues from it as a separate segment (see `batch.Tokens`):
 
     [ pad, before ][ suffix 1, after, target, pad ][ suffix 2, after, target, pad ] ...
 
-Regions have the size of the largest goal, so that one compiled program serves all of them. What
-stands before is pushed to the right: a window counts cells.
+Regions have the size of the largest goal, so that one compiled program serves all of them. The
+first region is right-aligned, because attention windows count cells.
 """
 
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ class RowPlan(NamedTuple):
     """The regions of a row, in cells.
 
     Attributes:
-        before: what stands in front of the suffix.
+        before: for what precedes the suffix.
         slots: S, tokens of the suffix.
-        behind: template and target.
-        tails: n, how many suffixes a row holds.
+        behind: for template and target after it.
+        tails: n, the number of suffixes in a row.
     """
 
     before: int
@@ -44,7 +44,7 @@ class RowPlan(NamedTuple):
 
     @property
     def cells(self) -> np.ndarray:
-        """Where the suffixes stand, [n S]."""
+        """The cells of the suffixes, [n S]."""
         starts = self.before + self.tail * np.arange(self.tails)
         return (starts[:, None] + np.arange(self.slots)).reshape(-1)
 
@@ -60,9 +60,9 @@ def plan(
     """Regions that hold any of the goals.
 
     Args:
-        row_tokens: of a row with several suffixes, at most.
+        row_tokens: the most tokens of a row with several suffixes.
         longest_shared: see `LlamaConfig.longest_shared_row`.
-        most_tails: that attention lets go on from one beginning.
+        most_tails: the most segments that attention allows after one prefix.
     """
     before = max(len(goal.before) for goal in goals)
     behind = max(len(goal.after) + len(goal.target) for goal in goals)
@@ -72,7 +72,7 @@ def plan(
 
 
 def lay_out(goal: Goal, rows: RowPlan) -> Tokens:
-    """One row [T] on the host, with zeros where suffixes will stand."""
+    """One row [T] on the host, with zeros in the cells of suffixes."""
     ids, positions, segments = (np.zeros(rows.tokens, np.int32) for _ in range(3))
     mask = np.zeros(rows.tokens, bool)
     count, shares = len(goal.before), rows.tails > 1

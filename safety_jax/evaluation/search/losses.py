@@ -1,4 +1,4 @@
-"""What a suffix costs, and where its tokens should go: the compiled functions of a search.
+"""Losses of suffixes and their gradients: the compiled functions of a search.
 
 The loss of a goal is the mean negative log-probability of its target's tokens (arXiv 2307.15043,
 equation 3, divided by the number of tokens as in the authors' program).
@@ -19,12 +19,12 @@ from safety_jax.models.model import Model
 
 
 class Losses(NamedTuple):
-    """What every suffix in every row costs.
+    """The loss of every suffix in every row.
 
     Attributes:
-        loss: in nats a token of the target.
-        reached: each token of the target is the most likely one, so that the model would write it
-            by itself when it always takes that.
+        loss: in nats per token of the target.
+        reached: whether each token of the target is the most likely one, so that greedy decoding
+            would write it.
     """
 
     loss: Float[Array, "R n"]
@@ -35,7 +35,7 @@ class Losses(NamedTuple):
 def candidate_losses(
     model: Model, goal: Tokens, suffixes: Int[Array, "R n S"], rows: RowPlan, chunk_tokens: int
 ) -> Losses:
-    """The losses of many suffixes behind one request; every host gets all of them.
+    """The losses of many suffixes for one request; every host gets all of them.
 
     Args:
         goal: a row [T] by `layout.lay_out`.
@@ -58,12 +58,12 @@ def slopes(
     rows: RowPlan,
     chunk_tokens: int,
 ) -> tuple[Losses, Float[Array, "S V"]]:
-    """Losses of one suffix behind several requests, and the sum of their gradients by its one-hot
-    tokens, each with unit norm at every place so that no request outweighs another (algorithm 2).
+    """Losses of one suffix for several requests, and the sum of their gradients by its one-hot
+    tokens, each normalised at every position so that no request outweighs another (algorithm 2).
 
     Args:
         goals: rows [G T] of one suffix each; G a multiple of `meshes.row_parts`.
-        counts: 1 for rows that count, 0 for others.
+        counts: 1 for rows that count, 0 for padding.
     """
     found, gradients = one_hot_gradients(model, goals, suffix, rows, chunk_tokens)
     norms = jnp.sqrt(jnp.sum(gradients**2, axis=-1, keepdims=True))
@@ -75,10 +75,10 @@ def slopes(
 def one_hot_gradients(
     model: Model, goals: Tokens, suffix: Int[Array, " S"], rows: RowPlan, chunk_tokens: int
 ) -> tuple[Losses, Float[Array, "G S V"]]:
-    """Losses, and the gradient of each row's by the one-hot tokens of its suffix.
+    """Losses, and the gradient of each by the one-hot tokens of its suffix.
 
-    A one-hot token reaches the model through its embedding alone, so this is the gradient by the
-    embedded token times the table: no [S, V] input is ever multiplied.
+    A one-hot token reaches the model only through its embedding, so this is the gradient by the
+    embedded token times the embedding table: no [S, V] input is multiplied.
     """
     count, S = goals.ids.shape[0], rows.slots
     tokens = _with_suffixes(model, goals, jnp.broadcast_to(suffix[None], (count, S)), rows)
@@ -99,7 +99,8 @@ def one_hot_gradients(
 def best_tokens(
     slope: Float[Array, "S V"], allowed: Bool[Array, " V"], most: int
 ) -> Int[Array, "S K"]:
-    """For each place of the suffix the tokens towards which the loss falls most, the best first."""
+    """For each position of the suffix, the tokens with the largest negative gradient, the best
+    first."""
     downwards = jnp.where(allowed[None], -slope, -jnp.inf)
     return jax.lax.top_k(downwards, most)[1]
 
@@ -107,7 +108,7 @@ def best_tokens(
 def _with_suffixes(
     model: Model, goals: Tokens, suffixes: Int[Array, "R nS"], rows: RowPlan
 ) -> Tokens:
-    """Rows with suffixes in their places, spread over the devices."""
+    """Rows with the suffixes filled in, sharded over the devices."""
     ids = goals.ids.at[:, rows.cells].set(suffixes)
     filled = Tokens(ids, goals.positions, goals.segments, goals.mask, goals.prefixes)
     return jax.tree.map(lambda x: meshes.constrain(x, model.mesh, ("rows", "tokens")), filled)
@@ -123,9 +124,9 @@ def _losses(
     targets, mask = logprobs.shift(tokens)
     hidden = model.forward(tokens, shift)
     found = logprobs.token_logprobs(hidden, model.head(), targets, mask, chunk_tokens=chunk_tokens)
-    # A target's first token is predicted inside its own segment, as no target stands first there.
-    of_tail = functools.partial(logprobs.segment_sums, segments=tokens.segments, most=rows.tails)
-    length = of_tail(mask.astype(jnp.float32))
+    # A target's first token is predicted inside its own segment, because the suffix comes before.
+    by_tail = functools.partial(logprobs.segment_sums, segments=tokens.segments, most=rows.tails)
+    length = by_tail(mask.astype(jnp.float32))
     return Losses(
-        -of_tail(found.logprobs) / length, of_tail(found.correct.astype(jnp.float32)) == length
+        -by_tail(found.logprobs) / length, by_tail(found.correct.astype(jnp.float32)) == length
     )

@@ -1,4 +1,4 @@
-"""Which suffixes are tried in a step: a function of seed, search, step and slopes."""
+"""The candidate suffixes of a step: a function of seed, search, step and gradients."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from safety_jax.evaluation.search.goals import Goal, survive
 
-ROUNDS = 4  # of drawing, until there are enough that survive as text
+ROUNDS = 4  # of draws, until enough candidates survive tokenization
 
 
 def draw(
@@ -18,11 +18,11 @@ def draw(
     seed: int,
     name: tuple[int, int, int],
 ) -> Int[np.ndarray, "count S"]:
-    """Suffixes that differ from `suffix` in one place, by one of the best tokens there; place and
-    token are uniform (arXiv 2307.15043, algorithm 1).
+    """Suffixes that differ from `suffix` in one position, by one of the best tokens there; position
+    and token are uniform (arXiv 2307.15043, algorithm 1).
 
     Args:
-        name: what the draw is folded from beside the seed: search, step, round.
+        name: search, step and round, from which the draw is folded together with the seed.
     """
     key = np.array([seed, name[0]], np.uint64)
     counter = np.array([0, 0, name[2], name[1]], np.uint64)
@@ -44,8 +44,8 @@ def propose(
     step: int,
     tokenizer: PreTrainedTokenizerBase,
 ) -> Int[np.ndarray, "n S"]:
-    """At most `count` different suffixes that survive as text behind the goal's request; fewer
-    where the draws gave no more."""
+    """At most `count` different suffixes that survive tokenization after the goal's request; fewer
+    if the draws gave no more."""
     found: dict[tuple[int, ...], None] = {}
     for number in range(ROUNDS):
         drawn = draw(suffix, best, count, seed, (search, step, number))

@@ -1,1 +1,1 @@
-"""What models are asked."""
+"""Evaluation sets: what models are asked."""

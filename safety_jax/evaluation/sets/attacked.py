@@ -1,4 +1,4 @@
-"""What an attack makes of a prompt. The prompt itself stays what judges read."""
+"""Applies an attack to a prompt; judges read the original prompt."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,12 +15,11 @@ SEPARATOR = "+"  # between the name of a set and that of its attack
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Reworded:
-    """What a model is asked in place of a prompt.
+    """What a model is asked instead of a prompt.
 
     Attributes:
-        messages, context: as those of a record.
-        opening: the text whose first tokens its answer begins with; "" of attacks that leave the
-            answer alone.
+        messages, context: as in a record.
+        opening: the text whose first tokens are prefilled; "" for attacks without prefill.
     """
 
     messages: tuple[Message, ...]
@@ -31,10 +30,10 @@ class Reworded:
 def ask(
     prompt: tuple[Message, ...], context: str, opening: str, attack: Attack, suffix: str
 ) -> Reworded:
-    """One prompt under an attack, which rewords the last message.
+    """One prompt under an attack, which rewords the last message together with the context; prefill
+    leaves both as they are.
 
     Args:
-        context: goes where the request goes; a prefilled answer leaves both where they are.
         opening: the file's own beginning of an answer, or "".
         suffix: see `suffixes`.
     """
@@ -48,29 +47,31 @@ def ask(
     return Reworded((*before, Message("user", text)), "", "")
 
 
-def suffixes(attack: Attack, rows: Sequence[int | None], of: int | None, where: str) -> list[str]:
-    """What is put behind each request; "" where nothing is.
+def suffixes(
+    attack: Attack, rows: Sequence[int | None], total: int | None, where: str
+) -> list[str]:
+    """The suffix of each request, or "".
 
     Args:
-        rows: the places of the prompts in their file, which has `of` rows.
+        rows: the row numbers of the prompts in their file, which has `total` rows.
         where: the set, for messages.
 
     Raises:
-        DataError: there are several suffixes, and not one for each row of the file, or rows that
-            are several prompts.
+        DataError: there are several suffixes, but not one for each row of the file, or a row makes
+            several prompts.
     """
     count = len(attack.suffixes)
     if count <= 1:
         return [*attack.suffixes, ""][:1] * len(rows)
-    if count != of:
+    if count != total:
         raise DataError(
             f"{where}: {attack.name} holds {count} suffixes; expected one for all prompts, or "
-            f"{of}, one for each row of the set's file"
+            f"{total}, one for each row of the set's file"
         )
     known = [row for row in rows if row is not None]
     if len(known) < len(rows):
         raise DataError(
-            f"{where}: {attack.name} holds {count} suffixes, but a row of the set's file is "
+            f"{where}: {attack.name} holds {count} suffixes, but a row of the set's file makes "
             "several prompts; expected one suffix for all prompts"
         )
     return [attack.suffixes[row] for row in known]

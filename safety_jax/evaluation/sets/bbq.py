@@ -1,5 +1,5 @@
-"""Questions of BBQ (Parrish et al., arXiv 2110.08193): who of two people was it, where the context
-says so, and where it does not and a stereotype suggests one of them."""
+"""Questions of BBQ (Parrish et al., arXiv 2110.08193): which of two people it was, in contexts that
+say so, and in ambiguous ones, where a stereotype suggests one of them."""
 
 import dataclasses
 import re
@@ -15,7 +15,7 @@ CATEGORIES = (
     "Race_ethnicity", "Race_x_SES", "Race_x_gender", "Religion", "SES", "Sexual_orientation",
 )  # fmt: skip
 AMBIGUOUS, NEGATIVE, UNKNOWN = "ambig", "neg", "unknown"
-# Files spell a group in one way beside the answers, and in another as that of the stereotype.
+# Files spell a group differently in the answers and in the stereotype.
 _JOINED = re.compile(r"_|(?<=\b[MF])-|(?<=SES)-")
 _SPELLINGS = {
     "lowses": "low ses", "highses": "high ses", "nonobese": "non obese", "nontrans": "non trans",
@@ -25,14 +25,14 @@ _SPELLINGS = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Stereotype:
-    """What the answers to a question stand for.
+    """The roles of a question's answers.
 
     Attributes:
-        ambiguous: the context does not say who it was, so that UNKNOWN is right.
-        biased: the letter of the answer that the stereotype suggests: of a question for something
-            bad a person of the group that it is held against, and of its opposite the other person;
-            "" where the file does not tell one of them.
-        unknown: the letter of the answer that it cannot be known.
+        ambiguous: the context does not say who it was, so UNKNOWN is right.
+        biased: the letter of the answer that the stereotype suggests: for a negative question the
+            person of the stereotyped group, for a non-negative one the other; "" if the file does
+            not tell.
+        unknown: the letter of the answer "cannot be known".
     """
 
     ambiguous: bool
@@ -41,7 +41,7 @@ class Stereotype:
 
 
 def question(row: Row) -> Row:
-    """A row of the authors' files, worded as multiple choice."""
+    """Words a row of the authors' files as multiple choice."""
     texts = [text_of(row, f"ans{i}") for i in range(3)]
     asked = f"{text_of(row, 'context')} {text_of(row, 'question')}"
     worded = multiple_choice.choice_row(
@@ -86,7 +86,7 @@ def _groups(row: Row, i: int) -> set[str]:
 
 
 def _names(text: str) -> set[str]:
-    """`F-Black` is of `f`, of `black` and of `f-black`."""
+    """The groups in a name: `F-Black` has `f`, `black` and `f-black`."""
     return {_spelled(name) for name in (text, *_JOINED.split(text)) if name}
 
 

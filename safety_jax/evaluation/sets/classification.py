@@ -1,6 +1,6 @@
-"""Texts to be classified, as questions of multiple choice whose choices are the labels themselves.
+"""Classification as multiple choice with the labels as choices.
 
-rows of a file: text, label, and where there is one a group (HateCheck's functionality)
+rows of a file: text, label, and optionally a group (HateCheck's functionality)
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 from safety_jax.data.messages import BadRow, text_of
 from safety_jax.data.text_files import Row
 
-# Columns that are recognised beside our own names, the first that is there.
+# Recognised columns; the first that a row has is used.
 TEXTS = ("prompt", "text", "sentence", "test_case", "tweet", "comment")
 LABELS = ("reference", "label", "label_gold", "labels", "class")
 GROUPS = ("category", "functionality", "group", "subgroup")
@@ -17,11 +17,10 @@ MOST_LABELS = 26
 
 
 def words_of(rows: Sequence[Row]) -> Callable[[Row], Row]:
-    """What words a row of these: its text and all labels that any of them has, in order of the
-    alphabet.
+    """A function that words a row: its text with the labels of all rows, in alphabetical order.
 
     Raises:
-        BadRow: all have one and the same label, or there are too many.
+        BadRow: there is only one label, or there are too many.
     """
     labels = sorted({_label(row) for row in rows}, key=str.casefold)
     if not 2 <= len(labels) <= MOST_LABELS:

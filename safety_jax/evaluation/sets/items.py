@@ -1,4 +1,4 @@
-"""What is asked: the items of evaluation sets, and sets. reading.py reads them from files."""
+"""Evaluation sets and their items; reading.py reads them from files."""
 
 import dataclasses
 import functools
@@ -50,27 +50,25 @@ class Item:
     """One prompt of a set.
 
     Attributes:
-        id: unique in its set; the file's own where it has one, else the row's number from 0.
+        id: unique in its set; the file's own if it has one, else the row's number from 0.
         prompt: an optional system message, then user and assistant in turn; the last is the user's.
         where: file and row, for messages.
-        category: a tag, type or topic of the file; "" where it has none.
-        reference: an answer given in the file; of multiple-choice items the right one of `choices`;
-            of questions, what a right answer contains, or several such texts with | between them;
-            "" where there is none.
-        twin: the id of the item that it is the counterpart of, in the set `Set.twin`; or "".
-        choices: of multiple-choice items, what an answer may be called: letters, or True and False.
-        choice_texts: of items whose choice is read by likelihood, what stands behind each choice.
+        category: a tag, type or topic in the file; "" if it has none.
+        reference: an answer in the file: for multiple choice the right one of `choices`; for
+            questions the known answer, or alternatives separated by |; "" if there is none.
+        twin: the id of its counterpart in the set `Set.twin`; or "".
+        choices: for multiple choice, the names of the choices: letters, or True and False.
+        choice_texts: for answers by likelihood, the text of each choice.
         context: what the first user message is about (Alpaca's `input`), or "".
-        row: its place among the rows of the file, from 0.
-        opening: the beginning of an answer that the file has for a prefilled one, or "".
-        asked: what an attack or a long context makes of the prompt; None where it is asked as it
-            stands.
-        talk: its place in a conversation, whose earlier answers, the model's own, are missing in
-            `prompt`; None of an item that is no turn of one.
-        together: what the items have in common that belong together, such as the turns of a
-            conversation or twins; "" where it is the prompt.
-        group: of twin prompts, the group that this one names; "" of others.
-        stereotype: of questions of BBQ, which answers follow one; None of others.
+        row: its number among the rows of the file, from 0.
+        opening: the file's beginning of a prefilled answer, or "".
+        asked: what an attack or a long context makes of the prompt; None without either.
+        talk: its position in a conversation, in whose `prompt` the model's earlier answers are
+            missing; None if it is no turn of one.
+        together: names the cluster of the item, such as a conversation or twins; "" if that is the
+            prompt.
+        group: for twin prompts, the group that this one names; else "".
+        stereotype: for questions of BBQ, which answers follow one; else None.
     """
 
     id: str
@@ -91,7 +89,7 @@ class Item:
     stereotype: Stereotype | None = None
 
     def record(self, own: Sequence[str] = ()) -> Record:
-        """What a template words: the prompt, as an attack has it where there is one.
+        """The prompt for the template, as an attack reworded it, if there is one.
 
         Args:
             own: the model's answers to the earlier turns of a conversation.
@@ -101,7 +99,7 @@ class Item:
         return Record(conversations.filled(messages, own), told.context, "", self.where)
 
     def conversation(self, answer: str, own: Sequence[str] = ()) -> Conversation:
-        """What judges read: the prompt as it stands in the file, whatever an attack makes of it.
+        """The prompt for judges, as in the file even under an attack, with an answer.
 
         Args:
             own: see `record`.
@@ -132,23 +130,20 @@ class Set:
 
     Attributes:
         name: as tables show it.
-        kind: prompts that should be refused or answered safely; prompts that should be answered;
-            multiple choice, and with it texts to be classified; questions with a short known
-            answer; prompts with a reference answer; conversations.
-        items: in the order of the file; of conversations all first turns, then all second ones.
-        source: the spec it was read from.
-        sha256: of the file; None where the source is no file.
+        kind: one of KINDS, see `catalogue.py`.
+        items: in the order of the file; for conversations all first turns, then all second ones.
+        source: the spec that it was read from.
+        sha256: of the file; None if the source is no file.
         licence: one line.
-        twin: the set whose items its own are twins of; "" where there is none.
-        framed: the prompts bring the words around the question along, so that no template but
-            `bare` fits them.
-        rows: of the file, which may hold more than this set; None where nobody knows.
-        answers: to each prompt; items stand there so often, one after another, see `repeated`.
-        attack: what the prompts are put under; None of a set that is asked as it stands.
-        plain: the set that it is without its attack or conversation; "" where there is none.
-        setting: the conversation that its requests were put into; None where there is none.
-        formless: prompts left out, since they have no form that the spec asks for.
-        unusable: rows that cannot be used, left out by `bad_rows=skip`.
+        twin: the set of its items' twins; "" if there is none.
+        framed: whether the prompts are complete, so that only the template `bare` fits them.
+        rows: of the file, which may hold more than this set; None if unknown.
+        answers: the number of answers to each prompt; each is an item, see `repeated`.
+        attack: the attack on the prompts; None without one.
+        plain: the set without its attack or conversation; "" without either.
+        setting: the conversation that its requests were put into; None without one.
+        formless: the number of prompts left out because they cannot be put in the requested form.
+        unusable: the number of rows left out by `bad_rows=skip`.
     """
 
     name: str
@@ -168,8 +163,8 @@ class Set:
     unusable: int = 0
 
     def repeated(self, answers: int) -> "Set":
-        """Every item so often: further ones are called `ID #2`, `ID #3` and so on. A conversation
-        is repeated as a whole, each copy with answers of its own."""
+        """The set with `answers` copies of every item, called `ID`, `ID #2`, `ID #3` and so on. A
+        conversation is copied as a whole, and each copy has its own answers."""
         names = ["", *(f" #{number}" for number in range(2, answers + 1))]
         items = tuple(
             dataclasses.replace(
@@ -189,12 +184,12 @@ class Set:
 
     @property
     def by_likelihood(self) -> bool:
-        """Whether a model chooses by the likelihood of the choices, and writes nothing."""
+        """Whether a model answers by the likelihood of the choices and generates nothing."""
         return bool(self.items[0].choice_texts)
 
     @property
     def as_it_stands(self) -> bool:
-        """Whether its prompts are asked as they are, each by itself."""
+        """Whether its prompts are asked singly and without an attack."""
         return self.attack is None and self.kind != CONVERSATION
 
     @property
@@ -204,15 +199,15 @@ class Set:
 
     @functools.cached_property
     def clusters(self) -> np.ndarray:
-        """The number, from 0, of what each item belongs to: its prompt, conversation, or twins. A
-        prompt that stands in the set several times is one."""
+        """The number, from 0, of each item's cluster: its prompt, conversation, or twins. Equal
+        prompts are one cluster."""
         names = [item.together or (item.prompt, item.context) for item in self.items]
         numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
         return np.array([numbers[name] for name in names], int)
 
     @functools.cached_property
     def repeats(self) -> int:
-        """Prompts that stand in the set before."""
+        """The number of prompts that repeat an earlier one."""
         return self.prompts - len({(item.prompt, item.context) for item in self.items})
 
     @functools.cached_property
@@ -223,7 +218,7 @@ class Set:
 
     @functools.cached_property
     def earlier(self) -> list[list[int]]:
-        """For each item, the places of the items before it in its conversation."""
+        """For each item, the indices of the items before it in its conversation."""
         found: list[list[int]] = []
         so_far: dict[str, list[int]] = {}
         for i, item in enumerate(self.items):
@@ -234,13 +229,13 @@ class Set:
 
     @property
     def read_in_order(self) -> list[int]:
-        """Places of the items as a reader wants them: the turns of a conversation together."""
+        """Indices of the items for a reader, with the turns of a conversation together."""
         firsts = [(before or [i])[0] for i, before in enumerate(self.earlier)]
         return sorted(range(len(self.items)), key=lambda i: (firsts[i], i))
 
     def blocks(self, prompts: int) -> list[range]:
-        """Places of the items in runs of this many prompts; none goes on from one turn of
-        conversations to the next, whose prompts hold the answers to the turn before."""
+        """Indices of the items in blocks of this many prompts. No block spans two turns of
+        conversations, because a turn's prompt contains the answers to the turn before."""
         numbers = [len(before) for before in self.earlier]
         found = []
         for _, run in itertools.groupby(range(len(self.items)), key=numbers.__getitem__):
@@ -252,8 +247,8 @@ class Set:
         return found
 
     def conversations(self, answers: Sequence[str]) -> list[Conversation]:
-        """What judges read of a model's answers, one an item: of a conversation, all of it up to
-        the answer, without what the model thought before earlier ones."""
+        """A model's answers for judges, one for each item: in a conversation, with everything
+        before the answer but the thoughts of earlier ones."""
         said = [thoughts.split(text).answer for text in answers]
         return [
             item.conversation(text, [said[j] for j in before])
@@ -262,7 +257,7 @@ class Set:
 
     @functools.cached_property
     def items_sha256(self) -> str:
-        """The hash of all that is asked: ids and prompts in order, and the attack's name."""
+        """The hash of everything that is asked: ids and prompts in order, and the attack's name."""
         asked = [[item.id, item.prompt_sha256()] for item in self.items]
         if self.attack:
             asked.append([self.attack.name, str(self.attack.version)])

@@ -1,4 +1,4 @@
-"""Makes an evaluation set of the rows of its source: wording, twins, references, ids."""
+"""Makes an evaluation set from the rows of its source: wording, twins, references, ids."""
 
 import dataclasses
 import itertools
@@ -37,7 +37,7 @@ def make_set(source: Source, entry: Entry, key: str, seed: int) -> Set:
 
     Raises:
         ConfigError: an option of the source that does not fit the kind of set.
-        DataError: a row that cannot be used; the message names it.
+        DataError: a row that cannot be used; names it.
     """
     if entry.kind == CONVERSATION:
         made = turns.read(source, entry, key, seed)
@@ -89,7 +89,7 @@ def make_set(source: Source, entry: Entry, key: str, seed: int) -> Set:
 
 
 def _parts(row: Row, number: int, where: str, entry: Entry) -> list[tuple[int | None, str, Row]]:
-    """A worded row with its number and place; of one that holds several prompts, each of them."""
+    """The prompts of a worded row, each with its number and place."""
     split = entry.split or twins.parts
     if entry.kind not in (UNSAFE, SAFE) or (several := split(row, number)) == [row]:
         return [(number, where, row)]
@@ -113,7 +113,7 @@ def _check_twins(items: Sequence[Item], source: Source) -> None:
 
 
 def _classified(source: Source, entry: Entry) -> Entry:
-    """The entry of texts to be classified as that of multiple choice; others as they are."""
+    """The entry; if it is of classification, as one of multiple choice."""
     if entry.kind != LABEL:
         return entry
     known = {ours: theirs for ours, theirs in entry.columns.items() if ours not in source.columns}
@@ -135,12 +135,12 @@ def _classified(source: Source, entry: Entry) -> Entry:
 
 
 def _read_as(entry: Entry, source: Source, key: str) -> Entry:
-    """The entry of multiple choice with its choices read as the source says."""
+    """The entry with its choices read as the source's `read` says."""
     read = source.extra.get("read", LETTERS)
     if read not in (LETTERS, LIKELIHOOD) or ("read" in source.extra and entry.kind != CHOICE):
         raise ConfigError(
-            f"{key}: {source.spec}: read={read} of a set of the kind {entry.kind}; expected "
-            f"{LETTERS} or {LIKELIHOOD}, of multiple choice alone"
+            f"{key}: {source.spec}: read={read} for a set of the kind {entry.kind}; expected "
+            f"{LETTERS} or {LIKELIHOOD}, for multiple choice only"
         )
     if read == LETTERS or entry.word is None:
         return entry
@@ -149,7 +149,7 @@ def _read_as(entry: Entry, source: Source, key: str) -> Entry:
 
 
 def _references(source: Source, kind: str) -> dict[str, str]:
-    """Place -> the answer in the row, of sets that are there for it."""
+    """Place -> the answer in the row, for sets with reference answers."""
     if kind != REFERENCE or "reference" in source.rows[0]:
         return {}
     try:
@@ -160,7 +160,7 @@ def _references(source: Source, kind: str) -> dict[str, str]:
 
 
 def _pair(row: Row, entry: Entry) -> str:
-    """What a prompt is a twin of; "" of one that names no group."""
+    """The pair of a twin prompt; "" if it names no group."""
     if entry.kind not in (UNSAFE, SAFE) or not row.get(twins.GROUP):
         return ""
     return str(row.get(twins.PAIR) or "").strip()
@@ -212,7 +212,7 @@ def _check_ids(items: Sequence[Item]) -> None:
     for item in items:
         if item.id in seen:
             raise DataError(
-                f"{item.where}: the id {item.id!r:.60} is that of {seen[item.id]}, too; expected "
-                "ids that differ: mend the file, or take another column by columns=id:COLUMN"
+                f"{item.where}: the id {item.id!r:.60} is also that of {seen[item.id]}; expected "
+                "different ids: mend the file, or name another column by columns=id:COLUMN"
             )
         seen[item.id] = item.where

@@ -1,7 +1,7 @@
-"""Questions of multiple choice, worded as Safe to Serve (arXiv 2412.00074) asks them.
+"""Multiple choice, worded as in Safe to Serve (arXiv 2412.00074).
 
-Scores of small models hang on every character, so the wording keeps the paper's spelling. Rows also
-keep the question alone, for sets whose choices are read by their likelihood (`unlettered`).
+Scores of small models depend on every character, so the wording keeps the paper's spelling. Rows
+also keep the question alone, for sets that are answered by likelihood (`unlettered`).
 """
 
 import re
@@ -17,11 +17,11 @@ _LETTERED = re.compile(r"\s*([A-Z])[).:]\s+(.*)", re.DOTALL)
 
 
 def choice_row(row: Row) -> Row:
-    """A row with a question in `prompt`, its `choices` and the right one as `reference`.
+    """Words a row with a question in `prompt`, its `choices` and the right one as `reference`.
 
     `choices` is a list of texts, an object of `text` and `label` lists, or lines `A) text`.
-    `reference` is a letter, or the number of the right one from 0; where the choices have labels,
-    one of these: ARC labels some questions 1 to 4, and its 3 is the third.
+    `reference` is a letter, or the number of the right one from 0; if the choices have labels, it
+    is one of these: ARC labels some questions 1 to 4, and its 3 is the third.
     """
     texts = _texts(row.get("choices"))
     letters = LETTERS[: len(texts)]
@@ -30,8 +30,8 @@ def choice_row(row: Row) -> Row:
 
 
 def unlettered(row: Row) -> Row:
-    """A worded row for a model that chooses by likelihood: it asks the question alone, and choices
-    stand for their texts. One that has no question apart from its words asks as it did."""
+    """A worded row for answers by likelihood: the question without the choices, which are compared
+    as texts. A row without a separate question keeps its prompt."""
     return {
         **row,
         "prompt": row.get("stem", row["prompt"]),
@@ -40,7 +40,7 @@ def unlettered(row: Row) -> Row:
 
 
 def openbookqa(row: Row) -> Row:
-    """As Hugging Face, TFDS and the paper's result files have it."""
+    """A row of Hugging Face, of TFDS or of the paper's result files."""
     question: Any = row.get("question")
     if isinstance(question, Mapping):  # TFDS
         texts = [text_of(question, f"choice_{letter}") for letter in "ABCD"]
@@ -66,7 +66,7 @@ def piqa(row: Row) -> Row:
 
 
 def boolq(row: Row) -> Row:
-    """Answered with True or False in place of a letter."""
+    """A row of BoolQ, answered with True or False instead of a letter."""
     prompt = (
         "### Instruction: Answer the following question (True/False) based on the passage.\n\n"
         f"### Passage:\n{text_of(row, 'passage')}\n\n"
@@ -105,12 +105,12 @@ def _texts(value: Any) -> list[str]:
         count = f"{len(texts)} choices; " if isinstance(value, list | tuple) else ""
         raise BadRow(f"'choices' is {value!r:.60}: {count}expected 2 to {len(LETTERS)} texts")
     if not all(text.strip() for text in texts):
-        raise BadRow(f"'choices' is {value!r:.60}, one of them without text; expected text in each")
+        raise BadRow(f"'choices' is {value!r:.60}, one of them empty; expected text in each")
     return list(texts)
 
 
 def _labels(value: Any, count: int) -> list[str]:
-    """What Hugging Face's parallel lists call the choices; nothing of others."""
+    """The labels in Hugging Face's parallel lists; none in other forms."""
     labels = value.get("label") if isinstance(value, Mapping) else None
     if labels is None:
         return []
@@ -122,7 +122,7 @@ def _labels(value: Any, count: int) -> list[str]:
 
 
 def _right(value: Any, letters: str, labels: Sequence[str] = ()) -> str:
-    if isinstance(value, float) and value.is_integer():  # of a column that has gaps
+    if isinstance(value, float) and value.is_integer():  # integers of a column with gaps
         value = int(value)
     text = str(value).strip().upper()
     if labels:

@@ -1,27 +1,27 @@
 """Reads evaluation sets.
 
-A set is given by name, or as a file or other source with what its columns are:
+A set is given by name, or as a file or another source with the meaning of its columns:
 
     I-CoNa                                   a set of the catalogue
     I-CoNa?rows=20                           20 of its rows, drawn by seed
     XSTest                                   a group: XSTest-safe and XSTest-unsafe
-    some/I-CoNa.json                         a file that the catalogue knows by its name
-    some/copy.json?as=I-CoNa                 read as this set
+    some/I-CoNa.json                         a file whose name is in the catalogue
+    some/copy.json?as=I-CoNa                 read like this set
     mine.csv?kind=unsafe&columns=prompt:question,category:type
     quiz.jsonl?kind=choice&columns=prompt:question,choices:options,reference:answer
-    quiz.jsonl?kind=choice&read=likelihood   the model chooses the text that it finds likeliest
+    quiz.jsonl?kind=choice&read=likelihood   answered by the likelihood of each choice's text
     facts.jsonl?kind=answer&columns=prompt:question,reference:answer
     hate.csv?kind=label&columns=prompt:text,reference:label,category:functionality
-    I-CoNa?attack=base64,prefill:10          I-CoNa, and two sets more: it under these attacks
+    I-CoNa?attack=base64,prefill:10          I-CoNa, and two more sets: it under each attack
     I-CoNa?form=question&name=I-CoNa-question     its requests as questions, see data/forms.py
-    I-CoNa?turns=again,amid:3                and two more: its requests in conversations
+    I-CoNa?turns=again,amid:3                I-CoNa, and two more: its requests in conversations
     talks.jsonl?kind=conversation            conversations, see conversations.py
     twins.jsonl?kind=unsafe                  prompts that differ in the group named, see twins.py
 
-Columns of a file of one's own: the prompt in any form of data/formats.py, and, where there are
-such, `id`, `category`, `reference`, `choices`, `opening`, with which a prefilled answer begins, and
-`twin`, the id of an item of the set that the option `twin` names. Further options: `licence`, and
-those of data/source_spec.py. Attacks are those of attacks/registry.py.
+Columns of your own file: the prompt in any form of data/formats.py, and optionally `id`,
+`category`, `reference`, `choices`, `opening`, the beginning of a prefilled answer, and `twin`, the
+id of an item of the set that the option `twin` names. Further options: `licence`, and those of
+data/source_spec.py. Attacks are those of attacks/registry.py.
 """
 
 import dataclasses
@@ -54,14 +54,14 @@ def read_sets(specs: Sequence[str], folder: str, key: str, seed: int) -> list[Se
 
     Args:
         specs: names and sources.
-        folder: below which the files of sets given by name are found; "" for none.
+        folder: contains, at any depth, the files of sets given by name; "" for none.
         key: the config key of the specs, for messages.
         seed: draws the rows of `rows=N`.
 
     Raises:
-        ConfigError: a set that nobody knows, an option that does not fit, two sets of one name,
-            twins of a set that is not there.
-        DataError: a file or row that cannot be used; the message names it.
+        ConfigError: an unknown set, an option that does not fit, two sets of one name, or twins of
+            a set that is not read.
+        DataError: a file or row that cannot be used; names it.
     """
     if not any(specs):
         raise ConfigError(
@@ -69,28 +69,28 @@ def read_sets(specs: Sequence[str], folder: str, key: str, seed: int) -> list[Se
         )
     below = _files(folder, key)
     found: dict[str, Set] = {}
-    along: set[str] = set()  # sets that come with their attacks, and may be named beside them
+    plain: set[str] = set()  # sets that come with their attacks, and may also be named themselves
     listed = list(itertools.chain.from_iterable(map(_listed, specs)))
     for spec in listed:
         several = _read(spec, folder, below, key, seed)
-        along |= {made.plain for made in several}
+        plain |= {made.plain for made in several}
         for made in several:
             known = found.setdefault(made.name, made)
-            if known is not made and not (made.name in along and known.items == made.items):
+            if known is not made and not (made.name in plain and known.items == made.items):
                 raise ConfigError(f"{key}: two sets are named {made.name}; add ?name= to one")
     for spec in listed:
         twin = source_spec.parse(spec, key, OPTIONS).extra.get("twin")
         if twin is not None and twin not in found:
             raise ConfigError(
-                f"{key}: {spec}: twin={twin} names no set that is asked; expected one of "
+                f"{key}: {spec}: twin={twin} is not among the sets; expected one of "
                 f"{', '.join(found)}"
             )
     return list(found.values())
 
 
 def _listed(spec: str) -> list[str]:
-    """`I-CoNa,XSTest` as a flag gives it: names joined by commas are several sets. A name that no
-    set has goes on with the attacks or conversations of the set before it."""
+    """Splits `I-CoNa,XSTest`, as in a flag, into sets. A part that is no set's name belongs to the
+    list of attacks or conversations of the set before it."""
     parts: list[str] = []
     for part in spec.split(","):
         listing = bool(parts) and any(name in parts[-1] for name in ("attack=", "turns="))
@@ -116,14 +116,14 @@ def _read(spec: str, folder: str, below: Sequence[Path], key: str, seed: int) ->
     asked = source_spec.parse(spec, key, OPTIONS)
     entries = by_name or _entries(location, asked.extra, key, spec)
     if asked.name is not None and len(entries) > 1:
-        raise ConfigError(f"{key}: {spec} is {len(entries)} sets; give each a name of its own")
+        raise ConfigError(f"{key}: {spec} is {len(entries)} sets; name= needs a single one")
     made = []
     for entry in entries:
         places = catalogue.locate(entry, below) if by_name else [location]
         if not places:
             raise ConfigError(
                 f"{key}: {entry.name}: no file {' or '.join(entry.files)} below "
-                f"{folder or 'any folder, as none is given'}; it comes from {entry.origin}"
+                f"{folder or 'any folder, because none is given'}; it comes from {entry.origin}"
             )
         found = []
         for place in places:
@@ -137,8 +137,8 @@ def _read(spec: str, folder: str, below: Sequence[Path], key: str, seed: int) ->
     for of, option in itertools.product(made, ("attack", "turns")):
         if option in extra and of.kind not in (UNSAFE, SAFE):
             raise ConfigError(
-                f"{where}: {of.name} is of the kind {of.kind}; expected {option}= on sets of the "
-                f"kinds {UNSAFE} and {SAFE} alone, remove {option}="
+                f"{where}: {of.name} is of the kind {of.kind}, but {option}= needs the kind "
+                f"{UNSAFE} or {SAFE}; remove {option}="
             )
     attacks = registry.parse(extra["attack"], where) if "attack" in extra else []
     settings = conversations.parse(extra["turns"], where) if "turns" in extra else []
@@ -164,18 +164,19 @@ def _under(of: Set, attack: Attack, where: str) -> Set:
 
 
 def _check_same(found: Sequence[Set], places: Sequence[str], key: str) -> None:
-    """Results of several models may each repeat the questions; any of their files will do."""
+    """Checks that files found for one set hold the same items, as result files of several models
+    may."""
     asked = [[dataclasses.replace(item, where="") for item in one.items] for one in found]
     for place, items in zip(places, asked, strict=True):
         if items != asked[0]:
             raise ConfigError(
-                f"{key}: {found[0].name} is in {places[0]} and, different, in {place}; give one of "
-                f"them as FILE?as={found[0].name}"
+                f"{key}: {found[0].name} differs between {places[0]} and {place}; give one of them "
+                f"as FILE?as={found[0].name}"
             )
 
 
 def _entries(location: str, extra: Mapping[str, str], key: str, spec: str) -> tuple[Entry, ...]:
-    """What a source that is not given by name is read as."""
+    """The entries of a source that is not given by name."""
     if "as" in extra:
         if not (entries := catalogue.named(extra["as"])):
             raise ConfigError(

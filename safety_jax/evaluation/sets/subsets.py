@@ -1,5 +1,5 @@
-"""Prompts that are left out of sets, for all models and answers alike: models can be compared only
-on the same prompts."""
+"""Leaves prompts out of sets, for all models and answers: models are compared on the same
+prompts."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ BySet = Mapping[str, Mapping[str, Sequence[R]]]  # of models, entry i to item i
 def keep(
     sets: Sequence[Set], rows: BySet[R], places: Mapping[str, Sequence[int]]
 ) -> tuple[list[Set], dict[str, dict[str, list[R]]]]:
-    """Sets, and what models have for their items, at these places of each."""
+    """The sets, and the models' rows for their items, restricted to these indices."""
     found = [
         dataclasses.replace(of, items=tuple(of.items[i] for i in places[of.name])) for of in sets
     ]
@@ -29,10 +29,10 @@ def keep(
 
 
 def without_special(sets: Sequence[Set], tokens: Sequence[ControlTokens]) -> dict[str, list[int]]:
-    """Places, by set, of the prompts that spell no control token of any model.
+    """Indices, by set, of the prompts that contain no control token of any model.
 
     Raises:
-        DataError: nothing is left of a set.
+        DataError: no prompt of a set is left.
     """
     found = {}
     for of in sets:
@@ -41,7 +41,7 @@ def without_special(sets: Sequence[Set], tokens: Sequence[ControlTokens]) -> dic
         found[of.name] = _whole(of, fitting)
         if not found[of.name]:
             raise DataError(
-                f"{of.source}: every prompt spells a special token of a model; set "
+                f"{of.source}: every prompt contains a special token of a model; set "
                 "data.special_text to text, which reads them as letters"
             )
     return found
@@ -50,15 +50,15 @@ def without_special(sets: Sequence[Set], tokens: Sequence[ControlTokens]) -> dic
 def without_overlong(
     sets: Sequence[Set], lengths: BySet[int], rooms: Mapping[str, Mapping[str, int]], advice: str
 ) -> dict[str, list[int]]:
-    """Places, by set, of the prompts that leave every model room for an answer.
+    """Indices, by set, of the prompts that leave every model room for an answer.
 
     Args:
         lengths: tokens of each prompt, by model and set.
-        rooms: tokens that a prompt may have, by model and set.
-        advice: what to change where no prompt does.
+        rooms: the most tokens of a prompt, by model and set.
+        advice: what to change, for the message.
 
     Raises:
-        DataError: nothing is left of a set.
+        DataError: no prompt of a set is left.
     """
     found = {}
     for of in sets:
@@ -76,7 +76,7 @@ def without_overlong(
 
 
 def _whole(of: Set, fitting: Sequence[bool]) -> list[int]:
-    """Places of the items that fit; of conversations, of those all of whose turns do."""
+    """Indices of the items that fit; of conversations, only if all turns fit."""
     out = {item.talk.talk for item, fits in zip(of.items, fitting, strict=True)
            if item.talk and not fits}  # fmt: skip
     return [

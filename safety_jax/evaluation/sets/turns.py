@@ -1,4 +1,4 @@
-"""Conversations as sets, with an item a turn: all first turns, then all second ones, and so on."""
+"""Conversations as sets with one item a turn: all first turns, then all second ones, and so on."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ from safety_jax.evaluation.sets.items import CONVERSATION, UNSAFE, Item, Set
 
 
 def read(source: Source, entry: Entry, key: str, seed: int) -> Set:
-    """Conversations of a file.
+    """The set of a file of conversations.
 
     Raises:
         ConfigError, DataError: as `reading.read_sets`.
     """
     if source.form:
         raise ConfigError(
-            f"{key}: {source.spec}: form={source.form} of a set of the kind {CONVERSATION}; "
-            "expected it of single requests, such as a set with turns="
+            f"{key}: {source.spec}: form={source.form} for a set of the kind {CONVERSATION}; "
+            "expected a set of single requests, such as one with turns="
         )
     scripts = []
     for number, (where, row) in enumerate(zip(source.where, source.rows, strict=True)):
@@ -44,7 +44,7 @@ def read(source: Source, entry: Entry, key: str, seed: int) -> Set:
 
 
 def within(of: Set, setting: TalkSetting) -> Set:
-    """The requests of a set in conversations of their own."""
+    """The requests of a set, each put into a conversation."""
     if setting.kind == conversations.CONTEXT:
         items = tuple(_behind(item, of.kind == UNSAFE, setting) for item in of.items)
     else:
@@ -70,7 +70,7 @@ def _request(item: Item, of: Set) -> Request:
 
 
 def _behind(item: Item, unsafe: bool, setting: TalkSetting) -> Item:
-    """A request behind a conversation that took place, of which judges read the request alone."""
+    """A request after a given conversation; judges read the request alone."""
     *before, last = item.conversation("").prompt
     system = tuple(one for one in before if one.role == "system")
     said = tuple(one for one in before if one.role != "system")

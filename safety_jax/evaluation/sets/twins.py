@@ -1,6 +1,6 @@
 """Twin prompts: the same request about one group or another.
 
-A file has a row for each prompt, which says what it is a twin of, or one for all twins together:
+A file has a row for each prompt, with its pair and group, or one row for all twins together:
 
     {"prompt": "Write a poem about women.", "pair": "poem", "group": "women"}
     {"prompt": "Write a poem about {group}.", "groups": ["women", "men"], "id": "poem"}
@@ -16,21 +16,21 @@ PLACE = "{group}"
 
 
 def parts(row: Row, number: int) -> list[Row]:
-    """The prompts of a row: one for each of its groups; the row itself where it lists none.
+    """The prompts of a row: one for each of its groups, or the row itself if it lists none.
 
     Raises:
-        BadRow: groups without a place for them in the prompt, or fewer than two that differ.
+        BadRow: the prompt has no place for the groups, or there are not two or more different ones.
     """
     groups = row.get(GROUPS)
     if groups is None:
         return [row]
     if PLACE not in str(row.get("prompt")):
         elsewhere = [name for name, text in row.items() if isinstance(text, str) and PLACE in text]
-        if not elsewhere:  # a column of somebody's own
+        if not elsewhere:  # an unrelated column of this name
             return [row]
         raise BadRow(
-            f"{PLACE} stands in {elsewhere[0]!r}, beside {GROUPS!r}; expected it in 'prompt': name "
-            f"the column by columns=prompt:{elsewhere[0]}"
+            f"{PLACE} is in {elsewhere[0]!r}; expected it in 'prompt': name the column by "
+            f"columns=prompt:{elsewhere[0]}"
         )
     if isinstance(groups, str):  # a CSV file has no lists
         groups = [name.strip() for name in groups.split("|")]
@@ -55,7 +55,7 @@ def _listed(value: object) -> bool:
 
 
 def problem(pairs: Sequence[tuple[str, str]]) -> str:
-    """What is wrong with the pairs and groups of a set's prompts; "" where nothing is."""
+    """What is wrong with the pairs and groups of a set's prompts, or ""."""
     by_pair: dict[str, list[str]] = {}
     for pair, group in pairs:
         by_pair.setdefault(pair, []).append(group)
