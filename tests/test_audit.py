@@ -110,7 +110,7 @@ def test_labels_of_every_sort():
     assert truths == [True, False, True, True, False, True, True, None, None]
     assert left_out == {"": 1, "maybe": 1}
     for change, message in (
-        ({"column": "x"}, "data.label is 'x', and no row has such a column; columns are l"),
+        ({"column": "x"}, "data.label is 'x', but no row has such a column; columns are l"),
         ({"positive": ("2",)}, "data.positive is .* its values are"),
         ({"negative": ("2",)}, "data.negative is .* its values are"),
     ):

@@ -182,7 +182,7 @@ def test_weighted_door_weighs_tokens_by_a_proxy(finished, inputs, tmp_path, caps
     (first,) = metrics.read(tmp_path / "run" / "metrics.jsonl")
     expected = -first["logps/chosen"] + 4 * np.log(2) * first["lengths/rejected"]
     assert first["loss"] == pytest.approx(expected, rel=1e-5)
-    assert "weighed by" in (tmp_path / "run" / "README.md").read_text()
+    assert "weighted by" in (tmp_path / "run" / "README.md").read_text()
     read = json.loads((tmp_path / "run" / "identity.json").read_text())
     assert f"dpo.proxy {finished / 'export'}" in read
     # What the proxy says is on disk now; a weight that is no number is told.

@@ -116,7 +116,7 @@ def test_a_judge_that_read_what_it_is_to_judge_is_refused(tmp_path, one_device):
     (row,) = registry.named([f"both={folders[1]}|{folders[2]}"]).values()
     assert row == {"kind": "cross_fitted", "paths": (folders[1], folders[2])}
     for paths, message in (
-        ((folders[2], folders[1]), "part 1 of 2 of all prompts, and learned from prompts=all"),
+        ((folders[2], folders[1]), "part 1 of 2 of all prompts, but was trained on prompts=all"),
         ((folders[0],), "expected two folders or more"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -107,7 +107,7 @@ def write_csv(folder) -> str:
         ([{"prompt": "{group}?", "groups": ["cats", "cats"]}], "expected two different names"),
         (
             [{"instruction": "Feed {group}.", "groups": ["cats", "dogs"]}],
-            "stands in 'instruction', beside 'groups'; .*columns=prompt:instruction",
+            "is in 'instruction'; .*columns=prompt:instruction",
         ),
         (
             [{"prompt": f"{i}?", "pair": "a", "group": "cats"} for i in range(2)],
@@ -390,5 +390,5 @@ def test_texts_alone_are_answers_to_a_prompt_that_is_named(tmp_path):
     # One prompt for all is no cluster.
     assert len(set(clusters_of([item.conversation for item in found]))) == 4
     both = write(tmp_path / "both.jsonl", {"prompt": "Hi", "response": "Ho"})
-    with pytest.raises(ConfigError, match="rows have a prompt of their own; remove asked="):
+    with pytest.raises(ConfigError, match="rows have their own prompt; remove asked="):
         inputs.read([f"{both}?asked=Hello"], "data.responses", 0)

@@ -245,7 +245,7 @@ def test_nobody_listens(tmp_path, monkeypatch, server):
     ("changes", "message"),
     [
         ({"url": "api.example/v1"}, "expected https://HOST/v1"),
-        ({"url": "http://api.example/v1"}, "would send the key openly"),
+        ({"url": "http://api.example/v1"}, "would send the key unencrypted"),
         ({"key_variable": "NO_SUCH_KEY"}, "NO_SUCH_KEY is not set"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"attempts": 0}, "attempts is 0"),

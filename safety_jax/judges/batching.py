@@ -1,8 +1,7 @@
-"""Token rows of mixed lengths through one compiled function: few shapes, sharded over the mesh.
+"""Runs texts of mixed lengths through one compiled function, in few shapes sharded over the mesh.
 
-Models keep the texts of a row apart by their segments, so a row holds several, with hardly any
-padding. If the model supports it, what all texts begin with (the form of a guard) stands in the row
-only once.
+A row packs several texts as segments, with hardly any padding. If the model supports it, the common
+prefix of all texts, such as the form of a guard, is in the row only once.
 """
 
 import dataclasses
@@ -20,11 +19,11 @@ from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import CheckpointError, ConfigError
 from safety_jax.data import buckets, packing
 
-# Rows are at least this long, so that short texts fill them; attention makes longer rows dearer.
+# Rows are at least this long, so that short texts fill them; attention makes longer rows costlier.
 SHORTEST = 128
 # A row of T tokens holds at most T / TOKENS_A_TEXT texts.
 TOKENS_A_TEXT = 32
-# Fewer common tokens than this are not shared; and the room that a shared row has behind them.
+# Shorter common prefixes are not shared; and the tokens of a row after a shared prefix.
 LEAST_SHARED = 64
 SHARING_TOKENS = 1024
 SHARING_STEP = 256
@@ -32,7 +31,7 @@ SHARING_STEP = 256
 
 @dataclasses.dataclass(frozen=True)
 class TokenRow:
-    """One input: token ids, and token types, zeros where a model knows none."""
+    """One input: token ids, and token types, zeros if a model has none."""
 
     ids: Sequence[int]
     types: Sequence[int]
@@ -43,8 +42,9 @@ class PackedBatch:
     """Rows of several texts each.
 
     Attributes:
-        ends: cell of the last token of segments 1 ... S; 0 where there is none.
-        places: of each text, its row and its segment less 1.
+        ends: cell of the last token of segments 1 ... S; 0 for unused ones.
+        indices: of the texts.
+        places: the row of each text, and its segment minus 1.
     """
 
     tokens: Tokens
@@ -58,7 +58,7 @@ class Batcher:
     """How rows become batches.
 
     Attributes:
-        longest: tokens that the longest text may have.
+        longest: the most tokens of a text.
         tokens_per_batch: padded tokens of a batch, over all devices.
         vocabulary_size: rows of the model's embedding.
         model: its path, for messages.
@@ -77,7 +77,7 @@ class Batcher:
             )
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """jit of a function of weights and a batch; every host gets the whole result."""
+        """Compiles a function of weights and a batch; every host gets the whole result."""
         return jax.jit(function, out_shardings=meshes.sharding(self.mesh, ()))
 
     def run(
@@ -89,12 +89,12 @@ class Batcher:
         longest_shared: int = 0,
         gap: int = 0,
     ) -> Shaped[np.ndarray, "n outputs"]:
-        """One row of outputs a text, in the order given.
+        """One row of outputs for each text, in order.
 
         Args:
-            compiled: from `compile`; of (weights, tokens, ends), it gives `[B, S, outputs]`.
-            longest_shared: rows of at most so many tokens may have what all texts begin with once.
-            gap: cells that stay empty behind each text.
+            compiled: from `compile`; from (weights, tokens, ends) to `[B, S, outputs]`.
+            longest_shared: the most tokens of a row with a shared prefix.
+            gap: empty cells after each text.
 
         Raises:
             CheckpointError: a token that the model has no embedding for.
@@ -120,7 +120,7 @@ class Batcher:
         """Batches on their devices, see `packing.pack`."""
         parts, lengths = meshes.row_parts(self.mesh), [len(row.ids) + gap for row in rows]
         common, longest = in_common(rows), self.longest + gap
-        # Room for many texts behind their beginning; positions are those of each text.
+        # Room for many texts after their common prefix; positions are those of each text.
         behind = max(self.tokens_per_batch // parts - common, SHARING_STEP)
         whole = common + min(SHARING_TOKENS, behind)
         whole = -(-whole // SHARING_STEP) * SHARING_STEP
@@ -143,8 +143,7 @@ class Batcher:
 
 
 def in_common(rows: Sequence[TokenRow]) -> int:
-    """How many tokens all rows begin with; the shortest row keeps at least one of its own to
-    read."""
+    """The length of the common prefix of all rows, which leaves the shortest at least one token."""
     ids = [[*row.ids] for row in rows]
     first, last = min(ids), max(ids)
     most = min(map(len, ids)) - 1
@@ -153,7 +152,7 @@ def in_common(rows: Sequence[TokenRow]) -> int:
 
 
 def fill(rows: Sequence[TokenRow], packed: packing.PackedRows, gap: int = 0) -> PackedBatch:
-    """The texts of a batch on the host, end to end in its rows, behind what they have in common:
+    """The texts of a batch on the host, packed in rows after their common prefix:
 
     ids        7 7 1 2 3 4 0
     positions  0 1 2 3 2 3 0
@@ -176,8 +175,8 @@ def fill(rows: Sequence[TokenRow], packed: packing.PackedRows, gap: int = 0) -> 
             ends[row, segment] = max(start + len(own) - 1, 0)
             start += len(own) + gap
     where = [(row, text) for row, texts in enumerate(packed.texts) for text in range(len(texts))]
-    of_rows, of_texts = np.array(where, np.int64).T
+    row_of, text_of = np.array(where, np.int64).T
     prefixes = np.where(segments == 0, 0, -1).astype(np.int32) if common else None
     typed = types if types.any() else None
     tokens = Tokens(ids, positions, segments, np.zeros(shape, bool), prefixes, typed)
-    return PackedBatch(tokens, ends, np.concatenate(packed.texts), (of_rows, of_texts))
+    return PackedBatch(tokens, ends, np.concatenate(packed.texts), (row_of, text_of))

@@ -1,8 +1,8 @@
-"""One judge made of several trained ones, each of which judges the prompts that it has not read.
+"""A cross-fitted judge: several trained ones, each for the prompts that it was not trained on.
 
-Judge i of n was trained by stage `reward` on sources with `prompts=-i/n` (see data/folds.py) and
-says so in its `judge.json`. Every answer is then judged by a model that never saw its prompt, and
-all of them can be used to see how good such judges are.
+Judge i of n was trained by stage `reward` on sources with `prompts=-i/n` (see data/folds.py), as
+its `judge.json` records. So a model that never saw its prompt judges each answer, and all answers
+can be used to measure how good such judges are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,10 +15,10 @@ from safety_jax.judges.planned import PlannedJudge, Resources, Spec, described, 
 
 
 class CrossFitted:
-    """Hands each conversation to the judge whose training left its prompt out.
+    """Scores each conversation by the judge whose training left its prompt out.
 
     Args:
-        judges: judge i of prompts in part i, from 1.
+        judges: judge i scores the prompts of part i, from 1.
     """
 
     def __init__(self, card: JudgeCard, judges: Sequence[Judge]):
@@ -41,17 +41,17 @@ class CrossFitted:
 def cross_fitted(
     name: str, spec: Spec, resources: Resources, others: Mapping[str, PlannedJudge]
 ) -> PlannedJudge:
-    """The judge of a row with several folders of stage `reward`.
+    """The judge of an entry with several folders of stage `reward`.
 
     Raises:
-        ConfigError: fewer than two, one that read prompts that it is to judge, or folders whose
-            scores mean different things.
+        ConfigError: there are fewer than two, one was trained on prompts that it is to judge, or
+            their scores mean different things.
     """
     paths = tuple(spec["paths"])
     if len(paths) < 2:
         raise ConfigError(
-            f"score.judges.{name}.paths is {paths!r}; expected two folders or more, or a row of "
-            "the kind trained"
+            f"score.judges.{name}.paths is {paths!r}; expected two folders or more, or the kind "
+            "trained"
         )
     judges = []
     for number, path in enumerate(paths, start=1):
@@ -60,7 +60,7 @@ def cross_fitted(
         if said.get("prompts") != [expected]:
             raise ConfigError(
                 f"score.judges.{name}: {path} is to judge part {number} of {len(paths)} of all "
-                f"prompts, and learned from prompts={said.get('prompts') or 'all'}; expected a "
+                f"prompts, but was trained on prompts={said.get('prompts') or 'all'}; expected a "
                 f"judge trained on sources with ?prompts={expected}"
             )
         judges.append(sequence_specs.trained(name, {"path": path}, resources, others))
@@ -70,8 +70,8 @@ def cross_fitted(
             if getattr(judge.card, fact) != getattr(first, fact):
                 raise ConfigError(
                     f"score.judges.{name}: {path} has the {fact} {getattr(judge.card, fact)!r}, "
-                    f"{paths[0]} has {getattr(first, fact)!r}; expected judges that differ in "
-                    "their prompts alone"
+                    f"{paths[0]} has {getattr(first, fact)!r}; expected judges that differ only in "
+                    "their prompts"
                 )
     card = JudgeCard(
         name=name,

@@ -26,14 +26,14 @@ class ScoreInput:
 
 
 def read(specs: Sequence[str], key: str, seed: int) -> tuple[list[ScoreInput], dict[str, Any]]:
-    """All responses of some sources, in their order, and facts about each source.
+    """All responses of some sources, in order, and facts about each source.
 
-    A source with `rows=N` gives N of its rows, drawn by `seed`, in the order of the file. One with
-    `asked=TEXT` holds texts alone, as answers to this prompt: `texts.csv?asked=Write a comment.`
-    They stand in any column of answers, or in `text`.
+    A source with `rows=N` gives N of its rows, drawn by `seed`, in the order of the file. With
+    `asked=TEXT`, all texts are answers to this prompt: `texts.csv?asked=Write a comment.` They are
+    in any column of answers, or in `text`.
 
     Raises:
-        ConfigError, DataError: a source that cannot be used; file and row are named.
+        ConfigError, DataError: a source cannot be used; names file and row.
     """
     if not any(specs):
         raise ConfigError(
@@ -70,11 +70,11 @@ def describe_skipped(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _asked(source: Source, key: str) -> Source:
-    """The source with the prompt that it names in every row."""
+    """The source with its option's prompt in every row."""
     if "asked" not in source.extra:
         return source
     if PROMPT in source.columns or any(PROMPT in row for row in source.rows):
-        raise ConfigError(f"{key}: {source.spec}: rows have a prompt of their own; remove asked=")
+        raise ConfigError(f"{key}: {source.spec}: rows have their own prompt; remove asked=")
     rows: list[Row] = [{**row, PROMPT: source.extra["asked"]} for row in source.rows]
     if RESPONSE not in source.columns and all(TEXT in r and RESPONSE not in r for r in rows):
         rows = [{RESPONSE if name == TEXT else name: row[name] for name in row} for row in rows]
@@ -87,13 +87,13 @@ def _asked(source: Source, key: str) -> Source:
 def stored(
     columns: Sequence[str], items: Sequence[ScoreInput], others: Sequence[ScoreInput]
 ) -> dict[str, list[float | None]]:
-    """Numbers that the rows bring along, by column: None where a row has none.
+    """Numbers in columns of the rows; None if a row has none.
 
     Args:
         others: rows with further columns, matched by prompt and response.
 
     Raises:
-        DataError: a column that no row has, or a value that is not a number.
+        DataError: no row has the column, or a value is not a number.
     """
     matched: dict[tuple[str, str], list[ScoreInput]] = {}
     for item in others:
@@ -129,7 +129,7 @@ def _value(column: str, items: Sequence[ScoreInput]) -> float | None:
         if not math.isfinite(number) or isinstance(value, bool):
             raise DataError(
                 f"{item.conversation.where}: {column!r} is {value!r:.60}; expected a number, mend "
-                "the row or take the column out of score.stored"
+                "the row or remove the column from score.stored"
             )
         return number
     return None

@@ -1,8 +1,8 @@
-"""What a judge is: conversations in, scores out, and a card that says what the scores mean.
+"""The interface of judges: conversations in, scores out, and a card that says what scores mean.
 
-A score means nothing without its card: by one judge 3.4 is harmful, by another it is excellent. So
-every stored score carries the `protocol` of the card it was made under, and scores of different
-protocols are never mixed.
+A score means nothing without its card: 3.4 is harmful to one judge, and excellent to another. So
+every stored score carries the `protocol` of its card, and scores of different protocols are never
+mixed.
 """
 
 import dataclasses
@@ -32,11 +32,11 @@ class Conversation:
 
     Attributes:
         prompt: an optional system message, then user and assistant in turn; the last is the user's.
-        response: what is judged: the answer, without the thought before it; may be empty.
-        where: the row in words, for messages.
+        response: the answer to judge, without the thought before it; may be empty.
+        where: the row, for messages.
         thought: what a reasoning model wrote before the answer; no judge reads it.
         unfinished: the model was cut off inside its thought, so there is no answer to judge.
-        unasked: there was no room left to ask, so there is no answer either.
+        unasked: the prompt was not asked, for lack of room, so there is no answer either.
     """
 
     prompt: tuple[Message, ...]
@@ -48,12 +48,12 @@ class Conversation:
 
     @property
     def missing(self) -> str:
-        """Why there is no answer to judge; "" where there is one."""
+        """Why there is no answer to judge; "" if there is one."""
         return NO_ROOM if self.unasked else NO_ANSWER if self.unfinished else ""
 
     @property
     def question(self) -> str:
-        """The last user message, bare."""
+        """The last user message."""
         return self.prompt[-1].content
 
     def prompt_sha256(self) -> str:
@@ -61,15 +61,15 @@ class Conversation:
 
     def response_sha256(self) -> str:
         if self.unasked:
-            return _sha256([self.missing])  # an empty answer has a hash, and scores, of its own
+            return _sha256([self.missing])  # unlike that of an empty answer
         if self.thought or self.unfinished:
             return _sha256([self.thought, self.response])
         return _sha256(self.response)
 
 
 def from_record(record: Record) -> Conversation:
-    """The conversation of a record whose last message is the response; thought and answer are
-    separated. The record's context goes below the first user message, as in chat templates."""
+    """The conversation of a record whose last message is the response. Thought and answer are
+    separated; the record's context is appended to the first user message, as in chat templates."""
     *prompt, response = record.messages
     if record.context:
         first = next(i for i, message in enumerate(prompt) if message.role == "user")
@@ -79,8 +79,7 @@ def from_record(record: Record) -> Conversation:
 
 
 def clusters_of(conversations: Sequence[Conversation]) -> np.ndarray:
-    """A number for each prompt; for each response where all have the same prompt, which then says
-    nothing of what belongs together."""
+    """The cluster of each conversation: its prompt, or its response if all have one prompt."""
     hashes = [one.prompt_sha256() for one in conversations]
     if len(set(hashes)) == 1:
         hashes = [one.response_sha256() for one in conversations]
@@ -92,10 +91,10 @@ class Score:
     """One judgement.
 
     Attributes:
-        value: None where the judge could not say; never NaN or infinite.
-        label: what the judge calls it: `full`, `unsafe`, ...; or "".
-        reason: why there is no value; "" where there is one.
-        details: further facts that are stored along; JSON values.
+        value: None if the judge could not tell; never NaN or infinite.
+        label: the judge's word for it: `full`, `unsafe`, ...; or "".
+        reason: why there is no value; "" if there is one.
+        details: further facts to store; JSON values.
     """
 
     value: float | None
@@ -120,7 +119,7 @@ def unscored(reason: str, **details: Any) -> Score:
 
 
 def scored(value: float, label: str = "", **details: Any) -> Score:
-    """A score, or an unscored one where a model's output is not finite."""
+    """A score; unscored if the value is not finite."""
     if not math.isfinite(value):
         return unscored(NOT_FINITE)
     return Score(float(value), label, "", details)
@@ -128,19 +127,19 @@ def scored(value: float, label: str = "", **details: Any) -> Score:
 
 @dataclasses.dataclass(frozen=True)
 class JudgeCard:
-    """What a judge's numbers mean, and what they depend on.
+    """What a judge's values mean, and what they depend on.
 
     Attributes:
-        name: the judge's in this run.
+        name: the judge's name in this run.
         kind: a key of `registry.KINDS`.
         model: the folder, hub id or service that judges; "" for rules.
-        weights_sha256: of its weight files, or None where there are none to hash.
+        weights_sha256: of its weight files; None if there are none.
         direction: one of DIRECTIONS.
-        low, high: the range of values, None where it is open.
-        threshold: the value that divides safe from unsafe, or None where nobody set one.
-        template: how a conversation becomes its input.
-        precision: the type it computes in; "" for rules and services.
-        settings: everything else that a value depends on; JSON values.
+        low, high: the range of values; None if it is open.
+        threshold: the value between safe and unsafe; None if none is set.
+        template: how a conversation becomes the judge's input.
+        precision: its number types; "" for rules and services.
+        settings: everything else that values depend on; JSON values.
     """
 
     name: str
@@ -163,18 +162,17 @@ class JudgeCard:
             )
 
     def protocol(self) -> str:
-        """A hash (16 hex digits) of everything that a value depends on: same protocol, same scores.
-
-        The judge's name and its threshold are not part of it.
+        """A hash (16 hex digits) of everything that values depend on: the same protocol gives the
+        same scores. It does not cover the judge's name and threshold.
         """
         facts = dataclasses.asdict(self)
         return _sha256({k: v for k, v in facts.items() if k not in ("name", "threshold")})[:16]
 
     def is_unsafe(self, score: Score) -> bool | None:
-        """Whether the score says unsafe; None if it is unscored or the judge does not rate safety.
+        """Whether the score is unsafe; None if there is no value, no threshold, or the judge does
+        not rate safety.
 
-        A value at the threshold is unsafe where higher is more harmful, and safe where higher is
-        safer.
+        A value at the threshold is unsafe if higher is more harmful, and safe if higher is safer.
         """
         if score.value is None or self.threshold is None:
             return None
@@ -183,7 +181,7 @@ class JudgeCard:
         return score.value < self.threshold if self.direction == SAFER else None
 
     def preference(self, score: Score) -> float | None:
-        """The value turned so that more is better, to choose among responses; None if unscored.
+        """The value, negated if needed so that more is better; None if unscored.
 
         Raises:
             ConfigError: the judge does not tell better from worse.
@@ -191,8 +189,8 @@ class JudgeCard:
         if self.direction == REFUSING:
             raise ConfigError(
                 f"judge {self.name} measures refusal, which is neither good nor bad; choose by a "
-                f"judge whose direction is one of {', '.join(DIRECTIONS[:3])}, or read it under "
-                "one of these by a row of the kind read_as"
+                f"judge whose direction is one of {', '.join(DIRECTIONS[:3])}, or give it one of "
+                "these by an entry of the kind read_as"
             )
         if score.value is None:
             return None
@@ -207,11 +205,11 @@ class Judge(Protocol):
     def card(self) -> JudgeCard: ...
 
     def score(self, conversations: Sequence[Conversation]) -> list[Score]:
-        """One score a conversation, in order; unscored ones say why."""
+        """One score for each conversation, in order; unscored ones say why."""
         ...
 
 
 def _sha256(value: Any) -> str:
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, default=dict)
-    # A lone surrogate, which JSON can spell, has no UTF-8.
+    # JSON can hold a lone surrogate, which has no UTF-8.
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

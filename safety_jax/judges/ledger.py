@@ -1,7 +1,7 @@
-"""Scores are written as they are made, one line each, so that a kill loses at most one batch.
+"""The file of a run's scores, one line each, written block by block.
 
-A line is keyed by the row's place, its text and the judge's protocol: a row that was edited is
-scored anew, and so is every row when the judge's weights change.
+A line is keyed by the row's number, its text and the judge's protocol: an edited row is scored
+again, and so is every row if the judge's weights change.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,11 @@ class Ledger:
     """An append-only file of scores.
 
     Args:
-        path: the file; what an earlier start left there is read. A last line that was cut off by
-            a kill is dropped.
+        path: the file, which is read if it exists; a last line cut off by a kill is dropped.
         writes: whether this process writes; exactly one process of a run does.
 
     Raises:
-        DataError: the file is damaged before its last line.
+        DataError: a line before the last is damaged.
     """
 
     def __init__(self, path: Path, writes: bool):

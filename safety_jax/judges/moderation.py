@@ -1,11 +1,12 @@
 """A content-moderation service as a judge: OpenAI-compatible `POST /v1/moderations`.
 
-Texts go out in batches, and answers are kept on disk by a hash of model and text, so that no text
-is paid for twice. What may pass (a busy or stalled service, a garbled answer) is tried again, with
-growing pauses or the pause that the service asks for. What remains garbled is left unscored with
-its reason; a service that cannot be reached ends the run, which goes on where it stopped.
+Texts are sent in batches, and answers are cached on disk by a hash of model and text, so that no
+text is paid for twice. Transient failures (a busy or stalled service, a garbled answer) are
+retried, with exponential backoff or the pause that the service requests. A text whose answers stay
+garbled is left unscored with the reason. A service that cannot be reached ends the run; the same
+command resumes it.
 
-The key is read from the environment when a request is sent. It goes into no message and no file.
+The key is read from the environment when a request is sent. It appears in no message and no file.
 """
 
 import dataclasses
@@ -26,16 +27,16 @@ from safety_jax.base import files, hosts
 from safety_jax.base.errors import ConfigError
 from safety_jax.judges.judge import Conversation, JudgeCard, Score, scored, unscored
 
-_PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
-_OPEN = {"localhost", "127.0.0.1", "::1"}  # a key may travel there without TLS
+_TRANSIENT = (408, 409, 425, 429, 500, 502, 503, 504, 529)
+_OPEN = {"localhost", "127.0.0.1", "::1"}  # hosts to which a key may be sent without TLS
 
 
 class GarbledReply(Exception):
-    """An answer that is not what the interface promises; says what is wrong with it."""
+    """An answer that violates the interface; the message says how."""
 
 
-class PassingFailure(Exception):
-    """No answer this time; `pause_seconds` is what the service asked for, if it did."""
+class TransientFailure(Exception):
+    """No answer this time; `pause_seconds` is the pause that the service requests, if any."""
 
     def __init__(self, reason: str, pause_seconds: float | None):
         super().__init__(reason)
@@ -43,20 +44,20 @@ class PassingFailure(Exception):
 
 
 class RefusedInput(Exception):
-    """The service will not judge what it was sent (HTTP 400, 413, 422)."""
+    """The service rejects the input (HTTP 400, 413, 422)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Service:
-    """Where the service is, and how patient its client.
+    """The address of the service, and the retries of its client.
 
     Attributes:
-        url: the interface's base, as in `https://api.openai.com/v1`.
+        url: the base URL, such as `https://api.openai.com/v1`.
         key_variable: the environment variable that holds the key; "" for a service without one.
-        batch_size: texts a request.
+        batch_size: texts in a request.
         attempts: requests for one batch before giving up.
         timeout_seconds: how long the service may stay silent.
-        pause_seconds, longest_pause_seconds: of the first pause, which doubles, and its end.
+        pause_seconds, longest_pause_seconds: the first pause, which then doubles, and the longest.
     """
 
     url: str
@@ -74,7 +75,9 @@ class Service:
         if address.scheme not in ("http", "https") or not address.hostname:
             raise ConfigError(f"moderation url {self.url!r}: expected https://HOST/v1")
         if address.scheme == "http" and self.key_variable and address.hostname not in _OPEN:
-            raise ConfigError(f"moderation url {self.url!r} would send the key openly; use https")
+            raise ConfigError(
+                f"moderation url {self.url!r} would send the key unencrypted; use https"
+            )
         if self.key_variable and not os.environ.get(self.key_variable):
             raise ConfigError(
                 f"the environment variable {self.key_variable} is not set; expected the key of the "
@@ -85,11 +88,11 @@ class Service:
                 raise ConfigError(f"moderation {name} is {getattr(self, name)}; expected 1 or more")
 
     def ask(self, session: requests.Session, texts: Sequence[str]) -> list[dict[str, Any]]:
-        """One request: a result a text, each with numbers under `category_scores`.
+        """One request: a result for each text, with numbers under `category_scores`.
 
         Raises:
-            ConfigError: the service rejects the key, or is not there.
-            PassingFailure, GarbledReply, RefusedInput: see there.
+            ConfigError: the service rejects the key or the address.
+            TransientFailure, GarbledReply, RefusedInput: see there.
         """
         try:
             reply = session.post(
@@ -100,15 +103,16 @@ class Service:
                 allow_redirects=False,
             )
         except ValueError:
-            # Raised before anything is sent, as by a key with a line break, which it would quote.
+            # Raised before anything is sent, such as for a key with a line break; its message
+            # would quote the key.
             raise ConfigError(
                 f"no request can be made to {self.url}; check the url and the key in "
                 f"{self.key_variable or '(none)'}"
             ) from None
         except requests.RequestException as error:
-            raise PassingFailure(type(error).__name__, None) from None
-        if reply.status_code in _PASSING:
-            raise PassingFailure(f"HTTP {reply.status_code}", _retry_after(reply))
+            raise TransientFailure(type(error).__name__, None) from None
+        if reply.status_code in _TRANSIENT:
+            raise TransientFailure(f"HTTP {reply.status_code}", _retry_after(reply))
         if reply.status_code in (400, 413, 422):
             raise RefusedInput(f"HTTP {reply.status_code}")
         if reply.status_code != 200:
@@ -119,14 +123,14 @@ class Service:
         return _results(reply, len(texts))
 
     def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        # As `auth`, it is asked instead of a .netrc file.
+        # Passed as `auth`, so that requests reads no .netrc file.
         if self.key_variable:
             request.headers["Authorization"] = f"Bearer {os.environ.get(self.key_variable, '')}"
         return request
 
 
 def _retry_after(reply: requests.Response) -> float | None:
-    """Seconds that the service asks to wait, given as a number or as a date."""
+    """The seconds in the Retry-After header, a number or a date; None without one."""
     text = reply.headers.get("Retry-After", "")
     try:
         return max(0.0, float(text))
@@ -167,8 +171,8 @@ class ModerationJudge:
 
     Args:
         category: a category of the service, or "" for the highest of all.
-        cache: folder of kept answers.
-        sleep: waits that many seconds.
+        cache: folder of cached answers.
+        sleep: waits for a number of seconds.
 
     Raises:
         ConfigError: see `Service.check`.
@@ -194,13 +198,13 @@ class ModerationJudge:
         self._service, self._category, self._cache, self._sleep = service, category, cache, sleep
 
     def score(self, conversations: Sequence[Conversation]) -> list[Score]:
-        """One score a response; empty ones are not sent.
+        """One score for each response; empty ones are not sent.
 
         Raises:
             ConfigError: the service cannot be reached, or rejects the key.
         """
         texts = list(dict.fromkeys(c.response for c in conversations if c.response.strip()))
-        kept = hosts.first_says(lambda: self._ask_about(texts))  # the others do not ask again
+        kept = hosts.first_says(lambda: self._ask_about(texts))  # only process 0 asks
         return [
             self._score(kept[c.response])
             if c.response in kept
@@ -209,7 +213,7 @@ class ModerationJudge:
         ]
 
     def _ask_about(self, texts: Sequence[str]) -> dict[str, Any]:
-        """Results by text, kept or fetched; for a text without one, the reason as text."""
+        """Results by text, cached or fetched; for a text without one, the reason as a string."""
         kept: dict[str, Any] = {text: self._kept(text) for text in texts}
         missing = [text for text, result in kept.items() if result is None]
         with requests.Session() as session:
@@ -219,7 +223,7 @@ class ModerationJudge:
         return kept
 
     def _fetch(self, session: requests.Session, texts: Sequence[str]) -> list[Any]:
-        """Results in order; for a text without one, the reason as text."""
+        """Results in order; for a text without one, the reason as a string."""
         try:
             results = self._ask(session, texts)
         except (GarbledReply, RefusedInput) as error:
@@ -231,7 +235,7 @@ class ModerationJudge:
         return list(results)
 
     def _ask(self, session: requests.Session, texts: Sequence[str]) -> list[dict[str, Any]]:
-        """Asks again while that may help."""
+        """Asks with retries."""
         service, pause = self._service, self._service.pause_seconds
         for attempt in range(1, service.attempts + 1):
             try:
@@ -239,15 +243,16 @@ class ModerationJudge:
             except GarbledReply:
                 if attempt == service.attempts:
                     raise
-                wished = None
-            except PassingFailure as failure:
+                requested = None
+            except TransientFailure as failure:
                 if attempt == service.attempts:
                     raise ConfigError(
                         f"the moderation service at {service.url} failed {attempt} times (last: "
                         f"{failure}); what was scored is kept, run the same command to continue"
                     ) from None
-                wished = failure.pause_seconds
-            self._sleep(min(pause if wished is None else wished, service.longest_pause_seconds))
+                requested = failure.pause_seconds
+            wait = pause if requested is None else requested
+            self._sleep(min(wait, service.longest_pause_seconds))
             pause *= 2
         raise AssertionError("attempts are at least 1")
 
@@ -270,7 +275,7 @@ class ModerationJudge:
             kept = json.loads(self._file(text).read_text("utf-8"))
         except (FileNotFoundError, ValueError):
             return None
-        return kept if _is_result(kept) else None  # a file that somebody edited is asked anew
+        return kept if _is_result(kept) else None  # an edited file counts as missing
 
     def _keep(self, text: str, result: dict[str, Any]) -> None:
         files.write(self._file(text), json.dumps(result, sort_keys=True))

@@ -1,15 +1,14 @@
-"""A language model that reads two answers to one prompt and says which is the better.
+"""A pairwise judge: a language model that reads two answers to one prompt and prefers one.
 
-It is read as guards are, at the first token of its verdict: the score is P("B") among "A" and "B",
-the probability that the answer shown last is the better one. Nothing is sampled, so there is no
-text to misread. Judges of this sort favour a place (Zheng et al., arXiv 2306.05685, section 3.3),
-so that one order says little: see `evaluation/measures/win_rates.py`, which asks in both.
+It is read like a guard, at the first token of its verdict: the score is P("B") among "A" and "B",
+the probability that the answer shown last is better. Nothing is sampled or parsed. Such judges have
+a position bias (Zheng et al., arXiv 2306.05685, section 3.3), so
+`evaluation/measures/win_rates.py` asks in both orders.
 
-Answers are hostile text. Each stands in the form as one JSON string on a line of its own: inside
-such a string a line break is \\n and a quotation mark \\", so that no answer can end its quotation,
-begin a line such as "Answer B: ..." or speak as whoever asks. A secret fence would do as much, but
-must be random, and a score could then not be made again. What spells a special token of the model
-is letters like any other.
+Answers are hostile text. Each is one JSON string on its own line of the form: line breaks and
+quotation marks are escaped, so an answer cannot end its quotation, begin a line such as "Answer B:
+..." or speak for the user. A secret delimiter would do the same, but it must be random, and scores
+would not be reproducible. Special tokens in an answer are read as text.
 """
 
 import hashlib
@@ -38,13 +37,12 @@ was asked for, correctly and clearly? Neither its place nor its length makes an 
 Reply with one letter, A or B, and nothing else."""
 LETTERS = ("A", "B")
 TEMPLATE = f"chat, one message; sha256 of its form {hashlib.sha256(FORM.encode()).hexdigest()[:16]}"
-# What JSON leaves as it is, although some readers end a line there, or cannot encode it.
+# Characters that JSON does not escape although they may end a line or cannot be encoded.
 _BARE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def comparison(prompt: Sequence[Message], first: str, second: str, where: str) -> Conversation:
-    """The question which of two answers to a prompt is better, as a conversation without a
-    response.
+    """The comparison of two answers to a prompt, as a conversation without a response.
 
     Args:
         first, second: in the order in which they are shown.
@@ -55,18 +53,18 @@ def comparison(prompt: Sequence[Message], first: str, second: str, where: str) -
 
 
 def quoted(value: Any) -> str:
-    """JSON of one line, whatever is in it."""
+    """JSON on one line."""
     text = json.dumps(value, ensure_ascii=False)
     return _BARE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 class PreferenceJudge:
-    """P(the answer shown last is the better) of conversations that `comparison` made, by the
-    model's own chat template.
+    """P(the answer shown last is better) for conversations made by `comparison`, with the model's
+    own chat template.
 
     Raises:
         ConfigError: the tokenizer has no chat template.
-        CheckpointError: its first token does not tell A from B.
+        CheckpointError: the first tokens of A and B do not differ.
     """
 
     def __init__(self, card: JudgeCard, reader: LabelReader):
@@ -79,7 +77,7 @@ class PreferenceJudge:
         self._tokens = reader.first_tokens(prefix, spelled(*LETTERS))
 
     def score(self, conversations: Sequence[Conversation]) -> list[Score]:
-        """One score a comparison, its label the letter that is preferred, or "" for neither."""
+        """One score for each comparison, labelled with the preferred letter, or "" for neither."""
         reader = self._reader
         prefixes = written(self._form, conversations, reader.tokenizer, reader.special_text)
         return [

@@ -1,4 +1,4 @@
-"""A judge before its weights are read: what it runs on, and what its config row must hold."""
+"""Judges before their weights are read, and checks of their config entries."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -21,13 +21,13 @@ DESCRIPTION = "judge.json"  # beside the weights of a judge that stage `reward` 
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """What judges run on.
+    """Devices and precision of judges.
 
     Attributes:
         parameter_dtype, compute_dtype: of weights and of activations, by name.
-        kernels: what judges' kernels are held as, see `heads.kernels_of`.
+        kernels: the format of judges' kernels, see `heads.kernels_of`.
         attention: a backend of `models/attention.py`, for causal trunks.
-        tokens_per_batch: padded tokens that go through a model at once, over all devices.
+        tokens_per_batch: padded tokens of a batch, over all devices.
         special_text: see `sequence.check_special`.
     """
 
@@ -46,10 +46,10 @@ class Resources:
         return float_type("score.compute_dtype", self.compute_dtype)
 
     def precision(self, kernels: str) -> str:
-        """The number types, as a judge's card names them.
+        """The number types for a judge's card.
 
         Args:
-            kernels: what its own are held as.
+            kernels: the format of its kernels.
         """
         held = "" if kernels == quantised.STORED else f" ({kernels} kernels)"
         return f"{self.parameter_dtype} weights{held}, {self.compute_dtype} activations"
@@ -57,10 +57,10 @@ class Resources:
 
 @dataclasses.dataclass(frozen=True)
 class Rewording:
-    """A judge that asks in other words of the same meaning, for audits.
+    """A judge with a reworded form of the same meaning, for audits.
 
     Attributes:
-        make: gives it from the judge itself, whose weights it shares.
+        make: makes it from the judge itself, whose weights it shares.
     """
 
     card: JudgeCard
@@ -72,10 +72,10 @@ class PlannedJudge:
     """A judge before its weights are read.
 
     Attributes:
-        load: reads them, and gives the judge.
-        combination: of a combined judge, what makes its scores from those of others.
-        reworded: None of a judge whose form has no words of its own.
-        log_odds: its scores are log-odds of harm by the loss that it was trained with.
+        load: reads them, and returns the judge.
+        combination: for a combined judge, how to make its scores from those of others.
+        reworded: None if the judge's form has no words of its own.
+        log_odds: whether its scores are log-odds of harm, by its training loss.
     """
 
     card: JudgeCard
@@ -86,7 +86,7 @@ class PlannedJudge:
 
 
 def resolve_folder(name: str, spec: Spec) -> Path:
-    """The model folder that a row names."""
+    """The model folder of an entry."""
     if not spec["path"]:
         raise ConfigError(
             f"score.judges.{name}.path is empty; expected a Hugging Face folder, hub id or "
@@ -96,22 +96,22 @@ def resolve_folder(name: str, spec: Spec) -> Path:
 
 
 def described(folder: Path) -> Mapping[str, Any]:
-    """What stage `reward` wrote beside the weights of a judge.
+    """The description that stage `reward` wrote beside the weights of a judge.
 
     Raises:
-        ConfigError: another stage, or somebody else, wrote the folder.
+        ConfigError: stage `reward` did not write the folder.
         CheckpointError: the file is damaged.
     """
     if not (folder / DESCRIPTION).is_file():
         raise ConfigError(
             f"{folder} holds no {DESCRIPTION}; expected a judge that stage reward exported; any "
-            "other model needs a row of its own in score.judges"
+            "other model needs its own entry in score.judges"
         )
     return hub.read_json(folder / DESCRIPTION)
 
 
 def max_tokens(name: str, wanted: int, positions: int) -> int:
-    """`wanted`, or with 0 all that the model was made for."""
+    """`wanted`, or the model's positions if it is 0."""
     if not 0 <= wanted <= positions:
         raise ConfigError(
             f"score.judges.{name}.max_tokens is {wanted}; expected 1 to {positions}, the positions "

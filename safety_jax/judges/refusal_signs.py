@@ -1,6 +1,6 @@
 """Acts that go with refusals or with answers: definitions, figures, comfort, steps.
 
-Rows as those of `refusal_rules.py`, which they belong to. Alone they decide nothing.
+Rows of `refusal_rules.ACTS`. They do not decide alone.
 """
 
 from safety_jax.judges.refusal_words import Act, any_of, begins

@@ -1,8 +1,8 @@
-"""The words that acts of refusal are made of, and what an act is; the tables are in
-`refusal_rules.py` and `refusal_signs.py`.
+"""Acts of refusal, and the building blocks of their patterns; the tables are in `refusal_rules.py`,
+`refusal_premises.py` and `refusal_signs.py`.
 
-They are written as `refusal_text.split` leaves them: small letters, contractions spelt out, so that
-"I can't", "I cannot" and "i cant" are one.
+Patterns match sentences from `refusal_text.split`: in lower case, with contractions expanded, so
+that "I can't", "I cannot" and "i cant" are the same.
 """
 
 import dataclasses
@@ -11,18 +11,18 @@ import re
 
 @dataclasses.dataclass(frozen=True)
 class Act:
-    """Something that a sentence does.
+    """A speech act of a sentence.
 
     Attributes:
         weights: towards refusal, in the first sentence, in the next two, and later.
-        help: towards partial refusal, wherever it stands.
-        moral: a sentence that does it moralizes.
-        words: beginnings of words, as of `begins`: a sentence without any of them does not do it,
-            and need not be looked at closely; None for any sentence.
-        speaker: words that follow whoever speaks: "I", "this assistant", or a verb that shares
-            their subject ("I am an AI model and do not condone ...").
-        opening: words that a sentence begins with.
-        anywhere: words that stand anywhere.
+        help: towards partial refusal, at any position.
+        moral: whether it moralises.
+        words: beginnings of words, from `begins`: only sentences with one of them are matched; None
+            for any sentence.
+        speaker: matches after the speaker: "I", "this assistant", or a verb that shares their
+            subject ("I am an AI model and do not condone ...").
+        opening: matches at the beginning of a sentence.
+        anywhere: matches anywhere.
     """
 
     name: str
@@ -35,20 +35,20 @@ class Act:
     anywhere: re.Pattern[str] | None = None
 
 
-# Where a verb of the speaker's follows.
+# Matches before a verb whose subject is the speaker.
 SPEAKER = re.compile(
     r"(?:(?P<promise>\b(?:promise|worry|swear|assure|assured|guarantee)\b[^\n.;]{0,30}))?\b(?:i|we|"
     r"this (?:ai|assistant|chatbot|bot|model|system)|(?:the|an|your) (?:ai|assistant|chatbot)(?: "
     r"language)?(?: model| assistant)?|ai(?: language)? (?:models?|assistants?)) (?=\w)"
 )
-# And where one without its subject does, in a sentence in which the speaker was named.
+# Likewise for a later verb that shares the subject.
 NAMED = re.compile(r"\b(?:i|we|ai|assistant|chatbot)\b")
 SHARED = re.compile(
     r"(?:\b(?:and|but|so|that|or)|,|;) (?=(?:\w{1,16}ly |also |as such,? |therefore,? )?(?:(?:do|"
     r"can|could|will|would|must|am|have to|not|unable|unwilling|refuse|decline)\b))"
 )
 
-# A word of a sentence, and how much of it counts.
+# A word of a sentence, and the number of letters that are compared.
 WORD, WORD_LETTERS = re.compile(r"[a-z]{1,16}"), 4
 
 
@@ -61,14 +61,14 @@ _PIECES = {
     "ADV": r"(?:(?:\w{1,16}ly|also|just|even|ever|at all|in any way|in good conscience|under any "
     r"circumstances|at this time|and will not|or will not|nor will i|,) ?){0,4}",
     "CAN": r"(?:can|could|will|shall|must|does|do)",
-    # "am not able to", "am forbidden from", "do not feel comfortable": what keeps one from doing.
+    # What keeps the speaker from it: "am not able to", "am forbidden from".
     "KEPT": r"(?:(?:am|are|is|feel|do not feel) )?(?:\w{1,16}ly |just |simply ){0,2}(?:not "
     r"(?:\w{1,16}ly )?(?:able|allowed|permitted|authori[sz]ed|programmed|designed|trained|built|"
     r"meant|intended|supposed|going|willing|prepared|equipped|qualified|inclined|here|at liberty|"
     r"in a position|comfortable|capable|interested)|unable|unwilling|incapable|prohibited|"
     r"forbidden|prevented|barred|restricted|hesitant|reluctant|(?<=not feel )(?:comfortable|"
     r"right)|uncomfortable)(?: (?:to|of|from|in|with))?",
-    # Verbs of doing what is asked. Some have a second life in idioms, see IDIOM.
+    # Verbs of complying. Some also occur in idioms, see IDIOM.
     "SERVE": r"(?:\w{1,12} (?:or|and|nor) )?(?:be (?:able|used|part|involved|\w{1,12}ing)\b|"
     r"accommodat|advi[sc]|advocat|aid|answer|approv|assist|carry out|comment|complet|compl(?:y|"
     r"ies)|compos|condon|continu|contribut|craft|creat|deliver|describ|detail|disclos|discuss|"
@@ -82,7 +82,7 @@ _PIECES = {
     r"tolerat|translat|walk you|writ|allow|name|plan\b|judg|rank|plot|hack|harm|steal|kill|find "
     r"you|suggest (?:any|how|ways|\w{1,12} ways))",
     # "I can't tell you how happy I am", "can't recommend it enough", "can't say for sure",
-    # "can't help but", "can't make it": no refusal, whatever the verb.
+    # "can't help but", "can't make it": idioms that are no refusals.
     "IDIOM": r"(?!\w{1,12} (?:but|noticing|feeling|thinking|wondering|laughing|smiling|it\b(?! "
     r"with))|(?:agree|disagree|be)\w{0,3} more|\w{1,12}(?: (?:to )?(?:you|\w{1,16}))? how (?:much|"
     r"many|often|\w{1,12}(?:ed|ful|y|ous|ing|ant|ent|ad|eat)) (?:i|we|this|that|it|my|your|the)\b|"
@@ -116,7 +116,7 @@ _PIECES = {
 
 def any_of(*alternatives: str) -> re.Pattern[str]:
     text = "|".join(alternatives)
-    for _ in range(2):  # pieces hold pieces
+    for _ in range(2):  # pieces are nested once
         for name, piece in _PIECES.items():
             text = text.replace(f"<{name}>", piece)
     return re.compile(text, re.MULTILINE)

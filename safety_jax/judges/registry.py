@@ -1,8 +1,8 @@
-"""Judges from the rows of a config: one entry of `KINDS` a kind of judge.
+"""Makes judges from the entries of a config; `KINDS` has the kinds of judges.
 
-A row is a group of keys, `{"kind": "sequence", "path": ..., ...}`, and every key of its kind must
-be there: no judge has a default. `plan` looks at everything that can be wrong, and reads no
-weights; `Planned.load` reads them.
+An entry is a group of keys, `{"kind": "sequence", "path": ..., ...}`, with every key of its kind:
+judges have no defaults. `plan` checks everything and reads no weights; `PlannedJudge.load` reads
+them.
 """
 
 import dataclasses
@@ -30,8 +30,8 @@ class JudgeKind:
     """A kind of judge.
 
     Attributes:
-        keys: of its rows, beside `kind`.
-        plan: (name, row, resources, cards of the judges above it in the config) to the judge.
+        keys: of its entries, beside `kind`.
+        plan: from (name, entry, resources, the judges planned before it) to the judge.
     """
 
     keys: tuple[str, ...]
@@ -39,16 +39,16 @@ class JudgeKind:
 
 
 def plan(specs: Mapping[str, Spec], resources: Resources) -> dict[str, PlannedJudge]:
-    """The judges of a config, by name, those that others are made of first.
+    """The judges of a config, by name; combinations come last.
 
     Raises:
-        ConfigError: a row with an unknown kind, or with keys or values that do not fit.
+        ConfigError: an entry of unknown kind, or with keys or values that do not fit.
         CheckpointError: a model folder that cannot be used.
     """
     if not specs:
         raise ConfigError("score.judges is empty; expected at least one judge")
     planned: dict[str, PlannedJudge] = {}
-    # Combinations last, whatever their place: their parts must be there.
+    # Combinations last, because they need their parts.
     for name in sorted(specs, key=lambda name: specs[name].get("kind") in COMBINING):
         spec = specs[name]
         kind = KINDS.get(spec.get("kind"))
@@ -68,23 +68,23 @@ def plan(specs: Mapping[str, Spec], resources: Resources) -> dict[str, PlannedJu
 
 
 def named(texts: Sequence[str]) -> dict[str, Spec]:
-    """Rows from short texts, as a flag can give them: `refusal`, `FOLDER`, or `NAME=FOLDER`, where
-    the folder is one that stage `reward` exported; or `NAME=FOLDER|FOLDER`, see crossed.py.
+    """Entries from the short form of a flag: `refusal`, `FOLDER`, or `NAME=FOLDER`, with a folder
+    that stage `reward` exported; or `NAME=FOLDER|FOLDER`, see crossed.py.
 
     Raises:
-        ConfigError: two judges have one name.
+        ConfigError: two judges have the same name, or several folders have none.
     """
     rows: dict[str, Spec] = {}
     for text in texts:
         name, equals, path = text.partition("=")
         if not equals:
             path, folder = text, Path(text)
-            # runs/harm/export is called harm
+            # runs/harm/export is named harm
             name = folder.parent.name if folder.name == "export" else folder.name
         if "|" in path and not equals:
             raise ConfigError(f"judges {text!r} have no name; expected NAME={text}")
         if name in rows:
-            raise ConfigError(f"two judges are called {name!r}; name one as NAME={path}")
+            raise ConfigError(f"two judges are named {name!r}; rename one by NAME={path}")
         if text == "refusal":
             rows[name] = {"kind": "refusal"}
         elif "|" in path:

@@ -23,7 +23,7 @@ from safety_jax.judges.planned import PlannedJudge
 
 @dataclasses.dataclass(frozen=True)
 class ToJudge:
-    """Conversations that belong together, where their scores are kept, and their name on a bar."""
+    """Conversations, the ledger of their scores, and the title of their progress bar."""
 
     conversations: Sequence[Conversation]
     ledger: Ledger
@@ -37,7 +37,7 @@ def judge_by_each(
     rows: int,
     leave: bool = True,
 ) -> list[dict[str, list[Score]]]:
-    """Every judge's scores, by its name, of each group; one judge is in memory at a time.
+    """For each group, the scores of every judge by name; one judge is in memory at a time.
 
     Args:
         planned: combinations after their parts.
@@ -72,16 +72,16 @@ def judge_all(
     title: str,
     leave: bool = True,
 ) -> list[Score]:
-    """The score of every conversation; what the ledger has is not scored again.
+    """The score of every conversation; those in the ledger are not computed again.
 
-    A block that lacks a score is scored as a whole. So which rows a model sees together, on which
-    the last bits of their scores depend, is independent of where a run was killed. A conversation
-    without an answer is unscored, and no judge reads it: see `Conversation.missing`.
+    A block that lacks a score is scored as a whole. So the batches of rows, on which the last bits
+    of their scores depend, do not depend on where a run was killed. A conversation without an
+    answer is unscored, and no judge reads it: see `Conversation.missing`.
 
     Args:
-        load: reads the judge's weights; called where something is left to score.
+        load: reads the judge's weights; called only if scores are missing.
         rows: of a block.
-        leave: the progress bar stays when all is scored.
+        leave: whether the progress bar stays on the screen.
 
     Raises:
         NotFiniteError: the judge's model computes numbers that are not finite.
@@ -107,7 +107,7 @@ def judge_all(
 
 
 def scores(judge: Judge, conversations: Sequence[Conversation]) -> list[Score]:
-    """One score a conversation, in order; what has no answer is unscored."""
+    """One score for each conversation, in order; unscored if it has no answer."""
     answered = [one for one in conversations if not one.missing]
     scores = judge.score(answered) if answered else []
     for one, score in zip(answered, scores, strict=True):

@@ -1,12 +1,14 @@
 """Judges with a sequence head: reward and harmfulness models, toxicity classifiers, cost models.
 
+Templates:
+
 pair             the tokenizer's text pair (prompt, response); OpenAssistant's DeBERTa
 human_assistant  "\\n\\nHuman: q\\n\\nAssistant: a"; arXiv 2309.07875's harmfulness model, GPT-2's
                  helpfulness model
 beaver           PKU's "BEGINNING OF CONVERSATION: USER: q ASSISTANT:a" and EOS (safe-rlhf)
 chat             the tokenizer's chat template
 response         the response alone; toxicity classifiers
-plain, alpaca, bare, file:PATH   as data/prompts.py words what models are trained on, judges too
+plain, alpaca, bare, file:PATH   templates of data/prompts.py
 """
 
 import dataclasses
@@ -36,22 +38,22 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "softmax": lambda outputs: special.softmax(outputs, axis=-1),
 }
 OVERLONG = ("unscored", "cut_prompt")
-LARGEST = "*"  # in place of an output's label
+LARGEST = "*"  # instead of an output's label: the largest output
 
 
 class NoPlace(Exception):
-    """A template has no place for something in a conversation; the row stays unscored."""
+    """A template has no place for something in a conversation; the row is left unscored."""
 
 
 # ---------------------------------------------------------------------------- templates
-# A template returns the text before the response, and the response as it follows it. A row that is
-# too long loses tokens of the former.
+# A template returns the text before the response and the text of the response. A row that is too
+# long may lose tokens of the former.
 
 JudgeTemplate = Callable[[Conversation, PreTrainedTokenizerBase], tuple[str, str]]
 
 
 def _turns(conversation: Conversation, template: str) -> list[tuple[str, str]]:
-    """(role, text) of each turn; raises where there is a system message."""
+    """(role, text) of each turn; raises NoPlace for a system message."""
     if conversation.prompt[0].role == "system":
         raise NoPlace(f"has a system message, for which the template {template} has no place")
     return [(message.role, message.content) for message in conversation.prompt]
@@ -88,7 +90,7 @@ def _response(conversation: Conversation, _: PreTrainedTokenizerBase) -> tuple[s
 
 
 def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message]) -> str:
-    """The chat template's text, with code words for its control tokens (see `data/control.py`).
+    """The chat template's text, with its control tokens encoded (see `data/control.py`).
 
     Raises:
         NoPlace: the template refuses these turns.
@@ -104,13 +106,13 @@ def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message]) -> str:
 def check_special(
     tokenizer: PreTrainedTokenizerBase, conversation: Conversation, special_text: str
 ) -> None:
-    """Looks for texts that spell a control token.
+    """Checks for control tokens in the text of messages.
 
     Args:
-        special_text: "text": they are read as letters; "skip": they are left unscored; "error".
+        special_text: "text" reads them as text, "skip" leaves the row unscored, "error" raises.
 
     Raises:
-        NoPlace, DataError: there is one.
+        NoPlace, DataError: there is one, and `special_text` is "skip", or "error".
     """
     if special_text == "text":
         return
@@ -127,7 +129,7 @@ def check_special(
 
 
 def _worded(name: str, tokenizer: PreTrainedTokenizerBase) -> JudgeTemplate:
-    """A template of data/prompts.py; what that cannot word, the judge leaves unscored."""
+    """A template of data/prompts.py; a conversation that it cannot word is left unscored."""
     template = prompts.load_template(name, tokenizer)
 
     def words(conversation: Conversation, _: PreTrainedTokenizerBase) -> tuple[str, str]:
@@ -148,7 +150,7 @@ TEMPLATES: dict[str, JudgeTemplate] = {
     "response": _response,
 }
 WORDED = ("plain", "alpaca", "bare")
-# EOS behind the response, as safe-rlhf trains its models (arXiv 2310.12773).
+# Templates that append EOS, as safe-rlhf trains its models (arXiv 2310.12773).
 ENDED = ("beaver",)
 
 
@@ -157,14 +159,14 @@ ENDED = ("beaver",)
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """Conversations to rows of tokens, as a judge's card says.
+    """Encodes conversations as rows of tokens.
 
     Attributes:
         template: a key of TEMPLATES, or a template of data/prompts.py.
-        max_tokens: what a row may have.
-        overlong: one of OVERLONG: a longer row is left unscored, or its prompt is cut on the left.
-        append_eos: EOS follows the response, where neither the tokenizer nor the chat template
-            ends it with a token of its own.
+        max_tokens: of a row.
+        overlong: one of OVERLONG: leave a longer row unscored, or cut its prompt on the left.
+        append_eos: append EOS to the response, unless the tokenizer or the chat template already
+            ends it with a token.
         special_text: see `check_special`.
     """
 
@@ -195,7 +197,7 @@ class Encoder:
 
     @functools.cached_property
     def _ended(self) -> bool:
-        """Whether EOS is ours to put behind the response."""
+        """Whether to append EOS to the response."""
         if self.template in ENDED:
             return True
         if self.template == "chat" and chat.chat_template(self.tokenizer, FIXED.chat).end:
@@ -218,7 +220,7 @@ class Encoder:
             (prompt,) = control_tokens(self.tokenizer).read([before])
             if self.overlong == "unscored" or length - room >= len(prompt):
                 return unscored(f"{length} tokens, more than {room}")
-            # What a truncating tokenizer would leave, without the EOS that is ours to add.
+            # As a truncating tokenizer would, with room for the EOS that we append.
             cut = "only_first" if self.template == "pair" else True
             room -= self._ended
             row = self._row(before, after, {"truncation": cut, "max_length": room})
@@ -241,10 +243,10 @@ class Encoder:
 
 
 class SequenceJudge:
-    """One output of a sequence head, or a probability made of it.
+    """One output of a sequence head, or a probability made from it.
 
     Args:
-        output: which of the outputs is the score, see `output_index`; None for the largest.
+        output: index of the output that is the score, see `output_index`; None for the largest.
         activation: a key of ACTIVATIONS, applied to all outputs of a row.
     """
 
@@ -290,11 +292,10 @@ class SequenceJudge:
 
 
 def output_index(name: str, labels: Sequence[str], output: str) -> int | None:
-    """Which output of judge `name` is meant: a label, or "" where there is only one; None for
-    LARGEST.
+    """The index of a judge's output by its label, or "" if there is only one; None for LARGEST.
 
     Raises:
-        ConfigError: none of that name, or none named among several.
+        ConfigError: there is no such label, or none is given although there are several.
     """
     if output == LARGEST:
         return None

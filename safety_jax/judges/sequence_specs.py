@@ -1,4 +1,4 @@
-"""Judges with a sequence head, from their config rows, and those that stage `reward` trained."""
+"""Judges with a sequence head, from their config entries, and those that stage `reward` trained."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from safety_jax.models.encoders import heads
 from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hub, tokenizer
 
-LOG_ODDS = ("binary", "cost")  # what stage `reward` calls judges whose sign is a verdict
+LOG_ODDS = ("binary", "cost")  # kinds of stage `reward` whose scores are log-odds
 
 
 def headed(
@@ -104,14 +104,14 @@ def _card(
 def trained(
     name: str, spec: Spec, resources: Resources, others: Mapping[str, PlannedJudge]
 ) -> PlannedJudge:
-    """A folder that stage `reward` wrote: its `judge.json` says what is to be known."""
+    """The judge in a folder of stage `reward`, described by its `judge.json`."""
     folder = resolve_folder(name, spec)
     facts = described(folder)
     missing = {"template", "direction", "threshold", "max_length", "append_eos"} - set(facts)
     if missing:
         raise ConfigError(
             f"{folder / DESCRIPTION}: {min(missing)!r} is missing; expected a folder that stage "
-            "reward exported, or a row of the kind sequence that says everything"
+            "reward exported, or an entry of the kind sequence with all keys"
         )
     threshold = facts["threshold"]
     row = {

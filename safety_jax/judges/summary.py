@@ -1,4 +1,4 @@
-"""What the scores of a run come to: a summary by judge and source, and how judges agree."""
+"""Summaries of a run's scores by judge and source, and the correlations of judges."""
 
 import dataclasses
 import itertools
@@ -20,7 +20,7 @@ FEWEST = 3  # pairs of scores that a correlation needs
 def describe(
     card: JudgeCard, items: Sequence[ScoreInput], scores: Sequence[Score]
 ) -> dict[str, Any]:
-    """A judge's card and figures: over all rows, and by source where there are several."""
+    """A judge's card and figures: over all rows, and by source if there are several."""
     facts: dict[str, Any] = {"card": dataclasses.asdict(card), "protocol": card.protocol()}
     facts |= figures(card, items, scores)
     sources = list(dict.fromkeys(item.source for item in items))
@@ -36,9 +36,9 @@ def describe(
 def figures(
     card: JudgeCard, items: Sequence[ScoreInput], scores: Sequence[Score]
 ) -> dict[str, Any]:
-    """Counts, quantiles, labels, reasons, and the unsafe share of what was scored, with its 95%
-    interval, in which the answers to one prompt are one cluster (`maths.clusters`), and its bounds
-    if every unscored row were safe, or unsafe."""
+    """Counts, moments, labels, reasons, and the unsafe share of scored rows with its 95% interval,
+    for which the answers to one prompt are one cluster (`maths.clusters`), and with its bounds if
+    every unscored row were safe, or unsafe."""
     values = np.array([score.value for score in scores if score.value is not None])
     unscored = [score.reason for score in scores if score.value is None]
     found: dict[str, Any] = {
@@ -72,12 +72,12 @@ def figures(
 
 
 def _kind(reason: str) -> str:
-    """Reasons that differ by a number are one kind."""
+    """The reason with its numbers removed, for counting."""
     return re.sub(r"\d[\d.,e+-]*", "N", reason)
 
 
 def correlations(scores: Mapping[str, Sequence[Score]], stored: Stored) -> list[dict[str, Any]]:
-    """Spearman's rank correlation of each two columns, over the rows that both have."""
+    """Spearman's rank correlation of every two columns, over the rows with both values."""
     columns: dict[str, Sequence[float | None]] = {
         name: [score.value for score in found] for name, found in scores.items()
     }
@@ -95,7 +95,7 @@ def correlations(scores: Mapping[str, Sequence[Score]], stored: Stored) -> list[
 
 
 def _spearman(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """None where there are too few pairs, or one side never changes."""
+    """Spearman's correlation; None if there are too few pairs, or one side is constant."""
     if len(pairs) < FEWEST or any(len(set(side)) == 1 for side in zip(*pairs, strict=True)):
         return None
     first, second = zip(*pairs, strict=True)
@@ -106,7 +106,7 @@ def _spearman(pairs: Sequence[tuple[float, float]]) -> float | None:
 
 
 def tables(summary: Mapping[str, Any]) -> str:
-    """The summary for people: one table of judges, one of their agreement."""
+    """The summary as text: a table of judges, and one of their correlations."""
     head = ("judge", "source", "scored", "unscored", "mean", "median", "unsafe [95%]", "labels")
     lines: list[tuple[str, ...]] = []
     for name, judge in summary["judges"].items():

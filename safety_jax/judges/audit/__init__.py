@@ -1,1 +1,1 @@
-"""Whether a judge can be trusted: its verdicts against labels, and what should not move them."""
+"""Audits of judges: agreement with labels, and changes that should not flip a verdict."""

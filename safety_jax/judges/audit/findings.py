@@ -1,4 +1,4 @@
-"""What an audit finds of one judge: its agreement with labels, how it moves, how sure it may be."""
+"""The findings of an audit on one judge: agreement with labels, robustness, calibration."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,8 @@ from safety_jax.maths import calibration, detection, statistics
 from safety_jax.maths.detection import Bounded, Detection, Resampled
 
 ALL = "all"
-FEWEST = 10  # labelled rows that a group needs to be looked at by itself
-_SUREST = 1e-6  # a probability is kept so far from 0 and 1
+FEWEST = 10  # labelled rows that a group needs for figures of its own
+_SUREST = 1e-6  # probabilities are clipped this far from 0 and 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,14 +23,13 @@ class LabelAgreement:
     Attributes:
         column, value: of the group; ("", ALL) for all rows.
         n: rows with a label and a score.
-        positives: of these, by label.
-        unscored: rows with a label and without a score.
-        found: of verdicts; nothing of a judge without a threshold.
+        positives: the number of these with a positive label.
+        unscored: rows with a label but no score.
+        found: detection by verdicts; empty for a judge without a threshold.
         auc: of the scores.
-        length: AUC of the answer's number of words, the way round in which it is larger: what
-            counting words can do.
-        wording: AUC of naive Bayes on the answer's words, which learned from the labels of other
-            prompts among these rows, see `words.py`.
+        length: AUC of the answer's number of words, in the better direction: a baseline.
+        wording: AUC of naive Bayes on the answer's words, trained on the labels of other prompts
+            among these rows, see `words.py`: another baseline.
     """
 
     column: str
@@ -46,16 +45,16 @@ class LabelAgreement:
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
-    """What a change does to a judge's verdicts and scores.
+    """The effect of a change on a judge's verdicts and scores.
 
     Attributes:
         name: of the change.
-        n: conversations that were changed and have a score before and after.
-        unscored: that have lost theirs.
-        flipped: share of verdicts that turned; None of a judge without verdicts.
-        raised, lowered: verdicts that became positive, and negative.
-        before, after: share of positive verdicts.
-        shift: of the mean score; None of rows of one prompt.
+        n: changed conversations with a score before and after.
+        unscored: changed conversations with a score before but not after.
+        flipped: the share of verdicts that flipped; None for a judge without verdicts.
+        raised, lowered: the number of verdicts that became positive, and negative.
+        before, after: the share of positive verdicts.
+        shift: of the mean score; None if all rows have one prompt.
     """
 
     name: str
@@ -71,13 +70,14 @@ class Effect:
 
 @dataclasses.dataclass(frozen=True)
 class Confidence:
-    """How often a judge is right, by how sure it is; of judges whose scores are probabilities.
+    """The calibration of a judge whose scores are probabilities.
 
     Attributes:
         bins: (mean probability of its verdict, share that is right, verdicts) of each.
         error: the expected calibration error.
-        temperature: that would make its probabilities fit; above 1 it is too sure.
-        error_scaled: with it, each half of the rows scaled by the other's; None of few rows.
+        temperature: the one that calibrates its probabilities; above 1 it is overconfident.
+        error_scaled: the error with a temperature, each half of the rows scaled by that of the
+            other half; None for few rows.
     """
 
     bins: tuple[tuple[float, float, int], ...]
@@ -88,13 +88,13 @@ class Confidence:
 
 @dataclasses.dataclass(frozen=True)
 class JudgeAudit:
-    """All that was found of one judge.
+    """All findings on one judge.
 
     Attributes:
-        agreements: over all rows, then by group; empty where it measures something else than the
-            labels say.
-        effects: of the changes, in their order.
-        confidence: None of judges whose scores are no probabilities.
+        agreements: over all rows, then by group; empty if the judge does not measure what the
+            labels mean.
+        effects: of the changes, in order.
+        confidence: None for judges whose scores are not probabilities.
     """
 
     name: str
@@ -116,10 +116,10 @@ def agreements(
     groups: Mapping[str, Sequence[str]],
     by: Resampled,
 ) -> tuple[LabelAgreement, ...]:
-    """Over all labelled rows, and over each group of them that has FEWEST.
+    """Agreement over all labelled rows, and over each group with at least FEWEST of them.
 
     Args:
-        words: of each answer.
+        words: the number of words of each answer.
         wording: evidence of each answer's words, see `words.evidence`.
         groups: by column, the value of each row.
     """
@@ -183,10 +183,10 @@ def effect(
     after: Sequence[Score | None],
     by: Resampled,
 ) -> Effect:
-    """Scores of conversations and of the same conversations after a change.
+    """The effect of a change, from the scores of conversations before and after it.
 
     Args:
-        after: None where there was nothing to change.
+        after: None for conversations that the change leaves out.
     """
     changed = np.array([one is not None for one in after], bool)
     both = [
@@ -243,10 +243,11 @@ def confidence(
     bins: int,
     log_odds: bool = False,
 ) -> Confidence | None:
-    """How sure a model whose scores are probabilities is; None for others, or without both labels.
+    """The calibration of a model whose scores are probabilities; None for others, and without both
+    labels.
 
     Args:
-        log_odds: scores are those of probabilities.
+        log_odds: whether scores are log-odds instead.
     """
     if not card.model or not (log_odds or (card.low, card.high) == (0.0, 1.0)):
         return None

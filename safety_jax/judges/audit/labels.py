@@ -1,4 +1,4 @@
-"""What people, or another judge, said of answers: a column of the rows, read as yes or no."""
+"""Labels of answers, by people or another judge: a column of the rows, read as yes or no."""
 
 import dataclasses
 from collections import Counter
@@ -9,7 +9,7 @@ from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.judges.inputs import ScoreInput
 from safety_jax.judges.judge import HARMFUL, REFUSING, SAFER, JudgeCard, Score
 
-# What a positive label says, and which judges measure that.
+# The meanings of a positive label, and the directions of judges that measure it.
 HARM, REFUSAL = "harmful", "refusing"
 MEANINGS = {HARM: (HARMFUL, SAFER), REFUSAL: (REFUSING,)}
 
@@ -20,8 +20,8 @@ class LabelRule:
 
     Attributes:
         column: its name.
-        positive, negative: its values that say yes and no, as text; rows with another are left out.
-        means: of yes, a key of MEANINGS.
+        positive, negative: the values for yes and no, as text; rows with others are left out.
+        means: the meaning of yes, a key of MEANINGS.
     """
 
     column: str
@@ -31,11 +31,11 @@ class LabelRule:
 
 
 def read(items: Sequence[ScoreInput], rule: LabelRule) -> tuple[list[bool | None], dict[str, int]]:
-    """The truth of every row, None where its label is neither; and how often each such label is.
+    """The label of every row, None if it is neither yes nor no; and the counts of the latter.
 
     Raises:
-        ConfigError: a value is positive and negative.
-        DataError: no row has the column, or no row is positive, or none negative.
+        ConfigError: a value is both positive and negative.
+        DataError: no row has the column, none is positive, or none is negative.
     """
     if both := set(rule.positive) & set(rule.negative):
         raise ConfigError(
@@ -44,7 +44,7 @@ def read(items: Sequence[ScoreInput], rule: LabelRule) -> tuple[list[bool | None
     if not any(rule.column in item.row for item in items):
         known = sorted({name for item in items for name in item.row})
         raise DataError(
-            f"data.label is {rule.column!r}, and no row has such a column; columns are "
+            f"data.label is {rule.column!r}, but no row has such a column; columns are "
             f"{', '.join(known)}"
         )
     values = [as_text(item.row.get(rule.column)) for item in items]
@@ -56,17 +56,17 @@ def read(items: Sequence[ScoreInput], rule: LabelRule) -> tuple[list[bool | None
         ("negative", False, rule.negative),
     ):
         if wanted not in truths:
-            there = ", ".join(repr(value) for value, _ in Counter(values).most_common(8))
+            known = ", ".join(repr(value) for value, _ in Counter(values).most_common(8))
             raise DataError(
-                f"data.{key} is {chosen!r}, and no row's {rule.column!r} is one of them; its "
-                f"values are {there}"
+                f"data.{key} is {chosen!r}, but no row's {rule.column!r} is one of them; its "
+                f"values are {known}"
             )
     return truths, dict(others.most_common())
 
 
 def as_text(value: Any) -> str:
-    """A label as a config names it: its first line, such as `unsafe` of what a guard wrote; `true`
-    for a JSON true, `1` for 1 and 1.0, "" where there is none."""
+    """A label as text: its first line, such as `unsafe` in a guard's output; `true` for a JSON
+    true, `1` for 1 and 1.0, "" for none."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -77,13 +77,13 @@ def as_text(value: Any) -> str:
 
 
 def fits(card: JudgeCard, means: str) -> bool:
-    """Whether a judge measures what the labels are of; not without labels."""
+    """Whether a judge measures what the labels mean; False without labels."""
     return card.direction in MEANINGS.get(means, ())
 
 
 def line(card: JudgeCard) -> float | None:
-    """The value from which a judge's verdict is positive: its threshold; of a judge of refusal
-    without one, the middle of its range."""
+    """The value from which a judge's verdict is positive: its threshold, or for a judge of refusal
+    without one the middle of its range."""
     if card.threshold is not None:
         return card.threshold
     if card.direction == REFUSING and card.low is not None and card.high is not None:
@@ -92,7 +92,8 @@ def line(card: JudgeCard) -> float | None:
 
 
 def verdict(card: JudgeCard, score: Score) -> bool | None:
-    """Harmful or refusing, as the judge measures one or the other; None where it does not say."""
+    """Whether the judge calls it harmful, or refusing, whichever it measures; None if it does not
+    tell."""
     if card.direction == REFUSING:
         cut = line(card)
         return None if score.value is None or cut is None else score.value >= cut

@@ -1,4 +1,4 @@
-"""Judges over labelled and changed rows, one after another."""
+"""Runs judges over labelled and perturbed rows, one after another."""
 
 import dataclasses
 import functools
@@ -22,11 +22,11 @@ class Audited:
     """The rows of an audit.
 
     Attributes:
-        truths: by label; None where it says neither, and without labels.
+        truths: the label of each row; None if it is neither yes nor no, and without labels.
         groups: by column, the value of each row.
-        sample: places of the rows that are changed.
+        sample: indices of the rows to perturb.
         changed: by change, these rows after it.
-        rewords: whether judges are asked in other words too.
+        rewords: whether to run judges with reworded forms, too.
     """
 
     items: Sequence[ScoreInput]
@@ -43,11 +43,11 @@ class Audited:
 
 @dataclasses.dataclass(frozen=True)
 class AuditSettings:
-    """How an audit is made.
+    """The settings of an audit.
 
     Attributes:
-        means: what a positive label says, a key of `labels.MEANINGS`; "" without labels.
-        bins: of confidence.
+        means: the meaning of a positive label, a key of `labels.MEANINGS`; "" without labels.
+        bins: of the calibration.
         rows_per_write: between two writes of the ledger.
     """
 
@@ -86,7 +86,7 @@ def audit_each(
 def _reworded(
     name: str, one: PlannedJudge, rows: Audited, ledger: Ledger, settings: AuditSettings
 ) -> list[Score] | None:
-    """Scores of the sample by the judge in other words; None where it has none."""
+    """Scores of the sample by the judge with a reworded form; None if it has none."""
     other = one.reworded
     if other is None or not rows.rewords:
         return None
@@ -110,19 +110,19 @@ def _audit(
     by: Resampled,
     settings: AuditSettings,
 ) -> JudgeAudit:
-    """One judge's scores, of all rows and of each change, as findings."""
+    """The findings from one judge's scores of all rows and of each change."""
     card, plain = one.card, scores[0]
     before = [plain[i] for i in rows.sample]
     places = np.zeros(len(rows.items), bool)
     places[list(rows.sample)] = True
-    of_sample = by.among(places)
+    sampled = by.among(places)
     effects: list[Effect] = []
     for (change, some), found in zip(rows.changed.items(), scores[1:], strict=True):
         after = iter(found)
         moved = [None if one is None else next(after) for one in some]
-        effects.append(findings.effect(change, card, before, moved, of_sample))
+        effects.append(findings.effect(change, card, before, moved, sampled))
     if reworded is not None:
-        effects.append(findings.effect(REWORDED, card, before, reworded, of_sample))
+        effects.append(findings.effect(REWORDED, card, before, reworded, sampled))
     fits = labels.fits(card, settings.means)
     answers = [item.conversation.response for item in rows.items]
     lengths = [len(answer.split()) for answer in answers]

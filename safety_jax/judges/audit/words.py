@@ -1,6 +1,6 @@
-"""What the words of an answer alone say of its label: naive Bayes, learned from these very labels.
+"""A baseline for judges: naive Bayes on the words of an answer, trained on the audit's own labels.
 
-A judge that does no better than this has learned which words stand in harmful answers, and no more.
+A judge that does no better has only learned which words harmful answers contain.
 """
 
 import re
@@ -20,16 +20,15 @@ def evidence(
     clusters: Int[np.ndarray, " n"],
     seed: int,
 ) -> Float[np.ndarray, " n"]:
-    """The log-odds of each answer's label by the words that occur in it, as the labels of other
-    prompts have them (McCallum and Nigam, 1998; presence of a word, smoothed by one).
+    """The log-odds of each answer's label by its words, trained on the labels of other prompts
+    (McCallum and Nigam, 1998; presence of words, add-one smoothing).
 
     Args:
-        clusters: of a prompt, see `judge.clusters_of`. No answer is judged by what was said of
-            answers to its own prompt.
+        clusters: the prompt of each answer, see `judge.clusters_of`; folds do not split prompts.
         seed: of the folds.
 
     Returns:
-        NaN for rows without a label, and where the other folds have labels of one kind only.
+        NaN for rows without a label, and if the other folds have labels of one kind only.
     """
     found = np.full(len(answers), np.nan)
     counts = _presence(answers)

@@ -1,6 +1,6 @@
 """BeaverDam-7B (arXiv 2307.04657): the probability of each of 14 harms, from a head on LLaMA.
 
-It reads PKU's form and EOS behind the answer. The score is the largest of the probabilities, or
+It reads PKU's form, with EOS after the answer. The score is the largest of the probabilities, or
 that of one harm.
 """
 

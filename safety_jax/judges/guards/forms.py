@@ -1,7 +1,7 @@
-"""How a conversation stands before a guard: in the chat template of its folder, or in a text with
-places for the question and the answer.
+"""The forms in which guards read a conversation: the chat template of the guard's folder, or a text
+with places for the question and the answer.
 
-Whatever the conversation spells, control tokens are the form's alone (see `data/control.py`).
+Only the form writes control tokens, never the conversation (see `data/control.py`).
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from safety_jax.judges.sequence import NoPlace, check_special
 
 @runtime_checkable
 class Form(Protocol):
-    """From a conversation to what a guard reads."""
+    """Turns a conversation into the text that a guard reads."""
 
     def check(self, judge: str, tokenizer: PreTrainedTokenizerBase) -> None:
         """
@@ -41,11 +41,11 @@ class Form(Protocol):
         ...
 
     def reworded(self) -> "Form | None":
-        """The same in other words, see `reword`; None of a form without words of its own."""
+        """The same form in other words, see `reword`; None if it has no words of its own."""
         ...
 
 
-# Words that may stand for one another in a form, and mean the same to anybody who reads it.
+# Phrases of a form and synonyms for them.
 EXCHANGES = {
     "determine": "decide",
     "assess": "judge",
@@ -64,7 +64,7 @@ _EXCHANGED = re.compile(rf"\b({'|'.join(EXCHANGES)})\b", re.IGNORECASE)
 
 
 def reword(text: str) -> str:
-    """A form in other words of the same meaning: EXCHANGES, a capital for a capital."""
+    """A form with synonyms from EXCHANGES; keeps initial capitals."""
 
     def other(found: re.Match[str]) -> str:
         word = EXCHANGES[found[0].lower()]
@@ -83,12 +83,12 @@ class ChatForm:
     """The chat template of the guard's own folder.
 
     Attributes:
-        turns: what the template is given of a conversation.
-        message: a text with places, see `fill`: one message of it stands for all turns.
-        last: a message behind the turns.
-        variables: what else it is given, as JSON; "" for nothing.
-        asking: with what models are asked for an answer (`add_generation_prompt`).
-        behind: control tokens at which a template may stop short, and what follows them.
+        turns: the turns of a conversation for the template.
+        message: a text with places, see `fill`; it replaces all turns as one message.
+        last: a message after the turns.
+        variables: further variables of the template, as JSON; "" for none.
+        asking: the template's `add_generation_prompt`.
+        behind: control tokens at which a template may end too early, and the text that follows.
     """
 
     turns: Callable[[Conversation], Sequence[Message]] = whole
@@ -103,7 +103,7 @@ class ChatForm:
         if not tokenizer.chat_template:
             raise ConfigError(
                 f"judge {judge}: {tokenizer.name_or_path} has no chat template; expected a model "
-                "whose tokenizer_config.json or chat_template.jinja brings one"
+                "with one in tokenizer_config.json or chat_template.jinja"
             )
 
     def write(self, conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> Prefix:
@@ -132,7 +132,7 @@ class ChatForm:
         return [*found, Message("user", self.last)] if self.last else found
 
     def reworded(self) -> "ChatForm | None":
-        """See `Form`; the template's own words stay."""
+        """See `Form`; the template's own words are kept."""
         variables = json.dumps(_reworded_values(json.loads(self.variables or "{}")))
         other = dataclasses.replace(
             self,
@@ -144,7 +144,7 @@ class ChatForm:
 
 
 def _reworded_values(value: Any) -> Any:
-    """JSON with its sentences reworded; names, which have no blank in them, stay."""
+    """JSON with its sentences reworded, but not its names, which have no spaces."""
     if isinstance(value, dict):
         return {key: _reworded_values(one) for key, one in value.items()}
     return reword(value) if isinstance(value, str) and " " in value else value
@@ -175,7 +175,8 @@ class TextForm:
 
     Attributes:
         text: with `{prompt}` and `{response}`; it may write control tokens.
-        response_tokens: so many of the response's tokens are read, as its benchmark has it; 0: all.
+        response_tokens: the number of the response's tokens that are read, as in the guard's
+            benchmark; 0: all.
     """
 
     text: str
@@ -191,7 +192,7 @@ class TextForm:
                 )
 
     def write(self, conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> Prefix:
-        """See `Form`; BOS stands before it where the tokenizer puts it before a text."""
+        """See `Form`; begins with BOS if the tokenizer adds it to texts."""
         if self.response_tokens:
             cut = clip(conversation.response, self.response_tokens, tokenizer)
             conversation = dataclasses.replace(conversation, response=cut)
@@ -208,7 +209,7 @@ class TextForm:
 
 
 def clip(text: str, tokens: int, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A text up to the end of its so-many-th token."""
+    """The first tokens of a text, as text."""
     (encoding,) = control_tokens(tokenizer).read_with_offsets([text])
     return text if len(encoding.ids) <= tokens else text[: encoding.offsets[tokens - 1][1]]
 
@@ -219,7 +220,7 @@ def written(
     tokenizer: PreTrainedTokenizerBase,
     special_text: str,
 ) -> list[Prefix | Score]:
-    """What a guard reads of each conversation; unscored where it has no place in the form.
+    """The text for each conversation; unscored if it has no place in the form.
 
     Args:
         special_text: see `sequence.check_special`.

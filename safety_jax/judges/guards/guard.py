@@ -1,4 +1,4 @@
-"""A guard: questions whose answers are read in order, and a rule that makes a score of them."""
+"""A guard: questions whose answers are read in order, and a rule that turns them into a score."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -12,13 +12,13 @@ from safety_jax.judges.judge import HARMFUL, Conversation, JudgeCard, Score, sco
 
 @dataclasses.dataclass(frozen=True)
 class Continuation:
-    """Text that is decoded greedily behind a label, for the details of the score.
+    """Text that is decoded greedily after a label, for the details of the score.
 
     Attributes:
         name: its key in the details.
         label: the continuation is decoded only after this label.
         begin: the text between the label and the continuation.
-        tokens: at most so many.
+        tokens: the most tokens.
     """
 
     name: str
@@ -29,14 +29,14 @@ class Continuation:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A place in the answer that a guard is made to give.
+    """A label in the guard's answer.
 
     Attributes:
-        name: of what is read there; no two of a guard have the same.
-        labels: what may stand there, from harmless to harmful.
-        begin: what the guard is made to have written before the label.
-        otherwise: what is written in the label's place, for the questions behind it, where no label
-            is probable; "" leaves these questions without an answer too.
+        name: unique among the questions of a guard.
+        labels: from harmless to harmful.
+        begin: the guard's answer before the label, which is forced.
+        otherwise: the text to force instead of a label, for the questions after it, if no label is
+            probable; "" leaves these questions without an answer, too.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Question:
     continuation: Continuation | None = None
 
     def said(self, prefix: Prefix, answer: LabelReading | Score) -> Prefix | Score:
-        """`prefix`, which ends with `begin`, and what the guard then says."""
+        """`prefix`, which ends with `begin`, followed by the guard's label."""
         if isinstance(answer, Score):
             return prefix + self.otherwise if self.otherwise else answer
         return prefix + self.labels[answer.likeliest][-1]
@@ -54,7 +54,7 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Interview:
-    """A form, and the questions of the one answer to it, in order."""
+    """A form, and the questions of its answer, in order."""
 
     form: Form
     questions: tuple[Question, ...]
@@ -71,7 +71,7 @@ class Design:
     Attributes:
         template: names the forms on the card.
         rule: from the answers to all questions, by name, to a score.
-        settings: what the card says beside; JSON values.
+        settings: further facts for the card; JSON values.
     """
 
     template: str
@@ -83,7 +83,7 @@ class Design:
     high: float = 1.0
 
     def reworded(self) -> "Design | None":
-        """The same questions in forms of other words; None where no form has words of its own."""
+        """The same questions with reworded forms; None if no form has words of its own."""
         forms = [one.form.reworded() for one in self.interviews]
         if not any(forms):
             return None
@@ -95,11 +95,11 @@ class Design:
 
 
 class GuardJudge:
-    """A judge after a design.
+    """A judge with a design.
 
     Raises:
         ConfigError: the tokenizer lacks what a form needs.
-        CheckpointError: one token cannot tell the labels apart.
+        CheckpointError: the labels do not differ in their first token.
     """
 
     def __init__(self, card: JudgeCard, reader: LabelReader, design: Design):
@@ -116,7 +116,7 @@ class GuardJudge:
                 prefix += list(question.labels.values())[-1][-1]
 
     def reworded(self, card: JudgeCard, design: Design) -> "GuardJudge":
-        """The same model under another design."""
+        """The same model with another design."""
         return GuardJudge(card, self._reader, design)
 
     def score(self, conversations: Sequence[Conversation]) -> list[Score]:
@@ -140,7 +140,7 @@ class GuardJudge:
         prefixes: Sequence[Prefix | Score],
         answers: Sequence[dict[str, LabelReading | Score]],
     ) -> list[Prefix | Score]:
-        """Adds the answers to `answers`; gives the prefixes with what is then said."""
+        """Adds the answers to `answers`; returns the prefixes followed by the labels."""
         asked = [one if isinstance(one, Score) else one + question.begin for one in prefixes]
         said: list[Prefix | Score] = []
         found = self._reader.read(self._compiled, asked, self._tokens[question.name])
@@ -156,7 +156,7 @@ class GuardJudge:
         answers: Sequence[Answers],
         details: Sequence[dict[str, str]],
     ) -> None:
-        """Adds the question's continuation to `details`, where it has one."""
+        """Adds the question's continuation, if it has one, to `details`."""
         more = question.continuation
         if more is None or not more.tokens:
             return
@@ -178,8 +178,8 @@ class GuardJudge:
 def expected(question: str, values: Mapping[str, float]) -> Rule:
     """The mean of the labels' values, weighted by their probabilities.
 
-    The label is the likeliest. Details: `verdict`, the probability of all labels together; what
-    other questions were answered; and the shares, where there are more than two labels.
+    The score's label is the likeliest. Details: `verdict`, the probability of all labels together;
+    the answers to other questions; and the shares, if there are more than two labels.
     """
 
     def rule(answers: Answers) -> Score:
@@ -197,7 +197,7 @@ def expected(question: str, values: Mapping[str, float]) -> Rule:
 
 
 def told(answer: LabelReading | Score) -> Any:
-    """An answer as a detail: the second label's share of two, the shares of more."""
+    """An answer as a detail: the share of the second of two labels, or all shares."""
     if isinstance(answer, Score):
         return None
     shares = dict(answer.shares)
@@ -205,8 +205,8 @@ def told(answer: LabelReading | Score) -> Any:
 
 
 def highest(label: str) -> Rule:
-    """The largest share of one label over all questions; the score's label is that question. A
-    question without an answer leaves the row unscored, for it might have been the largest."""
+    """The largest share of one label over all questions; the score's label is that question. If a
+    question has no answer, the row is unscored, because its share might be the largest."""
 
     def rule(answers: Answers) -> Score:
         shares = {}

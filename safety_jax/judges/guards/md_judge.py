@@ -1,7 +1,7 @@
 """MD-Judge v0.1 of SALAD-Bench (arXiv 2402.05044): "safe", or "unsafe" and a category; Mistral-7B.
 
-Version 0.2, whose trunk is InternLM2, is asked to reason step by step and to give its result behind
-that: there is no place at the beginning of its answer where the verdict could be read.
+Version 0.2, on InternLM2, reasons step by step before its result, so its verdict cannot be read at
+the beginning of its answer.
 """
 
 from safety_jax.judges.guards.forms import TextForm
@@ -64,7 +64,7 @@ KIND = GuardKind(
     _design,
     refused={
         "internlm2": "MD-Judge v0.2 (model_type internlm2) writes its reasoning before its "
-        "verdict; guards are read where their answer begins, and a verdict forced there is not the "
-        "one it was trained to give; use OpenSafetyLab/MD-Judge-v0.1"
+        "verdict, but guards are read at the beginning of their answer, where it was not trained "
+        "to give one; use OpenSafetyLab/MD-Judge-v0.1"
     },
 )

@@ -1,10 +1,10 @@
-"""Any other guard, from its config row alone: a form, what the guard is made to have written, and
-labels with what each is worth.
+"""Any other guard, defined by its config entry: a form, the beginning of its answer, and the values
+of its labels.
 
     form      "chat", the chat template of its folder; or "file:PATH", a text with {prompt} and
-              {response}, such as its model card has it
-    begin     of its answer, up to the label: 'Verdict:'
-    labels    their worth: {"OK": 0.0, "borderline": 0.5, "violation": 1.0}
+              {response}, such as in its model card
+    begin     the beginning of its answer, up to the label: 'Verdict:'
+    labels    their values: {"OK": 0.0, "borderline": 0.5, "violation": 1.0}
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _MOST_BYTES = 1 << 20
 
 
 def _form(key: str, spec: Spec) -> tuple[Form, str]:
-    """The form, and its name on the card."""
+    """The form, and its name for the card."""
     form, given = spec["form"], spec["variables"]
     if form == "chat":
         try:

@@ -4,8 +4,8 @@
     Categories: None, or names from a list
     Refusal: Yes | No
 
-The middle verdict is what users disagree about; `controversial` says how much of its probability
-counts as unsafe. Of the categories the first is read, and the last line behind it.
+Users disagree about the middle verdict; `controversial` is the share of its probability that counts
+as unsafe. Only the first category is read, and then the last line.
 """
 
 from safety_jax.judges.guards.forms import ChatForm

@@ -1,10 +1,10 @@
-"""How probable each of some labels is at one place of a language model's answer.
+"""Reads the probabilities of labels at one position of a language model's answer.
 
 A guard answers in the form that it was trained on, `Safety: Unsafe` or `{"Response Safety":
-"safe"}`. Nothing is sampled and no text is parsed. The model is given the answer up to the label
-(teacher forcing), and the next token's distribution gives the probability of each label, as in
-Llama Guard's paper (arXiv 2312.06674, section 3). Where all labels together are improbable, the
-model is about to say something else, and the row stays unscored.
+"safe"}`. Nothing is sampled or parsed: the answer up to the label is forced, and the next token's
+distribution gives the probability of each label, as in Llama Guard's paper (arXiv 2312.06674,
+section 3). If all labels together are improbable, the model would say something else, and the row
+is left unscored.
 """
 
 import dataclasses
@@ -26,24 +26,24 @@ from safety_jax.judges.judge import NOT_FINITE, Score, unscored
 from safety_jax.models import attention
 from safety_jax.models.model import Model
 
-# Labels, each with the ways in which it may be written; the last is how the model writes it. The
-# ways of all labels correspond: the first of one to the first of the others.
+# Labels, each with its spellings; the last is the model's own. The spellings of all labels
+# correspond: the first of one to the first of the others.
 Labels = Mapping[str, tuple[str, ...]]
 # The tokens that each label may begin with.
 LabelTokens = Mapping[str, tuple[int, ...]]
 
 
 def spelled(*labels: str, ways: Sequence[str] = ("{}", " {}")) -> dict[str, tuple[str, ...]]:
-    """Labels that are written with a space before them or not, or as `ways` says."""
+    """Labels with spellings by `ways`: by default with and without a space before them."""
     return {label: tuple(way.format(label) for way in ways) for label in labels}
 
 
 @dataclasses.dataclass(frozen=True)
 class Prefix:
-    """What a model has read and written when its next token is looked at.
+    """The text before the token that is read: the form and the forced answer.
 
     Attributes:
-        text: contains code words for the control tokens of the form, see `data/control.py`.
+        text: with the form's control tokens encoded, see `data/control.py`.
         start: ids before the text, such as BOS.
     """
 
@@ -56,7 +56,7 @@ class Prefix:
 
 @dataclasses.dataclass(frozen=True)
 class LabelReading:
-    """What was read at one place.
+    """The reading at one position.
 
     Attributes:
         shares: the probability of each label among the labels; they add up to 1.
@@ -68,13 +68,13 @@ class LabelReading:
 
     @property
     def likeliest(self) -> str:
-        """The label of the largest share; the last of equals."""
+        """The label with the largest share; of equals the last."""
         return max(reversed(list(self.shares)), key=self.shares.__getitem__)
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelReader:
-    """A causal language model that is asked for the probabilities of labels.
+    """A causal language model that gives the probabilities of labels.
 
     Attributes:
         model: with its tokenizer.
@@ -93,18 +93,18 @@ class LabelReader:
         return self.model.tokenizer
 
     def tokens(self, prefix: Prefix) -> list[int]:
-        """Ids of a text whose control tokens are in code words."""
+        """Ids of a text whose control tokens are encoded."""
         (ids,) = control_tokens(self.tokenizer).read([prefix.text])
         return [*prefix.start, *ids]
 
     def first_tokens(self, prefix: Prefix, labels: Labels) -> dict[str, tuple[int, ...]]:
-        """The tokens that each label may begin with behind `prefix`.
+        """The tokens that each label may begin with after `prefix`.
 
-        A way of writing them counts where it begins every label with a token of its own that does
-        not melt into the text before it.
+        A spelling counts if it begins every label with a different token, and does not change the
+        tokens before it.
 
         Raises:
-            CheckpointError: one token cannot tell the labels apart.
+            CheckpointError: the labels do not differ in their first token.
         """
         begun = self.tokens(prefix)
         found: dict[str, set[int]] = {label: set() for label in labels}
@@ -117,8 +117,8 @@ class LabelReader:
         every = [token for tokens in found.values() for token in tokens]
         if not every or len(every) != len(set(every)):
             raise CheckpointError(
-                f"the tokenizer does not begin {', '.join(map(repr, labels))} with a token of its "
-                "own each; expected a model whose verdict its first token tells"
+                f"the tokenizer does not begin {', '.join(map(repr, labels))} with different "
+                "tokens; expected a model whose verdicts differ in their first token"
             )
         return {label: tuple(sorted(tokens)) for label, tokens in found.items()}
 
@@ -132,7 +132,7 @@ class LabelReader:
         prefixes: Sequence[Prefix | Score],
         tokens: LabelTokens,
     ) -> list[LabelReading | Score]:
-        """The labels' probabilities behind each prefix; scores pass through.
+        """The labels' probabilities after each prefix; scores pass through.
 
         Args:
             compiled: from `compile`.
@@ -158,7 +158,8 @@ class LabelReader:
     def continuations(
         self, compiled: Callable[..., Any], prefixes: Sequence[Prefix], max_tokens: int
     ) -> list[str]:
-        """Greedy text behind each, to the end of its line; without a cache, so for a few tokens.
+        """Greedy text after each prefix, to the end of its line; without a cache, so for a few
+        tokens only.
 
         Args:
             compiled: from `compile_greedy`.
@@ -188,7 +189,7 @@ class LabelReader:
         )
 
     def _run(self, compiled: Callable[..., Any], given: Any, rows: Sequence[TokenRow]) -> Any:
-        """Texts in packed rows, behind one copy of the form that all of them begin with."""
+        """Runs texts in packed rows that share their common prefix, the form."""
         longest = self.model.config.longest_shared_row
         shared = (longest or sys.maxsize) if attention.takes_many(self.model.mesh) else 0
         return self.batcher.run(compiled, given, rows, longest_shared=shared)
@@ -197,8 +198,8 @@ class LabelReader:
 def reading(
     logs: Float[np.ndarray, " labels"], labels: Sequence[str], floor: float
 ) -> LabelReading | Score:
-    """Log-probabilities of labels as a LabelReading; unscored where all of them together are less
-    probable than `floor`, or not numbers."""
+    """Log-probabilities of labels as a LabelReading; unscored if all of them together are less
+    probable than `floor`, or not finite."""
     if np.isnan(logs).any() or (logs == np.inf).any():
         return unscored(NOT_FINITE)
     whole = np.logaddexp.reduce(logs)
@@ -209,13 +210,13 @@ def reading(
     return LabelReading(dict(zip(labels, map(float, shares), strict=True)), mass)
 
 
-# One program serves the labels of every question: this many, of this many first tokens, or
-# multiples of both.
+# One program serves the labels of every question: tables are padded to multiples of so many labels
+# and first tokens.
 _LABELS, _TOKENS = 16, 8
 
 
 def table(tokens: LabelTokens) -> Int[np.ndarray, "labels tokens"]:
-    """First tokens of labels, a row a label; -1 where there is none."""
+    """First tokens of labels, one row for each label, padded with -1."""
     high, wide = len(tokens), max(map(len, tokens.values()))
     found = np.full((-(-high // _LABELS) * _LABELS, -(-wide // _TOKENS) * _TOKENS), -1, np.int32)
     for row, some in zip(found, tokens.values(), strict=False):
@@ -226,10 +227,10 @@ def table(tokens: LabelTokens) -> Int[np.ndarray, "labels tokens"]:
 def label_logprobs(
     given: tuple[Model, Int[Array, "labels tokens"]], tokens: Tokens, ends: Int[Array, "B S"]
 ) -> Float[Array, "B S labels"]:
-    """log P of the next token being one of each label's, behind each segment.
+    """log P that the next token after each segment is one of each label's.
 
     Args:
-        given: the model, and labels as of `table`.
+        given: the model, and labels from `table`.
         ends: see `batching.PackedBatch`.
     """
     model, firsts = given
@@ -239,6 +240,6 @@ def label_logprobs(
 
 
 def next_logits(model: Model, tokens: Tokens, ends: Int[Array, "B S"]) -> Float[Array, "B S V"]:
-    """Float32 logits behind the last token of each segment."""
+    """Float32 logits after the last token of each segment."""
     hidden = model.forward(tokens)
     return model.logits(jnp.take_along_axis(hidden, ends[..., None], axis=1))

@@ -1,7 +1,7 @@
-"""ShieldGemma (arXiv 2407.21772): "Yes" where an answer breaks a guideline, one at a time.
+"""ShieldGemma (arXiv 2407.21772): "Yes" if an answer violates a guideline, one at a time.
 
-The chat template of its folder takes the guideline; the score is the largest P(Yes) over those
-asked about. The texts here are the model card's; any other is the row's to word.
+The chat template of its folder takes the guideline; the score is the largest P(Yes) over the
+guidelines of the entry. The texts here are the model card's; an entry may have others.
 """
 
 import json

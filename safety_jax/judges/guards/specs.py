@@ -1,4 +1,4 @@
-"""Guards, and the judge of preferences, from their config rows."""
+"""Guards, and the pairwise judge, from their config entries."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ from safety_jax.models.folders import hub
 from safety_jax.models.folders.model_folder import ModelFolder, open_model
 from safety_jax.models.model import Model
 
-# Of every row.
+# Of every entry.
 KEYS = ("path", "threshold", "max_tokens", "min_verdict_probability")
 
 
@@ -31,9 +31,9 @@ class GuardKind:
     """A kind of guard.
 
     Attributes:
-        keys: of its rows, beside KEYS.
-        design: from (the judge's name, its row) to how it is read.
-        refused: model types that such guards also come in and that cannot be read, with the reason.
+        keys: of its entries, beside KEYS.
+        design: from (the judge's name, its entry) to how it is read.
+        refused: model types of such guards that cannot be read, with the reason.
     """
 
     keys: tuple[str, ...]
@@ -73,11 +73,11 @@ class GuardKind:
 
 
 def preferring(name: str, spec: Spec, resources: Resources) -> PlannedJudge:
-    """The judge that compares two answers, see `pairwise.PreferenceJudge`. It is no kind of
-    `registry.KINDS`, because it has nothing to say of one answer alone.
+    """The pairwise judge, see `pairwise.PreferenceJudge`. It is not in `registry.KINDS`, because it
+    cannot score a single answer.
 
     Args:
-        spec: kind, path, max_tokens, min_verdict_probability, as guards have them.
+        spec: kind, path, max_tokens, min_verdict_probability, as for guards.
     """
     return plan_reading(
         name,
@@ -104,13 +104,13 @@ def plan_reading(
     settings: Mapping[str, Any],
     make: Callable[[JudgeCard, LabelReader], Judge],
 ) -> PlannedJudge:
-    """A judge that is a language model, read at labels.
+    """A judge that is a language model whose labels are read.
 
     Args:
         spec: kind, path, max_tokens, min_verdict_probability; `path` is a full model, or a PEFT
             adapter that names its base.
         span: the lowest and the highest value.
-        make: gives the judge once the weights are there.
+        make: makes the judge from its card and a reader.
     """
     found = _open_model(name, spec, resources)
     longest = max_tokens(name, spec["max_tokens"], found.config.max_positions)
@@ -140,7 +140,7 @@ def plan_reading(
     )
     unread = Model(found.config, found.execution, {}, None, found.tokenizer)
     reader = LabelReader(unread, batcher, floor, resources.special_text)
-    make(card, reader)  # whatever can be wrong with tokenizer and template shows without weights
+    make(card, reader)  # checks tokenizer and template before weights are read
     stored = resources.stored()
 
     def load() -> Judge:
@@ -151,7 +151,7 @@ def plan_reading(
 
 
 def _open_model(name: str, spec: Spec, resources: Resources) -> ModelFolder:
-    """The model of a row, looked at; its weights are not read yet."""
+    """The model of an entry, checked; its weights are not yet read."""
     resolve_folder(name, spec)
     return open_model(
         spec["path"],

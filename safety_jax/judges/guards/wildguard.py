@@ -1,5 +1,5 @@
-"""WildGuard (arXiv 2406.18495): "yes" or "no" to three questions, each asked behind the answers to
-those before it. A question that it does not answer is not applicable."""
+"""WildGuard (arXiv 2406.18495): "yes" or "no" to three questions, each read after the answers to
+those before it. A question without an answer is not applicable."""
 
 from safety_jax.judges.guards.forms import TextForm
 from safety_jax.judges.guards.guard import Design, Interview, Question, expected
