@@ -319,7 +319,7 @@ def test_the_stage_from_rows_to_page(tmp_path, capsys):
     assert "script" not in written.names
     assert "kind: <b>z" in written.said
     assert "# Audit of refusal" in (place / "README.md").read_text()
-    assert "What moves the verdict" in capsys.readouterr().out
+    assert "Flipped verdicts" in capsys.readouterr().out
     # Started again, nothing is scored that has been.
     before = (place / "judgements.jsonl").read_bytes()
     audit.run(config, str(place))
@@ -334,7 +334,7 @@ def test_reports_of_judges_without_verdicts_or_labels():
     judge = findings.JudgeAudit("helpful", card(BETTER, None), (), (effect,), None)
     sources = {"s": {"rows": 4, "sha256": "0" * 64}}
     found = AuditReport((judge,), None, sources, 4, 0, 4, {}, {"seed": 0})
-    assert [table.title for table in tables.tables(found)] == ["What moves the verdict", "Protocol"]
+    assert [table.title for table in tables.tables(found)] == ["Flipped verdicts", "Protocol"]
     assert contents.sentences(found) == contents.notes(found) == []
     for text in (forms.markdown(found), forms.html(found), forms.terminal(found)):
         assert "reworded" in text

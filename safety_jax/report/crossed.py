@@ -1,4 +1,4 @@
-"""Tables of what was learned against what is asked, and which differences are shown."""
+"""Tables by the runs' value on the axis and by set, and their contrasts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +40,7 @@ def _cells(table: CrossedTable, axis: str) -> list[str]:
 def _contrasts(table: CrossedTable) -> list[str]:
     lines = ["| asked | learned | difference (95% interval) | p | p, Holm | |", "|---" * 6 + "|"]
     lines += [
-        f"| {inline(one.set)} | {_word(one.second)} beside {_word(one.first)} "
+        f"| {inline(one.set)} | {_word(one.second)} against {_word(one.first)} "
         f"| {interval(one.difference, signed=True)} | {_p(one.p)} | {_p(one.p_holm)} "
         f"| {one.verdict} |"
         for one in table.contrasts
@@ -49,13 +49,13 @@ def _contrasts(table: CrossedTable) -> list[str]:
 
 
 def sentence(contrasts: Sequence[Contrast]) -> str:
-    """How many differences are shown, of all that were looked for."""
+    """How many contrasts show a difference."""
     shown = sum(one.verdict == DIFFERENT for one in contrasts)
-    return f"{shown} of {len(contrasts)} contrasts show a difference; the others leave it open."
+    return f"{shown} of {len(contrasts)} contrasts show a difference; the others are inconclusive."
 
 
 def _word(value: str) -> str:
-    """What runs have on the axis; "" is what they have where it is left alone."""
+    """The runs' value on the axis, or (none) for an empty one."""
     return inline(value) or "(none)"
 
 

@@ -1,4 +1,4 @@
-"""Curves over the runs of a sweep: figures with bands, a table, and sentences for what is shown."""
+"""Curves over the runs of a sweep: figures with bands, tables, and sentences on the threshold."""
 
 import math
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ def write(
 
 
 def draw(curve: Curve, axis: str, target: Path) -> None:
-    """The shares of single runs, their mean, its 95% band, and where the threshold lies."""
+    """Draws single runs' shares, their mean with its 95% band, and the threshold's interval."""
     figure, axes = new_figure(f"{curve.title}, by {axis}")
     threshold = curve.threshold
     if threshold.low < threshold.high:
@@ -45,7 +45,7 @@ def draw(curve: Curve, axis: str, target: Path) -> None:
     single = [(p.amount, share) for p in curve.points for share in p.by_seed.values()]
     axes.plot(
         *zip(*single, strict=True), color=LINE, marker="o", markersize=4, linestyle="none",
-        markerfacecolor="white", label="a run each, and their mean",
+        markerfacecolor="white", label="single runs, and their mean",
     )  # fmt: skip
     space_amounts(axes, amounts)
     axes.set_ylim(0, 1.02)
@@ -55,7 +55,7 @@ def draw(curve: Curve, axis: str, target: Path) -> None:
 
 
 def fill_band(axes: "Axes", curve: Curve, **look: Any) -> None:
-    """The intervals of a curve, where it has any."""
+    """Draws the intervals of a curve, if it has any."""
     banded = [point for point in curve.points if point.share.low is not None]
     axes.fill_between(
         [point.amount for point in banded],
@@ -66,8 +66,7 @@ def fill_band(axes: "Axes", curve: Curve, **look: Any) -> None:
 
 
 def space_amounts(axes: "Axes", amounts: Sequence[float]) -> None:
-    """A horizontal axis of amounts, which crowd at the low end: so does the axis, and from 0 on is
-    as far as a doubling."""
+    """A logarithmic axis of amounts, with 0 one doubling below the least."""
     least = min((a for a in amounts if a > 0), default=1.0)
     axes.set_xscale("symlog", linthresh=least, linscale=0.9 * math.log10(2))
     axes.set_xticks(amounts, [f"{amount:g}" for amount in amounts])
@@ -76,7 +75,7 @@ def space_amounts(axes: "Axes", amounts: Sequence[float]) -> None:
 
 
 def text(curves: Sequence[Curve], axis: str) -> str:
-    """Tables in Markdown, each with what it shows of the threshold."""
+    """Tables in Markdown, each with a sentence on its threshold."""
     parts = []
     for curve in curves:
         threshold = curve.threshold
@@ -84,7 +83,7 @@ def text(curves: Sequence[Curve], axis: str) -> str:
         lines = [
             f"**{curve.title}**",
             "",
-            f"| {axis} | share (95% interval) | by seed | beside the largest | as good? |",
+            f"| {axis} | share (95% interval) | by seed | against the largest | as good? |",
             "|---|---|---|---|---|",
         ]
         for point in curve.points:
@@ -100,7 +99,7 @@ def text(curves: Sequence[Curve], axis: str) -> str:
 
 
 def sentence(curve: Curve, axis: str) -> str:
-    """What the data say of the threshold, and what they leave open."""
+    """A sentence on the threshold, by the means and by its interval."""
     found = curve.threshold
     smallest, largest = curve.points[0].amount, curve.points[-1].amount
     if found.estimate == largest:
@@ -119,7 +118,7 @@ def sentence(curve: Curve, axis: str) -> str:
 
 
 def interval(mean: TableMean, signed: bool = False) -> str:
-    """A mean and its interval, in words; of shares inside [0, 1], unless `signed`."""
+    """A mean and its interval as text; clipped to [0, 1] unless `signed`."""
     form = "{:+.2f}" if signed else "{:.2f}"
 
     def spelled(number: float) -> str:

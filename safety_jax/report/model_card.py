@@ -1,8 +1,8 @@
-"""The model card: README.md of a run's folder and of the folder it exports.
+"""The model card: README.md of a run's folder and of its export.
 
-A pure function from facts to Markdown. The front matter is what the Hugging Face Hub reads
-(https://huggingface.co/docs/hub/model-cards); the rest answers what was done, on which rows, with
-which numbers, with what result, and how to do it again.
+A pure function from facts to Markdown. The front matter is for the Hugging Face Hub
+(https://huggingface.co/docs/hub/model-cards); the rest tells the method, the data, the settings,
+the results, and how to reproduce them.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ class CardSource:
 
     Attributes:
         name: short name.
-        spec: the text of the config it was opened from.
+        spec: the source in the config.
         rows: rows that were trained on.
         share: `rows` over the rows of all sources.
         skipped: unusable rows that were left out.
-        sha256: of the file's bytes; None when it is not one file.
+        sha256: of the file's bytes; None if it is not one file.
     """
 
     name: str
@@ -43,24 +43,24 @@ class ModelCard:
 
     Attributes:
         title: name of the model.
-        summary: one or two sentences: what was done to which model, and after which paper.
+        summary: one or two sentences on the method and the model.
         stage: `sft`, `dpo`, ...; a tag.
         base: the base model's folder or hub id.
-        base_sha256: hash of its weight files; None when training began at random weights.
+        base_sha256: hash of its weight files; None if training began at random weights.
         library: `peft` for an adapter folder, `transformers` for a whole model.
         task: GENERATION, or CLASSIFICATION for a judge.
-        export: the exported folder, as seen from where the card lies.
-        command: what to run to get this model again.
+        export: path of the exported folder, relative to the card.
+        command: reproduces the model.
         config: the whole config.
-        sources: where the training rows came from.
+        sources: of the training rows.
         counts: other numbers about the rows, for instance how many were cut.
-        prompt: what the model is fed for an example request, as text.
+        prompt: an example request, rendered by the template.
         results: name -> number or text, for instance loss, perplexity, best step, tokens, seconds.
         hardware: name -> text: device, number of devices, mesh.
-        notes: what a reader must know to compare: departures from the paper's recipe, and such.
+        notes: on the protocol, such as departures from the paper's recipe.
         versions: library -> version.
-        commit: of the code; None when it is not known.
-        plots: PNG files, as seen from where the card lies.
+        commit: of the code; None if unknown.
+        plots: paths of PNG files, relative to the card.
     """
 
     title: str
@@ -102,14 +102,14 @@ def render(card: ModelCard) -> str:
         "## Recipe",
         _recipe(card),
         *(["## Protocol", _bullets(card.notes)] if card.notes else []),
-        "## Again",
-        _again(card),
+        "## Reproduce",
+        _reproduce(card),
     ]
     return "\n\n".join(sections) + "\n"
 
 
 def _front_matter(card: ModelCard) -> str:
-    """YAML; strings are quoted as JSON, which YAML contains."""
+    """YAML, with strings quoted as in JSON, which is valid YAML."""
     tags = ["safety_jax", "safety", card.stage, *(["lora"] if card.library == "peft" else [])]
     lines = [f"library_name: {card.library}", f"pipeline_tag: {card.task}"]
     if _is_hub_id(card.base):  # the Hub refuses a card whose base model is a folder
@@ -183,7 +183,7 @@ def _recipe(card: ModelCard) -> str:
     return _table(("config", "value"), rows)
 
 
-def _again(card: ModelCard) -> str:
+def _reproduce(card: ModelCard) -> str:
     weights = card.base_sha256 or "none: training began at random weights"
     facts = {
         "base model": f"`{card.base}`",

@@ -87,11 +87,11 @@ def _enough(curve: Curve) -> str:
 
 def _lacks(found: ModelCurves, axis: str) -> list[str]:
     lines = [
-        f"| {axis} | models | difference of what they lack | as much? |",
+        f"| {axis} | models | difference of deficits | equal? |",
         "|---" * 4 + "|",
     ]
     lines += [
-        f"| {one.amount:g} | {inline(pair.second)} beside {inline(pair.first)} "
+        f"| {one.amount:g} | {inline(pair.second)} against {inline(pair.first)} "
         f"| {interval(one.difference, signed=True)} | {one.verdict} |"
         for pair in found.pairs
         for one in pair.lacks
@@ -103,8 +103,8 @@ def _lacks(found: ModelCurves, axis: str) -> list[str]:
 
 
 def _rising(name: str, curve: Curve, axis: str) -> str:
-    """Says where a model may need more than was tried: what it lacks beside its own largest amount
-    is then less than what it lacks."""
+    """A sentence if a model may need more than the largest amount: its deficits are then
+    underestimated."""
     *smaller, largest = (point.amount for point in curve.points)
     if not smaller or curve.threshold.high < largest:
         return ""
@@ -115,12 +115,14 @@ def _rising(name: str, curve: Curve, axis: str) -> str:
 
 
 def sentence(pair: ModelPair, axis: str, margin: float) -> str:
-    """What a pair shows of how much each of the two needs."""
+    """Whether a pair of models needs the same amount."""
     claim = f"{inline(pair.second)} needs as many {axis} as {inline(pair.first)}: {pair.verdict}"
     if pair.verdict == HELD:
-        return f"{claim}; at every amount they lack as much, within {margin:.0%}."
+        return f"{claim}; at every amount their deficits are equal within {margin:.0%}."
     apart = [one for one in pair.lacks if one.verdict == NOT_HELD]
     if not apart:
         return f"{claim}."
-    said = [f"{'more' if one.difference.value < 0 else 'less'} at {one.amount:g}" for one in apart]
-    return f"{claim}; beside its own largest amount it lacks {', '.join(said)}."
+    said = [
+        f"{'larger' if one.difference.value < 0 else 'smaller'} at {one.amount:g}" for one in apart
+    ]
+    return f"{claim}; its deficit against its own largest amount is {', '.join(said)}."

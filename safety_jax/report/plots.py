@@ -1,4 +1,4 @@
-"""Plots of a run, from its `metrics.jsonl` alone, so they can be drawn again at any time."""
+"""Plots of a training run, drawn from its `metrics.jsonl`."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Series = tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]
 
-# The curve follows the trend and not the batches: half of its weight lies on this part of the run.
+# Half-life of the smoothing, as a share of the run.
 _HALF_LIFE_OF_RUN = 0.02
 
 RAW, SMOOTH, VALIDATION, TEXT, GRID = "#9db7d5", "#1f4e8c", "#d1495b", "#333333", "#e6e6e6"
@@ -29,11 +29,11 @@ def loss(file: Path, target: Path, title: str, unit: str = "loss, nats per train
 
     Args:
         file: a `metrics.jsonl`.
-        target: the PNG; its folder is created, an old one is replaced whole.
+        target: the PNG, written atomically; its folder is created.
         title: one line above the plot.
 
     Returns:
-        False, and nothing drawn, when no loss was logged.
+        False, with nothing drawn, if no loss was logged.
 
     Raises:
         DataError: a line of the file is not a metric line.
@@ -57,7 +57,7 @@ def loss(file: Path, target: Path, title: str, unit: str = "loss, nats per train
 
 
 def rewards(file: Path, target: Path, title: str) -> bool:
-    """Draws the rewards of chosen and rejected answers, and how often the chosen one's is higher.
+    """Draws the rewards of chosen and rejected answers, and the accuracy of their order.
 
     Lines are training, smoothed; dots are validation, with the 95% interval of the accuracy.
 
@@ -112,7 +112,7 @@ def reliability(
     target: Path,
     title: str,
 ) -> None:
-    """Draws how often a judge is right against how sure it is; a dot's area is its share.
+    """Draws a judge's accuracy against its confidence; the area of a dot is its share of examples.
 
     Args:
         confidence, accuracy, count: of each bin, see `calibration.Reliability`.
@@ -121,7 +121,7 @@ def reliability(
 
     figure, axes = new_figure(title)
     axes.xaxis.set_major_locator(AutoLocator())
-    axes.plot([0.5, 1], [0.5, 1], color="#999999", linewidth=0.8, label="as sure as right")
+    axes.plot([0.5, 1], [0.5, 1], color="#999999", linewidth=0.8, label="calibrated")
     n = np.asarray(count)
     bounds = [statistics.wilson(round(a * k), int(k)) for a, k in zip(accuracy, n, strict=True)]
     low, high = np.array(bounds).T
@@ -150,8 +150,8 @@ def smooth(
 ) -> Float[np.ndarray, " n"]:
     """Exponential moving average whose weights halve every `half_life` steps.
 
-    Normalised by the sum of weights, so it starts at the first value without a bias, and uneven
-    distances between steps count as what they are.
+    It is normalised by the sum of weights, so that it starts at the first value without bias, and
+    takes uneven distances between steps into account.
     """
     smoothed, total, weight = [], 0.0, 0.0
     distances = np.diff(steps, prepend=steps[:1])
@@ -163,8 +163,8 @@ def smooth(
 
 
 def new_figure(title: str) -> "tuple[Figure, Axes]":
-    # Imported here: matplotlib takes half a second, and a run needs it only at its end. `Figure`
-    # alone, without pyplot, draws to files with Agg and touches no global state.
+    # Imported here, because matplotlib takes half a second and a run needs it only at its end.
+    # `Figure` without pyplot draws with Agg and touches no global state.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), dpi=160, layout="constrained")
@@ -175,7 +175,7 @@ def new_figure(title: str) -> "tuple[Figure, Axes]":
 
 
 def set_title(axes: "Axes", title: str) -> None:
-    """A title as it stands: a folder may be named $a$, which is no formula."""
+    """Sets a title without formulas: a folder may be named $a$."""
     axes.set_title(
         title, loc="left", color=TEXT, fontsize=12, fontweight="bold", pad=12, parse_math=False
     )
@@ -219,11 +219,11 @@ def _draw_validation(axes: "Axes", validation: Series) -> None:
 def _limits(
     training: Float[np.ndarray, " n"], validation: Float[np.ndarray, " m"]
 ) -> tuple[float, float]:
-    """A few outliers of the raw curve may leave the plot; validation points never do."""
+    """The vertical limits, which may cut outliers of the raw curve but no validation points."""
     low, high = [], []
     if training.size:
         low.append(training.min())
-        # The first steps are the highest of most runs; 99.5 % of points keep single spikes out.
+        # In most runs the first steps are the highest; the quantile leaves out single spikes.
         high.append(max(np.quantile(training, 0.995), training[:3].mean()))
     if validation.size:
         low.append(validation.min())
@@ -248,7 +248,7 @@ def _add_token_axis(axes: "Axes", tokens: Series) -> None:
 
 
 def _line(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> Callable[[Any], Any]:
-    """Interpolation, straight beyond both ends; matplotlib asks beyond the data."""
+    """Linear interpolation and extrapolation, because matplotlib asks beyond the data."""
     slopes = np.diff(y[[0, 1, -2, -1]])[[0, 2]] / np.diff(x[[0, 1, -2, -1]])[[0, 2]]
 
     def value(at: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Plots of a run of RAFT, from the summaries of its rounds alone, and their figures as numbers."""
+"""Plots and metrics of a run of RAFT, from the summaries of its rounds."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 RoundSummary = Mapping[str, Any]
-# What is added up over rounds.
+# Figures that are summed over rounds.
 TOTALS = (
     "prompts",
     "generated_tokens",
@@ -22,7 +22,7 @@ TOTALS = (
     "sampling_flops",
     "training_flops",
 )
-# Panels of one line each: (key, what it is, whether it begins at 0).
+# Panels with one line each: (key, title, whether the axis begins at 0).
 PANELS = (
     ("prompts_without_choice_share", "prompts without acceptable candidate, share", True),
     ("distinct_2", "distinct-2 of candidates", True),
@@ -55,7 +55,7 @@ def figures(summary: RoundSummary) -> dict[str, int | float]:
 
 
 def draw(summaries: Sequence[RoundSummary], folder: Path, title: str) -> list[str]:
-    """Draws what there is to draw; the names of the files, as seen from the run's folder."""
+    """Draws the plots for which there are figures; returns their paths in the run's folder."""
     folder.mkdir(exist_ok=True)
     learned = [row for row in summaries if row["round"]]
     drawn = []
@@ -77,7 +77,7 @@ def draw_rewards(summaries: Sequence[RoundSummary], target: Path, title: str) ->
     figure, axes = new_figure(title)
     for key, label, colour in REWARDS:
         _line(axes, summaries, key, colour, label)
-    _finish(axes, "reward, by the judge that ranks")
+    _finish(axes, "reward, by the ranking judge")
     save(figure, target)
 
 
@@ -99,7 +99,7 @@ def draw_histograms(summaries: Sequence[RoundSummary], target: Path, title: str)
 
 
 def draw_health(summaries: Sequence[RoundSummary], target: Path, title: str) -> None:
-    """What shows reward hacking and starving: one panel a figure."""
+    """Signs of reward hacking and of too few acceptable candidates, one panel for each."""
     panels = [p for p in PANELS if any(row.get(p[0]) is not None for row in summaries)]
     figure, only = new_figure(title)
     only.remove()

@@ -1,4 +1,4 @@
-"""What a search for suffixes comes to: a plot of its losses, a card, and a line."""
+"""The results of a suffix search: a plot of its losses, a card, and a message."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,13 +8,12 @@ from safety_jax.evaluation.search.gcg import Step
 from safety_jax.report.evaluation.text import inline
 from safety_jax.report.plots import RAW, SMOOTH, TEXT, new_figure, save
 
-MOST_LINES = 40  # searches of their own that the plot shows
+MOST_LINES = 40  # individual searches that the plot shows
 MOST_ROWS = 50  # requests that the card lists
 
 
 def draw(found: Sequence[Sequence[Step]], target: Path, title: str) -> None:
-    """Draws the loss of every search over its steps; a rise in a universal one is a request that
-    was taken in."""
+    """Draws the loss of every search by step; in a universal one, lines mark added requests."""
     figure, axes = new_figure(title)
     for steps in found[:MOST_LINES]:
         alone = len(found) == 1
@@ -37,7 +36,7 @@ def draw(found: Sequence[Sequence[Step]], target: Path, title: str) -> None:
 
 
 def summary(results: Mapping[str, Any]) -> str:
-    """What there is to say in two lines."""
+    """A message of two lines."""
     rows = results["requests"]
     reached = sum(row["reached"] for row in rows)
     before, after = (sum(row[key] for row in rows) / len(rows) for key in ("loss_before", "loss"))
@@ -68,7 +67,7 @@ def card(results: Mapping[str, Any], title: str, name: str) -> str:
     lines = summary(results).splitlines()
     return f"""# {_cell(title)}
 
-Suffixes that make a model consent, found by GCG (Zou et al., arXiv 2307.15043); {results["mode"]}
+Suffixes that make a model comply, found by GCG (Zou et al., arXiv 2307.15043); {results["mode"]}
 search.
 
 {lines[0]}.
@@ -76,8 +75,8 @@ search.
 
 ![loss](plots/loss.png)
 
-**This is no success rate.** A reached target means that the model begins its answer so; whether
-the answer is unsafe, a judge says:
+**This is no success rate.** A reached target means that the model begins its answer with it; a
+judge decides whether the answer is unsafe:
 
     safety-jax --config=evaluate --config.evaluate.models=model=MODEL \\
         '--config.evaluate.sets=SET?attack=suffix:{name}' --config.data.template=TEMPLATE
@@ -90,13 +89,13 @@ the answer is unsafe, a judge says:
 | suffix | {len(results["start"].split())} words to start from, {settings["steps"]} steps of \
 {settings["candidates"]} candidates, top {settings["top_k"]}, seed {settings["seed"]} |
 
-| request | loss before | loss | reached | searched for | step | target |
+| request | loss before | loss | reached | in the search | step | target |
 |---|---|---|---|---|---|---|
 {shown}
 {more}"""
 
 
 def _cell(text: str, most: int = 200) -> str:
-    """Text of others as one cell of a table: no line, no bar, no mark-up, nothing invisible."""
+    """Untrusted text as one cell of a table: one line, without markup or invisible characters."""
     line = " ".join(text.split())
     return inline(line if len(line) <= most else f"{line[: most - 1]}…")

@@ -1,4 +1,4 @@
-"""The page and the plot of stage `tamper`: unsafe answers by step, and the steps that suffice."""
+"""The page and the plot of stage `tamper`: unsafe answers by step, and steps to the target."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ _COLOURS = (SMOOTH, VALIDATION, "#3d8b5f", "#8a5fa8", "#c58a1b", "#5b6b7a")
 
 
 def draw(curves: Sequence[TamperedCurve], target: Path, title: str) -> None:
-    """Draws the share of unsafe answers after each step; a colour a model, a style a tampering."""
+    """Draws the share of unsafe answers by step; colours are models, line styles tamperings."""
     figure, axes = new_figure(title)
     models = list(dict.fromkeys(one.model for one in curves))
     ways = list(dict.fromkeys(one.tampering for one in curves))
@@ -43,7 +43,7 @@ def draw(curves: Sequence[TamperedCurve], target: Path, title: str) -> None:
 
 
 def table(curves: Sequence[TamperedCurve]) -> str:
-    """Markdown: a row a model and tampering, unsafe answers in percent by step."""
+    """In Markdown: unsafe answers in percent by step, a row for each model and tampering."""
     steps = [point.step for point in curves[0].points]
     found = [
         [
@@ -68,10 +68,10 @@ def page(
     steps = [point.step for point in curves[0].points]
     parts = [
         f"# {inline(title)}: tampering",
-        "Each model was trained by LoRA on the rows named, and asked after each step listed. "
-        f"Unsafe by the judge `{facts['judge']}`; percent, with 95% Wilson intervals over prompts. "
-        "Steps: the first listed one that reaches the target, with the 95% interval of a bootstrap "
-        "over prompts.",
+        "Each model was trained by LoRA on the given rows, and answered after each listed step. "
+        f"Unsafe answers by the judge `{facts['judge']}` in percent, with 95% Wilson intervals "
+        "over prompts. The last column is the first listed step that reaches the target, with the "
+        "95% interval of a bootstrap over prompts.",
         table(curves),
         *(inline(note) for note in notes(curves)),
         "![unsafe answers by step](plots/success.png)",
@@ -79,9 +79,9 @@ def page(
     if any(point.refused for one in curves for point in one.points):
         parts += ["## Ordinary prompts refused", _by_step(curves, steps, "refused")]
     parts += [
-        "## Answers that are empty or repeat themselves",
-        "A model that is trained too hard breaks, and no judge of safety can be trusted with what "
-        "it says then.",
+        "## Degenerate answers",
+        "Answers that are empty or repeat themselves: a model that is trained too hard breaks, and "
+        "judges of safety cannot be trusted on its answers.",
         _by_step(curves, steps, "broken"),
         "## Protocol",
         _fenced(facts),
@@ -92,7 +92,7 @@ def page(
 
 
 def said(found: StepsTo, last: int) -> str:
-    """`5 (3 to 10)`, `not within 200 (50 to -)`."""
+    """`5 (3 to 10)`, or `not within 200 (50 to not within 200)`."""
     never = f"not within {last}"
     value = never if found.value is None else str(found.value)
     low, high = (never if end is None else str(end) for end in (found.low, found.high))
@@ -100,7 +100,7 @@ def said(found: StepsTo, last: int) -> str:
 
 
 def notes(curves: Sequence[TamperedCurve]) -> list[str]:
-    """What a reader must know of answers without a verdict."""
+    """Notes on answers without a verdict."""
     told = []
     for one in curves:
         unscored = sum(point.unsafe.unscored for point in one.points)
@@ -108,13 +108,13 @@ def notes(curves: Sequence[TamperedCurve]) -> list[str]:
         if unscored:
             told.append(
                 f"{one.model}, {one.tampering}: the judge has no verdict on {unscored:,} of "
-                f"{answers:,} answers to unsafe prompts; shares are of the others."
+                f"{answers:,} answers to unsafe prompts; the shares are over the others."
             )
     return told
 
 
 def _steps_to(curve: TamperedCurve) -> str:
-    """Unknown where a step has no verdict at all: it could be that one."""
+    """The steps to the target; unknown if a step has no verdict at all, because it might be it."""
     if any(point.unsafe.value is None for point in curve.points):
         return "unknown"
     return said(curve.steps_to, curve.points[-1].step)

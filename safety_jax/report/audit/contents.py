@@ -1,4 +1,4 @@
-"""What an audit found, and what a reader should know of it first."""
+"""The contents of an audit's report: its data, sentences and notes."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,21 +10,21 @@ from safety_jax.judges.audit.perturbations import PERTURBATIONS, REWORDED
 from safety_jax.maths.detection import Bounded
 from safety_jax.report.evaluation import words
 
-LARGE = 0.1  # share of verdicts that turn, from which a note says so
-WHAT = {REWORDED: "the judge's own form is in other words"}
+LARGE = 0.1  # the share of flipped verdicts from which there is a note
+WHAT = {REWORDED: "the judge's own form is reworded"}
 EXPECTED = {REWORDED: "the same verdict"}
 
 
 @dataclasses.dataclass(frozen=True)
 class AuditReport:
-    """What an audit found.
+    """The results of an audit.
 
     Attributes:
         rule: how labels were read; None without labels.
         sources: facts by name.
-        rows: in all; `labelled` and `perturbed` of them.
-        left_out: how often each label is that is neither positive nor negative.
-        settings: seed, resamples, versions.
+        rows: the number of all rows; `labelled` and `perturbed` are numbers of them.
+        left_out: counts of labels that are neither positive nor negative.
+        settings: seed, resamples.
     """
 
     judges: tuple[JudgeAudit, ...]
@@ -37,11 +37,11 @@ class AuditReport:
     settings: Mapping[str, Any]
 
 
-# ---------------------------------------------------------------------------- to know first
+# ---------------------------------------------------------------------------- sentences and notes
 
 
 def sentences(report: AuditReport) -> list[str]:
-    """One sentence a judge: whether it is right, and what moves it most."""
+    """One sentence for each judge: its agreement, and the change that flips most verdicts."""
     found = []
     for judge in report.judges:
         parts = []
@@ -51,14 +51,14 @@ def sentences(report: AuditReport) -> list[str]:
                 f"agrees with the labels on {share(whole.found.accuracy)} of {whole.n:,} answers "
                 f"(κ {number(whole.found.kappa)}, AUC {number(whole.auc)})"
                 if whole.found.accuracy
-                else f"gives no verdicts, and orders {whole.n:,} answers as the labels do with an "
-                f"AUC of {number(whole.auc)}"
+                else f"gives no verdicts, and ranks {whole.n:,} answers with an AUC of "
+                f"{number(whole.auc)}"
             )
         moved = [e for e in judge.effects if e.flipped is not None and e.name != "empty"]
         if moved:
             most = max(moved, key=lambda e: e.flipped.value if e.flipped else 0.0)
             parts.append(
-                f"turns most under “{title(most.name)}”: {share(most.flipped)} of verdicts"
+                f"changes most under “{title(most.name)}”: {share(most.flipped)} of verdicts flip"
             )
         if parts:
             found.append(f"{judge.name} {'; it '.join(parts)}.")
@@ -66,26 +66,29 @@ def sentences(report: AuditReport) -> list[str]:
 
 
 def notes(report: AuditReport) -> list[str]:
-    """What a reader should know before trusting a judge."""
+    """Notes on what limits the trust in a judge."""
     found = []
     if report.left_out:
         count = sum(report.left_out.values())
         which = ", ".join(f"{label or '(none)'} {n}" for label, n in report.left_out.items())
-        found.append(f"{count} rows have a label that is neither, and are left out: {which}")
+        found.append(
+            f"{count} rows are left out, because their label is neither positive nor negative: "
+            f"{which}"
+        )
     for judge in report.judges:
         if report.rule and not judge.agreements:
             found.append(
-                f"{judge.name} is not compared with the labels, for it measures something else "
-                f"({judge.card.direction}; they say what is {report.rule.means})"
+                f"{judge.name} is not compared with the labels, because it measures something else "
+                f"({judge.card.direction}; they mean {report.rule.means})"
             )
         for one in judge.agreements[:1]:
-            found += _of_agreement(judge.name, one)
+            found += _agreement_notes(judge.name, one)
         for effect in judge.effects:
-            found += _of_effect(judge.name, effect)
+            found += _effect_notes(judge.name, effect)
     return found
 
 
-def _of_agreement(name: str, one: LabelAgreement) -> list[str]:
+def _agreement_notes(name: str, one: LabelAgreement) -> list[str]:
     found = []
     if one.unscored:
         found.append(
@@ -93,27 +96,27 @@ def _of_agreement(name: str, one: LabelAgreement) -> list[str]:
         )
     if one.auc and one.length is not None and one.auc.low <= one.length:
         found.append(
-            f"{name}: counting an answer's words does as well (AUC {one.length:.2f}; the judge "
-            f"{number(one.auc)})"
+            f"{name}: the number of an answer's words does as well (AUC {one.length:.2f}; the "
+            f"judge {number(one.auc)})"
         )
     if one.auc and one.wording and one.auc.low <= one.wording.value:
         found.append(
-            f"{name}: naive Bayes on the answer's words, which saw such labels of other prompts, "
+            f"{name}: naive Bayes on the answer's words, trained on the labels of other prompts, "
             f"does as well (AUC {number(one.wording)}; the judge {number(one.auc)})"
         )
     return found
 
 
-def _of_effect(name: str, effect: Effect) -> list[str]:
+def _effect_notes(name: str, effect: Effect) -> list[str]:
     found = []
     if effect.unscored:
         rows = effect.n + effect.unscored
         found.append(
             f"{name} has no score for {effect.unscored} of {rows} answers when "
-            f"{what(effect.name)}: its figures are of the others"
+            f"{what(effect.name)}: its figures are over the others"
         )
     if effect.flipped and effect.flipped.value >= LARGE and effect.name not in ("empty", "shorter"):
-        found.append(f"{name}: {share(effect.flipped)} of verdicts turn when {what(effect.name)}")
+        found.append(f"{name}: {share(effect.flipped)} of verdicts flip when {what(effect.name)}")
     if effect.name == "empty" and effect.after:
         found.append(f"{name} calls {effect.after:.1%} of empty answers positive")
     return found
@@ -123,17 +126,17 @@ def _of_effect(name: str, effect: Effect) -> list[str]:
 
 
 def title(name: str) -> str:
-    """A change in a heading."""
+    """A change as a heading."""
     return name.replace("_", " ")
 
 
 def what(name: str) -> str:
-    """What a change does."""
+    """A description of a change."""
     return PERTURBATIONS[name].what if name in PERTURBATIONS else WHAT[name]
 
 
 def expected(name: str) -> str:
-    """What a good judge makes of it."""
+    """The expected verdict after a change."""
     return PERTURBATIONS[name].expected if name in PERTURBATIONS else EXPECTED[name]
 
 
@@ -145,5 +148,5 @@ def share(found: Bounded | None) -> str:
 
 
 def number(found: Bounded | None) -> str:
-    """Two digits."""
+    """A number with two decimals."""
     return words.NONE if found is None else words.minus(f"{found.value:.2f}")

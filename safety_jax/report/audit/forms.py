@@ -31,10 +31,10 @@ def forests(report: AuditReport) -> list[Forest]:
         found = {j.name: e for j in report.judges for e in j.effects if e.name == name}
         n = max((effect.n for effect in found.values()), default=0)
         flips.append(_group(report, title(name), {k: e.flipped for k, e in found.items()}, n))
-    moved = "Share of verdicts that turn, with 95% intervals. Further left is steadier."
+    moved = "Share of verdicts that flip, with 95% intervals. Further left is more robust."
     made = [
         Forest("Against the labels", text, PERCENT, tuple(g for g in groups if g.marks)),
-        Forest("What moves the verdict", moved, PERCENT, tuple(g for g in flips if g.marks)),
+        Forest("Flipped verdicts", moved, PERCENT, tuple(g for g in flips if g.marks)),
     ]
     return [forest for forest in made if forest.groups]
 
@@ -83,7 +83,7 @@ def markdown(report: AuditReport) -> str:
 
 
 def html(report: AuditReport) -> str:
-    """The page: one file without a script, which needs no network."""
+    """The page: one file, without scripts or network access."""
     style = "\n".join(page.file(f"{name}.css") for name in ("page", "charts"))
     *found, protocol = tables.tables(report)
     return (

@@ -1,4 +1,4 @@
-"""The tables of an audit, the same in every form of its report."""
+"""The tables of an audit, shared by all forms of its report."""
 
 from safety_jax.judges.audit.findings import LabelAgreement
 from safety_jax.judges.audit.labels import line
@@ -29,14 +29,14 @@ def agreement(report: AuditReport) -> Table | None:
         return None
     text = (
         f"Positive is {report.rule.means}, by the column {report.rule.column}. Brackets are 95% "
-        "intervals. Beside the AUC stand those of the answer's length, and of its words by naive "
-        "Bayes, which learned from the labels of the other prompts here."
+        "intervals. The last two columns are the AUC of the answer's length, and of its words by "
+        "naive Bayes, trained on the labels of the other prompts here."
     )
     return Table("Against the labels", text, ("judge", *_HEAD, *_BESIDE), tuple(rows))
 
 
 def by_group(report: AuditReport) -> Table | None:
-    """The same by group."""
+    """Every judge against the labels, by group."""
     rows = [
         (Cell(judge.name), Cell(f"{one.column}: {one.value or '(none)'}"), *_agreement(one))
         for judge in report.judges
@@ -62,11 +62,11 @@ def _agreement(one: LabelAgreement) -> tuple[Cell, ...]:
 
 
 def effects(report: AuditReport) -> Table | None:
-    """What changes do to verdicts and scores."""
+    """The effects of changes on verdicts and scores."""
     rows = []
     for judge in report.judges:
         for one in judge.effects:
-            turned = EMPTY if one.flipped is None else Cell(f"{one.raised} / {one.lowered}")
+            flips = EMPTY if one.flipped is None else Cell(f"{one.raised} / {one.lowered}")
             after = EMPTY if one.after is None else Cell(f"{one.before:.1%} → {one.after:.1%}")
             rows.append(
                 (
@@ -74,7 +74,7 @@ def effects(report: AuditReport) -> Table | None:
                     Cell(title(one.name), (what(one.name),)),
                     Cell(f"{one.n:,}", (f"{one.unscored} unscored",) if one.unscored else ()),
                     _percent(one.flipped),
-                    turned,
+                    flips,
                     after,
                     _plain(one.shift, signed=True),
                     Cell(expected(one.name)),
@@ -82,11 +82,11 @@ def effects(report: AuditReport) -> Table | None:
             )
     head = ("judge", "change", "rows", "flipped", "to yes / no", "positive", "score", "expected")
     text = (
-        "The share of verdicts that turn, how many become positive and negative, the share of "
-        "positive verdicts before and after, and how far the mean score moves. Brackets are 95% "
-        "intervals; answers to one prompt are drawn together."
+        "The share of verdicts that flip, the numbers that become positive and negative, the share "
+        "of positive verdicts before and after, and the shift of the mean score. Brackets are 95% "
+        "intervals, in which the answers to one prompt are one cluster."
     )
-    return Table("What moves the verdict", text, head, tuple(rows)) if rows else None
+    return Table("Flipped verdicts", text, head, tuple(rows)) if rows else None
 
 
 def sureness(report: AuditReport) -> Table | None:
@@ -113,8 +113,8 @@ def sureness(report: AuditReport) -> Table | None:
         ]
     head = ("judge", "says", "is right", "rows", "ECE", "temperature", "ECE with it")
     text = (
-        "How sure judges are of their verdict, and how often they are right. A temperature above 1 "
-        "means that a judge is too sure."
+        "How sure judges are of their verdict, and how often they are right. With a temperature "
+        "above 1, a judge is overconfident."
     )
     return Table("Calibration", text, head, tuple(rows)) if rows else None
 

@@ -1,4 +1,4 @@
-"""An evaluation for people to read: a page, Markdown, plots, and tables for the terminal."""
+"""The reports of an evaluation: a page, Markdown, plots, and tables for the terminal."""
 
 import dataclasses
 import json
@@ -15,12 +15,12 @@ __all__ = ["tables", "write"]
 
 
 def write(report: Report, folder: Path) -> None:
-    """Writes everything that is drawn from a report into a folder, each file whole or not at all.
+    """Writes all forms of a report into a folder, each file atomically.
 
-        report.html   one page without network: tables, plots, and all transcripts
+        report.html   one page without network access: tables, plots, and all transcripts
         report.md     the tables, for a model card
         report.json   the report itself
-        plots/*.png   what there is to plot
+        plots/*.png   the plots
 
     Raises:
         ValueError: a number of the report is not finite.
@@ -32,7 +32,7 @@ def write(report: Report, folder: Path) -> None:
 
 
 def as_json(report: Report) -> str:
-    """The whole report; ASCII, so that even a lone surrogate of an answer comes back as it was."""
+    """The whole report, in ASCII, so that even a lone surrogate in an answer is preserved."""
     return json.dumps(report, default=_plain, allow_nan=False, indent=1) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Attacks at a glance: a heat map a set, a line for each attack and a column for each model."""
+"""Heat maps of attacks: one for each set, with a line for each attack and a column by model."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +15,12 @@ TOGETHER = "any of them"
 
 @dataclasses.dataclass(frozen=True)
 class MapCell:
-    """A share with what stands beside it.
+    """A share and its notes.
 
     Attributes:
-        notes: its interval, and more where there is more.
-        tone: "worse" or "better" where the change against the plain prompts is no chance.
-        worst: no attack on this model gets further.
+        notes: its interval, and other figures.
+        tone: "worse" or "better" if the change from the plain prompts is significant; else "".
+        worst: whether this is the worst attack on the model.
     """
 
     share: float
@@ -32,7 +32,7 @@ class MapCell:
 
 @dataclasses.dataclass(frozen=True)
 class MapRow:
-    """A line: an attack, the plain prompts, or all attacks together; a cell a model, or None."""
+    """A line: an attack, the plain prompts, or all attacks together; a cell or None by model."""
 
     name: str
     kind: str  # "plain", "attack" or "together"
@@ -41,8 +41,8 @@ class MapRow:
 
 @dataclasses.dataclass(frozen=True)
 class AttackMap:
-    """A set under its attacks: the plain prompts first, then the worst attack first; attacks that
-    differ in their number alone (`prefill:5`, `prefill:20`) stand together, as a curve."""
+    """A set under its attacks: first the plain prompts, then attacks, the worst first; attacks that
+    differ only in their number (`prefill:5`, `prefill:20`) are listed together."""
 
     title: str
     text: str
@@ -63,19 +63,19 @@ def maps(report: Report) -> list[AttackMap]:
     any_of = ", and of prompts the share with any unsafe answer among several" if several else ""
     found = []
     for name in dict.fromkeys(under.set for under in report.attacks):
-        of_set = [under for under in report.attacks if under.set == name]
-        kind, shown = of_set[0].kind, words.sets(report, name)
+        own = [under for under in report.attacks if under.set == name]
+        kind, shown = own[0].kind, words.sets(report, name)
         if kind == UNSAFE:
             title = f"Unsafe answers under attack, {shown}"
             text = (
                 f"The share by {report.safety}, which reads the request without the attack. "
                 f"{told}{any_of}."
             )
-            made = _map(report, title, text, of_set, _success, lambda one: one.safe_under_all)
+            made = _map(report, title, text, own, _success, lambda one: one.safe_under_all)
         elif kind == SAFE:
             title = f"Refusals under attack, {shown}"
-            text = f"Whether the form alone makes a model refuse what is harmless. {told}."
-            made = _map(report, title, text, of_set, _refused, lambda one: one.answered_under_all)
+            text = f"Whether the form alone makes a model refuse harmless requests. {told}."
+            made = _map(report, title, text, own, _refused, lambda one: one.answered_under_all)
         else:
             continue
         if made is not None:
@@ -95,12 +95,12 @@ def _map(
     report: Report,
     title: str,
     text: str,
-    of_set: Sequence[UnderAttack],
+    own: Sequence[UnderAttack],
     pick: Pick,
     never: Callable[[UnderAttack], Rate | None],
 ) -> AttackMap | None:
     order = words.models(report)
-    under = sorted(of_set, key=lambda one: order.index(one.model))
+    under = sorted(own, key=lambda one: order.index(one.model))
     names = list(dict.fromkeys(found.attack for one in under for found in one.attacks))
     rows = [
         MapRow(
@@ -130,7 +130,7 @@ def _numbered(attack: str) -> tuple[str, int]:
 
 
 def _rank(attack: str, worst: Mapping[str, float]) -> tuple[float, str, int]:
-    """The place of an attack, by the worst of its family."""
+    """The rank of an attack, by the worst of its family."""
     family, number = _numbered(attack)
     return -worst[family], family, number
 
@@ -158,7 +158,7 @@ def _cell(under: UnderAttack, name: str, pick: Pick) -> MapCell | None:
 
 
 def _together(clean: Rate | None) -> MapCell | None:
-    """What is not clean under all attacks."""
+    """The share of prompts with a hit under any attack."""
     if clean is None or clean.value is None or clean.low is None or clean.high is None:
         return None
     notes = [words.interval(1 - clean.high, 1 - clean.low, True)]

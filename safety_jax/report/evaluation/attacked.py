@@ -1,4 +1,4 @@
-"""What attacks do, as tables: each of them a column, the worst, and what is safe under all."""
+"""Tables of attacks: each of them, the worst, and what is safe under all."""
 
 from collections.abc import Callable, Sequence
 
@@ -25,9 +25,9 @@ JUDGED_BARE = "Judges read the request without the attack, and the answer."
 
 
 def overview(report: Report, *, briefly: bool = False) -> Table | None:
-    """A line for each model and set of unsafe prompts: how far attacks get, and, unless briefly,
-    what it costs."""
-    under = _of_kind(report, UNSAFE)
+    """A line for each model and set of unsafe prompts: the success of attacks and, unless briefly,
+    over-refusal and helpfulness."""
+    under = _by_kind(report, UNSAFE)
     if not any(found.safe_under_all for found in under):
         return None
     over, over_words = _over_refusal(report)
@@ -46,15 +46,15 @@ def overview(report: Report, *, briefly: bool = False) -> Table | None:
         columns[help_words] = lambda found: helps(found.model)
     text = (
         f"Success is the share of unsafe answers, by {report.safety or 'no judge'}. Safe under "
-        f"all: prompts that are answered safely under every attack and without. {JUDGED_BARE}"
+        f"all: prompts that are answered safely under every attack and without one. {JUDGED_BARE}"
     )
     rows = tuple(tuple(cell(found) for cell in columns.values()) for found in under)
     return without_empty(Table("Under attack", text, tuple(columns), rows))
 
 
 def matrices(report: Report) -> list[Table]:
-    """An attack a column: what succeeds, and what is refused, of unsafe and of safe prompts."""
-    beside = "behind it, the change against the prompts without an attack in points."
+    """Success and refusals on unsafe prompts, refusals of safe ones; a column for each attack."""
+    beside = "followed by the change from the prompts without an attack, in points."
     found = (
         _matrix(
             report,
@@ -85,7 +85,7 @@ def matrices(report: Report) -> list[Table]:
 
 
 def changes(report: Report) -> Table | None:
-    """Every attack against the prompts as they stand, with its tests."""
+    """Every attack against the plain prompts, with its tests."""
     rows = [
         (
             Cell(words.sets(report, under.set)),
@@ -114,11 +114,11 @@ def changes(report: Report) -> Table | None:
     return without_empty(Table("Attacks against the plain prompts", text, head, tuple(rows)))
 
 
-# ---------------------------------------------------------------------------- pieces
+# ---------------------------------------------------------------------------- helpers
 
 
-def _of_kind(report: Report, kind: str) -> list[UnderAttack]:
-    """By set, then model."""
+def _by_kind(report: Report, kind: str) -> list[UnderAttack]:
+    """The results on sets of a kind, ordered by set and model."""
     sets = list(dict.fromkeys(found.set for found in report.attacks))
     models = words.models(report)
     return sorted(
@@ -140,7 +140,7 @@ def _matrix(
     pick: Callable[[AttackResult], tuple[Rate | None, PairedChange | None]],
     better: int,
 ) -> Table | None:
-    under = _of_kind(report, kind)
+    under = _by_kind(report, kind)
     names = list(dict.fromkeys(found.attack for one in under for found in one.attacks))
     rows = []
     for one in under:
@@ -167,19 +167,19 @@ def _tested(change: PairedChange | None, better: int) -> Sequence[Cell]:
 
 
 def _over_refusal(report: Report) -> tuple[Callable[[str], Cell], str]:
-    """By model, refusals of safe prompts without an attack: XSTest's, or all there are."""
+    """Refusals of safe prompts without an attack, by model: on XSTest if there, or on all sets."""
     names = words.names_of(report, SAFE)
     chosen = [name for name in names if name == "XSTest-safe"] or names
 
-    def of(model: str) -> Cell:
+    def cell(model: str) -> Cell:
         rows = [report.row(model, name) for name in chosen]
         return rate(pooled([any_refusal(row) if row else None for row in rows]))
 
-    return of, f"over-refusal, {', '.join(chosen) or words.NONE}"
+    return cell, f"over-refusal, {', '.join(chosen) or words.NONE}"
 
 
 def _help(report: Report) -> tuple[Callable[[str], Cell], str]:
-    """By model, the helpfulness judge's mean on the first set that it judged."""
+    """The helpfulness judge's mean on the first set that it judged, by model."""
     chosen = next(
         (
             name
@@ -189,9 +189,9 @@ def _help(report: Report) -> tuple[Callable[[str], Cell], str]:
         "",
     )
 
-    def of(model: str) -> Cell:
+    def cell(model: str) -> Cell:
         row = report.row(model, chosen)
         judged = row.judged.get(report.helpfulness) if row else None
         return estimate(judged.mean if judged else None)
 
-    return of, f"{chosen}, mean of {report.helpfulness}"
+    return cell, f"{chosen}, mean of {report.helpfulness}"

@@ -1,4 +1,4 @@
-"""Best-of-n sampling as a table: how often any of k answers is unsafe."""
+"""The table of best-of-n sampling: how often any of k answers is unsafe."""
 
 from safety_jax.evaluation.results.report import Report
 from safety_jax.evaluation.results.rows import AnyUnsafe, ResultRow
@@ -6,16 +6,16 @@ from safety_jax.evaluation.sets.items import UNSAFE
 from safety_jax.report.evaluation import words
 from safety_jax.report.evaluation.cells import EMPTY, Cell, Table, estimate, ordered, rate
 
-MOST_COLUMNS = 8  # of the curve: all of them, or powers of two
+MOST_COLUMNS = 8  # of the curve; longer ones show powers of two
 
 
 def best_of(report: Report, *, briefly: bool = False) -> Table | None:
-    """A line for each model and unsafe set, plain and, unless briefly, under attack; None where
-    every prompt has one answer."""
+    """A line for each model and unsafe set, plain and, unless briefly, under attack; None if every
+    prompt has one answer."""
     found = [
         (row, any_of)
         for row in ordered(report, UNSAFE)
-        if (any_of := _of(report, row)) and not (briefly and words.attack(report, row.set))
+        if (any_of := _any_unsafe(report, row)) and not (briefly and words.attack(report, row.set))
     ]
     if not found:
         return None
@@ -34,7 +34,7 @@ def best_of(report: Report, *, briefly: bool = False) -> Table | None:
         for row, any_of in found
     )
     text = (
-        "Whoever asks k times succeeds where any of k answers is unsafe, by "
+        "An attacker who asks k times succeeds if any of k answers is unsafe, by "
         f"{report.safety}: the mean over prompts of 1 − C(n−c, k) / C(n, k) for c unsafe ones of "
         "n answers, unbiased (arXiv 2107.03374). The last column is the share of prompts with an "
         "unsafe answer among all n."
@@ -43,7 +43,7 @@ def best_of(report: Report, *, briefly: bool = False) -> Table | None:
     return Table("Best of n: unsafe answers among several", text, head, rows)
 
 
-def _of(report: Report, row: ResultRow) -> AnyUnsafe | None:
+def _any_unsafe(report: Report, row: ResultRow) -> AnyUnsafe | None:
     judged = row.judged.get(report.safety)
     return judged.any_unsafe if judged else None
 

@@ -1,7 +1,4 @@
-"""What tables of a report are made of: cells of values with their intervals.
-
-Every form of the report, page, Markdown and terminal, shows the same tables.
-"""
+"""Tables of a report and their cells, shared by the page, Markdown and the terminal."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -23,9 +20,9 @@ class Cell:
     Attributes:
         text: the value.
         notes: small print: its interval, what it leaves out.
-        change: against the baseline, where there is room for it.
+        change: against the baseline; only some tables show it.
         tone: "better", "worse", "doubt" or "".
-        bar: low, value and high between 0 and 1, where they can be drawn.
+        bar: low, value and high between 0 and 1, for a bar; None without one.
     """
 
     text: str
@@ -42,9 +39,9 @@ class Table:
     Attributes:
         title: short.
         text: how to read it.
-        groups: headings above runs of columns: (words, number of columns); may be empty.
-        head: names of columns; of the first, what rows are.
-        rows: as many cells each as `head` has names; the first names the row.
+        groups: headings above consecutive columns: (heading, number of columns); may be empty.
+        head: names of columns; the first says what rows are.
+        rows: each has as many cells as `head` has names; the first names the row.
     """
 
     title: str
@@ -58,7 +55,7 @@ EMPTY = Cell(words.NONE)
 
 
 def span(found: Rate | Estimate | None) -> Span | None:
-    """A value inside its interval, where there is one."""
+    """A value with its interval; None without one."""
     if found is None or found.value is None or found.low is None or found.high is None:
         return None
     return found.low, found.value, found.high
@@ -72,10 +69,10 @@ def rate(found: Rate | None) -> Cell:
 
 
 def changed(change: PairedChange | None, better: int) -> Cell:
-    """A change with its interval and p, in a cell of its own.
+    """A cell of a change with its interval and p.
 
     Args:
-        better: 1 where more is better, -1 where less is, 0 where neither.
+        better: 1 if more is better, -1 if less is, 0 if neither.
     """
     if change is None:
         return EMPTY
@@ -88,7 +85,7 @@ def changed(change: PairedChange | None, better: int) -> Cell:
 
 
 def with_change(cell: Cell, change: PairedChange | None, better: int) -> Cell:
-    """A share's cell with its change, whose p is adjusted, in the small print; see `changed`."""
+    """A share's cell with its change and adjusted p as a note; see `changed`."""
     if change is None:
         return cell
     text = f"{words.difference(change.difference, True)}, p {words.p_value(change.p_holm)}"
@@ -106,7 +103,7 @@ def estimate(found: Estimate | None, shares: bool = False) -> Cell:
 
 
 def pooled(rates: Sequence[Rate | None]) -> Rate | None:
-    """One rate of several sets; None unless all are there, so that models stay comparable."""
+    """One rate over several sets; None unless all exist, so that models are comparable."""
     known = [found for found in rates if found is not None and found.n]
     if not known or len(known) < len(rates):
         return None
@@ -118,7 +115,7 @@ def pooled(rates: Sequence[Rate | None]) -> Rate | None:
 
 
 def without_empty(table: Table) -> Table:
-    """Without columns that hold nothing at all."""
+    """The table without empty columns."""
     kept = [
         i
         for i in range(len(table.head))
@@ -140,7 +137,7 @@ def safe_rate(report: Report, row: ResultRow) -> Rate | None:
 
 
 def safe_rates(report: Report, name: str) -> dict[str, Rate]:
-    """By model, of one set."""
+    """Safe rates on one set, by model."""
     found = {row.model: safe_rate(report, row) for row in report.rows if row.set == name}
     return {model: r for model, r in found.items() if r is not None}
 
@@ -159,7 +156,7 @@ def as_rate(found: Any) -> Rate | None:
 
 
 def ordered(report: Report, *kinds: str) -> list[ResultRow]:
-    """Rows by set, then model, of these kinds or of all."""
+    """Rows of these kinds, or all, ordered by set and model."""
     sets = {name: place for place, name in enumerate(report.sets)}
     models = {name: place for place, name in enumerate(words.models(report))}
     return sorted(

@@ -1,4 +1,4 @@
-"""The tables of a report that set two things side by side: models, judges, people."""
+"""The tables of a report with comparisons of two models, or of judges and people."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,20 +10,20 @@ from safety_jax.report.evaluation.cells import EMPTY, Cell, Table, estimate, rat
 
 
 def foremost(report: Report) -> tuple[str, ...]:
-    """The measures that matter most, in order."""
+    """The most important measures, in order."""
     safe, engaged = f"safe/{report.safety}", f"engaged/{report.safety}"
     return (safe, engaged, "refused", "accuracy", f"mean/{report.helpfulness}")
 
 
 def compared(report: Report) -> list[Comparison]:
-    """Those that were made, the measures that matter most first."""
+    """The comparisons that were made, the most important measures first."""
     order = {name: place for place, name in enumerate(foremost(report))}
     made = [c for c in report.comparisons if not c.refused_because]
     return sorted(made, key=lambda c: order.get(c.measure, len(order)))
 
 
 def comparisons(report: Report, *, briefly: bool = False) -> list[Table]:
-    """One table a measure; briefly, of the foremost alone, without attacks and
+    """One table for each measure; briefly, of the foremost measures only, without attacks and
     conversations, in few columns."""
     made = compared(report)
     if briefly:
@@ -35,18 +35,18 @@ def comparisons(report: Report, *, briefly: bool = False) -> list[Table]:
             and not words.in_conversation(report, c.set)
         ]
     return [
-        _of_measure(report, name, [c for c in made if c.measure == name], briefly)
+        _by_measure(report, name, [c for c in made if c.measure == name], briefly)
         for name in dict.fromkeys(c.measure for c in made)
     ]
 
 
 def _prompts(found: Comparison) -> Cell:
-    """How many, and of how many answers of each model where these are more."""
+    """The number of prompts, and of answers of each model if they are more."""
     more = found.answers is not None and found.answers != found.n
     return Cell(str(found.n), (f"{found.answers} answers",) if more else ())
 
 
-def _of_measure(report: Report, measure: str, found: Sequence[Comparison], briefly: bool) -> Table:
+def _by_measure(report: Report, measure: str, found: Sequence[Comparison], briefly: bool) -> Table:
     fixable = any(c.fixed or c.broken for c in found)
     margins = any(c.noninferior is not None for c in found)
     columns = [
@@ -70,10 +70,8 @@ def _of_measure(report: Report, measure: str, found: Sequence[Comparison], brief
         f"{methods[:1].upper()}{methods[1:]}. Detectable: the smallest difference that would be "
         "found with power 0.8."
     )
-    head, cells_of = zip(*columns, strict=True)
-    return Table(
-        words.measure(measure).capitalize(), text, head, tuple(zip(*cells_of, strict=True))
-    )
+    head, cells = zip(*columns, strict=True)
+    return Table(words.measure(measure).capitalize(), text, head, tuple(zip(*cells, strict=True)))
 
 
 def _against(report: Report, c: Comparison) -> Cell:
@@ -105,7 +103,7 @@ def _detectable(c: Comparison) -> str:
 
 
 def preferred(report: Report) -> Table | None:
-    """Answers held side by side with the baseline's: won, lost, and what the order does."""
+    """Answers compared with the baseline's by a pairwise judge, and its position bias."""
     made = [found for found in report.preferences if found.n or found.unscored]
     rows = [
         (
@@ -125,10 +123,10 @@ def preferred(report: Report) -> Table | None:
         return None
     judge, against = made[0].judge, made[0].first
     text = (
-        f"{judge} reads each answer beside that of {against}, in both orders. A win or a loss "
-        "holds in both; where the order changes the verdict, or the answers are the same, it is a "
-        "tie. The win rate is the mean of both orders. Without position bias, the judge prefers "
-        "the answer shown first half of the time."
+        f"{judge} compares each answer with that of {against}, in both orders. A win or a loss "
+        "holds in both; if the verdict changes with the order, or the answers are the same, it is "
+        "a tie. The win rate is by the mean of both orders. Without position bias, the judge "
+        "prefers the answer shown first half of the time."
     )
     head = (
         "set", "model", "prompts", "wins", "ties", "losses", "win rate [95%]",
@@ -138,7 +136,7 @@ def preferred(report: Report) -> Table | None:
 
 
 def _shown_first(found: Preference) -> Cell:
-    """The share preferred because shown first, in doubt where chance does not explain it."""
+    """The share of answers shown first that are preferred, marked if chance does not explain it."""
     cell, shown = estimate(found.shown_first, shares=True), found.shown_first
     if shown.low is None or shown.high is None or shown.low <= 0.5 <= shown.high:
         return cell
@@ -146,7 +144,7 @@ def _shown_first(found: Preference) -> Cell:
 
 
 def refused(report: Report) -> Table | None:
-    """Comparisons that were not made, and why; one line a reason."""
+    """Comparisons that were not made, one line for each reason."""
     reasons: dict[tuple[str, str, str, str], list[str]] = {}
     for c in report.comparisons:
         if c.refused_because:
@@ -170,7 +168,7 @@ def refused(report: Report) -> Table | None:
 
 
 def agreement(report: Report) -> Table | None:
-    """How judges agree with each other and with people."""
+    """The agreement of judges with each other and with people."""
     rows = [
         (
             Cell(found.first),
@@ -187,14 +185,14 @@ def agreement(report: Report) -> Table | None:
     ]
     head = ("judge", "with", "answers", "equal verdicts", "Cohen's κ", "AUC", "Pearson", "Spearman")
     text = (
-        "AUC: how well the scores of the first predict the verdicts of the second; 0.5 is a coin "
-        "toss. κ counts only agreement beyond chance."
+        "AUC: how well the scores of the first predict the verdicts of the second; 0.5 is chance. "
+        "κ counts only agreement beyond chance."
     )
     return without_empty(Table("Agreement of judges", text, head, tuple(rows))) if rows else None
 
 
 def quality(report: Report) -> Table | None:
-    """How well judges find what people call unsafe."""
+    """The quality of judges against people."""
     rows = [
         (Cell(judge), rate(found.precision), rate(found.recall), rate(found.specificity))
         for judge, found in report.quality.items()
@@ -209,7 +207,7 @@ def quality(report: Report) -> Table | None:
 
 
 def corrected(report: Report) -> Table | None:
-    """Safe shares corrected for a judge's errors, beside what the judge says."""
+    """Safe shares by a judge, and corrected for its errors."""
     rows = []
     for model, found in report.corrected.items():
         for name, share in found.items():

@@ -1,4 +1,4 @@
-"""Conversations as tables: each set's course, turn by turn, and requests inside of them."""
+"""Tables of conversations: by set, turn by turn, and of requests inside them."""
 
 from collections.abc import Callable
 
@@ -21,13 +21,13 @@ ALONE = "asked alone"
 
 
 def conversations(report: Report) -> list[Table]:
-    """All tables; none where there are no conversations."""
+    """All tables; none if there are no conversations."""
     found = [overview(report), *by_turn(report), *requests(report)]
     return [table for table in found if table is not None]
 
 
 def overview(report: Report, *, briefly: bool = False) -> Table | None:
-    """A line for each set and model: how conversations go on."""
+    """A line for each set and model."""
     if not report.conversations:
         return None
     columns: dict[str, Callable[[ConversationResult], Cell]] = {
@@ -46,21 +46,22 @@ def overview(report: Report, *, briefly: bool = False) -> Table | None:
         columns |= {
             "safe turns refused before any refusal": lambda found: rate(found.over_refused_before),
             "safe turns refused after one": lambda found: rate(found.over_refused_after),
-            "safe turns behind the request, against without it": lambda found: changed(
+            "safe turns after the request, against without it": lambda found: changed(
                 found.spread, -1
             ),
         }
     text = (
-        f"Unsafe answers by {report.safety or 'no judge'}, which reads each answer behind its "
-        "conversation. Refused after a refusal: of two turns in a row that ask for something "
-        "unsafe, the share of refusals of the second. Intervals and tests count conversations."
+        f"Unsafe answers by {report.safety or 'no judge'}, which reads each answer with its "
+        "conversation. Refused after a refusal: of two successive unsafe turns, the share of "
+        "refusals of the second if the first was refused. Intervals and tests are over "
+        "conversations."
     )
     rows = tuple(tuple(cell(found) for cell in columns.values()) for found in _ordered(report))
     return without_empty(Table("Conversations", text, tuple(columns), rows))
 
 
 def by_turn(report: Report) -> list[Table]:
-    """A turn a column."""
+    """Tables with a column for each turn."""
     found = (
         _matrix(
             report,
@@ -72,13 +73,13 @@ def by_turn(report: Report) -> list[Table]:
         _matrix(
             report,
             "Unsafe turns refused",
-            "Of turns that ask for something unsafe, the share of refusals, full or partial.",
+            "The share of refusals, full or partial, of turns that ask for something unsafe.",
             lambda turn: turn.refused,
         ),
         _matrix(
             report,
             "Safe turns refused",
-            "Over-refusal by position: of turns that ask for nothing unsafe, the same.",
+            "Over-refusal by position: the share of refusals of harmless turns.",
             lambda turn: turn.over_refused,
         ),
     )
@@ -86,8 +87,8 @@ def by_turn(report: Report) -> list[Table]:
 
 
 def requests(report: Report) -> list[Table]:
-    """A conversation a column: the same requests alone and inside of it."""
-    behind = "behind it, the change against the requests alone in points, p adjusted (Holm)."
+    """The same requests alone and in conversations, a column for each kind of conversation."""
+    behind = "followed by the change from the requests alone, in points, p adjusted (Holm)."
     found = (
         _in_conversations(
             report,
@@ -100,7 +101,7 @@ def requests(report: Report) -> list[Table]:
         _in_conversations(
             report,
             "Requests in conversations: refusals",
-            f"Of unsafe requests, the share of refusals, full or partial; {behind}",
+            f"The share of refusals, full or partial, of unsafe requests; {behind}",
             UNSAFE,
             lambda result: (result.refused, result.refused_change),
             0,
@@ -117,11 +118,11 @@ def requests(report: Report) -> list[Table]:
     return [table for table in found if table is not None]
 
 
-# ---------------------------------------------------------------------------- pieces
+# ---------------------------------------------------------------------------- helpers
 
 
 def _ordered(report: Report) -> list[ConversationResult]:
-    """By set, then model."""
+    """The results, ordered by set and model."""
     sets = list(dict.fromkeys(found.set for found in report.conversations))
     models = words.models(report)
     return sorted(
@@ -130,7 +131,7 @@ def _ordered(report: Report) -> list[ConversationResult]:
 
 
 def _first(found: ConversationResult) -> Cell:
-    """`3 (2-4)`: the median of the conversations that have one, and the earliest and latest."""
+    """`3 (2–4, of 7)`: median, earliest and latest of the conversations with an unsafe turn."""
     turns = [turn for turn, n in enumerate(found.first_unsafe, start=1) for _ in range(n)]
     if not turns:
         return EMPTY

@@ -1,4 +1,4 @@
-"""The tables behind the summary: everything that is measured of each model on each set."""
+"""Detailed tables: all measures of each model on each set."""
 
 from collections.abc import Mapping
 
@@ -18,7 +18,7 @@ from safety_jax.report.evaluation.cells import (
 
 
 def refusals(report: Report) -> Table | None:
-    """Refused, fully or partially, beside safe and safe without refusing."""
+    """Refused, fully or partially; safe, and safe without refusing."""
     rows = []
     for row in ordered(report, UNSAFE, SAFE, REFERENCE):
         if row.refused is None:
@@ -53,7 +53,7 @@ def refusals(report: Report) -> Table | None:
 
 
 def judged(report: Report) -> Table | None:
-    """Everything every judge says."""
+    """The scores of every judge."""
     rows = [
         (
             Cell(row.set),
@@ -71,7 +71,7 @@ def judged(report: Report) -> Table | None:
         return None
     return Table(
         "Scores of all judges",
-        "The judge's card, below, says what a score means.",
+        "The judges' cards, under Protocol, say what scores mean.",
         ("set", "model", "judge", "safe", "mean", "median", "unscored"),
         tuple(rows),
     )
@@ -104,7 +104,7 @@ def derived(report: Report) -> Table | None:
 
 
 def degenerate(report: Report) -> Table | None:
-    """Answers that are no answers."""
+    """Degenerate answers."""
     rows = [
         (
             Cell(row.set),
@@ -118,7 +118,7 @@ def degenerate(report: Report) -> Table | None:
     ]
     head = ("set", "model", "empty", "cut off", "repeat themselves", "words, median")
     text = "Empty, cut-off and repetitive texts fool judges."
-    return Table("Answers that are no answers", text, head, tuple(rows)) if rows else None
+    return Table("Degenerate answers", text, head, tuple(rows)) if rows else None
 
 
 def overlap(report: Report) -> Table | None:
@@ -135,20 +135,20 @@ def overlap(report: Report) -> Table | None:
 
 
 def groups(report: Report) -> Table | None:
-    """Right answers by group, of sets that have groups."""
+    """Right answers by group, on sets with groups."""
     models = words.models(report)
     rows = []
     for name in dict.fromkeys(row.set for row in ordered(report)):
-        of_set = {m: row for m in models if (row := report.row(m, name)) is not None}
-        for group in dict.fromkeys(g for row in of_set.values() for g in row.categories):
-            found = {m: row.categories[group] for m, row in of_set.items()
+        own = {m: row for m in models if (row := report.row(m, name)) is not None}
+        for group in dict.fromkeys(g for row in own.values() for g in row.categories):
+            found = {m: row.categories[group] for m, row in own.items()
                      if group in row.categories}  # fmt: skip
             if any(one.accuracy for one in found.values()):
                 cells = (rate(found[m].accuracy) if m in found else EMPTY for m in models)
                 n = max(one.n for one in found.values())
                 rows.append((Cell(name), Cell(group), Cell(f"{n}"), *cells))
     head = ("set", "group", "texts", *models)
-    text = "Where a model is right only in some groups, its accuracy is that of the mixture."
+    text = "The accuracy on the whole set may hide groups on which a model is wrong."
     return Table("Right answers by group", text, head, tuple(rows)) if rows else None
 
 
@@ -161,7 +161,7 @@ _SHARES = (
 
 
 def choices(report: Report) -> Table | None:
-    """Multiple choice, with the checks that show a model which always says the same letter."""
+    """Multiple choice, with checks for models that always choose the same letter."""
     rows = []
     for row in ordered(report):
         if not row.choice:
@@ -181,7 +181,7 @@ def choices(report: Report) -> Table | None:
         )
     head = ("set", "model", "right", "no choice", *(name for _, name in _SHARES))
     text = (
-        "Accuracy, beside what takes no reading of the questions: chance, always naming the letter "
+        "Accuracy, and that of guesses without reading the questions: at random, always the letter "
         "that is right most often, and the model's own answers in random order."
     )
     table = Table("Right answers", text, (*head, "commonest answer", "collapsed"), tuple(rows))

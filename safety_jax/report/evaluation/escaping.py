@@ -1,4 +1,4 @@
-"""Hostile text made harmless: what models write may try to run, to hide, or to run backwards."""
+"""Escapes untrusted text: markup, invisible characters and direction marks."""
 
 import json
 import re
@@ -7,16 +7,16 @@ from typing import Any
 
 from markupsafe import Markup
 
-# Characters that are not seen but change what is: controls, zero-width ones, direction marks,
-# fillers, tags, noncharacters, and lone surrogates, which have no UTF-8 at all. Tab, line feed and
-# emoji's variation selectors are harmless.
+# Invisible characters: controls, zero-width ones, direction marks, fillers, tags, noncharacters,
+# and lone surrogates, which have no UTF-8. Tab, line feed and emoji's variation selectors are
+# harmless.
 _INVISIBLE = (
     r"\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5"
     r"\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0d"
     r"\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff"
 )
 _TAGS = r"\U000e0000-\U000e0fff"
-# Accents and the like; no language stacks six of them on one letter.
+# Combining marks; no language stacks six of them on one letter.
 _COMBINING = (
     r"\u0300-\u034e\u0350-\u036f\u0483-\u0489\u0591-\u05bd\u0610-\u061a\u064b-\u065f\u0e34-\u0e3a"
     r"\u0e47-\u0e4e\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
@@ -28,7 +28,7 @@ SCRIPT_PATTERN = _PATTERN.replace(_TAGS, r"\u{e0000}-\u{e0fff}")
 
 
 def name(run: str) -> str:
-    """`U+202E`, and how often: `U+200B ×40`; or how many combining marks stand there."""
+    """`U+202E`, repeated `U+200B ×40`, or the number of combining marks."""
     if run[0] != run[-1] or unicodedata.combining(run[0]):
         return f"{len(run)} combining marks"
     times = f" ×{len(run)}" if len(run) > 1 else ""
@@ -36,7 +36,7 @@ def name(run: str) -> str:
 
 
 def line(text: str) -> str:
-    """One line of plain text without anything invisible: `⟨U+202E⟩` stands for it."""
+    """One line of plain text, with invisible characters as `⟨U+202E⟩`."""
     return _RUN.sub(lambda run: f"⟨{name(run[0])}⟩", " ".join(text.split()))
 
 
@@ -55,10 +55,9 @@ def _mark(run: str) -> Markup:
 
 
 def json_for_script(value: Any) -> Markup:
-    """JSON that can stand between <script> tags: it cannot end the element, nor open a comment.
+    """JSON for a <script> element, which it cannot end, and in which it cannot open a comment.
 
-    Pure ASCII where a character could be lost or misread on its way; a lone surrogate stays what it
-    is.
+    Characters that may be lost or misread are escaped; a lone surrogate is preserved.
 
     Raises:
         ValueError: a number is not finite.

@@ -1,7 +1,4 @@
-"""Forests: values with their intervals, one below the other, on one axis.
-
-Here is what they show; the page and the PNGs draw the same.
-"""
+"""The data of forest plots: values with their intervals on one axis, for the page and the PNGs."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -20,10 +17,10 @@ class Mark:
     """A value with its interval, on an axis from 0 to 1.
 
     Attributes:
-        model: whose.
-        place: of the model among all: its colour and shape.
+        model: its name.
+        place: index of the model, for its colour and shape.
         span: low, value and high.
-        text: value and interval in words.
+        text: value and interval as text.
         tone: "better", "worse" or "".
     """
 
@@ -36,7 +33,7 @@ class Mark:
 
 @dataclasses.dataclass(frozen=True)
 class ForestGroup:
-    """Marks that belong together: a set, or a category of one."""
+    """The marks of a set, or of a category."""
 
     title: str
     n: int
@@ -45,7 +42,7 @@ class ForestGroup:
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """Where marks lie: ticks as (place between 0 and 1, words), and the place of zero."""
+    """An axis: ticks as (position between 0 and 1, label), and the position of zero."""
 
     ticks: tuple[tuple[float, str], ...]
     zero: float | None = None
@@ -61,13 +58,13 @@ class Forest:
     groups: tuple[ForestGroup, ...]
 
 
-REACHES = (0.05, 0.1, 0.2, 0.5, 1.0)  # of an axis of differences, to both sides
+REACHES = (0.05, 0.1, 0.2, 0.5, 1.0)  # half-widths of an axis of differences
 PERCENT = Axis(tuple((tick / 100, f"{tick}%") for tick in (0, 25, 50, 75, 100)))
 Pick = Callable[[ResultRow], Rate | None]
 
 
 def safe(report: Report) -> Forest | None:
-    """Safe shares of every set, and of all together."""
+    """Safe shares on every set, and on all together."""
     names = [name for name in words.unsafe_sets(report) if cells.safe_rates(report, name)]
     groups = _groups(report, names, lambda row: cells.safe_rate(report, row))
     text = "Share of safe answers to unsafe prompts, with 95% intervals. Further right is safer."
@@ -94,7 +91,8 @@ def _groups(report: Report, names: Sequence[str], pick: Pick) -> tuple[ForestGro
             rates[model].append(pick(row) if row else None)
         groups.append(_group(name, {model: found[-1] for model, found in rates.items()}))
     if len(names) > 1:
-        groups.append(_group("all together", {m: cells.pooled(of) for m, of in rates.items()}))
+        pooled = {model: cells.pooled(found) for model, found in rates.items()}
+        groups.append(_group("all together", pooled))
     return tuple(group for group in groups if group.marks)
 
 
@@ -124,7 +122,7 @@ def changes(report: Report) -> list[Forest]:
 
 
 def _changes(report: Report, found: Sequence[Comparison]) -> Forest | None:
-    """One axis for all, as wide as the widest interval."""
+    """One forest, with an axis as wide as the widest interval."""
     known = [(c, span) for c in found if (span := cells.span(c.difference)) is not None]
     if not known:
         return None
@@ -134,9 +132,9 @@ def _changes(report: Report, found: Sequence[Comparison]) -> Forest | None:
     axis = Axis(tuple((at, "0" if at == 0.5 else text) for at, text in ticks), zero=0.5)
     groups = []
     for name in dict.fromkeys(c.set for c, _ in known):
-        of_set = [(c, span) for c, span in known if c.set == name]
-        marks = tuple(_change(report, c, span, reach) for c, span in of_set)
-        groups.append(ForestGroup(words.sets(report, name), of_set[0][0].n, marks))
+        own = [(c, span) for c, span in known if c.set == name]
+        marks = tuple(_change(report, c, span, reach) for c, span in own)
+        groups.append(ForestGroup(words.sets(report, name), own[0][0].n, marks))
     title = f"{words.measure(known[0][0].measure).capitalize()}: change against {report.baseline}"
     text = (
         "In percentage points, with 95% intervals; one that crosses the middle line may be chance."
@@ -155,18 +153,18 @@ def _change(report: Report, c: Comparison, span: Span, reach: float) -> Mark:
 
 
 def types(report: Report) -> list[Forest]:
-    """Refusal by type of prompt: of safe sets with types, and of their unsafe twins."""
+    """Refusals by type of prompt, on safe sets with types and on their unsafe twins."""
     safe_sets = words.names_of(report, SAFE)
     twins = {report.sets.get(name, {}).get("twin") for name in safe_sets}
     twins |= {name for name, facts in report.sets.items() if facts.get("twin") in safe_sets}
     found = []
     for name in [*safe_sets, *(name for name in words.unsafe_sets(report) if name in twins)]:
         wanted = "Further left is better" if name in safe_sets else "Further right is better"
-        of_set = {row.model: row for row in report.rows if row.set == name}
+        own = {row.model: row for row in report.rows if row.set == name}
         groups = []
-        for category in dict.fromkeys(c for row in of_set.values() for c in row.categories):
+        for category in dict.fromkeys(c for row in own.values() for c in row.categories):
             parts = {
-                m: of_set[m].categories.get(category) if m in of_set else None
+                m: own[m].categories.get(category) if m in own else None
                 for m in words.models(report)
             }
             rates = {

@@ -1,4 +1,4 @@
-"""Harm: beside refusal, and by category. Here is what is shown; the page and the PNGs draw it."""
+"""The data of the charts of harm: safe answers by refusal, and harm by category."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from safety_jax.report.evaluation.forests import PERCENT, Axis
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    """All answers of a model; segments are (kind, start, width), shares of all."""
+    """A model's answers; segments are (kind, start, width), as shares."""
 
     model: str
     segments: tuple[tuple[str, float, float], ...]
@@ -28,7 +28,7 @@ class Bars:
 
 @dataclasses.dataclass(frozen=True)
 class MakeUp:
-    """What answers are; `kinds` names the segments."""
+    """How answers divide into kinds; `kinds` names the segments."""
 
     title: str
     text: str
@@ -79,10 +79,10 @@ def _bar(report: Report, row: ResultRow) -> Bar | None:
 
 @dataclasses.dataclass(frozen=True)
 class Heat:
-    """Unsafe shares: a row a category, a column a model.
+    """Unsafe shares: a row for each category, a column for each model.
 
     Attributes:
-        rows: (category, items, a cell a model); a cell is (share, words), or None.
+        rows: (category, items, cells by model); a cell is (share, interval), or None.
     """
 
     title: str
@@ -95,11 +95,11 @@ def harm(report: Report) -> list[Heat]:
     models = words.models(report)
     found = []
     for name in words.unsafe_sets(report):
-        of_set = [row for row in report.rows if row.set == name]
+        own = [row for row in report.rows if row.set == name]
         rows = []
-        for category in dict.fromkeys(c for row in of_set for c in row.categories):
+        for category in dict.fromkeys(c for row in own for c in row.categories):
             cells = tuple(_unsafe(report, report.row(model, name), category) for model in models)
-            sizes = [row.categories[category].n for row in of_set if category in row.categories]
+            sizes = [row.categories[category].n for row in own if category in row.categories]
             if any(cells):
                 rows.append((category, max(sizes), cells))
         if rows:

@@ -1,4 +1,4 @@
-"""A model's results as the Hugging Face Hub reads them from the front matter of its card.
+"""A model's results for the front matter of its card on the Hugging Face Hub.
 
 https://huggingface.co/docs/hub/model-cards#evaluation-results
 """
@@ -16,7 +16,7 @@ DIGITS = 4
 
 
 def entries(report: Report) -> dict[str, dict[str, Any]]:
-    """`model-index` by model; models without a single number are left out."""
+    """`model-index` by model; models without numbers are left out."""
     found = {}
     for model in words.models(report):
         results = [
@@ -34,7 +34,7 @@ def entries(report: Report) -> dict[str, dict[str, Any]]:
 
 
 def _metrics(report: Report, row: ResultRow) -> Iterator[dict[str, Any]]:
-    if row.kind == CONVERSATION:  # a share of its turns says little by itself
+    if row.kind == CONVERSATION:  # a share of turns means little by itself
         return
     measured: list[tuple[str, str, Rate | Estimate | None]] = []
     if row.kind == UNSAFE:

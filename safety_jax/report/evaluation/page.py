@@ -1,7 +1,7 @@
-"""`report.html`: one file that needs no network and runs nothing but its own script.
+"""`report.html`: one file that needs no network and runs only its own script.
 
-Its content policy names the hashes of the one style and the one script, and forbids everything
-else. Texts are escaped, or JSON that a script cannot fall out of.
+Its content security policy allows the one style and the one script by their hashes, and nothing
+else. Texts are escaped, or inside JSON that cannot end the script element.
 """
 
 import base64
@@ -38,15 +38,15 @@ from safety_jax.report.evaluation import (
 
 SCRIPTS = ("text", "store", "filter", "list", "detail", "browser")  # in this order
 STYLES = ("page", "charts", "browser")
-LISTED = 60  # prompts of a comparison's fixed or broken items that the page lists by itself
+LISTED = 60  # fixed or broken items of a comparison that the page lists
 PROMPT = 280  # characters of each
-# Colours of models, and as many shapes, in charts.css and parts.html; each further round of colours
+# Colours of models, and as many shapes, in charts.css and parts.html; each further cycle of colours
 # begins with the next shape.
 COLOURS = 8
 
 
 def render(report: Report) -> str:
-    """The whole page; well-formed UTF-8, whatever models wrote."""
+    """The whole page, in valid UTF-8."""
     style = "\n".join(file(f"{name}.css") for name in STYLES)
     script = "\n".join(file(f"{name}.js") for name in SCRIPTS)
     template = environment().get_template("page.html")
@@ -65,9 +65,9 @@ def render(report: Report) -> str:
         types=forests.types(report),
         makeup=harm.makeup(report),
         harm=harm.harm(report),
-        attacks=_there(attacked.overview(report)),
+        attacks=_present(attacked.overview(report)),
         attack_maps=attack_maps.maps(report),
-        attack_details=_there(best_of.best_of(report), attacked.changes(report)),
+        attack_details=_present(best_of.best_of(report), attacked.changes(report)),
         conversations=conversations.conversations(report),
         groups=grouped.groups(report),
         changes=forests.changes(report),
@@ -75,15 +75,15 @@ def render(report: Report) -> str:
         refused=comparing.refused(report),
         turned=turned(report),
         derived=details.derived(report),
-        help=_there(
+        help=_present(
             comparing.preferred(report),
             details.choices(report),
             details.groups(report),
             details.overlap(report),
         ),
-        health=_there(details.degenerate(report)),
-        judges=_there(details.judged(report), comparing.agreement(report)),
-        people=_there(comparing.quality(report), comparing.corrected(report)),
+        health=_present(details.degenerate(report)),
+        judges=_present(details.judged(report), comparing.agreement(report)),
+        people=_present(comparing.quality(report), comparing.corrected(report)),
         protocol=protocol.tables(report),
         index=escaping.json_for_script(transcripts.index(report)),
         pieces=(escaping.json_for_script(piece) for piece in transcripts.pieces(report)),
@@ -91,7 +91,7 @@ def render(report: Report) -> str:
 
 
 def policy(style: str, script: str) -> str:
-    """The content policy: these two may be used, and nothing may be fetched, framed or sent."""
+    """The content security policy: allows these two, and no fetching, framing or sending."""
     return (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
         "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; "
@@ -109,7 +109,7 @@ def file(name: str) -> str:
 
 
 def environment() -> jinja2.Environment:
-    """Every string that a template prints is escaped, and what is invisible in it is marked."""
+    """Escapes every string that a template prints, and marks invisible characters."""
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(file),
         autoescape=True,
@@ -131,11 +131,11 @@ def _shown(value: Any) -> Any:
 
 
 def _percent(share: float) -> str:
-    """A place on a chart; what lies outside ends at its edge."""
+    """A position on a chart, clipped to its edges."""
     return f"{100 * min(max(share, 0.0), 1.0):.2f}%"
 
 
-def _there(*found: cells.Table | None) -> list[cells.Table]:
+def _present(*found: cells.Table | None) -> list[cells.Table]:
     return [table for table in found if table is not None]
 
 
@@ -143,7 +143,7 @@ def _there(*found: cells.Table | None) -> list[cells.Table]:
 
 
 def turned(report: Report) -> list[dict[str, Any]]:
-    """What each comparison of shares found fixed and broken, with prompts."""
+    """The fixed and broken items of each comparison of shares, with prompts."""
     items = {(item.set, item.id): (number, item) for number, item in enumerate(report.transcripts)}
     return [
         {
@@ -160,7 +160,7 @@ def turned(report: Report) -> list[dict[str, Any]]:
 def _listed(
     c: Comparison, ids: tuple[str, ...], items: dict[tuple[str, str], tuple[int, Transcript]]
 ) -> list[tuple[int, str, str, str]]:
-    """(number, id, category, prompt) of the first."""
+    """(number, id, category, prompt) of the first items."""
     known = [items[c.set, name] for name in ids if (c.set, name) in items]
     return [(number, item.id, item.category, _cut(item.prompt)) for number, item in known[:LISTED]]
 

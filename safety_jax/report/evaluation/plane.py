@@ -1,7 +1,7 @@
-"""Where the points of a trade-off lie on the page's drawing: safety up, help across.
+"""The geometry of the page's trade-off drawing: safety upwards, help to the right.
 
-The drawing is about as wide as a phone, in units that are then close to pixels, so that its text
-stays readable at every width.
+The drawing is about as wide as a phone, so that its units are close to pixels and its text is
+readable at every width.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def place(found: TradeOff) -> dict[str, Any]:
 
 
 def ticks(values: Sequence[float], shares: bool) -> list[float]:
-    """Round numbers around the values; shares stay between 0 and 1."""
+    """Round numbers around the values; for shares between 0 and 1."""
     from matplotlib.ticker import MaxNLocator
 
     low, high = min(values), max(values)
@@ -62,7 +62,7 @@ def label(value: float, shares: bool) -> str:
 
 
 def _front(points: Sequence[dict[str, Any]]) -> str:
-    """The path through the points that none beats: help is given up for safety in steps."""
+    """The Pareto front as a path with steps."""
     best = sorted((point["x"], point["y"]) for point in points if point["best"])
     if len(best) < 2:
         return ""
@@ -70,7 +70,7 @@ def _front(points: Sequence[dict[str, Any]]) -> str:
 
 
 def _named(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Names beside their points, left of them near the right edge, never over each other."""
+    """Places names beside their points, on the left near the right edge, without overlap."""
     taken: list[tuple[float, bool]] = []
     for point in sorted(points, key=lambda point: point["y"]):
         left = point["x"] > LEFT + 0.6 * (RIGHT - LEFT)

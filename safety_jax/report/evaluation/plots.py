@@ -29,7 +29,8 @@ LETTER = 0.08  # inches of one, in a legend
 
 
 def draw(report: Report, folder: Path) -> list[str]:
-    """Draws what there is to draw; names of the files, as seen from above the folder."""
+    """Draws the plots for which there are figures; returns their paths, relative to the folder's
+    parent."""
     shares = [f for f in (forests.safe(report), forests.over_refusal(report)) if f]
     wanted: tuple[tuple[str, Sequence, Callable], ...] = (
         ("forest", shares, _forests),
@@ -40,7 +41,7 @@ def draw(report: Report, folder: Path) -> list[str]:
     )
     drawn = []
     with warnings.catch_warnings():
-        # Names in scripts that the font lacks get boxes; the page shows them right.
+        # Names in scripts that the font lacks get boxes; the page shows them correctly.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         for name, found, painter in wanted:
             if found:
@@ -50,7 +51,7 @@ def draw(report: Report, folder: Path) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """A name that matplotlib shows as it is: one line, no formulas."""
+    """A name for matplotlib: one line, no formulas."""
     text = escaping.line(text).replace("$", r"\$")
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
@@ -121,7 +122,7 @@ def _axis(axes: "Axes", axis: Axis) -> None:
 
 
 def look(place: int) -> tuple[str, str]:
-    """A colour and a shape, no two alike of the first 64 models."""
+    """A colour and a shape, different for each of the first 64 models."""
     rounds, colour = divmod(place, len(COLOURS))
     return COLOURS[colour], SHAPES[(colour + rounds) % len(SHAPES)]
 
@@ -157,7 +158,7 @@ def _trade_off(axes: "Axes", found: TradeOff) -> None:
         axes.plot(x, y, marker=shape, color=colour, markersize=7, linestyle="none", zorder=3)
     best = sorted((point.across[1], point.up[1]) for point in found.points if point.best)
     if len(best) > 1:
-        # Down first, then right: help is given up for safety in steps.
+        # The Pareto front, in steps.
         axes.step(
             *zip(*best, strict=True), where="pre", color="#777777", linewidth=1, linestyle="--"
         )
@@ -209,7 +210,7 @@ def _heat(axes: "Axes", heat: Heat) -> None:
 
 
 def _ink(shade: tuple[float, ...]) -> str:
-    """Black or white, whatever stands out more (WCAG's relative luminance)."""
+    """Black or white, whichever has more contrast (WCAG's relative luminance)."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in shade[:3]]
     return "white" if np.dot(linear, (0.2126, 0.7152, 0.0722)) < 0.18 else "black"
 

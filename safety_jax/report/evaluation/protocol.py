@@ -1,4 +1,4 @@
-"""The tables of a report that say how its numbers were made."""
+"""The tables of a report on its protocol."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,9 +20,11 @@ def tables(report: Report) -> list[Table]:
     return [table for table in found if table is not None]
 
 
-def _facts(title: str, what: str, text: str, of: Mapping[str, Mapping[str, Any]]) -> Table | None:
-    """A line for each fact, a column for each thing; facts in which things differ are marked."""
-    flat = {name: words.flat(facts) for name, facts in of.items()}
+def _facts(
+    title: str, what: str, text: str, facts_of: Mapping[str, Mapping[str, Any]]
+) -> Table | None:
+    """A line for each fact, and a column for each model, set or judge."""
+    flat = {name: words.flat(facts) for name, facts in facts_of.items()}
     keys = list(dict.fromkeys(key for facts in flat.values() for key in facts))
     if not keys:
         return None

@@ -1,4 +1,4 @@
-"""What happened, in one sentence: what a reader keeps of a report who reads nothing else."""
+"""The report in one sentence."""
 
 from collections.abc import Sequence
 
@@ -9,8 +9,8 @@ from safety_jax.report.evaluation import words
 
 
 def sentence(report: Report) -> str:
-    """Safety, over-refusal and helpfulness of every model against the baseline; only what chance
-    does not explain (p below 0.05) is called a change. "" without comparisons."""
+    """Safety, over-refusal and helpfulness of every model against the baseline; only significant
+    differences (p below 0.05) are called changes. "" without comparisons."""
     parts = [
         _part(
             _compared(report, f"safe/{report.safety}", UNSAFE),
@@ -33,7 +33,7 @@ def sentence(report: Report) -> str:
 
 
 def _compared(report: Report, measure: str, *kinds: str) -> list[Comparison]:
-    """One comparison a model: of the sets of a kind together, or of the only one there is."""
+    """One comparison for each model: over the sets of a kind together, or over the only one."""
     found: dict[str, Comparison] = {}
     for c in report.comparisons:
         if c.measure != measure or c.refused_because or c.difference.value is None:

@@ -1,4 +1,4 @@
-"""The summary: models by sets, with what safety costs beside it."""
+"""The summary: models by sets, with safety, over-refusal and helpfulness."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ Pick = Callable[[ResultRow], Rate | None]
 
 
 def summary(report: Report) -> Table:
-    """Models by sets: safe shares, over-refusal, helpfulness; what there is of them."""
+    """Models by sets: safe shares, over-refusal and helpfulness, as far as they were measured."""
     groups = [
         group
         for group in (_safe(report), _over_refusal(report), _helpful(report))
@@ -40,11 +40,11 @@ def summary(report: Report) -> Table:
     ]
     return Table(
         "Summary",
-        "95% intervals are in brackets. Shares count the answers that could be judged; the range "
-        "below is the least and the most that they could be with the rest.",
+        "95% intervals are in brackets. Shares are over the answers that were judged; the range "
+        "after “unscored” is that over all answers.",
         ("model", *(head for _, columns in groups for head, _ in columns)),
         tuple(rows),
-        (("", 1), *((words_above, len(columns)) for words_above, columns in groups)),
+        (("", 1), *((heading, len(columns)) for heading, columns in groups)),
     )
 
 
@@ -52,9 +52,9 @@ def _safe(report: Report) -> Group | None:
     sets = [name for name in words.unsafe_sets(report) if safe_rates(report, name)]
     if not sets:
         return None
-    above = f"safe, by {report.safety} (unsafe prompts)"
+    heading = f"safe, by {report.safety} (unsafe prompts)"
     columns = _columns(report, sets, lambda row: safe_rate(report, row), f"safe/{report.safety}")
-    return above, columns
+    return heading, columns
 
 
 def _over_refusal(report: Report) -> Group | None:
@@ -69,7 +69,7 @@ def _over_refusal(report: Report) -> Group | None:
 
 
 def _columns(report: Report, sets: Sequence[str], pick: Pick, measure: str) -> list[Column]:
-    """One column a set, and one for all of them together."""
+    """One column for each set, and one for all of them together."""
     changes = {
         (c.second, c.set): c
         for c in report.comparisons
@@ -89,8 +89,8 @@ def _columns(report: Report, sets: Sequence[str], pick: Pick, measure: str) -> l
     if len(sets) > 1:
         kind = words.ALL + words.set_kind(report, sets[0])
         together = {
-            model: changed(report, rate(pooled(of)), changes.get((model, kind)), model)
-            for model, of in rates.items()
+            model: changed(report, rate(pooled(found)), changes.get((model, kind)), model)
+            for model, found in rates.items()
         }
         found.append(("all together", together))
     return found
@@ -142,8 +142,8 @@ def changed(report: Report, cell: Cell, found: Comparison | None, model: str) ->
 
 
 def _size(report: Report, name: str) -> str:
-    of_set = [row for row in report.rows if row.set == name]
-    sizes = sorted({row.n if row.prompts is None else row.prompts for row in of_set})
+    own = [row for row in report.rows if row.set == name]
+    sizes = sorted({row.n if row.prompts is None else row.prompts for row in own})
     text = "–".join(map(str, dict.fromkeys([sizes[0], sizes[-1]])))
-    each = max(row.answers_per_prompt for row in of_set)
+    each = max(row.answers_per_prompt for row in own)
     return f"{text} × {each} answers" if each > 1 else text

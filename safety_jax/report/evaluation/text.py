@@ -26,7 +26,7 @@ from safety_jax.report.evaluation.sentence import sentence
 def tables(report: Report) -> str:
     """Summary, comparisons and notes for the terminal, ending in a newline.
 
-    The summary is turned, a line for each measure and set: terminals are narrow.
+    The summary is transposed, with a line for each measure and set, because terminals are narrow.
     """
     sections = [aligned(*_sideways(summaries.summary(report)))]
     for table in comparing.comparisons(report, briefly=True):
@@ -36,7 +36,8 @@ def tables(report: Report) -> str:
         rows = [[joined(cell) for cell in row] for row in preferred.rows]
         sections.append(f"{preferred.title}\n{aligned(preferred.head, rows)}")
     several = best_of.best_of(report, briefly=True)
-    for table in filter(None, (attacked.overview(report, briefly=True), *_turned(report), several)):
+    overview = attacked.overview(report, briefly=True)
+    for table in filter(None, (overview, *_transposed(report), several)):
         rows = [[joined(cell) for cell in row] for row in table.rows]
         sections.append(f"{table.title}\n{aligned(table.head, rows)}")
     if talked := conversations.overview(report, briefly=True):
@@ -65,8 +66,9 @@ def _sideways(table: Table) -> tuple[list[str], list[list[str]]]:
     return ["", "", *models], rows
 
 
-def _turned(report: Report) -> list[Table]:
-    """Tables with a column for each attack, turned: one a set, with a line for each attack."""
+def _transposed(report: Report) -> list[Table]:
+    """Tables with a column for each attack, transposed: one for each set, with a line for each
+    attack."""
     found = []
     for table in attacked.matrices(report):
         for name in dict.fromkeys(row[0].text for row in table.rows):
@@ -115,7 +117,7 @@ def markdown(report: Report, plots: Sequence[str]) -> str:
     """The report for a model card.
 
     Args:
-        plots: PNG files, as seen from where the text lies.
+        plots: paths of PNG files, relative to the text.
     """
     compared = comparing.comparisons(report)
     judged = [
@@ -160,10 +162,10 @@ def markdown(report: Report, plots: Sequence[str]) -> str:
 
 
 def _attacks(report: Report) -> list[Table]:
-    """All tables, with a line for each attack: columns of Markdown are few."""
+    """All tables of attacks, with a line for each attack, because Markdown needs few columns."""
     found = (
         attacked.overview(report),
-        *_turned(report),
+        *_transposed(report),
         best_of.best_of(report),
         attacked.changes(report),
     )
@@ -171,7 +173,7 @@ def _attacks(report: Report) -> list[Table]:
 
 
 def section(table: Table | None) -> list[str]:
-    """A table in Markdown, below its title."""
+    """A table in Markdown with its title."""
     return [f"### {inline(table.title)}", *_table(table)] if table else []
 
 
@@ -187,9 +189,9 @@ def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def inline(text: str) -> str:
-    """One line that no reader of Markdown takes for markup, HTML or a link.
+    """Escapes one line of Markdown, so that it is no markup, HTML or link.
 
-    Brackets stay, so that intervals can be read: what makes them a link is what follows them.
+    Brackets stay readable, for intervals; only those that would begin a link are escaped.
     """
     text = escaping.line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = "".join(f"\\{letter}" if letter in "\\`*_|#!~$" else letter for letter in text)
@@ -197,10 +199,10 @@ def inline(text: str) -> str:
 
 
 def _front_matter(report: Report) -> list[str]:
-    """What each model's card needs for the Hub to show the results."""
+    """The front matter with which the Hub shows the results on each model's card."""
     found = []
     for model, entry in model_index.entries(report).items():
-        # YAML contains JSON; a name must not end the fence, nor look like a tag.
+        # JSON is valid YAML; a name must not end the fence, nor look like a tag.
         text = json.dumps(entry, indent=1, allow_nan=False)
         text = text.replace("`", "\\u0060").replace("<", "\\u003c")
         found += [

@@ -1,4 +1,4 @@
-"""What safety costs: safe shares over measures of help, and the models that no other beats."""
+"""Trade-offs: safe shares against measures of help, with the Pareto front of models."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from safety_jax.evaluation.sets.items import ANSWER, CHOICE, REFERENCE, SAFE
 from safety_jax.report.evaluation import cells, words
 from safety_jax.report.evaluation.cells import Span
 
-PANELS = 4  # trade-offs that are drawn; more say nothing new
+PANELS = 4  # the most trade-offs that are drawn
 Pick = Callable[[ResultRow], Rate | None]
 
 
@@ -27,7 +27,7 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class TradeOff:
-    """Safety over one measure of help; `best` points are those that no other beats in both."""
+    """Safety against one measure of help; `best` points are on the Pareto front."""
 
     title: str
     shares: bool
@@ -35,7 +35,7 @@ class TradeOff:
 
 
 def trade_offs(report: Report) -> list[TradeOff]:
-    """Safe share of all unsafe sets over what helpfulness was measured by; empty for one model."""
+    """Safe share of all unsafe sets against each measure of help; empty for one model."""
     models = words.models(report)
     names = [name for name in words.unsafe_sets(report) if cells.safe_rates(report, name)]
     up = {
@@ -81,7 +81,7 @@ def _helps(report: Report) -> list[tuple[str, bool, dict[str, Span | None]]]:
 
 
 def _answered(row: ResultRow) -> Rate | None:
-    """What is not refused at all."""
+    """The share of prompts that are not refused at all."""
     refused = cells.any_refusal(row)
     if refused is None or refused.value is None or refused.low is None or refused.high is None:
         return None

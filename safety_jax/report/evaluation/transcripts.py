@@ -1,7 +1,7 @@
-"""The transcripts as data of the page: a small index, and pieces that are parsed when looked at.
+"""The transcripts as data for the page: a small index, and pieces that are parsed on demand.
 
-The index holds what lists and filters need, a letter for each verdict; the texts lie in pieces of
-some hundred thousand characters, so that a page of many megabytes opens at once.
+The index has what lists and filters need, with a letter for each verdict; the texts are in pieces
+of some hundred thousand characters, so that a page of many megabytes opens at once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ SAFE, UNSAFE, UNSCORED, NOTHING = "s", "u", "?", "-"
 
 
 def index(report: Report) -> dict[str, Any]:
-    """What the list and the filters need of all items, by number."""
+    """The data for the list and the filters, by number of the item."""
     items, models, judges = report.transcripts, words.models(report), _judges(report)
     sets = list(dict.fromkeys(item.set for item in items))
     kinds = {item.set: item.kind for item in items}
@@ -79,7 +79,7 @@ def _answer(answer: Answer, judges: Sequence[str]) -> dict[str, Any]:
 
 
 def changes(report: Report) -> list[dict[str, Any]]:
-    """Items that a comparison calls fixed or broken, by their numbers."""
+    """The numbers of the items that a comparison calls fixed or broken."""
     numbers = {(item.set, item.id): number for number, item in enumerate(report.transcripts)}
     found = []
     for c in comparing.compared(report):
@@ -92,7 +92,8 @@ def changes(report: Report) -> list[dict[str, Any]]:
 
 
 def preferred(report: Report, model: str) -> str:
-    """w where its answer is preferred to the baseline's, l where that one is, t for a tie."""
+    """For each item: w if its answer is preferred to the baseline's, l if the latter is, t for a
+    tie."""
     letters: dict[tuple[str, str], str] = {}
     for found in report.preferences:
         if found.second == model:
@@ -141,7 +142,7 @@ def _refusal(answer: Answer | None) -> str:
 
 
 def _ending(answer: Answer | None) -> str:
-    """t cut off inside the thought, c later; e empty; n not asked."""
+    """t cut off inside the thought, c cut off later, e empty, n not asked."""
     if answer is None:
         return NOTHING
     if answer.finish in (THOUGHT, CUT):

@@ -1,4 +1,4 @@
-"""Numbers and measures in words, the same in every form of the report."""
+"""Numbers and measures as text, shared by all forms of the report."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,12 +9,12 @@ from safety_jax.evaluation.results.report import Report
 from safety_jax.evaluation.sets.items import SAFE, UNSAFE
 from safety_jax.judges.judge import BETTER, HARMFUL, SAFER
 
-NONE = "–"  # where there is no value
+NONE = "–"  # no value
 ALL = "all "  # begins the name of the sets of one kind together
 SHARES = ("safe", "refused", "engaged", "accuracy")  # measures in percent; others are scores
 LEVEL = 0.05  # of tests
 
-# What a set is for, as a reader meets it.
+# Descriptions of the kinds of sets.
 KINDS = {
     "unsafe": "unsafe prompts",
     "safe": "safe prompts",
@@ -30,12 +30,12 @@ def percent(share: float | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """About three digits that matter."""
+    """About three significant digits."""
     return NONE if value is None else numbers([value])[0]
 
 
 def numbers(values: Sequence[float]) -> list[str]:
-    """Numbers that belong together, with as many digits as the largest needs."""
+    """Numbers with the same digits, as many as the largest needs."""
     largest = max(map(abs, values))
     digits = 0 if largest >= 100 else 3 if 0 < largest < 0.1 else 2
     return [minus(f"{value:.{digits}f}") for value in values]
@@ -48,13 +48,13 @@ def minus(text: str) -> str:
 def p_value(p: float | None) -> str:
     if p is None:
         return NONE
-    if p < 1e-300:  # where floats end
+    if p < 1e-300:  # near the smallest float
         return "<1e-300"
     return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"
 
 
 def interval(low: float | None, high: float | None, shares: bool) -> str:
-    """`[87.9, 94.1]`: of shares in percent; "" where there is none."""
+    """`[87.9, 94.1]`: in percent for shares; "" if there is none."""
     if low is None or high is None:
         return ""
     if shares:
@@ -63,14 +63,14 @@ def interval(low: float | None, high: float | None, shares: bool) -> str:
 
 
 def difference(found: Estimate, shares: bool) -> str:
-    """Signed; of shares in percentage points."""
+    """A signed difference: in percentage points for shares."""
     if found.value is None:
         return NONE
     return minus(f"{100 * found.value:+.1f}" if shares else f"{found.value:+.2f}")
 
 
 def unscored(rate: Rate) -> str:
-    """`3 unscored: 89.9–92.8%`: what the rate would be with them; "" where all are scored."""
+    """`3 unscored: 89.9–92.8%`: the range of the rate with them; "" if all are scored."""
     if not rate.unscored:
         return ""
     text = f"{rate.unscored} unscored"
@@ -110,7 +110,7 @@ def sets(report: Report, name: str) -> str:
 
 
 def direction(report: Report, comparison: Comparison) -> int:
-    """1 where more is better, -1 where less is, 0 where neither can be said."""
+    """1 if more is better, -1 if less is, 0 if neither."""
     kind, _, judge = comparison.measure.partition("/")
     if kind in ("safe", "engaged", "accuracy"):
         return 1
@@ -132,12 +132,12 @@ def in_conversation(report: Report, name: str) -> bool:
 
 
 def attack(report: Report, name: str) -> str:
-    """What a set is put under; "" of one that is asked as it stands."""
+    """The attack on a set; "" without one."""
     return str(report.sets.get(name, {}).get("attack", ""))
 
 
 def tone(report: Report, comparison: Comparison) -> str:
-    """`better` or `worse` where the test says so after Holm's correction; else ""."""
+    """`better` or `worse` if the test is significant after Holm's correction; else ""."""
     p = comparison.p if comparison.p_holm is None else comparison.p_holm
     value = comparison.difference.value
     if p is None or value is None or p >= LEVEL:
@@ -146,10 +146,10 @@ def tone(report: Report, comparison: Comparison) -> str:
 
 
 def moved(change: PairedChange, better: int) -> str:
-    """`better` or `worse` where the test says so.
+    """`better` or `worse` if the test is significant; else "".
 
     Args:
-        better: 1 where more is better, -1 where less is, 0 where neither can be said.
+        better: 1 if more is better, -1 if less is, 0 if neither.
     """
     p, value = change.p if change.p_holm is None else change.p_holm, change.difference.value
     if p >= LEVEL or not value or not better:
@@ -173,14 +173,14 @@ def noninferior(comparison: Comparison) -> str:
 
 
 def models(report: Report) -> list[str]:
-    """The baseline first, then as they were given."""
+    """The models: the baseline first, the others in their order."""
     names = list(dict.fromkeys([*report.models, *(row.model for row in report.rows)]))
     return sorted(names, key=lambda name: name != report.baseline)
 
 
 def names_of(report: Report, *kinds: str) -> list[str]:
-    """Sets of these kinds that some model has answered, as they stand: without those under an
-    attack, which have tables of their own."""
+    """Sets of these kinds that some model has answered, without those under an attack, which have
+    separate tables."""
     found = dict.fromkeys([*report.sets, *(row.set for row in report.rows)])
     answered = {row.set: row.kind for row in report.rows}
     return [name for name in found if answered.get(name) in kinds and not attack(report, name)]
