@@ -1,0 +1,82 @@
+"""Rows as public datasets have them, with the messages that they hold."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from safety_jax.data.messages import Message
+from safety_jax.data.sources import Source, open_source
+
+ASK, BETTER, WORSE = (
+    Message("user", "Which bird sings at night?"),
+    Message("assistant", "The nightingale."),
+    Message("assistant", "Birds."),
+)
+AGAIN, LAST = Message("user", "And by day?"), Message("assistant", "The blackbird.")
+SYSTEM = Message("system", "You know birds.")
+Q, A, B = ASK.content, BETTER.content, WORSE.content
+
+
+def turns(*messages):
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def parts(text):
+    return [{"type": "text", "text": text[:5]}, {"type": "text", "text": text[5:]}]
+
+
+def opener(folder: Path) -> Callable[..., Source]:
+    """A function that writes rows and opens them."""
+
+    def opened(*found, options=""):
+        path = folder / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in found))
+        return open_source(f"{path}{options}")
+
+    return opened
+
+
+ULTRA_FEEDBACK = {
+    "prompt": Q, "prompt_id": "7", "chosen": turns(ASK, BETTER), "rejected": turns(ASK, WORSE),
+    "messages": turns(ASK, BETTER), "score_chosen": 8.0, "score_rejected": 2.0,
+}  # fmt: skip
+ORCA_DPO = {"system": "You know birds.", "question": Q, "chosen": A, "rejected": B}
+OPENAI = {
+    "input": {"messages": turns(SYSTEM, ASK), "tools": [], "parallel_tool_calls": True},
+    "preferred_output": turns(BETTER), "non_preferred_output": turns(WORSE),
+}  # fmt: skip
+HELP_STEER = {
+    "domain": "general", "language": "english", "context": turns(ASK, BETTER, AGAIN),
+    "response1": LAST.content, "response2": B, "overall_preference": -2,
+    "individual_preference": [{"score": -2, "reasoning": "more exact"}],
+}  # fmt: skip
+OPEN_ORCA = {"id": "1", "system_prompt": "You know birds.", "question": Q, "response": A}
+SLIM_ORCA = {
+    "conversations": [
+        {"from": "system", "value": "You know birds.", "weight": None},
+        {"from": "human", "value": Q, "weight": 0.0},
+        {"from": "gpt", "value": A, "weight": 1.0},
+    ]
+}
+TOXIC_CHAT = {
+    "conv_id": "a", "user_input": Q, "model_output": A, "human_annotation": True, "toxicity": 0,
+    "jailbreaking": 0, "openai_moderation": "[]",
+}  # fmt: skip
+LMSYS = {
+    "conversation_id": "a", "model": "m", "conversation": turns(ASK, BETTER, AGAIN, LAST),
+    "turn": 2, "language": "English", "openai_moderation": [{"flagged": False}] * 4,
+    "redacted": False,
+}  # fmt: skip
+WILD = {"vanilla": "Which?", "adversarial": Q, "completion": A, "data_type": "adversarial_benign"}
+OASST_TREE = {
+    "message_tree_id": "1", "tree_state": "ready_for_export",
+    "prompt": {
+        "message_id": "1", "text": Q, "role": "prompter",
+        "replies": [
+            {"text": B, "role": "assistant", "rank": 1, "replies": []},
+            {"text": A, "role": "assistant", "rank": 0, "replies": [
+                {"text": AGAIN.content, "role": "prompter", "rank": None, "replies": []}]},
+            {"text": "Bad.", "role": "assistant", "rank": None, "deleted": True, "replies": []},
+        ],
+    },
+}  # fmt: skip

@@ -1,0 +1,132 @@
+"""Rows and answers whose labels or weights say that they are not to be learned."""
+
+import pytest
+
+from safety_jax.base.errors import DataError
+from safety_jax.data.messages import Message
+from safety_jax.data.records import (
+    read_labelled,
+    read_pairs,
+    read_prompts,
+    read_records,
+    read_responses,
+)
+from tests.row_samples import (
+    AGAIN,
+    ASK,
+    BETTER,
+    HELP_STEER,
+    LMSYS,
+    TOXIC_CHAT,
+    A,
+    B,
+    Q,
+    opener,
+    turns,
+)
+
+PLAIN = {"prompt": Q, "response": A}
+KTO = {"prompt": Q, "completion": A}
+
+
+@pytest.fixture
+def rows(tmp_path):
+    return opener(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        (PLAIN | {"is_safe": False}, "'is_safe' is False: not an answer to learn"),
+        (PLAIN | {"is_safe": "no"}, "'is_safe' is 'no'"),
+        (PLAIN | {"unsafe": 1}, "'unsafe' is 1"),
+        (PLAIN | {"label": "Harmful"}, "'label' is 'Harmful'"),
+        (PLAIN | {"response_harm_label": "harmful"}, "'response_harm_label' is 'harmful'"),
+        (PLAIN | {"desirable": "false"}, "'desirable' is 'false'"),
+        (PLAIN | {"weight": 0.0}, "its weight is 0"),
+        (KTO | {"label": False}, "'label' is False"),
+        (KTO | {"label": "0"}, "'label' is '0'"),
+        (KTO | {"label": "rejected"}, "'label' is 'rejected'"),
+        (KTO | {"train": False}, "'train' is False"),
+        (PLAIN | {"exclude": True}, "'exclude' is True"),
+        ({"messages": turns(ASK, BETTER), "toxic": True}, "'toxic' is True"),
+        (TOXIC_CHAT | {"toxicity": 1}, "'toxicity' is 1"),
+        (LMSYS | {"openai_moderation": [{"flagged": i == 3} for i in range(4)]},
+         "its answer is labelled as one to avoid"),
+        (HELP_STEER | {"overall_preference": 0}, "neither answer is preferred"),
+        ({"prompt": Q, "chosen": A, "rejected": B, "chosen_unsafe": True, "rejected_unsafe": True},
+         "its answer is labelled unsafe"),
+        ({"messages": [*turns(ASK), turns(BETTER)[0] | {"weight": 0}]},
+         "the weight of every answer is 0"),
+    ],
+)  # fmt: skip
+def test_what_a_row_says_is_not_to_be_learned_is_not(row, why, rows):
+    good = {name: value for name, value in row.items() if name in PLAIN or name in KTO}
+    source = rows(row, row, options="")
+    with pytest.raises(DataError, match="no usable row of 2; expected at least one"):
+        read_records(source)
+    assert [left.where for left in source.left_out] == ["rows.jsonl line 1", "rows.jsonl line 2"]
+    assert all(left.unwanted and left.why.startswith(why) for left in source.left_out)
+    if set(good) in (set(PLAIN), set(KTO)):
+        source = rows(row, good)
+        assert [record.where for record in read_records(source)] == ["rows.jsonl line 2"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"is_safe": True}, {"is_safe": None}, {"unsafe": ""}, {"label": "sports"}, {"label": 7},
+        {"label": "safe"}, {"weight": 1}, {"toxic": 0}, {"response_harm_label": "unharmful"},
+    ],
+)  # fmt: skip
+def test_other_labels_keep_nothing_out(more, rows):
+    assert len(read_records(rows(PLAIN | more))) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"label": -1}, "'label' is -1, which may mean a good answer or a bad one"),
+        ({"label": 1}, "which may mean a good answer or a bad one.*columns=unsafe:label.*without="),
+        ({"is_safe": "maybe"}, "'is_safe' is 'maybe'; expected true or false, or add without=is_"),
+        ({"toxicity": 0.93}, "'toxicity' is 0.93; expected true or false, or add without=toxicity"),
+        ({"weight": 0.5}, "'weight' is 0.5; expected 0 or 1, or add without=weight"),
+        ({"is_safe": ["no"]}, r"'is_safe' is \['no'\]"),
+    ],
+)
+def test_labels_that_cannot_be_understood_are_refused(more, message, rows):
+    with pytest.raises(DataError, match=message):
+        read_records(rows(PLAIN | more))
+    (column,) = more
+    assert len(read_records(rows(PLAIN | more, options=f"?without={column}"))) == 1
+
+
+def test_a_label_of_kto_is_true_or_false(rows):
+    with pytest.raises(DataError, match="'label' is 'sports'; expected true or false, or add with"):
+        read_records(rows(KTO | {"label": "sports"}))
+
+
+def test_labels_are_for_learning_alone(rows):
+    bad = PLAIN | {"is_safe": False}
+    assert len(read_responses(rows(bad))) == len(read_prompts(rows(bad))) == 1
+    assert not read_labelled(rows(bad))[0].desirable
+    for read in (read_pairs, read_labelled):
+        pair = {"prompt": Q, "chosen": A, "rejected": B}
+        source = rows(pair, pair | {"weight": 0})
+        assert len(read(source)) == (1 if read is read_pairs else 2)
+        assert source.left_out[0].why == "its weight is 0"
+
+
+def test_answers_of_weight_0_are_read_and_not_learned(rows):
+    """OpenAI's rows: the dialogue goes on behind them, and ends with the last one that counts."""
+    bad = {"role": "assistant", "content": B, "weight": 0}
+    good = {"role": "assistant", "content": A, "weight": 1}
+    ask, again = turns(ASK, AGAIN)
+    (first, second) = read_records(
+        rows({"messages": [ask, bad, again, good]}, {"messages": [ask, good, again, bad]})
+    )
+    unlearned = Message("assistant", B, learned=False)
+    assert first.messages == (ASK, unlearned, AGAIN, Message("assistant", A))
+    assert second.messages == (ASK, BETTER)
+    (kept,) = read_prompts(rows({"messages": [ask, good, again, bad]}))
+    assert kept.messages == (ASK, BETTER, AGAIN)

@@ -1,0 +1,177 @@
+"""What the messages of a row may look like, and what is refused: whatever the row's format."""
+
+import json
+
+import pytest
+
+from safety_jax.base.errors import DataError
+from safety_jax.data.records import (
+    read_pairs,
+    read_prompts,
+    read_records,
+    read_responses,
+)
+from tests.row_samples import (
+    AGAIN,
+    ASK,
+    BETTER,
+    LAST,
+    SYSTEM,
+    WORSE,
+    A,
+    B,
+    Q,
+    opener,
+    parts,
+    turns,
+)
+
+
+@pytest.fixture
+def rows(tmp_path):
+    return opener(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": json.dumps(turns(ASK, BETTER))},  # a cell of a CSV file
+        {"messages": json.dumps(turns(ASK, BETTER), indent=1)},
+        {"conversations": json.dumps([{"from": "human", "value": Q}, {"from": "gpt", "value": A}])},
+        {"prompt": json.dumps(turns(ASK)), "completion": json.dumps(turns(BETTER))},
+        {"prompt": Q, "completion": turns(BETTER)[0]},
+        {"prompt": turns(ASK)[0], "response": A},
+    ],
+)
+def test_messages_spelled_as_json_or_alone(row, rows):
+    (found,) = read_records(rows(row))
+    assert found.messages == (ASK, BETTER)
+
+
+def test_pairs_of_messages_spelled_as_json_or_alone(rows):
+    for spell in (json.dumps, lambda one: one[0]):
+        row = {"prompt": Q, "chosen": spell(turns(BETTER)), "rejected": spell(turns(WORSE))}
+        (found,) = read_pairs(rows(row))
+        assert (found.prompt, found.chosen, found.rejected) == ((ASK,), (BETTER,), (WORSE,))
+
+
+@pytest.mark.parametrize(
+    "spelled", [str(turns(BETTER)), '[{"role": "assistant", "role": "user", "content": "a"}]']
+)
+def test_messages_spelled_otherwise_are_no_text_to_learn(spelled, rows):
+    with pytest.raises(DataError, match="'chosen' spells a list of messages, but not as JSON"):
+        read_pairs(rows({"prompt": Q, "chosen": spelled, "rejected": B}))
+
+
+def test_text_that_only_resembles_messages_is_text(rows):
+    for answer in ('[{"name": "a"}]', '["role"]', "[{role: user}]"):
+        (found,) = read_records(rows({"prompt": Q, "completion": answer}))
+        assert found.messages[-1].content == answer
+
+
+def test_an_answer_is_one_text(rows):
+    """As turns, the first of several answers would be the user's."""
+    for said in ([A], [A, B], [A, B, A]):
+        with pytest.raises(DataError, match="'response' is a list of . texts; expected one text"):
+            read_responses(rows({"prompt": Q, "response": said}))
+        with pytest.raises(DataError, match="'chosen' is a list of . texts; expected one text"):
+            read_pairs(rows({"prompt": Q, "chosen": said, "rejected": B}))
+    (found,) = read_prompts(rows({"conversations": [Q]}))
+    assert found.messages == (ASK,)
+
+
+def test_an_answer_of_a_pair_ends_with_the_assistant(rows):
+    longer = turns(ASK, BETTER, AGAIN)
+    for chosen, rejected in ((longer, turns(ASK, WORSE)), (turns(ASK, BETTER), longer)):
+        with pytest.raises(DataError, match="an answer ends with the user; expected the assistant"):
+            read_pairs(rows({"chosen": chosen, "rejected": rejected}))
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [Q, f" {Q}\n", turns(ASK), turns(AGAIN, ASK), f"{Q}\n{A}\n{AGAIN.content}", "", None],
+)
+def test_a_prompt_beside_whole_dialogues_repeats_what_they_begin_with(prompt, rows):
+    both = {"chosen": turns(AGAIN, LAST, ASK, BETTER), "rejected": turns(AGAIN, LAST, ASK, WORSE)}
+    (found,) = read_pairs(rows({"prompt": prompt} | both))
+    assert found.prompt == (AGAIN, LAST, ASK)
+
+
+@pytest.mark.parametrize("prompt", ["Another question?", turns(SYSTEM, ASK), turns(LAST)])
+def test_a_prompt_that_says_something_else_is_refused(prompt, rows):
+    both = {"chosen": turns(ASK, BETTER), "rejected": turns(ASK, WORSE)}
+    with pytest.raises(DataError, match="'prompt' says what chosen and rejected, which are whole"):
+        read_pairs(rows({"prompt": prompt} | both))
+    (found,) = read_pairs(rows({"prompt": prompt} | both, options="?without=prompt"))
+    assert found.prompt == (ASK,)
+
+
+def test_a_transcript_may_lack_the_blank_lines_in_front(rows):
+    asked, said = f"Human: {Q}\n\nAssistant:", "\n\nHuman: {}\n\nAssistant: {}"
+    for begin in (0, 2):
+        row = {"chosen": said.format(Q, A)[begin:], "rejected": said.format(Q, B)[begin:]}
+        (found,) = read_pairs(rows(row))
+        assert (found.prompt, found.chosen, found.rejected) == ((ASK,), (BETTER,), (WORSE,))
+    (found,) = read_records(rows({"prompt": asked, "completion": A}))
+    assert found.messages == (ASK, BETTER)
+
+
+def test_an_answer_ends_with_the_assistant(rows):
+    with pytest.raises(DataError, match="'completion' ends with the user; expected the assistant"):
+        read_records(rows({"prompt": Q, "completion": turns(BETTER, AGAIN)}))
+
+
+def test_a_thought_stands_before_its_answer(rows):
+    said = [*turns(ASK), {"role": "assistant", "content": A, "reasoning_content": " Dark, so …\n"}]
+    (found,) = read_records(rows({"messages": said}))
+    assert found.messages[-1].content == f"<think>\nDark, so …\n</think>\n\n{A}"
+
+
+@pytest.mark.parametrize(
+    ("turn", "message"),
+    [
+        ({"role": "assistant", "content": None, "tool_calls": [{"id": "a"}]}, "has tool_calls; no"),
+        ({"role": "tool", "content": "12"}, "is the tool's; no template here writes calls of"),
+        ({"from": "observation", "value": "12"}, "is the observation's; no template"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": "x"}]},
+         "'content' has a part of the type 'image_url'; expected text alone"),
+        ({"role": "user", "content": [{"type": "image", "text": ""}, *parts(Q)]},
+         "'content' has a part of the type 'image'; expected text alone"),
+        ({"role": "assistant", "content": A, "thinking": [{"text": "Dark."}]},
+         "its thought is list; expected text in reasoning_content, reasoning, thinking"),
+        ({"role": ["user"], "content": Q}, "'role' is list; expected text"),
+        ({"role": "assistant", "content": {"a": 1}}, "'content' is dict; expected text"),
+        ({"role": "assistant", "content": A, "weight": 0.5}, "'weight' is 0.5; expected 0 or 1"),
+        ({"role": "assistant", "content": A, "weight": [1]}, "'weight' is [1]; expected 0 or 1"),
+    ],
+)  # fmt: skip
+def test_turns_that_have_no_place(turn, message, rows):
+    good = {"messages": turns(ASK, BETTER)}
+    bad = {"messages": [*turns(ASK), turn]}
+    with pytest.raises(DataError) as error:
+        read_records(rows(good, bad))
+    assert str(error.value).startswith(f"rows.jsonl line 2: messages[1]: {message}")
+    source = rows(good, bad, options="?bad_rows=skip")
+    assert len(read_records(source)) == 1 and not source.left_out[0].unwanted
+
+
+def test_a_dialogue_of_an_empty_system_message_is_none(rows):
+    with pytest.raises(DataError, match="'messages' holds an empty system message and nothing"):
+        read_records(rows({"messages": [{"role": "system", "content": ""}]}))
+
+
+def test_a_row_that_no_model_could_read_is_refused(rows):
+    long = {"prompt": Q, "response": "x" * 2_000_000}
+    with pytest.raises(DataError, match="line 1: has 2,000,026 characters; expected at most 2,000"):
+        read_records(rows(long))
+    assert (
+        len(read_records(rows(long, {"prompt": Q, "response": A}, options="?bad_rows=skip"))) == 1
+    )
+
+
+def test_rows_are_read_in_a_moment_whatever_their_shape(rows):
+    many = {"conversations": ["Yes?", "Yes."] * 501}
+    with pytest.raises(DataError, match="line 1: has 1,002 turns; expected at most 1,000"):
+        read_records(rows(many))
+    blank = "### Human: a" + " " * 500_000 + "### Assistant: b"
+    assert len(read_records(rows({"text": blank}))) == 1
