@@ -26,7 +26,7 @@ from safety_jax.judges.judge import (
     unscored,
 )
 from safety_jax.judges.refusal import RefusalJudge
-from safety_jax.maths import calibration, detection, statistics
+from safety_jax.maths import agreement, calibration, detection, statistics
 from safety_jax.maths.detection import Resampled
 from safety_jax.report.audit import contents, forms, tables
 from safety_jax.report.audit.contents import AuditReport
@@ -146,7 +146,7 @@ def test_figures_are_those_of_scipy_and_statsmodels():
     assert found.hits + found.missed == truths.sum()
     assert found.precision.value == pytest.approx(found.hits / verdicts.sum())
     assert found.recall.value == pytest.approx(found.hits / truths.sum())
-    kappa = statistics.cohen(list(map(str, verdicts)), list(map(str, truths)))
+    kappa = agreement.cohen(list(map(str, verdicts)), list(map(str, truths)))
     assert found.kappa.value == pytest.approx(kappa[0])
     area = detection.area(scores, truths, by)
     u = stats.mannwhitneyu(scores[truths], scores[~truths]).statistic

@@ -8,7 +8,7 @@ import pytest
 import statsmodels.api
 from scipy import stats
 
-from safety_jax.maths import clusters, statistics
+from safety_jax.maths import agreement, clusters, statistics
 
 
 def drawn(prompts, answers, seed, rate=0.4, alike=0.6):
@@ -97,7 +97,7 @@ def test_kappa_of_clusters():
     first = random.choice(["a", "b", "c"], 80)
     second = np.where(random.random(80) < 0.6, first, random.choice(["a", "b", "c"], 80))
     of = np.arange(80)
-    plain = statistics.cohen(first.tolist(), second.tolist())
+    plain = agreement.cohen(first.tolist(), second.tolist())
     assert clusters.cohen(first.tolist(), second.tolist(), of) == plain
     copied = [np.repeat(column, 3) for column in (first, second, of)]
     kappa, low, high = clusters.cohen(copied[0].tolist(), copied[1].tolist(), copied[2])

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import scipy
 
-from safety_jax.maths import statistics
+from safety_jax.maths import agreement, statistics
 from safety_jax.maths.statistics import Change, Clusters, Interval, Numbers, Verdicts
 
 _MOST_ADDED = 200_000_000  # numbers that `exchanged` adds
@@ -166,15 +166,15 @@ def exchanged(members: Sequence[Sequence[int]], own: Sequence[int]) -> float:
 def cohen(
     first: Sequence[str], second: Sequence[str], clusters: Clusters
 ) -> tuple[float, float, float] | None:
-    """`statistics.cohen` with an interval from the totals of clusters; where these tell nothing,
-    `statistics.by_agreement` of as many items as there are clusters.
+    """`agreement.cohen` with an interval from the totals of clusters; where these tell nothing,
+    `agreement.wilson_kappa` with a count of items equal to that of clusters.
 
     κ = 1 - (1 - p) / (1 - e), with the share p of equal labels and e of those that are equal by
     chance, moves by (1(a = b) - p) / (1 - e) - (1 - p) / (1 - e)² (c(a) + r(b) - 2 e) for a pair of
     labels a and b that the raters give in shares r and c; the squares of these are the variance of
     Fleiss, Cohen and Everitt (1969), and here those of their sums over clusters.
     """
-    found = statistics.cohen(first, second)
+    found = agreement.cohen(first, second)
     group = np.unique(clusters, return_inverse=True)[1]
     count, n = int(group.max(initial=-1)) + 1, len(first)
     if found is None or count == n:
@@ -185,7 +185,7 @@ def cohen(
     pairs = list(zip(first, second, strict=True))
     same = sum(a == b for a, b in pairs) / n
     if count == 1:
-        return statistics.by_agreement(kappa, same, chance, count)
+        return agreement.wilson_kappa(kappa, same, chance, count)
     moves = np.array(
         [
             ((a == b) - same) / (1 - chance)
@@ -196,9 +196,9 @@ def cohen(
     totals = np.bincount(group, moves)
     error = math.sqrt(count / (count - 1) * float((totals**2).sum())) / n
     if error < 1e-12:
-        return statistics.by_agreement(kappa, same, chance, count)
-    z = float(scipy.special.ndtri(0.5 + statistics.LEVEL / 2))
-    return kappa, max(kappa - z * error, -1.0), min(kappa + z * error, 1.0)
+        return agreement.wilson_kappa(kappa, same, chance, count)
+    half = statistics.Z * error
+    return kappa, max(kappa - half, -1.0), min(kappa + half, 1.0)
 
 
 def _correlation(first: Numbers, second: Numbers) -> float:

@@ -1,4 +1,4 @@
-"""Statistics of small samples: intervals, paired tests, agreement; thin over scipy and statsmodels.
+"""Statistics of small samples: intervals and paired tests, thin over scipy.
 
 Every interval is a 95% one, every test two-sided.
 """
@@ -12,13 +12,10 @@ import scipy  # loads its parts at their first use
 from jaxtyping import Bool, Float, Int
 from scipy import special
 
-# statsmodels brings pandas, a second of every start though few runs need either: functions that use
-# it import it.
 LEVEL = 0.95
 POWER = 0.8  # at which a difference counts as detectable
-_Z = float(special.ndtri(0.5 + LEVEL / 2))
+Z = float(special.ndtri(0.5 + LEVEL / 2))
 _Z_POWER = float(special.ndtri(POWER))
-_NO_WIDTH = 1e-12  # an interval that is no wider has none, but for rounding
 _BLOCK = 2**22  # numbers that a bootstrap draws at a time
 
 Interval = tuple[float, float]
@@ -45,7 +42,7 @@ def wilson_mean(mean: float, count: int | float) -> Interval:
     The variance of such values is at most that of a proportion with the same mean, mean (1 - mean),
     so that it is wide enough; of zeros and ones it is `wilson`.
     """
-    share = _Z**2 / count
+    share = Z**2 / count
     centre = (mean + share / 2) / (1 + share)
     half = math.sqrt(share * (mean * (1 - mean) + share / 4)) / (1 + share)
     return max(centre - half, 0.0), min(centre + half, 1.0)
@@ -170,7 +167,7 @@ def detectable_change(n: int, turned: float) -> float | None:
     def lacking(delta: float) -> float:
         psi = max(turned, delta)
         rest = math.sqrt(max(psi - delta**2, 0.0))
-        return _Z * math.sqrt(psi) + _Z_POWER * rest - delta * math.sqrt(n)
+        return Z * math.sqrt(psi) + _Z_POWER * rest - delta * math.sqrt(n)
 
     return None if lacking(1.0) > 0 else float(scipy.optimize.brentq(lacking, 1e-9, 1.0))
 
@@ -236,7 +233,7 @@ def shift(
         low=low,
         high=high,
         p=min(1.0, max(2 * (tail + 1) / (resamples + 1), 2.0 ** (1 - count))),
-        detectable=None if spread is None else (_Z + _Z_POWER) * spread / math.sqrt(count),
+        detectable=None if spread is None else (Z + _Z_POWER) * spread / math.sqrt(count),
     )
 
 
@@ -297,122 +294,3 @@ def _middle(
     ranked = values[order]
     ends = [ranked[(reached > place[:, None]).argmax(1)] for place in (lower, upper)]
     return (ends[0] + ends[1]) / 2
-
-
-# ---------------------------------------------------------------------------- agreement
-
-
-def cohen(first: Sequence[str], second: Sequence[str]) -> tuple[float, float, float] | None:
-    """Cohen's κ (1960) of two raters' labels, and its interval (Fleiss, Cohen, Everitt, 1969);
-    where that has no width, as of raters who always agree, the one of `by_agreement`.
-
-    Returns:
-        None where a rater gives one label throughout: κ is then 0 or nothing, whatever the other
-        says.
-    """
-    from statsmodels.stats import inter_rater
-
-    labels = sorted({*first, *second})
-    if len(set(first)) < 2 or len(set(second)) < 2:
-        return None
-    table = np.zeros((len(labels), len(labels)))
-    for one, other in zip(first, second, strict=True):
-        table[labels.index(one), labels.index(other)] += 1
-    with np.errstate(invalid="ignore", divide="ignore"):  # a z value that is not used
-        found = inter_rater.cohens_kappa(table)
-    kappa = float(found.kappa)
-    if not found.kappa_upp - found.kappa_low > _NO_WIDTH:
-        shares = table / len(first)
-        chance = float(shares.sum(0) @ shares.sum(1))
-        return by_agreement(kappa, float(np.trace(shares)), chance, len(first))
-    return kappa, max(float(found.kappa_low), -1.0), min(float(found.kappa_upp), 1.0)
-
-
-def by_agreement(
-    kappa: float, agreed: float, chance: float, count: int | float
-) -> tuple[float, float, float]:
-    """κ = (p - e) / (1 - e) with the ends that Wilson's interval of the agreement p gives it, for
-    `count` items, the agreement e by chance kept as it is."""
-    low, high = ((end - chance) / (1 - chance) for end in wilson_mean(agreed, count))
-    return kappa, max(low, -1.0), high
-
-
-def fleiss(
-    counts: Int[np.ndarray, "items labels"], *, resamples: int, seed: int
-) -> tuple[float, float, float] | None:
-    """Fleiss' κ (1971) of any number of raters, and its interval by the bootstrap over items; where
-    that has no width, the one of `by_agreement`.
-
-    Args:
-        counts: raters that gave each label to each item; equally many for every item.
-
-    Returns:
-        None where only one label was ever given.
-    """
-    whole = _fleiss(counts)
-    if whole is None:
-        return None
-    random = np.random.default_rng(seed)
-    n = len(counts)
-    drawn = [_fleiss(counts[random.integers(n, size=n)]) for _ in range(resamples)]
-    known = [kappa for kappa in drawn if kappa is not None] or [whole]
-    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    if high - low <= _NO_WIDTH:
-        raters = counts[0].sum()
-        agreed = ((counts**2).sum(1) - raters) / (raters * (raters - 1))
-        chance = float(((counts.sum(0) / counts.sum()) ** 2).sum())
-        return by_agreement(whole, float(agreed.mean()), chance, n)
-    return whole, float(low), float(high)
-
-
-def _fleiss(counts: Int[np.ndarray, "items labels"]) -> float | None:
-    from statsmodels.stats import inter_rater
-
-    used = counts[:, counts.sum(0) > 0]
-    return float(inter_rater.fleiss_kappa(used)) if used.shape[1] > 1 else None
-
-
-@dataclasses.dataclass(frozen=True)
-class Checked:
-    """A judge against the truth on a checked sample, counts of right verdicts.
-
-    Attributes:
-        found, positives: hits that the judge found, of all there are: its sensitivity.
-        cleared, negatives: its specificity.
-    """
-
-    found: int
-    positives: int
-    cleared: int
-    negatives: int
-
-
-def corrected(hits: int, n: int, checked: Checked) -> tuple[float, float, float] | None:
-    """The true share behind a judge's `hits` of `n`, and its interval.
-
-    The share is (p + s - 1) / (r + s - 1) with the judge's sensitivity r and specificity s (Rogan
-    and Gladen, 1978), cut to [0, 1]; the interval counts that all three are estimates (Lang and
-    Reiczigel, Preventive Veterinary Medicine 113, 2014, 13-22).
-
-    Returns:
-        None where the judge is no better than chance, or one kind of item was never checked.
-    """
-    if not (n and checked.positives and checked.negatives):
-        return None
-    r, s = checked.found / checked.positives, checked.cleared / checked.negatives
-    p = hits / n
-    z2 = _Z**2
-    trials, of_r, of_s = n + z2, checked.positives + 2, checked.negatives + 2
-    p_, r_, s_ = (hits + z2 / 2) / trials, (checked.found + 1) / of_r, (checked.cleared + 1) / of_s
-    if r + s <= 1 or r_ + s_ <= 1:
-        return None
-    share = (p_ + s_ - 1) / (r_ + s_ - 1)
-    doubt_r, doubt_s = r_ * (1 - r_) / of_r, s_ * (1 - s_) / of_s
-    moved = 2 * z2 * (share * doubt_r - (1 - share) * doubt_s)
-    variance = p_ * (1 - p_) / trials + share**2 * doubt_r + (1 - share) ** 2 * doubt_s
-    half = _Z * math.sqrt(variance) / (r_ + s_ - 1)
-    value, low, high = (
-        min(max(x, 0.0), 1.0)
-        for x in ((p + s - 1) / (r + s - 1), share + moved - half, share + moved + half)
-    )
-    return value, min(low, value), max(high, value)

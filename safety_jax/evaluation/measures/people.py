@@ -29,7 +29,7 @@ from safety_jax.evaluation.results.estimates import Estimate
 from safety_jax.evaluation.sets.items import Item
 from safety_jax.judges.audit.labels import as_text
 from safety_jax.judges.judge import HARMFUL, JudgeCard, Score, scored, unscored
-from safety_jax.maths import clusters, statistics
+from safety_jax.maths import agreement, clusters
 
 JUDGE = "people"
 SAFE, UNSAFE, UNSURE = LABELS = ("safe", "unsafe", "unsure")
@@ -257,7 +257,7 @@ def between(people: People, how: Resampling) -> list[Agreement]:
     for (one, first), (other, second) in itertools.combinations(people.labels.items(), 2):
         both = sorted(first.keys() & second.keys())
         said = [first[place] for place in both], [second[place] for place in both]
-        kappa = statistics.cohen(*said)
+        kappa = agreement.cohen(*said)
         found.append(_agreement(one, other, [a == b for a, b in zip(*said, strict=True)], kappa))
     if len(people.labels) > 2:
         everyone = list(people.labels.values())
@@ -266,7 +266,7 @@ def between(people: People, how: Resampling) -> list[Agreement]:
         counts = np.array([[row[label] for label in LABELS] for row in rows], int)
         kappa = None
         if shared:
-            kappa = statistics.fleiss(counts, resamples=how.resamples, seed=how.seed)
+            kappa = agreement.fleiss(counts, resamples=how.resamples, seed=how.seed)
         same = [len(row) == 1 for row in rows]
         found.append(_agreement(JUDGE, f"all {len(everyone)} annotators", same, kappa))
     return found
@@ -304,7 +304,7 @@ def corrected(
     out if the labels do not determine them.
     """
     recall, specificity = quality.recall, quality.specificity
-    checked = statistics.Checked(
+    checked = agreement.Checked(
         found=recall.count,
         positives=recall.n,
         cleared=specificity.count,
@@ -322,7 +322,7 @@ def corrected(
             unsafe = np.array([not block.safe(judge)[i] for i in places])
             n = round(clusters.effective(unsafe, block.set.clusters[places]))
             hits = round(n * said.count / said.n)
-        share = statistics.corrected(hits, n, checked)
+        share = agreement.corrected(hits, n, checked)
         if share is not None:
             value, low, high = share
             estimate = Estimate(1 - value, 1 - high, 1 - low, said.n)
