@@ -97,7 +97,7 @@ def test_suffixes_are_one_for_all_or_one_a_row(diary, tmp_path):
         read(f"{tmp_path}/t.jsonl?kind=unsafe&attack=suffix:{tmp_path}/s.txt")
     config = attack_config.get_config()
     config.attack.set, config.attack.mode = f"{tmp_path}/t.jsonl?kind=unsafe", "individual"
-    with pytest.raises(ConfigError, match="attack.mode is individual, but a row of t's file is"):
+    with pytest.raises(ConfigError, match="attack.mode is individual, but a row of t's file makes"):
         attack.read_set(config)
 
 
@@ -128,7 +128,7 @@ def test_an_attack_that_no_prompt_has_room_for_is_named(diary):
 def test_multiple_choice_is_not_put_under_attacks(tmp_path):
     file = tmp_path / "quiz.jsonl"
     file.write_text(json.dumps({"prompt": "?", "choices": ["x", "y"], "reference": "A"}))
-    with pytest.raises(ConfigError, match="quiz is of the kind choice; expected attack= on sets"):
+    with pytest.raises(ConfigError, match="quiz is of the kind choice, but attack= needs the kind"):
         read(f"{file}?kind=choice&attack=base64")
 
 

@@ -175,7 +175,7 @@ def test_weights_of_judges_are_numbers():
             config("dpo:demo,loss=weighted_door", dpo__reference="live"),
             "dpo.reference is live, but dpo.objective weighted_door needs the",
         ),
-        (config("reward:demo", checkpoint__best_metric="eval/mse"), "of the kind pairs has not"),
+        (config("reward:demo", checkpoint__best_metric="eval/mse"), "not measured for a judge of"),
         (config("reward:demo,kind=binary", reward__direction="higher is safer"), "scores harm"),
         (config("raft:demo", raft__adapter="merge", lora__rank=0), "lora.rank is 0"),
         (config("raft:demo", sample__max_new_tokens=128), "leaves no room for a prompt"),

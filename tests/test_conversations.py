@@ -117,7 +117,7 @@ def test_rows_that_are_no_conversation(tmp_path, row, problem):
         ("again:2", "'again:2': again takes no number; remove :2"),
         ("amid", "'amid': expected after the colon a whole number from 1 to 6"),
         ("amid:7", "from 1 to 6: the turn of the request"),
-        ("context:0", "tokens in front of it"),
+        ("context:0", "tokens before it"),
     ],
 )
 def test_settings_that_nobody_knows(plain, option, problem):
@@ -126,9 +126,9 @@ def test_settings_that_nobody_knows(plain, option, problem):
 
 
 def test_turns_are_for_requests(pets, tmp_path):
-    with pytest.raises(ConfigError, match="form=question of a set of the kind conversation; exp"):
+    with pytest.raises(ConfigError, match="form=question for a set of the kind conversation; ex"):
         read(f"{tmp_path}/pets.jsonl?kind=conversation&form=question")
-    with pytest.raises(ConfigError, match="pets is of the kind conversation; expected turns= on"):
+    with pytest.raises(ConfigError, match="pets is of the kind conversation, but turns= needs"):
         read(f"{tmp_path}/pets.jsonl?kind=conversation&turns=again")
 
 

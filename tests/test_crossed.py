@@ -98,7 +98,7 @@ def test_names_of_others_are_no_markup():
     ]
     text = tabled.text(crossed.find(made, runs), "train")
     assert "<i>" not in text and "<b>" not in text and "\x1b" not in text
-    assert "| (none) | 0.54" in text and " (none) beside data/" in text
+    assert "| (none) | 0.54" in text and " (none) against data/" in text
     rows = [line.replace("\\|", "") for line in text.splitlines() if "&lt;i&gt;" in line]
     assert [row.count("|") for row in rows] == [3, 7, 3, 7]  # the head of a table, a contrast
 
@@ -123,7 +123,7 @@ def test_the_stage(tmp_path, capsys):
     curve.run(config.lock(), str(tmp_path / "table"))
     told = capsys.readouterr().out
     assert "| safety form | as-opinion | as-question |" in told
-    assert "| as-opinion | question beside opinion | -0.92 (" in told
+    assert "| as-opinion | question against opinion | -0.92 (" in told
     assert (tmp_path / "table/tables.md").read_text().startswith("# table\n\n**unsafe requests ref")
     kept = json.loads((tmp_path / "table/curve.json").read_text())
     assert [one["measure"] for one in kept["tables"]] == ["refused", "answered"]

@@ -168,7 +168,7 @@ def test_a_file_that_says_which_set(tmp_path):
             ConfigError, match="rows=, weight=, form= and prompts= are options of sets"
         ):
             read_existing(f"{path}?set=One&{option}", [one, two], KEY, "row")
-    with pytest.raises(ConfigError, match="set= belongs to a file"):
+    with pytest.raises(ConfigError, match="set= is an option of files"):
         read_existing(f"{tmp_path}?set=One", [one, two], KEY, "row")
     both = prompts(one)[:2] + prompts(two) + prompts(one)[2:]
     path = write_lists(

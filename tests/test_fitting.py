@@ -141,7 +141,7 @@ def test_a_damaged_memory_is_one_line(open_config, one_device, tmp_path, monkeyp
     fill(open_config, one_device, tmp_path, 64.0, monkeypatch)
     file = tmp_path / "identity.json"
     file.write_text(file.read_text().replace("tokens, remat", "tokens and"))
-    with pytest.raises(ConfigError, match="expected such as .* put the file back"):
+    with pytest.raises(ConfigError, match="expected a value like .* restore the file"):
         fill(open_config, one_device, tmp_path, 64.0, monkeypatch)
 
 

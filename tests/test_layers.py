@@ -36,10 +36,10 @@ SHARED_STAGES = {
     "answering", "checks", "config_files", "devices", "dpo_task", "evaluate_answers",
     "evaluate_batches", "evaluate_plan", "evaluate_prompts", "fits", "groups", "judge_schema",
     "learners", "metric_names", "pair_task", "planned", "planned_passes", "planned_steps",
-    "planned_sweep", "planned_training",
-    "precision", "recipe", "references", "results", "schema", "sft_task", "shared_schema",
-    "sweep_axes", "sweep_cost", "sweep_methods", "sweep_record", "tamper_plan", "tamper_weights",
-    "texts", "token_weights", "training", "training_schema", "tuning",
+    "planned_sweep", "planned_training", "precision", "recipe", "references", "results", "rules",
+    "schema", "sft_task", "shared_schema", "sweep_axes", "sweep_cost", "sweep_methods",
+    "sweep_record", "tamper_plan", "tamper_weights", "texts", "token_weights", "training",
+    "training_schema", "tuning",
 }  # fmt: skip
 # Runs no other stage, but must make of their configs what they do.
 LOOKS_IN = "safety_jax.stages.planned_steps"

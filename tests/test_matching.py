@@ -63,7 +63,7 @@ def test_answers_in_another_order_are_matched_by_prompt(tmp_path):
     (found,) = read_existing(str(path), [asked], KEY, "prompt").values()
     assert [r.text for r in found] == ["answer 3", "answer 0", "answer 1", "answer 2"]
     said = mismatch(tmp_path, ["I-CoNa prompt 0"] * 2, count=2, match="prompt")
-    assert "the prompt of I-CoNa item 0 ('I-CoNa prompt 0') is there 2 times; expected 1" in said
+    assert "the prompt of I-CoNa item 0 ('I-CoNa prompt 0') occurs 2 times; expected 1" in said
     with pytest.raises(ConfigError, match="evaluate.match is 'text'; expected one of row, prompt"):
         read_existing(str(path), [asked], KEY, "text")
     assert matching.MATCHES == ("row", "prompt")

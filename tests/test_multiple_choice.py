@@ -47,7 +47,7 @@ def test_choices_of_ones_own(tmp_path):
     assert found.kind == CHOICE
     (item,) = read(f"{spec}&read=likelihood&rows=1")[0].items
     assert (item.prompt[0].content, item.choice_texts) == ("The sun", ("cools", "warms"))
-    with pytest.raises(ConfigError, match="read=guess of a set of the kind choice; expected"):
+    with pytest.raises(ConfigError, match="read=guess for a set of the kind choice; expecte"):
         read(f"{spec}&read=guess")
     for change, message in (
         ({"right": 2}, "quiz.jsonl line 1: the right choice is 2; expected one of A, B"),
