@@ -56,10 +56,10 @@ def read(items: Sequence[ScoreInput], rule: LabelRule) -> tuple[list[bool | None
         ("negative", False, rule.negative),
     ):
         if wanted not in truths:
-            known = ", ".join(repr(value) for value, _ in Counter(values).most_common(8))
+            frequent = ", ".join(repr(value) for value, _ in Counter(values).most_common(8))
             raise DataError(
                 f"data.{key} is {chosen!r}, but no row's {rule.column!r} is one of them; its "
-                f"values are {known}"
+                f"values are {frequent}"
             )
     return truths, dict(others.most_common())
 
