@@ -162,7 +162,8 @@ def match(runs: list[FinishedRun], report: Mapping[str, Any], axis: str) -> list
         if len(names) > 1:
             raise DataError(
                 f"run {one.name} of the sweep is in the report more than once, as "
-                f"{', '.join(names)}; expected one model for each run: evaluate the others in another report"
+                f"{', '.join(names)}; expected one model for each run: evaluate the "
+                "others in another report"
             )
         if not names:
             raise DataError(
