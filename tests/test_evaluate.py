@@ -219,7 +219,7 @@ def test_sets_are_asked_under_attacks(finished, given, tmp_path, monkeypatch):  
     assert report(finished)["derived"] == found["derived"]
     for name in ("report.html", "report.md"):
         assert "past_tense" in (folder / name).read_text()
-    with pytest.raises(ConfigError, match="quiz is of the kind choice; expected attack="):
+    with pytest.raises(ConfigError, match="quiz is of the kind choice, but attack= needs"):
         quiz = f"{given}/quiz.jsonl?name=quiz&kind=choice&columns=prompt:question,reference:answer"
         evaluate.run(configure(given, **{"evaluate.sets": (f"{quiz}&attack=all",)}), str(folder))
 
