@@ -211,8 +211,8 @@ class Responses:
 
 
 def _made_by(facts: Mapping[str, Any], line: Mapping[str, Any]) -> bool:
-    """Whether a line says these facts; early lines do not say the model's config."""
-    return facts.items() <= ({CONFIG: facts[CONFIG]} | line).items()
+    """Whether a line has these facts; lines of early versions lack the model's config."""
+    return facts.items() <= {CONFIG: facts[CONFIG], **line}.items()
 
 
 def _parsed(line: dict[str, Any]) -> dict[str, Any]:
