@@ -17,9 +17,9 @@ def test_what_is_planned_is_said_a_line_each(given):  # noqa: F811
     values = {"evaluate.sets": sets, "evaluate.judges": ("refusal",)}
     said = evaluate_plan.make_plan(configure(given, **values), "title").describe().splitlines()
     assert said == [
-        "2 sets:", "  gap   1", "  safe  7",
-        "2 models:", f"  base   {given}/base", f"  tuned  {given}/tuned",
-        "1 judges: refusal", "gap: 1 rows are left out by bad_rows=skip: they cannot be used.",
+        "sets (2), with their prompts:", "  gap   1", "  safe  7",
+        "models (2):", f"  base   {given}/base", f"  tuned  {given}/tuned",
+        "judges (1): refusal", "gap: 1 rows are left out by bad_rows=skip: they cannot be used.",
     ]  # fmt: skip
 
 

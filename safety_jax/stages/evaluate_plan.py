@@ -66,9 +66,12 @@ class EvaluationPlan:
 
     def describe(self) -> str:
         """A message to the user: the sets, the models and the judges."""
-        lines = [f"{len(self.sets)} sets:", *_listed({s.name: _size(s) for s in self.sets})]
-        lines += [f"{len(self.models)} models:", *_listed(self.models)]
-        lines += [f"{len(self.cards)} judges: {', '.join(self.cards) or 'none'}", *self.notes]
+        lines = [
+            f"sets ({len(self.sets)}), with their prompts:",
+            *_listed({s.name: _size(s) for s in self.sets}),
+        ]
+        lines += [f"models ({len(self.models)}):", *_listed(self.models)]
+        lines += [f"judges ({len(self.cards)}): {', '.join(self.cards) or 'none'}", *self.notes]
         if self.preference:
             lines.append(f"answers side by side, in both orders: {self.preference.card.model}")
         return "\n".join(lines)
