@@ -83,12 +83,15 @@ def test_axes_and_runs(inputs):  # noqa: F811
         ({"sweep__axes": "lora.rank=4,-1"}, "sweep run rank-1: lora.rank is -1; expected"),
         ({"sweep__axes": "lora.rank=0,4"}, "sweep run rank0: lora.rank is 0"),
         ({"sweep__runs": "seed=1 seed=2"}, "each once"),
-        ({"sweep__axes": "seed=1", "sweep__runs": "seed=1"}, "two runs are seed1"),
+        ({"sweep__axes": "seed=1", "sweep__runs": "seed=1"}, "two runs are called seed1"),
         (
             {"sweep__runs": "data.safety_rows=8; data.safety_rows=8 seed=0"},
             "and .* have the same config",
         ),
-        ({"sweep__axes": "data.train=a/x.jsonl,b/x.jsonl"}, "two runs are trainx.jsonl; .* path"),
+        (
+            {"sweep__axes": "data.train=a/x.jsonl,b/x.jsonl"},
+            "two runs are called trainx.jsonl; .* path",
+        ),
     ],
 )
 def test_mistakes(inputs, given, message):  # noqa: F811

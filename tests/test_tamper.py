@@ -240,7 +240,7 @@ def test_what_cannot_be_is_found_before_weights_are_read(inputs, rows, one_devic
         ({"tamper.rows": ()}, "both empty"),
         ({"lora.layers": "90"}, "names no layers of this model"),
         ({"lora.targets": ("w_proj",)}, "lora.targets .*'w_proj'.* expected 'all-linear' or any"),
-        ({"tamper.benign_rows": (1,), "data.benign": ("",)}, "tamper.benign_rows asks for 1"),
+        ({"tamper.benign_rows": (1,), "data.benign": ("",)}, "tamper.benign_rows needs 1"),
     ):
         with pytest.raises(ConfigError, match=message):
             tamper_plan.make_plan(configure(inputs, rows, **change), one_device)
