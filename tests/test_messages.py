@@ -121,6 +121,13 @@ def test_an_answer_ends_with_the_assistant(rows):
         read_records(rows({"prompt": Q, "completion": turns(BETTER, AGAIN)}))
 
 
+@pytest.mark.parametrize("calls", [None, [], "", "[]", "null"])
+def test_no_calls_of_tools_are_none_in_any_spelling(calls, rows):
+    said = [*turns(ASK), {"role": "assistant", "content": A, "tool_calls": calls}]
+    (found,) = read_records(rows({"messages": said}))
+    assert found.messages == (ASK, BETTER)
+
+
 def test_a_thought_stands_before_its_answer(rows):
     said = [*turns(ASK), {"role": "assistant", "content": A, "reasoning_content": " Dark, so …\n"}]
     (found,) = read_records(rows({"messages": said}))

@@ -145,7 +145,11 @@ def _message(item: Any, number: int, name: str) -> Message | None:
 
 
 def _refuse_tools(item: Mapping[str, Any], who: str) -> None:
-    calls = next((key for key in ("tool_calls", "function_call") if item.get(key)), None)
+    # A column of texts spells that there are none.
+    none = (None, "", [], {}, "[]", "{}", "null")
+    calls = next(
+        (key for key in ("tool_calls", "function_call") if item.get(key) not in none), None
+    )
     if calls or who in _TOOLS:
         what = f"has {calls}" if calls else f"is the {who}'s"
         raise BadRow(f"{what}; no template here writes calls of tools and what they return")
