@@ -221,17 +221,17 @@ def test_models_beside_each_other():
         "early": 50, "late": 500, "low": 50,
     }  # fmt: skip
     early_late, early_low, late_low = found.pairs
-    assert [one.difference.value for one in early_late.lacks] == pytest.approx([0.0, -0.8])
-    assert [one.verdict for one in early_late.lacks] == ["held", "not held"]
+    assert [one.difference.value for one in early_late.deficits] == pytest.approx([0.0, -0.8])
+    assert [one.verdict for one in early_late.deficits] == ["held", "not held"]
     # The 30 prompts that only `early` learns at all are what `low` lacks less of at 0.
-    assert [one.difference.value for one in early_low.lacks] == pytest.approx([0.15, 0.0])
+    assert [one.difference.value for one in early_low.deficits] == pytest.approx([0.15, 0.0])
     assert [pair.verdict for pair in found.pairs] == ["not held", "cannot tell", "not held"]
-    assert late_low.lacks[1].difference.value == pytest.approx(0.8)
+    assert late_low.deficits[1].difference.value == pytest.approx(0.8)
     # All six differences together have 95%, so each has 1 - 0.05 / 6; seeds agree here.
-    lacks = np.where(np.arange(200) < 180, np.where(np.arange(200) < 20, 0.0, -1.0), 0.0)
-    error = np.sqrt(((lacks + 0.8) ** 2).sum() / 200**2 * 200 / 199)
+    deficits = np.where(np.arange(200) < 180, np.where(np.arange(200) < 20, 0.0, -1.0), 0.0)
+    error = np.sqrt(((deficits + 0.8) ** 2).sum() / 200**2 * 200 / 199)
     reach = stats.t.ppf(1 - 0.05 / 12, 199) * error
-    lack = early_late.lacks[1].difference
+    lack = early_late.deficits[1].difference
     assert (lack.low, lack.high) == pytest.approx((-0.8 - reach, -0.8 + reach))
     (same,) = model_curves.find(*two_models(400, {"a": (0, 390, 390), "b": (8, 390, 398)}), 0.2)
     assert same.pairs[0].verdict == "held"

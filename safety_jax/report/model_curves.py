@@ -57,7 +57,7 @@ def draw(found: ModelCurves, axis: str, target: Path) -> None:
 def text(found: Sequence[ModelCurves], axis: str) -> str:
     """Tables in Markdown, each with what it shows."""
     return "\n\n".join(
-        "\n".join([f"**{one.title}**", "", *_shares(one, axis), "", *_lacks(one, axis)])
+        "\n".join([f"**{one.title}**", "", *_shares(one, axis), "", *_deficits(one, axis)])
         for one in found
     )
 
@@ -85,7 +85,7 @@ def _enough(curve: Curve) -> str:
     return f"{found.estimate:g} ({found.low:g} to {found.high:g}{more})"
 
 
-def _lacks(found: ModelCurves, axis: str) -> list[str]:
+def _deficits(found: ModelCurves, axis: str) -> list[str]:
     lines = [
         f"| {axis} | models | difference of deficits | equal? |",
         "|---" * 4 + "|",
@@ -94,7 +94,7 @@ def _lacks(found: ModelCurves, axis: str) -> list[str]:
         f"| {one.amount:g} | {inline(pair.second)} against {inline(pair.first)} "
         f"| {interval(one.difference, signed=True)} | {one.verdict} |"
         for pair in found.pairs
-        for one in pair.lacks
+        for one in pair.deficits
     ]
     margin = next(iter(found.curves.values())).threshold.margin
     said = [sentence(pair, axis, margin) for pair in found.pairs]
@@ -119,7 +119,7 @@ def sentence(pair: ModelPair, axis: str, margin: float) -> str:
     claim = f"{inline(pair.second)} needs as many {axis} as {inline(pair.first)}: {pair.verdict}"
     if pair.verdict == HELD:
         return f"{claim}; at every amount their deficits are equal within {margin:.0%}."
-    apart = [one for one in pair.lacks if one.verdict == NOT_HELD]
+    apart = [one for one in pair.deficits if one.verdict == NOT_HELD]
     if not apart:
         return f"{claim}."
     said = [

@@ -22,7 +22,7 @@ from safety_jax.maths.thresholds import CANNOT_TELL, HELD, NOT_HELD, TableMean
 
 
 @dataclasses.dataclass(frozen=True)
-class LackAt:
+class DeficitAt:
     """The deficits of two models at one amount.
 
     Attributes:
@@ -48,7 +48,7 @@ class ModelPair:
 
     first: str
     second: str
-    lacks: tuple[LackAt, ...]
+    deficits: tuple[DeficitAt, ...]
     verdict: str
 
 
@@ -114,21 +114,21 @@ def _pairs(
     runs: Mapping[str, Sequence[EvaluatedRun]],
     margin: float,
 ) -> tuple[ModelPair, ...]:
-    lacks, prompts = {}, curves.prompts_of(report, measure)
+    deficits, prompts = {}, curves.prompts_of(report, measure)
     for name, several in runs.items():
         tables = curves.outcomes(report, measure, several)
         *below, largest = sorted(tables)
-        lacks[name] = {amount: tables[amount] - tables[largest] for amount in below}
-    amounts = list(lacks[next(iter(runs))])
+        deficits[name] = {amount: tables[amount] - tables[largest] for amount in below}
+    amounts = list(deficits[next(iter(runs))])
     two = list(itertools.combinations(runs, 2))
     level = 1 - (1 - statistics.LEVEL) / (len(two) * len(amounts))
 
-    def beside(first: str, second: str, amount: float) -> LackAt | None:
-        table = lacks[second][amount] - lacks[first][amount]
+    def beside(first: str, second: str, amount: float) -> DeficitAt | None:
+        table = deficits[second][amount] - deficits[first][amount]
         if np.isnan(table).all():
             return None
         difference = thresholds.mean(table, prompts, level)
-        return LackAt(amount, difference, thresholds.equal(difference, margin))
+        return DeficitAt(amount, difference, thresholds.equal(difference, margin))
 
     found = []
     for first, second in two:
