@@ -31,7 +31,7 @@ def settings(folder: str, completion_only: bool) -> SFTConfig:
         lr_scheduler_type="constant",
         adam_beta1=rows.ADAMW["beta1"],
         adam_beta2=rows.ADAMW["beta2"],
-        adam_epsilon=rows.ADAMW["epsilon"],
+        adam_epsilon=rows.TRL_EPSILON,
         weight_decay=rows.ADAMW["weight_decay"],
         max_grad_norm=rows.ADAMW["clip_norm"],
         use_cpu=True,

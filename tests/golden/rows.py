@@ -33,6 +33,8 @@ ADAMW = {
     "clip_norm": 0.1,
 }
 TRL_STEPS, TRL_ROWS, TRL_MICROBATCHES = 4, 2, 2
+# Larger, so that steps are none of last bits, which processors compute each in their own way.
+TRL_EPSILON = 1e-3
 TRL_TRAINED = {"completion": True, "everything": False}
 # Of one step on four pairs. By our name of the objective: TRL's losses with their weights, beta.
 DPO_PAIRS, DPO_SMOOTHING, DPO_NLL_WEIGHT, DPO_MARGIN = 4, 0.1, 0.2, 0.5
