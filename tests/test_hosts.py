@@ -1,10 +1,9 @@
 """Two processes with four devices each: the numbers of one process with eight, and a killed one.
 
 Floats of two processes differ from those of one in their last bits, because Gloo adds over devices
-in another order than XLA does inside a process. Adam with its usual epsilon divides what is next to
-nothing by itself and so makes whole steps out of last bits; a larger epsilon keeps them last bits.
-Between runs of two processes there is no such difference: what was killed and started again ends
-with the same bits.
+in another order than XLA does inside a process. Adam with its usual epsilon amplifies this where a
+gradient is almost zero, so the configs here have a larger one. Between runs of two processes there
+is no such difference: what was killed and started again ends with the same bits.
 """
 
 import json

@@ -16,7 +16,14 @@ from safety_jax.data.recovery import Recovery
 from safety_jax.judges.planned import Resources
 from safety_jax.models import llama, quantised
 from safety_jax.models.decoding.ends import model_ends
-from safety_jax.models.folders import bitsandbytes, config_hash, hf_config, hub, tokenizer_files
+from safety_jax.models.folders import (
+    bitsandbytes,
+    config_hash,
+    hf_config,
+    hub,
+    model_folder,
+    tokenizer_files,
+)
 from safety_jax.stages import texts
 from safety_jax.training import optim
 from safety_jax.training.settings import Batching, Budget, Logging, Saving, Settings
@@ -82,7 +89,7 @@ def model_identity(config: ConfigDict, folder: Path) -> dict[str, str]:
         found[f"model.adapter {model.adapter}"] = hub.shared_fingerprint(adapter)
         found[f"model.adapter {model.adapter}, config"] = config_hash.of_adapter(adapter)
     if "dpo" in config and config.dpo.proxy:
-        proxy = hub.resolve(config.dpo.proxy.partition("?")[0])
+        proxy = hub.resolve(model_folder.split_spec(config.dpo.proxy)[0])
         found[f"dpo.proxy {config.dpo.proxy}"] = hub.shared_fingerprint(proxy)
         if (proxy / hub.ADAPTER).is_file():
             found[f"dpo.proxy {config.dpo.proxy}, config"] = config_hash.of_adapter(proxy)

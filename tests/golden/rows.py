@@ -33,7 +33,7 @@ ADAMW = {
     "clip_norm": 0.1,
 }
 TRL_STEPS, TRL_ROWS, TRL_MICROBATCHES = 4, 2, 2
-# Larger, so that steps are none of last bits, which processors compute each in their own way.
+# Larger than usual, so that Adam does not amplify rounding, which differs between processors.
 TRL_EPSILON = 1e-3
 TRL_TRAINED = {"completion": True, "everything": False}
 # Of one step on four pairs. By our name of the objective: TRL's losses with their weights, beta.

@@ -69,13 +69,9 @@ class ModelFolder:
         times = "" if self.strength == 1 else f"*{self.strength!r}"
         return f"{hub.shared_fingerprint(self.adapter)}{times}+{found}"
 
-    def shares_base(self, other: "ModelFolder") -> bool:
-        """Whether both have the same weights below their adapters."""
-        return self.base_weights == other.base_weights
-
     @property
     def base_weights(self) -> tuple[Path, str]:
-        """What tells the weights below the adapter apart from others."""
+        """Identifies the weights without the adapter: equal for models that can share them."""
         return self.folder.resolve(), self.kernels
 
     @functools.cached_property
