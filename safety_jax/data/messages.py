@@ -146,7 +146,7 @@ def _message(item: Any, number: int, name: str) -> Message | None:
 
 def _refuse_tools(item: Mapping[str, Any], who: str) -> None:
     # A column of texts spells that there are none.
-    none = (None, "", [], {}, "[]", "{}", "null")
+    none: tuple[Any, ...] = (None, "", [], {}, "[]", "{}", "null")
     calls = next(
         (key for key in ("tool_calls", "function_call") if item.get(key) not in none), None
     )
