@@ -391,7 +391,11 @@ def test_endings_of_files_with_columns():
         ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs"),
         ("a.json", b"<!DOCTYPE html><html><body>", "is a web page; download the file itself"),
-        ("a.jsonl", gzip.compress(b"{}", mtime=0), "is compressed by gzip; let its name end in .gz"),
+        (
+            "a.jsonl",
+            gzip.compress(b"{}", mtime=0),
+            "is compressed by gzip; let its name end in .gz",
+        ),
         ("a.csv", lzma.compress(b"{}"), "is compressed by xz"),
         ("a.csv", bz2.compress(b"{}"), "is compressed by bzip2"),
         ("a.csv", b"PK\3\4", "an Excel workbook whose name should end in .xlsx"),
