@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from safety_jax.data import records, sources
+from safety_jax.data.formats.verdicts import LABELS
 from safety_jax.data.messages import Message
-from safety_jax.data.ratings import LABELS
 from safety_jax.data.records import Record
 from safety_jax.raft import collected
 from safety_jax.raft.collected import Asked, Verdict

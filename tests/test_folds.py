@@ -5,8 +5,9 @@ import json
 import pytest
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import ratings, records, sources
+from safety_jax.data import records, sources
 from safety_jax.data.folds import Fold, part_of
+from safety_jax.data.formats import verdicts
 from safety_jax.data.messages import Message
 from safety_jax.data.records import Record
 from safety_jax.judges import crossed, inputs, registry
@@ -29,7 +30,7 @@ def file(tmp_path_factory):
 
 
 def rated(spec: str):
-    return records.read_rated(sources.open_source(spec), ratings.LABELS)
+    return records.read_rated(sources.open_source(spec), verdicts.LABELS)
 
 
 def test_parts_hold_every_prompt_once_and_all_its_answers(file):

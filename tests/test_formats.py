@@ -1,12 +1,10 @@
-"""Rows of published sets, in their columns and our words; trees of messages."""
+"""Rows of published sets, in their columns and our words; how their formats are recognised."""
 
 import pytest
 
 from safety_jax.base.errors import DataError
-from safety_jax.data.messages import Message
+from safety_jax.data.formats import catalogue, verdicts
 from safety_jax.data.records import (
-    read_labelled,
-    read_pairs,
     read_prompts,
     read_records,
     read_responses,
@@ -27,7 +25,6 @@ from tests.row_samples import (
     TOXIC_CHAT,
     ULTRA_FEEDBACK,
     WILD,
-    WORSE,
     A,
     B,
     Q,
@@ -78,22 +75,6 @@ def rows(tmp_path):
 def test_an_answer_to_learn(row, messages, rows):
     (found,) = read_records(rows(row))
     assert found.messages == messages and found.where == "rows.jsonl line 1"
-
-
-@pytest.mark.parametrize(
-    ("row", "prompt", "chosen"),
-    [
-        (ULTRA_FEEDBACK, (ASK,), BETTER),
-        (ORCA_DPO, (SYSTEM, ASK), BETTER),
-        (OPENAI, (SYSTEM, ASK), BETTER),
-        (HELP_STEER, (ASK, BETTER, AGAIN), LAST),
-        (HELP_STEER | {"response1": B, "response2": LAST.content, "overall_preference": 1},
-         (ASK, BETTER, AGAIN), LAST),
-    ],
-)  # fmt: skip
-def test_a_preferred_answer(row, prompt, chosen, rows):
-    (found,) = read_pairs(rows(row))
-    assert (found.prompt, found.chosen, found.rejected) == (prompt, (chosen,), (WORSE,))
 
 
 DO_NOT_ANSWER = {"id": 1, "risk_area": "birds", "types_of_harm": "none", "question": Q,
@@ -149,69 +130,42 @@ def test_an_input_of_spaces_is_none(rows):
     assert found.context == ""
 
 
-def test_pairs_whose_scores_prefer_nothing_or_the_other_answer(rows):
-    names = ("score_chosen", "score_rejected"), ("chosen-rating", "rejected-rating")
-    pair = {"prompt": Q, "chosen": A, "rejected": B}
-    for chosen, rejected in names:
-        tie = rows(pair, pair | {chosen: 8.5, rejected: "8.5"})
-        assert len(read_pairs(tie)) == 1
-        (left,) = tie.left_out
-        assert left.unwanted and "neither answer is preferred" in left.why
-        wrong = pair | {chosen: 3, rejected: 8}
-        with pytest.raises(DataError, match="the scores prefer the rejected answer; add without="):
-            read_pairs(rows(pair, wrong))
-        with pytest.raises(DataError, match="the scores prefer the rejected answer"):
-            read_labelled(rows(wrong))
-        assert len(read_pairs(rows(wrong, options=f"?without={chosen},{rejected}"))) == 1
-        assert len(read_pairs(rows(pair | {chosen: 8, rejected: None}))) == 1
-        assert len(read_records(rows(wrong))) == 1, "its chosen answer is what is learned"
+# ---------------------------------------------------------------------------- recognition
 
 
-def test_both_answers_of_any_pair_to_learn_and_to_avoid(rows):
-    for row in (ULTRA_FEEDBACK, ORCA_DPO, OPENAI, HELP_STEER):
-        better, worse = read_labelled(rows(row))
-        assert better.desirable and not worse.desirable and worse.answer == (WORSE,)
+def names(row, formats=catalogue.FORMATS):
+    return [known.name for known in catalogue.fitting(row, formats)]
 
 
-# ---------------------------------------------------------------------------- trees
+def test_a_row_is_recognised_by_its_columns():
+    assert names(OPENAI) == ["openai_preference"]
+    assert names({"instruction": Q, "output": A, "id": 1}) == ["alpaca"]
+    assert names({"prompt": Q, "label": "safe", "id": 1}) == ["label"]
+    assert names({"prompt": Q, "label": "safe", "type": "homonyms"}) == []
 
 
-def message(number, parent, text, role="assistant", rank=None, **others):
-    return {"message_id": number, "parent_id": parent, "text": text, "role": role, "rank": rank,
-            "deleted": False, "review_result": True, **others}  # fmt: skip
+def test_the_format_that_explains_more_columns_wins():
+    assert names({"chosen": A, "rejected": B}) == ["implicit_preference"]
+    assert names({"prompt": Q, "chosen": A, "rejected": B}) == ["preference"]
+    assert names(ULTRA_FEEDBACK) == ["ultra_feedback"]
 
 
-def test_trees_of_messages_become_dialogues(rows):
-    source = rows(
-        message("a", None, Q, "prompter"),
-        message("b", "a", B, rank=1),
-        message("e", "d", LAST.content, rank=0),  # before what it answers
-        message("c", "a", A, rank=0),
-        message("x", "a", "Hidden.", rank=-1, deleted=True),
-        message("y", "a", "Spam.", rank=-1, review_result=False),
-        message("d", "c", AGAIN.content, "prompter", rank=0),
-        message("f", "e", "Thanks!", "prompter"),
-        message("g", None, "Who?", "prompter"),
-        message("h", "g", "I.", rank=None),
-    )
-    found = read_records(source)
-    assert [record.messages for record in found] == [
-        (ASK, BETTER, AGAIN, LAST),
-        (Message("user", "Who?"), Message("assistant", "I.")),
-    ]
-    assert [record.where for record in found] == ["rows.jsonl line 1", "rows.jsonl line 9"]
-    assert [len(record.messages) for record in read_prompts(source)] == [3, 1]
+def test_a_format_that_yields_counts_alone():
+    text = f"\n\nHuman: {Q}\n\nAssistant: {A}"
+    assert names({"text": text}) == ["transcript"]
+    assert names({"text": text, "prompt": Q, "response": A}) == ["response"]
 
 
 @pytest.mark.parametrize(
-    ("found", "reason"),
+    "formats",
     [
-        ([message("a", None, Q, "prompter")], "no answer in the tree"),
-        ([message("a", "a", Q, "prompter")], "no message without a parent"),
-        ([message("a", None, Q, "prompter"), message("b", "a", A, "judge")], "'role' is 'judge'"),
-        ([message(["a"], None, 5, {}), message({}, "['a']", A)], "'role' is {}"),
+        catalogue.FORMATS,
+        catalogue.PROMPTS,
+        catalogue.RESPONSES,
+        verdicts.RATINGS,
+        verdicts.LABELS,
+        verdicts.DESIRABLE,
     ],
 )
-def test_broken_trees(found, reason, rows):
-    with pytest.raises(DataError, match=reason):
-        read_records(rows(*found))
+def test_format_names_one_format(formats):
+    assert len({known.name for known in formats}) == len(formats)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import judged, ratings, records, sources
+from safety_jax.data import judged, records, sources
+from safety_jax.data.formats import verdicts
 from safety_jax.data.labels import Labels
 from safety_jax.data.messages import Message
 from safety_jax.data.records import Pair, Rated, Record
@@ -42,13 +43,13 @@ def read(tmp_path, formats, *rows, options="", skipped=None):
     ],
 )  # fmt: skip
 def test_ratings(row, value, tmp_path):
-    (found,) = read(tmp_path, ratings.RATINGS, row)
+    (found,) = read(tmp_path, verdicts.RATINGS, row)
     assert (found.value, found.answer) == (value, (BAD,))
     assert found.where == "rows.jsonl line 1" and found.prompt == (Message("user", "Ask"),)
 
 
 def test_the_last_answer_of_a_red_team_dialogue_is_rated(tmp_path):
-    (found,) = read(tmp_path, ratings.RATINGS, {"transcript": DIALOGUE, "rating": 1.0})
+    (found,) = read(tmp_path, verdicts.RATINGS, {"transcript": DIALOGUE, "rating": 1.0})
     assert len(found.prompt) == 3 and found.answer[0].content == "Never." and found.value == 1
 
 
@@ -67,7 +68,7 @@ def test_the_last_answer_of_a_red_team_dialogue_is_rated(tmp_path):
 )  # fmt: skip
 def test_labels(row, values, tmp_path):
     """A pair with two labels gives both answers, the chosen one first."""
-    found = read(tmp_path, ratings.LABELS, row)
+    found = read(tmp_path, verdicts.LABELS, row)
     assert [rated.value for rated in found] == values
     if len(values) == 2:
         assert [rated.answer[0].content for rated in found] == ["good", "bad"]
@@ -76,12 +77,12 @@ def test_labels(row, values, tmp_path):
 @pytest.mark.parametrize(
     ("formats", "row", "message"),
     [
-        (ratings.RATINGS, {"rating": "much"}, "'rating' is 'much'; expected a number"),
-        (ratings.RATINGS, {"rating": True}, "'rating' is True; expected a number"),
-        (ratings.RATINGS, {"rating": None}, "'rating' is None; expected a number"),
-        (ratings.RATINGS, {"rating": "nan"}, "expected a number"),
-        (ratings.RATINGS, {"rating": 2, "response": ""}, "'response' is empty"),
-        (ratings.LABELS, {"label": "so-so"}, "'label' is 'so-so'; expected unsafe, harmful"),
+        (verdicts.RATINGS, {"rating": "much"}, "'rating' is 'much'; expected a number"),
+        (verdicts.RATINGS, {"rating": True}, "'rating' is True; expected a number"),
+        (verdicts.RATINGS, {"rating": None}, "'rating' is None; expected a number"),
+        (verdicts.RATINGS, {"rating": "nan"}, "expected a number"),
+        (verdicts.RATINGS, {"rating": 2, "response": ""}, "'response' is empty"),
+        (verdicts.LABELS, {"label": "so-so"}, "'label' is 'so-so'; expected unsafe, harmful"),
     ],
 )
 def test_broken_rows_name_file_and_row(formats, row, message, tmp_path):
@@ -98,7 +99,7 @@ def test_broken_rows_name_file_and_row(formats, row, message, tmp_path):
 def test_pairs_without_labels_are_no_labels(tmp_path):
     row = {"prompt": "Ask", "chosen": "good", "rejected": "bad"}
     with pytest.raises(DataError, match="add chosen_unsafe and rejected_unsafe"):
-        read(tmp_path, ratings.LABELS, row)
+        read(tmp_path, verdicts.LABELS, row)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from safety_jax.base.errors import UserError
-from safety_jax.data import parsing, ratings, records
-from safety_jax.data.formats import FORMATS, PROMPTS, RESPONSES
+from safety_jax.data import parsing, records
+from safety_jax.data.formats import verdicts
+from safety_jax.data.formats.catalogue import FORMATS, PROMPTS, RESPONSES
 from safety_jax.data.sources import Source, open_source
 from tests.test_readers import write
 
@@ -177,7 +178,7 @@ VALUES = st.one_of(
 @st.composite
 def rows_of_formats(draw):
     """Rows with the columns of some format and others, whatever they hold."""
-    known = draw(st.sampled_from((*FORMATS, *PROMPTS, *RESPONSES, *ratings.LABELS)))
+    known = draw(st.sampled_from((*FORMATS, *PROMPTS, *RESPONSES, *verdicts.LABELS)))
     others = st.dictionaries(st.sampled_from(COLUMNS), VALUES, max_size=3)
     needed = st.fixed_dictionaries({column: VALUES for column in known.columns})
     return [{**draw(others), **draw(needed)} for _ in range(draw(st.integers(1, 3)))]
@@ -189,8 +190,8 @@ READERS = (
     records.read_prompts,
     records.read_responses,
     records.read_labelled,
-    lambda source: records.read_rated(source, ratings.RATINGS),
-    lambda source: records.read_rated(source, ratings.LABELS),
+    lambda source: records.read_rated(source, verdicts.RATINGS),
+    lambda source: records.read_rated(source, verdicts.LABELS),
 )
 
 

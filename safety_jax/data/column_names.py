@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from safety_jax.data import attachments, labels
-from safety_jax.data.formats import SYSTEM, Format
+from safety_jax.data.formats.row_format import SYSTEM, Format
 from safety_jax.data.messages import BadRow
 from safety_jax.data.text_files import Row
 

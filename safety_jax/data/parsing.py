@@ -11,7 +11,8 @@ from safety_jax.base import terminal
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import attachments, column_names, forms, threads
 from safety_jax.data import labels as labelling
-from safety_jax.data.formats import SYSTEM, Format, Parsed
+from safety_jax.data.formats import catalogue
+from safety_jax.data.formats.row_format import SYSTEM, Format, Parsed
 from safety_jax.data.messages import BadRow, Message, UnwantedRow, is_blank, text_of
 from safety_jax.data.sources import Skipped, Source
 from safety_jax.data.text_files import Row
@@ -122,15 +123,7 @@ def _format(source: Source, formats: Sequence[Format], where: str, row: Row) -> 
             if known.name == source.format:
                 return known
         raise DataError(f"{source.spec}: unknown format {source.format!r}; known are {names}")
-    matching = [known for known in formats if known.fits(row)]
-    if not all(known.yields for known in matching):
-        matching = [known for known in matching if not known.yields]
-    # prompt, chosen, rejected also fits chosen, rejected: the format that explains more wins.
-    matching = [
-        known
-        for known in matching
-        if not any(set(known.columns) < set(other.columns) for other in matching)
-    ]
+    matching = catalogue.fitting(row, formats)
     if not matching:
         nearly = column_names.renaming(row, [name for one in formats for name in one.columns])
         advice = f"add columns={nearly or 'ours:theirs,...'} to the source to rename them"

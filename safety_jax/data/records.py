@@ -1,6 +1,6 @@
 """Turns rows of any known format into records: who said what, and what is to be learned.
 
-The formats themselves stand in formats.py; parsing.py tells them apart and checks each row. A row
+formats/ has the formats; parsing.py finds the one of a source and checks each row. A row
 that says of itself that it is not to be learned (`"is_safe": false`, KTO's `"label": false`,
 `"weight": 0`) is left out and counted in `Source.left_out`, never learned; see labels.py.
 """
@@ -9,10 +9,11 @@ import dataclasses
 from collections.abc import Sequence
 
 from safety_jax.data import parsing
-from safety_jax.data.formats import FORMATS, PROMPTS, RESPONSES, Format
+from safety_jax.data.formats.catalogue import FORMATS, PROMPTS, RESPONSES
+from safety_jax.data.formats.row_format import Format
+from safety_jax.data.formats.verdicts import DESIRABLE
 from safety_jax.data.labels import Labels
 from safety_jax.data.messages import Message
-from safety_jax.data.ratings import DESIRABLE
 from safety_jax.data.sources import Skipped, Source
 
 
@@ -196,7 +197,7 @@ def read_rated(
     """Rows of answers with a rating, or a safety label; a pair with two labels gives both answers.
 
     Args:
-        formats: `ratings.RATINGS` or `ratings.LABELS`.
+        formats: `verdicts.RATINGS` or `verdicts.LABELS`.
         skipped: as in `read_pairs`.
 
     Raises:
@@ -224,7 +225,7 @@ def read_rated(
 
 
 def read_labelled(source: Source, skipped: list[Skipped] | None = None) -> list[Labelled]:
-    """Rows of single answers that are desirable or not, as KTO learns from; `ratings.DESIRABLE`.
+    """Rows of single answers that are desirable or not, as KTO learns from; `verdicts.DESIRABLE`.
 
     A pair gives both answers: the rejected one is undesirable, and so is a chosen one that the row
     calls unsafe.

@@ -13,6 +13,6 @@ first use: `import safety_jax` alone costs nothing. What a config would say, a s
 its defaults are the only numbers that no config sets.
 
 Prompts are texts or lists of messages, `{"role": ..., "content": ...}`; rows are mappings with the
-columns of any format in `data/formats.py`. Text becomes tokens by a template of `data/prompts.py`:
+columns of any format in `data/formats/`. Text becomes tokens by a template of `data/prompts.py`:
 by default the tokenizer's chat template, or "plain" where it has none.
 """

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 
 from safety_jax.base import trees
 from safety_jax.base.batch import Answers, Tokens
-from safety_jax.data import corpora, ratings, records
+from safety_jax.data import corpora, records
+from safety_jax.data.formats import verdicts
 from safety_jax.data.judged import JudgedAnswers
 from safety_jax.data.sources import Skipped, Source
 from safety_jax.training import judge_quality, placement, steps
@@ -23,7 +24,7 @@ from safety_jax.training.task import Learning, Measured
 JudgeObjective = Callable[[jax.Array, jax.Array], jax.Array]
 
 PAIRED = ("pairs", "cost")
-FORMATS = {"regression": ratings.RATINGS, "binary": ratings.LABELS}
+FORMATS = {"regression": verdicts.RATINGS, "binary": verdicts.LABELS}
 
 
 def rows(kind: str, prefer: str, left_out: dict[str, int]) -> Callable[..., list]:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from safety_jax.base.assets import find_asset
 from safety_jax.base.errors import ConfigError
-from safety_jax.data.formats import SYSTEM
+from safety_jax.data.formats.row_format import SYSTEM
 from safety_jax.data.messages import BadRow, Message, text_of
 from safety_jax.data.text_files import Row
 

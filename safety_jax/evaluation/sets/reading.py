@@ -18,7 +18,7 @@ A set is given by name, or as a file or another source with the meaning of its c
     talks.jsonl?kind=conversation            conversations, see conversations.py
     twins.jsonl?kind=unsafe                  prompts that differ in the group named, see twins.py
 
-Columns of your own file: the prompt in any form of data/formats.py, and optionally `id`,
+Columns of your own file: the prompt in any form of data/formats/, and optionally `id`,
 `category`, `reference`, `choices`, `opening`, the beginning of a prefilled answer, and `twin`, the
 id of an item of the set that the option `twin` names. Further options: `licence`, and those of
 data/source_spec.py. Attacks are those of attacks/registry.py.

@@ -1,7 +1,7 @@
-"""Row formats of judged answers: `RATINGS` with a number, `LABELS` as safe or unsafe, `DESIRABLE`
-as one to learn or one to avoid.
+"""Formats of judged answers: `RATINGS` with a number, `LABELS` as safe or unsafe, `DESIRABLE` as
+one to learn or one to avoid.
 
-As in formats.py, one entry a format; the answer is read as there, the judgement here.
+Each is a format of `catalogue.FORMATS`, which reads the answer, and a column with the verdict.
 """
 
 import dataclasses
@@ -9,19 +9,14 @@ import functools
 import math
 from collections.abc import Callable
 
-from safety_jax.data.formats import FORMATS, Format, Parsed
+from safety_jax.data.formats.catalogue import FORMATS
+from safety_jax.data.formats.preferences import PAIRS
+from safety_jax.data.formats.row_format import Format, Parsed
 from safety_jax.data.labels import NAMES, categories_of, desirable, flag_of, named
 from safety_jax.data.messages import BadRow
 from safety_jax.data.text_files import Row
 
 _BASE = {known.name: known for known in FORMATS}
-_PAIRS = tuple(
-    _BASE[name]
-    for name in (
-        *("safe_rlhf", "preference", "ultra_feedback", "orca_dpo", "openai_preference"),
-        *("help_steer", "implicit_preference"),
-    )
-)
 
 
 def _number(row: Row, column: str) -> float:
@@ -123,7 +118,7 @@ LABELS = (
     _format("beavertails", "response", "is_safe", _safe),
     _format("labelled", "response", "label", _label),
     _format("labelled_messages", "messages", "unsafe", _unsafe),
-    *_PAIRS,
+    *PAIRS,
 )
 # KTO's rows (Ethayarajh et al., arXiv 2402.01306) in TRL's columns, or with a label of safety;
 # pairs give both answers.
@@ -138,5 +133,5 @@ DESIRABLE = (
     _desirable("safe_messages", "messages", "is_safe", flag_of),
     _desirable("safe_completion", "completion", "is_safe", flag_of),
     _desirable("unsafe_completion", "completion", "unsafe", _not_unsafe),
-    *_PAIRS,
+    *PAIRS,
 )
