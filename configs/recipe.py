@@ -39,6 +39,8 @@ Arguments, after the colon and separated by commas:
               on the demo's data. See configs/recipe_sizes.py
     demo,defences, smollm2,defences   which defence of docs/defences.md keeps its safety under
               attack: each against plain SIT and plain DPO at equal compute, in one report
+    demo,seeds, smollm2,seeds   whether SIT, RAFT and DPO differ at equal training compute, with
+              three seeds each: shares by method, and every two compared; configs/recipe_seeds.py
     form      whether the form of requests matters: nine models that learned to refuse instructions,
               questions or opinions are each asked all three; `form,demo`: the same in minutes
 
@@ -60,6 +62,7 @@ from configs import (
     raft,
     recipe_defences,
     recipe_real,
+    recipe_seeds,
     recipe_sizes,
     recipe_smollm2,
     reward,
@@ -83,6 +86,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         slice=False,
         curve=False,
         sizes=False,
+        seeds=False,
         form=False,
         defences=False,
     )
@@ -98,13 +102,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
         )
     if choice.sizes and not choice.curve:
         raise ValueError("config argument 'sizes' goes with 'curve'")
-    if choice.curve + choice.form + choice.pushed + choice.frontier + choice.defences > 1:
-        raise ValueError(
-            "config arguments 'curve', 'form', 'pushed', 'frontier' and 'defences' exclude each "
-            "other"
-        )
-    if choice.defences and not (choice.demo or choice.smollm2):
-        raise ValueError("config argument 'defences' goes with 'demo' or 'smollm2'")
+    kinds = ("curve", "form", "pushed", "frontier", "defences", "seeds")
+    if sum(choice[kind] for kind in kinds) > 1:
+        named = ", ".join(f"'{kind}'" for kind in kinds[:-1])
+        raise ValueError(f"config arguments {named} and '{kinds[-1]}' exclude each other")
+    for kind in ("defences", "seeds"):
+        if choice[kind] and not (choice.demo or choice.smollm2):
+            raise ValueError(f"config argument '{kind}' goes with 'demo' or 'smollm2'")
 
     config = ConfigDict()
     config.stage = "recipe"
@@ -126,14 +130,20 @@ def get_config(arg: str | None = None) -> ConfigDict:
         how_much(config, choice.demo)
     elif choice.form:
         which_form(config, choice.demo)
+    elif choice.demo and choice.defences:
+        recipe_defences.demo(config)
     elif choice.demo:
-        (recipe_defences.demo if choice.defences else demo)(config)
+        demo(config)
+        if choice.seeds:
+            recipe_seeds.demo(config)
     elif choice.real:
         recipe_real.ladder(config)
         if choice.slice:
             recipe_real.slice_of(config)
     elif choice.defences:
         recipe_defences.smollm2(config, choice.slice)
+    elif choice.seeds:
+        recipe_seeds.smollm2(config, choice.slice)
     elif choice.smollm2:
         recipe_smollm2.ladder(config)
         if choice.slice:

@@ -12,7 +12,7 @@ from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.evaluation.measures import curves, model_curves
 from safety_jax.evaluation.measures.curves import EvaluatedRun
 from safety_jax.report import model_curves as model_curves_text
-from safety_jax.stages import curve, sweep_record
+from safety_jax.stages import curve, curve_runs, sweep_record
 
 AMOUNTS, SEEDS = (0, 50, 500), (0, 1)
 
@@ -75,7 +75,8 @@ def test_the_stage(given, capsys):
     told = capsys.readouterr().out
     assert "| 0 | 0.00 (0.00 to 0.10) | 0.00, 0.00 | -1.00" in told and "| not held |" in told
     found = json.loads((given / "curve/curve.json").read_text())
-    safe, answered, right = found["curves"]
+    safe, refused, answered, right = found["curves"]
+    assert {p["share"]["value"] for p in refused["points"]} == {0.0}
     assert [p["share"]["value"] for p in safe["points"]] == [0.0, 1.0, 1.0]
     assert [p["share"]["value"] for p in answered["points"]] == [1.0, 1.0, 0.75]
     assert {p["share"]["value"] for p in right["points"]} == {1.0}
@@ -87,7 +88,7 @@ def test_the_stage(given, capsys):
     )
     text = (given / "curve/curves.md").read_text()
     assert "somewhere from 50 to 500, or beyond: no larger amount was tried (95%)" in text
-    for name in ("safe", "answered", "right"):
+    for name in ("safe", "refused", "answered", "right"):
         assert (given / f"curve/plots/{name}.png").stat().st_size > 5_000
         assert f"plots/{name}.png" in text
 
@@ -95,17 +96,17 @@ def test_the_stage(given, capsys):
 def test_what_does_not_match(given):
     runs = sweep_record.read(given / "sweep")
     facts = report(given)
-    assert len(curve.match(runs, facts, "data.safety_rows")) == 6
+    assert len(curve_runs.match(runs, facts, "data.safety_rows")) == 6
     with pytest.raises(DataError, match=r"rows0_seed0 of the sweep also changes data.safety_rows"):
-        curve.match(runs, facts, "lora.rank")
+        curve_runs.match(runs, facts, "lora.rank")
     one = facts["models"].pop("n.rows50_seed1")
     with pytest.raises(DataError, match="rows50_seed1 of the sweep is not in the report"):
-        curve.match(runs, facts, "data.safety_rows")
+        curve_runs.match(runs, facts, "data.safety_rows")
     facts["models"]["half"] = one | {"path": f"{one['path']}?strength=0.5"}
-    assert "half" in {run.model for run in curve.match(runs, facts, "data.safety_rows")}
+    assert "half" in {run.model for run in curve_runs.match(runs, facts, "data.safety_rows")}
     facts["models"]["on_nf4"] = one | {"path": f"{one['path']}?base=nf4"}
     with pytest.raises(DataError, match="rows50_seed1 of .* more than once, as half, on_nf4"):
-        curve.match(runs, facts, "data.safety_rows")
+        curve_runs.match(runs, facts, "data.safety_rows")
     with pytest.raises(ConfigError, match="no sweep.json with finished runs"):
         sweep_record.read(given)
     with pytest.raises(ConfigError, match="there is no .*report.json"):
@@ -118,7 +119,7 @@ def test_what_does_not_match(given):
 def test_answers_to_one_prompt_are_one_prompt(given):
     """Five answers to each of four prompts say as much as four prompts do."""
     facts = report(given)
-    runs = curve.match(sweep_record.read(given / "sweep"), facts, "data.safety_rows")
+    runs = curve_runs.match(sweep_record.read(given / "sweep"), facts, "data.safety_rows")
     for item in facts["transcripts"]:
         item["first"] = f"{int(item['id']) % 4}"
     share = curves.find(facts, runs, 0.05)[0].points[0].share
@@ -129,25 +130,25 @@ def test_answers_to_one_prompt_are_one_prompt(given):
 def test_one_amount_is_no_curve(given):
     runs, facts = sweep_record.read(given / "sweep"), report(given)
     with pytest.raises(DataError, match=r"all runs of the sweep have 0.0 for data.safety_rows"):
-        curve.match(runs[:2], facts, "data.safety_rows")
+        curve_runs.match(runs[:2], facts, "data.safety_rows")
     with pytest.raises(ConfigError, match="curve.axis is seed, over which"):
-        curve.match(runs, facts, "seed")
+        curve_runs.match(runs, facts, "seed")
     # Runs that answer other prompts have nothing to be compared on.
     judged = [item for item in facts["transcripts"] if item["set"] == "harm"]
     for i, item in enumerate(judged):
         for name, found in item["answers"].items():
             if ("500" in name) == (i < 10):
                 found["scores"]["guard"]["unsafe"] = None
-    runs = curve.match(runs, facts, "data.safety_rows")
+    runs = curve_runs.match(runs, facts, "data.safety_rows")
     found = curves.find(facts, runs, 0.05)
-    assert [c.measure for c in found] == ["answered", "right"]
+    assert [c.measure for c in found] == ["refused", "answered", "right"]
     (told,) = curves.left_out(facts, {one.measure for one in found})
     assert told.startswith("safe answers to unsafe requests: no curve, because")
 
 
-def test_without_a_judge_of_safety_refusals_are_counted(given):
+def test_without_a_judge_of_safety_there_is_no_curve_of_safety(given):
     facts = report(given) | {"safety": ""}
-    runs = curve.match(sweep_record.read(given / "sweep"), facts, "data.safety_rows")
+    runs = curve_runs.match(sweep_record.read(given / "sweep"), facts, "data.safety_rows")
     assert [c.measure for c in curves.find(facts, runs, 0.05)] == ["refused", "answered", "right"]
 
 
@@ -166,13 +167,13 @@ def test_draws_from_one_source_are_amounts(given):
         for one in runs
         for n in [one.changes["data.safety_rows"]]
     ]
-    found = curve.match(drawn, facts, "data.train")
+    found = curve_runs.match(drawn, facts, "data.train")
     assert sorted({one.value for one in found}) == [7.0, 50.0, 500.0]
-    assert curve.title("data.train", found) == "rows of data.train"
+    assert curve_runs.title("data.train", found) == "rows of data.train"
     drawn[0] = dataclasses.replace(drawn[0], changes={"data.train": ["all.jsonl"], "seed": 0})
-    found = curve.match(drawn, facts, "data.train")
+    found = curve_runs.match(drawn, facts, "data.train")
     assert {type(one.value) for one in found} == {str}
-    assert curve.title("data.train", found) == "train"
+    assert curve_runs.title("data.train", found) == "train"
 
 
 def test_a_sweep_is_spread_into_its_runs(given):
@@ -191,7 +192,8 @@ def test_a_sweep_is_spread_into_its_runs(given):
 
 
 def two_models(prompts: int, safe: dict[str, tuple[int, ...]]):
-    """A report on the runs of models, each safe on so many of the prompts at each amount."""
+    """A report on the runs of models, each safe on so many of the prompts at each amount; the
+    detector of refusals was not asked."""
     runs = {
         model: [EvaluatedRun(float(n), s, f"{model}.{n}.{s}") for n in AMOUNTS for s in SEEDS]
         for model in safe
@@ -200,7 +202,7 @@ def two_models(prompts: int, safe: dict[str, tuple[int, ...]]):
         {
             "id": f"{i}", "first": f"{i}", "reference": "", "set": "harm", "kind": "unsafe",
             "answers": {
-                f"{model}.{n}.{s}": answer("none", unsafe=i >= count)
+                f"{model}.{n}.{s}": answer("", unsafe=i >= count)
                 for model, counts in safe.items()
                 for n, count in zip(AMOUNTS, counts, strict=True)
                 for s in SEEDS
@@ -267,20 +269,23 @@ def test_the_stage_compares_models(given, capsys):
     assert "- two may need more than 500 safety rows: 50 are not shown to be as good" in told
     assert "two needs as many safety rows as one: cannot tell." in told  # of 20 prompts
     found = json.loads((given / "curve/curve.json").read_text())
-    assert [one["measure"] for one in found["models"]] == ["safe", "answered", "right"]
+    assert [one["measure"] for one in found["models"]] == ["safe", "refused", "answered", "right"]
     assert found["notes"] == []  # the same sweep, and no measure without a curve
     text = (given / "curve/models.md").read_text()
-    for name in ("safe", "answered", "right"):
+    for name in ("safe", "refused", "answered", "right"):
         assert (given / f"curve/plots/{name}.png").stat().st_size > 5_000
         assert f"plots/{name}.png" in text
 
     runs = sweep_record.read(given / "sweep")
     faster = [dataclasses.replace(one, config={"seed": 0, "rate": 2}) for one in runs]
-    assert curve.differences({"one": runs, "two": faster}) == [
+    assert curve_runs.differences({"one": runs, "two": faster}) == [
         "rate differs: absent (one), 2 (two)"
     ]
-    words = [EvaluatedRun("plain", 0, "m")]
+    worded = json.loads((given / "sweep/sweep.json").read_text())
+    for run in worded.values():
+        run["changes"]["data.safety_rows"] = f"rows-{run['changes']['data.safety_rows']}"
+    (given / "sweep/sweep.json").write_text(json.dumps(worded))
     with pytest.raises(ConfigError, match="curve.sweep has several models, but"):
-        curve.compare({}, {"one": words, "two": words}, 0.05)
+        curve.compare(config.curve, report(given))
     with pytest.raises(ConfigError, match=r"curve.sweep: the name .one. is given twice"):
-        curve.sweeps("one=a,one=b")
+        curve_runs.sweeps("one=a,one=b")

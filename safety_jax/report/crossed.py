@@ -1,6 +1,6 @@
 """Tables by the runs' value on the axis and by set, and their contrasts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safety_jax.base import files
@@ -20,13 +20,36 @@ def write(
 def text(tables: Sequence[CrossedTable], axis: str) -> str:
     """In Markdown, each with its contrasts below."""
     return "\n\n".join(
-        "\n".join([f"**{one.title}**", "", *_cells(one, axis), "", *_contrasts(one)])
+        "\n".join(
+            [
+                f"**{one.title}**",
+                "",
+                *_cells(one, axis),
+                *_seeds(one, axis),
+                "",
+                *_contrasts(one, axis),
+            ]
+        )
         for one in tables
     )
 
 
 def _cells(table: CrossedTable, axis: str) -> list[str]:
-    shares = {(cell.value, cell.set): interval(cell.share) for cell in table.cells}
+    return _by_set(table, axis, {(c.value, c.set): interval(c.share) for c in table.cells})
+
+
+def _seeds(table: CrossedTable, axis: str) -> list[str]:
+    """The share of each seed's run; nothing if there is one seed."""
+    if all(len(cell.by_seed) < 2 for cell in table.cells):
+        return []
+    shares = {
+        (cell.value, cell.set): ", ".join(f"{share:.2f}" for share in cell.by_seed.values())
+        for cell in table.cells
+    }
+    return ["", *_by_set(table, f"{axis}, by seed", shares)]
+
+
+def _by_set(table: CrossedTable, axis: str, shares: Mapping[tuple[str, str], str]) -> list[str]:
     lines = [
         f"| {axis} | {' | '.join(map(inline, table.sets))} |",
         "|---" * (len(table.sets) + 1) + "|",
@@ -37,8 +60,8 @@ def _cells(table: CrossedTable, axis: str) -> list[str]:
     return lines
 
 
-def _contrasts(table: CrossedTable) -> list[str]:
-    lines = ["| asked | learned | difference (95% interval) | p | p, Holm | |", "|---" * 6 + "|"]
+def _contrasts(table: CrossedTable, axis: str) -> list[str]:
+    lines = [f"| asked | {axis} | difference (95% interval) | p | p, Holm | |", "|---" * 6 + "|"]
     lines += [
         f"| {inline(one.set)} | {_word(one.second)} against {_word(one.first)} "
         f"| {interval(one.difference, signed=True)} | {_p(one.p)} | {_p(one.p_holm)} "

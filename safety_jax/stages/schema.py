@@ -208,7 +208,8 @@ _TAMPER: Table = {
 _CURVE: Table = {
     "stage": Text("the name of a stage", needed=True),
     "seed": SEED,
-    "curve.sweep": Text("the --workdir of a sweep, or NAME=FOLDER of several", needed=True),
+    "curve.sweep": Text("the --workdir of a sweep, or NAME=FOLDER of several"),
+    "curve.methods": Text("METHOD=MODEL+MODEL,METHOD=MODEL+MODEL of the report"),
     "curve.report": Text("the --workdir of its evaluation", needed=True),
     "curve.axis": Text("a key of the sweep's axes", needed=True),
     "curve.margin_share": SHARE,
