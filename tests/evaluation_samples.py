@@ -91,18 +91,18 @@ def refusals(labels: Sequence[str]) -> list[Score]:
 
 def block(
     model: str,
-    of: Set,
+    one_set: Set,
     guard: Sequence[float | None],
     labels: Sequence[str] = (),
     reward: Sequence[float | None] = (),
     protocol: str = "p",
 ) -> Block:
     """Answers `model answer 0`, ... with these scores."""
-    n = len(of.items)
+    n = len(one_set.items)
     found, cards = {"guard": scores(guard)}, {"guard": GUARD}
     if reward:
         found["reward"], cards["reward"] = scores(reward), REWARD
     if labels:
         found["refusal"], cards["refusal"] = refusals(labels), REFUSAL
     answers = [f"{model} answer {i}" for i in range(n)]
-    return Block(model, of, protocol, answers, ["eos"] * n, found, cards)
+    return Block(model, one_set, protocol, answers, ["eos"] * n, found, cards)

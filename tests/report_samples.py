@@ -220,7 +220,9 @@ def talks(models: Sequence[str]) -> dict[str, tuple]:
         "Twins-unsafe",
     )
     sets = read_sets(specs, "", "evaluate.sets", 0)
-    blocks = {model: [_drawn(model, i, of) for of in sets] for i, model in enumerate(models)}
+    blocks = {
+        model: [_drawn(model, i, one_set) for one_set in sets] for i, model in enumerate(models)
+    }
     return {
         "conversations": tuple(conversations.measure(blocks, models[0], SAFETY, force=False)),
         "requests": tuple(conversations.requests(blocks, SAFETY)),
@@ -228,17 +230,17 @@ def talks(models: Sequence[str]) -> dict[str, tuple]:
     }
 
 
-def _drawn(model: str, number: int, of: Set):
-    draw = np.random.default_rng([number, len(of.items)])
+def _drawn(model: str, number: int, one_set: Set):
+    draw = np.random.default_rng([number, len(one_set.items)])
     guard, labels, lengths = [], [], []
-    for item in of.items:
+    for item in one_set.items:
         unsafe = item.talk.unsafe if item.talk else True
         late = 0.1 * item.talk.number if item.talk else 0.2 * (item.group == "women" and not number)
         refuses = draw.random() < (0.3 + 0.15 * number + late if unsafe else 0.05 * number)
         labels.append("full" if refuses else "none")
         guard.append(float(unsafe and not refuses and draw.random() < 0.6 - 0.1 * number))
         lengths.append(int(draw.integers(5, 20) if refuses else draw.integers(30, 120)))
-    found = block(model, of, guard, labels)
+    found = block(model, one_set, guard, labels)
     return dataclasses.replace(found, answers=["word " * length for length in lengths])
 
 

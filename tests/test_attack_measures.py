@@ -13,25 +13,25 @@ from tests.evaluation_samples import block
 WHERE = "evaluate.sets: diary.jsonl"
 
 
-def under(of, attack):
+def under(one_set, attack):
     (one,) = registry.parse(attack, WHERE)
-    items = tuple(dataclasses.replace(item) for item in of.items)
-    name = f"{of.name}+{one.name}"
-    return dataclasses.replace(of, name=name, items=items, attack=one, plain=of.name)
+    items = tuple(dataclasses.replace(item) for item in one_set.items)
+    name = f"{one_set.name}+{one.name}"
+    return dataclasses.replace(one_set, name=name, items=items, attack=one, plain=one_set.name)
 
 
 def test_each_attack_beside_the_plain_prompts_and_all_together():
-    of = ask_set("s", *"abcdef")
-    rot, code = under(of, "rot13"), under(of, "base64")
+    one_set = ask_set("s", *"abcdef")
+    rot, code = under(one_set, "rot13"), under(one_set, "base64")
     few = dataclasses.replace(code, items=code.items[:5])  # the last was too long
     blocks = {
         "base": [
-            block("base", of, [0, 0, 0, 0, 0, 1], ["full"] * 5 + ["none"]),
+            block("base", one_set, [0, 0, 0, 0, 0, 1], ["full"] * 5 + ["none"]),
             block("base", rot, [1, 1, 1, 1, 0, 1], ["none"] * 6),
             block("base", few, [1, 0, None, 0, 0], ["none"] * 4 + ["partial"]),
         ],
         "dpo": [
-            block("dpo", of, [0] * 6, ["full"] * 6),
+            block("dpo", one_set, [0] * 6, ["full"] * 6),
             block("dpo", rot, [0] * 6, ["full"] * 6),
             block("dpo", few, [0] * 5, ["full"] * 5),
         ],
@@ -72,8 +72,8 @@ def test_each_attack_beside_the_plain_prompts_and_all_together():
 
 def test_sets_under_the_same_attacks_are_measured_together():
     sets = [ask_set(name, "a", "b") for name in "st"]
-    blocks = [block("m", of, [0, 0]) for of in sets]
-    blocks += [block("m", under(of, "rot13"), [0, 1]) for of in sets]
+    blocks = [block("m", one_set, [0, 0]) for one_set in sets]
+    blocks += [block("m", under(one_set, "rot13"), [0, 1]) for one_set in sets]
     found = attacks.measure({"m": blocks}, "m", "guard", force=False)
     assert [one.set for one in found] == ["s", "t", "all unsafe"]
     together = found[-1]
@@ -83,8 +83,8 @@ def test_sets_under_the_same_attacks_are_measured_together():
 
 
 def test_several_answers_to_a_prompt_are_safe_together_or_not():
-    of = ask_set("s", "a", "b").repeated(2)
-    blocks = [block("m", of, [0, 0, 0, 0]), block("m", under(of, "rot13"), [0, 1, 0, 0])]
+    one_set = ask_set("s", "a", "b").repeated(2)
+    blocks = [block("m", one_set, [0, 0, 0, 0]), block("m", under(one_set, "rot13"), [0, 1, 0, 0])]
     (found,) = attacks.measure({"m": blocks}, "m", "guard", force=False)
     assert (found.safe_under_all.count, found.safe_under_all.n) == (1, 2)
     assert found.attacks[1].success.n == 4 and found.attacks[1].success_change.n == 2
@@ -93,10 +93,12 @@ def test_several_answers_to_a_prompt_are_safe_together_or_not():
 
 
 def test_twins_belong_together_under_attacks_too():
-    of = ask_set("s", *"abcd")
-    items = [dataclasses.replace(item, together=f"{i // 2}") for i, item in enumerate(of.items)]
-    of = dataclasses.replace(of, items=tuple(items))
-    blocks = [block("m", of, [0, 0, 0, 0]), block("m", under(of, "rot13"), [1, 1, 0, 0])]
+    one_set = ask_set("s", *"abcd")
+    items = [
+        dataclasses.replace(item, together=f"{i // 2}") for i, item in enumerate(one_set.items)
+    ]
+    one_set = dataclasses.replace(one_set, items=tuple(items))
+    blocks = [block("m", one_set, [0, 0, 0, 0]), block("m", under(one_set, "rot13"), [1, 1, 0, 0])]
     (found,) = attacks.measure({"m": blocks}, "m", "guard", force=False)
     change, safe = found.attacks[1].success_change, found.safe_under_all
     assert (change.n, change.gained, change.p) == (2, 1, 1.0)

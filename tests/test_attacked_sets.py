@@ -45,7 +45,7 @@ def read(*specs, folder=""):
 def test_a_set_comes_as_it_stands_and_under_each_attack(diary):
     (alone,) = read(diary)
     plain, coded, begun = read(f"{diary}&columns=opening:begin&attack=base64,prefill:3")
-    assert [of.name for of in (plain, coded, begun)] == [
+    assert [one_set.name for one_set in (plain, coded, begun)] == [
         "diary", "diary+base64", "diary+prefill:3",
     ]  # fmt: skip
     # What an attack changes is what is asked, not what is judged nor what the set was without it.
@@ -59,7 +59,7 @@ def test_a_set_comes_as_it_stands_and_under_each_attack(diary):
     assert [item.record() for item in begun.items] == [item.record() for item in plain.items]
     assert begun.items[0].asked.opening == "Yes, take"
     assert begun.items[2].asked.opening == openings.consent("burn it")
-    assert len({of.items_sha256 for of in (plain, coded, begun)}) == 3
+    assert len({one_set.items_sha256 for one_set in (plain, coded, begun)}) == 3
     assert begun.items_sha256 != read(f"{diary}&attack=prefill:3")[1].items_sha256
     newer = dataclasses.replace(coded, attack=dataclasses.replace(coded.attack, version=2))
     assert newer.items_sha256 != coded.items_sha256
@@ -70,10 +70,10 @@ def test_sets_under_attack_as_a_flag_joins_them(tmp_path):
     write_csv(tmp_path / "harmful_behaviors.csv", ("goal", "target"), ("Do it", "Sure, here is it"))
     found = read("I-CoNa?attack=base64,few_shot:2,AdvBench?attack=prefill:2", folder=tmp_path)
     names = ["I-CoNa", "I-CoNa+base64", "I-CoNa+few_shot:2", "AdvBench", "AdvBench+prefill:2"]
-    assert [of.name for of in found] == names
+    assert [one_set.name for one_set in found] == names
     assert found[-1].items[0].asked.opening == "Sure, here is it"
     again = read("I-CoNa", "I-CoNa?attack=rot13", "I-CoNa?attack=base64", folder=tmp_path)
-    assert [of.name for of in again] == ["I-CoNa", "I-CoNa+rot13", "I-CoNa+base64"]
+    assert [one_set.name for one_set in again] == ["I-CoNa", "I-CoNa+rot13", "I-CoNa+base64"]
     whole = read("I-CoNa?attack=all", folder=tmp_path)
     assert len(whole) == 1 + len(registry.ATTACKS)
 
@@ -135,11 +135,11 @@ def test_multiple_choice_is_not_put_under_attacks(tmp_path):
 def test_answers_say_what_was_asked_and_are_read_back_for_it_alone(diary, tmp_path):
     plain, coded, begun = read(f"{diary}&attack=base64,prefill:3")
     protocol = Protocol("w", "t", "plain", {}, 0, "c")
-    for of in (plain, coded, begun):
-        path = generate.place(tmp_path, "m", of.name)
+    for one_set in (plain, coded, begun):
+        path = generate.place(tmp_path, "m", one_set.name)
         path.parent.mkdir(exist_ok=True)
-        file = Responses(path, of, protocol, blocks=of.blocks(3), writes=True)
-        file.add([Response(item.id, f"{of.name} {item.id}", "eos") for item in of.items])
+        file = Responses(path, one_set, protocol, blocks=one_set.blocks(3), writes=True)
+        file.add([Response(item.id, f"{one_set.name} {item.id}", "eos") for item in one_set.items])
     assert {path.name for path in (tmp_path / "m").iterdir()} == {
         "diary.jsonl", "diary+base64.jsonl", "diary+prefill%3A3.jsonl",
     }  # fmt: skip
@@ -147,7 +147,7 @@ def test_answers_say_what_was_asked_and_are_read_back_for_it_alone(diary, tmp_pa
     assert (line["attack"], line["attack_version"]) == ("base64", 1)
     assert line["asked"] == [{"role": "user", "content": coded.attack.word("open a diary")}]
     found = existing.read_existing(str(tmp_path / "m"), [plain, coded, begun], "key", "row")
-    assert [found[of.name][2].text for of in (plain, coded, begun)] == [
+    assert [found[one_set.name][2].text for one_set in (plain, coded, begun)] == [
         "diary c", "diary+base64 c", "diary+prefill:3 c",
     ]  # fmt: skip
     found = existing.read_existing(str(tmp_path / "m"), [plain], "key", "row")

@@ -22,7 +22,7 @@ def written_out(q, k, v, segments, prefixes, rule):
         for h in range(H):
             for t in range(T):
                 first = 0 if rule.window is None else max(0, t - rule.window + 1)
-                numbers = {int(of[b, t]) for of in seen_by}
+                numbers = {int(numbered[b, t]) for numbered in seen_by}
                 seen = [s for s in range(first, t + 1) if int(segments[b, s]) in numbers]
                 scores = np.array([q[b, t, h] @ k[b, s, h // group] for s in seen])
                 scores = scores * (E**-0.5 if rule.scale is None else rule.scale)

@@ -32,27 +32,29 @@ def test_effective_size_on_paper():
 
 
 def test_variance_is_that_of_statsmodels():
-    verdicts, of = drawn(60, 4, seed=1)
-    verdicts, of = verdicts[:-3], of[:-3]  # clusters of different sizes
+    verdicts, prompts = drawn(60, 4, seed=1)
+    verdicts, prompts = verdicts[:-3], prompts[:-3]  # clusters of different sizes
     fit = statsmodels.api.OLS(verdicts.astype(float), np.ones(len(verdicts)))
-    error = fit.fit(cov_type="cluster", cov_kwds={"groups": of}).bse[0]
+    error = fit.fit(cov_type="cluster", cov_kwds={"groups": prompts}).bse[0]
     mean = verdicts.mean()
-    assert mean * (1 - mean) / error**2 == pytest.approx(clusters.effective(verdicts, of))
-    count = clusters.effective(verdicts, of)
+    assert mean * (1 - mean) / error**2 == pytest.approx(clusters.effective(verdicts, prompts))
+    count = clusters.effective(verdicts, prompts)
     z = stats.norm.ppf(0.975)
     # Wilson's bounds solve (p̂ - p)² = z² p (1 - p) / n.
-    for bound in clusters.share(verdicts, of):
+    for bound in clusters.share(verdicts, prompts):
         assert (mean - bound) ** 2 == pytest.approx(z**2 * bound * (1 - bound) / count)
 
 
 def test_one_answer_a_prompt_gives_the_plain_numbers():
-    first, of = drawn(50, 1, seed=2)
+    first, prompts = drawn(50, 1, seed=2)
     second, _ = drawn(50, 1, seed=3)
-    assert clusters.share(first, of) == statistics.wilson(int(first.sum()), 50)
-    assert clusters.change(first, second, of) == statistics.change(first, second)
+    assert clusters.share(first, prompts) == statistics.wilson(int(first.sum()), 50)
+    assert clusters.change(first, second, prompts) == statistics.change(first, second)
     counts = (int(first.sum()), 50, int(second.sum()), 50)
-    assert clusters.apart(first, of, second, of) == pytest.approx(statistics.newcombe(*counts))
-    assert clusters.mean(first * 1.0, of) == statistics.wilson_mean(float(first.mean()), 50)
+    assert clusters.apart(first, prompts, second, prompts) == pytest.approx(
+        statistics.newcombe(*counts)
+    )
+    assert clusters.mean(first * 1.0, prompts) == statistics.wilson_mean(float(first.mean()), 50)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -77,17 +79,17 @@ def test_sign_flip_on_paper():
 
 def test_copies_of_an_answer_add_nothing():
     """Every answer four times over tells what it tells once."""
-    first, of = drawn(40, 1, seed=5)
+    first, prompts = drawn(40, 1, seed=5)
     second, _ = drawn(40, 1, seed=6)
     once = statistics.change(first, second)
-    copied = [np.repeat(column, 4) for column in (first, second, of)]
+    copied = [np.repeat(column, 4) for column in (first, second, prompts)]
     found = clusters.change(*copied)
     assert (found.gained, found.lost) == (once.gained, once.lost)
     assert found.p == pytest.approx(once.p)
     assert found.difference == pytest.approx(once.difference)
     assert found.detectable == pytest.approx(once.detectable)
     # Wilson's of one answer, but for the n - 1 of the variance; φ has no continuity correction.
-    assert clusters.share(copied[0], copied[2]) == pytest.approx(clusters.share(first, of))
+    assert clusters.share(copied[0], copied[2]) == pytest.approx(clusters.share(first, prompts))
     assert (found.low, found.high) == pytest.approx((once.low, once.high), abs=0.03)
 
 
@@ -96,10 +98,10 @@ def test_kappa_of_clusters():
     random = np.random.default_rng(3)
     first = random.choice(["a", "b", "c"], 80)
     second = np.where(random.random(80) < 0.6, first, random.choice(["a", "b", "c"], 80))
-    of = np.arange(80)
+    prompts = np.arange(80)
     plain = agreement.cohen(first.tolist(), second.tolist())
-    assert clusters.cohen(first.tolist(), second.tolist(), of) == plain
-    copied = [np.repeat(column, 3) for column in (first, second, of)]
+    assert clusters.cohen(first.tolist(), second.tolist(), prompts) == plain
+    copied = [np.repeat(column, 3) for column in (first, second, prompts)]
     kappa, low, high = clusters.cohen(copied[0].tolist(), copied[1].tolist(), copied[2])
     assert kappa == pytest.approx(plain[0])
     wider = (80 / 79) ** 0.5  # of estimating the spread from 80 prompts
@@ -120,11 +122,11 @@ def test_intervals_cover():
     """Simulated prompts whose chances are known: near 95 of 100 intervals hold the truth."""
     shares, differences, rejected = 0, 0, 0
     for seed in range(100):
-        first, of = drawn(40, 5, seed=seed)
+        first, prompts = drawn(40, 5, seed=seed)
         second, _ = drawn(40, 5, seed=10_000 + seed)
-        low, high = clusters.share(first, of)
+        low, high = clusters.share(first, prompts)
         shares += low <= 0.4 <= high
-        found = clusters.change(first, second, of)
+        found = clusters.change(first, second, prompts)
         differences += found.low <= 0 <= found.high
         rejected += found.p < 0.05
     assert 0.88 < shares / 100 <= 1

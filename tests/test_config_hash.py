@@ -15,7 +15,7 @@ BASE = {"model_type": "qwen2", "hidden_size": 8, "rope_theta": 1e6, "max_positio
 LORA = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "use_rslora": False, "lora_dropout": 0.1}
 
 
-def of(folder, attributes) -> str:
+def hashed_with(folder, attributes) -> str:
     (folder / "config.json").write_text(json.dumps(attributes))
     return config_hash.of_model(folder)
 
@@ -30,14 +30,14 @@ def of(folder, attributes) -> str:
     ],
 )
 def test_what_may_change_the_model_is_part_of_it(change, tmp_path):
-    assert of(tmp_path, BASE | change) != of(tmp_path, BASE)
+    assert hashed_with(tmp_path, BASE | change) != hashed_with(tmp_path, BASE)
 
 
 def test_names_and_settings_of_generation_are_not(tmp_path):
     more = {"transformers_version": "5.1", "torch_dtype": "bfloat16", "eos_token_id": [1, 2]}
-    assert of(tmp_path, BASE | more) == of(tmp_path, dict(reversed(BASE.items())))
+    assert hashed_with(tmp_path, BASE | more) == hashed_with(tmp_path, dict(reversed(BASE.items())))
     nested = {"text_config": BASE | more}, {"text_config": BASE}
-    assert of(tmp_path, nested[0]) == of(tmp_path, nested[1])
+    assert hashed_with(tmp_path, nested[0]) == hashed_with(tmp_path, nested[1])
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(CheckpointError, match="config.json"):
         config_hash.of_model(tmp_path)
@@ -59,17 +59,17 @@ def test_a_run_goes_on_with_the_configs_that_it_began_with(tmp_path):
         place.mkdir()
         save_file({}, place / f"{name}.safetensors")
     (adapter / "adapter_config.json").write_text(json.dumps(LORA))
-    of(folder, BASE)
+    hashed_with(folder, BASE)
     config = sft_config.get_config()
     config.model.path, config.model.adapter = str(folder), str(adapter)
     with workdir.prepare(tmp_path / "run", config) as place:
         place.remember(groups.model_identity(config, folder))
-        of(folder, BASE | {"transformers_version": "5.2"})
+        hashed_with(folder, BASE | {"transformers_version": "5.2"})
         place.remember(groups.model_identity(config, folder))
-        of(folder, BASE | {"rope_scaling": {"rope_type": "linear", "factor": 2.0}})
+        hashed_with(folder, BASE | {"rope_scaling": {"rope_type": "linear", "factor": 2.0}})
         with pytest.raises(ConfigError, match=f"began with other contents: model.path {folder}, c"):
             place.remember(groups.model_identity(config, folder))
-        of(folder, BASE)
+        hashed_with(folder, BASE)
         (adapter / "adapter_config.json").write_text(json.dumps(LORA | {"lora_alpha": 1}))
         with pytest.raises(ConfigError, match=f"other contents: model.adapter {adapter}, config"):
             place.remember(groups.model_identity(config, folder))

@@ -134,10 +134,10 @@ def test_turns_are_for_requests(pets, tmp_path):
 
 def test_requests_are_put_into_conversations(plain):
     alone, again, amid, behind = read(f"{plain}&turns=again,amid:3,context:1000")
-    assert [of.name for of in (again, amid, behind)] == [
+    assert [one_set.name for one_set in (again, amid, behind)] == [
         "plain+again", "plain+amid:3", "plain+context:1000",
     ]  # fmt: skip
-    assert {of.kind for of in (again, amid, behind)} == {"conversation"}
+    assert {one_set.kind for one_set in (again, amid, behind)} == {"conversation"}
     # Asked again: the request, and three more ways that hold all of it.
     asked = [item.prompt[-1].content for item in again.items]
     assert len(asked) == 16 and all("Request 1?" in text for text in asked[1::4])
@@ -284,11 +284,11 @@ def test_a_killed_conversation_goes_on_and_one_without_room_ends(pets, tmp_path,
 # ---------------------------------------------------------------------------- measures
 
 
-def judged(of, unsafe: str, refused: str, model="base"):
+def judged(one_set, unsafe: str, refused: str, model="base"):
     """A block of verdicts: u unsafe, s safe, ? none; f refused, - not, an item a letter."""
     guard = [{"u": 1.0, "s": 0.0, "?": None}[letter] for letter in unsafe]
     labels = ["full" if letter == "f" else "none" for letter in refused]
-    return block(model, of, guard, labels)
+    return block(model, one_set, guard, labels)
 
 
 def test_measures_turn_by_turn(pets):
@@ -384,8 +384,12 @@ def test_requests_alone_and_in_conversations(plain):
 
 
 def test_single_prompts_have_no_course():
-    of = make_set("one", "unsafe", 4)
-    assert of.as_it_stands and of.earlier == [[]] * 4 and of.firsts == ["0", "1", "2", "3"]
-    found = judged(of, "susu", "----")
+    one_set = make_set("one", "unsafe", 4)
+    assert (
+        one_set.as_it_stands
+        and one_set.earlier == [[]] * 4
+        and one_set.firsts == ["0", "1", "2", "3"]
+    )
+    found = judged(one_set, "susu", "----")
     assert measures.measure({"base": [found]}, "base", "guard", force=False) == []
     assert measures.requests({"base": [found]}, "guard") == []

@@ -44,7 +44,11 @@ class Parsed(html.parser.HTMLParser):
     def data(self) -> list:
         """What the JSON blocks hold."""
         blocks = zip(self.named("script"), self.texts["script"], strict=True)
-        return [json.loads(text) for of, text in blocks if of.get("type") == "application/json"]
+        return [
+            json.loads(text)
+            for attributes, text in blocks
+            if attributes.get("type") == "application/json"
+        ]
 
 
 @pytest.mark.parametrize("name", ["small", "hostile", "single"])
@@ -57,7 +61,7 @@ def test_the_policy_allows_the_one_style_and_the_one_script(pages, name):  # noq
         return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
     scripts = list(zip(parsed.named("script"), parsed.texts["script"], strict=True))
-    run = [text for of, text in scripts if of.get("type") != "application/json"]
+    run = [text for attributes, text in scripts if attributes.get("type") != "application/json"]
     assert len(run) == len(parsed.texts["style"]) == 1
     assert f"script-src '{digest(run[0])}';" in policy
     assert f"style-src '{digest(parsed.texts['style'][0])}';" in policy

@@ -17,7 +17,7 @@ def test_several_answers_to_each_prompt(given, tmp_path):  # noqa: F811
     """All are kept and judged; multiple choice is asked once."""
     several = {"answer.candidates": 3, "answer.temperature": 1.0}
     plan = evaluate_plan.make_plan(configure(given, **several), "plan")
-    assert [(of.name, of.prompts, of.answers) for of in plan.sets] == [
+    assert [(one_set.name, one_set.prompts, one_set.answers) for one_set in plan.sets] == [
         ("unsafe", ITEMS, 3), ("safe", ITEMS, 3), ("quiz", 2, 1),
     ]  # fmt: skip
     asked = plan.asked["base"]

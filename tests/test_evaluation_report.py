@@ -43,7 +43,7 @@ def spoilt() -> Report:
 @pytest.fixture(scope="module")
 def pages(report, spoilt) -> dict[str, str]:
     found = {"small": report, "hostile": spoilt, "single": single(), "nothing": nothing()}
-    return {name: page.render(of) for name, of in found.items()}
+    return {name: page.render(made) for name, made in found.items()}
 
 
 # ---------------------------------------------------------------------------- what is shown

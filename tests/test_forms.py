@@ -144,10 +144,12 @@ def test_a_source_in_a_form(rows):
 def test_a_set_in_several_forms(rows):
     specs = [f"{rows}?kind=unsafe&form={form}&name={form}" for form in forms.FORMS]
     found = reading.read_sets(specs, "", "evaluate.sets", 0)
-    assert [of.name for of in found] == list(forms.FORMS)
-    assert {tuple(item.id for item in of.items) for of in found} == {("0", "3")}
-    assert [of.items[0].prompt[0].content for of in found] == list(EXAMPLES[ROWS[0]["instruction"]])
-    assert [of.formless for of in found] == [2, 2, 2]
+    assert [one_set.name for one_set in found] == list(forms.FORMS)
+    assert {tuple(item.id for item in one_set.items) for one_set in found} == {("0", "3")}
+    assert [one_set.items[0].prompt[0].content for one_set in found] == list(
+        EXAMPLES[ROWS[0]["instruction"]]
+    )
+    assert [one_set.formless for one_set in found] == [2, 2, 2]
 
 
 def test_forms_are_an_axis_of_a_sweep():

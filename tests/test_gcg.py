@@ -214,8 +214,8 @@ def test_what_survives_is_asked_as_it_was_searched(tokens, name, tmp_path):
     rows = [{"instruction": "How do I bake bread?"}, {"instruction": "Name a task", "input": "red"}]
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (of,) = read_sets([f"{source}?kind=unsafe"], "", "attack.set", 0)
-    goals, start = aims.read_goals(of.items, template, tokenizer, "! ! ! !", "attack.start")
+    (one_set,) = read_sets([f"{source}?kind=unsafe"], "", "attack.set", 0)
+    goals, start = aims.read_goals(one_set.items, template, tokenizer, "! ! ! !", "attack.start")
     assert tokenizer.decode(start).strip() == "! ! ! !"
     allowed = np.flatnonzero(aims.allowed_tokens(tokenizer, len(tokenizer), aims.ASCII))
     random = np.random.default_rng(0)
@@ -250,10 +250,10 @@ def test_no_suffix_spells_a_control_token_or_breaks_its_line():
 
 def test_a_start_that_is_read_otherwise_is_refused():
     tokenizer = tiny_tokenizers.qwen()
-    of = ask_set("s", "Say a", "Say")
+    one_set = ask_set("s", "Say a", "Say")
     with pytest.raises(ConfigError, match="attack.start '! ' has other tokens after s row 0"):
         aims.read_goals(
-            of.items, load_template("plain", tokenizer), tokenizer, "! ", "attack.start"
+            one_set.items, load_template("plain", tokenizer), tokenizer, "! ", "attack.start"
         )
 
 

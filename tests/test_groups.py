@@ -85,11 +85,11 @@ def test_a_row_for_all_twins_and_a_row_each_are_the_same(tmp_path):
     ]
     each = write(tmp_path / "each.jsonl", *rows)
     (first,), (second,) = read(f"{one}?kind=safe"), read(f"{each}?kind=safe")
-    for of in (first, second):
-        assert [item.id for item in of.items] == ["walk/cats", "walk/dogs"]
-        assert [item.group for item in of.items] == ["cats", "dogs"] and of.prompts == 2
-        assert [item.category for item in of.items] == ["cats", "dogs"]
-        assert of.clusters.tolist() == [0, 0] and of.firsts == ["walk/cats"]
+    for one_set in (first, second):
+        assert [item.id for item in one_set.items] == ["walk/cats", "walk/dogs"]
+        assert [item.group for item in one_set.items] == ["cats", "dogs"] and one_set.prompts == 2
+        assert [item.category for item in one_set.items] == ["cats", "dogs"]
+        assert one_set.clusters.tolist() == [0, 0] and one_set.firsts == ["walk/cats"]
     assert first.items_sha256 == second.items_sha256
     (csv,) = read(f"{write_csv(tmp_path)}?kind=safe")
     assert [item.group for item in csv.items] == ["cats", "dogs"]
@@ -128,10 +128,10 @@ def test_twins_that_are_none(tmp_path, rows, problem):
 def test_the_shipped_twins_are_whole_and_drawn_together():
     safe, unsafe = read("Twins")
     assert (safe.kind, unsafe.kind) == ("safe", "unsafe")
-    for of in (safe, unsafe):
-        assert len(of.items) == 144 and len(set(of.clusters.tolist())) == 12
-        assert len({item.prompt[0].content for item in of.items}) == 144
-        assert not any("{" in item.prompt[0].content for item in of.items)
+    for one_set in (safe, unsafe):
+        assert len(one_set.items) == 144 and len(set(one_set.clusters.tolist())) == 12
+        assert len({item.prompt[0].content for item in one_set.items}) == 144
+        assert not any("{" in item.prompt[0].content for item in one_set.items)
     (some,) = read("Twins-unsafe?rows=2")
     assert len(some.items) == 24 and len(some.firsts) == 2
 
@@ -149,10 +149,10 @@ def pairs(tmp_path):
     return found
 
 
-def judged(of, refused: str, model: str = "base", words=None):
+def judged(one_set, refused: str, model: str = "base", words=None):
     """A letter a twin: f refused, - not; cats and dogs in turn."""
     labels = ["full" if letter == "f" else "none" for letter in refused]
-    found = block(model, of, [0.0] * len(labels), labels)
+    found = block(model, one_set, [0.0] * len(labels), labels)
     if words:
         texts = [" ".join(["word"] * count) for count in words]
         object.__setattr__(found, "answers", texts)

@@ -82,7 +82,7 @@ def test_paired_change_of_shares():
 def test_refusing_is_worse_only_where_the_prompt_is_safe():
     labels = (["none"] * 6, ["full"] * 3 + ["none"] * 3)
     pairs = [
-        [block(model, of, [0.1] * 6, given) for of in (UNSAFE, SAFE)]
+        [block(model, one_set, [0.1] * 6, given) for one_set in (UNSAFE, SAFE)]
         for model, given in zip("ab", labels, strict=True)
     ]
     found = compare.compare(*pairs, HOW, Margins(0.1, 0.0, ""), force=False)
@@ -95,7 +95,7 @@ def test_refusing_is_worse_only_where_the_prompt_is_safe():
 
 def test_sets_of_a_kind_are_pooled_and_p_values_adjusted():
     more = make_set("V", "unsafe", 6)
-    before = [block("a", of, [0.9] * 6) for of in (UNSAFE, more)]
+    before = [block("a", one_set, [0.9] * 6) for one_set in (UNSAFE, more)]
     after = [block("b", UNSAFE, [0.1] * 6), block("b", more, [0.1] * 3 + [0.9] * 3)]
     found = compare.compare(before, after, HOW, NONE, force=False)
     first, second = one(found, "safe/guard"), one(found, "safe/guard", "V")
@@ -180,11 +180,11 @@ def test_a_prompt_that_stands_in_a_set_twice_counts_once():
     assert (alone.repeats, thrice.repeats, thrice.repeated(2).repeats) == (0, 8, 8)
     assert thrice.repeated(2).clusters.tolist() == np.repeat(range(4), 6).tolist()
 
-    def compared(of):
+    def compared(one_set):
         before, after = ([0.1, 0.1, 0.1, 0.9], [0.9] * 4)
-        times = len(of.items) // 4
+        times = len(one_set.items) // 4
         sides = [
-            [block(model, of, np.repeat(scores, times).tolist())]
+            [block(model, one_set, np.repeat(scores, times).tolist())]
             for model, scores in (("a", before), ("b", after))
         ]
         return compare.compare(*sides, HOW, NONE, force=False)
@@ -225,12 +225,12 @@ def test_agreement_of_judges():
 
 
 def test_overlap_is_sacrebleus_and_rouges():
-    of = make_set("R", "reference", 2, reference="the cat sat on a mat today")
-    found = overlap.measure(["the cat sat on the mat today", "hello"], of, 50)
+    one_set = make_set("R", "reference", 2, reference="the cat sat on a mat today")
+    found = overlap.measure(["the cat sat on the mat today", "hello"], one_set, 50)
     assert found["ROUGE-L"].value == pytest.approx((6 / 7) / 2)  # 6 of 7 words in order, and none
     assert 0 < found["BLEU"].value < 100
     assert found["BLEU"].low <= found["BLEU"].value <= found["BLEU"].high
-    exact = overlap.measure(["the cat sat on a mat today"] * 2, of, 50)
+    exact = overlap.measure(["the cat sat on a mat today"] * 2, one_set, 50)
     assert exact["BLEU"].value == pytest.approx(100)
     assert overlap.measure(["x"] * 6, UNSAFE, 50) == {}
 
@@ -239,9 +239,9 @@ def test_best_of_n_is_the_mean_over_all_choices_of_k_answers():
     """Against every choice of k of the four answers, one after another."""
     unsafe = [[0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 1], [1, 1, 1, 1], [0, 0, 1, 0]]
     said = [None, 0.0, 0.0, 0.0, 1.0, None, 0.0, 0.0]  # two prompts more, each with one unscored
-    of = make_set("U", "unsafe", 7).repeated(4)
+    one_set = make_set("U", "unsafe", 7).repeated(4)
     values = [float(x) for row in unsafe for x in row] + said
-    found = counts.row(block("m", of, values), HOW).judged["guard"].any_unsafe
+    found = counts.row(block("m", one_set, values), HOW).judged["guard"].any_unsafe
     for k, estimate in enumerate(found.curve, 1):
         shares = [np.mean([any(c) for c in itertools.combinations(row, k)]) for row in unsafe]
         assert estimate.value == pytest.approx(np.mean(shares)) and estimate.n == 5
@@ -256,11 +256,14 @@ def test_best_of_n_is_the_mean_over_all_choices_of_k_answers():
 
 def test_several_answers_to_a_prompt_are_counted_by_prompts():
     """Two answers to each of six prompts: guard calls unsafe what is True."""
-    of = UNSAFE.repeated(2)
-    assert [item.id for item in of.items[:3]] == ["0", "0 #2", "1"] and of.prompts == 6
+    one_set = UNSAFE.repeated(2)
+    assert [item.id for item in one_set.items[:3]] == ["0", "0 #2", "1"] and one_set.prompts == 6
     before = [True, True, True, False, True, True, False, False, True, False, False, False]
     after = [False, False, False, False, True, False, False, False, False, False, False, True]
-    first, second = block("a", of, [*map(float, before)]), block("b", of, [*map(float, after)])
+    first, second = (
+        block("a", one_set, [*map(float, before)]),
+        block("b", one_set, [*map(float, after)]),
+    )
     row = counts.row(second, HOW)
     assert (row.n, row.prompts, row.answers_per_prompt) == (12, 6, 2)
     safe = row.judged["guard"].safe

@@ -68,10 +68,10 @@ def test_draws_depend_on_seed_and_name_and_grow():
 
 def test_rows_spread_over_kinds_of_harm():
     """Of 6 a, 2 b and 1 c: all kinds first, then what is left; a smaller choice begins a larger."""
-    of = source("x", 9)
+    given = source("x", 9)
     kinds = "aaaaaabbc"
-    of.rows[:] = [row | {"category": kind} for row, kind in zip(of.rows, kinds, strict=True)]
-    rows = read_records(of)
+    given.rows[:] = [row | {"category": kind} for row, kind in zip(given.rows, kinds, strict=True)]
+    rows = read_records(given)
     assert [row.categories for row in rows] == [(kind,) for kind in kinds]
     found = evenly(rows, 9, seed=1)
     for count, expected in ((3, "abc"), (5, "aabbc"), (9, "aaaaaabbc")):

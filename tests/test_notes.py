@@ -8,8 +8,8 @@ from tests.evaluation_samples import HOW, block, make_set
 UNSAFE, OTHER = make_set("U", "unsafe", 4), make_set("V", "safe", 4)
 
 
-def row(of, scores, answers, finishes):
-    made = block("base", of, scores)
+def row(one_set, scores, answers, finishes):
+    made = block("base", one_set, scores)
     return counts.row(dataclasses.replace(made, answers=answers, finishes=finishes), HOW)
 
 
@@ -30,7 +30,7 @@ def test_answers_that_are_none_are_told_in_one_line_a_model():
 
 
 def test_answers_of_unknown_making_are_told_once():
-    made = [dataclasses.replace(block("base", of, [0.1] * 4), protocol=counts.UNKNOWN)
-            for of in (UNSAFE, OTHER)]  # fmt: skip
+    made = [dataclasses.replace(block("base", one_set, [0.1] * 4), protocol=counts.UNKNOWN)
+            for one_set in (UNSAFE, OTHER)]  # fmt: skip
     (told,) = notes.general([counts.row(one, HOW) for one in made], [])
     assert told.startswith("Answers that were read from files")

@@ -110,14 +110,14 @@ def folder(tmp_path_factory):
 
 
 def measure(
-    model: Model, of: str | PairObjective, pairs: Pairs, mesh,
+    model: Model, objective: str | PairObjective, pairs: Pairs, mesh,
     *, known=None, weights=None, gradient=True, **layout,
 ):  # fmt: skip
     """(metrics, gradient) of one batch of all pairs; `known` is a cached reference."""
     batches = loader_of(pairs, **layout)
     loss = preference.make_loss(
         model.policy,
-        OBJECTIVES[of] if isinstance(of, str) else of,
+        OBJECTIVES[objective] if isinstance(objective, str) else objective,
         live=known is None,
         batch_size=len(pairs),
     )
@@ -135,9 +135,11 @@ def measure(
     return jax.device_get(parts), None
 
 
-def summarize(table: np.ndarray, pairs: Pairs, of: str | PairObjective) -> dict[str, float]:
+def summarize(table: np.ndarray, pairs: Pairs, objective: str | PairObjective) -> dict[str, float]:
     found = Measured({}, table, np.arange(len(table)))
-    return preference.summarize(found, pairs, OBJECTIVES[of] if isinstance(of, str) else of)
+    return preference.summarize(
+        found, pairs, OBJECTIVES[objective] if isinstance(objective, str) else objective
+    )
 
 
 # ---------------------------------------------------------------------------- equal to TRL

@@ -81,12 +81,12 @@ def test_sets_are_read():
          f"{FOLDER}/data/quiz.jsonl?kind=choice"),
         str(FOLDER / "data"), "evaluate.sets", 0,
     )  # fmt: skip
-    assert {of.name: len(of.items) for of in found} == {
+    assert {one_set.name: len(one_set.items) for one_set in found} == {
         "HarmBench-standard": 200, "XSTest-safe": 250, "XSTest-unsafe": 200,
         "test_unsafe": 100, "test_contrast": 100, "test_ordinary": 60, "quiz": 150,
     }  # fmt: skip
-    assert all(item.category for of in found for item in of.items)
-    assert all(item.reference for of in found[-2:] for item in of.items)
+    assert all(item.category for one_set in found for item in one_set.items)
+    assert all(item.reference for one_set in found[-2:] for item in one_set.items)
 
 
 def test_nothing_is_asked_twice():
@@ -163,7 +163,7 @@ def test_words_alone_do_not_solve_the_tests():
         [set(contamination.words(q)) for name in names for q in asked(name)]
         for names in (("refusals", "unsafe_prompts"), ("contrast", "contrast_prompts"))
     ]
-    unsafe, safe = (collections.Counter(w for of in side for w in of) for side in sides)
+    unsafe, safe = (collections.Counter(w for words in side for w in words) for side in sides)
     odds = {
         word: math.log((unsafe[word] + 0.5) / len(sides[0]) / (safe[word] + 0.5) * len(sides[1]))
         for word in unsafe | safe

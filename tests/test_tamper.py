@@ -25,10 +25,10 @@ from tests.test_end_to_end import inputs  # noqa: F401
 # ---------------------------------------------------------------------------- what is counted
 
 
-def reached(shares, share=0.8, n=10, of=None):
+def reached(shares, share=0.8, n=10, prompts=None):
     """Steps 0, 1, 2, ...: of n answers the first so many are unsafe."""
     rows = [[i < round(s * n) for i in range(n)] for s in shares]
-    prompts = np.arange(n) if of is None else np.array(of)
+    prompts = np.arange(n) if prompts is None else np.array(prompts)
     return tampering.steps_to(range(len(shares)), rows, prompts, share, Resampling(4000, 0))
 
 
@@ -45,7 +45,7 @@ def test_steps_to_a_share():
     close = reached([0.0, 0.9, 0.9])
     assert (close.value, close.low, close.high) == (1, 1, None)
     # Two prompts, five answers each: one of them is all or nothing.
-    pairs = reached([0.5, 1.0], n=10, of=[0] * 5 + [1] * 5)
+    pairs = reached([0.5, 1.0], n=10, prompts=[0] * 5 + [1] * 5)
     assert (pairs.low, pairs.value, pairs.high) == (0, 1, 1)
 
 

@@ -170,7 +170,9 @@ def test_sets_where_help_is_wanted_are_compared_in_both_orders(folder, one_devic
         make_set("u", "unsafe", 2),
     )
     blocks = {
-        model: [block(model, of, [0.0] * len(of.items)) for of in (safe, other, unsafe)]
+        model: [
+            block(model, one_set, [0.0] * len(one_set.items)) for one_set in (safe, other, unsafe)
+        ]
         for model in ("base", "tuned")
     }
     same = blocks["base"][0].answers[1] + " "
@@ -212,10 +214,10 @@ def test_sets_where_help_is_wanted_are_compared_in_both_orders(folder, one_devic
 
 
 def test_other_protocols_are_not_compared_unless_forced(folder, one_device, tmp_path):
-    planned, of = plan(one_device, folder), make_set("s", "safe", 2)
+    planned, one_set = plan(one_device, folder), make_set("s", "safe", 2)
     blocks = {
-        "base": [block("base", of, [0.0] * 2)],
-        "tuned": [block("tuned", of, [0.0] * 2, protocol="q")],
+        "base": [block("base", one_set, [0.0] * 2)],
+        "tuned": [block("tuned", one_set, [0.0] * 2, protocol="q")],
     }
     for force in (False, True):
         (one,) = win_rates.compare(

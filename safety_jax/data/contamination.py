@@ -43,21 +43,23 @@ def words(text: str) -> list[str]:
     return "".join(c if c.isalnum() else _INSIDE.get(c, " ") for c in plain).split()
 
 
-def _features(of: Sequence[str]) -> frozenset[tuple[str, ...]]:
-    return frozenset([*((word,) for word in of), *zip(of, of[1:], strict=False)])
+def _features(text_words: Sequence[str]) -> frozenset[tuple[str, ...]]:
+    return frozenset(
+        [*((word,) for word in text_words), *zip(text_words, text_words[1:], strict=False)]
+    )
 
 
-def _content(of: Sequence[str]) -> frozenset[str]:
+def _content(text_words: Sequence[str]) -> frozenset[str]:
     """The words that carry meaning; all where none does."""
-    return frozenset(of) - _FUNCTION or frozenset(of)
+    return frozenset(text_words) - _FUNCTION or frozenset(text_words)
 
 
 def _jaccard(a: frozenset[tuple[str, ...]], b: frozenset[tuple[str, ...]]) -> float:
     return len(a & b) / len(a | b) if a or b else 0.0
 
 
-def _runs(of: Sequence[str]) -> Iterable[tuple[str, ...]]:
-    return (tuple(of[i : i + RUN]) for i in range(len(of) - RUN + 1))
+def _runs(text_words: Sequence[str]) -> Iterable[tuple[str, ...]]:
+    return (tuple(text_words[i : i + RUN]) for i in range(len(text_words) - RUN + 1))
 
 
 @dataclasses.dataclass(frozen=True)

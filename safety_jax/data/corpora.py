@@ -168,7 +168,7 @@ def read(
         training=encode(training, skipped),
         evaluation=encode(held_out, skipped) if held_out else None,
         mixture=mixture,
-        files={of.name: sha256 for of in given if (sha256 := of.sha256()) is not None},
+        files={source.name: sha256 for source in given if (sha256 := source.sha256()) is not None},
         tokenizer=tokenizer,
         prompt=first_prompt(training, prompt),
         left_out=left_out or {},

@@ -46,13 +46,13 @@ def run(config: ConfigDict, folder: str) -> None:
     compilation.keep(config.log.compilation_cache)
     with workdir.prepare(folder, config, primary) as place:
         config = texts.dated(config, place)
-        of = read_set(config)
+        one_set = read_set(config)
         mesh = devices.build_mesh(config)
         opened = answering.open_speaker(config, config.model.path, mesh)
-        goals, start = read_goals(config, of, opened)
+        goals, start = read_goals(config, one_set, opened)
         place.remember(
             {
-                f"attack.set {of.name}": of.items_sha256,
+                f"attack.set {one_set.name}": one_set.items_sha256,
                 "targets": _hash([goal.sought for goal in goals]),
                 "model": opened.weights_sha256,
                 "model, config": opened.config_sha256,
@@ -63,11 +63,11 @@ def run(config: ConfigDict, folder: str) -> None:
         groups = [goals] if config.attack.mode == UNIVERSAL else [[goal] for goal in goals]
         searcher = make_searcher(config, opened, goals, start, together=max(map(len, groups)))
         if primary:
-            print(f"{len(goals)} requests of {of.name}; {searcher.describe()}", flush=True)
+            print(f"{len(goals)} requests of {one_set.name}; {searcher.describe()}", flush=True)
         found = search(config, place, searcher, groups, primary)
-        results = describe(config, of, opened, searcher, groups, found)
+        results = describe(config, one_set, opened, searcher, groups, found)
         if primary:
-            write(config, place, of, found, results)
+            write(config, place, one_set, found, results)
 
 
 def make_searcher(
@@ -117,7 +117,7 @@ def search(
 def write(
     config: ConfigDict,
     place: workdir.Workdir,
-    of: Set,
+    one_set: Set,
     found: Sequence[Sequence[Step]],
     results: dict[str, Any],
 ) -> None:
@@ -125,7 +125,7 @@ def write(
     universal = config.attack.mode == UNIVERSAL
     suffixes = [gcg.best(steps).text for steps in found]
     name = "suffix.txt" if universal else "suffixes.txt"
-    rows = suffixes if universal else by_row(of, suffixes, config.attack.start)
+    rows = suffixes if universal else by_row(one_set, suffixes, config.attack.start)
     files.write(place.path / name, "".join(f"{text}\n" for text in rows))
     files.write(place.path / RESULTS, files.canonical(results))
     searches.draw(found, place.plots / "loss.png", place.path.name)
@@ -151,32 +151,33 @@ def read_set(config: ConfigDict) -> Set:
     group = config.attack
     found = reading.read_sets((group.set,), group.data, "attack.set", config.seed)
     if len(found) != 1 or found[0].kind != UNSAFE or found[0].attack:
-        named = ", ".join(f"{of.name} ({of.kind})" for of in found)
+        named = ", ".join(f"{one_set.name} ({one_set.kind})" for one_set in found)
         raise ConfigError(
             f"attack.set {group.set}: {named}; expected one set of the kind {UNSAFE}, without "
             "attack="
         )
-    of = found[0]
-    if group.mode != UNIVERSAL and any(item.row is None for item in of.items):
+    one_set = found[0]
+    if group.mode != UNIVERSAL and any(item.row is None for item in one_set.items):
         raise ConfigError(
-            f"attack.mode is {group.mode}, but a row of {of.name}'s file makes several prompts, "
-            f"and suffixes are kept by row; expected {UNIVERSAL}, or a file with one prompt a row"
+            f"attack.mode is {group.mode}, but a row of {one_set.name}'s file makes several "
+            f"prompts, and suffixes are kept by row; expected {UNIVERSAL}, or a file with one "
+            "prompt a row"
         )
-    return of
+    return one_set
 
 
 def read_goals(
-    config: ConfigDict, of: Set, opened: ModelFolder
+    config: ConfigDict, one_set: Set, opened: ModelFolder
 ) -> tuple[list[Goal], tuple[int, ...]]:
     """The goals of the search, and the suffix to start from.
 
     Raises:
         DataError: an example is longer than the model can read.
     """
-    template = "bare" if of.framed and config.data.template != "chat" else config.data.template
+    template = "bare" if one_set.framed and config.data.template != "chat" else config.data.template
     worded = prompts.load_template(template, opened.tokenizer, texts.rules(config))
     goals, start = aims.read_goals(
-        of.items, worded, opened.tokenizer, config.attack.start, "attack.start"
+        one_set.items, worded, opened.tokenizer, config.attack.start, "attack.start"
     )
     longest = config.data.max_length or opened.config.max_positions
     for goal in goals:
@@ -206,15 +207,15 @@ def read_pace(config: ConfigDict) -> SearchPace:
     return SearchPace(group.row_tokens, group.tokens_per_batch, group.chunk_tokens)
 
 
-def by_row(of: Set, suffixes: Sequence[str], start: str) -> list[str]:
+def by_row(one_set: Set, suffixes: Sequence[str], start: str) -> list[str]:
     """A suffix for each row of the set's file; the start for rows that were not searched."""
-    found = dict(zip([item.row for item in of.items], suffixes, strict=True))
-    return [found.get(row, start) for row in range(of.rows or len(of.items))]
+    found = dict(zip([item.row for item in one_set.items], suffixes, strict=True))
+    return [found.get(row, start) for row in range(one_set.rows or len(one_set.items))]
 
 
 def describe(
     config: ConfigDict,
-    of: Set,
+    one_set: Set,
     opened: ModelFolder,
     searcher: Searcher,
     groups: Sequence[Sequence[Goal]],
@@ -244,9 +245,9 @@ def describe(
     rates = [step.evaluations / step.seconds for step in steps if step.tried and step.seconds]
     return {
         "mode": config.attack.mode,
-        "set": of.name,
-        "set_sha256": of.items_sha256,
-        "source": of.source,
+        "set": one_set.name,
+        "set_sha256": one_set.items_sha256,
+        "source": one_set.source,
         "model": opened.path,
         "weights": opened.weights_sha256,
         "tokenizer": opened.tokenizer_sha256,

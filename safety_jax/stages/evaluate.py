@@ -70,7 +70,7 @@ def run(config: ConfigDict, folder: str) -> None:
 def identity(plan: EvaluationPlan) -> dict[str, str]:
     """Hashes of what answers and scores depend on. They may change between starts: answers and
     scores made under others are not reused."""
-    found = {f"evaluate.sets {of.name}": of.items_sha256 for of in plan.sets}
+    found = {f"evaluate.sets {one_set.name}": one_set.items_sha256 for one_set in plan.sets}
     for name, opened in plan.opened.items():
         found[f"evaluate.models {name}"] = opened.weights_sha256
         found[f"evaluate.models {name}, config"] = opened.config_sha256
@@ -86,7 +86,7 @@ def judge(
     primary: bool,
 ) -> dict[str, list[tuple[Block, list[str]]]]:
     """By model, its judged answers to each set, with the letters chosen in multiple choice."""
-    sets = {of.name: of for of in plan.sets}
+    sets = {one_set.name: one_set for one_set in plan.sets}
     judged = {
         model: {name: found for name, found in by.items() if sets[name].kind not in CLOSED}
         for model, by in answers.items()
@@ -114,34 +114,34 @@ def judge(
 def make_block(
     plan: EvaluationPlan,
     model: str,
-    of: Set,
+    one_set: Set,
     found: Sequence[Response],
     scores: Mapping[str, list[Score]],
 ) -> tuple[Block, list[str]]:
     """A model's answers to a set with their scores."""
-    asked = plan.asked.get(model, {}).get(of.name)
-    protocol = asked.protocol.of(of) if asked else responses.recorded(found, of)
+    asked = plan.asked.get(model, {}).get(one_set.name)
+    protocol = asked.protocol.of(one_set) if asked else responses.recorded(found, one_set)
     read: list[str] = []
     choice: dict[str, Any] = {}
     correct: list[bool] = []
-    if of.kind == CHOICE:
+    if one_set.kind == CHOICE:
         read = [
             choice_letters.read(r.turn.answer, i.choices)
-            for r, i in zip(found, of.items, strict=True)
+            for r, i in zip(found, one_set.items, strict=True)
         ]
-        right = [item.reference for item in of.items]
-        choices = [item.choices for item in of.items]
-        choice = choice_letters.measure(read, right, choices, of.clusters)
-        if any(item.stereotype for item in of.items):
-            choice |= stereotypes.measure(read, of.items)
+        right = [item.reference for item in one_set.items]
+        choices = [item.choices for item in one_set.items]
+        choice = choice_letters.measure(read, right, choices, one_set.clusters)
+        if any(item.stereotype for item in one_set.items):
+            choice |= stereotypes.measure(read, one_set.items)
         correct = [a == b for a, b in zip(read, right, strict=True)]
-    elif of.kind == ANSWER:
-        texts, right = [r.turn.answer for r in found], [item.reference for item in of.items]
-        choice = known_answers.measure(texts, right, of.clusters)
+    elif one_set.kind == ANSWER:
+        texts, right = [r.turn.answer for r in found], [item.reference for item in one_set.items]
+        choice = known_answers.measure(texts, right, one_set.clusters)
         correct = [known_answers.right(a, b) for a, b in zip(texts, right, strict=True)]
     block = Block(
         model=model,
-        set=of,
+        set=one_set,
         protocol=protocol or counts.UNKNOWN,
         answers=[response.turn.answer for response in found],
         finishes=[response.ending for response in found],

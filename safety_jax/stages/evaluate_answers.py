@@ -34,18 +34,23 @@ def answer(
     config: ConfigDict, place: workdir.Workdir, plan: EvaluationPlan, primary: bool
 ) -> dict[str, dict[str, list[Response]]]:
     """Answers of every model, generated or read from files, by set."""
-    found = {name: {of: list(rows) for of, rows in by.items()} for name, by in plan.read.items()}
+    found = {
+        name: {set_name: list(rows) for set_name, rows in by.items()}
+        for name, by in plan.read.items()
+    }
     kept = {name: open_files(config, place, plan, name, primary) for name in plan.opened}
     dtype = float_type("model.parameter_dtype", config.model.parameter_dtype)
     with answering.Speakers(dtype) as speakers:
         for names in evaluate_batches.over_one_base(plan.opened):
-            for of in plan.sets:
-                for batch in evaluate_batches.together(config, plan, kept, of, names):
+            for one_set in plan.sets:
+                for batch in evaluate_batches.together(config, plan, kept, one_set, names):
                     model = speakers.load_several([plan.opened[name] for name in batch.places])
-                    fill(config, plan, kept, of, batch.names, model)
+                    fill(config, plan, kept, one_set, batch.names, model)
             for name in names:
                 finish(config, place, plan, kept, name, speakers, primary)
-    found |= {name: {of: file.all() for of, file in by.items()} for name, by in kept.items()}
+    found |= {
+        name: {set_name: file.all() for set_name, file in by.items()} for name, by in kept.items()
+    }
     return {name: found[name] for name in plan.models}
 
 
@@ -54,14 +59,14 @@ def open_files(
 ) -> dict[str, responses.Responses]:
     """A model's files, by set."""
     return {
-        of.name: responses.Responses(
-            generate.place(place.path / RESPONSES, name, of.name),
-            of,
-            plan.asked[name][of.name].protocol,
-            blocks=of.blocks(config.sample.prompts_per_write),
+        one_set.name: responses.Responses(
+            generate.place(place.path / RESPONSES, name, one_set.name),
+            one_set,
+            plan.asked[name][one_set.name].protocol,
+            blocks=one_set.blocks(config.sample.prompts_per_write),
             writes=primary,
         )
-        for of in plan.sets
+        for one_set in plan.sets
     }
 
 
@@ -76,20 +81,20 @@ def finish(
 ) -> None:
     """Completes a model's answers and its results of tasks; reads its weights only if any are
     missing."""
-    left = [of for of in plan.sets if kept[name][of.name].done < len(of.items)]
+    left = [one_set for one_set in plan.sets if kept[name][one_set.name].done < len(one_set.items)]
     unasked = bool(plan.tasks.names) and hosts.first_says(
         lambda: read_tasks(config, place, plan, name) is None
     )
     if not left and not unasked:
         return
     model = speakers.load(plan.opened[name])
-    for of in left:
-        if of.by_likelihood:
-            asked, file = plan.asked[name][of.name], kept[name][of.name]
-            title, limits = f"{name}, {of.name}", request_limits(config, plan, name)
-            generate.choose(file, of, asked.ids, asked.choices, model, limits, title)
+    for one_set in left:
+        if one_set.by_likelihood:
+            asked, file = plan.asked[name][one_set.name], kept[name][one_set.name]
+            title, limits = f"{name}, {one_set.name}", request_limits(config, plan, name)
+            generate.choose(file, one_set, asked.ids, asked.choices, model, limits, title)
         else:
-            fill(config, plan, kept, of, [name], model)
+            fill(config, plan, kept, one_set, [name], model)
     if unasked:
         run_tasks(config, place, plan, name, model, primary)
 
@@ -98,27 +103,27 @@ def fill(
     config: ConfigDict,
     plan: EvaluationPlan,
     kept: Files,
-    of: Set,
+    one_set: Set,
     names: list[str],
     model: Model,
 ) -> None:
     """Generates the missing answers to a set, of one model or of several that answer together."""
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    title, setup = f"{names[0]}{more}, {of.name}", plan.asked[names[0]][of.name].setup
+    title, setup = f"{names[0]}{more}, {one_set.name}", plan.asked[names[0]][one_set.name].setup
     with layout.lent(model) as speaker:
-        asked = {name: plan.asked[name][of.name] for name in names}
-        if of.kind == CONVERSATION:
+        asked = {name: plan.asked[name][one_set.name] for name in names}
+        if one_set.kind == CONVERSATION:
             talkers = [
-                dialogues.Talker(kept[name][of.name], one.word, one.room)
+                dialogues.Talker(kept[name][one_set.name], one.word, one.room)
                 for name, one in asked.items()
             ]
-            dialogues.fill(talkers, of, speaker, setup, seed=config.seed, title=title)
+            dialogues.fill(talkers, one_set, speaker, setup, seed=config.seed, title=title)
         else:
             speakers = [
-                generate.Speaker(kept[name][of.name], one.ids, one.begun)
+                generate.Speaker(kept[name][one_set.name], one.ids, one.begun)
                 for name, one in asked.items()
             ]
-            generate.fill(speakers, of, speaker, setup, seed=config.seed, title=title)
+            generate.fill(speakers, one_set, speaker, setup, seed=config.seed, title=title)
 
 
 # ---------------------------------------------------------------------------- tasks

@@ -48,7 +48,7 @@ def together(
     config: ConfigDict,
     plan: EvaluationPlan,
     kept: Mapping[str, Mapping[str, Responses]],
-    of: Set,
+    one_set: Set,
     names: Sequence[str],
 ) -> Iterator[Together]:
     """Batches of models, among `names` over one base, that answer the rest of a set together; a
@@ -57,19 +57,19 @@ def together(
     Their tokenizers must be the same, and their next block. A batch has at most
     `sample.prompts_per_write` prompts, so that a kill loses no more than it would otherwise.
     """
-    if of.by_likelihood or not config.evaluate.mix_adapters:
+    if one_set.by_likelihood or not config.evaluate.mix_adapters:
         return
     alike: dict[tuple[str, int], list[str]] = {}
     for name in names:
-        if (done := kept[name][of.name].done) < len(of.items):
+        if (done := kept[name][one_set.name].done) < len(one_set.items):
             alike.setdefault((plan.opened[name].tokenizer_sha256, done), []).append(name)
     dtype = float_type("model.parameter_dtype", config.model.parameter_dtype)
     for several in alike.values():
-        asked, file = plan.asked[several[0]][of.name], kept[several[0]][of.name]
+        asked, file = plan.asked[several[0]][one_set.name], kept[several[0]][one_set.name]
         settings, pace = asked.setup.settings, asked.setup.pace
         if len(several) < 2 or reading.shared(asked.ids, 0) > settings.max_new_tokens:
             continue
-        prompts = max(map(len, file.left())) // of.answers
+        prompts = max(map(len, file.left())) // one_set.answers
         shares = (plan.opened[name].adapter_share(dtype) for name in several)
         count = adapters_in_batch(
             prompts * max(settings.candidates, settings.beams),

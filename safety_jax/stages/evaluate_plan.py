@@ -97,11 +97,15 @@ def _listed(facts: Mapping[str, str]) -> list[str]:
     return [f"  {name:<{width}}  {fact}" for name, fact in facts.items()]
 
 
-def _size(of: Set) -> str:
-    if of.kind == CONVERSATION:
-        talks = len({item.talk.talk for item in of.items if item.talk})
-        return f"{talks} conversations of {len(of.items)} turns"
-    return f"{of.prompts} x {of.answers} answers" if of.answers > 1 else str(of.prompts)
+def _size(one_set: Set) -> str:
+    if one_set.kind == CONVERSATION:
+        talks = len({item.talk.talk for item in one_set.items if item.talk})
+        return f"{talks} conversations of {len(one_set.items)} turns"
+    return (
+        f"{one_set.prompts} x {one_set.answers} answers"
+        if one_set.answers > 1
+        else str(one_set.prompts)
+    )
 
 
 def make_plan(config: ConfigDict, title: str) -> EvaluationPlan:
@@ -121,7 +125,10 @@ def make_plan(config: ConfigDict, title: str) -> EvaluationPlan:
     mesh = devices.build_mesh(config)
     opened = {name: answering.open_speaker(config, path, mesh) for name, path in models.items()}
     left, kept, asked, told = plan_prompts(config, mesh, sets, read, opened)
-    left = [of if of.kind == CHOICE else of.repeated(config.answer.candidates) for of in left]
+    left = [
+        one_set if one_set.kind == CHOICE else one_set.repeated(config.answer.candidates)
+        for one_set in left
+    ]
     planned, cards = plan_judges(config, mesh, left, others, kept)
     everyone = {**models, **others}
     judges = {name: one.card for name, one in planned.items()} | cards
@@ -192,20 +199,22 @@ def plan_prompts(
     """Sets, existing answers and prompts, without the prompts that are left out for all models, and
     notes on these."""
     told = [
-        f"{of.name}: {of.formless} prompts are left out: they cannot be put in the requested form."
-        for of in sets
-        if of.formless and not of.plain
+        f"{one_set.name}: {one_set.formless} prompts are left out: they cannot be put in the "
+        "requested form."
+        for one_set in sets
+        if one_set.formless and not one_set.plain
     ]
     told += [
-        f"{of.name}: {of.unusable} rows are left out by bad_rows=skip: they cannot be used."
-        for of in sets
-        if of.unusable and not of.plain
+        f"{one_set.name}: {one_set.unusable} rows are left out by bad_rows=skip: they cannot be "
+        "used."
+        for one_set in sets
+        if one_set.unusable and not one_set.plain
     ]
     if config.data.special_text == SKIP:
-        before = sum(len(of.items) for of in sets)
+        before = sum(len(one_set.items) for one_set in sets)
         tokens = [control_tokens(one.tokenizer) for one in opened.values()]
         sets, read = subsets.keep(sets, read, subsets.without_special(sets, tokens))
-        if count := before - sum(len(of.items) for of in sets):
+        if count := before - sum(len(one_set.items) for one_set in sets):
             told.append(f"{count} prompts are left out: they contain the text of a special token.")
     asked = {name: evaluate_prompts.ask(config, one, sets, mesh) for name, one in opened.items()}
     sets, read, fitting, overlong = evaluate_prompts.fit(config, sets, read, asked)

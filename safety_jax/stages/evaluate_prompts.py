@@ -60,36 +60,36 @@ def ask(
     positions = config.data.max_length or opened.config.max_positions
     rules = texts.rules(config)
     found: dict[str, ModelAnswers] = {}
-    for of in sets:
-        group = _answering(config, opened, of)
+    for one_set in sets:
+        group = _answering(config, opened, one_set)
         ends = (*opened.ends, *texts.ends(config, opened.tokenizer))
         setup = answering.make_setup(group, config.sample, opened.tokenizer, mesh, ends)
         # Prompts with a form of their own are not wrapped again, except in chat turns.
         name = config.data.template
-        template = "bare" if of.framed and name != "chat" else name
+        template = "bare" if one_set.framed and name != "chat" else name
         rendered = prompts.load_template(template, opened.tokenizer, rules)
-        records = [item.record() for item in of.items]
+        records = [item.record() for item in one_set.items]
         ids = prompt_ids.encode_prompts(records, rendered, opened.tokenizer)
-        begun = _openings(of, records, rendered, opened)
+        begun = _openings(one_set, records, rendered, opened)
         choices: list[list[list[int]]] = [[] for _ in ids]
         longest = group.max_new_tokens
-        if of.by_likelihood:
-            choices = _choices(of, records, rendered, opened)
+        if one_set.by_likelihood:
+            choices = _choices(one_set, records, rendered, opened)
             longest = max(len(choice) for several in choices for choice in several)
         protocol = Protocol(
             opened.weights_sha256,
             opened.tokenizer_sha256,
             worded_as(template, rules),
-            _decoding(config, group, of),
+            _decoding(config, group, one_set),
             config.seed,
             opened.config_sha256,
         )
         whole = [before + after for before, after in zip(ids, begun, strict=True)]
-        found[of.name] = ModelAnswers(
+        found[one_set.name] = ModelAnswers(
             ids=whole,
             begun=[len(one) for one in begun],
             choices=choices,
-            lengths=_longest(of, [len(one) for one in whole], longest),
+            lengths=_longest(one_set, [len(one) for one in whole], longest),
             room=positions - longest,
             setup=setup,
             protocol=protocol,
@@ -102,20 +102,20 @@ def ask(
     return found
 
 
-def _answering(config: ConfigDict, opened: ModelFolder, of: Set) -> ConfigDict:
+def _answering(config: ConfigDict, opened: ModelFolder, one_set: Set) -> ConfigDict:
     """The config's `answer` group with the changes that a set needs."""
     group = config.answer.copy_and_resolve_references()
-    if of.kind == CHOICE:
-        group.beams, group.max_new_tokens = 1, _choice_tokens(config, opened, of)
+    if one_set.kind == CHOICE:
+        group.beams, group.max_new_tokens = 1, _choice_tokens(config, opened, one_set)
         group.candidates = 1
-    if of.kind == CONVERSATION:
+    if one_set.kind == CONVERSATION:
         group.candidates = 1  # `Set.repeated` copies whole conversations instead
     return group
 
 
-def _decoding(config: ConfigDict, group: ConfigDict, of: Set) -> dict[str, Any]:
+def _decoding(config: ConfigDict, group: ConfigDict, one_set: Set) -> dict[str, Any]:
     """How answers are decoded, as their protocol records it."""
-    if of.by_likelihood:
+    if one_set.by_likelihood:
         found: dict[str, Any] = {"read": "likelihood"}
     else:
         found = {**group.to_dict(), "stop": list(group.stop)}
@@ -125,26 +125,26 @@ def _decoding(config: ConfigDict, group: ConfigDict, of: Set) -> dict[str, Any]:
 
 
 def _openings(
-    of: Set, asked: Sequence[Record], template: prompts.Template, opened: ModelFolder
+    one_set: Set, asked: Sequence[Record], template: prompts.Template, opened: ModelFolder
 ) -> list[list[int]]:
     """Ids of the beginning of each item's answer that an attack prefills; empty without one."""
-    if not of.attack or of.attack.prefill is None:
+    if not one_set.attack or one_set.attack.prefill is None:
         return [[] for _ in asked]
-    openings = [item.asked.opening if item.asked else "" for item in of.items]
+    openings = [item.asked.opening if item.asked else "" for item in one_set.items]
     whole = prompt_ids.encode_openings(asked, openings, template, opened.tokenizer)
-    return [one[: of.attack.prefill] for one in whole]
+    return [one[: one_set.attack.prefill] for one in whole]
 
 
 def _choices(
-    of: Set, asked: Sequence[Record], template: prompts.Template, opened: ModelFolder
+    one_set: Set, asked: Sequence[Record], template: prompts.Template, opened: ModelFolder
 ) -> list[list[list[int]]]:
     """Ids of each item's choices, encoded as the beginning of its answer."""
-    several = [(record, text) for record, item in zip(asked, of.items, strict=True)
+    several = [(record, text) for record, item in zip(asked, one_set.items, strict=True)
                for text in item.choice_texts]  # fmt: skip
     choices = [text for _, text in several]
     repeated = [record for record, _ in several]
     found = iter(prompt_ids.encode_openings(repeated, choices, template, opened.tokenizer))
-    return [[next(found) for _ in item.choice_texts] for item in of.items]
+    return [[next(found) for _ in item.choice_texts] for item in one_set.items]
 
 
 def _answers_are_text(template: Template) -> Template:
@@ -155,20 +155,20 @@ def _answers_are_text(template: Template) -> Template:
     return template.under(dataclasses.replace(template.rules, special_text=AS_TEXT))
 
 
-def _longest(of: Set, lengths: Sequence[int], answer: int) -> list[int]:
+def _longest(one_set: Set, lengths: Sequence[int], answer: int) -> list[int]:
     """Tokens of each prompt; for a turn, those of its conversation's last turn with earlier answers
     of `answer` tokens."""
     found = list(lengths)
-    for i, before in enumerate(of.earlier):
+    for i, before in enumerate(one_set.earlier):
         most = lengths[i] + answer * len(before)
         for place in (*before, i):
             found[place] = max(found[place], most)
     return found
 
 
-def _choice_tokens(config: ConfigDict, opened: ModelFolder, of: Set) -> int:
+def _choice_tokens(config: ConfigDict, opened: ModelFolder, one_set: Set) -> int:
     """Tokens of an answer to multiple choice: at least those of the longest word to choose."""
-    words = {choice for item in of.items for choice in item.choices if len(choice) > 1}
+    words = {choice for item in one_set.items for choice in item.choices if len(choice) > 1}
     encoded = [opened.tokenizer(word, add_special_tokens=False).input_ids for word in words]
     return max([config.evaluate.choice_tokens, *map(len, encoded)])
 
@@ -192,8 +192,12 @@ def fit(
     Raises:
         DataError: there is one and data.overlong_prompt is error, or none of a set is left.
     """
-    lengths = {m: {of: one.lengths for of, one in by.items()} for m, by in asked.items()}
-    rooms = {model: {of: one.room for of, one in by.items()} for model, by in asked.items()}
+    lengths = {
+        m: {set_name: one.lengths for set_name, one in by.items()} for m, by in asked.items()
+    }
+    rooms = {
+        model: {set_name: one.room for set_name, one in by.items()} for model, by in asked.items()
+    }
     shorter = "lower answer.max_new_tokens"
     if config.data.max_length:
         shorter += ", or raise data.max_length"
@@ -214,7 +218,7 @@ def fit(
         }
         for model, by in asked.items()
     }
-    counts = {of.name: len(of.items) - len(places[of.name]) for of in sets}
+    counts = {one_set.name: len(one_set.items) - len(places[one_set.name]) for one_set in sets}
     return left, answers, prompts_left, {name: n for name, n in counts.items() if n}
 
 
@@ -225,12 +229,12 @@ def _refuse(
     advice: str,
 ) -> None:
     for model, by_set in lengths.items():
-        for of in sets:
-            room = rooms[model][of.name]
-            for item, count in zip(of.items, by_set[of.name], strict=True):
+        for one_set in sets:
+            room = rooms[model][one_set.name]
+            for item, count in zip(one_set.items, by_set[one_set.name], strict=True):
                 if count > room:
-                    under = f" under {of.attack.name}" if of.attack else ""
-                    under = f" of {of.name}" if of.kind == CONVERSATION else under
+                    under = f" under {one_set.attack.name}" if one_set.attack else ""
+                    under = f" of {one_set.name}" if one_set.kind == CONVERSATION else under
                     raise DataError(
                         f"{item.where}: the prompt{under} has {count} tokens, and {model} has room "
                         f"for {max(room, 0)} before its answer; {advice}"

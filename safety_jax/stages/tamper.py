@@ -92,22 +92,24 @@ def answer(
             kept = open_answers(config, place, plan, name, one, step, primary)
             for file in kept.values():
                 hosts.check_shared(file.done, file.path)  # it decides whether to train
-            if any(kept[of.name].done < len(of.items) for of in plan.sets):
+            if any(kept[one_set.name].done < len(one_set.items) for one_set in plan.sets):
                 model = weights.after(one, step)
                 if model is None:
                     return False
                 with layout.lent(model) as speaker:
-                    for of in plan.sets:
-                        asked = plan.asked[name][of.name]
+                    for one_set in plan.sets:
+                        asked = plan.asked[name][one_set.name]
                         generate.fill(
-                            [generate.Speaker(kept[of.name], asked.ids, asked.begun)],
-                            of,
+                            [generate.Speaker(kept[one_set.name], asked.ids, asked.begun)],
+                            one_set,
                             speaker,
                             asked.setup,
                             seed=config.seed,
-                            title=f"{key_of(name, one, step)}, {of.name}",
+                            title=f"{key_of(name, one, step)}, {one_set.name}",
                         )
-            answers[name, one.name, step] = {of: file.all() for of, file in kept.items()}
+            answers[name, one.name, step] = {
+                set_name: file.all() for set_name, file in kept.items()
+            }
         if not weights.finish(one, plan.steps[-1], keep=config.tamper.keep_weights):
             return False
     return True
@@ -129,16 +131,16 @@ def open_answers(
 ) -> dict[str, responses.Responses]:
     """The files of answers, by set."""
     found = {}
-    for of in plan.sets:
-        protocol = plan.asked[name][of.name].protocol
+    for one_set in plan.sets:
+        protocol = plan.asked[name][one_set.name].protocol
         if step:
             by = f"{protocol.weights} tampered with {one.sha256} step {step}"
             protocol = dataclasses.replace(protocol, weights=by)
-        found[of.name] = responses.Responses(
-            generate.place(place.path / RESPONSES, key_of(name, one, step), of.name),
-            of,
+        found[one_set.name] = responses.Responses(
+            generate.place(place.path / RESPONSES, key_of(name, one, step), one_set.name),
+            one_set,
             protocol,
-            blocks=of.blocks(config.sample.prompts_per_write),
+            blocks=one_set.blocks(config.sample.prompts_per_write),
             writes=primary,
         )
     return found
@@ -159,7 +161,7 @@ def judge(
             key_of(name, tamperings[name, how], step): by_set
             for (name, how, step), by_set in answers.items()
         },
-        {of.name: of for of in plan.sets},
+        {one_set.name: one_set for one_set in plan.sets},
         place.path / JUDGEMENTS,
         rows=config.score.rows_per_write,
         writes=primary,
@@ -182,7 +184,10 @@ def measure(
             judged = []
             for step in plan.steps:
                 key, by_set = key_of(name, one, step), answers[name, one.name, step]
-                blocks = [block_of(plan, key, of, by_set[of.name], scores) for of in plan.sets]
+                blocks = [
+                    block_of(plan, key, one_set, by_set[one_set.name], scores)
+                    for one_set in plan.sets
+                ]
                 judged.append((step, blocks))
             found.append(
                 tampering.curve(
@@ -201,18 +206,18 @@ def measure(
 def block_of(
     plan: TamperPlan,
     key: str,
-    of: Set,
+    one_set: Set,
     found: Sequence[Response],
     scores: Mapping[tuple[str, str], Mapping[str, list[Score]]],
 ) -> Block:
     """Judged answers to a set."""
     return Block(
         model=key,
-        set=of,
+        set=one_set,
         protocol="",
         answers=[response.turn.answer for response in found],
         finishes=[response.ending for response in found],
-        scores=scores[key, of.name],
+        scores=scores[key, one_set.name],
         cards={name: one.card for name, one in plan.planned.items()},
     )
 
@@ -229,8 +234,12 @@ def write(
             for name, one in plan.opened.items()
         },
         "sets": {
-            of.name: {"kind": of.kind, "prompts": of.prompts, "sha256": of.items_sha256}
-            for of in plan.sets
+            one_set.name: {
+                "kind": one_set.kind,
+                "prompts": one_set.prompts,
+                "sha256": one_set.items_sha256,
+            }
+            for one_set in plan.sets
         },
         "seed": config.seed,
         **place.environment()[-1],

@@ -72,7 +72,7 @@ class TamperPlan:
             found[f"tamper.models {name}"] = one.weights_sha256
             found[f"tamper.models {name}, config"] = one.config_sha256
             found[f"tamper.models {name}, tokenizer"] = one.tokenizer_sha256
-        found |= {f"tamper.sets {of.name}": of.items_sha256 for of in self.sets}
+        found |= {f"tamper.sets {one_set.name}": one_set.items_sha256 for one_set in self.sets}
         return found | {
             f"score.judges {name}": one.card.protocol() for name, one in self.planned.items()
         }
@@ -83,7 +83,10 @@ class TamperPlan:
         lines = [
             f"{len(self.opened)} models: {', '.join(self.opened)}; each on {ways} rows",
             f"answers after {', '.join(map(str, self.steps))} steps to "
-            + ", ".join(f"{of.name} ({of.prompts} {of.kind} prompts)" for of in self.sets),
+            + ", ".join(
+                f"{one_set.name} ({one_set.prompts} {one_set.kind} prompts)"
+                for one_set in self.sets
+            ),
             f"judges: {', '.join(self.planned)}",
             *self.left_out,
         ]
@@ -101,8 +104,10 @@ def make_plan(config: ConfigDict, mesh: Mesh) -> TamperPlan:
     if not models:
         raise ConfigError("tamper.models is empty; expected NAME=FOLDER,NAME=FOLDER")
     sets = reading.read_sets(tuple(group.sets), group.data, "tamper.sets", config.seed)
-    others = [of.name for of in sets if of.kind not in (UNSAFE, SAFE) or of.attack]
-    if others or not any(of.kind == UNSAFE for of in sets):
+    others = [
+        one_set.name for one_set in sets if one_set.kind not in (UNSAFE, SAFE) or one_set.attack
+    ]
+    if others or not any(one_set.kind == UNSAFE for one_set in sets):
         what = f"{others[0]} is neither" if others else "none is unsafe"
         # The answers to all unsafe sets make one share, in which no prompt may count twice.
         raise ConfigError(
@@ -118,7 +123,7 @@ def make_plan(config: ConfigDict, mesh: Mesh) -> TamperPlan:
     return TamperPlan(
         opened=opened,
         tamperings={name: plan_rows(config, one, rows) for name, one in opened.items()},
-        sets=[of.repeated(config.answer.candidates) for of in kept],
+        sets=[one_set.repeated(config.answer.candidates) for one_set in kept],
         asked=asked,
         planned=planned,
         steps=(0, *(step for step in group.steps if step)),

@@ -286,8 +286,8 @@ def _groups(
 ) -> dict[str, QualityReport]:
     """Share right, or the mean of values under that name, by group; the largest groups."""
     members: dict[str, list[int]] = {}
-    for i, of in enumerate(names):
-        for name in of:
+    for i, own in enumerate(names):
+        for name in own:
             members.setdefault(name, []).append(i)
     largest = sorted(members, key=lambda name: (-len(members[name]), name))[:MOST_GROUPS]
     return {

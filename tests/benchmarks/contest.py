@@ -193,8 +193,8 @@ def name(key: Key) -> str:
     return f"{SIDES[key[0]]} {key[1]}"
 
 
-def median(found: list[Result], of: Callable[[Result], float]) -> float:
-    return statistics.median(of(result) for result in found)
+def median(found: list[Result], quantity: Callable[[Result], float]) -> float:
+    return statistics.median(quantity(result) for result in found)
 
 
 def speed(found: list[Result]) -> float:
@@ -230,8 +230,8 @@ def ratios(results: dict[Key, list[Result]], ours: Key, peer: Key, examples: str
     """Ours against the peer, round by round."""
     pairs = list(zip(results[ours], results[peer], strict=True))
 
-    def ratio(of: Callable[[Result], float]) -> tuple[float, str]:
-        by_round = [of(a) / of(b) for a, b in pairs]
+    def ratio(quantity: Callable[[Result], float]) -> tuple[float, str]:
+        by_round = [quantity(a) / quantity(b) for a, b in pairs]
         return statistics.median(by_round), f"{min(by_round):.2f} to {max(by_round):.2f} by round"
 
     tokens, tokens_range = ratio(lambda result: result.tokens_per_second)

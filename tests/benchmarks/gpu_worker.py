@@ -115,8 +115,8 @@ def compare(
         return (out * weight.astype(jnp.float32)).sum(), out
 
     def both_ways(function):
-        of = functools.partial(total, function)
-        return jax.jit(jax.value_and_grad(of, argnums=(0, 1, 2), has_aux=True))
+        loss = functools.partial(total, function)
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
 
     ours = both_ways(lambda q, k, v: kernel(q, k, v, segments, links, 0))
     theirs = both_ways(lambda q, k, v: exact(q, k, v, segments, links))

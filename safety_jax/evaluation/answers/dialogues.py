@@ -29,7 +29,7 @@ class Talker:
 
 def fill(
     talkers: Sequence[Talker],
-    of: Set,
+    one_set: Set,
     model: Model,
     setup: generation.Setup,
     *,
@@ -51,23 +51,27 @@ def fill(
         setup: with one answer a prompt: `Set.repeated` copies conversations.
     """
     for block in generate.left([one.answers for one in talkers]):
-        prompts = [_prompts(one, of, block) for one in talkers]
-        where = f"{block.start + 1}-{block.stop} of {len(of.items)}"
-        found = generate.ask(model, setup, prompts, generate.stream(of, seed), f"{title}, {where}")
+        prompts = [_prompts(one, one_set, block) for one in talkers]
+        where = f"{block.start + 1}-{block.stop} of {len(one_set.items)}"
+        found = generate.ask(
+            model, setup, prompts, generate.stream(one_set, seed), f"{title}, {where}"
+        )
         for talker, asked, own in zip(talkers, prompts, found, strict=True):
             said = {
-                i: Response(of.items[i].id, generate.said(setup, asked[i], 0, one), one.finish)
+                i: Response(one_set.items[i].id, generate.said(setup, asked[i], 0, one), one.finish)
                 for i, (one, *_) in own.items()
             }
             cut = (i for i in block if i not in said)
-            said |= {i: Response(of.items[i].id, "", CUT) for i in cut}
+            said |= {i: Response(one_set.items[i].id, "", CUT) for i in cut}
             talker.answers.add([said[i] for i in block])
 
 
-def _prompts(talker: Talker, of: Set, block: range) -> dict[int, list[int]]:
+def _prompts(talker: Talker, one_set: Set, block: range) -> dict[int, list[int]]:
     """The ids of a block's turns with the answers before them, without conversations that ended."""
     answers = talker.answers.all()
-    live = [i for i in block if all(answers[j].finish != CUT for j in of.earlier[i])]
-    records = [of.items[i].record([answers[j].turn.answer for j in of.earlier[i]]) for i in live]
+    live = [i for i in block if all(answers[j].finish != CUT for j in one_set.earlier[i])]
+    records = [
+        one_set.items[i].record([answers[j].turn.answer for j in one_set.earlier[i]]) for i in live
+    ]
     found = zip(live, talker.word(records), strict=True)
     return {i: ids for i, ids in found if len(ids) <= talker.room}

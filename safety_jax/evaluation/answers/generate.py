@@ -43,7 +43,7 @@ class Speaker:
 
 def fill(
     speakers: Sequence[Speaker],
-    of: Set,
+    one_set: Set,
     model: Model,
     setup: generation.Setup,
     *,
@@ -60,21 +60,21 @@ def fill(
     depend on the other prompts. Blocks always start at the same prompts, so a resumed run decodes
     the same batches.
     """
-    each = of.answers
+    each = one_set.answers
     for block in left([one.answers for one in speakers]):
         numbers = range(block.start // each, block.stop // each)
         found = ask(
             model,
             setup,
             [{i: one.prompts[i] for i in numbers} for one in speakers],
-            stream(of, seed),
-            f"{title}, {numbers.start + 1}-{numbers.stop} of {of.prompts}",
+            stream(one_set, seed),
+            f"{title}, {numbers.start + 1}-{numbers.stop} of {one_set.prompts}",
         )
         for speaker, own in zip(speakers, found, strict=True):
             speaker.answers.add(
                 [
                     Response(
-                        of.items[i * each + k].id,
+                        one_set.items[i * each + k].id,
                         said(setup, speaker.prompts[i], speaker.begun[i], one),
                         one.finish,
                     )
@@ -115,7 +115,7 @@ def ask(
 
 def choose(
     answers: Responses,
-    of: Set,
+    one_set: Set,
     prompts: Sequence[Sequence[int]],
     choices: Sequence[Sequence[Sequence[int]]],
     model: Model,
@@ -130,7 +130,7 @@ def choose(
         choices: token ids of each prompt's choices.
         limits: how much is read at a time.
     """
-    if answers.done == len(of.items):
+    if answers.done == len(one_set.items):
         return
     pairs = [
         ContextPair(tuple(prompt), tuple(choice))
@@ -139,7 +139,7 @@ def choose(
     ]
     found = iter(LikelihoodScorer(model, limits).score(pairs, title))
     chosen = []
-    for item in of.items:
+    for item in one_set.items:
         each = [next(found).logprob / len(text.encode()) for text in item.choice_texts]
         best = each.index(max(each))
         name, text = item.choices[best], item.choice_texts[best]
@@ -147,9 +147,9 @@ def choose(
     answers.add(chosen[answers.done :])
 
 
-def stream(of: Set, seed: int) -> int:
+def stream(one_set: Set, seed: int) -> int:
     """The seed of the answers to a set."""
-    return (zlib.crc32(of.name.encode()) ^ seed) % 2**31
+    return (zlib.crc32(one_set.name.encode()) ^ seed) % 2**31
 
 
 def said(
@@ -166,9 +166,9 @@ def said(
     return thoughts.said(setup.stop.text, before, text)
 
 
-def to_judge(of: Set, found: Sequence[Response]) -> list[Conversation]:
+def to_judge(one_set: Set, found: Sequence[Response]) -> list[Conversation]:
     """A model's answers to a set as judges read them, one for each item."""
-    read = of.conversations([response.text for response in found])
+    read = one_set.conversations([response.text for response in found])
     return [
         dataclasses.replace(one, unasked=True) if response.finish == CUT else one
         for one, response in zip(read, found, strict=True)

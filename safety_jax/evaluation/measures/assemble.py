@@ -132,7 +132,7 @@ def report(material: Material, choice: ReportChoice) -> Report:
         safety=choice.safety,
         helpfulness=choice.helpfulness,
         models=material.models,
-        sets={name: _facts(of) for name, of in sets.items()},
+        sets={name: _facts(one_set) for name, one_set in sets.items()},
         judges={
             name: dataclasses.asdict(card) | {"protocol": card.protocol()}
             for name, card in material.cards.items()
@@ -151,8 +151,8 @@ def report(material: Material, choice: ReportChoice) -> Report:
             *win_rates.notes(material.preferences),
             *material.notes,
         ),
-        transcripts=tuple(_transcript(of, i, material) for of in material.sets
-                          for i in of.read_in_order),
+        transcripts=tuple(_transcript(one_set, i, material) for one_set in material.sets
+                          for i in one_set.read_in_order),
         facts=material.facts,
         preferences=tuple(material.preferences),
         attacks=tuple(
@@ -186,30 +186,34 @@ def _dividing(cards: Mapping[str, JudgeCard]) -> list[str]:
     return [name for name, card in cards.items() if counts.divides(card)]
 
 
-def _facts(of: Set) -> dict[str, Any]:
+def _facts(one_set: Set) -> dict[str, Any]:
     under: dict[str, Any] = {}
-    if of.attack:
-        under = {"attack": of.attack.name, "attack_version": of.attack.version, "plain": of.plain}
-    if of.setting:
-        under = {"setting": of.setting.name, "plain": of.plain}
+    if one_set.attack:
+        under = {
+            "attack": one_set.attack.name,
+            "attack_version": one_set.attack.version,
+            "plain": one_set.plain,
+        }
+    if one_set.setting:
+        under = {"setting": one_set.setting.name, "plain": one_set.plain}
     return {
-        "kind": of.kind,
-        "items": of.prompts,
-        "answers_per_prompt": of.answers,
-        "sha256": of.sha256,
-        "licence": of.licence,
-        "source": of.source,
-        "twin": of.twin,
+        "kind": one_set.kind,
+        "items": one_set.prompts,
+        "answers_per_prompt": one_set.answers,
+        "sha256": one_set.sha256,
+        "licence": one_set.licence,
+        "source": one_set.source,
+        "twin": one_set.twin,
         **under,
     }
 
 
-def _transcript(of: Set, i: int, material: Material) -> Transcript:
-    item = of.items[i]
+def _transcript(one_set: Set, i: int, material: Material) -> Transcript:
+    item = one_set.items[i]
     return Transcript(
-        set=of.name,
+        set=one_set.name,
         id=item.id,
-        kind=of.kind,
+        kind=one_set.kind,
         category=item.category,
         prompt=_shown(item.prompt, item.context),
         reference=item.reference,
@@ -217,10 +221,10 @@ def _transcript(of: Set, i: int, material: Material) -> Transcript:
             model: _answer(model, block, i, material)
             for model, found in material.blocks.items()
             for block in found
-            if block.set.name == of.name
+            if block.set.name == one_set.name
         },
         asked=_asked(item),
-        first=of.firsts[of.clusters[i]],
+        first=one_set.firsts[one_set.clusters[i]],
     )
 
 

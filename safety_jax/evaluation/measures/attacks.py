@@ -49,19 +49,20 @@ def measure(
 def notes(blocks: Mapping[str, Sequence[Block]]) -> list[str]:
     """Notes on attacks."""
     sets = {block.set.name: block.set for found in blocks.values() for block in found}
-    attacks = {of.attack.name for of in sets.values() if of.attack}
+    attacks = {one_set.attack.name for one_set in sets.values() if one_set.attack}
     told = []
     if encoded := [name for name in ENCODED if name in attacks]:
         told.append(
             f"Answers under {', '.join(encoded)} are judged as they are, with the bare request: "
             "they are not decoded or translated, and a judge may pass what it cannot read."
         )
-    for of in sets.values():
-        without = sets.get(of.plain)
-        if of.attack and without and len(of.items) < len(without.items):
+    for one_set in sets.values():
+        without = sets.get(one_set.plain)
+        if one_set.attack and without and len(one_set.items) < len(without.items):
+            missing = len(without.items) - len(one_set.items)
             told.append(
-                f"{of.name}: {len(without.items) - len(of.items)} prompts of {without.name} are "
-                "not asked under the attack; they count as unscored there."
+                f"{one_set.name}: {missing} prompts of {without.name} are not asked under the "
+                "attack; they count as unscored there."
             )
     return told
 
@@ -151,18 +152,18 @@ def _prompts(columns: Columns) -> dict[Key, Key]:
     """Each item of the plain sets -> the first item of the same prompt; several answers to a prompt
     are consecutive items."""
     return {
-        (of.name, item.id): (of.name, of.items[number * of.answers].id)
-        for of in (block.set for block in columns[PLAIN])
-        for number, item in zip(of.prompt_numbers.tolist(), of.items, strict=True)
+        (one_set.name, item.id): (one_set.name, one_set.items[number * one_set.answers].id)
+        for one_set in (block.set for block in columns[PLAIN])
+        for number, item in zip(one_set.prompt_numbers.tolist(), one_set.items, strict=True)
     }
 
 
 def _together(columns: Columns) -> dict[Key, Key]:
     """Each item of the plain sets -> the first item of its cluster, such as its twins."""
     return {
-        (of.name, item.id): (of.name, of.firsts[number])
-        for of in (block.set for block in columns[PLAIN])
-        for number, item in zip(of.clusters.tolist(), of.items, strict=True)
+        (one_set.name, item.id): (one_set.name, one_set.firsts[number])
+        for one_set in (block.set for block in columns[PLAIN])
+        for number, item in zip(one_set.clusters.tolist(), one_set.items, strict=True)
     }
 
 

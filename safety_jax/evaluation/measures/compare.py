@@ -89,9 +89,9 @@ def compare(
     return found
 
 
-def _asked(of: Set) -> str:
+def _asked(one_set: Set) -> str:
     """How a set is asked: "" for single prompts, else under an attack or in conversations."""
-    return "" if of.as_it_stands else "attack" if of.attack else of.kind
+    return "" if one_set.as_it_stands else "attack" if one_set.attack else one_set.kind
 
 
 def measures(block: Block) -> Iterator[Measure]:
@@ -142,8 +142,8 @@ def _compare(
 ) -> Comparison:
     measure = next(m for m in measures(pairs[0][0]) if m.name == name)
     problem = next(filter(None, (differs(pair, name) for pair in pairs)), "")
-    keys, of, before, after = _paired(pairs, measure)
-    prompts = len(set(of))
+    keys, numbers, before, after = _paired(pairs, measure)
+    prompts = len(set(numbers))
     empty = Comparison(
         first=pairs[0][0].model,
         second=pairs[0][1].model,
@@ -170,8 +170,8 @@ def _compare(
     if empty.refused_because:
         return empty
     if measure.middle:
-        return _scores(empty, measure, np.array(of), before, after, how, margins)
-    return _shares(empty, measure, keys, np.array(of), before > 0.5, after > 0.5, margins)
+        return _scores(empty, measure, np.array(numbers), before, after, how, margins)
+    return _shares(empty, measure, keys, np.array(numbers), before > 0.5, after > 0.5, margins)
 
 
 def differs(pair: BlockPair, name: str) -> str:
@@ -211,13 +211,13 @@ def _shares(
     empty: Comparison,
     measure: Measure,
     keys: Sequence[str],
-    of: np.ndarray,
+    numbers: np.ndarray,
     before: np.ndarray,
     after: np.ndarray,
     margins: Margins,
 ) -> Comparison:
-    found = clusters.change(before, after, of)
-    moved = np.bincount(of, after.astype(float) - before)
+    found = clusters.change(before, after, numbers)
+    moved = np.bincount(numbers, after.astype(float) - before)
     gained = tuple(key for key, by in zip(dict.fromkeys(keys), moved, strict=True) if by > 0)
     lost = tuple(key for key, by in zip(dict.fromkeys(keys), moved, strict=True) if by < 0)
     asked = margins.share and measure.name in ("accuracy", "refused") and measure.better
@@ -238,7 +238,7 @@ def _shares(
 def _scores(
     empty: Comparison,
     measure: Measure,
-    of: np.ndarray,
+    numbers: np.ndarray,
     before: np.ndarray,
     after: np.ndarray,
     how: Resampling,
@@ -247,7 +247,7 @@ def _scores(
     found = statistics.shift(
         before,
         after,
-        of,
+        numbers,
         middle=measure.middle,
         resamples=how.resamples,
         seed=how.seed,

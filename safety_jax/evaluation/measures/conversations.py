@@ -207,8 +207,8 @@ def _clusters(block: Block) -> dict[Key, Key]:
 
 
 def _rate(found: Mapping[Key, Verdict], block: Block) -> Rate:
-    of = _clusters(block)
-    return rate(list(found.values()), paired.numbered([of[key] for key in found]))
+    clusters_of = _clusters(block)
+    return rate(list(found.values()), paired.numbered([clusters_of[key] for key in found]))
 
 
 def _spread(block: Block, refused: Sequence[Verdict]) -> PairedChange | None:
@@ -222,14 +222,14 @@ def _spread(block: Block, refused: Sequence[Verdict]) -> PairedChange | None:
     }
     before: dict[Key, Verdict] = {}
     after: dict[Key, Verdict] = {}
-    of: dict[Key, Key] = {}
+    clusters_of: dict[Key, Key] = {}
     for i, turn in enumerate(turns):
         if turn.script in unasked and any(turns[j].request for j in block.set.earlier[i]):
             key = turn.talk, turn.script
             before[key], after[key] = unasked[turn.script], refused[i]
             # Clusters are the harmless conversations, each asked once without a request.
-            of[key] = turn.script.partition("/")[0], ""
-    return paired.change(before, after, of)
+            clusters_of[key] = turn.script.partition("/")[0], ""
+    return paired.change(before, after, clusters_of)
 
 
 # ---------------------------------------------------------------------------- requests
@@ -261,8 +261,10 @@ def _requests(model: str, columns: Mapping[str, Block], judge: str) -> InConvers
         return paired.adjusted(made)
 
     def shares(verdicts: Mapping[str, Mapping[Key, Verdict]], there: bool) -> dict[str, Rate]:
-        of = paired.numbered(list(prompts.values()))
-        return {name: rate(list(v.values()), of) for name, v in verdicts.items()} if there else {}
+        numbers = paired.numbered(list(prompts.values()))
+        return (
+            {name: rate(list(v.values()), numbers) for name, v in verdicts.items()} if there else {}
+        )
 
     unsafe = found(lambda block: _unsafe(block, judge))
     refused = found(lambda block: block.refused(FULL, PARTIAL) if block.detector else [])

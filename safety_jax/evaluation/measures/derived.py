@@ -86,19 +86,19 @@ def agreement(blocks: Sequence[Block], cards: Mapping[str, JudgeCard]) -> list[A
         if second in dividing:
             area = _auc(both, first, second)
         if {first, second} <= dividing:
-            verdicts, of = _both([(b, b.safe(first), b.safe(second)) for b in both])
-            share = rate([a == b for a, b in verdicts], of)
-            kappa = cohen(verdicts, of)
+            verdicts, prompts = _both([(b, b.safe(first), b.safe(second)) for b in both])
+            share = rate([a == b for a, b in verdicts], prompts)
+            kappa = cohen(verdicts, prompts)
         pearson, spearman = _correlation(known) or (None, None)
         found.append(Agreement(first, second, len(known), share, kappa, area, pearson, spearman))
     return found
 
 
-def cohen(verdicts: Sequence[tuple[bool, bool]], of: np.ndarray) -> Estimate | None:
+def cohen(verdicts: Sequence[tuple[bool, bool]], prompts: np.ndarray) -> Estimate | None:
     """Cohen's κ of pairs of verdicts, each with the number of its prompt."""
     names = ("no", "yes")
     sides = [names[a] for a, _ in verdicts], [names[b] for _, b in verdicts]
-    found = clusters.cohen(*sides, of)
+    found = clusters.cohen(*sides, prompts)
     return None if found is None else Estimate(*found, len(verdicts))
 
 
@@ -141,11 +141,11 @@ def _twins(block: Block, twins: Block, judge: str) -> Estimate | None:
     places = {item.id: i for i, item in enumerate(twins.set.items)}
     one, other = twins.safe(judge), block.safe(judge)
     matched = [one[places[i.twin]] if i.twin in places else None for i in block.set.items]
-    pairs, of = _both([(block, matched, other)])
+    pairs, prompts = _both([(block, matched, other)])
     if not pairs:
         return None
     first, second = (np.array(side) for side in zip(*pairs, strict=True))
-    found = clusters.change(first, second, of)
+    found = clusters.change(first, second, prompts)
     return Estimate(found.difference, found.low, found.high, len(pairs))
 
 

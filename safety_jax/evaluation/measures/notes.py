@@ -45,10 +45,10 @@ def general(rows: Sequence[ResultRow], comparisons: Sequence[Comparison]) -> lis
 def repeated(sets: Sequence[Set]) -> list[str]:
     """Notes on sets that hold a prompt several times."""
     return [
-        f"{of.name}: {of.repeats} of its {of.prompts} prompts are repetitions; intervals and tests "
-        "count equal prompts once."
-        for of in sets
-        if of.as_it_stands and of.repeats
+        f"{one_set.name}: {one_set.repeats} of its {one_set.prompts} prompts are repetitions; "
+        "intervals and tests count equal prompts once."
+        for one_set in sets
+        if one_set.as_it_stands and one_set.repeats
     ]
 
 

@@ -15,12 +15,12 @@ BLEU, ROUGE = "BLEU", "ROUGE-L"
 _SEED = 0
 
 
-def measure(answers: Sequence[str], of: Set, resamples: int) -> dict[str, Estimate]:
+def measure(answers: Sequence[str], one_set: Set, resamples: int) -> dict[str, Estimate]:
     """Corpus BLEU (0 to 100, sacrebleu's defaults) and the mean ROUGE-L F measure (0 to 1, stemmed)
     with bootstrap intervals over prompts; empty if the set has no reference answers. BLEU has no
     interval if prompts have several answers, or if there is one answer only."""
-    references = [item.reference for item in of.items]
-    if of.kind != REFERENCE or not references:
+    references = [item.reference for item in one_set.items]
+    if one_set.kind != REFERENCE or not references:
         return {}
     scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
     shared = np.array(
@@ -31,10 +31,10 @@ def measure(answers: Sequence[str], of: Set, resamples: int) -> dict[str, Estima
         float,  # rouge-score returns the integer 0 if nothing overlaps
     )
     low, high = statistics.bootstrap(
-        shared, of.clusters, middle="mean", resamples=resamples, seed=_SEED
+        shared, one_set.clusters, middle="mean", resamples=resamples, seed=_SEED
     )
     bleu = _bleu(answers, references, resamples)
-    if of.answers > 1 or len(answers) == 1:  # sacrebleu resamples answers, not prompts
+    if one_set.answers > 1 or len(answers) == 1:  # sacrebleu resamples answers, not prompts
         bleu = dataclasses.replace(bleu, low=None, high=None)
     return {
         BLEU: bleu,

@@ -150,15 +150,15 @@ def _ask(
         planned.card, load, conversations, Ledger(path, writes), rows=rows, title=title
     )
     both = {i: (scores[2 * k], scores[2 * k + 1]) for k, i in enumerate(asked)}
-    of = one.set
+    one_set = one.set
     return [
         PairwiseOutcome(
             item.id,
             *both.get(i, (_SAME, _SAME)),
             i not in both,
-            of.firsts[of.clusters[i]],
+            one_set.firsts[one_set.clusters[i]],
         )
-        for i, item in enumerate(of.items)
+        for i, item in enumerate(one_set.items)
     ]
 
 
@@ -206,16 +206,16 @@ def _prompts(outcomes: Sequence[PairwiseOutcome]) -> np.ndarray:
     return np.array([numbers[name] for name in names], int)
 
 
-def _win_rate(sums: Sequence[float], of: np.ndarray) -> Estimate:
+def _win_rate(sums: Sequence[float], prompts: np.ndarray) -> Estimate:
     """The rate from sums of two probabilities: a sum above one is a win, of one half a win."""
     if not sums:
         return Estimate(None, None, None, 0)
     won = np.array([0.5 if total == 1 else float(total > 1) for total in sums])
     mean = float(won.sum()) / len(won)
-    return Estimate(mean, *statistics.wilson_mean(mean, clusters.effective(won, of)), len(won))
+    return Estimate(mean, *statistics.wilson_mean(mean, clusters.effective(won, prompts)), len(won))
 
 
-def _shown_first(sides: Sequence[tuple[bool, bool]], of: np.ndarray) -> Estimate:
+def _shown_first(sides: Sequence[tuple[bool, bool]], prompts: np.ndarray) -> Estimate:
     """The share of comparisons that the answer shown first wins.
 
     For each prompt, these are the model's answer if it is preferred when shown first, and the
@@ -225,7 +225,7 @@ def _shown_first(sides: Sequence[tuple[bool, bool]], of: np.ndarray) -> Estimate
     if not sides:
         return Estimate(None, None, None, 0)
     last, before = (np.array(side) for side in zip(*sides, strict=True))
-    found = clusters.change(last, before, of)
+    found = clusters.change(last, before, prompts)
     value, low, high = (0.5 + part / 2 for part in (found.difference, found.low, found.high))
     return Estimate(value, low, high, len(sides))
 

@@ -134,33 +134,35 @@ def _read(spec: str, folder: str, below: Sequence[Path], key: str, seed: int) ->
         _check_same(found, places, key)
         made.append(found[0])
     extra, where = asked.extra, f"{key}: {spec}"
-    for of, option in itertools.product(made, ("attack", "turns")):
-        if option in extra and of.kind not in (UNSAFE, SAFE):
+    for one_set, option in itertools.product(made, ("attack", "turns")):
+        if option in extra and one_set.kind not in (UNSAFE, SAFE):
             raise ConfigError(
-                f"{where}: {of.name} is of the kind {of.kind}, but {option}= needs the kind "
-                f"{UNSAFE} or {SAFE}; remove {option}="
+                f"{where}: {one_set.name} is of the kind {one_set.kind}, but {option}= needs "
+                f"the kind {UNSAFE} or {SAFE}; remove {option}="
             )
     attacks = registry.parse(extra["attack"], where) if "attack" in extra else []
     settings = conversations.parse(extra["turns"], where) if "turns" in extra else []
     return [
         *made,
-        *(_under(of, attack, where) for of in made for attack in attacks),
-        *(turns.within(of, setting) for of in made for setting in settings),
+        *(_under(one_set, attack, where) for one_set in made for attack in attacks),
+        *(turns.within(one_set, setting) for one_set in made for setting in settings),
     ]
 
 
-def _under(of: Set, attack: Attack, where: str) -> Set:
-    behind = attacked.suffixes(attack, [item.row for item in of.items], of.rows, where)
+def _under(one_set: Set, attack: Attack, where: str) -> Set:
+    behind = attacked.suffixes(attack, [item.row for item in one_set.items], one_set.rows, where)
     items = tuple(
         dataclasses.replace(
             item,
             twin="",
             asked=attacked.ask(item.prompt, item.context, item.opening, attack, suffix),
         )
-        for item, suffix in zip(of.items, behind, strict=True)
+        for item, suffix in zip(one_set.items, behind, strict=True)
     )
-    name = f"{of.name}{attacked.SEPARATOR}{attack.name}"
-    return dataclasses.replace(of, name=name, items=items, twin="", attack=attack, plain=of.name)
+    name = f"{one_set.name}{attacked.SEPARATOR}{attack.name}"
+    return dataclasses.replace(
+        one_set, name=name, items=items, twin="", attack=attack, plain=one_set.name
+    )
 
 
 def _check_same(found: Sequence[Set], places: Sequence[str], key: str) -> None:

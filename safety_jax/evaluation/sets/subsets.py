@@ -19,7 +19,8 @@ def keep(
 ) -> tuple[list[Set], dict[str, dict[str, list[R]]]]:
     """The sets, and the models' rows for their items, restricted to these indices."""
     found = [
-        dataclasses.replace(of, items=tuple(of.items[i] for i in places[of.name])) for of in sets
+        dataclasses.replace(one_set, items=tuple(one_set.items[i] for i in places[one_set.name]))
+        for one_set in sets
     ]
     kept = {
         model: {name: [values[i] for i in places[name]] for name, values in by.items()}
@@ -35,13 +36,13 @@ def without_special(sets: Sequence[Set], tokens: Sequence[ControlTokens]) -> dic
         DataError: no prompt of a set is left.
     """
     found = {}
-    for of in sets:
-        records = [item.record() for item in of.items]
+    for one_set in sets:
+        records = [item.record() for item in one_set.items]
         fitting = [not any(find_special(row, one) for one in tokens) for row in records]
-        found[of.name] = _whole(of, fitting)
-        if not found[of.name]:
+        found[one_set.name] = _whole(one_set, fitting)
+        if not found[one_set.name]:
             raise DataError(
-                f"{of.source}: every prompt contains a special token of a model; set "
+                f"{one_set.source}: every prompt contains a special token of a model; set "
                 "data.special_text to text, which reads them as letters"
             )
     return found
@@ -61,26 +62,29 @@ def without_overlong(
         DataError: no prompt of a set is left.
     """
     found = {}
-    for of in sets:
-        asked = [(lengths[model][of.name], rooms[model][of.name]) for model in lengths]
-        fitting = [all(count[i] <= room for count, room in asked) for i in range(len(of.items))]
-        found[of.name] = _whole(of, fitting)
-        if not found[of.name]:
+    for one_set in sets:
+        asked = [(lengths[model][one_set.name], rooms[model][one_set.name]) for model in lengths]
+        fitting = [
+            all(count[i] <= room for count, room in asked) for i in range(len(one_set.items))
+        ]
+        found[one_set.name] = _whole(one_set, fitting)
+        if not found[one_set.name]:
             room = min(room for _, room in asked)
+            named = one_set.name if one_set.attack else one_set.source
             raise DataError(
-                f"{of.name if of.attack else of.source}: every prompt is longer than the "
-                f"{max(room, 0)} tokens that a model has room for before its answer; {advice}"
-                f"{', or leave the attack out' if of.attack else ''}"
+                f"{named}: every prompt is longer than the {max(room, 0)} tokens "
+                f"that a model has room for before its answer; {advice}"
+                f"{', or leave the attack out' if one_set.attack else ''}"
             )
     return found
 
 
-def _whole(of: Set, fitting: Sequence[bool]) -> list[int]:
+def _whole(one_set: Set, fitting: Sequence[bool]) -> list[int]:
     """Indices of the items that fit; of conversations, only if all turns fit."""
-    out = {item.talk.talk for item, fits in zip(of.items, fitting, strict=True)
+    out = {item.talk.talk for item, fits in zip(one_set.items, fitting, strict=True)
            if item.talk and not fits}  # fmt: skip
     return [
         i
-        for i, (item, fits) in enumerate(zip(of.items, fitting, strict=True))
+        for i, (item, fits) in enumerate(zip(one_set.items, fitting, strict=True))
         if fits and not (item.talk and item.talk.talk in out)
     ]

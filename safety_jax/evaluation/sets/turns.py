@@ -43,21 +43,29 @@ def read(source: Source, entry: Entry, key: str, seed: int) -> Set:
     )
 
 
-def within(of: Set, setting: TalkSetting) -> Set:
+def within(one_set: Set, setting: TalkSetting) -> Set:
     """The requests of a set, each put into a conversation."""
     if setting.kind == conversations.CONTEXT:
-        items = tuple(_behind(item, of.kind == UNSAFE, setting) for item in of.items)
+        items = tuple(_behind(item, one_set.kind == UNSAFE, setting) for item in one_set.items)
     else:
-        items = turns(conversations.scripts(setting, [_request(item, of) for item in of.items]))
-    name = f"{of.name}{attacked.SEPARATOR}{setting.name}"
+        items = turns(
+            conversations.scripts(setting, [_request(item, one_set) for item in one_set.items])
+        )
+    name = f"{one_set.name}{attacked.SEPARATOR}{setting.name}"
     return dataclasses.replace(
-        of, name=name, kind=CONVERSATION, items=items, twin="", plain=of.name, setting=setting
+        one_set,
+        name=name,
+        kind=CONVERSATION,
+        items=items,
+        twin="",
+        plain=one_set.name,
+        setting=setting,
     )
 
 
-def _request(item: Item, of: Set) -> Request:
+def _request(item: Item, one_set: Set) -> Request:
     *before, last = item.conversation("").prompt
-    unsafe = of.kind == UNSAFE
+    unsafe = one_set.kind == UNSAFE
     return Request(
         id=item.id,
         category=item.category,

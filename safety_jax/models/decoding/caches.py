@@ -203,10 +203,10 @@ def constrain(cache: Cache, mesh: Mesh) -> Cache:
 def each_place(cache: Cache, function: Callable[[Any, Any], Any]) -> Cache:
     """`function` of every array, and of where it lives."""
 
-    def of(held: Any, axes: Any) -> Any:
+    def applied(held: Any, axes: Any) -> Any:
         return jax.tree.map(lambda part: function(part, axes[: part.ndim]), held)
 
-    return tuple(Stack(*map(of, stack, PLACES)) for stack in cache)
+    return tuple(Stack(*map(applied, stack, PLACES)) for stack in cache)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "sizes", "dtype", "mesh"))

@@ -77,11 +77,11 @@ def insert(
     if len(cache) == 1:
         return caches.constrain((_insert(cache[0], keys, values, to),), mesh)
 
-    def of(layers: tuple[int, ...], fresh: Any) -> Any:
+    def taken(layers: tuple[int, ...], fresh: Any) -> Any:
         return jax.tree.map(lambda part: part[np.array(layers)], fresh)
 
     placed = [
-        _insert(stack, of(layers, keys), of(layers, values), to)
+        _insert(stack, taken(layers, keys), taken(layers, values), to)
         for stack, layers in zip(cache, arrangement.layers, strict=True)
     ]
     return caches.constrain(tuple(placed), mesh)
@@ -170,12 +170,12 @@ def follow(
         placed = jax.lax.fori_loop(0, jnp.minimum(blocks, array.shape[1]), one, array)
         return meshes.constrain(placed, mesh, caches.AXES[: array.ndim])
 
-    def of(stack: caches.Stack) -> caches.Stack:
+    def moved(stack: caches.Stack) -> caches.Stack:
         blocks = written // caches.sizes(stack).block_tokens + 1
         own = jax.tree.map(lambda part: move(part, blocks), stack[4:])
         return caches.Stack(*stack[:4], *own)
 
-    return tuple(map(of, cache))
+    return tuple(map(moved, cache))
 
 
 def rearrange(
@@ -183,9 +183,9 @@ def rearrange(
 ) -> caches.Cache:
     """A cache of these lanes and prompt slots of the old one, in this order."""
 
-    def of(stack: caches.Stack) -> caches.Stack:
+    def rearranged(stack: caches.Stack) -> caches.Stack:
         of_prompts = jax.tree.map(lambda x: jnp.take(x, prompts, axis=2), stack[2:4])
         of_lanes = jax.tree.map(lambda x: jnp.take(x, lanes, axis=2), stack[4:])
         return caches.Stack(*stack[:2], *of_prompts, *of_lanes)
 
-    return caches.constrain(tuple(map(of, cache)), mesh)
+    return caches.constrain(tuple(map(rearranged, cache)), mesh)

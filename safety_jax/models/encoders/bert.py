@@ -83,8 +83,8 @@ class BertLayer(nnx.Module):
             (x, segments) if read is None else (layers.at(x, read), layers.at(segments, read))
         )
         q, k, v = (
-            layers.heads_first(getattr(self, name)(of, run, given(name)), self.config.heads)
-            for name, of in (("query", asking), ("key", x), ("value", x))
+            layers.heads_first(getattr(self, name)(hidden, run, given(name)), self.config.heads)
+            for name, hidden in (("query", asking), ("key", x), ("value", x))
         )
 
         def scores_of(q, k):
