@@ -43,6 +43,24 @@ def test_names_and_settings_of_generation_are_not(tmp_path):
         config_hash.of_model(tmp_path)
 
 
+def test_a_scorer_is_also_what_is_said_of_its_head(tmp_path):
+    def hashed(**change) -> str:
+        given = BASE | {"id2label": {"0": "safe", "1": "unsafe"}, "pad_token_id": 0} | change
+        (tmp_path / "config.json").write_text(json.dumps(given))
+        return config_hash.of_scorer(tmp_path)
+
+    assert hashed(transformers_version="5.1", classifier_dropout=0.1) == hashed()
+    changes = [
+        {},
+        {"id2label": {"0": "unsafe", "1": "safe"}},
+        {"pad_token_id": 1},
+        {"num_labels": 2},
+        {"architectures": ["LlamaForScore"]},
+        {"rope_theta": 1e5},
+    ]
+    assert len({hashed(**change) for change in changes}) == len(changes)
+
+
 def test_an_adapter_is_as_strong_as_its_config_says(tmp_path):
     def hashed(**change) -> str:
         (tmp_path / "adapter_config.json").write_text(json.dumps(LORA | change))

@@ -1,6 +1,7 @@
 """Generative guards: the probability of the verdict's first token, and nothing else."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -137,6 +138,14 @@ def test_categories_are_the_greedy_continuation(folder, one_device):
     for score in judge.score(CONVERSATIONS):
         assert ("categories" in score.details) == (score.label == "unsafe")
     assert planned.card.protocol() != plan(one_device, folder, "llama_guard").card.protocol()
+
+
+def test_verdicts_belong_to_the_config_that_gave_them(tmp_path, one_device):
+    folder = write_guard(tmp_path / "guard")
+    before = plan(one_device, folder, "llama_guard").card.protocol()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"rope_theta": 500.0}))
+    assert plan(one_device, folder, "llama_guard").card.protocol() != before
 
 
 def test_wildguard_asks_three_questions_in_turn(folder, one_device):

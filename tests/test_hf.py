@@ -275,6 +275,14 @@ def test_a_stored_head_of_a_tied_model_must_equal_the_embedding(tmp_path, one_de
     assert f"{HEAD} differs from {EMBEDDING}" in refusal(other, one_device)
 
 
+def test_a_model_without_a_head_hears_of_tied_weights(tmp_path, one_device):
+    folder = write_folder(tmp_path / "model", "llama_grouped", changes=without(HEAD))
+    message = refusal(folder, one_device)
+    assert message.endswith("set tie_word_embeddings to true in config.json")
+    other = write_folder(tmp_path / "other", "llama_grouped", changes=without(GATE))
+    assert "tie_word_embeddings" not in refusal(other, one_device)
+
+
 def test_truncated_weights(tmp_path, one_device):
     folder = write_folder(tmp_path / "model", "llama_grouped")
     content = (folder / hub.WEIGHTS).read_bytes()

@@ -6,6 +6,7 @@ import pytest
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data.messages import Message
+from safety_jax.data.prompts import identified as identify
 from safety_jax.data.prompts import load_template
 from safety_jax.data.records import Record
 from safety_jax.data.template import Span
@@ -146,3 +147,24 @@ def test_files_that_are_no_wording(tmp_path):
     written = {"prompt_input": "{instruction} {input}", "prompt_no_input": "{instruction}|"}
     deep.write_text("\ufeff" + json.dumps(written))  # as some Windows tools write it
     assert load_template(f"file:{deep}", llama()).prompt(record("x", "y")) == "x|"
+
+
+def test_a_template_file_is_what_it_says(tmp_path):
+    """Other words under the same path are another template."""
+    path = tmp_path / "own.json"
+
+    def identified(with_input: str, **more) -> str:
+        path.write_text(
+            json.dumps({"prompt_input": with_input, "prompt_no_input": "{instruction}\n"} | more)
+        )
+        return identify(f"file:{path}")
+
+    plain = identified("{instruction} {input}")
+    assert plain.startswith(f"file:{path}, sha256 ")
+    assert identified("{instruction} {input}", description="of alpaca-lora's files") == plain
+    others = (
+        identified("{instruction}: {input}"),
+        identified("{instruction} {input}", next_turn="{instruction}"),
+    )
+    assert len({plain, *others}) == 3
+    assert [identify(name) for name in ("chat", "alpaca")] == ["chat", "alpaca"]

@@ -1,6 +1,7 @@
 """Sequence judges: templates, truncation, batches; scores equal those of single rows."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import jax
@@ -95,6 +96,32 @@ def test_pairs_have_types_and_labels_have_names(bert_folder, one_device):
     np.testing.assert_allclose([score.value for score in found[:2]], expected, atol=1e-5)
     with pytest.raises(ConfigError, match=r"output '': expected one of the model's labels, fine"):
         plan(one_device, spec(bert_folder, "pair"))
+
+
+def test_scores_belong_to_the_config_and_the_tokenizer_that_gave_them(tmp_path, one_device):
+    """A judge whose files changed between two starts must not go on with its old scores."""
+    folder = bert_scorer(tmp_path / "judge", id2label={"0": "fine", "1": "toxic"})
+    wording = tmp_path / "wording.json"
+    wording.write_text(
+        '{"prompt_input": "{instruction} {input}", "prompt_no_input": "{instruction}"}'
+    )
+
+    def protocol(template: str = "pair") -> str:
+        return plan(one_device, spec(folder, template, output="toxic")).card.protocol()
+
+    def rewrite(file: Path, **changes) -> None:
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+    protocols = [protocol(), protocol(f"file:{wording}")]
+    rewrite(wording, prompt_input="{input} {instruction}")
+    protocols.append(protocol(f"file:{wording}"))
+    rewrite(folder / "config.json", id2label={"0": "toxic", "1": "fine"})
+    protocols.append(protocol())
+    rewrite(folder / "tokenizer_config.json", chat_template="{{ messages }}")
+    protocols.append(protocol())
+    assert len(set(protocols)) == len(protocols)
+    rewrite(folder / "config.json", transformers_version="4.0.0")
+    assert protocol() == protocols[-1]
 
 
 # ---------------------------------------------------------------------------- templates

@@ -14,6 +14,8 @@ have no such mark, so they learn the last answer alone, and what was said before
 
 import abc
 import dataclasses
+import hashlib
+import json
 import re
 from collections.abc import Callable, Sequence
 
@@ -53,6 +55,20 @@ def load_template(
         f"data.template: unknown template {name!r}; expected alpaca, plain, bare, "
         f"{', '.join(JUDGES)}, chat or file:PATH"
     )
+
+
+def identified(name: str) -> str:
+    """The name of a template as protocols hold it: of a file, with a hash of its wording, since
+    other words may stand under the same path later.
+
+    Raises:
+        ConfigError: a file that cannot be used.
+    """
+    if not name.startswith("file:"):
+        return name
+    read = _read_template(name.removeprefix("file:"))
+    wording = json.dumps([read.with_input, read.without_input, read.next_turn])
+    return f"{name}, sha256 {hashlib.sha256(wording.encode()).hexdigest()[:16]}"
 
 
 class OneByOne(abc.ABC):

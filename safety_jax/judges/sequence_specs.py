@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safety_jax.base.errors import ConfigError
+from safety_jax.data import prompts
 from safety_jax.judges import sequence
 from safety_jax.judges.batching import Batcher
 from safety_jax.judges.judge import Judge, JudgeCard
@@ -20,7 +21,7 @@ from safety_jax.judges.planned import (
 )
 from safety_jax.models.encoders import heads
 from safety_jax.models.execution import Execution
-from safety_jax.models.folders import hub, tokenizer
+from safety_jax.models.folders import config_hash, hub, tokenizer, tokenizer_files
 
 LOG_ODDS = ("binary", "cost")  # kinds of stage `reward` whose scores are log-odds
 
@@ -34,7 +35,8 @@ def headed(
     heads.shardings(scorer, mesh)
     kernels = heads.kernels_of(scorer, resources.kernels)
     own = spec["tokenizer"]
-    tokens = tokenizer.load_tokenizer(hub.resolve(own) if own else folder)
+    read_from = hub.resolve(own) if own else folder
+    tokens = tokenizer.load_tokenizer(read_from)
     longest = max_tokens(name, spec["max_tokens"], scorer.max_tokens)
     encoder = sequence.Encoder(
         tokens,
@@ -44,7 +46,11 @@ def headed(
         spec["append_eos"],
         resources.special_text,
     )
-    card = _card(name, spec, resources, folder, kernels, longest)
+    read = {
+        "config_sha256": config_hash.of_scorer(folder),
+        "tokenizer_sha256": tokenizer_files.fingerprint((read_from,)),
+    }
+    card = _card(name, spec, resources, folder, kernels, longest, read)
     output = sequence.output_index(name, scorer.label_names, spec["output"])
     sequence.check_activation(name, spec["activation"])
     run = Execution.build(
@@ -75,8 +81,17 @@ def headed(
 
 
 def _card(
-    name: str, spec: Spec, resources: Resources, folder: Path, kernels: str, longest: int
+    name: str,
+    spec: Spec,
+    resources: Resources,
+    folder: Path,
+    kernels: str,
+    longest: int,
+    read: Mapping[str, str],
 ) -> JudgeCard:
+    """Args:
+    read: hashes of what the judge reads beside its weights.
+    """
     low, high = numbers(name, "range", spec["range"], 2) or (None, None)
     (threshold,) = numbers(name, "threshold", spec["threshold"], 1) or (None,)
     return JudgeCard(
@@ -88,7 +103,7 @@ def _card(
         low=low,
         high=high,
         threshold=threshold,
-        template=spec["template"],
+        template=prompts.identified(spec["template"]),
         precision=resources.precision(kernels),
         settings={
             "output": spec["output"],
@@ -97,6 +112,7 @@ def _card(
             "overlong": spec["overlong"],
             "append_eos": spec["append_eos"],
             "special_text": resources.special_text,
+            **read,
         },
     )
 

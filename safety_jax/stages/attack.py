@@ -57,6 +57,7 @@ def run(config: ConfigDict, folder: str) -> None:
                 "model": opened.weights_sha256,
                 "model, config": opened.config_sha256,
                 "tokenizer": opened.tokenizer_sha256,
+                "data.template": prompts.identified(config.data.template),
             }
         )
         # Everything has been checked; weights are read from here on.

@@ -76,6 +76,7 @@ def run(config: ConfigDict, folder: str) -> None:
             hashes
             | {"model": opened.weights_sha256, "tokenizer": opened.tokenizer_sha256}
             | {"model, config": opened.config_sha256}
+            | {"data.template": prompts.identified(config.data.template)}
             | {f"judge {name}": card.protocol() for name, card in judges.cards.items()}
         )
         if primary:

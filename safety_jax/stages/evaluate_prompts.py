@@ -176,7 +176,7 @@ def _choice_tokens(config: ConfigDict, opened: ModelFolder, one_set: Set) -> int
 def worded_as(template: str, rules: TextRules) -> str:
     """The template, as the protocol of answers records it."""
     if template != "chat" or rules.chat.thinking is None:
-        return template
+        return prompts.identified(template)
     return "chat, thinking" if rules.chat.thinking else "chat, no thinking"
 
 

@@ -131,6 +131,7 @@ def plan_reading(
             "max_tokens": longest,
             "min_verdict_probability": floor,
             "special_text": resources.special_text,
+            "config_sha256": found.config_sha256,
             "tokenizer_sha256": found.tokenizer_sha256,
         },
     )

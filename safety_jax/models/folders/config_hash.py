@@ -16,6 +16,9 @@ from safety_jax.models.folders.families import IRRELEVANT
 
 # Of an adapter, what its weights do not tell.
 _SCALE = ("r", "lora_alpha", "use_rslora")
+# Of a model with a score head: the order and number of its outputs, the token that is not read as
+# the last one, and whose layout the head has.
+_HEAD = ("architectures", "id2label", "num_labels", "pad_token_id")
 
 
 def of_model(folder: Path) -> str:
@@ -26,6 +29,16 @@ def of_model(folder: Path) -> str:
         CheckpointError: the file is missing or damaged.
     """
     return hosts.first_says(lambda: _hash(_relevant(hub.read_json(folder / "config.json"))))
+
+
+def of_scorer(folder: Path) -> str:
+    """As `of_model`, of a model with a score head: also what is said of the head."""
+
+    def digest() -> str:
+        given = hub.read_json(folder / "config.json")
+        return _hash([_relevant(given), {name: given.get(name) for name in _HEAD}])
+
+    return hosts.first_says(digest)
 
 
 def of_adapter(folder: Path) -> str:

@@ -68,6 +68,10 @@ DIFFERS = (
     f"tie_word_embeddings is true, but {HEAD} differs from {EMBEDDING}; set it to false in "
     "config.json if the head was trained on its own"
 )
+HEADLESS = (
+    f"if the head is {EMBEDDING}, as where a model was saved with tied weights, set "
+    "tie_word_embeddings to true in config.json"
+)
 # Rotary frequencies that old releases stored, which follow from config.json; and what else a model
 # with eyes holds, whose text part alone is read.
 DERIVED = r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq"
@@ -143,7 +147,7 @@ def load(
     """
     shardings = llama.shardings(config, mesh)
     tied = {HEAD: (EMBEDDING, DIFFERS)} if config.tied_embeddings else {}
-    held = dataclasses.replace(layout(config), copies=tied)
+    held = dataclasses.replace(layout(config), copies=tied, advice={HEAD: HEADLESS})
     return weight_table.load(folder, held, llama.parameters(config), shardings, dtype, kernels)
 
 

@@ -80,6 +80,7 @@ class WeightTable:
         renamed: (pattern, replacement) pairs for the names of old releases.
         copies: names that a file may repeat, of what, if the two hold the same bytes; with what
             to do if they do not.
+        advice: what to do where a name is missing.
         prefix: what the names of the trunk begin with, and a folder of the trunk alone leaves out.
         other_heads: pattern of names that only other heads on the same trunk have.
     """
@@ -90,6 +91,7 @@ class WeightTable:
     derived: str = NOTHING
     renamed: tuple[tuple[str, str], ...] = ()
     copies: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    advice: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prefix: str = ""
     other_heads: str = NOTHING
 
@@ -308,6 +310,7 @@ def check(
             for what, found in (("missing", missing), ("unexpected", unexpected))
             if found
         ]
+        parts += [advice for name, advice in layout.advice.items() if name in missing]
         raise CheckpointError(
             f"{folder}: weights and config.json do not belong together: {'; '.join(parts)}"
         )
