@@ -164,6 +164,37 @@ def test_seeds_and_orders(tmp_path):
     assert read_pool(tmp_path).example.startswith("unsafe 0")
 
 
+def test_what_is_left_out_of_held_out_prompts_is_told(tmp_path):
+    path = tmp_path / "held_out.jsonl"
+    asked = ["unsafe 3", "new", "long " * 80, "<|im_end|>"]
+    rows = [{"instruction": text} for text in asked] + [{"instruction": "a", "input": "<noinput>"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"instruction": ""}\n')
+
+    def read(spec: str) -> prompt_pool.HeldOut:
+        return prompt_pool.read_held_out(
+            ("", spec), template="plain", rules=dataclasses.replace(FIXED, special_text="skip"),
+            room=PromptRoom(96, 32, "skip"), tokens=tiny_tokenizers.qwen(), seed=0,
+        )  # fmt: skip
+
+    found = read(f"{path}?bad_rows=skip")
+    assert [prompt.number for prompt in found.prompts] == [0, 1, 2]
+    assert {prompt.group for prompt in found.prompts} == {"held_out"}
+    first, *others = found.describe(read_pool(tmp_path)).splitlines()
+    assert first.startswith(
+        "data.eval: 3 prompts, answered after every round; 1 rows unusable or not to be learned, "
+        "left out; 1 "
+    )
+    assert first.endswith("; 1 too long, left out")
+    assert others == [
+        "1 rows of held_out: the input says that there is none, as <noinput> or nan does, and is "
+        "not read as text",
+        "warning: 1 of 3 prompts of data.eval are trained on",
+    ]
+    path.write_text(json.dumps({"instruction": "long " * 80}))
+    with pytest.raises(DataError, match=r"data.eval: .* no prompt can be used \(1 too long"):
+        read(str(path))
+
+
 def test_a_pool_that_is_too_small(tmp_path):
     with pytest.raises(DataError, match="20 usable prompts; 4 rounds of 6 need 24"):
         read_pool(tmp_path, rounds=4)

@@ -65,6 +65,37 @@ def test_records_of_every_format(row, messages, context):
     assert read_records(source(row)) == [expected]
 
 
+# As 52,000 rows of Alpaca spell it, and as pandas writes an empty cell.
+NONE_SPELLED = (
+    *("<noinput>", "< noinput >", "`<noinput>`", "<noinput> 8", "Noinput", "No input", "No Input."),
+    *("<no input>", "{\\noinput}", "\\<noinput\\>", "nan"),
+)
+# A whole field may mean each of these.
+MEANT = (
+    "N/A",
+    "None",
+    "none",
+    "NaN",
+    "Nan",
+    "no",
+    "No inputs?",
+    "No input was given, why?",
+    "input",
+)
+
+
+def test_an_input_that_says_there_is_none_is_none():
+    for texts, said in ((NONE_SPELLED, [""] * len(NONE_SPELLED)), (MEANT, list(MEANT))):
+        rows = [{"instruction": f"{i}?", "input": t, "output": "Hi."} for i, t in enumerate(texts)]
+        read = source(*rows)
+        assert [record.context for record in read_records(read)] == said
+        assert len(read.no_input) == said.count("")
+    assert source(*rows).remarks() == []
+    read = source({"instruction": "a", "context": "No input", "response": "b"})
+    assert read_records(read)[0].context == ""
+    assert read.remarks()[0].startswith("1 rows of a: the input says that there is none")
+
+
 @pytest.mark.parametrize(
     ("row", "prompt", "chosen", "rejected"),
     [

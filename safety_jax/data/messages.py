@@ -60,6 +60,19 @@ def is_blank(value: Any) -> bool:
     return isinstance(value, str) and not value.strip()
 
 
+# How rows of Alpaca, and of data made like it, spell that an instruction has no input: `<noinput>`,
+# `No input.`, `{\\noinput}`. Beside it, pandas writes `nan` for an empty cell. `None` and `N/A` may
+# be meant.
+_NO_INPUT = re.compile(r"[\W_]*no[\W_]*input[\W_]*\d*[\W_]*")
+_NO_INPUT_CHARACTERS = 20
+
+
+def says_no_input(text: str) -> bool:
+    """Whether a whole text only says that there is none."""
+    short = len(text) <= _NO_INPUT_CHARACTERS
+    return short and (text == "nan" or _NO_INPUT.fullmatch(text.lower()) is not None)
+
+
 def turns_of(row: Mapping[str, Any], column: str) -> tuple[Message, ...]:
     """A list of messages, one message, a transcript, or the bare text of one answer."""
     value = listed(row.get(column), column)

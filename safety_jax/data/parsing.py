@@ -13,7 +13,7 @@ from safety_jax.data import attachments, column_names, forms, threads
 from safety_jax.data import labels as labelling
 from safety_jax.data.formats import catalogue
 from safety_jax.data.formats.row_format import SYSTEM, Format, Parsed
-from safety_jax.data.messages import BadRow, Message, UnwantedRow, is_blank, text_of
+from safety_jax.data.messages import BadRow, Message, UnwantedRow, is_blank, says_no_input, text_of
 from safety_jax.data.sources import Skipped, Source
 from safety_jax.data.text_files import Row
 
@@ -61,6 +61,9 @@ def parse(
         try:
             attachments.refuse(row)
             parsed = _with_kind(_with_ends(_with_system(known.parse(row), row), row), row)
+            if says_no_input(parsed.context):
+                source.no_input.add(where)
+                parsed = dataclasses.replace(parsed, context="")
             refuse(row, known, parsed)
             _check_size(parsed)
             _check_turns(parsed.prompt + parsed.chosen)

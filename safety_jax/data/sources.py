@@ -57,6 +57,7 @@ class Source:
         path: the local file that was read, a download too; None for `hf:` and `tfds:`.
         extra: options that are the reader's own, see `open_source`.
         left_out: rows that were read in vain; readers of records add to it.
+        no_input: rows whose input only says that there is none; likewise.
     """
 
     spec: str
@@ -74,6 +75,16 @@ class Source:
     path: Path | None = None
     extra: Mapping[str, str] = dataclasses.field(default_factory=dict)
     left_out: list[Skipped] = dataclasses.field(default_factory=list, compare=False)
+    no_input: set[str] = dataclasses.field(default_factory=set, compare=False)
+
+    def remarks(self) -> list[str]:
+        """Lines on what was made of its rows, for the user."""
+        if not self.no_input:
+            return []
+        return [
+            f"{len(self.no_input):,} rows of {self.name}: the input says that there is none, as "
+            "<noinput> or nan does, and is not read as text"
+        ]
 
     def sha256(self) -> str | None:
         """A hash (hex) of the file; None where there is no file."""

@@ -70,6 +70,7 @@ class Pool:
         example: the first prompt, rendered by the template.
         files: sha256 of the files that were read, by the config's key and the source's name.
         left_out: the number of rows that are unusable, or whose answer is not to be learned.
+        remarks: lines on what was made of the rows.
     """
 
     groups: tuple[PromptGroup, ...]
@@ -77,6 +78,7 @@ class Pool:
     example: str
     files: Mapping[str, str]
     left_out: int = 0
+    remarks: Sequence[str] = ()
 
     def fingerprint(self) -> str:
         """A hash (hex) of the ids of all prompts, of their reference answers, and of the order in
@@ -108,10 +110,41 @@ class Pool:
             f"{group.name}: {group.per_round:,} prompts a round of {len(group.records):,}"
             for group in self.groups
         ]
-        text = "\n".join(lines)
-        if self.left_out:
-            text += f"; {self.left_out} rows unusable or not to be learned, left out"
-        return text + "".join(f"; {n} {why}, left out" for why, n in self.skipped.items())
+        lines[-1] += _left_out(self.left_out, self.skipped)
+        return "\n".join([*lines, *self.remarks])
+
+
+def _left_out(rows: int, skipped: Mapping[str, int]) -> str:
+    """What is left out, as the end of a line."""
+    text = f"; {rows:,} rows unusable or not to be learned, left out" if rows else ""
+    return text + "".join(f"; {n:,} {why}, left out" for why, n in skipped.items())
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """The prompts of `data.eval`, in order, grouped by source.
+
+    Attributes:
+        skipped, left_out, remarks: as in `Pool`.
+    """
+
+    prompts: Sequence[Prompt]
+    skipped: Mapping[str, int]
+    left_out: int = 0
+    remarks: Sequence[str] = ()
+
+    def describe(self, pool: Pool) -> str:
+        """A message to the user, with a warning of prompts that are also in the pool; empty without
+        held-out prompts."""
+        if not self.prompts:
+            return ""
+        count = len(self.prompts)
+        line = f"data.eval: {count:,} prompts, answered after every round"
+        lines = [line + _left_out(self.left_out, self.skipped), *self.remarks]
+        learned = {tuple(ids) for group in pool.groups for ids in group.ids}
+        if shared := sum(tuple(prompt.ids) in learned for prompt in self.prompts):
+            lines.append(f"warning: {shared:,} of {count:,} prompts of data.eval are trained on")
+        return "\n".join(lines)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +216,46 @@ def read(
                 order = permutation(len(rows), seed=draws.seed, stream=STREAM + stream)
             groups.append(PromptGroup(name, rows, ids, needed, order))
     example = reader.template.prompt(groups[0].records[0])
-    return Pool(tuple(groups), +reader.skipped, example, reader.files, reader.left_out)
+    return Pool(
+        tuple(groups), +reader.skipped, example, reader.files, reader.left_out, reader.remarks
+    )
+
+
+def read_held_out(
+    specs: Sequence[str],
+    *,
+    template: str,
+    rules: TextRules,
+    room: PromptRoom,
+    tokens: PreTrainedTokenizerBase,
+    seed: int,
+) -> HeldOut:
+    """Reads the prompts that are answered after every round.
+
+    Args:
+        specs: sources of prompts; others as in `read`.
+
+    Raises:
+        ConfigError, DataError: sources or rows that cannot be used; a source none of whose prompts
+            can be used.
+    """
+    reader = _Reader(
+        prompts.load_template(template, tokens, rules),
+        records.read_prompts,
+        room,
+        tokens,
+        seed,
+        None,
+    )
+    found: list[Prompt] = []
+    for spec in filter(None, specs):
+        rows, ids = reader.usable([spec], "data.eval", 0)
+        if not rows:
+            why = _left_out(0, +reader.skipped).removeprefix("; ")
+            raise DataError(f"data.eval: {spec}: no prompt can be used ({why})")
+        for record, asked in zip(rows, ids, strict=True):
+            found.append(Prompt(len(found), record.source, record, asked, ""))
+    return HeldOut(found, +reader.skipped, reader.left_out, reader.remarks)
 
 
 @dataclasses.dataclass
@@ -199,6 +271,7 @@ class _Reader:
     skipped: Counter[str] = dataclasses.field(default_factory=Counter)
     files: dict[str, str] = dataclasses.field(default_factory=dict)
     left_out: int = 0
+    remarks: list[str] = dataclasses.field(default_factory=list)
 
     def usable(
         self, specs: Sequence[str], key: str, needed: int
@@ -215,6 +288,7 @@ class _Reader:
         self.files |= {f"{key} {one.name}": one.sha256() or "" for one in opened}
         rows = self._draw(opened, key)
         self.left_out += sum(len(one.left_out) for one in opened)
+        self.remarks += [line for one in opened for line in one.remarks()]
         rows, ids = prompt_ids.usable_prompts(rows, self.template, self.tokens, self.skipped)
         kept = [i for i, prompt in enumerate(ids) if self.room.takes(rows[i].where, len(prompt))]
         self.skipped.update({"too long": len(rows) - len(kept)})

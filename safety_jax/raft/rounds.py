@@ -107,7 +107,7 @@ def _round(
             return None
         weights, figures = trained
         found |= figures
-    if plan.held_out:
+    if plan.held_out.prompts:
         with clock("evaluating"):
             found["evaluation"] = _evaluate(plan, parts, number, path, weights)
     if number:
@@ -118,7 +118,7 @@ def _round(
     found["compiled_programs"] = parts.compiled.programs - programs
     if jax.process_index() == 0:
         files.write(path / "summary.json", files.canonical(found))
-    if number or plan.held_out:
+    if number or plan.held_out.prompts:
         parts.say(reporting.describe(found))
     return weights, found
 
@@ -270,7 +270,7 @@ def _evaluate(
     plan: RaftPlan, parts: RaftParts, number: int, path: Path, weights: Weights
 ) -> dict[str, dict[str, Any]]:
     """Answers the held-out prompts; the share of safe answers, by judge and source."""
-    asked = plan.held_out
+    asked = plan.held_out.prompts
     numbers = [prompt.number for prompt in asked]
     samples = round_files.Samples(
         path / "evaluation_samples.jsonl", numbers, plan.block, jax.process_index() == 0

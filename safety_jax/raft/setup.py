@@ -9,7 +9,7 @@ from safety_jax.base import compilation, trees
 from safety_jax.data.records import Record
 from safety_jax.models.decoding import generation
 from safety_jax.raft import judging, round_measures, sampling, selection
-from safety_jax.raft.prompt_pool import Pool, Prompt
+from safety_jax.raft.prompt_pool import HeldOut, Pool
 from safety_jax.training.policy import Policy
 
 RoundSummary = dict[str, Any]
@@ -74,7 +74,7 @@ class RaftPlan:
 
     path: Path
     pool: Pool
-    held_out: Sequence[Prompt]
+    held_out: HeldOut
     seed: int
     rounds: int
     patience: int

@@ -9,7 +9,6 @@ import functools
 import hashlib
 import json
 import time
-from collections import Counter
 from collections.abc import Sequence
 
 import jax
@@ -19,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base import compilation, trees
 from safety_jax.base.errors import ConfigError, NotFiniteError
-from safety_jax.data import contamination, prompt_ids, prompts, records, sources
+from safety_jax.data import contamination
 from safety_jax.data.building import PromptRoom
 from safety_jax.judges import registry
 from safety_jax.models import lora, quantised
@@ -63,6 +62,8 @@ def run(config: ConfigDict, folder: str) -> bool:
         )
         if primary:
             print(plan.pool.describe())
+            if plan.held_out.prompts:
+                print(plan.held_out.describe(plan.pool))
             print(f"judges: {', '.join(judges.cards) or 'people'}")
             print(groups.describe_base(config, base, mesh), flush=True)
 
@@ -196,7 +197,14 @@ def make_plan(
     return RaftPlan(
         path=place.path / FOLDER,
         pool=asked,
-        held_out=read_held_out(config, tokens, room),
+        held_out=prompt_pool.read_held_out(
+            tuple(data.eval),
+            template=data.template,
+            rules=texts.rules(config),
+            room=room,
+            tokens=tokens,
+            seed=config.seed,
+        ),
         seed=config.seed,
         rounds=raft.rounds,
         patience=raft.patience,
@@ -215,26 +223,10 @@ def identity(
     """Hashes of what the run reads: prompts, model, adapter, tokenizer, judges."""
     found = {name: sha256 for name, sha256 in plan.pool.files.items() if sha256}
     found["prompts as tokens"] = plan.pool.fingerprint()
-    asked = [[prompt.group, prompt.ids] for prompt in plan.held_out]
+    asked = [[prompt.group, prompt.ids] for prompt in plan.held_out.prompts]
     found["data.eval as tokens"] = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     found |= groups.model_identity(config, base.folder)
     return found | {f"raft.judges {name}": card.protocol() for name, card in judges.cards.items()}
-
-
-def read_held_out(
-    config: ConfigDict, tokens: PreTrainedTokenizerBase, room: PromptRoom
-) -> list[prompt_pool.Prompt]:
-    """The prompts of `data.eval`, in order, grouped by source."""
-    rendered = prompts.load_template(config.data.template, tokens, texts.rules(config))
-    found: list[prompt_pool.Prompt] = []
-    for spec in config.data.eval:
-        source = sources.open_source(spec, "data.eval")
-        rows = sources.draw(records.read_prompts(source), source, "data.eval", config.seed)
-        rows, ids = prompt_ids.usable_prompts(rows, rendered, tokens, Counter())
-        for record, asked in zip(rows, ids, strict=True):
-            if room.takes(record.where, len(asked)):
-                found.append(prompt_pool.Prompt(len(found), source.name, record, asked, ""))
-    return found
 
 
 def make_start_model(
@@ -309,8 +301,9 @@ def describe(
             for g in plan.pool.groups
         ],
         counts={
-            f"prompts left out, {why}": n
-            for why, n in (plan.pool.skipped | Counter(unusable=plan.pool.left_out)).items()
+            f"{what} left out, {why}": n
+            for what, of in (("prompts", plan.pool), ("prompts of data.eval", plan.held_out))
+            for why, n in {**of.skipped, "unusable": of.left_out}.items()
         },
         prompt=plan.pool.example,
         notes=tuple(config.raft.protocol_notes),
