@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from docs import make_reference
 from safety_jax.base import trees
-from safety_jax.stages import checks, config_files, judge_schema, schema
+from safety_jax.stages import checks, config_files, judge_schema, recipe, schema
 
 ROOT = pathlib.Path(__file__).parent.parent
 ARGUMENTS = {
@@ -143,6 +143,34 @@ def test_adapters_of_all_sizes_answer_on_what_they_learned_on():
             asked[name] = base or config.report.model.base
         assert asked == {name: config[f"sweep_{name}"].model.base for name in asked}
         assert set(asked.values()) == bases
+
+
+@pytest.mark.parametrize("arg", ARGUMENTS["recipe"])
+def test_recipes_take_from_steps_that_came_before(arg: str | None):
+    config = load("recipe", arg)
+    for given in recipe.GIVEN:
+        config.recipe[given] = config.recipe[given] or "given"
+    for name in config.recipe.steps:  # slices are too small for the eight devices of the tests
+        config[name] = ConfigDict({k: v for k, v in config[name].items() if k != "mesh"})
+    steps = recipe.read_steps(config, dict.fromkeys(schema.STAGES, print))
+    assert [step.name for step in steps] == list(config.recipe.steps)
+    unused = {step.name for step in steps} - {name for step in steps for name in step.needs}
+    assert all(config[name].stage in ("evaluate", "curve", "tamper") for name in unused)
+
+
+@pytest.mark.parametrize("arg", ["demo,seeds", "smollm2,seeds"])
+def test_seeds_give_every_method_the_same_start_and_compute(arg: str):
+    config = load("recipe", arg)
+    assert config.recipe.max_flops > 0
+    runs = [part.partition("=")[2] for part in config.methods.curve.methods.split(",")]
+    assert runs.pop(0) == "base"
+    for method in runs:
+        for seed, name in enumerate(method.split("+")):
+            begun = name.startswith("begun")
+            assert config[name].seed == seed
+            assert config[name].model.path == ("@base" if begun else f"@begun_{seed}/merged")
+            assert config[name].checkpoint.export_merged == begun
+            assert f"{name}=@{name}" in config.report.evaluate.models.split(",")
 
 
 def own_keys(name: str, config: ConfigDict) -> dict:
