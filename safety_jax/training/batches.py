@@ -1,4 +1,4 @@
-"""Lays examples out as the batches of a run: rows for its mesh, microbatches, sharing, packing."""
+"""Lays a run's examples out as batches: rows for its mesh, microbatches, sharing, packing."""
 
 import dataclasses
 import functools
@@ -14,16 +14,16 @@ from safety_jax.data.prefixes import Share
 from safety_jax.training.settings import Batching
 from safety_jax.training.task import Task
 
-ROW_MULTIPLE = 8  # rows of one example are a multiple of this, what matrix units like
+ROW_MULTIPLE = 8  # unpacked rows have a multiple of so many tokens, which suits matrix units
 
 
 def make_loader(
     task: Task, examples: Any, batching: Batching, mesh: Mesh, *, steps: int | None
 ) -> Loader:
-    """Batches for training, or with `steps` None, one ordered pass over everything.
+    """Batches for training, or one ordered pass over everything if `steps` is None.
 
-    Where the trunk cannot keep examples of a row apart, a row has one, and is as long as the
-    longest example.
+    If the trunk cannot keep the examples of a row apart (`Task.packs`), each row holds one example
+    and is as long as the longest.
     """
     row_tokens, packing = batching.row_tokens, batching.packing and task.packs
     if not task.packs:
@@ -42,7 +42,7 @@ def make_loader(
 def lay_out(
     sides: Sequence[Examples], batching: Batching, mesh: Mesh, share: Share
 ) -> Callable[..., Loader]:
-    """`Loader` over these examples, its rows chosen: which batches it makes is left to say."""
+    """`Loader` with these examples and the layout of its rows; the caller says which batches."""
     shared = share(sides, batching.row_tokens)
     rows = batching.rows(shared, len(sides), meshes.row_parts(mesh))
     return functools.partial(

@@ -27,7 +27,7 @@ from safety_jax.base.errors import CheckpointError, few
 from safety_jax.training.checksums import Checksums
 from safety_jax.training.orbax_errors import Explain, raise_only
 
-_NAMED_LEAVES = 4  # a message names this many of the leaves that differ, and counts the others
+_NAMED_LEAVES = 4  # a message names this many differing leaves and counts the others
 
 
 def abstract(state: Any) -> Any:
@@ -46,7 +46,7 @@ class Checkpoints:
         best_metric: name of the metric whose best checkpoint stays as well, for instance
             `eval/loss`; None keeps the latest only.
         highest: the highest value of the metric is the best, not the lowest.
-        asynchronous: `save` returns when the state is copied to host memory and writes behind.
+        asynchronous: `save` returns once the state is in host memory; a thread writes it to disk.
 
     Raises:
         CheckpointError: the folder cannot be written, or a checkpoint's facts cannot be read.
@@ -86,7 +86,7 @@ class Checkpoints:
         self._verified: set[int] = set()
         self._metrics: dict[int, float | None] = {}
         for step in self.steps():
-            with contextlib.suppress(CheckpointError):  # told when it is restored
+            with contextlib.suppress(CheckpointError):  # `restore` reports it
                 self._metrics[step] = self._read_metric(step)
 
     def save(
@@ -106,7 +106,7 @@ class Checkpoints:
             state: pytree of jax arrays.
             data_state: `get_state()` of the data iterator; JSON.
             info: facts to keep beside the state, for instance metrics; JSON.
-            metric: value of `best_metric` at this step, None when it was not measured.
+            metric: value of `best_metric` at this step, None if it was not measured.
 
         Returns:
             False if this step was saved before (nothing is written).
@@ -132,7 +132,7 @@ class Checkpoints:
         return True
 
     def note(self, step: int, metric: float | None) -> None:
-        """Takes in the value of `best_metric` at a step, which may have been saved without it."""
+        """Records `best_metric` at a step whose checkpoint may have been saved without it."""
         if self.best_metric is not None and metric is not None and math.isfinite(metric):
             self._metrics[step] = float(metric)
 
@@ -143,19 +143,19 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def latest(self) -> int | None:
-        """The last complete checkpoint; process 0's, should another not see it yet."""
+        """The last complete checkpoint that process 0 sees; other processes may see it later."""
         found = max(self.steps(), default=None)
         return hosts.first_says(lambda: found)
 
     def best(self) -> int | None:
-        """The complete checkpoint with the best `best_metric`, the earliest of equals."""
+        """The complete checkpoint with the best `best_metric`; of equal ones, the earliest."""
         found = self._best_of(self.steps())
         return hosts.first_says(lambda: found)
 
     def newest_intact(self) -> int | None:
-        """The last checkpoint whose files are as they were written; None where there is none yet.
+        """The last checkpoint whose files are as they were written; None if there is none yet.
 
-        Damaged ones are moved to `checkpoints.damaged`, and that is said.
+        Moves damaged ones to `checkpoints.damaged` and prints a warning.
 
         Raises:
             CheckpointError: there are checkpoints, and all are damaged.
@@ -190,7 +190,7 @@ class Checkpoints:
         return damage
 
     def restore(self, step: int, target: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-        """Reads a checkpoint onto the shardings of `target`, on whatever mesh they are.
+        """Reads a checkpoint onto the shardings of `target`; their mesh may differ from the saved.
 
         Args:
             step: one of `steps()`.
@@ -200,8 +200,8 @@ class Checkpoints:
             (state, data_state, info) as they were saved.
 
         Raises:
-            CheckpointError: there is no such checkpoint, it is damaged, or its leaves are not those
-                of `target` in name, shape or dtype.
+            CheckpointError: there is no such checkpoint, it is damaged, or its leaves differ from
+                those of `target` in name, shape or dtype.
         """
         self._check_exists(step)
         with self._reading(step):
@@ -222,10 +222,10 @@ class Checkpoints:
             return restored["state"], restored["data"], restored["facts"]["info"]
 
     def wait(self) -> None:
-        """Returns when nothing is being written.
+        """Waits until no checkpoint is being written.
 
         Raises:
-            CheckpointError: what was being written could not be.
+            CheckpointError: the last checkpoint could not be written.
         """
         step, self._saving = self._saving, None
         if step is not None:
@@ -236,7 +236,7 @@ class Checkpoints:
                 self._sums.add(step)
 
     def close(self) -> None:
-        """Waits, then lets go of threads and files."""
+        """Waits, then ends threads and closes files."""
         try:
             self.wait()
         finally:
@@ -262,8 +262,8 @@ class Checkpoints:
                     step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())
                 )["facts"]
             except (FileNotFoundError, KeyError):
-                # A kill during the removal of a superseded checkpoint leaves some of its files. It
-                # was neither recent nor best, and the next save removes the rest.
+                # A kill while a superseded checkpoint was being removed leaves some of its files.
+                # It is neither recent nor best, and the next save removes the rest.
                 return None
             value = facts["metric"].get(str(self.best_metric))
             return float(value) if isinstance(value, int | float) else None
@@ -287,7 +287,7 @@ class Checkpoints:
 
 
 class _Preserve:
-    """Orbax's question which checkpoints stay: the latest `keep_last`, and the best."""
+    """Tells Orbax which checkpoints to keep: the latest `keep_last` and the best."""
 
     def __init__(self, checkpoints: Checkpoints):
         self._checkpoints = checkpoints

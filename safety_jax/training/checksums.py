@@ -1,9 +1,10 @@
-"""Checksums of finished checkpoints, for a flipped bit would change a model without a word.
+"""Checksums of finished checkpoints: a flipped bit would otherwise change a model unnoticed.
 
     checkpoints.sha256/20.json     {"state/ocdbt.process_0/d/1f2e…": "5891b5b522d5df08…", …}
 
-They are made in the background, after a checkpoint is complete, and beside the checkpoints, which
-Orbax keeps to itself. A checkpoint without them (a kill came first) is taken as it is.
+They are computed in the background once a checkpoint is complete. They lie beside the checkpoints,
+not inside, because Orbax owns that folder. A checkpoint without checksums (the run was killed
+before they were written) is trusted.
 """
 
 import shutil
@@ -15,7 +16,7 @@ from safety_jax.base.errors import CheckpointError
 
 
 class Checksums:
-    """Checksums of the checkpoints in a folder. Process 0 uses them: it sees the files of all."""
+    """Checksums of the checkpoints in a folder. Only process 0 uses them: it sees all files."""
 
     def __init__(self, checkpoints: Path):
         self._checkpoints = checkpoints
@@ -24,17 +25,17 @@ class Checksums:
         self._running: list[Future[None]] = []
 
     def add(self, step: int) -> None:
-        """Notes the checksums of a complete checkpoint, behind what else is done."""
+        """Computes the checksums of a complete checkpoint in the background."""
         self._running = [one for one in self._running if not one.done()]
         self._running.append(self._pool.submit(self._note, step))
 
     def close(self) -> None:
-        """Returns when all are on disk."""
+        """Waits until all checksums are on disk."""
         self._pool.shutdown(wait=True)
 
     def differing(self, step: int) -> str | None:
-        """A file of a checkpoint that is not as it was written, or None; None as well where
-        nothing was noted."""
+        """A file of a checkpoint that has changed since it was written; None if none has, or if
+        the checkpoint has no checksums."""
         for one in self._running:
             one.result()
         try:
@@ -48,7 +49,7 @@ class Checksums:
         return None
 
     def set_aside(self, step: int) -> Path:
-        """Moves a damaged checkpoint out of the way, where somebody may look at it."""
+        """Moves a damaged checkpoint to where somebody may inspect it; returns that folder."""
         target = self._checkpoints.with_name(f"{self._checkpoints.name}.damaged") / str(step)
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""A run's config as it is written down, and compared with that of an earlier start."""
+"""A run's config as it is recorded, and its comparison with that of an earlier start."""
 
 import json
 import re
@@ -11,8 +11,8 @@ from safety_jax.base import files, trees
 from safety_jax.base.errors import ConfigError
 from safety_jax.data import source_spec
 
-# Keys that may change between two starts of one run. They say where and how fast it runs, what it
-# prints and what it keeps; the weights it arrives at are the same (but for the order of additions).
+# Keys that may change between two starts of one run. They say where and how fast the run goes, what
+# it prints and what it keeps; the final weights are the same up to the order of additions.
 FREE = (
     r"mesh\..*",
     r"log\..*",
@@ -33,10 +33,10 @@ FREE = (
 
 
 def recorded(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
-    """The config as it is written down and compared: tuples become lists, URLs lose their secrets.
+    """The config as it is recorded and compared: tuples become lists, URLs lose their secrets.
 
-    So a run whose signed URL was signed anew goes on; that it reads the same is seen by content,
-    see `identity.py`.
+    So a run continues if its signed URL was signed anew; `identity.py` checks by content that it
+    still reads the same data.
     """
     plain = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
     for key, value in trees.flatten(plain).items():
@@ -62,7 +62,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 
 
 def varying(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    """Keys that matter and are not the same in all configs, with the value that each has."""
+    """Keys that matter and differ between the configs, with the value in each."""
     flat = {name: trees.flatten(config) for name, config in configs.items()}
     found = {}
     for key in filter(_matters, sorted(set().union(*flat.values()))):

@@ -1,5 +1,7 @@
-"""Learning answers as they stand, held to the start token by token: what stage `sft` does under
-`sft.objective=constrained`, see `losses.constrained`."""
+"""Constrained SFT: learns answers but holds each token's probability to that of the initial model.
+
+Stage `sft` does this under `sft.objective=constrained`; `losses.constrained` has the equation.
+"""
 
 from collections.abc import Callable
 
@@ -31,9 +33,9 @@ def learning(
     """What the training skeleton needs.
 
     Args:
-        live: the reference is computed in the step, not read from the batch.
-        reference: of examples, the log-probability of every token under the reference, where it is
-            known before the step.
+        live: the step computes the reference instead of reading it from the batch.
+        reference: given examples, returns the log-probability of every token under the reference;
+            None if the step computes it.
     """
     return Learning(
         loss=make_loss(policy, betas, live=live),
@@ -45,7 +47,7 @@ def learning(
 
 
 def make_loss(policy: Policy, betas: losses.AnswerBetas, *, live: bool) -> steps.Loss:
-    """The mean over the batch's trained tokens, of which a microbatch gives its part."""
+    """The mean over the batch's trained tokens; each microbatch adds its part of that mean."""
 
     def loss(
         trainable: trees.Tree,
@@ -56,10 +58,10 @@ def make_loss(policy: Policy, betas: losses.AnswerBetas, *, live: bool) -> steps
     ):
         tokens: Tokens = jax.tree.map(placement.side_rows, batch.tokens)
         scores = policy.token_logprobs(trainable, frozen.base, tokens, key)
-        # Position t answers for token t + 1.
+        # Position t predicts token t + 1.
         _, mask = logprobs.shift(tokens)
         reference = preference.reference_logprobs(policy, frozen, batch, tokens, live=live)
-        assert reference is not None, "it is cached where it is not live"
+        assert reference is not None, "a reference that is not live is cached"
         each = losses.constrained(scores.logprobs, reference, betas.at(mask))
         sums, total = losses.sft(scores), totals["tokens"]
         return {
@@ -72,6 +74,6 @@ def make_loss(policy: Policy, betas: losses.AnswerBetas, *, live: bool) -> steps
 
 
 def evaluation(measured: Measured, _: Examples) -> Metrics:
-    """The means over all held-out tokens, and the perplexity, which is of the likelihood."""
+    """The means over all held-out tokens, and the perplexity, exp of the mean `nll_loss`."""
     means = measured.means
     return means | {"perplexity": likelihood.perplexity(means["nll_loss"])}

@@ -1,4 +1,4 @@
-"""What a run was started with, each time: `environment.json` in its folder."""
+"""Records time, command, versions and commit of each start of a run: its `environment.json`."""
 
 import datetime
 import importlib.metadata
@@ -18,7 +18,7 @@ ADVICE = "put the file back, or use another --workdir"
 
 
 def record_start(file: Path) -> None:
-    """Adds this start to the others."""
+    """Adds this start to those in the file."""
     earlier = starts(file) if file.exists() else []
     start = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -31,7 +31,7 @@ def record_start(file: Path) -> None:
 
 
 def starts(file: Path) -> list[dict[str, Any]]:
-    """One entry a start, oldest first.
+    """One entry for each start, oldest first.
 
     Raises:
         ConfigError: the file is damaged.
@@ -49,7 +49,7 @@ def versions() -> dict[str, str]:
 
 
 def _program() -> list[str]:
-    """How this process was started, as it would be elsewhere: no path of this machine."""
+    """The command that started this process, without paths of this machine."""
     if Path(sys.argv[0]).name == "safety-jax":
         return ["safety-jax"]
     return ["python", "-m", "safety_jax.main"]

@@ -1,9 +1,8 @@
-"""How a run's rows fit its devices: their length, how many a microbatch has, and what the backward
-pass recomputes. Results do not depend on these choices; time and memory do.
+"""Fits a run's rows to its devices: row length, rows in a microbatch, and what the backward pass
+recomputes. These choices change time and memory, not results.
 
-What the config leaves to `auto` is chosen by formula. Of the choices that fit into memory, the
-fastest on batches of the run's own data is taken, or one that is nearly as fast and needs less
-memory.
+Whatever the config leaves to `auto` is chosen by formula. Of the choices that fit into memory, the
+fastest on batches of the run's own data wins, or one that is nearly as fast and needs less memory.
 """
 
 import dataclasses
@@ -20,15 +19,14 @@ from safety_jax.data.shuffling import permutation
 from safety_jax.training.footprint import PASSES, FlopParts, TrainedModel
 from safety_jax.training.settings import shared_rows
 
-REMATS = ("none", "dots", "full")  # in the order of what they keep
-SAMPLED_STEPS = 24  # as many batches are packed to estimate what steps need
+REMATS = ("none", "dots", "full")  # the first keeps most for the backward pass
+SAMPLED_STEPS = 24  # so many batches are packed to estimate what steps need
 ROW_STEP = 128  # row lengths are multiples of this, or the longest length allowed
 LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16)  # row lengths tried, in lengths of the longest example
 FINE_ROWS = 32  # above this, numbers of rows are tried in larger strides
-NEARLY = 1.05  # a choice that takes at most this multiple of the least time is nearly as fast
-# What a microbatch costs in addition to its tokens, expressed in tokens of one device. Each kernel
-# is read from memory once, which the products of this many tokens hide. CPUs have caches and few
-# units.
+NEARLY = 1.05  # a choice is nearly as fast if it takes at most this multiple of the least time
+# The fixed cost of a microbatch, in tokens of one device: reading each kernel from memory takes as
+# long as the products of so many tokens. It is low on CPUs, which have caches and few units.
 OVERHEAD_TOKENS = {"cpu": 64}
 OVERHEAD_OF_ACCELERATORS = 512
 MARGIN = 1.25  # the formula's temporaries are multiplied by this, to be safe
@@ -37,7 +35,7 @@ _WRITTEN = re.compile(r"(\d+) rows of (\d+) tokens, remat (\w+)")
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """A choice; `str` and `parse` are how a run's folder remembers it."""
+    """A choice. A run's folder stores it as `str` writes it and `parse` reads it."""
 
     rows_per_microbatch: int
     row_tokens: int
@@ -56,7 +54,7 @@ class Fit:
 
 @dataclasses.dataclass(frozen=True)
 class RowSettings:
-    """What the config says about rows; None: `choose` decides.
+    """What the config says about rows; `choose` decides fields that are None.
 
     Attributes:
         most_row_tokens: the longest row that `choose` may take.
@@ -74,7 +72,7 @@ class RowSettings:
 
 @dataclasses.dataclass(frozen=True)
 class FitEstimate:
-    """A choice by formula.
+    """A choice and its cost by formula.
 
     Attributes:
         work: FLOPs of the sampled steps on one device, overheads included.
@@ -97,7 +95,7 @@ def choose(
     memory: float,
     platform: str,
 ) -> FitEstimate:
-    """The best choice; where nothing fits, the one that takes the least memory.
+    """The best choice; if nothing fits into memory, the one that takes the least.
 
     Args:
         memory: bytes that may be used on one device.
@@ -113,14 +111,14 @@ def choose(
 
 
 def given(wanted: RowSettings) -> Fit:
-    """What a config says that leaves nothing open; rows are then as long as it allows."""
+    """The choice of a config that leaves nothing open; rows have the longest length by default."""
     assert wanted.rows_per_microbatch is not None and wanted.remat is not None
     row_tokens = wanted.row_tokens or wanted.most_row_tokens
     return Fit(wanted.rows_per_microbatch, row_tokens, wanted.remat)
 
 
 def agreed(wanted: RowSettings, earlier: Fit) -> Fit:
-    """An earlier choice, where the config still leaves it open."""
+    """What the config says, and an earlier choice for whatever it leaves open."""
     return Fit(
         wanted.rows_per_microbatch or earlier.rows_per_microbatch,
         wanted.row_tokens or earlier.row_tokens,
@@ -137,10 +135,10 @@ class PackedSteps:
 
     Attributes:
         rows: number of rows that each step fills.
-        tokens: of all steps together, without padding; what sides share counts once.
-        row_tokens: length of the rows that are filled, which is longer where sides share rows.
+        tokens: real tokens of all steps together; tokens that sides share count once.
+        row_tokens: length of the filled rows, which is longer if sides share rows.
         rows_per_example: M.
-        shared: how sides share rows; None where each has rows of its own.
+        shared: how sides share rows; None if each has rows of its own.
     """
 
     rows: Int[np.ndarray, " steps"]
@@ -157,7 +155,7 @@ class Needs:
     Attributes:
         lengths: tokens of all training examples, one column for each side.
         batches: the examples of some sampled steps.
-        longest: tokens of the longest side of any example, held-out ones included.
+        longest: tokens of the longest side of any example, including held-out ones.
         share: given the length of a row that holds one side, says how sides share rows.
     """
 
@@ -191,7 +189,7 @@ def needs(
 ) -> Needs:
     """What the run's steps need, from a sample spread evenly over the first epoch."""
     order = permutation(len(lengths), seed=seed, stream=0)
-    whole = max(1, len(lengths) // batch_size)  # the last one of an epoch may be short
+    whole = max(1, len(lengths) // batch_size)  # without the short last batch of an epoch
     chosen = np.unique(np.linspace(0, whole - 1, SAMPLED_STEPS).astype(int))
     batches = [order[k * batch_size : (k + 1) * batch_size] for k in chosen]
     return Needs(lengths, batches, longest, packing, share)
@@ -203,7 +201,7 @@ def needs(
 def estimates(
     wanted: RowSettings, needs: Needs, model: TrainedModel, parts: FlopParts, platform: str
 ) -> Iterator[FitEstimate]:
-    """Everything that may be chosen, with what it costs."""
+    """Every possible choice with its cost."""
     remats = _remats(model, platform) if wanted.remat is None else (wanted.remat,)
     sides = needs.lengths.shape[1]
     for row_tokens in _lengths(wanted, needs):
@@ -215,8 +213,9 @@ def estimates(
 
 
 def _remats(model: TrainedModel, platform: str) -> tuple[str, ...]:
-    """All but "none" for 16-bit activations on a CPU: without rematerialisation they are kept as
-    floats, and XLA widens and narrows the whole stack for each layer (`models/products.py`)."""
+    """All kinds of rematerialisation, except "none" for 16-bit activations on a CPU: those would be
+    kept as floats, and XLA would widen and narrow the whole stack for each layer
+    (`models/products.py`)."""
     return REMATS[1:] if platform == "cpu" and model.number_bytes == 2 else REMATS
 
 
@@ -232,7 +231,8 @@ def _lengths(wanted: RowSettings, needs: Needs) -> list[int]:
 def _row_numbers(
     wanted: RowSettings, row_tokens: int, steps: PackedSteps, sides: int, parts: FlopParts
 ) -> list[int]:
-    """Multiples of the devices that share out rows, up to what the fullest step needs."""
+    """Numbers of rows to try: multiples of the devices that rows are divided over, up to what the
+    fullest step needs."""
     if wanted.rows_per_microbatch is not None:
         return [wanted.rows_per_microbatch]
     most = int(steps.rows.max())

@@ -1,7 +1,7 @@
-"""What a training step holds on a device, by formula: nothing is compiled, nothing is read.
+"""Memory and FLOPs of a training step on a device, by formula: compiles nothing, reads no weights.
 
-`fitting.py` chooses rows and rematerialisation by it, stage `plan` asks it where nothing compiles;
-`tests/test_fitting.py` holds it against what XLA says of a compiled step.
+`fitting.py` chooses rows and rematerialisation by it; stage `plan` uses it if it compiles nothing.
+`tests/test_fitting.py` compares it with what XLA reports of a compiled step.
 """
 
 import dataclasses
@@ -13,11 +13,11 @@ from safety_jax.base import meshes
 from safety_jax.models import llama
 from safety_jax.models.attention import QUERY_BLOCK
 
-# How often the layers' forward pass runs, by `model.remat`, and how often attention does: "dots"
-# does not save what the attention kernel computes.
+# How often the forward pass of the layers runs, by `model.remat`, and how often attention does:
+# "dots" does not save the output of the attention kernel.
 PASSES = {"none": 1, "dots": 1, "full": 2}
 ATTENTION_PASSES = {"none": 1, "dots": 2, "full": 2}
-# Arrays of scores that exist for one block of queries: before and after softmax, with gradients.
+# Arrays of scores that exist for a block of queries: before and after softmax, with gradients.
 BLOCK_SCORES = 4
 # Float32 numbers held for each trained weight: itself, its gradient, the accumulated gradient, and
 # two moments.
@@ -26,12 +26,12 @@ TRAINED_COPIES = 5
 
 @dataclasses.dataclass(frozen=True)
 class FlopParts:
-    """Over how many devices rows and kernels are divided.
+    """The numbers of devices that rows and kernels are divided over.
 
     Attributes:
-        rows: over how many the rows of a batch are divided in matrix products: data x fsdp.
-        stored: over how many a kernel is divided where it is stored: fsdp x tensor.
-        tensor: over how many a kernel is divided where it is used.
+        rows: for the rows of a batch in matrix products: data x fsdp.
+        stored: for a kernel in storage: fsdp x tensor.
+        tensor: for a kernel in a matrix product.
     """
 
     rows: int
@@ -44,7 +44,7 @@ class FlopParts:
 
     @classmethod
     def of_decoding(cls, mesh: Mapping[str, int]) -> "FlopParts":
-        """The parts on `meshes.decoding`, where kernels are used as they are stored."""
+        """The parts on `meshes.decoding`, which uses kernels as they are stored."""
         parts = cls.of(mesh)
         return cls(mesh["data"], parts.stored, parts.stored)
 
@@ -65,7 +65,7 @@ class TrunkSizes:
     Attributes:
         narrow: numbers for each token in queries, keys and values together.
         attended: numbers for each token in the output of attention.
-        gates: projections from the width to the MLP's width: 2 where it is gated, else 1.
+        gates: projections from the width to the MLP's width: 2 if it is gated, else 1.
         square: attention holds the scores of all pairs of tokens at once, not block by block.
         kernels: weights of the projections of all layers.
     """
@@ -103,8 +103,8 @@ class TrunkSizes:
         return 2 * row_tokens / 2 * self.attended * self.layers
 
     def numbers(self, parts: FlopParts) -> tuple[float, float]:
-        """Numbers for each token on a device: the outputs of a layer's projections, and everything
-        that exists while the layer is at work."""
+        """Numbers for each token on a device: the outputs of a layer's projections, and all arrays
+        that exist while the layer runs."""
         outputs = self.narrow / parts.tensor + 2 * self.width
         outputs += self.gates * self.mlp_width / parts.tensor
         return outputs, 4 * self.width + 2 * (outputs + self.mlp_width / parts.tensor)
@@ -116,15 +116,14 @@ class TrainedModel:
 
     Attributes:
         weights: number of all weights, embeddings included.
-        adapter_weights: number of adapter weights, which alone are trained; 0: all are trained.
+        adapter_weights: number of adapter weights, if only these are trained; 0 if all weights are.
         vocabulary: entries of the output head; 0 for a judge.
         chunk_tokens: positions of a row whose logits exist at the same time.
         base_bytes: mean bytes of a frozen weight.
         number_bytes: bytes of an activation.
         sides: rows of an example that the gradient goes through.
         survey: the step makes one more forward pass over as many rows.
-        dequantised: the frozen kernels are quantised, and those of one layer are dequantised at a
-            time.
+        dequantised: the frozen kernels are quantised, and the step dequantises one layer at a time.
     """
 
     trunk: TrunkSizes
@@ -139,18 +138,18 @@ class TrainedModel:
     dequantised: bool = False
 
     def held(self, parts: FlopParts) -> float:
-        """Bytes of one device that stay from step to step, gradients among them."""
+        """Bytes of one device that stay from step to step, including gradients."""
         moving = self.adapter_weights or self.weights
         still = self.weights * self.base_bytes if self.adapter_weights else 0
         return (still + 4 * TRAINED_COPIES * moving) / parts.stored
 
     def temporaries(self, parts: FlopParts, *, remat: str, rows: int, row_tokens: int) -> float:
-        """Bytes of one device beside its arguments while it works on a microbatch: what the
-        backward pass needs of every layer, one layer at work, a layer's kernels gathered, the head,
-        a chunk of logits.
+        """Bytes of one device, in addition to `held`, while it works on a microbatch: the arrays
+        that the backward pass needs of every layer, those of the layer that runs, a layer's
+        gathered kernels, the head, and a chunk of logits.
 
         Args:
-            rows: of the microbatch, examples of one side.
+            rows: rows of the microbatch, for one side of the examples.
         """
         trunk, width = self.trunk, self.number_bytes
         tokens = self.sides * rows * row_tokens / parts.rows
@@ -158,7 +157,7 @@ class TrainedModel:
         scores = 2 * trunk.heads / parts.tensor * row_tokens if trunk.square else 0
         kept = {"full": trunk.width, "dots": trunk.width + outputs, "none": at_work + scores}
         found = tokens * width * (trunk.layers * kept[remat] + at_work + scores)
-        if not trunk.square:  # a block's, in float32, with what the backward pass makes of them
+        if not trunk.square:  # scores of one block in float32, with their gradients
             found += tokens * 4 * BLOCK_SCORES * trunk.heads / parts.tensor * QUERY_BLOCK
         if parts.gathered or self.dequantised:
             found += width * trunk.kernels / trunk.layers / parts.tensor
@@ -167,7 +166,7 @@ class TrainedModel:
         return found + 2 * 4 * chunk * self.vocabulary / parts.tensor
 
     def work(self, *, remat: str, row_tokens: int) -> float:
-        """FLOPs of the layers for a token of a row, both ways; those of a chip as the mesh has."""
+        """FLOPs of the layers for a token of a row, forward and backward, over all devices."""
         trunk, passes = self.trunk, PASSES[remat] + self.survey
         backward = 1 if self.adapter_weights else 2
         attention = 2 * (ATTENTION_PASSES[remat] + self.survey) + 4

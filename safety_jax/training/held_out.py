@@ -1,4 +1,4 @@
-"""What the loss says of held-out examples: the measurements between the steps of a run."""
+"""Measures the loss on held-out examples between the steps of a run."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,12 +14,12 @@ from safety_jax.training import steps
 from safety_jax.training.loop import Metrics
 from safety_jax.training.task import TABLE, Learning, Measured
 
-# What `make_measure` compiles.
+# (trainable, frozen, batch, used) -> (metrics, totals), compiled; see `steps.evaluator`.
 Evaluator = Callable[..., tuple[steps.Parts, dict[str, jax.Array]]]
 
 
 def make_evaluator(learning: Learning, mesh: Mesh) -> Evaluator:
-    """Compiles what `make_measure` measures by."""
+    """Compiles the evaluator of `make_measure`."""
     return steps.evaluator(learning.loss, learning.count, mesh, learning.survey)
 
 
@@ -30,10 +30,10 @@ def make_measure(
     mesh: Mesh,
     evaluator: Evaluator | None = None,
 ) -> Callable[[trees.Tree], Measured]:
-    """A function of the trainable weights: what the loss says of all of `examples`.
+    """Returns a function that evaluates the loss on all `examples`, given the trainable weights.
 
     Args:
-        evaluator: of a learning that computes the same, if there is one.
+        evaluator: an already compiled one, of a `Learning` that computes the same.
     """
     evaluator = evaluator or make_evaluator(learning, mesh)
     place = learning.place(batches, examples)
@@ -45,7 +45,7 @@ def make_measure(
         for number in range(batches.steps):
             batch = batches.batch(number)
             parts, totals = jax.device_get(evaluator(trainable, learning.frozen, *place(batch)))
-            # What a loss counts first is what its scalars are means over.
+            # A loss's scalars are means over the first of its totals.
             counted = float(next(iter(totals.values())))
             count += counted
             table = parts.pop(TABLE, np.zeros((len(batch.examples), 0), np.float32))
@@ -60,10 +60,11 @@ def make_measure(
 
 
 def check_metric(metric: str, found: Metrics) -> None:
-    """Refuses to begin a run whose best checkpoint nobody could tell.
+    """Raises a ConfigError if the metric that picks the best checkpoint is not measured.
 
-    Some metrics hang on the held-out examples: a correlation takes two that differ, a rate by kind
-    of harm takes examples of that kind. So the weights at the start are measured.
+    `found` is measured on the initial weights, because which metrics exist depends on the held-out
+    examples: a correlation needs two that differ, a rate by kind of harm needs examples of that
+    kind.
     """
     names = [f"eval/{name}" for name in found]
     if metric not in names:

@@ -1,9 +1,9 @@
-"""What a run reads, by content: a run that goes on must go on with what it began with.
+"""Hashes of everything a run reads: a run continues only with the contents that it began with.
 
     identity.json   {"data.train rows.jsonl": "sha256 …", "model.path SmolLM2": "sha256 …", …}
 
-A config names files; what is in them may change between a kill and the next start. So every start
-hashes what it reads, and the first start's hashes hold.
+A config names files, whose contents may change between a kill and the next start. So every start
+hashes what it reads and compares with the hashes of the first start.
 """
 
 import hashlib
@@ -15,11 +15,11 @@ from safety_jax.base.errors import ConfigError, few
 
 FILE = "identity.json"
 SHOWN = 12  # digits of a hash in a message
-NAMED = 3  # a message names this many changes, and counts the others
+NAMED = 3  # a message names this many changes and counts the others
 
 
 def known(folder: Path) -> dict[str, str]:
-    """What earlier starts of a run read; nothing where none got so far.
+    """The hashes that earlier starts of a run recorded; empty if there are none.
 
     Raises:
         ConfigError: the file is damaged.
@@ -35,7 +35,7 @@ def known(folder: Path) -> dict[str, str]:
 
 
 def changes(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
-    """`data.train rows.jsonl: 5891b5b522d5 then, e3b0c44298fc now`, for each that differs."""
+    """`data.train rows.jsonl: 5891b5b522d5 then, e3b0c44298fc now`, for each hash that differs."""
     return [
         f"{name}: {_short(there[name])} then, {_short(value)} now"
         for name, value in here.items()
@@ -44,7 +44,7 @@ def changes(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
 
 
 def refuse(folder: Path, found: list[str]) -> ConfigError:
-    """The error of a run that would go on with something else."""
+    """The error of a run that would continue with other contents."""
     return ConfigError(
         f"--workdir {folder} began with other contents: {few(found, NAMED, '; ')}; a run "
         "goes on only with what it began with: put that back, or use another --workdir"
@@ -52,7 +52,7 @@ def refuse(folder: Path, found: list[str]) -> ConfigError:
 
 
 def sha256(*parts: str | bytes) -> str:
-    """A hash (hex) of texts, each told apart from the next."""
+    """A hash (hex) of a sequence of texts; where one ends and the next begins counts."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part

@@ -1,6 +1,7 @@
-"""The judge in training: which weights move, which stand still, how both run, how they leave.
+"""The judge in training: which weights are trained or frozen, how they run and are exported.
 
-With LoRA the adapters and the head move and the trunk stands still; with rank 0 all weights move.
+With LoRA the adapters and the head are trained and the trunk is frozen; with rank 0 all weights are
+trained.
 """
 
 import dataclasses
@@ -25,14 +26,14 @@ from safety_jax.training import policy
 
 @dataclasses.dataclass(frozen=True)
 class Trainee:
-    """A judge and what of it is trained; holds no arrays.
+    """A judge and which of its weights are trained; holds no arrays.
 
     Attributes:
         scorer: trunk and head, one output.
         run: how it runs.
         folder: the Hugging Face folder it came from.
-        adapter: rank, scale and targets; None when all weights are trained.
-        typed: the answer's tokens are of type 1.
+        adapter: rank, scale and targets; None if all weights are trained.
+        typed: the answer's tokens have token type 1.
     """
 
     scorer: heads.Scorer
@@ -42,7 +43,7 @@ class Trainee:
     typed: bool
 
     def shardings(self) -> trees.Tree:
-        """Where the trainable tree lives."""
+        """The shardings of the trainable tree."""
         whole, adapter = heads.shardings(self.scorer, self.run.mesh), self.adapter
         if adapter is None:
             return whole
@@ -58,7 +59,7 @@ class Trainee:
         ends: Int[Array, "B S"],
         key: jax.Array | None,
     ) -> Float[Array, "B S"]:
-        """The score of every segment, in float32; the key switches dropout of adapters on."""
+        """The score of every segment, in float32; a key switches the adapters' dropout on."""
         weights, adapters = self._split(trainable, frozen, key)
         if self.typed:
             tokens = dataclasses.replace(tokens, types=tokens.mask.astype(jnp.int32))
@@ -70,7 +71,7 @@ class Trainee:
     def _split(
         self, trainable: trees.Tree, frozen: trees.Tree, key: jax.Array | None
     ) -> tuple[trees.Tree, lora.Adapters | None]:
-        """All weights, and the adapters that go on them."""
+        """All weights, and the adapters on them."""
         if self.adapter is None:
             return trainable, None
         scale = lora.scaling(self.adapter.rank, self.adapter.alpha, self.adapter.rslora)
@@ -79,7 +80,7 @@ class Trainee:
         return frozen | {heads.SCORE: trainable[heads.SCORE]}, adapters
 
     def flops_per_token(self, lengths: np.ndarray) -> float:
-        """Model FLOPs to train on one token of examples with these lengths, see `metrics`."""
+        """Model FLOPs to train on one token of examples with these lengths, see `maths.flops`."""
         config, adapter, declared = self.scorer.config, self.adapter, heads.parameters(self.scorer)
         kernels = [
             p.shape
@@ -101,19 +102,19 @@ class Trainee:
         )
 
     def export(self, folder: Path, trainable: trees.Tree, frozen: trees.Tree, dtype: str) -> float:
-        """Writes the whole judge, adapters added, as a folder with a sequence head."""
+        """Writes the whole judge, with merged adapters, as a folder with a sequence head."""
         weights, adapters = self._split(trainable, frozen, None)
         return heads.export(
             folder, weights, self.scorer, self.folder, dtype, policy.SHARD_BYTES, adapters
         )
 
-    export_merged = export  # a judge leaves whole in any case
+    export_merged = export  # a judge is always exported whole
 
 
 def read_scorer(folder: Path, *, init: str, label: str, problem: str) -> tuple[heads.Scorer, bool]:
-    """What a folder gives a judge with one output, and whether its head is used.
+    """The scorer with one output of a folder, and whether the folder's head is used.
 
-    A head of another number of outputs, or none, is replaced by a fresh one.
+    A fresh head replaces a missing one and one with another number of outputs.
 
     Raises:
         CheckpointError: the trunk is not supported.
@@ -144,10 +145,10 @@ def build(
     """The judge with its trainable and its frozen tree.
 
     Args:
-        own_head: the folder's head is used; otherwise a fresh one.
+        own_head: use the folder's head; otherwise a fresh one.
         init: "pretrained" reads the folder's weights, "random" only uses its sizes.
-        base_dtype: of a frozen trunk; what is trained is float32.
-        kernels: what the frozen trunk's kernels are held as, see `weight_table.load`.
+        base_dtype: type of a frozen trunk; trained weights are float32.
+        kernels: the form of the frozen trunk's kernels, see `weight_table.load`.
         adapter: LoRA adapters; None trains all weights.
         initialization: of adapters, see `lora.initialize`.
 

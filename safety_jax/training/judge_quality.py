@@ -1,8 +1,8 @@
-"""How good a judge is on held-out answers, and whether it only counts words.
+"""Measures how good a judge is on held-out answers, and whether answer length alone does as well.
 
 Everything is computed from a table of scores. For pairs, the margin (chosen minus rejected score)
-is the log-odds that the chosen answer is better; a cost model's is rejected minus chosen. For
-single answers the score itself is the log-odds of being unsafe, or the rating.
+is the log-odds that the chosen answer is better; for a cost model, the margin is rejected minus
+chosen. For single answers, the score itself is the log-odds of being unsafe, or the rating.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ from safety_jax.maths import calibration, statistics
 from safety_jax.training.loop import Metrics
 
 BINS = 10
-MOST_GROUPS = 40  # categories in the report, the largest
-FEWEST_SHOWN = 10  # examples that a group must have to be printed
+MOST_GROUPS = 40  # the report has the largest categories, up to this many
+FEWEST_SHOWN = 10  # smaller groups are not printed
 
 Numbers = Float[np.ndarray, " n"]
 Labels = Bool[np.ndarray, " n"]
@@ -32,11 +32,11 @@ class Held:
 
     Attributes:
         kind: pairs, cost, regression or binary.
-        scores: of each side.
-        targets: of each side; None where pairs do not say.
+        scores: the score of each side.
+        targets: the label or rating of each side; None if pairs have none.
         lengths: tokens of each answer.
-        losses: of each example.
-        categories, sources: what it belongs to.
+        losses: the loss of each example.
+        categories, sources: the kinds of harm and the source of each example.
     """
 
     kind: str
@@ -53,7 +53,7 @@ class Held:
 
     @property
     def evidence(self) -> Numbers:
-        """Log-odds of a pair's order, or of one answer being unsafe; a rating as it is."""
+        """The log-odds of a pair's order or of an answer being unsafe, or the predicted rating."""
         if not self.paired:
             return self.scores[:, 0]
         margin = self.scores[:, 0] - self.scores[:, 1]
@@ -61,7 +61,7 @@ class Held:
 
     @property
     def outcomes(self) -> Labels:
-        """What the evidence should say: every pair is given in its true order."""
+        """What the evidence should predict; always true for pairs, whose chosen answer is first."""
         if self.paired:
             return np.ones(len(self.scores), bool)
         assert self.targets is not None
@@ -69,7 +69,7 @@ class Held:
 
     @property
     def length(self) -> Numbers:
-        """Tokens: of a pair, how much longer the chosen answer is."""
+        """Tokens of each answer; for a pair, how much longer the chosen answer is."""
         if self.paired:
             return self.lengths[:, 0] - self.lengths[:, 1]
         return self.lengths[:, 0]
@@ -77,7 +77,7 @@ class Held:
 
 def held(kind: str, table: Float[np.ndarray, "n columns"], examples: Int[np.ndarray, " n"],
          data: JudgedAnswers) -> Held:  # fmt: skip
-    """Examples of `data` with the table that the loss gave for them."""
+    """The examples of `data` with the table that the loss returned for them."""
     return Held(
         kind=kind,
         scores=table[:, :-1].astype(float),
@@ -93,7 +93,7 @@ def held(kind: str, table: Float[np.ndarray, "n columns"], examples: Int[np.ndar
 
 
 def summarize(data: Held) -> Metrics:
-    """A few numbers, under TRL's names where it has one."""
+    """A few numbers, under TRL's names if it has them."""
     scores = data.scores
     metrics = {
         "min_reward": float(scores.min()),
@@ -116,7 +116,7 @@ def summarize(data: Held) -> Metrics:
 
 
 def evaluation(data: Held) -> Metrics:
-    """`summarize` over held-out examples, with intervals and what needs many examples."""
+    """`summarize` over held-out examples, with intervals and measures that need many examples."""
     metrics = {"loss": float(data.losses.mean())} | summarize(data)
     if data.kind != "regression":
         right = float(_right(data.evidence, data.outcomes).sum())
@@ -134,7 +134,7 @@ def _targets(data: Held) -> Float[np.ndarray, "n sides"]:
 
 
 def _right(evidence: Numbers, outcomes: Labels) -> Numbers:
-    """1 where right, 1/2 where undecided."""
+    """1 for each right example, 1/2 for each undecided one, else 0."""
     return np.where(evidence == 0, 0.5, (evidence > 0) == outcomes)
 
 
@@ -148,7 +148,8 @@ def _share(right: Numbers) -> QualityReport:
 
 
 def _ranked(data: Held) -> float | None:
-    """AUC of the score over all answers, pairs torn apart: does it mean the same everywhere?"""
+    """AUC of the score over all answers, regardless of their pairs: does a score mean the same for
+    every prompt?"""
     if data.kind == "regression":
         return None
     if data.kind == "pairs":
@@ -163,10 +164,10 @@ def _ranked(data: Held) -> float | None:
 
 
 def report(data: Held, training: Held) -> QualityReport:
-    """Everything for `results.json`, with what a judge of lengths alone reaches beside it.
+    """Everything for `results.json`, including what a judge of lengths alone achieves.
 
     Args:
-        training: the examples that judge of lengths is fitted on; their scores are not looked at.
+        training: the examples that the judge of lengths is fitted on; their scores are not used.
     """
     found: QualityReport = {
         "kind": data.kind,
@@ -212,8 +213,8 @@ def _regression(data: Held, training: Held) -> QualityReport:
 
 
 def _baselines(data: Held, training: Held) -> tuple[QualityReport, Numbers]:
-    """What needs no reading, fitted on the training examples; and where the best of length is
-    right."""
+    """Baselines that do not read the answers, fitted on the training examples; and which examples
+    the logistic model of length gets right."""
     n = len(data.losses)
     slope, offset = calibration.logistic(
         training.length, training.outcomes, intercept=not data.paired
@@ -233,10 +234,10 @@ def _baselines(data: Held, training: Held) -> tuple[QualityReport, Numbers]:
 
 
 def _paired_test(judge: Numbers, by_length: Numbers) -> QualityReport:
-    """McNemar's exact test on the examples where just one of the two is right.
+    """McNemar's exact test on the examples that exactly one of the two gets right.
 
-    Where one is undecided, as counting words is between answers that were cut to one length, the
-    example says nothing.
+    Examples on which either is undecided do not count: between answers that were cut to the same
+    length, a judge of lengths is.
     """
     only_judge = int(((judge == 1) & (by_length == 0)).sum())
     only_length = int(((judge == 0) & (by_length == 1)).sum())
@@ -269,7 +270,7 @@ def _calibration(data: Held) -> QualityReport:
 
 
 def _terciles(data: Held, right: Numbers) -> list[QualityReport]:
-    """Accuracy by length, in three parts of equal numbers; ties in length stay together."""
+    """Accuracy by length, in three parts of about equal size; ties in length stay together."""
     edges = np.quantile(data.length, [1 / 3, 2 / 3])
     part = np.searchsorted(edges, data.length, side="left")
     found = []
@@ -284,7 +285,8 @@ def _terciles(data: Held, right: Numbers) -> list[QualityReport]:
 def _groups(
     names: Sequence[tuple[str, ...]], values: Numbers, mean: str | None = None
 ) -> dict[str, QualityReport]:
-    """Share right, or the mean of values under that name, by group; the largest groups."""
+    """By group, the share of right examples, or the mean under the name `mean`; only the largest
+    groups."""
     members: dict[str, list[int]] = {}
     for i, own in enumerate(names):
         for name in own:

@@ -1,6 +1,6 @@
-"""Training a judge: how its answers are read, the loss around an objective, what is watched.
+"""Trains a judge: reads its answers, wraps an objective as the loss, and computes metrics.
 
-As for preferences, the loss returns a table with one row an example, so that every metric is plain
+As for preferences, the loss returns a table with one row for each example, so every metric is plain
 arithmetic on the host.
 """
 
@@ -28,7 +28,7 @@ FORMATS = {"regression": verdicts.RATINGS, "binary": verdicts.LABELS}
 
 
 def rows(kind: str, prefer: str, left_out: dict[str, int]) -> Callable[..., list]:
-    """A function that reads the rows that a kind of judge learns from.
+    """Returns a function that reads the rows for a kind of judge.
 
     Args:
         kind: pairs, cost, regression or binary.
@@ -44,7 +44,8 @@ def rows(kind: str, prefer: str, left_out: dict[str, int]) -> Callable[..., list
 
 
 def describe_labels(found: Sequence[records.Rated | records.Pair]) -> list[str]:
-    """A warning where all answers are labelled alike, so that there is nothing to tell apart."""
+    """A warning if all answers have the same label, so that the judge cannot learn to tell them
+    apart."""
     values = {value for one in found for value in _values(one)}
     if len(values) != 1:
         return []
@@ -86,14 +87,14 @@ def learning(
 
 
 def count(batch: Answers) -> dict[str, jax.Array]:
-    """Examples of the batch."""
+    """The number of examples in the batch."""
     return {"examples": (batch.slots >= 0).sum().astype(jnp.float32)}
 
 
 def make_loss(judge: Trainee, objective: JudgeObjective, *, batch_size: int) -> steps.Loss:
     """The mean of an objective over the batch's examples.
 
-    The table has the N scores of each example and its loss.
+    The loss also returns a table with the N scores of each example and its loss.
 
     Args:
         batch_size: rows of the table.

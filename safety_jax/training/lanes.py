@@ -1,13 +1,13 @@
-"""Many runs in one program: each of its steps is a step of every run, and reads the base once.
+"""Trains many runs in one program: a step of the program steps every run and reads the base once.
 
     lane          a slot of the program: a state, a batch, numbers such as the learning rate
-    WaitingRun    a run that has no lane yet; once it has one, it has a walk (`loop.walk`), too
+    WaitingRun    a run that has no lane yet; with its lane it also gets a walk (`loop.walk`)
 
 Every run has its own order of examples, optimizer state, schedule, checkpoints and length. When a
 run ends, the next one takes over its lane; when none waits, the program is narrowed to the lanes
-that are in use. The program is `jax.vmap` of one run's step over everything but the weights of the
-base. Adapters of lower rank are padded with zeros, which stay zero: the gradient of the padding of
-either factor is a product with the padding of the other.
+that are in use. The program is `jax.vmap` of one run's step over everything except the weights of
+the base. Adapters of lower rank are padded with zeros, which stay zero: the gradient of either
+factor's padding is a product with the padding of the other.
 """
 
 import collections
@@ -30,8 +30,8 @@ from safety_jax.training.steps import Parts, State
 
 Numbers = Mapping[str, float]
 NumbersOf = Callable[[int], Numbers]
-# (state, frozen, batch, used, numbers) -> (state, metrics): the step of one run, see `steps.make`;
-# what runs may differ in is among the numbers.
+# (state, frozen, batch, used, numbers) -> (state, metrics): the step of one run, see `steps.make`.
+# Settings that differ between runs are among the numbers.
 Advance = Callable[[State, Any, Any, jax.Array, dict[str, jax.Array]], tuple[State, Parts]]
 
 
@@ -39,7 +39,7 @@ Advance = Callable[[State, Any, Any, jax.Array, dict[str, jax.Array]], tuple[Sta
 
 
 def stacked(where: State) -> State:
-    """Where the states of several runs live, from where that of one does."""
+    """The shardings of several stacked states, given those of one."""
     return jax.tree.map(_stacked, where)
 
 
@@ -47,8 +47,10 @@ def make_step(advance: Advance, where: State, mesh: Mesh) -> Any:
     """Compiles `step(states, frozen, batches, used, numbers) -> (states, metrics)` of all lanes.
 
     Args:
-        where: of the stacked states, which are donated. Batches are a tuple of one a lane; numbers
-            are arrays [lanes].
+        where: shardings of the stacked states.
+
+    The states are donated. `batches` is a tuple with one batch for each lane, `numbers` has arrays
+    [lanes].
     """
 
     def step(states: State, frozen: Any, batches: Any, used: jax.Array, numbers: Any):
@@ -65,13 +67,13 @@ class TrainingLanes:
     def __init__(
         self, width: int, advance: Advance, pattern: State, where: State, frozen: Any, mesh: Mesh
     ):
-        """Makes room.
+        """Allocates the states.
 
         Args:
-            width: how many runs.
+            width: the number of lanes.
             pattern: shapes of the largest state.
-            where: shardings of one.
-            frozen: what the steps read and none changes, the weights of the base.
+            where: shardings of one state.
+            frozen: weights of the base, which all steps read and none changes.
         """
         self.width, self.steps = width, 0
         self._frozen, self._mesh, self._one = frozen, mesh, where
@@ -88,12 +90,12 @@ class TrainingLanes:
     def step(
         self, batches: list[Any], used: int, numbers: list[Numbers]
     ) -> Callable[[], dict[str, np.ndarray]]:
-        """Takes a step of every lane. Returns a function that waits for it and returns its metrics,
-        [lanes, ...].
+        """Takes a step of every lane. Returns a function that waits for the step and returns its
+        metrics, [lanes, ...].
 
         Args:
             batches: one for each lane, on the mesh, all of one shape.
-            used: microbatches that hold examples in any of them.
+            used: microbatches that hold examples in any of the batches.
         """
         columns = {
             name: meshes.put(
@@ -186,9 +188,9 @@ class Begun(Generic[R]):
     """A run whose steps are being taken.
 
     Attributes:
-        place: a batch's arrays and number of used microbatches, on the mesh.
+        place: puts a batch on the mesh; returns its arrays and number of used microbatches.
         numbers: given how many steps were taken, returns the numbers of the next one.
-        finish: is called with the walk's result.
+        finish: called with the walk's result.
     """
 
     walk: Callable[[loop.Seat], loop.Walk[R]]
@@ -221,9 +223,9 @@ def drive(
     *,
     on_step: Callable[[int], None],
 ) -> dict[str, DivergenceError]:
-    """Takes the steps of all runs, as many at a time as there are lanes, in the order given.
+    """Trains all runs, begun in the order given, as many at a time as there are lanes.
 
-    A run whose loss is not finite gives up its lane; the others go on.
+    A run whose loss is not finite gives up its lane; the others continue.
 
     Args:
         on_step: called after each step of the program, with the number of runs that took one.
@@ -263,7 +265,7 @@ def _fill(
     running: dict[int, _Running],
     failed: dict[str, DivergenceError],
 ) -> None:
-    """Begins waiting runs in the lanes that stand empty; one may end before its first step."""
+    """Begins waiting runs in the empty lanes; a finished one may end before its first step."""
     for lane in range(lanes.width):
         while waiting and lane not in running:
             entry = waiting.popleft()
@@ -279,8 +281,8 @@ def _fill(
 def _go_on(
     one: _Running, taken: loop.Taken | None, failed: dict[str, DivergenceError]
 ) -> Callable[[], None] | None:
-    """Continues a run. None where it asks for another step; otherwise a function that finishes it,
-    or that records in `failed` why it gave up."""
+    """Continues a run. Returns None if it asks for another step; otherwise a function that finishes
+    the run or records in `failed` why it gave up."""
     try:
         one.batch = next(one.walk) if taken is None else one.walk.send(taken)
         return None
@@ -291,7 +293,7 @@ def _go_on(
 
 
 def _answer(read: Callable[[], dict[str, np.ndarray]], stopping: bool, lane: int) -> loop.Taken:
-    """What a run is sent for its step: the metrics of its lane."""
+    """What a run's walk is sent after its step, with the metrics of its lane."""
     return loop.Taken(
         lambda: {name: values[lane] for name, values in read().items()}, lambda _: stopping
     )
@@ -312,7 +314,7 @@ def _step(
 
 
 def _narrow(lanes: TrainingLanes, running: Mapping[int, _Running]) -> dict[int, _Running]:
-    """Removes empty lanes; the program is compiled again for those that stay."""
+    """Removes empty lanes; the program is compiled again for the rest."""
     kept = sorted(running)
     lanes.narrow(kept)
     for number, lane in enumerate(kept):

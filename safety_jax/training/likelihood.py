@@ -1,4 +1,4 @@
-"""Learning answers as they stand: the loss of stage `sft`, and of every round of RAFT."""
+"""Maximum likelihood of the answers: the loss of stage `sft`, and of every round of RAFT."""
 
 import math
 from typing import Any
@@ -17,12 +17,12 @@ from safety_jax.training.task import Learning, Measured
 
 
 def count(batch: Tokens) -> dict[str, jax.Array]:
-    """Trained tokens of the batch, over all microbatches and hosts: what SFT divides by."""
+    """Trained tokens of the batch over all microbatches and hosts: what the loss is divided by."""
     return {"tokens": batch.mask.sum().astype(jnp.float32)}
 
 
 def make_loss(policy: Policy) -> steps.Loss:
-    """The mean over the batch's trained tokens, of which a microbatch gives its part."""
+    """The mean over the batch's trained tokens; each microbatch adds its part of that mean."""
 
     def loss(
         trainable: trees.Tree,
@@ -44,12 +44,12 @@ def evaluation(measured: Measured, _: Any) -> Metrics:
 
 
 def perplexity(loss: float) -> float:
-    """exp of a mean negative log-likelihood of tokens, within a float's range."""
+    """exp of a mean negative log-likelihood of tokens, limited to a float's range."""
     return math.exp(min(loss, 700.0))
 
 
 def learning(policy: Policy, frozen: trees.Tree, mesh: Mesh) -> Learning:
-    """What the training skeleton needs to learn answers as they stand."""
+    """The `Learning` of maximum likelihood."""
     return Learning(
         loss=make_loss(policy),
         count=count,

@@ -1,8 +1,8 @@
-"""The one training loop: step, log, evaluate, save, stop when asked, go on where it stopped.
+"""The training loop: steps, logs, evaluates, saves, stops when asked, and resumes where it stopped.
 
 Stages differ in the loss inside `step` and in the batches; RAFT runs this loop every round. The
-loop is a generator, `walk`, that asks for steps. `drive` takes them for a single run; `lanes.py`
-takes the steps of many runs at once.
+loop is a generator, `walk`, that asks for steps. `drive` takes the steps of a single run, and
+`lanes.py` those of many runs at once.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ R = TypeVar("R")
 
 @runtime_checkable
 class Batches(Protocol):
-    """A stream of batches that can say, and be told, where it stands."""
+    """A stream of batches whose position can be read and set."""
 
     def __next__(self) -> Any: ...
     def get_state(self) -> dict[str, Any]: ...
@@ -37,7 +37,8 @@ class Batches(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Cadence:
-    """When things happen, in optimizer steps. Every save is preceded by an evaluation."""
+    """How often a run logs, evaluates and saves, in optimizer steps. It evaluates before it saves,
+    except when SIGTERM stops it."""
 
     total_steps: int
     log_every_steps: int
@@ -59,8 +60,8 @@ class Result:
     """How a walk ended.
 
     Attributes:
-        state: after the last step taken; saved.
-        interrupted: True when the process was asked to stop before `total_steps`.
+        state: the state after the last step, which is saved.
+        interrupted: the process was asked to stop before `total_steps`.
     """
 
     state: State
@@ -68,9 +69,10 @@ class Result:
 
 
 def resume(checkpoints: Checkpoints, state: State, batches: Batches) -> State:
-    """The latest intact checkpoint on the shardings of `state`, and `batches` moved to match.
+    """Restores the latest intact checkpoint onto the shardings of `state`, and moves `batches` to
+    its position.
 
-    Returns `state` itself when there is no checkpoint.
+    Returns `state` itself if there is no checkpoint.
     """
     latest = checkpoints.newest_intact()
     if latest is None:
@@ -86,25 +88,25 @@ class Taken:
 
     Attributes:
         read: waits for the step and returns its metrics and tables.
-        stops: given the number of the step, says whether the process was asked to stop after it.
+        stops: given the step's number, returns whether the process was asked to stop after it.
     """
 
     read: Callable[[], dict[str, np.ndarray]]
     stops: Callable[[int], bool]
 
 
-# Yields the batches to take steps on, is sent a `Taken` for each, and returns its result.
+# A generator that yields the batches to step on, receives a `Taken` for each, and returns a result.
 Walk = Generator[Any, Taken, R]
 
 
 class Seat:
-    """Holds the state of a run while steps change it. In `lanes.py` the state lies among others."""
+    """Holds the state of a run while steps change it. In `lanes.py` the states are stacked."""
 
     def __init__(self, state: State | None = None):
         self._state = state
 
     def take(self, state: State) -> None:
-        """Stores a state, which the caller may not use any more."""
+        """Stores a state; the caller must not use it any more."""
         self._state = state
 
     def give(self) -> State:
@@ -123,11 +125,11 @@ def drive(
 ) -> R:
     """Takes the steps that a walk asks for, and returns the walk's result.
 
-    The metrics of a step are read while the device works on the next one.
+    The host reads the metrics of a step while the device works on the next one.
 
     Args:
         step: `step(state, frozen, arrays, used) -> (state, metrics)`, compiled; donates the state.
-        place: a batch's arrays and number of used microbatches, on the mesh.
+        place: puts a batch on the mesh; returns its arrays and number of used microbatches.
     """
     with StopRequest() as stop:
         try:
@@ -143,7 +145,7 @@ def drive(
 
 
 class Unread:
-    """The last step taken. Its metrics are read one step late: reading them waits for the device.
+    """The last step taken. Its metrics are read one step late: reading waits for the device.
 
     Args:
         rows, on_step: see `walk`.
@@ -158,12 +160,12 @@ class Unread:
         self._last: tuple[int, Taken, Any] | None = None
 
     def follow(self, number: int, taken: Taken, batch: Any) -> None:
-        """Records a new last step, and reads the one before it."""
+        """Records a new last step, and reads the metrics of the one before it."""
         self.read()
         self._last = (number, taken, batch)
 
     def read(self) -> None:
-        """Waits for the last step and passes its metrics on; does nothing the second time.
+        """Waits for the last step and passes its metrics to `on_step`, once.
 
         Raises:
             DivergenceError: its loss is NaN or infinite.
@@ -196,18 +198,19 @@ def walk(
     best_metric: str,
     cadence: Cadence,
 ) -> Walk[Result]:
-    """Asks for steps until `cadence.total_steps`, or until SIGTERM. That saves and does not wait
-    for an evaluation: one that was due is made up for when the run goes on. A checkpoint is only
-    written of a state whose loss was seen to be finite.
+    """Asks for steps until `cadence.total_steps` or SIGTERM.
+
+    SIGTERM saves without evaluating; when the run resumes, it first makes up for an evaluation that
+    was due. Only states whose loss was finite are saved.
 
     Args:
-        evaluate: metrics of the trainable weights on the validation rows.
+        evaluate: returns metrics of the trainable weights on the validation rows.
         evaluated: steps that an earlier start has evaluated.
-        rows: names of a batch's rows, for the message when the loss is not finite.
+        rows: returns names of a batch's rows, for the message if the loss is not finite.
         on_step: called after every step, one step late, with its number, its metrics, the tables
             by example that its loss returned, and its batch.
-        on_evaluation: called with the step and what `evaluate` returned.
-        best_metric: the evaluation metric whose value goes with each checkpoint.
+        on_evaluation: called with the step and the metrics that `evaluate` returned.
+        best_metric: the evaluation metric that is saved with each checkpoint.
 
     Raises:
         DivergenceError: the loss is NaN or infinite; names step and rows.
@@ -242,10 +245,9 @@ def walk(
 
 
 class StopRequest:
-    """Turns SIGTERM into a question that the loop asks between steps; all hosts get the same
-    answer.
+    """Whether SIGTERM has arrived: the loop asks between steps, and all hosts get the same answer.
 
-    With several processes jax itself handles the signal, whichever process gets it, and picks a
+    With several processes, jax itself handles the signal, whichever process gets it, and picks a
     step that all of them can reach. A Python handler would hide the signal from jax.
     """
 

@@ -1,14 +1,13 @@
-"""The metric lines of a run, and their mirrors in TensorBoard and Weights & Biases.
+"""Writes a run's metrics to `metrics.jsonl`, TensorBoard and Weights & Biases.
 
-`metrics.jsonl` holds one JSON object per logged step and is the source of plots and model card:
+`metrics.jsonl` holds one JSON object per logged step; plots and the model card are made from it:
 
     {"step": 10, "loss": 1.93, "learning_rate": 0.0001, "tokens_per_second": 9731.2}
     {"step": 10, "eval/loss": 1.71, "eval/perplexity": 5.53}
 
-A killed and continued run leaves the same lines as an uninterrupted one, but for `TIMING`. That
-needs every line up to a step to be written before the checkpoint of that step is. One thing does
-differ: where a run goes on between two lines, what the second says of examples is said of those
-since then.
+A killed and resumed run leaves the same lines as an uninterrupted one, except for `TIMING`; this
+needs all lines up to a step to be written before its checkpoint. One more thing differs: if a run
+resumes between two lines, the second describes only the examples since the resume.
 """
 
 import importlib
@@ -30,16 +29,16 @@ class Sink(Protocol):
 
 
 class Writer:
-    """Writes metrics to `metrics.jsonl` and, where asked, to TensorBoard and Weights & Biases.
+    """Writes metrics to `metrics.jsonl` and, if asked, to TensorBoard and Weights & Biases.
 
     Args:
         folder: the run's folder.
-        resume_step: step the run continues from, 0 for a start; what an earlier process wrote after
-            it is removed, for it will be written again.
+        resume_step: step the run continues from, 0 for a start; later lines of an earlier process
+            are removed, because they will be written again.
         tensorboard: also write event files to `tensorboard/`.
         wandb: also log to one W&B run, the same after each resume.
-        config: shown by W&B.
-        primary: whether this process writes; exactly one process of a run does.
+        config: for W&B to show.
+        primary: this process writes; exactly one process of a run does.
 
     Raises:
         ConfigError: a library that was asked for is not installed.
@@ -57,7 +56,7 @@ class Writer:
     ):
         self._sinks: list[Sink] = []
         if primary:
-            # Asked-for libraries first: when one is missing, nothing has been changed yet.
+            # The libraries come first: if one is missing, nothing has been changed yet.
             if tensorboard:
                 self._sinks.append(_TensorBoard(folder / "tensorboard", resume_step))
             if wandb:
@@ -82,7 +81,7 @@ class Writer:
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`; a last line that a kill cut short is left out.
+    """The lines of a `metrics.jsonl`, without a last line that a kill cut short.
 
     Raises:
         DataError: a line is not a metric line; file and line are named.
@@ -92,7 +91,7 @@ def read(file: Path) -> list[dict[str, Any]]:
 
 def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     lines = file.read_bytes().split(b"\n")
-    for number, line in enumerate(lines[:-1], 1):  # what follows the last newline was cut short
+    for number, line in enumerate(lines[:-1], 1):  # anything behind the last newline was cut short
         try:
             text = line.decode()
             row = json.loads(text)
@@ -119,7 +118,7 @@ class _Lines:
         others = {name: str(value) for name, value in metrics.items() if not math.isfinite(value)}
         if others:
             row["non_finite"] = others
-        # One write call: a kill leaves a whole line or, at worst, a last line without its newline.
+        # In one write call, so that a kill leaves at worst a last line without its newline.
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
         self._file.flush()
 
@@ -130,7 +129,7 @@ class _Lines:
 class _TensorBoard:
     def __init__(self, folder: Path, resume_step: int):
         library = _library("tensorboardX", "log.tensorboard", "tensorboard")
-        # Events after the step are hidden by the viewer, and written again.
+        # The viewer hides earlier events after this step; they are written again.
         self._writer = library.SummaryWriter(str(folder), purge_step=resume_step + 1)
 
     def write(self, step: int, metrics: Mapping[str, int | float]) -> None:
@@ -157,7 +156,7 @@ class _WeightsAndBiases:
                 f"log.wandb is on, but W&B does not start ({error}); run `wandb login`, set "
                 "WANDB_MODE=offline, or set --config.log.wandb=False"
             ) from error
-        # W&B's own counter only grows and drops steps that are written again after a resume.
+        # W&B's own step counter only grows, and would drop steps that are written again.
         self._run.define_metric("*", step_metric="step")
 
     def write(self, step: int, metrics: Mapping[str, int | float]) -> None:

@@ -1,7 +1,7 @@
 """Learning-rate schedules and AdamW, from explicit numbers.
 
-The schedules are Hugging Face's, step for step, so that a recipe written for its trainer means the
-same here: the first of `warmup_steps` has rate 0, the last step of the run is just above 0.
+The schedules equal Hugging Face's step for step, so a recipe written for its trainer means the same
+here: the first of `warmup_steps` has rate 0, the last step of the run a rate just above 0.
 """
 
 import dataclasses
@@ -98,9 +98,9 @@ class Optimization:
     clip_norm: float
 
     def remark(self, total_steps: int) -> str | None:
-        """What a person should know of a warm-up that is longer than the run; None if it is not.
+        """A warning about a warm-up that is not shorter than the run; else None.
 
-        The last step of a warm-up of `w` steps has the rate `(w - 1) / w` of the whole.
+        The last step of a warm-up of `w` steps has `(w - 1) / w` of the full rate.
         """
         if self.warmup_steps < total_steps or not self.warmup_steps:
             return None
@@ -123,7 +123,7 @@ class Optimization:
         return rate, self.follow(rate)
 
     def follow(self, rate: Schedule) -> optax.GradientTransformation:
-        """The optimizer at a learning rate of its own."""
+        """The optimizer with this learning rate."""
         return adamw(
             rate,
             beta1=self.beta1,

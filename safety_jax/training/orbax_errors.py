@@ -1,4 +1,4 @@
-"""What Orbax says about files that it cannot read or write, in one line of our own."""
+"""Turns Orbax's errors about files into one line of our own."""
 
 import functools
 import logging
@@ -8,13 +8,13 @@ from typing import Any
 
 from safety_jax.base.errors import CheckpointError
 
-# What Orbax and TensorStore raise for files they cannot read or write. Orbax also raises bare
-# `Exception` for an unreadable array, which `Explain` tells apart by its exact type.
+# Orbax and TensorStore raise these for files they cannot read or write. For an unreadable array,
+# Orbax raises a bare `Exception`, which `Explain` recognises by its exact type.
 FILE_ERRORS = (OSError, ValueError, KeyError)
 
 
 class Explain:
-    """Turns the errors of files into one line: what, why, what to do."""
+    """Turns errors about files into one line: what happened, why, what to do."""
 
     def __init__(self, what: str, advice: str):
         self._what, self._advice = what, advice
@@ -40,9 +40,10 @@ def _reason(error: BaseException | None) -> str:
 
 @functools.cache
 def raise_only() -> None:
-    """Keeps what Orbax prints about a failure off the screen, once per process.
+    """Silences what Orbax prints about failures, in the whole process.
 
-    Every failure is raised as well; pages of tracebacks would hide the one line that explains it.
+    Orbax also raises every failure, and its pages of tracebacks would hide the line that explains
+    it.
     """
 
     def is_wanted(record: logging.LogRecord) -> bool:
@@ -52,7 +53,7 @@ def raise_only() -> None:
     report = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
-        # Reads still under way when Orbax gives up on a damaged checkpoint.
+        # Reads that still run when Orbax gives up on a damaged checkpoint.
         if str(unraisable.exc_value) != "Event loop is closed":
             report(unraisable)
 

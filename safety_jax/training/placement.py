@@ -1,4 +1,4 @@
-"""Between loader and compiled step: a host's rows become global arrays on the mesh."""
+"""Puts batches onto the mesh: a host's rows from the loader become global arrays for the step."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -16,20 +16,21 @@ from safety_jax.data.loader import Batch, Loader
 from safety_jax.maths import logprobs
 
 PutBatch = Callable[[Batch], tuple[Any, jax.Array]]
-# For each side, a value for every token, end to end like the ids of `Examples`.
+# For each side, a value for every token, in the order of `Examples.ids`.
 TokenValues = Sequence[Float[np.ndarray, "..."]]
 
 
 @runtime_checkable
 class Marked(Protocol):
-    """Examples of which something is known beside their tokens."""
+    """Examples with known targets (`targets` may be None)."""
 
     @property
     def targets(self) -> Float[np.ndarray, "n N"] | None: ...
 
 
 def place_tokens(mesh: Mesh, loader: Loader) -> PutBatch:
-    """Puts a batch's tokens and its number of used microbatches onto the mesh, see `put_rows`."""
+    """Returns a function that puts a batch's tokens and its number of used microbatches onto the
+    mesh, see `put_rows`."""
     put = put_rows(mesh, loader.rows_per_microbatch)
 
     def place(batch: Batch) -> tuple[Tokens, jax.Array]:
@@ -45,11 +46,11 @@ def place_answers(
     reference: TokenValues | None = None,
     weights: TokenValues | None = None,
 ) -> PutBatch:
-    """Puts batches of answers onto the mesh; a single answer is a row of N = 1.
+    """Returns a function that puts batches of answers onto the mesh; single answers have N = 1.
 
     Args:
-        reference: of each side, the log-probability of every token under the reference.
-        weights: of each side, how much every token counts.
+        reference: for each side, the log-probability of every token under the reference.
+        weights: for each side, the weight of every token.
     """
     put = put_rows(mesh, loader.rows_per_microbatch)
     sides, S = loader.lengths.shape[1], loader.most_segments
@@ -84,10 +85,10 @@ def put_everywhere(mesh: Mesh, number: int) -> jax.Array:
 
 
 def put_rows(mesh: Mesh, rows_per_microbatch: int) -> Callable[[np.ndarray], jax.Array]:
-    """Puts a host's part of `[A, b, ...]` onto its devices; b is counted over all hosts.
+    """Puts a host's part of `[A, b, ...]` onto its devices; b counts the rows of all hosts.
 
     Raises:
-        ConfigError: the devices that share out rows do not divide b.
+        ConfigError: b is no multiple of the devices that rows are divided over.
     """
     parts = meshes.row_parts(mesh)
     if rows_per_microbatch % parts:
@@ -107,7 +108,7 @@ def put_rows(mesh: Mesh, rows_per_microbatch: int) -> Callable[[np.ndarray], jax
 
 
 def side_rows(x: jax.Array) -> jax.Array:
-    """[b, M, T] -> [bM, T]; rows stay on their devices, all sides of an example on one."""
+    """[b, M, T] -> [bM, T]; rows stay on their devices, and all sides of an example on the same."""
     return x.reshape(-1, x.shape[-1])
 
 
@@ -122,7 +123,7 @@ def by_row(values: jax.Array, rows: int) -> jax.Array:
 
 
 def by_example(values: jax.Array, batch: Answers) -> jax.Array:
-    """The inverse: [bM, SN/M] -> [b, S, N]."""
+    """The inverse of `by_row`: [bM, SN/M] -> [b, S, N]."""
     (b, S, N), M = batch.targets.shape, batch.tokens.ids.shape[-2]
     return values.reshape(b, M, S, N // M).swapaxes(1, 2).reshape(b, S, N)
 
@@ -135,7 +136,7 @@ def sums_by_example(values: jax.Array, batch: Answers) -> jax.Array:
 
 
 def trained_tokens(batch: Answers, side: int) -> jax.Array:
-    """Trained tokens of a side, of any number of microbatches."""
+    """The number of trained tokens of a side, in any number of microbatches."""
     mask, segments = batch.tokens.mask, batch.tokens.segments
     together = batch.targets.shape[-1] // mask.shape[-2]
     own = mask & ((segments - 1) % together == side % together)
@@ -143,7 +144,7 @@ def trained_tokens(batch: Answers, side: int) -> jax.Array:
 
 
 def table_of(rows: jax.Array, slots: jax.Array, batch_size: int) -> jax.Array:
-    """A table with one row an example from values by segment.
+    """A table with one row for each example, from values by segment.
 
     Args:
         rows: [b, S, columns].
@@ -151,6 +152,7 @@ def table_of(rows: jax.Array, slots: jax.Array, batch_size: int) -> jax.Array:
         batch_size: rows of the table.
     """
     columns = rows.shape[-1]
-    places = jnp.where(slots >= 0, slots, batch_size).reshape(-1)  # beyond the end: dropped
+    # Empty segments are written beyond the end, where they are dropped.
+    places = jnp.where(slots >= 0, slots, batch_size).reshape(-1)
     table = jnp.zeros((batch_size, columns)).at[places].add(rows.reshape(-1, columns), mode="drop")
     return jax.lax.stop_gradient(table)

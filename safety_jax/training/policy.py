@@ -1,7 +1,7 @@
-"""The model in training: which weights move, which stand still, how both run, how they leave.
+"""The model in training: which weights are trained or frozen, how they run and are exported.
 
-With LoRA the adapters move and the base stands still; with rank 0 all weights move. Everything
-above this file treats the two alike, as a `trainable` and a `frozen` tree.
+With LoRA the adapters are trained and the base is frozen; with rank 0 all weights are trained. Code
+above this file treats both cases alike, as a `trainable` and a `frozen` tree.
 """
 
 import dataclasses
@@ -21,21 +21,21 @@ from safety_jax.models.execution import Execution
 from safety_jax.models.folders import bitsandbytes, hf, peft, peft_config, peft_names
 from safety_jax.models.model import Model
 
-SHARD_BYTES = 5 * 10**9  # of an exported file; what the hub and `transformers` use
+SHARD_BYTES = 5 * 10**9  # the most in an exported file, as the Hub and `transformers` have it
 
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """A causal language model and what of it is trained; holds no arrays.
+    """A causal language model and which of its weights are trained; holds no arrays.
 
     Attributes:
         config: sizes and switches of the model.
         run: how it runs.
         folder: the Hugging Face folder it came from.
-        adapter: rank, scale and targets; None when all weights are trained.
+        adapter: rank, scale and targets; None if all weights are trained.
         chunk_tokens: see `logprobs.token_logprobs`.
-        scale: of the adapters, where it is data of a compiled step (`lanes.py`); None: as `adapter`
-            has it.
+        scale: the adapters' scale if it is an input of the compiled step (`lanes.py`); None takes
+            that of `adapter`.
     """
 
     config: llama.LlamaConfig
@@ -46,14 +46,14 @@ class Policy:
     scale: jax.Array | None = None
 
     def shardings(self) -> trees.Tree:
-        """Where the trainable tree lives."""
+        """The shardings of the trainable tree."""
         if self.adapter is None:
             return llama.shardings(self.config, self.run.mesh)
         parameters, adapter = llama.parameters(self.config), self.adapter
         return lora.shardings(parameters, adapter.targets, adapter.rank, self.run.mesh)
 
     def adapters(self, trainable: trees.Tree, key: jax.Array | None = None) -> lora.Adapters:
-        """The trainable tree of a LoRA run with its scale; with a key, dropout is on."""
+        """The trainable tree of a LoRA run with its scale; a key switches dropout on."""
         adapter = self.adapter
         assert adapter is not None
         own = lora.scaling(adapter.rank, adapter.alpha, adapter.rslora)
@@ -64,7 +64,7 @@ class Policy:
     def model(
         self, trainable: trees.Tree, frozen: trees.Tree, key: jax.Array | None = None
     ) -> Model:
-        """The policy with these weights; with a key, dropout is on."""
+        """The policy with these weights; a key switches dropout on."""
         weights, adapters = trainable, None
         if self.adapter is not None:
             weights, adapters = frozen, self.adapters(trainable, key)
@@ -73,7 +73,7 @@ class Policy:
     def token_logprobs(
         self, trainable: trees.Tree, frozen: trees.Tree, tokens: Tokens, key: jax.Array | None
     ) -> logprobs.TokenLogprobs:
-        """Log-probabilities of the trained tokens; the key switches dropout on."""
+        """Log-probabilities of the trained tokens; a key switches dropout on."""
         model = self.model(trainable, frozen, key)
         if model.adapters is not None:
             spread = lora.spread(model.adapters, llama.parameters(self.config), model.mesh)
@@ -86,11 +86,11 @@ class Policy:
     def reference_logprobs(
         self, start: trees.Tree | None, frozen: trees.Tree, tokens: Tokens
     ) -> jax.Array:
-        """Log-probabilities of the trained tokens before training; no gradient flows.
+        """Log-probabilities of the trained tokens before training, without a gradient.
 
         Args:
-            start: the trainable tree at step 0; None for fresh adapters, which add nothing yet: the
-                base alone is then the same model.
+            start: the trainable tree at step 0; None for fresh adapters, which add nothing yet, so
+                that the base alone is the same model.
         """
         if start is not None:
             scores = self.token_logprobs(start, frozen, tokens, None)
@@ -115,8 +115,8 @@ class Policy:
     def export_merged(
         self, folder: Path, trainable: trees.Tree, frozen: trees.Tree, dtype: str
     ) -> float:
-        """Writes the full model, adapters added to the base; a quantised base leaves as the numbers
-        that its codes stand for, and so does what is added."""
+        """Writes the full model with merged adapters. The kernels of a quantised base are
+        dequantised first."""
         model = self.model(trainable, frozen)
         return hf.export(
             folder, model.weights, self.config, self.folder, dtype, SHARD_BYTES, model.adapters
@@ -124,7 +124,7 @@ class Policy:
 
 
 def refuse_training(folder: Path, kernels: str) -> None:
-    """Raises a ConfigError where all weights would be trained, and kernels are codes."""
+    """Raises a ConfigError if all weights would be trained, but kernels are quantised."""
     held = bitsandbytes.held(folder) if kernels == quantised.STORED else kernels
     if held != quantised.STORED:
         raise ConfigError(
@@ -137,7 +137,7 @@ def refuse_training(folder: Path, kernels: str) -> None:
 def flops_per_token(
     model: llama.LlamaConfig, adapter: peft_config.LoraConfig | None, lengths: np.ndarray
 ) -> float:
-    """Model FLOPs to train on one token of examples with these lengths, see `metrics`."""
+    """Model FLOPs to train on one token of examples with these lengths, see `maths.flops`."""
     declared = llama.parameters(model)
     kernels = [p.shape for name, p in declared.items() if name.endswith("kernel")]
     leaves = lora.shapes(declared, adapter.targets, adapter.rank, adapter.layers) if adapter else {}
@@ -157,7 +157,7 @@ def check_init(init: str, adapts: bool, instead: str) -> None:
     """Raises a ConfigError for an unknown `model.init`, and for adapters on random weights.
 
     Args:
-        instead: what to change where there are adapters, for the message.
+        instead: what to change if there are adapters, for the message.
     """
     if init not in ("pretrained", "random"):
         raise ConfigError(f"model.init {init!r}: expected 'pretrained' or 'random'")
@@ -184,18 +184,18 @@ def build(
 
     Args:
         init: "pretrained" reads the folder's weights, "random" only uses its sizes.
-        base_dtype: of a frozen base; what is trained is float32.
-        kernels: what the frozen base's kernels are held as, see `weight_table.load`.
+        base_dtype: type of a frozen base; trained weights are float32.
+        kernels: the form of the frozen base's kernels, see `weight_table.load`.
         adapter: fresh LoRA adapters; None trains all weights.
         initialization: of fresh adapters, see `lora.initialize`.
-        start_from: a PEFT folder to go on from. It brings its own rank, alpha, targets and layers;
-            dropout stays that of `adapter`. Without `adapter` it is merged, and all weights are
-            trained.
-        base: the folder's weights, where they were read before; they stand still.
+        start_from: a PEFT folder to continue from. It brings its own rank, alpha, targets and
+            layers; dropout stays that of `adapter`. Without `adapter` it is merged, and all weights
+            are trained.
+        base: the folder's weights if they were read before; they are frozen.
 
     Raises:
-        ConfigError: an unknown `init`, adapters on random weights, or a quantised base that is to
-            be trained in full.
+        ConfigError: an unknown `init`, adapters on random weights, or full training of a quantised
+            base.
         CheckpointError: a folder that cannot be used.
     """
     adapts = adapter is not None or start_from is not None

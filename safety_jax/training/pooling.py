@@ -1,5 +1,5 @@
-"""Examples of several runs, each once: what a reference says of an example is computed once for all
-runs that have it."""
+"""Pools the examples of several runs, so that the reference's log-probabilities of an example are
+computed once for all runs that have it."""
 
 import dataclasses
 import hashlib
@@ -15,13 +15,12 @@ from safety_jax.training.placement import TokenValues
 
 @dataclasses.dataclass(frozen=True)
 class ExamplePool:
-    """The different examples of several runs, in the order in which they are first met.
+    """The distinct examples of several runs, in the order of their first occurrence.
 
-    Two examples are the same where all sides have the same tokens, and the same of them are
-    trained.
+    Two examples are the same if all sides have the same tokens and train the same of them.
 
     Attributes:
-        numbers: the example with this digest.
+        numbers: from an example's digest to its index.
     """
 
     sides: tuple[Examples, ...]
@@ -29,7 +28,7 @@ class ExamplePool:
 
     @classmethod
     def of(cls, runs: Sequence[Sided]) -> "ExamplePool":
-        """The pool of the examples of some runs, all with one number of sides."""
+        """The pool of the examples of some runs, which all have the same number of sides."""
         numbers: dict[bytes, int] = {}
         kept: list[list[int]] = [[] for _ in runs]
         for examples, new in zip(runs, kept, strict=True):
@@ -48,10 +47,11 @@ class ExamplePool:
         return self.sides[0].where
 
     def values_of(self, examples: Sided, values: TokenValues) -> TokenValues:
-        """Values by token of examples that are in the pool, each side's end to end.
+        """Picks the values of some examples from those of the pool.
 
         Args:
-            values: of the pool, likewise.
+            examples: examples that are in the pool.
+            values: for each side of the pool, a value for every token.
         """
         places = np.array([self.numbers[digest] for digest in _digests(examples)])
         return tuple(
@@ -60,7 +60,7 @@ class ExamplePool:
 
 
 def _digests(examples: Sided) -> list[bytes]:
-    """A hash of each example: its tokens, and which are trained."""
+    """A hash of each example's tokens and of which are trained."""
     found = [hashlib.blake2b(digest_size=16) for _ in range(len(examples))]
     for side in examples.sides:
         for i, digest in enumerate(found):
@@ -71,7 +71,7 @@ def _digests(examples: Sided) -> list[bytes]:
 
 
 def _joined(sides: Sequence[Examples], kept: Sequence[Sequence[int]]) -> Examples:
-    """The kept examples of one side of every run."""
+    """One side of the kept examples of all runs."""
     chosen = [np.array(places, int) for places in kept]
     cells = [_cells(side, places) for side, places in zip(sides, chosen, strict=True)]
     both = list(zip(sides, chosen, strict=True))
@@ -87,7 +87,7 @@ def _joined(sides: Sequence[Examples], kept: Sequence[Sequence[int]]) -> Example
 
 
 def _cells(side: Examples, places: Int[np.ndarray, " n"]) -> Int[np.ndarray, " cells"]:
-    """Where the tokens of these examples stand, example after example."""
+    """The indices of these examples' tokens in `side.ids`, example after example."""
     lengths = side.lengths[places]
     before = np.cumsum(lengths) - lengths
     return np.arange(lengths.sum()) + np.repeat(side.offsets[places] - before, lengths)

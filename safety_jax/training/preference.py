@@ -1,6 +1,6 @@
-"""Learning from pairs: the loss around an objective, what is watched, and the collapse alarm.
+"""Learns from pairs: wraps an objective as the loss, computes metrics, and warns of collapse.
 
-The loss returns a table with one row a pair, so that every metric, by source and by kind of harm,
+The loss returns a table with one row for each pair, so every metric, by source and by kind of harm,
 is plain arithmetic on the host.
 """
 
@@ -25,7 +25,7 @@ from safety_jax.training.placement import PutBatch, TokenValues
 from safety_jax.training.policy import Policy
 from safety_jax.training.task import Indices, Learning, Measured
 
-# Columns of the table of pairs; (chosen, rejected) where there are two.
+# Columns of the table of pairs; two columns are (chosen, rejected).
 POLICY, REFERENCE, KL = slice(0, 2), slice(2, 4), slice(4, 6)
 LOSS, CORRECT, COLUMNS = 6, 7, 8
 
@@ -35,17 +35,19 @@ class PairObjective:
     """A loss of pairs, and the rewards that it implies.
 
     Attributes:
-        loss: of `losses.PairLogprobs`; None where `by_token` is given.
-        beta: rewards are β log π/π_ref, as TRL's.
-        averages: log-probabilities are averaged over an answer's tokens, in the rewards and in the
-            metrics `logps/...`, as TRL has it for SimPO and ORPO.
-        reference: rewards compare with a reference.
-        nll_weight: a share of the negative log-likelihood of a token of the chosen answers is added
-            (as in Llama 3, arXiv 2407.21783, section 4.1.4, and iterative RPO, arXiv 2404.19733).
-        more: further metrics, of mean log-probabilities of the chosen and the rejected answer.
-        by_token: of log-probabilities by token, of those under the reference, and of the tokens'
-            weights: losses by token where it is the chosen, and where it is the rejected answer's.
-            A pair's loss is their sum.
+        loss: computes the losses of `losses.PairLogprobs`; None if `by_token` is given.
+        beta: rewards are β log π/π_ref, as in TRL.
+        averages: rewards and the metrics `logps/...` average log-probabilities over an answer's
+            tokens, as TRL does for SimPO and ORPO.
+        reference: rewards are relative to a reference.
+        nll_weight: the weight of an added loss, the mean negative log-likelihood of the chosen
+            answers' tokens (as in Llama 3, arXiv 2407.21783, section 4.1.4, and in iterative RPO,
+            arXiv 2404.19733).
+        more: computes further metrics from the mean log-probabilities of the chosen and the
+            rejected answers.
+        by_token: given the tokens' log-probabilities, those under the reference, and the tokens'
+            weights, returns each token's loss as part of a chosen answer, and as part of a rejected
+            one. A pair's loss is the sum over its tokens.
     """
 
     loss: Callable[[losses.PairLogprobs], jax.Array] | None
@@ -60,12 +62,12 @@ class PairObjective:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Frozen:
-    """What stands still beside the trainable weights.
+    """The weights that are not trained.
 
     Attributes:
         base: the policy's own frozen tree.
-        start: the trainable tree at step 0, where the reference is computed in the step and is not
-            the base alone; None otherwise.
+        start: the trainable tree at step 0, if the step computes the reference from it; None if it
+            does not, or if the reference is the base alone.
     """
 
     base: trees.Tree
@@ -84,15 +86,15 @@ def learning(
     say: Callable[[str], None],
     weigh: Callable[[Pairs, TokenValues], TokenValues] | None = None,
 ) -> Learning:
-    """What the training skeleton needs to learn from pairs.
+    """The `Learning` from pairs.
 
     Args:
         live, batch_size: see `make_loss`.
-        reference: of pairs, the log-probability of every token under the reference, where it is
-            known before the step.
+        reference: given pairs, returns the log-probability of every token under the reference;
+            None if the step computes it.
         say: shows a warning to the user.
-        weigh: how much every token counts, of pairs and of what the reference says of them; None
-            where all count alike.
+        weigh: given pairs and their log-probabilities under the reference, returns the weight of
+            every token; None if all count alike.
     """
 
     def place(loader: Loader, pairs: Pairs) -> PutBatch:
@@ -115,7 +117,7 @@ def learning(
 
 
 def count(batch: Answers) -> dict[str, jax.Array]:
-    """Pairs of the batch, and tokens of their chosen answers."""
+    """The number of pairs in the batch, and of tokens in their chosen answers."""
     return {
         "pairs": (batch.slots >= 0).sum().astype(jnp.float32),
         "chosen_tokens": placement.trained_tokens(batch, 0).astype(jnp.float32),
@@ -125,12 +127,12 @@ def count(batch: Answers) -> dict[str, jax.Array]:
 def reference_logprobs(
     policy: Policy, frozen: Frozen, batch: Answers, tokens: Tokens, *, live: bool
 ) -> jax.Array | None:
-    """log-probabilities under the reference, where position t answers for token t + 1; None where
-    there is no reference.
+    """Log-probabilities under the reference; position t has that of token t + 1. None if there is
+    no reference.
 
     Args:
-        tokens: the batch's, as rows.
-        live: they are computed here, not read from the batch.
+        tokens: the batch's tokens as rows.
+        live: computes them here instead of reading them from the batch.
     """
     if live:
         return policy.reference_logprobs(frozen.start, frozen.base, tokens)
@@ -138,19 +140,19 @@ def reference_logprobs(
 
 
 def _at_predictions(values: jax.Array) -> jax.Array:
-    """Values of tokens [b, M, T] as rows [bM, T] in which position t has that of token t + 1."""
+    """Values of tokens [b, M, T] as rows [bM, T]; position t has the value of token t + 1."""
     return jnp.pad(placement.side_rows(values)[:, 1:], [(0, 0), (0, 1)])
 
 
 def make_loss(
     policy: Policy, objective: PairObjective, *, live: bool, batch_size: int
 ) -> steps.Loss:
-    """The mean of an objective over the batch's pairs, and its share of the likelihood.
+    """The mean of an objective over the batch's pairs, plus its weighted likelihood loss.
 
-    The gradient sees log-probabilities alone, so every objective costs the same.
+    The gradient flows through log-probabilities alone, so every objective costs the same.
 
     Args:
-        live: the reference is computed here, not read from the batch.
+        live: computes the reference in the step instead of reading it from the batch.
         batch_size: rows of the table of pairs.
     """
 
@@ -163,7 +165,8 @@ def make_loss(
     ):
         tokens: Tokens = jax.tree.map(placement.side_rows, batch.tokens)
         scores = policy.token_logprobs(trainable, frozen.base, tokens, key)
-        # Position t answers for token t + 1, which lies in the same segment where it is trained.
+        # Position t predicts token t + 1. A trained token lies in the same segment as the one
+        # before it.
         _, mask = logprobs.shift(tokens)
         reference = reference_logprobs(policy, frozen, batch, tokens, live=live)
         if reference is None:
@@ -174,11 +177,11 @@ def make_loss(
         known = by_pair(jnp.where(mask, reference, 0.0))
         # Empty segments count one token, so that no objective divides by zero.
         lengths = jnp.maximum(by_pair(mask), 1.0)
-        # Empty segments get a number below 0, for log-odds of certainty are infinite.
+        # Empty segments get a number below 0, because the log-odds of certainty are infinite.
         real = batch.slots >= 0
         chances_of_real = jnp.where(real[..., None], chances, -1.0)
         if objective.by_token is not None:
-            assert batch.weights is not None, "whoever looks at single tokens weighs them"
+            assert batch.weights is not None, "objectives by token need weights"
             weights = _at_predictions(batch.weights)
             sides = objective.by_token(scores.logprobs, reference, weights)
             sums = [by_pair(jnp.where(mask, x, 0.0))[..., n] for n, x in enumerate(sides)]
@@ -204,11 +207,11 @@ def make_loss(
 
 
 def summarize(found: Measured, pairs: Pairs, objective: PairObjective) -> Metrics:
-    """TRL's metrics over some pairs, and what safety work asks for beside them.
+    """TRL's metrics over some pairs, and further ones for safety work.
 
-    `kl` is Σ ½ (log π/π_ref)² over answer tokens, divided by their number: on answers drawn from
-    either model it agrees with the KL divergence a token to second order (Schulman, "Approximating
-    KL divergence", 2020); on others' answers it is still zero only where the models agree.
+    `kl` is Σ ½ (log π/π_ref)² over answer tokens, divided by their number. On answers drawn from
+    either model, it equals the KL divergence per token to second order (Schulman, "Approximating KL
+    divergence", 2020); on other answers, it is still zero only if the models agree.
     """
     table, examples = found.table, found.examples
     lengths = answer_lengths(pairs)[examples]
@@ -259,7 +262,7 @@ def answer_lengths(pairs: Pairs) -> Int[np.ndarray, "n 2"]:
 
 
 def groups(examples: Indices, pairs: Pairs) -> dict[str, list[int]]:
-    """Members of each source, where there are several, and of each kind of harm, where rows say."""
+    """The members of each source, if there are several, and of each kind of harm."""
     found: dict[str, list[int]] = {}
     several = len(set(pairs.chosen.source)) > 1
     for k, i in enumerate(examples):
@@ -271,13 +274,13 @@ def groups(examples: Indices, pairs: Pairs) -> dict[str, list[int]]:
 
 
 class Collapse:
-    """Notices that margins grow because both answers become unlikely, the chosen one too.
+    """Warns if margins grow although the chosen answers, too, become less likely.
 
     DPO fixes only the difference of rewards (Pal et al., arXiv 2402.13228; Razin et al., arXiv
-    2410.08847): the model may learn to say neither answer, and what it says instead nobody chose.
+    2410.08847): the model may learn to give neither answer, but one that nobody chose.
     """
 
-    READINGS = 3  # in a row: two moves in one direction are no trend
+    READINGS = 3  # so many falls in a row; two are no trend yet
 
     def __init__(self, say: Callable[[str], None]):
         self._say = say
@@ -285,7 +288,7 @@ class Collapse:
         self.raised = False
 
     def __call__(self, step: int, metrics: Metrics) -> Metrics:
-        """`alarms/chosen_collapse` while the alarm holds, otherwise nothing."""
+        """Returns `alarms/chosen_collapse` while the alarm holds, otherwise nothing."""
         chosen = metrics["rewards/chosen"]
         self._rewards.append((chosen, metrics["rewards/margins"]))
         last = np.array(self._rewards[-self.READINGS - 1 :])

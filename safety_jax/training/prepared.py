@@ -1,4 +1,4 @@
-"""A run before its first step: batches, weights, and how it learns; nothing is compiled yet."""
+"""Prepares a run: lays out batches, reads weights, and sets up the loss; compiles nothing."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from safety_jax.training.task import Learning, Loaded, Measured, Task
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """What a run has read.
+    """A run before its first step.
 
     Attributes:
         put: puts batches onto the mesh.
@@ -43,11 +43,11 @@ def prepare(
     introduce: Callable[[Loader], None] | None = None,
     evaluator: Callable[[Learning], held_out.Evaluator] | None = None,
 ) -> Prepared:
-    """Reads what a run needs.
+    """Prepares a run.
 
     Args:
         introduce: see `run`.
-        evaluator: gives what measures held-out examples, compiled already, see
+        evaluator: returns an already compiled evaluator of held-out examples, see
             `held_out.make_measure`.
 
     Raises:

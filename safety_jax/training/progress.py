@@ -1,4 +1,4 @@
-"""How fast a run is, and how far: tokens per second, MFU, a progress bar with the time left."""
+"""Speed and progress of a run: tokens per second, MFU, a progress bar with the time left."""
 
 import bisect
 import sys
@@ -16,9 +16,9 @@ class Throughput:
     """Tokens per second and MFU since the last reading.
 
     Args:
-        flops_per_token: see the function of that name.
+        flops_per_token: see `flops.flops_per_token`.
         peak: FLOP/s of all devices together; None leaves MFU out.
-        clock: seconds.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Throughput:
         self.restart()
 
     def restart(self) -> None:
-        """Forgets what ran so far: after compilation, validation or a wait for a checkpoint."""
+        """Starts measuring anew, after compilation or validation."""
         self._tokens, self._steps, self._since = 0, 0, self._clock()
 
     def add(self, tokens: int) -> None:
@@ -40,7 +40,7 @@ class Throughput:
         self._steps += 1
 
     def read(self) -> dict[str, float]:
-        """The metrics of `TIMING`, and starts anew; empty when no step ran."""
+        """Returns the metrics of `TIMING` and starts anew; empty if no step ran."""
         seconds = self._clock() - self._since
         if not self._steps or seconds <= 0:
             return {}
@@ -53,10 +53,10 @@ class Throughput:
 
 
 class ProgressBar:
-    """On stderr, a bar on a terminal and elsewhere a line per `log`; nothing if not `primary`.
+    """A bar on stderr if that is a terminal, else a line for each `log`; nothing if not `primary`.
 
-    The time left follows the newer half of the steps, so that it soon forgets compilation and a
-    machine that was busy.
+    The time left is estimated from the newer half of the steps, so that compilation and a busy
+    machine are soon forgotten.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class ProgressBar:
         )  # fmt: skip
 
     def step(self, step: int) -> None:
-        """Moves to `step` steps done."""
+        """Advances the bar to `step` finished steps."""
         self._bar.update(step - self._bar.n)
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Shows the most telling metrics, tokens per second and MFU beside the time left."""
+        """Shows the most important metrics, tokens per second and MFU beside the time left."""
         shown = _show(metrics)
         self._bar.set_postfix_str("  ".join(shown))
         if self._primary and self._bar.disable:

@@ -4,9 +4,9 @@
       facts.json                  what was hashed, for people
       000000.npz, 000001.npz ...  a few hundred examples each: `side0`, `side1`, value by token
 
-A shard appears by one rename and carries checksums (zip's), so a run killed here goes on with the
-next shard, and a damaged shard is computed again. Other weights, tokens or precision are another
-folder: a stale value is never read.
+A shard appears by one rename and carries zip's checksums, so a run that is killed here continues
+with the next shard, and a damaged shard is computed again. Other weights, tokens or precision have
+another folder, so a stale value is never read.
 """
 
 import contextlib
@@ -36,14 +36,14 @@ from safety_jax.training.placement import TokenValues, put_rows
 
 EXAMPLES_PER_SHARD = 256
 
-# score(start, frozen, tokens [b, M, T]) -> log-probability of each token [b, M, T]; of one side
-# [b, T] likewise
+# score(start, frozen, tokens [b, M, T]) -> log-probability of each token [b, M, T]; or [b, T] for
+# examples with one side
 ScoreFunction = Callable[[Any, Any, Tokens], jax.Array]
 
 
 @runtime_checkable
 class Scored(Protocol):
-    """A model whose log-probabilities are wanted; see `Policy.reference_logprobs`."""
+    """A model that gives log-probabilities; see `Policy.reference_logprobs`."""
 
     def reference_logprobs(
         self, start: trees.Tree | None, frozen: Any, tokens: Tokens
@@ -51,17 +51,17 @@ class Scored(Protocol):
 
 
 def make_score(trained: Scored, mesh: Mesh) -> ScoreFunction:
-    """Compiles the reference's log-probabilities of one microbatch of packed examples.
+    """Compiles the reference's log-probabilities for one microbatch of packed examples.
 
-    The values stand at the tokens they are of (not at the positions that predict them), and are 0
-    at all others; every device gets all of them.
+    A trained token's value stands at the token itself, not at the position that predicts it; all
+    other tokens have 0. Every device gets all values.
     """
 
     def score(start: trees.Tree | None, frozen: Any, tokens: Tokens) -> jax.Array:
         shape = tokens.ids.shape
         flat = jax.tree.map(lambda x: x.reshape(-1, shape[-1]), tokens)
         logprobs = trained.reference_logprobs(start, frozen, flat)
-        # Position t answered for token t + 1.
+        # Position t predicted token t + 1.
         return jax.numpy.pad(logprobs[:, :-1], [(0, 0), (1, 0)]).reshape(shape)
 
     return jax.jit(score, out_shardings=meshes.sharding(mesh, ()))
@@ -69,18 +69,18 @@ def make_score(trained: Scored, mesh: Mesh) -> ScoreFunction:
 
 @dataclasses.dataclass(frozen=True)
 class ReferenceCache:
-    """Where values of one reference are kept; the root may serve many runs.
+    """The place on disk for values of one reference; many runs may share the root.
 
     Attributes:
         root: a folder.
-        facts: what the values depend on beside the tokens: weights, precision; JSON.
+        facts: what the values depend on in addition to the tokens: weights, precision; JSON.
     """
 
     root: Path
     facts: Mapping[str, Any]
 
     def folder(self, examples: Sided) -> Path:
-        """The folder of these examples' values under these facts."""
+        """The folder for the values of these examples under `facts`."""
         facts = self._facts(examples)
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         return self.root / key[:32]
@@ -109,10 +109,10 @@ def logprobs(
     Args:
         batches: one ordered pass over the examples in batches of `EXAMPLES_PER_SHARD`.
         start: see `Policy.reference_logprobs`.
-        name: of the examples, for the progress bar.
+        name: what the progress bar calls the examples.
 
     Returns:
-        Of each side, values end to end like the examples' ids.
+        For each side, a value for every token, in the order of `Examples.ids`.
 
     Raises:
         CheckpointError: the folder cannot be written.
@@ -153,8 +153,8 @@ def logprobs(
 
 
 def _collect(batches: Loader, batch: Batch, values: list[np.ndarray], flat: TokenValues) -> None:
-    """Takes each example's values out of the rows they were packed into, [b, M, T], or [b, T] where
-    examples have one side; what sides have in common is no answer, and has none."""
+    """Takes each example's values out of the rows they were packed into, [b, M, T], or [b, T] if
+    examples have one side. Tokens that sides share are part of the prompt and have no value."""
     layout = batch.layout
     for k in range(len(batch.examples)):
         rows = np.atleast_2d(values[layout.microbatch[k]][layout.row[k]])
@@ -167,8 +167,7 @@ def _collect(batches: Loader, batch: Batch, values: list[np.ndarray], flat: Toke
 
 
 def _span(examples: Examples, batch: Batch) -> slice:
-    """Where a batch's values lie among all of them, end to end: an ordered pass takes examples in
-    their order."""
+    """The slice of a batch's values among those of all examples; `batches` keeps their order."""
     first, last = batch.examples[0], batch.examples[-1]
     return slice(int(examples.offsets[first]), int(examples.offsets[last + 1]))
 
@@ -180,7 +179,7 @@ def _shard(folder: Path, number: int) -> Path:
 def _read_shards(
     folder: Path, batches: Loader, sides: Sequence[Examples], flat: TokenValues
 ) -> list[bool]:
-    """Fills in what is on disk; tells which shards were."""
+    """Fills in the values that are on disk; returns which shards were."""
     found = []
     for number in range(batches.steps):
         batch = batches.batch(number)

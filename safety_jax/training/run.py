@@ -1,10 +1,10 @@
-"""The skeleton of every training run: batches, weights, step, loop, and what the loop leaves.
+"""The skeleton of every training run: prepares, takes the steps, logs, saves, and picks the result.
 
-    task      what is particular to a method (`task.py`): every training stage makes one, and so
-              does every round of RAFT
-    settings  the numbers of a run, of whatever method
+    task      everything particular to a method (`task.py`); each training stage makes one, and so
+              does each round of RAFT
+    settings  the numbers of a run, the same for all methods
 
-The skeleton knows no method, and a method knows nothing of steps, checkpoints, logs and resuming.
+The skeleton knows no method, and a method knows nothing about steps, checkpoints, logs or resuming.
 """
 
 import contextlib
@@ -29,13 +29,13 @@ from safety_jax.training.task import Learner, Learning, Loaded, Measured, Task
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """What a finished run leaves.
+    """The result of a finished run.
 
     Attributes:
-        loaded: the model, and the frozen tree; its trainable tree was given to the first step.
+        loaded: the model and its frozen tree; its trainable tree was donated to the first step.
         step: the step to export, the last or the best.
         weights: the trainable tree of that step.
-        batches: what was learned from.
+        batches: the training batches.
         tokens: real tokens seen.
         flops: model FLOPs spent on them.
         recompilations: see `StepLog`.
@@ -69,12 +69,12 @@ def run(
     introduce: Callable[[Loader], None] | None = None,
     stepper: Stepper | None = None,
 ) -> Fitted | None:
-    """Trains from where an earlier start left off; None when asked to stop before the end.
+    """Trains from where an earlier start left off; None if asked to stop before the end.
 
     Args:
-        key: of dropout.
+        key: the random key for dropout.
         introduce: called with the batches before any weight is read.
-        stepper: gives a step that is compiled already, see `make_stepper`.
+        stepper: returns an already compiled step, see `make_stepper`.
 
     Raises:
         UserError: any error that the user can fix.
@@ -89,7 +89,7 @@ def run(
 
 
 def make_stepper(optimization: optim.Optimization, mesh: Mesh) -> Stepper:
-    """Returns what makes the optimizer and the compiled step of a run, whatever its length."""
+    """Returns a function that makes the optimizer and the compiled step of a run of any length."""
 
     def make(learner: Learner, learning: Learning, trainable: trees.Tree, total: int):
         rate, optimizer = optimization.make(total)
@@ -111,11 +111,11 @@ def fit(
     *,
     quiet: bool = False,
 ) -> loop.Walk[Fitted | None]:
-    """The walk of a run with its checkpoints and logs, and the choice of what is exported.
+    """The walk of a run, with checkpoints, logs, and the choice of the step to export.
 
     Args:
-        seat: holds the state of step 0, and whatever steps make of it.
-        quiet: nothing is printed.
+        seat: holds the state, at first that of step 0.
+        quiet: print nothing.
     """
     batches, saving, corpus = ready.batches, settings.saving, task.corpus
     stream = iter(batches)
@@ -168,7 +168,7 @@ def _open_checkpoints(place: workdir.Workdir, saving: Saving) -> Checkpoints:
 def _note_evaluations(
     earlier: Iterable[Mapping[str, Any]], saved: Checkpoints, metric: str
 ) -> set[int]:
-    """The steps that earlier starts evaluated, of which checkpoints learn the metric."""
+    """The steps that earlier starts evaluated; tells `saved` the best metric at each."""
     evaluations = {row["step"]: row.get(metric) for row in earlier if "eval/loss" in row}
     for step, value in evaluations.items():
         saved.note(step, value)
@@ -176,7 +176,8 @@ def _note_evaluations(
 
 
 def _evaluation(ready: Prepared, examples: Any) -> Callable[[trees.Tree], Metrics] | None:
-    """What the loop measures of the trainable weights; None without held-out examples."""
+    """Returns a function from trainable weights to evaluation metrics; None without held-out
+    examples."""
     if (measure := ready.measure) is None:
         return None
     return lambda trainable: ready.learning.evaluation(measure(trainable), examples)
@@ -195,7 +196,7 @@ def _choose(which: str, saved: Checkpoints, state: steps.State) -> tuple[int, tr
 def _fitted(
     task: Task, ready: Prepared, step: int, weights: trees.Tree, recompilations: int
 ) -> Fitted:
-    """What the run leaves, with the held-out examples measured where the task asks."""
+    """The run's result, with a measurement of the held-out examples if the task needs one."""
     tokens = ready.batches.tokens_until(ready.batches.steps)
     measure = ready.measure if task.measures_export else None
     return Fitted(

@@ -1,4 +1,4 @@
-"""The numbers of a training run, whatever its method: how much, how long, and what is kept."""
+"""The numbers of a training run, the same for all methods: batches, length, saving, logging."""
 
 import dataclasses
 import math
@@ -8,8 +8,8 @@ from safety_jax.data import loader
 from safety_jax.data.prefixes import Shared
 from safety_jax.training import optim
 
-MOST_STEPS = 10_000_000  # of a run; all are planned before the first
-DIRECTIONS = {"lowest": False, "highest": True}  # of a metric: whether more is better
+MOST_STEPS = 10_000_000  # in a run, because all are planned before the first
+DIRECTIONS = {"lowest": False, "highest": True}  # whether a higher metric is better
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,11 +17,13 @@ class Batching:
     """How examples become batches, see `loader.Loader`.
 
     Attributes:
-        batch_size: examples of an optimizer step.
-        row_tokens: tokens of a packed row.
-        seed: of the order.
-        most_microbatches: None: as many as the fullest step fills.
-        most_segments: likewise, of examples in a row; of batches to learn from and held out.
+        batch_size: examples in an optimizer step.
+        row_tokens: tokens in a packed row.
+        seed: determines the order of examples.
+        most_microbatches: microbatches that the compiled step has room for; None: as many as the
+            fullest step fills.
+        most_segments: examples that a row has room for, in training and held-out batches; None: as
+            many as the fullest row holds.
     """
 
     batch_size: int
@@ -34,11 +36,11 @@ class Batching:
     most_segments: int | None = None
 
     def rows(self, shared: Shared | None, sides: int, parts: int) -> int:
-        """Rows of a microbatch over all devices, each of which holds one side of examples, or all:
-        of longer rows no more than there is memory for.
+        """Rows in a microbatch over all devices. Shared rows, which are longer, are so many that
+        they take the same memory.
 
         Args:
-            parts: devices that share out rows.
+            parts: the number of devices that rows are divided over.
         """
         if shared is None:
             return self.rows_per_microbatch
@@ -46,24 +48,24 @@ class Batching:
 
 
 def shared_rows(rows: int, row_tokens: int, shared: Shared, sides: int, parts: int) -> int:
-    """Rows of all sides that take the memory of `rows` of one side each, see `Batching.rows`."""
+    """How many rows that hold all sides take as much memory as `rows` rows for each side."""
     return max(parts, rows * sides * row_tokens // shared.row_tokens // parts * parts)
 
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """How long a run trains: one of these limits is set, the others are 0."""
+    """How long a run trains: `max_steps` or `max_flops` if one is above 0, else `epochs`."""
 
     max_steps: int
     max_flops: float
     epochs: float
 
     def steps(self, examples: int, batch_size: int, flops_per_example: float | None) -> int:
-        """Optimizer steps.
+        """The number of optimizer steps.
 
         Raises:
-            ConfigError: none of the limits is set, or two that exclude each other; or more steps
-                than can be planned.
+            ConfigError: none of the limits is above 0, or both `max_steps` and `max_flops` are, or
+                the run has more than `MOST_STEPS`.
         """
         found = self._steps(examples, batch_size, flops_per_example)
         if found > MOST_STEPS:
@@ -96,7 +98,8 @@ class Saving:
     """When checkpoints are written, which are kept, and which is exported.
 
     Attributes:
-        best_metric: of evaluations, with their `eval/`; `best_is` lowest or highest.
+        best_metric: an evaluation metric, with its prefix `eval/`.
+        best_is: "lowest" or "highest".
         export: "last" or "best".
     """
 
@@ -109,7 +112,7 @@ class Saving:
 
 @dataclasses.dataclass(frozen=True)
 class Logging:
-    """When metrics are written, and where to beside `metrics.jsonl`."""
+    """When metrics are written, and where, in addition to `metrics.jsonl`."""
 
     every_steps: int
     eval_every_steps: int

@@ -1,4 +1,4 @@
-"""What a run records of each step: in `metrics.jsonl`, its mirrors, and on the terminal."""
+"""Logs a run's steps and evaluations, in files and on the terminal."""
 
 import contextlib
 import dataclasses
@@ -21,15 +21,15 @@ from safety_jax.training.task import TABLE, Indices, Measured, Task
 
 @dataclasses.dataclass
 class StepLog:
-    """Adds what only the host knows to a step's metrics, and passes them on when they are due.
+    """Adds epoch, tokens and speed to a step's metrics, and logs those that are due.
 
     Attributes:
         tokens: real tokens seen up to the last step, over all hosts.
-        steps_per_epoch: to give the step as an epoch.
-        summarize: metrics of the examples since the last log line, of losses that return a table.
-        alarm: reads the metrics of evaluations, or of steps where nothing is evaluated, because
-            single steps are noisy; returns metrics to add.
-        evaluates: whether there are evaluations.
+        steps_per_epoch: converts steps to epochs.
+        summarize: computes metrics of the examples since the last log line; None for losses without
+            a table.
+        alarm: see `task.Learning`. It gets evaluations if there are any, because steps are noisy.
+        evaluates: there are evaluations.
     """
 
     writer: metrics.Writer
@@ -48,7 +48,7 @@ class StepLog:
     _examples: list[Indices] = dataclasses.field(default_factory=list)
 
     def remember(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Lets the alarm see what earlier starts of the run wrote, as if it had been there."""
+        """Shows the alarm the lines that earlier starts of the run wrote."""
         if self.alarm is None:
             return
         for row in rows:
@@ -58,7 +58,7 @@ class StepLog:
                 self.alarm(metrics.pop("step"), metrics)
 
     def on_step(self, step: int, metrics: Mapping[str, float], tables: Tables, batch: Any) -> None:
-        """After every step, in order; `batch` knows its tokens and examples."""
+        """Records a step; called after every one, in order. `batch` is a `loader.Batch`."""
         self.tokens += batch.real_tokens
         self.progress.step(step)
         self._steps += 1
@@ -90,7 +90,7 @@ class StepLog:
         self.rate.restart()
 
     def recompilations(self) -> int:
-        """Programs obtained after the first step; evaluation and saving account for a few."""
+        """Programs compiled since the first step; evaluation and saving need a few."""
         return self.compiled.programs - self._programs
 
     def _summary(self, step: int) -> Metrics:
@@ -105,7 +105,7 @@ class StepLog:
 
 
 def read_earlier(file: Path, done: int) -> list[dict[str, Any]]:
-    """What earlier starts wrote of the first `done` steps. Every process must call this."""
+    """The lines of earlier starts up to step `done`. Every process must call this."""
 
     def read() -> list[dict[str, Any]]:
         rows = metrics.read(file) if done and file.exists() else []
@@ -127,10 +127,10 @@ def open_log(
     *,
     quiet: bool,
 ) -> Iterator[StepLog]:
-    """What writes and shows a run's metrics, from the step `done` on.
+    """Opens the log of a run that continues after step `done`.
 
     Args:
-        earlier: lines of the steps before, see `read_earlier`.
+        earlier: lines up to that step, see `read_earlier`.
     """
     logging, batches, summarize = settings.logging, ready.batches, ready.learning.summarize
     training, primary = task.corpus.training, jax.process_index() == 0

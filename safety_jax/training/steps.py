@@ -1,9 +1,9 @@
 """One compiled training step from any loss: accumulate, clip, update.
 
 A batch is a pytree whose leaves start with axis A, its microbatches. The step visits the first
-`used` of them in a loop whose length is data, not shape: a batch that packs into fewer rows costs
-less and compiles nothing new. A loss receives the totals of the whole batch and returns what its
-microbatch adds, so that neither the number of microbatches nor the layout of rows changes the
+`used` of them in a loop whose length is an input, not a shape, so a batch that packs into fewer
+rows costs less and compiles nothing new. A loss receives the totals of the whole batch and returns
+what its microbatch adds, so neither the number of microbatches nor the layout of rows changes the
 update.
 """
 
@@ -22,25 +22,25 @@ from safety_jax.training.optim import Schedule
 
 Parts = dict[str, jax.Array]
 # loss(trainable, frozen, microbatch, totals, key) -> what the microbatch adds to each metric of the
-# batch; "loss" is differentiated, and entries that are no scalars are tables by example
+# batch; "loss" is differentiated, and entries that are not scalars are tables by example
 Loss = Callable[[trees.Tree, Any, Any, Any, jax.Array | None], Parts]
-# count(batch) -> totals: what a loss divides by, counted over the whole batch
+# count(batch) -> totals over the whole batch, which a loss divides by
 Count = Callable[[Any], dict[str, jax.Array]]
-# survey(trainable, frozen, microbatch) -> what a microbatch adds to further totals, in a pass of
-# its own before the gradient's: for what a loss must know of the model on the whole batch
+# survey(trainable, frozen, microbatch) -> what a microbatch adds to further totals, in a forward
+# pass before the gradient's, for losses that depend on the model's outputs for the whole batch
 Survey = Callable[[trees.Tree, Any, Any], dict[str, jax.Array]]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-    """All that training changes; the same struct holds arrays, shapes or shardings.
+    """Everything that training changes; the same struct holds arrays, shapes or shardings.
 
     Attributes:
-        step: steps taken, int32.
+        step: the number of steps taken, int32.
         trainable: adapter weights, or all weights; float32.
         optimizer: the optax state.
-        key: data of the run's random key, uint32[2]; a step folds its own from it and its number.
+        key: data of the run's random key, uint32[2], which stays; each step folds its number in.
     """
 
     step: Any
@@ -52,7 +52,7 @@ class State:
 def shardings(
     trainable: trees.Tree, trainable_shardings: trees.Tree, optimizer: Any, mesh: Mesh
 ) -> State:
-    """Where each part of the state lives: moments like their weights, the rest on every device.
+    """The shardings of the state: moments like their weights, the rest on every device.
 
     Args:
         trainable: arrays or abstract arrays.
@@ -70,7 +70,7 @@ def shardings(
 
 
 def initialize(trainable: trees.Tree, optimizer: Any, key: jax.Array, where: State) -> State:
-    """Step 0. The trainable weights are taken over, not copied."""
+    """The state at step 0, which holds the trainable weights themselves, not a copy."""
     moments = jax.jit(optimizer.init, out_shardings=where.optimizer)(trainable)
     step = jax.device_put(jnp.zeros((), jnp.int32), where.step)
     return State(step, trainable, moments, jax.device_put(jax.random.key_data(key), where.key))
@@ -84,10 +84,10 @@ def make(
     where: State,
     survey: Survey | None = None,
 ):
-    """Compiles `step(state, frozen, batch, used) -> (state, metrics)`; the state is donated.
+    """Compiles `step(state, frozen, batch, used) -> (state, metrics)`, which donates the state.
 
-    Metrics are what the loss returns, added up over the microbatches, the `grad_norm` before
-    clipping, and the `learning_rate` of this step. Every device holds all of them.
+    Metrics are those of the loss, summed over the microbatches, the `grad_norm` before clipping,
+    and the `learning_rate` of the step. Every device holds all of them.
     """
     step = functools.partial(advance, loss, count, optimizer, rate, survey)
     return jax.jit(step, donate_argnums=0, out_shardings=(where, where.step))
@@ -152,7 +152,7 @@ def evaluate(
     batch: Any,
     used: jax.Array,
 ) -> tuple[Parts, dict[str, jax.Array]]:
-    """What the loss says of a batch, without randomness, and its totals."""
+    """The metrics of the loss on a batch, without randomness, and its totals."""
     totals = _totals(count, survey, trainable, frozen, batch, used)
     one = lambda _, microbatch: loss(trainable, frozen, microbatch, totals, None)  # noqa: E731
     return _sum_over_microbatches(one, batch, used), totals
@@ -174,6 +174,6 @@ def _sum_over_microbatches(one: Callable[[Any, Any], Any], batch: Any, used: jax
         return one(i, jax.tree.map(take, batch))
 
     if jax.tree.leaves(batch)[0].shape[0] == 1:
-        return at(0)  # no accumulator beside the gradient
+        return at(0)  # needs no accumulator
     start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(at, 0))
     return jax.lax.fori_loop(0, used, lambda i, sums: jax.tree.map(jnp.add, sums, at(i)), start)

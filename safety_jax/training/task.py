@@ -1,7 +1,7 @@
-"""A method of training as the skeleton `run.py` sees it: two structs of functions, no inheritance.
+"""A training method as the skeleton `run.py` sees it: two structs of functions, no inheritance.
 
-`Task` is known before any weight is read: the examples, and how the model is loaded. `Learning`
-needs the loaded model: the loss and its inputs, and what is logged and measured.
+A `Task` exists before any weight is read: it has the examples and loads the model. `Learning` needs
+the loaded model: it has the loss, its inputs and the metrics.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from safety_jax.training.loop import Metrics
 from safety_jax.training.placement import PutBatch
 
 Indices = Int[np.ndarray, " n"]
-TABLE = "examples"  # the name under which a loss returns a row for each example
+TABLE = "examples"  # the name of the table, with a row for each example, that a loss may return
 
 
 @runtime_checkable
@@ -38,7 +38,7 @@ class Learner(Protocol):
     @property
     def adapter(self) -> peft_config.LoraConfig | None: ...
     def shardings(self) -> trees.Tree:
-        """Where the trainable tree lives."""
+        """The shardings of the trainable tree."""
         ...
 
     def flops_per_token(self, lengths: np.ndarray) -> float:
@@ -46,16 +46,17 @@ class Learner(Protocol):
         ...
 
     def export(self, folder: Path, trainable: trees.Tree, frozen: trees.Tree, dtype: str) -> float:
-        """Writes what was trained; returns as `export_merged`, 0 where nothing is merged."""
+        """Writes the trained weights; returns as `export_merged`, or 0 if nothing is merged."""
         ...
 
     def export_merged(
         self, folder: Path, trainable: trees.Tree, frozen: trees.Tree, dtype: str
     ) -> float:
-        """Writes the full model, adapters added to the base.
+        """Writes the full model, with adapters merged into the base.
 
         Returns:
-            The share of the weights which the adapters moved that `dtype` is too coarse to show.
+            Of the weights that the adapters change, the share whose change is lost in rounding to
+            `dtype`.
         """
         ...
 
@@ -77,9 +78,9 @@ class Measured:
     """What the loss returned for some examples.
 
     Attributes:
-        means: its scalars, averaged over what the loss counts (tokens, pairs, ...).
-        table: its table, one row for each example; no columns where the loss returns no table.
-        examples: the index into the data of each row's example.
+        means: its scalars, averaged over the unit that the loss counts (tokens, pairs, ...).
+        table: its table, one row for each example; without columns if the loss has no table.
+        examples: for each row, the index of its example.
     """
 
     means: Metrics
@@ -93,13 +94,13 @@ class Learning:
 
     Attributes:
         loss, count, survey: see `steps.py`.
-        frozen: what the loss is given beside the trainable tree.
-        place: given a loader and its examples, returns what puts the loader's batches onto the
-            mesh.
-        evaluation: metrics of held-out examples; their names lack the prefix `eval/`.
-        summarize: metrics of the training examples since the last log line, from the loss's table;
-            None where the loss's scalars are all there is.
-        alarm: is called with each step's or evaluation's metrics, and returns metrics to add.
+        frozen: the loss's second argument, such as frozen weights.
+        place: given a loader and its examples, returns a function that puts batches onto the mesh.
+        evaluation: computes metrics of held-out examples, whose names lack the prefix `eval/`.
+        summarize: computes metrics of the training examples since the last log line, from the
+            loss's table; None if the loss returns no table.
+        alarm: called with the metrics of each evaluation, or of each logged step in runs without
+            evaluations; returns metrics to add.
     """
 
     loss: steps.Loss
@@ -117,12 +118,12 @@ class Finished:
     """A run that reached its end.
 
     Attributes:
-        path: its folder; `plots` are drawn into the folder of that name.
+        path: its folder; plots are drawn into `plots` there.
         metrics: its `metrics.jsonl`.
-        export: what was trained.
+        export: the folder with the trained weights.
         step: the step that was exported.
-        held_out: what the exported weights make of the held-out examples; None without such, or
-            where `Task.measures_export` is False.
+        held_out: the exported weights' results on the held-out examples; None if there are none, or
+            if `Task.measures_export` is False.
     """
 
     path: Path
@@ -134,13 +135,13 @@ class Finished:
 
 @dataclasses.dataclass(frozen=True)
 class Account:
-    """What a method says of a finished run on its model card.
+    """What a method writes about a finished run on its model card.
 
     Attributes:
         summary: one sentence.
-        notes: what a reader must know of the protocol.
+        notes: what a reader must know about the protocol.
         plots: files, relative to the run's folder.
-        results: numbers beside those of the last evaluation.
+        results: further numbers beside those of the last evaluation.
     """
 
     summary: str
@@ -151,19 +152,20 @@ class Account:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A method of training.
+    """A training method with its data and model.
 
     Attributes:
         unit: what examples are called: rows, pairs, answers.
         sides: what each side of an example is called: ("row",), ("chosen answer", ...).
-        corpus: what is learned from and measured on.
-        model: its sizes, by which rows are fitted to the devices.
+        corpus: the training and held-out examples.
+        model: the model's sizes, which determine how many rows fit the devices.
         about_model: a line about the model, to print.
-        flops_per_example: model FLOPs to train on one example; None where no budget in FLOPs can
-            be given.
+        flops_per_example: model FLOPs to train on one example; None if the method accepts no budget
+            in FLOPs.
         load: reads the weights.
-        learn: the rest, of the loaded model.
-        account: writes and draws what is particular to the method, once the run is finished.
+        learn: returns the `Learning` of the loaded model.
+        account: once the run is finished, writes the method's own files and plots, and returns its
+            part of the model card.
         share: how the sides of an example share a row; needs a trunk that supports `prefixes`.
         packs: several examples may share a row; needs a trunk that keeps segments apart.
         measures_export: `account` needs `Finished.held_out`.

@@ -7,7 +7,7 @@
       metrics.jsonl · checkpoints/ · plots/ · export/ · README.md   written by others, see `Workdir`
 
 Starting again with the same config continues the run. Another config is refused, because the
-checkpoints there belong to the first one; only keys in `config_record.FREE` may differ.
+checkpoints in the folder belong to the first one; only keys in `config_record.FREE` may differ.
 Other content behind the same names (data, weights, tokenizer, template) is refused, too.
 """
 
@@ -29,7 +29,7 @@ from safety_jax.training import config_record, environment, identity
 _LOCK = ".lock"
 _OURS = (_LOCK, supervisor.FOLDER)  # may stand in a folder where no run has begun
 _FILES = ("config.json", "environment.json", "metrics.jsonl", "judgements.jsonl", "steps.jsonl")
-_NAMED_KEYS = 3  # a message names this many differing keys, and counts the others
+_NAMED_KEYS = 3  # a message names this many differing keys and counts the others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,17 +62,17 @@ class Workdir:
         return self.path / "README.md"
 
     def environment(self) -> list[dict[str, Any]]:
-        """One entry a start, oldest first; the last is this one's."""
+        """One entry for each start, oldest first; the last is this one's."""
         return environment.starts(self.path / "environment.json")
 
     def remember(self, contents: Mapping[str, str]) -> None:
-        """Holds the run to what it reads; call it before anything is made of that.
+        """Checks that the run still reads what it began with; call this before using the contents.
 
-        Every process must call this. A start that came to nothing holds nobody to anything.
+        Every process must call this. A start that left no results binds no later one.
 
         Args:
-            contents: hashes (or other short texts) by name; a name says which key of the config and
-                which file, `data.train rows.jsonl`.
+            contents: hashes (or other short texts) by name; a name consists of a config key and a
+                file, such as `data.train rows.jsonl`.
 
         Raises:
             ConfigError: an earlier start read something else under one of the names.
@@ -81,7 +81,7 @@ class Workdir:
             raise identity.refuse(self.path, changed)
 
     def note(self, contents: Mapping[str, str]) -> list[str]:
-        """As `remember`, for a run that may go on: what changed since the last start, in words."""
+        """As `remember`, but allows changes and returns those since the last start, in words."""
         return self._compare(contents, keep_changes=True)
 
     def _compare(self, contents: Mapping[str, str], *, keep_changes: bool) -> list[str]:
@@ -96,9 +96,10 @@ class Workdir:
         return hosts.first_says(compare)
 
     def settle(self, name: str, value: str) -> str:
-        """What the first start of this run said under a name: of this one, `value`.
+        """The value that the first start of this run recorded under a name; `value` if this is the
+        first.
 
-        For what time decides, say the date that a chat template writes.
+        For values that depend on time, such as the date that a chat template writes.
         """
         settled = hosts.first_says(lambda: identity.known(self.path).get(name, value))
         self.remember({name: settled})
@@ -113,7 +114,7 @@ class Workdir:
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
-            hosts.first_says(lambda: None)  # when process 0 is here, all is written
+            hosts.first_says(lambda: None)  # process 0 gets here once it has written everything
         self.close()
 
 
@@ -125,7 +126,7 @@ def prepare(
     Args:
         path: the folder; empty, missing, or of an earlier start with the same config.
         config: the whole config; JSON values.
-        primary: whether this process writes; exactly one process of a run does.
+        primary: this process writes; exactly one process of a run does.
 
     Raises:
         ConfigError: the folder cannot be written, holds something else, belongs to another config,
@@ -134,7 +135,7 @@ def prepare(
     path = files.expand(path).absolute()
     plain = config_record.recorded(config)
     lock, continued = _open(path, plain) if primary else (None, False)
-    # The others wait for this, and see what process 0 has made.
+    # The other processes wait here, and then see what process 0 has written.
     known, continued = hosts.first_says(lambda: [plain, continued])
     if plain != known or not (path / "config.json").exists():
         there, here = trees.flatten(known), trees.flatten(plain)
@@ -149,7 +150,7 @@ def prepare(
 
 
 def _open(path: Path, plain: dict[str, Any]) -> tuple[IO[str], bool]:
-    """Makes or opens the folder: the lock on it, and whether a run with this config was here."""
+    """Makes or opens the folder; returns its lock, and whether it has a run of this config."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         _check_ours(path)
@@ -172,8 +173,9 @@ def _open(path: Path, plain: dict[str, Any]) -> tuple[IO[str], bool]:
 
 
 def _tidy(path: Path) -> None:
-    """Removes what a kill left half written, but for what others write: folders with a lock of
-    their own (steps of a recipe), hidden ones, and checkpoints, which see to it themselves."""
+    """Removes half-written files of a killed start. Leaves alone what others write: folders with a
+    lock of their own (steps of a recipe), hidden folders, and checkpoints, which clean up
+    themselves."""
     for folder, below, names in os.walk(path):
         below[:] = [
             name
@@ -204,14 +206,14 @@ def _check_ours(path: Path) -> None:
 
 
 def _check_config(path: Path, config: dict[str, Any]) -> bool:
-    """Whether a run with this config was here; False if none was."""
+    """Whether the folder has a run of this config; a ConfigError if it has one of another."""
     file = path / "config.json"
     if not file.exists():
         return False
     earlier = files.read_object(file, ConfigError, environment.ADVICE)
     found = config_record.differences(earlier, config)
     if found and not _has_results(path):
-        return False  # a start that failed before its first checkpoint keeps nobody out
+        return False  # a start that left no results keeps nobody out
     if found:
         raise ConfigError(
             f"--workdir {path} belongs to another config: {few(found, _NAMED_KEYS, '; ')}; use "
@@ -221,7 +223,7 @@ def _check_config(path: Path, config: dict[str, Any]) -> bool:
 
 
 def _has_results(path: Path) -> bool:
-    """Whether a start has left something that a later one goes on from."""
+    """Whether a start has left results that a later one continues from."""
     appended = [
         "metrics.jsonl",
         "judgements.jsonl",
@@ -238,10 +240,10 @@ def _has_results(path: Path) -> bool:
 
 
 def _acquire(path: Path) -> IO[str]:
-    """Locks the folder until the process ends, however it ends.
+    """Locks the folder until the process ends, in whatever way.
 
-    A POSIX lock: unlike `flock` it is not inherited by forked data workers, which may outlive a
-    killed run, and it holds between the machines of an NFS mount.
+    This is a POSIX lock: unlike with `flock`, forked data workers, which may outlive a killed run,
+    do not inherit it, and it holds between the machines of an NFS mount.
     """
     lock = open(path / _LOCK, "a+")
     try:
