@@ -87,6 +87,13 @@ def test_seeds_that_agree_show_a_difference():
     assert {one.verdict for one in found[0].contrasts} == {crossed.DIFFERENT}
 
 
+def test_differences_of_shares_end_at_one():
+    alike = [EvaluatedRun(form, s, f"n.form{form}_seed0") for form in FORMS for s in SEEDS]
+    found = crossed.find(report(), alike)
+    assert found[0].contrasts[0].difference.low < -1.0
+    assert "| -1.00 (-1.00 to " in tabled.text(found, "form")
+
+
 def test_names_of_others_are_no_markup():
     name, form = "a|b <i>\x1b[2J", "data/<b>x|y"
     made = report()

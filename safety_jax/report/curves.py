@@ -117,8 +117,9 @@ def sentence(curve: Curve, axis: str) -> str:
     return f"By the means, {means}; {known} (95%)."
 
 
-def interval(mean: TableMean, signed: bool = False) -> str:
-    """A mean and its interval as text; clipped to [0, 1] unless `signed`."""
+def interval(mean: TableMean, signed: bool = False, most: float = 1.0) -> str:
+    """A mean and its interval as text, clipped to what is possible: [0, most], and [-most, most] if
+    `signed`."""
     form = "{:+.2f}" if signed else "{:.2f}"
 
     def spelled(number: float) -> str:
@@ -127,5 +128,5 @@ def interval(mean: TableMean, signed: bool = False) -> str:
     value = spelled(mean.value)
     if mean.low is None or mean.high is None:
         return f"{value} (one seed: no interval)"
-    low, high = (mean.low, mean.high) if signed else (max(0.0, mean.low), min(1.0, mean.high))
+    low, high = max(-most if signed else 0.0, mean.low), min(most, mean.high)
     return f"{value} ({spelled(low)} to {spelled(high)})"

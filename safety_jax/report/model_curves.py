@@ -92,7 +92,7 @@ def _deficits(found: ModelCurves, axis: str) -> list[str]:
     ]
     lines += [
         f"| {one.amount:g} | {inline(pair.second)} against {inline(pair.first)} "
-        f"| {interval(one.difference, signed=True)} | {one.verdict} |"
+        f"| {interval(one.difference, signed=True, most=2.0)} | {one.verdict} |"
         for pair in found.pairs
         for one in pair.deficits
     ]
