@@ -27,8 +27,8 @@ def rows(tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"images": ["a.png"]}, "'images' is something to see or hear.*add without=images"),
-        ({"image": {"path": "a.png"}}, "'image' is something to see or hear"),
+        ({"images": ["a.png"]}, "'images' holds pictures or sounds.*add without=images"),
+        ({"image": {"path": "a.png"}}, "'image' holds pictures or sounds"),
         ({"tools": [{"type": "function"}]}, "'tools' offers tools, which.*add without=tools"),
         ({"tools": '[{"type": "function"}]'}, "'tools' offers tools"),
         ({"documents": [{"text": "A bird."}]}, "'documents' are texts to answer from"),
@@ -52,7 +52,7 @@ def test_files_inside_a_row_are_refused_under_any_name(rows):
     for more in ({"figure": picture}, {"pages": [picture, picture]}):
         (column,) = more
         row = {"messages": turns(ASK, BETTER)} | more
-        with pytest.raises(DataError, match=f"'{column}' is something to see.*without={column}"):
+        with pytest.raises(DataError, match=f"'{column}' holds pictures.*without={column}"):
             read_records(rows(row))
         assert len(read_records(rows(row, options=f"?without={column}"))) == 1
     assert len(read_records(rows({"prompt": Q, "response": A, "size": {"bytes": 4}}))) == 1

@@ -33,7 +33,7 @@ FLOORS: dict[str, int] = {
 FORBIDDEN = {("data", "models")}
 # What stages may import of each other: the parts they are built of, and what runs them all.
 SHARED_STAGES = {
-    "answering", "checks", "config_files", "devices", "dpo_task", "evaluate_answers",
+    "answering", "checks", "config_files", "curve_runs", "devices", "dpo_task", "evaluate_answers",
     "evaluate_batches", "evaluate_plan", "evaluate_prompts", "fits", "groups", "judge_schema",
     "learners", "metric_names", "pair_task", "planned", "planned_passes", "planned_steps",
     "planned_sweep", "planned_training", "precision", "recipe", "references", "results", "rules",

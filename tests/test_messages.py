@@ -138,7 +138,7 @@ def test_a_thought_stands_before_its_answer(rows):
     ("turn", "message"),
     [
         ({"role": "assistant", "content": None, "tool_calls": [{"id": "a"}]}, "has tool_calls; no"),
-        ({"role": "tool", "content": "12"}, "is the tool's; no template here writes calls of"),
+        ({"role": "tool", "content": "12"}, "is the tool's; no template here writes tool calls"),
         ({"from": "observation", "value": "12"}, "is the observation's; no template"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": "x"}]},
          "'content' has a part of the type 'image_url'; expected text alone"),

@@ -278,7 +278,7 @@ def test_corpus_reports_what_was_left_out(tokenizer, tmp_path):
     assert "rows.jsonl line 2: chosen and rejected are equal" in text
     apart = read("skip", HeldApart([("test 9", "ask 4!")]))
     assert len(apart.training) == 2
-    assert "rows.jsonl line 5: asks nearly what test 9 asks" in apart.describe("pairs")
+    assert "rows.jsonl line 5: is a near-duplicate of test 9" in apart.describe("pairs")
     with pytest.raises(DataError, match="rows.jsonl line 2"):
         read("error")
     with pytest.raises(ConfigError, match="data.bad_rows 'drop': expected error or skip"):
@@ -306,7 +306,7 @@ def test_rows_of_the_source_that_is_measured_on_are_drawn(tokenizer, tmp_path):
 
     told: list[str] = []
     where, skipped = measured(f"{file}?rows=3", seed=0)
-    assert "warning: 3 of 3 rows of data.eval ask what is trained on" in told[0]
+    assert "warning: 3 of 3 rows of data.eval have prompts that are trained on" in told[0]
     other = tmp_path / "other.jsonl"
     other.write_text(json.dumps({"prompt": "Something else", "response": "good"}))
     measured(str(other), seed=0)

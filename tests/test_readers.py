@@ -317,7 +317,7 @@ def test_pictures_in_tables_are_named_and_their_columns_can_be_passed_over(tmp_p
         pyarrow.parquet.write_table(pa.table(table | {"figure": column}), path)
         for options in ("", "?broken_text=replace"):
             source = open_source(f"{path}{options}")
-            with pytest.raises(DataError, match="row 0: 'figure' is something to see or hear"):
+            with pytest.raises(DataError, match="row 0: 'figure' holds pictures or sounds"):
                 records.read_records(source)
         assert len(records.read_records(open_source(f"{path}?without=figure"))) == 2
     pyarrow.parquet.write_table(pa.table({"text": [b"\xff\xfe", b""]}), path)

@@ -159,7 +159,7 @@ def test_pictures_and_sounds_of_a_dataset_are_refused_and_never_decoded(tmp_path
     for name, found in (("audio", audio), ("figures", figures)):
         found.save_to_disk(tmp_path / name)
         spec = f"hf:{tmp_path}/{name}:train"
-        with pytest.raises(DataError, match=f"row 0: '{name}' is something to see or hear"):
+        with pytest.raises(DataError, match=f"row 0: '{name}' holds pictures or sounds"):
             read_records(open_source(spec))
         assert len(read_records(open_source(f"{spec}?without={name}"))) == 1
 

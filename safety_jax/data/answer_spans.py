@@ -1,4 +1,4 @@
-"""Spans of an answer before they are tokenized: another answer begun in front of it, or no end."""
+"""Edits an answer's spans before tokenization: prefixes another answer, or removes the end."""
 
 import dataclasses
 import re
@@ -15,8 +15,11 @@ from safety_jax.data.text_rules import AS_TEXT
 def behind(
     opening: Beginning, record: Record, found: Worded, template: Template, control: ControlTokens
 ) -> Worded | DataError:
-    """A record's words with the beginning of another answer in front of its last one, behind its
-    thought and what the template writes at the beginning of an answer."""
+    """Inserts the beginning of another answer in front of a record's last one, behind its thought
+    and whatever the template writes at the beginning of an answer.
+
+    Returns a DataError if the row or its template has no place for it.
+    """
     if template.rules.special_text != AS_TEXT:
         special = text_rules.special_opening(record, opening.text, control)
         if special is not None:
@@ -29,10 +32,10 @@ def behind(
     at = code.rfind(said)
     if at < 0:
         return DataError(
-            f"{record.where}: the template does not write its answer as it stands, so there is no "
-            "place for a recovery example; set data.recovery_share to 0, or remove the row"
+            f"{record.where}: the template changes the answer's text, so it has no place for a "
+            "recovery example; set data.recovery_share to 0, or remove the row"
         )
-    # A blank alone belongs to whichever text follows it.
+    # Blanks in front of the answer move in front of the inserted text.
     blank = code[:at] if code[:at].isspace() else ""
     before = [] if blank or not at else [Span(control.decode(code[:at]), True, code[:at])]
     rest = Span(control.decode(code[at:]), True, code[at:], found.spans[-1].ended)
@@ -46,7 +49,7 @@ def behind(
 
 
 def without_end(spans: list[Span]) -> list[Span]:
-    """The spans of an answer that was cut off, without what a template writes at its end."""
+    """The spans of a cut-off answer, without the control tokens that the template ends it with."""
     last = max(k for k, span in enumerate(spans) if span.trained)
     code = re.sub(rf"(?:{WORD.pattern}\s*)+$", "", spans[last].code)
     return [*spans[:last], dataclasses.replace(spans[last], code=code, ended=False)]

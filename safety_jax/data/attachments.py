@@ -1,5 +1,5 @@
-"""What rows bring along that no template here writes: pictures, sounds, tools, a template's own
-settings. Without them a row asks something else, so it is refused, not learned as if it had none.
+"""Refuses rows with pictures, sounds, tools, or template settings of their own, which no template
+here can write. Without them, the row would ask something else.
 """
 
 import json
@@ -11,34 +11,33 @@ from safety_jax.data.messages import BadRow
 
 _SEEN = ("image", "images", "audio", "audios", "video", "videos")
 _TOOLS = ("tools", "functions")
-_DOCUMENTS = "documents"  # of chat templates that answer from them
+_DOCUMENTS = "documents"  # for chat templates with retrieved texts
 _SETTINGS = "chat_template_kwargs"  # TRL's
 COLUMNS = (*_SEEN, *_TOOLS, _DOCUMENTS)
-"""Columns of what is refused."""
+"""Columns that are refused unless they are empty."""
 
 
 def refuse(row: Mapping[str, Any]) -> None:
-    """Raises a BadRow for a row with something beside its text that changes what it asks.
+    """Raises a BadRow for a row with an attachment.
 
-    A column that is empty, or holds something else under such a name (`tools`: a word), is passed
-    over.
+    Ignores columns that are empty, or that hold something else under such a name (`tools`: a word).
     """
     for column, value in row.items():
         if (column in _SEEN and value) or _holds_file(value):
             raise BadRow(
-                f"{column!r} is something to see or hear, and models here read text alone; add "
+                f"{column!r} holds pictures or sounds, but models here read text only; add "
                 f"without={column} to the source if the text means the same without it"
             )
     for column in _TOOLS:
         if _is_list(row.get(column)):
             raise BadRow(
                 f"{column!r} offers tools, which no template here writes; add without={column} to "
-                "the source to go on without them"
+                "the source to ignore them"
             )
     if _is_list(row.get(_DOCUMENTS)):
         raise BadRow(
             f"{_DOCUMENTS!r} are texts to answer from, which no template here writes; add "
-            f"without={_DOCUMENTS} to the source to go on without them"
+            f"without={_DOCUMENTS} to the source to ignore them"
         )
     if row.get(_SETTINGS):
         raise BadRow(
@@ -52,7 +51,7 @@ def _holds_file(value: Any) -> bool:
 
 
 def _is_list(value: Any) -> bool:
-    """Whether a value is a list with something in it, as such or spelled as JSON."""
+    """Whether a value is a list that is not empty, or spells one as JSON."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)

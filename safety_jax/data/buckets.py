@@ -1,7 +1,7 @@
-"""Sequences of mixed lengths as batches of few shapes, each with about the same number of tokens.
+"""Batches sequences of mixed lengths in few shapes, each with about the same number of tokens.
 
 A compiled program has one shape. A short ladder of lengths, with the number of rows in inverse
-proportion, needs few programs, and little of their work is padding.
+proportion, needs few programs and little padding.
 """
 
 import dataclasses
@@ -13,10 +13,10 @@ from jaxtyping import Int
 
 @dataclasses.dataclass(frozen=True)
 class Bucket:
-    """One batch: which sequences it holds, and the shape `[rows, length]` it is padded to.
+    """One batch: its sequences, and the shape `[rows, length]` that it is padded to.
 
     Attributes:
-        indices: of the sequences, longest first; at most `rows`, fewer only in the last batch.
+        indices: indices of its sequences, longest first; fewer than `rows` only in the last batch.
     """
 
     indices: Int[np.ndarray, " n"]
@@ -25,7 +25,7 @@ class Bucket:
 
 
 def ladder(shortest: int, longest: int) -> tuple[int, ...]:
-    """Lengths from `shortest` to `longest` by steps of a quarter to a seventh, multiples of 8.
+    """Lengths from `shortest` to `longest` in steps of a quarter to a seventh, all multiples of 8.
 
     ladder(64, 256) is 64, 80, 96, 112, 128, 160, 192, 224, 256.
     """
@@ -42,15 +42,15 @@ def buckets(
 ) -> list[Bucket]:
     """Batches of at most `tokens_per_batch` padded tokens, longest first.
 
-    The longest sequence left decides a batch's length; the next longest fill its rows. So only the
-    last batch has rows to spare, the first one needs the most memory, and every shape is
+    The longest remaining sequence decides a batch's length; the next longest fill its rows. So only
+    the last batch has empty rows, the first one needs the most memory, and every shape is
     `[rows(length), length]` with `length` a rung.
 
     Args:
         lengths: tokens of each sequence.
         rungs: the lengths that a batch may have.
-        rows_multiple: rows are a multiple of this, what the mesh divides them by, even where that
-            takes more than `tokens_per_batch`.
+        rows_multiple: numbers of rows are multiples of this, which the mesh divides them by, even
+            if that takes more than `tokens_per_batch`.
 
     Raises:
         ValueError: a sequence is longer than the last rung.

@@ -1,7 +1,7 @@
-"""Builds examples of tokens that are encoded and marked: cut to length, put end to end.
+"""Builds examples from encoded and marked tokens: cuts them to length and puts them end to end.
 
 An example has one side, a prompt with its answer, or several that are compared: a preference pair
-has two. A row is kept on all of its sides or left out on all.
+has two. A row that is left out is left out on all sides.
 """
 
 import dataclasses
@@ -24,9 +24,9 @@ class Encoded:
     """One example in the making.
 
     Attributes:
-        answer: marks tokens of answers, whatever will be trained.
+        answer: marks tokens of answers, regardless of which are trained.
         notes: keys of `text_rules.NOTES`.
-        begun: tokens of another answer that stand in front of the last one.
+        begun: number of tokens of another answer in front of the last one.
     """
 
     ids: list[int]
@@ -39,18 +39,18 @@ class Encoded:
         return self.answer.index(True)
 
     def unlearn(self, tokens: int) -> None:
-        """Takes the first tokens of the answer for a part of the prompt; the last one stays."""
+        """Counts the answer's first tokens as part of the prompt, but never its last one."""
         first = self.prompt_length
         self.begun = min(tokens, len(self.answer) - 1 - first)
         self.answer[first : first + self.begun] = [False] * self.begun
 
 
 def shorten(encoded: Encoded, surplus: int, max_length: int, begin: int) -> list[str]:
-    """Shortens an example to `max_length` tokens, in place; says what was cut.
+    """Shortens an example to `max_length` tokens, in place; returns which parts were cut.
 
     Args:
-        surplus: tokens that should go; for one side of a pair, those of the longer side.
-        begin: tokens in front that stay.
+        surplus: tokens to remove; for a side of a pair, those of the longer side.
+        begin: number of leading tokens that stay.
     """
     if surplus <= 0:
         return []
@@ -64,7 +64,7 @@ def shorten(encoded: Encoded, surplus: int, max_length: int, begin: int) -> list
     if len(encoded.ids) > max_length:
         del encoded.ids[max_length:]
         del encoded.answer[max_length:]
-        # A later question whose answer fell away teaches nothing.
+        # A later question whose answer was cut away teaches nothing.
         while not encoded.answer[-1]:
             encoded.ids.pop()
             encoded.answer.pop()
@@ -78,8 +78,8 @@ class PromptRoom:
 
     Attributes:
         max_length: most tokens of a prompt and its answer.
-        answer: how many of them are kept for the answer, at least 1.
-        overlong_prompt: "error", or "skip" to leave out rows whose prompt is longer.
+        answer: how many of these are reserved for the answer, at least 1.
+        overlong_prompt: "error", or "skip" to leave out rows with longer prompts.
     """
 
     max_length: int
@@ -87,10 +87,10 @@ class PromptRoom:
     overlong_prompt: str
 
     def takes(self, where: str, tokens: int) -> bool:
-        """Whether a prompt of so many tokens leaves room for its answer.
+        """Whether a prompt with so many tokens leaves room for its answer.
 
         Raises:
-            DataError: it does not, and such rows are an error.
+            DataError: it does not, and `overlong_prompt` is "error".
         """
         longest = self.max_length - self.answer
         if tokens > longest and self.overlong_prompt == "error":
@@ -108,7 +108,7 @@ class PromptRoom:
 
 
 class Builder:
-    """Puts examples end to end, and counts what had to be cut."""
+    """Puts examples end to end, and counts cuts and notes."""
 
     def __init__(self) -> None:
         self._ids: list[Int[np.ndarray, " n"]] = []
@@ -127,12 +127,12 @@ class Builder:
         everything: bool = False,
         end: tuple[int, ...] = (),
     ) -> None:
-        """Takes an example in.
+        """Adds an example.
 
         Args:
-            cut: what `shorten` says.
-            everything: trains the prompt too.
-            end: ids to put behind what is left of the answer.
+            cut: the parts that `shorten` cut.
+            everything: trains the prompt, too.
+            end: ids to append.
         """
         self._cut.update(cut)
         self._notes.update(example.notes)
@@ -149,7 +149,7 @@ class Builder:
     def finish(
         self, vocabulary_size: int, skipped: Mapping[str, int], rows: int, max_length: int
     ) -> Examples:
-        """The examples; raises a DataError when there are none, or one has an unknown token."""
+        """The examples; raises a DataError if there are none, or one has an unknown token."""
         if not self._ids:
             raise DataError(
                 f"no example is left of {rows} rows ({_listed(skipped) or 'none can be used'}); "
@@ -172,14 +172,14 @@ class Builder:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """How long the sides of an example may be, and what becomes of longer ones.
+    """How long the sides of an example may be, and what happens to longer ones.
 
     Attributes:
-        max_length: most tokens of a side, its end included.
+        max_length: most tokens of a side, including its end.
         overlong_prompt: "error", or "skip" to leave out rows whose prompt alone fills the room.
         vocabulary_size: rows of the model's embedding.
-        begin: tokens in front of every text, which stay.
-        end: ids behind every text, put there once it is cut.
+        begin: number of tokens at the beginning of every text, which are never cut.
+        end: ids to append to every text once it is cut.
     """
 
     max_length: int
@@ -190,23 +190,23 @@ class Limits:
 
     @property
     def room(self) -> int:
-        """Tokens for all but the end."""
+        """Tokens for everything except the end."""
         return self.max_length - len(self.end)
 
     @property
     def prompts(self) -> PromptRoom:
-        """Room for prompts: an answer has one token at least, and the end."""
+        """Room for prompts, with one token of the answer and the end reserved."""
         return PromptRoom(self.max_length, len(self.end) + 1, self.overlong_prompt)
 
 
 class SidesBuilder:
-    """Builds examples that have several sides; a row is kept on all sides or left out on all.
+    """Builds examples with one or more sides.
 
     Args:
-        sides: how many there are.
-        rules: how texts are read; they say whether a row that cannot be encoded may be left out.
-        bad_rows: "skip" leaves rows out whose two answers are equal once cut, "error" raises.
-        skipped: gets the rows that are left out, with the reason.
+        sides: their number.
+        rules: how texts are read; they decide whether a row that cannot be encoded is left out.
+        bad_rows: "skip" leaves out rows whose two answers are equal once cut, "error" raises.
+        skipped: receives the rows that are left out, with the reason.
         distinct: two answers must differ.
     """
 
@@ -226,12 +226,13 @@ class SidesBuilder:
         self._rows = self._too_long = 0
 
     def add(self, row: Pair | Rated, found: Sequence[Encoded | DataError]) -> bool:
-        """Takes the sides of a row in; False where it is left out.
+        """Adds the sides of a row; returns False if it leaves the row out.
 
-        The prompt loses as many tokens on all sides, as many as the longest answer asks for.
+        The prompt loses the same number of tokens on all sides, as many as the longest side needs.
 
         Raises:
-            DataError: the row cannot be used, and its source or the config says to stop there.
+            DataError: the row cannot be used, and its source or the config does not allow to leave
+                it out.
         """
         self._rows += 1
         limits, where = self._limits, row.where
@@ -250,7 +251,7 @@ class SidesBuilder:
             why = f"its answers do not differ within data.max_length={limits.max_length}"
             if self._bad_rows == "error":
                 raise DataError(
-                    f"{where}: {why}, so nothing is preferred; raise it, or set data.bad_rows "
+                    f"{where}: {why}, so neither is preferred; raise it, or set data.bad_rows "
                     "to skip"
                 )
             return self._leave_out(where, why)

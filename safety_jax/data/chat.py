@@ -1,23 +1,23 @@
-"""A tokenizer's chat template, as a function from turns to text of which every character has an
-author: the template, or one of the turns.
+"""Runs a tokenizer's chat template and finds the author of every character of its text: the
+template, or one of the turns.
 
-A template is a program that gives one string and says nothing of its parts. So it runs on a
-skeleton first: the same conversation with a code word for whatever is said in it. The words that
-come back show what the template wrote around them, and what is said, put in their places, must give
-the text of the real conversation to the letter. Texts may be trimmed, moved, left out, or cut at
-strings the template looks for, such as `</think>`, which the skeleton keeps. Where a template
-changes letters (`| upper`), what is said stands between two words instead.
+A template is a program that returns one string and says nothing about its parts. So it first runs
+on a skeleton: the same conversation, with a code word in place of each message's text. The words in
+its output show what the template writes around them; the messages' texts, put in their places, must
+give the text of the real conversation to the letter. Templates may trim texts, move them, leave
+them out, or cut them at strings that they look for, such as `</think>`, which the skeleton keeps.
+If a template changes letters (`| upper`), each message's text is put between two words instead.
 
-Conversations of one shape share a skeleton, so that a row costs one run of the template.
+Conversations of the same shape share a skeleton, so that each row costs one run of the template.
 
 Which part of an answer is learned:
 
-  - What the template marks with `{% generation %}`, where it does.
-  - Otherwise an answer begins where the template stops when a model is asked for it, if the whole
-    text reads the same up to there; else with the first letter that is said. (Reasoning models'
-    templates open a thought when they ask, and leave it out of what has been answered.)
-  - It ends with the first control token behind it, where the template ends answers with one; such
-    an answer is `ended`.
+  - The part that the template marks with `{% generation %}`, if it does.
+  - Otherwise, an answer begins where the template's text that asks a model for it ends, if the
+    conversation's text begins with the same text; else with the first letter of the message.
+    (Templates of reasoning models open a thought when they ask, but leave it out of given answers.)
+  - It ends with the first control token after it, if the template ends answers with one; such an
+    answer is `ended`.
 """
 
 import dataclasses
@@ -43,12 +43,12 @@ _KEPT_SHAPES = 4096
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ChatSettings:
-    """What templates are told beside the turns.
+    """The variables of templates beside the turns.
 
     Attributes:
         date: the day, for templates that write it.
-        thinking: `enable_thinking`; None for the template's own choice.
-        variables: any further ones by name, as a JSON object; "" for none.
+        thinking: `enable_thinking`; None leaves the choice to the template.
+        variables: further variables, as a JSON object; "" for none.
     """
 
     date: datetime.date
@@ -61,10 +61,10 @@ class Written:
     """A conversation as a template wrote it.
 
     Attributes:
-        stretches: in reading order, the whole text.
-        notes: of whom something is missing there: "system", "user", "assistant", "reasoning";
-            UNASKED where the last answer does not stand behind what a model is asked for it with;
-            DATED where the template has asked for the day.
+        stretches: the whole text, in reading order.
+        notes: whose words are missing in it, at least in part: "system", "user", "assistant",
+            "reasoning"; UNASKED if the template asks a model for the last answer with another text
+            than the one in front of it here; DATED if the template has asked for the day.
     """
 
     stretches: list[Stretch]
@@ -78,12 +78,12 @@ class Written:
 
 @dataclasses.dataclass
 class _Shape:
-    """What conversations of one shape share.
+    """What conversations of the same shape share.
 
     Attributes:
-        parts: of the skeleton's text; None where the template refuses it.
+        parts: the parts of the skeleton's text; None if the template refuses it.
         headers: by turn, see `Divider.divide`.
-        plans: by the turns that are learned; and what is missing in the text.
+        plans: by the turns that are learned: the text's stretches, and notes as in `Written`.
     """
 
     parts: Parts | None
@@ -94,7 +94,7 @@ class _Shape:
 
 
 class StoppedTemplate(CheckpointError):
-    """A template that loops, or writes without an end; `job` says at which of the texts."""
+    """A template that loops or writes without an end; `job` is the number of the text."""
 
     def __init__(self, message: str, job: int):
         super().__init__(message)
@@ -102,7 +102,7 @@ class StoppedTemplate(CheckpointError):
 
 
 def chat_template(tokenizer: PreTrainedTokenizerBase, settings: ChatSettings) -> "ChatTemplate":
-    """The chat template of a tokenizer; what is known of it is kept.
+    """The chat template of a tokenizer, cached together with its skeletons.
 
     Raises:
         ConfigError: the tokenizer has none.
@@ -116,7 +116,7 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, settings: ChatSettings) ->
 
 
 def answer_ends(tokenizer: PreTrainedTokenizerBase, settings: ChatSettings) -> tuple[int, ...]:
-    """The token by which the chat template ends answers; () where it writes none.
+    """The token with which the chat template ends answers; () if there is none.
 
     Raises:
         ConfigError, CheckpointError: a chat template that is missing or broken.
@@ -134,9 +134,9 @@ class ChatTemplate:
     """The chat template of a tokenizer, see `chat_template`.
 
     Attributes:
-        name: of the tokenizer, for messages.
-        dated: it has asked for the date.
-        reasoning_apart: it takes the thought of an answer from a field of its own.
+        name: the tokenizer's name, for messages.
+        dated: the template has asked for the date.
+        reasoning_apart: the template takes an answer's thought from a field of its own.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: ChatSettings):
@@ -161,7 +161,7 @@ class ChatTemplate:
 
     @functools.cached_property
     def end(self) -> str:
-        """The control token that ends an answer; "" where none does."""
+        """The control token that ends an answer; "" if none does."""
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         (written,) = self.write([turns], asking=False)
         if isinstance(written, Unwritable):
@@ -171,16 +171,17 @@ class ChatTemplate:
         return found[-1] if found else ""
 
     def _read_markup(self) -> re.Pattern[str]:
-        """What the template looks for in texts; no control tokens, which are text there."""
+        """Matches the strings that the template looks for in messages, except control tokens, which
+        are plain text there."""
         try:
             read = chat_process.read(self._source)
         except (ValueError, RunawayTemplate) as error:
             raise CheckpointError(self._broken(f"cannot be read ({error})")) from error
-        # A template that takes answers apart itself is given them whole.
+        # A template that splits answers at </think> itself gets them whole.
         self.reasoning_apart = "</think>" not in read.sought and not read.fields.isdisjoint(
             chat_spans.REASONING
         )
-        # Blanks are taken for a part of what is said, until a text shows otherwise.
+        # Without blanks: `write` first takes those for a part of the messages.
         texts = [text for text in read.sought if text.strip() and not self._control.find(text)]
         texts.sort(key=len, reverse=True)
         return re.compile(f"({'|'.join(map(re.escape, texts)) or '(?!)'})")
@@ -196,11 +197,11 @@ class ChatTemplate:
     def render(
         self, conversations: Sequence[Sequence[Turn]], *, asking: bool, marks: bool = False
     ) -> list[Rendered]:
-        """Plain texts, in order.
+        """Writes conversations as plain texts, in order.
 
         Args:
-            asking: up to where a model begins to answer.
-            marks: with words around what the template marks as generated.
+            asking: asks for an answer, so that the text ends where a model begins to write.
+            marks: puts code words around what the template marks as generated.
 
         Raises:
             CheckpointError: the template loops, or writes without an end.
@@ -235,11 +236,12 @@ class ChatTemplate:
         asking: bool,
         answers: Sequence[Sequence[int]] | None = None,
     ) -> list[Written | Unwritable]:
-        """Conversations as text, in order; an exception in place of one that has none.
+        """Writes conversations as text with authors, in order; an exception in place of each that
+        the template cannot write.
 
         Args:
-            asking: up to where a model begins to answer; nothing of that is learned.
-            answers: of each conversation, the assistant's turns that are learned; None for all.
+            asking: asks for an answer, see `render`; nothing is learned then.
+            answers: for each conversation, the assistant's turns that are learned; None for all.
 
         Raises:
             CheckpointError: as `render`.
@@ -259,11 +261,11 @@ class ChatTemplate:
         return [row.found or self._from_brackets(row, asking) for row in rows]
 
     def begun(self, turns: Sequence[Turn]) -> str:
-        """A conversation up to the end of what its last turn says, which is to be continued; with
-        code words for the template's control tokens.
+        """A conversation up to the end of its last turn's text, for a model to continue; with code
+        words for the template's control tokens.
 
         Raises:
-            Unwritable: the template refuses it, or leaves that turn out.
+            Unwritable: the template refuses the conversation, or leaves that turn out.
         """
         (written,) = self.write([turns], asking=False, answers=[[len(turns) - 1]])
         if isinstance(written, Unwritable):
@@ -275,7 +277,7 @@ class ChatTemplate:
         raise Unwritable("it leaves out what is to be continued")
 
     def _see_shapes(self, outlines: Sequence[Outline], asking: bool) -> None:
-        """Runs the skeletons that are new, all at once."""
+        """Runs the template on all new skeletons at once."""
         if len(self._shapes) > _KEPT_SHAPES:
             self._shapes.clear()
         new = {o.key: o for o in outlines if (o.key, asking) not in self._shapes}
@@ -291,7 +293,7 @@ class ChatTemplate:
             self._shapes[key, asking] = _Shape(parts, headers)
 
     def _from_skeleton(self, row: "_Row", asking: bool) -> Written | Unwritable | None:
-        """The text of a row as its skeleton has it; None where it is another text."""
+        """The text of a row by its skeleton; None if the real text differs."""
         shape, said = self._shapes[row.outline.key, asking], row.outline.said
         if shape.parts is None or chat_spans.filled(shape.parts, said) != row.real.text:
             return None
@@ -304,14 +306,14 @@ class ChatTemplate:
         return row.written(plans, said, notes)
 
     def _from_brackets(self, row: "_Row", asking: bool) -> Written | Unwritable:
-        """The text of a row of which no skeleton shows anything."""
+        """The text of a row that no skeleton explains."""
         (bracketed,) = self.render([row.outline.bracketed()], asking=asking, marks=True)
         if bracketed.fault:
             return Unwritable(bracketed.fault)
         try:
             parts, said = chat_spans.unbracket(bracketed.text, row.outline.said)
             if chat_spans.filled(parts, said) != row.real.text:
-                raise Unwritable("what it writes depends on what is said, in ways it does not show")
+                raise Unwritable("it changes the messages in ways that cannot be traced")
             plans, notes = self._plans(parts, row, asking)
         except Unwritable as reason:
             return reason
@@ -330,7 +332,7 @@ class ChatTemplate:
 
 @dataclasses.dataclass
 class _Row:
-    """A conversation on its way to a text."""
+    """A conversation while its text is divided among authors."""
 
     turns: Sequence[Turn]
     real: Rendered

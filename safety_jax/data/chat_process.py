@@ -1,7 +1,7 @@
-"""Asks the process that runs chat templates, see `chat_worker.py`; it is started when first needed.
+"""Talks to the process that runs chat templates (`chat_worker.py`), and starts it when needed.
 
-One process serves all templates of a run. It is another program, not a fork: JAX's threads would
-not survive that, and nothing of JAX is imported there.
+One process serves all templates of a run. It is another program, not a fork, which JAX's threads
+would not survive, and it does not import JAX.
 """
 
 import atexit
@@ -19,18 +19,18 @@ from pathlib import Path
 from typing import Any
 
 _WORKER = Path(__file__).with_name("chat_worker.py")
-_JOBS_PER_REQUEST = 256  # a request is read whole before its first job is done
+_JOBS_PER_REQUEST = 256  # the process reads a request whole before it begins
 _SECONDS_TO_END = 1.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Job:
-    """One text to be written.
+    """A text to write.
 
     Attributes:
-        variables: what the template is given; JSON values.
-        date: what it is told when it asks for the time.
-        marks: what is put before and behind each `{% generation %}` block.
+        variables: the template's variables; JSON values.
+        date: the day that the template gets when it asks for the time.
+        marks: texts to put in front of and behind each `{% generation %}` block.
     """
 
     variables: Mapping[str, Any]
@@ -40,7 +40,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rendered:
-    """What became of a job.
+    """The result of a job.
 
     Attributes:
         fault: why there is no text, in words; or "".
@@ -53,7 +53,7 @@ class Rendered:
 
 
 class RunawayTemplate(Exception):
-    """A template that loops, or writes without an end; `job` is the number of the job."""
+    """A template that loops or writes without an end; `job` is the number of the job."""
 
     def __init__(self, why: str, job: int):
         super().__init__(why)
@@ -61,10 +61,10 @@ class RunawayTemplate(Exception):
 
 
 def render(source: str, jobs: Sequence[Job]) -> list[Rendered]:
-    """Texts of a template, in order.
+    """The texts of some jobs of a template, in order.
 
     Raises:
-        RunawayTemplate: one takes too long, or too much memory.
+        RunawayTemplate: a text takes too long or too much memory.
     """
     found: list[Rendered] = []
     for start in range(0, len(jobs), _JOBS_PER_REQUEST):
@@ -77,10 +77,10 @@ def render(source: str, jobs: Sequence[Job]) -> list[Rendered]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Reading:
-    """What the source of a template shows.
+    """What the source of a template tells about it.
 
     Attributes:
-        sought: strings that it looks for in the texts it is given, such as `</think>`.
+        sought: strings that it looks for in messages, such as `</think>`.
         fields: names that it looks up in its variables, such as `content`.
     """
 
@@ -89,11 +89,11 @@ class Reading:
 
 
 def read(source: str) -> Reading:
-    """Reads a template.
+    """Parses a template.
 
     Raises:
-        ValueError: it is not one; the message says why.
-        RunawayTemplate: it cannot be read within the limits.
+        ValueError: it is not a template; the message says why.
+        RunawayTemplate: it cannot be parsed within the limits.
     """
     (answer,) = _ask({"load": source}, 1, 0)
     if "fault" in answer:
@@ -133,7 +133,7 @@ def _ask(request: Mapping[str, Any], answers: int, first: int) -> list[dict[str,
 
 def _process() -> subprocess.Popen:
     global _running
-    if _running is None or _running[0] != os.getpid():  # a fork must not share its parent's pipes
+    if _running is None or _running[0] != os.getpid():  # a fork must not use its parent's pipes
         process = subprocess.Popen(
             [sys.executable, "-P", str(_WORKER)],
             stdin=subprocess.PIPE,
@@ -146,7 +146,7 @@ def _process() -> subprocess.Popen:
 
 @atexit.register
 def _stop() -> int | None:
-    """Ends the process, if there is one; how it ended."""
+    """Ends the process, if there is one; returns how it ended."""
     global _running
     if _running is None or _running[0] != os.getpid():
         return None
@@ -154,7 +154,7 @@ def _stop() -> int | None:
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with contextlib.suppress(BrokenPipeError):
-                pipe.close()  # it ends when nobody can ask any more, if it has not yet
+                pipe.close()  # the process ends when its input does
     try:
         return process.wait(timeout=_SECONDS_TO_END)
     except subprocess.TimeoutExpired:

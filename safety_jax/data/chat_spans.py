@@ -1,13 +1,13 @@
-"""Who wrote which part of a chat, and which parts are learned: from a skeleton's text, in which
-code words stand for what is said.
+"""Finds out who wrote which part of a chat, and which parts are learned, from the text of a
+skeleton, in which code words stand for the messages' texts (see `chat.py`).
 
-A skeleton is split at its words, so that the template's own text and what is said take turns:
+A skeleton's text is split at its code words; the template's own text alternates with their numbers:
 
     <|im_start|>user\\n{0}<|im_end|>\\n<|im_start|>assistant\\n{1}<|im_end|>\\n
     ["<|im_start|>user\\n", 0, "<|im_end|>\\n<|im_start|>assistant\\n", 1, "<|im_end|>\\n"]
 
-An answer begins and ends somewhere in the template's text before and behind its words. See
-`chat.py` for where.
+An answer begins and ends somewhere in the template's text before and behind its code words;
+`chat.py` says where.
 """
 
 import dataclasses
@@ -19,27 +19,27 @@ from collections.abc import Mapping, Sequence
 from safety_jax.data.control import WORD, ControlTokens, word
 
 Turn = Mapping[str, str]
-Parts = list[str | int]  # template's text and numbers of what is said, by turns; text at both ends
+Parts = list[str | int]  # the template's texts, and between them the numbers of code words
 
 BEGIN, END = 999_998, 999_999  # words around `{% generation %}`
 MARKS = (word(BEGIN), word(END))
-_MOST = 300_000  # pieces of a conversation
-# Names of a message's reasoning, as transformers fills them for templates.
+_MOST = 300_000  # code words in a conversation
+# Fields of a message that hold its reasoning, as transformers passes them to templates.
 REASONING = ("reasoning_content", "thinking")
 
 
 class Unwritable(Exception):
-    """Why there is no text for a conversation, or no place for its answers; in words."""
+    """Says why there is no text for a conversation, or no place for its answers."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Outline:
-    """A conversation with words for what is said.
+    """A conversation with code words in place of the messages' texts.
 
     Attributes:
         turns: messages, as templates get them.
-        said: what each word stands for, by its number.
-        owners: whose it is, by number: the turn, and whether it is the turn's reasoning.
+        said: the text that each word stands for, by the word's number.
+        owners: the turn that each text belongs to, and whether it is that turn's reasoning.
     """
 
     turns: list[dict[str, str]]
@@ -48,11 +48,11 @@ class Outline:
 
     @functools.cached_property
     def key(self) -> str:
-        """Conversations of one shape have one key."""
+        """The same for all conversations of the same shape."""
         return json.dumps(self.turns)
 
     def bracketed(self) -> list[dict[str, str]]:
-        """The conversation itself, with a word on either side of whatever is said."""
+        """The conversation itself, with a code word on either side of each piece of text."""
 
         def between(found: re.Match[str]) -> str:
             number = int(found[1])
@@ -62,12 +62,12 @@ class Outline:
 
 
 def outline(turns: Sequence[Turn], markup: re.Pattern[str], *, blanks: bool) -> Outline:
-    """Puts a word for every piece that is said.
+    """Replaces every piece of the messages' texts by a code word.
 
     Args:
-        turns: role, content, and where there is some the reasoning.
-        markup: with one group; what it finds is left as it is.
-        blanks: those at either end of a piece are part of it; else they are left as they are.
+        turns: role, content, and the reasoning if there is any.
+        markup: matches strings to leave as they are; has one group, around all of the pattern.
+        blanks: replaces the blanks at either end of a piece, too, instead of leaving them.
     """
     said: list[str] = []
     owners: list[tuple[int, bool]] = []
@@ -95,22 +95,22 @@ def outline(turns: Sequence[Turn], markup: re.Pattern[str], *, blanks: bool) -> 
 
 
 def parts(text: str) -> Parts:
-    """A skeleton's text, split at its words."""
+    """A skeleton's text, split at its code words."""
     return [int(part) if i % 2 else part for i, part in enumerate(WORD.split(text))]
 
 
 def filled(found: Parts, said: Sequence[str]) -> str:
-    """The text with what is said in it; nothing for marks of generation."""
+    """The text with the messages' texts in place of code words, without marks of generation."""
     return "".join(
         part if isinstance(part, str) else said[part] if part < BEGIN else "" for part in found
     )
 
 
 def unbracket(text: str, said: Sequence[str]) -> tuple[Parts, list[str]]:
-    """Parts of a text of `Outline.bracketed`, and what stands between the words there.
+    """The parts of a text of `Outline.bracketed`, and the texts between its code words.
 
     Raises:
-        Unwritable: the template has taken some apart.
+        Unwritable: the template has separated a pair of code words.
     """
     found = parts(text)
     kept: Parts = [found[0]]
@@ -132,7 +132,7 @@ def unbracket(text: str, said: Sequence[str]) -> tuple[Parts, list[str]]:
 
 
 def notes(found: Parts, outline: Outline) -> frozenset[str]:
-    """Whose words are missing in a text, at least in part: roles, or "reasoning"."""
+    """Whose words the template leaves out, at least in part: roles, or "reasoning"."""
     there = {part for part in found if isinstance(part, int)}
     speaking = {outline.owners[number][0] for number in there if number < len(outline.owners)}
     missing = set()
@@ -140,7 +140,7 @@ def notes(found: Parts, outline: Outline) -> frozenset[str]:
         if number in there:
             continue
         role = outline.turns[turn]["role"]
-        # What is left out of an answer that is there are its thoughts.
+        # An answer that is there in part lacks its thoughts.
         thought = reasoning or (role == "assistant" and turn in speaking)
         missing.add("reasoning" if thought else role)
     return frozenset(missing)
@@ -154,10 +154,10 @@ class Stretch:
     """A stretch of a written text.
 
     Attributes:
-        text: as people read it.
+        text: the text as people read it.
         code: the same with code words for the template's control tokens, see `control.py`.
         learned: it belongs to an answer.
-        ended: a control token of the template's ends the answer.
+        ended: the template ends the answer with a control token.
     """
 
     text: str
@@ -168,8 +168,8 @@ class Stretch:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StretchPlan:
-    """A stretch of any text of one shape: of the template's text plain and coded, and numbers of
-    what is said."""
+    """A stretch of all texts of one shape: the template's text, plain and coded, and the numbers of
+    the messages' texts."""
 
     items: tuple[tuple[str, str] | int, ...]
     learned: bool
@@ -183,7 +183,7 @@ class StretchPlan:
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
 class _Place:
-    """A place in parts: inside the template's text number `part`, `offset` characters on."""
+    """A place in parts: `offset` characters into the template's text number `part`."""
 
     part: int
     offset: int
@@ -193,15 +193,15 @@ class Divider:
     """Divides a text into stretches.
 
     Args:
-        found: parts of a text of `outline`.
-        control: of the tokenizer.
-        begin: a control token that begins texts, and so ends no answer; "" for none.
+        found: the parts of a text of `outline`.
+        control: the tokenizer's control tokens.
+        begin: a control token that begins texts and so ends no answer; "" for none.
     """
 
     def __init__(self, found: Parts, outline: Outline, control: ControlTokens, begin: str):
         self._parts, self._control, self._begin = found, control, begin
         owners = outline.owners
-        # The turn of each part that is said; None of the template's text and of marks.
+        # The turn of each part; None for the template's text and for marks.
         self._turns = [
             owners[part][0] if isinstance(part, int) and part < BEGIN else None for part in found
         ]
@@ -216,12 +216,12 @@ class Divider:
     def divide(
         self, answers: Sequence[int], headers: Mapping[int, str | None]
     ) -> list[StretchPlan]:
-        """The whole text in stretches, answers apart.
+        """The whole text in stretches, with each answer in stretches of its own.
 
         Args:
             answers: the turns that are learned.
-            headers: of each of them, what the template writes behind the last thing said when a
-                model is asked for it; None where it refuses to ask.
+            headers: for each turn, the text that the template writes behind the last message when
+                it asks a model for that turn; None if it refuses to ask.
 
         Raises:
             Unwritable: an answer is mixed with other turns.
@@ -242,7 +242,7 @@ class Divider:
         return [stretch for stretch in found if stretch.items]
 
     def as_asked(self, answers: Sequence[int], headers: Mapping[int, str | None]) -> bool:
-        """Whether the last answer stands behind what a model is asked for it with."""
+        """Whether the text in front of the last answer is the one that asks a model for it."""
         for turn in reversed(answers):
             if turn in self._turns:
                 before = self._text(self._turns.index(turn) - 1)
@@ -256,8 +256,8 @@ class Divider:
         return text
 
     def _answer(self, turn: int, header: str | None) -> tuple[_Place, _Place, bool] | None:
-        """Where the answer of a turn begins and ends, and whether a control token ends it; None
-        where the template leaves it out."""
+        """Where the answer of a turn begins and ends, and whether a control token ends it; None if
+        the template leaves it out."""
         said = [at for at, owner in enumerate(self._turns) if owner == turn]
         if not said:
             return None
@@ -271,8 +271,8 @@ class Divider:
         return start, _Place(last + 1, end), ended
 
     def _end(self, part: int) -> tuple[int, bool]:
-        """How much of the text behind an answer belongs to it, and whether a control token ends
-        it."""
+        """How much of the template's text behind an answer belongs to it, and whether a control
+        token ends it."""
         behind, final = self._text(part), self._text(len(self._parts) - 1)
         if self._first_control(final) is None:
             # Behind the last answer there is none: where answers end is said in words.
@@ -290,7 +290,7 @@ class Divider:
         return at.end(), True
 
     def _first_control(self, text: str) -> re.Match[str] | None:
-        """The first control token of a text, unless it is one that begins texts."""
+        """The first control token of a text, unless that one begins texts."""
         found = self._control.find(text)
         return None if found is None or found.group() == self._begin else found
 
@@ -304,13 +304,13 @@ class Divider:
             if not turns & answers and (turns or not regions):
                 continue
             if regions and begin == regions[-1][1] + 2 and not self._text(begin - 1):
-                begin = regions.pop()[0]  # one region in two blocks
+                begin = regions.pop()[0]  # two blocks make one region
             regions.append((begin, end))
         found = []
         for begin, end in regions:
             start, stop = _Place(begin + 1, 0), _Place(end - 1, len(self._text(end - 1)))
             ended = self._first_control(self._text(end - 1)) is not None
-            if not ended:  # the mark of the end is not marked
+            if not ended:  # the template does not mark the end token as generated
                 more, ended = self._end(end + 1)
                 stop = _Place(end + 1, more) if ended else stop
             found.append((start, stop, ended))

@@ -1,9 +1,9 @@
 """The process that runs chat templates: a script that reads requests and writes texts.
 
 A chat template is a program that comes with a model. Jinja's sandbox keeps it from the machine, but
-stops neither a loop without an end nor a string without a limit. Here it has processor seconds and
-memory that are counted; where they are used up the system ends this process, not the run. It writes
-no file, and imports nothing but Jinja: a start takes a tenth of a second.
+stops neither endless loops nor endless strings. In this process, processor time and memory are
+limited; when they are used up, the system ends this process, not the run. It writes no files. It
+imports only Jinja, so that it starts in a tenth of a second.
 
 One JSON value a line, see `chat_process.py`:
 
@@ -11,8 +11,8 @@ One JSON value a line, see `chat_process.py`:
     {"template": SOURCE, "jobs": [JOB, ...]}   -> {"text": ..., "dated": true} for each job
     JOB: {"date": "2024-07-26", "marks": [BEGIN, END], "variables": {...}}
 
-Instead of an answer there may be {"fault": WHY}, and {"spent": WHY} where nothing should be asked
-of this template again.
+Instead of an answer it may write {"fault": WHY}, or {"spent": WHY} if nobody should use this
+template again.
 """
 
 import contextlib
@@ -35,12 +35,12 @@ import jinja2.runtime
 import jinja2.sandbox
 import jinja2.utils
 
-# Processor time of one text, and of many beyond that of the first; real ones take a millisecond.
+# Processor seconds for one text, and for each further text; real ones take a millisecond.
 CPU_SECONDS, CPU_SECONDS_EACH = 4.0, 0.05
 MEMORY_BYTES = 1 << 30
 MAX_CHARACTERS = 1 << 24  # of one text
 
-# Methods and filters that look for a string in another, or cut by it.
+# Methods and filters that look for a string in another, or split or cut at it.
 _SEEKING = {
     *("split", "rsplit", "partition", "rpartition", "startswith", "endswith", "removeprefix"),
     *("removesuffix", "replace", "find", "rfind", "index", "rindex", "count"),
@@ -48,7 +48,7 @@ _SEEKING = {
 
 
 class Generation(jinja2.ext.Extension):
-    """`{% generation %} ... {% endgeneration %}`, by which templates mark what the model writes."""
+    """`{% generation %} ... {% endgeneration %}`, with which templates mark the model's text."""
 
     tags = {"generation"}
 
@@ -64,7 +64,7 @@ class Generation(jinja2.ext.Extension):
 
 
 class Namespace(jinja2.utils.Namespace):
-    """Jinja's, closed to names that lead into the interpreter."""
+    """Jinja's namespace, without names that lead into the interpreter."""
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name.startswith("_"):
@@ -73,12 +73,12 @@ class Namespace(jinja2.utils.Namespace):
 
 
 class ChatEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """What chat templates expect of Jinja, as transformers has it.
+    """The Jinja environment that chat templates expect, as in transformers.
 
     Attributes:
-        date: what templates that ask for the time are told.
-        marks: what stands around `{% generation %}`.
-        dated: somebody has asked for the time.
+        date: the day, for templates that ask for the time.
+        marks: texts to put around `{% generation %}` blocks.
+        dated: a template has asked for the time.
     """
 
     def __init__(self) -> None:
@@ -104,12 +104,12 @@ def tojson(value: Any, ensure_ascii: bool = False, **settings: Any) -> str:
 
 
 def refuse(message: str) -> None:
-    """`raise_exception` of templates."""
+    """The function `raise_exception` of templates."""
     raise jinja2.TemplateError(message)
 
 
 def shown(template: jinja2.nodes.Template) -> dict[str, Any]:
-    """What a template shows of itself, see `chat_process.Reading`."""
+    """What the source of a template tells about it, see `chat_process.Reading`."""
     fields = {got.attr for got in template.find_all(jinja2.nodes.Getattr)}
     for item in template.find_all(jinja2.nodes.Getitem):
         fields |= _strings(item.arg, {})
@@ -121,7 +121,7 @@ def shown(template: jinja2.nodes.Template) -> dict[str, Any]:
 
 
 def sought(template: jinja2.nodes.Template) -> set[str]:
-    """The strings that a template looks for in what it is given."""
+    """The strings that a template looks for in messages."""
     named: dict[str, set[str]] = {}
     for assigned in template.find_all(jinja2.nodes.Assign):
         if isinstance(assigned.target, jinja2.nodes.Name):
@@ -161,7 +161,7 @@ class Worker:
         self._calls = 0
 
     def answers(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """What is said to one request, line by line."""
+        """The answers to a request, line by line."""
         if "load" in request:
             source = request["load"]
             yield self._guarded(lambda: shown(self._environment.parse(source)))
@@ -174,17 +174,17 @@ class Worker:
             )
 
     def _render(self, source: str, variables: dict[str, Any]) -> dict[str, Any]:
-        random.seed(0)  # some of Jinja's filters draw
+        random.seed(0)  # some of Jinja's filters are random
         text = self._compiled(source).render(**variables)
         if len(text) > MAX_CHARACTERS:
             return {"spent": f"it writes {len(text):,} characters"}
         return {"text": text, "dated": self._environment.dated}
 
     def _guarded(self, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What `make` gives, or what went wrong, in words."""
+        """The result of `make`, or what went wrong, in words."""
         self._calls += 1
         left = CPU_SECONDS + CPU_SECONDS_EACH * self._calls - time.process_time()
-        # Not caught: the system ends a process for this signal, whatever it is doing.
+        # Nobody catches this signal, so the system ends the process, whatever it is doing.
         signal.setitimer(signal.ITIMER_PROF, min(max(left, CPU_SECONDS_EACH), CPU_SECONDS))
         try:
             return make()
@@ -201,8 +201,8 @@ class Worker:
 
 
 def confine() -> None:
-    """Takes from this process what a template has no need of."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks decides
+    """Takes abilities from this process that no template needs."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks handles it
     for kind, limit in (
         (resource.RLIMIT_AS, MEMORY_BYTES),
         (resource.RLIMIT_CORE, 0),

@@ -1,6 +1,6 @@
-"""Columns that are called nearly as one that counts: a system prompt under `System`, a verdict
-under `Is Safe`, Alpaca's input under `Input`. Passed over without a word, such a row would ask
-something else, or teach what its label calls unsafe.
+"""Refuses columns whose names nearly equal one that counts: a system prompt under `System`, a
+verdict under `Is Safe`, Alpaca's input under `Input`. If they were ignored silently, such a row
+would ask something else, or teach an answer that its label calls unsafe.
 """
 
 import re
@@ -15,12 +15,13 @@ _UNSAFE = ("chosen_unsafe", "rejected_unsafe")
 
 
 def refuse_nearly(rows: Iterable[Row], known: Format, *, learned: bool) -> None:
-    """Raises a BadRow for a column that lacks only case, spaces or the like to be read.
+    """Raises a BadRow for a column whose name differs from one that is read only in case, spaces or
+    punctuation.
 
     Args:
-        rows: of one source, their columns renamed.
-        known: the format that they are read as.
-        learned: verdicts on the answer count.
+        rows: the rows of a source, with renamed columns.
+        known: their format.
+        learned: verdicts on the answer count, too.
     """
     names = dict.fromkeys(name for row in rows for name in row)
     meant = {_bare(name): name for name in (*known.optional, *SYSTEM, *_UNSAFE)}
@@ -38,8 +39,8 @@ def refuse_nearly(rows: Iterable[Row], known: Format, *, learned: bool) -> None:
 
 
 def renaming(row: Row, known: Iterable[str]) -> str:
-    """`prompt:Prompt,response:Response`: the value of `columns=` that renames what has one of these
-    names nearly; "" where nothing has."""
+    """The value of `columns=` that renames columns which nearly have one of these names, such as
+    `prompt:Prompt,response:Response`; "" if there are none."""
     meant = {_bare(name): name for name in known}
     found = {name: ours for name in row if (ours := _found(name, meant, dict.fromkeys(row)))}
     plain = all(set(name).isdisjoint(",:&?") for name in found)
@@ -47,7 +48,7 @@ def renaming(row: Row, known: Iterable[str]) -> str:
 
 
 def _found(name: str, meant: Mapping[str, str], there: Mapping[str, None]) -> str | None:
-    """Our name of a column that has it nearly, where no column has it exactly."""
+    """The name that a column nearly has, unless another column has it exactly."""
     ours = meant.get(_bare(name))
     return None if ours is None or ours in there else ours
 

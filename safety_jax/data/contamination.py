@@ -1,11 +1,11 @@
-"""Training rows that ask what a test asks, in nearly the same words.
+"""Finds training rows that ask in nearly the same words what a test asks.
 
-A prompt is taken as its words, case and punctuation apart. A row's prompt is a near-duplicate of a
-test's if at least `ALIKE` of their single words and pairs of neighbouring words together are common
-to both (Jaccard's index), and as much of the words that carry meaning; or if runs of `RUN` words
-that both have cover at least `COVERED` of the test's words, as Tülu 3 was decontaminated (arXiv
-2411.15124). The first finds a short request that is reworded at one place, the second a long one
-that is quoted within another. "How do I kill a process?" and "How do I kill a person?" stay apart.
+Only the words of a prompt count, regardless of case and punctuation. A row's prompt is a
+near-duplicate of a test's if the Jaccard index of their words and word bigrams is at least `ALIKE`,
+and so is that of their content words; or if common runs of `RUN` words cover at least `COVERED` of
+the test's words, as in the decontamination of Tülu 3 (arXiv 2411.15124). The first rule finds short
+requests that are reworded at one place, the second long ones that are quoted within another. "How
+do I kill a process?" and "How do I kill a person?" are no duplicates.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from safety_jax.data.sources import Skipped
 ALIKE = 0.6
 RUN = 8
 COVERED = 0.5
-# What stands inside words: apostrophes, hyphens, and the accents that NFKD sets apart.
+# Characters inside words: apostrophes, hyphens, and the accents that NFKD separates from letters.
 _INSIDE = dict.fromkeys("'’-‐‑\u0300\u0301\u0302\u0303\u0308\u0327", "")
 
 _FUNCTION = frozenset(
@@ -38,7 +38,7 @@ R = TypeVar("R", bound=Record | Pair | Rated | Labelled)
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in their plainest form; a hyphenated word is one."""
+    """The words of a text, without case, accents and punctuation; a hyphenated word is one."""
     plain = unicodedata.normalize("NFKD", text).casefold()
     return "".join(c if c.isalnum() else _INSIDE.get(c, " ") for c in plain).split()
 
@@ -50,7 +50,7 @@ def _features(text_words: Sequence[str]) -> frozenset[tuple[str, ...]]:
 
 
 def _content(text_words: Sequence[str]) -> frozenset[str]:
-    """The words that carry meaning; all where none does."""
+    """The content words; all words if there are none."""
     return frozenset(text_words) - _FUNCTION or frozenset(text_words)
 
 
@@ -64,7 +64,7 @@ def _runs(text_words: Sequence[str]) -> Iterable[tuple[str, ...]]:
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """A prompt of a test that a text is nearly the same as."""
+    """A test's prompt of which a text is a near-duplicate."""
 
     where: str
     text: str
@@ -82,7 +82,7 @@ class HeldApart:
         self._prompts = list(prompts)
         self._features = [_features(words(text)) for _, text in self._prompts]
         self._content = [_content(words(text)) for _, text in self._prompts]
-        self._holding: dict[str, list[int]] = defaultdict(list)  # by word that carries meaning
+        self._holding: dict[str, list[int]] = defaultdict(list)  # by content word
         self._runs: dict[tuple[str, ...], list[tuple[int, int]]] = defaultdict(list)
         for number, (_, text) in enumerate(self._prompts):
             for word in self._content[number]:
@@ -94,7 +94,7 @@ class HeldApart:
         return len(self._prompts)
 
     def match(self, text: str) -> Match | None:
-        """The prompt that the text is most like, where it is a near-duplicate of one."""
+        """The most similar prompt, if the text is a near-duplicate of one; else None."""
         own = words(text)
         features, content = _features(own), _content(own)
         best: int | None = None
@@ -110,7 +110,7 @@ class HeldApart:
         return None if best is None else Match(*self._prompts[best], likeness)
 
     def _quoted(self, own: Sequence[str]) -> int | None:
-        """The prompt of which at least `COVERED` stands in these words, in runs."""
+        """A prompt whose words these quote in runs, to at least the share `COVERED`."""
         covered: dict[int, set[int]] = defaultdict(set)
         for run in _runs(own):
             for number, place in self._runs.get(run, ()):
@@ -121,11 +121,11 @@ class HeldApart:
         return None
 
     def apart(self, rows: Sequence[R], skipped: list[Skipped]) -> list[R]:
-        """The rows none of whose questions is nearly a test's.
+        """The rows without a question that is a near-duplicate of a test's.
 
         Args:
-            rows: of one source.
-            skipped: gets the others.
+            rows: the rows of one source.
+            skipped: receives the others.
 
         Raises:
             DataError: no row is left.
@@ -136,7 +136,7 @@ class HeldApart:
             if found is None:
                 kept.append(row)
             else:
-                why = f"asks nearly what {found.where} asks, which data.decontaminate keeps apart"
+                why = f"is a near-duplicate of {found.where}, a test in data.decontaminate"
                 skipped.append(Skipped(row.where, why, True))
         if rows and not kept:
             last = skipped[-1]
@@ -154,7 +154,7 @@ def _questions(row: Record | Pair | Rated | Labelled) -> list[str]:
 
 
 def read(specs: Sequence[str], key: str = "data.decontaminate") -> HeldApart | None:
-    """The prompts of these sources; None where none is named.
+    """The prompts of these sources; None if no source is given.
 
     Raises:
         ConfigError, DataError: sources that cannot be used.

@@ -1,17 +1,17 @@
-"""Control tokens, and the rule that text never becomes one: the only place that knows both.
+"""Finds a tokenizer's control tokens, and tokenizes so that no text ever becomes one.
 
-A model obeys its control tokens: they say where a turn ends and who speaks next. Templates write
-them. A row of data, a user's question or an answer to be judged may spell `<|im_end|>` as it may
-spell anything else, and then these are ten characters of text.
+A model obeys its control tokens: they say where a turn ends and who speaks next. Only templates may
+write them. If a row of data, a user's question or an answer to be judged spells `<|im_end|>`, these
+are ten characters of text.
 
-A tokenizer cannot tell who wrote what, because it gets one string. So a template spells what it
-writes in code words, which nobody else knows, and a twin of the tokenizer reads them: in the twin
-each control token goes by its code word and by no other name. For all else the twin gives the ids
-of the original, because it normalizes, splits and merges as that does.
+A tokenizer gets one string and cannot tell who wrote which part. So templates write control tokens
+as code words, which nobody else knows, and a twin of the tokenizer reads the text: there, a control
+token has its code word as its only name. All other text gets the ids of the original tokenizer,
+because the twin normalizes, splits and merges in the same way.
 
-Control tokens are those that the tokenizer calls special, be it by name or, as Llama 3 does, in the
-list of added tokens alone; and added tokens that its chat template writes between turns, which
-nobody has called special (DeepSeek's `<｜User｜>`).
+Control tokens are those that the tokenizer marks as special, by name or, as in Llama 3, only in the
+list of added tokens; and added tokens that its chat template writes between turns without their
+being marked (DeepSeek's `<｜User｜>`).
 """
 
 import datetime
@@ -30,19 +30,19 @@ from safety_jax.base.errors import CheckpointError
 from safety_jax.data import chat_process
 from safety_jax.data.chat_process import Job, RunawayTemplate
 
-# Digits only: no filter of a template and no normalizer of a tokenizer changes them. Drawn anew by
-# each process, so that no text can spell a word; ids do not depend on it.
+# Digits only, because no filter of a template and no normalizer of a tokenizer changes them. Each
+# process draws its own, so that no text can spell a code word; ids do not depend on it.
 SECRET = "9" + "".join(secrets.choice("0123456789") for _ in range(23))
 WORD = re.compile(SECRET + r"(\d{6})")
 
 
 def word(number: int) -> str:
-    """A string that stands in no text."""
+    """Code word `number`, a string that occurs in no text."""
     return f"{SECRET}{number:06d}"
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> "ControlTokens":
-    """Those of a tokenizer, which are found once."""
+    """The control tokens of a tokenizer; cached until the tokenizer changes."""
     state = len(tokenizer), tokenizer.chat_template
     known = _known.get(tokenizer)
     if known is None or known[0] != state:
@@ -51,17 +51,17 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> "ControlTokens":
 
 
 class ControlTokens:
-    """The control tokens of a tokenizer; reads text so that it holds none but a template's.
+    """The control tokens of a tokenizer; tokenizes text so that only a template's become ids.
 
     Attributes:
-        texts: how they are spelled, the longest first.
+        texts: their spellings, the longest first.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         added = tokenizer.added_tokens_decoder.values()
         special = {*tokenizer.all_special_tokens, *(t.content for t in added if t.special)}
         others = {t.content for t in added} - special
-        # The longest first, so that a message names the whole token it found.
+        # The longest first, so that messages name the whole token.
         self.texts = sorted(special | _between_turns(tokenizer, others), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, self.texts)) or "(?!)")
         self._words = {text: word(number) for number, text in enumerate(self.texts)}
@@ -70,15 +70,15 @@ class ControlTokens:
         self._name = tokenizer.name_or_path or "the tokenizer"
 
     def find_all(self, text: str) -> list[str]:
-        """The control tokens that a text spells, in order."""
+        """The control tokens spelled in a text, in order."""
         return self._pattern.findall(text)
 
     def find(self, text: str, start: int = 0) -> re.Match[str] | None:
-        """The first control token that a text spells, from `start` on."""
+        """The first control token spelled in a text from `start` on."""
         return self._pattern.search(text, start)
 
     def encode(self, text: str) -> str:
-        """What a template wrote, with code words for its control tokens."""
+        """A template's text, with code words in place of control tokens."""
         return self._pattern.sub(lambda found: self._words[found.group()], text)
 
     def decode(self, text: str) -> str:
@@ -86,10 +86,10 @@ class ControlTokens:
         return WORD.sub(lambda found: self.texts[int(found.group(1))], text)
 
     def read(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of many texts, without tokens of the tokenizer's own around them.
+        """Ids of many texts, without the tokens that the tokenizer adds around them.
 
         Raises:
-            CheckpointError: there is a letter that the tokenizer cannot read.
+            CheckpointError: the tokenizer cannot read a character.
         """
         found = self._encoded(self._twin.encode_batch_fast, texts)
         return [encoding.ids for encoding in found]
@@ -99,8 +99,8 @@ class ControlTokens:
         return self._encoded(self._twin.encode_batch, texts)
 
     def continuation(self, text: str) -> list[int]:
-        """Ids of a text that goes on from another: without the space LLaMA 1 and 2 put at a
-        start."""
+        """Ids of a text that continues another, without the space that LLaMA 1 and 2 put in front
+        of a text."""
         alone, anchor, anchored = self.read([text, "\n", "\n" + text])
         return anchored[len(anchor) :] if anchored[: len(anchor)] == anchor else alone
 
@@ -117,7 +117,7 @@ class ControlTokens:
 
     @functools.cached_property
     def reader(self) -> PreTrainedTokenizerFast:
-        """The twin as transformers calls it, for pairs of texts, and for truncation on the left."""
+        """The twin as a tokenizer of transformers, for text pairs and truncation on the left."""
         return PreTrainedTokenizerFast(
             tokenizer_object=Tokenizer.from_str(self._twin.to_str()),
             model_input_names=self._inputs,
@@ -134,16 +134,16 @@ class ControlTokens:
         return Tokenizer.from_str(json.dumps(content))
 
 
-# With what they were found for: a tokenizer can be given tokens and templates.
+# With the state they were found for, because tokens and templates can be added to a tokenizer.
 _known: "weakref.WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, ControlTokens]]"
 _known = weakref.WeakKeyDictionary()
 
 
 def _rename(model: dict[str, Any], names: dict[str, str]) -> None:
-    """Gives pieces of a model's vocabulary other names, in place.
+    """Renames pieces of a tokenizer model's vocabulary, in place.
 
     Most tokenizers keep their control tokens there too, where text can reach them: Unigram looks up
-    every piece, WordPiece and WordLevel whole words, BPE what merges make, or a whole word.
+    every piece, WordPiece and WordLevel whole words, and BPE results of merges or a whole word.
     """
     vocabulary = model["vocab"]
     if isinstance(vocabulary, dict):
@@ -167,9 +167,9 @@ _THOUGHT = re.compile("think|thought|reason", re.IGNORECASE)
 
 
 def _between_turns(tokenizer: PreTrainedTokenizerBase, added: set[str]) -> set[str]:
-    """Which of the added tokens the chat template writes around what is said.
+    """The added tokens that the chat template writes around messages.
 
-    Not the marks of thoughts: an answer may hold them.
+    Marks of thoughts are not among them, because answers may contain those.
     """
     if not added or not isinstance(tokenizer.chat_template, str | dict):
         return set()
@@ -184,7 +184,7 @@ def _between_turns(tokenizer: PreTrainedTokenizerBase, added: set[str]) -> set[s
         special = tokenizer.special_tokens_map
         (found,) = chat_process.render(source, [Job({**special, **variables}, day)])
         sought = chat_process.read(source).sought
-    except (ValueError, RunawayTemplate):  # whoever uses the template says so
+    except (ValueError, RunawayTemplate):  # whoever uses the template reports it
         return set()
     return {
         token

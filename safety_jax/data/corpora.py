@@ -1,7 +1,7 @@
-"""From the sources of a run to the examples that it learns from and is measured on.
+"""Turns the sources of a run into its training and held-out examples.
 
-`read` is the same for every method: open, parse, mix, hold rows out, encode. What a method's rows
-are, and how they become examples, are two functions that it is given.
+`read` is the same for all methods: open, parse, mix, hold rows out, encode. It receives two
+functions that parse a method's rows and encode them as examples.
 """
 
 import contextlib
@@ -42,9 +42,9 @@ class Rows:
 
     Attributes:
         train: specs of sources, see `source_spec.py`.
-        evaluation: a source to measure on; "" holds `eval_rows` of the training rows out instead.
-        bad_rows: "error" or "skip": what becomes of rows that cannot be used.
-        seed: of the mixing and of the rows that are held out.
+        evaluation: a source of held-out rows; "" holds out `eval_rows` training rows instead.
+        bad_rows: what to do with rows that cannot be used: "error" or "skip".
+        seed: determines the mix and which rows are held out.
         tests: prompts whose near-duplicates are left out of the training rows.
     """
 
@@ -58,16 +58,16 @@ class Rows:
 
 @dataclasses.dataclass(frozen=True)
 class Corpus(Generic[E]):
-    """What a run learns from and is measured on.
+    """The examples that a run learns from and is measured on.
 
     Attributes:
-        training, evaluation: encoded examples; `evaluation` is None without validation.
-        mixture: what each source gave, before rows were held out.
-        files: source name -> sha256, of sources that are one file, here or behind a URL.
-        prompt: what the model is given of the first row.
-        left_out: rows that a rule has no use for, by rule.
+        training, evaluation: encoded examples; `evaluation` is None without held-out rows.
+        mixture: the rows of each source, before rows were held out.
+        files: source name -> sha256, for sources that are one file, local or behind a URL.
+        prompt: the prompt of the first row.
+        left_out: by rule, the number of rows that it leaves out.
         skipped: rows that could not be used, and why.
-        remarks: lines on what was made of the rows, for the user.
+        remarks: lines about the rows, for the user.
     """
 
     training: E
@@ -81,7 +81,7 @@ class Corpus(Generic[E]):
     remarks: Sequence[str] = ()
 
     def counts(self, unit: str) -> dict[str, int]:
-        """What became of the rows, for the model card."""
+        """What happened to the rows, for the model card."""
         sides = [side.counts for side in self.training.sides]
         return {
             f"{unit} trained on": len(self.training),
@@ -93,7 +93,7 @@ class Corpus(Generic[E]):
         }
 
     def describe(self, unit: str) -> str:
-        """The mixture, and what filtering, splitting and encoding did to its rows; for people."""
+        """The mixture, and what filtering, splitting and encoding did to its rows, as text."""
         sides = [side.counts for side in self.training.sides]
         held_out = 0 if self.evaluation is None else len(self.evaluation)
         parts = [f"{len(self.training):,} {unit} to train on, {held_out:,} held out"]
@@ -130,12 +130,12 @@ def read(
     """Opens, parses, mixes, splits and encodes.
 
     Args:
-        parse: the rows of a source; adds what it skips.
-        encode: rows as examples, likewise.
-        prompt: what a model is given of a row.
+        parse: returns the rows of a source, and appends those that it skips to its second argument.
+        encode: returns rows as examples, and appends skipped rows likewise.
+        prompt: returns the prompt of a row.
         also: more sources of training rows.
-        left_out: what `parse` counts of the rows that it has no use for.
-        remark: lines on the rows of the mixture.
+        left_out: the counts that `parse` makes of rows that a rule leaves out.
+        remark: returns lines about the rows of the mixture.
 
     Raises:
         ConfigError, DataError: as the modules of `data` do; file and row are named.
@@ -179,16 +179,17 @@ def read(
 
 
 def _shared_prompts(training: Sequence[Any], held_out: Sequence[Any]) -> list[str]:
-    """A line on rows of `data.eval` that ask what is learned; none where there are none."""
+    """A warning about rows of `data.eval` whose prompts are trained on, if there are any."""
     asked = {mixing.prompt_key(row) for row in training}
     shared = sum(mixing.prompt_key(row) in asked for row in held_out)
     if not shared:
         return []
-    return [f"warning: {shared:,} of {len(held_out):,} rows of data.eval ask what is trained on"]
+    found = f"{shared:,} of {len(held_out):,} rows of data.eval"
+    return [f"warning: {found} have prompts that are trained on"]
 
 
 def first_prompt(rows: Sequence[Any], prompt: Callable[[Record], str]) -> str:
-    """What a model is given of the first row that has a place in the template."""
+    """The prompt of the first row that the template can write."""
     for row in rows:
         if not isinstance(row, Record):
             row = Record(row.prompt, row.context, row.source, row.where)
@@ -198,7 +199,7 @@ def first_prompt(rows: Sequence[Any], prompt: Callable[[Record], str]) -> str:
 
 
 def selected(examples: E, tokenizer: PreTrainedTokenizerBase) -> Corpus[E]:
-    """A corpus of examples that a run made itself, from no source."""
+    """A corpus of examples that a run made itself, without sources."""
     return Corpus(examples, None, mixing.Mixture([], []), {}, tokenizer, "", {}, [])
 
 
@@ -206,16 +207,17 @@ def selected(examples: E, tokenizer: PreTrainedTokenizerBase) -> Corpus[E]:
 
 
 def demonstrations(source: Source, skipped: list[Skipped]) -> list[Record]:
-    """Rows that are learned as they stand."""
+    """Reads rows with one answer to learn."""
     return records.read_records(source, skipped)
 
 
 def preferences(prefer: str, left_out: dict[str, int]) -> Callable[..., list[Pair]]:
-    """A function that reads pairs ordered by a rule, and counts those that the rule leaves out.
+    """Returns a function that reads pairs, orders them by a rule, and counts those that the rule
+    leaves out.
 
     Args:
-        prefer: which answer counts as preferred, see `pairs.py`.
-        left_out: where they are counted, under the rule's name.
+        prefer: the rule, see `pairs.py`.
+        left_out: gets the count, under the rule's name.
     """
     rule, name = pairs.rule(prefer), f"data.prefer={prefer}"
 

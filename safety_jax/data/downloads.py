@@ -1,8 +1,8 @@
-"""Files behind a URL, fetched once, kept whole or not at all.
+"""Fetches files behind URLs once, and keeps them whole or not at all.
 
-A file is written beside its place in the cache and moved there when all of it has come: as many
-bytes as the server said, and of the hash that was asked for. A server that breaks off is asked
-again; one that is silent or drips is given up, within a time that does not depend on it.
+A file is written beside its place in the cache, and moved there once it is complete: it has as many
+bytes as the server announced, and the hash that the user gave. If a server breaks off, it is asked
+again. A silent or slow server is given up within a time that does not depend on it.
 """
 
 import base64
@@ -28,37 +28,37 @@ from safety_jax.base.errors import ConfigError
 
 ATTEMPTS = 3
 PAUSE_SECONDS = 1.0  # before the second attempt; twice as long before the third
-# Less than so many bytes in so many seconds is a server that is given up.
+# A server that sends fewer bytes in so many seconds is given up.
 STALL_SECONDS, STALL_BYTES = 30.0, 30 << 10
-TOLD_SECONDS = 5.0  # between two lines of progress
+TOLD_SECONDS = 5.0  # between lines of progress
 _PIECE = 1 << 16
-_SPARE_DISK = 1 << 30  # bytes that a download leaves free
+_SPARE_DISK = 1 << 30  # bytes of the disk that a download must leave free
 
 
 class _Again(Exception):
-    """What went wrong may go right the next time."""
+    """A failure that may not happen again."""
 
 
 def fetch(url: str, key: str, sha256: str | None = None) -> Path:
-    """The local copy of what is behind a URL, in the download cache of the datasets library.
+    """The local copy of the file behind a URL, in the download cache of the datasets library.
 
     Args:
         url: http or https; `user:password@` in front of the host becomes basic authorization.
         key: the config key that led here, for messages.
-        sha256: what the file's hash must be, in hexadecimal digits.
+        sha256: the hash that the file must have, in hexadecimal digits.
 
     Raises:
-        ConfigError: it cannot be fetched whole.
+        ConfigError: the file cannot be fetched completely.
     """
-    # Imported here: it takes a second to load, and most sources do without.
+    # Imported here because it takes a second to load, and most sources do not need it.
     import datasets
 
     folder = Path(datasets.config.DOWNLOADED_DATASETS_PATH)
-    # The number counts what this file promises of what is kept; 2: that it is whole.
+    # The version of what this module guarantees about files in the cache; 2: they are complete.
     path = folder / f"safety_jax-2-{hashlib.sha256(url.encode()).hexdigest()}"
     if path.exists() and (sha256 is None or files.sha256(path) == sha256):
         return path
-    # Several hosts may share the folder: each writes a file of its own, then moves it in place.
+    # Several hosts may share the folder, so each writes a file of its own and moves it in place.
     partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,12 +77,12 @@ def fetch(url: str, key: str, sha256: str | None = None) -> Path:
 
 
 def forget(path: Path) -> None:
-    """Takes a copy that cannot be read out of the cache, so that the next run fetches it again."""
+    """Removes an unreadable copy from the cache, so that the next run fetches the file again."""
     path.unlink(missing_ok=True)
 
 
 def _request(url: str) -> urllib.request.Request:
-    """Raises a ValueError for what is no URL."""
+    """The request for a URL; raises a ValueError if it is not one."""
     parts = urllib.parse.urlsplit(url)
     if not parts.hostname:
         raise ValueError("it names no host")
@@ -95,7 +95,7 @@ def _request(url: str) -> urllib.request.Request:
     }
     request = urllib.request.Request(
         urllib.parse.urlunsplit(parts._replace(**quoted)),
-        # Bytes as they are: a length then counts what arrives.
+        # Asks for uncompressed bytes, whose number is the announced length.
         headers={
             "Accept-Encoding": "identity",
             "User-Agent": f"safety_jax/{safety_jax.__version__}",
@@ -104,12 +104,12 @@ def _request(url: str) -> urllib.request.Request:
     if parts.username is not None:
         user, password = map(urllib.parse.unquote, (parts.username, parts.password or ""))
         word = base64.b64encode(f"{user}:{password}".encode()).decode()
-        # Not sent on to where the server may point.
+        # "Unredirected": not sent to other servers that this one redirects to.
         request.add_unredirected_header("Authorization", f"Basic {word}")
     return request
 
 
-_AS_IT_IS = "%/:=&?~+!$,;'@()*[]"  # in a path or query that somebody copied from a browser
+_AS_IT_IS = "%/:=&?~+!$,;'@()*[]"  # characters to leave as they are in a path or query
 
 
 def _fetch(request: urllib.request.Request, partial: Path) -> None:
@@ -125,20 +125,20 @@ def _fetch(request: urllib.request.Request, partial: Path) -> None:
 
 
 class _Transfer:
-    """One attempt: a thread receives, this one keeps the time.
+    """One attempt: another thread receives, while this one watches the time.
 
-    A socket's own timeout is of silence, and each byte of an answer's headers would begin it anew.
+    A socket's own timeout only limits silence, and each byte of an answer's headers restarts it.
     """
 
     def __init__(self, request: urllib.request.Request, partial: Path):
         self._request, self._partial = request, partial
-        self._received, self._expected = 0, 0  # bytes; 0 where the server does not say
+        self._received, self._expected = 0, 0  # bytes; 0 if the server does not announce them
         self._stop = threading.Event()
         self._end: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 
     def run(self) -> None:
         """Raises _Again or an OSError, HTTPException or ValueError."""
-        # A daemon: a thread that waits for a socket must not keep the process.
+        # A daemon, because a thread that waits for a socket must not keep the process alive.
         threading.Thread(target=self._receive, daemon=True).start()
         seen, since, told = 0, time.monotonic(), time.monotonic()
         while True:
@@ -203,7 +203,7 @@ class _Transfer:
 
 
 def _unpack(path: Path, encoding: str) -> None:
-    """Some servers pack what was asked for unpacked."""
+    """Unpacks gzip, which some servers send although they were asked for the plain file."""
     if encoding in ("identity", ""):
         return
     if encoding not in ("gzip", "x-gzip"):

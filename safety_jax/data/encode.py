@@ -1,17 +1,17 @@
-"""Turns records into token ids, and marks which tokens are trained: the only place masks are made.
+"""Turns records into token ids and marks which tokens are trained; only this module makes masks.
 
 Masks come from the record's structure (who said what), never from token values. The rule is that
-the model learns in training what it will meet in use:
+the model sees in training what it will see in use:
 
-  - The ids before an answer are what inference feeds: those of the prompt's text alone. The whole
-    text is tokenized together; only where the last prompt token and the answer's first letters
-    would melt into one token is the answer tokenized for itself.
-  - BOS stands where the tokenizer or the chat template puts it, once.
-  - One end is trained, so that the model learns to stop: the control token by which the chat
-    template ends an answer, and EOS where there is none. An answer that had to be cut has no end.
+  - The ids in front of an answer equal those that inference uses: the ids of the prompt alone. The
+    whole text is tokenized together, unless the end of the prompt and the beginning of the answer
+    would merge into one token; then the answer is tokenized by itself.
+  - BOS occurs once, where the tokenizer or the chat template puts it.
+  - One end is trained, so that the model learns to stop: the control token with which the chat
+    template ends an answer, or EOS if there is none. An answer that was cut has no end.
   - Text that merely looks like a control token ("</s>" in a web page) is text, see `control.py`.
-  - The harmful beginning of a recovery example is no part of what is learned, see `recovery.py`. It
-    stands where the answer would, cut between two tokens, and the answer goes on from there.
+  - The harmful beginning of a recovery example is not learned, see `recovery.py`. It stands in
+    front of the answer, cut between two tokens.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from safety_jax.data.recovery import Beginning, Recovery
 from safety_jax.data.template import Span, Template, Worded, leading_ids, worded
 from safety_jax.data.text_rules import AS_TEXT, leave_out
 
-# Rows tokenized in one call: enough for all threads of the tokenizer, little enough to hold.
+# Rows tokenized in one call: enough for all threads of the tokenizer, and few enough for memory.
 ROWS_PER_CALL = 4096
 
 
@@ -41,11 +41,11 @@ class Encoding:
     """How a run's records become token ids.
 
     Attributes:
-        template: writes the text around what records say.
+        template: turns records into text.
         max_length: most tokens of an example.
         overlong_prompt: "error", or "skip" to leave out rows whose prompt alone fills `max_length`.
         vocabulary_size: rows of the model's embedding.
-        recovery: which rows begin with a harmful answer; None: none.
+        recovery: which rows become recovery examples; None for none.
     """
 
     template: Template
@@ -56,10 +56,10 @@ class Encoding:
     recovery: Recovery | None = None
 
     def check(self) -> list[int]:
-        """The ids every text begins with.
+        """Checks these settings; returns the ids that every text begins with.
 
         Raises:
-            ConfigError: nothing can be encoded this way.
+            ConfigError: they are not usable.
         """
         check_choice("data.overlong_prompt", self.overlong_prompt, ("error", "skip"))
         if self.max_length < 2:
@@ -72,16 +72,16 @@ class Encoding:
         return leading_ids(self.tokenizer, self.template)
 
     def opening(self, record: Record) -> Beginning | None:
-        """What a record begins with: at most a quarter of an example, so that there is room for the
-        prompt and the answer."""
+        """The beginning of a harmful answer for a record, at most a quarter of `max_length` to
+        leave room for the prompt and the answer; None for none."""
         found = None if self.recovery is None else self.recovery.opening(record)
         if found is None:
             return None
         return dataclasses.replace(found, most=min(found.most, max(1, self.max_length // 4)))
 
     def of_own_answers(self) -> "Encoding":
-        """The encoding for answers of the model itself: it wrote what spells a control token as
-        letters, so it is read as letters, whatever `special_text` says of other rows."""
+        """The encoding for the model's own answers. In these, text that spells a control token is
+        always read as letters, as the model wrote it, whatever `special_text` says."""
         rules = dataclasses.replace(self.template.rules, special_text=AS_TEXT)
         return dataclasses.replace(self, template=self.template.under(rules))
 
@@ -89,17 +89,17 @@ class Encoding:
 def encode(records: Sequence[Record], encoding: Encoding, *, train_on: str) -> Examples:
     """Tokenizes records and marks their trained tokens.
 
-    A text longer than `max_length` keeps its answer as far as possible: the prompt loses tokens on
-    its left, behind BOS, down to a quarter of `max_length`; then the answer loses its end.
+    A text longer than `max_length` keeps as much of its answer as possible: the prompt loses tokens
+    on its left, behind BOS, down to a quarter of `max_length`; then the answer loses its end.
 
     Args:
-        train_on: "response" trains answers; "everything" all tokens but the first.
+        train_on: "response" trains answers; "everything" trains all tokens except the first.
 
     Raises:
         ConfigError: an unknown choice, or a tokenizer without EOS.
-        DataError: a row with nothing to train on, with an answer of weight 0 where everything is
-            trained, with a prompt that leaves no room, or with a token that the model does not
-            have; the message names file and row.
+        DataError: a row has nothing to train on, or an answer of weight 0 if everything is trained,
+            or a prompt that leaves no room, or a token that the model lacks; the message names file
+            and row.
     """
     check_choice("data.train_on", train_on, ("response", "everything"))
     if encoding.recovery is not None and train_on == "everything":
@@ -133,7 +133,7 @@ def encode(records: Sequence[Record], encoding: Encoding, *, train_on: str) -> E
 
 
 def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises a ConfigError where a value is none of the choices."""
+    """Raises a ConfigError if a value is none of the choices."""
     if value not in choices:
         raise ConfigError(f"{key} is {value!r}; expected one of {', '.join(choices)}")
 
@@ -141,8 +141,8 @@ def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
 def encoded(
     records: Sequence[Record], encoding: Encoding, begin: list[int]
 ) -> Iterator[Encoded | DataError]:
-    """Ids of each record, uncut, with the tokens of its answers marked; an error in place of a
-    record without, which says why."""
+    """The ids of each record, uncut, with the tokens of its answers marked; a DataError in place of
+    each record that cannot be encoded."""
     template, tokenizer = encoding.template, encoding.tokenizer
     control = control_tokens(tokenizer)
     for start in range(0, len(records), ROWS_PER_CALL):
@@ -156,7 +156,7 @@ def encoded(
             if (opening := encoding.opening(row)) is not None:
                 words[k] = answer_spans.behind(opening, row, found, template, control)
         spans = [found.spans for found in words if isinstance(found, Worded)]
-        # For each row the text up to the end of every span: "p", "pa", "paq", "paqb".
+        # For each row, the text up to the end of every span: "p", "pa", "paq", "paqb".
         texts = [text for row in spans for text in itertools.accumulate(span.code for span in row)]
         ids = iter(control.read(texts))
         for row, found in zip(rows, words, strict=True):
@@ -177,14 +177,14 @@ def _join(
     tokenizer: PreTrainedTokenizerBase,
     begin: list[int],
 ) -> Encoded | DataError:
-    """Adds up the ids of a row's spans; `wholes[k]` are the ids of all text up to span k's end."""
+    """Joins the ids of a row's spans; `wholes[k]` are those of the text up to the end of span k."""
     ids: list[int] = []
     answer = [False] * len(begin)
     begun = 0
     for span, whole in zip(spans, wholes, strict=True):
         code = span.code
         if begun and not (code[:1].isspace() or _ends_blank(ids, tokenizer)):
-            code = " " + code  # the tokens before are a text cut anywhere, which ends in no blank
+            code = " " + code  # separates it from the harmful text, which is cut between two tokens
         if whole[: len(ids)] == ids and not begun:
             added = whole[len(ids) :]
         else:
@@ -206,5 +206,5 @@ def _join(
 
 
 def _ends_blank(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> bool:
-    # Several, for the last may be a part of a letter.
+    # Several, because the last may be part of a character.
     return cast(str, tokenizer.decode(ids[-4:]))[-1:].isspace()

@@ -1,4 +1,4 @@
-"""Rows as token ids, end to end in one array, and how a person looks at one."""
+"""Rows as token ids, end to end in one array, and a preview of one for people."""
 
 import dataclasses
 import functools
@@ -19,10 +19,10 @@ class Counts:
     """What encoding did to the rows.
 
     Attributes:
-        cut_prompts: prompts that lost tokens on their left.
-        cut_answers: answers that lost their end.
-        skipped: rows left out, by reason.
-        notes: rows of which something is not in their text, by what; see `text_rules.NOTES`.
+        cut_prompts: number of prompts that lost tokens on their left.
+        cut_answers: number of answers that lost their end.
+        skipped: number of rows left out, by reason.
+        notes: number of rows whose text lacks something, by key of `text_rules.NOTES`.
     """
 
     cut_prompts: int
@@ -37,8 +37,8 @@ class Examples:
 
     Attributes:
         ids: token ids.
-        mask: True where a token is trained; never on the first of an example.
-        offsets: where each example starts, and the end.
+        mask: True for trained tokens; never for the first token of an example.
+        offsets: where each example starts, and the end of the last.
         where: the row of each example, in words.
         source: the name of each example's source.
     """
@@ -55,16 +55,16 @@ class Examples:
 
     @property
     def sides(self) -> tuple["Examples"]:
-        """An example is a side of its own, where nothing is compared with it."""
+        """The only side: these examples are not compared with others."""
         return (self,)
 
     @property
     def targets(self) -> None:
-        """Nothing is known of an example beside its tokens, see `placement.Marked`."""
+        """None: these examples have no targets, see `placement.Marked`."""
         return None
 
     def example(self, i: int | np.integer) -> tuple[Int[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
-        """Ids and mask of example i."""
+        """The ids and the mask of example i."""
         here = slice(self.offsets[i], self.offsets[i + 1])
         return self.ids[here], self.mask[here]
 
@@ -80,7 +80,7 @@ class Examples:
 
 
 def fingerprint(sides: Sequence[Examples]) -> str:
-    """A hash (hex) of examples: their tokens, and which are trained."""
+    """A hash (hex) of the examples' tokens and masks."""
     digest = hashlib.sha256()
     for side in sides:
         for array in (side.ids, side.mask, side.offsets):
@@ -95,8 +95,8 @@ def preview(examples: Examples, i: int, tokenizer: PreTrainedTokenizerBase, *, c
     edges = [0, *(np.flatnonzero(np.diff(mask)) + 1), len(ids)]
     text, shown = "", ""
     for start, stop in itertools.pairwise(edges):
-        # Decoded from the beginning each time: tokenizers drop a space in front of what they
-        # decode, which would otherwise go missing between two parts.
+        # Decodes from the beginning each time, because tokenizers drop a leading space, which would
+        # be missing between two parts.
         until = cast(str, tokenizer.decode(ids[:stop], skip_special_tokens=False))
         part = terminal.clean(until[len(text) :], keep="\n\t")
         shown += f"{mark}{part}{unmark}" if mask[start] else part

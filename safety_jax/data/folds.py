@@ -1,10 +1,10 @@
-"""Parts of a source by what its rows ask: for judges that are tried on prompts they did not read.
+"""Splits a source by its rows' prompts, to test judges on prompts that they were not trained on.
 
-    verdicts.jsonl?prompts=-1/2     to learn from: every prompt but those of the first half
-    verdicts.jsonl?prompts=1/2      to judge: the first half
+    verdicts.jsonl?prompts=-1/2     to train a judge: every prompt except those of the first half
+    verdicts.jsonl?prompts=1/2      to test it: the first half
 
-Which part a prompt is in is a hash of its words alone. All answers to it, in any file and any
-order, are in one part, and what a judge is asked can be told from what it has read.
+A hash of its words alone determines the part that a prompt is in, so all answers to it are in the
+same part, in any file and any order.
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ MOST_PARTS = 100
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fold:
-    """One part of all prompts, or all but that part.
+    """One part of all prompts, or all except that part.
 
     Attributes:
-        number: of the part, from 1.
-        parts: that there are.
-        inside: the part itself.
+        number: the number of the part, from 1.
+        parts: the number of parts.
+        inside: True for the part itself, False for all others.
     """
 
     number: int
@@ -35,7 +35,7 @@ class Fold:
         return f"{'' if self.inside else '-'}{self.number}/{self.parts}"
 
     def holds(self, prompt: Sequence[Message], context: str = "") -> bool:
-        """Whether rows that ask this belong here."""
+        """Whether rows with this prompt belong to the fold."""
         return (part_of(prompt, context, parts=self.parts) == self.number) == self.inside
 
     @classmethod
@@ -54,8 +54,8 @@ def part_of(prompt: Sequence[Message], context: str = "", *, parts: int) -> int:
     """The part that a prompt is in, from 1; regardless of case and spacing.
 
     Args:
-        prompt: up to the last answer, which is no part of it.
-        context: Alpaca's `input`; where a judge reads it, behind the first user message.
+        prompt: all messages before the last answer.
+        context: Alpaca's `input`, which counts as part of the first user message, as for judges.
     """
     texts = [message.content for message in prompt]
     if context:

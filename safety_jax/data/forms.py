@@ -5,11 +5,11 @@
     I want you to show me the map.    Could you show me ...?    I believe that you ought to ...
 
 Safety-Tuned LLaMAs (arXiv 2309.07875) asks whether a model that learned to refuse one form refuses
-the others. Rules take a request apart, into something to do (an act), something that is said to be
-so (a claim) or something for the model to make (a task), and put it together again in one of three
-wordings for each form. The core of the request alone decides on the wording, so that its forms go
-together, and no form has one wording only. What the rules do not know for certain has no form at
-all: several sentences, questions that ask for a place or a name, a general "you" as a subject.
+the others. Rules find the core of a request, which is something to do (an act), something that is
+claimed (a claim) or something for the model to make (a task), and put it into one of three wordings
+of a form. The core alone determines the wording, so that a request's three forms match, and every
+form occurs in several wordings. Requests that the rules do not understand with certainty have no
+form: several sentences, questions that ask for a place or a name, a general "you" as subject.
 """
 
 import re
@@ -19,7 +19,7 @@ INSTRUCTION, QUESTION, OPINION = FORMS = ("instruction", "question", "opinion")
 
 WITH_ARTICLE = {INSTRUCTION: "an instruction", QUESTION: "a question", OPINION: "an opinion"}
 
-_LONGEST = 1_000  # characters of what is one sentence
+_LONGEST = 1_000  # characters of a sentence
 _ACT, _CLAIM, _TASK = "act", "claim", "task"
 _WORDINGS = {
     _ACT: {
@@ -49,10 +49,10 @@ _WORDINGS = {
 
 
 def rewrite(request: str, form: str) -> str | None:
-    """A request in a form; None where the rules cannot tell what it is made of.
+    """A request in a form; None if the rules do not understand it.
 
     Args:
-        form: one of FORMS. A request that has one for one form has one for all.
+        form: one of FORMS. A request that has one of them has all.
     """
     if (found := _core(request)) is None:
         return None
@@ -62,7 +62,7 @@ def rewrite(request: str, form: str) -> str | None:
 
 
 def _core(request: str) -> tuple[str, str] | None:
-    """What a request is made of: its kind, and the words of it that every form repeats."""
+    """The core of a request: its kind, and the words that every form repeats."""
     if len(request) > _LONGEST:
         return None
     text = request.strip().replace("\u2019", "'")
@@ -89,7 +89,7 @@ _WAYS = (
 _GENERAL = r"(?P<general>one|you|someone|somebody|anyone|anybody|a person|people)"
 _AUXILIARY = r"(?:can|could|might|may|would|should)"
 _CORE = r"(?P<core>[^\n]+)"
-# Of an infinitive without a subject, as of "one": whose "your" is it?
+# An infinitive has no subject: `_checked` gets an empty one.
 _NOBODY = r"(?P<general>)"
 _WISH = r"(?:want|need|have|plan|wish|hope|intend|mean|would like|am going|am planning|are going)"
 _WISHED = rf"(?:i|we) {_WISH} to (?!know |you )(?P<core>[^.!?\n]+?)(?: today)?"
@@ -99,7 +99,7 @@ _TAIL = (
 )
 
 _SOURCES = (
-    # Several sentences whose parts are known.
+    # Several sentences in a known arrangement.
     (_ACT, rf"{_WISHED}{_TAIL}"),
     (_ACT, rf"(?:please help me|give me a good plan|help)[.!] {_WISHED}(?:{_TAIL})?"),
     (_ACT, rf"(?:my|our) plan is to (?P<core>[^.!?\n]+?){_TAIL}"),
@@ -107,7 +107,7 @@ _SOURCES = (
     (_TASK, rf"i (?:want|need|would like|'d like) you to {_CORE}"),
     (_TASK, rf"your task is to {_CORE}"),
     (_TASK, rf"(?:i think|i believe|in my view,)(?: that)? you (?:should|ought to) {_CORE}"),
-    # Something to do.
+    # Acts.
     (_ACT, rf"{_POLITE}{_TOLD} how to {_NOBODY}{_CORE}"),
     (_ACT, rf"{_POLITE}{_TOLD} how (?:i|we) {_AUXILIARY} {_CORE}"),
     (_ACT, rf"{_POLITE}{_TOLD} how {_GENERAL} {_AUXILIARY} {_CORE}"),
@@ -127,7 +127,7 @@ _SOURCES = (
     (_ACT, rf"(?:which|what) steps (?:does it take|do i take|are needed) to {_NOBODY}{_CORE}"),
     (_ACT, rf"(?:i think|i believe|in my view,?|in my opinion,?) (?:that )?it is "
      rf"(?:right|fine|good) to {_NOBODY}{_CORE}"),
-    # Something to be the case.
+    # Claims.
     (_CLAIM, rf"{_POLITE}{_TOLD} why,? {_CORE}"),
     (_CLAIM, rf"{_POLITE}(?:write|give|name|tell)(?: me| us)? (?:a |the |some |all the )?"
      rf"(?:good )?reasons? why {_CORE}"),
@@ -135,7 +135,7 @@ _SOURCES = (
     (_CLAIM, rf"(?:why is it that|how come|what is the reason why|is it true that) {_CORE}"),
     (_CLAIM, rf"(?:i think|i believe|i am sure|i'm sure)(?: that)? (?!about |of |so$){_CORE}"),
     (_CLAIM, rf"(?:in my view|in my opinion|to my mind), {_CORE}"),
-    # Something to be made by the model.
+    # Tasks.
     (_ACT, rf"{_POLITE}help (?:me|us) (?!with |to ){_CORE}"),
     (_TASK, rf"{_POLITE}{_CORE}"),
 )  # fmt: skip
@@ -151,7 +151,7 @@ _OTHERS = re.compile(
     r"\b(?:their|theirs|them|themselves|his|him|himself|her|herself)\b", re.IGNORECASE
 )
 _OURSELVES = re.compile(r"\bourselves\b", re.IGNORECASE)
-# What no bare verb is.
+# Words that are no bare verb.
 _NO_VERB = frozenset(
     "a an the my your his her its our their this that these those some any no every all each i you "
     "he she it we they me him us them one ones with without for of on in at from by about to into "
@@ -163,7 +163,7 @@ _NO_CLAUSE = frozenset(
     "to not or and but do does did is are was were am has have had can could should would will "
     "shall must might may cannot isn't aren't don't doesn't didn't can't won't shouldn't".split()
 )
-# What a model may be told to make or say.
+# Verbs for what a model may be told to make or say.
 _TASKS = frozenset(
     "write create draft make compose develop generate produce publish invent provide give show "
     "list outline tell describe explain teach instruct guide help draw find suggest propose offer "
@@ -172,7 +172,7 @@ _TASKS = frozenset(
     "recite prove justify defend promote encourage spread organise organize insult mock think "
     "come sketch name design plan act share post state".split()
 )
-# Nouns as well: "plan a" begins an instruction, "plan B" does not.
+# Verbs that are also nouns: "plan a" begins an instruction, "plan B" does not.
 _NOUNS_TOO = frozenset(
     "design draft list guide plan act share post state name find offer help".split()
 )
@@ -183,10 +183,10 @@ _DETERMINERS = frozenset(
 
 
 def _checked(kind: str, core: str, subject: str | None) -> str | None:
-    """The core, as all forms repeat it; None where they could not.
+    """The core as all forms can repeat it; None if they cannot.
 
     Args:
-        subject: of an act: None is the speaker, "" nobody, as of any infinitive.
+        subject: the subject of an act; None for the speaker, "" for an infinitive without one.
     """
     words = core.lower().split()
     if len(words) < 2 or _SEVERAL_SENTENCES.search(core):
@@ -201,7 +201,8 @@ def _checked(kind: str, core: str, subject: str | None) -> str | None:
     elif words[0] in _NO_VERB or words[0].endswith("ing") or _OURSELVES.search(core):
         return None
     if subject is not None:
-        # Said of whoever does it; with another subject it would be of the model, or of others.
+        # The speaker becomes the subject: "your" becomes "my", but "you" would now be the model,
+        # and "their", beside a subject such as "one", others.
         if _YOU.search(core) or subject and _OTHERS.search(core):
             return None
         core = _GENERAL_WORD.sub(lambda found: _OWN[found[0].lower()], core)

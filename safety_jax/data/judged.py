@@ -1,12 +1,12 @@
-"""Answers to be judged, as token ids: how prompt and answer are worded, and what is known of them.
+"""Encodes answers for judges: the wording of prompt and answer, their token ids, and their labels.
 
-A judge reads the whole of a text, so its ids are those of `tokenizer(text)`, and no ids are kept
-apart for the sake of a prompt. Wordings are those of `prompts.py`, and
+A judge reads a whole text, so the ids are those of `tokenizer(text)`, without a boundary between
+prompt and answer. Wordings are those of `prompts.py`, and
 
-    pair    prompt and answer as a text pair, for models that were trained on such (BERT, DeBERTa)
+    pair    prompt and answer as a text pair, for models that were trained on pairs (BERT, DeBERTa)
 
-Behind the text stands what the tokenizer puts there, [SEP] for instance, and EOS where it is asked
-for. Both stay where a text had to be cut.
+The text is followed by the tokens that the tokenizer puts there, such as [SEP], and by EOS if asked
+for. These tokens stay when a text is cut.
 """
 
 import dataclasses
@@ -35,10 +35,9 @@ class JudgedAnswers:
     """Encoded answers; entry i of all fields is one example.
 
     Attributes:
-        sides: the prompt with the answer, whose tokens are in the mask; of pairs two, chosen and
-            rejected.
-        targets: what is known of each side: a rating, or 1 where it is unsafe; None where pairs do
-            not say.
+        sides: the prompt with the answer, whose tokens the mask marks; for pairs two sides, chosen
+            and rejected.
+        targets: for each side a rating, or 1 for unsafe and 0 for safe; None if pairs do not say.
         categories: kinds of harm.
     """
 
@@ -59,7 +58,7 @@ class JudgedAnswers:
 
     @property
     def answer_lengths(self) -> Float[np.ndarray, "n sides"]:
-        """Tokens of each answer, with what stands behind it."""
+        """Tokens of each answer, including the special tokens behind it."""
         return np.stack([side.trained_lengths for side in self.sides], axis=1).astype(float)
 
 
@@ -73,12 +72,12 @@ class Frame:
     begin: list[int]
     between: list[int]
     end: list[int]
-    types: bool  # the tokenizer tells the second text by token types
+    types: bool  # the tokenizer marks the second text by token types
 
 
 @runtime_checkable
 class Wording(Protocol):
-    """How records become ids; without the frame's end, which is put behind once all is cut."""
+    """How records become ids; without the frame's end, which is appended after cutting."""
 
     @property
     def frame(self) -> Frame: ...
@@ -102,11 +101,11 @@ def wording(
     """The wording of a config value.
 
     Args:
-        rules: how texts are read; of judges, whose scores may be made at another day, FIXED with a
-            special_text and reasoning of one's own.
+        rules: how texts are read; for judges, whose scores must not depend on the day, `FIXED` with
+            another `special_text` or `reasoning`.
         takes_pairs: the model was made for text pairs.
-        append_eos: EOS follows the answer, where neither the tokenizer nor the chat template ends
-            it with a token of its own.
+        append_eos: append EOS to the answer, unless the tokenizer or the chat template ends it with
+            a token of its own.
 
     Raises:
         ConfigError: an unknown name, a pair for a model that takes none, or a tokenizer that has no
@@ -135,7 +134,7 @@ class SingleText:
         self._template, self._tokenizer = template, tokenizer
         self.frame = _frame(tokenizer)
         ended = False
-        if isinstance(template, prompts.Chat):  # it writes its own special tokens
+        if isinstance(template, prompts.Chat):  # a chat template writes its own special tokens
             self.frame, ended = Frame([], [], [], types=False), template.chat.end != ""
         if append_eos and not self.frame.end and not ended:
             self.frame = dataclasses.replace(self.frame, end=[tokenizer.eos_token_id])
@@ -161,7 +160,7 @@ class SingleText:
             start = sum(len(span.code) for span in row.spans[:-1])
             answer = [stop > start for _, stop in tokens.offsets]
             ids, begin, end = tokens.ids, self.frame.begin, self.frame.end
-            if end and ids[-1:] == end:  # the chat template wrote it
+            if end and ids[-1:] == end:  # the chat template has written it already
                 ids, answer = ids[:-1], answer[:-1]
             found.append(Encoded(begin + ids, [False] * len(begin) + answer, row.notes))
         return found
@@ -171,7 +170,7 @@ class SingleText:
 
 
 class TextPair:
-    """Prompt and answer as two texts; several turns are joined by blank lines."""
+    """Prompt and answer as two texts; blank lines separate several turns."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, rules: TextRules):
         self.rules = rules
@@ -237,12 +236,12 @@ def encode_answers(
 ) -> JudgedAnswers:
     """Tokenizes the answers of every row behind the same prompt.
 
-    What is longer than `max_length` loses tokens as in `encode.encode`; of a pair, the prompt loses
-    as many on both sides.
+    Rows longer than `max_length` lose tokens as in `encode.encode`; the prompt of a pair loses the
+    same number on both sides.
 
     Args:
-        bad_rows: "skip" leaves pairs out whose answers are equal once cut, "error" raises.
-        skipped: gets the rows that are left out, with the reason.
+        bad_rows: "skip" leaves out pairs whose answers are equal once cut, "error" raises.
+        skipped: receives the rows that are left out, with the reason.
 
     Raises:
         ConfigError, DataError: as `encode.encode`; also pairs whose answers do not differ.

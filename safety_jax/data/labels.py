@@ -1,4 +1,4 @@
-"""What rows say of their answers: unsafe or not, to be learned or not, kinds of harm."""
+"""Labels of rows: unsafe or not, to be learned or not, kinds of harm."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,14 +11,14 @@ Row = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Labels:
-    """What is known of answers beyond their text; None where the row does not say.
+    """What a row says about its answers; None if it does not say.
 
     Attributes:
-        unsafe: of a preference, whether the chosen and the rejected answer are unsafe.
-        chosen_is_safer: of a preference, the chosen answer is also the safer one.
+        unsafe: for a preference, whether the chosen and the rejected answer are unsafe.
+        chosen_is_safer: for a preference, whether the chosen answer is also the safer one.
         categories: kinds of harm, sorted.
-        value: of a single answer: its rating, or 1 for unsafe and 0 for safe.
-        desirable: of a single answer: whether it is one to learn.
+        value: for a single answer, its rating, or 1 for unsafe and 0 for safe.
+        desirable: for a single answer, whether it is one to learn.
     """
 
     unsafe: tuple[bool, bool] | None = None
@@ -33,14 +33,14 @@ NAMES = {
     "safe": False, "harmless": False, "unharmful": False, "benign": False,
 }  # fmt: skip
 """Labels in words, and whether they mean unsafe."""
-# ... and of an answer, whether it is one to avoid.
+# Also words for whether an answer is one to avoid.
 _WORDS = NAMES | {
     "undesirable": True, "rejected": True, "bad": True,
     "desirable": False, "chosen": False, "good": False,
 }  # fmt: skip
 
 _FLAGS = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
-# Columns that say whether the one answer of a row is good or bad.
+# Columns that say whether the only answer of a row is good, or bad.
 _GOOD = (
     "is_safe", "is_response_safe", "safe", "desirable", "is_desirable", "kto_tag", "train",
     "trainable",
@@ -56,7 +56,7 @@ _VERDICTS = frozenset(VERDICTS) - {"weight"}
 
 
 def flag_of(row: Row, column: str) -> bool:
-    """Whether a column says true; a BadRow where it says neither true nor false."""
+    """Whether a column is true; a BadRow if it is neither true nor false."""
     value = _flag(row.get(column))
     if value is None:
         raise BadRow(f"{column!r} is {row.get(column)!r:.80}; expected true or false")
@@ -71,18 +71,18 @@ def _flag(value: Any) -> bool | None:
 
 
 def named(row: Row, column: str) -> bool | None:
-    """Whether a label in words means unsafe; None where it is no such word."""
+    """Whether a label in words means unsafe; None if the column has no such word."""
     return _word(row.get(column), NAMES)
 
 
 def desirable(row: Row, column: str) -> bool:
-    """Whether a column says that an answer is one to learn, as KTO's `label` does."""
+    """Whether a column, such as KTO's `label`, says that the answer is one to learn."""
     bad = _word(row.get(column), _WORDS)
     return flag_of(row, column) if bad is None else not bad
 
 
 def _word(value: Any, words: Mapping[str, bool]) -> bool | None:
-    # A guard writes the kinds of harm below its verdict.
+    # A guard's verdict may be followed by lines with kinds of harm.
     return (
         words.get(value.strip().partition("\n")[0].strip().lower())
         if isinstance(value, str)
@@ -107,14 +107,14 @@ def categories_of(row: Row, column: str) -> tuple[str, ...]:
 
 
 def refuse_unwanted(row: Row, own: tuple[str, ...], labels: Labels) -> None:
-    """Raises an UnwantedRow where a row says that its answer is bad, or has no weight.
+    """Raises an UnwantedRow if a row says that its answer is bad or has weight 0.
 
     Args:
-        own: columns that the row's format has read, so that they say something else.
-        labels: what the format found.
+        own: columns that the row's format reads itself, so that they mean something else.
+        labels: the labels that the format has found.
 
     Raises:
-        BadRow: a column that may say so, in a way that is not understood.
+        BadRow: a column may say so, but its value is not understood.
     """
     refuse_weightless(row, own)
     if labels.desirable is False:
@@ -142,7 +142,7 @@ def refuse_weightless(row: Row, own: tuple[str, ...] = ()) -> None:
         raise UnwantedRow("its weight is 0")
 
 
-# Scores of both answers of a pair, as UltraFeedback and its kin call them.
+# Columns with the scores of both answers of a pair, as in UltraFeedback and similar sets.
 _SCORES = (
     ("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"),
     ("chosen_rating", "rejected_rating"), ("chosen-rating", "rejected-rating"),
@@ -150,8 +150,8 @@ _SCORES = (
 
 
 def refuse_unpreferred(row: Row) -> None:
-    """Raises an UnwantedRow for a pair whose scores are equal, a BadRow for one whose rejected
-    answer has the higher one. Scores that are no numbers say nothing."""
+    """Raises an UnwantedRow for a pair with equal scores, a BadRow if the rejected answer has the
+    higher score. Scores that are no numbers are ignored."""
     for names in _SCORES:
         chosen, rejected = (_number(row.get(name)) for name in names)
         if chosen is None or rejected is None:
@@ -183,7 +183,7 @@ def _says_bad(row: Row, column: str, own: tuple[str, ...]) -> bool:
     is_kto = column == "label" and "completion" in own  # TRL's columns
     if column == "label" and not is_kto:
         if flag is None and value != -1:
-            return False  # of something else
+            return False  # a label of something else
         raise BadRow(
             f"'label' is {value!r:.40}, which may mean a good answer or a bad one; say which by "
             "columns=is_safe:label or columns=unsafe:label, or add without=label"

@@ -1,6 +1,6 @@
-"""Data sets that a library opens: `hf:` Hugging Face's, `tfds:` TensorFlow Datasets.
+"""Opens data sets through libraries: `hf:` Hugging Face's datasets, `tfds:` TensorFlow Datasets.
 
-A picture or a sound is never decoded: it stays a file inside its row (`values.is_file`), which
+Pictures and sounds are never decoded: they stay files inside their rows (`values.is_file`), which
 `attachments.py` refuses.
 """
 
@@ -16,9 +16,9 @@ from safety_jax.data import readers, values
 from safety_jax.data.source_spec import SourceSpec
 from safety_jax.data.text_files import PlacedRow
 
-# What `save_to_disk` leaves in a folder, of several splits and of one.
+# Files that `save_to_disk` writes for several splits, and for one.
 _SAVED = ("dataset_dict.json", "state.json")
-# What the library writes about its data, beside them; and a card, which may say what is read.
+# Files that the library writes beside the data, and a card, which may say which files to read.
 _ABOUT = ("config.json", "dataset_info.json", "dataset_infos.json")
 _CARD = "README.md"
 
@@ -27,8 +27,8 @@ def open_hub(asked: SourceSpec, key: str) -> tuple[str, list[PlacedRow]]:
     """The name and the rows of `hf:NAME:SPLIT` or `hf:NAME:CONFIG:SPLIT`.
 
     Raises:
-        ConfigError: it cannot be loaded, or is a folder of which the library would read a part.
-        DataError: a value that no row can hold.
+        ConfigError: it cannot be loaded, or is a folder that the library would read only in part.
+        DataError: it has a value that no row can hold.
     """
     _no_hash(asked, key)
     import datasets
@@ -49,7 +49,7 @@ def open_hub(asked: SourceSpec, key: str) -> tuple[str, list[PlacedRow]]:
 
 
 def _undecoded(dataset: Any) -> Iterable[Any]:
-    """The rows of a data set, with pictures and sounds as they are stored."""
+    """The rows of a data set, without decoding pictures and sounds."""
     import datasets
 
     def stored(feature: Any) -> Any:
@@ -70,8 +70,8 @@ def _undecoded(dataset: Any) -> Iterable[Any]:
 
 
 def _check_one_kind(folder: Path, location: str, key: str) -> None:
-    """Raises a ConfigError for a folder with data files of several kinds: the library reads those
-    of the commonest kind, and passes over the others without a word."""
+    """Raises a ConfigError for a folder with data files of several kinds, because the library reads
+    those of the commonest kind and silently ignores the others."""
     if not folder.is_dir() or _says_what_is_read(folder / _CARD):
         return
     kinds: Counter[str] = Counter()
@@ -93,7 +93,7 @@ def _says_what_is_read(card: Path) -> bool:
 
 
 def _kind(name: str) -> list[str]:
-    """The kind of a file of rows, JSON and JSON lines being one; none of others, such as notes."""
+    """The kind of a file of rows, the same for JSON and JSON lines; empty for other files."""
     ending = next((end for end in readers.COLUMN_ENDINGS if name.lower().endswith(end)), None)
     if ending is None:
         return []
@@ -102,7 +102,7 @@ def _kind(name: str) -> list[str]:
 
 
 def _saved(folder: str, config: str | None, split: str) -> Any:
-    """A split of what `save_to_disk` wrote.
+    """A split of a data set that `save_to_disk` wrote.
 
     Raises:
         ValueError: it has no such split, or a config is asked for.
@@ -136,7 +136,7 @@ def open_tfds(asked: SourceSpec, key: str) -> tuple[str, list[PlacedRow]]:
     try:
         rows = list(tfds.data_source(name, split=split))
     except (OSError, ValueError, LookupError, ImportError, RuntimeError, AssertionError) as error:
-        # TFDS lists every data set it knows in the message; its beginning says enough.
+        # TFDS lists all data sets in its message, whose beginning says enough.
         raise ConfigError(
             f"{asked.location}: cannot be loaded ({str(error):.200}); prepare the data set with "
             f"file_format=array_record, or set {key} to a file"

@@ -1,8 +1,8 @@
-"""Lays examples out as batches of one fixed shape; which examples a step sees depends on
-(seed, step) alone.
+"""Lays examples out as batches of one fixed shape; the examples of a step depend on (seed, step)
+alone.
 
-Packing and the number of hosts change the layout only: a step has the same examples packed or not,
-on one host or on many.
+Packing and the number of hosts only change the layout: a step has the same examples with or without
+packing, on one host or on many.
 """
 
 import dataclasses
@@ -23,14 +23,14 @@ from safety_jax.data.shuffling import permutation
 
 
 class RowLayout(NamedTuple):
-    """Where the examples of a step lie, of all hosts; example k of the step is entry k.
+    """Where the examples of a step lie, on all hosts; entry k is example k of the step.
 
     Attributes:
-        microbatch, row: the row, of all hosts' rows of the microbatch.
-        segment: its number in the row, from 1.
-        start: the cell of each side's first token; where texts of a row share a beginning, of the
-            first token behind it. What the sides of an example share stands just before the first
-            of them, what all examples share at the beginning of the row.
+        microbatch, row: the microbatch, and the row among all hosts' rows of it.
+        segment: the number of the example in its row, from 1.
+        start: the cell of each side's first token; if texts of a row share a beginning, of the
+            first token behind it. Tokens that the sides of an example share stand just before its
+            first side, tokens that all examples share at the beginning of the row.
     """
 
     microbatch: Int[np.ndarray, " n"]
@@ -45,14 +45,13 @@ class Batch:
 
     Attributes:
         step: number of the step, from 0.
-        tokens: this host's rows of every microbatch: `[A, b, T]`; of pairs `[A, b, 2, T]`, or
-            `[A, b, 1, T]` where both answers share a row. Rows without examples are padding from
-            end to end.
-        used: microbatches that hold examples, `tokens[:used]`.
-        examples: indices of the step's examples, of all hosts.
+        tokens: this host's rows of every microbatch: `[A, b, T]`; for pairs `[A, b, 2, T]`, or
+            `[A, b, 1, T]` if both answers share a row. Rows without examples are all padding.
+        used: the number of microbatches that hold examples, `tokens[:used]`.
+        examples: indices of the step's examples, on all hosts.
         layout: where they lie.
         trained_tokens, real_tokens: the number of trained tokens, and of tokens that are not
-            padding, over all hosts; shared tokens count as often as they are read.
+            padding, over all hosts; shared tokens count once for each row.
     """
 
     step: int
@@ -68,11 +67,11 @@ class Loader:
     """Batches by step: `loader.batch(7)`, or in order through `iter(loader)`.
 
     An example has one side, or two: the answers of a pair. These lie in the rows `[b, 0]` and
-    `[b, 1]` under the same segment number, or in one row where they share a prefix. What all
-    examples begin with may stand in a row once (`prefixes.py`).
+    `[b, 1]` with the same segment number, or in one row if they share a prefix. A beginning that
+    all examples share may stand in a row once (`prefixes.py`).
 
-    The iterator is grain's: it reads ahead on a thread, and its position, which JSON can hold, is
-    read by `get_state()` and set by `set_state()`.
+    The iterator is grain's: it reads ahead on a thread; `get_state()` returns its position as JSON,
+    and `set_state()` sets it.
     """
 
     def __init__(
@@ -95,18 +94,18 @@ class Loader:
         Args:
             sides: the examples; or the preferred and the rejected answers of pairs.
             batch_size: examples of an optimizer step; the last step of an epoch may have fewer.
-            row_tokens: T; where sides share rows, `shared` has its own.
+            row_tokens: T; if sides share rows, that of `shared` counts instead.
             rows_per_microbatch: b over all hosts.
             packing: put several examples into a row, by best-fit decreasing; otherwise one.
             steps: length of the run; None for one epoch.
-            seed: of the order, which differs from epoch to epoch; None for the examples' own order.
+            seed: determines the order, which differs between epochs; None keeps the examples' own.
             prefetch_steps: batches to hold ready; 0 builds each when asked.
             rows_here: those of b that this host lays out, see `meshes.rows_here`.
             microbatches: A, for runs that must share a compiled step; None for the most that any
                 step of this run needs.
             segments: S, the most examples in a row, likewise.
-            shared: what the sides of an example, or the examples of a row, have in common there;
-                None where each is read from its first token on.
+            shared: the tokens that the sides of an example, or the examples of a row, share; None
+                if they share none.
 
         Raises:
             ConfigError: numbers that do not fit together, or an example longer than T.
@@ -116,7 +115,7 @@ class Loader:
         self.lengths = np.stack([side.lengths for side in sides], axis=1)
         self.shared = shared
         self._common = np.zeros(len(self.lengths), int) if shared is None else shared.tokens
-        # Cells of each example in each of its M rows, behind those that a row has once.
+        # The cells of each example in each of its M rows, without those that a row has once.
         self._cells, self._once = self.lengths, 0
         if shared is not None:
             row_tokens = shared.row_tokens
@@ -134,7 +133,7 @@ class Loader:
         self._plan(microbatches, segments)
 
     def _plan(self, microbatches: int | None, segments: int | None) -> None:
-        """Packs all steps, to know how many microbatches and segments the fullest one needs."""
+        """Packs all steps, to find out how many microbatches and segments the fullest one needs."""
         rows = [self._rows(step) for step in range(self.steps)]
         self._filled = np.array([len(step) for step in rows], np.int64)
         used = -(-self._filled // self.rows_per_microbatch)
@@ -147,12 +146,12 @@ class Loader:
 
     @property
     def rows_per_example(self) -> int:
-        """M."""
+        """M, the rows of an example: one for each side, or one for all."""
         return self._cells.shape[1]
 
     @property
     def padding_share(self) -> float:
-        """Share of the run's computed cells that are padding."""
+        """The share of the run's computed cells that are padding."""
         if not self._computed_cells:
             return 0.0
         return 1 - self.tokens_until(self.steps) / self._computed_cells
@@ -185,7 +184,7 @@ class Loader:
         return self.steps
 
     def __iter__(self) -> grain.DatasetIterator[Batch]:
-        # One thread: building a batch is copying, which several do not speed up.
+        # One thread, because building a batch is copying, which more threads do not speed up.
         options = grain.ReadOptions(
             num_threads=min(1, self._prefetch_steps), prefetch_buffer_size=self._prefetch_steps
         )
@@ -201,8 +200,8 @@ class Loader:
     def per_token(
         self, values: Sequence[np.ndarray], examples: Int[np.ndarray, " n"], layout: RowLayout
     ) -> np.ndarray:
-        """Values of each side by token, end to end as `Examples.ids`, laid out `[A, b, M, T]` like
-        the batch; what sides have in common is taken from the first."""
+        """Lays out values of each side by token, in the order of `Examples.ids`, as `[A, b, M, T]`
+        like the batch; values of shared tokens are taken from the first side."""
         laid = self._empty(values[0].dtype)
         for k, microbatch, row in self.here(layout):
             for side, flat in enumerate(values):
@@ -216,7 +215,7 @@ class Loader:
     def own(
         self, k: int, side: int, examples: Int[np.ndarray, " n"], layout: RowLayout
     ) -> tuple[slice, slice]:
-        """The own (not shared) tokens of a side of the batch's example k: their slice of the values
+        """The tokens that a side of the batch's example k does not share: their slice of the values
         by token, and their cells in the row."""
         offsets, common = self._sides[side].offsets, self._common[examples[k]]
         here = slice(int(offsets[examples[k]] + common), int(offsets[examples[k] + 1]))
@@ -224,12 +223,12 @@ class Loader:
         return here, slice(start, start + here.stop - here.start)
 
     def _before(self, k: int, examples: Int[np.ndarray, " n"], layout: RowLayout) -> slice:
-        """Where the row has what the batch's example k shares."""
+        """The cells of the tokens that the batch's example k shares."""
         stop = self._once or int(layout.start[k, 0])
         return slice(stop - int(self._common[examples[k]]), stop)
 
     def _row(self, side: int) -> int:
-        """Which of an example's M rows a side lies in."""
+        """Which of an example's M rows holds a side."""
         return min(side, self.rows_per_example - 1)
 
     def _empty(self, dtype: np.dtype | type) -> np.ndarray:
@@ -264,7 +263,7 @@ class Loader:
         lengths, common, cells = self.lengths[members], self._common[members], self._cells[members]
         zeros = functools.partial(np.zeros, len(members), np.int32)
         layout = RowLayout(zeros(), zeros(), zeros(), np.zeros_like(lengths, np.int32))
-        # Where sides share a row, each begins where the one before it ends.
+        # Each side in a shared row begins where the one before it ends.
         offset = np.zeros_like(lengths)
         if self.shared is not None and not self.shared.opening:
             own = lengths - common[:, None]
@@ -287,7 +286,7 @@ class Loader:
         return self._epoch_order(epoch)[k * self.batch_size : (k + 1) * self.batch_size]
 
     def _rows(self, step: int) -> list[list[int]]:
-        """Rows of the step's examples, by their number in the step."""
+        """The rows of a step, as lists of examples by their number in the step."""
         lengths = self._cells[self._members(step)]
         if self._packing:
             return pack(lengths, self._row_tokens - self._once)
@@ -295,16 +294,16 @@ class Loader:
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
-    """Steps that see every example once; the last may have fewer than `batch_size`."""
+    """The steps that see every example once; the last may have fewer than `batch_size`."""
     return -(-examples // batch_size)
 
 
 def pack(lengths: Int[np.ndarray, "n rows"], capacity: int) -> list[list[int]]:
-    """Groups items into as few bins as best-fit decreasing finds; returns indices by bin.
+    """Groups items into few bins by best-fit decreasing; returns indices by bin.
 
     Each item, longest first, goes where it leaves the least room: `[[5], [3], [4], [2]]` into bins
-    of 8 gives `[[0, 1], [2, 3]]`. It needs at most about 11/9 of the fewest bins (Johnson et al.,
-    1974). With two rows, a bin has room for the capacity in each, and an item must fit into both.
+    of 8 gives `[[0, 1], [2, 3]]`. This needs at most about 11/9 of the fewest possible bins
+    (Johnson et al., 1974). Items of two rows go into bins of two rows, and must fit into both.
     """
     bins: list[list[int]] = []
     room = np.full(lengths.shape, capacity)
@@ -331,7 +330,7 @@ def _check_fits(cells: Int[np.ndarray, "n M"], row_tokens: int, where: Sequence[
 
 
 def _at_least(needed: int, given: int | None, what: str) -> int:
-    """The number of a compiled step: what is given, or else what this run needs."""
+    """The given number of a compiled step, or, if None, the number that this run needs."""
     if given is not None and given < needed:
         raise ConfigError(f"{given} {what}: expected at least {needed}")
     return needed if given is None else given

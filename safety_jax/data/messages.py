@@ -1,4 +1,4 @@
-"""Turns of a dialogue as rows spell them: lists of messages, bare texts, transcripts."""
+"""Reads the turns of a dialogue from rows: lists of messages, bare texts, transcripts."""
 
 import dataclasses
 import re
@@ -15,8 +15,8 @@ class Message:
     Attributes:
         role: system, user or assistant.
         content: its text; a thought stands in front of an answer, as in `thoughts.py`.
-        learned: False where the row says that this answer is none to learn (`"weight": 0`).
-        cut: the answer was cut off, so that no end of it is learned (`"finish_reason": "length"`).
+        learned: False if the row says not to learn this answer (`"weight": 0`).
+        cut: the answer was cut off (`"finish_reason": "length"`), so that its end is not learned.
     """
 
     role: str
@@ -26,16 +26,16 @@ class Message:
 
 
 class BadRow(Exception):
-    """What is wrong with a row; the reader adds where it is."""
+    """Says what is wrong with a row; the reader adds the row's place."""
 
 
 class UnwantedRow(BadRow):
-    """A row that says it is not to be learned, or has no form that its source asks for. It is left
-    out and counted, never learned."""
+    """Says why a usable row is left out and counted: it says that it is not to be learned, or has
+    no form that its source asks for."""
 
 
 def text_of(row: Mapping[str, Any], column: str) -> str:
-    """The text of a column; a BadRow where there is none."""
+    """The text of a column; a BadRow if it has none."""
     if column not in row:
         raise BadRow(f"{column!r} is missing")
     value = row[column]
@@ -49,8 +49,8 @@ def text_of(row: Mapping[str, Any], column: str) -> str:
 
 
 def refuse_texts(row: Mapping[str, Any], column: str) -> None:
-    """Raises a BadRow for a column of one answer that is a list of texts: several answers, or one
-    that its writer put into a list; as turns of a dialogue they would be somebody else's."""
+    """Raises a BadRow for an answer that is a list of texts: several answers, or one in a list.
+    Read as a dialogue, some of them would be the user's."""
     value = row.get(column)
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
         raise BadRow(f"{column!r} is a list of {len(value)} texts; expected one text, or messages")
@@ -89,7 +89,7 @@ def turns_of(row: Mapping[str, Any], column: str) -> tuple[Message, ...]:
 
 
 def prompt_of(row: Mapping[str, Any], column: str) -> tuple[Message, ...]:
-    """As `turns_of`, but a bare text is the user's."""
+    """As `turns_of`, but a bare text is the user's, not the assistant's."""
     if isinstance(listed(row.get(column), column), list):
         return turns_of(row, column)
     text = text_of(row, column)
@@ -98,16 +98,16 @@ def prompt_of(row: Mapping[str, Any], column: str) -> tuple[Message, ...]:
 
 # ---------------------------------------------------------------------------- lists of messages
 
-# How a list of messages begins that stands in a column of texts, as CSV files have no others.
+# The beginning of a list of messages that is spelled as text, as in a cell of a CSV file.
 _SPELLED = re.compile(r"""\s*\[\s*\{\s*(['"])(?:role|from|content|value)\1\s*:""")
 
 
 def listed(value: Any, column: str) -> Any:
-    """A list of messages that is spelled as JSON, or one message alone, as a list; any other value
-    as it is.
+    """Turns a list of messages that is spelled as JSON, or a single message, into a list; returns
+    any other value as it is.
 
     Raises:
-        BadRow: a list of messages in a spelling that is not JSON, such as Python's.
+        BadRow: the value spells a list of messages, but not as JSON, for example as Python does.
     """
     if isinstance(value, Mapping) and ("role" in value or "from" in value):
         return [value]
@@ -116,7 +116,7 @@ def listed(value: Any, column: str) -> Any:
     try:
         found, is_plain = values.JsonParser().parse(value)
         return found if is_plain else values.plain(found)
-    except ValueError as error:  # of JSON, and of values that no row can hold
+    except ValueError as error:  # broken JSON, or values that no row can hold
         raise BadRow(
             f"{column!r} spells a list of messages, but not as JSON ({error}); write it with "
             "json.dumps, or the rows as JSON lines or Parquet"
@@ -135,14 +135,14 @@ _ROLES = {
     "model": "assistant",  # Gemini
 }
 _TOOLS = ("tool", "function", "function_call", "tool_call", "observation", "ipython")
-# Fields of a message that say whether it is learned: OpenAI's and Mistral's, and axolotl's.
+# Fields that say whether a message is learned: OpenAI's and Mistral's, and axolotl's.
 _LEARNED = ("weight", "train", "training", "trainable")
 _TEXTS = ("text", "input_text", "output_text", None)  # OpenAI's two interfaces
 _THOUGHT = ("reasoning_content", "reasoning", "thinking")
 
 
 def _message(item: Any, number: int, name: str) -> Message | None:
-    """One message; None for a system message without a text."""
+    """The message of an item; None for a system message without text."""
     if isinstance(item, str):  # LIMA: questions and answers in turn
         return Message(("user", "assistant")[number % 2], text_of({name: item}, name))
     if not isinstance(item, Mapping):
@@ -165,7 +165,7 @@ def _refuse_tools(item: Mapping[str, Any], who: str) -> None:
     )
     if calls or who in _TOOLS:
         what = f"has {calls}" if calls else f"is the {who}'s"
-        raise BadRow(f"{what}; no template here writes calls of tools and what they return")
+        raise BadRow(f"{what}; no template here writes tool calls or their results")
 
 
 def _said(item: Mapping[str, Any], role: str) -> Message | None:
@@ -216,7 +216,7 @@ def _is_learned(item: Mapping[str, Any]) -> bool:
 
 
 def _one_system(found: list[Message]) -> tuple[Message, ...]:
-    """Joins a system and a developer message at the beginning; more roles no template has."""
+    """Joins a system and a developer message at the beginning, because templates have one only."""
     if [message.role for message in found[:2]] == ["system", "system"]:
         both = Message("system", f"{found[0].content}\n\n{found[1].content}")
         return (both, *found[2:])
@@ -225,7 +225,7 @@ def _one_system(found: list[Message]) -> tuple[Message, ...]:
 
 # ---------------------------------------------------------------------------- transcripts
 
-# How a transcript begins, and what stands before each of its turns: Anthropic's (Bai et al., arXiv
+# The beginning of a transcript, and the labels of its turns: Anthropic's (Bai et al., arXiv
 # 2204.05862), Guanaco's form of OpenAssistant's, and ChatML in one text.
 _STYLES = {
     "\n\nHuman:": re.compile(r"\n\n(Human|Assistant):"),
@@ -241,20 +241,20 @@ def is_transcript(text: str) -> bool:
 
 
 def _is_stripped(text: str) -> bool:
-    """Whether a text is a transcript of Anthropic's without the blank lines in front."""
+    """Whether a text is a transcript in Anthropic's style without the blank lines in front."""
     return text.startswith("Human:") and "\n\nAssistant:" in text
 
 
 def transcript(text: str) -> tuple[Message, ...]:
     """`\\n\\nHuman: … \\n\\nAssistant: …` -> messages.
 
-    An Assistant label with nothing after it asks for an answer, and is no message.
+    A final `Assistant:` without text asks for an answer and is not a message.
     """
     text = f"\n\n{text}" if _is_stripped(text) else text
     style = next(style for start, style in _STYLES.items() if text.startswith(start))
     parts = style.split(text.removesuffix("\n").removesuffix("<|im_end|>"))[1:]
     if not parts:
-        raise BadRow("the transcript has no turn; expected whose each is")
+        raise BadRow("the transcript has no turn; expected text with labels such as 'Human:'")
     who = [_SPEAKERS.get(speaker, speaker) for speaker in parts[::2]]
     contents = [content.strip() for content in parts[1::2]]
     if who[-1] == "assistant" and not contents[-1]:

@@ -1,4 +1,4 @@
-"""Mixes sources in chosen proportions, and splits rows off for validation."""
+"""Mixes sources in chosen proportions, and holds out rows for validation."""
 
 import dataclasses
 import itertools
@@ -21,16 +21,16 @@ R = TypeVar("R", Record, Pair, Rated, Labelled)
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """What one source gives to a mix.
+    """The part of one source in a mix.
 
     Attributes:
         source: its name.
         spec: the text it was opened from.
-        available: usable rows in the source.
-        skipped: rows left out as unusable, or as not to be learned.
-        used: rows in the mix.
-        share: `used` over the rows of the whole mix.
-        unwanted: why rows say that they are not to be learned, and how many do.
+        available: number of usable rows in the source.
+        skipped: number of rows left out as unusable, or as not to be learned.
+        used: number of rows in the mix.
+        share: `used` divided by the rows of the whole mix.
+        unwanted: number of rows that are not to be learned, by reason.
     """
 
     source: str
@@ -44,13 +44,13 @@ class Share:
 
 @dataclasses.dataclass(frozen=True)
 class Mixture(Generic[R]):
-    """Mixed rows, source after source and each in the source's order, and how they came about."""
+    """Mixed rows, source after source, each in the source's order; and the share of each source."""
 
     records: list[R]
     shares: list[Share]
 
     def __str__(self) -> str:
-        """One line a source, for people."""
+        """A line for each source, for people."""
         width = max(len(share.source) for share in self.shares)
         lines: list[str] = [
             f"{share.source:<{width}}  {share.used:>9,} of {share.available:,} rows"
@@ -67,18 +67,18 @@ class Mixture(Generic[R]):
 
 
 def mix(sources: Sequence[Source], *, read: Callable[[Source], list[R]], seed: int) -> Mixture[R]:
-    """Draws rows of every source, without repetition, in the asked proportions.
+    """Draws rows of every source, without repetition, in the requested proportions.
 
-    `rows=` acts first: it draws that many rows, and the source counts as that large from there on.
-    Then
+    `rows=` acts first: it draws that many rows, and the source then counts as that large. Then,
+    if
       - no source has a weight: every row is used;
       - all have one: weights count relative to their sum, and the mix is the largest one that
         keeps the proportions and repeats no row;
       - some have one: those without give all their rows, and a weight is the share of the whole
         mix, so weights must sum to less than 1. `alpaca?rows=20000` and `safety?weight=0.1` give
         20,000 and 2,222 rows.
-    A smaller draw is a subset of a larger one with the same seed and source name, so that runs
-    with 100, 500 and 2,000 safety rows differ only in what was added.
+    A smaller draw is a subset of a larger one with the same seed and source name, so runs with 100,
+    500 and 2,000 safety rows differ only in the added rows.
 
     Args:
         read: `records.read_records` or another reader of records.
@@ -126,7 +126,7 @@ def mix(sources: Sequence[Source], *, read: Callable[[Source], list[R]], seed: i
     return Mixture(records, shares)
 
 
-_REASONS = 5  # that are told apart
+_REASONS = 5  # the most frequent ones are listed, the others summed
 
 
 def _reasons(left_out: Sequence[Skipped]) -> dict[str, int]:
@@ -138,7 +138,7 @@ def _reasons(left_out: Sequence[Skipped]) -> dict[str, int]:
 
 
 def _counts(sources: Sequence[Source], sizes: Sequence[int]) -> list[int]:
-    """Rows to use of each source, from their sizes and weights."""
+    """How many rows to use of each source, from their sizes and weights."""
     weights = [source.weight for source in sources]
     total_weight = math.fsum(weight for weight in weights if weight is not None)
     if total_weight == 0:
@@ -146,7 +146,7 @@ def _counts(sources: Sequence[Source], sizes: Sequence[int]) -> list[int]:
     if None not in weights:
         shares = [(weight or 0.0) / total_weight for weight in weights]
         rows = min(size / share for size, share in zip(sizes, shares, strict=True))
-        # Rounding may not push a count over its size.
+        # `min`, because rounding might raise a count above its source's size.
         return [
             max(1, min(size, round(rows * share)))
             for size, share in zip(sizes, shares, strict=True)
@@ -172,13 +172,13 @@ def _counts(sources: Sequence[Source], sizes: Sequence[int]) -> list[int]:
 
 
 def evenly(rows: Sequence[Record], count: int, *, seed: int) -> list[Record]:
-    """So many rows, spread evenly over kinds of harm: in rounds, of each kind the next one that is
-    left. Kinds and rows come in an order drawn by seed; a smaller choice is part of a larger one.
+    """Chooses rows evenly over kinds of harm: in rounds, each of which takes the next row of each
+    kind. The seed determines the order of kinds and rows; a smaller choice is part of a larger one.
 
-    `a a a b b c`, 4 of them: one each of a, b and c, and a second of one kind.
+    Four rows of `a a a b b c` are one each of a, b and c, and a second of one kind.
 
     Raises:
-        ConfigError: there are fewer.
+        ConfigError: there are fewer rows than `count`.
     """
     if count > len(rows):
         raise ConfigError(f"{count} rows asked for of {len(rows)}; expected no more than there are")
@@ -191,10 +191,10 @@ def evenly(rows: Sequence[Record], count: int, *, seed: int) -> list[Record]:
 
 
 def split(records: Sequence[R], *, rows: int, seed: int) -> tuple[list[R], list[R]]:
-    """Splits `rows` rows off for validation; no prompt stands on both sides.
+    """Holds out `rows` rows for validation; no prompt is on both sides.
 
-    Rows with the same prompt (regardless of case and spacing) go to one side together. Where the
-    groups do not add up to `rows`, validation gets a few rows less.
+    Rows with the same prompt (regardless of case and spacing) stay together. If such groups do not
+    add up to `rows`, validation gets a few rows fewer.
 
     Returns:
         Training rows and validation rows, each in the given order.
@@ -226,12 +226,12 @@ def split(records: Sequence[R], *, rows: int, seed: int) -> tuple[list[R], list[
     )
 
 
-# Beyond the 32 bits of the name hashes that `mix` draws with.
+# Beyond 32 bits, which the name hashes have that `mix` uses as streams.
 _SPLIT_STREAM, _EVENLY_STREAM = 1 << 32, (1 << 32) + 1
 
 
 def prompt_key(record: Record | Pair | Rated | Labelled) -> str:
-    """What a row asks, regardless of case and spacing; its last answer is no part of it."""
+    """A row's prompt without its last answer, regardless of case and spacing."""
     messages = record.messages if isinstance(record, Record) else record.prompt
     if messages[-1].role == "assistant":
         messages = messages[:-1]
@@ -240,9 +240,9 @@ def prompt_key(record: Record | Pair | Rated | Labelled) -> str:
 
 
 def describe_repeated(rows: Sequence[R]) -> list[str]:
-    """A line on rows that ask and answer what a row before them does, of whatever source; none
-    where there are none."""
-    first: dict[int, str] = {}  # hashes alone: all texts once more would be as large as the data
+    """A warning about rows that repeat the prompt and the answer of an earlier row of any source;
+    empty if there are none."""
+    first: dict[int, str] = {}  # hashes, because the texts would take as much memory as the data
     repeated = []
     for row in rows:
         key = hash((prompt_key(row), _answers(row)))
