@@ -1,8 +1,8 @@
-"""Attention of the tokens that lanes write to what lies in the caches.
+"""Attention of newly generated tokens to the caches.
 
-A token's keys lie in up to three places: what all prompts begin with, its prompt, and what its lane
-wrote. Attention to each is a `Partial`, a softmax that is not divided yet, and partials are joined
-by their sums: the result is the softmax over all of them, exactly (`visiting`).
+A token attends to keys in up to three places: the shared prefix, its prompt's slot, and the tokens
+that its lane wrote. Attention to each place is a `Partial`, a softmax before the division. Adding
+the partials gives exactly the softmax over all three (`visiting`).
 """
 
 from collections.abc import Sequence
@@ -27,11 +27,11 @@ from safety_jax.models.decoding.visiting import (
     visit_groups,
 )
 
-FAR = 2**30  # a window that nothing is beyond
+FAR = 2**30  # a window so large that no token is outside
 
 
 def window_of(rules: Sequence[Rule], kind: Any) -> jax.Array | None:
-    """The window of a layer of this kind; None where no kind has one."""
+    """The window of a layer of this kind; None if no kind has a window."""
     windows = [rule.window for rule in rules]
     if not any(windows):
         return None
@@ -43,10 +43,10 @@ class Seats(NamedTuple):
 
     Attributes:
         prompts: [R] the prompt slot of each lane.
-        seats: [R] the lane's place among its prompt's lanes.
-        lanes: [P, C] the lane on each seat; any lane where the seat is empty.
+        seats: [R] the lane's place among the lanes of its prompt.
+        lanes: [P, C] the lane in each seat; an arbitrary lane if the seat is empty.
         lengths: [P] tokens in each prompt slot.
-        prefix: tokens that all prompts begin with, before those.
+        prefix: tokens of the shared prefix, which precede those.
     """
 
     prompts: Any
@@ -57,15 +57,16 @@ class Seats(NamedTuple):
 
 
 class View(NamedTuple):
-    """What is looked at in one step, in all layers.
+    """What all layers attend to in one step.
 
     Attributes:
-        column: steps of the call before; of the rings' columns, which one is written now.
-        written: [R] tokens that each lane has written before.
-        positions: [R] of the token that each lane reads, in its whole text.
-        nearest: the first position that a living lane reads.
-        oldest: [groups] the most tokens that a living lane of a group has written before.
-        longest: [groups] the most tokens in a slot of a group.
+        column: the number of earlier steps in this call, which is the column of the rings that this
+            step writes.
+        written: [R] tokens that each lane has written so far.
+        positions: [R] the position of the token that each lane reads, in its whole text.
+        nearest: the smallest of these positions over living lanes.
+        oldest: [groups] the most tokens that a living lane of each group has written so far.
+        longest: [groups] the most tokens in a slot of each group.
     """
 
     column: Any
@@ -84,8 +85,8 @@ def look(
     column: Int[Array, ""],
     mesh: Mesh,
 ) -> View:
-    """What lanes look at when the rings' `column` is written; only blocks that a living lane or a
-    filled slot needs are visited."""
+    """The view of the step that writes `column` of the rings. Attention then visits only blocks
+    that a living lane or a filled slot needs."""
     positions = seats.prefix + seats.lengths[seats.prompts] + written
     return View(
         column,
@@ -111,18 +112,18 @@ def write(
     arrangement: caches.Arrangement,
     mesh: Mesh,
 ) -> tuple[Float[Array, "R 1 H E"], tuple[caches.Cache, None]]:
-    """Puts one token of each lane into the ring, and attends to prefix, prompt and ring; a
+    """Writes one token of each lane into the ring, and attends to prefix, prompt and ring. A
     `llama.CachedAttend`.
 
     Args:
-        rules: of the model's kinds of layers.
+        rules: one for each kind of layer of the model.
     """
     R, _, H, E = q.shape
     K, (P, C), rule = k.shape[2], seats.lanes.shape, rules[0]
     q = q[:, 0].astype(caches.in_products(cache, q.dtype)).reshape(R, K, H // K, E)
-    # [P, C] lanes of a prompt, their heads beside each other: one product over C · H/K rows.
+    # The heads of all C lanes of a prompt in one axis: one product over C · H/K rows.
     together = jnp.swapaxes(q[seats.lanes], 1, 2).reshape(P, K, -1, E)
-    # All lanes' heads beside each other.
+    # The heads of all lanes in one axis.
     everyone = jnp.swapaxes(q, 0, 1).reshape(1, K, -1, E)
     looks = _Looks(seats, view, window_of(rules, kind), rule, H // K, mesh)
 
@@ -149,12 +150,12 @@ def write(
 
 
 class _Looks(NamedTuple):
-    """How the queries of a step look at a stack; what they see there is added to what was found in
-    others. Blocks outside every living lane's window are passed over.
+    """Attention of a step's queries to a stack, added to what was `found` in other stacks. Blocks
+    outside the windows of all living lanes are skipped.
 
     Attributes:
-        window: of the layer; None where no layer has one.
-        share: query heads of a key head.
+        window: of the layer; None if no layer has one.
+        share: query heads per key head.
     """
 
     seats: Seats
@@ -237,12 +238,12 @@ class _Looks(NamedTuple):
         return visit(q, (first, place.blocks(behind)), self.rule, look, found)
 
     def _filled(self, begin: Any, lengths: Any, b: int, tokens: int) -> tuple[Any, jax.Array]:
-        """The first block of a ring of `tokens` that is looked at, and the one behind the last;
-        `lengths` tokens were put into it, the first one at the position `begin`."""
+        """The first block to visit in a ring of `tokens`, and the end of the range. The ring was
+        given `lengths` tokens, the first of them at position `begin`."""
         behind = jnp.minimum(blocks_for(lengths, b), tokens // b)
         if self.window is None:
             return 0, behind
         unseen = jnp.maximum(self.view.nearest + 1 - self.window - begin, 0)
-        # Any block of a ring that has come round may hold the newest token.
+        # Once a ring has wrapped around, any block may hold the newest token.
         whole = jnp.max(lengths) <= tokens
         return jnp.where(whole | (unseen >= jnp.max(lengths)), unseen // b, 0), behind

@@ -1,9 +1,10 @@
-"""Beam search, step by step as `transformers` does it (`generate`, early_stopping=False).
+"""Beam search, with the same steps as `transformers` (`generate`, early_stopping=False).
 
-Every prompt has as many lanes as beams, side by side. At a step all continuations of its beams are
-ranked by summed log-probability; the best that do not end go on, those that end among the first
-`beams` compete, by score / length ** length_penalty, for the places of finished answers. A prompt
-is done when its best running beam, so scored, is no better than its worst finished answer.
+Every prompt has one lane for each beam, in neighbouring lanes. A step ranks all continuations of a
+prompt's beams by summed log-probability. The best ones that do not end become the next running
+beams. Those among the first `beams` that end compete for the places of finished answers by
+score / length ** length_penalty. A prompt is done when its best running beam, scored in the same
+way, is no better than its worst finished answer.
 """
 
 import functools
@@ -20,7 +21,7 @@ from safety_jax.models.decoding.sampling import SamplingParams
 from safety_jax.models.decoding.session import Completion, Session, rung
 from safety_jax.models.model import Model
 
-NEVER = -1e9  # the score of what must not be chosen
+NEVER = -1e9  # a score that is never chosen
 
 
 class Beams(NamedTuple):
@@ -28,11 +29,11 @@ class Beams(NamedTuple):
 
     Attributes:
         tokens: [B, N] read at the next step.
-        running, scores: [B, N, M] and [B, N]: answers that go on, and their log-probabilities.
-        finished, final: the best ended answers, and their scores with length penalty.
-        lengths, done: [B, N] of finished answers; whether a place holds an ended answer.
+        running, scores: [B, N, M] and [B, N]: unfinished answers, and their log-probabilities.
+        finished, final: the best finished answers, and their scores with length penalty.
+        lengths, done: [B, N] the lengths of finished answers; whether a place has one.
         open: [B] whether a better answer may still be found.
-        written: tokens of every running answer.
+        written: the number of tokens of every running answer.
     """
 
     tokens: Any
@@ -47,7 +48,7 @@ class Beams(NamedTuple):
 
 
 def start(last: np.ndarray, beams: int, most: int) -> Beams:
-    """All beams before the first token; the first alone counts, as others would be the same."""
+    """All beams before the first token. Only the first has a score, since all are equal."""
     B = len(last)
     scores = np.full((B, beams), NEVER, np.float32)
     scores[:, 0] = 0
@@ -76,10 +77,10 @@ def advance(
     eos_ids: tuple[int, ...],
     settings: SamplingParams,
 ) -> tuple[Beams, Int[Array, "B N"]]:
-    """One step of the search; and which beam each of the next running beams goes on from."""
+    """One step of the search. Returns the next state, and the parent of each running beam."""
     B, N, V = logprobs.shape
     total = (logprobs + state.scores[:, :, None]).reshape(B, -1)
-    # Enough that N go on even if every beam's likeliest continuations are all ends.
+    # Enough to leave N unfinished ones even if every beam's likeliest continuations all end it.
     scores, index = jax.lax.top_k(total, max(2, 1 + len(eos_ids)) * N)
     beam, token = index // V, (index % V).astype(jnp.int32)
     place = jnp.arange(settings.max_new_tokens) == state.written
@@ -125,8 +126,8 @@ def write_beams(
     seats: attending.Seats,
     steps: Int[Any, ""],
 ) -> tuple[caches.Cache, Beams]:
-    """Goes on for `steps`, or until no search is open. All answers are equally long, so the
-    column of the ring is the number of tokens written."""
+    """Searches for `steps` steps, or until no search is open. All running answers have the same
+    length, which is therefore also the column of the ring."""
     B, N = state.tokens.shape
 
     def go_on(carry):
@@ -183,7 +184,7 @@ def _search(session: Session, numbers: list[int], B: int) -> Beams:
     prefix = np.int32(session.prefix)
     seats = attending.Seats(rows // N, rows % N, rows.reshape(B, N), lengths, prefix)
 
-    answered = np.resize(numbers, B)  # rows that are too many search with any adapter
+    answered = np.resize(numbers, B)  # surplus rows may search with any adapter
     model = session.reading_of(np.repeat(answered, N))
     state = start(last, N, settings.max_new_tokens)
     state = state._replace(open=np.arange(B) < len(numbers))

@@ -1,22 +1,24 @@
-"""Keys and values of what was read and written, and where they lie.
+"""The KV cache: keys and values of the prompts and of the generated tokens, and their layout.
 
-What all prompts of a call begin with is read once and kept once. The rest of a prompt lies in one
-of P slots; each of its candidates writes its own tokens into one of R lanes. Layers are stacked
-and tokens lie in blocks of b, so that a loop over layers updates its own part in place, and
-attention visits only blocks that somebody looks at:
+The prefix that all prompts of a call share is read and kept once. The rest of each prompt occupies
+one of P slots, and each of its candidates writes its own tokens into one of R lanes. Arrays stack
+all layers and divide tokens into blocks of b. A loop over layers can therefore update its own part
+in place, and attention visits only the blocks that a query needs:
 
-    prefix keys, values   [L, X, 1, K, E, b], [L, X, 1, K, b, E]   what all prompts begin with
+    prefix keys, values   [L, X, 1, K, E, b], [L, X, 1, K, b, E]   the shared prefix
     prompt keys, values   [L, Y, P, K, E, b], [L, Y, P, K, b, E]   slot p holds `lengths[p]` tokens
     own keys, values      [L, Z, R, K, E, b], [L, Z, R, K, b, E]   a ring: lanes write one column
 
-With int8 (`Codes`) every array has a second one beside it, of a scale for each head of a token.
+With int8 (`Codes`), each array has a second array with one scale for each token and head.
 
-The ring's column is one slice for all lanes, whenever each of them began, so the update happens in
-place. A lane that has written t + 1 tokens looks at the t + 1 newest columns.
+All lanes write the same column of the ring in a step, no matter when they began, so the update is
+one slice and happens in place. A lane that has written t + 1 tokens attends to the t + 1 newest
+columns.
 
-Layers with a window keep no more tokens than it sees, in whole blocks: their arrays are rings too,
-of prefix and prompts by the token's place, of lanes by the column. Layers that keep equally many
-are one `Stack`, and a model with layers of several windows has several (`arrange`).
+A layer with a sliding window keeps only as many tokens as the window needs, in whole blocks. Its
+arrays are rings too: prefix and prompts wrap around by the token's place, lanes by the column.
+Layers that keep the same number of tokens form one `Stack`; a model whose layers have different
+windows has several (`arrange`).
 """
 
 import bisect
@@ -42,8 +44,8 @@ class Codes(NamedTuple):
 
     Attributes:
         codes: int8.
-        scales: float32, of the same shape without E; tokens are the last axis of both keys' and
-            values', for a last axis of 1 would take a TPU 128 times its memory.
+        scales: float32, of the same shape without E. Tokens are the last axis for keys and for
+            values, because a last axis of 1 would take 128 times its memory on a TPU.
     """
 
     codes: Any
@@ -58,12 +60,13 @@ class Codes(NamedTuple):
 
 
 def numbers(held: Any, dtype: DTypeLike) -> jax.Array:
-    """Keys or values as they enter a product, scales left out."""
+    """Keys or values in the type of a product, without their scales."""
     return (held.codes if isinstance(held, Codes) else bits.floats(held)).astype(dtype)
 
 
 def in_products(cache: "Cache", computes: DTypeLike) -> DTypeLike:
-    """The type of products with this cache, of a model that computes in another."""
+    """The type in which products with this cache are computed, for a model that computes in type
+    `computes`."""
     held = cache[0].own_keys
     if isinstance(held, Codes):
         return computes
@@ -71,13 +74,13 @@ def in_products(cache: "Cache", computes: DTypeLike) -> DTypeLike:
 
 
 def number_bytes(dtype: DTypeLike, head_size: int) -> float:
-    """Bytes of one number of a cache of this type, its share of a scale included."""
+    """Bytes of one number in a cache of this type, including its share of a scale."""
     kind = jnp.dtype(dtype)
     return kind.itemsize + (4 / head_size if kind == jnp.int8 else 0.0)
 
 
 class Stack(NamedTuple):
-    """The arrays of layers that keep equally many tokens; each may be `Codes`."""
+    """The arrays of all layers that keep the same number of tokens; each may be `Codes`."""
 
     prefix_keys: Any
     prefix_values: Any
@@ -92,7 +95,7 @@ PLACES = Stack(SHARED_AXES, SHARED_AXES, AXES, AXES, AXES, AXES)
 
 
 class CacheSizes(NamedTuple):
-    """Every length that a compiled program depends on; tokens are multiples of a block."""
+    """All lengths that a compiled program depends on. Tokens are multiples of a block."""
 
     lanes: int  # R
     prompts: int  # P
@@ -102,7 +105,8 @@ class CacheSizes(NamedTuple):
     block_tokens: int  # b
 
     def within(self, window: int | None) -> "CacheSizes":
-        """The sizes for layers with this window: a token meets `window` keys, its own included."""
+        """The sizes for layers with this window: a token attends to `window` keys, including its
+        own."""
         if window is None:
             return self
         most = -(-window // self.block_tokens) * self.block_tokens
@@ -125,7 +129,7 @@ class Arrangement(NamedTuple):
     layers: tuple[tuple[int, ...], ...]
 
     def place(self, stack: int, layer: Int[Array, ""]) -> "LayerPlace":
-        """Where a layer lies in a stack, if it does."""
+        """Where a layer is in a stack, if it belongs to it."""
         if len(self.layers) == 1:
             return LayerPlace(layer, 0, None)
         own = self.layers[stack]
@@ -137,13 +141,15 @@ class Arrangement(NamedTuple):
 
 
 class LayerPlace(NamedTuple):
-    """Where a layer lies in a stack, or the next of the stack's layers to come.
+    """Where a layer is in a stack. For a layer of another stack: where the stack's next layer is.
+
+    A layer of another stack attends to nothing here. It does write, to the place that the stack's
+    next layer will overwrite before it reads.
 
     Attributes:
         number: of that layer in the stack.
-        later: steps until it comes: 0, or 1 where none of the stack's is left in this one.
-        here: whether it is the layer itself; None: all layers are the stack's. A layer of another
-            stack looks at nothing here. It writes where the next one will, before that looks.
+        later: steps until that layer runs: 0, or 1 if no layer of the stack is left in this step.
+        here: whether that layer is the layer itself; None if all layers belong to the stack.
     """
 
     number: jax.Array
@@ -156,7 +162,7 @@ class LayerPlace(NamedTuple):
 
 
 def arrange(config: llama.LlamaConfig, sizes: CacheSizes) -> Arrangement:
-    """Stacks for layers of these windows; `sizes` are those of a layer without one."""
+    """Assigns the layers of a model to stacks; `sizes` are those of a layer without a window."""
     of_kind = [sizes.within(kind.window) for kind in config.kinds]
     stacks = tuple(dict.fromkeys(of_kind))
     layers = tuple(
@@ -167,7 +173,7 @@ def arrange(config: llama.LlamaConfig, sizes: CacheSizes) -> Arrangement:
 
 
 def arranged(config: llama.LlamaConfig, cache: Cache) -> Arrangement:
-    """How the layers of this cache were arranged."""
+    """The arrangement of the layers of an existing cache."""
     found = [sizes(stack) for stack in cache]
     return arrange(config, CacheSizes(*map(max, zip(*found, strict=True))))
 
@@ -196,12 +202,12 @@ def zeros(config: llama.LlamaConfig, sizes: CacheSizes, dtype: DTypeLike) -> Cac
 
 
 def constrain(cache: Cache, mesh: Mesh) -> Cache:
-    """Pins every array where it lives."""
+    """Constrains every array to its sharding."""
     return each_place(cache, lambda part, axes: meshes.constrain(part, mesh, axes))
 
 
 def each_place(cache: Cache, function: Callable[[Any, Any], Any]) -> Cache:
-    """`function` of every array, and of where it lives."""
+    """Applies `function` to every array and its axes."""
 
     def applied(held: Any, axes: Any) -> Any:
         return jax.tree.map(lambda part: function(part, axes[: part.ndim]), held)
@@ -211,13 +217,13 @@ def each_place(cache: Cache, function: Callable[[Any, Any], Any]) -> Cache:
 
 @functools.partial(jax.jit, static_argnames=("config", "sizes", "dtype", "mesh"))
 def allocate(config: llama.LlamaConfig, sizes: CacheSizes, dtype: DTypeLike, mesh: Mesh) -> Cache:
-    """Zeros where they will live."""
+    """An empty cache, allocated with its sharding."""
     stored = bits.BITS if bits.lie_as_integers(dtype, mesh) else dtype
     return constrain(zeros(config, sizes, stored), mesh)
 
 
 def sizes(stack: Stack) -> CacheSizes:
-    """The lengths of a stack, read off its arrays."""
+    """The lengths of a stack, from the shapes of its arrays."""
     prefix, prompt, own = (
         (held.codes if isinstance(held, Codes) else held).shape
         for held in (stack.prefix_values, stack.prompt_values, stack.own_values)

@@ -1,4 +1,4 @@
-"""Where an answer ends: at the token ids that its model's folder names, and at strings."""
+"""Where an answer ends: at token ids that the model's folder names, and at stop strings."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -15,12 +15,12 @@ GENERATION, CONFIG = "generation_config.json", "config.json"
 def model_ends(folder: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Token ids that end an answer, ascending.
 
-    Those that `generate` of transformers stops at: what `generation_config.json` says, or where
-    there is no such file, `config.json`. And the tokenizer's EOS, with which training ends every
-    answer, whatever the base's files say.
+    These are the tokens at which `generate` of transformers stops, from `generation_config.json`
+    or, without such a file, from `config.json`; and the tokenizer's EOS, which ends every answer in
+    training, no matter what the base's files say.
 
     Args:
-        folder: of the full model; of an adapter, its base's.
+        folder: of the full model; for an adapter, of its base.
 
     Raises:
         CheckpointError: a file cannot be read, or names no token ids.
@@ -45,7 +45,7 @@ def model_ends(folder: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[int, .
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """The tokens that are left out where ids are read as text, and their ids."""
+    """The tokens that are left out when ids are decoded to text, and their ids."""
     added = tokenizer.added_tokens_decoder.items()
     known = {str(token): number for number, token in added if token.special}
     named = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
@@ -54,14 +54,15 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Stop:
-    """Strings that end an answer, and how to read one.
+    """Strings that end an answer, and how an answer is decoded.
 
     Attributes:
         strings: the answer is cut before the first of them; may be empty.
-        text: token ids to text, special tokens left out.
-        spelled: strings with special tokens in them, which `text` would never show.
-        spell: token ids to text, special tokens included.
-        words: ends that are text, say a full stop; all others are marks that nobody reads.
+        text: decodes token ids without special tokens.
+        spelled: strings that contain special tokens, which `text` never shows.
+        spell: decodes token ids with special tokens.
+        words: ids that end an answer and are text themselves, such as a full stop; all other ends
+            are marks that do not belong to the text.
     """
 
     strings: tuple[str, ...]
@@ -71,15 +72,16 @@ class Stop:
     words: frozenset[int] = frozenset()
 
     def read(self, ids: Sequence[int], ends: Sequence[int]) -> str:
-        """The text of a whole answer, which one of `ends` may end."""
+        """The text of a whole answer. If one of `ends` ends it, a mark is left out."""
         marked = bool(ids) and ids[-1] in ends and ids[-1] not in self.words
         return self.text(ids[: len(ids) - marked])
 
     def cut(self, ids: Sequence[int], seen: int) -> tuple[int, str] | None:
-        """How many tokens it takes to complete a stop string, and the text before it; or None.
+        """The number of tokens that complete the first stop string, and the text before it; None
+        without one.
 
         Args:
-            seen: so many tokens are known to complete none.
+            seen: the first `seen` tokens are known not to complete one.
         """
         if not (self.strings or self.spelled) or self._before(ids) is None:
             return None
@@ -100,7 +102,8 @@ class Stop:
         place = _first(self.spelled, whole)
         if place is None:
             return None
-        # The tokens that end before the string are read as text; of the next, what stands before.
+        # Tokens that end before the string are decoded as text; of the next token, only its
+        # beginning before the string.
         count = next(n for n in range(len(ids), -1, -1) if len(self.spell(ids[:n])) <= place)
         return self.text(ids[:count]) + whole[len(self.spell(ids[:count])) : place]
 
@@ -117,15 +120,15 @@ def endings(
 ) -> tuple[tuple[int, ...], Stop]:
     """Token ids and strings that end an answer.
 
-    A string that is a special token, say `<|im_end|>`, joins the ids: text is read without such
-    tokens, and beam search knows ids only.
+    A string that is a special token, such as `<|im_end|>`, becomes one of the ids, because decoded
+    text has no such tokens, and beam search stops at ids only.
 
     Args:
         ends: see `model_ends`.
-        text: token ids to text, special tokens left out.
+        text: decodes token ids without special tokens.
 
     Raises:
-        ConfigError: an empty string, which would end every answer before it begins.
+        ConfigError: a string is empty; it would end every answer before it begins.
     """
     if not all(isinstance(string, str) and string for string in strings):
         raise ConfigError(f"stop strings {tuple(strings)!r}: expected texts, none of them empty")

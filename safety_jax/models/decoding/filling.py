@@ -1,4 +1,4 @@
-"""Keys and values on their way into the caches, and lanes and prompts that change places there."""
+"""Writing keys and values into the caches, and reordering lanes and prompts in them."""
 
 from typing import Any, NamedTuple
 
@@ -16,8 +16,8 @@ from safety_jax.models.decoding import caches
 def places_held(
     cells: Int[Array, " b"], length: Int[Array, "*N"], tokens: int
 ) -> Int[Array, "*N b"]:
-    """The place of the token that lies in each of these cells of a ring of `tokens`, after `length`
-    tokens were put into it; negative where none does."""
+    """The place of the token in each of these cells of a ring of `tokens`, after `length` tokens
+    were written into it; negative for an empty cell."""
     turn = (length - 1) // tokens * tokens
     newest = turn[..., None] + jnp.broadcast_to(cells, (*length.shape, len(cells)))
     return jnp.where(newest < length[..., None], newest, newest - tokens)
@@ -27,11 +27,11 @@ class Destinations(NamedTuple):
     """Where keys and values of freshly read tokens go.
 
     Attributes:
-        slots, places: [B, T] the prompt slot of each token, and its place there.
-        later: [B, T] tokens of the same slot read behind it in the same row; `NOWHERE`: of a token
-            that is kept nowhere.
-        prefix_places, prefix_later: [T] likewise of the first row's tokens, in what all prompts
-            share.
+        slots, places: [B, T] the prompt slot of each token, and its place in the slot.
+        later: [B, T] how many tokens for the same slot follow in the same row; `NOWHERE` for a
+            token that is not kept.
+        prefix_places, prefix_later: [T] the same for the tokens of the first row, in the shared
+            prefix.
     """
 
     slots: Any
@@ -41,11 +41,11 @@ class Destinations(NamedTuple):
     prefix_later: Any
 
 
-NOWHERE = 2**30  # more tokens than any array holds
+NOWHERE = 2**30  # more than the tokens of any array
 
 
 def held_as(fresh: Float[Array, "*N E"], held: Any) -> Any:
-    """Fresh keys or values as this array of a cache holds them."""
+    """Fresh keys or values in the type of this array of a cache."""
     if isinstance(held, caches.Codes):
         return caches.Codes.of(fresh)
     if held.dtype == bits.BITS:
@@ -54,7 +54,8 @@ def held_as(fresh: Float[Array, "*N E"], held: Any) -> Any:
 
 
 def tokens_first(fresh: Any) -> Any:
-    """Keys or values [L, B, T, K, E] of all rows' tokens as a scatter takes them, [N, L, K, E]."""
+    """Moves the tokens of keys or values [L, B, T, K, E] to the front, [N, L, K, E], for a
+    scatter."""
     return jax.tree.map(
         lambda part: jnp.moveaxis(part.reshape(part.shape[0], -1, *part.shape[3:]), 1, 0), fresh
     )
@@ -68,11 +69,11 @@ def insert(
     arrangement: caches.Arrangement,
     mesh: Mesh,
 ) -> caches.Cache:
-    """Puts freshly read tokens into their places; where a ring is shorter than what was read, the
-    last of them.
+    """Writes freshly read tokens into their places. If a ring is shorter than the text that was
+    read, only the last tokens are kept.
 
     Args:
-        keys, values: [L, B, T, K, E] as the cache holds them, see `held_as`.
+        keys, values: [L, B, T, K, E] in the type of the cache, see `held_as`.
     """
     if len(cache) == 1:
         return caches.constrain((_insert(cache[0], keys, values, to),), mesh)
@@ -130,10 +131,11 @@ def write_column(
     values: Float[Array, "R K E"],
     mesh: Mesh,
 ) -> caches.Stack:
-    """Puts one token of every lane into a column of the ring, in one layer.
+    """Writes one token of every lane into a column of the ring, for one layer.
 
-    Of a layer that lies elsewhere, keys and values go where those of the next layer here will, in
-    this step or the next, so that no write depends on what was there: it stays in place.
+    If the layer belongs to another stack, the write goes to the place that the next layer of this
+    stack will overwrite, in this step or the next. Every layer therefore writes unconditionally, so
+    that XLA can update the array in place.
     """
     here = caches.sizes(stack)
     block, within = jnp.divmod((column + place.later) % here.own_tokens, here.block_tokens)
@@ -160,7 +162,7 @@ def write_column(
 def follow(
     cache: caches.Cache, lanes: Int[Array, " R"], written: Int[Array, ""], mesh: Mesh
 ) -> caches.Cache:
-    """Every lane goes on from what another one wrote, which lies in the columns up to `written`."""
+    """Copies to every lane what another lane wrote, in the columns up to `written`."""
 
     def move(array: jax.Array, blocks: jax.Array) -> jax.Array:
         def one(block: Any, moved: jax.Array) -> jax.Array:
@@ -181,7 +183,7 @@ def follow(
 def rearrange(
     cache: caches.Cache, lanes: Int[Array, " R"], prompts: Int[Array, " P"], mesh: Mesh
 ) -> caches.Cache:
-    """A cache of these lanes and prompt slots of the old one, in this order."""
+    """A cache with these lanes and prompt slots of the old one, in this order."""
 
     def rearranged(stack: caches.Stack) -> caches.Stack:
         of_prompts = jax.tree.map(lambda x: jnp.take(x, prompts, axis=2), stack[2:4])

@@ -1,15 +1,16 @@
-"""Answers from a model: prompts are read in batches, lanes write tokens until all are answered.
+"""Generates answers: prompts are read in batches, and lanes write tokens until all are answered.
 
     setup = generation.Setup(settings, pace, eos_ids, stop)
     answers = generation.generate(model, setup, prompts, prompt_ids, seed, "sampling")
 
-The host loop gives free lanes to waiting candidates, runs a compiled chunk of steps, collects what
-was written, and repeats. Numbers and lengths come from short ladders, so that few compiled programs
-serve any prompts and answers.
+The host loop gives free lanes to waiting candidates, runs a compiled chunk of steps, collects the
+tokens, and repeats. The numbers of lanes and the lengths come from short ladders, so that a few
+compiled programs serve all prompts and answers.
 
-How it runs never changes an answer: a candidate's randomness is folded from (seed, prompt id,
-candidate, position), so it is the same alone, in any batch, in any lane and on any mesh, up to the
-rounding of logits. Several processes run the same loop on the same prompts and see the same tokens.
+How decoding runs never changes an answer. A candidate's randomness is folded from (seed, prompt id,
+candidate, position), so its answer is the same alone, in any batch, in any lane and on any mesh, up
+to the rounding of logits. Several processes run the same loop on the same prompts and see the same
+tokens.
 """
 
 import collections
@@ -37,11 +38,11 @@ from safety_jax.models.model import Model
 
 __all__ = ["Completion", "Pace", "SamplingParams", "Setup", "Stop", "bucket", "generate"]
 
-# A prompt's candidates end one by one, so more prompts are half answered than lanes / candidates.
+# Candidates of a prompt end at different times, so more than lanes / candidates prompts are open.
 PROMPTS_PER_FULL_PROMPT = 2
-# With one candidate, lanes / AHEAD_SHARE more prompts are read ahead, so that full rows are read.
+# With one candidate, lanes / AHEAD_SHARE more prompts are read ahead of time, to fill whole rows.
 AHEAD_SHARE = 4
-# The host looks for lanes to refill when one in REFILL_SHARE has finished.
+# The host refills lanes as soon as one in REFILL_SHARE has finished.
 REFILL_SHARE = 16
 
 
@@ -57,13 +58,13 @@ def generate(
     """`settings.candidates` answers to each prompt, in the order of the prompts.
 
     Args:
-        model: one that lies as training wants it is copied, see `layout`; who asks more than once
-            lays it out before.
-        prompts: token ids, begin-of-sequence included.
-        prompt_ids: what the randomness of each prompt is folded from, 0 to 2^32 - 1.
-        progress: title of a progress bar on process 0; None shows none.
-        speakers: of each prompt, the number of the adapter that answers it, where the model has
-            several (`multi_lora.stack`).
+        model: if its weights have the layout of training, they are copied (`layout`); lay the model
+            out yourself before several calls.
+        prompts: token ids, including begin-of-sequence.
+        prompt_ids: numbers from 0 to 2^32 - 1, from which the randomness of each prompt is folded.
+        progress: title of a progress bar on process 0; None for no bar.
+        speakers: for a model with several adapters (`multi_lora.stack`), the number of the adapter
+            that answers each prompt.
 
     Raises:
         ConfigError: settings or a pace that cannot be used.
@@ -97,20 +98,20 @@ def generate(
 def _check_frequencies(
     config: llama.LlamaConfig, number: int, prompt_tokens: int, new_tokens: int
 ) -> None:
-    """Raises a DataError where keys that are kept would have been turned by other frequencies than
-    later ones are."""
+    """Raises a DataError if rotary frequencies would change within an answer: the cached keys would
+    have been rotated by other frequencies than later keys."""
     limit = config.frequencies_change_beyond
     if limit is not None and prompt_tokens + new_tokens - 1 > limit:
         raise DataError(
             f"prompt {number} has {prompt_tokens} tokens, and its answer may have {new_tokens}: "
-            f"this model's rotary frequencies change beyond {limit} tokens, which together they "
-            "may not pass; shorten the prompt or the answer"
+            f"this model's rotary frequencies change beyond {limit} tokens, so both together may "
+            "have at most that many; shorten the prompt or the answer"
         )
 
 
 def prompt_slots(lanes: int, candidates: int, row_parts: int, *, waiting: bool) -> int:
-    """P: enough for the prompts that R lanes answer at a time, and for some more where prompts are
-    waiting."""
+    """P: enough slots for the prompts that R lanes answer at the same time, and a few more if other
+    prompts are waiting."""
     if candidates > 1:
         most = min(math.ceil(PROMPTS_PER_FULL_PROMPT * lanes / candidates), lanes)
     else:
@@ -119,14 +120,14 @@ def prompt_slots(lanes: int, candidates: int, row_parts: int, *, waiting: bool) 
 
 
 class _Sampling:
-    """The host's view of lanes and slots while candidates are sampled."""
+    """The host's bookkeeping of lanes and slots while candidates are sampled."""
 
     def __init__(self, session: Session, prompt_ids: Sequence[int], seed: int):
         self.session, self.setup, self.prompt_ids = session, session.setup, prompt_ids
         self.seed = np.asarray(jax.random.key_data(jax.random.key(seed, impl="threefry2x32")))
         settings, parts = self.setup.settings, session.row_parts
         count, self.C = len(session.prompts), settings.candidates
-        # Longest first: what does not fit into memory shows at once, and slots only get shorter.
+        # Longest first: if memory is too small, this shows at once, and slots only get shorter.
         order = sorted(range(count), key=lambda number: -len(session.prompts[number]))
         self.waiting = collections.deque(order)
         self.ready: collections.deque[tuple[int, int]] = collections.deque()  # slot, candidate
@@ -138,13 +139,13 @@ class _Sampling:
         self._clear(R, self._slots_for(R))
 
     def _clear(self, R: int, P: int) -> None:
-        # Of each lane: the candidate it answers, and what it has written.
+        # For each lane: the candidate that it answers, and what it has written.
         self.owner: list[tuple[int, int] | None] = [None] * R
         self.written: list[list[int]] = [[] for _ in range(R)]
         self.logprobs: list[list[float]] = [[] for _ in range(R)]
         self.slot_of = np.zeros(R, np.int32)
         self.seat_of = np.zeros(R, np.int32)
-        # Of each slot: its prompt (-1: free), its candidates not yet answered, who sits where.
+        # For each slot: its prompt (-1: free), its unanswered candidates, the lane on each seat.
         self.prompt_in = np.full(P, -1)
         self.open = np.zeros(P, int)
         self.lane_on = np.full((P, self.C), -1)
@@ -165,10 +166,10 @@ class _Sampling:
             found.append([answer for answer in answers if answer is not None])
         return found
 
-    # ------------------------------------------------------------------------ who sits where
+    # ------------------------------------------------------------------------ lanes and slots
 
     def _seat(self) -> None:
-        """Gives free lanes to waiting candidates, reading their prompts where need be."""
+        """Gives free lanes to waiting candidates, and reads their prompts if necessary."""
         for lane, owner in enumerate(self.owner):
             if owner is not None:
                 continue
@@ -194,7 +195,7 @@ class _Sampling:
         self.ready.extend((slot, candidate) for slot in slots for candidate in range(self.C))
 
     def _fit(self) -> None:
-        """Goes on with fewer lanes where those left are enough."""
+        """Continues with fewer lanes if these are enough for the answers that are left."""
         now, parts = self.session.sizes, self.session.row_parts
         assert now is not None
         if self.waiting or self.ready:
@@ -258,7 +259,7 @@ class _Sampling:
         )
 
     def _history(self) -> np.ndarray:
-        """The token that each lane read in each column of the ring, where a penalty asks for it."""
+        """The token that each lane read in each column of the ring; empty without a penalty."""
         assert self.session.sizes is not None
         R, W = self.session.sizes.lanes, self.session.sizes.own_tokens
         if not self.setup.settings.frequency_penalty:
@@ -271,7 +272,7 @@ class _Sampling:
         return history
 
     def _enough(self, alive: np.ndarray) -> int:
-        """How many lanes may finish before the host has something to do."""
+        """How many lanes may finish before the host has to act."""
         count, R = int(alive.sum()), len(alive)
         if self.waiting or self.ready:
             return min(count, max(1, R // REFILL_SHARE))

@@ -1,14 +1,14 @@
-"""Weights where a step of decoding wants them: divided over all devices that hold the model.
+"""The layout of weights for decoding: every weight is divided over all devices of the model.
 
     with layout.lent(model) as speaker:
         answers = generation.generate(speaker, setup, prompts, prompt_ids, seed, "sampling")
 
-See the decoding column of `base.meshes`. A mesh without `fsdp` divides products like that already,
-and its weights stay where they are. Otherwise they move over the network once, before the first
-token, which takes as long as two or three steps would take to gather them.
+See the decoding column in `base.meshes`. A mesh without `fsdp` divides products in this way
+already, and its weights stay where they are. Otherwise they move over the network once, before the
+first token, in the time in which two or three steps would gather them.
 
-On a CPU that computes with 16 bits, kernels and tables lie beside as such numbers (`models.bits`):
-to make them of wider ones at every step takes longer than to multiply with them.
+On a CPU that computes in 16 bits, a 16-bit copy of kernels and tables is made (`models.bits`),
+because casting the wider ones at every step takes longer than multiplying with them.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ from safety_jax.base import meshes, trees
 from safety_jax.models import bits, llama, lora
 from safety_jax.models.model import Model
 
-CAST = ("kernel", "embedding", "head")  # last names of weights that products cast
+CAST = ("kernel", "embedding", "head")  # the last part of the names of weights that are cast
 
 
 def copied(model: Model) -> Model:
-    """The model laid out for decoding; kernels and tables in the type that it computes in, to which
-    products would cast them at every step."""
+    """A copy of the model, laid out for decoding. Kernels and tables are in the type in which the
+    model computes; otherwise products would cast them at every step."""
     mesh = meshes.decoding(model.mesh)
     if mesh is model.mesh:
         return _narrow(model)
@@ -47,11 +47,11 @@ def copied(model: Model) -> Model:
 
 @contextlib.contextmanager
 def lent(model: Model) -> Iterator[Model]:
-    """The model laid out for decoding, while the block lasts: weight by weight it moves there, and
-    back at the end, so that no more than one weight is ever held twice.
+    """The model laid out for decoding, for the duration of the block. Weights move there one by
+    one, and back at the end, so that at most one weight exists twice at any time.
 
-    The tree of weights is changed in place: whoever else holds it finds them at home afterwards,
-    and must not compute with them before. Their arrays must be in no other tree.
+    The tree of weights is changed in place. Others that hold it must not compute with it before the
+    block ends. Its arrays must be in no other tree.
     """
     mesh = meshes.decoding(model.mesh)
     if mesh is model.mesh:
@@ -69,7 +69,8 @@ def lent(model: Model) -> Iterator[Model]:
 
 
 def _narrow(model: Model) -> Model:
-    """The model with what products cast as they cast it, where that lies as integers."""
+    """The model with 16-bit copies of the weights that products cast, if such numbers are stored as
+    integers here."""
     computes, mesh = jnp.dtype(model.execution.compute_dtype), model.mesh
     narrow: dict[str, Any] = {}
     weights = trees.flatten(model.weights)
@@ -89,8 +90,8 @@ def _as_stored(part: jax.Array, dtype: DTypeLike, mesh: Mesh) -> jax.Array:
 
 
 def _placing(model: Model, mesh: Mesh) -> Callable[[str, Any], Any]:
-    """(name, weight) -> where it goes; a weight of several arrays, such as a quantised kernel, goes
-    by its first axes."""
+    """(name, weight) -> its sharding. The arrays of a quantised kernel are sharded by their first
+    axes."""
     declared = llama.parameters(model.config)
 
     def place(name: str, leaf: Any) -> Any:
@@ -101,7 +102,7 @@ def _placing(model: Model, mesh: Mesh) -> Callable[[str, Any], Any]:
 
 
 def _move(weights: trees.Tree, place: Callable[[str, Any], Any]) -> None:
-    """In place, one weight at a time."""
+    """Moves weights in place, one at a time."""
     for name, leaf in trees.flatten(weights).items():
         *parents, last = name.split(".")
         node = functools.reduce(dict.__getitem__, parents, weights)
@@ -112,7 +113,7 @@ def _move(weights: trees.Tree, place: Callable[[str, Any], Any]) -> None:
 
 
 def _moved(part: jax.Array, where: NamedSharding, dtype: DTypeLike | None = None) -> jax.Array:
-    """Over the network; `jax.device_put` between two layouts may go through a host."""
+    """Moves an array over the network; `jax.device_put` between two layouts may use a host."""
     move = jax.jit(_as_type, static_argnames="dtype", out_shardings=where)
     return move(part, dtype=part.dtype if dtype is None else dtype)
 
@@ -122,7 +123,7 @@ def _as_type(part: jax.Array, dtype: DTypeLike) -> jax.Array:
 
 
 def _speaker(model: Model, weights: trees.Tree) -> Model:
-    """The model with these weights, and its adapters, which are small, copied to them."""
+    """The model with these weights, and copies of its adapters on their devices."""
     mesh, adapters = meshes.decoding(model.mesh), model.adapters
     if adapters is not None:
         declared = llama.parameters(model.config)

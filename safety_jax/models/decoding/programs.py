@@ -1,8 +1,8 @@
-"""The compiled part of decoding: prompts are read into slots, lanes write some tokens.
+"""The compiled programs of decoding: read prompts into slots, and write tokens in lanes.
 
-A chunk runs until its steps are done or enough lanes have finished, then the host gives the free
-lanes to waiting candidates (`generation`). Which lanes stand idle, and how long a chunk is, changes
-no answer.
+A chunk of steps runs until its steps are done or enough lanes have finished. Then the host gives
+the free lanes to waiting candidates (`generation`). Answers depend neither on idle lanes nor on the
+length of a chunk.
 """
 
 import functools
@@ -20,12 +20,13 @@ from safety_jax.models.model import Model
 
 
 class Lanes(NamedTuple):
-    """What a lane needs to write its next token.
+    """The state of lanes between two steps.
 
     Attributes:
-        tokens: [R] the token read at the next step: the prompt's last, or the newest written.
-        written: [R] tokens of the answer so far.
-        alive: [R] whether a candidate is being answered here.
+        tokens: [R] the token that the next step reads: the last of the prompt, or the newest of the
+            answer.
+        written: [R] the number of tokens of the answer so far.
+        alive: [R] whether the lane is answering a candidate.
     """
 
     tokens: Any
@@ -34,8 +35,8 @@ class Lanes(NamedTuple):
 
 
 class DecodedChunk(NamedTuple):
-    """What some steps wrote: `ids` [R, steps], -1 where a lane stood still, and log-probabilities
-    of these tokens under the unmodified model."""
+    """The tokens of several steps: `ids` [R, steps], -1 for an idle lane, and their
+    log-probabilities under the unmodified model."""
 
     ids: Any
     logprobs: Any
@@ -44,7 +45,7 @@ class DecodedChunk(NamedTuple):
 
 @functools.partial(jax.jit, donate_argnames=("cache",))
 def read_prompts(model: Model, cache: caches.Cache, rows: reading.PromptRows) -> caches.Cache:
-    """Puts the keys and values of packed prompts into their slots."""
+    """Reads packed prompts, and writes their keys and values into their slots."""
     arrangement = caches.arranged(model.config, cache)
     attend = functools.partial(
         reading.read, rows=rows, rules=model.config.rules, arrangement=arrangement
@@ -60,7 +61,7 @@ def next_logits(
     lanes: Lanes,
     column: Int[Array, ""],
 ) -> tuple[Float[Array, "R V"], caches.Cache]:
-    """One step of every lane: reads its token, gives the logits of the one after it."""
+    """One step of every lane: reads its token, and returns the logits of the next one."""
     view = attending.look(seats, cache, lanes.written, lanes.alive, column, model.mesh)
     attend = functools.partial(
         attending.write, seats=seats, view=view, rules=model.config.rules,
@@ -95,12 +96,13 @@ def write_tokens(
     """Writes until `steps` steps are done or `enough` lanes have finished.
 
     Args:
-        settings: as of `SamplingParams.drawing`.
-        history: the token that was read in each column of the ring; [R, 0] without a penalty.
+        settings: see `SamplingParams.drawing`.
+        history: the token that each lane read in each column of the ring; [R, 0] without a penalty.
         seed: key data.
-        names: the prompt id and candidate number of each lane, folded into the seed.
-        most: tokens of an answer.
-        column: steps of the call before; rings are written at what is left of it.
+        names: the prompt id and candidate number of each lane, which are folded into the seed.
+        most: the most tokens of an answer.
+        column: the number of earlier steps in this call; modulo its length, the column of the ring
+            that the first step writes.
     """
     rows, W = history.shape
     began, keys = lanes.alive, sampling.candidate_keys(seed, names)

@@ -1,4 +1,4 @@
-"""How prompts are read: packed into rows of fixed size, without padding and in pieces; what their
+"""Reading prompts: how they are packed into rows of a fixed size, without padding, and what their
 tokens attend to."""
 
 import collections
@@ -23,20 +23,21 @@ from safety_jax.models.decoding.visiting import (
     visit,
 )
 
-QUERY_BLOCK = 128  # of tokens that are read: a block meets only the tokens before its end
+QUERY_BLOCK = 128  # tokens; a block of queries meets only the keys before its end
 
-Prompt = tuple[int, Sequence[int]]  # its slot, and its tokens behind the prefix
+Prompt = tuple[int, Sequence[int]]  # its slot, and its tokens after the prefix
 
 
 class PromptRows(NamedTuple):
     """Prompts that are read together, packed into rows.
 
     Attributes:
-        ids, segments, positions: [B, T] as of `batch.Tokens`; positions in the whole text.
+        ids, segments, positions: [B, T] as in `batch.Tokens`; positions count from the beginning of
+            the whole text.
         to: where keys and values go.
-        slots, past: [B] the first segment of a row goes on after so many tokens in this slot;
-            0 where a prompt begins.
-        prefix: tokens before every segment, that lie in the prefix.
+        slots, past: [B] for a row whose first segment continues a prompt: its slot, and how many
+            tokens the slot has already; past is 0 if the row begins with a new prompt.
+        prefix: tokens of the shared prefix, which precede every segment.
     """
 
     ids: Any
@@ -49,8 +50,8 @@ class PromptRows(NamedTuple):
 
 
 def shared(prompts: Sequence[Sequence[int]], worth: int) -> int:
-    """Tokens that all prompts begin with, the last one of each left out; 0 where reading them once
-    saves fewer tokens than `worth`."""
+    """The length of the prefix that all prompts share, without the last token of any prompt; 0 if
+    reading it once does not save more than `worth` tokens."""
     first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
     most = min(map(len, prompts)) - 1
     count = next((i for i in range(most) if first[i] != last[i]), most)
@@ -58,7 +59,7 @@ def shared(prompts: Sequence[Sequence[int]], worth: int) -> int:
 
 
 def empty(sizes: caches.CacheSizes, B: int, T: int, prefix: int) -> PromptRows:
-    """Rows of padding, whose keys and values go nowhere."""
+    """Rows of padding, whose keys and values are not kept."""
     ids, segments, positions, places = (np.zeros((B, T), np.int32) for _ in range(4))
     to = filling.Destinations(
         slots=np.full((B, T), sizes.prompts, np.int32),
@@ -74,7 +75,7 @@ def empty(sizes: caches.CacheSizes, B: int, T: int, prefix: int) -> PromptRows:
 def pack_prefix(
     prefix: Sequence[int], sizes: caches.CacheSizes, B: int, T: int
 ) -> Iterator[PromptRows]:
-    """What all prompts begin with, T tokens at a time: each piece meets those before it."""
+    """The shared prefix in pieces of T tokens; each piece attends to those before it."""
     for start in range(0, len(prefix), T):
         piece = prefix[start : start + T]
         rows, here = empty(sizes, B, T, start), slice(0, len(piece))
@@ -87,11 +88,11 @@ def pack_prefix(
 def pack(
     prompts: Sequence[Prompt], prefix: int, sizes: caches.CacheSizes, B: int, T: int
 ) -> Iterator[PromptRows]:
-    """B rows of T tokens at a time. Every row is filled: a prompt that does not fit goes on at the
-    beginning of the same row of the next batch, where it meets what its slot holds.
+    """Batches of B rows of T tokens. All rows are filled: a prompt that does not fit continues at
+    the beginning of the same row in the next batch, where it attends to its slot.
 
     Args:
-        prefix: tokens before every prompt, which are read already.
+        prefix: the length of the shared prefix, which was read before.
     """
     waiting = collections.deque(prompt for prompt in prompts if len(prompt[1]))
     begun: list[tuple[int, Sequence[int], int] | None] = [None] * B
@@ -127,13 +128,14 @@ def read(
     rules: Sequence[Rule],
     arrangement: caches.Arrangement,
 ) -> tuple[Float[Array, "B T H E"], tuple[caches.Cache, tuple[Any, Any]]]:
-    """Attends to prefix, to the earlier part of a prompt in its slot, and to earlier tokens of the
-    same segment; keeps the rows' keys and values as the cache holds them. A `llama.CachedAttend`.
+    """Attends to the prefix, to the part of a prompt that is in its slot, and to earlier tokens of
+    the same segment. Returns the rows' keys and values in the type of the cache. A
+    `llama.CachedAttend`.
     """
     B, T, H, E = q.shape
     K, dtype = k.shape[2], caches.in_products(cache, q.dtype)
     looks = _Looks(rows, rules[0], window_of(rules, kind), H // K)
-    # Query heads of a key head beside each other: one product over T · H/K rows.
+    # The query heads of a key head in one axis: one product over T · H/K rows.
     q = jnp.transpose(q.astype(dtype).reshape(B, T, K, -1, E), (0, 2, 1, 3, 4)).reshape(B, K, -1, E)
     before = looks.at_cache(cache, arrangement, layer, q)
     keys = jnp.transpose(k.astype(dtype), (0, 2, 3, 1))
@@ -145,11 +147,11 @@ def read(
 
 
 class _Looks(NamedTuple):
-    """How the queries of a layer look at what was read before them, and beside them.
+    """Attention of a layer's queries to the cache and to their own rows.
 
     Attributes:
-        window: of the layer; None where no layer has one.
-        share: query heads of a key head.
+        window: of the layer; None if no layer has one.
+        share: query heads per key head.
     """
 
     rows: PromptRows
@@ -164,7 +166,7 @@ class _Looks(NamedTuple):
         layer: Int[Array, ""],
         q: Float[Array, "B K M E"],
     ) -> Partial:
-        """Attention to the prefix, and of each row's first segment to its slot."""
+        """Attention of all tokens to the prefix, and of each row's first segment to its slot."""
         B, K, M, E = q.shape
         everyone = jnp.swapaxes(q, 0, 1).reshape(1, K, -1, E)
         prefix = past = None
@@ -189,7 +191,8 @@ class _Looks(NamedTuple):
         values: Float[Array, "B K T E"],
         before: Partial,
     ) -> Float[Array, "B K M E"]:
-        """Attention to earlier tokens of the same segment and to what was found `before`."""
+        """Attention to earlier tokens of the same segment, joined with that to the cache, which
+        came `before`."""
         rows, T, G = self.rows, keys.shape[-1], self.share
         outputs = []
         for start in range(0, T, QUERY_BLOCK):
@@ -226,7 +229,7 @@ class _Looks(NamedTuple):
         return filling.places_held(block * b + jnp.arange(b), filled, tokens)
 
     def _near(self, positions: jax.Array, of_keys: jax.Array) -> jax.Array:
-        """Whether keys at these positions lie within the window of queries at those."""
+        """Whether keys at positions `of_keys` are in the window of queries at `positions`."""
         apart = positions[..., None] - of_keys
         return jnp.ones_like(apart, bool) if self.window is None else apart < self.window
 

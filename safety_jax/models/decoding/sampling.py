@@ -1,9 +1,10 @@
-"""From logits to the next token: temperature, top-k, top-p, frequency penalty, one uniform number.
+"""From logits to the next token: frequency penalty, temperature, top-k, top-p, and the draw.
 
-Nothing here sorts or draws a number per vocabulary entry. The cut of top-k and top-p is found by
-bisection on the bits of the probabilities, and the token by inverting the cumulative distribution
-at one uniform number a row: both are a few sums over the vocabulary, sharded or not. Sums go over
-FOLD columns side by side first: a sum along a whole row is a chain of scalar additions on a CPU.
+Nothing here sorts the vocabulary or draws a number for each of its entries. The threshold of top-k
+and top-p is found by bisection over the bits of the probabilities, and the token by inverting the
+cumulative distribution at one uniform number per row. Both take a few sums over the vocabulary,
+whether it is sharded or not. Sums add up FOLD columns in parallel first, because a CPU would sum a
+whole row as a chain of scalar additions.
 """
 
 import dataclasses
@@ -14,23 +15,24 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from safety_jax.base.errors import ConfigError
 
-FOLD = 128  # vocabularies are multiples of it, nearly all; others are padded
+FOLD = 128  # nearly all vocabularies are multiples of it; others are padded
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingParams:
-    """What is asked of the model.
+    """How the next token is chosen, and how many answers of which length are generated.
 
     Attributes:
-        temperature: 0 takes the most likely token.
+        temperature: 0 always chooses the most likely token.
         top_k: keeps the k most likely tokens; 0 keeps all.
         top_p: keeps the fewest tokens that hold this probability, after top-k (Holtzman et al.
             2020, arXiv 1904.09751); 1 keeps all.
-        frequency_penalty: taken from a token's logit for each time it stands in the answer so far.
-        beams: more than 1 searches (see `beams.py`) and does not sample.
-        length_penalty: of beam search: a score is divided by answer length to this power.
-        candidates: answers to each prompt; with beams, the best so many of them.
-        max_new_tokens: of an answer, end-of-sequence included.
+        frequency_penalty: subtracted from a token's logit for each of its occurrences in the answer
+            so far.
+        beams: with more than 1, beam search (`beams.py`) instead of sampling.
+        length_penalty: of beam search, which divides scores by the answer's length to this power.
+        candidates: answers to each prompt; with beams, how many of the best are returned.
+        max_new_tokens: of an answer, including end-of-sequence.
     """
 
     temperature: float
@@ -44,7 +46,8 @@ class SamplingParams:
 
     @property
     def drawing(self) -> "SamplingParams":
-        """What a token is drawn by, without how many and how long: those are data of a program."""
+        """The settings that a compiled program depends on; the number of candidates and the length
+        are among its inputs."""
         return dataclasses.replace(self, candidates=1, max_new_tokens=1, length_penalty=1.0)
 
     def check(self) -> None:
@@ -79,7 +82,7 @@ def penalise(
     generated: Bool[Array, "R W"],
     penalty: float,
 ) -> Float[Array, "R V"]:
-    """Takes `penalty` from a token's logit for each of its occurrences among generated ones."""
+    """Subtracts `penalty` from a token's logit for each of its occurrences that was generated."""
     rows = jnp.broadcast_to(jnp.arange(history.shape[0])[:, None], history.shape)
     return logits.at[rows, history].add(jnp.where(generated, -penalty, 0.0))
 
@@ -87,9 +90,10 @@ def penalise(
 def largest_threshold(
     values: Float[Array, "R V"], weights: Float[Array, "R V"], target: Float[Array, " R"]
 ) -> Float[Array, "R 1"]:
-    """The largest t for which the weights of values >= t sum to at least the target; values >= 0.
+    """The largest t such that the weights of all values >= t sum to at least the target; values
+    must be >= 0.
 
-    Non-negative floats are ordered as their bits are, so t is found bit by bit.
+    Non-negative floats have the order of their bits, so t is found bit by bit.
     """
     bits = jax.lax.bitcast_convert_type(values, jnp.int32)
 
@@ -103,7 +107,7 @@ def largest_threshold(
 
 
 def truncate(masses: Float[Array, "R V"], settings: SamplingParams) -> Float[Array, "R V"]:
-    """Unnormalised probabilities with those outside top-k, then top-p, set to 0."""
+    """Unnormalised probabilities, with 0 for all tokens outside top-k, then outside top-p."""
     rows, vocabulary = masses.shape
     if 0 < settings.top_k < vocabulary:
         count = jnp.full((rows,), settings.top_k, jnp.float32)
@@ -118,18 +122,18 @@ def truncate(masses: Float[Array, "R V"], settings: SamplingParams) -> Float[Arr
 def invert(masses: Float[Array, "R V"], uniform: Float[Array, " R"]) -> Int[Array, " R"]:
     """The first token whose cumulative probability exceeds `uniform`; masses are unnormalised.
 
-    Cumulated are the tokens 0, FOLD, 2 FOLD, ..., then 1, FOLD + 1, ..., and so on.
+    The order of accumulation is 0, FOLD, 2 FOLD, ..., then 1, FOLD + 1, ..., and so on.
     """
     folded = fold(masses, 0.0)
     ends = jnp.cumsum(folded.sum(axis=1), axis=-1)
     point = (uniform * ends[:, -1])[:, None]
-    column = jnp.sum(ends <= point, axis=-1)  # a column that is passed over this way has mass
+    column = jnp.sum(ends <= point, axis=-1)  # this column has some mass
     before = jnp.where(
         column > 0, jnp.take_along_axis(ends, column[:, None] - 1, axis=1)[:, 0], 0.0
     )
     inside = jnp.take_along_axis(folded, column[:, None, None], axis=2)[:, :, 0]
     reached = jnp.cumsum(inside, axis=-1) > point - before[:, None]
-    # Rounding may leave the point just beyond the column's own sum: its last token with mass then.
+    # By rounding, the point may be just beyond the column's sum: take its last token with mass.
     lines = jnp.broadcast_to(jnp.arange(inside.shape[1]), inside.shape)
     last = jnp.max(jnp.where(inside > 0, lines, 0), axis=-1)
     first = jnp.min(jnp.where(reached & (inside > 0), lines, inside.shape[1]), axis=-1)
@@ -137,7 +141,7 @@ def invert(masses: Float[Array, "R V"], uniform: Float[Array, " R"]) -> Int[Arra
 
 
 def fold(values: Float[Array, "R V"], fill: float) -> Float[Array, "R _ FOLD"]:
-    """Rows as lines of FOLD tokens."""
+    """Divides each row into lines of FOLD tokens."""
     rows, vocabulary = values.shape
     padded = jnp.pad(values, ((0, 0), (0, -vocabulary % FOLD)), constant_values=fill)
     return padded.reshape(rows, -1, FOLD)
@@ -152,7 +156,7 @@ def largest(values: Float[Array, "R V"]) -> Float[Array, "R 1"]:
 
 
 def most_likely(logits: Float[Array, "R V"]) -> Int[Array, " R"]:
-    """The first of the largest logits. (XLA's own argmax takes far longer on a CPU.)"""
+    """The first token with the largest logit. (XLA's own argmax is far slower on a CPU.)"""
     folded = fold(logits, -jnp.inf)
     tokens = jnp.arange(folded.shape[1] * FOLD, dtype=jnp.int32).reshape(1, -1, FOLD)
     tokens = jnp.broadcast_to(tokens, folded.shape)
@@ -161,7 +165,7 @@ def most_likely(logits: Float[Array, "R V"]) -> Int[Array, " R"]:
 
 
 def candidate_keys(seed: UInt32[Array, " 2"], names: UInt32[Array, "R 2"]) -> UInt32[Array, "R 2"]:
-    """The randomness of each candidate: folded from seed, prompt id and candidate number alone."""
+    """The key of each candidate, folded from seed, prompt id and candidate number alone."""
 
     def fold(name):
         key = jax.random.wrap_key_data(seed, impl="threefry2x32")
@@ -183,7 +187,7 @@ def draw(
     Args:
         logits: float32, after any penalty.
         keys: from `candidate_keys`.
-        positions: index of the token in its answer; folded into the key.
+        positions: the index of the token in its answer, which is folded into the key.
     """
     if settings.temperature == 0:
         return most_likely(logits)

@@ -1,7 +1,7 @@
-"""What one call of `generation.generate` holds: setup, caches on the device, prompts to answer.
+"""The state of one call of `generation.generate`: its setup, its prompts, and its device arrays.
 
-The two host loops (`generation` samples, `beams` searches) decide which prompt lies in which slot
-and which lane answers it; the arrays are moved here.
+The two host loops (`generation` for sampling, `beams` for search) decide which slot a prompt gets
+and which lanes answer it. This module reads prompts into the arrays and reorders them.
 """
 
 import dataclasses
@@ -26,16 +26,17 @@ from safety_jax.models.model import Model
 
 @dataclasses.dataclass(frozen=True)
 class Pace:
-    """How decoding runs, never what it answers.
+    """How decoding runs. It never changes the answers.
 
     Attributes:
-        lanes: answers written at the same time, at most.
-        prefill_tokens: tokens of prompts read at the same time, by each of the devices that share
-            out rows.
-        bucket_tokens: the shortest compiled length of prompts, each next is twice as long; answers
-            have a multiple. Attention visits what is filled, so that long ones cost only memory.
-        chunk_steps: steps between two looks of the host, at most.
-        cache_dtype: of keys and values; int8 holds them in 255 steps, see `caches.Codes`.
+        lanes: the most answers that are written at the same time.
+        prefill_tokens: prompt tokens that are read at the same time by each of the devices among
+            which rows are divided.
+        bucket_tokens: the shortest compiled length of prompts; each next length is twice as long.
+            The length of answers is a multiple of it. Attention visits only filled blocks, so a
+            length that is too long costs only memory.
+        chunk_steps: the most steps before the host looks at the lanes again.
+        cache_dtype: of keys and values; int8 has 255 steps, see `caches.Codes`.
     """
 
     lanes: int
@@ -61,10 +62,10 @@ class Completion:
     """One answer.
 
     Attributes:
-        ids: its tokens, the end-of-sequence token included where the model gave one.
+        ids: its tokens, including the end-of-sequence token if the model generated one.
         logprobs_sum: log-probability of `ids` under the unmodified model.
         finish: "eos", "stop" or "length".
-        text: cut before a stop string; None without a `Stop` to read it.
+        text: up to a stop string; None without a `Stop` to decode it.
     """
 
     ids: list[int]
@@ -75,11 +76,12 @@ class Completion:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What is asked of a model, and how it is answered.
+    """How answers are chosen, how decoding runs, and where answers end.
 
     Attributes:
         eos_ids: tokens that end an answer.
-        stop: strings that do, looked for between chunks; None neither stops nor reads answers.
+        stop: strings that end an answer, searched for between chunks; with None, no string ends an
+            answer, and answers are not decoded to text.
     """
 
     settings: SamplingParams
@@ -135,16 +137,16 @@ class DecodingProgress:
         self._bar.close()
 
 
-# Lanes are halved while fewer answers are left, down to this share: each number is compiled.
+# As answers finish, the number of lanes is halved, down to this share: each number is compiled.
 SMALLEST_SHARE = 4
-# Tokens of a block of the caches: attention visits whole blocks, accelerators whole tiles.
+# Tokens in a block of the caches. Attention visits whole blocks; accelerators work on whole tiles.
 BLOCK_TOKENS = {"cpu": 32, "gpu": 64, "tpu": 128}
-# The shortest prefix, in the shortest lengths of prompts: of a template and a system prompt.
+# The shortest compiled prefix, as a multiple of the shortest prompt: a template, a system prompt.
 PREFIX_BUCKETS = 2
 
 
 def rung(needed: int, most: int, parts: int) -> int:
-    """The fewest rows that hold `needed`, of `most`, its half and its quarter."""
+    """The smallest of `most`, its half and its quarter that is at least `needed`."""
     size = most
     while size % (2 * parts) == 0 and size // 2 >= max(needed, most // SMALLEST_SHARE):
         size //= 2
@@ -155,14 +157,14 @@ _rearrange = jax.jit(filling.rearrange, static_argnames=("mesh",))
 
 
 class Session:
-    """The arrays of one call.
+    """The device arrays of one call.
 
-    A prompt's last token is not read with the others: its lanes read it as their first, so that
-    the logits of the first token of an answer come from the same step as all others.
+    A prompt's last token is not read with the others. Its lanes read it as their first token, so
+    that the first token of an answer is computed by the same step as all others.
 
     Attributes:
-        prefix: tokens that all prompts begin with; none where several adapters answer, to each of
-            which they are other keys and values.
+        prefix: the length of the prefix that all prompts share; 0 if several adapters answer,
+            because each of them computes other keys and values for the same tokens.
     """
 
     def __init__(
@@ -184,25 +186,25 @@ class Session:
 
     @property
     def row_parts(self) -> int:
-        """Lanes, prompt slots and rows read at once are multiples of this."""
+        """The numbers of lanes, of prompt slots and of rows are multiples of this."""
         return meshes.row_parts(self.model.mesh)
 
     def reading_of(self, numbers: np.ndarray) -> Model:
-        """The model for tokens of the prompts of these numbers: each with its prompt's adapter."""
+        """The model for tokens of prompts with these numbers, each with its prompt's adapter."""
         if self._speakers is None or self.model.adapters is None:
             return self.model
         adapters = multi_lora.assign(self.model.adapters, self._speakers[numbers.reshape(-1)])
         return dataclasses.replace(self.model, adapters=adapters)
 
     def not_finite(self, prompt: int, token: int) -> NotFiniteError:
-        """The error of logits that are not finite, where an answer's token was to be chosen."""
+        """The error for logits that are not finite at a token of an answer."""
         where = finite.origin(self.model.weights, str(self.model.execution.compute_dtype))
         return NotFiniteError(
             f"the logits are not finite at token {token} of the answer to prompt {prompt}: {where}"
         )
 
     def allocate(self, lanes: int, slots: int) -> caches.CacheSizes:
-        """Empty caches with room for the longest prompt and answer; reads the prefix."""
+        """Allocates caches with room for the longest prompt and answer, and reads the prefix."""
         model, pace = self.model, self.setup.pace
         longest = max(map(len, self.prompts)) - 1
         self.sizes = cache_sizes(
@@ -214,7 +216,7 @@ class Session:
         return self.sizes
 
     def rearrange(self, lanes: np.ndarray, prompts: np.ndarray) -> None:
-        """Arrays of these lanes and prompt slots of the old ones."""
+        """Keeps these lanes and prompt slots of the arrays, in this order."""
         assert self.sizes is not None
         self.cache = _rearrange(self.cache, lanes, prompts, self.model.mesh)
         self.sizes = self.sizes._replace(lanes=len(lanes), prompts=len(prompts))
@@ -234,27 +236,27 @@ class Session:
         )
 
     def _read(self, batches: Iterable[reading.PromptRows], prompts: Mapping[int, int]) -> None:
-        """Args: prompts: of each slot, the number of the prompt that is read into it."""
+        """Args: prompts: for each slot, the number of the prompt that is read into it."""
         assert self.sizes is not None
-        numbers = np.zeros(self.sizes.prompts + 1, np.int32)  # the last is of padding
+        numbers = np.zeros(self.sizes.prompts + 1, np.int32)  # the last is for padding
         numbers[list(prompts)] = list(prompts.values())
         for rows in batches:
             model = self.reading_of(numbers[rows.to.slots])
             self.cache = programs.read_prompts(model, self.cache, rows)
 
     def in_slot(self, number: int) -> int:
-        """Tokens of a prompt that its slot holds."""
+        """The number of tokens that a prompt has in its slot."""
         return len(self.prompts[number]) - 1 - self.prefix
 
 
 def cache_sizes(
     setup: Setup, mesh: Mesh, lanes: int, slots: int, prefix: int, longest: int
 ) -> caches.CacheSizes:
-    """Every length that programs depend on.
+    """All lengths that programs depend on.
 
     Args:
-        prefix: tokens that all prompts begin with.
-        longest: tokens of a slot that are needed.
+        prefix: the length of the shared prefix.
+        longest: the most tokens that a slot has to hold.
     """
     smallest = setup.pace.bucket_tokens
     block = BLOCK_TOKENS.get(mesh.devices.flat[0].platform, smallest)

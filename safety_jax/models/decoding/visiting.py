@@ -1,11 +1,10 @@
-"""Attention to keys that lie in blocks of a stacked array, as far as somebody looks.
+"""Attention to stacked arrays, block by block, up to the last block that a query needs.
 
-Attention to some of the keys is a `Partial`, a softmax that is not divided yet; partials are joined
-by their sums. Arrays are visited block by block.
+Attention to some of the keys is a `Partial`, a softmax before the division; partials are added.
 
-A CPU copies a block out of its array before it multiplies. So there rows are visited in groups
-whose blocks stay in its cache, and each group only as far as its own rows look; prompts lie in
-their slots longest first.
+A CPU copies a block out of its array before it multiplies. On a CPU, rows are therefore visited in
+groups whose blocks fit in its cache, and each group only up to the last block that its own rows
+need. To make groups alike, prompts are sorted into slots by length, longest first.
 """
 
 import math
@@ -20,8 +19,8 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from safety_jax.models.attention import Rule
 from safety_jax.models.decoding import caches
 
-MASKED = -1e30  # finite: what no token looks at gets weight 0, and never a NaN
-GROUP_BYTES = 2**20  # of a block of a group of rows, on a CPU; half of a core's cache
+MASKED = -1e30  # finite: a Partial without any key adds nothing, and no NaN
+GROUP_BYTES = 2**20  # of one block of a group of rows on a CPU: half the cache of a core
 
 
 class Partial(NamedTuple):
@@ -45,8 +44,8 @@ def partial(
     mask: Bool[Array, "#N 1 #M S"],
     rule: Rule,
 ) -> Partial:
-    """Attention to some keys; float32 inside. Scales of `Codes` meet what is made of the codes, so
-    that the codes go into the products as they lie."""
+    """Attention to some keys, in float32. The scales of `Codes` are applied to scores and weights
+    instead of the codes, so that the codes enter the products as they are stored."""
     products = jnp.einsum(
         "nkme,nkes->nkms", q, caches.numbers(keys, q.dtype), preferred_element_type=jnp.float32
     )
@@ -68,7 +67,7 @@ def partial(
 
 
 def add(first: Partial, second: Partial) -> Partial:
-    """Attention to the keys of both; either may be wholly masked."""
+    """Attention to the keys of both; either may be masked completely."""
     largest = jnp.maximum(first.largest, second.largest)
     scales = jnp.exp(first.largest - largest), jnp.exp(second.largest - largest)
     return Partial(
@@ -88,8 +87,8 @@ def visit(
     look: Callable[[jax.Array], tuple[Block, jax.Array]],
     found: Partial | None,
 ) -> Partial:
-    """Attention to blocks, from the first to before the last number, added to what was `found`;
-    `look` gives the keys, values and mask of each."""
+    """Attention to a range of blocks, added to what was `found`. `look` returns the keys, values
+    and mask of a block."""
 
     def one(number, found):
         (keys, values), mask = look(number)
@@ -99,7 +98,7 @@ def visit(
 
 
 def rows_together(held: Shaped[Array, "L Y N K _ _"] | caches.Codes, mesh: Mesh) -> int:
-    """Rows of a group that is visited at a time; a divisor of N."""
+    """The number of rows in a group; a divisor of N."""
     array = held.codes if isinstance(held, caches.Codes) else held
     rows = array.shape[2]
     if mesh.size > 1 or mesh.devices.flat[0].platform != "cpu":
@@ -111,7 +110,7 @@ def rows_together(held: Shaped[Array, "L Y N K _ _"] | caches.Codes, mesh: Mesh)
 
 
 def of_group(x: jax.Array, start: Any, rows: int) -> jax.Array:
-    """The part of an array [N ...] that is of a group."""
+    """The part of an array [N ...] that belongs to a group."""
     return x if rows == len(x) else jax.lax.dynamic_slice_in_dim(x, start, rows)
 
 
@@ -131,9 +130,9 @@ def visit_groups(
     """`visit`, group by group.
 
     Args:
-        rows: of a group.
-        blocks: the first of all groups, and the one behind the last of each.
-        look: also given the group's first row.
+        rows: in a group.
+        blocks: the first block, for all groups, and the end of the range of each group.
+        look: as for `visit`, but also given the group's first row.
     """
     first, behind = blocks
 
@@ -157,7 +156,7 @@ def block_of(
     start: Any = 0,
     rows: int | None = None,
 ) -> Block:
-    """One block of one layer of stacked arrays, of `rows` rows from `start`; None: of all."""
+    """One block of one layer of stacked arrays: `rows` rows from `start`, or all for None."""
 
     def cut(array: jax.Array) -> jax.Array:
         place: tuple[Any, ...] = (layer, block, start, *(0,) * (array.ndim - 3))
