@@ -105,7 +105,7 @@ def test_suffixes_are_one_for_all_or_one_a_row(diary, tmp_path):
     ("more", "message"),
     [
         ("&attack=base46", "unknown attack 'base46'; known are prefix_injection, "),
-        ("&attack=base64&attack=rot13", "attack= stands twice"),
+        ("&attack=base64&attack=rot13", "attack= is given twice"),
         ("&attack=", "unknown option 'attack'|unknown attack ''"),
     ],
 )

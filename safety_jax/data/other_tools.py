@@ -1,11 +1,11 @@
-"""Answers as other tools write them, as rows of a prompt and a response.
+"""Reads the answer files of other tools as rows of a prompt and a response.
 
     lm-evaluation-harness    samples_TASK.jsonl of --log_samples: doc, arguments, resps
     inspect                  a log in JSON, whose samples have an input and an output
     HarmBench                completions: behavior, test_case, generation
     vLLM                     prompt, outputs: [{"text": ..., "finish_reason": ...}]
 
-Other files stay as they are. What else a row has, such as a score, stays a column of it.
+Rows of other files stay as they are. Further values of a row, such as a score, stay columns.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,17 +14,17 @@ from typing import Any
 from safety_jax.base.errors import DataError
 from safety_jax.data.text_files import PlacedRow, Row
 
-# Of a document of lm-evaluation-harness, the first that is there is what was asked.
+# Fields of an lm-evaluation-harness document that may hold the question; the first one counts.
 _ASKED = ("prompt", "instruction", "question", "goal", "behavior", "Behavior", "forbidden_prompt")
 _FINISHES = {"max_tokens": "length", "model_length": "length", "length": "length", "stop": "stop"}
 _CASE, _SAID = "test_case", "generation"
 
 
 def plain(rows: Sequence[PlacedRow]) -> Sequence[PlacedRow]:
-    """The rows of a file, those of another tool with the columns `prompt` and `response`.
+    """The rows of a file; those of another tool's file get the columns `prompt` and `response`.
 
     Raises:
-        DataError: a row of such a file holds no answer, or several.
+        DataError: a row of such a file has no answer, or several.
     """
     first = rows[0][1] if rows else {}
     for columns, read in _READERS.items():
@@ -44,7 +44,7 @@ def _read(read: Callable[[Row], Row], row: Row, where: str) -> Row:
 
 
 class _Unread(ValueError):
-    """Why a row gives no answer."""
+    """Says why a row has no single answer."""
 
 
 def _harmbench(row: Row) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def _lm_eval(row: Row) -> Row:
 
 
 def _context(arguments: Any) -> Any:
-    """The text that a model was given: [[text, settings]], or by name."""
+    """The model's input text in `arguments`: [[text, settings]], or a mapping by name."""
     found = arguments
     while isinstance(found, list | dict) and found:
         found = found[0] if isinstance(found, list) else next(iter(found.values()))
@@ -75,7 +75,7 @@ def _context(arguments: Any) -> Any:
 
 def _inspect(row: Row) -> Row:
     output, asked = row["output"], row["input"]
-    if not isinstance(output, dict):  # rows of instruction tuning have these columns, too
+    if not isinstance(output, dict):  # rows for instruction tuning have these columns, too
         return row
     if error := row.get("error"):
         said = error.get("message") if isinstance(error, dict) else error
@@ -105,7 +105,7 @@ def _inspect(row: Row) -> Row:
 
 
 def _answers(turns: Any) -> int:
-    """How many turns are the assistant's."""
+    """The number of the assistant's turns."""
     if not isinstance(turns, list):
         return 0
     return sum(isinstance(turn, dict) and turn.get("role") == "assistant" for turn in turns)
@@ -118,7 +118,7 @@ def _turn(turn: Any) -> Any:
 
 
 def _text(content: Any) -> Any:
-    """A message's text; of one in parts, those of text."""
+    """A message's text; for a message in parts, those parts that are text."""
     if not isinstance(content, list):
         return content
     parts = [part for part in content if isinstance(part, dict)]
@@ -137,11 +137,11 @@ def _vllm(row: Row) -> Row:
 
 
 def _plain_values(row: Row) -> dict[str, Any]:
-    """Its columns of numbers and truths, such as a score."""
+    """The values of a row that are numbers or booleans, such as a score."""
     return {name: value for name, value in row.items() if isinstance(value, bool | int | float)}
 
 
-# The columns that tell a tool's file -> how a row of it is read.
+# The columns by which a tool's file is recognised -> the function that reads its rows.
 _READERS: Mapping[tuple[str, ...], Callable[[Row], Row]] = {
     ("doc", "arguments", "resps"): _lm_eval,
     ("input", "output", "messages"): _inspect,

@@ -1,8 +1,8 @@
-"""Sequences of mixed lengths in rows that hold several each, of one shape or two.
+"""Packs sequences of mixed lengths into rows that hold several each, in one shape or two.
 
-A compiled program has one shape, and a small model scores ten thousand tokens in the time that one
-more program takes to compile. Long rows can hold every sequence; in shorter rows attention costs
-less.
+A compiled program has one shape, and a small model scores ten thousand tokens in the time that
+another program takes to compile. Long rows can hold every sequence, but attention costs less in
+shorter rows.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# The cost of a plan is counted in tokens without attention. In rows of this many tokens attention
+# The unit of a plan's cost is a token without attention. In rows of this many tokens, attention
 # takes as long as everything else (MiniLM on a CPU; larger models and accelerators spend less on
 # it) ...
 ATTENTION_TOKENS = 256
@@ -24,8 +24,8 @@ class PackedRows:
     """One batch whose rows hold several sequences each.
 
     Attributes:
-        texts: indices of the sequences of each row that has any; at most `segments` in one.
-        common: tokens that all sequences begin with, which a row has once.
+        texts: for each row that is not empty, the indices of its sequences, at most `segments`.
+        common: number of tokens that all sequences begin with, which a row has once.
     """
 
     texts: list[list[int]]
@@ -45,18 +45,17 @@ def pack(
 ) -> list[PackedRows]:
     """Batches of at most `tokens_per_batch` padded tokens whose rows hold several sequences each.
 
-    All rows are as long as the longest sequence needs; or those behind the first batches are of one
-    shorter length, where that saves more work than a second program costs. The longest sequences
-    come first.
+    All rows are as long as the longest sequence needs; or the later batches have one shorter
+    length, if that saves more work than a second program costs. The longest sequences come first.
 
     Args:
         lengths: tokens of each sequence.
         rungs: the lengths that rows may have.
-        rows_multiple: rows are a multiple of this, what the mesh divides them by, even where that
-            takes more than `tokens_per_batch`.
-        tokens_a_text: rows hold one sequence for each of so many tokens at most, which bounds what
-            is read of them.
-        common: tokens that all sequences begin with, and a row has once.
+        rows_multiple: numbers of rows are multiples of this, which the mesh divides them by, even
+            if that takes more than `tokens_per_batch`.
+        tokens_a_text: a row holds at most one sequence for each so many of its cells, which limits
+            the number of outputs.
+        common: number of tokens that all sequences begin with, which a row has once.
 
     Raises:
         ValueError: a sequence is longer than the last rung.
@@ -97,7 +96,7 @@ def pack(
 
 
 class _Rows:
-    """Rows of one length while they are filled: a sequence goes where it leaves the least room."""
+    """Rows of one length to fill: a sequence goes where it leaves the least room."""
 
     def __init__(self, lengths: np.ndarray, length: int, segments: int):
         self.texts: list[list[int]] = []
@@ -105,16 +104,16 @@ class _Rows:
         self._room = np.full(len(lengths), length)
 
     def grow_to(self, rows: int) -> None:
-        """Empty rows, up to so many in all."""
+        """Adds empty rows until there are so many."""
         self.texts += [[] for _ in range(rows - len(self.texts))]
         missing = max(0, rows - len(self._room))
         self._room = np.concatenate([self._room, np.full(missing, self._length)])
 
     def add(self, indices: np.ndarray, *, grow: bool) -> np.ndarray:
-        """Places sequences, longest first; gives those that no row takes.
+        """Places sequences, given longest first; returns those that fit into no row.
 
         Args:
-            grow: rows are added where there is no room.
+            grow: add a row if there is no room.
         """
         over = []
         for index in indices.tolist():
@@ -137,8 +136,8 @@ class _Rows:
 def _batches(
     texts: list[list[int]], rows: int, length: int, segments: int, multiple: int, common: int
 ) -> list[PackedRows]:
-    """Filled rows as batches of one shape; a single batch has no more rows than it needs, in halves
-    and quarters."""
+    """Filled rows as batches of one shape. If half or a quarter of the rows of a batch is enough
+    for all, the only batch has so many."""
     filled = [row for row in texts if row]
     halves = [rows // part for part in (4, 2) if rows % (part * multiple) == 0]
     rows = next((fewer for fewer in halves if fewer >= len(filled)), rows)

@@ -1,15 +1,15 @@
-"""Preference pairs: which answer counts as preferred, and both answers as token ids.
+"""Preference pairs: decides which answer is preferred, and encodes both answers.
 
-What "preferred" means is a choice where rows say which answer is better and which is safer:
+If rows say which answer is better and which is safer, a rule decides which is preferred:
 
-    all                better over worse, as the rows have it
-    safe_and_better    ... where the better answer is safe      (arXiv 2412.00074), or its row does
-                       not say, for then this rule has nothing to go by; others refuse such a row
-    safe_over_unsafe   ... where it is safe and the other is not
-    agreed             ... where the better answer is also the safer one
-    safer              safer over less safe, whichever is better
-    safety_first       a safe answer over an unsafe one, whichever is better; better over worse
-                       where both are safe; none where both are unsafe   (SafeDPO, arXiv 2505.20065)
+    all                the better answer
+    safe_and_better    the better answer, if it is safe or the row does not say so; all other rules
+                       below refuse such a row                              (arXiv 2412.00074)
+    safe_over_unsafe   the better answer, if it is safe and the other is unsafe
+    agreed             the better answer, if it is also the safer one
+    safer              the safer answer, whichever is better
+    safety_first       the safe answer, whichever is better; the better one if both are safe; no
+                       pair if both are unsafe                     (SafeDPO, arXiv 2505.20065)
 """
 
 import dataclasses
@@ -33,8 +33,8 @@ class Pairs:
     """Encoded pairs; entry i of all fields is one pair. Both sides begin with the same prompt.
 
     Attributes:
-        chosen, rejected: the prompt with either answer; the answer's tokens are in the mask.
-        unsafe: of the chosen and the rejected answer; None unless every row says so.
+        chosen, rejected: the prompt with either answer, whose tokens the mask marks.
+        unsafe: whether the chosen and the rejected answer are unsafe; None unless all rows say so.
         categories: kinds of harm of each pair.
     """
 
@@ -56,7 +56,7 @@ class Pairs:
 
     @property
     def targets(self) -> Float[np.ndarray, "n 2"] | None:
-        """1 where an answer is unsafe, as losses are given it."""
+        """1 for unsafe answers and 0 for safe ones, as losses expect."""
         return None if self.unsafe is None else self.unsafe.astype(np.float32)
 
 
@@ -109,7 +109,7 @@ RULES: dict[str, PreferenceRule] = {
 
 
 def rule(name: str) -> PreferenceRule:
-    """The rule of this name.
+    """The rule with this name.
 
     Raises:
         ConfigError: there is none.
@@ -120,7 +120,7 @@ def rule(name: str) -> PreferenceRule:
 
 
 def describe_unlabelled(found: Sequence[Pair], prefer: str) -> list[str]:
-    """A line where a rule had nothing to go by; none where it had."""
+    """A line about pairs without the labels that the rule `safe_and_better` looks at, if any."""
     count = sum(pair.labels.unsafe is None for pair in found)
     if prefer != "safe_and_better" or not count:
         return []
@@ -131,8 +131,8 @@ def describe_unlabelled(found: Sequence[Pair], prefer: str) -> list[str]:
 
 
 def rotated(rows: Sequence[Labelled]) -> list[Pair]:
-    """Each labelled answer beside the answer of the row before, as TRL rotates them for KTO; both
-    are labelled unsafe where the row's own answer is undesirable."""
+    """Pairs each labelled answer with the answer of the row before, as TRL does for KTO; both are
+    labelled unsafe if the row's own answer is undesirable."""
     return [
         Pair(
             row.prompt, row.answer, other.answer, row.context, row.source, row.where,
@@ -155,20 +155,20 @@ def encode_pairs(
 ) -> Pairs:
     """Tokenizes both answers of every pair behind the same prompt.
 
-    What is too long loses tokens as in `encode.encode`; the prompt loses as many on both sides, as
-    many as the longer answer asks for.
+    Pairs that are too long lose tokens as in `encode.encode`; the prompt loses the same number on
+    both sides, as many as the longer answer needs.
 
-    Of a pair that becomes a recovery example, the first tokens of the rejected answer stand in
-    front of the chosen one, and are learned on neither side (DOOR, arXiv 2503.03710).
+    If a pair becomes a recovery example, the first tokens of the rejected answer stand in front of
+    the chosen one, and are learned on neither side (DOOR, arXiv 2503.03710).
 
     Args:
-        bad_rows: "skip" leaves pairs out whose answers are equal once cut, "error" raises.
-        distinct: answers must differ; otherwise they may be equal.
-        skipped: gets the rows that are left out, with the reason.
+        bad_rows: "skip" leaves out pairs whose answers are equal once cut, "error" raises.
+        distinct: answers must differ.
+        skipped: receives the rows that are left out, with the reason.
 
     Raises:
-        ConfigError, DataError: as `encode.encode`; also answers of several turns, for which the
-            template has no marks, and answers that do not differ.
+        ConfigError, DataError: as `encode.encode`; also answers of several turns, if the template
+            does not mark turns, and answers that do not differ.
     """
     begin, template = encoding.check(), encoding.template
     limits = building.Limits(
@@ -201,10 +201,10 @@ def _side(pair: Pair, side: int, template: Template) -> Record:
     answer = (pair.chosen, pair.rejected)[side]
     if len(answer) > 1 and not template.has_special_tokens:
         raise DataError(
-            f"{pair.where}: its answers go on for several turns, whose ends this template does not "
+            f"{pair.where}: its answers have several turns, whose ends this template does not "
             "mark; set data.template=chat, or remove the row"
         )
-    # A template that marks turns learns every answer, those of the prompt too: not here.
+    # A template that marks turns would also learn the answers in the prompt.
     prompt = tuple(dataclasses.replace(message, learned=False) for message in pair.prompt)
     harmful = pair.rejected[0].content if side == 0 and len(pair.rejected) == 1 else ""
     return Record(

@@ -1,7 +1,7 @@
-"""Finds the format of a source's rows, and reads and checks each; says why one is left out.
+"""Finds the format of a source's rows, reads and checks each row, and says why one is left out.
 
-What a row must have depends on what it is read for: `records.py` picks one of the `needs_*` checks,
-and what makes a row one that is not to be learned, a `refuse_*`.
+What a row must have depends on its use: `records.py` picks one of the checks `needs_*`, and one of
+`refuse_*`, which decide that a row is not to be learned.
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ from safety_jax.data.sources import Skipped, Source
 from safety_jax.data.text_files import Row
 
 MOST_CHARACTERS = 2_000_000
-"""The limit for a row: no model's context is as long, and a tokenizer takes seconds to read it."""
+"""The most characters in a row: no model's context is as long, and tokenizing takes seconds."""
 MOST_TURNS = 1_000
 CUT_OFF = "length"
-"""Why an answer ended, in OpenAI's words, where it was cut off at a limit."""
+"""OpenAI's `finish_reason` of an answer that was cut off at a limit."""
 
 _SKIP = ", or add bad_rows=skip to the source to leave such rows out"
 
@@ -35,9 +35,11 @@ def parse(
     skipped: list[Skipped] | None = None,
     refuse: Refusal = lambda row, known, parsed: None,
 ) -> Iterator[tuple[str, Parsed]]:
-    """Place and content of each row that can be used.
+    """Yields the place and the content of each row that can be used.
 
     Args:
+        check: raises a BadRow for a row that lacks something.
+        skipped: receives the rows that are left out.
         refuse: raises an UnwantedRow for a row that is not to be learned.
     """
     _check_names(source, formats)
@@ -96,7 +98,7 @@ def parse(
 
 
 def _check_names(source: Source, formats: Sequence[Format]) -> None:
-    """Raises a ConfigError where `columns=` names a column that nothing here reads."""
+    """Raises a ConfigError if `columns=` maps to a column that no format reads."""
     known = {*BESIDE, *(column for one in formats for column in one.columns)}
     for ours, theirs in source.columns.items():
         if ours not in known:
@@ -107,8 +109,8 @@ def _check_names(source: Source, formats: Sequence[Format]) -> None:
 
 
 def renamed(row: Row, columns: Mapping[str, str]) -> Row:
-    """Applies the column map ours -> theirs; a column of theirs gives up its own name, and a column
-    of the file that has our name is not taken for the one that was named."""
+    """Applies the column map ours -> theirs. A mapped column loses its own name, and a column of
+    the file that already has our name is dropped."""
     if not columns:
         return row
     named = {*columns, *columns.values()}
@@ -117,7 +119,7 @@ def renamed(row: Row, columns: Mapping[str, str]) -> Row:
 
 
 def _format(source: Source, formats: Sequence[Format], where: str, row: Row) -> Format:
-    """The format that was named, or the one whose columns the first row has."""
+    """The format that `format=` names, or the one that fits the first row."""
     names = ", ".join(f"{known.name} ({', '.join(known.columns)})" for known in formats)
     columns = [name if name.strip() == name else repr(name) for name in row]
     found = f"{where}: columns found: {', '.join(columns) or '(none)'}"
@@ -138,7 +140,7 @@ def _format(source: Source, formats: Sequence[Format], where: str, row: Row) -> 
 
 
 def _with_ends(parsed: Parsed, row: Row) -> Parsed:
-    """Marks answers that the row says were cut at a limit of length."""
+    """Marks answers that were cut off, according to the row."""
     return dataclasses.replace(
         parsed,
         chosen=_ended(parsed.chosen, row, "finish_reason", "chosen_finish_reason"),
@@ -153,10 +155,10 @@ def _ended(turns: tuple[Message, ...], row: Row, *columns: str) -> tuple[Message
 
 
 def _in_form(parsed: Parsed, form: str) -> Parsed:
-    """The row with its request put in a form, where one is asked for.
+    """The row with its request in the source's form, if it asks for one.
 
     Raises:
-        UnwantedRow: it has none, or stands in a conversation.
+        UnwantedRow: the request has no such form, or stands in a conversation.
     """
     if not form:
         return parsed
@@ -170,7 +172,7 @@ def _in_form(parsed: Parsed, form: str) -> Parsed:
 
 
 def _with_kind(parsed: Parsed, row: Row) -> Parsed:
-    """Takes a kind of harm from a column that the row's format does not look at."""
+    """Adds the kind of harm in the column `category`, if the row's format did not read it."""
     kind = row.get("category")
     if parsed.labels.categories or not isinstance(kind, str) or not kind:
         return parsed
@@ -202,8 +204,8 @@ def refuse_weightless(row: Row, known: Format, parsed: Parsed) -> None:
 
 
 def refuse_unpreferred(row: Row, known: Format, parsed: Parsed) -> None:
-    """Of a pair whose scores stand beside it, as UltraFeedback's: one that prefers neither answer,
-    and one whose scores prefer the rejected one."""
+    """Refuses pairs whose own scores, as in UltraFeedback, are equal or prefer the rejected
+    answer."""
     refuse_weightless(row, known, parsed)
     if parsed.rejected:
         labelling.refuse_unpreferred(row)
@@ -215,7 +217,7 @@ def refuse_harmless(row: Row, known: Format, parsed: Parsed) -> None:
 
 
 def harmful(parsed: Parsed) -> tuple[Message, ...]:
-    """The harmful answer of a row; nothing where neither of two is unsafe."""
+    """The harmful answer of a row; empty if neither of two is unsafe."""
     if not parsed.rejected:
         return parsed.chosen
     chosen_unsafe, rejected_unsafe = parsed.labels.unsafe or (False, True)
@@ -223,7 +225,7 @@ def harmful(parsed: Parsed) -> tuple[Message, ...]:
 
 
 def rejected(parsed: Parsed) -> str:
-    """The answer that a row rejects, where it and the other are one turn each."""
+    """The answer that a row rejects; "" unless both answers have one turn."""
     single = len(parsed.chosen) == len(parsed.rejected) == 1
     return parsed.rejected[0].content if single else ""
 
@@ -233,7 +235,7 @@ def unlearned(turns: tuple[Message, ...]) -> tuple[Message, ...]:
 
 
 def learned(parsed: Parsed) -> tuple[Message, ...]:
-    """The dialogue up to the last answer that is learned; nothing where none is."""
+    """The dialogue up to the last answer that is learned; empty if none is."""
     messages = parsed.prompt + parsed.chosen
     last = [i for i, one in enumerate(messages) if one.role == "assistant" and one.learned]
     return messages[: last[-1] + 1] if last else ()

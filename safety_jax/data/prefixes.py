@@ -1,19 +1,19 @@
-"""Prefix sharing: leading tokens that several texts of a row have in common are read once (Wang and
-Hegde, arXiv 2410.20305).
+"""Prefix sharing: the model reads leading tokens that several texts of a row have in common once
+(Wang and Hegde, arXiv 2410.20305).
 
-Two answers behind one prompt can stand in one row (see `batch.Tokens` for how it looks):
+Two answers to one prompt can stand in one row (`batch.Tokens` shows how):
 
     prompt without its last token | last token, chosen answer | last token, rejected answer
 
-Everything but attention works token by token, and the prompt goes through it once; attention lets
-both answers see the prompt and keeps them apart. The last token of the prompt is read with either
+Everything except attention works token by token and processes the prompt once; attention lets both
+answers see the prompt, but not each other. The last token of the prompt stands in front of each
 answer, because it predicts the first token of both.
 
-A pair with a prompt of P tokens and answers of C and R would otherwise take 2 P + C + R tokens;
-P - 1 of them are saved.
+In separate rows, a pair with a prompt of P tokens and answers of C and R takes 2 P + C + R tokens;
+sharing saves P - 1 of them.
 
-Likewise all examples of a row can follow what every example of a run begins with, such as a chat
-template and its system prompt:
+Likewise, a beginning that all examples of a run have, such as a chat template and its system
+prompt, can stand once in front of all examples of a row:
 
     opening | rest of one example | rest of the next | ...
 """
@@ -28,19 +28,19 @@ from jaxtyping import Int
 from safety_jax.data.examples import Examples
 
 WORTH = 0.05  # share of the tokens that an opening must save
-ROW_MULTIPLE = 128  # rows that must be longer than asked for are a multiple of this: whole blocks
+ROW_MULTIPLE = 128  # rows longer than requested have a multiple of so many tokens, whole blocks
 
 
 @dataclasses.dataclass(frozen=True)
 class Shared:
-    """What texts of a row share.
+    """The tokens that texts of a row share.
 
     Attributes:
-        tokens: of each example, the leading tokens that its sides have in common; or, with
-            `opening`, all examples.
-        row_tokens: of a row, which holds all sides of an example.
-        saved: share of the tokens that need not be read again.
-        opening: the examples of a row share their beginning, rather than the sides of an example.
+        tokens: for each example, the number of leading tokens that its sides have in common; or,
+            with `opening`, that all examples have.
+        row_tokens: the length of a row, which holds all sides of an example.
+        saved: the share of tokens that sharing saves.
+        opening: all examples of a row share their beginning, not the sides of each example.
     """
 
     tokens: Int[np.ndarray, " n"]
@@ -58,11 +58,11 @@ class Shared:
 
     @property
     def once_a_row(self) -> int:
-        """Leading tokens that a row has once, whatever examples it holds."""
+        """The number of leading tokens that a row has once, whatever examples it holds."""
         return int(self.tokens.max(initial=0)) if self.opening else 0
 
     def cells(self, lengths: Int[np.ndarray, "n sides"]) -> Int[np.ndarray, "n M"]:
-        """What each of these examples takes of its row, `once_a_row` left out.
+        """The number of cells that each example takes in its rows, in addition to `once_a_row`.
 
         Args:
             lengths: tokens of each side.
@@ -71,8 +71,7 @@ class Shared:
         return own if self.opening else (own.sum(axis=1) + self.tokens)[:, None]
 
 
-# (sides, tokens of a row that holds one side) -> what they share; None: each has rows of its own,
-# or is read from its first token on
+# (sides, length of a row that holds one side) -> the tokens that they share; None for none
 Share = Callable[[Sequence[Examples], int], Shared | None]
 
 
@@ -89,14 +88,14 @@ def where_it_saves(
     longest_row: int | None,
     skips: int | None = None,
 ) -> Shared | None:
-    """How pairs share rows; None where separate rows cost no more.
+    """How pairs share rows; None if separate rows cost no more.
 
     A token costs 1 plus attention, which costs T / `even_tokens` in a row of T tokens, and twice
-    that in a shared row: kernels that only know segments go over it twice. Shared rows are also
-    longer where a pair does not fit into `row_tokens`.
+    that in a shared row, because kernels that only know segments process it twice. Shared rows are
+    also longer if a pair does not fit into `row_tokens`.
 
     Args:
-        row_tokens: of a row that holds one side.
+        row_tokens: the length of a row that holds one side.
         even_tokens: length of a row in which attention costs as much as everything else, see
             `flops.even_tokens`.
         longest_row: see `LlamaConfig.longest_shared_row`; longer rows are not shared.
@@ -120,7 +119,7 @@ def where_it_saves(
 def opening_where_it_saves(
     sides: Sequence[Examples], row_tokens: int, *, longest_row: int | None
 ) -> Shared | None:
-    """What all examples begin with, once a row; None where that saves next to nothing.
+    """The beginning of all examples, shared once a row; None if that saves less than `WORTH`.
 
     Args:
         longest_row: see `LlamaConfig.longest_shared_row`; longer rows share nothing.
@@ -130,7 +129,7 @@ def opening_where_it_saves(
         return None
     begin, tokens = opening(side), int(side.lengths.sum())
     own = tokens - begin * len(side)
-    rows = -(-own // max(row_tokens - begin, 1))  # at least
+    rows = -(-own // max(row_tokens - begin, 1))  # at least so many
     saved = begin * (len(side) - rows) / max(tokens, 1)
     if saved < WORTH:
         return None
@@ -138,7 +137,7 @@ def opening_where_it_saves(
 
 
 def opening(side: Examples) -> int:
-    """Leading tokens that all examples have in common, short of the last one before an answer."""
+    """The number of leading tokens that all examples share; the last before an answer is kept."""
     starts = side.offsets[:-1]
     most = int(_untrained(side).min(initial=len(side.ids))) - 1
     for place in range(most):
@@ -172,12 +171,12 @@ def as_all(share: Share, of_all: Sequence[Examples]) -> Share:
 
 
 def common(sides: Sequence[Examples], skips: int | None = None) -> Int[np.ndarray, " n"]:
-    """Leading tokens that all sides of each example have in common, short of the last one before
-    an answer, which predicts it.
+    """The number of leading tokens that all sides of each example share, without the last one
+    before an answer, which predicts it.
 
     Args:
-        skips: a token at which no side is read; each side keeps at least one other token to itself,
-            if it has any.
+        skips: a token at which the model is not read; each side keeps at least one other token to
+            itself, if it has any.
     """
     most = np.min([np.minimum(_untrained(side) - 1, _last(side, skips)) for side in sides], axis=0)
     most = np.maximum(most, 0)
@@ -190,14 +189,14 @@ def common(sides: Sequence[Examples], skips: int | None = None) -> Int[np.ndarra
 
 
 def _untrained(side: Examples) -> Int[np.ndarray, " n"]:
-    """Tokens before the first trained one."""
+    """The number of tokens before each example's first trained one."""
     (trained,) = np.nonzero(side.mask)
     found = np.append(trained, len(side.mask))[np.searchsorted(trained, side.offsets[:-1])]
     return np.minimum(found, side.offsets[1:]) - side.offsets[:-1]
 
 
 def _last(side: Examples, skips: int | None) -> Int[np.ndarray, " n"]:
-    """Place of the last token that is not `skips`; below 0 where there is none."""
+    """The place in each example of the last token that is not `skips`; below 0 if there is none."""
     (read,) = np.nonzero(side.ids != (-1 if skips is None else skips))
     found = np.insert(read, 0, -1)[np.searchsorted(read, side.offsets[1:])]
     return found - side.offsets[:-1]

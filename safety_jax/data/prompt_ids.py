@@ -1,4 +1,4 @@
-"""Ids to generate from: what stands before an answer, and what an answer begins with."""
+"""Token ids to generate from: prompts, and given beginnings of answers."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,10 +16,10 @@ from safety_jax.data.text_rules import leave_out
 def encode_prompts(
     records: Sequence[Record], template: Template, tokenizer: PreTrainedTokenizerBase
 ) -> list[list[int]]:
-    """Ids to generate from: of each record, what stands before its last answer.
+    """The ids of each record's prompt, which is everything before its last answer.
 
     Raises:
-        DataError: the template has no place for a record, or is not to read it.
+        DataError: the template cannot write a record, or the rules for texts refuse it.
     """
     found = []
     for ids in _prompts(records, template, tokenizer):
@@ -35,8 +35,8 @@ def encode_openings(
     template: Template,
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[list[int]]:
-    """Ids of the beginnings of answers, as they follow those of `encode_prompts`, and as a model
-    meets them in training; what spells a control token is letters.
+    """The ids of the beginnings of answers, to append to those of `encode_prompts`: the same as in
+    training. Text that spells a control token is read as letters.
 
     Raises:
         DataError: see `encode_prompts`.
@@ -60,10 +60,10 @@ def usable_prompts(
     tokenizer: PreTrainedTokenizerBase,
     skipped: Counter[str],
 ) -> tuple[list[Record], list[list[int]]]:
-    """As `encode_prompts`, of the records that can be used.
+    """The records that can be used, and their ids as in `encode_prompts`.
 
     Args:
-        skipped: counts the others, by reason.
+        skipped: counts the other records by reason.
     """
     kept, found = [], []
     for record, ids in zip(records, _prompts(records, template, tokenizer), strict=True):

@@ -1,15 +1,16 @@
-"""The only place where prompt text is worded: a record becomes text, with what is learned marked.
+"""Turns records into text and marks what is learned; only this module words prompts.
 
     alpaca       the papers' wording (Alpaca, as in arXiv 2309.07875 and 2412.00074)
     plain        the messages as they are, a blank line between them
-    bare         one prompt and nothing else: for prompts that bring their own wording
+    bare         one prompt and nothing else: for prompts that are worded already
     human_assistant   Anthropic's transcripts, as many judges read (arXiv 2204.05862, 2309.07875)
     beaver       PKU's wording, for its reward and cost models (arXiv 2310.12773)
     chat         the tokenizer's own chat template, see chat.py
     file:PATH    a JSON file with `prompt_input` and `prompt_no_input`, as alpaca-lora's
 
-Several turns: `chat` learns every answer, since the template marks where each ends. The others
-have no such mark, so they learn the last answer alone, and what was said before is prompt.
+In dialogues of several turns, `chat` learns every answer, because the template marks where each
+ends. The other templates have no such mark: they learn only the last answer, and treat everything
+before it as the prompt.
 """
 
 import abc
@@ -35,7 +36,7 @@ from safety_jax.data.text_rules import FIXED, TextRules
 def load_template(
     name: str, tokenizer: PreTrainedTokenizerBase, rules: TextRules = FIXED
 ) -> Template:
-    """The template of a config value, see the top of this file.
+    """The template with a name from the list at the top of this file.
 
     Raises:
         ConfigError: an unknown name, a file without the two prompts, or a tokenizer without a
@@ -58,8 +59,8 @@ def load_template(
 
 
 def identified(name: str) -> str:
-    """The name of a template as protocols hold it: of a file, with a hash of its wording, since
-    other words may stand under the same path later.
+    """The name of a template for protocols; that of a file with a hash of its wording, which may
+    change under the same path.
 
     Raises:
         ConfigError: a file that cannot be used.
@@ -82,7 +83,7 @@ class OneByOne(abc.ABC):
 
     @abc.abstractmethod
     def prompt(self, record: Record) -> str:
-        """What stands before a record's answer."""
+        """The text before a record's answer."""
 
     def word(self, records: Sequence[Record]) -> list[Worded | DataError]:
         return [self._worded(record, self.spans) for record in records]
@@ -111,7 +112,7 @@ class Instruction(OneByOne):
     Attributes:
         with_input: the prompt of a record that has a context.
         without_input: the prompt of one that has none.
-        next_turn: what follows an answer to ask again, or None where the wording has no such form.
+        next_turn: the text that follows an answer to ask again; None if the wording has none.
     """
 
     name: str
@@ -148,15 +149,15 @@ class Instruction(OneByOne):
 
 
 def _filled(wording: str, instruction: str, context: str) -> str:
-    # In one pass: an instruction that says {input} stays as it is.
+    # In one pass, so that an instruction that contains {input} stays as it is.
     values = {"instruction": instruction, "input": context}
     return _BLANK.sub(lambda blank: values[blank.group(1)], wording)
 
 
 _BLANK = re.compile(r"\{(instruction|input)\}")
 
-# A protocol constant: models and published numbers depend on every character of it. The form of a
-# further turn is ours; the papers have single turns only.
+# Models and published numbers depend on every character of these. The form of a further turn is
+# ours, because the papers only have single turns.
 _TASK = "Below is an instruction that describes a task"
 _REQUEST = "Write a response that appropriately completes the request."
 _BLOCK = "### Instruction:\n{instruction}\n\n"
@@ -256,7 +257,7 @@ def turns_of(messages: Sequence[Message], *, reasoning_apart: bool = False) -> l
     """Messages as chat templates get them.
 
     Args:
-        reasoning_apart: thoughts that stand in front of answers are given in fields of their own.
+        reasoning_apart: passes thoughts in fields of their own instead of in front of answers.
     """
     turns: list[Turn] = []
     for message in messages:
@@ -270,7 +271,7 @@ def turns_of(messages: Sequence[Message], *, reasoning_apart: bool = False) -> l
 
 
 class Chat:
-    """The tokenizer's chat template; every answer is learned, with the mark that ends it."""
+    """The tokenizer's chat template; learns every answer with the token that ends it."""
 
     has_special_tokens = True
 

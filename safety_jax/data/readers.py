@@ -1,10 +1,10 @@
-"""Readers of data files, by their ending; the edge where everything is checked, once.
+"""Reads data files by their ending, and checks everything in them, once.
 
     .json .jsonl .ndjson .csv .tsv .txt     text, also behind .gz .xz .bz2 .zst
     .xlsx .parquet .arrow .feather          tables
 
-Every reader returns one `(place, row)` a row. The place is what a user looks up: the line of a text
-file or the row of a sheet, counted from 1; the row of a list or table, counted from 0.
+Every reader returns a `(place, row)` for each row. The place tells the user where to look: the line
+of a text file or the row of a sheet, counted from 1; the row of a list or table, counted from 0.
 """
 
 import bz2
@@ -21,7 +21,7 @@ from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import table_files, text_files
 from safety_jax.data.text_files import PlacedRow
 
-# A packed file may grow to so many times its size, or to as much as any text has.
+# A compressed file may unpack to so many times its size, or at least to so many bytes.
 _GROWTH, _ANY_TEXT = 200, 256 << 20  # bytes
 _PIECE = 16 << 20
 
@@ -30,14 +30,15 @@ def read_file(path: Path, *, name: str, key: str, errors: str) -> list[PlacedRow
     """Reads a whole data file by the reader for its ending.
 
     Args:
-        path: where the file lies.
-        name: the file's name, which tells its kind and starts every place.
+        path: the file.
+        name: the file's name, which determines its kind and begins every place.
         key: the config key that led here, for messages.
         errors: "strict", or "replace" to read text that is not Unicode as U+FFFD.
 
     Raises:
-        ConfigError: no reader for this ending.
-        DataError: missing, a directory, a pipe, or broken; the message names file and line.
+        ConfigError: there is no reader for this ending.
+        DataError: the file is missing, a directory, a pipe, or broken; the message names file and
+            line.
     """
     if path.is_dir():
         raise DataError(
@@ -48,7 +49,7 @@ def read_file(path: Path, *, name: str, key: str, errors: str) -> list[PlacedRow
     shown = terminal.clean(name)
     try:
         files.check_regular(path)
-        # Lines of a .txt file may say anything.
+        # Lines of a .txt file may contain anything.
         named = ending != ".txt" and mistaken.look(path, text=ending in _TEXTS and not packed)
         if named:
             raise DataError(f"{path}: {named}")
@@ -73,7 +74,7 @@ def check_ending(name: str, key: str) -> tuple[str, str]:
     """`a.jsonl.gz` -> `.gz` and `.jsonl`.
 
     Raises:
-        ConfigError: no reader for this ending.
+        ConfigError: there is no reader for this ending.
     """
     lower = name.lower()
     packed = next((end for end in _PACKED if lower.endswith(end)), "")
@@ -89,7 +90,7 @@ def check_ending(name: str, key: str) -> tuple[str, str]:
 
 
 def _unpacked(path: Path, packed: str) -> bytes:
-    """All bytes of a file; the checks of its own form (length, hash) hold at the end."""
+    """The unpacked bytes of a file; its format's own checks (length, hash) apply at the end."""
     if not packed:
         return path.read_bytes()
     most = max(_ANY_TEXT, _GROWTH * path.stat().st_size)
@@ -98,14 +99,13 @@ def _unpacked(path: Path, packed: str) -> bytes:
         while piece := file.read(_PIECE):
             size += len(piece)
             if size > most:
-                raise OSError(f"it unpacks to more than {most >> 20:,} MiB, as no text does")
+                raise OSError(f"it unpacks to more than {most >> 20:,} MiB, too much for text")
             found.append(piece)
     return b"".join(found)
 
 
 def _damages() -> tuple[type[Exception], ...]:
-    """What readers raise for broken files; pyarrow's, if a file has needed it: text and training
-    alone never load it."""
+    """The errors that readers raise for broken files; those of pyarrow only if it is loaded."""
     arrow = sys.modules.get("pyarrow")
     of_arrow = () if arrow is None else (arrow.ArrowException,)
     return (OSError, EOFError, zlib.error, lzma.LZMAError, *of_arrow)
@@ -139,4 +139,4 @@ _TABLES: Mapping[str, Callable[[Path, str, str], list[PlacedRow]]] = {
 }
 ENDINGS = (*_TEXTS, *_TABLES, *(f"{end}{packed}" for packed in _PACKED for end in _TEXTS))
 COLUMN_ENDINGS = tuple(end for end in ENDINGS if not end.startswith(".txt"))
-"""The endings of files whose rows may have any columns."""
+"""Endings of files whose rows may have any columns."""

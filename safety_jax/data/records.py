@@ -1,8 +1,8 @@
 """Turns rows of any known format into records: who said what, and what is to be learned.
 
-formats/ has the formats; parsing.py finds the one of a source and checks each row. A row
-that says of itself that it is not to be learned (`"is_safe": false`, KTO's `"label": false`,
-`"weight": 0`) is left out and counted in `Source.left_out`, never learned; see labels.py.
+The folder `formats/` has the formats; parsing.py finds the one of a source and checks each row. A
+row that says that it is not to be learned (`"is_safe": false`, KTO's `"label": false`, `"weight":
+0`) is left out and counted in `Source.left_out`, see labels.py.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ class Record:
 
     Attributes:
         messages: an optional system message, then user and assistant in turn.
-        context: Alpaca's `input`, Dolly's `context`: what the first user message is about, or "".
+        context: Alpaca's `input`, Dolly's `context`: the topic of the first user message, or "".
         source: name of the source.
         where: the row in words, for messages.
-        optional: its source says bad_rows=skip: it is left out where it cannot be used.
-        rejected: of a preference row, the answer that it rejects; or "".
-        categories: kinds of harm, where the row names any.
+        optional: its source says bad_rows=skip, so that it is left out if it cannot be used.
+        rejected: for a preference row, the rejected answer; else "".
+        categories: kinds of harm, if the row names any.
     """
 
     messages: tuple[Message, ...]
@@ -41,7 +41,7 @@ class Record:
 
     @property
     def cut(self) -> bool:
-        """Its last answer was cut off."""
+        """Whether its last answer was cut off."""
         return self.messages[-1].cut
 
 
@@ -60,7 +60,7 @@ class Pair:
 
     @property
     def swapped(self) -> "Pair":
-        """The other answer preferred."""
+        """The pair with the other answer preferred."""
         unsafe, safer = self.labels.unsafe, self.labels.chosen_is_safer
         labels = Labels(
             None if unsafe is None else (unsafe[1], unsafe[0]),
@@ -72,7 +72,7 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rated:
-    """One answer and what somebody said of it. Fields as in `Record`.
+    """One answer with a rating or a safety label. Fields as in `Record`.
 
     Attributes:
         value: its rating, or 1 for unsafe and 0 for safe.
@@ -104,7 +104,7 @@ class Labelled:
 
 
 def read_records(source: Source, skipped: list[Skipped] | None = None) -> list[Record]:
-    """Rows to learn an answer from; of a preference row, the chosen side.
+    """Reads rows to learn an answer from; of preference rows, the chosen answer.
 
     A dialogue ends with the last answer that is learned.
 
@@ -112,9 +112,9 @@ def read_records(source: Source, skipped: list[Skipped] | None = None) -> list[R
         skipped: as in `read_pairs`.
 
     Raises:
-        DataError: a format that cannot be told, or a row that has an empty, missing or mistyped
-            value, or turns out of order; the message names file and row. With `bad_rows=skip`
-            such rows are left out.
+        DataError: the format is not recognised, or a row has an empty, missing or mistyped value,
+            or turns in the wrong order; the message names file and row. `bad_rows=skip` leaves such
+            rows out instead.
     """
     optional = source.skip_bad_rows
     return [
@@ -129,11 +129,11 @@ def read_records(source: Source, skipped: list[Skipped] | None = None) -> list[R
 
 
 def read_pairs(source: Source, skipped: list[Skipped] | None = None) -> list[Pair]:
-    """Rows with a preferred and a rejected answer.
+    """Reads rows with a preferred and a rejected answer.
 
     Args:
-        skipped: rows that are left out are added, with `bad_rows=skip` unusable ones and always
-            those that are not to be learned.
+        skipped: receives the rows that are left out: those that are not to be learned, and unusable
+            ones with `bad_rows=skip`.
 
     Raises:
         DataError: as `read_records`; also a row whose two answers are equal.
@@ -156,9 +156,9 @@ def read_pairs(source: Source, skipped: list[Skipped] | None = None) -> list[Pai
 
 
 def read_harmful(source: Source, skipped: list[Skipped] | None = None) -> list[Record]:
-    """Rows to see what learning harmful answers undoes: of a preference row the answer that is
-    labelled unsafe, or where nothing is labelled the rejected one; of any other its answer,
-    whatever the row says of it.
+    """Reads harmful answers, to see what training on them undoes: of a preference row, the one that
+    is labelled unsafe, or the rejected one if there are no labels; of any other row, its answer,
+    whatever the row says about it.
 
     Args:
         skipped: as in `read_pairs`.
@@ -179,7 +179,7 @@ def read_harmful(source: Source, skipped: list[Skipped] | None = None) -> list[R
 
 
 def read_responses(source: Source) -> list[Record]:
-    """Rows to judge: prompts with the response of a model, which may be empty.
+    """Reads rows to judge: prompts with a model's response, which may be empty.
 
     Raises:
         DataError: as `read_records`.
@@ -194,14 +194,14 @@ def read_responses(source: Source) -> list[Record]:
 def read_rated(
     source: Source, formats: Sequence[Format], skipped: list[Skipped] | None = None
 ) -> list[Rated]:
-    """Rows of answers with a rating, or a safety label; a pair with two labels gives both answers.
+    """Reads answers with a rating or a safety label; a pair with two labels gives both answers.
 
     Args:
         formats: `verdicts.RATINGS` or `verdicts.LABELS`.
         skipped: as in `read_pairs`.
 
     Raises:
-        DataError: as `read_records`; also a row without rating or label.
+        DataError: as `read_records`; also a row without a rating or label.
     """
     found = []
     for where, parsed in parsing.parse(
@@ -225,7 +225,7 @@ def read_rated(
 
 
 def read_labelled(source: Source, skipped: list[Skipped] | None = None) -> list[Labelled]:
-    """Rows of single answers that are desirable or not, as KTO learns from; `verdicts.DESIRABLE`.
+    """Reads answers that are desirable or not, for KTO; `verdicts.DESIRABLE` has their formats.
 
     A pair gives both answers: the rejected one is undesirable, and so is a chosen one that the row
     calls unsafe.
@@ -263,7 +263,7 @@ def read_labelled(source: Source, skipped: list[Skipped] | None = None) -> list[
 
 
 def read_prompts(source: Source) -> list[Record]:
-    """Rows to generate from; answers, where there are any, are dropped.
+    """Reads prompts to generate from, without answers that may follow them.
 
     Raises:
         DataError: as `read_records`.

@@ -1,16 +1,18 @@
-"""Recovery examples: a refusal that is learned behind the beginning of a harmful answer (Qi et al.,
-"Safety alignment should be made more than just a few tokens deep", arXiv 2406.05946, section 3.1;
-DeRTa, Yuan et al., arXiv 2407.09121).
+"""Recovery examples: the model learns a refusal that follows the beginning of a harmful answer.
+
+After Qi et al., "Safety alignment should be made more than just a few tokens deep", arXiv
+2406.05946, section 3.1, and DeRTa, Yuan et al., arXiv 2407.09121:
 
     prompt | the first k tokens of the harmful answer | the refusal
            | read, not learned                        | learned
 
-A model that has only seen refusals begin an answer goes on with whatever was put into its mouth. A
-share of the rows that have a harmful answer is drawn to begin with it; k is uniform between 1 and a
-limit (or the answer's tokens, where it has fewer), as the authors' code has it. Both draws depend
-on the seed and on what the row says, on nothing else: not on its place, its file or other rows.
+A model that has only seen refusals at the beginning of an answer continues whatever was put into
+its mouth. So a random share of the rows with a harmful answer begin with k tokens of it. k is
+uniform between 1 and a limit (or the answer's number of tokens if that is less), as in the authors'
+code. Both draws depend only on the seed and the row's text, not on its place, its file or other
+rows.
 
-The harmful answer is the one that a preference row rejects, or that a file has for the same prompt.
+The harmful answer is the one that a preference row rejects, or one for the same prompt in a file.
 """
 
 import dataclasses
@@ -25,12 +27,12 @@ from safety_jax.data.records import Record
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Beginning:
-    """The beginning of an answer, of which some tokens stand in front of the one that is learned.
+    """The beginning of a harmful answer, to stand in front of the learned one.
 
     Attributes:
-        text: the whole answer that it is taken from.
-        fraction: in [0, 1): drawn.
-        most: tokens at most.
+        text: the whole harmful answer.
+        fraction: a random number in [0, 1) that determines the length.
+        most: the most tokens.
     """
 
     text: str
@@ -38,7 +40,7 @@ class Beginning:
     most: int
 
     def tokens(self, available: int) -> int:
-        """How many of the answer's tokens stand there, 1 to `most` or to all of them."""
+        """How many of the `available` tokens of `text` to use: 1 to at most `most`."""
         return 1 + int(self.fraction * min(self.most, available))
 
 
@@ -47,9 +49,9 @@ class Recovery:
     """Which rows become recovery examples.
 
     Attributes:
-        share: of the rows with a harmful answer, in expectation.
-        most_tokens: of a beginning.
-        answers: harmful answers by `mixing.prompt_key`, for rows that bring none.
+        share: the expected share of the rows with a harmful answer.
+        most_tokens: the most tokens of a beginning.
+        answers: harmful answers by `mixing.prompt_key`, for rows without one.
     """
 
     share: float
@@ -58,7 +60,7 @@ class Recovery:
     answers: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def opening(self, record: Record) -> Beginning | None:
-        """What stands in front of a record's last answer; None for nothing."""
+        """The beginning in front of a record's last answer; None for none."""
         harmful = record.rejected or self.answers.get(mixing.prompt_key(record), "")
         text = thoughts.split(harmful).answer.strip()
         if not text:
@@ -67,10 +69,10 @@ class Recovery:
         return Beginning(text, fraction, self.most_tokens) if chosen < self.share else None
 
     def describe(self, rows: Sequence[Record]) -> list[str]:
-        """A line on what becomes of rows, for the user.
+        """A line about how many rows become recovery examples, for the user.
 
         Raises:
-            ConfigError: none of them has a harmful answer.
+            ConfigError: no row has a harmful answer.
         """
         every = dataclasses.replace(self, share=1.0)
         able = sum(every.opening(row) is not None for row in rows)
@@ -88,7 +90,7 @@ class Recovery:
 
 
 def _drawn(seed: int, record: Record) -> tuple[float, float]:
-    """Two numbers in [0, 1) by the seed and what a record says."""
+    """Two random numbers in [0, 1) that depend on the seed and the record's text."""
     said = [seed, record.context, [[one.role, one.content] for one in record.messages]]
     digest = hashlib.sha256(json.dumps(said).encode()).digest()
     first, second = (int.from_bytes(digest[at : at + 6], "big") / 2**48 for at in (0, 6))
@@ -96,10 +98,10 @@ def _drawn(seed: int, record: Record) -> tuple[float, float]:
 
 
 def read_answers(spec: str, seed: int) -> dict[str, str]:
-    """Harmful answers of a source by prompt; none of "".
+    """The harmful answers of a source, by prompt; empty if the spec is "".
 
     Args:
-        seed: draws the rows of `rows=N`.
+        seed: determines the rows of `rows=N`.
 
     Raises:
         ConfigError, DataError: as `sources.draw` and `records.read_responses`.

@@ -1,7 +1,7 @@
-"""CSV files that people fill in with a spreadsheet.
+"""Writes and reads CSV files that people fill in with a spreadsheet program.
 
-A cell that a spreadsheet would run as a formula gets an apostrophe in front; texts are never read
-back from such a file, only what people wrote beside them.
+A cell that such a program would run as a formula gets a leading apostrophe. Nothing reads the texts
+back from the file, only what people wrote beside them.
 """
 
 import csv
@@ -15,7 +15,7 @@ from safety_jax.data import sources
 from safety_jax.data.text_files import PlacedRow
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-_LONGEST = 32_000  # characters; Excel moves what is above 32,767 into other cells
+_LONGEST = 32_000  # characters; Excel moves those above 32,767 into other cells
 
 
 def write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -24,13 +24,13 @@ def write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -
     writer = csv.writer(text)
     writer.writerow(header)
     writer.writerows([safe(str(cell)) for cell in row] for row in rows)
-    # The mark tells spreadsheets that this is UTF-8.
+    # The byte order mark tells spreadsheet programs that this is UTF-8.
     files.write(path, text.getvalue().encode("utf-8-sig", "replace"))
 
 
 def safe(cell: str) -> str:
-    """A cell that is shown and not run, whatever stands in it."""
-    # A NUL ends the cell in some programs, and with it the row.
+    """A cell that spreadsheet programs show and do not run, whatever its text."""
+    # A NUL ends the cell and its row in some programs.
     cell = cell.replace("\0", "\N{REPLACEMENT CHARACTER}")
     if len(cell) > _LONGEST:
         cell = f"{cell[:_LONGEST]} [cut: {len(cell) - _LONGEST:,} characters more]"
@@ -38,12 +38,12 @@ def safe(cell: str) -> str:
 
 
 def read(path: Path, columns: Sequence[str], key: str) -> list[PlacedRow]:
-    """Rows with their places; `columns` must be there.
+    """The rows with their places; the file must have `columns`.
 
     Raises:
         DataError: a file that is missing, broken or empty, or lacks a column.
     """
-    # What a spreadsheet makes of the texts does not matter: nobody reads them back.
+    # It does not matter if a program has changed the texts: nobody reads them back.
     source = sources.open_source(f"{path}?broken_text=replace", key)
     missing = set(columns) - set(source.rows[0])
     if missing:

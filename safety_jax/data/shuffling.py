@@ -1,4 +1,4 @@
-"""Seeded permutations: the only randomness of the data layer."""
+"""Seeded permutations, the only randomness of the data layer."""
 
 import numpy as np
 from jaxtyping import Int

@@ -1,4 +1,4 @@
-"""A data source as one line of text: where it is, and the options that follow.
+"""Parses a data source's spec, one line of text: its location, and options.
 
     data/alpaca.json?rows=20000                          a file, see readers.py for its endings
     https://host/safety.jsonl.gz?weight=0.1              the same behind a URL, fetched once
@@ -9,19 +9,19 @@ Options follow the last question mark and are joined by `&`:
 
     rows=500          draw this many rows, without repetition
     weight=0.1        share of the final mix (see mixing.py)
-    format=alpaca     the record format, where detection is not wanted (see records.py)
+    format=alpaca     the row format, instead of detecting it (see formats/)
     columns=instruction:question,output:answer           our column : the file's column
-    without=label,score   columns to pass over, as if they were not there
-    only=type:contrast_*  rows whose column has this value; * stands for anything, | for or
-    prompts=-1/5      rows that ask what is in a part of all prompts, or not in it; see folds.py
+    without=label,score   columns to ignore, as if they were not there
+    only=type:contrast_*  rows whose column has this value; * matches anything, | means or
+    prompts=-1/5      rows whose prompt is in a part of all prompts, or not in it; see folds.py
     name=safety       the name in reports; the file's stem otherwise
-    form=question     requests put as instruction, question or opinion, see forms.py
+    form=question     requests rewritten as instruction, question or opinion, see forms.py
     bad_rows=skip     leave out rows that are not usable, and count them, instead of stopping
     broken_text=replace   read bytes that are not UTF-8 as U+FFFD, instead of stopping
-    sha256=HEX        what the hash of the file must be
+    sha256=HEX        the hash that the file must have
 
-Some readers know further options, and say so. A path or URL that itself holds a question mark is
-written with one more at its end.
+Some users of sources, such as evaluation sets, have further options. A path or URL that contains a
+question mark needs one more at its end.
 """
 
 import dataclasses
@@ -38,24 +38,24 @@ from safety_jax.data.forms import FORMS
 
 @dataclasses.dataclass(frozen=True)
 class SourceSpec:
-    """A line of text, taken apart.
+    """A parsed spec.
 
     Attributes:
-        text: the line itself; spaces in a URL as %20.
+        text: the spec itself, with spaces in a URL as %20.
         location: the path, URL, `hf:` or `tfds:` name.
         take: rows to draw, or None for all.
         weight: share of the final mix, or None.
-        format: name of the record format, or None to detect it.
+        format: name of the row format, or None to detect it.
         columns: our column name -> the source's.
-        without: columns of the source to pass over.
-        only: a column, and the patterns of which its value must fit one; None for all rows.
+        without: columns of the source to ignore.
+        only: a column, and patterns one of which must match its value; None for all rows.
         fold: the prompts whose rows count; None for all.
         name: the name in reports; None for the source's own.
-        form: that requests are put in; "" for that of the rows.
+        form: the form to rewrite requests in; "" leaves them as they are.
         skip_bad_rows: leave unusable rows out instead of raising.
-        errors: what becomes of bytes that are not UTF-8, as `bytes.decode` takes it.
-        sha256: what the hash of the file must be, or None.
-        extra: options that the reader knows, and no other.
+        errors: how to decode bytes that are not UTF-8, an argument of `bytes.decode`.
+        sha256: the hash that the file must have, or None.
+        extra: the reader's own options.
     """
 
     text: str
@@ -82,16 +82,16 @@ class SourceSpec:
 
 
 def parse(text: str, key: str, also: Sequence[str] = ()) -> SourceSpec:
-    """Takes a spec apart.
+    """Parses a spec.
 
     Args:
-        key: the config key that held it, for messages.
+        key: the config key that holds it, for messages.
         also: further options that the reader knows.
 
     Raises:
-        ConfigError: no source, or an option that is unknown or has a wrong value.
+        ConfigError: the spec names no source, or an option is unknown or has a wrong value.
     """
-    # An option that is missing there would be cut from a URL in cards and configs.
+    # Cards and configs would lose options of URLs that are missing there.
     assert set(also) <= set(redaction.OPTIONS), f"redaction.OPTIONS lacks one of {also}"
     text = _without_spaces(text)
     location, query = split(text)
@@ -103,7 +103,7 @@ def parse(text: str, key: str, also: Sequence[str] = ()) -> SourceSpec:
     for item in filter(None, query.split("&")):
         option, _, value = item.partition("=")
         if option in seen:
-            raise ConfigError(f"{key}: {text}: {option}= stands twice; expected it once")
+            raise ConfigError(f"{key}: {text}: {option}= is given twice; expected it once")
         seen.add(option)
         if option in also and value:
             extra[option] = urllib.parse.unquote(value)
@@ -129,15 +129,15 @@ def split(text: str) -> tuple[str, str]:
 
 
 def public(text: str) -> str:
-    """A spec as it may be shown and written down: of a URL, host and path, and our own options.
+    """A spec without secrets: of a URL, only host and path, and our own options.
 
-    All that a run keeps of a source comes from here: its card, its config.json, its results.
+    Cards, config.json and results only have specs from here.
     """
     return redaction.public(_without_spaces(text))
 
 
 def amounts(texts: Sequence[str]) -> list[int] | None:
-    """How many rows these take, where they are one source but for `rows=`; None otherwise."""
+    """The `rows=` of specs that are otherwise the same source; None if they are not."""
     found, others = [], set()
     for text in texts:
         location, query = split(_without_spaces(text))
@@ -151,7 +151,7 @@ def amounts(texts: Sequence[str]) -> list[int] | None:
 
 
 def _without_spaces(text: str) -> str:
-    """URLs are found in messages and files up to their first space, so they must have none."""
+    """A spec whose URL has no spaces, because URLs in messages are redacted up to the first one."""
     return text.replace(" ", "%20") if "://" in text else text
 
 
@@ -165,7 +165,7 @@ def _whole_number(text: str) -> int:
 
 
 def _weight(text: str) -> float:
-    # Sums and quotients of weights stay numbers between these.
+    # Between these, sums and quotients of weights neither overflow nor vanish.
     if not 1e-9 <= (value := float(text)) <= 1e9:
         raise ValueError
     return value

@@ -1,6 +1,6 @@
 """Opens a data source and returns its rows with their places.
 
-A source is given as one line of text, `data/alpaca.json?rows=20000`; source_spec.py has its form.
+A source is given by a spec such as `data/alpaca.json?rows=20000`, see source_spec.py.
 """
 
 import dataclasses
@@ -27,8 +27,8 @@ class Skipped:
     """A row that was left out, and why.
 
     Attributes:
-        unwanted: the row itself says that it is not to be learned, or has no form that its source
-            asks for; otherwise it is unusable.
+        unwanted: the row says that it is not to be learned, or cannot be rewritten in the form that
+            its source asks for; otherwise it is unusable.
     """
 
     where: str
@@ -41,22 +41,21 @@ class Source:
     """Rows of one source, and what the user asked to do with them.
 
     Attributes:
-        spec: the text it was opened from, without secrets, see `source_spec.public`.
+        spec: the spec it was opened from, without secrets, see `source_spec.public`.
         name: its name in reports.
         rows: one mapping a row.
         where: for each row, its place in words: `alpaca.jsonl line 17`, `alpaca.json row 16`.
         take: rows to draw, or None for all.
         weight: share of the final mix, or None.
-        format: name of the record format, or None to detect it.
+        format: name of the row format, or None to detect it.
         columns: our column name -> the source's.
         skip_bad_rows: leave unusable rows out instead of raising.
-        needs_all: its reader has a use for all rows together alone, so that to leave some out is no
-            advice.
-        form: that requests are put in, see forms.py; or "" for that of the rows.
+        needs_all: its reader needs all rows, so messages do not advise to leave some out.
+        form: the form to rewrite requests in, see forms.py; "" leaves them as they are.
         fold: the prompts whose rows count, see folds.py; None for all.
-        path: the local file that was read, a download too; None for `hf:` and `tfds:`.
-        extra: options that are the reader's own, see `open_source`.
-        left_out: rows that were read in vain; readers of records add to it.
+        path: the local file, also of a download; None for `hf:` and `tfds:`.
+        extra: the reader's own options, see `open_source`.
+        left_out: rows that are not used; readers of records add to it.
         no_input: rows whose input only says that there is none; likewise.
     """
 
@@ -78,7 +77,7 @@ class Source:
     no_input: set[str] = dataclasses.field(default_factory=set, compare=False)
 
     def remarks(self) -> list[str]:
-        """Lines on what was made of its rows, for the user."""
+        """Lines about its rows, for the user."""
         if not self.no_input:
             return []
         return [
@@ -87,7 +86,7 @@ class Source:
         ]
 
     def sha256(self) -> str | None:
-        """A hash (hex) of the file; None where there is no file."""
+        """A hash (hex) of the file; None without a file."""
         return None if self.path is None else files.sha256(self.path)
 
 
@@ -96,12 +95,12 @@ def open_source(spec: str, key: str = "data.train", also: Sequence[str] = ()) ->
 
     Args:
         spec: see source_spec.py.
-        key: the config key that held it, for messages.
-        also: further options that the caller knows; their texts are in `Source.extra`.
+        key: the config key that holds it, for messages.
+        also: further options that the caller knows; `Source.extra` has their texts.
 
     Raises:
-        ConfigError: an unknown option or file type, or a source that cannot be reached.
-        DataError: a file that is missing, empty or broken; the message names file and line.
+        ConfigError: an option or file type is unknown, or the source cannot be reached.
+        DataError: a file is missing, empty or broken; the message names file and line.
     """
     asked = source_spec.parse(spec, key, also)
     kind = asked.location.partition(":")[0].lower()
@@ -133,7 +132,7 @@ def open_source(spec: str, key: str = "data.train", also: Sequence[str] = ()) ->
 
 
 def _check_columns(rows: Sequence[Row], named: Sequence[str], where: str) -> None:
-    """Raises a ConfigError where no row has a column that the spec names."""
+    """Raises a ConfigError if the spec names a column that no row has."""
     for name in named:
         if not any(name in row for row in rows):
             known = dict.fromkeys(column for row in rows for column in row)
@@ -143,7 +142,7 @@ def _check_columns(rows: Sequence[Row], named: Sequence[str], where: str) -> Non
 
 
 def _only(rows: Sequence[PlacedRow], only: tuple[str, list[str]], where: str) -> list[PlacedRow]:
-    """Rows whose column fits one of the patterns; a DataError where none does."""
+    """The rows whose column matches one of the patterns; a DataError if there are none."""
     column, patterns = only
 
     def text(row: Row) -> str:
@@ -164,10 +163,10 @@ def _only(rows: Sequence[PlacedRow], only: tuple[str, list[str]], where: str) ->
 
 
 def draw(found: list[R], source: Source, key: str, seed: int) -> list[R]:
-    """What `rows=N` takes of the rows of one source: N of them by `seed`, in the file's order.
+    """Draws the N rows of `rows=N` from those of one source, by `seed`; keeps the file's order.
 
     Raises:
-        ConfigError: more than there are, or a weight, which only a mix has.
+        ConfigError: N is more than there are, or the source has a weight, which only a mix uses.
     """
     if source.weight is not None:
         raise ConfigError(f"{key}: {source.spec}: a weight has no meaning here; use rows=")
@@ -232,7 +231,7 @@ def _open_tfds(asked: SourceSpec, key: str) -> _Opened:
     return _Opened(*library_sources.open_tfds(asked, key), None)
 
 
-# How a location begins -> what opens it, given the spec and the config key that holds it.
+# The beginning of a location -> its opener, a function of the spec and the config key.
 _OPENERS: Mapping[str, Callable[[SourceSpec, str], _Opened]] = {
     "hf": _open_hub,
     "tfds": _open_tfds,

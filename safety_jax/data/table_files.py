@@ -1,8 +1,8 @@
-"""Data files that are tables: Excel, Parquet, Arrow.
+"""Reads data files that are tables: Excel, Parquet, Arrow.
 
-Arrow's C++ believes what a file says about its own lengths and offsets, and a wrong one ends the
-process. So another process reads such files, checks the whole, and writes what it found as JSON;
-whatever happens to it, there is a line to say. It begins at `_main`, below.
+Arrow's C++ trusts the lengths and offsets in a file, and a wrong one can kill the process. So
+another process reads and checks such files, and writes their rows as JSON; whatever happens to it,
+the run can report it in one line. That process begins at `_main`, below.
 """
 
 import contextlib
@@ -23,17 +23,17 @@ from safety_jax.data import text_files, values
 from safety_jax.data.text_files import PlacedRow
 
 _ROWS_PER_BATCH = 1_000
-# What another process may take to read a file, beside a second a megabyte.
+# The time limit of the other process, in addition to a second for each megabyte.
 _SECONDS = 120
-_SHEET_BYTES = 2 << 30  # of an Excel file's contents
+_SHEET_BYTES = 2 << 30  # of an unpacked Excel file
 
 
 def read_excel(path: Path, name: str, errors: str) -> list[PlacedRow]:
-    """The first sheet, its columns named in row 1; cells are texts, as in CSV."""
+    """The rows of the first sheet, whose row 1 names the columns; cells are texts, as in CSV."""
     import openpyxl
 
     try:
-        # From memory: of a path openpyxl wants the ending, which a downloaded file need not have.
+        # From memory, because openpyxl checks a path's ending, which a downloaded file may lack.
         content = io.BytesIO(path.read_bytes())
         with zipfile.ZipFile(content) as parts:
             size = sum(part.file_size for part in parts.infolist())
@@ -47,7 +47,7 @@ def read_excel(path: Path, name: str, errors: str) -> list[PlacedRow]:
             ]
     except OSError:
         raise
-    # Of a broken workbook openpyxl raises whatever its parts happen to raise.
+    # For a broken workbook, openpyxl raises whatever its parts happen to raise.
     except Exception as error:
         raise DataError(
             f"{name}: not a readable Excel workbook ({type(error).__name__}: {error})"
@@ -55,7 +55,7 @@ def read_excel(path: Path, name: str, errors: str) -> list[PlacedRow]:
     columns = [(i, title) for i, title in enumerate(cells[0] if cells else ()) if title]
     text_files.check_names([title for _, title in columns], f"{name} row 1")
     rows = [
-        # Rows end with their last cell where a file does not tell its width.
+        # Rows end with their last cell if the file does not state its width.
         (f"{name} row {number}", {title: row[i] if i < len(row) else "" for i, title in columns})
         for number, row in enumerate(cells[1:], start=2)
         if any(row)
@@ -64,8 +64,8 @@ def read_excel(path: Path, name: str, errors: str) -> list[PlacedRow]:
 
 
 def read_arrow(path: Path, name: str, errors: str) -> list[PlacedRow]:
-    """Parquet, and both forms of Arrow: the stream that `datasets` writes, and the file with a
-    footer."""
+    """The rows of a Parquet or Arrow file; the latter may be a stream, as `datasets` writes it, or
+    have a footer."""
     package = str(Path(__file__).parents[2])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     seconds = _SECONDS + path.stat().st_size / 1e6
@@ -152,5 +152,5 @@ if __name__ == "__main__":
     except SystemExit as error:
         print(error.code, file=sys.stderr, flush=True)
         code = 1
-    # At an ordinary end Arrow's threads now and then abort a process whose work is done.
+    # At an ordinary exit, Arrow's threads sometimes abort a process whose work is done.
     os._exit(code)

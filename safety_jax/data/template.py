@@ -1,4 +1,4 @@
-"""What a template is: records in, spans of text out, of which some are learned."""
+"""The interface of templates, which turn records into spans of text, some of them learned."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ class Span:
     """A stretch of a record's text.
 
     Attributes:
-        text: as people read it.
+        text: the text as people read it.
         trained: it is learned.
-        code: what is tokenized: the text, where control tokens that a template writes are in code
-            words (see `control.py`).
-        ended: a control token that the template writes ends the answer.
-        opening: how many of its tokens stand there, of the beginning of another answer; None: all.
+        code: the text to tokenize, with code words for the template's control tokens (see
+            `control.py`).
+        ended: the template ends the answer with a control token.
+        opening: the beginning of another answer that this span is cut to; None for none.
     """
 
     text: str
@@ -45,8 +45,8 @@ class Worded:
 
     Attributes:
         spans: in reading order, up to the end of the last answer.
-        rest: what the template writes behind that, coded.
-        notes: of whom something is left out: "system", "user", "assistant", "reasoning".
+        rest: the template's text behind that, with code words.
+        notes: keys of `text_rules.NOTES`.
     """
 
     spans: list[Span]
@@ -55,17 +55,17 @@ class Worded:
 
     @property
     def code(self) -> str:
-        """All that is tokenized."""
+        """The whole text to tokenize."""
         return "".join(span.code for span in self.spans) + self.rest
 
 
 @runtime_checkable
 class Template(Protocol):
-    """How records are worded.
+    """Turns records into text.
 
     Attributes:
-        has_special_tokens: the text holds the tokenizer's control tokens, BOS included, in code
-            words; otherwise BOS is the tokenizer's to add.
+        has_special_tokens: the text contains the tokenizer's control tokens, including BOS, as code
+            words; otherwise the tokenizer adds BOS.
         rules: how the texts of records are read.
     """
 
@@ -76,11 +76,11 @@ class Template(Protocol):
     def rules(self) -> TextRules: ...
 
     def under(self, rules: TextRules) -> "Template":
-        """This template under other rules."""
+        """This template with other rules."""
         ...
 
     def spans(self, record: Record) -> list[Span]:
-        """Spans in reading order, up to the end of the last answer.
+        """The spans of a record in reading order, up to the end of the last answer.
 
         Raises:
             DataError: the template has no place for something in the record.
@@ -88,26 +88,29 @@ class Template(Protocol):
         ...
 
     def prompt(self, record: Record) -> str:
-        """What a model reads before it gives the record's last answer, as people read it."""
+        """The text that a model reads before it gives the record's last answer."""
         ...
 
     def word(self, records: Sequence[Record]) -> list[Worded | DataError]:
-        """Many records at once; in place of one that has no place, why. Answers are learned whose
-        messages say so, where the template tells them apart; else the last alone."""
+        """Words many records at once; a DataError in place of each that the template cannot write.
+
+        If the template marks turns, all answers with `Message.learned` are learned; else only the
+        last."""
         ...
 
     def ask(self, records: Sequence[Record]) -> list[Worded | DataError]:
-        """Prompts of many records, as `word`."""
+        """Words the prompts of many records, as `word`."""
         ...
 
 
 def leading_ids(tokenizer: PreTrainedTokenizerBase, template: Template) -> list[int]:
-    """What the tokenizer puts in front of a text: BOS, or nothing (Qwen).
+    """The ids that the tokenizer puts in front of a text: BOS, or nothing (Qwen). Empty for chat
+    templates, which write their own.
 
-    Not `bos_token_id`, which some tokenizers have and do not use. A chat template writes its own.
+    This is not `bos_token_id`, which some tokenizers have but do not use.
 
     Raises:
-        ConfigError: the tokenizer changes a text by putting tokens around it.
+        ConfigError: the tokenizer encodes a text differently with special tokens around it.
     """
     if template.has_special_tokens:
         return []
@@ -129,10 +132,10 @@ def worded(
     *,
     asking: bool = False,
 ) -> list[Worded | DataError]:
-    """Records as a template words them, by its rules for special text and reasoning.
+    """Records as a template words them, after applying its rules for special text and reasoning.
 
     Args:
-        asking: their prompts.
+        asking: words only their prompts.
     """
     rows = text_rules.spoken(records, template.rules)
     words = template.ask(rows) if asking else template.word(rows)

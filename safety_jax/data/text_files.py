@@ -1,4 +1,4 @@
-"""Data files that are text: JSON, JSON lines, CSV, tabs, a prompt a line."""
+"""Reads data files that are text: JSON, JSON lines, CSV, TSV, and lines of prompts."""
 
 import codecs
 import csv
@@ -15,24 +15,24 @@ Row = Mapping[str, Any]
 PlacedRow = tuple[str, Row]
 
 _OTHER_TEXT = {
-    codecs.BOM_UTF32_LE: "UTF-32",  # begins as UTF-16 does, so it comes first
+    codecs.BOM_UTF32_LE: "UTF-32",  # comes first, because it begins like UTF-16
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-# The one list of an object holds rows, unless it is a dialogue.
+# Names of dialogues: if an object has one list only, its items are rows, except under these names.
 _DIALOGUES = ("messages", "conversations", "conversation", "chosen", "rejected", "prompt")
 
 
 def read_text(data: bytes, name: str, errors: str) -> str:
-    """Raises a DataError that names the line where bytes are not UTF-8."""
+    """Decodes a file; raises a DataError that names the line if bytes are not UTF-8."""
     other = next((form for mark, form in _OTHER_TEXT.items() if data.startswith(mark)), None)
     if other is None and len(data) > 3 and 0 in data[:2] and data[:4].count(0) == 2:
-        other = "UTF-16"  # without its mark
+        other = "UTF-16"  # without a byte order mark
     if other:
         raise DataError(f"{name}: is {other}; expected UTF-8, save it as such")
     try:
-        # utf-8-sig also reads plain UTF-8, and drops the mark some Windows tools put in front.
+        # utf-8-sig also reads plain UTF-8, and drops the byte order mark of some Windows tools.
         return data.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
@@ -46,8 +46,8 @@ def read_text(data: bytes, name: str, errors: str) -> str:
 
 
 def read_json(data: bytes, name: str, errors: str) -> list[PlacedRow]:
-    """A list of objects, an object around one, one object of parallel lists, or (despite its
-    name) JSON lines."""
+    """Reads a list of objects, an object that contains one, an object of parallel lists, or,
+    despite the file's name, JSON lines."""
     text = read_text(data, name, errors)
     if not text.strip():
         return []
@@ -74,9 +74,9 @@ def read_json(data: bytes, name: str, errors: str) -> list[PlacedRow]:
 def _rows_of(value: dict[str, Any], name: str) -> list[Row]:
     """`{"data": [{...}, {...}]}` or `{"instructions": [a, b], "inputs": []}` -> rows.
 
-    The papers' files leave a column that they do not use empty, and may carry settings (not lists)
-    beside the columns; neither becomes a column here. HarmBench's completions have a list of
-    answers for each behavior, in place of a list for each column.
+    The papers' files have empty lists for unused columns, and may have settings (not lists) beside
+    the columns; both are ignored. HarmBench's completions have a list of answers for each behavior
+    instead of a list for each column.
     """
     if completions := _completions(value):
         return completions
@@ -102,7 +102,8 @@ def _rows_of(value: dict[str, Any], name: str) -> list[Row]:
 
 
 def _completions(value: dict[str, Any]) -> list[Row]:
-    """`{"BEHAVIOR": [{"test_case": a, "generation": b}]}` as a row each; nothing of other files."""
+    """`{"BEHAVIOR": [{"test_case": a, "generation": b}]}` -> a row for each answer; empty for other
+    files."""
     named = [(name, some) for name, some in value.items() if isinstance(some, list)]
     rows: list[Row] = [{"behavior": name, **one} for name, some in named for one in some
             if isinstance(one, dict) and {"test_case", "generation"} <= one.keys()]  # fmt: skip
@@ -111,13 +112,13 @@ def _completions(value: dict[str, Any]) -> list[Row]:
 
 
 def read_json_lines(data: bytes, name: str, errors: str) -> list[PlacedRow]:
-    """One object a line; blank lines count, and hold nothing."""
+    """Reads an object from each line; blank lines count as lines, but hold nothing."""
     return _json_lines(read_text(data, name, errors), name, errors)
 
 
 def _json_lines(text: str, name: str, errors: str) -> list[PlacedRow]:
     rows, parser = [], values.JsonParser()
-    # Not splitlines: JSON strings may hold U+2028 and its kin unescaped.
+    # Not splitlines, because JSON strings may contain U+2028 and the like unescaped.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -147,7 +148,7 @@ def plain_row(value: Any, where: str, errors: str) -> Any:
     try:
         return values.plain(value, errors)
     except values.BadValue as error:
-        # Half a character can be read as U+FFFD; the rest is for the owner of the file to mend.
+        # Only half a surrogate pair can be read as U+FFFD.
         remedy = ", or add broken_text=replace to the source" if "surrogate" in str(error) else ""
         raise DataError(f"{where}: {error}; mend the row{remedy}") from error
 
@@ -156,17 +157,17 @@ def plain_row(value: Any, where: str, errors: str) -> Any:
 
 
 def read_csv(data: bytes, name: str, errors: str) -> list[PlacedRow]:
-    """Cells between commas, a header first; cells may be quoted and then hold line breaks."""
+    """Reads cells between commas, with a header; quoted cells may contain line breaks."""
     return _table(read_text(data, name, errors), name, ",")
 
 
 def read_tsv(data: bytes, name: str, errors: str) -> list[PlacedRow]:
-    """Cells between tabs, otherwise as CSV."""
+    """Reads cells between tabs, otherwise as CSV."""
     return _table(read_text(data, name, errors), name, "\t")
 
 
 def _table(text: str, name: str, delimiter: str) -> list[PlacedRow]:
-    # The default limit of 131,072 characters a cell is below what long documents need.
+    # The default limit of 131,072 characters for a cell is too low for long documents.
     csv.field_size_limit(sys.maxsize)
     rows: list[PlacedRow] = []
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
@@ -190,7 +191,7 @@ def _table(text: str, name: str, delimiter: str) -> list[PlacedRow]:
 
 
 def check_names(names: Iterable[str], where: str) -> None:
-    """Raises a DataError where two columns share a name: a row could hold one of them only."""
+    """Raises a DataError if two columns share a name, because a row can hold only one of them."""
     names = list(names)
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -198,7 +199,7 @@ def check_names(names: Iterable[str], where: str) -> None:
 
 
 def read_lines(data: bytes, name: str, errors: str) -> list[PlacedRow]:
-    """A prompt a line; blank lines count, and hold nothing."""
+    """Reads a prompt from each line; blank lines count as lines, but hold nothing."""
     lines = read_text(data, name, errors).split("\n")
     return [
         (f"{name} line {number}", {"prompt": line.removesuffix("\r")})

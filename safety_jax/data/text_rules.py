@@ -1,5 +1,5 @@
-"""How what users wrote is read, whatever the template: special text, reasoning, what chat templates
-are told; and which rows are left out for it."""
+"""The rules by which texts of rows are read, for all templates: special text, reasoning, settings
+of chat templates; and which rows the rules leave out."""
 
 import dataclasses
 import datetime
@@ -18,13 +18,13 @@ KEEP, DROP = REASONING_RULES = ("keep", "drop")
 
 @dataclasses.dataclass(frozen=True)
 class TextRules:
-    """How what users wrote is read, whatever the template; the same in training and in use.
+    """How texts of rows are read, for all templates, in training and in use.
 
     Attributes:
-        special_text: what becomes of text that spells a control token: "text" reads it as the
-            letters it is, "error" refuses its row, "skip" leaves the row out.
-        reasoning: "keep" gives the thoughts of answers to the template, "drop" forgets them.
-        chat: what chat templates are told.
+        special_text: what to do with text that spells a control token: "text" reads it as letters,
+            "error" refuses its row, "skip" leaves the row out.
+        reasoning: "keep" passes the thoughts of answers to the template, "drop" removes them.
+        chat: the settings of chat templates.
     """
 
     special_text: str
@@ -42,7 +42,7 @@ FIXED = TextRules(AS_TEXT, KEEP, ChatSettings(datetime.date(2024, 7, 26), None))
 
 
 DROPPED = "dropped"
-# What may be missing in a row's text, in words.
+# How a row's text may differ from the row, in words.
 NOTES = {
     DROPPED: "reasoning is left out by data.reasoning=drop",
     "reasoning": "the template leaves out reasoning (of earlier turns, or of all)",
@@ -57,14 +57,14 @@ NOTES = {
 
 
 class SpecialText(DataError):
-    """A row whose text spells a control token, where such rows are not to be read."""
+    """A row spells a control token, and the rules do not allow to read it."""
 
 
 def leave_out(problem: DataError, optional: bool, rules: TextRules) -> str:
-    """Why a row is left out that has no ids; raises what is wrong with it unless it may be.
+    """Returns why a row that cannot be encoded is left out; raises `problem` if it must not be.
 
     Args:
-        optional: its source says so, by bad_rows=skip.
+        optional: its source allows it, by bad_rows=skip.
     """
     special = isinstance(problem, SpecialText)
     if not optional and not (special and rules.special_text == SKIP):
@@ -73,7 +73,7 @@ def leave_out(problem: DataError, optional: bool, rules: TextRules) -> str:
 
 
 def spoken(records: Sequence[Record], rules: TextRules) -> list[Record]:
-    """Records without their reasoning, where it is to be dropped."""
+    """The records, without their reasoning if the rules drop it."""
     if rules.reasoning == KEEP:
         return list(records)
     return [
@@ -84,7 +84,7 @@ def spoken(records: Sequence[Record], rules: TextRules) -> list[Record]:
 
 
 def _without_reasoning(record: Record) -> tuple[Message, ...] | None:
-    """Messages without their thoughts; None if there is none."""
+    """A record's messages without thoughts; None if it has none."""
     found = []
     for message in record.messages:
         turn = thoughts.split(message.content, unwrap=False)
@@ -95,7 +95,7 @@ def _without_reasoning(record: Record) -> tuple[Message, ...] | None:
 
 
 def find_special(record: Record, control: ControlTokens) -> SpecialText | None:
-    """The first control token that a record spells, as the error of its row; None without one."""
+    """An error about the first control token that a record spells; None if it spells none."""
     texts = [("context", record.context)]
     for message in record.messages:
         texts += [(f"{message.role}'s text", message.content)]
@@ -103,7 +103,7 @@ def find_special(record: Record, control: ControlTokens) -> SpecialText | None:
 
 
 def special_opening(record: Record, text: str, control: ControlTokens) -> SpecialText | None:
-    """As `find_special`, of the harmful answer that a record begins with."""
+    """As `find_special`, for the harmful answer that a record begins with."""
     return _special(record, "answer that it begins with", text, control)
 
 

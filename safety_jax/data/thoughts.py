@@ -1,14 +1,15 @@
-"""Thoughts and answers: reasoning models write both, and only the answer is said to anybody.
+"""Separates thoughts from answers: reasoning models write both, but only the answer counts.
 
     <think>The user asks for the capital of France.</think>Paris.
             thought                                         answer
 
-A thought stands at the beginning of a turn, between the markers of its model's family, or, where
-the prompt has opened it already (DeepSeek-R1's template does), before the closing marker alone.
-Later blocks on lines of their own are thoughts too. A marker that prose mentions, or that stands in
-code, is text like any other: "close it with `</think>`" neither opens nor closes anything.
+A thought stands at the beginning of a turn, between the markers of its model's family. If the
+prompt has opened it already, as DeepSeek-R1's template does, the turn has only the closing marker.
+Later blocks on lines of their own are thoughts, too. Markers that prose mentions or that stand in
+code are plain text: "close it with `</think>`" neither opens nor closes anything.
 
-A turn that ends inside its thought has no answer. That is not an empty answer: nobody can judge it.
+A turn that ends inside its thought has no answer, which differs from an empty one: nobody can judge
+it.
 """
 
 import bisect
@@ -21,11 +22,11 @@ from transformers import PreTrainedTokenizerBase
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Turn:
-    """What a model wrote, taken apart.
+    """A model's text, split into thought and answer.
 
     Attributes:
-        thought: without its markers; several thoughts are joined by a blank line.
-        answer: what is said to the reader. The whole text, unchanged, where there is no thought.
+        thought: the thought without its markers; blank lines separate several.
+        answer: the text for the user; the whole text, unchanged, if there is no thought.
         unfinished: the text ends inside its thought, so that there is no answer.
     """
 
@@ -34,7 +35,7 @@ class Turn:
     unfinished: bool
 
 
-# What opens a thought and what closes it; a thought is closed by the marker of its own kind.
+# Markers that open and close thoughts; the closing marker has the same kind as the opening one.
 _TAGS = "think|thinking|thoughts?|reasoning|scratchpad|inner_monologue|seed:think"
 _MARKER = re.compile(
     rf"<(?P<slash>/?)(?P<tag>(?i:{_TAGS}))>"  # DeepSeek-R1, Qwen3, QwQ, EXAONE, Seed-OSS
@@ -47,7 +48,7 @@ _MARKER = re.compile(
 )
 _BEFORE = re.compile(r"<think>\n?(.*?)\n?</think>\s*", re.DOTALL)
 _CLOSES = {"/", "end", "END", "suffix"}
-# Markers around the answer, which follow a thought, or enclose a whole text.
+# Markers around the answer, which may follow a thought or enclose the whole text.
 _ANSWER = re.compile(
     r"\s*(?:<(?P<tag>(?i:answer|response|output|solution))>|<\|begin_of_(?P<name>solution)\|>"
     r"|<\|START_(?P<name2>RESPONSE)\|>)"
@@ -57,19 +58,19 @@ _ANSWER_END = re.compile(
     r"|<\|END_(?P<name2>RESPONSE)\|>"
 )
 _WRAPPED_END = re.compile(rf"(?:{_ANSWER_END.pattern})\s*\Z")
-# Before the first marker: blanks, and the name of the role.
+# May stand in front of the first marker: blanks, and the name of the role.
 _START = re.compile(
     r"\s*(?:(?:<\|(?!begin|START|inner|/?think)[^|<>\s]{1,40}\|>|(?i:\bassistant\b):?)\s*)?"
 )
-# Behind an opening marker: a sentence about the marker.
+# Behind an opening marker, these show that the sentence is about the marker.
 _MENTION = re.compile(
     r"[ \t]*(?:[.,:;)]|(?:is|are|was|were|and|or|tags?|tokens?|markers?|blocks?|elements?|means?|"
     r"marks?|opens?|closes?|starts?|begins?|ends?|comes?|should|must|can|at|in|as|to)\b)"
 )
 _CODE = re.compile(r"^[ \t]*(`{3,}|~{3,}).*?(?:^[ \t]*\1|\Z)|(?<!`)`[^`\n]+`", re.M | re.S)
 _QUOTED = ('""', "''", "``", "“”", "‘’", "()", "«»")
-# Granite words its markers, and gpt-oss names a channel for each message. Without its special
-# tokens, which decoders leave out, what is left of these is "analysis" and "assistantfinal".
+# Granite marks thoughts by sentences, and gpt-oss names a channel for each message. Decoders leave
+# out its special tokens; then only the names "analysis" and "assistantfinal" remain.
 _WORDED = re.compile(
     r"\s*here(?:'s| is) my thought process:(.*?)\bhere(?:'s| is) my response:", re.I | re.S
 )
@@ -86,10 +87,10 @@ _BEHIND_SENTENCE = re.compile(r"[.!?…][\"')*]{0,3}[ \t]*\Z")
 
 
 def split(text: str, *, unwrap: bool = True) -> Turn:
-    """Takes a turn of a model apart. Linear in the length of the text.
+    """Splits a model's turn into thought and answer, in time linear in its length.
 
     Args:
-        unwrap: takes markers of the answer, such as `<answer>`, from around it.
+        unwrap: removes markers around the answer, such as `<answer>`.
     """
     for found in (_by_channel(text), _by_words(text), _by_markers(text)):
         if found is not None:
@@ -100,20 +101,20 @@ def split(text: str, *, unwrap: bool = True) -> Turn:
 
 
 def before(thought: str, answer: str) -> str:
-    """A turn of a thought and its answer, as most models write it."""
+    """A turn with a thought and an answer, as most models write it."""
     return f"<think>\n{thought.strip()}\n</think>\n\n{answer}"
 
 
 def apart(turn: str) -> tuple[str | None, str]:
-    """The reverse of `before`: thought and answer, both as they stand; None of a turn that does not
-    begin with a thought so written."""
+    """The inverse of `before`: thought and answer, unchanged. The thought is None if the turn does
+    not begin with one in this spelling."""
     found = _BEFORE.match(turn)
     return (found[1], turn[found.end() :]) if found else (None, turn)
 
 
 def opened(prompt: str) -> str:
-    """The marker by which a prompt opened the thought of the turn that follows, with the white
-    space behind it; "" where it opened none. What the prompt opened belongs to the turn."""
+    """The marker, with the white space behind it, that a prompt ends with to open a thought; "" if
+    there is none. It belongs to the turn that follows, not to the prompt."""
     tail = prompt[-80:]
     for found in _MARKER.finditer(tail):
         if not tail[found.end() :].strip() and not _closes(found):
@@ -122,7 +123,7 @@ def opened(prompt: str) -> str:
 
 
 def said(read: Callable[[Sequence[int]], str], prompt: Sequence[int], text: str) -> str:
-    """A turn as its records hold it: what the prompt opened, and what the model wrote behind it.
+    """A turn as records hold it: the marker that the prompt opened, and the model's text.
 
     Args:
         read: see `reader`.
@@ -133,8 +134,8 @@ def said(read: Callable[[Sequence[int]], str], prompt: Sequence[int], text: str)
 
 
 def reader(tokens: PreTrainedTokenizerBase) -> Callable[[Sequence[int]], str]:
-    """Token ids to text without special tokens, but with those that mark thoughts: left out, they
-    would run a thought and its answer into one text."""
+    """Returns a function from token ids to text. It leaves out special tokens, but keeps those that
+    mark thoughts, without which a thought and its answer would be one text."""
     special = {i for i, token in tokens.added_tokens_decoder.items() if token.special}
     special |= set(tokens.all_special_ids)
     names = {i: str(tokens.convert_ids_to_tokens(i)) for i in special}
@@ -159,11 +160,11 @@ class _Mark:
     """A marker in a text.
 
     Attributes:
-        kind: which opening marker belongs to which closing one.
+        kind: the same for matching opening and closing markers.
         starts_line: nothing stands before it on its line.
-        alone: it stands where models write it: at the beginning of a line, behind a sentence, or
-            at the end of a paragraph; not amid one, nor in code.
-        bare: neither in code nor in quotes.
+        alone: it stands where models write markers: at the beginning of a line, behind a sentence,
+            or at the end of a paragraph; not within a sentence, in quotes or in code.
+        bare: it is neither in code nor in quotes.
     """
 
     kind: str
@@ -248,9 +249,9 @@ def _ends_paragraph(before: str, after: str) -> bool:
 
 
 def _closers(marks: Sequence[_Mark]) -> list[int | None]:
-    """The number of what closes each opening marker: the first that stands alone; or else the first
-    that is bare, for a thought may mention its own marker; or else the first on a line of its own,
-    for it may leave a block of code open, which then seems to hold the marker."""
+    """For each opening marker, the number of the one that closes it: the first that stands alone;
+    else the first that is bare; else the first at the beginning of a line, because a thought may
+    leave a block of code open, which then seems to contain the marker."""
     following: tuple[dict[str, int], ...] = ({}, {}, {})
     found: list[int | None] = [None] * len(marks)
     for i in range(len(marks) - 1, -1, -1):
@@ -268,7 +269,7 @@ def _closers(marks: Sequence[_Mark]) -> list[int | None]:
 
 
 def _orphan(marks: Sequence[_Mark]) -> int | None:
-    """What closes a thought that the prompt opened."""
+    """The number of the marker that closes a thought which the prompt opened."""
     opened: set[str] = set()
     opened_line: set[str] = set()
     for i, mark in enumerate(marks):
@@ -284,7 +285,7 @@ def _orphan(marks: Sequence[_Mark]) -> int | None:
 
 
 def _unwrapped(answer: str) -> str:
-    """Without the markers of an answer around it."""
+    """The answer without markers around it."""
     start = _ANSWER.match(answer)
     if start is None:
         return answer
@@ -312,7 +313,7 @@ def _by_words(text: str) -> Turn | None:
 
 
 def _by_channel(text: str) -> Turn | None:
-    """gpt-oss: messages in channels, of which `final` is the answer."""
+    """Splits the messages of gpt-oss by channel: `final` is the answer, all others are thoughts."""
     begin = _CHANNELS.match(text)
     if begin is None:
         return None

@@ -7,8 +7,8 @@ questions with several answers each, ranked by people.
     3           1          assistant  Bird.            1
     4           2          prompter   And a fish?      0
 
-A tree gives one dialogue: from its root, the best ranked reply at every step, up to an answer. What
-was deleted, or refused by reviewers, is not there, nor is what follows it.
+A tree becomes one dialogue: from its root, the best ranked reply at every step, up to the last
+answer. Messages that were deleted or refused by reviewers do not count, nor do replies to them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from typing import Any
 from safety_jax.data.messages import BadRow, text_of
 
 COLUMNS = ("message_id", "parent_id", "role", "text")
-_LONGEST = 1_000  # messages from a root down; no dialogue has as many
+_LONGEST = 1_000  # messages on a path; no dialogue has as many
 
 
 def fits(row: Mapping[str, Any]) -> bool:
@@ -28,7 +28,7 @@ def fits(row: Mapping[str, Any]) -> bool:
 def dialogues(
     rows: Sequence[Mapping[str, Any]], where: Sequence[str]
 ) -> list[tuple[str, Mapping[str, Any]]]:
-    """A row for each tree, with its root as the column `prompt`; its place is the root's.
+    """A row for each tree, with its root in the column `prompt`; its place is that of the root.
 
     A message whose parent is not among the rows belongs to no tree.
     """
@@ -46,10 +46,10 @@ def dialogues(
 
 
 def best_path(root: Any) -> list[tuple[str, str]]:
-    """Role and text from the root of a tree down its best replies to the last answer.
+    """Roles and texts along the best replies from the root of a tree to the last answer.
 
     Raises:
-        BadRow: the root is no message, or has no answer.
+        BadRow: the root is not a message, or has no answer.
     """
     path: list[tuple[str, str]] = []
     found = [root] if isinstance(root, Mapping) and _counts(root) else []
@@ -77,7 +77,7 @@ def _role(node: Mapping[str, Any]) -> str:
 
 
 def _rank(node: Mapping[str, Any]) -> float:
-    """0 is the best; the unranked come last, in the order of the file."""
+    """A key for sorting: 0 is the best; unranked messages come last, in the order of the file."""
     rank = node.get("rank")
     return float(rank) if isinstance(rank, int | float) and not isinstance(rank, bool) else 1e9
 

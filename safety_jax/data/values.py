@@ -1,7 +1,7 @@
-"""The edge: what a file says becomes plain values here, once, and whatever is none is named.
+"""Checks the values of files and turns them into plain ones, once; errors name the bad value.
 
-A row that has passed holds text that is valid Unicode, numbers that are finite, booleans, None, and
-lists and mappings of them, nested no deeper than `DEPTH`; nothing behind this file looks again.
+Rows that pass contain only valid Unicode text, finite numbers, booleans, None, and lists and
+mappings of these, nested no deeper than `DEPTH`. Later code does not check this again.
 """
 
 import datetime
@@ -14,33 +14,33 @@ from collections.abc import Mapping
 from typing import Any
 
 DEPTH = 64  # levels of lists and mappings in a row
-DIGITS = 300  # of a whole number; a longer one is no float
+DIGITS = 300  # of a whole number; longer ones do not fit into a float
 
 _HALF = re.compile("[\ud800-\udfff]")
 _SPELLED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
-# How files begin that are to be seen or heard: JPEG, PNG, GIF, TIFF, WAVE and WebP, Ogg, FLAC, MP3.
+# First bytes of pictures and sounds: JPEG, PNG, GIF, TIFF, WAVE and WebP, Ogg, FLAC, MP3.
 _MEDIA = (
     *(b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\x00", b"MM\x00*", b"RIFF", b"OggS"),
     *(b"fLaC", b"ID3"),
 )
-# What is written as it is spelled: columns of databases that JSON has no form for.
+# Types that become text: JSON cannot express them.
 _AS_TEXT = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)
 
 
 class BadValue(ValueError):
-    """What is wrong with a value, and where in its row it stands; the reader adds the row."""
+    """Says what is wrong with a value, and where it is in its row; the reader adds the row."""
 
 
 class _Refused:
-    """Stands in a parsed text for what JSON has no place for, until its row is known."""
+    """A placeholder for a value that JSON does not allow, until its row is known."""
 
     def __init__(self, why: str):
         self.why = why
 
 
 class JsonParser:
-    """Reads JSON strictly: a key that stands twice, NaN, Infinity and numbers without measure are
-    kept apart, for `plain` to name with their row."""
+    """Reads JSON strictly: leaves placeholders for duplicate keys, NaN, Infinity and huge numbers,
+    so that `plain` can report them with their row."""
 
     def __init__(self) -> None:
         self._refused: list[_Refused] = []
@@ -52,7 +52,7 @@ class JsonParser:
         )
 
     def parse(self, text: str) -> tuple[Any, bool]:
-        """The value of a JSON text, and whether it is known to be plain; if not, call `plain`.
+        """Returns the value of a JSON text, and whether it is known to be plain; else call `plain`.
 
         Raises:
             json.JSONDecodeError: it is not JSON.
@@ -63,7 +63,7 @@ class JsonParser:
             value = self._decoder.decode(text)
         except RecursionError as error:
             raise BadValue(_DEEP) from error
-        # Most rows need no second look.
+        # Most rows are known to be plain.
         deep = text.count("[") + text.count("{") > DEPTH
         return value, not (self._refused or deep or _SPELLED_HALF.search(text))
 
@@ -90,11 +90,11 @@ class JsonParser:
 
 
 def plain(value: Any, errors: str = "strict") -> Any:
-    """A value of any reader as plain values; see the top of this file.
+    """Turns a value of any reader into plain values; see the top of this file.
 
-    Times, decimals, UUIDs and infinities become text, bytes are read as UTF-8, arrays become lists,
-    and NaN (which tables write for nothing) becomes None. A picture, a sound, or whatever else is
-    no value becomes what `is_file` tells.
+    Times, decimals, UUIDs and infinities become text, bytes are decoded as UTF-8, arrays become
+    lists, and NaN (which tables use for missing values) becomes None. Pictures, sounds and objects
+    of other types become mappings that `is_file` recognises.
 
     Args:
         errors: "strict", or "replace" for U+FFFD in place of broken text.
@@ -111,7 +111,7 @@ def _plain(value: Any, errors: str, path: tuple[str | int, ...], depth: int) -> 
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
-        # Not str(): Python refuses to spell numbers of 4,300 digits.
+        # Not by str(), which Python refuses for numbers of 4,300 digits.
         if value.bit_length() > DIGITS * math.log2(10):
             raise BadValue(_at(path) + _long("0" * int(value.bit_length() / math.log2(10))))
         return value
@@ -146,13 +146,13 @@ def _plain(value: Any, errors: str, path: tuple[str | int, ...], depth: int) -> 
 
 
 def is_file(value: Any) -> bool:
-    """Whether a value is the content of a file, such as a picture: the library `datasets` writes
-    it as its bytes and its name."""
+    """Whether a value is a file, such as a picture, as the library `datasets` writes it: a mapping
+    of `bytes` and `path`."""
     return isinstance(value, Mapping) and value.keys() == {"bytes", "path"}
 
 
 def _file(what: str, name: Any = None) -> dict[str, Any]:
-    """A file inside a row, without its bytes, which no text can hold."""
+    """A file inside a row, without its bytes, which are not plain."""
     return {"bytes": what, "path": name}
 
 

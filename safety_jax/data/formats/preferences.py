@@ -34,10 +34,10 @@ def _preference(row: Row, *, prompt: str = "prompt") -> Parsed:
 
 
 def _check_same_prompt(row: Row, column: str, shared: tuple[Message, ...]) -> None:
-    """Raises a BadRow where a row has its prompt twice, and the two are not the same.
+    """Raises a BadRow if a row's prompt differs from the beginning of its dialogues.
 
-    Two dialogues hold their prompt. Beside it, UltraFeedback repeats its first question as a text,
-    others the last one, or all of it as one text.
+    Both dialogues contain the prompt. The prompt's own column may repeat only the first question,
+    as in UltraFeedback, or only the last, or all of it as one text.
     """
     if row.get(column) in (None, "", []):
         return
@@ -49,13 +49,13 @@ def _check_same_prompt(row: Row, column: str, shared: tuple[Message, ...]) -> No
         known = any(one in other or other in one for one in asked for other in said)
     if not known:
         raise BadRow(
-            f"{column!r} says what chosen and rejected, which are whole dialogues, do not begin "
-            f"with; remove it from them or from the row, or add without={column} to the source"
+            f"{column!r} differs from the prompt with which the dialogues chosen and rejected "
+            f"begin; mend or remove one of them, or add without={column} to the source"
         )
 
 
 def _implicit_preference(row: Row) -> Parsed:
-    """Two dialogues that begin alike; what they share up to a user message is the prompt."""
+    """Two dialogues with a common beginning; the prompt ends with the last common user message."""
     chosen, rejected = turns_of(row, "chosen"), turns_of(row, "rejected")
     shared = 0
     while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
@@ -116,8 +116,8 @@ def _openai_preference(row: Row) -> Parsed:
 
 
 def _help_steer(row: Row) -> Parsed:
-    """A row of HelpSteer3 (Wang et al., arXiv 2505.11475): -3 much prefers the first answer, 3 the
-    second."""
+    """A row of HelpSteer3 (Wang et al., arXiv 2505.11475): at -3 the first answer is much better,
+    at 3 the second."""
     value = row.get("overall_preference")
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise BadRow(f"'overall_preference' is {value!r:.80}; expected a number from -3 to 3")

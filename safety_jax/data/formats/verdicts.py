@@ -55,7 +55,7 @@ def _not_unsafe(row: Row, column: str) -> bool:
 
 
 def _named_safe(row: Row, column: str) -> bool:
-    """A label in words; true is refused, which KTO reads as desirable, a judge as unsafe."""
+    """A label in words. Refuses true and false: for KTO true means desirable, for judges unsafe."""
     if (unsafe := named(row, column)) is None:
         raise BadRow(
             f"{column!r} is {row.get(column)!r:.80}; expected {', '.join(NAMES)}; where it is true "
@@ -84,8 +84,8 @@ def _desirability(
 
 
 def _transcript(row: Row, *, column: str) -> Parsed:
-    """Anthropic's red-team attempts (Ganguli et al., arXiv 2209.07858): the last answer of a whole
-    dialogue counts for it."""
+    """A row of Anthropic's red-team attempts (Ganguli et al., arXiv 2209.07858): the last answer of
+    a dialogue, with the rating of the whole dialogue."""
     row = {**row, "text": row.get("transcript")}
     return _judged(row, base=_BASE["transcript"], column=column, read=_number)
 
@@ -112,7 +112,7 @@ RATINGS = (
         functools.partial(_transcript, column="rating"),
     ),
 )
-# A row with an answer may carry other columns; the pairs of PKU-SafeRLHF have labels for both.
+# Pairs need a label for each answer, as in PKU-SafeRLHF.
 LABELS = (
     _format("unsafe", "response", "unsafe", _unsafe),
     _format("beavertails", "response", "is_safe", _safe),
@@ -120,8 +120,8 @@ LABELS = (
     _format("labelled_messages", "messages", "unsafe", _unsafe),
     *PAIRS,
 )
-# KTO's rows (Ethayarajh et al., arXiv 2402.01306) in TRL's columns, or with a label of safety;
-# pairs give both answers.
+# Rows for KTO (Ethayarajh et al., arXiv 2402.01306) in TRL's columns, or with a safety label; of
+# pairs, both answers count.
 DESIRABLE = (
     _desirable("kto", "completion", "label", desirable),
     _desirable("kto_messages", "messages", "label", desirable),
