@@ -2,15 +2,16 @@
 
     attention(q [B T H E], k [B T K E], v [B T K E], segments [B T], prefixes, kind) -> [B T H E]
 
-A token attends to itself and to earlier tokens of its own segment, as the rule of the layer's kind
-says. Where `prefixes` [B T] is given, not None, it also attends to the segment named there, as
-answers do to a prompt that stands in the row once (see `batch.Tokens`; Wang and Hegde, arXiv
-2410.20305). Segment 0 (padding) is a segment like the others, so that no softmax is empty. `xla`
-runs anywhere; `cudnn` on NVIDIA GPUs; `splash` on TPUs. A backend on a platform where it cannot
-run, or where it fails to keep segments apart, is refused: `build` checks before use.
+A token attends to itself and to earlier tokens of its own segment, according to the rule of the
+layer's kind. If `prefixes` [B T] is not None, it also attends to the segment named there: so do the
+answers to a prompt that the row contains only once (see `batch.Tokens`; Wang and Hegde, arXiv
+2410.20305). Segment 0 (padding) is a segment like the others, so that no softmax is empty.
 
-Kernels are compiled for one window. A model with layers of several kinds runs them by one
-`lax.switch` over one kernel a kind, inside the scan over its layers.
+`xla` runs everywhere, `cudnn` on NVIDIA GPUs, `splash` on TPUs. `build` refuses a backend that
+cannot run on the platform or does not keep segments apart.
+
+A kernel is compiled for one window. A model whose layers are of several kinds has one kernel for
+each kind, and a `lax.switch` inside the scan over its layers.
 """
 
 import dataclasses
@@ -35,12 +36,12 @@ Kernel = Callable[[Any, Any, Any, Any, Any], Any]
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What the queries of a layer see, and how a product with a key becomes a score.
+    """Which keys the queries of a layer see, and how products become scores.
 
     Attributes:
-        window: each query sees so many keys, itself included; None: all before it.
-        scale: of the products; None: 1 / sqrt(E).
-        softcap: scores are c tanh(product / c) (Gemma 2, arXiv 2408.00118); None: the products.
+        window: how many keys each query sees, including its own; None for all earlier ones.
+        scale: multiplies the products; None for 1 / sqrt(E).
+        softcap: the c in scores c tanh(product / c) (Gemma 2, arXiv 2408.00118); None for none.
     """
 
     window: int | None = None
@@ -51,17 +52,17 @@ class Rule:
         return head_size**-0.5 if self.scale is None else self.scale
 
     def scores(self, products: Float[Array, "*B"], head_size: int) -> Float[Array, "*B"]:
-        """The scores of products of queries and keys."""
+        """Turns products of queries and keys into scores."""
         scaled = products * self.factor(head_size)
         return scaled if self.softcap is None else self.softcap * jnp.tanh(scaled / self.softcap)
 
 
 PLAIN = (Rule(),)
 
-# Queries are taken in blocks: a block meets only the keys before its end, and only one block's
+# Queries are processed in blocks. A block meets only the keys before its end, and only one block's
 # scores exist at a time, forward and backward.
 QUERY_BLOCK = 128
-CHECKED_TOKENS = 256  # of the row on which a kernel is compared before use
+CHECKED_TOKENS = 256  # in the row on which a backend is compared with `xla` before use
 
 
 def allowed(
@@ -71,7 +72,7 @@ def allowed(
     prefixes: Int[Array, "B R"] | None,
     window: int | None,
 ) -> Bool[Array, "B T S"]:
-    """Which of the keys `columns` of a packed row of R tokens the queries `rows` may see."""
+    """The mask of queries `rows` and keys `columns` in packed rows of R tokens."""
     index = jnp.arange(segments.shape[1])
     distance = index[rows, None] - index[None, columns]
     near = distance >= 0 if window is None else (distance >= 0) & (distance < window)
@@ -84,7 +85,8 @@ def allowed(
 
 
 def _check_window(window: int | None, row_tokens: int) -> None:
-    """A window is counted in cells of the row, between which another answer may stand."""
+    """Raises a ValueError for a window in rows with shared prefixes: it counts cells of the row,
+    and another answer may be between a query and its prefix."""
     if window is not None and window < row_tokens:
         raise ValueError(f"shared prefixes in rows of {row_tokens} with a window of {window}")
 
@@ -102,7 +104,7 @@ def xla(
     K = k.shape[2]
     grouped = q.reshape(B, T, K, H // K, E)
 
-    # What a block sees is cut out inside: outside, the backward pass would keep every cut.
+    # Keys and values are sliced inside, because the backward pass would keep every slice otherwise.
     @functools.partial(jax.checkpoint, static_argnums=(5, 6))
     def block(q, k, v, segments, prefixes, rows, seen):
         k, v = k[:, slice(*seen)], v[:, slice(*seen)]
@@ -123,9 +125,8 @@ def xla(
 
 
 def cudnn(q, k, v, segments, prefixes, rule: Rule):
-    """cuDNN's fused kernel; segments go in as a mask, which it turns into a bias.
-
-    Its variable-length arguments describe one example a row, so they cannot carry packed segments.
+    """cuDNN's fused kernel. Segments are passed as a mask, which the kernel turns into a bias: its
+    own arguments for variable lengths allow only one example per row.
     """
     everything = slice(0, q.shape[1])
     mask = allowed(everything, everything, segments, prefixes, rule.window)[:, None]
@@ -135,10 +136,10 @@ def cudnn(q, k, v, segments, prefixes, rule: Rule):
 
 
 def splash(q, k, v, segments, prefixes, rule: Rule, mesh: Mesh, interpret: bool):
-    """The TPU block-sparse kernel, each device on its own rows and heads.
+    """The block-sparse TPU kernel; each device computes its own rows and heads.
 
-    It knows segments only. Where two go on from one prefix, it takes the row twice: once with the
-    odd ones as a part of their prefix, once with the even ones.
+    The kernel knows only segments. If two of them share a prefix, it runs twice: once with the odd
+    segments as a part of their prefix, and once with the even ones.
     """
     if prefixes is None:
         return _splash(q, k, v, segments, rule, mesh, interpret)
@@ -157,7 +158,7 @@ def _splash(q, k, v, segments, rule: Rule, mesh: Mesh, interpret: bool):
 
     T, E = q.shape[1], q.shape[3]
     heads = q.shape[2] // mesh.shape["tensor"]
-    # The kernel's blocks are 128 lanes wide: shorter heads and ragged rows are padded with zeros.
+    # The kernel's blocks are 128 lanes wide: smaller heads and odd lengths are padded with zeros.
     padding = ((0, 0), (0, -T % 128), (0, 0), (0, -E % 128))
     q, k, v = (jnp.pad(x, padding) for x in (q * rule.factor(E), k, v))
     segments = jnp.pad(segments, ((0, 0), (0, -T % 128)))
@@ -205,7 +206,7 @@ DEFAULTS = {"cpu": "xla", "gpu": "cudnn", "tpu": "splash"}
 
 
 def takes_many(mesh: Mesh) -> bool:
-    """Whether the platform's own kernel lets more than two segments go on from one prefix."""
+    """Whether the platform's default backend lets more than two segments share a prefix."""
     return DEFAULTS[mesh.devices.flat[0].platform] != "splash"
 
 
@@ -216,23 +217,23 @@ def build(
     compute_dtype: DTypeLike,
     verify: bool = True,
 ) -> Attention:
-    """The backend of this name, bound to a mesh and to a rule a kind of layer; "auto" takes the
-    platform's own.
+    """The backend of this name, for a mesh and one rule for each kind of layer; "auto" chooses the
+    platform's default.
 
     Args:
-        verify: compare with `xla` on a small packed row first. Off only for ahead-of-time
-            compilation, where the devices do not exist.
+        verify: compare the backend with `xla` on a small packed row first. Off only for
+            ahead-of-time compilation, when the devices do not exist.
 
     Raises:
-        ConfigError: the name is unknown, the platform is not the backend's, the backend cannot
-            follow a rule, or its answer on packed rows differs from the reference.
+        ConfigError: the name is unknown, the backend does not run on this platform or cannot follow
+            a rule, or its result on packed rows differs from that of `xla`.
     """
     platform = mesh.devices.flat[0].platform
     capped = any(rule.softcap is not None for rule in rules)
     if name == "auto":
         name = DEFAULTS[platform]
         if name == "cudnn" and (capped or jnp.dtype(compute_dtype) == jnp.float32):
-            name = "xla"  # cuDNN's fused kernel takes 16-bit floats only, and no soft-cap
+            name = "xla"  # cuDNN's fused kernel accepts only 16-bit floats, and has no soft-cap
     if name not in PLATFORMS:
         raise ConfigError(f"model.attention {name!r}: expected auto, {', '.join(PLATFORMS)}")
     if PLATFORMS[name] not in (None, platform):
@@ -254,7 +255,7 @@ def build(
 
 @functools.cache
 def _by_kind(name: str, mesh: Mesh, rules: tuple[Rule, ...]) -> Attention:
-    """One function for all models that are run alike: what was compiled for one serves the next."""
+    """The same function for all models with these rules, so that they share compiled programs."""
     kernels = [_kernel(name, mesh, rule) for rule in rules]
 
     def attention(q, k, v, segments, prefixes, kind):
@@ -281,10 +282,10 @@ def check_segments(
     dtype: DTypeLike,
     window: int | None = None,
 ) -> None:
-    """Refuses a backend whose packed rows differ from the reference's.
+    """Compares a backend with the reference on packed rows.
 
     Raises:
-        ConfigError: with the largest difference.
+        ConfigError: they differ; the message has the largest difference.
     """
     rows = meshes.row_parts(mesh)
     heads = mesh.shape["tensor"]
@@ -309,7 +310,7 @@ def check_segments(
 
 
 def _checked_row(rows: int, *numbers: int) -> Int[Array, "B T"]:
-    """Four segments of these numbers, end to end."""
+    """A row of four segments with these numbers."""
     counts = np.array([60, 100, 70, 26])
     row = jnp.repeat(jnp.array(numbers), counts, total_repeat_length=CHECKED_TOKENS)
     return jnp.tile(row, (rows, 1))

@@ -1,4 +1,4 @@
-"""Weights before and apart from their values: what a module declares, where each weight lives.
+"""The declaration of weights: names, shapes and shardings, without values.
 
 A module (an NNX class, or a function that makes one) declares each parameter once, with its shape,
 initializer and logical axes. Weights are a plain nested dict; `bind` puts them into the module for
@@ -16,13 +16,13 @@ from jax.typing import DTypeLike
 
 from safety_jax.base import meshes, trees
 
-# (config, rngs=) to the module.
+# (config, rngs=) -> module
 Declare = Callable[..., nnx.Module]
 
 
 @functools.cache
 def abstract(declare: Declare, config: Any) -> Any:
-    """The module with shapes in place of arrays."""
+    """The module with shapes instead of arrays."""
     with nnx.use_eager_sharding(False):
         return nnx.eval_shape(lambda: declare(config, rngs=nnx.Rngs(0)))
 
@@ -42,8 +42,8 @@ def shardings(
     """The sharding of every weight.
 
     Args:
-        heads: how many there are along an axis that is stored as heads x head size: a head is never
-            split, so it is their number that the mesh must divide.
+        heads: the number of heads along each axis that is stored as heads x head size. Heads are
+            never split, so the mesh must divide this number.
 
     Raises:
         ConfigError: the mesh does not divide an axis.
@@ -60,10 +60,10 @@ def shardings(
 def initialize(
     declare: Declare, config: Any, key: jax.Array, where: trees.Tree, dtype: DTypeLike
 ) -> trees.Tree:
-    """Random weights as the module initializes them, made where they live.
+    """Random weights from the module's initializers, created with their shardings.
 
     Args:
-        where: of `shardings`.
+        where: see `shardings`.
     """
 
     def make(key: jax.Array) -> trees.Tree:
@@ -76,7 +76,7 @@ def initialize(
 
 
 def bind(declare: Declare, config: Any, weights: trees.Tree) -> Any:
-    """The module with these weights; what they leave out stays a shape."""
+    """The module with these weights; weights that are not given stay shapes."""
     return fill(abstract(declare, config), weights)
 
 

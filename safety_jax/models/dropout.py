@@ -1,8 +1,8 @@
-"""Dropout whose random bits cost little (Srivastava et al. 2014).
+"""Dropout with cheap random bits (Srivastava et al. 2014).
 
-The bits are Threefry's, as `jax.random` has them (Salmon et al. 2011, "Parallel random numbers: as
-easy as 1, 2, 3"), written out round by round. jax's own are a loop on a CPU, each of whose turns
-writes and reads an array; written out, bits, mask and product with x are one pass over x.
+The bits come from Threefry, as in `jax.random` (Salmon et al. 2011, "Parallel random numbers: as
+easy as 1, 2, 3"), with all rounds written out. On a CPU, jax's own version is a loop that writes
+and reads an array in each round. Written out, bits, mask and product with x are one pass over x.
 """
 
 import jax
@@ -11,15 +11,15 @@ from jaxtyping import Array, Float, UInt32
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
-_DRAWS = 4  # of 16 bits in a block of Threefry
+_DRAWS = 4  # numbers of 16 bits in a block of Threefry
 
 
 def drop(x: Float[Array, "N I"], keep: Float[Array, ""], key: jax.Array) -> Float[Array, "N I"]:
-    """Each feature stays with probability `keep` (in steps of 1/65,536) and is divided by it; the
-    others become 0.
+    """Keeps each feature with probability `keep` (in steps of 1/65,536) and divides it by `keep`;
+    all others become 0.
 
     Args:
-        key: of `jax.random`. The same one draws the same features for a row, whatever the devices.
+        key: of `jax.random`. Equal keys drop the same features on any number of devices.
     """
     rows, features = x.shape
     drawn = draws(key, (rows, features))
@@ -28,7 +28,7 @@ def drop(x: Float[Array, "N I"], keep: Float[Array, ""], key: jax.Array) -> Floa
 
 
 def draws(key: jax.Array, shape: tuple[int, ...]) -> UInt32[Array, "N I"]:
-    """Uniform numbers below 65,536. A block makes four of a row, a quarter of it apart."""
+    """Uniform numbers below 65,536. A block makes four numbers of a row, a quarter row apart."""
     rows, features = shape
     blocks = (rows, -(-features // _DRAWS))
     row, column = (jax.lax.broadcasted_iota(jnp.uint32, blocks, axis) for axis in (0, 1))

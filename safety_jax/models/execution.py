@@ -1,5 +1,4 @@
-"""How a forward pass runs: on which mesh, in which dtype, with which attention; never what it
-computes."""
+"""How a forward pass runs: its mesh, dtype and attention backend. None of it changes the model."""
 
 import dataclasses
 import functools
@@ -24,12 +23,12 @@ REMAT: dict[str, Callable[..., Any] | None] = {
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """How the forward pass of a model runs; hashable, so that compiled functions can depend on it.
+    """How the forward pass of a model runs. Hashable, so that compiled functions can depend on it.
 
     Attributes:
-        compute_dtype: of activations; weights are cast to it where they are used.
+        compute_dtype: of activations; weights are cast to it when they are used.
         attention: see `attention.build`.
-        remat: what the backward pass computes again, a name in REMAT.
+        remat: what the backward pass recomputes, a name in REMAT.
     """
 
     mesh: Mesh
@@ -51,8 +50,8 @@ class Execution:
         """How to run a model on this mesh.
 
         Args:
-            rules: of the model's kinds of layers (`LlamaConfig.rules`); `attention.PLAIN` for
-                encoders, which have an attention of their own.
+            rules: one for each kind of layer (`LlamaConfig.rules`); `attention.PLAIN` for encoders,
+                which have their own attention.
             backend: a name of `attention.PLATFORMS`, or "auto".
             verify: see `attention.build`.
 
@@ -67,19 +66,19 @@ class Execution:
 
 
 def stored_type(platform: str) -> str:
-    """The float type that is kept where nothing else is asked for, by jax's platform: a CPU cuts
-    layers and blocks out of arrays of float32 alone without a detour."""
+    """The default float type of stored weights on a platform: float32 on a CPU, which slices layers
+    and blocks out of other arrays only after a conversion."""
     return "float32" if platform == "cpu" else "bfloat16"
 
 
 def computed_type(platform: str) -> str:
-    """The float type that a platform multiplies fastest. Few CPUs have units for 16-bit numbers."""
+    """The float type with the fastest products on a platform. Few CPUs have 16-bit units."""
     return "bfloat16" if platform != "cpu" or _has_matrix_units() else "float32"
 
 
 @functools.cache
 def _has_matrix_units() -> bool:
-    """Whether this processor multiplies matrices of bfloat16 itself (Intel's AMX), by Linux."""
+    """Whether this processor has matrix units for bfloat16 (Intel's AMX), according to Linux."""
     try:
         described = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -89,10 +88,13 @@ def _has_matrix_units() -> bool:
 
 
 def float_type(key: str, name: str) -> jnp.dtype:
-    """The float type that a config calls so.
+    """The float type with this name.
+
+    Args:
+        key: of the config, for the message.
 
     Raises:
-        ConfigError: names `key`; expected is one of the types that models run in here.
+        ConfigError: models do not run in this type.
     """
     if name not in ("bfloat16", "float32"):
         raise ConfigError(f"{key} {name!r}: expected bfloat16 or float32")

@@ -1,6 +1,6 @@
-"""What the ports beside LLaMA share: layer norm, running stacked layers, score heads.
+"""Parts that the other architectures share: layer norm, running stacked layers, score heads.
 
-A port is a config and an NNX module that declares each parameter once, see `declaration.py`.
+An architecture is a config and an NNX module that declares each parameter once (`declaration.py`).
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ from safety_jax.models.llama import Projection
 
 
 def gelu(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-    """x Φ(x), exactly (arXiv 1606.08415). By erf, as torch has it: erfc, by which jax has it, takes
-    twice the time for digits that only values next to zero have."""
+    """x Φ(x), exactly (arXiv 1606.08415), by erf as in torch. jax uses erfc, which takes twice as
+    long for digits that matter only next to zero."""
     return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
@@ -83,10 +83,10 @@ def run_layers(
     run: Execution,
     call: Callable[..., Any],
 ) -> Float[Array, "B T D"]:
-    """x through the stacked layers by one `lax.scan`.
+    """Runs x through the stacked layers by one `lax.scan`.
 
     Args:
-        leaves: the adapters' (`lora.by_layer`).
+        leaves: of adapters (`lora.by_layer`).
         call: `call(layer, x, leaves)` runs one layer.
     """
     one = _one_layer(call, run)
@@ -102,17 +102,17 @@ def run_to_read(
     run: Execution,
     call: Callable[..., Any],
 ) -> Float[Array, "B S D"]:
-    """x through the stacked layers; the states of the tokens that a head reads, and of no other.
+    """Runs x through the stacked layers. Returns only the states of the tokens that a head reads.
 
-    For the other tokens the last layer only computes keys and values, which saves five sixths of
+    For all other tokens, the last layer computes only keys and values, which saves five sixths of
     its products.
 
     Args:
-        read: cells of the tokens that are read.
-        call: as in `run_layers`; with `read=` it takes [B T D] to [B S D].
+        read: the cells of the tokens that are read.
+        call: as in `run_layers`; with `read=` it maps [B T D] to [B S D].
     """
     below, last = split(layers, leaves, -1)
-    if not len(jax.tree.leaves(last)[0]):  # a convolution stood beside the only layer
+    if not len(jax.tree.leaves(last)[0]):  # the only layer has a convolution beside it
         return at(x, read)
     x = run_layers(*below, x, run, call)
     layer = jax.tree.map(lambda leaf: leaf[0], last)
@@ -120,7 +120,7 @@ def run_to_read(
 
 
 def at(x: Shaped[Array, "B T *D"], read: Int[Array, "B S"]) -> Shaped[Array, "B S *D"]:
-    """What stands in some cells of each row."""
+    """The content of some cells of each row."""
     return jnp.take_along_axis(x, read.reshape(*read.shape, *[1] * (x.ndim - 2)), axis=1)
 
 
@@ -128,7 +128,7 @@ Part = tuple[nnx.Module, dict[str, lora.Leaves]]
 
 
 def split(layers: nnx.Module, leaves: dict[str, lora.Leaves], at: int) -> tuple[Part, Part]:
-    """The layers before number `at` and those from it on, each with its leaves."""
+    """The layers before layer `at`, and the others, both with their leaves."""
     return (
         jax.tree.map(lambda leaf: leaf[:at], (layers, leaves)),
         jax.tree.map(lambda leaf: leaf[at:], (layers, leaves)),
@@ -136,7 +136,7 @@ def split(layers: nnx.Module, leaves: dict[str, lora.Leaves], at: int) -> tuple[
 
 
 def _one_layer(call: Callable[..., Any], run: Execution) -> Callable[..., Any]:
-    """(x, layer, leaves) -> x, laid out and rematerialised as `run` says."""
+    """(x, layer, leaves) -> x, with the sharding and the rematerialisation of `run`."""
 
     def one(x, layer, leaves):
         x = products.keep(x, run.mesh)
@@ -148,12 +148,12 @@ def _one_layer(call: Callable[..., Any], run: Execution) -> Callable[..., Any]:
 
 
 def heads_first(x: Float[Array, "B T D"], heads: int) -> Float[Array, "H B T E"]:
-    """Puts heads first, so that a CPU need not transpose the products of attention, which are T
-    times as large as what is transposed here. That halves the time of attention."""
+    """Moves heads to the front. Otherwise a CPU would transpose the scores of attention, which are
+    far larger; this halves the time of attention."""
     return jnp.transpose(x.reshape(*x.shape[:2], heads, -1), (2, 0, 1, 3))
 
 
-# Bytes of scores that a CPU computes at a time: more do not stay in its caches.
+# Bytes of scores that a CPU computes at a time; more would not fit into its caches.
 SCORES_AT_ONCE = 32 << 20
 
 
@@ -165,11 +165,11 @@ def attend(
     segments: Int[Array, "B S"],
     run: Execution,
 ) -> Float[Array, "B T D"]:
-    """Values by softmax over the tokens of one's own segment, in both directions.
+    """Attention in both directions over the tokens of a query's own segment.
 
     Args:
-        scores_of: the scores of some heads, by their share of `parts`.
-        asking: the segments of the tokens that ask.
+        scores_of: computes the scores of some heads from their share of `parts`.
+        asking: the segments of the queries.
     """
     H, B, S, _ = v.shape
     each = 4 * B * asking.shape[1] * S
@@ -187,7 +187,7 @@ def attend(
 
 
 def _by_groups(function: Callable[..., jax.Array], given: Any, groups: int) -> jax.Array:
-    """A function of arrays with a leading axis, applied to equal groups of it one after another."""
+    """Applies a function of arrays to equal groups of their leading axis, one after another."""
     if groups == 1:
         return function(given)
     split = jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), given)
@@ -201,8 +201,8 @@ def _mix(
     asking: Int[Array, "B T"],
     segments: Int[Array, "B S"],
 ) -> Float[Array, "h B T E"]:
-    """Softmax in float32. The result, E numbers a token, is divided by the sum of the weights,
-    instead of the S weights themselves."""
+    """Softmax and weighted sum, in float32. The E numbers of each token's result are divided by the
+    sum of the weights, instead of its S weights."""
     lowest = jnp.finfo(jnp.float32).min
     together = asking[:, :, None] == segments[:, None, :]
     scores = jnp.where(together[None], scores, lowest)
@@ -218,14 +218,14 @@ def _mix(
 
 @dataclasses.dataclass(frozen=True)
 class HeadConfig:
-    """What turns the hidden state of one token into scores.
+    """A head that turns the hidden state of one token into scores.
 
     Attributes:
-        reads: the token it reads: "first", or "last" of the real ones.
-        skips: a token that never counts as the last one: `transformers` ignores the padding token
-            of config.json, even where it also marks the end of text.
-        activation: of a square dense layer below the output; None without that layer.
-        mean, deviation: a stored normaliser, one number a label: (score - mean) / deviation.
+        reads: which token it reads: the "first", or the "last" one that is no padding.
+        skips: a token that never counts as the last one. `transformers` skips the padding token of
+            config.json, even if it also marks the end of text.
+        activation: of a square dense layer before the output; None without such a layer.
+        mean, deviation: of a stored normaliser, (score - mean) / deviation, one number per label.
     """
 
     width: int
@@ -242,7 +242,7 @@ class HeadConfig:
 def fresh_head(
     config: Any, labels: int, reads: str, *, activation: str | None, bias: bool
 ) -> HeadConfig:
-    """The head of a trunk with this config, without normaliser."""
+    """A head for a trunk with this config, without a normaliser."""
     return HeadConfig(
         width=config.width,
         labels=labels,
@@ -256,7 +256,7 @@ def fresh_head(
 
 
 class Head(nnx.Module):
-    """A dense layer where the architecture has one, and the output."""
+    """The output layer, after a dense layer if the architecture has one."""
 
     def __init__(self, config: HeadConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -268,7 +268,7 @@ class Head(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "B D"], run: Execution) -> Float[Array, "B labels"]:
-        """Scores in float32, whatever the trunk computes in."""
+        """Scores in float32, no matter in which type the trunk computes."""
         config, x = self.config, x.astype(jnp.float32)[:, None]
         with jax.default_matmul_precision("highest"):
             if config.activation is not None:
@@ -287,7 +287,7 @@ class Head(nnx.Module):
 def carried(
     given: Mapping[str, Any] | None, config: Any, parse: Callable[..., Any]
 ) -> dict[str, Any] | None:
-    """Attributes that came with a trunk, if they describe exactly this one."""
+    """The attributes of a trunk's config.json, if they describe exactly this config."""
     try:
         same = given is not None and parse(given, "config.json") == config
     except CheckpointError:
@@ -296,11 +296,11 @@ def carried(
 
 
 def cells_read(head: HeadConfig, tokens: Tokens, ends: Int[Array, "B S"]) -> Int[Array, "B S"]:
-    """Where segments are read: at their first token, or at their last one that the head does not
-    skip, or else their first.
+    """The cell at which a head reads each segment: its first token; or its last token that the head
+    does not skip, and the first if there is none.
 
     Args:
-        ends: the last token of each segment.
+        ends: the last cell of each segment.
     """
     first = ends - at(tokens.positions, ends)
     if head.reads == "first":
@@ -318,8 +318,8 @@ def pad_token(
 ) -> dict[str, int | None]:
     """The padding's id for the config.json of a head that reads the last token.
 
-    Without it `transformers` scores no batch. It takes this id for no text, see `HeadConfig.skips`:
-    so the tokenizer's padding is chosen only where it is not the end of text as well.
+    Without it, `transformers` refuses to score batches. It never reads at this id (see
+    `HeadConfig.skips`), so the tokenizer's padding is used only if it is not the end of text, too.
     """
     given = attributes.get("pad_token_id")
     padding = token_ids["pad_token_id"]

@@ -1,12 +1,13 @@
 """The LLaMA family in Flax NNX; `models/folders/families.py` lists the models that belong to it.
 
-Families differ by config values only. Layers are stacked on axis 0 and run by one `lax.scan`;
-kernels keep Hugging Face's `[out, in]` orientation, so that weights stream in and out unchanged.
-Layers that differ in window or rope have the number of their kind scanned beside their weights.
+Families differ only in values of their config. Layers are stacked on axis 0 and run by one
+`lax.scan`. Kernels keep Hugging Face's `[out, in]` orientation, so that weights stream in and out
+unchanged. If layers differ in window or rope, the number of each layer's kind is scanned with its
+weights.
 
-The NNX modules below declare each parameter once (shape, initializer, logical axes) and hold the
-forward pass; `model.Model` binds them to weights. Adapters enter in `Projection` alone, as a second
-tree beside the weights.
+The NNX modules below declare each parameter once (shape, initializer, logical axes) and contain the
+forward pass; `model.Model` binds them to weights. Adapters are a second tree, and only `Projection`
+uses them.
 """
 
 import dataclasses
@@ -30,11 +31,11 @@ from safety_jax.models.rotary import Rope
 
 @dataclasses.dataclass(frozen=True)
 class LayerKind:
-    """What layers of one model may differ in.
+    """The settings in which layers of one model may differ.
 
     Attributes:
-        window: each token sees so many tokens, itself included; None: all before it.
-        rope: None: queries and keys know nothing of positions.
+        window: how many tokens each token sees, including itself; None for all earlier ones.
+        rope: None for a layer without position embedding.
     """
 
     window: int | None
@@ -43,7 +44,7 @@ class LayerKind:
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig:
-    """Sizes and switches of one checkpoint; `models/folders/hf.py` reads it from `config.json`."""
+    """The architecture of a checkpoint; `models/folders/hf.py` reads it from `config.json`."""
 
     vocabulary_size: int
     width: int
@@ -52,31 +53,31 @@ class LlamaConfig:
     heads: int
     kv_heads: int
     head_size: int
-    rotary_size: int  # dimensions of each head that turn with the position, the first ones
+    rotary_size: int  # the number of dimensions of a head, from the first, that rope rotates
     pattern: tuple[LayerKind, ...]  # repeated from the first layer to the last
-    norms: str  # where a sublayer has its norm: "before", "after" (its output) or "both"
+    norms: str  # of a sublayer: "before" it, "after" it (on its output), or "both"
     norm_epsilon: float
     norm_plus_one: bool  # stored norm scales are w in 1 + w
-    query_key_norm: str  # "none", "head" (each alone) or "width" (all heads of a token together)
+    query_key_norm: str  # "none", "head" (of each head) or "width" (over all heads of a token)
     tied_embeddings: bool
     query_key_value_bias: bool
     output_bias: bool
     mlp_bias: bool
     activation: str  # of the gated MLP, a name in ACTIVATIONS
-    attention_scale: float  # of the products of queries and keys
+    attention_scale: float  # multiplies the products of queries and keys
     attention_softcap: float | None  # see `attention.Rule`
     embedding_scale: float  # rounded to the compute dtype
-    residual_scale: float  # of what a sublayer adds
+    residual_scale: float  # multiplies the output of a sublayer before it is added
     logit_scale: float
     logit_softcap: float | None
-    files: str  # how files name and fuse projections, a name in `lora.TARGETS_OF`
-    nested: bool  # the text model of a model with eyes; adapters' names say so
+    files: str  # how files name and fuse projections: a name in `lora.TARGETS_OF`
+    nested: bool  # the text model of a vision model, which shows in the names of adapters
     max_positions: int
     initializer_range: float
 
     @property
     def kinds(self) -> tuple[LayerKind, ...]:
-        """The kinds of layers, each once, in the order in which they come up."""
+        """The distinct kinds of layers, in the order of their first layer."""
         return tuple(dict.fromkeys(self.pattern[: self.layers]))
 
     @property
@@ -89,25 +90,26 @@ class LlamaConfig:
 
     @property
     def rules(self) -> tuple[Rule, ...]:
-        """What attention does in each kind of layer."""
+        """The rule of attention for each kind of layer."""
         return tuple(
             Rule(kind.window, self.attention_scale, self.attention_softcap) for kind in self.kinds
         )
 
     @property
     def longest_shared_row(self) -> int | None:
-        """Tokens of a row whose segments may go on from one another; None: as many as you like.
+        """The longest row in which segments may share a prefix; None for any length.
 
-        A window counts cells of a row, between which another segment may stand, and frequencies
-        that depend on an example's length are those of one example.
+        A window counts cells of a row, and another segment may be between a token and its prefix.
+        Rotary frequencies that depend on the length of an example would differ between examples
+        that share a prefix.
         """
         limits = [*(kind.window for kind in self.kinds), self.frequencies_change_beyond]
         return min((limit for limit in limits if limit is not None), default=None)
 
     @property
     def frequencies_change_beyond(self) -> int | None:
-        """The longest example whose rotary frequencies do not depend on its length; None: none
-        do."""
+        """The longest example whose rotary frequencies do not depend on its length; None if they
+        never do."""
         ropes = [kind.rope for kind in self.kinds if kind.rope is not None]
         limits = [rope.changes_beyond for rope in ropes if rope.changes_beyond is not None]
         return min(limits, default=None)
@@ -117,18 +119,18 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
 }
-STREAM = ("stream", "tokens", "width")  # what lies between sublayers
-# How attention has its queries, keys and values, all heads of a token beside each other.
+STREAM = ("stream", "tokens", "width")  # the axes of activations between sublayers
+# The axes of queries, keys and values in attention, with all heads of a token in one axis.
 LANES = ("rows", "tokens", "whole_heads")
-# Takes rotated q [B T H E], k [B T K E], v [B T K E] and the number of the layer's kind (0 where
-# all are alike) to [B T H E] and what is kept of the layer.
+# (q [B T H E], k [B T K E], v [B T K E], kind) -> (attended [B T H E], what is kept of the layer)
+# q and k are rotated; kind is the number of the layer's kind.
 Attend = Callable[[jax.Array, jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
-# Likewise with the layer's number and a cache of all layers before q; keeps (the cache, the rest).
+# (layer, cache of all layers, q, k, v, kind) -> (attended, (cache, what is kept of the layer))
 CachedAttend = Callable[..., tuple[jax.Array, tuple[Any, Any]]]
 
 
 def targets(config: LlamaConfig) -> Mapping[str, str]:
-    """The projections that adapters can go on: Hugging Face's names, and ours."""
+    """The projections that can be adapted: Hugging Face's names, and ours."""
     return lora.TARGETS_OF[config.files]
 
 
@@ -151,7 +153,8 @@ def shardings(config: LlamaConfig, mesh: Mesh) -> trees.Tree:
 
 
 def initialize(config: LlamaConfig, key: jax.Array, mesh: Mesh, dtype: DTypeLike) -> trees.Tree:
-    """Random weights, made where they live: normal(0, initializer_range), norms 1, biases 0."""
+    """Random weights, created with their shardings: normal(0, initializer_range), norms 1, biases
+    0."""
     return declaration.initialize(Llama, config, key, shardings(config, mesh), dtype)
 
 
@@ -165,14 +168,14 @@ def _product(
     run: Execution,
     axes: tuple[str, str],
 ) -> Float[Array, "N O"]:
-    """x Wᵀ. The backward pass has the kernel made ready once more: kept, layer by layer, would be a
-    second copy of the model, in the type of `x`, gathered, dequantised and transposed."""
+    """x Wᵀ. The backward pass gathers, dequantises and casts the kernel once more: to keep the
+    results for all layers would take a second copy of the model."""
     ready = quantised.ready(kernel, x.dtype, run.mesh, axes)
     return products.product(x, ready, run.mesh)
 
 
 class Projection(nnx.Module):
-    """y = x Wᵀ (+ bias), plus the adapter's x Aᵀ Bᵀ where adapter leaves are given."""
+    """y = x Wᵀ (+ bias), plus the adapter's x Aᵀ Bᵀ if there is one."""
 
     def __init__(
         self,
@@ -193,7 +196,7 @@ class Projection(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "B T I"], run: Execution, adapter: lora.Leaves | None):
-        # Tokens are one axis: the backward pass contracts over it, which XLA's CPU matmul does
+        # All tokens in one axis: the backward pass contracts over them, and XLA's CPU matmul is
         # several times faster over one axis than over two.
         flat = x.reshape(-1, x.shape[-1])
         y = _product(flat, self.kernel.get_value(), run, self.axes)
@@ -219,7 +222,7 @@ def norm(x: Float[Array, "*B D"], scale: nnx.Param, config: LlamaConfig) -> Floa
 
 
 class LlamaLayer(nnx.Module):
-    """One decoder layer: attention, then a gated MLP, each with its norms and its residual."""
+    """One decoder layer: attention, then a gated MLP, both with norms and a residual connection."""
 
     def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -259,11 +262,11 @@ class LlamaLayer(nnx.Module):
         adapters: dict[str, lora.Leaves],
         attend: Attend,
     ) -> tuple[Float[Array, "B T D"], Any]:
-        """The layer's output, and what `attend` keeps of it.
+        """The layer's output, and what `attend` keeps of the layer.
 
         Args:
-            turn: of the layer's kind.
-            kind: its number, handed to `attend`.
+            turn: for the layer's kind.
+            kind: the number of the layer's kind, for `attend`.
         """
         config = self.config
         before, after = config.norms != "after", config.norms != "before"
@@ -287,7 +290,7 @@ class LlamaLayer(nnx.Module):
         return meshes.constrain(x, run.mesh, STREAM), kept
 
     def _heads(self, x, run: Execution, adapters: dict[str, lora.Leaves]):
-        """Queries [B T H E], keys and values [B T K E], before they are turned."""
+        """Queries [B T H E], keys and values [B T K E], before rotation."""
         config = self.config
         q = self.query(x, run, adapters.get("query"))
         k = self.key(x, run, adapters.get("key"))
@@ -309,7 +312,7 @@ class LlamaLayer(nnx.Module):
 
 
 class Llama(nnx.Module):
-    """Embedding, stacked layers, final norm, and a head unless embeddings are tied."""
+    """Embedding, stacked layers, final norm, and an output head unless embeddings are tied."""
 
     def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
         table = (config.vocabulary_size, config.width)
@@ -339,10 +342,11 @@ class Llama(nnx.Module):
     def __call__(
         self, ids, turns: rotary.Turns, run: Execution, adapters, attend: Attend, shift=None
     ):
-        """All layers by one scan; what `attend` keeps of each is stacked.
+        """Runs all layers by one scan. Returns the normed hidden states, and what `attend` keeps of
+        each layer, stacked.
 
         Args:
-            turns: by kind of layer.
+            turns: for all kinds of layers.
             shift: see `Model.forward`.
         """
 
@@ -364,8 +368,8 @@ class Llama(nnx.Module):
     def cached(
         self, ids, turns: rotary.Turns, run: Execution, adapters, attend: CachedAttend, cache
     ):
-        """All layers by one scan that hands a cache from layer to layer, so that it is updated
-        where it lies; what else `attend` keeps of each layer is stacked."""
+        """Runs all layers by one scan that carries a cache from layer to layer, so that it is
+        updated in place. What else `attend` keeps of each layer is stacked."""
 
         def body(state, of_layer):
             x, cache = state
@@ -382,6 +386,6 @@ class Llama(nnx.Module):
         return norm(x, self.final_norm, self.config), cache, kept
 
     def _kinds(self) -> jax.Array | None:
-        """The number of each layer's kind; None where all are alike."""
+        """The number of each layer's kind; None if there is one kind."""
         kinds = self.config.layer_kinds
         return jnp.asarray(kinds, jnp.int32) if any(kinds) else None

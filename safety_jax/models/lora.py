@@ -1,16 +1,16 @@
 """LoRA as a second tree (Hu et al. 2021, arXiv 2106.09685): y = x Wᵀ + scale · drop(x) Aᵀ Bᵀ.
 
-Adapters are plain arrays beside the weights, one pair `a` [L, R, in], `b` [L, out, R] for each
-adapted projection, in PEFT's orientation. Nothing here knows a model: sizes come from its
-parameter table, and the model's projection calls `delta` where leaves are given.
+Adapters are plain arrays, one pair `a` [L, R, in], `b` [L, out, R] for each adapted projection, in
+PEFT's orientation. This module does not depend on a model: sizes come from the model's parameter
+table, and its projections call `delta`.
 
-Adapters may go on some layers only. The tree then has rows for these alone, so that nothing else
-is trained, decayed, kept by the optimizer or written. One scan runs all layers alike: `by_layer`
-gives the others zeros, which add nothing.
+Adapters may cover only some layers. The tree then has rows only for these layers, so that nothing
+else is trained, decayed, kept by the optimizer or written. The scan over layers treats all layers
+alike: `by_layer` gives the other layers zeros.
 
-Where a model's files hold projections as one (Phi-3), PEFT adapts that one: they share `a`, and
-each has its rows of `b`. Such a target is called after its projections, `query+key+value`, with the
-leaves `a`, `query`, `key` and `value`.
+If the files of a model fuse projections (Phi-3), PEFT adapts the fused one: its projections share
+`a`, and each has its own rows of `b`. Such a target is named after its projections,
+`query+key+value`, and has the leaves `a`, `query`, `key` and `value`.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from safety_jax.base import meshes, trees
 from safety_jax.base.errors import ConfigError
 from safety_jax.models import dropout, products
 
-# Hugging Face's name of each projection that can be adapted, and ours.
+# Hugging Face's names of the projections that can be adapted, and ours.
 TARGETS = {
     "q_proj": "query",
     "k_proj": "key",
@@ -51,21 +51,20 @@ HYBRID_TARGETS = {
     "input_linear": "gate+up",
     "output_linear": "down",
 }
-# By how files name and fuse projections: as LLaMA's, Phi-3's, or those of Granite 4's dense models.
+# By the way in which files name and fuse projections: like LLaMA, Phi-3, or dense Granite 4.
 TARGETS_OF = {"llama": TARGETS, "phi3": FUSED_TARGETS, "granite_hybrid": HYBRID_TARGETS}
 ALL_LINEAR = "all-linear"
 _WHY_NOT = "embeddings and the output head cannot be adapted"
 
 
 class Owners(NamedTuple):
-    """Which ranks and which tokens belong to which adapter, where several are stacked
-    (`multi_lora`).
+    """The adapter that each rank and each token belongs to, if several are stacked (`multi_lora`).
 
     Attributes:
-        ranks: by target, [R] the number of the adapter that each rank belongs to.
+        ranks: by target, [R] the number of the adapter to which each rank belongs.
         scales: by target, [R] the scale of that adapter.
-        tokens: [tokens] the number of the adapter that each token is read with; the number of an
-            adapter without this target adds nothing.
+        tokens: [tokens] the number of the adapter that reads each token. An adapter without this
+            target adds nothing.
     """
 
     ranks: Mapping[str, Any]
@@ -76,18 +75,18 @@ class Owners(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Adapters:
-    """The adapter tree and the two numbers that apply it.
+    """The adapter tree, and how it is applied.
 
     Attributes:
-        weights: `{"query": {"a": [L, R, in], "b": [L, out, R]}, ...}`, float32; of projections
+        weights: `{"query": {"a": [L, R, in], "b": [L, out, R]}, ...}`, float32; for projections
             that share a, `{"gate+up": {"a": [L, R, in], "gate": [L, out, R], "up": ...}}`.
-        scale: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA (arXiv 2312.03732); an
-            array inside a compiled step of adapters that differ in it (`training/lanes.py`).
-        dropout: probability of dropping an input feature of the adapter, in training only.
-        key: randomness of the dropout; None outside training.
-        on: of every layer, whether it is adapted; None: all are. The leaves have a row for each
-            layer that is, in order: L stands for their number.
-        owners: None: all are one adapter, and every token is read with it.
+        scale: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA (arXiv 2312.03732). An
+            array inside a compiled step for adapters with different scales (`training/lanes.py`).
+        dropout: the probability of dropping an input feature of the adapter, in training only.
+        key: for the dropout; None outside training.
+        on: for every layer, whether it is adapted; None if all are. The leaves have a row for each
+            adapted layer, in order, and L is the number of these.
+        owners: None for a single adapter, which reads every token.
     """
 
     weights: trees.Tree
@@ -99,30 +98,30 @@ class Adapters:
 
     @property
     def rows(self) -> np.ndarray:
-        """The layer of each row; of adapters on some layers."""
+        """The layer of each row, for adapters on some layers."""
         assert self.on is not None
         return np.flatnonzero(self.on)
 
 
 class Leaves(NamedTuple):
-    """One projection's adapter in one layer; with an axis P in front after `spread`."""
+    """The adapter of one projection in one layer; after `spread` with an axis P in front."""
 
     a: Float[Array, "*P R I"]
     b: Float[Array, "*P O R"]
-    scale: Any  # one number, or of several adapters [R]
-    keep: Any  # probability of keeping a feature; None without dropout
+    scale: Any  # a number; [R] for several adapters
+    keep: Any  # the probability of keeping a feature; None without dropout
     key: Any
-    ranks: Any = None  # [R] and [tokens], see `Owners`; None of one adapter
+    ranks: Any = None  # [R] and [tokens], see `Owners`; None for a single adapter
     tokens: Any = None
 
 
 def targets(
     names: tuple[str, ...], known: Mapping[str, str | tuple[str, ...]] = TARGETS
 ) -> tuple[str, ...]:
-    """Hugging Face module names, or ("all-linear",), to ours, in the table's order.
+    """Translates Hugging Face's module names, or ("all-linear",), to ours, in the table's order.
 
     Args:
-        known: the architecture's projections; where Hugging Face gives several one name, theirs.
+        known: the projections of the architecture; several of ours may have one name there.
 
     Raises:
         ConfigError: a name is not an adaptable projection.
@@ -142,7 +141,7 @@ def layer_numbers(text: str, depth: int) -> tuple[int, ...] | None:
     """`"8-11,20"` as (8, 9, 10, 11, 20); None for "", all layers.
 
     Raises:
-        ConfigError: no such layers.
+        ConfigError: the text is no such list, or names layers that do not exist.
     """
     if not text:
         return None
@@ -162,18 +161,18 @@ def layer_numbers(text: str, depth: int) -> tuple[int, ...] | None:
 
 
 def on(layers: tuple[int, ...] | None, depth: int) -> tuple[bool, ...] | None:
-    """`Adapters.on` of these layers of a model of so many."""
+    """`Adapters.on` for these layers of a model with `depth` layers."""
     return None if layers is None else tuple(number in layers for number in range(depth))
 
 
 def parts(target: str) -> dict[str, str]:
-    """The projections of a target, and what the leaf with each one's rows is called."""
+    """The projections of a target, and the names of the leaves with their rows of b."""
     names = target.split("+")
     return {target: "b"} if len(names) == 1 else {name: name for name in names}
 
 
 def of_projection(weights: trees.Tree, projection: str) -> tuple[Any, Any] | None:
-    """The factors a and b that adapt a projection; None where nothing does."""
+    """The factors a and b of a projection; None if it is not adapted."""
     for target, leaves in weights.items():
         if projection in parts(target):
             return leaves["a"], leaves[parts(target)[projection]]
@@ -193,7 +192,7 @@ def shapes(
     """Shape and logical axes of every adapter leaf, by dotted name.
 
     Args:
-        layers: numbers of the adapted layers; None: all.
+        layers: the numbers of the adapted layers; None for all.
     """
     leaves: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {}
     for target in adapted:
@@ -225,11 +224,11 @@ def initialize(
     mesh: Mesh,
     layers: tuple[int, ...] | None = None,
 ) -> trees.Tree:
-    """Fresh adapter weights, float32; either way the adapted model starts equal to the base.
+    """Fresh adapter weights in float32, with which the model starts equal to the base.
 
     `peft`: A uniform in ±1/sqrt(in) (kaiming with a = sqrt(5), PEFT's default), B zero.
-    `zero_a`: A zero, B uniform in ±1/sqrt(rank). With B zero the first updates reach the output
-    through B alone and depend on the device order more than they should (marin issue 4755).
+    `zero_a`: A zero, B uniform in ±1/sqrt(rank). With B zero, the first updates reach the output
+    only through B, and depend on the order of devices more than they should (marin issue 4755).
 
     Args:
         layers: see `shapes`.
@@ -261,11 +260,11 @@ def check_initialization(name: str) -> None:
 
 
 def spread(adapters: Adapters, parameters: Mapping[str, meshes.Parameter], mesh: Mesh) -> Adapters:
-    """Adapters for training on many devices: every shard of rows has a whole copy, [L, P, ...].
+    """Adapters for training on many devices: every shard of rows gets a whole copy, [L, P, ...].
 
-    Gradients then stay with their copy through the loop over layers, and one reduction after it
-    adds them up. Gradients of adapters sharded like their kernels would be reduced in every layer
-    instead, in messages so small that latency is all they cost.
+    Gradients then stay with their copy during the loop over layers, and a single reduction after it
+    adds them up. If adapters were sharded like their kernels, every layer would reduce their
+    gradients in messages so small that latency dominates.
     """
     copies = meshes.row_parts(mesh)
 
@@ -281,7 +280,7 @@ def spread(adapters: Adapters, parameters: Mapping[str, meshes.Parameter], mesh:
 
 
 def by_layer(adapters: Adapters | None) -> dict[str, Leaves]:
-    """Leaves with a leading axis of all layers, for `lax.scan` over them; none of no adapters."""
+    """Leaves with a leading axis of all layers for `lax.scan`; empty without adapters."""
     if adapters is None:
         return {}
     leaves = {}
@@ -304,7 +303,7 @@ def by_layer(adapters: Adapters | None) -> dict[str, Leaves]:
 
 
 def everywhere(leaf: jax.Array, adapters: Adapters) -> jax.Array:
-    """A leaf with zeros for layers that are not adapted."""
+    """A leaf with rows of zeros for layers that are not adapted."""
     if adapters.on is None:
         return leaf
     empty = jnp.zeros((len(adapters.on), *leaf.shape[1:]), leaf.dtype)
@@ -312,8 +311,8 @@ def everywhere(leaf: jax.Array, adapters: Adapters) -> jax.Array:
 
 
 def delta(x: Float[Array, "tokens I"], leaves: Leaves, mesh: Mesh) -> Float[Array, "tokens O"]:
-    """What the adapter adds to a projection of `x`: scale · drop(x) Aᵀ Bᵀ, in x's dtype; of several
-    adapters, of each token's own."""
+    """The adapter's part of a projection of `x`, scale · drop(x) Aᵀ Bᵀ, in x's dtype. With several
+    adapters, each token gets that of its own adapter."""
     if leaves.keep is not None:
         x = dropout.drop(x, leaves.keep, leaves.key)
     *copies, _, size_in = leaves.a.shape
@@ -329,10 +328,10 @@ def delta(x: Float[Array, "tokens I"], leaves: Leaves, mesh: Mesh) -> Float[Arra
 
 
 def merge(weights: trees.Tree, adapters: Adapters) -> trees.Tree:
-    """Weights with the adapters added, W + scale · B A; what is touched becomes float32.
+    """Weights with the adapters added, W + scale · B A. Adapted kernels become float32.
 
-    An update is small beside the weight that it moves: four steps at a learning rate of 2e-4 leave
-    nine in ten weights where they were when the sum is rounded to bfloat16.
+    Updates are small compared with the weights: after four steps at a learning rate of 2e-4,
+    rounding the sum to bfloat16 would leave nine in ten weights unchanged.
     """
     flat = trees.flatten(weights)
     for target, pair in adapters.weights.items():
@@ -348,8 +347,8 @@ def merge(weights: trees.Tree, adapters: Adapters) -> trees.Tree:
 
 
 def promote(weights: trees.Tree, adapted: tuple[str, ...]) -> trees.Tree:
-    """Weights whose adapted kernels are float32, as `merge` leaves them: programs that run before
-    and after a merge are then the same."""
+    """Weights whose adapted kernels are float32, as after `merge`, so that the same compiled
+    programs serve before and after a merge."""
     names = {f"layers.{name}.kernel" for target in adapted for name in parts(target)}
     return trees.map_named(
         lambda name, leaf: leaf.astype(jnp.float32) if name in names else leaf, weights
@@ -359,6 +358,6 @@ def promote(weights: trees.Tree, adapted: tuple[str, ...]) -> trees.Tree:
 def added(
     kernel: Float[Array, "O I"], a: Float[Array, "R I"], b: Float[Array, "O R"], scale: Any
 ) -> Float[Array, "O I"]:
-    """One layer of a kernel with its adapter added, in float32."""
+    """A layer's kernel with its adapter added, in float32."""
     update = jnp.matmul(b, a, precision="highest").astype(jnp.float32)
     return kernel.astype(jnp.float32) + scale * update

@@ -1,4 +1,4 @@
-"""The loaded model, one noun: config, weights, adapters, tokenizer, and how it runs."""
+"""A loaded model: config, weights, adapters, tokenizer, and how it runs."""
 
 import dataclasses
 import math
@@ -23,21 +23,21 @@ _static: Any = {"static": True}
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, repr=False)
 class Model:
-    """A causal language model that can run.
+    """A causal language model, ready to run.
 
-    It is a tree whose leaves are its weights and adapters: compiled functions take it whole, and
-    `jax.grad` of a function of it gives its like. All else is static, so that a compiled function
-    is made again for another config, another execution or another tokenizer.
+    A model is a pytree whose leaves are its weights and adapters. Compiled functions accept it as a
+    whole, and `jax.grad` with respect to it returns a model. Everything else is static: a function
+    is compiled again for another config, execution or tokenizer.
 
-    Without adapters it is the base model, bit for bit: the reference of DPO is
+    Without adapters, a model is its base, bit for bit: the reference of DPO is
     `dataclasses.replace(model, adapters=None)`.
 
     Attributes:
-        weights: of `config`, on the mesh of `execution`; see `llama.parameters`. Empty before they
+        weights: for `config`, on the mesh of `execution`; see `llama.parameters`. Empty before they
             are read.
-        adapters: what is added to the projections; None for a model without.
-        tokenizer: the model's own; None where only token ids go in and out, as in training.
-        ends: token ids that end an answer, see `decoding.ends.model_ends`; likewise.
+        adapters: None for a model without adapters.
+        tokenizer: the model's own; None if only token ids are used, as in training.
+        ends: token ids that end an answer, see `decoding.ends.model_ends`; empty if not needed.
     """
 
     config: LlamaConfig = dataclasses.field(metadata=_static)
@@ -53,12 +53,11 @@ class Model:
 
     @property
     def bare(self) -> "Model":
-        """Without what reads and writes text: compiled functions that take it serve every tokenizer
-        alike."""
+        """The model without its tokenizer, so that compiled functions do not depend on it."""
         return dataclasses.replace(self, tokenizer=None, ends=())
 
     def __repr__(self) -> str:
-        """What it is, without its arrays."""
+        """A description without arrays."""
         config, mesh = self.config, self.mesh
         count = sum(math.prod(p.shape) for p in parameters(config).values())
         targets = () if self.adapters is None else self.adapters.weights
@@ -72,11 +71,11 @@ class Model:
     def forward(
         self, tokens: Tokens, shift: Float[Array, "B T D"] | None = None
     ) -> Float[Array, "B T D"]:
-        """The last hidden state, normed, in `execution.compute_dtype`.
+        """The last hidden states, after the final norm, in `execution.compute_dtype`.
 
         Args:
-            shift: added to the embedded tokens. The gradient by it, at zero, is the gradient by
-                what a token is embedded as.
+            shift: added to the embedded tokens. The gradient with respect to it, at zero, is the
+                gradient with respect to the tokens' embeddings.
         """
 
         def attend(q, k, v, kind):
@@ -98,9 +97,14 @@ class Model:
         attend: CachedAttend,
         cache: Any,
     ) -> tuple[Float[Array, "B T D"], Any, Any]:
-        """The last hidden state of tokens whose past lies in a cache, normed; the cache after them;
-        and what else `attend` keeps of every layer, stacked. No example may be longer than
-        `config.frequencies_change_beyond`."""
+        """Runs tokens whose past is in a cache.
+
+        No example may be longer than `config.frequencies_change_beyond`.
+
+        Returns:
+            The last hidden states after the final norm, the new cache, and what else `attend` keeps
+            of every layer, stacked.
+        """
         turns, module = self._turns(positions, None), self._module()
         return module.cached(ids, turns, self.execution, self.adapters, attend, cache)
 
@@ -112,8 +116,11 @@ class Model:
         return declaration.bind(Llama, self.config, self.weights)
 
     def by_token(self, gradient: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
-        """The gradient by one-hot tokens, from the one by what they are embedded as: entry v is
-        the slope towards token v. Float32; of tied models the output matrix has no part in it."""
+        """The gradient with respect to one-hot tokens, from that with respect to embeddings.
+
+        Entry v is the slope towards token v, in float32. In tied models, the output matrix takes no
+        part in it.
+        """
         table = bits.floats(self.weights["embedding"])
         table = meshes.gather(table, self.mesh, ("vocab", "embed"))
         slopes = jnp.einsum(
@@ -126,15 +133,14 @@ class Model:
         return slopes * scale.astype(jnp.float32)
 
     def head(self) -> OutputHead:
-        """The output matrix, which is the embedding where the two are tied, and what becomes of its
-        products."""
+        """The output matrix, or the embedding if the two are tied, with the scale and the soft-cap
+        of logits."""
         table = bits.floats(self.weights["embedding" if self.config.tied_embeddings else "head"])
         table = meshes.gather(table, self.mesh, ("vocab", "embed"))
         return OutputHead(table, self.config.logit_scale, self.config.logit_softcap)
 
     def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
-        """Float32 logits behind these hidden states. Training never calls this: see
-        `logprobs.token_logprobs`."""
+        """Float32 logits from hidden states. Training uses `logprobs.token_logprobs` instead."""
         head = self.head()
         table = head.table.astype(hidden.dtype)
         return head.logits(

@@ -1,14 +1,14 @@
-"""Several adapters over one base as one, so that one batch of tokens is read with all of them.
+"""Several adapters over one base in one batch: each token is read with its own adapter.
 
-Adapters lie beside each other along the rank: A is [L, R₁ + R₂ + …, in], B likewise. Every token
-is multiplied by all of A, and keeps what the ranks of its own adapter made of it (`lora.delta`):
+Adapters are concatenated along the rank: A is [L, R₁ + R₂ + …, in], and B likewise. Every token is
+multiplied by all of A, and a mask keeps only the ranks of its own adapter (`lora.delta`):
 
-    y = x Wᵀ + (mask · x Aᵀ) Bᵀ,   mask[token, rank] = scale where both are one adapter's, else 0
+    y = x Wᵀ + (mask · x Aᵀ) Bᵀ,   mask[token, rank] = scale if both have the same adapter, else 0
 
-What is added is the sum that the adapter alone would add, with zeros in it. Two products of dense
-matrices do it for any number of adapters, whatever their ranks, targets and layers; S-LoRA and
-Punica (arXiv 2311.03285, 2310.18547) gather each token's factors instead, by kernels of their own,
-and serve thousands.
+The result is that of the adapter alone, with additional zeros in its sums. Two dense products serve
+any number of adapters with any ranks, targets and layers. S-LoRA and Punica (arXiv 2311.03285,
+2310.18547) gather the factors of each token instead, in kernels of their own, and serve thousands
+of adapters.
 """
 
 import dataclasses
@@ -29,10 +29,10 @@ def stack(
     parameters: Mapping[str, meshes.Parameter],
     mesh: Mesh,
 ) -> lora.Adapters:
-    """Adapters beside each other, numbered in this order, each for all layers; without dropout.
+    """Concatenates adapters, numbered in this order, for all layers and without dropout.
 
     Args:
-        several: None stands for the base: tokens of this number meet no adapter.
+        several: None stands for the base; tokens with its number get no adapter.
         parameters: of the model, see `llama.parameters`.
     """
     present = {number: one for number, one in enumerate(several) if one is not None}
@@ -67,7 +67,7 @@ def _beside(several: Sequence[lora.Adapters], targets: tuple[str, ...]) -> trees
 
 
 def assign(adapters: lora.Adapters, tokens: Int[np.ndarray, " tokens"]) -> lora.Adapters:
-    """Adapters that were stacked, for tokens of which each is read with the one of its number."""
+    """Stacked adapters for tokens, each of which is read with the adapter of its number."""
     assert adapters.owners is not None
     owners = adapters.owners._replace(tokens=np.asarray(tokens, np.int32))
     return dataclasses.replace(adapters, owners=owners)

@@ -1,10 +1,10 @@
-"""x Wᵀ as each platform does it fastest, forward and backward; the same numbers on all of them.
+"""x Wᵀ in the fastest form for each platform, forward and backward, with the same arithmetic.
 
-A product of 16-bit numbers is summed in float32 and rounded once. An accelerator does that for a
-product with a 16-bit result. XLA's CPU compiler widens the operands to 32 bits first, unless the
-product is declared with a 32-bit result; then it uses the processor's 16-bit matrix units, if there
-are any, which are several times faster. JAX's own derivative of such a product would multiply
-32-bit by 16-bit numbers again, so this module defines its own.
+Products of 16-bit numbers are summed in float32 and rounded once. Accelerators do so for a product
+with a 16-bit result. XLA's CPU compiler widens the operands to 32 bits, unless the product has a
+32-bit result; then it uses the processor's 16-bit matrix units, if any, which are several times
+faster. JAX's derivative of such a product would multiply 32-bit by 16-bit numbers again, so this
+module defines its own.
 """
 
 from collections.abc import Callable
@@ -18,23 +18,22 @@ from jaxtyping import Array, Float
 from safety_jax.models import bits
 
 _KEPT = "worth keeping"
-# A policy of `jax.checkpoint`: the backward pass finds what `keep` was given and computes the rest
-# again.
+# A policy of `jax.checkpoint`: what passed through `keep` is saved, and the rest is recomputed.
 KEEP: Callable[..., bool] = jax.checkpoint_policies.save_only_these_names(_KEPT)
 
 
 def product(
     x: Float[Array, "*P N I"], kernel: Float[Array, "*P O I"], mesh: Mesh
 ) -> Float[Array, "*P N O"]:
-    """x Wᵀ, in the type that both share; axes P in front belong to each other."""
+    """x Wᵀ in the type of both; leading axes P are batch axes."""
     if bits.lie_as_integers(x.dtype, mesh) and x.dtype == kernel.dtype:
         return _rounded(x, kernel)
     return _contract(x, kernel, (-1, -1), None)
 
 
 def keep(x: jax.Array, mesh: Mesh) -> jax.Array:
-    """Marks x as saved for the backward pass under the policy `KEEP`: the input of a layer and the
-    outputs of its products are. Everything between them is quick to recompute."""
+    """Marks x as saved for the backward pass under the policy `KEEP`. Layers mark their input and
+    the outputs of their products; everything in between is quick to recompute."""
     return _kept(x, mesh) if bits.lie_as_integers(x.dtype, mesh) else checkpoint_name(x, _KEPT)
 
 
@@ -47,7 +46,7 @@ _kept.defvjp(lambda x, mesh: (_through_integers(x, mesh), None), lambda mesh, _,
 
 
 def _contract(a: jax.Array, b: jax.Array, axes: tuple[int, int], sums: jnp.dtype | None):
-    """Σ over one axis of each; all but the last two of both are batch axes."""
+    """Contracts one axis of each; all axes but the last two are batch axes."""
     batch = tuple(range(a.ndim - 2))
     over = (axes[0] % a.ndim,), (axes[1] % b.ndim,)
     return jax.lax.dot_general(a, b, (over, (batch, batch)), preferred_element_type=sums)

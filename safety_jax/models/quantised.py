@@ -1,21 +1,21 @@
-"""Kernels that stand still, held in 8 or 4 bits: the two formats of bitsandbytes, and nothing else.
+"""Frozen kernels in 8 or 4 bits, in the two formats of bitsandbytes.
 
-`int8` (Dettmers et al. 2022, arXiv 2208.07339): a row of a kernel in 255 steps of its largest
-number. `nf4` (QLoRA, Dettmers et al. 2023, arXiv 2305.14314): blocks of 64 numbers of a row, each
-one of 16 quantiles of the normal distribution times the block's largest number; these scales are
-held in 8 bits themselves, in blocks of 256 around the kernel's mean scale.
+`int8` (Dettmers et al. 2022, arXiv 2208.07339) stores each row of a kernel in 255 steps of its
+largest number. `nf4` (QLoRA, Dettmers et al. 2023, arXiv 2305.14314) divides rows into blocks of 64
+numbers and stores each number as one of 16 quantiles of the normal distribution times the block's
+largest number. These scales are stored in 8 bits, too, in blocks of 256 around the kernel's mean
+scale.
 
-Codes and scales are those that bitsandbytes makes of the same kernel. Both formats cut rows at
-places that do not depend on other rows, so codes are sharded as the kernel would be; a program
-gathers codes, and makes numbers of them inside the loop over layers, of one layer at a time.
+Codes and scales equal those of bitsandbytes for the same kernel. In both formats a row does not
+depend on other rows, so codes are sharded like the kernel. A program gathers codes, and dequantises
+them inside the loop over layers, one layer at a time.
 
-Two codes of nf4 share a byte. bitsandbytes pairs neighbours of a row; here it is codes of one
-column, 32 rows apart (`packed`), so that both halves of the bytes are whole tiles of a TPU, which
-are 32 rows of bytes high. Neighbours would be interleaved along a row, whose numbers lie across a
-TPU's lanes.
+Two nf4 codes share a byte. bitsandbytes pairs neighbours in a row. Here a byte has two codes of the
+same column, 32 rows apart (`packed`): each half of the bytes then forms whole tiles of a TPU, which
+are 32 rows of bytes high, while neighbours in a row would have to be interleaved across its lanes.
 
-Only weights are quantised: products are those of the dequantised kernel in the compute dtype.
-bitsandbytes' own int8 product also rounds activations.
+Only weights are quantised. Products use the dequantised kernel in the compute dtype; the int8
+product of bitsandbytes also rounds activations.
 """
 
 import dataclasses
@@ -34,15 +34,15 @@ from safety_jax.base import meshes
 from safety_jax.base.errors import ConfigError
 from safety_jax.models import bits
 
-STORED = "stored"  # as the folder holds kernels
+STORED = "stored"  # kernels as they are in the folder
 FORMATS = ("int8", "nf4")
 
 BLOCK = 64  # numbers that share a scale
-SCALES_BLOCK = 256  # scales that share one
+SCALES_BLOCK = 256  # scales that share an outer scale
 HALF = 32  # rows between the two codes of a byte
-PLACES = np.float32(65_535 / 2)  # of a scale on [-1, 1] before it becomes a code
-# Quantiles of the normal distribution, symmetric but for an exact zero (arXiv 2305.14314, appendix
-# E); the digits are those of the paper's code.
+PLACES = np.float32(65_535 / 2)  # steps to which a scale in [-1, 1] is rounded before its code
+# Quantiles of the normal distribution, with an exact zero (arXiv 2305.14314, appendix E), in the
+# digits of the paper's code.
 NF4 = np.array(
     [
         *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
@@ -57,9 +57,9 @@ STEP = np.float32(1 / 127)  # of int8
 
 
 def _dynamic() -> np.ndarray:
-    """The 256 numbers of an 8-bit scale: a sign, a decimal exponent in unary, and a fraction in the
-    bits that it leaves (Dettmers 2015, arXiv 1511.04561). bitsandbytes computes them in float32,
-    which differs by a last digit from processor to processor."""
+    """The 256 values of an 8-bit scale: a sign, a decimal exponent in unary, and a fraction in the
+    remaining bits (Dettmers 2015, arXiv 1511.04561). bitsandbytes computes them in float32, so that
+    their last digit depends on the processor."""
     found = [0.0, 1.0]
     for exponent in range(7):
         ends = np.linspace(0.1, 1, 2**exponent + 1)
@@ -71,11 +71,11 @@ def _dynamic() -> np.ndarray:
 DYNAMIC = _dynamic()
 
 
-# ---------------------------------------------------------------------------- what is held
+# ---------------------------------------------------------------------------- quantised kernels
 
 
 class Part(NamedTuple):
-    """An array of a quantised kernel; None stands for an axis of which every device has all."""
+    """An array of a quantised kernel; None for an axis that is not sharded."""
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
@@ -85,11 +85,11 @@ class Part(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Int8Kernel:
-    """A kernel, or with an axis of layers in front, a stack: number = code · scale / 127.
+    """A kernel, or a stack of kernels with an axis of layers in front: number = code · scale / 127.
 
     Attributes:
         codes: int8 [*L, O, I], -127 to 127.
-        scales: float32 [*L, O], the largest size of a number of each row.
+        scales: float32 [*L, O], the largest absolute value in each row.
     """
 
     codes: Any
@@ -107,16 +107,17 @@ class Int8Kernel:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Nf4Kernel:
-    """A kernel, or with an axis of layers in front, a stack: number = NF4[code] · scale.
+    """A kernel, or a stack of kernels with an axis of layers in front: number = NF4[code] · scale.
 
     Attributes:
         codes: uint8 [*L, O / 2, I], see `packed`.
-        scales: of blocks within a row, [*L, O, blocks]; float32, or where they are quantised too,
-            uint8: scale = DYNAMIC[code] · outer + mean.
-        outer: float32 [*L, many], of every 256 scales, counted over all rows; None where scales are
-            numbers.
-        mean: float32 [*L], of all scales; None likewise.
-        skipped: blocks of `outer`'s first 256 that belong to rows before this kernel's.
+        scales: [*L, O, blocks], one for each block of a row. float32; or uint8 if they are
+            quantised, with scale = DYNAMIC[code] · outer + mean.
+        outer: float32 [*L, many], one for every 256 scales, counted over all rows; None if scales
+            are float32.
+        mean: float32 [*L], of all scales; None if scales are float32.
+        skipped: for a part of a fused kernel: how many of the 256 scales of its first `outer`
+            belong to rows before this part.
     """
 
     codes: Any
@@ -143,7 +144,7 @@ class Nf4Kernel:
         *layers, rows, blocks = self.scales.shape
         of_each = jnp.repeat(self.outer, SCALES_BLOCK, axis=-1)
         of_each = of_each[..., self.skipped : self.skipped + rows * blocks]
-        # A sum of which one term is not zero: TPUs look up a table of 256 slowly.
+        # A sum with a single term that is not zero, because table lookups are slow on a TPU.
         every = (1,) * self.scales.ndim + (len(DYNAMIC),)
         chosen = self.scales[..., None] == jnp.arange(len(DYNAMIC), dtype=jnp.uint8).reshape(every)
         found = jnp.where(chosen, DYNAMIC.reshape(every), 0).sum(-1)
@@ -155,7 +156,7 @@ Kernel = Int8Kernel | Nf4Kernel
 
 
 def _choose(values: np.ndarray, codes: jax.Array) -> jax.Array:
-    """values[codes] by halving the table: lookups in vectors of selects, which every device has."""
+    """values[codes] by halving the table: selects are fast on every device, lookups are not."""
     if len(values) == 1:
         return jnp.float32(values[0])
     half = len(values) // 2
@@ -182,16 +183,16 @@ def parts(
     nested: bool = True,
     skipped: int = 0,
 ) -> dict[str, Part]:
-    """What a stacked kernel is held as.
+    """The arrays of a stacked kernel in a format.
 
     Args:
         name: for the message.
         kind: a name of FORMATS.
-        block, nested, skipped: of nf4, where a file has it otherwise: numbers that share a scale,
-            whether scales are quantised too, and see `Nf4Kernel`.
+        block, nested, skipped: of nf4 in files that differ from the default: the numbers that share
+            a scale, whether scales are quantised, and see `Nf4Kernel`.
 
     Raises:
-        ConfigError: rows that blocks of nf4 do not fill.
+        ConfigError: blocks of nf4 do not divide the rows.
     """
     layers, rows, size = parameter.shape
     axes = parameter.axes
@@ -221,15 +222,15 @@ def parts(
 
 
 def assembled(kind: str, found: Mapping[str, Any], skipped: int = 0) -> Kernel:
-    """A kernel of its parts: of arrays, of their shapes, of anything that stands for them."""
+    """A kernel from its parts, which may be arrays, shapes, shardings or anything else."""
     return Int8Kernel(**found) if kind == "int8" else Nf4Kernel(**found, skipped=skipped)
 
 
 def shardings(held: Mapping[str, Part], name: str, mesh: Mesh) -> dict[str, NamedSharding]:
-    """Where the parts of a kernel live.
+    """The shardings of the parts of a kernel.
 
     Raises:
-        ConfigError: the mesh does not divide one: a device has whole blocks of nf4.
+        ConfigError: the mesh does not divide a part; a device needs whole blocks of nf4.
     """
     for part in held.values():
         meshes.check_divides(mesh, f"{name} (quantised)", part.shape, part.axes)
@@ -240,8 +241,8 @@ def weights_bytes(declared: Mapping[str, meshes.Parameter], number_bytes: int, k
     """Bytes of all weights.
 
     Args:
-        number_bytes: of one that is not quantised.
-        kernels: what the layers' kernels are held as, a name of FORMATS or STORED.
+        number_bytes: of a number that is not quantised.
+        kernels: the format of the layers' kernels, a name of FORMATS or STORED.
     """
     found = 0
     for name, parameter in declared.items():
@@ -253,7 +254,7 @@ def weights_bytes(declared: Mapping[str, meshes.Parameter], number_bytes: int, k
     return found
 
 
-# ---------------------------------------------------------------------------- both ways
+# ------------------------------------------------------------- quantising and dequantising
 
 
 Bytes = TypeVar("Bytes", jax.Array, np.ndarray)
@@ -265,16 +266,16 @@ def quantise(kernel: Float[Array, "O I"], kind: str) -> Kernel:
 
 
 def int8(kernel: Float[Array, "O I"]) -> Int8Kernel:
-    """As `int8_vectorwise_quant` of bitsandbytes; zeros, where a row has nothing else."""
+    """Like `int8_vectorwise_quant` of bitsandbytes; a row of zeros stays zero."""
     wide = kernel.astype(jnp.float32)
     scales = jnp.abs(wide).max(-1)
-    # torch divides a number by a tensor in two roundings, which decide where bfloat16 has ties.
+    # torch divides a number by a tensor in two roundings, which decides ties of bfloat16 numbers.
     steps = jnp.where(scales > 0, 127 * (1 / scales), 0)
     return Int8Kernel(jnp.round(wide * steps[:, None]).astype(jnp.int8), scales)
 
 
 def nf4(kernel: Float[Array, "O I"]) -> Nf4Kernel:
-    """As `quantize_4bit` of bitsandbytes with `compress_statistics`."""
+    """Like `quantize_4bit` of bitsandbytes with `compress_statistics`."""
     rows, size = kernel.shape
     blocks = kernel.astype(jnp.float32).reshape(rows, -1, BLOCK)
     scales = jnp.abs(blocks).max(-1)
@@ -291,8 +292,9 @@ def nf4(kernel: Float[Array, "O I"]) -> Nf4Kernel:
 
 
 def packed(codes: Bytes) -> Bytes:
-    """Codes of 4 bits [O, I], two to a byte [O / 2, I]: of every 64 rows the first 32 in the upper
-    halves, the others below them. Rows that the last 64 lack are zeros. On a host, or traced."""
+    """Packs codes of 4 bits [O, I] into bytes [O / 2, I]: of every 64 rows, the first 32 into the
+    upper and the others into the lower halves, with rows of zeros at the end if necessary. Accepts
+    arrays of numpy and of jax."""
     rows, size = codes.shape
     on = jnp if isinstance(codes, jax.Array) else np
     filled = on.pad(codes, ((0, -rows % (2 * HALF)), (0, 0))).reshape(-1, 2, HALF, size)
@@ -300,8 +302,8 @@ def packed(codes: Bytes) -> Bytes:
 
 
 def _nearest(numbers: jax.Array) -> jax.Array:
-    """Codes of the nearest numbers of DYNAMIC, as bitsandbytes has them on a CPU, where it rounds
-    to 65,536 places first; on a GPU a number that lies as near to a tie may go the other way."""
+    """The codes of the nearest values in DYNAMIC, as bitsandbytes computes them on a CPU, where it
+    rounds to 65,536 steps first. On a GPU, it may decide near-ties in the other way."""
     table = jnp.asarray(DYNAMIC)
     numbers = jnp.round((numbers + 1) * PLACES) / PLACES - 1
     below = jnp.clip(jnp.searchsorted(table, numbers, side="right") - 1, 0, len(DYNAMIC) - 2)
@@ -312,8 +314,8 @@ def _nearest(numbers: jax.Array) -> jax.Array:
 def ready(
     kernel: Shaped[Array, "O I"] | Kernel, dtype: DTypeLike, mesh: Mesh, axes: tuple[str, str]
 ) -> Float[Array, "O I"]:
-    """A stored kernel as the matmul wants it, see `meshes.gather`. Codes are gathered, not numbers:
-    they are half as many bytes, or a quarter."""
+    """A stored kernel, gathered and cast for a product, see `meshes.gather`. Of a quantised kernel
+    the codes are gathered, which are a half or a quarter of the bytes."""
     if isinstance(kernel, Int8Kernel):
         codes = meshes.gather(kernel.codes, mesh, axes)
         return Int8Kernel(codes, meshes.gather(kernel.scales, mesh, axes[:1])).dequantised(dtype)
@@ -324,5 +326,5 @@ def ready(
 
 
 def as_float(weight: jax.Array | Kernel, dtype: DTypeLike) -> jax.Array:
-    """A weight as numbers, whatever it is held as."""
+    """A weight in this float type, dequantised if necessary."""
     return weight.dequantised(dtype) if isinstance(weight, Kernel) else weight.astype(dtype)

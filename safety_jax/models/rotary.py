@@ -1,8 +1,8 @@
 """Rotary position embedding (Su et al. 2021, arXiv 2104.09864), plain and scaled.
 
-Every kind of scaling changes the angular frequencies, some also multiply cosine and sine, and two
-of them depend on how long the example is. A token's example is its segment, so that packing
-changes nothing.
+Every kind of scaling changes the angular frequencies. Some kinds also multiply cosine and sine, and
+two depend on the length of the example. A token's example is its segment, so packing does not
+change the result.
 """
 
 import dataclasses
@@ -17,18 +17,20 @@ from jaxtyping import Array, Float, Int
 
 @dataclasses.dataclass(frozen=True)
 class Rope:
-    """Rotary position embedding; a field that the kind does not use keeps its default.
+    """The settings of rotary position embedding. A kind leaves fields that it does not use at their
+    default.
 
     Attributes:
         kind: a name in KINDS.
-        original_max_positions: tokens that the model was first trained on, where the kind asks; of
-            `dynamic`, those it was made for.
-        magnitude: cosine and sine are multiplied by it (`yarn`, `longrope`: "attention factor").
-        beta_fast, beta_slow: of `yarn`: turns within the original context above which a frequency
-            is kept, and below which it is divided by the factor; whole dimensions if `truncate`.
-        short_factors, long_factors: of `longrope`, by pair of dimensions.
-        query_beta: queries are multiplied by 1 + beta ln(1 + floor(position / original)), as
-            Llama 4 and Ministral 3 do; 0: they are not.
+        original_max_positions: the context length of the original training; for `dynamic`, the
+            length for which the model was made.
+        magnitude: multiplies cosine and sine (the "attention factor" of `yarn` and `longrope`).
+        beta_fast, beta_slow: of `yarn`, in turns within the original context: faster frequencies
+            than beta_fast are kept, slower ones than beta_slow are divided by the factor. The
+            bounds are whole dimensions if `truncate`.
+        short_factors, long_factors: of `longrope`, one for each pair of dimensions.
+        query_beta: if not 0, queries are multiplied by 1 + beta ln(1 + floor(position / original)),
+            as in Llama 4 and Ministral 3.
     """
 
     theta: float
@@ -47,7 +49,7 @@ class Rope:
 
     @property
     def changes_beyond(self) -> int | None:
-        """The longest example that has the frequencies of a short one; None: all have the same."""
+        """The longest example with the frequencies of a short one; None if all have the same."""
         return self.original_max_positions if self.kind in ("dynamic", "longrope") else None
 
 
@@ -55,12 +57,12 @@ KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 
 
 class Turns(NamedTuple):
-    """How far each token's queries and keys are turned, by kind of layer; or of one kind, without
-    N.
+    """The rotation of each token's queries and keys, for N kinds of layers, or for one without the
+    axis N.
 
     Attributes:
-        cosine, sine: of each pair of dimensions.
-        query_scale: that queries are multiplied by; None: they are not.
+        cosine, sine: of the angle of each pair of dimensions.
+        query_scale: multiplies queries; None for no scale.
     """
 
     cosine: Float[Array, "*N B T half"]
@@ -73,16 +75,16 @@ def frequencies(
 ) -> Float[Array, "*BT half"]:
     """Angular frequency of each pair of dimensions, in radians per token.
 
-    `linear` divides every frequency by the factor. `dynamic` raises theta for examples longer than
-    the model was made for, so that the slowest frequency is divided by about as much as they are
-    longer. `llama3` (Llama 3.1) divides those whose wavelength exceeds the original context, keeps
-    the short ones, and blends in between. `yarn` (Peng et al. 2023, arXiv 2309.00071) does likewise
-    by dimension. `longrope` (Ding et al. 2024, arXiv 2402.13753) divides each by a factor of its
-    own, of two sets by the example's length.
+    `linear` divides every frequency by the factor. `dynamic` raises theta for examples that are
+    longer than the model was made for, so that the slowest frequency is divided by about the ratio
+    of lengths. `llama3` (Llama 3.1) divides frequencies whose wavelength exceeds the original
+    context, keeps fast ones, and blends in between. `yarn` (Peng et al. 2023, arXiv 2309.00071)
+    does the same by dimension. `longrope` (Ding et al. 2024, arXiv 2402.13753) divides each
+    frequency by its own factor, from one of two sets, depending on the length of the example.
 
     Args:
-        size: dimensions that turn.
-        lengths: of each token's example; None: no example is longer than `changes_beyond`.
+        size: the number of rotated dimensions.
+        lengths: of each token's example; None if no example is longer than `changes_beyond`.
     """
     exponent = jnp.arange(0, size, 2, dtype=jnp.float32) / size
     inverse = rope.theta**-exponent
@@ -109,15 +111,15 @@ def frequencies(
 
 
 def _kept_by_llama3(rope: Rope, inverse: Float[Array, " half"]) -> Float[Array, " half"]:
-    """The share of each frequency that is not divided, by its turns in the original context."""
+    """The weight of each undivided frequency, by its turns in the original context."""
     turns = rope.original_max_positions * inverse / (2 * jnp.pi)
     low, high = rope.low_frequency_factor, rope.high_frequency_factor
     return jnp.clip((turns - low) / (high - low), 0.0, 1.0)
 
 
 def _kept_by_yarn(rope: Rope, size: int) -> Float[Array, " half"]:
-    """Likewise, by dimension: 1 below the one that turns `beta_fast` times in the original
-    context, 0 above the one that turns `beta_slow` times, and linear in between."""
+    """The same for `yarn`, by dimension: 1 below the dimension that turns `beta_fast` times in the
+    original context, 0 above the one that turns `beta_slow` times, and linear in between."""
 
     def dimension(turns: float) -> float:
         length = rope.original_max_positions / (turns * 2 * math.pi)
@@ -127,12 +129,12 @@ def _kept_by_yarn(rope: Rope, size: int) -> Float[Array, " half"]:
     if rope.truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, size - 1)
-    high += 0.001 if low == high else 0.0  # transformers' way around dividing by zero
+    high += 0.001 if low == high else 0.0  # avoids a division by zero, as transformers does
     return 1 - jnp.clip((jnp.arange(size // 2, dtype=jnp.float32) - low) / (high - low), 0.0, 1.0)
 
 
 def example_lengths(positions: Int[Array, "B T"], segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
-    """How many tokens each token's example has, in its row."""
+    """The length of each token's example."""
 
     def of_row(positions: jax.Array, segments: jax.Array) -> jax.Array:
         longest = jnp.zeros(len(segments) + 1, jnp.int32).at[segments].max(positions + 1)
@@ -147,7 +149,7 @@ def turns(
     positions: Int[Array, "B T"],
     lengths: Int[Array, "B T"] | None,
 ) -> Turns:
-    """Cosine and sine of each position's turn under each rope; None turns nothing.
+    """The rotations of these positions under each rope; None rotates nothing.
 
     Args:
         size, lengths: see `frequencies`.
@@ -170,15 +172,15 @@ def turns(
 
 
 def of_kind(found: Turns, kind: int | Int[Array, ""]) -> Turns:
-    """The turns of one kind of layer."""
+    """The rotations for one kind of layer."""
     return jax.tree.map(
         lambda x: jax.lax.dynamic_index_in_dim(x, kind, axis=0, keepdims=False), found
     )
 
 
 def rotate(x: Float[Array, "B T H E"], turn: Turns) -> Float[Array, "B T H E"]:
-    """Turns each pair (x[i], x[i + half]) by its angle, of the first 2 · half dimensions of a head;
-    float32 inside."""
+    """Rotates each pair (x[i], x[i + half]) of the first 2 · half dimensions of a head by its
+    angle, in float32."""
     cosine, sine = (angle[:, :, None, :] for angle in (turn.cosine, turn.sine))
     half = cosine.shape[-1]
     first, second, rest = jnp.split(x, (half, 2 * half), axis=-1)
@@ -188,7 +190,7 @@ def rotate(x: Float[Array, "B T H E"], turn: Turns) -> Float[Array, "B T H E"]:
 
 
 def rotate_queries(q: Float[Array, "B T H E"], turn: Turns) -> Float[Array, "B T H E"]:
-    """As `rotate`, and scaled by position where the rope says so."""
+    """Rotates queries, and scales them by position if the rope says so."""
     turned = rotate(q, turn)
     if turn.query_scale is None:
         return turned
