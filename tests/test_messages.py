@@ -100,7 +100,7 @@ def test_a_prompt_beside_whole_dialogues_repeats_what_they_begin_with(prompt, ro
 @pytest.mark.parametrize("prompt", ["Another question?", turns(SYSTEM, ASK), turns(LAST)])
 def test_a_prompt_that_says_something_else_is_refused(prompt, rows):
     both = {"chosen": turns(ASK, BETTER), "rejected": turns(ASK, WORSE)}
-    with pytest.raises(DataError, match="'prompt' says what chosen and rejected, which are whole"):
+    with pytest.raises(DataError, match="'prompt' differs from the prompt with which"):
         read_pairs(rows({"prompt": prompt} | both))
     (found,) = read_pairs(rows({"prompt": prompt} | both, options="?without=prompt"))
     assert found.prompt == (ASK,)
