@@ -49,7 +49,7 @@ def run(config: ConfigDict, folder: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
+class CurveResult:
     """What the stage found.
 
     Attributes:
@@ -70,7 +70,7 @@ class Comparison:
         return str(self.pages.text(self.results, self.axis))
 
 
-def compare(group: ConfigDict, report: Mapping[str, Any]) -> Comparison:
+def compare(group: ConfigDict, report: Mapping[str, Any]) -> CurveResult:
     """Compares what `curve.methods` or `curve.sweep` names.
 
     Raises:
@@ -78,7 +78,7 @@ def compare(group: ConfigDict, report: Mapping[str, Any]) -> Comparison:
     """
     if group.methods:
         runs = curve_runs.methods(group.methods, report)
-        return Comparison("tables", "method", crossed.find(report, runs), [], table_pages)
+        return CurveResult("tables", "method", crossed.find(report, runs), [], table_pages)
     paths = curve_runs.sweeps(group.sweep)
     finished = {name: sweep_record.read(files.expand(path)) for name, path in paths.items()}
     by_model = {name: curve_runs.match(r, report, group.axis) for name, r in finished.items()}
@@ -91,18 +91,18 @@ def compare(group: ConfigDict, report: Mapping[str, Any]) -> Comparison:
             "numbers, or one model"
         )
     if words:
-        return Comparison("tables", axis, crossed.find(report, every), [], table_pages)
+        return CurveResult("tables", axis, crossed.find(report, every), [], table_pages)
     if len(by_model) > 1:
         models = model_curves.find(report, by_model, group.margin_share)
         notes = curve_runs.differences(finished)
         notes += curves.left_out(report, {one.measure for one in models})
-        return Comparison("models", axis, models, notes, model_pages)
+        return CurveResult("models", axis, models, notes, model_pages)
     drawn = curves.find(report, every, group.margin_share)
     notes = curves.left_out(report, {one.measure for one in drawn})
-    return Comparison("curves", axis, drawn, notes, curve_pages)
+    return CurveResult("curves", axis, drawn, notes, curve_pages)
 
 
-def keep(folder: Path, group: ConfigDict, judge: str, found: Comparison) -> None:
+def keep(folder: Path, group: ConfigDict, judge: str, found: CurveResult) -> None:
     """Writes `curve.json`, with the results under their kind."""
     made = {
         "axis": "method" if group.methods else group.axis,
