@@ -113,7 +113,7 @@ def test_missing_and_wrong_shards(sharded):
     (sharded / TWO).unlink()
     assert f"{TWO}, which is missing" in refusal(sharded)
     write_index(sharded, {"a": ONE, "b": ONE})
-    assert f"lists b in {ONE}, which does not hold it" in refusal(sharded)
+    assert f"lists b in {ONE}, which does not contain it" in refusal(sharded)
     write_index(sharded, {"a": ONE, "b": "pytorch_model.bin"})
     assert "not a .safetensors file" in refusal(sharded)
     write_index(sharded, {})
@@ -132,7 +132,7 @@ def test_truncated_shard(sharded):
 
 def test_a_tensor_in_two_files(sharded):
     save_file({"a": np.zeros(3, np.float32), "b": np.ones(4, np.float32)}, sharded / TWO)
-    assert f"tensor a stands in {ONE} and {TWO}" in refusal(sharded)
+    assert f"tensor a is in both {ONE} and {TWO}" in refusal(sharded)
 
 
 @pytest.mark.parametrize(

@@ -251,7 +251,7 @@ def sound(tmp_path_factory) -> bytes:
         (lambda b: b[:4] + struct.pack(">I", 3) + b[8:], "big-endian"),
         (lambda b: b[:8] + b"\xff" * 16 + b[24:], "broken GGUF header"),
         (lambda b: b.replace(b"llama", b"falco", 1), "'falco'; expected one of llama"),
-        (lambda b: b.replace(b"blk.0.attn_k.weight", b"blk.0.attn_q.weight"), "stands twice"),
+        (lambda b: b.replace(b"blk.0.attn_k.weight", b"blk.0.attn_q.weight"), "appears twice"),
     ],
 )
 def test_damaged_files_take_one_line(change, message, sound, tmp_path):

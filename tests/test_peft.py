@@ -181,7 +181,7 @@ TENSORS = {
     "half a pair": (replaced(Q_A.format(1)), f"lacks: {Q_A.format(1)}"),
     "a layer too many": (
         lambda tensors: tensors | {Q_A.format(2): np.zeros((4, 32), np.float32)},
-        "adapts what cannot be adapted here or another model",
+        "adapts modules that cannot be adapted here, or another model",
     ),
     "an embedding": (
         lambda tensors: tensors | {"base_model.model.model.embed_tokens.lora_embedding_A": Q},
@@ -195,7 +195,7 @@ TENSORS = {
         lambda _: {"base_model.model.transformer.h.0.attn.c_attn.lora_A.weight": Q},
         "c_attn",
     ),
-    "nothing": (lambda _: {}, "holds no adapter"),
+    "nothing": (lambda _: {}, "no adapter of a LLaMA"),
     "another width": (
         lambda tensors: tensors | {Q_A.format(0): np.zeros((4, 48), np.float32)},
         "has shape [4, 48]",

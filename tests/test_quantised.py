@@ -210,7 +210,7 @@ DAMAGED = {
     "a layer of numbers": (
         "int8", {"q_proj.weight": np.zeros((128, 128), np.float32), "q_proj.SCB": None,
                  "q_proj.weight_format": None},
-        "quantised in some layers and not, or otherwise, in others",
+        "has different formats in different layers",
     ),
     "nothing beside it": ("int8", {"q_proj.SCB": None, "q_proj.weight_format": None}, "dtype I8"),
 }  # fmt: skip
@@ -247,7 +247,7 @@ def test_other_quantisations_are_refused(settings):
 
 def test_one_format_is_not_made_of_another(folders, one_device, config, weights, tmp_path):
     known = hf.read_config(folders / STORED)
-    with pytest.raises(ConfigError, match="base int8: .* holds nf4, which would be rounded twice"):
+    with pytest.raises(ConfigError, match="base int8: .* has nf4, which would be rounded twice"):
         hf.load(folders / "nf4", known, one_device, FLOAT32, "int8")
     hf.export(tmp_path / "narrow", weights, config, None, "float32", 10**9)
     with pytest.raises(ConfigError, match="rows of 32 numbers, which blocks of 64 do not fill"):

@@ -139,7 +139,7 @@ BROKEN = {
     ),
     "twice": (
         file_of(b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},"a":1}', b""),
-        "'a' stands twice",
+        "'a' appears twice",
     ),
 }
 

@@ -1,9 +1,9 @@
-"""Attributes of a config.json, each with its type checked; what might matter and is not implemented
-is refused.
+"""Checks the types of a config.json's attributes, and refuses those that might matter but are not
+implemented.
 
-The rule for an attribute that no table here names: if the class of `transformers` for this
-`model_type` reads it, it is refused by name; if not, it cannot change what that class computes, and
-a line mentions it.
+An attribute that is in none of the tables is refused by name if the class of `transformers` for
+this `model_type` reads it and it is not null. Otherwise it cannot change what that class computes,
+and a note mentions it.
 """
 
 import math
@@ -24,9 +24,9 @@ SHOWN = 60  # characters of a value in a message
 
 
 class Attributes:
-    """Attributes by name, those a file leaves out taken from `defaults`.
+    """The attributes of a file by name, with `defaults` for those that it leaves out.
 
-    Every method raises a CheckpointError where the value is not what it should be.
+    The methods that read a value raise a CheckpointError if it is not valid.
     """
 
     def __init__(self, given: Mapping[str, Any], defaults: Mapping[str, Any], where: str):
@@ -40,7 +40,7 @@ class Attributes:
     def integer(
         self, name: str, least: int = 1, when_absent: int | None = None, most: int = MOST
     ) -> int:
-        """A size; `when_absent` where the file says null."""
+        """A size; `when_absent` if the file says null."""
         value = self.values[name]
         if value is None and when_absent is not None:
             return when_absent
@@ -62,7 +62,7 @@ class Attributes:
         return tuple(float(entry) for entry in value)
 
     def boolean(self, name: str) -> bool:
-        """False where the family has no such attribute, or the file says null."""
+        """False if the family has no such attribute, or the file says null."""
         value = self.values.get(name)
         if value is not None and not isinstance(value, bool):
             raise self.refuse(name, "true or false")
@@ -91,13 +91,13 @@ def refuse_unknown(
     switched_off: Mapping[str, tuple[Any, ...]],
     where: str,
 ) -> None:
-    """Raises a CheckpointError that names attributes which change what the model computes.
+    """Raises a CheckpointError that names unknown attributes which may change the computation.
 
-    Others that nobody considered are mentioned, see `tell_once`.
+    Other unknown attributes are only mentioned, see `tell_once`.
 
     Args:
         known: attributes that are implemented.
-        switched_off: attributes that are not, with the values that ask for nothing.
+        switched_off: attributes that are not implemented, with the values that turn them off.
     """
     if given.get("quantization_config"):
         raise CheckpointError(
@@ -141,8 +141,8 @@ _told: set[tuple[str, str]] = set()
 
 
 def tell_once(kind: str, where: str, listed: str) -> None:
-    """Says what of a config.json changes nothing; models made of one another say the same, and only
-    the first of them is mentioned. Nothing is said for `where` of ""."""
+    """Prints a note on attributes that change nothing. A base and its fine-tuned models often have
+    the same ones, so each list is printed only once. An empty `where` prints nothing."""
     if where and (kind, listed) not in _told:
         _told.add((kind, listed))
         if jax.process_index() == 0:

@@ -1,12 +1,12 @@
-"""Kernels as bitsandbytes writes them into safetensors files: int8 and nf4.
+"""Quantised kernels in the safetensors files of bitsandbytes: int8 and nf4.
 
-Beside an int8 kernel `X.weight` [O, I] stand `X.SCB` [O], the largest size of each row, and
-`X.weight_format`. An nf4 kernel has its codes in `X.weight` [O · I / 2, 1], two neighbours of a row
-to a byte, the first in the upper half, and beside it
+An int8 kernel `X.weight` [O, I] has two more tensors: `X.SCB` [O], the largest magnitude of each
+row, and `X.weight_format`. An nf4 kernel has its codes in `X.weight` [O · I / 2, 1], where each
+byte has two neighbours of a row, the first in the upper half. Its other tensors are
 
-    X.weight.absmax                             a scale a block; with nesting, its 8-bit code
+    X.weight.absmax                             one scale per block; with nesting, its 8-bit code
     X.weight.nested_absmax                      with nesting: a float32 for every 256 scales
-    X.weight.quant_map, .nested_quant_map       what codes mean
+    X.weight.quant_map, .nested_quant_map       the number for each code
     X.weight.quant_state.bitsandbytes__nf4      the rest, as JSON
 
 (bitsandbytes 0.50, `functional.QuantState.as_dict`, `nn.Linear8bitLt._save_to_state_dict`).
@@ -28,27 +28,27 @@ from safety_jax.models.folders import hub, safetensors
 
 SETTINGS = "quantization_config"  # of config.json
 STATE = ".quant_state.bitsandbytes__"
-ROW_MAJOR = 0  # `weight_format`; other orders were for GPUs before 2023
-# The format's names of numbers, and numpy's.
+ROW_MAJOR = 0  # the value of `weight_format`; only old releases wrote other orders, for some GPUs
+# The number types of the format, and those of numpy.
 NUMBERS: dict[str, np.dtype] = {
     "U8": np.dtype(np.uint8),
     "I8": np.dtype(np.int8),
     "F32": np.dtype(np.float32),
 }
-TABLE_TOLERANCE = 1e-6  # early releases computed what later ones wrote down
+TABLE_TOLERANCE = 1e-6  # early releases computed the tables that later ones have as constants
 
 
 # ---------------------------------------------------------------------------- config.json
 
 
 def parse(settings: Any, where: str) -> str:
-    """How a folder holds its kernels: a name of `quantised.FORMATS`.
+    """The format of a folder's quantised kernels, a name of `quantised.FORMATS`.
 
     Args:
         settings: `quantization_config` of its config.json.
 
     Raises:
-        CheckpointError: another format.
+        CheckpointError: the format is not supported.
     """
     given = settings if isinstance(settings, dict) else {}
     if given.get("quant_method", "bitsandbytes") == "bitsandbytes":
@@ -69,10 +69,10 @@ def parse(settings: Any, where: str) -> str:
 
 
 def held(folder: Path) -> str:
-    """How a model folder says that it holds its kernels: `quantised.STORED` for numbers.
+    """The format of a model folder's kernels by its config.json; `quantised.STORED` for numbers.
 
     Raises:
-        CheckpointError: quantised in another way.
+        CheckpointError: the format is not supported.
     """
     file = folder / "config.json"
     settings = hub.read_json(file).get(SETTINGS) if file.exists() else None
@@ -88,10 +88,10 @@ class StoredKernel(safetensors.Tensor):
 
     Attributes:
         kind: int8 or nf4.
-        beside: what stands beside its codes, by what is added to its name.
-        first: its first row, counted in the file's.
-        block: of nf4, numbers that share a scale.
-        mean: of nf4 with nesting, what its 8-bit scales are counted from; None without.
+        beside: the other tensors of the kernel, by the suffix of their names.
+        first: the number of its first row in the file's kernel.
+        block: of nf4, how many numbers share a scale.
+        mean: of nf4 with nesting, the offset of its 8-bit scales; None without nesting.
     """
 
     kind: str = "int8"
@@ -114,11 +114,11 @@ class StoredKernel(safetensors.Tensor):
         return self._blocks(self.first) % quantised.SCALES_BLOCK if self.nested else 0
 
     def layout(self) -> tuple[Any, ...]:
-        """What the layers of a stack have in common."""
+        """The properties that all layers of a stack must share."""
         return self.kind, self.shape, self.block, self.nested, self.skipped
 
     def parts(self, name: str, parameter: meshes.Parameter) -> dict[str, quantised.Part]:
-        """What a stack of kernels like this one is held as."""
+        """The parts of a stack of kernels like this one."""
         if self.kind == "int8":
             return quantised.parts(name, parameter, self.kind)
         return quantised.parts(
@@ -138,11 +138,11 @@ class StoredKernel(safetensors.Tensor):
             )
 
     def part(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Rows of a part of this kernel as `quantised.parts` has it; of `outer`, numbers of it; of
-        `mean`, the number.
+        """Rows of one of the parts in `quantised.parts`. For `outer`, `start` and `stop` count
+        numbers; `mean` is a single number.
 
         Raises:
-            CheckpointError: the file ends early, or holds a scale that is not finite.
+            CheckpointError: the file ends early, or a scale is not finite.
         """
         if name == "mean":
             return np.array(self.mean, np.float32)
@@ -159,7 +159,7 @@ class StoredKernel(safetensors.Tensor):
         return _numbers(scales, each, self.first + start, self.first + stop)
 
     def _repacked(self, start: int, stop: int) -> np.ndarray:
-        """Rows of bytes as `quantised.packed` has them, from those of a file."""
+        """Rows of bytes in the order of `quantised.packed`, from the bytes of a file."""
         O, I = self.shape
         half = quantised.HALF
         begin, end = start // half * half, min(math.ceil(stop / half) * 2 * half, O)
@@ -172,10 +172,10 @@ class StoredKernel(safetensors.Tensor):
 
 
 def joined(tensors: Mapping[str, safetensors.Tensor]) -> dict[str, safetensors.Tensor]:
-    """Tensors with each quantised kernel as one, whatever stands beside it within.
+    """Joins the tensors of each quantised kernel into one `StoredKernel`.
 
     Raises:
-        CheckpointError: what stands beside a kernel does not fit it.
+        CheckpointError: the other tensors of a kernel do not fit it.
     """
     found = dict(tensors)
     for name in tensors:
@@ -188,7 +188,7 @@ def joined(tensors: Mapping[str, safetensors.Tensor]) -> dict[str, safetensors.T
         elif STATE in name:
             whole = name.partition(STATE)[0]
             if whole not in tensors:
-                continue  # found unexpected
+                continue  # `weight_table.check` reports it as unexpected
             ends = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
             beside = {end: found.pop(whole + end) for end in ends if whole + end in tensors}
             found[whole] = _nf4(tensors[whole], beside, found.pop(name))
@@ -233,8 +233,8 @@ def _nf4(
             pass
         case _:
             raise CheckpointError(
-                f"{where}: {f'{state!r}'[:120]}; expected nf4 with a shape of two axes, whose rows "
-                "whole blocks fill"
+                f"{where}: {f'{state!r}'[:120]}; expected nf4 with a shape of two axes, and rows "
+                "of whole blocks"
             )
     _expect(codes, "U8", O * I // 2)
     blocks, mean = O * I // block, None
@@ -259,14 +259,14 @@ def _nf4(
 
 def _beside(beside: Mapping[str, safetensors.Tensor], end: str, where: str) -> safetensors.Tensor:
     if end not in beside:
-        raise CheckpointError(f"{where}: {end.removeprefix('.')} is missing beside it")
+        raise CheckpointError(f"{where}: its tensor {end.removeprefix('.')} is missing")
     return beside[end]
 
 
 def _table(
     beside: Mapping[str, safetensors.Tensor], end: str, known: np.ndarray, where: str
 ) -> None:
-    """Raises a CheckpointError unless codes mean what they always do."""
+    """Raises a CheckpointError unless the table of codes is the known one."""
     table = _beside(beside, end, where)
     _expect(table, "F32", len(known))
     numbers = _rows(table, (), NUMBERS["F32"], 0, len(known))
@@ -288,7 +288,7 @@ def _expect(tensor: safetensors.Tensor, code: str, count: int) -> None:
 def _numbers(
     tensor: safetensors.Tensor, each: tuple[int, ...], start: int, stop: int
 ) -> np.ndarray:
-    """Rows of scales, which are finite."""
+    """Rows of scales. Raises a CheckpointError if one is not finite."""
     rows = _rows(tensor, each, NUMBERS[tensor.code], start, stop)
     if not np.isfinite(rows).all():
         raise CheckpointError(
@@ -301,7 +301,7 @@ def _numbers(
 def _rows(
     tensor: safetensors.Tensor, each: tuple[int, ...], dtype: np.dtype, start: int, stop: int
 ) -> np.ndarray:
-    """Rows of the shape `each`, wherever the file says that its axes are."""
+    """Rows of the shape `each`, no matter which axes the file gives the tensor."""
     out = np.empty((stop - start, *each), dtype)
     if out.size:
         tensor.read_bytes(start * math.prod(each) * dtype.itemsize, out)

@@ -1,7 +1,7 @@
-"""What the configs of a model and an adapter say of what is computed, as a hash.
+"""Hashes of the attributes in a model's and an adapter's config that affect the computation.
 
-It is what a model is beside its weights: whoever gives a checkpoint another rope, or an adapter
-another alpha, has another model with the same weights.
+Together with its weights, they identify a model: with another rope, or another alpha of its
+adapter, the same weights are a different model.
 """
 
 import hashlib
@@ -14,16 +14,16 @@ from safety_jax.base import hosts
 from safety_jax.models.folders import hub, peft_config
 from safety_jax.models.folders.families import IRRELEVANT
 
-# Of an adapter, what its weights do not tell.
+# Attributes of an adapter that its weights do not show.
 _SCALE = ("r", "lora_alpha", "use_rslora")
-# Of a model with a score head: the order and number of its outputs, the token that is not read as
-# the last one, and whose layout the head has.
+# Attributes of a model with a score head: the class, which decides the layout of the head; the
+# order and number of its outputs; and the padding token, which is not read as the last token.
 _HEAD = ("architectures", "id2label", "num_labels", "pad_token_id")
 
 
 def of_model(folder: Path) -> str:
     """A hash (hex) of the attributes of config.json that may change what a model computes. One
-    process reads them; all must come here.
+    process reads them; every process must call this.
 
     Raises:
         CheckpointError: the file is missing or damaged.
@@ -32,7 +32,7 @@ def of_model(folder: Path) -> str:
 
 
 def of_scorer(folder: Path) -> str:
-    """As `of_model`, of a model with a score head: also what is said of the head."""
+    """The same as `of_model` for a model with a score head, and with the head's attributes."""
 
     def digest() -> str:
         given = hub.read_json(folder / "config.json")
@@ -42,7 +42,7 @@ def of_scorer(folder: Path) -> str:
 
 
 def of_adapter(folder: Path) -> str:
-    """A hash (hex) of how strong an adapter is; as `of_model`."""
+    """A hash (hex) of the attributes that scale an adapter; called as `of_model`."""
 
     def scale() -> str:
         given = hub.read_json(folder / peft_config.CONFIG)
@@ -52,7 +52,7 @@ def of_adapter(folder: Path) -> str:
 
 
 def _relevant(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes but for those of names, files and generation; also those of a part inside."""
+    """Attributes without those of names, files and generation, also within nested objects."""
     return {
         name: _relevant(value) if isinstance(value, dict) else value
         for name, value in attributes.items()

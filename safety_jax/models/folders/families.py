@@ -1,6 +1,6 @@
-"""What each supported `model_type` may say in its config.json: the tables `hf_config.py` reads.
+"""Tables of the attributes that each supported `model_type` may have in its config.json.
 
-A new family of the same shape is one entry of FAMILIES, plus a parity test against `transformers`.
+A new family of the same kind needs one entry in FAMILIES and a parity test against `transformers`.
 """
 
 import dataclasses
@@ -12,24 +12,25 @@ from typing import Any
 class Family:
     """One `model_type`: its class, the defaults of attributes a file may leave out, its switches.
 
-    An attribute is read where it stands among `defaults`, and only there.
+    Only attributes that are in `defaults` are read.
 
     Attributes:
-        defaults: as in `transformers`' config class; a test compares them.
-        switched_off: attributes that are refused whether `transformers` reads them or not, with the
-            values that ask for nothing.
-        unused: attributes of parts that the models which are supported do not have.
-        query_key_value_bias, output_bias: None when `attention_bias` decides.
+        defaults: the same as in `transformers`' config class; a test compares them.
+        switched_off: attributes that are refused even if `transformers` does not read them, with
+            the values that turn them off.
+        unused: attributes of parts that the supported models do not have.
+        query_key_value_bias, output_bias: None if `attention_bias` decides.
         windows: which layers have the sliding window, a name in `layer_kinds.WINDOWS`.
-        rope_theta: where a file says nothing; of layers with a window `local_theta`, where they
-            have a rope of their own.
-        rope: all rotary settings, where a file says nothing of them.
-        library_code: pattern of an `auto_map`'s values: classes that `transformers` has taken over.
-        activations: the activation as files spell it, and its name in `llama.ACTIVATIONS`.
-        classifier: the class with a sequence head, where it is not called as the others are.
+        rope_theta, local_theta: the defaults; `local_theta` is for layers with a window, and None
+            if these have the same rope as the others.
+        rope: the rotary settings if a file has none at all.
+        library_code: pattern of `auto_map` values that name classes which `transformers` now has.
+        activations: the spelling of each activation in files, and its name in `llama.ACTIVATIONS`.
+        classifier: the class with a sequence head, if its name is irregular.
         norms, query_key_norm, norm_plus_one, files: see `llama.LlamaConfig`.
-        mlp_width: what the attribute is called.
-        embedding: "plain", "width" (times its square root) or "multiplier", an attribute.
+        mlp_width: the name of this attribute.
+        embedding: the scale of embeddings: "plain" is 1, "width" is the square root of the width,
+            "multiplier" is the attribute `embedding_multiplier`.
     """
 
     architecture: str
@@ -54,7 +55,7 @@ class Family:
 
     @property
     def activation(self) -> str:
-        """What the attribute is called."""
+        """The name of this attribute."""
         return "hidden_activation" if "hidden_activation" in self.defaults else "hidden_act"
 
 
@@ -151,8 +152,7 @@ FAMILIES = {
         query_key_norm="head",
         windows="qwen",
     ),
-    # `hidden_activation` came and went with some releases of transformers, and is null or says the
-    # same.
+    # Some releases of transformers also wrote `hidden_activation`, which is null or says the same.
     "gemma": Family(
         "GemmaForCausalLM",
         GEMMA,
@@ -245,7 +245,7 @@ FAMILIES = {
         rope_theta=2_000_000.0,
     ),
     "granite": Family("GraniteForCausalLM", LLAMA | MULTIPLIERS, embedding="multiplier"),
-    # Granite 4, of which the models without experts and without state spaces.
+    # Granite 4, only the models without experts and without state spaces.
     "granitemoehybrid": Family(
         "GraniteMoeHybridForCausalLM",
         {name: value for name, value in LLAMA.items() if name != "mlp_bias"}
@@ -294,13 +294,14 @@ FAMILIES = {
     ),
 }
 
-# Files of models with eyes: the `model_type` outside, and that of the text model inside where its
-# own part does not say.
+# Vision-language models: the outer `model_type`, and that of the inner text model if its own part
+# does not name one.
 NESTED = {"gemma3": "gemma3_text", "mistral3": "mistral"}
 
 ROPE_ATTRIBUTES = frozenset({"rope_theta", "rope_scaling", "rope_parameters"})
 
-# Not implemented, with the values that ask for nothing; of others, see `attributes.py`.
+# Attributes that are not implemented, with the values that turn them off. `attributes.py` decides
+# on attributes that are in no table.
 SWITCHED_OFF: dict[str, tuple[Any, ...]] = {
     "add_cross_attention": (False,),
     "attention_bias": (False, None),
@@ -320,19 +321,19 @@ SWITCHED_OFF: dict[str, tuple[Any, ...]] = {
     "tie_encoder_decoder": (False,),
     "use_mrope": (False,),
 }
-# A model that brings code of its own says that the class of `transformers` is not it.
+# A model with its own code may differ from the class of `transformers`, which never reads this.
 OWN_CODE = frozenset({"auto_map"})
 
 IRRELEVANT = frozenset(
-    # where the file comes from, how it is stored, run or labelled
+    # origin, storage, execution and labels
     "_attn_implementation _attn_implementation_autoset _commit_hash _flash_attn_2_enabled"
     " _name_or_path architectures attn_implementation chunk_size_feed_forward dtype"
     " finetuning_task id2label is_llama_config label2id model_type num_labels"
     " output_attentions output_hidden_states prefix problem_type return_dict task_specific_params"
     " tf_legacy_loss tokenizer_class torch_dtype torchscript transformers.js_config"
     " transformers_version unsloth_fixed unsloth_version use_bfloat16 use_cache"
-    " _sliding_window_pattern"  # what transformers made `layer_types` of
-    # dropout inside attention and before a head, which tuning here leaves out
+    " _sliding_window_pattern"  # transformers has made `layer_types` from it
+    # dropout inside attention and before a head, which training here does not apply
     " attention_dropout classifier_dropout embd_pdrop hidden_dropout resid_pdrop"
     # token ids, which belong to tokenizer and generation
     " bos_token_id decoder_start_token_id eos_token_id pad_token_id sep_token_id"

@@ -1,5 +1,5 @@
-"""The metadata of a GGUF file to the attributes of a `config.json`; what might matter and is not
-implemented raises, as in `hf_config.py`."""
+"""Converts the metadata of a GGUF file to the attributes of a `config.json`. As in `hf_config.py`,
+a key that might matter and is not implemented raises."""
 
 import math
 from collections.abc import Mapping
@@ -15,19 +15,19 @@ from safety_jax.models.folders.families import FAMILIES
 from safety_jax.models.folders.gguf_header import Header
 from safety_jax.models.folders.gguf_tensors import ROTARY
 
-# Architectures by llama.cpp's names: Hugging Face's model_type. Mistral's files say llama as well.
+# llama.cpp's names of architectures, and Hugging Face's model_type. Mistral's files also say llama.
 ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma": "gemma"}
 ACTIVATIONS = {"gemma": "gelu_pytorch_tanh"}
 
-# Keys that are read, without the architecture before them.
+# Keys that are read, without the prefix of the architecture.
 READ = frozenset(
     "block_count context_length embedding_length feed_forward_length attention.head_count"
     " attention.head_count_kv attention.key_length attention.value_length"
     " attention.layer_norm_rms_epsilon rope.freq_base rope.dimension_count rope.scaling.type"
     " rope.scaling.factor rope.scale_linear vocab_size".split()
 )
-# Keys of what is not implemented, with the values that ask for nothing; None: of what is only read
-# where another key asks for it, or of how the file was made.
+# Keys of features that are not implemented, with the values that turn them off. None: any value is
+# accepted, because the key matters only together with another one, or tells how the file was made.
 SWITCHED_OFF: Mapping[str, tuple[Any, ...] | None] = {
     "attention.causal": (True,),
     "attention.sliding_window": (0,),
@@ -42,23 +42,23 @@ SWITCHED_OFF: Mapping[str, tuple[Any, ...] | None] = {
     "tensor_data_layout": None,
     "use_parallel_residual": (False,),
 }
-# What Llama 3.1 and later divide frequencies by stands in a tensor. Of the numbers it was made of,
-# the factor is its largest entry, these two are those of every release, and positions are a power
-# of two.
+# Files of Llama 3.1 and later have a tensor with the divisors of all frequencies, but not the
+# settings from which these were computed. The factor is the largest divisor, the original positions
+# are a power of two, and all releases share the other two settings.
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
 ORIGINAL_POSITIONS = tuple(2**power for power in range(5, 21))
-CLOSE = 1e-4  # of numbers that a converter computed in float32
+CLOSE = 1e-4  # the tolerance for numbers that a converter computed in float32
 
 
 def attributes(header: Header, file: Path, divisors: np.ndarray | None) -> dict[str, Any]:
     """The attributes of the model's config.json.
 
     Args:
-        divisors: the content of the tensor `rope_freqs.weight`; None where there is none.
+        divisors: the content of the tensor `rope_freqs.weight`; None without this tensor.
 
     Raises:
-        CheckpointError: another architecture; a key that is missing, of another type, or of
-            something that is not implemented.
+        CheckpointError: the architecture is not supported; or a key is missing, has the wrong type,
+            or belongs to a feature that is not implemented.
     """
     architecture = header.metadata.get("general.architecture")
     if architecture not in ARCHITECTURES:
@@ -119,7 +119,7 @@ def _refuse_unknown(given: Mapping[str, Any], prefix: str, file: Path) -> None:
 
 
 def _decimal(number: float) -> float:
-    """The shortest number that is this one in float32: files say 9.999999747e-06 for 1e-05."""
+    """The shortest decimal number with this float32 value: files say 9.999999747e-06 for 1e-05."""
     return float(str(np.float32(number)))
 
 
@@ -138,10 +138,10 @@ def _theta(values: Attributes) -> float:
 def _scaling(
     values: Attributes, divisors: np.ndarray | None, head_size: int
 ) -> dict[str, Any] | None:
-    """`rope_scaling`; None where nothing is scaled.
+    """`rope_scaling`; None without scaling.
 
     Raises:
-        CheckpointError: a kind of scaling that is not implemented.
+        CheckpointError: the kind of scaling is not implemented.
     """
     kind = values.values["rope.scaling.type"]
     factor = 1.0
@@ -154,7 +154,7 @@ def _scaling(
         if kind == "linear" and factor != 1.0:
             raise values.refuse("rope.scaling.type", f"none beside the tensor {ROTARY}")
         return _llama3(values, divisors, head_size)
-    # llama.cpp scales linearly where only a factor is given.
+    # llama.cpp scales linearly if only a factor is given.
     if kind == "none" or factor == 1.0:
         return None
     if factor <= 0:
@@ -165,7 +165,7 @@ def _scaling(
 def _llama3(values: Attributes, divisors: np.ndarray, head_size: int) -> dict[str, Any] | None:
     """The llama3 scaling that gives these divisors."""
     if not np.isfinite(divisors).all() or (divisors <= 0).any():
-        raise CheckpointError(f"{values.where}: {ROTARY} holds numbers that no frequency has")
+        raise CheckpointError(f"{values.where}: {ROTARY}: expected finite numbers above 0")
     factor = float(divisors.max())
     if abs(factor - 1) < CLOSE:
         return None
@@ -179,14 +179,14 @@ def _llama3(values: Attributes, divisors: np.ndarray, head_size: int) -> dict[st
             return {"rope_type": "llama3", "factor": factor, **LLAMA3, **original}
     raise CheckpointError(
         f"{values.where}: the tensor {ROTARY} is not a scaling of Llama 3 "
-        f"({', '.join(f'{name} {value:g}' for name, value in LLAMA3.items())}), which is the only "
-        "one that is read from it; use a Hugging Face folder"
+        f"({', '.join(f'{name} {value:g}' for name, value in LLAMA3.items())}), the only supported "
+        "one; use a Hugging Face folder"
     )
 
 
 def _divisors(rope: rotary.Rope, head_size: int) -> np.ndarray:
-    """What each frequency is divided by, see `rotary.frequencies`; on the host, because a folder is
-    opened before devices are."""
+    """The divisor of each frequency, see `rotary.frequencies`. Computed with numpy, because folders
+    are opened before devices."""
     inverse = rope.theta ** -(np.arange(0, head_size, 2) / head_size)
     turns = rope.original_max_positions * inverse / (2 * math.pi)
     low, high = rope.low_frequency_factor, rope.high_frequency_factor

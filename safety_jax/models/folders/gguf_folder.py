@@ -1,12 +1,14 @@
-"""A GGUF file as the Hugging Face folder that it was made of.
+"""Unpacks a GGUF file into a Hugging Face folder.
 
     ~/.cache/safety_jax/gguf/SmolLM2-135M-Instruct.Q4_1-3f0c9a…/
         config.json, generation_config.json     from the metadata
-        tokenizer.json, tokenizer_config.json   likewise; no_tokenizer.txt says why there are none
-        model.gguf                              a link to the file: weights are read from there
+        tokenizer.json, tokenizer_config.json   from the metadata, too; if that is impossible,
+                                                no_tokenizer.txt says why
+        model.gguf                              a link to the file, from which weights are read
 
-Whatever reads a model folder then reads a GGUF file, and what a run exports is made of such a
-folder as always. The folder is made again when the file changes, and may be deleted at any time.
+All code that reads model folders can thus read GGUF files, and a run exports a model in the same
+way as from any other folder. A new folder is made when the file changes. Such folders may be
+deleted at any time.
 """
 
 import contextlib
@@ -34,16 +36,17 @@ from safety_jax.models.folders import (
 )
 from safety_jax.models.folders.gguf_header import Header
 
-# Raised when what is written here changes.
+# Increase this number when the content of the folder changes.
 VERSION = 1
 TOKEN_IDS = {"bos_token_id": "bos_token_id", "pad_token_id": "padding_token_id"}
 
 
 def unpacked(file: Path) -> Path:
-    """The folder of a GGUF file.
+    """The folder of a GGUF file, which the first call makes.
 
     Raises:
-        CheckpointError: the file is damaged, or of a model that is not supported.
+        CheckpointError: the file is damaged, its model is not supported, or the folder cannot be
+            written.
     """
     file = Path(os.path.abspath(file))
     try:
@@ -82,7 +85,7 @@ def _make(file: Path, folder: Path) -> None:
     except OSError as error:
         raise CheckpointError(
             f"{file}: its config and tokenizer cannot be written to {folder.parent} "
-            f"({files.reason(error)}); let XDG_CACHE_HOME name a folder with room"
+            f"({files.reason(error)}); set XDG_CACHE_HOME to a folder with free space"
         ) from error
 
 
@@ -99,10 +102,11 @@ def _token_ids(header: Header) -> dict[str, int | None]:
 def _write_tokenizer(
     folder: Path, file: Path, header: Header, config: llama.LlamaConfig
 ) -> int | list[int] | None:
-    """The tokenizer's files; where there can be none, the reason. Another may be named instead.
+    """Writes the tokenizer's files. If there can be no tokenizer, writes a file with the reason:
+    the user may name another tokenizer.
 
     Returns:
-        The ids that end an answer, as generation_config.json has them.
+        The ids that end an answer, in the form of generation_config.json; None if unknown.
     """
     try:
         tokens = gguf_tokenizer.build(header.metadata, config.max_positions, file)
@@ -132,7 +136,7 @@ def _divisors(file: Path, header: Header) -> np.ndarray | None:
 
 
 def _check_tensors(file: Path, header: Header, config: llama.LlamaConfig) -> None:
-    """Raises a CheckpointError unless the file holds exactly the weights of `config`."""
+    """Raises a CheckpointError unless the file has exactly the weights of `config`."""
     found = gguf_tensors.tensors(file, header)
     declared = llama.parameters(config)
     expected: dict[str, tuple[int, ...]] = {}

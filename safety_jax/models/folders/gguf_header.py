@@ -1,9 +1,10 @@
-"""The header of a GGUF file: its metadata, and where its tensors lie, checked as it is read.
+"""Reads and checks the header of a GGUF file: its metadata, and the places of its tensors.
 
-A file is: `GGUF`, version, number of tensors, number of metadata entries; the entries, each a key,
-a type and a value; a record a tensor (name, sizes, the fastest first, type, offset); padding; the
-tensors' bytes (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). The `gguf` package maps
-the file and trusts its counts; here every count is held against the bytes that are left.
+A file consists of: `GGUF`, version, number of tensors, number of metadata entries; the entries,
+each with a key, a type and a value; one record per tensor (name, sizes with the fastest axis first,
+type, offset); padding; and the tensors' bytes
+(https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). The `gguf` package maps the file and
+trusts its counts. This reader checks every count against the bytes that are left.
 """
 
 import dataclasses
@@ -25,14 +26,14 @@ HEADER_LIMIT_BYTES = 256 << 20
 MOST_AXES = 4
 ALIGNMENT = "general.alignment"
 
-# Metadata types by their number: struct's letter, or one of two that have no fixed size.
+# Metadata types by their number: those of a fixed size with struct's letter, and the two others.
 SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies and how: `shape` is [out, in], the reverse of how the file says it."""
+    """The place and type of a tensor. `shape` is [out, in], the reverse of the file's order."""
 
     name: str
     shape: tuple[int, ...]
@@ -42,14 +43,14 @@ class StoredTensor:
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a file says before its tensors' bytes."""
+    """The metadata of a file by key, and its tensors by name."""
 
     metadata: dict[str, Any]
     tensors: dict[str, StoredTensor]
 
 
 def library(file: Path) -> ModuleType:
-    """The `gguf` package, an extra.
+    """Imports the `gguf` package, which is an optional extra.
 
     Raises:
         CheckpointError: it is not installed.
@@ -65,10 +66,10 @@ def library(file: Path) -> ModuleType:
 
 
 def read(file: Path) -> Header:
-    """The header of a file, every tensor of which lies within the file.
+    """The header of a file. All its tensors are within the file, and no two overlap.
 
     Raises:
-        CheckpointError: the file cannot be read, is damaged, truncated, split, or holds tensors of
+        CheckpointError: the file cannot be read, is damaged, truncated or split, or has tensors of
             a type that cannot be read.
     """
     gguf = library(file)
@@ -91,7 +92,7 @@ def read(file: Path) -> Header:
     for name, sizes, kind, offset in sorted(records, key=lambda record: record[3]):
         found = StoredTensor(name, sizes[::-1], kind, start + offset)
         if name in tensors or found.offset < last:
-            raise CheckpointError(f"{file}: tensor {name} stands twice, or lies in another")
+            raise CheckpointError(f"{file}: tensor {name} appears twice, or overlaps another one")
         last = found.offset + stored_bytes(gguf, file, found)
         if last > size:
             raise CheckpointError(
@@ -103,10 +104,10 @@ def read(file: Path) -> Header:
 
 
 def stored_bytes(gguf: ModuleType, file: Path, tensor: StoredTensor) -> int:
-    """What a tensor takes in the file.
+    """The size of a tensor in the file, in bytes.
 
     Raises:
-        CheckpointError: a type that the package cannot read, or rows that are no whole blocks.
+        CheckpointError: the package does not know the type, or rows are not whole blocks.
     """
     block, block_bytes = _block(gguf, file, tensor)
     if tensor.shape[-1] % block:
@@ -118,7 +119,7 @@ def stored_bytes(gguf: ModuleType, file: Path, tensor: StoredTensor) -> int:
 
 
 def _block(gguf: ModuleType, file: Path, tensor: StoredTensor) -> tuple[int, int]:
-    """Numbers in a block of the tensor's type, and bytes."""
+    """How many numbers a block of the tensor's type has, and how many bytes."""
     try:
         kind = gguf.GGMLQuantizationType(tensor.kind)
     except ValueError as error:
@@ -144,14 +145,14 @@ def _check_whole_model(file: Path, metadata: dict[str, Any]) -> None:
 
 
 class _Reader:
-    """Values from the beginning of a file; every method raises a CheckpointError where the file
-    says what cannot be."""
+    """Reads values from the beginning of a file. Every method raises a CheckpointError if the
+    content is impossible."""
 
     def __init__(self, file: Path, stream: BinaryIO, limit: int):
         self._file, self._stream, self._left = file, stream, limit
 
     def header(self) -> tuple[dict[str, Any], list[tuple[str, tuple[int, ...], int, int]]]:
-        """The metadata, and of each tensor name, sizes (the fastest first), type and offset."""
+        """The metadata, and each tensor's name, sizes (fastest axis first), type and offset."""
         if self._bytes(4) != MAGIC:
             raise CheckpointError(f"{self._file}: not a GGUF file; download it again")
         (version,) = self._numbers("I")
@@ -167,7 +168,7 @@ class _Reader:
         for _ in range(entries):
             key = self._text()
             if key in metadata:
-                raise self._broken(f"key {key!r:.60} stands twice")
+                raise self._broken(f"key {key!r:.60} appears twice")
             metadata[key] = self._value(*self._numbers("I"))
         return metadata, [self._record() for _ in range(tensors)]
 

@@ -1,8 +1,9 @@
 """Tensors of GGUF files under Hugging Face's names, dequantised a few rows at a time.
 
-llama.cpp's converter changes three things, which are undone here: names; the order of the rows of
-queries and keys of the architecture `llama` (it rotates neighbouring pairs, Hugging Face rotates
-halves); and the norms of Gemma, to which it adds the one that the model adds.
+llama.cpp's converter makes three changes, which this module undoes. It renames tensors. It reorders
+the rows of queries and keys of the architecture `llama`, because llama.cpp rotates neighbouring
+pairs and Hugging Face rotates halves. And it adds 1 to the norms of Gemma, which Hugging Face's
+model does itself.
 """
 
 import dataclasses
@@ -37,17 +38,17 @@ LAYER = {
 }
 ROTARY = "rope_freqs.weight"  # read with the config
 INTERLEAVED = {"attn_q": "attention.head_count", "attn_k": "attention.head_count_kv"}
-# Types that are numbers as they stand: these are read without the package.
+# Types of plain numbers, which are read without the package.
 PLAIN = {0: "F32", 1: "F16", 30: "BF16"}
 
 
 @dataclasses.dataclass(frozen=True)
 class QuantisedTensor(safetensors.Tensor):
-    """A tensor that has to be computed from what the file holds, as float32.
+    """A tensor whose float32 numbers are computed from the content of the file.
 
     Attributes:
-        stored: as the file has it.
-        heads: rows are interleaved within this many heads; 0 where they stand in their order.
+        stored: the tensor in the file.
+        heads: rows are interleaved within this many heads; 0 if they are in their usual order.
         less: subtracted from every number.
     """
 
@@ -71,7 +72,7 @@ class QuantisedTensor(safetensors.Tensor):
         if not self.heads:
             rows[:] = self._decoded(start, stop)
         else:
-            # The rows of a head are needed together: h, 2 i + s in the file is h, s E/2 + i.
+            # Whole heads are read: row 2 i + s of a head in the file becomes row s E/2 + i.
             size = self.shape[0] // self.heads
             first, last = start // size * size, -(-stop // size) * size
             pairs = self._decoded(first, last).reshape(-1, size // 2, 2, *self.shape[1:])
@@ -88,21 +89,21 @@ class QuantisedTensor(safetensors.Tensor):
         row_bytes = math.prod(self.shape[1:]) // block * block_bytes
         raw = np.empty((stop - start, row_bytes), np.uint8)
         self.read_bytes(start * row_bytes, raw)
-        with np.errstate(all="ignore"):  # what is not finite is told by the caller, with its place
+        with np.errstate(all="ignore"):  # the caller reports numbers that are not finite
             return gguf.dequantize(raw, kind).reshape(stop - start, *self.shape[1:])
 
 
 def locate(file: Path) -> dict[str, safetensors.Tensor]:
-    """Every tensor of a file by its Hugging Face name; one that nobody knows keeps its own.
+    """The tensors of a file by Hugging Face's names; unknown ones keep their own names.
 
     Raises:
-        CheckpointError: see `gguf_header.read`; a type that the package cannot dequantise.
+        CheckpointError: see `gguf_header.read`; or the package cannot dequantise a type.
     """
     return tensors(file, gguf_header.read(file))
 
 
 def tensors(file: Path, header: Header) -> dict[str, safetensors.Tensor]:
-    """`locate` of a header that was read."""
+    """The same as `locate`, for a header that is already read."""
     architecture = str(header.metadata.get("general.architecture"))
     found = {}
     for name, stored in header.tensors.items():
@@ -160,7 +161,7 @@ def _name(file: Path, stored: StoredTensor) -> str:
     """The name of a quantised type that the package can read.
 
     Raises:
-        CheckpointError: it cannot, or a tensor of one axis is quantised.
+        CheckpointError: the package cannot read it, or a tensor of one axis is quantised.
     """
     gguf = gguf_header.library(file)
     kind = gguf.GGMLQuantizationType(stored.kind)

@@ -1,9 +1,9 @@
-"""The tokenizer that a GGUF file's metadata describes, made with the `tokenizers` library.
+"""Makes the tokenizer that a GGUF file's metadata describes, with the `tokenizers` library.
 
-`tokenizer.ggml.model` says the kind: `gpt2` is byte-level BPE with merges, and `tokenizer.ggml.pre`
-names how text is split first (llama.cpp, src/llama-vocab.cpp); `llama` is SentencePiece BPE, where
-scores rank the pairs. What splits text is a table here, and a name it lacks is refused: a guess
-gives other ids for numbers or contractions, which nobody would see.
+`tokenizer.ggml.model` is the kind. `gpt2` is byte-level BPE with merges; `tokenizer.ggml.pre` names
+the rule that splits text first (llama.cpp, src/llama-vocab.cpp). `llama` is SentencePiece BPE, in
+which scores rank the pairs. SPLITS has the known rules. A name that it lacks is refused, because a
+guess would silently give wrong ids for numbers or contractions.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ NAMED = {
     "unk_token": "unknown_token_id",
     "pad_token": "padding_token_id",
 }
-# Ends that the metadata names, and control tokens at which llama.cpp ends whatever it names.
+# Keys of ids that end an answer, and the control tokens that always end one in llama.cpp.
 ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 END_TEXTS = frozenset(
     ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>")
@@ -47,14 +47,14 @@ ADVICE = "name the model's own tokenizer folder as model.tokenizer"
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """How text is cut before bytes are merged.
+    """How text is split into pieces before bytes are merged.
 
     Attributes:
         pattern: None for GPT-2's.
-        digits: every digit stands alone.
-        whole: a piece that is a token is taken before any merge is looked at.
+        digits: every digit is a piece of its own.
+        whole: a piece that is a token becomes this token, without merges.
         composed: text is normalised to NFC first.
-        bos: texts begin with BOS where the metadata does not say.
+        bos: texts begin with BOS if the metadata does not say.
     """
 
     pattern: str | None = None
@@ -92,10 +92,10 @@ def build(metadata: dict[str, Any], longest: int, where: Path) -> PreTrainedToke
     """The tokenizer, with its chat template.
 
     Args:
-        longest: tokens that the model reads.
+        longest: the number of tokens that the model can read.
 
     Raises:
-        CheckpointError: a key is missing or damaged, or of a kind that is not supported.
+        CheckpointError: a key is missing or damaged, or the kind is not supported.
     """
     vocabulary = _vocabulary(metadata, where)
     kind = metadata.get(f"{KEY}model")
@@ -161,7 +161,7 @@ def _vocabulary(metadata: dict[str, Any], where: Path) -> _Vocabulary:
 
 
 def _assumed(kind: Any, vocabulary: _Vocabulary) -> dict[str, Any]:
-    """What llama.cpp takes of SentencePiece models whose metadata names no special tokens."""
+    """The special tokens that llama.cpp assumes if a SentencePiece model's metadata has none."""
     usual = {"unknown_token_id": UNKNOWN, "bos_token_id": CONTROL, "eos_token_id": CONTROL}
     return {
         f"{KEY}{name}": number
@@ -192,7 +192,7 @@ def _list(
 
 def _id(metadata: dict[str, Any], name: str, vocabulary: _Vocabulary, where: Path) -> int | None:
     number = metadata.get(KEY + name)
-    if number is None or number == 2**32 - 1:  # what older converters write for no token
+    if number is None or number == 2**32 - 1:  # older converters write this for no token
         return None
     if type(number) is not int or not 0 <= number < len(vocabulary.tokens):
         raise CheckpointError(
@@ -217,9 +217,9 @@ def _template(metadata: dict[str, Any], where: Path) -> str | None:
 
 
 def _add_tokens(backend: Tokenizer, vocabulary: _Vocabulary, *, blanks: bool) -> None:
-    """Tokens that are never cut into pieces: control tokens, and words that the model's makers
-    chose. Without `blanks` runs of blanks among the latter are merged as text, see
-    `_sentencepiece`."""
+    """Adds the tokens that are never split: control tokens, and words that the model's makers
+    chose. Without `blanks`, chosen runs of blanks are not among them; `_sentencepiece` makes them
+    by merges."""
     rows = list(zip(vocabulary.tokens, vocabulary.kinds, strict=True))
     control = [text for text, kind in rows if kind == CONTROL and text]
     chosen = [text for text, kind in rows if kind == USER and (blanks or not _blank(text))]
@@ -264,7 +264,7 @@ def _byte_level(
 
 
 def _pair(line: str) -> tuple[str, str]:
-    """A merge's two pieces; the first may begin with the blank that parts them."""
+    """The two pieces of a merge, which a blank separates. The first may itself begin with one."""
     at = line.find(" ", 1)
     return line[:at], line[at + 1 :]
 
@@ -279,8 +279,8 @@ def _bpe(tokens: Sequence[str], merges: list[tuple[str, str]], where: Path, **op
 
 
 def _sentencepiece(metadata: dict[str, Any], vocabulary: _Vocabulary, where: Path) -> Tokenizer:
-    """SentencePiece BPE; runs of blanks that the model's makers chose are joined before all else,
-    because SentencePiece takes the longest of these first."""
+    """SentencePiece BPE. Runs of blanks that the model's makers chose are merged before all other
+    pairs, because SentencePiece matches the longest of them first."""
     if _flag(metadata, "remove_extra_whitespaces", False, where):
         raise CheckpointError(
             f"{where}: {KEY}remove_extra_whitespaces is true; expected a model that keeps its text "

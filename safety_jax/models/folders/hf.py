@@ -1,6 +1,6 @@
 """Weights of LLaMA-family folders, streamed into sharded arrays and back.
 
-`layout` has one row per weight and is read both ways, by `weight_table.py` and `weight_export.py`.
+`layout` has one row per weight. `weight_table.py` loads by it, and `weight_export.py` writes by it.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from safety_jax.models.folders.hub import fingerprint, resolve
 
 __all__ = ["export", "fingerprint", "layout", "load", "read_config", "resolve"]
 
-# The weights of each layer in the order in which they come up, and what stands around them.
+# The weights of a layer in the order in which it uses them, and those before and after the layers.
 ROWS = (
     ("model.embed_tokens.weight", "embedding"),
     ("model.layers.{layer}.self_attn.q_proj.weight", "layers.query.kernel"),
@@ -41,7 +41,7 @@ ROWS = (
     ("model.norm.weight", "final_norm"),
     ("lm_head.weight", "head"),
 )
-# The norms' names depend on where they stand: one of them has two meanings.
+# The names of norms depend on their places: `post_attention` has two meanings.
 NORMS = {
     "before": {"attention_norm": "input", "mlp_norm": "post_attention"},
     "after": {"attention_output_norm": "post_attention", "mlp_output_norm": "post_feedforward"},
@@ -52,7 +52,7 @@ NORMS = {
         "mlp_output_norm": "post_feedforward",
     },
 }
-# What files hold as one weight, and what they call by another name, see `lora.TARGETS_OF`.
+# Projections that files fuse into one, and those with another name; see `lora.TARGETS_OF`.
 FUSED = {
     "llama": (),
     "phi3": (
@@ -69,14 +69,14 @@ DIFFERS = (
     "config.json if the head was trained on its own"
 )
 HEADLESS = (
-    f"if the head is {EMBEDDING}, as where a model was saved with tied weights, set "
+    f"if the head is {EMBEDDING}, because the model was saved with tied weights, set "
     "tie_word_embeddings to true in config.json"
 )
-# Rotary frequencies that old releases stored, which follow from config.json; and what else a model
-# with eyes holds, whose text part alone is read.
+# Names that are ignored: rotary frequencies, which old releases stored although they follow from
+# config.json, and the vision part of a vision-language model.
 DERIVED = r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq"
 EYES = r"(model\.)?(vision_tower|multi_modal_projector)\..*"
-# Both of the names that the text part of a model with eyes had, to those of the text model alone.
+# Both old and new names of a vision-language model's text part, to the names of a text model.
 RENAMED = (
     (r"^(model\.)?language_model\.(model\.)?(?=layers\.|embed_tokens\.|norm\.)", "model."),
     (r"^(model\.)?language_model\.lm_head\.", "lm_head."),
@@ -84,7 +84,7 @@ RENAMED = (
 
 
 def layout(config: llama.LlamaConfig) -> weight_table.WeightTable:
-    """How a model's weights stand in its folder."""
+    """The table of a model's weights in its folder."""
     called = OTHERWISE.get(config.files, {})
     rows = [weight_table.WeightRow(_renamed(theirs, called), ours) for theirs, ours in ROWS]
     norms = [
@@ -124,7 +124,7 @@ def _in_layer(name: str, what: str = "weight") -> str:
 
 
 def hf_names(config: llama.LlamaConfig) -> dict[str, list[str]]:
-    """Hugging Face's names of each of our weights: one a layer where layers are stacked."""
+    """Hugging Face's names of each of our weights: one name per layer for stacked weights."""
     found = weight_table.places(layout(config), llama.parameters(config))
     return {ours: place.names for ours, place in found.items()}
 
@@ -139,10 +139,10 @@ def load(
     """The weights of a model folder as sharded arrays of `dtype`.
 
     Args:
-        kernels: what the layers' kernels are held as, see `weight_table.load`.
+        kernels: the format of the layers' kernels, see `weight_table.load`.
 
     Raises:
-        CheckpointError: the files are damaged, or do not hold exactly the weights of `config`.
+        CheckpointError: the files are damaged, or do not have exactly the weights of `config`.
         ConfigError: the mesh does not divide the model, or `kernels` does not fit it.
     """
     shardings = llama.shardings(config, mesh)
@@ -160,20 +160,20 @@ def export(
     shard_bytes: int,
     adapters: lora.Adapters | None = None,
 ) -> float:
-    """Writes a model folder that `transformers` opens, and says what rounding took of adapters, see
-    `weight_export.export`.
+    """Writes a model folder that `transformers` opens. Returns the share of the adapters' changes
+    that rounding lost, see `weight_export.export`.
 
     Args:
-        source: the folder the model came from, whose tokenizer, licence, and (where it describes
-            this very model) config.json and generation_config.json go along; or None.
+        source: the folder the model came from, or None. Its tokenizer and licence are copied; its
+            config.json and generation_config.json, too, if they describe exactly this model.
 
     Raises:
-        CheckpointError: the disk is full, or `folder` is the source or holds something else.
+        CheckpointError: the disk is full, or `folder` is the source or has other content.
     """
     given = None
     if source is not None and (source / "config.json").exists():
         given = hub.read_json(source / "config.json")
-        # Of a model trained from random weights, the source is only where the tokenizer came from.
+        # If the model was trained from random weights, the source only provides its tokenizer.
         given = given if hf_config.describes(given, config) else None
     token_ids = hub.token_ids(source)
     attributes = hf_config.to_hf_config(config, given, jnp.dtype(dtype).name, token_ids)

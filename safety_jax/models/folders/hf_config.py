@@ -1,9 +1,9 @@
-"""`config.json` to `llama.LlamaConfig` and back; an attribute that might matter and is not
+"""Converts `config.json` to `llama.LlamaConfig` and back. An attribute that might matter and is not
 implemented raises.
 
-Each attribute is handled here, or listed as irrelevant to what the model computes, or equal to a
-value that switches its feature off. What becomes of others, `attributes.py` says: a checkpoint of a
-newer kind must give a clear error, not slightly wrong numbers.
+Each attribute is handled here, or listed as irrelevant to what the model computes, or has a value
+that switches its feature off. `attributes.py` decides on all others: a checkpoint of a newer kind
+must give a clear error, not slightly wrong numbers.
 """
 
 import re
@@ -26,8 +26,8 @@ from safety_jax.models.folders.layer_kinds import FULL, SLIDING
 from safety_jax.models.folders.rope_config import read_ropes, rope_attributes
 from safety_jax.models.rotary import Rope
 
-POSITIONS = "position_embedding_type"  # of Granite 4: "rope"; all else is none
-# What stands outside `text_config` and concerns the text model too.
+POSITIONS = "position_embedding_type"  # of Granite 4; any value other than "rope" means no rope
+# Attributes outside `text_config` that apply to the text model, too.
 CARRIED = (
     *("auto_map", "quantization_config", "tie_word_embeddings"),
     *("bos_token_id", "eos_token_id", "pad_token_id"),
@@ -49,8 +49,10 @@ def read_config(folder: Path) -> llama.LlamaConfig:
 
 
 def parse(given: Mapping[str, Any], where: str) -> llama.LlamaConfig:
-    """The model that the attributes of a config.json describe; `where` names it in errors, "" tells
-    nothing of attributes that change nothing.
+    """The model that the attributes of a config.json describe.
+
+    Args:
+        where: names the file in messages; "" prints no notes on attributes that change nothing.
 
     Raises:
         CheckpointError: as `read_config`.
@@ -138,9 +140,10 @@ def _kinds(
 
 
 def text_part(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The attributes of the text model inside a model with eyes; others as they are.
+    """The attributes of the text model inside a vision-language model; those of other models
+    unchanged.
 
-    What stands outside and concerns the text model goes along: its code, how its weights are stored
+    Outer attributes that apply to the text model are added: its code, how its weights are stored
     and tied, and its token ids.
     """
     outside = given.get("model_type")
@@ -153,7 +156,7 @@ def text_part(given: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _without_library_code(given: Mapping[str, Any], family: Family) -> Mapping[str, Any]:
-    """Without an `auto_map` that names only classes which `transformers` has taken over."""
+    """The attributes without `auto_map`, if it names only classes that `transformers` now has."""
     named = given.get("auto_map")
     if family.library_code is None or not isinstance(named, dict):
         return given
@@ -168,7 +171,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 class _Numbers:
-    """Attributes that only some families have; of the others whatever a file says is not read."""
+    """Attributes that only some families have. For the others, a file's value is not read."""
 
     def __init__(self, attributes: Attributes, family: Family):
         self.attributes, self.family = attributes, family
@@ -177,7 +180,7 @@ class _Numbers:
         """A number above 0.
 
         Raises:
-            CheckpointError: it is none.
+            CheckpointError: the file has another value.
         """
         if name not in self.family.defaults:
             return otherwise
@@ -187,7 +190,7 @@ class _Numbers:
         return found
 
     def optional(self, name: str) -> float | None:
-        """A number above 0, or None where the file says null."""
+        """A number above 0; None if the file says null or the family lacks the attribute."""
         absent = self.attributes.values.get(name) is None
         return None if absent or name not in self.family.defaults else self.value(name, 1.0)
 
@@ -228,7 +231,7 @@ def _family(given: Mapping[str, Any], where: str) -> Family:
     trunk = family.architecture.removesuffix("ForCausalLM") + "Model"
     if named in ([family.architecture], [trunk]):
         return family
-    # `transformers` takes the class from model_type; the name matters where it says another head.
+    # `transformers` chooses the class by model_type; the name matters only if its head is another.
     if not isinstance(named, list) or not str(named[0]).endswith(("ForCausalLM", "Model")):
         raise CheckpointError(
             f"{where}: architectures {f'{named!r}'[:100]} is not supported; expected "
@@ -247,11 +250,12 @@ def to_hf_config(
     dtype: str,
     token_ids: Mapping[str, int | None],
 ) -> dict[str, Any]:
-    """The config.json of an exported model, in the old and the new spelling of rope and dtype.
+    """The config.json of an exported model, with both the old and the new spelling of rope and
+    dtype.
 
     Args:
-        source: the attributes the weights came with, which are carried through; None for a model
-            that never had any.
+        source: the attributes of the folder from which the weights came, of which all but those of
+            rope, dtype and quantisation are kept; None for a model that never had any.
         dtype: of the exported weights, as `transformers` names it.
         token_ids: `bos_token_id` and its kin, for a model without source.
 
@@ -265,14 +269,14 @@ def to_hf_config(
     family = FAMILIES[carried["model_type"]]
     carried |= {} if "architectures" in carried else {"architectures": [family.architecture]}
     spelled = ROPE_ATTRIBUTES | {LOCAL_THETA}
-    spelled |= {bitsandbytes.SETTINGS}  # what leaves is numbers
+    spelled |= {bitsandbytes.SETTINGS}  # exported weights are not quantised
     attributes = {name: value for name, value in carried.items() if name not in spelled}
     ropes = rope_attributes(_ropes(config, family), config, family)
     return attributes | ropes | {"dtype": dtype, "torch_dtype": dtype}
 
 
 def describes(attributes: Mapping[str, Any], config: llama.LlamaConfig) -> bool:
-    """Whether a config.json with these attributes is of exactly this model."""
+    """Whether a config.json with these attributes describes exactly this model."""
     try:
         return parse(attributes, "") == config
     except CheckpointError:
@@ -280,7 +284,8 @@ def describes(attributes: Mapping[str, Any], config: llama.LlamaConfig) -> bool:
 
 
 def _ropes(config: llama.LlamaConfig, family: Family) -> dict[str, Rope]:
-    """The rope of each type of layer; one that no layer has is the family's."""
+    """The rope of each type of layer. If no layer has a type, it gets the other type's rope or, in
+    a family with two ropes, a default."""
     found = {
         FULL if kind.window is None else SLIDING: kind.rope
         for kind in config.kinds
@@ -293,7 +298,7 @@ def _ropes(config: llama.LlamaConfig, family: Family) -> dict[str, Rope]:
 
 
 def _fresh(config: llama.LlamaConfig) -> dict[str, Any]:
-    """The attributes of a model that came without any: those of the first family that has such."""
+    """The attributes of a model that came without any, for the first family that can express it."""
     windows = [kind.window for kind in config.kinds if kind.window is not None]
     types = [FULL if config.kinds[n].window is None else SLIDING for n in config.layer_kinds]
     scale = config.attention_scale
@@ -303,7 +308,7 @@ def _fresh(config: llama.LlamaConfig) -> dict[str, Any]:
         "intermediate_size": config.mlp_width,
         "shared_intermediate_size": config.mlp_width,
         "num_local_experts": 0,
-        "mamba_n_heads": 1,  # of layers that are not there, yet it must divide the width
+        "mamba_n_heads": 1,  # no layer uses it, but transformers requires a divisor of the width
         "num_hidden_layers": config.layers,
         "num_attention_heads": config.heads,
         "num_key_value_heads": config.kv_heads,

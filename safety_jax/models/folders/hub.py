@@ -1,4 +1,4 @@
-"""Model and adapter folders: where they are, which files hold weights, how they are replaced."""
+"""Finds model and adapter folders and the weight files in them, and replaces folders safely."""
 
 import contextlib
 import glob
@@ -25,8 +25,8 @@ ADAPTER_HINT = (
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 GENERATION = "generation_config.json"
-GGUF = "model.gguf"  # in a folder that `gguf_folder` made: the file with the weights
-NO_TOKENIZER = "no_tokenizer.txt"  # likewise: why there is no tokenizer
+GGUF = "model.gguf"  # in a folder that `gguf_folder` made: a link to the file with the weights
+NO_TOKENIZER = "no_tokenizer.txt"  # in such a folder: why there is no tokenizer
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -47,13 +47,16 @@ SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 
 
 def resolve(path_or_hub_id: str | Path) -> Path:
-    """A local folder as it is, or the local snapshot of a Hub repository, fetched when needed.
+    """The local folder of a model: the given folder itself, or the snapshot of a Hub repository,
+    which is downloaded if necessary.
 
-    A GGUF file, and a folder or repository whose only weights are one, gives a folder with the same
-    model, see `gguf_folder`; `ORG/NAME/FILE.gguf` is a file of a Hub repository.
+    A GGUF file is unpacked into a folder with the same model (`gguf_folder`), and so is a folder or
+    repository with one GGUF file as its only weights. `ORG/NAME/FILE.gguf` is a file of a Hub
+    repository.
 
     Raises:
-        CheckpointError: neither a folder nor a repository that can be reached; several GGUF files.
+        CheckpointError: there is no such folder or file, and no repository can be reached; or there
+            are several GGUF files.
     """
     given = str(path_or_hub_id)
     if not given:
@@ -80,7 +83,7 @@ def resolve(path_or_hub_id: str | Path) -> Path:
         if file:
             return _from_gguf(Path(huggingface_hub.hf_hub_download(repository, file)))
         wanted = ["*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", *LICENCE_FILES]
-        copies = ["*/*", "consolidated*"]  # the same weights again, in their authors' layout
+        copies = ["*/*", "consolidated*"]  # the same weights in other layouts
         snapshot = Path(
             huggingface_hub.snapshot_download(
                 repository, allow_patterns=wanted, ignore_patterns=copies
@@ -100,7 +103,7 @@ def resolve(path_or_hub_id: str | Path) -> Path:
 
 
 def _without_gguf(folder: Path, offered: list[str], given: str) -> Path:
-    """A folder as it is if no GGUF file is meant, or what its only one unpacks to."""
+    """The folder itself if it offers no GGUF file, or the unpacked folder of its only one."""
     if not offered or folder.parent == files.cache_home("gguf"):
         return folder
     if len(offered) == 1:
@@ -125,7 +128,7 @@ def _ggufs(folder: Path) -> list[str]:
 
 
 def _offered(repository: str) -> list[str]:
-    """Names of a repository's GGUF files; none where the list cannot be had."""
+    """Names of a repository's GGUF files; none if the list cannot be fetched."""
     try:
         listed = huggingface_hub.list_repo_files(repository)
     except (OSError, ValueError):
@@ -134,7 +137,7 @@ def _offered(repository: str) -> list[str]:
 
 
 def _is_gguf(file: Path) -> bool:
-    """Whether a file says so: its name or, as downloads of some programs have none, its content."""
+    """Whether a file is GGUF, by its name or its content: some programs download without names."""
     if file.suffix == ".gguf":
         return True
     try:
@@ -146,13 +149,13 @@ def _is_gguf(file: Path) -> bool:
 
 
 def _from_gguf(file: Path) -> Path:
-    from safety_jax.models.folders import gguf_folder  # which reads folders itself
+    from safety_jax.models.folders import gguf_folder  # it imports this module
 
     return gguf_folder.unpacked(file)
 
 
 def absolute(path_or_hub_id: str) -> str:
-    """A name of a model that holds in any folder: a path from the root, or the hub id as it is."""
+    """A model's name that is valid from any working directory: an absolute path or a hub id."""
     folder = Path(path_or_hub_id).expanduser()
     return str(folder.absolute()) if folder.exists() else path_or_hub_id
 
@@ -173,8 +176,8 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder, a single file first, as `transformers` chooses; or
-    the GGUF file that the folder was made of.
+    """The safetensors files of a model folder; a single file is preferred to shards, as in
+    `transformers`. For a folder that was made from a GGUF file, the link to this file.
 
     Raises:
         CheckpointError: there are none, or the index names a file that cannot be used.
@@ -192,8 +195,8 @@ def locate(folder: Path) -> dict[str, safetensors.Tensor]:
     """Every tensor of a model folder by its Hugging Face name.
 
     Raises:
-        CheckpointError: a file is missing or damaged, a tensor stands in two files, or the index
-            promises one that its file does not hold.
+        CheckpointError: a file is missing or damaged, a tensor is in two files, or the index lists
+            a tensor that its file does not have.
     """
     held = weight_files(folder)
     if held[0].name == GGUF:
@@ -209,15 +212,15 @@ def locate(folder: Path) -> dict[str, safetensors.Tensor]:
         for name, tensor in safetensors.read_header(file).items():
             if name in tensors:
                 raise CheckpointError(
-                    f"{folder}: tensor {name} stands in {tensors[name].file.name} and {file.name}; "
-                    "remove the files that do not belong to this model"
+                    f"{folder}: tensor {name} is in both {tensors[name].file.name} and "
+                    f"{file.name}; remove the files that do not belong to this model"
                 )
             tensors[name] = tensor
     if not (folder / WEIGHTS).exists():
         for name, shard in _weight_map(folder).items():
             if name not in tensors or tensors[name].file != folder / shard:
                 raise CheckpointError(
-                    f"{folder / INDEX} lists {name} in {shard}, which does not hold it; "
+                    f"{folder / INDEX} lists {name} in {shard}, which does not contain it; "
                     "index and shards do not belong together"
                 )
     return tensors
@@ -231,10 +234,10 @@ def _weight_map(folder: Path) -> dict[str, str]:
         raise CheckpointError(f"{file}: expected a weight_map from tensor names to file names")
     assert isinstance(weight_map, dict)
     for shard in set(names):
-        # The name alone is judged: in the Hub's cache the file itself is a link to a blob outside.
+        # Only the name is checked: in the Hub's cache the file is a link to a blob outside.
         path = PurePosixPath(shard)
         if path.is_absolute() or ".." in path.parts or "\\" in shard or "\0" in shard:
-            raise CheckpointError(f"{file}: shard {shard!r} lies outside the folder; refused")
+            raise CheckpointError(f"{file}: shard {shard!r} is outside the folder; refused")
         if path.suffix != ".safetensors":
             raise CheckpointError(f"{file}: shard {shard!r} is not a .safetensors file")
     return weight_map
@@ -261,7 +264,8 @@ def _refuse_without_weights(folder: Path) -> None:
 
 
 def token_ids(folder: Path | None) -> dict[str, int | None]:
-    """Ids of the special tokens by config.json's names for them, as the tokenizer files say."""
+    """Ids of the special tokens in the tokenizer's files, under their names in config.json; None
+    for a token that these do not have."""
     names = {f"{kind}_token_id": f"{kind}_token" for kind in ("bos", "eos", "pad")}
     if folder is None or not (folder / "tokenizer_config.json").exists():
         return dict.fromkeys(names)
@@ -292,11 +296,11 @@ def token_ids(folder: Path | None) -> dict[str, int | None]:
 
 
 def fingerprint(folder: Path) -> str:
-    """sha256 (hex) over names and contents of the weight files, of a model or of an adapter.
+    """sha256 (hex) over names and contents of the weight files of a model or an adapter.
 
-    Hashing reads every byte once, a file a thread: 1 to 2 GB/s each on processors with SHA
-    instructions, a tenth on others. Digests are kept in the user's cache folder by path, size and
-    modification time.
+    Hashing reads every byte once, with one thread per file: at 1 to 2 GB/s each on processors with
+    SHA instructions, and a tenth of that on others. Digests are cached in the user's cache folder
+    by path, size and modification time.
 
     Raises:
         CheckpointError: a weight file is missing.
@@ -310,7 +314,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def shared_fingerprint(folder: Path) -> str:
-    """`fingerprint`, which one process reads and tells the others; all of them must come here."""
+    """`fingerprint`, which one process computes for all. Every process must call this."""
     return hosts.first_says(lambda: fingerprint(folder))
 
 
@@ -338,13 +342,13 @@ def _digest(file: Path) -> str:
 
 @contextlib.contextmanager
 def replacing(folder: Path, marker: str) -> Iterator[Path]:
-    """Gives a new folder beside `folder`, and puts it in its place when the block succeeds.
+    """Yields a new folder, which replaces `folder` if the block succeeds. If the block fails,
+    `folder` does not change.
 
-    An older export is replaced as a whole; it is known by the file `marker`. When the block fails,
-    nothing changes.
+    An older export is replaced as a whole; it is recognised by the file `marker`.
 
     Raises:
-        CheckpointError: the disk is full or not writable, or `folder` holds something else.
+        CheckpointError: the disk is full or not writable, or `folder` has other content.
     """
     folder = Path(os.path.abspath(folder))
     partial = folder.with_name(f".{folder.name}.partial")
@@ -354,7 +358,7 @@ def replacing(folder: Path, marker: str) -> Iterator[Path]:
             raise CheckpointError(
                 f"{folder} holds other files (no {marker}); choose an empty folder"
             )
-        _tidy(folder, partial, previous)  # what a killed run left
+        _tidy(folder, partial, previous)  # removes what a killed run left
         partial.mkdir(parents=True)
         yield partial
         if folder.exists():

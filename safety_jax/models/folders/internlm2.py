@@ -1,9 +1,9 @@
-"""InternLM2 (arXiv 2403.17297) is LLaMA under other names, and is read as such.
+"""InternLM2 (arXiv 2403.17297) is LLaMA with other names, and is read as LLaMA.
 
-`transformers` has no class for it: files bring code of their own, which nothing here runs. What
-that code computes is what `LlamaForCausalLM` does with these weights. Queries, keys and values are
-one weight, group by group: the query heads that share a key head, that key head, its value head.
-An export is in LLaMA's names, so that everybody can read it without that code.
+`transformers` has no class for it. Its folders contain their own code, which is never run here; it
+computes the same as `LlamaForCausalLM`. Queries, keys and values are one weight, ordered by groups:
+the query heads that share a key head, this key head, and its value head. An export has LLaMA's
+names, so that it can be read without that code.
 """
 
 import re
@@ -13,10 +13,10 @@ from typing import Any
 MODEL_TYPE = "internlm2"
 ARCHITECTURE = "InternLM2ForCausalLM"
 _CODE = r"(configuration|modeling)_internlm2\.InternLM2\w+"
-# What its configuration class says where a file says nothing, and `LlamaConfig` says otherwise.
+# Defaults of its configuration class that differ from those of `LlamaConfig`.
 DEFAULTS = {"vocab_size": 103168, "bias": True}
 
-# Names in files to those of LLaMA; queries, keys and values are taken apart afterwards.
+# Names in files, and LLaMA's names. Queries, keys and values are split afterwards.
 RENAMED = (
     (r"^model\.tok_embeddings\.", "model.embed_tokens."),
     (r"^output\.(?=weight$)", "lm_head."),
@@ -32,7 +32,7 @@ WQKV = ("self_attn.wqkv", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_
 
 
 def as_llama(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The attributes of a config.json in LLaMA's words; those of another model as they are."""
+    """The attributes of a config.json under LLaMA's names; those of other models unchanged."""
     if given.get("model_type") != MODEL_TYPE:
         return given
     found = {**DEFAULTS, **given, "model_type": "llama"}

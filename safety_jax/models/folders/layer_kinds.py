@@ -1,4 +1,4 @@
-"""Which layers of a model look how far: the attributes of a config.json that say so, and back."""
+"""Which layers have full attention and which a sliding window, by a config.json's attributes."""
 
 from collections.abc import Callable, Mapping
 
@@ -29,7 +29,7 @@ def _by_pattern(attributes: Attributes, layers: int) -> list[str]:
 
 
 def _periodic(layers: int, period: int) -> list[str]:
-    """Every `period`-th layer sees all, the others have the window."""
+    """Every `period`-th layer has full attention, all others have the window."""
     return [SLIDING if (layer + 1) % period else FULL for layer in range(layers)]
 
 
@@ -41,7 +41,7 @@ def _qwen(attributes: Attributes, layers: int) -> list[str]:
 
 
 def _without_rope(attributes: Attributes, layers: int) -> list[str]:
-    """The layers without rope have the window, where there is one."""
+    """The layers without rope have the window, if there is one."""
     windowed = attributes.boolean("use_sliding_window")
     windowed = windowed and attributes.values["sliding_window"] is not None
     turned = with_rope(attributes, layers)
@@ -49,7 +49,7 @@ def _without_rope(attributes: Attributes, layers: int) -> list[str]:
 
 
 def _hybrid(attributes: Attributes, layers: int) -> list[str]:
-    """Attention in all layers, and no experts.
+    """Full attention in all layers; models with state spaces or experts are refused.
 
     Raises:
         CheckpointError: some layers are of another kind, or there are experts.
@@ -59,7 +59,7 @@ def _hybrid(attributes: Attributes, layers: int) -> list[str]:
     given = attributes.values["layer_types"]
     if not isinstance(given, list) or not all(kind in ("attention", FULL) for kind in given):
         raise attributes.refuse("layer_types", "attention in all layers: no state spaces")
-    attributes.values["layer_types"] = [FULL] * len(given)  # in today's words
+    attributes.values["layer_types"] = [FULL] * len(given)  # the current spelling
     return [FULL] * layers
 
 
@@ -75,7 +75,7 @@ def with_rope(attributes: Attributes, layers: int) -> list[bool]:
     return [bool(entry) for entry in given]
 
 
-# What holds where no `layer_types` are given.
+# The rules for files without `layer_types`.
 WINDOWS: Mapping[str, Callable[[Attributes, int], list[str]]] = {
     "never": _never,
     "always": _always,
@@ -92,11 +92,11 @@ def layer_types(attributes: Attributes, rule: str, named: bool, layers: int) -> 
     """FULL or SLIDING for every layer.
 
     Args:
-        rule: of WINDOWS.
-        named: the family knows `layer_types`.
+        rule: a name in WINDOWS.
+        named: whether the family has the attribute `layer_types`.
 
     Raises:
-        CheckpointError: `layer_types` is no such list, or asks for a window that is switched off.
+        CheckpointError: `layer_types` is not such a list, or has a window that is switched off.
     """
     found = WINDOWS[rule](attributes, layers)
     given = attributes.values["layer_types"] if named else None
@@ -108,10 +108,10 @@ def layer_types(attributes: Attributes, rule: str, named: bool, layers: int) -> 
     switched = "use_sliding_window" in attributes.values
     off = switched and not attributes.boolean("use_sliding_window")
     if off and SLIDING in given:
-        raise attributes.refuse("layer_types", "no window where use_sliding_window is false")
+        raise attributes.refuse("layer_types", "no window if use_sliding_window is false")
     return given
 
 
 def window(attributes: Attributes, types: list[str]) -> int | None:
-    """The sliding window of the layers that have one; None where none has."""
+    """The size of the sliding window; None if no layer has one."""
     return attributes.integer("sliding_window") if SLIDING in types else None

@@ -1,4 +1,4 @@
-"""Adapters added to kernels as they leave for a file: a layer at a time, in float32."""
+"""Merges adapters into kernels during an export: one layer at a time, in float32."""
 
 import functools
 from typing import Any
@@ -12,11 +12,11 @@ from safety_jax.models.folders import streaming
 
 
 class MergedExport:
-    """Gives every layer of a kernel its adapter, and counts what rounding to the file's type took.
+    """Adds the adapter to each layer of a kernel, and counts the changes that rounding loses.
 
-    A whole merged copy of the weights never exists, and neither does the rounding of a base that is
-    held in bfloat16: the sum is rounded once, to the type of the file. A quantised kernel counts as
-    the numbers that its codes stand for, as in PEFT, and leaves as a sum of numbers.
+    A merged copy of all weights never exists. The sum is computed in float32 and rounded only once,
+    to the type of the file, also if the base is in bfloat16. A quantised kernel is dequantised, as
+    in PEFT, and the export has the merged numbers.
     """
 
     def __init__(self, adapters: lora.Adapters):
@@ -35,9 +35,9 @@ class MergedExport:
         dtype: np.dtype,
         transposed: bool,
     ) -> np.ndarray:
-        """As `streaming.on_host`, with the adapter added."""
+        """The same as `streaming.on_host`, with the adapter added."""
         found = lora.of_projection(self._adapters.weights, self._projection(name))
-        assert found is not None  # `touches` has said so
+        assert found is not None  # the caller has asked `touches`
         number = row = layer or 0
         if self._adapters.on is not None:
             if not self._adapters.on[number]:
@@ -49,7 +49,7 @@ class MergedExport:
         return streaming.on_host(sum_, None, dtype, transposed)
 
     def lost(self) -> float:
-        """The share of weights that an adapter moved and rounding moved back, of what was read."""
+        """Of all weights so far that an adapter changes, the share whose change rounding undid."""
         return self._stayed / max(1, self._moved + self._stayed)
 
     @staticmethod
@@ -66,10 +66,10 @@ def _add(
     places: jax.Array,
     dtype: np.dtype,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """One layer with its adapter, and how many of its weights moved, and did not but should.
+    """One layer with its adapter; how many weights changed; and how many changes rounding undid.
 
     Args:
-        places: of the layer among the weights, and among the adapter's rows.
+        places: the index of the layer in the weights, and in the adapter's rows.
     """
     kernel = quantised.as_float(streaming.of_layer(weight, places[0]), jnp.float32)
     a, b = streaming.of_layer((a, b), places[1])

@@ -38,13 +38,13 @@ class ModelFolder:
     """A finished model before its weights are read.
 
     Attributes:
-        path: as somebody named it: of a full model, or of an adapter.
+        path: the name of the full model or the adapter, as the user gave it.
         folder: of the full model, or of the base.
         adapter: the adapter's folder; None for a full model.
-        strength: the adapter's, 1 as it was trained: the base is 0, and between both lies the line
-            of WiSE-FT (arXiv 2109.01903).
-        kernels: what the layers' kernels are held as, one of `KERNELS`.
-        tokenizer_folders: where the tokenizer came from, see `tokenizer_files.sources`.
+        strength: a factor of the adapter: 1 is the trained adapter, 0 would be the base, and values
+            between interpolate the weights as in WiSE-FT (arXiv 2109.01903).
+        kernels: the format of the layers' kernels, one of `KERNELS`.
+        tokenizer_folders: the folders of the tokenizer, see `tokenizer_files.sources`.
     """
 
     path: str
@@ -59,8 +59,8 @@ class ModelFolder:
 
     @functools.cached_property
     def weights_sha256(self) -> str:
-        """The hash of all weight files that the model is made of, how strong its adapter is, and
-        what its kernels are quantised to."""
+        """Identifies the weights: the hashes of all weight files, the adapter's strength, and the
+        format of quantised kernels."""
         found = hub.shared_fingerprint(self.folder)
         if self.kernels != quantised.STORED:
             found = f"{found} in {self.kernels}"
@@ -76,7 +76,7 @@ class ModelFolder:
 
     @functools.cached_property
     def config_sha256(self) -> str:
-        """The hash of what the configs of model and adapter say of what is computed."""
+        """Hashes of the attributes of model and adapter that affect the computation."""
         found = config_hash.of_model(self.folder)
         return found if self.adapter is None else f"{config_hash.of_adapter(self.adapter)}+{found}"
 
@@ -92,14 +92,14 @@ class ModelFolder:
         return hashlib.sha256(f"{files} {self.ends}".encode()).hexdigest()
 
     def load(self, dtype: DTypeLike, weights: trees.Tree | None = None) -> Model:
-        """The model on its mesh, its weights as `dtype`; adapters are float32.
+        """Loads the model onto its mesh, with weights as `dtype` and adapters as float32.
 
         Args:
-            weights: those of the base, where they were read before, see `base_weights`.
+            weights: of the base, if they are already loaded, see `base_weights`.
 
         Raises:
-            CheckpointError: files that do not fit.
-            ConfigError: the folder's kernels cannot be held as `kernels`.
+            CheckpointError: files are damaged or do not fit the config.
+            ConfigError: the folder's kernels cannot have the format `kernels`.
         """
         if weights is None:
             mesh = self.execution.mesh
@@ -108,10 +108,10 @@ class ModelFolder:
         return Model(self.config, self.execution, weights, adapters, self.tokenizer, self.ends)
 
     def load_adapters(self) -> lora.Adapters | None:
-        """The adapter as strong as it is asked for; None of a full model.
+        """The adapter, scaled by its strength; None for a full model.
 
         Raises:
-            CheckpointError: files that do not fit.
+            CheckpointError: files are damaged or do not fit the model.
         """
         if self.adapter is None:
             return None
@@ -119,7 +119,7 @@ class ModelFolder:
         return dataclasses.replace(adapters, scale=adapters.scale * self.strength)
 
     def adapter_share(self, dtype: DTypeLike) -> float:
-        """Bytes of the adapter for each byte of the base, loaded as `load` does it."""
+        """Bytes of the adapter per byte of the base, in the types in which `load` loads them."""
         if self.adapter is None:
             return 0.0
         size = jnp.dtype(dtype).itemsize
@@ -137,14 +137,14 @@ def open_model(
     backend: str,
     remat: str,
 ) -> ModelFolder:
-    """Looks at everything that can be wrong with a model folder, and reads no weights.
+    """Opens a model folder and checks everything in it except the weights, which are not read.
 
     Args:
         path: a Hugging Face folder, hub id or GGUF file; or a PEFT folder, whose
-            `adapter_config.json` names the base, see `peft_config.base_folder`. It may be followed
-            by `?strength=0.5` of an adapter, `?base=nf4`, or both, with `&` between.
-        own_tokenizer: a folder; "" for the adapter's, or where that has none, the model's.
-        kernels: one of `KERNELS`, where `path` says nothing of it.
+            `adapter_config.json` names the base, see `peft_config.base_folder`. Settings may follow
+            it: `?strength=0.5` for an adapter, `?base=nf4`, or both with `&` between.
+        own_tokenizer: a folder; "" for the adapter's tokenizer or, if it has none, the model's.
+        kernels: one of `KERNELS`; `?base=` in `path` takes precedence.
         compute_dtype, backend, remat: see `Execution.build`.
 
     Raises:
@@ -170,7 +170,7 @@ def open_model(
 
 
 class ModelSpec(NamedTuple):
-    """A model as somebody names it: where it is, and what is asked of it; None: nothing."""
+    """A model's name and the settings that follow it; `strength` is None if there is none."""
 
     place: str
     strength: float | None
@@ -178,16 +178,16 @@ class ModelSpec(NamedTuple):
 
 
 def split_spec(path: str) -> tuple[str, str]:
-    """`FOLDER?strength=0.5` as its place, and what follows it, its question mark included."""
+    """Splits `FOLDER?strength=0.5` into the place and its settings, with the question mark."""
     found = _SPEC.fullmatch(path)
     return (found["place"], f"?{found['query']}") if found else (path, "")
 
 
 def read_spec(path: str, kernels: str) -> ModelSpec:
-    """Args: see `open_model`.
+    """Parses a model's name and its settings; for the arguments, see `open_model`.
 
     Raises:
-        ConfigError: what follows the place cannot be used.
+        ConfigError: the settings are not valid.
     """
     place, query = split_spec(path)
     asked: dict[str, str] = {}

@@ -1,7 +1,7 @@
 """PEFT adapter folders, in and out: `adapter_config.json` and `adapter_model.safetensors`.
 
-A is [R, in] and B is [out, R], as ours. Adapters may be on some layers only, all targets on the
-same ones.
+A is [R, in] and B is [out, R], as in our trees. An adapter may leave out some layers, but then they
+must be the same for all targets.
 """
 
 import itertools
@@ -28,7 +28,7 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 def loaded_bytes(folder: Path) -> int:
-    """What the adapters of a folder take in memory, as float32."""
+    """The memory that a folder's adapters take as float32, in bytes."""
     tensors = safetensors.read_header(_weights_file(folder)).values()
     return 4 * sum(math.prod(tensor.shape) for tensor in tensors)
 
@@ -106,10 +106,10 @@ def _open(
 def _leaves(
     a: safetensors.Tensor, b: safetensors.Tensor, target: str, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, safetensors.Tensor]:
-    """The leaves of one layer of a target, by dotted name: B's rows by projection.
+    """The leaves of one layer of a target, by dotted name. B's rows are split by projection.
 
     Raises:
-        CheckpointError: a factor has another shape.
+        CheckpointError: a factor has the wrong shape.
     """
     a.check(shapes[f"{target}.a"][1:])
     leaves = [f"{target}.{leaf}" for leaf in lora.parts(target).values()]
@@ -140,10 +140,10 @@ def _targets(
     trunk: str,
     layers: tuple[int, ...],
 ) -> tuple[str, ...]:
-    """The adapted projections: those whose keys are there, as `target_modules` says.
+    """The adapted projections: those with keys in the file, which `target_modules` must agree with.
 
     Args:
-        layers: the adapted ones, on which every target must be.
+        layers: the adapted layers; every target must have all of them.
 
     Raises:
         CheckpointError: keys and `target_modules` disagree, or a layer is missing.
@@ -162,8 +162,8 @@ def _targets(
     ]
     missing = [name for name in expected if name not in tensors]
     unexpected = sorted(tensors.keys() - set(expected))
-    # A list names modules by how their paths end, sometimes once a layer; a string is a rule
-    # over paths, which the keys have already answered.
+    # A list has the ends of modules' paths, sometimes with one entry per layer. A string is a
+    # pattern for whole paths, which `_layers` has already applied.
     asked = given["target_modules"]
     paths = [f".{name.split('.lora_')[0]}" for name in expected]
     names = [str(name) for name in asked] if isinstance(asked, list) else []
@@ -174,9 +174,9 @@ def _targets(
         and not peft_config.excluded(given, name)
     ]
     problems = (
-        ("adapts what cannot be adapted here or another model", unexpected),
+        ("adapts modules that cannot be adapted here, or another model", unexpected),
         ("lacks", missing),
-        ("holds nothing for target_modules", unused),
+        ("has nothing for target_modules", unused),
     )
     for what, found in problems:
         if found:
@@ -186,16 +186,17 @@ def _targets(
                 f"{', '.join(known)} in {where}; if it is whole, {MERGE}"
             )
     if not targets:
-        raise CheckpointError(f"{folder / WEIGHTS}: holds no adapter of a LLaMA-family model")
+        raise CheckpointError(f"{folder / WEIGHTS}: no adapter of a LLaMA-family model")
     return targets
 
 
 def _layers(given: Mapping[str, Any], config: llama.LlamaConfig, folder: Path) -> tuple[int, ...]:
-    """The adapted layers: those of `layers_to_transform`, or those that hold what `target_modules`
-    chooses, which may be a rule over paths or a list of their ends; all where it chooses none.
+    """The adapted layers: those in `layers_to_transform`, or else those with a module that
+    `target_modules` selects (a pattern for paths, or a list of their ends); all layers if it
+    selects none.
 
     Raises:
-        CheckpointError: `layers_to_transform` names no layers of the model.
+        CheckpointError: a number in `layers_to_transform` is not that of a layer.
     """
     everyone = tuple(range(config.layers))
     chosen = given.get("layers_to_transform")
@@ -231,7 +232,7 @@ def export(folder: Path, adapters: lora.Adapters, settings: LoraConfig) -> None:
     Every process must call this; process 0 writes.
 
     Raises:
-        CheckpointError: the disk is full, or `folder` holds something else.
+        CheckpointError: the disk is full, or `folder` has other content.
     """
     scale = lora.scaling(settings.rank, settings.alpha, settings.rslora)
     rows = None if adapters.on is None else tuple(int(layer) for layer in adapters.rows)
@@ -260,7 +261,7 @@ def export(folder: Path, adapters: lora.Adapters, settings: LoraConfig) -> None:
 
 
 def _source(leaves: list[jax.Array], layer: int, dtype: np.dtype) -> safetensors.TensorSource:
-    """One layer of a factor, its projections' rows below each other."""
+    """One layer of a factor, with the rows of its projections concatenated."""
     shape = (sum(leaf.shape[1] for leaf in leaves), leaves[0].shape[2])
 
     def read() -> np.ndarray:

@@ -1,8 +1,8 @@
-"""`adapter_config.json` of PEFT: what an adapter says of itself, read strictly and written.
+"""Reads PEFT's `adapter_config.json` strictly, and writes it.
 
-What PEFT can express and this framework cannot (other ranks on some modules, trained biases, DoRA,
-adapted embeddings) is refused by name, with the way out: such an adapter can be merged, and the
-result used as a model.
+Features of PEFT that this framework lacks (other ranks on some modules, trained biases, DoRA,
+adapted embeddings) are refused by name. The message tells how to merge such an adapter, so that the
+result can be used as a model.
 """
 
 import dataclasses
@@ -26,13 +26,13 @@ MERGE = (
     ".save_pretrained(FOLDER), and give FOLDER as model.path"
 )
 
-# Kinds that learn what is put before a text, which is no part of the weights.
+# Kinds that learn a prefix of the input, which is not a part of the weights.
 PROMPTS = (
     *("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"),
     *("ADAPTION_PROMPT", "CPT"),
 )
-# Attributes that change the model when they are on, with the values that leave it off. PEFT adds
-# some with every release; those not in any of these tables must be null, false or empty.
+# Attributes that change the model, with the values that turn them off. PEFT adds attributes with
+# every release; those that are in none of these tables must be null, false or empty.
 SWITCHED_OFF: dict[str, tuple[Any, ...]] = {
     "bias": ("none", None),
     "loftq_config": ({}, None),
@@ -43,23 +43,23 @@ IRRELEVANT = frozenset(
     " lora_ga_config megatron_config megatron_core peft_version qalora_group_size revision"
     " runtime_config".split()
 )
-# Other ranks and alphas by module, and what holds for all others.
+# Ranks and alphas of single modules, and the attributes for all other modules.
 PATTERNS = {"rank_pattern": "r", "alpha_pattern": "lora_alpha"}
-# How A and B began. The other methods PEFT offers also change the base weights they start from.
+# How A and B were initialised. PEFT's other methods also change the base weights.
 INITIALIZATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
-    """What an adapter folder says beside its weights.
+    """The settings of an adapter folder.
 
     Attributes:
         targets: our names of the adapted projections, in the order of `lora.TARGETS`.
-        base_name: the model the adapter belongs to, a folder or a hub id; "" where it is not said.
-        dtype: of the stored weights, "float32", "bfloat16" or "float16"; "float32" of a mixture.
-        trunk: where the layers are in the base as `transformers` opens it, of `peft_names.TRUNKS`.
+        base_name: the folder or hub id of the base; "" if it is not named.
+        dtype: of the stored weights, "float32", "bfloat16" or "float16"; "float32" for a mixture.
+        trunk: the path of the layers in the class of `transformers`, one of `peft_names.TRUNKS`.
         files: how the base's files name projections, see `LlamaConfig`.
-        layers: numbers of the adapted layers, in order; None: all.
+        layers: numbers of the adapted layers, in order; None for all.
     """
 
     rank: int
@@ -75,13 +75,13 @@ class LoraConfig:
 
 
 def base_folder(folder: Path) -> Path:
-    """The folder of the model that an adapter belongs to.
+    """The folder of an adapter's base.
 
-    A relative path is looked for from where the command runs, as peft does, and from the adapter's
-    folder, so that a model and its adapter may move together.
+    A relative path starts at the working directory, as in peft, or else at the adapter's folder, so
+    that a model and its adapter can be moved together.
 
     Raises:
-        CheckpointError: no base is named, or none can be found.
+        CheckpointError: no base is named, or it cannot be found.
     """
     file = folder / CONFIG
     named = hub.read_json(file).get("base_model_name_or_path")
@@ -96,8 +96,8 @@ def base_folder(folder: Path) -> Path:
         return hub.resolve(beside if moved else named)
     except UserError as error:
         raise CheckpointError(
-            f"{file}: base_model_name_or_path: {error}; put the model there, or write into the "
-            "file where it is"
+            f"{file}: base_model_name_or_path: {error}; put the model there, or correct the path "
+            "in the file"
         ) from error
 
 
@@ -105,7 +105,7 @@ def read(folder: Path) -> dict[str, Any]:
     """The attributes of a LoRA adapter, checked except for its targets and layers.
 
     Raises:
-        CheckpointError: the folder holds no adapter, or one that cannot be loaded here.
+        CheckpointError: the folder has no adapter, or one that cannot be loaded here.
     """
     file = folder / CONFIG
     if not file.exists() and (folder / "config.json").exists():
@@ -115,7 +115,7 @@ def read(folder: Path) -> dict[str, Any]:
     given = hub.read_json(file)
     kind, task = given.get("peft_type"), given.get("task_type")
     if kind != "LORA" or task not in ("CAUSAL_LM", None):
-        way_out = "what it learned cannot be merged either" if kind in PROMPTS else MERGE
+        way_out = "a prefix of the input cannot be merged either" if kind in PROMPTS else MERGE
         raise CheckpointError(
             f"{file}: peft_type {shown(kind)}, task_type {shown(task)}; expected 'LORA' and "
             f"'CAUSAL_LM'; {way_out}"
@@ -152,14 +152,14 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def _asks_nothing(given: Mapping[str, Any], name: str, value: Any) -> bool:
-    """Whether an attribute is off, or says again what holds anyway."""
+    """Whether an attribute is off, or repeats what applies anyway."""
     if name in PATTERNS and isinstance(value, dict):
         return all(one == given[PATTERNS[name]] for one in value.values())
     return value in SWITCHED_OFF.get(name, (None, False, {}, []))
 
 
 def chooses(rule: Any, module: str) -> bool:
-    """Whether a list of ends of paths, or a rule over paths, chooses a module, as in PEFT."""
+    """Whether a rule selects a module, as in PEFT: a list of ends of paths, or a pattern."""
     if isinstance(rule, list):
         return any(module == one or module.endswith(f".{one}") for one in map(str, rule))
     try:
@@ -169,18 +169,18 @@ def chooses(rule: Any, module: str) -> bool:
 
 
 def excluded(given: Mapping[str, Any], name: str) -> bool:
-    """Whether `exclude_modules` takes back a name of `target_modules`."""
+    """Whether `exclude_modules` removes a name of `target_modules`."""
     rule = given.get("exclude_modules")
     return chooses(rule, name if isinstance(rule, list) else f"model.layers.0.x.{name}")
 
 
 def shown(value: Any) -> str:
-    """A value as messages quote it, in 60 characters at most."""
+    """A value for messages, shortened to 60 characters."""
     return f"{value!r}"[:60]
 
 
 def attributes(settings: LoraConfig) -> dict[str, Any]:
-    """The attributes that PEFT has known since it wrote safetensors, as it writes them itself."""
+    """The attributes in PEFT's spelling: those known to all its releases that read safetensors."""
     alpha = settings.alpha
     return {
         "alpha_pattern": {},

@@ -1,6 +1,6 @@
-"""PEFT's names of an adapter's factors: where each projection is within a model.
+"""PEFT's names of an adapter's factors.
 
-A name is `base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight`.
+For example, `base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight`.
 """
 
 from safety_jax.models import llama, lora
@@ -9,20 +9,20 @@ BLOCKS = {"query": "self_attn", "key": "self_attn", "value": "self_attn", "outpu
 BLOCKS |= {"gate": "mlp", "up": "mlp", "down": "mlp"}
 BLOCKS |= {"query+key+value": "self_attn", "gate+up": "mlp"}
 FACTORS = {"a": "lora_A", "b": "lora_B"}
-# Where the layers are in a text model, and in a model with eyes: today, and until transformers
-# 4.51.
+# The path of the layers in a text model, and in a vision-language model of current releases of
+# transformers and of those up to 4.51.
 TEXT_MODEL, WITH_EYES, OLD_WITH_EYES = "model", "model.language_model", "language_model.model"
 TRUNKS = (TEXT_MODEL, WITH_EYES, OLD_WITH_EYES)
 MODULES = {ours: module for module, ours in (lora.TARGETS | lora.FUSED_TARGETS).items()}
 PATHS = {ours: f"{BLOCKS[ours]}.{module}" for ours, module in MODULES.items()}
-# Where files have them elsewhere (`LlamaConfig.files`).
+# Other paths, by `LlamaConfig.files`.
 ELSEWHERE = {
     "granite_hybrid": {"gate+up": "shared_mlp.input_linear", "down": "shared_mlp.output_linear"}
 }
 
 
 def path(target: str, files: str) -> str:
-    """Where a target is within a layer."""
+    """The path of a target within a layer."""
     return ELSEWHERE.get(files, {}).get(target, PATHS[target])
 
 
@@ -33,5 +33,5 @@ def key(target: str, layer: int, factor: str, trunk: str = TEXT_MODEL, files: st
 
 
 def trunk_of(config: llama.LlamaConfig) -> str:
-    """Where an adapter's names say that the layers are, for a base of this config."""
+    """The path of the layers in an adapter's names, for a base with this config."""
     return WITH_EYES if config.nested else TEXT_MODEL

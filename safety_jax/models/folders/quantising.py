@@ -1,8 +1,8 @@
-"""Quantised kernels from a folder: those that it holds so as they are, others on their way in.
+"""Loads quantised kernels: unchanged if the folder has them quantised, or else quantised on load.
 
-Layer by layer: a kernel of one layer is read in its own type, laid out on the mesh as any weight
-is, quantised where it lies, and put into its place of the stack. What exists in numbers at any
-time is one layer of one kernel.
+This happens layer by layer. The kernel of one layer is read in its own type, sharded over the mesh
+like any weight, quantised on its devices, and written into the stack. At any time, at most one
+layer of one kernel exists unquantised.
 """
 
 import functools
@@ -24,16 +24,16 @@ Shardings = tuple[tuple[str, NamedSharding], ...]  # of a kernel's parts, hashab
 
 
 def kind_of(name: str, tensors: Sequence[safetensors.Tensor], kernels: str) -> str | None:
-    """What a weight is held as: a name of `quantised.FORMATS`; None: numbers.
+    """The format of a weight in memory: a name of `quantised.FORMATS`, or None for numbers.
 
     Args:
-        name: ours.
-        tensors: of its layers.
-        kernels: what is asked of kernels, see `model.base`.
+        name: our name of the weight.
+        tensors: those of its layers.
+        kernels: the requested format of kernels, see `model.base`.
 
     Raises:
-        CheckpointError: layers of several formats, or a weight that is never quantised here.
-        ConfigError: what is asked for is no format, or another one than the folder holds.
+        CheckpointError: layers have different formats, or a weight is quantised that must not be.
+        ConfigError: the requested format is unknown, or differs from the folder's.
     """
     if kernels not in (quantised.STORED, *quantised.FORMATS):
         known = ", ".join((quantised.STORED, *quantised.FORMATS))
@@ -45,17 +45,17 @@ def kind_of(name: str, tensors: Sequence[safetensors.Tensor], kernels: str) -> s
         return kernels if asked else None
     if len(stored) > 1 or not isinstance(first, StoredKernel):
         raise CheckpointError(
-            f"{first.file}: {name} is quantised in some layers and not, or otherwise, in others; "
-            "expected one format; use the model it was made from"
+            f"{first.file}: {name} has different formats in different layers; expected one format; "
+            "use the model it was made from"
         )
     if not quantised.quantisable(name):
         raise CheckpointError(
-            f"{first.file}: tensor {first.name} is quantised; expected numbers of all but the "
-            "layers' projections (llm_int8_skip_modules); use the model it was made from"
+            f"{first.file}: tensor {first.name} is quantised; only the layers' projections may be "
+            "(llm_int8_skip_modules); use the model it was made from"
         )
     if kernels not in (quantised.STORED, first.kind):
         raise ConfigError(
-            f"base {kernels}: {first.file.parent} holds {first.kind}, which would be rounded "
+            f"base {kernels}: {first.file.parent} has {first.kind}, which would be rounded "
             f"twice; expected {quantised.STORED}, or the model it was made from"
         )
     return first.kind
@@ -69,9 +69,9 @@ def assemble(
     kind: str,
     report: Callable[[int], Any],
 ) -> quantised.Kernel:
-    """A stacked kernel from a tensor a layer, quantised.
+    """A stacked, quantised kernel from one tensor per layer.
 
-    `report` receives bytes as they arrive.
+    `report` receives the number of bytes that each read delivers.
 
     Raises:
         CheckpointError: a file cannot be read.
@@ -107,7 +107,7 @@ def _as_stored(
     where: Shardings,
     report: Callable[[int], Any],
 ) -> quantised.Kernel:
-    """One layer from its file; a process reads the rows that its devices hold."""
+    """One layer from its file. A process reads only the rows for its own devices."""
     found = {}
     for key, sharding in where:
         shape = held[key].shape[1:]
@@ -132,7 +132,7 @@ def _box_of(tensor: StoredKernel, key: str, shape: tuple[int, ...]) -> Callable[
 @functools.lru_cache
 def _quantiser(kind: str, where: Shardings) -> Callable[[jax.Array], quantised.Kernel]:
     def quantise(kernel: jax.Array) -> quantised.Kernel:
-        # bitsandbytes' int8 layers round to float16 first, whatever the file holds.
+        # bitsandbytes' int8 layers round to float16 first, whatever the type of the file.
         given = kernel.astype(jnp.float16) if kind == "int8" else kernel
         return quantised.quantise(given, kind)
 
@@ -152,7 +152,7 @@ def _stack(
 
 @functools.lru_cache
 def _placer(kind: str, where: Shardings, skipped: int) -> Callable[..., quantised.Kernel]:
-    """Puts a layer into its place; the stack is given away, so that it is updated where it lies."""
+    """Writes a layer into the stack. The stack is donated, so that it is updated in place."""
 
     def place(
         stack: quantised.Kernel, layer: quantised.Kernel, number: jax.Array

@@ -1,8 +1,8 @@
-"""The rotary settings of a config.json to `rotary.Rope` and back, in both of their spellings.
+"""Converts the rotary settings of a config.json to `rotary.Rope` and back, in both spellings.
 
-Until transformers 5 a file said `rope_theta` and `rope_scaling`, since then `rope_parameters`.
-Models whose layers with a window have a rope of their own (Gemma 3, OLMo 3) nest the latter by
-layer type; in the old spelling their `rope_scaling` is of the layers that see all.
+Before transformers 5, files had `rope_theta` and `rope_scaling`; since then, `rope_parameters`. If
+layers with a window have their own rope (Gemma 3, OLMo 3), `rope_parameters` is nested by layer
+type. In the old spelling, the `rope_scaling` of such a model applies to layers with full attention.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from safety_jax.models.folders.layer_kinds import FULL, SLIDING
 from safety_jax.models.rotary import Rope
 
 ORIGINAL, PART = "original_max_position_embeddings", "partial_rotary_factor"
-# Numbers that each kind needs and may have, as files call them.
+# The numbers that each kind needs, and those that it may have, by their names in files.
 NEEDED: dict[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
@@ -32,19 +32,19 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
     "longrope": ("attention_factor", "factor"),
 }
 LISTS: dict[str, tuple[str, ...]] = {"longrope": ("short_factor", "long_factor")}
-QUERY_BETA = "llama_4_scaling_beta"  # of queries by position; Ministral 3 keeps it among the others
+QUERY_BETA = "llama_4_scaling_beta"  # scales queries by position; in Ministral 3's rope settings
 
 
 def read_ropes(
     attributes: Attributes, given: Mapping[str, Any], family: Family, head_size: int
 ) -> tuple[dict[str, Rope], int]:
-    """The rope of each type of layer, and how many dimensions of a head turn.
+    """The rope of each type of layer, and how many dimensions of a head are rotated.
 
     Args:
-        given: what the file says, without defaults.
+        given: the attributes in the file, without defaults.
 
     Raises:
-        CheckpointError: settings that are not supported, or two spellings that disagree.
+        CheckpointError: settings are not supported, or the two spellings disagree.
     """
     where = attributes.where
     scaling, parameters = given.get("rope_scaling") or {}, given.get("rope_parameters") or {}
@@ -78,7 +78,7 @@ def read_ropes(
             found += [{FULL: reader.read(of_full, theta), SLIDING: reader.read(of_sliding, local)}]
         if scaling and "rope_type" not in scaling:
             raise CheckpointError(
-                f"{where}: rope_scaling without rope_type, which transformers reads as none; write "
+                f"{where}: rope_scaling without rope_type, which transformers does not apply; add "
                 "rope_type"
             )
         if scaling or not parameters:
@@ -99,14 +99,14 @@ class _Reader:
         self.head_size = head_size
         self.outer_part = attributes.values.get(PART) if PART in family.defaults else None
         self.outer_original = None
-        if ORIGINAL in family.defaults:  # as Phi-3 has it, and where it wins
+        if ORIGINAL in family.defaults:  # Phi-3's is outside the rope settings and has precedence
             self.outer_original = attributes.integer(ORIGINAL)
 
     def rotary_size(self, inner: Any) -> int:
-        """How many dimensions of a head turn.
+        """How many dimensions of a head are rotated.
 
         Raises:
-            CheckpointError: a share that cannot be, or that the family does not know.
+            CheckpointError: the share is not valid, or the family rotates whole heads only.
         """
         share = inner if inner is not None else self.outer_part
         share = 1.0 if share is None else share
@@ -119,17 +119,17 @@ class _Reader:
         size = int(self.head_size * share)
         if size < 2 or size % 2:
             raise CheckpointError(
-                f"{self.where}: {PART} {share} of heads of {self.head_size} dimensions turns "
+                f"{self.where}: {PART} {share} of heads of {self.head_size} dimensions rotates "
                 f"{size}; expected an even number"
             )
         return size
 
     def read(self, values: Any, theta: Any) -> Rope:
-        """The rope of such settings; `theta` holds where they have none."""
+        """The rope of these settings; `theta` is the default if they have none."""
         if not isinstance(values, dict):
             raise self._refused(values, "an object")
         kind = values.get("rope_type", values.get("type", "default"))
-        # What Phi-3's first files call it.
+        # Phi-3's first files have these names.
         if self.family.files == "phi3" and kind in ("su", "yarn"):
             kind = "longrope"
         if not isinstance(kind, str) or kind not in NEEDED:
@@ -166,7 +166,7 @@ class _Reader:
             sound = value is None or isinstance(value, bool) or (is_number(value) and value >= 0)
             if not sound:
                 wrong.append(name)
-        # The logarithms of both stand below a line.
+        # Formulas divide by the logarithms of both.
         wrong += ["rope_theta"] * (kind == "yarn" and not wrong and numbers["rope_theta"] <= 1)
         wrong += [ORIGINAL] * (kind == "longrope" and not wrong and numbers[ORIGINAL] <= 1)
         for name in lists:
@@ -182,7 +182,7 @@ class _Reader:
         for name in lists:
             if len(numbers[name]) != self.rotary_size(values.get(PART)) // 2:
                 raise self._refused(
-                    values, f"{name} of one number for each pair of dimensions that turns"
+                    values, f"{name} with one number for each pair of rotated dimensions"
                 )
 
     def _refused(self, values: Any, expected: str) -> CheckpointError:
@@ -216,7 +216,7 @@ def _of_numbers(kind: str, numbers: Mapping[str, Any], max_positions: int) -> Ro
 
 
 def _longrope_magnitude(numbers: Mapping[str, Any]) -> float:
-    """What cosine and sine are multiplied by: given, or as arXiv 2402.13753 has it."""
+    """The factor of cosine and sine: the file's, or by the formula of arXiv 2402.13753."""
     if numbers.get("attention_factor") is not None:
         return float(numbers["attention_factor"])
     factor, original = numbers["factor"], numbers[ORIGINAL]
@@ -224,8 +224,8 @@ def _longrope_magnitude(numbers: Mapping[str, Any]) -> float:
 
 
 def _yarn_magnitude(numbers: Mapping[str, Any]) -> float:
-    """What cosine and sine are multiplied by: given, or by the paper's formula (arXiv 2309.00071,
-    equation 22), or DeepSeek's quotient of two of them."""
+    """The factor of cosine and sine: the file's, or by the paper's formula (arXiv 2309.00071,
+    equation 22), or DeepSeek's quotient of two such formulas."""
     if numbers.get("attention_factor") is not None:
         return float(numbers["attention_factor"])
     factor, over, under = numbers["factor"], numbers.get("mscale"), numbers.get("mscale_all_dim")
@@ -242,10 +242,10 @@ def _yarn_magnitude(numbers: Mapping[str, Any]) -> float:
 def rope_attributes(
     ropes: Mapping[str, Rope], config: llama.LlamaConfig, family: Family
 ) -> dict[str, Any]:
-    """The attributes in both spellings; see `read_ropes` for `ropes`."""
+    """The attributes of `ropes` (see `read_ropes`) in both spellings."""
     full = ropes[FULL]
     scaling = _written(full)
-    # Releases that know llama3 read `rope_type`; those before it read `type` and count the keys.
+    # Releases that know llama3 read `rope_type`; older ones read `type`, and refuse more keys.
     newer = full.kind == "llama3" or family.local_theta is not None
     old_name = "rope_type" if newer else "type"
     part = {PART: config.rotary_size / config.head_size} if PART in family.defaults else {}
@@ -259,7 +259,7 @@ def rope_attributes(
         found |= {"rope_parameters": by_type}
         if LOCAL_THETA in family.defaults:
             found |= {LOCAL_THETA: ropes[SLIDING].theta}
-        elif ropes[SLIDING].theta != family.local_theta:  # the old spelling cannot say so
+        elif ropes[SLIDING].theta != family.local_theta:  # the old spelling cannot express this
             found |= {"rope_scaling": None}
     return found
 

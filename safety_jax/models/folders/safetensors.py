@@ -1,11 +1,11 @@
-"""Safetensors files, read and written piece by piece with bounded memory.
+"""Reads and writes safetensors files piece by piece, with bounded memory.
 
 The `safetensors` library maps the file, and mapped pages count as this process's memory until
 they are dropped: a load would peak at twice the weights. Here plain reads fill the final buffers.
 
-A file is: 8 bytes, the header's length; the header, JSON of `{name: {dtype, shape, data_offsets}}`;
-the tensors' bytes, row-major, little-endian, without gaps
-(https://huggingface.co/docs/safetensors, "Format").
+A file consists of 8 bytes with the length of the header; the header, JSON of
+`{name: {dtype, shape, data_offsets}}`; and the tensors' bytes, row-major, little-endian, without
+gaps (https://huggingface.co/docs/safetensors, "Format").
 """
 
 import collections
@@ -30,15 +30,15 @@ DTYPES = {
     "F16": np.dtype(np.float16),
 }
 CODES = {dtype: code for code, dtype in DTYPES.items()}
-# The bits of the exponent: where all are set, the number is NaN or infinite. On bits the test runs
-# as fast as memory is read, also for bfloat16, which numpy itself does not know.
+# The bits of the exponent: if all are set, the number is NaN or infinite. A test of bits is as fast
+# as reading memory, even for bfloat16, which numpy itself does not know.
 EXPONENTS: dict[str, np.unsignedinteger] = {
     "F32": np.uint32(0x7F800000),
     "BF16": np.uint16(0x7F80),
     "F16": np.uint16(0x7C00),
 }
 
-# Two readers keep a disk and the copying core busy; together they hold READERS * CHUNK_BYTES.
+# A few readers keep the disk and the copying core busy; together they hold READERS * CHUNK_BYTES.
 CHUNK_BYTES = 8 << 20
 READERS = 4
 HEADER_LIMIT_BYTES = 100_000_000  # the format's own limit, so that a bad length cannot fill memory
@@ -46,7 +46,7 @@ HEADER_LIMIT_BYTES = 100_000_000  # the format's own limit, so that a bad length
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """Where a tensor lies: `offset` bytes into `file`."""
+    """A tensor in a file, whose first byte is at `offset`."""
 
     file: Path
     name: str
@@ -82,8 +82,8 @@ class Tensor:
                 left = left[count:]
 
     def rows(self, start: int, stop: int) -> "Tensor":
-        """Some rows, which lie beside each other in the file. A dtype that cannot be read leaves
-        them where they are: `check` refuses it."""
+        """Some rows, which are contiguous in the file. For an unknown dtype the offset is wrong,
+        but `check` refuses it anyway."""
         each = self.row_bytes if self.code in DTYPES else 0
         shape = (stop - start, *self.shape[1:])
         return dataclasses.replace(self, shape=shape, offset=self.offset + start * each)
@@ -126,14 +126,14 @@ class GroupedTensor(Tensor):
 
 
 class Piece(NamedTuple):
-    """A box of a tensor (start and stop of each axis), and the buffer that takes it."""
+    """A box of a tensor (start and stop of each axis), and the buffer to read it into."""
 
     box: tuple[slice, ...]
     out: np.ndarray
 
 
 class FileChunk(NamedTuple):
-    """Rows `start:stop` of a tensor, read at once into every piece that holds them."""
+    """Rows `start:stop` of a tensor, which one read delivers to every piece that needs them."""
 
     tensor: Tensor
     start: int
@@ -192,7 +192,7 @@ def read_header(file: Path) -> dict[str, Tensor]:
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for name, count in collections.Counter(name for name, _ in pairs).items():
         if count > 1:
-            raise ValueError(f"{name!r} stands twice")
+            raise ValueError(f"{name!r} appears twice")
     return dict(pairs)
 
 
@@ -204,7 +204,7 @@ def _begin(file: Path, name: str, entry: Any) -> int:
 
 
 def _entry(file: Path, name: str, entry: Any, end: int, start: int) -> tuple[Tensor, int]:
-    """The tensor that must begin where the previous one ended, and its own end."""
+    """The tensor of an entry, which must begin at the end of the previous one, and its own end."""
     match entry:
         case {"dtype": str(code), "shape": [*shape], "data_offsets": [int(begin), int(stop)]}:
             sizes = all(isinstance(size, int) and size >= 0 for size in shape)
@@ -234,10 +234,10 @@ def chunks(tensor: Tensor, pieces: Sequence[Piece]) -> Iterator[FileChunk]:
 
 
 def read_chunk(chunk: FileChunk) -> int:
-    """Reads one chunk, casting where the buffer's dtype differs; returns bytes delivered.
+    """Reads one chunk, and casts it to the buffers' dtype. Returns the bytes written to buffers.
 
     Raises:
-        CheckpointError: the file ends early, or holds a number that is not finite.
+        CheckpointError: the file ends early, or a number is not finite.
     """
     tensor, start, stop, pieces = chunk
     shape = (stop - start, *tensor.shape[1:])
@@ -269,10 +269,10 @@ def _check_finite(tensor: Tensor, start: int, rows: np.ndarray) -> None:
 
 
 def read_chunks(work: Iterator[FileChunk], report: Callable[[int], Any]) -> None:
-    """Reads chunks on a few threads; `report` gets the bytes each delivered.
+    """Reads chunks on a few threads; `report` receives the result of each `read_chunk`.
 
     Raises:
-        CheckpointError: a file cannot be read, or ends early.
+        CheckpointError: a file cannot be read, ends early, or has a number that is not finite.
     """
     with ThreadPoolExecutor(READERS) as pool:
         try:
@@ -283,7 +283,7 @@ def read_chunks(work: Iterator[FileChunk], report: Callable[[int], Any]) -> None
 
 
 def equal(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors hold the same bytes; compares chunk by chunk."""
+    """Whether two tensors have the same bytes; compares chunk by chunk."""
     if (first.code, first.shape) != (second.code, second.shape):
         return False
     whole = tuple(slice(None) for _ in first.shape)

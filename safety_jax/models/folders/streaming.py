@@ -1,9 +1,9 @@
-"""Sharded arrays from tensors in files, and back to host memory, a bounded piece at a time.
+"""Loads sharded arrays from files, and copies them to host memory, in pieces of bounded size.
 
-A process reads only the rows that its own devices hold, straight into the buffer that becomes (on
-CPU) or feeds (elsewhere) the device's shard: a load needs the weights and a few chunks, never a
-second copy. Where shards divide columns, whole rows pass through a chunk, and all shards of the
-process take their part of it.
+A process reads only the rows for its own devices, directly into the buffer that becomes (on CPU) or
+feeds (elsewhere) the device's shard. A load thus needs memory for the weights and a few chunks,
+never for a second copy. If shards divide columns, a chunk has whole rows, from which all shards of
+the process copy their parts.
 """
 
 import functools
@@ -21,10 +21,10 @@ from jax.typing import DTypeLike
 from safety_jax.models import quantised
 from safety_jax.models.folders import safetensors
 
-# Shards of one weight are read together up to this size, then handed to their devices: it bounds
+# Shards of one weight are read together up to this size, then copied to their devices. This bounds
 # the host memory of a load onto accelerators (unless one shard alone is larger).
 HOST_BUFFER_BYTES = 2 << 30
-ALIGNMENT_BYTES = 64  # what a CPU device asks for to adopt a buffer instead of copying it
+ALIGNMENT_BYTES = 64  # with this alignment, a CPU device adopts a buffer instead of copying it
 
 Box = tuple[tuple[int, int], ...]  # start and stop on each axis
 
@@ -37,10 +37,10 @@ def assemble(
     report: Callable[[int], Any],
     transposed: bool = False,
 ) -> jax.Array:
-    """One array from one tensor, or from a tensor a layer stacked on axis 0.
+    """One array from one tensor, or from one tensor per layer, stacked on axis 0.
 
-    `report` receives bytes as they arrive. Replicated shards are read once. With `transposed` the
-    files hold the array's axes (those of one layer) in reverse.
+    `report` receives the number of bytes that each read delivers. Replicated shards are read once.
+    With `transposed`, the file has the axes of the array (of one layer) in reverse order.
 
     Raises:
         CheckpointError: a file cannot be read.
@@ -87,7 +87,7 @@ def local_bytes(shape: tuple[int, ...], sharding: NamedSharding, dtype: DTypeLik
 
 
 def _owners(shape: tuple[int, ...], sharding: NamedSharding) -> dict[Box, list[jax.Device]]:
-    """This process's devices by the box they hold; replicas share one."""
+    """This process's devices by their box of the array; replicas share one box."""
     owners: dict[Box, list[jax.Device]] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
         assert index is not None  # the map's type allows it, for devices that are not addressable
@@ -126,12 +126,12 @@ def _layer(
 ) -> jax.Array:
     if layer is not None:
         weight = of_layer(weight, layer)
-    # A copy, because an array remembers its host value: the weight itself must not.
+    # A copy, because an array keeps its host value once it has one, which the weight must not.
     return jnp.copy(quantised.as_float(weight, dtype))
 
 
 def of_layer(weight: Any, layer: jax.Array) -> Any:
-    """One layer of a stacked weight, whatever it is held as."""
+    """One layer of a stacked weight, in the weight's own format."""
     pick = functools.partial(jax.lax.dynamic_index_in_dim, index=layer, axis=0, keepdims=False)
     return jax.tree.map(pick, weight)
 
@@ -142,11 +142,11 @@ def on_host(
     dtype: np.dtype,
     transposed: bool = False,
 ) -> np.ndarray:
-    """One layer of a stacked weight (None: all of an unstacked one), whole, in host memory; of a
-    quantised one as numbers.
+    """One whole layer of a stacked weight in host memory, or the whole weight if `layer` is None; a
+    quantised kernel is dequantised.
 
-    `transposed` reverses its axes, see `assemble`. With several processes a collective: all must
-    ask for the same pieces in the same order.
+    `transposed` reverses its axes, see `assemble`. With several processes this is a collective: all
+    of them must ask for the same pieces in the same order.
     """
     part = _layer(weight, layer, dtype)
     if part.is_fully_addressable:

@@ -17,7 +17,7 @@ _FILES = "tokenizer.json, or tokenizer.model of SentencePiece"
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """Loads `tokenizer.json`, or, where it is missing, the SentencePiece `tokenizer.model`.
+    """Loads `tokenizer.json` or, if it is missing, the SentencePiece `tokenizer.model`.
 
     Raises:
         CheckpointError: no tokenizer in the folder, a broken one, or one that needs its own code.
@@ -27,13 +27,13 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     if not (folder / "tokenizer.json").exists() and (folder / "tokenizer.model").exists():
         return _from_sentencepiece(folder, settings)
     _check_file(folder)
-    # Early LLaMA conversions wrote empty strings for tokens that they had not.
+    # Early LLaMA conversions wrote empty strings for missing tokens.
     absent = {name: None for name in _NAMED if settings.get(name) == ""}
     try:
         found = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, **absent
         )
-    except StrictDataclassError as error:  # transformers checks config.json on the way
+    except StrictDataclassError as error:  # transformers also checks config.json
         raise CheckpointError(
             f"{folder / 'config.json'}: refused by transformers ({error!s:.200}); mend that value"
         ) from error
@@ -48,13 +48,13 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
 def _try_out(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Raises a CheckpointError for a tokenizer that fails once it is used.
 
-    Some files are read without complaint although their parts do not fit: a class for another kind
-    of model, a post-processor that names a token nobody has.
+    Some files are loaded without an error although their parts do not fit: a class for another kind
+    of model, or a post-processor that names an unknown token.
     """
     if not tokenizer.is_fast:
         raise CheckpointError(
             f"{folder / 'tokenizer_config.json'}: tokenizer_class is {type(tokenizer).__name__}, "
-            "which is none of the tokenizers library; expected one that reads tokenizer.json"
+            "which does not use the tokenizers library; expected a class that reads tokenizer.json"
         )
     try:
         ids = tokenizer(_TEXT).input_ids
@@ -62,7 +62,7 @@ def _try_out(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         tokenizer.decode(ids)
         _ = tokenizer.all_special_ids
     except BaseException as error:
-        # A panic of the tokenizers library is no Exception.
+        # A panic of the tokenizers library is not an Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise CheckpointError(
@@ -116,7 +116,7 @@ def _is_template(value: Any) -> bool:
 
 
 def _check_file(folder: Path) -> None:
-    """Looks into tokenizer.json first, for a message that says more than the library's."""
+    """Checks tokenizer.json first, for a clearer message than the library's."""
     path = folder / "tokenizer.json"
     if (folder / hub.NO_TOKENIZER).exists():
         raise CheckpointError((folder / hub.NO_TOKENIZER).read_text(encoding="utf-8"))
@@ -170,7 +170,7 @@ def _from_sentencepiece(folder: Path, settings: dict[str, Any]) -> PreTrainedTok
 
 
 class ScoredPiece(NamedTuple):
-    """A piece of a SentencePiece model; `joined`: it may come of a merge."""
+    """A piece of a SentencePiece model; `joined` if merges may make it."""
 
     text: str
     score: float
@@ -180,14 +180,14 @@ class ScoredPiece(NamedTuple):
 def sentencepiece_backend(
     pieces: Sequence[ScoredPiece], *, unknown: str | None, byte_fallback: bool, prefix: bool
 ) -> Tokenizer:
-    """A SentencePiece BPE without normalisation; ids are the pieces' places.
+    """A SentencePiece BPE without normalisation; ids are the pieces' positions.
 
-    SentencePiece joins the pair whose piece has the best score. The ready-made conversion in
-    transformers 5 ranks pairs by piece id instead, which differs for runs of spaces: those pieces
-    have low ids and the worst score.
+    SentencePiece joins the pair whose piece has the best score. The conversion in transformers 5
+    ranks pairs by piece id instead, which differs for runs of spaces: those pieces have low ids and
+    the worst score.
 
     Args:
-        prefix: a space is put before every text.
+        prefix: whether every text is prefixed with a space.
 
     Raises:
         Exception: the tokenizers library cannot use the pieces; it has no narrower type.
@@ -221,8 +221,8 @@ _BPE = 2
 def _piece(pieces: Any, number: int, kind: int, path: Path) -> str:
     if not 0 <= number < len(pieces) or pieces[number].type != kind:
         raise CheckpointError(
-            f"{path}: expected <unk>, BOS and EOS among its pieces, as LLaMA's has them; piece "
-            f"{number} is none of these, add the model's tokenizer.json"
+            f"{path}: expected <unk>, BOS and EOS among its pieces, as in LLaMA's; piece {number} "
+            "is none of these; add the model's tokenizer.json"
         )
     return str(pieces[number].piece)
 
@@ -251,7 +251,7 @@ def _read_sentencepiece(path: Path) -> Any:
     plain = not normalizer.precompiled_charsmap and not normalizer.remove_extra_whitespaces
     if model.trainer_spec.model_type != _BPE or not plain:
         raise CheckpointError(
-            f"{path}: expected a BPE model without text normalisation, as LLaMA's; add the "
+            f"{path}: expected a BPE model without text normalisation, such as LLaMA's; add the "
             "model's tokenizer.json"
         )
     return model

@@ -1,7 +1,7 @@
-"""Whose tokenizer a model has, and its files: they go along with every export.
+"""Chooses the tokenizer of a model, and copies its files into every export.
 
-An adapter that was trained with a tokenizer or a chat template of its own brings them in its
-folder, and is then asked in the words that it learned; otherwise its base's count.
+If an adapter was trained with its own tokenizer or chat template, its folder contains them, and
+they are used, so that prompts have the form that it learned. Otherwise those of its base are used.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ GENERATION = "generation_config.json"
 
 
 def sources(own: str | Path, adapter: Path | None, model: Path) -> tuple[Path, ...]:
-    """The folders that a tokenizer is made of: one, or a base's and the adapter's with a template
-    for it.
+    """The folders of a tokenizer: one, or that of a base followed by the adapter's, which has only
+    a chat template.
 
     Args:
-        own: a folder or hub id that counts before all others; "" for none.
-        adapter, model: an adapter's folder, and the full model's.
+        own: a folder or hub id that takes precedence over the others; "" for none.
+        adapter, model: the folders of an adapter and of the full model.
     """
     if own:
         return (hub.resolve(own),)
@@ -54,8 +54,8 @@ def load(found: tuple[Path, ...]) -> PreTrainedTokenizerBase:
 
 
 def fingerprint(found: tuple[Path, ...]) -> str:
-    """sha256 (hex) over names and contents of the files of `sources`, chat template included. One
-    process reads them; all must come here."""
+    """sha256 (hex) over names and contents of the files of `sources`, including the chat template.
+    One process reads them; every process must call this."""
 
     def digest() -> str:
         lines = []
@@ -70,10 +70,11 @@ def fingerprint(found: tuple[Path, ...]) -> str:
 
 
 def copy(found: tuple[Path, ...], target: Path, ends: Sequence[int] = ()) -> None:
-    """Gives an exported folder this tokenizer and no other, and lets answers end at its EOS.
+    """Replaces the tokenizer of an exported folder, and adds its EOS and `ends` to the ids that end
+    an answer.
 
-    Files of the model's own tokenizer do not stay: `transformers` takes a `chat_template.jinja`
-    before what `tokenizer_config.json` says.
+    All files of the old tokenizer are removed, because `transformers` prefers a
+    `chat_template.jinja` to the template in `tokenizer_config.json`.
     """
     for name in hub.TOKENIZER_FILES:
         (target / name).unlink(missing_ok=True)

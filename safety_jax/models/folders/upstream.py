@@ -1,15 +1,15 @@
-"""Which attributes of a config.json the class of `transformers` reads: found in its source.
+"""Finds the attributes of a config.json that a class of `transformers` reads, in its source.
 
-An attribute that the class for a `model_type` never reads cannot change what it computes, whoever
-wrote it into the file. The installed source is parsed, not imported, for that would need PyTorch:
+An attribute that the class for a `model_type` never reads cannot change what it computes. The
+installed source is parsed and not imported, because an import would need PyTorch:
 
-- the model's own files, `models/llama/modeling_llama.py` and `configuration_llama.py`;
-- of what these import from elsewhere in the library, the named functions and classes (the causal
-  mask, the cache) with what they call beside them, and all of the rotary functions, which are found
-  through a table.
+- the model's own files, such as `models/llama/modeling_llama.py` and `configuration_llama.py`;
+- the functions and classes that the first of these imports from elsewhere in the library (the
+  causal mask, the cache), with what they use in the same module; and all rotary functions, because
+  the library finds these through a table.
 
-In them an attribute is read as `config.NAME`, `getattr(config, "NAME")`, or, in the configuration
-itself, as `self.NAME` or `kwargs.pop("NAME")`.
+They read an attribute as `config.NAME` or `getattr(config, "NAME")`; the configuration itself reads
+it as `self.NAME` or `kwargs.pop("NAME")`.
 """
 
 import ast
@@ -22,14 +22,15 @@ import transformers
 from transformers.models.auto.configuration_auto import model_type_to_module_name
 
 WHOLE = ("modeling_rope_utils",)  # modules whose functions are chosen by name at run time
-# Bases of every model: loading, devices, training; what of it concerns a model is in its own file.
+# Modules that all models share, for loading, devices and training. They are not parsed: whatever
+# matters for a model is in its own files.
 SHARED = ("modeling_utils", "generation", "configuration_utils")
 
 
 @functools.cache
 def read_by_transformers(model_type: str) -> frozenset[str]:
-    """Attributes that the classes of a model type read; where the source of its model is not
-    installed, those that its configuration declares."""
+    """Attributes that the classes of a model type read. If the source of its model is not
+    installed, the attributes that its configuration declares."""
     root = Path(transformers.__file__).parent
     folder = root / "models" / model_type_to_module_name(model_type)
     own = sorted(folder.glob("modeling_*.py"))
@@ -53,7 +54,7 @@ def _parse(file: Path) -> ast.Module:
 
 
 def _imports(tree: ast.Module) -> Iterator[tuple[str, list[str]]]:
-    """Modules at the top of the library, and what is imported from each."""
+    """Imports from modules outside `models`: the module, and the imported names."""
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and node.level == 3 and node.module:
             yield node.module, [alias.name for alias in node.names]
@@ -80,7 +81,7 @@ def _read_by_imported(root: Path, module: str, names: Iterable[str]) -> set[str]
 
 
 def _read_in(tree: ast.AST, names: tuple[str, ...] = ()) -> Iterator[str]:
-    """Attributes read from what is called a config, or is one of `names`."""
+    """Attributes that are read from a variable whose name ends in "config" or is in `names`."""
     for node in ast.walk(tree):
         match node:
             case ast.Attribute(value=owner, attr=name) if _is_config(owner, names):

@@ -36,17 +36,17 @@ def export(
     Every process must call this; process 0 writes.
 
     Args:
-        source: the folder the model came from, whose tokenizer and licence go along; or None.
+        source: the folder the model came from, whose tokenizer and licence are copied; or None.
         configs: JSON files by their names, config.json among them.
         dtype: of the written weights.
-        shard_bytes: a file's tensors take at most this, a larger tensor gets a file of its own.
-        adapters: added to the kernels on their way.
+        shard_bytes: the most bytes of tensors in a file; a larger tensor gets its own file.
+        adapters: merged into the kernels.
 
     Returns:
-        The share of the weights which the adapters moved that `dtype` is too coarse to show.
+        Of the weights that the adapters change, the share whose change is lost in `dtype`.
 
     Raises:
-        CheckpointError: the disk is full, or `folder` is the source or holds something else.
+        CheckpointError: the disk is full, or `folder` is the source or has other content.
     """
     merged = MergedExport(adapters) if adapters is not None else None
     if source is not None and folder.resolve() == source.resolve():
@@ -75,8 +75,8 @@ def _sources(
     dtype: np.dtype,
     merged: MergedExport | None,
 ) -> dict[str, safetensors.TensorSource]:
-    """Every tensor by its Hugging Face name: what stands before the layers in the table, layer by
-    layer, and the rest."""
+    """All tensors by their Hugging Face names: those before the layers in the table, the layers one
+    by one, and the rest."""
     flat = trees.flatten(weights)
     found = weight_table.places(layout, declared)
     if flat.keys() != found.keys():

@@ -1,9 +1,9 @@
-"""How a kind of model stands in a Hugging Face folder: one row a weight, read both ways.
+"""Tables of an architecture's weights in Hugging Face folders, and loading by them.
 
-A row is Hugging Face's name and ours. Kernels keep their [out, in] orientation unless the row says
-that the file holds [in, out]; our weights stack the layers on axis 0. Loading and checking serve
-any layout and any declared parameters; anything unmapped, missing, doubled or of another shape
-raises. `weight_export.py` goes the other way.
+A row has Hugging Face's name and ours. Kernels are [out, in] on both sides, unless the row says
+that the file has [in, out]. Our weights stack the layers on axis 0. Loading works for any table and
+any declared parameters; a tensor that is unknown, missing, doubled or of the wrong shape raises.
+`weight_export.py` writes folders by the same tables.
 """
 
 import dataclasses
@@ -26,9 +26,9 @@ NOTHING = r"(?!)"  # matches no name
 
 
 class WeightRow(NamedTuple):
-    """Hugging Face's name, with `{layer}` where there is one a layer, and ours.
+    """Hugging Face's name, with `{layer}` if there is one per layer, and our name.
 
-    `transposed`: the file holds [in, out], as GPT-2's Conv1D does.
+    `transposed`: the file has [in, out], as in GPT-2's Conv1D.
     """
 
     theirs: str
@@ -50,10 +50,10 @@ def norm_rows(theirs: str, ours: str) -> tuple[WeightRow, WeightRow]:
 
 
 class FusedRows(NamedTuple):
-    """A weight that files hold as one and we as several, their rows below each other.
+    """A weight in files that is several weights here, with their rows concatenated.
 
-    `theirs` and the names of the `parts`, as rows of the table have them; a file that holds the
-    parts themselves is refused as any other unexpected name is.
+    `theirs` and `parts` are names as in the rows of the table. A file with separate parts is
+    refused, as one with any other unexpected name.
     """
 
     theirs: str
@@ -61,8 +61,8 @@ class FusedRows(NamedTuple):
 
 
 class GroupedRows(NamedTuple):
-    """As `FusedRows`, but a file may hold the rows group by group: some of each part, then the next
-    ones of each. It is only read: files are written with the parts by themselves."""
+    """The same, but with the rows ordered by groups: each group has some rows of every part. Files
+    may also have separate parts, and are written with these."""
 
     theirs: str
     parts: tuple[str, ...]
@@ -74,15 +74,15 @@ class WeightTable:
     """The rows of an architecture, and what else its files may hold.
 
     Attributes:
-        fused: weights of files that hold the rows of several.
-        grouped: likewise, of files that are read beside those that are written.
+        fused: weights that files fuse.
+        grouped: weights that some files fuse by groups.
         derived: pattern of names that follow from config.json and are ignored.
         renamed: (pattern, replacement) pairs for the names of old releases.
-        copies: names that a file may repeat, of what, if the two hold the same bytes; with what
-            to do if they do not.
-        advice: what to do where a name is missing.
-        prefix: what the names of the trunk begin with, and a folder of the trunk alone leaves out.
-        other_heads: pattern of names that only other heads on the same trunk have.
+        copies: names that a file may also have if their bytes equal those of another name: that
+            name, and the message if they do not.
+        advice: for the message if a name is missing.
+        prefix: the beginning of the trunk's names; a folder of only the trunk leaves it out.
+        other_heads: pattern of names of other heads on the same trunk.
     """
 
     rows: tuple[WeightRow, ...]
@@ -97,7 +97,7 @@ class WeightTable:
 
 
 class WeightPlace(NamedTuple):
-    """Where one weight of ours stands: one name, or a name a layer."""
+    """The names of one of our weights in files: one name, or one per layer."""
 
     names: list[str]
     stacked: bool
@@ -110,7 +110,7 @@ class WeightPlace(NamedTuple):
 
 
 def places(layout: WeightTable, declared: Mapping[str, meshes.Parameter]) -> dict[str, WeightPlace]:
-    """Where each declared weight stands, in the order of declaration."""
+    """The place of each declared weight, in the order of declaration."""
     rows = {row.ours: row for row in layout.rows}
     found = {}
     for ours, parameter in declared.items():
@@ -137,11 +137,11 @@ def load(
     """The declared weights of a model folder as sharded arrays of `dtype`.
 
     Args:
-        kernels: what the layers' kernels are held as: a name of `quantised.FORMATS`, or as the
-            folder holds them.
+        kernels: the format of the layers' kernels in memory: a name of `quantised.FORMATS`, or
+            `quantised.STORED` for the folder's own format.
 
     Raises:
-        CheckpointError: the files are damaged, or do not hold exactly these weights.
+        CheckpointError: the files are damaged, or do not have exactly these weights.
         ConfigError: `kernels` does not fit the folder, the model or the mesh.
     """
     tensors = rename(_prefixed(_located(folder), layout), layout, folder)
@@ -157,7 +157,7 @@ def _located(folder: Path) -> dict[str, safetensors.Tensor]:
 def _prefixed(
     tensors: Mapping[str, safetensors.Tensor], layout: WeightTable
 ) -> Mapping[str, safetensors.Tensor]:
-    """Tensors with the trunk's prefix, which a folder of the trunk alone leaves out."""
+    """Tensors with the trunk's prefix, which a folder of only the trunk leaves out."""
     if any(name.startswith(layout.prefix) for name in tensors):
         return tensors
     return {layout.prefix + name: tensor for name, tensor in tensors.items()}
@@ -172,10 +172,11 @@ def load_trunk(
     optional: Iterable[str],
     kernels: str = quantised.STORED,
 ) -> trees.Tree:
-    """As `load`, from a folder with any head or none: of `optional` weights, those it holds.
+    """The same as `load`, from a folder with any head or none. Weights in `optional` are loaded
+    only if the folder has them in the declared shape.
 
     Raises:
-        CheckpointError: as `load`; every weight that is not optional must be there.
+        CheckpointError: as `load`; all weights that are not optional must be there.
     """
     tensors = rename(_prefixed(_located(folder), layout), layout, folder)
     tensors = split(tensors, layout, declared)
@@ -206,10 +207,10 @@ def _fits(
 def rename(
     tensors: Mapping[str, safetensors.Tensor], layout: WeightTable, folder: Path
 ) -> dict[str, safetensors.Tensor]:
-    """Tensors under today's names.
+    """Tensors under their current names.
 
     Raises:
-        CheckpointError: two tensors have the same name today.
+        CheckpointError: two tensors have the same current name.
     """
     found: dict[str, safetensors.Tensor] = {}
     for name, tensor in tensors.items():
@@ -229,7 +230,7 @@ def fused(
     layout: WeightTable,
     declared: Mapping[str, meshes.Parameter],
 ) -> dict[str, dict[str, int]]:
-    """Rows of each part, by its name, of each weight that files hold fused."""
+    """For each fused weight in files, the number of rows of each of its parts, by name."""
     found: dict[str, dict[str, int]] = {}
     heights: dict[str, int] = {}
     for ours, place in places(layout, declared).items():
@@ -247,10 +248,10 @@ def split(
     layout: WeightTable,
     declared: Mapping[str, meshes.Parameter],
 ) -> dict[str, safetensors.Tensor]:
-    """Tensors with the parts of those that the file holds fused, each where its rows lie.
+    """Replaces each fused tensor by its parts, which are ranges of its rows.
 
-    A fused tensor of another height than its parts together stays, and is found unexpected; so are
-    parts that the file holds by themselves.
+    A fused tensor with the wrong number of rows stays, and `check` reports it as unexpected. It
+    does the same for parts that a file has separately instead of `fused`.
     """
     found = dict(tensors)
     for name, parts in fused(layout.fused, layout, declared).items():
@@ -275,7 +276,7 @@ def split(
 def _ungrouped(
     whole: safetensors.Tensor, parts: Mapping[str, int], groups: int
 ) -> dict[str, safetensors.Tensor]:
-    """The parts of a tensor that holds them group by group."""
+    """The parts of a tensor whose rows are ordered by groups."""
     found, first = {}, 0
     for part, height in parts.items():
         each = height // groups
@@ -327,7 +328,7 @@ def read(
     title: str,
     kernels: str = quantised.STORED,
 ) -> trees.Tree:
-    """Checked tensors as sharded arrays; a progress bar for large models."""
+    """Reads checked tensors into sharded arrays, with a progress bar for large models."""
     where = trees.flatten(shardings)
     found = {
         ours: [tensors[name] for name in place.names]
