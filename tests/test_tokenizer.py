@@ -112,7 +112,7 @@ NAMES_NOBODY = {
         ("tokenizer.json", {"model": {"type": "BPE", "vocab": []}}, "cannot be loaded"),
         ("tokenizer.json", {"added_tokens": [{"id": -1, "content": "<s>"}]}, "cannot be loaded"),
         ("tokenizer.json", {"post_processor": NAMES_NOBODY}, "fails on 'a b' .no entry found"),
-        ("tokenizer_config.json", {"tokenizer_class": "ByT5Tokenizer"}, "does not use the tokenizers"),
+        ("tokenizer_config.json", {"tokenizer_class": "ByT5Tokenizer"}, "does not use the token"),
         ("tokenizer_config.json", {"chat_template": 3}, "chat_template is 3; expected text"),
         ("tokenizer_config.json", {"chat_template": [{"name": 1}]}, "expected text, or a list"),
         ("tokenizer_config.json", {"model_max_length": "long"}, "model_max_length is 'long'"),

@@ -1,6 +1,6 @@
 """BERT and RoBERTa in Flax NNX (arXiv 1810.04805, 1907.11692), with their folders.
 
-The two differ in where positions begin, and in the layers above the first token.
+The two differ in the first position, and in the names of the head's weights.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ class BertConfig:
 
     Attributes:
         model_type: "bert", "roberta" or "xlm-roberta".
-        position_entries: of the position table, `first_position` of them unused.
+        position_entries: rows of the position table; the first `first_position` are unused.
     """
 
     model_type: str
@@ -59,7 +59,7 @@ class BertConfig:
 
 
 class BertLayer(nnx.Module):
-    """Attention in both directions and an MLP, a norm after each residual."""
+    """Attention in both directions and an MLP, with a norm after each residual."""
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -77,7 +77,7 @@ class BertLayer(nnx.Module):
         self.mlp_norm = layers.LayerNorm(D, config.norm_epsilon)
 
     def __call__(self, x, segments, run: Execution, adapters: dict[str, lora.Leaves], read=None):
-        """[B T D] to [B T D], or to [B S D]: what the tokens in the cells `read` become."""
+        """[B T D] to [B T D]; or to [B S D], only the tokens in the cells `read`."""
         given = adapters.get
         asking, own = (
             (x, segments) if read is None else (layers.at(x, read), layers.at(segments, read))
@@ -98,7 +98,7 @@ class BertLayer(nnx.Module):
 
 
 class Bert(nnx.Module):
-    """Embeddings and stacked layers; without pooler, which belongs to the head."""
+    """Embeddings and stacked layers, without the pooler, which belongs to the head."""
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -133,7 +133,7 @@ def forward(
 ) -> Float[Array, "B S D"]:
     """The last hidden states of the tokens that are read, in `run.compute_dtype`.
 
-    Where the model has one token type (RoBERTa), types must be zeros, as its tokenizer gives.
+    If the model has only one token type (RoBERTa), all types must be zero, as from its tokenizer.
     """
     return declaration.bind(Bert, config, weights)(tokens, read, run, adapters)
 
@@ -157,14 +157,14 @@ DEFAULTS: dict[str, Any] = {
     "initializer_range": 0.02,
     "layer_norm_eps": 1e-12,
 }
-# What RoBERTa's config classes fill in otherwise.
+# Other defaults in RoBERTa's config classes.
 ROBERTA_DEFAULTS = {
     "bert": {},
     "roberta": {"vocab_size": 50265, "pad_token_id": 1},
     "xlm-roberta": {"pad_token_id": 1},
 }
-# Dropout, which tuning here leaves out; how words are masked; sizes of a pooler that BERT's own
-# code never read.
+# Dropout, which training here does not apply; the head for masked words; and sizes of a pooler that
+# BERT's own code never read.
 IRRELEVANT = frozenset(
     "attention_probs_dropout_prob hidden_dropout_prob classifier_dropout tie_word_embeddings"
     " gradient_checkpointing directionality pooler_fc_size pooler_num_attention_heads"
@@ -185,7 +185,7 @@ def parse(given: Mapping[str, Any], where: str) -> BertConfig:
     width, heads = found.integer("hidden_size"), found.integer("num_attention_heads")
     if width % heads:
         raise CheckpointError(f"{where}: {heads} heads do not divide hidden_size {width}")
-    # RoBERTa counts from the id of its padding, because fairseq did.
+    # RoBERTa's positions begin after the id of its padding token, because those of fairseq do.
     first = 0 if model_type == "bert" else found.integer("pad_token_id", least=0) + 1
     return BertConfig(
         model_type=model_type,
@@ -204,15 +204,15 @@ def parse(given: Mapping[str, Any], where: str) -> BertConfig:
 
 
 def head(config: BertConfig, labels: int) -> HeadConfig:
-    """A dense layer with tanh on the first token (BERT's pooler, RoBERTa's own), and the output."""
+    """A dense layer with tanh on the first token (the pooler in BERT), and the output layer."""
     return layers.fresh_head(config, labels, "first", activation="tanh", bias=True)
 
 
 def attributes(
     config: BertConfig, given: Mapping[str, Any] | None, dtype: str, source: Path | None
 ) -> dict[str, Any]:
-    """The config.json of the trunk with a sequence head; what `given` says goes along if it is of
-    this very model."""
+    """The config.json of the trunk with a sequence head. Attributes in `given` are kept if they
+    describe exactly this model."""
     found = layers.carried(given, config, parse) or _fresh(config)
     architecture = ARCHITECTURES[config.model_type]
     return found | {"architectures": [architecture], "dtype": dtype, "torch_dtype": dtype}

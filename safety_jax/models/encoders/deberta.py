@@ -1,11 +1,13 @@
 """DeBERTa v2 and v3 in Flax NNX (He et al. 2020, arXiv 2006.03654; 2021, arXiv 2111.09543).
 
-Attention is a sum of three products: content with content, content with position and position with
-content. A position is the distance from query to key, in buckets that widen with the distance.
+A score of attention is the sum of three products: content with content, content with position and
+position with content. A position is the distance from query to key, in buckets that widen with the
+distance.
 
-A score between tokens i and j reads the position product at distance i - j. Gathering it element by
-element is slow everywhere, and scattering its gradient slower. The distances of one row are those
-of the row above moved by one: with a table entry for every distance, a reshape does it (`skew`).
+The score of tokens i and j needs the position product at distance i - j. A gather of single
+elements is slow on all platforms, and the scatter of its gradient is slower. But each row has the
+distances of the row above, shifted by one: with a table entry for every distance, a reshape does
+the same (`skew`).
 """
 
 import dataclasses
@@ -24,7 +26,7 @@ from safety_jax.models import declaration, layers, lora
 from safety_jax.models.execution import Execution
 from safety_jax.models.llama import Projection
 
-# Blocks of tokens in the products with positions: more of them save less than they cost.
+# Blocks of tokens in the products with positions; more blocks cost more than they save.
 BLOCKS = 2
 
 
@@ -42,13 +44,13 @@ class DebertaConfig:
     """Sizes and switches of one checkpoint; `deberta_config.py` reads it from `config.json`.
 
     Attributes:
-        absolute_positions: position embeddings are added to the input.
-        relative: tokens attend by their distance; the next six fields are about that.
-        max_distance: distances beyond count as this one.
-        buckets: on either side; 0: every distance has its own.
-        content_to_position, position_to_content: which of the two products there are.
-        shared_projections: positions go through the query and key projections of the content.
-        normed_positions: position embeddings pass a layer norm.
+        absolute_positions: whether position embeddings are added to the input.
+        relative: whether scores depend on distances; the next six fields are only for this case.
+        max_distance: larger distances count as this one.
+        buckets: on each side; 0 if every distance has its own entry.
+        content_to_position, position_to_content: whether there are these products.
+        shared_projections: whether positions use the query and key projections of the content.
+        normed_positions: whether distance embeddings pass through a layer norm.
     """
 
     vocabulary_size: int
@@ -79,7 +81,7 @@ class DebertaConfig:
 
     @property
     def span(self) -> int:
-        """Entries of the position table on either side of distance 0."""
+        """Entries of the position table on each side of distance 0."""
         return self.buckets or self.max_distance
 
 
@@ -87,9 +89,10 @@ class DebertaConfig:
 
 
 def bucket(distance: np.ndarray, buckets: int, max_distance: int) -> np.ndarray:
-    """Distances as buckets of either sign: exact up to half the buckets, logarithmic beyond.
+    """Signed distances to signed buckets: exact up to half the buckets, logarithmic beyond.
 
-    In float32 step by step as the original: `ceil` makes one bit of difference a bucket.
+    Computed in float32 with the same steps as the original, because `ceil` can turn a difference of
+    one bit into another bucket.
     """
     middle = buckets // 2
     near = np.abs(distance) <= middle
@@ -109,7 +112,7 @@ def table_rows(config: DebertaConfig, T: int) -> np.ndarray:
 
 
 def skew(x: Float[Array, "*B Q W"]) -> Float[Array, "*B Q T"]:
-    """y[i, j] = x[i, j - i + Q - 1], where W = Q + T - 1: a row is the last one moved by one."""
+    """y[i, j] = x[i, j - i + Q - 1], where W = Q + T - 1: each row is shifted by one more."""
     *lead, Q, W = x.shape
     if Q == 1:
         return x
@@ -121,7 +124,7 @@ def skew(x: Float[Array, "*B Q W"]) -> Float[Array, "*B Q T"]:
 
 
 class DebertaLayer(nnx.Module):
-    """Disentangled attention and an MLP, a norm after each residual."""
+    """Disentangled attention and an MLP, with a norm after each residual."""
 
     def __init__(self, config: DebertaConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -146,7 +149,7 @@ class DebertaLayer(nnx.Module):
     def __call__(
         self, x, positions, segments, run: Execution, adapters: dict[str, lora.Leaves], read=None
     ):
-        """[B T D] to [B T D], or to [B S D]: what the tokens in the cells `read` become."""
+        """[B T D] to [B T D]; or to [B S D], only the tokens in the cells `read`."""
         given, asking = adapters.get, x if read is None else layers.at(x, read)
         attended = self.attend(asking, x, positions, segments, run, adapters, read)
         x = self.attention_norm(asking + self.output(attended, run, given("output")))
@@ -156,7 +159,7 @@ class DebertaLayer(nnx.Module):
     def attend(
         self, asking, x, positions, segments, run: Execution, adapters: dict[str, lora.Leaves], read
     ):
-        """What x [B T D] answers to `asking`: x itself, or its tokens in the cells `read`."""
+        """Attention of `asking` to x [B T D]; `asking` is x, or its tokens in the cells `read`."""
         T, config = x.shape[1], self.config
         project = functools.partial(self.project, run=run, adapters=adapters)
         q, k, v = project("query", asking), project("key", x), project("value", x)
@@ -182,7 +185,7 @@ class DebertaLayer(nnx.Module):
         return layers.attend(scores_of, parts, v, own, segments, run)
 
     def project(self, name: str, x, run: Execution, adapters: dict[str, lora.Leaves]):
-        """x through a projection, split into heads [H, B, T, E]."""
+        """Projects x, and splits the result into heads [H, B, T, E]."""
         return layers.heads_first(
             getattr(self, name)(x, run, adapters.get(name)), self.config.heads
         )
@@ -196,9 +199,9 @@ class DebertaLayer(nnx.Module):
 def position_scores(
     x: Float[Array, "H B T E"], table: Float[Array, "H W E"]
 ) -> Float[Array, "H B T T"]:
-    """Token i with the table's entry j - i + T - 1, for all i and j; W = 2 T - 1.
+    """Products of token i with the table's entry j - i + T - 1, for all i and j; W = 2 T - 1.
 
-    Tokens go in blocks: one of N tokens needs N + T - 1 entries, where all T need 2 T - 1.
+    They are computed in blocks: N tokens need only N + T - 1 entries, but all T need 2 T - 1.
     """
     T = x.shape[2]
     N = T // BLOCKS if T % BLOCKS == 0 else T
@@ -216,7 +219,8 @@ def position_scores(
 def content_to_position(
     x: Float[Array, "H B Q E"], table: Float[Array, "H W E"], read: Int[Array, "B Q"] | None
 ) -> Float[Array, "H B Q T"]:
-    """Token i with the table's entry i - j + T - 1, for all j; i are all cells, or those `read`."""
+    """Products of token i with the table's entry i - j + T - 1, for all j, and for all i or those
+    in `read`."""
     if read is None:
         return position_scores(x, table[:, ::-1])
     entries = entries_of(table, read)
@@ -226,7 +230,8 @@ def content_to_position(
 def position_to_content(
     table: Float[Array, "H W E"], x: Float[Array, "H B T E"], read: Int[Array, "B Q"] | None
 ) -> Float[Array, "H B Q T"]:
-    """The table's entry i - j + T - 1 with token j, for all j; i are all cells, or those `read`."""
+    """Products of the table's entry i - j + T - 1 with token j, for all j, and for all i or those
+    in `read`."""
     if read is None:
         return jnp.swapaxes(position_scores(x, table), -1, -2)
     entries = entries_of(table, read)
@@ -234,14 +239,14 @@ def position_to_content(
 
 
 def entries_of(table: Float[Array, "H W E"], read: Int[Array, "B Q"]) -> Float[Array, "H B Q T E"]:
-    """The table's entries i - j + T - 1, for the few i that are read and all j of T."""
+    """The table's entries i - j + T - 1, for the few i in `read` and all T tokens j."""
     T = (table.shape[1] + 1) // 2
     distance = read[..., None] - jnp.arange(T)[None, None]
     return jnp.take(table, distance + T - 1, axis=1)
 
 
 class ConvolutionLayer(nnx.Module):
-    """norm(y + activation(convolution(x))), where x went into the first layer and y came out."""
+    """norm(y + activation(convolution(x))); x is the first layer's input, and y its output."""
 
     def __init__(self, config: DebertaConfig, *, rngs: nnx.Rngs):
         assert config.convolution is not None
@@ -268,7 +273,7 @@ class ConvolutionLayer(nnx.Module):
 
 
 class Deberta(nnx.Module):
-    """Embedding and stacked layers; without pooler, which belongs to the head."""
+    """Embeddings and stacked layers, without the pooler, which belongs to the head."""
 
     def __init__(self, config: DebertaConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -303,7 +308,7 @@ class Deberta(nnx.Module):
 
         stack, leaves = self.layers, lora.by_layer(adapters)
         if self.config.convolution is not None:
-            # It stands beside the first layer alone: that one runs by itself.
+            # The first layer runs separately, because only it has a convolution beside it.
             first, (stack, leaves) = layers.split(stack, leaves, 1)
             x = self.convolution(x, layers.run_layers(*first, x, run, call), mask, run)
         return layers.run_to_read(stack, leaves, x, read, run, call)
@@ -322,7 +327,7 @@ class Deberta(nnx.Module):
         return meshes.constrain(x, run.mesh, ("rows", "tokens", "width"))
 
     def positions(self, T: int, run: Execution) -> Any:
-        """Embeddings of the distances that T tokens have, [1, P, D]; None without distances."""
+        """Embeddings of the distances among T tokens, [1, P, D]; None if the model uses none."""
         if not self.config.relative:
             return None
         rows = table_rows(self.config, T)

@@ -1,4 +1,4 @@
-"""DeBERTa folders: `config.json` to `deberta.Config` and back, and the table of weights."""
+"""DeBERTa folders: `config.json` to `deberta.DebertaConfig` and back, and the table of weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +28,7 @@ DEFAULTS: dict[str, Any] = {
     "position_biased_input": True,
     "pos_att_type": None,
     "pooler_hidden_act": "gelu",
-    # what the class reads where a file gives it, and its config does not know
+    # attributes that the model reads if a file has them, but that its config class does not declare
     "position_buckets": -1,
     "share_att_key": False,
     "norm_rel_ebd": "none",
@@ -39,7 +39,7 @@ DEFAULTS: dict[str, Any] = {
     "conv_groups": 1,
     "conv_act": "tanh",
 }
-# Dropout, which tuning here leaves out; `legacy` and the tying are about the masked-word head.
+# Dropout, which training here does not apply; `legacy` and the tying of the head for masked words.
 IRRELEVANT = frozenset(
     "attention_probs_dropout_prob hidden_dropout_prob pooler_dropout cls_dropout legacy"
     " tie_word_embeddings pooler_size summary_activation summary_last_dropout summary_type"
@@ -173,7 +173,7 @@ def _convolution(found: Attributes) -> deberta.Convolution | None:
 
 
 def head(config: deberta.DebertaConfig, labels: int) -> HeadConfig:
-    """The pooler, which is a dense layer on the first token, and the classifier."""
+    """The pooler, a dense layer on the first token, and the output layer."""
     return layers.fresh_head(
         config, labels, "first", activation=config.pooler_activation, bias=True
     )
@@ -182,8 +182,8 @@ def head(config: deberta.DebertaConfig, labels: int) -> HeadConfig:
 def attributes(
     config: deberta.DebertaConfig, given: Mapping[str, Any] | None, dtype: str, source: Path | None
 ) -> dict[str, Any]:
-    """The config.json of the trunk with a sequence head; what `given` says goes along if it is of
-    this very model."""
+    """The config.json of the trunk with a sequence head. Attributes in `given` are kept if they
+    describe exactly this model."""
     found = layers.carried(given, config, parse) or _fresh(config)
     return found | {
         "model_type": MODEL_TYPE,

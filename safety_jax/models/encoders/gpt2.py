@@ -45,8 +45,8 @@ class Gpt2Config:
 
 
 class Gpt2Layer(nnx.Module):
-    """Norm, causal attention, norm, MLP, each with its residual; query, key and value are one
-    projection, as in the files."""
+    """Causal attention and an MLP, each with a norm before it and a residual. Query, key and value
+    are one projection, as in the files."""
 
     def __init__(self, config: Gpt2Config, *, rngs: nnx.Rngs):
         self.config = config
@@ -104,7 +104,7 @@ def forward(
     run: Execution,
     adapters: lora.Adapters | None,
 ) -> Float[Array, "B S D"]:
-    """The last hidden states of the tokens that are read, normed, in `run.compute_dtype`."""
+    """The hidden states after the final norm, of the tokens in `read`, in `run.compute_dtype`."""
     return layers.at(declaration.bind(Gpt2, config, weights)(tokens, run, adapters), read)
 
 
@@ -122,8 +122,8 @@ DEFAULTS: dict[str, Any] = {
     "layer_norm_epsilon": 1e-5,
     "initializer_range": 0.02,
 }
-# Dropout, which tuning here leaves out; heads of another kind; in which order the products of
-# attention are taken.
+# Dropout, which training here does not apply; other heads; the order and precision of attention's
+# products.
 IRRELEVANT = frozenset(
     "attn_pdrop embd_pdrop resid_pdrop n_ctx reorder_and_upcast_attn tie_word_embeddings"
     " gradient_checkpointing summary_activation summary_first_dropout summary_proj_to_labels"
@@ -160,15 +160,15 @@ def parse(given: Mapping[str, Any], where: str) -> Gpt2Config:
 
 
 def head(config: Gpt2Config, labels: int) -> HeadConfig:
-    """One projection without bias, at the last real token."""
+    """One projection without bias, at the last token that is not padding."""
     return layers.fresh_head(config, labels, "last", activation=None, bias=False)
 
 
 def attributes(
     config: Gpt2Config, given: Mapping[str, Any] | None, dtype: str, source: Path | None
 ) -> dict[str, Any]:
-    """The config.json of the trunk with a sequence head; what `given` says goes along if it is of
-    this very model."""
+    """The config.json of the trunk with a sequence head. Attributes in `given` are kept if they
+    describe exactly this model."""
     found = layers.carried(given, config, parse) or _fresh(config)
     found |= layers.pad_token(found, hub.token_ids(source))
     return found | {"architectures": [ARCHITECTURE], "dtype": dtype, "torch_dtype": dtype}

@@ -1,7 +1,7 @@
-"""One face for every model that scores a text: a trunk, and a head that reads one of its tokens.
+"""One interface to all models that score a text: a trunk, and a head that reads one of its tokens.
 
-A `Scorer` says what a folder holds; weights are a plain tree, `{trunk..., "score": head}`. The
-trunk's kernels take LoRA adapters; the head under "score" is small and trained whole.
+A `Scorer` describes the model in a folder. Weights are a plain tree, `{trunk..., "score": head}`.
+The trunk's kernels take LoRA adapters; the head under "score" is small and trained whole.
 
     scorer = heads.read_scorer(folder)
     weights = heads.load(folder, scorer, mesh, jnp.float32)
@@ -37,15 +37,16 @@ PROBLEMS = ("regression", "single_label_classification", "multi_label_classifica
 
 @dataclasses.dataclass(frozen=True)
 class Scorer:
-    """A trunk with a sequence head; holds no arrays.
+    """A trunk with a sequence head, without arrays.
 
     Attributes:
         kind: a key of KINDS.
-        config: the trunk's.
-        label_names: what each output is called, in order.
-        problem: what `transformers` calls the task, one of PROBLEMS; None where nobody said.
-        max_tokens: positions the model was made for.
-        pairs: prompt and response may come as a text pair, told apart by token types or separators.
+        config: of the trunk.
+        label_names: the names of the outputs, in order.
+        problem: the name of the task in `transformers`, one of PROBLEMS; None if it is not given.
+        max_tokens: the number of positions for which the model was made.
+        pairs: whether prompt and response may be a text pair, which token types or separators tell
+            apart.
     """
 
     kind: str
@@ -58,23 +59,23 @@ class Scorer:
 
     @property
     def labels(self) -> int:
-        """Outputs a sequence: 1 for a reward, more for a classifier."""
+        """The number of outputs per sequence: 1 for a reward, more for a classifier."""
         return self.head.labels
 
     @property
     def of_llama(self) -> bool:
-        """The trunk is of the LLaMA family."""
+        """Whether the trunk is of the LLaMA family."""
         return isinstance(self.config, llama.LlamaConfig)
 
     @property
     def rules(self) -> tuple[attention.Rule, ...]:
-        """The rules of a LLaMA trunk's attention; encoders have one of their own."""
+        """The rules of a LLaMA trunk's attention; encoders have their own attention."""
         return self.config.rules if self.of_llama else attention.PLAIN
 
     @property
     def gap(self) -> int:
-        """Cells of padding that must stand between two texts of a row: a convolution sees no
-        segments, but padding is zero to it."""
+        """How many cells of padding there must be between two texts of a row: a convolution does
+        not know segments, but it reads padding as zeros."""
         convolution = getattr(self.config, "convolution", None)
         return 0 if convolution is None else (convolution.size - 1) // 2
 
@@ -83,10 +84,10 @@ class Scorer:
 
 
 def read_scorer(folder: Path) -> Scorer:
-    """What a folder with a sequence head holds.
+    """The model in a folder with a sequence head.
 
     Raises:
-        CheckpointError: not such a folder, or one with attributes that are not supported.
+        CheckpointError: it is not such a folder, or has attributes that are not supported.
     """
     given, where = hub.read_json(folder / "config.json"), str(folder / "config.json")
     kind = _kind(given, where)
@@ -107,7 +108,7 @@ def read_scorer(folder: Path) -> Scorer:
 
 
 def new_scorer(folder: Path, label_names: tuple[str, ...], problem: str) -> Scorer:
-    """A scorer on the trunk of a folder, whatever head that has; the head is still to be trained.
+    """A scorer with a new, untrained head on the trunk of a folder, which may have any head.
 
     Raises:
         CheckpointError: the trunk is not supported.
@@ -119,14 +120,14 @@ def new_scorer(folder: Path, label_names: tuple[str, ...], problem: str) -> Scor
     given = dict(hf_config.text_part(given))
     kind = "llama" if _kind(given, where) == "beaver" else _kind(given, where)
     config = KINDS[kind].parse(given, where)
-    # What the export will say, and with that what it will read.
+    # The padding token of the exported config, which decides where a head reads.
     exported = layers.pad_token(given, hub.token_ids(folder))
     head = _skipping(KINDS[kind].head(config, len(label_names)), exported, where)
     return _scorer(kind, config, head, label_names, problem)
 
 
 def _skipping(head: layers.HeadConfig, given: Mapping[str, Any], where: str) -> layers.HeadConfig:
-    """The head with its padding token, which `transformers` does not read as the last one."""
+    """The head with the padding token, which `transformers` never reads as the last token."""
     padding = given.get("pad_token_id")
     if head.reads != "last" or padding is None:
         return head
@@ -156,7 +157,7 @@ def _scorer(
 
 
 def _labels(given: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], str | None]:
-    """Names of the outputs, and the task. Two labels where nothing is said, as `transformers`."""
+    """Names of the outputs, and the task. The default is two labels, as in `transformers`."""
     named = given.get("id2label")
     count = given.get("num_labels")
     if count is None:
@@ -185,7 +186,7 @@ def _labels(given: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], str 
 
 
 def parameters(scorer: Scorer) -> dict[str, meshes.Parameter]:
-    """Every weight by its dotted name, the head's below "score"."""
+    """All weights by their dotted names; those of the head begin with "score."."""
     kind = KINDS[scorer.kind]
     declared = declaration.parameters(kind.module, scorer.config)
     head = declaration.parameters(layers.Head, scorer.head)
@@ -205,7 +206,7 @@ def shardings(scorer: Scorer, mesh: Mesh) -> trees.Tree:
 
 
 def targets(scorer: Scorer, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Hugging Face module names, or ("all-linear",), to ours: `lora.targets` for this trunk.
+    """Our names of Hugging Face's modules, or of ("all-linear",): `lora.targets` for this trunk.
 
     Raises:
         ConfigError: a name is not an adaptable projection.
@@ -219,7 +220,7 @@ def targets(scorer: Scorer, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def initialize(scorer: Scorer, key: jax.Array, mesh: Mesh, dtype: DTypeLike) -> trees.Tree:
-    """Random weights, made where they live."""
+    """Random weights, created with their shardings."""
     kind, where = KINDS[scorer.kind], shardings(scorer, mesh)
     trunk_key, head_key = jax.random.split(key)
     trunk = declaration.initialize(kind.module, scorer.config, trunk_key, _trunk(where), dtype)
@@ -236,8 +237,8 @@ def _trunk(weights: trees.Tree) -> trees.Tree:
 
 
 def kernels_of(scorer: Scorer, kernels: str) -> str:
-    """What this judge's kernels are held as where so much is asked of all judges: only those of
-    the LLaMA family are quantised, encoders are small."""
+    """The format of this judge's kernels if `kernels` is the setting for all judges: only those of
+    the LLaMA family are quantised, because encoders are small."""
     return kernels if scorer.of_llama else quantised.STORED
 
 
@@ -250,7 +251,7 @@ def load(
         kernels: see `weight_table.load`, and `kernels_of`.
 
     Raises:
-        CheckpointError: the files are damaged, or do not hold exactly the weights of `scorer`.
+        CheckpointError: the files are damaged, or do not have exactly the weights of `scorer`.
         ConfigError: the mesh does not divide the model.
     """
     where = shardings(scorer, mesh)
@@ -266,13 +267,12 @@ def load_trunk(
     dtype: DTypeLike,
     kernels: str = quantised.STORED,
 ) -> trees.Tree:
-    """The trunk of a folder, whatever head that has, below a fresh head.
+    """Loads the trunk of a folder with any head or none, and adds a fresh head.
 
-    A dense layer of the head that the folder holds (BERT's pooler) is read too.
+    If the folder has the dense layer of the head (BERT's pooler), it is loaded, too.
 
     Raises:
-        CheckpointError: the files are damaged, or do not hold the trunk's weights and nothing
-            that is unknown.
+        CheckpointError: the files are damaged, lack weights of the trunk, or have unknown ones.
         ConfigError: the mesh does not divide the model.
     """
     where, declared = shardings(scorer, mesh), parameters(scorer)
@@ -296,16 +296,16 @@ def export(
 ) -> float:
     """Writes a folder that `transformers.AutoModelForSequenceClassification` opens.
 
-    A "beaver" scorer keeps its own layout, which safe-rlhf opens. Says what rounding took of
-    adapters, see `weight_export.export`.
+    A "beaver" scorer keeps its own layout, which safe-rlhf opens. Returns the share of the
+    adapters' changes that rounding lost, see `weight_export.export`.
 
     Args:
-        source: the folder the trunk came from, with any head: its tokenizer, its licence, and,
-            where it describes this very trunk, its config.json go along.
+        source: the folder of the trunk, with any head; or None. Its tokenizer and licence are
+            copied, and its config.json is kept if it describes exactly this trunk.
         dtype: of the written weights.
 
     Raises:
-        CheckpointError: the disk is full, or `folder` is the source or holds something else.
+        CheckpointError: the disk is full, or `folder` is the source or has other content.
     """
     given = None
     if source is not None and (source / "config.json").exists():
@@ -319,7 +319,7 @@ def export(
             "label2id": {label: i for i, label in enumerate(scorer.label_names)},
             "problem_type": scorer.problem,
         }
-        attributes.pop("num_labels", None)  # id2label says it
+        attributes.pop("num_labels", None)  # id2label already gives it
         if scorer.head.skips is not None:
             attributes["pad_token_id"] = scorer.head.skips
     configs = {"config.json": attributes}
@@ -344,9 +344,9 @@ def scores(
     """The head's raw outputs, without sigmoid or softmax, in float32.
 
     Args:
-        types: token types of a text pair, 0 and 1; zeros where the trunk knows none.
-        mask: True at real tokens, which come first in every row. A row without any gives a finite
-            number that means nothing.
+        types: token types of a text pair, 0 and 1; zeros if the trunk has no types.
+        mask: True for real tokens, which come first in every row. A row without real tokens gets a
+            finite but meaningless score.
     """
     tokens = Tokens.one_a_row(ids, mask, types)
     ends = jnp.maximum(mask.sum(axis=1, keepdims=True, dtype=jnp.int32) - 1, 0)
@@ -361,10 +361,10 @@ def packed_scores(
     run: Execution,
     adapters: lora.Adapters | None = None,
 ) -> Float[Array, "B S labels"]:
-    """`scores` of the segments of packed rows, each read as if it stood alone.
+    """The scores of the segments of packed rows, each the same as if it were alone in its row.
 
     Args:
-        ends: the last token of each segment.
+        ends: the cell of the last token of each segment.
     """
     cells = layers.cells_read(scorer.head, tokens, ends)
     forward = KINDS[scorer.kind].forward

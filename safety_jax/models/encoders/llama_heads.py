@@ -1,8 +1,9 @@
-"""Score heads on the LLaMA family, read at the last real token: two layouts.
+"""Score heads on the LLaMA family, which read the last real token, in two layouts.
 
-`*ForSequenceClassification` of `transformers` (`score.weight`, no bias), for every family of
-`families.py`; and PKU-Alignment's beaver reward and cost models (safe-rlhf, arXiv 2310.12773:
-`score_head.weight`, a bias and a stored normaliser by config.json), for LLaMA.
+One is `*ForSequenceClassification` of `transformers` (`score.weight`, no bias), for all families in
+`families.py`. The other is that of PKU-Alignment's beaver reward and cost models (safe-rlhf, arXiv
+2310.12773), for LLaMA: `score_head.weight`, and a bias and a stored normaliser if config.json asks
+for them.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ from safety_jax.models.layers import HeadConfig
 from safety_jax.models.model import Model
 
 BEAVER = ("LlamaForScore", "LlamaModelForScore")
-# safe-rlhf's defaults. The bias was named `bias` first.
+# safe-rlhf's defaults. `bias` is the old name of `score_bias`.
 BEAVER_DEFAULTS: dict[str, Any] = {
     "score_dim": 1,
     "score_bias": None,
@@ -40,13 +41,13 @@ BEAVER_DEFAULTS: dict[str, Any] = {
     "var": None,
 }
 MOST_LABELS = 10_000
-EPSILON = 1e-8  # what safe-rlhf's normaliser adds to the deviation
+EPSILON = 1e-8  # safe-rlhf's normaliser adds it to the deviation
 
 OTHER_HEADS = r"lm_head\.weight|score(_head)?\.(weight|bias)|normalizer\..*"
 
 
 def layout(config: llama.LlamaConfig) -> WeightTable:
-    """How the trunk and its head stand in a folder."""
+    """The table of the trunk's and the head's weights in a folder."""
     trunk = hf.layout(config)
     kept = (row for row in trunk.rows if row.ours != "head")
     return dataclasses.replace(
@@ -57,7 +58,7 @@ def layout(config: llama.LlamaConfig) -> WeightTable:
 
 
 def beaver_layout(config: llama.LlamaConfig) -> WeightTable:
-    """Likewise as safe-rlhf has them."""
+    """The same for folders of safe-rlhf."""
     whole = layout(config)
     return dataclasses.replace(
         whole,
@@ -71,14 +72,14 @@ def beaver_layout(config: llama.LlamaConfig) -> WeightTable:
 
 
 def architecture(model_type: str) -> str:
-    """The name of the family's class with a sequence head, as config.json writes it."""
+    """The name of the family's class with a sequence head, as in config.json."""
     family = FAMILIES[model_type]
     plain = family.architecture.replace("ForCausalLM", "ForSequenceClassification")
     return family.classifier or plain
 
 
 def parse(given: Mapping[str, Any], where: str) -> llama.LlamaConfig:
-    """The trunk that a config.json with any head describes.
+    """The trunk that a config.json describes, whatever its head.
 
     Raises:
         CheckpointError: see `hf_config.parse`.
@@ -122,9 +123,9 @@ def forward(
 
 
 def beaver_head(given: Mapping[str, Any], config: llama.LlamaConfig, folder: Path) -> HeadConfig:
-    """The head that a beaver config.json describes, with its normaliser's numbers.
+    """The head that a beaver config.json describes, with the numbers of its normaliser.
 
-    A reward is shifted and scaled, a cost only scaled, so that its sign keeps its meaning.
+    A reward is shifted and scaled. A cost is only scaled, so that its sign keeps its meaning.
 
     Raises:
         CheckpointError: an attribute or a stored number cannot be used.
@@ -146,7 +147,7 @@ def beaver_head(given: Mapping[str, Any], config: llama.LlamaConfig, folder: Pat
 
 
 def _stored(folder: Path, attributes: Attributes, name: str, labels: int) -> tuple[float, ...]:
-    """A number of the normaliser for each label: its tensor, or else config.json's."""
+    """One number of the normaliser per label, from its tensor, or else from config.json."""
     tensor = hub.locate(folder).get(f"normalizer.{name}")
     if tensor is None:
         return attributes.numbers(name, labels)
@@ -163,8 +164,8 @@ def _stored(folder: Path, attributes: Attributes, name: str, labels: int) -> tup
 def attributes(
     config: llama.LlamaConfig, given: Mapping[str, Any] | None, dtype: str, source: Path | None
 ) -> dict[str, Any]:
-    """The config.json of the trunk with a sequence head; what `given` says goes along if it is of
-    this very model."""
+    """The config.json of the trunk with a sequence head. Attributes in `given` are kept if they
+    describe exactly this model."""
     carried = None
     if given is not None:
         given = hf_config.text_part(given)
@@ -181,5 +182,5 @@ def attributes(
 
 def beaver_attributes(given: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     if not is_beaver(given):
-        raise CheckpointError("a beaver model is exported with the config.json it came with")
+        raise CheckpointError("a beaver model can only be exported with its own config.json")
     return dict(given) | {"dtype": dtype, "torch_dtype": dtype}

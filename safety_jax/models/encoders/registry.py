@@ -14,17 +14,20 @@ from safety_jax.models.folders.families import FAMILIES
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """What an architecture brings.
+    """The functions of an architecture.
 
     Attributes:
         module: declares the trunk's weights.
-        layout: (config) to how they stand in a folder.
         forward: (config, weights, tokens, read, run, adapters) to the hidden states [B, S, D] of
             the tokens in the cells `read` [B, S]; no segment of a row sees another.
-        head: (config, labels) to the head that a fresh scorer gets.
-        attributes: (config, given, dtype, source) to the exported config.json; labels are added.
-        targets: (config) to Hugging Face's names of the projections that adapters can go on, and
-            ours.
+        layout: (config) to the table of the weights in a folder.
+        targets: (config) to Hugging Face's names of the projections that can have adapters, and our
+            names.
+        parse: (attributes of config.json, file name for messages) to the trunk's config.
+        head: (config, labels) to the head of a new scorer.
+        architecture: (model_type) to the name of the class with a sequence head.
+        attributes: (config, given, dtype, source) to the exported config.json, without labels.
+        pairs: see `heads.Scorer`.
     """
 
     module: Callable[..., nnx.Module]
