@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from tests.benchmarks import gpu, gpu_worker
+from tests.benchmarks import gpu, gpu_attention, gpu_decoding, gpu_training, gpu_worker
 
 TINY = dataclasses.replace(gpu.SIZES["tiny"], row_tokens=64, rows=2, steps=1, lanes=2, new_tokens=2)
 
@@ -46,7 +46,7 @@ def test_figures_beside_the_cards_published_speeds():
 def test_examples_fill_their_rows():
     for size in gpu.SIZES.values():
         assert sum(gpu.lengths(size)) == size.row_tokens
-    made = gpu_worker.examples(TINY, 2, seed=0)
+    made = gpu_training.examples(TINY, 2, seed=0)
     assert made.lengths.tolist() == 2 * [32, 16, 8, 4, 4]
     assert made.trained_lengths.tolist() == 2 * [31, 15, 7, 3, 3]
 
@@ -63,13 +63,13 @@ def test_a_step_of_each_method(part):
 
 
 def test_decoding_writes_what_was_asked_for():
-    found = gpu_worker.decode(TINY)
+    found = gpu_decoding.decode(TINY)
     assert found["new_tokens"] == 2 * 2
     assert "of the bound" not in gpu.line("decode", found | gpu.derive("decode", found, TINY))
 
 
 def test_attention_off_a_gpu():
-    found = gpu_worker.check_attention(TINY)
+    found = gpu_attention.check_attention(TINY)
     assert found["backend"] == "xla" and len(found["cases"]) == 4
     assert all(case["passed"] for case in found["cases"])
     assert "4 of 4" in gpu.line("attention", found)

@@ -43,7 +43,7 @@ def make_model(size: dict[str, Any], device: str) -> Any:
 
 
 def make_rows(size: dict[str, Any], device: str) -> dict[str, torch.Tensor]:
-    """Rows as gpu_worker fills them: ids, positions from 0 in each example, all but the first of
+    """Rows as gpu_training fills them: ids, positions from 0 in each example, all but the first of
     each trained."""
     T, rows = size["row_tokens"], size["rows"]
     positions = torch.cat([torch.arange(T // part) for part in size["pattern"]]).expand(rows, T)
