@@ -1,65 +1,18 @@
-"""Every kind of file gives the same rows; whatever is wrong with one takes one line to say."""
+"""Every kind of file gives the same rows; a broken file is reported in one line."""
 
 import bz2
-import csv
-import datetime
 import gzip
 import json
 import lzma
 import os
 import socket
-import zipfile
 
-import numpy as np
-import openpyxl
-import pyarrow as pa
-import pyarrow.parquet
 import pytest
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import readers, records, table_files, values
+from safety_jax.data import readers
 from safety_jax.data.sources import open_source
-
-ROWS = [
-    {"instruction": "Name a colour.", "output": "Red.\nOr blue."},
-    {"instruction": 'Say "hello", ü', "output": "hello"},
-    {"instruction": "Third", "output": "3"},
-]
-
-
-def write(path, rows=ROWS):
-    """Writes rows in the form that the path's ending asks for."""
-    name = path.name
-    ending = name.rpartition(".")[2]
-    compress = {
-        "gz": gzip.compress,
-        "xz": lzma.compress,
-        "bz2": bz2.compress,
-        "zst": lambda data: pa.compress(data, "zstd", asbytes=True),
-    }.get(ending, bytes)
-    if ".jsonl" in name or ".ndjson" in name:
-        path.write_bytes(compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
-    elif ".json" in name:
-        path.write_bytes(compress(json.dumps(rows, ensure_ascii=False, indent=1).encode()))
-    elif name.endswith((".csv", ".tsv")):
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0], delimiter=",\t"[name.endswith(".tsv")])
-            writer.writeheader()
-            writer.writerows(rows)
-    elif name.endswith(".xlsx"):
-        book = openpyxl.Workbook()
-        for row in (list(rows[0]), *(list(row.values()) for row in rows)):
-            book.active.append(row)
-        book.save(path)
-    elif name.endswith(".parquet"):
-        pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path)
-    else:
-        make = pa.ipc.new_stream if "stream" in name else pa.ipc.new_file
-        table = pa.Table.from_pylist(rows)
-        with make(path, table.schema) as writer:
-            writer.write_table(table)
-    return path
-
+from tests.data_files import ROWS, write
 
 LINES = ["line 1", "line 2", "line 3"]
 INDICES = ["row 0", "row 1", "row 2"]
@@ -109,28 +62,6 @@ def test_byte_order_mark_is_no_data(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b"\xef\xbb\xbfinstruction,output\nq,a\n")
     assert open_source(str(path)).rows == [{"instruction": "q", "output": "a"}]
-
-
-def test_a_sheet_may_have_gaps(tmp_path):
-    book = openpyxl.Workbook()
-    for row in (["prompt", None, "n"], ["a", "no title", 1], [], ["b", None, None]):
-        book.active.append(row)
-    book.save(tmp_path / "a.xlsx")
-    source = open_source(str(tmp_path / "a.xlsx"))
-    assert source.rows == [{"prompt": "a", "n": "1"}, {"prompt": "b", "n": ""}]
-    assert source.where == ["a.xlsx row 2", "a.xlsx row 4"]
-    narrow = openpyxl.Workbook(write_only=True)  # which does not tell its width
-    for row in (["prompt", "n"], ["a"], ["b", 2]):
-        sheet = narrow.active or narrow.create_sheet()
-        sheet.append(row)
-    narrow.save(tmp_path / "c.xlsx")
-    assert open_source(str(tmp_path / "c.xlsx")).rows == [
-        {"prompt": "a", "n": ""}, {"prompt": "b", "n": "2"},
-    ]  # fmt: skip
-    book.active["C1"] = "prompt"
-    book.save(tmp_path / "b.xlsx")
-    with pytest.raises(DataError, match=r"b\.xlsx row 1: two columns share a name"):
-        open_source(str(tmp_path / "b.xlsx"))
 
 
 def test_parallel_lists(tmp_path):
@@ -281,102 +212,11 @@ def test_a_name_of_escapes_stays_a_name(tmp_path):
     assert open_source(str(path)).where[0] == r"\x1b[2J.jsonl line 1"
 
 
-# ---------------------------------------------------------------------------- tables
-
-
-def test_values_of_tables_become_plain(tmp_path):
-    when = datetime.date(2026, 5, 1)
-    table = pa.table(
-        {
-            "text": pa.array(["a", None]).dictionary_encode(),
-            "number": [1.5, float("nan")],
-            "infinite": [float("inf"), 0.0],
-            "when": [when, None],
-            "bytes": [b"\xc3\xbc", b""],
-            "turns": [[{"role": "user"}], []],
-            "map": pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int64())),
-        }
-    )
-    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
-    first, second = open_source(str(tmp_path / "a.parquet")).rows
-    assert first == {
-        "text": "a", "number": 1.5, "infinite": "inf", "when": "2026-05-01", "bytes": "ü",
-        "turns": [{"role": "user"}], "map": [["k", 1]],
-    }  # fmt: skip
-    assert second["text"] is second["number"] is second["when"] is second["map"] is None
-    unknown = {"bytes": "object", "path": None}
-    assert values.plain({1: np.array([1, 2]), "x": object()}) == {"1": [1, 2], "x": unknown}
-
-
-def test_pictures_in_tables_are_named_and_their_columns_can_be_passed_over(tmp_path):
-    picture = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
-    stored = [{"bytes": picture, "path": "a.png"}, {"bytes": None, "path": "b.png"}]
-    table = {"prompt": ["a", "b"], "response": ["c", "d"]}
-    for column in (stored, [[stored[0]], []], [picture, None]):
-        path = tmp_path / "a.parquet"
-        pyarrow.parquet.write_table(pa.table(table | {"figure": column}), path)
-        for options in ("", "?broken_text=replace"):
-            source = open_source(f"{path}{options}")
-            with pytest.raises(DataError, match="row 0: 'figure' holds pictures or sounds"):
-                records.read_records(source)
-        assert len(records.read_records(open_source(f"{path}?without=figure"))) == 2
-    pyarrow.parquet.write_table(pa.table({"text": [b"\xff\xfe", b""]}), path)
-    with pytest.raises(DataError, match="text: bytes that are not UTF-8"):
-        open_source(str(path))
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        (pa.table({"a": ["x" * 12_345]}), "ffset invariant failure|larger than"),
-        (pa.table({"a": pa.array([b"\xff\xfe"]).view(pa.string())}), "Invalid UTF8"),
-        (pa.Table.from_arrays([pa.array([1]), pa.array([2])], ["a", "a"]), "share a name: a, a"),
-    ],
-)
-def test_broken_tables_take_one_line(tmp_path, table, message):
-    """Offsets outside, text that is none, two columns of one name."""
-    path = tmp_path / "a.arrow"
-    with pa.ipc.new_stream(path, table.schema) as writer:
-        writer.write_table(table)
-    content = bytearray(path.read_bytes())
-    # The last such number is the column's offset; pyarrow itself writes none that is wrong.
-    if (at := content.rfind(np.int32(12_345).tobytes())) > 0:
-        content[at : at + 4] = np.int32(2_000_000_000).tobytes()
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=rf"a\.arrow: not a readable Arrow file \(.*({message})"):
-        open_source(str(path))
-
-
-def test_a_crash_or_a_hang_of_the_reading_process_takes_one_line(tmp_path, monkeypatch):
-    path = write(tmp_path / "a.parquet")
-    for command, message in [
-        ("kill -SEGV $$", r"\(reading it ended with SIGSEGV: it is broken\)"),
-        ("exec sleep 60", "not read within 0 seconds"),
-        ("exit 3", r"\(code 3\)"),
-    ]:
-        program = tmp_path / "python"
-        program.write_text(f"#!/bin/sh\n{command}\n")
-        program.chmod(0o755)
-        monkeypatch.setattr(table_files.sys, "executable", str(program))
-        monkeypatch.setattr(table_files, "_SECONDS", 0.3)
-        with pytest.raises(DataError, match=message):
-            open_source(str(path))
-
-
 def test_a_file_that_unpacks_without_end(tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "_ANY_TEXT", 1 << 20)
     path = tmp_path / "a.csv.gz"
     path.write_bytes(gzip.compress(bytes(8 << 20)))
     with pytest.raises(DataError, match="unpacks to more than 1 MiB"):
-        open_source(str(path))
-
-
-def test_a_sheet_that_unpacks_without_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(table_files, "_SHEET_BYTES", 1 << 20)
-    path = write(tmp_path / "a.xlsx")
-    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("xl/media/image1.png", bytes(4 << 20))
-    with pytest.raises(DataError, match="not a readable Excel workbook .*unpacks to 4 MiB"):
         open_source(str(path))
 
 

@@ -17,7 +17,7 @@ from safety_jax.data import parsing, records
 from safety_jax.data.formats import verdicts
 from safety_jax.data.formats.catalogue import FORMATS, PROMPTS, RESPONSES
 from safety_jax.data.sources import Source, open_source
-from tests.test_readers import write
+from tests.data_files import write
 
 EXAMPLES = int(os.environ.get("SAFETY_JAX_FUZZ_EXAMPLES", "3"))
 TEXTS = [

@@ -17,7 +17,7 @@ from safety_jax.data.sources import Source, draw, open_source
 from safety_jax.evaluation.answers import existing
 from safety_jax.evaluation.sets import reading
 from safety_jax.judges import inputs
-from tests.test_readers import ROWS, write
+from tests.data_files import ROWS, write
 
 
 def test_options(tmp_path):
