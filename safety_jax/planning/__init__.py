@@ -1,1 +1,1 @@
-"""What a run needs of machines that are not there: memory, exchanges, time, from shapes alone."""
+"""What a run would need on other machines: memory, communication and time, from shapes alone."""

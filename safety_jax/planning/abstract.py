@@ -1,5 +1,5 @@
-"""What a program is given, as shapes: weights, batches and training states of arrays that do not
-exist, laid out on a mesh of devices that need not exist either."""
+"""The arguments of programs as shapes: weights, batches and training states of abstract arrays,
+sharded over a mesh of devices that need not exist."""
 
 import math
 from collections.abc import Mapping
@@ -26,12 +26,12 @@ def array(shape: tuple[int, ...], dtype: DTypeLike, sharding: Any) -> jax.ShapeD
 
 
 def replicated(mesh: Mesh, *shape: int, dtype: DTypeLike = jnp.int32) -> jax.ShapeDtypeStruct:
-    """What the host hands over whole: every device has all of it."""
+    """An array from the host, of which every device has a copy."""
     return array(shape, dtype, meshes.sharding(mesh, (None,) * len(shape)))
 
 
 def bytes_on_device(tree: Any) -> int:
-    """Bytes of a tree of abstract arrays that one device holds, padding left out."""
+    """Bytes of a tree of abstract arrays on one device, without padding."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * jnp.dtype(leaf.dtype).itemsize
         for leaf in jax.tree.leaves(tree)
@@ -47,10 +47,11 @@ def weights(
     dtype: DTypeLike,
     kernels: str = quantised.STORED,
 ) -> trees.Tree:
-    """A model's weights, from its table of parameters.
+    """A model's weights, from its declared parameters.
 
     Args:
-        kernels: what the layers' kernels are held as, a name of `quantised.FORMATS`; else numbers.
+        kernels: the format of the layers' kernels, a name of `quantised.FORMATS`; or
+            `quantised.STORED` for numbers.
     """
     found: dict[str, Any] = {}
     for name, parameter in declared.items():
@@ -71,7 +72,7 @@ def weights(
 def trained(
     policy: Policy, base_dtype: DTypeLike, kernels: str = quantised.STORED
 ) -> tuple[trees.Tree, trees.Tree]:
-    """The trainable and the frozen tree of a policy; what is trained is float32."""
+    """The trainable and the frozen tree of a policy; trained weights are float32."""
     declared, mesh = llama.parameters(policy.config), policy.run.mesh
     if policy.adapter is None:
         return weights(declared, mesh, jnp.float32), {}
@@ -81,7 +82,7 @@ def trained(
 def judge(
     trainee: Trainee, base_dtype: DTypeLike, kernels: str = quantised.STORED
 ) -> tuple[trees.Tree, trees.Tree]:
-    """Likewise of a judge in training; its head is always trained."""
+    """The same for a judge in training; its head is always trained."""
     declared, mesh = heads.parameters(trainee.scorer), trainee.run.mesh
     whole = weights(declared, mesh, jnp.float32)
     if trainee.adapter is None:
@@ -109,7 +110,7 @@ def adapters(
 
 
 def tokens(mesh: Mesh, leading: tuple[int, ...], T: int, *, shared: bool = False) -> Tokens:
-    """Rows [A, b, T], or [A, b, M, T]; with `shared`, segments go on from others."""
+    """Rows [A, b, T] or [A, b, M, T]; with `shared`, segments may have prefixes in the same row."""
     sharding = NamedSharding(mesh, PartitionSpec(None, *meshes.spec(("rows",))))
     integers = array((*leading, T), jnp.int32, sharding)
     mask = array((*leading, T), jnp.bool_, sharding)
@@ -160,7 +161,7 @@ def judged(mesh: Mesh, rows: int, T: int, texts: int) -> tuple[Tokens, jax.Shape
 def state(
     trained: Policy | Trainee, trainable: trees.Tree, optimizer: Any
 ) -> tuple[steps.State, steps.State]:
-    """A training state, and where its parts live."""
+    """A training state, and the shardings of its parts."""
     mesh = trained.run.mesh
     where = steps.shardings(trainable, trained.shardings(), optimizer, mesh)
     shapes = steps.State(
@@ -173,7 +174,7 @@ def state(
 
 
 def stacked(tree: Any, lanes: int) -> Any:
-    """The same of several lanes, in one array each."""
+    """The arrays of several lanes, stacked on a new first axis."""
 
     def widened(leaf: Any) -> jax.ShapeDtypeStruct:
         where = leaf.sharding

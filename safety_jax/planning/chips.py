@@ -1,7 +1,8 @@
-"""Chips as their makers publish them, and slices of them by name: `v5e:4x4`, `h100:8`.
+"""Published figures of chips, and slices of them by name: `v5e:4x4`, `h100:8`.
 
-Peak FLOP/s are those of `flops.PEAK_FLOPS`. A TPU's memory is what libtpu 0.0.42 gives a program,
-less than the data sheet's; a GPU's is the data sheet's less what XLA leaves free by default.
+Peak FLOP/s are in `flops.PEAK_FLOPS`. The memory of a TPU is what libtpu 0.0.42 gives a program,
+which is less than in the data sheet. The memory of a GPU is the part of the data sheet's memory
+that XLA uses by default.
 """
 
 import dataclasses
@@ -16,13 +17,13 @@ from safety_jax.maths import flops
 
 NO_LIBTPU = (
     "libtpu, which compiles for TPUs, cannot be imported; pip install 'safety_jax[plan]', or plan "
-    "for GPUs, which takes formulas alone"
+    "for GPUs, which needs only formulas"
 )
-XLA_SHARE = 0.75  # of a GPU's memory, jax's default: XLA_PYTHON_CLIENT_MEM_FRACTION
+XLA_SHARE = 0.75  # of a GPU's memory; the default of XLA_PYTHON_CLIENT_MEM_FRACTION in jax
 
 
 # Without these, libtpu asks a metadata server for the TPU of this machine, complains that there is
-# none, and wants to be the only one on it. The names have no bearing on what it compiles for.
+# none, and refuses a second process. The names do not affect what it compiles for.
 NO_TPU_HERE = {
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -36,15 +37,16 @@ class Chip:
     """One kind of chip.
 
     Attributes:
-        kind: what jax calls its devices.
-        devices: jax devices a chip; all figures below are of a chip.
+        kind: the name of its devices in jax.
+        devices: jax devices per chip; all figures below are for a chip.
         memory: bytes that a program may use.
         bandwidth: bytes/s between the chip and its memory.
-        network: bytes/s that it can send to its neighbours over all links, one direction.
+        network: bytes/s that it can send to its neighbours over all links, in one direction.
         axes: dimensions of a TPU's network; 0 for GPUs behind a switch.
-        ring: an axis closes to a ring where its length is a multiple of this.
-        node: GPUs behind one switch; beyond, each sends `outside` bytes/s.
-        source: where the figures come from.
+        ring: an axis is a ring if its length is a multiple of this.
+        node: GPUs behind one switch.
+        outside: bytes/s that each GPU can send beyond its switch.
+        source: of the figures.
     """
 
     kind: str
@@ -67,7 +69,7 @@ class Chip:
 
 
 def _tpu(kind, devices, memory_gib, bandwidth, both_ways, axes, ring, source) -> Chip:
-    """Data sheets count both directions of the links together."""
+    """A TPU, with `both_ways` from the data sheet: the sum of both directions of all links."""
     return Chip(
         kind, devices, memory_gib * GIB, bandwidth, both_ways / 2, axes, ring, 0, 0.0, source
     )
@@ -101,7 +103,7 @@ CHIPS: dict[str, Chip] = {
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """Some chips that are wired together.
+    """Chips that are connected by a network.
 
     Attributes:
         shape: chips along each axis of the network; (count,) for GPUs.
@@ -117,7 +119,7 @@ class Slice:
 
     @property
     def devices(self) -> int:
-        """What jax counts."""
+        """The number of jax devices."""
         return self.chips * self.chip.devices
 
     @property
@@ -125,11 +127,11 @@ class Slice:
         return self.chip.axes > 0
 
     def network(self, group: int) -> float:
-        """Bytes/s, one direction, at which each chip of a group of `group` devices can receive from
-        the others, all links of the axes that the group needs carrying their share.
+        """Bytes/s at which each chip of a group of `group` devices can receive from the others, if
+        all links of the axes that the group spans carry their share.
 
-        A group takes the fewest axes of the slice that hold it; an axis that is no ring has links
-        on one side only at its ends, which the others wait for.
+        A group spans as few axes of the slice as possible. On an axis that is not a ring, the chips
+        at the ends have only one link, and the others wait for them.
         """
         group = max(1, group // self.chip.devices)
         if not self.is_tpu:
@@ -149,7 +151,7 @@ def parse_slice(name: str) -> Slice:
     """`v5e:4x4`, `v5p:4x4x4`, `tpu7x:2x2x1`, `h100:8`.
 
     Raises:
-        ConfigError: an unknown chip, or a shape that is not one of its network.
+        ConfigError: the chip is unknown, or the shape does not fit its network.
     """
     kind, _, shape = name.partition(":")
     chip = CHIPS.get(kind.lower())
@@ -165,10 +167,10 @@ def parse_slice(name: str) -> Slice:
 
 
 def topology(where: Slice) -> list[Any]:
-    """The devices of a TPU slice that is not there, for ahead-of-time compilation.
+    """The devices of an absent TPU slice, for ahead-of-time compilation.
 
     Raises:
-        ConfigError: libtpu is not installed, or does not know such a slice.
+        ConfigError: libtpu is not installed, or does not know the slice.
     """
     os.environ.update(NO_TPU_HERE)
     try:
@@ -180,15 +182,15 @@ def topology(where: Slice) -> list[Any]:
     generation, _, shape = where.name.partition(":")
     name = where.chip.kind if generation == "tpu7x" else generation
     options: dict[str, Any] = {}
-    if generation == "v4":  # a chip is two devices unless libtpu's settings differ; jax has one
+    if generation == "v4":  # jax has one device per chip, but libtpu's default is two
         options["chip_config_name"] = "megacore"
-    if where.chips == 1:  # less than a host has
+    if where.chips == 1:  # fewer than on a host
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:
         found = topologies.get_topology_desc(
             platform="tpu", topology_name=f"{name}:{shape}", **options
         )
-    except Exception as error:  # jax gives whatever libtpu raises
+    except Exception as error:  # jax passes on whatever libtpu raises
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"plan.slice {where.name!r}: libtpu knows no such slice ({reason}); expected one that "

@@ -1,7 +1,7 @@
-"""Reads, from the text of a compiled program, how its devices talk to each other.
+"""Reads from the text of a compiled program what its devices exchange.
 
-A collective inside a loop appears in the text once and happens once a trip; a loop over layers has
-its number of trips in the text, one whose length is data does not.
+A collective inside a loop appears in the text once, but happens in every trip. The text gives the
+number of trips of a loop over layers, but not of a loop whose length depends on data.
 """
 
 import collections
@@ -20,8 +20,8 @@ ONCE = "once"
 
 
 class Loop(NamedTuple):
-    """A loop as JAX names it: "jvp()/while" is the forward pass over layers,
-    "transpose(jvp())/while" the backward pass; `trips` is None where the length is data."""
+    """A loop by its name in JAX: "jvp()/while" is the forward pass over layers, and
+    "transpose(jvp())/while" the backward pass. `trips` is None if the length depends on data."""
 
     name: str
     trips: int | None
@@ -33,7 +33,7 @@ class Collective(NamedTuple):
     Attributes:
         loops: the loops around it, outermost first.
         numbers, size: elements and bytes of its result on one device.
-        group: devices that exchange with each other.
+        group: how many devices exchange with each other.
     """
 
     kind: str
@@ -51,8 +51,8 @@ class Collective(NamedTuple):
         """How often it happens in a run of the program.
 
         Args:
-            unknown_trips: trips of the loops around it whose length is data, outermost first; the
-                last holds for those further in.
+            unknown_trips: trips of the loops around it whose length depends on data, outermost
+                first; the last one also applies to all loops further in.
         """
         trips, number = 1, 0
         for loop in self.loops:
@@ -64,7 +64,7 @@ class Collective(NamedTuple):
         return trips
 
     def received(self) -> float:
-        """Bytes that each device receives, at least, for one such exchange."""
+        """The least bytes that each device receives in one such exchange."""
         others = (self.group - 1) / self.group
         if self.kind == "all-reduce":
             return 2 * self.size * others  # a reduce-scatter, then an all-gather
@@ -76,12 +76,13 @@ class Collective(NamedTuple):
 
 
 def read(program: str, devices: int) -> list[Collective]:
-    """Every collective of an HLO module, in the order of the text; those of a loop once.
+    """All collectives of an HLO module in the order of the text; those in a loop appear once.
 
-    TPU programs spell one asynchronous collective as several fused pieces: they share a channel.
+    TPU programs may write one asynchronous collective as several fused pieces, which share a
+    channel and count once.
 
     Args:
-        devices: of the program, the group of a collective that names none.
+        devices: of the program; the group of a collective that names none.
     """
     computations: dict[str, list[str]] = {}
     lines: list[str] = []
@@ -98,7 +99,7 @@ def read(program: str, devices: int) -> list[Collective]:
             if match:
                 shapes, _, kind, start, channel = match.groups()
                 sizes = [(_numbers(dims), _bytes(kind)) for kind, dims in _SHAPE.findall(shapes)]
-                # A start carries its operand, and a gather's result is the larger.
+                # The shape of a start also has the operand; the result of a gather is the larger.
                 kept = [max(sizes)] if start else sizes
                 numbers = sum(count for count, _ in kept)
                 size = sum(count * width for count, width in kept)
@@ -159,7 +160,7 @@ def _loops(computations: dict[str, list[str]]) -> dict[str, tuple[Loop, ...]]:
 
 
 def _trips(line: str, computations: dict[str, list[str]]) -> int | None:
-    """How often a loop runs: what the compiler noted, or the constant that it counts to from 0."""
+    """The trips of a loop: noted by the compiler, or the constant up to which it counts from 0."""
     noted = _TRIPS.search(line)
     if noted:
         return int(noted.group(1))
@@ -175,7 +176,7 @@ def _trips(line: str, computations: dict[str, list[str]]) -> int | None:
 
 
 def count(found: Iterable[Collective]) -> dict[tuple[str, str], int]:
-    """Collectives of each kind in each place of the text."""
+    """The number of collectives of each kind in each place of the text."""
     return dict(collections.Counter((one.kind, one.place) for one in found))
 
 
@@ -183,8 +184,8 @@ class Total(NamedTuple):
     """Exchanges of one kind in one place, over a run of the program.
 
     Attributes:
-        times: how many.
-        received: bytes that each device receives.
+        times: the number of exchanges.
+        received: bytes that each device receives in all of them.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""The two programs of decoding on abstract arrays: prompts are read, tokens are written."""
+"""The two programs of decoding on abstract arrays: one reads prompts, the other writes tokens."""
 
 import functools
 from typing import Any
@@ -13,7 +13,7 @@ from safety_jax.planning import abstract
 
 
 def cache(model: Model, setup: generation.Setup, sizes: caches.CacheSizes) -> caches.Cache:
-    """Every layer's keys and values."""
+    """The keys and values of all layers."""
     shapes = jax.eval_shape(lambda: caches.zeros(model.config, sizes, setup.pace.cache_dtype))
     return caches.each_place(
         shapes,
@@ -22,7 +22,7 @@ def cache(model: Model, setup: generation.Setup, sizes: caches.CacheSizes) -> ca
 
 
 def lower_reading(model: Model, setup: generation.Setup, held: caches.Cache) -> Any:
-    """`programs.read_prompts`: one row of each device that shares out rows."""
+    """`programs.read_prompts`, with one row for each part into which the mesh divides rows."""
     host = functools.partial(abstract.replicated, model.mesh)
     B, T = meshes.row_parts(model.mesh), setup.pace.prefill_tokens
     to = filling.Destinations(host(B, T), host(B, T), host(B, T), host(T), host(T))

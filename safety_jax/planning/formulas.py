@@ -1,7 +1,7 @@
 """Work and memory by formula: FLOPs, bytes to and from memory, bytes exchanged, bytes held.
 
-What holds for all: every row is full, every token is trained, and attention is causal over the
-row. These are upper bounds of real rows, in which prompts are not trained.
+All formulas assume full rows in which every token is trained, and attention that is causal over the
+row. Real rows, with prompts that are not trained, cost less.
 """
 
 import dataclasses
@@ -15,23 +15,23 @@ from safety_jax.models.folders import peft_config
 from safety_jax.planning.chips import Slice
 from safety_jax.training.footprint import ATTENTION_PASSES, PASSES, FlopParts, TrunkSizes
 
-# Matrix products of the attention's backward pass, of which the forward pass has two: splash takes
-# three for the queries and four for keys and values, for each of the two computes scores anew.
+# Matrix products in the backward pass of attention (the forward pass has two): splash needs three
+# for queries and four for keys and values, because each of its two kernels recomputes the scores.
 ATTENTION_BACKWARD = 7
 # Vectors of the width D, and of the MLP's width F, that a layer writes or reads for each token in
-# one pass: norms, projections in and out, residuals; gate, up, their product, each twice.
+# one pass: norms, projections in and out, residuals; and gate, up, their product, each twice.
 WIDTH_VECTORS, MLP_VECTORS = 14, 6
 SAMPLING_READS = 6  # of the logits: softmax, penalties, the draw
 
 
 class Load(NamedTuple):
-    """What a run of a program costs.
+    """The cost of one run of a program.
 
     Attributes:
-        model_flops: of all chips together, what MFU counts: nothing twice.
-        flops: of one chip, what it carries out.
-        traffic: bytes between one chip and its memory.
-        tokens: tokens of all rows.
+        model_flops: of all devices together, as MFU counts them: without recomputation.
+        flops: of one device, with recomputation.
+        traffic: bytes between one device and its memory.
+        tokens: of all rows.
     """
 
     model_flops: float
@@ -45,8 +45,9 @@ class TrainedWeights:
     """A model in training.
 
     Attributes:
-        adapter: None when all weights are trained.
-        chunk_tokens: whose logits exist at the same time; 0: a judge, which has no vocabulary.
+        adapter: None if all weights are trained.
+        chunk_tokens: the number of tokens whose logits exist at the same time; 0 for a judge, which
+            has no vocabulary.
     """
 
     config: llama.LlamaConfig
@@ -67,7 +68,7 @@ class TrainedWeights:
         return sum(math.prod(shape) for shape, _ in leaves.values())
 
     def chunks(self, row_tokens: int) -> int:
-        """Loops over the vocabulary for a row."""
+        """The number of passes over the vocabulary for a row."""
         return math.ceil(row_tokens / self.chunk_tokens) if self.chunk_tokens else 0
 
 
@@ -91,13 +92,13 @@ def _attention(config: llama.LlamaConfig, row_tokens: int) -> float:
 
 
 def _seen(config: llama.LlamaConfig, tokens: float) -> float:
-    """Keys that a token meets in all layers, with `tokens` before it."""
+    """The number of keys, over all layers, that a token with `tokens` before it attends to."""
     windows = [config.kinds[number].window for number in config.layer_kinds]
     return float(sum(tokens if window is None else min(tokens, window) for window in windows))
 
 
 def _activation_traffic(config: llama.LlamaConfig, width: int) -> float:
-    """Bytes that the layers read and write for a token, in one pass."""
+    """Bytes of activations that all layers read and write for a token in one pass."""
     vectors = WIDTH_VECTORS * config.width + MLP_VECTORS * config.mlp_width
     return float(width * vectors * config.layers)
 
@@ -118,12 +119,12 @@ def training(
     """One optimizer step.
 
     Args:
-        width: bytes of a number that is computed with.
-        rows: of all microbatches, both sides of pairs, of all lanes.
-        flops_per_token: what MFU counts, without the reference; see `flops.flops_per_token`.
-        live_reference: the reference is another forward pass of the step.
-        dequantised: kernels are codes, of which every pass makes numbers.
-        lanes: runs that share the base, each with an adapter of its own.
+        width: bytes of a number in the compute dtype.
+        rows: of all microbatches and lanes; both sides of a pair count.
+        flops_per_token: for MFU, without the reference; see `flops.flops_per_token`.
+        live_reference: whether the step has another forward pass for the reference.
+        dequantised: whether every pass dequantises the kernels.
+        lanes: runs that share the base, each with its own adapter.
     """
     config, remat = trained.config, trained.remat
     tokens, full = rows * row_tokens, trained.adapter is None
@@ -137,14 +138,14 @@ def training(
     by_token += _attention(config, row_tokens) * products
 
     moves = passes + reference + 1
-    # A kernel that is gathered, or made of codes, is written and read, another is only read.
+    # A gathered or dequantised kernel is written and read, any other kernel is only read.
     written = parts.gathered or dequantised
     traffic = microbatches * moves * kernels * width / parts.tensor * (1 + written)
     chunks = trained.chunks(row_tokens) * microbatches
     traffic += chunks * (2 + reference) * head * width / parts.tensor
     traffic += tokens / parts.rows * moves * _activation_traffic(config, width) / parts.tensor
     trainable = kernels + 2 * head if full else trained.adapter_weights
-    # AdamW: weight, gradient, two moments, in and out.
+    # AdamW reads weight, gradient and two moments, and writes all but the gradient.
     traffic += 7 * 4 * lanes * trainable / parts.stored
     model_flops = tokens * (flops_per_token + reference * 2 * (kernels + head))
     return Load(model_flops, tokens * by_token / parts.devices, traffic, tokens)
@@ -162,7 +163,7 @@ def reading(
     """One forward pass over rows: a judge's, or a decoder's over prompts.
 
     Args:
-        outputs: whether the last token of each row meets the vocabulary.
+        outputs: whether logits are computed for the last token of each row.
     """
     kernels, tokens = kernel_weights(config), rows * row_tokens
     work = tokens * (2 * kernels + 2 * _attention(config, row_tokens))
@@ -180,7 +181,7 @@ def writing(
     width: int,
     cache_width: float,
 ) -> Load:
-    """One token in each lane, caches filled to the end."""
+    """A step that writes one token in each lane, with full caches."""
     weights = kernel_weights(config) + head_weights(config)
     seen = _seen(config, float(sizes.prompt_tokens + sizes.own_tokens))
     attention = 4 * seen * config.heads * config.head_size
@@ -192,7 +193,8 @@ def writing(
 
 
 def cache_bytes(config: llama.LlamaConfig, sizes: caches.CacheSizes, cache_width: float) -> float:
-    """The bytes of prompt slots and lanes; what all prompts begin with is short, and held once."""
+    """The bytes of prompt slots and lanes. The shared prefix is short and stored only once, so it
+    is not counted."""
     arrangement = caches.arrange(config, sizes)
     tokens = sum(
         len(layers) * (one.prompts * one.prompt_tokens + one.lanes * one.own_tokens)
@@ -201,7 +203,7 @@ def cache_bytes(config: llama.LlamaConfig, sizes: caches.CacheSizes, cache_width
     return 2 * cache_width * config.kv_heads * config.head_size * tokens
 
 
-# ------------------------------------------------------------------------ where nothing compiles
+# ---------------------------------------------------------------------- for chips without compiler
 
 
 def passing(
@@ -213,10 +215,10 @@ def passing(
     row_tokens: int,
     keeps: bool,
 ) -> float:
-    """Bytes of one device beside its arguments in a forward pass alone.
+    """Bytes of one device beside the arguments, in a program that is only a forward pass.
 
     Args:
-        keeps: every layer's keys and values.
+        keeps: whether the keys and values of all layers are kept.
     """
     tokens = rows * row_tokens / parts.rows
     _, at_work = TrunkSizes.of(config, llama.parameters(config)).numbers(parts)
@@ -225,12 +227,12 @@ def passing(
 
 
 def sampling(config: llama.LlamaConfig, parts: FlopParts, lanes: int) -> float:
-    """Bytes of one device beside its arguments while tokens are drawn: four times the logits."""
+    """Bytes of one device beside the arguments while tokens are drawn: four arrays of logits."""
     return 4 * 4.0 * lanes * config.vocabulary_size / parts.devices
 
 
 def _gathered(config: llama.LlamaConfig, parts: FlopParts, width: int) -> float:
-    """Bytes of a layer's kernels where they are gathered."""
+    """Bytes of a layer's kernels if they are gathered, else 0."""
     layer = kernel_weights(config) / config.layers
     return width * layer / parts.tensor if parts.gathered else 0.0
 
@@ -246,14 +248,15 @@ def exchanged(
     reduced: int,
     kernel_bytes: float,
 ) -> dict[int, float]:
-    """Bytes that each device receives, by size of the group it receives them from.
+    """Bytes that each device receives, by the size of the group from which it receives them.
 
     Args:
         tokens: of all rows.
-        passes: loops over the layers, the backward one too; what it computes again it has gathered.
-        repeats: microbatches.
-        reduced: float32 numbers whose sum all rows' devices need: gradients, of a shard's size.
-        kernel_bytes: of a kernel's number on its way: `width`, or less where codes are gathered.
+        passes: over the layers, including the backward pass, which gathers once although it may
+            also recompute.
+        repeats: the number of microbatches.
+        reduced: float32 numbers of a shard that are summed over rows: gradients.
+        kernel_bytes: bytes per number of a gathered kernel: `width`, or less for codes.
     """
     found: dict[int, float] = {}
     fsdp = parts.stored // parts.tensor
@@ -265,7 +268,7 @@ def exchanged(
         share = 2 * 4 * reduced * (parts.rows - 1) / parts.rows
         found[parts.rows] = found.get(parts.rows, 0.0) + share
     if parts.tensor > 1:
-        # Two sums of activations a layer and pass: behind attention, and behind the MLP.
+        # Two sums of activations per layer and pass: after attention, and after the MLP.
         sums = 2 * passes * config.layers * tokens / parts.rows * config.width * width
         share = 2 * sums * (parts.tensor - 1) / parts.tensor
         found[parts.tensor] = found.get(parts.tensor, 0.0) + share
@@ -273,6 +276,6 @@ def exchanged(
 
 
 def network_seconds(received: Mapping[int, float], where: Slice) -> float:
-    """Seconds in which a device receives these bytes, by the size of the group that sends them."""
+    """Seconds in which a device receives these bytes, given by the size of the sending group."""
     alone = math.fsum(size / where.network(group) for group, size in received.items())
-    return alone * where.chip.devices  # which share the links of their chip
+    return alone * where.chip.devices  # they share the links of their chip

@@ -1,4 +1,4 @@
-"""Which mesh a plan takes where it may choose: keys that change memory and speed, never results."""
+"""Chooses the mesh of a plan, which affects memory and speed, but never results."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from safety_jax.planning.chips import Slice, topology
 from safety_jax.training.footprint import FlopParts
 
 # The share of a device's memory that weights and optimizer may take before they are divided
-# further; for a decoder, which has little else, that of weights and caches.
+# further; and for a decoder, which has little else, the share of weights and caches.
 TRAINING_SHARE, DECODING_SHARE = 0.4, 0.8
-# From chip to chip (Austin et al. 2025, How to Scale Your Model, "TPUs"); a sum of one token's
-# activations is so small that among many chips this is most of it.
+# The latency from chip to chip (Austin et al. 2025, How to Scale Your Model, "TPUs"). The sum of
+# one token's activations is so small that latency dominates it on many chips.
 HOP_SECONDS = 1e-6
 
 
 class ModelSizes(NamedTuple):
-    """How many devices stand along each axis of the mesh."""
+    """The number of devices along each axis of the mesh."""
 
     data: int
     fsdp: int
@@ -30,7 +30,7 @@ class ModelSizes(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Absent:
-    """Stands for a device that nothing is compiled for, so that shapes can be divided over it."""
+    """A placeholder for a device, over which shapes can be divided, but which has no compiler."""
 
     id: int
     device_kind: str
@@ -39,10 +39,10 @@ class Absent:
 
 
 def devices(where: Slice, *, compiled: bool = True) -> Sequence[Any]:
-    """The devices of a slice that is not there.
+    """The devices of an absent slice.
 
     Args:
-        compiled: programs are to be compiled for them, where that is possible: for TPUs.
+        compiled: whether to compile programs for them, which is possible only for TPUs.
 
     Raises:
         ConfigError: see `chips.topology`.
@@ -59,12 +59,12 @@ def absent(found: Sequence[Any]) -> bool:
 
 
 def build(sizes: ModelSizes, found: Sequence[Any]) -> Mesh:
-    """A mesh of these sizes, one of which may be -1; absent devices have no network to lie on."""
+    """A mesh of these sizes, one of which may be -1. `Absent` devices have no network."""
     return meshes.build(*sizes, devices=list(found), networked=not absent(found))
 
 
 def tensor_sizes(model: llama.LlamaConfig, count: int) -> list[int]:
-    """Sizes of the tensor axis that neither split a head nor leave devices over, smallest first."""
+    """Possible sizes of the tensor axis, smallest first: divisors of devices, heads and widths."""
     whole = (count, model.heads, model.kv_heads, model.mlp_width, model.vocabulary_size)
     return [size for size in range(1, count + 1) if all(one % size == 0 for one in whole)]
 
@@ -72,15 +72,16 @@ def tensor_sizes(model: llama.LlamaConfig, count: int) -> list[int]:
 def for_rows(
     model: llama.LlamaConfig, count: int, rows: int, state: float, memory: float
 ) -> ModelSizes:
-    """For training and judging: as little `tensor` as leaves no device without a row. The rest is
-    `data` where the state fits whole, so that nothing is gathered; else all `fsdp`, which holds
-    least and gathers over every link.
+    """The sizes for training and judging. `tensor` is the smallest size that leaves no device
+    without a row. The rest is `data` if each `tensor` group can store the whole state, so that
+    nothing is gathered. Otherwise it is `fsdp`, as far as this divides the width: it needs the
+    least memory, and gathers over every link.
 
     Args:
-        count: devices.
-        rows: that a step has.
+        count: of devices.
+        rows: of a step.
         state: bytes of weights and optimizer.
-        memory: of a device.
+        memory: bytes of a device.
     """
     fitting = tensor_sizes(model, count)
     tensor = next((size for size in fitting if count // size <= rows), fitting[-1])
@@ -92,14 +93,14 @@ def for_rows(
 def for_decoding(
     model: llama.LlamaConfig, where: Slice, lanes: int, *, weights: float, caches: float
 ) -> ModelSizes:
-    """The sizes for writing tokens: kernels divided among the number of devices for which reading a
-    part and adding up the products takes least, as if neither waited for the other.
+    """The sizes for writing tokens. Kernels are divided among as many devices as minimise the time
+    to read a part of the weights plus the time to add up the products.
 
-    A kernel is divided by `fsdp` as well as by `tensor` (`meshes.decoding`), caches by all axes;
-    `tensor` goes as far as heads allow, because a lane's attention then needs no exchange.
+    Both `fsdp` and `tensor` divide a kernel (`meshes.decoding`), and all axes divide caches.
+    `tensor` is as large as the heads allow, because the attention of a lane then needs no exchange.
 
     Args:
-        weights, caches: bytes of all that is held.
+        weights, caches: bytes on all devices together.
     """
     count, chip = where.devices, where.chip
     memory, bandwidth = chip.memory / chip.devices, chip.bandwidth / chip.devices
@@ -111,7 +112,7 @@ def for_decoding(
         received = formulas.exchanged(
             model, split, width=2, tokens=lanes, passes=1, repeats=1, reduced=0, kernel_bytes=2.0
         )
-        # A sum goes round each axis of the group's part of the network twice.
+        # A sum passes twice along each axis of the group's part of the network.
         side = parts ** (1 / max(chip.axes, 1))
         hops = 2 * chip.axes * (side - 1) if chip.axes else 2
         waits = 2 * model.layers * hops * HOP_SECONDS if parts > 1 else 0.0

@@ -1,4 +1,4 @@
-"""A program before it is compiled, and what its compilation says: memory and exchanges."""
+"""Programs before compilation, and what their compilation tells: memory and exchanges."""
 
 import dataclasses
 import re
@@ -12,8 +12,8 @@ from safety_jax.base.memory import GIB
 from safety_jax.planning import collectives
 from safety_jax.planning.formulas import Load
 
-# How XLA for TPUs says that a program does not fit: "... (24.31G) exceeds available HBM (15.75G)",
-# or "Used 24.31G of 15.75G hbm".
+# XLA's messages that a program does not fit on a TPU: "... (24.31G) exceeds available HBM
+# (15.75G)", or "Used 24.31G of 15.75G hbm".
 _TOO_LARGE = (
     re.compile(r"\(([\d.]+)([KMGT])\) exceeds available"),
     re.compile(r"Used ([\d.]+)([KMGT]) of "),
@@ -26,14 +26,14 @@ class Program:
     """One compiled function of a run.
 
     Attributes:
-        name: what it does, for people.
-        lower: traces it for abstract arrays; gives what `compile()` is called on.
-        arguments: bytes of one device by what they are, of what the program is given.
-        held: likewise, of what lies in memory beside its arguments while it runs.
-        unknown_trips: of loops whose length is data, see `collectives.Collective.times`.
+        name: what it does, for reports.
+        lower: lowers it for abstract arrays; `compile()` the result.
+        arguments: bytes of the arguments on one device, by what they are.
+        held: bytes of other arrays that stay on the device while it runs, by what they are.
+        unknown_trips: of loops whose length depends on data, see `collectives.Collective.times`.
         load: of one run, by formula.
-        temporaries: bytes of one device by formula, for chips that nothing compiles for.
-        exchanged: bytes that one device receives, by size of the group; likewise.
+        temporaries: bytes of one device by formula, for chips without a compiler here.
+        exchanged: bytes that one device receives by formula, by size of the group, for such chips.
     """
 
     name: str
@@ -51,9 +51,9 @@ class Memory:
     """Bytes of one device.
 
     Attributes:
-        parts: by what they are: arguments and what is held beside them, without padding.
-        arguments: of the program as the compiler lays them out, with padding.
-        held: beside the program.
+        parts: arguments and held arrays by what they are, without padding.
+        arguments: of the program in the compiler's layout, with padding.
+        held: other arrays that stay on the device, see `Program`.
         temporaries: what the program needs beside its arguments: activations, gathered kernels.
         program: its code.
     """
@@ -71,14 +71,14 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class CompiledProgram:
-    """What is known of a program.
+    """What is known about a program.
 
     Attributes:
-        memory: None where it is too large to compile.
-        needed: bytes of one device; of a program too large, what the compiler says it would need.
-        exchanges: see `collectives.totals`; None where it did not compile, or jax cannot print
-            what libtpu made.
-        seconds: that compiling took.
+        memory: None if the program is too large to compile.
+        needed: bytes of one device; for a program that is too large, by the compiler's message.
+        exchanges: see `collectives.totals`; None if the program did not compile, or jax cannot
+            print it.
+        seconds: of compilation.
     """
 
     memory: Memory | None
@@ -88,10 +88,10 @@ class CompiledProgram:
 
 
 def measure(program: Program, devices: int) -> CompiledProgram:
-    """Compiles a program and reads what it takes.
+    """Compiles a program, and reads what it needs.
 
     Args:
-        devices: that it runs on.
+        devices: the number of devices on which it runs.
     """
     began = time.perf_counter()
     held = sum(program.held.values())
@@ -110,7 +110,7 @@ def measure(program: Program, devices: int) -> CompiledProgram:
 def read_exchanges(
     compiled: Any, devices: int, unknown_trips: tuple[int, ...]
 ) -> tuple[collectives.Total, ...] | None:
-    """What a compiled program exchanges; None where jax cannot print it."""
+    """What a compiled program exchanges; None if jax cannot print it."""
     try:
         text = compiled.as_text()
     except jax.errors.JaxRuntimeError:
@@ -120,7 +120,7 @@ def read_exchanges(
 
 
 def by_formula(program: Program) -> CompiledProgram:
-    """What a program takes where nothing compiles for the chip."""
+    """What a program needs by formula, for chips without a compiler here."""
     memory = Memory(
         parts={**program.arguments, **program.held},
         arguments=sum(program.arguments.values()),
@@ -144,7 +144,7 @@ def read_memory(program: Program, stats: Any) -> Memory:
 
 
 def too_large(message: str) -> float | None:
-    """Bytes that a program would need, from the compiler's refusal; None if it is another."""
+    """Bytes that a program would need, from the compiler's message; None for other messages."""
     for spelling in _TOO_LARGE:
         found = spelling.search(message)
         if found:

@@ -1,8 +1,8 @@
-"""How long a program takes at least, and at most if nothing overlaps, at published speeds.
+"""The time of a program at published speeds: the least, and the time if nothing overlaps.
 
-Time is the longest of three: arithmetic at the chip's peak, traffic with its memory, exchanges over
-its network. Where all three overlap perfectly the longest alone counts; where none does, their sum.
-No kernel reaches the peak, so that real runs are slower than the first figure.
+Three things take time: arithmetic at the chip's peak, traffic with its memory, and exchanges over
+its network. If they overlap perfectly, only the longest counts; if nothing overlaps, their sum. No
+kernel reaches the peak, so real runs are slower than the first figure.
 """
 
 import dataclasses
@@ -30,29 +30,29 @@ class Times:
 
     @property
     def best(self) -> float:
-        """All overlaps."""
+        """Seconds if everything overlaps."""
         return max(self.compute, self.memory, self.network)
 
     @property
     def worst(self) -> float:
-        """Nothing overlaps."""
+        """Seconds if nothing overlaps."""
         return self.compute + self.memory + self.network
 
     @property
     def bound(self) -> str:
-        """The resource that decides."""
+        """The resource that takes longest."""
         named = {"compute": self.compute, "memory": self.memory, "network": self.network}
         return max(named, key=lambda name: named[name])
 
     def mfu(self, seconds: float) -> float:
-        """Model FLOPs over what the chips could do in `seconds`."""
+        """Model FLOPs divided by the chips' peak FLOPs in `seconds`."""
         return self.model_flops / (seconds * self.peak)
 
 
 def estimate(load: Load, network_seconds: float, where: Slice) -> Times:
     """The roofline of a program on a slice."""
     chip = where.chip
-    # A load is of one device; a chip of two devices has each figure twice.
+    # A load is for one device; the figures of a chip are divided among its devices.
     return Times(
         compute=load.flops / (chip.flops / chip.devices),
         memory=load.traffic / (chip.bandwidth / chip.devices),
@@ -64,7 +64,7 @@ def estimate(load: Load, network_seconds: float, where: Slice) -> Times:
 
 
 def price(times: Times, where: Slice, per_chip_hour: float) -> tuple[float, float]:
-    """What a million tokens cost, at best and at worst, at a price of one chip for an hour."""
+    """The price of a million tokens, at best and at worst, by the price of a chip for an hour."""
     per_second = per_chip_hour * where.chips / 3600
     scale = 1e6 / times.tokens
     return times.best * scale * per_second, times.worst * scale * per_second

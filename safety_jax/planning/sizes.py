@@ -1,4 +1,4 @@
-"""Models by name, as their config.json files have them."""
+"""The attributes of known models' config.json, by name."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -68,11 +68,11 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
 
 
 def read(name: str) -> llama.LlamaConfig:
-    """A model of the table, or of a Hugging Face folder, hub id or GGUF file.
+    """The config of a model in the table, or of a Hugging Face folder, hub id or GGUF file.
 
     Raises:
-        ConfigError: neither.
-        CheckpointError: a folder whose config.json cannot be used.
+        ConfigError: there is no such model.
+        CheckpointError: the folder's config.json cannot be used.
     """
     if name in SIZES:
         return hf_config.parse(SIZES[name], name)

@@ -1,4 +1,4 @@
-"""Plans as people read them: a table for the terminal, the same in Markdown, notes below it."""
+"""Plans for people: a table for the terminal, the same in Markdown, and notes below it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from safety_jax.base.memory import GIB
 from safety_jax.planning.chips import CHIPS, Slice
 
 PlanRecord = Mapping[str, Any]
-FORMULA = "by formula"  # the kind of an exchange that no program was read for
+FORMULA = "by formula"  # the kind of an exchange that was not read from a program
 HEAD = (
     "run", "model", "slice", "data x fsdp x tensor", "rows", "GiB a chip", "of", "fits",
     "largest rows", "step, s", "tokens/s", "MFU", "bound by", "GB exchanged",
@@ -16,14 +16,14 @@ PRICED = ("a million tokens",)
 
 
 def lines(plans: Sequence[PlanRecord], priced: bool) -> list[tuple[str, ...]]:
-    """The head, and a line for each plan."""
+    """The head, and one line per plan."""
     return [(*HEAD, *PRICED) if priced else HEAD, *(_line(plan, priced) for plan in plans)]
 
 
 def _line(plan: PlanRecord, priced: bool) -> tuple[str, ...]:
     cells = [plan["run"], plan["model"], plan["slice"]]
     width = len(HEAD) + priced
-    if plan["needed"] is None:  # not even a mesh could be made
+    if plan["needed"] is None:  # there was no mesh
         return (*cells, *["-"] * (width - len(cells) - 1), plan["problem"])
     cells += [
         " x ".join(str(size) for size in plan["mesh"]),
@@ -52,7 +52,7 @@ def _line(plan: PlanRecord, priced: bool) -> tuple[str, ...]:
 
 
 def largest(plan: PlanRecord) -> str:
-    """The most rows that fit, where they were searched."""
+    """The most rows that fit, if they were searched."""
     found = plan["largest"]
     if found is None:
         return "-"
@@ -84,7 +84,7 @@ def markdown(plans: Sequence[PlanRecord], priced: bool) -> str:
 
 
 def details(plan: PlanRecord) -> str:
-    """One plan in full: memory by what it is, exchanges, times."""
+    """One plan in full: the parts of memory, exchanges, times."""
     text = f"{plan['program']} on {plan['slice']}, {plan['chips']} chips"
     memory = plan["memory"]
     if memory:
@@ -108,7 +108,7 @@ def details(plan: PlanRecord) -> str:
 
 
 def published(slices: Sequence[Slice]) -> list[str]:
-    """The figures of every kind of chip, with their source."""
+    """The figures of each kind of chip, with their source."""
     kinds = dict.fromkeys(where.name.partition(":")[0] for where in slices)
     return [
         f"{kind}, a chip: {chip.flops / 1e12:,.0f} TFLOP/s (bfloat16, dense), "
@@ -119,15 +119,16 @@ def published(slices: Sequence[Slice]) -> list[str]:
 
 
 ASSUMPTIONS = (
-    "memory and exchanges are the compiler's, libtpu's for TPUs, and by formula for GPUs and where "
-    "an exchange is marked ≈; what the allocator loses is not included",
-    "FLOPs are by formula: every row full, every token trained or read, attention causal over the "
-    "whole row; MFU counts model FLOPs, nothing twice",
-    "step: from the longest of compute, memory traffic and network at published speeds, all "
-    "overlapping, to their sum, nothing overlapping; no kernel reaches the peak, so real "
-    "steps are longer than the first figure; input, logging and saving are not included",
-    "network: every link of the axes that a group spans carries its share; axes shorter than a "
-    "ring at half speed; latency not counted",
-    "rows: of a microbatch (training; double rows for pairs), of a batch (judging), lanes "
-    "(writing: a step writes one token in each, caches full)",
+    "memory and exchanges come from the compiler (libtpu) for TPUs, and from formulas for GPUs and "
+    "for exchanges marked ≈; the allocator's losses are not included",
+    "FLOPs come from formulas: every row is full, every token is trained or read, and attention is "
+    "causal over the whole row; MFU counts model FLOPs, without recomputation",
+    "step: the first figure is the longest of compute, memory traffic and network at published "
+    "speeds (everything overlaps), the second is their sum (nothing overlaps); no kernel reaches "
+    "the peak, so real steps are slower than the first figure; input, logging and saving are not "
+    "included",
+    "network: every link of the axes that a group spans carries its share; axes that are not rings "
+    "run at half the speed; latency is not counted",
+    "rows: of a microbatch (training; double rows for pairs), of a batch (judging), or lanes "
+    "(writing: a step writes one token in each, with full caches)",
 )
