@@ -1,1 +1,1 @@
-"""The mathematics: losses, statistics, calibration. It takes arrays and knows of no model."""
+"""The mathematics: losses, statistics, calibration. Its functions take arrays, not models."""

@@ -1,4 +1,4 @@
-"""Agreement of raters, and shares corrected for the errors of the judge that gave them."""
+"""Agreement of raters, and shares corrected for the errors of a judge."""
 
 import dataclasses
 import math
@@ -9,16 +9,16 @@ from jaxtyping import Int
 
 from safety_jax.maths.statistics import LEVEL, Z, wilson_mean
 
-# `cohen` and `fleiss` import statsmodels: it brings pandas, a second of every start.
-_NO_WIDTH = 1e-12  # an interval this narrow has no width but that of rounding
+# Only `cohen` and `fleiss` import statsmodels, because it imports pandas, which takes a second.
+_NO_WIDTH = 1e-12  # narrower intervals have only the width of rounding errors
 
 
 def cohen(first: Sequence[str], second: Sequence[str]) -> tuple[float, float, float] | None:
-    """Cohen's κ (1960) of two raters' labels, and its interval (Fleiss, Cohen, Everitt, 1969);
-    where that has no width, as for raters who always agree, `wilson_kappa`.
+    """Cohen's κ (1960) of two raters' labels, and its interval (Fleiss, Cohen, Everitt, 1969). If
+    this has no width, as for raters who always agree, the interval is that of `wilson_kappa`.
 
     Returns:
-        None where a rater gives one label throughout: κ is then 0 or undefined, whatever the other
+        None if a rater gives only one label: κ is then 0 or undefined, whatever the other rater
         says.
     """
     from statsmodels.stats import inter_rater
@@ -43,7 +43,7 @@ def wilson_kappa(
     kappa: float, agreed: float, chance: float, count: int | float
 ) -> tuple[float, float, float]:
     """κ = (p - e) / (1 - e), and its interval: Wilson's for the agreement p of `count` items, with
-    the agreement e by chance held fixed."""
+    a fixed agreement e by chance."""
     low, high = ((end - chance) / (1 - chance) for end in wilson_mean(agreed, count))
     return kappa, max(low, -1.0), high
 
@@ -51,14 +51,14 @@ def wilson_kappa(
 def fleiss(
     counts: Int[np.ndarray, "items labels"], *, resamples: int, seed: int
 ) -> tuple[float, float, float] | None:
-    """Fleiss' κ (1971) of any number of raters, and its interval by the bootstrap over items; where
-    that has no width, `wilson_kappa`.
+    """Fleiss' κ (1971) of any number of raters, and its interval by the bootstrap over items. If
+    this has no width, the interval is that of `wilson_kappa`.
 
     Args:
-        counts: raters that gave each label to each item; equally many for every item.
+        counts: how many raters gave each label to each item; the sum is the same for every item.
 
     Returns:
-        None where only one label was ever given.
+        None if only one label was ever given.
     """
     whole = _fleiss(counts)
     if whole is None:
@@ -85,11 +85,12 @@ def _fleiss(counts: Int[np.ndarray, "items labels"]) -> float | None:
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """How often a judge was right on a sample that was checked.
+    """How often a judge was right on a checked sample.
 
     Attributes:
         found, positives: hits that the judge found, and all hits; their ratio is its sensitivity.
-        cleared, negatives: likewise of the items that are no hits; its specificity.
+        cleared, negatives: items without a hit that the judge cleared, and all such items; their
+            ratio is its specificity.
     """
 
     found: int
@@ -101,12 +102,12 @@ class Checked:
 def corrected(hits: int, n: int, checked: Checked) -> tuple[float, float, float] | None:
     """The true share behind a judge's `hits` of `n`, and its interval.
 
-    The share is (p + s - 1) / (r + s - 1) with the judge's sensitivity r and specificity s (Rogan
-    and Gladen, 1978), cut to [0, 1]; the interval allows for all three being estimates (Lang and
-    Reiczigel, Preventive Veterinary Medicine 113, 2014, 13-22).
+    The share is (p + s - 1) / (r + s - 1) with p = hits / n and the judge's sensitivity r and
+    specificity s (Rogan and Gladen, 1978), clipped to [0, 1]. The interval accounts for the errors
+    of all three estimates (Lang and Reiczigel, Preventive Veterinary Medicine 113, 2014, 13-22).
 
     Returns:
-        None where the judge is no better than chance, or one kind of item was never checked.
+        None if the judge is no better than chance, or one kind of item was never checked.
     """
     if not (n and checked.positives and checked.negatives):
         return None

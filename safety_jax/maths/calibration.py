@@ -1,7 +1,7 @@
-"""How good a judge's scores are, and whether its confidence can be taken at its word.
+"""How good a judge's scores are, and how well its confidence is calibrated.
 
-Host arithmetic over a held-out set. `scores` are log-odds: σ(score) is the probability that the
-outcome is 1.
+All functions run on the host, for a held-out set. `scores` are log-odds: σ(score) is the
+probability that the outcome is 1.
 """
 
 import dataclasses
@@ -12,13 +12,13 @@ from scipy import optimize, special, stats
 
 Values = Float[np.ndarray, " n"]
 Outcomes = Bool[np.ndarray, " n"]
-WIDEST = 100.0  # temperatures are sought between 1 / WIDEST and WIDEST
+WIDEST = 100.0  # temperatures are searched between 1 / WIDEST and WIDEST
 
 
 def auc(scores: Values, positive: Outcomes) -> float | None:
-    """The probability that a positive has the higher score of a random positive and a random
-    negative, equal scores counting one half: (R - p (p + 1) / 2) / (p n) by the sum R of the
-    positives' mid-ranks (Mann and Whitney, 1947). None without both."""
+    """The probability that a random positive has a higher score than a random negative, where equal
+    scores count one half: (R - p (p + 1) / 2) / (p n) with the sum R of the positives' mid-ranks
+    (Mann and Whitney, 1947). None unless there are both."""
     p, n = int(positive.sum()), int((~positive).sum())
     if p == 0 or n == 0:
         return None
@@ -31,8 +31,9 @@ class Reliability:
     """Equal-width bins of confidence; empty bins are left out.
 
     Attributes:
-        confidence, accuracy: mean probability of the predicted outcome, and share that was right.
-        count: examples of each bin.
+        confidence, accuracy: mean probability of the predicted outcome, and share of correct
+            predictions.
+        count: examples in each bin.
     """
 
     confidence: Float[np.ndarray, " bins"]
@@ -48,8 +49,8 @@ class Reliability:
 
 
 def reliability(scores: Values, outcomes: Outcomes, *, bins: int) -> Reliability:
-    """Confidence against accuracy: the prediction is the likelier outcome, its probability lies
-    between 1/2 and 1."""
+    """Confidence and accuracy by bins. The prediction is the likelier outcome; its probability, the
+    confidence, is between 1/2 and 1."""
     confidence = special.expit(np.abs(scores))
     right = (scores > 0) == outcomes
     index = np.clip(((confidence - 0.5) * 2 * bins).astype(int), 0, bins - 1)
@@ -65,10 +66,11 @@ def nll(scores: Values, outcomes: Outcomes) -> float:
 
 
 def temperature(scores: Values, outcomes: Outcomes) -> float:
-    """T that makes σ(score / T) most likely (Guo et al., arXiv 1706.04599, section 4.2).
+    """The T with the highest likelihood of σ(score / T) (Guo et al., arXiv 1706.04599, section
+    4.2).
 
-    Between 1/100 and 100; the ends mean that the scores hold no confidence worth the name, or that
-    no prediction is wrong.
+    T is between 1/100 and 100. At 100 the scores say nothing about the outcomes; at 1/100 no
+    prediction is wrong.
     """
     found = optimize.minimize_scalar(
         lambda log: nll(scores / np.exp(log), outcomes),
@@ -81,10 +83,10 @@ def temperature(scores: Values, outcomes: Outcomes) -> float:
 def cross_fitted(
     scores: Values, outcomes: Outcomes, *, bins: int
 ) -> tuple[float, float] | tuple[None, None]:
-    """ECE and NLL after scaling, each half by the temperature of the other.
+    """ECE and NLL after each half of the examples is scaled by the temperature of the other half.
 
-    Every other example makes a half, so that no temperature is measured where it was fitted. None
-    with fewer than four examples.
+    The halves are the examples with even and with odd numbers. No temperature is thus evaluated on
+    the examples to which it was fitted. None for fewer than four examples.
     """
     if len(scores) < 4:
         return None, None
@@ -99,8 +101,8 @@ def cross_fitted(
 def logistic(inputs: Values, outcomes: Outcomes, *, intercept: bool) -> tuple[float, float]:
     """(a, b) of σ(a x + b) by maximum likelihood; b is 0 without intercept.
 
-    What the best judge would do that sees `inputs` alone. A ridge of 1e-6 keeps a finite where one
-    threshold separates the outcomes.
+    This is the best judge of this form that sees only `inputs`. A ridge of 1e-6 keeps a finite if
+    one threshold separates the outcomes.
     """
     spread = float(inputs.std()) or 1.0
     x, sign = inputs / spread, np.where(outcomes, 1.0, -1.0)
@@ -118,7 +120,7 @@ def logistic(inputs: Values, outcomes: Outcomes, *, intercept: bool) -> tuple[fl
 
 
 def correlation(x: Values, y: Values) -> tuple[float, float] | None:
-    """(Pearson, Spearman); None where one of the two does not vary."""
+    """(Pearson, Spearman); None if x or y does not vary."""
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
     return float(stats.pearsonr(x, y)[0]), float(stats.spearmanr(x, y)[0])

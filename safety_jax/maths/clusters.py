@@ -1,8 +1,8 @@
 """Statistics of verdicts that come in clusters, such as the answers to one prompt.
 
 Verdicts of a cluster resemble each other, so n of them tell less than n independent ones. Every
-function takes the cluster of each verdict. Where each cluster has one verdict, it returns exactly
-what its counterpart in `statistics.py` does.
+function takes the cluster of each verdict. If each cluster has one verdict, the result is exactly
+that of the counterpart in `statistics.py`.
 """
 
 import math
@@ -15,7 +15,7 @@ import scipy
 from safety_jax.maths import agreement, statistics
 from safety_jax.maths.statistics import Change, Clusters, Interval, Numbers, Verdicts
 
-_MOST_ADDED = 200_000_000  # numbers that `exchanged` adds
+_MOST_ADDED = 200_000_000  # additions of `exchanged`, above which it uses a normal distribution
 
 
 def effective(values: Numbers | Verdicts, clusters: Clusters) -> float:
@@ -23,8 +23,9 @@ def effective(values: Numbers | Verdicts, clusters: Clusters) -> float:
 
     This is n over the design effect (Kish, Survey Sampling, 1965). The design effect is the
     variance of the mean from the totals of clusters, G / (G - 1) Σ (Σ (x - x̄))² / n², over that of
-    independent values, x̄ (1 - x̄) / n. The result is cut to between the number of clusters and n;
-    where all values are equal, so that the data say nothing about it, it is the number of clusters.
+    independent values, x̄ (1 - x̄) / n. The result is clipped to between the number of clusters and
+    n. If all values are equal, the data do not show the effect, and the result is the number of
+    clusters.
     """
     n, (_, group) = len(values), np.unique(clusters, return_inverse=True)
     count = int(group.max()) + 1
@@ -38,8 +39,8 @@ def effective(values: Numbers | Verdicts, clusters: Clusters) -> float:
 
 
 def share(verdicts: Verdicts, clusters: Clusters) -> Interval:
-    """Wilson's interval of a share, from as many trials as there are in effect (`effective`), as
-    for clustered surveys (Dean and Pagano, Journal of Survey Statistics and Methodology 3, 2015,
+    """Wilson's interval of a share for the effective number of trials (`effective`), as for
+    clustered surveys (Dean and Pagano, Journal of Survey Statistics and Methodology 3, 2015,
     484-503)."""
     if len(np.unique(clusters)) == len(verdicts):
         return statistics.wilson(int(verdicts.sum()), len(verdicts))
@@ -66,11 +67,11 @@ def change(first: Verdicts, second: Verdicts, clusters: Clusters) -> Change:
     """Compares two verdicts on the same items; `gained` and `lost` count clusters whose total rose
     or fell.
 
-    The test is that of flipping the sign of each cluster's difference (`sign_flip`), which for
-    clusters of one is McNemar's. The interval is made of the two shares' by the method of variance
-    recovery, as Newcombe's is, with the correlation of the clusters' totals (Zou and Donner,
-    Statistics in Medicine 27, 2008, 1693-1702). `detectable` is Connor's for as many items as there
-    are clusters, with the mean square of their differences for the share of items that turn.
+    The test flips the sign of each cluster's difference (`sign_flip`); for clusters of one item it
+    is McNemar's. The interval combines those of the two shares by the method of variance recovery,
+    as Newcombe's does, with the correlation of the clusters' totals (Zou and Donner, Statistics in
+    Medicine 27, 2008, 1693-1702). `detectable` is Connor's with clusters as items, and with the
+    mean square of their differences as the share of items that change.
     """
     group = np.unique(clusters, return_inverse=True)[1]
     sizes = np.bincount(group)
@@ -97,14 +98,15 @@ def change(first: Verdicts, second: Verdicts, clusters: Clusters) -> Change:
 
 
 def sign_flip(differences: Clusters) -> float:
-    """p of the exact test that flips the sign of each difference: how often their sum is as far
-    from 0 as the one that was seen, over all 2^n choices of signs (Fisher, The Design of
+    """p of the exact test that flips the sign of each difference: how often their sum is at least
+    as far from 0 as the observed one, over all 2^n choices of signs (Fisher, The Design of
     Experiments, 1935).
 
-    The sums are counted as whole numbers, difference by difference, so that all choices are seen.
+    The distribution of the sum is computed one difference at a time. This covers all choices,
+    because the sums are whole numbers.
 
     Args:
-        differences: whole numbers, one a cluster.
+        differences: whole numbers, one per cluster.
     """
     sizes = np.abs(differences[differences != 0])
     if not len(sizes):
@@ -113,7 +115,7 @@ def sign_flip(differences: Clusters) -> float:
         risen = int((differences > 0).sum())
         return float(scipy.stats.binomtest(risen, len(sizes)).pvalue)
     total = int(sizes.sum())
-    # chances[t]: that those with a plus add up to t; the sum is then 2 t - total.
+    # chances[t]: the probability that the positive ones add up to t; the sum is then 2 t - total.
     chances = np.zeros(total + 1)
     chances[0] = 1.0
     for size in sizes:
@@ -124,21 +126,21 @@ def sign_flip(differences: Clusters) -> float:
 
 
 def exchanged(members: Sequence[Sequence[int]], own: Sequence[int]) -> float:
-    """p of the exact test that exchanges the members of each cluster: how often the sum of what is
-    taken from the clusters is as far from what is expected as the one that was seen, if each
-    member of a cluster is as likely to be taken as any other (Fisher, The Design of Experiments,
-    1935).
+    """p of the exact test that exchanges the members of each cluster (Fisher, The Design of
+    Experiments, 1935). One member of each cluster is taken. p is how often the sum of the members
+    taken is at least as far from its expectation as the observed sum, if all members of a cluster
+    are equally likely to be taken.
 
-    Of clusters of two it is the test that flips signs (`sign_flip`), and of verdicts McNemar's. The
-    sums are counted as whole numbers, cluster by cluster; where that is too much, they are taken
-    for normal.
+    For clusters of two it is the test that flips signs (`sign_flip`), and for verdicts McNemar's.
+    The distribution of the sum is computed in whole numbers, one cluster at a time; if that would
+    take too long, a normal distribution is used.
 
     Args:
-        members: of each cluster, whole numbers, one a member.
-        own: the place of the member that was taken.
+        members: the values of each cluster's members, whole numbers.
+        own: the place of each cluster's member that was taken.
     """
     scale = math.lcm(*(len(values) for values in members)) if members else 1
-    moved = []  # of each cluster, how far each member is from the cluster's mean, times `scale`
+    moved = []  # the distance of each member from the mean of its cluster, times `scale`
     for values in members:
         total, each = sum(values), scale // len(values)
         moved.append([each * (len(values) * value - total) for value in values])
@@ -152,7 +154,7 @@ def exchanged(members: Sequence[Sequence[int]], own: Sequence[int]) -> float:
     if sum(widths) * sum(map(len, moved)) > _MOST_ADDED:
         variance = sum(sum(value**2 for value in values) / len(values) for values in moved)
         return float(2 * scipy.special.ndtr(-seen / math.sqrt(variance)))
-    # chances[t]: that the sum is t + start.
+    # chances[t]: the probability that the sum is t + start.
     chances, start = np.ones(1), 0
     for values, width in zip(moved, widths, strict=True):
         least, more = min(values), np.zeros(len(chances) + width)
@@ -166,13 +168,14 @@ def exchanged(members: Sequence[Sequence[int]], own: Sequence[int]) -> float:
 def cohen(
     first: Sequence[str], second: Sequence[str], clusters: Clusters
 ) -> tuple[float, float, float] | None:
-    """`agreement.cohen` with an interval from the totals of clusters; where these tell nothing,
-    `agreement.wilson_kappa` with a count of items equal to that of clusters.
+    """`agreement.cohen` with an interval from the totals of clusters. If these do not vary, the
+    interval is that of `agreement.wilson_kappa` for as many items as there are clusters.
 
-    κ = 1 - (1 - p) / (1 - e), with the share p of equal labels and e of those that are equal by
-    chance, moves by (1(a = b) - p) / (1 - e) - (1 - p) / (1 - e)² (c(a) + r(b) - 2 e) for a pair of
-    labels a and b that the raters give in shares r and c; the squares of these are the variance of
-    Fleiss, Cohen and Everitt (1969), and here those of their sums over clusters.
+    Let κ = 1 - (1 - p) / (1 - e), where p is the share of equal labels, and e the share that is
+    equal by chance. A pair of labels a and b, which the raters give in shares r and c, changes κ by
+    (1(a = b) - p) / (1 - e) - (1 - p) / (1 - e)² (c(a) + r(b) - 2 e). The squares of these numbers
+    give the variance of Fleiss, Cohen and Everitt (1969); here, the squares of their sums over
+    clusters are used.
     """
     found = agreement.cohen(first, second)
     group = np.unique(clusters, return_inverse=True)[1]

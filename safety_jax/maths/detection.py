@@ -1,10 +1,10 @@
-"""How well verdicts and scores find what is there: accuracy, precision, recall, κ, AUC, and the 95%
-interval of each.
+"""How well verdicts and scores match the truth: accuracy, precision, recall, κ, AUC, each with a
+95% interval.
 
-Items of a cluster, the answers to one prompt, belong together. A share has Wilson's interval from
-as many items as there are in effect (`clusters.share`); κ and AUC have the percentile interval of
-the bootstrap over clusters. Where no resample differs, κ has that of the accuracy, and the AUC
-Wilson's of as many items as the rarer kind has clusters.
+Items form clusters, such as the answers to one prompt. A share has Wilson's interval for the
+effective number of items (`clusters.share`); κ and AUC have the percentile interval of the
+bootstrap over clusters. If all resamples are equal, the interval of κ comes from that of the
+accuracy, and the interval of the AUC is Wilson's, with the number of clusters of the rarer kind.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class Bounded:
 
 @dataclasses.dataclass(frozen=True)
 class Resampled:
-    """How intervals are found.
+    """How intervals are computed.
 
     Attributes:
         clusters: the cluster of each item, numbered from 0; gaps do not matter.
@@ -44,21 +44,21 @@ class Resampled:
     seed: int
 
     def among(self, kept: Flags) -> "Resampled":
-        """The same resampling for some items alone."""
+        """The same resampling for only some items."""
         _, numbered = np.unique(self.clusters[kept], return_inverse=True)
         return dataclasses.replace(self, clusters=numbered)
 
 
 @dataclasses.dataclass(frozen=True)
 class Detection:
-    """Verdicts against the truth; None where a share is of nothing.
+    """Verdicts compared with the truth; a share of no items is None.
 
     Attributes:
-        hits, missed: positives by truth that are called so, and that are not.
-        false_alarms, cleared: negatives by truth that are called positive, and that are not.
-        precision: of what is called positive, the share that is.
-        recall, specificity: of positives and of negatives, the share that is called so.
-        kappa: Cohen's, None where verdicts or truth are of one kind.
+        hits, missed: true positives, and false negatives.
+        false_alarms, cleared: false positives, and true negatives.
+        precision: the share of positive verdicts that are right.
+        recall, specificity: the share of positives, and of negatives, with the right verdict.
+        kappa: Cohen's; None if all verdicts, or all truths, are equal.
     """
 
     hits: int
@@ -76,7 +76,7 @@ def detect(verdicts: Flags, truths: Flags, by: Resampled) -> Detection:
     """Compares verdicts with the truth."""
     accuracy = share(verdicts == truths, np.ones_like(truths), by)
     kappa = _resampled(lambda times: _kappa(times, verdicts, truths), by)
-    if accuracy and kappa and kappa.low == kappa.high:  # no resample differs: all were right
+    if accuracy and kappa and kappa.low == kappa.high:  # all resamples are equal
         a, b = verdicts.mean(), truths.mean()
         chance = a * b + (1 - a) * (1 - b)
         low, high = ((end - chance) / (1 - chance) for end in (accuracy.low, accuracy.high))
@@ -103,8 +103,8 @@ def share(hits: Flags, among: Flags, by: Resampled) -> Bounded | None:
 
 
 def area(scores: Scores, truths: Flags, by: Resampled) -> Bounded | None:
-    """The area under the ROC curve: the probability that the positive has the higher score, of a
-    random positive and a random negative; equal scores count one half. None without both."""
+    """The area under the ROC curve: the probability that a random positive has a higher score than
+    a random negative, where equal scores count one half. None unless there are both."""
     if not len(scores):
         return None
     order = np.argsort(scores, kind="stable")
@@ -126,7 +126,7 @@ def area(scores: Scores, truths: Flags, by: Resampled) -> Bounded | None:
 
 
 def _kappa(times: Times, first: Flags, second: Flags) -> Float[np.ndarray, " rows"]:
-    """Cohen's κ of each resample; NaN where one side is all alike."""
+    """Cohen's κ of each resample; NaN if all values of one side are equal."""
     total = times.sum(1)
     a, b = times @ first / total, times @ second / total
     agreed = times @ (first == second) / total

@@ -1,11 +1,11 @@
-"""Model FLOPs of training, and what devices can do: the two sides of MFU."""
+"""Model FLOPs of training, and peak FLOP/s of devices: numerator and denominator of MFU."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-# Dense bfloat16 FLOP/s of one jax device, from the vendors' data sheets; the first name that the
-# device kind starts with holds. A TPU v3 chip and a TPU7x chip are two devices each.
+# Dense bfloat16 FLOP/s of one jax device, from the vendors' data sheets. The first name with which
+# a device kind starts applies. A TPU v3 chip and a TPU7x chip are two devices each.
 PEAK_FLOPS: dict[str, float] = {
     "TPU v2": 22.5e12,
     "TPU v3": 61.5e12,
@@ -43,14 +43,14 @@ def flops_per_token(
 
         forward   2 per matmul weight (projections, MLP, head; not the embedding lookup)
                   2·2·T·H·E·L / 2 for causal scores and their product with the values
-        backward  base weights 2x forward; 1x where they are frozen, for only the gradient of the
-                  input is needed; adapters and attention 2x
+        backward  base weights 2x forward, or 1x if they are frozen, because only the gradient of
+                  the input is needed; adapters and attention 2x
 
-    What is computed again for rematerialisation is not counted, nor is padding.
+    Neither recomputation for rematerialisation nor padding counts.
 
     Args:
         matmul_weights: base weights that multiply activations.
-        adapter_weights: LoRA weights, 0 without.
+        adapter_weights: LoRA weights; 0 without adapters.
         trains_base: full fine-tuning.
         layers, heads, head_size: L, H, E of the model.
         example_tokens: T, the mean over tokens of the length of the token's example, that is
@@ -64,8 +64,8 @@ def flops_per_token(
 
 
 def even_tokens(*, matmul_weights: int, layers: int, heads: int, head_size: int) -> float:
-    """Length of a row in which attention costs as many FLOPs as the weights do, for a token: half
-    the row's keys are behind it on average.
+    """The length of a row at which attention costs as many FLOPs per token as the weights. A token
+    attends to half of its row on average.
 
     Args:
         matmul_weights: of all layers together.
@@ -74,8 +74,8 @@ def even_tokens(*, matmul_weights: int, layers: int, heads: int, head_size: int)
 
 
 def seen_tokens(lengths: np.ndarray, windows: Sequence[int | None]) -> float:
-    """The `example_tokens` of examples with these lengths, where layers see so far: the mean over
-    layers of Σ 2 · pairs of tokens that meet / Σ lengths, which is Σ n² / Σ n without windows."""
+    """The `example_tokens` for examples of these lengths, in layers with these windows: the mean
+    over layers of Σ 2 · pairs of query and key / Σ lengths, which is Σ n² / Σ n without windows."""
     n = lengths.astype(float)
     spans = [np.minimum(n, np.inf if window is None else window) for window in windows]
     met = [(2 * span * n - span**2).sum() for span in spans]
@@ -83,12 +83,12 @@ def seen_tokens(lengths: np.ndarray, windows: Sequence[int | None]) -> float:
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Dense bfloat16 FLOP/s of one device, by `jax.Device.device_kind`; None when not known."""
+    """Dense bfloat16 FLOP/s of one device, by `jax.Device.device_kind`; None if not known."""
     found = (peak for name, peak in PEAK_FLOPS.items() if device_kind.startswith(name))
     return next(found, None)
 
 
 def peak_of(devices: np.ndarray) -> float | None:
-    """FLOP/s of all devices of a mesh together; None when their kind is not known."""
+    """FLOP/s of all devices of a mesh together; None if their kind is not known."""
     peak = peak_flops(devices.flat[0].device_kind)
     return None if peak is None else peak * devices.size

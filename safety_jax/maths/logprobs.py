@@ -1,6 +1,6 @@
-"""Log-probabilities of the tokens that were written, without ever holding `[tokens, V]` logits.
+"""Log-probabilities of target tokens, without logits of the size `[tokens, V]` in memory.
 
-SFT, DPO and scoring differ only in what they do with these numbers, see `losses.py`.
+SFT, DPO and scoring differ only in their use of these numbers, see `losses.py`.
 """
 
 import dataclasses
@@ -15,11 +15,11 @@ from safety_jax.base.batch import Tokens
 
 
 class TokenLogprobs(NamedTuple):
-    """Per position; zero and False where the mask is False.
+    """Results for each position; zero and False where the mask is False.
 
     Attributes:
-        logprobs: log p(target | what stands left of it), float32.
-        correct: the target is the most likely token.
+        logprobs: log p(target | all tokens before it), float32.
+        correct: whether the target is the most likely token.
     """
 
     logprobs: Float[Array, "B T"]
@@ -29,7 +29,7 @@ class TokenLogprobs(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class OutputHead:
-    """What takes hidden states to logits: c tanh(s h Wᵀ / c), or s h Wᵀ without a soft-cap.
+    """Maps hidden states to logits: c tanh(s h Wᵀ / c), or s h Wᵀ without a soft-cap.
 
     Attributes:
         table: W [V, D].
@@ -54,9 +54,9 @@ class OutputHead:
 
 
 def shift(tokens: Tokens) -> tuple[Int[Array, "B T"], Bool[Array, "B T"]]:
-    """Targets and mask per predicting position: position t answers for token t + 1.
+    """Targets and mask of each predicting position: position t predicts token t + 1.
 
-    The first token of a segment is never in the mask, so no position answers across a boundary.
+    The first token of a segment is never in the mask, so no prediction crosses a boundary.
     """
     end = [(0, 0)] * (tokens.ids.ndim - 1) + [(0, 1)]
     return jnp.pad(tokens.ids[..., 1:], end), jnp.pad(tokens.mask[..., 1:], end)
@@ -72,23 +72,23 @@ def token_logprobs(
 ) -> TokenLogprobs:
     """Log-probability of each target under softmax(logits), in chunks of tokens.
 
-    Masked-out positions cost nothing: each row brings its masked positions to the front, and only
-    as many chunks are visited as the fullest row needs. Logits, softmax and sums are float32.
+    Positions outside the mask cost nothing: those in the mask are moved to the front of each row,
+    and only as many chunks are visited as the fullest row needs. Logits, softmax and sums are
+    float32.
 
-    The gradient needs no second pass over the vocabulary for `hidden`: logp depends on its own
-    position's hidden state alone, so
+    The gradient of `hidden` needs no second pass over the vocabulary, because a log-probability
+    depends only on the hidden state of its own position. The forward pass saves a vector of size D,
 
         d logp_t / d hidden_t = z'_target W[target_t] - Σ_v p_v z'_v W[v]
 
-    with z' = d logit / d product (1 for most models) is a vector of size D that the forward pass
-    leaves behind. The backward pass scales it by the
-    incoming gradient. Logits are recomputed only when `head` itself is trained.
+    with z' = d logit / d product (1 for most models), and the backward pass scales it by the
+    incoming gradient. Logits are recomputed only if `head` itself is trained.
 
     Args:
         chunk_tokens: positions of each row visited at once; peak memory is B · chunk_tokens · V
             float32 numbers.
     """
-    form = dataclasses.replace(head, table=None)  # hashable: what differentiation takes as given
+    form = dataclasses.replace(head, table=None)  # hashable, as nondiff_argnums requires
     logprobs, correct = _token_logprobs(hidden, head.table, targets, mask, form, chunk_tokens)
     return TokenLogprobs(logprobs, correct)
 
@@ -103,7 +103,7 @@ def _token_logprobs_forward(hidden, table, targets, mask, form, chunk_tokens):
     logprobs, correct, slopes = _visit(
         hidden.value, table.value, targets.value, mask.value, form, chunk_tokens, slopes=True
     )
-    # The presence of the last entry tells the backward pass, statically, that the head is trained.
+    # If the last entry is present, the backward pass knows statically that the head is trained.
     recompute = None
     if table.perturbed:
         recompute = (hidden.value, table.value, targets.value, mask.value)
@@ -127,7 +127,7 @@ _token_logprobs.defvjp(_token_logprobs_forward, _token_logprobs_backward, symbol
 
 
 def _front(mask: Bool[Array, "B T"], chunk: int) -> tuple[Int[Array, "B T"], Array]:
-    """Order that brings each row's masked positions to the front, and the chunks to visit."""
+    """An order with the positions of each row's mask in front, and the number of chunks."""
     order = jnp.argsort(~mask, axis=1, stable=True)
     return order, -(-mask.sum(axis=1).max() // chunk)
 
@@ -150,7 +150,7 @@ def _chunk_logits(hidden, table, i, form, chunk):
 
 
 def _visit(hidden, table, targets, mask, form, chunk, slopes: bool):
-    """One pass over the vocabulary: logprobs, correct and, if asked, d logp / d hidden."""
+    """One pass over the vocabulary: logprobs, correct and, with `slopes`, d logp / d hidden."""
     B, T, D = hidden.shape
     chunk = min(chunk, T)
     table = table.astype(hidden.dtype)

@@ -1,10 +1,11 @@
-"""Objectives: numbers of tokens, answers and pairs in, losses out; no model, no config.
+"""Objectives: functions from numbers of tokens, answers and pairs to losses, without models or
+configs.
 
-tokens       `sft` and `constrained`, of log-probabilities that `logprobs.token_logprobs` gives
-pairs        DPO and its relatives, of summed log-probabilities `PairLogprobs`; `weighted_door` of
-             those of tokens
-answers      `kto`, of single answers that are desirable or not
-scores       what judges are trained by
+tokens       `sft` and `constrained`, for log-probabilities from `logprobs.token_logprobs`
+pairs        DPO and its relatives, for summed log-probabilities `PairLogprobs`; `weighted_door` for
+             those of single tokens
+answers      `kto`, for single answers that are desirable or not
+scores       the objectives of judges
 """
 
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from jaxtyping import Array, Bool, Float
 from safety_jax.maths.logprobs import TokenLogprobs
 
 Losses = Float[Array, "*B"]
-# A number of an objective: fixed, or data of a compiled step.
+# A parameter of an objective: a constant, or an argument of the compiled step.
 Number = float | Float[Array, ""]
 
 
@@ -34,12 +35,12 @@ def sft(scores: TokenLogprobs) -> LossSums:
 
 
 class AnswerBetas(NamedTuple):
-    """How strongly each token of an answer is held, β_t by its place in the answer.
+    """β_t of `constrained`, by the token's place in the answer: how strongly π is held to π_ref.
 
     Attributes:
-        first: of the first token, which has little probability to begin with.
-        early: of the others up to number `early_tokens`.
-        rest: of all behind.
+        first: of the first token, whose probability is often low before training.
+        early: of the other tokens up to number `early_tokens`.
+        rest: of all later tokens.
     """
 
     first: float
@@ -51,8 +52,8 @@ class AnswerBetas(NamedTuple):
         """β_t of each trained token; 1 elsewhere.
 
         Args:
-            mask: trained tokens, those of an answer side by side; between two answers stands a
-                token that is not trained.
+            mask: trained tokens. Those of an answer are contiguous, and at least one token that is
+                not trained separates two answers.
         """
         index = jnp.arange(mask.shape[-1], dtype=jnp.int32)[None]
         before = jax.lax.cummax(jnp.where(mask, -1, index), axis=1)
@@ -65,12 +66,12 @@ class AnswerBetas(NamedTuple):
 def constrained(
     logprobs: Float[Array, "*B"], reference: Float[Array, "*B"], beta: Float[Array, "*B"]
 ) -> Losses:
-    """-(2/β_t) log σ(β_t log π(y_t)/π_ref(y_t)) of each token: likelihood that stops pulling at a
-    token as π moves away from π_ref there (Qi et al., arXiv 2406.05946, eq. 3).
+    """-(2/β_t) log σ(β_t log π(y_t)/π_ref(y_t)) of each token: a likelihood whose pull on a token
+    fades as π raises it above π_ref (Qi et al., arXiv 2406.05946, eq. 3).
 
-    Its gradient is 2 σ(-β_t log π/π_ref) times that of -log π(y_t), so it is SFT's at the start,
-    where the value is 2 ln 2 / β_t, and SFT's everywhere as β_t goes to 0. The authors' code takes
-    the weighted likelihood with the weight held fixed, and no weight below 0.001.
+    Its gradient is 2 σ(-β_t log π/π_ref) times that of -log π(y_t). It therefore equals SFT's at
+    the start, where the value is 2 ln 2 / β_t, and always in the limit β_t → 0. The authors' code
+    uses the likelihood with this factor as a constant weight, which is at least 0.001.
 
     Args:
         logprobs: log π(y_t | y_<t, x); the gradient flows through it.
@@ -83,13 +84,13 @@ def constrained(
 
 
 class PairLogprobs(NamedTuple):
-    """What preference objectives see of pairs; the last axis is (chosen, rejected), N = 2.
+    """The arguments of preference objectives; the last axis is (chosen, rejected), N = 2.
 
     Attributes:
         policy: log π(y|x), summed over the tokens of each answer; the gradient flows through it.
-        reference: log π_ref(y|x), likewise.
-        tokens: tokens of each answer, at least 1.
-        unsafe: 1 where an answer is unsafe, 0 where it is safe or not known.
+        reference: log π_ref(y|x), summed in the same way.
+        tokens: the number of tokens of each answer, at least 1.
+        unsafe: 1 if an answer is unsafe, 0 if it is safe or not known.
     """
 
     policy: Float[Array, "*B 2"]
@@ -126,8 +127,8 @@ def conservative(pairs: PairLogprobs, *, beta: Number, smoothing: Number) -> Los
 
 
 def robust(pairs: PairLogprobs, *, beta: Number, smoothing: Number) -> Losses:
-    """[-(1-ε) log σ(βΔ) + ε log σ(-βΔ)] / (1-2ε): an unbiased estimate of the clean loss where
-    labels are flipped with probability ε < 1/2 (Chowdhury et al., arXiv 2403.00409)."""
+    """[-(1-ε) log σ(βΔ) + ε log σ(-βΔ)] / (1-2ε): an unbiased estimate of the clean loss if labels
+    are flipped with probability ε < 1/2 (Chowdhury et al., arXiv 2403.00409)."""
     margin = beta * log_ratio(pairs)
     right, wrong = jax.nn.log_sigmoid(margin), jax.nn.log_sigmoid(-margin)
     return (-(1 - smoothing) * right + smoothing * wrong) / (1 - 2 * smoothing)
@@ -145,13 +146,13 @@ def ipo_sum(pairs: PairLogprobs, *, beta: Number) -> Losses:
 
 
 def ipo_mean(pairs: PairLogprobs, *, beta: Number) -> Losses:
-    """IPO with log-probabilities averaged over tokens, as its authors ran it."""
+    """IPO with log-probabilities averaged over tokens, as in its authors' experiments."""
     return (mean_log_ratio(pairs) - 1 / (2 * beta)) ** 2
 
 
 def dpo_mean(pairs: PairLogprobs, *, beta: Number) -> Losses:
     """-log σ(β Δ̄), Δ̄ averaged over tokens: length-normalised DPO (Tulu 3, arXiv 2411.15124).
-    A mean is a fraction of a sum, so β must be larger than DPO's: 5 there, not 0.1."""
+    A mean is smaller than a sum, so β must be larger than in DPO: Tulu 3 uses 5, not 0.1."""
     return -jax.nn.log_sigmoid(beta * mean_log_ratio(pairs))
 
 
@@ -162,9 +163,9 @@ def simpo(pairs: PairLogprobs, *, beta: Number, margin: Number) -> Losses:
 
 
 def safe_dpo(pairs: PairLogprobs, *, beta: Number, margin: Number) -> Losses:
-    """-log σ(βΔ - δ (h_l - h_w)), h = 1 for an unsafe answer: DPO that asks for δ more where the
-    rejected answer is unsafe and the chosen one safe (SafeDPO, arXiv 2505.20065). Pairs are ordered
-    before, see `data.prefer=safety_first`."""
+    """-log σ(βΔ - δ (h_l - h_w)), h = 1 for an unsafe answer: DPO with a margin that is larger by δ
+    if the rejected answer is unsafe and the chosen one safe (SafeDPO, arXiv 2505.20065). Pairs must
+    be ordered first, see `data.prefer=safety_first`."""
     offset = margin * _difference(pairs.unsafe)
     return -jax.nn.log_sigmoid(beta * log_ratio(pairs) + offset)
 
@@ -175,9 +176,10 @@ def door(pairs: PairLogprobs, *, beta: Number) -> Losses:
     term is NPO, Zhang et al., arXiv 2404.05868).
 
     Both terms are sums over tokens, as in the authors' code (`gd_npo_loss`, without its share of
-    likelihood on ordinary rows). At the start the second is 2 ln 2 / β and has the gradient of
-    log π(y_l) itself. That fades as the harmful answer becomes unlikely; the refusal's does not,
-    unlike DPO's. Their refusals stand behind harmful beginnings, see `data.recovery_share`.
+    likelihood on ordinary rows). At the start the second term is 2 ln 2 / β and has the gradient of
+    log π(y_l) itself. This gradient fades as the harmful answer becomes unlikely; unlike in DPO,
+    that of the refusal does not. The authors' refusals follow the beginning of a harmful answer,
+    see `data.recovery_share`.
     """
     harmful = pairs.policy[..., 1] - pairs.reference[..., 1]
     return -pairs.policy[..., 0] - 2 / beta * jax.nn.log_sigmoid(-beta * harmful)
@@ -187,12 +189,12 @@ def token_weights(
     proxy: Float[np.ndarray, "*B"], reference: Float[np.ndarray, "*B"], *, temperature: float
 ) -> Float[np.ndarray, "*B"]:
     """exp(r_t / τ) of each token, r_t = log π*(y_t)/π_ref(y_t): W-DOOR's β_t (Zhao et al., arXiv
-    2503.03710). A token that matters is one which preference learning made more likely.
+    2503.03710). Tokens that preference learning made more likely have a larger weight.
 
     Args:
-        proxy: log π*(y_t | y_<t, x), of a model that DPO trained from the reference.
-        temperature: τ; the larger it is, the more alike are the weights. Below 0, the tokens that
-            became more likely weigh less, as in the authors' code (`exp_weights`).
+        proxy: log π*(y_t | y_<t, x), of a model trained by DPO from the reference.
+        temperature: τ; weights are more equal if it is larger. Below 0, tokens that became more
+            likely have a smaller weight, as in the authors' code (`exp_weights`).
     """
     return np.exp((proxy - reference) / temperature)
 
@@ -204,17 +206,17 @@ def weighted_door(
     *,
     beta: Number,
 ) -> tuple[Losses, Losses]:
-    """-β_t log π(y_t) of each token where it is the refusal's, and where it is the harmful answer's
-    -(2/β) log σ(-β log π/π_ref(y_t)): W-DOOR (Zhao et al., arXiv 2503.03710), to be summed over the
-    tokens of either answer.
+    """The two losses of W-DOOR (Zhao et al., arXiv 2503.03710) for each token: -β_t log π(y_t) if
+    it belongs to the refusal, and -(2/β) log σ(-β log π/π_ref(y_t)) if it belongs to the harmful
+    answer. Sum each over the tokens of its answer.
 
-    The second term is NPO token by token: each fades as it becomes unlikely by itself, where
-    `door` fades for the answer as a whole. The authors' code has another one there, without a
+    The second loss is NPO by token: its gradient fades for each token that becomes unlikely, but in
+    `door` only for the answer as a whole. The authors' code has another loss there, without a
     reference, with a margin, and divided by the length of prompt and answer.
 
     Args:
         policy: log π(y_t | y_<t, x); the gradient flows through it.
-        weights: β_t, see `token_weights`; those of the harmful answer are not looked at.
+        weights: β_t, see `token_weights`; the second loss does not use them.
     """
     return -weights * policy, constrained(-policy, -reference, jnp.full_like(policy, beta))
 
@@ -227,15 +229,15 @@ def log_odds_ratio(pairs: PairLogprobs) -> Losses:
 
 
 def orpo(pairs: PairLogprobs, *, weight: float) -> Losses:
-    """-λ log σ(log odds ratio): what ORPO adds to the likelihood of chosen answers (eq. 6);
-    no reference."""
+    """-λ log σ(log odds ratio): the term that ORPO adds to the likelihood of chosen answers
+    (eq. 6). It needs no reference."""
     return -weight * jax.nn.log_sigmoid(log_odds_ratio(pairs))
 
 
 def log1mexp(x: Float[Array, "*B"]) -> Float[Array, "*B"]:
     """log(1 - eˣ) for x < 0, exact at both ends (Mächler, "Accurately computing
     log(1 - exp(-|a|))", 2012)."""
-    # Each branch is given a harmless number where the other holds, so that no gradient is NaN.
+    # Each branch gets a harmless number where the other one is used, so that no gradient is NaN.
     near = x > -jnp.log(2.0)
     of_near = jnp.log(-jnp.expm1(jnp.where(near, x, -1.0)))
     return jnp.where(near, of_near, jnp.log1p(-jnp.exp(jnp.where(near, -1.0, x))))
@@ -280,10 +282,10 @@ def bradley_terry(scores: Scores, targets: Scores, *, margin: float, centring: f
     """-log σ(r_c - r_r - m) + c (r_c + r_r)².
 
     The first term is the likelihood of the preference under Bradley and Terry's model, as in
-    InstructGPT (Ouyang et al., arXiv 2203.02155, eq. 1), asked for with a margin as in LLaMA 2
-    (arXiv 2307.09288, eq. 2). It leaves the level of the rewards open, which the second term draws
+    InstructGPT (Ouyang et al., arXiv 2203.02155, eq. 1), with a margin as in LLaMA 2 (arXiv
+    2307.09288, eq. 2). It does not determine the level of the rewards, which the second term pulls
     to zero (Eisenstein et al., arXiv 2312.09244, section 3; TRL's `center_rewards_coefficient`).
-    `targets` are not looked at: the order of the pair is the target.
+    `targets` are not used: the order of the pair is the target.
     """
     chosen, rejected = scores[..., 0], scores[..., 1]
     loss = -jax.nn.log_sigmoid(chosen - rejected - margin)
@@ -298,7 +300,7 @@ def cost(scores: Scores, targets: Scores, *, regularization: float) -> Losses:
     answer of a pair is the safer one. The last term is the regulariser of its implementation.
 
     Args:
-        targets: 1 where an answer is unsafe, 0 where it is safe.
+        targets: 1 if an answer is unsafe, 0 if it is safe.
     """
     signs = 2 * targets - 1
     order = -jax.nn.log_sigmoid(scores[..., 1] - scores[..., 0])
@@ -307,11 +309,11 @@ def cost(scores: Scores, targets: Scores, *, regularization: float) -> Losses:
 
 
 def regression(scores: Scores, targets: Scores) -> Losses:
-    """(s - y)²: the mean squared error of a rating (as the harmfulness model of arXiv 2309.07875,
-    ratings 0 to 4)."""
+    """(s - y)²: the mean squared error of a rating (as for the harmfulness model of arXiv
+    2309.07875, with ratings from 0 to 4)."""
     return ((scores - targets) ** 2).mean(axis=-1)
 
 
 def classification(scores: Scores, targets: Scores) -> Losses:
-    """-log σ((2y - 1) s): binary cross-entropy, the score being the log-odds of y = 1, unsafe."""
+    """-log σ((2y - 1) s): binary cross-entropy; the score is the log-odds of y = 1, unsafe."""
     return -jax.nn.log_sigmoid((2 * targets - 1) * scores).mean(axis=-1)

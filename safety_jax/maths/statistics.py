@@ -1,6 +1,6 @@
-"""Statistics of small samples: intervals and paired tests, thin over scipy.
+"""Statistics of small samples: intervals and paired tests, mostly thin wrappers of scipy.
 
-Every interval is a 95% one, every test two-sided.
+All intervals are 95% intervals, and all tests are two-sided.
 """
 
 import dataclasses
@@ -13,14 +13,14 @@ from jaxtyping import Bool, Float, Int
 from scipy import special
 
 LEVEL = 0.95
-POWER = 0.8  # at which a difference counts as detectable
+POWER = 0.8  # a difference is detectable if a test finds it with this probability
 Z = float(special.ndtri(0.5 + LEVEL / 2))
 _Z_POWER = float(special.ndtri(POWER))
 _BLOCK = 2**22  # numbers that a bootstrap draws at a time
 
 Interval = tuple[float, float]
 Bounded = tuple[float, float, float]  # an estimate, and the ends of its interval
-NO_INTERVAL = (None, None)  # of one item, which tells nothing of what others would say
+NO_INTERVAL = (None, None)  # for a single item, which says nothing about other items
 Verdicts = Bool[np.ndarray, " n"]
 Numbers = Float[np.ndarray, " n"]
 Clusters = Int[np.ndarray, " n"]
@@ -29,8 +29,8 @@ Clusters = Int[np.ndarray, " n"]
 def wilson(successes: int, trials: int) -> Interval:
     """The 95% Wilson score interval of a proportion (Wilson, 1927).
 
-    Unlike the textbook interval it stays inside [0, 1] and is not empty at 0 or all successes:
-    40 of 40 gives (0.912, 1).
+    Unlike the textbook interval it stays inside [0, 1], and has a width even for no or only
+    successes: 40 of 40 gives (0.912, 1).
     """
     interval = scipy.stats.binomtest(successes, trials).proportion_ci(LEVEL, method="wilson")
     return float(interval.low), float(interval.high)
@@ -40,7 +40,7 @@ def wilson_mean(mean: float, count: int | float) -> Interval:
     """Wilson's interval for the mean of `count` values between 0 and 1.
 
     The variance of such values is at most that of a proportion with the same mean, mean (1 - mean),
-    so that it is wide enough; of zeros and ones it is `wilson`.
+    so the interval is wide enough. For zeros and ones it equals `wilson`.
     """
     share = Z**2 / count
     centre = (mean + share / 2) / (1 + share)
@@ -52,8 +52,8 @@ def any_of(hits: int, trials: int, k: int) -> float:
     """The probability that k trials drawn without replacement include a hit: 1 - C(n-c, k) / C(n,
     k).
 
-    The unbiased estimate of the chance that any of k fresh trials is one (pass@k of Chen et al.,
-    arXiv 2107.03374, equation 1); 1 - (1 - c/n)^k is too low.
+    This is the unbiased estimate of the probability that any of k new trials is a hit (pass@k of
+    Chen et al., arXiv 2107.03374, equation 1); 1 - (1 - c/n)^k is too low.
     """
     return 1 - math.comb(trials - hits, k) / math.comb(trials, k)
 
@@ -63,11 +63,11 @@ def any_of(hits: int, trials: int, k: int) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """Two verdicts on each of n items: how many turned, and whether chance does that.
+    """Two verdicts on each of n items: how many changed, and whether chance explains it.
 
     Attributes:
-        gained, lost: items that are a hit in the second alone, and in the first alone.
-        p: of the exact McNemar test (1947): a fair coin falls `gained` times of gained + lost.
+        gained, lost: items that are hits only in the second, and only in the first.
+        p: of the exact McNemar test (1947): `gained` heads in gained + lost tosses of a fair coin.
         difference: share in the second minus share in the first.
         low, high: its interval, by Newcombe's method 10.
         detectable: the smallest difference that n items would show, see `detectable_change`.
@@ -83,7 +83,7 @@ class Change:
 
 
 def change(first: Verdicts, second: Verdicts) -> Change:
-    """Compares two verdicts on the same items; there must be one item."""
+    """Compares two verdicts on the same items; there must be at least one item."""
     n = len(first)
     gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
     both = int((first & second).sum())
@@ -101,8 +101,9 @@ def change(first: Verdicts, second: Verdicts) -> Change:
 def newcombe_paired(both: int, gained: int, lost: int, n: int) -> Interval:
     """The interval of a difference of paired shares, (gained - lost) / n.
 
-    Wilson's intervals of the two shares, squared and added, less what the correlation φ of the two
-    verdicts explains (Newcombe, Statistics in Medicine 17, 1998, 2635-2650, method 10).
+    It adds the squares of the distances in Wilson's intervals of the two shares, less the part that
+    the correlation φ of the two verdicts explains (Newcombe, Statistics in Medicine 17, 1998,
+    2635-2650, method 10).
     """
     first, second, neither = both + lost, both + gained, n - both - gained - lost
     (low1, high1), (low2, high2) = wilson(first, n), wilson(second, n)
@@ -132,18 +133,19 @@ def newcombe(first: int, of_first: int, second: int, of_second: int) -> Interval
 
 
 def product(first: Bounded, second: Bounded) -> Interval:
-    """The interval of a b, of two independent estimates that each have one; a and its interval are
-    not below 0.
+    """The interval of a b for two independent estimates with intervals; a and its interval are not
+    below 0.
 
-    The distances to the ends of the two take the places of deviations (the method of variance
-    estimates recovery, Zou and Donner, Statistics in Medicine 27, 2008, 1693-1702) in the variance
-    of a product, b² A + a² B + A B (Goodman, JASA 55, 1960, 708-713).
+    The variance of a product is b² A + a² B + A B for the variances A and B of its factors
+    (Goodman, JASA 55, 1960, 708-713). The distances to the ends of the two intervals replace the
+    standard deviations (the method of variance estimates recovery, Zou and Donner, Statistics in
+    Medicine 27, 2008, 1693-1702).
     """
     (a, low_a, high_a), (b, low_b, high_b) = first, second
 
     def half(end: float, falls: bool) -> float:
-        """How far the product moves to the side where b moves to `end`."""
-        near = a - low_a if (b >= 0) == falls else high_a - a  # what b multiplies
+        """The distance from the product to the end of its interval at which b is at `end`."""
+        near = a - low_a if (b >= 0) == falls else high_a - a  # the deviation of a
         far = a - low_a if (end >= 0) == falls else high_a - a
         away = abs(end - b)
         return math.sqrt((b * near) ** 2 + (a * away) ** 2 + (far * away) ** 2)
@@ -157,11 +159,11 @@ def product(first: Bounded, second: Bounded) -> Interval:
 def detectable_change(n: int, turned: float) -> float | None:
     """The smallest difference of paired shares that McNemar's test finds with power 0.8.
 
-    Solves z √ψ + z' √(ψ - δ²) = δ √n for δ (Connor, Biometrics 43, 1987, 207-211), with ψ the share
-    of items that turn: the one that was seen, or δ itself where that is larger.
+    Solves z √ψ + z' √(ψ - δ²) = δ √n for δ (Connor, Biometrics 43, 1987, 207-211). ψ is the share
+    of items that change: the observed share, or δ itself if it is larger.
 
     Returns:
-        None where n items are too few for any difference.
+        None if n items are too few for any difference.
     """
 
     def lacking(delta: float) -> float:
@@ -175,8 +177,9 @@ def detectable_change(n: int, turned: float) -> float | None:
 def holm(ps: Sequence[float]) -> list[float]:
     """p values adjusted for their number (Holm, 1979).
 
-    The smallest of n is multiplied by n, the next one by n - 1, and none falls below one before it.
-    statsmodels' own collects garbage at every call, which takes seconds in a large process.
+    The smallest of n is multiplied by n, the next one by n - 1, and so on; no adjusted value is
+    smaller than the one before it. statsmodels' version runs the garbage collector at every call,
+    which takes seconds in a large process.
     """
     given = np.asarray(ps, np.float64)
     order = np.argsort(given, kind="stable")
@@ -194,12 +197,13 @@ class Shift:
     """How far a mean or a median moved.
 
     Attributes:
-        low, high: its interval; None of one cluster.
+        low, high: its interval; None for a single cluster.
         p: twice the smaller share of resamples on one side of 0, (k + 1) / (resamples + 1); but at
-            least 2 / 2^n, which is what n clusters that all move one way come to by their signs:
-            resamples of two values above 0 are never below it, however many are drawn.
-        detectable: (z + z') s / √n with the deviation s of the items' differences; None where they
-            are all alike, and s tells nothing.
+            least 2 / 2^n, the p of the sign test for n clusters that all move in one direction.
+            (Otherwise it would only depend on the number of resamples: resamples of two values
+            above 0 are never below 0.)
+        detectable: (z + z') s / √n with the standard deviation s of the n clusters' mean
+            differences; None if these are all equal, so that s says nothing.
     """
 
     difference: float
@@ -212,8 +216,8 @@ class Shift:
 def shift(
     first: Numbers, second: Numbers, clusters: Clusters, *, middle: str, resamples: int, seed: int
 ) -> Shift:
-    """Compares scores of the same items by the paired bootstrap: items of a cluster, the answers to
-    one prompt, are drawn together.
+    """Compares scores of the same items by the paired bootstrap. Items of a cluster, such as the
+    answers to one prompt, are drawn together.
 
     Args:
         clusters: the cluster of each item, numbered from 0 without gaps.
@@ -240,7 +244,7 @@ def shift(
 def bootstrap(
     values: Numbers, clusters: Clusters, *, middle: str, resamples: int, seed: int
 ) -> Interval | tuple[None, None]:
-    """The percentile interval of a mean or median, none of one cluster; see `shift`."""
+    """The percentile interval of a mean or median, see `shift`; none for a single cluster."""
     (drawn,) = _resample([values], clusters, middle, resamples, seed)
     return _percentiles(drawn, clusters)
 
@@ -270,8 +274,8 @@ def _resample(
 def drawn_times(
     clusters: Clusters, *, resamples: int, seed: int
 ) -> Iterator[Int[np.ndarray, "rows n"]]:
-    """How often each item is in each resample of whole clusters, some resamples at a time: all that
-    a mean, a median, or a table of counts needs to know."""
+    """How often each item is in each resample of whole clusters, some resamples at a time. Means,
+    medians and tables of counts need only these numbers."""
     random = np.random.default_rng(seed)
     count = int(clusters.max()) + 1
     block = max(1, _BLOCK // max(count, len(clusters)))
@@ -284,7 +288,7 @@ def drawn_times(
 def _middle(
     values: Numbers, times: Int[np.ndarray, "rows n"], middle: str
 ) -> Float[np.ndarray, " rows"]:
-    """The mean or median of values, each of which counts `times`."""
+    """The mean or median of values, each of which appears `times` times."""
     total = times.sum(1)
     if middle == "mean":
         return times @ values / total

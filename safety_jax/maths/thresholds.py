@@ -1,16 +1,16 @@
 """How much is enough: the smallest amount whose outcomes are no worse than those of the largest.
 
-Outcomes lie in a table for each amount, one row a seed and one column a prompt; both were drawn, so
-both count in every interval. The variance of a mean over a table of two such factors is
+Each amount has a table of outcomes, with one row per seed and one column per prompt. Both are
+random samples, so intervals account for both. The variance of the mean of such a table is
 
     V = V_rows + V_columns - V_cells        (Cameron, Gelbach and Miller 2011, section 2.1)
 
-with the cluster-robust variance of a mean for each, and its degrees of freedom are Satterthwaite's
-(1946): two where all that varies are three seeds, so that a 95% interval reaches 4.3 standard
-errors; nearly those of the prompts where seeds agree. No mean is surer than if half a prompt had
-turned out better and half a prompt worse (Agresti and Min 2005): outcomes that all agree do not
-make an interval without width. Columns that belong together, such as several answers to one prompt,
-are one level of the second factor.
+where each term is a cluster-robust variance of the mean. The degrees of freedom are Satterthwaite's
+(1946). If only the seeds vary, and there are three, they are two, and a 95% interval reaches 4.3
+standard errors; if the seeds agree, they are nearly those of the prompts. The variance is at least
+as large as if half a prompt were better and half a prompt worse (Agresti and Min 2005), so that
+equal outcomes do not give an interval without width. Columns that belong together, such as several
+answers to one prompt, are one level of the second factor.
 """
 
 import dataclasses
@@ -31,10 +31,10 @@ Prompts = Int[np.ndarray, " answers"]  # the number of each column's prompt
 
 @dataclasses.dataclass(frozen=True)
 class TableMean:
-    """The mean of a table and its interval; without one where either factor has one level.
+    """The mean of a table and its interval, which is None if a factor has only one level.
 
     Attributes:
-        rows, columns: the levels that the interval rests on.
+        rows, columns: the numbers of levels of the two factors.
     """
 
     value: float
@@ -45,20 +45,20 @@ class TableMean:
 
 
 def mean(table: Table, prompts: Prompts | None = None, level: float = LEVEL) -> TableMean:
-    """The mean over seeds and prompts; NaN is no outcome.
+    """The mean over seeds and prompts; NaN marks a missing outcome.
 
     Args:
-        prompts: None where each column is a prompt of its own.
+        prompts: None if each column is a different prompt.
         level: of the interval.
 
     Raises:
-        ValueError: the table has no outcome at all.
+        ValueError: the table has no outcomes.
     """
     known = ~np.isnan(table)
     if not known.any():
         raise ValueError("a table without outcomes")
     value, count = float(np.nanmean(table)), known.sum()
-    # Of each seed and prompt, how many outcomes there are and how far they are from the mean.
+    # For each seed and prompt: the number of outcomes, and the sum of their deviations.
     numbers = np.arange(table.shape[1]) if prompts is None else prompts
     together = np.unique(numbers, return_inverse=True)[1]
     sums = np.zeros((2, len(table), together.max() + 1))
@@ -78,7 +78,7 @@ def mean(table: Table, prompts: Prompts | None = None, level: float = LEVEL) -> 
 
     by_row, by_column = variance(deviations.sum(axis=1)), variance(deviations.sum(axis=0))
     by_column = max(by_column, (columns + 2.0) ** -2)
-    # The difference may come out below either part where nothing but cells varies.
+    # The difference can be smaller than each of its parts if only cells vary.
     both = max(by_row + by_column - variance(deviations[known]), by_row, by_column)
     freedom = (by_row + by_column) ** 2 / (by_row**2 / (rows - 1) + by_column**2 / (columns - 1))
     reach = math.sqrt(both) * float(stats.t.ppf((1 + level) / 2, freedom))
@@ -87,12 +87,13 @@ def mean(table: Table, prompts: Prompts | None = None, level: float = LEVEL) -> 
 
 @dataclasses.dataclass(frozen=True)
 class BesideLargest:
-    """An amount beside the largest.
+    """An amount compared with the largest.
 
     Attributes:
-        difference: of its outcomes, the same prompts and seeds paired; higher is better.
-        verdict: that it is no worse by more than the margin: held, not held (it is worse by more),
-            or cannot tell.
+        difference: its outcomes minus the largest amount's, paired by prompt and seed; higher is
+            better.
+        verdict: on the claim that it is worse by no more than the margin: held, not held (it is
+            worse by more), or cannot tell.
     """
 
     amount: float
@@ -106,10 +107,11 @@ class Threshold:
 
     Attributes:
         estimate: the smallest amount from which on all mean differences stay within the margin.
-        low: the smallest amount that is not shown to be worse, with none above it that is.
-        high: the smallest amount that is shown to be no worse, with all above it; the tests go down
-            from the largest amount and end at the first that fails, which keeps their level.
-        comparisons: of every amount but the largest, in order.
+        low: the smallest amount such that neither it nor any larger one is shown to be worse.
+        high: the smallest amount such that it and all larger ones are shown to be no worse. Tests
+            go down from the largest amount and end at the first that fails, which keeps their
+            level.
+        comparisons: of all amounts except the largest, in order.
     """
 
     estimate: float
@@ -120,15 +122,15 @@ class Threshold:
 
 
 def find(tables: Mapping[float, Table], margin: float, prompts: Prompts | None = None) -> Threshold:
-    """The threshold of outcomes by amount.
+    """The threshold for outcomes by amount.
 
     Args:
-        tables: all of one shape, their rows of the same seeds, their columns of the same prompts.
-        margin: so much less than the largest amount's still counts as no worse.
-        prompts: as of `mean`.
+        tables: of the same shape, with the same seeds as rows and the same prompts as columns.
+        margin: an outcome that is lower than the largest amount's by this much is still no worse.
+        prompts: see `mean`.
 
     Raises:
-        ValueError: fewer than two amounts, or tables of different shapes.
+        ValueError: there are fewer than two amounts, or tables of different shapes.
     """
     amounts = sorted(tables)
     largest = tables[amounts[-1]]
@@ -140,7 +142,7 @@ def find(tables: Mapping[float, Table], margin: float, prompts: Prompts | None =
         found.append(BesideLargest(amount, difference, _verdict(difference, margin)))
 
     def from_the_top(fits: list[bool]) -> float:
-        """The smallest amount of those that fit without a gap below the largest."""
+        """The smallest amount such that it and all larger ones fit."""
         smallest = amounts[-1]
         for one, fit in zip(reversed(found), reversed(fits), strict=True):
             if not fit:
@@ -166,7 +168,8 @@ def _verdict(difference: TableMean, margin: float) -> str:
 
 
 def equal(difference: TableMean, margin: float) -> str:
-    """The verdict that two things differ by no more than the margin, either way."""
+    """The verdict on the claim that two things differ by no more than the margin, in either
+    direction."""
     if difference.low is None or difference.high is None:
         return CANNOT_TELL
     if -margin <= difference.low and difference.high <= margin:
