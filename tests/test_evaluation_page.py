@@ -105,6 +105,31 @@ def test_the_page_fits_every_width(folder, tab, width, dark):
     assert ground == ("rgb(20, 23, 27)" if dark else "rgb(255, 255, 255)")
 
 
+NAMES = ("base", "sit-100", "sit-2000", "dpo")
+# Names whose text is cut, and values that reach into the cell beside theirs.
+CUT = """[...document.querySelectorAll('.model bdi')].filter((name) =>
+  name.scrollWidth > name.clientWidth + 1 || name.scrollHeight > name.clientHeight + 1).length"""
+OVER = """[...document.querySelectorAll('.plain .value')].filter((value) =>
+  value.getBoundingClientRect().right > value.closest('td').getBoundingClientRect().right + 1)
+  .length"""
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_names_are_whole_and_cells_apart(folder, tab, width):
+    """Of a sweep's models, only the end of their names tells them apart."""
+    written = page.render(small())
+    for seed, name in enumerate(NAMES):
+        assert f"<bdi>{name}</bdi>" in written
+        written = written.replace(f"<bdi>{name}</bdi>", f"<bdi>135m.safety_rows60_seed{seed}</bdi>")
+    files.write(folder / "sweep.html", written)
+    tab.resize(width, 900)
+    tab.open(chromium.address(folder / "sweep.html"))
+    assert tab.run("document.querySelectorAll('.model bdi').length") > len(NAMES)
+    assert tab.run(CUT) == 0
+    tab.open(chromium.address(folder / "hostile.html"))
+    assert tab.run(OVER) == 0
+
+
 def test_texts_are_folded_until_they_are_asked_for(folder, tab):
     tab.open(chromium.address(folder / "small.html"))
     assert "may be harmful" in shown(tab) and "stand-in" not in shown(tab)

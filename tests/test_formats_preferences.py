@@ -34,6 +34,7 @@ def rows(tmp_path):
         (ORCA_DPO, (SYSTEM, ASK), BETTER),
         (OPENAI, (SYSTEM, ASK), BETTER),
         (HELP_STEER, (ASK, BETTER, AGAIN), LAST),
+        ({"prompt": Q, "response_1": B, "response_2": A, "preference_strength": 2}, (ASK,), BETTER),
         (HELP_STEER | {"response1": B, "response2": LAST.content, "overall_preference": 1},
          (ASK, BETTER, AGAIN), LAST),
     ],

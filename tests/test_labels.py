@@ -72,6 +72,14 @@ def test_what_a_row_says_is_not_to_be_learned_is_not(row, why, rows):
         assert [record.where for record in read_records(source)] == ["rows.jsonl line 2"]
 
 
+def test_a_prompt_that_its_data_set_withholds_is_left_out(rows):
+    withheld = {"prompt": "REDACTED", "response": A, "response_label": "safe"}
+    for read in (read_records, read_prompts, read_responses):
+        source = rows(withheld, PLAIN)
+        assert [record.where for record in read(source)] == ["rows.jsonl line 2"]
+        assert source.left_out[0].why == "its prompt is withheld ('REDACTED')"
+
+
 @pytest.mark.parametrize(
     "more",
     [

@@ -162,6 +162,39 @@ def test_turns_that_have_no_place(turn, message, rows):
     assert len(read_records(source)) == 1 and not source.left_out[0].unwanted
 
 
+EARLIER = [["Which bird?", "The owl."]]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"instruction": Q, "output": A, "history": EARLIER}, "'history' holds earlier turns"),
+        ({"instruction": Q, "output": A, "history": json.dumps(EARLIER)}, "'history' holds"),
+        ({"prompt": Q, "response": A, "context": "A wood."},
+         "'context' is a text that the format response does not read; put it into the prompt, or "
+         "add without=context"),
+        ({"instruction": Q, "response": A, "input": "A wood."},
+         "'input' is a text that the format dolly does not read; add columns=context:input"),
+        ({"instruction": Q, "output": A, "context": "A wood."}, "add columns=input:context"),
+        ({"input": Q, "chosen": A, "rejected": B}, "add columns=prompt:input"),
+    ],
+)  # fmt: skip
+def test_what_a_row_is_about_is_not_passed_over(row, message, rows):
+    read = read_pairs if "chosen" in row else read_records
+    with pytest.raises(DataError, match="rows.jsonl line 1: ") as error:
+        read(rows(row))
+    assert message in str(error.value)
+    column = next(name for name in ("history", "context", "input") if name in row)
+    if "chosen" not in row:
+        (found,) = read(rows(row, options=f"?without={column}"))
+        assert (found.messages, found.context) == ((ASK, BETTER), "")
+
+
+def test_what_only_looks_like_it_is_passed_over(rows):
+    for more in ({"history": []}, {"history": "of birds"}, {"context": " "}, {"input": None}):
+        assert len(read_records(rows({"prompt": Q, "response": A, **more}))) == 1
+
+
 def test_a_dialogue_of_an_empty_system_message_is_none(rows):
     with pytest.raises(DataError, match="'messages' holds an empty system message and nothing"):
         read_records(rows({"messages": [{"role": "system", "content": ""}]}))

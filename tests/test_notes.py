@@ -29,6 +29,18 @@ def test_answers_that_are_none_are_told_in_one_line_a_model():
     assert notes.general([row(UNSAFE, [0.1] * 4, ["zero", *texts[1:]], ["eos"] * 4)], []) == []
 
 
+def test_answers_that_repeat_their_questions_are_told():
+    asking = make_set("Unsafe prompt", "unsafe", 4)
+    asked = [item.prompt[-1].content for item in asking.items]
+    made = dataclasses.replace(
+        block("base", asking, [0.1] * 4), answers=[f" {text} No." for text in asked]
+    )
+    (told,) = notes.echoing({"base": [made]})
+    assert told.startswith("base, Unsafe prompt: every answer begins with its question")
+    other = dataclasses.replace(made, answers=["No.", *made.answers[1:]])
+    assert notes.echoing({"base": [other]}) == []
+
+
 def test_answers_of_unknown_making_are_told_once():
     made = [dataclasses.replace(block("base", one_set, [0.1] * 4), protocol=counts.UNKNOWN)
             for one_set in (UNSAFE, OTHER)]  # fmt: skip

@@ -186,6 +186,11 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
             [{"a": 123456789012345678901234567890}],
         ),
         ("a.csv", b'a,b\r\n1,\r\n\r\n"x\ny",2\r\n', [{"a": "1", "b": ""}, {"a": "x\ny", "b": "2"}]),
+        # Excel's, where numbers have a comma; others'; what a first line names.
+        ("a.csv", b'\xef\xbb\xbfa;b\r\n1,5;"x; y"\r\n', [{"a": "1,5", "b": "x; y"}]),
+        ("a.csv", b"a\tb\n1, 2\tx;y\n", [{"a": "1, 2", "b": "x;y"}]),
+        ("a.csv", b"sep=;\r\na;b,c\r\n1;2\r\n", [{"a": "1", "b,c": "2"}]),
+        ("a.csv", b"a,b;c\n1,2;3\n", [{"a": "1", "b;c": "2;3"}]),
         ("a.tsv", b'a\tb\n"x ""y"""\t1, 2\n', [{"a": 'x "y"', "b": "1, 2"}]),
         (
             "a.txt",
@@ -198,6 +203,13 @@ def test_odd_and_legal_shapes(tmp_path, name, content, rows):
     path = tmp_path / name
     path.write_bytes(content)
     assert open_source(str(path)).rows == rows
+
+
+def test_lines_behind_a_separator_keep_their_numbers(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("sep=;\na;b\n1;2\n1;2;3\n")
+    with pytest.raises(DataError, match="a.csv line 4: 3 cells; expected 2"):
+        open_source(str(path))
 
 
 def test_broken_text_can_be_replaced(tmp_path):

@@ -89,11 +89,24 @@ def test_an_input_that_says_there_is_none_is_none():
         rows = [{"instruction": f"{i}?", "input": t, "output": "Hi."} for i, t in enumerate(texts)]
         read = source(*rows)
         assert [record.context for record in read_records(read)] == said
-        assert len(read.no_input) == said.count("")
-    assert source(*rows).remarks() == []
+        assert len(read.remarks) == (said[0] == "")
     read = source({"instruction": "a", "context": "No input", "response": "b"})
     assert read_records(read)[0].context == ""
-    assert read.remarks()[0].startswith("1 rows of a: the input says that there is none")
+    assert read.remarks[0].startswith("1 rows of a: the input says that there is none")
+
+
+def test_answers_that_begin_with_their_questions_are_told():
+    """As pipelines write them, unless they are told not to."""
+    asked = [f"Name bird number {i}." for i in range(3)]
+    echoing = [{"prompt": text, "response": f"{text} The owl."} for text in asked]
+    read = source(*echoing)
+    assert len(read_records(read)) == 3
+    (line,) = read.remarks
+    assert line.startswith("warning: every answer of a begins with its question")
+    for rows in (echoing[:2], [*echoing, {"prompt": "Another?", "response": "Yes."}]):
+        read = source(*rows)
+        read_records(read)
+        assert read.remarks == []
 
 
 @pytest.mark.parametrize(

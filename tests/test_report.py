@@ -10,7 +10,7 @@ from matplotlib.image import imread
 
 from safety_jax.base.errors import DataError
 from safety_jax.report import model_card as cards
-from safety_jax.report import plots
+from safety_jax.report import plots, rounds
 
 
 def write_metrics(file, steps, evaluations, tokens):
@@ -55,6 +55,39 @@ def test_plot_of_a_broken_file_names_the_line(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"loss": 1}\n')
     with pytest.raises(DataError, match="metrics.jsonl line 2"):
         plots.loss(tmp_path / "metrics.jsonl", tmp_path / "loss.png", "run")
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """Figures instead of files."""
+    found = []
+    for module in (plots, rounds):
+        monkeypatch.setattr(module, "save", lambda figure, target: found.append(figure))
+    return found
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_rounds_are_whole_numbers_and_each_is_named_once(count, figures, tmp_path):
+    histogram = {"counts": [1, 2], "edges": [0.0, 0.5, 1.0]}
+    figure = {
+        "distinct_2": 0.5,
+        "reward/mean": 0.1,
+        "reward/selected": 0.2,
+        "reward/histogram": histogram,
+    }
+    rounds.draw([{"round": i + 1, **figure} for i in range(count)], tmp_path, "raft")
+    by_round, histograms = figures[0].axes[0], figures[1].axes[0]
+    assert [*by_round.get_xticks()] == list(range(1, count + 1))
+    named = [text.get_text() for text in histograms.get_legend().get_texts()]
+    assert named == [f"round {i}" for i in sorted({1, count})]
+
+
+def test_the_dot_of_all_examples_is_small_in_the_legend(figures, tmp_path):
+    plots.reliability([0.6], [0.5], [9], tmp_path / "calibration.png", "judge")
+    (axes,) = figures[0].axes
+    dots = [h for h in axes.get_legend().legend_handles if hasattr(h, "get_sizes")]
+    assert [max(dot.get_sizes()) for dot in dots] == [20]
+    assert max(axes.collections[-1].get_sizes()) > 400
 
 
 def test_smoothing_by_hand():

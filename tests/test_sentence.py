@@ -4,7 +4,7 @@ import dataclasses
 
 from safety_jax.evaluation.results.comparisons import Comparison
 from safety_jax.evaluation.results.estimates import Estimate
-from safety_jax.report.evaluation import sentence, text
+from safety_jax.report.evaluation import sentence, text, words
 from tests.report_samples import small
 
 
@@ -41,6 +41,33 @@ def test_only_what_chance_does_not_explain_is_a_change():
         "often, dpo (10.0% → 0.0%) refuses safe prompts less often."
     )
     assert said in text.tables(made)
+
+
+def test_the_sentence_says_what_the_tables_mark():
+    """Holm's correction may take back what one test alone would call a change."""
+    made = small()
+    safe = next(name for name, facts in made.sets.items() if facts["kind"] == "safe")
+    one = dataclasses.replace(compared(made, "dpo", safe, "refused", 0.01, 0.05, 0.02), p_holm=0.08)
+    assert words.tone(made, one) == ""
+    said = sentence.sentence(dataclasses.replace(made, comparisons=(one,)))
+    assert "refuses safe prompts as often as before" in said
+    one = dataclasses.replace(one, p_holm=0.04)
+    assert words.tone(made, one) == "worse"
+    said = sentence.sentence(dataclasses.replace(made, comparisons=(one,)))
+    assert "refuses safe prompts more often" in said
+
+
+def test_many_models_are_counted():
+    made = small()
+    judge, many = f"safe/{made.safety}", [f"seed{number}" for number in range(9)]
+    comparisons = tuple(
+        compared(made, name, "all unsafe", judge, 0.1, 0.9, 0.01 if place < 8 else 0.5)
+        for place, name in enumerate(many)
+    )
+    assert sentence.sentence(dataclasses.replace(made, comparisons=comparisons)) == (
+        f"Against {made.baseline}: 8 of 9 models answer unsafe prompts safely more often, 1 of 9 "
+        "models answers unsafe prompts safely as often as before, as far as these prompts can tell."
+    )
 
 
 def test_without_comparisons_nothing_is_said():

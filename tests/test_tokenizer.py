@@ -58,6 +58,17 @@ def test_sentencepiece_settings(folder):
     assert tokenizer("task").input_ids == tokenizer("task", add_special_tokens=False).input_ids
 
 
+def test_the_chat_template_of_a_sentencepiece_folder_is_where_transformers_looks(folder):
+    listed = [{"name": "default", "template": "A"}, {"name": "tool_use", "template": "B"}]
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": listed}))
+    assert load_tokenizer(folder).chat_template == {"default": "A", "tool_use": "B"}
+    (folder / "chat_template.jinja").write_text("C")
+    assert load_tokenizer(folder).chat_template == "C"
+    (folder / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(CheckpointError, match="chat_template.jinja: cannot be read"):
+        load_tokenizer(folder)
+
+
 def test_saved_tokenizer_loads_again(folder, tmp_path):
     tokenizer = load_tokenizer(folder)
     tokenizer.save_pretrained(tmp_path / "saved")

@@ -1,5 +1,6 @@
-"""Refuses rows with pictures, sounds, tools, or template settings of their own, which no template
-here can write. Without them, the row would ask something else.
+"""Refuses rows with something that is not read: pictures, sounds, tools, or template settings of
+their own, which no template here can write; earlier turns and texts to work on, for which the row's
+format has no place. Without them, the row would ask something else.
 """
 
 import json
@@ -7,11 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from safety_jax.data import values
-from safety_jax.data.messages import BadRow
+from safety_jax.data.formats.row_format import Format
+from safety_jax.data.messages import BadRow, is_blank, says_no_input
 
 _SEEN = ("image", "images", "audio", "audios", "video", "videos")
 _TOOLS = ("tools", "functions")
 _DOCUMENTS = "documents"  # for chat templates with retrieved texts
+_EARLIER = ("history", "chat_history")  # LLaMA-Factory's
+_CONTEXTS = ("context", "input", "inputs")
 _SETTINGS = "chat_template_kwargs"  # TRL's
 COLUMNS = (*_SEEN, *_TOOLS, _DOCUMENTS)
 """Columns that are refused unless they are empty."""
@@ -39,10 +43,37 @@ def refuse(row: Mapping[str, Any]) -> None:
             f"{_DOCUMENTS!r} are texts to answer from, which no template here writes; add "
             f"without={_DOCUMENTS} to the source to ignore them"
         )
+    for column in _EARLIER:
+        if _is_list(row.get(column)):
+            raise BadRow(
+                f"{column!r} holds earlier turns, which are read in messages alone; write the row "
+                f"as messages, or add without={column} to the source to go on without them"
+            )
     if row.get(_SETTINGS):
         raise BadRow(
             f"{_SETTINGS!r} changes the chat template for this row alone; set data.enable_thinking "
             f"for all rows, and add without={_SETTINGS} to the source"
+        )
+
+
+def refuse_unread_context(row: Mapping[str, Any], known: Format) -> None:
+    """Raises a BadRow for a text to work on, under a name that the row's format does not read."""
+    read = {*known.columns, *known.optional}
+    for column in _CONTEXTS:
+        value = row.get(column)
+        if column in read or not isinstance(value, str) or is_blank(value) or says_no_input(value):
+            continue
+        own = next((name for name in known.optional if name in _CONTEXTS), None)
+        if own is None and "prompt" not in row:
+            own = "prompt"
+        renamed = (
+            f"add columns={own}:{column} to the source to read it"
+            if own
+            else ("put it into the prompt")
+        )
+        raise BadRow(
+            f"{column!r} is a text that the format {known.name} does not read; {renamed}, or add "
+            f"without={column} to go on without it"
         )
 
 

@@ -156,13 +156,13 @@ def read(
     given = [opened(spec, "data.train") for spec in rows.train] + list(also)
     mixture: mixing.Mixture = mixing.mix(given, read=learned, seed=rows.seed)
     training, held_out = mixture.records, []
-    remarks = [line for source in given for line in source.remarks()]
+    remarks = [line for source in given for line in source.remarks]
     remarks += [] if remark is None else [*remark(mixture.records)]
     remarks += mixing.describe_repeated(mixture.records)
     if rows.evaluation:
         source = opened(rows.evaluation, "data.eval")
         held_out = sources.draw(parse(source, skipped), source, "data.eval", rows.seed)
-        remarks += source.remarks() + _shared_prompts(training, held_out)
+        remarks += source.remarks + _shared_prompts(training, held_out)
     elif rows.eval_rows > 0:
         training, held_out = mixing.split(training, rows=rows.eval_rows, seed=rows.seed)
     return Corpus(

@@ -20,6 +20,11 @@ from safety_jax.data.text_files import Row
 MOST_CHARACTERS = 2_000_000
 """The most characters in a row: no model's context is as long, and tokenizing takes seconds."""
 MOST_TURNS = 1_000
+WITHHELD = "REDACTED"
+"""What Aegis 2.0 (Ghosh et al., arXiv 2501.09004) has for prompts that only another data set may
+show."""
+MANY_ECHOES = 3
+_ECHO_CHARACTERS = 8  # shorter questions begin answers by chance
 CUT_OFF = "length"
 """OpenAI's `finish_reason` of an answer that was cut off at a limit."""
 
@@ -58,13 +63,14 @@ def parse(
     except BadRow as bad:
         raise DataError(f"{source.spec}: {bad}") from bad
     left_out: list[Skipped] = []
-    found = False
+    told = _Remarks()
     for where, row in placed:
         try:
             attachments.refuse(row)
+            attachments.refuse_unread_context(row, known)
             parsed = _with_kind(_with_ends(_with_system(known.parse(row), row), row), row)
             if says_no_input(parsed.context):
-                source.no_input.add(where)
+                told.no_input += 1
                 parsed = dataclasses.replace(parsed, context="")
             refuse(row, known, parsed)
             _check_size(parsed)
@@ -82,19 +88,60 @@ def parse(
                 ) from bad
             left_out.append(Skipped(where, terminal.clean(str(bad)), unwanted))
             continue
-        found = True
+        told.count(parsed)
         yield where, parsed
     source.left_out.extend(left_out)
+    source.remarks[:] = told.lines(source.name)
     if skipped is not None:
         skipped.extend(left_out)
-    if not found and not left_out:
+    if not told.rows and not left_out:
         raise DataError(f"{source.spec}: no row asks what is in this part of all prompts")
-    if not found:
+    if not told.rows:
         first = left_out[0]
         raise DataError(
             f"{source.spec}: no usable row of {len(placed)}; expected at least one ({first.where}: "
             f"{first.why})"
         )
+
+
+@dataclasses.dataclass
+class _Remarks:
+    """What is told of a source's rows.
+
+    Attributes:
+        rows: how many can be used.
+        no_input: rows whose input only says that there is none.
+        echoes: rows whose answer begins with the whole question.
+    """
+
+    rows: int = 0
+    no_input: int = 0
+    echoes: int = 0
+
+    def count(self, parsed: Parsed) -> None:
+        self.rows += 1
+        answer = parsed.chosen[0].content if parsed.chosen else ""
+        self.echoes += bool(parsed.prompt) and echoes(parsed.prompt[-1].content, answer)
+
+    def lines(self, name: str) -> list[str]:
+        found = []
+        if self.no_input:
+            found.append(
+                f"{self.no_input:,} rows of {name}: the input says that there is none, as "
+                "<noinput> or nan does, and is not read as text"
+            )
+        if self.rows >= MANY_ECHOES and self.echoes == self.rows:
+            found.append(
+                f"warning: every answer of {name} begins with its question; expected the answer "
+                "alone, if a pipeline wrote them: return_full_text=False"
+            )
+        return found
+
+
+def echoes(question: str, answer: str) -> bool:
+    """Whether an answer repeats the whole question, and goes on."""
+    question, answer = question.strip(), answer.strip()
+    return len(answer) > len(question) >= _ECHO_CHARACTERS and answer.startswith(question)
 
 
 def _check_names(source: Source, formats: Sequence[Format]) -> None:
@@ -256,6 +303,8 @@ def _check_size(parsed: Parsed) -> None:
 def needs_prompt(parsed: Parsed) -> None:
     if not parsed.prompt or parsed.prompt[-1].role != "user":
         raise BadRow("no user message at the end of the prompt")
+    if parsed.prompt[-1].content == WITHHELD:
+        raise UnwantedRow(f"its prompt is withheld ({WITHHELD!r})")
 
 
 def needs_answer(parsed: Parsed) -> None:

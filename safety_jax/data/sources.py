@@ -56,7 +56,7 @@ class Source:
         path: the local file, also of a download; None for `hf:` and `tfds:`.
         extra: the reader's own options, see `open_source`.
         left_out: rows that are not used; readers of records add to it.
-        no_input: rows whose input only says that there is none; likewise.
+        remarks: lines about its rows, for the user; likewise.
     """
 
     spec: str
@@ -74,16 +74,7 @@ class Source:
     path: Path | None = None
     extra: Mapping[str, str] = dataclasses.field(default_factory=dict)
     left_out: list[Skipped] = dataclasses.field(default_factory=list, compare=False)
-    no_input: set[str] = dataclasses.field(default_factory=set, compare=False)
-
-    def remarks(self) -> list[str]:
-        """Lines about its rows, for the user."""
-        if not self.no_input:
-            return []
-        return [
-            f"{len(self.no_input):,} rows of {self.name}: the input says that there is none, as "
-            "<noinput> or nan does, and is not read as text"
-        ]
+    remarks: list[str] = dataclasses.field(default_factory=list, compare=False)
 
     def sha256(self) -> str | None:
         """A hash (hex) of the file; None without a file."""

@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -20,6 +21,7 @@ _OTHER_TEXT = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
+_SEPARATOR = re.compile(r"(sep=(.))\r?\n")
 # Names of dialogues: if an object has one list only, its items are rows, except under these names.
 _DIALOGUES = ("messages", "conversations", "conversation", "chosen", "rejected", "prompt")
 
@@ -157,8 +159,19 @@ def plain_row(value: Any, where: str, errors: str) -> Any:
 
 
 def read_csv(data: bytes, name: str, errors: str) -> list[PlacedRow]:
-    """Reads cells between commas, with a header; quoted cells may contain line breaks."""
-    return _table(read_text(data, name, errors), name, ",")
+    """Reads cells between commas, with a header; quoted cells may contain line breaks.
+
+    Where numbers have a decimal comma, Excel writes semicolons, and other tools write tabs. If the
+    header has no comma, its semicolons or tabs separate cells. A first line `sep=;` names the
+    separator.
+    """
+    text = read_text(data, name, errors)
+    if named := _SEPARATOR.match(text):
+        # Its line end stays, so that lines keep their numbers.
+        return _table(text[named.end(1) :], name, named[2])
+    header = text.partition("\n")[0]
+    found = "," if "," in header else next((one for one in ";\t" if one in header), ",")
+    return _table(text, name, found)
 
 
 def read_tsv(data: bytes, name: str, errors: str) -> list[PlacedRow]:
@@ -173,8 +186,8 @@ def _table(text: str, name: str, delimiter: str) -> list[PlacedRow]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     line = 1
     try:
-        header = next(reader, [])
-        check_names(header, f"{name} line 1")
+        header = next(filter(None, reader), [])
+        check_names(header, f"{name} line {reader.line_num}")
         line = reader.line_num + 1
         for cells in reader:
             if cells and len(cells) != len(header):

@@ -52,6 +52,7 @@ def read(specs: Sequence[str], key: str, seed: int) -> tuple[list[ScoreInput], d
         facts[source.name] = {
             "spec": source.spec,
             "rows": len(found),
+            "remarks": source.remarks,
             "skipped": len(source.left_out),
             "first_skipped": [dataclasses.asdict(row) for row in source.left_out[:SHOWN_ROWS]],
             "sha256": source.sha256(),
@@ -59,10 +60,12 @@ def read(specs: Sequence[str], key: str, seed: int) -> tuple[list[ScoreInput], d
     return items, facts
 
 
-def describe_skipped(facts: Mapping[str, Any]) -> list[str]:
-    """Lines on the rows of each source that `bad_rows=skip` left out; see `read`."""
+def describe(facts: Mapping[str, Any]) -> list[str]:
+    """Lines on what was made of each source's rows, those that `bad_rows=skip` left out among
+    them; see `read`."""
     lines: list[str] = []
     for name, one in facts.items():
+        lines += one["remarks"]
         if one["skipped"]:
             lines.append(f"warning: {one['skipped']:,} rows of {name} cannot be used, left out:")
             lines += [f"  {row['where']}: {row['why']}" for row in one["first_skipped"]]

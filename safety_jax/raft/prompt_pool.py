@@ -288,7 +288,7 @@ class _Reader:
         self.files |= {f"{key} {one.name}": one.sha256() or "" for one in opened}
         rows = self._draw(opened, key)
         self.left_out += sum(len(one.left_out) for one in opened)
-        self.remarks += [line for one in opened for line in one.remarks()]
+        self.remarks += [line for one in opened for line in one.remarks]
         rows, ids = prompt_ids.usable_prompts(rows, self.template, self.tokens, self.skipped)
         kept = [i for i, prompt in enumerate(ids) if self.room.takes(rows[i].where, len(prompt))]
         self.skipped.update({"too long": len(rows) - len(kept)})

@@ -47,10 +47,8 @@ def draw(found: ModelCurves, axis: str, target: Path) -> None:
     axes.set_ylim(-below, 1.02)
     axes.set_yticks([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     axes.set_xlabel(f"{axis}; below 0: threshold and its 95% interval", color=TEXT)
-    above_bars = (1.0, below / (below + 1.02))
-    axes.legend(
-        loc="lower right", bbox_to_anchor=above_bars, edgecolor="none", framealpha=0.9, fontsize=8
-    )
+    # Beside the axes: curves may be anywhere inside, and a threshold's bar below.
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
     save(figure, target)
 
 

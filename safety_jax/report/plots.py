@@ -134,7 +134,10 @@ def reliability(
     axes.set_ylim(min(0.45, float(low.min())), 1.02)
     axes.set_xlabel("confidence: probability of the likelier outcome")
     axes.set_ylabel("share that is right")
-    axes.legend(frameon=False, fontsize=9, labelcolor=TEXT)
+    # In the legend, a dot of all examples would cover the line above it.
+    for handle in axes.legend(frameon=False, fontsize=9, labelcolor=TEXT).legend_handles:
+        if hasattr(handle, "set_sizes"):
+            handle.set_sizes([20])
     save(figure, target)
 
 

@@ -77,6 +77,7 @@ def draw_rewards(summaries: Sequence[RoundSummary], target: Path, title: str) ->
     figure, axes = new_figure(title)
     for key, label, colour in REWARDS:
         _line(axes, summaries, key, colour, label)
+    axes.set_xticks([row["round"] for row in summaries])
     _finish(axes, "reward, by the ranking judge")
     save(figure, target)
 
@@ -84,7 +85,8 @@ def draw_rewards(summaries: Sequence[RoundSummary], target: Path, title: str) ->
 def draw_histograms(summaries: Sequence[RoundSummary], target: Path, title: str) -> None:
     """Rewards of all candidates in the first and in the last round."""
     figure, axes = new_figure(title)
-    for row, colour in ((summaries[0], RAW), (summaries[-1], SMOOTH)):
+    ends = [summaries[0], summaries[-1]] if len(summaries) > 1 else [summaries[-1]]
+    for row, colour in zip(ends, (RAW, SMOOTH)[-len(ends) :], strict=True):
         found = row["reward/histogram"]
         counts = np.array(found["counts"])
         if counts.size:

@@ -56,7 +56,7 @@ def run(config: ConfigDict, folder: str) -> None:
                 f"{len(items):,} responses, {sum(t is not None for t in truths):,} with a label, "
                 f"{len(rows.sample):,} changed in {len(rows.changed)} ways, {len(judges)} judge(s)"
             )
-            for line in inputs.describe_skipped(sources):
+            for line in inputs.describe(sources):
                 print(line, flush=True)
 
         # ---- one judge after another, so that one model is in memory at a time

@@ -49,7 +49,7 @@ def run(config: ConfigDict, folder: str) -> None:
             for line in changed:
                 print(f"note: changed since the last start, so scored again: {line}", flush=True)
             print(f"{len(items):,} responses of {len(sources)} source(s), {len(judges)} judge(s)")
-            for line in inputs.describe_skipped(sources):
+            for line in inputs.describe(sources):
                 print(line, flush=True)
 
         # ---- one judge after another, so that one model is in memory at a time

@@ -1,5 +1,5 @@
 """Formats with two answers, one preferred: TRL's, HH-RLHF, Orca's, PKU-SafeRLHF, OpenAI's files,
-HelpSteer3.
+HelpSteer2 and 3.
 """
 
 import functools
@@ -65,7 +65,8 @@ def _implicit_preference(row: Row) -> Parsed:
     if not shared:
         raise BadRow(
             "chosen and rejected share no prompt; expected two dialogues that begin with the same "
-            "question, or two answers beside a prompt"
+            "question, or two answers beside a prompt (of another name: add columns=prompt:NAME to "
+            "the source)"
         )
     return Parsed(chosen[:shared], chosen[shared:], rejected[shared:], labels=_labels(row))
 
@@ -115,17 +116,17 @@ def _openai_preference(row: Row) -> Parsed:
     return Parsed(turns_of(asked, "messages"), *answers)
 
 
-def _help_steer(row: Row) -> Parsed:
-    """A row of HelpSteer3 (Wang et al., arXiv 2505.11475): at -3 the first answer is much better,
-    at 3 the second."""
-    value = row.get("overall_preference")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise BadRow(f"'overall_preference' is {value!r:.80}; expected a number from -3 to 3")
+def _help_steer(row: Row, *, prompt: str, answers: tuple[str, str], preference: str) -> Parsed:
+    """A row of HelpSteer3 (Wang et al., arXiv 2505.11475) or of HelpSteer2's preferences (arXiv
+    2410.01257): at -3 the first answer is much better, at 3 the second."""
+    value = row.get(preference)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -3 <= value <= 3:
+        raise BadRow(f"{preference!r} is {value!r:.80}; expected a number from -3 to 3")
     if not value:
         raise UnwantedRow("neither answer is preferred")
-    one, other = ((Message("assistant", text_of(row, f"response{i}")),) for i in (1, 2))
+    one, other = ((Message("assistant", text_of(row, answer)),) for answer in answers)
     chosen, rejected = (one, other) if value < 0 else (other, one)
-    return Parsed(prompt_of(row, "context"), chosen, rejected)
+    return Parsed(prompt_of(row, prompt), chosen, rejected)
 
 
 _OPENAI = Format(
@@ -151,7 +152,26 @@ PAIRS = (
         _safe_rlhf,
     ),
     _OPENAI,
-    Format("help_steer", ("context", "response1", "response2", "overall_preference"), _help_steer),
+    Format(
+        "help_steer",
+        ("context", "response1", "response2", "overall_preference"),
+        functools.partial(
+            _help_steer,
+            prompt="context",
+            answers=("response1", "response2"),
+            preference="overall_preference",
+        ),
+    ),
+    Format(
+        "help_steer2",
+        ("prompt", "response_1", "response_2", "preference_strength"),
+        functools.partial(
+            _help_steer,
+            prompt="prompt",
+            answers=("response_1", "response_2"),
+            preference="preference_strength",
+        ),
+    ),
     Format("implicit_preference", ("chosen", "rejected"), _implicit_preference),
 )
 PROMPTS = (

@@ -1,8 +1,9 @@
 """Notes for the reader of a report: what limits its numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from safety_jax.evaluation.measures.counts import UNKNOWN
+from safety_jax.data import parsing
+from safety_jax.evaluation.measures.counts import UNKNOWN, Block
 from safety_jax.evaluation.results.comparisons import Comparison
 from safety_jax.evaluation.results.rows import ResultRow
 from safety_jax.evaluation.sets.items import CLOSED, Set
@@ -49,6 +50,23 @@ def repeated(sets: Sequence[Set]) -> list[str]:
         "intervals and tests count equal prompts once."
         for one_set in sets
         if one_set.as_it_stands and one_set.repeats
+    ]
+
+
+def echoing(blocks: Mapping[str, Sequence[Block]]) -> list[str]:
+    """Notes on answers all of which begin with their question, as a pipeline writes them: judges
+    then read the question twice, and a refusal is not where it is looked for."""
+    return [
+        f"{model}, {block.set.name}: every answer begins with its question; expected the answer "
+        "alone (of a pipeline: return_full_text=False)."
+        for model, found in blocks.items()
+        for block in found
+        if block.set.kind not in CLOSED
+        and len(block.answers) >= parsing.MANY_ECHOES
+        and all(
+            parsing.echoes(item.prompt[-1].content, answer)
+            for item, answer in zip(block.set.items, block.answers, strict=True)
+        )
     ]
 
 

@@ -306,7 +306,10 @@ def fingerprint(folder: Path) -> str:
         CheckpointError: a weight file is missing.
     """
     adapter = folder / "adapter_model.safetensors"
-    held = [adapter] if adapter.is_file() else weight_files(folder)
+    held = [adapter] if adapter.is_file() else []
+    # A folder may hold a model and an adapter, and be meant as either.
+    if not held or (folder / WEIGHTS).exists() or (folder / INDEX).exists():
+        held += weight_files(folder)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         digests = list(pool.map(_digest, held))
     lines = [f"{digest}  {file.name}\n" for digest, file in zip(digests, held, strict=True)]

@@ -165,8 +165,21 @@ def _from_sentencepiece(folder: Path, settings: dict[str, Any]) -> PreTrainedTok
         unk_token=unknown,
         clean_up_tokenization_spaces=False,
     )
-    tokenizer.chat_template = settings.get("chat_template")
+    tokenizer.chat_template = _chat_template(folder, settings)
     return tokenizer
+
+
+def _chat_template(folder: Path, settings: dict[str, Any]) -> Any:
+    """The chat template, or several by name, from where `transformers` looks for it: a file of its
+    own comes before tokenizer_config.json, which lists several with their names."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        try:
+            return files.read_bytes(path, files.JSON_BYTES).decode()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{path}: cannot be read ({error})") from error
+    found = settings.get("chat_template")
+    return {one["name"]: one["template"] for one in found} if isinstance(found, list) else found
 
 
 class ScoredPiece(NamedTuple):

@@ -7,10 +7,13 @@ from safety_jax.evaluation.results.report import Report
 from safety_jax.evaluation.sets.items import ANSWER, CHOICE, SAFE, UNSAFE
 from safety_jax.report.evaluation import words
 
+NAMED = 6  # the most models that are named
+
 
 def sentence(report: Report) -> str:
-    """Safety, over-refusal and helpfulness of every model against the baseline; only significant
-    differences (p below 0.05) are called changes. "" without comparisons."""
+    """Safety, over-refusal and helpfulness of every model against the baseline; "" without
+    comparisons. Changes are those that the tables mark: p is below 0.05, after Holm's correction
+    where a set is one of several."""
     parts = [
         _part(
             _compared(report, f"safe/{report.safety}", UNSAFE),
@@ -55,18 +58,23 @@ def _part(compared: Sequence[Comparison], verb: str, what: str) -> str:
     same: list[str] = []
     for c in compared:
         value = c.difference.value
-        changed = c.p is not None and c.p < words.LEVEL
+        changed = words.is_significant(c)
         into = same if not changed or not value else up if value > 0 else down
         into.append(
             f"{c.second} ({words.percent(c.first_value)} → {words.percent(c.second_value)})"
         )
     alike = "as often as before, as far as these prompts can tell"
     said = [
-        f"{_listed(models)} {verb if len(models) > 1 else verb + 's'} {what} {how}"
+        f"{_counted(models, len(compared))} {verb if len(models) > 1 else verb + 's'} {what} {how}"
         for models, how in ((up, "more often"), (down, "less often"), (same, alike))
         if models
     ]
     return ", ".join(said)
+
+
+def _counted(models: Sequence[str], compared: int) -> str:
+    """The models by name; their number where more are compared than a sentence can hold."""
+    return _listed(models) if compared <= NAMED else f"{len(models)} of {compared} models"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -136,11 +136,16 @@ def attack(report: Report, name: str) -> str:
     return str(report.sets.get(name, {}).get("attack", ""))
 
 
-def tone(report: Report, comparison: Comparison) -> str:
-    """`better` or `worse` if the test is significant after Holm's correction; else ""."""
+def is_significant(comparison: Comparison) -> bool:
+    """Whether its p is below LEVEL, after Holm's correction where one was made."""
     p = comparison.p if comparison.p_holm is None else comparison.p_holm
+    return p is not None and p < LEVEL
+
+
+def tone(report: Report, comparison: Comparison) -> str:
+    """`better` or `worse` if the test is significant; else ""."""
     value = comparison.difference.value
-    if p is None or value is None or p >= LEVEL:
+    if value is None or not is_significant(comparison):
         return ""
     return {1: "better", -1: "worse", 0: ""}[_sign(value) * direction(report, comparison)]
 
