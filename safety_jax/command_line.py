@@ -38,11 +38,11 @@ Examples:
   safety-jax --config=dpo:paper=report --config.data.train=PAIRS.jsonl --workdir=runs/dpo
 """
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]*)")
-# A source with an option that is a list, or a sentence, as a flag gives it without quotes.
+# An unquoted source in a flag, with an option whose value is a list or a sentence.
 _LISTING = re.compile(
     r"[^'\"(\[].*[?&](?:(?:attack|turns|columns|without)=[^&]*,|asked=)", re.DOTALL
 )
-_BARE_LIST = re.compile(r"[^'\"(\[,]+(?:,[^,]+)+")  # texts with commas between them
+_BARE_LIST = re.compile(r"[^'\"(\[,]+(?:,[^,]+)+")  # unquoted texts with commas between them
 _NUMBERS = re.compile(r"(?:[+-]?[\d.]+|True|False|None)(?:,(?:[+-]?[\d.]+|True|False|None))*")
 _BAD_VALUE = re.compile(r"flag --config\.([\w.]+)=(.*?): .*", re.DOTALL)
 _HELP = re.compile(r"-h|--?help(short|full)?")
@@ -51,14 +51,14 @@ _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d+)")
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What the command line asks for.
+    """The content of a command line.
 
     Attributes:
         config: locked, with the values of the flags.
-        workdir: the folder of the run; "" with `shows`.
-        shows: the config is printed, and nothing runs.
-        distributed: this is one of several hosts.
-        place: (coordinator, processes, process) where jax does not find the other hosts itself.
+        workdir: the folder of the run; may be "" with `shows`.
+        shows: whether the config is printed, and nothing runs.
+        distributed: whether this is one of several hosts.
+        place: (coordinator, processes, process) if jax does not find the other hosts itself.
     """
 
     config: ConfigDict
@@ -72,7 +72,7 @@ def parse(argv: Sequence[str]) -> Command:
     """Reads the command line. `--help`, `--version` and an empty command line print and exit.
 
     Raises:
-        ConfigError: a flag that cannot be used, or a config that cannot be read.
+        ConfigError: a flag cannot be used, or a config cannot be read.
     """
     values = flags.FlagValues()
     try:
@@ -86,7 +86,7 @@ def parse(argv: Sequence[str]) -> Command:
                 leave(overview())
             raise ConfigError(
                 f"--config is missing; expected one of {', '.join(config_files.available())}, or "
-                "the path of a config file of yours"
+                "the path of your own config file"
             )
         config = config_files.load(spec)
         if helps:
@@ -117,7 +117,7 @@ def leave(text: str) -> None:
 
 
 def tell(text: str) -> None:
-    """Prints, to somebody who may have read enough, such as `| head`."""
+    """Prints; the reader may have closed the pipe, such as `| head`."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -136,7 +136,7 @@ def take_config(words: Sequence[str]) -> tuple[str | None, list[str]]:
             continue
         found.append(value if equals else next(rest, ""))
     if len(found) > 1:
-        raise ConfigError(f"--config is given {len(found)} times; expected one config a run")
+        raise ConfigError(f"--config is given {len(found)} times; expected one config per run")
     return (found[0] if found else None), others
 
 
@@ -152,10 +152,13 @@ def check_keys(config: ConfigDict, words: Sequence[str]) -> None:
 
 
 def quote_sources(config: ConfigDict, words: Sequence[str]) -> list[str]:
-    """`--config.evaluate.sets=I-CoNa?attack=base64,rot13` as a tuple of one text: the commas are
-    those of an option, and whoever reads the text knows where a source ends. The commas of
-    `--config.evaluate.judges=refusal,harm=FOLDER` are between judges, as those of `models`. The
-    label of `--config.data.positive=1` is a text, as all labels are."""
+    """Quotes the values of flags that would otherwise become the wrong tuple.
+
+    `--config.evaluate.sets=I-CoNa?attack=base64,rot13` is one text: its comma belongs to an option,
+    and the reader of the text knows where a source ends. The comma of
+    `--config.evaluate.judges=refusal,harm=FOLDER` separates two judges. And the label of
+    `--config.data.positive=1` is a text, not a number.
+    """
     known = trees.flatten(config.to_dict())
     found = []
     for word in words:
@@ -176,7 +179,7 @@ def _takes_texts(config: ConfigDict, key: str) -> bool:
 
 
 def define(values: flags.FlagValues, config: ConfigDict, words: Sequence[str]) -> None:
-    """The flags of this command; one for each value of the config that is given."""
+    """Defines the flags of this command, and one for each key of the config in `words`."""
     flags.DEFINE_string("workdir", None, "The folder of the run.", flag_values=values)
     flags.DEFINE_bool("show", False, "Print the config and exit.", flag_values=values)
     flags.DEFINE_bool("distributed", False, "Join the other hosts of the run.", flag_values=values)
@@ -189,7 +192,7 @@ def define(values: flags.FlagValues, config: ConfigDict, words: Sequence[str]) -
 
 
 def explain(text: str, config: ConfigDict) -> str:
-    """absl's complaint, where it is of a value with what the table expects of it."""
+    """absl's message; if it is about a value of the config, one with the expected value."""
     match = _BAD_VALUE.fullmatch(text)
     if match is None:
         return text
@@ -198,14 +201,14 @@ def explain(text: str, config: ConfigDict) -> str:
 
 
 def read(values: flags.FlagValues, config: ConfigDict) -> Command:
-    """The flags that are no values of the config.
+    """Reads the flags that are not values of the config.
 
     Raises:
-        ConfigError: flags that do not belong together, or a value outside its range.
+        ConfigError: flags do not fit together, or a value is outside its range.
     """
     workdir = values.workdir or ""
     if not workdir and not values.show:
-        raise ConfigError("--workdir is missing; expected the folder of the run, as runs/dpo")
+        raise ConfigError("--workdir is missing; expected the folder of the run, such as runs/dpo")
     given = (values.coordinator, values.processes, values.process)
     place = None
     if any(value is not None for value in given):
@@ -244,7 +247,7 @@ def overview() -> str:
 
 
 def show(config: ConfigDict) -> str:
-    """Every key with its value, without secrets of URLs, and what the table expects of it."""
+    """All keys with their values, without secrets in URLs, and with the expected values."""
     values = checks.values(config)
     width = max(map(len, values))
     texts = {key: redaction.public(f"{key:{width}} = {value!r}") for key, value in values.items()}

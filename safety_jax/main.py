@@ -1,10 +1,10 @@
-"""The command: a locked config -> the stage that it names; nothing else.
+"""The command: parses a config, and runs the stage that it names.
 
     safety-jax --config=sft:safety=500 --config.model.path=MODEL --workdir=runs/sit-500
 
-`python -m safety_jax.main` is the same. What a user can cause ends in one line an error and exit
-code 2; anything else is a bug and its traceback. On several hosts every one of them runs this
-command with `--distributed`, see launch/README.md.
+`python -m safety_jax.main` does the same. Errors that a user can cause end in one line each and
+exit code 2; any other error is a bug, and shows its traceback. With several hosts, each of them
+runs this command with `--distributed`, see launch/README.md.
 """
 
 import errno
@@ -26,7 +26,7 @@ from safety_jax.base.errors import UserError
 from safety_jax.command_line import Command
 from safety_jax.stages import checks, schema
 
-INTERRUPTED = 130  # what shells give a program that Ctrl-C ended
+INTERRUPTED = 130  # the exit code that shells report after Ctrl-C
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
@@ -36,7 +36,7 @@ def run() -> None:
     try:
         _run()
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # asked again, it ends on the spot
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the process at once
         print(
             "\nstopped by Ctrl-C; run the same command to continue from what was saved "
             "(SIGTERM instead saves first)",
@@ -51,14 +51,14 @@ def _run() -> None:
         command = command_line.parse(sys.argv)
     except UserError as error:
         fail(str(error))
-    # What is not given yet can be shown.
+    # A config that is not complete yet can be shown, but not run.
     problems = checks.problems(command.config, complete=not command.shows)
     if command.shows:
         command_line.tell(command_line.show(command.config))
     if problems:
         fail(*problems)
     if not command.shows:
-        # absl sets up its logging; none of the flags is its own.
+        # absl sets up its logging; it gets none of the flags.
         app.run(lambda _: main(command), argv=sys.argv[:1])
 
 
@@ -70,7 +70,7 @@ def fail(*messages: str) -> NoReturn:
 
 
 def main(command: Command) -> None:
-    """Runs the stage; as one of several hosts, beside a supervisor."""
+    """Runs the stage; on several hosts, as the child of a supervisor."""
     if command.distributed:
         job = functools.partial(work, command)
         why = functools.partial(explain, folder=Path(command.workdir))
@@ -90,10 +90,10 @@ def work(command: Command, joined: Callable[[Any], None] | None) -> None:
     Args:
         joined: called with this process's place among the others; None for a process alone.
     """
-    logging.set_verbosity(logging.WARNING)  # libraries tell every file they write
-    # Nothing here misses PyTorch, which transformers says was not found.
+    logging.set_verbosity(logging.WARNING)  # libraries log every file that they write
+    # transformers would warn that PyTorch is missing, which nothing here needs.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    import jax  # late, so that a mistyped flag is answered at once
+    import jax  # late, so that a mistyped flag is reported at once
 
     from safety_jax.base import hosts
 
@@ -114,8 +114,8 @@ def run_stage(name: str, config: ConfigDict, folder: str) -> bool | None:
 
 
 def settled(config: ConfigDict) -> ConfigDict:
-    """The config with what it leaves open: number types, and the sizes of an adapter to start
-    from."""
+    """The config with the values that it leaves open: number types, and the sizes of an adapter
+    that training continues from."""
     import jax
 
     from safety_jax.stages import continued, precision
@@ -127,7 +127,7 @@ def explain(error: BaseException, folder: Path | None = None) -> str | None:
     """The line of an error that a user can cause; None for a bug.
 
     Args:
-        folder: of the run: a file in it that cannot be used was moved or edited by somebody.
+        folder: of the run. If a file in it cannot be used, somebody has moved or edited it.
     """
     if isinstance(error, UserError):
         return str(error)
@@ -138,12 +138,12 @@ def explain(error: BaseException, folder: Path | None = None) -> str | None:
         if Path(error.filename).absolute().is_relative_to(folder.absolute()):
             return (
                 f"--workdir {folder}: {error.filename}: {error.strerror}; expected the folder as "
-                "this run leaves it: was it moved, removed or edited? Put it back, or use another"
+                "the run left it: was it moved, removed or edited? Restore it, or use another one"
             )
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)[:200]:
         return (
-            f"out of memory ({str(error) or 'an array finds no room'!s:.200}); lower what the "
-            "config file marks as `memory only`, shorten rows, or use more devices"
+            f"out of memory ({str(error) or 'an array does not fit'!s:.200}); lower the values "
+            "that the config file marks as `memory only`, shorten rows, or use more devices"
         )
     return None
 

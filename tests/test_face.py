@@ -226,7 +226,7 @@ def test_verdicts_are_the_judges_own(one_device, tmp_path):
 
 
 def test_what_cannot_be_judged_is_told(tmp_path):
-    with pytest.raises(DataError, match="2 prompts and 1 answers; expected one answer a prompt"):
+    with pytest.raises(DataError, match="2 prompts and 1 answers; expected one answer per prompt"):
         sj.judge(["a", "b"], ["a"])
     with pytest.raises(ConfigError, match="expected one of refusal"):
         sj.judge(["a"], ["b"], {"mine": {"kind": "oracle"}})

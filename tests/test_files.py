@@ -118,7 +118,7 @@ def test_the_home_of_caches(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("~nobody-of-this-name/x", "no home of a user is called ~nobody-of-"),
+        ("~nobody-of-this-name/x", "no user has the home ~nobody-of-"),
         ("x" * 300, "too long"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Everything below the subject: errors, trees, the mesh, hosts, files."""
+"""What everything else builds on: errors, trees, the mesh, hosts, files."""

@@ -1,9 +1,9 @@
-"""Where the files are that ship beside the code: `configs/`, the model and data of the demo,
-and the data of the recipe on a real model.
+"""Finds the files that ship with the code: `configs/`, the model and data of the demo, and the data
+of the recipe for a real model.
 
-A checkout has them at its top. A wheel carries them inside the package, in `safety_jax/packaged`,
-laid out as in the checkout (pyproject.toml says which), so that one relative path names a file in
-both.
+In a checkout they are at the top. In a wheel they are inside the package, in `safety_jax/packaged`
+(pyproject.toml lists them), with the same folders as in the checkout. The same relative path
+therefore names a file in both.
 """
 
 import os
@@ -19,13 +19,13 @@ def root() -> Path:
 
 
 def find_asset(path: str) -> str:
-    """The place of `configs/...` or `launch/demo/...`, wherever the command runs.
+    """The path of `configs/...` or `launch/demo/...`, from any working directory.
 
     Args:
         path: relative to the top of a checkout.
 
     Returns:
-        `path` itself where it exists from the current folder, as in a checkout; else the absolute
-        path of the file that was installed.
+        `path` itself if it exists relative to the working directory, as in a checkout; otherwise
+        the absolute path of the installed file.
     """
     return path if os.path.exists(path) else str(root() / path)

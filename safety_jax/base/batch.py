@@ -1,12 +1,12 @@
-"""The legend of dimension letters, and the structs that travel between layers.
+"""The legend of dimension letters, and the structs of batches that all layers share.
 
     B rows          N = 2, the pair axis     T tokens of a row      S key tokens
     V vocabulary    D model width            F MLP width            H query heads
     K kv heads      E head size              L layers               R LoRA rank
     A microbatches  C candidates per prompt  S also examples of a row
-    M rows of an example: N, or 1 where its sides share a row
+    M rows of an example: N, or 1 if its sides share a row
 
-The same letters stand in every einsum and every public signature.
+Every einsum and every public signature uses the same letters.
 """
 
 import dataclasses
@@ -20,10 +20,11 @@ from jaxtyping import Bool, Float, Int
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """Rows of packed examples; numpy on the host, jax arrays on devices.
+    """Rows of packed examples; numpy arrays on the host, jax arrays on devices.
 
     Leading axes are free: `[B, T]` rows, `[A, B, T]` microbatches, `[B, 2, T]` preference pairs.
-    One row with two examples of three and two tokens, the last two of each trained, one pad:
+    A row with an example of three tokens, of which two are trained, one of two tokens, of which one
+    is trained, and one pad:
 
         ids        5 6 7 8 9 0
         positions  0 1 2 0 1 0
@@ -42,16 +43,16 @@ class Tokens:
     Attributes:
         ids: token ids.
         positions: index of the token within its own example, from 0.
-        segments: 0 is padding; 1, 2, ... number the examples of a row, or the answers where those
-            of an example share the row; -1, -2, ... number what they share. A token attends only
+        segments: 0 is padding; 1, 2, ... number the examples of a row, or their answers if these
+            share the row; -1, -2, ... number the prompts that answers share. A token attends only
             within its segment and to the segment in `prefixes`.
-        mask: True where the token is trained, that is, predicted from its left neighbour. The first
-            token of a segment is never trained: nothing stands left of it.
-        prefixes: the segment that a token's own goes on from, or its own where it goes on from
-            none. None where no segment of any row goes on from another. On TPUs at most two
-            segments go on from one, of an odd and an even number.
-        types: which of a pair of texts a token belongs to, 0 or 1, for encoders that embed it;
-            None where all are 0.
+        mask: True if the token is trained, that is, predicted from its left neighbour. The first
+            token of a segment is never trained, because it has no left neighbour.
+        prefixes: the segment that the token's own segment continues, or its own segment if it
+            continues none. None if no segment of any row continues another. On TPUs at most two
+            segments continue the same one: one with an odd and one with an even number.
+        types: which of a pair of texts a token belongs to, 0 or 1, for encoders that embed it; None
+            if all are 0.
     """
 
     ids: Int[Any, "*B T"]
@@ -65,7 +66,7 @@ class Tokens:
     def one_a_row(
         cls, ids: Int[Any, "B T"], real: Bool[Any, "B T"], types: Int[Any, "B T"] | None = None
     ) -> "Tokens":
-        """Right-padded rows of one example each, which are read and not learned from.
+        """Right-padded rows of one example each, without trained tokens.
 
         ids        5 6 7 0
         real       1 1 1 0
@@ -81,20 +82,20 @@ class Tokens:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """Rows of packed answers, of S examples at most, with N sides each: a pair's two answers
-    (chosen, rejected) behind one prompt, or a single one, N = 1.
+    """Rows of packed answers: at most S examples with N sides each. The sides of a pair are its two
+    answers (chosen, rejected) to one prompt; a single answer has N = 1.
 
-    Either every side has a row of its own, M = N, and segment s of all M rows is example s; or the
-    sides share the row, M = 1, and side n of example s, counted from 0, is segment N s + n + 1.
+    Either every side has its own row, M = N, and segment s of all M rows is example s; or the sides
+    share a row, M = 1, and side n of example s, both counted from 0, is segment N s + n + 1.
 
     Attributes:
         tokens: all sides; the answers' own tokens are in the mask.
-        slots: for the examples of a row, the example's number within its batch, or -1.
-        ends: cell of the last token of each side, in the side's row; 0 where there is none.
-        targets: what is known of each side: unsafe, desirable, a rating; 0 where nothing is.
-        reference: log-probability of each token of the answers under the reference, 0 elsewhere;
-            None where a method needs none, or computes it in the step.
-        weights: how much each token of the answers counts, 0 elsewhere; None where all count alike.
+        slots: the number of each example of a row within its batch; -1 without an example.
+        ends: the cell of the last token of each side, in the side's row; 0 without an example.
+        targets: what is known about each side: unsafe, desirable, a rating; 0 if nothing is.
+        reference: the log-probability of each token of the answers under the reference, 0
+            elsewhere; None if a method needs no reference, or computes it in the step.
+        weights: the weight of each token of the answers, 0 elsewhere; None if all are equal.
     """
 
     tokens: Tokens  # [*B M T]

@@ -1,4 +1,4 @@
-"""XLA's compiled programs: kept on disk between starts, and counted."""
+"""Keeps XLA's compiled programs on disk between starts, and counts them."""
 
 import os
 from pathlib import Path
@@ -14,15 +14,14 @@ _REUSED = "/jax/compilation_cache/cache_hits"
 
 
 def keep(folder: str) -> None:
-    """Keeps every compiled program in `folder`. "" stands for `JAX_COMPILATION_CACHE_DIR` where
-    that is set, and otherwise for the user's cache folder.
+    """Keeps every compiled program in `folder`. "" means `JAX_COMPILATION_CACHE_DIR` if it is set,
+    and otherwise the user's cache folder.
 
-    A second start of the same run then compiles nothing, provided that it spells the folder the
-    same way: its path is part of the programs' keys. Must be called before the process first
-    compiles.
+    A second start of the same run then compiles nothing, if it gives the same path: the path is
+    part of the programs' keys. Call this before the process first compiles.
 
     Raises:
-        ConfigError: the folder cannot be made; jax would silently go on without a cache.
+        ConfigError: the folder cannot be made; jax would silently run without a cache.
     """
     if folder and "://" not in folder:
         try:
@@ -41,8 +40,7 @@ def keep(folder: str) -> None:
 
 
 class Counter:
-    """Counts the programs that this process obtained, and those of them that came from the
-    cache."""
+    """Counts the programs that this process compiled or loaded, and those loaded from the cache."""
 
     def __init__(self) -> None:
         self.programs = 0

@@ -2,15 +2,15 @@
 
 Each message is one line with three parts: what was given, what was expected, what to change.
 `main.py` prints it and exits with code 2; any other exception is a bug and keeps its traceback.
-What a message quotes may come from somebody else's file: it is made fit for a terminal here, and
-secrets in URLs are left out.
+A message may quote a file from somebody else. It is therefore made safe for a terminal here, and
+secrets in URLs are removed.
 """
 
 from collections.abc import Sequence
 
 from safety_jax.base import redaction, terminal
 
-# A file may have thousands of columns, and long names for them.
+# A message may list the columns of a file: thousands of them, with long names.
 _LONGEST = 3_000  # characters
 
 
@@ -43,8 +43,8 @@ class DivergenceError(UserError):
 
 
 def few(names: Sequence[str], most: int, separator: str = ", ") -> str:
-    """The first names of many for a message, and how many others there are: `a, b and 7 more`."""
+    """The first names of a list for a message, and the number of others: `a, b and 7 more`."""
     named = separator.join(names[:most])
     more = len(names) - most
-    comma = separator.strip(" ,")  # commas end before "and", semicolons do not
+    comma = separator.strip(" ,")  # no comma before "and", but a semicolon
     return named if more <= 0 else f"{named}{comma} and {more} more"

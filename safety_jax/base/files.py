@@ -1,4 +1,4 @@
-"""A run's own files, written whole or appended line by line; and other files, read with care."""
+"""Writes a run's own files, whole or line by line, and reads files of others with care."""
 
 import errno
 import hashlib
@@ -15,17 +15,17 @@ from typing import Any, TypeVar
 from safety_jax.base import mistaken
 from safety_jax.base.errors import ConfigError, DataError, UserError
 
-PART = ".part"  # ends the name of a file that is being written
-JSON_BYTES = 256 << 20  # what a JSON document may take; the largest tokenizer.json has 40 MB
+PART = ".part"  # the end of the name of a file that is being written
+JSON_BYTES = 256 << 20  # the largest JSON document; the largest tokenizer.json has 40 MB
 
 T = TypeVar("T")
 
 
 def cache_home(name: str) -> Path:
-    """The user's folder for what can be computed again, such as compiled programs; it may not
+    """The user's folder for files that can be computed again, such as compiled programs; it may not
     exist."""
     home = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(home):  # a relative one is to be ignored, says the XDG specification
+    if os.path.isabs(home):  # the XDG specification says to ignore a relative one
         return Path(home) / "safety_jax" / name
     try:
         return Path.home() / ".cache" / "safety_jax" / name
@@ -34,7 +34,7 @@ def cache_home(name: str) -> Path:
 
 
 def file_name(name: str, ending: str = "") -> str:
-    """A safe file name for anything: it names no other folder, is not hidden and not too long.
+    """A safe file name for any text: it is in the same folder, not hidden and not too long.
 
     `gpt/4 new` becomes `gpt%2F4 new`, and `..` becomes `%2E.`.
     """
@@ -51,7 +51,7 @@ def file_name(name: str, ending: str = "") -> str:
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Writes a file whole or not at all: a kill leaves the old content or the new one."""
+    """Writes a file whole or not at all: after a kill it has the old content or the new one."""
     part = path.with_name(path.name + PART)
     data = content.encode() if isinstance(content, str) else content
     with open(part, "wb") as file:
@@ -62,13 +62,12 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys, for files that are compared."""
+    """JSON with sorted keys, for files that will be compared."""
     return json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def line(row: Mapping[str, Any]) -> bytes:
-    """A row of a JSON lines file. Lone surrogates, which models may write, survive the round
-    trip."""
+    """A line of a JSON lines file. Lone surrogates, which models may write, are preserved."""
     text = json.dumps(row, ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "surrogatepass") + b"\n"
 
@@ -77,22 +76,22 @@ def line(row: Mapping[str, Any]) -> bytes:
 
 
 class Lines:
-    """A file of JSON lines that grows at its end: a kill costs at most the rows being written.
+    """A file of JSON lines that grows at its end: a kill loses at most the rows being written.
 
-    What follows the last line break was cut short by a kill, and is ignored.
+    The rest after the last line break is ignored, because a kill cut it short.
 
     Args:
         path: the file; it and its folder need not exist yet.
         writes: whether this process writes; exactly one process of a run does.
-        remedy: what to do about a damaged line; ends the message.
+        remedy: what to do about a damaged line; the end of the message.
     """
 
     def __init__(self, path: Path, *, writes: bool, remedy: str):
         self.path, self._writes, self._remedy = path, writes, remedy
-        self._ends: list[int] = []  # the byte offset after each line that was read
+        self._ends: list[int] = []  # the byte offset after each line read
 
     def read(self, parse: Callable[[dict[str, Any]], T]) -> list[T]:
-        """Every line of the file as `parse` returns it; an empty list where there is no file.
+        """The results of `parse` for all lines of the file; an empty list without a file.
 
         Raises:
             DataError: a whole line is not a JSON object, or not what `parse` expects.
@@ -123,7 +122,7 @@ class Lines:
         return found
 
     def keep(self, count: int) -> None:
-        """Drops what was read beyond the first `count` lines."""
+        """Removes all lines after the first `count` that were read."""
         if self._writes and count < len(self._ends):
             os.truncate(self.path, self._ends[count - 1] if count else 0)
         del self._ends[count:]
@@ -143,11 +142,11 @@ class Lines:
 
 
 def expand(path: str | Path) -> Path:
-    """A path as a user gives it; `~` is the user's home, `~name` another's.
+    """A path from a user, in which `~` is the user's home, and `~name` that of another user.
 
     Raises:
-        ConfigError: nobody is called so, no disk could hold such a name, or it is a URL, which
-            would make a folder `gs:`.
+        ConfigError: there is no such user, the name is too long for a disk, or it is a URL, which
+            would become a folder `gs:`.
     """
     if scheme := re.match(r"([A-Za-z][\w+.-]+):/", str(path)):  # a Path has lost the second slash
         mount = _MOUNTS.get(scheme[1].lower())
@@ -157,7 +156,7 @@ def expand(path: str | Path) -> Path:
         found = Path(path).expanduser()
     except RuntimeError as error:
         raise ConfigError(
-            f"{path}: no home of a user is called {Path(path).parts[0]}; expected a path"
+            f"{path}: no user has the home {Path(path).parts[0]}; expected a path"
         ) from error
     if any(len(os.fsencode(part)) > _LONGEST_NAME for part in found.parts):
         raise ConfigError(f"{str(path):.60}...: too long for a path; expected a path")
@@ -170,7 +169,7 @@ _MOUNTS = {"gs": "gcsfuse", "s3": "mount-s3", "az": "blobfuse2", "abfs": "blobfu
 
 def check_regular(path: Path) -> None:
     """Raises an OSError unless the path is a file (or a link to one): opening a pipe would block
-    until somebody writes to it, and a device may never end."""
+    until somebody writes to it, and reading a device may never end."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         kind = errno.EISDIR if path.is_dir() else errno.EINVAL
         raise OSError(kind, "a folder" if kind == errno.EISDIR else "not a regular file", str(path))
@@ -186,10 +185,10 @@ def read_bytes(path: Path, most: int | None) -> bytes:
     """The content of a regular file.
 
     Args:
-        most: bytes that it may have; None for a file that this program wrote.
+        most: the largest size in bytes; None for a file that this program wrote.
 
     Raises:
-        OSError: it cannot be read, is no regular file or is larger.
+        OSError: it cannot be read, is not a regular file, or is larger.
     """
     check_regular(path)
     with open(path, "rb") as file:
@@ -203,7 +202,7 @@ def parse_json(data: bytes | str) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: it is not JSON, not UTF-8, or nested deeper than Python reads.
+        ValueError: it is not JSON, not UTF-8, or nested too deeply for Python.
     """
     try:
         return json.loads(data.decode("utf-8-sig") if isinstance(data, bytes) else data)
@@ -212,11 +211,11 @@ def parse_json(data: bytes | str) -> Any:
 
 
 def read_object(path: Path, raises: type[UserError], advice: str) -> dict[str, Any]:
-    """The JSON object that a file holds.
+    """The JSON object in a file.
 
     Args:
-        raises: the error of a file that is there and cannot be used.
-        advice: what to do about it; ends the message.
+        raises: the error for a file that exists but cannot be used.
+        advice: what to do about it; the end of the message.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -238,5 +237,5 @@ def read_object(path: Path, raises: type[UserError], advice: str) -> dict[str, A
 
 
 def reason(error: OSError) -> str:
-    """What the system says of an error, without number and path."""
+    """The system's description of an error, without number and path."""
     return error.strerror or str(error)

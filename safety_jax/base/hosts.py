@@ -1,8 +1,8 @@
-"""Several processes, one a host, that run one program: how they meet, what they tell each other.
+"""Several processes, one per host, that run the same program: how they meet and communicate.
 
-Every process runs the same Python on the same data, and holds a part of every array. Process 0 does
-what only one of them may do (write a file, call a service) or what they could see differently (a
-folder, a clock), and tells the others the result: `first_says`.
+Every process runs the same Python code on the same data, and stores a part of every array. Process
+0 does what only one of them may do (write a file, call a service), or what they might see
+differently (a folder, a clock), and sends the result to the others: `first_says`.
 """
 
 import json
@@ -17,15 +17,15 @@ from jax.experimental import multihost_utils
 
 from safety_jax.base.errors import ConfigError
 
-# When a host loses its connection, the others end after this long; when its process dies, within
-# seconds.
+# The others end after this time if a host loses its connection, and within seconds if its process
+# dies.
 HEARTBEAT_SECONDS = 60
 # At the end of a run all wait for process 0, which writes the card and hashes the export.
 SHUTDOWN_SECONDS = 3600
 
 
 class Place(NamedTuple):
-    """How processes find each other where jax cannot tell: `host:port` of the coordinator, the
+    """How processes find each other if jax cannot detect it: `host:port` of the coordinator, the
     number of processes, and the number of this one."""
 
     coordinator: str
@@ -34,7 +34,7 @@ class Place(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """A process that has joined its job; `job` is the same for all processes, and new every
+    """A process that has joined its job; `job` is the same for all processes, and new in every
     start."""
 
     job: str
@@ -43,17 +43,18 @@ class Joined(NamedTuple):
 
 
 def join(place: Place | None) -> Joined:
-    """Meets the other processes; must come before anything else of jax.
+    """Joins the other processes. Call it before anything else of jax.
 
     Args:
-        place: None where jax finds the others itself: TPU slices, Slurm, Kubernetes, Open MPI.
+        place: None if jax finds the others itself: TPU slices, Slurm, Kubernetes, Open MPI.
 
     Raises:
-        ConfigError: there is nothing to join. Others that do not come are no mistake of the user's.
+        ConfigError: there is nothing to join. (If others do not come, the error is jax's, because
+            it is not the user's mistake.)
     """
     try:
         jax.distributed.initialize(
-            # Everything is given, so that jax does not detect Slurm and take one GPU a process.
+            # All arguments, because jax would otherwise detect Slurm and use one GPU per process.
             **({} if place is None else _arguments(place)),
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
@@ -86,9 +87,9 @@ def first_says(ask: Callable[[], Any]) -> Any:
     said = b""
     if jax.process_index() == 0:
         said = json.dumps(ask()).encode()
-    with jax.transfer_guard("allow"):  # asked for, whatever the loop around it watches
+    with jax.transfer_guard("allow"):  # a transfer on purpose, which a guard must not report
         length = int(multihost_utils.broadcast_one_to_all(np.int32(len(said))))
-        padded = np.zeros(-(-length // _STEP) * _STEP, np.uint8)  # each shape is compiled: few
+        padded = np.zeros(-(-length // _STEP) * _STEP, np.uint8)  # few shapes to compile
         padded[: len(said)] = np.frombuffer(said, np.uint8)
         heard = np.asarray(multihost_utils.broadcast_one_to_all(padded))
     return json.loads(heard[:length].tobytes())
@@ -98,10 +99,10 @@ _STEP = 1 << 16
 
 
 def check_shared(done: int, path: Path) -> None:
-    """Raises a ConfigError where hosts do not see the same files: each reads what process 0 wrote.
+    """Raises a ConfigError if hosts do not see the same files: each reads what process 0 wrote.
 
     Args:
-        done: what this process found done of `path`.
+        done: how many prompts in `path` are answered, as this process sees it.
     """
     first = first_says(lambda: done)
     if first != done:

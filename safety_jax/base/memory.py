@@ -1,5 +1,5 @@
-"""Available memory: of accelerators as the device reports it, of CPUs what the machine or a cgroup
-has left."""
+"""Available memory: for accelerators, as reported by the device; for CPUs, what the machine or a
+cgroup has left."""
 
 import os
 from collections.abc import Sequence
@@ -9,19 +9,19 @@ from typing import Any, NamedTuple
 import jax
 
 GIB = 2**30
-SHARE = 0.75  # a run plans with this share: compilers and libraries need memory, too
-UNKNOWN = 8 * GIB  # assumed of a device that does not report its memory
+SHARE = 0.75  # a run plans with this share, because compilers and libraries need memory, too
+UNKNOWN = 8 * GIB  # assumed for a device that does not report its memory
 
 
 class Room(NamedTuple):
-    """Bytes of one device that a run may plan with, and where the number comes from."""
+    """Bytes of one device that a run may plan with, and the source of this number."""
 
     bytes: float
     source: str
 
 
 def at_hand(devices: Sequence[Any]) -> Room:
-    """The room on each of these devices. They are of one kind; this process asks its first one."""
+    """The room on each of these devices, which are of one kind: this process asks its first one."""
     here = jax.process_index()
     local = [device for device in devices if device.process_index == here]
     device = local[0]
@@ -35,7 +35,7 @@ def at_hand(devices: Sequence[Any]) -> Room:
 
 
 def _host() -> tuple[float, str]:
-    """Bytes of memory left, of the machine or, where that is less, of this process's cgroup."""
+    """Bytes of memory left on the machine, or, if this is less, in this process's cgroup."""
     left = {"the machine": _available(), "the cgroup": left_by_cgroup()}
     known = {name: size for name, size in left.items() if size is not None}
     name = min(known, key=lambda name: known[name])
@@ -48,14 +48,14 @@ def _available() -> float:
         found = dict(line.split(":", 1) for line in lines)
         return 1024.0 * int(found["MemAvailable"].split()[0])
     except (OSError, KeyError, ValueError):
-        # Not every system says how much is free; all say how much there is.
+        # Not every system reports free memory, but all report their whole memory.
         return 0.5 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def left_by_cgroup(
     root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> float | None:
-    """What the limits of this process's control groups leave; None without any."""
+    """The bytes left under the limits of this process's control groups; None without limits."""
     left: list[float] = []
     for folder, limit, used in _groups(root, own):
         try:
@@ -68,7 +68,8 @@ def left_by_cgroup(
 
 
 def _groups(root: Path, own: Path) -> list[tuple[Path, str, str]]:
-    """Folders of this process's groups and of those around them, with the names of two files."""
+    """The folders of this process's groups and of all groups around them, each with the names of
+    its files for the limit and the usage."""
     try:
         lines = [line.split(":", 2) for line in own.read_text().splitlines()]
     except OSError:
@@ -87,6 +88,6 @@ def _groups(root: Path, own: Path) -> list[tuple[Path, str, str]]:
 
 
 def _reclaimable(file: Path) -> int:
-    """Bytes of cached files, which the kernel gives up when memory is needed."""
+    """Bytes of cached files, which the kernel frees when memory is needed."""
     counted = dict(line.split() for line in file.read_text().splitlines())
     return int(counted.get("inactive_file", counted.get("total_inactive_file", 0)))

@@ -1,4 +1,4 @@
-"""Build the device mesh; THE table from logical axes to mesh axes.
+"""Builds the device mesh, and has the table from logical axes to mesh axes.
 
 Every parameter and every activation constraint names logical axes only. To change a sharding
 strategy, change this table. An axis that is not in it raises; there is no catch-all.
@@ -48,7 +48,7 @@ RULES: dict[str, tuple[str, ...]] = {
 }
 
 # A decoding mesh calls the axis `fsdp` `attention`, because only attention (its lanes) is divided
-# along it alone. Each axis of a weight is divided by as many of its mesh axes as its size allows.
+# along this axis alone. As many mesh axes divide an axis of a weight as its size allows.
 DECODING_AXES = ("data", "attention", "tensor")
 _ALL = ("tensor", "attention")
 DECODING = RULES | {
@@ -79,7 +79,7 @@ def build(
     *,
     networked: bool = True,
 ) -> Mesh:
-    """A mesh `data x fsdp x tensor`; exactly one of the sizes may be -1, "what is left".
+    """A mesh `data x fsdp x tensor`; at most one of the sizes may be -1, which means "the rest".
 
     Axis types are Auto: `jax.make_mesh` would give Explicit ones, which turn an ordinary
     fsdp x tensor matmul into a sharding type error. An axis of a TPU's network may be split:
@@ -113,8 +113,7 @@ def build(
 
 
 def decoding(mesh: Mesh) -> Mesh:
-    """The same devices as a decoding mesh; the mesh itself where nothing would be gathered
-    anyway."""
+    """The same devices as a decoding mesh; or the mesh itself, if it gathers nothing anyway."""
     if is_decoding(mesh) or mesh.shape["fsdp"] == 1:
         return mesh
     return Mesh(mesh.devices, DECODING_AXES, axis_types=(AxisType.Auto,) * len(DECODING_AXES))
@@ -148,11 +147,11 @@ def spec(
 def sharding(
     mesh: Mesh, logical: tuple[str | None, ...], shape: tuple[int, ...] | None = None
 ) -> NamedSharding:
-    """Where an array with these logical axes lives.
+    """The sharding of an array with these logical axes.
 
     Args:
-        shape: of a weight; on a decoding mesh an axis that its mesh axes do not divide is divided
-            by the first of them alone, or not at all.
+        shape: of a weight. If its mesh axes do not divide an axis on a decoding mesh, only the
+            first of them does, or none.
     """
     table = rules(mesh)
     if shape is not None and is_decoding(mesh):
@@ -166,7 +165,7 @@ def sharding(
 
 
 def _dividing(mesh: Mesh, mesh_axes: tuple[str, ...], size: int) -> tuple[str, ...]:
-    """As many of these axes, from the first, as divide an axis of this size."""
+    """The most of these mesh axes, from the first on, that divide an axis of this size."""
     while size % math.prod(mesh.shape[axis] for axis in mesh_axes):
         mesh_axes = mesh_axes[:-1]
     return mesh_axes
@@ -175,8 +174,8 @@ def _dividing(mesh: Mesh, mesh_axes: tuple[str, ...], size: int) -> tuple[str, .
 def put(mesh: Mesh, logical: tuple[str | None, ...], value: np.ndarray) -> jax.Array:
     """Puts an array that every process has in host memory onto the mesh.
 
-    Each process copies what its own devices hold and trusts that the others have the same values;
-    `jax.device_put` would compare them every time.
+    Each process copies the parts for its own devices, and trusts that the others have the same
+    values; `jax.device_put` would compare them every time.
     """
     with jax.transfer_guard("allow"):  # an explicit transfer, though not by `device_put`
         return jax.make_array_from_callback(
@@ -187,12 +186,12 @@ def put(mesh: Mesh, logical: tuple[str | None, ...], value: np.ndarray) -> jax.A
 def put_rows(
     mesh: Mesh, logical: tuple[str | None, ...], local: np.ndarray, rows: int
 ) -> jax.Array:
-    """As `put`, where a process has only its `rows_here` of the `rows` of that axis."""
+    """The same as `put`, if a process has only its own `rows_here` of the axis with `rows` rows."""
     axis, here = logical.index("rows"), rows_here(mesh, rows)
     shape = (*local.shape[:axis], rows, *local.shape[axis + 1 :])
 
     def part(index: tuple[slice, ...] | None) -> np.ndarray:
-        assert index is not None  # it is for devices of other processes
+        assert index is not None  # only devices of other processes have none
         start, stop, _ = index[axis].indices(rows)
         first = int(np.searchsorted(here, start))
         return local[(*index[:axis], slice(first, first + stop - start), *index[axis + 1 :])]
@@ -202,15 +201,15 @@ def put_rows(
 
 
 def row_parts(mesh: Mesh) -> int:
-    """Over how many devices rows are divided: every batch of rows is a multiple of this."""
+    """The number of devices over which rows are divided; every batch of rows is a multiple."""
     return int(np.prod([mesh.shape[axis] for axis in rules(mesh)["rows"]]))
 
 
 @functools.lru_cache
 def rows_here(mesh: Mesh, rows: int) -> tuple[int, ...]:
-    """Which of so many rows the devices of this process hold, ascending.
+    """The numbers of those rows that are on the devices of this process, ascending.
 
-    Where the rest of the mesh reaches over several processes, each of them has the same rows.
+    If the other axes of the mesh span several processes, each of these has the same rows.
     """
     held = sharding(mesh, ("rows",)).addressable_devices_indices_map((rows,)).values()
     parts = [index[0] for index in held if index is not None]
@@ -223,17 +222,17 @@ def constrain(x: jax.Array, mesh: Mesh, logical: tuple[str | None, ...]) -> jax.
 
 
 def pin(x: jax.Array, mesh: Mesh, logical: tuple[str, ...]) -> jax.Array:
-    """As `constrain`, but only on a decoding mesh: elsewhere the compiler chooses the same
-    itself."""
+    """The same as `constrain`, but only on a decoding mesh: on others the compiler chooses this
+    sharding itself."""
     return constrain(x, mesh, logical) if is_decoding(mesh) else x
 
 
 def regroup(x: jax.Array, mesh: Mesh, before: tuple[str, ...], after: tuple[str, ...]) -> jax.Array:
     """Moves an activation between matrix products and attention, which a decoding mesh divides
-    differently. Elsewhere they are divided alike, and nothing is pinned.
+    differently. Other meshes divide them in the same way, and nothing is pinned.
 
-    Both layouts are stated: given only one, the compiler would carry it through the product on the
-    other side, and gather the kernel.
+    Both shardings are given, because with only one of them the compiler would apply it to the
+    product on the other side as well, and gather the kernel.
     """
     return pin(pin(x, mesh, before), mesh, after)
 
@@ -241,8 +240,8 @@ def regroup(x: jax.Array, mesh: Mesh, before: tuple[str, ...], after: tuple[str,
 def check_divides(
     mesh: Mesh, name: str, shape: tuple[int, ...], logical: tuple[str | None, ...]
 ) -> None:
-    """Raises a ConfigError when an array of this shape does not divide over the mesh. Over a
-    decoding mesh everything divides that does over the mesh that it was made of."""
+    """Raises a ConfigError if the mesh does not divide an array of this shape. A decoding mesh
+    divides everything that its original mesh divides."""
     if is_decoding(mesh):
         return
     for size, axis in zip(shape, logical, strict=True):
@@ -256,9 +255,9 @@ def check_divides(
 
 
 def gather(x: jax.Array, mesh: Mesh, logical: tuple[str | None, ...]) -> jax.Array:
-    """A stored parameter as matrix products use it: whole along `embed`, still divided by `tensor`.
-    On a decoding mesh it is stored that way.
+    """A stored parameter in the sharding of matrix products: gathered along `embed`, still divided
+    by `tensor`. On a decoding mesh it is stored in this way.
 
-    Without this constraint the compiler may exchange partial sums of activations instead.
+    Without this constraint, the compiler may exchange partial sums of activations instead.
     """
     return constrain(x, mesh, tuple(None if axis == "embed" else axis for axis in logical))

@@ -1,10 +1,10 @@
-"""Files that often lie where another was meant, told by how they begin."""
+"""Recognises common kinds of wrong files by their first bytes."""
 
 from pathlib import Path
 
 _WEB_PAGE = "is a web page; download the file itself (on the Hub from /resolve/, not /blob/)"
-_LONGEST = 64  # bytes that are looked at
-# Beginnings, these in lower case, and what to do about such a file.
+_LONGEST = 64  # bytes that are read
+# The beginnings of files that nobody means, in lower case, and what to do about such a file.
 _NEVER_MEANT = {
     b"version https://git-lfs": "is a pointer of Git LFS; get the file itself with git lfs pull",
     b"<!doctype html": _WEB_PAGE,
@@ -22,10 +22,10 @@ _NO_TEXT = {
 
 
 def look(path: Path, *, text: bool = False) -> str | None:
-    """What a file is instead of what its name says, and what to do about it; None of any other.
+    """What a wrong file is, and what to do about it; None for all other files.
 
     Args:
-        text: it should be text that is not compressed.
+        text: whether the file should be text that is not compressed.
 
     Raises:
         OSError: it cannot be read.

@@ -1,13 +1,13 @@
-"""Text without secrets: what stands in a URL beside its host and path stays in memory.
+"""Removes secrets from text: of a URL, only host and path are shown.
 
-A signed URL carries its permission in the query, and some servers take `user:password@` in front of
-the host. Neither may reach a card, a log, an error line or a file of the run.
+A signed URL has its permission in the query, and some servers accept `user:password@` before the
+host. Neither may reach a card, a log, an error line or a file of the run.
 """
 
 import re
 
 HIDDEN = "***"
-# Options of our own behind the last question mark of a source's spec, see data/source_spec.py.
+# Our own options after the last question mark of a source's spec, see data/source_spec.py.
 OPTIONS = (
     "rows", "weight", "format", "columns", "without", "name", "bad_rows", "broken_text", "sha256",
     "form", "only", "prompts", "as", "attack", "kind", "licence", "set", "twin",
@@ -26,8 +26,8 @@ _URL = re.compile(
 
 
 def public(text: str) -> str:
-    """The text with user, password, query and fragment of every URL in it replaced by `***`, but
-    for `OPTIONS` at its end."""
+    """The text with `***` for user, password, query and fragment of every URL in it; only `OPTIONS`
+    at the end of a URL are kept."""
     return _URL.sub(_hidden, text) if "://" in text else text
 
 

@@ -1,6 +1,6 @@
 """Kinds of config values, each with its range, choices and unit.
 
-`stages/schema.py` says which key has which; nothing here knows a config.
+`stages/schema.py` assigns them to keys; this module knows no config.
 """
 
 import dataclasses
@@ -8,7 +8,7 @@ import datetime
 import math
 from typing import Any, Protocol, runtime_checkable
 
-# Numbers are given to arrays of 32 bits.
+# Arrays have numbers of 32 bits.
 LARGEST_WHOLE = 2**31 - 1
 LARGEST_REAL = 1e38
 
@@ -53,7 +53,7 @@ class Whole:
 
 @dataclasses.dataclass(frozen=True)
 class Real:
-    """A finite number from `low` to `high`; a bound that is open is excluded."""
+    """A finite number from `low` to `high`; an open bound is excluded."""
 
     low: float = -LARGEST_REAL
     high: float = LARGEST_REAL
@@ -122,7 +122,7 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Day:
-    """A day as ISO 8601 writes it, or ""."""
+    """A day in the format of ISO 8601, or ""."""
 
     def fits(self, value: Any) -> bool:
         if not isinstance(value, str):
@@ -133,15 +133,15 @@ class Day:
             return False
 
     def describe(self) -> str:
-        return 'a day as 2024-07-26, or ""'
+        return 'a day such as 2024-07-26, or ""'
 
 
 @dataclasses.dataclass(frozen=True)
 class Texts:
-    """A tuple of texts; it may be empty, or hold empty texts, unless they are `needed`.
+    """A tuple of texts; it and its texts may be empty unless they are `needed`.
 
     Attributes:
-        distinct: no text may occur twice.
+        distinct: whether all texts must be different.
     """
 
     what: str = "texts"
@@ -206,7 +206,7 @@ class Anything:
 
 
 def expectation(setting: Setting, value: Any) -> str:
-    """What is expected in place of a value that does not fit."""
+    """What is expected instead of a value that does not fit."""
     if isinstance(value, str) and not _is_text(value):
         return f"{setting.describe()}, in UTF-8"
     if isinstance(setting, Whole) and isinstance(value, int) and value > setting.high:

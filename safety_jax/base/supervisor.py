@@ -1,13 +1,13 @@
 """The parent of each process of a run on several hosts: it waits, and reports why the run ended.
 
-A process that uses accelerators may be unable to report that itself: the system killed it for its
-memory, jax aborted it because another host is gone, or it is stuck in a collective that never ends.
-So it runs as the child of a supervisor, which needs nothing but the disk that all hosts share:
+A process that uses accelerators may be unable to report that itself: the system may kill it when
+memory runs out, jax may abort it because another host is gone, or it may wait in a collective that
+never ends. So it runs as the child of a supervisor, which needs only the disk that all hosts share:
 
     WORKDIR/.hosts/JOB/1.json    {"process": 1, "host": ..., "reason": ..., "code": ...}
 
-The supervisor of a process that fails writes such a file; the others find it, end their own, and
-print that line. A host that vanishes with its supervisor is noticed by jax's heartbeats.
+If a process fails, its supervisor writes such a file. The other supervisors find it, end their own
+processes, and print the reason. If a host vanishes with its supervisor, jax's heartbeats notice it.
 """
 
 import contextlib
@@ -30,12 +30,12 @@ from typing import Any
 FOLDER = ".hosts"
 USER_ERROR, OTHER_ERROR = 2, 1  # exit codes
 LOOK_SECONDS = 0.5
-# How long to wait for the cause after an error that another host has probably caused.
+# How long to wait for the cause after an error that probably comes from another host.
 CAUSE_SECONDS = 15.0
 
-# Words in an error that only follows from a failure on another host.
+# Words in errors that are only consequences of a failure on another host.
 _ECHO = re.compile(r"Gloo|NCCL|coordination service|heartbeat|UNAVAILABLE|DEADLINE_EXCEEDED")
-# When jaxlib ends a process, it prints lines like these and a page of addresses.
+# jaxlib prints lines like these, and a page of addresses, when it ends a process.
 _ABORT = re.compile(
     rb"F\d{4} [\d:.]{15} |[EW]\d{4} [\d:.]{15} [^\n]*(?:coordination_service|preemption_sync)"
 )
@@ -47,14 +47,14 @@ def run(
     explain: Callable[[BaseException], str | None],
     workdir: Path,
 ) -> int:
-    """Runs `work` in a process of its own, and returns the exit code when it has ended.
+    """Runs `work` in its own process, and returns the exit code when this has ended.
 
     Args:
-        work: receives a function, to be called with `hosts.Joined` once it has joined the others.
-        explain: the one-line message of an error that a user can cause; None for other errors.
+        work: receives a function, which it calls with `hosts.Joined` once it has joined the others.
+        explain: gives the one-line message of an error that a user can cause, and None for others.
         workdir: the folder of the run, on a disk that all hosts share.
     """
-    fork = multiprocessing.get_context("fork")  # nothing of jax has been imported yet
+    fork = multiprocessing.get_context("fork")  # safe, because jax is not imported yet
     ours, theirs = fork.Pipe()
     errors, its_errors = os.pipe()
 
@@ -68,9 +68,9 @@ def run(
     child.start()
     theirs.close()
     os.close(its_errors)
-    # The child is asked to stop like this one, and this one goes on to wait for it.
+    # SIGTERM is passed on to the child, and this process continues to wait for it.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(child.pid or 0, signal.SIGTERM))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal asks both
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to both
     return _Watch(child, ours, _Relay(errors), workdir).run()
 
 
@@ -84,7 +84,7 @@ def _work(
 ) -> None:
     threading.Thread(target=_end_with_supervisor, args=(line,), daemon=True).start()
     try:
-        # As a plain tuple: to know its type, the supervisor would have to import jax.
+        # A plain tuple, because the supervisor would have to import jax for the type.
         work(lambda joined: line.send({"joined": tuple(joined)}))
         return
     except Exception as error:
@@ -96,12 +96,12 @@ def _work(
         line.send({"reason": " ".join((known or last).split()), "code": code, "echo": echo})
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # whatever still runs would wait for the other hosts
+    os._exit(code)  # a normal exit would wait for the other hosts
 
 
 def _end_with_supervisor(line: Connection) -> None:
     with contextlib.suppress(EOFError, OSError):
-        line.recv()  # nothing is ever sent; this returns when the supervisor is gone
+        line.recv()  # nothing is ever sent, so this ends only when the supervisor is gone
     os._exit(OTHER_ERROR)
 
 
@@ -109,7 +109,7 @@ def _end_with_supervisor(line: Connection) -> None:
 
 
 class _Relay:
-    """Passes the child's stderr on, but for jaxlib's last page, which is kept."""
+    """Passes the child's stderr on, except for jaxlib's last page, which it keeps."""
 
     def __init__(self, source: int):
         self._source, self.last = source, b""
@@ -167,7 +167,7 @@ class _Watch:
         return [] if self._line.closed else [self._line]
 
     def _listen(self) -> None:
-        """Takes what the child has said."""
+        """Receives the child's messages."""
         try:
             while not self._line.closed and self._line.poll():
                 said = self._line.recv()
@@ -182,7 +182,7 @@ class _Watch:
             self._line.close()
 
     def _clear(self) -> None:
-        """Removes what earlier starts left."""
+        """Removes files of earlier starts."""
         for folder in (self._workdir / FOLDER).glob("*"):
             if folder != self._folder:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -206,14 +206,14 @@ class _Watch:
     def _publish(self, failure: dict[str, Any]) -> None:
         if self._folder is None:
             return  # it has not joined the others yet
-        with contextlib.suppress(OSError):  # a disk that fails may be the very reason
+        with contextlib.suppress(OSError):  # the failure may itself be that of the disk
             self._folder.mkdir(parents=True, exist_ok=True)
             part = self._folder / f"{self._process}.part"
             part.write_text(json.dumps(failure))
             part.replace(part.with_suffix(".json"))
 
     def _cause(self) -> dict[str, Any] | None:
-        """The failure of another process, if one has told."""
+        """The failure of another process, if one has reported it."""
         files = sorted(self._folder.glob("*.json")) if self._folder else []
         found = [json.loads(file.read_text()) for file in files]
         return next((cause for cause in found if not cause["echo"]), found[0] if found else None)

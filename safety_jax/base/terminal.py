@@ -1,4 +1,4 @@
-"""Makes text from files safe to print: a terminal shows it, and executes nothing in it."""
+"""Makes text from files safe to print: a terminal shows it, but executes nothing in it."""
 
 import re
 import sys
@@ -6,21 +6,21 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-# Joiners that emoji and many scripts need; they show nothing and move nothing.
+# Joiners that emoji and many scripts need, and the soft hyphen: invisible and harmless.
 _HARMLESS = frozenset("\u200c\u200d\u00ad")
-# Control; format (bidirectional overrides, invisible tags); half a surrogate pair, which no
-# terminal can be sent; line and paragraph separators.
+# Control; format (bidirectional overrides, invisible tags); lone surrogates, which cannot be sent
+# to a terminal; line and paragraph separators.
 _ACTS = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def clean(text: str, keep: str = "") -> str:
-    r"""The text with each character that a terminal would act upon spelled out, as in `\x1b`.
+    r"""The text with an escape such as `\x1b` for each character on which a terminal would act.
 
-    That is every control character, so that no ANSI or OSC sequence is left, and everything that
-    is invisible or changes the direction of the text around it.
+    These are all control characters, so that no ANSI or OSC sequence is left, and all characters
+    that are invisible or change the direction of the text around them.
 
     Args:
-        keep: characters to leave, say line breaks.
+        keep: characters that are not escaped, such as line breaks.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -31,7 +31,7 @@ def clean(text: str, keep: str = "") -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """The text without its middle where it has more than `most` characters."""
+    """The text without its middle if it has more than `most` characters."""
     if len(text) <= most:
         return text
     head = most * 2 // 3
@@ -49,17 +49,17 @@ def _spelled(character: str) -> str:
 
 # ---------------------------------------------------------------------------- whole streams
 
-GREEN, PLAIN = "\x1b[32m", "\x1b[0m"  # what this program itself sends beside text
-_BAR = ("\x1b[A", "\r")  # what a progress bar sends
+GREEN, PLAIN = "\x1b[32m", "\x1b[0m"  # sequences that this program prints itself
+_BAR = ("\x1b[A", "\r")  # sequences of progress bars
 _KEPT_APART = re.compile("|".join(map(re.escape, (GREEN, PLAIN, *_BAR))))
 
 
 class Screen:
-    """A stream whose text is cleaned as it is written; in all else the stream itself.
+    """A stream that cleans the text written to it, and otherwise behaves like the given stream.
 
     Args:
-        stream: say `sys.stdout`.
-        passes: sequences that are let through beside line breaks and tabs.
+        stream: for example, `sys.stdout`.
+        passes: sequences that are not cleaned, as well as line breaks and tabs.
     """
 
     def __init__(self, stream: Any, passes: Sequence[str]):
@@ -86,7 +86,7 @@ class Screen:
 
 
 def guard() -> None:
-    """Cleans whatever this process prints from here on, libraries' and tracebacks too."""
+    """Cleans everything that this process prints from now on, also by libraries and tracebacks."""
     for name, passes in (("stdout", (GREEN, PLAIN)), ("stderr", _BAR)):
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, Screen):

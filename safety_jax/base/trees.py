@@ -1,4 +1,4 @@
-"""Path names for nested dictionaries of arrays, and selection by rules, each of which must match.
+"""Path names for nested dictionaries of arrays, and selection of names by rules.
 
 Weights, adapters and optimizer states are plain nested dicts. A leaf's name is its keys joined by
 dots: `layers.query.kernel`.
@@ -42,8 +42,8 @@ def map_named(function: Callable[[str, Any], Any], tree: Mapping[str, Any]) -> T
 
 
 def select(names: list[str], rules: tuple[str, ...], what: str) -> list[str]:
-    """Names that at least one rule (a regular expression) matches in full; no rule may match
-    nothing.
+    """Names that at least one rule (a regular expression) matches in full. Every rule must match a
+    name.
 
     Raises:
         ConfigError: a rule matches no name.

@@ -1,4 +1,4 @@
-"""Answers: greedy ones, and several sampled ones to each prompt."""
+"""Generates answers: a greedy one, or several sampled ones, to each prompt."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from safety_jax.models.decoding import generation
 from safety_jax.models.decoding.ends import endings
 from safety_jax.models.model import Model
 
-LANES = 64  # answers written at a time on each device
-PREFILL_TOKENS = 128  # of prompts, read at a time on each device
+LANES = 64  # answers that each device writes at a time
+PREFILL_TOKENS = 128  # tokens of prompts that each device reads at a time
 BUCKET_TOKENS = 64  # the shortest compiled length of prompts and of answers
-CHUNK_STEPS = 16  # tokens written between two looks of the host
+CHUNK_STEPS = 16  # tokens that each lane writes before the host collects them
 
 
 def generate(
@@ -37,7 +37,8 @@ def generate(
         sj.generate(model, ["What does a cow eat?"], max_new_tokens=20)
         sj.generate(model, [[{"role": "user", "content": "What does a cow eat?"}]])
 
-    A reasoning model's thought stands before its answer. See `sample` for arguments and errors.
+    The text of a reasoning model includes the thought before its answer. For arguments and errors,
+    see `sample`.
     """
     found = sample(
         model,
@@ -66,23 +67,23 @@ def sample(
     template: str = "",
     seed: int = 0,
 ) -> list[list[generation.Completion]]:
-    """Several answers to each prompt, in the order of the prompts; each has `text`, token `ids`,
-    their `logprobs_sum` in nats, and how it `finish`ed: "eos", "stop" or "length".
+    """Several answers to each prompt, in the order of the prompts. Each has `text`, token `ids`,
+    their `logprobs_sum` in nats, and how it ended in `finish`: "eos", "stop" or "length".
 
         best = [max(row, key=lambda a: a.logprobs_sum) for row in sj.sample(model, prompts)]
 
-    An answer depends on (seed, its prompt's place, its own place) alone, so it is the same
-    whatever is asked beside it.
+    An answer depends only on the seed, its prompt, the place of the prompt, and its own place among
+    the answers. Other prompts do not affect it.
 
     Args:
         temperature: 0 is greedy.
-        top_p, top_k: as `transformers` has them; 1 and 0 are off.
-        stop: strings that end an answer, and are cut off; it also ends at the model's own tokens.
+        top_p, top_k: as in `transformers`; 1 and 0 are off.
+        stop: strings that end an answer, and are cut off. It also ends at the model's own tokens.
         template: a name of `data/prompts.py`; "" is the tokenizer's chat template, or "plain".
 
     Raises:
-        ConfigError: a setting that cannot be used, or a model without a tokenizer.
-        DataError: a prompt that is empty, or longer than the model can read.
+        ConfigError: a setting cannot be used, or the model has no tokenizer.
+        DataError: a prompt is empty, or longer than the model can read.
     """
     tokens = given.tokenizer(model)
     settings = generation.SamplingParams(
@@ -124,8 +125,8 @@ def _check_fits(model: Model, where: str, count: int, new: int) -> None:
 
 
 def _pace(model: Model) -> generation.Pace:
-    """The same for any number of answers, so that few programs serve a notebook: a step of a
-    quarter of the lanes takes hardly longer than one of a single lane."""
+    """The same pace for any number of answers, so that a notebook needs few compiled programs. A
+    step with a quarter of the lanes takes hardly longer than one with a single lane."""
     return generation.Pace(
         lanes=LANES * meshes.row_parts(model.mesh),
         prefill_tokens=PREFILL_TOKENS,

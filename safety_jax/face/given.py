@@ -1,4 +1,4 @@
-"""What is given to the face, prompts, rows and models, as the functions below it take them."""
+"""Converts the arguments of the notebook functions for the functions of the layers below."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,12 +14,12 @@ Prompt = str | Sequence[Mapping[str, str]]
 
 
 def turns(prompt: Prompt) -> Any:
-    """A prompt as a row of data holds it."""
+    """A prompt in the form of a row of data."""
     return prompt if isinstance(prompt, str) else [dict(message) for message in prompt]
 
 
 def source(what: str, rows: Sequence[Mapping[str, Any]]) -> Source:
-    """Rows in memory as the readers of files take them; counted from 0, as Python does.
+    """Rows in memory as a source of data. Messages count them from 0, as in Python.
 
     Raises:
         DataError: there are none.
@@ -47,7 +47,7 @@ def tokenizer(model: Model) -> PreTrainedTokenizerBase:
 
 
 def template_name(name: str, tokens: PreTrainedTokenizerBase) -> str:
-    """`name`, or for "" the tokenizer's chat template, or "plain" where it has none."""
+    """`name`; if it is "", "chat" for a tokenizer with a chat template, and else "plain"."""
     return name or ("chat" if tokens.chat_template else "plain")
 
 

@@ -1,4 +1,4 @@
-"""Models: from a folder, with fresh adapters, with adapters added to the weights."""
+"""Loads models, adds new adapters to them, and merges adapters into their weights."""
 
 import dataclasses
 import functools
@@ -26,23 +26,23 @@ def load(
     attention: str = "auto",
     mesh: Mesh | None = None,
 ) -> Model:
-    """A model from a Hugging Face folder, hub id or GGUF file; or a PEFT folder, which brings its
-    base along.
+    """Loads a model from a Hugging Face folder, hub id or GGUF file; or an adapter with its base
+    from a PEFT folder.
 
         model = sj.load("launch/demo/model")
 
     Args:
         dtype: of weights and activations, "float32" or "bfloat16"; "" is float32 on CPUs and
             bfloat16 elsewhere. Adapters are float32.
-        base: what the layers' kernels are held as: "int8" or "nf4", quantised as they are read;
-            "stored", as the folder has them.
+        base: the format of the layers' kernels: "int8" or "nf4" quantises them on loading, "stored"
+            keeps the folder's format.
         tokenizer: the folder of another tokenizer; "" for the model's own.
         attention: a backend of `models/attention.py`, or "auto".
-        mesh: of `base.meshes.build`; None shares out rows over all devices.
+        mesh: of `base.meshes.build`; None divides rows over all devices.
 
     Raises:
         CheckpointError: the folder is missing, damaged, or of an unsupported architecture.
-        ConfigError: an unknown dtype or backend, or a mesh that does not divide the model.
+        ConfigError: the dtype or backend is unknown, or the mesh does not divide the model.
     """
     mesh = mesh or all_devices()
     kind = float_type("dtype", dtype or stored_type(mesh.devices.flat[0].platform))
@@ -68,8 +68,8 @@ def lora(
     initialization: str = "peft",
     seed: int = 0,
 ) -> Model:
-    """The model with fresh LoRA adapters (Hu et al., arXiv 2106.09685), equal to it bit for bit
-    until they are trained.
+    """The model with new LoRA adapters (Hu et al., arXiv 2106.09685). Until these are trained, its
+    results do not change by a bit.
 
         tuned = sj.lora(model, rank=8)
         tuned.adapters.weights["query"]["a"].shape  # [L, R, in]
@@ -81,7 +81,7 @@ def lora(
         initialization: "peft" or "zero_a", see `models.lora.initialize`.
 
     Raises:
-        ConfigError: the model has adapters already, or a value that cannot be used.
+        ConfigError: the model has adapters already, or a value cannot be used.
     """
     if model.adapters is not None:
         raise ConfigError("the model has adapters already; add them to the weights by sj.merge")
@@ -100,12 +100,13 @@ def lora(
 
 
 def merge(model: Model) -> Model:
-    """The model with its adapters added to its weights; the kernels that they change are float32.
+    """The model with its adapters merged into its weights. The kernels that they change become
+    float32.
 
         whole = sj.merge(sj.load("runs/dpo/export"))
 
     Raises:
-        ConfigError: the model is quantised, so its kernels cannot take anything up.
+        ConfigError: the model is quantised, and quantised kernels cannot be changed.
     """
     if model.adapters is None:
         return model

@@ -1,4 +1,4 @@
-"""Log-probabilities of given answers; the loss, gradient and rewards of pairs of them."""
+"""Log-probabilities of given answers, and loss, gradient and rewards of pairs of answers."""
 
 import dataclasses
 import functools
@@ -23,16 +23,17 @@ from safety_jax.models import lora
 from safety_jax.models.decoding import generation
 from safety_jax.models.model import Model
 
-SHORTEST = 64  # tokens; shorter rows share one compiled length
-CHUNK_TOKENS = 128  # tokens of a row whose logits exist at once
+SHORTEST = 64  # the shortest compiled length, in tokens
+CHUNK_TOKENS = 128  # tokens of a row whose logits exist at the same time
 
 
 class Preferred(NamedTuple):
-    """What a model makes of pairs of answers, n of them.
+    """Loss, gradient and rewards of a model for n pairs of answers.
 
     Attributes:
         loss: the mean over the pairs, in nats.
-        gradient: of the loss, like `model.adapters`; like `model.weights` without adapters.
+        gradient: of the loss, with the structure of `model.adapters`, or of `model.weights` without
+            adapters.
         rewards: β log π/π_ref of the chosen and the rejected answer, in nats [n 2].
     """
 
@@ -42,7 +43,7 @@ class Preferred(NamedTuple):
 
     @property
     def margins(self) -> Float[np.ndarray, " n"]:
-        """How much more the chosen answers are rewarded."""
+        """The rewards of chosen answers minus those of rejected ones."""
         return self.rewards[:, 0] - self.rewards[:, 1]
 
 
@@ -67,15 +68,15 @@ def dpo(
     All pairs go through the model at once.
 
     Args:
-        pairs: rows with prompt, chosen and rejected, texts or lists of messages, or of any other
-            format of preferences.
-        beta: how far the model may go from its reference.
+        pairs: rows with prompt, chosen and rejected, which are texts or lists of messages; or in
+            any other format of preferences.
+        beta: β; the larger it is, the closer the model stays to its reference.
         reference: π_ref; None is the model without its adapters.
         template: as in `sample`.
 
     Raises:
-        ConfigError: a model without adapters, and no reference.
-        DataError: a row that is no pair, or longer than the model can read.
+        ConfigError: there is no reference, and the model has no adapters.
+        DataError: a row is not a pair, or longer than the model can read.
     """
     if reference is None and model.adapters is None:
         raise ConfigError(
@@ -96,16 +97,16 @@ def dpo(
 def logprobs(
     model: Model, rows: Sequence[Mapping[str, Any]], *, template: str = ""
 ) -> Float[np.ndarray, " n"]:
-    """log p(answer | prompt) in nats, summed over each answer's tokens, its end included.
+    """log p(answer | prompt) in nats, summed over the tokens of each answer, including its end.
 
         sj.logprobs(model, [{"prompt": "What does a cow eat?", "response": "Grass."}])
 
     Args:
-        rows: with prompt and response, or of any other format of answers to learn.
+        rows: with prompt and response, or in any other format of answers for training.
         template: as in `sample`.
 
     Raises:
-        DataError: a row without an answer, or longer than the model can read.
+        DataError: a row has no answer, or is longer than the model can read.
     """
     read = records.read_records(given.source("row", rows))
     encoded = encode.encode(read, given.encoding(model, template), train_on="response")
@@ -114,7 +115,7 @@ def logprobs(
 
 
 class _Rows(NamedTuple):
-    """Right-padded examples, one a row; `mask` is True at the tokens of answers."""
+    """Right-padded examples, one per row; `mask` is True for the tokens of answers."""
 
     ids: Int[Any, "B T"]
     real: Bool[Any, "B T"]
@@ -122,7 +123,7 @@ class _Rows(NamedTuple):
 
 
 def _lay_out(model: Model, *sides: Examples) -> _Rows:
-    """Examples on the mesh, the sides of each in rows one below the other, in few shapes.
+    """Puts examples onto the mesh, with the sides of each in neighbouring rows, in few shapes.
 
     Raises:
         DataError: a row is longer than the model can read.
@@ -158,7 +159,7 @@ _answer_logprobs = jax.jit(_sums)
 
 @functools.partial(jax.jit, static_argnames=("beta",))
 def _dpo_gradient(model: Model, rows: _Rows, known: jax.Array, beta: float, pairs: Any):
-    """((loss, log π of both sides), gradient); the first `pairs` of the rows' pairs are real."""
+    """((loss, log π of both sides), gradient); only the first `pairs` pairs of rows are real."""
     name = "weights" if model.adapters is None else "adapters"
 
     def loss(part: Any) -> tuple[jax.Array, jax.Array]:

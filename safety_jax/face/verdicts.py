@@ -1,4 +1,4 @@
-"""Judges: what they say of answers, and what their numbers mean."""
+"""Verdicts of judges on answers, and the meaning of their values."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -14,15 +14,15 @@ from safety_jax.judges.judge import JudgeCard, Score, from_record
 from safety_jax.judges.planned import Resources, Spec
 from safety_jax.models.execution import stored_type
 
-TOKENS_PER_BATCH = 16_384  # that go through a judge at once
+TOKENS_PER_BATCH = 16_384  # tokens that go through a judge at once
 
 
 class Verdicts(NamedTuple):
-    """What a judge says of answers, and what its numbers mean.
+    """The verdicts of a judge, and the meaning of their values.
 
     Attributes:
-        card: direction, range and threshold of the values, and all they depend on.
-        scores: one an answer, in order; a `value` of None has a `reason`.
+        card: direction, range and threshold of the values, and everything they depend on.
+        scores: one per answer, in order; a `value` of None has a `reason`.
     """
 
     card: JudgeCard
@@ -30,7 +30,7 @@ class Verdicts(NamedTuple):
 
     @property
     def unsafe(self) -> list[bool | None]:
-        """Whether each answer is unsafe; None where it is unscored or the judge does not say."""
+        """Whether each answer is unsafe; None if it has no score or the judge does not decide."""
         return [self.card.is_unsafe(score) for score in self.scores]
 
 
@@ -42,26 +42,26 @@ def judge(
     dtype: str = "",
     mesh: Mesh | None = None,
 ) -> dict[str, Verdicts]:
-    """Every judge's verdicts on one answer to each prompt, by the judge's name.
+    """The verdicts of each judge, by its name, on one answer to each prompt.
 
         found = sj.judge(questions, answers, ["refusal", "harm=runs/harm/export"])
         [score.label for score in found["refusal"].scores]  # full, partial, none or empty
 
     Args:
-        answers: may be empty texts; the thought before an answer is not judged.
-        judges: "refusal", folders that stage `reward` exported, or NAME=FOLDER; or by name, rows
-            of a kind and its keys as `judges/registry.py` has them, such as
+        answers: may be empty texts. A thought before an answer is not judged.
+        judges: "refusal", folders that stage `reward` exported, or NAME=FOLDER; or a mapping from
+            names to the kind and keys of judges (`judges/registry.py`), such as
             `{"guard": {"kind": "llama_guard", "path": ..., ...}}`.
         dtype, mesh: as in `load`.
 
     Raises:
-        ConfigError: a judge that does not exist, or a row whose keys do not fit.
-        CheckpointError: a judge's folder that cannot be used.
-        DataError: a prompt that is empty, or as many answers as there are not prompts.
+        ConfigError: a judge does not exist, or its keys do not fit.
+        CheckpointError: the folder of a judge cannot be used.
+        DataError: a prompt is empty, or the numbers of prompts and answers differ.
     """
     if len(prompts) != len(answers):
         raise DataError(
-            f"{len(prompts)} prompts and {len(answers)} answers; expected one answer a prompt"
+            f"{len(prompts)} prompts and {len(answers)} answers; expected one answer per prompt"
         )
     both = zip(map(given.turns, prompts), answers, strict=True)
     rows = [{"prompt": prompt, "response": answer} for prompt, answer in both]
