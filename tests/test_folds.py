@@ -77,7 +77,7 @@ def test_rows_by_the_value_of_a_column(file):
     one = f"{file}&only=said:answer 7"
     (row,) = rated(one)
     elsewhere = part_of(row.prompt, parts=9) % 9 + 1
-    with pytest.raises(DataError, match="no row asks what is in this part"):
+    with pytest.raises(DataError, match="no row has a prompt in this part"):
         rated(f"{one}&prompts={elsewhere}/9")
 
 

@@ -76,6 +76,7 @@ def test_values_of_tables_become_plain(tmp_path):
 
 
 def test_pictures_in_tables_are_named_and_their_columns_can_be_passed_over(tmp_path):
+    """Slow, because a process of its own reads each of ten files."""
     picture = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
     stored = [{"bytes": picture, "path": "a.png"}, {"bytes": None, "path": "b.png"}]
     table = {"prompt": ["a", "b"], "response": ["c", "d"]}

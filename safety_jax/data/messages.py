@@ -60,9 +60,9 @@ def is_blank(value: Any) -> bool:
     return isinstance(value, str) and not value.strip()
 
 
-# How rows of Alpaca, and of data made like it, spell that an instruction has no input: `<noinput>`,
-# `No input.`, `{\\noinput}`. Beside it, pandas writes `nan` for an empty cell. `None` and `N/A` may
-# be meant.
+# Alpaca, and data made like it, spell out that an instruction has no input: `<noinput>`, `No
+# input.`, `{\\noinput}`. pandas writes `nan` for an empty cell. `None` and `N/A` do not count,
+# because they may be inputs.
 _NO_INPUT = re.compile(r"[\W_]*no[\W_]*input[\W_]*\d*[\W_]*")
 _NO_INPUT_CHARACTERS = 20
 

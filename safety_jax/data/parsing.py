@@ -21,8 +21,8 @@ MOST_CHARACTERS = 2_000_000
 """The most characters in a row: no model's context is as long, and tokenizing takes seconds."""
 MOST_TURNS = 1_000
 WITHHELD = "REDACTED"
-"""What Aegis 2.0 (Ghosh et al., arXiv 2501.09004) has for prompts that only another data set may
-show."""
+"""The text in Aegis 2.0 (Ghosh et al., arXiv 2501.09004) in place of prompts that only another data
+set may publish."""
 MANY_ECHOES = 3
 _ECHO_CHARACTERS = 8  # shorter questions begin answers by chance
 CUT_OFF = "length"
@@ -95,7 +95,7 @@ def parse(
     if skipped is not None:
         skipped.extend(left_out)
     if not told.rows and not left_out:
-        raise DataError(f"{source.spec}: no row asks what is in this part of all prompts")
+        raise DataError(f"{source.spec}: no row has a prompt in this part of all prompts")
     if not told.rows:
         first = left_out[0]
         raise DataError(
@@ -106,12 +106,12 @@ def parse(
 
 @dataclasses.dataclass
 class _Remarks:
-    """What is told of a source's rows.
+    """Counts of a source's rows, for remarks to the user.
 
     Attributes:
-        rows: how many can be used.
-        no_input: rows whose input only says that there is none.
-        echoes: rows whose answer begins with the whole question.
+        rows: those that can be used.
+        no_input: those whose input only says that there is none.
+        echoes: those whose answer begins with the whole question.
     """
 
     rows: int = 0

@@ -302,8 +302,8 @@ def describe(
         ],
         counts={
             f"{what} left out, {why}": n
-            for what, of in (("prompts", plan.pool), ("prompts of data.eval", plan.held_out))
-            for why, n in {**of.skipped, "unusable": of.left_out}.items()
+            for what, pool in (("prompts", plan.pool), ("prompts of data.eval", plan.held_out))
+            for why, n in {**pool.skipped, "unusable": pool.left_out}.items()
         },
         prompt=plan.pool.example,
         notes=tuple(config.raft.protocol_notes),
