@@ -178,6 +178,19 @@ def test_token_ids_from_tokenizer_files(tmp_path):
 # ---------------------------------------------------------------------------- fingerprint
 
 
+@pytest.mark.parametrize("exported", ["config.json", hub.ADAPTER])
+def test_the_folder_of_a_run_is_no_model_but_has_one(exported, tmp_path):
+    (tmp_path / "config.json").write_text('{"seed": 0}')
+    assert hub.resolve(tmp_path) == tmp_path  # nothing has been exported yet
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / exported).write_text("{}")
+    with pytest.raises(CheckpointError, match=f"is the folder of a run; .*'{tmp_path}/export'"):
+        hub.resolve(str(tmp_path))
+    assert hub.resolve(tmp_path / "export") == tmp_path / "export"
+    save_file({"a": np.zeros(3, np.float32)}, tmp_path / hub.WEIGHTS)  # a model beside a folder
+    assert hub.resolve(tmp_path) == tmp_path
+
+
 @pytest.fixture
 def cache(tmp_path_factory, monkeypatch):
     cache = tmp_path_factory.mktemp("cache")
@@ -192,6 +205,16 @@ def test_fingerprint_follows_content(sharded, cache):
     assert hub.fingerprint(sharded) == before
     save_file({"b": np.full(4, 2, np.float32)}, sharded / TWO)
     assert hub.fingerprint(sharded) != before
+
+
+def test_fingerprint_of_a_model_beside_an_adapter_is_of_both(single, cache):
+    adapter = single / "adapter_model.safetensors"
+    found = {hub.fingerprint(single)}
+    for value in (0, 1):
+        save_file({"b": np.full(2, value, np.float32)}, adapter)
+        found.add(hub.fingerprint(single))
+    save_file({"a": np.full(4, 2, np.float32)}, single / hub.WEIGHTS)
+    assert hub.fingerprint(single) not in found and len(found) == 3
 
 
 def test_fingerprint_is_kept_by_path_size_and_time(single, cache):

@@ -26,6 +26,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 GENERATION = "generation_config.json"
 GGUF = "model.gguf"  # in a folder that `gguf_folder` made: a link to the file with the weights
+EXPORT = "export"  # in the folder of a run: its model
 NO_TOKENIZER = "no_tokenizer.txt"  # in such a folder: why there is no tokenizer
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -65,6 +66,7 @@ def resolve(path_or_hub_id: str | Path) -> Path:
         )
     folder = files.expand(given)
     if folder.is_dir():
+        _refuse_run(folder, given)
         return _without_gguf(folder, _ggufs(folder), given)
     if folder.exists():
         if _is_gguf(folder):
@@ -100,6 +102,16 @@ def resolve(path_or_hub_id: str | Path) -> Path:
             f"({type(error).__name__}); check the path, or the network and the access token"
         ) from error
     return _without_gguf(snapshot, offered, given)
+
+
+def _refuse_run(folder: Path, given: str) -> None:
+    """Raises a CheckpointError for the folder of a run, whose config.json is the run's own."""
+    own = any(folder.glob("*.safetensors")) or (folder / ADAPTER).exists()
+    if not own and any((folder / EXPORT / name).is_file() for name in ("config.json", ADAPTER)):
+        raise CheckpointError(
+            f"model {given!r} is the folder of a run; give what the run exported, "
+            f"{str(Path(given) / EXPORT)!r}"
+        )
 
 
 def _without_gguf(folder: Path, offered: list[str], given: str) -> Path:
