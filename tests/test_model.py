@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import sft
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import CheckpointError, ConfigError
 from safety_jax.models import attention, llama, lora
 from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hf, model_folder, peft, peft_config
-from safety_jax.stages import answering
+from safety_jax.stages import answering, texts
 from tests import tiny_tokenizers
 from tests.samples import execute_on, random_adapters, whole_logits
 
@@ -187,6 +188,43 @@ def test_an_adapter_on_another_base_than_it_learned_on(folders, one_device, tmp_
     assert [line.split()[1] for line in told] == ["stored", "half"]
     assert told[0].endswith("run/export?base=int8") and "held as int8, and answers on" in told[0]
     assert told[1].endswith("?strength=0.5&base=int8")
+
+
+def test_models_that_are_asked_with_another_template_than_they_were_tuned_with(
+    folders, one_device, tmp_path
+):
+    """Nothing else says that a chat model answers a form that it has never seen."""
+    learned = tmp_path / "run" / "export"
+    shutil.copytree(folders / "adapter", learned)
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"data": {"template": "alpaca"}}))
+    models = {"tuned": opened(learned, one_device), "base": opened(folders / "full", one_device)}
+    assert answering.other_templates(models, "alpaca") == []
+    assert answering.other_templates(models, "plain") == [
+        "note: tuned was trained with the template alpaca, and asked with plain: "
+        "data.template=alpaca asks as in tuning"
+    ]
+    chatty = tiny_tokenizers.llama(chat_template=tiny_tokenizers.INST)
+    chat = dataclasses.replace(models["base"], tokenizer=chatty)
+    models |= {
+        "chat": chat,
+        "again": chat,
+        "tuned": dataclasses.replace(models["tuned"], tokenizer=chatty),
+    }
+    assert answering.other_templates(models, "alpaca") == [
+        "note: chat, again were made with a chat template, and asked with alpaca: "
+        "data.template=chat asks as in tuning"
+    ]
+    assert [line.split()[1] for line in answering.other_templates(models, "chat")] == ["tuned"]
+
+
+def test_training_says_that_a_chat_template_is_not_used():
+    config = sft.get_config()
+    config.data.template = "alpaca"
+    chatty = tiny_tokenizers.llama(chat_template=tiny_tokenizers.INST)
+    assert texts.unused_chat_template(config, tiny_tokenizers.llama()) == ""
+    assert "expects data.template=chat" in texts.unused_chat_template(config, chatty)
+    config.data.template = "chat"
+    assert texts.unused_chat_template(config, chatty) == ""
 
 
 def test_adapters_over_one_base_read_it_once(folders, one_device, monkeypatch):

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base import files
-from safety_jax.base.errors import ConfigError, NotFiniteError
+from safety_jax.base.errors import ConfigError, NotFiniteError, few
 from safety_jax.data import thoughts
 from safety_jax.models import finite, multi_lora
 from safety_jax.models.decoding import generation
@@ -55,14 +55,41 @@ def other_bases(opened: Mapping[str, ModelFolder]) -> list[str]:
     return found
 
 
+def other_templates(opened: Mapping[str, ModelFolder], asked: str) -> list[str]:
+    """Sentences on models that are asked with another template than they were tuned with: what a
+    run here recorded beside its export, else the chat template of the tokenizer.
+
+    Args:
+        asked: the template of this evaluation, `data.template`.
+    """
+    tuned: dict[str, list[str]] = {}
+    for name, one in opened.items():
+        own = _recorded(one.adapter or one.folder, "data", "template")
+        why = f"trained with the template {own}"
+        if own is None and one.tokenizer.chat_template:
+            own, why = "chat", "made with a chat template"
+        if own not in (None, asked):
+            tuned.setdefault(f"{why}, and asked with {asked}: data.template={own}", []).append(name)
+    return [
+        f"note: {few(names, 6)} {'were' if len(names) > 1 else 'was'} {what} asks as in tuning"
+        for what, names in tuned.items()
+    ]
+
+
 def _trained_on(adapter: Path) -> str | None:
-    """What a run of this framework held its base as: its config lies beside its export."""
+    """What a run of this framework held its base as."""
+    base = _recorded(adapter, "model", "base")
+    return base if base in KERNELS else None
+
+
+def _recorded(export: Path, group: str, key: str) -> str | None:
+    """A value of the config of the run that exported a folder, which lies beside it."""
     try:
-        group = files.read_object(adapter.parent / "config.json", ConfigError, "").get("model")
+        values = files.read_object(export.parent / "config.json", ConfigError, "").get(group)
     except (OSError, ConfigError):
         return None
-    base = group.get("base") if isinstance(group, dict) else None
-    return base if base in KERNELS else None
+    value = values.get(key) if isinstance(values, dict) else None
+    return value if isinstance(value, str) else None
 
 
 def make_setup(

@@ -144,7 +144,11 @@ def make_plan(config: ConfigDict, title: str) -> EvaluationPlan:
         choice=assemble.check(report_choice(config, title), list(everyone), judges),
         models=everyone,
         preference=plan_preference(config, mesh),
-        notes=[*told, *answering.other_bases(opened)],
+        notes=[
+            *told,
+            *answering.other_bases(opened),
+            *answering.other_templates(opened, config.data.template),
+        ],
     )
 
 

@@ -218,7 +218,8 @@ def sizes(mesh: Mesh) -> str:
 
 
 def describe_base(config: ConfigDict, base: Base, mesh: Mesh) -> str:
-    """`describe_model` of a language model."""
-    return describe_model(
+    """`describe_model` of a language model, and whether rows ignore its chat template."""
+    text = describe_model(
         config, llama.parameters(base.config), base.config.max_positions, mesh, base.kernels
     )
+    return "\n".join(filter(None, [text, texts.unused_chat_template(config, base.tokens)]))

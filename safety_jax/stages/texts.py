@@ -70,6 +70,16 @@ def ends(config: ConfigDict, tokens: PreTrainedTokenizerBase) -> tuple[int, ...]
     return answer_ends(tokens, FIXED.chat) if config.data.template == "chat" else ()
 
 
+def unused_chat_template(config: ConfigDict, tokens: PreTrainedTokenizerBase) -> str:
+    """A line on a chat template that rows are not written in; "" without one."""
+    if config.data.template == "chat" or not tokens.chat_template:
+        return ""
+    return (
+        f"note: the tokenizer has a chat template, and data.template is {config.data.template}; a "
+        "model that was made for chats expects data.template=chat"
+    )
+
+
 def judged_rules(config: ConfigDict) -> TextRules:
     """The rules of stage `reward`: a fixed date, because scores must not change from day to day."""
     return TextRules(config.data.special_text, config.data.reasoning, FIXED.chat)
