@@ -6,8 +6,8 @@
     answers = sj.generate(model, ["How do I bake bread?"])
     verdicts = sj.judge(["How do I bake bread?"], answers)
 
-See `face/` for all of it, and docs/quickstart.ipynb. Importing the package has no side effects and
-imports neither jax nor anything else: names come when they are first used.
+`face/` and docs/quickstart.ipynb show more. Importing the package has no side effects, and imports
+neither jax nor anything else: each name is imported when it is first used.
 """
 
 import importlib

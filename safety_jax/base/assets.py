@@ -13,7 +13,7 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def root() -> Path:
-    """The folder that holds `configs/` and `launch/demo/`."""
+    """The folder that contains `configs/` and `launch/demo/`."""
     packaged = _PACKAGE / "packaged"
     return packaged if packaged.is_dir() else _PACKAGE.parent
 

@@ -23,8 +23,8 @@ class Tokens:
     """Rows of packed examples; numpy arrays on the host, jax arrays on devices.
 
     Leading axes are free: `[B, T]` rows, `[A, B, T]` microbatches, `[B, 2, T]` preference pairs.
-    A row with an example of three tokens, of which two are trained, one of two tokens, of which one
-    is trained, and one pad:
+    One row with two examples, of three and two tokens, and one pad. All tokens of the examples are
+    trained except their first ones:
 
         ids        5 6 7 8 9 0
         positions  0 1 2 0 1 0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 _WEB_PAGE = "is a web page; download the file itself (on the Hub from /resolve/, not /blob/)"
 _LONGEST = 64  # bytes that are read
-# The beginnings of files that nobody means, in lower case, and what to do about such a file.
+# Beginnings of files that are always a mistake, in lower case, and what to do about such a file.
 _NEVER_MEANT = {
     b"version https://git-lfs": "is a pointer of Git LFS; get the file itself with git lfs pull",
     b"<!doctype html": _WEB_PAGE,

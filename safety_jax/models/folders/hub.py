@@ -308,7 +308,7 @@ def token_ids(folder: Path | None) -> dict[str, int | None]:
 
 
 def fingerprint(folder: Path) -> str:
-    """sha256 (hex) over names and contents of the weight files of a model or an adapter.
+    """sha256 (hex) over names and contents of a folder's weight files: a model, an adapter or both.
 
     Hashing reads every byte once, with one thread per file: at 1 to 2 GB/s each on processors with
     SHA instructions, and a tenth of that on others. Digests are cached in the user's cache folder
@@ -319,7 +319,7 @@ def fingerprint(folder: Path) -> str:
     """
     adapter = folder / "adapter_model.safetensors"
     held = [adapter] if adapter.is_file() else []
-    # A folder may hold a model and an adapter, and be meant as either.
+    # A folder may contain both a model and an adapter, and be used as either.
     if not held or (folder / WEIGHTS).exists() or (folder / INDEX).exists():
         held += weight_files(folder)
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -87,7 +87,7 @@ class ModelFolder:
 
     @functools.cached_property
     def tokenizer_sha256(self) -> str:
-        """A hash of the tokenizer's files, chat template included, and of where answers end."""
+        """A hash of the tokenizer's files with the chat template, and of the ids in `ends`."""
         files = tokenizer_files.fingerprint(self.tokenizer_folders)
         return hashlib.sha256(f"{files} {self.ends}".encode()).hexdigest()
 

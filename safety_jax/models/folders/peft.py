@@ -69,7 +69,7 @@ def read_settings(folder: Path, config: llama.LlamaConfig) -> LoraConfig:
     """The settings of `load`; reads no weights.
 
     Raises:
-        CheckpointError: as `load`, but for the shapes of weights.
+        CheckpointError: as `load`, but not for wrong shapes of weights.
     """
     return _open(folder, config)[0]
 

@@ -170,8 +170,8 @@ def _from_sentencepiece(folder: Path, settings: dict[str, Any]) -> PreTrainedTok
 
 
 def _chat_template(folder: Path, settings: dict[str, Any]) -> Any:
-    """The chat template, or several by name, from where `transformers` looks for it: a file of its
-    own comes before tokenizer_config.json, which lists several with their names."""
+    """The chat template, or several by name. As in `transformers`, chat_template.jinja takes
+    precedence over tokenizer_config.json, which may list several templates with their names."""
     path = folder / "chat_template.jinja"
     if path.is_file():
         try:

@@ -32,7 +32,7 @@ def export(
 ) -> float:
     """Writes a model folder that `transformers` opens, whole or not at all.
 
-    Tensors are gathered and written one by one, so that a process holds one of them at a time.
+    Tensors are gathered and written one by one, so that a process has only one in memory at a time.
     Every process must call this; process 0 writes.
 
     Args:

@@ -71,7 +71,7 @@ class GroupedRows(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class WeightTable:
-    """The rows of an architecture, and what else its files may hold.
+    """The rows of an architecture, and what else its files may contain.
 
     Attributes:
         fused: weights that files fuse.
