@@ -37,8 +37,8 @@ def generate(
         sj.generate(model, ["What does a cow eat?"], max_new_tokens=20)
         sj.generate(model, [[{"role": "user", "content": "What does a cow eat?"}]])
 
-    The text of a reasoning model includes the thought before its answer. For arguments and errors,
-    see `sample`.
+    The text of a reasoning model includes the thought before its answer.
+    See `sample` for arguments and errors.
     """
     found = sample(
         model,
