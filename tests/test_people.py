@@ -201,7 +201,9 @@ def test_sheets_that_cannot_be(tmp_path):
         people.read([str(tmp_path / "none.csv")], tmp_path, blocks, "evaluate.labels")
     (tmp_path / "anna.csv").write_bytes("number,label,comment\n1,safe,für\n".encode("cp1252"))
     assert people.read([path], tmp_path, blocks, "k").labels  # no letter beyond ASCII matters
-    (tmp_path / "anna.csv").write_text("number;label\n1;safe\n")
+    (tmp_path / "anna.csv").write_text("number;label\n1;safe\n")  # Excel, with decimal commas
+    assert people.read([path], tmp_path, blocks, "k").labels
+    (tmp_path / "anna.csv").write_text("number|label\n1|safe\n")
     with pytest.raises(DataError, match="'number' is missing; expected those .*joined by commas"):
         people.read([path], tmp_path, blocks, "evaluate.labels")
     for damage in ("{", '{"answers": [{"number": 1}]}', "[]"):
