@@ -55,6 +55,13 @@ def test_creates_the_folder_with_config_and_environment(tmp_path):
     assert run.checkpoints.parent == run.path == run.metrics.parent
 
 
+def test_the_folder_of_another_stage_is_refused_by_its_name(tmp_path):
+    run = prepare(tmp_path, {"stage": "sft", **CONFIG})
+    run.metrics.write_text("{}\n")
+    with pytest.raises(ConfigError, match="a run of stage sft, and this is stage dpo; use another"):
+        prepare(tmp_path, {"stage": "dpo", **CONFIG})
+
+
 def test_same_config_continues_and_free_keys_may_differ(tmp_path):
     prepare(tmp_path, ConfigDict(CONFIG))
     run = prepare(tmp_path, changed(mesh__fsdp=8, log__every_steps=1))

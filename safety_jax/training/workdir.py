@@ -214,6 +214,12 @@ def _check_config(path: Path, config: dict[str, Any]) -> bool:
     found = config_record.differences(earlier, config)
     if found and not _has_results(path):
         return False  # a start that left no results keeps nobody out
+    stages = [one.get("stage") for one in (earlier, config)]
+    if found and all(isinstance(one, str) for one in stages) and stages[0] != stages[1]:
+        raise ConfigError(
+            f"--workdir {path} has a run of stage {stages[0]}, and this is stage {stages[1]}; use "
+            "another --workdir"
+        )
     if found:
         raise ConfigError(
             f"--workdir {path} belongs to another config: {few(found, _NAMED_KEYS, '; ')}; use "
