@@ -303,7 +303,10 @@ def test_smollm2_reads_and_writes_as_transformers_does(one_device):
     model = sj.load(file, dtype="float32", mesh=one_device)
     ids = cases.generator("smollm2").randint(0, 49152, (1, 16))
     found = opened.by_us(model.config, model.weights, ids, one_device)
-    np.testing.assert_allclose(found, opened.by_transformers(reference, ids), atol=1e-4, rtol=1e-5)
+    expected = opened.by_transformers(reference, ids)
+    # Logits reach 30. By float32 alone ours are 1.1e-4 from those of a reference in float64 on a
+    # processor without AVX-512, torch's 0.5e-4: so the bound is a share of the largest.
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
     chat = [{"role": "user", "content": "What is the capital of France, and why is it famous?"}]
     prompt = model.tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
     written = reference.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=12)
