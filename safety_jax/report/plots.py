@@ -117,6 +117,7 @@ def reliability(
     Args:
         confidence, accuracy, count: of each bin, see `calibration.Reliability`.
     """
+    from matplotlib.collections import PathCollection
     from matplotlib.ticker import AutoLocator
 
     figure, axes = new_figure(title)
@@ -136,7 +137,7 @@ def reliability(
     axes.set_ylabel("share that is right")
     # In the legend, a dot of all examples would cover the line above it.
     for handle in axes.legend(frameon=False, fontsize=9, labelcolor=TEXT).legend_handles:
-        if hasattr(handle, "set_sizes"):
+        if isinstance(handle, PathCollection):
             handle.set_sizes([20])
     save(figure, target)
 
