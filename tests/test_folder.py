@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from safety_jax.base.errors import CheckpointError
-from safety_jax.models.folders import hub
+from safety_jax.models.folders import folder_writing, hub
 
 ONE, TWO = "model-1.safetensors", "model-2.safetensors"
 
@@ -246,7 +246,7 @@ def names(folder) -> list[str]:
 def test_replacing_swaps_the_whole_folder(tmp_path):
     target = tmp_path / "export"
     for content in ("first", "second"):
-        with hub.replacing(target, "config.json") as partial:
+        with folder_writing.replacing(target, "config.json") as partial:
             (partial / "config.json").write_text(content)
             (partial / content).write_text("")
             assert target.exists() == (content == "second")
@@ -258,22 +258,22 @@ def test_replacing_leaves_other_folders_alone(tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("")
     with pytest.raises(CheckpointError, match="holds other files"):
-        with hub.replacing(tmp_path / "notes", "config.json"):
+        with folder_writing.replacing(tmp_path / "notes", "config.json"):
             raise AssertionError("the block must not run")
     assert names(tmp_path / "notes") == ["mine.txt"]
     with pytest.raises(CheckpointError, match="Not a directory"):
-        with hub.replacing(tmp_path / "notes" / "mine.txt", "config.json"):
+        with folder_writing.replacing(tmp_path / "notes" / "mine.txt", "config.json"):
             raise AssertionError("the block must not run")
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyError()])
 def test_a_failed_block_changes_nothing(failure, tmp_path):
     target = tmp_path / "export"
-    with hub.replacing(target, "config.json") as partial:
+    with folder_writing.replacing(target, "config.json") as partial:
         (partial / "config.json").write_text("old")
     expected = CheckpointError if isinstance(failure, OSError) else KeyError
     with pytest.raises(expected):
-        with hub.replacing(target, "config.json") as partial:
+        with folder_writing.replacing(target, "config.json") as partial:
             (partial / "config.json").write_text("new")
             raise failure
     assert (target / "config.json").read_text() == "old"
@@ -286,7 +286,7 @@ def test_what_a_killed_run_left_is_tidied(tmp_path):
     (tmp_path / ".export.previous").mkdir()  # killed between the two renames
     (tmp_path / ".export.previous" / "config.json").write_text("old")
     with pytest.raises(KeyError):
-        with hub.replacing(tmp_path / "export", "config.json") as partial:
+        with folder_writing.replacing(tmp_path / "export", "config.json") as partial:
             assert names(partial) == []
             raise KeyError
     assert (tmp_path / "export" / "config.json").read_text() == "old"
@@ -297,7 +297,7 @@ def test_a_full_disk_is_one_line(tmp_path):
     """The limit on file size stands for the full disk: a real write fails with a real error."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with pytest.raises(CheckpointError, match="cannot write .*export.*free space") as raised:
-        with hub.replacing(tmp_path / "export", "config.json") as partial:
+        with folder_writing.replacing(tmp_path / "export", "config.json") as partial:
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
             try:
                 (partial / "weights").write_bytes(bytes(5000))

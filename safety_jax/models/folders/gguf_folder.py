@@ -25,6 +25,7 @@ from safety_jax.base import files
 from safety_jax.base.errors import CheckpointError, few
 from safety_jax.models import llama
 from safety_jax.models.folders import (
+    folder_writing,
     gguf_config,
     gguf_header,
     gguf_tensors,
@@ -75,8 +76,10 @@ def _make(file: Path, folder: Path) -> None:
             ends = _write_tokenizer(partial, file, header, config)
             named = _token_ids(header)
             generation = {"_from_model_config": True, "eos_token_id": ends, **named}
-            hub.write_json(partial / hub.GENERATION, generation)
-            hub.write_json(partial / "config.json", attributes | {"eos_token_id": ends} | named)
+            folder_writing.write_json(partial / hub.GENERATION, generation)
+            folder_writing.write_json(
+                partial / "config.json", attributes | {"eos_token_id": ends} | named
+            )
             os.symlink(file, partial / hub.GGUF)
             with contextlib.suppress(OSError):  # another process was first
                 partial.rename(folder)

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from safety_jax.base import meshes, trees
 from safety_jax.base.errors import CheckpointError, few
 from safety_jax.models import llama, lora
-from safety_jax.models.folders import hub, peft_config, safetensors, streaming
+from safety_jax.models.folders import folder_writing, peft_config, safetensors, streaming
 from safety_jax.models.folders.peft_config import CONFIG, MERGE, LoraConfig
 from safety_jax.models.folders.peft_names import FACTORS, TEXT_MODEL, TRUNKS, key, path
 
@@ -251,9 +251,9 @@ def export(folder: Path, adapters: lora.Adapters, settings: LoraConfig) -> None:
         for row, layer in enumerate(settings.layers or range(pair["a"].shape[0]))
     }
     if jax.process_index() == 0:
-        with hub.replacing(folder, CONFIG) as partial:
+        with folder_writing.replacing(folder, CONFIG) as partial:
             safetensors.write(partial / WEIGHTS, tensors)
-            hub.write_json(partial / CONFIG, peft_config.attributes(settings))
+            folder_writing.write_json(partial / CONFIG, peft_config.attributes(settings))
     else:
         for _, tensor in sorted(tensors.items()):  # takes part in the gathers, in the same order
             tensor.read()

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base import files, hosts
 from safety_jax.base.errors import CheckpointError
-from safety_jax.models.folders import hub
+from safety_jax.models.folders import folder_writing, hub
 from safety_jax.models.folders.tokenizer import load_tokenizer
 
 TEMPLATE = "chat_template.jinja"
@@ -80,7 +80,7 @@ def copy(found: tuple[Path, ...], target: Path, ends: Sequence[int] = ()) -> Non
         (target / name).unlink(missing_ok=True)
     for folder in found:
         patterns = hub.TOKENIZER_FILES if folder == found[0] else (TEMPLATE,)
-        hub.copy_matching(folder, patterns, target)
+        folder_writing.copy_matching(folder, patterns, target)
     if (target / GENERATION).is_file():
         _end_there(target, ends)
 
@@ -96,4 +96,4 @@ def _end_there(target: Path, ends: Sequence[int]) -> None:
     if added:
         every = [*known, *added]
         settings["eos_token_id"] = every if len(every) > 1 else every[0]
-        hub.write_json(target / GENERATION, settings)
+        folder_writing.write_json(target / GENERATION, settings)

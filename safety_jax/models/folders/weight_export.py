@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from safety_jax.base import meshes, trees
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models import lora
-from safety_jax.models.folders import hub, safetensors, streaming, weight_table
+from safety_jax.models.folders import folder_writing, hub, safetensors, streaming, weight_table
 from safety_jax.models.folders.merging import MergedExport
 
 
@@ -53,13 +53,13 @@ def export(
         raise CheckpointError(f"{folder} is the model's own folder; export to another one")
     shards = _shards(_sources(weights, layout, declared, np.dtype(dtype), merged), shard_bytes)
     if jax.process_index() == 0:
-        with hub.replacing(folder, "config.json") as partial:
+        with folder_writing.replacing(folder, "config.json") as partial:
             _write_weights(partial, shards)
             for name, attributes in configs.items():
-                hub.write_json(partial / name, dict(attributes))
+                folder_writing.write_json(partial / name, dict(attributes))
             if source is not None:
                 patterns = hub.TOKENIZER_FILES + hub.LICENCE_FILES
-                hub.copy_matching(source, patterns, partial)
+                folder_writing.copy_matching(source, patterns, partial)
     else:
         for shard in shards:  # takes part in the gathers, in the same order
             for _, tensor in sorted(shard.items()):
@@ -161,4 +161,4 @@ def _write_weights(folder: Path, shards: Sequence[Mapping[str, safetensors.Tenso
     tensors = itertools.chain.from_iterable(shard.values() for shard in shards)
     size = sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in tensors)
     index = {"metadata": {"total_size": size}, "weight_map": weight_map}
-    hub.write_json(folder / hub.INDEX, index)
+    folder_writing.write_json(folder / hub.INDEX, index)
