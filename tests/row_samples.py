@@ -50,6 +50,26 @@ HELP_STEER = {
     "response1": LAST.content, "response2": B, "overall_preference": -2,
     "individual_preference": [{"score": -2, "reasoning": "more exact"}],
 }  # fmt: skip
+SHP = {
+    "post_id": "a", "domain": "askscience_test", "upvote_ratio": 0.9, "history": Q,
+    "score_A": 40, "score_B": 3, "human_ref_A": A, "human_ref_B": B, "labels": 1,
+    "seconds_difference": 60.0, "score_ratio": 13.3,
+}  # fmt: skip
+WEBGPT = {
+    "question": {"dataset": "eli5", "id": "1", "full_text": Q},
+    "quotes_0": {"title": [], "extract": []}, "answer_0": B, "tokens_0": {}, "score_0": -0.5,
+    "quotes_1": {"title": [], "extract": []}, "answer_1": A, "tokens_1": {}, "score_1": 0.5,
+}  # fmt: skip
+ARENA = {
+    "question_id": "1", "model_a": "m", "model_b": "n", "winner": "model_b", "judge": "person",
+    "conversation_a": turns(ASK, WORSE), "conversation_b": turns(ASK, BETTER), "turn": 1,
+    "anony": True, "language": "English", "openai_moderation": "{}",
+}  # fmt: skip
+ALPACA_PAIR = {"instruction": Q, "input": "Owl, lark.", "chosen": A, "rejected": B}
+SHAREGPT_PAIR = {
+    "conversations": [{"from": "human", "value": Q}],
+    "chosen": {"from": "gpt", "value": A}, "rejected": {"from": "gpt", "value": B},
+}  # fmt: skip
 OPEN_ORCA = {"id": "1", "system_prompt": "You know birds.", "question": Q, "response": A}
 SLIM_ORCA = {
     "conversations": [

@@ -1,24 +1,32 @@
 """Rows of two answers from published sets: which is preferred, and what their scores say of it."""
 
+import re
+
 import pytest
 
 from safety_jax.base.errors import DataError
-from safety_jax.data.records import read_labelled, read_pairs, read_records
+from safety_jax.data.records import read_labelled, read_pairs, read_prompts, read_records
 from tests.row_samples import (
     AGAIN,
+    ALPACA_PAIR,
+    ARENA,
     ASK,
     BETTER,
     HELP_STEER,
     LAST,
     OPENAI,
     ORCA_DPO,
+    SHAREGPT_PAIR,
+    SHP,
     SYSTEM,
     ULTRA_FEEDBACK,
+    WEBGPT,
     WORSE,
     A,
     B,
     Q,
     opener,
+    turns,
 )
 
 
@@ -37,6 +45,13 @@ def rows(tmp_path):
         ({"prompt": Q, "response_1": B, "response_2": A, "preference_strength": 2}, (ASK,), BETTER),
         (HELP_STEER | {"response1": B, "response2": LAST.content, "overall_preference": 1},
          (ASK, BETTER, AGAIN), LAST),
+        (SHP, (ASK,), BETTER),
+        (SHP | {"human_ref_A": B, "human_ref_B": A, "labels": "0"}, (ASK,), BETTER),
+        (WEBGPT, (ASK,), BETTER),
+        (WEBGPT | {"question": Q}, (ASK,), BETTER),
+        (ARENA, (ASK,), BETTER),
+        (ALPACA_PAIR, (ASK,), BETTER),
+        (SHAREGPT_PAIR, (ASK,), BETTER),
     ],
 )  # fmt: skip
 def test_a_preferred_answer(row, prompt, chosen, rows):
@@ -63,6 +78,56 @@ def test_pairs_whose_scores_prefer_nothing_or_the_other_answer(rows):
 
 
 def test_both_answers_of_any_pair_to_learn_and_to_avoid(rows):
-    for row in (ULTRA_FEEDBACK, ORCA_DPO, OPENAI, HELP_STEER):
+    for row in (ULTRA_FEEDBACK, ORCA_DPO, OPENAI, HELP_STEER, SHP, WEBGPT, ARENA, ALPACA_PAIR):
         better, worse = read_labelled(rows(row))
         assert better.desirable and not worse.desirable and worse.answer == (WORSE,)
+
+
+def test_an_input_beside_two_answers_is_read(rows):
+    (found,) = read_pairs(rows(ALPACA_PAIR))
+    assert found.context == "Owl, lark."
+
+
+def test_a_battle_of_several_turns_parts_after_the_first_question(rows):
+    (found,) = read_pairs(rows(ARENA | {
+        "conversation_a": turns(ASK, BETTER, AGAIN, LAST),
+        "conversation_b": turns(ASK, WORSE, AGAIN, WORSE), "winner": "model_a",
+    }))  # fmt: skip
+    assert found.prompt == (ASK,)
+    assert (found.chosen, found.rejected) == ((BETTER, AGAIN, LAST), (WORSE, AGAIN, WORSE))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        *(ARENA | {"winner": winner} for winner in ("tie", "tie (bothbad)", "both_bad")),
+        WEBGPT | {"score_0": 0.0, "score_1": 0.0},
+    ],
+)
+def test_two_answers_of_which_none_won_are_left_out(row, rows):
+    pairs = rows(row, ARENA if "winner" in row else WEBGPT)
+    assert len(read_pairs(pairs)) == 1
+    (left,) = pairs.left_out
+    assert left.unwanted and "neither answer is preferred" in left.why
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        (SHP | {"labels": 2}, "'labels' is 2; expected 0 or 1"),
+        (WEBGPT | {"score_1": None}, "'score_1' is None; expected a number"),
+        (WEBGPT | {"question": {"id": "1"}}, "'full_text' is missing"),
+        (ARENA | {"winner": "model_c"}, "'winner' is 'model_c'; expected model_a, model_b, tie"),
+        (ARENA | {"conversation_b": turns(AGAIN, WORSE)}, "conversation_a and conversation_b"),
+        (SHAREGPT_PAIR | {"chosen": turns(ASK, BETTER)}, "'chosen' begins with the user"),
+    ],
+)  # fmt: skip
+def test_an_unusable_comparison(row, why, rows):
+    with pytest.raises(DataError, match=re.escape(why)):
+        read_pairs(rows(row))
+
+
+@pytest.mark.parametrize("row", [SHP, WEBGPT, ARENA, ARENA | {"winner": "tie"}])
+def test_the_prompt_of_a_comparison(row, rows):
+    (found,) = read_prompts(rows(row))
+    assert found.messages == (ASK,)

@@ -7,6 +7,10 @@ import lzma
 import os
 import socket
 
+import datasets
+import openpyxl
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from safety_jax.base.errors import ConfigError, DataError
@@ -270,3 +274,54 @@ def test_a_folder_or_several_files_have_a_spec_of_their_own(tmp_path):
         open_source(str(tmp_path))
     with pytest.raises(DataError, match="no such file.*hf:FOLDER:SPLIT"):
         open_source(f"{tmp_path}/train-*.parquet")
+
+
+def test_a_workbook_of_several_sheets_is_not_read_in_part(tmp_path):
+    path = write(tmp_path / "a.xlsx")
+    book = openpyxl.load_workbook(path)
+    book.create_sheet("empty", 0)
+    book.save(path)
+    assert list(open_source(str(path)).rows) == ROWS, "an empty sheet does not count"
+    book.create_sheet("More").append(["instruction", "output"])
+    book.save(path)
+    with pytest.raises(DataError, match=r"a\.xlsx: 2 sheets hold something \('Sheet', 'More'\)"):
+        open_source(str(path))
+
+
+CLASSES = datasets.Features({
+    "prompt": datasets.Value("string"), "response": datasets.Value("string"),
+    "label": datasets.ClassLabel(names=["unsafe", "safe"]),
+    "category": datasets.List(datasets.ClassLabel(names=["theft", "fraud"])),
+})  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "hub"])
+def test_classes_are_read_by_name_and_not_by_number(kind, tmp_path):
+    """Here 1 means safe; read as a number, it would mean unsafe."""
+    datasets.disable_progress_bars()
+    found = datasets.Dataset.from_dict(
+        {"prompt": ["a"] * 3, "response": ["b"] * 3, "label": [0, 1, -1],
+         "category": [[0, 1], [], [1]]},
+        features=CLASSES,
+    )  # fmt: skip
+    path = tmp_path / f"rows.{kind}"
+    if kind == "parquet":
+        found.to_parquet(path)
+    else:
+        found.save_to_disk(tmp_path / "saved")
+        (arrow,) = (tmp_path / "saved").glob("*.arrow")
+        path = arrow if kind == "arrow" else f"hf:{tmp_path}/saved:train"
+    rows = open_source(str(path)).rows
+    assert [row["label"] for row in rows] == ["unsafe", "safe", None]
+    assert [row["category"] for row in rows] == [["theft", "fraud"], [], ["fraud"]]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [b"{", b"[]", b"[" * 9999,
+     b'{"info": {"features": {"label": {"names": 3, "_type": "ClassLabel"}}}}'],
+)  # fmt: skip
+def test_odd_metadata_names_no_classes(written, tmp_path):
+    table = pa.table({"label": [0]}).replace_schema_metadata({"huggingface": written})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert open_source(f"{tmp_path}/a.parquet").rows[0]["label"] == 0

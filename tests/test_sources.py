@@ -143,6 +143,8 @@ def test_what_save_to_disk_wrote(tmp_path):
     for name in ("one", "two"):
         assert list(open_source(f"hf:{tmp_path}/{name}:train").rows) == ROWS
     assert list(open_source(f"hf:{tmp_path}/two:test").rows) == ROWS[2:]
+    assert list(open_source(f"hf:{tmp_path}/two:train[1:]").rows) == ROWS[1:]
+    assert list(open_source(f"hf:{tmp_path}/two:train[:1]+test").rows) == [ROWS[0], ROWS[2]]
     for spec in ("one:test", "two:nosplit", "two:default:train"):
         with pytest.raises(ConfigError, match="save_to_disk wrote it with the splits train"):
             open_source(f"hf:{tmp_path}/{spec}")

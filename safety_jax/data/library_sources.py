@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import readers, values
+from safety_jax.data import class_labels, readers, values
 from safety_jax.data.source_spec import SourceSpec
 from safety_jax.data.text_files import PlacedRow
 
@@ -45,7 +45,8 @@ def open_hub(asked: SourceSpec, key: str) -> tuple[str, list[PlacedRow]]:
             f"{asked.location}: cannot be loaded ({error}); mend name, config or split, or "
             f"download the data and set {key} to a file"
         ) from error
-    return Path(name).name, _placed(_undecoded(dataset), asked)
+    classes = class_labels.of_features(dataset.features.to_dict())
+    return Path(name).name, _placed(_undecoded(dataset), asked, classes)
 
 
 def _undecoded(dataset: Any) -> Iterable[Any]:
@@ -113,11 +114,18 @@ def _saved(folder: str, config: str | None, split: str) -> Any:
     found = datasets.load_from_disk(folder)
     if not isinstance(found, datasets.DatasetDict):
         found = {str(found.split or "train"): found}
-    if config is not None or split not in found:
+    sizes = {name: part.num_rows for name, part in found.items()}
+    try:
+        pieces = datasets.ReadInstruction.from_spec(split).to_absolute(sizes)
+    except (ValueError, AssertionError):  # also a split that is not there
+        pieces = []
+    if config is not None or not pieces:
         raise ValueError(
             f"save_to_disk wrote it with the splits {', '.join(found)}, without a config"
         )
-    return found[split]
+    return datasets.concatenate_datasets(
+        [found[one.splitname].select(range(one.from_, one.to)) for one in pieces]
+    )
 
 
 def open_tfds(asked: SourceSpec, key: str) -> tuple[str, list[PlacedRow]]:
@@ -134,14 +142,20 @@ def open_tfds(asked: SourceSpec, key: str) -> tuple[str, list[PlacedRow]]:
     name, config, split = _name_config_split(asked.location, key)
     name = f"{name}:{config}" if config else name
     try:
-        rows = list(tfds.data_source(name, split=split))
+        dataset = tfds.data_source(name, split=split)
+        rows = list(dataset)
     except (OSError, ValueError, LookupError, ImportError, RuntimeError, AssertionError) as error:
         # TFDS lists all data sets in its message, whose beginning says enough.
         raise ConfigError(
             f"{asked.location}: cannot be loaded ({str(error):.200}); prepare the data set with "
             f"file_format=array_record, or set {key} to a file"
         ) from error
-    return name.split("/")[0], _placed(rows, asked)
+    classes = {
+        column: feature.names
+        for column, feature in dataset.dataset_info.features.items()
+        if isinstance(feature, tfds.features.ClassLabel)
+    }
+    return name.split("/")[0], _placed(rows, asked, classes)
 
 
 def _no_hash(asked: SourceSpec, key: str) -> None:
@@ -149,12 +163,12 @@ def _no_hash(asked: SourceSpec, key: str) -> None:
         raise ConfigError(f"{key}: {asked.location}: sha256= is of one file; expected none here")
 
 
-def _placed(rows: Iterable[Any], asked: SourceSpec) -> list[PlacedRow]:
+def _placed(rows: Iterable[Any], asked: SourceSpec, classes: class_labels.Names) -> list[PlacedRow]:
     found = []
     for i, row in enumerate(rows):
         where = f"{asked.location} row {i}"
         try:
-            found.append((where, values.plain(row, asked.errors)))
+            found.append((where, values.plain(class_labels.named(row, classes), asked.errors)))
         except values.BadValue as error:
             raise DataError(f"{where}: {error}; mend the data set") from error
     return found

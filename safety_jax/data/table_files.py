@@ -14,12 +14,12 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from safety_jax.base.errors import DataError
-from safety_jax.data import text_files, values
+from safety_jax.base.errors import DataError, few
+from safety_jax.data import class_labels, text_files, values
 from safety_jax.data.text_files import PlacedRow
 
 _ROWS_PER_BATCH = 1_000
@@ -29,7 +29,8 @@ _SHEET_BYTES = 2 << 30  # of an unpacked Excel file
 
 
 def read_excel(path: Path, name: str, errors: str) -> list[PlacedRow]:
-    """The rows of the first sheet, whose row 1 names the columns; cells are texts, as in CSV."""
+    """The rows of the only sheet that is not empty, whose row 1 names the columns; cells are texts,
+    as in CSV."""
     import openpyxl
 
     try:
@@ -41,10 +42,7 @@ def read_excel(path: Path, name: str, errors: str) -> list[PlacedRow]:
             raise ValueError(f"it unpacks to {size >> 20:,} MiB")
         book = openpyxl.load_workbook(content, read_only=True, data_only=True)
         with contextlib.closing(book):
-            cells = [
-                ["" if cell is None else str(cell) for cell in row]
-                for row in book.worksheets[0].iter_rows(values_only=True)
-            ]
+            sheets = {sheet.title: _cells(sheet) for sheet in book.worksheets}
     except OSError:
         raise
     # For a broken workbook, openpyxl raises whatever its parts happen to raise.
@@ -52,6 +50,13 @@ def read_excel(path: Path, name: str, errors: str) -> list[PlacedRow]:
         raise DataError(
             f"{name}: not a readable Excel workbook ({type(error).__name__}: {error})"
         ) from error
+    filled = {title: cells for title, cells in sheets.items() if any(map(any, cells))}
+    if len(filled) > 1:
+        raise DataError(
+            f"{name}: {len(filled)} sheets hold something ({few([*map(repr, filled)], 3)}); "
+            "expected one: save each as a file of its own"
+        )
+    cells = next(iter(filled.values()), [])
     columns = [(i, title) for i, title in enumerate(cells[0] if cells else ()) if title]
     text_files.check_names([title for _, title in columns], f"{name} row 1")
     rows = [
@@ -61,6 +66,13 @@ def read_excel(path: Path, name: str, errors: str) -> list[PlacedRow]:
         if any(row)
     ]
     return [(where, text_files.plain_row(row, where, errors)) for where, row in rows]
+
+
+def _cells(sheet: Any) -> list[list[str]]:
+    return [
+        ["" if cell is None else str(cell) for cell in row]
+        for row in sheet.iter_rows(values_only=True)
+    ]
 
 
 def read_arrow(path: Path, name: str, errors: str) -> list[PlacedRow]:
@@ -124,7 +136,7 @@ def _main(path: str, errors: str) -> None:
         sys.exit(" ".join(f"{error or type(error).__name__}".split()))
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
     import pyarrow as pa
 
     with path.open("rb") as file:
@@ -132,8 +144,10 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         table.validate(full=True)
         if len(set(table.column_names)) < len(table.column_names):
             raise ValueError(f"two columns share a name: {', '.join(table.column_names)}")
+        classes = class_labels.of_schema(table.schema.metadata)
         for batch in table.to_batches(max_chunksize=_ROWS_PER_BATCH):
-            yield from pa.Table.from_batches([batch]).to_pylist()
+            for row in pa.Table.from_batches([batch]).to_pylist():
+                yield class_labels.named(row, classes)
 
 
 def _table(file: IO[bytes], kind: str) -> Any:

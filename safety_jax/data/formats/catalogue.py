@@ -5,13 +5,20 @@
 
 from collections.abc import Sequence
 
-from safety_jax.data.formats import dialogues, instructions, preferences
+from safety_jax.data.formats import comparisons, dialogues, instructions, preferences
 from safety_jax.data.formats.row_format import Format
 from safety_jax.data.text_files import Row
 
-FORMATS = (*instructions.ANSWERS, *dialogues.ANSWERS, *preferences.PAIRS)
+PAIRS = (*preferences.PAIRS, *comparisons.PAIRS)
+"""Rows with two answers, one of which is preferred."""
+FORMATS = (*instructions.ANSWERS, *dialogues.ANSWERS, *PAIRS)
 """Rows with an answer, or two, to learn from."""
-PROMPTS = (*instructions.PROMPTS, *dialogues.PROMPTS, *preferences.PROMPTS)
+PROMPTS = (
+    *instructions.PROMPTS,
+    *dialogues.PROMPTS,
+    *preferences.PROMPTS,
+    *comparisons.PROMPTS,
+)
 """Rows to generate from."""
 RESPONSES = (*instructions.RESPONSES, *dialogues.RESPONSES)
 """Rows with a model's answer, which is to be judged and may be empty."""

@@ -38,7 +38,7 @@ def _instruction(
     )
 
 
-def _instruction_prompt(row: Row) -> Parsed:
+def instruction_prompt(row: Row) -> Parsed:
     """The prompt of a row of Alpaca or Dolly, whose context is called `input` or `context`."""
     about = "input" if "input" in row else "context"
     return _instruction(row, instruction="instruction", context=about, answer=None)
@@ -140,7 +140,7 @@ ANSWERS = (
 )
 RESPONSES = _answered(_possibly_empty)
 PROMPTS = (
-    Format("instruction", ("instruction",), _instruction_prompt, optional=("input", "context")),
+    Format("instruction", ("instruction",), instruction_prompt, optional=("input", "context")),
     Format(
         "instructions",
         ("instructions",),

@@ -1,22 +1,21 @@
-"""Formats with two answers, one preferred: TRL's, HH-RLHF, Orca's, PKU-SafeRLHF, OpenAI's files,
-HelpSteer2 and 3.
+"""Formats with a chosen and a rejected answer: TRL's, HH-RLHF, Orca's, LLaMA-Factory's, OpenAI's
+files.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 
 from safety_jax.data import attachments
-from safety_jax.data.formats.instructions import prompt_alone
+from safety_jax.data.formats.instructions import instruction_prompt
 from safety_jax.data.formats.row_format import Format, Parsed
 from safety_jax.data.labels import Labels, categories_of, flag_of
 from safety_jax.data.messages import (
     BadRow,
     Message,
-    UnwantedRow,
     listed,
     prompt_of,
     refuse_texts,
-    text_of,
     turns_of,
 )
 from safety_jax.data.text_files import Row
@@ -55,20 +54,29 @@ def _check_same_prompt(row: Row, column: str, shared: tuple[Message, ...]) -> No
 
 
 def _implicit_preference(row: Row) -> Parsed:
-    """Two dialogues with a common beginning; the prompt ends with the last common user message."""
-    chosen, rejected = turns_of(row, "chosen"), turns_of(row, "rejected")
+    return Parsed(*shared_beginning(row, "chosen", "rejected"), labels=_labels(row))
+
+
+def shared_beginning(row: Row, one: str, other: str) -> tuple[tuple[Message, ...], ...]:
+    """Two dialogues as the prompt that they share, which ends with the last common user message,
+    and what follows it in each.
+
+    Raises:
+        BadRow: they share none.
+    """
+    first, second = turns_of(row, one), turns_of(row, other)
     shared = 0
-    while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
+    while shared < min(len(first), len(second)) and first[shared] == second[shared]:
         shared += 1
-    while shared and chosen[shared - 1].role != "user":
+    while shared and first[shared - 1].role != "user":
         shared -= 1
     if not shared:
         raise BadRow(
-            "chosen and rejected share no prompt; expected two dialogues that begin with the same "
+            f"{one} and {other} share no prompt; expected two dialogues that begin with the same "
             "question, or two answers beside a prompt (of another name: add columns=prompt:NAME to "
             "the source)"
         )
-    return Parsed(chosen[:shared], chosen[shared:], rejected[shared:], labels=_labels(row))
+    return first[:shared], first[shared:], second[shared:]
 
 
 def _labels(row: Row) -> Labels:
@@ -80,30 +88,25 @@ def _labels(row: Row) -> Labels:
     return Labels(unsafe, safer, categories_of(row, "category"))
 
 
-def _safe_rlhf(row: Row) -> Parsed:
-    """A row of PKU-SafeRLHF (Dai et al., arXiv 2310.12773); the better answer is the chosen one."""
-    better, safer = (_answer_number(row, f"{what}_response_id") for what in ("better", "safer"))
-    answers = [(Message("assistant", text_of(row, f"response_{i}")),) for i in (0, 1)]
-    unsafe = [not flag_of(row, f"is_response_{i}_safe") for i in (0, 1)]
-    categories: set[str] = set()
-    for i in (0, 1):
-        categories.update(categories_of(row, f"response_{i}_harm_category"))
-    worse = 1 - better
-    labels = Labels(
-        unsafe=(unsafe[better], unsafe[worse]),
-        chosen_is_safer=better == safer,
-        categories=tuple(sorted(categories)),
-    )
-    return Parsed(prompt_of(row, "prompt"), answers[better], answers[worse], labels=labels)
+def _instruction_preference(row: Row) -> Parsed:
+    """A row of LLaMA-Factory's preferences in Alpaca's columns."""
+    asked = instruction_prompt(row)
+    chosen, rejected = (_answer(row, column) for column in ("chosen", "rejected"))
+    return dataclasses.replace(asked, chosen=chosen, rejected=rejected, labels=_labels(row))
 
 
-def _answer_number(row: Row, column: str) -> int:
-    value = row.get(column)
-    if isinstance(value, str) and value in ("0", "1"):  # a CSV file has no numbers
-        return int(value)
-    if isinstance(value, bool | list | dict) or value not in (0, 1):
-        raise BadRow(f"{column!r} is {value!r:.80}; expected 0 or 1")
-    return int(value)
+def _continued(row: Row) -> Parsed:
+    """A row of LLaMA-Factory's preferences in ShareGPT's columns: two answers to a dialogue."""
+    chosen, rejected = (_answer(row, column) for column in ("chosen", "rejected"))
+    return Parsed(turns_of(row, "conversations"), chosen, rejected, labels=_labels(row))
+
+
+def _answer(row: Row, column: str) -> tuple[Message, ...]:
+    refuse_texts(row, column)
+    answer = turns_of(row, column)
+    if answer[0].role != "assistant":
+        raise BadRow(f"{column!r} begins with the {answer[0].role}; expected the assistant alone")
+    return answer
 
 
 def _openai_preference(row: Row) -> Parsed:
@@ -114,19 +117,6 @@ def _openai_preference(row: Row) -> Parsed:
     attachments.refuse(asked)
     answers = (turns_of(row, "preferred_output"), turns_of(row, "non_preferred_output"))
     return Parsed(turns_of(asked, "messages"), *answers)
-
-
-def _help_steer(row: Row, *, prompt: str, answers: tuple[str, str], preference: str) -> Parsed:
-    """A row of HelpSteer3 (Wang et al., arXiv 2505.11475) or of HelpSteer2's preferences (arXiv
-    2410.01257): at -3 the first answer is much better, at 3 the second."""
-    value = row.get(preference)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not -3 <= value <= 3:
-        raise BadRow(f"{preference!r} is {value!r:.80}; expected a number from -3 to 3")
-    if not value:
-        raise UnwantedRow("neither answer is preferred")
-    one, other = ((Message("assistant", text_of(row, answer)),) for answer in answers)
-    chosen, rejected = (one, other) if value < 0 else (other, one)
-    return Parsed(prompt_of(row, prompt), chosen, rejected)
 
 
 _OPENAI = Format(
@@ -143,43 +133,16 @@ PAIRS = (
         functools.partial(_preference, prompt="question"),
     ),
     Format(
-        "safe_rlhf",
-        (
-            "prompt",
-            *("response_0", "response_1", "is_response_0_safe", "is_response_1_safe"),
-            *("better_response_id", "safer_response_id"),
-        ),
-        _safe_rlhf,
+        "alpaca_preference",
+        ("instruction", "chosen", "rejected"),
+        _instruction_preference,
+        optional=("input",),
     ),
+    Format("sharegpt_preference", ("conversations", "chosen", "rejected"), _continued),
     _OPENAI,
-    Format(
-        "help_steer",
-        ("context", "response1", "response2", "overall_preference"),
-        functools.partial(
-            _help_steer,
-            prompt="context",
-            answers=("response1", "response2"),
-            preference="overall_preference",
-        ),
-    ),
-    Format(
-        "help_steer2",
-        ("prompt", "response_1", "response_2", "preference_strength"),
-        functools.partial(
-            _help_steer,
-            prompt="prompt",
-            answers=("response_1", "response_2"),
-            preference="preference_strength",
-        ),
-    ),
     Format("implicit_preference", ("chosen", "rejected"), _implicit_preference),
 )
 PROMPTS = (
     _OPENAI,
-    Format(
-        "help_steer",
-        ("context", "response1"),
-        functools.partial(prompt_alone, column="context"),
-    ),
     Format("implicit_preference", ("chosen", "rejected"), _implicit_preference, yields=True),
 )

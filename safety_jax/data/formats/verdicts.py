@@ -9,8 +9,7 @@ import functools
 import math
 from collections.abc import Callable
 
-from safety_jax.data.formats.catalogue import FORMATS
-from safety_jax.data.formats.preferences import PAIRS
+from safety_jax.data.formats.catalogue import FORMATS, PAIRS
 from safety_jax.data.formats.row_format import Format, Parsed
 from safety_jax.data.labels import NAMES, categories_of, desirable, flag_of, named
 from safety_jax.data.messages import BadRow
