@@ -1,5 +1,6 @@
 """Letters read out of answers; accuracy, collapse and blind guesses, checked on paper."""
 
+import dataclasses
 import json
 import os
 from collections import Counter
@@ -7,11 +8,28 @@ from pathlib import Path
 
 import pytest
 
+from safety_jax.data.messages import Message
 from safety_jax.data.sources import open_source
 from safety_jax.evaluation.measures import choice_letters
+from safety_jax.evaluation.sets.items import Item
 from safety_jax.evaluation.sets.reading import read_sets
 
 LETTERS = tuple("ABCD")
+
+
+def test_what_was_chosen_by_likelihood_is_that_choice_whatever_its_text_says():
+    """Choices of MMLU name others ("both A and B"), and those of music or blood are letters."""
+    texts = ("B", "C", "both A and B", " True ")
+    item = Item("0", (Message("user", "?"),), "", choices=LETTERS, choice_texts=texts)
+    written = item.by_likelihood
+    assert written == ["A) B", "B) C", "C) both A and B", "D)  True "]
+    for letter, answer in zip(LETTERS, written, strict=True):
+        assert choice_letters.read(answer.strip(), LETTERS, written) == letter
+    assert choice_letters.read("A) B", LETTERS) == ""  # of a model's own words it is open
+    assert choice_letters.read("The answer is D.", LETTERS, written) == "D"  # another tool's answer
+    words = dataclasses.replace(item, choices=("yes", "no"), choice_texts=("yes", "no"))
+    assert words.by_likelihood == ["yes", "no"]
+    assert choice_letters.read("no", ("yes", "no"), words.by_likelihood) == "no"
 
 
 @pytest.mark.parametrize(

@@ -331,11 +331,14 @@ def test_tasks_of_the_harness_are_compared_in_pairs(finished, given, tmp_path): 
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     likely = f"{tmp_path}/pick.jsonl?name=likely&kind=choice&read=likelihood"
+    both = write(tmp_path / "both.jsonl", [{**r, "choices": ["B", "A and B"]} for r in QUIZ])
+    columns = "columns=prompt:question,reference:answer"
     values = {
         "evaluate.tasks": (str(tmp_path / "pick.yaml"),),
         "evaluate.sets": (
             *configure(given).evaluate.sets,
-            f"{likely}&columns=prompt:question,reference:answer",
+            f"{likely}&{columns}",
+            f"{both}?kind=choice&read=likelihood&{columns}",
         ),
     }
     evaluate.run(configure(given, **values), str(folder))
@@ -345,6 +348,9 @@ def test_tasks_of_the_harness_are_compared_in_pairs(finished, given, tmp_path): 
     assert rows[0]["choice"]["acc"] == rows[0]["choice"]["accuracy"]["value"]
     by_us = [row["choice"]["accuracy"]["value"] for row in found["rows"] if row["set"] == "likely"]
     assert by_us == [row["choice"]["acc_norm"] for row in rows]
+    # Choices that name others are read as what was chosen.
+    unread = [row["choice"]["invalid"] for row in found["rows"] if row["set"] == "both"]
+    assert [share["count"] for share in unread] == [0, 0]
     chosen = (folder / "responses/base/likely.jsonl").read_text().splitlines()
     assert {json.loads(line)["response"] for line in chosen} < LIKELY
     (compared,) = [c for c in found["comparisons"] if c["set"] == "pick"]

@@ -126,7 +126,7 @@ def make_block(
     correct: list[bool] = []
     if one_set.kind == CHOICE:
         read = [
-            choice_letters.read(r.turn.answer, i.choices)
+            choice_letters.read(r.turn.answer, i.choices, i.by_likelihood)
             for r, i in zip(found, one_set.items, strict=True)
         ]
         right = [item.reference for item in one_set.items]

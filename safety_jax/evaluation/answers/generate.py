@@ -141,9 +141,7 @@ def choose(
     chosen = []
     for item in one_set.items:
         each = [next(found).logprob / len(text.encode()) for text in item.choice_texts]
-        best = each.index(max(each))
-        name, text = item.choices[best], item.choice_texts[best]
-        chosen.append(Response(item.id, name if name == text else f"{name}) {text}", ""))
+        chosen.append(Response(item.id, item.by_likelihood[each.index(max(each))], ""))
     answers.add(chosen[answers.done :])
 
 

@@ -54,17 +54,21 @@ class _Mark:
     denied: bool
 
 
-def read(answer: str, choices: Sequence[str]) -> str:
+def read(answer: str, choices: Sequence[str], by_likelihood: Sequence[str] = ()) -> str:
     """The choice that an answer makes; "" if it makes none, or several.
 
-    It is, in this order: the whole answer; the choice after words like "the answer is"; the only
+    It is, in this order: the one that was chosen by likelihood, whose text may name other choices
+    (`C) A and B`); the whole answer; the choice after words like "the answer is"; the only
     choice that is mentioned and not denied; the one that the answer begins with. The paper cut
     answers after two or three tokens and searched them for letters anywhere, which is the same for
     such short answers; longer ones have many letters that are no choice.
 
     Args:
         choices: single letters; or words such as True and False, in any case.
+        by_likelihood: see `Item.by_likelihood`.
     """
+    if (whole := answer.strip()) in (written := [text.strip() for text in by_likelihood]):
+        return choices[written.index(whole)]
     names = {choice.casefold(): choice for choice in choices}
     text = committed.plain(answer)
     bare = text.strip(_AROUND).casefold()

@@ -98,6 +98,15 @@ class Item:
         messages = self.prompt if self.asked is None else self.asked.messages
         return Record(conversations.filled(messages, own), told.context, "", self.where)
 
+    @property
+    def by_likelihood(self) -> list[str]:
+        """The answer that stands for each choice if a model chooses by likelihood: `B) its text`,
+        or the text alone if that is the name."""
+        return [
+            name if name == text else f"{name}) {text}"
+            for name, text in zip(self.choices, self.choice_texts, strict=False)
+        ]
+
     def conversation(self, answer: str, own: Sequence[str] = ()) -> Conversation:
         """The prompt for judges, as in the file even under an attack, with an answer.
 
