@@ -1,6 +1,30 @@
 """Results of tasks are those of one model: its weights, in the protocol, and its config."""
 
-from safety_jax.evaluation.harness import task_results
+import pytest
+
+from safety_jax.evaluation.harness import lm_eval_tasks, task_results
+
+
+def test_results_belong_to_the_tokenizer_and_to_the_files_of_a_task(tmp_path):
+    """A chat template or a task that was edited between two starts left the old results."""
+    pytest.importorskip("lm_eval")
+    data, task = tmp_path / "rows.jsonl", tmp_path / "pick.yaml"
+    data.write_text("{}\n")
+    task.write_text(f"task: pick\ndataset_kwargs:\n  data_files: {{test: {data}}}\n")
+    asking = lm_eval_tasks.Asking(None, None, False, "", 0, 0)
+
+    def protocol(tokenizer="cafe"):
+        made_by = lm_eval_tasks.definitions((str(task),))
+        wanted = task_results.Wanted((str(task),), asking, {}, made_by)
+        return wanted.protocol("f00d", tokenizer)
+
+    seen = [protocol(), protocol("beef")]
+    data.write_text("{}\n{}\n")
+    seen.append(protocol())
+    task.write_text(task.read_text() + "num_fewshot: 1\n")
+    seen.append(protocol())
+    assert len(set(seen)) == 4 and seen[-1] == protocol()
+    assert lm_eval_tasks.definitions(()) == {}
 
 
 def test_results_of_another_protocol_or_config_are_not_reused(tmp_path):

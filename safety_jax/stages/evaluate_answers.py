@@ -159,7 +159,7 @@ def run_tasks(
     )
     if primary:
         opened = plan.opened[name]
-        protocol = plan.tasks.protocol(opened.weights_sha256)
+        protocol = plan.tasks.protocol(opened.weights_sha256, opened.tokenizer_sha256)
         task_results.write(task_file(place, name), protocol, opened.config_sha256, found)
 
 
@@ -173,5 +173,5 @@ def read_tasks(
 ) -> dict[str, Any] | None:
     """The stored results of a model's tasks; None if there are none."""
     opened = plan.opened[name]
-    protocol = plan.tasks.protocol(opened.weights_sha256)
+    protocol = plan.tasks.protocol(opened.weights_sha256, opened.tokenizer_sha256)
     return task_results.read(task_file(place, name), protocol, opened.config_sha256)

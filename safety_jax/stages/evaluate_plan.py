@@ -316,7 +316,8 @@ def plan_tasks(config: ConfigDict) -> Wanted:
         seed=config.seed,
         bootstrap=group.resamples,
     )
-    return Wanted(tuple(group.tasks), asking, config.model.to_dict())
+    names = tuple(group.tasks)
+    return Wanted(names, asking, config.model.to_dict(), lm_eval_tasks.definitions(names))
 
 
 def has(card: JudgeCard, found: Sequence[Response]) -> bool:

@@ -5,6 +5,7 @@ The harness is an optional extra, `lm-eval`, and is imported only when tasks are
 install needs no PyTorch.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -13,9 +14,11 @@ import importlib.metadata
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +30,7 @@ from safety_jax.models.decoding import generation
 from safety_jax.models.model import Model
 
 EXTRA = "lm-eval"
+_NAMED = re.compile(r"[^\s'\"\[\]{},]+\.\w+")  # what may be the name of a file in YAML
 NO_FILTER = "none"
 
 
@@ -97,6 +101,24 @@ def check_tasks(tasks: Sequence[str]) -> None:
                 f"{f'{near} or another' if near else 'a'} name that `lm-eval ls tasks` lists, or "
                 "the path of a YAML file"
             )
+
+
+def definitions(tasks: Sequence[str]) -> dict[str, str]:
+    """What defines some tasks: the version of the harness, and the SHA-256 of each task's file and
+    of the files that it names, such as its data. Empty without tasks."""
+    if not tasks:
+        return {}
+    found = {EXTRA: importlib.metadata.version("lm_eval")}
+    for path in (files.expand(task) for task in tasks):
+        if not path.is_file():
+            continue
+        found[str(path)] = files.sha256(path)
+        for name in _NAMED.findall(path.read_text("utf-8", errors="replace")):
+            for inner in (Path(name), path.parent / name):
+                with contextlib.suppress(OSError):  # such as a name that is too long
+                    if inner.is_file():
+                        found[str(inner)] = files.sha256(inner)
+    return found
 
 
 @functools.cache

@@ -29,15 +29,22 @@ class Wanted:
         names: of tasks, or paths of their files.
         asking: how they are asked.
         decoding: everything else that answers depend on; JSON values.
+        made_by: what defines the tasks, see `lm_eval_tasks.definitions`.
     """
 
     names: tuple[str, ...]
     asking: lm_eval_tasks.Asking
     decoding: Mapping[str, Any]
+    made_by: Mapping[str, str]
 
-    def protocol(self, weights: str) -> str:
-        """A hash of everything that a model's results depend on, in 16 hex digits."""
-        facts = [self.names, dataclasses.asdict(self.asking), dict(self.decoding), weights]
+    def protocol(self, weights: str, tokenizer: str) -> str:
+        """A hash of everything that a model's results depend on, in 16 hex digits.
+
+        Args:
+            weights, tokenizer: hashes of the model's, see `ModelFolder`.
+        """
+        facts: list[Any] = [self.names, dataclasses.asdict(self.asking), dict(self.decoding)]
+        facts += [dict(self.made_by), weights, tokenizer]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
