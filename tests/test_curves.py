@@ -17,6 +17,22 @@ from safety_jax.stages import curve, curve_runs, sweep_record
 AMOUNTS, SEEDS = (0, 50, 500), (0, 1)
 
 
+def test_an_empty_answer_is_no_refusal_as_in_the_report():
+    """At 50 all answers are empty, which the report calls empty, not refused."""
+    labels = {"m0": "none", "m50": "empty"}
+    transcripts = [
+        {"id": f"{i}", "first": "", "reference": "", "set": kind, "kind": kind,
+         "answers": {model: answer(label, None) for model, label in labels.items()}}
+        for kind in ("safe", "unsafe")
+        for i in range(3)
+    ]  # fmt: skip
+    written = {"safety": "", "sets": {"safe": {}, "unsafe": {}}, "transcripts": transcripts}
+    runs = [EvaluatedRun(float(amount), 0, f"m{amount}") for amount in (0, 50)]
+    found = {one.measure: one for one in curves.find(written, runs, 0.1)}
+    assert [point.share.value for point in found["refused"].points] == [0.0, 0.0]
+    assert [point.share.value for point in found["answered"].points] == [1.0, 1.0]
+
+
 def answer(refusal: str, unsafe: bool | None, text: str = "words") -> dict:
     return {"text": text, "refusal": refusal, "scores": {"guard": {"unsafe": unsafe}}}
 
