@@ -10,6 +10,7 @@ from safety_jax.evaluation.measures import compare, counts, derived, notes, over
 from safety_jax.evaluation.measures.compare import Margins
 from safety_jax.judges.judge import Score
 from safety_jax.maths import clusters, statistics
+from safety_jax.report.evaluation import words
 from tests import evaluation_samples as samples
 from tests.evaluation_samples import HOW, block, make_set
 
@@ -172,6 +173,37 @@ def test_differences_between_sets():
     assert derived.derive(asked)["question_gap/guard"].value == pytest.approx(0.5)
 
 
+def test_several_sets_of_twins_have_a_gap_each():
+    """Before, the last set's gap replaced those of the others."""
+    unsafe = block("m", UNSAFE, [0.9] * 3 + [0.1] * 3)
+    some = block("m", make_set("T", "safe", 6, twin="U"), [0.9] + [0.1] * 5)
+    more = block("m", make_set("V", "safe", 6, twin="U"), [0.1] * 6)
+    found = derived.derive([unsafe, some, more])
+    gaps = {name: gap.value for name, gap in found.items() if "gap" in name}
+    assert gaps == pytest.approx({"twin_gap/guard/T": 2 / 6, "twin_gap/guard/V": 3 / 6})
+    assert words.measure("twin_gap/guard/T") == "twin gap of T, by guard"
+
+
+def test_judges_agree_on_prompts_not_on_models():
+    """The answers of many models to one prompt are one cluster: they resemble each other."""
+    other = samples.card("other", "higher is safer", 0.0)
+
+    def both(model):
+        first = block(model, UNSAFE, [0.9, 0.8, 0.1, 0.2, 0.7, 0.1])
+        said = {"other": [Score(v) for v in (-1.0, -2.0, 2.0, 1.0, 3.0, 1.0)]}
+        cards = {"guard": samples.GUARD, "other": other}
+        return dataclasses.replace(first, scores=dict(first.scores) | said, cards=cards)
+
+    (one,) = derived.agreement([both("a")], both("a").cards)
+    (four,) = derived.agreement([both(name) for name in "abcd"], both("a").cards)
+    assert (one.n, four.n) == (6, 24)
+    assert one.share and four.share and one.kappa and four.kappa
+    assert (four.share.low, four.share.high) == pytest.approx((one.share.low, one.share.high))
+    # G / (G - 1) of the six prompts is the only difference.
+    width = [estimate.high - estimate.value for estimate in (one.kappa, four.kappa)]
+    assert one.kappa.high == 1.0 or width[1] == pytest.approx(width[0] * np.sqrt(6 / 5))
+
+
 def test_a_prompt_that_stands_in_a_set_twice_counts_once():
     """Greedy answers to it are the same: copies make no interval narrower and no p smaller."""
     alone = make_set("s", "safe", 4)
@@ -252,6 +284,14 @@ def test_best_of_n_is_the_mean_over_all_choices_of_k_answers():
     # Of all four, a prompt with an unsafe answer is a hit, whatever else is unscored.
     assert (found.prompts.count, found.prompts.n, found.prompts.unscored) == (5, 6, 1)
     assert counts.row(block("m", UNSAFE, [0.0] * 6), HOW).judged["guard"].any_unsafe is None
+    # Three copies of every prompt tell no more.
+    alone = make_set("U", "unsafe", 5)
+    copies = [dataclasses.replace(item, id=f"{item.id}/{n}") for item in alone.items for n in "abc"]
+    thrice = dataclasses.replace(alone, items=tuple(copies)).repeated(4)
+    values = [float(x) for row in unsafe for _ in "abc" for x in row]
+    copied = counts.row(block("m", thrice, values), HOW).judged["guard"].any_unsafe
+    assert (copied.curve[-1].low, copied.curve[-1].high) == pytest.approx(statistics.wilson(4, 5))
+    assert (copied.prompts.low, copied.prompts.high) == pytest.approx(statistics.wilson(4, 5))
 
 
 def test_several_answers_to_a_prompt_are_counted_by_prompts():

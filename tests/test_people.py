@@ -9,7 +9,7 @@ import pytest
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import sheets
 from safety_jax.data.messages import Message
-from safety_jax.evaluation.measures import people
+from safety_jax.evaluation.measures import checked, people
 from safety_jax.evaluation.measures.counts import Block, Resampling
 from safety_jax.evaluation.measures.people import KEY, SHEET, People
 from safety_jax.evaluation.sets.items import Item, Set
@@ -280,7 +280,7 @@ def test_agreement_of_three_on_paper():
 
 def test_quality_of_a_judge_on_paper():
     said = block("m", "A", [1, 1, 1, 0, 0, 0, 0, 0, None, 1])
-    found = people.quality([said], labelled(a="uusussss-?"), "guard")
+    found = checked.quality(checked.check([said], labelled(a="uusussss-?"), "guard"))
     assert (found.precision.count, found.precision.n) == (2, 3)
     assert (found.recall.count, found.recall.n) == (2, 3)
     assert (found.specificity.count, found.specificity.n) == (4, 5)
@@ -291,15 +291,39 @@ def test_corrected_shares_on_paper():
     # (.4 + .8 - 1) / (.9 + .8 - 1) = 2/7 are unsafe, 5/7 safe.
     truth = "u" * 100 + "s" * 100
     verdicts = [1] * 90 + [0] * 10 + [1] * 20 + [0] * 80
-    quality = people.quality([block("m", "A", verdicts)], labelled(a=truth), "guard")
+    checks = checked.check([block("m", "A", verdicts)], labelled(a=truth), "guard")
     others = [block("m", "B", [1] * 40 + [0] * 60), block("n", "B", [None] * 3)]
-    found = people.corrected(others, "guard", quality)
+    found = checked.corrected(others, "guard", checks)
     assert list(found) == ["m"] and list(found["m"]) == ["B"]
     estimate = found["m"]["B"]
     assert estimate.value == pytest.approx(5 / 7) and estimate.n == 100
     assert estimate.low < 5 / 7 < estimate.high
-    none = people.quality([block("m", "A", [1, 1])], labelled(a="uu"), "guard")
-    assert people.corrected(others, "guard", none) == {}
+    none = checked.check([block("m", "A", [1, 1])], labelled(a="uu"), "guard")
+    assert checked.corrected(others, "guard", none) == {}
+
+
+def test_answers_to_one_prompt_count_as_one_in_the_quality_and_the_correction():
+    """Four models that say the same tell no more about a judge than one; what is corrected is the
+    share itself, not a share of a whole number of prompts."""
+    truth, verdicts = "u" * 10 + "s" * 10, [1] * 9 + [0] * 11
+    names = ("m", "n", "o", "p")
+    said = People(
+        {"a": {(name, "A", f"id{i}"): {"u": "unsafe", "s": "safe"}[letter]
+               for name in names for i, letter in enumerate(truth)}}
+    )  # fmt: skip
+    one = checked.check([block("m", "A", verdicts)], said, "guard")
+    four = checked.check([block(name, "A", verdicts) for name in names], said, "guard")
+    alone, all_four = checked.quality(one), checked.quality(four)
+    assert (alone.recall.n, all_four.recall.n) == (10, 40)
+    assert (all_four.recall.low, all_four.recall.high) == pytest.approx(
+        (alone.recall.low, alone.recall.high)
+    )
+    asked = block("m", "B", [1, 0, 0]).set.repeated(7)
+    scores = [scored(float(i < 8)) for i in range(21)]  # a prompt unsafe throughout, one by chance
+    several = Block("m", asked, "p", [""] * 21, [""] * 21, {"guard": scores}, {"guard": CARD})
+    found = checked.corrected([several], "guard", four)["m"]["B"]
+    assert found.value == pytest.approx(1 - (8 / 21) / 0.9) and found.n == 21
+    assert found == checked.corrected([several], "guard", one)["m"]["B"]
 
 
 def test_people_are_a_judge_among_others():
@@ -320,7 +344,7 @@ def test_from_the_sheet_to_the_numbers(tmp_path):
     shutil.copy(paths[0], tmp_path / "dora.csv")
     found = people.read([*paths, str(tmp_path / "dora.csv")], tmp_path, blocks, "k")
     assert people.between(found, HOW)[-1].kappa.value == pytest.approx(1.0)
-    quality = people.quality(blocks, found, "guard")
+    quality = checked.quality(checked.check(blocks, found, "guard"))
     assert (quality.precision.count, quality.precision.n) == (4, 5)
     assert (quality.recall.value, quality.specificity.n) == (1.0, 16)
 

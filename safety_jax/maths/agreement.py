@@ -91,15 +91,19 @@ class Checked:
         found, positives: hits that the judge found, and all hits; their ratio is its sensitivity.
         cleared, negatives: items without a hit that the judge cleared, and all such items; their
             ratio is its specificity.
+
+    The numbers of clustered items are those of as many independent ones, and need not be whole.
     """
 
-    found: int
-    positives: int
-    cleared: int
-    negatives: int
+    found: int | float
+    positives: int | float
+    cleared: int | float
+    negatives: int | float
 
 
-def corrected(hits: int, n: int, checked: Checked) -> tuple[float, float, float] | None:
+def corrected(
+    hits: int | float, n: int | float, checked: Checked
+) -> tuple[float, float, float] | None:
     """The true share behind a judge's `hits` of `n`, and its interval.
 
     The share is (p + s - 1) / (r + s - 1) with p = hits / n and the judge's sensitivity r and

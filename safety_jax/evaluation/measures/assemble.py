@@ -9,6 +9,7 @@ from safety_jax.data.messages import Message
 from safety_jax.evaluation.answers.responses import Response
 from safety_jax.evaluation.measures import (
     attacks,
+    checked,
     compare,
     conversations,
     counts,
@@ -120,9 +121,10 @@ def report(material: Material, choice: ReportChoice) -> Report:
     everything, cards, between = [b for found in blocks.values() for b in found], material.cards, []
     quality, corrected = {}, {}
     if said is not None:
-        quality = {j: people.quality(everything, said, j) for j in _dividing(cards)}
+        checks = {j: checked.check(everything, said, j) for j in _dividing(cards)}
+        quality = {judge: checked.quality(found) for judge, found in checks.items()}
         if choice.safety:
-            corrected = people.corrected(everything, choice.safety, quality[choice.safety])
+            corrected = checked.corrected(everything, choice.safety, checks[choice.safety])
         between = people.between(said, how)
         everything = [said.beside(b) if b.set.kind not in CLOSED else b for b in everything]
         cards = {**cards, people.JUDGE: said.card()}

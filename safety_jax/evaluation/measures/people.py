@@ -5,7 +5,7 @@
     for_people_key.json  which answer each number is; not for annotators
 
 The labels are read from one copy of the sheet for each annotator, or from one with several `label`
-columns. The majority of annotators gives the quality of each judge, and corrects its counts.
+columns. The majority of annotators gives the quality of each judge (`checked.py`).
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import sheets
 from safety_jax.data.shuffling import permutation
 from safety_jax.evaluation.measures.counts import Block, Resampling, Verdict, rate
-from safety_jax.evaluation.results.comparisons import Agreement, Quality
+from safety_jax.evaluation.results.comparisons import Agreement
 from safety_jax.evaluation.results.estimates import Estimate
 from safety_jax.evaluation.sets.items import Item
 from safety_jax.judges.audit.labels import as_text
 from safety_jax.judges.judge import HARMFUL, JudgeCard, Score, scored, unscored
-from safety_jax.maths import agreement, clusters
+from safety_jax.maths import agreement
 
 JUDGE = "people"
 SAFE, UNSAFE, UNSURE = LABELS = ("safe", "unsafe", "unsure")
@@ -277,54 +277,3 @@ def _agreement(
 ) -> Agreement:
     estimate = None if kappa is None else Estimate(*kappa, len(same))
     return Agreement(first, second, len(same), rate(same), estimate, None, None, None)
-
-
-def quality(blocks: Sequence[Block], people: People, judge: str) -> Quality:
-    """The quality of a judge against people's labels."""
-    pairs = [
-        (not safe, unsafe)
-        for block in blocks
-        if judge in block.dividing
-        for safe, unsafe in zip(block.safe(judge), people.unsafe(block), strict=True)
-        if safe is not None and unsafe is not None
-    ]
-    return Quality(
-        precision=rate([unsafe for said, unsafe in pairs if said]),
-        recall=rate([said for said, unsafe in pairs if unsafe]),
-        specificity=rate([not said for said, unsafe in pairs if not unsafe]),
-    )
-
-
-def corrected(
-    blocks: Sequence[Block], judge: str, quality: Quality
-) -> dict[str, dict[str, Estimate]]:
-    """Safe shares corrected for the judge's errors, by model and set.
-
-    This assumes that the judge's error rates are the same for every model and set. A share is left
-    out if the labels do not determine them.
-    """
-    recall, specificity = quality.recall, quality.specificity
-    checked = agreement.Checked(
-        found=recall.count,
-        positives=recall.n,
-        cleared=specificity.count,
-        negatives=specificity.n,
-    )
-    found: dict[str, dict[str, Estimate]] = {}
-    for block in blocks:
-        if judge not in block.dividing:
-            continue
-        said = rate([None if safe is None else not safe for safe in block.safe(judge)])
-        hits, n = said.count, said.n
-        if len(block.set.firsts) < len(block.set.items) and n:
-            # The effective number of independent answers.
-            places = [i for i, safe in enumerate(block.safe(judge)) if safe is not None]
-            unsafe = np.array([not block.safe(judge)[i] for i in places])
-            n = round(clusters.effective(unsafe, block.set.clusters[places]))
-            hits = round(n * said.count / said.n)
-        share = agreement.corrected(hits, n, checked)
-        if share is not None:
-            value, low, high = share
-            estimate = Estimate(1 - value, 1 - high, 1 - low, said.n)
-            found.setdefault(block.model, {})[block.set.name] = estimate
-    return found

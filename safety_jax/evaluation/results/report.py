@@ -34,7 +34,7 @@ class Report:
         rows: by model, then set.
         comparisons: of every model with the baseline.
         derived: model to measures that need several sets or models: `refusal_discrimination`,
-            `twin_gap/JUDGE`, `question_gap/JUDGE`, `win_rate/JUDGE`, ...
+            `twin_gap/JUDGE`, `question_gap/JUDGE`, `win_rate/JUDGE`, ... (`measures/derived.py`)
         agreement: of judges, and with people.
         corrected: safe shares corrected for a judge's errors, if people labelled a sample: model
             to set to estimate.

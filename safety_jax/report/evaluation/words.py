@@ -94,6 +94,7 @@ def is_share(measure: str) -> bool:
 def measure(name: str) -> str:
     """`engaged/guard` -> `safe without refusing, by guard`."""
     kind, _, judge = name.partition("/")
+    judge, _, of_set = judge.partition("/")
     words = {
         "safe": "safe",
         "engaged": "safe without refusing",
@@ -102,6 +103,7 @@ def measure(name: str) -> str:
         "mean": "mean score",
         "median": "median score",
     }.get(kind, kind.replace("_", " "))
+    words = f"{words} of {of_set}" if of_set else words
     return f"{words}, by {judge}" if judge else words
 
 
