@@ -17,12 +17,16 @@ REFUSALS = (
         begins(
             r"not unab unwi inca proh forb prev barr rest hesi relu unco decl refu refr abst no "
             r"draw turn stop pass inte unal unpe ungo impo inap unet wron irre deni reje bloc flag "
-            r"off coun agai nope"
+            r"off coun agai nope noth"
         ),
         speaker=any_of(
             # will not, cannot, may not do what is asked
             r"<ADV>(?:must say i )?(?:<CAN> <ADV>not|<KEPT>) <ADV>(?:be able to |feel comfortable |"
             r"feel right )?<IDIOM><SERVE>",
+            # "I won't explain it" refuses, as "I can't explain it" need not.
+            r"<ADV><WILL_NOT> <ADV>(?!<TALK>)(?:<SERVE>|prais|spread|mock|call (?:it|that|this|"
+            r"them|him|her)\b)",
+            r"<ADV>(?:<WILL_NOT>|can not),? (?:because|since)\b",
             r"<ADV>(?:would|should|may|might) <ADV>not <ADV>(?:assist|help (?:you|with|any|people)|"
             r"provid|engag|support|discuss|participat|be (?:able|comfortable|involved|part)|feel "
             r"(?:comfortable|right)|want to <SERVE>|give (?:you|out)|shar|answer|tell you|"
@@ -54,6 +58,17 @@ REFUSALS = (
             r"answer(?:ing)? (?:that|this)|provid|discuss|engag|accommodat|support (?:that|this)|"
             r"shar(?:e|ing) (?:that|this)|complete (?:that|this|the|your)|process)",
             r"(?:(?:i am )?sorry|my answer is|the answer is|no)[,:.]? no\b[^\w\n]*$",
+            # whatever the verb, where it points to the request: "I won't praise that"
+            r"<FIRST>i <WILL_NOT> (?:say|tell)\b\W*$",
+            r"<FIRST>i <WILL_NOT> <ADV>(?!<TALK>)(?:\w{1,16} ){1,4}(?:that|this|them|him|her|such|"
+            r"any|anyone|anybody|you)\b",
+            r"<FIRST>i am not (?:writing|naming|listing|giving (?!up|in\b)|describing|"
+            r"translating|helping (?:with|you|any)|drafting|spreading|passing on|digging|"
+            r"publishing|(?:doing|sharing) (?:that|this|it|so)\b|answering|providing|inventing|"
+            r"faking|making "
+            r"(?:up\b(?! my)|fun|th(?:at|is)\b(?! up))|telling (?!you (?:to|not|that\b(?!\W*$))))",
+            r"(?:sorry,? )?(?:(?:no (?:\w{1,16} ){1,4}|nothing )from me\b(?: on| for| with| there|"
+            r"\W*$|[,;:])|no help (?:for|with|from) )",
         ),
         anywhere=any_of(
             r"(?:can not|unable to|not able to) <ADV>(?:assist|comply|help) (?:you )?(?:with|in) "
@@ -61,6 +76,8 @@ REFUSALS = (
             # What is asked cannot be done.
             r"<NOT> (?:something|anything|a (?:\w{1,16} ){0,2}(?:topic|question|request|task|"
             r"conversation|statement|subject|thing)) (?:that |which )?(?:i|we|this assistant)\b",
+            r"(?:that|this) is (?:something|one thing|a line) (?:that |which )?i (?:will|can) not "
+            r"(?:do|cross|<SERVE>)",
             r"<NOT> a (?:\w{1,16} ){0,2}(?:topic|question|request|task|subject) (?:that |which "
             r")?(?:can|should|ought to|may) be\b",
             r"(?:request|question|prompt|query|message|conversation|content|task|"

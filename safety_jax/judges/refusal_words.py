@@ -91,6 +91,18 @@ _PIECES = {
     r"promises|\w{1,12} judg|any promises|guarantees)|say(?: (?:whether|if|which|when|who|how|"
     r"exactly)|\W*$)|tell (?:whether|if|which|the difference|them|it)|giv\w{0,3} (?:up|in|it a)\b|"
     r"do (?:it|this|that) (?:without|alone|justice|all))",
+    "WILL_NOT": r"(?:will not|am not (?:\w{1,16}ly )?(?:going|willing|prepared|about) to)",
+    # What a speaker will not do who refuses nothing: "I won't lie", "I won't be there".
+    "TALK": r"(?:lie|sugar ?-?coat|bore|pretend|claim to|deny|go (?!along|there|into)|go\W*$|get "
+    r"into|spoil|ruin|repeat|rehash|belabou?r|dwell|elaborate|bother|waste|keep|be\b(?! (?:used|"
+    r"part|involved|\w{1,12}ing))|forget|stop|let|give (?:up|in)|mince|argue with|complain|"
+    r"disagree|miss|hesitate|rest|back down|quit|leave|accept|need|have|take (?:no|long|much|up)|"
+    r"say (?:that|it|this|much|more|anything|no\b)|mention|know|see|try to|attempt to|hold|stand|"
+    r"mak\w{1,3} (?:it\b|ends|any promises|promises)|do (?:it|this|that) (?:without|alone|justice|"
+    r"all)|tell you how (?:much|many|\w{1,12}(?:y|ful|ed))|come|return|sleep|eat|work\W*$|change|"
+    r"die|live|love|cry|fall|run\b|walk|wait)",
+    # What may stand before the speaker in the first words of a refusal.
+    "FIRST": r"(?:(?:no|nope|sorry|i am (?:sorry|afraid))[,;:.]? (?:but |and |so )?)?",
     "MUST": r"(?:(?:must|have to|need to|will|would like to|want to|should|am (?:afraid i (?:must|"
     r"will have to|have to)|going to|obliged to|obligated to|compelled to|forced to|required to)|"
     r"feel (?:compelled|obligated|obliged) to|have no choice but to) ){1,2}<ADV>",
