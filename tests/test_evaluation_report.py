@@ -5,11 +5,14 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from safety_jax.evaluation.measures import counts
 from safety_jax.evaluation.results.estimates import Estimate, Rate
 from safety_jax.evaluation.results.report import Report
 from safety_jax.evaluation.results.rows import AnyUnsafe
+from safety_jax.maths import statistics
 from safety_jax.report import evaluation
 from safety_jax.report.evaluation import (
     attack_maps,
@@ -206,6 +209,20 @@ def test_rates_of_several_sets_together():
     assert (both.least, both.most) == (3 / 9, 4 / 9)
     assert cells.pooled([one, None]) is None
     assert cells.pooled([]) is None
+
+
+def test_several_answers_to_a_prompt_count_as_one_in_sets_together():
+    """Four answers to each prompt that are all alike tell what one tells, also over two sets."""
+    alone = [[True] * 3 + [False] * 7, [True] * 12 + [False] * 8]
+    once = cells.pooled([counts.rate(hits) for hits in alone])
+    often = cells.pooled(
+        [counts.rate(np.repeat(h, 4).tolist(), np.repeat(range(len(h)), 4)) for h in alone]
+    )
+    assert once and often and (once.count, once.n, often.count, often.n) == (15, 30, 60, 120)
+    assert (often.low, often.high) == pytest.approx(statistics.wilson(15, 30))
+    assert (once.low, once.high) == pytest.approx(statistics.wilson(15, 30))
+    mixed = cells.pooled([counts.rate(alone[0]), counts.rate([True] * 4, [0, 0, 1, 1])])
+    assert mixed and mixed.effective == pytest.approx(14**2 / (10 + 16 / 2))
 
 
 def test_only_a_test_makes_a_change_better_or_worse(report):

@@ -122,6 +122,7 @@ def rate(verdicts: Sequence[Verdict], prompts: Sequence[int] | np.ndarray | None
     count, n, total = int(known.sum()), len(known), len(verdicts)
     own = np.array(places if prompts is None else [prompts[i] for i in places], int)
     low, high = clusters.share(known, own) if n else (None, None)
+    clustered = len(np.unique(own)) < n
     return Rate(
         count=count,
         n=n,
@@ -131,6 +132,7 @@ def rate(verdicts: Sequence[Verdict], prompts: Sequence[int] | np.ndarray | None
         unscored=total - n,
         least=count / total if total else None,
         most=(count + total - n) / total if total else None,
+        effective=clusters.effective(known, own) if clustered else None,
     )
 
 

@@ -12,6 +12,7 @@ class Rate:
         value, low, high: count / n and its interval; None if n is 0.
         unscored: further items, without a verdict.
         least, most: the share of all items if no unscored one were a hit, or all.
+        effective: the number of independent items of which the interval is; None if that is n.
     """
 
     count: int
@@ -22,6 +23,7 @@ class Rate:
     unscored: int
     least: float | None
     most: float | None
+    effective: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

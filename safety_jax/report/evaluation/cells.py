@@ -103,15 +103,23 @@ def estimate(found: Estimate | None, shares: bool = False) -> Cell:
 
 
 def pooled(rates: Sequence[Rate | None]) -> Rate | None:
-    """One rate over several sets; None unless all exist, so that models are comparable."""
+    """One rate over several sets; None unless all exist, so that models are comparable.
+
+    Its interval counts clustered items, such as several answers to a prompt, by the effective
+    numbers of the sets: the variance of a mean over strata is Σ (n_i / n)² v / m_i for items of
+    variance v, n_i of them in a stratum, that tell as much as m_i independent ones.
+    """
     known = [found for found in rates if found is not None and found.n]
     if not known or len(known) < len(rates):
         return None
     count, n = sum(r.count for r in known), sum(r.n for r in known)
     missing = sum(r.unscored for r in known)
-    low, high = statistics.wilson(count, n)
+    effective = None
+    if any(r.effective is not None for r in known):
+        effective = n**2 / sum(r.n**2 / (r.effective or r.n) for r in known)
+    low, high = statistics.wilson_mean(count / n, effective or n)
     least, most = count / (n + missing), (count + missing) / (n + missing)
-    return Rate(count, n, count / n, low, high, missing, least, most)
+    return Rate(count, n, count / n, low, high, missing, least, most, effective)
 
 
 def without_empty(table: Table) -> Table:
