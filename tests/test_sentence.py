@@ -57,6 +57,40 @@ def test_the_sentence_says_what_the_tables_mark():
     assert "refuses safe prompts more often" in said
 
 
+def test_one_of_several_sets_does_not_speak_for_the_others():
+    """Before, the first set of questions stood for all, and so did the first unsafe set where all
+    together cannot be compared."""
+    made = small()
+    kinds = {f"quiz {number}": {"kind": "choice"} for number in range(5)}
+    made = dataclasses.replace(made, sets={**made.sets, **kinds, "more": {"kind": "unsafe"}})
+
+    def questions(*after: float) -> tuple[Comparison, ...]:
+        return tuple(
+            compared(made, "sit", f"quiz {i}", "accuracy", 0.5, x, 0.5 if x == 0.5 else 1e-6)
+            for i, x in enumerate(after)
+        )
+
+    def said(comparisons) -> str:
+        return sentence.sentence(dataclasses.replace(made, comparisons=comparisons))
+
+    assert said(questions(0.5, 0.1)) == (
+        f"Against {made.baseline}: sit (50.0% → 50.0%) answers questions of quiz 0 correctly as "
+        "often as before, as far as these prompts can tell; sit (50.0% → 10.0%) answers questions "
+        "of quiz 1 correctly less often."
+    )
+    assert said(questions(0.5, 0.1, 0.2, 0.3, 0.9)) == (
+        f"Against {made.baseline}: sit answers questions correctly more often on 1, less often on "
+        "3 of 5 sets."
+    )
+    unsafe = next(name for name, facts in made.sets.items() if facts["kind"] == "unsafe")
+    judge = f"safe/{made.safety}"
+    two = (
+        compared(made, "sit", unsafe, judge, 0.1, 0.9, 1e-9),
+        compared(made, "sit", "more", judge, 0.1, 0.1, 1.0),
+    )
+    assert said(two) == "" and "prompts safely more often" in said(two[:1])
+
+
 def test_many_models_are_counted():
     made = small()
     judge, many = f"safe/{made.safety}", [f"seed{number}" for number in range(9)]

@@ -8,6 +8,7 @@ from safety_jax.evaluation.sets.items import ANSWER, CHOICE, SAFE, UNSAFE
 from safety_jax.report.evaluation import words
 
 NAMED = 6  # the most models that are named
+SETS = 3  # the most sets of questions that have a part of the sentence each
 
 
 def sentence(report: Report) -> str:
@@ -16,38 +17,71 @@ def sentence(report: Report) -> str:
     where a set is one of several."""
     parts = [
         _part(
-            _compared(report, f"safe/{report.safety}", UNSAFE),
+            _together(_compared(report, f"safe/{report.safety}", UNSAFE)),
             "answer",
             "unsafe prompts safely",
         ),
         _part(
-            _compared(report, "refused", SAFE),
+            _together(_compared(report, "refused", SAFE)),
             "refuse",
             "safe prompts",
         ),
-        _part(
-            _compared(report, "accuracy", ANSWER, CHOICE),
-            "answer",
-            "questions correctly",
-        ),
+        *_questions(_compared(report, "accuracy", ANSWER, CHOICE)),
     ]
     said = [part for part in parts if part]
     return f"Against {report.baseline}: {'; '.join(said)}." if said else ""
 
 
 def _compared(report: Report, measure: str, *kinds: str) -> list[Comparison]:
-    """One comparison for each model: over the sets of a kind together, or over the only one."""
-    found: dict[str, Comparison] = {}
-    for c in report.comparisons:
-        if c.measure != measure or c.refused_because or c.difference.value is None:
-            continue
-        if words.attack(report, c.set):
-            continue
-        if words.set_kind(report, c.set) in kinds and (
-            c.second not in found or c.set.startswith(words.ALL)
-        ):
-            found[c.second] = c
-    return list(found.values())
+    """The comparisons that were made on sets of these kinds, alone and together."""
+    return [
+        c
+        for c in report.comparisons
+        if c.measure == measure
+        and not c.refused_because
+        and c.difference.value is not None
+        and not words.attack(report, c.set)
+        and words.set_kind(report, c.set) in kinds
+    ]
+
+
+def _together(compared: Sequence[Comparison]) -> list[Comparison]:
+    """One comparison for each model: over all sets together, or over the only one. None for a model
+    without either: one of several sets does not speak for the others."""
+    found: dict[str, list[Comparison]] = {}
+    for c in compared:
+        found.setdefault(c.second, []).append(c)
+    whole = {model: [c for c in own if c.set.startswith(words.ALL)] for model, own in found.items()}
+    return [
+        (whole[model] or own)[0] for model, own in found.items() if whole[model] or len(own) == 1
+    ]
+
+
+def _questions(compared: Sequence[Comparison]) -> list[str]:
+    """Sentences on sets of questions, which are not counted together: one for each of a few sets;
+    of more, the number of sets with a change by model."""
+    by_set: dict[str, list[Comparison]] = {}
+    by_model: dict[str, list[Comparison]] = {}
+    for c in compared:
+        by_set.setdefault(c.set, []).append(c)
+        by_model.setdefault(c.second, []).append(c)
+    if len(by_set) <= SETS:
+        several = len(by_set) > 1
+        return [
+            _part(own, "answer", f"questions{f' of {name}' if several else ''} correctly")
+            for name, own in by_set.items()
+        ]
+    if len(by_model) > NAMED:
+        return []
+    said = []
+    for model, own in by_model.items():
+        moved = [c.difference.value or 0.0 for c in own if words.is_significant(c)]
+        up, down = sum(value > 0 for value in moved), sum(value < 0 for value in moved)
+        said.append(
+            f"{model} answers questions correctly more often on {up}, less often on {down} of "
+            f"{len(own)} sets"
+        )
+    return said
 
 
 def _part(compared: Sequence[Comparison], verb: str, what: str) -> str:
