@@ -65,6 +65,19 @@ def report(folder) -> dict:
     }
 
 
+def test_a_set_without_the_judge_of_safety_has_no_outcome():
+    """Stored scores may belong to some sets only; before, that was a traceback."""
+    models = {"m0": True, "m50": False}
+    said = {m: answer("none", unsafe) for m, unsafe in models.items()}
+    bare = {m: {**one, "scores": {}} for m, one in said.items()}
+    item = {"id": "0", "first": "", "reference": "", "kind": "unsafe"}
+    transcripts = [item | {"set": "a", "answers": said}, item | {"set": "b", "answers": bare}]
+    written = {"safety": "guard", "sets": {"a": {}, "b": {}}, "transcripts": transcripts}
+    runs = [EvaluatedRun(float(amount), 0, f"m{amount}") for amount in (0, 50)]
+    (safe, *_) = curves.find(written, runs, 0.1)
+    assert safe.measure == "safe" and [p.share.value for p in safe.points] == [0.0, 1.0]
+
+
 @pytest.fixture
 def given(tmp_path):
     """The folders of a sweep and of its evaluation."""

@@ -73,7 +73,8 @@ class EvaluatedRun:
 
 
 def _safe(_: Mapping[str, Any], answer: Mapping[str, Any], judge: str) -> float:
-    unsafe = answer["scores"][judge]["unsafe"]
+    score = answer["scores"].get(judge)  # scores read from files may lack a set
+    unsafe = score["unsafe"] if score else None
     return np.nan if unsafe is None else float(not unsafe)
 
 
