@@ -85,12 +85,14 @@ def cross_fitted(
 ) -> tuple[float, float] | tuple[None, None]:
     """ECE and NLL after each half of the examples is scaled by the temperature of the other half.
 
-    The halves are the examples with even and with odd numbers. No temperature is thus evaluated on
-    the examples to which it was fitted. None for fewer than four examples.
+    Each half has every second example of either outcome, so that both have the same share of them
+    in files that alternate, such as of a safe and an unsafe answer to each prompt. No temperature
+    is thus evaluated on the examples to which it was fitted. None for fewer than four examples.
     """
     if len(scores) < 4:
         return None, None
-    halves = np.arange(len(scores)) % 2
+    halves = np.zeros(len(scores), int)
+    halves[np.argsort(outcomes, kind="stable")] = np.arange(len(scores)) % 2
     scaled = np.empty_like(scores)
     for half in (0, 1):
         here = halves == half
