@@ -37,3 +37,23 @@ def test_results_of_another_protocol_or_config_are_not_reused(tmp_path):
     # A file of an early run does not say the config.
     path.write_text('{"protocol": "f00d", "found": {"samples": {}}}')
     assert task_results.read(path, "f00d", "cafe") == {"samples": {}}
+
+
+def test_a_task_with_filters_is_compared_by_its_first():
+    """GSM8K has `exact_match` twice, by a strict filter and a flexible one; before, it had no place
+    in the comparisons of models."""
+    said = {"strict-match": (1.0, 0.0, 0.0), "flexible-extract": (1.0, 1.0, 0.0)}
+    samples = [
+        {"filter": name, "doc_hash": f"d{i}", "exact_match": value}
+        for name, values in said.items()
+        for i, value in enumerate(values)
+    ]
+    found = {
+        "results": {"gsm8k": {f"exact_match,{n}": sum(v) / 3 for n, v in said.items()}},
+        "n-samples": {}, "higher_is_better": {}, "n-shot": {"gsm8k": 5}, "versions": {},
+        "task_hashes": {"gsm8k": "f00d"}, "samples": {"gsm8k": samples},
+    }  # fmt: skip
+    (block,) = task_results.blocks(found, "base")
+    assert list(block.correct) == [True, False, False] and block.set.name == "gsm8k"
+    assert block.choice["accuracy"]["value"] == block.choice["exact_match/strict-match"] == 1 / 3
+    assert block.set.source.endswith("5 shots, exact_match/strict-match")

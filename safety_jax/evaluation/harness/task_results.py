@@ -93,22 +93,33 @@ def blocks(found: Mapping[str, Any], model: str) -> list[Block]:
     rows = lm_eval_tasks.figures(found)
     for task in found["samples"]:
         own = [row for row in rows if row.task == task]
-        metric = next((name for name in RIGHT if any(row.metric == name for row in own)), "")
+        metric = _right(own)
         right = lm_eval_tasks.by_document(found, task, metric) if metric else {}
         if right and set(right.values()) <= {0.0, 1.0}:
-            made.append(_block(task, model, right, own))
+            made.append(_block(task, model, right, own, metric))
     return made
 
 
+def _right(own: Sequence[lm_eval_tasks.Figure]) -> str:
+    """The metric of a task that is right or wrong for each document; of one that is counted by
+    several filters, as in `exact_match/strict-match`, that of the first; "" if there is none."""
+    metrics = [row.metric for row in own]
+    return next((m for name in RIGHT for m in metrics if m.partition("/")[0] == name), "")
+
+
 def _block(
-    task: str, model: str, right: Mapping[str, float], own: Sequence[lm_eval_tasks.Figure]
+    task: str,
+    model: str,
+    right: Mapping[str, float],
+    own: Sequence[lm_eval_tasks.Figure],
+    metric: str,
 ) -> Block:
     first = own[0]
     items = tuple(
         Item(document, (Message("user", f"{task} {document}"),), f"{task} {document[:12]}")
         for document in right
     )
-    source = f"lm-evaluation-harness, version {first.version}, {first.num_fewshot} shots"
+    source = f"lm-evaluation-harness, version {first.version}, {first.num_fewshot} shots, {metric}"
     correct = [value > 0.5 for value in right.values()]
     measured: dict[str, Any] = {"accuracy": dataclasses.asdict(rate(correct))}
     measured |= {row.metric: row.value for row in own if row.value is not None}
