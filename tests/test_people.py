@@ -59,7 +59,7 @@ def fill(folder, name, label):
 
 def test_a_sheet_is_blind_and_even(tmp_path):
     blocks = [block(m, s, [0] * n) for m in ("base", "sit") for s, n in (("A", 30), ("B", 4))]
-    assert people.export(tmp_path, blocks, 20, seed=3)
+    assert people.export(tmp_path, blocks, 20, seed=3) == []
     rows = rows_of(tmp_path / SHEET)
     assert list(rows[0]) == list(people.COLUMNS)
     assert [row["number"] for row in rows] == [str(i + 1) for i in range(20)]
@@ -80,9 +80,15 @@ def test_a_sheet_is_blind_and_even(tmp_path):
 
 def test_a_sheet_that_went_out_stays(tmp_path):
     blocks = [block("base", "A", [0] * 9)]
-    assert people.export(tmp_path, blocks, 5, seed=0)
+    assert people.export(tmp_path, blocks, 5, seed=0) == []
     before = (tmp_path / SHEET).read_bytes()
-    assert not people.export(tmp_path, blocks, 5, seed=1)
+    assert people.export(tmp_path, blocks, 5, seed=1) == []
+    # Somebody would label in vain: a note tells before.
+    (told,) = people.export(tmp_path, blocks, 7, seed=0)
+    assert told.startswith("for_people.csv is of an earlier start and has 5 answers, not 7; remove")
+    edited = [block("base", "A", [0] * 9, answers=["other"] * 9)]
+    (told,) = people.export(tmp_path, edited, 5, seed=0)
+    assert "5 of its 5 answers have changed, and its labels cannot be read; remove it" in told
     assert (tmp_path / SHEET).read_bytes() == before
     other = tmp_path / "other"
     other.mkdir()

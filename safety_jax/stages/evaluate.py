@@ -189,8 +189,9 @@ def describe(
     blocks = {model: [block for block, _ in found] for model, found in judged.items()}
     unlabelled = (*CLOSED, CONVERSATION)  # a sheet cannot show the turns before an answer
     open_ended = [b for found in blocks.values() for b in found if b.set.kind not in unlabelled]
+    told: list[str] = []
     if config.evaluate.sheet_answers:
-        people.export(place.path, open_ended, config.evaluate.sheet_answers, config.seed)
+        told = people.export(place.path, open_ended, config.evaluate.sheet_answers, config.seed)
     given = tuple(config.evaluate.labels)
     said = people.read(given, place.path, open_ended, "evaluate.labels") if given else None
     results = {name: evaluate_answers.read_tasks(config, place, plan, name) for name in plan.opened}
@@ -218,6 +219,7 @@ def describe(
         preferences=preferences,
         notes=[
             *plan.notes,
+            *told,
             *(note for name, found in done.items() for note in task_results.notes(found, name)),
         ],
     )

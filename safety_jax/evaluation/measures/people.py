@@ -84,7 +84,7 @@ class People:
 # ---------------------------------------------------------------------------- the sheet
 
 
-def export(folder: Path, blocks: Sequence[Block], answers: int, seed: int) -> bool:
+def export(folder: Path, blocks: Sequence[Block], answers: int, seed: int) -> list[str]:
     """Draws answers, and writes the sheet and its key unless they exist.
 
     Every model and set gets the same number of answers, as far as it has them, and all models to
@@ -94,19 +94,21 @@ def export(folder: Path, blocks: Sequence[Block], answers: int, seed: int) -> bo
         answers: their number in the sheet.
 
     Returns:
-        Whether a sheet was written.
+        Notes on a sheet that was kept although another one would be written now; before somebody
+        labels it.
 
     Raises:
         ConfigError: `answers` is below 1, or there are no answers.
+        DataError: the key of the sheet is damaged.
     """
     if answers < 1 or not any(block.answers for block in blocks):
         raise ConfigError(
             f"evaluate.sheet_answers is {answers}; expected 1 or more and open-ended answers, or 0 "
             "for no sheet"
         )
-    if (folder / SHEET).exists() and (folder / KEY).exists():
-        return False
     drawn = _draw(blocks, answers, seed)
+    if (folder / SHEET).exists() and (folder / KEY).exists():
+        return _kept(folder, blocks, len(drawn))
     shuffle = permutation(len(drawn), seed=seed, stream=STREAM)
     rows: list[Sequence[object]] = []
     key = []
@@ -118,7 +120,24 @@ def export(folder: Path, blocks: Sequence[Block], answers: int, seed: int) -> bo
     # The key first: a sheet without it is useless.
     files.write(folder / KEY, files.canonical({"seed": seed, "answers": key}))
     sheets.write(folder / SHEET, COLUMNS, rows)
-    return True
+    return []
+
+
+def _kept(folder: Path, blocks: Sequence[Block], answers: int) -> list[str]:
+    """Notes on the sheet in a folder, which may hold labels and is never replaced."""
+    keyed, now = _keyed(folder / KEY), _answers(blocks)
+    changed = sum(now.get(place) != sha256 for _, place, sha256 in keyed)
+    told, remedy = [], f"remove it and {KEY} to write a new one"
+    if changed:
+        told.append(
+            f"{SHEET} is of an earlier start: {changed} of its {len(keyed)} answers have changed, "
+            f"and its labels cannot be read; {remedy}."
+        )
+    elif len(keyed) != answers:
+        told.append(
+            f"{SHEET} is of an earlier start and has {len(keyed)} answers, not {answers}; {remedy}."
+        )
+    return told
 
 
 def _draw(blocks: Sequence[Block], answers: int, seed: int) -> list[tuple[Block, int]]:
@@ -220,9 +239,22 @@ def _labels(
 
 def _key(path: Path, blocks: Sequence[Block]) -> dict[str, AnswerPlace]:
     """Number -> answer; raises a DataError if an answer has changed since."""
+    keyed, now = _keyed(path), _answers(blocks)
+    for number, place, sha256 in keyed:
+        if now.get(place) != sha256:
+            raise DataError(
+                f"{path}: answer {number} ({', '.join(place)}) has changed since the sheet was "
+                "written, so the labels belong to other answers: label a new sheet in another "
+                "--workdir"
+            )
+    return {number: place for number, place, _ in keyed}
+
+
+def _keyed(path: Path) -> list[tuple[str, AnswerPlace, str]]:
+    """The number, the answer and its hash in each line of the key."""
     try:
         lines = json.loads(path.read_text("utf-8"))["answers"]
-        keyed = [
+        return [
             (str(line["number"]), (line["model"], line["set"], line["id"]), line["response_sha256"])
             for line in lines
         ]
@@ -232,19 +264,15 @@ def _key(path: Path, blocks: Sequence[Block]) -> dict[str, AnswerPlace]:
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged; labels cannot be assigned without it") from error
-    now = {
+
+
+def _answers(blocks: Sequence[Block]) -> dict[AnswerPlace, str]:
+    """The hash of each answer."""
+    return {
         (block.model, block.set.name, item.id): _sha256(answer)
         for block in blocks
         for item, answer in zip(block.set.items, block.answers, strict=True)
     }
-    for number, place, sha256 in keyed:
-        if now.get(place) != sha256:
-            raise DataError(
-                f"{path}: answer {number} ({', '.join(place)}) has changed since the sheet was "
-                "written, so the labels belong to other answers: label a new sheet in another "
-                "--workdir"
-            )
-    return {number: place for number, place, _ in keyed}
 
 
 # ---------------------------------------------------------------------------- agreement
