@@ -64,6 +64,25 @@ def test_sets_by_name(data):
     assert [item.twin for item in safe.items] == [item.id for item in unsafe.items]
 
 
+def test_rows_of_a_set_are_those_of_its_twins(tmp_path):
+    """Each drew its own rows before, so that few pairs were left."""
+    for name in ("Safe", "Unsafe"):
+        file = tmp_path / f"evaluation/I-PhysicalSafety{name}.json"
+        write_lists(file, instructions=[f"{name} {i}" for i in range(40)])
+    safe, unsafe = read("I-PhysicalSafety?rows=9", folder=tmp_path)
+    assert len(safe.items) == 9 and safe.items[0].prompt[0].content.startswith("Safe")
+    assert [item.twin for item in safe.items] == [item.id for item in unsafe.items]
+    # Of two files of one's own, one names the other.
+    for name in ("asked", "wished"):
+        rows = [{"prompt": f"{name} {i}", "id": i, "twin": i} for i in range(40)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    asked, wished = read(
+        f"{tmp_path}/asked.jsonl?kind=unsafe&rows=9",
+        f"{tmp_path}/wished.jsonl?kind=unsafe&rows=9&twin=asked",
+    )
+    assert [item.twin for item in wished.items] == [item.id for item in asked.items]
+
+
 def test_names_as_a_flag_joins_them(data):
     found = read("I-CoNa?rows=2,xstest", folder=data)
     assert [asked.name for asked in found] == ["I-CoNa", "XSTest-safe", "XSTest-unsafe"]

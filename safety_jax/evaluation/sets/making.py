@@ -99,11 +99,21 @@ def _parts(row: Row, number: int, where: str, entry: Entry) -> list[tuple[int | 
 def _drawn(
     native: Source, rows: Mapping[str, tuple[int | None, Row]], entry: Entry, key: str, seed: int
 ) -> list[Record]:
-    """The prompts of a set, twins drawn together."""
+    """The prompts of a set, twins drawn together: those of one set, and the same rows of a set and
+    of the set of its twins."""
     found: dict[str, list[Record]] = {}
     for record in records.read_prompts(native):
         found.setdefault(_pair(rows[record.where][1], entry) or record.where, []).append(record)
-    return list(itertools.chain(*sources.draw(list(found.values()), native, key, seed)))
+    named = dataclasses.replace(native, name=_drawn_as(native, entry))
+    return list(itertools.chain(*sources.draw(list(found.values()), named, key, seed)))
+
+
+def _drawn_as(native: Source, entry: Entry) -> str:
+    """The name by which rows are drawn, one for a set and that of its twins: in the catalogue each
+    names the other, and in a file of the user's one of them does."""
+    if "twin" in native.extra:
+        return native.extra["twin"]
+    return min(entry.name, entry.twin) if entry.twin else native.name
 
 
 def _check_twins(items: Sequence[Item], source: Source) -> None:
