@@ -89,6 +89,42 @@ def test_steps_run_in_order_each_of_what_came_before(inputs, given, tmp_path, co
     assert ran[-2:] == ["sit", "report"]
 
 
+def test_a_finished_step_whose_files_changed_runs_again(inputs, given, tmp_path, capsys):  # noqa: F811
+    """Otherwise the results of the old files would go on. The stage decides what that means."""
+    ran: list[str] = []
+
+    def stage(config, folder):
+        Path(folder).mkdir(exist_ok=True)
+        ran.append(Path(folder).name)
+
+    def run() -> list[str]:
+        ran.clear()
+        recipe.run(config, str(tmp_path / "run"), {"sft": stage, "evaluate": stage})
+        return list(ran)
+
+    data = tmp_path / "data"
+    shutil.copytree(given, data)
+    config = make(inputs, data)
+    assert run() == ["sit", "report"] and run() == []
+    (data / "other.jsonl").write_text("")  # no step reads it
+    assert run() == []
+    with open(data / "unsafe.jsonl", "a") as file:
+        file.write('{"prompt": "one more"}\n')
+    capsys.readouterr()
+    assert run() == ["report"]
+    told = capsys.readouterr().out
+    assert f"report was finished before, but {data}/unsafe.jsonl has changed since" in told
+    assert run() == []
+    shutil.rmtree(tmp_path / "run" / "sit")
+    assert run() == ["sit", "report"]
+    # The record of an early version has no files.
+    record = json.loads((tmp_path / "run" / recipe.RECORD).read_text())
+    for facts in record["steps"].values():
+        del facts["files"]
+    (tmp_path / "run" / recipe.RECORD).write_text(json.dumps(record))
+    assert run() == []
+
+
 def test_a_step_that_was_asked_to_stop_is_not_finished(inputs, given, tmp_path, capsys):  # noqa: F811
     """As after SIGTERM: nothing goes on from what it left, and the next start runs it again."""
     stages = STAGES | {"sft": lambda config, folder: False}
@@ -164,7 +200,8 @@ def test_a_step_made_again_undoes_what_was_made_of_it_and_no_folder_of_its_name(
     made = ConfigDict({"stage": "evaluate", "models": f"sit={tmp_path}/sit/export"})
     other = ConfigDict({"stage": "reward", "train": "/data/papers/sit/answers.json"})
     for name, config in (("report", made), ("guard", other)):
-        log.add(name, config, 1.0)
-    log.add("sit", ConfigDict({"stage": "sft"}), 1.0)
-    assert log.finished("guard", other)
-    assert not log.finished("report", made)
+        log.add(name, config, 1.0, {})
+    log.add("sit", ConfigDict({"stage": "sft"}), 1.0, {})
+    (tmp_path / "guard").mkdir()
+    assert log.finished("guard", other, {})
+    assert not log.finished("report", made, {})

@@ -6,10 +6,12 @@
 
 The config of a step is a whole config of its stage. Its texts may refer to earlier results: `@base`
 is `recipe.base`, and so for `@data` and `@trunk`; `@sit` is the folder that step `sit` exported,
-and `@own/pairs.jsonl` a file in the run of step `own`. A finished step is not run again; one that
-was interrupted continues, as its stage does.
+and `@own/pairs.jsonl` a file in the run of step `own`. A finished step is not run again unless a
+file that its config names has changed, or its folder is gone; one that was interrupted continues,
+as its stage does.
 """
 
+import contextlib
 import dataclasses
 import functools
 import re
@@ -23,12 +25,14 @@ from ml_collections import ConfigDict
 
 from safety_jax.base import files, hosts
 from safety_jax.base.errors import ConfigError
+from safety_jax.data import source_spec
 from safety_jax.stages import devices, precision
 from safety_jax.training import config_record, workdir
 
 RECORD = "recipe.json"
 GIVEN = ("base", "data", "trunk")  # names of keys of the recipe
 TUNING = ("sft", "dpo", "raft")  # stages that share `recipe.max_flops`
+HASHED_BYTES = 1 << 28  # larger files are compared by size and time
 EXPORT = "export"  # the folder of the trained model inside a step's run
 _REFERENCE = re.compile(r"@([a-z][a-z0-9_]*)")
 
@@ -53,7 +57,10 @@ def run(config: ConfigDict, folder: str, stages: Mapping[str, Stage]) -> None:
             own = place.path / step.name
             filled = fill(config, step, place.path)
             title = f"step {number} of {len(steps)}: {step.name}"
-            if hosts.first_says(functools.partial(record.finished, step.name, filled)):
+            read = hosts.first_says(functools.partial(read_files, filled, place.path))
+            for path in record.changed(step.name, read):
+                say(primary, f"{title} was finished before, but {path} has changed since")
+            if hosts.first_says(functools.partial(record.finished, step.name, filled, read)):
                 say(primary, f"{title} was finished before")
                 continue
             left = [other.name for other in steps[number - 1 :]]
@@ -63,7 +70,7 @@ def run(config: ConfigDict, folder: str, stages: Mapping[str, Stage]) -> None:
             if stages[filled.stage](filled, str(own)) is False:
                 say(primary, f"{title} is not finished; run the same command to continue")
                 return
-            record.add(step.name, filled, time.perf_counter() - began)
+            record.add(step.name, filled, time.perf_counter() - began, read)
         table = record.table([step.name for step in steps])
         say(primary, f"\n{table}\nall steps are finished: {place.path}")
 
@@ -179,12 +186,33 @@ def _walk_groups(group: ConfigDict, change: Callable[[Any], Any]) -> None:
             group[key] = change(value)
 
 
+def read_files(config: ConfigDict, folder: Path) -> dict[str, str]:
+    """The local files that a step's config names, with their options or without, and the SHA-256 of
+    each; of a large file its size and time. Those in the recipe's own folder are left out: their
+    steps have records."""
+    found = {}
+    for text in _texts(config.to_dict()):
+        place = source_spec.split(text)[0].removeprefix("file:")  # of a template
+        with contextlib.suppress(OSError, ValueError, ConfigError):  # no name of a file
+            path = files.expand(place).absolute()
+            if not place or not path.is_file() or path.is_relative_to(folder):
+                continue
+            facts = path.stat()
+            small = facts.st_size <= HASHED_BYTES
+            found[str(path)] = (
+                files.sha256(path) if small else f"{facts.st_size} bytes of {facts.st_mtime_ns}"
+            )
+    return found
+
+
 # ---------------------------------------------------------------------------- finished steps
 
 
 def _is_finished_step(facts: Any) -> bool:
     """Whether a value of `recipe.json` is what `RecipeLog.add` writes."""
     if not isinstance(facts, dict) or not isinstance(facts.get("seconds"), int | float):
+        return False
+    if not isinstance(facts.get("files", {}), dict):
         return False
     return isinstance(facts.get("config"), dict) and "stage" in facts["config"]
 
@@ -209,17 +237,33 @@ class RecipeLog:
             raise ConfigError(f"{path}: expected the steps of a recipe; {advice}")
         self._steps = steps
 
-    def finished(self, name: str, config: ConfigDict) -> bool:
-        """Whether the step ran to its end with this config, and all before it with theirs."""
-        return self._steps.get(name, {}).get("config") == config_record.recorded(config)
+    def finished(self, name: str, config: ConfigDict, read: Mapping[str, str]) -> bool:
+        """Whether the step ran to its end with this config and these files, and all before it with
+        theirs, and its folder is still there.
 
-    def add(self, name: str, config: ConfigDict, seconds: float) -> None:
+        Args:
+            read: see `read_files`.
+        """
+        same = self._steps.get(name, {}).get("config") == config_record.recorded(config)
+        return same and not self.changed(name, read) and (self._path.parent / name).is_dir()
+
+    def changed(self, name: str, read: Mapping[str, str]) -> list[str]:
+        """The files that have changed since a step was finished; none for records of early
+        versions."""
+        known = self._steps.get(name, {}).get("files", {})
+        return [path for path, sha256 in read.items() if known.get(path, sha256) != sha256]
+
+    def add(self, name: str, config: ConfigDict, seconds: float, read: Mapping[str, str]) -> None:
         # Later steps that used an older version of this one are no longer finished.
         own = f"{self._path.parent / name}/"
         for later, facts in list(self._steps.items()):
             if any(own in text for text in _texts(facts["config"])):
                 del self._steps[later]
-        self._steps[name] = {"config": config_record.recorded(config), "seconds": round(seconds, 1)}
+        self._steps[name] = {
+            "config": config_record.recorded(config),
+            "seconds": round(seconds, 1),
+            "files": dict(read),
+        }
         if self._writes:
             files.write(self._path, files.canonical({"steps": self._steps}))
 
