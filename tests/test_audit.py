@@ -11,9 +11,11 @@ from scipy import stats
 from configs import audit as audit_config
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data.messages import Message
+from safety_jax.judges import crossed
 from safety_jax.judges.audit import findings, labels, words
 from safety_jax.judges.audit.labels import LabelRule
 from safety_jax.judges.audit.perturbations import FILLER, PERTURBATIONS, REWORDED, perturb
+from safety_jax.judges.audit.running import Audited, AuditSettings, audit_each
 from safety_jax.judges.inputs import ScoreInput
 from safety_jax.judges.judge import (
     BETTER,
@@ -25,6 +27,8 @@ from safety_jax.judges.judge import (
     scored,
     unscored,
 )
+from safety_jax.judges.ledger import Ledger
+from safety_jax.judges.planned import PlannedJudge
 from safety_jax.judges.refusal import RefusalJudge
 from safety_jax.maths import agreement, calibration, detection, statistics
 from safety_jax.maths.detection import Resampled
@@ -206,6 +210,38 @@ def test_an_effect_counts_what_turns():
     assert without.flipped is None and without.shift == found.shift
     none = findings.effect("longer", card(), before, [None] * 6, Resampled(np.arange(6), 200, 0))
     assert (none.n, none.shift) == (0, None)
+
+
+class Constant:
+    """A judge with one score for everything."""
+
+    def __init__(self, value: float):
+        self.card, self.value = card(), value
+
+    def score(self, conversations):
+        return [scored(self.value) for _ in conversations]
+
+
+def test_a_change_of_the_prompt_does_not_change_a_cross_fitted_judges_model(tmp_path):
+    """One of its models calls everything harmful and the other nothing, so that no verdict depends
+    on the prompt; before, half of them flipped under other prompts."""
+    asked = [conversation(f"question {i}", f"answer {i}") for i in range(24)]
+    crossing = dataclasses.replace(card(), kind=crossed.KIND, settings={"parts": ["a", "b"]})
+    judge = crossed.CrossFitted(crossing, [Constant(0.9), Constant(0.1)])
+    rows = Audited(
+        items=[ScoreInput("rows", one, {}) for one in asked],
+        truths=[None] * len(asked),
+        groups={},
+        sample=range(len(asked)),
+        changed={"swapped": perturb("swapped", asked), "longer": perturb("longer", asked)},
+        rewords=False,
+    )
+    planned = {"both": PlannedJudge(crossing, lambda: judge, None)}
+    settings = AuditSettings(means="", resamples=50, seed=0, bins=5, rows_per_write=8)
+    (found,) = audit_each(planned, rows, Ledger(tmp_path / "scores.jsonl", True), settings)
+    swapped, longer = found.effects
+    assert swapped.flipped and swapped.flipped.value == 0 == swapped.raised + swapped.lowered
+    assert 5 < swapped.n < 20 and longer.n == 24 and swapped.unscored == 0
 
 
 def test_agreement_and_confidence():

@@ -13,6 +13,8 @@ from safety_jax.judges import sequence_specs
 from safety_jax.judges.judge import Conversation, Judge, JudgeCard, Score
 from safety_jax.judges.planned import PlannedJudge, Resources, Spec, described, resolve_folder
 
+KIND = "cross_fitted"
+
 
 class CrossFitted:
     """Scores each conversation by the judge whose training left its prompt out.
@@ -75,7 +77,7 @@ def cross_fitted(
                 )
     card = JudgeCard(
         name=name,
-        kind="cross_fitted",
+        kind=KIND,
         model="|".join(paths),
         weights_sha256=None,
         direction=first.direction,

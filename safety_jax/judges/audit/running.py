@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from safety_jax.data.folds import part_of
+from safety_jax.judges import crossed
 from safety_jax.judges.audit import findings, labels, words
 from safety_jax.judges.audit.findings import Effect, JudgeAudit
 from safety_jax.judges.audit.perturbations import REWORDED
 from safety_jax.judges.inputs import ScoreInput
-from safety_jax.judges.judge import Conversation, Score, clusters_of
+from safety_jax.judges.judge import Conversation, JudgeCard, Score, clusters_of
 from safety_jax.judges.ledger import Ledger
 from safety_jax.judges.planned import PlannedJudge
 from safety_jax.judges.scoring import ToJudge, judge_all, judge_by_each
@@ -120,6 +122,7 @@ def _audit(
     for (change, some), found in zip(rows.changed.items(), scores[1:], strict=True):
         after = iter(found)
         moved = [None if one is None else next(after) for one in some]
+        moved = _by_same_judge(card, [rows.items[i].conversation for i in rows.sample], some, moved)
         effects.append(findings.effect(change, card, before, moved, sampled))
     if reworded is not None:
         effects.append(findings.effect(REWORDED, card, before, reworded, sampled))
@@ -147,3 +150,24 @@ def _audit(
         if fits
         else None,
     )
+
+
+def _by_same_judge(
+    card: JudgeCard,
+    before: Sequence[Conversation],
+    after: Sequence[Conversation | None],
+    scores: Sequence[Score | None],
+) -> list[Score | None]:
+    """The scores of changed conversations without those that another judge gave: a cross-fitted
+    judge reads an answer under another prompt by the model of that prompt's part, which may have
+    been trained on the answer."""
+    if card.kind != crossed.KIND:
+        return list(scores)
+    parts = len(card.settings["parts"])
+    return [
+        score
+        if other is not None
+        and part_of(one.prompt, parts=parts) == part_of(other.prompt, parts=parts)
+        else None
+        for one, other, score in zip(before, after, scores, strict=True)
+    ]
