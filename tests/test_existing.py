@@ -103,6 +103,31 @@ def test_columns_are_recognised(tmp_path, asked, columns, ending):
     assert [response.text for response in found] == answers(10)
 
 
+def test_a_reference_is_not_taken_for_the_models_answer(tmp_path, asked):
+    """Of `answer` and `output`, the gold answer was read as the model's, which was right then."""
+
+    def write(gold: str, said: str) -> str:
+        path = tmp_path / "I-CoNa.jsonl"
+        rows = [
+            {"prompt": prompt, gold: "the reference", said: f"answer {i}"}
+            for i, prompt in enumerate(prompts(asked))
+        ]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    def read(spec: str) -> str:
+        return read_existing(spec, [asked], KEY, "row")["I-CoNa"][3].text
+
+    assert read(write("answer", "model_output")) == "answer 3"
+    path = write("answer", "output")
+    with pytest.raises(DataError, match="'answer' or in 'output', and the other may be a refer"):
+        read(path)
+    assert read(f"{path}?columns=response:output") == "answer 3"
+    assert read(f"{path}?columns=response:answer") == "the reference"
+    path = write("output", "response")
+    assert read(f"{path}?columns=response:response") == "answer 3"
+
+
 def test_other_columns_by_name(tmp_path, asked):
     path = write_lists(
         tmp_path / "mine.json", asking=prompts(asked), said=answers(10), output=["no"] * 10,

@@ -29,15 +29,18 @@ from safety_jax.evaluation.sets.items import Set
 from safety_jax.judges.judge import from_record
 
 OPTIONS = ("set",)  # of a source, in addition to those of data/source_spec.py
-# Recognised columns; the first that a file has is used. `columns=` renames others.
+# Recognised columns; the first that a file has is used. `columns=` renames others. Those of answers
+# are names that say who answered, and others, of which a file may have only one.
 PROMPTS = (
     "prompt", "instruction", "instructions", "inference_prompt", "question", "goal",
     "forbidden_prompt", "user_input",
 )  # fmt: skip
 CONTEXTS = ("context", "input", "inputs")
+MODELS = (
+    "model_responses", "model_response", "generated_response", "model_output", "generation",
+)  # fmt: skip
 ANSWERS = (
-    "model_responses", "model_response", "generated_response", "response", "responses",
-    "completion", "completions", "generation", "answer", "output", "outputs", "model_output",
+    *MODELS, "response", "responses", "completion", "completions", "answer", "output", "outputs",
 )  # fmt: skip
 TURNS = ("messages", "conversations")
 HASH = "prompt_sha256"
@@ -258,6 +261,13 @@ def _columns(row: Row, source: Source, where: str) -> _Columns:
         return next((name for name in [*named, *known] if name in row), "")
 
     answer, prompt = first(ANSWERS), first(PROMPTS)
+    others = [name for name in ANSWERS if name != answer and row.get(name)]
+    if others and answer not in (*MODELS, *source.columns) and HASH not in row:
+        raise DataError(
+            f"{where}: the model's answers may be in {answer!r} or in {others[0]!r}, and the other "
+            f"may be a reference; say which by columns=response:{answer} or "
+            f"columns=response:{others[0]}"
+        )
     turns = first(TURNS)
     if not answer and turns:
         return _Columns(turns, "", turns)
