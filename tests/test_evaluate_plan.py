@@ -6,7 +6,7 @@ import pytest
 
 from configs import evaluate as evaluate_config
 from safety_jax.base.errors import UserError
-from safety_jax.stages import evaluate, evaluate_plan
+from safety_jax.stages import evaluate, evaluate_plan, precision
 from tests.evaluation_runs import configure, given, inputs, report  # noqa: F401
 
 
@@ -21,6 +21,20 @@ def test_what_is_planned_is_said_a_line_each(given):  # noqa: F811
         "models (2):", f"  base   {given}/base", f"  tuned  {given}/tuned",
         "judges (1): refusal", "gap: 1 rows are left out by bad_rows=skip: they cannot be used.",
     ]  # fmt: skip
+
+
+def test_answers_from_other_caches_are_of_another_protocol(given):  # noqa: F811
+    """Keys and values in 8 bits change answers; in the type of activations, the default, they are
+    what the protocol always meant."""
+
+    def protocol(**values) -> str:
+        plan = evaluate_plan.make_plan(precision.settled(configure(given, **values), "cpu"), "t")
+        one_set = plan.sets[0]
+        return plan.asked["base"][one_set.name].protocol.of(one_set)
+
+    usual = protocol()
+    assert protocol(**{"sample.cache_dtype": "float32"}) == usual
+    assert protocol(**{"sample.cache_dtype": "int8"}) != usual
 
 
 def test_stored_scores_are_a_judge(given, tmp_path):  # noqa: F811

@@ -57,3 +57,6 @@ def test_a_task_with_filters_is_compared_by_its_first():
     assert list(block.correct) == [True, False, False] and block.set.name == "gsm8k"
     assert block.choice["accuracy"]["value"] == block.choice["exact_match/strict-match"] == 1 / 3
     assert block.set.source.endswith("5 shots, exact_match/strict-match")
+    # A set of the same name stays apart: models are compared set by set.
+    (other,) = task_results.blocks(found, "base", ["gsm8k"])
+    assert other.set.name == "gsm8k (task)" and list(other.correct) == list(block.correct)

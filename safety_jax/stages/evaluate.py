@@ -208,7 +208,10 @@ def describe(
         },
         models=plan.describe_models(),
         people=said,
-        tasks={name: task_results.blocks(found, name) for name, found in done.items()},
+        tasks={
+            name: task_results.blocks(found, name, [one_set.name for one_set in plan.sets])
+            for name, found in done.items()
+        },
         facts={
             "seed": config.seed,
             "config": place.config,

@@ -119,9 +119,10 @@ def _decoding(config: ConfigDict, group: ConfigDict, one_set: Set) -> dict[str, 
         found: dict[str, Any] = {"read": "likelihood"}
     else:
         found = {**group.to_dict(), "stop": list(group.stop)}
-    return found | {
-        "weights": config.model.parameter_dtype, "activations": config.model.compute_dtype
-    }  # fmt: skip
+    found |= {"weights": config.model.parameter_dtype, "activations": config.model.compute_dtype}
+    cache = config.sample.cache_dtype
+    usual = one_set.by_likelihood or cache == config.model.compute_dtype
+    return found if usual else found | {"cache": cache}
 
 
 def _openings(

@@ -6,7 +6,7 @@ tasks/MODEL.json   the harness's own results of a model, with every document
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +87,12 @@ def notes(found: Mapping[str, Any], model: str) -> list[str]:
     ]
 
 
-def blocks(found: Mapping[str, Any], model: str) -> list[Block]:
-    """The tasks whose documents are right or wrong, as blocks that models are compared on."""
+def blocks(found: Mapping[str, Any], model: str, taken: Collection[str] = ()) -> list[Block]:
+    """The tasks whose documents are right or wrong, as blocks that models are compared on.
+
+    Args:
+        taken: names of sets; a task of such a name is called `NAME (task)`.
+    """
     made = []
     rows = lm_eval_tasks.figures(found)
     for task in found["samples"]:
@@ -96,7 +100,8 @@ def blocks(found: Mapping[str, Any], model: str) -> list[Block]:
         metric = _right(own)
         right = lm_eval_tasks.by_document(found, task, metric) if metric else {}
         if right and set(right.values()) <= {0.0, 1.0}:
-            made.append(_block(task, model, right, own, metric))
+            name = f"{task} (task)" if task in taken else task
+            made.append(_block(name, model, right, own, metric))
     return made
 
 
