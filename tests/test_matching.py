@@ -43,6 +43,8 @@ def test_what_is_wrong_with_a_file_is_told(tmp_path):
     assert "8 answers, I-CoNa has 10 prompts: item 8 has no answer" in said
     said = mismatch(tmp_path, [*right, "more"])
     assert "I-CoNa.json row 10 is beyond the end of the set" in said
+    said = mismatch(tmp_path, [*right, *right])  # matching by prompt would refuse them, too
+    assert "every prompt has several answers, of which one is expected: choose by ?only=" in said
     said = mismatch(tmp_path, right[1:])
     assert "from here on prompts come 1 too early" in said and "9 answers, I-CoNa has 10" in said
 

@@ -129,3 +129,41 @@ def test_a_row_that_lacks_what_the_tool_writes_is_named(tmp_path):
 )
 def test_other_rows_stay_as_they_are(row, tmp_path):
     assert sources.open_source(written(tmp_path / "rows.jsonl", [row])).rows == [row]
+
+
+def test_one_of_several_epochs_or_filters_is_chosen(tmp_path):
+    """inspect writes a sample once for each epoch, lm-eval a document once for each filter."""
+    asked = ask("mine", *ASKED)
+
+    def read(path: str) -> list[str]:
+        return [one.text for one in read_existing(path, [asked], "k", "row")["mine"]]
+
+    samples = [
+        inspect(prompt, f"{said} {epoch}", epoch=epoch)
+        for epoch in (1, 2)
+        for prompt, said in zip(ASKED, SAID, strict=True)
+    ]
+    path = written(tmp_path / "mine.json", {"samples": samples})
+    with pytest.raises(DataError, match="several answers, of which one is expected: choose by"):
+        read(path)
+    assert read(f"{path}?only=epoch:2") == [f"{said} 2" for said in SAID]
+    rows = [
+        lm_eval(prompt, f"{said} {name}", filter=name)
+        for prompt, said in zip(ASKED, SAID, strict=True)
+        for name in ("strict", "flexible")
+    ]
+    path = written(tmp_path / "samples_mine.jsonl", rows)
+    assert read(f"{path}?set=mine&only=filter:strict") == [f"{said} strict" for said in SAID]
+
+
+def test_how_an_answer_ended_is_read_from_other_columns_too(tmp_path):
+    """Of a file of any program; cut answers were not counted."""
+    reasons = ("length", "stop")
+    rows = [
+        {"prompt": prompt, "response": said, "finish_reason": reason}
+        for prompt, said, reason in zip(ASKED, SAID, reasons, strict=True)
+    ]
+    path = written(tmp_path / "mine.jsonl", rows)
+    found = read_existing(path, [ask("mine", *ASKED)], "k", "row")["mine"]
+    assert [one.finish for one in found] == ["length", "stop"]
+    assert found[0].stored == {"finish_reason": "length"}

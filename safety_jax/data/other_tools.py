@@ -16,7 +16,8 @@ from safety_jax.data.text_files import PlacedRow, Row
 
 # Fields of an lm-evaluation-harness document that may hold the question; the first one counts.
 _ASKED = ("prompt", "instruction", "question", "goal", "behavior", "Behavior", "forbidden_prompt")
-_FINISHES = {"max_tokens": "length", "model_length": "length", "length": "length", "stop": "stop"}
+# How an answer ended, as these tools call it -> as a run of this project does.
+FINISHES = {"max_tokens": "length", "model_length": "length", "length": "length", "stop": "stop"}
 _CASE, _SAID = "test_case", "generation"
 
 
@@ -62,7 +63,9 @@ def _lm_eval(row: Row) -> Row:
         said = said[0]
     if not isinstance(said, str):
         raise _Unread("'resps' holds a likelihood" if said is not None else "'resps' is empty")
-    return {"prompt": asked, "response": said} | _plain_values(row)
+    # A document has a row for each filter of its task.
+    by = {"filter": row["filter"]} if isinstance(row.get("filter"), str) else {}
+    return {"prompt": asked, "response": said} | by | _plain_values(row)
 
 
 def _context(arguments: Any) -> Any:
@@ -97,7 +100,9 @@ def _inspect(row: Row) -> Row:
         for name, score in (scores.items() if isinstance(scores, dict) else ())
         if isinstance(score, dict) and isinstance(score.get("value"), str | int | float)
     }
-    finish = {"finish": _FINISHES.get(str(choice.get("stop_reason")), "")}
+    finish: dict[str, Any] = {"finish": FINISHES.get(str(choice.get("stop_reason")), "")}
+    if isinstance(row.get("epoch"), int):  # a sample has a row for each
+        finish["epoch"] = row["epoch"]
     if not isinstance(asked, list):
         return {"prompt": asked, "response": completion} | finish | graded
     answer = {"role": "assistant", "content": completion}
@@ -131,7 +136,7 @@ def _vllm(row: Row) -> Row:
         return row
     if len(outputs) > 1:
         raise _Unread(f"'outputs' holds {len(outputs)} answers")
-    finish = _FINISHES.get(str(outputs[0].get("finish_reason")), "")
+    finish = FINISHES.get(str(outputs[0].get("finish_reason")), "")
     said = {"prompt": row["prompt"], "response": outputs[0].get("text"), "finish": finish}
     return said | {k: v for k, v in _plain_values(row).items() if k not in said}
 

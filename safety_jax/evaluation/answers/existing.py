@@ -20,6 +20,7 @@ from urllib.parse import unquote
 from safety_jax.base import files
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import parsing, readers, records, source_spec, sources
+from safety_jax.data.other_tools import FINISHES
 from safety_jax.data.sources import Source
 from safety_jax.data.text_files import Row
 from safety_jax.evaluation.answers.matching import MATCHES, Found, key_of, pair
@@ -294,7 +295,7 @@ def _own(row: Row, where: str) -> Found:
 
 def _finish(row: Row) -> str:
     value = row.get("finish")
-    return value if isinstance(value, str) else ""
+    return value if isinstance(value, str) else FINISHES.get(str(row.get("finish_reason")), "")
 
 
 def _merged(earlier: Sequence[Response], later: Sequence[Response], asked: Set) -> list[Response]:

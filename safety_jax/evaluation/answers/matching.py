@@ -91,8 +91,14 @@ def _mismatch(asked: Set, keys: Sequence[str], found: Sequence[Found], file: str
     both = min(len(keys), len(own))
     wrong = [i for i in range(both) if keys[i] != own[i]]
     advice = "mend the file"
-    if not Counter(keys) - Counter(own):
+    wanted, given = Counter(keys), Counter(own)
+    if all(given[key] == count for key, count in wanted.items()):
         advice = "set evaluate.match to prompt to match answers by their prompts, or mend the file"
+    elif all(given[key] > count for key, count in wanted.items()):
+        advice = (
+            "every prompt has several answers, of which one is expected: choose by "
+            "?only=COLUMN:VALUE, or mend the file"
+        )
     counts = f"{len(own):,} answers, {asked.name} has {len(keys):,} prompts"
     if not wrong:
         place = found[both].where if len(own) > both else f"item {asked.items[both].id}"
