@@ -356,13 +356,21 @@ def test_tasks_of_the_harness_are_compared_in_pairs(finished, given, tmp_path): 
     (compared,) = [c for c in found["comparisons"] if c["set"] == "pick"]
     assert compared["measure"] == "accuracy" and compared["n"] == 4
     assert {figure["task"] for figure in found["facts"]["tasks"]["base"]} == {"pick"}
-    kept = folder / "tasks" / "base.json"
+    (kept,) = (folder / "tasks" / "base").iterdir()
     results = json.loads(kept.read_text())
     assert results["found"]["cut"] == {"loglikelihood": 0} and "window" not in str(found["notes"])
     results["found"]["cut"] = {"loglikelihood": 3}
     kept.write_text(json.dumps(results))
     kept_before = kept.stat().st_mtime_ns
+    # A task that was added, or that a kill prevented, runs alone.
+    again = TASK.replace("task: pick", "task: again").format(file=tmp_path / "pick.jsonl")
+    (tmp_path / "again.yaml").write_text(again)
+    values["evaluate.tasks"] = (str(tmp_path / "pick.yaml"), str(tmp_path / "again.yaml"))
     evaluate.run(configure(given, **values), str(folder))
-    assert kept.stat().st_mtime_ns == kept_before
+    assert kept.stat().st_mtime_ns == kept_before and len(list(kept.parent.iterdir())) == 2
+    found = report(folder)
+    assert {figure["task"] for figure in found["facts"]["tasks"]["base"]} == {"pick", "again"}
+    both = [row["choice"]["acc"] for row in found["rows"] if row["set"] in ("pick", "again")]
+    assert both[::2] == both[1::2]
     (note,) = [note for note in report(folder)["notes"] if "window" in note]
     assert note.startswith("base: 3 requests of tasks (loglikelihood)")

@@ -14,9 +14,9 @@ def test_results_belong_to_the_tokenizer_and_to_the_files_of_a_task(tmp_path):
     asking = lm_eval_tasks.Asking(None, None, False, "", 0, 0)
 
     def protocol(tokenizer="cafe"):
-        made_by = lm_eval_tasks.definitions((str(task),))
+        made_by = {str(task): lm_eval_tasks.definition(str(task))}
         wanted = task_results.Wanted((str(task),), asking, {}, made_by)
-        return wanted.protocol("f00d", tokenizer)
+        return wanted.protocol(str(task), "f00d", tokenizer)
 
     seen = [protocol(), protocol("beef")]
     data.write_text("{}\n{}\n")
@@ -24,7 +24,6 @@ def test_results_belong_to_the_tokenizer_and_to_the_files_of_a_task(tmp_path):
     task.write_text(task.read_text() + "num_fewshot: 1\n")
     seen.append(protocol())
     assert len(set(seen)) == 4 and seen[-1] == protocol()
-    assert lm_eval_tasks.definitions(()) == {}
 
 
 def test_results_of_another_protocol_or_config_are_not_reused(tmp_path):
@@ -60,3 +59,18 @@ def test_a_task_with_filters_is_compared_by_its_first():
     # A set of the same name stays apart: models are compared set by set.
     (other,) = task_results.blocks(found, "base", ["gsm8k"])
     assert other.set.name == "gsm8k (task)" and list(other.correct) == list(block.correct)
+
+
+def test_results_of_several_tasks_are_those_of_one_run():
+    one = {"results": {"a": {"acc,none": 1.0}}, "samples": {"a": [1]}, "cut": {"loglikelihood": 2}}
+    other = {
+        "results": {"b": {"acc,none": 0.5}},
+        "samples": {"b": [2]},
+        "cut": {"loglikelihood": 1},
+    }
+    found = task_results.together(
+        [one | {"lm_eval_version": "1"}, other | {"lm_eval_version": "1"}]
+    )
+    assert found["results"] == {"a": {"acc,none": 1.0}, "b": {"acc,none": 0.5}}
+    assert found["samples"] == {"a": [1], "b": [2]} and found["lm_eval_version"] == "1"
+    assert found["cut"] == {"loglikelihood": 3} and one["cut"] == {"loglikelihood": 2}

@@ -4,7 +4,7 @@ responses/MODEL/SET.jsonl    every answer and what it depends on; a killed run r
 judgements/MODEL/SET.jsonl   every score
 preferences/MODEL/SET.jsonl  optional: every comparison of answers with the baseline's
 report.html, report.md, report.json, plots/   the report
-tasks/MODEL.json             optional: results of lm-evaluation-harness
+tasks/MODEL/TASK.json        optional: results of lm-evaluation-harness
 for_people.csv               optional: answers for people to label
 """
 
@@ -194,7 +194,7 @@ def describe(
         told = people.export(place.path, open_ended, config.evaluate.sheet_answers, config.seed)
     given = tuple(config.evaluate.labels)
     said = people.read(given, place.path, open_ended, "evaluate.labels") if given else None
-    results = {name: evaluate_answers.read_tasks(config, place, plan, name) for name in plan.opened}
+    results = {name: evaluate_answers.read_tasks(place, plan, name) for name in plan.opened}
     side_by_side = dataclasses.asdict(plan.preference.card) if plan.preference else {}
     done = {name: found for name, found in results.items() if found}
     material = assemble.Material(

@@ -82,9 +82,7 @@ def finish(
     """Completes a model's answers and its results of tasks; reads its weights only if any are
     missing."""
     left = [one_set for one_set in plan.sets if kept[name][one_set.name].done < len(one_set.items)]
-    unasked = bool(plan.tasks.names) and hosts.first_says(
-        lambda: read_tasks(config, place, plan, name) is None
-    )
+    unasked = hosts.first_says(lambda: bool(unfinished(place, plan, name)))
     if not left and not unasked:
         return
     model = speakers.load(plan.opened[name])
@@ -146,32 +144,46 @@ def run_tasks(
     model: Model,
     primary: bool,
 ) -> None:
-    """Runs the tasks on a model, and writes their results."""
-    asked = next(iter(plan.asked[name].values()))
-    found = lm_eval_tasks.run_tasks(
-        model,
-        plan.tasks.names,
-        request_limits(config, plan, name),
-        asked.setup.pace,
-        asked.setup.eos_ids,
-        plan.tasks.asking,
-        texts.rules(config),
-    )
-    if primary:
-        opened = plan.opened[name]
-        protocol = plan.tasks.protocol(opened.weights_sha256, opened.tokenizer_sha256)
-        task_results.write(task_file(place, name), protocol, opened.config_sha256, found)
+    """Runs the tasks that a model has not finished, one after another, and writes the results of
+    each, so that a kill loses one task at most."""
+    asked, opened = next(iter(plan.asked[name].values())), plan.opened[name]
+    for task in hosts.first_says(lambda: unfinished(place, plan, name)):
+        found = lm_eval_tasks.run_tasks(
+            model,
+            (task,),
+            request_limits(config, plan, name),
+            asked.setup.pace,
+            asked.setup.eos_ids,
+            plan.tasks.asking,
+            texts.rules(config),
+        )
+        if primary:
+            protocol = plan.tasks.protocol(task, opened.weights_sha256, opened.tokenizer_sha256)
+            path = task_file(place, name, task)
+            task_results.write(path, protocol, opened.config_sha256, found)
 
 
-def task_file(place: workdir.Workdir, name: str) -> Path:
-    """The file of a model's results of tasks."""
-    return place.path / TASKS / files.file_name(name, ".json")
+def task_file(place: workdir.Workdir, name: str, task: str) -> Path:
+    """The file of a model's results of a task."""
+    return place.path / TASKS / files.file_name(name) / files.file_name(task, ".json")
 
 
-def read_tasks(
-    config: ConfigDict, place: workdir.Workdir, plan: EvaluationPlan, name: str
+def unfinished(place: workdir.Workdir, plan: EvaluationPlan, name: str) -> list[str]:
+    """The tasks without stored results of a model."""
+    return [task for task in plan.tasks.names if read_task(place, plan, name, task) is None]
+
+
+def read_task(
+    place: workdir.Workdir, plan: EvaluationPlan, name: str, task: str
 ) -> dict[str, Any] | None:
-    """The stored results of a model's tasks; None if there are none."""
+    """The stored results of a model's task; None if there are none."""
     opened = plan.opened[name]
-    protocol = plan.tasks.protocol(opened.weights_sha256, opened.tokenizer_sha256)
-    return task_results.read(task_file(place, name), protocol, opened.config_sha256)
+    protocol = plan.tasks.protocol(task, opened.weights_sha256, opened.tokenizer_sha256)
+    return task_results.read(task_file(place, name, task), protocol, opened.config_sha256)
+
+
+def read_tasks(place: workdir.Workdir, plan: EvaluationPlan, name: str) -> dict[str, Any] | None:
+    """The stored results of all of a model's tasks; None if there are none."""
+    found = [read_task(place, plan, name, task) for task in plan.tasks.names]
+    known = [one for one in found if one is not None]
+    return task_results.together(known) if known and len(known) == len(found) else None

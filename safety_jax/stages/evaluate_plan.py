@@ -317,7 +317,8 @@ def plan_tasks(config: ConfigDict) -> Wanted:
         bootstrap=group.resamples,
     )
     names = tuple(group.tasks)
-    return Wanted(names, asking, config.model.to_dict(), lm_eval_tasks.definitions(names))
+    made_by = {name: lm_eval_tasks.definition(name) for name in names}
+    return Wanted(names, asking, config.model.to_dict(), made_by)
 
 
 def has(card: JudgeCard, found: Sequence[Response]) -> bool:

@@ -103,21 +103,19 @@ def check_tasks(tasks: Sequence[str]) -> None:
             )
 
 
-def definitions(tasks: Sequence[str]) -> dict[str, str]:
-    """What defines some tasks: the version of the harness, and the SHA-256 of each task's file and
-    of the files that it names, such as its data. Empty without tasks."""
-    if not tasks:
-        return {}
+def definition(task: str) -> dict[str, str]:
+    """What defines a task: the version of the harness; and of a task in a file, the SHA-256 of this
+    file and of those that it names, such as its data."""
     found = {EXTRA: importlib.metadata.version("lm_eval")}
-    for path in (files.expand(task) for task in tasks):
-        if not path.is_file():
-            continue
-        found[str(path)] = files.sha256(path)
-        for name in _NAMED.findall(path.read_text("utf-8", errors="replace")):
-            for inner in (Path(name), path.parent / name):
-                with contextlib.suppress(OSError):  # such as a name that is too long
-                    if inner.is_file():
-                        found[str(inner)] = files.sha256(inner)
+    path = files.expand(task)
+    if not path.is_file():
+        return found
+    found[str(path)] = files.sha256(path)
+    for name in _NAMED.findall(path.read_text("utf-8", errors="replace")):
+        for inner in (Path(name), path.parent / name):
+            with contextlib.suppress(OSError):  # such as a name that is too long
+                if inner.is_file():
+                    found[str(inner)] = files.sha256(inner)
     return found
 
 

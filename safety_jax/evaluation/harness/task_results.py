@@ -1,11 +1,12 @@
 """Results of lm-evaluation-harness: stored, and turned into blocks that models are compared on.
 
-tasks/MODEL.json   the harness's own results of a model, with every document
+tasks/MODEL/TASK.json   the harness's own results of a model, with every document
 """
 
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,22 +30,22 @@ class Wanted:
         names: of tasks, or paths of their files.
         asking: how they are asked.
         decoding: everything else that answers depend on; JSON values.
-        made_by: what defines the tasks, see `lm_eval_tasks.definitions`.
+        made_by: what defines each task, see `lm_eval_tasks.definition`.
     """
 
     names: tuple[str, ...]
     asking: lm_eval_tasks.Asking
     decoding: Mapping[str, Any]
-    made_by: Mapping[str, str]
+    made_by: Mapping[str, Mapping[str, str]]
 
-    def protocol(self, weights: str, tokenizer: str) -> str:
-        """A hash of everything that a model's results depend on, in 16 hex digits.
+    def protocol(self, name: str, weights: str, tokenizer: str) -> str:
+        """A hash of everything that a model's results of a task depend on, in 16 hex digits.
 
         Args:
             weights, tokenizer: hashes of the model's, see `ModelFolder`.
         """
-        facts: list[Any] = [self.names, dataclasses.asdict(self.asking), dict(self.decoding)]
-        facts += [dict(self.made_by), weights, tokenizer]
+        facts: list[Any] = [name, dataclasses.asdict(self.asking), dict(self.decoding)]
+        facts += [dict(self.made_by[name]), weights, tokenizer]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -70,6 +71,17 @@ def read(path: Path, protocol: str, config: str) -> dict[str, Any] | None:
 def write(path: Path, protocol: str, config: str, found: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write(path, json.dumps({"protocol": protocol, "config": config, "found": found}))
+
+
+def together(several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The results of several tasks as of one run of the harness."""
+    whole: dict[str, Any] = {}
+    cut: Counter[str] = Counter()
+    for found in several:
+        cut.update(found["cut"])
+        for key, value in found.items():
+            whole[key] = {**whole.get(key, {}), **value} if isinstance(value, dict) else value
+    return whole | {"cut": dict(cut)}
 
 
 def figures(found: Mapping[str, Any]) -> list[dict[str, Any]]:
