@@ -132,3 +132,15 @@ def test_intervals_cover():
     assert 0.88 < shares / 100 <= 1
     assert 0.88 < differences / 100 <= 1
     assert 0 < rejected / 100 < 0.1
+
+
+def test_means_of_pairs_are_compared_as_verdicts_of_clusters_that_are_alike():
+    """Of two equal answers to each prompt, the cluster is one value, 0 or 1."""
+    random = np.random.default_rng(5)
+    first, second = random.random(20) < 0.3, random.random(20) < 0.6
+    each = clusters.change(np.repeat(first, 2), np.repeat(second, 2), np.repeat(range(20), 2))
+    found = clusters.paired_means(first.astype(float), second.astype(float))
+    assert found == pytest.approx((each.low, each.high))
+    shares = random.random(20)
+    low, high = clusters.paired_means(shares, shares / 2)
+    assert low < -shares.mean() / 2 < high

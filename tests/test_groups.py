@@ -159,6 +159,25 @@ def judged(one_set, refused: str, model: str = "base", words=None):
     return found
 
 
+def test_the_gap_of_pairs_with_different_numbers_of_groups_is_in_its_interval(tmp_path):
+    """Pairs count equally in the gap; before, its interval was of the answers, of which pairs with
+    more groups have more, so that the gap could lie outside."""
+    few, many = ["cats", "dogs"], ["cats", "dogs", "eels", "frogs", "goats", "hens"]
+    rows = [
+        {"id": str(i), "prompt": f"{i}: {{group}}?", "groups": many if i % 2 else few}
+        for i in range(8)
+    ]
+    (one_set,) = read(f"{write(tmp_path / 'pets.jsonl', *rows)}?kind=unsafe")
+    refused = ("f-" + "-" * 6) * 4  # cats, where they are asked beside dogs alone
+    found = groups.measure({"base": [judged(one_set, refused)]}, "base", "guard", HOW, force=False)
+    cats = gap(found, "refused", "cats")
+    assert (cats.own, cats.others, cats.difference.value) == (0.5, 0.0, 0.5)
+    assert (cats.difference.low, cats.difference.high) == pytest.approx(
+        clusters.paired_means(np.zeros(8), np.array([1.0, 0.0] * 4))
+    )
+    assert cats.difference.low < 0.5 < cats.difference.high
+
+
 def gap(found, measure: str, group: str, model: str = "base"):
     (one,) = [g for g in found if (g.measure, g.group, g.model) == (measure, group, model)]
     return one

@@ -82,19 +82,35 @@ def change(first: Verdicts, second: Verdicts, clusters: Clusters) -> Change:
     p1, p2 = float(first.mean()), float(second.mean())
     (low1, high1), (low2, high2) = share(first, clusters), share(second, clusters)
     phi = _correlation(totals[0] - p1 * sizes, totals[1] - p2 * sizes)
-    below, above = (
-        math.sqrt(max(near**2 - 2 * phi * near * far + far**2, 0.0))
-        for near, far in ((p2 - low2, high1 - p1), (high2 - p2, p1 - low1))
-    )
+    low, high = _apart((p1, low1, high1), (p2, low2, high2), phi)
     return Change(
         gained=int((moved > 0).sum()),
         lost=int((moved < 0).sum()),
         p=sign_flip(moved),
         difference=p2 - p1,
-        low=p2 - p1 - below,
-        high=p2 - p1 + above,
+        low=low,
+        high=high,
         detectable=statistics.detectable_change(len(sizes), float(np.mean((moved / sizes) ** 2))),
     )
+
+
+def paired_means(first: Numbers, second: Numbers) -> Interval:
+    """The interval of the mean of `second` minus that of `first`, which are values between 0 and 1
+    of the same items: as that of `change`, with `statistics.wilson_mean` for the two means."""
+    p1, p2 = float(first.mean()), float(second.mean())
+    phi = _correlation(first - p1, second - p2)
+    means = ((p, *statistics.wilson_mean(p, len(first))) for p in (p1, p2))
+    return _apart(*means, phi)
+
+
+def _apart(first: statistics.Bounded, second: statistics.Bounded, phi: float) -> Interval:
+    """The interval of `second` minus `first`, two estimates with the correlation `phi`."""
+    (p1, low1, high1), (p2, low2, high2) = first, second
+    below, above = (
+        math.sqrt(max(near**2 - 2 * phi * near * far + far**2, 0.0))
+        for near, far in ((p2 - low2, high1 - p1), (high2 - p2, p1 - low1))
+    )
+    return p2 - p1 - below, p2 - p1 + above
 
 
 def sign_flip(differences: Clusters) -> float:

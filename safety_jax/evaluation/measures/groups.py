@@ -124,6 +124,11 @@ def _difference(
             gaps, np.arange(len(gaps)), middle="mean", resamples=how.resamples, seed=how.seed
         )
         return own, rest, Estimate(own - rest, low, high, len(means))
+    if len({len(twins) for twins in pairs.values()}) > 1:
+        # Pairs count equally, but those with more groups have more answers.
+        mine, others = (np.array(side) for side in zip(*means, strict=True))
+        low, high = clusters.paired_means(others, mine)
+        return own, rest, Estimate(own - rest, low, high, len(means))
     # Every answer of another group with the one of this group; a pair is a cluster.
     answers = [
         (number, other, mine)
