@@ -14,12 +14,13 @@ Names = Mapping[str, Sequence[str]]
 
 def of_features(features: Any) -> Names:
     """The class names in `datasets.Features.to_dict()`; columns without any are left out."""
-    found = {}
+    found: dict[str, Sequence[str]] = {}
     for column, feature in features.items() if isinstance(features, Mapping) else ():
         inner = feature.get("feature", feature) if isinstance(feature, Mapping) else None
-        names = inner.get("names") if isinstance(inner, Mapping) else None
-        is_class = names is not None and inner.get("_type") == "ClassLabel"
-        if is_class and all(isinstance(name, str) for name in names):
+        if not isinstance(inner, Mapping) or inner.get("_type") != "ClassLabel":
+            continue
+        names = inner.get("names")
+        if names is not None and all(isinstance(name, str) for name in names):
             found[column] = names
     return found
 

@@ -54,7 +54,8 @@ def _check_same_prompt(row: Row, column: str, shared: tuple[Message, ...]) -> No
 
 
 def _implicit_preference(row: Row) -> Parsed:
-    return Parsed(*shared_beginning(row, "chosen", "rejected"), labels=_labels(row))
+    prompt, chosen, rejected = shared_beginning(row, "chosen", "rejected")
+    return Parsed(prompt, chosen, rejected, labels=_labels(row))
 
 
 def shared_beginning(row: Row, one: str, other: str) -> tuple[tuple[Message, ...], ...]:
