@@ -11,6 +11,8 @@ from configs import curve as curve_config
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.evaluation.measures import curves, model_curves
 from safety_jax.evaluation.measures.curves import EvaluatedRun
+from safety_jax.maths import thresholds
+from safety_jax.report import curves as curve_pages
 from safety_jax.report import model_curves as model_curves_text
 from safety_jax.stages import curve, curve_runs, sweep_record
 
@@ -76,6 +78,12 @@ def test_a_set_without_the_judge_of_safety_has_no_outcome():
     runs = [EvaluatedRun(float(amount), 0, f"m{amount}") for amount in (0, 50)]
     (safe, *_) = curves.find(written, runs, 0.1)
     assert safe.measure == "safe" and [p.share.value for p in safe.points] == [0.0, 1.0]
+
+
+def test_why_a_mean_has_no_interval():
+    for rows, columns, what in ((1, 9, "seed"), (1, 1, "seed"), (3, 1, "prompt")):
+        mean = thresholds.mean(np.ones((rows, columns)))
+        assert curve_pages.interval(mean) == f"1.00 (one {what}: no interval)"
 
 
 @pytest.fixture

@@ -99,8 +99,8 @@ def paired_means(first: Numbers, second: Numbers) -> Interval:
     of the same items: as that of `change`, with `statistics.wilson_mean` for the two means."""
     p1, p2 = float(first.mean()), float(second.mean())
     phi = _correlation(first - p1, second - p2)
-    means = ((p, *statistics.wilson_mean(p, len(first))) for p in (p1, p2))
-    return _apart(*means, phi)
+    (low1, high1), (low2, high2) = (statistics.wilson_mean(p, len(first)) for p in (p1, p2))
+    return _apart((p1, low1, high1), (p2, low2, high2), phi)
 
 
 def _apart(first: statistics.Bounded, second: statistics.Bounded, phi: float) -> Interval:

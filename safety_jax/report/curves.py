@@ -127,6 +127,6 @@ def interval(mean: TableMean, signed: bool = False, most: float = 1.0) -> str:
 
     value = spelled(mean.value)
     if mean.low is None or mean.high is None:
-        return f"{value} (one seed: no interval)"
+        return f"{value} (one {'seed' if mean.rows < 2 else 'prompt'}: no interval)"
     low, high = max(-most if signed else 0.0, mean.low), min(most, mean.high)
     return f"{value} ({spelled(low)} to {spelled(high)})"
