@@ -202,6 +202,13 @@ def test_a_model_may_lack_sets_and_refusals(report):
     assert words.NONE in evaluation.tables(part)
 
 
+def test_a_small_difference_of_scores_is_not_shown_as_none():
+    """Of probabilities, 0.004 with its interval [0.003, 0.005] was "+0.00"."""
+    shown = [words.difference(Estimate(x, None, None, 9), False) for x in (0.004, -0.004, 1.5, 0.0)]
+    assert shown == ["+0.004", "−0.004", "+1.50", "+0.00"]
+    assert words.difference(Estimate(0.004, None, None, 9), True) == "+0.4"
+
+
 def test_rates_of_several_sets_together():
     one, other = rate([True] * 3 + [None]), rate([False] * 5)
     both = cells.pooled([one, other])

@@ -66,7 +66,9 @@ def difference(found: Estimate, shares: bool) -> str:
     """A signed difference: in percentage points for shares."""
     if found.value is None:
         return NONE
-    return minus(f"{100 * found.value:+.1f}" if shares else f"{found.value:+.2f}")
+    if shares:
+        return minus(f"{100 * found.value:+.1f}")
+    return f"{'+' if found.value >= 0 else ''}{number(found.value)}"
 
 
 def unscored(rate: Rate) -> str:
