@@ -14,7 +14,8 @@ import pytest
 from safety_jax.judges import refusal
 from safety_jax.judges.refusal import EMPTY, FULL, HELPS, NONE, PARTIAL, REFUSES, classify
 from safety_jax.judges.refusal_rules import ACTS
-from tests.refusal_sentences import ANSWERS, HALF_REFUSALS, REFUSALS
+from tests.answer_sentences import ANSWERS
+from tests.refusal_sentences import HALF_REFUSALS, REFUSALS
 
 LIST = "\n1. Knead the dough.\n2. Let it rest.\n3. Bake it."
 

@@ -195,11 +195,13 @@ def test_tensorflow_dataset_without_tensorflow(tmp_path, monkeypatch):
         def _info(self):
             text = tfds.features.Text()
             features = {"instruction": text, "output": text, "tags": tfds.features.Sequence(text)}
+            features["kind"] = tfds.features.ClassLabel(names=["short", "long"])
             features = tfds.features.FeaturesDict(features)
             return tfds.core.DatasetInfo(builder=self, features=features)
 
         def _split_generators(self, _):
-            rows = [(i, row | {"tags": ["ä", "b"]}) for i, row in enumerate(ROWS)]
+            more = {"tags": ["ä", "b"], "kind": "long"}
+            rows = [(i, row | more) for i, row in enumerate(ROWS)]
             return {"train": iter(rows), "validation": iter(rows[:1])}
 
         def _generate_examples(self):
@@ -212,7 +214,7 @@ def test_tensorflow_dataset_without_tensorflow(tmp_path, monkeypatch):
     # TFDS shuffles what it stores.
     by_name = sorted(source.rows, key=lambda row: row["instruction"])
     expected = sorted(ROWS, key=lambda row: row["instruction"])
-    assert by_name == [row | {"tags": ["ä", "b"]} for row in expected]
+    assert by_name == [row | {"tags": ["ä", "b"], "kind": "long"} for row in expected]
     assert len(open_source("tfds:tiny_turns:train+validation").rows) == len(ROWS) + 1
     with pytest.raises(ConfigError, match="cannot be loaded.*set data.train to a file"):
         open_source("tfds:tiny_turns:nosplit")
