@@ -23,10 +23,11 @@ def test_raters_who_always_agree_are_not_beyond_doubt():
     found = agreement.cohen(["a", "b", "a", "b"], ["a", "b", "a", "b"])
     assert found == pytest.approx((1.0, 2 * low - 1, 1.0))
     counts = np.array([[3, 0], [0, 3], [3, 0], [0, 3]])
-    assert agreement.fleiss(counts, resamples=99, seed=0) == pytest.approx((1.0, 2 * low - 1, 1.0))
+    found = agreement.fleiss(counts, np.arange(4), resamples=99, seed=0)
+    assert found == pytest.approx((1.0, 2 * low - 1, 1.0))
     never = agreement.cohen(["a", "b"], ["b", "a"])
     assert never is not None and never[0] == -1.0 and never[1] == -1.0 and never[2] > 0
-    once = agreement.fleiss(np.array([[1, 1]]), resamples=99, seed=0)
+    once = agreement.fleiss(np.array([[1, 1]]), np.arange(1), resamples=99, seed=0)
     assert once is not None and once[0] == once[1] == -1.0 and once[2] > 0.5
 
 
@@ -38,10 +39,15 @@ def test_fleiss_published():
             [7, 7, 0, 0, 0], [3, 2, 6, 3, 0], [2, 5, 3, 2, 2], [6, 5, 2, 1, 0], [0, 2, 2, 3, 7],
         ]
     )  # fmt: skip
-    found = agreement.fleiss(counts, resamples=500, seed=0)
+    found = agreement.fleiss(counts, np.arange(10), resamples=500, seed=0)
     assert found is not None and found[0] == pytest.approx(0.210, abs=5e-4)
     assert found[1] < found[0] < found[2]
-    assert agreement.fleiss(np.array([[3, 0], [3, 0]]), resamples=10, seed=0) is None
+    alike = np.array([[3, 0], [3, 0]])
+    assert agreement.fleiss(alike, np.arange(2), resamples=10, seed=0) is None
+    # Every item twice tells what it tells once.
+    twice = np.repeat(counts, 2, axis=0), np.repeat(np.arange(10), 2)
+    copied = agreement.fleiss(*twice, resamples=500, seed=0)
+    assert copied is not None and copied[1:] == pytest.approx(found[1:])
 
 
 def test_corrected_on_paper_and_by_simulation():

@@ -238,6 +238,7 @@ def test_metrics_of_judges_are_those_that_are_measured(kind: str):
         losses=rng.random(20),
         categories=[()] * 20,
         sources=["a"] * 20,
+        prompts=np.arange(20),
     )
     measured = {f"eval/{name}" for name in judge_quality.evaluation(held)}
     known = set(metric_names.METRICS_OF_JUDGES[kind].names)

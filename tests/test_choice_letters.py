@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from safety_jax.data.messages import Message
@@ -170,6 +171,14 @@ def test_a_collapse_is_told(answers, key, collapsed):
     found = counted(answers, key)
     assert found["collapsed"] is collapsed
     assert ("a collapse" in found["verdict"]) is collapsed
+
+
+def test_many_answers_to_few_questions_are_no_collapse():
+    """C five times for each of three questions tells no more than C for three."""
+    read, key, choices = ["C"] * 15, [*"AAAAABBBBBCCCCC"], [LETTERS] * 15
+    assert counted("C" * 15, "".join(key))["collapsed"]
+    found = choice_letters.measure(read, key, choices, np.repeat(range(3), 5))
+    assert not found["collapsed"] and found["commonest_share"] == 1.0
 
 
 def test_answers_without_a_choice():

@@ -40,7 +40,7 @@ def golden_pairs() -> JudgedAnswers:
     for name in ("chosen_ids", "rejected_ids"):
         texts = [row[:n] for row, n in zip(GOLDEN[name], GOLDEN[f"{name}/lengths"], strict=True)]
         sides.append(examples_of([text[:1] for text in texts], [text[1:] for text in texts]))
-    return JudgedAnswers(tuple(sides), None, [()] * len(sides[0]))
+    return JudgedAnswers(tuple(sides), None, [()] * len(sides[0]), np.arange(len(sides[0])))
 
 
 def random_judged(kind: str, count: int) -> JudgedAnswers:
@@ -57,7 +57,7 @@ def random_judged(kind: str, count: int) -> JudgedAnswers:
     answers = [examples_of(prompts, words(1, 11)) for _ in range(sides)]
     ratings = random.integers(0, 5, (count, sides)).astype(float)
     targets = None if kind == "pairs" else ratings if kind == "regression" else ratings % 2
-    return JudgedAnswers(tuple(answers), targets, [()] * count)
+    return JudgedAnswers(tuple(answers), targets, [()] * count, np.arange(count))
 
 
 @dataclasses.dataclass(frozen=True)

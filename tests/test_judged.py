@@ -259,6 +259,19 @@ def test_a_rated_answer_has_one_side():
     np.testing.assert_array_equal(found.answer_lengths, [[2]])
 
 
+def test_answers_know_which_of_them_have_one_prompt():
+    def rated(prompt: str, answer: str, context: str = "") -> Rated:
+        asked, said = (Message("user", prompt),), (Message("assistant", answer),)
+        return Rated(asked, said, context, "a", "row 1", 1.0)
+
+    rows = [("water", "flour"), ("salt", "no"), ("water", "no"), ("water", "no", "flour")]
+    found = encode([rated(*row) for row in rows])
+    assert found.prompts.tolist() == [0, 1, 0, 2]
+    # What all answer, such as texts to classify, tells nothing of which are alike.
+    assert encode([rated("water", text) for text in ("flour", "no")]).prompts.tolist() == [0, 1]
+    assert encode([pair("flour", "no"), pair("water", "no")]).prompts.tolist() == [0, 1]
+
+
 def test_answers_that_differ_too_late_and_prompts_too_long():
     same = pair("flour " * 30, "flour " * 31)
     with pytest.raises(DataError, match="row 1: its answers do not differ within data.max_length"):

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import statsmodels.api
 from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
 
 from safety_jax.training import judge_quality
 
 
-def held(kind, scores, lengths, targets=None, categories=None) -> judge_quality.Held:
+def held(kind, scores, lengths, targets=None, categories=None, prompts=None) -> judge_quality.Held:
     scores, lengths = (np.asarray(x, float).reshape(len(x), -1) for x in (scores, lengths))
     n = len(scores)
     return judge_quality.Held(
@@ -18,6 +20,7 @@ def held(kind, scores, lengths, targets=None, categories=None) -> judge_quality.
         losses=np.arange(n) / 2,
         categories=categories or [("x",)] * n,
         sources=["a", "b"] * (n // 2) + ["a"] * (n % 2),
+        prompts=np.arange(n) if prompts is None else np.asarray(prompts),
     )
 
 
@@ -43,8 +46,13 @@ def test_pairs_by_hand():
     assert found["baselines"]["logistic on length"]["slope"] > 0
     assert found["by_category"]["x"]["value"] == pytest.approx(3 / 4)
     assert found["by_category"]["y"]["n"] == 2
-    low, high = stats.binomtest(4, 6).proportion_ci(0.95, method="wilson")
-    assert (found["accuracy"]["low"], found["accuracy"]["high"]) == pytest.approx((low, high))
+    # Wilson's interval of 7/12 from 6 trials: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)
+    wilson = proportion_confint(3.5, 6, method="wilson")
+    assert (found["accuracy"]["low"], found["accuracy"]["high"]) == pytest.approx(wilson)
+    whole = held("pairs", [(1, 0), (0, 1), (1, 0)], [(1, 2)] * 3)
+    low, high = stats.binomtest(2, 3).proportion_ci(0.95, method="wilson")
+    metrics = judge_quality.evaluation(whole)
+    assert (metrics["accuracy_low"], metrics["accuracy_high"]) == pytest.approx((low, high))
 
 
 def test_a_judge_against_counting_words():
@@ -57,7 +65,42 @@ def test_a_judge_against_counting_words():
 def test_answers_of_one_length_do_not_count_against_counting_words():
     data = held("pairs", [(1, 0)] * 8, [(4, 4)] * 8)
     found = judge_quality.report(data, PAIRS)["against_length"]
-    assert found == {"only_judge_right": 0, "only_length_right": 0, "p": 1.0}
+    assert (found["only_judge_right"], found["only_length_right"], found["p"]) == (0, 0, 1.0)
+
+
+def test_several_answers_to_a_prompt_are_one_cluster():
+    """The interval is Wilson's for the trials that have the standard error of statsmodels' mean
+    with clusters, in the share of all and of a group."""
+    random = np.random.default_rng(0)
+    prompts = np.repeat(np.arange(40), 3)
+    scores = np.repeat(random.normal(size=40), 3) + 0.5 * random.normal(size=120)
+    labels = np.repeat(random.random(40) < 0.5, 3)
+    data = held("binary", scores, random.integers(1, 9, 120), labels, prompts=prompts)
+    right = ((scores > 0) == labels).astype(float)
+    found = judge_quality.report(data, data)
+    assert found["prompts"] == 40 and found["held_out"] == 120
+    for share, among in (("all", slice(None)), ("a", slice(0, None, 2))):
+        values, groups = right[among], prompts[among]
+        fit = statsmodels.api.OLS(values, np.ones(len(values)))
+        error = fit.fit(cov_type="cluster", cov_kwds={"groups": groups}).bse[0]
+        mean = values.mean()
+        trials = mean * (1 - mean) / error**2
+        assert len(np.unique(groups)) < trials < len(values)
+        interval = found["accuracy"] if share == "all" else found["by_source"][share]
+        expected = proportion_confint(mean * trials, trials, method="wilson")
+        assert (interval["low"], interval["high"]) == pytest.approx(expected)
+    assert "120 held-out answers, 40 prompts  " in judge_quality.describe(found)
+
+
+def test_the_test_against_counting_words_is_over_prompts():
+    """Five prompts of four answers, on each of which the judge is right and length is not: as five
+    heads in five tosses, not twenty in twenty."""
+    pairs, lengths = [(1, 0)] * 20, [(1, 2)] * 20
+    longer = held("pairs", [(0, 0)] * 4, [(3, 1)] * 4)
+    data = held("pairs", pairs, lengths, prompts=np.repeat(np.arange(5), 4))
+    found = judge_quality.report(data, longer)["against_length"]
+    assert (found["only_judge_right"], found["only_length_right"]) == (20, 0)
+    assert found["p"] == pytest.approx(2 / 2**5) and found["test"].startswith("sign flips")
 
 
 def test_a_judge_that_counts_words_is_visible():

@@ -260,28 +260,57 @@ def labelled(**annotators) -> People:
     )
 
 
+def between(**annotators):
+    asked = block("m", "A", [None] * max(map(len, annotators.values())))
+    return people.between(labelled(**annotators), [asked], HOW)
+
+
 def test_agreement_of_two_on_paper():
     # 7 of 10 alike; by chance .6 * .5 + .4 * .5 = .5, so that kappa is (.7 - .5) / .5 = .4
-    (found,) = people.between(labelled(a="uuuuuussss-", b="uuuussssus?"), HOW)
+    (found,) = between(a="uuuuuussss-", b="uuuussssus?")
     assert (found.first, found.second, found.n) == ("a", "b", 10)
     assert found.share is not None and found.share.value == 0.7
     assert found.kappa is not None and found.kappa.value == pytest.approx(0.4)
     assert found.kappa.low < 0.4 < found.kappa.high
-    assert people.between(labelled(a="us"), HOW) == []
-    (found,) = people.between(labelled(a="ss", b="ss"), HOW)
+    assert between(a="us") == []
+    (found,) = between(a="ss", b="ss")
     assert found.kappa is None and found.share.value == 1.0
-    (found,) = people.between(labelled(a="s-", b="-s"), HOW)
+    (found,) = between(a="s-", b="-s")
     assert found.n == 0 and found.kappa is None and found.share.value is None
 
 
 def test_agreement_of_three_on_paper():
     # Three raters, two items: uuu and uss. Agreement of an item: 1 and 1/3, mean 2/3; labels are
     # unsafe 4/6 and safe 2/6, chance 20/36: kappa (2/3 - 5/9) / (4/9) = 1/4.
-    found = people.between(labelled(a="uu", b="us", c="us-"), HOW)
+    found = between(a="uu", b="us", c="us-")
     assert [(f.first, f.second) for f in found[:3]] == [("a", "b"), ("a", "c"), ("b", "c")]
     last = found[-1]
     assert last.second == "all 3 annotators" and last.n == 2 and last.share.value == 0.5
     assert last.kappa.value == pytest.approx(0.25)
+
+
+def test_annotators_who_read_more_answers_to_the_same_prompts_are_no_surer():
+    """Three models that say the same, and the same labels of each: as one model."""
+    letters, names = {"a": "uuuuuussss", "b": "uuuussssus", "c": "ussusssuus"}, ("m", "n", "o")
+    one = labelled(**letters)
+    three = People(
+        {
+            who: {(name, *place[1:]): label for name in names for place, label in labels.items()}
+            for who, labels in one.labels.items()
+        }
+    )
+    blocks = [block(name, "A", [None] * 10) for name in names]
+    alone, together = (people.between(said, blocks, HOW) for said in (one, three))
+    for single, several in zip(alone, together, strict=True):
+        assert (single.n, several.n) == (10, 30)
+        # κ of two has the n - 1 of estimating a spread from ten prompts.
+        wider = 1 if single.first == "people" else (10 / 9) ** 0.5
+        for before, after, by in (
+            (single.share, several.share, 1),
+            (single.kappa, several.kappa, wider),
+        ):
+            assert after.value == pytest.approx(before.value)
+            assert after.high - after.low == pytest.approx(by * (before.high - before.low))
 
 
 def test_quality_of_a_judge_on_paper():
@@ -349,7 +378,7 @@ def test_from_the_sheet_to_the_numbers(tmp_path):
     paths = [fill(tmp_path, f"{name}.csv", label) for name in ("anna", "cem")]
     shutil.copy(paths[0], tmp_path / "dora.csv")
     found = people.read([*paths, str(tmp_path / "dora.csv")], tmp_path, blocks, "k")
-    assert people.between(found, HOW)[-1].kappa.value == pytest.approx(1.0)
+    assert people.between(found, blocks, HOW)[-1].kappa.value == pytest.approx(1.0)
     quality = checked.quality(checked.check(blocks, found, "guard"))
     assert (quality.precision.count, quality.precision.n) == (4, 5)
     assert (quality.recall.value, quality.specificity.n) == (1.0, 16)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base.errors import ConfigError, DataError
@@ -39,11 +39,13 @@ class JudgedAnswers:
             and rejected.
         targets: for each side a rating, or 1 for unsafe and 0 for safe; None if pairs do not say.
         categories: kinds of harm.
+        prompts: the number of its prompt, from 0; if all have one prompt, each has its own number.
     """
 
     sides: tuple[Examples, ...]
     targets: Float[np.ndarray, "n sides"] | None
     categories: list[tuple[str, ...]]
+    prompts: Int[np.ndarray, " n"]
 
     def __len__(self) -> int:
         return len(self.sides[0])
@@ -261,7 +263,7 @@ def encode_answers(
     )
     kept = [row for row, *found in zip(rows, *encoded, strict=True) if sides.add(row, tuple(found))]
     categories = [r.labels.categories if isinstance(r, Pair) else r.categories for r in kept]
-    return JudgedAnswers(tuple(sides.finish()), _targets(kept), categories)
+    return JudgedAnswers(tuple(sides.finish()), _targets(kept), categories, _prompts(kept))
 
 
 def _sides(row: Pair | Rated) -> tuple[Record, ...]:
@@ -269,6 +271,14 @@ def _sides(row: Pair | Rated) -> tuple[Record, ...]:
     return tuple(
         Record(row.prompt + a, row.context, row.source, row.where, row.optional) for a in answers
     )
+
+
+def _prompts(rows: Sequence[Pair | Rated]) -> Int[np.ndarray, " n"]:
+    asked = [(row.prompt, row.context) for row in rows]
+    numbers = {one: number for number, one in enumerate(dict.fromkeys(asked))}
+    if len(numbers) == 1:  # such as texts to classify, which answer nothing
+        return np.arange(len(rows))
+    return np.array([numbers[one] for one in asked], int)
 
 
 def _targets(rows: Sequence[Pair | Rated]) -> Float[np.ndarray, "n sides"] | None:

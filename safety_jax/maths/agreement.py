@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-from safety_jax.maths.statistics import LEVEL, Z, wilson_mean
+from safety_jax.maths.statistics import LEVEL, Clusters, Z, wilson_mean
 
 # Only `cohen` and `fleiss` import statsmodels, because it imports pandas, which takes a second.
 _NO_WIDTH = 1e-12  # narrower intervals have only the width of rounding errors
@@ -49,13 +49,15 @@ def wilson_kappa(
 
 
 def fleiss(
-    counts: Int[np.ndarray, "items labels"], *, resamples: int, seed: int
+    counts: Int[np.ndarray, "items labels"], clusters: Clusters, *, resamples: int, seed: int
 ) -> tuple[float, float, float] | None:
-    """Fleiss' κ (1971) of any number of raters, and its interval by the bootstrap over items. If
-    this has no width, the interval is that of `wilson_kappa`.
+    """Fleiss' κ (1971) of any number of raters, and its interval by the bootstrap over clusters of
+    items. If this has no width, the interval is that of `wilson_kappa` for as many items as there
+    are clusters.
 
     Args:
         counts: how many raters gave each label to each item; the sum is the same for every item.
+        clusters: the cluster of each item, numbered from 0 without gaps.
 
     Returns:
         None if only one label was ever given.
@@ -64,8 +66,12 @@ def fleiss(
     if whole is None:
         return None
     random = np.random.default_rng(seed)
-    n = len(counts)
-    drawn = [_fleiss(counts[random.integers(n, size=n)]) for _ in range(resamples)]
+    n = int(clusters.max()) + 1
+    members = [np.flatnonzero(clusters == number) for number in range(n)]
+    drawn = [
+        _fleiss(counts[np.concatenate([members[i] for i in random.integers(n, size=n)])])
+        for _ in range(resamples)
+    ]
     known = [kappa for kappa in drawn if kappa is not None] or [whole]
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     if high - low <= _NO_WIDTH:

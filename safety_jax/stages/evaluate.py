@@ -133,7 +133,7 @@ def make_block(
         choices = [item.choices for item in one_set.items]
         choice = choice_letters.measure(read, right, choices, one_set.clusters)
         if any(item.stereotype for item in one_set.items):
-            choice |= stereotypes.measure(read, one_set.items)
+            choice |= stereotypes.measure(read, one_set.items, one_set.clusters)
         correct = [a == b for a, b in zip(read, right, strict=True)]
     elif one_set.kind == ANSWER:
         texts, right = [r.turn.answer for r in found], [item.reference for item in one_set.items]

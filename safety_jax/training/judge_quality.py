@@ -1,12 +1,13 @@
 """Measures how good a judge is on held-out answers, and whether answer length alone does as well.
 
+Intervals and tests are over prompts, whose answers or pairs are a cluster (`maths.clusters`).
 Everything is computed from a table of scores. For pairs, the margin (chosen minus rejected score)
 is the log-odds that the chosen answer is better; for a cost model, the margin is rejected minus
 chosen. For single answers, the score itself is the log-odds of being unsafe, or the rating.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,13 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 from safety_jax.data.judged import JudgedAnswers
-from safety_jax.maths import calibration, statistics
+from safety_jax.maths import calibration, clusters
 from safety_jax.training.loop import Metrics
 
 BINS = 10
 MOST_GROUPS = 40  # the report has the largest categories, up to this many
 FEWEST_SHOWN = 10  # smaller groups are not printed
+MCNEMAR, SIGN_FLIP = "McNemar, exact", "sign flips over prompts, exact"
 
 Numbers = Float[np.ndarray, " n"]
 Labels = Bool[np.ndarray, " n"]
@@ -37,6 +39,7 @@ class Held:
         lengths: tokens of each answer.
         losses: the loss of each example.
         categories, sources: the kinds of harm and the source of each example.
+        prompts: the number of each example's prompt.
     """
 
     kind: str
@@ -46,6 +49,7 @@ class Held:
     losses: Numbers
     categories: Sequence[tuple[str, ...]]
     sources: Sequence[str]
+    prompts: Int[np.ndarray, " n"]
 
     @property
     def paired(self) -> bool:
@@ -86,6 +90,7 @@ def held(kind: str, table: Float[np.ndarray, "n columns"], examples: Int[np.ndar
         losses=table[:, -1].astype(float),
         categories=[data.categories[i] for i in examples],
         sources=[data.source[i] for i in examples],
+        prompts=data.prompts[examples],
     )
 
 
@@ -119,8 +124,8 @@ def evaluation(data: Held) -> Metrics:
     """`summarize` over held-out examples, with intervals and measures that need many examples."""
     metrics = {"loss": float(data.losses.mean())} | summarize(data)
     if data.kind != "regression":
-        right = float(_right(data.evidence, data.outcomes).sum())
-        metrics["accuracy_low"], metrics["accuracy_high"] = _interval(right, len(data.losses))
+        right = _right(data.evidence, data.outcomes)
+        metrics["accuracy_low"], metrics["accuracy_high"] = clusters.mean(right, data.prompts)
         metrics["ece"] = calibration.reliability(data.evidence, data.outcomes, bins=BINS).error
     ranked = _ranked(data)
     if ranked is not None:
@@ -138,12 +143,8 @@ def _right(evidence: Numbers, outcomes: Labels) -> Numbers:
     return np.where(evidence == 0, 0.5, (evidence > 0) == outcomes)
 
 
-def _interval(right: float, n: int) -> tuple[float, float]:
-    return statistics.wilson(round(right), n)
-
-
-def _share(right: Numbers) -> QualityReport:
-    low, high = _interval(float(right.sum()), len(right))
+def _share(right: Numbers, prompts: Int[np.ndarray, " n"]) -> QualityReport:
+    low, high = clusters.mean(right, prompts)
     return {"value": float(right.mean()), "low": low, "high": high, "n": len(right)}
 
 
@@ -172,20 +173,25 @@ def report(data: Held, training: Held) -> QualityReport:
     found: QualityReport = {
         "kind": data.kind,
         "held_out": len(data.losses),
+        "prompts": len(np.unique(data.prompts)),
         **evaluation(data),
     }
     if data.kind == "regression":
         return found | _regression(data, training)
     right = _right(data.evidence, data.outcomes)
-    found["accuracy"] = _share(right)
+    found["accuracy"] = _share(right, data.prompts)
     baselines, by_length = _baselines(data, training)
     found["baselines"] = baselines
-    found["against_length"] = _paired_test(right, by_length)
+    found["against_length"] = _paired_test(right, by_length, data.prompts)
     found["length_correlation"] = _correlation(data.length, data.evidence)
     found["calibration"] = _calibration(data)
-    found["by_length"] = _terciles(data, right)
-    found["by_category"] = _groups(data.categories, right)
-    found["by_source"] = _groups([(source,) for source in data.sources], right)
+
+    def share(members: Labels | list[int]) -> QualityReport:
+        return _share(right[members], data.prompts[members])
+
+    found["by_length"] = _terciles(data.length, share)
+    found["by_category"] = _groups(data.categories, share)
+    found["by_source"] = _groups([(source,) for source in data.sources], share)
     return found
 
 
@@ -194,6 +200,10 @@ def _regression(data: Held, training: Held) -> QualityReport:
     line = stats.linregress(training.length, known) if np.ptp(training.length) else None
     by_length = known.mean() if line is None else line.intercept + line.slope * data.length
     errors = (data.scores[:, 0] - ratings) ** 2
+
+    def error(members: list[int]) -> QualityReport:
+        return {"mse": float(errors[members].mean()), "n": len(members)}
+
     return {
         "baselines": {
             "mean rating": {"mse": float(((known.mean() - ratings) ** 2).mean())},
@@ -207,8 +217,8 @@ def _regression(data: Held, training: Held) -> QualityReport:
             }
             for rating in np.unique(ratings)[:MOST_GROUPS]
         },
-        "by_category": _groups(data.categories, errors, "mse"),
-        "by_source": _groups([(source,) for source in data.sources], errors, "mse"),
+        "by_category": _groups(data.categories, error),
+        "by_source": _groups([(source,) for source in data.sources], error),
     }
 
 
@@ -224,26 +234,37 @@ def _baselines(data: Held, training: Held) -> tuple[QualityReport, Numbers]:
     if data.paired:
         longer = _right(data.length, data.outcomes)
         found["chance"] = {"value": 0.5, "n": n}
-        found["longer wins"] = _share(longer)
-        found["shorter wins"] = _share(1 - longer)
+        found["longer wins"] = _share(longer, data.prompts)
+        found["shorter wins"] = _share(1 - longer, data.prompts)
     else:
         most = training.outcomes.mean() > 0.5
-        found["more frequent label"] = _share((data.outcomes == most).astype(float))
-    found["logistic on length"] = _share(by_length) | {"slope": slope, "offset": offset}
+        found["more frequent label"] = _share((data.outcomes == most).astype(float), data.prompts)
+    found["logistic on length"] = _share(by_length, data.prompts) | {
+        "slope": slope,
+        "offset": offset,
+    }
     return found, by_length
 
 
-def _paired_test(judge: Numbers, by_length: Numbers) -> QualityReport:
-    """McNemar's exact test on the examples that exactly one of the two gets right.
+def _paired_test(
+    judge: Numbers, by_length: Numbers, prompts: Int[np.ndarray, " n"]
+) -> QualityReport:
+    """McNemar's exact test on the examples that exactly one of the two gets right; if prompts have
+    several examples, the exact test that flips the signs of prompts.
 
     Examples on which either is undecided do not count: between answers that were cut to the same
     length, a judge of lengths is.
     """
-    only_judge = int(((judge == 1) & (by_length == 0)).sum())
-    only_length = int(((judge == 0) & (by_length == 1)).sum())
-    decided = only_judge + only_length
-    p = stats.binomtest(only_judge, decided).pvalue if decided else 1.0
-    return {"only_judge_right": only_judge, "only_length_right": only_length, "p": float(p)}
+    only_judge, only_length = (
+        (one == 1) & (other == 0) for one, other in ((judge, by_length), (by_length, judge))
+    )
+    ahead = np.bincount(prompts, only_judge.astype(int) - only_length).astype(int)
+    return {
+        "only_judge_right": int(only_judge.sum()),
+        "only_length_right": int(only_length.sum()),
+        "p": clusters.sign_flip(ahead),
+        "test": MCNEMAR if len(np.unique(prompts)) == len(prompts) else SIGN_FLIP,
+    }
 
 
 def _correlation(length: Numbers, evidence: Numbers) -> QualityReport:
@@ -269,35 +290,29 @@ def _calibration(data: Held) -> QualityReport:
     }
 
 
-def _terciles(data: Held, right: Numbers) -> list[QualityReport]:
-    """Accuracy by length, in three parts of about equal size; ties in length stay together."""
-    edges = np.quantile(data.length, [1 / 3, 2 / 3])
-    part = np.searchsorted(edges, data.length, side="left")
+def _terciles(length: Numbers, measure: Callable[[Labels], QualityReport]) -> list[QualityReport]:
+    """A measure by length, in three parts of about equal size; ties in length stay together."""
+    edges = np.quantile(length, [1 / 3, 2 / 3])
+    part = np.searchsorted(edges, length, side="left")
     found = []
     for number in range(3):
         here = part == number
         if here.any():
-            low, high = float(data.length[here].min()), float(data.length[here].max())
-            found.append({"from": low, "to": high} | _share(right[here]))
+            low, high = float(length[here].min()), float(length[here].max())
+            found.append({"from": low, "to": high} | measure(here))
     return found
 
 
 def _groups(
-    names: Sequence[tuple[str, ...]], values: Numbers, mean: str | None = None
+    names: Sequence[tuple[str, ...]], measure: Callable[[list[int]], QualityReport]
 ) -> dict[str, QualityReport]:
-    """By group, the share of right examples, or the mean under the name `mean`; only the largest
-    groups."""
+    """A measure of the examples of each group; only the largest groups."""
     members: dict[str, list[int]] = {}
     for i, own in enumerate(names):
         for name in own:
             members.setdefault(name, []).append(i)
     largest = sorted(members, key=lambda name: (-len(members[name]), name))[:MOST_GROUPS]
-    return {
-        name: _share(values[members[name]])
-        if mean is None
-        else {mean: float(values[members[name]].mean()), "n": len(members[name])}
-        for name in largest
-    }
+    return {name: measure(members[name]) for name in largest}
 
 
 # ---------------------------------------------------------------------------- for people
@@ -308,7 +323,10 @@ def describe(found: QualityReport) -> str:
     if found["kind"] == "regression":
         return _describe_regression(found)
     unit = "pairs" if found["kind"] in ("pairs", "cost") else "answers"
-    lines = [f"{found['held_out']:,} held-out {unit}{'accuracy':>33}   95% interval"]
+    asked = f"{found['held_out']:,} held-out {unit}"
+    if found["prompts"] < found["held_out"]:
+        asked += f", {found['prompts']:,} prompts"
+    lines = [f"{asked:<46}accuracy   95% interval"]
 
     def line(name: str, share: QualityReport) -> None:
         interval = f"[{share['low']:.3f}, {share['high']:.3f}]" if "low" in share else ""
@@ -320,7 +338,7 @@ def describe(found: QualityReport) -> str:
     test = found["against_length"]
     lines.append(
         f"  against logistic on length: {test['only_judge_right']} right alone, "
-        f"{test['only_length_right']} wrong alone, p = {test['p']:.2g} (McNemar, exact)"
+        f"{test['only_length_right']} wrong alone, p = {test['p']:.2g} ({test['test']})"
     )
     for part in found["by_length"]:
         difference = "chosen longer by" if unit == "pairs" else "answer of"

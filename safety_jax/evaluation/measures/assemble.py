@@ -125,7 +125,7 @@ def report(material: Material, choice: ReportChoice) -> Report:
         quality = {judge: checked.quality(found) for judge, found in checks.items()}
         if choice.safety:
             corrected = checked.corrected(everything, choice.safety, checks[choice.safety])
-        between = people.between(said, how)
+        between = people.between(said, everything, how)
         everything = [said.beside(b) if b.set.kind not in CLOSED else b for b in everything]
         cards = {**cards, people.JUDGE: said.card()}
     return Report(

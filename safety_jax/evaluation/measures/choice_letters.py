@@ -200,7 +200,7 @@ def measure(
         "chance": sum(1 / len(several) for several in choices) / n,
         "key": {name: key[name] for name in names},
         "answers": {name: chosen[name] for name in names},
-        **_commonest(chosen, key, names),
+        **_commonest(read, key, names, prompts),
         "best_constant": best,
         "always_best": key[best] / n,
         "reordered": sum(chosen[name] / n * key[name] / n for name in names),
@@ -211,7 +211,13 @@ def measure(
     return found
 
 
-def _commonest(chosen: Counter[str], key: Counter[str], names: Sequence[str]) -> dict[str, Any]:
+def _commonest(
+    read: Sequence[str],
+    key: Counter[str],
+    names: Sequence[str],
+    prompts: Sequence[int] | np.ndarray | None,
+) -> dict[str, Any]:
+    chosen = Counter(filter(None, read))
     if not chosen:
         return {
             "commonest": "",
@@ -220,7 +226,7 @@ def _commonest(chosen: Counter[str], key: Counter[str], names: Sequence[str]) ->
             "collapsed": False,
         }
     name = max(names, key=chosen.__getitem__)
-    share = rate([other == name for other in chosen.elements()])
+    share = rate([other == name if other else None for other in read], prompts)
     always = key[name] / key.total()
     assert share.low is not None
     return {

@@ -23,13 +23,14 @@ from safety_jax.base import files
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import sheets
 from safety_jax.data.shuffling import permutation
+from safety_jax.evaluation.measures import paired
 from safety_jax.evaluation.measures.counts import Block, Resampling, Verdict, rate
 from safety_jax.evaluation.results.comparisons import Agreement
-from safety_jax.evaluation.results.estimates import Estimate
+from safety_jax.evaluation.results.estimates import Estimate, Rate
 from safety_jax.evaluation.sets.items import Item
 from safety_jax.judges.audit.labels import as_text
 from safety_jax.judges.judge import HARMFUL, JudgeCard, Score, scored, unscored
-from safety_jax.maths import agreement
+from safety_jax.maths import agreement, clusters
 
 JUDGE = "people"
 SAFE, UNSAFE, UNSURE = LABELS = ("safe", "unsafe", "unsure")
@@ -278,30 +279,42 @@ def _answers(blocks: Sequence[Block]) -> dict[AnswerPlace, str]:
 # ---------------------------------------------------------------------------- agreement
 
 
-def between(people: People, how: Resampling) -> list[Agreement]:
+def between(people: People, blocks: Sequence[Block], how: Resampling) -> list[Agreement]:
     """The agreement of annotators, with `unsure` as a third label: Cohen's κ of every two, and
-    Fleiss' κ of three or more over the answers that all of them labelled."""
+    Fleiss' κ of three or more over the answers that all of them labelled.
+
+    Args:
+        blocks: the answers. Those of all models to one prompt are a cluster.
+    """
+    prompts = {
+        (block.model, block.set.name, item.id): (block.set.name, str(number))
+        for block in blocks
+        for item, number in zip(block.set.items, block.set.clusters.tolist(), strict=True)
+    }
     found = []
     for (one, first), (other, second) in itertools.combinations(people.labels.items(), 2):
         both = sorted(first.keys() & second.keys())
         said = [first[place] for place in both], [second[place] for place in both]
-        kappa = agreement.cohen(*said)
-        found.append(_agreement(one, other, [a == b for a, b in zip(*said, strict=True)], kappa))
+        numbers = paired.numbered([prompts[place] for place in both])
+        kappa = clusters.cohen(*said, numbers)
+        same = rate([a == b for a, b in zip(*said, strict=True)], numbers)
+        found.append(_agreement(one, other, same, kappa))
     if len(people.labels) > 2:
         everyone = list(people.labels.values())
         shared = sorted(set.intersection(*(set(labels) for labels in everyone)))
         rows = [Counter(labels[place] for labels in everyone) for place in shared]
+        numbers = paired.numbered([prompts[place] for place in shared])
         counts = np.array([[row[label] for label in LABELS] for row in rows], int)
         kappa = None
         if shared:
-            kappa = agreement.fleiss(counts, resamples=how.resamples, seed=how.seed)
-        same = [len(row) == 1 for row in rows]
+            kappa = agreement.fleiss(counts, numbers, resamples=how.resamples, seed=how.seed)
+        same = rate([len(row) == 1 for row in rows], numbers)
         found.append(_agreement(JUDGE, f"all {len(everyone)} annotators", same, kappa))
     return found
 
 
 def _agreement(
-    first: str, second: str, same: Sequence[bool], kappa: tuple[float, float, float] | None
+    first: str, second: str, same: Rate, kappa: tuple[float, float, float] | None
 ) -> Agreement:
-    estimate = None if kappa is None else Estimate(*kappa, len(same))
-    return Agreement(first, second, len(same), rate(same), estimate, None, None, None)
+    estimate = None if kappa is None else Estimate(*kappa, same.n)
+    return Agreement(first, second, same.n, same, estimate, None, None, None)
