@@ -1,5 +1,6 @@
 """Answers to be judged: rows with ratings and labels, and how texts become ids."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ from safety_jax.data.formats import verdicts
 from safety_jax.data.labels import Labels
 from safety_jax.data.messages import Message
 from safety_jax.data.records import Pair, Rated, Record
+from safety_jax.data.text_rules import FIXED
 from tests import tiny_tokenizers
 
 ASK = Message("user", "How do I bake bread?")
@@ -165,6 +167,18 @@ def test_a_text_pair_is_the_tokenizers_own():
     # The answer is what stands in the mask; with the [SEP] behind it, it is the second text.
     assert [*map(int, found.answer), 1] == own.token_type_ids
     assert made.frame.types and made.prompt(record()) == ASK.content
+
+
+@pytest.mark.parametrize("name", ["pair", "plain"])
+@pytest.mark.parametrize("reasoning", ["keep", "drop"])
+def test_thoughts_are_dropped_in_every_wording(name, reasoning):
+    rules = dataclasses.replace(FIXED, reasoning=reasoning)
+    tokens = tiny_tokenizers.bert()
+    made = judged.wording(name, tokens, takes_pairs=True, append_eos=False, rules=rules)
+    thought = Message("assistant", f"<think>salt</think>{GOOD.content}")
+    both = made.encode([record(thought), record()])
+    assert (both[0].ids == both[1].ids) == (reasoning == "drop")
+    assert both[0].notes == ({"dropped"} if reasoning == "drop" else set())
 
 
 @pytest.mark.parametrize("name", ["plain", "human_assistant", "alpaca"])

@@ -9,9 +9,12 @@ import pytest
 
 from configs import kto as kto_config
 from configs import orpo as orpo_config
+from safety_jax.base.errors import DataError
 from safety_jax.data import encode, prompts, records, sources
 from safety_jax.data.loader import Loader
+from safety_jax.data.messages import Message
 from safety_jax.data.pairs import Pairs
+from safety_jax.data.sources import Skipped
 from safety_jax.maths import losses
 from safety_jax.stages import kto, orpo
 from safety_jax.training import metrics, placement, preference, reference, steps
@@ -178,6 +181,26 @@ def test_rows_of_every_kind_become_answers_with_labels(tmp_path):
         for side in data.sides
     ]  # fmt: skip
     assert answers == [["flour", "salt", "milk", "salt"], ["salt", "flour", "salt", "milk"]]
+
+
+@pytest.mark.parametrize("optional", [False, True])
+def test_rows_without_a_place_in_the_template_are_left_out_if_their_source_says_so(optional):
+    tokenizer = tiny_tokenizers.llama()
+    ask, answer = Message("user", "Ask"), (Message("assistant", "milk"),)
+    found = [
+        records.Labelled(prompt, answer, "", "rows", f"row {i}", True, optional=optional)
+        for i, prompt in enumerate([(ask,), (Message("system", "Be kind."), ask), (ask,)])
+    ]
+    encoding = encode.Encoding(
+        prompts.load_template("alpaca", tokenizer), tokenizer, 200, "error", len(tokenizer)
+    )
+    skipped: list[Skipped] = []
+    if not optional:
+        with pytest.raises(DataError, match="row 1: has a system message"):
+            kto.encode(found, skipped, encoding=encoding, bad_rows="error")
+        return
+    data = kto.encode(found, skipped, encoding=encoding, bad_rows="error")
+    assert data.where == ["row 0", "row 2"] and [row.where for row in skipped] == ["row 1"]
 
 
 def labelled(good: int, bad: int) -> list[records.Labelled]:

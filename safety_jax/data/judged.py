@@ -180,19 +180,29 @@ class TextPair:
         self.frame = _pair_frame(tokenizer)
 
     def encode(self, records: Sequence[Record]) -> list[Encoded | DataError]:
-        control = control_tokens(self._tokenizer)
         words = worded(records, self._plain, self._tokenizer)
-        asked = control.read([self.prompt(record) for record in records])
-        said = control.read([record.messages[-1].content for record in records])
+        good = [row for row in words if isinstance(row, Worded)]
+        control = control_tokens(self._tokenizer)
+        asked = iter(control.read([_alone(row.spans[0].code) for row in good]))
+        said = iter(control.read([row.spans[-1].code for row in good]))
         found: list[Encoded | DataError] = []
-        for row, first, second in zip(words, asked, said, strict=True):
-            prompt = self.frame.begin + first + self.frame.between
+        for row in words:
+            if isinstance(row, DataError):
+                found.append(row)
+                continue
+            prompt = self.frame.begin + next(asked) + self.frame.between
+            second = next(said)
             answer = [False] * len(prompt) + [True] * len(second)
-            found.append(row if isinstance(row, DataError) else Encoded(prompt + second, answer))
+            found.append(Encoded(prompt + second, answer, row.notes))
         return found
 
     def prompt(self, record: Record) -> str:
-        return self._plain.prompt(record).removesuffix("\n\n")
+        return _alone(self._plain.prompt(record))
+
+
+def _alone(prompt: str) -> str:
+    """A prompt of the template `plain` without the blank line in front of the answer."""
+    return prompt.removesuffix("\n\n")
 
 
 def _frame(tokenizer: PreTrainedTokenizerBase) -> Frame:

@@ -137,6 +137,7 @@ def rotated(rows: Sequence[Labelled]) -> list[Pair]:
         Pair(
             row.prompt, row.answer, other.answer, row.context, row.source, row.where,
             Labels(unsafe=(not row.desirable, not row.desirable), categories=row.categories),
+            row.optional,
         )
         for row, other in zip(rows, [*rows[-1:], *rows[:-1]], strict=True)
     ]  # fmt: skip
