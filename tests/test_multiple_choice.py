@@ -51,6 +51,7 @@ def test_choices_of_ones_own(tmp_path):
         read(f"{spec}&read=guess")
     for change, message in (
         ({"right": 2}, "quiz.jsonl line 1: the right choice is 2; expected one of A, B"),
+        ({"right": "²"}, "quiz.jsonl line 1: the right choice is .².; expected one of A, B"),
         ({"right": None}, "the right choice is None"),
         ({"options": ["one", " "]}, "one of them empty; expected text in each"),
         ({"options": ["one"]}, "'choices' is .'one'.: 1 choices; expected 2 to 26"),

@@ -30,13 +30,16 @@ PLAIN = selection.SelectionRule("reward", (), 0.0, "keep")
 SAFE = selection.SelectionRule("reward", ("harm",), 0.0, "reject")
 
 
-def choose(rule, rewards, harms=None, ratios=None, finished=None):
+def choose(rule, rewards, harms=None, ratios=None, finished=None, texts=None):
     def as_scores(values):
         return [unscored("no") if value is None else Score(value) for value in values]
 
     n = len(rewards)
     scores = {"reward": as_scores(rewards), "harm": as_scores(harms or [0.0] * n)}
-    return selection.choose(rule, CARDS, scores, ratios or [0.0] * n, finished or [True] * n)
+    ends = ["eos" if ended else "length" for ended in finished or [True] * n]
+    given = zip(texts or ["yes"] * n, ends, strict=True)
+    candidates = [Candidate(text, (1,), 0.0, end) for text, end in given]
+    return selection.choose(rule, CARDS, scores, ratios or [0.0] * n, candidates)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +74,13 @@ def test_safe_first_then_helpful():
 def test_unfinished_answers_are_rejected_where_asked():
     assert choose(SAFE, [9.0, 5.0], finished=[False, True]).index == 1
     assert choose(PLAIN, [9.0, 5.0], finished=[False, True]).index == 0
+
+
+@pytest.mark.parametrize("text", ["", " \n", "<think>No.</think>"])
+def test_an_empty_answer_is_never_chosen(text):
+    found = choose(PLAIN, [9.0, 5.0], texts=[text, "no"])
+    assert found.index == 1 and found.verdicts == ("empty", "")
+    assert choose(PLAIN, [9.0], texts=[text]).index is None
 
 
 def test_a_rank_with_distance_to_the_start():
@@ -269,6 +279,17 @@ def test_people_choose_blind(tmp_path):
     file.write_text(file.read_text(encoding="utf-8-sig").replace("cmd 3,", "cmd 3,x"))
     with pytest.raises(DataError, match=r"line 10: prompt 3 has the choice 'x\d'; expected 1 to 4"):
         people.read(file, asked, texts, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [("²", "has the choice '²'; expected 1 to 1"), ("1", "has the choice '1', an empty answer")],
+)
+def test_choices_of_people_that_cannot_be(choice, message, tmp_path):
+    file, answers = tmp_path / "choices.csv", [[Candidate("", (1,), 0.0, "eos")]]
+    file.write_text(f"prompt_number,prompt,choice,answer_1\n0,Ask,{choice},\n")
+    with pytest.raises(DataError, match=message):
+        people.read(file, [prompt(0)], answers, seed=0)
 
 
 # ---------------------------------------------------------------------------- measures

@@ -42,7 +42,8 @@ def read(
     """The choices that people wrote into the file.
 
     Raises:
-        DataError: a prompt without a choice, or a choice without an answer; names the line.
+        DataError: a prompt without a choice, or a choice without an answer or of an empty one;
+            names the line.
     """
     given = {
         row["prompt_number"].strip(): (where, row["choice"].strip())
@@ -52,7 +53,7 @@ def read(
     for prompt, answers in zip(prompts, candidates, strict=True):
         where, written = given.get(str(prompt.number), (str(path), ""))
         count = len(answers)
-        if not written.isdigit() or int(written) > count:
+        if not written.isdecimal() or int(written) > count:
             raise DataError(
                 f"{where}: prompt {prompt.number} has the choice {written!r}; expected 1 to "
                 f"{count}, or 0 for none of them"
@@ -62,6 +63,11 @@ def read(
             found.append(Selection(None, NONE_ACCEPTED, ("",) * count))
             continue
         index = shuffled(prompt, count, seed)[place - 1]
+        if answers[index].empty:
+            raise DataError(
+                f"{where}: prompt {prompt.number} has the choice {written!r}, an empty answer, "
+                "from which there is nothing to learn; expected another, or 0 for none of them"
+            )
         found.append(Selection(index, CHOSEN, ("",) * count))
     return found
 

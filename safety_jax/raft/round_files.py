@@ -46,6 +46,11 @@ class Candidate:
         return self.finish != "length" and not self.turn.unfinished
 
     @property
+    def empty(self) -> bool:
+        """Whether there is no answer, only an end or a thought."""
+        return not self.turn.answer.strip()
+
+    @property
     def turn(self) -> thoughts.Turn:
         """Thought and answer."""
         return thoughts.split(self.text)

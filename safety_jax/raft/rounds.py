@@ -260,7 +260,7 @@ def _select(
             parts.judges.cards,
             row,
             [*ratios, *[0.0] * (len(answers) - len(ratios))],
-            [candidate.finished for candidate in answers],
+            answers,
         )
         for row, ratios, answers in zip(rows, log_ratios, candidates, strict=True)
     ]

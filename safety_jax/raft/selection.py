@@ -1,7 +1,8 @@
 """Which of a prompt's candidates to learn from (RAFT, arXiv 2304.06767, algorithm 1).
 
 Of the candidates that every judge in `raft.accept` accepts, the one with the highest rank is
-chosen, and of equals the first. A candidate that a judge could not score is never chosen.
+chosen, and of equals the first. A candidate that a judge could not score is never chosen, nor is an
+empty one, from which there is nothing to learn, however safe it is.
 """
 
 import dataclasses
@@ -10,8 +11,10 @@ from collections.abc import Mapping, Sequence
 
 from safety_jax.base.errors import ConfigError
 from safety_jax.judges.judge import HARMFUL, SAFER, JudgeCard, Score
+from safety_jax.raft.round_files import Candidate
 
-UNSCORED, UNFINISHED, NOT_ACCEPTED, CHOSEN = "unscored", "unfinished", "not accepted", "chosen"
+UNSCORED, UNFINISHED, NOT_ACCEPTED, EMPTY = "unscored", "unfinished", "not accepted", "empty"
+CHOSEN = "chosen"
 NONE_ACCEPTED = "no acceptable candidate"
 
 
@@ -86,18 +89,17 @@ def choose(
     cards: Mapping[str, JudgeCard],
     scores: Mapping[str, Sequence[Score]],
     log_ratios: Sequence[float],
-    finished: Sequence[bool],
+    candidates: Sequence[Candidate],
 ) -> Selection:
     """The choice among a prompt's candidates.
 
     Args:
         scores: by judge, one for each candidate.
         log_ratios: log(p / p0) of each candidate; used if the rule has a `kl_weight`.
-        finished: whether each candidate ended by itself.
     """
     ranks: list[float] = []
     verdicts: list[str] = []
-    for k, ended in enumerate(finished):
+    for k, candidate in enumerate(candidates):
         value = cards[rule.rank_by].preference(scores[rule.rank_by][k])
         accepted = [passes(cards[name], scores[name][k]) for name in rule.accept]
         if value is not None and rule.kl_weight:
@@ -106,7 +108,9 @@ def choose(
             verdict = UNSCORED
         elif not all(accepted):
             verdict = NOT_ACCEPTED
-        elif not ended and rule.unfinished == "reject":
+        elif candidate.empty:
+            verdict = EMPTY
+        elif not candidate.finished and rule.unfinished == "reject":
             verdict = UNFINISHED
         else:
             verdict = ""

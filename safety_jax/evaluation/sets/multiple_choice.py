@@ -131,7 +131,7 @@ def _right(value: Any, letters: str, labels: Sequence[str] = ()) -> str:
         return letters[labels.index(text)]
     if len(text) == 1 and text in letters:
         return text
-    if text.isdigit() and int(text) < len(letters):
+    if text.isdecimal() and int(text) < len(letters):
         return letters[int(text)]
     raise BadRow(
         f"the right choice is {value!r:.60}; expected one of {', '.join(letters)}, or its number "
