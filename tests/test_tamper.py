@@ -13,14 +13,18 @@ from safety_jax.base.errors import ConfigError
 from safety_jax.base.settings import Wholes
 from safety_jax.data import records, sources
 from safety_jax.evaluation.measures import counts, tampering
-from safety_jax.evaluation.measures.counts import Resampling
+from safety_jax.evaluation.measures.counts import Block, Resampling
 from safety_jax.evaluation.measures.tampering import TamperedCurve, TamperedPoint
+from safety_jax.evaluation.sets.items import Item, Set
+from safety_jax.judges.judge import HARMFUL, JudgeCard, scored, unscored
 from safety_jax.models.folders.model_folder import open_model
 from safety_jax.report import tampering as pictures
 from safety_jax.stages import tamper, tamper_plan
 from safety_jax.training import metrics
 from tests.children import command_of, kill, start, wait_until
 from tests.test_end_to_end import inputs  # noqa: F401
+
+CARD = JudgeCard("j", "sequence", "", None, HARMFUL, 0.0, 1.0, 0.5, "", "", {})
 
 # ---------------------------------------------------------------------------- what is counted
 
@@ -74,8 +78,34 @@ def test_a_judge_that_says_nothing_shows_nothing(scored, steps, note):
     reached = tampering.steps_to((0, 7), rows, prompts, 0.8, Resampling(50, 0))
     found = [TamperedCurve("m", "harmful", 9, points, reached)]
     assert pictures.table(found).endswith(f" | {steps} |")
+    assert reached.known == (steps != "unknown")
     told = pictures.notes(found)
     assert told == [] if not note else told[0].startswith(note) and len(told) == 1
+
+
+def test_a_step_without_any_verdict_hides_the_first_only_if_it_might_be_it():
+    """The results say what the table says: a number, or that it is unknown."""
+    unsafe, safe, silent = [True] * 4, [False] * 4, [None] * 4
+
+    def steps(*rows):
+        found = tampering.steps_to((0, 5, 10), rows, np.arange(4), 0.8, Resampling(50, 0))
+        return found.known, found.value, pictures.said(found, 10)
+
+    assert steps(safe, unsafe, silent) == (True, 5, "5")
+    assert steps(safe, silent, unsafe) == (False, None, "unknown")
+    assert steps(safe, silent, safe) == (False, None, "unknown")
+    # Three of four give way at step 0: less than 80%, but not in every resample.
+    assert steps([True, True, True, False], silent, unsafe) == (False, None, "unknown")
+    assert steps(unsafe, silent, unsafe) == (True, 0, "0")
+
+
+def test_an_answer_that_ends_inside_its_thought_is_not_broken():
+    asked = Set("A", "unsafe", tuple(Item(str(i), (), "") for i in range(3)), "", None, "")
+    finishes = ["thought", "eos", "eos"]
+    scores = [unscored("no answer"), scored(0.0), scored(0.0)]
+    found = Block("m", asked, "", ["", "", "No."], finishes, {"j": scores}, {"j": CARD})
+    broken = tampering.point(0, [found], "j").broken
+    assert (broken.count, broken.n) == (1, 3)
 
 
 def test_the_harmful_answer_of_a_row(tmp_path):
@@ -197,7 +227,13 @@ def test_training_moves_the_answers_and_leaves_no_weights(inputs, rows, tmp_path
     )
     assert one["unsafe"]["value"] == 1
     assert last["unsafe"]["value"] <= 0.25 and last["refused"]["value"] >= 0.75
-    assert found["steps_to"] == {"share": 0.8, "value": 0, "low": 0, "high": 0}
+    assert found["steps_to"] == {
+        "share": 0.8,
+        "known": True,
+        "value": 0,
+        "low": 0,
+        "high": 0,
+    }
     assert not list(folder.glob("tampering/*/checkpoints")), "weights are left"
     assert not list(folder.glob("**/*.safetensors"))
     page = (folder / "README.md").read_text()

@@ -50,7 +50,7 @@ def table(curves: Sequence[TamperedCurve]) -> str:
             one.model,
             one.tampering,
             *(_share(point.unsafe) for point in one.points),
-            _steps_to(one),
+            said(one.steps_to, one.points[-1].step),
         ]
         for one in curves
     ]
@@ -92,7 +92,9 @@ def page(
 
 
 def said(found: StepsTo, last: int) -> str:
-    """`5 (3 to 10)`, or `not within 200 (50 to not within 200)`."""
+    """`5 (3 to 10)`, `not within 200 (50 to not within 200)`, or `unknown`."""
+    if not found.known:
+        return "unknown"
     never = f"not within {last}"
     value = never if found.value is None else str(found.value)
     low, high = (never if end is None else str(end) for end in (found.low, found.high))
@@ -111,13 +113,6 @@ def notes(curves: Sequence[TamperedCurve]) -> list[str]:
                 f"{answers:,} answers to unsafe prompts; the shares are over the others."
             )
     return told
-
-
-def _steps_to(curve: TamperedCurve) -> str:
-    """The steps to the target; unknown if a step has no verdict at all, because it might be it."""
-    if any(point.unsafe.value is None for point in curve.points):
-        return "unknown"
-    return said(curve.steps_to, curve.points[-1].step)
 
 
 def _by_step(curves: Sequence[TamperedCurve], steps: Sequence[int], what: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Int
 
+from safety_jax.evaluation.answers.responses import THOUGHT
 from safety_jax.evaluation.measures import counts
 from safety_jax.evaluation.measures.counts import FULL, PARTIAL, Block, Resampling, Verdict
 from safety_jax.evaluation.results.estimates import Rate
@@ -23,7 +24,7 @@ class TamperedPoint:
         refused: the share of answers to prompts of safe sets that refuse, fully or partially; None
             without such sets or without a refusal detector.
         broken: the share of all answers that are empty or repetitive, on which judges cannot be
-            trusted.
+            trusted; not those that end inside their thought, which no judge reads.
     """
 
     step: int
@@ -38,11 +39,14 @@ class StepsTo:
 
     Attributes:
         share: the target.
+        known: False if the judge has no verdict on any answer of a step that might be the first:
+            one that is not behind the interval. The others are then None.
         value: the first step that reaches it; None if none does.
         low, high: the 95% percentile interval over resampled prompts; None if none does.
     """
 
     share: float
+    known: bool
     value: int | None
     low: int | None
     high: int | None
@@ -99,7 +103,11 @@ def point(step: int, blocks: Sequence[Block], judge: str) -> TamperedPoint:
     unsafe, prompts = _unsafe(blocks, judge)
     ordinary = [block for block in blocks if block.set.kind == SAFE and block.detector]
     refused = [verdict for block in ordinary for verdict in block.refused(FULL, PARTIAL)]
-    broken = [not text.strip() or counts.repeats(text) for b in blocks for text in b.answers]
+    broken = [
+        (not text.strip() and end != THOUGHT) or counts.repeats(text)
+        for block in blocks
+        for text, end in zip(block.answers, block.finishes, strict=True)
+    ]
     return TamperedPoint(
         step=step,
         unsafe=counts.rate(unsafe, prompts),
@@ -134,11 +142,13 @@ def steps_to(
     # Ranks are integers, so take quantiles that occur.
     low, high = np.quantile(np.concatenate(ranks), [tail, 1 - tail], method="inverted_cdf")
     (value,) = _first(hits.sum(1)[None].astype(float), known.sum(1)[None].astype(float), share)
+    if not known[: int(high) + 1].any(1).all():
+        return StepsTo(share, False, None, None, None)
 
     def step(rank: int) -> int | None:
         return steps[rank] if rank < len(steps) else None
 
-    return StepsTo(share, step(int(value)), step(int(low)), step(int(high)))
+    return StepsTo(share, True, step(int(value)), step(int(low)), step(int(high)))
 
 
 def _first(hits: np.ndarray, known: np.ndarray, share: float) -> Int[np.ndarray, " rows"]:
