@@ -1,4 +1,4 @@
-"""safety_jax: make LLaMA-family models safe and still helpful, in JAX, and prove it.
+"""safety_jax: make LLaMA-family models safe and still helpful, in JAX, and measure both.
 
     import safety_jax as sj
 
