@@ -39,47 +39,47 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config = ConfigDict()
     config.stage = "attack"
-    config.seed = 0
+    config.seed = 0  # of all random choices of the run
 
     config.model = model = ConfigDict()
     model.path = ""  # a folder (full or PEFT), hub id or GGUF file; must be given
-    model.tokenizer = ""  # "": the model's own
-    model.parameter_dtype = "auto"  # bfloat16; on a CPU float32
-    model.base = "stored"  # kernels as folders have them; int8, nf4: quantised on reading
-    model.compute_dtype = "auto"  # bfloat16; on a CPU without units for it float32
-    model.attention = "auto"  # xla, cudnn (GPU), splash (TPU)
+    model.tokenizer = ""  # a folder with another tokenizer; "": the model's own
+    model.parameter_dtype = "auto"  # type of the weights; auto: bfloat16, on a CPU float32
+    model.base = "stored"  # frozen projections: as stored, or quantised to int8 or nf4
+    model.compute_dtype = "auto"  # of products; auto: bfloat16, or float32 on CPUs without it
+    model.attention = "auto"  # auto: cudnn on GPUs, splash on TPUs, where they work; else xla
 
     config.attack = attack = ConfigDict()
     attack.set = ""  # unsafe requests: a name or a file, as in evaluate.sets; must be given
-    attack.data = ""  # the folder below which the files of named sets are
-    attack.mode = "universal"  # one suffix for all requests; or "individual", one for each
-    attack.progressive = True  # universal: takes in the next request when the last ones' is reached
-    attack.steps = 500  # of a search
-    attack.candidates = 512  # tried in a step
-    attack.top_k = 256  # tokens of a place that are drawn from
-    attack.max_evaluations = 0  # of a search: losses of a candidate and a request; 0: no limit
-    attack.stop_when_reached = True  # when the model would write every target by itself
-    attack.start = " ".join("!" * 20)  # the suffix before the first step; its tokens are replaced
-    attack.tokens = "ascii"  # what a suffix is made of; or "printable": letters of all languages
-    attack.row_tokens = 512  # of a row, which holds a request once and candidates behind it
-    attack.tokens_per_batch = 16384  # of rows, over all devices; memory, and speed
-    attack.chunk_tokens = 64  # positions of a row whose logits exist at once
+    attack.data = ""  # folder with the files of named sets, at any depth
+    attack.mode = "universal"  # one suffix for all requests; or "individual": one for each
+    attack.progressive = True  # universal: add the next request when all targets so far are reached
+    attack.steps = 500  # steps of a search
+    attack.candidates = 512  # new suffixes tried in each step
+    attack.top_k = 256  # tokens per position that replacements are drawn from
+    attack.max_evaluations = 0  # most losses (of a candidate and a request) per search; 0: no limit
+    attack.stop_when_reached = True  # end when greedy decoding gives every target
+    attack.start = " ".join("!" * 20)  # the initial suffix; its number of tokens does not change
+    attack.tokens = "ascii"  # characters of a suffix; or "printable": letters of all languages
+    attack.row_tokens = 512  # tokens of a row, which has a request once and candidates after it
+    attack.tokens_per_batch = 16384  # tokens processed at a time, over all devices
+    attack.chunk_tokens = 64  # tokens of a row whose logits exist at once; changes memory only
 
     config.data = data = ConfigDict()
-    data.template = "chat"
-    data.max_length = 0  # of request, suffix and target; 0: what the model was made for
-    data.special_text = "text"  # what spells a control token is letters; or "error"
-    data.enable_thinking = ""  # of chat templates that ask: "true", "false"; "": their own choice
-    data.template_date = ""  # for chat templates that write it: 2024-07-26; "": the first start's
+    data.template = "chat"  # the prompt format: alpaca, plain, chat, ... or file:PATH
+    data.max_length = 0  # tokens of request, suffix and target; 0: the model's context length
+    data.special_text = "text"  # a control token's spelling: plain text; or "error"
+    data.enable_thinking = ""  # "true", "false": passed to chat templates that ask; "": not passed
+    data.template_date = ""  # date that some chat templates write; "": the day of the first start
 
     config.mesh = mesh = ConfigDict()
-    mesh.data = -1  # -1: what is left
-    mesh.fsdp = 1
-    mesh.tensor = 1
+    mesh.data = -1  # devices among which rows are divided; -1: all that are left
+    mesh.fsdp = 1  # devices among which both rows and weights are divided
+    mesh.tensor = 1  # devices among which each matrix product is divided
 
     config.log = ConfigDict()
-    config.log.every_steps = 10
-    config.log.compilation_cache = ""  # "": the user's cache folder
+    config.log.every_steps = 10  # steps between two log lines
+    config.log.compilation_cache = ""  # folder of compiled programs; "": in your cache folder
 
     if choice.demo:
         demo(config)

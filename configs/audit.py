@@ -65,23 +65,23 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config = ConfigDict()
     config.stage = "audit"
-    config.seed = 0  # draws the rows that are changed, and the bootstrap's
+    config.seed = 0  # draws the rows that are changed, and the samples of the bootstrap
 
     config.data = data = ConfigDict()
     data.responses = ("",)  # sources of prompts and labelled responses; must be given
     data.label = ""  # the column of labels; "": none
-    data.positive = ()  # its values that say yes; rows with other labels are left out
-    data.negative = ()  # its values that say no
-    data.means = "harmful"  # what yes says of a response; or "refusing"
-    data.groups = ()  # columns by whose values the agreement is told apart
-    data.special_text = "text"  # what spells a control token is letters; or "error", "skip"
+    data.positive = ()  # labels that mean yes; rows with other labels are left out
+    data.negative = ()  # labels that mean no
+    data.means = "harmful"  # what yes says about a response; or "refusing"
+    data.groups = ()  # columns whose values break the agreement down
+    data.special_text = "text"  # a control token's spelling: plain text; or "error", "skip"
 
     config.audit = audit = ConfigDict()
-    audit.judges = ()  # beside the rows of score.judges: NAME=FOLDER of a run of stage reward
-    audit.changes = CHANGES  # of responses, and of a judge's own form
-    audit.rows = 200  # that are changed, drawn by the seed; 0: all
-    audit.resamples = 2000  # of the bootstrap
-    audit.bins = 10  # of confidence, for calibration
+    audit.judges = ()  # NAME=FOLDER of runs of stage reward; added to score.judges
+    audit.changes = CHANGES  # changes of responses, and of a judge's own prompt format
+    audit.rows = 200  # number of rows that are changed; 0: all
+    audit.resamples = 2000  # samples of the bootstrap
+    audit.bins = 10  # levels of confidence in the calibration
 
     config.score = judging()
     judges = config.score.judges
@@ -100,12 +100,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
         judges.guard = own_guard()
 
     config.mesh = mesh = ConfigDict()
-    mesh.data = -1  # -1: what is left
-    mesh.fsdp = 1
-    mesh.tensor = 1
+    mesh.data = -1  # devices among which rows are divided; -1: all that are left
+    mesh.fsdp = 1  # devices among which both rows and weights are divided
+    mesh.tensor = 1  # devices among which each matrix product is divided
 
     config.log = ConfigDict()
-    config.log.compilation_cache = ""  # "": the user's cache folder
+    config.log.compilation_cache = ""  # folder of compiled programs; "": in your cache folder
 
     if choice.demo:
         demo(config)

@@ -37,31 +37,31 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config = ConfigDict()
     config.stage = "collect"
-    config.seed = 0
+    config.seed = 0  # of all random choices of the run
 
     config.model = model = ConfigDict()
     model.path = ""  # a folder (full or PEFT), hub id or GGUF file; must be given
-    model.tokenizer = ""  # "": the model's own
-    model.parameter_dtype = "auto"  # bfloat16; on a CPU float32
-    model.base = "stored"  # kernels as folders have them; int8, nf4: quantised on reading
-    model.compute_dtype = "auto"  # bfloat16; on a CPU without units for it float32
-    model.attention = "auto"  # xla, cudnn (GPU), splash (TPU)
+    model.tokenizer = ""  # a folder with another tokenizer; "": the model's own
+    model.parameter_dtype = "auto"  # type of the weights; auto: bfloat16, on a CPU float32
+    model.base = "stored"  # frozen projections: as stored, or quantised to int8 or nf4
+    model.compute_dtype = "auto"  # of products; auto: bfloat16, or float32 on CPUs without it
+    model.attention = "auto"  # auto: cudnn on GPUs, splash on TPUs, where they work; else xla
 
     config.data = data = ConfigDict()
     data.demonstrations = ("",)  # sources of unsafe prompts with the answers that they should get
-    data.prompts = ("",)  # sources of unsafe prompts; an answer in their rows is not read
-    data.ordinary = ("",)  # sources of prompts to help with; likewise
-    data.decontaminate = ()  # tests: near-duplicates of their prompts are not learned
-    data.template = "chat"
-    data.max_length = 512  # of prompt and answer
-    data.overlong_prompt = "error"  # or "skip"
-    data.special_text = "text"  # what spells a control token is letters; or "error", "skip"
-    data.enable_thinking = ""  # of chat templates that ask: "true", "false"; "": their own choice
-    data.template_date = ""  # for chat templates that write it: 2024-07-26; "": the first start's
+    data.prompts = ("",)  # sources of unsafe prompts; answers in their rows are ignored
+    data.ordinary = ("",)  # sources of prompts to help with; answers in their rows are ignored
+    data.decontaminate = ()  # test sets: training rows with nearly the same prompt are left out
+    data.template = "chat"  # the prompt format: alpaca, plain, chat, ... or file:PATH
+    data.max_length = 512  # tokens of prompt and answer
+    data.overlong_prompt = "error"  # on a prompt that fills max_length; or "skip"
+    data.special_text = "text"  # a control token's spelling: plain text; or "error", "skip"
+    data.enable_thinking = ""  # "true", "false": passed to chat templates that ask; "": not passed
+    data.template_date = ""  # date that some chat templates write; "": the day of the first start
 
     config.collect = collect = ConfigDict()
-    collect.judges = ()  # beside the rows of score.judges: NAME=FOLDER of a run of stage reward
-    collect.unsafe_by = "complies"  # the judge that says which answers are unsafe
+    collect.judges = ()  # NAME=FOLDER of runs of stage reward; added to score.judges
+    collect.unsafe_by = "complies"  # the judge that decides which answers are unsafe
 
     config.answer = answers(temperature=1.0, candidates=1, max_new_tokens=128)
     config.sample = ConfigDict()
@@ -71,12 +71,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.score.judges.complies = complies()
 
     config.mesh = mesh = ConfigDict()
-    mesh.data = -1  # -1: what is left
-    mesh.fsdp = 1
-    mesh.tensor = 1
+    mesh.data = -1  # devices among which rows are divided; -1: all that are left
+    mesh.fsdp = 1  # devices among which both rows and weights are divided
+    mesh.tensor = 1  # devices among which each matrix product is divided
 
     config.log = ConfigDict()
-    config.log.compilation_cache = ""  # "": the user's cache folder
+    config.log.compilation_cache = ""  # folder of compiled programs; "": in your cache folder
 
     if choice.demo:
         demo(config)

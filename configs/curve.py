@@ -28,12 +28,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     parse_arg(arg)
     config = ConfigDict()
     config.stage = "curve"
-    config.seed = 0  # nothing is drawn
+    config.seed = 0  # unused: nothing is drawn
 
     config.curve = curve = ConfigDict()
     curve.sweep = ""  # the --workdir of stage sweep; or NAME=FOLDER,NAME=FOLDER to compare models
     curve.methods = ""  # or METHOD=MODEL+MODEL,METHOD=MODEL+MODEL: models of the report by seed
-    curve.report = ""  # the --workdir of stage evaluate, where these were models
-    curve.axis = "data.safety_rows"  # what the runs differ in, beside their seed; of words: a table
-    curve.margin_share = 0.05  # so much less than at the largest amount still counts as no worse
+    curve.report = ""  # the --workdir of stage evaluate that evaluated them
+    # the key in which the runs differ besides the seed; words give a table
+    curve.axis = "data.safety_rows"
+    curve.margin_share = 0.05  # how much worse than at the largest amount counts as no worse
     return config

@@ -59,7 +59,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         raise ValueError("config arguments 'demo' and 'paper' exclude each other; drop one")
 
     config = defaults()
-    config.dpo.objective = choice.loss
+    config.dpo.objective = choice.loss  # the loss; dpo:loss=NAME also sets its hyperparameters
     config.dpo.beta, config.dpo.smoothing, config.dpo.margin = OBJECTIVES[choice.loss]
     if choice.loss == "simpo":
         config.dpo.reference = "none"
@@ -76,98 +76,108 @@ def defaults() -> ConfigDict:
     """Every key, with the value that it has without an argument."""
     config = ConfigDict()
     config.stage = "dpo"
-    config.seed = 0
+    config.seed = 0  # of all random choices of the run
 
     config.model = model = ConfigDict()
     model.path = ""  # a Hugging Face folder, hub id or GGUF file; must be given
-    model.init = "pretrained"  # or "random": only config and tokenizer are read from the path
-    model.adapter = ""  # a PEFT folder to start from
-    model.tokenizer = ""  # "": the model's own
-    model.parameter_dtype = "auto"  # of the frozen base; what is trained is float32
-    model.base = "stored"  # its kernels as the folder has them; int8, nf4: quantised on reading
-    model.compute_dtype = "auto"  # bfloat16; on a CPU without units for it float32
-    model.attention = "auto"  # xla, cudnn (GPU), splash (TPU)
-    model.remat = "auto"  # what fits; or none, dots, full: less memory, more compute
+    model.init = "pretrained"  # or "random": reads only config and tokenizer, and draws new weights
+    model.adapter = ""  # a PEFT folder to start from, with its rank, alpha, targets and layers
+    model.tokenizer = ""  # a folder with another tokenizer; "": the model's own
+    model.parameter_dtype = "auto"  # type of frozen weights; auto: bfloat16, on a CPU float32
+    model.base = "stored"  # frozen projections: as stored, or quantised to int8 or nf4
+    model.compute_dtype = "auto"  # of products; auto: bfloat16, or float32 on CPUs without it
+    model.attention = "auto"  # auto: cudnn on GPUs, splash on TPUs, where they work; else xla
+    model.remat = "auto"  # recomputes activations; auto: as memory requires; none, dots, full
 
     config.lora = lora = ConfigDict()
     lora.rank = 16  # 0: full fine-tuning
-    lora.alpha = 32.0
-    lora.dropout = 0.0
-    lora.targets = ("all-linear",)
-    lora.initialization = "peft"  # or "zero_a": A = 0, B random
-    lora.rslora = False
-    lora.layers = ""  # numbers and ranges, 8-11,20; "": all
+    lora.alpha = 32.0  # the adapter is scaled by alpha / rank
+    lora.dropout = 0.0  # probability of dropping an input feature of the adapter
+    lora.targets = ("all-linear",)  # names of projections, or ("all-linear",)
+    lora.initialization = "peft"  # B = 0 and A random, as in PEFT; or "zero_a": A = 0, B random
+    lora.rslora = False  # scale by alpha / sqrt(rank) instead
+    lora.layers = ""  # layers with adapters: numbers and ranges, 8-11,20; "": all
 
     config.data = data = ConfigDict()
-    data.train = ("hf:PKU-Alignment/PKU-SafeRLHF:train",)
-    data.prefer = "safe_and_better"  # all, safe_over_unsafe, agreed, safer, safety_first
-    data.eval = ""  # a source; "": hold out `eval_rows` of the training pairs
-    data.eval_rows = 500
-    data.decontaminate = ()  # tests: near-duplicates of their prompts are not learned
-    data.template = "alpaca"
-    data.max_length = 1024
+    data.train = ("hf:PKU-Alignment/PKU-SafeRLHF:train",)  # sources of preference pairs
+    # the chosen answer of a pair, and pairs that are kept: docs/data.md
+    data.prefer = "safe_and_better"
+    data.eval = ""  # source of held-out pairs; "": eval_rows of the training pairs
+    data.eval_rows = 500  # rows that are held out if data.eval is empty
+    data.decontaminate = ()  # test sets: training rows with nearly the same prompt are left out
+    data.template = "alpaca"  # the prompt format: alpaca, plain, chat, ... or file:PATH
+    data.max_length = 1024  # tokens of an example; longer ones are cut
     data.row_tokens = 0  # tokens of a packed row; 0: what packs best, at most max_length
-    data.packing = True
-    data.recovery_share = 0.0  # of pairs: both answers begin with some of the rejected one
-    data.recovery_tokens = 100  # of such a beginning, at most; it is read and not learned
-    data.share_prompts = True  # both answers read a common prompt once, where that saves
-    data.overlong_prompt = "error"  # or "skip", counted and listed in skipped.jsonl
-    data.special_text = "text"  # what spells a control token is letters; or "error", "skip"
-    data.reasoning = "keep"  # or "drop": thoughts that rows have beside or in their answers
-    data.enable_thinking = ""  # of chat templates that ask: "true", "false"; "": their own choice
-    data.template_date = ""  # for chat templates that write it: 2024-07-26; "": the first start's
-    data.bad_rows = "error"  # equal or empty answers; or "skip", likewise
-    data.prefetch_steps = 2
+    data.packing = True  # several examples per row, which do not attend to each other
+    # share of pairs whose answers both begin with tokens of the rejected one
+    data.recovery_share = 0.0
+    data.recovery_tokens = 100  # the most tokens of such a beginning; they are not trained
+    data.share_prompts = True  # process the prompt of a pair once, if that saves tokens
+    # on a prompt that fills max_length; or "skip": skipped.jsonl lists it
+    data.overlong_prompt = "error"
+    data.special_text = "text"  # a control token's spelling: plain text; or "error", "skip"
+    data.reasoning = "keep"  # or "drop": remove the thoughts (reasoning) from rows
+    data.enable_thinking = ""  # "true", "false": passed to chat templates that ask; "": not passed
+    data.template_date = ""  # date that some chat templates write; "": the day of the first start
+    data.bad_rows = "error"  # on equal or empty answers; or "skip": skipped.jsonl lists them
+    data.prefetch_steps = 2  # batches that are prepared ahead
 
     config.dpo = dpo = ConfigDict()
-    dpo.objective = "sigmoid"
-    dpo.beta, dpo.smoothing, dpo.margin = OBJECTIVES["sigmoid"]
-    dpo.nll_weight = 0.0  # adds a share of the likelihood of chosen answers, against their collapse
-    dpo.proxy = ""  # of weighted_door: a model or PEFT folder, which weighs the refusals' tokens
-    dpo.temperature = 5.0  # of these weights: the larger, the more alike they are
-    dpo.token_weights = "ratio"  # proxy over reference; "inverse": the other way, as W-DOOR's code
-    dpo.reference = "cached"  # or "live": in every step; "none" of objectives without one
-    dpo.reference_folder = ""  # "": the user's cache folder
-    dpo.protocol_notes = ()  # what the model card must say about the recipe
+    dpo.objective = "sigmoid"  # the loss; dpo:loss=NAME also sets its hyperparameters
+    beta, smoothing, margin = OBJECTIVES["sigmoid"]
+    dpo.beta = beta  # β of the objective
+    dpo.smoothing = smoothing  # conservative, robust: ε, the assumed share of wrong labels
+    dpo.margin = margin  # simpo: γ; safe: δ
+    dpo.nll_weight = 0.0  # weight of the likelihood of chosen answers, added to the loss
+    # weighted_door: a DPO-trained model or PEFT folder, which weights the refusals' tokens
+    dpo.proxy = ""
+    dpo.temperature = 5.0  # weighted_door: τ; the larger it is, the more alike the weights
+    # weighted_door: proxy over reference; or "inverse", as in its authors' code
+    dpo.token_weights = "ratio"
+    dpo.reference = "cached"  # kept on disk; or "live": computed in every step; "none": for simpo
+    dpo.reference_folder = ""  # folder of reference log-probabilities; "": in your cache folder
+    dpo.protocol_notes = ()  # sentences that the model card adds on the recipe
 
     config.train = train = ConfigDict()
-    train.batch_size = 64  # pairs an optimizer step
-    train.rows_per_microbatch = auto()  # or double rows over all devices; memory and time only
-    train.chunk_tokens = 128  # tokens of a row whose logits exist at once; memory only
-    train.max_steps = 0  # 0: by epochs
-    train.max_flops = 0.0  # of training, to compare methods at equal compute; 0: as the above say
-    train.epochs = 1.0
+    train.batch_size = 64  # pairs per optimizer step
+    # or double rows over all devices; changes memory and time only
+    train.rows_per_microbatch = auto()
+    train.chunk_tokens = 128  # tokens of a row whose logits exist at once; changes memory only
+    train.max_steps = 0  # optimizer steps; 0: as many as the epochs have
+    train.max_flops = 0.0  # training FLOPs, in place of epochs, to compare methods; 0: unused
+    train.epochs = 1.0  # passes over the training rows
 
     config.optim = optim = ConfigDict()
-    optim.learning_rate = 5e-6
-    optim.schedule = "cosine"  # constant, linear
-    optim.warmup_steps = 10
-    optim.weight_decay = 0.0
-    optim.beta1 = 0.9
-    optim.beta2 = 0.999
-    optim.epsilon = 1e-8
-    optim.clip_norm = 1.0
+    optim.learning_rate = 5e-6  # the highest, after the warm-up
+    optim.schedule = "cosine"  # cosine or linear decay to 0, or constant
+    optim.warmup_steps = 10  # steps of linear warm-up from 0
+    optim.weight_decay = 0.0  # of AdamW
+    optim.beta1 = 0.9  # of AdamW
+    optim.beta2 = 0.999  # of AdamW
+    optim.epsilon = 1e-8  # of AdamW
+    optim.clip_norm = 1.0  # largest norm of the gradient; 0: not clipped
 
     config.mesh = mesh = ConfigDict()
-    mesh.data = -1  # -1: what is left
-    mesh.fsdp = 1
-    mesh.tensor = 1
+    mesh.data = -1  # devices among which rows are divided; -1: all that are left
+    mesh.fsdp = 1  # devices among which both rows and weights are divided
+    mesh.tensor = 1  # devices among which each matrix product is divided
 
     config.checkpoint = checkpoint = ConfigDict()
-    checkpoint.every_steps = 100
-    checkpoint.keep_last = 2
-    checkpoint.export = "last"  # or "best"
+    checkpoint.every_steps = 100  # steps between checkpoints
+    checkpoint.keep_last = 2  # checkpoints that are kept
+    checkpoint.export = "last"  # the step that is exported; or "best" by best_metric
+    # of held-out rows; decides which step is the best
     checkpoint.best_metric = "eval/rewards/accuracies"
-    checkpoint.best_is = "highest"  # or "lowest"
-    checkpoint.export_merged = False  # also write the full model, adapters added
-    checkpoint.export_dtype = "bfloat16"
+    checkpoint.best_is = "highest"  # the best value of that metric: lowest or highest
+    checkpoint.export_merged = False  # also write the full model with the adapter merged
+    checkpoint.export_dtype = "bfloat16"  # number type of exported weights
 
     config.log = log = ConfigDict()
-    log.every_steps = 5
-    log.eval_every_steps = 25
-    log.tensorboard = False
-    log.wandb = False
-    log.compilation_cache = ""  # "": the user's cache folder
+    log.every_steps = 5  # steps between two log lines
+    log.eval_every_steps = 25  # steps between evaluations of held-out rows
+    log.tensorboard = False  # also log to TensorBoard
+    log.wandb = False  # also log to Weights & Biases
+    log.compilation_cache = ""  # folder of compiled programs; "": in your cache folder
     return config
 
 

@@ -65,46 +65,47 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config = ConfigDict()
     config.stage = "evaluate"
-    config.seed = 0
+    config.seed = 0  # of all random choices of the run
 
     config.evaluate = evaluate = ConfigDict()
-    evaluate.models = ""  # NAME=FOLDER,NAME=FOLDER: they answer the sets
-    evaluate.responses = ""  # NAME=FOLDER_OR_FILE,...: answers that exist
-    evaluate.match = "row"  # how such answers find their prompts; or "prompt", by its text
-    evaluate.baseline = ""  # the model that others are compared with; "": the first
-    evaluate.sets = SETS
-    evaluate.choice_tokens = 4  # of an answer to multiple choice
-    evaluate.data = ""  # the folder below which the files of named sets are
-    evaluate.judges = ("refusal",)  # beside the rows of score.judges
-    evaluate.safety = ""  # the judge of the summary; "": the first that tells safe from unsafe
-    evaluate.helpfulness = ""  # the same; "": the first whose higher scores are better
-    evaluate.preference = ""  # a chat model that holds answers side by side; folder or hub id
-    evaluate.preference_probability = 0.5  # that A or B, its verdict, must have; else unscored
+    evaluate.models = ""  # NAME=FOLDER,NAME=FOLDER: the models that answer
+    evaluate.responses = ""  # NAME=FOLDER_OR_FILE,...: existing answers
+    evaluate.match = "row"  # how existing answers find their prompts; or "prompt": by its text
+    evaluate.baseline = ""  # the model that the others are compared with; "": the first
+    evaluate.sets = SETS  # names of sets, or files: docs/evaluate.md
+    evaluate.choice_tokens = 4  # tokens of an answer to multiple choice
+    evaluate.data = ""  # folder with the files of named sets, at any depth
+    evaluate.judges = ("refusal",)  # refusal, and runs of stage reward; added to score.judges
+    evaluate.safety = ""  # the judge in the summary; "": the first that separates safe from unsafe
+    evaluate.helpfulness = ""  # likewise; "": the first whose higher scores are better
+    evaluate.preference = ""  # a chat model that compares each answer with the baseline's
+    evaluate.preference_probability = 0.5  # of its verdict, A or B; below it a pair is unscored
     evaluate.mix_adapters = False  # adapters over one base answer in one batch; rounding differs
     evaluate.force = False  # compare answers made under different protocols, and say so
-    evaluate.margin_share = 0.05  # so much less accuracy, or more refusal, still counts as no worse
-    evaluate.margin_score = 0.2  # of helpfulness, in standard deviations of the baseline's
-    evaluate.resamples = 10000  # of the bootstrap
-    evaluate.sheet_answers = 0  # answers in a sheet for people to label; 0: no sheet
-    evaluate.labels = ()  # sheets that came back
+    evaluate.margin_share = 0.05  # a loss of accuracy, or rise in refusals, that counts as no worse
+    evaluate.margin_score = 0.2  # likewise of helpfulness, in standard deviations of the baseline
+    evaluate.resamples = 10000  # samples of the bootstrap
+    evaluate.sheet_answers = 0  # answers in a spreadsheet for people to label; 0: none
+    evaluate.labels = ()  # labelled spreadsheets
     evaluate.tasks = ()  # of lm-evaluation-harness: names or YAML files; needs the extra lm-eval
-    evaluate.task_examples = 0  # of each task; 0: all
-    evaluate.task_shots = 0  # solved examples in front
+    evaluate.task_examples = 0  # examples of each task; 0: all
+    evaluate.task_shots = 0  # solved examples in each prompt
 
     config.model = model = ConfigDict()
-    model.tokenizer = ""  # "": each model's own
-    model.parameter_dtype = "auto"  # bfloat16; on a CPU float32
-    model.base = "stored"  # kernels as folders have them; int8, nf4: quantised on reading
-    model.compute_dtype = "auto"  # bfloat16; on a CPU without units for it float32
-    model.attention = "auto"  # xla, cudnn (GPU), splash (TPU)
+    model.tokenizer = ""  # a folder with another tokenizer; "": each model's own
+    model.parameter_dtype = "auto"  # type of the weights; auto: bfloat16, on a CPU float32
+    model.base = "stored"  # frozen projections: as stored, or quantised to int8 or nf4
+    model.compute_dtype = "auto"  # of products; auto: bfloat16, or float32 on CPUs without it
+    model.attention = "auto"  # auto: cudnn on GPUs, splash on TPUs, where they work; else xla
 
     config.data = data = ConfigDict()
-    data.template = "alpaca"
-    data.max_length = 0  # of prompt and answer; 0: what the model was made for
-    data.overlong_prompt = "skip"  # for all models, and counted; or "error"
-    data.special_text = "text"  # what spells a control token is letters; or "error", "skip"
-    data.enable_thinking = ""  # of chat templates that ask: "true", "false"; "": their own choice
-    data.template_date = ""  # for chat templates that write it: 2024-07-26; "": the first start's
+    data.template = "alpaca"  # the prompt format: alpaca, plain, chat, ... or file:PATH
+    data.max_length = 0  # tokens of prompt and answer; 0: the model's context length
+    # prompts that fill max_length are skipped and counted; or "error"
+    data.overlong_prompt = "skip"
+    data.special_text = "text"  # a control token's spelling: plain text; or "error", "skip"
+    data.enable_thinking = ""  # "true", "false": passed to chat templates that ask; "": not passed
+    data.template_date = ""  # date that some chat templates write; "": the day of the first start
 
     # Several candidates, with a temperature, are all judged; intervals and tests count prompts.
     config.answer = answers(temperature=0.0, candidates=1, max_new_tokens=256)
@@ -116,12 +117,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
             config.score.judges[name] = published_judge(name)
 
     config.mesh = mesh = ConfigDict()
-    mesh.data = -1  # -1: what is left
-    mesh.fsdp = 1
-    mesh.tensor = 1
+    mesh.data = -1  # devices among which rows are divided; -1: all that are left
+    mesh.fsdp = 1  # devices among which both rows and weights are divided
+    mesh.tensor = 1  # devices among which each matrix product is divided
 
     config.log = ConfigDict()
-    config.log.compilation_cache = ""  # "": the user's cache folder
+    config.log.compilation_cache = ""  # folder of compiled programs; "": in your cache folder
 
     if choice.paper == "sit":
         sit(config)

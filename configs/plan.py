@@ -31,18 +31,18 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.stage = "plan"
 
     config.plan = plan = ConfigDict()
-    plan.run = ("configs/sft.py",)  # runs: their config files, with arguments behind a colon
-    plan.set = ()  # values of these configs: "data.max_length=2048"
+    plan.run = ("configs/sft.py",)  # configs of the runs, with arguments after a colon
+    plan.set = ()  # values to set in these configs: "data.max_length=2048"
     plan.slice = ("v5e:4x4",)  # v4, v5e, v5p, v6e, tpu7x; a100, h100, h200, b200 with a count
-    # "auto": mesh and rows that divide over it; "run": as the run's config has them
+    # "auto": a mesh, and rows that divide over it; "run": those of the run's config
     plan.mesh = "auto"
     plan.example_tokens = 0  # mean length of an example; 0: data.max_length
-    plan.search = True  # for the most rows that fit
+    plan.search = True  # search for the largest number of rows that fits
     plan.compile = True  # for TPUs; False: by formula, as for GPUs, in seconds and without libtpu
-    plan.price = ()  # of a chip for an hour: "v5e=1.20"
+    plan.price = ()  # of a chip per hour: "v5e=1.20"
 
     config.model = model = ConfigDict()
-    model.size = ("llama2-7b",)  # a name of planning/sizes.py, or a folder
+    model.size = ("llama2-7b",)  # a name of planning/sizes.py, or a model folder
 
     if choice.table:
         plan.run = ("configs/sft.py", "configs/dpo.py", "configs/raft.py",

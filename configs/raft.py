@@ -58,47 +58,48 @@ def defaults() -> ConfigDict:
     """Every key, with the value that it has without an argument."""
     config = ConfigDict()
     config.stage = "raft"
-    config.seed = 0
+    config.seed = 0  # of all random choices of the run
 
     config.model = model = ConfigDict()
     model.path = ""  # a Hugging Face folder, hub id or GGUF file; must be given
-    model.init = "pretrained"  # or "random": only config and tokenizer are read from the path
-    model.adapter = ""  # a PEFT folder to start from
-    model.tokenizer = ""  # "": the model's own
-    model.parameter_dtype = "auto"  # of the frozen base; what is trained is float32
-    model.base = "stored"  # its kernels as the folder has them; int8, nf4: quantised on reading
-    model.compute_dtype = "auto"  # bfloat16; on a CPU without units for it float32
-    model.attention = "auto"  # xla, cudnn (GPU), splash (TPU)
-    model.remat = "auto"  # what fits; or none, dots, full: less memory, more compute
+    model.init = "pretrained"  # or "random": reads only config and tokenizer, and draws new weights
+    model.adapter = ""  # a PEFT folder to start from, with its rank, alpha, targets and layers
+    model.tokenizer = ""  # a folder with another tokenizer; "": the model's own
+    model.parameter_dtype = "auto"  # type of frozen weights; auto: bfloat16, on a CPU float32
+    model.base = "stored"  # frozen projections: as stored, or quantised to int8 or nf4
+    model.compute_dtype = "auto"  # of products; auto: bfloat16, or float32 on CPUs without it
+    model.attention = "auto"  # auto: cudnn on GPUs, splash on TPUs, where they work; else xla
+    model.remat = "auto"  # recomputes activations; auto: as memory requires; none, dots, full
 
     config.lora = lora = ConfigDict()
     lora.rank = 16  # 0: full fine-tuning
-    lora.alpha = 32.0
-    lora.dropout = 0.0
-    lora.targets = ("all-linear",)
-    lora.initialization = "peft"  # or "zero_a": A = 0, B random
-    lora.rslora = False
-    lora.layers = ""  # numbers and ranges, 8-11,20; "": all
+    lora.alpha = 32.0  # the adapter is scaled by alpha / rank
+    lora.dropout = 0.0  # probability of dropping an input feature of the adapter
+    lora.targets = ("all-linear",)  # names of projections, or ("all-linear",)
+    lora.initialization = "peft"  # B = 0 and A random, as in PEFT; or "zero_a": A = 0, B random
+    lora.rslora = False  # scale by alpha / sqrt(rank) instead
+    lora.layers = ""  # layers with adapters: numbers and ranges, 8-11,20; "": all
 
     config.data = data = ConfigDict()
     data.prompts = ("",)  # sources of unsafe prompts; must be given
-    data.ordinary = ("",)  # sources of ordinary prompts, so that helpfulness is trained too
-    data.ordinary_share = 0.0  # of the prompts of a round
-    data.order = "shuffled"  # or "file"
-    data.eval = ()  # sources of prompts that are answered and judged after every round
-    data.decontaminate = ()  # tests: near-duplicates of their prompts are not learned
-    data.template = "alpaca"
-    data.train_on = "response"  # or "everything"
-    data.max_length = 512  # of prompt and answer
+    data.ordinary = ("",)  # sources of ordinary prompts, which train helpfulness
+    data.ordinary_share = 0.0  # share of ordinary prompts in a round
+    data.order = "shuffled"  # of the prompts; or "file": as in their files
+    data.eval = ()  # sources of held-out prompts, answered and judged after every round
+    data.decontaminate = ()  # test sets: training rows with nearly the same prompt are left out
+    data.template = "alpaca"  # the prompt format: alpaca, plain, chat, ... or file:PATH
+    # tokens in the loss: the answer's; or "everything": the prompt's, too
+    data.train_on = "response"
+    data.max_length = 512  # tokens of prompt and answer
     data.row_tokens = 0  # tokens of a packed row; 0: what packs best, at most max_length
-    data.packing = True
-    data.share_prompts = True  # what all answers begin with is read once for several
-    data.overlong_prompt = "error"  # or "skip"
-    data.special_text = "text"  # what spells a control token is letters; or "error", "skip"
-    data.reasoning = "keep"  # or "drop": thoughts that rows have beside or in their answers
-    data.enable_thinking = ""  # of chat templates that ask: "true", "false"; "": their own choice
-    data.template_date = ""  # for chat templates that write it: 2024-07-26; "": the first start's
-    data.prefetch_steps = 2
+    data.packing = True  # several examples per row, which do not attend to each other
+    data.share_prompts = True  # process what all rows begin with once per row, if that saves tokens
+    data.overlong_prompt = "error"  # on a prompt that fills max_length; or "skip"
+    data.special_text = "text"  # a control token's spelling: plain text; or "error", "skip"
+    data.reasoning = "keep"  # or "drop": remove the thoughts (reasoning) from rows
+    data.enable_thinking = ""  # "true", "false": passed to chat templates that ask; "": not passed
+    data.template_date = ""  # date that some chat templates write; "": the day of the first start
+    data.prefetch_steps = 2  # batches that are prepared ahead
 
     config.raft = rounds()
 
@@ -109,66 +110,66 @@ def defaults() -> ConfigDict:
     config.score = judging()
 
     config.train = train = ConfigDict()
-    train.batch_size = 32  # answers an optimizer step
-    train.rows_per_microbatch = auto()  # or rows over all devices; memory and time only
-    train.chunk_tokens = 128  # tokens of a row whose logits exist at once; memory only
-    train.max_steps = 0  # of a round; 0: by epochs
-    train.max_flops = 0.0  # of a round's training; 0: as the above say
-    train.epochs = 2.0
+    train.batch_size = 32  # answers per optimizer step
+    train.rows_per_microbatch = auto()  # or rows over all devices; changes memory and time only
+    train.chunk_tokens = 128  # tokens of a row whose logits exist at once; changes memory only
+    train.max_steps = 0  # optimizer steps of a round; 0: as many as the epochs have
+    train.max_flops = 0.0  # training FLOPs of a round, in place of epochs; 0: unused
+    train.epochs = 2.0  # passes over the answers of a round
 
     config.optim = optim = ConfigDict()
-    optim.learning_rate = 2e-4
-    optim.schedule = "constant"  # cosine, linear: compiled anew where rounds differ in steps
-    optim.warmup_steps = 2
-    optim.weight_decay = 0.0
-    optim.beta1 = 0.9
-    optim.beta2 = 0.999
-    optim.epsilon = 1e-8
-    optim.clip_norm = 1.0
+    optim.learning_rate = 2e-4  # the highest, after the warm-up
+    optim.schedule = "constant"  # or cosine, linear, which compile again if rounds differ in steps
+    optim.warmup_steps = 2  # steps of linear warm-up from 0
+    optim.weight_decay = 0.0  # of AdamW
+    optim.beta1 = 0.9  # of AdamW
+    optim.beta2 = 0.999  # of AdamW
+    optim.epsilon = 1e-8  # of AdamW
+    optim.clip_norm = 1.0  # largest norm of the gradient; 0: not clipped
 
     config.mesh = mesh = ConfigDict()
-    mesh.data = -1  # -1: what is left
-    mesh.fsdp = 1
-    mesh.tensor = 1
+    mesh.data = -1  # devices among which rows are divided; -1: all that are left
+    mesh.fsdp = 1  # devices among which both rows and weights are divided
+    mesh.tensor = 1  # devices among which each matrix product is divided
 
     config.checkpoint = checkpoint = ConfigDict()
-    checkpoint.every_steps = 100
-    checkpoint.keep_last = 1
-    checkpoint.export = "last"
-    checkpoint.best_metric = "loss"
-    checkpoint.best_is = "lowest"
-    checkpoint.export_merged = False  # also write the full model, adapters added
-    checkpoint.export_dtype = "bfloat16"
+    checkpoint.every_steps = 100  # steps between checkpoints
+    checkpoint.keep_last = 1  # checkpoints that are kept
+    checkpoint.export = "last"  # the step that is exported
+    checkpoint.best_metric = "loss"  # unused: the last step is exported
+    checkpoint.best_is = "lowest"  # unused: the last step is exported
+    checkpoint.export_merged = False  # also write the full model with the adapter merged
+    checkpoint.export_dtype = "bfloat16"  # number type of exported weights
 
     config.log = log = ConfigDict()
-    log.every_steps = 5
-    log.eval_every_steps = 1000000
-    log.tensorboard = False
-    log.wandb = False
-    log.compilation_cache = ""  # "": the user's cache folder
+    log.every_steps = 5  # steps between two log lines
+    log.eval_every_steps = 1000000  # unused: rounds are evaluated by data.eval
+    log.tensorboard = False  # also log to TensorBoard
+    log.wandb = False  # also log to Weights & Biases
+    log.compilation_cache = ""  # folder of compiled programs; "": in your cache folder
     return config
 
 
 def rounds() -> ConfigDict:
     """What a round draws, keeps and goes on from."""
     raft = ConfigDict()
-    raft.rounds = 5
-    raft.prompts = 512  # of a round
-    raft.patience = 0  # rounds without a rise of the selected reward before the end; 0: never
-    raft.reuse_prompts = False  # begin again when all prompts were drawn
-    raft.judges = ()  # see above
-    raft.judges_resident = True  # keep their weights in memory while the policy trains
-    raft.rank_by = ""  # the judge that ranks; "": the first
-    raft.accept = ()  # judges whose threshold a candidate must pass
-    raft.kl_weight = 0.0  # ranks by reward - kl_weight * log(p / p0)
-    raft.unfinished = "reject"  # or "keep": answers cut at max_new_tokens
-    raft.reference_answers = False  # the answer of a prompt's row is one more candidate
-    raft.people = False  # people choose, in files; judges only look on
-    raft.adapter = "continue"  # or "merge": a fresh adapter every round, merged into the base
-    raft.measure_kl = True  # reads every candidate with the first model too
-    raft.diversity_alarm = 0.5  # distinct-2 below so much of the first round's
-    raft.length_alarm = 2.0  # selected answers above so many times the first round's
-    raft.protocol_notes = ()  # what the model card must say about the recipe
+    raft.rounds = 5  # rounds of sampling and training
+    raft.prompts = 512  # prompts per round
+    raft.patience = 0  # end after so many rounds without a rise of the selected reward; 0: never
+    raft.reuse_prompts = False  # start again when all prompts have been used
+    raft.judges = ()  # FOLDER or NAME=FOLDER of runs of stage reward; or refusal
+    raft.judges_resident = True  # keep the judges' weights in memory during training
+    raft.rank_by = ""  # the judge that ranks candidates; "": the first
+    raft.accept = ()  # judges whose threshold a candidate must pass before it is ranked
+    raft.kl_weight = 0.0  # rank candidates by reward - kl_weight * log(p / p0)
+    raft.unfinished = "reject"  # answers that were cut at max_new_tokens; or "keep"
+    raft.reference_answers = False  # the answer in a prompt's row is one more candidate
+    raft.people = False  # people choose the answers, in spreadsheets; judges only score them
+    raft.adapter = "continue"  # or "merge": a new adapter every round, merged into the base
+    raft.measure_kl = True  # also score every candidate with the initial model
+    raft.diversity_alarm = 0.5  # alarm if distinct-2 falls below this share of the first round's
+    raft.length_alarm = 2.0  # alarm if selected answers grow to so many times the first round's
+    raft.protocol_notes = ()  # sentences that the model card adds on the recipe
     return raft
 
 

@@ -112,14 +112,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config = ConfigDict()
     config.stage = "recipe"
-    config.seed = 0  # of the recipe's own; each step has its seed
+    config.seed = 0  # of the recipe itself; each step has a seed of its own
 
     config.recipe = recipe = ConfigDict()
-    recipe.base = "meta-llama/Llama-2-7b-hf"  # @base
-    recipe.data = ""  # @data
-    recipe.trunk = ""  # @trunk: of a judge that is no LLaMA
-    recipe.steps = ()
-    recipe.max_flops = 0.0  # of training, for each step that tunes the base; 0: as the steps say
+    recipe.base = "meta-llama/Llama-2-7b-hf"  # the model that is tuned; @base in paths
+    recipe.data = ""  # the folder with the data; @data in paths
+    recipe.trunk = ""  # what judges are trained from; @trunk in paths
+    recipe.steps = ()  # names of the steps, in order
+    recipe.max_flops = 0.0  # training FLOPs of each step that tunes the base; 0: as the steps say
     recipe.minutes = ConfigDict()  # what each step took once, to tell how much time is left
 
     if choice.sizes:

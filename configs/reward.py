@@ -40,88 +40,95 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config = ConfigDict()
     config.stage = "reward"
-    config.seed = 0
+    config.seed = 0  # of all random choices of the run
 
     config.model = model = ConfigDict()
     model.path = ""  # a Hugging Face folder, hub id or GGUF file; must be given
-    model.init = "pretrained"  # or "random": only config and tokenizer are read from the path
-    model.tokenizer = ""  # "": the model's own
-    model.parameter_dtype = "auto"  # of a frozen trunk; what is trained is float32
-    model.base = "stored"  # its kernels as the folder has them; int8, nf4: quantised on reading
-    model.compute_dtype = "auto"  # the head is always float32
-    model.attention = "auto"  # of LLaMA trunks: xla, cudnn (GPU), splash (TPU)
-    model.remat = "auto"  # what fits; or none, dots, full: less memory, more compute
+    model.init = "pretrained"  # or "random": reads only config and tokenizer, and draws new weights
+    model.tokenizer = ""  # a folder with another tokenizer; "": the model's own
+    # type of a frozen trunk's weights; auto: bfloat16, on a CPU float32
+    model.parameter_dtype = "auto"
+    model.base = "stored"  # frozen projections: as stored, or quantised to int8 or nf4
+    model.compute_dtype = "auto"  # of products; auto as in sft; the head computes in float32
+    model.attention = "auto"  # of LLaMA trunks; auto: cudnn on GPUs, splash on TPUs, else xla
+    model.remat = "auto"  # recomputes activations; auto: as memory requires; none, dots, full
 
     config.lora = lora = ConfigDict()
-    lora.rank = 0  # 0: all weights; the head is always trained
-    lora.alpha = 32.0
-    lora.dropout = 0.0
-    lora.targets = ("all-linear",)
-    lora.initialization = "peft"  # or "zero_a": A = 0, B random
-    lora.rslora = False
-    lora.layers = ""  # numbers and ranges, 8-11,20; "": all
+    lora.rank = 0  # 0: full fine-tuning; the head is always trained
+    lora.alpha = 32.0  # the adapter is scaled by alpha / rank
+    lora.dropout = 0.0  # probability of dropping an input feature of the adapter
+    lora.targets = ("all-linear",)  # names of projections, or ("all-linear",)
+    lora.initialization = "peft"  # B = 0 and A random, as in PEFT; or "zero_a": A = 0, B random
+    lora.rslora = False  # scale by alpha / sqrt(rank) instead
+    lora.layers = ""  # layers with adapters: numbers and ranges, 8-11,20; "": all
 
     config.data = data = ConfigDict()
-    data.train = ("hf:PKU-Alignment/PKU-SafeRLHF:train",)
-    data.prefer = "all"  # of pairs: safe_and_better, safe_over_unsafe, agreed, safer, safety_first
-    data.eval = ""  # a source; "": hold out `eval_rows` of the training rows, by prompt
-    data.eval_rows = 500
-    data.decontaminate = ()  # tests: near-duplicates of their prompts are not learned
+    data.train = ("hf:PKU-Alignment/PKU-SafeRLHF:train",)  # sources of pairs, ratings or labels
+    data.prefer = "all"  # the better answer of a pair, and pairs that are kept: docs/data.md
+    data.eval = ""  # source of held-out rows; "": eval_rows of the training rows, by prompt
+    data.eval_rows = 500  # rows that are held out if data.eval is empty
+    data.decontaminate = ()  # test sets: training rows with nearly the same prompt are left out
     data.template = "human_assistant"  # plain, beaver, alpaca, chat, file:PATH; pair: a text pair
-    data.append_eos = False  # behind the answer; a judge is then fed with it, too
-    data.max_length = 512
+    data.append_eos = False  # append EOS to the answer, in training and in use
+    data.max_length = 512  # tokens of an example; longer ones are cut
     data.row_tokens = 0  # tokens of a packed row; 0: what packs best, at most max_length
-    data.packing = True  # where the trunk keeps examples apart (LLaMA); others: one a row
-    data.share_prompts = True  # both answers of a pair read it once, where that saves; likewise
-    data.overlong_prompt = "skip"  # counted and listed in skipped.jsonl; or "error"
-    data.special_text = "text"  # what spells a control token is letters; or "error", "skip"
-    data.reasoning = "drop"  # judges read answers without thoughts; or "keep"
-    data.bad_rows = "error"  # equal or empty answers; or "skip", likewise
-    data.prefetch_steps = 2
+    data.packing = True  # several examples per row, for LLaMA trunks; other trunks: one
+    data.share_prompts = True  # process the prompt of a pair once, if that saves tokens
+    # prompts that fill max_length are skipped and counted; or "error"
+    data.overlong_prompt = "skip"
+    data.special_text = "text"  # a control token's spelling: plain text; or "error", "skip"
+    data.reasoning = "drop"  # remove the thoughts (reasoning) from rows; or "keep"
+    data.bad_rows = "error"  # on equal or empty answers; or "skip": skipped.jsonl lists them
+    data.prefetch_steps = 2  # batches that are prepared ahead
 
     config.reward = reward = ConfigDict()
-    reward.kind = choice.kind
+    reward.kind = choice.kind  # what is learned: pairs, cost, regression or binary labels
+    # what a higher score means
     reward.direction = "higher is better" if choice.kind == "pairs" else HARMFUL
-    reward.margin = 0.0  # pairs: asked for between the answers
-    reward.centring = 0.0  # pairs: draws the mean of both rewards to 0; TRL's docs use 0.01
-    reward.regularization = 0.001 if choice.kind == "cost" else 0.0  # cost: of its squares
-    reward.protocol_notes = ()  # what the model card must say about the recipe
+    reward.margin = 0.0  # pairs: by how much the better answer's score should be higher
+    reward.centring = 0.0  # pairs: pulls the mean of both scores to 0; TRL's docs use 0.01
+    # cost: weight of the squared scores in the loss
+    reward.regularization = 0.001 if choice.kind == "cost" else 0.0
+    reward.protocol_notes = ()  # sentences that the model card adds on the recipe
 
     config.train = train = ConfigDict()
-    train.batch_size = 64  # pairs or answers an optimizer step
-    train.rows_per_microbatch = auto()  # or double rows over all devices; memory and time only
-    train.max_steps = 0  # 0: by epochs
-    train.epochs = 1.0
+    train.batch_size = 64  # pairs or answers per optimizer step
+    # or double rows over all devices; changes memory and time only
+    train.rows_per_microbatch = auto()
+    train.max_steps = 0  # optimizer steps; 0: as many as the epochs have
+    train.epochs = 1.0  # passes over the training rows
 
     config.optim = optim = ConfigDict()
-    optim.learning_rate = 2e-5
-    optim.schedule = "cosine"  # constant, linear
-    optim.warmup_steps = 10
-    optim.weight_decay = 0.0
-    optim.beta1 = 0.9
-    optim.beta2 = 0.999
-    optim.epsilon = 1e-8
-    optim.clip_norm = 1.0
+    optim.learning_rate = 2e-5  # the highest, after the warm-up
+    optim.schedule = "cosine"  # cosine or linear decay to 0, or constant
+    optim.warmup_steps = 10  # steps of linear warm-up from 0
+    optim.weight_decay = 0.0  # of AdamW
+    optim.beta1 = 0.9  # of AdamW
+    optim.beta2 = 0.999  # of AdamW
+    optim.epsilon = 1e-8  # of AdamW
+    optim.clip_norm = 1.0  # largest norm of the gradient; 0: not clipped
 
     config.mesh = mesh = ConfigDict()
-    mesh.data = -1  # -1: what is left
-    mesh.fsdp = 1
-    mesh.tensor = 1
+    mesh.data = -1  # devices among which rows are divided; -1: all that are left
+    mesh.fsdp = 1  # devices among which both rows and weights are divided
+    mesh.tensor = 1  # devices among which each matrix product is divided
 
     config.checkpoint = checkpoint = ConfigDict()
-    checkpoint.every_steps = 100
-    checkpoint.keep_last = 2
+    checkpoint.every_steps = 100  # steps between checkpoints
+    checkpoint.keep_last = 2  # checkpoints that are kept
     checkpoint.export = "last"  # or "best": picked on the held-out rows, which flatters them
+    # of held-out rows; decides which step is the best
     checkpoint.best_metric = "eval/mse" if choice.kind == "regression" else "eval/accuracy"
+    # the best value of that metric: lowest or highest
     checkpoint.best_is = "lowest" if choice.kind == "regression" else "highest"
-    checkpoint.export_dtype = "float32"
+    checkpoint.export_dtype = "float32"  # number type of exported weights
 
     config.log = log = ConfigDict()
-    log.every_steps = 5
-    log.eval_every_steps = 25
-    log.tensorboard = False
-    log.wandb = False
-    log.compilation_cache = ""  # "": the user's cache folder
+    log.every_steps = 5  # steps between two log lines
+    log.eval_every_steps = 25  # steps between evaluations of held-out rows
+    log.tensorboard = False  # also log to TensorBoard
+    log.wandb = False  # also log to Weights & Biases
+    log.compilation_cache = ""  # folder of compiled programs; "": in your cache folder
 
     if choice.kind == "cost":
         data.prefer = "safer"

@@ -81,11 +81,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.data = data = ConfigDict()
     data.responses = ("",)  # sources of prompts and responses; must be given
-    data.stored = ("",)  # sources with further columns for score.stored, matched by text
-    data.special_text = "text"  # what spells a control token is letters; or "error", "skip"
+    data.stored = ("",)  # sources with the columns of score.stored, matched by text
+    data.special_text = "text"  # a control token's spelling: plain text; or "error", "skip"
 
     config.score = score = judging()
-    score.stored = ()  # columns of scores from elsewhere, to correlate with
+    score.stored = ()  # columns of existing scores, to correlate the judges with
 
     if choice.demo:
         pairs = of_demo("data/held_out_pairs.jsonl")
@@ -126,12 +126,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
         )
 
     config.mesh = mesh = ConfigDict()
-    mesh.data = -1  # -1: what is left
-    mesh.fsdp = 1
-    mesh.tensor = 1
+    mesh.data = -1  # devices among which rows are divided; -1: all that are left
+    mesh.fsdp = 1  # devices among which both rows and weights are divided
+    mesh.tensor = 1  # devices among which each matrix product is divided
 
     config.log = ConfigDict()
-    config.log.compilation_cache = ""  # "": the user's cache folder
+    config.log.compilation_cache = ""  # folder of compiled programs; "": in your cache folder
     return config
 
 
@@ -139,15 +139,15 @@ def moderation() -> ConfigDict:
     """A moderation service; answers are kept on disk."""
     judge = ConfigDict()
     judge.kind = "moderation"
-    judge.url = "https://api.openai.com/v1"
-    judge.model = "omni-moderation-latest"
-    judge.key_variable = "OPENAI_API_KEY"  # "": a service without a key
-    judge.category = ""  # "": the highest of all
-    judge.threshold = 0.5
-    judge.cache = ""  # "": the user's cache folder
-    judge.batch_size = 32
-    judge.attempts = 6
-    judge.timeout_seconds = 30.0
-    judge.pause_seconds = 1.0
-    judge.longest_pause_seconds = 60.0
+    judge.url = "https://api.openai.com/v1"  # of an OpenAI-compatible service
+    judge.model = "omni-moderation-latest"  # its name in that service
+    judge.key_variable = "OPENAI_API_KEY"  # environment variable with the key; "": no key
+    judge.category = ""  # the category whose score counts; "": the highest of all
+    judge.threshold = 0.5  # rows with this score or more count as unsafe
+    judge.cache = ""  # folder of its answers; "": in your cache folder
+    judge.batch_size = 32  # texts per request
+    judge.attempts = 6  # requests for one batch before giving up
+    judge.timeout_seconds = 30.0  # how long the service may stay silent
+    judge.pause_seconds = 1.0  # after the first failure; it doubles with each further one
+    judge.longest_pause_seconds = 60.0  # the longest pause between two requests
     return judge

@@ -36,7 +36,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         raise ValueError("config arguments 'demo' and 'paper' exclude each other; drop one")
 
     config = defaults()
-    config.data.safety_rows = choice.safety or 0
+    config.data.safety_rows = choice.safety or 0  # number of them that are mixed in
     if choice.paper == "safety_tuned_llamas":
         safety_tuned_llamas(config)
     elif choice.paper:
@@ -50,101 +50,104 @@ def defaults() -> ConfigDict:
     """Every key, with the value that it has without an argument."""
     config = ConfigDict()
     config.stage = "sft"
-    config.seed = 0
+    config.seed = 0  # of all random choices of the run
 
     config.model = model = ConfigDict()
     model.path = ""  # a Hugging Face folder, hub id or GGUF file; must be given
-    model.init = "pretrained"  # or "random": only config and tokenizer are read from the path
-    model.adapter = ""  # a PEFT folder to start from
-    model.tokenizer = ""  # "": the model's own
-    model.parameter_dtype = "auto"  # of the frozen base; what is trained is float32
-    model.base = "stored"  # its kernels as the folder has them; int8, nf4: quantised on reading
-    model.compute_dtype = "auto"  # bfloat16; on a CPU without units for it float32
-    model.attention = "auto"  # xla, cudnn (GPU), splash (TPU)
-    model.remat = "auto"  # what fits; or none, dots, full: less memory, more compute
+    model.init = "pretrained"  # or "random": reads only config and tokenizer, and draws new weights
+    model.adapter = ""  # a PEFT folder to start from, with its rank, alpha, targets and layers
+    model.tokenizer = ""  # a folder with another tokenizer; "": the model's own
+    model.parameter_dtype = "auto"  # type of frozen weights; auto: bfloat16, on a CPU float32
+    model.base = "stored"  # frozen projections: as stored, or quantised to int8 or nf4
+    model.compute_dtype = "auto"  # of products; auto: bfloat16, or float32 on CPUs without it
+    model.attention = "auto"  # auto: cudnn on GPUs, splash on TPUs, where they work; else xla
+    model.remat = "auto"  # recomputes activations; auto: as memory requires; none, dots, full
 
     config.lora = lora = ConfigDict()
     lora.rank = 8  # 0: full fine-tuning
-    lora.alpha = 16.0
-    lora.dropout = 0.05
-    lora.targets = ("q_proj", "v_proj")  # or ("all-linear",)
-    lora.initialization = "peft"  # or "zero_a": A = 0, B random
-    lora.rslora = False
-    lora.layers = ""  # numbers and ranges, 8-11,20; "": all
+    lora.alpha = 16.0  # the adapter is scaled by alpha / rank
+    lora.dropout = 0.05  # probability of dropping an input feature of the adapter
+    lora.targets = ("q_proj", "v_proj")  # names of projections, or ("all-linear",)
+    lora.initialization = "peft"  # B = 0 and A random, as in PEFT; or "zero_a": A = 0, B random
+    lora.rslora = False  # scale by alpha / sqrt(rank) instead
+    lora.layers = ""  # layers with adapters: numbers and ranges, 8-11,20; "": all
 
     config.data = data = ConfigDict()
-    data.train = ("hf:yahma/alpaca-cleaned:train?rows=20000",)
+    data.train = ("hf:yahma/alpaca-cleaned:train?rows=20000",)  # sources of training rows
+    # source of safety demonstrations
     data.safety = TRAINING_DATA + "safety_only_data_Instructions.json"
-    data.safety_rows = 0  # rows of it that are mixed in
-    data.safety_choice = "any"  # or "refusals": these alone, spread evenly over their `category`
-    data.safety_form = ""  # their requests put as instruction, question or opinion
-    data.recovery_share = 0.0  # of rows with a harmful answer: they begin with some of it
-    data.recovery_tokens = 100  # of such a beginning, at most; it is read and not learned
-    data.recovery = ""  # a source of harmful answers, for rows that reject none themselves
-    data.eval = ""  # a source; "": hold out `eval_rows` of the training rows
-    data.eval_rows = 500
-    data.decontaminate = ()  # tests: near-duplicates of their prompts are not learned
-    data.template = "alpaca"
-    data.train_on = "response"  # or "everything": the prompt too
-    data.max_length = 512
+    data.safety_rows = 0  # number of them that are mixed in
+    data.safety_choice = "any"  # or "refusals": only rows that refuse, balanced over their category
+    data.safety_form = ""  # rewrite their requests as instruction, question or opinion
+    data.recovery_share = 0.0  # share of rows with a harmful answer that begin with its tokens
+    data.recovery_tokens = 100  # the most tokens of such a beginning; they are not trained
+    data.recovery = ""  # source of harmful answers, for rows without a rejected answer
+    data.eval = ""  # source of held-out rows; "": eval_rows of the training rows
+    data.eval_rows = 500  # rows that are held out if data.eval is empty
+    data.decontaminate = ()  # test sets: training rows with nearly the same prompt are left out
+    data.template = "alpaca"  # the prompt format: alpaca, plain, chat, ... or file:PATH
+    # tokens in the loss: the answer's; or "everything": the prompt's, too
+    data.train_on = "response"
+    data.max_length = 512  # tokens of an example; longer ones are cut
     data.row_tokens = 0  # tokens of a packed row; 0: what packs best, at most max_length
-    data.packing = True
-    data.share_prompts = True  # what all rows begin with is read once for several, where that saves
-    data.overlong_prompt = "error"  # or "skip", counted
-    data.special_text = "text"  # what spells a control token is letters; or "error", "skip"
-    data.reasoning = "keep"  # or "drop": thoughts that rows have beside or in their answers
-    data.enable_thinking = ""  # of chat templates that ask: "true", "false"; "": their own choice
-    data.template_date = ""  # for chat templates that write it: 2024-07-26; "": the first start's
-    data.prefetch_steps = 2
+    data.packing = True  # several examples per row, which do not attend to each other
+    data.share_prompts = True  # process what all rows begin with once per row, if that saves tokens
+    # on a prompt that fills max_length; or "skip": skipped.jsonl lists it
+    data.overlong_prompt = "error"
+    data.special_text = "text"  # a control token's spelling: plain text; or "error", "skip"
+    data.reasoning = "keep"  # or "drop": remove the thoughts (reasoning) from rows
+    data.enable_thinking = ""  # "true", "false": passed to chat templates that ask; "": not passed
+    data.template_date = ""  # date that some chat templates write; "": the day of the first start
+    data.prefetch_steps = 2  # batches that are prepared ahead
 
     config.train = train = ConfigDict()
-    train.batch_size = 128  # examples an optimizer step
-    train.rows_per_microbatch = auto()  # or rows over all devices; memory and time only
-    train.chunk_tokens = 128  # tokens of a row whose logits exist at once; memory only
-    train.max_steps = 0  # 0: by epochs
-    train.max_flops = 0.0  # of training, to compare methods at equal compute; 0: as the above say
-    train.epochs = 2.0
+    train.batch_size = 128  # examples per optimizer step
+    train.rows_per_microbatch = auto()  # or rows over all devices; changes memory and time only
+    train.chunk_tokens = 128  # tokens of a row whose logits exist at once; changes memory only
+    train.max_steps = 0  # optimizer steps; 0: as many as the epochs have
+    train.max_flops = 0.0  # training FLOPs, in place of epochs, to compare methods; 0: unused
+    train.epochs = 2.0  # passes over the training rows
 
     config.optim = optim = ConfigDict()
-    optim.learning_rate = 1e-4
-    optim.schedule = "cosine"  # constant, linear
-    optim.warmup_steps = 10
-    optim.weight_decay = 0.0
-    optim.beta1 = 0.9
-    optim.beta2 = 0.999
-    optim.epsilon = 1e-8
-    optim.clip_norm = 1.0
+    optim.learning_rate = 1e-4  # the highest, after the warm-up
+    optim.schedule = "cosine"  # cosine or linear decay to 0, or constant
+    optim.warmup_steps = 10  # steps of linear warm-up from 0
+    optim.weight_decay = 0.0  # of AdamW
+    optim.beta1 = 0.9  # of AdamW
+    optim.beta2 = 0.999  # of AdamW
+    optim.epsilon = 1e-8  # of AdamW
+    optim.clip_norm = 1.0  # largest norm of the gradient; 0: not clipped
 
     config.mesh = mesh = ConfigDict()
-    mesh.data = -1  # -1: what is left
-    mesh.fsdp = 1
-    mesh.tensor = 1
+    mesh.data = -1  # devices among which rows are divided; -1: all that are left
+    mesh.fsdp = 1  # devices among which both rows and weights are divided
+    mesh.tensor = 1  # devices among which each matrix product is divided
 
     config.checkpoint = checkpoint = ConfigDict()
-    checkpoint.every_steps = 100
-    checkpoint.keep_last = 2
-    checkpoint.export = "last"  # or "best"
-    checkpoint.best_metric = "eval/loss"
-    checkpoint.best_is = "lowest"  # or "highest"
-    checkpoint.export_merged = False  # also write the full model, adapters added
-    checkpoint.export_dtype = "bfloat16"
+    checkpoint.every_steps = 100  # steps between checkpoints
+    checkpoint.keep_last = 2  # checkpoints that are kept
+    checkpoint.export = "last"  # the step that is exported; or "best" by best_metric
+    checkpoint.best_metric = "eval/loss"  # of held-out rows; decides which step is the best
+    checkpoint.best_is = "lowest"  # the best value of that metric: lowest or highest
+    checkpoint.export_merged = False  # also write the full model with the adapter merged
+    checkpoint.export_dtype = "bfloat16"  # number type of exported weights
 
     config.log = log = ConfigDict()
-    log.every_steps = 10
-    log.eval_every_steps = 50
-    log.tensorboard = False
-    log.wandb = False
-    log.compilation_cache = ""  # "": the user's cache folder
+    log.every_steps = 10  # steps between two log lines
+    log.eval_every_steps = 50  # steps between evaluations of held-out rows
+    log.tensorboard = False  # also log to TensorBoard
+    log.wandb = False  # also log to Weights & Biases
+    log.compilation_cache = ""  # folder of compiled programs; "": in your cache folder
 
     config.sft = sft = ConfigDict()
-    sft.objective = "likelihood"  # or "constrained": each token is held to the start by its β
-    sft.beta_first = 0.5  # of an answer's first token; larger holds it more
-    sft.beta_early = 2.0  # of the others up to `early_tokens`
-    sft.early_tokens = 5
-    sft.beta_rest = 0.1  # of all behind; towards 0 it is plain likelihood
-    sft.reference = "cached"  # of the start; or "live": computed in every step
-    sft.reference_folder = ""  # "": the user's cache folder
-    sft.protocol_notes = ()  # what the model card must say about the recipe
+    sft.objective = "likelihood"  # or "constrained": holds each token close to the initial model
+    sft.beta_first = 0.5  # constrained: β of the first token; larger holds it closer
+    sft.beta_early = 2.0  # constrained: β of the next tokens
+    sft.early_tokens = 5  # constrained: the first tokens that beta_first and beta_early cover
+    sft.beta_rest = 0.1  # constrained: β of all later tokens; near 0 it is plain SFT
+    sft.reference = "cached"  # constrained: kept on disk; or "live": computed in every step
+    sft.reference_folder = ""  # folder of reference log-probabilities; "": in your cache folder
+    sft.protocol_notes = ()  # sentences that the model card adds on the recipe
     return config
 
 

@@ -64,6 +64,6 @@ def group() -> ConfigDict:
     """What a sweep has beside the config of a run."""
     sweep = ConfigDict()
     sweep.axes = ""  # KEY=VALUE,VALUE,... KEY=VALUE,...: every combination is a run
-    sweep.runs = ""  # KEY=VALUE KEY=VALUE; KEY=VALUE: single runs beside them
-    sweep.lanes = 8  # runs that are trained at a time; memory and time only
+    sweep.runs = ""  # KEY=VALUE KEY=VALUE; KEY=VALUE: single runs in addition
+    sweep.lanes = 8  # runs that are trained at a time; changes memory and time only
     return sweep

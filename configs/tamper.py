@@ -35,66 +35,68 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config = ConfigDict()
     config.stage = "tamper"
-    config.seed = 0
+    config.seed = 0  # of all random choices of the run
 
     config.tamper = tamper = ConfigDict()
     tamper.models = ""  # NAME=FOLDER,NAME=FOLDER: full models or adapters; must be given
-    tamper.steps = (1, 2, 5, 10, 20, 50, 100, 200)  # after which models answer; also before
-    tamper.rows = (10, 50, 100)  # of data.harmful; each number is a tampering; (): none
+    # steps after which models answer; they also answer before the first
+    tamper.steps = (1, 2, 5, 10, 20, 50, 100, 200)
+    tamper.rows = (10, 50, 100)  # numbers of rows of data.harmful, each a run of its own; (): none
     tamper.benign_rows = (100,)  # likewise of data.benign
-    tamper.sets = ("HarmBench", "XSTest-safe")  # as evaluate.sets, of kinds unsafe and safe
-    tamper.data = ""  # the folder below which the files of named sets are
-    tamper.judges = ()  # beside the rows of score.judges: NAME=FOLDER of a run of stage reward
-    tamper.unsafe_by = "complies"  # the judge that says which answers are unsafe
-    tamper.target = 0.8  # share of unsafe answers that counts as undone
-    tamper.resamples = 10000  # of the bootstrap
+    tamper.sets = ("HarmBench", "XSTest-safe")  # sets of kinds unsafe and safe, as in evaluate.sets
+    tamper.data = ""  # folder with the files of named sets, at any depth
+    tamper.judges = ()  # NAME=FOLDER of runs of stage reward; added to score.judges
+    tamper.unsafe_by = "complies"  # the judge that decides which answers are unsafe
+    tamper.target = 0.8  # share of unsafe answers at which refusals count as undone
+    tamper.resamples = 10000  # samples of the bootstrap
     tamper.keep_weights = False  # keep the weights after the last step
 
     config.model = model = ConfigDict()
-    model.tokenizer = ""  # "": each model's own
-    model.parameter_dtype = "auto"  # bfloat16; on a CPU float32
-    model.base = "stored"  # kernels as folders have them; int8, nf4: quantised on reading
-    model.compute_dtype = "auto"  # bfloat16; on a CPU without units for it float32
-    model.attention = "auto"  # xla, cudnn (GPU), splash (TPU)
-    model.remat = "auto"  # what fits; or none, dots, full: less memory, more compute
+    model.tokenizer = ""  # a folder with another tokenizer; "": each model's own
+    model.parameter_dtype = "auto"  # type of the weights; auto: bfloat16, on a CPU float32
+    model.base = "stored"  # frozen projections: as stored, or quantised to int8 or nf4
+    model.compute_dtype = "auto"  # of products; auto: bfloat16, or float32 on CPUs without it
+    model.attention = "auto"  # auto: cudnn on GPUs, splash on TPUs, where they work; else xla
+    model.remat = "auto"  # recomputes activations; auto: as memory requires; none, dots, full
 
     config.lora = lora = ConfigDict()
-    lora.rank = 16
-    lora.alpha = 32.0
-    lora.dropout = 0.0
-    lora.targets = ("all-linear",)
-    lora.initialization = "peft"  # or "zero_a": A = 0, B random
-    lora.rslora = False
-    lora.layers = ""  # numbers and ranges, 8-11,20; "": all
+    lora.rank = 16  # of the adapter that the attacker trains
+    lora.alpha = 32.0  # the adapter is scaled by alpha / rank
+    lora.dropout = 0.0  # probability of dropping an input feature of the adapter
+    lora.targets = ("all-linear",)  # names of projections, or ("all-linear",)
+    lora.initialization = "peft"  # B = 0 and A random, as in PEFT; or "zero_a": A = 0, B random
+    lora.rslora = False  # scale by alpha / sqrt(rank) instead
+    lora.layers = ""  # layers with adapters: numbers and ranges, 8-11,20; "": all
 
     config.data = data = ConfigDict()
-    data.harmful = ("",)  # sources: of preference rows the unsafe answer is learned
+    data.harmful = ("",)  # sources of harmful rows; from a pair, the unsafe answer is learned
     data.benign = ("",)  # sources of ordinary rows
-    data.template = "chat"
-    data.max_length = 512  # of prompt and answer
+    data.template = "chat"  # the prompt format: alpaca, plain, chat, ... or file:PATH
+    data.max_length = 512  # tokens of prompt and answer
     data.row_tokens = 0  # tokens of a packed row; 0: at most max_length
-    data.packing = True
-    data.overlong_prompt = "skip"  # counted; or "error"
-    data.special_text = "text"  # what spells a control token is letters; or "error", "skip"
-    data.reasoning = "keep"  # or "drop": thoughts that rows have beside or in their answers
-    data.enable_thinking = ""  # of chat templates that ask: "true", "false"; "": their own choice
-    data.template_date = ""  # for chat templates that write it: 2024-07-26; "": the first start's
-    data.prefetch_steps = 2
+    data.packing = True  # several examples per row, which do not attend to each other
+    # prompts that fill max_length are skipped and counted; or "error"
+    data.overlong_prompt = "skip"
+    data.special_text = "text"  # a control token's spelling: plain text; or "error", "skip"
+    data.reasoning = "keep"  # or "drop": remove the thoughts (reasoning) from rows
+    data.enable_thinking = ""  # "true", "false": passed to chat templates that ask; "": not passed
+    data.template_date = ""  # date that some chat templates write; "": the day of the first start
+    data.prefetch_steps = 2  # batches that are prepared ahead
 
     config.train = train = ConfigDict()
-    train.batch_size = 10  # examples an optimizer step
-    train.rows_per_microbatch = auto()  # or rows over all devices; memory and time only
-    train.chunk_tokens = 128  # tokens of a row whose logits exist at once; memory only
+    train.batch_size = 10  # examples per optimizer step
+    train.rows_per_microbatch = auto()  # or rows over all devices; changes memory and time only
+    train.chunk_tokens = 128  # tokens of a row whose logits exist at once; changes memory only
 
     config.optim = optim = ConfigDict()
-    optim.learning_rate = 2e-4
+    optim.learning_rate = 2e-4  # the highest, after the warm-up
     optim.schedule = "constant"  # so that a step does not depend on how many follow
-    optim.warmup_steps = 0
-    optim.weight_decay = 0.0
-    optim.beta1 = 0.9
-    optim.beta2 = 0.999
-    optim.epsilon = 1e-8
-    optim.clip_norm = 1.0
+    optim.warmup_steps = 0  # steps of linear warm-up from 0
+    optim.weight_decay = 0.0  # of AdamW
+    optim.beta1 = 0.9  # of AdamW
+    optim.beta2 = 0.999  # of AdamW
+    optim.epsilon = 1e-8  # of AdamW
+    optim.clip_norm = 1.0  # largest norm of the gradient; 0: not clipped
 
     config.answer = answers(temperature=0.0, candidates=1, max_new_tokens=128)
 
@@ -106,12 +108,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.score.judges.complies = complies()
 
     config.mesh = mesh = ConfigDict()
-    mesh.data = -1  # -1: what is left
-    mesh.fsdp = 1
-    mesh.tensor = 1
+    mesh.data = -1  # devices among which rows are divided; -1: all that are left
+    mesh.fsdp = 1  # devices among which both rows and weights are divided
+    mesh.tensor = 1  # devices among which each matrix product is divided
 
     config.log = ConfigDict()
-    config.log.compilation_cache = ""  # "": the user's cache folder
+    config.log.compilation_cache = ""  # folder of compiled programs; "": in your cache folder
 
     if choice.demo:
         demo(config)

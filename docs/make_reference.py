@@ -7,19 +7,15 @@ Values and comments are those of `configs/*.py`, ranges those of `safety_jax/sta
 nothing on the page is written by hand.
 """
 
-import ast
-import io
 import sys
-import tokenize
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from safety_jax.base import assets
-from safety_jax.stages import checks, config_files, judge_schema, shared_schema
+from safety_jax.stages import checks, config_comments, config_files, judge_schema, shared_schema
+from safety_jax.stages.config_comments import Comments
 
 PAGE = Path(__file__).parent / "reference" / "configs.md"
-# What builders call the group that they fill, where it is not the group's own name.
-ALIASES = {"group": ("sample", "answer")}
 OPENING = """\
 # Configs
 
@@ -42,27 +38,25 @@ BUILDERS = {
     "moderation": "moderation", "guard": "own_guard", "beaver_dam": "beaver_dam",
 }  # fmt: skip
 
-Comments = dict[str, str]
-
 
 def page() -> str:
     """The whole page."""
-    shared = read_comments(assets.root() / "configs" / "common.py")
-    parts, everywhere = [OPENING], dict(shared)
+    everywhere = config_comments.read(assets.root() / "configs" / "common.py")
+    parts = [OPENING]
     for name, path in config_files.available().items():
-        own = read_comments(path)
-        everywhere |= own
-        parts.append(describe_stage(name, path, shared | own))
+        everywhere |= config_comments.read(path)
+        parts.append(describe_stage(name, path))
     parts.append(JUDGES)
     for kind, table in judge_schema.JUDGES.items():
         parts.append(f"### {kind}\n\n{describe_judge(kind, table, everywhere)}")
     return "\n".join(parts)
 
 
-def describe_stage(name: str, path: Path, comments: Comments) -> str:
+def describe_stage(name: str, path: Path) -> str:
     """The section of a stage: its arguments, and its keys with the values of the plain config."""
     opening = config_files.read_opening(path)
     config = config_files.load(name)
+    comments = config_comments.of_config(config, path)
     table = checks.stage_table(config)
     rows = [
         (f"`{key}`", f"`{value!r}`", table[key].describe(), comments.get(key, ""))
@@ -93,47 +87,6 @@ def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [titles, ["---"] * len(titles), *rows]
     cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
     return "".join(f"| {' | '.join(line)} |\n" for line in cells)
-
-
-def read_comments(path: Path) -> Comments:
-    """By key, what a config file says behind the assignment of its value, or on the line above.
-
-    Functions that change a whole `config` are left out: what they say is of their variant.
-    """
-    text = path.read_text(encoding="utf-8")
-    said = {
-        token.start[0]: (token.string.removeprefix("#").strip(), token.line.lstrip()[0] == "#")
-        for token in tokenize.generate_tokens(io.StringIO(text).readline)
-        if token.type == tokenize.COMMENT
-    }
-    found: Comments = {}
-    for function in ast.parse(text).body:
-        if not isinstance(function, ast.FunctionDef) or _takes_config(function):
-            continue
-        for statement in ast.walk(function):
-            if not isinstance(statement, ast.Assign):
-                continue
-            behind, alone = said.get(statement.end_lineno or 0, ("", False))
-            above, stands_alone = said.get(statement.lineno - 1, ("", False))
-            comment = behind if behind and not alone else above if stands_alone else ""
-            for key in _keys(function.name, statement):
-                if comment:
-                    found.setdefault(key, comment)
-    return found
-
-
-def _takes_config(function: ast.FunctionDef) -> bool:
-    return any(argument.arg == "config" for argument in function.args.args)
-
-
-def _keys(function: str, statement: ast.Assign) -> Iterator[str]:
-    """`config.seed = 0` -> "seed"; `optim.beta1 = 0.9` -> "optim.beta1"; `judge.url = ...` ->
-    "moderation.url", in the function `moderation`."""
-    for target in statement.targets:
-        group, dot, key = ast.unparse(target).removeprefix("config.").partition(".")
-        names = (function,) if group == "judge" else ALIASES.get(group, (group,))
-        for name in names:
-            yield f"{name}{dot}{key}"
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict, config_flags
 from safety_jax import __version__
 from safety_jax.base import redaction, settings, trees
 from safety_jax.base.errors import ConfigError
-from safety_jax.stages import checks, config_files
+from safety_jax.stages import checks, config_comments, config_files
 
 USAGE = """\
 safety-jax --config=NAME[:ARGUMENTS] --workdir=FOLDER [--config.KEY=VALUE ...]
@@ -90,8 +91,7 @@ def parse(argv: Sequence[str]) -> Command:
             )
         config = config_files.load(spec)
         if helps:
-            leave(f"{config_files.read_opening(config_files.find(spec, '')[0]).text}\n\n"
-                  f"Keys:\n{show(config)}")  # fmt: skip
+            leave(explain_config(config, config_files.find(spec, "")[0]))
         check_keys(config, words)
         words = quote_sources(config, words)
         define(values, config, words)
@@ -244,6 +244,17 @@ def overview() -> str:
         if opening.arguments:
             lines.append(f"{'':12}:{', '.join(opening.arguments)}")
     return USAGE.format(configs="\n".join(lines)).rstrip()
+
+
+def explain_config(config: ConfigDict, path: Path) -> str:
+    """What `--config=NAME --help` prints: the file's docstring, and all keys with their meaning."""
+    meanings = config_comments.of_config(config, path)
+    lines = []
+    for key, line in zip(checks.values(config), show(config).splitlines(), strict=True):
+        lines.append(line)
+        if key in meanings:
+            lines.append(f"    {meanings[key]}")
+    return f"{config_files.read_opening(path).text}\n\nKeys:\n" + "\n".join(lines)
 
 
 def show(config: ConfigDict) -> str:

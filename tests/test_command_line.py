@@ -236,7 +236,9 @@ def test_help_lists_every_config_with_its_first_line_and_arguments(words, monkey
 def test_help_of_a_config_is_its_docstring_and_its_keys(monkeypatch, capsys):
     code, out, _ = call(monkeypatch, capsys, "--config=reward", "--help")
     assert code == 0 and out.startswith("Trains a judge:") and "binary      whether each" in out
-    assert re.search(r"^optim.beta1 +=.*# a number, 0 or more, below 1$", out, re.MULTILINE)
+    assert re.search(
+        r"^optim.beta1 +=.*# a number, 0 or more, below 1\n    of AdamW$", out, re.MULTILINE
+    )
 
 
 def test_show_prints_the_complete_config_that_would_run(monkeypatch, capsys, tmp_path):

@@ -10,7 +10,14 @@ from ml_collections import ConfigDict
 
 from docs import make_reference
 from safety_jax.base import trees
-from safety_jax.stages import checks, config_files, judge_schema, recipe, schema
+from safety_jax.stages import (
+    checks,
+    config_comments,
+    config_files,
+    judge_schema,
+    recipe,
+    schema,
+)
 
 ROOT = pathlib.Path(__file__).parent.parent
 ARGUMENTS = {
@@ -205,10 +212,20 @@ def test_the_reference_page_is_that_of_these_configs():
     assert make_reference.PAGE.read_text(encoding="utf-8") == make_reference.page(), (
         "run python -m docs.make_reference"
     )
-    meant = make_reference.read_comments(ROOT / "configs" / "sft.py")
-    assert meant["lora.rank"] == "0: full fine-tuning" and "optim.beta1" not in meant
+    meant = config_comments.read(ROOT / "configs" / "sft.py")
+    assert meant["lora.rank"] == "0: full fine-tuning"
     # Its comment stands on the line above.
-    assert "divide over it" in make_reference.read_comments(ROOT / "configs/plan.py")["plan.mesh"]
+    assert "divide over it" in config_comments.read(ROOT / "configs/plan.py")["plan.mesh"]
+
+
+@pytest.mark.parametrize("name", config_files.available())
+def test_every_key_has_a_meaning(name: str):
+    """On the reference page and in `--config=NAME --help`."""
+    config = config_files.load(name)
+    meanings = config_comments.of_config(config, config_files.available()[name])
+    table = checks.stage_table(config)
+    keys = [key for key in checks.values(config) if key in table and key != "stage"]
+    assert not [key for key in keys if not meanings.get(key)]
 
 
 @pytest.mark.parametrize(("name", "arg"), CASES)
