@@ -31,6 +31,9 @@ def rows(tmp_path):
         ({"image": {"path": "a.png"}}, "'image' holds pictures or sounds"),
         ({"tools": [{"type": "function"}]}, "'tools' offers tools, which.*add without=tools"),
         ({"tools": '[{"type": "function"}]'}, "'tools' offers tools"),
+        ({"tools": "[{'type': 'function'}]"}, "'tools' offers tools"),
+        ({"history": "[['Hello?', 'Hi.']]"}, "'history' holds earlier turns"),
+        ({"system": "Be.", "system_prompt": "Be brief."}, "different system messages in 'system' "),
         ({"documents": [{"text": "A bird."}]}, "'documents' are texts to answer from"),
         ({"chat_template_kwargs": {"enable_thinking": False}}, "set data.enable_thinking for all"),
     ],
@@ -40,7 +43,7 @@ def test_what_changes_a_question_and_is_not_read_is_refused(more, message, rows)
     for read in (read_records, read_prompts):
         with pytest.raises(DataError, match=message):
             read(rows(row))
-    (column,) = more
+    column = next(iter(more))
     assert len(read_records(rows(row, options=f"?without={column}"))) == 1
     nested = OPENAI | {"input": OPENAI["input"] | {"tools": [{"type": "function"}]}}
     with pytest.raises(DataError, match="'tools' offers tools"):

@@ -128,6 +128,10 @@ def test_settings_that_nobody_knows(plain, option, problem):
 def test_turns_are_for_requests(pets, tmp_path):
     with pytest.raises(ConfigError, match="form=question for a set of the kind conversation; ex"):
         read(f"{tmp_path}/pets.jsonl?kind=conversation&form=question")
+    with pytest.raises(ConfigError, match="prompts= for a set of the kind conversation; expected"):
+        read(f"{tmp_path}/pets.jsonl?kind=conversation&prompts=1/5")
+    with pytest.raises(ConfigError, match="nothing reads a column 'unsaf'; expected one of"):
+        read(f"{tmp_path}/pets.jsonl?kind=conversation&columns=unsaf:turns")
     with pytest.raises(ConfigError, match="pets is of the kind conversation, but turns= needs"):
         read(f"{tmp_path}/pets.jsonl?kind=conversation&turns=again")
 

@@ -137,6 +137,10 @@ def test_other_columns_by_name(tmp_path, asked):
     (found,) = read_existing(spec, [asked], KEY, "row").values()
     assert found[1].text == "answer 1" and found[1].finish == "eos"
     assert found[1].stored == {"output": "no"}
+    with pytest.raises(
+        ConfigError, match="nothing reads a column 'respons'; did you mean response"
+    ):
+        read_existing(f"{path}?columns=prompt:asking,respons:said", [asked], KEY, "row")
     with pytest.raises(DataError, match="mine.json row 0: no column of prompts: columns are ask"):
         read_existing(str(path), [asked], KEY, "row")
     path = write_lists(tmp_path / "mine.json", prompt=prompts(asked), told=answers(10))

@@ -26,6 +26,7 @@ from tests.row_samples import (
 )
 
 PLAIN = {"prompt": Q, "response": A}
+PAIR = {"prompt": Q, "chosen": A, "rejected": B}
 KTO = {"prompt": Q, "completion": A}
 
 
@@ -138,3 +139,35 @@ def test_answers_of_weight_0_are_read_and_not_learned(rows):
     assert second.messages == (ASK, BETTER)
     (kept,) = read_prompts(rows({"messages": [ask, good, again, bad]}))
     assert kept.messages == (ASK, BETTER, AGAIN)
+
+
+@pytest.mark.parametrize(
+    ("more", "unsafe"),
+    [
+        ({}, None),
+        ({"chosen_unsafe": False, "rejected_unsafe": True}, (False, True)),
+        ({"chosen_safe": True, "rejected_safe": False}, (False, True)),
+        ({"chosen_is_safe": "false", "rejected_is_safe": 1}, (True, False)),
+        ({"is_chosen_safe": True, "is_rejected_safe": True, "chosen_unsafe": 0,
+          "rejected_unsafe": 0}, (False, False)),
+    ],
+)  # fmt: skip
+def test_both_answers_of_a_pair_may_be_called_safe_or_unsafe(more, unsafe, rows):
+    (pair,) = read_pairs(rows(PAIR | more))
+    assert pair.labels.unsafe == unsafe
+
+
+def test_labels_of_one_answer_or_two_that_differ_are_refused(rows):
+    with pytest.raises(DataError, match="'rejected_is_safe' is None; expected true or false"):
+        read_pairs(rows(PAIR | {"chosen_is_safe": True}))
+    both = {"chosen_safe": True, "rejected_safe": False, "chosen_unsafe": 1, "rejected_unsafe": 0}
+    with pytest.raises(DataError, match="chosen_unsafe and chosen_safe contradict each other"):
+        read_pairs(rows(PAIR | both))
+
+
+@pytest.mark.parametrize("form", ["score_{}", "{}_score", "{}-rating", "reward_{}", "{}_reward"])
+def test_scores_of_a_pair_agree_with_it(form, rows):
+    chosen, rejected = form.format("chosen"), form.format("rejected")
+    assert len(read_pairs(rows(PAIR | {chosen: 2, rejected: 1.5}))) == 1
+    with pytest.raises(DataError, match="the scores prefer the rejected answer"):
+        read_pairs(rows(PAIR | {chosen: 1, rejected: "1.5"}))

@@ -35,10 +35,18 @@ def test_answers_that_repeat_their_questions_are_told():
     made = dataclasses.replace(
         block("base", asking, [0.1] * 4), answers=[f" {text} No." for text in asked]
     )
-    (told,) = notes.echoing({"base": [made]})
+    (told,) = notes.misread({"base": [made]})
     assert told.startswith("base, Unsafe prompt: every answer begins with its question")
+    ended = dataclasses.replace(made, answers=["No.</s>", "nan", "nan", "No."])
+    assert notes.misread({"base": [ended]}) == [
+        "base, Unsafe prompt: 2 answers are nan, as pandas writes an empty cell, and count as "
+        "answers."
+    ]
+    ended = dataclasses.replace(made, answers=["No.<|im_end|>"] * 4)
+    (told,) = notes.misread({"base": [ended]})
+    assert told.startswith("base, Unsafe prompt: every answer ends in the text of an end token")
     other = dataclasses.replace(made, answers=["No.", *made.answers[1:]])
-    assert notes.echoing({"base": [other]}) == []
+    assert notes.misread({"base": [other]}) == []
 
 
 def test_answers_of_unknown_making_are_told_once():

@@ -118,6 +118,7 @@ def test_parallel_lists(tmp_path):
         ("a.csv", b"a,b\n1,2\n3\n", "a.csv line 3: 1 cells; expected 2"),
         ("a.csv", b'a,b\n1,2\n3,"4\n5,6\n', "a.csv line 3: broken CSV"),
         ("a.csv", b"a,a\n1,2\n", "two columns share a name"),
+        ("a.csv", b"a,b\n1,2\na,b\n3,4\n", "a.csv line 3: repeats the header, as two files in one"),
         ("a.tsv", b"a\tb\n1\n", "a.tsv line 2: 1 cells; expected 2"),
         ("a.txt", b"\n \r\n", "holds no rows"),
         ("a.csv", "a,b\n1,2\n".encode("utf-16"), "a.csv: is UTF-16; expected UTF-8, save it as"),

@@ -110,6 +110,36 @@ def test_answers_that_begin_with_their_questions_are_told():
 
 
 @pytest.mark.parametrize(
+    ("asked", "answer", "told"),
+    [
+        (
+            "### Instruction:\nName bird {}.\n\n### Response:\n",
+            "The owl.",
+            "every request of a ends",
+        ),
+        ("[INST] Name bird {}. [/INST]", "The owl.", "every request of a ends"),
+        ("USER: Name bird {}.\nAssistant:", "The owl.", "every request of a ends"),
+        ("Name bird {}.", "The owl.</s>", "every answer of a ends in the text of an end token"),
+        ("Name bird {}.", "The owl.<|im_end|>\n", "every answer of a ends in the text"),
+        ("Name bird {}.", "nan", "3 rows of a: the request or the answer is nan, as pandas"),
+    ],
+)
+def test_rows_that_are_worded_already_and_empty_cells_are_told(asked, answer, told):
+    rows = [{"prompt": asked.format(i), "response": answer} for i in range(3)]
+    read = source(*rows)
+    assert len(read_records(read)) == 3
+    (line,) = read.remarks
+    assert line.startswith(f"warning: {told}")
+
+
+def test_one_row_that_is_worded_like_a_template_is_none_of_all():
+    texts = ("What is a ### Response: header?", "Say Assistant:", "Name a bird.")
+    read = source(*({"prompt": text, "response": "The nan.</s>."} for text in texts))
+    assert len(read_records(read)) == 3
+    assert read.remarks == []
+
+
+@pytest.mark.parametrize(
     ("row", "prompt", "chosen", "rejected"),
     [
         (

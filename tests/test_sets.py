@@ -153,6 +153,10 @@ def test_a_file_of_ones_own(tmp_path):
     mine = f"{path}?kind=unsafe&{columns},twin:other&twin=theirs&licence=CC0"
     found, _ = read(mine, f"{path}?kind=safe&{columns}&name=theirs")
     assert (found.name, found.kind, found.twin, found.licence) == ("mine", UNSAFE, "theirs", "CC0")
+    with pytest.raises(
+        ConfigError, match="nothing reads a column 'categry'; expected one of .*cat"
+    ):
+        read(f"{path}?kind=unsafe&columns=prompt:question,categry:topic")
     with pytest.raises(ConfigError, match="twin=theirs is not among the sets; .* of mine"):
         read(mine)
     assert [(i.id, i.category, i.twin) for i in found.items] == [

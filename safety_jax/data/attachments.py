@@ -4,6 +4,7 @@ format has no place. Without them, the row would ask something else.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ _DOCUMENTS = "documents"  # for chat templates with retrieved texts
 _EARLIER = ("history", "chat_history")  # LLaMA-Factory's
 _CONTEXTS = ("context", "input", "inputs")
 _SETTINGS = "chat_template_kwargs"  # TRL's
+# The beginning of a list, not an empty one, as Python spells it.
+_SPELLED = re.compile(r"""\s*\[\s*[\[{('"]""")
 COLUMNS = (*_SEEN, *_TOOLS, _DOCUMENTS)
 """Columns that are refused unless they are empty."""
 
@@ -82,10 +85,11 @@ def _holds_file(value: Any) -> bool:
 
 
 def _is_list(value: Any) -> bool:
-    """Whether a value is a list that is not empty, or spells one as JSON."""
+    """Whether a value is a list that is not empty, or spells one, as JSON or, in a CSV file that
+    pandas wrote, as Python."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            return False
+            return _SPELLED.match(value) is not None
     return isinstance(value, list) and bool(value)

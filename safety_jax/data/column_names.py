@@ -11,8 +11,6 @@ from safety_jax.data.formats.row_format import SYSTEM, Format
 from safety_jax.data.messages import BadRow
 from safety_jax.data.text_files import Row
 
-_UNSAFE = ("chosen_unsafe", "rejected_unsafe")
-
 
 def refuse_nearly(rows: Iterable[Row], known: Format, *, learned: bool) -> None:
     """Raises a BadRow for a column whose name differs from one that is read only in case, spaces or
@@ -24,7 +22,7 @@ def refuse_nearly(rows: Iterable[Row], known: Format, *, learned: bool) -> None:
         learned: verdicts on the answer count, too.
     """
     names = dict.fromkeys(name for row in rows for name in row)
-    meant = {_bare(name): name for name in (*known.optional, *SYSTEM, *_UNSAFE)}
+    meant = {_bare(name): name for name in (*known.optional, *SYSTEM, *labels.OF_BOTH)}
     removed = {_bare(name): name for name in attachments.COLUMNS}
     if learned:
         meant |= {_bare(name): name for name in labels.VERDICTS}

@@ -90,6 +90,22 @@ def _word(value: Any, words: Mapping[str, bool]) -> bool | None:
     )
 
 
+def unsafe_of_both(row: Row) -> tuple[bool, bool] | None:
+    """Whether the chosen and the rejected answer of a pair are unsafe; None if a row does not say.
+
+    Raises:
+        BadRow: it says so of one answer only, or twice and differently, or a value is unclear.
+    """
+    found = {
+        names: tuple(flag_of(row, name) == unsafe for name in names)
+        for names, unsafe in _UNSAFE.items()
+        if any(row.get(name) is not None for name in names)
+    }
+    if len(set(found.values())) > 1:
+        raise BadRow(f"{' and '.join(name for name, _ in found)} contradict each other")
+    return next(((chosen, rejected) for chosen, rejected in found.values()), None)
+
+
 def categories_of(row: Row, column: str) -> tuple[str, ...]:
     """A name, a list of names, or a mapping from name to whether it holds."""
     value = row.get(column)
@@ -143,10 +159,21 @@ def refuse_weightless(row: Row, own: tuple[str, ...] = ()) -> None:
 
 
 # Columns with the scores of both answers of a pair, as in UltraFeedback and similar sets.
-_SCORES = (
-    ("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"),
-    ("chosen_rating", "rejected_rating"), ("chosen-rating", "rejected-rating"),
-)  # fmt: skip
+_SCORES = tuple(
+    tuple(form.format(answer=answer, score=score) for answer in ("chosen", "rejected"))
+    for score in ("score", "rating", "reward")
+    for form in ("{score}_{answer}", "{answer}_{score}", "{answer}-{score}")
+)
+# Columns that say of both answers of a pair whether they are safe, and whether true means unsafe.
+_UNSAFE = {
+    ("chosen_unsafe", "rejected_unsafe"): True,
+    ("chosen_is_unsafe", "rejected_is_unsafe"): True,
+    ("chosen_safe", "rejected_safe"): False,
+    ("chosen_is_safe", "rejected_is_safe"): False,
+    ("is_chosen_safe", "is_rejected_safe"): False,
+}
+OF_BOTH = tuple(name for names in _UNSAFE for name in names)
+"""Columns of `unsafe_of_both`."""
 
 
 def refuse_unpreferred(row: Row) -> None:

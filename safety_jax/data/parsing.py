@@ -5,7 +5,7 @@ What a row must have depends on its use: `records.py` picks one of the checks `n
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from safety_jax.base import terminal
 from safety_jax.base.errors import ConfigError, DataError
@@ -14,6 +14,7 @@ from safety_jax.data import labels as labelling
 from safety_jax.data.formats import catalogue
 from safety_jax.data.formats.row_format import SYSTEM, Format, Parsed
 from safety_jax.data.messages import BadRow, Message, UnwantedRow, is_blank, says_no_input, text_of
+from safety_jax.data.remarks import Remarks
 from safety_jax.data.sources import Skipped, Source
 from safety_jax.data.text_files import Row
 
@@ -23,8 +24,6 @@ MOST_TURNS = 1_000
 WITHHELD = "REDACTED"
 """The text in Aegis 2.0 (Ghosh et al., arXiv 2501.09004) in place of prompts that only another data
 set may publish."""
-MANY_ECHOES = 3
-_ECHO_CHARACTERS = 8  # shorter questions begin answers by chance
 CUT_OFF = "length"
 """OpenAI's `finish_reason` of an answer that was cut off at a limit."""
 
@@ -47,7 +46,7 @@ def parse(
         skipped: receives the rows that are left out.
         refuse: raises an UnwantedRow for a row that is not to be learned.
     """
-    _check_names(source, formats)
+    check_names(source, [column for one in formats for column in one.columns])
     placed = [
         (w, renamed(r, source.columns)) for w, r in zip(source.where, source.rows, strict=True)
     ]
@@ -63,7 +62,7 @@ def parse(
     except BadRow as bad:
         raise DataError(f"{source.spec}: {bad}") from bad
     left_out: list[Skipped] = []
-    told = _Remarks()
+    told = Remarks()
     for where, row in placed:
         try:
             attachments.refuse(row)
@@ -104,49 +103,13 @@ def parse(
         )
 
 
-@dataclasses.dataclass
-class _Remarks:
-    """Counts of a source's rows, for remarks to the user.
+def check_names(source: Source, read: Iterable[str]) -> None:
+    """Raises a ConfigError if `columns=` maps to a column that is not read.
 
-    Attributes:
-        rows: those that can be used.
-        no_input: those whose input only says that there is none.
-        echoes: those whose answer begins with the whole question.
+    Args:
+        read: the columns of formats; those that any row may have beside them count, too.
     """
-
-    rows: int = 0
-    no_input: int = 0
-    echoes: int = 0
-
-    def count(self, parsed: Parsed) -> None:
-        self.rows += 1
-        answer = parsed.chosen[0].content if parsed.chosen else ""
-        self.echoes += bool(parsed.prompt) and echoes(parsed.prompt[-1].content, answer)
-
-    def lines(self, name: str) -> list[str]:
-        found = []
-        if self.no_input:
-            found.append(
-                f"{self.no_input:,} rows of {name}: the input says that there is none, as "
-                "<noinput> or nan does, and is not read as text"
-            )
-        if self.rows >= MANY_ECHOES and self.echoes == self.rows:
-            found.append(
-                f"warning: every answer of {name} begins with its question; expected the answer "
-                "alone, if a pipeline wrote them: return_full_text=False"
-            )
-        return found
-
-
-def echoes(question: str, answer: str) -> bool:
-    """Whether an answer repeats the whole question, and goes on."""
-    question, answer = question.strip(), answer.strip()
-    return len(answer) > len(question) >= _ECHO_CHARACTERS and answer.startswith(question)
-
-
-def _check_names(source: Source, formats: Sequence[Format]) -> None:
-    """Raises a ConfigError if `columns=` maps to a column that no format reads."""
-    known = {*BESIDE, *(column for one in formats for column in one.columns)}
+    known = {*BESIDE, *read}
     for ours, theirs in source.columns.items():
         if ours not in known:
             raise ConfigError(
@@ -231,7 +194,7 @@ def _with_kind(parsed: Parsed, row: Row) -> Parsed:
 BESIDE = (
     *SYSTEM, *labelling.VERDICTS, *("input", "inputs", "context", "category", "categories"),
     *("finish_reason", "chosen_finish_reason", "rejected_finish_reason"),
-    *("chosen_unsafe", "rejected_unsafe", "rating", "transcript", "id", "openai_moderation"),
+    *labelling.OF_BOTH, *("rating", "transcript", "id", "openai_moderation"),
 )  # fmt: skip
 
 
@@ -353,10 +316,14 @@ def _check_turns(messages: Sequence[Message]) -> None:
 
 
 def _with_system(parsed: Parsed, row: Row) -> Parsed:
-    column = next((name for name in SYSTEM if row.get(name)), None)
-    if column is None or parsed.prompt[:1] and parsed.prompt[0].role == "system":
+    """Adds the system message of a column, unless the dialogue begins with its own."""
+    given = [name for name in SYSTEM if row.get(name) and not is_blank(row[name])]
+    if not given or parsed.prompt[:1] and parsed.prompt[0].role == "system":
         return parsed
-    if is_blank(row[column]):
-        return parsed
-    system = Message("system", text_of(row, column))
-    return dataclasses.replace(parsed, prompt=(system, *parsed.prompt))
+    texts = [text_of(row, name) for name in given]
+    if any(text.split() != texts[0].split() for text in texts):
+        raise BadRow(
+            f"has different system messages in {' and '.join(map(repr, given))}; expected one, add "
+            f"without={given[-1]} to the source"
+        )
+    return dataclasses.replace(parsed, prompt=(Message("system", texts[0]), *parsed.prompt))

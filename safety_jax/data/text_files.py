@@ -190,6 +190,11 @@ def _table(text: str, name: str, delimiter: str) -> list[PlacedRow]:
         check_names(header, f"{name} line {reader.line_num}")
         line = reader.line_num + 1
         for cells in reader:
+            if cells == header:
+                raise DataError(
+                    f"{name} line {line}: repeats the header, as two files in one do; remove the "
+                    "line"
+                )
             if cells and len(cells) != len(header):
                 raise DataError(
                     f"{name} line {line}: {len(cells)} cells; expected {len(header)}, "

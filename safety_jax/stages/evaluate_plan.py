@@ -203,6 +203,12 @@ def plan_prompts(
     """Sets, existing answers and prompts, without the prompts that are left out for all models, and
     notes on these."""
     told = [
+        line.removeprefix("warning: ")
+        for one_set in sets
+        if not one_set.plain
+        for line in one_set.remarks
+    ]
+    told += [
         f"{one_set.name}: {one_set.formless} prompts are left out: they cannot be put in the "
         "requested form."
         for one_set in sets

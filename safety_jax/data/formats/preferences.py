@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from safety_jax.data import attachments
 from safety_jax.data.formats.instructions import instruction_prompt
 from safety_jax.data.formats.row_format import Format, Parsed
-from safety_jax.data.labels import Labels, categories_of, flag_of
+from safety_jax.data.labels import Labels, categories_of, unsafe_of_both
 from safety_jax.data.messages import (
     BadRow,
     Message,
@@ -81,10 +81,8 @@ def shared_beginning(row: Row, one: str, other: str) -> tuple[tuple[Message, ...
 
 
 def _labels(row: Row) -> Labels:
-    """The optional columns `chosen_unsafe`, `rejected_unsafe` and `category`."""
-    unsafe = None
-    if row.get("chosen_unsafe") is not None or row.get("rejected_unsafe") is not None:
-        unsafe = (flag_of(row, "chosen_unsafe"), flag_of(row, "rejected_unsafe"))
+    """The optional columns `chosen_unsafe`, `rejected_unsafe` and their like, and `category`."""
+    unsafe = unsafe_of_both(row)
     safer = None if unsafe is None or unsafe[0] == unsafe[1] else unsafe[1]
     return Labels(unsafe, safer, categories_of(row, "category"))
 

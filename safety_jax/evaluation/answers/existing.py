@@ -12,6 +12,7 @@ columns are merged, because the papers keep the scores of each judge in a separa
 """
 
 import dataclasses
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -46,6 +47,7 @@ ANSWERS = (
 TURNS = ("messages", "conversations")
 HASH = "prompt_sha256"
 _OWN = ("set", "id", HASH, "finish")
+_READ = (*PROMPTS, *CONTEXTS, *ANSWERS, *TURNS, *_OWN, "system", "finish_reason")
 _SAID = ("response", "thought", "answer")  # of a line that a run of this project wrote
 
 
@@ -202,6 +204,7 @@ def _by_set(
 
 def _found(source: Source, numbers: Sequence[int]) -> tuple[bool, list[Found]]:
     """Whether prompts are given as hashes; and the rows as answers."""
+    _check_names(source)
     rows = [parsing.renamed(source.rows[i], source.columns) for i in numbers]
     where = [source.where[i] for i in numbers]
     columns = _columns(rows[0], source, where[0])
@@ -236,6 +239,18 @@ def _found(source: Source, numbers: Sequence[int]) -> tuple[bool, list[Found]]:
             )
         )
     return False, found
+
+
+def _check_names(source: Source) -> None:
+    """Raises a ConfigError if `columns=` misspells a column that is read; other names are those of
+    stored scores."""
+    for ours, theirs in source.columns.items():
+        close = [] if ours in _READ else difflib.get_close_matches(ours, _READ, n=1, cutoff=0.8)
+        if close:
+            raise ConfigError(
+                f"{source.spec}: columns={ours}:{theirs}: nothing reads a column {ours!r}; did you "
+                f"mean {close[0]}?"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -148,7 +148,7 @@ def report(material: Material, choice: ReportChoice) -> Report:
         notes=(
             *notes.general(rows, comparisons),
             *notes.repeated(list(sets.values())),
-            *notes.echoing(material.blocks),
+            *notes.misread(material.blocks),
             *attacks.notes(blocks),
             *conversations.notes(talks),
             *win_rates.notes(material.preferences),

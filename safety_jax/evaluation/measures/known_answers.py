@@ -22,6 +22,7 @@ from safety_jax.evaluation.measures.counts import rate
 from safety_jax.evaluation.measures.quantities import UNITS, Token
 
 SEPARATOR = "|"  # between alternative known answers
+_AFTER_WORKING = "####"
 
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]"
@@ -35,10 +36,12 @@ _UNIT_NAMES = set(UNITS.values())
 
 def right(answer: str, known: str) -> bool:
     """Whether an answer gives the known one, or one of several, ignoring case, accents and
-    punctuation: `A dog has four legs.` gives `four` and `4`, but not `our`.
+    punctuation: `A dog has four legs.` gives `four` and `4`, but not `our`. Of a known answer with
+    its working, as GSM8K has them, the answer behind `####` counts.
     """
     text, _ = committed.conclusion(_plain(answer))
     tokens = quantities.read(text)
+    known = known.rpartition(_AFTER_WORKING)[2]
     return any(_gives(text, tokens, _plain(one)) for one in known.split(SEPARATOR))
 
 

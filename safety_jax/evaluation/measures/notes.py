@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from safety_jax.data import parsing
+from safety_jax.data import remarks
 from safety_jax.evaluation.measures.counts import UNKNOWN, Block
 from safety_jax.evaluation.results.comparisons import Comparison
 from safety_jax.evaluation.results.rows import ResultRow
@@ -53,21 +53,40 @@ def repeated(sets: Sequence[Set]) -> list[str]:
     ]
 
 
-def echoing(blocks: Mapping[str, Sequence[Block]]) -> list[str]:
-    """Notes on answers all of which begin with their question, as a pipeline writes them: judges
-    then read the question twice, and a refusal is not where it is looked for."""
+def misread(blocks: Mapping[str, Sequence[Block]]) -> list[str]:
+    """Notes on answers that are not what a model said alone: judges then read the question twice,
+    and a refusal is not where it is looked for; or they read nothing as an answer."""
     return [
-        f"{model}, {block.set.name}: every answer begins with its question; expected the answer "
-        "alone (of a pipeline: return_full_text=False)."
+        f"{model}, {block.set.name}: {line}"
         for model, found in blocks.items()
         for block in found
         if block.set.kind not in CLOSED
-        and len(block.answers) >= parsing.MANY_ECHOES
-        and all(
-            parsing.echoes(item.prompt[-1].content, answer)
-            for item, answer in zip(block.set.items, block.answers, strict=True)
-        )
+        for line in _misread(block)
     ]
+
+
+def _misread(block: Block) -> list[str]:
+    answers, found = block.answers, []
+    many = len(answers) >= remarks.MANY_ROWS
+    if many and all(
+        remarks.echoes(item.prompt[-1].content, answer)
+        for item, answer in zip(block.set.items, answers, strict=True)
+    ):
+        found.append(
+            "every answer begins with its question; expected the answer alone (of a pipeline: "
+            "return_full_text=False)."
+        )
+    if many and all(map(remarks.ended, answers)):
+        found.append(
+            "every answer ends in the text of an end token; expected the answer alone (of a "
+            "tokenizer: skip_special_tokens=True)."
+        )
+    if empty := sum(answer.strip() == remarks.EMPTY_CELL for answer in answers):
+        found.append(
+            f"{empty} answers are {remarks.EMPTY_CELL}, as pandas writes an empty cell, and count "
+            "as answers."
+        )
+    return found
 
 
 def _degenerate(rows: Sequence[ResultRow]) -> list[str]:

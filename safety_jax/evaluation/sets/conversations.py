@@ -31,6 +31,8 @@ from safety_jax.data.text_files import Row
 SHIPPED = Path(__file__).parent / "shipped"
 ORDINARY = "launch/real/data/ordinary.jsonl"  # exchanges that follow those of TALKS
 TALKS = SHIPPED / "talks.jsonl"
+COLUMNS = ("turns", "unsafe", "id", "category", *SYSTEM)
+"""What a row of a file may have."""
 OWN = Message("assistant", "")  # placeholder of a model's own answer
 AGAIN, AMID, CONTEXT = "again", "amid", "context"
 # Tokens are estimated in the same way for all models: characters of one token, and tokens of the

@@ -153,6 +153,7 @@ class Set:
         setting: the conversation that its requests were put into; None without one.
         formless: the number of prompts left out because they cannot be put in the requested form.
         unusable: the number of rows left out by `bad_rows=skip`.
+        remarks: lines about its rows, for the user.
     """
 
     name: str
@@ -170,6 +171,7 @@ class Set:
     setting: TalkSetting | None = None
     formless: int = 0
     unusable: int = 0
+    remarks: tuple[str, ...] = ()
 
     def repeated(self, answers: int) -> "Set":
         """The set with `answers` copies of every item, called `ID`, `ID #2`, `ID #3` and so on. A

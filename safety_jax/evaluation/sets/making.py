@@ -7,6 +7,7 @@ from typing import Any
 
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import parsing, records, sources
+from safety_jax.data.formats.catalogue import FORMATS, PROMPTS
 from safety_jax.data.messages import BadRow
 from safety_jax.data.records import Record
 from safety_jax.data.sources import Source
@@ -25,6 +26,11 @@ from safety_jax.evaluation.sets.items import (
     Set,
 )
 
+# What a row of a user's own set may have beside its prompt; with `reference`, it may be an answer.
+_COLUMNS = (
+    *("id", "category", "reference", "choices", "opening", "twin", twins.PAIR, twins.GROUP),
+    *(column for known in (*PROMPTS, *FORMATS) for column in known.columns),
+)
 LETTERS, LIKELIHOOD = "letters", "likelihood"  # how a model's choice is read
 
 
@@ -43,6 +49,8 @@ def make_set(source: Source, entry: Entry, key: str, seed: int) -> Set:
         made = turns.read(source, entry, key, seed)
         _check_ids(made.items)
         return made
+    if not entry.name:
+        parsing.check_names(source, _COLUMNS)
     entry = _read_as(_classified(source, entry), source, key)
     known = {ours: theirs for ours, theirs in entry.columns.items() if ours not in source.columns}
     kept: list[tuple[int | None, str, Row]] = []
@@ -85,6 +93,7 @@ def make_set(source: Source, entry: Entry, key: str, seed: int) -> Set:
         rows=len(source.rows),
         formless=sum(row.unwanted for row in native.left_out),
         unusable=sum(not row.unwanted for row in native.left_out),
+        remarks=tuple(native.remarks),
     )
 
 

@@ -25,6 +25,13 @@ def read(source: Source, entry: Entry, key: str, seed: int) -> Set:
             f"{key}: {source.spec}: form={source.form} for a set of the kind {CONVERSATION}; "
             "expected a set of single requests, such as one with turns="
         )
+    if not entry.name:
+        parsing.check_names(source, conversations.COLUMNS)
+    if source.fold is not None:
+        raise ConfigError(
+            f"{key}: {source.spec}: prompts= for a set of the kind {CONVERSATION}; expected a set "
+            "of single requests, such as one with turns="
+        )
     scripts = []
     for number, (where, row) in enumerate(zip(source.where, source.rows, strict=True)):
         try:
