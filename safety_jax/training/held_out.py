@@ -40,21 +40,23 @@ def make_measure(
 
     def measure(trainable: trees.Tree) -> Measured:
         sums: dict[str, float] = {}
-        count = 0.0
+        tokens = 0.0
         tables, members = [], []
         for number in range(batches.steps):
             batch = batches.batch(number)
             parts, totals = jax.device_get(evaluator(trainable, learning.frozen, *place(batch)))
-            # A loss's scalars are means over the first of its totals.
-            counted = float(next(iter(totals.values())))
-            count += counted
-            table = parts.pop(TABLE, np.zeros((len(batch.examples), 0), np.float32))
-            tables.append(table[: len(batch.examples)])
             members.append(batch.examples)
+            if TABLE in parts:
+                tables.append(parts[TABLE][: len(batch.examples)])
+                continue
+            (counted,) = map(float, totals.values())  # its tokens, of which scalars are means
+            tokens += counted
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * counted
-        means = {name: total / count for name, total in sums.items()}
-        return Measured(means, np.concatenate(tables), np.concatenate(members))
+        means = {name: total / tokens for name, total in sums.items()}
+        examples = np.concatenate(members)
+        table = np.concatenate(tables) if tables else np.zeros((len(examples), 0), np.float32)
+        return Measured(means, table, examples)
 
     return measure
 

@@ -78,7 +78,7 @@ class Measured:
     """What the loss returned for some examples.
 
     Attributes:
-        means: its scalars, averaged over the unit that the loss counts (tokens, pairs, ...).
+        means: its scalars, averaged over the trained tokens; empty if the loss has a table.
         table: its table, one row for each example; without columns if the loss has no table.
         examples: for each row, the index of its example.
     """
