@@ -275,7 +275,8 @@ def test_adapters_on_noise_are_refused(folders, one_device):
 
 @pytest.mark.parametrize("name", TRUNKS)
 def test_flops_of_every_trunk(name, folders, one_device):
-    """Six a weight and token, and more for attention over longer texts; adapters need fewer."""
+    """Six a weight and token, and more for attention over longer texts: forward and backward, two
+    products of two FLOPs with all tokens of a text, or half of them; adapters need fewer."""
     full, adapted = (judge_of(folders[name], one_device, given).trainee for given in (False, True))
     short, long = (full.flops_per_token(np.array([n, n])) for n in (4, 40))
     kernels = sum(
@@ -283,5 +284,7 @@ def test_flops_of_every_trunk(name, folders, one_device):
         for key, p in heads.parameters(full.scorer).items()
         if key.startswith("layers.") and key.endswith("kernel")
     )
-    assert 6 * kernels <= short < long < 10 * kernels
+    config, met = full.scorer.config, (40 - 4) / (2 if name in ("llama", "gpt2") else 1)
+    each = 3 * 2 * 2 * config.heads * config.head_size * config.layers
+    assert 6 * kernels <= short and long - short == pytest.approx(each * met)
     assert adapted.flops_per_token(np.array([4])) < short

@@ -89,6 +89,11 @@ class LlamaConfig:
         )
 
     @property
+    def windows(self) -> tuple[int | None, ...]:
+        """The window of each layer, see `LayerKind`."""
+        return tuple(self.kinds[number].window for number in self.layer_kinds)
+
+    @property
     def rules(self) -> tuple[Rule, ...]:
         """The rule of attention for each kind of layer."""
         return tuple(

@@ -93,8 +93,8 @@ def _attention(config: llama.LlamaConfig, row_tokens: int) -> float:
 
 def _seen(config: llama.LlamaConfig, tokens: float) -> float:
     """The number of keys, over all layers, that a token with `tokens` before it attends to."""
-    windows = [config.kinds[number].window for number in config.layer_kinds]
-    return float(sum(tokens if window is None else min(tokens, window) for window in windows))
+    seen = (tokens if window is None else min(tokens, window) for window in config.windows)
+    return float(sum(seen))
 
 
 def _activation_traffic(config: llama.LlamaConfig, width: int) -> float:

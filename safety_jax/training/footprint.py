@@ -99,8 +99,9 @@ class TrunkSizes:
         )
 
     def attention(self, row_tokens: int) -> float:
-        """FLOPs of one matrix product of causal attention, for each token of a row."""
-        return 2 * row_tokens / 2 * self.attended * self.layers
+        """FLOPs of one matrix product of attention, for each token of a row: with all tokens if it
+        is `square`, else with half of them on average."""
+        return 2 * (row_tokens if self.square else row_tokens / 2) * self.attended * self.layers
 
     def numbers(self, parts: FlopParts) -> tuple[float, float]:
         """Numbers for each token on a device: the outputs of a layer's projections, and all arrays

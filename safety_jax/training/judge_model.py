@@ -90,7 +90,7 @@ class Trainee:
         leaves = (
             lora.shapes(declared, adapter.targets, adapter.rank, adapter.layers) if adapter else {}
         )
-        tokens = lengths.astype(float)
+        seen = flops.seen_tokens(lengths, config.windows if self.scorer.of_llama else (None,))
         return flops.flops_per_token(
             matmul_weights=sum(map(math.prod, kernels)),
             adapter_weights=sum(math.prod(shape) for shape, _ in leaves.values()),
@@ -98,7 +98,8 @@ class Trainee:
             layers=config.layers,
             heads=config.heads,
             head_size=config.head_size,
-            example_tokens=float((tokens**2).sum() / tokens.sum()),
+            # The formula counts the keys of causal attention, which are half of all.
+            example_tokens=seen if self.scorer.causal else 2 * seen,
         )
 
     def export(self, folder: Path, trainable: trees.Tree, frozen: trees.Tree, dtype: str) -> float:

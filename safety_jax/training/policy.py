@@ -141,7 +141,6 @@ def flops_per_token(
     declared = llama.parameters(model)
     kernels = [p.shape for name, p in declared.items() if name.endswith("kernel")]
     leaves = lora.shapes(declared, adapter.targets, adapter.rank, adapter.layers) if adapter else {}
-    windows = [model.kinds[number].window for number in model.layer_kinds]
     return flops.flops_per_token(
         matmul_weights=sum(map(math.prod, kernels)) + model.vocabulary_size * model.width,
         adapter_weights=sum(math.prod(shape) for shape, _ in leaves.values()),
@@ -149,7 +148,7 @@ def flops_per_token(
         layers=model.layers,
         heads=model.heads,
         head_size=model.head_size,
-        example_tokens=flops.seen_tokens(lengths, windows),
+        example_tokens=flops.seen_tokens(lengths, model.windows),
     )
 
 

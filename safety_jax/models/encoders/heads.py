@@ -68,6 +68,11 @@ class Scorer:
         return isinstance(self.config, llama.LlamaConfig)
 
     @property
+    def causal(self) -> bool:
+        """Whether a token attends to earlier ones only."""
+        return KINDS[self.kind].causal
+
+    @property
     def rules(self) -> tuple[attention.Rule, ...]:
         """The rules of a LLaMA trunk's attention; encoders have their own attention."""
         return self.config.rules if self.of_llama else attention.PLAIN

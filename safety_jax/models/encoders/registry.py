@@ -28,6 +28,7 @@ class Architecture:
         architecture: (model_type) to the name of the class with a sequence head.
         attributes: (config, given, dtype, source) to the exported config.json, without labels.
         pairs: see `heads.Scorer`.
+        causal: a token attends to earlier ones only.
     """
 
     module: Callable[..., nnx.Module]
@@ -39,6 +40,7 @@ class Architecture:
     architecture: Callable[[str], str]
     attributes: Callable[..., dict[str, Any]]
     pairs: bool
+    causal: bool
 
 
 LLAMA = Architecture(
@@ -51,6 +53,7 @@ LLAMA = Architecture(
     architecture=llama_heads.architecture,
     attributes=llama_heads.attributes,
     pairs=False,
+    causal=True,
 )
 DEBERTA = Architecture(
     module=deberta.Deberta,
@@ -62,6 +65,7 @@ DEBERTA = Architecture(
     architecture=lambda model_type: deberta_config.ARCHITECTURE,
     attributes=deberta_config.attributes,
     pairs=True,
+    causal=False,
 )
 BERT = Architecture(
     module=bert.Bert,
@@ -73,6 +77,7 @@ BERT = Architecture(
     architecture=lambda model_type: bert.ARCHITECTURES[model_type],
     attributes=bert.attributes,
     pairs=True,
+    causal=False,
 )
 GPT2 = Architecture(
     module=gpt2.Gpt2,
@@ -84,6 +89,7 @@ GPT2 = Architecture(
     architecture=lambda model_type: gpt2.ARCHITECTURE,
     attributes=gpt2.attributes,
     pairs=False,
+    causal=True,
 )
 KINDS = {
     "llama": LLAMA,

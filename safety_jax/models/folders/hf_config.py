@@ -300,7 +300,7 @@ def _ropes(config: llama.LlamaConfig, family: Family) -> dict[str, Rope]:
 def _fresh(config: llama.LlamaConfig) -> dict[str, Any]:
     """The attributes of a model that came without any, for the first family that can express it."""
     windows = [kind.window for kind in config.kinds if kind.window is not None]
-    types = [FULL if config.kinds[n].window is None else SLIDING for n in config.layer_kinds]
+    types = [FULL if window is None else SLIDING for window in config.windows]
     scale = config.attention_scale
     attributes: dict[str, Any] = {
         "vocab_size": config.vocabulary_size,
