@@ -1,5 +1,6 @@
 """Answers side by side: the form nobody can forge, the score, both orders, and their counts."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ from safety_jax.evaluation.measures import win_rates
 from safety_jax.evaluation.measures.win_rates import PairwiseOutcome
 from safety_jax.judges import pairwise
 from safety_jax.judges.guards import specs
-from safety_jax.judges.judge import scored, unscored
+from safety_jax.judges.judge import NO_ANSWER, scored, unscored
 from safety_jax.judges.planned import PlannedJudge, Resources
 from safety_jax.models.folders import tokenizer
 from tests import tiny_tokenizers
@@ -211,6 +212,35 @@ def test_sets_where_help_is_wanted_are_compared_in_both_orders(folder, one_devic
     assert compare(blocks) == found and loads == [1]
     file.write_text("".join(content.splitlines(keepends=True)[:3]))
     assert compare(blocks) == found and loads == [1, 1]
+
+
+def test_what_ends_inside_its_thought_is_no_loss(folder, one_device, tmp_path):
+    """No judge reads it: neither beside an answer, nor where both models have none."""
+    one_set = make_set("s", "safe", 4)
+    endings = {
+        "base": ["eos", "thought", "thought", "eos"],
+        "tuned": ["thought", "eos", "thought", "eos"],
+    }
+    blocks = {
+        model: [
+            dataclasses.replace(
+                block(model, one_set, [0.0] * 4),
+                answers=[
+                    "" if end == "thought" else f"{model} says {i}" for i, end in enumerate(ends)
+                ],
+                finishes=ends,
+            )
+        ]
+        for model, ends in endings.items()
+    }
+    (found,) = win_rates.compare(
+        plan(one_device, folder), blocks, "base", tmp_path, force=False, rows=4, writes=True
+    )
+    assert (found.n, found.unscored, found.alike) == (1, 3, 0)
+    assert {*found.wins, *found.losses, *found.ties} == {"3"}
+    assert found.reasons == {NO_ANSWER: 3} and found.flips.unscored == 3
+    assert any(f"3 of 4 comparisons without an outcome ({NO_ANSWER})" in note
+               for note in win_rates.notes([found]))  # fmt: skip
 
 
 def test_other_protocols_are_not_compared_unless_forced(folder, one_device, tmp_path):

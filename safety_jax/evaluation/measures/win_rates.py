@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from safety_jax.evaluation.answers import generate
+from safety_jax.evaluation.answers.responses import THOUGHT
 from safety_jax.evaluation.measures.compare import differs
 from safety_jax.evaluation.measures.counts import Block, rate
 from safety_jax.evaluation.results.comparisons import Preference
@@ -135,15 +136,18 @@ def _ask(
     rows: int,
     writes: bool,
 ) -> list[PairwiseOutcome]:
-    """One outcome for each item."""
+    """One outcome for each item; without a score if either model never finished its thought."""
     texts = list(zip(one.answers, other.answers, strict=True))
-    asked = [i for i, (x, y) in enumerate(texts) if x.strip() != y.strip()]
+    ends = zip(one.finishes, other.finishes, strict=True)
+    unfinished = [THOUGHT in both for both in ends]
+    asked = [i for i, (x, y) in enumerate(texts) if unfinished[i] or x.strip() != y.strip()]
     conversations: list[Conversation] = []
     for i in asked:
         item, (x, y) = one.set.items[i], texts[i]
         prompt = item.conversation("").prompt
-        conversations.append(pairwise.comparison(prompt, x, y, item.where))
-        conversations.append(pairwise.comparison(prompt, y, x, item.where))
+        for first, second in ((x, y), (y, x)):
+            made = pairwise.comparison(prompt, first, second, item.where)
+            conversations.append(dataclasses.replace(made, unfinished=unfinished[i]))
     path.parent.mkdir(parents=True, exist_ok=True)
     title = f"{planned.card.name}: {other.model} or {one.model}, {one.set.name}"
     scores = scoring.judge_all(

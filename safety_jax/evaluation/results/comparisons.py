@@ -72,7 +72,8 @@ class Preference:
             wins; one half without position bias. Its interval is Newcombe's for the paired
             difference between the orders.
         flips: the share of prompts on which the verdict changed with the order.
-        unscored: prompts without an outcome, because an order has no score; `reasons` says why.
+        unscored: prompts without an outcome, because an order has no score, as if a model never
+            finished its thought; `reasons` says why.
         forced, refused_because: see `Comparison`.
     """
 
