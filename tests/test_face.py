@@ -140,6 +140,7 @@ def test_what_cannot_be_loaded_or_adapted_is_told(model, adapted, tmp_path):
         sj.lora(model, 0)
     with pytest.raises(ConfigError, match="expected 'all-linear' or any of q_proj"):
         sj.lora(model, targets=["lm_head"])
+    assert set(sj.lora(model, targets="q_proj").adapters.weights) == {"query"}
 
 
 # ---------------------------------------------------------------------------- answers
@@ -187,6 +188,25 @@ def test_what_cannot_be_asked_is_told(model):
         sj.generate(model, ["a"], template="chat")
 
 
+def test_what_is_no_list_is_not_taken_apart():
+    """A text is a sequence of letters, and a table one of column names."""
+    table = np.array([["a"], ["b"]])  # has `ndim`, as a table of pandas
+    assert given.turns(table[:, 0]) == given.turns(iter("ab")) == ["a", "b"]
+    for single, kind in (("a", "str"), ({"prompt": "a"}, "dict"), (None, "NoneType")):
+        with pytest.raises(DataError, match=f"as a {kind}; expected a list, even for one prompt"):
+            given.turns(single)
+    with pytest.raises(DataError, match=r"rows are given as a ndarray; expected a list, its rows"):
+        given.source("row", table)
+    conversation = [{"role": "user", "content": "a"}]
+    assert given.turns([conversation]) == [conversation]
+    for prompts_ in (conversation, [["a"]], [None]):
+        with pytest.raises(DataError, match=r"prompt 0 is .* expected a text or a list of messa"):
+            given.turns(prompts_)
+    with pytest.raises(DataError, match="pair 0 is 'a'; expected a mapping"):
+        given.source("pair", ["a"])
+    assert given.names("END") == given.names(["END"]) == ("END",)
+
+
 def test_answers_end_where_the_folder_says_and_chats_are_chats(model):
     assert model.ends == (model.tokenizer.eos_token_id,) and model.bare.ends == ()
     chatty = copy.deepcopy(model.tokenizer)
@@ -228,6 +248,8 @@ def test_verdicts_are_the_judges_own(one_device, tmp_path):
 def test_what_cannot_be_judged_is_told(tmp_path):
     with pytest.raises(DataError, match="2 prompts and 1 answers; expected one answer per prompt"):
         sj.judge(["a", "b"], ["a"])
+    with pytest.raises(DataError, match="answers are given as a str"):
+        sj.judge(["a"], "b")
     with pytest.raises(ConfigError, match="expected one of refusal"):
         sj.judge(["a"], ["b"], {"mine": {"kind": "oracle"}})
     with pytest.raises(ConfigError, match="holds no judge.json; expected a judge that stage rew"):

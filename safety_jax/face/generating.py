@@ -28,7 +28,7 @@ def generate(
     max_new_tokens: int = 256,
     temperature: float = 0.0,
     top_p: float = 1.0,
-    stop: Sequence[str] = (),
+    stop: str | Sequence[str] = (),
     template: str = "",
     seed: int = 0,
 ) -> list[str]:
@@ -63,7 +63,7 @@ def sample(
     temperature: float = 1.0,
     top_p: float = 1.0,
     top_k: int = 0,
-    stop: Sequence[str] = (),
+    stop: str | Sequence[str] = (),
     template: str = "",
     seed: int = 0,
 ) -> list[list[generation.Completion]]:
@@ -78,12 +78,13 @@ def sample(
     Args:
         temperature: 0 is greedy.
         top_p, top_k: as in `transformers`; 1 and 0 are off.
-        stop: strings that end an answer, and are cut off. It also ends at the model's own tokens.
+        stop: one string or several that end an answer, and are cut off. It also ends at the
+            model's own tokens.
         template: a name of `data/prompts.py`; "" is the tokenizer's chat template, or "plain".
 
     Raises:
         ConfigError: a setting cannot be used, or the model has no tokenizer.
-        DataError: a prompt is empty, or longer than the model can read.
+        DataError: a prompt is empty, longer than the model can read, or not in a list.
     """
     tokens = given.tokenizer(model)
     settings = generation.SamplingParams(
@@ -96,14 +97,14 @@ def sample(
         candidates=candidates,
         max_new_tokens=max_new_tokens,
     )
-    rows = [{"prompt": given.turns(prompt)} for prompt in prompts]
+    rows = [{"prompt": prompt} for prompt in given.turns(prompts)]
     read = records.read_prompts(given.source("prompt", rows))
     worded = given.template_name(template, tokens)
     ids = prompt_ids.encode_prompts(read, load_template(worded, tokens), tokens)
     for record, row in zip(read, ids, strict=True):
         _check_fits(model, record.where, len(row), max_new_tokens)
     ends = [*model.ends, *(answer_ends(tokens, FIXED.chat) if worded == "chat" else ())]
-    end_ids, strings = endings(tokens, ends, tuple(stop), thoughts.reader(tokens))
+    end_ids, strings = endings(tokens, ends, given.names(stop), thoughts.reader(tokens))
     setup = generation.Setup(settings, _pace(model), end_ids, strings)
     found = generation.generate(model, setup, ids, range(len(ids)), seed, None)
     return [

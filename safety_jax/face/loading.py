@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from safety_jax.base import meshes, trees
 from safety_jax.base.errors import ConfigError
+from safety_jax.face import given
 from safety_jax.models import llama, quantised
 from safety_jax.models import lora as adapters
 from safety_jax.models.execution import float_type, stored_type
@@ -63,7 +64,7 @@ def lora(
     rank: int = 8,
     *,
     alpha: float | None = None,
-    targets: Sequence[str] = (adapters.ALL_LINEAR,),
+    targets: str | Sequence[str] = adapters.ALL_LINEAR,
     rslora: bool = False,
     initialization: str = "peft",
     seed: int = 0,
@@ -76,7 +77,7 @@ def lora(
 
     Args:
         alpha: the adapters are scaled by alpha / rank; None is 2 · rank.
-        targets: Hugging Face's names of projections, such as ("q_proj", "v_proj").
+        targets: Hugging Face's names of projections, such as ("q_proj", "v_proj"), or "all-linear".
         rslora: scales by alpha / sqrt(rank) (arXiv 2312.03732).
         initialization: "peft" or "zero_a", see `models.lora.initialize`.
 
@@ -89,7 +90,7 @@ def lora(
         raise ConfigError(f"rank {rank}: expected 1 or more")
     leaves = adapters.initialize(
         llama.parameters(model.config),
-        adapters.targets(tuple(targets), llama.targets(model.config)),
+        adapters.targets(given.names(targets), llama.targets(model.config)),
         rank,
         initialization,
         jax.random.key(seed),

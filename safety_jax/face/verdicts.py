@@ -37,7 +37,7 @@ class Verdicts(NamedTuple):
 def judge(
     prompts: Sequence[Prompt],
     answers: Sequence[str],
-    judges: Sequence[str] | Mapping[str, Spec] = ("refusal",),
+    judges: str | Sequence[str] | Mapping[str, Spec] = "refusal",
     *,
     dtype: str = "",
     mesh: Mesh | None = None,
@@ -49,8 +49,8 @@ def judge(
 
     Args:
         answers: may be empty texts. A thought before an answer is not judged.
-        judges: "refusal", folders that stage `reward` exported, or NAME=FOLDER; or a mapping from
-            names to the kind and keys of judges (`judges/registry.py`), such as
+        judges: one or several of "refusal", folders that stage `reward` exported, and NAME=FOLDER;
+            or a mapping from names to the kind and keys of judges (`judges/registry.py`), such as
             `{"guard": {"kind": "llama_guard", "path": ..., ...}}`.
         dtype, mesh: as in `load`.
 
@@ -59,17 +59,18 @@ def judge(
         CheckpointError: the folder of a judge cannot be used.
         DataError: a prompt is empty, or the numbers of prompts and answers differ.
     """
-    if len(prompts) != len(answers):
+    asked, said = given.turns(prompts), given.several("answer", answers)
+    if len(asked) != len(said):
         raise DataError(
-            f"{len(prompts)} prompts and {len(answers)} answers; expected one answer per prompt"
+            f"{len(asked)} prompts and {len(said)} answers; expected one answer per prompt"
         )
-    both = zip(map(given.turns, prompts), answers, strict=True)
+    both = zip(asked, said, strict=True)
     rows = [{"prompt": prompt, "response": answer} for prompt, answer in both]
     read = records.read_responses(given.source("answer", rows))
     conversations = [from_record(record) for record in read]
     mesh = mesh or loading.all_devices()
     dtype = dtype or stored_type(mesh.devices.flat[0].platform)
-    specs = judges if isinstance(judges, Mapping) else registry.named(judges)
+    specs = judges if isinstance(judges, Mapping) else registry.named(given.names(judges))
     planned = registry.plan(specs, Resources(mesh, dtype, dtype, "auto", TOKENS_PER_BATCH))
     scores: dict[str, list[Score]] = {}
     for name, one in planned.items():
