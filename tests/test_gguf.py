@@ -160,7 +160,7 @@ def test_hub_repositories(tmp_path, monkeypatch):
     gguf_files.write(tmp_path / "q8.gguf", cases.read_config("llama_grouped"))
     fetched = []
 
-    def fetch(repository, name):
+    def fetch(repository, name, revision=None):
         fetched.append((repository, name))
         return str(tmp_path / name)
 
@@ -168,7 +168,7 @@ def test_hub_repositories(tmp_path, monkeypatch):
     library = hub.huggingface_hub
     monkeypatch.setattr(library, "hf_hub_download", fetch)
     monkeypatch.setattr(library, "snapshot_download", lambda *a, **k: str(tmp_path / "none"))
-    monkeypatch.setattr(library, "list_repo_files", lambda repository: listed)
+    monkeypatch.setattr(library, "list_repo_files", lambda *a, **k: listed)
     named = hub.resolve("org/name/q8.gguf")
     assert hub.resolve("org/name") == named == hub.resolve(tmp_path / "q8.gguf")
     assert fetched == [("org/name", "q8.gguf")] * 2

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models import lora
-from safety_jax.models.folders import hf_config, peft, peft_config
+from safety_jax.models.folders import hf_config, hub, peft, peft_config
 from tests.adapter_folders import (
     CASE,
     LAYERS,
@@ -179,3 +179,27 @@ def test_the_base_is_found_from_here_or_from_the_adapter(tmp_path, monkeypatch):
         write_adapter(adapter, base_model_name_or_path=named)
         with pytest.raises(CheckpointError, match="adapter_config.json: base_model_name_or_path"):
             peft_config.base_folder(adapter)
+
+
+def test_the_base_from_the_hub_is_of_the_revision_that_the_adapter_names(tmp_path, monkeypatch):
+    """As in `AutoPeftModel.from_pretrained`."""
+    asked = []
+
+    def download(repository, revision=None, **_):
+        asked.append((repository, revision))
+        (tmp_path / "base").mkdir(exist_ok=True)
+        (tmp_path / "base" / "model.safetensors").touch()
+        return str(tmp_path / "base")
+
+    monkeypatch.setattr(hub.huggingface_hub, "snapshot_download", download)
+    for revision in (None, "v1.1"):
+        adapter = write_adapter(
+            tmp_path / "adapter", base_model_name_or_path="an/other", revision=revision
+        )
+        peft_config.base_folder(adapter)
+    assert asked == [("an/other", None), ("an/other", "v1.1")]
+    write_adapter(adapter, base_model_name_or_path="an/other", revision=["v1.1"])
+    with pytest.raises(
+        CheckpointError, match="revision is .* expected that of the base at the hub"
+    ):
+        peft_config.base_folder(adapter)

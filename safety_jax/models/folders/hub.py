@@ -43,13 +43,16 @@ SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 # ---------------------------------------------------------------------------- finding and reading
 
 
-def resolve(path_or_hub_id: str | Path) -> Path:
+def resolve(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
     """The local folder of a model: the given folder itself, or the snapshot of a Hub repository,
     which is downloaded if necessary.
 
     A GGUF file is unpacked into a folder with the same model (`gguf_folder`), and so is a folder or
     repository with one GGUF file as its only weights. `ORG/NAME/FILE.gguf` is a file of a Hub
     repository.
+
+    Args:
+        revision: the branch, tag or commit of a Hub repository; None for its main branch.
 
     Raises:
         CheckpointError: there is no such folder or file, and no repository can be reached; or there
@@ -79,23 +82,24 @@ def resolve(path_or_hub_id: str | Path) -> Path:
     repository, file = match.groups()
     try:
         if file:
-            return _from_gguf(Path(huggingface_hub.hf_hub_download(repository, file)))
+            return _from_gguf(_download(repository, file, revision))
         wanted = ["*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", *LICENCE_FILES]
         copies = ["*/*", "consolidated*"]  # the same weights in other layouts
         snapshot = Path(
             huggingface_hub.snapshot_download(
-                repository, allow_patterns=wanted, ignore_patterns=copies
+                repository, revision=revision, allow_patterns=wanted, ignore_patterns=copies
             )
         )
         if any(snapshot.glob("*.safetensors")):
             return snapshot
-        offered = _ggufs(snapshot) or _offered(repository)
+        offered = _ggufs(snapshot) or _offered(repository, revision)
         if len(offered) == 1:
-            return _from_gguf(Path(huggingface_hub.hf_hub_download(repository, offered[0])))
+            return _from_gguf(_download(repository, offered[0], revision))
     except (OSError, ValueError) as error:
+        at = f" at revision {revision!r:.60}" if revision else ""
         raise CheckpointError(
-            f"model {given!r} is neither a folder here nor a Hub repository that can be reached "
-            f"({type(error).__name__}); check the path, or the network and the access token"
+            f"model {given!r}{at} is neither a folder here nor a Hub repository that can be "
+            f"reached ({type(error).__name__}); check the path, or the network and the access token"
         ) from error
     return _without_gguf(snapshot, offered, given)
 
@@ -135,10 +139,14 @@ def _ggufs(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.glob("*.gguf"))
 
 
-def _offered(repository: str) -> list[str]:
+def _download(repository: str, file: str, revision: str | None) -> Path:
+    return Path(huggingface_hub.hf_hub_download(repository, file, revision=revision))
+
+
+def _offered(repository: str, revision: str | None) -> list[str]:
     """Names of a repository's GGUF files; none if the list cannot be fetched."""
     try:
-        listed = huggingface_hub.list_repo_files(repository)
+        listed = huggingface_hub.list_repo_files(repository, revision=revision)
     except (OSError, ValueError):
         return []
     return sorted(name for name in listed if name.endswith(".gguf") and "/" not in name)

@@ -78,22 +78,28 @@ def base_folder(folder: Path) -> Path:
     """The folder of an adapter's base.
 
     A relative path starts at the working directory, as in peft, or else at the adapter's folder, so
-    that a model and its adapter can be moved together.
+    that a model and its adapter can be moved together. A hub id is that of the `revision` in the
+    file, if there is one.
 
     Raises:
         CheckpointError: no base is named, or it cannot be found.
     """
     file = folder / CONFIG
-    named = hub.read_json(file).get("base_model_name_or_path")
+    given = hub.read_json(file)
+    named, revision = given.get("base_model_name_or_path"), given.get("revision")
     if not isinstance(named, str) or not named:
         raise CheckpointError(
             f"{file}: base_model_name_or_path is {f'{named!r}'[:60]}; expected the folder or hub "
             "id of the model that the adapter belongs to"
         )
+    if revision is not None and not isinstance(revision, str):
+        raise CheckpointError(
+            f"{file}: revision is {shown(revision)}; expected that of the base at the hub, or null"
+        )
     beside = folder / named
     try:
         moved = not Path(named).exists() and beside.exists()
-        return hub.resolve(beside if moved else named)
+        return hub.resolve(beside if moved else named, revision or None)
     except UserError as error:
         raise CheckpointError(
             f"{file}: base_model_name_or_path: {error}; put the model there, or correct the path "
