@@ -16,16 +16,18 @@ from safety_jax.training.checkpoint import Checkpoints
 
 
 class Numbers:
-    """Batch n holds the number n; the loss pulls w to it."""
+    """Batch n holds the number n; the loss pulls w to it. Of the number -1, its gradient is NaN."""
 
-    def __init__(self, poisoned: int = 0, signalled: int = 0):
+    def __init__(self, poisoned: int = 0, signalled: int = 0, steep: int = 0):
         self.position, self.poisoned, self.signalled = 0, poisoned, signalled
+        self.steep = steep
 
     def __next__(self):
         self.position += 1
         if self.position == self.signalled:
             os.kill(os.getpid(), signal.SIGTERM)
         value = np.nan if self.position == self.poisoned else float(self.position)
+        value = -1.0 if self.position == self.steep else value
         batch = Numbers.Batch()
         batch.value, batch.row = value, f"numbers.jsonl row {self.position}"
         return batch
@@ -52,7 +54,8 @@ def run(one_device, tmp_path):
 
     def loss(trainable, frozen, batch, total, key):
         noise = 0.0 if key is None else jax.random.normal(key)
-        return {"loss": ((trainable["w"] - batch["x"] + noise) ** 2).sum()}
+        root = jnp.sqrt(batch["x"] + 1 + 0 * trainable["w"]) - jnp.sqrt(batch["x"] + 1)  # is 0
+        return {"loss": ((trainable["w"] - batch["x"] + noise) ** 2 + root).sum()}
 
     step = steps.make(loss, lambda batch: {"rows": jnp.float32(1)}, optimizer, rate, where)
     sharding = meshes.sharding(one_device, (None, None))
@@ -103,6 +106,14 @@ def test_a_loss_that_is_not_finite_names_step_and_row(run):
     with pytest.raises(DivergenceError, match="loss is nan at step 5; rows .* numbers.jsonl row 5"):
         run(Numbers(poisoned=5), 8)
     # What was saved before is intact, and training goes on from there once the row is mended.
+    result, told, _, _ = run(Numbers(), 8)
+    assert told[0][0] == 4 and not result.interrupted
+
+
+def test_weights_are_not_saved_after_a_gradient_that_is_not_finite(run):
+    """The loss of that step still is: only the next one would show it."""
+    with pytest.raises(DivergenceError, match="grad_norm is nan at step 6; rows .* row 6"):
+        run(Numbers(steep=6), 8)
     result, told, _, _ = run(Numbers(), 8)
     assert told[0][0] == 4 and not result.interrupted
 

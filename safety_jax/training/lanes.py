@@ -225,7 +225,7 @@ def drive(
 ) -> dict[str, DivergenceError]:
     """Trains all runs, begun in the order given, as many at a time as there are lanes.
 
-    A run whose loss is not finite gives up its lane; the others continue.
+    A run whose loss or gradient is not finite gives up its lane; the others continue.
 
     Args:
         on_step: called after each step of the program, with the number of runs that took one.

@@ -168,7 +168,7 @@ class Unread:
         """Waits for the last step and passes its metrics to `on_step`, once.
 
         Raises:
-            DivergenceError: its loss is NaN or infinite.
+            DivergenceError: its loss or gradient is NaN or infinite.
         """
         if self._last is None:
             return
@@ -176,9 +176,11 @@ class Unread:
         values = taken.read()
         metrics = {name: float(value) for name, value in values.items() if value.ndim == 0}
         tables = {name: value for name, value in values.items() if value.ndim > 0}
-        if not math.isfinite(metrics["loss"]):
+        # A finite loss may have a gradient that is not, and so may the weights after the step be.
+        broken = [name for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])]
+        if broken:
             raise DivergenceError(
-                f"loss is {metrics['loss']} at step {number}; rows of the batch: "
+                f"{broken[0]} is {metrics[broken[0]]} at step {number}; rows of the batch: "
                 f"{few(self._rows(batch), 8)}; earlier checkpoints are intact, lower "
                 "optim.learning_rate or look at these rows"
             )
@@ -201,19 +203,20 @@ def walk(
     """Asks for steps until `cadence.total_steps` or SIGTERM.
 
     SIGTERM saves without evaluating; when the run resumes, it first makes up for an evaluation that
-    was due. Only states whose loss was finite are saved.
+    was due. Only states after steps with finite loss and gradient are saved.
 
     Args:
         evaluate: returns metrics of the trainable weights on the validation rows.
         evaluated: steps that an earlier start has evaluated.
-        rows: returns names of a batch's rows, for the message if the loss is not finite.
+        rows: returns names of a batch's rows, for the message about a loss or gradient
+            that is not finite.
         on_step: called after every step, one step late, with its number, its metrics, the tables
             by example that its loss returned, and its batch.
         on_evaluation: called with the step and the metrics that `evaluate` returned.
         best_metric: the evaluation metric that is saved with each checkpoint.
 
     Raises:
-        DivergenceError: the loss is NaN or infinite; names step and rows.
+        DivergenceError: loss or gradient is NaN or infinite; names step and rows.
         CheckpointError: a checkpoint cannot be written.
     """
     unread = Unread(rows, on_step)
