@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, config_flags
 from safety_jax import __version__
 from safety_jax.base import redaction, settings, trees
 from safety_jax.base.errors import ConfigError
+from safety_jax.data import source_spec
 from safety_jax.stages import checks, config_comments, config_files
 
 USAGE = """\
@@ -39,12 +40,7 @@ Examples:
   safety-jax --config=dpo:paper=report --config.data.train=PAIRS.jsonl --workdir=runs/dpo
 """
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]*)")
-# An unquoted source in a flag, with an option whose value is a list or a sentence.
-_LISTING = re.compile(
-    r"[^'\"(\[].*[?&](?:(?:attack|turns|columns|without)=[^&]*,|asked=)", re.DOTALL
-)
-_BARE_LIST = re.compile(r"[^'\"(\[,]+(?:,[^,]+)+")  # unquoted texts with commas between them
-_NUMBERS = re.compile(r"(?:[+-]?[\d.]+|True|False|None)(?:,(?:[+-]?[\d.]+|True|False|None))*")
+_QUOTED = ("'", '"', "(", "[")
 _BAD_VALUE = re.compile(r"flag --config\.([\w.]+)=(.*?): .*", re.DOTALL)
 _HELP = re.compile(r"-h|--?help(short|full)?")
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d+)")
@@ -93,7 +89,7 @@ def parse(argv: Sequence[str]) -> Command:
         if helps:
             leave(explain_config(config, config_files.find(spec, "")[0]))
         check_keys(config, words)
-        words = quote_sources(config, words)
+        words = quote_texts(config, words)
         define(values, config, words)
         rest = values([argv[0], *words])
     except flags.UnrecognizedFlagError as error:
@@ -151,31 +147,20 @@ def check_keys(config: ConfigDict, words: Sequence[str]) -> None:
             raise ConfigError(f"the config has no key {match[2]!r}; {hint}--show lists all keys")
 
 
-def quote_sources(config: ConfigDict, words: Sequence[str]) -> list[str]:
-    """Quotes the values of flags that would otherwise become the wrong tuple.
-
-    `--config.evaluate.sets=I-CoNa?attack=base64,rot13` is one text: its comma belongs to an option,
-    and the reader of the text knows where a source ends. The comma of
-    `--config.evaluate.judges=refusal,harm=FOLDER` separates two judges. And the label of
-    `--config.data.positive=1` is a text, not a number.
-    """
+def quote_texts(config: ConfigDict, words: Sequence[str]) -> list[str]:
+    """Quotes the values of flags that are tuples of texts: unquoted ones with commas between them
+    (`--config.data.train=mine.jsonl,more.jsonl?rows=100`), also if they look like numbers."""
     known = trees.flatten(config.to_dict())
     found = []
     for word in words:
         match, (flag, _, value) = _OVERRIDE.match(word), word.partition("=")
-        if match and isinstance(known.get(match[2]), tuple):
-            if _LISTING.match(value):
-                word = f"{flag}={(value,)!r}"
-            elif match[2].endswith(".judges") and _BARE_LIST.fullmatch(value):
-                word = f"{flag}={tuple(value.split(','))!r}"
-            elif _NUMBERS.fullmatch(value) and _takes_texts(config, match[2]):
-                word = f"{flag}={tuple(value.split(','))!r}"
+        if match and isinstance(known.get(match[2]), tuple) and not value.startswith(_QUOTED):
+            setting = checks.setting_of(checks.table(config), match[2])
+            if isinstance(setting, settings.Texts):
+                texts = source_spec.split_list(value) if setting.listed else [value]
+                word = f"{flag}={tuple(texts)!r}"
         found.append(word)
     return found
-
-
-def _takes_texts(config: ConfigDict, key: str) -> bool:
-    return isinstance(checks.setting_of(checks.table(config), key), settings.Texts)
 
 
 def define(values: flags.FlagValues, config: ConfigDict, words: Sequence[str]) -> None:

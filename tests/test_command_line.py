@@ -59,12 +59,12 @@ def test_a_config_of_the_package_has_its_name_in_every_folder(name):
     ("given", "found"),
     [
         ("I-CoNa?attack=base64,prefill:10", ("I-CoNa?attack=base64,prefill:10",)),
-        ("Twins,XSTest?turns=again,amid:3", ("Twins,XSTest?turns=again,amid:3",)),
-        ("x.csv?asked=Say it.&columns=a:b", ("x.csv?asked=Say it.&columns=a:b",)),
+        ("Twins,XSTest?turns=again,amid:3", ("Twins", "XSTest?turns=again,amid:3")),
+        ("x?asked=Well, say&columns=a:b,c:d", ("x?asked=Well, say&columns=a:b,c:d",)),
         ("a.csv?kind=safe&columns=id:n,prompt:q", ("a.csv?kind=safe&columns=id:n,prompt:q",)),
         ("('I-CoNa?attack=base64,rot13', 'XSTest')", ("I-CoNa?attack=base64,rot13", "XSTest")),
         ("'a?rows=2','b'", ("a?rows=2", "b")),
-        ("I-CoNa,XSTest", ("I-CoNa,XSTest",)),
+        ("I-CoNa,XSTest", ("I-CoNa", "XSTest")),
     ],
 )
 def test_options_that_are_lists_need_no_quotes(given, found):
@@ -73,17 +73,30 @@ def test_options_that_are_lists_need_no_quotes(given, found):
 
 
 @pytest.mark.parametrize(
-    ("given", "found"),
+    ("key", "given", "found"),
     [
-        ("refusal,harm=runs/harm/export", ("refusal", "harm=runs/harm/export")),
-        ("both=a|b,refusal", ("both=a|b", "refusal")),
-        ("harm=runs/harm/export", ("harm=runs/harm/export",)),
-        ("('refusal','harm=a,b')", ("refusal", "harm=a,b")),
+        ("evaluate.judges", "refusal,harm=runs/harm/export", ("refusal", "harm=runs/harm/export")),
+        ("evaluate.judges", "both=a|b,refusal", ("both=a|b", "refusal")),
+        ("evaluate.judges", "harm=runs/harm/export", ("harm=runs/harm/export",)),
+        ("evaluate.judges", "('refusal','harm=a,b')", ("refusal", "harm=a,b")),
+        ("data.stored", "a.json,/x/b.json", ("a.json", "/x/b.json")),
+        ("data.stored", "/my data/a, b.json", ("/my data/a", "b.json")),
+        ("data.stored", "'/my data/a, b.json'", ("/my data/a, b.json",)),
+        ("data.stored", "/my data/it's.json", ("/my data/it's.json",)),
+        ("data.stored", "a?columns=x:y,z:w&rows=3,b", ("a?columns=x:y,z:w&rows=3", "b")),
+        ("data.stored", "a?columns=x:y,z:w.v,hf:b:c,d", ("a?columns=x:y,z:w.v", "hf:b:c", "d")),
+        ("data.stored", "a?without=x,y&rows=3,b.json", ("a?without=x,y&rows=3", "b.json")),
+        ("data.stored", "a?without=x,b.json", ("a?without=x", "b.json")),
+        ("answer.stop", "Well, then", ("Well, then",)),
     ],
-)
-def test_judges_are_listed_as_models_are(given, found):
-    words = ["", "--config=evaluate", f"--config.evaluate.judges={given}", "--show"]
-    assert command_line.parse(words).config.evaluate.judges == found
+)  # fmt: skip
+def test_texts_are_separated_by_commas(key, given, found):
+    stage = "score" if key == "data.stored" else "evaluate"
+    words = ["", f"--config={stage}", f"--config.{key}={given}", "--show"]
+    config = command_line.parse(words).config
+    for part in key.split("."):
+        config = config[part]
+    assert config == found
 
 
 @pytest.mark.parametrize(

@@ -142,11 +142,13 @@ class Texts:
 
     Attributes:
         distinct: whether all texts must be different.
+        listed: whether commas separate them in a flag; else a flag without quotes is one text.
     """
 
     what: str = "texts"
     needed: bool = False
     distinct: bool = False
+    listed: bool = True
 
     def fits(self, value: Any) -> bool:
         if not isinstance(value, tuple | list) or not all(map(_is_text, value)):

@@ -226,8 +226,10 @@ _RECIPE: Table = {
 }
 _PLAN: Table = {
     "stage": Text("the name of a stage", needed=True),
-    "plan.run": Texts("configs, with arguments behind a colon", needed=True, distinct=True),
-    "plan.set": Texts("KEY=VALUE"),
+    "plan.run": Texts(
+        "configs, with arguments behind a colon", needed=True, distinct=True, listed=False
+    ),
+    "plan.set": Texts("KEY=VALUE", listed=False),
     "plan.slice": Texts("CHIP:SHAPE", needed=True, distinct=True),
     "plan.mesh": OneOf(("auto", "run")),
     "plan.example_tokens": Whole(0, LONGEST_ROW, unit="tokens"),

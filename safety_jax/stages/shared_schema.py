@@ -21,7 +21,7 @@ STORED = "stored"  # see `models/quantised.py`, which needs jax
 KERNELS = OneOf((STORED, "int8", "nf4"))
 ATTENTION = OneOf(("auto", "xla", "cudnn", "splash"))
 SKIPPING = OneOf(("error", "skip"))
-NOTES = Texts("sentences")
+NOTES = Texts("sentences", listed=False)
 CACHE = Text("a folder")
 SEED = Whole(0, LARGEST_SEED)
 TEMPLATE = Text("the name of a template, or file:PATH", needed=True)
@@ -79,7 +79,7 @@ ANSWERS: Table = {
     "length_penalty": Real(),
     "candidates": AMOUNT,
     "max_new_tokens": TOKENS,
-    "stop": Texts("strings", distinct=True),
+    "stop": Texts("strings", distinct=True, listed=False),
 }
 PACE = in_group(
     "sample",
