@@ -60,28 +60,31 @@ def counted():
 def test_steps_run_in_order_each_of_what_came_before(inputs, given, tmp_path, counted, capsys):  # noqa: F811
     stages, ran = counted
     folder = tmp_path / "ladder"
-    recipe.run(make(inputs, given), str(folder), stages)
+    short = {"sit.optim.warmup_steps": 4}  # of six steps
+    recipe.run(make(inputs, given, **short), str(folder), stages)
     assert ran == ["sit", "report"]
     said = capsys.readouterr().out
     assert "step 1 of 2: sit (sft)" in said and "0 min so far, about 3 min left" in said
+    told = "optim.warmup_steps is 4, and the run has 6: only 2 of them are left behind it"
+    assert f"\nwarning: {told}" in said and told in (folder / "sit" / "README.md").read_text()
     found = json.loads((folder / "report" / "report.json").read_text())
     assert found["models"]["sit"]["path"] == str(folder / "sit" / "export")
     assert found["models"]["base"]["path"] == str(inputs / "model")
     settings = json.loads((folder / "sit" / "config.json").read_text())
     assert settings["model"]["path"] == str(inputs / "model")
 
-    recipe.run(make(inputs, given), str(folder), stages)
+    recipe.run(make(inputs, given, **short), str(folder), stages)
     assert ran == ["sit", "report"]  # nothing is done twice
 
     # The report was cut off: only it is made again.
     record = json.loads((folder / recipe.RECORD).read_text())
     del record["steps"]["report"]
     (folder / recipe.RECORD).write_text(json.dumps(record))
-    recipe.run(make(inputs, given), str(folder), stages)
+    recipe.run(make(inputs, given, **short), str(folder), stages)
     assert ran == ["sit", "report", "report"]
 
     # A finished step is another one now: its folder refuses; without it, all that follows is made.
-    other = make(inputs, given, **{"sit.optim.learning_rate": 1e-3})
+    other = make(inputs, given, **short, **{"sit.optim.learning_rate": 1e-3})
     with pytest.raises(ConfigError, match="optim.learning_rate"):
         recipe.run(other, str(folder), stages)
     shutil.rmtree(folder / "sit")
@@ -184,6 +187,12 @@ def test_methods_share_a_budget_of_compute(inputs, given, tmp_path):  # noqa: F8
     with pytest.raises(ConfigError, match="max_flops 6e.09, train.max_steps 3"):
         Budget(3, flops, 1.0).steps(1000, size, 1e7)
     assert Budget(0, 0.0, 2.0).steps(48, size, None) == 4
+    paid = Budget(0, flops, 1.0).remark(size, 1e8)  # 2.5 steps, of which it takes 2
+    assert paid is not None and "pays for 2.5 steps of 24 examples, and the run takes 2" in paid
+    hardly = Budget(0, flops, 1.0).remark(size, 1e12)
+    assert hardly is not None and "pays for 0.00025 steps of 24 examples, and the run" in hardly
+    assert Budget(0, flops, 1.0).remark(size, 5e7) is None  # 5 steps
+    assert Budget(1, 0.0, 1.0).remark(size, 1e8) is None  # as the user said
     with pytest.raises(ConfigError, match="would have 2e.38 steps; expected at most 10,000,000"):
         Budget(0, 0.0, 1e38).steps(48, size, None)
 

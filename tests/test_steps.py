@@ -97,7 +97,7 @@ def test_schedules_by_hand():
         optim.schedule("poly", learning_rate=1.0, warmup_steps=0, total_steps=1)
 
 
-@pytest.mark.parametrize("total", [1, 2, 10, 11])
+@pytest.mark.parametrize("total", [1, 2, 10, 11, 19, 20])
 def test_a_warmup_longer_than_the_run_is_told_with_the_rate_that_it_comes_to(total):
     numbers = {"weight_decay": 0.0, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "clip_norm": 1.0}
     group = optim.Optimization(0.5, "cosine", warmup_steps=10, **numbers)
@@ -108,6 +108,9 @@ def test_a_warmup_longer_than_the_run_is_told_with_the_rate_that_it_comes_to(tot
         assert highest == 0 and "is 0 in every step" in remark
     elif total <= 10:
         assert f"rises to {highest:.4g} at most, not to optim.learning_rate 0.5" in remark
+    elif total < 20:
+        assert highest == 0.5
+        assert f"only {total - 10} of them {'is' if total == 11 else 'are'} left behind" in remark
     else:
         assert highest == 0.5 and remark == "None"
 

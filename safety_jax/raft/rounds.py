@@ -172,6 +172,7 @@ def _learn(
         **reporting.cost(parts, drawn, candidates, tuned),
         "learned_from": len(chosen),
         "optimizer_steps": tuned.steps,
+        **({"remark": tuned.remark} if tuned.remark else {}),
     }
 
 

@@ -31,6 +31,7 @@ class Tuned:
         weights: for the next round.
         steps, tokens, flops: optimizer steps, trained tokens and model FLOPs.
         figures: the last metrics of the training loop.
+        remark: a warning about a round that hardly trains; None if it does.
     """
 
     weights: Weights
@@ -38,6 +39,7 @@ class Tuned:
     tokens: int
     flops: float
     figures: Mapping[str, float]
+    remark: str | None = None
 
 
 @runtime_checkable

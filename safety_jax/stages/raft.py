@@ -312,6 +312,7 @@ def describe(
         results={
             **pictures.figures(last),
             **totals,
+            **{f"warning, round {r['round']}": r["remark"] for r in summaries if "remark" in r},
             "seconds of this start": time.perf_counter() - began,
         },
     )

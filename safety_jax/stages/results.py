@@ -89,6 +89,7 @@ def write_card(
         "recompilations": fitted.recompilations,
         **evaluations.get(fitted.step, {}),
         **account.results,
+        **({"warning": fitted.remark} if fitted.remark else {}),
     }
     corpus = task.corpus
     write_facts(

@@ -91,6 +91,7 @@ class RoundTuner:
             fitted.tokens,
             fitted.flops,
             figures,
+            fitted.remark,
         )
 
     def restore(self, path: Path, number: int, weights: Weights) -> Weights:

@@ -98,17 +98,22 @@ class Optimization:
     clip_norm: float
 
     def remark(self, total_steps: int) -> str | None:
-        """A warning about a warm-up that is not shorter than the run; else None.
+        """A warning about a warm-up of more than half of the run; else None.
 
         The last step of a warm-up of `w` steps has `(w - 1) / w` of the full rate.
         """
-        if self.warmup_steps < total_steps or not self.warmup_steps:
+        warm, left = self.warmup_steps, total_steps - self.warmup_steps
+        if left >= warm or not warm:
             return None
-        highest = self.learning_rate * (total_steps - 1) / self.warmup_steps
+        highest = self.learning_rate * (total_steps - 1) / warm
         comes_to = f"rises to {highest:g} at most" if highest else "is 0 in every step"
+        short = (
+            f"only {left} of them {'is' if left == 1 else 'are'} left behind it"
+            if left > 0
+            else f"the learning rate {comes_to}, not to optim.learning_rate {self.learning_rate:g}"
+        )
         return (
-            f"optim.warmup_steps is {self.warmup_steps}, and the run has {total_steps}: the "
-            f"learning rate {comes_to}, not to optim.learning_rate {self.learning_rate:g}; lower "
+            f"optim.warmup_steps is {warm}, and the run has {total_steps}: {short}; lower "
             "optim.warmup_steps, or train longer"
         )
 

@@ -25,6 +25,7 @@ class Prepared:
         put: puts batches onto the mesh.
         measure: see `held_out.make_measure`; None without held-out examples.
         flops_per_token: model FLOPs to train on one token of these examples.
+        remark: see `Settings.remark`.
     """
 
     batches: Loader
@@ -33,6 +34,7 @@ class Prepared:
     put: PutBatch
     measure: Callable[[trees.Tree], Measured] | None
     flops_per_token: float
+    remark: str | None
 
 
 def prepare(
@@ -60,7 +62,7 @@ def prepare(
             "data.eval_rows, or checkpoint.export=last"
         )
     total = settings.budget.steps(len(corpus.training), batching.batch_size, task.flops_per_example)
-    remark = settings.optimization.remark(total)
+    remark = settings.remark(total, task.flops_per_example)
     if remark is not None and jax.process_index() == 0:
         print(f"warning: {remark}", flush=True)
     batches = make_loader(task, corpus.training, batching, mesh, steps=total)
@@ -76,4 +78,4 @@ def prepare(
         measure = held_out.make_measure(learning, kept, corpus.evaluation, mesh, compiled)
     lengths = np.concatenate([side.lengths for side in corpus.training.sides])
     per_token = loaded.learner.flops_per_token(lengths)
-    return Prepared(batches, loaded, learning, put, measure, per_token)
+    return Prepared(batches, loaded, learning, put, measure, per_token, remark)

@@ -40,6 +40,7 @@ class Fitted:
         flops: model FLOPs spent on them.
         recompilations: see `StepLog`.
         held_out: see `task.Finished`.
+        remark: see `Settings.remark`.
     """
 
     loaded: Loaded
@@ -50,6 +51,7 @@ class Fitted:
     flops: float
     recompilations: int
     held_out: Measured | None
+    remark: str | None
 
 
 # (learner, learning, trainable, total steps) -> the state's layout, the optimizer, the step
@@ -208,6 +210,7 @@ def _fitted(
         flops=ready.flops_per_token * tokens,
         recompilations=recompilations,
         held_out=None if measure is None else measure(weights),
+        remark=ready.remark,
     )
 
 

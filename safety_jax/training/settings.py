@@ -9,6 +9,7 @@ from safety_jax.data.prefixes import Shared
 from safety_jax.training import optim
 
 MOST_STEPS = 10_000_000  # in a run, because all are planned before the first
+FEWEST_STEPS = 5  # of a budget of compute; a whole number of fewer may be off by over 10 %
 DIRECTIONS = {"lowest": False, "highest": True}  # whether a higher metric is better
 
 
@@ -83,7 +84,7 @@ class Budget:
                     f"train.max_flops {self.max_flops:g}, train.max_steps {self.max_steps}: "
                     "expected one of them above 0 and the other 0"
                 )
-            return max(1, round(self.max_flops / (flops_per_example * batch_size)))
+            return max(1, round(self._paid(batch_size, flops_per_example)))
         if self.max_steps > 0:
             return self.max_steps
         if self.epochs <= 0:
@@ -91,6 +92,23 @@ class Budget:
                 f"train.max_steps {self.max_steps} and train.epochs {self.epochs}: set one above 0"
             )
         return math.ceil(self.epochs * loader.steps_per_epoch(examples, batch_size))
+
+    def _paid(self, batch_size: int, flops_per_example: float) -> float:
+        """The number of steps that `max_flops` pays for, which is not a whole one."""
+        return self.max_flops / (flops_per_example * batch_size)
+
+    def remark(self, batch_size: int, flops_per_example: float | None) -> str | None:
+        """A warning about a `max_flops` that pays for hardly any step; else None."""
+        if not self.max_flops or flops_per_example is None:
+            return None
+        paid = self._paid(batch_size, flops_per_example)
+        if paid >= FEWEST_STEPS:
+            return None
+        return (
+            f"train.max_flops {self.max_flops:g} (in a recipe, from recipe.max_flops) pays for "
+            f"{paid:.2g} steps of {batch_size} examples, and the run takes {max(1, round(paid))}; "
+            "raise it, or lower train.batch_size"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,3 +147,11 @@ class Settings:
     optimization: optim.Optimization
     saving: Saving
     logging: Logging
+
+    def remark(self, steps: int, flops_per_example: float | None) -> str | None:
+        """A warning about a run of that many steps that hardly trains; else None."""
+        told = (
+            self.budget.remark(self.batching.batch_size, flops_per_example),
+            self.optimization.remark(steps),
+        )
+        return "; and ".join(filter(None, told)) or None
