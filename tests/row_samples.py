@@ -65,6 +65,15 @@ ARENA = {
     "conversation_a": turns(ASK, WORSE), "conversation_b": turns(ASK, BETTER), "turn": 1,
     "anony": True, "language": "English", "openai_moderation": "{}",
 }  # fmt: skip
+NECTAR = {
+    "prompt": f"\n\nHuman: {Q}\n\nAssistant: ",
+    "answers": [
+        {"answer": "Some of them do.", "model": "m", "rank": 2.0},
+        {"answer": B, "model": "n", "rank": 7.0},
+        {"answer": A, "model": "o", "rank": 1.0},
+    ],
+    "turns": 1, "num_responses": 3, "source": ["lmsys-chat-1m"], "good_natured": True,
+}  # fmt: skip
 ALPACA_PAIR = {"instruction": Q, "input": "Owl, lark.", "chosen": A, "rejected": B}
 SHAREGPT_PAIR = {
     "conversations": [{"from": "human", "value": Q}],

@@ -14,6 +14,7 @@ from tests.row_samples import (
     BETTER,
     HELP_STEER,
     LAST,
+    NECTAR,
     OPENAI,
     ORCA_DPO,
     SHAREGPT_PAIR,
@@ -52,6 +53,7 @@ def rows(tmp_path):
         (ARENA, (ASK,), BETTER),
         (ALPACA_PAIR, (ASK,), BETTER),
         (SHAREGPT_PAIR, (ASK,), BETTER),
+        (NECTAR, (ASK,), BETTER),
     ],
 )  # fmt: skip
 def test_a_preferred_answer(row, prompt, chosen, rows):
@@ -102,10 +104,12 @@ def test_a_battle_of_several_turns_parts_after_the_first_question(rows):
     [
         *(ARENA | {"winner": winner} for winner in ("tie", "tie (bothbad)", "both_bad")),
         WEBGPT | {"score_0": 0.0, "score_1": 0.0},
+        NECTAR | {"answers": [one | {"rank": 1.0} for one in NECTAR["answers"]]},
     ],
 )
 def test_two_answers_of_which_none_won_are_left_out(row, rows):
-    pairs = rows(row, ARENA if "winner" in row else WEBGPT)
+    decided = next(one for one in (ARENA, WEBGPT, NECTAR) if one.keys() == row.keys())
+    pairs = rows(row, decided)
     assert len(read_pairs(pairs)) == 1
     (left,) = pairs.left_out
     assert left.unwanted and "neither answer is preferred" in left.why
@@ -120,6 +124,11 @@ def test_two_answers_of_which_none_won_are_left_out(row, rows):
         (ARENA | {"winner": "model_c"}, "'winner' is 'model_c'; expected model_a, model_b, tie"),
         (ARENA | {"conversation_b": turns(AGAIN, WORSE)}, "conversation_a and conversation_b"),
         (SHAREGPT_PAIR | {"chosen": turns(ASK, BETTER)}, "'chosen' begins with the user"),
+        (NECTAR | {"answers": [{"answer": A, "rank": 1}]}, "'answers' is no list of two or more"),
+        (NECTAR | {"answers": [{"answer": A, "rank": 1}, {"answer": B}]},
+         "answers[1] has the rank None; expected a number, 1 the best"),
+        (NECTAR | {"answers": [{"answer": A, "rank": 1}, {"answer": "", "rank": 2}]},
+         "'answer' is empty"),
     ],
 )  # fmt: skip
 def test_an_unusable_comparison(row, why, rows):
@@ -127,7 +136,7 @@ def test_an_unusable_comparison(row, why, rows):
         read_pairs(rows(row))
 
 
-@pytest.mark.parametrize("row", [SHP, WEBGPT, ARENA, ARENA | {"winner": "tie"}])
+@pytest.mark.parametrize("row", [SHP, WEBGPT, ARENA, ARENA | {"winner": "tie"}, NECTAR])
 def test_the_prompt_of_a_comparison(row, rows):
     (found,) = read_prompts(rows(row))
     assert found.messages == (ASK,)

@@ -1,9 +1,10 @@
-"""Formats with two answers and a verdict on which is better: PKU-SafeRLHF, HelpSteer2 and 3, SHP,
-WebGPT's comparisons, the battles of Chatbot Arena.
+"""Formats with answers and a verdict on which is better: PKU-SafeRLHF, HelpSteer2 and 3, SHP,
+WebGPT's comparisons, the battles of Chatbot Arena, Nectar's rankings.
 """
 
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from safety_jax.data.formats.instructions import prompt_alone
 from safety_jax.data.formats.preferences import shared_beginning
@@ -79,6 +80,24 @@ def _arena(row: Row) -> Parsed:
     return _better(prompt, answers, _LEADS[winner])
 
 
+def _nectar(row: Row) -> Parsed:
+    """A ranking of Nectar (Zhu et al., 2023, with Starling-7B): the answer of the lowest rank, the
+    best, against that of the highest; of several with one rank, the first and the last."""
+    listed = row["answers"]
+    if not isinstance(listed, list) or len(listed) < 2:
+        raise BadRow("'answers' is no list of two or more; expected answers with their ranks")
+    ranked: list[tuple[float, Mapping[str, Any]]] = []
+    for i, one in enumerate(listed):
+        rank = one.get("rank") if isinstance(one, Mapping) else None
+        if isinstance(rank, bool) or not isinstance(rank, int | float):
+            raise BadRow(f"answers[{i}] has the rank {rank!r:.80}; expected a number, 1 the best")
+        ranked.append((rank, one))
+    ranked.sort(key=lambda pair: pair[0])
+    (first, best), (last, worst) = ranked[0], ranked[-1]
+    pair = [(Message("assistant", text_of(one, "answer")),) for one in (best, worst)]
+    return _better(prompt_of(row, "prompt"), pair, last - first)
+
+
 def _better(
     prompt: tuple[Message, ...], answers: Sequence[tuple[Message, ...]], lead: int | float
 ) -> Parsed:
@@ -145,6 +164,7 @@ PAIRS = (
     Format("shp", ("history", "human_ref_A", "human_ref_B", "labels"), _shp),
     Format("webgpt", (*_WEBGPT, "score_0", "score_1"), _webgpt),
     Format("arena", _ARENA, _arena),
+    Format("nectar", ("prompt", "answers"), _nectar, yields=True),
 )
 PROMPTS = (
     Format(
