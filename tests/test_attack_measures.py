@@ -68,6 +68,10 @@ def test_each_attack_beside_the_plain_prompts_and_all_together():
     blocks["dpo"][1] = dataclasses.replace(blocks["dpo"][1], protocol="other")
     assert attacks.measure(blocks, "base", "guard", force=False)[1].against_baseline is None
     assert attacks.measure(blocks, "base", "guard", force=True)[1].against_baseline
+    # To be safe under one attack and under two are two things, whatever is forced.
+    for model in ("base", "dpo"):
+        fewer = {**blocks, model: blocks[model][:2]}
+        assert attacks.measure(fewer, "base", "guard", force=True)[1].against_baseline is None
 
 
 def test_sets_under_the_same_attacks_are_measured_together():

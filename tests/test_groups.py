@@ -243,6 +243,14 @@ def test_a_twin_without_a_verdict_leaves_its_pair(pairs):
     assert gap(found, "unsafe", "dogs").pairs == 7 and gap(found, "refused", "dogs").pairs == 8
 
 
+def test_a_twin_that_ends_inside_its_thought_has_no_length(pairs):
+    base = judged(pairs, "--" * 8, words=[0, 20] + [20, 20] * 7)
+    object.__setattr__(base, "finishes", ["thought"] + ["eos"] * 15)
+    found = groups.measure({"base": [base]}, "base", "guard", HOW, force=False)
+    length = gap(found, "words", "cats")
+    assert (length.pairs, length.own, length.others) == (7, 20.0, 20.0)
+
+
 def test_several_answers_count_by_pair(pairs):
     twice = pairs.repeated(2)
     base = judged(twice, "ff--" * 8)  # both answers about cats refuse, none about dogs

@@ -55,6 +55,17 @@ def test_without_scores_there_is_no_share():
     assert row.judged["guard"].mean.value is None and row.refused is None
 
 
+def test_an_answer_that_ends_inside_its_thought_has_no_length():
+    found = dataclasses.replace(
+        block("m", UNSAFE, [0.0] * 6),
+        answers=["", "", "", "one two", "one two three", ""],
+        finishes=["thought"] * 3 + ["eos"] * 3,
+    )
+    assert counts.lengths(found) == [None, None, None, 2, 3, 0]
+    row = counts.row(found, HOW)
+    assert (row.words.value, row.words.n) == (2.0, 3)
+
+
 def test_answers_that_are_none():
     phrase = "the same words again and again "
     found = counts.degenerate(

@@ -126,7 +126,7 @@ def _measured(block: Block, judge: str, base: Block | None) -> ConversationResul
         ),
         over_refused_before=among(
             refused,
-            [i for i in over if refused and not any(refused[j] for j in block.set.earlier[i])],
+            [i for i in over if refused and all(refused[j] is False for j in block.set.earlier[i])],
         ),
         spread=_spread(block, refused) if refused else None,
         against_baseline=against,

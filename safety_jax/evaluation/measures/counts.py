@@ -162,6 +162,7 @@ def estimate(
 def row(block: Block, how: Resampling) -> ResultRow:
     """Everything that is counted for one model on one set."""
     prompts = block.set.clusters
+    words = [None if count is None else float(count) for count in lengths(block)]
     return ResultRow(
         model=block.model,
         set=block.set.name,
@@ -173,16 +174,17 @@ def row(block: Block, how: Resampling) -> ResultRow:
         refused=_refused(block, range(len(block.answers))) if block.detector else None,
         degenerate=degenerate(block.answers, block.finishes, prompts),
         categories=_categories(block),
-        words=estimate(_words(block), prompts, "median", how),
+        words=estimate(words, prompts, "median", how),
         overlap=overlap.measure(block.answers, block.set, how.resamples),
         choice=block.choice,
     )
 
 
-def _words(block: Block) -> list[float | None]:
-    """The number of words of each answer; None if nothing was asked."""
+def lengths(block: Block) -> list[int | None]:
+    """The number of words of each answer; None if there is none, because nothing was asked or the
+    model never finished its thought."""
     said = zip(block.answers, block.finishes, strict=True)
-    return [None if finish == CUT else float(len(text.split())) for text, finish in said]
+    return [None if finish in (CUT, THOUGHT) else len(text.split()) for text, finish in said]
 
 
 def _judged(block: Block, judge: str, how: Resampling) -> JudgedRates:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from safety_jax.evaluation.measures import paired
-from safety_jax.evaluation.measures.counts import FULL, PARTIAL, Block, Resampling
+from safety_jax.evaluation.measures.counts import FULL, PARTIAL, Block, Resampling, lengths
 from safety_jax.evaluation.results.behaviour import GroupGap
 from safety_jax.evaluation.results.estimates import Estimate
 from safety_jax.maths import clusters, statistics
@@ -58,7 +58,7 @@ def _measures(judge: str) -> dict[str, Callable[[Block], Sequence[Value] | None]
     return {
         REFUSED: lambda block: block.refused(FULL, PARTIAL) if block.detector else None,
         UNSAFE: unsafe,
-        WORDS: lambda block: [len(text.split()) for text in block.answers],
+        WORDS: lengths,
     }
 
 

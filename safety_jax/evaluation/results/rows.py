@@ -84,7 +84,7 @@ class ResultRow:
         judged: by judge.
         refused: by the refusal detector; None without it.
         categories: by name; empty if the set has none.
-        words: median length of an answer.
+        words: median length of an answer, without those that end inside their thought.
         overlap: BLEU and ROUGE-L against the reference answers; empty if there are none.
         choice: for sets with a key: accuracy and its checks; empty for other kinds.
         n, prompts: answers, and their prompts; all intervals are over prompts. None: as many
