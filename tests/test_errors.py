@@ -74,10 +74,19 @@ def test_a_line_has_an_end():
         ("https://host/x?rows=5&sig=S3CRET", "https://host/x?***"),
         ("https://host/x?name=S3CRET?", "https://host/x?***"),
         ("https://host/x? and", "https://host/x and"),
+        ("a=https://host/x,b=s3://k:S3CRET@c/d", "a=https://host/x,b=s3://***@c/d"),
+        ("https://host/x?rows=5,b=s3://k:S3CRET@c", "https://host/x?rows=5,b=s3://***@c"),
+        ("https://host/it's.csv?sig=S3CRET", "https://host/it's.csv?***"),
+        ("https://host/x;token=S3CRET/y.csv; no", "https://host/x;***; no"),
+        ("https://host/x; no", "https://host/x; no"),
+        (f"https://host/hf_{'aB3' * 12}/x", "https://host/***/x"),
+        (f"token ghp_{'aB3' * 12}, sk-{'a-b' * 12}", "token ***, ***"),
+        ("hf_datasets_of_which_the_name_is_long_and_no_token", None),
         ("a.jsonl?rows=5&name=x", "a.jsonl?rows=5&name=x"),
         ("hf:a/b:train?rows=5", "hf:a/b:train?rows=5"),
     ],
 )
 def test_urls_lose_their_secrets(text, public):
+    public = text if public is None else public
     assert redaction.public(text) == public == redaction.public(public)
     assert str(DataError(text)) == public
