@@ -96,6 +96,12 @@ def test_template_file(tmp_path):
         '{"prompt_input": "{instruction}{input}", "prompt_no_input": "fixed"}',
         '{"prompt_input": "{instruction}{input}", "prompt_no_input": "{instruction}", '
         '"next_turn": "again"}',
+        '{"prompt_input": "{instruction}{input}", "prompt_no_input": "{instruction}{response}"}',
+        '{"prompt_input": "{system} {instruction}{input}", "prompt_no_input": "{instruction}"}',
+        '{"prompt_input": "{instruction}{input}", "prompt_no_input": "{{instruction}}"}',
+        '{"prompt_input": "{instruction}{input}", "prompt_no_input": "{% if x %}{instruction}"}',
+        '{"prompt_input": "{instruction}{input}", "prompt_no_input": "{instruction}", '
+        '"next_turn": "{instruction}{ output }"}',
     ],
 )
 def test_broken_template_files(tmp_path, content):
@@ -103,6 +109,15 @@ def test_broken_template_files(tmp_path, content):
     path.write_text(content)
     with pytest.raises(ConfigError, match="mine.json.*; expected"):
         load_template(f"file:{path}", llama())
+
+
+def test_braces_that_name_nothing_are_text(tmp_path):
+    wording = 'Answer in JSON, as {"a": {}} and {x}. {instruction}'
+    path = tmp_path / "mine.json"
+    content = {"prompt_input": f"{wording}{{input}}", "prompt_no_input": wording}
+    path.write_text(json.dumps(content))
+    asked = load_template(f"file:{path}", llama()).prompt(record("Why?"))
+    assert asked == 'Answer in JSON, as {"a": {}} and {x}. Why?'
 
 
 def test_unknown_templates(tmp_path):

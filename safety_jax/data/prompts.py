@@ -155,6 +155,11 @@ def _filled(wording: str, instruction: str, context: str) -> str:
 
 
 _BLANK = re.compile(r"\{(instruction|input)\}")
+# What wordings of other tools hold, for which nothing is filled in here.
+_UNFILLED = re.compile(
+    r"\{\{ ?(?:instruction|input)|\{ ?(?:output|response|answer|completion|system|context|prompt|"
+    r"question|query|history)(?:_\w+)? ?\}|\{%"
+)
 
 # Models and published numbers depend on every character of these. The form of a further turn is
 # ours, because the papers only have single turns.
@@ -221,6 +226,13 @@ def _read_template(path: str) -> Instruction:
         raise ConfigError(
             f"data.template: {path}: next_turn lacks {{instruction}}; expected text that asks again"
         )
+    for key in (*keys, "next_turn"):
+        if unfilled := _UNFILLED.search(str(content.get(key) or "")):
+            raise ConfigError(
+                f"data.template: {path}: {key} holds {unfilled[0]}, which would stay as it is; "
+                "expected {instruction} and {input} alone, each in single braces: the answer "
+                "follows the text by itself"
+            )
     return Instruction(
         name=f"file:{path}",
         with_input=content["prompt_input"],
