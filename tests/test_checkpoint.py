@@ -171,6 +171,20 @@ def test_a_flipped_bit_anywhere_is_found_and_an_earlier_checkpoint_used(tmp_path
     assert (again.with_name("checkpoints.damaged") / "3" / file.relative_to("3")).exists()
 
 
+def test_a_damaged_metric_makes_no_checkpoint_the_best(tmp_path, capsys):
+    folder = tmp_path / "checkpoints"
+    with Checkpoints(folder, 3, "loss") as checkpoints:
+        for step, loss in ((1, 2.5), (2, 9.5), (3, 8.5)):
+            checkpoints.save(step, {"x": jnp.zeros(2)}, {}, {}, metric=loss)
+        assert checkpoints.best() == 1
+    facts = folder / "2/facts/metadata"
+    facts.write_text(facts.read_text().replace("9.5", "0.5"))
+    with Checkpoints(folder, 3, "loss") as checkpoints:
+        assert checkpoints.best() == 1
+    told = capsys.readouterr().out
+    assert "2 is damaged (facts/metadata is not as it was written); whether it is the best" in told
+
+
 def test_when_no_checkpoint_is_left_a_line_says_so(tmp_path):
     with Checkpoints(tmp_path / "checkpoints", 1, None) as checkpoints:
         assert checkpoints.newest_intact() is None

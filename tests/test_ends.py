@@ -98,3 +98,10 @@ def test_an_end_that_is_a_word_stays_in_the_text():
 def test_an_empty_string_is_refused():
     with pytest.raises(ConfigError, match="none of them empty"):
         stop_at("x", "")
+
+
+def test_a_line_break_as_a_shell_spells_it_is_refused():
+    for text in (r"\n", r"\n\n", r"\nUser:", r"a\t"):
+        with pytest.raises(ConfigError, match="a backslash and a letter, which no line break is"):
+            stop_at("x", text)
+    stop_at("x", "\n", r"\nabla", r"\\")

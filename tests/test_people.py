@@ -169,6 +169,36 @@ def test_labels_come_back_from_files_and_columns(tmp_path):
     assert found.verdict(place) == max(("safe", "unsafe"), key=said.count)
 
 
+def test_a_sheet_of_another_run_or_without_its_numbers_is_refused(tmp_path):
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for folder, model in ((ours, "ours"), (theirs, "theirs")):
+        folder.mkdir()
+        people.export(folder, [block(model, "A", [0] * 4)], 4, seed=0)
+    blocks = [block("ours", "A", [0] * 4)]
+    other = fill(theirs, "anna.csv", lambda *_: "safe")
+    with pytest.raises(DataError, match="anna.csv: 4 of 4 answers are not those of their numbers"):
+        people.read([other], ours, blocks, "k")
+    rows = rows_of(fill(ours, "anna.csv", lambda *_: "safe"))
+    texts = [row["answer"] for row in rows]
+    for said, fits in (([*texts[1:], texts[0]], False), (["#NAME?", *texts[1:]], True)):
+        moved = [row | {"answer": text} for row, text in zip(rows, said, strict=True)]
+        write_rows(ours / "anna.csv", moved)
+        if fits:
+            assert len(people.read([str(ours / "anna.csv")], ours, blocks, "k").labels["anna"]) == 4
+        else:
+            with pytest.raises(DataError, match="first in anna.csv line 2; expected a copy of its"):
+                people.read([str(ours / "anna.csv")], ours, blocks, "k")
+
+
+def test_a_sheet_may_come_back_in_another_encoding_and_cut(tmp_path):
+    blocks = [block("m", "A", [0] * 2, answers=["=für " + "lang " * 9_000, "é"])]
+    people.export(tmp_path, blocks, 2, seed=0)
+    rows = rows_of(fill(tmp_path, "anna.csv", lambda *_: "safe"))
+    text = "number,answer,label\n" + "".join(f'{r["number"]},"{r["answer"]}",safe\n' for r in rows)
+    (tmp_path / "anna.csv").write_bytes(text.encode("cp1252"))
+    assert len(people.read([str(tmp_path / "anna.csv")], tmp_path, blocks, "k").labels["anna"]) == 2
+
+
 def test_verdicts():
     def verdict(*labels):
         found = {str(i): {("m", "s", "0"): label} for i, label in enumerate(labels)}

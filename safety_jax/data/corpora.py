@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
+from jaxtyping import Float
 from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base.errors import ConfigError, DataError
@@ -24,13 +26,19 @@ SHOWN_ROWS = 10
 
 @runtime_checkable
 class Sided(Protocol):
-    """Examples with one or more sides, such as the two answers of a pair."""
+    """Examples with one or more sides, such as the two answers of a pair.
+
+    Attributes:
+        targets: what rows say of their sides, such as whether they are unsafe; None without.
+    """
 
     def __len__(self) -> int: ...
     @property
     def sides(self) -> tuple[Examples, ...]: ...
     @property
     def where(self) -> list[str]: ...
+    @property
+    def targets(self) -> Float[np.ndarray, "n sides"] | None: ...
 
 
 E = TypeVar("E", bound=Sided)

@@ -6,6 +6,7 @@ below the config, in `training/run.py`.
 
 import dataclasses
 import functools
+import hashlib
 import json
 import sys
 import time
@@ -80,13 +81,16 @@ def hand_back(
 
 
 def identity(config: ConfigDict, task: Task) -> dict[str, str]:
-    """Hashes of what the run reads: its rows as token ids, its base, its adapter."""
+    """Hashes of what the run reads: its rows as token ids, their labels, its base, its adapter."""
     corpus = task.corpus
     found = {f"data.train {name}": sha256 for name, sha256 in corpus.files.items()}
-    # The tokens cover the rest: other sources, the template, and how rows are read.
-    found["tokens to train on"] = fingerprint(corpus.training.sides)
-    if corpus.evaluation is not None:
-        found["tokens held out"] = fingerprint(corpus.evaluation.sides)
+    # Tokens and labels cover the rest: other sources, the template, and how rows are read.
+    for examples, what in ((corpus.training, "to train on"), (corpus.evaluation, "held out")):
+        if examples is None:
+            continue
+        found[f"tokens {what}"] = fingerprint(examples.sides)
+        if examples.targets is not None:
+            found[f"labels {what}"] = hashlib.sha256(examples.targets.tobytes()).hexdigest()
     return found | groups.model_identity(config, hub.resolve(config.model.path))
 
 

@@ -265,8 +265,22 @@ class Checkpoints:
                 # A kill while a superseded checkpoint was being removed leaves some of its files.
                 # It is neither recent nor best, and the next save removes the rest.
                 return None
+            if self._metric_is_damaged(step):
+                return None
             value = facts["metric"].get(str(self.best_metric))
             return float(value) if isinstance(value, int | float) else None
+
+    def _metric_is_damaged(self, step: int) -> bool:
+        """Whether the facts of a checkpoint have changed; its other files are large, and checked
+        before they are used. Process 0 alone decides which checkpoint is the best."""
+        damage = self._sums.differing(step, "facts") if jax.process_index() == 0 else None
+        if damage is not None:
+            print(
+                f"warning: checkpoint {self.folder / str(step)} is damaged ({damage} is not as it "
+                f"was written); whether it is the best by {self.best_metric} is unknown",
+                flush=True,
+            )
+        return damage is not None
 
     def _best_of(self, steps: Iterable[int]) -> int | None:
         values = {step: self._metrics.get(step) for step in steps}

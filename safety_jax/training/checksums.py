@@ -33,18 +33,22 @@ class Checksums:
         """Waits until all checksums are on disk."""
         self._pool.shutdown(wait=True)
 
-    def differing(self, step: int) -> str | None:
+    def differing(self, step: int, item: str = "") -> str | None:
         """A file of a checkpoint that has changed since it was written; None if none has, or if
-        the checkpoint has no checksums."""
+        the checkpoint has no checksums.
+
+        Args:
+            item: the folder in it to look at; "" for all of it.
+        """
         for one in self._running:
             one.result()
         try:
             noted = files.read_object(self._folder / f"{step}.json", CheckpointError, "remove it")
         except FileNotFoundError:
             return None
-        found = self._sums(step)
+        found = self._sums(step, item)
         for name in sorted(noted.keys() | found.keys()):
-            if noted.get(name) != found.get(name):
+            if name.startswith(item) and noted.get(name) != found.get(name):
                 return name
         return None
 
@@ -67,7 +71,7 @@ class Checksums:
         except OSError:  # superseded meanwhile, or the disk is full, which the next save will tell
             return
 
-    def _sums(self, step: int) -> dict[str, str]:
+    def _sums(self, step: int, item: str = "") -> dict[str, str]:
         root = self._checkpoints / str(step)
-        found = sorted(path for path in root.rglob("*") if path.is_file())
+        found = sorted(path for path in (root / item).rglob("*") if path.is_file())
         return {str(path.relative_to(root)): files.sha256(path) for path in found}

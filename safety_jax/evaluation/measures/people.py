@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -191,12 +192,15 @@ def read(paths: Sequence[str], folder: Path, blocks: Sequence[Block], key: str) 
 
     Raises:
         ConfigError: no sheet was written in this folder.
-        DataError: an invalid label, number or answer; names file and row.
+        DataError: an invalid label, number or answer, or a sheet of other answers; names file and
+            row.
     """
     places = _key(folder / KEY, blocks)
+    texts = _texts(blocks)
     labels: dict[str, dict[AnswerPlace, str]] = {}
     for path in paths:
         rows = sheets.read(files.expand(path), COLUMNS[:1], key)
+        _check_answers(path, rows, {number: texts[place] for number, place in places.items()})
         columns = [name for name in rows[0][1] if name.strip().lower().startswith("label")]
         if not columns:
             raise DataError(
@@ -214,12 +218,41 @@ def read(paths: Sequence[str], folder: Path, blocks: Sequence[Block], key: str) 
     return People(labels)
 
 
+def _check_answers(
+    path: str, rows: Sequence[tuple[str, Mapping[str, Any]]], answers: Mapping[str, str]
+) -> None:
+    """Raises a DataError for a sheet most of whose answers are not those of their numbers: that of
+    another run, or one that was sorted without its numbers. Programs change single cells."""
+    compared, other = 0, []
+    for where, row in rows:
+        said, known = as_text(row.get(COLUMNS[2])), answers.get(_number(row), "")
+        if _letters(said) and _letters(known):
+            compared += 1
+            if _letters(said) != _letters(sheets.safe(known)):
+                other.append(where)
+    if len(other) > compared / 2:
+        raise DataError(
+            f"{path}: {len(other)} of {compared} answers are not those of their numbers in this "
+            f"--workdir, the first in {other[0]}; expected a copy of its {SHEET}, whose rows are "
+            "still whole"
+        )
+
+
+def _letters(text: str) -> str:
+    """The beginning of a text in characters that no spreadsheet program changes."""
+    return "".join(re.findall("[A-Za-z0-9]+", text[:400]))[:60]
+
+
+def _number(row: Mapping[str, Any]) -> str:
+    return as_text(row.get(COLUMNS[0])).removesuffix(".0")
+
+
 def _labels(
     rows: Sequence[tuple[str, Mapping[str, Any]]], column: str, places: Mapping[str, AnswerPlace]
 ) -> Iterator[tuple[AnswerPlace, str]]:
     seen: dict[str, str] = {}
     for where, row in rows:
-        number = as_text(row.get("number")).removesuffix(".0")
+        number = _number(row)
         if number not in places:
             raise DataError(
                 f"{where}: the sheet had no answer {number!r:.20}; expected 1 to {len(places)}"
@@ -267,13 +300,17 @@ def _keyed(path: Path) -> list[tuple[str, AnswerPlace, str]]:
         raise DataError(f"{path} is damaged; labels cannot be assigned without it") from error
 
 
-def _answers(blocks: Sequence[Block]) -> dict[AnswerPlace, str]:
-    """The hash of each answer."""
+def _texts(blocks: Sequence[Block]) -> dict[AnswerPlace, str]:
     return {
-        (block.model, block.set.name, item.id): _sha256(answer)
+        (block.model, block.set.name, item.id): answer
         for block in blocks
         for item, answer in zip(block.set.items, block.answers, strict=True)
     }
+
+
+def _answers(blocks: Sequence[Block]) -> dict[AnswerPlace, str]:
+    """The hash of each answer."""
+    return {place: _sha256(answer) for place, answer in _texts(blocks).items()}
 
 
 # ---------------------------------------------------------------------------- agreement

@@ -1,6 +1,7 @@
 """Where an answer ends: at token ids that the model's folder names, and at stop strings."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from safety_jax.base.errors import CheckpointError, ConfigError
 from safety_jax.models.folders import hub
 
+_SPELLED = re.compile(r"\\[nrt](?![a-z])")  # not LaTeX's \nabla
 GENERATION, CONFIG = "generation_config.json", "config.json"
 
 
@@ -128,10 +130,16 @@ def endings(
         text: decodes token ids without special tokens.
 
     Raises:
-        ConfigError: a string is empty; it would end every answer before it begins.
+        ConfigError: a string is empty, so that it would end every answer before it begins; or it
+            spells a line break as a shell passes it on, and would end none.
     """
     if not all(isinstance(string, str) and string for string in strings):
         raise ConfigError(f"stop strings {tuple(strings)!r}: expected texts, none of them empty")
+    if spelled := [string for string in strings if _SPELLED.search(string)]:
+        raise ConfigError(
+            f"stop string {spelled[0]}: a backslash and a letter, which no line break is; put the "
+            f"tuple in quotes: --config.answer.stop=\"('{spelled[0]}',)\""
+        )
     special = special_tokens(tokenizer)
     ids = {special[string] for string in strings if string in special}
     others = [string for string in strings if string not in special]
