@@ -275,3 +275,15 @@ def test_what_is_learned_is_what_trls_training_templates_mark():
         ids = [i for i, m in zip(theirs["input_ids"], theirs["assistant_masks"], strict=True) if m]
         assert found[0] == found[1], name
         assert "".join(found[1]) == tokenizer.decode(ids).replace("\n", ""), name
+
+
+def test_pieces_are_not_left_out_at_random():
+    """A tokenizer that was trained with BPE's dropout may be saved with it."""
+    original = llama()
+    content = json.loads(original.backend_tokenizer.to_str())
+    content["model"]["dropout"] = 0.9
+    random = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(content)), bos_token=BOS, eos_token=EOS
+    )
+    texts = [text for text in CORPUS if text][:20]
+    assert control_tokens(random).read(texts) == control_tokens(original).read(texts)

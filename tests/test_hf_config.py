@@ -161,6 +161,7 @@ REFUSED = {
     "absurd width": ({"hidden_size": 10**30}, "hidden_size is 1000"),
     "infinite": ({"rms_norm_eps": 1e999}, "rms_norm_eps is inf"),
     "not a number": ({"rope_theta": float("nan"), "rope_parameters": None}, "rope settings"),
+    "no rope base": ({"rope_theta": 0, "rope_parameters": None}, "'rope_theta': 0}: for type def"),
     "text for a number": ({"hidden_size": "32"}, "hidden_size is '32'"),
     "a fraction": ({"num_hidden_layers": 2.5}, "num_hidden_layers is 2.5"),
     "zero heads": ({"num_attention_heads": 0}, "num_attention_heads is 0"),

@@ -1,15 +1,16 @@
 """What a training run reads is known by hashes, which change with it."""
 
 import dataclasses
-import types
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from safety_jax.data import corpora
 from safety_jax.data.examples import Counts, Examples
 from safety_jax.data.pairs import Pairs
 from safety_jax.stages import groups, training
+from tests import tiny_tokenizers
 
 
 @pytest.fixture
@@ -17,11 +18,13 @@ def identify(monkeypatch):
     """The hashes of a run over some examples and held-out ones."""
     monkeypatch.setattr(training.hub, "resolve", lambda path: path)
     monkeypatch.setattr(groups, "model_identity", lambda config, folder: {"model": folder})
-    config = types.SimpleNamespace(model=types.SimpleNamespace(path="m"))
+    config = ConfigDict({"model": {"path": "m"}})
+
+    tokens = tiny_tokenizers.llama()
 
     def made(learned, held_out):
-        corpus = dataclasses.replace(corpora.selected(learned, None), evaluation=held_out)
-        return training.identity(config, types.SimpleNamespace(corpus=corpus))
+        corpus = dataclasses.replace(corpora.selected(learned, tokens), evaluation=held_out)
+        return training.identity(config, corpus)
 
     return made
 

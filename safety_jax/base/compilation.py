@@ -24,6 +24,7 @@ def keep(folder: str) -> None:
         ConfigError: the folder cannot be made; jax would silently run without a cache.
     """
     if folder and "://" not in folder:
+        folder = str(files.expand(folder))
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -128,6 +128,8 @@ class ControlTokens:
     def _twin(self) -> Tokenizer:
         content = json.loads(self._backend.to_str())
         content |= {"truncation": None, "padding": None}
+        if "dropout" in content["model"]:  # BPE's, which would read a text differently each time
+            content["model"]["dropout"] = None
         for token in content["added_tokens"]:
             token["content"] = self._words.get(token["content"], token["content"])
         _rename(content["model"], self._words)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from safety_jax.base import files
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import class_labels, readers, values
 from safety_jax.data.source_spec import SourceSpec
@@ -34,6 +35,7 @@ def open_hub(asked: SourceSpec, key: str) -> tuple[str, list[PlacedRow]]:
     import datasets
 
     name, config, split = _name_config_split(asked.location, key)
+    name = str(files.expand(name)) if name.startswith("~") else name
     try:
         if any((Path(name) / mark).is_file() for mark in _SAVED):
             dataset = _saved(name, config, split)

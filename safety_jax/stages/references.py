@@ -1,7 +1,6 @@
 """The reference of a preference method: log-probabilities before training, cached on disk."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -63,7 +62,7 @@ def cache(group: ConfigDict, facts: dict[str, Any]) -> reference.ReferenceCache:
         group: see `make`.
         facts: see `ReferenceCache`.
     """
-    root = Path(group.reference_folder) if group.reference_folder else files.cache_home("reference")
+    root = files.expand(group.reference_folder or files.cache_home("reference"))
     return reference.ReferenceCache(root, facts)
 
 

@@ -218,7 +218,7 @@ class Sweep:
         place = self._open.enter_context(
             workdir.prepare(self._record.folder(one.name), config, self._record.primary)
         )
-        place.remember(training.identity(config, one.task))
+        place.remember(training.identity(config, one.task.corpus))
         batching = dataclasses.replace(
             settings.batching,
             most_microbatches=self._microbatches,

@@ -96,7 +96,7 @@ class SweepRecord:
             return False
         if not hosts.first_says(lambda: (folder / "export").is_dir()):
             return False
-        reads = training.identity(one.config, one.task)
+        reads = training.identity(one.config, one.task.corpus)
         changed = hosts.first_says(lambda: identity.changes(identity.known(folder), reads))
         if changed:
             raise identity.refuse(folder, changed)

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from safety_jax.base import compilation, files
+from safety_jax.data.corpora import Corpus
 from safety_jax.data.examples import fingerprint, preview
 from safety_jax.data.loader import Loader
 from safety_jax.models.folders import hub
@@ -46,7 +47,7 @@ def run(config: ConfigDict, folder: str, make_task: MakeTask) -> bool:
         config = texts.dated(config.copy_and_resolve_references(), place)
         mesh = devices.build_mesh(config)
         task = make_task(config, mesh)
-        place.remember(identity(config, task))
+        place.remember(identity(config, task.corpus))
         fits.fill(config, task, mesh, place)
         fitted = skeleton.run(
             task,
@@ -80,9 +81,8 @@ def hand_back(
         results.write_card(config, place, task, task.account(finished), fitted, began)
 
 
-def identity(config: ConfigDict, task: Task) -> dict[str, str]:
+def identity(config: ConfigDict, corpus: Corpus) -> dict[str, str]:
     """Hashes of what the run reads: its rows as token ids, their labels, its base, its adapter."""
-    corpus = task.corpus
     found = {f"data.train {name}": sha256 for name, sha256 in corpus.files.items()}
     # Tokens and labels cover the rest: other sources, the template, and how rows are read.
     for examples, what in ((corpus.training, "to train on"), (corpus.evaluation, "held out")):

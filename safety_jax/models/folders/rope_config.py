@@ -56,7 +56,8 @@ def read_ropes(
     if not scaling and not parameters:
         parameters = family.rope
     reader = _Reader(attributes, family, head_size)
-    theta = given.get("rope_theta") or family.rope_theta
+    theta = given.get("rope_theta")
+    theta = family.rope_theta if theta is None else theta
     if family.local_theta is None:
         found = [
             dict.fromkeys((FULL, SLIDING), reader.read(values, theta))
@@ -175,9 +176,10 @@ class _Reader:
                 wrong.append(name)
         if extra or wrong:
             named = ", ".join((*needed, *lists, *optional))
+            shown = {"rope_theta": numbers["rope_theta"]} if "rope_theta" in wrong else {}
             raise CheckpointError(
-                f"{self.where}: rope settings {f'{values!r}'[:200]}: for type {kind} expected "
-                f"{named}, nothing else"
+                f"{self.where}: rope settings {f'{shown | dict(values)!r}'[:200]}: for type {kind} "
+                f"expected {named}, nothing else"
             )
         for name in lists:
             if len(numbers[name]) != self.rotary_size(values.get(PART)) // 2:
