@@ -144,3 +144,46 @@ def test_means_of_pairs_are_compared_as_verdicts_of_clusters_that_are_alike():
     shares = random.random(20)
     low, high = clusters.paired_means(shares, shares / 2)
     assert low < -shares.mean() / 2 < high
+
+
+# ---------------------------------------------------------------------------- exchanged members
+
+
+@pytest.mark.parametrize("gained", [0, 3, 7])
+def test_of_two_members_it_is_mcnemars(gained):
+    members = [[1, 0]] * gained + [[0, 1]] * (7 - gained) + [[1, 1], [0, 0]]
+    p = clusters.exchanged(members, [0] * 9)
+    assert p == pytest.approx(stats.binomtest(gained, 7).pvalue, abs=1e-12)
+
+
+def test_of_two_members_with_numbers_it_flips_signs():
+    members = [[3, 0], [5, 9], [2, 2], [40, 11], [7, 1]]
+    flipped = clusters.sign_flip(np.array([one - other for one, other in members]))
+    assert clusters.exchanged(members, [0] * 5) == pytest.approx(flipped, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_it_counts_every_exchange(seed):
+    random = np.random.default_rng(seed)
+    members = [random.integers(-4, 6, size=random.integers(2, 5)).tolist() for _ in range(5)]
+    own = [int(random.integers(len(values))) for values in members]
+
+    def far(places) -> float:
+        return abs(sum(v[i] - np.mean(v) for v, i in zip(members, places, strict=True)))
+
+    ways = list(itertools.product(*(range(len(values)) for values in members)))
+    seen = far(own)
+    expected = sum(far(places) >= seen - 1e-9 for places in ways) / len(ways)
+    assert clusters.exchanged(members, own) == pytest.approx(expected, abs=1e-12)
+
+
+def test_where_there_is_nothing_to_see_p_is_one():
+    assert clusters.exchanged([], []) == clusters.exchanged([[2, 2, 2]], [1]) == 1.0
+
+
+def test_what_is_too_much_to_count_is_taken_for_normal(monkeypatch):
+    random = np.random.default_rng(1)
+    members = random.integers(0, 30, size=(60, 3)).tolist()
+    exact = clusters.exchanged(members, [0] * 60)
+    monkeypatch.setattr(clusters, "_MOST_ADDED", 0)
+    assert clusters.exchanged(members, [0] * 60) == pytest.approx(exact, abs=0.01)
