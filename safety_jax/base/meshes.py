@@ -95,12 +95,12 @@ def build(
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     given = " x ".join(f"{name} {size}" for name, size in sizes.items())
     open_axes = [name for name, size in sizes.items() if size == -1]
-    known = int(np.prod([size for size in sizes.values() if size != -1]))
+    known = math.prod(size for size in sizes.values() if size != -1)
     if len(open_axes) > 1 or known < 1 or any(size < 1 and size != -1 for size in sizes.values()):
         raise ConfigError(f"mesh {given}: sizes must be positive, at most one may be -1")
     if open_axes and len(devices) % known == 0:
         sizes[open_axes[0]] = len(devices) // known
-    if int(np.prod(list(sizes.values()))) != len(devices):
+    if math.prod(sizes.values()) != len(devices):
         raise ConfigError(
             f"mesh {given} does not fill {len(devices)} device(s); change mesh.data, mesh.fsdp or "
             "mesh.tensor so that their product is the number of devices"
@@ -202,7 +202,7 @@ def put_rows(
 
 def row_parts(mesh: Mesh) -> int:
     """The number of devices over which rows are divided; every batch of rows is a multiple."""
-    return int(np.prod([mesh.shape[axis] for axis in rules(mesh)["rows"]]))
+    return math.prod(mesh.shape[axis] for axis in rules(mesh)["rows"])
 
 
 @functools.lru_cache
@@ -246,7 +246,7 @@ def check_divides(
         return
     for size, axis in zip(shape, logical, strict=True):
         mesh_axes = () if axis is None else RULES[axis]
-        parts = int(np.prod([mesh.shape[mesh_axis] for mesh_axis in mesh_axes]))
+        parts = math.prod(mesh.shape[mesh_axis] for mesh_axis in mesh_axes)
         if size % parts:
             raise ConfigError(
                 f"mesh does not divide the model: {name} has {axis} = {size}, which mesh "

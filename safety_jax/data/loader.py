@@ -134,11 +134,14 @@ class Loader:
 
     def _plan(self, microbatches: int | None, segments: int | None) -> None:
         """Packs all steps, to find out how many microbatches and segments the fullest one needs."""
-        rows = [self._rows(step) for step in range(self.steps)]
-        self._filled = np.array([len(step) for step in rows], np.int64)
+        self._filled = np.zeros(self.steps, np.int64)  # rows of each step
+        fullest = 0
+        for step in range(self.steps):
+            rows = self._rows(step)
+            self._filled[step] = len(rows)
+            fullest = max(fullest, max(map(len, rows), default=0))
         used = -(-self._filled // self.rows_per_microbatch)
         self.microbatches = _at_least(int(used.max(initial=0)), microbatches, "microbatches a step")
-        fullest = max((len(row) for step in rows for row in step), default=0)
         self.most_segments = _at_least(fullest, segments, "examples a row")
         # Unused microbatches cost nothing.
         cells_a_row = self._row_tokens * self.rows_per_example

@@ -119,7 +119,7 @@ def xla(
     for start in range(0, T, QUERY_BLOCK):
         first = 0 if rule.window is None else max(0, start + 1 - rule.window)
         stop = min(start + QUERY_BLOCK, T)
-        rows, seen = (start, stop), (first, start + QUERY_BLOCK)
+        rows, seen = (start, stop), (first, stop)
         outputs.append(block(grouped[:, start:stop], k, v, segments, prefixes, rows, seen))
     return jnp.concatenate(outputs, axis=1).reshape(B, T, H, E)
 

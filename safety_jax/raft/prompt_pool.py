@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
@@ -318,4 +317,4 @@ def _check_enough(key: str, usable: int, needed: int, draws: Draws) -> None:
 
 def seed_of_round(seed: int, number: int) -> int:
     """The seed from which a round samples its candidates."""
-    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] % math.floor(2**31))
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] % 2**31)

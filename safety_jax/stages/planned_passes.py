@@ -201,9 +201,7 @@ def judging_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program]
     else:
         scorer = make_scorer(asked.model, T)
         judge = weights = abstract.weights(heads.parameters(scorer), mesh, stored, score.base)
-        function = lambda weights, tokens, ends: heads.packed_scores(  # noqa: E731
-            scorer, weights, tokens, ends, run
-        )
+        function = functools.partial(heads.packed_scores, scorer, run=run)
     batch = abstract.judged(mesh, choice.rows, T, max(1, T // TOKENS_A_TEXT))
     compiled = jax.jit(function, out_shardings=meshes.sharding(mesh, ()))
     parts, width = FlopParts.of(mesh.shape), number_bytes(run)

@@ -158,7 +158,10 @@ def advance(
     numbers: Numbers,
 ) -> tuple[steps.State, steps.Parts]:
     """The optimizer step of one run, see `steps.make`; its learning rate is one of the numbers."""
-    rate = lambda _: numbers["learning_rate"]  # noqa: E731
+
+    def rate(_: Any) -> jax.Array:
+        return numbers["learning_rate"]
+
     return steps.advance(
         learning.loss, learning.count, optimization.follow(rate), rate, learning.survey,
         state, frozen, batch, used,

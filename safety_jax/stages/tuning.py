@@ -113,7 +113,7 @@ class RoundTuner:
         return self._advance(restored.trainable, weights.frozen, number)
 
     def _key(self, number: int) -> jax.Array:
-        """The key of a round's dropout."""
+        """The key of a round: of its dropout, and of the adapters that the next one starts with."""
         return jax.random.fold_in(jax.random.key(self._config.seed), number)
 
     def _task(self, records: Sequence[Record], weights: Weights) -> Task:
@@ -146,7 +146,7 @@ class RoundTuner:
             adapter.targets,
             adapter.rank,
             self._config.lora.initialization,
-            jax.random.fold_in(jax.random.key(self._config.seed), number),
+            self._key(number),
             self._mesh,
             adapter.layers,
         )

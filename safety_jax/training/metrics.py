@@ -95,7 +95,8 @@ def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             text = line.decode()
             row = json.loads(text)
-            row["step"] + 0
+            if not isinstance(row["step"], int):
+                raise TypeError
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(
                 f"{file} line {number} is not a metric line; repair or remove the file"

@@ -135,10 +135,8 @@ def open_log(
     logging, batches, summarize = settings.logging, ready.batches, ready.learning.summarize
     training, primary = task.corpus.training, jax.process_index() == 0
     with (
-        contextlib.closing(
-            metrics.Writer(
-                place.path, done, logging.tensorboard, logging.wandb, place.config, primary
-            )
+        metrics.Writer(
+            place.path, done, logging.tensorboard, logging.wandb, place.config, primary
         ) as writer,
         contextlib.closing(progress.ProgressBar(batches.steps, done, primary and not quiet)) as bar,
     ):

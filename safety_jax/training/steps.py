@@ -154,7 +154,10 @@ def evaluate(
 ) -> tuple[Parts, dict[str, jax.Array]]:
     """The metrics of the loss on a batch, without randomness, and its totals."""
     totals = _totals(count, survey, trainable, frozen, batch, used)
-    one = lambda _, microbatch: loss(trainable, frozen, microbatch, totals, None)  # noqa: E731
+
+    def one(_, microbatch):
+        return loss(trainable, frozen, microbatch, totals, None)
+
     return _sum_over_microbatches(one, batch, used), totals
 
 
@@ -170,8 +173,8 @@ def _totals(
 
 def _sum_over_microbatches(one: Callable[[Any, Any], Any], batch: Any, used: jax.Array) -> Any:
     def at(i):
-        take = lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False)  # noqa: E731
-        return one(i, jax.tree.map(take, batch))
+        part = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), batch)
+        return one(i, part)
 
     if jax.tree.leaves(batch)[0].shape[0] == 1:
         return at(0)  # needs no accumulator
