@@ -41,7 +41,7 @@ def test_it_starts_as_sft_and_holds_each_token_by_its_place(trained, weights):
     @functools.partial(jax.jit, static_argnames="live")
     def held(moving, frozen, live):
         learning = constrained.learning(
-            trained, BETAS, frozen, trained.run.mesh, live=live, reference=lambda _: None
+            trained, BETAS, frozen, trained.execution.mesh, live=live, reference=lambda _: None
         )
 
         def total(tree):

@@ -121,7 +121,7 @@ def test_texts_that_share_a_row_score_as_alone(name, opened):
     ]
     packed = packing.PackedRows([[3, 2, 1], [0]], rows=2, length=48, segments=4, common=0)
     batch = batching.fill(texts, packed, gap=1)
-    scores = compiled(functools.partial(heads.packed_scores, scorer, run=run))
+    scores = compiled(functools.partial(heads.packed_scores, scorer, execution=run))
     found = np.asarray(scores(weights, *jax.tree.map(jnp.asarray, (batch.tokens, batch.ends))))
     expected = golden["logits"][batch.indices]
     np.testing.assert_allclose(found[batch.places], expected, rtol=0, atol=1e-4)

@@ -192,7 +192,7 @@ def test_scores_are_those_of_the_judge_on_each_text(name, folders, one_device):
             ids[0, :T] = examples.ids[here]
             types[0, :T] = examples.mask[here]
             real = np.arange(32)[None] < T
-            found = score(trainee.scorer, judge.trainable, ids, types, real, trainee.run)
+            found = score(trainee.scorer, judge.trainable, ids, types, real, trainee.execution)
             np.testing.assert_allclose(parts["examples"][i, side], found[0, 0], atol=1e-5)
 
 
@@ -268,7 +268,7 @@ def test_adapters_on_noise_are_refused(folders, one_device):
     ):
         with pytest.raises(ConfigError, match=message):
             judge_model.build(
-                trainee.scorer, trainee.run, folders["llama"], init=init, adapter=adapter,
+                trainee.scorer, trainee.execution, folders["llama"], init=init, adapter=adapter,
                 **arguments,
             )  # fmt: skip
 

@@ -255,7 +255,7 @@ class SequenceJudge:
         card: JudgeCard,
         scorer: heads.Scorer,
         weights: trees.Tree,
-        run: Execution,
+        execution: Execution,
         encoder: Encoder,
         batcher: Batcher,
         *,
@@ -268,7 +268,9 @@ class SequenceJudge:
         self._names = scorer.label_names
         self._batcher, self._gap = batcher, scorer.gap
         self._compiled = batcher.compile(
-            lambda weights, tokens, ends: heads.packed_scores(scorer, weights, tokens, ends, run)
+            lambda weights, tokens, ends: heads.packed_scores(
+                scorer, weights, tokens, ends, execution
+            )
         )
 
     def score(self, conversations: Sequence[Conversation]) -> list[Score]:

@@ -53,7 +53,7 @@ def headed(
     card = _card(name, spec, resources, folder, kernels, longest, read)
     output = sequence.output_index(name, scorer.label_names, spec["output"])
     sequence.check_activation(name, spec["activation"])
-    run = Execution.build(
+    execution = Execution.build(
         mesh,
         rules=scorer.rules,
         compute_dtype=resources.computed(),
@@ -70,7 +70,7 @@ def headed(
             card,
             scorer,
             weights,
-            run,
+            execution,
             encoder,
             batcher,
             output=output,

@@ -46,9 +46,11 @@ def table(entries: int, width: int, spread: float, rngs: nnx.Rngs) -> nnx.Param:
     return nnx.Param(values, out_sharding=("entries", "embed"))
 
 
-def look_up(embedding: nnx.Param, ids: Int[Array, "*B"], run: Execution) -> Float[Array, "*B D"]:
-    rows = meshes.gather(embedding[...], run.mesh, ("entries", "embed"))
-    return jnp.take(rows, ids, axis=0).astype(run.compute_dtype)
+def look_up(
+    embedding: nnx.Param, ids: Int[Array, "*B"], execution: Execution
+) -> Float[Array, "*B D"]:
+    rows = meshes.gather(embedding[...], execution.mesh, ("entries", "embed"))
+    return jnp.take(rows, ids, axis=0).astype(execution.compute_dtype)
 
 
 class LayerNorm(nnx.Module):
@@ -80,7 +82,7 @@ def run_layers(
     layers: nnx.Module,
     leaves: dict[str, lora.Leaves],
     x: Float[Array, "B T D"],
-    run: Execution,
+    execution: Execution,
     call: Callable[..., Any],
 ) -> Float[Array, "B T D"]:
     """Runs x through the stacked layers by one `lax.scan`.
@@ -89,7 +91,7 @@ def run_layers(
         leaves: of adapters (`lora.by_layer`).
         call: `call(layer, x, leaves)` runs one layer.
     """
-    one = _one_layer(call, run)
+    one = _one_layer(call, execution)
     x, _ = jax.lax.scan(lambda x, layer: (one(x, *layer), None), x, (layers, leaves))
     return x
 
@@ -99,7 +101,7 @@ def run_to_read(
     leaves: dict[str, lora.Leaves],
     x: Float[Array, "B T D"],
     read: Int[Array, "B S"],
-    run: Execution,
+    execution: Execution,
     call: Callable[..., Any],
 ) -> Float[Array, "B S D"]:
     """Runs x through the stacked layers. Returns only the states of the tokens that a head reads.
@@ -114,9 +116,9 @@ def run_to_read(
     below, last = split(layers, leaves, -1)
     if not len(jax.tree.leaves(last)[0]):  # the only layer has a convolution beside it
         return at(x, read)
-    x = run_layers(*below, x, run, call)
+    x = run_layers(*below, x, execution, call)
     layer = jax.tree.map(lambda leaf: leaf[0], last)
-    return _one_layer(functools.partial(call, read=read), run)(x, *layer)
+    return _one_layer(functools.partial(call, read=read), execution)(x, *layer)
 
 
 def at(x: Shaped[Array, "B T *D"], read: Int[Array, "B S"]) -> Shaped[Array, "B S *D"]:
@@ -135,16 +137,16 @@ def split(layers: nnx.Module, leaves: dict[str, lora.Leaves], at: int) -> tuple[
     )
 
 
-def _one_layer(call: Callable[..., Any], run: Execution) -> Callable[..., Any]:
-    """(x, layer, leaves) -> x, with the sharding and the rematerialisation of `run`."""
+def _one_layer(call: Callable[..., Any], execution: Execution) -> Callable[..., Any]:
+    """(x, layer, leaves) -> x, with the sharding and the rematerialisation of `execution`."""
 
     def one(x, layer, leaves):
-        x = products.keep(x, run.mesh)
-        return meshes.constrain(call(layer, x, leaves), run.mesh, ("rows", "tokens", "width"))
+        x = products.keep(x, execution.mesh)
+        return meshes.constrain(call(layer, x, leaves), execution.mesh, ("rows", "tokens", "width"))
 
-    if REMAT[run.remat] is None:
+    if REMAT[execution.remat] is None:
         return one
-    return jax.checkpoint(one, policy=REMAT[run.remat], prevent_cse=False)
+    return jax.checkpoint(one, policy=REMAT[execution.remat], prevent_cse=False)
 
 
 def heads_first(x: Float[Array, "B T D"], heads: int) -> Float[Array, "H B T E"]:
@@ -163,7 +165,7 @@ def attend(
     v: Float[Array, "H B S E"],
     asking: Int[Array, "B T"],
     segments: Int[Array, "B S"],
-    run: Execution,
+    execution: Execution,
 ) -> Float[Array, "B T D"]:
     """Attention in both directions over the tokens of a query's own segment.
 
@@ -174,7 +176,7 @@ def attend(
     H, B, S, _ = v.shape
     each = 4 * B * asking.shape[1] * S
     groups = 1
-    if run.mesh.size == 1 and run.mesh.devices.flat[0].platform == "cpu":
+    if execution.mesh.size == 1 and execution.mesh.devices.flat[0].platform == "cpu":
         groups = next((g for g in range(1, H) if H % g == 0 and H // g * each <= SCORES_AT_ONCE), H)
 
     def of_group(given):
@@ -267,13 +269,13 @@ class Head(nnx.Module):
             D, config.labels, ("labels", "embed"), config.bias, spread, rngs=rngs
         )
 
-    def __call__(self, x: Float[Array, "B D"], run: Execution) -> Float[Array, "B labels"]:
+    def __call__(self, x: Float[Array, "B D"], execution: Execution) -> Float[Array, "B labels"]:
         """Scores in float32, no matter in which type the trunk computes."""
         config, x = self.config, x.astype(jnp.float32)[:, None]
         with jax.default_matmul_precision("highest"):
             if config.activation is not None:
-                x = ACTIVATIONS[config.activation](self.dense(x, run, None))
-            scores = self.output(x, run, None)[:, 0]
+                x = ACTIVATIONS[config.activation](self.dense(x, execution, None))
+            scores = self.output(x, execution, None)[:, 0]
         mean, deviation = (
             jnp.broadcast_to(jnp.array(values, jnp.float32), scores.shape)
             for values in (config.mean, config.deviation)

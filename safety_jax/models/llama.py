@@ -170,13 +170,13 @@ def initialize(config: LlamaConfig, key: jax.Array, mesh: Mesh, dtype: DTypeLike
 def _product(
     x: Float[Array, "N I"],
     kernel: Shaped[Array, "O I"] | quantised.Kernel,
-    run: Execution,
+    execution: Execution,
     axes: tuple[str, str],
 ) -> Float[Array, "N O"]:
     """x Wᵀ. The backward pass gathers, dequantises and casts the kernel once more: to keep the
     results for all layers would take a second copy of the model."""
-    ready = quantised.ready(kernel, x.dtype, run.mesh, axes)
-    return products.product(x, ready, run.mesh)
+    ready = quantised.ready(kernel, x.dtype, execution.mesh, axes)
+    return products.product(x, ready, execution.mesh)
 
 
 class Projection(nnx.Module):
@@ -200,16 +200,16 @@ class Projection(nnx.Module):
             nnx.Param(jnp.zeros((size_out,)), out_sharding=axes[:1]) if bias else nnx.data(None)
         )
 
-    def __call__(self, x: Float[Array, "B T I"], run: Execution, adapter: lora.Leaves | None):
+    def __call__(self, x: Float[Array, "B T I"], execution: Execution, adapter: lora.Leaves | None):
         # All tokens in one axis: the backward pass contracts over them, and XLA's CPU matmul is
         # several times faster over one axis than over two.
         flat = x.reshape(-1, x.shape[-1])
-        y = _product(flat, self.kernel.get_value(), run, self.axes)
+        y = _product(flat, self.kernel.get_value(), execution, self.axes)
         if self.bias is not None:
             y = y + jnp.broadcast_to(self.bias[...].astype(x.dtype), y.shape)
         if adapter is not None:
-            y = y + lora.delta(flat, adapter, run.mesh)
-        y = products.keep(y, run.mesh)
+            y = y + lora.delta(flat, adapter, execution.mesh)
+        y = products.keep(y, execution.mesh)
         return y.reshape(*x.shape[:-1], -1)
 
 
@@ -263,7 +263,7 @@ class LlamaLayer(nnx.Module):
         x: Float[Array, "B T D"],
         turn: rotary.Turns,
         kind: Any,
-        run: Execution,
+        execution: Execution,
         adapters: dict[str, lora.Leaves],
         attend: Attend,
     ) -> tuple[Float[Array, "B T D"], Any]:
@@ -277,34 +277,34 @@ class LlamaLayer(nnx.Module):
         before, after = config.norms != "after", config.norms != "before"
 
         normed = norm(x, self.attention_norm, config) if before else x
-        q, k, v = self._heads(normed, run, adapters)
+        q, k, v = self._heads(normed, execution, adapters)
         q, k = rotary.rotate_queries(q, turn), rotary.rotate(k, turn)
         attended, kept = attend(q, k, v, kind)
         flat = attended.reshape(*x.shape[:2], -1)
-        flat = meshes.regroup(flat, run.mesh, LANES, ("stream", "tokens", "heads"))
-        added = self.output(flat, run, adapters.get("output"))
+        flat = meshes.regroup(flat, execution.mesh, LANES, ("stream", "tokens", "heads"))
+        added = self.output(flat, execution, adapters.get("output"))
         x = self._add(x, norm(added, self.attention_output_norm, config) if after else added)
-        x = meshes.pin(x, run.mesh, STREAM)
+        x = meshes.pin(x, execution.mesh, STREAM)
 
         normed = norm(x, self.mlp_norm, config) if before else x
         activate = ACTIVATIONS[config.activation]
-        gate = activate(self.gate(normed, run, adapters.get("gate")))
-        up = self.up(normed, run, adapters.get("up"))
-        added = self.down(gate * up, run, adapters.get("down"))
+        gate = activate(self.gate(normed, execution, adapters.get("gate")))
+        up = self.up(normed, execution, adapters.get("up"))
+        added = self.down(gate * up, execution, adapters.get("down"))
         x = self._add(x, norm(added, self.mlp_output_norm, config) if after else added)
-        return meshes.constrain(x, run.mesh, STREAM), kept
+        return meshes.constrain(x, execution.mesh, STREAM), kept
 
-    def _heads(self, x, run: Execution, adapters: dict[str, lora.Leaves]):
+    def _heads(self, x, execution: Execution, adapters: dict[str, lora.Leaves]):
         """Queries [B T H E], keys and values [B T K E], before rotation."""
         config = self.config
-        q = self.query(x, run, adapters.get("query"))
-        k = self.key(x, run, adapters.get("key"))
-        v = self.value(x, run, adapters.get("value"))
+        q = self.query(x, execution, adapters.get("query"))
+        k = self.key(x, execution, adapters.get("key"))
+        v = self.value(x, execution, adapters.get("value"))
         if config.query_key_norm == "width":
             q, k = norm(q, self.query_norm, config), norm(k, self.key_norm, config)
-        q = meshes.regroup(q, run.mesh, ("stream", "tokens", "heads"), LANES)
+        q = meshes.regroup(q, execution.mesh, ("stream", "tokens", "heads"), LANES)
         made = ("stream", "tokens", "kv_heads")
-        k, v = (meshes.regroup(part, run.mesh, made, LANES) for part in (k, v))
+        k, v = (meshes.regroup(part, execution.mesh, made, LANES) for part in (k, v))
         q = q.reshape(*x.shape[:2], config.heads, -1)
         k, v = (part.reshape(*x.shape[:2], config.kv_heads, -1) for part in (k, v))
         if config.query_key_norm == "head":
@@ -337,15 +337,15 @@ class Llama(nnx.Module):
                 spread * jax.random.normal(rngs.params(), table), out_sharding=("vocab", "embed")
             )
 
-    def embed(self, ids, run: Execution):
-        table = meshes.gather(self.embedding[...], run.mesh, ("vocab", "embed"))
-        x = bits.floats(jnp.take(table, ids, axis=0)).astype(run.compute_dtype)
+    def embed(self, ids, execution: Execution):
+        table = meshes.gather(self.embedding[...], execution.mesh, ("vocab", "embed"))
+        x = bits.floats(jnp.take(table, ids, axis=0)).astype(execution.compute_dtype)
         if self.config.embedding_scale != 1.0:
             x = x * jnp.asarray(self.config.embedding_scale, x.dtype)
-        return meshes.constrain(x, run.mesh, STREAM)
+        return meshes.constrain(x, execution.mesh, STREAM)
 
     def __call__(
-        self, ids, turns: rotary.Turns, run: Execution, adapters, attend: Attend, shift=None
+        self, ids, turns: rotary.Turns, execution: Execution, adapters, attend: Attend, shift=None
     ):
         """Runs all layers by one scan. Returns the normed hidden states, and what `attend` keeps of
         each layer, stacked.
@@ -358,20 +358,20 @@ class Llama(nnx.Module):
         def body(x, of_layer):
             layer, leaves, number = of_layer
             kind = 0 if number is None else number
-            x = products.keep(x, run.mesh)
-            return layer(x, rotary.of_kind(turns, kind), kind, run, leaves, attend)
+            x = products.keep(x, execution.mesh)
+            return layer(x, rotary.of_kind(turns, kind), kind, execution, leaves, attend)
 
-        if REMAT[run.remat] is not None:
-            body = jax.checkpoint(body, policy=REMAT[run.remat], prevent_cse=False)
+        if REMAT[execution.remat] is not None:
+            body = jax.checkpoint(body, policy=REMAT[execution.remat], prevent_cse=False)
         stacked = (self.layers, lora.by_layer(adapters), self._kinds())
-        x = self.embed(ids, run)
+        x = self.embed(ids, execution)
         if shift is not None:
             x = x + shift.astype(x.dtype)
         x, kept = jax.lax.scan(body, x, stacked)
         return norm(x, self.final_norm, self.config), kept
 
     def cached(
-        self, ids, turns: rotary.Turns, run: Execution, adapters, attend: CachedAttend, cache
+        self, ids, turns: rotary.Turns, execution: Execution, adapters, attend: CachedAttend, cache
     ):
         """Runs all layers by one scan that carries a cache from layer to layer, so that it is
         updated in place. What else `attend` keeps of each layer is stacked."""
@@ -382,12 +382,12 @@ class Llama(nnx.Module):
             kind = 0 if number is None else number
             of_this = functools.partial(attend, place, cache)
             turn = rotary.of_kind(turns, kind)
-            x, (cache, kept) = layer(x, turn, kind, run, leaves, of_this)
+            x, (cache, kept) = layer(x, turn, kind, execution, leaves, of_this)
             return (x, cache), kept
 
         places = jnp.arange(self.config.layers)
         stacked = (self.layers, lora.by_layer(adapters), self._kinds(), places)
-        (x, cache), kept = jax.lax.scan(body, (self.embed(ids, run), cache), stacked)
+        (x, cache), kept = jax.lax.scan(body, (self.embed(ids, execution), cache), stacked)
         return norm(x, self.final_norm, self.config), cache, kept
 
     def _kinds(self) -> jax.Array | None:

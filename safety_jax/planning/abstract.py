@@ -73,7 +73,7 @@ def trained(
     policy: Policy, base_dtype: DTypeLike, kernels: str = quantised.STORED
 ) -> tuple[trees.Tree, trees.Tree]:
     """The trainable and the frozen tree of a policy; trained weights are float32."""
-    declared, mesh = llama.parameters(policy.config), policy.run.mesh
+    declared, mesh = llama.parameters(policy.config), policy.execution.mesh
     if policy.adapter is None:
         return weights(declared, mesh, jnp.float32), {}
     return adapters(declared, policy.adapter, mesh), weights(declared, mesh, base_dtype, kernels)
@@ -83,7 +83,7 @@ def judge(
     trainee: Trainee, base_dtype: DTypeLike, kernels: str = quantised.STORED
 ) -> tuple[trees.Tree, trees.Tree]:
     """The same for a judge in training; its head is always trained."""
-    declared, mesh = heads.parameters(trainee.scorer), trainee.run.mesh
+    declared, mesh = heads.parameters(trainee.scorer), trainee.execution.mesh
     whole = weights(declared, mesh, jnp.float32)
     if trainee.adapter is None:
         return whole, {}
@@ -162,7 +162,7 @@ def state(
     trained: Policy | Trainee, trainable: trees.Tree, optimizer: Any
 ) -> tuple[steps.State, steps.State]:
     """A training state, and the shardings of its parts."""
-    mesh = trained.run.mesh
+    mesh = trained.execution.mesh
     where = steps.shardings(trainable, trained.shardings(), optimizer, mesh)
     shapes = steps.State(
         jax.ShapeDtypeStruct((), jnp.int32),

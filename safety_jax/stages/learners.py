@@ -35,7 +35,7 @@ def load_policy(
     return Loaded(
         *policy.build(
             base.config,
-            execution(config, base, mesh) if like is None else like.learner.run,
+            execution(config, base, mesh) if like is None else like.learner.execution,
             base.folder,
             init=config.model.init,
             base_dtype=float_type("model.parameter_dtype", config.model.parameter_dtype),

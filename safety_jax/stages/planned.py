@@ -155,9 +155,9 @@ def kernel_bytes(model: llama.LlamaConfig, kernels: str, width: int) -> float:
     return quantised.weights_bytes(declared, width, kernels) / formulas.kernel_weights(model)
 
 
-def number_bytes(run: Execution) -> int:
+def number_bytes(execution: Execution) -> int:
     """Bytes of a number in the compute dtype."""
-    return jnp.dtype(run.compute_dtype).itemsize
+    return jnp.dtype(execution.compute_dtype).itemsize
 
 
 def make_policy(asked: PlanRequest, mesh: Mesh, remat: str) -> policy.Policy:

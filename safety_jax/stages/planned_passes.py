@@ -82,17 +82,21 @@ def decoding_setup(
 def decoding_model(asked: PlanRequest, trained: policy.Policy) -> tuple[Model, dict[str, int]]:
     """The policy laid out for decoding, see `layout`; and the bytes of training state that stay in
     memory beside it."""
-    home, mesh = trained.run.mesh, meshes.decoding(trained.run.mesh)
+    home, mesh = trained.execution.mesh, meshes.decoding(trained.execution.mesh)
     stored, kernels = base_dtype(asked.config), asked.config.model.base
     trainable, base = abstract.trained(trained, stored, kernels)
     if mesh is home:
         return trained.model(trainable, base), {}
-    moved = dataclasses.replace(trained, run=dataclasses.replace(trained.run, mesh=mesh))
+    moved = dataclasses.replace(
+        trained, execution=dataclasses.replace(trained.execution, mesh=mesh)
+    )
     if trained.adapter is not None and asked.config.raft.adapter != "merge":
         at_home = {"adapters in training": abstract.bytes_on_device(trainable)}
         return moved.model(*abstract.trained(moved, stored, kernels)), at_home
-    declared, computes = llama.parameters(asked.model), trained.run.compute_dtype
-    speaker = Model(asked.model, moved.run, abstract.weights(declared, mesh, computes), None, None)
+    declared, computes = llama.parameters(asked.model), trained.execution.compute_dtype
+    speaker = Model(
+        asked.model, moved.execution, abstract.weights(declared, mesh, computes), None, None
+    )
     if trained.adapter is not None:
         fresh = abstract.adapters(declared, trained.adapter, mesh)
         speaker = dataclasses.replace(speaker, adapters=moved.adapters(fresh))
@@ -108,7 +112,7 @@ def decoding_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program
     setup, sizes = decoding_setup(asked, speaker.mesh, choice.rows)
     cache = decoding.cache(speaker, setup, sizes)
 
-    parts, width = FlopParts.of_decoding(mesh.shape), number_bytes(trained.run)
+    parts, width = FlopParts.of_decoding(mesh.shape), number_bytes(trained.execution)
     cache_width = caches.number_bytes(setup.pace.cache_dtype, model.head_size)
     prompts = {"rows": meshes.row_parts(mesh), "row_tokens": setup.pace.prefill_tokens}
     exchanged = functools.partial(
@@ -187,24 +191,24 @@ def judging_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program]
     score, mesh = asked.config.score, asked.mesh(choice.mesh)
     _, row = judge_row(asked)
     T = judged_tokens(asked)
-    run = asked.execution(mesh, score.compute_dtype, score.attention, "none")
+    execution = asked.execution(mesh, score.compute_dtype, score.attention, "none")
     stored = score_dtype(asked)
     if row.kind in GUARDS:
         weights = abstract.weights(llama.parameters(asked.model), mesh, stored, score.base)
         labels = table({"safe": (0,), "unsafe": (1,)})
         everywhere = meshes.sharding(mesh, ())
         judge: Any = (
-            Model(asked.model, run, weights, None, None),
+            Model(asked.model, execution, weights, None, None),
             abstract.array(labels.shape, jnp.int32, everywhere),
         )
         function: Any = label_logprobs
     else:
         scorer = make_scorer(asked.model, T)
         judge = weights = abstract.weights(heads.parameters(scorer), mesh, stored, score.base)
-        function = functools.partial(heads.packed_scores, scorer, run=run)
+        function = functools.partial(heads.packed_scores, scorer, execution=execution)
     batch = abstract.judged(mesh, choice.rows, T, max(1, T // TOKENS_A_TEXT))
     compiled = jax.jit(function, out_shardings=meshes.sharding(mesh, ()))
-    parts, width = FlopParts.of(mesh.shape), number_bytes(run)
+    parts, width = FlopParts.of(mesh.shape), number_bytes(execution)
     return [
         Program(
             name=f"judges {choice.rows} rows of {T:,} tokens",

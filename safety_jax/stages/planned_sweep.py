@@ -62,7 +62,7 @@ def _lower(
     names: list[str],
 ) -> Any:
     """Args: names: the objectives of the runs, for pairs."""
-    loaded, mesh = step.loaded, step.loaded.learner.run.mesh
+    loaded, mesh = step.loaded, step.loaded.learner.execution.mesh
     optimization = groups.optimization(one.config)
 
     def advance(
@@ -86,7 +86,7 @@ def _lower(
 
 def _learn(one: PlanRequest, loaded: Loaded, numbers: Numbers, names: list[str]) -> Learning:
     """As the methods of a sweep; shapes need no reference."""
-    mesh = loaded.learner.run.mesh
+    mesh = loaded.learner.execution.mesh
     if not names:
         return likelihood.learning(loaded.learner, loaded.frozen, mesh)
     objective = sweep_methods.shared_objective(names, numbers)

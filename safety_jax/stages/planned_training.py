@@ -142,9 +142,11 @@ def step_program(
     """
     config, T = asked.config, row_tokens(asked.config)
     learner, frozen = step.loaded.learner, step.loaded.frozen
-    run, microbatches = learner.run, microbatches_of(asked, choice)
-    trained = formulas.TrainedWeights(asked.model, run.remat, learner.adapter, step.chunk_tokens)
-    parts, width = FlopParts.of(run.mesh.shape), number_bytes(run)
+    execution, microbatches = learner.execution, microbatches_of(asked, choice)
+    trained = formulas.TrainedWeights(
+        asked.model, execution.remat, learner.adapter, step.chunk_tokens
+    )
+    parts, width = FlopParts.of(execution.mesh.shape), number_bytes(execution)
     everything = lanes * choice.rows * step.sides * microbatches
     lengths = np.array([min(T, example_tokens(asked))])
     load = formulas.training(
@@ -153,7 +155,7 @@ def step_program(
         dequantised=config.model.base != quantised.STORED, lanes=lanes,
     )  # fmt: skip
     temporaries = sizes_of(asked, lanes).temporaries(
-        parts, remat=run.remat, rows=choice.rows, row_tokens=T
+        parts, remat=execution.remat, rows=choice.rows, row_tokens=T
     )
     exchanged = formulas.exchanged(
         asked.model, parts, width=width, tokens=everything * T,

@@ -134,7 +134,7 @@ def write_facts(
 ) -> None:
     """Writes the model card with these results, see `write_card`."""
     start = place.environment()[-1]
-    mesh = learner.run.mesh
+    mesh = learner.execution.mesh
     pretrained = config.model.init == "pretrained"
     kernels = groups.held_kernels(config, learner.folder)
     facts = model_card.ModelCard(

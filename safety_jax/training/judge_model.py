@@ -30,24 +30,24 @@ class Trainee:
 
     Attributes:
         scorer: trunk and head, one output.
-        run: how it runs.
+        execution: how it runs.
         folder: the Hugging Face folder it came from.
         adapter: rank, scale and targets; None if all weights are trained.
         typed: the answer's tokens have token type 1.
     """
 
     scorer: heads.Scorer
-    run: Execution
+    execution: Execution
     folder: Path
     adapter: peft_config.LoraConfig | None
     typed: bool
 
     def shardings(self) -> trees.Tree:
         """The shardings of the trainable tree."""
-        whole, adapter = heads.shardings(self.scorer, self.run.mesh), self.adapter
+        whole, adapter = heads.shardings(self.scorer, self.execution.mesh), self.adapter
         if adapter is None:
             return whole
-        parameters, mesh = heads.parameters(self.scorer), self.run.mesh
+        parameters, mesh = heads.parameters(self.scorer), self.execution.mesh
         adapters = lora.shardings(parameters, adapter.targets, adapter.rank, mesh)
         return {"adapters": adapters, heads.SCORE: whole[heads.SCORE]}
 
@@ -65,8 +65,10 @@ class Trainee:
             tokens = dataclasses.replace(tokens, types=tokens.mask.astype(jnp.int32))
         if adapters is not None and self.scorer.of_llama:
             declared = heads.parameters(self.scorer)
-            adapters = lora.spread(adapters, declared, self.run.mesh)
-        return heads.packed_scores(self.scorer, weights, tokens, ends, self.run, adapters)[..., 0]
+            adapters = lora.spread(adapters, declared, self.execution.mesh)
+        return heads.packed_scores(self.scorer, weights, tokens, ends, self.execution, adapters)[
+            ..., 0
+        ]
 
     def _split(
         self, trainable: trees.Tree, frozen: trees.Tree, key: jax.Array | None
@@ -131,7 +133,7 @@ def read_scorer(folder: Path, *, init: str, label: str, problem: str) -> tuple[h
 
 def build(
     scorer: heads.Scorer,
-    run: Execution,
+    execution: Execution,
     folder: Path,
     *,
     own_head: bool,
@@ -160,7 +162,7 @@ def build(
     """
     policy.check_init(init, adapter is not None, "set lora.rank=0 to train all weights")
     lora.check_initialization(initialization)
-    mesh = run.mesh
+    mesh = execution.mesh
     base_key, adapter_key = jax.random.split(key)
     dtype = jnp.dtype(jnp.float32) if adapter is None else base_dtype
     if kernels != heads.kernels_of(scorer, kernels):
@@ -176,7 +178,7 @@ def build(
         weights = heads.load(folder, scorer, mesh, dtype, kernels)
     else:
         weights = heads.load_trunk(folder, scorer, base_key, mesh, dtype, kernels)
-    trainee = Trainee(scorer, run, folder, adapter, typed)
+    trainee = Trainee(scorer, execution, folder, adapter, typed)
     if adapter is None:
         return trainee, weights, {}
     head = jax.tree.map(lambda weight: weight.astype(jnp.float32), weights.pop(heads.SCORE))

@@ -30,7 +30,7 @@ class Policy:
 
     Attributes:
         config: sizes and switches of the model.
-        run: how it runs.
+        execution: how it runs.
         folder: the Hugging Face folder it came from.
         adapter: rank, scale and targets; None if all weights are trained.
         chunk_tokens: see `logprobs.token_logprobs`.
@@ -39,7 +39,7 @@ class Policy:
     """
 
     config: llama.LlamaConfig
-    run: Execution
+    execution: Execution
     folder: Path
     adapter: peft_config.LoraConfig | None
     chunk_tokens: int
@@ -48,9 +48,9 @@ class Policy:
     def shardings(self) -> trees.Tree:
         """The shardings of the trainable tree."""
         if self.adapter is None:
-            return llama.shardings(self.config, self.run.mesh)
+            return llama.shardings(self.config, self.execution.mesh)
         parameters, adapter = llama.parameters(self.config), self.adapter
-        return lora.shardings(parameters, adapter.targets, adapter.rank, self.run.mesh)
+        return lora.shardings(parameters, adapter.targets, adapter.rank, self.execution.mesh)
 
     def adapters(self, trainable: trees.Tree, key: jax.Array | None = None) -> lora.Adapters:
         """The trainable tree of a LoRA run with its scale; a key switches dropout on."""
@@ -68,7 +68,7 @@ class Policy:
         weights, adapters = trainable, None
         if self.adapter is not None:
             weights, adapters = frozen, self.adapters(trainable, key)
-        return Model(self.config, self.run, weights, adapters, tokenizer=None)
+        return Model(self.config, self.execution, weights, adapters, tokenizer=None)
 
     def token_logprobs(
         self, trainable: trees.Tree, frozen: trees.Tree, tokens: Tokens, key: jax.Array | None
@@ -166,7 +166,7 @@ def check_init(init: str, adapts: bool, instead: str) -> None:
 
 def build(
     config: llama.LlamaConfig,
-    run: Execution,
+    execution: Execution,
     folder: Path,
     *,
     init: str,
@@ -200,7 +200,7 @@ def build(
     adapts = adapter is not None or start_from is not None
     check_init(init, adapts, "set lora.rank=0 and no model.adapter to train all weights")
     lora.check_initialization(initialization)
-    mesh = run.mesh
+    mesh = execution.mesh
     base_key, adapter_key = jax.random.split(key)
     dtype = jnp.dtype(jnp.float32) if adapter is None else base_dtype
     if init == "pretrained":
@@ -213,14 +213,14 @@ def build(
 
     if adapter is None:
         trainable = base if started is None else jax.jit(lora.merge)(base, started[0])
-        return Policy(config, run, folder, None, chunk_tokens), trainable, {}
+        return Policy(config, execution, folder, None, chunk_tokens), trainable, {}
     if started is not None:
         settings = dataclasses.replace(
             started[1], dropout=adapter.dropout, base_name=adapter.base_name, dtype=adapter.dtype
         )
-        return Policy(config, run, folder, settings, chunk_tokens), started[0].weights, base
+        return Policy(config, execution, folder, settings, chunk_tokens), started[0].weights, base
     fresh = lora.initialize(
         llama.parameters(config), adapter.targets, adapter.rank, initialization, adapter_key, mesh,
         adapter.layers,
     )  # fmt: skip
-    return Policy(config, run, folder, adapter, chunk_tokens), fresh, base
+    return Policy(config, execution, folder, adapter, chunk_tokens), fresh, base

@@ -16,7 +16,7 @@ from safety_jax.base import trees
 from safety_jax.data import prefixes
 from safety_jax.data.corpora import Corpus
 from safety_jax.data.loader import Loader
-from safety_jax.models import llama
+from safety_jax.models.execution import Execution
 from safety_jax.models.folders import peft_config
 from safety_jax.training import steps
 from safety_jax.training.footprint import TrainedModel
@@ -32,7 +32,7 @@ class Learner(Protocol):
     """A model in training, language model or judge; holds no arrays."""
 
     @property
-    def run(self) -> llama.Execution: ...
+    def execution(self) -> Execution: ...
     @property
     def folder(self) -> Path: ...
     @property

@@ -132,5 +132,5 @@ def _speaker(model: Model, weights: trees.Tree) -> Model:
             there |= lora.shardings(declared, (target,), leaves["a"].shape[1], mesh)
         moved = jax.tree.map(_moved, adapters.weights, there)
         adapters = dataclasses.replace(adapters, weights=moved)
-    run = dataclasses.replace(model.execution, mesh=mesh)
-    return dataclasses.replace(model, execution=run, weights=weights, adapters=adapters)
+    execution = dataclasses.replace(model.execution, mesh=mesh)
+    return dataclasses.replace(model, execution=execution, weights=weights, adapters=adapters)

@@ -76,14 +76,18 @@ class BertLayer(nnx.Module):
         self.down = project(F, D, ("embed", "mlp"))
         self.mlp_norm = layers.LayerNorm(D, config.norm_epsilon)
 
-    def __call__(self, x, segments, run: Execution, adapters: dict[str, lora.Leaves], read=None):
+    def __call__(
+        self, x, segments, execution: Execution, adapters: dict[str, lora.Leaves], read=None
+    ):
         """[B T D] to [B T D]; or to [B S D], only the tokens in the cells `read`."""
         given = adapters.get
         asking, own = (
             (x, segments) if read is None else (layers.at(x, read), layers.at(segments, read))
         )
         q, k, v = (
-            layers.heads_first(getattr(self, name)(hidden, run, given(name)), self.config.heads)
+            layers.heads_first(
+                getattr(self, name)(hidden, execution, given(name)), self.config.heads
+            )
             for name, hidden in (("query", asking), ("key", x), ("value", x))
         )
 
@@ -91,10 +95,10 @@ class BertLayer(nnx.Module):
             scores = jnp.einsum("hbte,hbse->hbts", q, k, preferred_element_type=jnp.float32)
             return scores * q.shape[-1] ** -0.5
 
-        attended = layers.attend(scores_of, (q, k), v, own, segments, run)
-        x = self.attention_norm(asking + self.output(attended, run, given("output")))
-        wide = ACTIVATIONS[self.config.activation](self.up(x, run, given("up")))
-        return self.mlp_norm(x + self.down(wide, run, given("down")))
+        attended = layers.attend(scores_of, (q, k), v, own, segments, execution)
+        x = self.attention_norm(asking + self.output(attended, execution, given("output")))
+        wide = ACTIVATIONS[self.config.activation](self.up(x, execution, given("up")))
+        return self.mlp_norm(x + self.down(wide, execution, given("down")))
 
 
 class Bert(nnx.Module):
@@ -109,18 +113,18 @@ class Bert(nnx.Module):
         self.embedding_norm = layers.LayerNorm(D, config.norm_epsilon)
         self.layers = layers.stacked(lambda rngs: BertLayer(config, rngs=rngs), config.layers, rngs)
 
-    def __call__(self, tokens: Tokens, read, run: Execution, adapters: lora.Adapters | None):
+    def __call__(self, tokens: Tokens, read, execution: Execution, adapters: lora.Adapters | None):
         index = self.config.first_position + tokens.positions
         types = jnp.zeros_like(tokens.ids) if tokens.types is None else tokens.types
-        x = layers.look_up(self.embedding, tokens.ids, run)
-        x = x + layers.look_up(self.position_embedding, index, run)
-        x = x + layers.look_up(self.type_embedding, types, run)
-        x = meshes.constrain(self.embedding_norm(x), run.mesh, ("rows", "tokens", "width"))
+        x = layers.look_up(self.embedding, tokens.ids, execution)
+        x = x + layers.look_up(self.position_embedding, index, execution)
+        x = x + layers.look_up(self.type_embedding, types, execution)
+        x = meshes.constrain(self.embedding_norm(x), execution.mesh, ("rows", "tokens", "width"))
 
         def call(layer, x, leaves, read=None):
-            return layer(x, tokens.segments, run, leaves, read)
+            return layer(x, tokens.segments, execution, leaves, read)
 
-        return layers.run_to_read(self.layers, lora.by_layer(adapters), x, read, run, call)
+        return layers.run_to_read(self.layers, lora.by_layer(adapters), x, read, execution, call)
 
 
 def forward(
@@ -128,14 +132,14 @@ def forward(
     weights: trees.Tree,
     tokens: Tokens,
     read: Int[Array, "B S"],
-    run: Execution,
+    execution: Execution,
     adapters: lora.Adapters | None,
 ) -> Float[Array, "B S D"]:
-    """The last hidden states of the tokens that are read, in `run.compute_dtype`.
+    """The last hidden states of the tokens that are read, in `execution.compute_dtype`.
 
     If the model has only one token type (RoBERTa), all types must be zero, as from its tokenizer.
     """
-    return declaration.bind(Bert, config, weights)(tokens, read, run, adapters)
+    return declaration.bind(Bert, config, weights)(tokens, read, execution, adapters)
 
 
 # ---------------------------------------------------------------------------- config.json

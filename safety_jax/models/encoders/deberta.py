@@ -147,21 +147,34 @@ class DebertaLayer(nnx.Module):
         self.mlp_norm = layers.LayerNorm(D, config.norm_epsilon)
 
     def __call__(
-        self, x, positions, segments, run: Execution, adapters: dict[str, lora.Leaves], read=None
+        self,
+        x,
+        positions,
+        segments,
+        execution: Execution,
+        adapters: dict[str, lora.Leaves],
+        read=None,
     ):
         """[B T D] to [B T D]; or to [B S D], only the tokens in the cells `read`."""
         given, asking = adapters.get, x if read is None else layers.at(x, read)
-        attended = self.attend(asking, x, positions, segments, run, adapters, read)
-        x = self.attention_norm(asking + self.output(attended, run, given("output")))
-        wide = layers.ACTIVATIONS[self.config.activation](self.up(x, run, given("up")))
-        return self.mlp_norm(x + self.down(wide, run, given("down")))
+        attended = self.attend(asking, x, positions, segments, execution, adapters, read)
+        x = self.attention_norm(asking + self.output(attended, execution, given("output")))
+        wide = layers.ACTIVATIONS[self.config.activation](self.up(x, execution, given("up")))
+        return self.mlp_norm(x + self.down(wide, execution, given("down")))
 
     def attend(
-        self, asking, x, positions, segments, run: Execution, adapters: dict[str, lora.Leaves], read
+        self,
+        asking,
+        x,
+        positions,
+        segments,
+        execution: Execution,
+        adapters: dict[str, lora.Leaves],
+        read,
     ):
         """Attention of `asking` to x [B T D]; `asking` is x, or its tokens in the cells `read`."""
         T, config = x.shape[1], self.config
-        project = functools.partial(self.project, run=run, adapters=adapters)
+        project = functools.partial(self.project, execution=execution, adapters=adapters)
         q, k, v = project("query", asking), project("key", x), project("value", x)
         position_key = position_query = None
         if config.relative and config.content_to_position:
@@ -182,12 +195,12 @@ class DebertaLayer(nnx.Module):
 
         own = segments if read is None else layers.at(segments, read)
         parts = (q, k, position_key, position_query)
-        return layers.attend(scores_of, parts, v, own, segments, run)
+        return layers.attend(scores_of, parts, v, own, segments, execution)
 
-    def project(self, name: str, x, run: Execution, adapters: dict[str, lora.Leaves]):
+    def project(self, name: str, x, execution: Execution, adapters: dict[str, lora.Leaves]):
         """Projects x, and splits the result into heads [H, B, T, E]."""
         return layers.heads_first(
-            getattr(self, name)(x, run, adapters.get(name)), self.config.heads
+            getattr(self, name)(x, execution, adapters.get(name)), self.config.heads
         )
 
     def by_distance(self, projected: Float[Array, "H 1 P E"], T: int) -> Float[Array, "H W E"]:
@@ -258,8 +271,8 @@ class ConvolutionLayer(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((D,)), out_sharding=("norm",))
         self.norm = layers.LayerNorm(D, config.norm_epsilon)
 
-    def __call__(self, x, y, mask, run: Execution):
-        kernel = meshes.gather(self.kernel[...], run.mesh, ("width", "embed", "entries"))
+    def __call__(self, x, y, mask, execution: Execution):
+        kernel = meshes.gather(self.kernel[...], execution.mesh, ("width", "embed", "entries"))
         padding = (self.convolution.size - 1) // 2
         around = jax.lax.conv_general_dilated(
             x, kernel.astype(x.dtype), (1,), [(padding, padding)],
@@ -298,40 +311,42 @@ class Deberta(nnx.Module):
             lambda rngs: DebertaLayer(config, rngs=rngs), config.layers, rngs
         )
 
-    def __call__(self, tokens: Tokens, read, run: Execution, adapters: lora.Adapters | None):
+    def __call__(self, tokens: Tokens, read, execution: Execution, adapters: lora.Adapters | None):
         mask = tokens.segments > 0
-        x = self.embed(tokens, mask, run)
-        positions = self.positions(tokens.ids.shape[1], run)
+        x = self.embed(tokens, mask, execution)
+        positions = self.positions(tokens.ids.shape[1], execution)
 
         def call(layer, x, leaves, read=None):
-            return layer(x, positions, tokens.segments, run, leaves, read)
+            return layer(x, positions, tokens.segments, execution, leaves, read)
 
         stack, leaves = self.layers, lora.by_layer(adapters)
         if self.config.convolution is not None:
             # The first layer runs separately, because only it has a convolution beside it.
             first, (stack, leaves) = layers.split(stack, leaves, 1)
-            x = self.convolution(x, layers.run_layers(*first, x, run, call), mask, run)
-        return layers.run_to_read(stack, leaves, x, read, run, call)
+            x = self.convolution(x, layers.run_layers(*first, x, execution, call), mask, execution)
+        return layers.run_to_read(stack, leaves, x, read, execution, call)
 
-    def embed(self, tokens: Tokens, mask, run: Execution) -> Float[Array, "B T D"]:
+    def embed(self, tokens: Tokens, mask, execution: Execution) -> Float[Array, "B T D"]:
         config = self.config
-        x = layers.look_up(self.embedding, tokens.ids, run)
+        x = layers.look_up(self.embedding, tokens.ids, execution)
         if config.absolute_positions:
-            x = x + layers.look_up(self.position_embedding, tokens.positions, run)
+            x = x + layers.look_up(self.position_embedding, tokens.positions, execution)
         if config.token_types:
             types = jnp.zeros_like(tokens.ids) if tokens.types is None else tokens.types
-            x = x + layers.look_up(self.type_embedding, types, run)
+            x = x + layers.look_up(self.type_embedding, types, execution)
         if config.embedding_size != config.width:
-            x = self.embedding_projection(x, run, None)
+            x = self.embedding_projection(x, execution, None)
         x = jnp.where(mask[..., None], self.embedding_norm(x), 0)
-        return meshes.constrain(x, run.mesh, ("rows", "tokens", "width"))
+        return meshes.constrain(x, execution.mesh, ("rows", "tokens", "width"))
 
-    def positions(self, T: int, run: Execution) -> Any:
+    def positions(self, T: int, execution: Execution) -> Any:
         """Embeddings of the distances among T tokens, [1, P, D]; None if the model uses none."""
         if not self.config.relative:
             return None
         rows = table_rows(self.config, T)
-        table = layers.look_up(self.relative_embedding, jnp.arange(rows.min(), rows.max() + 1), run)
+        table = layers.look_up(
+            self.relative_embedding, jnp.arange(rows.min(), rows.max() + 1), execution
+        )
         return (self.relative_norm(table) if self.config.normed_positions else table)[None]
 
 
@@ -340,8 +355,8 @@ def forward(
     weights: trees.Tree,
     tokens: Tokens,
     read: Int[Array, "B S"],
-    run: Execution,
+    execution: Execution,
     adapters: lora.Adapters | None,
 ) -> Float[Array, "B S D"]:
-    """The last hidden states of the tokens that are read, in `run.compute_dtype`."""
-    return declaration.bind(Deberta, config, weights)(tokens, read, run, adapters)
+    """The last hidden states of the tokens that are read, in `execution.compute_dtype`."""
+    return declaration.bind(Deberta, config, weights)(tokens, read, execution, adapters)

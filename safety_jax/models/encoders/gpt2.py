@@ -61,17 +61,21 @@ class Gpt2Layer(nnx.Module):
         self.up = project(D, F, ("mlp", "embed"))
         self.down = project(F, D, ("embed", "mlp"))
 
-    def __call__(self, x, segments, run: Execution, adapters: dict[str, lora.Leaves]):
+    def __call__(self, x, segments, execution: Execution, adapters: dict[str, lora.Leaves]):
         B, T, _ = x.shape
         given = adapters.get
-        projected = self.query_key_value(self.attention_norm(x), run, given("query_key_value"))
+        projected = self.query_key_value(
+            self.attention_norm(x), execution, given("query_key_value")
+        )
         q, k, v = (
             part.reshape(B, T, self.config.heads, -1) for part in jnp.split(projected, 3, -1)
         )
-        attended = run.attention(q, k, v, segments, None, 0).reshape(B, T, -1)
-        x = x + self.output(attended, run, given("output"))
-        wide = ACTIVATIONS[self.config.activation](self.up(self.mlp_norm(x), run, given("up")))
-        return x + self.down(wide, run, given("down"))
+        attended = execution.attention(q, k, v, segments, None, 0).reshape(B, T, -1)
+        x = x + self.output(attended, execution, given("output"))
+        wide = ACTIVATIONS[self.config.activation](
+            self.up(self.mlp_norm(x), execution, given("up"))
+        )
+        return x + self.down(wide, execution, given("down"))
 
 
 class Gpt2(nnx.Module):
@@ -84,16 +88,16 @@ class Gpt2(nnx.Module):
         self.layers = layers.stacked(lambda rngs: Gpt2Layer(config, rngs=rngs), config.layers, rngs)
         self.final_norm = layers.LayerNorm(config.width, config.norm_epsilon)
 
-    def __call__(self, tokens: Tokens, run: Execution, adapters: lora.Adapters | None):
-        x = layers.look_up(self.embedding, tokens.ids, run)
-        x = x + layers.look_up(self.position_embedding, tokens.positions, run)
-        x = meshes.constrain(x, run.mesh, ("rows", "tokens", "width"))
+    def __call__(self, tokens: Tokens, execution: Execution, adapters: lora.Adapters | None):
+        x = layers.look_up(self.embedding, tokens.ids, execution)
+        x = x + layers.look_up(self.position_embedding, tokens.positions, execution)
+        x = meshes.constrain(x, execution.mesh, ("rows", "tokens", "width"))
 
         def call(layer, x, leaves):
-            return layer(x, tokens.segments, run, leaves)
+            return layer(x, tokens.segments, execution, leaves)
 
         leaves = lora.by_layer(adapters)
-        return self.final_norm(layers.run_layers(self.layers, leaves, x, run, call))
+        return self.final_norm(layers.run_layers(self.layers, leaves, x, execution, call))
 
 
 def forward(
@@ -101,11 +105,12 @@ def forward(
     weights: trees.Tree,
     tokens: Tokens,
     read: Int[Array, "B S"],
-    run: Execution,
+    execution: Execution,
     adapters: lora.Adapters | None,
 ) -> Float[Array, "B S D"]:
-    """The hidden states after the final norm, of the tokens in `read`, in `run.compute_dtype`."""
-    return layers.at(declaration.bind(Gpt2, config, weights)(tokens, run, adapters), read)
+    """The hidden states of the tokens in `read` after the final norm, in
+    `execution.compute_dtype`."""
+    return layers.at(declaration.bind(Gpt2, config, weights)(tokens, execution, adapters), read)
 
 
 # ---------------------------------------------------------------------------- config.json

@@ -5,10 +5,10 @@ The trunk's kernels take LoRA adapters; the head under "score" is small and trai
 
     scorer = heads.read_scorer(folder)
     weights = heads.load(folder, scorer, mesh, jnp.float32)
-    run = Execution.build(
+    execution = Execution.build(
         mesh, rules=scorer.rules, compute_dtype=jnp.float32, backend="auto", remat="none"
     )
-    rewards = heads.scores(scorer, weights, ids, types, mask, run)[:, 0]
+    rewards = heads.scores(scorer, weights, ids, types, mask, execution)[:, 0]
 """
 
 import dataclasses
@@ -343,7 +343,7 @@ def scores(
     ids: Int[Array, "B T"],
     types: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
-    run: Execution,
+    execution: Execution,
     adapters: lora.Adapters | None = None,
 ) -> Float[Array, "B labels"]:
     """The head's raw outputs, without sigmoid or softmax, in float32.
@@ -355,7 +355,7 @@ def scores(
     """
     tokens = Tokens.one_a_row(ids, mask, types)
     ends = jnp.maximum(mask.sum(axis=1, keepdims=True, dtype=jnp.int32) - 1, 0)
-    return packed_scores(scorer, weights, tokens, ends, run, adapters)[:, 0]
+    return packed_scores(scorer, weights, tokens, ends, execution, adapters)[:, 0]
 
 
 def packed_scores(
@@ -363,7 +363,7 @@ def packed_scores(
     weights: trees.Tree,
     tokens: Tokens,
     ends: Int[Array, "B S"],
-    run: Execution,
+    execution: Execution,
     adapters: lora.Adapters | None = None,
 ) -> Float[Array, "B S labels"]:
     """The scores of the segments of packed rows, each the same as if it were alone in its row.
@@ -373,7 +373,7 @@ def packed_scores(
     """
     cells = layers.cells_read(scorer.head, tokens, ends)
     forward = KINDS[scorer.kind].forward
-    read = forward(scorer.config, _trunk(weights), tokens, cells, run, adapters)
+    read = forward(scorer.config, _trunk(weights), tokens, cells, execution, adapters)
     head = declaration.bind(layers.Head, scorer.head, weights[SCORE])
     B, S, D = read.shape
-    return head(read.reshape(B * S, D), run).reshape(B, S, -1)
+    return head(read.reshape(B * S, D), execution).reshape(B, S, -1)

@@ -111,11 +111,11 @@ def forward(
     weights: trees.Tree,
     tokens: Tokens,
     read: Int[Array, "B S"],
-    run: Execution,
+    execution: Execution,
     adapters: lora.Adapters | None,
 ) -> Float[Array, "B S D"]:
     """The last hidden states of the tokens that are read."""
-    model = Model(without_head(config), run, weights, adapters, tokenizer=None)
+    model = Model(without_head(config), execution, weights, adapters, tokenizer=None)
     return layers.at(model.forward(tokens), read)
 
 
