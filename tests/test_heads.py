@@ -15,7 +15,7 @@ from safety_jax.base.errors import ConfigError
 from safety_jax.data import packing
 from safety_jax.judges import batching
 from safety_jax.models import layers, lora
-from safety_jax.models.encoders import heads
+from safety_jax.models.encoders import heads, score_head
 from tests.golden import score_cases
 from tests.samples import execute_on
 
@@ -98,8 +98,8 @@ def test_packed_segments_are_read_where_rows_are():
     ends = jnp.array([[1, 4, 6, 7]])
 
     def cells(reads, skips):
-        head = layers.HeadConfig(8, 1, reads, None, False, (0.0,), (1.0,), 0.02, skips)
-        return layers.cells_read(head, tokens, ends)
+        head = score_head.HeadConfig(8, 1, reads, None, False, (0.0,), (1.0,), 0.02, skips)
+        return score_head.cells_read(head, tokens, ends)
 
     # The third is nothing but padding: `transformers` reads its first token.
     np.testing.assert_array_equal(cells("last", 2), [[0, 2, 5, 7]])

@@ -1,12 +1,12 @@
-"""Parts that the other architectures share: layer norm, running stacked layers, score heads.
+"""Parts that architectures share: projections, layer norm, stacked layers, attention of encoders.
 
 An architecture is a config and an NNX module that declares each parameter once (`declaration.py`).
+Adapters are a second tree, and only `Projection` uses them.
 """
 
-import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,11 +15,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 
 from safety_jax.base import meshes
-from safety_jax.base.batch import Tokens
-from safety_jax.base.errors import CheckpointError
-from safety_jax.models import lora, products
+from safety_jax.models import lora, products, quantised
 from safety_jax.models.execution import REMAT, Execution
-from safety_jax.models.llama import Projection
 
 
 def gelu(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
@@ -38,6 +35,53 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 # ---------------------------------------------------------------------------- modules
+
+
+@functools.partial(jax.checkpoint, static_argnums=(2, 3), prevent_cse=False)
+def _product(
+    x: Float[Array, "N I"],
+    kernel: Shaped[Array, "O I"] | quantised.Kernel,
+    execution: Execution,
+    axes: tuple[str, str],
+) -> Float[Array, "N O"]:
+    """x Wᵀ. The backward pass gathers, dequantises and casts the kernel once more: to keep the
+    results for all layers would take a second copy of the model."""
+    ready = quantised.ready(kernel, x.dtype, execution.mesh, axes)
+    return products.product(x, ready, execution.mesh)
+
+
+class Projection(nnx.Module):
+    """y = x Wᵀ (+ bias), plus the adapter's x Aᵀ Bᵀ if there is one."""
+
+    def __init__(
+        self,
+        size_in: int,
+        size_out: int,
+        axes: tuple[str, str],
+        bias: bool,
+        spread: float,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        self.axes = axes
+        self.kernel = nnx.Param(
+            spread * jax.random.normal(rngs.params(), (size_out, size_in)), out_sharding=axes
+        )
+        self.bias = (
+            nnx.Param(jnp.zeros((size_out,)), out_sharding=axes[:1]) if bias else nnx.data(None)
+        )
+
+    def __call__(self, x: Float[Array, "B T I"], execution: Execution, adapter: lora.Leaves | None):
+        # All tokens in one axis: the backward pass contracts over them, and XLA's CPU matmul is
+        # several times faster over one axis than over two.
+        flat = x.reshape(-1, x.shape[-1])
+        y = _product(flat, self.kernel.get_value(), execution, self.axes)
+        if self.bias is not None:
+            y = y + jnp.broadcast_to(self.bias[...].astype(x.dtype), y.shape)
+        if adapter is not None:
+            y = y + lora.delta(flat, adapter, execution.mesh)
+        y = products.keep(y, execution.mesh)
+        return y.reshape(*x.shape[:-1], -1)
 
 
 def table(entries: int, width: int, spread: float, rngs: nnx.Rngs) -> nnx.Param:
@@ -213,118 +257,3 @@ def _mix(
         "hbts,hbse->hbte", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
     )
     return (mixed / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
-
-
-# ---------------------------------------------------------------------------- score heads
-
-
-@dataclasses.dataclass(frozen=True)
-class HeadConfig:
-    """A head that turns the hidden state of one token into scores.
-
-    Attributes:
-        reads: which token it reads: the "first", or the "last" one that is no padding.
-        skips: a token that never counts as the last one. `transformers` skips the padding token of
-            config.json, even if it also marks the end of text.
-        activation: of a square dense layer before the output; None without such a layer.
-        mean, deviation: of a stored normaliser, (score - mean) / deviation, one number per label.
-    """
-
-    width: int
-    labels: int
-    reads: str
-    activation: str | None
-    bias: bool
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
-    initializer_range: float
-    skips: int | None = None
-
-
-def fresh_head(
-    config: Any, labels: int, reads: str, *, activation: str | None, bias: bool
-) -> HeadConfig:
-    """A head for a trunk with this config, without a normaliser."""
-    return HeadConfig(
-        width=config.width,
-        labels=labels,
-        reads=reads,
-        activation=activation,
-        bias=bias,
-        mean=(0.0,) * labels,
-        deviation=(1.0,) * labels,
-        initializer_range=config.initializer_range,
-    )
-
-
-class Head(nnx.Module):
-    """The output layer, after a dense layer if the architecture has one."""
-
-    def __init__(self, config: HeadConfig, *, rngs: nnx.Rngs):
-        self.config = config
-        D, spread = config.width, config.initializer_range
-        if config.activation is not None:
-            self.dense = Projection(D, D, ("width", "embed"), True, spread, rngs=rngs)
-        self.output = Projection(
-            D, config.labels, ("labels", "embed"), config.bias, spread, rngs=rngs
-        )
-
-    def __call__(self, x: Float[Array, "B D"], execution: Execution) -> Float[Array, "B labels"]:
-        """Scores in float32, no matter in which type the trunk computes."""
-        config, x = self.config, x.astype(jnp.float32)[:, None]
-        with jax.default_matmul_precision("highest"):
-            if config.activation is not None:
-                x = ACTIVATIONS[config.activation](self.dense(x, execution, None))
-            scores = self.output(x, execution, None)[:, 0]
-        mean, deviation = (
-            jnp.broadcast_to(jnp.array(values, jnp.float32), scores.shape)
-            for values in (config.mean, config.deviation)
-        )
-        return (scores - mean) / deviation
-
-
-# ---------------------------------------------------------------------------- exported config.json
-
-
-def carried(
-    given: Mapping[str, Any] | None, config: Any, parse: Callable[..., Any]
-) -> dict[str, Any] | None:
-    """The attributes of a trunk's config.json, if they describe exactly this config."""
-    try:
-        same = given is not None and parse(given, "config.json") == config
-    except CheckpointError:
-        return None
-    return dict(given or {}) if same else None
-
-
-def cells_read(head: HeadConfig, tokens: Tokens, ends: Int[Array, "B S"]) -> Int[Array, "B S"]:
-    """The cell at which a head reads each segment: its first token; or its last token that the head
-    does not skip, and the first if there is none.
-
-    Args:
-        ends: the last cell of each segment.
-    """
-    first = ends - at(tokens.positions, ends)
-    if head.reads == "first":
-        return first
-    if head.skips is None:
-        return ends
-    index = jnp.arange(tokens.ids.shape[1], dtype=jnp.int32)[None]
-    last = at(jax.lax.cummax(jnp.where(tokens.ids != head.skips, index, -1), axis=1), ends)
-    own = (last >= 0) & (at(tokens.segments, jnp.maximum(last, 0)) == at(tokens.segments, ends))
-    return jnp.where(own, last, first)
-
-
-def pad_token(
-    attributes: Mapping[str, Any], token_ids: Mapping[str, int | None]
-) -> dict[str, int | None]:
-    """The padding's id for the config.json of a head that reads the last token.
-
-    Without it, `transformers` refuses to score batches. It never reads at this id (see
-    `HeadConfig.skips`), so the tokenizer's padding is used only if it is not the end of text, too.
-    """
-    given = attributes.get("pad_token_id")
-    padding = token_ids["pad_token_id"]
-    if given is None and padding != token_ids["eos_token_id"]:
-        return {"pad_token_id": padding}
-    return {"pad_token_id": given}

@@ -6,8 +6,7 @@ unchanged. If layers differ in window or rope, the number of each layer's kind i
 weights.
 
 The NNX modules below declare each parameter once (shape, initializer, logical axes) and contain the
-forward pass; `model.Model` binds them to weights. Adapters are a second tree, and only `Projection`
-uses them.
+forward pass; `model.Model` binds them to weights.
 """
 
 import dataclasses
@@ -20,12 +19,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float
 
 from safety_jax.base import meshes, trees
-from safety_jax.models import bits, declaration, lora, products, quantised, rotary
+from safety_jax.models import bits, declaration, lora, products, rotary
 from safety_jax.models.attention import Rule
 from safety_jax.models.execution import REMAT, Execution
+from safety_jax.models.layers import Projection, stacked
 from safety_jax.models.rotary import Rope
 
 
@@ -166,53 +166,6 @@ def initialize(config: LlamaConfig, key: jax.Array, mesh: Mesh, dtype: DTypeLike
 # ---------------------------------------------------------------------------- modules
 
 
-@functools.partial(jax.checkpoint, static_argnums=(2, 3), prevent_cse=False)
-def _product(
-    x: Float[Array, "N I"],
-    kernel: Shaped[Array, "O I"] | quantised.Kernel,
-    execution: Execution,
-    axes: tuple[str, str],
-) -> Float[Array, "N O"]:
-    """x Wᵀ. The backward pass gathers, dequantises and casts the kernel once more: to keep the
-    results for all layers would take a second copy of the model."""
-    ready = quantised.ready(kernel, x.dtype, execution.mesh, axes)
-    return products.product(x, ready, execution.mesh)
-
-
-class Projection(nnx.Module):
-    """y = x Wᵀ (+ bias), plus the adapter's x Aᵀ Bᵀ if there is one."""
-
-    def __init__(
-        self,
-        size_in: int,
-        size_out: int,
-        axes: tuple[str, str],
-        bias: bool,
-        spread: float,
-        *,
-        rngs: nnx.Rngs,
-    ):
-        self.axes = axes
-        self.kernel = nnx.Param(
-            spread * jax.random.normal(rngs.params(), (size_out, size_in)), out_sharding=axes
-        )
-        self.bias = (
-            nnx.Param(jnp.zeros((size_out,)), out_sharding=axes[:1]) if bias else nnx.data(None)
-        )
-
-    def __call__(self, x: Float[Array, "B T I"], execution: Execution, adapter: lora.Leaves | None):
-        # All tokens in one axis: the backward pass contracts over them, and XLA's CPU matmul is
-        # several times faster over one axis than over two.
-        flat = x.reshape(-1, x.shape[-1])
-        y = _product(flat, self.kernel.get_value(), execution, self.axes)
-        if self.bias is not None:
-            y = y + jnp.broadcast_to(self.bias[...].astype(x.dtype), y.shape)
-        if adapter is not None:
-            y = y + lora.delta(flat, adapter, execution.mesh)
-        y = products.keep(y, execution.mesh)
-        return y.reshape(*x.shape[:-1], -1)
-
-
 def scale_parameter(config: LlamaConfig, size: int, axis: str) -> nnx.Param:
     make = jnp.zeros if config.norm_plus_one else jnp.ones
     return nnx.Param(make((size,)), out_sharding=(axis,))
@@ -325,11 +278,7 @@ class Llama(nnx.Module):
         self.embedding = nnx.Param(
             spread * jax.random.normal(rngs.params(), table), out_sharding=("vocab", "embed")
         )
-        stack = nnx.vmap(
-            lambda rngs: LlamaLayer(config, rngs=rngs),
-            transform_metadata={nnx.PARTITION_NAME: "layers"},
-        )
-        self.layers = nnx.split_rngs(splits=config.layers)(stack)(rngs)
+        self.layers = stacked(lambda rngs: LlamaLayer(config, rngs=rngs), config.layers, rngs)
         self.config = config
         self.final_norm = scale_parameter(config, config.width, "norm")
         if not config.tied_embeddings:

@@ -17,11 +17,11 @@ from safety_jax.base import meshes, trees
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models import declaration, layers, lora
+from safety_jax.models.encoders import score_head
 from safety_jax.models.execution import Execution
 from safety_jax.models.folders.attributes import Attributes, refuse_unknown
 from safety_jax.models.folders.weight_table import WeightRow, WeightTable, dense_rows, norm_rows
-from safety_jax.models.layers import ACTIVATIONS, HeadConfig
-from safety_jax.models.llama import Projection
+from safety_jax.models.layers import ACTIVATIONS, Projection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,9 +207,9 @@ def parse(given: Mapping[str, Any], where: str) -> BertConfig:
     )
 
 
-def head(config: BertConfig, labels: int) -> HeadConfig:
+def head(config: BertConfig, labels: int) -> score_head.HeadConfig:
     """A dense layer with tanh on the first token (the pooler in BERT), and the output layer."""
-    return layers.fresh_head(config, labels, "first", activation="tanh", bias=True)
+    return score_head.fresh_head(config, labels, "first", activation="tanh", bias=True)
 
 
 def attributes(
@@ -217,7 +217,7 @@ def attributes(
 ) -> dict[str, Any]:
     """The config.json of the trunk with a sequence head. Attributes in `given` are kept if they
     describe exactly this model."""
-    found = layers.carried(given, config, parse) or _fresh(config)
+    found = score_head.carried(given, config, parse) or _fresh(config)
     architecture = ARCHITECTURES[config.model_type]
     return found | {"architectures": [architecture], "dtype": dtype, "torch_dtype": dtype}
 

@@ -24,7 +24,7 @@ from safety_jax.base import meshes, trees
 from safety_jax.base.batch import Tokens
 from safety_jax.models import declaration, layers, lora
 from safety_jax.models.execution import Execution
-from safety_jax.models.llama import Projection
+from safety_jax.models.layers import Projection
 
 # Blocks of tokens in the products with positions; more blocks cost more than they save.
 BLOCKS = 2

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from safety_jax.base.errors import CheckpointError
-from safety_jax.models import layers
-from safety_jax.models.encoders import deberta
+from safety_jax.models.encoders import deberta, score_head
 from safety_jax.models.folders.attributes import Attributes, refuse_unknown
 from safety_jax.models.folders.weight_table import WeightRow, WeightTable, dense_rows, norm_rows
-from safety_jax.models.layers import ACTIVATIONS, HeadConfig
+from safety_jax.models.layers import ACTIVATIONS
 
 MODEL_TYPE, ARCHITECTURE = "deberta-v2", "DebertaV2ForSequenceClassification"
 DEFAULTS: dict[str, Any] = {
@@ -172,9 +171,9 @@ def _convolution(found: Attributes) -> deberta.Convolution | None:
     )
 
 
-def head(config: deberta.DebertaConfig, labels: int) -> HeadConfig:
+def head(config: deberta.DebertaConfig, labels: int) -> score_head.HeadConfig:
     """The pooler, a dense layer on the first token, and the output layer."""
-    return layers.fresh_head(
+    return score_head.fresh_head(
         config, labels, "first", activation=config.pooler_activation, bias=True
     )
 
@@ -184,7 +183,7 @@ def attributes(
 ) -> dict[str, Any]:
     """The config.json of the trunk with a sequence head. Attributes in `given` are kept if they
     describe exactly this model."""
-    found = layers.carried(given, config, parse) or _fresh(config)
+    found = score_head.carried(given, config, parse) or _fresh(config)
     return found | {
         "model_type": MODEL_TYPE,
         "architectures": [ARCHITECTURE],

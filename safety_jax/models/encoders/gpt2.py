@@ -14,12 +14,12 @@ from safety_jax.base import meshes, trees
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models import declaration, layers, lora
+from safety_jax.models.encoders import score_head
 from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hub
 from safety_jax.models.folders.attributes import Attributes, refuse_unknown
 from safety_jax.models.folders.weight_table import WeightRow, WeightTable, dense_rows, norm_rows
-from safety_jax.models.layers import ACTIVATIONS, HeadConfig
-from safety_jax.models.llama import Projection
+from safety_jax.models.layers import ACTIVATIONS, Projection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,9 +164,9 @@ def parse(given: Mapping[str, Any], where: str) -> Gpt2Config:
     )
 
 
-def head(config: Gpt2Config, labels: int) -> HeadConfig:
+def head(config: Gpt2Config, labels: int) -> score_head.HeadConfig:
     """One projection without bias, at the last token that is not padding."""
-    return layers.fresh_head(config, labels, "last", activation=None, bias=False)
+    return score_head.fresh_head(config, labels, "last", activation=None, bias=False)
 
 
 def attributes(
@@ -174,8 +174,8 @@ def attributes(
 ) -> dict[str, Any]:
     """The config.json of the trunk with a sequence head. Attributes in `given` are kept if they
     describe exactly this model."""
-    found = layers.carried(given, config, parse) or _fresh(config)
-    found |= layers.pad_token(found, hub.token_ids(source))
+    found = score_head.carried(given, config, parse) or _fresh(config)
+    found |= score_head.pad_token(found, hub.token_ids(source))
     return found | {"architectures": [ARCHITECTURE], "dtype": dtype, "torch_dtype": dtype}
 
 

@@ -25,8 +25,8 @@ from jaxtyping import Array, Bool, Float, Int
 from safety_jax.base import meshes, trees
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import CheckpointError, ConfigError
-from safety_jax.models import attention, declaration, layers, llama, lora, quantised
-from safety_jax.models.encoders import llama_heads
+from safety_jax.models import attention, declaration, llama, lora, quantised
+from safety_jax.models.encoders import llama_heads, score_head
 from safety_jax.models.encoders.registry import KINDS, MODEL_TYPES
 from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hf_config, hub, weight_export, weight_table
@@ -51,7 +51,7 @@ class Scorer:
 
     kind: str
     config: Any
-    head: layers.HeadConfig
+    head: score_head.HeadConfig
     label_names: tuple[str, ...]
     problem: str | None
     max_tokens: int
@@ -126,12 +126,14 @@ def new_scorer(folder: Path, label_names: tuple[str, ...], problem: str) -> Scor
     kind = "llama" if _kind(given, where) == "beaver" else _kind(given, where)
     config = KINDS[kind].parse(given, where)
     # The padding token of the exported config, which decides where a head reads.
-    exported = layers.pad_token(given, hub.token_ids(folder))
+    exported = score_head.pad_token(given, hub.token_ids(folder))
     head = _skipping(KINDS[kind].head(config, len(label_names)), exported, where)
     return _scorer(kind, config, head, label_names, problem)
 
 
-def _skipping(head: layers.HeadConfig, given: Mapping[str, Any], where: str) -> layers.HeadConfig:
+def _skipping(
+    head: score_head.HeadConfig, given: Mapping[str, Any], where: str
+) -> score_head.HeadConfig:
     """The head with the padding token, which `transformers` never reads as the last token."""
     padding = given.get("pad_token_id")
     if head.reads != "last" or padding is None:
@@ -156,7 +158,7 @@ def _kind(given: Mapping[str, Any], where: str) -> str:
 
 
 def _scorer(
-    kind: str, config: Any, head: layers.HeadConfig, names: tuple[str, ...], problem: str | None
+    kind: str, config: Any, head: score_head.HeadConfig, names: tuple[str, ...], problem: str | None
 ) -> Scorer:
     return Scorer(kind, config, head, names, problem, config.max_positions, KINDS[kind].pairs)
 
@@ -194,7 +196,7 @@ def parameters(scorer: Scorer) -> dict[str, meshes.Parameter]:
     """All weights by their dotted names; those of the head begin with "score."."""
     kind = KINDS[scorer.kind]
     declared = declaration.parameters(kind.module, scorer.config)
-    head = declaration.parameters(layers.Head, scorer.head)
+    head = declaration.parameters(score_head.Head, scorer.head)
     return declared | {f"{SCORE}.{name}": parameter for name, parameter in head.items()}
 
 
@@ -230,7 +232,7 @@ def initialize(scorer: Scorer, key: jax.Array, mesh: Mesh, dtype: DTypeLike) -> 
     trunk_key, head_key = jax.random.split(key)
     trunk = declaration.initialize(kind.module, scorer.config, trunk_key, _trunk(where), dtype)
     return trunk | {
-        SCORE: declaration.initialize(layers.Head, scorer.head, head_key, where[SCORE], dtype)
+        SCORE: declaration.initialize(score_head.Head, scorer.head, head_key, where[SCORE], dtype)
     }
 
 
@@ -286,7 +288,7 @@ def load_trunk(
     optional = [name for name in wanted if name.startswith(f"{SCORE}.")]
     rows = KINDS[scorer.kind].layout(scorer.config)
     found = weight_table.load_trunk(folder, rows, wanted, where, dtype, optional, kernels)
-    head = declaration.initialize(layers.Head, scorer.head, key, where[SCORE], dtype)
+    head = declaration.initialize(score_head.Head, scorer.head, key, where[SCORE], dtype)
     return found | {SCORE: head | found.get(SCORE, {})}
 
 
@@ -371,9 +373,9 @@ def packed_scores(
     Args:
         ends: the cell of the last token of each segment.
     """
-    cells = layers.cells_read(scorer.head, tokens, ends)
+    cells = score_head.cells_read(scorer.head, tokens, ends)
     forward = KINDS[scorer.kind].forward
     read = forward(scorer.config, _trunk(weights), tokens, cells, execution, adapters)
-    head = declaration.bind(layers.Head, scorer.head, weights[SCORE])
+    head = declaration.bind(score_head.Head, scorer.head, weights[SCORE])
     B, S, D = read.shape
     return head(read.reshape(B * S, D), execution).reshape(B, S, -1)

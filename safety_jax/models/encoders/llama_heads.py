@@ -19,12 +19,12 @@ from safety_jax.base import trees
 from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models import layers, llama, lora
+from safety_jax.models.encoders import score_head
 from safety_jax.models.execution import Execution
 from safety_jax.models.folders import hf, hf_config, hub, safetensors
 from safety_jax.models.folders.attributes import Attributes
 from safety_jax.models.folders.families import FAMILIES
 from safety_jax.models.folders.weight_table import WeightRow, WeightTable
-from safety_jax.models.layers import HeadConfig
 from safety_jax.models.model import Model
 
 BEAVER = ("LlamaForScore", "LlamaModelForScore")
@@ -102,8 +102,8 @@ def trunk(config: llama.LlamaConfig, *, rngs: nnx.Rngs) -> llama.Llama:
     return llama.Llama(without_head(config), rngs=rngs)
 
 
-def head(config: llama.LlamaConfig, labels: int) -> HeadConfig:
-    return layers.fresh_head(config, labels, "last", activation=None, bias=False)
+def head(config: llama.LlamaConfig, labels: int) -> score_head.HeadConfig:
+    return score_head.fresh_head(config, labels, "last", activation=None, bias=False)
 
 
 def forward(
@@ -122,7 +122,9 @@ def forward(
 # ---------------------------------------------------------------------------- beaver
 
 
-def beaver_head(given: Mapping[str, Any], config: llama.LlamaConfig, folder: Path) -> HeadConfig:
+def beaver_head(
+    given: Mapping[str, Any], config: llama.LlamaConfig, folder: Path
+) -> score_head.HeadConfig:
     """The head that a beaver config.json describes, with the numbers of its normaliser.
 
     A reward is shifted and scaled. A cost is only scaled, so that its sign keeps its meaning.
@@ -176,7 +178,7 @@ def attributes(
         carried = carried if hf_config.describes(carried, config) else None
     token_ids = hub.token_ids(source)
     found = hf_config.to_hf_config(config, carried, dtype, token_ids)
-    found |= layers.pad_token(found, token_ids)
+    found |= score_head.pad_token(found, token_ids)
     return found | {"architectures": [architecture(found["model_type"])]}
 
 

@@ -6,8 +6,15 @@ from typing import Any
 
 from flax import nnx
 
-from safety_jax.models import layers, llama
-from safety_jax.models.encoders import bert, deberta, deberta_config, gpt2, llama_heads
+from safety_jax.models import llama
+from safety_jax.models.encoders import (
+    bert,
+    deberta,
+    deberta_config,
+    gpt2,
+    llama_heads,
+    score_head,
+)
 from safety_jax.models.folders import weight_table
 from safety_jax.models.folders.families import FAMILIES
 
@@ -36,7 +43,7 @@ class Architecture:
     layout: Callable[[Any], weight_table.WeightTable]
     targets: Callable[[Any], Mapping[str, str | tuple[str, ...]]]
     parse: Callable[[Mapping[str, Any], str], Any]
-    head: Callable[[Any, int], layers.HeadConfig]
+    head: Callable[[Any, int], score_head.HeadConfig]
     architecture: Callable[[str], str]
     attributes: Callable[..., dict[str, Any]]
     pairs: bool
