@@ -112,7 +112,7 @@ def encode(records: Sequence[Record], encoding: Encoding, *, train_on: str) -> E
     room = PromptRoom(max_length, 1, encoding.overlong_prompt)
     skipped: Counter[str] = Counter()
     rules = encoding.template.rules
-    examples = encoded(records, encoding, begin)
+    examples = encode_uncut(records, encoding, begin)
     for record, example in zip(records, examples, strict=True):
         if isinstance(example, DataError):
             skipped[leave_out(example, record.optional, rules)] += 1
@@ -138,7 +138,7 @@ def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
         raise ConfigError(f"{key} is {value!r}; expected one of {', '.join(choices)}")
 
 
-def encoded(
+def encode_uncut(
     records: Sequence[Record], encoding: Encoding, begin: list[int]
 ) -> Iterator[Encoded | DataError]:
     """The ids of each record, uncut, with the tokens of its answers marked; a DataError in place of

@@ -180,7 +180,7 @@ def encode_pairs(
     )
     kept = []
     both = [
-        encode.encoded([_side(pair, k, template) for pair in pairs], encoding, begin)
+        encode.encode_uncut([_side(pair, k, template) for pair in pairs], encoding, begin)
         for k in (0, 1)
     ]
     for pair, chosen, rejected in zip(pairs, *both, strict=True):

@@ -115,7 +115,7 @@ class Model:
     def _module(self) -> Llama:
         return declaration.bind(Llama, self.config, self.weights)
 
-    def by_token(self, gradient: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+    def token_gradient(self, gradient: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """The gradient with respect to one-hot tokens, from that with respect to embeddings.
 
         Entry v is the slope towards token v, in float32. In tied models, the output matrix takes no

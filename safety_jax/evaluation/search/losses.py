@@ -92,7 +92,7 @@ def one_hot_gradients(
 
     still = jnp.zeros((count, S, model.config.width), model.execution.compute_dtype)
     (_, found), gradient = jax.value_and_grad(total, has_aux=True)(still)
-    return found, model.by_token(gradient)
+    return found, model.token_gradient(gradient)
 
 
 @functools.partial(jax.jit, static_argnames="most")
