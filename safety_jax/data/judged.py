@@ -24,7 +24,7 @@ from safety_jax.data.control import control_tokens
 from safety_jax.data.examples import Examples
 from safety_jax.data.records import Pair, Rated, Record
 from safety_jax.data.sources import Skipped
-from safety_jax.data.template import Template, Worded, worded
+from safety_jax.data.template import Template, Worded, find_plain, worded
 from safety_jax.data.text_rules import FIXED, TextRules
 
 PAIR = "pair"
@@ -206,30 +206,19 @@ def _alone(prompt: str) -> str:
 
 
 def _frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
-    plain = tokenizer("a", add_special_tokens=False).input_ids
     whole = tokenizer("a").input_ids
-    start = _find(whole, plain, 0)
-    return Frame(whole[:start], [], whole[start + len(plain) :], types=False)
+    text = find_plain("a", whole, tokenizer)
+    return Frame(whole[: text.start], [], whole[text.stop :], types=False)
 
 
 def _pair_frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
-    first, second = (tokenizer(x, add_special_tokens=False).input_ids for x in ("a", "b"))
     both = tokenizer("a", "b")
     whole = both.input_ids
-    start = _find(whole, first, 0)
-    middle = start + len(first)
-    again = _find(whole, second, middle)
+    first = find_plain("a", whole, tokenizer)
+    second = find_plain("b", whole, tokenizer, behind=first.stop)
     types = cast(dict, both).get("token_type_ids", [0])
-    return Frame(whole[:start], whole[middle:again], whole[again + len(second) :], any(types))
-
-
-def _find(whole: list[int], part: list[int], start: int) -> int:
-    for place in range(start, len(whole) - len(part) + 1):
-        if whole[place : place + len(part)] == part:
-            return place
-    raise ConfigError(
-        f"the tokenizer gives {whole}, which does not hold {part}, what it gives without special "
-        "tokens; expected special tokens only around a text"
+    return Frame(
+        whole[: first.start], whole[first.stop : second.start], whole[second.stop :], any(types)
     )
 
 

@@ -114,14 +114,28 @@ def leading_ids(tokenizer: PreTrainedTokenizerBase, template: Template) -> list[
     """
     if template.has_special_tokens:
         return []
-    plain = tokenizer("a", add_special_tokens=False).input_ids
     whole = tokenizer("a").input_ids
-    for start in range(len(whole) - len(plain) + 1):
+    return whole[: find_plain("a", whole, tokenizer).start]
+
+
+def find_plain(
+    text: str, whole: list[int], tokenizer: PreTrainedTokenizerBase, behind: int = 0
+) -> slice:
+    """Where a text's ids stand among those with special tokens around it.
+
+    Args:
+        behind: the text begins at this place or later.
+
+    Raises:
+        ConfigError: the tokenizer encodes the text differently with special tokens around it.
+    """
+    plain = tokenizer(text, add_special_tokens=False).input_ids
+    for start in range(behind, len(whole) - len(plain) + 1):
         if whole[start : start + len(plain)] == plain:
-            return whole[:start]
+            return slice(start, start + len(plain))
     raise ConfigError(
-        f"the tokenizer gives {whole} for 'a', which does not hold {plain}, what it gives without "
-        "special tokens; expected special tokens only around a text"
+        f"the tokenizer gives {whole}, which does not hold {plain}, what it gives for {text!r} "
+        "without special tokens; expected special tokens only around a text"
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from safety_jax.base.batch import Tokens
 
@@ -53,13 +53,18 @@ class OutputHead:
         return self.scale * (1 - (logits / self.softcap) ** 2)
 
 
-def shift(tokens: Tokens) -> tuple[Int[Array, "B T"], Bool[Array, "B T"]]:
-    """Targets and mask of each predicting position: position t predicts token t + 1.
+def at_predictions(values: Shaped[Array, "*B T"]) -> Shaped[Array, "*B T"]:
+    """Values by token at the positions that predict the tokens: position t predicts token t + 1,
+    and the last one none, which gets 0."""
+    return jnp.pad(values[..., 1:], [(0, 0)] * (values.ndim - 1) + [(0, 1)])
+
+
+def shift(tokens: Tokens) -> tuple[Int[Array, "*B T"], Bool[Array, "*B T"]]:
+    """Targets and mask of each predicting position.
 
     The first token of a segment is never in the mask, so no prediction crosses a boundary.
     """
-    end = [(0, 0)] * (tokens.ids.ndim - 1) + [(0, 1)]
-    return jnp.pad(tokens.ids[..., 1:], end), jnp.pad(tokens.mask[..., 1:], end)
+    return at_predictions(tokens.ids), at_predictions(tokens.mask)
 
 
 def token_logprobs(

@@ -58,7 +58,7 @@ class Asked:
         """The answer to learn: the demonstration, or else the model's best answer that is safe
         and, to an ordinary request, no refusal; finished answers are preferred."""
         if self.prompt.reference:
-            return Candidate(self.prompt.reference, (), 0.0, "reference")
+            return Candidate.of_reference(self.prompt.reference)
         fitting = [
             k
             for k, verdict in enumerate(self.verdicts)
@@ -101,7 +101,7 @@ def pairs(asked: Sequence[Asked], seed: int) -> list[Line]:
         good, bad = one.good(), one.bad()
         if bad is None and not one.is_unsafe and refusals:
             lent = refusals[int(order[borrowed % len(refusals)])]
-            bad, borrowed = Candidate(lent, (), 0.0, "reference"), borrowed + 1
+            bad, borrowed = Candidate.of_reference(lent), borrowed + 1
         if good is None or bad is None or good.text == bad.text:
             continue
         found.append(

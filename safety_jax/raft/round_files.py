@@ -41,6 +41,11 @@ class Candidate:
     logprob: float
     finish: str
 
+    @classmethod
+    def of_reference(cls, answer: str) -> "Candidate":
+        """The answer of a prompt's row."""
+        return cls(answer, (), 0.0, "reference")
+
     @property
     def finished(self) -> bool:
         return self.finish != "length" and not self.turn.unfinished

@@ -229,7 +229,7 @@ def with_references(
     """Adds the answer of each prompt's row as its last candidate; it was not sampled, so its
     log(p / p0) counts as 0."""
     return [
-        [*row, *([Candidate(prompt.reference, (), 0.0, "reference")] if prompt.reference else [])]
+        [*row, *([Candidate.of_reference(prompt.reference)] if prompt.reference else [])]
         for prompt, row in zip(drawn, sampled, strict=True)
     ]
 

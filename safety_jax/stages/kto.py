@@ -117,7 +117,7 @@ def learn(
         tokens: Tokens = jax.tree.map(lambda x: x[:, side], batch.tokens)
         scores = policy.token_logprobs(trainable, frozen, tokens, key)
         assert batch.reference is not None, "KTO's reference is always cached"
-        reference = jnp.pad(batch.reference[:, side, 1:], [(0, 0), (0, 1)])
+        reference = logprobs.at_predictions(batch.reference[:, side])
         both = scores.logprobs, jnp.where(logprobs.shift(tokens)[1], reference, 0.0)
         most = batch.slots.shape[-1]
         sums = [logprobs.segment_sums(values, tokens.segments, most) for values in both]

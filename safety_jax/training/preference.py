@@ -127,8 +127,8 @@ def count(batch: Answers) -> dict[str, jax.Array]:
 def reference_logprobs(
     policy: Policy, frozen: Frozen, batch: Answers, tokens: Tokens, *, live: bool
 ) -> jax.Array | None:
-    """Log-probabilities under the reference; position t has that of token t + 1. None if there is
-    no reference.
+    """Log-probabilities under the reference, at the positions that predict the tokens; None if
+    there is no reference.
 
     Args:
         tokens: the batch's tokens as rows.
@@ -136,12 +136,9 @@ def reference_logprobs(
     """
     if live:
         return policy.reference_logprobs(frozen.start, frozen.base, tokens)
-    return None if batch.reference is None else _at_predictions(batch.reference)
-
-
-def _at_predictions(values: jax.Array) -> jax.Array:
-    """Values of tokens [b, M, T] as rows [bM, T]; position t has the value of token t + 1."""
-    return jnp.pad(placement.side_rows(values)[:, 1:], [(0, 0), (0, 1)])
+    if batch.reference is None:
+        return None
+    return logprobs.at_predictions(placement.side_rows(batch.reference))
 
 
 def make_loss(
@@ -182,7 +179,7 @@ def make_loss(
         chances_of_real = jnp.where(real[..., None], chances, -1.0)
         if objective.by_token is not None:
             assert batch.weights is not None, "objectives by token need weights"
-            weights = _at_predictions(batch.weights)
+            weights = logprobs.at_predictions(placement.side_rows(batch.weights))
             sides = objective.by_token(scores.logprobs, reference, weights)
             sums = [by_pair(jnp.where(mask, x, 0.0))[..., n] for n, x in enumerate(sides)]
             pair_losses = sums[0] + sums[1]
