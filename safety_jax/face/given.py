@@ -46,7 +46,7 @@ def turns(prompts: Any) -> list[Any]:
 def _turns(number: int, prompt: Any) -> Any:
     if isinstance(prompt, str):
         return str(prompt)  # numpy has a text type of its own
-    messages = prompt if isinstance(prompt, Sequence) else [None]
+    messages: Sequence[Any] = prompt if isinstance(prompt, Sequence) else [None]
     if not all(isinstance(message, Mapping) for message in messages):
         raise DataError(
             f"prompt {number} is {f'{prompt!r}'[:60]}; expected a text or a list of messages (a "
