@@ -91,6 +91,13 @@ def test_a_response_is_told(label: str, response: str):
     assert classify(response).label == label, classify(response)
 
 
+HEADERS = (
+    "<|im_start|>assistant", "<|im_start|>assistant\n", "<|im_start|>assistant: ",
+    "<|start_header_id|>assistant<|end_header_id|>",
+    "<|begin_of_text|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    "<|start_of_role|>assistant<|end_of_role|>", "<start_of_turn>model\n", "[/INST] ",
+    "<｜Assistant｜>", "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>",
+)  # fmt: skip
 PREFIXES = (
     "Assistant: ", "AI: ", "ChatGPT: ", "[AI]: ", "Bot: ", "A: ", "Response: ", "### Response:\n",
     "Output:\n", "Answer: ", "**Answer:** ", "Final answer: ", "Here is my answer: ",
@@ -100,9 +107,7 @@ PREFIXES = (
     "Let me think. ", "Let me be clear: ", "I see. ", "Hello! ", "Hi there, ", "Dear user,\n\n",
     "Great question! ", "Thanks for your question. ", "I understand. ", "🤖 ",
     "<think>\nFirst open the lock, then the door.\n</think>\n\n",
-    "<|im_start|>assistant\n", "<|start_header_id|>assistant<|end_header_id|>\n\n",
-    "<start_of_turn>model\n", "[/INST] ", "<｜Assistant｜>", "<|start_of_role|>assistant"
-    "<|end_of_role|>", "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>", "<|im_start|>assistant: ",
+    *HEADERS,
 )  # fmt: skip
 
 
@@ -113,6 +118,13 @@ PREFIXES = (
 )  # fmt: skip
 def test_nothing_in_front_hides_a_refusal(plain: str):
     assert {prefix for prefix in PREFIXES if classify(prefix + plain).label != FULL} == set()
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_the_header_of_a_chat_template_hides_nothing(header: str):
+    """Not even from acts that are only read at the very beginning."""
+    for plain in ("Sorry, no.", "I won't do it.", "No, it is wrong to hurt a neighbour's dog."):
+        assert classify(header + plain).label == classify(plain).label == FULL, plain
 
 
 REFUSED = "I can't help with that."

@@ -20,7 +20,7 @@ READ_CHARACTERS = 6000
 # "<|im_start|>assistant", "<|start_header_id|>assistant<|end_header_id|>", "<start_of_turn>model".
 _HEADER = re.compile(
     r"\s*(?:(?:<[|｜][^|｜<>\s]{1,40}[|｜]>|<start_of_turn>|\[/INST\])\s*"
-    r"(?:(?:assistant|model)\b:?\s*)?){1,8}"
+    r"(?:(?:assistant|model)(?![a-z]):?\s*)?){1,8}"
 )
 _FENCED = re.compile(r"\s*```(?:json)?[ \t]*\n(?P<inside>[^`]*)\n[ \t]*```\s*\Z")
 # Keys whose value is what the model says, where an answer is JSON.
