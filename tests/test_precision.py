@@ -8,10 +8,28 @@ from safety_jax.models import execution
 from safety_jax.stages import precision
 
 
-@pytest.fixture(params=[True, False], ids=["with matrix units", "without"])
+@pytest.fixture(params=[True, False], ids=["with 16-bit products", "without"])
 def units(request, monkeypatch):
-    monkeypatch.setattr(execution, "_has_matrix_units", lambda: request.param)
+    monkeypatch.setattr(execution, "_multiplies_bfloat16", lambda: request.param)
     return request.param
+
+
+@pytest.mark.parametrize(
+    ("flags", "found"),
+    [
+        ("flags\t: sse avx512f avx512_bf16 sha", "bfloat16"),
+        ("flags\t: avx2 amx_bf16", "bfloat16"),
+        ("flags\t: avx2 avx512f avx512_bf16x", "float32"),
+        ("Features\t: fp asimd bf16", "float32"),
+    ],
+)
+def test_processors_are_known_by_their_flags(flags, found, monkeypatch):
+    monkeypatch.setattr(execution.Path, "read_text", lambda path: f"processor\t: 0\n{flags}\n")
+    execution._multiplies_bfloat16.cache_clear()
+    try:
+        assert execution.computed_type("cpu") == found
+    finally:
+        execution._multiplies_bfloat16.cache_clear()
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])

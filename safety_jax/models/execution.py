@@ -72,19 +72,20 @@ def stored_type(platform: str) -> str:
 
 
 def computed_type(platform: str) -> str:
-    """The float type with the fastest products on a platform. Few CPUs have 16-bit units."""
-    return "bfloat16" if platform != "cpu" or _has_matrix_units() else "float32"
+    """The float type with the fastest products on a platform. Not all CPUs have 16-bit ones."""
+    return "bfloat16" if platform != "cpu" or _multiplies_bfloat16() else "float32"
 
 
 @functools.cache
-def _has_matrix_units() -> bool:
-    """Whether this processor has matrix units for bfloat16 (Intel's AMX), according to Linux."""
+def _multiplies_bfloat16() -> bool:
+    """Whether this processor has products of bfloat16 (Intel's AMX; AVX512_BF16, as AMD's Zen 4 has
+    it), according to Linux."""
     try:
         described = Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
     flags = next((line for line in described.splitlines() if line.startswith("flags")), "")
-    return "amx_bf16" in flags.split()
+    return not {"amx_bf16", "avx512_bf16"}.isdisjoint(flags.split())
 
 
 def float_type(key: str, name: str) -> jnp.dtype:
