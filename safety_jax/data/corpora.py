@@ -26,22 +26,28 @@ SHOWN_ROWS = 10
 
 @runtime_checkable
 class Sided(Protocol):
-    """Examples with one or more sides, such as the two answers of a pair.
-
-    Attributes:
-        targets: what rows say of their sides, such as whether they are unsafe; None without.
-    """
+    """Examples with one or more sides, such as the two answers of a pair."""
 
     def __len__(self) -> int: ...
     @property
     def sides(self) -> tuple[Examples, ...]: ...
     @property
     def where(self) -> list[str]: ...
+
+
+@runtime_checkable
+class Learned(Sided, Protocol):
+    """Examples of a run.
+
+    Attributes:
+        targets: what rows say of their sides, such as whether they are unsafe; None without.
+    """
+
     @property
     def targets(self) -> Float[np.ndarray, "n sides"] | None: ...
 
 
-E = TypeVar("E", bound=Sided)
+E = TypeVar("E", bound=Learned)
 
 
 @dataclasses.dataclass(frozen=True)

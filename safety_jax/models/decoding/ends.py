@@ -135,10 +135,10 @@ def endings(
     """
     if not all(isinstance(string, str) and string for string in strings):
         raise ConfigError(f"stop strings {tuple(strings)!r}: expected texts, none of them empty")
-    if spelled := [string for string in strings if _SPELLED.search(string)]:
+    if mistyped := [string for string in strings if _SPELLED.search(string)]:
         raise ConfigError(
-            f"stop string {spelled[0]}: a backslash and a letter, which no line break is; put the "
-            f"tuple in quotes: --config.answer.stop=\"('{spelled[0]}',)\""
+            f"stop string {mistyped[0]}: a backslash and a letter, which no line break is; put the "
+            f"tuple in quotes: --config.answer.stop=\"('{mistyped[0]}',)\""
         )
     special = special_tokens(tokenizer)
     ids = {special[string] for string in strings if string in special}
