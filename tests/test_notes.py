@@ -27,6 +27,8 @@ def test_answers_that_are_none_are_told_in_one_line_a_model():
         "such answers.",
     ]
     assert notes.general([row(UNSAFE, [0.1] * 4, ["zero", *texts[1:]], ["eos"] * 4)], []) == []
+    both = dataclasses.replace(rows[1], judged=rows[1].judged | {"other": rows[1].judged["guard"]})
+    assert notes.general([both], [])[0].startswith("base, V: guard, other left 1 of 4 answers")
 
 
 def test_answers_that_repeat_their_questions_are_told():

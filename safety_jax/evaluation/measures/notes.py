@@ -27,12 +27,7 @@ def general(rows: Sequence[ResultRow], comparisons: Sequence[Comparison]) -> lis
             "are over prompts, because the answers to one prompt resemble each other."
         )
     for row in rows:
-        for judge, judged in row.judged.items():
-            if judged.unscored:
-                told.append(
-                    f"{row.model}, {row.set}: {judge} left {judged.unscored} of {row.n} answers "
-                    f"unscored ({next(iter(judged.reasons))})."
-                )
+        told += _unscored(row)
         if row.choice.get("verdict"):
             told.append(f"{row.model}, {row.set}: {row.choice['verdict']}")
     told += _degenerate(rows)
@@ -41,6 +36,18 @@ def general(rows: Sequence[ResultRow], comparisons: Sequence[Comparison]) -> lis
     if any(c.forced for c in comparisons):
         told.append("Comparisons marked as forced compare answers of different protocols.")
     return told
+
+
+def _unscored(row: ResultRow) -> list[str]:
+    """Answers without a score; judges of the same kind often leave the same ones."""
+    judges: dict[str, list[str]] = {}
+    for judge, judged in row.judged.items():
+        if judged.unscored:
+            left = f"{judged.unscored} of {row.n} answers unscored ({next(iter(judged.reasons))})"
+            judges.setdefault(left, []).append(judge)
+    return [
+        f"{row.model}, {row.set}: {', '.join(names)} left {left}." for left, names in judges.items()
+    ]
 
 
 def repeated(sets: Sequence[Set]) -> list[str]:
