@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_flags
 from safety_jax import __version__
 from safety_jax.base import redaction, settings, trees
 from safety_jax.base.errors import ConfigError
-from safety_jax.data import source_spec
+from safety_jax.data import source_lists
 from safety_jax.stages import checks, config_comments, config_files
 
 USAGE = """\
@@ -157,7 +157,7 @@ def quote_texts(config: ConfigDict, words: Sequence[str]) -> list[str]:
         if match and isinstance(known.get(match[2]), tuple) and not value.startswith(_QUOTED):
             setting = checks.setting_of(checks.table(config), match[2])
             if isinstance(setting, settings.Texts):
-                texts = source_spec.split_list(value) if setting.listed else [value]
+                texts = source_lists.split(value) if setting.listed else [value]
                 word = f"{flag}={tuple(texts)!r}"
         found.append(word)
     return found
