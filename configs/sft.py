@@ -141,9 +141,10 @@ def defaults() -> ConfigDict:
 
     config.sft = sft = ConfigDict()
     sft.objective = "likelihood"  # or "constrained": holds each token close to the initial model
+    sft.early_weight = 1.0  # likelihood: weight of the first early_tokens of an answer in the loss
+    sft.early_tokens = 5  # the first tokens of an answer, to which early_weight or beta_early apply
     sft.beta_first = 0.5  # constrained: β of the first token; larger holds it closer
     sft.beta_early = 2.0  # constrained: β of the next tokens
-    sft.early_tokens = 5  # constrained: the first tokens that beta_first and beta_early cover
     sft.beta_rest = 0.1  # constrained: β of all later tokens; near 0 it is plain SFT
     sft.reference = "cached"  # constrained: kept on disk; or "live": computed in every step
     sft.reference_folder = ""  # folder of reference log-probabilities; "": in your cache folder

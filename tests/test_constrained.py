@@ -1,5 +1,6 @@
-"""SFT that is held to its start: there, SFT's gradient and the value on paper, the reference known
-or live; elsewhere, each token by the formula."""
+"""SFT that treats the first tokens of answers differently. Held to its start: there, SFT's gradient
+and the value on paper, the reference known or live; elsewhere, each token by the formula. With
+weights: the weighted mean on paper, whatever the microbatches."""
 
 import functools
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from safety_jax.base.batch import Answers
 from safety_jax.maths import logprobs, losses
-from safety_jax.training import constrained, likelihood, policy
+from safety_jax.training import constrained, likelihood, policy, task
 from safety_jax.training.preference import Frozen
 from tests.samples import execute_on, on_device, packed_rows
 
@@ -71,3 +72,38 @@ def test_it_starts_as_sft_and_holds_each_token_by_its_place(trained, weights):
     by_hand = np.where(mask, 2 / beta * np.log1p(np.exp(-beta * ratio)), 0).sum() / 36
     np.testing.assert_allclose(found, by_hand, rtol=1e-5)
     assert np.abs(ratio).max() > 0.1
+
+
+def test_early_tokens_weigh_as_much_as_they_should(trained, weights):
+    tokens, early = on_device(TOKENS), losses.EarlyWeight(8.0, 5)
+    learning = likelihood.learning(trained, {}, trained.execution.mesh, early)
+    totals = learning.count(tokens)
+    assert {name: float(total) for name, total in totals.items()} == {
+        "tokens": 36, "weights": 3 * 5 * 8 + 21,
+    }  # fmt: skip
+
+    @jax.jit
+    def found(rows):
+        return learning.loss(weights, {}, rows, totals, None)
+
+    logprob = np.asarray(trained.reference_logprobs(weights, {}, tokens))
+    shifted = np.asarray(logprobs.shift(tokens)[1])
+    by_hand = plain = 0.0
+    for row, mask in zip(logprob, shifted, strict=True):
+        place = 0
+        for value, used in zip(row, mask, strict=True):
+            place = place + 1 if used else 0
+            by_hand -= value * used * (8 if place <= 5 else 1)
+            plain -= value * used
+    parts = found(tokens)
+    np.testing.assert_allclose(parts["loss"], by_hand / 141, rtol=1e-5)
+    np.testing.assert_allclose(parts["nll_loss"], plain / 36, rtol=1e-5)
+    assert abs(by_hand / 141 - plain / 36) > 1e-3
+    halves = [found(jax.tree.map(lambda x, k=k: x[k : k + 1], tokens)) for k in range(2)]
+    for name, value in parts.items():
+        np.testing.assert_allclose(sum(half[name] for half in halves), value, rtol=1e-5)
+    # All microbatches at once are counted alike.
+    stacked = jax.tree.map(lambda x: x[:, None], tokens)
+    assert learning.count(stacked) == totals
+    measured = likelihood.evaluation(task.Measured({"loss": 9.0, "nll_loss": 2.0}, np.zeros((0, 0)), []), None)
+    np.testing.assert_allclose(measured["perplexity"], np.exp(2.0))

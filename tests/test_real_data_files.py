@@ -16,7 +16,7 @@ from safety_jax.judges import refusal
 
 FOLDER = Path(__file__).parent.parent / "launch/real"
 ANSWERED = ("refusals", "contrast", "ordinary")
-PROMPTS = ("unsafe_prompts", "contrast_prompts", "ordinary_prompts")
+PROMPTS = ("contrast_prompts", "ordinary_prompts")
 TESTS = ("test_unsafe", "test_contrast", "test_ordinary", "quiz")
 VENDORED = ("harmbench_standard.csv?columns=prompt:Behavior", "xstest_prompts.csv")
 
@@ -53,7 +53,6 @@ def test_readme_counts_rows_and_kinds():
     assert {name: int(count) for name, count in said.items()} == counted
     assert {path.stem for path in (FOLDER / "data").iterdir()} >= set(counted)
     kinds = {name: {row["kind"] for row in rows(name)} for name in (*ANSWERED, *PROMPTS)}
-    assert kinds["refusals"] == kinds["unsafe_prompts"]
     told = (FOLDER / "README.md").read_text(encoding="utf-8")
     for kind in set.union(*kinds.values()):
         assert re.search(rf"\b{kind}\b", told), f"README.md does not name the kind {kind}"
@@ -128,7 +127,7 @@ def test_answers_to_safe_requests_do_not_refuse(name):
 
 def test_the_look_of_a_request_does_not_tell():
     """Verbs, groups and frames stand on both sides."""
-    unsafe = [q.lower() for name in ("refusals", "unsafe_prompts") for q in asked(name)]
+    unsafe = [q.lower() for q in asked("refusals")]
     safe = [q.lower() for name in ("contrast", "contrast_prompts") for q in asked(name)]
     tells = (
         *("kill", "shoot", "steal", "poison", "attack", "bomb", "hack", "burn", "hit ", "blow up"),
@@ -161,7 +160,7 @@ def test_words_alone_do_not_solve_the_tests():
     """Naive Bayes on the words of all requests that train: what a model gets by their look."""
     sides = [
         [set(contamination.words(q)) for name in names for q in asked(name)]
-        for names in (("refusals", "unsafe_prompts"), ("contrast", "contrast_prompts"))
+        for names in (("refusals",), ("contrast", "contrast_prompts"))
     ]
     unsafe, safe = (collections.Counter(w for words in side for w in words) for side in sides)
     odds = {
@@ -197,12 +196,7 @@ def test_what_is_of_others_is_theirs_word_for_word():
     goals = {
         cell for row in table(shared / "advbench/harmful_behaviors.csv") for cell in row.values()
     }
-    ours = [
-        row.get("prompt") or row["instruction"]
-        for name in ("refusals", "unsafe_prompts")
-        for row in rows(name)
-        if row["source"] == "AdvBench"
-    ]
+    ours = [row["instruction"] for row in rows("refusals") if row["source"] == "AdvBench"]
     assert len(ours) == 258 and set(ours) <= goals
     theirs = table(shared / "harmbench/harmbench_behaviors_text_all.csv")
     standard = [row for row in theirs if row["FunctionalCategory"] == "standard"]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from safety_jax.maths.logprobs import TokenLogprobs
 
@@ -34,6 +34,42 @@ def sft(scores: TokenLogprobs) -> LossSums:
     return LossSums(-scores.logprobs.sum(), scores.correct.sum().astype(jnp.float32))
 
 
+def places(mask: Bool[Array, "*B T"]) -> Int[Array, "*B T"]:
+    """The number of each trained token within its answer, 1, 2, ...; 0 elsewhere.
+
+    Args:
+        mask: trained tokens. Those of an answer are contiguous, and at least one token that is not
+            trained separates two answers.
+    """
+    index = jnp.broadcast_to(jnp.arange(mask.shape[-1], dtype=jnp.int32), mask.shape)
+    before = jax.lax.cummax(jnp.where(mask, -1, index), axis=mask.ndim - 1)
+    return jnp.where(mask, index - before, 0)
+
+
+class EarlyWeight(NamedTuple):
+    """Weights of tokens in a likelihood whose first tokens of each answer count more or less.
+
+    An answer's first tokens decide whether it refuses (Qi et al., arXiv 2406.05946), but are few
+    among all that are trained.
+
+    Attributes:
+        weight: of the first `tokens` tokens of an answer; the others have 1.
+    """
+
+    weight: Number
+    tokens: int
+
+    def at(self, mask: Bool[Array, "*B T"]) -> Float[Array, "*B T"]:
+        """The weight of each trained token; 0 elsewhere.
+
+        Args:
+            mask: see `places`.
+        """
+        place = places(mask)
+        weights = jnp.where(place <= self.tokens, self.weight, 1.0)
+        return jnp.where(mask, weights, 0.0)
+
+
 class AnswerBetas(NamedTuple):
     """β_t of `constrained`, by the token's place in the answer: how strongly π is held to π_ref.
 
@@ -52,12 +88,9 @@ class AnswerBetas(NamedTuple):
         """β_t of each trained token; 1 elsewhere.
 
         Args:
-            mask: trained tokens. Those of an answer are contiguous, and at least one token that is
-                not trained separates two answers.
+            mask: see `places`.
         """
-        index = jnp.arange(mask.shape[-1], dtype=jnp.int32)[None]
-        before = jax.lax.cummax(jnp.where(mask, -1, index), axis=1)
-        place = jnp.where(mask, index - before, 0)  # 1, 2, ... in each answer
+        place = places(mask)
         early = jnp.where(place <= self.early_tokens, self.early, self.rest)
         beta = jnp.where(place == 1, self.first, early)
         return jnp.where(mask, beta, 1.0)

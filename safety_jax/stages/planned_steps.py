@@ -75,7 +75,8 @@ def tuning_step(
 ) -> PlannedStep:
     config, T = asked.config, row_tokens(asked.config)
     loaded = load_policy(asked, mesh, choice.remat)
-    learning = likelihood.learning(loaded.learner, loaded.frozen, mesh)
+    early = sft_task.early_weight(config.sft) if config.stage == "sft" else None
+    learning = likelihood.learning(loaded.learner, loaded.frozen, mesh, early)
     batch: Tokens | Answers = abstract.tokens(mesh, (microbatches, choice.rows), T)
     constrains = is_constrained(config)
     if constrains:

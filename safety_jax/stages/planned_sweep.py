@@ -44,7 +44,12 @@ def sweep_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program]:
     pattern, where = abstract.state(step.loaded.learner, step.loaded.trainable, optimizer)
     given = abstract.stacked(pattern, many)
     names = sorted({run.config.dpo.objective for run in runs}) if "dpo" in one.config else []
-    lower = functools.partial(_lower, one, step, given, where, many, names)
+    numbers = ["learning_rate", "scale"]
+    if names:
+        numbers += sweep_methods.objective_numbers(one.config.dpo, names)
+    elif sweep_methods.weighs_early(runs):
+        numbers.append("early_weight")
+    lower = functools.partial(_lower, one, step, given, where, many, names, numbers)
     return [planned_training.step_program(one, choice, step, given, lower, many)]
 
 
@@ -60,8 +65,9 @@ def _lower(
     where: steps.State,
     many: int,
     names: list[str],
+    keys: list[str],
 ) -> Any:
-    """Args: names: the objectives of the runs, for pairs."""
+    """Args: names: the objectives of the runs, for pairs; keys: of the numbers of a run."""
     loaded, mesh = step.loaded, step.loaded.learner.execution.mesh
     optimization = groups.optimization(one.config)
 
@@ -75,9 +81,6 @@ def _lower(
         learning = _learn(one, sweep_methods.scaled(loaded, numbers), numbers, names)
         return sweep_methods.advance(learning, optimization, state, frozen, batch, used, numbers)
 
-    keys = ["learning_rate", "scale"]
-    if names:
-        keys += sweep_methods.objective_numbers(one.config.dpo, names)
     numbers = {key: abstract.replicated(mesh, many, dtype=jnp.float32) for key in keys}
     compiled = lanes.make_step(advance, lanes.stacked(where), mesh)
     used = abstract.replicated(mesh)
@@ -88,7 +91,8 @@ def _learn(one: PlanRequest, loaded: Loaded, numbers: Numbers, names: list[str])
     """As the methods of a sweep; shapes need no reference."""
     mesh = loaded.learner.execution.mesh
     if not names:
-        return likelihood.learning(loaded.learner, loaded.frozen, mesh)
+        early = sweep_methods.early_weight(numbers, one.config.sft.early_tokens)
+        return likelihood.learning(loaded.learner, loaded.frozen, mesh, early)
     objective = sweep_methods.shared_objective(names, numbers)
     return dpo_task.learn(one.config, mesh, loaded, objective=objective, known=lambda _: None)
 

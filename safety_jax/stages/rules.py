@@ -92,10 +92,30 @@ def _answers_are_begun_with(config: ConfigDict) -> str | None:
 
 
 def _likelihood_alone(config: ConfigDict) -> str | None:
-    if config.checkpoint.best_metric == "eval/nll_loss" and config.sft.objective == "likelihood":
+    sft = config.sft
+    equal = sft.objective == "likelihood" and sft.early_weight == 1
+    if config.checkpoint.best_metric == "eval/nll_loss" and equal:
         return (
             "checkpoint.best_metric is 'eval/nll_loss', which is the loss itself under "
-            "sft.objective=likelihood; expected 'eval/loss'"
+            "sft.objective=likelihood with sft.early_weight=1; expected 'eval/loss'"
+        )
+    return None
+
+
+def _early_tokens_are_answers(config: ConfigDict) -> str | None:
+    if "sft" not in config or config.sft.early_weight == 1:
+        return None
+    sft = config.sft
+    given = f"sft.early_weight is {sft.early_weight:g}, but "
+    if sft.objective != "likelihood":
+        return (
+            f"{given}sft.objective {sft.objective} does not use it; expected likelihood, or "
+            "sft.early_weight=1"
+        )
+    if config.data.train_on == "everything":
+        return (
+            f"{given}data.train_on is everything, so the first tokens of prompts would get that "
+            "weight; expected response, or sft.early_weight=1"
         )
     return None
 
@@ -219,7 +239,13 @@ _TRAINING: tuple[Rule, ...] = (
     _layers_have_adapters,
 )
 RULES: dict[str, tuple[Rule, ...]] = {
-    "sft": (*_TRAINING, _beginnings_are_not_learned, _answers_are_begun_with, _likelihood_alone),
+    "sft": (
+        *_TRAINING,
+        _beginnings_are_not_learned,
+        _answers_are_begun_with,
+        _likelihood_alone,
+        _early_tokens_are_answers,
+    ),
     "dpo": (*_TRAINING, _reference, _tokens_are_weighted),
     "kto": _TRAINING,
     "orpo": _TRAINING,
@@ -232,7 +258,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         _codes_are_not_merged,
         _room_for_prompts,
     ),
-    "sweep": (*_TRAINING, _fresh_adapters, _plain_likelihood),
+    "sweep": (*_TRAINING, _fresh_adapters, _plain_likelihood, _early_tokens_are_answers),
     "collect": (_room_for_answers,),
     "score": (),
     "audit": (_known_changes, _labels_are_whole),

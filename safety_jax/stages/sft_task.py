@@ -152,7 +152,7 @@ def learn(config: ConfigDict, mesh: Mesh, loaded: Loaded[Policy]) -> Learning:
     """The config's objective on the loaded model."""
     group = config.sft
     if group.objective != CONSTRAINED:
-        return likelihood.learning(loaded.learner, loaded.frozen, mesh)
+        return likelihood.learning(loaded.learner, loaded.frozen, mesh, early_weight(group))
     return constrained.learning(
         loaded.learner,
         make_betas(group),
@@ -161,6 +161,13 @@ def learn(config: ConfigDict, mesh: Mesh, loaded: Loaded[Policy]) -> Learning:
         live=group.reference == "live",
         reference=references.make(config, group, loaded, mesh),
     )
+
+
+def early_weight(group: ConfigDict) -> losses.EarlyWeight | None:
+    """The weight of the first tokens of each answer, from the config's `sft` group; None for 1."""
+    if group.early_weight == 1.0:
+        return None
+    return losses.EarlyWeight(group.early_weight, group.early_tokens)
 
 
 def make_betas(group: ConfigDict) -> losses.AnswerBetas:

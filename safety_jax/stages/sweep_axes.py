@@ -34,7 +34,7 @@ _SHARED = (
     "lora.alpha",
 )
 VARIABLE = {
-    "sft": (*_SHARED, "data.safety", "data.safety_rows", "data.safety_form", "data.train_on"),
+    "sft": (*_SHARED, "data.safety", "data.safety_rows", "data.safety_form", "data.train_on", "sft.early_weight"),
     "dpo": (
         *_SHARED,
         "data.prefer",

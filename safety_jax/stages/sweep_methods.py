@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from safety_jax.data import prefixes
 from safety_jax.data.pairs import Pairs
+from safety_jax.maths import losses
 from safety_jax.stages import dpo_task, groups, learners, references, sft_task
 from safety_jax.stages.sweep_axes import Variant
 from safety_jax.training import likelihood, policy, steps
@@ -60,6 +61,8 @@ class SftRuns:
 
     def __init__(self, config: ConfigDict, runs: Sequence[Variant], base: groups.Base, mesh: Mesh):
         self._mesh = mesh
+        self._weighs = weighs_early(runs)
+        self._early_tokens = config.sft.early_tokens
         made = [sft_task.make_task(one.config, mesh, base) for one in runs]
         (side,) = _pool(made).sides
         share = prefixes.as_all(learners.share_opening(config, base.config, mesh), [side])
@@ -67,15 +70,25 @@ class SftRuns:
         self.remarks: list[str] = []
 
     def numbers(self, config: ConfigDict) -> dict[str, float]:
-        del config
-        return {}
+        return {"early_weight": config.sft.early_weight} if self._weighs else {}
 
     def learning(self, loaded: Loaded, numbers: Numbers) -> Learning:
-        del numbers
-        return likelihood.learning(loaded.learner, loaded.frozen, self._mesh)
+        early = early_weight(numbers, self._early_tokens)
+        return likelihood.learning(loaded.learner, loaded.frozen, self._mesh, early)
 
     def prepare(self, loaded: Loaded) -> None:
         del loaded
+
+
+def weighs_early(runs: Sequence[Variant]) -> bool:
+    """Whether a run weighs the first tokens of answers, so that all take the weight as data."""
+    return any(one.config.sft.early_weight != 1 for one in runs)
+
+
+def early_weight(numbers: Numbers, tokens: int) -> losses.EarlyWeight | None:
+    """The weight of the first `tokens` tokens of each answer, from the numbers of a run."""
+    known = "early_weight" in numbers
+    return losses.EarlyWeight(numbers["early_weight"], tokens) if known else None
 
 
 class DpoRuns:

@@ -119,6 +119,7 @@ SFT: Table = {
     "data.share_prompts": Flag(),
     "checkpoint.best_metric": SFT_METRICS,
     "sft.objective": OneOf(("likelihood", "constrained")),
+    "sft.early_weight": POSITIVE,
     "sft.beta_first": POSITIVE,
     "sft.beta_early": POSITIVE,
     "sft.early_tokens": Whole(1, LONGEST_ROW, unit="tokens"),

@@ -40,20 +40,22 @@ def make_measure(
 
     def measure(trainable: trees.Tree) -> Measured:
         sums: dict[str, float] = {}
-        tokens = 0.0
+        totals: dict[str, float] = {}
         tables, members = [], []
         for number in range(batches.steps):
             batch = batches.batch(number)
-            parts, totals = jax.device_get(evaluator(trainable, learning.frozen, *place(batch)))
+            parts, counts = jax.device_get(evaluator(trainable, learning.frozen, *place(batch)))
             members.append(batch.examples)
             if TABLE in parts:
                 tables.append(parts[TABLE][: len(batch.examples)])
                 continue
-            (counted,) = map(float, totals.values())  # its tokens, of which scalars are means
-            tokens += counted
             for name, value in parts.items():
+                # Scalars are means over tokens; a weighted loss is one over their weights.
+                weighs = name == "loss" and "weights" in counts
+                counted = float(counts["weights" if weighs else "tokens"])
                 sums[name] = sums.get(name, 0.0) + float(value) * counted
-        means = {name: total / tokens for name, total in sums.items()}
+                totals[name] = totals.get(name, 0.0) + counted
+        means = {name: total / totals[name] for name, total in sums.items()}
         examples = np.concatenate(members)
         table = np.concatenate(tables) if tables else np.zeros((len(examples), 0), np.float32)
         return Measured(means, table, examples)

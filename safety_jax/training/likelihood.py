@@ -1,5 +1,6 @@
 """Maximum likelihood of the answers: the loss of stage `sft`, and of every round of RAFT."""
 
+import functools
 import math
 from typing import Any
 
@@ -9,7 +10,7 @@ from jax.sharding import Mesh
 
 from safety_jax.base import trees
 from safety_jax.base.batch import Tokens
-from safety_jax.maths import losses
+from safety_jax.maths import logprobs, losses
 from safety_jax.training import placement, steps
 from safety_jax.training.loop import Metrics
 from safety_jax.training.policy import Policy
@@ -38,9 +39,38 @@ def make_loss(policy: Policy) -> steps.Loss:
     return loss
 
 
+def count_weights(early: losses.EarlyWeight, batch: Tokens) -> dict[str, jax.Array]:
+    """Trained tokens of the batch, and the sum of their weights."""
+    return count(batch) | {"weights": early.at(batch.mask).sum()}
+
+
+def make_weighted_loss(policy: Policy, early: losses.EarlyWeight) -> steps.Loss:
+    """The weighted mean over the batch's trained tokens, and the plain mean as `nll_loss`."""
+
+    def loss(
+        trainable: trees.Tree,
+        frozen: trees.Tree,
+        tokens: Tokens,
+        totals: dict[str, jax.Array],
+        key: jax.Array | None,
+    ):
+        scores = policy.token_logprobs(trainable, frozen, tokens, key)
+        # Position t predicts token t + 1.
+        _, mask = logprobs.shift(tokens)
+        sums, total = losses.sft(scores), totals["tokens"]
+        return {
+            "loss": -(early.at(mask) * scores.logprobs).sum() / totals["weights"],
+            "nll_loss": sums.loss / total,
+            "mean_token_accuracy": sums.correct / total,
+        }
+
+    return loss
+
+
 def evaluation(measured: Measured, _: Any) -> Metrics:
-    """The means over all held-out tokens, and the perplexity."""
-    return measured.means | {"perplexity": perplexity(measured.means["loss"])}
+    """The means over all held-out tokens, and the perplexity, which weighs all tokens equally."""
+    means = measured.means
+    return means | {"perplexity": perplexity(means.get("nll_loss", means["loss"]))}
 
 
 def perplexity(loss: float) -> float:
@@ -48,11 +78,17 @@ def perplexity(loss: float) -> float:
     return math.exp(min(loss, 700.0))
 
 
-def learning(policy: Policy, frozen: trees.Tree, mesh: Mesh) -> Learning:
-    """The `Learning` of maximum likelihood."""
+def learning(
+    policy: Policy, frozen: trees.Tree, mesh: Mesh, early: losses.EarlyWeight | None = None
+) -> Learning:
+    """The `Learning` of maximum likelihood.
+
+    Args:
+        early: the weight of the first tokens of each answer; None if all tokens count the same.
+    """
     return Learning(
-        loss=make_loss(policy),
-        count=count,
+        loss=make_loss(policy) if early is None else make_weighted_loss(policy, early),
+        count=count if early is None else functools.partial(count_weights, early),
         frozen=frozen,
         place=lambda loader, _: placement.place_tokens(mesh, loader),
         evaluation=evaluation,
