@@ -127,4 +127,4 @@ def smollm2(config: ConfigDict, few: bool):
     config.curve.curve.sweep = "@sweep/."
     config.curve.curve.report = "@report/."
     config.recipe.minutes = ConfigDict()
-    config.recipe.steps = ("own", "looker", "sweep", "report", "curve")
+    config.recipe.steps = ("own", "openings", "looker", "sweep", "report", "curve")

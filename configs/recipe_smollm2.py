@@ -55,7 +55,7 @@ def ladder(config: ConfigDict):
     sit.data.safety = "@data/refusals.jsonl"
     sit.data.safety_rows = 902  # all of them
     sit.sft.early_weight = 6.0  # docs/results/smollm2.md compares it with 1
-    sit.train.epochs = 2.0
+    sit.train.epochs = 3.0
     sit.lora.dropout = 0.0
     sit.checkpoint.export_merged = True
 

@@ -106,7 +106,7 @@ def test_a_run_leaves_what_it_promises(finished):
     evaluations = [row for row in rows if "eval/loss" in row]
     assert [row["step"] for row in evaluations] == [3, 6]
     named = schema.STAGES["sft"]["checkpoint.best_metric"].names
-    named = set(named) - {"eval/nll_loss"}  # of sft.objective=constrained
+    named = set(named) - {"eval/nll_loss"}  # if the loss is not the likelihood
     assert all(row.keys() == {"step", *named} for row in evaluations)
     assert losses(finished)[-1] < losses(finished)[0]
     for row in rows:

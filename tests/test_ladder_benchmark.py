@@ -21,8 +21,10 @@ SCHEDULE = {"optim__schedule": "cosine", "optim__warmup_steps": 2, "train__max_s
 
 
 @pytest.mark.torch
-def test_sft_in_trl_learns_the_same(inputs, tmp_path):  # noqa: F811
-    sft.run(test_end_to_end.configure(inputs, **SCHEDULE), str(tmp_path / "ours"))
+@pytest.mark.parametrize("weight", [1.0, 6.0])
+def test_sft_in_trl_learns_the_same(weight, inputs, tmp_path):  # noqa: F811
+    config = test_end_to_end.configure(inputs, **SCHEDULE, sft__early_weight=weight)
+    sft.run(config, str(tmp_path / "ours"))
     same(ladder.compare(tmp_path / "ours", tmp_path / "trl"), tmp_path)
 
 

@@ -157,7 +157,7 @@ def test_steps_of_the_program():
 RUNS = (
     "seed=1 data.safety_rows=0;"
     "seed=2 optim.learning_rate=3e-2 optim.schedule=cosine optim.warmup_steps=2;"
-    "lora.rank=4 train.max_steps=4"
+    "lora.rank=4 train.max_steps=4 sft.early_weight=3"
 )
 
 
@@ -168,8 +168,11 @@ def logged(folder: Path) -> list[dict]:
 
 @pytest.mark.slow
 def test_runs_are_as_if_alone_stopped_and_resumed(inputs, tmp_path, capsys, monkeypatch):  # noqa: F811
-    """Three runs in two lanes, of other data, rates and ranks, with dropout, on eight devices."""
-    config = configure(inputs, lora__dropout=0.1, sweep__runs=RUNS, sweep__lanes=2)
+    """Three runs in two lanes, of other data, rates, ranks and weights of early tokens, with
+    dropout, on eight devices."""
+    config = configure(
+        inputs, lora__dropout=0.1, sft__early_weight=2.0, sweep__runs=RUNS, sweep__lanes=2
+    )
     step = lanes.TrainingLanes.step
 
     def stopped(self, *given):

@@ -34,7 +34,14 @@ _SHARED = (
     "lora.alpha",
 )
 VARIABLE = {
-    "sft": (*_SHARED, "data.safety", "data.safety_rows", "data.safety_form", "data.train_on", "sft.early_weight"),
+    "sft": (
+        *_SHARED,
+        "data.safety",
+        "data.safety_rows",
+        "data.safety_form",
+        "data.train_on",
+        "sft.early_weight",
+    ),
     "dpo": (
         *_SHARED,
         "data.prefer",

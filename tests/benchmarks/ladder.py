@@ -139,6 +139,8 @@ def prepare(run: Path, folder: Path, steps: int) -> ConfigDict:
         "batch_size": config.train.batch_size,
         "steps": count,
         "rates": [float(rate(step)) for step in range(count)],
+        "early_weight": config.sft.get("early_weight", 1.0) if config.stage == "sft" else 1.0,
+        "early_tokens": config.sft.early_tokens if config.stage == "sft" else 0,
         "beta": config.dpo.beta if config.stage == "dpo" else 0.0,
         "nll_weight": config.dpo.nll_weight if config.stage == "dpo" else 0.0,
         "base": str(config.model.path),

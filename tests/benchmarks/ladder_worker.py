@@ -6,6 +6,7 @@ python -m tests.benchmarks.ladder_worker FOLDER
 import json
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, set_peft_model_state_dict
 from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
@@ -37,6 +39,38 @@ class AtOurRates(Trainer):
 
 class OurSFT(AtOurRates, SFTTrainer):
     """Rows come as tokens and labels, which TRL knows itself."""
+
+
+class WeightedSFT(OurSFT):
+    """With a weight for the first tokens of each answer, which TRL does not have.
+
+    Attributes:
+        early: the weight, and the number of tokens that have it.
+        totals: of each step, the sum of the weights of its tokens.
+    """
+
+    early: tuple[float, int]
+    totals: list[float]
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = cross_entropy(
+            outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="none"
+        )
+        weights = torch.tensor([weights_of(row != -100, *self.early) for row in labels])
+        total = self.totals[self.state.global_step]
+        return (loss * weights[:, 1:].flatten()).sum() / total
+
+
+def weights_of(trained: Iterable[Any], weight: float, tokens: int) -> list[float]:
+    """The weight of every token of a row: 0 if it is not trained, `weight` for the first `tokens`
+    of each answer, 1 for the rest."""
+    found, place = [], 0
+    for on in trained:
+        place = place + 1 if on else 0
+        found.append(0.0 if not on else weight if place <= tokens else 1.0)
+    return found
 
 
 class OurDPO(AtOurRates, DPOTrainer):
@@ -118,7 +152,15 @@ def make_trainer(folder: Path, settings: dict[str, Any], rows: Rows) -> Trainer:
             for (row,) in rows
         ]
         args = arguments(folder, settings, SFT_ROWS, dataset_kwargs={"skip_prepare_dataset": True})
-        return OurSFT(args=SFTConfig(**args), train_dataset=Dataset.from_list(learned), **given)
+        early = settings["early_weight"], settings["early_tokens"]
+        kind = OurSFT if early[0] == 1 else WeightedSFT
+        trainer = kind(args=SFTConfig(**args), train_dataset=Dataset.from_list(learned), **given)
+        if isinstance(trainer, WeightedSFT):
+            size = settings["batch_size"]
+            weights = [sum(weights_of(row["trained"], *early)) for (row,) in rows]
+            trainer.early = early
+            trainer.totals = [sum(weights[i : i + size]) for i in range(0, len(rows), size)]
+        return trainer
     weight = settings["nll_weight"]
     own = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, weight]} if weight else {}
     # TRL divides the likelihood of chosen answers by the tokens of a microbatch, so that only one
