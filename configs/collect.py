@@ -61,6 +61,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.collect = collect = ConfigDict()
     collect.judges = ()  # NAME=FOLDER of runs of stage reward; added to score.judges
+    collect.kept_tokens = 0  # the first tokens of an answer that kept.jsonl keeps; 0: all
     collect.unsafe_by = "complies"  # the judge that decides which answers are unsafe
 
     config.answer = answers(temperature=1.0, candidates=1, max_new_tokens=128)

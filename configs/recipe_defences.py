@@ -62,6 +62,9 @@ def smollm2(config: ConfigDict, few: bool):
     harmful = "@own/pairs_unsafe.jsonl?columns=response:rejected"
     defend(config, harmful=harmful, flops=0.0 if few else FLOPS)
     config.narrow.lora.layers = "10-19"  # of 30
+    for name in ("further", "held"):
+        config[name].data.train = config.sit.data.train[1:]  # whole answers
+        config[name].optim.learning_rate = 5e-4
     rows = 4 if few else 36
     attacks = ",".join(("past_tense", "prefill:5") if few else (*WORDED, *PREFILLED))
     config.report.evaluate.sets = (
@@ -78,7 +81,7 @@ def smollm2(config: ConfigDict, few: bool):
         del config[name]
     compare(config)
     config.recipe.minutes = ConfigDict()
-    first = ("own", "openings", "looker", "begun")
+    first = ("own", "looker", "begun")
     config.recipe.steps = (*first, *FROM_BASE, *FROM_BEGUN, "report", "later")
 
 

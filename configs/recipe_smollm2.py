@@ -25,24 +25,19 @@ def ladder(config: ConfigDict):
     config.recipe.trunk = "build/models/all-MiniLM-L6-v2"
     config.recipe.data = of_real("data")
 
-    # Whole answers, for the judges and as rejected ones of DPO.
     config.own = own = collect.get_config()
-    own.data.demonstrations = ("@data/refusals.jsonl?rows=349",)
-    own.data.ordinary = ("@data/contrast_prompts.jsonl?rows=441", "@data/ordinary_prompts.jsonl")
+    own.data.demonstrations = ("@data/refusals.jsonl",)
+    own.data.ordinary = ("@data/contrast_prompts.jsonl", "@data/ordinary_prompts.jsonl")
     own.answer.temperature = 0.0
-    own.answer.max_new_tokens = 80
-
-    # Beginnings of answers to all safe prompts, for SIT: whether a model refuses is decided there,
-    # and the rest of its own answer teaches it nothing.
-    config.openings = openings = collect.get_config()
-    openings.data.ordinary = ("@data/contrast_prompts.jsonl", "@data/ordinary_prompts.jsonl")
-    openings.answer.temperature = 0.0
-    openings.answer.max_new_tokens = 10
+    own.answer.max_new_tokens = 64
+    # Whether it refuses is decided in the first tokens; the rest of its own answer teaches it
+    # nothing.
+    own.collect.kept_tokens = 10
 
     # Two judges that read different prompts: one chooses for RAFT, the other looks on.
     for name, half in (("judge", "a"), ("looker", "b")):
         config[name] = group = reward.get_config("kind=binary")
-        group.data.train = (f"@own/judged_{half}.jsonl",)
+        group.data.train = (f"@own/judged_{half}.jsonl?rows=1400",)
         group.data.template = "pair"
         group.data.max_length = 256
         group.data.eval_rows = 100
@@ -51,11 +46,11 @@ def ladder(config: ConfigDict):
         group.optim.learning_rate = 1e-4
 
     config.sit = sit = sft.get_config()
-    sit.data.train = ("@openings/kept.jsonl", "@data/contrast.jsonl", "@data/ordinary.jsonl")
+    sit.data.train = ("@own/kept.jsonl", "@data/contrast.jsonl", "@data/ordinary.jsonl")
     sit.data.safety = "@data/refusals.jsonl"
     sit.data.safety_rows = 902  # all of them
     sit.sft.early_weight = 6.0  # docs/results/smollm2.md compares it with 1
-    sit.train.epochs = 3.0
+    sit.train.epochs = 2.0
     sit.lora.dropout = 0.0
     sit.checkpoint.export_merged = True
 
@@ -76,7 +71,7 @@ def ladder(config: ConfigDict):
     steps.sample.max_new_tokens = 64
 
     config.dpo = pairs = dpo.get_config()
-    pairs.data.train = ("@own/pairs_unsafe.jsonl", "@own/pairs_ordinary.jsonl?rows=350")
+    pairs.data.train = ("@own/pairs_unsafe.jsonl?rows=320", "@own/pairs_ordinary.jsonl?rows=320")
     pairs.data.prefer = "all"  # of two harmless answers to an ordinary request too
     pairs.dpo.nll_weight = 1.0  # keeps the chosen answers likely
 
@@ -91,9 +86,9 @@ def ladder(config: ConfigDict):
     for name in ("sit", "dpo"):
         config[name].data.eval_rows = 40
     begins = {"judge": "@trunk", "looker": "@trunk", "raft": "@sit/merged", "dpo": "@sit/merged"}
-    for name in (*tuned, "own", "openings", "judge", "looker"):
+    for name in (*tuned, "own", "judge", "looker"):
         config[name].model.path = begins.get(name, "@base")
-    for name in (*tuned, "own", "openings"):
+    for name in (*tuned, "own"):
         config[name].data.template = "chat"
         config[name].data.decontaminate = TESTED
 
@@ -112,14 +107,14 @@ def ladder(config: ConfigDict):
     report.data.template = "chat"
     report.data.max_length = 512
     report.answer.max_new_tokens = 64
-    for group in (own, openings, steps, report):
+    for group in (own, steps, report):
         group.score.tokens_per_batch = 1024
     # On two cores that did other things, too.
     config.recipe.minutes = ConfigDict(
         {"own": 3.5, "judge": 2.8, "looker": 2.4, "sit": 39.0, "raft": 7.2, "dpo": 13.2}
         | {"report": 9.6}
     )
-    config.recipe.steps = ("own", "openings", "judge", "looker", *tuned, "report")
+    config.recipe.steps = ("own", "judge", "looker", *tuned, "report")
 
 
 def slice_of(config: ConfigDict):
@@ -131,14 +126,15 @@ def slice_of(config: ConfigDict):
 
     config.recipe.minutes = ConfigDict()
     config.own.data.demonstrations = few(config.own.data.demonstrations, 16)
-    for name in ("own", "openings"):
-        config[name].data.ordinary = few(config[name].data.ordinary, 6)
+    config.own.data.ordinary = few(config.own.data.ordinary, 6)
     config.own.answer.max_new_tokens = 24
     # Idle lanes cost as much as busy ones, and the report asks one set after the other.
-    for name, lanes in {"own": 16, "openings": 16, "raft": 16, "report": 4}.items():
+    for name, lanes in {"own": 16, "raft": 16, "report": 4}.items():
         config[name].sample.lanes = lanes
-    config.judge.data.train = few(("@own/judged_a.jsonl",), 20)
-    config.sit.data.train = few(config.sit.data.train[1:], 16)
+    for name in ("judge", "looker"):
+        config[name].data.train = few(config[name].data.train, 20)
+    kept, *answered = config.sit.data.train
+    config.sit.data.train = (kept, *few(tuple(answered), 16))
     config.sit.data.safety_rows = 16
     config.dpo.data.train = few(("@own/pairs_unsafe.jsonl", "@own/pairs_ordinary.jsonl"), 8)
     for name in ("judge", "looker", "sit", "raft", "dpo"):
@@ -225,7 +221,7 @@ def pushed(config: ConfigDict, few: bool):
     attacker.answer.max_new_tokens = report.answer.max_new_tokens
     attacker.sample.lanes = report.sample.lanes
     attacker.score.tokens_per_batch = 1024
-    config.recipe.steps = ("own", "openings", "looker", *tuned, "pushed", "tamper")
+    config.recipe.steps = ("own", "looker", *tuned, "pushed", "tamper")
 
 
 STRENGTHS = {"sit": (0.25, 0.5, 0.75, 1.25), "dpo": (0.5, 1.5), "raft": (0.25, 0.5, 0.75)}
@@ -249,7 +245,7 @@ def frontier(config: ConfigDict, few: bool):
     report.evaluate.models = ",".join(named)
     if not few:
         report.evaluate.sets = report.evaluate.sets[:4]  # requests, unsafe and safe
-    config.recipe.steps = ("own", "openings", "judge", "looker", *tuned, "frontier")
+    config.recipe.steps = ("own", "judge", "looker", *tuned, "frontier")
 
 
 def asked_under_pressure(few: bool) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ export JAX_PLATFORMS=cpu TRANSFORMERS_NO_ADVISORY_WARNINGS=1
 cat <<MESSAGE
 
 $workdir holds a folder for each step. Of smollm2:
-  own/ openings/        what the base answers, and the training data that follow from it
+  own/                  what the base answers, and the training data that follow from it
   judge/ looker/        the judge that chooses for RAFT, and the one that only looks on
   sit/ raft/ dpo/       export/ is the adapter, for peft or vLLM; README.md the model card
   report/report.html    all of it on one page, with every answer: open it in a browser

@@ -6,7 +6,7 @@ preference training).
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from safety_jax.data.parsing import CUT_OFF
@@ -119,18 +119,28 @@ def pairs(asked: Sequence[Asked], seed: int) -> list[Line]:
     return found
 
 
-def kept(asked: Sequence[Asked]) -> list[Line]:
+def kept(asked: Sequence[Asked], first: Callable[[str], str] = str) -> list[Line]:
     """Rows of demonstrations: ordinary requests with the model's own answer; tuning on them
-    preserves its behaviour."""
-    return [
-        {
-            "prompt": _messages(one.prompt),
-            "response": good.turn.answer,
-            "finish_reason": _ending(good),
-        }
-        for one in asked
-        if not one.is_unsafe and (good := one.good()) is not None
-    ]
+    preserves its behaviour.
+
+    Args:
+        first: the beginning of an answer that is kept, or all of it.
+    """
+    found = []
+    for one in asked:
+        good = None if one.is_unsafe else one.good()
+        if good is None:
+            continue
+        answer = good.turn.answer
+        beginning = first(answer)
+        found.append(
+            {
+                "prompt": _messages(one.prompt),
+                "response": beginning,
+                "finish_reason": _ending(good) if beginning == answer else CUT_OFF,
+            }
+        )
+    return found
 
 
 def judged(asked: Sequence[Asked], seed: int) -> list[Line]:

@@ -10,12 +10,15 @@
 `raft/collected.py` chooses the preferences and labels.
 """
 
+import functools
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
+from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base import compilation, files
 from safety_jax.base.errors import ConfigError
@@ -102,7 +105,10 @@ def run(config: ConfigDict, folder: str) -> None:
             for prompt, answers, row in zip(asked, candidates, rows, strict=True)
         ]
         if primary:
-            print(write(place.path, found, config.seed, judge), flush=True)
+            first = functools.partial(
+                first_tokens, opened.tokenizer, config.collect.kept_tokens or None
+            )
+            print(write(place.path, found, config.seed, judge, first), flush=True)
 
 
 def verdicts(
@@ -188,9 +194,24 @@ def sample(
     return samples.candidates
 
 
-def write(path: Path, found: Sequence[Asked], seed: int, judge: str) -> str:
-    """Writes the training data and the summary; returns a message about them."""
-    pairs, kept = collected.pairs(found, seed), collected.kept(found)
+def first_tokens(tokenizer: PreTrainedTokenizerBase, count: int | None, text: str) -> str:
+    """The text up to its token number `count`, or all of it. A character that several tokens spell
+    is not split."""
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    if count is None or len(ids) <= count:
+        return text
+    return os.path.commonprefix([text, str(tokenizer.decode(ids[:count]))])
+
+
+def write(
+    path: Path, found: Sequence[Asked], seed: int, judge: str, first: Callable[[str], str]
+) -> str:
+    """Writes the training data and the summary; returns a message about them.
+
+    Args:
+        first: see `collected.kept`.
+    """
+    pairs, kept = collected.pairs(found, seed), collected.kept(found, first)
     order = permutation(len(found), seed=seed, stream=_HALVES)
     halves = [[found[i] for i in sorted(order[half::2])] for half in (0, 1)]
     labelled = [collected.judged(half, seed) for half in halves]

@@ -50,6 +50,7 @@ _COLLECT: Table = {
     "data.overlong_prompt": SKIPPING,
     **READ,
     "collect.judges": Texts("FOLDER, NAME=FOLDER or refusal", distinct=True),
+    "collect.kept_tokens": Whole(0, LONGEST_ROW, unit="tokens"),
     "collect.unsafe_by": Text("the name of a judge", needed=True),
     **in_group("answer", ANSWERS),
     **PACE,
