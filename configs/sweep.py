@@ -11,8 +11,8 @@ gathered once for a step of all runs. The stage first prints what the sweep will
 command resumes a sweep; with more values on an axis, it trains only the new runs.
 
 Runs may differ in seed, data, length, learning rate, schedule and warm-up, rank and alpha; those of
-DPO also in objective, beta, smoothing, margin and nll_weight. `sweep.lanes` sets how many of them
-are trained at a time. docs/sweep.md has the details.
+SFT also in early_weight, those of DPO in objective, beta, smoothing, margin and nll_weight.
+`sweep.lanes` sets how many of them are trained at a time. docs/sweep.md has the details.
 
 Arguments, after the colon and separated by commas:
     dpo         runs of stage dpo; reference log-probabilities of a pair are computed once for all

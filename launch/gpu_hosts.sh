@@ -13,13 +13,13 @@ set -euo pipefail
 port="${PORT:-8476}"
 config="$1"
 shift
-read -r -a hosts <<<"$HOSTS"
+read -r -d '' -a hosts <<<"$HOSTS" || true # blanks or lines between them
 
 runs=()
 for number in "${!hosts[@]}"; do
     command="cd $(printf '%q' "$PWD") && exec .venv/bin/python -m safety_jax.main --distributed \
         --coordinator=${hosts[0]}:$port --processes=${#hosts[@]} --process=$number \
-        --config=$(printf '%q' "$config") --workdir=$(printf '%q' "$WORKDIR") $(printf '%q ' "$@")"
+        --config=$(printf '%q' "$config") --workdir=$(printf '%q' "$WORKDIR") $([ "$#" = 0 ] || printf '%q ' "$@")"
     if [ "$number" = 0 ]; then
         bash -c "$command" &
     else

@@ -25,16 +25,17 @@ on_all_hosts() {
 # The checkout travels as a tarball: what runs is what you have here, committed or not.
 archive="$(mktemp -t safety_jax.XXXXXX)"
 trap 'rm -f "$archive"' EXIT
-tar -czf "$archive" --exclude=.git --exclude=.venv --exclude=runs .
+tar -czf "$archive" --exclude=.git --exclude=.venv --exclude=runs --exclude=./build .
 gcloud compute tpus tpu-vm scp "$archive" "$TPU:safety_jax.tgz" --zone="$ZONE" --worker=all
 on_all_hosts 'mkdir -p safety_jax && tar -xzf safety_jax.tgz -C safety_jax &&
     cd safety_jax && python3 -m venv .venv && .venv/bin/pip install -q -e ".[tpu,tensorboard]"'
 
 # jax finds the other hosts by the slice's metadata. `nohup` lets the run outlive the ssh session;
 # every host keeps its own log, whose last line says why it ended.
-on_all_hosts "cd safety_jax && nohup .venv/bin/python -m safety_jax.main --distributed \
-    --config=$(printf '%q' "$config") --workdir=$(printf '%q' "$WORKDIR") $(printf '%q ' "$@") \
-    > run.log 2>&1 < /dev/null &"
+# In braces: otherwise a shell waits for the run, holds ssh open, and is what `pkill` finds first.
+on_all_hosts "cd safety_jax && { nohup .venv/bin/python -m safety_jax.main --distributed \
+    --config=$(printf '%q' "$config") --workdir=$(printf '%q' "$WORKDIR") $([ "$#" = 0 ] || printf '%q ' "$@") \
+    > run.log 2>&1 < /dev/null & }"
 echo "started; to follow:"
 echo "gcloud compute tpus tpu-vm ssh $TPU --zone=$ZONE --command='tail -f safety_jax/run.log'"
 echo "how it ended, on every host:"

@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+import transformers
 
 from configs import collect as collect_config
 from safety_jax.base.errors import ConfigError
 from safety_jax.stages import collect
 from tests.test_end_to_end import inputs  # noqa: F401
 from tests.test_raft import given, read_lines  # noqa: F401
+
+MODEL = Path(__file__).parent.parent / "launch/demo/model"
 
 
 def configure(given: Path, **overrides):  # noqa: F811
@@ -79,3 +82,16 @@ def test_answers_become_pairs_kept_and_labelled_answers(given, tmp_path, capsys)
 def test_what_cannot_be_used_is_said_before_weights_are_read(given, tmp_path, overrides, message):  # noqa: F811
     with pytest.raises(ConfigError, match=message):
         collect.run(configure(given, **overrides), str(tmp_path / "run"))
+
+
+def test_the_first_tokens_of_an_answer_are_its_beginning():
+    tokens = transformers.AutoTokenizer.from_pretrained(MODEL)
+    text = "Salt and bread are in the kitchen: bon appétit! ✿✿"
+    ids = tokens.encode(text, add_special_tokens=False)
+    for count in range(1, len(ids)):
+        found = collect.first_tokens(tokens, count, text)
+        assert text.startswith(found) and len(found) < len(text)
+        short = tokens.decode(ids[:count])
+        assert found == short or (short.endswith("\ufffd") and found == short.rstrip("\ufffd"))
+    for count in (None, len(ids), 1000):
+        assert collect.first_tokens(tokens, count, text) == text

@@ -72,6 +72,14 @@ def test_ordinary_answers_are_kept_finished_ones_first():
     assert [line["finish_reason"] for line in lines] == ["stop", "length"]
 
 
+def test_beginnings_that_are_kept_have_no_end():
+    lines = collected.kept([BOTH, HELPED, DENIED], lambda answer: answer[:6])
+    assert [line["response"] for line in lines] == ["Whole.", "Of cou"]
+    assert [line["finish_reason"] for line in lines] == ["stop", "length"]
+    lines = collected.kept([HELPED], lambda answer: answer[:3])
+    assert [(line["response"], line["finish_reason"]) for line in lines] == [("Who", "length")]
+
+
 def test_neither_prompt_nor_answer_alone_says_what_is_unsafe():
     lines = collected.judged([BOTH, SHOWN, HELPED], seed=0)
     exchanged = {

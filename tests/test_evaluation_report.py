@@ -23,6 +23,7 @@ from safety_jax.report.evaluation import (
     page,
     plane,
     protocol,
+    sentence,
     summary,
     tradeoff,
     transcripts,
@@ -282,6 +283,25 @@ def test_one_reason_is_one_line(report):
 
 
 # ---------------------------------------------------------------------------- transcripts
+
+
+def test_a_forced_comparison_is_marked_in_the_sentence_and_the_charts(report):
+    forced = tuple(dataclasses.replace(c, forced=True) for c in report.comparisons)
+    found = dataclasses.replace(report, comparisons=forced)
+    assert sentence.sentence(found).count("forced: protocols differ") >= 3
+    marks = [mark for one in forests.changes(found) for g in one.groups for mark in g.marks]
+    assert marks and all(mark.text.endswith(" forced") for mark in marks)
+
+
+def test_every_label_of_the_filter_means_one_thing():
+    options = page.file("browser.html").split('name="label"')[1].split("</select>")[0]
+    values = re.findall(r'value="([^"]*)"', options)
+    assert len(values) > 10 and len(values) == len(set(values))
+
+
+def test_sets_without_transcripts_do_not_lead_to_them(report):
+    left = dataclasses.replace(report, transcripts=report.transcripts[:0])
+    assert page.turned(report) and page.turned(left) == []
 
 
 def test_the_index_has_a_letter_for_every_item(report):

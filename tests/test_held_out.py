@@ -1,12 +1,15 @@
 """The pass over held-out examples: means over tokens, tables by example, the best metric's name."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from safety_jax.base.errors import ConfigError
 from safety_jax.data.loader import Loader
-from safety_jax.training import held_out, placement
+from safety_jax.maths import losses
+from safety_jax.training import held_out, likelihood, placement
 from safety_jax.training.task import Learning, Measured
 from tests.samples import examples_of
 
@@ -37,6 +40,19 @@ def test_scalars_are_means_over_tokens(one_device):
     )
     np.testing.assert_allclose(found.means["loss"], 13 / 5, rtol=1e-6)
     assert found.table.shape == (3, 0) and found.examples.tolist() == [0, 1, 2]
+
+
+def test_a_weighted_loss_is_a_mean_over_weights(one_device):
+    """Weights 9, 9, 1 and 9, then 9: (28 · 3 + 9 · 1) / 37, beside (4 · 2 + 1 · 5) / 5."""
+    early = losses.EarlyWeight(9.0, 2)
+
+    def loss(tokens, totals):
+        first = totals["weights"] > 20
+        return {"loss": jnp.where(first, 3.0, 1.0), "nll_loss": jnp.where(first, 2.0, 5.0)}
+
+    found = measure(one_device, loss, functools.partial(likelihood.count_weights, early))
+    np.testing.assert_allclose(found.means["loss"], (28 * 3 + 9 * 1) / 37, rtol=1e-6)
+    np.testing.assert_allclose(found.means["nll_loss"], (4 * 2 + 1 * 5) / 5, rtol=1e-6)
 
 
 def test_a_table_has_a_row_for_each_example_and_replaces_scalars(one_device):

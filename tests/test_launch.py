@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -45,12 +46,12 @@ def stub(folder: Path, name: str, code: str) -> None:
     file.chmod(0o755)
 
 
-def run(folder: Path, script: str, **environment: str) -> int:
+def run(folder: Path, script: str, given: list[str] = GIVEN, **environment: str) -> int:
     """Runs a script in a checkout that holds nothing but a stub of Python."""
     stub(folder / ".venv", "python", "")
     path = f"{folder / 'bin'}:{os.environ['PATH']}"
     result = subprocess.run(
-        ["bash", str(LAUNCH / script), *GIVEN], cwd=folder, timeout=60,
+        ["bash", str(LAUNCH / script), *given], cwd=folder, timeout=60,
         env={**os.environ, "PATH": path, **environment},
     )  # fmt: skip
     return result.returncode
@@ -89,6 +90,14 @@ def test_gpu_hosts(tmp_path):
         )  # fmt: skip
 
 
+@pytest.mark.parametrize(("hosts", "given"), [("one\ntwo\n", GIVEN), ("one two", GIVEN[:1])])
+def test_gpu_hosts_on_lines_and_without_flags(hosts, given, tmp_path):
+    stub(tmp_path, "ssh", 'bash -c "${!#}"')
+    assert run(tmp_path, "gpu_hosts.sh", given, HOSTS=hosts, WORKDIR="/run") == 0
+    said = words(tmp_path / ".venv" / "python")
+    assert said.count("--processes=2") == 2 and "" not in said
+
+
 def test_tpu_vm(tmp_path):
     stub(tmp_path, "gcloud", "")
     assert run(tmp_path, "tpu_vm.sh", TPU="slice", ZONE="here", WORKDIR="/disk/run") == 0
@@ -98,6 +107,22 @@ def test_tpu_vm(tmp_path):
     check_command(
         [word for word in shlex.split(remote) if word.strip()], "--workdir=/disk/run", *GIVEN[1:]
     )
+    # The session ends although the run goes on: nothing of it holds the output open.
+    stub(tmp_path / "safety_jax/.venv", "python", "sleep 8")
+    started = lines[lines.index("cd safety_jax && {") :].split("& }")[0] + "& }"
+    subprocess.run(["bash", "-c", started], cwd=tmp_path, stdout=subprocess.PIPE, timeout=4)
+
+
+def test_a_pod_that_was_told_to_stop_is_not_done(tmp_path):
+    code = "trap 'exit 0' TERM; touch ready; while :; do sleep 0.1; done"
+    pod = subprocess.Popen(["bash", str(LAUNCH / "pod.sh"), "bash", "-c", code], cwd=tmp_path)
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.05)
+    pod.terminate()
+    assert pod.wait(30) == 75
+    for status in (0, 2):
+        ended = subprocess.run(["bash", str(LAUNCH / "pod.sh"), "bash", "-c", f"exit {status}"])
+        assert ended.returncode == status
 
 
 @pytest.mark.parametrize("name", ["kubernetes_tpu.yaml", "kubernetes_gpu.yaml"])
@@ -107,6 +132,7 @@ def test_jobsets(name):
     (container,) = spec["template"]["spec"]["containers"]
     command = [word.replace("$(JOB_COMPLETION_INDEX)", "0") for word in container["args"]]
     hosts = spec["completions"]
+    assert container["command"][:2] == ["bash", "launch/pod.sh"]
     check_command([*container["command"], *command])
     assert hosts == spec["parallelism"]
     if "gpu" in name:

@@ -1,6 +1,7 @@
 """Stage `raft` as a user runs it; cut off in every phase it ends with the same bits; mistakes."""
 
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -145,7 +146,10 @@ def test_metrics_and_accounting(finished):
         assert row["optimizer_steps"] == 4 and row["training_flops"] > 0
         assert row["generated_tokens"] <= PROMPTS * CANDIDATES * 12
     assert {"eval/reward/held_out/safe_share", "eval/reward/held_out/mean"} <= rows[0].keys()
-    assert "all rounds" in (finished / "README.md").read_text()
+    card = (finished / "README.md").read_text()
+    assert "all rounds" in card
+    shares = re.findall(r" ([\d.]+)% \|", card.split("## Data")[1].split("## Recipe")[0])
+    assert sum(map(float, shares)) == pytest.approx(100, abs=0.05)
 
 
 def test_a_round_learns_its_selection(finished):

@@ -109,6 +109,7 @@ CARD = cards.ModelCard(
     summary="LLaMA 7B, tuned on instructions.",
     stage="sft",
     base="huggyllama/llama-7b",
+    base_on_hub=True,
     base_sha256="ab" * 32,
     library="peft",
     task=cards.GENERATION,
@@ -138,6 +139,18 @@ def test_the_hub_reads_the_front_matter():
     assert (data.library_name, data.pipeline_tag) == ("peft", "text-generation")
     assert data.tags == ["safety_jax", "safety", "sft", "lora"]
     assert data.datasets == ["yahma/alpaca-cleaned"]
+
+
+def test_rewards_have_the_unit_of_their_objective(figures, tmp_path):
+    row = {f"rewards/{name}": 0.5 for name in ("chosen", "rejected", "margins", "accuracies")}
+    (tmp_path / "m.jsonl").write_text(json.dumps({"step": 1} | row) + "\n")
+    assert plots.rewards(tmp_path / "m.jsonl", tmp_path / "r.png", "orpo", "λ log π per token")
+    assert figures[0].axes[0].get_ylabel() == "reward, λ log π per token"
+
+
+@pytest.mark.parametrize("change", [{"base_on_hub": False}, {"base_sha256": None}])
+def test_only_a_hub_model_whose_weights_were_tuned_is_named(change):
+    assert ModelCard(cards.render(dataclasses.replace(CARD, **change))).data.base_model is None
 
 
 @pytest.mark.parametrize("base", ["/models/llama", "../llama", "llama", "a/b/c", "./a/b"])

@@ -46,6 +46,7 @@ class ModelCard:
         summary: one or two sentences on the method and the model.
         stage: `sft`, `dpo`, ...; a tag.
         base: the base model's folder or hub id.
+        base_on_hub: the base is a repository of the Hub, not a folder.
         base_sha256: hash of its weight files; None if training began at random weights.
         library: `peft` for an adapter folder, `transformers` for a whole model.
         task: GENERATION, or CLASSIFICATION for a judge.
@@ -67,6 +68,7 @@ class ModelCard:
     summary: str
     stage: str
     base: str
+    base_on_hub: bool
     base_sha256: str | None
     library: str
     task: str
@@ -112,7 +114,8 @@ def _front_matter(card: ModelCard) -> str:
     """YAML, with strings quoted as in JSON, which is valid YAML."""
     tags = ["safety_jax", "safety", card.stage, *(["lora"] if card.library == "peft" else [])]
     lines = [f"library_name: {card.library}", f"pipeline_tag: {card.task}"]
-    if _is_hub_id(card.base):  # the Hub refuses a card whose base model is a folder
+    # The Hub refuses a card whose base model is a folder.
+    if card.base_on_hub and card.base_sha256 and _is_hub_id(card.base):
         lines.append(f"base_model: {json.dumps(card.base)}")
         lines.append(f"base_model_relation: {'adapter' if card.library == 'peft' else 'finetune'}")
     lines += ["tags:", *(f"- {json.dumps(tag)}" for tag in tags)]

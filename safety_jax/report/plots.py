@@ -56,7 +56,7 @@ def loss(file: Path, target: Path, title: str, unit: str = "loss, nats per train
     return True
 
 
-def rewards(file: Path, target: Path, title: str) -> bool:
+def rewards(file: Path, target: Path, title: str, unit: str) -> bool:
     """Draws the rewards of chosen and rejected answers, and the accuracy of their order.
 
     Lines are training, smoothed; dots are validation, with the 95% interval of the accuracy.
@@ -75,7 +75,7 @@ def rewards(file: Path, target: Path, title: str) -> bool:
     for name, colour in (("chosen", SMOOTH), ("rejected", VALIDATION)):
         _draw_pair(above, rows, f"rewards/{name}", colour, name)
     above.axhline(0, color="#999999", linewidth=0.8)
-    above.set_ylabel("reward, β log π/π_ref")
+    above.set_ylabel(f"reward, {unit}")
     _draw_pair(below, rows, "rewards/accuracies", SMOOTH, "chosen above rejected")
     bounds = [series(rows, f"eval/rewards/accuracies_{side}") for side in ("low", "high")]
     if bounds[0][0].size:

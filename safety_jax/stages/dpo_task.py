@@ -46,6 +46,7 @@ def make_task(config: ConfigDict, mesh: Mesh, base: groups.Base | None = None) -
         learn=functools.partial(learn, config, mesh, weights=weights),
         summary=describe(config.dpo),
         notes=config.dpo.protocol_notes,
+        reward="β log π per token" if config.dpo.objective == "simpo" else "β log π/π_ref",
         live=config.dpo.reference == "live",
     )
 

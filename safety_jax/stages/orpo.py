@@ -30,6 +30,7 @@ def make_task(config: ConfigDict, mesh: Mesh) -> Task:
         learn=functools.partial(learn, config, mesh, make_objective(config.orpo.weight)),
         summary=f"odds-ratio preference optimisation (ORPO, λ = {config.orpo.weight:g})",
         notes=config.orpo.protocol_notes,
+        reward="λ log π per token",
         live=False,
     )
 

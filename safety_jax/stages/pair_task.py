@@ -26,12 +26,14 @@ def make(
     learn: Callable[[Loaded[Policy]], Learning],
     summary: str,
     notes: Sequence[str],
+    reward: str,
     live: bool,
 ) -> Task:
     """The task of a method that learns from pairs.
 
     Args:
         summary: the method, for the model card.
+        reward: its formula, for the plot.
         live: whether every step computes the reference.
     """
     sides, share = corpus.training.sides, learners.share(config, base.config)
@@ -51,6 +53,7 @@ def make(
             account,
             f"{config.model.path} after {summary} on {len(corpus.training):,} pairs.",
             notes,
+            reward,
         ),
     )
 
@@ -79,11 +82,11 @@ def read_corpus(
     )
 
 
-def account(summary: str, notes: Sequence[str], run: Finished) -> Account:
+def account(summary: str, notes: Sequence[str], reward: str, run: Finished) -> Account:
     """Draws the plots; returns the text of the card, an alarm first."""
     folder, title = run.path / "plots", run.path.name
     plots.loss(run.metrics, folder / "loss.png", title)
-    plots.rewards(run.metrics, folder / "rewards.png", title)
+    plots.rewards(run.metrics, folder / "rewards.png", title, reward)
     alarms = [row["step"] for row in metrics.read(run.metrics) if "alarms/chosen_collapse" in row]
     if alarms:
         notes = (

@@ -290,6 +290,8 @@ def describe(
         f"{name}, all rounds": sum(row.get(name, 0) for row in summaries)
         for name in pictures.TOTALS
     }
+    sizes = {g.name: len(g.records) for g in plan.pool.groups}
+    rows = sum(sizes.values())
     results.write_facts(
         config,
         place,
@@ -297,8 +299,8 @@ def describe(
         summary=f"{config.model.path} after {last['round']} rounds of reward-ranked fine-tuning "
         f"(RAFT) on its own answers to {sum(r.get('prompts', 0) for r in summaries):,} prompts.",
         sources=[
-            model_card.CardSource(g.name, ", ".join(given[g.name]), len(g.records), 0.0, 0, None)
-            for g in plan.pool.groups
+            model_card.CardSource(name, ", ".join(given[name]), size, size / rows, 0, None)
+            for name, size in sizes.items()
         ],
         counts={
             f"{what} left out, {why}": n

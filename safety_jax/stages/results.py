@@ -142,6 +142,7 @@ def write_facts(
         summary=f"{summary}{began_with(config)}",
         stage=config.stage,
         base=config.model.path,
+        base_on_hub=not files.expand(config.model.path).exists(),
         base_sha256=hub.fingerprint(learner.folder) if pretrained else None,
         library="peft" if learner.adapter and task == model_card.GENERATION else "transformers",
         task=task,

@@ -103,9 +103,9 @@ def _likelihood_alone(config: ConfigDict) -> str | None:
 
 
 def _early_tokens_are_answers(config: ConfigDict) -> str | None:
-    if "sft" not in config or config.sft.early_weight == 1:
-        return None
     sft = config.sft
+    if sft.early_weight == 1:
+        return None
     given = f"sft.early_weight is {sft.early_weight:g}, but "
     if sft.objective != "likelihood":
         return (
@@ -258,7 +258,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         _codes_are_not_merged,
         _room_for_prompts,
     ),
-    "sweep": (*_TRAINING, _fresh_adapters, _plain_likelihood, _early_tokens_are_answers),
+    "sweep": (*_TRAINING, _fresh_adapters, _plain_likelihood),
     "collect": (_room_for_answers,),
     "score": (),
     "audit": (_known_changes, _labels_are_whole),

@@ -182,10 +182,14 @@ def account(config: ConfigDict, corpus: Corpus[Examples], run: Finished) -> Acco
     plots.loss(run.metrics, run.path / "plots" / "loss.png", run.path.name)
     safety = next((s.used for s in corpus.mixture.shares if s.source == SAFETY), 0)
     form = f", put as {config.data.safety_form}s" if safety and config.data.safety_form else ""
+    early = early_weight(config.sft)
+    weighed = ""
+    if early is not None:
+        weighed = f", the first {early.tokens} tokens of answers weighing {early.weight:g} times"
     held = ", constrained token by token" if config.sft.objective == CONSTRAINED else ""
     return Account(
         summary=f"{config.model.path} after supervised fine-tuning on {len(corpus.training):,} "
-        f"rows, {safety:,} safety demonstrations drawn for the mix{form}{held}.",
+        f"rows, {safety:,} safety demonstrations drawn for the mix{form}{held}{weighed}.",
         notes=config.sft.protocol_notes,
         plots=("plots/loss.png",),
     )

@@ -67,7 +67,7 @@ def read_config(run: Path) -> ConfigDict:
 
 
 def _other_than_trl(config: ConfigDict) -> list[str]:
-    """What of an objective is ours alone."""
+    """What of an objective is ours alone and is not repeated, as `sft.early_weight` is."""
     objective = config[config.stage].objective
     expected = {"sft": "likelihood", "dpo": "sigmoid"}[config.stage]
     return [f"the objective is {objective}; expected {expected}"] * (objective != expected)

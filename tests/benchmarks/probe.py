@@ -167,6 +167,11 @@ def main() -> None:
     chosen = parser.parse_args()
 
     model = sj.load(chosen.model)
+    depths = list(map(int, chosen.layers.split(",")))
+    if not 0 < min(depths) <= max(depths) <= model.config.layers:
+        parser.error(f"--layers {chosen.layers}: expected numbers from 1 to {model.config.layers}")
+    if not 0 <= min(chosen.allowed) <= max(chosen.allowed) < 1:
+        parser.error(f"--allowed {chosen.allowed}: expected shares from 0 to below 1")
     labels = sources.open_source(f"{FOLDER}/{XSTEST}").rows
     harmless = np.array([not row["type"].startswith("contrast") for row in labels])
     prompts = {
@@ -181,7 +186,7 @@ def main() -> None:
     over = len(columns) - 2
     print(f"{'':>6}  {'cross-':>9}  {'HarmBench':^{over}}  {'XSTest, unsafe':^{over}}")
     print(f"{'layers':>6}  {'validated':>9}{2 * columns}")
-    for layers in map(int, chosen.layers.split(",")):
+    for layers in depths:
         part = cut(model, layers)
         x = {
             name: features(part, several, shared, f"{layers} layers, {name}")

@@ -145,6 +145,8 @@ def _changes(report: Report, found: Sequence[Comparison]) -> Forest | None:
 def _change(report: Report, c: Comparison, span: Span, reach: float) -> Mark:
     low, value, high = (end / (2 * reach) + 0.5 for end in span)
     text = f"{words.difference(c.difference, True)} {words.interval(span[0], span[2], True)}"
+    if c.forced:
+        text += " forced"
     place = words.models(report).index(c.second)
     return Mark(c.second, place, (low, value, high), text, words.tone(report, c))
 

@@ -145,6 +145,7 @@ def _present(*found: cells.Table | None) -> list[cells.Table]:
 def turned(report: Report) -> list[dict[str, Any]]:
     """The fixed and broken items of each comparison of shares, with prompts."""
     items = {(item.set, item.id): (number, item) for number, item in enumerate(report.transcripts)}
+    told = {item.set for item in report.transcripts}  # not sets together, nor the harness's tasks
     return [
         {
             "comparison": c,
@@ -153,7 +154,7 @@ def turned(report: Report) -> list[dict[str, Any]]:
             "broken": _listed(c, c.broken, items),
         }
         for c in comparing.compared(report)
-        if (c.fixed or c.broken) and not c.set.startswith(words.ALL)
+        if (c.fixed or c.broken) and c.set in told
     ]
 
 

@@ -94,8 +94,9 @@ def _part(compared: Sequence[Comparison], verb: str, what: str) -> str:
         value = c.difference.value
         changed = words.is_significant(c)
         into = same if not changed or not value else up if value > 0 else down
+        forced = ", forced: protocols differ" if c.forced else ""
         into.append(
-            f"{c.second} ({words.percent(c.first_value)} → {words.percent(c.second_value)})"
+            f"{c.second} ({words.percent(c.first_value)} → {words.percent(c.second_value)}{forced})"
         )
     alike = "as often as before, as far as these prompts can tell"
     said = [

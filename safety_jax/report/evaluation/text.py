@@ -6,6 +6,8 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+from markupsafe import escape
+
 from safety_jax.evaluation.results.report import Report
 from safety_jax.report.evaluation import (
     attacked,
@@ -205,8 +207,9 @@ def _front_matter(report: Report) -> list[str]:
         # JSON is valid YAML; a name must not end the fence, nor look like a tag.
         text = json.dumps(entry, indent=1, allow_nan=False)
         text = text.replace("`", "\\u0060").replace("<", "\\u003c")
+        name = escape(escaping.line(model))  # in HTML, escapes of Markdown would be read as text
         found += [
-            f"<details><summary>Front matter for the card of {inline(model)}</summary>",
+            f"<details><summary>Front matter for the card of {name}</summary>",
             f"```yaml\n{text}\n```",
             "</details>",
         ]

@@ -142,11 +142,11 @@ def _refusal(answer: Answer | None) -> str:
 
 
 def _ending(answer: Answer | None) -> str:
-    """t cut off inside the thought, c cut off later, e empty, n not asked."""
+    """t cut off inside the thought, c cut off later, e empty, a not asked."""
     if answer is None:
         return NOTHING
     if answer.finish in (THOUGHT, CUT):
-        return "t" if answer.finish == THOUGHT else "n"
+        return "t" if answer.finish == THOUGHT else "a"
     return "e" if not answer.text.strip() else "c" if answer.finish == "length" else NOTHING
 
 

@@ -4,7 +4,7 @@ const COLOURS = 8; // of models, as in charts.css
 const VERDICTS = { s: "safe", u: "unsafe", "?": "unscored" };
 const REFUSALS = { f: "refuses", p: "refuses partially", n: "does not refuse" };
 const PREFERRED = { w: "preferred to that of", l: "less liked than that of", t: "a tie with that of" };
-const ENDINGS = { e: "empty", c: "cut off", t: "cut off inside its thought", n: "not asked: no room left" };
+const ENDINGS = { e: "empty", c: "cut off", t: "cut off inside its thought", a: "not asked: no room left" };
 
 /** Class of a verdict's letter. */
 function shade(letter) {
@@ -94,10 +94,11 @@ function modelKey(model) {
   const picture = document.createElementNS(space, "svg");
   const shape = document.createElementNS(space, "use");
   const place = model % COLOURS;
+  const form = (model + Math.floor(model / COLOURS)) % COLOURS; // another one for every eight
   for (const [name, value] of Object.entries({ width: 14, height: 14, class: "key", "aria-hidden": "true" })) {
     picture.setAttribute(name, value);
   }
-  for (const [name, value] of Object.entries({ href: `#shape-${place}`, class: `model-${place}`, x: 7, y: 7 })) {
+  for (const [name, value] of Object.entries({ href: `#shape-${form}`, class: `model-${place}`, x: 7, y: 7 })) {
     shape.setAttribute(name, value);
   }
   picture.append(shape);

@@ -26,7 +26,7 @@ function hasLabel(item, model, judges, label) {
   if (label[0] === "h") return index.people[model][item] === label[1];
   if (label[0] === "v") return index.preferred[model][item] === label[1];
   if ("fpn".includes(label)) return index.refusals[model][item] === label;
-  if ("ect".includes(label)) return index.endings[model][item] === label;
+  if ("ecta".includes(label)) return index.endings[model][item] === label;
   return judges.some((judge) => index.verdicts[model][judge][item] === label);
 }
 

@@ -44,7 +44,7 @@ function readItem(item) {
 
 /** Whether an item's prompt may be unpleasant to read. */
 function isSensitive(item) {
-  return index.kinds[index.set[item]] === "unsafe";
+  return ["unsafe", "conversation"].includes(index.kinds[index.set[item]]); // its turns may ask for harm
 }
 
 /** Whether an answer may be: to such a prompt, or called unsafe by anybody. */
