@@ -22,7 +22,7 @@ Arguments, after the colon and separated by commas:
               Alpaca with safety demonstrations, RAFT, PKU-SafeRLHF's pairs, and the sets of both
               papers, with four judges trained on different data; see configs/recipe_real.py.
               real,slice: a few rows of it, as a check
-    smollm2   SmolLM2-135M-Instruct and data that ship with the project, an hour or more on two CPU
+    smollm2   SmolLM2-135M-Instruct and data that ship with the project, an hour on two CPU
               cores; `make real` downloads the model. With slice: a few rows and steps, as a check
     smollm2,pushed   how the safety of that model holds up: the base, SIT, DPO and SIT with recovery
               examples at the compute of SIT, under attacks, in conversations, by group, and after

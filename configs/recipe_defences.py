@@ -19,7 +19,7 @@ from configs.recipe_smollm2 import PREFILLED
 
 FROM_BASE = ("sit", "recovery", "even", "narrow")
 FROM_BEGUN = ("dpo", "dpo_recovery", "door", "safe", "further", "held")
-FLOPS = 3.2e13  # twice that is an epoch of SIT on as many rows
+FLOPS = 3.7e13  # twice that is an epoch of SIT on as many rows
 WORDED = ("prefix_injection", "hypothetical", "past_tense", "few_shot:4")
 
 
