@@ -317,7 +317,13 @@ def attempt(asked: PlanRequest, planned: StageProgram, choice: ProgramChoice) ->
     fits = all(one.memory is not None and one.needed <= available for one in measured)
     received = dict(shown.exchanged)
     exchanges = [
-        {"kind": table.FORMULA, "place": "", "group": group.size, "times": 1, "received": size}
+        {
+            "kind": table.FORMULA,
+            "place": f"{group.stride} apart",
+            "group": group.size,
+            "times": 1,
+            "received": size,
+        }
         for group, size in received.items()
     ]
     if timed.exchanges is not None:
