@@ -191,6 +191,7 @@ def test_gpus_are_planned_by_formula_and_kept(tmp_path, capsys):
     assert "[16/16]" in said and "compute" in said
     markdown = (tmp_path / "plan.md").read_text()
     assert markdown.count("\n| sft |") == 4 and "every row is full" in markdown
+    assert "| GiB a device |" in markdown
     assert "- h200, a chip: 989 TFLOP/s" in markdown
     # Asked again, and for more: nothing is made twice.
     written = {file: file.stat().st_mtime_ns for file in (tmp_path / "plans").iterdir()}
